@@ -1,0 +1,8 @@
+module github.com/perdure/perdure
+
+go 1.26
+
+require (
+	github.com/gofrs/uuid/v5 v5.5.1
+	google.golang.org/protobuf v1.36.12
+)

@@ -1,0 +1,296 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Bounds of what one commit can hold.
+const (
+	// PayloadBytesMax bounds one payload.
+	PayloadBytesMax = 16 << 20
+	// MetadataBytesMax bounds the metadata of one record, keys and values summed.
+	MetadataBytesMax = 64 << 10
+	// TagsMax bounds the tags of one event.
+	TagsMax = 64
+	// BatchRecordsMax bounds the records of a batch, all sorts summed.
+	BatchRecordsMax = 10_000
+	// BatchBytesMax bounds the payloads of a batch, all sorts summed.
+	BatchBytesMax = 64 << 20
+	// GroupBatchesMax bounds the batches of one [Log.Commit].
+	GroupBatchesMax = 16_384
+)
+
+// A Batch is all that one command changes. It is stored whole or not at all.
+//
+// A batch has a Key, or it holds nothing but settlements and bookmarks. A batch
+// with a key is conditional: the entity must be at version Expected when the
+// batch's turn comes within its group. A batch with a key and nothing else only
+// checks that.
+//
+// The parts take effect in the order of the fields, so a value that a batch
+// releases can be claimed by the same batch, and a timer that it cancels can be
+// set again.
+type Batch struct {
+	// Key names the entity that the batch belongs to.
+	Key Key
+	// Expected is the entity's version before the batch.
+	Expected Version
+
+	// Events make the versions Expected+1, Expected+2, …
+	Events []Event
+	// Save is the new state of a durable-state entity and makes version
+	// Expected+1. A batch has events or a state to save, never both.
+	Save *State
+	// Snapshot is the state after Events. It needs no event in the same batch.
+	Snapshot *State
+
+	// Settle ends or changes outbox messages of any entity.
+	Settle []Settlement
+	// Cancel removes timers of Key by name; a name that is not set is ignored.
+	Cancel []string
+	// Enqueue adds messages and timers to the outbox.
+	Enqueue []Message
+
+	// Forget removes receipts of Key by name, Receipts adds them. A receipt
+	// whose name exists is replaced.
+	Forget   []string
+	Receipts []Receipt
+
+	// Release gives up values that Key holds; others are ignored. Claim takes
+	// values; one that Key already holds is no error.
+	Release []Claim
+	Claim   []Claim
+
+	// Bookmarks moves or removes bookmarks.
+	Bookmarks []Bookmark
+}
+
+// Next returns the version of the entity after the batch.
+func (b *Batch) Next() Version {
+	if b.Save != nil {
+		return b.Expected + 1
+	}
+	return b.Expected + Version(len(b.Events))
+}
+
+// IsCheck reports whether the batch stores nothing and only checks the version.
+func (b *Batch) IsCheck() bool {
+	return b.records() == 0
+}
+
+func (b *Batch) records() int {
+	n := len(b.Events) + len(b.Settle) + len(b.Cancel) + len(b.Enqueue) + len(b.Forget) +
+		len(b.Receipts) + len(b.Release) + len(b.Claim) + len(b.Bookmarks)
+	if b.Save != nil {
+		n++
+	}
+	if b.Snapshot != nil {
+		n++
+	}
+	return n
+}
+
+// Validate returns an error matching [ErrInvalid] or [ErrTooLarge] that says
+// what is wrong with the batch on its own, and where. Every store calls it
+// before it stores anything.
+func (b *Batch) Validate() error {
+	if b.Key.IsZero() {
+		if b.records() != len(b.Settle)+len(b.Bookmarks) {
+			return fmt.Errorf("%w: batch without a key holds more than settlements and bookmarks", ErrInvalid)
+		}
+		if b.Expected != 0 {
+			return fmt.Errorf("%w: batch without a key expects version %d", ErrInvalid, b.Expected)
+		}
+	} else if err := b.Key.Validate(); err != nil {
+		return fmt.Errorf("batch of %q: %w", b.Key, err)
+	}
+	if err := b.validateParts(); err != nil {
+		return fmt.Errorf("batch of %v: %w", b.Key, err)
+	}
+	return nil
+}
+
+func (b *Batch) validateParts() error {
+	if n := b.records(); n > BatchRecordsMax {
+		return fmt.Errorf("%w: %d records, at most %d are allowed", ErrTooLarge, n, BatchRecordsMax)
+	}
+	if b.Save != nil && len(b.Events) > 0 {
+		return fmt.Errorf("%w: it holds both events and a state to save", ErrInvalid)
+	}
+	if b.Save != nil && b.Snapshot != nil {
+		return fmt.Errorf("%w: it holds both a state to save and a snapshot", ErrInvalid)
+	}
+	if b.Snapshot != nil && b.Next() == 0 {
+		return fmt.Errorf("%w: it holds a snapshot of version 0", ErrInvalid)
+	}
+	bytes := 0
+	for i := range b.Events {
+		e := &b.Events[i]
+		if err := e.validate(); err != nil {
+			return fmt.Errorf("event %d: %w", i, err)
+		}
+		bytes += len(e.Payload)
+	}
+	for _, s := range []*State{b.Save, b.Snapshot} {
+		if s == nil {
+			continue
+		}
+		if err := validateRecord(s.ID, s.Type, s.Payload, &s.Metadata); err != nil {
+			return fmt.Errorf("state: %w", err)
+		}
+		bytes += len(s.Payload)
+	}
+	if len(b.Settle)+len(b.Cancel)+len(b.Enqueue) > 0 {
+		n, err := b.validateOutbox()
+		if err != nil {
+			return err
+		}
+		bytes += n
+	}
+	for i := range b.Receipts {
+		r := &b.Receipts[i]
+		if err := validateName("receipt name", r.Name, NameBytesMax); err != nil {
+			return fmt.Errorf("receipt %d: %w", i, err)
+		}
+		if len(r.Reply) > PayloadBytesMax {
+			return fmt.Errorf("receipt %d: %w: reply of %d bytes, at most %d are allowed", i, ErrTooLarge, len(r.Reply), PayloadBytesMax)
+		}
+		bytes += len(r.Reply)
+	}
+	for _, name := range b.Forget {
+		if err := validateName("receipt name", name, NameBytesMax); err != nil {
+			return err
+		}
+	}
+	for _, claims := range [][]Claim{b.Release, b.Claim} {
+		for _, c := range claims {
+			if err := validateName("claim space", c.Space, NameBytesMax); err != nil {
+				return err
+			}
+			if err := validateName("claim value", c.Value, NameBytesMax); err != nil {
+				return err
+			}
+		}
+	}
+	for _, m := range b.Bookmarks {
+		if err := validateName("bookmark name", m.Name, NameBytesMax); err != nil {
+			return err
+		}
+	}
+	if bytes > BatchBytesMax {
+		return fmt.Errorf("%w: %d bytes of payload, at most %d are allowed", ErrTooLarge, bytes, BatchBytesMax)
+	}
+	return nil
+}
+
+func (b *Batch) validateOutbox() (bytes int, err error) {
+	for i := range b.Settle {
+		s := &b.Settle[i]
+		if s.Sequence == 0 {
+			return 0, fmt.Errorf("settlement %d: %w: sequence is 0", i, ErrInvalid)
+		}
+		if s.Message == nil {
+			continue
+		}
+		if err := s.Message.validate(); err != nil {
+			return 0, fmt.Errorf("settlement %d: %w", i, err)
+		}
+		bytes += len(s.Message.Payload)
+	}
+	for _, name := range b.Cancel {
+		if err := validateName("timer name", name, NameBytesMax); err != nil {
+			return 0, err
+		}
+	}
+	for i := range b.Enqueue {
+		m := &b.Enqueue[i]
+		if err := m.validate(); err != nil {
+			return 0, fmt.Errorf("message %d: %w", i, err)
+		}
+		bytes += len(m.Payload)
+	}
+	return bytes, nil
+}
+
+func (e *Event) validate() error {
+	if e.head != nil {
+		return nil // Prepare has checked it
+	}
+	if err := validateRecord(e.ID, e.Type, e.Payload, &e.Metadata); err != nil {
+		return err
+	}
+	if len(e.Tags) > TagsMax {
+		return fmt.Errorf("%w: %d tags, at most %d are allowed", ErrTooLarge, len(e.Tags), TagsMax)
+	}
+	for _, t := range e.Tags {
+		if err := validateName("tag", t, TagBytesMax); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Message) validate() error {
+	if err := validateRecord(m.ID, m.Type, m.Payload, &m.Metadata); err != nil {
+		return err
+	}
+	if m.Timer != "" {
+		if err := validateName("timer name", m.Timer, NameBytesMax); err != nil {
+			return err
+		}
+	}
+	if !m.Due.IsZero() && !inNanos(m.Due) {
+		return fmt.Errorf("%w: due time %v is outside the years 1678 to 2262", ErrInvalid, m.Due)
+	}
+	for _, k := range []Key{m.Target, m.ReplyTo} {
+		if k.IsZero() {
+			continue
+		}
+		if err := k.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateRecord(id ID, typ string, payload []byte, m *Metadata) error {
+	if id.IsZero() {
+		return fmt.Errorf("%w: id is zero", ErrInvalid)
+	}
+	if err := validateName("type", typ, TypeBytesMax); err != nil {
+		return err
+	}
+	if len(payload) > PayloadBytesMax {
+		return fmt.Errorf("%w: %s of %d bytes, at most %d are allowed", ErrTooLarge, typ, len(payload), PayloadBytesMax)
+	}
+	return m.validate()
+}
+
+// Prepare checks the batch and encodes its events as far as that can be done
+// before the commit, so that the store has less to do under its lock. It is
+// optional. After it the batch must not be changed.
+func (b *Batch) Prepare() error {
+	if err := b.Validate(); err != nil {
+		return err
+	}
+	n := 0
+	for i := range b.Events {
+		n += b.Events[i].sizeHead(b.Key)
+	}
+	buf := make([]byte, 0, n)
+	for i := range b.Events {
+		e := &b.Events[i]
+		e.Key, e.Version = b.Key, b.Expected+Version(i)+1
+		from := len(buf)
+		buf = appendEventHead(buf, e)
+		e.head = slices.Clip(buf[from:])
+	}
+	return nil
+}
+
+// inNanos reports whether t fits in nanoseconds since 1970 as an int64.
+func inNanos(t time.Time) bool {
+	return t.Equal(time.Unix(0, t.UnixNano()))
+}

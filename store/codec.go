@@ -1,0 +1,604 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
+)
+
+// A stored record is the wire form of a message of proto/perdure/v1 followed by
+// four bytes: the CRC-32C (Castagnoli) of the wire form, little endian.
+//
+// Events and states are the hot path and are written and read by hand, without
+// reflection; the tests hold them against the generated code. The position and
+// the time, which only the commit knows, are fixed-width fields at the end: all
+// before them is encoded by Batch.Prepare outside the store's lock, and
+// protobuf lets fields come in any order. The other records go through the
+// generated messages.
+
+const sealBytes = 4
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Field numbers of perdure.v1.Event and perdure.v1.State.
+const (
+	eventID       = 1
+	eventType     = 2
+	eventKind     = 3
+	eventEntityID = 4
+	eventVersion  = 5
+	eventTags     = 6
+	eventMetadata = 7
+	eventPayload  = 8
+	eventPosition = 9
+	eventTime     = 10
+
+	stateMetadata    = 6
+	statePayload     = 7
+	stateFingerprint = 8
+	statePosition    = 9
+	stateTime        = 10
+
+	metadataCausationID   = 1
+	metadataCorrelationID = 2
+	metadataTraceParent   = 3
+	metadataTraceState    = 4
+	metadataValues        = 5
+)
+
+// Seal appends the CRC-32C of record[from:] to record.
+func Seal(record []byte, from int) []byte {
+	return binary.LittleEndian.AppendUint32(record, crc32.Checksum(record[from:], castagnoli))
+}
+
+// Unseal checks the CRC-32C at the end of a stored record and returns the
+// record without it. The reason is empty if all is well.
+func Unseal(sealed []byte) (record []byte, reason string) {
+	n := len(sealed) - sealBytes
+	if n < 0 {
+		return nil, fmt.Sprintf("record of %d bytes has no checksum", len(sealed))
+	}
+	want := binary.LittleEndian.Uint32(sealed[n:])
+	if got := crc32.Checksum(sealed[:n], castagnoli); got != want {
+		return nil, fmt.Sprintf("checksum is %08x, the record says %08x", got, want)
+	}
+	return sealed[:n], ""
+}
+
+// AppendEvent appends the stored form of e, with its checksum, to dst. All of
+// its fields must be set.
+func AppendEvent(dst []byte, e *Event) []byte {
+	from := len(dst)
+	if e.head != nil {
+		dst = append(dst, e.head...)
+	} else {
+		dst = appendEventHead(dst, e)
+	}
+	dst = protowire.AppendTag(dst, eventPosition, protowire.Fixed64Type)
+	dst = protowire.AppendFixed64(dst, uint64(e.Position))
+	dst = protowire.AppendTag(dst, eventTime, protowire.Fixed64Type)
+	dst = protowire.AppendFixed64(dst, uint64(e.Time.UnixNano()))
+	return Seal(dst, from)
+}
+
+// SizeEvent returns how many bytes [AppendEvent] appends, or a few more.
+func SizeEvent(e *Event) int {
+	const tail = 2*9 + sealBytes
+	if e.head != nil {
+		return len(e.head) + tail
+	}
+	return e.sizeHead(e.Key) + tail
+}
+
+func (e *Event) sizeHead(key Key) int {
+	const framing = 40 // tags, lengths and the version
+	n := framing + len(e.ID) + len(e.Type) + len(key.Kind) + len(key.ID) + len(e.Payload) + sizeMetadata(&e.Metadata)
+	for _, t := range e.Tags {
+		n += len(t) + 3
+	}
+	return n
+}
+
+func appendEventHead(dst []byte, e *Event) []byte {
+	dst = appendBytes(dst, eventID, e.ID[:])
+	dst = appendString(dst, eventType, e.Type)
+	dst = appendString(dst, eventKind, e.Key.Kind)
+	dst = appendString(dst, eventEntityID, e.Key.ID)
+	dst = protowire.AppendTag(dst, eventVersion, protowire.VarintType)
+	dst = protowire.AppendVarint(dst, uint64(e.Version))
+	for _, t := range e.Tags {
+		dst = appendString(dst, eventTags, t)
+	}
+	if n := sizeMetadata(&e.Metadata); n > 0 {
+		dst = protowire.AppendTag(dst, eventMetadata, protowire.BytesType)
+		dst = protowire.AppendVarint(dst, uint64(n))
+		dst = appendMetadata(dst, &e.Metadata)
+	}
+	return appendBytes(dst, eventPayload, e.Payload)
+}
+
+// AppendState appends the stored form of s, with its checksum, to dst. All of
+// its fields must be set.
+func AppendState(dst []byte, s *State) []byte {
+	from := len(dst)
+	dst = appendBytes(dst, eventID, s.ID[:])
+	dst = appendString(dst, eventType, s.Type)
+	dst = appendString(dst, eventKind, s.Key.Kind)
+	dst = appendString(dst, eventEntityID, s.Key.ID)
+	dst = protowire.AppendTag(dst, eventVersion, protowire.VarintType)
+	dst = protowire.AppendVarint(dst, uint64(s.Version))
+	if n := sizeMetadata(&s.Metadata); n > 0 {
+		dst = protowire.AppendTag(dst, stateMetadata, protowire.BytesType)
+		dst = protowire.AppendVarint(dst, uint64(n))
+		dst = appendMetadata(dst, &s.Metadata)
+	}
+	dst = appendBytes(dst, statePayload, s.Payload)
+	dst = protowire.AppendTag(dst, stateFingerprint, protowire.Fixed64Type)
+	dst = protowire.AppendFixed64(dst, s.Fingerprint)
+	dst = protowire.AppendTag(dst, statePosition, protowire.Fixed64Type)
+	dst = protowire.AppendFixed64(dst, uint64(s.Position))
+	dst = protowire.AppendTag(dst, stateTime, protowire.Fixed64Type)
+	dst = protowire.AppendFixed64(dst, uint64(s.Time.UnixNano()))
+	return Seal(dst, from)
+}
+
+func appendBytes(dst []byte, field protowire.Number, b []byte) []byte {
+	if len(b) == 0 {
+		return dst
+	}
+	return protowire.AppendBytes(protowire.AppendTag(dst, field, protowire.BytesType), b)
+}
+
+func appendString(dst []byte, field protowire.Number, s string) []byte {
+	if s == "" {
+		return dst
+	}
+	return protowire.AppendString(protowire.AppendTag(dst, field, protowire.BytesType), s)
+}
+
+func sizeString(n int) int { // of a field with a one-byte tag
+	if n == 0 {
+		return 0
+	}
+	return 1 + protowire.SizeBytes(n)
+}
+
+func sizeMetadata(m *Metadata) int {
+	n := sizeString(len(m.CorrelationID)) + sizeString(len(m.TraceParent)) + sizeString(len(m.TraceState))
+	if !m.CausationID.IsZero() {
+		n += sizeString(len(m.CausationID))
+	}
+	for k, v := range m.Values {
+		n += 1 + protowire.SizeBytes(sizeString(len(k))+sizeString(len(v)))
+	}
+	return n
+}
+
+func appendMetadata(dst []byte, m *Metadata) []byte {
+	if !m.CausationID.IsZero() {
+		dst = appendBytes(dst, metadataCausationID, m.CausationID[:])
+	}
+	dst = appendString(dst, metadataCorrelationID, m.CorrelationID)
+	dst = appendString(dst, metadataTraceParent, m.TraceParent)
+	dst = appendString(dst, metadataTraceState, m.TraceState)
+	if len(m.Values) == 0 {
+		return dst
+	}
+	for _, k := range slices.Sorted(maps.Keys(m.Values)) { // the same bytes each time
+		v := m.Values[k]
+		dst = protowire.AppendTag(dst, metadataValues, protowire.BytesType)
+		dst = protowire.AppendVarint(dst, uint64(sizeString(len(k))+sizeString(len(v))))
+		dst = appendString(dst, 1, k)
+		dst = appendString(dst, 2, v)
+	}
+	return dst
+}
+
+func (m *Metadata) validate() error {
+	n := len(m.CorrelationID) + len(m.TraceParent) + len(m.TraceState)
+	for _, s := range []string{m.CorrelationID, m.TraceParent, m.TraceState} {
+		if s == "" {
+			continue
+		}
+		if err := validateName("metadata", s, MetadataBytesMax); err != nil {
+			return err
+		}
+	}
+	for k, v := range m.Values {
+		if err := validateName("metadata key", k, NameBytesMax); err != nil {
+			return err
+		}
+		if v != "" {
+			if err := validateName("metadata value of "+k, v, MetadataBytesMax); err != nil {
+				return err
+			}
+		}
+		n += len(k) + len(v)
+	}
+	if n > MetadataBytesMax {
+		return fmt.Errorf("%w: metadata of %d bytes, at most %d are allowed", ErrTooLarge, n, MetadataBytesMax)
+	}
+	return nil
+}
+
+// A Decoder decodes stored records. It remembers the names it has met, so that
+// decoding many events allocates next to nothing. The zero Decoder is ready; it
+// is for one goroutine at a time.
+type Decoder struct {
+	names map[string]string
+}
+
+// namesMax bounds the names that a Decoder remembers.
+const namesMax = 4096
+
+func (d *Decoder) name(b []byte) string {
+	if s, ok := d.names[string(b)]; ok {
+		return s
+	}
+	if d.names == nil || len(d.names) >= namesMax {
+		d.names = make(map[string]string)
+	}
+	s := string(b)
+	d.names[s] = s
+	return s
+}
+
+// Event checks and decodes a stored event into e. The payload of e is part of
+// sealed afterwards, so it is valid only as long as that. The strings that e
+// holds already are kept where they are right. An error matches [ErrCorrupt];
+// then e is not to be used.
+func (d *Decoder) Event(sealed []byte, e *Event) error {
+	b, reason := Unseal(sealed)
+	if reason != "" {
+		return &CorruptError{What: "event", Reason: reason}
+	}
+	id := e.Key.ID
+	*e = Event{Tags: e.Tags[:0], Key: Key{ID: id}}
+	hasEntity := false
+	for len(b) > 0 {
+		var f field
+		if b, reason = f.consume(b); reason != "" {
+			return &CorruptError{What: "event", Reason: reason}
+		}
+		v, u := f.bytes, f.number
+		switch f.id {
+		case eventID:
+			if len(v) != len(e.ID) {
+				return &CorruptError{What: "event", Reason: fmt.Sprintf("id of %d bytes", len(v))}
+			}
+			copy(e.ID[:], v)
+		case eventType:
+			e.Type = d.name(v)
+		case eventKind:
+			e.Key.Kind = d.name(v)
+		case eventEntityID:
+			hasEntity = true
+			if id != string(v) {
+				e.Key.ID = string(v)
+			}
+		case eventVersion:
+			e.Version = Version(u)
+		case eventTags:
+			e.Tags = append(e.Tags, d.name(v))
+		case eventMetadata:
+			if reason := d.metadata(v, &e.Metadata); reason != "" {
+				return &CorruptError{What: "event", Reason: reason}
+			}
+		case eventPayload:
+			e.Payload = v
+		case eventPosition:
+			e.Position = Position(u)
+		case eventTime:
+			e.Time = time.Unix(0, int64(u)).UTC()
+		}
+	}
+	if !hasEntity {
+		return &CorruptError{What: "event", Reason: "no entity id"}
+	}
+	return nil
+}
+
+// State checks and decodes a stored state into s, like [Decoder.Event].
+func (d *Decoder) State(sealed []byte, s *State) error {
+	b, reason := Unseal(sealed)
+	if reason != "" {
+		return &CorruptError{What: "state", Reason: reason}
+	}
+	*s = State{}
+	for len(b) > 0 {
+		var f field
+		if b, reason = f.consume(b); reason != "" {
+			return &CorruptError{What: "state", Reason: reason}
+		}
+		v, u := f.bytes, f.number
+		switch f.id {
+		case eventID:
+			if len(v) != len(s.ID) {
+				return &CorruptError{What: "state", Reason: fmt.Sprintf("id of %d bytes", len(v))}
+			}
+			copy(s.ID[:], v)
+		case eventType:
+			s.Type = d.name(v)
+		case eventKind:
+			s.Key.Kind = d.name(v)
+		case eventEntityID:
+			s.Key.ID = string(v)
+		case eventVersion:
+			s.Version = Version(u)
+		case stateMetadata:
+			if reason := d.metadata(v, &s.Metadata); reason != "" {
+				return &CorruptError{What: "state", Reason: reason}
+			}
+		case statePayload:
+			s.Payload = v
+		case stateFingerprint:
+			s.Fingerprint = u
+		case statePosition:
+			s.Position = Position(u)
+		case stateTime:
+			s.Time = time.Unix(0, int64(u)).UTC()
+		}
+	}
+	return nil
+}
+
+// metadata decodes b into m and returns what is wrong, or nothing.
+func (d *Decoder) metadata(b []byte, m *Metadata) (reason string) {
+	for len(b) > 0 {
+		var f field
+		if b, reason = f.consume(b); reason != "" {
+			return "metadata: " + reason
+		}
+		switch f.id {
+		case metadataCausationID:
+			if len(f.bytes) != len(m.CausationID) {
+				return fmt.Sprintf("causation id of %d bytes", len(f.bytes))
+			}
+			copy(m.CausationID[:], f.bytes)
+		case metadataCorrelationID:
+			m.CorrelationID = string(f.bytes)
+		case metadataTraceParent:
+			m.TraceParent = string(f.bytes)
+		case metadataTraceState:
+			m.TraceState = string(f.bytes)
+		case metadataValues:
+			var key, value string
+			for b := f.bytes; len(b) > 0; {
+				var f field
+				if b, reason = f.consume(b); reason != "" {
+					return "metadata values: " + reason
+				}
+				switch f.id {
+				case 1:
+					key = d.name(f.bytes)
+				case 2:
+					value = string(f.bytes)
+				}
+			}
+			if m.Values == nil {
+				m.Values = make(map[string]string)
+			}
+			m.Values[key] = value
+		}
+	}
+	return ""
+}
+
+// A field is one field of a message in wire form.
+type field struct {
+	id     protowire.Number
+	bytes  []byte // of a length-delimited field
+	number uint64 // of a varint or fixed field
+}
+
+// consume takes the first field off b and returns the rest, or what is wrong.
+func (f *field) consume(b []byte) (rest []byte, reason string) {
+	id, typ, n := protowire.ConsumeTag(b)
+	if n < 0 {
+		return nil, protowire.ParseError(n).Error()
+	}
+	b = b[n:]
+	f.id = id
+	switch typ {
+	case protowire.BytesType:
+		f.bytes, n = protowire.ConsumeBytes(b)
+	case protowire.VarintType:
+		f.number, n = protowire.ConsumeVarint(b)
+	case protowire.Fixed64Type:
+		f.number, n = protowire.ConsumeFixed64(b)
+	default:
+		n = protowire.ConsumeFieldValue(id, typ, b)
+	}
+	if n < 0 {
+		return nil, fmt.Sprintf("field %d: %v", id, protowire.ParseError(n))
+	}
+	return b[n:], ""
+}
+
+// ---- the other records, by their generated messages
+
+// AppendMessage appends the stored form of m, with its checksum, to dst.
+func AppendMessage(dst []byte, m *Message) []byte {
+	return appendProto(dst, &perdurev1.Message{
+		Sequence: m.Sequence, Id: m.ID[:],
+		SourceKind: m.Source.Kind, SourceEntityId: m.Source.ID,
+		TargetKind: m.Target.Kind, TargetEntityId: m.Target.ID,
+		Timer: m.Timer, DueUnixNano: nanos(m.Due),
+		Type: m.Type, Payload: m.Payload, Metadata: metadataProto(&m.Metadata),
+		ReplyToKind: m.ReplyTo.Kind, ReplyToEntityId: m.ReplyTo.ID,
+		Attempts: m.Attempts, LastError: m.LastError, Parked: m.Parked,
+		TimeUnixNano: nanos(m.Time),
+	})
+}
+
+// DecodeMessage checks and decodes a stored message. The result shares nothing
+// with sealed. An error matches [ErrCorrupt].
+func DecodeMessage(sealed []byte) (*Message, error) {
+	var p perdurev1.Message
+	if err := decodeProto("message", sealed, &p); err != nil {
+		return nil, err
+	}
+	m := &Message{
+		Sequence: p.GetSequence(),
+		Source:   Key{p.GetSourceKind(), p.GetSourceEntityId()},
+		Target:   Key{p.GetTargetKind(), p.GetTargetEntityId()},
+		Timer:    p.GetTimer(), Due: fromNanos(p.GetDueUnixNano()),
+		Type: p.GetType(), Payload: p.GetPayload(), Metadata: fromMetadataProto(p.GetMetadata()),
+		ReplyTo:  Key{p.GetReplyToKind(), p.GetReplyToEntityId()},
+		Attempts: p.GetAttempts(), LastError: p.GetLastError(), Parked: p.GetParked(),
+		Time: fromNanos(p.GetTimeUnixNano()),
+	}
+	copy(m.ID[:], p.GetId())
+	return m, nil
+}
+
+// AppendReceipt appends the stored form of r, with its checksum, to dst.
+func AppendReceipt(dst []byte, r *Receipt) []byte {
+	p := &perdurev1.Receipt{
+		Kind: r.Entity.Kind, EntityId: r.Entity.ID, Key: r.Name,
+		CommandId: r.CommandID[:], Fingerprint: r.Fingerprint,
+		Version: uint64(r.Version), Position: uint64(r.Position),
+		ReplyType: r.ReplyType, Reply: r.Reply, TimeUnixNano: nanos(r.Time),
+	}
+	if f := r.Refusal; f != nil {
+		p.Refusal = &perdurev1.Refusal{Code: f.Code, Message: f.Message}
+		for _, d := range f.Details {
+			p.Refusal.Details = append(p.Refusal.Details, &perdurev1.Detail{Type: d.Type, Payload: d.Payload})
+		}
+	}
+	return appendProto(dst, p)
+}
+
+// DecodeReceipt checks and decodes a stored receipt, like [DecodeMessage].
+func DecodeReceipt(sealed []byte) (*Receipt, error) {
+	var p perdurev1.Receipt
+	if err := decodeProto("receipt", sealed, &p); err != nil {
+		return nil, err
+	}
+	r := &Receipt{
+		Entity: Key{p.GetKind(), p.GetEntityId()}, Name: p.GetKey(), Fingerprint: p.GetFingerprint(),
+		Version: Version(p.GetVersion()), Position: Position(p.GetPosition()),
+		ReplyType: p.GetReplyType(), Reply: p.GetReply(), Time: fromNanos(p.GetTimeUnixNano()),
+	}
+	copy(r.CommandID[:], p.GetCommandId())
+	if f := p.GetRefusal(); f != nil {
+		r.Refusal = &Refusal{Code: f.GetCode(), Message: f.GetMessage()}
+		for _, d := range f.GetDetails() {
+			r.Refusal.Details = append(r.Refusal.Details, Detail{Type: d.GetType(), Payload: d.GetPayload()})
+		}
+	}
+	return r, nil
+}
+
+// AppendClaimed appends the stored form of c, with its checksum, to dst.
+func AppendClaimed(dst []byte, c *Claimed) []byte {
+	return appendProto(dst, &perdurev1.Claim{
+		Space: c.Claim.Space, Value: c.Claim.Value,
+		Kind: c.Owner.Kind, EntityId: c.Owner.ID, TimeUnixNano: nanos(c.Time),
+	})
+}
+
+// DecodeClaimed checks and decodes a stored claim, like [DecodeMessage].
+func DecodeClaimed(sealed []byte) (*Claimed, error) {
+	var p perdurev1.Claim
+	if err := decodeProto("claim", sealed, &p); err != nil {
+		return nil, err
+	}
+	return &Claimed{
+		Claim: Claim{p.GetSpace(), p.GetValue()}, Owner: Key{p.GetKind(), p.GetEntityId()},
+		Time: fromNanos(p.GetTimeUnixNano()),
+	}, nil
+}
+
+// AppendBookmark appends the stored form of b, with its checksum, to dst.
+func AppendBookmark(dst []byte, b *Bookmark) []byte {
+	return appendProto(dst, &perdurev1.Bookmark{Name: b.Name, Position: uint64(b.Position), TimeUnixNano: nanos(b.Time)})
+}
+
+// DecodeBookmark checks and decodes a stored bookmark, like [DecodeMessage].
+func DecodeBookmark(sealed []byte) (*Bookmark, error) {
+	var p perdurev1.Bookmark
+	if err := decodeProto("bookmark", sealed, &p); err != nil {
+		return nil, err
+	}
+	return &Bookmark{Name: p.GetName(), Position: Position(p.GetPosition()), Time: fromNanos(p.GetTimeUnixNano())}, nil
+}
+
+// AppendLogInfo appends the stored form of i, with its checksum, to dst.
+func AppendLogInfo(dst []byte, i *LogInfo) []byte {
+	return appendProto(dst, &perdurev1.LogInfo{
+		Id: i.ID[:], Format: i.Format, Partitions: uint32(i.Partitions), CreatedUnixNano: nanos(i.Created),
+	})
+}
+
+// DecodeLogInfo checks and decodes a stored LogInfo, like [DecodeMessage].
+func DecodeLogInfo(sealed []byte) (*LogInfo, error) {
+	var p perdurev1.LogInfo
+	if err := decodeProto("log info", sealed, &p); err != nil {
+		return nil, err
+	}
+	i := &LogInfo{Format: p.GetFormat(), Partitions: int(p.GetPartitions()), Created: fromNanos(p.GetCreatedUnixNano())}
+	copy(i.ID[:], p.GetId())
+	return i, nil
+}
+
+func appendProto(dst []byte, m proto.Message) []byte {
+	from := len(dst)
+	dst, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(dst, m)
+	if err != nil {
+		panic(fmt.Sprintf("store: encode a validated record: %v", err))
+	}
+	return Seal(dst, from)
+}
+
+func decodeProto(what string, sealed []byte, m proto.Message) error {
+	b, reason := Unseal(sealed)
+	if reason != "" {
+		return &CorruptError{What: what, Reason: reason}
+	}
+	if err := proto.Unmarshal(b, m); err != nil {
+		return &CorruptError{What: what, Reason: err.Error()}
+	}
+	return nil
+}
+
+func metadataProto(m *Metadata) *perdurev1.Metadata {
+	p := &perdurev1.Metadata{
+		CorrelationId: m.CorrelationID, Traceparent: m.TraceParent, Tracestate: m.TraceState, Values: m.Values,
+	}
+	if !m.CausationID.IsZero() {
+		p.CausationId = m.CausationID[:]
+	}
+	return p
+}
+
+func fromMetadataProto(p *perdurev1.Metadata) Metadata {
+	m := Metadata{
+		CorrelationID: p.GetCorrelationId(), TraceParent: p.GetTraceparent(), TraceState: p.GetTracestate(), Values: p.GetValues(),
+	}
+	copy(m.CausationID[:], p.GetCausationId())
+	return m
+}
+
+// nanos returns t in nanoseconds since 1970, and 0 for the zero time.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func fromNanos(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}

@@ -1,0 +1,102 @@
+package store
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/gofrs/uuid/v5"
+)
+
+// Bounds of names. They are the same in every store, so that a log can always
+// be copied from one store to another.
+const (
+	KindBytesMax = 128
+	IDBytesMax   = 1024
+	TypeBytesMax = 512
+	TagBytesMax  = 256
+	// NameBytesMax bounds timer names, idempotency keys, claim spaces, claim
+	// values and bookmark names.
+	NameBytesMax = 1024
+)
+
+// A Version counts the changes of one entity: it is the number of its events,
+// or of the times its state has been saved. The first change makes version 1;
+// an entity that nothing has happened to has version 0.
+type Version uint64
+
+// A Key names one entity for ever.
+type Key struct {
+	// Kind is the sort of entity, such as "book".
+	Kind string
+	// ID names the entity within its kind. It is valid UTF-8 without a zero byte.
+	ID string
+}
+
+// String returns kind/id, for people.
+func (k Key) String() string { return k.Kind + "/" + k.ID }
+
+// IsZero reports whether k is the zero Key, which names no entity.
+func (k Key) IsZero() bool { return k == Key{} }
+
+// Validate returns an error matching [ErrInvalid] that says what is wrong with k.
+func (k Key) Validate() error {
+	if err := validateName("kind", k.Kind, KindBytesMax); err != nil {
+		return err
+	}
+	return validateName("entity id", k.ID, IDBytesMax)
+}
+
+// validateName checks a name that becomes part of a store's key.
+func validateName(what, s string, bytesMax int) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("%w: %s is empty", ErrInvalid, what)
+	case len(s) > bytesMax:
+		return fmt.Errorf("%w: %s of %d bytes, at most %d are allowed", ErrInvalid, what, len(s), bytesMax)
+	case strings.IndexByte(s, 0) >= 0:
+		return fmt.Errorf("%w: %s %q holds a zero byte", ErrInvalid, what, s)
+	case !utf8.ValidString(s):
+		return fmt.Errorf("%w: %s %q is not valid UTF-8", ErrInvalid, what, s)
+	}
+	return nil
+}
+
+// An ID identifies one record or one command. It is a UUID, version 7 where
+// Perdure makes it.
+type ID [16]byte
+
+// String returns the usual text form of a UUID.
+func (id ID) String() string { return uuid.UUID(id).String() }
+
+// IsZero reports whether id is the zero ID, which identifies nothing.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// ParseID reads the text form of a UUID.
+func ParseID(s string) (ID, error) {
+	id, err := uuid.FromString(s)
+	if err != nil {
+		return ID{}, fmt.Errorf("%w: id %q: %w", ErrInvalid, s, err)
+	}
+	return ID(id), nil
+}
+
+// PartitionOf returns the partition that keeps the entity, in a log with so
+// many partitions: the FNV-1a hash of kind, a zero byte and id, finished with
+// the mixer of MurmurHash3 so that its low bits are good, modulo partitions.
+// It never changes, because an entity must stay in one partition.
+func PartitionOf(key Key, partitions int) int {
+	if partitions <= 1 {
+		return 0
+	}
+	h := fnv.New64a()
+	h.Write([]byte(key.Kind))
+	h.Write([]byte{0})
+	h.Write([]byte(key.ID))
+	x := h.Sum64()
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	return int(x % uint64(partitions))
+}
