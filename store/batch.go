@@ -44,6 +44,7 @@ type Batch struct {
 	// Expected+1. A batch has events or a state to save, never both.
 	Save *State
 	// Snapshot is the state after Events. It needs no event in the same batch.
+	// The log keeps the latest two snapshots of an entity and drops older ones.
 	Snapshot *State
 
 	// Settle ends or changes outbox messages of any entity.
@@ -270,7 +271,8 @@ func validateRecord(id ID, typ string, payload []byte, m *Metadata) error {
 
 // Prepare checks the batch and encodes its events as far as that can be done
 // before the commit, so that the store has less to do under its lock. It is
-// optional. After it the batch must not be changed.
+// optional. It copies the payloads of the events: what they pointed to before
+// may be used again, but the batch must not be changed afterwards.
 func (b *Batch) Prepare() error {
 	if err := b.Validate(); err != nil {
 		return err
@@ -286,6 +288,7 @@ func (b *Batch) Prepare() error {
 		from := len(buf)
 		buf = appendEventHead(buf, e)
 		e.head = slices.Clip(buf[from:])
+		e.Payload = e.head[len(e.head)-len(e.Payload):]
 	}
 	return nil
 }

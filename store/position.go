@@ -31,6 +31,9 @@ func NewPosition(partition int, sequence uint64) Position {
 	return Position(uint64(partition)<<sequenceBits | sequence)
 }
 
+// LastPosition returns the highest position that a partition could ever have.
+func LastPosition(partition int) Position { return NewPosition(partition, sequenceMask) }
+
 // Partition returns the number of the partition, from 0.
 func (p Position) Partition() int { return int(p >> sequenceBits) }
 

@@ -1,0 +1,153 @@
+package perdure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/actor"
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
+)
+
+// How far a call has come. A call that is begun may change the log; one that
+// its caller has left before is never begun.
+const (
+	callQueued int32 = iota
+	callBegun
+	callReplied
+	callLeft
+)
+
+// A call is an [entity.Call] with somebody who waits for it. It is pooled:
+// whoever turns progress to its last value (the waiter when it has taken the
+// reply, the entity when nobody waits any more) lets go of it.
+type call struct {
+	entity.Call
+
+	engine   *Engine
+	progress atomic.Int32
+	done     chan struct{} // one element: the reply
+	receipt  *Receipt
+	told     bool      // nobody waits
+	key      store.Key // of a told call, for the log
+}
+
+func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, options []CallOption) *call {
+	c, _ := e.pool.Get().(*call)
+	if c == nil {
+		c = &call{engine: e, done: make(chan struct{}, 1)}
+	}
+	c.Ctx, c.Op, c.Message, c.Owner, c.Begin = ctx, op, m, c, begin
+	if op == entity.OpCommand {
+		c.ID = e.newID()
+	}
+	for _, o := range options {
+		o.callOption(c)
+	}
+	return c
+}
+
+// release makes a call that has been answered ready for another use.
+func (e *Engine) release(c *call) {
+	c.Call.Reset()
+	c.progress.Store(callQueued)
+	c.receipt, c.told, c.key = nil, false, store.Key{}
+	e.pool.Put(c)
+}
+
+// begin lets a call run unless its caller has left.
+func begin(ec *entity.Call) bool {
+	c := ec.Owner.(*call)
+	if c.progress.CompareAndSwap(callQueued, callBegun) {
+		return true
+	}
+	c.engine.leave()
+	return false
+}
+
+// reply hands the outcome to who waits.
+func (c *call) reply() {
+	left := c.progress.Swap(callReplied) == callLeft
+	c.engine.leave()
+	switch {
+	case c.told:
+		c.logOutcome()
+		c.engine.release(c)
+	case !left:
+		c.done <- struct{}{}
+	}
+}
+
+// logOutcome logs how a told command has ended, unless well.
+func (c *call) logOutcome() {
+	out := &c.Outcome
+	if out.Status == entity.StatusDone {
+		return
+	}
+	level := slog.LevelError
+	if out.Status == entity.StatusRefused {
+		level = slog.LevelInfo
+	}
+	c.engine.config.Logger.Log(c.Ctx, level, "told command has failed",
+		"command", messageName(c.Message), "id", c.ID.String(),
+		"error", fmt.Sprint(failure(c.key, &c.Call, c.engine.config.EntityCallsMax)))
+}
+
+// wait waits for the reply. An error means that the caller has left, and must
+// not touch the call any more.
+func (c *call) wait(ctx context.Context) error {
+	if ctx.Done() == nil {
+		<-c.done
+		return nil
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+	}
+	read := c.Op != entity.OpCommand
+	switch {
+	case c.progress.CompareAndSwap(callQueued, callLeft):
+		return fmt.Errorf("not run: %w", ctx.Err())
+	case c.progress.CompareAndSwap(callBegun, callLeft):
+		if read {
+			return ctx.Err()
+		}
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	}
+	<-c.done // the reply is there
+	return nil
+}
+
+// send brings a call to its entity.
+func (e *Engine) send(k *kindRuntime, id string, c *call) error {
+	if err := e.enter(); err != nil {
+		e.release(c)
+		return err
+	}
+	for {
+		cell, err := k.find(id)
+		if err == nil {
+			err = cell.ref.Run(&c.Call)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, actor.ErrStopped):
+			// It was passivated at this moment, or has failed: another one
+			// takes its place.
+			k.forget(cell)
+			continue
+		case errors.Is(err, actor.ErrMailboxFull):
+			err = &OverloadedError{Key: cell.core.Key(), CallsMax: e.config.EntityCallsMax}
+		}
+		e.leave()
+		e.release(c)
+		return err
+	}
+}

@@ -1,0 +1,167 @@
+package perdure
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/perdure/perdure/actor"
+	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
+)
+
+// A cell is one entity in memory: the shell that runs its protocol core on an
+// actor, with the real clock and store. All but Settled is called by the turn
+// of the actor, so by one goroutine at a time.
+//
+// An idle cell has no goroutine and no buffer. It is the core, the actor, an
+// entry in the engine's map, and the state.
+type cell struct {
+	core   entity.Entity
+	lane   commit.Lane
+	kind   *kindRuntime
+	ref    actor.Ref[*entity.Call]
+	used   atomic.Uint32 // sweep number of the last turn
+	due    atomic.Bool   // the pause before a retry is over
+	armed  bool          // that pause is running
+	stored bool          // an item was stored on the spot
+	handed bool          // the work at hand was left to this turn
+}
+
+// Receive is a turn with a call.
+func (c *cell) Receive(_ *actor.Context[*entity.Call], ec *entity.Call) {
+	c.begin()
+	c.core.Deliver(ec)
+	c.drive()
+}
+
+// Signal is a turn without a call: items have settled, a pause is over, or
+// there is work that a turn on somebody else's goroutine has left.
+func (c *cell) Signal(*actor.Context[*entity.Call]) {
+	c.begin()
+	c.core.Settled()
+	if !c.handed && (c.core.WantsLoad() || c.core.WantsResume()) {
+		// This may be the committer's goroutine, which must neither read from
+		// the store nor run rules. The turn that Signal asks for has its own.
+		c.handed = true
+		c.ref.Signal()
+		return
+	}
+	c.drive()
+}
+
+// begin is the beginning of every turn.
+func (c *cell) begin() {
+	c.used.Store(c.kind.engine.sweeps.Load())
+	if c.core.Interrupted() {
+		c.core.Exited()
+	}
+	if c.due.Swap(false) {
+		c.armed = false
+		c.core.Retry()
+	}
+}
+
+// drive does what the core wants done until it wants no more.
+func (c *cell) drive() {
+	c.handed = false
+	for {
+		switch {
+		case c.stored:
+			c.stored = false
+			c.core.Settled()
+		case c.core.WantsLoad():
+			c.load()
+		case c.core.WantsResume():
+			c.core.Resume()
+		default:
+			c.retryLater()
+			return
+		}
+	}
+}
+
+func (c *cell) load() {
+	e := c.kind.engine
+	fold := c.core.Load()
+	err := loadInto(e.log, c.core.Key(), fold)
+	if err != nil {
+		err = fmt.Errorf("load: %w", err)
+	}
+	c.core.Loaded(fold, err)
+}
+
+func loadInto(log store.Log, key store.Key, fold *entity.Fold) error {
+	for event, err := range log.Load(context.Background(), key, fold.Accept) {
+		if err != nil {
+			return err
+		}
+		if err := fold.Apply(event); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retryLater arms a timer if a load has failed and is to be tried again.
+func (c *cell) retryLater() {
+	after, wanted := c.core.WantsRetry()
+	if !wanted || c.armed {
+		return
+	}
+	c.armed = true
+	c.kind.engine.config.Clock.AfterFunc(after, func() {
+		c.due.Store(true)
+		c.ref.Signal()
+	})
+}
+
+// Submit is part of [entity.Shell].
+func (c *cell) Submit(i *commit.Item) {
+	e := c.kind.engine
+	if !e.instant {
+		e.committer.submit(i)
+		return
+	}
+	results, err := commitGroup(e.log, i.Alone())
+	i.Settle(results, err)
+	if !i.Failed() {
+		e.committed(i)
+	}
+	c.stored = true
+}
+
+// Reply is part of [entity.Shell].
+func (c *cell) Reply(ec *entity.Call) { ec.Owner.(*call).reply() }
+
+// Now is part of [entity.Shell].
+func (c *cell) Now() time.Time { return c.kind.engine.config.Clock.Now() }
+
+// Settled is part of [commit.Owner].
+func (c *cell) Settled() { c.ref.RunSignal() }
+
+// Idle lets the actor be stopped only while nothing is in flight.
+func (c *cell) Idle() bool { return c.core.Idle() }
+
+// Failed is called after a panic that did not come from a rule, or after a rule
+// has ended its goroutine.
+func (c *cell) Failed(f *actor.Failure) actor.Directive {
+	if f.Goexit && c.core.Interrupted() {
+		c.ref.Signal()
+		return actor.Resume
+	}
+	c.kind.engine.config.Logger.Error("entity has failed", "entity", c.core.Key().String(), "error", f.Error())
+	return actor.Stop
+}
+
+// Closed answers what will not be run, and makes room for another cell.
+func (c *cell) Closed(reason error, undelivered []*entity.Call) {
+	c.core.Abort()
+	for _, ec := range undelivered {
+		ec.Outcome = entity.Outcome{Status: entity.StatusClosed}
+		c.Reply(ec)
+	}
+	c.kind.forget(c)
+}

@@ -1,0 +1,136 @@
+package perdure
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync"
+
+	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/store"
+)
+
+// A committer runs the queue of batches on a goroutine: while one group is at
+// the store, the next one gathers. That alone makes groups as large as the load
+// wants them; there is no timer. It yields once before it takes a group, so
+// that callers who have just been answered get their next command into it.
+type committer struct {
+	engine *Engine
+
+	mu      sync.Mutex
+	queue   commit.Queue
+	closing bool
+
+	work  chan struct{} // one element: there may be something to take
+	ended chan struct{}
+}
+
+func newCommitter(e *Engine) *committer {
+	c := &committer{engine: e, work: make(chan struct{}, 1), ended: make(chan struct{})}
+	go c.run()
+	return c
+}
+
+// submit adds an item to the queue. The queue is bounded by the calls that the
+// engine admits.
+func (c *committer) submit(i *commit.Item) {
+	c.mu.Lock()
+	c.queue.Add(i)
+	c.mu.Unlock()
+	c.wake()
+}
+
+func (c *committer) wake() {
+	select {
+	case c.work <- struct{}{}:
+	default:
+	}
+}
+
+// close stops the committer after what it is doing, and waits for that. Nothing
+// may be submitted any more; what is queued is not stored.
+func (c *committer) close() {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	c.wake()
+	<-c.ended
+}
+
+func (c *committer) run() {
+	defer close(c.ended)
+	var lanes []*commit.Lane
+	for {
+		<-c.work
+		for {
+			runtime.Gosched()
+			c.mu.Lock()
+			if c.closing {
+				c.mu.Unlock()
+				return
+			}
+			batches := c.queue.Take()
+			lanes = c.queue.Settled(lanes[:0]) // of lanes that had failed before
+			c.mu.Unlock()
+			notify(lanes)
+			if batches == nil {
+				break
+			}
+			results, err := commitGroup(c.engine.log, batches)
+			if err != nil {
+				c.engine.config.Logger.Error("group commit has failed", "batches", len(batches), "error", err)
+			}
+			c.mu.Lock()
+			c.queue.Settle(results, err)
+			for _, i := range c.queue.Group() {
+				if !i.Failed() {
+					c.engine.committed(i)
+				}
+			}
+			lanes = c.queue.Settled(lanes[:0])
+			c.mu.Unlock()
+			notify(lanes)
+		}
+	}
+}
+
+func notify(lanes []*commit.Lane) {
+	for n, l := range lanes {
+		l.Owner.Settled()
+		lanes[n] = nil
+	}
+}
+
+// commitGroup commits, and turns a panic of the store into an error that leaves
+// the outcome unknown. The commit does not depend on the context of one caller.
+func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("store: commit: panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return log.Commit(context.Background(), batches)
+}
+
+// committed shows the events of a stored item to the readers of the log, and
+// its snapshot to the pruner.
+func (e *Engine) committed(i *commit.Item) {
+	events := i.Batch.Events
+	for n := range events {
+		v := &events[n]
+		v.Key, v.Version = i.Batch.Key, i.Batch.Expected+store.Version(n)+1
+		v.Position = i.Result.Position - store.Position(len(events)-1-n)
+		v.Time = i.Result.Time
+	}
+	e.hub.Publish(events)
+	if e.pruner == nil || i.Batch.Snapshot == nil || len(events) == 0 {
+		return
+	}
+	k := i.Lane.Owner.(*cell).kind
+	if version := i.Batch.Next(); k.prune && uint64(version) > k.retain {
+		e.pruner.offer(prune{
+			key: i.Batch.Key, below: version - store.Version(k.retain) + 1, position: i.Result.Position,
+		})
+	}
+}

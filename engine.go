@@ -1,0 +1,486 @@
+package perdure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/perdure/perdure/actor"
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
+)
+
+// Defaults of [Config].
+const (
+	EntityCallsMaxDefault = 1024
+	CallsMaxDefault       = 16_384
+	InFlightMaxDefault    = 512
+	ConflictsMaxDefault   = 32
+	PollDefault           = 50 * time.Millisecond
+)
+
+// loadRetriesMax bounds how often a load is tried again while the outcome of a
+// command depends on it; with the pauses between them that is about six seconds.
+const loadRetriesMax = 11
+
+// A Config says what an engine runs, and within which bounds. Store and Kinds
+// are needed; the zero value of everything else is a good default.
+type Config struct {
+	// Store keeps everything. The engine does not close it.
+	Store store.Log
+	// Kinds are the kinds that the engine runs. Their names differ.
+	Kinds []AnyKind
+
+	// Logger takes what the engine has to say. Nil discards it.
+	Logger *slog.Logger
+	// Clock tells the time. Nil is the clock of the system.
+	Clock Clock
+
+	// CallsMax bounds the calls in the engine that have not been answered.
+	// Above it a call fails with [ErrOverloaded]. Zero is [CallsMaxDefault].
+	CallsMax int
+	// EntityCallsMax is the same for one entity. Zero is [EntityCallsMaxDefault].
+	EntityCallsMax int
+	// InFlightMax bounds how many commands an entity decides ahead of the
+	// store. Zero is [InFlightMaxDefault].
+	InFlightMax int
+	// ConflictsMax bounds how often a command is decided anew because another
+	// engine was faster. Zero is [ConflictsMaxDefault].
+	ConflictsMax int
+	// Poll is how often the readers of [Engine.Events] look for commits of
+	// other engines, on a store that several engines share. Zero is [PollDefault].
+	Poll time.Duration
+}
+
+// An Engine runs entities on a store. Its methods may be called by many
+// goroutines at once.
+type Engine struct {
+	config  Config
+	log     store.Log
+	instant bool // the log commits on the spot
+	options entity.Options
+	kinds   map[string]*kindRuntime
+	unlock  func() // gives the store up
+
+	system    *actor.System
+	committer *committer // nil if the log commits on the spot
+	hub       *stream.Hub
+	pruner    *pruner
+	ids       uuid.Generator
+
+	pool   sync.Pool // of *call
+	calls  atomic.Int64
+	sweeps atomic.Uint32
+
+	mu      sync.Mutex
+	closing atomic.Bool
+	drained chan struct{} // closed once closing and no call is left
+	stop    func() bool   // of the sweep's timer
+}
+
+// Open starts an engine. It returns an error that names what is wrong with the
+// configuration or a kind, or what the store says. The context bounds the
+// opening only.
+//
+// An engine takes its store for itself where the store can be held (see
+// [store.Exclusive]); then reads are answered from memory. On a store that is
+// opened to be shared, every read is checked against the store.
+func Open(ctx context.Context, c Config) (*Engine, error) {
+	if c.Store == nil {
+		return nil, fmt.Errorf("open engine: %w: Config.Store is nil", store.ErrInvalid)
+	}
+	if err := c.defaults(); err != nil {
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
+	e := &Engine{config: c, log: c.Store, unlock: func() {}, drained: make(chan struct{}), ids: newIDs()}
+	if err := e.addKinds(); err != nil {
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
+	shared := true
+	if x, ok := c.Store.(store.Exclusive); ok {
+		release, err := x.Acquire()
+		switch {
+		case err == nil:
+			shared = false
+			e.unlock = release
+		case !errors.Is(err, errors.ErrUnsupported):
+			return nil, fmt.Errorf("open engine: %w", err)
+		}
+	}
+	e.options = entity.Options{Shared: shared, Limits: entity.Limits{
+		Calls: c.EntityCallsMax, InFlight: c.InFlightMax, Conflicts: c.ConflictsMax, LoadRetries: loadRetriesMax,
+	}}
+	if x, ok := c.Store.(store.Instant); ok {
+		e.instant = x.Instant()
+	}
+	var poll time.Duration
+	if shared {
+		poll = c.Poll
+	}
+	hub, err := stream.NewHub(ctx, stream.Config{Log: c.Store, Poll: poll})
+	if err != nil {
+		e.unlock()
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
+	e.hub = hub
+	if e.prunes() {
+		e.pruner = newPruner(c.Store, hub, c.Logger)
+	}
+	e.system = actor.NewSystem(actor.Config{Logger: c.Logger, MailboxMax: c.EntityCallsMax})
+	if !e.instant {
+		e.committer = newCommitter(e)
+	}
+	e.scheduleSweep()
+	return e, nil
+}
+
+// defaults fills in what is zero and checks the rest.
+func (c *Config) defaults() error {
+	for _, f := range []struct {
+		name     string
+		value    *int
+		standard int
+	}{
+		{"CallsMax", &c.CallsMax, CallsMaxDefault},
+		{"EntityCallsMax", &c.EntityCallsMax, EntityCallsMaxDefault},
+		{"InFlightMax", &c.InFlightMax, InFlightMaxDefault},
+		{"ConflictsMax", &c.ConflictsMax, ConflictsMaxDefault},
+	} {
+		if *f.value < 0 {
+			return fmt.Errorf("%w: Config.%s is negative: %d", store.ErrInvalid, f.name, *f.value)
+		}
+		if *f.value == 0 {
+			*f.value = f.standard
+		}
+	}
+	if c.Poll < 0 {
+		return fmt.Errorf("%w: Config.Poll is negative: %v", store.ErrInvalid, c.Poll)
+	}
+	if c.Poll == 0 {
+		c.Poll = PollDefault
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Clock == nil {
+		c.Clock = systemClock{}
+	}
+	return nil
+}
+
+func (e *Engine) addKinds() error {
+	if len(e.config.Kinds) == 0 {
+		return fmt.Errorf("%w: Config.Kinds is empty", store.ErrInvalid)
+	}
+	e.kinds = make(map[string]*kindRuntime, len(e.config.Kinds))
+	var errs []error
+	for _, k := range e.config.Kinds {
+		c := k.compile()
+		if err := c.err(); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if e.kinds[k.Name()] != nil {
+			errs = append(errs, fmt.Errorf("two kinds are named %q", k.Name()))
+			continue
+		}
+		e.kinds[k.Name()] = newKindRuntime(e, c)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrInvalid, err)
+	}
+	return nil
+}
+
+// Close refuses new calls, waits until all calls in progress are answered, and
+// stops the engine. If the context ends first, what has not been answered is
+// answered with an error and Close returns the context's error; a rule that runs
+// at that moment is not waited for. It does not close the store. Later calls of
+// Close do nothing.
+func (e *Engine) Close(ctx context.Context) error {
+	e.mu.Lock()
+	if e.closing.Swap(true) {
+		e.mu.Unlock()
+		return nil
+	}
+	stop := e.stop
+	e.mu.Unlock()
+	stop()
+	e.leaveN(0)
+	var err error
+	select {
+	case <-e.drained:
+	case <-ctx.Done():
+		err = fmt.Errorf("close engine: %w", ctx.Err())
+	}
+	if e.committer != nil {
+		e.committer.close()
+	}
+	if err2 := e.system.Shutdown(ctx); err == nil && err2 != nil {
+		err = fmt.Errorf("close engine: %w", err2)
+	}
+	if e.pruner != nil {
+		e.pruner.close()
+	}
+	e.hub.Close()
+	e.unlock()
+	return err
+}
+
+// enter admits a call.
+func (e *Engine) enter() error {
+	n := e.calls.Add(1)
+	switch {
+	case e.closing.Load():
+		e.leave()
+		return ErrClosed
+	case int(n) > e.config.CallsMax:
+		e.leave()
+		return &OverloadedError{CallsMax: e.config.CallsMax}
+	}
+	return nil
+}
+
+// leave ends a call that was admitted.
+func (e *Engine) leave() { e.leaveN(1) }
+
+func (e *Engine) leaveN(n int64) {
+	if e.calls.Add(-n) != 0 || !e.closing.Load() {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	select {
+	case <-e.drained:
+	default:
+		close(e.drained)
+	}
+}
+
+// Events yields the events of the log above after, in its partition, and then
+// new ones as they are committed, without a gap, a duplicate or an inversion.
+// It ends when the context ends, the caller breaks, or the engine is closed;
+// in the first and last case it yields the error as its last.
+//
+// A reader cannot slow down a writer. One that was up to date and has fallen
+// far behind gets an error matching [ErrLagged]; that is a notice, the iteration
+// goes on from where it was if the caller wants it to.
+//
+// The events are valid until the next step and must not be changed; see
+// [store.Event.Clone].
+func (e *Engine) Events(ctx context.Context, after store.Position) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		for event, err := range e.hub.Follow(ctx, store.Query{After: after}) {
+			if !yield(event, streamError(err)) {
+				return
+			}
+		}
+	}
+}
+
+// ErrLagged is a notice to a reader of [Engine.Events]. The error is a [*LaggedError].
+var ErrLagged = stream.ErrLagged
+
+// A LaggedError tells a reader of [Engine.Events] how far behind it is. It
+// matches [ErrLagged].
+type LaggedError = stream.LaggedError
+
+func streamError(err error) error {
+	switch {
+	case err == nil || errors.Is(err, ErrLagged):
+		return err
+	case errors.Is(err, stream.ErrClosed):
+		return ErrClosed
+	}
+	return fmt.Errorf("events: %w", err)
+}
+
+// Store returns the log that the engine runs on.
+func (e *Engine) Store() store.Log { return e.log }
+
+// Stats are figures about an engine.
+type Stats struct {
+	// Calls is how many calls are in progress.
+	Calls int
+	// Entities is how many entities are in memory.
+	Entities int
+}
+
+// Stats returns figures about the engine at this moment.
+func (e *Engine) Stats() Stats {
+	s := Stats{Calls: int(e.calls.Load())}
+	for _, k := range e.kinds {
+		s.Entities += k.count()
+	}
+	return s
+}
+
+// newIDs returns the source of ids for commands.
+func newIDs() uuid.Generator { return uuid.NewGen() }
+
+func (e *Engine) newID() store.ID {
+	id, err := e.ids.NewV7()
+	if err != nil {
+		panic(fmt.Sprintf("perdure: no randomness: %v", err)) // crypto/rand does not fail
+	}
+	return store.ID(id)
+}
+
+// shardCount is a power of two; entities of a kind are spread over so many maps
+// so that callers seldom wait for each other.
+const shardCount = 64
+
+// A kindRuntime holds the entities of one kind that are in memory.
+type kindRuntime struct {
+	engine         *Engine
+	rules          *entity.Rules
+	passivateAfter time.Duration
+	retain         uint64
+	prune          bool
+	seed           maphash.Seed
+	shards         [shardCount]shard
+}
+
+type shard struct {
+	mu    sync.RWMutex
+	cells map[string]*cell
+	_     [32]byte // apart from its neighbour in the processor's cache
+}
+
+func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
+	k := &kindRuntime{
+		engine: e, rules: &c.rules, passivateAfter: c.passivateAfter, retain: c.retain, prune: c.prune,
+		seed: maphash.MakeSeed(),
+	}
+	for i := range k.shards {
+		k.shards[i].cells = make(map[string]*cell)
+	}
+	return k
+}
+
+func (k *kindRuntime) shard(id string) *shard {
+	return &k.shards[maphash.String(k.seed, id)%shardCount]
+}
+
+// find returns the cell of an entity, bringing it into memory without its state
+// if need be.
+func (k *kindRuntime) find(id string) (*cell, error) {
+	s := k.shard(id)
+	s.mu.RLock()
+	c := s.cells[id]
+	s.mu.RUnlock()
+	if c != nil {
+		return c, nil
+	}
+	if err := (store.Key{Kind: k.rules.Kind, ID: id}).Validate(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.cells[id]; c != nil {
+		return c, nil
+	}
+	c = &cell{kind: k}
+	c.lane.Owner = c
+	c.used.Store(k.engine.sweeps.Load())
+	c.core.Init(k.rules, id, &k.engine.options, &c.lane, c)
+	ref, err := actor.Spawn(k.engine.system, "", c)
+	if err != nil {
+		return nil, ErrClosed
+	}
+	c.ref = ref
+	s.cells[id] = c
+	return c, nil
+}
+
+// forget drops a cell whose actor has stopped.
+func (k *kindRuntime) forget(c *cell) {
+	id := c.core.Key().ID
+	s := k.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cells[id] == c {
+		delete(s.cells, id)
+	}
+}
+
+func (k *kindRuntime) count() int {
+	n := 0
+	for i := range k.shards {
+		s := &k.shards[i]
+		s.mu.RLock()
+		n += len(s.cells)
+		s.mu.RUnlock()
+	}
+	return n
+}
+
+// sweepsPerIdle is how many sweeps pass in the shortest idle time of a kind.
+const sweepsPerIdle = 4
+
+// sweepEvery returns the time between two sweeps; 0 if nothing is passivated.
+func (e *Engine) sweepEvery() time.Duration {
+	var shortest time.Duration
+	for _, k := range e.kinds {
+		if k.passivateAfter > 0 && (shortest == 0 || k.passivateAfter < shortest) {
+			shortest = k.passivateAfter
+		}
+	}
+	if shortest == 0 {
+		return 0
+	}
+	return max(shortest/sweepsPerIdle, time.Millisecond)
+}
+
+// scheduleSweep arms the timer of the next sweep.
+func (e *Engine) scheduleSweep() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	every := e.sweepEvery()
+	if e.closing.Load() || every == 0 {
+		e.stop = func() bool { return false }
+		return
+	}
+	e.stop = e.config.Clock.AfterFunc(every, func() {
+		e.sweep(every)
+		e.scheduleSweep()
+	})
+}
+
+// sweep passivates entities that have been idle for long enough. The time is
+// counted in sweeps, so that a turn need not read the clock.
+func (e *Engine) sweep(every time.Duration) {
+	now := e.sweeps.Add(1)
+	for _, k := range e.kinds {
+		if k.passivateAfter == 0 {
+			continue
+		}
+		idle := uint32((k.passivateAfter + every - 1) / every)
+		var old []*cell
+		for i := range k.shards {
+			s := &k.shards[i]
+			old = old[:0]
+			s.mu.RLock()
+			for _, c := range s.cells {
+				if now-c.used.Load() >= idle {
+					old = append(old, c)
+				}
+			}
+			s.mu.RUnlock()
+			for _, c := range old {
+				c.ref.StopIfIdle()
+			}
+			runtime.Gosched()
+		}
+	}
+}

@@ -1,0 +1,217 @@
+package perdure
+
+import (
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
+)
+
+// A Code says why an entity refuses, by the numbers of gRPC. A Code is an error
+// itself, so that errors.Is(err, perdure.NotFound) asks for it.
+type Code uint32
+
+// The codes of gRPC that an entity can refuse with.
+const (
+	Canceled           Code = 1
+	Unknown            Code = 2
+	InvalidArgument    Code = 3
+	DeadlineExceeded   Code = 4
+	NotFound           Code = 5
+	AlreadyExists      Code = 6
+	PermissionDenied   Code = 7
+	ResourceExhausted  Code = 8
+	FailedPrecondition Code = 9
+	Aborted            Code = 10
+	OutOfRange         Code = 11
+	Unimplemented      Code = 12
+	Internal           Code = 13
+	Unavailable        Code = 14
+	DataLoss           Code = 15
+	Unauthenticated    Code = 16
+)
+
+var codeNames = [...]string{
+	"ok", "canceled", "unknown", "invalid argument", "deadline exceeded", "not found", "already exists",
+	"permission denied", "resource exhausted", "failed precondition", "aborted", "out of range", "unimplemented",
+	"internal", "unavailable", "data loss", "unauthenticated",
+}
+
+// Error returns the name of the code, such as "not found".
+func (c Code) Error() string {
+	if int(c) < len(codeNames) {
+		return codeNames[c]
+	}
+	return fmt.Sprintf("code %d", uint32(c))
+}
+
+// An Error is an entity's refusal: its answer to a command or query, safe to
+// show to whoever asked. Make one with [Reject].
+type Error struct {
+	Code    Code
+	Message string
+	// Details explain the refusal to programs.
+	Details []proto.Message
+}
+
+// Error returns the message, or the name of the code if there is none.
+func (e *Error) Error() string {
+	if e.Message == "" {
+		return e.Code.Error()
+	}
+	return e.Message
+}
+
+// Is reports whether target is the code of e, or a refusal with the same code.
+func (e *Error) Is(target error) bool {
+	switch t := target.(type) {
+	case Code:
+		return t == e.Code
+	case *Error:
+		return t.Code == e.Code
+	}
+	return false
+}
+
+// Reject returns a refusal for a Decide, Update or Answer rule to return. The
+// message is formatted like [fmt.Sprintf].
+func Reject(code Code, format string, args ...any) error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// What a call can fail with besides a refusal. Only [ErrOutcomeUnknown] leaves
+// open whether the command has been stored; all others mean that it has not.
+var (
+	// ErrOutcomeUnknown: the store failed, or the caller's context ended while
+	// the command was on its way, and whether it is stored is not known.
+	ErrOutcomeUnknown = errors.New("outcome is unknown")
+	// ErrOverloaded: too many calls wait, at the entity or in the engine. The
+	// error is an [*OverloadedError].
+	ErrOverloaded = errors.New("overloaded")
+	// ErrVersion: the entity is not at the version that [IfVersion] asks for.
+	// The error is a [*VersionError].
+	ErrVersion = errors.New("wrong version")
+	// ErrUnhandled: the kind has no rule for the message.
+	ErrUnhandled = errors.New("no rule for the message")
+	// ErrInvalidDecision: a rule's decision cannot be stored, for instance
+	// because an event has no Evolve rule.
+	ErrInvalidDecision = errors.New("invalid decision")
+	// ErrPanicked: a rule panicked. The error is a [*PanicError].
+	ErrPanicked = errors.New("rule panicked")
+	// ErrStore: the store failed, and nothing of the command is stored.
+	ErrStore = errors.New("store failed")
+	// ErrContention: other writers were faster too often, see [Config.ConflictsMax].
+	ErrContention = errors.New("too many conflicts")
+	// ErrClosed: the engine is closed or closing.
+	ErrClosed = errors.New("engine is closed")
+	// ErrNested: a rule has called an entity. Rules are functions of their
+	// arguments; what a command causes elsewhere happens after its commit.
+	ErrNested = errors.New("call from inside a rule")
+)
+
+// An OverloadedError says what was full. It matches [ErrOverloaded] and
+// [ResourceExhausted].
+type OverloadedError struct {
+	// Key names the entity; it is zero if the engine as a whole was full.
+	Key store.Key
+	// CallsMax is the bound that was met.
+	CallsMax int
+}
+
+func (e *OverloadedError) Error() string {
+	if e.Key.IsZero() {
+		return fmt.Sprintf("engine is overloaded: %d calls are waiting", e.CallsMax)
+	}
+	return fmt.Sprintf("%v is overloaded: %d calls are waiting", e.Key, e.CallsMax)
+}
+
+// Is reports whether target is [ErrOverloaded] or [ResourceExhausted].
+func (e *OverloadedError) Is(target error) bool {
+	return target == ErrOverloaded || target == error(ResourceExhausted)
+}
+
+// A VersionError says at which version an entity was. It matches [ErrVersion]
+// and [Aborted].
+type VersionError struct {
+	Key    store.Key
+	Want   store.Version
+	Actual store.Version
+}
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("%v is at version %d, not %d", e.Key, e.Actual, e.Want)
+}
+
+// Is reports whether target is [ErrVersion] or [Aborted].
+func (e *VersionError) Is(target error) bool {
+	return target == ErrVersion || target == error(Aborted)
+}
+
+// A PanicError carries a panic of a rule. It matches [ErrPanicked].
+type PanicError struct {
+	Key store.Key
+	// Rule names the rule, such as "Decide library.v1.LendBook".
+	Rule string
+	// Value is what was passed to panic; nil if the rule called [runtime.Goexit].
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string {
+	if e.Value == nil {
+		return fmt.Sprintf("%v: %s: called runtime.Goexit", e.Key, e.Rule)
+	}
+	return fmt.Sprintf("%v: %s: panic: %v", e.Key, e.Rule, e.Value)
+}
+
+// Is reports whether target is [ErrPanicked] or [Internal].
+func (e *PanicError) Is(target error) bool {
+	return target == ErrPanicked || target == error(Internal)
+}
+
+// Unwrap returns the panic value if it is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// failure returns the error of an outcome, or nil.
+func failure(key store.Key, c *entity.Call, callsMax int) error {
+	out := &c.Outcome
+	switch out.Status {
+	case entity.StatusDone:
+		return nil
+	case entity.StatusRefused:
+		return out.Err
+	case entity.StatusWrongVersion:
+		return &VersionError{Key: key, Want: c.IfVersion, Actual: out.Version}
+	case entity.StatusUnhandled:
+		return fmt.Errorf("%v: %w: %s", key, ErrUnhandled, messageName(c.Message))
+	case entity.StatusInvalid:
+		return fmt.Errorf("%v: %w: %w", key, ErrInvalidDecision, out.Err)
+	case entity.StatusPanicked:
+		var p *entity.Panic
+		errors.As(out.Err, &p)
+		return &PanicError{Key: key, Rule: p.Rule, Value: p.Value, Stack: p.Stack}
+	case entity.StatusOverloaded:
+		return &OverloadedError{Key: key, CallsMax: callsMax}
+	case entity.StatusExpired:
+		return fmt.Errorf("%v: not run: %w", key, out.Err)
+	case entity.StatusConflict:
+		return fmt.Errorf("%v: %w: %w", key, ErrContention, out.Err)
+	case entity.StatusFault:
+		return fmt.Errorf("%v: %w: %w", key, ErrStore, out.Err)
+	case entity.StatusUnknown:
+		return fmt.Errorf("%v: %w: %w", key, ErrOutcomeUnknown, out.Err)
+	case entity.StatusClosed:
+		return fmt.Errorf("%v: %w", key, ErrClosed)
+	}
+	panic(fmt.Sprintf("perdure: status %d", out.Status))
+}
+
+func messageName(m proto.Message) string {
+	return string(m.ProtoReflect().Descriptor().FullName())
+}

@@ -1,0 +1,158 @@
+package perdure
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/perdure/perdure/internal/entity"
+)
+
+// fingerprint identifies the schema of a state and the fold that builds it, so
+// that a snapshot which another version of the program has made is not trusted.
+// It covers
+//
+//   - the version that the program states with FoldVersion,
+//   - the definitions of the state, of the events, and of the messages in them,
+//   - what the Evolve rules make of sample events: each event in turn, with all
+//     fields set, applied to an empty state and then to what came of that.
+//
+// The last part notices most changes of a rule that nobody has announced. A
+// rule that panics on a sample counts as that; the samples hold small numbers
+// and short strings, so a rule that counts up to one of them comes to an end.
+func fingerprint(r *entity.Rules, foldVersion uint64) uint64 {
+	h := fnv.New64a()
+	write := func(b []byte) {
+		h.Write(binary.AppendUvarint(nil, uint64(len(b))))
+		h.Write(b)
+	}
+	write(binary.AppendUvarint(nil, foldVersion))
+	schema := map[protoreflect.FullName]string{}
+	describe(r.NewState().ProtoReflect().Descriptor(), schema)
+	events := map[string]*entity.EvolveRule{}
+	for _, e := range r.Evolve {
+		events[e.Type] = e
+		describe(e.New().ProtoReflect().Descriptor(), schema)
+	}
+	for _, name := range slices.Sorted(maps.Keys(schema)) {
+		write([]byte(name))
+		write([]byte(schema[name]))
+	}
+	for _, name := range slices.Sorted(maps.Keys(events)) {
+		write([]byte(name))
+		write(probe(r, events[name]))
+	}
+	return h.Sum64()
+}
+
+// describe adds the definition of a message and of all that it holds.
+func describe(d protoreflect.MessageDescriptor, into map[protoreflect.FullName]string) {
+	if _, known := into[d.FullName()]; known {
+		return
+	}
+	p := protodesc.ToDescriptorProto(d)
+	p.Options = nil
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(p)
+	if err != nil {
+		panic(fmt.Sprintf("perdure: encode descriptor of %s: %v", d.FullName(), err))
+	}
+	into[d.FullName()] = string(b)
+	fields := d.Fields()
+	for i := range fields.Len() {
+		if m := fields.Get(i).Message(); m != nil {
+			describe(m, into)
+		}
+	}
+}
+
+// probe returns the states that two samples of an event lead to.
+func probe(r *entity.Rules, e *entity.EvolveRule) (result []byte) {
+	defer func() {
+		if v := recover(); v != nil {
+			result = append(result, "panic"...)
+		}
+	}()
+	state := r.NewState()
+	for seed := range 2 {
+		event := e.New()
+		fill(event.ProtoReflect(), seed+1, 0)
+		e.Apply(state, event)
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(state)
+		if err != nil {
+			return append(result, "error"...)
+		}
+		result = append(result, b...)
+	}
+	return result
+}
+
+// fillDepthMax bounds the nesting of samples, for messages that hold themselves.
+const fillDepthMax = 4
+
+// fill sets every field of m to a small value that depends on seed and on the
+// number of the field.
+func fill(m protoreflect.Message, seed, depth int) {
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		if (f.Message() != nil || f.IsMap()) && depth == fillDepthMax {
+			continue
+		}
+		switch {
+		case f.IsMap():
+			k := sample(f.MapKey(), seed).MapKey()
+			v := m.Mutable(f).Map().NewValue()
+			if f.MapValue().Message() != nil {
+				fill(v.Message(), seed, depth+1)
+			} else {
+				v = sample(f.MapValue(), seed)
+			}
+			m.Mutable(f).Map().Set(k, v)
+		case f.IsList():
+			v := m.Mutable(f).List().NewElement()
+			if f.Message() != nil {
+				fill(v.Message(), seed, depth+1)
+			} else {
+				v = sample(f, seed)
+			}
+			m.Mutable(f).List().Append(v)
+		case f.Message() != nil:
+			fill(m.Mutable(f).Message(), seed, depth+1)
+		default:
+			m.Set(f, sample(f, seed))
+		}
+	}
+}
+
+func sample(f protoreflect.FieldDescriptor, seed int) protoreflect.Value {
+	n := int(f.Number())%7 + seed
+	switch f.Kind() {
+	case protoreflect.BoolKind:
+		return protoreflect.ValueOfBool(true)
+	case protoreflect.EnumKind:
+		values := f.Enum().Values()
+		return protoreflect.ValueOfEnum(values.Get(seed % values.Len()).Number())
+	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
+		return protoreflect.ValueOfInt32(int32(n))
+	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind:
+		return protoreflect.ValueOfInt64(int64(n))
+	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind:
+		return protoreflect.ValueOfUint32(uint32(n))
+	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+		return protoreflect.ValueOfUint64(uint64(n))
+	case protoreflect.FloatKind:
+		return protoreflect.ValueOfFloat32(float32(n) + 0.5)
+	case protoreflect.DoubleKind:
+		return protoreflect.ValueOfFloat64(float64(n) + 0.5)
+	case protoreflect.BytesKind:
+		return protoreflect.ValueOfBytes([]byte{byte('a' + n)})
+	default:
+		return protoreflect.ValueOfString(string(rune('a' + n)))
+	}
+}

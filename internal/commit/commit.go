@@ -1,0 +1,211 @@
+// Package commit holds the protocol core of the committer: what waits to be
+// stored, what is being stored, and what became of it.
+package commit
+
+import (
+	"errors"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Bounds of one group. Larger groups gain nothing: the cost of the sync is
+// spread thin long before.
+const (
+	GroupItemsMax = 1024
+	GroupBytesMax = 4 << 20
+)
+
+// An Item is one batch on its way to the store. From [Queue.Add] until it is
+// settled it belongs to the queue.
+type Item struct {
+	Batch store.Batch
+	Lane  *Lane
+
+	// Settled is set with the rest once the outcome is as known as it will be.
+	Settled bool
+	// Result is the store's, if the group was stored. Result.Err means that
+	// nothing of the batch is stored.
+	Result store.Result
+	// Err is the error of the whole group. It leaves the outcome unknown unless
+	// it matches [store.ErrNotStored].
+	Err error
+
+	bytes int
+	alone [1]*store.Batch
+}
+
+// Alone returns the batch as a group of its own, for a store that commits on
+// the spot. [Item.Settle] follows.
+func (i *Item) Alone() []*store.Batch {
+	i.alone[0] = &i.Batch
+	return i.alone[:]
+}
+
+// Settle ends an item that was stored alone, with what the store said.
+func (i *Item) Settle(results []store.Result, err error) {
+	if err == nil && len(results) != 1 {
+		err = errResults
+	}
+	if i.Err = err; err == nil {
+		i.Result = results[0]
+	}
+	i.Settled = true
+}
+
+// errResults says that a store has broken the port.
+var errResults = errors.New("store: number of results is not the number of batches")
+
+// Failed reports whether the batch of a settled item is not known to be stored.
+func (i *Item) Failed() bool { return i.Err != nil || i.Result.Err != nil }
+
+// A Lane is the sequence of batches of one copy of one entity. Once a batch of
+// a lane has failed, those behind it fail too, because they were decided on it:
+// without that, a batch could meet the version it expects by chance.
+//
+// A lane is used again after [Lane.Reset], when nothing of it is in the queue.
+type Lane struct {
+	// Owner is told after items of the lane have been settled.
+	Owner Owner
+
+	failed bool
+	told   bool // it is in the list of lanes to notify
+}
+
+// An Owner hears that items of its lane have been settled.
+type Owner interface{ Settled() }
+
+// Reset makes a failed lane usable again.
+func (l *Lane) Reset() { l.failed = false }
+
+// A Queue is the state machine of the committer.
+//
+//  1. Items leave the queue in the order in which they were added.
+//  2. At most one group is at the store at a time.
+//  3. Each item is settled exactly once, those of a lane in order.
+//  4. After a failed item of a lane every later one fails without being tried,
+//     until the lane is reset.
+//
+// It is for one goroutine at a time; it neither waits nor calls anybody.
+type Queue struct {
+	waiting  []*Item
+	head     int // of waiting: those before it have been taken
+	group    []*Item
+	batches  []*store.Batch
+	settled  []*Lane
+	inFlight bool
+}
+
+// Len returns how many items wait, without those at the store.
+func (q *Queue) Len() int { return len(q.waiting) - q.head }
+
+// Add puts an item at the end of the queue. Its bound is the number of calls
+// that an engine admits, since each has at most one item here.
+func (q *Queue) Add(i *Item) {
+	i.bytes = size(&i.Batch)
+	q.waiting = append(q.waiting, i)
+}
+
+// Take moves items from the queue into a group and returns their batches, or
+// nil if nothing is to be stored or a group is at the store already. The slice
+// is valid until the next call of Take.
+func (q *Queue) Take() []*store.Batch {
+	if q.inFlight {
+		return nil
+	}
+	q.group, q.batches = q.group[:0], q.batches[:0]
+	bytes := 0
+	for q.head < len(q.waiting) && len(q.group) < GroupItemsMax {
+		i := q.waiting[q.head]
+		if len(q.group) > 0 && bytes+i.bytes > GroupBytesMax {
+			break
+		}
+		q.waiting[q.head] = nil
+		q.head++
+		if i.Lane.failed {
+			q.settle(i, store.Result{Err: behind(i)}, nil)
+			continue
+		}
+		bytes += i.bytes
+		q.group = append(q.group, i)
+		q.batches = append(q.batches, &i.Batch)
+	}
+	switch {
+	case q.head == len(q.waiting):
+		q.waiting, q.head = q.waiting[:0], 0
+	case q.head > len(q.waiting)/2:
+		n := copy(q.waiting, q.waiting[q.head:])
+		clear(q.waiting[n:])
+		q.waiting, q.head = q.waiting[:n], 0
+	}
+	q.inFlight = len(q.group) > 0
+	if !q.inFlight {
+		return nil
+	}
+	return q.batches
+}
+
+// Group returns the items of the group at the store, in order.
+func (q *Queue) Group() []*Item { return q.group }
+
+// Settle ends the group at the store with what the store said.
+func (q *Queue) Settle(results []store.Result, err error) {
+	if err == nil && len(results) != len(q.group) {
+		err = errResults
+	}
+	for n, i := range q.group {
+		switch {
+		case err != nil:
+			i.Lane.failed = true
+			q.settle(i, store.Result{}, err)
+		case i.Lane.failed && results[n].Err == nil:
+			// The store has broken its word and stored a batch behind a refused
+			// one of the same entity. The entity reloads and sees it.
+			q.settle(i, results[n], errors.New("store: a batch behind a refused batch was stored"))
+		default:
+			i.Lane.failed = i.Lane.failed || results[n].Err != nil
+			q.settle(i, results[n], nil)
+		}
+	}
+	q.inFlight = false
+}
+
+// Settled appends to lanes those with items settled since the last call, each
+// once, in the order in which they were settled.
+func (q *Queue) Settled(lanes []*Lane) []*Lane {
+	for n, l := range q.settled {
+		l.told = false
+		lanes = append(lanes, l)
+		q.settled[n] = nil
+	}
+	q.settled = q.settled[:0]
+	return lanes
+}
+
+func (q *Queue) settle(i *Item, r store.Result, err error) {
+	i.Result, i.Err, i.Settled = r, err, true
+	if !i.Lane.told {
+		i.Lane.told = true
+		q.settled = append(q.settled, i.Lane)
+	}
+}
+
+func behind(i *Item) error {
+	return &store.ConflictError{Key: i.Batch.Key, Expected: i.Batch.Expected, Behind: true}
+}
+
+func size(b *store.Batch) int {
+	n := 0
+	for i := range b.Events {
+		n += len(b.Events[i].Payload)
+	}
+	if b.Save != nil {
+		n += len(b.Save.Payload)
+	}
+	if b.Snapshot != nil {
+		n += len(b.Snapshot.Payload)
+	}
+	for i := range b.Enqueue {
+		n += len(b.Enqueue[i].Payload)
+	}
+	return n
+}

@@ -1,0 +1,171 @@
+package entity
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/store"
+)
+
+// An Op is what a call wants of an entity.
+type Op uint8
+
+// The operations of a call.
+const (
+	// OpCommand decides a command and answers after its commit.
+	OpCommand Op = iota
+	// OpQuery runs an Answer rule.
+	OpQuery
+	// OpState returns a copy of the state.
+	OpState
+)
+
+// A Call is one message to an entity, with room for the outcome. It belongs to
+// the entity from Deliver until Reply, and to the caller before and after.
+type Call struct {
+	Ctx     context.Context
+	Op      Op
+	Message proto.Message
+	// ID is the id of the command; events get theirs from it.
+	ID store.ID
+	// Metadata goes with the records. Its CausationID is set to ID.
+	Metadata store.Metadata
+	// WantState asks a command for a copy of the state after it.
+	WantState bool
+	// IfVersion, where Conditional is set, refuses the command unless the
+	// entity is at that version.
+	IfVersion   store.Version
+	Conditional bool
+	// Begin is asked once before a command or query first runs, and may say no
+	// because its caller has gone. Nil means yes.
+	Begin func(*Call) bool
+	// Owner is for the shell.
+	Owner any
+
+	Outcome Outcome
+
+	begun     bool
+	uncertain bool          // whether the last attempt is stored is not known
+	expected  store.Version // version before that attempt
+	cause     error         // of the uncertainty
+	found     bool          // the log holds the attempt, at position
+	position  store.Position
+	conflicts int // attempts that met a conflict
+	next      *Call
+}
+
+// Reset makes the call ready for another use.
+func (c *Call) Reset() { *c = Call{} }
+
+// An Outcome is what became of a call.
+type Outcome struct {
+	Status Status
+	// Err is the cause: of StatusRefused the rule's own error, of
+	// StatusPanicked a [*Panic]; nil of StatusDone.
+	Err error
+	// State is a copy of the state, of a command that wanted it or of OpState.
+	State proto.Message
+	// Answer is what an Answer rule gave.
+	Answer proto.Message
+	// Version is the entity's, after the call or as it was seen.
+	Version store.Version
+	// Position is that of the entity's last event as far as it is known.
+	Position store.Position
+}
+
+// A Status says how a call ended.
+type Status uint8
+
+// The ways in which a call ends.
+const (
+	// StatusDone: what it saw and did is durable.
+	StatusDone Status = iota
+	// StatusRefused: the rule returned an error, on a durable state.
+	StatusRefused
+	// StatusWrongVersion: the entity is not at IfVersion but at Version.
+	StatusWrongVersion
+	// StatusUnhandled: the kind has no rule for the message.
+	StatusUnhandled
+	// StatusInvalid: the decision cannot be stored, and was not.
+	StatusInvalid
+	// StatusPanicked: user code panicked; nothing of the command is stored.
+	StatusPanicked
+	// StatusOverloaded: the entity has too many calls waiting; it was not run.
+	StatusOverloaded
+	// StatusExpired: the context ended before it was run; Err is the cause.
+	StatusExpired
+	// StatusConflict: others were faster too often; nothing was stored.
+	StatusConflict
+	// StatusFault: the store failed; nothing of the command is stored.
+	StatusFault
+	// StatusUnknown: the store failed, and whether the command is stored could
+	// not be found out.
+	StatusUnknown
+	// StatusClosed: the engine is closing; it was not run.
+	StatusClosed
+)
+
+// A Panic is a panic or a Goexit of user code.
+type Panic struct {
+	// Value is what was passed to panic; nil after [runtime.Goexit].
+	Value any
+	// Goexit is true if the code called [runtime.Goexit].
+	Goexit bool
+	// Rule names the rule, such as "Decide library.v1.LendBook".
+	Rule string
+	// Stack is the stack at the panic.
+	Stack []byte
+}
+
+func (p *Panic) Error() string {
+	if p.Goexit {
+		return p.Rule + ": called runtime.Goexit"
+	}
+	return fmt.Sprintf("%s: panic: %v", p.Rule, p.Value)
+}
+
+// Unwrap returns the panic value if it is an error.
+func (p *Panic) Unwrap() error {
+	err, _ := p.Value.(error)
+	return err
+}
+
+// calls is a list of calls in order. A call is in one list at a time.
+type calls struct{ first, last *Call }
+
+func (l *calls) push(c *Call) {
+	c.next = nil
+	if l.last == nil {
+		l.first = c
+	} else {
+		l.last.next = c
+	}
+	l.last = c
+}
+
+func (l *calls) pop() *Call {
+	c := l.first
+	if c == nil {
+		return nil
+	}
+	if l.first = c.next; l.first == nil {
+		l.last = nil
+	}
+	c.next = nil
+	return c
+}
+
+func (l *calls) append(m *calls) {
+	if m.first == nil {
+		return
+	}
+	if l.last == nil {
+		l.first = m.first
+	} else {
+		l.last.next = m.first
+	}
+	l.last = m.last
+	*m = calls{}
+}

@@ -1,0 +1,293 @@
+// Package entity holds the protocol core of one entity: a state machine that
+// decides commands on a state that may be ahead of the store, and lets nothing
+// out before everything it saw is durable.
+//
+// The core has no goroutine, clock, randomness or I/O of its own. Its inputs
+// are methods (Deliver, Settled, Resume, Load, Loaded, Retry, Exited, Abort), its outputs are
+// calls of a [Shell]. Nothing in it may be called by two goroutines at once,
+// and a Shell must not call back into it.
+package entity
+
+import (
+	"errors"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/store"
+)
+
+// A Shell is the world around an entity, as far as its core needs it. All
+// methods return at once.
+type Shell interface {
+	// Submit takes an item to be stored. Settled follows after it is settled.
+	Submit(*commit.Item)
+	// Reply hands a call back with its outcome. The core has forgotten it.
+	Reply(*Call)
+	// Now returns the time for the next decision.
+	Now() time.Time
+}
+
+// Limits bound what one entity holds.
+type Limits struct {
+	// Calls is how many calls may be at the entity unanswered.
+	Calls int
+	// InFlight is how many batches may be submitted and not settled.
+	InFlight int
+	// Conflicts is how many conflicts a command may meet before it is given up.
+	Conflicts int
+	// LoadRetries is how often a failed load is tried again while the outcome
+	// of a command is unknown.
+	LoadRetries int
+}
+
+// Options are what all entities of one engine share.
+type Options struct {
+	Limits Limits
+	// Shared is true if others may write to the log, so that what was read from
+	// memory must be checked against the store before it is told.
+	Shared bool
+}
+
+// A phase is where an entity is in its life.
+type phase uint8
+
+const (
+	// cold: nothing is in memory.
+	cold phase = iota
+	// loading: a load has been asked for.
+	loading
+	// waitingToLoad: a load failed and is to be tried again.
+	waitingToLoad
+	// live: the state is in memory, durable up to the first item in flight.
+	live
+	// fenced: the memory is not to be used; items in flight are yet to settle.
+	fenced
+)
+
+// A work is an item in flight with what waits for it.
+type work struct {
+	commit.Item
+
+	call  *Call // whose batch it is
+	after calls // calls that saw its version; they are answered after it
+	next  *work
+
+	event [1]store.Event // the usual one event, without another allocation
+}
+
+// An Entity is one entity, as it is in memory.
+//
+// Invariants:
+//
+//  1. state is the fold of all durable events and then of the events of the
+//     items in flight, and version is its version.
+//  2. The items in flight expect version-by-version what the ones before them
+//     make: the first expects the durable version.
+//  3. A call is answered once, and not before all events its outcome depends on
+//     are durable: it waits in its own item, or behind the last item that was
+//     in flight when it ran.
+//  4. After a failed item nothing more is submitted or answered from this
+//     memory. Once all items have settled, the entity is loaded anew and every
+//     call that had run runs again, in the old order, but for those that the
+//     log turns out to hold.
+//  5. An event is checked, encoded and known to have a rule before it is applied.
+type Entity struct {
+	rules *Rules
+	opts  *Options
+	shell Shell
+	lane  *commit.Lane
+	id    string
+
+	state    proto.Message
+	version  store.Version  // of state
+	position store.Position // of the last event that is known to be durable
+	snapshot store.Version  // of the last snapshot, in flight or stored
+
+	flight, flightLast *work
+	waiting            calls // calls that are to run, in order
+	redo               calls // calls of failed items, to run again before those
+	running            *Call // whose rule runs at this moment
+	inFlight           int32
+	pending            int32 // calls that are here unanswered
+	phase              phase
+	retries            uint8 // loads that have failed since the last good one
+	evolving           bool  // the running rule changes the state
+	blind              bool  // the next load cannot look for what is in doubt
+}
+
+// Init makes e ready, with nothing in memory.
+func (e *Entity) Init(rules *Rules, id string, opts *Options, lane *commit.Lane, shell Shell) {
+	*e = Entity{rules: rules, id: id, opts: opts, lane: lane, shell: shell}
+}
+
+// Key returns the entity's name.
+func (e *Entity) Key() store.Key { return store.Key{Kind: e.rules.Kind, ID: e.id} }
+
+// Idle reports whether the entity has nothing to do, so that it can be
+// forgotten and loaded again later.
+func (e *Entity) Idle() bool { return e.pending == 0 && e.inFlight == 0 }
+
+// Pending returns how many calls are at the entity unanswered.
+func (e *Entity) Pending() int { return int(e.pending) }
+
+// WantsLoad reports whether the entity waits for a load. The shell then reads
+// the entity into the fold that [Entity.Load] returns and calls [Entity.Loaded].
+func (e *Entity) WantsLoad() bool { return e.phase == loading }
+
+// WantsRetry reports whether a load has failed and is to be tried again, and
+// after what time. The shell then calls [Entity.Retry].
+func (e *Entity) WantsRetry() (after time.Duration, ok bool) {
+	return retryMin << min(e.retries-1, retryDoublings), e.phase == waitingToLoad
+}
+
+// The first pause before a load is tried again, and how often it doubles.
+const (
+	retryMin       = 10 * time.Millisecond
+	retryDoublings = 7 // up to 1.28 s
+)
+
+// Deliver is the input of a call.
+func (e *Entity) Deliver(c *Call) {
+	if int(e.pending) >= e.opts.Limits.Calls {
+		c.Outcome.Status = StatusOverloaded
+		e.shell.Reply(c)
+		return
+	}
+	e.pending++
+	if e.phase == live && e.waiting.first == nil && int(e.inFlight) < e.opts.Limits.InFlight {
+		e.run(c)
+		return
+	}
+	e.waiting.push(c)
+	if e.phase == cold {
+		e.phase = loading
+	}
+}
+
+// Settled is the input that items in flight may have settled. It answers what
+// may be answered but runs nothing; if [Entity.WantsResume] reports true
+// afterwards, the shell calls [Entity.Resume], where it can run rules.
+func (e *Entity) Settled() {
+	for w := e.flight; w != nil && w.Item.Settled; w = e.flight {
+		if e.flight = w.next; e.flight == nil {
+			e.flightLast = nil
+		}
+		e.inFlight--
+		if w.Failed() {
+			e.undo(w)
+			continue
+		}
+		if w.Result.Position != 0 {
+			e.position = w.Result.Position
+		}
+		e.finish(w.call)
+		for c := w.after.pop(); c != nil; c = w.after.pop() {
+			e.finish(c)
+		}
+	}
+	if e.phase == fenced && e.inFlight == 0 {
+		e.reload()
+	}
+}
+
+// finish answers a call whose outcome may be told now.
+func (e *Entity) finish(c *Call) {
+	c.Outcome.Position = e.position
+	e.reply(c)
+}
+
+func (e *Entity) reply(c *Call) {
+	e.pending--
+	e.shell.Reply(c)
+}
+
+func (e *Entity) fail(c *Call, s Status, err error) {
+	c.Outcome = Outcome{Status: s, Err: err, Version: e.version, Position: e.position}
+	e.reply(c)
+}
+
+// WantsResume reports whether calls wait that could run now.
+func (e *Entity) WantsResume() bool {
+	return e.phase == live && e.waiting.first != nil && int(e.inFlight) < e.opts.Limits.InFlight
+}
+
+// Resume runs calls that wait, as far as the bound of items in flight allows.
+func (e *Entity) Resume() {
+	for e.WantsResume() {
+		e.run(e.waiting.pop())
+	}
+}
+
+// undo takes back a work that has failed, or stands behind a failed one. What
+// ran is to run again, in the old order, in front of what has not run.
+func (e *Entity) undo(w *work) {
+	e.phase = fenced
+	e.state = nil
+	c := w.call
+	switch err := w.Result.Err; {
+	case errors.Is(w.Err, store.ErrNotStored):
+		e.fail(c, StatusFault, w.Err)
+	case w.Err != nil:
+		if !w.Batch.IsCheck() {
+			c.uncertain, c.expected, c.cause = true, w.Batch.Expected, w.Err
+		}
+		e.redo.push(c)
+	case isBehind(err):
+		e.redo.push(c) // nothing was wrong with the command itself
+	case errors.Is(err, store.ErrConflict):
+		if c.conflicts++; c.conflicts > e.opts.Limits.Conflicts {
+			e.fail(c, StatusConflict, err)
+		} else {
+			e.redo.push(c)
+		}
+	default:
+		e.fail(c, StatusInvalid, err)
+	}
+	e.redo.append(&w.after)
+}
+
+func isBehind(err error) bool {
+	var conflict *store.ConflictError
+	return errors.As(err, &conflict) && conflict.Behind
+}
+
+// reload begins to load the entity anew after its memory has been thrown away
+// and nothing is in flight.
+func (e *Entity) reload() {
+	e.lane.Reset()
+	e.state, e.version, e.position, e.snapshot = nil, 0, 0, 0
+	e.retries, e.blind = 0, false
+	e.redo.append(&e.waiting)
+	e.waiting, e.redo = e.redo, calls{}
+	e.phase = cold
+	if e.waiting.first != nil {
+		e.phase = loading
+	}
+}
+
+// Abort answers every call that has not been answered: the engine is closing
+// and nobody will settle what is in flight.
+func (e *Entity) Abort() {
+	for w := e.flight; w != nil; w = w.next {
+		if w.Batch.IsCheck() && !w.call.uncertain {
+			e.fail(w.call, StatusClosed, nil)
+		} else {
+			e.fail(w.call, StatusUnknown, store.ErrClosed)
+		}
+		for c := w.after.pop(); c != nil; c = w.after.pop() {
+			e.fail(c, StatusClosed, nil)
+		}
+	}
+	e.flight, e.flightLast, e.inFlight = nil, nil, 0
+	e.redo.append(&e.waiting)
+	for c := e.redo.pop(); c != nil; c = e.redo.pop() {
+		if c.uncertain {
+			e.fail(c, StatusUnknown, c.cause)
+		} else {
+			e.fail(c, StatusClosed, nil)
+		}
+	}
+	e.state, e.phase = nil, cold
+}

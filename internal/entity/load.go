@@ -1,0 +1,222 @@
+package entity
+
+import (
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/store"
+)
+
+// errBlind ends a load that has passed over a snapshot to find out what became
+// of commands in doubt, and found that the events below it have been deleted.
+var errBlind = errors.New("events below the snapshot are gone")
+
+// A Fold builds the state of an entity from what the store holds. It belongs to
+// one load.
+type Fold struct {
+	e        *Entity
+	state    proto.Message
+	version  store.Version
+	position store.Position
+	snapshot store.Version
+
+	doubted map[store.ID]*Call
+	oldest  store.Version // expected version of the oldest call in doubt
+	passed  bool          // a snapshot was passed over for the sake of doubt
+	err     error
+}
+
+// Load begins a load and returns the fold that takes what is read.
+func (e *Entity) Load() *Fold {
+	f := &Fold{e: e}
+	if e.blind {
+		return f
+	}
+	for c := e.waiting.first; c != nil; c = c.next {
+		if !c.uncertain {
+			continue
+		}
+		if f.doubted == nil {
+			f.doubted = make(map[store.ID]*Call)
+			f.oldest = c.expected
+		}
+		f.doubted[c.ID] = c
+		f.oldest = min(f.oldest, c.expected)
+	}
+	return f
+}
+
+// Accept takes the saved state or the latest snapshot, or returns false where
+// the fold cannot begin with it.
+func (f *Fold) Accept(s *store.State) bool {
+	rules := f.e.rules
+	if !rules.Durable {
+		if s.Fingerprint != rules.Fingerprint || s.Type != rules.StateType {
+			return false
+		}
+		if f.doubted != nil && s.Version > f.oldest {
+			f.passed = true
+			return false
+		}
+	}
+	state := rules.NewState()
+	err := proto.Unmarshal(s.Payload, state)
+	if err == nil && s.Type != rules.StateType {
+		err = fmt.Errorf("stored state is a %s, the kind has %s", s.Type, rules.StateType)
+	}
+	if err != nil {
+		if rules.Durable {
+			f.err = fmt.Errorf("state version %d: %w", s.Version, err)
+		}
+		return false
+	}
+	f.state, f.version, f.position = state, s.Version, s.Position
+	if !rules.Durable {
+		f.snapshot = s.Version
+		return true
+	}
+	if c := f.doubted[s.Metadata.CausationID]; c != nil {
+		c.found = true
+	}
+	return true
+}
+
+// Apply folds the next event. It does not keep ev.
+func (f *Fold) Apply(ev *store.Event) error {
+	if f.err != nil {
+		return f.err
+	}
+	if ev.Version != f.version+1 {
+		if f.passed {
+			return errBlind
+		}
+		return &store.CorruptError{
+			What: "history", Key: f.e.Key(), Version: f.version + 1,
+			Reason: fmt.Sprintf("the next event has version %d", ev.Version),
+		}
+	}
+	rule := f.e.rules.Stored[ev.Type]
+	if rule == nil {
+		return fmt.Errorf("event version %d: stored type %s has neither an Evolve rule nor an Upcast", ev.Version, ev.Type)
+	}
+	if f.state == nil {
+		f.state = f.e.rules.NewState()
+	}
+	if err := f.apply(rule, ev); err != nil {
+		return err
+	}
+	f.version, f.position = ev.Version, ev.Position
+	if f.doubted != nil {
+		if c := f.doubted[ev.Metadata.CausationID]; c != nil {
+			c.found, c.position = true, ev.Position
+		}
+	}
+	return nil
+}
+
+func (f *Fold) apply(rule *StoredRule, ev *store.Event) (err error) {
+	message := rule.New()
+	if err := proto.Unmarshal(ev.Payload, message); err != nil {
+		return fmt.Errorf("event version %d: %s: %w", ev.Version, ev.Type, err)
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("event version %d: %w", ev.Version, newPanic(v, "Evolve "+ev.Type))
+		}
+	}()
+	if rule.Upcast != nil {
+		message = rule.Upcast(message)
+	}
+	rule.Evolve.Apply(f.state, message)
+	return nil
+}
+
+// Loaded is the input that a load has ended.
+func (e *Entity) Loaded(f *Fold, err error) {
+	if err == nil {
+		err = f.err
+	}
+	switch {
+	case errors.Is(err, errBlind):
+		e.blind = true // and load again
+	case err != nil:
+		e.loadFailed(err)
+	default:
+		e.phase = live
+		e.retries = 0
+		e.state, e.version, e.position, e.snapshot = f.state, f.version, f.position, f.snapshot
+		if e.state == nil {
+			e.state = e.rules.NewState()
+		}
+		e.resolve()
+	}
+}
+
+// loadFailed tries again later if the truth about a command depends on it, and
+// answers all calls otherwise.
+func (e *Entity) loadFailed(err error) {
+	if int(e.retries) < e.opts.Limits.LoadRetries && e.hasUncertain() {
+		e.retries++
+		e.phase = waitingToLoad
+		return
+	}
+	e.phase = cold
+	e.retries = 0
+	for c := e.waiting.pop(); c != nil; c = e.waiting.pop() {
+		if c.uncertain {
+			e.fail(c, StatusUnknown, errors.Join(c.cause, err))
+		} else {
+			e.fail(c, StatusFault, err)
+		}
+	}
+}
+
+func (e *Entity) hasUncertain() bool {
+	for c := e.waiting.first; c != nil; c = c.next {
+		if c.uncertain {
+			return true
+		}
+	}
+	return false
+}
+
+// Retry is the input that the pause before another load is over.
+func (e *Entity) Retry() {
+	if e.phase == waitingToLoad {
+		e.phase = loading
+	}
+}
+
+// resolve answers the calls in doubt that the log holds, and those that can no
+// longer be found out; the others have not happened and run again.
+func (e *Entity) resolve() {
+	var list []*Call
+	for c := e.waiting.pop(); c != nil; c = e.waiting.pop() {
+		list = append(list, c)
+	}
+	stored := false // a later batch of the same copy is stored, so this one is
+	for i := len(list) - 1; i >= 0; i-- {
+		c := list[i]
+		if c.uncertain && stored {
+			c.found = true
+		}
+		stored = stored || c.uncertain && c.found
+	}
+	for _, c := range list {
+		switch {
+		case c.found:
+			// The outcome is the one of the attempt, made when it was decided.
+			c.Outcome.Position = c.position
+			e.reply(c)
+			continue
+		case c.uncertain && (e.blind || e.rules.Durable) && e.version > c.expected:
+			e.fail(c, StatusUnknown, c.cause)
+			continue
+		}
+		c.uncertain = false
+		e.waiting.push(c)
+	}
+	e.blind = false
+}

@@ -1,0 +1,134 @@
+package entity
+
+import (
+	"context"
+	"math/rand/v2"
+	"reflect"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Rules are the compiled rules of one kind. They do not change once the first
+// entity uses them.
+type Rules struct {
+	Kind string
+	// Durable is true for kinds that keep only their latest state.
+	Durable bool
+	// NewState returns a zero state.
+	NewState func() proto.Message
+	// StateType is the full protobuf name of the state.
+	StateType string
+	// StateShares is true if the state can point into another message.
+	StateShares bool
+
+	// Decide and Update are keyed by the Go type of the command, Answer by that
+	// of the query, Evolve by that of the event.
+	Decide map[reflect.Type]func(ctx context.Context, state, command proto.Message) (*Decision, error)
+	Update map[reflect.Type]func(ctx context.Context, state, command proto.Message) (*Decision, error)
+	Answer map[reflect.Type]func(ctx context.Context, state, query proto.Message) (proto.Message, error)
+	Evolve map[reflect.Type]*EvolveRule
+	// Stored says how to read an event, by its full protobuf name. It holds the
+	// types that Evolve has, and the old ones that are upcast.
+	Stored map[string]*StoredRule
+
+	// SnapshotEvery is how many events lie between two snapshots; 0 is none.
+	SnapshotEvery uint64
+	// Fingerprint identifies the schema of the state and the fold.
+	Fingerprint uint64
+}
+
+// An EvolveRule applies one type of event.
+type EvolveRule struct {
+	// Type is the full protobuf name of the event.
+	Type string
+	// New returns a zero event.
+	New func() proto.Message
+	// Apply changes the state by the event.
+	Apply func(state, event proto.Message)
+	// Shares is true if a state could come to point into an event of the type,
+	// because the type has fields other than numbers and strings.
+	Shares bool
+}
+
+// A StoredRule reads one stored type of event.
+type StoredRule struct {
+	// New returns a zero event of the stored type.
+	New func() proto.Message
+	// Upcast turns it into the event that Evolve has a rule for; nil if it is that.
+	Upcast func(proto.Message) proto.Message
+	// Evolve is the rule for the event after Upcast.
+	Evolve *EvolveRule
+}
+
+// A Decision is what a command has decided.
+type Decision struct {
+	// Events are what happened, in order.
+	Events []proto.Message
+	// Save is set by a durable-state kind whose state has changed.
+	Save bool
+	// Tags are put on each event.
+	Tags []string
+}
+
+// Shares reports whether messages of a type can have parts in common with
+// another message: numbers and strings are copied by assignment, all else is
+// a pointer.
+func Shares(d protoreflect.MessageDescriptor) bool {
+	fields := d.Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		switch {
+		case f.IsList(), f.IsMap(), f.Message() != nil, f.Kind() == protoreflect.BytesKind:
+			return true
+		case f.HasPresence(): // optional scalars and oneofs are pointers too
+			return true
+		}
+	}
+	return false
+}
+
+// Info is what a rule may know beside the state and the message.
+type Info struct {
+	context.Context
+
+	// Key names the entity, Version is that of the state the rule sees.
+	Key     store.Key
+	Version store.Version
+	// Now is the time of the decision.
+	Now time.Time
+	// Command identifies the command.
+	Command store.ID
+
+	random *rand.Rand
+}
+
+type infoKey struct{}
+
+// Value finds the Info itself under its own key.
+func (i *Info) Value(key any) any {
+	if key == (infoKey{}) {
+		return i
+	}
+	return i.Context.Value(key)
+}
+
+// Rand returns a source that depends on the command alone, so that a command
+// that is decided again draws the same numbers.
+func (i *Info) Rand() *rand.Rand {
+	if i.random == nil {
+		var seed [32]byte
+		copy(seed[:], i.Command[:])
+		i.random = rand.New(rand.NewChaCha8(seed))
+	}
+	return i.random
+}
+
+// InfoFrom returns the Info that ctx carries, or nil outside a rule.
+func InfoFrom(ctx context.Context) *Info {
+	i, _ := ctx.Value(infoKey{}).(*Info)
+	return i
+}

@@ -1,0 +1,359 @@
+package entity
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"reflect"
+	"runtime/debug"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/store"
+)
+
+// run runs one call on the state in memory. The entity is live and may submit.
+func (e *Entity) run(c *Call) {
+	if err := c.Ctx.Err(); err != nil {
+		e.fail(c, StatusExpired, err)
+		return
+	}
+	if !c.begun {
+		if c.Begin != nil && !c.Begin(c) {
+			e.pending-- // its caller has gone, and with it the call
+			return
+		}
+		c.begun = true
+	}
+	switch c.Op {
+	case OpCommand:
+		e.command(c)
+	case OpQuery:
+		e.query(c)
+	case OpState:
+		c.Outcome = Outcome{State: proto.Clone(e.state), Version: e.version}
+		e.gate(c)
+	}
+}
+
+// gate answers a call that changes nothing once all that it saw is durable and,
+// on a shared log, once the store says that it is still so.
+func (e *Entity) gate(c *Call) {
+	switch {
+	case e.opts.Shared:
+		e.submit(&work{call: c, Item: commit.Item{Batch: store.Batch{Key: e.Key(), Expected: e.version}}})
+	case e.flightLast != nil:
+		e.flightLast.after.push(c)
+	default:
+		e.finish(c)
+	}
+}
+
+func (e *Entity) submit(w *work) {
+	if e.flightLast == nil {
+		e.flight = w
+	} else {
+		e.flightLast.next = w
+	}
+	e.flightLast = w
+	e.inFlight++
+	w.Item.Lane = e.lane
+	e.shell.Submit(&w.Item)
+}
+
+func (e *Entity) query(c *Call) {
+	answer := e.rules.Answer[reflect.TypeOf(c.Message)]
+	if answer == nil {
+		e.fail(c, StatusUnhandled, nil)
+		return
+	}
+	info := e.info(c)
+	var out Outcome
+	func() {
+		defer e.caught(c, "Answer", &out)
+		out.Answer, out.Err = answer(info, e.state, c.Message)
+		e.running = nil
+	}()
+	out.Version = e.version
+	switch {
+	case out.Status == StatusPanicked:
+	case out.Err != nil:
+		out.Status, out.Answer = StatusRefused, nil
+	case out.Answer != nil && out.Answer.ProtoReflect().IsValid():
+		out.Answer = proto.Clone(out.Answer) // it may point into the state
+	}
+	c.Outcome = out
+	e.gate(c)
+}
+
+func (e *Entity) command(c *Call) {
+	rules := e.rules.Decide
+	if e.rules.Durable {
+		rules = e.rules.Update
+	}
+	decide := rules[reflect.TypeOf(c.Message)]
+	if decide == nil {
+		e.fail(c, StatusUnhandled, nil)
+		return
+	}
+	if c.Conditional && c.IfVersion != e.version {
+		c.Outcome = Outcome{Status: StatusWrongVersion, Version: e.version}
+		e.gate(c)
+		return
+	}
+	state := e.state
+	if e.rules.Durable {
+		state = proto.Clone(state)
+	}
+	d, out := e.decide(c, decide, state)
+	switch {
+	case out.Err != nil:
+		c.Outcome = out
+		e.gate(c)
+	case e.rules.Durable && d.Save:
+		e.save(c, d, state)
+	case len(d.Events) > 0:
+		e.persist(c, d)
+	default:
+		c.Outcome = e.done(c)
+		e.gate(c)
+	}
+}
+
+// decide runs the rule of a command, with nothing but an outcome to show for
+// its failures.
+func (e *Entity) decide(c *Call, rule ruleFunc, state proto.Message) (d *Decision, out Outcome) {
+	info := e.info(c)
+	out.Version = e.version
+	defer e.caught(c, "Decide", &out)
+	d, err := rule(info, state, c.Message)
+	e.running = nil
+	switch {
+	case err != nil:
+		out.Status, out.Err = StatusRefused, err
+	case d == nil:
+		d = &Decision{}
+	}
+	return d, out
+}
+
+// done is the outcome of a command that leaves the entity as it is now.
+func (e *Entity) done(c *Call) Outcome {
+	out := Outcome{Version: e.version}
+	if c.WantState {
+		out.State = proto.Clone(e.state)
+	}
+	return out
+}
+
+// persist encodes the events of a decision, applies them and submits them.
+func (e *Entity) persist(c *Call, d *Decision) {
+	w := &work{call: c}
+	b := &w.Batch
+	b.Key, b.Expected = e.Key(), e.version
+	if len(d.Events) == 1 {
+		b.Events = w.event[:1]
+	} else {
+		b.Events = make([]store.Event, len(d.Events))
+	}
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
+	if err := e.encode(c, d, b, scratch); err != nil {
+		c.Outcome = Outcome{Status: StatusInvalid, Err: err, Version: e.version}
+		e.gate(c)
+		return
+	}
+	out := e.evolve(c, d, b)
+	if out.Err != nil {
+		e.crash(c, out)
+		return
+	}
+	e.version = b.Next()
+	if n := e.rules.SnapshotEvery; n > 0 && uint64(e.version-e.snapshot) >= n {
+		if s := e.encodeState(c); s != nil {
+			b.Snapshot = s
+			e.snapshot = e.version
+		}
+	}
+	c.Outcome = e.done(c)
+	e.submit(w)
+}
+
+// scratches hold payloads until [store.Batch.Prepare] has copied them.
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
+
+// encode fills the batch with the events of the decision and checks all that
+// can be wrong with it.
+func (e *Entity) encode(c *Call, d *Decision, b *store.Batch, scratch *[]byte) error {
+	buf := (*scratch)[:0]
+	var err error
+	for i, event := range d.Events {
+		rule := e.rules.Evolve[reflect.TypeOf(event)]
+		if rule == nil {
+			return fmt.Errorf("decision of %s: event %s has no Evolve rule", typeName(c.Message), typeName(event))
+		}
+		from := len(buf)
+		buf, err = proto.MarshalOptions{}.MarshalAppend(buf, event)
+		if err != nil {
+			return fmt.Errorf("decision of %s: event %s: %w", typeName(c.Message), rule.Type, err)
+		}
+		ev := &b.Events[i]
+		ev.ID = derivedID(c.ID, uint64(i))
+		ev.Type = rule.Type
+		ev.Tags = d.Tags
+		ev.Metadata = c.Metadata
+		ev.Metadata.CausationID = c.ID
+		ev.Payload = buf[from:len(buf):len(buf)]
+	}
+	*scratch = buf
+	return b.Prepare()
+}
+
+// evolve applies the events of a batch to the state.
+func (e *Entity) evolve(c *Call, d *Decision, b *store.Batch) (out Outcome) {
+	e.evolving, e.running = true, c
+	defer e.caught(c, "Evolve after", &out)
+	for i, event := range d.Events {
+		rule := e.rules.Evolve[reflect.TypeOf(event)]
+		if rule.Shares {
+			// The state must not come to share memory with what the caller or
+			// the command holds.
+			event = rule.New()
+			if err := proto.Unmarshal(b.Events[i].Payload, event); err != nil {
+				out = Outcome{Status: StatusInvalid, Err: fmt.Errorf("event %s cannot be read back: %w", rule.Type, err)}
+				break
+			}
+		}
+		rule.Apply(e.state, event)
+	}
+	e.evolving, e.running = false, nil
+	return out
+}
+
+// save encodes the new state of a durable-state entity and submits it.
+func (e *Entity) save(c *Call, d *Decision, state proto.Message) {
+	w := &work{call: c}
+	b := &w.Batch
+	b.Key, b.Expected = e.Key(), e.version
+	payload, err := proto.Marshal(state)
+	if err == nil {
+		b.Save = &store.State{
+			ID: derivedID(c.ID, 0), Type: e.rules.StateType, Metadata: c.Metadata,
+			Fingerprint: e.rules.Fingerprint, Payload: payload,
+		}
+		b.Save.Metadata.CausationID = c.ID
+		err = b.Validate()
+	}
+	if err == nil && e.rules.StateShares {
+		state = e.rules.NewState() // as in evolve
+		err = proto.Unmarshal(payload, state)
+	}
+	if err != nil {
+		err = fmt.Errorf("state %s after %s: %w", e.rules.StateType, typeName(c.Message), err)
+		c.Outcome = Outcome{Status: StatusInvalid, Err: err, Version: e.version}
+		e.gate(c)
+		return
+	}
+	e.state, e.version = state, b.Next()
+	c.Outcome = e.done(c)
+	e.submit(w)
+}
+
+// encodeState returns a snapshot of the state in memory, or nil if it cannot be
+// one: a snapshot is a convenience, and no reason to refuse a command.
+func (e *Entity) encodeState(c *Call) *store.State {
+	payload, err := proto.Marshal(e.state)
+	if err != nil || len(payload) > store.PayloadBytesMax {
+		return nil
+	}
+	s := &store.State{
+		ID: derivedID(c.ID, snapshotID), Type: e.rules.StateType, Metadata: c.Metadata,
+		Fingerprint: e.rules.Fingerprint, Payload: payload,
+	}
+	s.Metadata.CausationID = c.ID
+	return s
+}
+
+// crash answers a command whose Evolve rule has damaged the state, and throws
+// the memory away. Nothing of the command has been submitted.
+func (e *Entity) crash(c *Call, out Outcome) {
+	out.Version = e.version
+	c.Outcome = out
+	e.state = nil
+	e.phase = fenced
+	if e.flightLast != nil {
+		e.flightLast.after.push(c)
+		return
+	}
+	e.finish(c)
+	e.reload()
+}
+
+type ruleFunc = func(ctx context.Context, state, command proto.Message) (*Decision, error)
+
+// info prepares for running a rule of a call.
+func (e *Entity) info(c *Call) *Info {
+	e.running = c
+	return &Info{Context: c.Ctx, Key: e.Key(), Version: e.version, Now: e.shell.Now(), Command: c.ID}
+}
+
+// caught turns a panic of a rule into an outcome. It is deferred.
+func (e *Entity) caught(c *Call, rule string, out *Outcome) {
+	if e.running == nil {
+		return
+	}
+	v := recover()
+	if v == nil {
+		return // a Goexit, see Exited: the goroutine is going away
+	}
+	e.running, e.evolving = nil, false
+	*out = Outcome{Status: StatusPanicked, Version: e.version, Err: newPanic(v, rule+" "+typeName(c.Message))}
+}
+
+func newPanic(v any, rule string) *Panic {
+	return &Panic{Value: v, Rule: rule, Stack: debug.Stack()}
+}
+
+// Interrupted reports whether a rule that ran has neither returned nor panicked,
+// so its goroutine has been ended by [runtime.Goexit]. The shell then calls
+// [Entity.Exited] before anything else.
+func (e *Entity) Interrupted() bool { return e.running != nil }
+
+// Exited is the input that the goroutine of the running rule has gone.
+func (e *Entity) Exited() {
+	c, evolving := e.running, e.evolving
+	e.running, e.evolving = nil, false
+	out := Outcome{Status: StatusPanicked, Version: e.version, Err: &Panic{Goexit: true, Rule: "rule of " + typeName(c.Message)}}
+	if evolving {
+		e.crash(c, out)
+	} else {
+		c.Outcome = out
+		e.gate(c)
+	}
+}
+
+func typeName(m proto.Message) string {
+	if m == nil {
+		return "nil"
+	}
+	return string(m.ProtoReflect().Descriptor().FullName())
+}
+
+// snapshotID is the index of the id of a snapshot among those of a command.
+const snapshotID = 1 << 32
+
+// derivedID returns the id of the index-th record of a command: the command's
+// own with other random bits, so that the records of a command that is decided
+// again have the same ids again.
+func derivedID(command store.ID, index uint64) store.ID {
+	const random = 1<<62 - 1 // the low bits of a version 7 UUID, below the variant
+	x := (index + 1) * 0x9e3779b97f4a7c15
+	x ^= x >> 32
+	x *= 0xd6e8feb86659fd93
+	x ^= x >> 32
+	low := binary.BigEndian.Uint64(command[8:])
+	binary.BigEndian.PutUint64(command[8:], low^(x&random|1))
+	return command
+}

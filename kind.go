@@ -1,0 +1,399 @@
+package perdure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
+)
+
+// PassivateAfterDefault is how long an entity stays in memory without a call,
+// unless its kind says otherwise with [PassivateAfter].
+const PassivateAfterDefault = 10 * time.Minute
+
+// A Kind is a sort of entity with state S: its name, its rules and its options.
+// It is a value: declare it once, hand it to every engine that runs it, and
+// make refs from it. It may be used by many goroutines at once.
+type Kind[S proto.Message] struct {
+	name    string
+	durable bool
+	rules   []func(*compiler)
+	options []KindOption
+
+	once     sync.Once
+	compiled *compiler
+}
+
+// An AnyKind is a [*Kind] of any state.
+type AnyKind interface {
+	// Name returns the name of the kind.
+	Name() string
+
+	compile() *compiler
+}
+
+// EventSourced declares a kind whose state is what its events add up to. Its
+// rules are [Decide], [Evolve] and [Answer]. The name becomes part of every
+// record, so it must never change.
+//
+// Mistakes in the declaration (a bad name, two rules for one message, a rule
+// that is missing) are reported by [Open], which names the kind and the message.
+func EventSourced[S proto.Message](name string, rules ...Rule[S]) *Kind[S] {
+	k := &Kind[S]{name: name}
+	for _, r := range rules {
+		k.rules = append(k.rules, r.rule(k))
+	}
+	return k
+}
+
+// DurableState declares a kind that keeps only its latest state. Its rules are
+// [Update] and [Answer]. Otherwise it is like [EventSourced].
+func DurableState[S proto.Message](name string, rules ...StateRule[S]) *Kind[S] {
+	k := &Kind[S]{name: name, durable: true}
+	for _, r := range rules {
+		k.rules = append(k.rules, r.stateRule(k))
+	}
+	return k
+}
+
+// With returns a copy of the kind with more options.
+func (k *Kind[S]) With(options ...KindOption) *Kind[S] {
+	c := &Kind[S]{name: k.name, durable: k.durable, rules: k.rules}
+	c.options = append(append(c.options, k.options...), options...)
+	return c
+}
+
+// Name returns the name of the kind.
+func (k *Kind[S]) Name() string { return k.name }
+
+// Ref returns the address of the entity with that id, which always exists. It
+// neither waits nor fails: a bad id, or a kind that the engine does not run,
+// is reported by the first call.
+func (k *Kind[S]) Ref(e *Engine, id string) Ref[S] {
+	return Ref[S]{engine: e, kind: e.kinds[k.name], id: id, name: k.name}
+}
+
+// A Rule is what [EventSourced] takes: [Decide], [Evolve] or [Answer].
+type Rule[S proto.Message] interface {
+	rule(*Kind[S]) func(*compiler)
+}
+
+// A StateRule is what [DurableState] takes: [Update] or [Answer].
+type StateRule[S proto.Message] interface {
+	stateRule(*Kind[S]) func(*compiler)
+}
+
+// An AnswerRule fits both sorts of kind.
+type AnswerRule[S proto.Message] interface {
+	Rule[S]
+	StateRule[S]
+}
+
+type eventRule[S proto.Message] func(*compiler)
+
+func (r eventRule[S]) rule(*Kind[S]) func(*compiler) { return r }
+
+type stateRule[S proto.Message] func(*compiler)
+
+func (r stateRule[S]) stateRule(*Kind[S]) func(*compiler) { return r }
+
+type anyRule[S proto.Message] func(*compiler)
+
+func (r anyRule[S]) rule(*Kind[S]) func(*compiler)      { return r }
+func (r anyRule[S]) stateRule(*Kind[S]) func(*compiler) { return r }
+
+// Decide is the rule for a command C: given the state, which it must not
+// change, it returns a [Decision] or refuses with an error, best one made by
+// [Reject]. A nil Decision is the same as [None].
+//
+// It must be a pure function of its arguments, but for [Now] and [Rand]: it may
+// run again, when another writer was faster.
+func Decide[S, C proto.Message](fn func(ctx context.Context, state S, command C) (*Decision, error)) Rule[S] {
+	return eventRule[S](func(c *compiler) {
+		t := c.message("Decide", reflect.TypeFor[C](), fn == nil)
+		if c.taken("Decide", c.rules.Decide[t] != nil, t) {
+			return
+		}
+		c.rules.Decide[t] = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error) {
+			d, err := fn(ctx, state.(S), command.(C))
+			if d == nil {
+				return nil, err
+			}
+			return &d.d, err
+		}
+	})
+}
+
+// Evolve is the rule for an event E: it changes the state in place. It cannot
+// fail, and must depend on nothing but its arguments: it runs again whenever
+// the entity is loaded, for as long as the event is kept.
+func Evolve[S, E proto.Message](fn func(state S, event E)) Rule[S] {
+	return eventRule[S](func(c *compiler) {
+		t := c.message("Evolve", reflect.TypeFor[E](), fn == nil)
+		if c.taken("Evolve", c.rules.Evolve[t] != nil, t) {
+			return
+		}
+		d := newMessage(t).ProtoReflect().Descriptor()
+		c.rules.Evolve[t] = &entity.EvolveRule{
+			Type:   string(d.FullName()),
+			New:    func() proto.Message { return newMessage(t) },
+			Apply:  func(state, event proto.Message) { fn(state.(S), event.(E)) },
+			Shares: entity.Shares(d),
+		}
+	})
+}
+
+// Update is the rule of a durable-state kind for a command C. The state is the
+// rule's own copy: it changes it and returns [Save], or returns [Unchanged], or
+// refuses with an error, best one made by [Reject]. A nil Change is the same as
+// Unchanged. It must be pure, like a [Decide] rule.
+func Update[S, C proto.Message](fn func(ctx context.Context, state S, command C) (*Change, error)) StateRule[S] {
+	return stateRule[S](func(c *compiler) {
+		t := c.message("Update", reflect.TypeFor[C](), fn == nil)
+		if c.taken("Update", c.rules.Update[t] != nil, t) {
+			return
+		}
+		c.rules.Update[t] = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error) {
+			d, err := fn(ctx, state.(S), command.(C))
+			if d == nil {
+				return nil, err
+			}
+			return &d.d, err
+		}
+	})
+}
+
+// Answer is the rule for a query Q: given the state, which it must not change,
+// it returns an answer or refuses with an error. The caller gets a copy of the
+// answer, so the rule may return the state or a part of it.
+func Answer[S, Q, R proto.Message](fn func(ctx context.Context, state S, query Q) (R, error)) AnswerRule[S] {
+	return anyRule[S](func(c *compiler) {
+		t := c.message("Answer", reflect.TypeFor[Q](), fn == nil)
+		if c.taken("Answer", c.rules.Answer[t] != nil, t) {
+			return
+		}
+		c.rules.Answer[t] = func(ctx context.Context, state, query proto.Message) (proto.Message, error) {
+			return fn(ctx, state.(S), query.(Q))
+		}
+	})
+}
+
+// A KindOption changes how entities of a kind are kept, see [Kind.With].
+type KindOption interface{ kindOption(*compiler) }
+
+type kindOption func(*compiler)
+
+func (o kindOption) kindOption(c *compiler) { o(c) }
+
+// SnapshotEvery stores a snapshot with every command that completes so many
+// events since the last one, in the command's own commit, so that loading an
+// entity does not depend on the length of its history. Zero, the default, is
+// never. It is for event-sourced kinds.
+func SnapshotEvery(events uint64) KindOption {
+	return kindOption(func(c *compiler) {
+		if c.rules.Durable {
+			c.mistake("SnapshotEvery is for event-sourced kinds")
+		}
+		c.rules.SnapshotEvery = events
+	})
+}
+
+// RetainEvents deletes events once a snapshot covers them and so many newer
+// events exist below the snapshot. It never deletes what a reader of
+// [Engine.Events] or a bookmark in the store has not passed. Without it all
+// events are kept for ever. It needs [SnapshotEvery] and a store that can delete.
+func RetainEvents(events uint64) KindOption {
+	return kindOption(func(c *compiler) { c.retain, c.prune = events, true })
+}
+
+// PassivateAfter forgets the state of an entity that has had no call for so
+// long; the next call loads it again. Zero is never. The default is
+// [PassivateAfterDefault].
+func PassivateAfter(idle time.Duration) KindOption {
+	return kindOption(func(c *compiler) {
+		if idle < 0 {
+			c.mistake("PassivateAfter(%v) is negative", idle)
+		}
+		c.passivateAfter = idle
+	})
+}
+
+// FoldVersion changes the fingerprint of the kind's snapshots. The fingerprint
+// follows the messages of the kind and what the Evolve rules make of sample
+// events; raise the version where a change of a rule could escape that, and
+// old snapshots are ignored and written anew.
+func FoldVersion(version uint64) KindOption {
+	return kindOption(func(c *compiler) { c.foldVersion = version })
+}
+
+// Upcast turns an event that was stored as Old into a New, for which the kind
+// has an Evolve rule or another Upcast. It runs when the event is read; what is
+// stored stays as it is. It must be a pure function.
+func Upcast[Old, New proto.Message](fn func(Old) New) KindOption {
+	return kindOption(func(c *compiler) {
+		from := c.message("Upcast", reflect.TypeFor[Old](), fn == nil)
+		to := c.message("Upcast", reflect.TypeFor[New](), fn == nil)
+		if c.taken("Upcast", c.upcasts[from] != nil, from) {
+			return
+		}
+		c.upcasts[from] = &upcast{to: to, fn: func(m proto.Message) proto.Message { return fn(m.(Old)) }}
+	})
+}
+
+type upcast struct {
+	to reflect.Type
+	fn func(proto.Message) proto.Message
+}
+
+// A compiler turns the declaration of a kind into entity.Rules and collects
+// what is wrong with it.
+type compiler struct {
+	rules          entity.Rules
+	passivateAfter time.Duration
+	retain         uint64
+	prune          bool
+	foldVersion    uint64
+	upcasts        map[reflect.Type]*upcast
+	mistakes       []error
+}
+
+func (k *Kind[S]) compile() *compiler {
+	k.once.Do(func() {
+		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}}
+		c.rules = entity.Rules{
+			Kind: k.name, Durable: k.durable,
+			Decide: map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
+			Update: map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
+			Answer: map[reflect.Type]func(context.Context, proto.Message, proto.Message) (proto.Message, error){},
+			Evolve: map[reflect.Type]*entity.EvolveRule{},
+			Stored: map[string]*entity.StoredRule{},
+		}
+		if err := (store.Key{Kind: k.name, ID: "x"}).Validate(); err != nil {
+			c.mistakes = append(c.mistakes, err)
+		}
+		if t := c.message("state", reflect.TypeFor[S](), false); t != nil {
+			d := newMessage(t).ProtoReflect().Descriptor()
+			c.rules.NewState = func() proto.Message { return newMessage(t) }
+			c.rules.StateType = string(d.FullName())
+			c.rules.StateShares = entity.Shares(d)
+		}
+		for _, r := range k.rules {
+			r(c)
+		}
+		for _, o := range k.options {
+			o.kindOption(c)
+		}
+		c.finish()
+		k.compiled = c
+	})
+	return k.compiled
+}
+
+func (c *compiler) mistake(format string, args ...any) {
+	c.mistakes = append(c.mistakes, fmt.Errorf(format, args...))
+}
+
+// err returns what is wrong with the kind, or nil.
+func (c *compiler) err() error {
+	if len(c.mistakes) == 0 {
+		return nil
+	}
+	return fmt.Errorf("kind %q: %w", c.rules.Kind, errors.Join(c.mistakes...))
+}
+
+// message checks that a rule is for a concrete message type and returns the
+// type, or nil after noting a mistake.
+func (c *compiler) message(rule string, t reflect.Type, missing bool) reflect.Type {
+	switch {
+	case missing:
+		c.mistake("%s rule for %v is nil", rule, t)
+	case t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct:
+		c.mistake("%s rule: %v is not a generated message type", rule, t)
+	default:
+		return t
+	}
+	return nil
+}
+
+// taken reports whether a rule must not be added, because its type is wrong or
+// has a rule already.
+func (c *compiler) taken(rule string, exists bool, t reflect.Type) bool {
+	if t != nil && exists {
+		c.mistake("two %s rules for %s", rule, messageName(newMessage(t)))
+	}
+	return t == nil || exists
+}
+
+// finish checks the kind as a whole and derives what the rules imply.
+func (c *compiler) finish() {
+	r := &c.rules
+	switch {
+	case r.Durable && len(r.Update) == 0:
+		c.mistake("it has no Update rule")
+	case !r.Durable && len(r.Decide) == 0:
+		c.mistake("it has no Decide rule")
+	case !r.Durable && len(r.Evolve) == 0:
+		c.mistake("it has no Evolve rule")
+	}
+	if c.prune && r.SnapshotEvery == 0 {
+		c.mistake("RetainEvents needs SnapshotEvery")
+	}
+	if r.Durable && len(c.upcasts) > 0 {
+		c.mistake("Upcast is for event-sourced kinds")
+	}
+	for _, e := range r.Evolve {
+		r.Stored[e.Type] = &entity.StoredRule{New: e.New, Evolve: e}
+	}
+	for from := range c.upcasts {
+		c.resolveUpcast(from)
+	}
+	if len(c.mistakes) == 0 {
+		r.Fingerprint = fingerprint(r, c.foldVersion)
+	}
+}
+
+// resolveUpcast follows the chain of upcasts from an old type to one with an
+// Evolve rule.
+func (c *compiler) resolveUpcast(from reflect.Type) {
+	old := messageName(newMessage(from))
+	if c.rules.Evolve[from] != nil {
+		c.mistake("%s has both an Upcast and an Evolve rule", old)
+		return
+	}
+	var chain []func(proto.Message) proto.Message
+	t := from
+	for u := c.upcasts[t]; u != nil; u = c.upcasts[t] {
+		chain = append(chain, u.fn)
+		if t = u.to; t == nil || len(chain) > len(c.upcasts) {
+			c.mistake("Upcast of %s goes in a circle", old)
+			return
+		}
+	}
+	evolve := c.rules.Evolve[t]
+	if evolve == nil {
+		c.mistake("Upcast of %s ends at %s, which has no Evolve rule", old, messageName(newMessage(t)))
+		return
+	}
+	c.rules.Stored[old] = &entity.StoredRule{
+		New:    func() proto.Message { return newMessage(from) },
+		Evolve: evolve,
+		Upcast: func(m proto.Message) proto.Message {
+			for _, fn := range chain {
+				m = fn(m)
+			}
+			return m
+		},
+	}
+}
+
+// newMessage returns a new message of a generated type.
+func newMessage(t reflect.Type) proto.Message {
+	return reflect.New(t.Elem()).Interface().(proto.Message)
+}

@@ -1,0 +1,97 @@
+package perdure
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
+)
+
+// pruneQueueMax bounds the entities that wait to be pruned. Above it an entity
+// is passed over; its next snapshot brings it back.
+const pruneQueueMax = 1024
+
+// A pruner deletes events that snapshots cover, on a goroutine of its own,
+// behind everything that still reads them.
+type pruner struct {
+	log    store.Log
+	hub    *stream.Hub
+	logger *slog.Logger
+
+	queue  chan prune
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+// A prune asks to delete the events of an entity below a version.
+type prune struct {
+	key      store.Key
+	below    store.Version
+	position store.Position // of the entity's last event: it tells the partition
+}
+
+func newPruner(log store.Log, hub *stream.Hub, logger *slog.Logger) *pruner {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &pruner{log: log, hub: hub, logger: logger, queue: make(chan prune, pruneQueueMax), cancel: cancel, ended: make(chan struct{})}
+	go p.run(ctx)
+	return p
+}
+
+// offer hands over an entity whose snapshot of a version is durable. It does not wait.
+func (p *pruner) offer(job prune) {
+	select {
+	case p.queue <- job:
+	default:
+	}
+}
+
+func (p *pruner) close() {
+	p.cancel()
+	<-p.ended
+}
+
+func (p *pruner) run(ctx context.Context) {
+	defer close(p.ended)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case job := <-p.queue:
+			if err := p.prune(ctx, job); err != nil && ctx.Err() == nil {
+				p.logger.Warn("events could not be deleted", "entity", job.key.String(), "error", err)
+			}
+		}
+	}
+}
+
+func (p *pruner) prune(ctx context.Context, job prune) error {
+	partition := job.position.Partition()
+	through := p.hub.Passed(partition)
+	if b, ok := p.log.(store.Bookmarks); ok {
+		marks, err := b.Bookmarks(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range marks {
+			if m.Position.Partition() == partition {
+				through = min(through, m.Position)
+			}
+		}
+	}
+	_, err := p.log.(store.Pruner).DeleteEvents(ctx, job.key, job.below, through)
+	return err
+}
+
+// prunes reports whether a kind of the engine deletes events and the store can.
+func (e *Engine) prunes() bool {
+	if _, ok := e.log.(store.Pruner); !ok {
+		return false
+	}
+	for _, k := range e.kinds {
+		if k.prune {
+			return true
+		}
+	}
+	return false
+}

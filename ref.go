@@ -1,0 +1,201 @@
+package perdure
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
+)
+
+// A Ref is the address of one entity with state S. It is a small value: copy
+// it, keep it, use it from many goroutines. The entity always exists.
+//
+// The context of a call bounds the wait for its answer. A command whose context
+// ends before it is run is never run; if it ends while the command is on its
+// way, the error matches [ErrOutcomeUnknown] as well as the context's error.
+type Ref[S proto.Message] struct {
+	engine *Engine
+	kind   *kindRuntime
+	id     string
+	name   string // of the kind, for errors
+}
+
+// Key returns the entity's name in the log.
+func (r Ref[S]) Key() store.Key { return store.Key{Kind: r.name, ID: r.id} }
+
+// Ask sends a command and returns the state after it, a copy that is the
+// caller's. It returns after the command's events are durable. The error is the
+// entity's refusal, or one of those listed at [ErrOutcomeUnknown].
+func (r Ref[S]) Ask(ctx context.Context, command proto.Message, options ...CallOption) (S, error) {
+	c, err := r.call(ctx, entity.OpCommand, command, true, options)
+	if err != nil {
+		var zero S
+		return zero, err
+	}
+	state := c.Outcome.State.(S)
+	r.engine.release(c)
+	return state, nil
+}
+
+// Do sends a command like [Ref.Ask] and returns only its receipt, which is
+// cheaper because the state is not copied.
+func (r Ref[S]) Do(ctx context.Context, command proto.Message, options ...CallOption) (Receipt, error) {
+	c, err := r.call(ctx, entity.OpCommand, command, false, options)
+	if err != nil {
+		return Receipt{}, err
+	}
+	receipt := Receipt{Version: c.Outcome.Version, Position: c.Outcome.Position}
+	r.engine.release(c)
+	return receipt, nil
+}
+
+// Tell sends a command and does not wait: it returns once the entity has
+// accepted the command, which may yet be refused or lost. Refusals and failures
+// are logged. The end of ctx does not stop the command.
+func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...CallOption) error {
+	if err := r.check(ctx, command); err != nil {
+		return err
+	}
+	c := r.engine.newCall(context.WithoutCancel(ctx), entity.OpCommand, command, options)
+	c.told, c.key = true, r.Key()
+	if err := r.engine.send(r.kind, r.id, c); err != nil {
+		return fmt.Errorf("%v: %w", r.Key(), err)
+	}
+	return nil
+}
+
+// State returns the present state of the entity, a copy that is the caller's.
+// It is a read like any query: it waits until all that it shows is durable.
+func (r Ref[S]) State(ctx context.Context, options ...CallOption) (S, error) {
+	c, err := r.call(ctx, entity.OpState, nil, false, options)
+	if err != nil {
+		var zero S
+		return zero, err
+	}
+	state := c.Outcome.State.(S)
+	r.engine.release(c)
+	return state, nil
+}
+
+// Query asks an [Answer] rule of the entity and returns its answer, a copy that
+// is the caller's. It waits until all that the answer shows is durable.
+func Query[R, S proto.Message](ctx context.Context, r Ref[S], query proto.Message, options ...CallOption) (R, error) {
+	var zero R
+	c, err := r.call(ctx, entity.OpQuery, query, false, options)
+	if err != nil {
+		return zero, err
+	}
+	answer := c.Outcome.Answer
+	r.engine.release(c)
+	if answer == nil {
+		return zero, nil
+	}
+	a, ok := answer.(R)
+	if !ok {
+		return zero, fmt.Errorf("%v: %w: the answer to %s is a %T, not a %T",
+			r.Key(), ErrUnhandled, messageName(query), answer, zero)
+	}
+	return a, nil
+}
+
+// call runs a call to its end. Without an error, the caller releases the call.
+func (r Ref[S]) call(ctx context.Context, op entity.Op, m proto.Message, wantState bool, options []CallOption) (*call, error) {
+	if op != entity.OpState {
+		if err := r.check(ctx, m); err != nil {
+			return nil, err
+		}
+	} else if err := r.checkRef(ctx); err != nil {
+		return nil, err
+	}
+	e := r.engine
+	c := e.newCall(ctx, op, m, options)
+	c.WantState = wantState
+	receipt := c.receipt
+	if err := e.send(r.kind, r.id, c); err != nil {
+		return nil, fmt.Errorf("%v: %w", r.Key(), err)
+	}
+	if err := c.wait(ctx); err != nil {
+		return nil, fmt.Errorf("%v: %w", r.Key(), err)
+	}
+	if receipt != nil {
+		*receipt = Receipt{Version: c.Outcome.Version, Position: c.Outcome.Position}
+	}
+	if c.Outcome.Status != entity.StatusDone {
+		err := failure(r.Key(), &c.Call, e.config.EntityCallsMax)
+		e.release(c)
+		return nil, err
+	}
+	return c, nil
+}
+
+// check reports what is wrong with a call before it begins.
+func (r Ref[S]) check(ctx context.Context, m proto.Message) error {
+	if err := r.checkRef(ctx); err != nil {
+		return err
+	}
+	if m == nil || !m.ProtoReflect().IsValid() {
+		return fmt.Errorf("%v: %w: message is nil", r.Key(), store.ErrInvalid)
+	}
+	return nil
+}
+
+func (r Ref[S]) checkRef(ctx context.Context) error {
+	switch {
+	case r.engine == nil:
+		return fmt.Errorf("%w: the ref is of no engine", store.ErrInvalid)
+	case r.kind == nil:
+		return fmt.Errorf("%v: %w: the engine does not run this kind", r.Key(), store.ErrInvalid)
+	case entity.InfoFrom(ctx) != nil:
+		return fmt.Errorf("%v: %w", r.Key(), ErrNested)
+	}
+	return nil
+}
+
+// A Receipt says where a command has left its entity.
+type Receipt struct {
+	// Version is the entity's after the command.
+	Version store.Version
+	// Position is that of the entity's last event, which is the command's own
+	// if it had any. It is zero for an entity without events.
+	Position store.Position
+}
+
+// A CallOption changes one call.
+type CallOption interface{ callOption(*call) }
+
+type callOption func(*call)
+
+func (o callOption) callOption(c *call) { o(c) }
+
+// WithReceipt stores the receipt of the call in r before the call returns, also
+// when the entity refuses; then the receipt says what the refusal has seen.
+func WithReceipt(r *Receipt) CallOption {
+	return callOption(func(c *call) { c.receipt = r })
+}
+
+// IfVersion refuses the command with an error matching [ErrVersion] unless the
+// entity is at version v.
+func IfVersion(v store.Version) CallOption {
+	return callOption(func(c *call) { c.Conditional, c.Call.IfVersion = true, v })
+}
+
+// WithMetadata keeps values in the metadata of all records of the command. They
+// must not be changed before the call returns. Keys and values are text, at
+// most [store.MetadataBytesMax] bytes together.
+func WithMetadata(values map[string]string) CallOption {
+	return callOption(func(c *call) { c.Metadata.Values = values })
+}
+
+// WithCorrelationID names the conversation that the command belongs to, in the
+// metadata of all its records. Without it the command begins one of its own.
+func WithCorrelationID(id string) CallOption {
+	return callOption(func(c *call) { c.Metadata.CorrelationID = id })
+}
+
+// WithTrace keeps a W3C trace context in the metadata of all records of the command.
+func WithTrace(traceParent, traceState string) CallOption {
+	return callOption(func(c *call) { c.Metadata.TraceParent, c.Metadata.TraceState = traceParent, traceState })
+}
