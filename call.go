@@ -30,6 +30,7 @@ type call struct {
 	entity.Call
 
 	engine   *Engine
+	stripe   *stripe
 	progress atomic.Int32
 	done     chan struct{} // one element: the reply
 	receipt  *Receipt
@@ -40,11 +41,11 @@ type call struct {
 func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, options []CallOption) *call {
 	c, _ := e.pool.Get().(*call)
 	if c == nil {
-		c = &call{engine: e, done: make(chan struct{}, 1)}
+		c = &call{engine: e, stripe: &e.stripes[e.striped.Add(1)%stripeCount], done: make(chan struct{}, 1)}
 	}
 	c.Ctx, c.Op, c.Message, c.Owner, c.Begin = ctx, op, m, c, begin
 	if op == entity.OpCommand {
-		c.ID = e.newID()
+		c.ID = c.stripe.newID()
 	}
 	for _, o := range options {
 		o.callOption(c)
@@ -66,14 +67,14 @@ func begin(ec *entity.Call) bool {
 	if c.progress.CompareAndSwap(callQueued, callBegun) {
 		return true
 	}
-	c.engine.leave()
+	c.engine.leave(c.stripe)
 	return false
 }
 
 // reply hands the outcome to who waits.
 func (c *call) reply() {
 	left := c.progress.Swap(callReplied) == callLeft
-	c.engine.leave()
+	c.engine.leave(c.stripe)
 	switch {
 	case c.told:
 		c.logOutcome()
@@ -126,7 +127,7 @@ func (c *call) wait(ctx context.Context) error {
 
 // send brings a call to its entity.
 func (e *Engine) send(k *kindRuntime, id string, c *call) error {
-	if err := e.enter(); err != nil {
+	if err := e.enter(c.stripe); err != nil {
 		e.release(c)
 		return err
 	}
@@ -146,7 +147,7 @@ func (e *Engine) send(k *kindRuntime, id string, c *call) error {
 		case errors.Is(err, actor.ErrMailboxFull):
 			err = &OverloadedError{Key: cell.core.Key(), CallsMax: e.config.EntityCallsMax}
 		}
-		e.leave()
+		e.leave(c.stripe)
 		e.release(c)
 		return err
 	}

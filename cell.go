@@ -126,10 +126,10 @@ func (c *cell) Submit(i *commit.Item) {
 		return
 	}
 	results, err := commitGroup(e.log, i.Alone())
-	i.Settle(results, err)
-	if !i.Failed() {
-		e.committed(i)
+	if err == nil && len(results) == 1 && results[0].Err == nil {
+		e.committed(i, &results[0])
 	}
+	i.Settle(results, err)
 	c.stored = true
 }
 

@@ -81,13 +81,13 @@ func (c *committer) run() {
 			if err != nil {
 				c.engine.config.Logger.Error("group commit has failed", "batches", len(batches), "error", err)
 			}
-			c.mu.Lock()
-			c.queue.Settle(results, err)
-			for _, i := range c.queue.Group() {
-				if !i.Failed() {
-					c.engine.committed(i)
+			for n, i := range c.queue.Group() {
+				if err == nil && n < len(results) && results[n].Err == nil {
+					c.engine.committed(i, &results[n])
 				}
 			}
+			c.mu.Lock()
+			c.queue.Settle(results, err)
 			lanes = c.queue.Settled(lanes[:0])
 			c.mu.Unlock()
 			notify(lanes)
@@ -114,14 +114,14 @@ func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result,
 }
 
 // committed shows the events of a stored item to the readers of the log, and
-// its snapshot to the pruner.
-func (e *Engine) committed(i *commit.Item) {
+// its snapshot to the pruner, before the item is settled.
+func (e *Engine) committed(i *commit.Item, r *store.Result) {
 	events := i.Batch.Events
 	for n := range events {
 		v := &events[n]
 		v.Key, v.Version = i.Batch.Key, i.Batch.Expected+store.Version(n)+1
-		v.Position = i.Result.Position - store.Position(len(events)-1-n)
-		v.Time = i.Result.Time
+		v.Position = r.Position - store.Position(len(events)-1-n)
+		v.Time = r.Time
 	}
 	e.hub.Publish(events)
 	if e.pruner == nil || i.Batch.Snapshot == nil || len(events) == 0 {
@@ -130,7 +130,7 @@ func (e *Engine) committed(i *commit.Item) {
 	k := i.Lane.Owner.(*cell).kind
 	if version := i.Batch.Next(); k.prune && uint64(version) > k.retain {
 		e.pruner.offer(prune{
-			key: i.Batch.Key, below: version - store.Version(k.retain) + 1, position: i.Result.Position,
+			key: i.Batch.Key, below: version - store.Version(k.retain) + 1, position: r.Position,
 		})
 	}
 }

@@ -65,7 +65,7 @@ func (c *Change) Saved() bool { return c != nil && c.d.Save }
 // rule it returns the time of the system.
 func Now(ctx context.Context) time.Time {
 	if i := entity.InfoFrom(ctx); i != nil {
-		return i.Now
+		return i.Now()
 	}
 	return time.Now()
 }

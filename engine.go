@@ -76,11 +76,11 @@ type Engine struct {
 	committer *committer // nil if the log commits on the spot
 	hub       *stream.Hub
 	pruner    *pruner
-	ids       uuid.Generator
 
-	pool   sync.Pool // of *call
-	calls  atomic.Int64
-	sweeps atomic.Uint32
+	pool    sync.Pool // of *call
+	stripes [stripeCount]stripe
+	striped atomic.Uint32 // the last stripe that was given to a call
+	sweeps  atomic.Uint32
 
 	mu      sync.Mutex
 	closing atomic.Bool
@@ -102,7 +102,10 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err := c.defaults(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
-	e := &Engine{config: c, log: c.Store, unlock: func() {}, drained: make(chan struct{}), ids: newIDs()}
+	e := &Engine{config: c, log: c.Store, unlock: func() {}, drained: make(chan struct{})}
+	for i := range e.stripes {
+		e.stripes[i].ids = uuid.NewGen()
+	}
 	if err := e.addKinds(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
@@ -216,7 +219,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	stop := e.stop
 	e.mu.Unlock()
 	stop()
-	e.leaveN(0)
+	e.drain()
 	var err error
 	select {
 	case <-e.drained:
@@ -237,25 +240,54 @@ func (e *Engine) Close(ctx context.Context) error {
 	return err
 }
 
+// stripeCount is how many counters and sources of ids the calls share. One of
+// each would be a place where all processors meet on every call.
+const stripeCount = 16
+
+// A stripe is what some of the calls share. A call keeps its stripe for life,
+// and calls are pooled by processor.
+type stripe struct {
+	calls atomic.Int64 // in progress
+	ids   uuid.Generator
+	_     [40]byte // apart from its neighbour in the processor's cache
+}
+
 // enter admits a call.
-func (e *Engine) enter() error {
-	n := e.calls.Add(1)
+func (e *Engine) enter(s *stripe) error {
+	n := int(s.calls.Add(1))
 	switch {
 	case e.closing.Load():
-		e.leave()
+		e.leave(s)
 		return ErrClosed
-	case int(n) > e.config.CallsMax:
-		e.leave()
+	case n > e.config.CallsMax/stripeCount && e.callCount() > e.config.CallsMax:
+		e.leave(s)
 		return &OverloadedError{CallsMax: e.config.CallsMax}
 	}
 	return nil
 }
 
 // leave ends a call that was admitted.
-func (e *Engine) leave() { e.leaveN(1) }
+func (e *Engine) leave(s *stripe) {
+	s.calls.Add(-1)
+	if e.closing.Load() {
+		e.drain()
+	}
+}
 
-func (e *Engine) leaveN(n int64) {
-	if e.calls.Add(-n) != 0 || !e.closing.Load() {
+// callCount returns how many calls are in progress. If none of the stripes is
+// above its share, neither is the sum.
+func (e *Engine) callCount() int {
+	n := 0
+	for i := range e.stripes {
+		n += int(e.stripes[i].calls.Load())
+	}
+	return n
+}
+
+// drain tells Close if no call is left. Whoever leaves last while the engine is
+// closing sees that.
+func (e *Engine) drain() {
+	if e.callCount() != 0 {
 		return
 	}
 	e.mu.Lock()
@@ -318,18 +350,16 @@ type Stats struct {
 
 // Stats returns figures about the engine at this moment.
 func (e *Engine) Stats() Stats {
-	s := Stats{Calls: int(e.calls.Load())}
+	s := Stats{Calls: e.callCount()}
 	for _, k := range e.kinds {
 		s.Entities += k.count()
 	}
 	return s
 }
 
-// newIDs returns the source of ids for commands.
-func newIDs() uuid.Generator { return uuid.NewGen() }
-
-func (e *Engine) newID() store.ID {
-	id, err := e.ids.NewV7()
+// newID returns an id for a command.
+func (s *stripe) newID() store.ID {
+	id, err := s.ids.NewV7()
 	if err != nil {
 		panic(fmt.Sprintf("perdure: no randomness: %v", err)) // crypto/rand does not fail
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"hash/crc32"
 	"slices"
 	"time"
 )
@@ -66,6 +67,8 @@ type Batch struct {
 
 	// Bookmarks moves or removes bookmarks.
 	Bookmarks []Bookmark
+
+	prepared bool // Key and Events are checked, and Events encoded
 }
 
 // Next returns the version of the entity after the batch.
@@ -97,15 +100,21 @@ func (b *Batch) records() int {
 // what is wrong with the batch on its own, and where. Every store calls it
 // before it stores anything.
 func (b *Batch) Validate() error {
-	if b.Key.IsZero() {
+	switch {
+	case b.prepared && b.records() == len(b.Events):
+		return nil
+	case b.prepared:
+	case b.Key.IsZero():
 		if b.records() != len(b.Settle)+len(b.Bookmarks) {
 			return fmt.Errorf("%w: batch without a key holds more than settlements and bookmarks", ErrInvalid)
 		}
 		if b.Expected != 0 {
 			return fmt.Errorf("%w: batch without a key expects version %d", ErrInvalid, b.Expected)
 		}
-	} else if err := b.Key.Validate(); err != nil {
-		return fmt.Errorf("batch of %q: %w", b.Key, err)
+	default:
+		if err := b.Key.Validate(); err != nil {
+			return fmt.Errorf("batch of %q: %w", b.Key, err)
+		}
 	}
 	if err := b.validateParts(); err != nil {
 		return fmt.Errorf("batch of %v: %w", b.Key, err)
@@ -288,8 +297,10 @@ func (b *Batch) Prepare() error {
 		from := len(buf)
 		buf = appendEventHead(buf, e)
 		e.head = slices.Clip(buf[from:])
+		e.headSum = crc32.Checksum(e.head, castagnoli)
 		e.Payload = e.head[len(e.head)-len(e.Payload):]
 	}
+	b.prepared = true
 	return nil
 }
 

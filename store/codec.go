@@ -76,9 +76,10 @@ func Unseal(sealed []byte) (record []byte, reason string) {
 // AppendEvent appends the stored form of e, with its checksum, to dst. All of
 // its fields must be set.
 func AppendEvent(dst []byte, e *Event) []byte {
-	from := len(dst)
+	from, sum := len(dst), e.headSum
 	if e.head != nil {
 		dst = append(dst, e.head...)
+		from = len(dst)
 	} else {
 		dst = appendEventHead(dst, e)
 	}
@@ -86,7 +87,7 @@ func AppendEvent(dst []byte, e *Event) []byte {
 	dst = protowire.AppendFixed64(dst, uint64(e.Position))
 	dst = protowire.AppendTag(dst, eventTime, protowire.Fixed64Type)
 	dst = protowire.AppendFixed64(dst, uint64(e.Time.UnixNano()))
-	return Seal(dst, from)
+	return binary.LittleEndian.AppendUint32(dst, crc32.Update(sum, castagnoli, dst[from:]))
 }
 
 // SizeEvent returns how many bytes [AppendEvent] appends, or a few more.

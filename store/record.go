@@ -29,7 +29,8 @@ type Event struct {
 	// Payload is the encoded message. A store does not look into it.
 	Payload []byte
 
-	head []byte // encoded fields but position and time, once prepared
+	head    []byte // encoded fields but position and time, once prepared
+	headSum uint32 // its checksum
 }
 
 // Clone returns a copy that shares nothing with e.
@@ -38,7 +39,7 @@ func (e *Event) Clone() *Event {
 	c.Tags = slices.Clone(e.Tags)
 	c.Metadata.Values = maps.Clone(e.Metadata.Values)
 	c.Payload = slices.Clone(e.Payload)
-	c.head = nil
+	c.head, c.headSum = nil, 0
 	return &c
 }
 

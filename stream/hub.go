@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -55,14 +58,20 @@ func (e *LaggedError) Unwrap() error { return ErrLagged }
 // ring, the reader scans the log; else it waits. Therefore nothing depends on
 // the order in which commits are published, or on all of them being published.
 //
-//  1. head is at or above every published position, and only grows.
+//  1. While there are readers, head is at or above every published position.
+//     It is taken from the log when the first reader comes: then a publisher
+//     either sees that there is a reader, or has committed before the head was
+//     read.
 //  2. slot p mod len(ring) holds the event of position p or another position,
 //     never another event under the position p.
 //  3. A publisher never waits for a reader: it holds the lock to store pointers
-//     and to close the channel that readers wait on.
+//     and to close the channel that readers wait on. Without readers it does
+//     not even take the lock.
 type Hub struct {
 	log  store.Log
 	poll time.Duration
+
+	active atomic.Int32 // number of readers
 
 	mu      sync.Mutex
 	parts   []part
@@ -86,23 +95,21 @@ type Config struct {
 	Poll time.Duration
 }
 
-// NewHub returns a hub for the log, whose heads it reads.
+// NewHub returns a hub for the log.
 func NewHub(ctx context.Context, c Config) (*Hub, error) {
 	heads, err := c.Log.Heads(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read heads: %w", err)
 	}
 	h := &Hub{log: c.Log, poll: c.Poll, parts: make([]part, len(heads)), readers: make(map[*reader]struct{}), done: make(chan struct{})}
-	for i, p := range heads {
-		h.parts[i].head = p
-	}
 	return h, nil
 }
 
 // Publish tells the hub that the events are durable. They must have their
-// positions, and must not be changed afterwards. It does not wait.
+// positions. The hub copies what it keeps but for payloads, which must not be
+// changed afterwards. It does not wait.
 func (h *Hub) Publish(events []store.Event) {
-	if len(events) == 0 {
+	if len(events) == 0 || h.active.Load() == 0 {
 		return
 	}
 	h.mu.Lock()
@@ -111,7 +118,7 @@ func (h *Hub) Publish(events []store.Event) {
 		e := &events[i]
 		p := &h.parts[e.Position.Partition()]
 		p.head = max(p.head, e.Position)
-		if len(h.readers) == 0 || len(e.Payload) > BufferPayloadMax {
+		if len(e.Payload) > BufferPayloadMax {
 			continue
 		}
 		if p.ring == nil {
@@ -119,24 +126,16 @@ func (h *Hub) Publish(events []store.Event) {
 		}
 		slot := &p.ring[e.Position.Sequence()%BufferEventsMax]
 		if *slot == nil || (*slot).Position < e.Position {
-			*slot = e
+			own := *e
+			own.Tags = slices.Clone(e.Tags)
+			own.Metadata.Values = maps.Clone(e.Metadata.Values)
+			*slot = &own
 		}
 	}
 	if h.wake != nil {
 		close(h.wake)
 		h.wake = nil
 	}
-}
-
-// Heads returns the positions of the last committed events that the hub knows of.
-func (h *Hub) Heads() []store.Position {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	heads := make([]store.Position, len(h.parts))
-	for i := range h.parts {
-		heads[i] = h.parts[i].head
-	}
-	return heads
 }
 
 // Passed returns a position of the partition that every reader has passed, and
@@ -181,7 +180,12 @@ func (h *Hub) Follow(ctx context.Context, q store.Query) iter.Seq2[*store.Event,
 		h.mu.Lock()
 		h.readers[r] = struct{}{}
 		h.mu.Unlock()
+		h.active.Add(1)
 		defer r.leave()
+		if err := h.readHeads(ctx); err != nil {
+			yield(nil, err)
+			return
+		}
 		for q.Through == 0 || r.at < q.Through {
 			again, err := r.next(ctx, yield)
 			if err != nil {
@@ -206,6 +210,7 @@ type reader struct {
 }
 
 func (r *reader) leave() {
+	r.hub.active.Add(-1)
 	r.hub.mu.Lock()
 	defer r.hub.mu.Unlock()
 	if delete(r.hub.readers, r); len(r.hub.readers) == 0 {
@@ -317,7 +322,12 @@ func (r *reader) wait(ctx context.Context, wake <-chan struct{}) error {
 	case <-h.done:
 		return ErrClosed
 	case <-tick:
+		return h.readHeads(ctx)
 	}
+}
+
+// readHeads learns of commits that nobody has published here.
+func (h *Hub) readHeads(ctx context.Context) error {
 	heads, err := h.log.Heads(ctx)
 	if err != nil {
 		return fmt.Errorf("read heads: %w", err)

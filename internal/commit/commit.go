@@ -4,6 +4,7 @@ package commit
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"github.com/perdure/perdure/store"
 )
@@ -21,8 +22,6 @@ type Item struct {
 	Batch store.Batch
 	Lane  *Lane
 
-	// Settled is set with the rest once the outcome is as known as it will be.
-	Settled bool
 	// Result is the store's, if the group was stored. Result.Err means that
 	// nothing of the batch is stored.
 	Result store.Result
@@ -30,9 +29,15 @@ type Item struct {
 	// it matches [store.ErrNotStored].
 	Err error
 
-	bytes int
-	alone [1]*store.Batch
+	bytes   int
+	alone   [1]*store.Batch
+	settled atomic.Bool
 }
+
+// Settled reports whether the outcome is as known as it will be. Then Result
+// and Err are set and the item is the owner's again. It may be asked at any time
+// by the owner of the lane, also while the queue is at work.
+func (i *Item) Settled() bool { return i.settled.Load() }
 
 // Alone returns the batch as a group of its own, for a store that commits on
 // the spot. [Item.Settle] follows.
@@ -49,7 +54,7 @@ func (i *Item) Settle(results []store.Result, err error) {
 	if i.Err = err; err == nil {
 		i.Result = results[0]
 	}
-	i.Settled = true
+	i.settled.Store(true)
 }
 
 // errResults says that a store has broken the port.
@@ -144,7 +149,7 @@ func (q *Queue) Take() []*store.Batch {
 	return q.batches
 }
 
-// Group returns the items of the group at the store, in order.
+// Group returns the items of the group at the store, in order, until it is settled.
 func (q *Queue) Group() []*Item { return q.group }
 
 // Settle ends the group at the store with what the store said.
@@ -181,12 +186,14 @@ func (q *Queue) Settled(lanes []*Lane) []*Lane {
 	return lanes
 }
 
+// settle gives an item back to its owner; nothing of it may be touched afterwards.
 func (q *Queue) settle(i *Item, r store.Result, err error) {
-	i.Result, i.Err, i.Settled = r, err, true
 	if !i.Lane.told {
 		i.Lane.told = true
 		q.settled = append(q.settled, i.Lane)
 	}
+	i.Result, i.Err = r, err
+	i.settled.Store(true)
 }
 
 func behind(i *Item) error {

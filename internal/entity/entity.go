@@ -10,6 +10,7 @@ package entity
 
 import (
 	"errors"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -75,6 +76,21 @@ type work struct {
 	next  *work
 
 	event [1]store.Event // the usual one event, without another allocation
+}
+
+// works are pooled, because they are large and live for one commit each.
+var works = sync.Pool{New: func() any { return new(work) }}
+
+func newWork(c *Call) *work {
+	w := works.Get().(*work)
+	w.call = c
+	return w
+}
+
+// release makes a settled work ready for another use. Nobody else has it any more.
+func (w *work) release() {
+	*w = work{}
+	works.Put(w)
 }
 
 // An Entity is one entity, as it is in memory.
@@ -170,13 +186,14 @@ func (e *Entity) Deliver(c *Call) {
 // may be answered but runs nothing; if [Entity.WantsResume] reports true
 // afterwards, the shell calls [Entity.Resume], where it can run rules.
 func (e *Entity) Settled() {
-	for w := e.flight; w != nil && w.Item.Settled; w = e.flight {
+	for w := e.flight; w != nil && w.Settled(); w = e.flight {
 		if e.flight = w.next; e.flight == nil {
 			e.flightLast = nil
 		}
 		e.inFlight--
 		if w.Failed() {
 			e.undo(w)
+			w.release()
 			continue
 		}
 		if w.Result.Position != 0 {
@@ -186,6 +203,7 @@ func (e *Entity) Settled() {
 		for c := w.after.pop(); c != nil; c = w.after.pop() {
 			e.finish(c)
 		}
+		w.release()
 	}
 	if e.phase == fenced && e.inFlight == 0 {
 		e.reload()

@@ -98,11 +98,11 @@ type Info struct {
 	// Key names the entity, Version is that of the state the rule sees.
 	Key     store.Key
 	Version store.Version
-	// Now is the time of the decision.
-	Now time.Time
 	// Command identifies the command.
 	Command store.ID
 
+	shell  Shell
+	now    time.Time
 	random *rand.Rand
 }
 
@@ -114,6 +114,14 @@ func (i *Info) Value(key any) any {
 		return i
 	}
 	return i.Context.Value(key)
+}
+
+// Now returns the time of the decision, which is when the rule first asks.
+func (i *Info) Now() time.Time {
+	if i.now.IsZero() {
+		i.now = i.shell.Now()
+	}
+	return i.now
 }
 
 // Rand returns a source that depends on the command alone, so that a command

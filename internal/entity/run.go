@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -43,7 +42,9 @@ func (e *Entity) run(c *Call) {
 func (e *Entity) gate(c *Call) {
 	switch {
 	case e.opts.Shared:
-		e.submit(&work{call: c, Item: commit.Item{Batch: store.Batch{Key: e.Key(), Expected: e.version}}})
+		w := newWork(c)
+		w.Batch.Key, w.Batch.Expected = e.Key(), e.version
+		e.submit(w)
 	case e.flightLast != nil:
 		e.flightLast.after.push(c)
 	default:
@@ -150,7 +151,7 @@ func (e *Entity) done(c *Call) Outcome {
 
 // persist encodes the events of a decision, applies them and submits them.
 func (e *Entity) persist(c *Call, d *Decision) {
-	w := &work{call: c}
+	w := newWork(c)
 	b := &w.Batch
 	b.Key, b.Expected = e.Key(), e.version
 	if len(d.Events) == 1 {
@@ -234,7 +235,7 @@ func (e *Entity) evolve(c *Call, d *Decision, b *store.Batch) (out Outcome) {
 
 // save encodes the new state of a durable-state entity and submits it.
 func (e *Entity) save(c *Call, d *Decision, state proto.Message) {
-	w := &work{call: c}
+	w := newWork(c)
 	b := &w.Batch
 	b.Key, b.Expected = e.Key(), e.version
 	payload, err := proto.Marshal(state)
@@ -296,7 +297,7 @@ type ruleFunc = func(ctx context.Context, state, command proto.Message) (*Decisi
 // info prepares for running a rule of a call.
 func (e *Entity) info(c *Call) *Info {
 	e.running = c
-	return &Info{Context: c.Ctx, Key: e.Key(), Version: e.version, Now: e.shell.Now(), Command: c.ID}
+	return &Info{Context: c.Ctx, Key: e.Key(), Version: e.version, Command: c.ID, shell: e.shell}
 }
 
 // caught turns a panic of a rule into an outcome. It is deferred.
