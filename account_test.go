@@ -81,14 +81,11 @@ func getBalance(_ context.Context, a *testv1.Account, q *testv1.GetBalance) (*te
 	return &testv1.Balance{Amount: a.GetBalance(), Operations: a.GetOperations()}, nil
 }
 
-// nested is what a rule that Misbehaves calls.
-var nested perdure.Ref[*testv1.Account]
-
 // blocked receives a channel from every rule that blocks, which goes on when
 // the channel is closed.
 var blocked = make(chan chan struct{}, 1)
 
-func misbehave(ctx context.Context, _ *testv1.Account, c *testv1.Misbehave) (*perdure.Decision, error) {
+func misbehave(_ context.Context, _ *testv1.Account, c *testv1.Misbehave) (*perdure.Decision, error) {
 	switch c.GetHow() {
 	case testv1.Misbehave_HOW_PANIC:
 		panic(errNoMoney)
@@ -100,9 +97,6 @@ func misbehave(ctx context.Context, _ *testv1.Account, c *testv1.Misbehave) (*pe
 		return perdure.Persist(nil), nil
 	case testv1.Misbehave_HOW_INVALID_TEXT:
 		return perdure.Persist(&testv1.Opened{Owner: "\xff"}), nil
-	case testv1.Misbehave_HOW_NEST:
-		_, err := nested.State(ctx)
-		return nil, err
 	case testv1.Misbehave_HOW_BLOCK:
 		release := make(chan struct{})
 		blocked <- release

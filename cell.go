@@ -19,15 +19,15 @@ import (
 // An idle cell has no goroutine and no buffer. It is the core, the actor, an
 // entry in the engine's map, and the state.
 type cell struct {
-	core   entity.Entity
-	lane   commit.Lane
-	kind   *kindRuntime
-	ref    actor.Ref[*entity.Call]
-	used   atomic.Uint32 // sweep number of the last turn
-	due    atomic.Bool   // the pause before a retry is over
-	armed  bool          // that pause is running
-	stored bool          // an item was stored on the spot
-	handed bool          // the work at hand was left to this turn
+	core    entity.Entity
+	lane    commit.Lane
+	kind    *kindRuntime
+	ref     actor.Ref[*entity.Call]
+	used    atomic.Uint32 // sweep number of the last turn
+	settled atomic.Int32  // items that the core has not heard of
+	due     atomic.Bool   // the pause before a retry is over
+	armed   bool          // that pause is running
+	handed  bool          // the work at hand was left to this turn
 }
 
 // Receive is a turn with a call.
@@ -41,7 +41,7 @@ func (c *cell) Receive(_ *actor.Context[*entity.Call], ec *entity.Call) {
 // there is work that a turn on somebody else's goroutine has left.
 func (c *cell) Signal(*actor.Context[*entity.Call]) {
 	c.begin()
-	c.core.Settled()
+	c.core.Settled(int(c.settled.Swap(0)))
 	if !c.handed && (c.core.WantsLoad() || c.core.WantsResume()) {
 		// This may be the committer's goroutine, which must neither read from
 		// the store nor run rules. The turn that Signal asks for has its own.
@@ -69,9 +69,8 @@ func (c *cell) drive() {
 	c.handed = false
 	for {
 		switch {
-		case c.stored:
-			c.stored = false
-			c.core.Settled()
+		case c.settled.Load() > 0:
+			c.core.Settled(int(c.settled.Swap(0)))
 		case c.core.WantsLoad():
 			c.load()
 		case c.core.WantsResume():
@@ -130,7 +129,7 @@ func (c *cell) Submit(i *commit.Item) {
 		e.committed(i, &results[0])
 	}
 	i.Settle(results, err)
-	c.stored = true
+	c.settled.Add(1)
 }
 
 // Reply is part of [entity.Shell].
@@ -139,8 +138,11 @@ func (c *cell) Reply(ec *entity.Call) { ec.Owner.(*call).reply() }
 // Now is part of [entity.Shell].
 func (c *cell) Now() time.Time { return c.kind.engine.config.Clock.Now() }
 
-// Settled is part of [commit.Owner].
-func (c *cell) Settled() { c.ref.RunSignal() }
+// Settled is part of [commit.Owner]. It may be called by any goroutine.
+func (c *cell) Settled(items int) {
+	c.settled.Add(int32(items))
+	c.ref.RunSignal()
+}
 
 // Idle lets the actor be stopped only while nothing is in flight.
 func (c *cell) Idle() bool { return c.core.Idle() }

@@ -60,7 +60,7 @@ func (c *committer) close() {
 
 func (c *committer) run() {
 	defer close(c.ended)
-	var lanes []*commit.Lane
+	var settled []commit.Settled
 	for {
 		<-c.work
 		for {
@@ -71,9 +71,9 @@ func (c *committer) run() {
 				return
 			}
 			batches := c.queue.Take()
-			lanes = c.queue.Settled(lanes[:0]) // of lanes that had failed before
+			settled = c.queue.Settled(settled[:0]) // of lanes that had failed before
 			c.mu.Unlock()
-			notify(lanes)
+			notify(settled)
 			if batches == nil {
 				break
 			}
@@ -88,17 +88,16 @@ func (c *committer) run() {
 			}
 			c.mu.Lock()
 			c.queue.Settle(results, err)
-			lanes = c.queue.Settled(lanes[:0])
+			settled = c.queue.Settled(settled[:0])
 			c.mu.Unlock()
-			notify(lanes)
+			notify(settled)
 		}
 	}
 }
 
-func notify(lanes []*commit.Lane) {
-	for n, l := range lanes {
-		l.Owner.Settled()
-		lanes[n] = nil
+func notify(settled []commit.Settled) {
+	for _, s := range settled {
+		s.Lane.Owner.Settled(s.Items)
 	}
 }
 

@@ -4,7 +4,6 @@ package commit
 
 import (
 	"errors"
-	"sync/atomic"
 
 	"github.com/perdure/perdure/store"
 )
@@ -29,15 +28,9 @@ type Item struct {
 	// it matches [store.ErrNotStored].
 	Err error
 
-	bytes   int
-	alone   [1]*store.Batch
-	settled atomic.Bool
+	bytes int
+	alone [1]*store.Batch
 }
-
-// Settled reports whether the outcome is as known as it will be. Then Result
-// and Err are set and the item is the owner's again. It may be asked at any time
-// by the owner of the lane, also while the queue is at work.
-func (i *Item) Settled() bool { return i.settled.Load() }
 
 // Alone returns the batch as a group of its own, for a store that commits on
 // the spot. [Item.Settle] follows.
@@ -54,7 +47,6 @@ func (i *Item) Settle(results []store.Result, err error) {
 	if i.Err = err; err == nil {
 		i.Result = results[0]
 	}
-	i.settled.Store(true)
 }
 
 // errResults says that a store has broken the port.
@@ -72,12 +64,19 @@ type Lane struct {
 	// Owner is told after items of the lane have been settled.
 	Owner Owner
 
-	failed bool
-	told   bool // it is in the list of lanes to notify
+	failed  bool
+	settled int // items settled since the owner was told
 }
 
-// An Owner hears that items of its lane have been settled.
-type Owner interface{ Settled() }
+// An Owner hears that the next items of its lane, in the order in which they
+// were added, have been settled. They are its own again.
+type Owner interface{ Settled(items int) }
+
+// A Settled says how many items of a lane have been settled.
+type Settled struct {
+	Lane  *Lane
+	Items int
+}
 
 // Reset makes a failed lane usable again.
 func (l *Lane) Reset() { l.failed = false }
@@ -96,7 +95,7 @@ type Queue struct {
 	head     int // of waiting: those before it have been taken
 	group    []*Item
 	batches  []*store.Batch
-	settled  []*Lane
+	settled  []*Lane // with items settled, for Settled
 	inFlight bool
 }
 
@@ -174,26 +173,23 @@ func (q *Queue) Settle(results []store.Result, err error) {
 	q.inFlight = false
 }
 
-// Settled appends to lanes those with items settled since the last call, each
-// once, in the order in which they were settled.
-func (q *Queue) Settled(lanes []*Lane) []*Lane {
+// Settled appends to list how many items of which lanes have been settled since
+// the last call, in the order in which the lanes' first ones were.
+func (q *Queue) Settled(list []Settled) []Settled {
 	for n, l := range q.settled {
-		l.told = false
-		lanes = append(lanes, l)
+		list = append(list, Settled{l, l.settled})
+		l.settled = 0
 		q.settled[n] = nil
 	}
 	q.settled = q.settled[:0]
-	return lanes
+	return list
 }
 
-// settle gives an item back to its owner; nothing of it may be touched afterwards.
 func (q *Queue) settle(i *Item, r store.Result, err error) {
-	if !i.Lane.told {
-		i.Lane.told = true
+	i.Result, i.Err = r, err
+	if i.Lane.settled++; i.Lane.settled == 1 {
 		q.settled = append(q.settled, i.Lane)
 	}
-	i.Result, i.Err = r, err
-	i.settled.Store(true)
 }
 
 func behind(i *Item) error {

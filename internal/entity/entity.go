@@ -22,7 +22,7 @@ import (
 // A Shell is the world around an entity, as far as its core needs it. All
 // methods return at once.
 type Shell interface {
-	// Submit takes an item to be stored. Settled follows after it is settled.
+	// Submit takes an item to be stored. [Entity.Settled] follows when it is settled.
 	Submit(*commit.Item)
 	// Reply hands a call back with its outcome. The core has forgotten it.
 	Reply(*Call)
@@ -182,11 +182,12 @@ func (e *Entity) Deliver(c *Call) {
 	}
 }
 
-// Settled is the input that items in flight may have settled. It answers what
-// may be answered but runs nothing; if [Entity.WantsResume] reports true
+// Settled is the input that the oldest items in flight have settled. It answers
+// what may be answered but runs nothing; if [Entity.WantsResume] reports true
 // afterwards, the shell calls [Entity.Resume], where it can run rules.
-func (e *Entity) Settled() {
-	for w := e.flight; w != nil && w.Settled(); w = e.flight {
+func (e *Entity) Settled(items int) {
+	for ; items > 0 && e.flight != nil; items-- {
+		w := e.flight
 		if e.flight = w.next; e.flight == nil {
 			e.flightLast = nil
 		}

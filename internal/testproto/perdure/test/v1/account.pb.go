@@ -35,8 +35,7 @@ const (
 	Misbehave_HOW_EVOLVE_EXIT   Misbehave_How = 5
 	Misbehave_HOW_NIL_EVENT     Misbehave_How = 6
 	Misbehave_HOW_INVALID_TEXT  Misbehave_How = 7
-	Misbehave_HOW_NEST          Misbehave_How = 8
-	Misbehave_HOW_BLOCK         Misbehave_How = 9
+	Misbehave_HOW_BLOCK         Misbehave_How = 8
 )
 
 // Enum value maps for Misbehave_How.
@@ -50,8 +49,7 @@ var (
 		5: "HOW_EVOLVE_EXIT",
 		6: "HOW_NIL_EVENT",
 		7: "HOW_INVALID_TEXT",
-		8: "HOW_NEST",
-		9: "HOW_BLOCK",
+		8: "HOW_BLOCK",
 	}
 	Misbehave_How_value = map[string]int32{
 		"HOW_UNSPECIFIED":   0,
@@ -62,8 +60,7 @@ var (
 		"HOW_EVOLVE_EXIT":   5,
 		"HOW_NIL_EVENT":     6,
 		"HOW_INVALID_TEXT":  7,
-		"HOW_NEST":          8,
-		"HOW_BLOCK":         9,
+		"HOW_BLOCK":         8,
 	}
 )
 
@@ -987,9 +984,9 @@ const file_perdure_test_v1_account_proto_rawDesc = "" +
 	"\x06amount\x18\x01 \x01(\x03R\x06amount\"5\n" +
 	"\bAnnotate\x12)\n" +
 	"\x04note\x18\x01 \x01(\v2\x15.perdure.test.v1.NoteR\x04note\"\a\n" +
-	"\x05Touch\"\xff\x01\n" +
+	"\x05Touch\"\xf1\x01\n" +
 	"\tMisbehave\x120\n" +
-	"\x03how\x18\x01 \x01(\x0e2\x1e.perdure.test.v1.Misbehave.HowR\x03how\"\xbf\x01\n" +
+	"\x03how\x18\x01 \x01(\x0e2\x1e.perdure.test.v1.Misbehave.HowR\x03how\"\xb1\x01\n" +
 	"\x03How\x12\x13\n" +
 	"\x0fHOW_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHOW_PANIC\x10\x01\x12\f\n" +
@@ -998,9 +995,8 @@ const file_perdure_test_v1_account_proto_rawDesc = "" +
 	"\x10HOW_EVOLVE_PANIC\x10\x04\x12\x13\n" +
 	"\x0fHOW_EVOLVE_EXIT\x10\x05\x12\x11\n" +
 	"\rHOW_NIL_EVENT\x10\x06\x12\x14\n" +
-	"\x10HOW_INVALID_TEXT\x10\a\x12\f\n" +
-	"\bHOW_NEST\x10\b\x12\r\n" +
-	"\tHOW_BLOCK\x10\t\"$\n" +
+	"\x10HOW_INVALID_TEXT\x10\a\x12\r\n" +
+	"\tHOW_BLOCK\x10\b\"$\n" +
 	"\n" +
 	"GetBalance\x12\x16\n" +
 	"\x06refuse\x18\x01 \x01(\bR\x06refuse\"A\n" +

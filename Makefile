@@ -1,0 +1,106 @@
+# An index of the commands that this repository is worked on with. `make help`
+# lists them. Each is an ordinary Go command that can be typed by hand: `work`
+# means every package of every module in go.work.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+MODULES := $(shell sed -n 's/^\t//p' go.work)
+FUZZTIME ?= 4s
+TESTFLAGS ?= -timeout 5m
+
+## test: everything that must hold before a change is accepted, in the order
+##       of what fails soonest: seconds first, then what needs the heavy tools,
+##       then what runs long
+.PHONY: test
+test: format-check vet test-go modules proto lint test-race bench fuzz
+
+## check: the part of test that does not run the code
+.PHONY: check
+check: format-check vet modules proto lint
+
+## test-go: all tests and examples, without the race detector (so with the
+##       tests that count allocations)
+.PHONY: test-go
+test-go:
+	go test $(TESTFLAGS) work
+
+## test-race: all tests again, in random order, under the race detector
+.PHONY: test-race
+test-race:
+	go test $(TESTFLAGS) -race -shuffle=on work
+
+## bench: every benchmark once, to see that it runs
+.PHONY: bench
+bench:
+	go test $(TESTFLAGS) -run '^$$' -bench . -benchtime 1x work
+
+## fuzz: every fuzz target for FUZZTIME (4s), e.g. make fuzz FUZZTIME=10m
+.PHONY: fuzz
+fuzz:
+	.ci/fuzz $(FUZZTIME)
+
+## cover: how much of the code its tests reach; details in cover.out
+.PHONY: cover
+cover:
+	go test $(TESTFLAGS) -coverpkg work -coverprofile cover.out work
+	go tool cover -func cover.out | tail -n 1
+
+## vet: go vet
+.PHONY: vet
+vet:
+	go vet work
+
+## lint: golangci-lint, with the rules and their reasons in .golangci.yml
+.PHONY: lint
+lint: bin/golangci-lint
+	bin/golangci-lint run $(addsuffix /...,$(MODULES))
+
+## modules: every go.mod and go.sum is what go mod tidy would write
+.PHONY: modules
+modules:
+	for m in $(MODULES) tools; do echo "go mod tidy -diff # $$m"; (cd $$m && GOWORK=off go mod tidy -diff); done
+
+## proto: the protobuf files follow the rules, break nobody, and the code
+##       generated from them is up to date
+.PHONY: proto
+proto: bin/buf
+	bin/buf lint
+	.ci/breaking
+	.ci/generated
+
+## generate: write the code generated from the protobuf files
+.PHONY: generate
+generate: bin/buf
+	GOWORK=off bin/buf generate
+
+## format: gofumpt and buf format, in place
+.PHONY: format
+format: bin/gofumpt bin/buf
+	bin/gofumpt -w .
+	bin/buf format -w
+
+## format-check: gofumpt would change nothing
+.PHONY: format-check
+format-check: bin/gofumpt
+	bin/gofumpt -d . && test -z "$$(bin/gofumpt -l .)"
+
+## tools: the programs above, in the versions of tools/go.mod, into bin/
+.PHONY: tools
+tools: bin/gofumpt bin/buf bin/golangci-lint
+
+bin/%: tools/go.mod tools/go.sum
+	cd tools && GOWORK=off go build -buildvcs=false -trimpath -ldflags '-s -w' -o ../$@ "$$(GOWORK=off go list tool | grep '/$*$$')"
+
+## clean: remove what make has made
+.PHONY: clean
+clean:
+	rm -rf bin cover.out
+
+## help: this list
+.PHONY: help
+help:
+	@awk -F ': ' '/^## [a-z-]+: / { printf "%-14s%s\n", substr($$1, 4), $$2; next } /^##  / { sub(/^## +/, ""); printf "%14s%s\n", "", $$0 }' Makefile

@@ -1,0 +1,192 @@
+package actor
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"sync"
+)
+
+// Ask sends the message that message builds around a [Reply] and returns the
+// answer. If the actor is idle, its turn runs on the calling goroutine, under
+// the conditions of [Ref.Run]; then ctx is not looked at until the behavior
+// returns. Otherwise Ask waits for the answer or for ctx, whichever comes first.
+// No answer that comes later reaches another Ask. After warm-up Ask allocates
+// nothing but what message does.
+//
+// The error matches [ErrMailboxFull] or [ErrStopped] if the message was not
+// accepted, ErrStopped if the actor stopped before it handled the message,
+// [ErrFailed] if the behavior failed at it, [ErrNoReply] if the behavior neither
+// answered nor kept the reply, and the error of ctx if that ended first: then
+// the message may still be handled. An error given to [Reply.Fail] is returned
+// as it is.
+//
+// An actor that asks itself, or one that is waiting for it, waits in vain
+// until ctx ends.
+func Ask[R, M any](ctx context.Context, to Ref[M], message func(Reply[R]) M) (R, error) {
+	var none R
+	a := to.a
+	if a == nil {
+		return none, ErrStopped
+	}
+	if err := ctx.Err(); err != nil {
+		return none, fmt.Errorf("ask: %w", err)
+	}
+	pool := slotsOf[R](a.k.sys)
+	s := pool.Get().(*slot[R])
+	gen := s.gen
+	m := message(Reply[R]{s, gen})
+	if a.own(true) {
+		var err error = ErrNoReply
+		if f := a.inline(m, false); f != nil {
+			err = f
+		}
+		s.drop(gen, err)
+		return s.await(ctx, pool)
+	}
+	wake, err := a.push(m, asker{&s.slotHead, gen})
+	if err != nil {
+		s.close(gen, err)
+		return s.await(ctx, pool)
+	}
+	if wake {
+		a.k.sys.start(a)
+	}
+	return s.await(ctx, pool)
+}
+
+// A Reply is the right to answer one [Ask]. It is a value that may be copied
+// and used by any goroutine; the first answer counts and later ones are ignored.
+// The zero Reply is usable and answers nobody.
+//
+// A behavior answers before Receive returns. To answer later, or to leave the
+// answer to somebody else, it calls [Reply.Keep] first.
+type Reply[R any] struct {
+	s   *slot[R]
+	gen uint64
+}
+
+// Send answers with v.
+func (r Reply[R]) Send(v R) {
+	if r.s == nil {
+		return
+	}
+	r.s.mu.Lock()
+	if r.s.gen == r.gen && !r.s.done {
+		r.s.v = v
+		r.s.finish(nil)
+	}
+	r.s.mu.Unlock()
+}
+
+// Fail answers with an error, which must not be nil.
+func (r Reply[R]) Fail(err error) {
+	if r.s != nil {
+		r.s.close(r.gen, err)
+	}
+}
+
+// Keep promises an answer after Receive, or [Closed], has returned. From then
+// on the package does not know who is to give it: whoever keeps a reply answers
+// it in every case, in Closed at the latest, or the asker waits until its
+// context ends. Keep returns r.
+func (r Reply[R]) Keep() Reply[R] {
+	if r.s != nil {
+		r.s.mu.Lock()
+		if r.s.gen == r.gen {
+			r.s.kept = true
+		}
+		r.s.mu.Unlock()
+	}
+	return r
+}
+
+// A slot is where an answer meets its asker. It is pooled. The asker raises the
+// generation before giving it back, so a Reply of the past finds another
+// generation and does nothing.
+//
+// The channel carries at most one token, only for an asker that is parked, and
+// is empty whenever the slot is in the pool.
+type slot[R any] struct {
+	slotHead
+	v R
+}
+
+// A slotHead is a slot without the type of its answer.
+type slotHead struct {
+	mu     sync.Mutex
+	done   bool // answered: v and err are set
+	kept   bool
+	parked bool
+	gen    uint64 // changed by the asker only
+	err    error
+	token  chan struct{} // made when an asker parks for the first time
+}
+
+// slotsOf returns the pool of slots for answers of type R. It belongs to the
+// system because a channel must stay in the bubble that made it.
+func slotsOf[R any](s *System) *sync.Pool {
+	t := reflect.TypeFor[R]()
+	p, ok := s.slots.Load(t)
+	if !ok {
+		p, _ = s.slots.LoadOrStore(t, &sync.Pool{New: func() any { return new(slot[R]) }})
+	}
+	return p.(*sync.Pool)
+}
+
+// finish marks the slot as answered. It is called under the lock.
+func (s *slotHead) finish(err error) {
+	s.done, s.err = true, err
+	if s.parked {
+		s.token <- struct{}{}
+	}
+}
+
+// drop answers with err if nobody has answered or promised to.
+func (s *slotHead) drop(gen uint64, err error) {
+	s.mu.Lock()
+	if s.gen == gen && !s.done && !s.kept {
+		s.finish(err)
+	}
+	s.mu.Unlock()
+}
+
+// close answers with err if nobody has answered.
+func (s *slotHead) close(gen uint64, err error) {
+	s.mu.Lock()
+	if s.gen == gen && !s.done {
+		s.finish(err)
+	}
+	s.mu.Unlock()
+}
+
+// await returns the answer, or the error of ctx, and gives the slot back.
+func (s *slot[R]) await(ctx context.Context, pool *sync.Pool) (R, error) {
+	s.mu.Lock()
+	if !s.done {
+		s.parked = true
+		if s.token == nil {
+			s.token = make(chan struct{}, 1)
+		}
+		s.mu.Unlock()
+		select {
+		case <-s.token:
+			s.mu.Lock()
+		case <-ctx.Done():
+			s.mu.Lock()
+			if s.done {
+				<-s.token // the answer came with the end of ctx, and counts
+			} else {
+				s.err = fmt.Errorf("ask: %w", ctx.Err())
+			}
+		}
+	}
+	var none R
+	v, err := s.v, s.err
+	s.v, s.err = none, nil
+	s.done, s.kept, s.parked = false, false, false
+	s.gen++
+	s.mu.Unlock()
+	pool.Put(s)
+	return v, err
+}

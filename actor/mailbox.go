@@ -1,0 +1,177 @@
+package actor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+)
+
+// chunkLen is how many messages share a chunk. Shorter chunks cost more trips
+// to the pool, longer ones more memory for a mailbox that holds one message.
+const chunkLen = 32
+
+// Bits of chunk.taken above the count.
+const (
+	control uint32 = 1 << 30 // a signal or a stop comes before the next message
+	waited  uint32 = 1 << 31 // a sender waits for room
+	counted        = control - 1
+)
+
+// A chunk is a fixed run of messages in a mailbox.
+//
+// It is filled under the lock of the mailbox, then detached by the turn, which
+// alone reads it. The word taken is where the two meet afterwards: the turn
+// counts in it what it has taken, and others ask in it for the turn's
+// attention. So a turn touches nothing that senders write while it works
+// through a chunk, and yet a sender that finds the mailbox full can tell
+// exactly how full it is.
+type chunk[M any] struct {
+	next  *chunk[M]
+	n     uint32
+	taken atomic.Uint32
+	asks  *[chunkLen]asker // nil in a chunk that never held an ask
+	m     [chunkLen]M
+}
+
+// An asker is who waits for the answer to a message, at one generation.
+type asker struct {
+	slot *slotHead
+	gen  uint64
+}
+
+// A waiting is a sender that waits for room.
+type waiting[M any] struct {
+	m    M
+	done chan struct{} // closed when the outcome is in err
+	err  error
+}
+
+// push accepts m if it may. It reports whether the actor was idle: then the
+// caller owns its turn and must start it.
+func (a *actor[M]) push(m M, from asker) (wake bool, err error) {
+	a.mu.Lock()
+	wake, err = a.accept(m, from)
+	a.mu.Unlock()
+	return wake, err
+}
+
+// accept is push under the lock.
+func (a *actor[M]) accept(m M, from asker) (wake bool, err error) {
+	if a.flags&refusing != 0 {
+		return false, ErrStopped
+	}
+	if a.queued >= a.max && !a.room() {
+		return false, ErrMailboxFull
+	}
+	a.put(m, from)
+	wake = a.flags&busy == 0
+	a.flags |= busy
+	return wake, nil
+}
+
+// room reports whether one more message fits once those who wait for room have
+// got theirs. It is called under the lock when the coarse count says no: what
+// the turn has taken of its chunk is still part of that count.
+func (a *actor[M]) room() bool {
+	a.admit()
+	return a.length() < a.max
+}
+
+// length returns how many messages are accepted and not taken. It is called
+// under the lock.
+func (a *actor[M]) length() uint32 {
+	n := a.queued
+	if a.cur != nil {
+		n -= a.cur.taken.Load() & counted
+	}
+	return n
+}
+
+// put appends m. It is called under the lock.
+func (a *actor[M]) put(m M, from asker) {
+	t := a.tail
+	if t == nil || t.n == chunkLen {
+		t = a.k.chunks.Get().(*chunk[M])
+		if a.tail == nil {
+			a.head = t
+		} else {
+			a.tail.next = t
+		}
+		a.tail = t
+	}
+	t.m[t.n] = m
+	if from.slot != nil {
+		if t.asks == nil {
+			t.asks = new([chunkLen]asker)
+		}
+		t.asks[t.n] = from
+	}
+	t.n++
+	a.queued++
+}
+
+// admit accepts the messages of waiting senders as far as there is room, in
+// order. It is called under the lock.
+func (a *actor[M]) admit() {
+	if a.ext == nil || len(a.ext.waiting) == 0 {
+		return
+	}
+	n := 0
+	for ; n < len(a.ext.waiting) && a.length() < a.max; n++ {
+		w := a.ext.waiting[n]
+		a.put(w.m, asker{})
+		close(w.done)
+	}
+	a.ext.waiting = slices.Delete(a.ext.waiting, 0, n)
+	if a.cur == nil {
+		return
+	}
+	if len(a.ext.waiting) == 0 {
+		a.cur.taken.And(^waited)
+	} else {
+		a.cur.taken.Or(waited)
+	}
+}
+
+// admitLate is admit for a turn that has just taken a message.
+func (a *actor[M]) admitLate() {
+	a.mu.Lock()
+	a.admit()
+	a.mu.Unlock()
+}
+
+// pushWait is push that waits for room.
+func (a *actor[M]) pushWait(ctx context.Context, m M) (wake bool, err error) {
+	a.mu.Lock()
+	if wake, err = a.accept(m, asker{}); err != ErrMailboxFull {
+		a.mu.Unlock()
+		return wake, err
+	}
+	w := &waiting[M]{m: m, done: make(chan struct{})}
+	x := a.extra()
+	x.waiting = append(x.waiting, w)
+	if a.cur != nil {
+		a.cur.taken.Or(waited)
+	}
+	a.mu.Unlock()
+	select {
+	case <-w.done:
+		return false, w.err
+	case <-ctx.Done():
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i := slices.Index(a.ext.waiting, w); i >= 0 {
+		a.ext.waiting = slices.Delete(a.ext.waiting, i, i+1)
+		return false, fmt.Errorf("wait for room: %w", ctx.Err())
+	}
+	return false, w.err
+}
+
+// recycle returns a chunk whose messages are all taken to the pool.
+func (k *kind[M]) recycle(ch *chunk[M]) {
+	ch.next, ch.n = nil, 0
+	ch.taken.Store(0)
+	k.chunks.Put(ch)
+}

@@ -1,0 +1,205 @@
+package actor_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/perdure/perdure/actor"
+)
+
+func TestStopHandlesWhatWasAccepted(t *testing.T) {
+	t.Parallel()
+	p := gated()
+	r := spawn(t, newSystem(t, actor.Config{}), p)
+	for i := range 100 {
+		tell(t, r, i)
+	}
+	await(t, "the first message", p.got)
+	r.Stop()
+	r.Stop()
+	if err := r.Tell(100); !errors.Is(err, actor.ErrStopped) {
+		t.Errorf("Tell after Stop: %v, want ErrStopped", err)
+	}
+	close(p.gate)
+	stopped(t, r)
+	if n := len(p.got); n != 99 {
+		t.Errorf("handled %d more, want 99", n)
+	}
+	if c := await(t, "Closed", p.closed); c.reason != nil || len(c.undelivered) != 0 || len(p.closed) != 0 {
+		t.Errorf("Closed(%v, %v) and %d more calls", c.reason, c.undelivered, len(p.closed))
+	}
+}
+
+func TestStopNowLeavesTheRestUndelivered(t *testing.T) {
+	t.Parallel()
+	p := gated()
+	r := spawn(t, newSystem(t, actor.Config{}), p)
+	tell(t, r, 0)
+	await(t, "the first message", p.got)
+	var want []int
+	for i := 1; i < 150; i++ {
+		tell(t, r, i)
+		want = append(want, i)
+	}
+	p.gate <- struct{}{} // now the turn is in the middle of a chunk
+	await(t, "the second message", p.got)
+	r.StopNow()
+	close(p.gate)
+	stopped(t, r)
+	if c := await(t, "Closed", p.closed); c.reason != nil || !slices.Equal(c.undelivered, want[1:]) {
+		t.Errorf("Closed(%v, %v), want nil and %v", c.reason, c.undelivered, want[1:])
+	}
+	if len(p.got) != 0 {
+		t.Errorf("%d messages were handled after StopNow", len(p.got))
+	}
+}
+
+func TestIdleActorIsClosedByItsStopper(t *testing.T) {
+	t.Parallel()
+	p := newProbe()
+	r := spawn(t, newSystem(t, actor.Config{}), p)
+	r.Stop()
+	if len(p.closed) != 1 {
+		t.Errorf("Closed was called %d times when Stop returned, want 1", len(p.closed))
+	}
+	r.Signal()
+	r.RunSignal()
+	if len(p.signals) != 0 {
+		t.Error("Signal was called on a stopped actor")
+	}
+}
+
+func TestStopIfIdleStopsOnlyAnIdleActor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := gated()
+		r := spawn(t, newSystem(t, actor.Config{}), p)
+		tell(t, r, 1)
+		synctest.Wait()
+		if r.StopIfIdle() {
+			t.Error("StopIfIdle stopped an actor that handles a message")
+		}
+		tell(t, r, 2)
+		close(p.gate)
+		synctest.Wait()
+		if len(p.got) != 2 {
+			t.Errorf("handled %d messages, want 2", len(p.got))
+		}
+		if !r.StopIfIdle() || !r.StopIfIdle() {
+			t.Error("StopIfIdle did not stop an idle actor")
+		}
+		if len(p.closed) != 1 {
+			t.Errorf("Closed was called %d times, want 1", len(p.closed))
+		}
+		if err := r.Run(3); !errors.Is(err, actor.ErrStopped) {
+			t.Errorf("Run after StopIfIdle: %v, want ErrStopped", err)
+		}
+	})
+}
+
+func TestBehaviorMayStopItself(t *testing.T) {
+	t.Parallel()
+	r := spawn(t, newSystem(t, actor.Config{}), actor.Func[int](func(c *actor.Context[int], _ int) { c.Stop() }))
+	if err := r.Run(1); err != nil {
+		t.Fatalf("Run: %v", err)
+	}
+	if err := r.Tell(2); !errors.Is(err, actor.ErrStopped) {
+		t.Errorf("Tell: %v, want ErrStopped", err)
+	}
+	stopped(t, r)
+}
+
+func TestWaitEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	r := spawn(t, newSystem(t, actor.Config{}), newProbe())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.Wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Wait: %v, want Canceled", err)
+	}
+}
+
+// The bubble fails if a goroutine is left.
+func TestShutdownHandlesEverythingAndLeavesNoGoroutine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := actor.NewSystem(actor.Config{})
+		var probes []*probe
+		for range 100 {
+			p := newProbe()
+			r := spawn(t, s, p)
+			for i := range 10 {
+				tell(t, r, i)
+			}
+			probes = append(probes, p)
+		}
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Fatalf("Shutdown: %v", err)
+		}
+		for i, p := range probes {
+			if len(p.got) != 10 || len(p.closed) != 1 {
+				t.Errorf("actor %d: %d messages handled, Closed called %d times; want 10 and 1", i, len(p.got), len(p.closed))
+			}
+		}
+		if _, err := actor.Spawn(s, "", newProbe()); !errors.Is(err, actor.ErrStopped) {
+			t.Errorf("Spawn after Shutdown: %v, want ErrStopped", err)
+		}
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Errorf("second Shutdown: %v", err)
+		}
+	})
+}
+
+func TestShutdownGivesUpAtItsDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := actor.NewSystem(actor.Config{})
+		p := gated()
+		r := spawn(t, s, p)
+		tell(t, r, 1)
+		tell(t, r, 2)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Shutdown: %v, want DeadlineExceeded", err)
+		}
+		close(p.gate)
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Errorf("second Shutdown: %v", err)
+		}
+		if c := await(t, "Closed", p.closed); !slices.Equal(c.undelivered, []int{2}) {
+			t.Errorf("undelivered %v, want [2]", c.undelivered)
+		}
+	})
+}
+
+// A moody behavior says itself whether it is idle.
+type moody struct{ idle bool }
+
+func (m *moody) Receive(_ *actor.Context[bool], idle bool) { m.idle = idle }
+func (m *moody) Idle() bool                                { return m.idle }
+
+func TestStopIfIdleAsksTheBehavior(t *testing.T) {
+	t.Parallel()
+	s := actor.NewSystem(actor.Config{})
+	r, err := actor.Spawn(s, "", &moody{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.StopIfIdle() {
+		t.Error("StopIfIdle stopped an actor whose behavior is not idle")
+	}
+	if err := r.Run(true); err != nil {
+		t.Errorf("Run after StopIfIdle was refused: %v", err)
+	}
+	if !r.StopIfIdle() {
+		t.Error("StopIfIdle did not stop an actor whose behavior is idle")
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,216 @@
+package actor
+
+import "runtime"
+
+// runnable is an actor without its message type.
+type runnable interface {
+	// turn works until the actor is idle or stopped. The caller is the owner.
+	turn(w *worker)
+	stop(how uint16)
+	place(index uint32)
+	placed() uint32
+	name() string
+}
+
+// turn runs the actor on a worker until it has nothing to do:
+//
+//  1. Under the lock: a signal first, then a stop, then the next chunk; if
+//     there is none of them, the ownership is given up.
+//  2. Message by message through the chunk without the lock, as long as nobody
+//     asks for attention in the chunk's word.
+//  3. From the start, after at most turnMessagesMax messages with a yield.
+//
+// A failure of the behavior ends drain, and the next round goes on behind it.
+func (a *actor[M]) turn(w *worker) {
+	c, own := w.spare.(*Context[M])
+	if own {
+		w.spare = nil
+	} else {
+		c = a.k.contexts.Get().(*Context[M])
+	}
+	c.a, c.w = a, w
+	for a.drain(c); c.failure != nil && c.failure.resumed; a.drain(c) {
+		c.failure = nil
+	}
+	if w.spare != nil {
+		a.k.release(c)
+		return
+	}
+	*c = Context[M]{}
+	w.spare = c
+}
+
+// release returns a context to the pool.
+func (k *kind[M]) release(c *Context[M]) {
+	*c = Context[M]{}
+	k.contexts.Put(c)
+}
+
+// drain works until the turn is over or the behavior fails.
+func (a *actor[M]) drain(c *Context[M]) {
+	defer a.contain(c)
+	var zero M
+next:
+	for ch := a.next(c); ch != nil; ch = a.next(c) {
+		n := ch.n
+		for i := ch.taken.Load() & counted; i < n; i++ {
+			if x := ch.taken.Add(1); x > counted {
+				if x&control != 0 {
+					ch.taken.Add(^uint32(0)) // it is not taken yet
+					continue next
+				}
+				a.admitLate()
+			}
+			m := ch.m[i]
+			ch.m[i] = zero
+			c.calling = inMessage
+			a.behavior.Receive(c, m)
+			c.calling = atRest
+			if ch.asks != nil && ch.asks[i].slot != nil {
+				a.answered(ch, i, ErrNoReply)
+			}
+		}
+	}
+}
+
+// answered ends the ask of a message that was handled, if it is still open.
+func (a *actor[M]) answered(ch *chunk[M], i uint32, err error) {
+	from := ch.asks[i]
+	ch.asks[i] = asker{}
+	from.slot.drop(from.gen, err)
+}
+
+// next returns the chunk to work through, or nil if the turn is over: then the
+// actor is idle or stopped, and no longer the caller's.
+func (a *actor[M]) next(c *Context[M]) *chunk[M] {
+	for {
+		a.mu.Lock()
+		done := a.cur
+		if done != nil {
+			done.taken.And(^control)
+		}
+		if a.flags&(signaled|halting) == signaled {
+			a.flags &^= signaled
+			a.mu.Unlock()
+			c.calling = inWakeup
+			a.behavior.(Signaled[M]).Signal(c)
+			c.calling = atRest
+			if broken("signal") {
+				a.mu.Lock()
+				a.flags &^= signaled // and with it what came during the call
+				a.mu.Unlock()
+			}
+			c.w.count(1)
+			continue
+		}
+		if a.flags&halting != 0 {
+			a.mu.Unlock()
+			a.finish(nil)
+			return nil
+		}
+		if done != nil {
+			if done.taken.Load()&counted < done.n {
+				a.mu.Unlock()
+				return done
+			}
+			a.queued -= done.n
+		}
+		ch := a.detach()
+		if ch == nil {
+			a.rest(c, done)
+			return nil
+		}
+		a.mu.Unlock()
+		if done != nil {
+			n := done.n
+			a.k.recycle(done)
+			c.w.count(n)
+			c.w.share()
+		}
+		return ch
+	}
+}
+
+// detach makes the first chunk of the chain the current one. It is called
+// under the lock.
+func (a *actor[M]) detach() *chunk[M] {
+	ch := a.head
+	a.cur = ch
+	if ch != nil {
+		if a.head = ch.next; a.head == nil {
+			a.tail = nil
+		}
+		ch.next = nil
+	}
+	if a.ext != nil && len(a.ext.waiting) > 0 {
+		a.admit()
+		if a.cur == nil {
+			return a.detach() // what has been let in just now
+		}
+	}
+	return ch
+}
+
+// rest ends a turn with an empty mailbox: the actor becomes idle, or stops if
+// it is to. It is called under the lock and releases it.
+func (a *actor[M]) rest(c *Context[M], done *chunk[M]) {
+	if broken("wake-up") {
+		a.mu.Unlock() // what arrives now finds the actor busy, and nobody looks again
+		runtime.Gosched()
+		a.mu.Lock()
+	}
+	stop := a.flags&draining != 0
+	if !stop {
+		a.flags &^= busy
+	}
+	a.mu.Unlock()
+	if done != nil {
+		n := done.n
+		a.k.recycle(done)
+		c.w.count(n)
+	}
+	if stop {
+		a.finish(nil)
+	}
+}
+
+// inline handles m (or, with signal, calls Signal) on the caller's goroutine.
+// The caller has just become the owner of an idle actor. It returns the
+// failure, if there was one, after it has been dealt with.
+func (a *actor[M]) inline(m M, signal bool) (f *Failure) {
+	c := a.k.contexts.Get().(*Context[M])
+	c.a = a
+	defer a.k.sys.inline[a.shard].leave() // also if the behavior ends the goroutine
+	a.once(c, m, signal)
+	f = c.failure
+	if f == nil || f.resumed {
+		a.giveUp()
+	}
+	a.k.release(c)
+	return f
+}
+
+// once calls the behavior once.
+func (a *actor[M]) once(c *Context[M], m M, signal bool) {
+	defer a.contain(c)
+	c.calling = inWakeup // the message is in no chunk
+	if signal {
+		a.behavior.(Signaled[M]).Signal(c)
+	} else {
+		a.behavior.Receive(c, m)
+	}
+	c.calling = atRest
+}
+
+// giveUp ends an inline turn. What has come meanwhile is handed to a worker.
+func (a *actor[M]) giveUp() {
+	a.mu.Lock()
+	more := a.head != nil || a.flags&(signaled|draining|halting) != 0
+	if !more {
+		a.flags &^= busy
+	}
+	a.mu.Unlock()
+	if more {
+		a.k.sys.start(a)
+	}
+}

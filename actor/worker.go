@@ -1,0 +1,204 @@
+package actor
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// turnMessagesMax is how many messages a goroutine handles before it yields
+	// to the others.
+	turnMessagesMax = 1024
+	// heldMax is how long an actor may be held back behind the one that has
+	// sent to it, before another goroutine takes it. It is checked at this
+	// interval, so it may become twice as long.
+	heldMax = time.Millisecond
+)
+
+// States of worker.held; a serial number is above them.
+const (
+	heldNone uint64 = iota
+	heldFull
+	heldTaken
+	stateBits = 2
+	stateMask = 1<<stateBits - 1
+)
+
+// A worker is a goroutine that runs turns, one actor after another.
+//
+// An actor that the running one wakes by [Tell] is held by the worker and runs
+// next, which saves starting a goroutine and keeps the message in the cache of
+// this core. One actor is held at a time. It is let go to a goroutine of its
+// own if the running actor goes on with another chunk, if the worker has used
+// up its messages, if the goroutine ends, and, by the watch, if it is held for
+// too long because the running actor blocks: so nobody depends on his
+// neighbour's good behavior.
+//
+// The word held is full while next is set. Only the worker fills it; whoever
+// empties it by compare-and-swap, the worker or the watch, has the actor.
+type worker struct {
+	sys     *System
+	loop    func() // run, bound once so that starting it allocates nothing
+	first   runnable
+	next    runnable
+	held    atomic.Uint64
+	handled uint32
+	spare   any // a context to use again, if the message type is the same
+
+	// Of the watch, under its lock.
+	watched        bool // also read by the worker, who alone sets it
+	seen           uint64
+	before, behind *worker
+}
+
+func newWorker(s *System) *worker {
+	w := &worker{sys: s}
+	w.loop = w.run
+	return w
+}
+
+// start runs the turn of an actor on a goroutine. The caller is the owner.
+func (s *System) start(r runnable) {
+	w := s.workers.Get().(*worker)
+	w.first = r
+	s.pin()
+	go w.loop()
+}
+
+func (w *worker) run() {
+	defer w.end() // also if a behavior ends the goroutine
+	for r := w.first; r != nil; r = w.release() {
+		w.first = nil
+		r.turn(w)
+	}
+}
+
+func (w *worker) end() {
+	w.share()
+	if w.watched {
+		w.sys.watch.leave(w)
+	}
+	s := w.sys
+	w.first, w.handled = nil, 0
+	s.workers.Put(w)
+	s.unpin()
+}
+
+// hold keeps r to be run next. It returns false if an actor is held already.
+func (w *worker) hold(r runnable) bool {
+	x := w.held.Load()
+	if x&stateMask != heldNone {
+		return false
+	}
+	if !w.watched {
+		w.sys.watch.join(w)
+	}
+	w.next = r
+	w.held.Store(x + 1<<stateBits + heldFull)
+	return true
+}
+
+// release returns the actor that is held, or nil.
+func (w *worker) release() runnable {
+	x := w.held.Load()
+	if x&stateMask != heldFull || !w.held.CompareAndSwap(x, x-heldFull) {
+		return nil
+	}
+	r := w.next
+	w.next = nil
+	return r
+}
+
+// share lets the actor that is held go to a goroutine of its own.
+func (w *worker) share() {
+	if r := w.release(); r != nil {
+		w.sys.start(r)
+	}
+}
+
+// count adds n handled messages and yields when there were enough.
+func (w *worker) count(n uint32) {
+	if w.handled += n; w.handled >= turnMessagesMax {
+		w.handled = 0
+		w.share()
+		runtime.Gosched()
+	}
+}
+
+// A watch frees actors that are held too long. It has a timer, which is set
+// only while there are workers that hold actors, and no goroutine.
+type watch struct {
+	mu    sync.Mutex
+	first *worker
+	timer *time.Timer
+	set   bool
+}
+
+// join makes the watch look after a worker.
+func (t *watch) join(w *worker) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w.watched = true
+	w.behind = t.first
+	if t.first != nil {
+		t.first.before = w
+	}
+	t.first = w
+	if t.set {
+		return
+	}
+	t.set = true
+	if t.timer == nil {
+		t.timer = time.AfterFunc(heldMax, t.look)
+	} else {
+		t.timer.Reset(heldMax)
+	}
+}
+
+// leave ends what join began.
+func (t *watch) leave(w *worker) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if w.before != nil {
+		w.before.behind = w.behind
+	} else {
+		t.first = w.behind
+	}
+	if w.behind != nil {
+		w.behind.before = w.before
+	}
+	w.watched, w.before, w.behind = false, nil, nil
+}
+
+// look frees the actors that were held at the last look too.
+func (t *watch) look() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for w := t.first; w != nil; w = w.behind {
+		x := w.held.Load()
+		if x&stateMask != heldFull || x != w.seen {
+			w.seen = x
+			continue
+		}
+		if w.held.CompareAndSwap(x, x-heldFull+heldTaken) {
+			r := w.next
+			w.next = nil
+			w.held.Store(x - heldFull)
+			w.sys.start(r)
+		}
+	}
+	if t.set = t.first != nil; t.set {
+		t.timer.Reset(heldMax)
+	}
+}
+
+// stop ends the watch of a system without workers.
+func (t *watch) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+}

@@ -1,0 +1,257 @@
+package perdure_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure"
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	"github.com/perdure/perdure/store"
+)
+
+func TestAMisbehavingRuleFailsItsOwnCommandOnly(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		how  testv1.Misbehave_How
+		want error
+		text string
+	}{
+		{testv1.Misbehave_HOW_PANIC, perdure.ErrPanicked, "Decide perdure.test.v1.Misbehave: panic: no money"},
+		{testv1.Misbehave_HOW_UNKNOWN_EVENT, perdure.ErrInvalidDecision, "event perdure.test.v1.Note has no Evolve rule"},
+		{testv1.Misbehave_HOW_NIL_EVENT, perdure.ErrInvalidDecision, "event nil has no Evolve rule"},
+		{testv1.Misbehave_HOW_INVALID_TEXT, perdure.ErrInvalidDecision, "invalid UTF-8"},
+		{testv1.Misbehave_HOW_EVOLVE_PANIC, perdure.ErrPanicked, "Evolve after perdure.test.v1.Misbehave: panic: evolve"},
+	} {
+		for _, instant := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%v instant %v", tt.how, instant), func(t *testing.T) {
+				t.Parallel()
+				ctx := testContext(t)
+				kind := accounts()
+				var log store.Log = newLog(t)
+				if !instant {
+					log = &hookedLog{Log: newLog(t)}
+				}
+				e := open(t, log, kind)
+				ref := kind.Ref(e, "1")
+				if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 3}); err != nil {
+					t.Fatal(err)
+				}
+				_, err := ref.Do(ctx, &testv1.Misbehave{How: tt.how})
+				if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+					t.Errorf("got %v, want %v with %q", err, tt.want, tt.text)
+				}
+				state, err := ref.Ask(ctx, &testv1.Deposit{Amount: 4})
+				if err != nil || state.GetBalance() != 7 || state.GetOwner() != "" {
+					t.Errorf("afterwards: got %v, %v, want balance 7", state, err)
+				}
+				if s, err := kind.Ref(e, "2").Ask(ctx, &testv1.Deposit{Amount: 1}); err != nil || s.GetBalance() != 1 {
+					t.Errorf("neighbour: got %v, %v", s, err)
+				}
+			})
+		}
+	}
+}
+
+func TestARuleCannotCallAnEntity(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	var other perdure.Ref[*testv1.Account]
+	kind := perdure.EventSourced("nesting",
+		perdure.Decide(func(ctx context.Context, _ *testv1.Account, _ *testv1.Touch) (*perdure.Decision, error) {
+			_, err := other.Do(ctx, &testv1.Touch{})
+			return nil, err
+		}),
+		perdure.Evolve(onDeposited),
+	)
+	e := open(t, newLog(t), kind)
+	other = kind.Ref(e, "2")
+	if _, err := kind.Ref(e, "1").Do(ctx, &testv1.Touch{}); !errors.Is(err, perdure.ErrNested) {
+		t.Errorf("got %v, want ErrNested", err)
+	}
+}
+
+func TestAGoroutineThatARuleEndsTakesNothingWithIt(t *testing.T) {
+	t.Parallel()
+	for _, how := range []testv1.Misbehave_How{testv1.Misbehave_HOW_EXIT, testv1.Misbehave_HOW_EVOLVE_EXIT} {
+		t.Run(how.String(), func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			kind := accounts()
+			e := open(t, newLog(t), kind)
+			ref := kind.Ref(e, "1")
+			if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 3}); err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Add(1)
+				go func() {
+					defer wg.Done() // also when the rule ends this goroutine
+					if _, err := ref.Do(ctx, &testv1.Misbehave{How: how}); !errors.Is(err, perdure.ErrPanicked) {
+						t.Errorf("got %v, want ErrPanicked", err)
+					}
+				}()
+				wg.Go(func() {
+					if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if s, err := ref.State(ctx); err != nil || s.GetBalance() != 23 {
+				t.Errorf("got %v, %v, want balance 23", s, err)
+			}
+			if n := e.Stats().Calls; n != 0 {
+				t.Errorf("%d calls are left in the engine", n)
+			}
+		})
+	}
+}
+
+func TestBadCallsAreNamed(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	kind, other := accounts(), shelves()
+	e := open(t, newLog(t), kind)
+	var nilDeposit *testv1.Deposit
+	for _, tt := range []struct {
+		name string
+		call func() error
+		want error
+		text string
+	}{
+		{"no rule", func() error { _, err := kind.Ref(e, "1").Do(ctx, &testv1.Note{}); return err }, perdure.ErrUnhandled, "perdure.test.v1.Note"},
+		{"no answer rule", func() error {
+			_, err := perdure.Query[*testv1.Balance](ctx, kind.Ref(e, "1"), &testv1.Touch{})
+			return err
+		}, perdure.ErrUnhandled, "perdure.test.v1.Touch"},
+		{"other answer", func() error {
+			_, err := perdure.Query[*testv1.Note](ctx, kind.Ref(e, "1"), &testv1.GetBalance{})
+			return err
+		}, perdure.ErrUnhandled, "not a *testv1.Note"},
+		{"nil", func() error { _, err := kind.Ref(e, "1").Do(ctx, nil); return err }, store.ErrInvalid, "message is nil"},
+		{"typed nil", func() error { _, err := kind.Ref(e, "1").Do(ctx, nilDeposit); return err }, store.ErrInvalid, "message is nil"},
+		{"empty id", func() error { _, err := kind.Ref(e, "").Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "entity id is empty"},
+		{"zero byte", func() error { _, err := kind.Ref(e, "a\x00b").Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "zero byte"},
+		{"kind not run", func() error { _, err := other.Ref(e, "1").Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "shelf/1"},
+		{"zero ref", func() error { _, err := perdure.Ref[*testv1.Account]{}.Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "of no engine"},
+		{"metadata too large", func() error {
+			_, err := kind.Ref(e, "1").Do(ctx, &testv1.Deposit{Amount: 1}, perdure.WithMetadata(map[string]string{"k": strings.Repeat("x", store.MetadataBytesMax+1)}))
+			return err
+		}, store.ErrInvalid, "metadata value of k"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if err := tt.call(); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("got %v, want %v with %q", err, tt.want, tt.text)
+			}
+		})
+	}
+}
+
+func TestCallersAndEntitiesShareNoMemory(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	kind, shelf := accounts(), shelves()
+	e := open(t, newLog(t), kind, shelf)
+	ref := kind.Ref(e, "1")
+	note := &testv1.Note{Text: "first"}
+	state, err := ref.Ask(ctx, &testv1.Annotate{Note: note})
+	if err != nil {
+		t.Fatal(err)
+	}
+	note.Text = "changed by the sender"
+	state.Notes[0].Text = "changed by the receiver"
+	answer, err := perdure.Query[*testv1.Account](ctx, ref, &testv1.GetNotes{})
+	if err != nil || answer.GetNotes()[0].GetText() != "first" {
+		t.Fatalf("got %v, %v, want the note as it was sent", answer, err)
+	}
+	answer.Notes[0].Text = "changed by the asker"
+	want := &testv1.Account{Notes: []*testv1.Note{{Text: "first"}}}
+	if s, err := ref.State(ctx); err != nil || !proto.Equal(s, want) {
+		t.Errorf("got %v, %v, want %v", s, err, want)
+	}
+
+	note = &testv1.Note{Text: "first"}
+	state, err = shelf.Ref(e, "1").Ask(ctx, &testv1.Annotate{Note: note})
+	if err != nil {
+		t.Fatal(err)
+	}
+	note.Text, state.Notes[0].Text = "changed by the sender", "changed by the receiver"
+	if s, err := shelf.Ref(e, "1").State(ctx); err != nil || !proto.Equal(s, want) {
+		t.Errorf("durable state: got %v, %v, want %v", s, err, want)
+	}
+}
+
+func TestAFullEntityAnswersOverloaded(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	kind := accounts()
+	log := &hookedLog{Log: newLog(t)}
+	e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, EntityCallsMax: 8, InFlightMax: 2})
+	ref := kind.Ref(e, "1")
+	if _, err := ref.Do(ctx, &testv1.Touch{}); err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	log.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
+		<-release
+		return next(group)
+	})
+	var accepted int
+	for range 100 {
+		err := ref.Tell(ctx, &testv1.Deposit{Amount: 1})
+		var full *perdure.OverloadedError
+		switch {
+		case err == nil:
+			accepted++
+		case !errors.As(err, &full) || full.Key != ref.Key() || full.CallsMax != 8 || !errors.Is(err, perdure.ResourceExhausted):
+			t.Fatalf("got %v, want an OverloadedError of the entity", err)
+		}
+	}
+	if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}); !errors.Is(err, perdure.ErrOverloaded) {
+		t.Errorf("got %v, want ErrOverloaded", err)
+	}
+	close(release)
+	s, err := ref.State(ctx)
+	for errors.Is(err, perdure.ErrOverloaded) {
+		s, err = ref.State(ctx)
+	}
+	if err != nil || s.GetBalance() > int64(accepted) {
+		t.Errorf("got %v, %v, want at most the %d accepted commands", s, err, accepted)
+	}
+}
+
+func TestAFullEngineAnswersOverloaded(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	kind := accounts()
+	log := &hookedLog{Log: newLog(t)}
+	e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, CallsMax: 50})
+	release := make(chan struct{})
+	log.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
+		<-release
+		return next(group)
+	})
+	accepted := 0
+	for n := range 200 {
+		err := kind.Ref(e, fmt.Sprint(n)).Tell(ctx, &testv1.Deposit{Amount: 1})
+		var full *perdure.OverloadedError
+		switch {
+		case err == nil:
+			accepted++
+		case !errors.As(err, &full) || !full.Key.IsZero() || full.CallsMax != 50:
+			t.Fatalf("got %v, want an OverloadedError of the engine", err)
+		}
+	}
+	if accepted != 50 {
+		t.Errorf("%d calls were accepted, want 50", accepted)
+	}
+	close(release)
+}

@@ -1,0 +1,92 @@
+package perdure_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure"
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	"github.com/perdure/perdure/store"
+)
+
+func nothing(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
+	return perdure.None(), nil
+}
+
+func TestAKindThatIsWrongFailsAtTheStartAndIsNamed(t *testing.T) {
+	t.Parallel()
+	decide, evolve := perdure.Decide(nothing), perdure.Evolve(onDeposited)
+	upcast := perdure.Upcast(func(e *testv1.DepositedV0) *testv1.Deposited { return &testv1.Deposited{Amount: e.GetUnits()} })
+	for _, tt := range []struct {
+		name string
+		kind perdure.AnyKind
+		want string
+	}{
+		{"no name", perdure.EventSourced("", decide, evolve), `kind "": invalid: kind is empty`},
+		{"no decide", perdure.EventSourced("k", evolve), `kind "k": it has no Decide rule`},
+		{"no evolve", perdure.EventSourced("k", decide), `kind "k": it has no Evolve rule`},
+		{"no update", perdure.DurableState("k", perdure.Answer(getBalance)), `kind "k": it has no Update rule`},
+		{"two decides", perdure.EventSourced("k", decide, evolve, decide), "two Decide rules for perdure.test.v1.Touch"},
+		{"two evolves", perdure.EventSourced("k", decide, evolve, evolve), "two Evolve rules for perdure.test.v1.Deposited"},
+		{"two answers", perdure.EventSourced("k", decide, evolve, perdure.Answer(getBalance), perdure.Answer(getBalance)),
+			"two Answer rules for perdure.test.v1.GetBalance"},
+		{"two upcasts", perdure.EventSourced("k", decide, evolve).With(upcast, upcast), "two Upcast rules for perdure.test.v1.DepositedV0"},
+		{"nil rule", perdure.EventSourced("k", decide, evolve,
+			perdure.Decide[*testv1.Account, *testv1.Open](nil)), "Decide rule for *testv1.Open is nil"},
+		{"not a concrete type", perdure.EventSourced("k", decide, evolve,
+			perdure.Evolve(func(*testv1.Account, proto.Message) {})), "Evolve rule: protoreflect.ProtoMessage is not a generated message type"},
+		{"upcast to nowhere", perdure.EventSourced("k", decide, evolve).With(
+			perdure.Upcast(func(*testv1.DepositedV0) *testv1.Withdrawn { return nil })),
+			"Upcast of perdure.test.v1.DepositedV0 ends at perdure.test.v1.Withdrawn, which has no Evolve rule"},
+		{"upcast in a circle", perdure.EventSourced("k", decide, evolve).With(
+			perdure.Upcast(func(*testv1.DepositedV0) *testv1.DepositedV00 { return nil }),
+			perdure.Upcast(func(*testv1.DepositedV00) *testv1.DepositedV0 { return nil })), "goes in a circle"},
+		{"upcast and evolve", perdure.EventSourced("k", decide, evolve).With(
+			perdure.Upcast(func(*testv1.Deposited) *testv1.Withdrawn { return nil })), "perdure.test.v1.Deposited has both an Upcast and an Evolve rule"},
+		{"negative passivation", perdure.EventSourced("k", decide, evolve).With(perdure.PassivateAfter(-time.Second)), "PassivateAfter(-1s) is negative"},
+		{"snapshots of a durable state", shelves(perdure.SnapshotEvery(3)), "SnapshotEvery is for event-sourced kinds"},
+		{"retention without snapshots", accounts(perdure.RetainEvents(3)), "RetainEvents needs SnapshotEvery"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := perdure.Open(t.Context(), perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{tt.kind}})
+			if !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want an invalid kind with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestABadConfigurationIsNamed(t *testing.T) {
+	t.Parallel()
+	kind := accounts()
+	good := []perdure.AnyKind{kind}
+	for _, tt := range []struct {
+		config perdure.Config
+		want   string
+	}{
+		{perdure.Config{Kinds: good}, "Config.Store is nil"},
+		{perdure.Config{Store: newLog(t)}, "Config.Kinds is empty"},
+		{perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{kind, accounts()}}, `two kinds are named "account"`},
+		{perdure.Config{Store: newLog(t), Kinds: good, CallsMax: -1}, "Config.CallsMax is negative"},
+		{perdure.Config{Store: newLog(t), Kinds: good, Poll: -1}, "Config.Poll is negative"},
+	} {
+		if _, err := perdure.Open(t.Context(), tt.config); !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("got %v, want %q", err, tt.want)
+		}
+	}
+}
+
+func TestALogThatIsHeldCannotBeOpenedTwice(t *testing.T) {
+	t.Parallel()
+	log, kind := newLog(t), accounts()
+	open(t, log, kind)
+	if _, err := perdure.Open(t.Context(), perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}}); !errors.Is(err, store.ErrInUse) {
+		t.Errorf("got %v, want ErrInUse", err)
+	}
+}
