@@ -20,7 +20,6 @@ import (
 // entry in the engine's map, and the state.
 type cell struct {
 	core    entity.Entity
-	lane    commit.Lane
 	kind    *kindRuntime
 	ref     actor.Ref[*entity.Call]
 	used    atomic.Uint32 // sweep number of the last turn

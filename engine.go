@@ -68,7 +68,6 @@ type Engine struct {
 	config  Config
 	log     store.Log
 	instant bool // the log commits on the spot
-	options entity.Options
 	kinds   map[string]*kindRuntime
 	unlock  func() // gives the store up
 
@@ -120,9 +119,9 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 			return nil, fmt.Errorf("open engine: %w", err)
 		}
 	}
-	e.options = entity.Options{Shared: shared, Limits: entity.Limits{
-		Calls: c.EntityCallsMax, InFlight: c.InFlightMax, Conflicts: c.ConflictsMax, LoadRetries: loadRetriesMax,
-	}}
+	for _, k := range e.kinds {
+		k.options.Shared = shared
+	}
 	if x, ok := c.Store.(store.Instant); ok {
 		e.instant = x.Instant()
 	}
@@ -373,7 +372,7 @@ const shardCount = 64
 // A kindRuntime holds the entities of one kind that are in memory.
 type kindRuntime struct {
 	engine         *Engine
-	rules          *entity.Rules
+	options        entity.Options
 	passivateAfter time.Duration
 	retain         uint64
 	prune          bool
@@ -389,8 +388,11 @@ type shard struct {
 
 func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
 	k := &kindRuntime{
-		engine: e, rules: &c.rules, passivateAfter: c.passivateAfter, retain: c.retain, prune: c.prune,
-		seed: maphash.MakeSeed(),
+		engine: e, passivateAfter: c.passivateAfter, retain: c.retain, prune: c.prune, seed: maphash.MakeSeed(),
+		options: entity.Options{Rules: &c.rules, Limits: entity.Limits{
+			Calls: e.config.EntityCallsMax, InFlight: e.config.InFlightMax,
+			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax,
+		}},
 	}
 	for i := range k.shards {
 		k.shards[i].cells = make(map[string]*cell)
@@ -412,7 +414,7 @@ func (k *kindRuntime) find(id string) (*cell, error) {
 	if c != nil {
 		return c, nil
 	}
-	if err := (store.Key{Kind: k.rules.Kind, ID: id}).Validate(); err != nil {
+	if err := (store.Key{Kind: k.options.Rules.Kind, ID: id}).Validate(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -421,9 +423,8 @@ func (k *kindRuntime) find(id string) (*cell, error) {
 		return c, nil
 	}
 	c = &cell{kind: k}
-	c.lane.Owner = c
 	c.used.Store(k.engine.sweeps.Load())
-	c.core.Init(k.rules, id, &k.engine.options, &c.lane, c)
+	c.core.Init(&k.options, id, c)
 	ref, err := actor.Spawn(k.engine.system, "", c)
 	if err != nil {
 		return nil, ErrClosed

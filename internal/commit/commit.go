@@ -64,8 +64,8 @@ type Lane struct {
 	// Owner is told after items of the lane have been settled.
 	Owner Owner
 
+	settled int32 // items settled since the owner was told
 	failed  bool
-	settled int // items settled since the owner was told
 }
 
 // An Owner hears that the next items of its lane, in the order in which they
@@ -177,7 +177,7 @@ func (q *Queue) Settle(results []store.Result, err error) {
 // the last call, in the order in which the lanes' first ones were.
 func (q *Queue) Settled(list []Settled) []Settled {
 	for n, l := range q.settled {
-		list = append(list, Settled{l, l.settled})
+		list = append(list, Settled{l, int(l.settled)})
 		l.settled = 0
 		q.settled[n] = nil
 	}

@@ -22,7 +22,10 @@ import (
 // A Shell is the world around an entity, as far as its core needs it. All
 // methods return at once.
 type Shell interface {
-	// Submit takes an item to be stored. [Entity.Settled] follows when it is settled.
+	// The owner of the lane hears when items have settled, and then calls
+	// [Entity.Settled].
+	commit.Owner
+	// Submit takes an item to be stored.
 	Submit(*commit.Item)
 	// Reply hands a call back with its outcome. The core has forgotten it.
 	Reply(*Call)
@@ -43,8 +46,9 @@ type Limits struct {
 	LoadRetries int
 }
 
-// Options are what all entities of one engine share.
+// Options are what all entities of one kind in one engine share.
 type Options struct {
+	Rules  *Rules
 	Limits Limits
 	// Shared is true if others may write to the log, so that what was read from
 	// memory must be checked against the store before it is told.
@@ -110,10 +114,9 @@ func (w *work) release() {
 //     log turns out to hold.
 //  5. An event is checked, encoded and known to have a rule before it is applied.
 type Entity struct {
-	rules *Rules
 	opts  *Options
 	shell Shell
-	lane  *commit.Lane
+	lane  commit.Lane
 	id    string
 
 	state    proto.Message
@@ -133,13 +136,13 @@ type Entity struct {
 	blind              bool  // the next load cannot look for what is in doubt
 }
 
-// Init makes e ready, with nothing in memory.
-func (e *Entity) Init(rules *Rules, id string, opts *Options, lane *commit.Lane, shell Shell) {
-	*e = Entity{rules: rules, id: id, opts: opts, lane: lane, shell: shell}
+// Init makes e ready, with nothing in memory. An entity is not copied afterwards.
+func (e *Entity) Init(opts *Options, id string, shell Shell) {
+	*e = Entity{opts: opts, id: id, lane: commit.Lane{Owner: shell}, shell: shell}
 }
 
 // Key returns the entity's name.
-func (e *Entity) Key() store.Key { return store.Key{Kind: e.rules.Kind, ID: e.id} }
+func (e *Entity) Key() store.Key { return store.Key{Kind: e.opts.Rules.Kind, ID: e.id} }
 
 // Idle reports whether the entity has nothing to do, so that it can be
 // forgotten and loaded again later.

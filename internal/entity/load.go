@@ -51,7 +51,7 @@ func (e *Entity) Load() *Fold {
 // Accept takes the saved state or the latest snapshot, or returns false where
 // the fold cannot begin with it.
 func (f *Fold) Accept(s *store.State) bool {
-	rules := f.e.rules
+	rules := f.e.opts.Rules
 	if !rules.Durable {
 		if s.Fingerprint != rules.Fingerprint || s.Type != rules.StateType {
 			return false
@@ -97,12 +97,12 @@ func (f *Fold) Apply(ev *store.Event) error {
 			Reason: fmt.Sprintf("the next event has version %d", ev.Version),
 		}
 	}
-	rule := f.e.rules.Stored[ev.Type]
+	rule := f.e.opts.Rules.Stored[ev.Type]
 	if rule == nil {
 		return fmt.Errorf("event version %d: stored type %s has neither an Evolve rule nor an Upcast", ev.Version, ev.Type)
 	}
 	if f.state == nil {
-		f.state = f.e.rules.NewState()
+		f.state = f.e.opts.Rules.NewState()
 	}
 	if err := f.apply(rule, ev); err != nil {
 		return err
@@ -148,7 +148,7 @@ func (e *Entity) Loaded(f *Fold, err error) {
 		e.retries = 0
 		e.state, e.version, e.position, e.snapshot = f.state, f.version, f.position, f.snapshot
 		if e.state == nil {
-			e.state = e.rules.NewState()
+			e.state = e.opts.Rules.NewState()
 		}
 		e.resolve()
 	}
@@ -211,7 +211,7 @@ func (e *Entity) resolve() {
 			c.Outcome.Position = c.position
 			e.reply(c)
 			continue
-		case c.uncertain && (e.blind || e.rules.Durable) && e.version > c.expected:
+		case c.uncertain && (e.blind || e.opts.Rules.Durable) && e.version > c.expected:
 			e.fail(c, StatusUnknown, c.cause)
 			continue
 		}

@@ -60,12 +60,12 @@ func (e *Entity) submit(w *work) {
 	}
 	e.flightLast = w
 	e.inFlight++
-	w.Item.Lane = e.lane
+	w.Item.Lane = &e.lane
 	e.shell.Submit(&w.Item)
 }
 
 func (e *Entity) query(c *Call) {
-	answer := e.rules.Answer[reflect.TypeOf(c.Message)]
+	answer := e.opts.Rules.Answer[reflect.TypeOf(c.Message)]
 	if answer == nil {
 		e.fail(c, StatusUnhandled, nil)
 		return
@@ -90,9 +90,9 @@ func (e *Entity) query(c *Call) {
 }
 
 func (e *Entity) command(c *Call) {
-	rules := e.rules.Decide
-	if e.rules.Durable {
-		rules = e.rules.Update
+	rules := e.opts.Rules.Decide
+	if e.opts.Rules.Durable {
+		rules = e.opts.Rules.Update
 	}
 	decide := rules[reflect.TypeOf(c.Message)]
 	if decide == nil {
@@ -105,7 +105,7 @@ func (e *Entity) command(c *Call) {
 		return
 	}
 	state := e.state
-	if e.rules.Durable {
+	if e.opts.Rules.Durable {
 		state = proto.Clone(state)
 	}
 	d, out := e.decide(c, decide, state)
@@ -113,7 +113,7 @@ func (e *Entity) command(c *Call) {
 	case out.Err != nil:
 		c.Outcome = out
 		e.gate(c)
-	case e.rules.Durable && d.Save:
+	case e.opts.Rules.Durable && d.Save:
 		e.save(c, d, state)
 	case len(d.Events) > 0:
 		e.persist(c, d)
@@ -172,7 +172,7 @@ func (e *Entity) persist(c *Call, d *Decision) {
 		return
 	}
 	e.version = b.Next()
-	if n := e.rules.SnapshotEvery; n > 0 && uint64(e.version-e.snapshot) >= n {
+	if n := e.opts.Rules.SnapshotEvery; n > 0 && uint64(e.version-e.snapshot) >= n {
 		if s := e.encodeState(c); s != nil {
 			b.Snapshot = s
 			e.snapshot = e.version
@@ -191,7 +191,7 @@ func (e *Entity) encode(c *Call, d *Decision, b *store.Batch, scratch *[]byte) e
 	buf := (*scratch)[:0]
 	var err error
 	for i, event := range d.Events {
-		rule := e.rules.Evolve[reflect.TypeOf(event)]
+		rule := e.opts.Rules.Evolve[reflect.TypeOf(event)]
 		if rule == nil {
 			return fmt.Errorf("decision of %s: event %s has no Evolve rule", typeName(c.Message), typeName(event))
 		}
@@ -217,7 +217,7 @@ func (e *Entity) evolve(c *Call, d *Decision, b *store.Batch) (out Outcome) {
 	e.evolving, e.running = true, c
 	defer e.caught(c, "Evolve after", &out)
 	for i, event := range d.Events {
-		rule := e.rules.Evolve[reflect.TypeOf(event)]
+		rule := e.opts.Rules.Evolve[reflect.TypeOf(event)]
 		if rule.Shares {
 			// The state must not come to share memory with what the caller or
 			// the command holds.
@@ -241,18 +241,18 @@ func (e *Entity) save(c *Call, d *Decision, state proto.Message) {
 	payload, err := proto.Marshal(state)
 	if err == nil {
 		b.Save = &store.State{
-			ID: derivedID(c.ID, 0), Type: e.rules.StateType, Metadata: c.Metadata,
-			Fingerprint: e.rules.Fingerprint, Payload: payload,
+			ID: derivedID(c.ID, 0), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
+			Fingerprint: e.opts.Rules.Fingerprint, Payload: payload,
 		}
 		b.Save.Metadata.CausationID = c.ID
 		err = b.Validate()
 	}
-	if err == nil && e.rules.StateShares {
-		state = e.rules.NewState() // as in evolve
+	if err == nil && e.opts.Rules.StateShares {
+		state = e.opts.Rules.NewState() // as in evolve
 		err = proto.Unmarshal(payload, state)
 	}
 	if err != nil {
-		err = fmt.Errorf("state %s after %s: %w", e.rules.StateType, typeName(c.Message), err)
+		err = fmt.Errorf("state %s after %s: %w", e.opts.Rules.StateType, typeName(c.Message), err)
 		c.Outcome = Outcome{Status: StatusInvalid, Err: err, Version: e.version}
 		e.gate(c)
 		return
@@ -270,8 +270,8 @@ func (e *Entity) encodeState(c *Call) *store.State {
 		return nil
 	}
 	s := &store.State{
-		ID: derivedID(c.ID, snapshotID), Type: e.rules.StateType, Metadata: c.Metadata,
-		Fingerprint: e.rules.Fingerprint, Payload: payload,
+		ID: derivedID(c.ID, snapshotID), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
+		Fingerprint: e.opts.Rules.Fingerprint, Payload: payload,
 	}
 	s.Metadata.CausationID = c.ID
 	return s
