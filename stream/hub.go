@@ -205,7 +205,7 @@ type reader struct {
 	q    store.Query
 	at   store.Position // everything up to here has been yielded or filtered out
 	seen store.Position // at, as of the last lock: what others may rely on
-	live bool           // it has once reached the head
+	live bool           // it has caught up with the ring
 	run  []*store.Event
 }
 
@@ -254,6 +254,7 @@ func (r *reader) next(ctx context.Context, yield func(*store.Event, error) bool)
 		r.live = true
 		return true, r.wait(ctx, wake)
 	case len(r.run) > 0:
+		r.live = true
 		return r.yieldRun(ctx, yield)
 	}
 	if r.live && head-r.at > BufferEventsMax {

@@ -1,0 +1,148 @@
+package perdure_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/perdure/perdure"
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
+)
+
+func TestEventsAreReadOnceInOrderWhileTheyAreWritten(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	kind := accounts()
+	e := open(t, newLog(t), kind)
+	const writers, each, readers = 16, 200, 8
+	var wg sync.WaitGroup
+	for reader := range readers {
+		wg.Go(func() {
+			// Each begins somewhere else, some before anything is written.
+			after := store.Position(reader * 10)
+			versions := map[store.Key]store.Version{}
+			for ev, err := range e.Events(ctx, after) {
+				if err != nil {
+					t.Errorf("reader %d: %v", reader, err)
+					return
+				}
+				if ev.Position != after+1 {
+					t.Errorf("reader %d: got position %v after %v", reader, ev.Position, after)
+					return
+				}
+				if v, known := versions[ev.Key]; known && ev.Version != v+1 {
+					t.Errorf("reader %d: got version %d of %v after %d", reader, ev.Version, ev.Key, v)
+					return
+				}
+				versions[ev.Key] = ev.Version
+				if after = ev.Position; after == writers*each {
+					return
+				}
+			}
+		})
+	}
+	for writer := range writers {
+		wg.Go(func() {
+			for n := range each {
+				if _, err := kind.Ref(e, fmt.Sprint((writer+n)%7)).Do(ctx, &testv1.Deposit{Amount: 1}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	kind := accounts()
+	e := open(t, newLog(t), kind)
+	ref := kind.Ref(e, "1")
+	deposit := func(parts uint32) {
+		if _, err := ref.Do(ctx, &testv1.Deposit{Amount: int64(parts), Parts: parts}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deposit(1)
+	const more = stream.BufferEventsMax + 1000
+	var at store.Position
+	var lagged *perdure.LaggedError
+	read := make(chan struct{})
+	go func() { // it writes when the reader waits for it: at the head
+		<-read
+		deposit(1)
+		<-read
+		for range more / 1000 {
+			deposit(1000)
+		}
+		close(read)
+	}()
+	for ev, err := range e.Events(ctx, 0) {
+		if errors.Is(err, perdure.ErrLagged) {
+			if lagged != nil || !errors.As(err, &lagged) || lagged.Position != at || lagged.Head < at+stream.BufferEventsMax {
+				t.Fatalf("got the notice %v at position %v", err, at)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ev.Position != at+1 {
+			t.Fatalf("got position %v after %v", ev.Position, at)
+		}
+		switch at = ev.Position; at {
+		case 1:
+			read <- struct{}{}
+		case 2: // live now: stay away for too long
+			read <- struct{}{}
+			<-read
+		}
+		if at == 2+more/1000*1000 {
+			break
+		}
+	}
+	if lagged == nil {
+		t.Error("the reader was not told that it had fallen behind")
+	}
+}
+
+func TestAReaderEndsWithItsContextAndWithTheEngine(t *testing.T) {
+	t.Parallel()
+	kind := accounts()
+	e, err := perdure.Open(t.Context(), perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{kind}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	results := make(chan error, 2)
+	follow := func(ctx context.Context) {
+		var last error
+		for _, err := range e.Events(ctx, 0) {
+			last = err
+		}
+		results <- last
+	}
+	go follow(ctx)
+	cancel()
+	if err := <-results; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want Canceled", err)
+	}
+	go follow(t.Context())
+	if err := e.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-results; !errors.Is(err, perdure.ErrClosed) {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+	for _, err := range e.Events(t.Context(), store.NewPosition(3, 0)) {
+		if !errors.Is(err, store.ErrInvalid) {
+			t.Errorf("a partition that does not exist: got %v, want ErrInvalid", err)
+		}
+	}
+}
