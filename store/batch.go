@@ -42,7 +42,8 @@ type Batch struct {
 	// Events make the versions Expected+1, Expected+2, …
 	Events []Event
 	// Save is the new state of a durable-state entity and makes version
-	// Expected+1. A batch has events or a state to save, never both.
+	// Expected+1. An entity has either events or a saved state for its whole
+	// life; a batch that mixes them is refused with [ErrInvalid].
 	Save *State
 	// Snapshot is the state after Events. It needs no event in the same batch.
 	// The log keeps the latest two snapshots of an entity and drops older ones.

@@ -83,10 +83,8 @@ func AppendEvent(dst []byte, e *Event) []byte {
 	} else {
 		dst = appendEventHead(dst, e)
 	}
-	dst = protowire.AppendTag(dst, eventPosition, protowire.Fixed64Type)
-	dst = protowire.AppendFixed64(dst, uint64(e.Position))
-	dst = protowire.AppendTag(dst, eventTime, protowire.Fixed64Type)
-	dst = protowire.AppendFixed64(dst, uint64(e.Time.UnixNano()))
+	dst = appendFixed64(dst, eventPosition, uint64(e.Position))
+	dst = appendFixed64(dst, eventTime, uint64(e.Time.UnixNano()))
 	return binary.LittleEndian.AppendUint32(dst, crc32.Update(sum, castagnoli, dst[from:]))
 }
 
@@ -113,14 +111,12 @@ func appendEventHead(dst []byte, e *Event) []byte {
 	dst = appendString(dst, eventType, e.Type)
 	dst = appendString(dst, eventKind, e.Key.Kind)
 	dst = appendString(dst, eventEntityID, e.Key.ID)
-	dst = protowire.AppendTag(dst, eventVersion, protowire.VarintType)
-	dst = protowire.AppendVarint(dst, uint64(e.Version))
+	dst = protowire.AppendVarint(appendTag(dst, eventVersion, protowire.VarintType), uint64(e.Version))
 	for _, t := range e.Tags {
 		dst = appendString(dst, eventTags, t)
 	}
 	if n := sizeMetadata(&e.Metadata); n > 0 {
-		dst = protowire.AppendTag(dst, eventMetadata, protowire.BytesType)
-		dst = protowire.AppendVarint(dst, uint64(n))
+		dst = appendLength(appendTag(dst, eventMetadata, protowire.BytesType), n)
 		dst = appendMetadata(dst, &e.Metadata)
 	}
 	return appendBytes(dst, eventPayload, e.Payload)
@@ -134,35 +130,46 @@ func AppendState(dst []byte, s *State) []byte {
 	dst = appendString(dst, eventType, s.Type)
 	dst = appendString(dst, eventKind, s.Key.Kind)
 	dst = appendString(dst, eventEntityID, s.Key.ID)
-	dst = protowire.AppendTag(dst, eventVersion, protowire.VarintType)
-	dst = protowire.AppendVarint(dst, uint64(s.Version))
+	dst = protowire.AppendVarint(appendTag(dst, eventVersion, protowire.VarintType), uint64(s.Version))
 	if n := sizeMetadata(&s.Metadata); n > 0 {
-		dst = protowire.AppendTag(dst, stateMetadata, protowire.BytesType)
-		dst = protowire.AppendVarint(dst, uint64(n))
+		dst = appendLength(appendTag(dst, stateMetadata, protowire.BytesType), n)
 		dst = appendMetadata(dst, &s.Metadata)
 	}
 	dst = appendBytes(dst, statePayload, s.Payload)
-	dst = protowire.AppendTag(dst, stateFingerprint, protowire.Fixed64Type)
-	dst = protowire.AppendFixed64(dst, s.Fingerprint)
-	dst = protowire.AppendTag(dst, statePosition, protowire.Fixed64Type)
-	dst = protowire.AppendFixed64(dst, uint64(s.Position))
-	dst = protowire.AppendTag(dst, stateTime, protowire.Fixed64Type)
-	dst = protowire.AppendFixed64(dst, uint64(s.Time.UnixNano()))
+	dst = appendFixed64(dst, stateFingerprint, s.Fingerprint)
+	dst = appendFixed64(dst, statePosition, uint64(s.Position))
+	dst = appendFixed64(dst, stateTime, uint64(s.Time.UnixNano()))
 	return Seal(dst, from)
+}
+
+// appendTag appends a tag that fits in a byte, as all of ours do.
+func appendTag(dst []byte, field protowire.Number, typ protowire.Type) []byte {
+	return append(dst, byte(field)<<3|byte(typ))
+}
+
+func appendLength(dst []byte, n int) []byte {
+	if n < 0x80 {
+		return append(dst, byte(n))
+	}
+	return protowire.AppendVarint(dst, uint64(n))
+}
+
+func appendFixed64(dst []byte, field protowire.Number, n uint64) []byte {
+	return binary.LittleEndian.AppendUint64(appendTag(dst, field, protowire.Fixed64Type), n)
 }
 
 func appendBytes(dst []byte, field protowire.Number, b []byte) []byte {
 	if len(b) == 0 {
 		return dst
 	}
-	return protowire.AppendBytes(protowire.AppendTag(dst, field, protowire.BytesType), b)
+	return append(appendLength(appendTag(dst, field, protowire.BytesType), len(b)), b...)
 }
 
 func appendString(dst []byte, field protowire.Number, s string) []byte {
 	if s == "" {
 		return dst
 	}
-	return protowire.AppendString(protowire.AppendTag(dst, field, protowire.BytesType), s)
+	return append(appendLength(appendTag(dst, field, protowire.BytesType), len(s)), s...)
 }
 
 func sizeString(n int) int { // of a field with a one-byte tag
@@ -195,8 +202,7 @@ func appendMetadata(dst []byte, m *Metadata) []byte {
 	}
 	for _, k := range slices.Sorted(maps.Keys(m.Values)) { // the same bytes each time
 		v := m.Values[k]
-		dst = protowire.AppendTag(dst, metadataValues, protowire.BytesType)
-		dst = protowire.AppendVarint(dst, uint64(sizeString(len(k))+sizeString(len(v))))
+		dst = appendLength(appendTag(dst, metadataValues, protowire.BytesType), sizeString(len(k))+sizeString(len(v)))
 		dst = appendString(dst, 1, k)
 		dst = appendString(dst, 2, v)
 	}

@@ -83,8 +83,9 @@ func ParseID(s string) (ID, error) {
 }
 
 // PartitionOf returns the partition that keeps the entity, in a log with so
-// many partitions: the FNV-1a hash of kind, a zero byte and id, finished with
-// the mixer of MurmurHash3 so that its low bits are good, modulo partitions.
+// many partitions: the 64-bit FNV-1a hash of kind, a zero byte and id, mixed by
+// one round of MurmurHash3's finalizer so that its low bits are good, modulo
+// partitions.
 // It never changes, because an entity must stay in one partition.
 func PartitionOf(key Key, partitions int) int {
 	if partitions <= 1 {

@@ -9,7 +9,8 @@ import (
 
 // A Log keeps events in one order per partition. All methods may be called by
 // many goroutines at once. Every error says what was being done; a damaged
-// record is an error matching [ErrCorrupt], never wrong data.
+// record is an error matching [ErrCorrupt], never wrong data. A read whose
+// context ends yields the context's error.
 type Log interface {
 	// Commit stores a group of batches with one sync and returns one Result for
 	// each, in the same order. It returns after the group is durable.
@@ -37,7 +38,8 @@ type Log interface {
 	// latest snapshot); if accept returns true it yields the events above the
 	// state's version, else all that are kept, in order of version and without
 	// a gap. It offers older snapshots only if a newer one is not accepted.
-	// Accept is not called for an entity without a state, and may be nil.
+	// Accept is not called for an entity without a state, and may be nil. The
+	// events end at the version that the entity had when the load began.
 	//
 	// The events and the state are valid only until the next step or call.
 	Load(ctx context.Context, key Key, accept func(*State) bool) iter.Seq2[*Event, error]
@@ -57,7 +59,8 @@ type Log interface {
 	Heads(ctx context.Context) ([]Position, error)
 
 	// Close waits for running commits and releases what the log holds. Calls
-	// that come later return an error matching [ErrClosed].
+	// that come later return an error matching [ErrClosed], and iterators that
+	// have begun may end with it.
 	Close() error
 }
 
@@ -101,7 +104,8 @@ type Catalog interface {
 	// Kinds returns the kinds that have at least one entity, sorted.
 	Kinds(ctx context.Context) ([]string, error)
 	// Entities yields the entities of a kind whose id is above after, sorted by
-	// id in byte order, with their versions.
+	// id in byte order, with their versions. An entity that nothing has happened
+	// to, so at version 0, is not among them.
 	Entities(ctx context.Context, kind, after string) iter.Seq2[Entity, error]
 }
 
@@ -116,8 +120,8 @@ type Pruner interface {
 	// DeleteEvents deletes the events of an entity with a version below below
 	// and a position at or below through, in order of version, and returns how
 	// many they were. It always keeps the last event. It deletes only what a
-	// kept snapshot covers, and returns an error matching [ErrInvalid] if below
-	// asks for more.
+	// kept snapshot or a saved state covers, and returns an error matching
+	// [ErrInvalid] if below asks for more.
 	DeleteEvents(ctx context.Context, key Key, below Version, through Position) (int, error)
 	// DeleteSnapshots deletes the snapshots of an event-sourced entity with a
 	// version below below, but never the latest, and returns how many they were.

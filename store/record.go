@@ -36,7 +36,9 @@ type Event struct {
 // Clone returns a copy that shares nothing with e.
 func (e *Event) Clone() *Event {
 	c := *e
-	c.Tags = slices.Clone(e.Tags)
+	if c.Tags = nil; len(e.Tags) > 0 {
+		c.Tags = slices.Clone(e.Tags)
+	}
 	c.Metadata.Values = maps.Clone(e.Metadata.Values)
 	c.Payload = slices.Clone(e.Payload)
 	c.head, c.headSum = nil, 0

@@ -7,6 +7,13 @@ require (
 	github.com/perdure/perdure/store/bbolt v0.0.0
 )
 
+require (
+	github.com/gofrs/uuid/v5 v5.5.1 // indirect
+	go.etcd.io/bbolt v1.5.0 // indirect
+	golang.org/x/sys v0.45.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
+
 replace (
 	github.com/perdure/perdure => ../..
 	github.com/perdure/perdure/store/bbolt => ../bbolt

@@ -1,0 +1,68 @@
+// Hello is a whole program on one screen: a book that can be lent once.
+//
+//	go run ./examples/library/hello
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/perdure/perdure"
+	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
+	"github.com/perdure/perdure/store/open"
+)
+
+// Books is the kind of all books: its name in the log, and its rules.
+var Books = perdure.EventSourced("hello",
+	perdure.Decide(lend),
+	perdure.Evolve(onLent),
+)
+
+// lend is the rule for a command: it refuses, or says what happens.
+func lend(_ context.Context, b *libraryv1.Book, c *libraryv1.LendBook) (*perdure.Decision, error) {
+	if b.GetLoan() != nil {
+		return nil, perdure.Reject(perdure.FailedPrecondition, "it is lent to %s", b.GetLoan().GetBorrower())
+	}
+	return perdure.Persist(&libraryv1.BookLent{Borrower: c.GetBorrower()}), nil
+}
+
+// onLent is the rule for an event: it changes the state and cannot fail.
+func onLent(b *libraryv1.Book, e *libraryv1.BookLent) {
+	b.Loan = &libraryv1.Loan{Borrower: e.GetBorrower()}
+}
+
+func main() {
+	if err := run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	log, err := open.Open(ctx, "bbolt:hello.db")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	engine, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{Books}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, engine.Close(ctx)) }()
+
+	book := Books.Ref(engine, "978-0")
+	for _, borrower := range []string{"ada", "bob"} {
+		state, err := book.Ask(ctx, &libraryv1.LendBook{Borrower: borrower})
+		switch {
+		case errors.Is(err, perdure.FailedPrecondition):
+			fmt.Printf("%s: no, %v\n", borrower, err)
+		case err != nil:
+			return err
+		default: // what is said here is safe on disk
+			fmt.Printf("%s: yes, the book is lent to %s\n", borrower, state.GetLoan().GetBorrower())
+		}
+	}
+	return nil
+}

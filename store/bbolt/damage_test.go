@@ -1,0 +1,274 @@
+package bbolt_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/bbolt"
+)
+
+// everything reads all that a log holds and returns one line for each thing,
+// in groups that are read on their own, and each group's error.
+func everything(t testing.TB, l *bbolt.Log, keys []store.Key) (lines map[string][]string, errs map[string]error) {
+	t.Helper()
+	lines, errs = map[string][]string{}, map[string]error{}
+	add := func(group string, err error, line string) {
+		if err != nil {
+			errs[group] = err
+			return
+		}
+		lines[group] = append(lines[group], line)
+	}
+	ctx := t.Context()
+	for e, err := range l.Scan(ctx, store.Query{}) {
+		add("scan", err, fmt.Sprintf("%+v", e))
+	}
+	kinds, err := l.Kinds(ctx)
+	add("kinds", err, fmt.Sprint(kinds))
+	for e, err := range l.Entities(ctx, "book", "") {
+		add("entities", err, fmt.Sprint(e))
+	}
+	bookmarks, err := l.Bookmarks(ctx)
+	add("bookmarks", err, fmt.Sprint(bookmarks))
+	for _, parked := range []bool{false, true} {
+		addAll(add, fmt.Sprint("parked ", parked), l.Messages(ctx, store.MessageQuery{Parked: parked}))
+	}
+	addAll(add, "claims", l.Claims(ctx, "space"))
+	for _, k := range keys {
+		var offered []string
+		events := l.Load(ctx, k, func(s *store.State) bool {
+			offered = append(offered, fmt.Sprintf("%+v", s))
+			return len(offered) > 1 // the second or none, so that both are looked at
+		})
+		for e, err := range events {
+			add("load "+k.ID, err, fmt.Sprintf("%+v", e))
+		}
+		add("states "+k.ID, errs["load "+k.ID], fmt.Sprint(offered))
+		addAll(add, "receipts "+k.ID, l.Receipts(ctx, k))
+		_, err = l.Receipt(ctx, k, "command 1")
+		add("receipt "+k.ID, err, "there")
+		owner, err := l.Owner(ctx, store.Claim{Space: "space", Value: k.ID})
+		add("owner "+k.ID, err, owner.String())
+		add("head "+k.ID, headError(l, k), "as expected")
+	}
+	return lines, errs
+}
+
+func addAll[T any](add func(string, error, string), group string, all iter.Seq2[T, error]) {
+	for v, err := range all {
+		add(group, err, fmt.Sprintf("%+v", v))
+	}
+}
+
+// headError returns the error of a batch that checks a version that fillLog has
+// made.
+func headError(l *bbolt.Log, key store.Key) error {
+	expected := store.Version(30)
+	if key.ID == "saved" {
+		expected = 2
+	}
+	results, err := l.Commit(context.Background(), []*store.Batch{{Key: key, Expected: expected}})
+	if err != nil {
+		return err
+	}
+	return results[0].Err
+}
+
+// fillLog stores some of everything and returns the keys of the entities.
+func fillLog(t testing.TB, l *bbolt.Log) (keys []store.Key) {
+	t.Helper()
+	for i := range 20 {
+		k := book(fmt.Sprintf("%02d", i))
+		keys = append(keys, k)
+	}
+	for v := range store.Version(30) {
+		var group []*store.Batch
+		for i, k := range keys {
+			b := happened(k, v, 1)
+			b.Events[0].Tags = []string{"tag"}
+			if v%10 == 9 {
+				b.Snapshot = snapshot(fmt.Sprintf("state %d", v+1))
+			}
+			if v == 0 {
+				b.Claim = []store.Claim{{Space: "space", Value: k.ID}}
+			}
+			if v < 3 {
+				b.Receipts = []store.Receipt{{Name: fmt.Sprintf("command %d", v), CommandID: newID(), Reply: []byte("yes")}}
+				b.Enqueue = []store.Message{{
+					ID: newID(), Type: "test.v1.Message", Payload: []byte("do"), Parked: i%2 == 0, Timer: fmt.Sprint("timer ", v),
+				}}
+				b.Bookmarks = []store.Bookmark{{Name: k.ID, Position: store.Position(v)}}
+			}
+			group = append(group, b)
+		}
+		commit(t, l, group...)
+	}
+	saved := book("saved")
+	for v := range store.Version(2) {
+		commit(t, l, &store.Batch{Key: saved, Expected: v, Save: snapshot("saved")})
+	}
+	return append(keys, saved)
+}
+
+// TestAFlippedBitIsAnErrorAndNeverWrongData damages one bit of the file at a
+// time. What is then read must be what was stored or end with an error, and the
+// process must go on. The one exception is what the package documents: the count
+// of entries in the header of a page.
+func TestAFlippedBitIsAnErrorAndNeverWrongData(t *testing.T) {
+	t.Parallel()
+	flips := 200
+	if testing.Short() {
+		flips = 30
+	}
+	l := openNew(t)
+	keys := fillLog(t, l)
+	want, errs := everything(t, l, keys)
+	for group, err := range errs {
+		// A durable-state entity has no receipt and no claim.
+		if !errors.Is(err, store.ErrNotFound) {
+			t.Fatalf("%s of the whole log: %v", group, err)
+		}
+	}
+	notFound := errs
+	closeLog(t, l)
+	whole := read(t, l.Path())
+	used := len(bytes.TrimRight(whole, "\x00"))
+
+	random := rand.New(rand.NewPCG(1, 2))
+	path := filepath.Join(t.TempDir(), "damaged.db")
+	refused, noticed := 0, 0
+	for range flips {
+		at, bit := random.IntN(used), random.IntN(8)
+		if in := at % os.Getpagesize(); in == 10 || in == 11 {
+			continue
+		}
+		damaged := bytes.Clone(whole)
+		damaged[at] ^= 1 << bit
+		write(t, path, damaged)
+		where := fmt.Sprintf("bit %d of byte %d (page %d)", bit, at, at/os.Getpagesize())
+		l, err := bbolt.Open(path)
+		if err != nil {
+			refused++
+			if !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, store.ErrFormat) {
+				t.Errorf("%s: open: got %v, want an error that matches %v or %v", where, err, store.ErrCorrupt, store.ErrFormat)
+			}
+			continue
+		}
+		got, errs := everything(t, l, keys)
+		_ = l.Close() // a log that has met damage may say so again
+		if len(errs) > len(notFound) {
+			noticed++
+		}
+		compare(t, where, got, want, errs, notFound)
+	}
+	t.Logf("%d flips: %d refused at open, %d noticed by reads", flips, refused, noticed)
+	if noticed < flips/20 {
+		t.Errorf("flips that reads have noticed: got %d of %d, want more, or the test looks at the wrong bytes", noticed, flips)
+	}
+}
+
+// compare reports what was read without an error and is not what was stored.
+func compare(t testing.TB, where string, got, want map[string][]string, errs, notFound map[string]error) {
+	t.Helper()
+	for group, lines := range want {
+		if err := errs[group]; err != nil {
+			if !errors.Is(err, store.ErrCorrupt) {
+				t.Errorf("%s: %s: got error %v, want one that matches %v", where, group, err, store.ErrCorrupt)
+			}
+			continue
+		}
+		if len(got[group]) != len(lines) {
+			t.Errorf("%s: %s: got %d lines, want %d", where, group, len(got[group]), len(lines))
+			continue
+		}
+		for i := range lines {
+			if got[group][i] != lines[i] {
+				t.Errorf("%s: %s: line %d: got %s, want %s", where, group, i, got[group][i], lines[i])
+				break
+			}
+		}
+	}
+	for group := range got {
+		if want[group] == nil {
+			t.Errorf("%s: %s: got %q, want nothing", where, group, got[group])
+		}
+	}
+	for group := range notFound {
+		if err := errs[group]; !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("%s: %s: got %v, want %v", where, group, err, store.ErrNotFound)
+		}
+	}
+}
+
+func TestAFileThatShrinksUnderTheLogIsAnError(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	fillLog(t, l)
+	if err := os.Truncate(l.Path(), int64(2*os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	_, err := collect(l.Scan(t.Context(), store.Query{}))
+	wantIs(t, err, store.ErrCorrupt)
+	results, err := l.Commit(t.Context(), []*store.Batch{happened(book("new"), 0, 1)})
+	if err == nil {
+		err = results[0].Err
+	}
+	wantIs(t, err, store.ErrCorrupt)
+	_ = l.Close()
+}
+
+func TestAFileThatIsEmptiedUnderTheLogCanBeClosed(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	fillLog(t, l)
+	if err := os.Truncate(l.Path(), 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := collect(l.Scan(t.Context(), store.Query{}))
+	wantIs(t, err, store.ErrCorrupt)
+	_, err = collect(l.Scan(t.Context(), store.Query{}))
+	wantIs(t, err, store.ErrBroken)
+	closed := make(chan error, 1)
+	go func() { closed <- l.Close() }()
+	if err := receive(t, "Close", closed); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	closeLog(t, openAt(t, l.Path())) // its lock is gone too
+}
+
+func TestAMissingEntryIsAnError(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		bucket string
+		key    func() []byte
+	}{
+		{"an event in the log", "log", func() []byte { return bbolt.PositionKey(5) }},
+		{"the last event in the log", "log", func() []byte { return bbolt.PositionKey(10) }},
+		{"a version in the index", "index", func() []byte { return bbolt.IndexKey(book("1"), 5) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			l := openNew(t)
+			commit(t, l, happened(book("1"), 0, 10))
+			closeLog(t, l)
+			edit(t, l.Path(), func(tx *bolt.Tx) error { return tx.Bucket([]byte(c.bucket)).Delete(c.key()) })
+			l, err := bbolt.Open(l.Path())
+			if err == nil {
+				_, err = collect(l.Load(t.Context(), book("1"), nil))
+				closeLog(t, l)
+			}
+			wantIs(t, err, store.ErrCorrupt)
+		})
+	}
+}

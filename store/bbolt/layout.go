@@ -1,0 +1,306 @@
+package bbolt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A bucket is one of the B+trees of the file. There is a fixed number of them
+// and none per entity, so that the cost of an append depends on the depth of a
+// tree and on nothing else.
+//
+//	bucket    key                              value
+//	meta      "info"                           record: LogInfo
+//	meta      "counters"                       counters
+//	meta      "head" be16(partition)           number: last sequence of the partition
+//	log       be64(position)                   sealed Event, nothing before it
+//	index     kind 0 id 0 be64(version)        number: position
+//	state     kind 0 id 0                      record: State
+//	snapshot  kind 0 id 0 be64(version)        record: State
+//	message   be64(sequence)                   record: Message
+//	due       be64(due) be64(sequence)         number: sequence, of pending messages
+//	parked    be64(sequence)                   number: sequence, of parked messages
+//	timer     kind 0 id 0 name                 number: sequence
+//	receipt   kind 0 id 0 name                 record: Receipt
+//	claim     space 0 value                    record: Claimed
+//	bookmark  name 0 be16(partition)           record: Bookmark
+//
+// Names hold no zero byte, so keys sort as the names do. A number is be64
+// followed by the CRC-32C of key and number; a record is the CRC-32C of the key
+// followed by the sealed record. So every entry but those of log, which hold
+// their position in the sealed event, proves that it belongs under its key;
+// see [find] for what that is good for.
+type bucket uint8
+
+const (
+	bucketMeta bucket = iota
+	bucketLog
+	bucketIndex
+	bucketState
+	bucketSnapshot
+	bucketMessage
+	bucketDue
+	bucketParked
+	bucketTimer
+	bucketReceipt
+	bucketClaim
+	bucketBookmark
+	bucketCount
+)
+
+var bucketNames = [bucketCount]string{
+	"meta", "log", "index", "state", "snapshot", "message", "due", "parked", "timer", "receipt", "claim", "bookmark",
+}
+
+func (b bucket) String() string { return bucketNames[b] }
+
+// holdsNumbers reports whether the values of the bucket are numbers.
+func (b bucket) holdsNumbers() bool {
+	return b == bucketIndex || b == bucketDue || b == bucketParked || b == bucketTimer
+}
+
+// open returns the bucket in tx. Like bbolt itself on a damaged page it panics
+// if there is none; guard turns both into errors.
+func (b bucket) open(tx *bolt.Tx) *bolt.Bucket {
+	t := tx.Bucket([]byte(bucketNames[b]))
+	if t == nil {
+		panic(fmt.Sprintf("bucket %v is missing", b))
+	}
+	return t
+}
+
+var (
+	metaInfo     = []byte("info")
+	metaCounters = []byte("counters")
+	metaHead     = []byte("head")
+)
+
+const (
+	crcBytes    = 4
+	numberBytes = 8 + crcBytes
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// ---- keys
+
+func appendEntity(dst []byte, key store.Key) []byte {
+	dst = append(dst, key.Kind...)
+	dst = append(dst, 0)
+	dst = append(dst, key.ID...)
+	return append(dst, 0)
+}
+
+func appendPair(dst []byte, a, b string) []byte {
+	dst = append(dst, a...)
+	dst = append(dst, 0)
+	return append(dst, b...)
+}
+
+// splitEntity takes kind and id off the front of a key.
+func splitEntity(k []byte) (kind, id, rest []byte, ok bool) {
+	kind, rest, ok = bytes.Cut(k, []byte{0})
+	if !ok {
+		return nil, nil, nil, false
+	}
+	id, rest, ok = bytes.Cut(rest, []byte{0})
+	return kind, id, rest, ok
+}
+
+func be64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+func headKey(partition int) []byte {
+	return binary.BigEndian.AppendUint16(bytes.Clone(metaHead), uint16(partition))
+}
+
+// appendDue appends a due time so that it sorts: the sign bit is flipped, and
+// no due time comes before all others. The records keep the first nanosecond
+// of 1970 as no time, so it sorts as none.
+func appendDue(dst []byte, due time.Time) []byte {
+	n := dueNanos(due)
+	if n == 0 {
+		n = math.MinInt64
+	}
+	return binary.BigEndian.AppendUint64(dst, uint64(n)^1<<63)
+}
+
+// dueNanos returns t in nanoseconds since 1970, the nearest that there is.
+func dueNanos(t time.Time) int64 {
+	switch {
+	case t.Before(time.Unix(0, math.MinInt64)):
+		return math.MinInt64
+	case t.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
+	}
+	return t.UnixNano()
+}
+
+// ---- values
+
+// appendNumber appends the value that holds n under k.
+func appendNumber(dst, k []byte, n uint64) []byte {
+	from := len(dst)
+	dst = binary.BigEndian.AppendUint64(dst, n)
+	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, dst[from:])
+	return binary.LittleEndian.AppendUint32(dst, sum)
+}
+
+// number reads what appendNumber has written, and says what is wrong.
+func number(k, v []byte) (n uint64, reason string) {
+	if len(v) != numberBytes {
+		return 0, fmt.Sprintf("value of %d bytes, not %d", len(v), numberBytes)
+	}
+	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, v[:8])
+	if want := binary.LittleEndian.Uint32(v[8:]); sum != want {
+		return 0, fmt.Sprintf("checksum is %08x, the entry says %08x", sum, want)
+	}
+	return binary.BigEndian.Uint64(v), ""
+}
+
+// appendKeySum appends what comes before a sealed record that is kept under k.
+func appendKeySum(dst, k []byte) []byte {
+	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(k, castagnoli))
+}
+
+// sealed returns the sealed record of a value, and says what is wrong.
+func sealed(k, v []byte) (record []byte, reason string) {
+	if len(v) < crcBytes {
+		return nil, fmt.Sprintf("value of %d bytes", len(v))
+	}
+	sum := crc32.Checksum(k, castagnoli)
+	if want := binary.LittleEndian.Uint32(v); sum != want {
+		return nil, fmt.Sprintf("checksum of the key is %08x, the entry says %08x", sum, want)
+	}
+	return v[crcBytes:], ""
+}
+
+// check says what is wrong with an entry, as far as its key is concerned.
+func (b bucket) check(k, v []byte) (reason string) {
+	if b.holdsNumbers() {
+		_, reason = number(k, v)
+		return reason
+	}
+	_, reason = sealed(k, v)
+	return reason
+}
+
+// counters are what a log counts, one record in bucket meta.
+type counters struct {
+	events    uint64 // kept
+	pruned    uint64 // events deleted so far
+	entities  uint64
+	snapshots uint64 // and saved states
+	pending   uint64
+	parked    uint64
+	sequence  uint64 // of the last message
+}
+
+func (c *counters) fields() [7]*uint64 {
+	return [...]*uint64{&c.events, &c.pruned, &c.entities, &c.snapshots, &c.pending, &c.parked, &c.sequence}
+}
+
+func (c *counters) append(dst []byte) []byte {
+	from := len(dst)
+	for _, f := range c.fields() {
+		dst = binary.BigEndian.AppendUint64(dst, *f)
+	}
+	return store.Seal(dst, from)
+}
+
+func (c *counters) read(v []byte) (reason string) {
+	b, reason := store.Unseal(v)
+	if reason != "" {
+		return reason
+	}
+	fields := c.fields()
+	if len(b) != 8*len(fields) {
+		return fmt.Sprintf("counters of %d bytes", len(b))
+	}
+	for i, f := range fields {
+		*f = binary.BigEndian.Uint64(b[8*i:])
+	}
+	return ""
+}
+
+// ---- looking up
+
+// find moves c to the first entry at or above k and returns it, nil if there is
+// none, and the entry before it.
+//
+// The pages of a B+tree have no checksum, so a damaged key can send a search
+// astray, and an entry that exists seems not to. Then the search ends beside
+// the damaged key, or at a page that does not hold the place where k belongs.
+// So find checks that both entries prove their keys and that k lies between
+// them; in that way a missing entry is as sure as one that is there.
+func (b bucket) find(c *bolt.Cursor, k []byte) (key, value, before []byte, err error) {
+	c.Seek(k)
+	before, v := c.Prev()
+	if before != nil {
+		if reason := b.check(before, v); reason != "" {
+			return nil, nil, nil, b.corrupt(before, reason)
+		}
+		if bytes.Compare(before, k) >= 0 {
+			return nil, nil, nil, b.corrupt(k, "the tree is out of order")
+		}
+	}
+	// Prev at the first entry does not leave a place from which Next returns.
+	key, value = c.Seek(k)
+	if key != nil {
+		if reason := b.check(key, value); reason != "" {
+			return nil, nil, nil, b.corrupt(key, reason)
+		}
+		if bytes.Compare(key, k) < 0 {
+			return nil, nil, nil, b.corrupt(k, "the tree is out of order")
+		}
+	}
+	return key, value, before, nil
+}
+
+// get returns the value under k, nil if there is none for certain. It has been
+// checked against its key.
+func (b bucket) get(t *bolt.Bucket, k []byte) ([]byte, error) {
+	c := t.Cursor()
+	if key, v := c.Seek(k); bytes.Equal(key, k) {
+		if reason := b.check(k, v); reason != "" {
+			return nil, b.corrupt(k, reason)
+		}
+		return v, nil
+	}
+	key, v, _, err := b.find(c, k)
+	if err != nil || !bytes.Equal(key, k) {
+		return nil, err
+	}
+	return v, nil
+}
+
+// getNumber returns the number under k, and whether there is one.
+func (b bucket) getNumber(t *bolt.Bucket, k []byte) (n uint64, ok bool, err error) {
+	v, err := b.get(t, k)
+	if v == nil || err != nil {
+		return 0, false, err
+	}
+	n, _ = number(k, v) // get has checked it
+	return n, true, nil
+}
+
+// getRecord returns the sealed record under k, or nil.
+func (b bucket) getRecord(t *bolt.Bucket, k []byte) ([]byte, error) {
+	v, err := b.get(t, k)
+	if v == nil || err != nil {
+		return nil, err
+	}
+	return v[crcBytes:], nil
+}
+
+// corrupt returns the error about an entry; the caller adds the file.
+func (b bucket) corrupt(k []byte, reason string) *store.CorruptError {
+	return &store.CorruptError{What: "entry", Where: fmt.Sprintf("bucket %v, key %q", b, k), Reason: reason}
+}

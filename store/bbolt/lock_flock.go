@@ -1,0 +1,15 @@
+//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
+
+package bbolt
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// letGo closes a file that bbolt still maps. The mapping keeps the file open, and
+// with it its lock, so the lock is given back first.
+func letGo(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}

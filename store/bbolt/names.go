@@ -1,0 +1,184 @@
+package bbolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Receipt implements [store.Receipts].
+func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.Receipt, error) {
+	k := append(appendEntity(nil, key), name...)
+	record, err := l.record(ctx, bucketReceipt, k)
+	if err == nil {
+		var r *store.Receipt
+		if r, err = decodeReceipt(key, k, record); err == nil {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("receipt %q of %v: %w", name, key, l.locate(err))
+}
+
+// Receipts implements [store.Receipts]. Receipts that come or go during the
+// iteration may or may not be seen.
+func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	decode := func(k, record []byte) (*store.Receipt, error) { return decodeReceipt(key, k, record) }
+	return records(ctx, l, bucketReceipt, appendEntity(nil, key), decode)
+}
+
+func decodeReceipt(key store.Key, k, record []byte) (*store.Receipt, error) {
+	r, err := store.DecodeReceipt(record)
+	if err == nil && (r.Entity != key || !bytes.Equal(append(appendEntity(nil, r.Entity), r.Name...), k)) {
+		err = bucketReceipt.corrupt(k, fmt.Sprintf("found receipt %q of %v in its place", r.Name, r.Entity))
+	}
+	return r, err
+}
+
+// Owner implements [store.Claims].
+func (l *Log) Owner(ctx context.Context, c store.Claim) (store.Key, error) {
+	var owned *store.Claimed
+	err := l.view(ctx, func(tx *bolt.Tx) (err error) {
+		owned, err = readClaim(bucketClaim.open(tx), c)
+		return err
+	})
+	if err == nil && owned == nil {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.Key{}, fmt.Errorf("owner of %q in %q: %w", c.Value, c.Space, err)
+	}
+	return owned.Owner, nil
+}
+
+// Claims implements [store.Claims]. Claims that come or go during the iteration
+// may or may not be seen.
+func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed, error] {
+	decode := func(k, record []byte) (store.Claimed, error) {
+		c, err := decodeClaim(k, record)
+		if err != nil {
+			return store.Claimed{}, err
+		}
+		return *c, nil
+	}
+	return records(ctx, l, bucketClaim, appendPair(nil, space, ""), decode)
+}
+
+// readClaim returns who holds a value, or nil.
+func readClaim(t *bolt.Bucket, c store.Claim) (*store.Claimed, error) {
+	k := appendPair(nil, c.Space, c.Value)
+	record, err := bucketClaim.getRecord(t, k)
+	if record == nil || err != nil {
+		return nil, err
+	}
+	return decodeClaim(k, record)
+}
+
+func decodeClaim(k, record []byte) (*store.Claimed, error) {
+	c, err := store.DecodeClaimed(record)
+	if err == nil && !bytes.Equal(appendPair(nil, c.Claim.Space, c.Claim.Value), k) {
+		err = bucketClaim.corrupt(k, fmt.Sprintf("found %q in %q in its place", c.Claim.Value, c.Claim.Space))
+	}
+	return c, err
+}
+
+// Bookmarks implements [store.Bookmarks].
+func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
+	all := []store.Bookmark{}
+	for b, err := range records(ctx, l, bucketBookmark, nil, decodeBookmark) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, *b)
+	}
+	return all, nil
+}
+
+func decodeBookmark(k, record []byte) (*store.Bookmark, error) {
+	b, err := store.DecodeBookmark(record)
+	if err == nil && !bytes.Equal(bookmarkKey(b.Name, b.Position.Partition()), k) {
+		err = bucketBookmark.corrupt(k, fmt.Sprintf("found %q at %v in its place", b.Name, b.Position))
+	}
+	return b, err
+}
+
+func bookmarkKey(name string, partition int) []byte {
+	return binary.BigEndian.AppendUint16(appendPair(nil, name, ""), uint16(partition))
+}
+
+// record returns a copy of the record under k, or [store.ErrNotFound].
+func (l *Log) record(ctx context.Context, b bucket, k []byte) (record []byte, err error) {
+	err = l.view(ctx, func(tx *bolt.Tx) error {
+		v, err := b.getRecord(b.open(tx), k)
+		record = bytes.Clone(v)
+		return err
+	})
+	if err == nil && record == nil {
+		err = store.ErrNotFound
+	}
+	return record, err
+}
+
+// records yields what decode makes of the records whose keys begin with a
+// prefix, in the order of their keys. What decode returns shares nothing with
+// what it gets.
+func records[T any](ctx context.Context, l *Log, b bucket, prefix []byte, decode func(k, record []byte) (T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		p := newPage()
+		defer p.release()
+		next := prefix
+		for more := true; more; more = next != nil {
+			err := l.view(ctx, func(tx *bolt.Tx) (err error) {
+				next, err = fillRecords(tx, p, b, prefix, next)
+				return err
+			})
+			if err != nil {
+				yield(zero, fmt.Errorf("read %vs: %w", b, err))
+				return
+			}
+			for _, r := range p.rows {
+				value, err := decode(p.key(r), p.value(r))
+				if err == nil {
+					err = ctx.Err()
+				}
+				if err != nil {
+					yield(zero, fmt.Errorf("read %vs: %w", b, l.locate(err)))
+					return
+				}
+				if !yield(value, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// fillRecords copies a page of records and returns the key to go on with, or nil.
+func fillRecords(tx *bolt.Tx, p *page, b bucket, prefix, next []byte) ([]byte, error) {
+	p.reset()
+	c := b.open(tx).Cursor()
+	k, v, _, err := b.find(c, next)
+	if err != nil {
+		return nil, err
+	}
+	for ; k != nil; k, v = c.Next() {
+		record, reason := sealed(k, v)
+		if reason != "" {
+			return nil, b.corrupt(k, reason)
+		}
+		if !bytes.HasPrefix(k, prefix) {
+			return nil, nil
+		}
+		if p.full() {
+			return bytes.Clone(k), nil
+		}
+		p.add(k, record)
+	}
+	return nil, nil
+}

@@ -1,0 +1,273 @@
+package bbolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A row of the outbox is a message under its sequence, an entry of due if it is
+// pending or of parked if it is not, and an entry of timer if it is one.
+
+// checkSettle returns why the settlements cannot be made, or nil. They take
+// effect one after the other, so a row that one removes is gone for the next.
+func (w *writer) checkSettle(settle []store.Settlement) error {
+	var gone map[uint64]bool
+	for i := range settle {
+		s := &settle[i]
+		old, err := w.message(s.Sequence)
+		if err != nil {
+			return fmt.Errorf("settle outbox message %d: %w", s.Sequence, err)
+		}
+		if old == nil || gone[s.Sequence] {
+			if s.Required {
+				return &store.SettledError{Sequence: s.Sequence}
+			}
+			continue
+		}
+		if s.Message == nil {
+			if gone == nil {
+				gone = make(map[uint64]bool)
+			}
+			gone[s.Sequence] = true
+			continue
+		}
+		if m := s.Message; m.ID != old.ID || m.Source != old.Source || m.Timer != old.Timer || !m.Time.Equal(old.Time) {
+			return fmt.Errorf("settle outbox message %d: %w: the new message has another id, source, timer or time",
+				s.Sequence, store.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// checkTimers reads the timers that the batch is going to replace or cancel.
+func (w *writer) checkTimers(b *store.Batch) error {
+	for _, name := range b.Cancel {
+		if _, err := w.timer(b.Key, name); err != nil {
+			return err
+		}
+	}
+	for i := range b.Enqueue {
+		if name := b.Enqueue[i].Timer; name != "" {
+			if _, err := w.timer(b.Key, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *writer) settle(settle []store.Settlement) error {
+	for i := range settle {
+		s := &settle[i]
+		old, err := w.message(s.Sequence)
+		if err != nil {
+			return err
+		}
+		if old == nil {
+			continue
+		}
+		if err := w.removeMessage(old); err != nil {
+			return err
+		}
+		if s.Message != nil {
+			m := *s.Message
+			m.Sequence = s.Sequence
+			if err := w.putMessage(&m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cancel removes the timer of an entity if it is set.
+func (w *writer) cancel(key store.Key, name string) error {
+	m, err := w.timer(key, name)
+	if m == nil || err != nil {
+		return err
+	}
+	return w.removeMessage(m)
+}
+
+func (w *writer) enqueue(b *store.Batch, r *store.Result) error {
+	for i := range b.Enqueue {
+		m := &b.Enqueue[i]
+		if m.Timer != "" {
+			if err := w.cancel(b.Key, m.Timer); err != nil {
+				return err
+			}
+		}
+		w.counters.sequence++
+		m.Sequence, m.Source, m.Time = w.counters.sequence, b.Key, w.now
+		if err := w.putMessage(m); err != nil {
+			return err
+		}
+		r.Sequence = m.Sequence
+	}
+	return nil
+}
+
+func (w *writer) putMessage(m *store.Message) error {
+	k := be64(m.Sequence)
+	if err := w.put(bucketMessage, k, store.AppendMessage(appendKeySum(w.room(recordRoom+len(m.Payload)), k), m)); err != nil {
+		return err
+	}
+	if m.Timer != "" {
+		if err := w.putNumber(bucketTimer, timerKey(m.Source, m.Timer), m.Sequence); err != nil {
+			return err
+		}
+	}
+	if m.Parked {
+		w.counters.parked++
+		return w.putNumber(bucketParked, k, m.Sequence)
+	}
+	w.counters.pending++
+	return w.putNumber(bucketDue, dueKey(m), m.Sequence)
+}
+
+func (w *writer) removeMessage(m *store.Message) error {
+	k := be64(m.Sequence)
+	if err := w.delete(bucketMessage, k); err != nil {
+		return err
+	}
+	if m.Timer != "" {
+		if err := w.delete(bucketTimer, timerKey(m.Source, m.Timer)); err != nil {
+			return err
+		}
+	}
+	if m.Parked {
+		w.counters.parked--
+		return w.delete(bucketParked, k)
+	}
+	w.counters.pending--
+	return w.delete(bucketDue, dueKey(m))
+}
+
+// message returns a row, or nil.
+func (w *writer) message(sequence uint64) (*store.Message, error) {
+	k := be64(sequence)
+	record, err := bucketMessage.getRecord(w.tree(bucketMessage), k)
+	if record == nil || err != nil {
+		return nil, err
+	}
+	return decodeMessage(sequence, record)
+}
+
+// timer returns the row of a timer, or nil.
+func (w *writer) timer(key store.Key, name string) (*store.Message, error) {
+	k := timerKey(key, name)
+	sequence, ok, err := bucketTimer.getNumber(w.tree(bucketTimer), k)
+	if !ok || err != nil {
+		return nil, err
+	}
+	m, err := w.message(sequence)
+	if err == nil && (m == nil || m.Source != key || m.Timer != name) {
+		err = bucketTimer.corrupt(k, fmt.Sprintf("message %d is not this timer", sequence))
+	}
+	return m, err
+}
+
+func timerKey(key store.Key, name string) []byte {
+	return append(appendEntity(nil, key), name...)
+}
+
+func dueKey(m *store.Message) []byte {
+	return binary.BigEndian.AppendUint64(appendDue(nil, m.Due), m.Sequence)
+}
+
+func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
+	m, err := store.DecodeMessage(record)
+	if err == nil && m.Sequence != sequence {
+		err = bucketMessage.corrupt(be64(sequence), fmt.Sprintf("found message %d in its place", m.Sequence))
+	}
+	return m, err
+}
+
+// Messages implements [store.Outbox]. Rows that come or go during the iteration
+// may or may not be seen.
+func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	o := outboxReader{log: l, list: bucketDue}
+	o.next = binary.BigEndian.AppendUint64(appendDue(nil, q.AfterDue), q.After)
+	switch {
+	case q.Parked:
+		o.list, o.next = bucketParked, be64(q.After)
+	case !q.DueBy.IsZero():
+		o.through = binary.BigEndian.AppendUint64(nil, uint64(dueNanos(q.DueBy))^1<<63)
+	}
+	o.next = append(o.next, 0) // above it
+	return func(yield func(*store.Message, error) bool) {
+		o := o
+		p := newPage()
+		defer p.release()
+		for o.next != nil {
+			err := l.view(ctx, func(tx *bolt.Tx) error { return o.fill(tx, p) })
+			if err != nil {
+				yield(nil, fmt.Errorf("outbox: %w", err))
+				return
+			}
+			for _, r := range p.rows {
+				sequence := binary.BigEndian.Uint64(p.key(r))
+				m, err := decodeMessage(sequence, p.value(r))
+				if err == nil {
+					err = ctx.Err()
+				}
+				if err != nil {
+					yield(nil, fmt.Errorf("outbox message %d: %w", sequence, l.locate(err)))
+					return
+				}
+				if !yield(m, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// An outboxReader reads the messages that a list names, a page at a time.
+type outboxReader struct {
+	log     *Log
+	list    bucket // due or parked
+	next    []byte // where to go on in list; nil at the end
+	through []byte // the last due time, nil for all
+}
+
+// fill copies the next page of messages, each under its sequence.
+func (o *outboxReader) fill(tx *bolt.Tx, p *page) error {
+	p.reset()
+	messages := bucketMessage.open(tx)
+	c := o.list.open(tx).Cursor()
+	k, v, _, err := o.list.find(c, o.next)
+	if err != nil {
+		return err
+	}
+	o.next = nil
+	for ; k != nil; k, v = c.Next() {
+		sequence, reason := number(k, v)
+		if reason != "" {
+			return o.list.corrupt(k, reason)
+		}
+		if o.through != nil && bytes.Compare(k[:8], o.through) > 0 {
+			return nil
+		}
+		if p.full() {
+			o.next = bytes.Clone(k)
+			return nil
+		}
+		record, err := bucketMessage.getRecord(messages, be64(sequence))
+		if err == nil && record == nil {
+			err = o.list.corrupt(k, fmt.Sprintf("message %d is missing", sequence))
+		}
+		if err != nil {
+			return err
+		}
+		p.add(be64(sequence), record)
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package bbolt
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/perdure/perdure/store"
+)
+
+// deleteMax bounds what one transaction deletes.
+const deleteMax = 4096
+
+// DeleteEvents implements [store.Pruner]. It deletes some thousand events in a
+// transaction, so an error may come after part of them: then it returns how
+// many are deleted for certain.
+func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
+	n, err := l.prune(ctx, key, func(w *writer, s *stream) (int, error) { return w.deleteEvents(s, below, through) })
+	if err != nil {
+		return n, fmt.Errorf("delete events of %v: %w", key, err)
+	}
+	return n, nil
+}
+
+// DeleteSnapshots implements [store.Pruner].
+func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Version) (int, error) {
+	n, err := l.prune(ctx, key, func(w *writer, s *stream) (int, error) { return w.deleteSnapshots(s, below) })
+	if err != nil {
+		return n, fmt.Errorf("delete snapshots of %v: %w", key, err)
+	}
+	return n, nil
+}
+
+// prune runs fn in one transaction after the other until it deletes no more
+// than fits in one.
+func (l *Log) prune(ctx context.Context, key store.Key, fn func(*writer, *stream) (int, error)) (int, error) {
+	if err := key.Validate(); err != nil {
+		return 0, err
+	}
+	total := 0
+	for {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		n := 0
+		err := l.exclusively(func(w *writer) (err error) {
+			n, err = fn(w, l.stream(key))
+			return err
+		})
+		if err != nil {
+			return total, err
+		}
+		total += n
+		if n < deleteMax {
+			return total, nil
+		}
+	}
+}
+
+// exclusively runs fn as a transaction between those of the committers.
+func (l *Log) exclusively(fn func(w *writer) error) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	_, err := l.transact(fn)
+	return err
+}
+
+func (w *writer) deleteEvents(s *stream, below store.Version, through store.Position) (int, error) {
+	covered, err := w.covered(s)
+	if err != nil {
+		return 0, err
+	}
+	if below > covered+1 {
+		return 0, fmt.Errorf("%w: those below version %d, but the latest snapshot covers %d", store.ErrInvalid, below, covered)
+	}
+	index := w.tree(bucketIndex).Cursor()
+	last, err := s.end(index)
+	if err != nil {
+		return 0, err
+	}
+	below = min(below, last) // the last event is always kept
+	// A cursor does not survive a deletion, so the keys come first.
+	var positions []uint64
+	k, v, _, err := bucketIndex.find(index, s.at(0))
+	if err != nil {
+		return 0, s.corrupt(err, 0, 0)
+	}
+	first, ok := s.versionOf(k)
+	for version := first; ok && version < below && len(positions) < deleteMax; version, ok = s.versionOf(k) {
+		n, reason := number(k, v)
+		if reason != "" {
+			return 0, s.corrupt(bucketIndex.corrupt(k, reason), version, 0)
+		}
+		if store.Position(n) > through {
+			break
+		}
+		positions = append(positions, n)
+		k, v = index.Next()
+	}
+	for i, n := range positions {
+		if err := w.delete(bucketIndex, s.at(first+store.Version(i))); err != nil {
+			return 0, err
+		}
+		if err := w.delete(bucketLog, be64(n)); err != nil {
+			return 0, err
+		}
+	}
+	if n := uint64(len(positions)); n > 0 {
+		w.counters.events -= n
+		w.counters.pruned += n
+		w.log.sparse.Store(true) // before anybody can see it
+	}
+	return len(positions), nil
+}
+
+func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {
+	covered, err := w.covered(s)
+	if err != nil {
+		return 0, err
+	}
+	keys, err := w.olderSnapshots(s.key, min(below, covered)) // the latest is always kept
+	if err != nil {
+		return 0, err
+	}
+	for _, k := range keys {
+		if err := w.delete(bucketSnapshot, k); err != nil {
+			return 0, err
+		}
+	}
+	w.counters.snapshots -= uint64(len(keys))
+	return len(keys), nil
+}
+
+// covered returns the version of the latest snapshot or saved state of an entity.
+func (w *writer) covered(s *stream) (store.Version, error) {
+	_, _, before, err := bucketSnapshot.find(w.tree(bucketSnapshot).Cursor(), s.at(math.MaxUint64))
+	if err != nil {
+		return 0, s.corrupt(err, 0, 0)
+	}
+	if version, ok := s.versionOf(before); ok {
+		return version, nil
+	}
+	return savedVersion(w.tree(bucketState), s)
+}

@@ -1,0 +1,485 @@
+package bbolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"sync"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Bounds of what one read transaction copies out: a page is full when it has
+// reached one of them.
+const (
+	pageRowsMax  = 1000
+	pageBytesMax = 1 << 20
+	// keptBytesMax bounds the buffer of a page that is kept for the next reader;
+	// a page is longer if its last record is.
+	keptBytesMax = 2 * pageBytesMax
+)
+
+// A page is what one read transaction has copied out, and what it is decoded
+// into. Pages are used again.
+type page struct {
+	buf     []byte
+	rows    []row
+	sealed  []byte // a state, beside the rows
+	decoder store.Decoder
+	event   store.Event
+	state   store.State
+}
+
+// A row is a key and a value in the buffer of a page.
+type row struct{ from, value, end int }
+
+var pages = sync.Pool{New: func() any { return new(page) }}
+
+func newPage() *page { return pages.Get().(*page) }
+
+func (p *page) release() {
+	p.event, p.state = store.Event{}, store.State{} // a reader finds nothing of another's
+	if cap(p.buf) <= keptBytesMax && cap(p.sealed) <= keptBytesMax {
+		pages.Put(p)
+	}
+}
+
+func (p *page) reset() { p.buf, p.rows = p.buf[:0], p.rows[:0] }
+
+func (p *page) full() bool { return len(p.rows) >= pageRowsMax || len(p.buf) >= pageBytesMax }
+
+func (p *page) add(k, v []byte) {
+	from := len(p.buf)
+	p.buf = append(p.buf, k...)
+	value := len(p.buf)
+	p.buf = append(p.buf, v...)
+	p.rows = append(p.rows, row{from, value, len(p.buf)})
+}
+
+func (p *page) key(r row) []byte   { return p.buf[r.from:r.value] }
+func (p *page) value(r row) []byte { return p.buf[r.value:r.end] }
+
+// ---- events of one entity
+
+// A stream reads the events of one entity, a page at a time.
+type stream struct {
+	log    *Log
+	key    store.Key
+	prefix []byte        // of its keys in index and snapshot
+	next   store.Version // of the first event of the next page
+	last   store.Version // the entity's when the first page was read
+	// dense says that the event of version next must be there if any above it
+	// is; otherwise deleted events may be missing before the first one.
+	dense bool
+}
+
+// lastUnknown is what a stream has in last before its first page.
+const lastUnknown = store.Version(math.MaxUint64)
+
+func (l *Log) stream(key store.Key) *stream {
+	return &stream{log: l, key: key, prefix: appendEntity(nil, key), next: 1, last: lastUnknown}
+}
+
+// at returns the key of a version.
+func (s *stream) at(v store.Version) []byte {
+	return binary.BigEndian.AppendUint64(bytes.Clone(s.prefix), uint64(v))
+}
+
+// versionOf returns the version in a key of the stream.
+func (s *stream) versionOf(k []byte) (store.Version, bool) {
+	if len(k) != len(s.prefix)+8 || !bytes.HasPrefix(k, s.prefix) {
+		return 0, false
+	}
+	return store.Version(binary.BigEndian.Uint64(k[len(s.prefix):])), true
+}
+
+// Load implements [store.Log]. It sees the entity as it was when the iteration
+// began. A snapshot that deleted events come after is not offered, because
+// nothing can be rebuilt from it. If events that the iteration has yet to read
+// are deleted meanwhile, it ends with an error, and a new Load has a snapshot
+// to offer.
+func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		p := newPage()
+		defer p.release()
+		s := l.stream(key)
+		err := key.Validate()
+		if err == nil {
+			err = s.restore(ctx, p, accept)
+		}
+		if err == nil {
+			s.dense = true
+			err = s.yield(ctx, p, yield)
+		}
+		if err != nil {
+			yield(nil, fmt.Errorf("load %v: %w", key, err))
+		}
+	}
+}
+
+// Read implements [store.Log]. It ends at the version that the entity had when
+// the iteration began. Events that are deleted before it reaches them are left out.
+func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		if after == math.MaxUint64 {
+			return
+		}
+		p := newPage()
+		defer p.release()
+		s := l.stream(key)
+		s.next = after + 1
+		err := key.Validate()
+		if err == nil {
+			err = l.view(ctx, func(tx *bolt.Tx) error { return s.fill(tx, p) })
+		}
+		if err == nil {
+			err = s.yield(ctx, p, yield)
+		}
+		if err != nil {
+			yield(nil, fmt.Errorf("read %v: %w", key, err))
+		}
+	}
+}
+
+// restore offers the states of the entity, latest first, and fills the first
+// page with what comes after the accepted one, each time in one transaction.
+func (s *stream) restore(ctx context.Context, p *page, accept func(*store.State) bool) error {
+	below := lastUnknown
+	for {
+		var found store.Version
+		err := s.log.view(ctx, func(tx *bolt.Tx) (err error) {
+			if accept != nil {
+				if found, err = s.copyState(tx, p, below); err != nil {
+					return err
+				}
+			}
+			s.next, s.last, s.dense = found+1, lastUnknown, found > 0
+			return s.fill(tx, p)
+		})
+		switch {
+		case errors.Is(err, errDeleted) && below == lastUnknown:
+			return s.corrupt(&store.CorruptError{
+				What: "event", Where: "bucket index", Reason: "events after the latest snapshot are missing",
+			}, found+1, 0)
+		case errors.Is(err, errDeleted):
+			accept = nil // deleted events come after all older snapshots too
+			continue
+		case err != nil || found == 0:
+			return err
+		}
+		if err := p.decoder.State(p.sealed, &p.state); err != nil {
+			return s.corrupt(err, found, 0)
+		}
+		if p.state.Key != s.key || p.state.Version != found {
+			return s.corrupt(&store.CorruptError{
+				What: "state", Reason: fmt.Sprintf("found version %d of %v in its place", p.state.Version, p.state.Key),
+			}, found, 0)
+		}
+		if accept(&p.state) {
+			return nil
+		}
+		below = found
+	}
+}
+
+// copyState copies the latest state below a version and returns its version, or 0.
+func (s *stream) copyState(tx *bolt.Tx, p *page, below store.Version) (store.Version, error) {
+	snapshots := bucketSnapshot.open(tx)
+	_, _, before, err := bucketSnapshot.find(snapshots.Cursor(), s.at(below))
+	if err != nil {
+		return 0, s.corrupt(err, 0, 0)
+	}
+	if version, ok := s.versionOf(before); ok {
+		v, err := bucketSnapshot.getRecord(snapshots, before)
+		p.sealed = append(p.sealed[:0], v...)
+		return version, err
+	}
+	if below != lastUnknown {
+		return 0, nil
+	}
+	v, err := bucketState.getRecord(bucketState.open(tx), s.prefix)
+	if v == nil || err != nil {
+		return 0, err
+	}
+	p.sealed = append(p.sealed[:0], v...)
+	if err := p.decoder.State(v, &p.state); err != nil {
+		return 0, s.corrupt(err, 0, 0)
+	}
+	return p.state.Version, nil
+}
+
+// errDeleted says that events which come before the first one that is kept are
+// asked for.
+var errDeleted = errors.New("events have been deleted meanwhile")
+
+// fill copies the next page of events and moves on behind it.
+func (s *stream) fill(tx *bolt.Tx, p *page) error {
+	p.reset()
+	index, log := bucketIndex.open(tx).Cursor(), bucketLog.open(tx).Cursor()
+	k, v, err := s.seek(tx, index)
+	if err != nil {
+		return err
+	}
+	var at uint64 // where the cursor of log is
+	version, ok := s.versionOf(k)
+	for ; ok && s.next <= s.last; version, ok = s.versionOf(k) {
+		if version != s.next {
+			return s.corrupt(gap(s.next, version), s.next, 0)
+		}
+		n, reason := number(k, v)
+		if reason != "" {
+			return s.corrupt(bucketIndex.corrupt(k, reason), version, 0)
+		}
+		if p.full() {
+			if s.last == lastUnknown {
+				s.last, err = s.end(index)
+			}
+			return err
+		}
+		if at, err = copyEvent(log, p, at, n); err != nil {
+			return s.corrupt(err, version, store.Position(n))
+		}
+		s.next++
+		k, v = index.Next()
+	}
+	if k != nil {
+		// What ends the stream must itself be sound, or it could be the next event.
+		if reason := bucketIndex.check(k, v); reason != "" {
+			return s.corrupt(bucketIndex.corrupt(k, reason), s.next, 0)
+		}
+	}
+	if s.last != lastUnknown && s.next <= s.last {
+		return s.corrupt(gap(s.next, s.last+1), s.next, 0)
+	}
+	s.last = s.next - 1
+	return nil
+}
+
+// seek moves the cursor to the entry of version next, or past deleted ones to
+// the first that is kept, and returns it; it is of another entity if there is none.
+func (s *stream) seek(tx *bolt.Tx, index *bolt.Cursor) (k, v []byte, err error) {
+	k, v, before, err := bucketIndex.find(index, s.at(s.next))
+	if err != nil {
+		return nil, nil, s.corrupt(err, s.next, 0)
+	}
+	version, ok := s.versionOf(k)
+	last, behind := s.versionOf(before)
+	switch {
+	case !ok && s.dense && last+1 != s.next:
+		// The event of a snapshot's version is there if it is the last one, since
+		// that is never deleted. An entity with a saved state has no events.
+		if behind || bucketState.open(tx).Get(s.prefix) == nil {
+			return nil, nil, s.corrupt(gap(last+1, s.next), s.next, 0)
+		}
+	case ok && version != s.next && behind:
+		return nil, nil, s.corrupt(gap(s.next, version), s.next, 0)
+	case ok && version != s.next && s.dense:
+		return nil, nil, errDeleted
+	case ok:
+		s.next = version
+	}
+	return k, v, nil
+}
+
+// end returns the last version of the stream.
+func (s *stream) end(index *bolt.Cursor) (store.Version, error) {
+	_, _, before, err := bucketIndex.find(index, s.at(lastUnknown))
+	if err != nil {
+		return 0, s.corrupt(err, 0, 0)
+	}
+	version, _ := s.versionOf(before)
+	return version, nil
+}
+
+// copyEvent adds the record at position n to the page, with its position as its
+// key, and returns n. The events of a batch lie next to each other, so a cursor
+// that is at the position before takes one step instead of a search.
+func copyEvent(log *bolt.Cursor, p *page, at, n uint64) (uint64, error) {
+	var want [8]byte
+	binary.BigEndian.PutUint64(want[:], n)
+	var k, v []byte
+	if at != 0 && n == at+1 {
+		k, v = log.Next()
+	} else {
+		k, v = log.Seek(want[:])
+	}
+	if !bytes.Equal(k, want[:]) {
+		return 0, missing()
+	}
+	p.add(k, v)
+	return n, nil
+}
+
+// yield yields the events of the page, then those of the pages after it.
+func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, error) bool) error {
+	version := s.next - store.Version(len(p.rows))
+	for {
+		for _, r := range p.rows {
+			position := store.Position(binary.BigEndian.Uint64(p.key(r)))
+			err := p.decoder.Event(p.value(r), &p.event)
+			if err == nil && (p.event.Key != s.key || p.event.Version != version || p.event.Position != position) {
+				err = misplaced(&p.event)
+			}
+			if err != nil {
+				return s.corrupt(err, version, position)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if !yield(&p.event, nil) {
+				return nil
+			}
+			version++
+		}
+		if s.next > s.last {
+			return nil
+		}
+		err := s.log.view(ctx, func(tx *bolt.Tx) error { return s.fill(tx, p) })
+		if err != nil {
+			return err
+		}
+		version = s.next - store.Version(len(p.rows))
+	}
+}
+
+// corrupt says in an error about a corrupt record what was asked for.
+func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
+	var c *store.CorruptError
+	if errors.As(err, &c) {
+		c.Key, c.Version, c.Position = s.key, version, position
+	}
+	return s.log.locate(err)
+}
+
+func gap(from, to store.Version) error {
+	return &store.CorruptError{
+		What: "event", Where: "bucket index",
+		Reason: fmt.Sprintf("the versions from %d to %d are missing", from, to-1),
+	}
+}
+
+// misplaced returns the error for an event that is whole but not the one that
+// was asked for.
+func misplaced(e *store.Event) error {
+	return &store.CorruptError{
+		What:   "event",
+		Reason: fmt.Sprintf("found version %d of %v, position %v, in its place", e.Version, e.Key, e.Position),
+	}
+}
+
+// ---- events of a partition
+
+// Scan implements [store.Log]. It ends at the head that the partition had when
+// the iteration began.
+func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		p := newPage()
+		defer p.release()
+		if err := l.scan(ctx, p, &q, yield); err != nil {
+			yield(nil, fmt.Errorf("scan after %v: %w", q.After, err))
+		}
+	}
+}
+
+func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*store.Event, error) bool) error {
+	partition := q.After.Partition()
+	if partition >= len(l.heads) {
+		return fmt.Errorf("%w: partition %d of a log with %d", store.ErrInvalid, partition, len(l.heads))
+	}
+	last := store.NewPosition(partition, l.heads[partition].Load())
+	if q.Through != 0 {
+		if q.Through.Partition() != partition {
+			return fmt.Errorf("%w: it ends in another partition, at %v", store.ErrInvalid, q.Through)
+		}
+		last = min(last, q.Through)
+	}
+	if last <= q.After { // also so that an ended context or a closed log is told
+		return l.view(ctx, func(*bolt.Tx) error { return nil })
+	}
+	for next := q.After + 1; next <= last; {
+		from := next
+		err := l.view(ctx, func(tx *bolt.Tx) (err error) {
+			next, err = l.fillScan(tx, p, from, last)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, r := range p.rows {
+			position := store.Position(binary.BigEndian.Uint64(p.key(r)))
+			err := p.decoder.Event(p.value(r), &p.event)
+			if err == nil && p.event.Position != position {
+				err = misplaced(&p.event)
+			}
+			if err != nil {
+				return l.corruptAt(err, position)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if q.Match(&p.event) && !yield(&p.event, nil) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// fillScan copies the next page of a partition and returns where to go on.
+// Positions are dense unless events have been deleted; the last one of a
+// partition never is, since it is the last one of its entity.
+func (l *Log) fillScan(tx *bolt.Tx, p *page, next, last store.Position) (store.Position, error) {
+	p.reset()
+	c := bucketLog.open(tx).Cursor()
+	k, v := c.Seek(be64(uint64(next)))
+	if positionOf(k) > next && l.sparse.Load() {
+		// As in find: a damaged key before the place could hide what is there.
+		if before, v := c.Prev(); before != nil {
+			err := p.decoder.Event(v, &p.event)
+			if err != nil || p.event.Position != positionOf(before) || p.event.Position >= next {
+				return 0, l.corruptAt(missing(), next)
+			}
+		}
+		k, v = c.Seek(be64(uint64(next)))
+	}
+	for ; ; k, v = c.Next() {
+		position := positionOf(k)
+		if k == nil || position < next || (position > next && !l.sparse.Load()) {
+			return 0, l.corruptAt(missing(), next)
+		}
+		if position > last {
+			return last + 1, nil
+		}
+		p.add(k, v)
+		next = position + 1
+		if next > last || p.full() {
+			return next, nil
+		}
+	}
+}
+
+// positionOf returns the position in a key of log.
+func positionOf(k []byte) store.Position {
+	if len(k) != 8 {
+		return math.MaxUint64
+	}
+	return store.Position(binary.BigEndian.Uint64(k))
+}
+
+func missing() error {
+	return &store.CorruptError{What: "event", Where: "bucket log", Reason: "it is missing"}
+}
+
+func (l *Log) corruptAt(err error, position store.Position) error {
+	var c *store.CorruptError
+	if errors.As(err, &c) {
+		c.Position = position
+	}
+	return l.locate(err)
+}

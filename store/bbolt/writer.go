@@ -1,0 +1,502 @@
+package bbolt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/perdure/perdure/store"
+)
+
+const (
+	// chunkBytes is how much a writer allocates at once for encoded values,
+	// keptChunkBytes what it keeps at most for the next transaction.
+	chunkBytes     = 256 << 10
+	keptChunkBytes = 4 << 20
+	// recordRoom is more than most records take that have no payload.
+	recordRoom = 1 << 10
+)
+
+// A writer is the one writable transaction of a log, and what it changes beside
+// the file. Heads and counters are staged in it, and published only when the
+// transaction is durable.
+//
+// A batch is checked as a whole before any of it is written, so that one that is
+// refused leaves no trace in a transaction that goes on. Later batches see the
+// earlier ones through the transaction and the staged heads.
+type writer struct {
+	log     *Log
+	tx      *bolt.Tx
+	trees   [bucketCount]*bolt.Bucket
+	now     time.Time
+	dirty   bool // something has been written
+	encoded []byte
+	key     []byte // scratch
+
+	cache    headCache
+	staged   map[store.Key]head
+	counters counters
+	durable  counters // those of the last commit
+	heads    []uint64 // by partition
+	moved    []int    // partitions whose head the transaction has moved
+}
+
+// begin makes the writer ready for tx.
+func (w *writer) begin(tx *bolt.Tx) {
+	w.tx, w.dirty = tx, false
+	w.trees = [bucketCount]*bolt.Bucket{}
+	w.now = time.Unix(0, w.log.now().UnixNano()).UTC()
+	w.encoded = w.encoded[:0] // the transaction that needed it has ended
+	if cap(w.encoded) > keptChunkBytes {
+		w.encoded = nil
+	}
+	if w.staged == nil {
+		w.staged = make(map[store.Key]head)
+	}
+}
+
+// finish writes what belongs to the transaction as a whole.
+func (w *writer) finish() error {
+	if !w.dirty {
+		return nil
+	}
+	for _, p := range w.moved {
+		if err := w.putNumber(bucketMeta, headKey(p), w.heads[p]); err != nil {
+			return err
+		}
+	}
+	return w.put(bucketMeta, metaCounters, w.counters.append(w.room(recordRoom)))
+}
+
+// publish makes the changes beside the file known, after the commit.
+func (w *writer) publish() {
+	for key, h := range w.staged {
+		w.cache.put(key, h)
+	}
+	for _, p := range w.moved {
+		w.log.heads[p].Store(w.heads[p])
+	}
+	w.durable = w.counters
+	w.reset()
+}
+
+// forget takes back the changes beside the file.
+func (w *writer) forget() {
+	w.counters = w.durable
+	for _, p := range w.moved {
+		w.heads[p] = w.log.heads[p].Load()
+	}
+	w.reset()
+}
+
+func (w *writer) reset() {
+	w.tx, w.moved = nil, w.moved[:0]
+	clear(w.staged)
+}
+
+// tree returns a bucket of the transaction.
+func (w *writer) tree(b bucket) *bolt.Bucket {
+	if w.trees[b] == nil {
+		w.trees[b] = b.open(w.tx)
+		if b == bucketLog {
+			w.trees[b].FillPercent = 1 // positions only grow, so no room is needed behind a page
+		}
+	}
+	return w.trees[b]
+}
+
+// room returns an empty slice for a value of about n bytes. It stays as it is
+// until the transaction has ended, as bbolt demands of values.
+func (w *writer) room(n int) []byte {
+	if cap(w.encoded)-len(w.encoded) < n {
+		w.encoded = make([]byte, 0, max(n, chunkBytes))
+	}
+	return w.encoded[len(w.encoded):]
+}
+
+// put stores a value that was appended to what room has returned.
+func (w *writer) put(b bucket, k, v []byte) error {
+	if n := len(w.encoded); cap(v) == cap(w.encoded)-n {
+		w.encoded = w.encoded[:n+len(v)] // v is in it; else it has outgrown it
+	}
+	w.dirty = true
+	return w.tree(b).Put(k, v)
+}
+
+func (w *writer) putNumber(b bucket, k []byte, n uint64) error {
+	return w.put(b, k, appendNumber(w.room(numberBytes), k, n))
+}
+
+func (w *writer) delete(b bucket, k []byte) error {
+	w.dirty = true
+	return w.tree(b).Delete(k)
+}
+
+// group checks and writes the batches of one call and sets their results, where
+// they are not refused already. An error means that the transaction must not be committed.
+func (w *writer) group(group []*store.Batch, results []store.Result) error {
+	var refused map[store.Key]bool
+	for i, b := range group {
+		r := &results[i]
+		if r.Err == nil && refused[b.Key] {
+			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
+		}
+		var h head
+		if r.Err == nil {
+			// Guarded by itself: damage that one entity meets is no reason to
+			// refuse the others. A check changes nothing in the transaction.
+			r.Err = w.log.guard(func() (err error) {
+				h, err = w.check(b)
+				return err
+			})
+		}
+		if r.Err == nil {
+			if err := w.apply(b, h, r); err != nil {
+				return fmt.Errorf("append %v: %w", b.Key, err)
+			}
+		} else if b != nil && !b.Key.IsZero() {
+			if refused == nil {
+				refused = make(map[store.Key]bool)
+			}
+			refused[b.Key] = true
+		}
+	}
+	return nil
+}
+
+// check returns why the batch cannot be stored as things are, or where its
+// entity is. It reads all that apply is going to read, so that damage which the
+// batch meets is found before any of it is written.
+func (w *writer) check(b *store.Batch) (h head, err error) {
+	if !b.Key.IsZero() {
+		if h, err = w.checkEntity(b); err != nil {
+			return h, err
+		}
+	}
+	if err := w.checkSettle(b.Settle); err != nil {
+		return h, err
+	}
+	if err := w.checkTimers(b); err != nil {
+		return h, err
+	}
+	for _, c := range b.Release {
+		if _, err := w.claimed(c); err != nil {
+			return h, err
+		}
+	}
+	for _, c := range b.Claim {
+		owned, err := w.claimed(c)
+		if err != nil {
+			return h, err
+		}
+		if owned != nil && owned.Owner != b.Key {
+			return h, &store.ClaimedError{Claim: c, Owner: owned.Owner}
+		}
+	}
+	return h, nil
+}
+
+func (w *writer) checkEntity(b *store.Batch) (head, error) {
+	h, err := w.head(b.Key)
+	if err == nil {
+		switch {
+		case h.version != b.Expected:
+			return h, &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: h.version}
+		case b.Save != nil && h.version > 0 && !h.saved:
+			err = fmt.Errorf("%w: a state to save for an entity with events", store.ErrInvalid)
+		case h.saved && (len(b.Events) > 0 || b.Snapshot != nil):
+			err = fmt.Errorf("%w: events or a snapshot for an entity with a saved state", store.ErrInvalid)
+		case b.Snapshot != nil:
+			err = w.checkSnapshot(b)
+		}
+	}
+	if err != nil {
+		return h, fmt.Errorf("append %v: %w", b.Key, err)
+	}
+	return h, nil
+}
+
+// head returns where an entity is. The version of an entity with events is that
+// of its last index entry, which is never deleted; a bucket of heads would cost
+// every append a fifth.
+func (w *writer) head(key store.Key) (head, error) {
+	if h, ok := w.staged[key]; ok {
+		return h, nil
+	}
+	if h, ok := w.cache.get(key); ok {
+		return h, nil
+	}
+	s := w.log.stream(key)
+	version, err := s.end(w.tree(bucketIndex).Cursor())
+	if version > 0 || err != nil {
+		return head{version: version}, err
+	}
+	state, err := readState(w.tree(bucketState), s)
+	if state == nil || err != nil {
+		return head{}, err
+	}
+	return head{version: state.Version, saved: true}, nil
+}
+
+// readState returns the saved state of an entity, or nil. It is valid as long as
+// the transaction.
+func readState(t *bolt.Bucket, s *stream) (*store.State, error) {
+	record, err := bucketState.getRecord(t, s.prefix)
+	if record == nil || err != nil {
+		return nil, err
+	}
+	var d store.Decoder
+	state := new(store.State)
+	if err := d.State(record, state); err != nil {
+		return nil, s.corrupt(err, 0, 0)
+	}
+	if state.Key != s.key {
+		return nil, s.corrupt(&store.CorruptError{What: "state", Reason: fmt.Sprintf("found one of %v in its place", state.Key)}, 0, 0)
+	}
+	return state, nil
+}
+
+// apply writes a checked batch, part by part in the order of its fields.
+func (w *writer) apply(b *store.Batch, h head, r *store.Result) error {
+	r.Time = w.now
+	if b.IsCheck() {
+		return nil
+	}
+	if next := b.Next(); next > h.version {
+		if h.version == 0 {
+			w.counters.entities++
+		}
+		w.staged[b.Key] = head{version: next, saved: b.Save != nil}
+	}
+	if err := w.putEvents(b, r); err != nil {
+		return err
+	}
+	if err := w.putState(b, r); err != nil {
+		return err
+	}
+	if err := w.settle(b.Settle); err != nil {
+		return err
+	}
+	for _, name := range b.Cancel {
+		if err := w.cancel(b.Key, name); err != nil {
+			return err
+		}
+	}
+	if err := w.enqueue(b, r); err != nil {
+		return err
+	}
+	if err := w.putReceipts(b, r); err != nil {
+		return err
+	}
+	if err := w.putClaims(b); err != nil {
+		return err
+	}
+	return w.putBookmarks(b.Bookmarks)
+}
+
+func (w *writer) putEvents(b *store.Batch, r *store.Result) error {
+	if len(b.Events) == 0 {
+		return nil
+	}
+	partition := store.PartitionOf(b.Key, len(w.heads))
+	if !slices.Contains(w.moved, partition) {
+		w.moved = append(w.moved, partition)
+	}
+	w.key = appendEntity(w.key[:0], b.Key)
+	prefix := len(w.key)
+	for i := range b.Events {
+		w.heads[partition]++
+		e := &b.Events[i]
+		e.Key, e.Version, e.Time = b.Key, b.Expected+store.Version(i)+1, w.now
+		e.Position = store.NewPosition(partition, w.heads[partition])
+		var at [8]byte
+		position := binary.BigEndian.AppendUint64(at[:0], uint64(e.Position))
+		if err := w.put(bucketLog, position, store.AppendEvent(w.room(store.SizeEvent(e)), e)); err != nil {
+			return err
+		}
+		w.key = binary.BigEndian.AppendUint64(w.key[:prefix], uint64(e.Version))
+		if err := w.putNumber(bucketIndex, w.key, uint64(e.Position)); err != nil {
+			return err
+		}
+		r.Position = e.Position
+	}
+	w.counters.events += uint64(len(b.Events))
+	return nil
+}
+
+// putState writes the saved state or the snapshot of the batch.
+func (w *writer) putState(b *store.Batch, r *store.Result) error {
+	s, tree := b.Save, bucketState
+	if s == nil {
+		s, tree = b.Snapshot, bucketSnapshot
+	}
+	if s == nil {
+		return nil
+	}
+	s.Key, s.Version, s.Time, s.Position = b.Key, b.Next(), w.now, r.Position
+	k := appendEntity(nil, b.Key)
+	if tree == bucketSnapshot {
+		k = binary.BigEndian.AppendUint64(k, uint64(s.Version))
+		if len(b.Events) == 0 {
+			var err error
+			if s.Position, err = w.positionOf(b.Key, s.Version); err != nil {
+				return err
+			}
+		}
+	}
+	if tree == bucketSnapshot {
+		if err := w.dropSnapshots(b.Key, s.Version); err != nil {
+			return err
+		}
+	}
+	if w.tree(tree).Get(k) == nil {
+		w.counters.snapshots++
+	}
+	return w.put(tree, k, store.AppendState(appendKeySum(w.room(recordRoom+len(s.Payload)), k), s))
+}
+
+// checkSnapshot reads what putState is going to read for a snapshot.
+func (w *writer) checkSnapshot(b *store.Batch) error {
+	if _, err := w.olderSnapshots(b.Key, b.Next()); err != nil {
+		return err
+	}
+	if len(b.Events) > 0 {
+		return nil
+	}
+	_, err := w.positionOf(b.Key, b.Next())
+	return err
+}
+
+// dropSnapshots deletes the snapshots of an entity that go when a new one comes:
+// all but the latest one before it.
+func (w *writer) dropSnapshots(key store.Key, version store.Version) error {
+	older, err := w.olderSnapshots(key, version)
+	if err != nil || len(older) < 2 {
+		return err
+	}
+	for _, k := range older[:len(older)-1] {
+		if err := w.delete(bucketSnapshot, k); err != nil {
+			return err
+		}
+		w.counters.snapshots--
+	}
+	return nil
+}
+
+// olderSnapshots returns the keys of the snapshots below a version, of which
+// there are two at most.
+func (w *writer) olderSnapshots(key store.Key, version store.Version) (keys [][]byte, err error) {
+	s := w.log.stream(key)
+	c := w.tree(bucketSnapshot).Cursor()
+	k, v, _, err := bucketSnapshot.find(c, s.at(0))
+	for err == nil {
+		at, ok := s.versionOf(k)
+		if !ok || at >= version {
+			return keys, nil
+		}
+		if reason := bucketSnapshot.check(k, v); reason != "" {
+			err = bucketSnapshot.corrupt(k, reason)
+			break
+		}
+		keys = append(keys, bytes.Clone(k))
+		k, v = c.Next()
+	}
+	return nil, s.corrupt(err, 0, 0)
+}
+
+// positionOf returns the position of the last event of an entity.
+func (w *writer) positionOf(key store.Key, version store.Version) (store.Position, error) {
+	s := w.log.stream(key)
+	n, ok, err := bucketIndex.getNumber(w.tree(bucketIndex), s.at(version))
+	if err == nil && !ok {
+		err = missing()
+	}
+	if err != nil {
+		return 0, s.corrupt(err, version, 0)
+	}
+	return store.Position(n), nil
+}
+
+// putReceipts forgets receipts and keeps new ones.
+func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
+	for _, name := range b.Forget {
+		k := append(appendEntity(nil, b.Key), name...)
+		if err := w.drop(bucketReceipt, k); err != nil {
+			return err
+		}
+	}
+	for i := range b.Receipts {
+		c := &b.Receipts[i]
+		c.Entity, c.Time = b.Key, w.now
+		if c.Position == 0 {
+			c.Position = r.Position
+		}
+		k := append(appendEntity(nil, b.Key), c.Name...)
+		if err := w.put(bucketReceipt, k, store.AppendReceipt(appendKeySum(w.room(recordRoom+len(c.Reply)), k), c)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putClaims releases values that the entity holds and claims others, which
+// check has found free.
+func (w *writer) putClaims(b *store.Batch) error {
+	for _, c := range b.Release {
+		owned, err := w.claimed(c)
+		if err != nil {
+			return err
+		}
+		if owned != nil && owned.Owner == b.Key {
+			if err := w.delete(bucketClaim, appendPair(nil, c.Space, c.Value)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range b.Claim {
+		k := appendPair(nil, c.Space, c.Value)
+		if w.tree(bucketClaim).Get(k) != nil {
+			continue // the entity holds it already, since its own time
+		}
+		v := store.AppendClaimed(appendKeySum(w.room(recordRoom), k), &store.Claimed{Claim: c, Owner: b.Key, Time: w.now})
+		if err := w.put(bucketClaim, k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claimed returns who holds a value, or nil.
+func (w *writer) claimed(c store.Claim) (*store.Claimed, error) {
+	return readClaim(w.tree(bucketClaim), c)
+}
+
+func (w *writer) putBookmarks(bookmarks []store.Bookmark) error {
+	for i := range bookmarks {
+		m := &bookmarks[i]
+		k := bookmarkKey(m.Name, m.Position.Partition())
+		if m.Remove {
+			if err := w.drop(bucketBookmark, k); err != nil {
+				return err
+			}
+			continue
+		}
+		m.Time = w.now
+		if err := w.put(bucketBookmark, k, store.AppendBookmark(appendKeySum(w.room(recordRoom), k), m)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop deletes an entry if there is one.
+func (w *writer) drop(b bucket, k []byte) error {
+	if w.tree(b).Get(k) == nil {
+		return nil
+	}
+	return w.delete(b, k)
+}

@@ -1,0 +1,435 @@
+// Package memory is the reference store: a [store.Log] that keeps everything in
+// memory and offers every optional ability. It is obviously right rather than
+// clever, and fast enough that nothing else is needed for tests, for
+// simulations and for what may be lost.
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/perdure/perdure/store"
+)
+
+const (
+	// formatVersion is the format that [store.LogInfo] tells.
+	formatVersion = 1
+	// snapshotsMax is how many snapshots of an entity are kept.
+	snapshotsMax = 2
+)
+
+// A Log is a [store.Log] in memory. It has all optional abilities: it is a
+// [store.Catalog], [store.Pruner], [store.Outbox], [store.Receipts],
+// [store.Claims], [store.Bookmarks], [store.Statistics], [store.Exclusive] and
+// [store.Instant]. Nothing of it outlives the process.
+//
+// Records are kept in their stored form and are decoded, and their checksums
+// checked, on every read. Invariants:
+//
+//  1. Bytes that a ref points to never change, nor does a row or a slice of
+//     refs below its length; what is replaced is replaced as a whole.
+//  2. All that the fields below mu reach changes under mu only, a whole group
+//     of batches at a time.
+//
+// So a reader takes mu once, notes what there is, and reads it at leisure
+// without a lock: it sees whole groups only, and holds up nobody. A reader of
+// the outbox, of receipts or of claims does so for one page at a time.
+type Log struct {
+	info   store.LogInfo
+	clock  func() time.Time
+	shared bool
+
+	mu         sync.RWMutex
+	closed     bool
+	held       bool // by an engine, see Acquire
+	arena      arena
+	partitions []partition
+	kinds      map[string]*kind
+	stats      store.Stats
+	outbox     outbox
+	claims     map[string]*ordered[named] // by space
+	bookmarks  map[bookmarkKey][]byte
+}
+
+var (
+	_ store.Log        = (*Log)(nil)
+	_ store.Catalog    = (*Log)(nil)
+	_ store.Pruner     = (*Log)(nil)
+	_ store.Outbox     = (*Log)(nil)
+	_ store.Receipts   = (*Log)(nil)
+	_ store.Claims     = (*Log)(nil)
+	_ store.Bookmarks  = (*Log)(nil)
+	_ store.Statistics = (*Log)(nil)
+	_ store.Exclusive  = (*Log)(nil)
+	_ store.Instant    = (*Log)(nil)
+)
+
+// An entity costs about 130 bytes in all with its entry in the catalog, so what
+// few entities have is behind a pointer.
+type entity struct {
+	version store.Version
+	events  []ref // the kept ones; the last makes version, if there are any
+	rare    *rare
+}
+
+// rare is what only some entities have.
+type rare struct {
+	saved    bool // the entity is a durable-state one
+	states   []state
+	timers   map[string]uint64 // sequence by name
+	receipts ordered[named]
+}
+
+// A state is a snapshot or saved state. The states of an entity are in order of
+// version.
+type state struct {
+	version store.Version
+	sealed  []byte
+}
+
+// A named is a record that is found by its name.
+type named struct {
+	name   string
+	sealed []byte
+}
+
+func compareNamed(a, b named) int { return strings.Compare(a.name, b.name) }
+
+// An Option changes how [New] makes a log.
+type Option func(*Log)
+
+// WithPartitions gives the log n partitions instead of one. It panics if a log
+// cannot have so many.
+func WithPartitions(n int) Option {
+	if n < 1 || n > store.PartitionsMax {
+		panic(fmt.Sprintf("memory: %d partitions, a log has 1 to %d", n, store.PartitionsMax))
+	}
+	return func(l *Log) { l.partitions = make([]partition, n) }
+}
+
+// WithClock takes commit times from now instead of [time.Now]. Now is called
+// once for each group, by one goroutine at a time.
+func WithClock(now func() time.Time) Option {
+	return func(l *Log) { l.clock = now }
+}
+
+// Shared lets many engines use the log at once: Acquire then returns
+// [errors.ErrUnsupported].
+func Shared() Option {
+	return func(l *Log) { l.shared = true }
+}
+
+// New returns an empty log with one partition, the system's clock, and room for
+// one engine at a time, as far as the options do not say otherwise.
+func New(options ...Option) *Log {
+	l := &Log{
+		clock:      time.Now,
+		partitions: make([]partition, 1),
+		kinds:      make(map[string]*kind),
+		outbox:     newOutbox(),
+		claims:     make(map[string]*ordered[named]),
+		bookmarks:  make(map[bookmarkKey][]byte),
+	}
+	for _, o := range options {
+		o(l)
+	}
+	l.info = store.LogInfo{
+		ID:         store.ID(uuid.Must(uuid.NewV7())),
+		Format:     formatVersion,
+		Partitions: len(l.partitions),
+		Created:    l.now(),
+	}
+	return l
+}
+
+// now returns the time as it will be read back.
+func (l *Log) now() time.Time { return time.Unix(0, l.clock().UnixNano()).UTC() }
+
+// Commit implements [store.Log]. It never waits but for other commits.
+func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
+	if len(group) > store.GroupBatchesMax {
+		return nil, fmt.Errorf("commit: %w: %w: group of %d batches, at most %d are allowed",
+			store.ErrNotStored, store.ErrTooLarge, len(group), store.GroupBatchesMax)
+	}
+	results := make([]store.Result, len(group))
+	for i, b := range group {
+		results[i].Err = b.Validate()
+	}
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, store.ErrClosed)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, err)
+	}
+	now := l.now()
+	var refused map[store.Key]bool
+	for i, b := range group {
+		r := &results[i]
+		if r.Err == nil && refused[b.Key] {
+			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
+		}
+		if r.Err == nil {
+			r.Err = l.check(b)
+		}
+		if r.Err == nil {
+			l.apply(b, now, r)
+		} else if !b.Key.IsZero() {
+			if refused == nil {
+				refused = make(map[store.Key]bool)
+			}
+			refused[b.Key] = true
+		}
+	}
+	return results, nil
+}
+
+// check returns why the batch cannot be stored as things are, or nil. After it,
+// apply cannot fail.
+func (l *Log) check(b *store.Batch) error {
+	if !b.Key.IsZero() {
+		if err := l.checkEntity(b); err != nil {
+			return err
+		}
+	}
+	if len(b.Settle) > 0 {
+		if err := l.checkSettle(b); err != nil {
+			return err
+		}
+	}
+	for _, c := range b.Claim {
+		owner, err := l.owner(c)
+		if err == nil && owner.Owner != b.Key {
+			return &store.ClaimedError{Claim: c, Owner: owner.Owner}
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Log) checkEntity(b *store.Batch) error {
+	e := l.find(b.Key)
+	if e == nil {
+		e = &entity{}
+	}
+	if e.version != b.Expected {
+		return &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: e.version}
+	}
+	saved := e.rare != nil && e.rare.saved
+	if b.Save != nil && len(e.events) > 0 {
+		return fmt.Errorf("append %v: %w: a state to save for an entity with events", b.Key, store.ErrInvalid)
+	}
+	if saved && (len(b.Events) > 0 || b.Snapshot != nil) {
+		return fmt.Errorf("append %v: %w: events or a snapshot for an entity with a saved state", b.Key, store.ErrInvalid)
+	}
+	if b.Snapshot != nil && len(b.Events) == 0 {
+		if _, err := l.arena.position(e.events[len(e.events)-1]); err != nil {
+			return fmt.Errorf("snapshot %v: %w", b.Key, where(err, b.Key, e.version, 0))
+		}
+	}
+	return nil
+}
+
+// apply stores a checked batch, part by part in the order of its fields.
+func (l *Log) apply(b *store.Batch, now time.Time, r *store.Result) {
+	r.Time = now
+	if b.IsCheck() {
+		return
+	}
+	var e *entity
+	if !b.Key.IsZero() {
+		e = l.findOrCreate(b.Key, b.Next() > b.Expected)
+		l.appendEvents(e, b, r)
+		l.putStates(e, b, now)
+	}
+	l.settle(b)
+	l.cancel(e, b.Cancel)
+	l.enqueue(e, b, r)
+	l.putReceipts(e, b, r)
+	l.putClaims(b, now)
+	l.putBookmarks(b.Bookmarks, now)
+}
+
+func (l *Log) appendEvents(e *entity, b *store.Batch, r *store.Result) {
+	if len(b.Events) == 0 {
+		return
+	}
+	number := store.PartitionOf(b.Key, len(l.partitions))
+	p := &l.partitions[number]
+	for i := range b.Events {
+		ev := &b.Events[i]
+		e.version++
+		ev.Key, ev.Version, ev.Time = b.Key, e.version, r.Time
+		ev.Position = store.NewPosition(number, p.head+1)
+		at := l.arena.event(ev)
+		p.append(at)
+		e.events = append(e.events, at)
+		r.Position = ev.Position
+	}
+	l.stats.Events += int64(len(b.Events))
+}
+
+func (l *Log) putStates(e *entity, b *store.Batch, now time.Time) {
+	s := b.Snapshot
+	if b.Save != nil {
+		s = b.Save
+		e.version++
+	}
+	if s == nil {
+		return
+	}
+	x := e.more()
+	s.Key, s.Version, s.Time, s.Position = b.Key, e.version, now, 0
+	if b.Snapshot != nil {
+		s.Position, _ = l.arena.position(e.events[len(e.events)-1]) // check has read it
+	}
+	kept := x.states
+	if n := len(kept); b.Save != nil {
+		kept = nil
+	} else if n > 0 && kept[n-1].version == s.Version {
+		kept = kept[:n-1] // the new one replaces it
+	}
+	kept = kept[max(0, len(kept)-snapshotsMax+1):]
+	l.stats.Snapshots += int64(len(kept) + 1 - len(x.states))
+	x.saved = b.Save != nil
+	x.states = append(slices.Clip(kept), state{s.Version, store.AppendState(nil, s)}) // in a fresh slice
+}
+
+// find returns an entity, or nil if nothing of it is kept.
+func (l *Log) find(key store.Key) *entity {
+	k := l.kinds[key.Kind]
+	if k == nil {
+		return nil
+	}
+	return k.entities[key.ID]
+}
+
+// findOrCreate returns an entity and makes it if need be. Changes says that its
+// version is about to grow: from its first version on it is in the catalog.
+func (l *Log) findOrCreate(key store.Key, changes bool) *entity {
+	k := l.kinds[key.Kind]
+	if k == nil {
+		k = &kind{entities: make(map[string]*entity)}
+		l.kinds[strings.Clone(key.Kind)] = k
+	}
+	e := k.entities[key.ID]
+	if e != nil && (e.version > 0 || !changes) {
+		return e
+	}
+	id := strings.Clone(key.ID)
+	if e == nil {
+		e = &entity{}
+		k.entities[id] = e
+	}
+	if changes {
+		k.ids = append(k.ids, id)
+		l.stats.Entities++
+	}
+	return e
+}
+
+func (e *entity) more() *rare {
+	if e.rare == nil {
+		e.rare = &rare{receipts: ordered[named]{compare: compareNamed}}
+	}
+	return e.rare
+}
+
+// Heads implements [store.Log].
+func (l *Log) Heads(ctx context.Context) ([]store.Position, error) {
+	unlock, err := l.begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("heads: %w", err)
+	}
+	defer unlock()
+	heads := make([]store.Position, len(l.partitions))
+	for i := range l.partitions {
+		heads[i] = store.NewPosition(i, l.partitions[i].head)
+	}
+	return heads, nil
+}
+
+// Close implements [store.Log]. Iterators that have begun may be drained.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return fmt.Errorf("close: %w", store.ErrClosed)
+	}
+	l.closed = true
+	return nil
+}
+
+// Reopen closes l, unless it is closed, and returns a log that holds what l has
+// held, as if it had been read from a disk. It is for tests of what outlives a
+// process; nobody holds the new log, and it has the options of l.
+func (l *Log) Reopen() *Log {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true // for good, so all else can be handed on
+	return &Log{
+		info: l.info, clock: l.clock, shared: l.shared,
+		arena: l.arena, partitions: l.partitions, kinds: l.kinds, stats: l.stats,
+		outbox: l.outbox, claims: l.claims, bookmarks: l.bookmarks,
+	}
+}
+
+// Acquire implements [store.Exclusive]. Release may be called more than once.
+func (l *Log) Acquire() (release func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return nil, fmt.Errorf("acquire: %w", store.ErrClosed)
+	case l.shared:
+		return nil, fmt.Errorf("acquire: %w: the log is shared", errors.ErrUnsupported)
+	case l.held:
+		return nil, fmt.Errorf("acquire: %w", store.ErrInUse)
+	}
+	l.held = true
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.held = false
+	}), nil
+}
+
+// Instant implements [store.Instant].
+func (l *Log) Instant() bool { return true }
+
+// Stats implements [store.Statistics]. Files take nothing.
+func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
+	unlock, err := l.begin(ctx)
+	if err != nil {
+		return store.Stats{}, fmt.Errorf("stats: %w", err)
+	}
+	defer unlock()
+	s := l.stats
+	s.Info = l.info
+	s.Pending, s.Parked = int64(l.outbox.pending.length), int64(l.outbox.parked.length)
+	return s, nil
+}
+
+// begin locks the log for reading, unless it is closed or the context has ended.
+func (l *Log) begin(ctx context.Context) (unlock func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l.mu.RLock()
+	if l.closed {
+		l.mu.RUnlock()
+		return nil, store.ErrClosed
+	}
+	return l.mu.RUnlock, nil
+}

@@ -1,0 +1,200 @@
+package memory
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"math"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// namesPerPage is how many rows or names a reader takes under one lock.
+const namesPerPage = 128
+
+// The outbox of a log. Every row is in rows, in one of pending and parked, and
+// if it is a timer in the timers of its owner.
+type outbox struct {
+	last    uint64 // sequence
+	rows    map[uint64]*row
+	pending ordered[*row] // by due and sequence
+	parked  ordered[*row] // by sequence
+}
+
+// A row is a message of the outbox. It never changes.
+type row struct {
+	due      int64
+	sequence uint64
+	parked   bool
+	owner    *entity // whose message it is
+	timer    string
+	sealed   []byte
+}
+
+func newOutbox() outbox {
+	return outbox{
+		rows: make(map[uint64]*row),
+		pending: ordered[*row]{compare: func(a, b *row) int {
+			return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.sequence, b.sequence))
+		}},
+		parked: ordered[*row]{compare: func(a, b *row) int { return cmp.Compare(a.sequence, b.sequence) }},
+	}
+}
+
+// dueKey orders due times. The zero time comes first, and so does 1970, because
+// a record cannot tell it from zero.
+func dueKey(due time.Time) int64 {
+	if due.IsZero() || due.UnixNano() == 0 {
+		return math.MinInt64
+	}
+	return due.UnixNano()
+}
+
+func (o *outbox) list(parked bool) *ordered[*row] {
+	if parked {
+		return &o.parked
+	}
+	return &o.pending
+}
+
+func (o *outbox) put(m *store.Message, owner *entity) {
+	r := &row{
+		due: dueKey(m.Due), sequence: m.Sequence, parked: m.Parked,
+		owner: owner, timer: m.Timer, sealed: store.AppendMessage(nil, m),
+	}
+	o.rows[r.sequence] = r
+	o.list(r.parked).put(r)
+	if r.timer != "" {
+		x := owner.more()
+		if x.timers == nil {
+			x.timers = make(map[string]uint64)
+		}
+		x.timers[r.timer] = r.sequence
+	}
+}
+
+func (o *outbox) remove(sequence uint64) {
+	r := o.rows[sequence]
+	if r == nil {
+		return
+	}
+	delete(o.rows, sequence)
+	o.list(r.parked).remove(r)
+	if r.timer != "" {
+		delete(r.owner.rare.timers, r.timer)
+	}
+}
+
+// checkSettle returns why the settlements of b cannot be made, or nil. They take
+// effect one after the other, so a row that one removes is gone for the next.
+func (l *Log) checkSettle(b *store.Batch) error {
+	var gone map[uint64]bool
+	for i := range b.Settle {
+		s := &b.Settle[i]
+		r := l.outbox.rows[s.Sequence]
+		if r == nil || gone[s.Sequence] {
+			if s.Required {
+				return &store.SettledError{Sequence: s.Sequence}
+			}
+			continue
+		}
+		if s.Message == nil {
+			if gone == nil {
+				gone = make(map[uint64]bool)
+			}
+			gone[s.Sequence] = true
+			continue
+		}
+		old, err := store.DecodeMessage(r.sealed)
+		if err != nil {
+			return fmt.Errorf("settle outbox message %d: %w", s.Sequence, where(err, store.Key{}, 0, 0))
+		}
+		if m := s.Message; m.ID != old.ID || m.Source != old.Source || m.Timer != old.Timer || !m.Time.Equal(old.Time) {
+			return fmt.Errorf("settle outbox message %d: %w: the new message has another id, source, timer or time",
+				s.Sequence, store.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+func (l *Log) settle(b *store.Batch) {
+	for i := range b.Settle {
+		s := &b.Settle[i]
+		r := l.outbox.rows[s.Sequence]
+		if r == nil {
+			continue
+		}
+		l.outbox.remove(s.Sequence)
+		if s.Message != nil {
+			m := *s.Message
+			m.Sequence = s.Sequence
+			l.outbox.put(&m, r.owner)
+		}
+	}
+}
+
+func (l *Log) cancel(e *entity, names []string) {
+	if e == nil || e.rare == nil {
+		return
+	}
+	for _, name := range names {
+		l.outbox.remove(e.rare.timers[name]) // no row has sequence 0
+	}
+}
+
+func (l *Log) enqueue(e *entity, b *store.Batch, r *store.Result) {
+	for i := range b.Enqueue {
+		m := &b.Enqueue[i]
+		if m.Timer != "" {
+			l.outbox.remove(e.more().timers[m.Timer])
+		}
+		l.outbox.last++
+		m.Sequence, m.Source, m.Time = l.outbox.last, b.Key, r.Time
+		l.outbox.put(m, e)
+		r.Sequence = m.Sequence
+	}
+}
+
+// Messages implements [store.Outbox]. Rows that come or go during the iteration
+// may or may not be seen.
+func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	return func(yield func(*store.Message, error) bool) {
+		page := make([]*row, 0, namesPerPage)
+		last := &row{due: dueKey(q.AfterDue), sequence: q.After}
+		for {
+			var err error
+			page, err = l.rowsAbove(ctx, q.Parked, last, page[:0])
+			if err != nil {
+				yield(nil, fmt.Errorf("outbox: %w", err))
+				return
+			}
+			for _, last = range page {
+				if !q.Parked && !q.DueBy.IsZero() && last.due > dueKey(q.DueBy) {
+					return
+				}
+				m, err := store.DecodeMessage(last.sealed)
+				if err != nil {
+					yield(nil, fmt.Errorf("outbox message %d: %w", last.sequence, where(err, store.Key{}, 0, 0)))
+					return
+				}
+				if !yield(m, nil) {
+					return
+				}
+			}
+			if len(page) < cap(page) {
+				return
+			}
+		}
+	}
+}
+
+func (l *Log) rowsAbove(ctx context.Context, parked bool, last *row, page []*row) ([]*row, error) {
+	unlock, err := l.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return l.outbox.list(parked).above(last, page), nil
+}

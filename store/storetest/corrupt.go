@@ -1,0 +1,164 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/perdure/perdure/store"
+)
+
+// flips are ways to damage the stored form of a record.
+var flips = []struct {
+	name string
+	flip func(sealed []byte)
+}{
+	{"its first byte", func(b []byte) { b[0] ^= 1 }},
+	{"a byte in the middle", func(b []byte) { b[len(b)/2] ^= 0x10 }},
+	{"its last byte before the checksum", func(b []byte) { b[len(b)-5] ^= 0x80 }},
+	{"its checksum", func(b []byte) { b[len(b)-1] ^= 4 }},
+	{"all of it", func(b []byte) { clear(b) }},
+}
+
+// corruptCases damage each sort of record and read it every way there is.
+var corruptCases = slices.Concat(
+	damaged("event", nil, func(x *fixture) any {
+		x.append(book("a"), 0, "1", "2", "3")
+		return x.read(book("a"), 0)[1]
+	}, map[string]func(*fixture) error{
+		"read": func(x *fixture) error { return corruptAfter(x, "read", x.log.Read(x.ctx, book("a"), 0), "1") },
+		"load": func(x *fixture) error { return corruptAfter(x, "load", x.log.Load(x.ctx, book("a"), always), "1") },
+		"scan": func(x *fixture) error { return corruptAfter(x, "scan", x.log.Scan(x.ctx, store.Query{}), "1") },
+		"scan by kind": func(x *fixture) error {
+			return corruptAfter(x, "scan", x.log.Scan(x.ctx, store.Query{Kinds: []string{"book"}}), "1")
+		},
+	}),
+	damaged("state", nil, func(x *fixture) any {
+		x.commit(&store.Batch{Key: book("a"), Events: x.events("1"), Snapshot: x.state("s")})
+		return x.latest(book("a"))
+	}, map[string]func(*fixture) error{
+		"load": func(x *fixture) error {
+			accept := func(s *store.State) bool {
+				x.Errorf("load offers the damaged state %+v", s)
+				return true
+			}
+			return corruptAfter(x, "load", x.log.Load(x.ctx, book("a"), accept))
+		},
+	}),
+	damaged("message", []need{outbox}, func(x *fixture) any {
+		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("m")}})
+		return x.messages(store.MessageQuery{})[0]
+	}, map[string]func(*fixture) error{
+		"outbox": func(x *fixture) error {
+			return first(x, "outbox", ability[store.Outbox](x).Messages(x.ctx, store.MessageQuery{}))
+		},
+	}),
+	damaged("receipt", []need{receipts}, func(x *fixture) any {
+		x.commit(&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: "r"}}})
+		return x.receipt(book("a"), "r")
+	}, map[string]func(*fixture) error{
+		"receipt": func(x *fixture) error {
+			_, err := ability[store.Receipts](x).Receipt(x.ctx, book("a"), "r")
+			return err
+		},
+		"receipts": func(x *fixture) error {
+			return first(x, "receipts", ability[store.Receipts](x).Receipts(x.ctx, book("a")))
+		},
+	}),
+	damaged("claim", []need{claims}, func(x *fixture) any {
+		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
+		return &x.claims("address")[0]
+	}, map[string]func(*fixture) error{
+		"owner": func(x *fixture) error {
+			_, err := ability[store.Claims](x).Owner(x.ctx, ada)
+			return err
+		},
+		"claims": func(x *fixture) error {
+			return first(x, "claims", ability[store.Claims](x).Claims(x.ctx, "address"))
+		},
+	}),
+	damaged("bookmark", []need{bookmarks}, func(x *fixture) any {
+		x.mark(store.Bookmark{Name: "b", Position: 5})
+		return &x.bookmarks()[0]
+	}, map[string]func(*fixture) error{
+		"bookmarks": func(x *fixture) error {
+			_, err := ability[store.Bookmarks](x).Bookmarks(x.ctx)
+			return err
+		},
+	}),
+	[]testCase{
+		{name: "a damaged event spoils no other entity", needs: []need{damage}, run: func(x *fixture) {
+			x.append(book("a"), 0, "1", "2")
+			x.append(book("b"), 0, "3", "4")
+			x.damage(x.read(book("a"), 0)[0], flips[1].flip)
+			x.wantTexts("read of the other", x.read(book("b"), 0), "3", "4")
+			x.wantTexts("read behind it", x.read(book("a"), 1), "2")
+			x.wantTexts("scan behind it", x.scan(store.Query{After: 1}), "2", "3", "4")
+			x.append(book("b"), 2, "5")
+		}},
+		{name: "a snapshot spares a damaged event below it", needs: []need{damage}, run: func(x *fixture) {
+			threeSnapshots(x)
+			x.damage(x.read(book("a"), 0)[2], flips[1].flip)
+			_, events := x.load(book("a"), always)
+			x.wantTexts("load", events, "7")
+		}},
+		{name: "an error about a damaged event says where it is", needs: []need{damage}, run: func(x *fixture) {
+			x.append(book("a"), 0, "1", "2")
+			x.damage(x.read(book("a"), 0)[1], flips[1].flip)
+			var c *store.CorruptError
+			if err := corruptAfter(x, "read", x.log.Read(x.ctx, book("a"), 0), "1"); errors.As(err, &c) {
+				want(x, "what", c.What, "event")
+				if c.Key != book("a") && c.Position != 2 {
+					x.Errorf("read: got %+v, want the key or the position of the event", c)
+				}
+			}
+			if err := corruptAfter(x, "scan", x.log.Scan(x.ctx, store.Query{}), "1"); errors.As(err, &c) {
+				want(x, "position", c.Position, 2)
+			}
+		}},
+	},
+)
+
+// damaged are the cases that each way to damage a record is noticed by each way
+// to read it. Put stores the record and returns it.
+func damaged(what string, needs []need, put func(*fixture) any, reads map[string]func(*fixture) error) []testCase {
+	cases := make([]testCase, 0, len(flips))
+	for _, f := range flips {
+		cases = append(cases, testCase{
+			name:  fmt.Sprintf("a damaged %s is noticed by %s", what, f.name),
+			needs: append([]need{damage}, needs...),
+			run: func(x *fixture) {
+				record := put(x)
+				x.damage(record, f.flip)
+				for how, read := range reads {
+					err := read(x)
+					x.wantError(how, err, store.ErrCorrupt)
+					var c *store.CorruptError
+					if !errors.As(err, &c) {
+						x.Errorf("%s: got a %T, want a *store.CorruptError", how, err)
+					}
+				}
+			},
+		})
+	}
+	return cases
+}
+
+// corruptAfter returns the error that a sequence ends with, after events with
+// the given texts.
+func corruptAfter(x *fixture, what string, seq func(func(*store.Event, error) bool), texts ...string) error {
+	x.Helper()
+	var last error
+	var got []*store.Event
+	for e, err := range seq {
+		if last != nil {
+			x.Errorf("%s: goes on after the error %v", what, last)
+			break
+		}
+		if last = err; err == nil {
+			got = append(got, kept(e))
+		}
+	}
+	x.wantTexts(what+" before the damaged record", got, texts...)
+	return last
+}

@@ -1,0 +1,18 @@
+// Package storetest is the conformance suite that every store must pass.
+//
+// A store runs it from its own tests:
+//
+//	func TestLog(t *testing.T) {
+//		storetest.Run(t, func(t testing.TB, s storetest.Setup) store.Log {
+//			log, err := mystore.Open(filepath.Join(t.TempDir(), "log"), s.Partitions)
+//			if err != nil {
+//				t.Fatalf("open: %v", err)
+//			}
+//			return log
+//		}, storetest.Features{Outbox: true})
+//	}
+//
+// Each case is a sub-test named after the one promise of the port that it tries
+// to break. [Features] says which optional abilities the store has; the suite
+// also checks that it has exactly those, so that no ability goes untested.
+package storetest

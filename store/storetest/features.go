@@ -1,0 +1,74 @@
+package storetest
+
+import (
+	"errors"
+	"reflect"
+
+	"github.com/perdure/perdure/store"
+)
+
+// without turns a need around.
+func without(n need) need {
+	return need{"lack of " + n.name, func(f *Features) bool { return !n.met(f) }}
+}
+
+var featureCases = []testCase{
+	{name: "the log has exactly the abilities that Features names", run: func(x *fixture) {
+		check := func(name string, has, says bool) {
+			if has != says {
+				x.Errorf("%T implements %s: %t, Features says %t", x.log, name, has, says)
+			}
+		}
+		f := &x.features
+		check("store.Catalog", has[store.Catalog](x), f.Catalog)
+		check("store.Pruner", has[store.Pruner](x), f.Pruner)
+		check("store.Outbox", has[store.Outbox](x), f.Outbox)
+		check("store.Receipts", has[store.Receipts](x), f.Receipts)
+		check("store.Claims", has[store.Claims](x), f.Claims)
+		check("store.Bookmarks", has[store.Bookmarks](x), f.Bookmarks)
+		check("store.Statistics", has[store.Statistics](x), f.Statistics)
+	}},
+	{name: "only a log that says so commits without waiting", run: func(x *fixture) {
+		i, ok := x.log.(store.Instant)
+		want(x, "instant", ok && i.Instant(), x.features.Instant)
+	}},
+	{name: "a log that is not exclusive cannot be acquired", needs: []need{without(exclusive)}, run: func(x *fixture) {
+		if e, ok := x.log.(store.Exclusive); ok {
+			_, err := e.Acquire()
+			x.wantError("acquire", err, errors.ErrUnsupported)
+		}
+	}},
+	unsupported("messages", outbox, func(x *fixture, b *store.Batch) {
+		b.Enqueue = []store.Message{x.message("m")}
+	}),
+	unsupported("cancelled timers", outbox, func(_ *fixture, b *store.Batch) {
+		b.Cancel = []string{"timer"}
+	}),
+	unsupported("settlements", outbox, func(_ *fixture, b *store.Batch) {
+		b.Settle = []store.Settlement{{Sequence: 1}}
+	}),
+	unsupported("receipts", receipts, func(_ *fixture, b *store.Batch) {
+		b.Receipts = []store.Receipt{{Name: "r"}}
+	}),
+	unsupported("claims", claims, func(_ *fixture, b *store.Batch) {
+		b.Claim = []store.Claim{{Space: "s", Value: "v"}}
+	}),
+	unsupported("bookmarks", bookmarks, func(_ *fixture, b *store.Batch) {
+		b.Bookmarks = []store.Bookmark{{Name: "b", Position: 1}}
+	}),
+}
+
+func has[A any](x *fixture) bool {
+	return reflect.TypeOf(x.log).Implements(reflect.TypeFor[A]())
+}
+
+// unsupported is the case that a log without an ability refuses what needs it,
+// and the events beside it.
+func unsupported(what string, n need, add func(*fixture, *store.Batch)) testCase {
+	return testCase{name: "a log that cannot keep " + what + " refuses them", needs: []need{without(n)}, run: func(x *fixture) {
+		b := &store.Batch{Key: book("a"), Events: x.events("one")}
+		add(x, b)
+		x.wantError("result", x.try(b).Err, errors.ErrUnsupported)
+		x.wantTexts("read", x.read(b.Key, 0))
+	}}
+}
