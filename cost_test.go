@@ -1,0 +1,51 @@
+package perdure_test
+
+import (
+	"testing"
+
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+)
+
+// The allocations of one Do on the memory store, with a rule that says one event:
+//
+//  1. the event, by the rule
+//  2. the slice of events that Persist is called with, by the rule's call
+//  3. the Decision
+//  4. the context that the rule runs with: the rule may keep it, so it is not
+//     used again
+//  5. inside the UUID library, for the command's id
+//  6. the encoded event: its payload and record in one, kept by whoever follows
+//     the log
+//  7. the results of the commit, by the store
+//
+// An Ask makes one more, and what the state holds beside it: the caller's copy.
+// Calls, batches and their events are pooled. The store's own memory grows by
+// chunks, which is a small part of an allocation for each command.
+const (
+	doAllocationsMax  = 8
+	askAllocationsMax = 9
+)
+
+//nolint:paralleltest // other goroutines would be counted too
+func TestACommandAllocatesLittle(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates as well")
+	}
+	ctx := t.Context()
+	kind := accounts()
+	ref := kind.Ref(open(t, newLog(t), kind), "1")
+	command := &testv1.Deposit{Amount: 5}
+	do := testing.AllocsPerRun(1000, func() {
+		if _, err := ref.Do(ctx, command); err != nil {
+			t.Fatal(err)
+		}
+	})
+	ask := testing.AllocsPerRun(1000, func() {
+		if _, err := ref.Ask(ctx, command); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if do > doAllocationsMax || ask > askAllocationsMax {
+		t.Errorf("got %v allocations for Do and %v for Ask, want at most %d and %d", do, ask, doAllocationsMax, askAllocationsMax)
+	}
+}
