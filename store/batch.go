@@ -57,7 +57,8 @@ type Batch struct {
 	Enqueue []Message
 
 	// Forget removes receipts of Key by name, Receipts adds them. A receipt
-	// whose name exists is replaced.
+	// whose name is there refuses the batch with [ErrAnswered], so that a
+	// command is answered once whoever decides it.
 	Forget   []string
 	Receipts []Receipt
 
@@ -167,6 +168,9 @@ func (b *Batch) validateParts() error {
 		}
 		if len(r.Reply) > PayloadBytesMax {
 			return fmt.Errorf("receipt %d: %w: reply of %d bytes, at most %d are allowed", i, ErrTooLarge, len(r.Reply), PayloadBytesMax)
+		}
+		if slices.ContainsFunc(b.Receipts[:i], func(o Receipt) bool { return o.Name == r.Name }) {
+			return fmt.Errorf("receipt %d: %w: a second one is named %q", i, ErrInvalid, r.Name)
 		}
 		bytes += len(r.Reply)
 	}

@@ -17,6 +17,9 @@ var (
 	// ErrSettled: an outbox message that the batch requires has been settled by
 	// somebody else. The error is a [*SettledError].
 	ErrSettled = errors.New("message is settled")
+	// ErrAnswered: the entity keeps a receipt of that name already. The error is
+	// an [*AnsweredError].
+	ErrAnswered = errors.New("command is answered")
 	// ErrInvalid: the argument breaks a rule of the port; the text says which.
 	ErrInvalid = errors.New("invalid")
 	// ErrTooLarge: a record or batch is above its bound.
@@ -82,6 +85,18 @@ func (e *SettledError) Error() string {
 }
 
 func (e *SettledError) Unwrap() error { return ErrSettled }
+
+// An AnsweredError names the receipt that is there. It matches [ErrAnswered].
+type AnsweredError struct {
+	Key  Key
+	Name string
+}
+
+func (e *AnsweredError) Error() string {
+	return fmt.Sprintf("receipt %q of %v: command is answered", e.Name, e.Key)
+}
+
+func (e *AnsweredError) Unwrap() error { return ErrAnswered }
 
 // A CorruptError says what was damaged, as far as that is known. It matches [ErrCorrupt].
 type CorruptError struct {

@@ -183,6 +183,9 @@ func (w *writer) check(b *store.Batch) (h head, err error) {
 	if err := w.checkTimers(b); err != nil {
 		return h, err
 	}
+	if err := w.checkReceipts(b); err != nil {
+		return h, err
+	}
 	for _, c := range b.Release {
 		if _, err := w.claimed(c); err != nil {
 			return h, err
@@ -419,6 +422,24 @@ func (w *writer) positionOf(key store.Key, version store.Version) (store.Positio
 		return 0, s.corrupt(err, version, 0)
 	}
 	return store.Position(n), nil
+}
+
+// checkReceipts refuses a batch with a receipt that is there already.
+func (w *writer) checkReceipts(b *store.Batch) error {
+	for i := range b.Receipts {
+		name := b.Receipts[i].Name
+		if slices.Contains(b.Forget, name) {
+			continue
+		}
+		kept, err := bucketReceipt.get(w.tree(bucketReceipt), append(appendEntity(nil, b.Key), name...))
+		if err != nil {
+			return err
+		}
+		if kept != nil {
+			return &store.AnsweredError{Key: b.Key, Name: name}
+		}
+	}
+	return nil
 }
 
 // putReceipts forgets receipts and keeps new ones.

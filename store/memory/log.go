@@ -206,6 +206,9 @@ func (l *Log) check(b *store.Batch) error {
 			return err
 		}
 	}
+	if err := l.checkReceipts(b); err != nil {
+		return err
+	}
 	for _, c := range b.Claim {
 		owner, err := l.owner(c)
 		if err == nil && owner.Owner != b.Key {

@@ -12,6 +12,24 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
+// checkReceipts refuses a batch with a receipt that is there already.
+func (l *Log) checkReceipts(b *store.Batch) error {
+	if len(b.Receipts) == 0 {
+		return nil
+	}
+	e := l.find(b.Key)
+	if e == nil || e.rare == nil {
+		return nil
+	}
+	for i := range b.Receipts {
+		name := b.Receipts[i].Name
+		if _, kept := e.rare.receipts.get(named{name: name}); kept && !slices.Contains(b.Forget, name) {
+			return &store.AnsweredError{Key: b.Key, Name: name}
+		}
+	}
+	return nil
+}
+
 func (l *Log) putReceipts(e *entity, b *store.Batch, r *store.Result) {
 	if len(b.Forget)+len(b.Receipts) == 0 {
 		return

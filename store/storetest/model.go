@@ -106,6 +106,12 @@ func (m *model) refusals(b *store.Batch, behind bool) (reasons []error) {
 			reasons = append(reasons, store.ErrSettled)
 		}
 	}
+	for _, c := range b.Receipts {
+		_, kept := m.receipts[[3]string{b.Key.Kind, b.Key.ID, c.Name}]
+		if kept && !slices.Contains(b.Forget, c.Name) {
+			reasons = append(reasons, store.ErrAnswered)
+		}
+	}
 	for _, c := range b.Claim {
 		if owner, held := m.claims[c]; held && owner != b.Key {
 			reasons = append(reasons, store.ErrClaimed)

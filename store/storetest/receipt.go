@@ -33,11 +33,27 @@ var receiptCases = []testCase{
 		}
 		want(x, "number of receipts of another", len(x.receipts(book("b"))), 0)
 	}},
-	{name: "a receipt replaces the one of the same name", needs: receiptNeed, run: func(x *fixture) {
+	{name: "a receipt whose name is there refuses the batch", needs: receiptNeed, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: "r", ReplyType: "old"}}})
-		x.commit(&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: "r", ReplyType: "new"}}})
-		want(x, "reply type", x.receipt(book("a"), "r").ReplyType, "new")
+		r := x.try(&store.Batch{Key: book("a"), Events: x.events("no"), Receipts: []store.Receipt{{Name: "s"}, {Name: "r", ReplyType: "new"}}})
+		x.wantError("a second receipt of the name", r.Err, store.ErrAnswered)
+		want(x, "reply type", x.receipt(book("a"), "r").ReplyType, "old")
 		want(x, "number of receipts", len(x.receipts(book("a"))), 1)
+		x.wantVersion(book("a"), 0)
+		x.commit(&store.Batch{Key: book("b"), Receipts: []store.Receipt{{Name: "r"}}}) // another's
+	}},
+	{name: "a receipt is there for later batches of the group", needs: receiptNeed, run: func(x *fixture) {
+		r := x.group(
+			&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: "r", ReplyType: "first"}}},
+			&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: "r", ReplyType: "second"}}},
+		)
+		x.wantNoError("first", r[0].Err)
+		x.wantError("second", r[1].Err, store.ErrAnswered)
+		want(x, "reply type", x.receipt(book("a"), "r").ReplyType, "first")
+	}},
+	{name: "two receipts of one name in a batch are invalid", needs: receiptNeed, run: func(x *fixture) {
+		r := x.try(&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: "r"}, {Name: "r"}}})
+		x.wantError("the batch", r.Err, store.ErrInvalid)
 	}},
 	{name: "a forgotten receipt is gone", needs: receiptNeed, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: "r"}, {Name: "s"}}})
