@@ -69,7 +69,8 @@ type Outcome struct {
 	State proto.Message
 	// Answer is what an Answer rule gave.
 	Answer proto.Message
-	// Version is the entity's, after the call or as it was seen.
+	// Version is the entity's, after the call or as it was seen. It is zero
+	// where the call has not seen the entity.
 	Version store.Version
 	// Position is that of the entity's last event as far as it is known.
 	Position store.Position

@@ -225,8 +225,10 @@ func (e *Entity) reply(c *Call) {
 	e.shell.Reply(c)
 }
 
+// fail answers a call at once. The outcome says nothing about the entity,
+// because what is in memory may not be durable.
 func (e *Entity) fail(c *Call, s Status, err error) {
-	c.Outcome = Outcome{Status: s, Err: err, Version: e.version, Position: e.position}
+	c.Outcome = Outcome{Status: s, Err: err}
 	e.reply(c)
 }
 
