@@ -9,6 +9,16 @@ require (
 	google.golang.org/protobuf v1.36.12
 )
 
+require (
+	github.com/gofrs/uuid/v5 v5.5.1 // indirect
+	github.com/google/go-cmp v0.7.0 // indirect
+	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/perdure/perdure/store/bbolt v0.0.0 // indirect
+	github.com/spf13/pflag v1.0.10 // indirect
+	go.etcd.io/bbolt v1.5.0 // indirect
+	golang.org/x/sys v0.45.0 // indirect
+)
+
 replace (
 	github.com/perdure/perdure => ../..
 	github.com/perdure/perdure/store/bbolt => ../../store/bbolt

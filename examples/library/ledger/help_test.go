@@ -1,0 +1,168 @@
+package ledger_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/examples/library/ledger"
+	"github.com/perdure/perdure/examples/library/library"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/open"
+)
+
+// openLog opens a log that the test closes at its end.
+func openLog(t testing.TB, uri string) store.Log {
+	t.Helper()
+	log, err := open.Open(t.Context(), uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := log.Close(); err != nil {
+			t.Errorf("close the log: %v", err)
+		}
+	})
+	return log
+}
+
+// onEngine runs do on an engine of its own, which is closed when it returns.
+func onEngine(t testing.TB, log store.Log, do func(*perdure.Engine)) {
+	t.Helper()
+	engine, err := perdure.Open(t.Context(), perdure.Config{Store: log, Kinds: []perdure.AnyKind{library.Books}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := engine.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Errorf("close the engine: %v", err)
+		}
+	}()
+	do(engine)
+}
+
+// bring imports a ledger by an engine of its own.
+func bring(t testing.TB, log store.Log, l *ledger.Ledger, o ledger.Options) (report *ledger.Report, err error) {
+	t.Helper()
+	onEngine(t, log, func(engine *perdure.Engine) { report, err = ledger.Import(t.Context(), engine, l, o) })
+	return report, err
+}
+
+// mustBring is bring without an error.
+func mustBring(t testing.TB, log store.Log, l *ledger.Ledger, o ledger.Options) *ledger.Report {
+	t.Helper()
+	report, err := bring(t, log, l, o)
+	if err != nil {
+		t.Fatalf("Import: %v", err)
+	}
+	return report
+}
+
+// figures are what every run of an import must report the same.
+func figures(t testing.TB, r *ledger.Report) string {
+	t.Helper()
+	c := *r
+	c.Seconds = 0
+	b, err := json.Marshal(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// stores returns the URI of an empty log of every store, by name.
+func stores(t *testing.T) map[string]string {
+	t.Helper()
+	return map[string]string{
+		"memory": "memory:",
+		"bbolt":  "bbolt:" + filepath.ToSlash(filepath.Join(t.TempDir(), "library.db")),
+		"shared": "memory:?shared=true&partitions=3",
+	}
+}
+
+// chance makes a ledger with many refusals: loans of few books at few times.
+func chance(seed uint64, rows, books int) *ledger.Ledger {
+	random := rand.New(rand.NewPCG(seed, 0))
+	l := new(ledger.Ledger)
+	day := time.Date(1891, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range rows {
+		loan := ledger.Loan{
+			Line: i + 2, ID: fmt.Sprint("loan ", i), Book: fmt.Sprint("book ", random.IntN(books)),
+			Borrower: fmt.Sprint("borrower ", random.IntN(100)), Title: "Any",
+			LentOn: day.AddDate(0, 0, random.IntN(10*rows/books)), Returned: random.IntN(200) > 0,
+		}
+		if loan.Returned {
+			loan.ReturnedOn = loan.LentOn.AddDate(0, 0, random.IntN(12))
+		}
+		l.Loans = append(l.Loans, loan)
+	}
+	return l
+}
+
+// replay is another way to find what a ledger makes: all operations in one
+// list, sorted as the rule says, on a table of who has what.
+func replay(l *ledger.Ledger) *ledger.Report {
+	type key struct {
+		at              time.Time
+		class, row, sub int
+	}
+	var keys []key
+	for i, loan := range l.Loans {
+		keys = append(keys, key{loan.LentOn, 1, i, 0})
+		if loan.Returned && loan.ReturnedOn.Equal(loan.LentOn) {
+			keys = append(keys, key{loan.LentOn, 1, i, 1})
+		} else if loan.Returned {
+			keys = append(keys, key{loan.ReturnedOn, 0, i, 0})
+		}
+	}
+	slices.SortFunc(keys, func(a, b key) int {
+		for _, c := range []int{a.at.Compare(b.at), a.class - b.class, a.row - b.row, a.sub - b.sub} {
+			if c != 0 {
+				return c
+			}
+		}
+		return 0
+	})
+	r := new(ledger.Report)
+	versions, out := map[string]uint64{}, map[string]string{}
+	for _, k := range keys {
+		loan := &l.Loans[k.row]
+		returns := k.class == 0 || k.sub == 1
+		if versions[loan.Book] == 0 {
+			versions[loan.Book]++
+			r.Registered++
+		}
+		switch {
+		case returns && out[loan.Book] == loan.ID:
+			r.Returned++
+			versions[loan.Book]++
+			delete(out, loan.Book)
+		case !returns && out[loan.Book] == "":
+			r.Lent++
+			versions[loan.Book]++
+			out[loan.Book] = loan.ID
+		default:
+			r.Refusals = append(r.Refusals, ledger.Refusal{Loan: loan, Return: returns})
+		}
+	}
+	r.Open, r.Entities, r.Rejected = len(out), len(versions), len(l.Rejects)
+	var lines []string
+	for book, v := range versions {
+		r.Events += v
+		r.Longest = max(r.Longest, v)
+		lines = append(lines, fmt.Sprintf("%s:%d", book, v))
+	}
+	slices.Sort(lines)
+	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
+	r.Digest = hex.EncodeToString(sum[:])
+	return r
+}

@@ -1,0 +1,85 @@
+package ledger
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// An action is what an operation does to a book.
+type action uint8
+
+const (
+	actRegister action = iota
+	actLend
+	actReturn
+)
+
+// An operation is one thing that happens to a book: the loan that it is about,
+// as an index, and what is done.
+type operation struct {
+	loan   int32
+	action action
+}
+
+// A shelf holds the operations of one book, in order.
+type shelf struct {
+	book       string
+	operations []operation
+}
+
+// shelves sorts the operations of a ledger by book. Within a book they are in
+// the order of the desk: by time; at one time the returns of earlier loans come
+// before what is lent, and a return at the time of its own lending comes right
+// after that; otherwise by row. A book is registered when it is first met.
+//
+// The book with the most operations comes first, because they run one after
+// the other and whatever begins last should end soon.
+func shelves(loans []Loan) []shelf {
+	index := make(map[string]int)
+	var all []shelf
+	for i := range loans {
+		l := &loans[i]
+		at, ok := index[l.Book]
+		if !ok {
+			at = len(all)
+			index[l.Book] = at
+			all = append(all, shelf{book: l.Book})
+		}
+		s := &all[at]
+		s.operations = append(s.operations, operation{int32(i), actLend})
+		if l.Returned {
+			s.operations = append(s.operations, operation{int32(i), actReturn})
+		}
+	}
+	for i := range all {
+		s := &all[i]
+		slices.SortFunc(s.operations, func(a, b operation) int { return compare(loans, a, b) })
+		s.operations = slices.Insert(s.operations, 0, operation{s.operations[0].loan, actRegister})
+	}
+	slices.SortFunc(all, func(a, b shelf) int {
+		return cmp.Or(cmp.Compare(len(b.operations), len(a.operations)), cmp.Compare(a.book, b.book))
+	})
+	return all
+}
+
+// compare puts two operations on the same book in order.
+func compare(loans []Loan, a, b operation) int {
+	timeA, turnA := a.turn(loans)
+	timeB, turnB := b.turn(loans)
+	return cmp.Or(timeA.Compare(timeB), cmp.Compare(turnA, turnB),
+		cmp.Compare(a.loan, b.loan), cmp.Compare(a.action, b.action))
+}
+
+// turn returns when an operation happens, and its turn among all that happen at
+// that time.
+func (o operation) turn(loans []Loan) (at time.Time, turn int) {
+	l := &loans[o.loan]
+	if o.action != actReturn {
+		return l.LentOn, 1
+	}
+	if l.ReturnedOn.Equal(l.LentOn) {
+		return l.ReturnedOn, 1
+	}
+	return l.ReturnedOn, 0
+}

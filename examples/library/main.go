@@ -1,0 +1,123 @@
+// The library is a lending library on Perdure: its books are durable entities,
+// and a ledger of loans is run through them.
+//
+// With no argument it runs a small ledger of its own and keeps what happened in
+// library.db; the second run shows that everything is still there. The other
+// commands are listed by
+//
+//	go run ./examples/library help
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/examples/library/library"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/open"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second interrupt ends the process at once
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "library:", err) // there is nobody else to tell
+		os.Exit(1)
+	}
+}
+
+// run runs the program with arguments as they are typed.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	a := &app{out: newPrinter(bufio.NewWriter(stdout)), err: newPrinter(stderr)}
+	root := &cobra.Command{
+		Use:   "library",
+		Short: "A lending library whose books are durable entities",
+		Long: `A lending library whose books are durable entities.
+
+With no command it runs a small ledger of its own and keeps what happened in
+library.db. Run it twice: the second time, everything is still there.`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context()) },
+	}
+	root.PersistentFlags().StringVar(&a.store, "store", "bbolt:library.db", "where the log is kept, as a `URI`: bbolt:FILE, memory:")
+	root.AddCommand(a.importCommand(), a.showCommand(), a.historyCommand(), a.listCommand(), a.eventsCommand())
+	root.SetArgs(args)
+	root.SetOut(a.out.w)
+	root.SetErr(a.err.w)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	return errors.Join(root.ExecuteContext(ctx), a.out.flush())
+}
+
+// An app is what the commands share.
+type app struct {
+	out, err *printer
+	store    string // URI
+}
+
+// closeMax bounds the wait for commands in progress after an interrupt.
+const closeMax = 10 * time.Second
+
+// withEngine opens the log, runs books on it for as long as do takes, and
+// closes both. All that do was told is durable before; what is in progress when
+// it returns is waited for.
+func (a *app) withEngine(ctx context.Context, do func(*perdure.Engine) error) (failure error) {
+	log, err := open.Open(ctx, a.store)
+	if err != nil {
+		return err
+	}
+	defer func() { failure = errors.Join(failure, log.Close()) }()
+	engine, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{library.Books}})
+	if err != nil {
+		return err
+	}
+	err = do(engine)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeMax)
+	defer cancel()
+	return errors.Join(err, engine.Close(ctx))
+}
+
+// errNoLibrary says that there is nothing to look at yet.
+var errNoLibrary = errors.New("there is no library here yet")
+
+// withLibrary is like withEngine but does not make a new file: a look at what
+// is not there should leave no trace.
+func (a *app) withLibrary(ctx context.Context, do func(*perdure.Engine) error) error {
+	if file := fileOf(a.store); file != "" {
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("%w: %s does not exist; run the program without a command, or import, to make one", errNoLibrary, file)
+		}
+	}
+	return a.withEngine(ctx, do)
+}
+
+// bookKey names a book in the log.
+func bookKey(id string) store.Key { return store.Key{Kind: library.Books.Name(), ID: id} }
+
+// fileOf returns the file that a URI names, or nothing if it names none.
+func fileOf(uri string) string {
+	file, ok := strings.CutPrefix(uri, "bbolt:")
+	if !ok && strings.Contains(uri, ":") {
+		return ""
+	}
+	file, _, _ = strings.Cut(file, "?")
+	if name, err := url.PathUnescape(file); err == nil {
+		file = name
+	}
+	return file
+}

@@ -1,0 +1,368 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// childEnv makes the test binary be the program itself, for tests that need
+// processes to kill.
+const childEnv = "PERDURE_LIBRARY_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// said is what a run of the program has said.
+type said struct {
+	out, err string
+	failure  error
+}
+
+// execute runs the program in this process.
+func execute(t *testing.T, args ...string) said {
+	t.Helper()
+	var out, err bytes.Buffer
+	failure := run(t.Context(), args, &out, &err)
+	return said{out.String(), err.String(), failure}
+}
+
+// mustExecute is execute without a failure; it returns what was printed.
+func mustExecute(t *testing.T, args ...string) string {
+	t.Helper()
+	s := execute(t, args...)
+	if s.failure != nil {
+		t.Fatalf("library %q: %v\nstderr:\n%s", args, s.failure, s.err)
+	}
+	return s.out
+}
+
+// newStore returns the URI of a library that does not exist yet, and its file.
+func newStore(t *testing.T) (uri, file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "library.db")
+	return "bbolt:" + filepath.ToSlash(file), file
+}
+
+// What differs from run to run, and what the golden files have in its place.
+var varying = []struct {
+	pattern *regexp.Regexp
+	instead string
+}{
+	{regexp.MustCompile(`bbolt:\S*library\.db`), "bbolt:library.db"},
+	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}`), "ID"},
+	{regexp.MustCompile(`20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z`), "TIME"},
+	{regexp.MustCompile(`[0-9]+\.[0-9]{3} s\b`), "N s"},
+	{regexp.MustCompile(`[0-9,]+ a second`), "N a second"},
+	{regexp.MustCompile(`(position"?:? *"?)[0-9]+`), "${1}N"},
+}
+
+// golden compares what was printed with a file.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	for _, v := range varying {
+		got = v.pattern.ReplaceAllString(got, v.instead)
+	}
+	file := filepath.Join("testdata", name+".txt")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s\n got:\n%s\nwant:\n%s", file, got, want)
+	}
+}
+
+func TestTheDemoTellsAStoryAndKeepsIt(t *testing.T) {
+	t.Parallel()
+	uri, file := newStore(t)
+	golden(t, "demo_first", mustExecute(t, "--store", uri))
+	golden(t, "demo_second", mustExecute(t, "--store", uri))
+	golden(t, "list", mustExecute(t, "list", "--store", uri))
+	golden(t, "show", mustExecute(t, "show", "dracula", "--store", uri))
+	golden(t, "show_json", mustExecute(t, "show", "emma", "--json", "--store", uri))
+	golden(t, "show_nothing", mustExecute(t, "show", "ulysses", "--store", uri))
+	golden(t, "history", mustExecute(t, "history", "dracula", "--store", uri))
+	golden(t, "history_json", mustExecute(t, "history", "walden", "--json", "--store", uri))
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("file is %v, %v; want it to be its owner's alone", info, err)
+	}
+}
+
+func TestTheHelpIsReadable(t *testing.T) {
+	t.Parallel()
+	golden(t, "help", mustExecute(t, "help"))
+	golden(t, "help_import", mustExecute(t, "help", "import"))
+}
+
+func TestEventsAreShownInTheOrderOfTheLog(t *testing.T) {
+	t.Parallel()
+	uri, _ := newStore(t)
+	mustExecute(t, "--store", uri)
+	all := positions(t, mustExecute(t, "events", "--json", "--store", uri))
+	if len(all) != 82 || !slices.IsSorted(all) || all[0] != 1 || all[81] != 82 {
+		t.Errorf("events are at positions %v; want 1 to 82", all)
+	}
+	if some := positions(t, mustExecute(t, "events", "--json", "--after", "80", "--store", uri)); !slices.Equal(some, []int{81, 82}) {
+		t.Errorf("events after 80 are at positions %v; want 81 and 82", some)
+	}
+	if text := mustExecute(t, "events", "--after", "81", "--store", uri); strings.Count(text, "  position") != 1 {
+		t.Errorf("events after 81 are\n%s\nwant one", text)
+	}
+	if s := execute(t, "events", "--after", "last", "--store", uri); s.failure == nil || !strings.Contains(s.failure.Error(), `position "last"`) {
+		t.Errorf(`events --after last: %v; want an error about "last"`, s.failure)
+	}
+}
+
+// positions reads the positions of events that were printed as JSON.
+func positions(t *testing.T, text string) []int {
+	t.Helper()
+	var all []int
+	for line := range strings.Lines(text) {
+		var e struct {
+			Position int `json:"position,string"`
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("line %q: %v", line, err)
+		}
+		all = append(all, e.Position)
+	}
+	return all
+}
+
+// A lineCounter is a writer that calls full when so many lines are there.
+type lineCounter struct {
+	bytes.Buffer
+	lines int
+	full  func()
+}
+
+func (c *lineCounter) Write(p []byte) (int, error) {
+	if c.lines -= bytes.Count(p, []byte{'\n'}); c.lines <= 0 {
+		c.full()
+	}
+	return c.Buffer.Write(p)
+}
+
+func TestFollowingShowsWhatIsThereAndEndsWhenItIsInterrupted(t *testing.T) {
+	t.Parallel()
+	uri, _ := newStore(t)
+	mustExecute(t, "--store", uri)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	interrupted, interrupt := context.WithCancel(ctx)
+	out := &lineCounter{lines: 82, full: interrupt}
+	if err := run(interrupted, []string{"events", "--follow", "--json", "--store", uri}, out, out); err != nil {
+		t.Errorf("events --follow: %v, want no error for an interrupt", err)
+	}
+	if ctx.Err() != nil {
+		t.Error("events --follow did not show 82 events within a minute")
+	}
+	if got := positions(t, out.String()); len(got) != 82 {
+		t.Errorf("events are at positions %v; want 1 to 82", got)
+	}
+}
+
+const header = "loan_id,book_id,borrower_id,lent_on,returned_on\n"
+
+// ledgerFile writes a ledger and returns its name.
+func ledgerFile(t *testing.T, rows string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "loans.csv")
+	if err := os.WriteFile(name, []byte(header+rows), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestAnImportReportsAndNamesWhatItLeavesOut(t *testing.T) {
+	t.Parallel()
+	uri, _ := newStore(t)
+	rows := "1,emma,ada,1891-01-05,1891-01-19\n2,emma,,1891-01-05,\n3,emma,basil,1891-01-06,soon\n4,emma,cora,1891-01-06,\n"
+	name := ledgerFile(t, rows+strings.Repeat(",emma,dora,1891-01-06,\n", 20))
+	rejects := filepath.Join(t.TempDir(), "rejects.csv")
+	s := execute(t, "import", name, "--store", uri, "--rejects", rejects, "--interval", "1h")
+	if s.failure != nil {
+		t.Fatal(s.failure)
+	}
+	golden(t, "import", s.out)
+	golden(t, "import_stderr", strings.ReplaceAll(s.err, rejects, "rejects.csv"))
+	text, err := os.ReadFile(rejects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "rejects", string(text))
+
+	s = execute(t, "import", name, "--store", uri, "--json", "--quiet")
+	if s.failure != nil || s.err != "" {
+		t.Errorf("second run: %v, stderr %q; want neither", s.failure, s.err)
+	}
+	var report map[string]any
+	if err := json.Unmarshal([]byte(s.out), &report); err != nil {
+		t.Fatalf("report %q: %v", s.out, err)
+	}
+	delete(report, "seconds")
+	want := map[string]any{
+		"registered": 1.0, "lent": 1.0, "returned": 1.0, "lend_refused": 1.0, "return_refused": 0.0, "commands": 4.0,
+		"events": 3.0, "open": 0.0, "entities": 1.0, "longest": 3.0, "rejected_rows": 22.0,
+		"digest": fmt.Sprintf("%x", sha256.Sum256([]byte("emma:3"))),
+	}
+	if got, want := fmt.Sprint(report), fmt.Sprint(want); got != want {
+		t.Errorf("report\n got %s\nwant %s", got, want)
+	}
+}
+
+func TestAMistakeIsToldBeforeAnythingIsStored(t *testing.T) {
+	t.Parallel()
+	good := ledgerFile(t, "1,emma,ada,1891-01-05,\n")
+	bad := filepath.Join(t.TempDir(), "bad.csv")
+	if err := os.WriteFile(bad, []byte("\x00\x01\x02"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"import", good, "--item", "item"}, `no column "item"; the header has "loan_id", "book_id"`},
+		{[]string{"import", good, "--title", "title"}, `no column "title"`},
+		{[]string{"import", bad}, "the file is binary, not CSV"},
+		{[]string{"import", filepath.Join(t.TempDir(), "no.csv")}, "no such file"},
+		{[]string{"import", good, "--rejects", t.TempDir()}, "is a directory"},
+		{[]string{"import", good, "--rejects", good}, "--rejects names the ledger itself"},
+		{[]string{"import", good, "--days", "-1"}, "--days is negative: -1"},
+		{[]string{"import", good, "--workers", "0"}, "--workers is 0"},
+		{[]string{"import", good, "--interval", "0s"}, "--interval is not above zero"},
+		{[]string{"import"}, "accepts 1 arg(s), received 0"},
+		{[]string{"lend"}, `unknown command "lend"`},
+		{[]string{"list"}, "does not exist; run the program without a command, or import, to make one"},
+		{[]string{"show", "emma"}, "there is no library here yet"},
+		{[]string{"history", "emma"}, "there is no library here yet"},
+		{[]string{"events"}, "there is no library here yet"},
+	} {
+		uri, file := newStore(t)
+		s := execute(t, append(c.args, "--store", uri)...)
+		if s.failure == nil || !strings.Contains(s.failure.Error(), c.want) {
+			t.Errorf("library %q: %v; want an error that says %q", c.args, s.failure, c.want)
+		}
+		if _, err := os.Stat(file); !os.IsNotExist(err) {
+			t.Errorf("library %q leaves a file: %v; want %v", c.args, err, fs.ErrNotExist)
+		}
+	}
+	if s := execute(t, "list", "--store", "postgrez://x"); s.failure == nil || !strings.Contains(s.failure.Error(), "postgrez") {
+		t.Errorf("an unknown scheme: %v; want an error that names it", s.failure)
+	}
+}
+
+func TestABookThatIsNotOfTheLedgerStopsTheImport(t *testing.T) {
+	t.Parallel()
+	uri, _ := newStore(t)
+	mustExecute(t, "import", ledgerFile(t, "1,emma,ada,1891-01-05,\n"), "--store", uri, "--quiet")
+	s := execute(t, "import", ledgerFile(t, "2,emma,ada,1891-01-05,\n"), "--store", uri, "--quiet")
+	if s.failure == nil || !strings.Contains(s.failure.Error(), "book/emma: the log is not of this ledger") || s.out != "" {
+		t.Errorf("import of another ledger: %v, stdout %q; want an error that names book/emma", s.failure, s.out)
+	}
+}
+
+func TestProgressIsALineThatSaysHowFarItIs(t *testing.T) {
+	t.Parallel()
+	p := &progress{total: 20_000}
+	p.add(4000, true)
+	p.add(1000, false)
+	const want = "[#######.......................]  25 %  5,000 of 20,000 commands, 500 a second, 30s left"
+	if got := p.line(2*time.Second, bar(p.done(), p.total)); got != want {
+		t.Errorf("line\n got %q\nwant %q", got, want)
+	}
+	const unknown = "  0 %  0 of 5 commands, 0 a second, ? left"
+	if got := (&progress{total: 5}).line(time.Second, ""); got != unknown {
+		t.Errorf("line\n got %q\nwant %q", got, unknown)
+	}
+}
+
+func TestABarIsDrawnInPlaceAndWipedOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		p := &progress{
+			out: newPrinter(&b), bar: true, begun: time.Now(), total: 10,
+			ending: make(chan struct{}), ended: make(chan struct{}),
+		}
+		go p.run(barInterval)
+		p.add(5, false)
+		<-time.After(barInterval * 3 / 2)
+		p.stop()
+		const want = "\r[###############...............]  50 %  5 of 10 commands, 50 a second, 0s left\x1b[K\r\x1b[K"
+		if b.String() != want {
+			t.Errorf("bar\n got %q\nwant %q", b.String(), want)
+		}
+	})
+}
+
+// A fullDisk is a writer that has no room.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+func TestALostOutputIsAFailure(t *testing.T) {
+	t.Parallel()
+	uri, _ := newStore(t)
+	for _, args := range [][]string{{}, {"list"}, {"list", "--json"}, {"events", "--json"}, {"show", "emma"}} {
+		err := run(t.Context(), append(args, "--store", uri), fullDisk{}, io.Discard)
+		if !errors.Is(err, io.ErrShortWrite) {
+			t.Errorf("library %q on a full disk: %v, want %v", args, err, io.ErrShortWrite)
+		}
+	}
+}
+
+func TestNumbersAndTimesAreWrittenForPeople(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567", -1000: "-1,000", -100: "-100"} {
+		if got := count(n); got != want {
+			t.Errorf("count(%d) = %q, want %q", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{
+		0: "0 days", 24 * time.Hour: "1 day", 48 * time.Hour: "2 days", 90 * time.Minute: "1h30m0s",
+	} {
+		if got := span(d); got != want {
+			t.Errorf("span(%v) = %q, want %q", d, got, want)
+		}
+	}
+	for text, want := range map[string]string{"Emma": "Emma", "Middlemarch": "Middlem…", "תהילים ועוד": "תהילים …"} {
+		if got := shorten(text, 8); got != want {
+			t.Errorf("shorten(%q, 8) = %q, want %q", text, got, want)
+		}
+	}
+	for uri, want := range map[string]string{
+		"bbolt:library.db": "library.db", "bbolt:a%20b.db?partitions=2": "a b.db", "a/b.db": "a/b.db", "memory:": "",
+	} {
+		if got := fileOf(uri); got != want {
+			t.Errorf("fileOf(%q) = %q, want %q", uri, got, want)
+		}
+	}
+}
