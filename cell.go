@@ -123,11 +123,13 @@ func (c *cell) Submit(i *commit.Item) {
 		e.committer.submit(i)
 		return
 	}
-	results, err := commitGroup(e.log, i.Alone())
-	if err == nil && len(results) == 1 && results[0].Err == nil {
-		e.committed(i, &results[0])
+	if group := i.Alone(); group != nil {
+		results, err := commitGroup(e.log, group)
+		if err == nil && len(results) == 1 && results[0].Err == nil {
+			e.committed(i, &results[0])
+		}
+		i.Settle(results, err)
 	}
-	i.Settle(results, err)
 	c.settled.Add(1)
 }
 

@@ -33,8 +33,13 @@ type Item struct {
 }
 
 // Alone returns the batch as a group of its own, for a store that commits on
-// the spot. [Item.Settle] follows.
+// the spot; [Item.Settle] follows. It returns nil if the lane has failed: then
+// the item is settled already.
 func (i *Item) Alone() []*store.Batch {
+	if i.Lane.failed {
+		i.Result = store.Result{Err: behind(i)}
+		return nil
+	}
 	i.alone[0] = &i.Batch
 	return i.alone[:]
 }
@@ -47,6 +52,7 @@ func (i *Item) Settle(results []store.Result, err error) {
 	if i.Err = err; err == nil {
 		i.Result = results[0]
 	}
+	i.Lane.failed = i.Failed()
 }
 
 // errResults says that a store has broken the port.
