@@ -34,8 +34,10 @@ type call struct {
 	progress atomic.Int32
 	done     chan struct{} // one element: the reply
 	receipt  *Receipt
-	told     bool      // nobody waits
-	key      store.Key // of a told call, for the log
+	told     bool        // nobody waits
+	keyed    bool        // it has an idempotency key, be it a wrong one
+	key      store.Key   // of the entity, of a call that nobody waits for
+	sink     func(*call) // takes the outcome, where nobody waits
 }
 
 func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, options []CallOption) *call {
@@ -57,8 +59,23 @@ func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, opt
 func (e *Engine) release(c *call) {
 	c.Call.Reset()
 	c.progress.Store(callQueued)
-	c.receipt, c.told, c.key = nil, false, store.Key{}
+	c.receipt, c.told, c.keyed, c.key, c.sink = nil, false, false, store.Key{}, nil
 	e.pool.Put(c)
+}
+
+// prepare checks the idempotency key of a call, if it has one.
+func (c *call) prepare() (err error) {
+	if !c.keyed {
+		return nil
+	}
+	if c.Op != entity.OpCommand {
+		return fmt.Errorf("%w: only a command has an idempotency key", store.ErrInvalid)
+	}
+	if err := store.ValidateName("idempotency key", c.Name); err != nil {
+		return err
+	}
+	c.Fingerprint, err = entity.Fingerprint(c.Message)
+	return err
 }
 
 // begin lets a call run unless its caller has left.
@@ -71,11 +88,17 @@ func begin(ec *entity.Call) bool {
 	return false
 }
 
-// reply hands the outcome to who waits.
-func (c *call) reply() {
+// reply hands the outcome of the entity to who waits.
+func (c *call) reply(from *entity.Entity) {
+	if len(c.Outcome.Effects) > 0 {
+		c.engine.dispatcher.send(from.Key(), &c.Call)
+	}
 	left := c.progress.Swap(callReplied) == callLeft
 	c.engine.leave(c.stripe)
 	switch {
+	case c.sink != nil:
+		c.sink(c)
+		c.engine.release(c)
 	case c.told:
 		c.logOutcome()
 		c.engine.release(c)

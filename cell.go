@@ -2,9 +2,12 @@ package perdure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/actor"
 	"github.com/perdure/perdure/internal/commit"
@@ -41,7 +44,7 @@ func (c *cell) Receive(_ *actor.Context[*entity.Call], ec *entity.Call) {
 func (c *cell) Signal(*actor.Context[*entity.Call]) {
 	c.begin()
 	c.core.Settled(int(c.settled.Swap(0)))
-	if !c.handed && (c.core.WantsLoad() || c.core.WantsResume()) {
+	if !c.handed && c.core.Wants() {
 		// This may be the committer's goroutine, which must neither read from
 		// the store nor run rules. The turn that Signal asks for has its own.
 		c.handed = true
@@ -72,6 +75,10 @@ func (c *cell) drive() {
 			c.core.Settled(int(c.settled.Swap(0)))
 		case c.core.WantsLoad():
 			c.load()
+		case c.core.WantsReceipts():
+			c.recall()
+		case c.core.WantsReceipt() != nil:
+			c.repeat(c.core.WantsReceipt())
 		case c.core.WantsResume():
 			c.core.Resume()
 		default:
@@ -103,6 +110,52 @@ func loadInto(log store.Log, key store.Key, fold *entity.Fold) error {
 	return nil
 }
 
+// recall reads the receipts of the entity.
+func (c *cell) recall() {
+	var list []*store.Receipt
+	r, ok := c.kind.engine.log.(store.Receipts)
+	if !ok {
+		c.core.Recalled(nil, fmt.Errorf("read receipts: %w", errors.ErrUnsupported))
+		return
+	}
+	for receipt, err := range r.Receipts(context.Background(), c.core.Key()) {
+		if err != nil {
+			c.core.Recalled(nil, fmt.Errorf("read receipts: %w", err))
+			return
+		}
+		list = append(list, receipt)
+	}
+	c.core.Recalled(list, nil)
+}
+
+// repeat reads the answer that a command with the key of the call had.
+func (c *cell) repeat(ec *entity.Call) {
+	e := c.kind.engine
+	r, err := e.log.(store.Receipts).Receipt(context.Background(), c.core.Key(), ec.Name)
+	if err != nil {
+		c.core.Repeated(entity.Outcome{}, fmt.Errorf("read receipt: %w", err))
+		return
+	}
+	out := entity.Outcome{Version: r.Version, Position: r.Position}
+	switch {
+	case r.Refusal != nil:
+		out.Status, out.Err = entity.StatusRefused, decodeRefusal(r.Refusal)
+	case !ec.WantState:
+	case r.ReplyType != "":
+		out.State = c.kind.options.Rules.NewState()
+		err = proto.Unmarshal(r.Reply, out.State)
+	default:
+		fold := c.core.Until(r.Version)
+		if err = loadInto(e.log, c.core.Key(), fold); err == nil || errors.Is(err, entity.ErrEnough) {
+			out.State, err = fold.State()
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("read the state of version %d: %w", r.Version, err)
+	}
+	c.core.Repeated(out, err)
+}
+
 // retryLater arms a timer if a load has failed and is to be tried again.
 func (c *cell) retryLater() {
 	after, wanted := c.core.WantsRetry()
@@ -123,18 +176,12 @@ func (c *cell) Submit(i *commit.Item) {
 		e.committer.submit(i)
 		return
 	}
-	if group := i.Alone(); group != nil {
-		results, err := commitGroup(e.log, group)
-		if err == nil && len(results) == 1 && results[0].Err == nil {
-			e.committed(i, &results[0])
-		}
-		i.Settle(results, err)
-	}
+	e.commitAlone(i)
 	c.settled.Add(1)
 }
 
 // Reply is part of [entity.Shell].
-func (c *cell) Reply(ec *entity.Call) { ec.Owner.(*call).reply() }
+func (c *cell) Reply(ec *entity.Call) { ec.Owner.(*call).reply(&c.core) }
 
 // Now is part of [entity.Shell].
 func (c *cell) Now() time.Time { return c.kind.engine.config.Clock.Now() }

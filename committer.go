@@ -112,6 +112,30 @@ func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result,
 	return log.Commit(context.Background(), batches)
 }
 
+// submit has an item stored. Its owner is told when it is settled, possibly
+// before submit returns.
+func (e *Engine) submit(i *commit.Item) {
+	if !e.instant {
+		e.committer.submit(i)
+		return
+	}
+	e.commitAlone(i)
+	i.Lane.Owner.Settled(1)
+}
+
+// commitAlone stores an item on the spot.
+func (e *Engine) commitAlone(i *commit.Item) {
+	group := i.Alone()
+	if group == nil {
+		return
+	}
+	results, err := commitGroup(e.log, group)
+	if err == nil && len(results) == 1 && results[0].Err == nil {
+		e.committed(i, &results[0])
+	}
+	i.Settle(results, err)
+}
+
 // committed shows the events of a stored item to the readers of the log, and
 // its snapshot to the pruner, before the item is settled.
 func (e *Engine) committed(i *commit.Item, r *store.Result) {
@@ -123,6 +147,9 @@ func (e *Engine) committed(i *commit.Item, r *store.Result) {
 		v.Time = r.Time
 	}
 	e.hub.Publish(events)
+	if len(i.Batch.Enqueue) > 0 && e.dispatcher != nil {
+		e.dispatcher.committed(&i.Batch, r)
+	}
 	if e.pruner == nil || i.Batch.Snapshot == nil || len(events) == 0 {
 		return
 	}

@@ -31,6 +31,98 @@ func (d *Decision) Tag(tags ...string) *Decision {
 	return d
 }
 
+// Send has effects performed after the commit, at most once each, in this order
+// and after those of earlier commands of the entity. Config.Effects needs a
+// [Perform] rule for each.
+func (d *Decision) Send(effects ...proto.Message) *Decision {
+	d.d.Effects = append(d.d.Effects, effects...)
+	return d
+}
+
+// Enqueue leaves messages in the outbox, which is part of the commit: each is
+// performed at least once. Config.Effects needs a [Perform] rule for each.
+// Messages of one type from one entity are performed in order.
+func (d *Decision) Enqueue(messages ...proto.Message) *Decision {
+	for _, m := range messages {
+		d.d.Messages = append(d.d.Messages, entity.Message{Message: m})
+	}
+	return d
+}
+
+// EnqueueTo leaves a command for another entity, or the entity itself, in the
+// outbox, which is part of the commit. The target decides it exactly once: the
+// message ends with the target's own commit. Messages from one entity to another
+// arrive in order. A refusal ends the message too; see [ReplyTo] for how to
+// hear of it.
+func (d *Decision) EnqueueTo(target store.Key, command proto.Message, options ...MessageOption) *Decision {
+	d.d.Messages = append(d.d.Messages, message(entity.Message{Message: command, Target: target}, options))
+	return d
+}
+
+// Schedule sets a timer: at its time the entity gets the command, exactly once.
+// The timer is part of the commit, survives everything that the log survives,
+// and fires late if nobody was there at its time. A timer of the same name that
+// has not fired is replaced. The entity's Decide rule finds the command like any
+// other; it may set the timer again, which makes it a recurring one.
+func (d *Decision) Schedule(name string, at time.Time, command proto.Message) *Decision {
+	return d.ScheduleTo(store.Key{}, name, at, command)
+}
+
+// ScheduleTo is [Decision.Schedule] for a command to another entity.
+func (d *Decision) ScheduleTo(target store.Key, name string, at time.Time, command proto.Message, options ...MessageOption) *Decision {
+	m := message(entity.Message{Message: command, Target: target, Timer: name, Due: at}, options)
+	m.Self = target.IsZero()
+	d.d.Messages = append(d.d.Messages, m)
+	return d
+}
+
+// Cancel takes back timers by name. One that is not set, or has fired, is ignored.
+func (d *Decision) Cancel(names ...string) *Decision {
+	d.d.Cancel = append(d.d.Cancel, names...)
+	return d
+}
+
+// Claim takes a value that only one entity may hold within a space, such as an
+// address in the space of all addresses. If another entity holds it, nothing of
+// the decision is stored, and the command fails with an error that matches
+// [AlreadyExists] and is a [*store.ClaimedError], which names the holder.
+func (d *Decision) Claim(space, value string) *Decision {
+	d.d.Claim = append(d.d.Claim, store.Claim{Space: space, Value: value})
+	return d
+}
+
+// Release gives up a value that the entity holds. Others are ignored.
+func (d *Decision) Release(space, value string) *Decision {
+	d.d.Release = append(d.d.Release, store.Claim{Space: space, Value: value})
+	return d
+}
+
+// A MessageOption changes one message of a decision.
+type MessageOption interface{ messageOption(*entity.Message) }
+
+type messageOption func(*entity.Message)
+
+func (o messageOption) messageOption(m *entity.Message) { o(m) }
+
+// ReplyTo asks for a reply: when the target has decided, the entity that sends
+// the command gets a [perdurev1.Reply] with that name as a command, which says
+// what the target has made of it. The entity needs a Decide rule for it.
+func ReplyTo(name string) MessageOption {
+	return messageOption(func(m *entity.Message) { m.Reply = name })
+}
+
+// Unordered lets the message be delivered before older ones to the same target.
+func Unordered() MessageOption {
+	return messageOption(func(m *entity.Message) { m.Unordered = true })
+}
+
+func message(m entity.Message, options []MessageOption) entity.Message {
+	for _, o := range options {
+		o.messageOption(&m)
+	}
+	return m
+}
+
 // Events returns the events of the decision, for tests.
 func (d *Decision) Events() []proto.Message {
 	if d == nil {
@@ -56,6 +148,54 @@ func Save() *Change { return &Change{entity.Decision{Save: true}} }
 // Unchanged decides that the state stays what it was, whatever the rule has
 // done to its copy. The command succeeds.
 func Unchanged() *Change { return &Change{} }
+
+// Send is like [Decision.Send].
+func (c *Change) Send(effects ...proto.Message) *Change {
+	(*Decision)(c).Send(effects...)
+	return c
+}
+
+// Enqueue is like [Decision.Enqueue].
+func (c *Change) Enqueue(messages ...proto.Message) *Change {
+	(*Decision)(c).Enqueue(messages...)
+	return c
+}
+
+// EnqueueTo is like [Decision.EnqueueTo].
+func (c *Change) EnqueueTo(target store.Key, command proto.Message, options ...MessageOption) *Change {
+	(*Decision)(c).EnqueueTo(target, command, options...)
+	return c
+}
+
+// Schedule is like [Decision.Schedule].
+func (c *Change) Schedule(name string, at time.Time, command proto.Message) *Change {
+	(*Decision)(c).Schedule(name, at, command)
+	return c
+}
+
+// ScheduleTo is like [Decision.ScheduleTo].
+func (c *Change) ScheduleTo(target store.Key, name string, at time.Time, command proto.Message, options ...MessageOption) *Change {
+	(*Decision)(c).ScheduleTo(target, name, at, command, options...)
+	return c
+}
+
+// Cancel is like [Decision.Cancel].
+func (c *Change) Cancel(names ...string) *Change {
+	(*Decision)(c).Cancel(names...)
+	return c
+}
+
+// Claim is like [Decision.Claim].
+func (c *Change) Claim(space, value string) *Change {
+	(*Decision)(c).Claim(space, value)
+	return c
+}
+
+// Release is like [Decision.Release].
+func (c *Change) Release(space, value string) *Change {
+	(*Decision)(c).Release(space, value)
+	return c
+}
 
 // Saved reports whether the change keeps the state, for tests.
 func (c *Change) Saved() bool { return c != nil && c.d.Save }

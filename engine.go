@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"log/slog"
+	"reflect"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ const (
 	CallsMaxDefault       = 16_384
 	InFlightMaxDefault    = 512
 	ConflictsMaxDefault   = 32
+	DeliveriesMaxDefault  = 256
 	PollDefault           = 50 * time.Millisecond
 )
 
@@ -40,6 +42,10 @@ type Config struct {
 	Store store.Log
 	// Kinds are the kinds that the engine runs. Their names differ.
 	Kinds []AnyKind
+
+	// Effects say what to do with messages that commands send or enqueue without
+	// an entity as their target.
+	Effects []EffectRule
 
 	// Logger takes what the engine has to say. Nil discards it.
 	Logger *slog.Logger
@@ -57,6 +63,9 @@ type Config struct {
 	// ConflictsMax bounds how often a command is decided anew because another
 	// engine was faster. Zero is [ConflictsMaxDefault].
 	ConflictsMax int
+	// DeliveriesMax bounds the effects that are performed, and the messages that
+	// are on their way to entities, at a time. Zero is [DeliveriesMaxDefault].
+	DeliveriesMax int
 	// Poll is how often the readers of [Engine.Events] look for commits of
 	// other engines, on a store that several engines share. Zero is [PollDefault].
 	Poll time.Duration
@@ -75,6 +84,10 @@ type Engine struct {
 	committer *committer // nil if the log commits on the spot
 	hub       *stream.Hub
 	pruner    *pruner
+
+	effects     map[reflect.Type]*effectRule
+	effectTypes map[string]*effectRule // by full protobuf name
+	dispatcher  *dispatcher            // nil if the log has no outbox
 
 	pool    sync.Pool // of *call
 	stripes [stripeCount]stripe
@@ -106,6 +119,9 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		e.stripes[i].ids = uuid.NewGen()
 	}
 	if err := e.addKinds(); err != nil {
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
+	if err := e.addEffects(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
 	shared := true
@@ -142,6 +158,9 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if !e.instant {
 		e.committer = newCommitter(e)
 	}
+	if box, ok := c.Store.(store.Outbox); ok {
+		e.dispatcher = newDispatcher(e, box)
+	}
 	e.scheduleSweep()
 	return e, nil
 }
@@ -157,6 +176,7 @@ func (c *Config) defaults() error {
 		{"EntityCallsMax", &c.EntityCallsMax, EntityCallsMaxDefault},
 		{"InFlightMax", &c.InFlightMax, InFlightMaxDefault},
 		{"ConflictsMax", &c.ConflictsMax, ConflictsMaxDefault},
+		{"DeliveriesMax", &c.DeliveriesMax, DeliveriesMaxDefault},
 	} {
 		if *f.value < 0 {
 			return fmt.Errorf("%w: Config.%s is negative: %d", store.ErrInvalid, f.name, *f.value)
@@ -224,6 +244,11 @@ func (e *Engine) Close(ctx context.Context) error {
 	case <-e.drained:
 	case <-ctx.Done():
 		err = fmt.Errorf("close engine: %w", ctx.Err())
+	}
+	if e.dispatcher != nil {
+		if err2 := e.dispatcher.close(ctx); err == nil && err2 != nil {
+			err = fmt.Errorf("close engine: effects: %w", err2)
+		}
 	}
 	if e.committer != nil {
 		e.committer.close()
@@ -345,6 +370,10 @@ type Stats struct {
 	Calls int
 	// Entities is how many entities are in memory.
 	Entities int
+	// Deliveries is how many outbox messages and effects are in memory, and
+	// Delivering how many of them are being delivered. What else is pending
+	// waits in the store.
+	Deliveries, Delivering int
 }
 
 // Stats returns figures about the engine at this moment.
@@ -352,6 +381,11 @@ func (e *Engine) Stats() Stats {
 	s := Stats{Calls: e.callCount()}
 	for _, k := range e.kinds {
 		s.Entities += k.count()
+	}
+	if d := e.dispatcher; d != nil {
+		d.mu.Lock()
+		s.Deliveries, s.Delivering = d.queue.Load()
+		d.mu.Unlock()
 	}
 	return s
 }
@@ -389,7 +423,7 @@ type shard struct {
 func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
 	k := &kindRuntime{
 		engine: e, passivateAfter: c.passivateAfter, retain: c.retain, prune: c.prune, seed: maphash.MakeSeed(),
-		options: entity.Options{Rules: &c.rules, Limits: entity.Limits{
+		options: entity.Options{Rules: &c.rules, Refusal: encodeRefusal, Performs: e.performs, Limits: entity.Limits{
 			Calls: e.config.EntityCallsMax, InFlight: e.config.InFlightMax,
 			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax,
 		}},

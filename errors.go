@@ -3,10 +3,14 @@ package perdure
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/perdure/perdure/internal/entity"
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 	"github.com/perdure/perdure/store"
 )
 
@@ -107,6 +111,9 @@ var (
 	ErrContention = errors.New("too many conflicts")
 	// ErrClosed: the engine is closed or closing.
 	ErrClosed = errors.New("engine is closed")
+	// ErrKeyReused: another command of the entity was answered under the same
+	// idempotency key. The error is a [*KeyReusedError].
+	ErrKeyReused = errors.New("idempotency key is used for another command")
 	// ErrNested: a rule has called an entity. Rules are functions of their
 	// arguments; what a command causes elsewhere happens after its commit.
 	ErrNested = errors.New("call from inside a rule")
@@ -178,6 +185,70 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
+// A KeyReusedError names the idempotency key that was used for two commands. It
+// matches [ErrKeyReused] and [InvalidArgument].
+type KeyReusedError struct {
+	Key  store.Key
+	Name string
+}
+
+func (e *KeyReusedError) Error() string {
+	return fmt.Sprintf("%v: idempotency key %q is used for another command", e.Key, e.Name)
+}
+
+// Is reports whether target is [ErrKeyReused] or [InvalidArgument].
+func (e *KeyReusedError) Is(target error) bool {
+	return target == ErrKeyReused || target == error(InvalidArgument)
+}
+
+// encodeRefusal returns what is kept of the error of a rule. Of an error that
+// is not an [*Error] it is the text.
+func encodeRefusal(err error) *store.Refusal {
+	var refusal *Error
+	if !errors.As(err, &refusal) {
+		return &store.Refusal{Code: uint32(Unknown), Message: validText(err.Error())}
+	}
+	r := &store.Refusal{Code: uint32(refusal.Code), Message: validText(refusal.Message)}
+	for _, d := range refusal.Details {
+		if payload, err := proto.Marshal(d); err == nil {
+			r.Details = append(r.Details, store.Detail{Type: messageName(d), Payload: payload})
+		}
+	}
+	return r
+}
+
+func validText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+// decodeRefusal returns the refusal that was kept. Details whose type the
+// program does not know are left out.
+func decodeRefusal(r *store.Refusal) *Error {
+	e := &Error{Code: Code(r.Code), Message: r.Message}
+	for _, d := range r.Details {
+		t, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(d.Type))
+		if err != nil {
+			continue
+		}
+		if m := t.New().Interface(); proto.Unmarshal(d.Payload, m) == nil {
+			e.Details = append(e.Details, m)
+		}
+	}
+	return e
+}
+
+// ReplyError returns the refusal that a reply tells of, an [*Error], or nil if
+// the command was not refused.
+func ReplyError(r *perdurev1.Reply) error {
+	f := r.GetRefusal()
+	if f == nil {
+		return nil
+	}
+	kept := &store.Refusal{Code: f.GetCode(), Message: f.GetMessage()}
+	for _, d := range f.GetDetails() {
+		kept.Details = append(kept.Details, store.Detail{Type: d.GetType(), Payload: d.GetPayload()})
+	}
+	return decodeRefusal(kept)
+}
+
 // failure returns the error of an outcome, or nil.
 func failure(key store.Key, c *entity.Call, callsMax int) error {
 	out := &c.Outcome
@@ -206,6 +277,12 @@ func failure(key store.Key, c *entity.Call, callsMax int) error {
 		return fmt.Errorf("%v: %w: %w", key, ErrStore, out.Err)
 	case entity.StatusUnknown:
 		return fmt.Errorf("%v: %w: %w", key, ErrOutcomeUnknown, out.Err)
+	case entity.StatusKeyReused:
+		return &KeyReusedError{Key: key, Name: c.Name}
+	case entity.StatusClaimed:
+		return fmt.Errorf("%v: %w: %w", key, AlreadyExists, out.Err)
+	case entity.StatusSettled:
+		return fmt.Errorf("%v: %w", key, out.Err)
 	case entity.StatusClosed:
 		return fmt.Errorf("%v: %w", key, ErrClosed)
 	}

@@ -121,6 +121,7 @@ func Decide[S, C proto.Message](fn func(ctx context.Context, state S, command C)
 		if c.taken("Decide", c.rules.Decide[t] != nil, t) {
 			return
 		}
+		c.command(t)
 		c.rules.Decide[t] = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error) {
 			d, err := fn(ctx, state.(S), command.(C))
 			if d == nil {
@@ -160,6 +161,7 @@ func Update[S, C proto.Message](fn func(ctx context.Context, state S, command C)
 		if c.taken("Update", c.rules.Update[t] != nil, t) {
 			return
 		}
+		c.command(t)
 		c.rules.Update[t] = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error) {
 			d, err := fn(ctx, state.(S), command.(C))
 			if d == nil {
@@ -211,6 +213,26 @@ func SnapshotEvery(events uint64) KindOption {
 // events are kept for ever. It needs [SnapshotEvery] and a store that can delete.
 func RetainEvents(events uint64) KindOption {
 	return kindOption(func(c *compiler) { c.retain, c.prune = events, true })
+}
+
+// Defaults of [KeepReceipts].
+const (
+	ReceiptsMaxDefault = 1000
+	ReceiptsForDefault = 24 * time.Hour
+)
+
+// KeepReceipts says how long an entity remembers the answers to commands that
+// came with an idempotency key (see [WithIdempotencyKey]): the last count of
+// them, and none that is older than age. What is too old goes with a later
+// command that has a key. The defaults are [ReceiptsMaxDefault] and
+// [ReceiptsForDefault].
+func KeepReceipts(count int, age time.Duration) KindOption {
+	return kindOption(func(c *compiler) {
+		if count < 1 || age <= 0 {
+			c.mistake("KeepReceipts(%d, %v) keeps none", count, age)
+		}
+		c.rules.ReceiptsMax, c.rules.ReceiptsFor = count, age
+	})
 }
 
 // PassivateAfter forgets the state of an entity that has had no call for so
@@ -269,11 +291,13 @@ func (k *Kind[S]) compile() *compiler {
 		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}}
 		c.rules = entity.Rules{
 			Kind: k.name, Durable: k.durable,
-			Decide: map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
-			Update: map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
-			Answer: map[reflect.Type]func(context.Context, proto.Message, proto.Message) (proto.Message, error){},
-			Evolve: map[reflect.Type]*entity.EvolveRule{},
-			Stored: map[string]*entity.StoredRule{},
+			Decide:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
+			Update:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
+			Answer:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (proto.Message, error){},
+			Evolve:      map[reflect.Type]*entity.EvolveRule{},
+			Stored:      map[string]*entity.StoredRule{},
+			Commands:    map[string]func() proto.Message{},
+			ReceiptsMax: ReceiptsMaxDefault, ReceiptsFor: ReceiptsForDefault,
 		}
 		if err := (store.Key{Kind: k.name, ID: "x"}).Validate(); err != nil {
 			c.mistakes = append(c.mistakes, err)
@@ -331,6 +355,11 @@ func (c *compiler) taken(rule string, exists bool, t reflect.Type) bool {
 	return t == nil || exists
 }
 
+// command notes how to make a command of a type that has a rule.
+func (c *compiler) command(t reflect.Type) {
+	c.rules.Commands[messageName(newMessage(t))] = func() proto.Message { return newMessage(t) }
+}
+
 // finish checks the kind as a whole and derives what the rules imply.
 func (c *compiler) finish() {
 	r := &c.rules
@@ -345,6 +374,7 @@ func (c *compiler) finish() {
 	if c.prune && r.SnapshotEvery == 0 {
 		c.mistake("RetainEvents needs SnapshotEvery")
 	}
+	r.KeepsReplies = r.Durable || c.prune
 	if r.Durable && len(c.upcasts) > 0 {
 		c.mistake("Upcast is for event-sourced kinds")
 	}

@@ -61,6 +61,10 @@ func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...Call
 	}
 	c := r.engine.newCall(context.WithoutCancel(ctx), entity.OpCommand, command, options)
 	c.told, c.key = true, r.Key()
+	if err := c.prepare(); err != nil {
+		r.engine.release(c)
+		return fmt.Errorf("%v: %w", r.Key(), err)
+	}
 	if err := r.engine.send(r.kind, r.id, c); err != nil {
 		return fmt.Errorf("%v: %w", r.Key(), err)
 	}
@@ -114,6 +118,10 @@ func (r Ref[S]) call(ctx context.Context, op entity.Op, m proto.Message, wantSta
 	c := e.newCall(ctx, op, m, options)
 	c.WantState = wantState
 	receipt := c.receipt
+	if err := c.prepare(); err != nil {
+		e.release(c)
+		return nil, fmt.Errorf("%v: %w", r.Key(), err)
+	}
 	if err := e.send(r.kind, r.id, c); err != nil {
 		return nil, fmt.Errorf("%v: %w", r.Key(), err)
 	}
@@ -180,6 +188,21 @@ func WithReceipt(r *Receipt) CallOption {
 // entity is at version v.
 func IfVersion(v store.Version) CallOption {
 	return callOption(func(c *call) { c.Conditional, c.Call.IfVersion = true, v })
+}
+
+// WithIdempotencyKey makes a command that may be sent again: the answer is
+// stored with what the command does, under the key, and a command of the same
+// entity with the same key gets that answer without being decided. It is
+// applied once, however often it is sent, also after a restart and after
+// [ErrOutcomeUnknown]. With another body it fails with an error matching
+// [ErrKeyReused]. Refusals and commands that do nothing are remembered too.
+//
+// Answers are remembered for the window that [KeepReceipts] states. The key is
+// text of at most [store.NameBytesMax] bytes, such as a UUID made by the caller.
+// A repeated answer has the state after the first command, and refusals have
+// code, message and details.
+func WithIdempotencyKey(key string) CallOption {
+	return callOption(func(c *call) { c.Name, c.keyed = key, true })
 }
 
 // WithMetadata keeps values in the metadata of all records of the command. They

@@ -256,6 +256,11 @@ func (m *Message) validate() error {
 			return err
 		}
 	}
+	if m.ReplyName != "" {
+		if err := validateName("reply name", m.ReplyName, NameBytesMax); err != nil {
+			return err
+		}
+	}
 	if !m.Due.IsZero() && !inNanos(m.Due) {
 		return fmt.Errorf("%w: due time %v is outside the years 1678 to 2262", ErrInvalid, m.Due)
 	}

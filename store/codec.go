@@ -440,7 +440,7 @@ func AppendMessage(dst []byte, m *Message) []byte {
 		TargetKind: m.Target.Kind, TargetEntityId: m.Target.ID,
 		Timer: m.Timer, DueUnixNano: nanos(m.Due),
 		Type: m.Type, Payload: m.Payload, Metadata: metadataProto(&m.Metadata),
-		ReplyToKind: m.ReplyTo.Kind, ReplyToEntityId: m.ReplyTo.ID,
+		ReplyToKind: m.ReplyTo.Kind, ReplyToEntityId: m.ReplyTo.ID, ReplyName: m.ReplyName, Unordered: m.Unordered,
 		Attempts: m.Attempts, LastError: m.LastError, Parked: m.Parked,
 		TimeUnixNano: nanos(m.Time),
 	})
@@ -459,7 +459,7 @@ func DecodeMessage(sealed []byte) (*Message, error) {
 		Target:   Key{p.GetTargetKind(), p.GetTargetEntityId()},
 		Timer:    p.GetTimer(), Due: fromNanos(p.GetDueUnixNano()),
 		Type: p.GetType(), Payload: p.GetPayload(), Metadata: fromMetadataProto(p.GetMetadata()),
-		ReplyTo:  Key{p.GetReplyToKind(), p.GetReplyToEntityId()},
+		ReplyTo: Key{p.GetReplyToKind(), p.GetReplyToEntityId()}, ReplyName: p.GetReplyName(), Unordered: p.GetUnordered(),
 		Attempts: p.GetAttempts(), LastError: p.GetLastError(), Parked: p.GetParked(),
 		Time: fromNanos(p.GetTimeUnixNano()),
 	}

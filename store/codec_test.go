@@ -46,7 +46,7 @@ func fullMessage() *store.Message {
 	return &store.Message{
 		Sequence: 77, ID: store.ID{1}, Source: store.Key{Kind: "book", ID: "a"}, Target: store.Key{Kind: "member", ID: "b"},
 		Timer: "overdue", Due: noon, Type: "test.v1.Remind", Payload: []byte{1, 0}, Metadata: fullMetadata(),
-		ReplyTo: store.Key{Kind: "shelf", ID: "c"}, Attempts: 3, LastError: "refused", Parked: true, Time: noon,
+		ReplyTo: store.Key{Kind: "shelf", ID: "c"}, ReplyName: "name", Unordered: true, Attempts: 3, LastError: "refused", Parked: true, Time: noon,
 	}
 }
 

@@ -48,6 +48,11 @@ func (k Key) Validate() error {
 	return validateName("entity id", k.ID, IDBytesMax)
 }
 
+// ValidateName returns an error matching [ErrInvalid] that says what is wrong
+// with a name of at most [NameBytesMax] bytes: a timer's, an idempotency key, a
+// claim's, a bookmark's. What says in the error which it is.
+func ValidateName(what, name string) error { return validateName(what, name, NameBytesMax) }
+
 // validateName checks a name that becomes part of a store's key.
 func validateName(what, s string, bytesMax int) error {
 	switch {

@@ -119,8 +119,13 @@ type Message struct {
 	Type     string
 	Payload  []byte
 	Metadata Metadata
-	// ReplyTo is the entity that receives the reply or the refusal; zero for none.
-	ReplyTo Key
+	// ReplyTo is the entity that receives the reply or the refusal; zero for
+	// none. ReplyName is what that entity calls the message.
+	ReplyTo   Key
+	ReplyName string
+	// Unordered is true if the message may be delivered before older ones from
+	// the same source to the same target.
+	Unordered bool
 	// Attempts counts the deliveries tried so far, LastError is what the last
 	// one said.
 	Attempts  uint32

@@ -34,6 +34,15 @@ type Call struct {
 	Metadata store.Metadata
 	// WantState asks a command for a copy of the state after it.
 	WantState bool
+	// Name is the idempotency key of a command, or empty; Fingerprint identifies
+	// its body.
+	Name        string
+	Fingerprint [fingerprintBytes]byte
+	// Row is the outbox message that a command comes from, or zero. It is
+	// settled by the command's own batch. Reply is where to tell the outcome.
+	Row       uint64
+	ReplyTo   store.Key
+	ReplyName string
 	// IfVersion, where Conditional is set, refuses the command unless the
 	// entity is at that version.
 	IfVersion   store.Version
@@ -47,6 +56,7 @@ type Call struct {
 	Outcome Outcome
 
 	begun     bool
+	again     bool          // it repeats a command in flight, and runs again after it
 	uncertain bool          // whether the last attempt is stored is not known
 	expected  store.Version // version before that attempt
 	cause     error         // of the uncertainty
@@ -74,6 +84,10 @@ type Outcome struct {
 	Version store.Version
 	// Position is that of the entity's last event as far as it is known.
 	Position store.Position
+	// Effects are those of the decision, of StatusDone.
+	Effects []proto.Message
+	// Repeated is true if the command was answered before, and this is that answer.
+	Repeated bool
 }
 
 // A Status says how a call ended.
@@ -104,6 +118,13 @@ const (
 	// StatusUnknown: the store failed, and whether the command is stored could
 	// not be found out.
 	StatusUnknown
+	// StatusKeyReused: another command has been answered under the same key.
+	StatusKeyReused
+	// StatusClaimed: another entity holds a value that the command claims.
+	StatusClaimed
+	// StatusSettled: the outbox message that the command comes from has been
+	// settled by somebody else.
+	StatusSettled
 	// StatusClosed: the engine is closing; it was not run.
 	StatusClosed
 )
@@ -144,6 +165,13 @@ func (l *calls) push(c *Call) {
 		l.last.next = c
 	}
 	l.last = c
+}
+
+func (l *calls) pushFront(c *Call) {
+	if c.next = l.first; l.last == nil {
+		l.last = c
+	}
+	l.first = c
 }
 
 func (l *calls) pop() *Call {

@@ -48,8 +48,12 @@ type Limits struct {
 
 // Options are what all entities of one kind in one engine share.
 type Options struct {
-	Rules  *Rules
-	Limits Limits
+	Rules *Rules
+	// Refusal returns what a receipt keeps of the error of a rule.
+	Refusal func(error) *store.Refusal
+	// Performs reports whether an effect of the type has a handler.
+	Performs func(proto.Message) bool
+	Limits   Limits
 	// Shared is true if others may write to the log, so that what was read from
 	// memory must be checked against the store before it is told.
 	Shared bool
@@ -67,6 +71,10 @@ const (
 	waitingToLoad
 	// live: the state is in memory, durable up to the first item in flight.
 	live
+	// recalling: the receipts are being read, for the first call that waits.
+	recalling
+	// repeating: the answer to the first call that waits is being read.
+	repeating
 	// fenced: the memory is not to be used; items in flight are yet to settle.
 	fenced
 )
@@ -126,7 +134,7 @@ type Entity struct {
 
 	flight, flightLast *work
 	waiting            calls // calls that are to run, in order
-	redo               calls // calls of failed items, to run again before those
+	rare               *rare
 	running            *Call // whose rule runs at this moment
 	inFlight           int32
 	pending            int32 // calls that are here unanswered
@@ -134,6 +142,19 @@ type Entity struct {
 	retries            uint8 // loads that have failed since the last good one
 	evolving           bool  // the running rule changes the state
 	blind              bool  // the next load cannot look for what is in doubt
+}
+
+// A rare is what most entities do without.
+type rare struct {
+	redo     calls // calls of failed items, to run again before those that wait
+	receipts *receipts
+}
+
+func (e *Entity) more() *rare {
+	if e.rare == nil {
+		e.rare = new(rare)
+	}
+	return e.rare
 }
 
 // Init makes e ready, with nothing in memory. An entity is not copied afterwards.
@@ -154,6 +175,16 @@ func (e *Entity) Pending() int { return int(e.pending) }
 // WantsLoad reports whether the entity waits for a load. The shell then reads
 // the entity into the fold that [Entity.Load] returns and calls [Entity.Loaded].
 func (e *Entity) WantsLoad() bool { return e.phase == loading }
+
+// Wants reports whether the entity wants something that reads the store or runs
+// rules.
+func (e *Entity) Wants() bool {
+	switch e.phase {
+	case loading, recalling, repeating:
+		return true
+	}
+	return e.WantsResume()
+}
 
 // WantsRetry reports whether a load has failed and is to be tried again, and
 // after what time. The shell then calls [Entity.Retry].
@@ -203,8 +234,14 @@ func (e *Entity) Settled(items int) {
 		if w.Result.Position != 0 {
 			e.position = w.Result.Position
 		}
+		e.remembered(w.call)
 		e.finish(w.call)
 		for c := w.after.pop(); c != nil; c = w.after.pop() {
+			if c.again {
+				c.again = false
+				e.waiting.push(c)
+				continue
+			}
 			e.finish(c)
 		}
 		w.release()
@@ -249,7 +286,7 @@ func (e *Entity) Resume() {
 func (e *Entity) undo(w *work) {
 	e.phase = fenced
 	e.state = nil
-	c := w.call
+	c, redo := w.call, &e.more().redo
 	switch err := w.Result.Err; {
 	case errors.Is(w.Err, store.ErrNotStored):
 		e.fail(c, StatusFault, w.Err)
@@ -257,19 +294,23 @@ func (e *Entity) undo(w *work) {
 		if !w.Batch.IsCheck() {
 			c.uncertain, c.expected, c.cause = true, w.Batch.Expected, w.Err
 		}
-		e.redo.push(c)
+		redo.push(c)
 	case isBehind(err):
-		e.redo.push(c) // nothing was wrong with the command itself
-	case errors.Is(err, store.ErrConflict):
+		redo.push(c) // nothing was wrong with the command itself
+	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrAnswered):
 		if c.conflicts++; c.conflicts > e.opts.Limits.Conflicts {
 			e.fail(c, StatusConflict, err)
 		} else {
-			e.redo.push(c)
+			redo.push(c)
 		}
+	case errors.Is(err, store.ErrClaimed):
+		e.fail(c, StatusClaimed, err)
+	case errors.Is(err, store.ErrSettled):
+		e.fail(c, StatusSettled, err)
 	default:
 		e.fail(c, StatusInvalid, err)
 	}
-	e.redo.append(&w.after)
+	redo.append(&w.after)
 }
 
 func isBehind(err error) bool {
@@ -283,8 +324,14 @@ func (e *Entity) reload() {
 	e.lane.Reset()
 	e.state, e.version, e.position, e.snapshot = nil, 0, 0, 0
 	e.retries, e.blind = 0, false
-	e.redo.append(&e.waiting)
-	e.waiting, e.redo = e.redo, calls{}
+	if e.rare != nil {
+		e.rare.redo.append(&e.waiting)
+		e.waiting = e.rare.redo
+		e.rare = nil
+	}
+	for c := e.waiting.first; c != nil; c = c.next {
+		c.again = false
+	}
 	e.phase = cold
 	if e.waiting.first != nil {
 		e.phase = loading
@@ -305,8 +352,9 @@ func (e *Entity) Abort() {
 		}
 	}
 	e.flight, e.flightLast, e.inFlight = nil, nil, 0
-	e.redo.append(&e.waiting)
-	for c := e.redo.pop(); c != nil; c = e.redo.pop() {
+	redo := &e.more().redo
+	redo.append(&e.waiting)
+	for c := redo.pop(); c != nil; c = redo.pop() {
 		if c.uncertain {
 			e.fail(c, StatusUnknown, c.cause)
 		} else {

@@ -25,7 +25,28 @@ type Fold struct {
 	doubted map[store.ID]*Call
 	oldest  store.Version // expected version of the oldest call in doubt
 	passed  bool          // a snapshot was passed over for the sake of doubt
+	until   store.Version // the last version that is wanted; 0 for all
 	err     error
+}
+
+// ErrEnough is what [Fold.Apply] returns behind the last version that is wanted.
+var ErrEnough = errors.New("enough")
+
+// Until returns a fold that ends at a version, for reading what was.
+func (e *Entity) Until(version store.Version) *Fold { return &Fold{e: e, until: version} }
+
+// State returns the state that the fold has built, or an error if it is not the
+// one of the last version that is wanted.
+func (f *Fold) State() (proto.Message, error) {
+	switch {
+	case f.err != nil:
+		return nil, f.err
+	case f.version != f.until:
+		return nil, fmt.Errorf("the events of version %d are no longer there", f.until)
+	case f.state == nil:
+		return f.e.opts.Rules.NewState(), nil
+	}
+	return f.state, nil
 }
 
 // Load begins a load and returns the fold that takes what is read.
@@ -54,6 +75,9 @@ func (f *Fold) Accept(s *store.State) bool {
 	rules := f.e.opts.Rules
 	if !rules.Durable {
 		if s.Fingerprint != rules.Fingerprint || s.Type != rules.StateType {
+			return false
+		}
+		if f.until != 0 && s.Version > f.until {
 			return false
 		}
 		if f.doubted != nil && s.Version > f.oldest {
@@ -87,6 +111,9 @@ func (f *Fold) Accept(s *store.State) bool {
 func (f *Fold) Apply(ev *store.Event) error {
 	if f.err != nil {
 		return f.err
+	}
+	if f.until != 0 && ev.Version > f.until {
+		return ErrEnough
 	}
 	if ev.Version != f.version+1 {
 		if f.passed {
@@ -211,7 +238,8 @@ func (e *Entity) resolve() {
 			c.Outcome.Position = c.position
 			e.reply(c)
 			continue
-		case c.uncertain && (e.blind || e.opts.Rules.Durable) && e.version > c.expected:
+		case c.uncertain && (e.blind || e.opts.Rules.Durable) && e.version > c.expected && c.Name == "" && c.Row == 0:
+			// Without a receipt or a message that it settles, nothing tells.
 			e.fail(c, StatusUnknown, c.cause)
 			continue
 		}

@@ -34,11 +34,21 @@ type Rules struct {
 	// Stored says how to read an event, by its full protobuf name. It holds the
 	// types that Evolve has, and the old ones that are upcast.
 	Stored map[string]*StoredRule
+	// Commands makes a zero command, by its full protobuf name.
+	Commands map[string]func() proto.Message
 
 	// SnapshotEvery is how many events lie between two snapshots; 0 is none.
 	SnapshotEvery uint64
 	// Fingerprint identifies the schema of the state and the fold.
 	Fingerprint uint64
+
+	// ReceiptsMax is how many idempotency keys an entity remembers, and
+	// ReceiptsFor for how long.
+	ReceiptsMax int
+	ReceiptsFor time.Duration
+	// KeepsReplies is true if a receipt must hold the state after the command,
+	// because it cannot be had from the events later.
+	KeepsReplies bool
 }
 
 // An EvolveRule applies one type of event.
@@ -72,6 +82,34 @@ type Decision struct {
 	Save bool
 	// Tags are put on each event.
 	Tags []string
+	// Effects are told to the shell once all else is durable.
+	Effects []proto.Message
+	// Messages are left in the outbox, Cancel takes timers out of it.
+	Messages []Message
+	Cancel   []string
+	// Claim takes values that must be unique, Release gives them up.
+	Claim, Release []store.Claim
+}
+
+// A Message is what a decision leaves in the outbox.
+type Message struct {
+	Message proto.Message
+	// Target is the entity that receives it as a command; zero for an effect.
+	// Self means the entity whose decision it is.
+	Target store.Key
+	Self   bool
+	// Timer names a timer, Due is when it is due.
+	Timer string
+	Due   time.Time
+	// Reply asks for a reply by that name, if it is not empty.
+	Reply string
+	// Unordered lets it overtake others.
+	Unordered bool
+}
+
+// stores reports whether the decision has anything to store besides events and state.
+func (d *Decision) stores() bool {
+	return len(d.Messages)+len(d.Cancel)+len(d.Claim)+len(d.Release) > 0
 }
 
 // Shares reports whether messages of a type can have parts in common with
@@ -139,4 +177,13 @@ func (i *Info) Rand() *rand.Rand {
 func InfoFrom(ctx context.Context) *Info {
 	i, _ := ctx.Value(infoKey{}).(*Info)
 	return i
+}
+
+// NewCommand returns a zero command of the full protobuf name, or nil if the
+// kind has no rule for it.
+func (r *Rules) NewCommand(name string) proto.Message {
+	if fn := r.Commands[name]; fn != nil {
+		return fn()
+	}
+	return nil
 }

@@ -99,6 +99,9 @@ func (e *Entity) command(c *Call) {
 		e.fail(c, StatusUnhandled, nil)
 		return
 	}
+	if c.Name != "" && !e.recall(c) {
+		return
+	}
 	if c.Conditional && c.IfVersion != e.version {
 		c.Outcome = Outcome{Status: StatusWrongVersion, Version: e.version}
 		e.gate(c)
@@ -109,16 +112,22 @@ func (e *Entity) command(c *Call) {
 		state = proto.Clone(state)
 	}
 	d, out := e.decide(c, decide, state)
+	recorded := c.Name != "" || c.Row != 0
 	switch {
+	case out.Status == StatusRefused && recorded:
+		c.Outcome = out
+		e.record(c)
 	case out.Err != nil:
 		c.Outcome = out
 		e.gate(c)
-	case e.opts.Rules.Durable && d.Save:
-		e.save(c, d, state)
-	case len(d.Events) > 0:
-		e.persist(c, d)
+	case d.Save || len(d.Events) > 0 || recorded || d.stores():
+		e.persist(c, d, state)
 	default:
-		c.Outcome = e.done(c)
+		if err := e.encodeOutbox(c, d, nil); err != nil {
+			c.Outcome = Outcome{Status: StatusInvalid, Err: err, Version: e.version}
+		} else {
+			c.Outcome = e.done(c, d)
+		}
 		e.gate(c)
 	}
 }
@@ -141,55 +150,98 @@ func (e *Entity) decide(c *Call, rule ruleFunc, state proto.Message) (d *Decisio
 }
 
 // done is the outcome of a command that leaves the entity as it is now.
-func (e *Entity) done(c *Call) Outcome {
-	out := Outcome{Version: e.version}
+func (e *Entity) done(c *Call, d *Decision) Outcome {
+	out := Outcome{Version: e.version, Effects: d.Effects}
 	if c.WantState {
 		out.State = proto.Clone(e.state)
 	}
 	return out
 }
 
-// persist encodes the events of a decision, applies them and submits them.
-func (e *Entity) persist(c *Call, d *Decision) {
+// record submits what is to be remembered of a command that was refused.
+func (e *Entity) record(c *Call) {
 	w := newWork(c)
 	b := &w.Batch
 	b.Key, b.Expected = e.Key(), e.version
-	if len(d.Events) == 1 {
-		b.Events = w.event[:1]
-	} else {
-		b.Events = make([]store.Event, len(d.Events))
+	e.conclude(c, b)
+	e.submit(w)
+}
+
+// conclude adds to the batch of a command what tells others of its outcome: its
+// receipt, the end of the message that it comes from, and the reply to that.
+func (e *Entity) conclude(c *Call, b *store.Batch) {
+	if c.Name != "" {
+		e.remember(c, b)
 	}
+	if c.Row == 0 {
+		return
+	}
+	b.Settle = append(b.Settle, store.Settlement{Sequence: c.Row, Required: true})
+	if !c.ReplyTo.IsZero() {
+		b.Enqueue = append(b.Enqueue, e.replyMessage(c, b.Next()))
+	}
+}
+
+// persist encodes a decision, applies it and submits it. State is the rule's
+// own copy, of a durable-state entity.
+func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
+	w := newWork(c)
+	b := &w.Batch
+	b.Key, b.Expected = e.Key(), e.version
 	scratch := scratches.Get().(*[]byte)
 	defer scratches.Put(scratch)
-	if err := e.encode(c, d, b, scratch); err != nil {
+	var err error
+	if e.opts.Rules.Durable {
+		state, err = e.encodeSave(c, d, b, state)
+	} else {
+		err = e.encodeEvents(c, d, w, scratch)
+	}
+	if err == nil {
+		err = e.encodeOutbox(c, d, b)
+	}
+	if err == nil {
+		err = b.Prepare()
+	}
+	if err != nil {
+		w.release()
 		c.Outcome = Outcome{Status: StatusInvalid, Err: err, Version: e.version}
 		e.gate(c)
 		return
 	}
-	out := e.evolve(c, d, b)
-	if out.Err != nil {
+	if e.opts.Rules.Durable {
+		e.state = state
+	} else if out := e.evolve(c, d, b); out.Err != nil {
+		w.release()
 		e.crash(c, out)
 		return
 	}
 	e.version = b.Next()
-	if n := e.opts.Rules.SnapshotEvery; n > 0 && uint64(e.version-e.snapshot) >= n {
+	if n := e.opts.Rules.SnapshotEvery; n > 0 && len(b.Events) > 0 && uint64(e.version-e.snapshot) >= n {
 		if s := e.encodeState(c); s != nil {
 			b.Snapshot = s
 			e.snapshot = e.version
 		}
 	}
-	c.Outcome = e.done(c)
+	c.Outcome = e.done(c, d)
+	e.conclude(c, b)
 	e.submit(w)
 }
 
 // scratches hold payloads until [store.Batch.Prepare] has copied them.
 var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
-// encode fills the batch with the events of the decision and checks all that
-// can be wrong with it.
-func (e *Entity) encode(c *Call, d *Decision, b *store.Batch, scratch *[]byte) error {
+// encodeEvents fills the batch with the events of the decision.
+func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (err error) {
+	b := &w.Batch
+	switch len(d.Events) {
+	case 0:
+		return nil
+	case 1:
+		b.Events = w.event[:1]
+	default:
+		b.Events = make([]store.Event, len(d.Events))
+	}
 	buf := (*scratch)[:0]
-	var err error
 	for i, event := range d.Events {
 		rule := e.opts.Rules.Evolve[reflect.TypeOf(event)]
 		if rule == nil {
@@ -209,7 +261,7 @@ func (e *Entity) encode(c *Call, d *Decision, b *store.Batch, scratch *[]byte) e
 		ev.Payload = buf[from:len(buf):len(buf)]
 	}
 	*scratch = buf
-	return b.Prepare()
+	return nil
 }
 
 // evolve applies the events of a batch to the state.
@@ -233,33 +285,26 @@ func (e *Entity) evolve(c *Call, d *Decision, b *store.Batch) (out Outcome) {
 	return out
 }
 
-// save encodes the new state of a durable-state entity and submits it.
-func (e *Entity) save(c *Call, d *Decision, state proto.Message) {
-	w := newWork(c)
-	b := &w.Batch
-	b.Key, b.Expected = e.Key(), e.version
-	payload, err := proto.Marshal(state)
-	if err == nil {
-		b.Save = &store.State{
-			ID: derivedID(c.ID, 0), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
-			Fingerprint: e.opts.Rules.Fingerprint, Payload: payload,
-		}
-		b.Save.Metadata.CausationID = c.ID
-		err = b.Validate()
+// encodeSave fills the batch with the new state of a durable-state entity, if
+// there is one, and returns the state to go on with.
+func (e *Entity) encodeSave(c *Call, d *Decision, b *store.Batch, state proto.Message) (proto.Message, error) {
+	if !d.Save {
+		return e.state, nil
 	}
+	payload, err := proto.Marshal(state)
 	if err == nil && e.opts.Rules.StateShares {
 		state = e.opts.Rules.NewState() // as in evolve
 		err = proto.Unmarshal(payload, state)
 	}
 	if err != nil {
-		err = fmt.Errorf("state %s after %s: %w", e.opts.Rules.StateType, typeName(c.Message), err)
-		c.Outcome = Outcome{Status: StatusInvalid, Err: err, Version: e.version}
-		e.gate(c)
-		return
+		return nil, fmt.Errorf("state %s after %s: %w", e.opts.Rules.StateType, typeName(c.Message), err)
 	}
-	e.state, e.version = state, b.Next()
-	c.Outcome = e.done(c)
-	e.submit(w)
+	b.Save = &store.State{
+		ID: derivedID(c.ID, 0), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
+		Fingerprint: e.opts.Rules.Fingerprint, Payload: payload,
+	}
+	b.Save.Metadata.CausationID = c.ID
+	return state, nil
 }
 
 // encodeState returns a snapshot of the state in memory, or nil if it cannot be
@@ -342,8 +387,12 @@ func typeName(m proto.Message) string {
 	return string(m.ProtoReflect().Descriptor().FullName())
 }
 
-// snapshotID is the index of the id of a snapshot among those of a command.
-const snapshotID = 1 << 32
+// Indexes of the ids of a command's records that are not events.
+const (
+	snapshotID = 1 << 32
+	replyID    = 1<<32 + 1
+	messageID  = 1 << 33 // and those above it
+)
 
 // derivedID returns the id of the index-th record of a command: the command's
 // own with other random bits, so that the records of a command that is decided

@@ -377,7 +377,7 @@ type Message struct {
 	Type     string    `protobuf:"bytes,9,opt,name=type,proto3" json:"type,omitempty"`
 	Payload  []byte    `protobuf:"bytes,10,opt,name=payload,proto3" json:"payload,omitempty"`
 	Metadata *Metadata `protobuf:"bytes,11,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	// The entity that receives the reply or refusal; empty for none.
+	// The entity that receives a Reply; empty for none.
 	ReplyToKind     string `protobuf:"bytes,12,opt,name=reply_to_kind,json=replyToKind,proto3" json:"reply_to_kind,omitempty"`
 	ReplyToEntityId string `protobuf:"bytes,13,opt,name=reply_to_entity_id,json=replyToEntityId,proto3" json:"reply_to_entity_id,omitempty"`
 	// Attempts made so far.
@@ -385,8 +385,12 @@ type Message struct {
 	// Error of the last attempt.
 	LastError string `protobuf:"bytes,15,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// Parked messages are not delivered until somebody says so.
-	Parked        bool  `protobuf:"varint,16,opt,name=parked,proto3" json:"parked,omitempty"`
-	TimeUnixNano  int64 `protobuf:"fixed64,17,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	Parked       bool  `protobuf:"varint,16,opt,name=parked,proto3" json:"parked,omitempty"`
+	TimeUnixNano int64 `protobuf:"fixed64,17,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	// What the sender calls the message, for its Reply.
+	ReplyName string `protobuf:"bytes,18,opt,name=reply_name,json=replyName,proto3" json:"reply_name,omitempty"`
+	// Set if the message may be delivered before older ones to the same target.
+	Unordered     bool `protobuf:"varint,19,opt,name=unordered,proto3" json:"unordered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -538,6 +542,20 @@ func (x *Message) GetTimeUnixNano() int64 {
 		return x.TimeUnixNano
 	}
 	return 0
+}
+
+func (x *Message) GetReplyName() string {
+	if x != nil {
+		return x.ReplyName
+	}
+	return ""
+}
+
+func (x *Message) GetUnordered() bool {
+	if x != nil {
+		return x.Unordered
+	}
+	return false
 }
 
 // Receipt is the remembered answer to a command that came with an idempotency key.
@@ -1037,7 +1055,7 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\vfingerprint\x18\b \x01(\x06R\vfingerprint\x12\x1a\n" +
 	"\bposition\x18\t \x01(\x06R\bposition\x12$\n" +
 	"\x0etime_unix_nano\x18\n" +
-	" \x01(\x10R\ftimeUnixNano\"\xaf\x04\n" +
+	" \x01(\x10R\ftimeUnixNano\"\xec\x04\n" +
 	"\aMessage\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1f\n" +
@@ -1059,7 +1077,10 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x0f \x01(\tR\tlastError\x12\x16\n" +
 	"\x06parked\x18\x10 \x01(\bR\x06parked\x12$\n" +
-	"\x0etime_unix_nano\x18\x11 \x01(\x10R\ftimeUnixNano\"\xcd\x02\n" +
+	"\x0etime_unix_nano\x18\x11 \x01(\x10R\ftimeUnixNano\x12\x1d\n" +
+	"\n" +
+	"reply_name\x18\x12 \x01(\tR\treplyName\x12\x1c\n" +
+	"\tunordered\x18\x13 \x01(\bR\tunordered\"\xcd\x02\n" +
 	"\aReceipt\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tentity_id\x18\x02 \x01(\tR\bentityId\x12\x10\n" +

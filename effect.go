@@ -1,0 +1,171 @@
+package perdure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/internal/outbox"
+	"github.com/perdure/perdure/store"
+)
+
+// Defaults of how deliveries are tried again, see [MaxAttempts] and [Backoff].
+const (
+	AttemptsMaxDefault = 20
+	BackoffMinDefault  = 100 * time.Millisecond
+	BackoffMaxDefault  = time.Minute
+)
+
+// An EffectRule says what to do with a message that is sent or enqueued without
+// an entity as its target. Make one with [Perform].
+type EffectRule interface{ effect() *effectRule }
+
+type effectRule struct {
+	message reflect.Type
+	perform func(context.Context, proto.Message) error
+	policy  outbox.Policy
+	err     error
+}
+
+func (r *effectRule) effect() *effectRule { return r }
+
+// Perform is the rule for an effect M: it does what the message says, outside
+// of Perdure: write a mail, call another service. An error has it tried again,
+// if the message was enqueued, with growing pauses and then no more, see
+// [MaxAttempts] and [Park]. It may be called by many goroutines at once.
+//
+// An enqueued message is performed at least once: a handler may have done its
+// work and not come to say so. [DeliveryFrom] tells the id of the message, which
+// is the same each time, so that the handler, or whom it calls, can notice.
+func Perform[M proto.Message](fn func(ctx context.Context, message M) error, options ...EffectOption) EffectRule {
+	t := reflect.TypeFor[M]()
+	r := &effectRule{message: t, policy: defaultPolicy}
+	switch {
+	case fn == nil:
+		r.err = fmt.Errorf("Perform rule for %v is nil", t)
+	case t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct:
+		r.err = fmt.Errorf("Perform rule: %v is not a generated message type", t)
+	default:
+		r.perform = func(ctx context.Context, m proto.Message) error { return fn(ctx, m.(M)) }
+	}
+	for _, o := range options {
+		o.effectOption(r)
+	}
+	return r
+}
+
+var defaultPolicy = outbox.Policy{
+	AttemptsMax: AttemptsMaxDefault, BackoffMin: BackoffMinDefault, BackoffMax: BackoffMaxDefault,
+}
+
+// An EffectOption changes how the messages of a [Perform] rule are delivered.
+type EffectOption interface{ effectOption(*effectRule) }
+
+type effectOption func(*effectRule)
+
+func (o effectOption) effectOption(r *effectRule) { o(r) }
+
+// MaxAttempts parks a message after so many failed attempts. The default is
+// [AttemptsMaxDefault].
+func MaxAttempts(n int) EffectOption {
+	return effectOption(func(r *effectRule) {
+		if n < 1 {
+			r.err = fmt.Errorf("MaxAttempts(%d) is less than one", n)
+		}
+		r.policy.AttemptsMax = uint32(n)
+	})
+}
+
+// MaxAge parks a message that fails after it has been in the outbox for so
+// long. Zero, the default, is never.
+func MaxAge(d time.Duration) EffectOption {
+	return effectOption(func(r *effectRule) { r.policy.AgeMax = d })
+}
+
+// Backoff sets the pauses between attempts: the first one, doubled with each
+// attempt up to the longest. Each is shortened at random by up to a half. The
+// defaults are [BackoffMinDefault] and [BackoffMaxDefault].
+func Backoff(first, longest time.Duration) EffectOption {
+	return effectOption(func(r *effectRule) {
+		if first <= 0 || longest < first {
+			r.err = fmt.Errorf("Backoff(%v, %v) does not grow from above zero", first, longest)
+		}
+		r.policy.BackoffMin, r.policy.BackoffMax = first, longest
+	})
+}
+
+// Park wraps the error of a handler that no further attempt would help: the
+// message is parked at once.
+func Park(err error) error { return &parkError{err} }
+
+type parkError struct{ err error }
+
+func (e *parkError) Error() string { return e.err.Error() }
+func (e *parkError) Unwrap() error { return e.err }
+
+// A Delivery tells a handler about the message it performs.
+type Delivery struct {
+	// ID is the same for every attempt to perform the message.
+	ID store.ID
+	// Attempt counts from 1. A message that was sent has one attempt only.
+	Attempt int
+	// Source is the entity whose command has left the message, Causation the
+	// id of that command, Correlation the conversation it belongs to.
+	Source      store.Key
+	Causation   store.ID
+	Correlation string
+	// Enqueued is when the message was stored; zero for one that was sent.
+	Enqueued time.Time
+}
+
+type deliveryKey struct{}
+
+// DeliveryFrom returns the delivery that a handler runs for, or nil elsewhere.
+func DeliveryFrom(ctx context.Context) *Delivery {
+	d, _ := ctx.Value(deliveryKey{}).(*Delivery)
+	return d
+}
+
+// performResult says what an error of a handler means.
+func performResult(err error) outbox.Result {
+	var park *parkError
+	switch {
+	case err == nil:
+		return outbox.Done
+	case errors.As(err, &park):
+		return outbox.Never
+	}
+	return outbox.Retry
+}
+
+// performs reports whether an effect has a handler.
+func (e *Engine) performs(m proto.Message) bool {
+	return e.dispatcher != nil && e.effects[reflect.TypeOf(m)] != nil
+}
+
+// addEffects checks the rules for effects and indexes them.
+func (e *Engine) addEffects() error {
+	e.effects = make(map[reflect.Type]*effectRule, len(e.config.Effects))
+	e.effectTypes = make(map[string]*effectRule, len(e.config.Effects))
+	var errs []error
+	for _, rule := range e.config.Effects {
+		r := rule.effect()
+		switch {
+		case r.err != nil:
+			errs = append(errs, r.err)
+		case e.effects[r.message] != nil:
+			errs = append(errs, fmt.Errorf("two Perform rules for %s", messageName(newMessage(r.message))))
+		default:
+			e.effects[r.message] = r
+			e.effectTypes[messageName(newMessage(r.message))] = r
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrInvalid, err)
+	}
+	return nil
+}

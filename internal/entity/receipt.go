@@ -1,0 +1,185 @@
+package entity
+
+import (
+	"crypto/sha256"
+	"errors"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/store"
+)
+
+// forgetMax bounds the receipts that one command forgets. It adds one.
+const forgetMax = 4
+
+// fingerprintBytes is how much of a SHA-256 identifies a command's body.
+const fingerprintBytes = 16
+
+// receipts are the idempotency keys that an entity remembers. They are read
+// from the store with the first command that has a key, and are complete from
+// then on, so that a new key costs no look-up. An entity whose commands have no
+// keys has none.
+//
+//  1. known holds a name exactly if a receipt of that name is stored, or is in
+//     an item in flight; then it is pending.
+//  2. order holds the names of known once each, oldest first.
+type receipts struct {
+	known map[string]receipt
+	order []receiptAge
+}
+
+type receipt struct {
+	fingerprint [fingerprintBytes]byte
+	pending     bool
+}
+
+type receiptAge struct {
+	name string
+	time time.Time
+}
+
+// Fingerprint identifies the type and body of a command.
+func Fingerprint(m proto.Message) ([fingerprintBytes]byte, error) {
+	var f [fingerprintBytes]byte
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return f, err
+	}
+	h := sha256.New()
+	h.Write([]byte(typeName(m)))
+	h.Write([]byte{0})
+	h.Write(body)
+	copy(f[:], h.Sum(nil))
+	return f, nil
+}
+
+// WantsReceipts reports whether the entity waits for its receipts. The shell
+// then reads them and calls [Entity.Recalled].
+func (e *Entity) WantsReceipts() bool { return e.phase == recalling }
+
+// WantsReceipt returns the call that repeats an answered one, if there is one.
+// The shell then reads the receipt and, for a call that wants the state, builds
+// that, and calls [Entity.Repeated].
+func (e *Entity) WantsReceipt() *Call {
+	if e.phase != repeating {
+		return nil
+	}
+	return e.waiting.first
+}
+
+// Recalled is the input that the receipts have been read.
+func (e *Entity) Recalled(list []*store.Receipt, err error) {
+	if e.phase != recalling {
+		return // the memory has been thrown away meanwhile
+	}
+	e.phase = live
+	if err != nil {
+		e.fail(e.waiting.pop(), StatusFault, err)
+		return
+	}
+	slices.SortFunc(list, func(a, b *store.Receipt) int { return a.Time.Compare(b.Time) })
+	r := &receipts{known: make(map[string]receipt, len(list))}
+	for _, s := range list {
+		var f [fingerprintBytes]byte
+		copy(f[:], s.Fingerprint)
+		r.known[s.Name] = receipt{fingerprint: f}
+		r.order = append(r.order, receiptAge{s.Name, s.Time})
+	}
+	e.more().receipts = r
+}
+
+// Repeated is the input that the answer to a repeated call has been read. The
+// outcome is that of the first call.
+func (e *Entity) Repeated(out Outcome, err error) {
+	if e.phase != repeating {
+		return // the memory has been thrown away meanwhile
+	}
+	e.phase = live
+	c := e.waiting.pop()
+	if errors.Is(err, store.ErrNotFound) { // another engine has forgotten it
+		e.more().receipts = nil
+		e.waiting.pushFront(c)
+		return
+	}
+	if err != nil {
+		e.fail(c, StatusFault, err)
+		return
+	}
+	c.Outcome = out
+	c.Outcome.Repeated = true
+	e.reply(c)
+}
+
+// recall looks a keyed command up among the receipts. It returns false if the
+// command is not to be decided now.
+func (e *Entity) recall(c *Call) bool {
+	if e.rare == nil || e.rare.receipts == nil {
+		e.waiting.pushFront(c)
+		e.phase = recalling
+		return false
+	}
+	known, ok := e.rare.receipts.known[c.Name]
+	switch {
+	case !ok:
+		return true
+	case known.pending:
+		c.again = true // once the first one is durable, or has failed
+		e.flightLast.after.push(c)
+	case known.fingerprint != c.Fingerprint:
+		e.fail(c, StatusKeyReused, nil)
+	default:
+		e.waiting.pushFront(c)
+		e.phase = repeating
+	}
+	return false
+}
+
+// remember adds the receipt of a keyed command to its batch, and takes out what
+// is too old or too much.
+func (e *Entity) remember(c *Call, b *store.Batch) {
+	if c.Name == "" {
+		return
+	}
+	rs := e.rare.receipts
+	now := e.shell.Now()
+	for len(rs.order) > 0 && len(b.Forget) < forgetMax {
+		oldest := rs.order[0]
+		if rs.known[oldest.name].pending ||
+			len(rs.order) < e.opts.Rules.ReceiptsMax && now.Sub(oldest.time) < e.opts.Rules.ReceiptsFor {
+			break
+		}
+		b.Forget = append(b.Forget, oldest.name)
+		delete(rs.known, oldest.name)
+		rs.order = rs.order[1:]
+	}
+	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
+	rs.order = append(rs.order, receiptAge{c.Name, now})
+	b.Receipts = append(b.Receipts, store.Receipt{
+		Name: c.Name, CommandID: c.ID, Fingerprint: c.Fingerprint[:], Version: b.Next(), Position: e.position,
+	})
+	r := &b.Receipts[len(b.Receipts)-1]
+	if len(b.Events) > 0 {
+		r.Position = 0 // the store knows it
+	}
+	if c.Outcome.Status == StatusRefused {
+		r.Refusal = e.opts.Refusal(c.Outcome.Err)
+	}
+	if e.opts.Rules.KeepsReplies && r.Refusal == nil {
+		if reply, err := proto.Marshal(e.state); err == nil && len(reply) <= store.PayloadBytesMax {
+			r.ReplyType, r.Reply = e.opts.Rules.StateType, reply
+		}
+	}
+}
+
+// remembered marks the receipt of a command as durable.
+func (e *Entity) remembered(c *Call) {
+	if c == nil || c.Name == "" || e.rare == nil || e.rare.receipts == nil {
+		return
+	}
+	if r, ok := e.rare.receipts.known[c.Name]; ok && r.pending {
+		r.pending = false
+		e.rare.receipts.known[c.Name] = r
+	}
+}

@@ -1,0 +1,466 @@
+// Package outbox holds the protocol core that delivers what commands have left
+// to be done after their commits: outbox messages, timers and effects.
+package outbox
+
+import (
+	"container/heap"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Limits bound a queue.
+type Limits struct {
+	// Window is how many messages are in memory, LaneMax how many of one lane.
+	// What is more waits in the store.
+	Window, LaneMax int
+	// InFlight is how many deliveries are under way at a time.
+	InFlight int
+	// Late is how many messages are remembered that are committed while the
+	// store is scanned.
+	Late int
+}
+
+// A Policy says how often and when the delivery of a message is tried again.
+type Policy struct {
+	// AttemptsMax and AgeMax end the attempts; then the message is parked.
+	AttemptsMax uint32
+	AgeMax      time.Duration
+	// BackoffMin is the pause after the first failure. Each further one doubles
+	// it, up to BackoffMax.
+	BackoffMin, BackoffMax time.Duration
+}
+
+// A Shell is the world around the queue.
+type Shell interface {
+	// Policy returns the policy for a message.
+	Policy(*store.Message) Policy
+	// Jitter returns a random part of d, at least half of it.
+	Jitter(d time.Duration) time.Duration
+}
+
+// A Result says what came of a delivery.
+type Result uint8
+
+// The results of a delivery.
+const (
+	// Done: it was handled; the row is to be removed from the store.
+	Done Result = iota
+	// Gone: it was handled, and the row is removed already.
+	Gone
+	// Later: it could not be tried; that is no attempt.
+	Later
+	// Retry: it failed.
+	Retry
+	// Never: it failed, and no further attempt would help.
+	Never
+)
+
+// A Row is a message on its way. Volatile rows, with sequence 0, are effects
+// that are tried once and are not in the store.
+type Row struct {
+	Message *store.Message
+	// Value is the decoded message of a volatile row.
+	Value any
+
+	lane    *lane
+	settled bool // it was handled, and waits for its settlement to be durable
+	next    *Row
+}
+
+// A laneKey names messages that are delivered in order: those from one source
+// to one target, or to one handler.
+type laneKey struct {
+	source, target store.Key
+	handler        string
+	volatile       bool
+}
+
+// A lane is a queue of rows of which only the first is delivered.
+type lane struct {
+	key         laneKey
+	first, last *Row
+	length      int
+	behind      bool      // the store holds rows that come after the last
+	until       time.Time // when the first row is tried again
+}
+
+// A Queue is the state machine of the dispatcher.
+//
+//  1. rows holds every message of the store that is in memory, by sequence,
+//     from when it is admitted until its settlement is durable or it is known to
+//     be gone, so that a scan of the store never admits it twice.
+//  2. The rows of a lane are in the order of the store, which is that of (Due,
+//     Sequence), and at most the first one is in flight.
+//  3. While a lane or the queue is behind, committed messages are not admitted
+//     but left to the next scan, so that none overtakes one that is only in the
+//     store.
+//  4. While a scan runs, what is committed is put aside, and admitted after it;
+//     what is settled is remembered until it ends, because the scan may have
+//     read it before.
+//
+// It is for one goroutine at a time; it neither waits nor calls anybody but its
+// Shell.
+type Queue struct {
+	shell  Shell
+	limits Limits
+
+	rows     map[uint64]*Row
+	lanes    map[laneKey]*lane
+	ready    fifo
+	delayed  laneHeap
+	flight   int
+	volatile int // volatile rows in memory
+
+	behind   bool // a scan is needed
+	scanning bool
+	scanAt   time.Time // not before, after a scan has failed
+	late     []*store.Message
+	missed   bool // something committed during the scan was not put aside
+	gone     map[uint64]struct{}
+	due      time.Time // of the first message that is not due yet; zero if there is none
+	settle   []store.Settlement
+}
+
+// New returns a queue that begins with a scan of the store.
+func New(shell Shell, limits Limits) *Queue {
+	return &Queue{
+		shell: shell, limits: limits, behind: true,
+		rows: make(map[uint64]*Row), lanes: make(map[laneKey]*lane),
+	}
+}
+
+// Committed is the input that messages are durable in the store. They are the
+// queue's afterwards.
+func (q *Queue) Committed(messages []*store.Message, now time.Time) {
+	for _, m := range messages {
+		switch {
+		case m.Due.After(now):
+			q.dueAt(m.Due)
+		case q.scanning && len(q.late) < q.limits.Late:
+			q.late = append(q.late, m)
+		case q.scanning:
+			q.missed = true
+		case q.behind:
+		default:
+			q.admit(m)
+		}
+	}
+}
+
+// Volatile is the input that an effect is to be tried once. It returns false if
+// there is no room.
+func (q *Queue) Volatile(m *store.Message, value any) bool {
+	if q.volatile >= q.limits.Window {
+		return false
+	}
+	q.volatile++
+	q.push(&Row{Message: m, Value: value}, laneKey{source: m.Source, volatile: true})
+	return true
+}
+
+func (q *Queue) dueAt(t time.Time) {
+	if q.due.IsZero() || t.Before(q.due) {
+		q.due = t
+	}
+}
+
+// admit takes a message into memory, or leaves it to a later scan.
+func (q *Queue) admit(m *store.Message) {
+	if _, known := q.rows[m.Sequence]; known {
+		return
+	}
+	if _, gone := q.gone[m.Sequence]; gone {
+		return
+	}
+	if len(q.rows) >= q.limits.Window {
+		q.behind = true
+		return
+	}
+	key := laneKey{source: m.Source, target: m.Target}
+	if m.Target.IsZero() {
+		key.handler = m.Type
+	}
+	if l := q.lanes[key]; l != nil && !m.Unordered {
+		if l.behind || l.length >= q.limits.LaneMax {
+			l.behind = true
+			return
+		}
+	}
+	q.push(&Row{Message: m}, key)
+}
+
+func (q *Queue) push(r *Row, key laneKey) {
+	m := r.Message
+	if m.Sequence != 0 {
+		q.rows[m.Sequence] = r
+	}
+	l := q.lanes[key]
+	if m.Unordered || l == nil {
+		l = &lane{key: key}
+		if !m.Unordered {
+			q.lanes[key] = l
+		}
+	}
+	r.lane = l
+	if l.length++; l.first == nil {
+		l.first = r
+		q.ready.push(r)
+	} else {
+		l.last.next = r
+	}
+	l.last = r
+}
+
+// Next returns a row to deliver, or nil. [Queue.Finished] follows.
+func (q *Queue) Next(now time.Time) *Row {
+	for len(q.delayed) > 0 && !q.delayed[0].until.After(now) {
+		l := heap.Pop(&q.delayed).(*lane)
+		q.ready.push(l.first)
+	}
+	if q.flight >= q.limits.InFlight {
+		return nil
+	}
+	r := q.ready.pop()
+	if r != nil {
+		q.flight++
+	}
+	return r
+}
+
+// Finished is the input that a delivery has ended.
+func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
+	q.flight--
+	l, m := r.lane, r.Message
+	if m.Sequence == 0 {
+		q.volatile--
+		q.advance(l)
+		return
+	}
+	switch result {
+	case Gone:
+		q.forget(m.Sequence)
+		q.advance(l)
+		return
+	case Done:
+		r.settled = true
+		q.settle = append(q.settle, store.Settlement{Sequence: m.Sequence})
+		q.advance(l)
+		return
+	case Later:
+		q.delay(l, q.shell.Jitter(q.shell.Policy(m).BackoffMin), now)
+		return
+	}
+	changed := *m
+	changed.Attempts++
+	changed.LastError = errorText(cause)
+	p := q.shell.Policy(m)
+	r.Message = &changed
+	if result == Never || changed.Attempts >= p.AttemptsMax || p.AgeMax > 0 && now.Sub(m.Time) >= p.AgeMax {
+		changed.Parked = true
+		r.settled = true
+		q.advance(l)
+	} else {
+		q.delay(l, q.shell.Jitter(backoff(p, changed.Attempts)), now)
+	}
+	q.settle = append(q.settle, store.Settlement{Sequence: m.Sequence, Message: &changed})
+}
+
+// errorBytesMax bounds what is kept of the error of an attempt.
+const errorBytesMax = 1024
+
+func errorText(err error) string {
+	if err == nil {
+		return "unknown error"
+	}
+	s := []rune(err.Error()) // so that it is valid UTF-8 and is cut between characters
+	for len(string(s)) > errorBytesMax {
+		s = s[:len(s)*3/4]
+	}
+	return string(s)
+}
+
+func backoff(p Policy, attempts uint32) time.Duration {
+	d := p.BackoffMin
+	for range attempts - 1 {
+		if d *= 2; d >= p.BackoffMax || d <= 0 {
+			return p.BackoffMax
+		}
+	}
+	return d
+}
+
+func (q *Queue) delay(l *lane, d time.Duration, now time.Time) {
+	l.until = now.Add(d)
+	heap.Push(&q.delayed, l)
+}
+
+// advance takes the first row off its lane and makes the next one ready.
+func (q *Queue) advance(l *lane) {
+	if l.first = l.first.next; l.first != nil {
+		l.length--
+		q.ready.push(l.first)
+		return
+	}
+	if l.last, l.length = nil, 0; q.lanes[l.key] == l {
+		delete(q.lanes, l.key)
+	}
+	if l.behind {
+		q.behind = true
+	}
+}
+
+func (q *Queue) forget(sequence uint64) {
+	delete(q.rows, sequence)
+	if q.scanning {
+		if q.gone == nil {
+			q.gone = make(map[uint64]struct{})
+		}
+		q.gone[sequence] = struct{}{}
+	}
+}
+
+// Settlements returns what is to be stored, at most so many. Nothing of it is
+// returned again. [Queue.Settled] follows once it is durable.
+func (q *Queue) Settlements(most int) []store.Settlement {
+	n := min(most, len(q.settle))
+	list := q.settle[:n:n]
+	q.settle = q.settle[n:]
+	if len(q.settle) == 0 {
+		q.settle = nil
+	}
+	return list
+}
+
+// Unsettled is the input that settlements could not be stored. They are tried
+// again: to settle twice does no harm.
+func (q *Queue) Unsettled(list []store.Settlement) { q.settle = append(list, q.settle...) }
+
+// Unsaved reports whether there are settlements to be stored.
+func (q *Queue) Unsaved() bool { return len(q.settle) > 0 }
+
+// Settled is the input that settlements are durable.
+func (q *Queue) Settled(list []store.Settlement) {
+	for _, s := range list {
+		if r := q.rows[s.Sequence]; r != nil && r.settled {
+			q.forget(s.Sequence)
+		}
+	}
+}
+
+// WantsScan reports whether the messages that are due are to be read from the
+// store, from the first one, into [Queue.Scanned].
+func (q *Queue) WantsScan(now time.Time) bool {
+	if q.scanning {
+		return false
+	}
+	if !q.due.IsZero() && !q.due.After(now) {
+		q.behind = true
+	}
+	return q.behind && len(q.rows) <= q.limits.Window/2 && !now.Before(q.scanAt)
+}
+
+// ScanBegins is the input that a scan begins now.
+func (q *Queue) ScanBegins() {
+	q.scanning, q.behind, q.missed = true, false, false
+	q.due = time.Time{}
+	for _, l := range q.lanes {
+		l.behind = false
+	}
+}
+
+// Scanned is the input of a message that a scan has read. It returns false if
+// the scan need not go on.
+func (q *Queue) Scanned(m *store.Message) bool {
+	q.admit(m)
+	return !q.behind
+}
+
+// ScanEnded is the input that the scan is over. Due is when the first message
+// is due that was not due yet, or zero. A scan that failed is to be made again
+// after a pause.
+func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
+	q.scanning = false
+	if failed {
+		q.scanAt = now.Add(scanPause)
+	}
+	if !due.IsZero() {
+		q.dueAt(due)
+	}
+	late := q.late
+	q.late = nil
+	if failed || q.missed {
+		q.behind = true
+	}
+	if !q.behind {
+		for _, m := range late {
+			q.admit(m)
+		}
+	}
+	q.gone = nil
+}
+
+// scanPause is how long to wait after a scan has failed.
+const scanPause = time.Second
+
+// Wake returns when the queue has something to do by itself; false if never.
+func (q *Queue) Wake() (at time.Time, ok bool) {
+	at, ok = q.due, !q.due.IsZero()
+	if q.behind && !q.scanAt.IsZero() && (!ok || q.scanAt.Before(at)) {
+		at, ok = q.scanAt, true
+	}
+	if len(q.delayed) > 0 && (!ok || q.delayed[0].until.Before(at)) {
+		at, ok = q.delayed[0].until, true
+	}
+	return at, ok
+}
+
+// Idle reports whether nothing is in memory and nothing needs to be read.
+func (q *Queue) Idle() bool {
+	return len(q.rows) == 0 && q.volatile == 0 && !q.behind && !q.scanning
+}
+
+// Load returns how many messages are in memory, and how many of them are being
+// delivered.
+func (q *Queue) Load() (rows, flight int) { return len(q.rows) + q.volatile, q.flight }
+
+// A fifo is a queue of rows that are ready.
+type fifo struct {
+	rows []*Row
+	head int
+}
+
+func (f *fifo) push(r *Row) { f.rows = append(f.rows, r) }
+
+func (f *fifo) pop() *Row {
+	if f.head == len(f.rows) {
+		return nil
+	}
+	r := f.rows[f.head]
+	f.rows[f.head] = nil
+	if f.head++; f.head == len(f.rows) {
+		f.rows, f.head = f.rows[:0], 0
+	}
+	return r
+}
+
+// A laneHeap orders delayed lanes by when they go on.
+type laneHeap []*lane
+
+func (h laneHeap) Len() int           { return len(h) }
+func (h laneHeap) Less(i, j int) bool { return h[i].until.Before(h[j].until) }
+func (h laneHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+
+// Push is part of [heap.Interface].
+func (h *laneHeap) Push(x any) {
+	*h = append(*h, x.(*lane))
+}
+
+// Pop is part of [heap.Interface].
+func (h *laneHeap) Pop() any {
+	old := *h
+	l := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return l
+}

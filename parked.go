@@ -1,0 +1,118 @@
+package perdure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/store"
+)
+
+// Parked yields the messages that are parked, oldest first: those whose
+// delivery has failed too often, or for good. Their LastError says why. They
+// stay until somebody calls [Engine.Unpark] or [Engine.Drop].
+func (e *Engine) Parked(ctx context.Context) iter.Seq2[*store.Message, error] {
+	return e.messages(ctx, store.MessageQuery{Parked: true})
+}
+
+// Pending yields the messages of the outbox that are not parked, in the order in
+// which they are due: messages first, then timers.
+func (e *Engine) Pending(ctx context.Context) iter.Seq2[*store.Message, error] {
+	return e.messages(ctx, store.MessageQuery{})
+}
+
+func (e *Engine) messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	box, ok := e.log.(store.Outbox)
+	if !ok {
+		return func(yield func(*store.Message, error) bool) {
+			yield(nil, fmt.Errorf("outbox: %w", errors.ErrUnsupported))
+		}
+	}
+	return box.Messages(ctx, q)
+}
+
+// Unpark has a parked message delivered again, with its attempts counted anew.
+// If message is not nil it takes the place of what the parked one says; it is of
+// the same type. The error matches [store.ErrSettled] if no message with that
+// sequence is parked.
+func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Message) error {
+	m, err := e.parked(ctx, sequence)
+	if err == nil && message != nil {
+		if name := messageName(message); name != m.Type {
+			err = fmt.Errorf("%w: the message is a %s, not a %s", store.ErrInvalid, m.Type, name)
+		} else {
+			m.Payload, err = proto.Marshal(message)
+		}
+	}
+	if err == nil {
+		m.Parked, m.Attempts, m.LastError = false, 0, ""
+		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{{Sequence: sequence, Message: m, Required: true}}})
+	}
+	if err != nil {
+		return fmt.Errorf("unpark message %d: %w", sequence, err)
+	}
+	d := e.dispatcher
+	d.mu.Lock()
+	d.queue.Committed([]*store.Message{m}, e.config.Clock.Now())
+	d.mu.Unlock()
+	d.wake()
+	return nil
+}
+
+// Drop removes a parked message for good. The error matches [store.ErrSettled]
+// if no message with that sequence is parked.
+func (e *Engine) Drop(ctx context.Context, sequence uint64) error {
+	_, err := e.parked(ctx, sequence)
+	if err == nil {
+		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{{Sequence: sequence, Required: true}}})
+	}
+	if err != nil {
+		return fmt.Errorf("drop message %d: %w", sequence, err)
+	}
+	return nil
+}
+
+// parked returns a parked message.
+func (e *Engine) parked(ctx context.Context, sequence uint64) (*store.Message, error) {
+	if sequence > 0 {
+		for m, err := range e.messages(ctx, store.MessageQuery{Parked: true, After: sequence - 1}) {
+			if err != nil {
+				return nil, err
+			}
+			if m.Sequence == sequence {
+				return m, nil
+			}
+			break
+		}
+	}
+	return nil, &store.SettledError{Sequence: sequence}
+}
+
+// commitBatch stores a batch that belongs to no entity in memory, and waits.
+func (e *Engine) commitBatch(ctx context.Context, b *store.Batch) (store.Result, error) {
+	if e.closing.Load() {
+		return store.Result{}, ErrClosed
+	}
+	done := make(settledSignal, 1)
+	i := &commit.Item{Batch: *b, Lane: &commit.Lane{Owner: done}}
+	e.submit(i)
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	}
+	if i.Err != nil && !errors.Is(i.Err, store.ErrNotStored) {
+		return i.Result, fmt.Errorf("%w: %w", ErrOutcomeUnknown, i.Err)
+	}
+	return i.Result, errors.Join(i.Err, i.Result.Err)
+}
+
+// A settledSignal is the owner of a lane with one item.
+type settledSignal chan struct{}
+
+// Settled is part of [commit.Owner].
+func (s settledSignal) Settled(int) { s <- struct{}{} }
