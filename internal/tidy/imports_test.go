@@ -28,7 +28,7 @@ var floors = [][]room{
 	{"projection/...", "perduretest"},
 	{"."},
 	{"internal/entity"},
-	{"internal/commit"},
+	{"internal/commit", "internal/outbox"},
 	{"stream", "cluster"},
 	{"actor", "store"},
 	{"internal/*/..."},
