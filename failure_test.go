@@ -24,7 +24,7 @@ func TestAMisbehavingRuleFailsItsOwnCommandOnly(t *testing.T) {
 	}{
 		{testv1.Misbehave_HOW_PANIC, perdure.ErrPanicked, "Decide perdure.test.v1.Misbehave: panic: no money"},
 		{testv1.Misbehave_HOW_UNKNOWN_EVENT, perdure.ErrInvalidDecision, "event perdure.test.v1.Note has no Evolve rule"},
-		{testv1.Misbehave_HOW_NIL_EVENT, perdure.ErrInvalidDecision, "event nil has no Evolve rule"},
+		{testv1.Misbehave_HOW_NIL_EVENT, perdure.ErrInvalidDecision, "event 0 is nil"},
 		{testv1.Misbehave_HOW_INVALID_TEXT, perdure.ErrInvalidDecision, "invalid UTF-8"},
 		{testv1.Misbehave_HOW_EVOLVE_PANIC, perdure.ErrPanicked, "Evolve after perdure.test.v1.Misbehave: panic: evolve"},
 	} {

@@ -2,7 +2,6 @@ package entity
 
 import (
 	"fmt"
-	"reflect"
 
 	"google.golang.org/protobuf/proto"
 
@@ -93,6 +92,5 @@ func (e *Entity) replyMessage(c *Call, version store.Version) store.Message {
 	}
 }
 
-func isNil(m proto.Message) bool {
-	return m == nil || reflect.ValueOf(m).Kind() == reflect.Pointer && reflect.ValueOf(m).IsNil()
-}
+// isNil reports whether m is nil, or a nil pointer to a message.
+func isNil(m proto.Message) bool { return m == nil || !m.ProtoReflect().IsValid() }

@@ -244,7 +244,10 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (e
 	buf := (*scratch)[:0]
 	for i, event := range d.Events {
 		rule := e.opts.Rules.Evolve[reflect.TypeOf(event)]
-		if rule == nil {
+		switch {
+		case isNil(event):
+			return fmt.Errorf("decision of %s: event %d is nil", typeName(c.Message), i)
+		case rule == nil:
 			return fmt.Errorf("decision of %s: event %s has no Evolve rule", typeName(c.Message), typeName(event))
 		}
 		from := len(buf)

@@ -1,0 +1,276 @@
+// Package sim_test runs the protocol cores of entities and of their committer
+// in a world of one goroutine, in which one source of chance decides what
+// happens next and what fails. A seed is a history: the same seed is the same
+// run to the byte, so whatever a run finds can be looked at as often as it takes.
+//
+//	go test ./internal/sim -seeds=20000    # look longer
+//	go test ./internal/sim -seed=76 -v     # one run, with the end of its trace
+package sim_test
+
+import (
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"time"
+
+	"github.com/perdure/perdure/internal/entity"
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	"github.com/perdure/perdure/store"
+)
+
+const (
+	// stepsMax bounds a run: one that takes longer does not come to rest.
+	stepsMax = 50_000
+	// traceMax bounds the lines that a failure prints.
+	traceMax = 80
+)
+
+// epoch is when every run begins.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// A world is one run.
+//
+// Everything that takes time is a task, and each step runs one task that chance
+// picks from all of them. So anything may take any time, and things overtake
+// each other unless one has to be done for the other to begin.
+type world struct {
+	seed    uint64
+	random  *rand.Rand
+	shared  bool    // several nodes share the store
+	instant bool    // the store commits on the spot, without a committer
+	harm    float64 // how often things fail, in this run
+	faulty  bool    // things still fail
+	twin    twin
+	limits  entity.Limits
+
+	tasks []task
+	steps int
+	clock int // counts whatever has to be told earlier from later
+	trace []string
+	hash  uint64
+	fault string // the first promise that was broken
+
+	disk    *disk
+	nodes   []*node
+	clients []*client
+	keys    []store.Key
+	rules   map[string]*entity.Rules
+	ops     map[store.ID]*op
+	all     []*op // the same, in order
+	ids     uint64
+	early   *entity.Outcome // what an Answer rule has said, for a twin
+}
+
+// A task is something that has begun and is to end at some time.
+type task struct {
+	name string
+	run  func()
+}
+
+func newWorld(seed uint64, tw twin) *world {
+	w := &world{
+		seed: seed, random: rand.New(rand.NewPCG(seed, 1)), faulty: true, twin: tw,
+		ops: make(map[store.ID]*op),
+		keys: []store.Key{
+			{Kind: "account", ID: "a"},
+			{Kind: "account", ID: "b"},
+			{Kind: "shelf", ID: "c"},
+		},
+	}
+	// Runs differ in temper: what two frequent faults hide, two rare ones show.
+	w.keys = w.keys[w.random.IntN(3):]
+	w.harm = []float64{0.3, 1, 1, 2.5}[w.random.IntN(4)]
+	w.limits = entity.Limits{
+		Calls: 3 + w.random.IntN(8), InFlight: 1 + w.random.IntN(6),
+		Conflicts: 1 + w.random.IntN(6), LoadRetries: w.random.IntN(4),
+	}
+	w.shared = w.chance(0.5)
+	if tw.shared {
+		w.shared = true
+	} else if tw.exclusive {
+		w.shared = false
+	}
+	w.instant = tw.forgivesOnTheSpot || !tw.committer && w.chance(0.2)
+	w.rules = newRules(w)
+	w.disk = newDisk(w)
+	nodes := 1
+	if w.shared {
+		nodes = 2 + w.random.IntN(2)
+	}
+	for i := range nodes {
+		w.nodes = append(w.nodes, newNode(w, i))
+	}
+	for i := range 3 + w.random.IntN(6) {
+		w.clients = append(w.clients, &client{w: w, name: i, left: 8 + w.random.IntN(12), seen: make(map[store.Key]store.Version)})
+	}
+	return w
+}
+
+// run is the whole run. It returns the promise that was broken, or nothing.
+func (w *world) run() string {
+	for _, c := range w.clients {
+		c.next()
+	}
+	for w.step() {
+		if w.faulty && w.quiet() {
+			w.faulty = false
+			w.note("nothing fails any more")
+		}
+	}
+	w.audit()
+	return w.fault
+}
+
+// step runs one task, and may let something happen by itself.
+func (w *world) step() bool {
+	if len(w.tasks) == 0 || w.fault != "" {
+		return false
+	}
+	if w.steps++; w.steps > stepsMax {
+		w.broken("it does not come to rest in %d steps", stepsMax)
+		return false
+	}
+	if w.faulty {
+		w.accidents()
+	}
+	if len(w.tasks) == 0 {
+		return false
+	}
+	i := w.random.IntN(len(w.tasks))
+	t := w.tasks[i]
+	last := len(w.tasks) - 1
+	w.tasks[i] = w.tasks[last]
+	w.tasks = w.tasks[:last]
+	w.note("%s", t.name)
+	t.run()
+	return true
+}
+
+// rest runs tasks until none is left.
+func (w *world) rest() {
+	for w.step() {
+	}
+}
+
+// accidents are what happens to nodes and to the store without anybody's doing.
+func (w *world) accidents() {
+	n := w.nodes[w.random.IntN(len(w.nodes))]
+	switch x := w.random.Float64() / w.harm; {
+	case x < 0.004:
+		n.crash()
+	case x < 0.007:
+		n.stop()
+	case x < 0.03:
+		n.passivate()
+	case x < 0.05:
+		w.disk.prune(w.keys[w.random.IntN(len(w.keys))])
+	}
+}
+
+// quiet reports whether the clients have done most of their work.
+func (w *world) quiet() bool {
+	left := 0
+	for _, c := range w.clients {
+		left += c.left
+	}
+	return left <= len(w.clients)*2
+}
+
+// later adds a task.
+func (w *world) later(run func(), format string, args ...any) {
+	w.tasks = append(w.tasks, task{fmt.Sprintf(format, args...), run})
+}
+
+// tick returns a number for a moment; a later moment has a higher one.
+func (w *world) tick() int {
+	w.clock++
+	return w.clock
+}
+
+func (w *world) now() time.Time { return epoch.Add(time.Duration(w.steps) * time.Millisecond) }
+
+// chance is true with probability p.
+func (w *world) chance(p float64) bool { return w.random.Float64() < p }
+
+// newID returns an id that is new in this run.
+func (w *world) newID() (id store.ID) {
+	w.ids++
+	for i := range 6 {
+		id[5-i] = byte(w.ids >> (8 * i))
+	}
+	id[6], id[8] = 0x70, 0x80
+	return id
+}
+
+// note writes a line of the trace.
+func (w *world) note(format string, args ...any) {
+	line := fmt.Sprintf("%4d  %s", w.steps, fmt.Sprintf(format, args...))
+	w.trace = append(w.trace, line)
+	h := fnv.New64a()
+	h.Write(fmt.Appendf(nil, "%x%s", w.hash, line))
+	w.hash = h.Sum64()
+}
+
+// broken notes that a promise is broken. The first one counts.
+func (w *world) broken(format string, args ...any) {
+	if w.fault == "" {
+		w.fault = fmt.Sprintf(format, args...)
+		w.note("BROKEN: %s", w.fault)
+	}
+}
+
+// audit checks what must hold once nothing is left to do.
+func (w *world) audit() {
+	if w.fault != "" {
+		return
+	}
+	for _, c := range w.clients {
+		if c.op != nil {
+			w.broken("%v of client %d was never answered", c.op, c.name)
+			return
+		}
+	}
+	for _, n := range w.nodes {
+		for _, key := range w.keys {
+			w.ask(n, key)
+		}
+	}
+	w.rest()
+	for _, o := range w.all {
+		if o.definite && w.disk.written[o.call.ID] != nil {
+			w.broken("%v was answered with %v and is in the log", o, o.status)
+		}
+	}
+	w.disk.audit()
+}
+
+// ask asks a node for the state of an entity when all is over. The answer must
+// be the whole truth.
+func (w *world) ask(n *node, key store.Key) {
+	o := &op{w: w, key: key, started: w.tick(), last: true}
+	o.call = &entity.Call{Ctx: background, Op: entity.OpState, ID: w.newID(), Owner: o}
+	w.begin(o)
+	n.cell(key).deliver(o.call)
+	w.rest()
+	if o.replies == 0 {
+		w.broken("%v was not answered when all was over", o)
+	}
+}
+
+// begin keeps a call in mind.
+func (w *world) begin(o *op) {
+	w.ops[o.call.ID] = o
+	w.all = append(w.all, o)
+}
+
+// tail returns the end of the trace.
+func (w *world) tail() (lines string) {
+	for _, l := range w.trace[max(0, len(w.trace)-traceMax):] {
+		lines += l + "\n"
+	}
+	return lines
+}
+
+func stateText(a *testv1.Account) string {
+	return fmt.Sprintf("%q balance %d operations %d notes %d", a.GetOwner(), a.GetBalance(), a.GetOperations(), len(a.GetNotes()))
+}

@@ -1,0 +1,308 @@
+package perduretest
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"math/rand/v2"
+	"sync"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A Method names a method of [store.Log] or of one of its optional abilities.
+type Method string
+
+// The methods that faults can be injected into.
+const (
+	MethodCommit          Method = "Commit"
+	MethodLoad            Method = "Load"
+	MethodRead            Method = "Read"
+	MethodScan            Method = "Scan"
+	MethodHeads           Method = "Heads"
+	MethodClose           Method = "Close"
+	MethodAcquire         Method = "Acquire"
+	MethodKinds           Method = "Kinds"
+	MethodEntities        Method = "Entities"
+	MethodDeleteEvents    Method = "DeleteEvents"
+	MethodDeleteSnapshots Method = "DeleteSnapshots"
+	MethodMessages        Method = "Messages"
+	MethodReceipt         Method = "Receipt"
+	MethodReceipts        Method = "Receipts"
+	MethodOwner           Method = "Owner"
+	MethodClaims          Method = "Claims"
+	MethodBookmarks       Method = "Bookmarks"
+	MethodStats           Method = "Stats"
+)
+
+// Faults makes the methods of a store fail where and how a test wants it. The
+// store under it is a real one, so what a fault does not touch is as it always
+// is, and what a failed commit has stored can be looked up.
+//
+//	faults := perduretest.NewFaults(memory.New())
+//	engine, err := perdure.Open(ctx, perdure.Config{Store: faults.Log(), …})
+//	faults.Next(perduretest.MethodCommit, perduretest.FailAfter(nil))
+//
+// Its methods may be called by many goroutines at once, also while the log is in use.
+type Faults struct {
+	log store.Log
+
+	mu       sync.Mutex
+	script   map[Method][]Fault
+	hook     func(*Call) Fault
+	calls    map[Method]int
+	injected map[Injection]int
+}
+
+// An Injection is a sort of fault that has met a method, for counting.
+type Injection struct {
+	Method Method
+	// Fault is the name of the function that made the fault, such as "FailAfter".
+	Fault string
+}
+
+// A Call is a call of a method of the store, which a hook may make fail.
+type Call struct {
+	Method Method
+	// Number counts the calls of the method, from 1.
+	Number int
+	// Group is what Commit is given. It must not be changed.
+	Group []*store.Batch
+}
+
+// NewFaults returns faults for a log, none at first.
+func NewFaults(log store.Log) *Faults {
+	return &Faults{
+		log: log, script: make(map[Method][]Fault),
+		calls: make(map[Method]int), injected: make(map[Injection]int),
+	}
+}
+
+// Log returns the log with the faults in it.
+//
+// It has the optional abilities of the log beneath it and no others, but for
+// two. It is always a [store.Exclusive]: where the log beneath is not, Acquire
+// returns [errors.ErrUnsupported], which means the same. And it is never a
+// [store.Instant], because a log that a fault can hold up is not.
+func (f *Faults) Log() store.Log { return shape(&faultyLog{faults: f, log: f.log}) }
+
+// Next makes the next calls of a method fail, one fault for each, after those
+// that have been set for it before. [Pass] lets one call through.
+func (f *Faults) Next(m Method, faults ...Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.script[m] = append(f.script[m], faults...)
+}
+
+// Hook has every call for which [Faults.Next] has set nothing decided by hook,
+// instead of the hook before it. Nil ends that. One call at a time is decided,
+// and hook must not call a method of f.
+func (f *Faults) Hook(hook func(*Call) Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hook = hook
+}
+
+// Rates are how probable the faults of [Faults.Random] are, from 0 to 1 each
+// and not above 1 together. What is left goes well.
+type Rates struct {
+	// Of each Commit.
+	NotStored, FailBefore, FailAfter, PanicBefore, PanicAfter, Conflict, WrongResults float64
+	// Of each call of every other method but Close and Acquire.
+	ReadFailBefore, ReadFailAfter float64
+}
+
+// Random is a [Faults.Hook] that draws faults at random. The same seed draws the
+// same ones for the same calls in the same order.
+func (f *Faults) Random(seed uint64, rates Rates) {
+	random := rand.New(rand.NewPCG(seed, 0))
+	f.Hook(func(c *Call) Fault {
+		type chance struct {
+			rate  float64
+			fault Fault
+		}
+		chances := []chance{{rates.ReadFailBefore, FailBefore(nil)}, {rates.ReadFailAfter, FailAfter(nil)}}
+		switch c.Method {
+		case MethodClose, MethodAcquire:
+			return Pass()
+		case MethodCommit:
+			chances = []chance{
+				{rates.NotStored, NotStored()},
+				{rates.FailBefore, FailBefore(nil)},
+				{rates.FailAfter, FailAfter(nil)},
+				{rates.PanicBefore, PanicBefore(ErrInjected)},
+				{rates.PanicAfter, PanicAfter(ErrInjected)},
+				{rates.Conflict, Conflict()},
+				{rates.WrongResults, WrongResults(len(c.Group) + 1)},
+			}
+		}
+		x := random.Float64()
+		for _, c := range chances {
+			if x -= c.rate; x < 0 {
+				return c.fault
+			}
+		}
+		return Pass()
+	})
+}
+
+// Clear takes back all faults that have not happened, and the hook.
+func (f *Faults) Clear() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.script)
+	f.hook = nil
+}
+
+// Calls returns how often a method has been called.
+func (f *Faults) Calls(m Method) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls[m]
+}
+
+// Injected returns how many faults of each sort have met each method.
+func (f *Faults) Injected() map[Injection]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.injected)
+}
+
+// take counts a call and returns the fault that meets it.
+func (f *Faults) take(m Method, group []*store.Batch) Fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls[m]++
+	fault := Pass()
+	switch {
+	case len(f.script[m]) > 0:
+		fault = f.script[m][0]
+		f.script[m] = f.script[m][1:]
+	case f.hook != nil:
+		fault = f.hook(&Call{Method: m, Number: f.calls[m], Group: group})
+	}
+	if fault.name != "" {
+		f.injected[Injection{m, fault.name}]++
+	}
+	return fault
+}
+
+// A faultyLog is a log with faults in it, and the methods that every log has.
+type faultyLog struct {
+	faults *Faults
+	log    store.Log
+}
+
+// begin takes the fault of a call and does what comes before the call.
+func (l *faultyLog) begin(ctx context.Context, m Method) (Fault, error) {
+	fault := l.faults.take(m, nil)
+	if err := fault.hold(ctx); err != nil {
+		return fault, err
+	}
+	return fault, fault.strike()
+}
+
+// Commit is part of [store.Log].
+func (l *faultyLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
+	fault := l.faults.take(MethodCommit, group)
+	if err := fault.hold(ctx); err != nil {
+		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, err)
+	}
+	if err := fault.strike(); err != nil {
+		return nil, err
+	}
+	if fault.conflict {
+		if err := l.overtake(ctx, group, fault.messages); err != nil {
+			return nil, err
+		}
+	}
+	results, err := l.log.Commit(ctx, group)
+	if err == nil && fault.wrong {
+		results = append(results, make([]store.Result, max(0, fault.results-len(results)))...)[:fault.results]
+	}
+	return results, fault.end(err)
+}
+
+// Load is part of [store.Log].
+func (l *faultyLog) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
+	return faulty(ctx, l, MethodLoad, l.log.Load(ctx, key, accept))
+}
+
+// Read is part of [store.Log].
+func (l *faultyLog) Read(ctx context.Context, key store.Key, after store.Version) iter.Seq2[*store.Event, error] {
+	return faulty(ctx, l, MethodRead, l.log.Read(ctx, key, after))
+}
+
+// Scan is part of [store.Log].
+func (l *faultyLog) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+	return faulty(ctx, l, MethodScan, l.log.Scan(ctx, q))
+}
+
+// Heads is part of [store.Log].
+func (l *faultyLog) Heads(ctx context.Context) ([]store.Position, error) {
+	return called(ctx, l, MethodHeads, l.log.Heads)
+}
+
+// Close is part of [store.Log].
+func (l *faultyLog) Close() error {
+	fault, err := l.begin(context.Background(), MethodClose)
+	if err != nil {
+		return err
+	}
+	return fault.end(l.log.Close())
+}
+
+// Acquire is part of [store.Exclusive].
+func (l *faultyLog) Acquire() (release func(), err error) {
+	fault, err := l.begin(context.Background(), MethodAcquire)
+	if err != nil {
+		return nil, err
+	}
+	x, ok := l.log.(store.Exclusive)
+	if !ok {
+		return nil, fmt.Errorf("acquire: %w", errNoExclusive)
+	}
+	release, err = x.Acquire()
+	if failed := fault.end(err); failed != nil {
+		if err == nil {
+			release()
+		}
+		return nil, failed
+	}
+	return release, nil
+}
+
+// called calls a method that returns one value, with its fault.
+func called[T any](ctx context.Context, l *faultyLog, m Method, call func(context.Context) (T, error)) (T, error) {
+	var zero T
+	fault, err := l.begin(ctx, m)
+	if err != nil {
+		return zero, err
+	}
+	value, err := call(ctx)
+	if err := fault.end(err); err != nil {
+		return zero, err
+	}
+	return value, nil
+}
+
+// faulty is an iteration with a fault, which it takes when it begins.
+func faulty[T any](ctx context.Context, l *faultyLog, m Method, values iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		fault, err := l.begin(ctx, m)
+		if err != nil {
+			yield(zero, err)
+			return
+		}
+		for v, err := range values {
+			if !yield(v, err) || err != nil {
+				return
+			}
+		}
+		if err := fault.end(nil); err != nil {
+			yield(zero, err)
+		}
+	}
+}

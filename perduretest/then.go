@@ -1,0 +1,221 @@
+package perduretest
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/internal/entity"
+)
+
+// Then wants the command to be accepted and exactly these events to happen, in
+// this order. It is for event-sourced kinds.
+func (o *Outcome[S]) Then(events ...proto.Message) *Outcome[S] {
+	o.s.tb.Helper()
+	if o.s.rules.Durable {
+		o.s.tb.Fatalf("kind %q keeps its state and no events; use ThenState", o.s.rules.Kind)
+	}
+	if !o.accepted("events") {
+		return o
+	}
+	for i, e := range events {
+		if isNil(e) {
+			o.s.tb.Fatalf("Then: wanted event %d is nil", i)
+		}
+	}
+	if len(events) == 0 && len(o.events) == 0 {
+		return o
+	}
+	if diff := cmp.Diff(events, o.events, protocmp.Transform()); diff != "" {
+		o.fail("got other events than wanted (-want +got):\n%s", diff)
+	}
+	return o
+}
+
+// ThenNothing wants the command to be accepted and to change nothing: no event
+// happens, no state is saved, and nothing is left for after the commit.
+func (o *Outcome[S]) ThenNothing() *Outcome[S] {
+	o.s.tb.Helper()
+	if !o.accepted("nothing to happen") {
+		return o
+	}
+	if len(o.events) > 0 {
+		o.fail("got events, wanted none (-want +got):\n%s", cmp.Diff([]proto.Message(nil), o.events, protocmp.Transform()))
+	}
+	if o.saved {
+		o.fail("got a state that is saved, wanted it to stay as it was (-before +got):\n%s", differ(o.before, o.state))
+	}
+	if d := &o.decision; len(d.Effects)+len(d.Messages)+len(d.Cancel)+len(d.Claim)+len(d.Release) > 0 {
+		d.Events, d.Tags = nil, nil
+		o.fail("got something left for after the commit, wanted nothing:\n%s", cmp.Diff(entity.Decision{}, *d, protocmp.Transform()))
+	}
+	return o
+}
+
+// ThenSent wants the command to send exactly these effects, in this order: those
+// of [perdure.Decision.Send].
+func (o *Outcome[S]) ThenSent(effects ...proto.Message) *Outcome[S] {
+	o.s.tb.Helper()
+	return o.left("effects", effects, o.decision.Effects)
+}
+
+// ThenEnqueued wants the command to leave exactly these messages in the outbox,
+// in this order: those of [perdure.Decision.Enqueue] and
+// [perdure.Decision.EnqueueTo], but no timers.
+func (o *Outcome[S]) ThenEnqueued(messages ...proto.Message) *Outcome[S] {
+	o.s.tb.Helper()
+	var got []proto.Message
+	for i := range o.decision.Messages {
+		if m := &o.decision.Messages[i]; m.Timer == "" {
+			got = append(got, m.Message)
+		}
+	}
+	return o.left("messages in the outbox", messages, got)
+}
+
+// left compares what a command leaves for after its commit.
+func (o *Outcome[S]) left(what string, want, got []proto.Message) *Outcome[S] {
+	o.s.tb.Helper()
+	if !o.accepted(what) || len(want) == 0 && len(got) == 0 {
+		return o
+	}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		o.fail("got other %s than wanted (-want +got):\n%s", what, diff)
+	}
+	return o
+}
+
+// ThenScheduled wants the command to set the timer with that name, time and
+// command. It may set others beside it.
+func (o *Outcome[S]) ThenScheduled(name string, at time.Time, command proto.Message) *Outcome[S] {
+	o.s.tb.Helper()
+	if !o.accepted("a timer") {
+		return o
+	}
+	for i := range o.decision.Messages {
+		m := &o.decision.Messages[i]
+		if m.Timer != name {
+			continue
+		}
+		if !m.Due.Equal(at) {
+			o.fail("got timer %q due at %v, wanted it at %v", name, m.Due, at)
+		}
+		if diff := differ(command, m.Message); diff != "" {
+			o.fail("got timer %q with another command than wanted (-want +got):\n%s", name, diff)
+		}
+		return o
+	}
+	o.fail("got no timer %q, wanted one at %v", name, at)
+	return o
+}
+
+// ThenCancelled wants the command to take back exactly these timers, in this order.
+func (o *Outcome[S]) ThenCancelled(names ...string) *Outcome[S] {
+	o.s.tb.Helper()
+	if !o.accepted("timers to be taken back") || len(names) == 0 && len(o.decision.Cancel) == 0 {
+		return o
+	}
+	if diff := cmp.Diff(names, o.decision.Cancel); diff != "" {
+		o.fail("got other timers taken back than wanted (-want +got):\n%s", diff)
+	}
+	return o
+}
+
+// ThenState wants the entity to be in this state now, whether the command was
+// accepted or refused.
+func (o *Outcome[S]) ThenState(want S) *Outcome[S] {
+	o.s.tb.Helper()
+	if o.broken {
+		return o
+	}
+	if isNil(want) {
+		o.s.tb.Fatalf("ThenState: the wanted state is nil")
+	}
+	if diff := differ(want, o.state); diff != "" {
+		o.fail("got another state than wanted (-want +got):\n%s", diff)
+	}
+	return o
+}
+
+// ThenTagged wants the events of the command to have exactly these tags, in
+// this order.
+func (o *Outcome[S]) ThenTagged(tags ...string) *Outcome[S] {
+	o.s.tb.Helper()
+	if !o.accepted("tagged events") {
+		return o
+	}
+	if len(o.events) == 0 {
+		o.fail("got no event, wanted events tagged %q", tags)
+		return o
+	}
+	if len(tags) == 0 && len(o.tags) == 0 {
+		return o
+	}
+	if diff := cmp.Diff(tags, o.tags); diff != "" {
+		o.fail("got other tags than wanted (-want +got):\n%s", diff)
+	}
+	return o
+}
+
+// ThenAnswer wants the query to be answered so.
+func (o *Outcome[S]) ThenAnswer(want proto.Message) *Outcome[S] {
+	o.s.tb.Helper()
+	if o.op != entity.OpQuery {
+		o.s.tb.Fatalf("ThenAnswer: %s was sent by When; use WhenAsked for a query", nameOf(o.message))
+	}
+	if !o.accepted("an answer") {
+		return o
+	}
+	if diff := differ(want, o.out.Answer); diff != "" {
+		o.fail("got another answer than wanted (-want +got):\n%s", diff)
+	}
+	return o
+}
+
+// ThenRefused wants the command or query to be refused with this code, and with
+// a message that holds each of the words.
+func (o *Outcome[S]) ThenRefused(code perdure.Code, words ...string) *Outcome[S] {
+	o.s.tb.Helper()
+	o.expected = true
+	if o.broken {
+		return o
+	}
+	err := o.out.Err
+	if o.out.Status != entity.StatusRefused {
+		o.fail("got it accepted with events %v, wanted a refusal: %v", o.events, code)
+		return o
+	}
+	if !errors.Is(err, code) {
+		if refusal, ok := errors.AsType[*perdure.Error](err); ok {
+			o.fail("got the refusal %q: %s, wanted %q", refusal.Code, refusal, code)
+		} else {
+			o.fail("got the error %q, which has no code, wanted %q", err, code)
+		}
+		return o
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			o.fail("got the refusal %q, wanted it to say %q", err, w)
+		}
+	}
+	return o
+}
+
+// accepted fails the test if the command or query was refused.
+func (o *Outcome[S]) accepted(wanted string) bool {
+	o.s.tb.Helper()
+	switch {
+	case o.broken:
+		return false
+	case o.out.Status == entity.StatusRefused:
+		o.expected = true // said once
+		o.fail("got a refusal, wanted %s: %v", wanted, o.out.Err)
+		return false
+	}
+	return true
+}
