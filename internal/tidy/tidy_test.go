@@ -69,6 +69,9 @@ var tree = sync.OnceValues(func() ([]file, error) {
 
 // ignored reports whether a file is the output of a tool, as .gitignore says.
 func ignored(name string) bool {
+	if name == ".git" { // a linked work tree has a file of that name
+		return true
+	}
 	switch path.Ext(name) {
 	case ".test", ".prof", ".out":
 		return true
