@@ -71,9 +71,13 @@ func newDispatcher(e *Engine, box store.Outbox) *dispatcher {
 	d.queue = outbox.New(d, outbox.Limits{
 		Window: outboxWindow, LaneMax: outboxLaneMax, InFlight: e.config.DeliveriesMax, Late: outboxLate,
 	})
+	return d
+}
+
+// start begins with a scan of the store. The engine knows the dispatcher by then.
+func (d *dispatcher) start() {
 	go d.run()
 	d.wake()
-	return d
 }
 
 // Policy is part of [outbox.Shell].

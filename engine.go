@@ -160,6 +160,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	if box, ok := c.Store.(store.Outbox); ok {
 		e.dispatcher = newDispatcher(e, box)
+		e.dispatcher.start()
 	}
 	e.scheduleSweep()
 	return e, nil
