@@ -90,13 +90,11 @@ func TestAGoroutineThatARuleEndsTakesNothingWithIt(t *testing.T) {
 			}
 			var wg sync.WaitGroup
 			for range 20 {
-				wg.Add(1)
-				go func() {
-					defer wg.Done() // also when the rule ends this goroutine
+				wg.Go(func() { // the rule ends this goroutine
 					if _, err := ref.Do(ctx, &testv1.Misbehave{How: how}); !errors.Is(err, perdure.ErrPanicked) {
 						t.Errorf("got %v, want ErrPanicked", err)
 					}
-				}()
+				})
 				wg.Go(func() {
 					if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}); err != nil {
 						t.Error(err)

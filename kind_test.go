@@ -33,16 +33,20 @@ func TestAKindThatIsWrongFailsAtTheStartAndIsNamed(t *testing.T) {
 		{"no update", perdure.DurableState("k", perdure.Answer(getBalance)), `kind "k": it has no Update rule`},
 		{"two decides", perdure.EventSourced("k", decide, evolve, decide), "two Decide rules for perdure.test.v1.Touch"},
 		{"two evolves", perdure.EventSourced("k", decide, evolve, evolve), "two Evolve rules for perdure.test.v1.Deposited"},
-		{"two answers", perdure.EventSourced("k", decide, evolve, perdure.Answer(getBalance), perdure.Answer(getBalance)),
-			"two Answer rules for perdure.test.v1.GetBalance"},
+		{
+			"two answers", perdure.EventSourced("k", decide, evolve, perdure.Answer(getBalance), perdure.Answer(getBalance)),
+			"two Answer rules for perdure.test.v1.GetBalance",
+		},
 		{"two upcasts", perdure.EventSourced("k", decide, evolve).With(upcast, upcast), "two Upcast rules for perdure.test.v1.DepositedV0"},
 		{"nil rule", perdure.EventSourced("k", decide, evolve,
 			perdure.Decide[*testv1.Account, *testv1.Open](nil)), "Decide rule for *testv1.Open is nil"},
 		{"not a concrete type", perdure.EventSourced("k", decide, evolve,
 			perdure.Evolve(func(*testv1.Account, proto.Message) {})), "Evolve rule: protoreflect.ProtoMessage is not a generated message type"},
-		{"upcast to nowhere", perdure.EventSourced("k", decide, evolve).With(
-			perdure.Upcast(func(*testv1.DepositedV0) *testv1.Withdrawn { return nil })),
-			"Upcast of perdure.test.v1.DepositedV0 ends at perdure.test.v1.Withdrawn, which has no Evolve rule"},
+		{
+			"upcast to nowhere", perdure.EventSourced("k", decide, evolve).With(
+				perdure.Upcast(func(*testv1.DepositedV0) *testv1.Withdrawn { return nil })),
+			"Upcast of perdure.test.v1.DepositedV0 ends at perdure.test.v1.Withdrawn, which has no Evolve rule",
+		},
 		{"upcast in a circle", perdure.EventSourced("k", decide, evolve).With(
 			perdure.Upcast(func(*testv1.DepositedV0) *testv1.DepositedV00 { return nil }),
 			perdure.Upcast(func(*testv1.DepositedV00) *testv1.DepositedV0 { return nil })), "goes in a circle"},

@@ -367,6 +367,8 @@ func TestSizeEventIsEnough(t *testing.T) {
 }
 
 // Not parallel, because other tests would be counted as well.
+//
+//nolint:paralleltest // other goroutines would be counted too
 func TestDecodingEventsAllocatesNothing(t *testing.T) {
 	e := fullEvent()
 	e.Metadata = store.Metadata{CausationID: store.ID{9}}

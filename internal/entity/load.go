@@ -3,6 +3,7 @@ package entity
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -224,8 +225,7 @@ func (e *Entity) resolve() {
 		list = append(list, c)
 	}
 	stored := false // a later batch of the same copy is stored, so this one is
-	for i := len(list) - 1; i >= 0; i-- {
-		c := list[i]
+	for _, c := range slices.Backward(list) {
 		if c.uncertain && stored {
 			c.found = true
 		}

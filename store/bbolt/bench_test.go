@@ -62,7 +62,11 @@ func benchBare(b *testing.B, size int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer db.Close()
+	defer func() {
+		if err := db.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
 	if err := db.Update(func(tx *bolt.Tx) error {
 		_, err := tx.CreateBucket([]byte("log"))
 		_, err2 := tx.CreateBucket([]byte("index"))

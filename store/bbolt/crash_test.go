@@ -21,7 +21,7 @@ const crashFile = "PERDURE_BBOLT_CRASH_FILE"
 func TestMain(m *testing.M) {
 	if path := os.Getenv(crashFile); path != "" {
 		if err := commitForEver(path); err != nil {
-			fmt.Println("error:", err)
+			_, _ = fmt.Fprintln(os.Stdout, "error:", err)
 			os.Exit(1)
 		}
 	}
@@ -62,7 +62,9 @@ func commitForEverTo(l *bbolt.Log, key store.Key) error {
 		if err != nil {
 			return err
 		}
-		fmt.Println(key.ID, version+2) // one write, so whole or not at all
+		if _, err := fmt.Fprintln(os.Stdout, key.ID, version+2); err != nil { // one write, so whole or not at all
+			return err
+		}
 	}
 }
 

@@ -17,7 +17,11 @@ func ExampleOpen() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(dir)
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Println(err)
+		}
+	}()
 	ctx := context.Background()
 	key := store.Key{Kind: "book", ID: "978-0"}
 	for version := range store.Version(2) {

@@ -350,8 +350,7 @@ func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, er
 
 // corrupt says in an error about a corrupt record what was asked for.
 func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
-	var c *store.CorruptError
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Key, c.Version, c.Position = s.key, version, position
 	}
 	return s.log.locate(err)
@@ -477,8 +476,7 @@ func missing() error {
 }
 
 func (l *Log) corruptAt(err error, position store.Position) error {
-	var c *store.CorruptError
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Position = position
 	}
 	return l.locate(err)

@@ -37,6 +37,8 @@ func key(n int) store.Key { return store.Key{Kind: "book", ID: fmt.Sprintf("book
 
 // An idle entity must cost little, since millions of them may be kept. This test
 // is not parallel, so that nothing else is on the heap that it measures.
+//
+//nolint:paralleltest // other goroutines would be counted too
 func TestAnEntityCostsAtMost200BytesBesideItsRecords(t *testing.T) {
 	const entities = 200_000
 	const bytesMax = 200
@@ -62,6 +64,8 @@ func heap() uint64 {
 }
 
 // Not parallel, because other tests would be counted as well.
+//
+//nolint:paralleltest // other goroutines would be counted too
 func TestACommitAllocatesAtMostThreeTimes(t *testing.T) {
 	const allocsMax = 3
 	log := memory.New()
@@ -80,6 +84,8 @@ func TestACommitAllocatesAtMostThreeTimes(t *testing.T) {
 }
 
 // Not parallel, because other tests would be counted as well.
+//
+//nolint:paralleltest // other goroutines would be counted too
 func TestRecoveryAllocatesNothingPerEvent(t *testing.T) {
 	log := memory.New()
 	const events = 10_000
@@ -106,6 +112,7 @@ func TestRecoveryAllocatesNothingPerEvent(t *testing.T) {
 	}
 }
 
+//nolint:paralleltest // other goroutines would be counted too
 func TestDeletedEventsGiveTheirMemoryBack(t *testing.T) {
 	log := memory.New()
 	const events = 2_000

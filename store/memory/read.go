@@ -227,8 +227,7 @@ func misplaced(e *store.Event) error {
 
 // where tells a corrupt record apart from all others.
 func where(err error, key store.Key, version store.Version, position store.Position) error {
-	var c *store.CorruptError
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Where, c.Key, c.Version, c.Position = "memory", key, version, position
 	}
 	return err

@@ -34,7 +34,11 @@ func ExampleOpen_path() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(dir)
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Println(err)
+		}
+	}()
 	log, err := open.Open(context.Background(), filepath.Join(dir, "library.db"))
 	if err != nil {
 		fmt.Println(err)

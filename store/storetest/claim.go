@@ -23,11 +23,11 @@ var claimCases = []testCase{
 	}},
 	{name: "a value that nobody has claimed has no owner", needs: claimNeed, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
-		for _, c := range []store.Claim{grace, {Space: "addres", Value: ada.Value}, {Space: ada.Space, Value: "ada"}} {
+		for _, c := range []store.Claim{grace, {Space: "addr", Value: ada.Value}, {Space: ada.Space, Value: "ada"}} {
 			_, err := ability[store.Claims](x).Owner(x.ctx, c)
 			x.wantError(fmt.Sprintf("owner of %+v", c), err, store.ErrNotFound)
 		}
-		want(x, "number of claims of another space", len(x.claims("addres")), 0)
+		want(x, "number of claims of another space", len(x.claims("addr")), 0)
 	}},
 	{name: "a value that another entity holds refuses the whole batch", needs: claimNeed, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
@@ -152,8 +152,7 @@ var claimCases = []testCase{
 func (x *fixture) wantClaimed(err error, c store.Claim, owner store.Key) {
 	x.Helper()
 	x.wantError("result", err, store.ErrClaimed)
-	var held *store.ClaimedError
-	if errors.As(err, &held) {
+	if held, ok := errors.AsType[*store.ClaimedError](err); ok {
 		want(x, "error", *held, store.ClaimedError{Claim: c, Owner: owner})
 	} else {
 		x.Errorf("result: got a %T, want a *store.ClaimedError", err)

@@ -263,12 +263,12 @@ var commitCases = []testCase{
 	{name: "a cancelled context before the commit stores nothing", run: func(x *fixture) {
 		ctx, cancel := context.WithCancel(x.ctx)
 		cancel()
-		notStored(x, ctx, context.Canceled)
+		notStored(ctx, x, context.Canceled)
 	}},
 	{name: "a deadline that has passed before the commit stores nothing", run: func(x *fixture) {
 		ctx, cancel := context.WithDeadline(x.ctx, time.Unix(0, 0))
 		defer cancel()
-		notStored(x, ctx, context.DeadlineExceeded)
+		notStored(ctx, x, context.DeadlineExceeded)
 	}},
 	{name: "a group above its bound is not stored", run: func(x *fixture) {
 		group := slices.Repeat([]*store.Batch{{Key: book("a")}}, store.GroupBatchesMax)
@@ -303,7 +303,7 @@ func conflict(name string, events int, expected store.Version) testCase {
 }
 
 // notStored commits under a context that has ended.
-func notStored(x *fixture, ctx context.Context, cause error) {
+func notStored(ctx context.Context, x *fixture, cause error) {
 	_, err := x.log.Commit(ctx, []*store.Batch{{Key: book("a"), Events: x.events("no")}})
 	x.wantError("commit", err, store.ErrNotStored)
 	x.wantError("commit", err, cause)

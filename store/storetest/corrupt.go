@@ -133,8 +133,7 @@ func damaged(what string, needs []need, put func(*fixture) any, reads map[string
 				for how, read := range reads {
 					err := read(x)
 					x.wantError(how, err, store.ErrCorrupt)
-					var c *store.CorruptError
-					if !errors.As(err, &c) {
+					if _, ok := errors.AsType[*store.CorruptError](err); !ok {
 						x.Errorf("%s: got a %T, want a *store.CorruptError", how, err)
 					}
 				}

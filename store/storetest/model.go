@@ -80,7 +80,7 @@ func (m *model) commit(group []*store.Batch, results []store.Result) error {
 		reasons, got := m.refusals(b, refused[b.Key]), results[i].Err
 		match := func(reason error) bool { return errors.Is(got, reason) }
 		if (got != nil || len(reasons) > 0) && !slices.ContainsFunc(reasons, match) {
-			return fmt.Errorf("batch %d (%v at %d): got error %v, want one of %v", i, b.Key, b.Expected, got, reasons)
+			return fmt.Errorf("batch %d (%v at %d): got error %w, want one of %v", i, b.Key, b.Expected, got, reasons)
 		}
 		if got != nil {
 			if !b.Key.IsZero() {

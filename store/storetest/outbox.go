@@ -342,8 +342,7 @@ var outboxCases = []testCase{
 func (x *fixture) wantSettled(err error, sequence uint64) {
 	x.Helper()
 	x.wantError("result", err, store.ErrSettled)
-	var s *store.SettledError
-	if errors.As(err, &s) {
+	if s, ok := errors.AsType[*store.SettledError](err); ok {
 		want(x, "sequence of the error", s.Sequence, sequence)
 	} else {
 		x.Errorf("result: got a %T, want a *store.SettledError", err)
