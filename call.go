@@ -148,7 +148,8 @@ func (c *call) wait(ctx context.Context) error {
 	return nil
 }
 
-// send brings a call to its entity.
+// send brings a call to its entity. If nobody waits for the answer the entity
+// decides it on a goroutine of its own.
 func (e *Engine) send(k *kindRuntime, id string, c *call) error {
 	if err := e.enter(c.stripe); err != nil {
 		e.release(c)
@@ -156,7 +157,11 @@ func (e *Engine) send(k *kindRuntime, id string, c *call) error {
 	}
 	for {
 		cell, err := k.find(id)
-		if err == nil {
+		switch {
+		case err != nil:
+		case c.sink != nil:
+			err = cell.ref.Tell(&c.Call)
+		default:
 			err = cell.ref.Run(&c.Call)
 		}
 		switch {

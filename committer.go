@@ -2,9 +2,11 @@ package perdure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 
 	"github.com/perdure/perdure/internal/commit"
@@ -80,9 +82,10 @@ func (c *committer) run() {
 			results, err := commitGroup(c.engine.log, batches)
 			if err != nil {
 				c.engine.config.Logger.Error("group commit has failed", "batches", len(batches), "error", err)
+				c.engine.doubted(batches, err)
 			}
 			for n, i := range c.queue.Group() {
-				if err == nil && n < len(results) && results[n].Err == nil {
+				if err == nil && results[n].Err == nil {
 					c.engine.committed(i, &results[n])
 				}
 			}
@@ -109,7 +112,22 @@ func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result,
 			err = fmt.Errorf("store: commit: panic: %v\n%s", v, debug.Stack())
 		}
 	}()
-	return log.Commit(context.Background(), batches)
+	results, err = log.Commit(context.Background(), batches)
+	if err == nil && len(results) != len(batches) {
+		err = fmt.Errorf("store: commit: %d results for %d batches", len(results), len(batches))
+	}
+	return results, err
+}
+
+// doubted is told of a group that has failed. If it may be stored all the same,
+// the dispatcher has to look for the messages in it.
+func (e *Engine) doubted(group []*store.Batch, err error) {
+	if err == nil || errors.Is(err, store.ErrNotStored) || e.dispatcher == nil {
+		return
+	}
+	if slices.ContainsFunc(group, func(b *store.Batch) bool { return len(b.Enqueue) > 0 }) {
+		e.dispatcher.doubted()
+	}
 }
 
 // submit has an item stored. Its owner is told when it is settled, possibly
@@ -130,9 +148,10 @@ func (e *Engine) commitAlone(i *commit.Item) {
 		return
 	}
 	results, err := commitGroup(e.log, group)
-	if err == nil && len(results) == 1 && results[0].Err == nil {
+	if err == nil && results[0].Err == nil {
 		e.committed(i, &results[0])
 	}
+	e.doubted(group, err)
 	i.Settle(results, err)
 }
 

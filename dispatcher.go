@@ -51,14 +51,15 @@ type dispatcher struct {
 	closing  bool
 	wakeTime time.Time     // when the timer is set to, if stopWake is not nil
 	stopWake func() bool   // stops it
+	running  int           // deliveries under way, and the scan
+	drained  chan struct{} // closed when none is left and no effect, once closing
 	flushed  chan struct{} // closed when nothing is left to settle, once closing
 
-	work     chan struct{} // one element: there may be something to do
-	quit     chan struct{}
-	ended    chan struct{}
-	handlers sync.WaitGroup // deliveries under way, and the scan
-	context  context.Context
-	cancel   context.CancelFunc
+	work    chan struct{} // one element: there may be something to do
+	quit    chan struct{}
+	ended   chan struct{}
+	context context.Context
+	cancel  context.CancelFunc
 }
 
 func newDispatcher(e *Engine, box store.Outbox) *dispatcher {
@@ -117,7 +118,7 @@ func (d *dispatcher) step() {
 	now := d.engine.config.Clock.Now()
 	var rows []*outbox.Row
 	d.mu.Lock()
-	for !d.closing && len(rows) < deliveriesPerRun {
+	for len(rows) < deliveriesPerRun {
 		r := d.queue.Next(now)
 		if r == nil {
 			break
@@ -125,13 +126,11 @@ func (d *dispatcher) step() {
 		rows = append(rows, r)
 	}
 	item := d.settlements(now)
+	d.running += len(rows)
 	scan := !d.closing && d.queue.WantsScan(now)
 	if scan {
 		d.queue.ScanBegins()
-	}
-	d.handlers.Add(len(rows))
-	if scan {
-		d.handlers.Add(1)
+		d.running++
 	}
 	d.wakeAt(now)
 	d.mu.Unlock()
@@ -221,12 +220,20 @@ func (d *dispatcher) committed(b *store.Batch, r *store.Result) {
 	d.wake()
 }
 
+// doubted has the dispatcher look for messages of commits whose outcome is not known.
+func (d *dispatcher) doubted() {
+	d.mu.Lock()
+	d.queue.Doubted()
+	d.mu.Unlock()
+	d.wake()
+}
+
 // send has the effects of a command performed, whose answer is durable.
 func (d *dispatcher) send(key store.Key, c *entity.Call) {
 	lost := 0
 	d.mu.Lock()
 	for _, m := range c.Outcome.Effects {
-		if d.closing || !d.queue.Volatile(&store.Message{ID: c.ID, Source: key, Type: messageName(m), Metadata: c.Metadata}, m) {
+		if !d.queue.Volatile(&store.Message{ID: c.ID, Source: key, Type: messageName(m), Metadata: c.Metadata}, m) {
 			lost++
 		}
 	}
@@ -239,7 +246,6 @@ func (d *dispatcher) send(key store.Key, c *entity.Call) {
 
 // scan reads the messages that are due from the store.
 func (d *dispatcher) scan(now time.Time) {
-	defer d.handlers.Done()
 	read := 0
 	var failure error
 	for m, err := range d.box.Messages(d.context, store.MessageQuery{DueBy: now}) {
@@ -271,6 +277,7 @@ func (d *dispatcher) scan(now time.Time) {
 	}
 	d.mu.Lock()
 	d.queue.ScanEnded(due, failure != nil, d.engine.config.Clock.Now())
+	d.ends()
 	d.mu.Unlock()
 	d.wake()
 }
@@ -287,9 +294,23 @@ func (d *dispatcher) deliver(r *outbox.Row) {
 func (d *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) {
 	d.mu.Lock()
 	d.queue.Finished(r, result, cause, d.engine.config.Clock.Now())
+	d.ends()
 	d.mu.Unlock()
-	d.handlers.Done()
 	d.wake()
+}
+
+// ends counts a delivery or scan that has ended, and tells close when it was the
+// last. It is called under the lock.
+func (d *dispatcher) ends() {
+	d.running--
+	d.drain()
+}
+
+func (d *dispatcher) drain() {
+	if d.drained != nil && d.running == 0 && d.queue.Drained() {
+		close(d.drained)
+		d.drained = nil
+	}
 }
 
 // perform runs the handler of an effect.
@@ -372,41 +393,42 @@ func commandResult(c *call) (outbox.Result, error) {
 	return outbox.Later, failure(c.key, &c.Call, 0)
 }
 
-// close lets deliveries under way end and their settlements be stored, as long
-// as ctx allows, and stops the dispatcher.
+// close lets deliveries under way and effects that were sent end, and what they
+// have settled be stored, as long as ctx allows, and stops the dispatcher.
 func (d *dispatcher) close(ctx context.Context) error {
+	drained, flushed := make(chan struct{}), make(chan struct{})
 	d.mu.Lock()
 	d.closing = true
-	if d.stopWake != nil {
-		d.stopWake()
-	}
-	d.mu.Unlock()
-	idle := make(chan struct{})
-	go func() {
-		d.handlers.Wait()
-		close(idle)
-	}()
-	var err error
-	select {
-	case <-idle:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	flushed := make(chan struct{})
-	d.mu.Lock()
-	d.flushed, d.pause = flushed, time.Time{}
-	d.flush()
+	d.queue.Close()
+	d.drained = drained
+	d.drain()
 	d.mu.Unlock()
 	d.wake()
+	err := waitFor(ctx, drained)
 	if err == nil {
-		select {
-		case <-flushed:
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
+		d.mu.Lock()
+		d.flushed, d.pause = flushed, time.Time{}
+		d.flush()
+		d.mu.Unlock()
+		d.wake()
+		err = waitFor(ctx, flushed)
 	}
 	d.cancel()
 	close(d.quit)
 	<-d.ended
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopWake != nil {
+		d.stopWake()
+	}
 	return err
+}
+
+func waitFor(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

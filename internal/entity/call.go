@@ -57,7 +57,8 @@ type Call struct {
 
 	begun     bool
 	again     bool          // it repeats a command in flight, and runs again after it
-	uncertain bool          // whether the last attempt is stored is not known
+	uncertain bool          // whether an attempt is stored is not known
+	silent    bool          // that attempt made no version, so that no event tells
 	expected  store.Version // version before that attempt
 	cause     error         // of the uncertainty
 	found     bool          // the log holds the attempt, at position

@@ -263,8 +263,12 @@ func (e *Entity) reply(c *Call) {
 }
 
 // fail answers a call at once. The outcome says nothing about the entity,
-// because what is in memory may not be durable.
+// because what is in memory may not be durable; and it does not say that nothing
+// is stored while that is in doubt.
 func (e *Entity) fail(c *Call, s Status, err error) {
+	if c.uncertain && s != StatusKeyReused && s != StatusSettled {
+		s, err = StatusUnknown, errors.Join(c.cause, err)
+	}
 	c.Outcome = Outcome{Status: s, Err: err}
 	e.reply(c)
 }
@@ -293,6 +297,7 @@ func (e *Entity) undo(w *work) {
 	case w.Err != nil:
 		if !w.Batch.IsCheck() {
 			c.uncertain, c.expected, c.cause = true, w.Batch.Expected, w.Err
+			c.silent = w.Batch.Next() == w.Batch.Expected
 		}
 		redo.push(c)
 	case isBehind(err):
@@ -355,11 +360,7 @@ func (e *Entity) Abort() {
 	redo := &e.more().redo
 	redo.append(&e.waiting)
 	for c := redo.pop(); c != nil; c = redo.pop() {
-		if c.uncertain {
-			e.fail(c, StatusUnknown, c.cause)
-		} else {
-			e.fail(c, StatusClosed, nil)
-		}
+		e.fail(c, StatusClosed, nil)
 	}
 	e.state, e.phase = nil, cold
 }

@@ -26,7 +26,8 @@ type Fold struct {
 	doubted map[store.ID]*Call
 	oldest  store.Version // expected version of the oldest call in doubt
 	passed  bool          // a snapshot was passed over for the sake of doubt
-	until   store.Version // the last version that is wanted; 0 for all
+	until   store.Version // the last version that is wanted
+	bounded bool          // nothing behind it is
 	err     error
 }
 
@@ -34,7 +35,9 @@ type Fold struct {
 var ErrEnough = errors.New("enough")
 
 // Until returns a fold that ends at a version, for reading what was.
-func (e *Entity) Until(version store.Version) *Fold { return &Fold{e: e, until: version} }
+func (e *Entity) Until(version store.Version) *Fold {
+	return &Fold{e: e, until: version, bounded: true}
+}
 
 // State returns the state that the fold has built, or an error if it is not the
 // one of the last version that is wanted.
@@ -78,7 +81,7 @@ func (f *Fold) Accept(s *store.State) bool {
 		if s.Fingerprint != rules.Fingerprint || s.Type != rules.StateType {
 			return false
 		}
-		if f.until != 0 && s.Version > f.until {
+		if f.bounded && s.Version > f.until {
 			return false
 		}
 		if f.doubted != nil && s.Version > f.oldest {
@@ -113,7 +116,7 @@ func (f *Fold) Apply(ev *store.Event) error {
 	if f.err != nil {
 		return f.err
 	}
-	if f.until != 0 && ev.Version > f.until {
+	if f.bounded && ev.Version > f.until {
 		return ErrEnough
 	}
 	if ev.Version != f.version+1 {
@@ -193,11 +196,7 @@ func (e *Entity) loadFailed(err error) {
 	e.phase = cold
 	e.retries = 0
 	for c := e.waiting.pop(); c != nil; c = e.waiting.pop() {
-		if c.uncertain {
-			e.fail(c, StatusUnknown, errors.Join(c.cause, err))
-		} else {
-			e.fail(c, StatusFault, err)
-		}
+		e.fail(c, StatusFault, err)
 	}
 }
 
@@ -232,19 +231,23 @@ func (e *Entity) resolve() {
 		stored = stored || c.uncertain && c.found
 	}
 	for _, c := range list {
+		traced := c.Name != "" || c.Row != 0 // a receipt or a message tells
+		untold := c.silent || (e.blind || e.opts.Rules.Durable) && e.version > c.expected
 		switch {
+		case c.found && c.Row != 0 && e.opts.Shared:
+			// Whether it was this engine's attempt that is stored, or another's,
+			// does not show.
+			e.fail(c, StatusSettled, nil)
 		case c.found:
 			// The outcome is the one of the attempt, made when it was decided.
 			c.Outcome.Position = c.position
 			e.reply(c)
-			continue
-		case c.uncertain && (e.blind || e.opts.Rules.Durable) && e.version > c.expected && c.Name == "" && c.Row == 0:
-			// Without a receipt or a message that it settles, nothing tells.
-			e.fail(c, StatusUnknown, c.cause)
-			continue
+		case c.uncertain && untold && !traced:
+			e.fail(c, StatusUnknown, nil)
+		default:
+			c.uncertain = c.uncertain && untold
+			e.waiting.push(c)
 		}
-		c.uncertain = false
-		e.waiting.push(c)
 	}
 	e.blind = false
 }

@@ -1,6 +1,7 @@
 package entity
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"slices"
@@ -79,7 +80,9 @@ func (e *Entity) Recalled(list []*store.Receipt, err error) {
 		e.fail(e.waiting.pop(), StatusFault, err)
 		return
 	}
-	slices.SortFunc(list, func(a, b *store.Receipt) int { return a.Time.Compare(b.Time) })
+	slices.SortStableFunc(list, func(a, b *store.Receipt) int { // one commit gives many the same time
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Version, b.Version))
+	})
 	r := &receipts{known: make(map[string]receipt, len(list))}
 	for _, s := range list {
 		var f [fingerprintBytes]byte
@@ -104,7 +107,7 @@ func (e *Entity) Repeated(out Outcome, err error) {
 		return
 	}
 	if err != nil {
-		e.fail(c, StatusFault, err)
+		e.fail(c, StatusUnknown, err) // it has been answered, but how is not known
 		return
 	}
 	c.Outcome = out
@@ -123,6 +126,7 @@ func (e *Entity) recall(c *Call) bool {
 	known, ok := e.rare.receipts.known[c.Name]
 	switch {
 	case !ok:
+		c.uncertain = false // without a receipt it has not been applied
 		return true
 	case known.pending:
 		c.again = true // once the first one is durable, or has failed

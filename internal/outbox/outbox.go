@@ -12,7 +12,9 @@ import (
 // Limits bound a queue.
 type Limits struct {
 	// Window is how many messages are in memory, LaneMax how many of one lane.
-	// What is more waits in the store.
+	// What is more waits in the store. Messages that wait for another attempt,
+	// or stand behind one that does, do not count before they are a few windows,
+	// so that a handler that is broken does not hold up the others.
 	Window, LaneMax int
 	// InFlight is how many deliveries are under way at a time.
 	InFlight int
@@ -64,7 +66,9 @@ type Row struct {
 	Value any
 
 	lane    *lane
-	settled bool // it was handled, and waits for its settlement to be durable
+	settled bool   // it was handled, and waits for its settlement to be durable
+	again   bool   // it has been committed anew since then
+	later   uint32 // times that it could not be tried
 	next    *Row
 }
 
@@ -81,8 +85,9 @@ type lane struct {
 	key         laneKey
 	first, last *Row
 	length      int
-	behind      bool      // the store holds rows that come after the last
-	until       time.Time // when the first row is tried again
+	behind      bool // the store holds rows that come after the last
+	delayed     bool // the first row waits until then for another attempt
+	until       time.Time
 }
 
 // A Queue is the state machine of the dispatcher.
@@ -92,12 +97,13 @@ type lane struct {
 //     be gone, so that a scan of the store never admits it twice.
 //  2. The rows of a lane are in the order of the store, which is that of (Due,
 //     Sequence), and at most the first one is in flight.
-//  3. While a lane or the queue is behind, committed messages are not admitted
-//     but left to the next scan, so that none overtakes one that is only in the
-//     store.
+//  3. While a lane or the queue is behind, messages are not admitted but left to
+//     the next scan, so that none overtakes one that is only in the store. A scan
+//     during which the queue falls behind ends there.
 //  4. While a scan runs, what is committed is put aside, and admitted after it;
 //     what is settled is remembered until it ends, because the scan may have
 //     read it before.
+//  5. waiting is the sum of the lengths of the delayed lanes.
 //
 // It is for one goroutine at a time; it neither waits nor calls anybody but its
 // Shell.
@@ -110,8 +116,10 @@ type Queue struct {
 	ready    fifo
 	delayed  laneHeap
 	flight   int
+	waiting  int // rows in delayed lanes
 	volatile int // volatile rows in memory
 
+	closed   bool // only effects are still delivered
 	behind   bool // a scan is needed
 	scanning bool
 	scanAt   time.Time // not before, after a scan has failed
@@ -130,13 +138,20 @@ func New(shell Shell, limits Limits) *Queue {
 	}
 }
 
-// Committed is the input that messages are durable in the store. They are the
-// queue's afterwards.
+// Committed is the input that messages are durable in the store: new ones, and
+// parked ones that are to be delivered again. They are the queue's afterwards.
 func (q *Queue) Committed(messages []*store.Message, now time.Time) {
 	for _, m := range messages {
+		if r := q.rows[m.Sequence]; r != nil && r.settled {
+			r.again = true // the queue has yet to hear that it was parked
+			continue
+		}
+		_, gone := q.gone[m.Sequence]
 		switch {
 		case m.Due.After(now):
 			q.dueAt(m.Due)
+		case gone:
+			q.missed = true // what the scan reads of it may be old
 		case q.scanning && len(q.late) < q.limits.Late:
 			q.late = append(q.late, m)
 		case q.scanning:
@@ -159,6 +174,23 @@ func (q *Queue) Volatile(m *store.Message, value any) bool {
 	return true
 }
 
+// Doubted is the input that a commit has failed that may have stored messages
+// all the same. They are read from the store.
+func (q *Queue) Doubted() {
+	if q.scanning {
+		q.missed = true
+	} else {
+		q.behind = true
+	}
+}
+
+// Close is the input that from now on only effects are to be delivered, which
+// would be lost otherwise. Messages stay in the store.
+func (q *Queue) Close() { q.closed = true }
+
+// Drained reports whether no delivery is under way and no effect is left.
+func (q *Queue) Drained() bool { return q.flight == 0 && q.volatile == 0 }
+
 func (q *Queue) dueAt(t time.Time) {
 	if q.due.IsZero() || t.Before(q.due) {
 		q.due = t
@@ -173,7 +205,7 @@ func (q *Queue) admit(m *store.Message) {
 	if _, gone := q.gone[m.Sequence]; gone {
 		return
 	}
-	if len(q.rows) >= q.limits.Window {
+	if q.full() {
 		q.behind = true
 		return
 	}
@@ -190,6 +222,18 @@ func (q *Queue) admit(m *store.Message) {
 	q.push(&Row{Message: m}, key)
 }
 
+// delayedWindows is how many windows of messages there may be in all.
+const delayedWindows = 4
+
+func (q *Queue) full() bool {
+	return len(q.rows)-q.waiting >= q.limits.Window || len(q.rows) >= delayedWindows*q.limits.Window
+}
+
+// roomy reports whether there is room for what makes a scan worth its while.
+func (q *Queue) roomy() bool {
+	return len(q.rows)-q.waiting <= q.limits.Window/2 && len(q.rows) <= (delayedWindows-1)*q.limits.Window
+}
+
 func (q *Queue) push(r *Row, key laneKey) {
 	m := r.Message
 	if m.Sequence != 0 {
@@ -203,6 +247,9 @@ func (q *Queue) push(r *Row, key laneKey) {
 		}
 	}
 	r.lane = l
+	if l.delayed {
+		q.waiting++
+	}
 	if l.length++; l.first == nil {
 		l.first = r
 		q.ready.push(r)
@@ -216,12 +263,17 @@ func (q *Queue) push(r *Row, key laneKey) {
 func (q *Queue) Next(now time.Time) *Row {
 	for len(q.delayed) > 0 && !q.delayed[0].until.After(now) {
 		l := heap.Pop(&q.delayed).(*lane)
+		l.delayed = false
+		q.waiting -= l.length
 		q.ready.push(l.first)
 	}
 	if q.flight >= q.limits.InFlight {
 		return nil
 	}
 	r := q.ready.pop()
+	for q.closed && r != nil && r.Message.Sequence != 0 {
+		r = q.ready.pop()
+	}
 	if r != nil {
 		q.flight++
 	}
@@ -248,7 +300,10 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 		q.advance(l)
 		return
 	case Later:
-		q.delay(l, q.shell.Jitter(q.shell.Policy(m).BackoffMin), now)
+		p := q.shell.Policy(m)
+		p.BackoffMax = max(p.BackoffMin, laterMax)
+		r.later++
+		q.delay(l, q.shell.Jitter(backoff(p, r.later)), now)
 		return
 	}
 	changed := *m
@@ -265,6 +320,9 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 	}
 	q.settle = append(q.settle, store.Settlement{Sequence: m.Sequence, Message: &changed})
 }
+
+// laterMax bounds the pause before a delivery that could not be tried.
+const laterMax = time.Second
 
 // errorBytesMax bounds what is kept of the error of an attempt.
 const errorBytesMax = 1024
@@ -291,7 +349,8 @@ func backoff(p Policy, attempts uint32) time.Duration {
 }
 
 func (q *Queue) delay(l *lane, d time.Duration, now time.Time) {
-	l.until = now.Add(d)
+	l.delayed, l.until = true, now.Add(d)
+	q.waiting += l.length
 	heap.Push(&q.delayed, l)
 }
 
@@ -320,13 +379,33 @@ func (q *Queue) forget(sequence uint64) {
 	}
 }
 
-// Settlements returns what is to be stored, at most so many. Nothing of it is
-// returned again. [Queue.Settled] follows once it is durable.
+// settleBytesMax bounds the payloads of what is stored at a time, far below what
+// a batch may hold.
+const settleBytesMax = 8 << 20
+
+// Settlements returns what is to be stored, at most so many and not too large
+// for a batch. Nothing of it is returned again. [Queue.Settled] follows once it
+// is durable.
 func (q *Queue) Settlements(most int) []store.Settlement {
-	n := min(most, len(q.settle))
-	list := q.settle[:n:n]
-	q.settle = q.settle[n:]
-	if len(q.settle) == 0 {
+	n, bytes := 0, 0
+	var list []store.Settlement
+	for ; n < len(q.settle) && len(list) < most; n++ {
+		s := q.settle[n]
+		if r := q.rows[s.Sequence]; r != nil && r.again {
+			// Only what is parked in the store is committed anew, so this one was
+			// stored after all.
+			q.settled(s)
+			continue
+		}
+		if s.Message != nil {
+			bytes += len(s.Message.Payload)
+		}
+		if len(list) > 0 && bytes > settleBytesMax {
+			break
+		}
+		list = append(list, s)
+	}
+	if q.settle = q.settle[n:]; len(q.settle) == 0 {
 		q.settle = nil
 	}
 	return list
@@ -342,22 +421,30 @@ func (q *Queue) Unsaved() bool { return len(q.settle) > 0 }
 // Settled is the input that settlements are durable.
 func (q *Queue) Settled(list []store.Settlement) {
 	for _, s := range list {
-		if r := q.rows[s.Sequence]; r != nil && r.settled {
-			q.forget(s.Sequence)
-		}
+		q.settled(s)
 	}
+}
+
+// settled lets go of a row that is handled or parked in the store.
+func (q *Queue) settled(s store.Settlement) {
+	r := q.rows[s.Sequence]
+	if r == nil || !r.settled || s.Message != nil && !s.Message.Parked {
+		return
+	}
+	q.forget(s.Sequence)
+	q.behind = q.behind || r.again
 }
 
 // WantsScan reports whether the messages that are due are to be read from the
 // store, from the first one, into [Queue.Scanned].
 func (q *Queue) WantsScan(now time.Time) bool {
-	if q.scanning {
+	if q.scanning || q.closed {
 		return false
 	}
 	if !q.due.IsZero() && !q.due.After(now) {
-		q.behind = true
+		q.behind, q.due = true, time.Time{}
 	}
-	return q.behind && len(q.rows) <= q.limits.Window/2 && !now.Before(q.scanAt)
+	return q.behind && q.roomy() && !now.Before(q.scanAt)
 }
 
 // ScanBegins is the input that a scan begins now.
@@ -370,9 +457,12 @@ func (q *Queue) ScanBegins() {
 }
 
 // Scanned is the input of a message that a scan has read. It returns false if
-// the scan need not go on.
+// the scan need not go on: the queue is behind, and what follows must not
+// overtake what it has left out.
 func (q *Queue) Scanned(m *store.Message) bool {
-	q.admit(m)
+	if !q.behind {
+		q.admit(m)
+	}
 	return !q.behind
 }
 
@@ -404,20 +494,23 @@ func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
 const scanPause = time.Second
 
 // Wake returns when the queue has something to do by itself; false if never.
+// What it does as soon as another input comes does not count.
 func (q *Queue) Wake() (at time.Time, ok bool) {
-	at, ok = q.due, !q.due.IsZero()
-	if q.behind && !q.scanAt.IsZero() && (!ok || q.scanAt.Before(at)) {
+	switch {
+	case q.closed:
+		return time.Time{}, false
+	case q.scanning || !q.roomy():
+	case q.behind:
 		at, ok = q.scanAt, true
+	case !q.due.IsZero():
+		if at, ok = q.due, true; at.Before(q.scanAt) {
+			at = q.scanAt
+		}
 	}
 	if len(q.delayed) > 0 && (!ok || q.delayed[0].until.Before(at)) {
 		at, ok = q.delayed[0].until, true
 	}
 	return at, ok
-}
-
-// Idle reports whether nothing is in memory and nothing needs to be read.
-func (q *Queue) Idle() bool {
-	return len(q.rows) == 0 && q.volatile == 0 && !q.behind && !q.scanning
 }
 
 // Load returns how many messages are in memory, and how many of them are being

@@ -1,0 +1,605 @@
+package outbox_test
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/perdure/perdure/internal/outbox"
+	"github.com/perdure/perdure/store"
+)
+
+// Faults of the shell, beside those that [outbox.Queue.Break] makes.
+const (
+	dispatchBeforeCommit = "messages are dispatched before the commit"
+	doneBeforeHandled    = "rows are removed before they are handled"
+	ignoreLanes          = "the order of lanes is ignored"
+	scanBehind           = "a scan goes on behind what it has left out"
+	retryAtOnce          = "retries do not wait"
+	ignoreDoubt          = "commits in doubt are ignored"
+)
+
+// The bounds of the queues of a world are so tight that every way around them
+// is taken.
+var (
+	tight  = outbox.Limits{Window: 4, LaneMax: 2, InFlight: 3, Late: 1}
+	policy = outbox.Policy{AttemptsMax: 3, BackoffMin: 10 * time.Millisecond, BackoffMax: 15 * time.Millisecond}
+)
+
+// A world is a queue with a model of everything around it: the store, the
+// committer, the handlers, the clock and the crashes. It takes steps from a
+// seeded source of chance, and notes the first thing that must not be.
+type world struct {
+	random *rand.Rand
+	fault  string
+	now    time.Time
+	epoch  int // grows with each crash
+	queue  *outbox.Queue
+	load   int // how many of a hundred steps commit something
+	err    error
+	calm   bool // nothing fails any more
+
+	rows     map[uint64]*store.Message // what is in the store
+	sequence uint64
+	facts    map[uint64]*fact // about every message that was ever committed
+	sent     []*volatile
+
+	commits   []*store.Message // handed out before the commit, by a fault
+	announce  [][]*store.Message
+	flight    []*delivery
+	item      []store.Settlement // on its way to the store
+	itemState itemState
+	scan      *scan
+}
+
+// A fact is what has become of a message.
+type fact struct {
+	id       store.ID
+	lane     string // empty if it is unordered
+	timer    bool
+	unparked bool
+	waiting  bool // it was unparked, and has not been handed out since
+	revived  bool // and the queue has been told so
+	excused  bool // the end of it may come about without a delivery
+	handled  int
+	finished int // epoch in which it was handled, of which the queue had been told
+	over     int // epoch in which it has left its lane
+	tried    int // epoch of the last attempt that failed
+	until    time.Time
+}
+
+// A volatile is an effect that is tried at most once.
+type volatile struct {
+	source store.Key
+	epoch  int
+	tries  int
+}
+
+type delivery struct {
+	row  *outbox.Row
+	gone bool // its target has committed, and has removed the row
+}
+
+type itemState int
+
+const (
+	noItem itemState = iota
+	onItsWay
+	stored
+)
+
+// A scan reads the store in pages, which are old by the time they are looked at.
+type scan struct {
+	by    time.Time
+	after *store.Message
+	page  []*store.Message
+	done  bool
+}
+
+func newWorld(seed uint64, fault string) *world {
+	w := &world{
+		random: rand.New(rand.NewPCG(seed, 0)), fault: fault, now: time.Unix(1000, 0),
+		rows: map[uint64]*store.Message{}, facts: map[uint64]*fact{},
+	}
+	w.queue = outbox.New(w, tight)
+	w.epoch, w.load = 1, 1+w.random.IntN(25)
+	return w
+}
+
+// Policy is part of [outbox.Shell].
+func (w *world) Policy(*store.Message) outbox.Policy { return policy }
+
+// Jitter is part of [outbox.Shell].
+func (w *world) Jitter(d time.Duration) time.Duration {
+	if d < policy.BackoffMin || d > time.Second {
+		w.failf("a pause of %v, want %v to %v", d, policy.BackoffMin, time.Second)
+	}
+	if w.fault == retryAtOnce {
+		return 0
+	}
+	return d - time.Duration(w.random.Int64N(int64(d)/2+1))
+}
+
+func (w *world) failf(format string, args ...any) {
+	if w.err == nil {
+		w.err = fmt.Errorf(format, args...)
+	}
+}
+
+// run takes random steps, lets everything come to rest from time to time, and
+// returns what went wrong.
+func (w *world) run(steps int) error {
+	const rests = 4
+	for range rests {
+		w.calm = false
+		for range steps / rests {
+			if w.err != nil {
+				return w.err
+			}
+			w.step()
+			w.queue.Break(w.fault)
+		}
+		w.calm = true
+		w.rest()
+	}
+	return w.err
+}
+
+func (w *world) step() {
+	switch n := w.random.IntN(100); {
+	case n < w.load:
+		w.commit()
+	case n < 36:
+		w.tell()
+	case n < 52:
+		w.next()
+	case n < 68:
+		w.finish()
+	case n < 78:
+		w.settle()
+	case n < 88:
+		w.read()
+	case n < 90:
+		w.send()
+	case n < 93:
+		w.unpark()
+	case n < 94:
+		w.remove()
+	case n < 99:
+		w.now = w.now.Add(time.Duration(w.random.IntN(8)) * time.Millisecond)
+	default:
+		w.crash()
+	}
+}
+
+// commit stores messages of one source. The queue is told of them later.
+func (w *world) commit() {
+	source := store.Key{Kind: "source", ID: fmt.Sprint(w.random.IntN(2))}
+	var told []*store.Message
+	for range 1 + w.random.IntN(3) {
+		w.sequence++
+		m := &store.Message{
+			Sequence: w.sequence, ID: store.ID{byte(w.random.Uint32()), byte(w.sequence), 1}, Source: source,
+			Type: fmt.Sprint("type ", w.random.IntN(2)), Time: w.now, Unordered: w.random.IntN(8) == 0,
+		}
+		if w.random.IntN(2) == 0 {
+			m.Target = store.Key{Kind: "target", ID: "1"}
+		}
+		if w.random.IntN(6) == 0 {
+			m.Timer = fmt.Sprint(w.sequence)
+			m.Due = w.now.Add(time.Duration(w.random.IntN(40)-5) * time.Millisecond)
+		}
+		if w.fault == dispatchBeforeCommit {
+			w.commits = append(w.commits, m)
+		} else {
+			w.store(m)
+		}
+		c := *m
+		c.Unordered = c.Unordered || w.fault == ignoreLanes
+		told = append(told, &c)
+	}
+	if w.fault != dispatchBeforeCommit && w.random.IntN(10) == 0 {
+		if w.fault != ignoreDoubt { // the commit has failed, and is stored all the same
+			w.queue.Doubted()
+		}
+		return
+	}
+	w.announce = append(w.announce, told)
+}
+
+func (w *world) store(m *store.Message) {
+	w.rows[m.Sequence] = m
+	f := &fact{id: m.ID, timer: m.Timer != ""}
+	if !m.Unordered {
+		f.lane = fmt.Sprint(m.Source, m.Target)
+		if m.Target.IsZero() {
+			f.lane = fmt.Sprint(m.Source, m.Type)
+		}
+	}
+	w.facts[m.Sequence] = f
+}
+
+// tell tells the queue of what was committed first among what it has not heard of.
+func (w *world) tell() {
+	if len(w.announce) == 0 {
+		if len(w.commits) > 0 && w.random.IntN(3) == 0 {
+			w.store(w.commits[0])
+			w.commits = w.commits[1:]
+		}
+		return
+	}
+	list := w.announce[0]
+	w.announce = w.announce[1:]
+	for _, m := range list {
+		if f := w.facts[m.Sequence]; f != nil && f.waiting {
+			f.revived = true
+		}
+	}
+	w.queue.Committed(list, w.now)
+}
+
+// next takes a message from the queue, if it hands one out.
+func (w *world) next() bool {
+	r := w.queue.Next(w.now)
+	if r == nil {
+		return false
+	}
+	if _, flight := w.queue.Load(); flight > tight.InFlight {
+		w.failf("%d deliveries are under way, want at most %d", flight, tight.InFlight)
+	}
+	if r.Message.Sequence == 0 {
+		v := r.Value.(*volatile)
+		if v.tries++; v.tries > 1 || v.epoch != w.epoch {
+			w.failf("an effect of %v is tried %d times, in epoch %d, sent in %d", v.source, v.tries, w.epoch, v.epoch)
+		}
+		w.inOrder(v)
+	} else {
+		w.checkNext(r.Message)
+	}
+	w.flight = append(w.flight, &delivery{row: r})
+	if w.fault == doneBeforeHandled {
+		delete(w.rows, r.Message.Sequence)
+	}
+	return true
+}
+
+// inOrder checks that v is the first of its source that was not tried.
+func (w *world) inOrder(v *volatile) {
+	for _, o := range w.sent {
+		if o == v {
+			return
+		}
+		if o.source == v.source && o.epoch == w.epoch && o.tries == 0 {
+			w.failf("an effect of %v overtakes another one", v.source)
+		}
+	}
+}
+
+// checkNext checks a message that the queue hands out.
+func (w *world) checkNext(m *store.Message) {
+	f := w.facts[m.Sequence]
+	if f == nil {
+		w.failf("message %d is handed out, and was never committed", m.Sequence)
+		return
+	}
+	f.waiting, f.revived = false, false
+	if m.ID != f.id {
+		w.failf("message %d has the id %v, want %v", m.Sequence, m.ID, f.id)
+	}
+	if f.finished == w.epoch {
+		w.failf("message %d is handed out after it was handled", m.Sequence)
+	}
+	if m.Due.After(w.now) {
+		w.failf("timer %d is handed out %v early", m.Sequence, m.Due.Sub(w.now))
+	}
+	if f.tried == w.epoch && w.now.Before(f.until) {
+		w.failf("message %d is tried again %v early", m.Sequence, f.until.Sub(w.now))
+	}
+	if f.lane == "" {
+		return
+	}
+	for _, d := range w.flight {
+		if o := w.facts[d.row.Message.Sequence]; o != nil && o.lane == f.lane {
+			w.failf("messages %d and %d of one lane are under way", d.row.Message.Sequence, m.Sequence)
+		}
+	}
+	for sequence, o := range w.rows {
+		of := w.facts[sequence]
+		if sequence < m.Sequence && of.lane == f.lane && !o.Parked && of.over != w.epoch &&
+			!of.unparked && !f.unparked && !of.timer && !f.timer {
+			w.failf("message %d overtakes %d of the lane %q", m.Sequence, sequence, f.lane)
+		}
+	}
+}
+
+// finish lets a delivery end, or the target of one commit.
+func (w *world) finish() {
+	if len(w.flight) == 0 {
+		return
+	}
+	n := w.random.IntN(len(w.flight))
+	d := w.flight[n]
+	m := d.row.Message
+	f := w.facts[m.Sequence]
+	result, cause := outbox.Done, error(nil)
+	switch {
+	case d.gone:
+		result = outbox.Gone
+	case m.Sequence != 0 && !m.Target.IsZero() && (w.calm || w.random.IntN(2) == 0):
+		if w.rows[m.Sequence] != nil { // else somebody else has settled it
+			delete(w.rows, m.Sequence)
+			f.handled++
+		}
+		d.gone = true
+		return
+	case m.Target.IsZero() && (w.calm || w.random.IntN(2) == 0):
+		if f != nil {
+			f.handled++
+		}
+	default:
+		cause = errors.New("no")
+		result = []outbox.Result{outbox.Retry, outbox.Retry, outbox.Later, outbox.Never}[w.random.IntN(4)]
+	}
+	w.flight = slices.Delete(w.flight, n, n+1)
+	if f != nil {
+		w.note(f, m, result)
+	}
+	w.queue.Finished(d.row, result, cause, w.now)
+}
+
+// note notes what the end of a delivery means for what may come next.
+func (w *world) note(f *fact, m *store.Message, result outbox.Result) {
+	pause := policy.BackoffMin
+	switch {
+	case result == outbox.Done || result == outbox.Gone:
+		f.over = w.epoch
+		if !w.unheard(m.Sequence) { // else the queue cannot know that it has had it
+			f.finished = w.epoch
+		}
+		return
+	case result == outbox.Never || result == outbox.Retry && m.Attempts+1 == policy.AttemptsMax:
+		f.over = w.epoch
+		return
+	case result == outbox.Retry && m.Attempts > 0:
+		pause = policy.BackoffMax
+	}
+	f.tried, f.until = w.epoch, w.now.Add(pause/2)
+}
+
+// unheard reports whether the queue has yet to be told of a message.
+func (w *world) unheard(sequence uint64) bool {
+	return slices.ContainsFunc(w.announce, func(list []*store.Message) bool {
+		return slices.ContainsFunc(list, func(m *store.Message) bool { return m.Sequence == sequence })
+	})
+}
+
+// settle takes settlements to the store, stores them, and tells the queue of it,
+// one after the other.
+func (w *world) settle() {
+	switch w.itemState {
+	case noItem:
+		if w.item = w.queue.Settlements(1 + w.random.IntN(3)); len(w.item) > 0 {
+			w.itemState = onItsWay
+		}
+		for _, s := range w.item {
+			if w.facts[s.Sequence] != nil && w.facts[s.Sequence].revived {
+				w.failf("message %d is settled by what was before it was unparked", s.Sequence)
+			}
+		}
+		return
+	case onItsWay:
+		if w.calm || w.random.IntN(4) > 0 {
+			w.apply()
+			w.itemState = stored
+			return
+		}
+		w.queue.Unsettled(w.item)
+	case stored:
+		if w.calm || w.random.IntN(4) > 0 {
+			w.queue.Settled(w.item)
+		} else {
+			w.queue.Unsettled(w.item) // the error of a commit that was made
+		}
+	}
+	w.item, w.itemState = nil, noItem
+}
+
+// apply stores the settlements that are on their way.
+func (w *world) apply() {
+	for _, s := range w.item {
+		old := w.rows[s.Sequence]
+		if old == nil {
+			continue
+		}
+		if s.Message == nil {
+			delete(w.rows, s.Sequence)
+			continue
+		}
+		m := *s.Message
+		if m.ID != old.ID || m.Source != old.Source || m.Timer != old.Timer || !m.Time.Equal(old.Time) {
+			w.failf("message %d is settled as another one", s.Sequence)
+		}
+		if m.Attempts == 0 || m.Attempts > policy.AttemptsMax || m.Attempts == policy.AttemptsMax && !m.Parked || m.LastError == "" {
+			w.failf("message %d is settled with %d attempts, parked %t, error %q", s.Sequence, m.Attempts, m.Parked, m.LastError)
+		}
+		w.rows[s.Sequence] = &m
+	}
+}
+
+// read begins a scan, takes it a step further, or ends it.
+func (w *world) read() {
+	if w.scan == nil {
+		if w.queue.WantsScan(w.now) {
+			w.queue.ScanBegins()
+			w.scan = &scan{by: w.now, after: &store.Message{}}
+		}
+		return
+	}
+	s := w.scan
+	if !w.calm && w.random.IntN(40) == 0 {
+		w.queue.ScanEnded(time.Time{}, true, w.now)
+		w.scan = nil
+		return
+	}
+	if len(s.page) == 0 && !s.done {
+		s.page = w.pending(s.after, s.by, 1+w.random.IntN(3))
+		s.done = len(s.page) == 0
+	}
+	if len(s.page) > 0 {
+		m := s.page[0]
+		s.page, s.after = s.page[1:], m
+		c := *m
+		c.Unordered = c.Unordered || w.fault == ignoreLanes
+		if w.fault == scanBehind {
+			s.done = !w.queue.ScannedBehind(&c)
+		} else {
+			s.done = !w.queue.Scanned(&c)
+		}
+	}
+	if s.done {
+		var due time.Time
+		for _, m := range w.pending(&store.Message{}, time.Time{}, len(w.rows)) {
+			if m.Due.After(s.by) {
+				due = m.Due
+				break
+			}
+		}
+		w.queue.ScanEnded(due, false, w.now)
+		w.scan = nil
+	}
+}
+
+// pending returns rows in the order of the store that are due.
+func (w *world) pending(after *store.Message, by time.Time, most int) []*store.Message {
+	order := func(a, b *store.Message) int {
+		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.Sequence, b.Sequence))
+	}
+	var list []*store.Message
+	for _, m := range w.rows {
+		if !m.Parked && order(m, after) > 0 && (by.IsZero() || !m.Due.After(by)) {
+			list = append(list, m)
+		}
+	}
+	slices.SortFunc(list, order)
+	return list[:min(most, len(list))]
+}
+
+func (w *world) send() {
+	v := &volatile{source: store.Key{Kind: "source", ID: fmt.Sprint(w.random.IntN(2))}, epoch: w.epoch}
+	waiting := 0
+	for _, o := range w.sent {
+		if o.epoch == w.epoch && o.tries == 0 {
+			waiting++
+		}
+	}
+	if w.queue.Volatile(&store.Message{Source: v.source}, v) {
+		w.sent = append(w.sent, v)
+	} else if waiting+len(w.flight) < tight.Window {
+		w.failf("an effect is refused while %d wait and %d are under way", waiting, len(w.flight))
+	}
+}
+
+// unpark has somebody take a parked message out of the park.
+func (w *world) unpark() {
+	if m := w.first(func(m *store.Message) bool { return m.Parked }); m != nil {
+		c := *m
+		c.Parked, c.Attempts, c.LastError = false, 0, ""
+		w.rows[m.Sequence] = &c
+		f := w.facts[m.Sequence]
+		f.unparked, f.waiting, f.finished, f.over, f.tried = true, true, 0, 0, 0
+		told := c
+		w.announce = append(w.announce, []*store.Message{&told})
+	}
+}
+
+// remove has somebody drop a parked message or cancel a timer.
+func (w *world) remove() {
+	m := w.first(func(m *store.Message) bool { return m.Parked || m.Timer != "" && !m.Target.IsZero() })
+	if m != nil {
+		delete(w.rows, m.Sequence)
+		w.facts[m.Sequence].excused = true
+	}
+}
+
+// first returns the first row for which ok is true, or nil.
+func (w *world) first(ok func(*store.Message) bool) *store.Message {
+	for _, sequence := range slices.Sorted(maps.Keys(w.rows)) {
+		if m := w.rows[sequence]; ok(m) {
+			return m
+		}
+	}
+	return nil
+}
+
+// crash ends the queue and all around it but the store.
+func (w *world) crash() {
+	if w.itemState == onItsWay && w.random.IntN(2) == 0 {
+		w.apply()
+	}
+	w.announce, w.commits, w.flight, w.item, w.itemState, w.scan = nil, nil, nil, nil, noItem, nil
+	w.epoch++
+	w.queue = outbox.New(w, tight)
+}
+
+// restsMax bounds the rounds until everything has come to rest.
+const restsMax = 5000
+
+// rest lets everything go well until nothing is left to do. The clock goes on
+// only when the queue says that it waits for it.
+func (w *world) rest() {
+	for range restsMax {
+		if w.err != nil {
+			return
+		}
+		w.queue.Break(w.fault)
+		busy := w.busy()
+		w.tell()
+		busy = w.next() || busy
+		w.finish()
+		w.settle()
+		w.read()
+		if busy || w.busy() || w.queue.WantsScan(w.now) || w.queue.Unsaved() {
+			continue
+		}
+		at, ok := w.queue.Wake()
+		if !ok {
+			w.checkRest()
+			return
+		}
+		if !at.After(w.now) {
+			w.failf("the queue wants to be woken at %v, but at %v it has nothing to do", at, w.now)
+		}
+		w.now = at
+	}
+	w.failf("not at rest after %d rounds: %d rows are in the store", restsMax, len(w.rows))
+}
+
+func (w *world) busy() bool {
+	return len(w.announce) > 0 || len(w.commits) > 0 || len(w.flight) > 0 || w.itemState != noItem || w.scan != nil
+}
+
+// checkRest checks what must be when nothing is left to do.
+func (w *world) checkRest() {
+	for sequence, m := range w.rows {
+		if !m.Parked {
+			w.failf("message %d is stuck in the store", sequence)
+		}
+	}
+	for sequence, f := range w.facts {
+		if m := w.rows[sequence]; m == nil && f.handled == 0 && !f.excused {
+			w.failf("message %d is gone and was never handled", sequence)
+		}
+	}
+	for _, v := range w.sent {
+		if v.epoch == w.epoch && v.tries != 1 {
+			w.failf("an effect of %v is tried %d times without a crash, want once", v.source, v.tries)
+		}
+	}
+	if rows, flight := w.queue.Load(); rows != 0 || flight != 0 {
+		w.failf("%d rows are still in memory, %d of them under way", rows, flight)
+	}
+}
