@@ -29,13 +29,16 @@ type cell struct {
 	settled atomic.Int32  // items that the core has not heard of
 	due     atomic.Bool   // the pause before a retry is over
 	armed   bool          // that pause is running
-	handed  bool          // the work at hand was left to this turn
+	handed  bool          // the work at hand is left to the turn of a signal
 }
 
 // Receive is a turn with a call.
 func (c *cell) Receive(_ *actor.Context[*entity.Call], ec *entity.Call) {
 	c.begin()
 	c.core.Deliver(ec)
+	if !c.kind.engine.instant && c.core.WantsLoad() && c.handOver() {
+		return // the caller may have a deadline before the load ends
+	}
 	c.drive()
 }
 
@@ -44,14 +47,21 @@ func (c *cell) Receive(_ *actor.Context[*entity.Call], ec *entity.Call) {
 func (c *cell) Signal(*actor.Context[*entity.Call]) {
 	c.begin()
 	c.core.Settled(int(c.settled.Swap(0)))
-	if !c.handed && c.core.Wants() {
-		// This may be the committer's goroutine, which must neither read from
-		// the store nor run rules. The turn that Signal asks for has its own.
-		c.handed = true
-		c.ref.Signal()
-		return
+	if c.core.Wants() && c.handOver() {
+		return // the committer must neither read from the store nor run rules
 	}
 	c.drive()
+}
+
+// handOver leaves the work at hand to a turn that has a goroutine of its own,
+// unless this is that turn.
+func (c *cell) handOver() bool {
+	if c.handed {
+		return false
+	}
+	c.handed = true
+	c.ref.Signal()
+	return true
 }
 
 // begin is the beginning of every turn.

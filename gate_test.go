@@ -260,6 +260,9 @@ func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
 
 // Load implements store.Log.
 func (l *deafLog) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
+	if l.slow != nil {
+		<-l.slow
+	}
 	l.mu.Lock()
 	failure := l.failure
 	l.mu.Unlock()
@@ -269,10 +272,11 @@ func (l *deafLog) Load(ctx context.Context, key store.Key, accept func(*store.St
 	return l.Log.Load(ctx, key, accept)
 }
 
-// A deafLog fails to load while it is told to.
+// A deafLog fails to load while it is told to, after it has waited for slow.
 type deafLog struct {
 	*hookedLog
 	failure error
+	slow    chan struct{}
 }
 
 func (l *deafLog) fail(err error) {
@@ -307,5 +311,22 @@ func TestACallerThatLeavesIsToldWhatIsKnown(t *testing.T) {
 		if s, err := ref.State(t.Context()); err != nil || s.GetBalance() != 1 {
 			t.Errorf("got %v, %v, want the first command alone", s, err)
 		}
+	})
+}
+
+func TestACallerIsNotHeldByALoadBeyondItsDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		kind := accounts()
+		log := &deafLog{hookedLog: &hookedLog{Log: newLog(t)}, slow: make(chan struct{})}
+		ref := kind.Ref(open(t, log, kind), "1")
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := ref.Do(short, &testv1.Deposit{Amount: 1})
+		if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, perdure.ErrOutcomeUnknown) {
+			t.Errorf("got %v, want DeadlineExceeded, and nothing in doubt", err)
+		}
+		close(log.slow)
+		wantBalance(t, ref, 0)
 	})
 }
