@@ -2,8 +2,6 @@ package perdure
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"reflect"
 	"sync"
 	"time"
@@ -11,7 +9,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/entity"
-	"github.com/perdure/perdure/store"
 )
 
 // PassivateAfterDefault is how long an entity stays in memory without a call,
@@ -272,158 +269,4 @@ func Upcast[Old, New proto.Message](fn func(Old) New) KindOption {
 type upcast struct {
 	to reflect.Type
 	fn func(proto.Message) proto.Message
-}
-
-// A compiler turns the declaration of a kind into entity.Rules and collects
-// what is wrong with it.
-type compiler struct {
-	rules          entity.Rules
-	passivateAfter time.Duration
-	retain         uint64
-	prune          bool
-	foldVersion    uint64
-	upcasts        map[reflect.Type]*upcast
-	mistakes       []error
-}
-
-func (k *Kind[S]) compile() *compiler {
-	k.once.Do(func() {
-		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}}
-		c.rules = entity.Rules{
-			Kind: k.name, Durable: k.durable,
-			Decide:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
-			Update:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
-			Answer:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (proto.Message, error){},
-			Evolve:      map[reflect.Type]*entity.EvolveRule{},
-			Stored:      map[string]*entity.StoredRule{},
-			Commands:    map[string]func() proto.Message{},
-			ReceiptsMax: ReceiptsMaxDefault, ReceiptsFor: ReceiptsForDefault,
-		}
-		if err := (store.Key{Kind: k.name, ID: "x"}).Validate(); err != nil {
-			c.mistakes = append(c.mistakes, err)
-		}
-		if t := c.message("state", reflect.TypeFor[S](), false); t != nil {
-			d := newMessage(t).ProtoReflect().Descriptor()
-			c.rules.NewState = func() proto.Message { return newMessage(t) }
-			c.rules.StateType = string(d.FullName())
-			c.rules.StateShares = entity.Shares(d)
-		}
-		for _, r := range k.rules {
-			r(c)
-		}
-		for _, o := range k.options {
-			o.kindOption(c)
-		}
-		c.finish()
-		k.compiled = c
-	})
-	return k.compiled
-}
-
-func (c *compiler) mistake(format string, args ...any) {
-	c.mistakes = append(c.mistakes, fmt.Errorf(format, args...))
-}
-
-// err returns what is wrong with the kind, or nil.
-func (c *compiler) err() error {
-	if len(c.mistakes) == 0 {
-		return nil
-	}
-	return fmt.Errorf("kind %q: %w", c.rules.Kind, errors.Join(c.mistakes...))
-}
-
-// message checks that a rule is for a concrete message type and returns the
-// type, or nil after noting a mistake.
-func (c *compiler) message(rule string, t reflect.Type, missing bool) reflect.Type {
-	switch {
-	case missing:
-		c.mistake("%s rule for %v is nil", rule, t)
-	case t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct:
-		c.mistake("%s rule: %v is not a generated message type", rule, t)
-	default:
-		return t
-	}
-	return nil
-}
-
-// taken reports whether a rule must not be added, because its type is wrong or
-// has a rule already.
-func (c *compiler) taken(rule string, exists bool, t reflect.Type) bool {
-	if t != nil && exists {
-		c.mistake("two %s rules for %s", rule, messageName(newMessage(t)))
-	}
-	return t == nil || exists
-}
-
-// command notes how to make a command of a type that has a rule.
-func (c *compiler) command(t reflect.Type) {
-	c.rules.Commands[messageName(newMessage(t))] = func() proto.Message { return newMessage(t) }
-}
-
-// finish checks the kind as a whole and derives what the rules imply.
-func (c *compiler) finish() {
-	r := &c.rules
-	switch {
-	case r.Durable && len(r.Update) == 0:
-		c.mistake("it has no Update rule")
-	case !r.Durable && len(r.Decide) == 0:
-		c.mistake("it has no Decide rule")
-	case !r.Durable && len(r.Evolve) == 0:
-		c.mistake("it has no Evolve rule")
-	}
-	if c.prune && r.SnapshotEvery == 0 {
-		c.mistake("RetainEvents needs SnapshotEvery")
-	}
-	r.KeepsReplies = r.Durable || c.prune
-	if r.Durable && len(c.upcasts) > 0 {
-		c.mistake("Upcast is for event-sourced kinds")
-	}
-	for _, e := range r.Evolve {
-		r.Stored[e.Type] = &entity.StoredRule{New: e.New, Evolve: e}
-	}
-	for from := range c.upcasts {
-		c.resolveUpcast(from)
-	}
-	if len(c.mistakes) == 0 {
-		r.Fingerprint = fingerprint(r, c.foldVersion)
-	}
-}
-
-// resolveUpcast follows the chain of upcasts from an old type to one with an
-// Evolve rule.
-func (c *compiler) resolveUpcast(from reflect.Type) {
-	old := messageName(newMessage(from))
-	if c.rules.Evolve[from] != nil {
-		c.mistake("%s has both an Upcast and an Evolve rule", old)
-		return
-	}
-	var chain []func(proto.Message) proto.Message
-	t := from
-	for u := c.upcasts[t]; u != nil; u = c.upcasts[t] {
-		chain = append(chain, u.fn)
-		if t = u.to; t == nil || len(chain) > len(c.upcasts) {
-			c.mistake("Upcast of %s goes in a circle", old)
-			return
-		}
-	}
-	evolve := c.rules.Evolve[t]
-	if evolve == nil {
-		c.mistake("Upcast of %s ends at %s, which has no Evolve rule", old, messageName(newMessage(t)))
-		return
-	}
-	c.rules.Stored[old] = &entity.StoredRule{
-		New:    func() proto.Message { return newMessage(from) },
-		Evolve: evolve,
-		Upcast: func(m proto.Message) proto.Message {
-			for _, fn := range chain {
-				m = fn(m)
-			}
-			return m
-		},
-	}
-}
-
-// newMessage returns a new message of a generated type.
-func newMessage(t reflect.Type) proto.Message {
-	return reflect.New(t.Elem()).Interface().(proto.Message)
 }

@@ -1,0 +1,94 @@
+package perdure
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Defaults of [Config].
+const (
+	EntityCallsMaxDefault = 1024
+	CallsMaxDefault       = 16_384
+	InFlightMaxDefault    = 512
+	ConflictsMaxDefault   = 32
+	DeliveriesMaxDefault  = 256
+	PollDefault           = 50 * time.Millisecond
+)
+
+// loadRetriesMax bounds how often a load is tried again while the outcome of a
+// command depends on it; with the pauses between them that is about six seconds.
+const loadRetriesMax = 11
+
+// A Config says what an engine runs, and within which bounds. Store and Kinds
+// are needed; the zero value of everything else is a good default.
+type Config struct {
+	// Store keeps everything. The engine does not close it.
+	Store store.Log
+	// Kinds are the kinds that the engine runs. Their names differ.
+	Kinds []AnyKind
+
+	// Effects say what to do with messages that commands send or enqueue without
+	// an entity as their target.
+	Effects []EffectRule
+
+	// Logger takes what the engine has to say. Nil discards it.
+	Logger *slog.Logger
+	// Clock tells the time. Nil is the clock of the system.
+	Clock Clock
+
+	// CallsMax bounds the calls in the engine that have not been answered.
+	// Above it a call fails with [ErrOverloaded]. Zero is [CallsMaxDefault].
+	CallsMax int
+	// EntityCallsMax is the same for one entity. Zero is [EntityCallsMaxDefault].
+	EntityCallsMax int
+	// InFlightMax bounds how many commands an entity decides ahead of the
+	// store. Zero is [InFlightMaxDefault].
+	InFlightMax int
+	// ConflictsMax bounds how often a command is decided anew because another
+	// engine was faster. Zero is [ConflictsMaxDefault].
+	ConflictsMax int
+	// DeliveriesMax bounds the effects that are performed, and the messages that
+	// are on their way to entities, at a time. Zero is [DeliveriesMaxDefault].
+	DeliveriesMax int
+	// Poll is how often the readers of [Engine.Events] look for commits of
+	// other engines, on a store that several engines share. Zero is [PollDefault].
+	Poll time.Duration
+}
+
+// defaults fills in what is zero and checks the rest.
+func (c *Config) defaults() error {
+	for _, f := range []struct {
+		name     string
+		value    *int
+		standard int
+	}{
+		{"CallsMax", &c.CallsMax, CallsMaxDefault},
+		{"EntityCallsMax", &c.EntityCallsMax, EntityCallsMaxDefault},
+		{"InFlightMax", &c.InFlightMax, InFlightMaxDefault},
+		{"ConflictsMax", &c.ConflictsMax, ConflictsMaxDefault},
+		{"DeliveriesMax", &c.DeliveriesMax, DeliveriesMaxDefault},
+	} {
+		if *f.value < 0 {
+			return fmt.Errorf("%w: Config.%s is negative: %d", store.ErrInvalid, f.name, *f.value)
+		}
+		if *f.value == 0 {
+			*f.value = f.standard
+		}
+	}
+	if c.Poll < 0 {
+		return fmt.Errorf("%w: Config.Poll is negative: %v", store.ErrInvalid, c.Poll)
+	}
+	if c.Poll == 0 {
+		c.Poll = PollDefault
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Clock == nil {
+		c.Clock = systemClock{}
+	}
+	return nil
+}
