@@ -399,14 +399,18 @@ const (
 
 // derivedID returns the id of the index-th record of a command: the command's
 // own with other random bits, so that the records of a command that is decided
-// again have the same ids again.
+// again have the same ids again. The bits go through the finalizer of
+// MurmurHash3, because ids are derived from derived ones: a message of a message
+// of a message must not come back to an id that its chain has had.
 func derivedID(command store.ID, index uint64) store.ID {
 	const random = 1<<62 - 1 // the low bits of a version 7 UUID, below the variant
-	x := (index + 1) * 0x9e3779b97f4a7c15
-	x ^= x >> 32
-	x *= 0xd6e8feb86659fd93
-	x ^= x >> 32
 	low := binary.BigEndian.Uint64(command[8:])
-	binary.BigEndian.PutUint64(command[8:], low^(x&random|1))
+	x := low + (index+1)*0x9e3779b97f4a7c15
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	x ^= x >> 33
+	binary.BigEndian.PutUint64(command[8:], low&^random|x&random)
 	return command
 }
