@@ -28,6 +28,12 @@ func await[T any](t *testing.T, what string, c <-chan T) T {
 	}
 }
 
+// pass lets time pass in a bubble, with all that it brings.
+func pass(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // it is the time of the bubble
+	synctest.Wait()
+}
+
 func TestATimerIsCalledInItsStepAndNotBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -46,8 +52,7 @@ func TestATimerIsCalledInItsStepAndNotBefore(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(1<<62 + wheel.Resolution) // the fake clock ends at 2^63
-		synctest.Wait()
+		pass(1<<62 + wheel.Resolution) // the clock of a bubble ends at 2^63
 		if called != n || w.Len() != 0 {
 			t.Errorf("%d timers were called and %d are left, want %d and none", called, w.Len(), n)
 		}
@@ -66,11 +71,10 @@ func TestTimersOfOneStepAreCalledInTheirOrder(t *testing.T) {
 			w.Schedule(delay-time.Since(start), func() { got = append(got, i) })
 			want = append(want, i)
 			if i%10 == 0 {
-				time.Sleep(7 * time.Second) // so that they start on different levels
+				pass(7 * time.Second) // so that they start on different levels
 			}
 		}
-		time.Sleep(delay)
-		synctest.Wait()
+		pass(delay)
 		if !slices.Equal(got, want) {
 			t.Errorf("called in the order %v, want that of the schedule", got)
 		}
@@ -105,8 +109,7 @@ func TestAnEarlierTimerOvertakesALaterOne(t *testing.T) {
 		for _, d := range []time.Duration{time.Hour, time.Minute, time.Second} {
 			w.Schedule(d, note)
 		}
-		time.Sleep(2 * time.Hour)
-		synctest.Wait()
+		pass(2 * time.Hour)
 		if want := []time.Duration{time.Second, time.Minute, time.Hour}; !slices.Equal(at, want) {
 			t.Errorf("called at %v, want %v", at, want)
 		}
@@ -120,23 +123,21 @@ func TestAStoppedTimerIsNotCalled(t *testing.T) {
 		defer w.Close()
 		called := 0
 		x := w.Schedule(time.Minute, func() { called++ })
-		time.Sleep(time.Minute - wheel.Resolution)
+		pass(time.Minute - wheel.Resolution)
 		if !x.Stop() {
 			t.Error("Stop of a timer that waits: false, want true")
 		}
 		if x.Stop() {
 			t.Error("Stop of a stopped timer: true, want false")
 		}
-		time.Sleep(time.Hour)
-		synctest.Wait()
+		pass(time.Hour)
 		if called != 0 {
 			t.Errorf("a stopped timer was called %d times", called)
 		}
 		if x.Reset(time.Second) {
 			t.Error("Reset of a stopped timer: true, want false")
 		}
-		time.Sleep(time.Second)
-		synctest.Wait()
+		pass(time.Second)
 		if called != 1 || x.Stop() {
 			t.Errorf("a timer that was set again: called %d times, want 1, and then it is over", called)
 		}
@@ -153,8 +154,7 @@ func TestATimerThatIsDueCanStillBeStoppedByTheCallBeforeIt(t *testing.T) {
 		w.Init(&second, func() { called = true })
 		w.Schedule(time.Second, func() { inTime = second.Stop() })
 		second.Reset(time.Second)
-		time.Sleep(time.Minute)
-		synctest.Wait()
+		pass(time.Minute)
 		if !inTime || called {
 			t.Errorf("Stop: %t, called: %t; want true and false", inTime, called)
 		}
@@ -180,8 +180,7 @@ func TestResetReplacesTheMoment(t *testing.T) {
 		if !x.Reset(time.Minute) {
 			t.Error("Reset of a timer that waits: false, want true")
 		}
-		time.Sleep(2 * time.Hour)
-		synctest.Wait()
+		pass(2 * time.Hour)
 		if want := []time.Duration{time.Minute, time.Minute + time.Second, time.Minute + 2*time.Second}; !slices.Equal(at, want) {
 			t.Errorf("called at %v, want %v", at, want)
 		}
@@ -225,8 +224,7 @@ func TestACallThatEndsItsGoroutineDelaysNobody(t *testing.T) {
 		w.Schedule(time.Second, runtime.Goexit)
 		w.Schedule(time.Second, func() { at = append(at, time.Since(start)) })
 		w.Schedule(time.Minute, func() { at = append(at, time.Since(start)) })
-		time.Sleep(time.Hour)
-		synctest.Wait()
+		pass(time.Hour)
 		if want := []time.Duration{time.Second, time.Minute}; !slices.Equal(at, want) {
 			t.Errorf("the others were called at %v, want %v", at, want)
 		}
@@ -246,8 +244,7 @@ func TestCloseWaitsForTheCallAndStopsTheRest(t *testing.T) {
 		})
 		second := w.Schedule(time.Second, func() { other = true })
 		later := w.Schedule(time.Hour, func() { other = true })
-		time.Sleep(time.Second)
-		synctest.Wait()
+		pass(time.Second)
 		closed := false
 		go func() { w.Close(); closed = true }()
 		synctest.Wait()
@@ -268,8 +265,7 @@ func TestCloseWaitsForTheCallAndStopsTheRest(t *testing.T) {
 		if x := w.Schedule(0, func() { other = true }); x.Stop() || w.Len() != 0 {
 			t.Errorf("a closed wheel: holds %d timers, want none", w.Len())
 		}
-		time.Sleep(2 * time.Hour)
-		synctest.Wait()
+		pass(2 * time.Hour)
 		if other {
 			t.Error("a timer was called after Close")
 		}
