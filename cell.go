@@ -1,6 +1,7 @@
 package perdure
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -142,6 +143,9 @@ func (c *cell) recall() {
 func (c *cell) repeat(ec *entity.Call) {
 	e := c.kind.engine
 	r, err := e.log.(store.Receipts).Receipt(context.Background(), c.core.Key(), ec.Name)
+	if err == nil && !bytes.Equal(r.Fingerprint, ec.Fingerprint[:]) {
+		err = store.ErrNotFound // another engine has forgotten it and used the key anew
+	}
 	if err != nil {
 		c.core.Repeated(entity.Outcome{}, fmt.Errorf("read receipt: %w", err))
 		return

@@ -125,9 +125,16 @@ func (e *Engine) doubted(group []*store.Batch, err error) {
 	if err == nil || errors.Is(err, store.ErrNotStored) || e.dispatcher == nil {
 		return
 	}
-	if slices.ContainsFunc(group, func(b *store.Batch) bool { return len(b.Enqueue) > 0 }) {
+	if slices.ContainsFunc(group, leavesMessages) {
 		e.dispatcher.doubted()
 	}
+}
+
+// leavesMessages reports whether messages are to be delivered after the batch:
+// new ones, or parked ones that are delivered again.
+func leavesMessages(b *store.Batch) bool {
+	return len(b.Enqueue) > 0 ||
+		slices.ContainsFunc(b.Settle, func(s store.Settlement) bool { return s.Required && s.Message != nil })
 }
 
 // submit has an item stored. Its owner is told when it is settled, possibly

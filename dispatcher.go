@@ -48,6 +48,7 @@ type dispatcher struct {
 	queue    *outbox.Queue
 	item     *commit.Item // the settlements on their way, or nil
 	pause    time.Time    // no settlements before
+	single   int          // settlements that are tried one by one
 	closing  bool
 	wakeTime time.Time     // when the timer is set to, if stopWake is not nil
 	stopWake func() bool   // stops it
@@ -155,7 +156,11 @@ func (d *dispatcher) settlements(now time.Time) *commit.Item {
 	if d.item != nil || now.Before(d.pause) {
 		return nil
 	}
-	list := d.queue.Settlements(settleMax)
+	most := settleMax
+	if d.single > 0 {
+		most = 1
+	}
+	list := d.queue.Settlements(most)
 	if len(list) == 0 {
 		return nil
 	}
@@ -183,13 +188,26 @@ func (d *dispatcher) wakeAt(now time.Time) {
 func (d *dispatcher) Settled(int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.item.Failed() {
-		d.engine.config.Logger.Error("outbox messages could not be settled", "error", errors.Join(d.item.Err, d.item.Result.Err))
-		d.queue.Unsettled(d.item.Batch.Settle)
-		d.pause = d.engine.config.Clock.Now().Add(settlePause)
+	list := d.item.Batch.Settle
+	if err := errors.Join(d.item.Err, d.item.Result.Err); err != nil {
+		d.engine.config.Logger.Error("outbox messages could not be settled", "messages", len(list), "error", err)
 		d.lane.Reset()
-	} else {
-		d.queue.Settled(d.item.Batch.Settle)
+	}
+	switch {
+	case !d.item.Failed():
+		d.queue.Settled(list)
+		d.single -= min(d.single, len(list))
+	case d.item.Err == nil && len(list) == 1:
+		// The store refuses this one, which is damaged. It stays there; the
+		// others must not wait for it.
+		d.queue.Settled(list)
+		d.single -= min(d.single, 1)
+	case d.item.Err == nil:
+		d.queue.Unsettled(list)
+		d.single = len(list) // find out which one it is
+	default:
+		d.queue.Unsettled(list)
+		d.pause = d.engine.config.Clock.Now().Add(settlePause)
 	}
 	d.item = nil
 	d.flush()
@@ -232,8 +250,8 @@ func (d *dispatcher) doubted() {
 func (d *dispatcher) send(key store.Key, c *entity.Call) {
 	lost := 0
 	d.mu.Lock()
-	for _, m := range c.Outcome.Effects {
-		if !d.queue.Volatile(&store.Message{ID: c.ID, Source: key, Type: messageName(m), Metadata: c.Metadata}, m) {
+	for i, m := range c.Outcome.Effects {
+		if !d.queue.Volatile(&store.Message{ID: entity.EffectID(c.ID, i), Source: key, Type: messageName(m), Metadata: c.Onward()}, m) {
 			lost++
 		}
 	}

@@ -5,50 +5,86 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/perdure/perdure"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
 )
 
-// TestTwoEnginesThatDeliverTheSameMessagesHaveThemDecidedOnce leaves messages in
-// the outbox that nobody can deliver, and then lets two engines at them at once.
-func TestTwoEnginesThatDeliverTheSameMessagesHaveThemDecidedOnce(t *testing.T) {
+// TestEnginesThatShareALogDeliverToAnEntityOnce has engines come and go on one
+// log, each of which finds the messages that the others are delivering. On one
+// of the logs every second commit is in doubt.
+func TestEnginesThatShareALogDeliverToAnEntityOnce(t *testing.T) {
 	t.Parallel()
-	for round := range 20 {
-		t.Run(fmt.Sprint(round), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				const senderCount, each = 8, 10
-				ctx := t.Context()
-				kind, target, log := senders(), accounts(), newLog(t, memory.Shared())
-				alone, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				for n := range senderCount * each {
-					if _, err := kind.Ref(alone, fmt.Sprint(n%senderCount)).Do(ctx, &testv1.Withdraw{Amount: 1}); err != nil {
-						t.Fatal(err)
+	for _, instant := range []bool{true, false} {
+		for _, doubt := range []bool{true, false} {
+			t.Run(fmt.Sprintf("instant %v doubt %v", instant, doubt), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					ctx := t.Context()
+					kind, target, r := senders(), accounts(), &recorder{}
+					rules := r.rules()
+					log := &doubtfulLog{Log: newLog(t, memory.Shared()), instant: instant, trusted: !doubt}
+					openOne := func() *perdure.Engine {
+						e, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind, target}, Effects: rules})
+						if err != nil {
+							t.Fatal(err)
+						}
+						return e
 					}
-				}
-				if err := alone.Close(ctx); err != nil {
-					t.Fatal(err)
-				}
-				var wg sync.WaitGroup
-				engines := make([]*perdure.Engine, 2)
-				for n := range engines {
-					wg.Go(func() { engines[n] = open(t, log, kind, target) })
-				}
-				wg.Wait()
-				synctest.Wait()
-				wantBalance(t, target.Ref(engines[0], "target"), senderCount*each)
-				for n := range senderCount {
-					s, err := kind.Ref(engines[1], fmt.Sprint(n)).State(ctx)
-					if err != nil || len(s.GetNotes()) != each {
-						t.Errorf("sender %d has %d replies, %v, want %d", n, len(s.GetNotes()), err, each)
+					const engines, commands = 4, 10
+					var all []*perdure.Engine
+					var wg sync.WaitGroup
+					for n := range engines {
+						e := openOne() // it reads what the others have left
+						all = append(all, e)
+						for i := range commands {
+							wg.Go(func() {
+								key := perdure.WithIdempotencyKey(fmt.Sprint(n, i))
+								if _, err := kind.Ref(e, fmt.Sprint(i%2)).Do(ctx, &testv1.Withdraw{Amount: 1}, key); err != nil {
+									t.Error(err)
+								}
+							})
+						}
 					}
-				}
+					wg.Wait()
+					for _, e := range all[1:] {
+						if err := e.Close(ctx); err != nil {
+							t.Fatal(err)
+						}
+					}
+					last := openOne()
+					<-time.After(time.Hour)
+					log.trust()
+					s, err := target.Ref(last, "target").State(ctx)
+					if err != nil || s.GetBalance() != engines*commands || s.GetOperations() != engines*commands {
+						t.Errorf("target: got %v, %v, want %d deposits of 1", s, err, engines*commands)
+					}
+					replies := 0
+					for i := range 2 {
+						s, err := kind.Ref(last, fmt.Sprint(i)).State(ctx)
+						if err != nil {
+							t.Fatal(err)
+						}
+						replies += len(s.GetNotes())
+					}
+					if replies != engines*commands {
+						t.Errorf("the senders have got %d replies, want %d", replies, engines*commands)
+					}
+					for _, parked := range []bool{false, true} {
+						for m, err := range log.Messages(ctx, store.MessageQuery{Parked: parked}) {
+							t.Errorf("message %+v (%v) is still there", m, err)
+						}
+					}
+					for _, e := range []*perdure.Engine{all[0], last} {
+						if err := e.Close(ctx); err != nil {
+							t.Fatal(err)
+						}
+					}
+				})
 			})
-		})
+		}
 	}
 }

@@ -94,16 +94,16 @@ func (e *Engine) parked(ctx context.Context, sequence uint64) (*store.Message, e
 
 // commitBatch stores a batch that belongs to no entity in memory, and waits.
 func (e *Engine) commitBatch(ctx context.Context, b *store.Batch) (store.Result, error) {
-	if e.closing.Load() {
-		return store.Result{}, ErrClosed
+	s := &e.stripes[0]
+	if err := e.enter(s); err != nil {
+		return store.Result{}, err
 	}
+	defer e.leave(s)
 	done := make(settledSignal, 1)
 	i := &commit.Item{Batch: *b, Lane: &commit.Lane{Owner: done}}
 	e.submit(i)
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	if err := waitFor(ctx, done); err != nil {
+		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 	}
 	if i.Err != nil && !errors.Is(i.Err, store.ErrNotStored) {
 		return i.Result, fmt.Errorf("%w: %w", ErrOutcomeUnknown, i.Err)

@@ -10,6 +10,10 @@
 //		When(&libraryv1.LendBook{Borrower: "bob"}).
 //		ThenRefused(perdure.FailedPrecondition, "lent to ada")
 //
+// What a command leaves for after its commit is compared as well, see
+// [Outcome.ThenSent], [Outcome.ThenEnqueuedTo], [Outcome.ThenScheduled] and
+// [Outcome.ThenClaimed]. A scenario delivers none of it.
+//
 // The rules run in the very state machine that an engine runs them in, on
 // records that are encoded and decoded as in a store. So a test fails on all
 // that an engine would refuse: a command without a rule, an event without an

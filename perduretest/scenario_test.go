@@ -69,9 +69,10 @@ func (r rules) kind() *perdure.Kind[*testv1.Account] {
 		}),
 		perdure.Decide(func(ctx context.Context, _ *testv1.Account, _ *testv1.Misbehave) (*perdure.Decision, error) {
 			return perdure.None().Send(&testv1.Touch{}).Enqueue(&testv1.Note{Text: "a"}).
-				EnqueueTo(store.Key{Kind: "account", ID: "bob"}, &testv1.Deposit{Amount: 1}).
+				EnqueueTo(bob, &testv1.Deposit{Amount: 1}, perdure.ReplyTo("pay")).
 				Schedule("remind", perdure.Now(ctx).Add(time.Hour), &testv1.Touch{}).
-				Cancel("old"), nil
+				ScheduleTo(bob, "nudge", perdure.Now(ctx).Add(time.Minute), &testv1.Open{}).
+				Cancel("old").Claim("name", "ada").Claim("mail", "a@b").Release("name", "eda"), nil
 		}),
 		perdure.Evolve(r.onDeposited),
 		perdure.Evolve(func(a *testv1.Account, e *testv1.Opened) { a.Owner, a.OpenedAt = e.GetOwner(), e.GetAt() }),
@@ -83,6 +84,9 @@ func (r rules) kind() *perdure.Kind[*testv1.Account] {
 		perdure.Upcast(func(e *testv1.DepositedV0) *testv1.Deposited { return &testv1.Deposited{Amount: 100 * e.GetUnits()} }),
 	)
 }
+
+// bob is the entity that messages go to.
+var bob = store.Key{Kind: "account", ID: "bob"}
 
 func shelf() *perdure.Kind[*testv1.Account] {
 	return perdure.DurableState("shelf",
@@ -148,12 +152,23 @@ func TestAScenarioSeesWhatIsLeftForLater(t *testing.T) {
 		Then().
 		ThenSent(&testv1.Touch{}).
 		ThenEnqueued(&testv1.Note{Text: "a"}, &testv1.Deposit{Amount: 1}).
+		ThenEnqueuedTo(bob, &testv1.Deposit{Amount: 1}).
+		ThenEnqueuedTo(store.Key{Kind: "account", ID: "carl"}).
+		ThenReplyTo("pay", &testv1.Deposit{Amount: 1}).
 		ThenScheduled("remind", start.Add(time.Hour), &testv1.Touch{}).
+		ThenScheduledTo(bob, "nudge", start.Add(time.Minute), &testv1.Open{}).
 		ThenCancelled("old").
+		ThenClaimed("name", "ada").
+		ThenClaimed("mail", "a@b").
+		ThenClaimed("street").
+		ThenReleased("name", "eda").
 		When(&testv1.Touch{}).
 		ThenSent().
 		ThenEnqueued().
-		ThenCancelled()
+		ThenEnqueuedTo(bob).
+		ThenCancelled().
+		ThenClaimed("name").
+		ThenReleased("name")
 }
 
 func TestAScenarioOfADurableStateHolds(t *testing.T) {
@@ -480,6 +495,32 @@ func TestAScenarioThatDoesNotHoldFails(t *testing.T) {
 			scenario: func(r *record) {
 				perduretest.Given(r, good).At(start).When(&testv1.Misbehave{}).ThenScheduled("remind", start.Add(time.Hour), &testv1.Open{})
 			},
+		},
+		{
+			name: "a timer for another entity", want: []string{`got timer "nudge" for account/bob, wanted it for account/test`},
+			scenario: func(r *record) {
+				perduretest.Given(r, good).At(start).When(&testv1.Misbehave{}).ThenScheduled("nudge", start.Add(time.Minute), &testv1.Open{})
+			},
+		},
+		{
+			name: "other messages to an entity", want: []string{"other messages to account/bob"},
+			scenario: func(r *record) {
+				perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenEnqueuedTo(bob, &testv1.Deposit{Amount: 2})
+			},
+		},
+		{
+			name: "no reply", want: []string{`other messages with the reply "paid"`},
+			scenario: func(r *record) {
+				perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenReplyTo("paid", &testv1.Deposit{Amount: 1})
+			},
+		},
+		{
+			name: "other claims", want: []string{`other claims in "name"`},
+			scenario: func(r *record) { perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenClaimed("name", "bob") },
+		},
+		{
+			name: "other values given up", want: []string{`other values given up in "name"`},
+			scenario: func(r *record) { perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenReleased("name") },
 		},
 		{
 			name: "other timers taken back", want: []string{"other timers taken back"},

@@ -2,6 +2,7 @@ package perduretest
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
 )
 
 // Then wants the command to be accepted and exactly these events to happen, in
@@ -90,28 +92,75 @@ func (o *Outcome[S]) left(what string, want, got []proto.Message) *Outcome[S] {
 	return o
 }
 
-// ThenScheduled wants the command to set the timer with that name, time and
-// command. It may set others beside it.
+// ThenEnqueuedTo wants the command to leave exactly these commands for the
+// target in the outbox, in this order: those of [perdure.Decision.EnqueueTo].
+// It may leave other messages for others.
+func (o *Outcome[S]) ThenEnqueuedTo(target store.Key, commands ...proto.Message) *Outcome[S] {
+	o.s.tb.Helper()
+	var got []proto.Message
+	for i := range o.decision.Messages {
+		if m := &o.decision.Messages[i]; m.Timer == "" && o.target(m) == target {
+			got = append(got, m.Message)
+		}
+	}
+	return o.left("messages to "+target.String(), commands, got)
+}
+
+// ThenReplyTo wants the command to ask for exactly one reply of that name
+// (see [perdure.ReplyTo]), to this command that it leaves for another entity.
+func (o *Outcome[S]) ThenReplyTo(name string, command proto.Message) *Outcome[S] {
+	o.s.tb.Helper()
+	var got []proto.Message
+	for i := range o.decision.Messages {
+		if m := &o.decision.Messages[i]; m.Reply == name {
+			got = append(got, m.Message)
+		}
+	}
+	return o.left(fmt.Sprintf("messages with the reply %q", name), []proto.Message{command}, got)
+}
+
+// ThenScheduled wants the command to set the timer of the entity itself with
+// that name, time and command. It may set others beside it.
 func (o *Outcome[S]) ThenScheduled(name string, at time.Time, command proto.Message) *Outcome[S] {
+	o.s.tb.Helper()
+	return o.ThenScheduledTo(o.s.machine.key, name, at, command)
+}
+
+// ThenScheduledTo is [Outcome.ThenScheduled] for a timer whose command goes to
+// the target, see [perdure.Decision.ScheduleTo].
+func (o *Outcome[S]) ThenScheduledTo(target store.Key, name string, at time.Time, command proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	if !o.accepted("a timer") {
 		return o
 	}
+	var timer *entity.Message
 	for i := range o.decision.Messages {
-		m := &o.decision.Messages[i]
-		if m.Timer != name {
-			continue
+		if m := &o.decision.Messages[i]; m.Timer == name {
+			timer = m // a later one replaces it
 		}
-		if !m.Due.Equal(at) {
-			o.fail("got timer %q due at %v, wanted it at %v", name, m.Due, at)
-		}
-		if diff := differ(command, m.Message); diff != "" {
-			o.fail("got timer %q with another command than wanted (-want +got):\n%s", name, diff)
-		}
+	}
+	if timer == nil {
+		o.fail("got no timer %q, wanted one at %v", name, at)
 		return o
 	}
-	o.fail("got no timer %q, wanted one at %v", name, at)
+	if !timer.Due.Equal(at) {
+		o.fail("got timer %q due at %v, wanted it at %v", name, timer.Due, at)
+	}
+	if got := o.target(timer); got != target {
+		o.fail("got timer %q for %v, wanted it for %v", name, got, target)
+	}
+	if diff := differ(command, timer.Message); diff != "" {
+		o.fail("got timer %q with another command than wanted (-want +got):\n%s", name, diff)
+	}
 	return o
+}
+
+// target returns the entity that a message goes to; zero for an effect.
+func (o *Outcome[S]) target(m *entity.Message) store.Key {
+	if m.Self {
+		return o.s.machine.key
+	}
+	return m.Target
 }
 
 // ThenCancelled wants the command to take back exactly these timers, in this order.
@@ -122,6 +171,38 @@ func (o *Outcome[S]) ThenCancelled(names ...string) *Outcome[S] {
 	}
 	if diff := cmp.Diff(names, o.decision.Cancel); diff != "" {
 		o.fail("got other timers taken back than wanted (-want +got):\n%s", diff)
+	}
+	return o
+}
+
+// ThenClaimed wants the command to claim exactly these values in the space, in
+// this order: those of [perdure.Decision.Claim]. A scenario has no other entity
+// that could hold them.
+func (o *Outcome[S]) ThenClaimed(space string, values ...string) *Outcome[S] {
+	o.s.tb.Helper()
+	return o.held("claims", space, values, o.decision.Claim)
+}
+
+// ThenReleased wants the command to give up exactly these values in the space,
+// in this order: those of [perdure.Decision.Release].
+func (o *Outcome[S]) ThenReleased(space string, values ...string) *Outcome[S] {
+	o.s.tb.Helper()
+	return o.held("values given up", space, values, o.decision.Release)
+}
+
+func (o *Outcome[S]) held(what, space string, want []string, claims []store.Claim) *Outcome[S] {
+	o.s.tb.Helper()
+	var got []string
+	for _, c := range claims {
+		if c.Space == space {
+			got = append(got, c.Value)
+		}
+	}
+	if !o.accepted(what) || len(want) == 0 && len(got) == 0 {
+		return o
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		o.fail("got other %s in %q than wanted (-want +got):\n%s", what, space, diff)
 	}
 	return o
 }

@@ -3,6 +3,7 @@ package entity
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -60,6 +61,7 @@ type Call struct {
 	uncertain bool          // whether an attempt is stored is not known
 	silent    bool          // that attempt made no version, so that no event tells
 	expected  store.Version // version before that attempt
+	decided   time.Time     // when that attempt was, of a command with a key
 	cause     error         // of the uncertainty
 	found     bool          // the log holds the attempt, at position
 	position  store.Position

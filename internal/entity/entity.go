@@ -234,7 +234,9 @@ func (e *Entity) Settled(items int) {
 		if w.Result.Position != 0 {
 			e.position = w.Result.Position
 		}
-		e.remembered(w.call)
+		if len(w.Batch.Receipts) > 0 {
+			e.remembered(w.call)
+		}
 		e.finish(w.call)
 		for c := w.after.pop(); c != nil; c = w.after.pop() {
 			if c.again {
@@ -296,8 +298,11 @@ func (e *Entity) undo(w *work) {
 		e.fail(c, StatusFault, w.Err)
 	case w.Err != nil:
 		if !w.Batch.IsCheck() {
-			c.uncertain, c.expected, c.cause = true, w.Batch.Expected, w.Err
-			c.silent = w.Batch.Next() == w.Batch.Expected
+			if !c.uncertain || w.Batch.Expected < c.expected {
+				c.expected = w.Batch.Expected
+			}
+			c.silent = c.uncertain && c.silent || w.Batch.Next() == w.Batch.Expected
+			c.uncertain, c.cause = true, w.Err
 		}
 		redo.push(c)
 	case isBehind(err):

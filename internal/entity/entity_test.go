@@ -51,6 +51,12 @@ var account = perdure.EventSourced("account",
 		}
 		return perdure.Persist(&testv1.Deposited{Amount: 1}, &testv1.Misbehaved{How: c.GetHow()}), nil
 	}),
+	perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
+		return perdure.None(), nil
+	}),
+	perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Open) (*perdure.Decision, error) {
+		return leave(c.GetOwner())
+	}),
 	perdure.Evolve(func(a *testv1.Account, e *testv1.Opened) { a.Owner = e.GetOwner() }),
 	perdure.Evolve(func(a *testv1.Account, e *testv1.Deposited) { a.Balance += e.GetAmount() }),
 	perdure.Evolve(func(a *testv1.Account, e *testv1.Withdrawn) { a.Balance -= e.GetAmount() }),
@@ -92,6 +98,8 @@ type lab struct {
 	replies []*entity.Call
 	calls   int
 	sick    error // of the next loads
+	blank   error // of the next reads of receipts
+	clock   time.Time
 }
 
 func newLab(t *testing.T, kind *perdure.Kind[*testv1.Account], change func(*entity.Options)) *lab {
@@ -100,8 +108,14 @@ func newLab(t *testing.T, kind *perdure.Kind[*testv1.Account], change func(*enti
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{T: t, log: memory.New()}
-	l.options = entity.Options{Rules: rules, Limits: entity.Limits{Calls: 100, InFlight: 100, Conflicts: 2, LoadRetries: 2}}
+	l := &lab{T: t, clock: time.Unix(1, 0)}
+	l.log = memory.New(memory.WithClock(l.Now))
+	copied := *rules
+	l.options = entity.Options{
+		Rules: &copied, Limits: entity.Limits{Calls: 100, InFlight: 100, Conflicts: 2, LoadRetries: 2},
+		Refusal:  func(err error) *store.Refusal { return &store.Refusal{Code: 9, Message: err.Error()} },
+		Performs: func(m proto.Message) bool { _, ok := m.(*testv1.Note); return ok },
+	}
 	if change != nil {
 		change(&l.options)
 	}
@@ -111,7 +125,7 @@ func newLab(t *testing.T, kind *perdure.Kind[*testv1.Account], change func(*enti
 
 func (l *lab) Submit(i *commit.Item)        { l.items = append(l.items, i) }
 func (l *lab) Reply(c *entity.Call)         { l.replies = append(l.replies, c) }
-func (l *lab) Now() time.Time               { return time.Unix(1, 0) }
+func (l *lab) Now() time.Time               { return l.clock }
 func (l *lab) Settled(items int)            { l.core.Settled(items) }
 func (l *lab) key() store.Key               { return l.core.Key() }
 func (l *lab) answered(c *entity.Call) bool { return slices.Contains(l.replies, c) }
@@ -161,6 +175,10 @@ func (l *lab) drive() {
 		case l.core.WantsLoad():
 			f := l.core.Load()
 			l.core.Loaded(f, l.load(f))
+		case l.core.WantsReceipts():
+			l.core.Recalled(l.receipts())
+		case l.core.WantsReceipt() != nil:
+			l.core.Repeated(l.answer(l.core.WantsReceipt()))
 		case l.core.WantsResume():
 			l.turn(l.core.Resume)
 		default:
@@ -343,7 +361,7 @@ func TestACallWithoutARuleIsAnsweredAtOnce(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	l.deposit(1)
-	command, query := l.send(&testv1.Touch{}, nil), l.send(&testv1.GetNotes{}, func(c *entity.Call) { c.Message = &testv1.Note{} })
+	command, query := l.send(&testv1.Note{}, nil), l.send(&testv1.GetNotes{}, func(c *entity.Call) { c.Message = &testv1.Note{} })
 	l.wantAnswer("a command", command, entity.StatusUnhandled, 0)
 	l.wantAnswer("a query", query, entity.StatusUnhandled, 0)
 }

@@ -228,13 +228,13 @@ func (e *Entity) resolve() {
 		if c.uncertain && stored {
 			c.found = true
 		}
-		stored = stored || c.uncertain && c.found
+		stored = stored || c.uncertain && c.found && c.Row == 0
 	}
 	for _, c := range list {
 		traced := c.Name != "" || c.Row != 0 // a receipt or a message tells
 		untold := c.silent || (e.blind || e.opts.Rules.Durable) && e.version > c.expected
 		switch {
-		case c.found && c.Row != 0 && e.opts.Shared:
+		case c.found && c.Row != 0:
 			// Whether it was this engine's attempt that is stored, or another's,
 			// does not show.
 			e.fail(c, StatusSettled, nil)

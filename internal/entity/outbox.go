@@ -42,7 +42,7 @@ func (e *Entity) encodeOutbox(c *Call, d *Decision, b *store.Batch) error {
 		row := &b.Enqueue[i]
 		*row = store.Message{
 			ID: derivedID(c.ID, messageID+uint64(i)), Target: m.Target, Timer: m.Timer, Due: m.Due,
-			Type: typeName(m.Message), Payload: payload, Metadata: e.onward(c), Unordered: m.Unordered,
+			Type: typeName(m.Message), Payload: payload, Metadata: c.Onward(), Unordered: m.Unordered,
 		}
 		if m.Reply != "" {
 			row.ReplyTo, row.ReplyName = b.Key, m.Reply
@@ -59,9 +59,9 @@ func (e *Entity) performs(c *Call, m proto.Message) error {
 	return nil
 }
 
-// onward is the metadata of what a command causes elsewhere: the command is the
+// Onward is the metadata of what a command causes elsewhere: the command is the
 // cause, and the conversation is the command's.
-func (e *Entity) onward(c *Call) store.Metadata {
+func (c *Call) Onward() store.Metadata {
 	m := c.Metadata
 	m.CausationID = c.ID
 	m.CorrelationID = m.Correlation()
@@ -88,7 +88,7 @@ func (e *Entity) replyMessage(c *Call, version store.Version) store.Message {
 		payload, _ = proto.Marshal(reply)
 	}
 	return store.Message{
-		ID: derivedID(c.ID, replyID), Target: c.ReplyTo, Type: typeName(reply), Payload: payload, Metadata: e.onward(c),
+		ID: derivedID(c.ID, replyID), Target: c.ReplyTo, Type: typeName(reply), Payload: payload, Metadata: c.Onward(),
 	}
 }
 

@@ -125,6 +125,9 @@ func (e *Entity) recall(c *Call) bool {
 	}
 	known, ok := e.rare.receipts.known[c.Name]
 	switch {
+	case !ok && c.uncertain && e.mayBeForgotten(c):
+		e.fail(c, StatusUnknown, nil)
+		return false
 	case !ok:
 		c.uncertain = false // without a receipt it has not been applied
 		return true
@@ -138,6 +141,14 @@ func (e *Entity) recall(c *Call) bool {
 		e.phase = repeating
 	}
 	return false
+}
+
+// mayBeForgotten reports whether the receipt of a command in doubt, if there was
+// one, may have been taken out by later ones.
+func (e *Entity) mayBeForgotten(c *Call) bool {
+	rs := e.rare.receipts
+	return len(rs.order) > 0 && !rs.order[0].time.Before(c.decided) &&
+		(len(rs.order) >= e.opts.Rules.ReceiptsMax || e.shell.Now().Sub(c.decided) >= e.opts.Rules.ReceiptsFor)
 }
 
 // remember adds the receipt of a keyed command to its batch, and takes out what
@@ -158,6 +169,7 @@ func (e *Entity) remember(c *Call, b *store.Batch) {
 		delete(rs.known, oldest.name)
 		rs.order = rs.order[1:]
 	}
+	c.decided = now
 	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
 	rs.order = append(rs.order, receiptAge{c.Name, now})
 	b.Receipts = append(b.Receipts, store.Receipt{

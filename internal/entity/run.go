@@ -395,7 +395,13 @@ const (
 	snapshotID = 1 << 32
 	replyID    = 1<<32 + 1
 	messageID  = 1 << 33 // and those above it
+	effectID   = 1 << 34 // and those above it
 )
+
+// EffectID returns the id of the index-th effect that a command has sent.
+func EffectID(command store.ID, index int) store.ID {
+	return derivedID(command, effectID+uint64(index))
+}
 
 // derivedID returns the id of the index-th record of a command: the command's
 // own with other random bits, so that the records of a command that is decided

@@ -540,9 +540,9 @@ func (f *fifo) pop() *Row {
 // A laneHeap orders delayed lanes by when they go on.
 type laneHeap []*lane
 
-func (h laneHeap) Len() int           { return len(h) }
-func (h laneHeap) Less(i, j int) bool { return h[i].until.Before(h[j].until) }
-func (h laneHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *laneHeap) Len() int           { return len(*h) }
+func (h *laneHeap) Less(i, j int) bool { return (*h)[i].until.Before((*h)[j].until) }
+func (h *laneHeap) Swap(i, j int)      { (*h)[i], (*h)[j] = (*h)[j], (*h)[i] }
 
 // Push is part of [heap.Interface].
 func (h *laneHeap) Push(x any) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -12,14 +13,21 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A client calls entities, one call after the other.
+// A client calls entities, one call after the other. A command that it sends
+// with an idempotency key it sends again until it knows the answer, and now and
+// then once more.
 type client struct {
-	w    *world
-	name int
-	left int // calls to come
-	seen map[store.Key]store.Version
-	op   *op // the call in progress
+	w     *world
+	name  int
+	left  int // calls to come
+	seen  map[store.Key]store.Version
+	op    *op // the call in progress
+	again *op // the call to be made again
+	tries int // how often it was
 }
+
+// triesMax bounds how often a client sends a command again.
+const triesMax = 8
 
 // An op is one call, from its beginning to its end as the client sees it.
 type op struct {
@@ -29,10 +37,12 @@ type op struct {
 	key       store.Key
 	call      *entity.Call
 	started   int
+	since     time.Time
 	delivered bool
 	begun     bool
 	left      bool // its client has left before it began
 	early     bool // a twin has answered it
+	gaveUp    bool // its client does not wait any more
 	last      bool // nothing else is going on, so it must see everything
 	replies   int
 	over      bool // the client knows all that it will ever know
@@ -46,17 +56,42 @@ func (o *op) String() string {
 		full := string(o.call.Message.ProtoReflect().Descriptor().FullName())
 		name = full[strings.LastIndex(full, ".")+1:]
 	}
-	return fmt.Sprintf("%s #%d to %v", name, int(o.call.ID[4])<<8|int(o.call.ID[5]), o.key)
+	if o.call.Name != "" {
+		name += " " + o.call.Name
+	}
+	return fmt.Sprintf("%s #%d to %v", name, number(o.call.ID), o.key)
 }
+
+// number is the number of an id, among those of a run.
+func number(id store.ID) int { return int(id[4])<<8 | int(id[5]) }
 
 // next begins the next call.
 func (c *client) next() {
+	o := c.op
 	c.op = nil
+	if o != nil && c.repeats(o) {
+		c.again = o
+		c.w.later(c.begin, "client %d says it again", c.name)
+		return
+	}
+	c.tries = 0
 	if c.left == 0 {
 		return
 	}
 	c.left--
 	c.w.later(c.begin, "client %d goes on", c.name)
+}
+
+// repeats decides whether a call is to be made again with its key.
+func (c *client) repeats(o *op) bool {
+	c.tries++
+	switch {
+	case o.call.Name == "" || c.tries > triesMax:
+		return false
+	case o.replies > 0 && (o.status == entity.StatusDone || o.status == entity.StatusRefused):
+		return c.w.chance(0.3)
+	}
+	return c.w.chance(0.9)
 }
 
 func (c *client) begin() {
@@ -67,7 +102,13 @@ func (c *client) begin() {
 		o.begun = !o.left
 		return o.begun
 	}
-	c.draw(o.call)
+	if c.again != nil {
+		o.sameAs(c.again)
+		c.again = nil
+	} else {
+		c.draw(o.call)
+		c.key(o)
+	}
 	if o.call.Op == entity.OpCommand && w.chance(0.1) {
 		o.call.Conditional, o.call.IfVersion = true, c.seen[o.key]
 	}
@@ -82,14 +123,51 @@ func (c *client) begin() {
 	if w.chance(0.05) {
 		w.later(o.leave, "client %d leaves %v", c.name, o)
 	}
+	if o.call.Name != "" && w.chance(0.1) {
+		w.later(o.giveUp, "client %d gives up %v", c.name, o)
+	}
+}
+
+// key gives some commands a key. Some are what another client wants at the same
+// time, and some are another command under a key that is taken.
+func (c *client) key(o *op) {
+	w := c.w
+	if o.call.Op != entity.OpCommand || !w.chance(0.5) {
+		return
+	}
+	other := w.clients[w.random.IntN(len(w.clients))].op
+	switch x := w.random.IntN(10); {
+	case other != nil && other.call.Name != "" && x < 3:
+		o.sameAs(other)
+		return
+	case other != nil && other.call.Name != "" && x < 4:
+		o.key, o.call.Name = other.key, other.call.Name
+	default:
+		w.names++
+		o.call.Name = fmt.Sprintf("k%d", w.names)
+	}
+	f, err := entity.Fingerprint(o.call.Message)
+	if err != nil {
+		panic(err)
+	}
+	o.call.Fingerprint = f
+}
+
+// sameAs makes a call the same command as another one, under the same key.
+func (o *op) sameAs(other *op) {
+	o.key = other.key
+	o.call.Op, o.call.Message = other.call.Op, other.call.Message
+	o.call.Name, o.call.Fingerprint = other.call.Name, other.call.Fingerprint
 }
 
 // draw makes a call one of many sorts.
 func (c *client) draw(call *entity.Call) {
 	r := c.w.random
 	switch x := r.IntN(100); {
-	case x < 35:
+	case x < 20:
 		call.Message = &testv1.Deposit{Amount: int64(1 + r.IntN(9)), Parts: uint32(1 + r.IntN(3))}
+	case x < 35:
+		call.Message = &testv1.Deposit{Amount: int64(1 + r.IntN(9)), Parts: uint32(r.IntN(3)), Tags: c.tags()}
 	case x < 50:
 		call.Message = &testv1.Withdraw{Amount: int64(1 + r.IntN(20))}
 	case x < 56:
@@ -135,6 +213,14 @@ func (o *op) leave() {
 	o.end("has not begun and is left")
 }
 
+// giveUp ends the wait of the client, while the call goes on.
+func (o *op) giveUp() {
+	if !o.over && o.begun {
+		o.gaveUp = true
+		o.end("is not waited for any more")
+	}
+}
+
 // lost ends the call because its node has crashed: nobody knows what became of it.
 func (o *op) lost() { o.end("is lost with its node") }
 
@@ -161,7 +247,7 @@ func (o *op) reply(out entity.Outcome) {
 	if o.node != nil && o.node.gone && !o.node.stops {
 		w.broken("%v is answered by a node that has crashed", o)
 	}
-	if o.over && !o.left {
+	if o.over && !o.left && !o.gaveUp {
 		return
 	}
 	o.check(&out)
@@ -180,15 +266,30 @@ func (o *op) check(out *entity.Outcome) {
 		return
 	}
 	switch out.Status {
+	case entity.StatusDone, entity.StatusRefused:
+		if o.call.Name != "" {
+			o.checkKept(out)
+		} else if out.Repeated {
+			w.broken("%v has no key and is answered as a repetition", o)
+		}
+	}
+	switch out.Status {
 	case entity.StatusDone:
-		if written == nil {
+		switch {
+		case written != nil && !out.Repeated:
+			o.checkStored(out, written)
+		case o.call.Name == "":
 			o.checkSeen(out)
 			o.checkNothing(out)
-			return
 		}
-		o.checkStored(out, written)
 		return
-	case entity.StatusRefused, entity.StatusWrongVersion:
+	case entity.StatusRefused:
+		o.definite = true
+		if o.call.Name == "" {
+			o.checkSeen(out)
+			o.checkRefusal(out)
+		}
+	case entity.StatusWrongVersion:
 		o.definite = true
 		o.checkSeen(out)
 		o.checkRefusal(out)
@@ -197,14 +298,22 @@ func (o *op) check(out *entity.Outcome) {
 			w.broken("%v, which changes nothing, is answered with an unknown outcome", o)
 		}
 		return
+	case entity.StatusKeyReused:
+		o.definite = true
+		o.checkReused()
+		return
+	case entity.StatusClaimed:
+		o.definite = true
+		o.checkClaimed()
+		return
 	default:
 		o.definite = true
+		if o.last {
+			w.broken("%v is answered with status %d when nothing fails: %v", o, out.Status, out.Err)
+		}
 	}
-	if written != nil {
-		w.broken("%v is answered with status %d and is stored at version %d", o, out.Status, written.last)
-	}
-	if o.last {
-		w.broken("%v is answered with status %d when nothing fails: %v", o, out.Status, out.Err)
+	if w.disk.did[o.call.ID] {
+		w.broken("%v is answered with status %d and is stored: %v", o, out.Status, out.Err)
 	}
 }
 
@@ -268,7 +377,8 @@ func (o *op) checkNothing(out *entity.Outcome) {
 	}
 	bk := o.w.disk.books[o.key]
 	states, ok := expect(bk.durable, uint64(out.Version), bk.state(out.Version), o.call.Message)
-	if _, bad := o.call.Message.(*testv1.Misbehave); bad || !ok || len(states) > 0 {
+	rows, _ := leaves(o.call.Message)
+	if _, bad := o.call.Message.(*testv1.Misbehave); bad || !ok || len(states) > 0 || rows > 0 && !o.w.disk.did[o.call.ID] {
 		o.w.broken("%v is done and has stored nothing", o)
 	}
 }

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -23,6 +24,10 @@ type disk struct {
 	log     *memory.Log
 	books   map[store.Key]*book
 	written map[store.ID]*writing // by command
+	did     map[store.ID]bool     // commands that have changed or left something
+	outbox  ledger
+	keys    map[keyName]*promise
+	claims  map[string][]holding // by value, the latest last
 }
 
 // A book is the history of one entity.
@@ -30,6 +35,7 @@ type book struct {
 	durable  bool
 	entries  []entry // of version 1, 2, …
 	snapshot store.Version
+	uses     []*use // of keys, in the order of their commits
 }
 
 type entry struct {
@@ -46,7 +52,10 @@ type writing struct {
 }
 
 func newDisk(w *world) *disk {
-	d := &disk{w: w, books: make(map[store.Key]*book), written: make(map[store.ID]*writing)}
+	d := &disk{
+		w: w, books: make(map[store.Key]*book), written: make(map[store.ID]*writing), did: make(map[store.ID]bool),
+		outbox: newLedger(w), keys: make(map[keyName]*promise), claims: make(map[string][]holding),
+	}
 	options := []memory.Option{memory.WithClock(func() time.Time { return w.now() })}
 	if w.shared {
 		options = append(options, memory.Shared())
@@ -98,7 +107,12 @@ func (d *disk) commit(group []*commit.Item, v verdict) ([]store.Result, error) {
 	case failsBefore:
 		return nil, errIO
 	case isOvertaken:
-		d.overtake(&group[0].Batch)
+		for _, i := range group {
+			if !i.Batch.Key.IsZero() {
+				d.overtake(&i.Batch)
+				break
+			}
+		}
 	}
 	results := d.store(group)
 	switch v {
@@ -115,12 +129,12 @@ func (d *disk) store(group []*commit.Item) []store.Result {
 	var results []store.Result
 	if d.w.twin.storesBehind {
 		for _, i := range group {
-			results = append(results, d.commitNow(&i.Batch)...)
+			results = append(results, d.commitNow(d.twisted(&i.Batch))...)
 		}
 	} else {
 		batches := make([]*store.Batch, len(group))
 		for n, i := range group {
-			batches[n] = &i.Batch
+			batches[n] = d.twisted(&i.Batch)
 		}
 		results = d.commitNow(batches...)
 	}
@@ -129,12 +143,24 @@ func (d *disk) store(group []*commit.Item) []store.Result {
 		switch {
 		case results[n].Err != nil:
 			refused[i.Lane] = true
-			d.w.note("  %v expecting version %d is refused", i.Batch.Key, i.Batch.Expected)
+			d.w.note("  %v expecting version %d is refused: %v", i.Batch.Key, i.Batch.Expected, results[n].Err)
 		case refused[i.Lane]:
 			d.w.broken("a batch of %v is stored behind a refused one", i.Batch.Key)
 		default:
 			d.enter(&i.Batch, &results[n])
 		}
+	}
+	return results
+}
+
+// foretell says what the store would answer if all went well, for a twin that
+// does not wait for it.
+func (d *disk) foretell(group []*commit.Item) []store.Result {
+	results := make([]store.Result, len(group))
+	last := uint64(len(d.outbox.order))
+	for n, i := range group {
+		last += uint64(len(i.Batch.Enqueue))
+		results[n] = store.Result{Sequence: last, Time: d.w.now()}
 	}
 	return results
 }
@@ -170,71 +196,183 @@ func (d *disk) overtake(b *store.Batch) {
 	d.enter(rival, &r)
 }
 
+// twisted returns the batch that a twin stores in the place of another one.
+func (d *disk) twisted(b *store.Batch) *store.Batch {
+	tw := &d.w.twin
+	c := *b
+	switch {
+	case tw.keepsReceiptsApart && len(b.Receipts) > 0:
+		c.Receipts = nil
+		d.w.later(func() {
+			d.commitNow(&store.Batch{Key: b.Key, Expected: store.Version(len(d.books[b.Key].entries)), Receipts: b.Receipts})
+		}, "the receipt of %v is stored", b.Key)
+	case tw.answersTwice:
+		for i := range b.Receipts {
+			c.Forget = append(slices.Clone(c.Forget), b.Receipts[i].Name)
+		}
+	case tw.requiresNoRow && len(b.Settle) > 0:
+		c.Settle = slices.Clone(b.Settle)
+		for i := range c.Settle {
+			c.Settle[i].Required = false
+		}
+	case tw.cancelsInMemory && len(b.Cancel) > 0:
+		c.Cancel = nil
+	case tw.claimsTwice && len(b.Claim) > 0:
+		c.Claim = nil
+	default:
+		return b
+	}
+	return &c
+}
+
 // enter writes a batch that is now durable into the book, and checks that it is
-// what the command had to lead to.
+// what its command had to lead to.
 func (d *disk) enter(b *store.Batch, r *store.Result) {
 	if b.Snapshot != nil {
 		d.books[b.Key].snapshot = b.Next()
 	}
-	if b.Next() == b.Expected {
+	if b.IsCheck() {
 		return
 	}
-	bk := d.books[b.Key]
 	at := d.w.tick()
-	var command store.ID
-	if b.Save != nil {
-		command = b.Save.Metadata.CausationID
-		state := new(testv1.Account)
-		decode(b.Save.Payload, state)
-		bk.entries = append(bk.entries, entry{command, state, at})
+	if b.Key.IsZero() {
+		d.outbox.settle(b, at)
+		return
 	}
-	for i := range b.Events {
-		e := &b.Events[i]
-		command = e.Metadata.CausationID
-		state := proto.CloneOf(bk.state(store.Version(len(bk.entries))))
-		apply(state, e)
-		bk.entries = append(bk.entries, entry{command, state, at})
-	}
-	d.w.note("  %v is at version %d: %s", b.Key, len(bk.entries), stateText(bk.state(b.Next())))
+	command := d.cause(b)
+	bk := d.books[b.Key]
+	d.append(b, bk, at)
 	if store.Version(len(bk.entries)) != b.Next() {
 		d.w.broken("%v: the store has accepted a batch that expects version %d at version %d", b.Key, b.Expected, len(bk.entries))
 		return
 	}
-	if w := d.written[command]; w != nil {
-		d.w.broken("%v is stored at version %d and again at version %d", d.w.ops[command], w.last, b.Next())
-		return
+	if b.Next() > b.Expected {
+		d.w.note("  %v is at version %d: %s", b.Key, len(bk.entries), stateText(bk.state(b.Next())))
+		if w := d.written[command]; w != nil {
+			d.w.broken("%v is stored at version %d and again at version %d", d.said(command), w.last, b.Next())
+			return
+		}
+		d.written[command] = &writing{b.Expected + 1, b.Next(), r.Position, at}
 	}
-	d.written[command] = &writing{b.Expected + 1, b.Next(), r.Position, at}
-	if o := d.w.ops[command]; o != nil {
-		d.checkWriting(o, b, bk)
+	d.outbox.settle(b, at)
+	d.outbox.add(b, r, at)
+	d.keep(b, command, r, at)
+	d.claim(b, at)
+	d.checkBatch(command, b, bk)
+}
+
+// cause returns the id of the command that a batch comes from, or the zero ID
+// if the batch does not tell.
+func (d *disk) cause(b *store.Batch) store.ID {
+	switch {
+	case b.Save != nil:
+		return b.Save.Metadata.CausationID
+	case len(b.Events) > 0:
+		return b.Events[0].Metadata.CausationID
+	case len(b.Receipts) > 0:
+		return b.Receipts[0].CommandID
+	case len(b.Enqueue) > 0:
+		return b.Enqueue[0].Metadata.CausationID
+	}
+	for _, s := range b.Settle {
+		if l := d.outbox.rows[s.Sequence]; l != nil {
+			return l.message.ID
+		}
+	}
+	return store.ID{}
+}
+
+// append adds what a batch changes to the history of its entity.
+func (d *disk) append(b *store.Batch, bk *book, at int) {
+	if b.Save != nil {
+		state := new(testv1.Account)
+		decode(b.Save.Payload, state)
+		bk.entries = append(bk.entries, entry{b.Save.Metadata.CausationID, state, at})
+	}
+	for i := range b.Events {
+		e := &b.Events[i]
+		state := proto.CloneOf(bk.state(store.Version(len(bk.entries))))
+		apply(state, e)
+		bk.entries = append(bk.entries, entry{e.Metadata.CausationID, state, at})
 	}
 }
 
-// checkWriting holds what a command has stored against the model.
-func (d *disk) checkWriting(o *op, b *store.Batch, bk *book) {
-	want, ok := expect(bk.durable, uint64(b.Expected), bk.state(b.Expected), o.call.Message)
-	if !ok || len(want) != int(b.Next()-b.Expected) {
-		d.w.broken("%v stores versions %d to %d on a state on which it makes %d, accepted: %t", o, b.Expected+1, b.Next(), len(want), ok)
+// said returns the command with an id: one of a client, or a message to an
+// entity; nil if there is none.
+func (d *disk) said(id store.ID) *said {
+	if o := d.w.ops[id]; o != nil {
+		return &said{o.String(), o.call.Message, o}
+	}
+	if l := d.outbox.left[id]; l != nil && !l.message.Target.IsZero() {
+		return &said{l.String(), newMessage(d.w.rules, &l.message), nil}
+	}
+	return nil
+}
+
+// A said is a command that somebody has sent.
+type said struct {
+	name    string
+	message proto.Message
+	op      *op // of a client
+}
+
+func (s *said) String() string {
+	if s == nil {
+		return "a command that nobody has sent"
+	}
+	return s.name
+}
+
+// checkBatch holds what a command has stored against the model.
+func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
+	c := d.said(command)
+	if c == nil {
+		return // another writer, or a batch that does not tell
+	}
+	want, ok := expect(bk.durable, uint64(b.Expected), bk.state(b.Expected), c.message)
+	if len(want) != int(b.Next()-b.Expected) || !ok && len(b.Receipts)+len(b.Settle) == 0 {
+		d.w.broken("%v stores versions %d to %d on a state on which it makes %d, accepted: %t", c, b.Expected+1, b.Next(), len(want), ok)
 		return
 	}
 	for i, s := range want {
 		v := b.Expected + store.Version(i) + 1
 		if got := bk.state(v); !proto.Equal(got, s) {
-			d.w.broken("%v leads to version %d with %s, want %s", o, v, stateText(got), stateText(s))
+			d.w.broken("%v leads to version %d with %s, want %s", c, v, stateText(got), stateText(s))
 		}
 	}
-	if o.call.Conditional && o.call.IfVersion != b.Expected {
-		d.w.broken("%v is stored on version %d", o, b.Expected)
+	rows, _ := leaves(c.message)
+	if !ok {
+		rows = 0
 	}
-	if o.definite {
-		d.w.broken("%v was answered with %v and is stored afterwards", o, o.status)
+	if reply := d.outbox.checkReply(b, c, ok); reply {
+		rows++
+	}
+	if rows != len(b.Enqueue) {
+		d.w.broken("%v leaves %d rows in the outbox, want %d", c, len(b.Enqueue), rows)
+	}
+	if b.Next() > b.Expected || len(b.Enqueue) > 0 {
+		d.did[command] = true
+	}
+	for i := range b.Receipts {
+		if r := &b.Receipts[i]; (r.Refusal == nil) != ok || r.Version != b.Next() || r.CommandID != command {
+			d.w.broken("%v keeps a receipt of version %d, refused: %t; want version %d, refused: %t", c, r.Version, r.Refusal != nil, b.Next(), !ok)
+		}
+	}
+	if c.op == nil {
+		return
+	}
+	if c.op.call.Conditional && c.op.call.IfVersion != b.Expected {
+		d.w.broken("%v is stored on version %d", c, b.Expected)
+	}
+	if c.op.definite && d.did[command] {
+		d.w.broken("%v was answered with %v and is stored afterwards", c, c.op.status)
 	}
 }
 
 // prune deletes events that the last snapshot covers.
 func (d *disk) prune(key store.Key) {
 	bk := d.books[key]
-	if bk.durable || bk.snapshot == 0 {
+	if bk.durable || bk.snapshot == 0 || !d.w.prunes {
 		return
 	}
 	n, err := d.log.DeleteEvents(background, key, bk.snapshot, store.LastPosition(0))
@@ -267,6 +405,8 @@ func (d *disk) audit() {
 				key, version, stateText(state), want, stateText(bk.state(want)))
 		}
 	}
+	d.auditClaims()
+	d.outbox.audit()
 }
 
 // state returns the state at a version, which must not be changed.

@@ -11,6 +11,7 @@ import (
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/internal/entity"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 )
 
 // snapshotEvery is small, so that snapshots take part in everything.
@@ -22,12 +23,12 @@ var account = perdure.EventSourced("account",
 		_, version := perdure.Self(ctx)
 		return perdure.Persist(&testv1.Opened{Owner: owner(uint64(version), a)}), nil
 	}),
-	perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
+	perdure.Decide(func(ctx context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
 		events := make([]proto.Message, c.GetParts())
 		for i := range events {
 			events[i] = &testv1.Deposited{Amount: c.GetAmount()}
 		}
-		return perdure.Persist(events...), nil
+		return leave(ctx, perdure.Persist(events...), c.GetTags()), nil
 	}),
 	perdure.Decide(func(_ context.Context, a *testv1.Account, c *testv1.Withdraw) (*perdure.Decision, error) {
 		if a.GetBalance() < c.GetAmount() {
@@ -40,6 +41,9 @@ var account = perdure.EventSourced("account",
 	}),
 	perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
 		return perdure.None(), nil
+	}),
+	perdure.Decide(func(_ context.Context, _ *testv1.Account, c *perdurev1.Reply) (*perdure.Decision, error) {
+		return perdure.Persist(&testv1.Annotated{Note: replyNote(c)}), nil
 	}),
 	perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Misbehave) (*perdure.Decision, error) {
 		switch c.GetHow() {
@@ -73,10 +77,13 @@ var shelf = perdure.DurableState("shelf",
 		a.Owner = owner(uint64(version), a)
 		return perdure.Save(), nil
 	}),
-	perdure.Update(func(_ context.Context, a *testv1.Account, c *testv1.Deposit) (*perdure.Change, error) {
+	perdure.Update(func(ctx context.Context, a *testv1.Account, c *testv1.Deposit) (*perdure.Change, error) {
+		if c.GetParts() == 0 {
+			return leave(ctx, perdure.Unchanged(), c.GetTags()), nil
+		}
 		a.Balance += c.GetAmount() * int64(c.GetParts())
 		a.Operations += uint64(c.GetParts())
-		return perdure.Save(), nil
+		return leave(ctx, perdure.Save(), c.GetTags()), nil
 	}),
 	perdure.Update(func(_ context.Context, a *testv1.Account, c *testv1.Withdraw) (*perdure.Change, error) {
 		a.Balance -= c.GetAmount()
@@ -93,6 +100,10 @@ var shelf = perdure.DurableState("shelf",
 	perdure.Update(func(_ context.Context, a *testv1.Account, _ *testv1.Touch) (*perdure.Change, error) {
 		a.Balance = -1000 // what must never be seen
 		return perdure.Unchanged(), nil
+	}),
+	perdure.Update(func(_ context.Context, a *testv1.Account, c *perdurev1.Reply) (*perdure.Change, error) {
+		a.Notes = append(a.Notes, replyNote(c))
+		return perdure.Save(), nil
 	}),
 	perdure.Update(func(_ context.Context, a *testv1.Account, c *testv1.Misbehave) (*perdure.Change, error) {
 		a.Balance = -1000
@@ -120,8 +131,13 @@ func owner(version uint64, a *testv1.Account) string {
 	return fmt.Sprintf("v%d b%d", version, a.GetBalance())
 }
 
-// newRules returns the rules of both kinds, with an ear at the Answer rules for
-// the twin that does not wait.
+// replyNote is what an entity keeps of a reply.
+func replyNote(c *perdurev1.Reply) *testv1.Note {
+	return &testv1.Note{Text: fmt.Sprintf("%s: version %d of %s, refused: %t", c.GetName(), c.GetVersion(), c.GetEntityId(), c.GetRefusal() != nil)}
+}
+
+// newRules returns the rules of both kinds as the run wants them, with an ear at
+// the Answer rules for the twin that does not wait.
 func newRules(w *world) map[string]*entity.Rules {
 	rules := make(map[string]*entity.Rules)
 	for _, k := range []interface {
@@ -143,6 +159,8 @@ func newRules(w *world) map[string]*entity.Rules {
 				return m, err
 			}
 		}
+		r.KeepsReplies = r.Durable || w.prunes
+		r.ReceiptsMax, r.ReceiptsFor = w.receiptsMax, w.receiptsFor
 		rules[k.Name()] = &r
 	}
 	return rules
@@ -164,7 +182,7 @@ func expect(durable bool, version uint64, a *testv1.Account, command proto.Messa
 			next.Operations++
 			add()
 		}
-		if durable {
+		if durable && len(states) > 0 {
 			states = states[len(states)-1:]
 		}
 	case *testv1.Withdraw:
@@ -176,6 +194,9 @@ func expect(durable bool, version uint64, a *testv1.Account, command proto.Messa
 		add()
 	case *testv1.Annotate:
 		next.Notes = append(next.Notes, c.GetNote())
+		add()
+	case *perdurev1.Reply:
+		next.Notes = append(next.Notes, replyNote(c))
 		add()
 	}
 	return states, true

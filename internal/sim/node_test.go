@@ -7,7 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/internal/entity"
@@ -24,6 +25,7 @@ type node struct {
 	stops bool // it takes no more groups
 	busy  bool // a task of the committer is on its way
 	queue commit.Queue
+	box   *box
 	cells map[store.Key]*cell
 	opts  map[string]*entity.Options // by kind
 	// storing, while a group is on its way to the store, lets it get there or not.
@@ -37,8 +39,12 @@ func newNode(w *world, name int) *node {
 			Rules:  rules,
 			Shared: w.shared && !w.twin.skipsCheck,
 			Limits: w.limits,
+
+			Refusal:  refusal,
+			Performs: func(proto.Message) bool { return true },
 		}
 	}
+	n.box = newBox(n)
 	return n
 }
 
@@ -46,7 +52,7 @@ func newNode(w *world, name int) *node {
 func (n *node) cell(key store.Key) *cell {
 	c := n.cells[key]
 	if c == nil {
-		c = &cell{node: n, key: key}
+		c = &cell{node: n, key: key, early: make(map[string]store.ID)}
 		c.core.Init(n.opts[key.Kind], key.ID, c)
 		n.cells[key] = c
 	}
@@ -78,6 +84,9 @@ func (n *node) take() {
 	}
 	n.busy = true
 	group := slices.Clone(n.queue.Group())
+	if n.w.twin.dispatchesEarly {
+		n.dispatch(group, n.w.disk.foretell(group), nil)
+	}
 	v := n.w.disk.verdict()
 	arrived := false
 	n.storing = func(arrives bool) {
@@ -110,6 +119,9 @@ func (n *node) settle(results []store.Result, err error) {
 	if tw.swapsResults {
 		slices.Reverse(results)
 	}
+	if !tw.dispatchesEarly {
+		n.dispatch(n.queue.Group(), results, err)
+	}
 	n.queue.Settle(results, err)
 	n.busy = false
 	if tw.losesFailures && err != nil {
@@ -121,6 +133,51 @@ func (n *node) settle(results []store.Result, err error) {
 		return
 	}
 	n.wake()
+}
+
+// dispatch tells the outbox of the messages that have been stored.
+func (n *node) dispatch(group []*commit.Item, results []store.Result, err error) {
+	for i, item := range group {
+		switch {
+		case !wakes(&item.Batch) || errors.Is(err, store.ErrNotStored):
+		case err != nil || len(results) != len(group):
+			n.box.doubted()
+		case results[i].Err == nil:
+			n.box.committed(&item.Batch, &results[i])
+		}
+	}
+}
+
+// wakes reports whether there is something to deliver after a batch: messages
+// that it leaves, or takes out of the park.
+func wakes(b *store.Batch) bool {
+	return len(b.Enqueue) > 0 || slices.ContainsFunc(b.Settle, func(s store.Settlement) bool { return s.Required && s.Message != nil })
+}
+
+// submit has a batch stored that is not an entity's.
+func (n *node) submit(i *commit.Item) {
+	if !n.w.instant {
+		n.queue.Add(i)
+		n.wake()
+		return
+	}
+	n.commitAlone(i)
+	i.Lane.Owner.Settled(1)
+}
+
+// commitAlone stores a batch on the spot, unless the one before it has failed
+// and its owner does not know it yet.
+func (n *node) commitAlone(i *commit.Item) {
+	if n.w.twin.forgivesOnTheSpot {
+		i.Lane.Reset()
+	}
+	if i.Alone() == nil {
+		return
+	}
+	group := []*commit.Item{i}
+	results, err := n.w.disk.commit(group, n.w.disk.verdict())
+	n.dispatch(group, results, err)
+	i.Settle(results, err)
 }
 
 func (n *node) notify() {
@@ -181,180 +238,3 @@ func (n *node) passivate() {
 		delete(n.cells, c.key)
 	}
 }
-
-// A cell is one entity in memory, and the shell around its core.
-type cell struct {
-	node    *node
-	key     store.Key
-	core    entity.Entity
-	lane    *commit.Lane // the core's, as seen on its items
-	settled int          // items that the core has not been told of
-	loading bool
-	waits   bool // before it loads again
-}
-
-func (c *cell) forgotten() bool { return c.node.gone || c.node.cells[c.key] != c }
-
-// deliver is the arrival of a call.
-func (c *cell) deliver(call *entity.Call) {
-	w := c.node.w
-	w.early = nil
-	c.turn(func() { c.core.Deliver(call) })
-	if o := call.Owner.(*op); w.twin.answersPastGate && w.early != nil && o.replies == 0 {
-		o.early = true
-		o.reply(*w.early)
-	}
-	c.drive()
-}
-
-// turn runs what may run rules. A rule may end the goroutine it runs on, so it
-// gets one of its own, which is waited for.
-func (c *cell) turn(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	<-done
-	if c.core.Interrupted() {
-		c.core.Exited()
-	}
-}
-
-// drive does what the core wants done until it wants no more.
-func (c *cell) drive() {
-	for {
-		switch {
-		case c.settled > 0:
-			n := c.settled
-			c.settled = 0
-			c.core.Settled(n)
-		case c.core.WantsLoad() && !c.loading:
-			c.load()
-		case c.core.WantsResume():
-			c.turn(c.core.Resume)
-		default:
-			if _, ok := c.core.WantsRetry(); ok && !c.waits {
-				c.waits = true
-				c.node.w.later(c.retry, "node %d: %v is to be loaded again", c.node.name, c.key)
-			}
-			return
-		}
-	}
-}
-
-func (c *cell) retry() {
-	c.waits = false
-	if !c.forgotten() {
-		c.core.Retry()
-		c.drive()
-	}
-}
-
-// load reads the entity, at once or at some time.
-func (c *cell) load() {
-	w := c.node.w
-	fold := c.core.Load()
-	if w.chance(0.5) {
-		c.core.Loaded(fold, c.read(fold))
-		return
-	}
-	c.loading = true
-	w.later(func() {
-		err := c.read(fold)
-		w.later(func() {
-			c.loading = false
-			if !c.forgotten() {
-				c.core.Loaded(fold, err)
-				c.drive()
-			}
-		}, "node %d: %v is loaded: %v", c.node.name, c.key, err)
-	}, "node %d: %v is read", c.node.name, c.key)
-}
-
-func (c *cell) read(fold *entity.Fold) error {
-	w := c.node.w
-	if w.faulty && w.chance(0.1*w.harm) {
-		return errIO
-	}
-	limit := len(w.disk.books[c.key].entries)
-	if w.twin.readsOldData && w.chance(0.3) {
-		limit--
-	}
-	for e, err := range w.disk.log.Load(background, c.key, fold.Accept) {
-		if err != nil {
-			return err
-		}
-		if int(e.Version) > limit {
-			return nil
-		}
-		if err := fold.Apply(e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Submit is part of [entity.Shell].
-func (c *cell) Submit(i *commit.Item) {
-	n := c.node
-	c.lane = i.Lane
-	if n.w.instant {
-		c.commit(i)
-		return
-	}
-	if n.w.twin.settlesEarly {
-		copied := &commit.Item{Batch: i.Batch, Lane: &commit.Lane{Owner: nobody{}}}
-		copied.Batch.Events = slices.Clone(i.Batch.Events)
-		n.queue.Add(copied)
-		c.settled++
-	} else {
-		n.queue.Add(i)
-	}
-	n.wake()
-}
-
-// commit stores a batch on the spot, unless the one before it has failed and
-// the core does not know it yet.
-func (c *cell) commit(i *commit.Item) {
-	d := c.node.w.disk
-	if c.node.w.twin.forgivesOnTheSpot {
-		i.Lane.Reset()
-	}
-	if i.Alone() != nil {
-		i.Settle(d.commit([]*commit.Item{i}, d.verdict()))
-	}
-	c.settled++
-}
-
-// nobody does not mind what is settled.
-type nobody struct{}
-
-func (nobody) Settled(int) {}
-
-// Settled is part of [commit.Owner].
-func (c *cell) Settled(items int) {
-	w := c.node.w
-	if w.twin.forgivesLanes {
-		c.lane.Reset()
-	}
-	c.settled += items
-	w.later(func() {
-		if !c.forgotten() {
-			c.drive()
-		}
-	}, "node %d: %v hears that %d batches are settled", c.node.name, c.key, items)
-}
-
-// Reply is part of [entity.Shell].
-func (c *cell) Reply(call *entity.Call) {
-	o := call.Owner.(*op)
-	if o.early {
-		o.early = false // the twin has answered it
-		return
-	}
-	o.reply(call.Outcome)
-}
-
-// Now is part of [entity.Shell].
-func (c *cell) Now() time.Time { return c.node.w.now() }

@@ -67,6 +67,19 @@ type twin struct {
 	forgivesOnTheSpot        bool // the same on a store that commits on the spot
 	swapsResults             bool // results come back in another order
 	readsOldData             bool // a load misses what was committed last
+
+	keepsReceiptsApart bool // the receipt of a command is stored after its batch
+	forgetsKeys        bool // a reload does not bring back the keys
+	repeatsEarly       bool // a repetition is answered before the first answer is durable
+	answersTwice       bool // the store accepts a second receipt for a key
+	claimsTwice        bool // the store does not look who holds a value
+	dispatchesEarly    bool // messages are delivered before they are stored
+	sendsEarly         bool // effects are performed before their command is stored
+	missesDoubted      bool // nobody looks for the messages of a commit in doubt
+	settlesUnhandled   bool // a message is settled before its handler has done its work
+	settlesUnsaved     bool // a message is forgotten though its settlement is not stored
+	requiresNoRow      bool // a target does not ask whether the message is there
+	cancelsInMemory    bool // the end of a timer is not stored
 }
 
 func TestABrokenTwinIsCaught(t *testing.T) {
@@ -84,6 +97,18 @@ func TestABrokenTwinIsCaught(t *testing.T) {
 		{name: "forgives on the spot", forgivesOnTheSpot: true, shared: true},
 		{name: "swaps results", committer: true, swapsResults: true, shared: true},
 		{name: "reads old data", readsOldData: true, exclusive: true},
+		{name: "keeps receipts apart", keepsReceiptsApart: true},
+		{name: "forgets keys", forgetsKeys: true},
+		{name: "repeats early", committer: true, repeatsEarly: true},
+		{name: "answers twice", answersTwice: true, shared: true},
+		{name: "claims twice", claimsTwice: true},
+		{name: "dispatches early", committer: true, dispatchesEarly: true},
+		{name: "sends early", sendsEarly: true},
+		{name: "misses what is in doubt", missesDoubted: true},
+		{name: "settles unhandled", settlesUnhandled: true},
+		{name: "settles unsaved", settlesUnsaved: true},
+		{name: "requires no row", requiresNoRow: true},
+		{name: "cancels in memory", cancelsInMemory: true},
 	} {
 		t.Run(tw.name, func(t *testing.T) {
 			t.Parallel()

@@ -1,5 +1,5 @@
-// Package sim_test runs the protocol cores of entities and of their committer
-// in a world of one goroutine, in which one source of chance decides what
+// Package sim_test runs the protocol cores of entities, of their committer and
+// of their outbox in a world of one goroutine, in which one source of chance decides what
 // happens next and what fails. A seed is a history: the same seed is the same
 // run to the byte, so whatever a run finds can be looked at as often as it takes.
 //
@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/outbox"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/store"
 )
@@ -42,10 +44,19 @@ type world struct {
 	faulty  bool    // things still fail
 	twin    twin
 	limits  entity.Limits
+	box     outbox.Limits
+
+	attempts    uint32        // until a message is parked
+	prunes      bool          // events are deleted behind snapshots
+	crashes     bool          // nodes crash and stop
+	timers      bool          // entities set timers
+	receiptsMax int           // keys that an entity remembers
+	receiptsFor time.Duration // and how long
 
 	tasks []task
 	steps int
-	clock int // counts whatever has to be told earlier from later
+	clock int           // counts whatever has to be told earlier from later
+	ahead time.Duration // by how much nothing has happened
 	trace []string
 	hash  uint64
 	fault string // the first promise that was broken
@@ -58,6 +69,7 @@ type world struct {
 	ops     map[store.ID]*op
 	all     []*op // the same, in order
 	ids     uint64
+	names   int             // of idempotency keys
 	early   *entity.Outcome // what an Answer rule has said, for a twin
 }
 
@@ -91,6 +103,16 @@ func newWorld(seed uint64, tw twin) *world {
 		w.shared = false
 	}
 	w.instant = tw.forgivesOnTheSpot || !tw.committer && w.chance(0.2)
+	w.box = outbox.Limits{
+		Window: 2 + w.random.IntN(10), LaneMax: 1 + w.random.IntN(4), InFlight: 1 + w.random.IntN(4), Late: w.random.IntN(4),
+	}
+	if w.chance(0.5) {
+		w.box.Window, w.box.LaneMax, w.box.Late = 1000, 1000, 1000
+	}
+	w.attempts = 2 + uint32(w.random.IntN(4))
+	w.prunes, w.crashes, w.timers = w.chance(0.5), w.chance(0.7), w.chance(0.6)
+	w.receiptsMax = []int{1, 2, 4, 1000, 1000}[w.random.IntN(5)]
+	w.receiptsFor = []time.Duration{100 * time.Millisecond, time.Hour, time.Hour, time.Hour}[w.random.IntN(4)]
 	w.rules = newRules(w)
 	w.disk = newDisk(w)
 	nodes := 1
@@ -111,30 +133,46 @@ func (w *world) run() string {
 	for _, c := range w.clients {
 		c.next()
 	}
-	for w.step() {
+	for patience := w.random.IntN(400); w.step(); {
 		if w.faulty && w.quiet() {
-			w.faulty = false
-			w.note("nothing fails any more")
+			if patience--; patience < 0 {
+				w.calm()
+			}
 		}
 	}
+	w.calm()
+	w.rest()
 	w.audit()
 	return w.fault
 }
 
+// calm ends all faults.
+func (w *world) calm() {
+	if w.faulty {
+		w.faulty = false
+		w.note("nothing fails any more")
+	}
+}
+
 // step runs one task, and may let something happen by itself.
 func (w *world) step() bool {
-	if len(w.tasks) == 0 || w.fault != "" {
-		return false
-	}
 	if w.steps++; w.steps > stepsMax {
 		w.broken("it does not come to rest in %d steps", stepsMax)
+	}
+	if w.fault != "" {
+		return false
+	}
+	if len(w.tasks) == 0 && !w.sleep() {
 		return false
 	}
 	if w.faulty {
 		w.accidents()
 	}
+	for _, n := range w.nodes {
+		n.box.look()
+	}
 	if len(w.tasks) == 0 {
-		return false
+		return true
 	}
 	i := w.random.IntN(len(w.tasks))
 	t := w.tasks[i]
@@ -143,6 +181,25 @@ func (w *world) step() bool {
 	w.tasks = w.tasks[:last]
 	w.note("%s", t.name)
 	t.run()
+	return true
+}
+
+// sleep moves the clock to when the next thing happens by itself, if there is
+// nothing to do before. It returns false if nothing ever will.
+func (w *world) sleep() bool {
+	var until time.Time
+	for _, n := range w.nodes {
+		if at, ok := n.box.next(); ok && (until.IsZero() || at.Before(until)) {
+			until = at
+		}
+	}
+	if until.IsZero() {
+		return false
+	}
+	if d := until.Sub(w.now()); d > 0 {
+		w.note("nothing happens for %v", d)
+		w.ahead += d
+	}
 	return true
 }
 
@@ -156,6 +213,7 @@ func (w *world) rest() {
 func (w *world) accidents() {
 	n := w.nodes[w.random.IntN(len(w.nodes))]
 	switch x := w.random.Float64() / w.harm; {
+	case x < 0.007 && !w.crashes:
 	case x < 0.004:
 		n.crash()
 	case x < 0.007:
@@ -164,6 +222,8 @@ func (w *world) accidents() {
 		n.passivate()
 	case x < 0.05:
 		w.disk.prune(w.keys[w.random.IntN(len(w.keys))])
+	case x < 0.06 && !n.stops:
+		n.box.unpark()
 	}
 }
 
@@ -187,10 +247,15 @@ func (w *world) tick() int {
 	return w.clock
 }
 
-func (w *world) now() time.Time { return epoch.Add(time.Duration(w.steps) * time.Millisecond) }
+func (w *world) now() time.Time {
+	return epoch.Add(time.Duration(w.steps)*time.Millisecond + w.ahead)
+}
 
 // chance is true with probability p.
 func (w *world) chance(p float64) bool { return w.random.Float64() < p }
+
+// sick is true if a read of the store is to fail.
+func (w *world) sick() bool { return w.faulty && w.chance(0.1*w.harm) }
 
 // newID returns an id that is new in this run.
 func (w *world) newID() (id store.ID) {
@@ -230,6 +295,9 @@ func (w *world) audit() {
 			return
 		}
 	}
+	for _, o := range slices.Clone(w.all) {
+		w.askAgain(o)
+	}
 	for _, n := range w.nodes {
 		for _, key := range w.keys {
 			w.ask(n, key)
@@ -237,11 +305,35 @@ func (w *world) audit() {
 	}
 	w.rest()
 	for _, o := range w.all {
-		if o.definite && w.disk.written[o.call.ID] != nil {
+		if o.definite && w.disk.did[o.call.ID] {
 			w.broken("%v was answered with %v and is in the log", o, o.status)
 		}
 	}
 	w.disk.audit()
+	for _, n := range w.nodes {
+		if rows, flight := n.box.queue.Load(); rows+flight > 0 || n.box.item != nil {
+			w.broken("node %d has %d messages in memory and delivers %d when all is over", n.name, rows, flight)
+		}
+	}
+}
+
+// askAgain repeats the first command that came with a key when all is over. It
+// must be answered.
+func (w *world) askAgain(o *op) {
+	if _, bad := o.call.Message.(*testv1.Misbehave); bad || o.call.Name == "" || !w.disk.first(o) {
+		return
+	}
+	again := &op{w: w, key: o.key, node: w.nodes[w.random.IntN(len(w.nodes))], started: w.tick(), last: true}
+	again.call = &entity.Call{
+		Ctx: background, ID: w.newID(), Owner: again, WantState: w.chance(0.5),
+		Message: o.call.Message, Name: o.call.Name, Fingerprint: o.call.Fingerprint,
+	}
+	w.begin(again)
+	again.node.cell(o.key).deliver(again.call)
+	w.rest()
+	if again.replies == 0 {
+		w.broken("%v was not answered when all was over", again)
+	}
 }
 
 // ask asks a node for the state of an entity when all is over. The answer must
@@ -259,6 +351,7 @@ func (w *world) ask(n *node, key store.Key) {
 
 // begin keeps a call in mind.
 func (w *world) begin(o *op) {
+	o.since = w.now()
 	w.ops[o.call.ID] = o
 	w.all = append(w.all, o)
 }

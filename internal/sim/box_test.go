@@ -1,0 +1,387 @@
+package sim_test
+
+import (
+	"errors"
+	"math"
+	"time"
+
+	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/outbox"
+	"github.com/perdure/perdure/store"
+)
+
+const (
+	// deliveriesMax and settleMax bound what a box does in one step.
+	deliveriesMax = 4
+	settleMax     = 3
+	// settlePause is how long it waits after settlements were not stored.
+	settlePause = 50 * time.Millisecond
+	// scanPage is how many messages a scan reads at a time.
+	scanPage = 2
+	// stallsMax bounds how often a handler does nothing instead of its work.
+	stallsMax = 5
+)
+
+var (
+	errHandler = errors.New("handler has failed")
+	errNever   = errors.New("it will never work")
+	errTarget  = errors.New("the target does not take it")
+)
+
+// A box delivers what commands have left in the outbox: the shell around the
+// core of package outbox, on one node.
+type box struct {
+	node    *node
+	queue   *outbox.Queue
+	lane    commit.Lane
+	item    *commit.Item // the settlements on their way, or nil
+	pause   time.Time    // no settlements before
+	looking bool         // a step is on its way
+	sent    map[store.Key]store.Version
+}
+
+func newBox(n *node) *box {
+	b := &box{node: n, sent: make(map[store.Key]store.Version)}
+	b.lane.Owner = b
+	b.queue = outbox.New(b, n.w.box)
+	b.wake()
+	return b
+}
+
+// Policy is part of [outbox.Shell].
+func (b *box) Policy(m *store.Message) outbox.Policy {
+	p := outbox.Policy{AttemptsMax: b.node.w.attempts, BackoffMin: 5 * time.Millisecond, BackoffMax: 100 * time.Millisecond}
+	if !m.Target.IsZero() {
+		p.AttemptsMax = math.MaxUint32
+	}
+	return p
+}
+
+// Jitter is part of [outbox.Shell].
+func (b *box) Jitter(d time.Duration) time.Duration {
+	return d - time.Duration(b.node.w.random.Int64N(int64(d)/2+1))
+}
+
+func (b *box) wake() {
+	if !b.looking {
+		b.looking = true
+		b.node.w.later(b.step, "node %d looks at its outbox", b.node.name)
+	}
+}
+
+// next returns when there is something to do by itself.
+func (b *box) next() (at time.Time, ok bool) {
+	at, ok = b.queue.Wake()
+	if b.queue.Unsaved() && b.item == nil && (!ok || b.pause.Before(at)) {
+		at, ok = b.pause, true
+	}
+	return at, ok
+}
+
+// look wakes the box when its time has come.
+func (b *box) look() {
+	if at, ok := b.next(); ok && !at.After(b.node.w.now()) {
+		b.wake()
+	}
+}
+
+// step does what there is to do at this moment.
+func (b *box) step() {
+	b.looking = false
+	n, now := b.node, b.node.w.now()
+	if n.gone || n.stops {
+		return
+	}
+	var rows []*outbox.Row
+	for len(rows) < deliveriesMax {
+		r := b.queue.Next(now)
+		if r == nil {
+			break
+		}
+		rows = append(rows, r)
+	}
+	item := b.settlements(now)
+	if b.queue.WantsScan(now) {
+		b.queue.ScanBegins()
+		b.scan(store.MessageQuery{DueBy: now})
+	}
+	for _, r := range rows {
+		b.deliver(r)
+	}
+	if item != nil {
+		n.submit(item)
+	}
+	if len(rows) == deliveriesMax {
+		b.wake()
+	}
+}
+
+func (b *box) settlements(now time.Time) *commit.Item {
+	if b.item != nil || now.Before(b.pause) {
+		return nil
+	}
+	list := b.queue.Settlements(settleMax)
+	if len(list) == 0 {
+		return nil
+	}
+	b.item = &commit.Item{Lane: &b.lane, Batch: store.Batch{Settle: list}}
+	return b.item
+}
+
+// Settled is part of [commit.Owner].
+func (b *box) Settled(int) {
+	w := b.node.w
+	if b.item.Failed() && !w.twin.settlesUnsaved {
+		w.note("  node %d could not settle %d messages: %v", b.node.name, len(b.item.Batch.Settle), errors.Join(b.item.Err, b.item.Result.Err))
+		b.queue.Unsettled(b.item.Batch.Settle)
+		b.pause = w.now().Add(settlePause)
+	} else {
+		b.queue.Settled(b.item.Batch.Settle)
+	}
+	b.lane.Reset()
+	b.item = nil
+	b.wake()
+}
+
+// committed takes over the messages of a batch that is stored.
+func (b *box) committed(batch *store.Batch, r *store.Result) {
+	messages := make([]*store.Message, len(batch.Enqueue))
+	for i := range batch.Enqueue {
+		m := batch.Enqueue[i]
+		m.Source, m.Time = batch.Key, r.Time
+		m.Sequence = r.Sequence - uint64(len(batch.Enqueue)-1-i)
+		messages[i] = &m
+	}
+	b.queue.Committed(messages, b.node.w.now())
+	b.wake()
+}
+
+// doubted has the store read again, because messages may be there that nobody
+// has told of.
+func (b *box) doubted() {
+	if !b.node.w.twin.missesDoubted {
+		b.queue.Doubted()
+		b.wake()
+	}
+}
+
+// send has the effects of a command performed, whose answer is durable.
+func (b *box) send(key store.Key, c *entity.Call) {
+	for _, m := range c.Outcome.Effects {
+		if !b.queue.Volatile(&store.Message{ID: c.ID, Source: key, Metadata: c.Metadata}, m) {
+			b.node.w.note("  an effect of %v is lost", key)
+		}
+	}
+	b.wake()
+}
+
+// An unparking takes a parked message out of the park, as people do by hand.
+type unparking struct {
+	box     *box
+	item    *commit.Item
+	message *store.Message
+}
+
+// unpark has the first parked message delivered again.
+func (b *box) unpark() {
+	w := b.node.w
+	for m, err := range w.disk.log.Messages(background, store.MessageQuery{Parked: true}) {
+		if err != nil {
+			panic(err)
+		}
+		w.note("node %d unparks message %d", b.node.name, m.Sequence)
+		m.Parked, m.Attempts, m.LastError = false, 0, ""
+		u := &unparking{box: b, message: m}
+		u.item = &commit.Item{Lane: &commit.Lane{Owner: u}, Batch: store.Batch{
+			Settle: []store.Settlement{{Sequence: m.Sequence, Message: m, Required: true}},
+		}}
+		b.node.submit(u.item)
+		return
+	}
+}
+
+// Settled is part of [commit.Owner].
+func (u *unparking) Settled(int) {
+	if !u.item.Failed() {
+		u.box.queue.Committed([]*store.Message{u.message}, u.box.node.w.now())
+		u.box.wake()
+	}
+}
+
+// scan reads the messages that are due, a few at a time. What it has read may be
+// old when the queue sees it.
+func (b *box) scan(q store.MessageQuery) {
+	w := b.node.w
+	w.later(func() {
+		var page []*store.Message
+		for m, err := range w.disk.log.Messages(background, q) {
+			if err != nil {
+				panic(err)
+			}
+			page = append(page, m)
+			if len(page) == scanPage {
+				break
+			}
+		}
+		failed := w.sick()
+		w.later(func() { b.scanned(q, page, failed) }, "node %d has read %d messages, failed: %t", b.node.name, len(page), failed)
+	}, "node %d reads its outbox", b.node.name)
+}
+
+func (b *box) scanned(q store.MessageQuery, page []*store.Message, failed bool) {
+	if b.node.gone {
+		return
+	}
+	more := !failed && len(page) == scanPage
+	for _, m := range page {
+		if !b.queue.Scanned(m) {
+			more = false
+			break
+		}
+		q.AfterDue, q.After = m.Due, m.Sequence
+	}
+	if more {
+		b.wake()
+		b.scan(q)
+		return
+	}
+	w := b.node.w
+	var due time.Time
+	for m, err := range w.disk.log.Messages(background, store.MessageQuery{AfterDue: q.DueBy, After: math.MaxUint64}) {
+		if err != nil {
+			panic(err)
+		}
+		due = m.Due
+		break
+	}
+	w.later(func() {
+		if !b.node.gone {
+			b.queue.ScanEnded(due, failed, w.now())
+			b.wake()
+		}
+	}, "node %d has read its outbox", b.node.name)
+}
+
+func (b *box) deliver(r *outbox.Row) {
+	if r.Message.Target.IsZero() {
+		b.perform(r)
+	} else {
+		b.command(r)
+	}
+}
+
+func (b *box) finished(r *outbox.Row, result outbox.Result, cause error) {
+	if !b.node.gone {
+		b.queue.Finished(r, result, cause, b.node.w.now())
+		b.wake()
+	}
+}
+
+// perform runs the handler of an effect. It may stall, fail, or do its work and
+// not come to say so.
+func (b *box) perform(r *outbox.Row) {
+	w, stalls := b.node.w, 0
+	early := w.twin.settlesUnhandled && r.Message.Sequence != 0
+	if early {
+		b.finished(r, outbox.Done, nil)
+	}
+	var work func()
+	work = func() {
+		if b.node.gone && w.chance(0.5) {
+			return
+		}
+		if w.faulty && stalls < stallsMax && w.chance(0.3*w.harm) {
+			stalls++
+			w.later(work, "node %d: the handler of message %d stalls", b.node.name, r.Message.Sequence)
+			return
+		}
+		result, err := b.attempt(r)
+		if early {
+			return
+		}
+		w.later(func() { b.finished(r, result, err) }, "node %d: the handler of message %d ends: %v", b.node.name, r.Message.Sequence, err)
+	}
+	w.later(work, "node %d: the handler of message %d begins", b.node.name, r.Message.Sequence)
+}
+
+// attempt is what a handler does, and what it says.
+func (b *box) attempt(r *outbox.Row) (outbox.Result, error) {
+	w := b.node.w
+	done := func() { w.disk.outbox.perform(r, b) }
+	if !w.faulty {
+		done()
+		return outbox.Done, nil
+	}
+	l := w.disk.outbox.rows[r.Message.Sequence]
+	result, err := outbox.Retry, errHandler
+	switch x := w.random.Float64() / w.harm; {
+	case x < 0.02:
+		result, err = outbox.Never, errNever
+	case x < 0.10:
+	case x < 0.15:
+		done()
+	default:
+		done()
+		return outbox.Done, nil
+	}
+	if l != nil && (result == outbox.Never || r.Message.Attempts+1 >= w.attempts) {
+		l.gaveUp = true
+	}
+	return result, err
+}
+
+// A delivery is a message on its way to the entity that is its target.
+type delivery struct {
+	box     *box
+	row     *outbox.Row
+	started int
+	replies int
+}
+
+// command sends a message to its target.
+func (b *box) command(r *outbox.Row) {
+	w, m := b.node.w, r.Message
+	if m.Due.After(w.now()) {
+		w.broken("message %d is delivered at %v and is due at %v", m.Sequence, w.now(), m.Due)
+	}
+	d := &delivery{box: b, row: r, started: w.tick()}
+	c := &entity.Call{
+		Ctx: background, Op: entity.OpCommand, Message: newMessage(w.rules, m), ID: m.ID, Metadata: m.Metadata,
+		Row: m.Sequence, ReplyTo: m.ReplyTo, ReplyName: m.ReplyName, Owner: d,
+	}
+	w.note("  node %d delivers message %d to %v", b.node.name, m.Sequence, m.Target)
+	b.node.cell(m.Target).deliver(c)
+}
+
+// reply is the answer of the target.
+func (d *delivery) reply(out entity.Outcome) {
+	w, m := d.box.node.w, d.row.Message
+	w.note("  message %d is answered: status %d, version %d", m.Sequence, out.Status, out.Version)
+	if d.replies++; d.replies > 1 {
+		w.broken("message %d is answered %d times", m.Sequence, d.replies)
+		return
+	}
+	l := w.disk.outbox.rows[m.Sequence]
+	switch out.Status {
+	case entity.StatusDone, entity.StatusRefused:
+		if l == nil || l.decided == 0 {
+			w.broken("message %d is answered with status %d and is not decided", m.Sequence, out.Status)
+		}
+		d.box.finished(d.row, outbox.Gone, nil)
+	case entity.StatusSettled:
+		if l == nil || l.closed == 0 {
+			w.broken("message %d is taken for settled, and is not", m.Sequence)
+		}
+		d.box.finished(d.row, outbox.Gone, nil)
+	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusClaimed, entity.StatusWrongVersion:
+		d.box.finished(d.row, outbox.Retry, errTarget)
+	case entity.StatusUnhandled:
+		d.box.finished(d.row, outbox.Never, errTarget)
+	default:
+		if out.Status != entity.StatusUnknown && !w.shared && l != nil && l.decided >= d.started {
+			w.broken("%v is answered with status %d and is decided", l, out.Status)
+		}
+		d.box.finished(d.row, outbox.Later, errTarget)
+	}
+}

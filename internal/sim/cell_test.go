@@ -1,0 +1,289 @@
+package sim_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
+)
+
+// A cell is one entity in memory, and the shell around its core.
+type cell struct {
+	node    *node
+	key     store.Key
+	core    entity.Entity
+	lane    *commit.Lane // the core's, as seen on its items
+	settled int          // items that the core has not been told of
+	loading bool
+	waits   bool                // before it loads again
+	reading int                 // number of the read of receipts that is going on; 0 if none is
+	reads   int                 // reads of receipts so far
+	early   map[string]store.ID // commands by key that have been submitted, for a twin
+}
+
+func (c *cell) forgotten() bool { return c.node.gone || c.node.cells[c.key] != c }
+
+// deliver is the arrival of a call.
+func (c *cell) deliver(call *entity.Call) {
+	w := c.node.w
+	w.early = nil
+	o, _ := call.Owner.(*op)
+	if first := w.ops[c.early[call.Name]]; w.twin.repeatsEarly && first != nil && first.call.Fingerprint == call.Fingerprint {
+		out := first.call.Outcome
+		out.Repeated = true
+		o.early = true
+		o.reply(out)
+	}
+	c.turn(func() { c.core.Deliver(call) })
+	if w.twin.answersPastGate && w.early != nil && o != nil && o.replies == 0 {
+		o.early = true
+		o.reply(*w.early)
+	}
+	c.drive()
+}
+
+// turn runs what may run rules. A rule may end the goroutine it runs on, so it
+// gets one of its own, which is waited for.
+func (c *cell) turn(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
+	if c.core.Interrupted() {
+		c.core.Exited()
+	}
+}
+
+// drive does what the core wants done until it wants no more.
+func (c *cell) drive() {
+	for {
+		if !c.core.WantsReceipts() && c.core.WantsReceipt() == nil {
+			c.reading = 0 // what is being read is for memory that is gone
+		}
+		switch {
+		case c.settled > 0:
+			n := c.settled
+			c.settled = 0
+			c.core.Settled(n)
+		case c.core.WantsLoad() && !c.loading:
+			c.load()
+		case c.core.WantsReceipts() && c.reading == 0:
+			c.recall()
+		case c.core.WantsReceipt() != nil && c.reading == 0:
+			c.repeat(c.core.WantsReceipt())
+		case c.core.WantsResume():
+			c.turn(c.core.Resume)
+		default:
+			if _, ok := c.core.WantsRetry(); ok && !c.waits {
+				c.waits = true
+				c.node.w.later(c.retry, "node %d: %v is to be loaded again", c.node.name, c.key)
+			}
+			return
+		}
+	}
+}
+
+func (c *cell) retry() {
+	c.waits = false
+	if !c.forgotten() {
+		c.core.Retry()
+		c.drive()
+	}
+}
+
+// load reads the entity, at once or at some time.
+func (c *cell) load() {
+	w := c.node.w
+	fold := c.core.Load()
+	if w.chance(0.5) {
+		c.core.Loaded(fold, c.read(fold))
+		return
+	}
+	c.loading = true
+	w.later(func() {
+		err := c.read(fold)
+		w.later(func() {
+			c.loading = false
+			if !c.forgotten() {
+				c.core.Loaded(fold, err)
+				c.drive()
+			}
+		}, "node %d: %v is loaded: %v", c.node.name, c.key, err)
+	}, "node %d: %v is read", c.node.name, c.key)
+}
+
+func (c *cell) read(fold *entity.Fold) error {
+	w := c.node.w
+	if w.sick() {
+		return errIO
+	}
+	limit := len(w.disk.books[c.key].entries)
+	if w.twin.readsOldData && w.chance(0.3) {
+		limit--
+	}
+	for e, err := range w.disk.log.Load(background, c.key, fold.Accept) {
+		if err != nil {
+			return err
+		}
+		if int(e.Version) > limit {
+			return nil
+		}
+		if err := fold.Apply(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recall reads the receipts of the entity.
+func (c *cell) recall() {
+	w := c.node.w
+	c.fetch(func() func() {
+		var list []*store.Receipt
+		if w.sick() {
+			return func() { c.core.Recalled(nil, errIO) }
+		}
+		for r, err := range w.disk.log.Receipts(background, c.key) {
+			if err != nil {
+				panic(err)
+			}
+			list = append(list, r)
+		}
+		if w.twin.forgetsKeys {
+			list = nil
+		}
+		return func() { c.core.Recalled(list, nil) }
+	}, "the receipts")
+}
+
+// repeat reads the answer that a command with the key of the call had.
+func (c *cell) repeat(call *entity.Call) {
+	c.fetch(func() func() {
+		out, err := c.answer(call)
+		return func() { c.core.Repeated(out, err) }
+	}, fmt.Sprintf("the receipt %q", call.Name))
+}
+
+func (c *cell) answer(call *entity.Call) (out entity.Outcome, err error) {
+	w := c.node.w
+	if w.sick() {
+		return out, errIO
+	}
+	r, err := w.disk.log.Receipt(background, c.key, call.Name)
+	if err != nil {
+		return out, err
+	}
+	if !bytes.Equal(r.Fingerprint, call.Fingerprint[:]) {
+		return out, store.ErrNotFound // another node has forgotten it, and answered another command
+	}
+	out = entity.Outcome{Version: r.Version, Position: r.Position}
+	switch {
+	case r.Refusal != nil:
+		out.Status, out.Err = entity.StatusRefused, refused(r.Refusal)
+	case !call.WantState:
+	case r.ReplyType != "":
+		out.State = w.rules[c.key.Kind].NewState()
+		decode(r.Reply, out.State)
+	default:
+		fold := c.core.Until(r.Version)
+		if err = c.read(fold); err == nil || errors.Is(err, entity.ErrEnough) {
+			out.State, err = fold.State()
+		}
+	}
+	return out, err
+}
+
+// fetch reads from the store and hands over what was read, at once or at some time.
+func (c *cell) fetch(read func() (tell func()), what string) {
+	w := c.node.w
+	if w.chance(0.5) {
+		read()()
+		return
+	}
+	c.reads++
+	c.reading = c.reads
+	mine := c.reading
+	w.later(func() {
+		tell := read()
+		w.later(func() {
+			if c.forgotten() || c.reading != mine {
+				return
+			}
+			c.reading = 0
+			tell()
+			c.drive()
+		}, "node %d: %v has %s", c.node.name, c.key, what)
+	}, "node %d: %v reads %s", c.node.name, c.key, what)
+}
+
+// Submit is part of [entity.Shell].
+func (c *cell) Submit(i *commit.Item) {
+	n := c.node
+	c.lane = i.Lane
+	for r := range i.Batch.Receipts {
+		c.early[i.Batch.Receipts[r].Name] = i.Batch.Receipts[r].CommandID
+	}
+	if o := n.w.ops[n.w.disk.cause(&i.Batch)]; n.w.twin.sendsEarly && o != nil {
+		n.box.send(c.key, o.call)
+	}
+	if n.w.instant {
+		n.commitAlone(i)
+		c.settled++
+		return
+	}
+	if n.w.twin.settlesEarly {
+		copied := &commit.Item{Batch: i.Batch, Lane: &commit.Lane{Owner: nobody{}}}
+		copied.Batch.Events = slices.Clone(i.Batch.Events)
+		n.queue.Add(copied)
+		c.settled++
+	} else {
+		n.queue.Add(i)
+	}
+	n.wake()
+}
+
+// nobody does not mind what is settled.
+type nobody struct{}
+
+func (nobody) Settled(int) {}
+
+// Settled is part of [commit.Owner].
+func (c *cell) Settled(items int) {
+	w := c.node.w
+	if w.twin.forgivesLanes {
+		c.lane.Reset()
+	}
+	c.settled += items
+	w.later(func() {
+		if !c.forgotten() {
+			c.drive()
+		}
+	}, "node %d: %v hears that %d batches are settled", c.node.name, c.key, items)
+}
+
+// Reply is part of [entity.Shell].
+func (c *cell) Reply(call *entity.Call) {
+	if len(call.Outcome.Effects) > 0 && !c.node.w.twin.sendsEarly {
+		c.node.box.send(c.key, call)
+	}
+	switch o := call.Owner.(type) {
+	case *delivery:
+		o.reply(call.Outcome)
+	case *op:
+		if o.early {
+			o.early = false // the twin has answered it
+			return
+		}
+		o.reply(call.Outcome)
+	}
+}
+
+// Now is part of [entity.Shell].
+func (c *cell) Now() time.Time { return c.node.w.now() }

@@ -1,0 +1,272 @@
+package sim_test
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/perdure/perdure/internal/outbox"
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
+	"github.com/perdure/perdure/store"
+)
+
+// A ledger is the book of all that commands have left to be done.
+type ledger struct {
+	w     *world
+	left  map[store.ID]*left
+	rows  map[uint64]*left
+	order []*left        // as they were stored
+	sent  map[string]int // effects that were tried once, by command and place
+}
+
+// A left is one row of the outbox, from when it is stored for ever.
+type left struct {
+	message  store.Message
+	handled  int    // times that its handler has done its work
+	decided  int    // the moment in which its target has decided it; 0 if it has not
+	closed   int    // the moment in which the row was removed; 0 while it is there
+	how      string // by what
+	tried    uint32
+	parked   bool
+	gaveUp   bool // its last attempt has failed
+	unparked bool // it was parked once, and others have overtaken it
+}
+
+func newLedger(w *world) ledger {
+	return ledger{w: w, left: make(map[store.ID]*left), rows: make(map[uint64]*left), sent: make(map[string]int)}
+}
+
+func (l *left) String() string {
+	m := &l.message
+	name := m.Type[strings.LastIndex(m.Type, ".")+1:]
+	if m.Timer != "" {
+		name = fmt.Sprintf("timer %s", m.Timer)
+	}
+	to := "a handler"
+	if !m.Target.IsZero() {
+		to = m.Target.String()
+	}
+	return fmt.Sprintf("row %d (%s of %v to %s)", m.Sequence, name, m.Source, to)
+}
+
+func (l *left) close(at int, how string) { l.closed, l.how = at, how }
+
+// add notes what a batch takes back and leaves.
+func (g *ledger) add(b *store.Batch, r *store.Result, at int) {
+	for _, name := range b.Cancel {
+		g.endTimer(b.Key, name, at, "cancelled")
+	}
+	for i := range b.Enqueue {
+		l := &left{message: b.Enqueue[i]}
+		m := &l.message
+		m.Source, m.Time = b.Key, r.Time
+		m.Sequence = r.Sequence - uint64(len(b.Enqueue)-1-i)
+		if m.Timer != "" {
+			g.endTimer(b.Key, m.Timer, at, "replaced")
+		}
+		if old := g.left[m.ID]; old != nil {
+			g.w.broken("%v is left a second time as %v", old, l)
+			return
+		}
+		g.left[m.ID], g.rows[m.Sequence] = l, l
+		g.order = append(g.order, l)
+		g.w.note("  %v is left", l)
+	}
+}
+
+func (g *ledger) endTimer(source store.Key, name string, at int, how string) {
+	for _, l := range g.order {
+		if l.closed == 0 && l.message.Source == source && l.message.Timer == name {
+			l.close(at, how)
+			g.w.note("  %v is %s", l, how)
+		}
+	}
+}
+
+// settle notes which rows a batch ends or changes, and checks that it may.
+func (g *ledger) settle(b *store.Batch, at int) {
+	for _, s := range b.Settle {
+		l := g.rows[s.Sequence]
+		switch {
+		case l == nil:
+			g.w.broken("row %d is settled and was never stored", s.Sequence)
+		case s.Required && s.Message != nil:
+			l.parked, l.unparked = false, true
+			g.w.note("  %v is no longer parked", l)
+		case s.Required:
+			g.decide(l, b, at)
+		case l.closed != 0:
+		case s.Message != nil:
+			g.change(l, s.Message)
+		default:
+			l.close(at, "handled")
+			g.w.note("  %v is over", l)
+			if l.handled == 0 {
+				g.w.broken("%v is settled, and nobody has handled it", l)
+			}
+		}
+	}
+}
+
+// decide is the end of a message by the commit of its target.
+func (g *ledger) decide(l *left, b *store.Batch, at int) {
+	switch m := &l.message; {
+	case l.closed != 0:
+		g.w.broken("%v is decided, and it was %s before", l, l.how)
+	case m.Target != b.Key:
+		g.w.broken("%v is decided by %v", l, b.Key)
+	case m.Due.After(g.w.now()):
+		g.w.broken("%v is decided at %v, and is due at %v", l, g.w.now(), m.Due)
+	}
+	g.checkOrder(l, "decided", func(o *left) bool { return o.decided == 0 })
+	l.decided = at
+	l.close(at, "decided")
+	g.w.note("  %v is decided", l)
+}
+
+// change notes a failed attempt.
+func (g *ledger) change(l *left, m *store.Message) {
+	l.tried, l.parked = m.Attempts, m.Parked
+	if m.Parked {
+		g.w.note("  %v is parked after %d attempts", l, m.Attempts)
+	}
+	switch {
+	case m.ID != l.message.ID || m.LastError == "":
+		g.w.broken("%v is changed to id %v with the error %q", l, m.ID, m.LastError)
+	case m.Parked && !m.Target.IsZero():
+		g.w.broken("%v is parked: %s", l, m.LastError)
+	case m.Parked && !l.gaveUp:
+		g.w.broken("%v is parked after %d attempts", l, m.Attempts)
+	}
+}
+
+// checkOrder checks that nothing is done before what comes before it in its lane,
+// where one node alone delivers. Timers are in the order of their times, which
+// is another one.
+func (g *ledger) checkOrder(l *left, how string, missing func(*left) bool) {
+	m := &l.message
+	if g.w.shared || l.unparked || m.Unordered || m.Timer != "" {
+		return
+	}
+	for _, o := range g.order {
+		if o == l {
+			return
+		}
+		if b := &o.message; b.Source == m.Source && b.Target == m.Target && (b.Type == m.Type || !m.Target.IsZero()) &&
+			!b.Unordered && b.Timer == "" && o.closed == 0 && !o.parked && !o.gaveUp && !o.unparked && missing(o) {
+			g.w.broken("%v is %s before %v", l, how, o)
+		}
+	}
+}
+
+// checkReply checks that a batch which decides a message that asks for a reply
+// leaves one, and says whether it does.
+func (g *ledger) checkReply(b *store.Batch, c *said, ok bool) bool {
+	for _, s := range b.Settle {
+		l := g.rows[s.Sequence]
+		if l == nil || !s.Required || l.message.ReplyTo.IsZero() {
+			continue
+		}
+		if len(b.Enqueue) == 0 {
+			g.w.broken("%v asks for a reply and gets none", l)
+			return false
+		}
+		last := &b.Enqueue[len(b.Enqueue)-1]
+		var reply perdurev1.Reply
+		decode(last.Payload, &reply)
+		if last.Target != l.message.ReplyTo || reply.GetName() != l.message.ReplyName || store.ID(reply.GetMessageId()) != l.message.ID ||
+			reply.GetVersion() != uint64(b.Next()) || (reply.GetRefusal() == nil) != ok {
+			g.w.broken("the reply to %v, which is %v, is %v to %v", l, c, &reply, last.Target)
+		}
+		return true
+	}
+	return false
+}
+
+// perform is the moment in which a handler does its work.
+func (g *ledger) perform(r *outbox.Row, b *box) {
+	if r.Message.Sequence == 0 {
+		g.once(r, b)
+		return
+	}
+	l := g.rows[r.Message.Sequence]
+	if l == nil || l.message.ID != r.Message.ID {
+		g.w.broken("message %v is handled, and no row %d of the outbox has that id", r.Message.ID, r.Message.Sequence)
+		return
+	}
+	if l.handled == 0 {
+		g.checkOrder(l, "handled", func(o *left) bool { return o.handled == 0 })
+	}
+	l.handled++
+	g.w.note("  %v is handled", l)
+}
+
+// once checks an effect that is tried once: its command is durable, it is the
+// first time, and those of earlier versions were not later.
+func (g *ledger) once(r *outbox.Row, b *box) {
+	text := r.Value.(*wrapperspb.StringValue).GetValue()
+	id, source := r.Message.ID, r.Message.Source
+	var command string
+	var version store.Version
+	var place int
+	if _, err := fmt.Sscanf(text, "%s %d %d", &command, &version, &place); err != nil {
+		panic(err)
+	}
+	c := g.w.disk.said(id)
+	g.w.note("  the effect %q of %v is performed", text, c)
+	if command != id.String() || c == nil {
+		g.w.broken("the effect %q is performed for %v", text, c)
+		return
+	}
+	rows, _ := leaves(c.message)
+	states, _ := expect(false, 0, g.w.disk.books[source].state(0), c.message)
+	if len(states)+rows > 0 && !g.w.disk.did[id] {
+		g.w.broken("the effect %q is performed, and %v is not stored", text, c)
+	}
+	if int(version) > len(g.w.disk.books[source].entries) {
+		g.w.broken("the effect %q is performed on a version that is not stored", text)
+	}
+	effect := fmt.Sprint(command, place)
+	if g.sent[effect]++; g.sent[effect] > 1 {
+		g.w.broken("the effect %q of %v is performed twice", text, c)
+	}
+	if version < b.sent[source] {
+		g.w.broken("the effect %q of %v is performed after one on version %d", text, c, b.sent[source])
+	}
+	b.sent[source] = version
+}
+
+// audit checks that nothing is left once all is over.
+func (g *ledger) audit() {
+	for _, l := range g.order {
+		m := &l.message
+		switch {
+		case l.closed == 0 && !l.parked:
+			g.w.broken("%v is stuck: it was handled %d times and tried %d times", l, l.handled, l.tried)
+		case !m.Target.IsZero() && m.Timer == "" && l.decided == 0:
+			g.w.broken("%v was %s and never decided", l, l.how)
+		case m.Target.IsZero() && l.handled == 0 && !l.parked:
+			g.w.broken("%v was %s and never handled", l, l.how)
+		}
+	}
+	pending, parked := 0, 0
+	for _, isParked := range []bool{false, true} {
+		for m, err := range g.w.disk.log.Messages(background, store.MessageQuery{Parked: isParked}) {
+			if err != nil {
+				panic(err)
+			}
+			if l := g.rows[m.Sequence]; l == nil || l.closed != 0 || l.parked != isParked {
+				g.w.broken("the log holds row %d, parked: %t, and the book does not", m.Sequence, isParked)
+			}
+			if isParked {
+				parked++
+			} else {
+				pending++
+			}
+		}
+	}
+	if pending > 0 {
+		g.w.broken("the log holds %d rows that wait, and %d that are parked", pending, parked)
+	}
+}
