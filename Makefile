@@ -10,6 +10,7 @@ SHELL := bash
 
 MODULES := $(shell sed -n 's/^\t//p' go.work)
 FUZZTIME ?= 4s
+SEEDS ?= 5000
 TESTFLAGS ?= -timeout 5m
 
 ## test: everything that must hold before a change is accepted, in the order
@@ -37,6 +38,11 @@ test-race:
 .PHONY: bench
 bench:
 	go test $(TESTFLAGS) -run '^$$' -bench . -benchtime 1x work
+
+## sim: the simulation with more seeds, e.g. make sim SEEDS=20000
+.PHONY: sim
+sim:
+	go test ./internal/sim -run TestEntitiesKeepTheirWordWhateverFails -timeout 60m -seeds=$(SEEDS)
 
 ## fuzz: every fuzz target for FUZZTIME (4s), e.g. make fuzz FUZZTIME=10m
 .PHONY: fuzz

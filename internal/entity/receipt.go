@@ -112,6 +112,9 @@ func (e *Entity) Repeated(out Outcome, err error) {
 	}
 	c.Outcome = out
 	c.Outcome.Repeated = true
+	if out.Position == 0 { // it had no events: all that it saw is durable by now
+		c.Outcome.Position = e.position
+	}
 	e.reply(c)
 }
 
@@ -173,12 +176,9 @@ func (e *Entity) remember(c *Call, b *store.Batch) {
 	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
 	rs.order = append(rs.order, receiptAge{c.Name, now})
 	b.Receipts = append(b.Receipts, store.Receipt{
-		Name: c.Name, CommandID: c.ID, Fingerprint: c.Fingerprint[:], Version: b.Next(), Position: e.position,
+		Name: c.Name, CommandID: c.ID, Fingerprint: c.Fingerprint[:], Version: b.Next(), // and the store adds the position, if there are events
 	})
 	r := &b.Receipts[len(b.Receipts)-1]
-	if len(b.Events) > 0 {
-		r.Position = 0 // the store knows it
-	}
 	if c.Outcome.Status == StatusRefused {
 		r.Refusal = e.opts.Refusal(c.Outcome.Err)
 	}
