@@ -22,8 +22,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// payers is a kind whose commands leave one of everything: Deposit sends a
-// Touch-like note and enqueues one, Withdraw has "target" get the money and
+// payers is a kind whose commands leave one of everything: Deposit sends a note
+// and enqueues it too, Withdraw has "target" get the money and
 // reply, Open sets a timer.
 func payers() *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("payer",

@@ -66,28 +66,11 @@ type Row struct {
 	Value any
 
 	lane    *lane
-	settled bool   // it was handled, and waits for its settlement to be durable
-	again   bool   // it has been committed anew since then
+	settled bool   // it is handled or parked, and waits for that to be durable
+	changed bool   // it has a settlement that is not on its way
+	again   bool   // it was parked, and has been committed anew since
 	later   uint32 // times that it could not be tried
 	next    *Row
-}
-
-// A laneKey names messages that are delivered in order: those from one source
-// to one target, or to one handler.
-type laneKey struct {
-	source, target store.Key
-	handler        string
-	volatile       bool
-}
-
-// A lane is a queue of rows of which only the first is delivered.
-type lane struct {
-	key         laneKey
-	first, last *Row
-	length      int
-	behind      bool // the store holds rows that come after the last
-	delayed     bool // the first row waits until then for another attempt
-	until       time.Time
 }
 
 // A Queue is the state machine of the dispatcher.
@@ -95,15 +78,19 @@ type lane struct {
 //  1. rows holds every message of the store that is in memory, by sequence,
 //     from when it is admitted until its settlement is durable or it is known to
 //     be gone, so that a scan of the store never admits it twice.
-//  2. The rows of a lane are in the order of the store, which is that of (Due,
-//     Sequence), and at most the first one is in flight.
+//  2. The rows of a lane are in the order of their sequences, but for timers, which
+//     come when they are due, and for what has been unparked; and at most the
+//     first one is in flight.
 //  3. While a lane or the queue is behind, messages are not admitted but left to
 //     the next scan, so that none overtakes one that is only in the store. A scan
 //     during which the queue falls behind ends there.
 //  4. While a scan runs, what is committed is put aside, and admitted after it;
 //     what is settled is remembered until it ends, because the scan may have
-//     read it before.
+//     read it before. A scan during which that becomes too much ends there.
 //  5. waiting is the sum of the lengths of the delayed lanes.
+//  6. changed holds the rows whose settlement is to be stored, once each: only
+//     the latest of several counts. Rows that are forgotten stay in it, not
+//     marked any more; unsaved is how many are.
 //
 // It is for one goroutine at a time; it neither waits nor calls anybody but its
 // Shell.
@@ -127,7 +114,8 @@ type Queue struct {
 	missed   bool // something committed during the scan was not put aside
 	gone     map[uint64]struct{}
 	due      time.Time // of the first message that is not due yet; zero if there is none
-	settle   []store.Settlement
+	changed  []*Row
+	unsaved  int
 }
 
 // New returns a queue that begins with a scan of the store.
@@ -142,9 +130,8 @@ func New(shell Shell, limits Limits) *Queue {
 // parked ones that are to be delivered again. They are the queue's afterwards.
 func (q *Queue) Committed(messages []*store.Message, now time.Time) {
 	for _, m := range messages {
-		if r := q.rows[m.Sequence]; r != nil && r.settled {
-			r.again = true // the queue has yet to hear that it was parked
-			continue
+		if r := q.rows[m.Sequence]; r != nil && r.settled && r.Message.Parked {
+			q.unparked(r)
 		}
 		_, gone := q.gone[m.Sequence]
 		switch {
@@ -291,12 +278,12 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 	}
 	switch result {
 	case Gone:
-		q.forget(m.Sequence)
+		q.forget(r)
 		q.advance(l)
 		return
 	case Done:
 		r.settled = true
-		q.settle = append(q.settle, store.Settlement{Sequence: m.Sequence})
+		q.change(r)
 		q.advance(l)
 		return
 	case Later:
@@ -318,25 +305,11 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 	} else {
 		q.delay(l, q.shell.Jitter(backoff(p, changed.Attempts)), now)
 	}
-	q.settle = append(q.settle, store.Settlement{Sequence: m.Sequence, Message: &changed})
+	q.change(r)
 }
 
 // laterMax bounds the pause before a delivery that could not be tried.
 const laterMax = time.Second
-
-// errorBytesMax bounds what is kept of the error of an attempt.
-const errorBytesMax = 1024
-
-func errorText(err error) string {
-	if err == nil {
-		return "unknown error"
-	}
-	s := []rune(err.Error()) // so that it is valid UTF-8 and is cut between characters
-	for len(string(s)) > errorBytesMax {
-		s = s[:len(s)*3/4]
-	}
-	return string(s)
-}
 
 func backoff(p Policy, attempts uint32) time.Duration {
 	d := p.BackoffMin
@@ -369,130 +342,6 @@ func (q *Queue) advance(l *lane) {
 	}
 }
 
-func (q *Queue) forget(sequence uint64) {
-	delete(q.rows, sequence)
-	if q.scanning {
-		if q.gone == nil {
-			q.gone = make(map[uint64]struct{})
-		}
-		q.gone[sequence] = struct{}{}
-	}
-}
-
-// settleBytesMax bounds the payloads of what is stored at a time, far below what
-// a batch may hold.
-const settleBytesMax = 8 << 20
-
-// Settlements returns what is to be stored, at most so many and not too large
-// for a batch. Nothing of it is returned again. [Queue.Settled] follows once it
-// is durable.
-func (q *Queue) Settlements(most int) []store.Settlement {
-	n, bytes := 0, 0
-	var list []store.Settlement
-	for ; n < len(q.settle) && len(list) < most; n++ {
-		s := q.settle[n]
-		if r := q.rows[s.Sequence]; r != nil && r.again {
-			// Only what is parked in the store is committed anew, so this one was
-			// stored after all.
-			q.settled(s)
-			continue
-		}
-		if s.Message != nil {
-			bytes += len(s.Message.Payload)
-		}
-		if len(list) > 0 && bytes > settleBytesMax {
-			break
-		}
-		list = append(list, s)
-	}
-	if q.settle = q.settle[n:]; len(q.settle) == 0 {
-		q.settle = nil
-	}
-	return list
-}
-
-// Unsettled is the input that settlements could not be stored. They are tried
-// again: to settle twice does no harm.
-func (q *Queue) Unsettled(list []store.Settlement) { q.settle = append(list, q.settle...) }
-
-// Unsaved reports whether there are settlements to be stored.
-func (q *Queue) Unsaved() bool { return len(q.settle) > 0 }
-
-// Settled is the input that settlements are durable.
-func (q *Queue) Settled(list []store.Settlement) {
-	for _, s := range list {
-		q.settled(s)
-	}
-}
-
-// settled lets go of a row that is handled or parked in the store.
-func (q *Queue) settled(s store.Settlement) {
-	r := q.rows[s.Sequence]
-	if r == nil || !r.settled || s.Message != nil && !s.Message.Parked {
-		return
-	}
-	q.forget(s.Sequence)
-	q.behind = q.behind || r.again
-}
-
-// WantsScan reports whether the messages that are due are to be read from the
-// store, from the first one, into [Queue.Scanned].
-func (q *Queue) WantsScan(now time.Time) bool {
-	if q.scanning || q.closed {
-		return false
-	}
-	if !q.due.IsZero() && !q.due.After(now) {
-		q.behind, q.due = true, time.Time{}
-	}
-	return q.behind && q.roomy() && !now.Before(q.scanAt)
-}
-
-// ScanBegins is the input that a scan begins now.
-func (q *Queue) ScanBegins() {
-	q.scanning, q.behind, q.missed = true, false, false
-	q.due = time.Time{}
-	for _, l := range q.lanes {
-		l.behind = false
-	}
-}
-
-// Scanned is the input of a message that a scan has read. It returns false if
-// the scan need not go on: the queue is behind, and what follows must not
-// overtake what it has left out.
-func (q *Queue) Scanned(m *store.Message) bool {
-	if !q.behind {
-		q.admit(m)
-	}
-	return !q.behind
-}
-
-// ScanEnded is the input that the scan is over. Due is when the first message
-// is due that was not due yet, or zero. A scan that failed is to be made again
-// after a pause.
-func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
-	q.scanning = false
-	if failed {
-		q.scanAt = now.Add(scanPause)
-	}
-	if !due.IsZero() {
-		q.dueAt(due)
-	}
-	late := q.late
-	q.late = nil
-	if failed || q.missed {
-		q.behind = true
-	}
-	if !q.behind {
-		for _, m := range late {
-			q.admit(m)
-		}
-	}
-	q.gone = nil
-}
-
-// scanPause is how long to wait after a scan has failed.
-const scanPause = time.Second
-
 // Wake returns when the queue has something to do by itself; false if never.
 // What it does as soon as another input comes does not count.
 func (q *Queue) Wake() (at time.Time, ok bool) {
@@ -516,44 +365,3 @@ func (q *Queue) Wake() (at time.Time, ok bool) {
 // Load returns how many messages are in memory, and how many of them are being
 // delivered.
 func (q *Queue) Load() (rows, flight int) { return len(q.rows) + q.volatile, q.flight }
-
-// A fifo is a queue of rows that are ready.
-type fifo struct {
-	rows []*Row
-	head int
-}
-
-func (f *fifo) push(r *Row) { f.rows = append(f.rows, r) }
-
-func (f *fifo) pop() *Row {
-	if f.head == len(f.rows) {
-		return nil
-	}
-	r := f.rows[f.head]
-	f.rows[f.head] = nil
-	if f.head++; f.head == len(f.rows) {
-		f.rows, f.head = f.rows[:0], 0
-	}
-	return r
-}
-
-// A laneHeap orders delayed lanes by when they go on.
-type laneHeap []*lane
-
-func (h *laneHeap) Len() int           { return len(*h) }
-func (h *laneHeap) Less(i, j int) bool { return (*h)[i].until.Before((*h)[j].until) }
-func (h *laneHeap) Swap(i, j int)      { (*h)[i], (*h)[j] = (*h)[j], (*h)[i] }
-
-// Push is part of [heap.Interface].
-func (h *laneHeap) Push(x any) {
-	*h = append(*h, x.(*lane))
-}
-
-// Pop is part of [heap.Interface].
-func (h *laneHeap) Pop() any {
-	old := *h
-	l := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return l
-}

@@ -149,6 +149,29 @@ func TestADeliveryThatCannotBeTriedIsNoAttempt(t *testing.T) {
 	}
 }
 
+func TestAScanEndsWhenTooMuchIsSettledDuringIt(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1000, 0)
+	const window = 8
+	q := outbox.New(calm{}, outbox.Limits{Window: window, LaneMax: 4, InFlight: 4, Late: 4})
+	q.ScanBegins()
+	read := 0
+	for _, m := range from("quick", 1, 10*window, now) {
+		read++
+		if !q.Scanned(m) {
+			break
+		}
+		q.Finished(q.Next(now), outbox.Gone, nil, now)
+	}
+	if read > 2*window {
+		t.Errorf("%d rows are read and settled in one scan, want at most twice the window of %d", read, window)
+	}
+	q.ScanEnded(time.Time{}, false, now)
+	if !q.WantsScan(now) {
+		t.Error("the queue does not want to read what it has left out")
+	}
+}
+
 func TestAClosedQueueDeliversOnlyEffects(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)

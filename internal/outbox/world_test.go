@@ -68,6 +68,7 @@ type fact struct {
 	handled  int
 	finished int // epoch in which it was handled, of which the queue had been told
 	over     int // epoch in which it has left its lane
+	done     int // epoch in which it was handled
 	tried    int // epoch of the last attempt that failed
 	until    time.Time
 }
@@ -235,8 +236,13 @@ func (w *world) tell() {
 	list := w.announce[0]
 	w.announce = w.announce[1:]
 	for _, m := range list {
-		if f := w.facts[m.Sequence]; f != nil && f.waiting {
-			f.revived = true
+		f := w.facts[m.Sequence]
+		if f == nil {
+			continue
+		}
+		f.revived = f.revived || f.waiting
+		if f.done == w.epoch && w.rows[m.Sequence] != nil {
+			f.finished = w.epoch // the queue has to remember that until the row is gone
 		}
 	}
 	w.queue.Committed(list, w.now)
@@ -356,7 +362,7 @@ func (w *world) note(f *fact, m *store.Message, result outbox.Result) {
 	pause := policy.BackoffMin
 	switch {
 	case result == outbox.Done || result == outbox.Gone:
-		f.over = w.epoch
+		f.over, f.done = w.epoch, w.epoch
 		if !w.unheard(m.Sequence) { // else the queue cannot know that it has had it
 			f.finished = w.epoch
 		}
@@ -510,7 +516,8 @@ func (w *world) unpark() {
 		c.Parked, c.Attempts, c.LastError = false, 0, ""
 		w.rows[m.Sequence] = &c
 		f := w.facts[m.Sequence]
-		f.unparked, f.waiting, f.finished, f.over, f.tried = true, true, 0, 0, 0
+		f.unparked, f.waiting = true, true
+		f.finished, f.done, f.over, f.tried = 0, 0, 0, 0
 		told := c
 		w.announce = append(w.announce, []*store.Message{&told})
 	}
