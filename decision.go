@@ -106,7 +106,9 @@ func (o messageOption) messageOption(m *entity.Message) { o(m) }
 
 // ReplyTo asks for a reply: when the target has decided, the entity that sends
 // the command gets a [perdurev1.Reply] with that name as a command, which says
-// what the target has made of it. The entity needs a Decide rule for it.
+// what the target has made of it. The entity needs a Decide rule for it. A
+// command that is parked, because its target fails again and again, is not
+// replied to; a timer tells the entity that no reply has come.
 func ReplyTo(name string) MessageOption {
 	return messageOption(func(m *entity.Message) { m.Reply = name })
 }

@@ -267,6 +267,10 @@ func (d *dispatcher) scan(now time.Time) {
 	read := 0
 	var failure error
 	for m, err := range d.box.Messages(d.context, store.MessageQuery{DueBy: now}) {
+		if errors.Is(err, store.ErrCorrupt) {
+			d.engine.config.Logger.Error("outbox message is damaged", "error", err)
+			continue // it stays where it is, and the others do not wait for it
+		}
 		if err != nil {
 			failure = err
 			break
@@ -283,6 +287,9 @@ func (d *dispatcher) scan(now time.Time) {
 	}
 	var due time.Time
 	for m, err := range d.box.Messages(d.context, store.MessageQuery{AfterDue: now, After: math.MaxUint64}) {
+		if errors.Is(err, store.ErrCorrupt) {
+			continue
+		}
 		if err != nil {
 			failure = errors.Join(failure, err)
 		} else {

@@ -134,7 +134,9 @@ type Pruner interface {
 type Outbox interface {
 	// Messages yields the messages that q selects: pending ones in the order of
 	// (Due, Sequence), parked ones in the order of Sequence. Messages are the
-	// caller's to keep.
+	// caller's to keep. A damaged message is yielded as an error that matches
+	// [ErrCorrupt]; if the caller takes the next step, the iteration goes on
+	// behind it, so that one message does not bury the others.
 	Messages(ctx context.Context, q MessageQuery) iter.Seq2[*Message, error]
 }
 

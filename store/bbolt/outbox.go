@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -183,6 +184,9 @@ func dueKey(m *store.Message) []byte {
 }
 
 func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
+	if len(record) == 0 {
+		return nil, bucketMessage.corrupt(be64(sequence), "the message is missing or not the one of its key")
+	}
 	m, err := store.DecodeMessage(record)
 	if err == nil && m.Sequence != sequence {
 		err = bucketMessage.corrupt(be64(sequence), fmt.Sprintf("found message %d in its place", m.Sequence))
@@ -214,15 +218,15 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 			}
 			for _, r := range p.rows {
 				sequence := binary.BigEndian.Uint64(p.key(r))
-				m, err := decodeMessage(sequence, p.value(r))
-				if err == nil {
-					err = ctx.Err()
-				}
-				if err != nil {
-					yield(nil, fmt.Errorf("outbox message %d: %w", sequence, l.locate(err)))
+				if err := ctx.Err(); err != nil {
+					yield(nil, fmt.Errorf("outbox: %w", err))
 					return
 				}
-				if !yield(m, nil) {
+				m, err := decodeMessage(sequence, p.value(r))
+				if err != nil {
+					m, err = nil, fmt.Errorf("outbox message %d: %w", sequence, l.locate(err))
+				}
+				if !yield(m, err) {
 					return
 				}
 			}
@@ -261,13 +265,10 @@ func (o *outboxReader) fill(tx *bolt.Tx, p *page) error {
 			return nil
 		}
 		record, err := bucketMessage.getRecord(messages, be64(sequence))
-		if err == nil && record == nil {
-			err = o.list.corrupt(k, fmt.Sprintf("message %d is missing", sequence))
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, store.ErrCorrupt) {
 			return err
 		}
-		p.add(be64(sequence), record)
+		p.add(be64(sequence), record) // none of a damaged message, which is told when its turn comes
 	}
 	return nil
 }

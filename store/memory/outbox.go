@@ -176,10 +176,9 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 				}
 				m, err := store.DecodeMessage(last.sealed)
 				if err != nil {
-					yield(nil, fmt.Errorf("outbox message %d: %w", last.sequence, where(err, store.Key{}, 0, 0)))
-					return
+					m, err = nil, fmt.Errorf("outbox message %d: %w", last.sequence, where(err, store.Key{}, 0, 0))
 				}
-				if !yield(m, nil) {
+				if !yield(m, err) {
 					return
 				}
 			}

@@ -96,6 +96,20 @@ var corruptCases = slices.Concat(
 			x.wantTexts("scan behind it", x.scan(store.Query{After: 1}), "2", "3", "4")
 			x.append(book("b"), 2, "5")
 		}},
+		{name: "a damaged message does not bury those behind it", needs: []need{damage, outbox}, run: func(x *fixture) {
+			x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2"), x.message("3")}})
+			x.damage(x.messages(store.MessageQuery{})[1], flips[1].flip)
+			var got []string
+			for m, err := range ability[store.Outbox](x).Messages(x.ctx, store.MessageQuery{}) {
+				if err != nil {
+					x.wantError("the damaged message", err, store.ErrCorrupt)
+					got = append(got, "damaged")
+					continue
+				}
+				got = append(got, string(m.Payload))
+			}
+			want(x, "messages", got, []string{"1", "damaged", "3"})
+		}},
 		{name: "a snapshot spares a damaged event below it", needs: []need{damage}, run: func(x *fixture) {
 			threeSnapshots(x)
 			x.damage(x.read(book("a"), 0)[2], flips[1].flip)
