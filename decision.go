@@ -21,6 +21,14 @@ func Persist(events ...proto.Message) *Decision {
 	return &Decision{entity.Decision{Events: events}}
 }
 
+// left returns the part of the decision for after the commit.
+func (d *Decision) left() *entity.Left {
+	if d.d.Left == nil {
+		d.d.Left = new(entity.Left)
+	}
+	return d.d.Left
+}
+
 // None decides that nothing happens. The command succeeds.
 func None() *Decision { return &Decision{} }
 
@@ -35,7 +43,8 @@ func (d *Decision) Tag(tags ...string) *Decision {
 // and after those of earlier commands of the entity. Config.Effects needs a
 // [Perform] rule for each.
 func (d *Decision) Send(effects ...proto.Message) *Decision {
-	d.d.Effects = append(d.d.Effects, effects...)
+	l := d.left()
+	l.Effects = append(l.Effects, effects...)
 	return d
 }
 
@@ -44,7 +53,7 @@ func (d *Decision) Send(effects ...proto.Message) *Decision {
 // Messages of one type from one entity are performed in order.
 func (d *Decision) Enqueue(messages ...proto.Message) *Decision {
 	for _, m := range messages {
-		d.d.Messages = append(d.d.Messages, entity.Message{Message: m})
+		d.left().Messages = append(d.left().Messages, entity.Message{Message: m})
 	}
 	return d
 }
@@ -55,7 +64,7 @@ func (d *Decision) Enqueue(messages ...proto.Message) *Decision {
 // arrive in order. A refusal ends the message too; see [ReplyTo] for how to
 // hear of it.
 func (d *Decision) EnqueueTo(target store.Key, command proto.Message, options ...MessageOption) *Decision {
-	d.d.Messages = append(d.d.Messages, message(entity.Message{Message: command, Target: target}, options))
+	d.left().Messages = append(d.left().Messages, message(entity.Message{Message: command, Target: target}, options))
 	return d
 }
 
@@ -72,13 +81,14 @@ func (d *Decision) Schedule(name string, at time.Time, command proto.Message) *D
 func (d *Decision) ScheduleTo(target store.Key, name string, at time.Time, command proto.Message, options ...MessageOption) *Decision {
 	m := message(entity.Message{Message: command, Target: target, Timer: name, Due: at}, options)
 	m.Self = target.IsZero()
-	d.d.Messages = append(d.d.Messages, m)
+	d.left().Messages = append(d.left().Messages, m)
 	return d
 }
 
 // Cancel takes back timers by name. One that is not set, or has fired, is ignored.
 func (d *Decision) Cancel(names ...string) *Decision {
-	d.d.Cancel = append(d.d.Cancel, names...)
+	l := d.left()
+	l.Cancel = append(l.Cancel, names...)
 	return d
 }
 
@@ -87,13 +97,15 @@ func (d *Decision) Cancel(names ...string) *Decision {
 // the decision is stored, and the command fails with an error that matches
 // [AlreadyExists] and is a [*store.ClaimedError], which names the holder.
 func (d *Decision) Claim(space, value string) *Decision {
-	d.d.Claim = append(d.d.Claim, store.Claim{Space: space, Value: value})
+	l := d.left()
+	l.Claim = append(l.Claim, store.Claim{Space: space, Value: value})
 	return d
 }
 
 // Release gives up a value that the entity holds. Others are ignored.
 func (d *Decision) Release(space, value string) *Decision {
-	d.d.Release = append(d.d.Release, store.Claim{Space: space, Value: value})
+	l := d.left()
+	l.Release = append(l.Release, store.Claim{Space: space, Value: value})
 	return d
 }
 

@@ -139,6 +139,9 @@ func (s *Scenario[S]) run(op entity.Op, message proto.Message) *Outcome[S] {
 	if d := m.check.decision; d != nil && o.out.Status == entity.StatusDone {
 		o.decision = *d
 	}
+	if o.decision.Left == nil {
+		o.decision.Left = new(entity.Left)
+	}
 	var err error
 	if o.events, err = m.events(); err != nil {
 		o.fail("%v", err)

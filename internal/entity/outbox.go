@@ -12,6 +12,9 @@ import (
 // encodeOutbox fills the batch with what a decision leaves for after its
 // commit. The batch may be nil if there is nothing to store.
 func (e *Entity) encodeOutbox(c *Call, d *Decision, b *store.Batch) error {
+	if d.Left == nil {
+		return nil
+	}
 	for _, m := range d.Effects {
 		if err := e.performs(c, m); err != nil {
 			return err

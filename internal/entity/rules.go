@@ -82,6 +82,13 @@ type Decision struct {
 	Save bool
 	// Tags are put on each event.
 	Tags []string
+	// Left is what is left for after the commit; nil for most decisions, which
+	// is why it is apart.
+	*Left
+}
+
+// Left is what a decision leaves for after its commit.
+type Left struct {
 	// Effects are told to the shell once all else is durable.
 	Effects []proto.Message
 	// Messages are left in the outbox, Cancel takes timers out of it.
@@ -109,7 +116,7 @@ type Message struct {
 
 // stores reports whether the decision has anything to store besides events and state.
 func (d *Decision) stores() bool {
-	return len(d.Messages)+len(d.Cancel)+len(d.Claim)+len(d.Release) > 0
+	return d.Left != nil && len(d.Messages)+len(d.Cancel)+len(d.Claim)+len(d.Release) > 0
 }
 
 // Shares reports whether messages of a type can have parts in common with

@@ -151,7 +151,10 @@ func (e *Entity) decide(c *Call, rule ruleFunc, state proto.Message) (d *Decisio
 
 // done is the outcome of a command that leaves the entity as it is now.
 func (e *Entity) done(c *Call, d *Decision) Outcome {
-	out := Outcome{Version: e.version, Effects: d.Effects}
+	out := Outcome{Version: e.version}
+	if d.Left != nil {
+		out.Effects = d.Effects
+	}
 	if c.WantState {
 		out.State = proto.Clone(e.state)
 	}
