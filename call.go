@@ -21,6 +21,11 @@ const (
 	callBegun
 	callReplied
 	callLeft
+
+	// callAwaited is added to the first two while the caller waits for the
+	// reply. An entity that has answered before that, on the caller's own
+	// goroutine, need not wake it.
+	callAwaited = 4
 )
 
 // A call is an [entity.Call] with somebody who waits for it. It is pooled:
@@ -81,7 +86,8 @@ func (c *call) prepare() (err error) {
 // begin lets a call run unless its caller has left.
 func begin(ec *entity.Call) bool {
 	c := ec.Owner.(*call)
-	if c.progress.CompareAndSwap(callQueued, callBegun) {
+	if c.progress.CompareAndSwap(callQueued, callBegun) ||
+		c.progress.CompareAndSwap(callQueued|callAwaited, callBegun|callAwaited) {
 		return true
 	}
 	c.engine.leave(c.stripe)
@@ -93,7 +99,7 @@ func (c *call) reply(from *entity.Entity) {
 	if len(c.Outcome.Effects) > 0 {
 		c.engine.dispatcher.send(from.Key(), &c.Call)
 	}
-	left := c.progress.Swap(callReplied) == callLeft
+	awaited := c.progress.Swap(callReplied)&callAwaited != 0
 	c.engine.leave(c.stripe)
 	switch {
 	case c.sink != nil:
@@ -102,7 +108,7 @@ func (c *call) reply(from *entity.Entity) {
 	case c.told:
 		c.logOutcome()
 		c.engine.release(c)
-	case !left:
+	case awaited:
 		c.done <- struct{}{}
 	}
 }
@@ -125,6 +131,11 @@ func (c *call) logOutcome() {
 // wait waits for the reply. An error means that the caller has left, and must
 // not touch the call any more.
 func (c *call) wait(ctx context.Context) error {
+	if !c.progress.CompareAndSwap(callBegun, callBegun|callAwaited) &&
+		!c.progress.CompareAndSwap(callQueued, callQueued|callAwaited) &&
+		!c.progress.CompareAndSwap(callBegun, callBegun|callAwaited) {
+		return nil // it has been answered
+	}
 	if ctx.Done() == nil {
 		<-c.done
 		return nil
@@ -136,9 +147,9 @@ func (c *call) wait(ctx context.Context) error {
 	}
 	read := c.Op != entity.OpCommand
 	switch {
-	case c.progress.CompareAndSwap(callQueued, callLeft):
+	case c.progress.CompareAndSwap(callQueued|callAwaited, callLeft):
 		return fmt.Errorf("not run: %w", ctx.Err())
-	case c.progress.CompareAndSwap(callBegun, callLeft):
+	case c.progress.CompareAndSwap(callBegun|callAwaited, callLeft):
 		if read {
 			return ctx.Err()
 		}

@@ -55,6 +55,9 @@ func ValidateName(what, name string) error { return validateName(what, name, Nam
 
 // validateName checks a name that becomes part of a store's key.
 func validateName(what, s string, bytesMax int) error {
+	if plain(s) && len(s) <= bytesMax {
+		return nil
+	}
 	switch {
 	case s == "":
 		return fmt.Errorf("%w: %s is empty", ErrInvalid, what)
@@ -66,6 +69,17 @@ func validateName(what, s string, bytesMax int) error {
 		return fmt.Errorf("%w: %s %q is not valid UTF-8", ErrInvalid, what, s)
 	}
 	return nil
+}
+
+// plain reports whether s is not empty and has no byte that needs a closer look,
+// as nearly all names are.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i]-1 >= utf8.RuneSelf-1 {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // An ID identifies one record or one command. It is a UUID, version 7 where

@@ -178,11 +178,12 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 		if r.Err == nil && refused[b.Key] {
 			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
 		}
+		var e *entity
 		if r.Err == nil {
-			r.Err = l.check(b)
+			e, r.Err = l.check(b)
 		}
 		if r.Err == nil {
-			l.apply(b, now, r)
+			l.apply(b, e, now, r)
 		} else if !b.Key.IsZero() {
 			if refused == nil {
 				refused = make(map[store.Key]bool)
@@ -193,14 +194,20 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	return results, nil
 }
 
-// check returns why the batch cannot be stored as things are, or nil. After it,
-// apply cannot fail.
-func (l *Log) check(b *store.Batch) error {
+// check returns why the batch cannot be stored as things are, or nil, and its
+// entity if there is one. After it, apply cannot fail.
+func (l *Log) check(b *store.Batch) (e *entity, err error) {
 	if !b.Key.IsZero() {
-		if err := l.checkEntity(b); err != nil {
-			return err
+		e = l.find(b.Key)
+		if err := l.checkEntity(b, e); err != nil {
+			return nil, err
 		}
 	}
+	return e, l.checkRest(b)
+}
+
+// checkRest checks what is not about the entity itself.
+func (l *Log) checkRest(b *store.Batch) error {
 	if len(b.Settle) > 0 {
 		if err := l.checkSettle(b); err != nil {
 			return err
@@ -221,8 +228,7 @@ func (l *Log) check(b *store.Batch) error {
 	return nil
 }
 
-func (l *Log) checkEntity(b *store.Batch) error {
-	e := l.find(b.Key)
+func (l *Log) checkEntity(b *store.Batch, e *entity) error {
 	if e == nil {
 		e = &entity{}
 	}
@@ -244,15 +250,17 @@ func (l *Log) checkEntity(b *store.Batch) error {
 	return nil
 }
 
-// apply stores a checked batch, part by part in the order of its fields.
-func (l *Log) apply(b *store.Batch, now time.Time, r *store.Result) {
+// apply stores a checked batch, part by part in the order of its fields. The
+// entity is nil if there is none yet.
+func (l *Log) apply(b *store.Batch, e *entity, now time.Time, r *store.Result) {
 	r.Time = now
 	if b.IsCheck() {
 		return
 	}
-	var e *entity
 	if !b.Key.IsZero() {
-		e = l.findOrCreate(b.Key, b.Next() > b.Expected)
+		if e == nil || e.version == 0 {
+			e = l.findOrCreate(b.Key, b.Next() > b.Expected)
+		}
 		l.appendEvents(e, b, r)
 		l.putStates(e, b, now)
 	}
