@@ -5,6 +5,9 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/perdure/perdure"
@@ -39,9 +42,19 @@ func (a *app) demo(ctx context.Context) error {
 			a.out.printf("The library in %s is still there, and nothing was done twice:\n", a.store)
 			a.out.printf("each of its %d books was read back from its events and has answered as before.\n", r.Entities)
 		}
+		if err := a.settle(ctx, engine); err != nil {
+			return err
+		}
 		a.printRejects(l)
 		a.printRefusals(r)
 		if err := a.printShelf(ctx, engine, l); err != nil {
+			return err
+		}
+		if err := a.printReaders(ctx, engine, l); err != nil {
+			return err
+		}
+		a.out.printf("\nReminders of what is overdue, each written once\n\n")
+		if err := a.printNotices("  ", false); err != nil {
 			return err
 		}
 		a.out.printf("\nThe report\n\n")
@@ -97,6 +110,34 @@ func (a *app) printShelf(ctx context.Context, engine *perdure.Engine, l *ledger.
 	return nil
 }
 
+// printReaders asks the readers of the ledger what they have out, by name.
+func (a *app) printReaders(ctx context.Context, engine *perdure.Engine, l *ledger.Ledger) error {
+	a.out.printf("\nReaders who have a book out, as the books have told them\n\n")
+	names := make(map[string]bool)
+	for i := range l.Loans {
+		names[l.Loans[i].Borrower] = true
+	}
+	t := &table{right: []bool{false, true, true}}
+	t.row("reader", "lent", "out", "which")
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		reader, err := library.Readers.Ref(engine, name).State(ctx)
+		if err != nil {
+			return err
+		}
+		if booksOut(reader) == 0 {
+			continue
+		}
+		var books []string
+		for _, o := range reader.GetOut() {
+			books = append(books, o.GetBook())
+		}
+		slices.Sort(books)
+		t.row(name, fmt.Sprintf("%d ×", reader.GetLent()), count(booksOut(reader)), strings.Join(books, ", "))
+	}
+	t.print(a.out, "  ")
+	return nil
+}
+
 func (a *app) printNext(first bool) {
 	a.out.printf("\nWhat to try next\n\n")
 	t := &table{}
@@ -105,6 +146,8 @@ func (a *app) printNext(first bool) {
 	}
 	t.row("go run ./examples/library history dracula", "all that has happened to one book")
 	t.row("go run ./examples/library events", "all that has happened to all of them")
+	t.row("go run ./examples/library reader \"Klara Voss\"", "what a reader has out")
+	t.row("go run ./examples/library notices", "reminders of what is overdue")
 	t.row("go run ./examples/library import --help", "a ledger of your own")
 	t.print(a.out, "  ")
 }

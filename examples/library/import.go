@@ -35,12 +35,19 @@ lent, and only the loan that it is out on can be returned.
 The whole file is read and checked before the first command is sent; it is held
 in memory, with some 300 bytes for a row, up to 1 GiB of text.
 
+With --days, the borrower is reminded of every loan that the ledger leaves open,
+once it is due: see the help of notices. Nobody is reminded of a loan that has
+ended by the ledger, however late that was.
+
 An import may be stopped or killed at any moment: the same command goes on where
-it was and ends with the same report. The commands carry no idempotency keys;
-the import finds its place by working out what the ledger makes of each book and
-comparing that with the events in the log, and it sends each command on
-condition of the book's version, so that none is applied twice. It refuses to
-begin if the log holds something else for a book of the ledger.
+it was and ends with the same report. It finds its place by working out what the
+ledger makes of each book and comparing that with the events in the log; it
+refuses to begin if the log holds something else for a book of the ledger. From
+there on each command carries an idempotency key, made of the loan and what is
+done, so that one whose answer is lost can be sent again. A book remembers the
+last 1,000 keys for a day, which is more than an import has under way, and not
+enough to find its place by. Commands are on condition of the book's version as
+well, in case somebody else has gone on further than the keys are remembered.
 
 The report is about the books of this ledger, whatever else the log holds. Its
 digest is the SHA-256 of a line "book:version" for each, sorted and joined by
@@ -74,7 +81,7 @@ func (a *app) importCommand() *cobra.Command {
 	flags.StringVar(&f.columns.Borrower, "borrower", "borrower_id", "`COLUMN` with the borrowers")
 	flags.StringVar(&f.columns.Title, "title", "", "`COLUMN` with the titles of the books; without it their ids stand in")
 	flags.StringVar(&f.rejects, "rejects", "", "write the rows that make no loan to this `FILE`, as CSV with line and reason")
-	flags.IntVar(&f.days, "days", 0, "how many days a loan is expected to last; 0 says nothing")
+	flags.IntVar(&f.days, "days", 0, "how many days a loan is expected to last, before the borrower is reminded; 0 says nothing")
 	flags.IntVar(&f.workers, "workers", ledger.WorkersDefault, fmt.Sprintf("how many books are at work at one time, at most %d", ledger.WorkersMax))
 	flags.BoolVar(&f.json, "json", false, "print the report as JSON")
 	flags.BoolVar(&f.quiet, "quiet", false, "say nothing on the way")
@@ -113,7 +120,11 @@ func (a *app) importFile(ctx context.Context, name string, f *importFlags) error
 			Workers: f.workers, Expected: time.Duration(f.days) * 24 * time.Hour,
 			Source: filepath.Base(name), Done: p.add,
 		})
-		return err
+		p.stop()
+		if err != nil {
+			return err
+		}
+		return a.settle(ctx, engine)
 	})
 	p.stop()
 	switch {

@@ -1,9 +1,9 @@
-// The library is a lending library on Perdure: its books are durable entities,
-// and a ledger of loans is run through them.
+// The library is a lending library on Perdure: its books and readers are durable
+// entities, and a ledger of loans is run through them.
 //
 // With no argument it runs a small ledger of its own and keeps what happened in
-// library.db; the second run shows that everything is still there. The other
-// commands are listed by
+// library.db, and reminders of overdue loans in notices.txt; the second run shows
+// that everything is still there. The other commands are listed by
 //
 //	go run ./examples/library help
 package main
@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/examples/library/library"
+	"github.com/perdure/perdure/examples/library/notice"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/open"
 )
@@ -49,14 +51,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Long: `A lending library whose books are durable entities.
 
 With no command it runs a small ledger of its own and keeps what happened in
-library.db. Run it twice: the second time, everything is still there.`,
+library.db, and reminders of overdue loans in notices.txt. Run it twice: the
+second time, everything is still there, and nobody is reminded again.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context()) },
 	}
 	root.PersistentFlags().StringVar(&a.store, "store", "bbolt:library.db", "where the log is kept, as a `URI`: bbolt:FILE, memory:")
-	root.AddCommand(a.importCommand(), a.showCommand(), a.historyCommand(), a.listCommand(), a.eventsCommand())
+	root.PersistentFlags().StringVar(&a.noticesName, "notices", "", "where reminders are written, as a `FILE`; without it, in notices.txt beside the log")
+	root.AddCommand(
+		a.importCommand(), a.showCommand(), a.historyCommand(), a.listCommand(), a.eventsCommand(),
+		a.readerCommand(), a.noticesCommand(), a.parkedCommand(),
+	)
 	root.SetArgs(args)
 	root.SetOut(a.out.w)
 	root.SetErr(a.err.w)
@@ -66,23 +73,41 @@ library.db. Run it twice: the second time, everything is still there.`,
 
 // An app is what the commands share.
 type app struct {
-	out, err *printer
-	store    string // URI
+	out, err    *printer
+	store       string // URI
+	noticesName string // as it was given
+	notices     *notice.File
 }
 
 // closeMax bounds the wait for commands in progress after an interrupt.
 const closeMax = 10 * time.Second
 
-// withEngine opens the log, runs books on it for as long as do takes, and
-// closes both. All that do was told is durable before; what is in progress when
-// it returns is waited for.
+// A reminder that cannot be written is tried again so often, and then parked;
+// that is less than a second.
+const (
+	attemptsMax = 5
+	backoffMin  = 50 * time.Millisecond
+	backoffMax  = 400 * time.Millisecond
+)
+
+// withEngine opens the log, runs books and readers on it for as long as do
+// takes, and closes both. All that do was told is durable before; what is in
+// progress when it returns is waited for.
 func (a *app) withEngine(ctx context.Context, do func(*perdure.Engine) error) (failure error) {
 	log, err := open.Open(ctx, a.store)
 	if err != nil {
 		return err
 	}
 	defer func() { failure = errors.Join(failure, log.Close()) }()
-	engine, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{library.Books}})
+	a.notices = notice.New(a.noticesFile())
+	defer func() { failure = errors.Join(failure, a.notices.Close()) }()
+	engine, err := perdure.Open(ctx, perdure.Config{
+		Store: log,
+		Kinds: []perdure.AnyKind{library.Books, library.Readers},
+		Effects: []perdure.EffectRule{
+			perdure.Perform(a.notices.Write, perdure.MaxAttempts(attemptsMax), perdure.Backoff(backoffMin, backoffMax)),
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -104,6 +129,18 @@ func (a *app) withLibrary(ctx context.Context, do func(*perdure.Engine) error) e
 		}
 	}
 	return a.withEngine(ctx, do)
+}
+
+// noticesFile returns the file of notices: the one that was given, or the one
+// beside the log. A log that is in no file has them in memory.
+func (a *app) noticesFile() string {
+	if a.noticesName != "" {
+		return a.noticesName
+	}
+	if file := fileOf(a.store); file != "" {
+		return filepath.Join(filepath.Dir(file), "notices.txt")
+	}
+	return ""
 }
 
 // bookKey names a book in the log.

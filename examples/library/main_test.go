@@ -110,6 +110,12 @@ func TestTheDemoTellsAStoryAndKeepsIt(t *testing.T) {
 	golden(t, "show_nothing", mustExecute(t, "show", "ulysses", "--store", uri))
 	golden(t, "history", mustExecute(t, "history", "dracula", "--store", uri))
 	golden(t, "history_json", mustExecute(t, "history", "walden", "--json", "--store", uri))
+	golden(t, "reader", mustExecute(t, "reader", "Klara Voss", "--store", uri))
+	golden(t, "reader_json", mustExecute(t, "reader", "Ada Quill", "--json", "--store", uri))
+	golden(t, "reader_nothing", mustExecute(t, "reader", "Emma Woodhouse", "--store", uri))
+	golden(t, "notices", mustExecute(t, "notices", "--store", uri))
+	golden(t, "notices_json", mustExecute(t, "notices", "--json", "--store", uri))
+	golden(t, "parked_nothing", mustExecute(t, "parked", "--store", uri))
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("file is %v, %v; want it to be its owner's alone", info, err)
 	}
@@ -119,6 +125,9 @@ func TestTheHelpIsReadable(t *testing.T) {
 	t.Parallel()
 	golden(t, "help", mustExecute(t, "help"))
 	golden(t, "help_import", mustExecute(t, "help", "import"))
+	golden(t, "help_reader", mustExecute(t, "help", "reader"))
+	golden(t, "help_notices", mustExecute(t, "help", "notices"))
+	golden(t, "help_parked", mustExecute(t, "help", "parked"))
 }
 
 func TestEventsAreShownInTheOrderOfTheLog(t *testing.T) {
@@ -264,6 +273,12 @@ func TestAMistakeIsToldBeforeAnythingIsStored(t *testing.T) {
 		{[]string{"show", "emma"}, "there is no library here yet"},
 		{[]string{"history", "emma"}, "there is no library here yet"},
 		{[]string{"events"}, "there is no library here yet"},
+		{[]string{"reader", "Ada"}, "there is no library here yet"},
+		{[]string{"notices"}, "there is no library here yet"},
+		{[]string{"parked"}, "there is no library here yet"},
+		{[]string{"parked", "retry"}, "requires at least 1 arg(s)"},
+		{[]string{"parked", "drop", "-1"}, "unknown shorthand flag"},
+		{[]string{"parked", "drop", "all"}, `"all" is not the number of a message`},
 	} {
 		uri, file := newStore(t)
 		s := execute(t, append(c.args, "--store", uri)...)
@@ -276,6 +291,94 @@ func TestAMistakeIsToldBeforeAnythingIsStored(t *testing.T) {
 	}
 	if s := execute(t, "list", "--store", "postgrez://x"); s.failure == nil || !strings.Contains(s.failure.Error(), "postgrez") {
 		t.Errorf("an unknown scheme: %v; want an error that names it", s.failure)
+	}
+}
+
+func TestReadersAndRemindersFollowAnImport(t *testing.T) {
+	t.Parallel()
+	uri, file := newStore(t)
+	notices := filepath.Join(filepath.Dir(file), "notices.txt")
+	name := ledgerFile(t, "1,emma,ada,1891-01-05,1891-03-19\n2,walden,ada,1891-01-06,\n3,emma,basil,1891-04-01,\n")
+	plain, _ := newStore(t)
+	mustExecute(t, "import", name, "--store", plain, "--quiet")
+	if got := mustExecute(t, "notices", "--json", "--store", plain); got != "" {
+		t.Errorf("notices of an import without --days are\n%s\nwant none", got)
+	}
+	for run := range 2 {
+		mustExecute(t, "import", name, "--store", uri, "--quiet", "--days", "14")
+		text, err := os.ReadFile(notices)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(string(text), "\n"); got != 3 {
+			t.Errorf("after run %d %s holds\n%s\nwant the columns and two notices", run, notices, text)
+		}
+	}
+	const ada = "ada was lent a book 2 ×, and has 1 out.\n  walden  walden  since 1891-01-06  due 1891-01-20\n"
+	if got := mustExecute(t, "reader", "ada", "--store", uri); got != ada {
+		t.Errorf("reader ada\n got %q\nwant %q", got, ada)
+	}
+	const want = "due         book    borrower  loan  title\n" +
+		"1891-01-20  walden  ada       2     walden\n1891-04-15  emma    basil     3     emma\n"
+	if got := mustExecute(t, "notices", "--store", uri); got != want {
+		t.Errorf("notices\n got %q\nwant %q", got, want)
+	}
+}
+
+func TestAReminderThatCannotBeWrittenIsParkedRetriedAndDropped(t *testing.T) {
+	t.Parallel()
+	uri, _ := newStore(t)
+	name := ledgerFile(t, "1,emma,ada,1891-01-05,\n2,walden,ada,1891-01-06,\n")
+	before, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExecute(t, "import", name, "--store", uri, "--quiet", "--days", "14", "--notices", name)
+	if after, err := os.ReadFile(name); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the ledger holds %q, %v; want it as it was, %q", after, err, before)
+	}
+	var numbers []string
+	for line := range strings.Lines(mustExecute(t, "parked", "--json", "--store", uri)) {
+		var m struct {
+			Number                    uint64
+			Type, Source, Error, Time string
+			Payload                   struct{ Title string }
+		}
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatalf("line %q: %v", line, err)
+		}
+		if m.Type != "library.v1.WriteNotice" || m.Source != "book/"+m.Payload.Title || !strings.Contains(m.Error, "not a file of notices") {
+			t.Errorf("parked is %s\nwant a WriteNotice of a book for a file that is not one of notices", line)
+		}
+		numbers = append(numbers, fmt.Sprint(m.Number))
+	}
+	if len(numbers) != 2 {
+		t.Fatalf("messages %q are parked, want two", numbers)
+	}
+	if text := mustExecute(t, "parked", "--store", uri); strings.Count(text, "\n") != 3 || !strings.Contains(text, "  WriteNotice  book/emma ") {
+		t.Errorf("parked is\n%s\nwant a head and two lines, one of book/emma", text)
+	}
+	notices := filepath.Join(t.TempDir(), "reminders.txt")
+	if text := mustExecute(t, "parked", "retry", numbers[0], "--store", uri, "--notices", notices); strings.Count(text, "\n") != 2 {
+		t.Errorf("after a retry there are parked\n%s\nwant a head and one line", text)
+	}
+	if got := mustExecute(t, "parked", "drop", numbers[1], "--store", uri); got != "Nothing is parked.\n" {
+		t.Errorf("after a drop there are parked\n%s\nwant none", got)
+	}
+	if got := mustExecute(t, "notices", "--json", "--store", uri, "--notices", notices); strings.Count(got, "\n") != 1 {
+		t.Errorf("notices are\n%s\nwant one", got)
+	}
+	if s := execute(t, "parked", "drop", numbers[1], "--store", uri); s.failure == nil || !strings.Contains(s.failure.Error(), "message "+numbers[1]) {
+		t.Errorf("drop again: %v; want an error that names message %s", s.failure, numbers[1])
+	}
+}
+
+func TestALibraryInMemoryLeavesNoFile(t *testing.T) {
+	t.Parallel()
+	name := ledgerFile(t, "1,emma,ada,1891-01-05,\n")
+	mustExecute(t, "import", name, "--store", "memory:", "--quiet", "--days", "14")
+	if _, err := os.Stat("notices.txt"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("notices.txt: %v; want %v", err, fs.ErrNotExist)
 	}
 }
 
@@ -331,7 +434,7 @@ func (fullDisk) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 func TestALostOutputIsAFailure(t *testing.T) {
 	t.Parallel()
 	uri, _ := newStore(t)
-	for _, args := range [][]string{{}, {"list"}, {"list", "--json"}, {"events", "--json"}, {"show", "emma"}} {
+	for _, args := range [][]string{{}, {"list"}, {"list", "--json"}, {"events", "--json"}, {"show", "emma"}, {"notices"}, {"parked"}} {
 		err := run(t.Context(), append(args, "--store", uri), fullDisk{}, io.Discard)
 		if !errors.Is(err, io.ErrShortWrite) {
 			t.Errorf("library %q on a full disk: %v, want %v", args, err, io.ErrShortWrite)

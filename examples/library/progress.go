@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -19,6 +20,7 @@ type progress struct {
 	ran     atomic.Int64 // by this run
 	earlier atomic.Int64 // by earlier ones
 
+	stopped       sync.Once
 	ending, ended chan struct{}
 }
 
@@ -56,9 +58,10 @@ func (p *progress) add(n int, earlier bool) {
 // done returns how many commands are safe.
 func (p *progress) done() int { return int(p.earlier.Load() + p.ran.Load()) }
 
-// stop says no more. A bar is wiped off, so that what follows has the line to itself.
+// stop says no more. A bar is wiped off, so that what follows has the line to
+// itself. It may be called again.
 func (p *progress) stop() {
-	close(p.ending)
+	p.stopped.Do(func() { close(p.ending) })
 	<-p.ended
 }
 

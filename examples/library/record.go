@@ -18,9 +18,9 @@ import (
 
 // printEvent prints an event with all the fields of its record.
 func (a *app) printEvent(e *store.Event, asJSON bool) error {
-	payload, err := payloadJSON(e)
+	payload, err := payloadJSON(e.Type, e.Payload)
 	if err != nil {
-		return err
+		return fmt.Errorf("event %d of %v: %w", e.Version, e.Key, err)
 	}
 	if asJSON {
 		return a.printEventJSON(e, payload)
@@ -78,20 +78,20 @@ func (a *app) printEventJSON(e *store.Event, payload json.RawMessage) error {
 	})
 }
 
-// payloadJSON writes the payload of an event as JSON on one line: the message,
+// payloadJSON writes the payload of a record as JSON on one line: the message,
 // or its bytes as a base64 text if its type is not known here.
-func payloadJSON(e *store.Event) (json.RawMessage, error) {
-	known, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(e.Type))
+func payloadJSON(name string, payload []byte) (json.RawMessage, error) {
+	known, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(name))
 	if err != nil {
-		return json.Marshal(e.Payload)
+		return json.Marshal(payload)
 	}
 	m := known.New().Interface()
-	if err := proto.Unmarshal(e.Payload, m); err != nil {
-		return nil, fmt.Errorf("decode event %d of %v: %w", e.Version, e.Key, err)
+	if err := proto.Unmarshal(payload, m); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", name, err)
 	}
 	loose, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
 	if err != nil {
-		return nil, fmt.Errorf("write event %d of %v as JSON: %w", e.Version, e.Key, err)
+		return nil, fmt.Errorf("write %s as JSON: %w", name, err)
 	}
 	var tight bytes.Buffer // protojson varies its spaces on purpose
 	if err := json.Compact(&tight, loose); err != nil {

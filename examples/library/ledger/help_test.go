@@ -13,9 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/examples/library/ledger"
 	"github.com/perdure/perdure/examples/library/library"
+	"github.com/perdure/perdure/examples/library/notice"
+	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/open"
 )
@@ -38,7 +42,16 @@ func openLog(t testing.TB, uri string) store.Log {
 // onEngine runs do on an engine of its own, which is closed when it returns.
 func onEngine(t testing.TB, log store.Log, do func(*perdure.Engine)) {
 	t.Helper()
-	engine, err := perdure.Open(t.Context(), perdure.Config{Store: log, Kinds: []perdure.AnyKind{library.Books}})
+	onEngineWith(t, log, notice.New(""), do)
+}
+
+// onEngineWith is onEngine with reminders that go to a file of the test.
+func onEngineWith(t testing.TB, log store.Log, notices *notice.File, do func(*perdure.Engine)) {
+	t.Helper()
+	engine, err := perdure.Open(t.Context(), perdure.Config{
+		Store: log, Kinds: []perdure.AnyKind{library.Books, library.Readers},
+		Effects: []perdure.EffectRule{perdure.Perform(notices.Write)},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,6 +61,91 @@ func onEngine(t testing.TB, log store.Log, do func(*perdure.Engine)) {
 		}
 	}()
 	do(engine)
+}
+
+// settleMax bounds the wait for the outbox.
+const settleMax = time.Minute
+
+// settle waits until no message is pending, which is so in a ledger whose loans
+// are all due long ago.
+func settle(t testing.TB, engine *perdure.Engine) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), settleMax)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		var first *store.Message
+		for m, err := range engine.Pending(ctx) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			first = m
+			break
+		}
+		if first == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("messages are pending after %v, first of them %d, %s of %v: %s",
+				settleMax, first.Sequence, first.Type, first.Source, first.LastError)
+		}
+	}
+}
+
+// checkReaders compares what the readers of a ledger know with the events of
+// the books.
+func checkReaders(t testing.TB, log store.Log, l *ledger.Ledger) {
+	t.Helper()
+	out, lent := map[string]*libraryv1.BookLent{}, map[string]uint64{}
+	heads, err := log.Heads(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for partition := range heads {
+		for e, err := range log.Scan(t.Context(), store.Query{After: store.NewPosition(partition, 0)}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Type == "library.v1.BookReturned" {
+				delete(out, e.Key.ID)
+			}
+			if e.Type != "library.v1.BookLent" {
+				continue
+			}
+			event := new(libraryv1.BookLent)
+			if err := proto.Unmarshal(e.Payload, event); err != nil {
+				t.Fatal(err)
+			}
+			out[e.Key.ID] = event
+			lent[event.GetBorrower()]++
+		}
+	}
+	want := make(map[string][]string)
+	for book, event := range out {
+		want[event.GetBorrower()] = append(want[event.GetBorrower()], book+" on "+event.GetLoanId())
+	}
+	onEngine(t, log, func(engine *perdure.Engine) {
+		settle(t, engine)
+		for i := range l.Loans {
+			name := l.Loans[i].Borrower
+			reader, err := library.Readers.Ref(engine, name).State(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, o := range reader.GetOut() {
+				got = append(got, o.GetBook()+" on "+o.GetLoan().GetId())
+			}
+			slices.Sort(got)
+			slices.Sort(want[name])
+			if !slices.Equal(got, want[name]) || reader.GetLent() != lent[name] {
+				t.Errorf("%s has %q and was lent %d; want %q and %d", name, got, reader.GetLent(), want[name], lent[name])
+			}
+		}
+	})
 }
 
 // bring imports a ledger by an engine of its own.

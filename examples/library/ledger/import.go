@@ -27,6 +27,8 @@ type Options struct {
 	// Workers is how many books are at work at one time; zero is [WorkersDefault].
 	Workers int
 	// Expected is how long every loan is expected to last; zero says nothing.
+	// With it, borrowers are reminded of loans that the ledger leaves open; then
+	// the engine needs a handler for reminders, see [library.Books].
 	Expected time.Duration
 	// Source is kept in the metadata of every event, beside the line it is from.
 	Source string
@@ -56,17 +58,21 @@ func (l *Ledger) Operations() int {
 //
 // # How an import goes on
 //
-// The commands carry no idempotency key. An import knows what an earlier one
-// has done because the rules of a book are functions of nothing but the ledger:
-// it rehearses them on a state of its own and compares each event with the one
-// that the log holds, until the log has no more; there it goes on. A log that
-// holds something else ends the import with a [*MismatchError], before anything
-// is stored. So a ledger may be imported again, also after rows have been added
-// to it, as long as they are later than those of the same book.
+// An import knows what an earlier one has done because the rules of a book are
+// functions of nothing but the ledger: it rehearses them on a state of its own
+// and compares each event with the one that the log holds, until the log has no
+// more; there it goes on. A log that holds something else ends the import with a
+// [*MismatchError], before anything is stored. So a ledger may be imported
+// again, also after rows have been added to it, as long as they are later than
+// those of the same book.
 //
-// Every command is on condition of the version that the rehearsal has come to.
-// No command is therefore applied twice, whoever else imports, and whatever
-// becomes of an answer: if it is lost, the book is read and compared again.
+// Every command has an idempotency key, made of the loan and the action, so that
+// it can be sent again when its answer is lost. The keys do not tell where to go
+// on after a restart: a book remembers a thousand of them for a day, and a
+// ledger may have more for it, and be taken up again later than that. For the
+// same reason every command is also on condition of the version that the
+// rehearsal has come to. No command is therefore applied twice, whoever else
+// imports, and whatever becomes of an answer.
 func Import(ctx context.Context, engine *perdure.Engine, l *Ledger, o Options) (*Report, error) {
 	o.Workers = cmp.Or(o.Workers, WorkersDefault)
 	if o.Workers < 0 || o.Workers > WorkersMax {
@@ -181,7 +187,7 @@ type Refusal struct {
 	Loan *Loan
 	// Return tells the return of the loan from its lending.
 	Return bool
-	// Err is the book's answer, see [library.ReasonOf].
+	// Err is why, by the book's rules, see [library.ReasonOf].
 	Err error
 }
 

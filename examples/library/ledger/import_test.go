@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -20,6 +21,7 @@ import (
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/examples/library/ledger"
 	"github.com/perdure/perdure/examples/library/library"
+	"github.com/perdure/perdure/examples/library/notice"
 	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
 	"github.com/perdure/perdure/perduretest"
 	"github.com/perdure/perdure/store"
@@ -295,7 +297,7 @@ func TestABookThatMovesOnBehindTheImportIsNoticed(t *testing.T) {
 func TestImportsOfOneLedgerSideBySideAreOne(t *testing.T) {
 	t.Parallel()
 	log := openLog(t, "memory:?shared=true")
-	l := chance(4, 1000, 15)
+	l := chance(4, 400, 15)
 	want := figures(t, replay(l))
 	var wg sync.WaitGroup
 	for range 3 {
@@ -322,27 +324,136 @@ func TestNoCommandIsLostOrDoubledByAStoreThatFails(t *testing.T) {
 			if seed%2 == 0 {
 				uri = "bbolt:" + filepath.ToSlash(filepath.Join(t.TempDir(), "library.db"))
 			}
-			faults := perduretest.NewFaults(openLog(t, uri))
+			log := openLog(t, uri)
+			faults := perduretest.NewFaults(log)
 			faults.Random(seed, perduretest.Rates{
 				NotStored: 0.05, FailBefore: 0.05, FailAfter: 0.05, WrongResults: 0.02, ReadFailBefore: 0.02,
 			})
 			l := chance(seed, 300, 12)
-			log := faults.Log()
+			notices := notice.New("")
 			var r *ledger.Report
 			for tries := 0; r == nil; tries++ {
-				var err error
-				if r, err = bring(t, log, l, ledger.Options{}); err != nil && tries == 100 {
-					t.Fatalf("after %d tries: %v", tries, err)
-				}
+				onEngineWith(t, faults.Log(), notices, func(engine *perdure.Engine) {
+					var err error
+					r, err = ledger.Import(t.Context(), engine, l, ledger.Options{Expected: 21 * 24 * time.Hour})
+					if err != nil && tries == 100 {
+						t.Fatalf("after %d tries: %v", tries, err)
+					}
+				})
 			}
 			if got, want := figures(t, r), figures(t, replay(l)); got != want {
 				t.Errorf("report\n got %s\nwant %s", got, want)
 			}
+			onEngineWith(t, log, notices, func(engine *perdure.Engine) { settle(t, engine) })
+			checkReaders(t, log, l)
+			checkNotices(t, notices, r)
 			if len(faults.Injected()) == 0 {
 				t.Error("no fault was injected: the test tests nothing")
 			}
 		})
 	}
+}
+
+// checkNotices compares the reminders with the loans that are open.
+func checkNotices(t *testing.T, notices *notice.File, r *ledger.Report) {
+	t.Helper()
+	all, err := notices.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	loans := make(map[string]bool)
+	for _, n := range all {
+		loans[n.Loan] = true
+	}
+	if len(all) != r.Open || len(loans) != r.Open {
+		t.Errorf("%d reminders of %d loans, want one for each of the %d that are open", len(all), len(loans), r.Open)
+	}
+}
+
+func TestBorrowersAreRemindedOfWhatTheLedgerLeavesOpen(t *testing.T) {
+	t.Parallel()
+	for name, uri := range stores(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log, notices, l := openLog(t, uri), notice.New(""), chance(5, 2000, 60)
+			var first *ledger.Report
+			for run := range 2 {
+				onEngineWith(t, log, notices, func(engine *perdure.Engine) {
+					r, err := ledger.Import(t.Context(), engine, l, ledger.Options{Expected: 21 * 24 * time.Hour})
+					if err != nil {
+						t.Fatal(err)
+					}
+					settle(t, engine)
+					if first == nil {
+						first = r
+					}
+					if got, want := figures(t, r), figures(t, replay(l)); got != want || r.Open == 0 {
+						t.Errorf("report of run %d\n got %s\nwant %s, with open loans", run, got, want)
+					}
+				})
+				checkNotices(t, notices, first)
+			}
+			checkReaders(t, log, l)
+		})
+	}
+}
+
+func TestNobodyIsRemindedIfNothingIsSaidOfHowLongALoanLasts(t *testing.T) {
+	t.Parallel()
+	log, notices := openLog(t, "memory:"), notice.New("")
+	onEngineWith(t, log, notices, func(engine *perdure.Engine) {
+		if _, err := ledger.Import(t.Context(), engine, read(t, smallLedger), ledger.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		settle(t, engine)
+	})
+	checkNotices(t, notices, new(ledger.Report))
+}
+
+func TestEveryCommandIsSentUnderItsOwnKey(t *testing.T) {
+	t.Parallel()
+	log := openLog(t, "memory:")
+	mustBring(t, log, read(t, smallLedger), ledger.Options{})
+	var got []string
+	for r, err := range log.(store.Receipts).Receipts(t.Context(), store.Key{Kind: library.Books.Name(), ID: "emma"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%s %v %d", r.Name, r.Refusal != nil, r.Version))
+	}
+	want := []string{"1/lend false 2", "1/register false 1", "1/return false 3", "2/lend true 2", "2/return true 3"}
+	if !slices.Equal(got, want) {
+		t.Errorf("keys of emma, refused or not, and versions\n got %q\nwant %q", got, want)
+	}
+}
+
+func TestAnImportGoesOnWhenTheBookHasForgottenTheKeys(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := openLog(t, "memory:")
+		l := chance(6, 2*perdure.ReceiptsMaxDefault, 1)
+		for i := range l.Loans { // a loan that stays open would refuse all others
+			loan := &l.Loans[i]
+			loan.Returned, loan.ReturnedOn = true, loan.LentOn.AddDate(0, 0, 1)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := 0
+		onEngine(t, log, func(engine *perdure.Engine) {
+			_, err := ledger.Import(ctx, engine, l, ledger.Options{Done: func(n int, _ bool) {
+				if done += n; done > l.Operations()*3/4 {
+					cancel()
+				}
+			}})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("an import that is stopped ends with %v, want %v", err, context.Canceled)
+			}
+		})
+		<-time.After(2 * perdure.ReceiptsForDefault)
+		r := mustBring(t, log, l, ledger.Options{})
+		if got, want := figures(t, r), figures(t, replay(l)); got != want || r.Events < 2*perdure.ReceiptsMaxDefault || r.Resumed < l.Operations()/2 {
+			t.Errorf("report\n got %s, resumed %d\nwant %s, with more events than keys are kept, and half of it resumed", got, r.Resumed, want)
+		}
+	})
 }
 
 func TestTooManyWorkersAreRefused(t *testing.T) {

@@ -19,7 +19,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of the commands in flight: of one book, and of all.
+// Bounds of the commands in flight: of one book, which are fewer than it
+// remembers keys (see [perdure.ReceiptsMaxDefault]), and of all.
 const (
 	windowMax   = perdure.InFlightMaxDefault
 	inFlightMax = perdure.CallsMaxDefault / 2
@@ -29,17 +30,19 @@ const (
 //
 //  1. book is what the first next operations make of an empty book by the rules
 //     alone, version counts the events of that, refusals what was refused.
-//  2. A command is sent only on condition of the version that the rehearsal had
-//     before it.
+//  2. A command is sent under a key of its own, and on condition of the version
+//     that the rehearsal had before it.
 //  3. The last command of a window is waited for. Its answer, given at the
 //     expected version, proves that as many events as the commands before it
-//     make are stored; theirs need not be waited for. That they are the same
-//     events, and not those of a rival on a shared store, is what the comparison
-//     at the end is for.
-//  4. A refusal counts only as the book's own answer, so it ends the window.
+//     make are stored, and none by those that were to be refused; their answers
+//     need not be waited for. That they are the same events, and not those of a
+//     rival on a shared store, is what the comparison at the end is for.
 //
 // After an error nobody knows how far the book has come. The rehearsal then
-// begins anew and follows the log, see catchUp.
+// begins anew and follows the log, see catchUp. What the log does not show may
+// still be on its way, and is sent again: the book decides a key once. It
+// remembers more keys than are on their way, see windowMax, but not all of them;
+// where a rival has gone on further, the condition holds the command back.
 type lane struct {
 	engine *perdure.Engine
 	ledger *Ledger
@@ -80,10 +83,6 @@ func (l *lane) run(ctx context.Context) error {
 	lost := false
 	return l.retry(ctx, func(ctx context.Context) error {
 		if lost {
-			// The read waits for what is in flight, so that the log says all.
-			if _, err := l.ref.State(ctx); err != nil {
-				return err
-			}
 			if err := l.catchUp(ctx); err != nil {
 				return err
 			}
@@ -159,11 +158,12 @@ func (l *lane) window(ctx context.Context) error {
 	for n := int64(1); ; n++ {
 		s := l.rehearse(ctx)
 		options := []perdure.CallOption{
+			perdure.WithIdempotencyKey(s.key),
 			perdure.IfVersion(s.version),
 			perdure.WithCorrelationID(s.loan.ID),
 			perdure.WithMetadata(map[string]string{"ledger": l.o.Source, "line": strconv.Itoa(s.loan.Line)}),
 		}
-		if s.refusal == nil && n < size && l.next < len(l.shelf.operations) {
+		if n < size && l.next < len(l.shelf.operations) {
 			if err := l.ref.Tell(ctx, s.command, options...); err != nil {
 				return err
 			}
@@ -231,6 +231,7 @@ func holds(stored *store.Event, m proto.Message) bool {
 // A step is an operation that has been rehearsed.
 type step struct {
 	loan    *Loan
+	key     string
 	command proto.Message
 	version store.Version // of the book before it
 	events  []proto.Message
@@ -241,6 +242,7 @@ type step struct {
 func (l *lane) rehearse(ctx context.Context) step {
 	op := l.shelf.operations[l.next]
 	s := step{loan: &l.ledger.Loans[op.loan], version: l.version}
+	s.key = s.loan.ID + keys[op.action]
 	s.command = command(op.action, s.loan, l.o.Expected)
 	s.events, s.refusal = library.Rehearse(ctx, l.book, s.command)
 	l.next++
@@ -256,13 +258,19 @@ func (l *lane) rehearse(ctx context.Context) step {
 	return s
 }
 
-// command makes the command of an operation.
+// keys end the idempotency keys of the actions, which begin with the loan's id.
+var keys = [...]string{actRegister: "/register", actLend: "/lend", actReturn: "/return"}
+
+// command makes the command of an operation. Nobody is reminded of a loan that
+// has ended by the ledger, however long ago it was due.
 func command(a action, loan *Loan, expected time.Duration) proto.Message {
 	switch a {
 	case actRegister:
 		return &libraryv1.RegisterBook{Title: loan.Title}
 	case actLend:
-		c := &libraryv1.LendBook{LoanId: loan.ID, Borrower: loan.Borrower, Date: timestamppb.New(loan.LentOn)}
+		c := &libraryv1.LendBook{
+			LoanId: loan.ID, Borrower: loan.Borrower, Date: timestamppb.New(loan.LentOn), Ended: loan.Returned,
+		}
 		if expected != 0 {
 			c.Expected = durationpb.New(expected)
 		}

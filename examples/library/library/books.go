@@ -13,10 +13,15 @@ import (
 
 // Books is the kind of all books. The id of an entity is whatever the library
 // calls the book by: an inventory number, an ISBN, a shelf mark.
+//
+// A book tells the entities of [Readers] what they have out. It has overdue
+// loans reminded of by an effect, a WriteNotice, for which the engine needs a
+// handler.
 var Books = perdure.EventSourced("book",
 	perdure.Decide(register),
 	perdure.Decide(lend),
 	perdure.Decide(giveBack),
+	perdure.Decide(remind),
 	perdure.Evolve(onRegistered),
 	perdure.Evolve(onLent),
 	perdure.Evolve(onReturned),
@@ -27,8 +32,9 @@ var Books = perdure.EventSourced("book",
 )
 
 // Rehearse does with b what the entity would do with a command, but stores
-// nothing: it runs the rules of [Books] on a state that is the caller's. It
-// returns the events of the command after applying them to b, or the refusal.
+// nothing and tells nobody: it runs the rules of [Books] on a state that is the
+// caller's. It returns the events of the command after applying them to b, or
+// the refusal.
 func Rehearse(ctx context.Context, b *libraryv1.Book, command proto.Message) ([]proto.Message, error) {
 	var decision *perdure.Decision
 	var err error

@@ -23,7 +23,7 @@ func register(_ context.Context, b *libraryv1.Book, c *libraryv1.RegisterBook) (
 	return perdure.Persist(&libraryv1.BookRegistered{Title: c.GetTitle(), Isbn: c.GetIsbn()}), nil
 }
 
-func lend(_ context.Context, b *libraryv1.Book, c *libraryv1.LendBook) (*perdure.Decision, error) {
+func lend(ctx context.Context, b *libraryv1.Book, c *libraryv1.LendBook) (*perdure.Decision, error) {
 	switch loan := b.GetLoan(); {
 	case c.GetBorrower() == "":
 		return nil, refuse(Incomplete, "a book is not lent without a borrower")
@@ -40,12 +40,21 @@ func lend(_ context.Context, b *libraryv1.Book, c *libraryv1.LendBook) (*perdure
 	case loan != nil:
 		return nil, refuse(AlreadyLent, "it is lent to %s since %s", loan.GetBorrower(), day(loan.GetLentOn()))
 	}
-	return perdure.Persist(&libraryv1.BookLent{
+	event := &libraryv1.BookLent{
 		LoanId: c.GetLoanId(), Borrower: c.GetBorrower(), Date: c.GetDate(), Expected: c.GetExpected(),
-	}).Tag("borrower:" + c.GetBorrower()), nil
+	}
+	self, _ := perdure.Self(ctx)
+	decision := perdure.Persist(event).Tag("borrower:"+c.GetBorrower()).
+		EnqueueTo(ReaderKey(c.GetBorrower()), &libraryv1.AddBook{
+			Out: &libraryv1.BookOut{Book: self.ID, Title: b.GetTitle(), Loan: loanOf(event)},
+		})
+	if c.GetExpected() != nil && !c.GetEnded() {
+		decision.Schedule(overdue, timerAt(due(c)), &libraryv1.RemindBorrower{LoanId: c.GetLoanId()})
+	}
+	return decision, nil
 }
 
-func giveBack(_ context.Context, b *libraryv1.Book, c *libraryv1.ReturnBook) (*perdure.Decision, error) {
+func giveBack(ctx context.Context, b *libraryv1.Book, c *libraryv1.ReturnBook) (*perdure.Decision, error) {
 	switch loan := b.GetLoan(); {
 	case c.GetLoanId() == "" || !c.GetDate().IsValid():
 		return nil, refuse(Incomplete, "a book is not returned without a loan id and a date")
@@ -56,10 +65,28 @@ func giveBack(_ context.Context, b *libraryv1.Book, c *libraryv1.ReturnBook) (*p
 	case before(c.GetDate(), loan.GetLentOn()):
 		return nil, refuse(BeforeLent, "it was lent on %s, after %s", day(loan.GetLentOn()), day(c.GetDate()))
 	default:
-		return perdure.Persist(&libraryv1.BookReturned{
+		self, _ := perdure.Self(ctx)
+		decision := perdure.Persist(&libraryv1.BookReturned{
 			LoanId: c.GetLoanId(), Date: c.GetDate(), By: c.GetBy(), LentFor: between(loan.GetLentOn(), c.GetDate()),
-		}).Tag("borrower:" + loan.GetBorrower()), nil
+		}).Tag("borrower:"+loan.GetBorrower()).
+			EnqueueTo(ReaderKey(loan.GetBorrower()), &libraryv1.RemoveBook{Book: self.ID, LoanId: loan.GetId()})
+		if loan.GetDue() != nil {
+			decision.Cancel(overdue)
+		}
+		return decision, nil
 	}
+}
+
+// overdue is the timer of a book that is set to when its loan is due.
+const overdue = "overdue"
+
+// remind is what the timer leads to. The return of the loan cancels the timer,
+// but may come when it is already on its way.
+func remind(_ context.Context, b *libraryv1.Book, c *libraryv1.RemindBorrower) (*perdure.Decision, error) {
+	if b.GetLoan() == nil || b.GetLoan().GetId() != c.GetLoanId() {
+		return perdure.None(), nil
+	}
+	return perdure.None().Enqueue(&libraryv1.WriteNotice{Title: b.GetTitle(), Loan: b.GetLoan()}), nil
 }
 
 func getLoan(_ context.Context, b *libraryv1.Book, _ *libraryv1.GetLoan) (*libraryv1.Loan, error) {

@@ -10,13 +10,19 @@ func onRegistered(b *libraryv1.Book, e *libraryv1.BookRegistered) {
 
 func onLent(b *libraryv1.Book, e *libraryv1.BookLent) {
 	b.Lent++
-	b.Loan = &libraryv1.Loan{Id: e.GetLoanId(), Borrower: e.GetBorrower(), LentOn: e.GetDate()}
-	if e.GetExpected() != nil {
-		b.Loan.Due = later(e.GetDate(), e.GetExpected())
-	}
+	b.Loan = loanOf(e)
 }
 
 func onReturned(b *libraryv1.Book, e *libraryv1.BookReturned) {
 	b.Loan = nil
 	b.LentFor = sum(b.GetLentFor(), e.GetLentFor())
+}
+
+// loanOf returns the loan that an event begins.
+func loanOf(e *libraryv1.BookLent) *libraryv1.Loan {
+	loan := &libraryv1.Loan{Id: e.GetLoanId(), Borrower: e.GetBorrower(), LentOn: e.GetDate()}
+	if e.GetExpected() != nil {
+		loan.Due = later(e.GetDate(), e.GetExpected())
+	}
+	return loan
 }

@@ -10,10 +10,10 @@ import (
 	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
 )
 
-// A Reason is why a book refuses a command or a query.
+// A Reason is why a book or a reader refuses a command or a query.
 type Reason = libraryv1.Refusal_Reason
 
-// The reasons of a book.
+// The reasons of a refusal.
 const (
 	// Incomplete: the command lacks something that it cannot do without.
 	Incomplete = libraryv1.Refusal_REASON_INCOMPLETE
@@ -51,8 +51,8 @@ func refuse(why Reason, format string, args ...any) error {
 	}
 }
 
-// ReasonOf returns why a book has refused. It returns false if err is no
-// refusal of a book, such as a failure of the store.
+// ReasonOf returns why a book or a reader has refused. It returns false if err
+// is no refusal of theirs, such as a failure of the store.
 func ReasonOf(err error) (why Reason, ok bool) {
 	var refusal *perdure.Error
 	if !errors.As(err, &refusal) {

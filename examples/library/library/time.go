@@ -1,6 +1,7 @@
 package library
 
 import (
+	"math"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -38,6 +39,19 @@ func sum(a, b *durationpb.Duration) *durationpb.Duration {
 		s.Seconds, s.Nanos = s.Seconds-1, s.Nanos+int32(time.Second)
 	}
 	return s
+}
+
+// timerAt returns when a timer fires that is meant for t: a log keeps the times
+// of timers in nanoseconds, and those end in 1677 and 2262.
+func timerAt(t *timestamppb.Timestamp) time.Time {
+	at, first, last := t.AsTime(), time.Unix(0, math.MinInt64), time.Unix(0, math.MaxInt64)
+	switch {
+	case at.Before(first):
+		return first
+	case at.After(last):
+		return last
+	}
+	return at
 }
 
 // day writes a time for people: the date alone where there is no more to it.
