@@ -73,10 +73,10 @@ func ignored(name string) bool {
 		return true
 	}
 	switch path.Ext(name) {
-	case ".test", ".prof", ".out":
+	case ".test", ".prof", ".out", ".db":
 		return true
 	}
-	return name == "library.db"
+	return name == "notices.txt"
 }
 
 // files returns the files of the tree that keep wants.
