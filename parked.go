@@ -57,7 +57,7 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 	}
 	d := e.dispatcher
 	d.mu.Lock()
-	d.queue.Committed([]*store.Message{m}, e.config.Clock.Now())
+	d.queue.Unparked(m, e.config.Clock.Now())
 	d.mu.Unlock()
 	d.wake()
 	return nil

@@ -110,6 +110,7 @@ type Queue struct {
 	behind   bool // a scan is needed
 	scanning bool
 	scanAt   time.Time // not before, after a scan has failed
+	scanned  uint64    // the highest sequence of a message without a due time that a scan has read
 	late     []*store.Message
 	missed   bool // something committed during the scan was not put aside
 	gone     map[uint64]struct{}
@@ -126,27 +127,42 @@ func New(shell Shell, limits Limits) *Queue {
 	}
 }
 
-// Committed is the input that messages are durable in the store: new ones, and
-// parked ones that are to be delivered again. They are the queue's afterwards.
+// Committed is the input that new messages are durable in the store. They are the
+// queue's afterwards. One that a scan has read before its commit was told of is
+// known already, or has been handled: sequences are in the order of commits, so
+// a scan that has read one has met all before it.
 func (q *Queue) Committed(messages []*store.Message, now time.Time) {
 	for _, m := range messages {
-		if r := q.rows[m.Sequence]; r != nil && r.settled && r.Message.Parked {
-			q.unparked(r)
+		if m.Due.IsZero() && m.Sequence <= q.scanned {
+			continue
 		}
-		_, gone := q.gone[m.Sequence]
-		switch {
-		case m.Due.After(now):
-			q.dueAt(m.Due)
-		case gone:
-			q.missed = true // what the scan reads of it may be old
-		case q.scanning && len(q.late) < q.limits.Late:
-			q.late = append(q.late, m)
-		case q.scanning:
-			q.missed = true
-		case q.behind:
-		default:
-			q.admit(m)
-		}
+		q.take(m, now)
+	}
+}
+
+// Unparked is the input that a parked message is no longer parked in the store.
+func (q *Queue) Unparked(m *store.Message, now time.Time) {
+	if r := q.rows[m.Sequence]; r != nil && r.settled && r.Message.Parked {
+		q.unparked(r)
+	}
+	q.take(m, now)
+}
+
+// take admits a message, or leaves it to a scan.
+func (q *Queue) take(m *store.Message, now time.Time) {
+	_, gone := q.gone[m.Sequence]
+	switch {
+	case m.Due.After(now):
+		q.dueAt(m.Due)
+	case gone:
+		q.missed = true // what the scan reads of it may be old
+	case q.scanning && len(q.late) < q.limits.Late:
+		q.late = append(q.late, m)
+	case q.scanning:
+		q.missed = true
+	case q.behind:
+	default:
+		q.admit(m)
 	}
 }
 

@@ -31,6 +31,9 @@ func (q *Queue) ScanBegins() {
 // the scan need not go on: the queue is behind, and what follows must not
 // overtake what it has left out.
 func (q *Queue) Scanned(m *store.Message) bool {
+	if m.Due.IsZero() {
+		q.scanned = max(q.scanned, m.Sequence)
+	}
 	if !q.behind {
 		q.admit(m)
 	}

@@ -49,7 +49,7 @@ type world struct {
 	sent     []*volatile
 
 	commits   []*store.Message // handed out before the commit, by a fault
-	announce  [][]*store.Message
+	announce  []news
 	flight    []*delivery
 	item      []store.Settlement // on its way to the store
 	itemState itemState
@@ -209,7 +209,7 @@ func (w *world) commit() {
 		}
 		return
 	}
-	w.announce = append(w.announce, told)
+	w.announce = append(w.announce, news{list: told})
 }
 
 func (w *world) store(m *store.Message) {
@@ -233,9 +233,9 @@ func (w *world) tell() {
 		}
 		return
 	}
-	list := w.announce[0]
+	n := w.announce[0]
 	w.announce = w.announce[1:]
-	for _, m := range list {
+	for _, m := range n.list {
 		f := w.facts[m.Sequence]
 		if f == nil {
 			continue
@@ -245,7 +245,17 @@ func (w *world) tell() {
 			f.finished = w.epoch // the queue has to remember that until the row is gone
 		}
 	}
-	w.queue.Committed(list, w.now)
+	if n.unparked {
+		w.queue.Unparked(n.list[0], w.now)
+	} else {
+		w.queue.Committed(n.list, w.now)
+	}
+}
+
+// news are messages of the store that the queue has yet to be told of.
+type news struct {
+	list     []*store.Message
+	unparked bool
 }
 
 // next takes a message from the queue, if it hands one out.
@@ -378,8 +388,8 @@ func (w *world) note(f *fact, m *store.Message, result outbox.Result) {
 
 // unheard reports whether the queue has yet to be told of a message.
 func (w *world) unheard(sequence uint64) bool {
-	return slices.ContainsFunc(w.announce, func(list []*store.Message) bool {
-		return slices.ContainsFunc(list, func(m *store.Message) bool { return m.Sequence == sequence })
+	return slices.ContainsFunc(w.announce, func(n news) bool {
+		return slices.ContainsFunc(n.list, func(m *store.Message) bool { return m.Sequence == sequence })
 	})
 }
 
@@ -519,7 +529,7 @@ func (w *world) unpark() {
 		f.unparked, f.waiting = true, true
 		f.finished, f.done, f.over, f.tried = 0, 0, 0, 0
 		told := c
-		w.announce = append(w.announce, []*store.Message{&told})
+		w.announce = append(w.announce, news{list: []*store.Message{&told}, unparked: true})
 	}
 }
 

@@ -204,7 +204,7 @@ func (b *box) unpark() {
 // Settled is part of [commit.Owner].
 func (u *unparking) Settled(int) {
 	if !u.item.Failed() {
-		u.box.queue.Committed([]*store.Message{u.message}, u.box.node.w.now())
+		u.box.queue.Unparked(u.message, u.box.node.w.now())
 		u.box.wake()
 	}
 }
