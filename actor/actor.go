@@ -1,28 +1,38 @@
 package actor
 
 import (
-	"context"
-	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 )
 
 // Flags of an actor.
 const (
-	busy     uint16 = 1 << iota // somebody owns the turn
-	signaled                    // Signal is to be called
-	draining                    // Stop: nothing new is accepted
-	halting                     // StopNow: what is queued is not handled either
-	closed                      // the mailbox is emptied for ever
-	stopped                     // Closed has returned and the name is free
+	busy      uint16 = 1 << iota // somebody owns the turn, or it is on its way to somebody
+	signaled                     // Signal is to be called
+	noticed                      // there are notices
+	draining                     // Stop: nothing new is accepted
+	halting                      // StopNow: what is queued is not handled either
+	renewing                     // a fresh behavior is to take over
+	suspended                    // a failure is not decided yet, or the back-off runs
+	winding                      // the children are stopping
+	ending                       // Stopping has been called
+	closed                       // the mailbox is emptied for ever
+	stopped                      // Closed has returned and the name is free
 
 	refusing = draining | halting | closed
+	urgent   = signaled | noticed | halting | renewing // comes before the next message
 )
 
 // Traits of an actor, which never change.
 const (
 	blocking uint8 = 1 << iota // InlineNever
 	signals                    // the behavior is Signaled
+	fosters                    // the behavior is ChildStopped
+	internal                   // it lives below the guardian of the system
+	dropping                   // DropOldest
+	single                     // its chunks are worked through one message at a time
+	sending                    // there is middleware around what it sends
 )
 
 // An actor is a behavior with its mailbox. It holds to these rules:
@@ -31,49 +41,86 @@ const (
 //     until he clears it, passes it on (to a worker) or closes the actor. Only
 //     the owner calls the behavior and touches cur's messages.
 //  2. Ownership is taken and given up under mu, and given up only when, in the
-//     same critical section, nothing is queued, signaled or to be stopped. So
+//     same critical section, nothing is queued, urgent or to be stopped. So
 //     whoever leaves something to do in an actor finds it busy, and then the
 //     owner will look again, or finds it idle and becomes the owner: no wake-up
 //     is lost.
 //  3. An idle actor has no chunk: head, tail and cur are nil.
 //  4. queued counts the messages in cur (taken ones too) and in the chain from
-//     head. The messages that wait are those less the ones taken from cur, and
-//     they are never more than max.
+//     head (but those dropped from it). The messages that wait are those less
+//     the ones taken from cur. Accepting a message never makes them more than
+//     max; a Terminated and what comes back from a stash go above it.
 //  5. The chain from head is in the order of acceptance, and every message of
 //     cur comes before it. Senders that wait for room come after it.
 //  6. Once one of the refusing flags is set nothing is accepted any more. The
 //     flag closed is set once, by the owner, who keeps the ownership for ever;
 //     what was queued at that moment is the undelivered.
+//  7. While suspended or winding is set nobody runs the actor and busy stays
+//     set. Who clears the flag under mu is the owner: of suspended the timer,
+//     the parent that decides or a StopNow, of winding the last child.
+//  8. No goroutine holds the locks of two actors.
 //
-// The steps of a turn are in turn.go. The reasons: one short lock makes the
-// rules above easy to check, and the turn takes it once a chunk, not once a
-// message. A lock that only spins was no faster at telling on two cores, and it
-// wastes one of them while its holder is preempted. A message is kept by value
-// in a chunk that comes from a pool, so sending allocates nothing. A list linked
-// into the actors was rejected for the registry: it costs 32 bytes an actor, a
-// slice of the living costs 16.
+// The steps of a turn are in turn.go, those of the end in life.go. The reasons:
+// one short lock makes the rules above easy to check, and the turn takes it
+// once a chunk, not once a message. A lock that only spins was no faster at
+// telling on two cores, and it wastes one of them while its holder is
+// preempted. A message is kept by value in a chunk that comes from a pool, so
+// sending allocates nothing. A list linked into the actors was rejected for the
+// registry: it costs 32 bytes an actor, a slice of the living costs 16.
 type actor[M any] struct {
-	mu       sync.Mutex
-	flags    uint16
-	traits   uint8
-	shard    uint8 // of the system's registry
-	queued   uint32
-	max      uint32
-	index    uint32 // in the shard, guarded by its lock
+	core
 	k        *kind[M]
 	behavior Behavior[M] // the owner's; nil once stopped
 	head     *chunk[M]
 	tail     *chunk[M]
-	cur      *chunk[M]     // what the turn works through
-	ext      *extension[M] // what few actors need
+	cur      *chunk[M] // what the turn works through
+}
+
+// A core is what of an actor does not depend on its message type.
+type core struct {
+	mu      sync.Mutex
+	flags   uint16
+	traits  uint8
+	shard   uint8 // of the guardian's registry
+	queued  uint32
+	max     uint32
+	index   uint32 // among its siblings, guarded by the lock of who holds them
+	id      uint64 // among its siblings, set before it is known to anybody
+	handled uint64
+	ext     *extension // what few actors need
+}
+
+// A node is an actor without its message type.
+type node interface {
+	runnable
+	base() *core
+	system() *System
+	stop(how uint16)
+	inspect(i *Info)
+	// order adds a notice for the owner. It returns false if the actor takes none.
+	order(n notice) bool
 }
 
 // An extension holds what an actor may do without. It is allocated on demand.
-type extension[M any] struct {
-	name      string
-	onFailure func(*Failure) Directive
-	done      chan struct{} // made by the first who waits for the stop
-	waiting   []*waiting[M]
+type extension struct {
+	name    string        // set before the actor is known to anybody
+	parent  node          // likewise; nil below a guardian
+	done    chan struct{} // made by the first who waits for the stop
+	waiting []waiter
+	family  *family
+	health  *health
+}
+
+// A family is whom an actor has around itself.
+type family struct {
+	children []node
+	names    map[string]node
+	ids      uint64
+	strategy *Strategy // for the children; nil is that of the system
+	tally    tally     // of restarts of all children together
+	watchers map[node]func(Terminated)
+	watching map[node]struct{}
+	notices  []notice
 }
 
 // A kind holds what the actors of one message type in one system share.
@@ -81,6 +128,8 @@ type kind[M any] struct {
 	sys      *System
 	chunks   sync.Pool
 	contexts sync.Pool
+	trained  sync.Map // reflect.Type of a behavior to *trained
+	last     atomic.Pointer[trained]
 }
 
 func newKind[M any](s *System) *kind[M] {
@@ -90,22 +139,59 @@ func newKind[M any](s *System) *kind[M] {
 	return k
 }
 
+func (c *core) base() *core { return c }
+
+func (a *actor[M]) system() *System { return a.k.sys }
+
 // extra returns the extension, making it if need be. It is called under the lock.
-func (a *actor[M]) extra() *extension[M] {
-	if a.ext == nil {
-		a.ext = new(extension[M])
+func (c *core) extra() *extension {
+	if c.ext == nil {
+		c.ext = new(extension)
 	}
-	return a.ext
+	return c.ext
 }
 
-// name returns the name, which is set before the actor is known to anybody.
-func (a *actor[M]) name() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.ext == nil {
-		return ""
+// kin returns the family, making it if need be. It is called under the lock.
+func (c *core) kin() *family {
+	x := c.extra()
+	if x.family == nil {
+		x.family = new(family)
 	}
-	return a.ext.name
+	return x.family
+}
+
+// children returns a copy of the list of children. It is called under the lock.
+func (c *core) children() []node {
+	if c.ext == nil || c.ext.family == nil {
+		return nil
+	}
+	return append([]node(nil), c.ext.family.children...)
+}
+
+// hasChildren is called under the lock.
+func (c *core) hasChildren() bool {
+	return c.ext != nil && c.ext.family != nil && len(c.ext.family.children) > 0
+}
+
+// origin returns the name and the parent, which is nil for an actor below a
+// guardian. Both are set before the actor is known to anybody.
+func (c *core) origin() (name string, parent node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ext == nil {
+		return "", nil
+	}
+	return c.ext.name, c.ext.parent
+}
+
+func (c *core) name() string {
+	name, _ := c.origin()
+	return name
+}
+
+func (c *core) parent() node {
+	_, parent := c.origin()
+	return parent
 }
 
 // own makes the caller the owner if the actor is idle and may run on the
@@ -122,7 +208,7 @@ func (a *actor[M]) own(patience bool) bool {
 		idle, _ = a.tryOwn()
 	}
 	if idle && !a.k.sys.inline[a.shard].enter() {
-		a.giveUp()
+		a.giveUp(0)
 		return false
 	}
 	return idle
@@ -153,158 +239,19 @@ func (a *actor[M]) signal() {
 		a.mu.Unlock()
 		return
 	}
+	a.press(signaled)
+}
+
+// press sets urgent flags and starts an idle actor. It is called under the
+// lock and releases it.
+func (a *actor[M]) press(flags uint16) {
 	idle := a.flags&busy == 0
-	a.flags |= busy | signaled
+	a.flags |= busy | flags
 	if a.cur != nil {
 		a.cur.taken.Or(control)
 	}
 	a.mu.Unlock()
 	if idle {
 		a.k.sys.start(a)
-	}
-}
-
-// stop asks the actor to stop. An idle one is closed by the caller, or by a
-// goroutine if its behavior may block.
-func (a *actor[M]) stop(how uint16) {
-	a.mu.Lock()
-	a.flags |= how
-	idle := a.flags&busy == 0
-	a.flags |= busy
-	if a.cur != nil && how == halting {
-		a.cur.taken.Or(control)
-	}
-	a.refuseWaiting()
-	a.mu.Unlock()
-	switch {
-	case !idle:
-	case a.traits&blocking != 0:
-		a.k.sys.start(a)
-	default:
-		a.finish(nil)
-	}
-}
-
-// refuseWaiting turns away who waits for room. It is called under the lock.
-func (a *actor[M]) refuseWaiting() {
-	if a.ext == nil {
-		return
-	}
-	for _, w := range a.ext.waiting {
-		w.err = ErrStopped
-		close(w.done)
-	}
-	a.ext.waiting = nil
-}
-
-// stopIfIdle stops the actor if it has nothing to do. It reports whether the
-// actor is stopped.
-func (a *actor[M]) stopIfIdle() bool {
-	a.mu.Lock()
-	if a.flags&busy != 0 {
-		defer a.mu.Unlock()
-		return a.flags&stopped != 0
-	}
-	a.flags |= busy
-	a.mu.Unlock()
-	b, asks := a.behavior.(Idler)
-	idle := !asks || b.Idle()
-	a.mu.Lock()
-	if !idle || a.head != nil || a.flags&(signaled|refusing) != 0 {
-		a.mu.Unlock()
-		a.giveUp()
-		return false
-	}
-	a.flags |= draining
-	a.mu.Unlock()
-	a.finish(nil)
-	return true
-}
-
-// finish closes the actor. The caller is the owner and remains it for ever, so
-// nobody else calls the behavior any more.
-func (a *actor[M]) finish(reason error) {
-	undelivered, askers := a.empty()
-	defer a.settle(reason, askers) // also if Closed ends the goroutine
-	b, ok := a.behavior.(Closed[M])
-	if !ok {
-		return
-	}
-	returned := false
-	defer func() {
-		if !returned {
-			a.k.sys.report(newFailure(a.name(), recover()))
-		}
-	}()
-	b.Closed(reason, undelivered)
-	returned = true
-}
-
-// empty closes the mailbox and takes what is left in it.
-func (a *actor[M]) empty() (undelivered []M, askers []asker) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.flags |= closed
-	a.flags &^= signaled
-	a.refuseWaiting()
-	if n := a.length(); n > 0 {
-		undelivered = make([]M, 0, n)
-	}
-	collect := func(ch *chunk[M]) {
-		for i := ch.taken.Load() & counted; i < ch.n; i++ {
-			undelivered = append(undelivered, ch.m[i])
-			if ch.asks != nil && ch.asks[i].slot != nil {
-				askers = append(askers, ch.asks[i])
-			}
-		}
-	}
-	// The chunks are left to the garbage collector: they hold messages still.
-	if a.cur != nil && !broken("undelivered") {
-		collect(a.cur)
-	}
-	for ch := a.head; ch != nil; ch = ch.next {
-		collect(ch)
-	}
-	a.cur, a.head, a.tail, a.queued = nil, nil, nil, 0
-	return undelivered, askers
-}
-
-// settle tells everybody that the actor has stopped.
-func (a *actor[M]) settle(reason error, askers []asker) {
-	if len(askers) > 0 {
-		err := errUndelivered(reason)
-		for _, from := range askers {
-			from.slot.close(from.gen, err)
-		}
-	}
-	a.k.sys.remove(a, a.shard)
-	a.mu.Lock()
-	a.flags |= stopped
-	a.behavior = nil
-	if a.ext != nil && a.ext.done != nil {
-		close(a.ext.done)
-	}
-	a.mu.Unlock()
-	a.k.sys.unpin()
-}
-
-// wait returns when the actor has stopped.
-func (a *actor[M]) wait(ctx context.Context) error {
-	a.mu.Lock()
-	if a.flags&stopped != 0 {
-		a.mu.Unlock()
-		return nil
-	}
-	x := a.extra()
-	if x.done == nil {
-		x.done = make(chan struct{})
-	}
-	done := x.done
-	a.mu.Unlock()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for actor: %w", ctx.Err())
 	}
 }

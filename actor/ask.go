@@ -37,15 +37,12 @@ func Ask[R, M any](ctx context.Context, to Ref[M], message func(Reply[R]) M) (R,
 	gen := s.gen
 	m := message(Reply[R]{s, gen})
 	if a.own(true) {
-		var err error = ErrNoReply
-		if f := a.inline(m, false); f != nil {
-			err = f
-		}
-		s.drop(gen, err)
+		a.inline(m, false, &s.slotHead)
 		return s.await(ctx, pool)
 	}
 	wake, err := a.push(m, asker{&s.slotHead, gen})
 	if err != nil {
+		a.refused(m, err)
 		s.close(gen, err)
 		return s.await(ctx, pool)
 	}

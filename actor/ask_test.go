@@ -52,7 +52,7 @@ func TestAskReturnsTheErrorOfFail(t *testing.T) {
 	t.Parallel()
 	want := errors.New("no such book")
 	r := spawn(t, newSystem(t, actor.Config{}), server(func(_ *actor.Context[request], m request) { m.reply.Fail(want) }))
-	if got, err := actor.Ask(t.Context(), r, asking(1)); got != 0 || err != want {
+	if got, err := actor.Ask(t.Context(), r, asking(1)); got != 0 || err != want { //nolint:errorlint // it is to be the very same
 		t.Errorf("Ask = %d, %v; want 0, %v", got, err, want)
 	}
 }

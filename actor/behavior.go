@@ -2,7 +2,8 @@ package actor
 
 // A Behavior is what an actor does with its messages.
 //
-// It may have the optional abilities [Signaled], [Closed], [Idler] and [Supervised],
+// It may have the optional abilities [Started], [Restarted], [Stopping],
+// [Stopped], [Closed], [Signaled], [Idler], [ChildStopped] and [Supervised],
 // which [Spawn] finds by assertion. All methods of one actor's behavior are
 // called by one goroutine at a time, so its fields need no lock.
 type Behavior[M any] interface {
@@ -15,6 +16,58 @@ type Func[M any] func(c *Context[M], m M)
 
 // Receive calls f.
 func (f Func[M]) Receive(c *Context[M], m M) { f(c, m) }
+
+// Try is a function that is a [Behavior] and may fail: an error that it returns
+// is handed to [Context.Fail].
+type Try[M any] func(c *Context[M], m M) error
+
+// Receive calls f.
+func (f Try[M]) Receive(c *Context[M], m M) {
+	if err := f(c, m); err != nil {
+		c.Fail(err)
+	}
+}
+
+// Started is the ability of a [Behavior] to begin with something.
+type Started[M any] interface {
+	// Started is called before the first message, on a goroutine of the actor.
+	// It is not called if the actor is stopped at once. To fail in it is like
+	// failing at a message.
+	Started(c *Context[M])
+}
+
+// Restarted is the ability of a [Behavior] to know that it replaces a failed one.
+type Restarted[M any] interface {
+	// Restarted is called on the fresh behavior before its first message,
+	// instead of Started. The reason is the failure of the one before, or of a
+	// sibling.
+	Restarted(c *Context[M], reason *Failure)
+}
+
+// Stopping is the ability of a [Behavior] to act before its children stop.
+type Stopping[M any] interface {
+	// Stopping is called once, when the last message is handled and all children
+	// still live. The reason is nil for an orderly stop, else the [*Failure].
+	Stopping(c *Context[M], reason error)
+}
+
+// Stopped is the ability of a [Behavior] to let go of what it holds.
+type Stopped interface {
+	// Stopped is called once on every behavior that is given up, when the
+	// children are gone: at the end of its actor, and before a restart. After it
+	// comes only [Closed], if the actor ends; and [Supervised] may be asked about
+	// a fresh behavior that cannot be made. The reason is nil for an orderly stop,
+	// else the [*Failure]. It must not block for long.
+	Stopped(reason error)
+}
+
+// ChildStopped is the ability of a [Behavior] to learn of the end of its children.
+type ChildStopped[M any] interface {
+	// ChildStopped is called in a turn of its own for each child that has
+	// stopped, before further messages. It is not called once the actor is to
+	// stop itself.
+	ChildStopped(c *Context[M], t Terminated)
+}
 
 // Signaled is the ability of a [Behavior] to be woken without a message.
 type Signaled[M any] interface {
@@ -53,49 +106,4 @@ type Idler interface {
 type Supervised interface {
 	// Failed is called once for each failure, between two turns of the actor.
 	Failed(f *Failure) Directive
-}
-
-// A Context is a behavior's view of the actor that it runs in. It is valid
-// during the call that it was handed to and on the goroutine of that call.
-type Context[M any] struct {
-	a *actor[M]
-	w *worker // nil on a caller's goroutine
-	// calling says what the behavior is doing, so that leaving it by a panic or
-	// an exit can be told from returning.
-	calling call
-	failure *Failure // the last one
-}
-
-// A call says what a behavior is doing.
-type call uint8
-
-const (
-	atRest    call = iota
-	inMessage      // Receive, with a message of the current chunk
-	inWakeup       // Signal, or Receive on a caller's goroutine
-)
-
-// Self returns the ref of the actor itself. It is the zero Ref after the
-// context has become invalid.
-func (c *Context[M]) Self() Ref[M] { return Ref[M]{c.a} }
-
-// Stop is [Ref.Stop] on the actor itself: what its mailbox has accepted is
-// still handled, then it stops.
-func (c *Context[M]) Stop() { c.Self().Stop() }
-
-// Tell is [Ref.Tell] from inside a turn, and cheaper: if the receiver is idle
-// it may run next on the same goroutine, after the message that is being
-// handled and a few more. It does not wait longer than about two milliseconds
-// for that, even if the sender blocks. One receiver at a time waits in this
-// way; for others a goroutine is started as by Ref.Tell.
-func Tell[M, N any](c *Context[M], to Ref[N], m N) error {
-	a := to.a
-	if a == nil {
-		return ErrStopped
-	}
-	wake, err := a.push(m, asker{})
-	if wake && (c.w == nil || c.a.traits&blocking != 0 || !c.w.hold(a)) {
-		a.k.sys.start(a)
-	}
-	return err
 }

@@ -2,7 +2,9 @@ package actor_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -200,7 +202,7 @@ func BenchmarkRun(b *testing.B) {
 func discard(*actor.Context[uint64], uint64) {}
 
 // spawn starts an anonymous actor.
-func spawn[M any](t testing.TB, s *actor.System, b actor.Behavior[M], opts ...actor.Option) actor.Ref[M] {
+func spawn[M any](t testing.TB, s actor.Parent, b actor.Behavior[M], opts ...actor.Option) actor.Ref[M] {
 	r, err := actor.Spawn(s, "", b, opts...)
 	if err != nil {
 		t.Helper()
@@ -217,4 +219,149 @@ func shutdown(t testing.TB, s *actor.System) {
 	if err := s.Shutdown(ctx); err != nil {
 		t.Errorf("Shutdown: %v", err)
 	}
+}
+
+// BenchmarkTellRandom sends from 20 goroutines to 2,000 actors at random.
+func BenchmarkTellRandom(b *testing.B) {
+	b.ReportAllocs()
+	const senders, receivers = 20, 2000
+	s := actor.NewSystem(actor.Config{})
+	var left atomic.Int64
+	each := b.N/senders + 1
+	left.Store(int64(each * senders))
+	done := make(chan struct{})
+	refs := make([]actor.Ref[uint64], receivers)
+	for i := range refs {
+		refs[i] = spawn(b, s, actor.Func[uint64](func(*actor.Context[uint64], uint64) {
+			if left.Add(-1) == 0 {
+				close(done)
+			}
+		}))
+	}
+	b.ResetTimer()
+	for seed := range uint64(senders) {
+		go func() {
+			r := rand.New(rand.NewPCG(seed, 0))
+			for range each {
+				push(refs[r.IntN(receivers)], 1)
+			}
+		}()
+	}
+	<-done
+	b.StopTimer()
+	shutdown(b, s)
+}
+
+// A skynet node spawns ten children down to the leaves, and adds up what they
+// answer.
+type skynet struct {
+	parent actor.Ref[int]
+	out    chan<- int
+	sum    int
+	left   int
+}
+
+// skynetSize is how many leaves there are.
+const skynetSize = 10_000
+
+func (n *skynet) Receive(c *actor.Context[int], m int) {
+	const fan = 10
+	if n.left == 0 { // the first message is the size
+		if m == 1 {
+			n.answer(c, 1)
+			return
+		}
+		n.left = fan
+		for range fan {
+			child, err := actor.Spawn(c, "", &skynet{parent: c.Self(), out: n.out})
+			if err == nil {
+				err = actor.Tell(c, child, m/fan)
+			}
+			if err != nil {
+				panic(err)
+			}
+		}
+		return
+	}
+	n.sum += m
+	if n.left--; n.left == 0 {
+		n.answer(c, n.sum)
+	}
+}
+
+func (n *skynet) answer(c *actor.Context[int], sum int) {
+	if n.parent == (actor.Ref[int]{}) {
+		n.out <- sum
+	} else if err := actor.Tell(c, n.parent, sum); err != nil {
+		panic(err)
+	}
+}
+
+// One operation is a tree of 11,111 actors, spawned, counted and stopped.
+func BenchmarkSkynet(b *testing.B) {
+	b.ReportAllocs()
+	s := actor.NewSystem(actor.Config{})
+	for b.Loop() {
+		out := make(chan int, 1)
+		r := spawn(b, s, &skynet{out: out})
+		if err := r.Tell(skynetSize); err != nil {
+			b.Fatal(err)
+		}
+		if sum := <-out; sum != skynetSize {
+			b.Fatalf("%d leaves have answered, want %d", sum, skynetSize)
+		}
+		r.Stop()
+		if err := r.Wait(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	shutdown(b, s)
+}
+
+// One operation is a failure and the restart after it.
+func BenchmarkRestart(b *testing.B) {
+	b.ReportAllocs()
+	s := actor.NewSystem(actor.Config{Supervision: actor.Strategy{RestartsMax: actor.RestartsMaxMax, Within: 1}})
+	r, err := actor.SpawnFrom(s, "", func() actor.Behavior[request] {
+		return actor.Func[request](func(*actor.Context[request], request) { panic("ill") })
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := actor.Ask(b.Context(), r, asking(1)); !errors.Is(err, actor.ErrFailed) {
+			b.Fatal(err)
+		}
+	}
+	shutdown(b, s)
+}
+
+func BenchmarkMiddleware(b *testing.B) {
+	b.ReportAllocs()
+	s := actor.NewSystem(actor.Config{})
+	count := 0
+	r := spawn(b, s, actor.Func[uint64](discard), actor.Use(actor.Middleware{Receive: func(_ actor.Delivery, next func()) {
+		count++
+		next()
+	}}))
+	for b.Loop() {
+		if err := r.Run(1); err != nil {
+			b.Fatal(err)
+		}
+	}
+	shutdown(b, s)
+}
+
+// BenchmarkPublish is an event for one subscriber that reads along.
+func BenchmarkPublish(b *testing.B) {
+	b.ReportAllocs()
+	s := actor.NewSystem(actor.Config{})
+	u := actor.Subscribe[int](s, 0)
+	for b.Loop() {
+		s.Publish(1)
+		if _, err := u.Next(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	shutdown(b, s)
 }

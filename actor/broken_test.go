@@ -4,6 +4,7 @@ package actor_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"os"
 	"os/exec"
@@ -26,14 +27,19 @@ func TestStressFindsBrokenMailboxes(t *testing.T) {
 	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "actorbroken", "-o", bin, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build the tests: %v\n%s", err, out)
 	}
-	for fault, caught := range map[string]bool{
-		"none":        false,
-		"wake-up":     true, // an actor becomes idle without looking again
-		"signal":      true, // a signal during a call of Signal is forgotten
-		"owner":       true, // a caller takes the turn of a busy actor
-		"undelivered": true, // a stop forgets the rest of the current chunk
+	for fault, by := range map[string]string{
+		"none":        "",
+		"wake-up":     "TestStress",     // an actor becomes idle without looking again
+		"signal":      "TestStress",     // a signal during a call of Signal is forgotten
+		"owner":       "TestStress",     // a caller takes the turn of a busy actor
+		"undelivered": "TestStress",     // a stop forgets the rest of the current chunk
+		"children":    "TestStressTree", // a parent does not wait for its children
+		"terminated":  "TestStressTree", // a Terminated is lost at a full mailbox
+		"restart":     "TestStressTree", // a restart forgets the rest of the current chunk
+		"resume":      "TestStressTree", // a child that has escalated is forgotten
 	} {
-		cmd := exec.CommandContext(ctx, bin, "-test.run", "^TestStress$", "-test.timeout", "30s")
+		caught := by != ""
+		cmd := exec.CommandContext(ctx, bin, "-test.run", "^"+cmp.Or(by, "TestStress.*")+"$", "-test.timeout", "30s")
 		cmd.Env = append(os.Environ(), "ACTOR_BROKEN="+fault)
 		out, err := cmd.CombinedOutput()
 		if failed := err != nil; failed != caught {

@@ -11,7 +11,7 @@ import (
 // The tests of this file measure the whole process, so they do not run in
 // parallel with others.
 
-func TestSendingAllocatesNothing(t *testing.T) {
+func TestSendingAllocatesNothing(t *testing.T) { //nolint:paralleltest // it measures the whole process
 	if raceEnabled {
 		t.Skip("the race detector makes pools forget")
 	}
@@ -60,7 +60,7 @@ func (b *beacon) Signal(*actor.Context[int]) {
 	}
 }
 
-func TestIdleActorCostsNoGoroutineAndLittleMemory(t *testing.T) {
+func TestIdleActorCostsNoGoroutineAndLittleMemory(t *testing.T) { //nolint:paralleltest // it measures the whole process
 	if raceEnabled {
 		t.Skip("the race detector changes the sizes")
 	}

@@ -2,30 +2,50 @@
 // mailbox of its own.
 //
 // An actor is a [Behavior] that handles one message at a time. [Spawn] starts
-// one on a [System] and returns a [Ref], typed by the messages that the actor
-// understands, so that a wrong message does not compile. [Ref.Tell] sends
-// without waiting, [Ask] waits for an answer, [Ref.Signal] wakes without a
-// message, [Ref.Stop] ends the actor.
+// one and returns a [Ref], typed by the messages that the actor understands, so
+// that a wrong message does not compile. [Ref.Tell] sends without waiting, [Ask]
+// waits for an answer, [Ref.TellAfter] sends later, [Ref.Signal] wakes without a
+// message, [Ref.Stop] ends the actor. Several types of messages are an interface.
 //
 // An idle actor has no goroutine and no buffer: a million of them cost their
 // state and about a hundred bytes each. A goroutine is started when there is
 // something to do, or none at all: [Ask] and [Ref.Run] let an idle actor work
 // on the goroutine of the caller.
 //
+// Actors form a tree. Below a [System] are two guardians, "user" for the actors
+// of the program and "system" for what serves them; below these what was spawned
+// with the [System], and below an actor what it has spawned with its [Context].
+// An actor stops when its children have stopped. One that fails is supervised:
+// by its own [Supervised] or [OnFailure], else by the [Strategy] of its parent,
+// which may [Restart] it with a fresh behavior if [SpawnFrom] knows how to make
+// one. A behavior learns of all this by optional abilities, such as [Started] and
+// [ChildStopped], and of the end of any other actor by [Watch].
+//
+// For tools there are an [Address] without a type, a walk through all actors
+// ([System.Walk]), a stream of events ([Subscribe], [Listen]), and [Middleware].
+// What is not used costs nothing. Package actortest helps to test actors.
+//
 // What the package promises:
 //
 //  1. At most one goroutine at a time works inside an actor, and what one turn
 //     has written the next one sees.
 //  2. Messages of one sender to one actor are handled in the order in which
-//     they were sent.
+//     they were sent, but for those that the actor itself puts aside by
+//     [Context.Stash].
 //  3. A message that was accepted (the call returned nil) is handled exactly
-//     once, or is handed to [Closed] exactly once.
-//  4. A mailbox never holds more than its bound.
-//  5. A panic or [runtime.Goexit] in a behavior fails that actor only. One
-//     thing Go does not allow: Goexit on the goroutine of a caller ([Ref.Run],
-//     [Ask]) ends that too, so an actor that may do this has [InlineNever].
+//     once, or is handed to [Closed] exactly once, or was dropped by the wish of
+//     its actor ([DropOldest]). A restart keeps what is queued.
+//  4. A mailbox accepts no more than its bound. Above it go only a [Terminated],
+//     one for each watch, and what comes back from a stash.
+//  5. A panic, [Context.Fail] or [runtime.Goexit] in a behavior fails that actor
+//     only, never the process. One thing Go does not allow: Goexit on the
+//     goroutine of a caller ([Ref.Run], [Ask]) ends that too, so an actor that may
+//     do this has [InlineNever].
 //  6. An [Ask] ends: with the answer, with an error that says why there is
 //     none, or with its context. Only an answer that somebody has promised to
-//     give later ([Reply.Keep]) can be waited for without end.
+//     give later ([Reply.Keep], [Context.Stash]) can be waited for without end.
 //  7. A turn is bounded, so a busy actor does not starve the others.
+//  8. All descendants of an actor have stopped before its behavior is given up.
+//  9. A failure is decided about before the next message. What exceeds the
+//     restarts of a [Strategy] stops that actor, and its parent is told.
 package actor

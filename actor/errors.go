@@ -19,9 +19,18 @@ var (
 	ErrFailed = errors.New("actor failed")
 	// ErrNameTaken: a living actor has the name. The error is a [*NameError].
 	ErrNameTaken = errors.New("name is taken")
+	// ErrStashFull: the stash holds as many messages as it may.
+	ErrStashFull = errors.New("stash is full")
+	// ErrMissed: events have come faster than they were taken. The error is a
+	// [*MissedError].
+	ErrMissed = errors.New("events were missed")
+	// ErrUnsubscribed: the subscription was closed and nothing is left in it.
+	ErrUnsubscribed = errors.New("subscription is closed")
 	// ErrInvalid: an argument breaks a rule; the text says which.
 	ErrInvalid = errors.New("invalid")
 )
+
+var errNilBehavior = fmt.Errorf("%w: behavior is nil", ErrInvalid)
 
 // A NameError says which name was taken. It matches [ErrNameTaken].
 type NameError struct{ Name string }

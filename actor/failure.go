@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"time"
 )
 
 // A Directive says how an actor goes on after a failure.
@@ -16,14 +17,42 @@ const (
 	// Resume goes on with the next message and the behavior as it is. The
 	// message that failed is not handled again.
 	Resume
+	// Restart stops the children and goes on with the next message and a fresh
+	// behavior, which [SpawnFrom] knows how to make. What is queued is kept, the
+	// message that failed is not handled again. For an actor of [Spawn], and if
+	// the [Strategy] grants no more restarts, it is the same as Stop.
+	Restart
+	// Escalate makes it a failure of the parent, whose own supervision decides.
+	// The actor waits for that: if the parent resumes, so does the actor, in any
+	// other case it is stopped with the parent's other children. Below a guardian
+	// it is the same as Stop.
+	Escalate
 )
+
+// String returns the name of the directive.
+func (d Directive) String() string {
+	switch d {
+	case Stop:
+		return "stop"
+	case Resume:
+		return "resume"
+	case Restart:
+		return "restart"
+	case Escalate:
+		return "escalate"
+	}
+	return fmt.Sprintf("directive %d", uint8(d))
+}
 
 // A Failure is a panic in a behavior, or its end by [runtime.Goexit]. It is an
 // error that matches [ErrFailed], and the value of the panic if that is an error.
 type Failure struct {
 	// Actor is the name of the actor, empty for an anonymous one.
 	Actor string
-	// Value is that of the panic, nil for Goexit.
+	// Path is the whole path of the actor.
+	Path string
+	// Value is that of the panic, or the error of [Context.Fail]; nil for Goexit.
+	// If a child has escalated, it is the child's *Failure.
 	Value any
 	// Goexit is true if the behavior has called runtime.Goexit.
 	Goexit bool
@@ -31,10 +60,17 @@ type Failure struct {
 	Stack []byte
 
 	resumed bool
+	child   node // that has escalated
 }
 
-func newFailure(name string, value any) *Failure {
-	return &Failure{Actor: name, Value: value, Goexit: value == nil, Stack: debug.Stack()}
+func newFailure(n node, value any) *Failure {
+	f := &Failure{Actor: n.base().name(), Path: Address{n}.Path(), Value: value, Goexit: value == nil}
+	if e, ok := value.(*escalation); ok {
+		f.Value, f.Stack, f.child = e.failure, e.failure.Stack, e.child
+		return f
+	}
+	f.Stack = debug.Stack()
+	return f
 }
 
 func (f *Failure) Error() string {
@@ -60,6 +96,7 @@ func (f *Failure) Unwrap() []error {
 func (f *Failure) LogValue() slog.Value {
 	return slog.GroupValue(
 		slog.String("actor", f.Actor),
+		slog.String("path", f.Path),
 		slog.Any("value", f.Value),
 		slog.Bool("goexit", f.Goexit),
 		slog.String("stack", string(f.Stack)),
@@ -81,60 +118,158 @@ func (a *actor[M]) contain(c *Context[M]) {
 	if c.calling == atRest {
 		return
 	}
-	f := newFailure(a.name(), recover())
+	f := newFailure(a, recover())
 	c.failure = f
 	was := c.calling
 	c.calling = atRest
-	then := Stop
-	defer func() { a.goOn(c, f, then) }() // also if the logger or the decision ends the goroutine
+	then, shared := Stop, false
+	defer func() { a.goOn(c, f, then, shared) }() // also if the logger or the decision ends the goroutine
 	if was == inMessage {
 		ch := a.cur
-		if i := ch.taken.Load()&counted - 1; ch.asks != nil && ch.asks[i].slot != nil {
+		if i := ch.taken.Load()&counted - 1; ch.asker(i).slot != nil {
 			a.answered(ch, i, f)
 		}
 	}
-	a.k.sys.report(f)
-	then = a.directive(f)
+	a.mu.Lock()
+	a.vitals().last = f
+	a.mu.Unlock()
+	a.k.sys.report(a, f)
+	then, shared = a.directive(f)
 }
 
-// goOn does what was decided after a failure.
-func (a *actor[M]) goOn(c *Context[M], f *Failure, then Directive) {
-	f.resumed = then == Resume
+// goOn does what was decided after a failure. Shared tells that the strategy
+// of the parent has decided, so that it may concern all children.
+func (a *actor[M]) goOn(c *Context[M], f *Failure, then Directive, shared bool) {
+	parent := a.parent()
+	var pause time.Duration
 	switch {
-	case !f.resumed:
-		a.finish(f)
-	case f.Goexit && c.w == nil:
-		a.giveUp()
-	case f.Goexit:
+	case then == Restart:
+		then, pause = a.grant(parent)
+	case then == Escalate && parent == nil:
+		then = Stop
+	}
+	if shared && parent != nil && (then == Restart || then == Stop) {
+		a.together(parent, f, then, pause)
+	}
+	switch then {
+	case Resume:
+		f.resumed = true
+		resume(f.child)
+	case Restart:
+		f.resumed = a.restart(f, pause)
+	case Escalate:
+		a.escalate(f, parent)
+	default:
+		a.conclude(f)
+	}
+	switch {
+	case !f.resumed || !f.Goexit:
+	case c.w == nil:
+		a.giveUp(1)
+	default:
 		a.k.sys.start(a)
 	}
 }
 
-// directive asks what a failure means. One who fails at that decides to stop.
-func (a *actor[M]) directive(f *Failure) (d Directive) {
-	decide := func(*Failure) Directive { return Stop }
-	if s, ok := a.behavior.(Supervised); ok {
-		decide = s.Failed
-	}
+// grant counts a restart. It returns Stop if there are to be no more.
+func (a *actor[M]) grant(parent node) (Directive, time.Duration) {
+	s := a.k.sys.strategyOf(parent)
 	a.mu.Lock()
-	if a.ext != nil && a.ext.onFailure != nil {
-		decide = a.ext.onFailure
+	h := a.vitals()
+	possible := h.fresh != nil
+	n, granted := 0, possible
+	if possible && !s.All {
+		n, granted = h.tally.add(time.Now(), s)
 	}
 	a.mu.Unlock()
+	if possible && s.All {
+		p := parent.base()
+		p.mu.Lock()
+		n, granted = p.kin().tally.add(time.Now(), s)
+		p.mu.Unlock()
+	}
+	if !granted {
+		return Stop, 0
+	}
+	if s.Backoff.Min <= 0 {
+		return Restart, 0
+	}
+	return Restart, s.Backoff.pause(n)
+}
+
+// together does to the siblings what was decided, if the strategy wants that.
+func (a *actor[M]) together(parent node, f *Failure, then Directive, pause time.Duration) {
+	if !a.k.sys.strategyOf(parent).All {
+		return
+	}
+	p := parent.base()
+	p.mu.Lock()
+	siblings := p.children()
+	p.mu.Unlock()
+	for _, n := range siblings {
+		switch {
+		case n == node(a):
+		case then == Restart && n.base().renewable():
+			n.order(notice{what: together, failure: f, pause: pause})
+		default:
+			n.stop(halting)
+		}
+	}
+}
+
+// renewable reports whether the actor can be restarted.
+func (c *core) renewable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ext != nil && c.ext.health != nil && c.ext.health.fresh != nil
+}
+
+// strategyOf returns the strategy for the children of parent.
+func (s *System) strategyOf(parent node) *Strategy {
+	if parent == nil {
+		return &s.strategy
+	}
+	p := parent.base()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f := p.kin(); f.strategy != nil {
+		return f.strategy
+	}
+	return &s.strategy
+}
+
+// directive asks what a failure means. One who fails at that decides to stop.
+func (a *actor[M]) directive(f *Failure) (d Directive, shared bool) {
+	a.mu.Lock()
+	decide := a.ext.health.onFailure
+	a.mu.Unlock()
+	if s, ok := plain(a.behavior).(Supervised); ok && decide == nil {
+		decide = s.Failed
+	}
+	if decide == nil {
+		shared = true
+		if decide = a.k.sys.strategyOf(a.parent()).Decide; decide == nil {
+			return Restart, shared
+		}
+	}
 	returned := false
 	defer func() {
 		if !returned {
-			a.k.sys.report(newFailure(f.Actor, recover()))
+			a.k.sys.report(a, newFailure(a, recover()))
 			d = Stop
 		}
 	}()
 	d = decide(f)
 	returned = true
-	return d
+	return d, shared
 }
 
-// report logs a failure. A logger that panics is no reason to end the process.
-func (s *System) report(f *Failure) {
+// report logs a failure and publishes it. A logger that panics is no reason to
+// end the process.
+func (s *System) report(n node, f *Failure) {
 	defer func() { _ = recover() }()
+	if s.heard() {
+		s.Publish(FailedEvent{Actor: Address{n}, Failure: f})
+	}
 	s.logger.LogAttrs(context.Background(), slog.LevelError, "actor failed", slog.Any("failure", f))
 }

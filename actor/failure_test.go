@@ -62,7 +62,7 @@ func TestFailedActorStopsAndHandsBackTheRest(t *testing.T) {
 		stopped(t, r)
 		c := await(t, "Closed", b.closed)
 		f := await(t, "the failure", b.failed)
-		if !slices.Equal(c.undelivered, []int{2, 3}) || c.reason != error(f) {
+		if !slices.Equal(c.undelivered, []int{2, 3}) || c.reason != error(f) { //nolint:errorlint // it is to be the very same
 			t.Errorf("%s: Closed(%v, %v), want the failure and [2 3]", name, c.reason, c.undelivered)
 		}
 		if !errors.Is(f, actor.ErrFailed) || f.Actor != name || f.Goexit != (m == exits) || !bytes.Contains(f.Stack, []byte("fragile")) {

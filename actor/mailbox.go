@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -40,6 +41,22 @@ type asker struct {
 	gen  uint64
 }
 
+// asker returns who waits for the answer to message i.
+func (ch *chunk[M]) asker(i uint32) asker {
+	if ch.asks == nil {
+		return asker{}
+	}
+	return ch.asks[i]
+}
+
+// asked notes who waits for the answer to message i.
+func (ch *chunk[M]) asked(i uint32, from asker) {
+	if ch.asks == nil {
+		ch.asks = new([chunkLen]asker)
+	}
+	ch.asks[i] = from
+}
+
 // A waiting is a sender that waits for room.
 type waiting[M any] struct {
 	m    M
@@ -47,13 +64,68 @@ type waiting[M any] struct {
 	err  error
 }
 
+// A waiter is a waiting of any message type.
+type waiter interface{ refuse() }
+
+func (w *waiting[M]) refuse() {
+	w.err = ErrStopped
+	close(w.done)
+}
+
 // push accepts m if it may. It reports whether the actor was idle: then the
 // caller owns its turn and must start it.
 func (a *actor[M]) push(m M, from asker) (wake bool, err error) {
 	a.mu.Lock()
 	wake, err = a.accept(m, from)
+	if err != nil && a.traits&dropping != 0 && a.flags&refusing == 0 {
+		wake = a.replace(m, from) // it releases the lock
+		return wake, nil
+	}
 	a.mu.Unlock()
 	return wake, err
+}
+
+// replace accepts m in the place of the oldest message that waits. It is called
+// under the lock and releases it.
+func (a *actor[M]) replace(m M, from asker) (wake bool) {
+	var old M
+	var who asker
+	dropped := a.head != nil
+	if dropped {
+		var zero M
+		ch := a.head
+		i := ch.taken.Add(1) - 1
+		old, who, ch.m[i] = ch.m[i], ch.asker(i), zero
+		if who.slot != nil {
+			ch.asks[i] = asker{}
+		}
+		a.queued--
+		a.shorten()
+	}
+	a.put(m, from)
+	wake = a.flags&busy == 0
+	a.flags |= busy
+	a.mu.Unlock()
+	if dropped {
+		if who.slot != nil {
+			who.slot.close(who.gen, ErrMailboxFull)
+		}
+		deadLetters(a, ErrMailboxFull, []M{old})
+	}
+	return wake
+}
+
+// shorten removes the first chunk of the chain if nothing is left in it. It is
+// called under the lock, where messages are taken from the chain one at a time.
+func (a *actor[M]) shorten() {
+	ch := a.head
+	if ch.taken.Load() < ch.n {
+		return
+	}
+	if a.head = ch.next; a.head == nil {
+		a.tail = nil
+	}
+	a.k.recycle(ch)
 }
 
 // accept is push under the lock.
@@ -82,7 +154,11 @@ func (a *actor[M]) room() bool {
 // under the lock.
 func (a *actor[M]) length() uint32 {
 	n := a.queued
-	if a.cur != nil {
+	switch {
+	case a.cur == nil:
+	case a.traits&dropping != 0:
+		n -= a.cur.n // its one message is out of reach, as if it were being handled
+	default:
 		n -= a.cur.taken.Load() & counted
 	}
 	return n
@@ -102,13 +178,26 @@ func (a *actor[M]) put(m M, from asker) {
 	}
 	t.m[t.n] = m
 	if from.slot != nil {
-		if t.asks == nil {
-			t.asks = new([chunkLen]asker)
-		}
-		t.asks[t.n] = from
+		t.asked(t.n, from)
 	}
 	t.n++
 	a.queued++
+}
+
+// force accepts m though the mailbox may be full, unless the actor is to stop.
+func (a *actor[M]) force(m M) {
+	a.mu.Lock()
+	if a.flags&refusing != 0 || broken("terminated") && a.length() >= a.max {
+		a.mu.Unlock()
+		return
+	}
+	a.put(m, asker{})
+	idle := a.flags&busy == 0
+	a.flags |= busy
+	a.mu.Unlock()
+	if idle {
+		a.k.sys.start(a)
+	}
 }
 
 // admit accepts the messages of waiting senders as far as there is room, in
@@ -119,7 +208,7 @@ func (a *actor[M]) admit() {
 	}
 	n := 0
 	for ; n < len(a.ext.waiting) && a.length() < a.max; n++ {
-		w := a.ext.waiting[n]
+		w := a.ext.waiting[n].(*waiting[M])
 		a.put(w.m, asker{})
 		close(w.done)
 	}
@@ -143,8 +232,11 @@ func (a *actor[M]) admitLate() {
 
 // pushWait is push that waits for room.
 func (a *actor[M]) pushWait(ctx context.Context, m M) (wake bool, err error) {
+	if a.traits&dropping != 0 {
+		return a.push(m, asker{}) // which makes room
+	}
 	a.mu.Lock()
-	if wake, err = a.accept(m, asker{}); err != ErrMailboxFull {
+	if wake, err = a.accept(m, asker{}); !errors.Is(err, ErrMailboxFull) {
 		a.mu.Unlock()
 		return wake, err
 	}
@@ -162,7 +254,7 @@ func (a *actor[M]) pushWait(ctx context.Context, m M) (wake bool, err error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if i := slices.Index(a.ext.waiting, w); i >= 0 {
+	if i := slices.Index(a.ext.waiting, waiter(w)); i >= 0 {
 		a.ext.waiting = slices.Delete(a.ext.waiting, i, i+1)
 		return false, fmt.Errorf("wait for room: %w", ctx.Err())
 	}

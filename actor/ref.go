@@ -1,6 +1,9 @@
 package actor
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // A Ref sends messages of type M to one actor. It is a small value, comparable
 // with ==, and may be used by any goroutine. The zero Ref is usable: it is that
@@ -27,6 +30,9 @@ func (r Ref[M]) Tell(m M) error {
 	if wake {
 		r.a.k.sys.start(r.a)
 	}
+	if err != nil {
+		r.a.refused(m, err)
+	}
 	return err
 }
 
@@ -40,6 +46,9 @@ func (r Ref[M]) TellWait(ctx context.Context, m M) error {
 	wake, err := r.a.pushWait(ctx, m)
 	if wake {
 		r.a.k.sys.start(r.a)
+	}
+	if errors.Is(err, ErrStopped) {
+		r.a.refused(m, err)
 	}
 	return err
 }
@@ -57,7 +66,7 @@ func (r Ref[M]) Run(m M) error {
 	if r.a == nil || !r.a.own(false) {
 		return r.Tell(m)
 	}
-	r.a.inline(m, false)
+	r.a.inline(m, false, nil)
 	return nil
 }
 
@@ -83,13 +92,15 @@ func (r Ref[M]) RunSignal() {
 		return
 	}
 	var none M
-	r.a.inline(none, true)
+	r.a.inline(none, true, nil)
 }
 
 // Stop lets the actor handle what its mailbox has accepted and then ends it.
 // From now on nothing is accepted. It may be called any number of times, also
 // by the actor itself, and does not wait. An idle actor is stopped, and its
-// [Closed] called, when Stop returns; with [InlineNever] a goroutine does that.
+// [Closed] called, when Stop returns; with [InlineNever], or with children, a
+// goroutine does that. Children are stopped in the same way, when the mailbox is
+// empty and before the actor itself.
 func (r Ref[M]) Stop() {
 	if r.a != nil {
 		r.a.stop(draining)
@@ -97,15 +108,15 @@ func (r Ref[M]) Stop() {
 }
 
 // StopNow is [Ref.Stop] that leaves what is queued unhandled: the actor ends
-// after the message that it is handling.
+// after the message that it is handling, and so do its children.
 func (r Ref[M]) StopNow() {
 	if r.a != nil {
 		r.a.stop(halting)
 	}
 }
 
-// StopIfIdle stops the actor if it is idle, its mailbox is empty and its
-// behavior, if it is an [Idler], says so too. It reports whether the actor is
+// StopIfIdle stops the actor if it is idle, has no children, its mailbox is empty
+// and its behavior, if it is an [Idler], says so too. It reports whether the actor is
 // stopped now. It is exact: no message that was accepted
 // is lost by it, and after true nothing is accepted. [Closed] is called, with
 // nothing undelivered, before StopIfIdle returns.

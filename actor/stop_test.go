@@ -89,8 +89,10 @@ func TestStopIfIdleStopsOnlyAnIdleActor(t *testing.T) {
 		if len(p.got) != 2 {
 			t.Errorf("handled %d messages, want 2", len(p.got))
 		}
-		if !r.StopIfIdle() || !r.StopIfIdle() {
-			t.Error("StopIfIdle did not stop an idle actor")
+		for range 2 {
+			if !r.StopIfIdle() {
+				t.Error("StopIfIdle did not stop an idle actor")
+			}
 		}
 		if len(p.closed) != 1 {
 			t.Errorf("Closed was called %d times, want 1", len(p.closed))

@@ -247,7 +247,7 @@ func (st *stress) ask(ctx context.Context, v *victim, m parcel) error {
 	switch {
 	case err == nil && got != m.seq && (m.do != keepReply || got != -1):
 		st.t.Errorf("Ask %d got %d, the answer of another", m.seq, got)
-	case errors.Is(err, actor.ErrMailboxFull), err == actor.ErrStopped: // plain: not accepted
+	case errors.Is(err, actor.ErrMailboxFull), err == actor.ErrStopped: //nolint:errorlint // only the plain one says that it was not accepted
 		st.open.Done()
 	case errors.Is(err, actor.ErrNoReply):
 		st.t.Errorf("Ask %d: %v", m.seq, err)

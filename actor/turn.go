@@ -6,10 +6,6 @@ import "runtime"
 type runnable interface {
 	// turn works until the actor is idle or stopped. The caller is the owner.
 	turn(w *worker)
-	stop(how uint16)
-	place(index uint32)
-	placed() uint32
-	name() string
 }
 
 // turn runs the actor on a worker until it has nothing to do:
@@ -81,7 +77,7 @@ func (a *actor[M]) answered(ch *chunk[M], i uint32, err error) {
 }
 
 // next returns the chunk to work through, or nil if the turn is over: then the
-// actor is idle or stopped, and no longer the caller's.
+// actor is idle, stopped or waits for something, and no longer the caller's.
 func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 	for {
 		a.mu.Lock()
@@ -89,23 +85,10 @@ func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 		if done != nil {
 			done.taken.And(^control)
 		}
-		if a.flags&(signaled|halting) == signaled {
-			a.flags &^= signaled
-			a.mu.Unlock()
-			c.calling = inWakeup
-			a.behavior.(Signaled[M]).Signal(c)
-			c.calling = atRest
-			if broken("signal") {
-				a.mu.Lock()
-				a.flags &^= signaled // and with it what came during the call
-				a.mu.Unlock()
+		if a.flags&urgent != 0 {
+			if a.attend(c) {
+				continue
 			}
-			c.w.count(1)
-			continue
-		}
-		if a.flags&halting != 0 {
-			a.mu.Unlock()
-			a.finish(nil)
 			return nil
 		}
 		if done != nil {
@@ -114,6 +97,7 @@ func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 				return done
 			}
 			a.queued -= done.n
+			a.handled += uint64(done.n)
 		}
 		ch := a.detach()
 		if ch == nil {
@@ -126,17 +110,55 @@ func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 			a.k.recycle(done)
 			c.w.count(n)
 			c.w.share()
+			if c.w.step {
+				a.k.sys.start(a) // for the next message
+				return nil
+			}
 		}
 		return ch
 	}
+}
+
+// attend does one of the urgent things. It is called under the lock and
+// releases it. It returns false if the turn is over.
+func (a *actor[M]) attend(c *Context[M]) bool {
+	switch {
+	case a.flags&halting != 0:
+		a.mu.Unlock()
+		a.conclude(nil)
+		return false
+	case a.flags&renewing != 0:
+		return a.renew(c)
+	case a.flags&noticed != 0:
+		return a.notice(c)
+	}
+	a.flags &^= signaled
+	a.mu.Unlock()
+	if b, ok := a.behavior.(Signaled[M]); ok {
+		c.calling = inWakeup
+		b.Signal(c)
+		c.calling = atRest
+	}
+	if broken("signal") {
+		a.mu.Lock()
+		a.flags &^= signaled // and with it what came during the call
+		a.mu.Unlock()
+	}
+	c.w.count(1)
+	return true
 }
 
 // detach makes the first chunk of the chain the current one. It is called
 // under the lock.
 func (a *actor[M]) detach() *chunk[M] {
 	ch := a.head
-	a.cur = ch
-	if ch != nil {
+	switch {
+	case ch == nil:
+		a.cur = nil
+	case a.traits&single != 0:
+		a.cur = a.detachOne()
+	default:
+		a.cur = ch
 		if a.head = ch.next; a.head == nil {
 			a.tail = nil
 		}
@@ -148,7 +170,22 @@ func (a *actor[M]) detach() *chunk[M] {
 			return a.detach() // what has been let in just now
 		}
 	}
-	return ch
+	return a.cur
+}
+
+// detachOne makes a chunk of the first message. The rest of its chunk stays in
+// the chain, where its messages can be dropped.
+func (a *actor[M]) detachOne() *chunk[M] {
+	var zero M
+	from, to := a.head, a.k.chunks.Get().(*chunk[M])
+	i := from.taken.Add(1) - 1
+	to.n, to.m[0], from.m[i] = 1, from.m[i], zero
+	if who := from.asker(i); who.slot != nil {
+		to.asked(0, who)
+		from.asks[i] = asker{}
+	}
+	a.shorten()
+	return to
 }
 
 // rest ends a turn with an empty mailbox: the actor becomes idle, or stops if
@@ -170,24 +207,34 @@ func (a *actor[M]) rest(c *Context[M], done *chunk[M]) {
 		c.w.count(n)
 	}
 	if stop {
-		a.finish(nil)
+		a.conclude(nil)
 	}
 }
 
 // inline handles m (or, with signal, calls Signal) on the caller's goroutine.
-// The caller has just become the owner of an idle actor. It returns the
-// failure, if there was one, after it has been dealt with.
-func (a *actor[M]) inline(m M, signal bool) (f *Failure) {
+// The caller has just become the owner of an idle actor. If he asks, and the
+// behavior has neither answered nor handed the ask on, it ends here.
+func (a *actor[M]) inline(m M, signal bool, asks *slotHead) {
 	c := a.k.contexts.Get().(*Context[M])
-	c.a = a
+	c.a, c.asks = a, asks
 	defer a.k.sys.inline[a.shard].leave() // also if the behavior ends the goroutine
 	a.once(c, m, signal)
-	f = c.failure
+	f, open := c.failure, c.asks
 	if f == nil || f.resumed {
-		a.giveUp()
+		var handled uint64 = 1
+		if signal {
+			handled = 0
+		}
+		a.giveUp(handled)
 	}
 	a.k.release(c)
-	return f
+	switch {
+	case open == nil:
+	case f != nil:
+		open.drop(open.gen, f)
+	default:
+		open.drop(open.gen, ErrNoReply)
+	}
 }
 
 // once calls the behavior once.
@@ -202,10 +249,12 @@ func (a *actor[M]) once(c *Context[M], m M, signal bool) {
 	c.calling = atRest
 }
 
-// giveUp ends an inline turn. What has come meanwhile is handed to a worker.
-func (a *actor[M]) giveUp() {
+// giveUp ends an inline turn that has handled so many messages. What has come
+// meanwhile is handed to a worker.
+func (a *actor[M]) giveUp(handled uint64) {
 	a.mu.Lock()
-	more := a.head != nil || a.flags&(signaled|draining|halting) != 0
+	a.handled += handled
+	more := a.head != nil || a.flags&(urgent|draining) != 0
 	if !more {
 		a.flags &^= busy
 	}

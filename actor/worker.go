@@ -45,7 +45,8 @@ type worker struct {
 	next    runnable
 	held    atomic.Uint64
 	handled uint32
-	spare   any // a context to use again, if the message type is the same
+	step    bool // the worker makes one turn only
+	spare   any  // a context to use again, if the message type is the same
 
 	// Of the watch, under its lock.
 	watched        bool // also read by the worker, who alone sets it
@@ -54,7 +55,7 @@ type worker struct {
 }
 
 func newWorker(s *System) *worker {
-	w := &worker{sys: s}
+	w := &worker{sys: s, step: s.executor != nil}
 	w.loop = w.run
 	return w
 }
@@ -63,7 +64,11 @@ func newWorker(s *System) *worker {
 func (s *System) start(r runnable) {
 	w := s.workers.Get().(*worker)
 	w.first = r
-	s.pin()
+	s.goroutines.pin()
+	if s.executor != nil {
+		s.executor(w.loop)
+		return
+	}
 	go w.loop()
 }
 
@@ -83,13 +88,14 @@ func (w *worker) end() {
 	s := w.sys
 	w.first, w.handled = nil, 0
 	s.workers.Put(w)
-	s.unpin()
+	s.goroutines.unpin()
 }
 
-// hold keeps r to be run next. It returns false if an actor is held already.
+// hold keeps r to be run next. It returns false if an actor is held already, or
+// if somebody else is to say who runs next.
 func (w *worker) hold(r runnable) bool {
 	x := w.held.Load()
-	if x&stateMask != heldNone {
+	if x&stateMask != heldNone || w.step {
 		return false
 	}
 	if !w.watched {

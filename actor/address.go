@@ -1,0 +1,261 @@
+package actor
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// An Address is an actor without its message type, for tools and logs. It is a
+// small value, comparable with ==, and may be used by any goroutine. The zero
+// Address is that of an actor that has stopped, and has no path.
+type Address struct{ n node }
+
+// Address returns the address of the actor.
+func (r Ref[M]) Address() Address { return Address{nodeOf(r)} }
+
+func nodeOf[M any](r Ref[M]) node {
+	if r.a == nil {
+		return nil
+	}
+	return r.a
+}
+
+// RefOf returns the ref of the actor at an address, if M is its message type.
+func RefOf[M any](a Address) (Ref[M], bool) {
+	x, ok := a.n.(*actor[M])
+	return Ref[M]{x}, ok
+}
+
+// Lookup returns the living actor with a path, such as "/user/library/book-7".
+func (s *System) Lookup(path string) (Address, bool) {
+	names := strings.Split(path, "/")
+	if len(names) < 3 || names[0] != "" {
+		return Address{}, false
+	}
+	var n node
+	switch names[1] {
+	case s.user.name:
+		n = s.user.find(names[2])
+	case s.system.name:
+		n = s.system.find(names[2])
+	}
+	for _, name := range names[3:] {
+		if n == nil {
+			break
+		}
+		n = n.base().child(name)
+	}
+	return Address{n}, n != nil
+}
+
+// child returns the child with a name, or with the number that stands for one.
+func (c *core) child(name string) node {
+	c.mu.Lock()
+	if c.ext == nil || c.ext.family == nil {
+		c.mu.Unlock()
+		return nil
+	}
+	n := c.ext.family.names[name]
+	kids := c.children()
+	c.mu.Unlock()
+	if id, ok := anonymous(name); ok {
+		return withID(kids, id)
+	}
+	return n
+}
+
+// Name returns the name of the actor, or "" if it is anonymous.
+func (a Address) Name() string {
+	if a.n == nil {
+		return ""
+	}
+	return a.n.base().name()
+}
+
+// Path returns the names of the guardian, the ancestors and the actor, each
+// after a slash. It is unique among the living actors of a system. In it a
+// number after "$" stands for the name of an anonymous actor.
+func (a Address) Path() string {
+	if a.n == nil {
+		return ""
+	}
+	var names []string
+	last := a.n
+	for n := a.n; n != nil; n = n.base().parent() {
+		b := n.base()
+		name := b.name()
+		if name == "" {
+			name = anonymousMark + strconv.FormatUint(b.id, 36)
+		}
+		names = append(names, name)
+		last = n
+	}
+	names = append(names, last.system().guardian(last.base().traits).name, "")
+	slices.Reverse(names)
+	return strings.Join(names, "/")
+}
+
+// String returns the path.
+func (a Address) String() string { return a.Path() }
+
+// Parent returns the address of the parent. It is the zero Address for an actor
+// below a guardian.
+func (a Address) Parent() Address {
+	if a.n == nil {
+		return Address{}
+	}
+	return Address{a.n.base().parent()}
+}
+
+// Children returns the addresses of the living children, in no particular order.
+func (a Address) Children() []Address {
+	if a.n == nil {
+		return nil
+	}
+	b := a.n.base()
+	b.mu.Lock()
+	kids := b.children()
+	b.mu.Unlock()
+	return addresses(kids)
+}
+
+func addresses(ns []node) []Address {
+	as := make([]Address, len(ns))
+	for i, n := range ns {
+		as[i] = Address{n}
+	}
+	return as
+}
+
+// Stop is [Ref.Stop].
+func (a Address) Stop() {
+	if a.n != nil {
+		a.n.stop(draining)
+	}
+}
+
+// StopNow is [Ref.StopNow].
+func (a Address) StopNow() {
+	if a.n != nil {
+		a.n.stop(halting)
+	}
+}
+
+// Wait is [Ref.Wait].
+func (a Address) Wait(ctx context.Context) error {
+	if a.n == nil {
+		return nil
+	}
+	return a.n.base().wait(ctx)
+}
+
+// A Condition says what an actor is doing.
+type Condition uint8
+
+// The conditions of an actor.
+const (
+	Idle         Condition = iota // it waits for messages
+	Busy                          // it handles a message, or is about to
+	Suspended                     // it waits for a restart, or for the decision of its parent
+	ShuttingDown                  // it is to stop, or waits for its children to do so
+	Gone                          // it has stopped
+)
+
+// String returns the name of the condition.
+func (c Condition) String() string {
+	switch c {
+	case Idle:
+		return "idle"
+	case Busy:
+		return "busy"
+	case Suspended:
+		return "suspended"
+	case ShuttingDown:
+		return "shutting down"
+	case Gone:
+		return "gone"
+	}
+	return fmt.Sprintf("condition %d", uint8(c))
+}
+
+// An Info is what a tool may want to know of an actor.
+type Info struct {
+	Actor      Address
+	Path       string
+	Message    reflect.Type // of the messages that the actor understands
+	Condition  Condition
+	Mailbox    int // how many messages wait
+	MailboxMax int
+	Handled    uint64 // messages, from the start
+	Restarts   uint64
+	LastError  error // the last failure, or nil
+	Children   int
+}
+
+// Info returns what is known of the actor at this moment.
+func (a Address) Info() Info {
+	if a.n == nil {
+		return Info{Condition: Gone}
+	}
+	i := Info{Actor: a, Path: a.Path()}
+	a.n.inspect(&i)
+	return i
+}
+
+// inspect fills in what is guarded by the lock.
+func (a *actor[M]) inspect(i *Info) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i.Message = reflect.TypeFor[M]()
+	i.Mailbox, i.MailboxMax, i.Handled = int(a.length()), int(a.max), a.handled
+	if a.cur != nil {
+		i.Handled += uint64(a.cur.taken.Load() & counted)
+	}
+	if a.ext != nil && a.ext.health != nil {
+		i.Restarts, i.LastError = a.ext.health.restarts, a.ext.health.last
+	}
+	if a.hasChildren() {
+		i.Children = len(a.ext.family.children)
+	}
+	switch f := a.flags; {
+	case f&stopped != 0:
+		i.Condition = Gone
+	case f&refusing != 0:
+		i.Condition = ShuttingDown
+	case f&suspended != 0:
+		i.Condition = Suspended
+	case f&busy != 0:
+		i.Condition = Busy
+	}
+}
+
+// Walk goes through the living actors, each before its children, and yields
+// what is known of each when its turn comes. It takes a copy of one list of
+// siblings at a time.
+func (s *System) Walk() iter.Seq[Info] {
+	return func(yield func(Info) bool) {
+		for _, g := range []*guardian{&s.user, &s.system} {
+			if !walk(addresses(g.members()), yield) {
+				return
+			}
+		}
+	}
+}
+
+func walk(siblings []Address, yield func(Info) bool) bool {
+	for _, a := range siblings {
+		i := a.Info()
+		if i.Condition == Gone {
+			continue
+		}
+		if !yield(i) || !walk(a.Children(), yield) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,216 @@
+package actor
+
+import (
+	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+)
+
+// A guardian holds the actors that have no parent among the actors. It is a
+// registry, spread over several locks, and not an actor itself.
+type guardian struct {
+	sys        *System
+	name       string
+	traits     uint8 // of the actors below it
+	middleware []Middleware
+	seed       maphash.Seed
+	living     pins // its actors and all their descendants
+	closing    sync.Once
+	shards     [shardsMax]shard
+}
+
+// A shard is a part of the registry.
+type shard struct {
+	mu      sync.Mutex
+	closed  bool
+	members []node
+	names   map[string]node
+	ids     uint64
+	_       [64]byte // two shards share no cache line
+}
+
+func (g *guardian) init(s *System, name string, traits uint8, around []Middleware) {
+	g.sys, g.name, g.traits = s, name, traits
+	g.middleware = slices.Clone(around)
+	g.seed = maphash.MakeSeed()
+	g.living.init()
+}
+
+// guardian returns the guardian that an actor with these traits lives below.
+func (s *System) guardian(traits uint8) *guardian {
+	if traits&internal != 0 {
+		return &s.system
+	}
+	return &s.user
+}
+
+// stopAll closes the registry and stops whom it holds.
+func (g *guardian) stopAll(how uint16) {
+	for i := range g.shards {
+		sh := &g.shards[i]
+		sh.mu.Lock()
+		sh.closed = true
+		members := slices.Clone(sh.members)
+		sh.mu.Unlock()
+		for _, n := range members {
+			n.stop(how)
+		}
+	}
+	g.closing.Do(g.living.unpin)
+}
+
+// add enters an actor in the registry.
+func (g *guardian) add(n node, name string) error {
+	b := n.base()
+	if name == "" {
+		b.shard = uint8(rand.Uint32() % shardsMax)
+	} else {
+		b.shard = g.shardOf(name)
+	}
+	sh := &g.shards[b.shard]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.closed {
+		return fmt.Errorf("spawn %q: system: %w", name, ErrStopped)
+	}
+	if err := enter(n, name, &sh.names); err != nil {
+		return err
+	}
+	b.id = sh.ids*shardsMax + uint64(b.shard)
+	sh.ids++
+	b.index = uint32(len(sh.members))
+	sh.members = append(sh.members, n)
+	g.living.pin()
+	return nil
+}
+
+func (g *guardian) shardOf(name string) uint8 { return uint8(maphash.String(g.seed, name) % shardsMax) }
+
+// remove takes an actor out of the registry.
+func (g *guardian) remove(n node, name string) {
+	sh := &g.shards[n.base().shard]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	delete(sh.names, name)
+	sh.members = without(sh.members, n)
+}
+
+// find returns the actor with a name, or with the number that stands for one.
+func (g *guardian) find(name string) node {
+	if id, ok := anonymous(name); ok {
+		sh := &g.shards[id%shardsMax]
+		sh.mu.Lock()
+		defer sh.mu.Unlock()
+		return withID(sh.members, id)
+	}
+	sh := &g.shards[g.shardOf(name)]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.names[name]
+}
+
+// members returns a copy of the list of actors.
+func (g *guardian) members() (all []node) {
+	for i := range g.shards {
+		sh := &g.shards[i]
+		sh.mu.Lock()
+		all = append(all, sh.members...)
+		sh.mu.Unlock()
+	}
+	return all
+}
+
+// join makes an actor the child of another.
+func (c *core) join(n node, name string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flags&(halting|winding|closed) != 0 {
+		return fmt.Errorf("spawn %q: parent: %w", name, ErrStopped)
+	}
+	f := c.kin()
+	if err := enter(n, name, &f.names); err != nil {
+		return err
+	}
+	b := n.base()
+	b.id = f.ids
+	f.ids++
+	b.index = uint32(len(f.children))
+	b.shard = uint8(rand.Uint32() % shardsMax) // spreads the turns on callers' goroutines
+	f.children = append(f.children, n)
+	return nil
+}
+
+// leave takes an actor out of the registry or its family. It returns the parent
+// if that waits for its children and this was the last: the caller owns it. And
+// it returns how often the parent has been restarted.
+func (a *actor[M]) leave() (last node, restarts uint64) {
+	name, parent := a.origin()
+	if parent == nil {
+		a.k.sys.guardian(a.traits).remove(a, name)
+		return nil, 0
+	}
+	p := parent.base()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.ext.family
+	delete(f.names, name)
+	f.children = without(f.children, a)
+	if p.flags&winding == 0 || len(f.children) > 0 {
+		return nil, p.restarts()
+	}
+	p.flags &^= winding
+	return parent, p.restarts()
+}
+
+// enter takes a name. It is called under the lock of the names.
+func enter(n node, name string, names *map[string]node) error {
+	if name == "" {
+		return nil
+	}
+	if _, taken := (*names)[name]; taken {
+		return &NameError{Name: name}
+	}
+	if *names == nil {
+		*names = make(map[string]node)
+	}
+	(*names)[name] = n
+	return nil
+}
+
+// without takes an actor out of a list. The last one takes its place. It is
+// called under the lock of the list.
+func without(list []node, n node) []node {
+	i, last := n.base().index, len(list)-1
+	list[i] = list[last]
+	list[i].base().index = i
+	list[last] = nil
+	list = list[:last]
+	if c := cap(list); c > shrinkMin && last < c/4 {
+		list = append(make([]node, 0, c/2), list...)
+	}
+	return list
+}
+
+// anonymousMark begins what stands for the name of an anonymous actor in a path.
+const anonymousMark = "$"
+
+// anonymous returns the number that stands for a name.
+func anonymous(name string) (id uint64, ok bool) {
+	if len(name) < 2 || name[:1] != anonymousMark {
+		return 0, false
+	}
+	id, err := strconv.ParseUint(name[1:], 36, 64)
+	return id, err == nil
+}
+
+func withID(list []node, id uint64) node {
+	for _, n := range list {
+		if n.base().id == id && n.base().name() == "" {
+			return n
+		}
+	}
+	return nil
+}

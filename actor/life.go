@@ -1,0 +1,279 @@
+package actor
+
+import (
+	"context"
+	"fmt"
+)
+
+// Ways of an actor to its end:
+//
+//  1. stop, a failure or the parent asks for it; the owner comes to conclude,
+//     at once or when the mailbox is empty.
+//  2. conclude calls Stopping and stops the children. Without children it goes
+//     on with 3. With children the actor is winding: nobody runs it, and the
+//     last child that leaves starts it again, to conclude once more.
+//  3. finish empties the mailbox and calls Stopped and Closed.
+//  4. settle tells everybody: askers, the registry or the parent, watchers and
+//     those who wait.
+//
+// So children are always gone before their parent, and each step is done by
+// the owner, on whatever goroutine he is.
+
+// stop asks the actor to stop. An idle one without children is closed by the
+// caller, others by a goroutine. (Closing a tree on the goroutine of the caller
+// would nest as deep as the tree.)
+func (a *actor[M]) stop(how uint16) {
+	a.mu.Lock()
+	a.flags |= how
+	idle := a.flags&busy == 0
+	var kids []node
+	if how == halting {
+		if a.flags&suspended != 0 {
+			a.flags &^= suspended
+			a.ext.health.timer.Stop()
+			idle = true
+		}
+		if a.flags&winding != 0 {
+			kids = a.children()
+		}
+		if a.cur != nil {
+			a.cur.taken.Or(control)
+		}
+	}
+	a.flags |= busy
+	a.refuseWaiting()
+	elsewhere := a.traits&blocking != 0 || a.hasChildren()
+	a.mu.Unlock()
+	switch {
+	case !idle:
+	case elsewhere:
+		a.k.sys.start(a)
+	default:
+		a.conclude(nil)
+	}
+	for _, n := range kids {
+		n.stop(halting)
+	}
+}
+
+// refuseWaiting turns away who waits for room. It is called under the lock.
+func (a *actor[M]) refuseWaiting() {
+	if a.ext == nil {
+		return
+	}
+	for _, w := range a.ext.waiting {
+		w.refuse()
+	}
+	a.ext.waiting = nil
+}
+
+// stopIfIdle stops the actor if it has nothing to do. It reports whether the
+// actor is stopped.
+func (a *actor[M]) stopIfIdle() bool {
+	a.mu.Lock()
+	if a.flags&busy != 0 || a.hasChildren() {
+		defer a.mu.Unlock()
+		return a.flags&stopped != 0
+	}
+	a.flags |= busy
+	a.mu.Unlock()
+	b, asks := plain(a.behavior).(Idler)
+	idle := !asks || b.Idle()
+	a.mu.Lock()
+	if !idle || a.head != nil || a.flags&(urgent|refusing) != 0 {
+		a.mu.Unlock()
+		a.giveUp(0)
+		return false
+	}
+	a.flags |= draining
+	a.mu.Unlock()
+	a.conclude(nil)
+	return true
+}
+
+// conclude begins the end, or goes on with it when the children are gone. The
+// caller is the owner and is not any more when conclude returns.
+func (a *actor[M]) conclude(reason error) {
+	a.mu.Lock()
+	again := a.flags&ending != 0
+	if again { // it has been winding
+		reason = a.ext.health.reason
+	}
+	a.flags |= ending
+	a.mu.Unlock()
+	defer a.wind(reason) // also if Stopping ends the goroutine
+	if b := plain(a.behavior); !again && a.k.can(b)&canStopping != 0 && !a.retired() {
+		c := a.k.contexts.Get().(*Context[M])
+		c.a = a
+		a.try(func() { b.(Stopping[M]).Stopping(c, reason) })
+		a.k.release(c)
+	}
+}
+
+// wind stops the children, or finishes if there are none.
+func (a *actor[M]) wind(reason error) {
+	a.mu.Lock()
+	how := draining
+	if a.flags&halting != 0 || reason != nil {
+		how = halting
+	}
+	kids := a.children()
+	if len(kids) == 0 || broken("children") {
+		a.mu.Unlock()
+		a.finish(reason)
+		return
+	}
+	a.flags |= halting | winding
+	a.vitals().reason = reason
+	notices := a.ext.family.notices
+	a.ext.family.notices = nil
+	a.mu.Unlock()
+	for _, n := range kids {
+		n.stop(how)
+	}
+	for _, n := range notices {
+		if n.what == escalated {
+			n.child.stop(halting) // nobody is left to decide about it
+		}
+	}
+}
+
+// finish closes the actor. The caller is the owner and remains it for ever, so
+// nobody else calls the behavior any more.
+func (a *actor[M]) finish(reason error) {
+	undelivered, askers := a.empty()
+	defer a.settle(reason, askers) // also if Closed ends the goroutine
+	b := plain(a.behavior)
+	can := a.k.can(b)
+	if can&canClose != 0 {
+		defer a.try(func() { b.(Closed[M]).Closed(reason, undelivered) }) // also if Stopped ends the goroutine
+	} else if len(undelivered) > 0 {
+		deadLetters(a, ErrStopped, undelivered)
+	}
+	if can&canStopped != 0 && !a.retired() {
+		a.try(func() { b.(Stopped).Stopped(reason) })
+	}
+}
+
+// retired reports whether the behavior was given up, and a fresh one could not
+// be made.
+func (c *core) retired() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ext != nil && c.ext.health != nil && c.ext.health.retired
+}
+
+// try calls f. If it does not return, the reason is reported.
+func (a *actor[M]) try(f func()) {
+	returned := false
+	defer func() {
+		if !returned {
+			a.k.sys.report(a, newFailure(a, recover()))
+		}
+	}()
+	f()
+	returned = true
+}
+
+// empty closes the mailbox and takes what is left in it.
+func (a *actor[M]) empty() (undelivered []M, askers []asker) {
+	stashed := a.stashed()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.flags |= closed
+	a.flags &^= urgent
+	a.refuseWaiting()
+	if n := int(a.length()) + len(stashed); n > 0 {
+		undelivered = make([]M, 0, n)
+	}
+	add := func(m M, from asker) {
+		undelivered = append(undelivered, m)
+		if from.slot != nil {
+			askers = append(askers, from)
+		}
+	}
+	for _, e := range stashed {
+		add(e.m, e.from)
+	}
+	collect := func(ch *chunk[M]) {
+		for i := ch.taken.Load() & counted; i < ch.n; i++ {
+			add(ch.m[i], ch.asker(i))
+		}
+	}
+	// The chunks are left to the garbage collector: they hold messages still.
+	if a.cur != nil && !broken("undelivered") {
+		collect(a.cur)
+	}
+	for ch := a.head; ch != nil; ch = ch.next {
+		collect(ch)
+	}
+	a.cur, a.head, a.tail, a.queued = nil, nil, nil, 0
+	return undelivered, askers
+}
+
+// settle tells everybody that the actor has stopped.
+func (a *actor[M]) settle(reason error, askers []asker) {
+	if len(askers) > 0 {
+		err := errUndelivered(reason)
+		for _, from := range askers {
+			from.slot.close(from.gen, err)
+		}
+	}
+	s := a.k.sys
+	last, restarts := a.leave()
+	a.mu.Lock()
+	a.flags |= stopped
+	a.behavior = nil
+	if reason != nil {
+		a.vitals().reason = reason
+	}
+	var watchers map[node]func(Terminated)
+	var watching map[node]struct{}
+	if a.ext != nil {
+		if a.ext.done != nil {
+			close(a.ext.done)
+		}
+		if f := a.ext.family; f != nil {
+			watchers, watching, f.notices = f.watchers, f.watching, nil
+			f.watchers, f.watching = nil, nil
+		}
+	}
+	a.mu.Unlock()
+	if s.heard() {
+		s.Publish(StoppedEvent{Actor: Address{a}, Reason: reason})
+	}
+	t := Terminated{Actor: Address{a}, Reason: reason}
+	for _, deliver := range watchers {
+		deliver(t)
+	}
+	for n := range watching {
+		n.base().unwatch(a)
+	}
+	if last != nil {
+		s.start(last)
+	} else if p := a.parent(); p != nil && p.base().traits&fosters != 0 {
+		p.order(notice{what: childStopped, terminated: t, restarts: restarts})
+	}
+	s.guardian(a.traits).living.unpin()
+}
+
+// wait returns when the actor has stopped.
+func (c *core) wait(ctx context.Context) error {
+	c.mu.Lock()
+	if c.flags&stopped != 0 {
+		c.mu.Unlock()
+		return nil
+	}
+	x := c.extra()
+	if x.done == nil {
+		x.done = make(chan struct{})
+	}
+	done := x.done
+	c.mu.Unlock()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for actor: %w", ctx.Err())
+	}
+}

@@ -1,0 +1,106 @@
+package actor
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strconv"
+	"sync/atomic"
+)
+
+// A Route sends a message to one or all of a fixed group of actors. It is a
+// function and not an actor, so it adds no mailbox on the way, and may be called
+// by any goroutine. A group without members refuses with [ErrStopped].
+type Route[M any] func(m M) error
+
+// SpawnPool spawns n actors of one sort, with the names name-0, name-1 and so
+// on; without a name all are anonymous. If one of them cannot be spawned, none
+// is left: those before it are stopped.
+func SpawnPool[M any](p Parent, name string, n int, fresh func() Behavior[M], opts ...Option) ([]Ref[M], error) {
+	members := make([]Ref[M], 0, max(n, 0))
+	for i := range n {
+		each := name
+		if name != "" {
+			each += "-" + strconv.Itoa(i)
+		}
+		r, err := SpawnFrom(p, each, fresh, opts...)
+		if err != nil {
+			for _, m := range members {
+				m.Stop()
+			}
+			return nil, fmt.Errorf("spawn pool: %w", err)
+		}
+		members = append(members, r)
+	}
+	return members, nil
+}
+
+// RoundRobin routes each message to the next member in turn. One that refuses
+// is passed over; the error is that of the last one if all of them refuse.
+func RoundRobin[M any](members ...Ref[M]) Route[M] {
+	members = slices.Clone(members)
+	var turn atomic.Uint64
+	return func(m M) error {
+		err := ErrStopped
+		first := turn.Add(1) - 1
+		for i := range uint64(len(members)) {
+			if err = members[(first+i)%uint64(len(members))].Tell(m); err == nil {
+				return nil
+			}
+		}
+		return err
+	}
+}
+
+// ConsistentHash routes all messages with one key to one member. The choice
+// depends on the key and the number of members only. One member more takes its
+// share of the keys from all others, and moves no other key.
+func ConsistentHash[M any](key func(M) string, members ...Ref[M]) Route[M] {
+	members = slices.Clone(members)
+	return func(m M) error {
+		if len(members) == 0 {
+			return ErrStopped
+		}
+		return members[rendezvous(key(m), len(members))].Tell(m)
+	}
+}
+
+// rendezvous returns the member that has the highest weight for a key. It looks
+// at every member, which for groups of up to a few hundred costs no more than a
+// ring, and needs no memory.
+func rendezvous(key string, members int) (best int) {
+	h := fnv.New64a()
+	h.Write([]byte(key))
+	sum := h.Sum64()
+	var most uint64
+	for i := range members {
+		if w := mix(sum ^ mix(uint64(i)+1)); i == 0 || w > most {
+			best, most = i, w
+		}
+	}
+	return best
+}
+
+// mix is the finalizer of splitmix64: each bit of x changes half of the result.
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// Broadcast routes each message to all members. The error joins those of the
+// members that refuse; the others have got the message.
+func Broadcast[M any](members ...Ref[M]) Route[M] {
+	members = slices.Clone(members)
+	return func(m M) error {
+		if len(members) == 0 {
+			return ErrStopped
+		}
+		var errs []error
+		for _, r := range members {
+			errs = append(errs, r.Tell(m))
+		}
+		return errors.Join(errs...)
+	}
+}

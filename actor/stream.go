@@ -1,0 +1,244 @@
+package actor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// EventsMaxDefault is how many events a [Subscription] keeps if nothing else is said.
+const EventsMaxDefault = 1024
+
+// A MissedError says how many events are missing at one place of a stream. It
+// matches [ErrMissed].
+type MissedError struct{ Count uint64 }
+
+func (e *MissedError) Error() string { return fmt.Sprintf("%d events were missed", e.Count) }
+
+// Unwrap returns [ErrMissed].
+func (e *MissedError) Unwrap() error { return ErrMissed }
+
+// A subscriber is offered every event. It must not wait.
+type subscriber interface{ offer(e any) }
+
+// heard reports whether anybody subscribes to events.
+func (s *System) heard() bool { return s.subscribers.Load() != nil }
+
+// Publish hands a value to all who subscribe to its type, or to an interface
+// that it satisfies, and does not wait for them. The package publishes each
+// [Event]; a program may publish what it likes. The events of one goroutine keep
+// their order.
+func (s *System) Publish(e any) {
+	list := s.subscribers.Load()
+	if list == nil {
+		return
+	}
+	for _, sub := range *list {
+		sub.offer(e)
+	}
+}
+
+func (s *System) subscribe(sub subscriber) {
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	var list []subscriber
+	if old := s.subscribers.Load(); old != nil {
+		list = slices.Clone(*old)
+	}
+	list = append(list, sub)
+	s.subscribers.Store(&list)
+}
+
+func (s *System) unsubscribe(sub subscriber) {
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	old := s.subscribers.Load()
+	if old == nil {
+		return
+	}
+	list := slices.DeleteFunc(slices.Clone(*old), func(x subscriber) bool { return x == sub })
+	if len(list) == 0 {
+		s.subscribers.Store(nil)
+		return
+	}
+	s.subscribers.Store(&list)
+}
+
+// A Subscription gets the events of type E, which may be an interface, that
+// are published from [Subscribe] to Close. Its buffer is bounded: when it is
+// full, events are missed, and the reader is told so in their place.
+//
+// The buffer is a queue of runs: some events, then a number of missed ones.
+type Subscription[E any] struct {
+	sys    *System
+	max    int
+	mu     sync.Mutex
+	closed bool
+	queue  []entry[E]
+	ready  chan struct{} // holds a token when there is something to look at
+}
+
+// An entry is an event, or, if missed is not zero, the place of missed ones.
+type entry[E any] struct {
+	e      E
+	missed uint64
+}
+
+// Subscribe begins a subscription that keeps at most eventsMax events for its
+// reader; zero or less is [EventsMaxDefault]. Who subscribes is to read on, or
+// to close it.
+func Subscribe[E any](s *System, eventsMax int) *Subscription[E] {
+	if eventsMax <= 0 {
+		eventsMax = EventsMaxDefault
+	}
+	u := &Subscription[E]{sys: s, max: eventsMax, ready: make(chan struct{}, 1)}
+	s.subscribe(u)
+	return u
+}
+
+func (u *Subscription[E]) offer(e any) {
+	v, ok := e.(E)
+	if !ok {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	n := len(u.queue)
+	switch {
+	case u.closed:
+		return
+	case n < u.max:
+		u.queue = append(u.queue, entry[E]{e: v})
+	case u.queue[n-1].missed > 0:
+		u.queue[n-1].missed++
+	default:
+		u.queue = append(u.queue, entry[E]{missed: 1})
+	}
+	u.wake()
+}
+
+// wake tells the reader to look. It is called under the lock.
+func (u *Subscription[E]) wake() {
+	select {
+	case u.ready <- struct{}{}:
+	default:
+	}
+}
+
+// Next returns the next event. Where events were missed it returns a
+// [*MissedError] once, and the call after that goes on behind them. It returns
+// [ErrUnsubscribed] when the subscription is closed and empty, and the error of
+// ctx if that ends first. It is for one goroutine.
+func (u *Subscription[E]) Next(ctx context.Context) (E, error) {
+	var none E
+	for {
+		u.mu.Lock()
+		if len(u.queue) > 0 {
+			first := u.queue[0]
+			u.queue[0] = entry[E]{}
+			u.queue = u.queue[1:]
+			u.mu.Unlock()
+			if first.missed > 0 {
+				return none, &MissedError{Count: first.missed}
+			}
+			return first.e, nil
+		}
+		u.queue = nil
+		closed := u.closed
+		u.mu.Unlock()
+		if closed {
+			return none, ErrUnsubscribed
+		}
+		select {
+		case <-u.ready:
+		case <-ctx.Done():
+			return none, fmt.Errorf("next event: %w", ctx.Err())
+		}
+	}
+}
+
+// Close ends the subscription. What it keeps can still be read.
+func (u *Subscription[E]) Close() {
+	u.sys.unsubscribe(u)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.closed = true
+	u.wake()
+}
+
+// A Listener hands events on to an actor, see [Listen].
+type Listener struct {
+	sys *System
+	sub subscriber
+}
+
+// Close ends it. Events that are in the mailbox still come.
+func (l *Listener) Close() { l.sys.unsubscribe(l.sub) }
+
+// Listen tells an actor of every event of type E that is published from now
+// on, as the message that event makes of it. The mailbox is the buffer: while it
+// is full, events are missed, and when it has room again the message that missed
+// makes of their number comes before the next event. It ends with Close, or at
+// the first event after the actor has stopped.
+//
+// Event and missed are called on the goroutine of whoever publishes, and must
+// not publish. If one of them panics, that is reported and the listener closed.
+func Listen[E, M any](s *System, to Ref[M], event func(E) M, missed func(count uint64) M) *Listener {
+	l := &listening[E, M]{sys: s, to: to.a, event: event, missed: missed}
+	if to.a != nil {
+		s.subscribe(l)
+	}
+	return &Listener{s, l}
+}
+
+type listening[E, M any] struct {
+	sys    *System
+	to     *actor[M]
+	event  func(E) M
+	missed func(uint64) M
+	mu     sync.Mutex
+	count  uint64 // of the missed ones that the actor was not told of
+}
+
+func (l *listening[E, M]) offer(e any) {
+	v, ok := e.(E)
+	if !ok {
+		return
+	}
+	l.to.try(func() {
+		returned := false
+		defer func() {
+			if !returned {
+				l.sys.unsubscribe(l) // before the report, which is an event too
+			}
+		}()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.hand(v)
+		returned = true
+	})
+}
+
+// hand sends v, and before it what is missing. It is called under the lock.
+func (l *listening[E, M]) hand(v E) {
+	if l.count > 0 && l.tell(l.missed(l.count)) {
+		l.count = 0
+	}
+	if l.count > 0 || !l.tell(l.event(v)) {
+		l.count++
+	}
+}
+
+// tell does not make an event of what is refused, which would come back here.
+func (l *listening[E, M]) tell(m M) bool {
+	wake, err := l.to.push(m, asker{})
+	if wake {
+		l.to.k.sys.start(l.to)
+	}
+	if errors.Is(err, ErrStopped) {
+		l.sys.unsubscribe(l)
+	}
+	return err == nil
+}
