@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -163,7 +164,7 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 		results[i].Err = b.Validate()
 	}
 
-	l.mu.Lock()
+	l.lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, store.ErrClosed)
@@ -192,6 +193,22 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 		}
 	}
 	return results, nil
+}
+
+// lockTries is how often a commit yields before it queues for the lock.
+const lockTries = 32
+
+// lock takes mu for a commit. The lock is held for less than a microsecond, so
+// letting others run for a moment is cheaper than to queue for it: a mutex that
+// many queue for is handed from one sleeper to the next, and each must be woken.
+func (l *Log) lock() {
+	for range lockTries {
+		if l.mu.TryLock() {
+			return
+		}
+		runtime.Gosched()
+	}
+	l.mu.Lock()
 }
 
 // check returns why the batch cannot be stored as things are, or nil, and its
