@@ -18,7 +18,7 @@ import (
 )
 
 // A leaver is a decision of either sort of kind.
-type leaver[D any] interface {
+type leaver[D any] interface { //nolint:interfacebloat // what a Decision and a Change have in common
 	Send(...proto.Message) D
 	Enqueue(...proto.Message) D
 	EnqueueTo(store.Key, proto.Message, ...perdure.MessageOption) D
