@@ -36,4 +36,8 @@
 //   - engine: what runs entities on a store.
 //   - node: a machine of a cluster.
 //   - actor, mailbox: what an entity runs on, see package actor.
+//   - parent, guardian, path, watch: how actors know each other.
+//   - strategy, directive: what is done about an actor that has failed.
+//   - dead letter: a message to an actor that nobody handles any more.
+//   - stash, middleware: messages kept for later; code around a behavior.
 package perdure
