@@ -99,18 +99,19 @@ func (c *call) reply(from *entity.Entity) {
 	if len(c.Outcome.Effects) > 0 {
 		c.engine.dispatcher.send(from.Key(), &c.Call)
 	}
-	awaited := c.progress.Swap(callReplied)&callAwaited != 0
-	c.engine.leave(c.stripe)
+	e, s, done := c.engine, c.stripe, c.done
 	switch {
 	case c.sink != nil:
 		c.sink(c)
-		c.engine.release(c)
+		e.release(c)
 	case c.told:
 		c.logOutcome()
-		c.engine.release(c)
-	case awaited:
-		c.done <- struct{}{}
+		e.release(c)
+	case c.progress.Swap(callReplied)&callAwaited != 0:
+		done <- struct{}{}
 	}
+	// From the swap on the call is the caller's, who may have let go of it.
+	e.leave(s)
 }
 
 // logOutcome logs how a told command has ended, unless well.

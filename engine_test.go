@@ -2,6 +2,9 @@ package perdure_test
 
 import (
 	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/perdure/perdure"
@@ -113,5 +116,40 @@ func TestRecordsCarryWhatTheyShould(t *testing.T) {
 	last := events[3].Metadata
 	if last.Correlation() != last.CausationID.String() || last.CausationID == events[0].Metadata.CausationID {
 		t.Errorf("a command without a correlation id: got %+v, want its own id", last)
+	}
+}
+
+// TestManyCallersOfOneEntityGetTheirOwnAnswers has callers and the entity meet on
+// different goroutines at every moment of a call.
+func TestManyCallersOfOneEntityGetTheirOwnAnswers(t *testing.T) {
+	t.Parallel()
+	for _, instant := range []bool{true, false} {
+		t.Run(fmt.Sprintf("instant %v", instant), func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			kind := accounts()
+			var log store.Log = newLog(t)
+			if !instant {
+				log = &hookedLog{Log: newLog(t)}
+			}
+			ref := kind.Ref(open(t, log, kind), "1")
+			const callers, each = 32, 200
+			var seen [callers*each + 1]atomic.Bool
+			var wg sync.WaitGroup
+			for range callers {
+				wg.Go(func() {
+					for range each {
+						var r perdure.Receipt
+						s, err := ref.Ask(ctx, &testv1.Deposit{Amount: 1}, perdure.WithReceipt(&r))
+						if err != nil || s.GetBalance() != int64(r.Version) || seen[r.Version].Swap(true) {
+							t.Errorf("got balance %d at version %d, %v, want a version of its own", s.GetBalance(), r.Version, err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			wantBalance(t, ref, callers*each)
+		})
 	}
 }
