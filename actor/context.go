@@ -10,6 +10,7 @@ type Context[M any] struct {
 	// an exit can be told from returning.
 	calling call
 	failure *Failure  // the last one
+	over    bool      // the turn has come to the end of the actor, see conclude
 	asks    *slotHead // who waits for the answer to a message that is in no chunk
 }
 

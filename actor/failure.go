@@ -115,10 +115,13 @@ func errUndelivered(reason error) error {
 // returned, it does what the actor's supervision says. After Goexit this
 // goroutine cannot go on, so an actor that resumes gets another.
 func (a *actor[M]) contain(c *Context[M]) {
-	if c.calling == atRest {
-		return
+	if c.calling != atRest {
+		a.failed(c, newFailure(a, recover()))
 	}
-	f := newFailure(a, recover())
+}
+
+// failed does what the actor's supervision says about a failure.
+func (a *actor[M]) failed(c *Context[M], f *Failure) {
 	c.failure = f
 	was := c.calling
 	c.calling = atRest

@@ -101,28 +101,41 @@ func (a *actor[M]) conclude(reason error) {
 	}
 	a.flags |= ending
 	a.mu.Unlock()
-	defer a.wind(reason) // also if Stopping ends the goroutine
 	if b := plain(a.behavior); !again && a.k.can(b)&canStopping != 0 && !a.retired() {
-		c := a.k.contexts.Get().(*Context[M])
-		c.a = a
-		a.try(func() { b.(Stopping[M]).Stopping(c, reason) })
-		a.k.release(c)
+		a.prepare(b.(Stopping[M]), reason)
+		return
 	}
+	a.wind(reason)
+}
+
+// prepare calls Stopping and goes on with the end.
+func (a *actor[M]) prepare(b Stopping[M], reason error) {
+	defer a.wind(reason) // also if Stopping ends the goroutine
+	c := a.k.contexts.Get().(*Context[M])
+	c.a = a
+	a.try(func() { b.Stopping(c, reason) })
+	a.k.release(c)
 }
 
 // wind stops the children, or finishes if there are none.
 func (a *actor[M]) wind(reason error) {
 	a.mu.Lock()
+	if a.hasChildren() && !broken("children") {
+		a.outlive(reason) // it releases the lock
+		return
+	}
+	a.mu.Unlock()
+	a.finish(reason)
+}
+
+// outlive stops the children and gives up the turn until the last is gone. It is
+// called under the lock and releases it.
+func (a *actor[M]) outlive(reason error) {
 	how := draining
 	if a.flags&halting != 0 || reason != nil {
 		how = halting
 	}
 	kids := a.children()
-	if len(kids) == 0 || broken("children") {
-		a.mu.Unlock()
-		a.finish(reason)
-		return
-	}
 	a.flags |= halting | winding
 	a.vitals().reason = reason
 	notices := a.ext.family.notices
@@ -142,9 +155,19 @@ func (a *actor[M]) wind(reason error) {
 // nobody else calls the behavior any more.
 func (a *actor[M]) finish(reason error) {
 	undelivered, askers := a.empty()
+	can := a.k.can(plain(a.behavior))
+	if can&(canClose|canStopped) != 0 || len(undelivered) > 0 {
+		a.farewell(reason, can, undelivered, askers)
+		return
+	}
+	a.settle(reason, nil) // an ask is undelivered with its message
+}
+
+// farewell calls Stopped and Closed, or tells the dead letters, and goes on with
+// the end.
+func (a *actor[M]) farewell(reason error, can ability, undelivered []M, askers []asker) {
 	defer a.settle(reason, askers) // also if Closed ends the goroutine
 	b := plain(a.behavior)
-	can := a.k.can(b)
 	if can&canClose != 0 {
 		defer a.try(func() { b.(Closed[M]).Closed(reason, undelivered) }) // also if Stopped ends the goroutine
 	} else if len(undelivered) > 0 {
@@ -184,8 +207,17 @@ func (a *actor[M]) empty() (undelivered []M, askers []asker) {
 	a.flags &^= urgent
 	a.refuseWaiting()
 	if n := int(a.length()) + len(stashed); n > 0 {
-		undelivered = make([]M, 0, n)
+		undelivered, askers = a.collect(stashed, n)
 	}
+	// The chunks are left to the garbage collector: they hold messages still.
+	a.cur, a.head, a.tail, a.queued = nil, nil, nil, 0
+	return undelivered, askers
+}
+
+// collect returns the n messages that are stashed and queued, and who waits for
+// their answers. It is called under the lock.
+func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers []asker) {
+	undelivered = make([]M, 0, n)
 	add := func(m M, from asker) {
 		undelivered = append(undelivered, m)
 		if from.slot != nil {
@@ -195,19 +227,17 @@ func (a *actor[M]) empty() (undelivered []M, askers []asker) {
 	for _, e := range stashed {
 		add(e.m, e.from)
 	}
-	collect := func(ch *chunk[M]) {
+	left := func(ch *chunk[M]) {
 		for i := ch.taken.Load() & counted; i < ch.n; i++ {
 			add(ch.m[i], ch.asker(i))
 		}
 	}
-	// The chunks are left to the garbage collector: they hold messages still.
 	if a.cur != nil && !broken("undelivered") {
-		collect(a.cur)
+		left(a.cur)
 	}
 	for ch := a.head; ch != nil; ch = ch.next {
-		collect(ch)
+		left(ch)
 	}
-	a.cur, a.head, a.tail, a.queued = nil, nil, nil, 0
 	return undelivered, askers
 }
 
@@ -219,11 +249,23 @@ func (a *actor[M]) settle(reason error, askers []asker) {
 			from.slot.close(from.gen, err)
 		}
 	}
-	s := a.k.sys
 	last, restarts := a.leave()
 	a.mu.Lock()
 	a.flags |= stopped
 	a.behavior = nil
+	if a.ext == nil && reason == nil && !a.k.sys.heard() {
+		a.mu.Unlock()
+	} else {
+		a.announce(reason, last, restarts) // it releases the lock
+	}
+	a.k.sys.guardian(a.traits).living.unpin()
+}
+
+// announce tells whoever wants to know that the actor has stopped, and starts
+// last, the parent if that has waited for it. It is called under the lock and
+// releases it.
+func (a *actor[M]) announce(reason error, last node, restarts uint64) {
+	s := a.k.sys
 	if reason != nil {
 		a.vitals().reason = reason
 	}
@@ -254,7 +296,6 @@ func (a *actor[M]) settle(reason error, askers []asker) {
 	} else if p := a.parent(); p != nil && p.base().traits&fosters != 0 {
 		p.order(notice{what: childStopped, terminated: t, restarts: restarts})
 	}
-	s.guardian(a.traits).living.unpin()
 }
 
 // wait returns when the actor has stopped.

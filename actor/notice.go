@@ -29,6 +29,12 @@ type escalation struct {
 	child   node
 }
 
+// begin makes a new actor, which is [Started], busy with its first notice.
+func (c *core) begin() {
+	c.flags |= busy | noticed
+	c.kin().notices = []notice{{what: begun}}
+}
+
 // order adds a notice.
 func (a *actor[M]) order(n notice) bool {
 	a.mu.Lock()

@@ -27,11 +27,11 @@ func (c *Context[M]) adopt() lineage {
 	if c.a == nil {
 		return lineage{}
 	}
-	l := lineage{guardian: c.a.k.sys.guardian(c.a.traits), parent: c.a}
+	var around []Middleware
 	if s, ok := c.a.behavior.(*shell[M]); ok {
-		l.middleware = inherited(s.middleware)
+		around = inherited(s.middleware)
 	}
-	return l
+	return lineage{guardian: c.a.k.sys.guardian(c.a.traits), parent: c.a, middleware: around}
 }
 
 // Spawn starts an actor. It is idle until somebody sends to it, unless it is
@@ -42,9 +42,6 @@ func (c *Context[M]) adopt() lineage {
 // guardian nothing but the actor is allocated for it. Spawn returns [ErrStopped]
 // once the parent is to stop, or its context is over.
 func Spawn[M any](p Parent, name string, b Behavior[M], opts ...Option) (Ref[M], error) {
-	if b == nil {
-		return Ref[M]{}, fmt.Errorf("spawn %q: %w", name, errNilBehavior)
-	}
 	return spawn(p, name, b, nil, opts)
 }
 
@@ -55,43 +52,42 @@ func SpawnFrom[M any](p Parent, name string, fresh func() Behavior[M], opts ...O
 	if fresh == nil {
 		return Ref[M]{}, fmt.Errorf("spawn %q: %w: function is nil", name, ErrInvalid)
 	}
-	b := fresh()
-	if b == nil {
-		return Ref[M]{}, fmt.Errorf("spawn %q: %w", name, errNilBehavior)
-	}
-	return spawn(p, name, b, fresh, opts)
+	return spawn(p, name, fresh(), fresh, opts)
 }
 
-// mind returns the error of a name that breaks a rule.
-func mind(name string) error {
+// mind returns the error of a behavior that is nil, of a name that breaks a
+// rule, or of a context that is over.
+func mind(name string, without, over bool) error {
 	switch {
-	case name == "":
-		return nil
+	case without:
+		return fmt.Errorf("spawn %q: %w", name, errNilBehavior)
 	case len(name) > NameBytesMax:
 		return fmt.Errorf("spawn: %w: name of %d bytes, at most %d are allowed", ErrInvalid, len(name), NameBytesMax)
 	case strings.Contains(name, "/"):
 		return fmt.Errorf("spawn %q: %w: name holds a slash", name, ErrInvalid)
 	case strings.HasPrefix(name, anonymousMark):
 		return fmt.Errorf("spawn %q: %w: name begins with %s", name, ErrInvalid, anonymousMark)
+	case over:
+		return fmt.Errorf("spawn %q: context is over: %w", name, ErrStopped)
 	}
 	return nil
 }
 
+// spawn is the common part of Spawn and SpawnFrom. It runs below a behavior, on
+// whatever stack that has left, so what few actors need is done elsewhere.
 func spawn[M any](p Parent, name string, b Behavior[M], fresh func() Behavior[M], opts []Option) (Ref[M], error) {
-	if err := mind(name); err != nil {
-		return Ref[M]{}, err
-	}
 	l := p.adopt()
-	if l.guardian == nil {
-		return Ref[M]{}, fmt.Errorf("spawn %q: context is over: %w", name, ErrStopped)
+	if name != "" || b == nil || l.guardian == nil {
+		if err := mind(name, b == nil, l.guardian == nil); err != nil {
+			return Ref[M]{}, err
+		}
 	}
 	s := l.guardian.sys
-	o := options{mailboxMax: s.mailboxMax}
-	for _, opt := range opts {
-		o = opt.apply(o)
-	}
 	a := newActor[M](name, l.parent)
-	a.k, a.behavior, a.max, a.traits = kindOf[M](s), b, o.mailboxMax, o.traits|l.guardian.traits
+	a.k, a.behavior, a.max, a.traits = kindOf[M](s), b, s.mailboxMax, l.guardian.traits
+	if len(opts) > 0 || len(l.middleware) > 0 || fresh != nil {
+		a.fit(l.middleware, fresh, opts)
+	}
 	can := a.k.can(b)
 	if can&canSignal != 0 {
 		a.traits |= signals
@@ -102,21 +98,8 @@ func spawn[M any](p Parent, name string, b Behavior[M], fresh func() Behavior[M]
 	if s.executor != nil || a.traits&dropping != 0 {
 		a.traits |= single
 	}
-	if len(l.middleware) > 0 || len(o.middleware) > 0 {
-		a.surround(append(slices.Clip(l.middleware), o.middleware...))
-	}
-	if fresh != nil || o.onFailure != nil {
-		h := a.vitals()
-		if h.onFailure = o.onFailure; fresh != nil {
-			h.fresh = fresh
-		}
-	}
-	if o.strategy != nil {
-		a.kin().strategy = o.strategy
-	}
 	if can&canStart != 0 {
-		a.flags |= busy | noticed
-		a.kin().notices = []notice{{what: begun}}
+		a.begin()
 	}
 	if err := l.enter(a, name); err != nil {
 		return Ref[M]{}, err
@@ -140,9 +123,32 @@ func newActor[M any](name string, parent node) *actor[M] {
 		actor[M]
 		extension
 	})
-	both.extension = extension{name: name, parent: parent}
+	both.extension.name, both.extension.parent = name, parent
 	both.actor.ext = &both.extension
 	return &both.actor
+}
+
+// fit does to a new actor what the options say, gives it the middleware that is
+// around all actors of its parent, and notes how to make a fresh behavior.
+func (a *actor[M]) fit(around []Middleware, fresh func() Behavior[M], opts []Option) {
+	o := options{mailboxMax: a.max}
+	for _, opt := range opts {
+		o = opt.apply(o)
+	}
+	a.max = o.mailboxMax
+	a.traits |= o.traits
+	if len(around) > 0 || len(o.middleware) > 0 {
+		a.surround(append(slices.Clip(around), o.middleware...))
+	}
+	if fresh != nil || o.onFailure != nil {
+		h := a.vitals()
+		if h.onFailure = o.onFailure; fresh != nil {
+			h.fresh = fresh
+		}
+	}
+	if o.strategy != nil {
+		a.kin().strategy = o.strategy
+	}
 }
 
 // enter puts an actor below its parent.

@@ -17,6 +17,11 @@ type runnable interface {
 //  3. From the start, after at most turnMessagesMax messages with a yield.
 //
 // A failure of the behavior ends drain, and the next round goes on behind it.
+//
+// A fresh goroutine has about a kilobyte of stack to use, and to grow it takes
+// longer than a short turn. So what is rare has functions of its own here and on
+// the way to the end, and an actor whose turn comes to its end is concluded from
+// here and not from below drain.
 func (a *actor[M]) turn(w *worker) {
 	c, own := w.spare.(*Context[M])
 	if own {
@@ -27,6 +32,9 @@ func (a *actor[M]) turn(w *worker) {
 	c.a, c.w = a, w
 	for a.drain(c); c.failure != nil && c.failure.resumed; a.drain(c) {
 		c.failure = nil
+	}
+	if c.over {
+		a.conclude(nil)
 	}
 	if w.spare != nil {
 		a.k.release(c)
@@ -77,7 +85,8 @@ func (a *actor[M]) answered(ch *chunk[M], i uint32, err error) {
 }
 
 // next returns the chunk to work through, or nil if the turn is over: then the
-// actor is idle, stopped or waits for something, and no longer the caller's.
+// actor is still the caller's, who is to conclude it, if c.over is set. If not,
+// it is idle, stopped or waits for something, and no longer the caller's.
 func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 	for {
 		a.mu.Lock()
@@ -125,7 +134,7 @@ func (a *actor[M]) attend(c *Context[M]) bool {
 	switch {
 	case a.flags&halting != 0:
 		a.mu.Unlock()
-		a.conclude(nil)
+		c.over = true
 		return false
 	case a.flags&renewing != 0:
 		return a.renew(c)
@@ -188,8 +197,8 @@ func (a *actor[M]) detachOne() *chunk[M] {
 	return to
 }
 
-// rest ends a turn with an empty mailbox: the actor becomes idle, or stops if
-// it is to. It is called under the lock and releases it.
+// rest ends a turn with an empty mailbox: the actor becomes idle, or c.over is
+// set if it is to stop. It is called under the lock and releases it.
 func (a *actor[M]) rest(c *Context[M], done *chunk[M]) {
 	if broken("wake-up") {
 		a.mu.Unlock() // what arrives now finds the actor busy, and nobody looks again
@@ -206,9 +215,7 @@ func (a *actor[M]) rest(c *Context[M], done *chunk[M]) {
 		a.k.recycle(done)
 		c.w.count(n)
 	}
-	if stop {
-		a.conclude(nil)
-	}
+	c.over = stop
 }
 
 // inline handles m (or, with signal, calls Signal) on the caller's goroutine.
