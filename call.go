@@ -36,6 +36,7 @@ type call struct {
 
 	engine   *Engine
 	stripe   *stripe
+	ids      idSource
 	progress atomic.Int32
 	done     chan struct{} // one element: the reply
 	receipt  *Receipt
@@ -52,7 +53,7 @@ func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, opt
 	}
 	c.Ctx, c.Op, c.Message, c.Owner, c.Begin = ctx, op, m, c, begin
 	if op == entity.OpCommand {
-		c.ID = c.stripe.newID()
+		c.ID = c.ids.next(c.stripe)
 	}
 	for _, o := range options {
 		o.callOption(c)

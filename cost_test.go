@@ -13,17 +13,16 @@ import (
 //  3. the Decision
 //  4. the context that the rule runs with: the rule may keep it, so it is not
 //     used again
-//  5. inside the UUID library, for the command's id
-//  6. the encoded event: its payload and record in one, kept by whoever follows
+//  5. the encoded event: its payload and record in one, kept by whoever follows
 //     the log
-//  7. the results of the commit, by the store
+//  6. the results of the commit, by the store
 //
 // An Ask makes one more, and what the state holds beside it: the caller's copy.
 // Calls, batches and their events are pooled. The store's own memory grows by
 // chunks, which is a small part of an allocation for each command.
 const (
-	doAllocationsMax  = 8
-	askAllocationsMax = 9
+	doAllocationsMax  = 7
+	askAllocationsMax = 8
 )
 
 //nolint:paralleltest // other goroutines would be counted too

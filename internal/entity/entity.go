@@ -88,6 +88,7 @@ type work struct {
 	next  *work
 
 	event [1]store.Event // the usual one event, without another allocation
+	rule  *EvolveRule    // of the first event
 }
 
 // works are pooled, because they are large and live for one commit each.

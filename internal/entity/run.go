@@ -213,7 +213,7 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 	}
 	if e.opts.Rules.Durable {
 		e.state = state
-	} else if out := e.evolve(c, d, b); out.Err != nil {
+	} else if out := e.evolve(c, d, w); out.Err != nil {
 		w.release()
 		e.crash(c, out)
 		return
@@ -253,6 +253,9 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (e
 		case rule == nil:
 			return fmt.Errorf("decision of %s: event %s has no Evolve rule", typeName(c.Message), typeName(event))
 		}
+		if i == 0 {
+			w.rule = rule
+		}
 		from := len(buf)
 		buf, err = proto.MarshalOptions{}.MarshalAppend(buf, event)
 		if err != nil {
@@ -271,11 +274,14 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (e
 }
 
 // evolve applies the events of a batch to the state.
-func (e *Entity) evolve(c *Call, d *Decision, b *store.Batch) (out Outcome) {
+func (e *Entity) evolve(c *Call, d *Decision, w *work) (out Outcome) {
 	e.evolving, e.running = true, c
 	defer e.caught(c, "Evolve after", &out)
+	b, rule := &w.Batch, w.rule
 	for i, event := range d.Events {
-		rule := e.opts.Rules.Evolve[reflect.TypeOf(event)]
+		if i > 0 {
+			rule = e.opts.Rules.Evolve[reflect.TypeOf(event)]
+		}
 		if rule.Shares {
 			// The state must not come to share memory with what the caller or
 			// the command holds.
@@ -405,6 +411,9 @@ const (
 func EffectID(command store.ID, index int) store.ID {
 	return derivedID(command, effectID+uint64(index))
 }
+
+// DerivedID returns an id that depends on another id and an index alone.
+func DerivedID(id store.ID, index uint64) store.ID { return derivedID(id, index) }
 
 // derivedID returns the id of the index-th record of a command: the command's
 // own with other random bits, so that the records of a command that is decided
