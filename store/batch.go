@@ -145,6 +145,9 @@ func (b *Batch) validateParts() error {
 		}
 		bytes += len(e.Payload)
 	}
+	if b.records() == len(b.Events) && bytes <= BatchBytesMax {
+		return nil // as of most commands
+	}
 	for _, s := range []*State{b.Save, b.Snapshot} {
 		if s == nil {
 			continue

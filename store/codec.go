@@ -210,6 +210,9 @@ func appendMetadata(dst []byte, m *Metadata) []byte {
 }
 
 func (m *Metadata) validate() error {
+	if len(m.CorrelationID)+len(m.TraceParent)+len(m.TraceState)+len(m.Values) == 0 {
+		return nil // as of most commands
+	}
 	n := len(m.CorrelationID) + len(m.TraceParent) + len(m.TraceState)
 	for _, s := range []string{m.CorrelationID, m.TraceParent, m.TraceState} {
 		if s == "" {

@@ -156,7 +156,8 @@ func (e *Entity) done(c *Call, d *Decision) Outcome {
 		out.Effects = d.Effects
 	}
 	if c.WantState {
-		out.State = proto.Clone(e.state)
+		out.State = e.opts.Rules.NewState()
+		proto.Merge(out.State, e.state) // cheaper than Clone, which makes the copy by reflection
 	}
 	return out
 }
