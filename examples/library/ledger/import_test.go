@@ -329,6 +329,8 @@ func TestNoCommandIsLostOrDoubledByAStoreThatFails(t *testing.T) {
 			faults.Random(seed, perduretest.Rates{
 				NotStored: 0.05, FailBefore: 0.05, FailAfter: 0.05, WrongResults: 0.02, ReadFailBefore: 0.02,
 			})
+			// Where groups are large, chance has few commits to choose from.
+			faults.Next(perduretest.MethodCommit, perduretest.Pass(), perduretest.FailAfter(nil), perduretest.Pass(), perduretest.NotStored())
 			l := chance(seed, 300, 12)
 			notices := notice.New("")
 			var r *ledger.Report
