@@ -28,9 +28,9 @@ const (
 	callAwaited = 4
 )
 
-// A call is an [entity.Call] with somebody who waits for it. It is pooled:
-// whoever turns progress to its last value (the waiter when it has taken the
-// reply, the entity when nobody waits any more) lets go of it.
+// A call is an [entity.Call] with somebody who waits for it. It is pooled: the
+// caller lets go of it when it has taken the reply, and the entity where nobody
+// waits. One whose caller has left is not used again.
 type call struct {
 	entity.Call
 

@@ -242,11 +242,7 @@ func ReplyError(r *perdurev1.Reply) error {
 	if f == nil {
 		return nil
 	}
-	kept := &store.Refusal{Code: f.GetCode(), Message: f.GetMessage()}
-	for _, d := range f.GetDetails() {
-		kept.Details = append(kept.Details, store.Detail{Type: d.GetType(), Payload: d.GetPayload()})
-	}
-	return decodeRefusal(kept)
+	return decodeRefusal(store.FromRefusalProto(f))
 }
 
 // failure returns the error of an outcome, or nil.

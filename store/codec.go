@@ -478,11 +478,8 @@ func AppendReceipt(dst []byte, r *Receipt) []byte {
 		Version: uint64(r.Version), Position: uint64(r.Position),
 		ReplyType: r.ReplyType, Reply: r.Reply, TimeUnixNano: nanos(r.Time),
 	}
-	if f := r.Refusal; f != nil {
-		p.Refusal = &perdurev1.Refusal{Code: f.Code, Message: f.Message}
-		for _, d := range f.Details {
-			p.Refusal.Details = append(p.Refusal.Details, &perdurev1.Detail{Type: d.Type, Payload: d.Payload})
-		}
+	if r.Refusal != nil {
+		p.Refusal = r.Refusal.Proto()
 	}
 	return appendProto(dst, p)
 }
@@ -500,12 +497,27 @@ func DecodeReceipt(sealed []byte) (*Receipt, error) {
 	}
 	copy(r.CommandID[:], p.GetCommandId())
 	if f := p.GetRefusal(); f != nil {
-		r.Refusal = &Refusal{Code: f.GetCode(), Message: f.GetMessage()}
-		for _, d := range f.GetDetails() {
-			r.Refusal.Details = append(r.Refusal.Details, Detail{Type: d.GetType(), Payload: d.GetPayload()})
-		}
+		r.Refusal = FromRefusalProto(f)
 	}
 	return r, nil
+}
+
+// Proto returns the refusal as a message. It shares the payloads of the details.
+func (r *Refusal) Proto() *perdurev1.Refusal {
+	p := &perdurev1.Refusal{Code: r.Code, Message: r.Message}
+	for _, d := range r.Details {
+		p.Details = append(p.Details, &perdurev1.Detail{Type: d.Type, Payload: d.Payload})
+	}
+	return p
+}
+
+// FromRefusalProto is the reverse of [Refusal.Proto].
+func FromRefusalProto(p *perdurev1.Refusal) *Refusal {
+	r := &Refusal{Code: p.GetCode(), Message: p.GetMessage()}
+	for _, d := range p.GetDetails() {
+		r.Details = append(r.Details, Detail{Type: d.GetType(), Payload: d.GetPayload()})
+	}
+	return r
 }
 
 // AppendClaimed appends the stored form of c, with its checksum, to dst.

@@ -25,14 +25,14 @@ func TestDerivedIDsDoNotComeBack(t *testing.T) {
 			return
 		}
 		for i := range uint64(indexes) {
-			derive(derivedID(id, messageID+i), path+string(rune('0'+i)))
+			derive(DerivedID(id, messageID+i), path+string(rune('0'+i)))
 		}
 	}
 	derive(store.ID{0: 1, 6: 0x70, 8: 0x80, 15: 9}, "")
 	for i := range uint64(1000) { // a long chain
 		id := store.ID{0: 2, 6: 0x70, 8: 0x80, 15: byte(i)}
 		for range 10 {
-			if id = derivedID(id, 0); seen[id] != "" {
+			if id = DerivedID(id, 0); seen[id] != "" {
 				t.Fatalf("an id of chain %d comes back as %v", i, id)
 			}
 		}

@@ -44,7 +44,7 @@ func (e *Entity) encodeOutbox(c *Call, d *Decision, b *store.Batch) error {
 		}
 		row := &b.Enqueue[i]
 		*row = store.Message{
-			ID: derivedID(c.ID, messageID+uint64(i)), Target: m.Target, Timer: m.Timer, Due: m.Due,
+			ID: DerivedID(c.ID, messageID+uint64(i)), Target: m.Target, Timer: m.Timer, Due: m.Due,
 			Type: typeName(m.Message), Payload: payload, Metadata: c.Onward(), Unordered: m.Unordered,
 		}
 		if m.Reply != "" {
@@ -79,11 +79,7 @@ func (e *Entity) replyMessage(c *Call, version store.Version) store.Message {
 		Kind: key.Kind, EntityId: key.ID, Version: uint64(version),
 	}
 	if c.Outcome.Status == StatusRefused {
-		r := e.opts.Refusal(c.Outcome.Err)
-		reply.Refusal = &perdurev1.Refusal{Code: r.Code, Message: r.Message}
-		for _, d := range r.Details {
-			reply.Refusal.Details = append(reply.Refusal.Details, &perdurev1.Detail{Type: d.Type, Payload: d.Payload})
-		}
+		reply.Refusal = e.opts.Refusal(c.Outcome.Err).Proto()
 	}
 	payload, err := proto.Marshal(reply)
 	if err != nil { // the text of a refusal that is not UTF-8
@@ -91,7 +87,7 @@ func (e *Entity) replyMessage(c *Call, version store.Version) store.Message {
 		payload, _ = proto.Marshal(reply)
 	}
 	return store.Message{
-		ID: derivedID(c.ID, replyID), Target: c.ReplyTo, Type: typeName(reply), Payload: payload, Metadata: c.Onward(),
+		ID: DerivedID(c.ID, replyID), Target: c.ReplyTo, Type: typeName(reply), Payload: payload, Metadata: c.Onward(),
 	}
 }
 

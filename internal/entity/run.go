@@ -263,7 +263,7 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (e
 			return fmt.Errorf("decision of %s: event %s: %w", typeName(c.Message), rule.Type, err)
 		}
 		ev := &b.Events[i]
-		ev.ID = derivedID(c.ID, uint64(i))
+		ev.ID = DerivedID(c.ID, uint64(i))
 		ev.Type = rule.Type
 		ev.Tags = d.Tags
 		ev.Metadata = c.Metadata
@@ -313,7 +313,7 @@ func (e *Entity) encodeSave(c *Call, d *Decision, b *store.Batch, state proto.Me
 		return nil, fmt.Errorf("state %s after %s: %w", e.opts.Rules.StateType, typeName(c.Message), err)
 	}
 	b.Save = &store.State{
-		ID: derivedID(c.ID, 0), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
+		ID: DerivedID(c.ID, 0), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
 		Fingerprint: e.opts.Rules.Fingerprint, Payload: payload,
 	}
 	b.Save.Metadata.CausationID = c.ID
@@ -328,7 +328,7 @@ func (e *Entity) encodeState(c *Call) *store.State {
 		return nil
 	}
 	s := &store.State{
-		ID: derivedID(c.ID, snapshotID), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
+		ID: DerivedID(c.ID, snapshotID), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
 		Fingerprint: e.opts.Rules.Fingerprint, Payload: payload,
 	}
 	s.Metadata.CausationID = c.ID
@@ -410,18 +410,15 @@ const (
 
 // EffectID returns the id of the index-th effect that a command has sent.
 func EffectID(command store.ID, index int) store.ID {
-	return derivedID(command, effectID+uint64(index))
+	return DerivedID(command, effectID+uint64(index))
 }
 
-// DerivedID returns an id that depends on another id and an index alone.
-func DerivedID(id store.ID, index uint64) store.ID { return derivedID(id, index) }
-
-// derivedID returns the id of the index-th record of a command: the command's
+// DerivedID returns the id of the index-th record of a command: the command's
 // own with other random bits, so that the records of a command that is decided
 // again have the same ids again. The bits go through the finalizer of
 // MurmurHash3, because ids are derived from derived ones: a message of a message
 // of a message must not come back to an id that its chain has had.
-func derivedID(command store.ID, index uint64) store.ID {
+func DerivedID(command store.ID, index uint64) store.ID {
 	const random = 1<<62 - 1 // the low bits of a version 7 UUID, below the variant
 	low := binary.BigEndian.Uint64(command[8:])
 	x := low + (index+1)*0x9e3779b97f4a7c15
