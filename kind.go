@@ -219,10 +219,11 @@ const (
 )
 
 // KeepReceipts says how long an entity remembers the answers to commands that
-// came with an idempotency key (see [WithIdempotencyKey]): the last count of
-// them, and none that is older than age. What is too old goes with a later
-// command that has a key. The defaults are [ReceiptsMaxDefault] and
-// [ReceiptsForDefault].
+// came with an idempotency key (see [WithIdempotencyKey]): at least the last
+// count of them, as long as they are not older than age. What is too many or too
+// old goes with later commands that have a key, in groups of up to a sixteenth
+// of all, so some more may be remembered. The defaults are [ReceiptsMaxDefault]
+// and [ReceiptsForDefault].
 func KeepReceipts(count int, age time.Duration) KindOption {
 	return kindOption(func(c *compiler) {
 		if count < 1 || age <= 0 {

@@ -204,7 +204,8 @@ type Bookmark struct {
 	Time time.Time
 }
 
-// LogInfo describes a log. It is written when the log is created and never changes.
+// LogInfo describes a log. It is written when the log is created; later only its
+// Format is raised, when a newer version of the store changes the layout.
 type LogInfo struct {
 	ID         ID
 	Format     uint32

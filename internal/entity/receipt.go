@@ -12,11 +12,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// forgetMax bounds the receipts that one command forgets. It adds one.
-const forgetMax = 4
+// Forgetting a receipt writes to a place in the store that the command would not
+// touch otherwise. So receipts that are too old or too many wait until they are
+// a share of all, and go together, at most so many with one command.
+const (
+	forgetShare = 16
+	forgetMax   = 64
+)
 
 // fingerprintBytes is how much of a SHA-256 identifies a command's body.
 const fingerprintBytes = 16
+
+// fingerprintRoom is enough for the name and body of most commands.
+const fingerprintRoom = 256
 
 // receipts are the idempotency keys that an entity remembers. They are read
 // from the store with the first command that has a key, and are complete from
@@ -44,15 +52,14 @@ type receiptAge struct {
 // Fingerprint identifies the type and body of a command.
 func Fingerprint(m proto.Message) ([fingerprintBytes]byte, error) {
 	var f [fingerprintBytes]byte
-	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	b := make([]byte, 0, fingerprintRoom)
+	b = append(append(b, typeName(m)...), 0)
+	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(b, m)
 	if err != nil {
 		return f, err
 	}
-	h := sha256.New()
-	h.Write([]byte(typeName(m)))
-	h.Write([]byte{0})
-	h.Write(body)
-	copy(f[:], h.Sum(nil))
+	sum := sha256.Sum256(b)
+	copy(f[:], sum[:])
 	return f, nil
 }
 
@@ -162,15 +169,13 @@ func (e *Entity) remember(c *Call, b *store.Batch) {
 	}
 	rs := e.rare.receipts
 	now := e.shell.Now()
-	for len(rs.order) > 0 && len(b.Forget) < forgetMax {
-		oldest := rs.order[0]
-		if rs.known[oldest.name].pending ||
-			len(rs.order) < e.opts.Rules.ReceiptsMax && now.Sub(oldest.time) < e.opts.Rules.ReceiptsFor {
-			break
+	if group := min(max(len(rs.order)/forgetShare, 1), forgetMax); e.mayForget(group-1, now) {
+		for len(b.Forget) < forgetMax && e.mayForget(0, now) && !rs.known[rs.order[0].name].pending {
+			name := rs.order[0].name
+			b.Forget = append(b.Forget, name)
+			delete(rs.known, name)
+			rs.order = rs.order[1:]
 		}
-		b.Forget = append(b.Forget, oldest.name)
-		delete(rs.known, oldest.name)
-		rs.order = rs.order[1:]
 	}
 	c.decided = now
 	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
@@ -187,6 +192,13 @@ func (e *Entity) remember(c *Call, b *store.Batch) {
 			r.ReplyType, r.Reply = e.opts.Rules.StateType, reply
 		}
 	}
+}
+
+// mayForget reports whether the i-th oldest receipt is too old, or one too many
+// if a new one comes.
+func (e *Entity) mayForget(i int, now time.Time) bool {
+	order, rules := e.rare.receipts.order, e.opts.Rules
+	return i < len(order) && (len(order)-i >= rules.ReceiptsMax || now.Sub(order[i].time) >= rules.ReceiptsFor)
 }
 
 // remembered marks the receipt of a command as durable.

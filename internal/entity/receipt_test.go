@@ -267,6 +267,28 @@ func TestTheOldestReceiptsAreForgotten(t *testing.T) {
 	l.wantBalance(4)
 }
 
+func TestReceiptsAreForgottenInGroups(t *testing.T) {
+	t.Parallel()
+	const keep, more = 320, 100
+	l := newLab(t, account, func(o *entity.Options) { o.Rules.ReceiptsMax = keep })
+	forgetting := 0
+	for n := range keep + more {
+		l.clock = l.clock.Add(time.Second)
+		l.send(&testv1.Deposit{Amount: 1}, keyed(fmt.Sprintf("%06d", n)))
+		if len(l.items[0].Batch.Forget) > 0 {
+			forgetting++
+		}
+		l.store()
+		names := l.names()
+		if want := min(n+1, keep); len(names) < want || len(names) > keep+keep/16 || names[0] > fmt.Sprintf("%06d", max(0, n+1-keep)) {
+			t.Fatalf("after %d commands, %d are kept: got %d receipts from %s on", n+1, keep, len(names), names[0])
+		}
+	}
+	if most := more / (keep / 16); forgetting < 1 || forgetting > most {
+		t.Errorf("commands that forget receipts: got %d, want 1 to %d", forgetting, most)
+	}
+}
+
 func TestADoubtBehindTheWindowOfReceiptsIsTold(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, shelf, func(o *entity.Options) { o.Shared, o.Rules.ReceiptsMax = true, 1 })

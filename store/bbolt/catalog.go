@@ -18,12 +18,12 @@ func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 	err := l.view(ctx, func(tx *bolt.Tx) error {
 		index, state := bucketIndex.open(tx).Cursor(), bucketState.open(tx).Cursor()
 		for from := []byte{}; ; {
-			kind, _, err := lowest(index, state, from)
-			if kind == nil || err != nil {
+			key, _, err := l.lowest(index, state, from)
+			if key.IsZero() || err != nil {
 				return err
 			}
-			kinds = append(kinds, string(kind))
-			from = append(bytes.Clone(kind), 1) // above all keys of the kind
+			kinds = append(kinds, key.Kind)
+			from = append([]byte(key.Kind), 1) // above all keys of the kind
 		}
 	})
 	if err != nil {
@@ -79,46 +79,56 @@ func (l *Log) fillEntities(tx *bolt.Tx, p *page, kind string, from []byte) ([]by
 	p.reset()
 	index, state := bucketIndex.open(tx).Cursor(), bucketState.open(tx).Cursor()
 	for !p.full() {
-		k, id, err := lowest(index, state, from)
-		if err != nil || string(k) != kind {
+		key, version, err := l.lowest(index, state, from)
+		if err != nil || key.Kind != kind {
 			return nil, err
 		}
-		s := l.stream(store.Key{Kind: kind, ID: string(id)})
-		version, err := s.end(index)
-		if err == nil && version == 0 {
-			version, err = savedVersion(state.Bucket(), s)
-		}
-		if err != nil {
-			return nil, err
-		}
-		p.add(id, be64(uint64(version)))
-		from = aboveEntity(kind, s.key.ID)
+		p.add([]byte(key.ID), be64(uint64(version)))
+		from = aboveEntity(kind, key.ID)
 	}
 	return from, nil
 }
 
-// lowest returns kind and id of the first entity at or above a key, nil if
-// there is none.
-func lowest(index, state *bolt.Cursor, from []byte) (kind, id []byte, err error) {
+// lowest returns the first entity at or above a key, with its version; the key
+// is zero if there is none. Entities that only have receipts are passed over,
+// since nothing has happened to them.
+func (l *Log) lowest(index, state *bolt.Cursor, from []byte) (key store.Key, version store.Version, err error) {
+	for {
+		if key, err = lowestKey(index, state, from); key.IsZero() || err != nil {
+			return key, 0, err
+		}
+		s := l.stream(key)
+		if version, err = s.end(index); err == nil && version == 0 {
+			version, err = savedVersion(state.Bucket(), s)
+		}
+		if version > 0 || err != nil {
+			return key, version, err
+		}
+		from = append(s.prefix[:len(s.prefix)-1], 1)
+	}
+}
+
+// lowestKey returns the entity of the first key at or above from, or zero.
+func lowestKey(index, state *bolt.Cursor, from []byte) (key store.Key, err error) {
 	a, _, _, err := bucketIndex.find(index, from)
 	if err != nil {
-		return nil, nil, err
+		return key, err
 	}
 	b, _, _, err := bucketState.find(state, from)
 	if err != nil {
-		return nil, nil, err
+		return key, err
 	}
 	if a == nil || (b != nil && bytes.Compare(b, a) < 0) {
 		a = b
 	}
 	if a == nil {
-		return nil, nil, nil
+		return key, nil
 	}
 	kind, id, _, ok := splitEntity(a)
 	if !ok {
-		return nil, nil, bucketIndex.corrupt(a, "it names no entity")
+		return key, bucketIndex.corrupt(a, "it names no entity")
 	}
-	return kind, id, nil
+	return store.Key{Kind: string(kind), ID: string(id)}, nil
 }
 
 // savedVersion returns the version of the saved state of an entity, or 0.

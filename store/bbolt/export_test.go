@@ -1,8 +1,10 @@
 package bbolt
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -10,7 +12,7 @@ import (
 )
 
 // Place returns where a record is kept, and where its sealed form begins in the value.
-func Place(record any) (bucket string, key []byte, from int) {
+func Place(tx *bolt.Tx, record any) (bucket string, key []byte, from int) {
 	switch r := record.(type) {
 	case *store.Event:
 		return bucketLog.String(), be64(uint64(r.Position)), 0
@@ -23,7 +25,15 @@ func Place(record any) (bucket string, key []byte, from int) {
 	case *store.Message:
 		return bucketMessage.String(), be64(r.Sequence), crcBytes
 	case *store.Receipt:
-		return bucketReceipt.String(), append(appendEntity(nil, r.Entity), r.Name...), crcBytes
+		s := (*Log)(nil).stream(r.Entity)
+		err := s.eachReceipt(bucketIndex.open(tx).Cursor(), func(k, _ []byte, _ uint64, name []byte) bool {
+			key = bytes.Clone(k)
+			return string(name) != r.Name
+		})
+		if err != nil {
+			panic(err)
+		}
+		return bucketIndex.String(), key, crcBytes
 	case *store.Claimed:
 		return bucketClaim.String(), appendPair(nil, r.Claim.Space, r.Claim.Value), crcBytes
 	case *store.Bookmark:
@@ -80,3 +90,77 @@ func (l *Log) Break() { l.breakDown(errors.New("sync failed")) }
 
 // PositionKey returns the key of an event in bucket log.
 func PositionKey(p store.Position) []byte { return be64(uint64(p)) }
+
+// HashNames has the writer tell the names of receipts apart by another hash.
+func (l *Log) HashNames(hash func(name string) uint64) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.writer.names = nameCache{hash: hash}
+}
+
+// ForgetNames empties what the writer remembers of receipts.
+func (l *Log) ForgetNames() { l.HashNames(l.writer.names.hash) }
+
+// Downgrade turns a file into one of format 1, as far as receipts are concerned.
+func Downgrade(tx *bolt.Tx) error {
+	info, _, err := readInfo(tx)
+	if err != nil {
+		return err
+	}
+	info.Format = 1
+	if err := PutInfo(tx, *info); err != nil {
+		return err
+	}
+	old, err := tx.CreateBucket([]byte(bucketOldReceipt.String()))
+	if err != nil {
+		return err
+	}
+	index := bucketIndex.open(tx)
+	var keys [][]byte
+	c := index.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		kind, id, rest, _ := splitEntity(k)
+		if !isReceipt(rest) {
+			continue
+		}
+		keys = append(keys, bytes.Clone(k))
+		at := append(appendEntity(nil, store.Key{Kind: string(kind), ID: string(id)}), receiptName(k)...)
+		if err := old.Put(at, append(appendKeySum(nil, at), v[crcBytes:]...)); err != nil {
+			return err
+		}
+	}
+	for _, k := range keys {
+		if err := index.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// UpgradeReceipts is how many receipts one step of an upgrade moves at least.
+const UpgradeReceipts = upgradeReceipts
+
+// UpgradeOnce takes one step of an upgrade.
+func UpgradeOnce(tx *bolt.Tx) error {
+	if err := raiseFormat(tx); err != nil {
+		return err
+	}
+	return (&Log{config: &config{now: time.Now}}).upgradeSome(tx)
+}
+
+// FailAfter breaks a transaction off when it has written a batch.
+func (l *Log) FailAfter(b *store.Batch) error {
+	return l.exclusively(func(w *writer) error {
+		results := make([]store.Result, 1)
+		if err := w.group([]*store.Batch{b}, results); err != nil {
+			return err
+		}
+		return errors.Join(errors.New("broken off"), results[0].Err)
+	})
+}
+
+// PagesWritten returns how many pages all transactions have written so far.
+func (l *Log) PagesWritten() int64 {
+	s := l.db.Stats()
+	return s.TxStats.GetPageCount()
+}

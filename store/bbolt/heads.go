@@ -35,9 +35,14 @@ func (c *headCache) put(key store.Key, h head) {
 		if c.young == nil || len(c.young) >= headsMax {
 			c.old, c.young = c.young, make(map[store.Key]head)
 		}
-		// The caller's strings may be pieces of something big.
-		s, n := key.Kind+key.ID, len(key.Kind)
-		key = store.Key{Kind: s[:n], ID: s[n:]}
+		key = ownKey(key)
 	}
 	c.young[key] = h
+}
+
+// ownKey returns a copy of a key to keep: the caller's strings may be pieces of
+// something big.
+func ownKey(key store.Key) store.Key {
+	s, n := key.Kind+key.ID, len(key.Kind)
+	return store.Key{Kind: s[:n], ID: s[n:]}
 }

@@ -159,8 +159,8 @@ func receive[T any](t testing.TB, what string, c <-chan T) (v T) {
 // damage changes the stored form of a record in the file of a closed log.
 func damage(t testing.TB, path string, record any, flip func([]byte)) {
 	t.Helper()
-	bucket, key, from := bbolt.Place(record)
 	edit(t, path, func(tx *bolt.Tx) error {
+		bucket, key, from := bbolt.Place(tx, record)
 		b := tx.Bucket([]byte(bucket))
 		value := append([]byte(nil), b.Get(key)...)
 		if len(value) <= from {

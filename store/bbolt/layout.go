@@ -23,13 +23,13 @@ import (
 //	meta      "head" be16(partition)           number: last sequence of the partition
 //	log       be64(position)                   sealed Event, nothing before it
 //	index     kind 0 id 0 be64(version)        number: position
+//	index     kind 0 id 0 ff×8 be64(^n) name   record: Receipt, see receipts.go
 //	state     kind 0 id 0                      record: State
 //	snapshot  kind 0 id 0 be64(version)        record: State
 //	message   be64(sequence)                   record: Message
 //	due       be64(due) be64(sequence)         number: sequence, of pending messages
 //	parked    be64(sequence)                   number: sequence, of parked messages
 //	timer     kind 0 id 0 name                 number: sequence
-//	receipt   kind 0 id 0 name                 record: Receipt
 //	claim     space 0 value                    record: Claimed
 //	bookmark  name 0 be16(partition)           record: Bookmark
 //
@@ -50,21 +50,28 @@ const (
 	bucketDue
 	bucketParked
 	bucketTimer
-	bucketReceipt
 	bucketClaim
 	bucketBookmark
+	bucketOldReceipt // of format 1
 	bucketCount
 )
 
 var bucketNames = [bucketCount]string{
-	"meta", "log", "index", "state", "snapshot", "message", "due", "parked", "timer", "receipt", "claim", "bookmark",
+	"meta", "log", "index", "state", "snapshot", "message", "due", "parked", "timer", "claim", "bookmark", "receipt",
 }
 
 func (b bucket) String() string { return bucketNames[b] }
 
-// holdsNumbers reports whether the values of the bucket are numbers.
-func (b bucket) holdsNumbers() bool {
-	return b == bucketIndex || b == bucketDue || b == bucketParked || b == bucketTimer
+// holdsNumber reports whether the value under a key of the bucket is a number.
+func (b bucket) holdsNumber(k []byte) bool {
+	switch b {
+	case bucketDue, bucketParked, bucketTimer:
+		return true
+	case bucketIndex:
+		_, _, rest, _ := splitEntity(k)
+		return !isReceipt(rest)
+	}
+	return false
 }
 
 // open returns the bucket in tx. Like bbolt itself on a damaged page it panics
@@ -184,7 +191,7 @@ func sealed(k, v []byte) (record []byte, reason string) {
 
 // check says what is wrong with an entry, as far as its key is concerned.
 func (b bucket) check(k, v []byte) (reason string) {
-	if b.holdsNumbers() {
+	if b.holdsNumber(k) {
 		_, reason = number(k, v)
 		return reason
 	}

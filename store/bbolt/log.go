@@ -280,6 +280,9 @@ func (l *Log) guard(fn func() error) (err error) {
 
 // locate names the file in an error about a corrupt record that does not.
 func (l *Log) locate(err error) error {
+	if err == nil {
+		return nil
+	}
 	var c *store.CorruptError
 	if !errors.As(err, &c) {
 		return err

@@ -12,34 +12,6 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Receipt implements [store.Receipts].
-func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.Receipt, error) {
-	k := append(appendEntity(nil, key), name...)
-	record, err := l.record(ctx, bucketReceipt, k)
-	if err == nil {
-		var r *store.Receipt
-		if r, err = decodeReceipt(key, k, record); err == nil {
-			return r, nil
-		}
-	}
-	return nil, fmt.Errorf("receipt %q of %v: %w", name, key, l.locate(err))
-}
-
-// Receipts implements [store.Receipts]. Receipts that come or go during the
-// iteration may or may not be seen.
-func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
-	decode := func(k, record []byte) (*store.Receipt, error) { return decodeReceipt(key, k, record) }
-	return records(ctx, l, bucketReceipt, appendEntity(nil, key), decode)
-}
-
-func decodeReceipt(key store.Key, k, record []byte) (*store.Receipt, error) {
-	r, err := store.DecodeReceipt(record)
-	if err == nil && (r.Entity != key || !bytes.Equal(append(appendEntity(nil, r.Entity), r.Name...), k)) {
-		err = bucketReceipt.corrupt(k, fmt.Sprintf("found receipt %q of %v in its place", r.Name, r.Entity))
-	}
-	return r, err
-}
-
 // Owner implements [store.Claims].
 func (l *Log) Owner(ctx context.Context, c store.Claim) (store.Key, error) {
 	var owned *store.Claimed

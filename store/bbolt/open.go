@@ -25,8 +25,9 @@ import (
 )
 
 // formatVersion is the format of the files that this package writes, and the
-// highest that it reads.
-const formatVersion = 1
+// highest that it reads. Files of an older one are brought to it when they are
+// opened for writing. Format 2 has the receipts beside the versions.
+const formatVersion = 2
 
 // Open opens the log in the file at path, and creates it if there is none, with
 // mode 0600, in a directory that exists. The file is locked to the returned Log
@@ -199,7 +200,7 @@ func readInfo(tx *bolt.Tx) (info *store.LogInfo, fresh bool, err error) {
 
 // start makes the log ready once bbolt has opened the file.
 func (l *Log) start() error {
-	l.writer.log = l
+	l.writer.log, l.writer.names = l, newNameCache()
 	if !l.readOnly {
 		// A process that was killed between a commit's last write and its sync
 		// has left a commit that can be read but is not durable yet.
@@ -207,6 +208,9 @@ func (l *Log) start() error {
 			return err
 		}
 		if err := l.create(); err != nil {
+			return err
+		}
+		if err := l.upgrade(); err != nil {
 			return err
 		}
 	}
@@ -252,7 +256,7 @@ func (l *Log) create() error {
 	}
 	err = l.guard(func() error {
 		return l.db.Update(func(tx *bolt.Tx) error {
-			for _, name := range bucketNames {
+			for _, name := range bucketNames[:bucketOldReceipt] {
 				if _, err := tx.CreateBucket([]byte(name)); err != nil {
 					return err
 				}

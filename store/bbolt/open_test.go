@@ -83,7 +83,7 @@ func TestAFileThatIsNoLogIsRefusedAndUntouched(t *testing.T) {
 		}},
 		{"a newer format", func(t *testing.T, path string) {
 			closeLog(t, openAt(t, path))
-			edit(t, path, func(tx *bolt.Tx) error { return bbolt.PutInfo(tx, store.LogInfo{Format: 2, Partitions: 1}) })
+			edit(t, path, func(tx *bolt.Tx) error { return bbolt.PutInfo(tx, store.LogInfo{Format: 3, Partitions: 1}) })
 		}},
 		{"a log without its second half", func(t *testing.T, path string) {
 			closeLog(t, openAt(t, path))

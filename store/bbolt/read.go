@@ -350,6 +350,9 @@ func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, er
 
 // corrupt says in an error about a corrupt record what was asked for.
 func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
+	if err == nil {
+		return nil
+	}
 	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Key, c.Version, c.Position = s.key, version, position
 	}

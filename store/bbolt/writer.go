@@ -36,9 +36,12 @@ type writer struct {
 	dirty   bool // something has been written
 	encoded []byte
 	key     []byte // scratch
+	at      stream // scratch
 
 	cache    headCache
 	staged   map[store.Key]head
+	names    nameCache
+	answered []store.Key // entities whose receipts the transaction has changed
 	counters counters
 	durable  counters // those of the last commit
 	heads    []uint64 // by partition
@@ -90,11 +93,14 @@ func (w *writer) forget() {
 	for _, p := range w.moved {
 		w.heads[p] = w.log.heads[p].Load()
 	}
+	for _, key := range w.answered {
+		w.names.drop(key)
+	}
 	w.reset()
 }
 
 func (w *writer) reset() {
-	w.tx, w.moved = nil, w.moved[:0]
+	w.tx, w.moved, w.answered = nil, w.moved[:0], w.answered[:0]
 	clear(w.staged)
 }
 
@@ -107,6 +113,13 @@ func (w *writer) tree(b bucket) *bolt.Bucket {
 		}
 	}
 	return w.trees[b]
+}
+
+// stream is like that of the log, but valid only until it is called again.
+func (w *writer) stream(key store.Key) *stream {
+	prefix := appendEntity(w.at.prefix[:0], key)
+	w.at = stream{log: w.log, key: key, prefix: prefix, next: 1, last: lastUnknown}
+	return &w.at
 }
 
 // room returns an empty slice for a value of about n bytes. It stays as it is
@@ -422,46 +435,6 @@ func (w *writer) positionOf(key store.Key, version store.Version) (store.Positio
 		return 0, s.corrupt(err, version, 0)
 	}
 	return store.Position(n), nil
-}
-
-// checkReceipts refuses a batch with a receipt that is there already.
-func (w *writer) checkReceipts(b *store.Batch) error {
-	for i := range b.Receipts {
-		name := b.Receipts[i].Name
-		if slices.Contains(b.Forget, name) {
-			continue
-		}
-		kept, err := bucketReceipt.get(w.tree(bucketReceipt), append(appendEntity(nil, b.Key), name...))
-		if err != nil {
-			return err
-		}
-		if kept != nil {
-			return &store.AnsweredError{Key: b.Key, Name: name}
-		}
-	}
-	return nil
-}
-
-// putReceipts forgets receipts and keeps new ones.
-func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
-	for _, name := range b.Forget {
-		k := append(appendEntity(nil, b.Key), name...)
-		if err := w.drop(bucketReceipt, k); err != nil {
-			return err
-		}
-	}
-	for i := range b.Receipts {
-		c := &b.Receipts[i]
-		c.Entity, c.Time = b.Key, w.now
-		if c.Position == 0 {
-			c.Position = r.Position
-		}
-		k := append(appendEntity(nil, b.Key), c.Name...)
-		if err := w.put(bucketReceipt, k, store.AppendReceipt(appendKeySum(w.room(recordRoom+len(c.Reply)), k), c)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // putClaims releases values that the entity holds and claims others, which

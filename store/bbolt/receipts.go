@@ -1,0 +1,528 @@
+package bbolt
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/perdure/perdure/store"
+)
+
+// The receipts of an entity lie in bucket index right behind its versions, the
+// newest first:
+//
+//	kind 0 id 0 be64(1)
+//	…
+//	kind 0 id 0 be64(version)                     the newest event
+//	kind 0 id 0 ff×8 be64(^n) name                the newest receipt, number n
+//	…
+//	kind 0 id 0 ff×8 be64(^1) name
+//
+// So a command that has a key writes its event's entry and its receipt into the
+// same place of the tree, and so into one page, where receipts sorted by name in
+// a bucket of their own cost every such command a random page more. It also
+// keeps the receipts of an entity together, oldest last, so that those which are
+// forgotten leave few pages.
+//
+// What that costs is the look-up by name. Nobody needs it on the hot path but
+// the writer, which has to refuse a name that is there; see [receiptNames].
+
+// receiptMark begins the part of a key behind the entity that names a receipt.
+// No version is as high.
+var receiptMark = bytes.Repeat([]byte{0xff}, 8)
+
+// receiptKeyMin is how long that part is without the name.
+const receiptKeyMin = 16
+
+// receiptAt appends the key of the n-th receipt of an entity.
+func (s *stream) receiptAt(dst []byte, n uint64, name string) []byte {
+	dst = append(append(dst, s.prefix...), receiptMark...)
+	return append(binary.BigEndian.AppendUint64(dst, ^n), name...)
+}
+
+// receiptOf returns number and name in a key of the stream.
+func (s *stream) receiptOf(k []byte) (n uint64, name []byte, ok bool) {
+	rest, ok := bytes.CutPrefix(k, s.prefix)
+	if !ok || !isReceipt(rest) {
+		return 0, nil, false
+	}
+	return ^binary.BigEndian.Uint64(rest[len(receiptMark):]), rest[receiptKeyMin:], true
+}
+
+// isReceipt reports whether the part of an index key behind the entity names a receipt.
+func isReceipt(rest []byte) bool {
+	return len(rest) > receiptKeyMin && bytes.HasPrefix(rest, receiptMark)
+}
+
+// eachReceipt calls fn with the keys and values of the receipts of an entity,
+// the newest first, until fn returns false. They are valid as long as the
+// transaction.
+func (s *stream) eachReceipt(c *bolt.Cursor, fn func(k, v []byte, n uint64, name []byte) bool) error {
+	from := append(bytes.Clone(s.prefix), receiptMark...)
+	k, v, _, err := bucketIndex.find(c, append(from, 0)) // above all versions
+	for ; err == nil; k, v = c.Next() {
+		if k == nil {
+			return nil
+		}
+		// What ends the receipts must itself be sound, or it could be one.
+		if reason := bucketIndex.check(k, v); reason != "" {
+			err = bucketIndex.corrupt(k, reason)
+			break
+		}
+		n, name, ok := s.receiptOf(k)
+		if !ok || !fn(k, v, n, name) {
+			return nil
+		}
+	}
+	return s.corrupt(err, 0, 0)
+}
+
+// ---- reading
+
+// Receipt implements [store.Receipts]. It costs a look at the keys of all newer
+// receipts of the entity.
+func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.Receipt, error) {
+	s := l.stream(key)
+	var at, record []byte
+	err := l.view(ctx, func(tx *bolt.Tx) error {
+		if k := l.oldReceipt(tx, key, name); k != nil {
+			v, err := bucketOldReceipt.getRecord(bucketOldReceipt.open(tx), k)
+			at, record = k, bytes.Clone(v)
+			return err
+		}
+		return s.eachReceipt(bucketIndex.open(tx).Cursor(), func(k, v []byte, _ uint64, found []byte) bool {
+			if string(found) != name {
+				return true
+			}
+			at, record = bytes.Clone(k), bytes.Clone(v[crcBytes:])
+			return false
+		})
+	})
+	if err == nil && record == nil {
+		err = store.ErrNotFound
+	}
+	var r *store.Receipt
+	if err == nil {
+		r, err = decodeReceipt(key, name, at, record)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("receipt %q of %v: %w", name, key, l.locate(err))
+	}
+	return r, nil
+}
+
+// Receipts implements [store.Receipts]. Receipts that come or go during the
+// iteration may or may not be seen. It holds the names of all receipts of the
+// entity, and a page of the receipts.
+func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return func(yield func(*store.Receipt, error) bool) {
+		p := newPage()
+		defer p.release()
+		names, err := l.receiptNames(ctx, key)
+		for err == nil && len(names) > 0 {
+			if names, err = l.fillReceipts(ctx, p, names); err != nil {
+				break
+			}
+			for _, r := range p.rows {
+				var c *store.Receipt
+				k := p.key(r)
+				if c, err = decodeReceipt(key, receiptName(k), k, p.value(r)); err == nil {
+					err = ctx.Err()
+				}
+				if err != nil {
+					break
+				}
+				if !yield(c, nil) {
+					return
+				}
+			}
+		}
+		if err != nil {
+			yield(nil, fmt.Errorf("read receipts: %w", l.locate(err)))
+		}
+	}
+}
+
+// A place is where the receipt of a name is kept.
+type place struct {
+	name string
+	in   bucket
+	key  []byte
+}
+
+// receiptNames returns where the receipts of an entity are, sorted by name.
+func (l *Log) receiptNames(ctx context.Context, key store.Key) (places []place, err error) {
+	s := l.stream(key)
+	err = l.view(ctx, func(tx *bolt.Tx) error {
+		places = places[:0]
+		for k := range l.oldReceipts(tx, s.prefix) {
+			places = append(places, place{string(k[len(s.prefix):]), bucketOldReceipt, bytes.Clone(k)})
+		}
+		return s.eachReceipt(bucketIndex.open(tx).Cursor(), func(k, _ []byte, _ uint64, name []byte) bool {
+			places = append(places, place{string(name), bucketIndex, bytes.Clone(k)})
+			return true
+		})
+	})
+	slices.SortFunc(places, func(a, b place) int { return cmp.Compare(a.name, b.name) })
+	return places, err
+}
+
+// fillReceipts copies a page of receipts and returns the places that are left.
+func (l *Log) fillReceipts(ctx context.Context, p *page, places []place) (rest []place, err error) {
+	err = l.view(ctx, func(tx *bolt.Tx) error {
+		p.reset()
+		for rest = places; len(rest) > 0 && !p.full(); rest = rest[1:] {
+			at := &rest[0]
+			record, err := at.in.getRecord(at.in.open(tx), at.key)
+			if err != nil {
+				return err
+			}
+			if record != nil { // else it has been forgotten meanwhile
+				p.add(at.key, record)
+			}
+		}
+		return nil
+	})
+	return rest, err
+}
+
+// receiptName returns the name in the key of a receipt, of either bucket.
+func receiptName(k []byte) string {
+	_, _, rest, _ := splitEntity(k)
+	if isReceipt(rest) {
+		rest = rest[receiptKeyMin:]
+	}
+	return string(rest)
+}
+
+func decodeReceipt(key store.Key, name string, k, record []byte) (*store.Receipt, error) {
+	r, err := store.DecodeReceipt(record)
+	if err == nil && (r.Entity != key || r.Name != name) {
+		err = bucketIndex.corrupt(k, fmt.Sprintf("found receipt %q of %v in its place", r.Name, r.Entity))
+	}
+	return r, err
+}
+
+// ---- writing
+
+// receiptNames are the receipts of one entity as the writer knows them: the
+// number of each by a hash of its name. It is that small because there may be a
+// thousand for each of many entities.
+//
+//  1. Without collided, a hash is in number exactly if a receipt with such a
+//     name is kept, and there is one of them. What a hash finds is compared with
+//     the name in the tree before it is believed.
+//  2. With collided, two names have had one hash. Then number is not used any
+//     more, and names are looked up in the tree.
+type receiptNames struct {
+	number   map[uint64]uint64
+	last     uint64 // the highest number of those that are kept
+	collided bool
+}
+
+// namesMax bounds the names in each of the two generations of a nameCache. A
+// name takes about 25 bytes.
+const namesMax = 1 << 20
+
+// A nameCache remembers the receipts of the entities that had some written last,
+// in two generations like [headCache]. An entity that is not in it costs a look
+// at the keys of its receipts.
+//
+// It holds exactly what the tree holds as the running transaction sees it. So
+// entities that a transaction has touched are dropped when it is taken back.
+type nameCache struct {
+	young, old map[store.Key]*receiptNames
+	names      int // in young
+	hash       func(name string) uint64
+}
+
+func newNameCache() nameCache {
+	seed := maphash.MakeSeed()
+	return nameCache{hash: func(name string) uint64 { return maphash.String(seed, name) }}
+}
+
+func (c *nameCache) get(key store.Key) *receiptNames {
+	if n := c.young[key]; n != nil {
+		return n
+	}
+	n := c.old[key]
+	if n != nil {
+		delete(c.old, key)
+		c.put(key, n)
+	}
+	return n
+}
+
+func (c *nameCache) put(key store.Key, n *receiptNames) {
+	if c.young == nil || c.names+len(n.number) > namesMax {
+		c.old, c.young, c.names = c.young, make(map[store.Key]*receiptNames), 0
+	}
+	c.young[ownKey(key)] = n
+	c.names += len(n.number)
+}
+
+func (c *nameCache) drop(key store.Key) {
+	if n := c.young[key]; n != nil {
+		c.names -= len(n.number)
+		delete(c.young, key)
+	}
+	delete(c.old, key)
+}
+
+// receipts returns the receipts of an entity as the transaction sees them.
+func (w *writer) receipts(s *stream) (*receiptNames, error) {
+	if known := w.names.get(s.key); known != nil {
+		return known, nil
+	}
+	known := &receiptNames{number: make(map[uint64]uint64)}
+	err := s.eachReceipt(w.tree(bucketIndex).Cursor(), func(_, _ []byte, n uint64, name []byte) bool {
+		known.add(w.names.hash(string(name)), n)
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.names.put(s.key, known)
+	return known, nil
+}
+
+func (r *receiptNames) add(hash, n uint64) {
+	if _, ok := r.number[hash]; ok {
+		r.collided = true
+	}
+	r.number[hash] = n
+	r.last = max(r.last, n)
+}
+
+// receiptNumber returns the number of the receipt of a name, 0 if there is none.
+func (w *writer) receiptNumber(s *stream, known *receiptNames, name string) (number uint64, err error) {
+	if !known.collided {
+		n, ok := known.number[w.names.hash(name)]
+		if !ok {
+			return 0, nil
+		}
+		w.key = s.receiptAt(w.key[:0], n, name)
+		if kept, err := bucketIndex.get(w.tree(bucketIndex), w.key); kept != nil || err != nil {
+			return n, s.corrupt(err, 0, 0)
+		}
+		return 0, nil // another name has the same hash
+	}
+	err = s.eachReceipt(w.tree(bucketIndex).Cursor(), func(_, _ []byte, n uint64, found []byte) bool {
+		if string(found) == name {
+			number = n
+		}
+		return number == 0
+	})
+	return number, err
+}
+
+// checkReceipts refuses a batch with a receipt that is there already.
+func (w *writer) checkReceipts(b *store.Batch) error {
+	if len(b.Receipts)+len(b.Forget) == 0 {
+		return nil
+	}
+	s := w.stream(b.Key)
+	known, err := w.receipts(s)
+	if err != nil {
+		return err
+	}
+	for i := range b.Receipts {
+		name := b.Receipts[i].Name
+		if slices.Contains(b.Forget, name) {
+			continue
+		}
+		n, err := w.receiptNumber(s, known, name)
+		if err != nil {
+			return err
+		}
+		if n != 0 {
+			return &store.AnsweredError{Key: b.Key, Name: name}
+		}
+	}
+	return nil
+}
+
+// putReceipts forgets receipts and keeps new ones.
+func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
+	if len(b.Receipts)+len(b.Forget) == 0 {
+		return nil
+	}
+	s := w.stream(b.Key)
+	known, err := w.receipts(s)
+	if err != nil {
+		return err
+	}
+	w.answered = append(w.answered, b.Key)
+	before := len(known.number)
+	for _, name := range b.Forget {
+		n, err := w.receiptNumber(s, known, name)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			continue
+		}
+		w.key = s.receiptAt(w.key[:0], n, name)
+		if err := w.delete(bucketIndex, w.key); err != nil {
+			return err
+		}
+		delete(known.number, w.names.hash(name))
+	}
+	for i := range b.Receipts {
+		c := &b.Receipts[i]
+		c.Entity, c.Time = b.Key, w.now
+		if c.Position == 0 {
+			c.Position = r.Position
+		}
+		if err := w.putReceipt(s, known, c); err != nil {
+			return err
+		}
+	}
+	w.names.names += len(known.number) - before
+	return nil
+}
+
+func (w *writer) putReceipt(s *stream, known *receiptNames, c *store.Receipt) error {
+	known.add(w.names.hash(c.Name), known.last+1)
+	w.key = s.receiptAt(w.key[:0], known.last, c.Name)
+	return w.put(bucketIndex, w.key, store.AppendReceipt(appendKeySum(w.room(recordRoom+len(c.Reply)), w.key), c))
+}
+
+// ---- format 1
+
+// Format 1 kept the receipts in a bucket of their own, sorted by name:
+//
+//	receipt   kind 0 id 0 name                 record: Receipt
+//
+// [Log.upgrade] moves them, unless the log is opened for reading alone; then
+// they are read where they are.
+
+// upgradeReceipts is how many receipts one transaction moves at least.
+const upgradeReceipts = 4096
+
+// upgrade brings a file of an older format to the present one. Each step of it
+// is a transaction, so it goes on where a process that has ended has left it.
+func (l *Log) upgrade() error {
+	for more := true; more; {
+		err := l.guard(func() error {
+			return l.db.Update(func(tx *bolt.Tx) (err error) {
+				if more = tx.Bucket([]byte(bucketOldReceipt.String())) != nil; !more {
+					return nil
+				}
+				// First, so that no older version reads a file that is half of it.
+				if err := raiseFormat(tx); err != nil {
+					return err
+				}
+				return l.upgradeSome(tx)
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("bring to format %d: %w", formatVersion, err)
+		}
+	}
+	return nil
+}
+
+func raiseFormat(tx *bolt.Tx) error {
+	info, _, err := readInfo(tx)
+	if err != nil || info.Format == formatVersion {
+		return err
+	}
+	info.Format = formatVersion
+	return bucketMeta.open(tx).Put(metaInfo, store.AppendLogInfo(appendKeySum(nil, metaInfo), info))
+}
+
+// upgradeSome moves the receipts of the next entities.
+func (l *Log) upgradeSome(tx *bolt.Tx) error {
+	old := bucketOldReceipt.open(tx)
+	w := &writer{log: l, names: newNameCache()}
+	w.begin(tx)
+	for moved := 0; moved < upgradeReceipts; {
+		k, _ := old.Cursor().First()
+		if k == nil {
+			return tx.DeleteBucket([]byte(bucketOldReceipt.String()))
+		}
+		kind, id, _, ok := splitEntity(k)
+		if !ok {
+			return bucketOldReceipt.corrupt(k, "it names no entity")
+		}
+		n, err := l.upgradeEntity(tx, w, l.stream(store.Key{Kind: string(kind), ID: string(id)}))
+		if err != nil {
+			return err
+		}
+		moved += n
+	}
+	return nil
+}
+
+// upgradeEntity moves the receipts of one entity and returns how many they were.
+func (l *Log) upgradeEntity(tx *bolt.Tx, w *writer, s *stream) (int, error) {
+	var receipts []*store.Receipt
+	var keys [][]byte
+	for k, v := range l.oldReceipts(tx, s.prefix) {
+		record, reason := sealed(k, v)
+		if reason != "" {
+			return 0, bucketOldReceipt.corrupt(k, reason)
+		}
+		r, err := decodeReceipt(s.key, string(k[len(s.prefix):]), k, record)
+		if err != nil {
+			return 0, err
+		}
+		receipts = append(receipts, r)
+		keys = append(keys, bytes.Clone(k))
+	}
+	slices.SortStableFunc(receipts, func(a, b *store.Receipt) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Version, b.Version))
+	})
+	known, err := w.receipts(s)
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range receipts {
+		if err := w.putReceipt(s, known, r); err != nil {
+			return 0, err
+		}
+	}
+	old := bucketOldReceipt.open(tx)
+	for _, k := range keys {
+		if err := old.Delete(k); err != nil {
+			return 0, err
+		}
+	}
+	return len(receipts), nil
+}
+
+// oldReceipts yields the receipts whose keys begin with a prefix and that a log
+// of format 1 has in its old bucket.
+func (l *Log) oldReceipts(tx *bolt.Tx, prefix []byte) iter.Seq2[[]byte, []byte] {
+	t := tx.Bucket([]byte(bucketOldReceipt.String()))
+	if t == nil {
+		return func(func(k, v []byte) bool) {}
+	}
+	return func(yield func(k, v []byte) bool) {
+		c := t.Cursor()
+		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix) && yield(k, v); {
+			k, v = c.Next()
+		}
+	}
+}
+
+// oldReceipt returns the key of a receipt in the old bucket, nil if it is not there.
+func (l *Log) oldReceipt(tx *bolt.Tx, key store.Key, name string) []byte {
+	t := tx.Bucket([]byte(bucketOldReceipt.String()))
+	if t == nil {
+		return nil
+	}
+	k := append(appendEntity(nil, key), name...)
+	if t.Get(k) == nil {
+		return nil
+	}
+	return k
+}
