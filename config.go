@@ -1,6 +1,7 @@
 package perdure
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"time"
@@ -16,6 +17,7 @@ const (
 	ConflictsMaxDefault   = 32
 	DeliveriesMaxDefault  = 256
 	PollDefault           = 50 * time.Millisecond
+	RescueAfterDefault    = 30 * time.Second
 )
 
 // loadRetriesMax bounds how often a load is tried again while the outcome of a
@@ -56,6 +58,12 @@ type Config struct {
 	// Poll is how often the readers of [Engine.Events] look for commits of
 	// other engines, on a store that several engines share. Zero is [PollDefault].
 	Poll time.Duration
+	// RescueAfter is how long a message in the outbox may be left by the engine
+	// that has stored it, on a store that several engines share, before others
+	// deliver it too: that engine may have died. It should be longer than the
+	// slowest effect takes, else that may be performed by two engines. Zero is
+	// [RescueAfterDefault].
+	RescueAfter time.Duration
 }
 
 // defaults fills in what is zero and checks the rest.
@@ -78,12 +86,11 @@ func (c *Config) defaults() error {
 			*f.value = f.standard
 		}
 	}
-	if c.Poll < 0 {
-		return fmt.Errorf("%w: Config.Poll is negative: %v", store.ErrInvalid, c.Poll)
+	if c.Poll < 0 || c.RescueAfter < 0 {
+		return fmt.Errorf("%w: Config.Poll or RescueAfter is negative: %v, %v", store.ErrInvalid, c.Poll, c.RescueAfter)
 	}
-	if c.Poll == 0 {
-		c.Poll = PollDefault
-	}
+	c.Poll = cmp.Or(c.Poll, PollDefault)
+	c.RescueAfter = cmp.Or(c.RescueAfter, RescueAfterDefault)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

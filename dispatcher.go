@@ -37,8 +37,9 @@ var entityPolicy = outbox.Policy{
 
 // A dispatcher delivers what commands have left in the outbox: the shell that
 // runs the protocol core of package outbox. It learns of new messages from the
-// committer, and reads the store only at the start, when timers are due, and
-// after more has come than it keeps in memory.
+// committer, and reads the store only at the start, when timers are due, after
+// more has come than it keeps in memory, and from time to time where it may find
+// messages of another engine that has died.
 type dispatcher struct {
 	engine *Engine
 	box    store.Outbox
@@ -63,16 +64,20 @@ type dispatcher struct {
 	cancel  context.CancelFunc
 }
 
-func newDispatcher(e *Engine, box store.Outbox) *dispatcher {
+func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 	d := &dispatcher{
 		engine: e, box: box,
 		work: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	d.lane.Owner = d
 	d.context, d.cancel = context.WithCancel(context.Background())
-	d.queue = outbox.New(d, outbox.Limits{
+	limits := outbox.Limits{
 		Window: outboxWindow, LaneMax: outboxLaneMax, InFlight: e.config.DeliveriesMax, Late: outboxLate,
-	})
+	}
+	if shared {
+		limits.RescueEvery, limits.RescueAfter = e.config.RescueAfter/2, e.config.RescueAfter
+	}
+	d.queue = outbox.New(d, limits)
 	return d
 }
 

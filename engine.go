@@ -105,7 +105,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		e.committer = newCommitter(e)
 	}
 	if box, ok := c.Store.(store.Outbox); ok {
-		e.dispatcher = newDispatcher(e, box)
+		e.dispatcher = newDispatcher(e, box, shared)
 		e.dispatcher.start()
 	}
 	e.scheduleSweep()

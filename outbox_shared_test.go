@@ -88,3 +88,54 @@ func TestEnginesThatShareALogDeliverToAnEntityOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestMessagesOfAnEngineThatHasDiedAreDelivered has an engine store messages
+// whose delivery it never comes to, beside another that goes on.
+func TestMessagesOfAnEngineThatHasDiedAreDelivered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		kind, target, r := senders(), accounts(), &recorder{}
+		log := newLog(t, memory.Shared())
+		openOne := func(log store.Log) *perdure.Engine {
+			e, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind, target}, Effects: r.rules()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		alive := openOne(log)
+		dying := &hookedLog{Log: log}
+		dead := openOne(dying)
+		synctest.Wait() // both have looked at the store
+		dying.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
+			if group[0].Key.Kind == kind.Name() {
+				return next(group)
+			}
+			return nil, fmt.Errorf("%w: it has died", store.ErrNotStored)
+		})
+		if _, err := kind.Ref(dead, "1").Do(ctx, &testv1.Withdraw{Amount: 1}); err != nil {
+			t.Fatal(err)
+		}
+		balance := func() int64 {
+			s, err := target.Ref(alive, "target").State(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.GetBalance()
+		}
+		<-time.After(perdure.RescueAfterDefault / 2)
+		if n := balance(); n != 0 {
+			t.Errorf("the other engine has taken a message that is not old: balance %d, want 0", n)
+		}
+		<-time.After(2 * perdure.RescueAfterDefault)
+		if n := balance(); n != 1 {
+			t.Errorf("the message of an engine that has died: balance of its target %d, want 1", n)
+		}
+		for _, e := range []*perdure.Engine{dead, alive} {
+			if err := e.Close(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

@@ -21,6 +21,10 @@ type Limits struct {
 	// Late is how many messages are remembered that are committed while the
 	// store is scanned.
 	Late int
+	// RescueEvery is how often the store is scanned, besides, for messages that
+	// nobody has ended for RescueAfter: those of an engine that has died. Zero
+	// is never, for a store that nobody else uses.
+	RescueEvery, RescueAfter time.Duration
 }
 
 // A Policy says how often and when the delivery of a message is tried again.
@@ -88,7 +92,10 @@ type Row struct {
 //     what is settled is remembered until it ends, because the scan may have
 //     read it before. A scan during which that becomes too much ends there.
 //  5. waiting is the sum of the lengths of the delayed lanes.
-//  6. changed holds the rows whose settlement is to be stored, once each: only
+//  6. A rescue is a scan that takes only what is old. It leaves out messages, so
+//     it changes nothing of what the queue knows of the store: which lanes are
+//     behind, and up to where everything has been met.
+//  7. changed holds the rows whose settlement is to be stored, once each: only
 //     the latest of several counts. Rows that are forgotten stay in it, not
 //     marked any more; unsaved is how many are.
 //
@@ -110,6 +117,9 @@ type Queue struct {
 	behind   bool // a scan is needed
 	scanning bool
 	scanAt   time.Time // not before, after a scan has failed
+	rescueAt time.Time // when the next rescue is due
+	rescue   bool      // the scan is one
+	oldest   time.Time // what is newer is left alone by a rescue
 	scanned  uint64    // the highest sequence of a message without a due time that a scan has read
 	late     []*store.Message
 	missed   bool // something committed during the scan was not put aside
@@ -367,8 +377,14 @@ func (q *Queue) Wake() (at time.Time, ok bool) {
 	case q.scanning || !q.roomy():
 	case q.behind:
 		at, ok = q.scanAt, true
-	case !q.due.IsZero():
-		if at, ok = q.due, true; at.Before(q.scanAt) {
+	default:
+		if ok = !q.due.IsZero(); ok {
+			at = q.due
+		}
+		if q.limits.RescueEvery > 0 && (!ok || q.rescueAt.Before(at)) {
+			at, ok = q.rescueAt, true
+		}
+		if ok && at.Before(q.scanAt) {
 			at = q.scanAt
 		}
 	}

@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,53 @@ func TestAQueueThatIsFullDoesNotAskToBeWoken(t *testing.T) {
 	at, ok := q.Wake()
 	if !ok || !at.After(now) || q.WantsScan(now) || !q.WantsScan(at) {
 		t.Errorf("after a scan that has failed: wake %v, %t, want a pause and another scan", at, ok)
+	}
+}
+
+func TestARescueTakesWhatIsOldAndNothingElse(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1000, 0)
+	q := scanned(outbox.Limits{Window: 4, LaneMax: 1, InFlight: 4, Late: 4, RescueEvery: 30 * time.Second, RescueAfter: time.Minute}, now)
+	if q.WantsScan(now) {
+		t.Error("the queue wants a scan right after one")
+	}
+	own := from("own", 1, 1, now)[0]
+	left := *own // does not fit into the lane any more, so it is only in the store
+	left.Sequence = 3
+	q.Committed([]*store.Message{own, &left}, now)
+	at, ok := q.Wake()
+	if !ok || !at.Equal(now.Add(30*time.Second)) || !q.WantsScan(at) {
+		t.Fatalf("after half a minute: wake %v, %t, want a scan", at, ok)
+	}
+	now = now.Add(2 * time.Minute)
+	if !q.WantsScan(now) {
+		t.Fatal("no scan is wanted after two minutes")
+	}
+	old, young := from("dead", 2, 1, now.Add(-61*time.Second))[0], from("alive", 4, 1, now.Add(-59*time.Second))[0]
+	timer := &store.Message{Sequence: 5, Due: now.Add(-time.Second), Time: now.Add(-time.Hour), Type: "timer"}
+	q.ScanBegins()
+	for _, m := range []*store.Message{own, old, &left, young, timer} {
+		if !q.Scanned(m) {
+			t.Fatalf("the scan ends at %d", m.Sequence)
+		}
+	}
+	q.ScanEnded(time.Time{}, false, now)
+	var got []uint64
+	rows := map[uint64]*outbox.Row{}
+	for r := q.Next(now); r != nil; r = q.Next(now) {
+		got = append(got, r.Message.Sequence)
+		rows[r.Message.Sequence] = r
+	}
+	if want := []uint64{1, 2}; !slices.Equal(got, want) {
+		t.Errorf("delivered after a rescue: got %d, want %d", got, want)
+	}
+	q.Committed([]*store.Message{young}, now) // it was our own, and was not told of before
+	if r := q.Next(now); r == nil || r.Message != young {
+		t.Errorf("after the commit of a message that the rescue has left out: got %+v", r)
+	}
+	q.Finished(rows[1], outbox.Gone, nil, now)
+	if !q.WantsScan(now) {
+		t.Error("the rescue has made the queue forget that the store holds more of a lane")
 	}
 }
 

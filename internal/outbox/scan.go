@@ -15,22 +15,40 @@ func (q *Queue) WantsScan(now time.Time) bool {
 	if !q.due.IsZero() && !q.due.After(now) {
 		q.behind, q.due = true, time.Time{}
 	}
-	return q.behind && q.roomy() && !now.Before(q.scanAt)
+	q.oldest = now.Add(-q.limits.RescueAfter)
+	rescue := q.limits.RescueEvery > 0 && !now.Before(q.rescueAt)
+	return (q.behind || rescue) && q.roomy() && !now.Before(q.scanAt)
 }
 
-// ScanBegins is the input that a scan begins now.
+// ScanBegins is the input that a scan begins now, since the queue wants it.
 func (q *Queue) ScanBegins() {
+	q.rescue = !q.behind
 	q.scanning, q.behind, q.missed = true, false, false
 	q.due = time.Time{}
+	if q.rescue {
+		return
+	}
 	for _, l := range q.lanes {
 		l.behind = false
 	}
+}
+
+// abandoned reports whether nobody has ended a message for so long that its
+// engine has died, or is so late that it does not matter who delivers.
+func (q *Queue) abandoned(m *store.Message) bool {
+	return m.Time.Before(q.oldest) && m.Due.Before(q.oldest)
 }
 
 // Scanned is the input of a message that a scan has read. It returns false if
 // the scan need not go on: the queue is behind, and what follows must not
 // overtake what it has left out.
 func (q *Queue) Scanned(m *store.Message) bool {
+	if q.rescue {
+		if q.abandoned(m) {
+			q.admit(m)
+		}
+		return !q.behind
+	}
 	if m.Due.IsZero() {
 		q.scanned = max(q.scanned, m.Sequence)
 	}
@@ -45,6 +63,9 @@ func (q *Queue) Scanned(m *store.Message) bool {
 // after a pause.
 func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
 	q.scanning = false
+	if q.limits.RescueEvery > 0 {
+		q.rescueAt = now.Add(q.shell.Jitter(q.limits.RescueEvery))
+	}
 	if failed {
 		q.scanAt = now.Add(scanPause)
 	}

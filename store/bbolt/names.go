@@ -83,19 +83,6 @@ func bookmarkKey(name string, partition int) []byte {
 	return binary.BigEndian.AppendUint16(appendPair(nil, name, ""), uint16(partition))
 }
 
-// record returns a copy of the record under k, or [store.ErrNotFound].
-func (l *Log) record(ctx context.Context, b bucket, k []byte) (record []byte, err error) {
-	err = l.view(ctx, func(tx *bolt.Tx) error {
-		v, err := b.getRecord(b.open(tx), k)
-		record = bytes.Clone(v)
-		return err
-	})
-	if err == nil && record == nil {
-		err = store.ErrNotFound
-	}
-	return record, err
-}
-
 // records yields what decode makes of the records whose keys begin with a
 // prefix, in the order of their keys. What decode returns shares nothing with
 // what it gets.
