@@ -86,11 +86,19 @@ func (c *Config) defaults() error {
 			*f.value = f.standard
 		}
 	}
-	if c.Poll < 0 || c.RescueAfter < 0 {
-		return fmt.Errorf("%w: Config.Poll or RescueAfter is negative: %v, %v", store.ErrInvalid, c.Poll, c.RescueAfter)
+	for _, f := range []struct {
+		name     string
+		value    *time.Duration
+		standard time.Duration
+	}{
+		{"Poll", &c.Poll, PollDefault},
+		{"RescueAfter", &c.RescueAfter, RescueAfterDefault},
+	} {
+		if *f.value < 0 {
+			return fmt.Errorf("%w: Config.%s is negative: %v", store.ErrInvalid, f.name, *f.value)
+		}
+		*f.value = cmp.Or(*f.value, f.standard)
 	}
-	c.Poll = cmp.Or(c.Poll, PollDefault)
-	c.RescueAfter = cmp.Or(c.RescueAfter, RescueAfterDefault)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -373,7 +373,13 @@ func (d *dispatcher) handle(r *outbox.Row) error {
 			return Park(fmt.Errorf("decode %s: %w", m.Type, err))
 		}
 	}
-	return rule.perform(context.WithValue(d.context, deliveryKey{}, &Delivery{
+	ctx := d.context
+	if rule.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, rule.timeout)
+		defer cancel()
+	}
+	return rule.perform(context.WithValue(ctx, deliveryKey{}, &Delivery{
 		ID: m.ID, Attempt: int(m.Attempts) + 1, Source: m.Source,
 		Causation: m.Metadata.CausationID, Correlation: m.Metadata.Correlation(), Enqueued: m.Time,
 	}), message)

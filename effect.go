@@ -28,6 +28,7 @@ type effectRule struct {
 	message reflect.Type
 	perform func(context.Context, proto.Message) error
 	policy  outbox.Policy
+	timeout time.Duration // of one attempt, zero for none
 	err     error
 }
 
@@ -95,6 +96,18 @@ func Backoff(first, longest time.Duration) EffectOption {
 			r.err = fmt.Errorf("Backoff(%v, %v) does not grow from above zero", first, longest)
 		}
 		r.policy.BackoffMin, r.policy.BackoffMax = first, longest
+	})
+}
+
+// AttemptTimeout ends the context of a handler after so long, with
+// [context.DeadlineExceeded]. A handler that does not heed its context is still
+// waited for: nobody could tell what it has done. Zero, the default, is never.
+func AttemptTimeout(d time.Duration) EffectOption {
+	return effectOption(func(r *effectRule) {
+		if d < 0 {
+			r.err = fmt.Errorf("AttemptTimeout(%v) is negative", d)
+		}
+		r.timeout = d
 	})
 }
 

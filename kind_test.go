@@ -79,6 +79,7 @@ func TestABadConfigurationIsNamed(t *testing.T) {
 		{perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{kind, accounts()}}, `two kinds are named "account"`},
 		{perdure.Config{Store: newLog(t), Kinds: good, CallsMax: -1}, "Config.CallsMax is negative"},
 		{perdure.Config{Store: newLog(t), Kinds: good, Poll: -1}, "Config.Poll is negative"},
+		{perdure.Config{Store: newLog(t), Kinds: good, RescueAfter: -1}, "Config.RescueAfter is negative"},
 	} {
 		if _, err := perdure.Open(t.Context(), tt.config); !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("got %v, want %q", err, tt.want)

@@ -153,6 +153,31 @@ func TestEffectsFollowTheCommitInOrder(t *testing.T) {
 	})
 }
 
+func TestAnAttemptThatTakesTooLongIsOverAndTriedAgain(t *testing.T) {
+	t.Parallel()
+	onBothLogs(t, func(t *testing.T, log store.Log) {
+		kind, attempts := senders(), 0
+		perform := func(ctx context.Context, _ *testv1.Note) error {
+			if attempts = perdure.DeliveryFrom(ctx).Attempt; attempts > 1 {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{
+			perdure.Perform(perform, perdure.AttemptTimeout(time.Minute)),
+			perdure.Perform(func(context.Context, *testv1.Touch) error { return nil }),
+		}})
+		if _, err := kind.Ref(e, "a").Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Hour)
+		if pending := messages(t, e.Pending(t.Context())); attempts != 2 || len(pending) != 0 {
+			t.Errorf("got %d attempts and %d messages left, want 2 and none", attempts, len(pending))
+		}
+	})
+}
+
 func TestAFailingEffectIsTriedAgainAndThenParked(t *testing.T) {
 	t.Parallel()
 	onBothLogs(t, func(t *testing.T, log store.Log) {
