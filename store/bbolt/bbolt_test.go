@@ -21,7 +21,9 @@ func options(s storetest.Setup) []bbolt.Option {
 func TestLogPassesTheSuite(t *testing.T) {
 	t.Parallel()
 	open := func(t testing.TB, s storetest.Setup) store.Log {
-		return openAt(t, filepath.Join(t.TempDir(), "log.db"), options(s)...)
+		l := openAt(t, filepath.Join(t.TempDir(), "log.db"), options(s)...)
+		l.Pause(s.Pause)
+		return l
 	}
 	reopen := func(t testing.TB, l store.Log, s storetest.Setup) store.Log {
 		if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {
@@ -32,7 +34,7 @@ func TestLogPassesTheSuite(t *testing.T) {
 	storetest.Run(t, open, storetest.Features{
 		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true,
 		Bookmarks: true, Statistics: true, Exclusive: true,
-		Partitions: true, Clock: true,
+		Partitions: true, Clock: true, Pause: true,
 		Reopen: reopen,
 		Damage: func(t testing.TB, l store.Log, record any, flip func([]byte)) store.Log {
 			path := l.(*bbolt.Log).Path()

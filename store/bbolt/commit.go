@@ -217,6 +217,9 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 		return true, err
 	}
 
+	if l.pause != nil {
+		l.pause()
+	}
 	// From here on no error tells what is in the file; see invariant 4 of Log.
 	txid := tx.ID()
 	if err := l.guard(tx.Commit); err != nil {

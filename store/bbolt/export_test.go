@@ -61,6 +61,14 @@ func (l *Log) Hold() (release func()) {
 	return l.writing.Unlock
 }
 
+// Pause makes each transaction call pause when all of it is written but nothing
+// is in the file.
+func (l *Log) Pause(pause func()) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.pause = pause
+}
+
 // Waiting returns how many calls of Commit wait for their turn.
 func (l *Log) Waiting() int {
 	l.queue.mu.Lock()

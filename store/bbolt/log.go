@@ -72,6 +72,7 @@ type Log struct {
 
 	writing sync.Mutex
 	writer  writer
+	pause   func() // for tests: called before the file is changed; nil for nothing
 }
 
 var (

@@ -20,6 +20,13 @@ type Setup struct {
 	// Clock is where the log takes its commit times from, nil for the system's
 	// clock. It is only set if [Features.Clock] is.
 	Clock func() time.Time
+	// Pause, if it is set, is called by the log for each transaction, at the
+	// last moment at which nothing of it is durable or visible to others, when
+	// it has reserved whatever it reserves (positions, locks). The transaction
+	// waits until Pause returns. The log may call it from many goroutines at
+	// once, if it can have many such transactions, and at other times as well.
+	// It is only set if [Features.Pause] is.
+	Pause func()
 }
 
 // Features says what a store offers beyond [store.Log].
@@ -33,6 +40,12 @@ type Features struct {
 	Partitions bool
 	// Clock says that Open honours [Setup.Clock].
 	Clock bool
+	// Pause says that Open, and Share if there is one, honour [Setup.Pause].
+	Pause bool
+	// Share opens what a log stores once more, beside it, with the Setup that
+	// the log was opened with, as an engine on another machine does. The caller
+	// closes it. Nil says that a store has one log at a time.
+	Share func(t testing.TB, log store.Log, s Setup) store.Log
 
 	// Reopen closes a log and opens what it has stored, with the Setup that it
 	// was opened with first. Nil says that the store is not durable.
@@ -98,6 +111,7 @@ var (
 	exclusive  = need{"Exclusive", func(f *Features) bool { return f.Exclusive }}
 	partitions = need{"Partitions", func(f *Features) bool { return f.Partitions }}
 	clock      = need{"Clock", func(f *Features) bool { return f.Clock }}
+	pause      = need{"Pause", func(f *Features) bool { return f.Pause }}
 	durable    = need{"Reopen", func(f *Features) bool { return f.Reopen != nil }}
 	damage     = need{"Damage", func(f *Features) bool { return f.Damage != nil }}
 )
@@ -110,7 +124,7 @@ func cases() []testCase {
 		readCases, scanCases, positionCases, recordCases,
 		outboxCases, receiptCases, claimCases, bookmarkCases,
 		catalogCases, pruneCases, lifeCases, corruptCases,
-		concurrentCases, modelCases,
+		concurrentCases, pausedCases, modelCases,
 	} {
 		all = append(all, part...)
 	}

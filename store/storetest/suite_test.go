@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"testing"
+	"time"
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
@@ -16,14 +17,25 @@ func openMemory(t testing.TB, s storetest.Setup) store.Log {
 	if s.Clock != nil {
 		options = append(options, memory.WithClock(s.Clock))
 	}
+	if s.Pause != nil {
+		// A commit asks for the time when it has the lock that all others and all
+		// readers wait for, which is all that it reserves.
+		options = append(options, memory.WithClock(func() time.Time {
+			s.Pause()
+			return time.Now()
+		}))
+	}
 	return memory.New(options...)
 }
 
 var memoryFeatures = storetest.Features{
 	Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true, Bookmarks: true,
-	Statistics: true, Exclusive: true, Instant: true, Partitions: true, Clock: true,
+	Statistics: true, Exclusive: true, Instant: true, Partitions: true, Clock: true, Pause: true,
 	Reopen: func(_ testing.TB, log store.Log, _ storetest.Setup) store.Log {
 		return log.(*memory.Log).Reopen()
+	},
+	Share: func(_ testing.TB, log store.Log, _ storetest.Setup) store.Log {
+		return handle{log.(*memory.Log)}
 	},
 	Damage: func(t testing.TB, log store.Log, record any, flip func([]byte)) store.Log {
 		if err := log.(*memory.Log).Corrupt(record, flip); err != nil {
@@ -32,6 +44,11 @@ var memoryFeatures = storetest.Features{
 		return log
 	},
 }
+
+// A handle is a log that another engine uses as well: closing it leaves the log open.
+type handle struct{ *memory.Log }
+
+func (handle) Close() error { return nil }
 
 func TestTheReferenceStorePasses(t *testing.T) {
 	t.Parallel()

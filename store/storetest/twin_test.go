@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 // replace what the store does.
 type twin struct {
 	*memory.Log
+	pause  func() // see storetest.Setup
 	commit func(l *memory.Log, ctx context.Context, group []*store.Batch) ([]store.Result, error)
 	load   func(l *memory.Log, ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error]
 	read   func(seq iter.Seq2[*store.Event, error]) iter.Seq2[*store.Event, error]
@@ -114,6 +116,13 @@ func version(l *memory.Log, key store.Key) store.Version {
 
 // model is the case that random sequences are stored right.
 const model = "random groups leave what a simple model says"
+
+// pausedCaught are the cases that catch positions that are not assigned under
+// the commit.
+var pausedCaught = []string{
+	"readers skip and double nothing while 64 commits pause",
+	"readers skip and double nothing while 64 commits to many partitions pause",
+}
 
 // twins are the broken stores, each with cases that must catch it.
 var twins = []struct {
@@ -391,6 +400,27 @@ var twins = []struct {
 			return l.Commit(context.WithoutCancel(ctx), group)
 		}
 	}, []string{"a cancelled context before the commit stores nothing"}},
+
+	{"numbers events by a sequence before the commit", func(w *twin) {
+		var sequence atomic.Uint64
+		(&early{take: func(events int) (first, step uint64) {
+			return sequence.Add(uint64(events)) - uint64(events) + 1, 1
+		}}).spoil(w)
+	}, pausedCaught},
+
+	{"has readers follow the time at which a commit began", func(w *twin) {
+		began := time.Now()
+		(&early{take: func(int) (first, step uint64) {
+			return uint64(time.Since(began)/time.Microsecond) + 1, 0
+		}}).spoil(w)
+	}, pausedCaught},
+
+	{"shows a commit before it has ended", func(w *twin) {
+		w.commit = func(l *memory.Log, ctx context.Context, group []*store.Batch) ([]store.Result, error) {
+			defer w.pause()
+			return l.Commit(ctx, group)
+		}
+	}, []string{"nobody sees a commit that pauses"}},
 }
 
 func TestTheSuiteCatchesBrokenStores(t *testing.T) {
@@ -400,7 +430,11 @@ func TestTheSuiteCatchesBrokenStores(t *testing.T) {
 			t.Run(w.name+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				failures := storetest.Watch(t, name, func(t testing.TB, s storetest.Setup) store.Log {
-					log := &twin{Log: openMemory(t, s).(*memory.Log)}
+					pause := s.Pause
+					if s.Pause = nil; pause == nil {
+						pause = func() {}
+					}
+					log := &twin{Log: openMemory(t, s).(*memory.Log), pause: pause}
 					w.spoil(log)
 					return log
 				}, twinFeatures)
@@ -450,7 +484,7 @@ func TestCasesHaveNamesOfTheirOwn(t *testing.T) {
 
 var twinFeatures = func() storetest.Features {
 	f := memoryFeatures
-	f.Reopen = nil
+	f.Reopen, f.Share = nil, nil
 	f.Damage = func(t testing.TB, log store.Log, record any, flip func([]byte)) store.Log {
 		if err := log.(*twin).Corrupt(record, flip); err != nil {
 			t.Fatalf("corrupt: %v", err)
