@@ -170,7 +170,7 @@ func (e *Engine) committed(i *commit.Item, r *store.Result) {
 		v := &events[n]
 		v.Key, v.Version = i.Batch.Key, i.Batch.Expected+store.Version(n)+1
 		v.Position = r.Position - store.Position(len(events)-1-n)
-		v.Time = r.Time
+		v.Time, v.More = r.Time, uint32(len(events)-1-n)
 	}
 	e.hub.Publish(events)
 	if len(i.Batch.Enqueue) > 0 && e.dispatcher != nil {

@@ -100,7 +100,8 @@ func (b *Batch) records() int {
 
 // Validate returns an error matching [ErrInvalid] or [ErrTooLarge] that says
 // what is wrong with the batch on its own, and where. Every store calls it
-// before it stores anything.
+// before it stores anything, also because it tells each event how many follow,
+// see [Event.More].
 func (b *Batch) Validate() error {
 	switch {
 	case b.prepared && b.records() == len(b.Events):
@@ -143,6 +144,7 @@ func (b *Batch) validateParts() error {
 		if err := e.validate(); err != nil {
 			return fmt.Errorf("event %d: %w", i, err)
 		}
+		e.More = uint32(len(b.Events) - 1 - i)
 		bytes += len(e.Payload)
 	}
 	if b.records() == len(b.Events) && bytes <= BatchBytesMax {

@@ -40,6 +40,7 @@ const (
 	eventPayload  = 8
 	eventPosition = 9
 	eventTime     = 10
+	eventMore     = 11
 
 	stateMetadata    = 6
 	statePayload     = 7
@@ -98,7 +99,7 @@ func SizeEvent(e *Event) int {
 }
 
 func (e *Event) sizeHead(key Key) int {
-	const framing = 40 // tags, lengths and the version
+	const framing = 43 // tags, lengths, the version and what is behind More
 	n := framing + len(e.ID) + len(e.Type) + len(key.Kind) + len(key.ID) + len(e.Payload) + sizeMetadata(&e.Metadata)
 	for _, t := range e.Tags {
 		n += len(t) + 3
@@ -112,6 +113,9 @@ func appendEventHead(dst []byte, e *Event) []byte {
 	dst = appendString(dst, eventKind, e.Key.Kind)
 	dst = appendString(dst, eventEntityID, e.Key.ID)
 	dst = protowire.AppendVarint(appendTag(dst, eventVersion, protowire.VarintType), uint64(e.Version))
+	if e.More > 0 {
+		dst = protowire.AppendVarint(appendTag(dst, eventMore, protowire.VarintType), uint64(e.More))
+	}
 	for _, t := range e.Tags {
 		dst = appendString(dst, eventTags, t)
 	}
@@ -306,6 +310,8 @@ func (d *Decoder) Event(sealed []byte, e *Event) error {
 			e.Payload = v
 		case eventPosition:
 			e.Position = Position(u)
+		case eventMore:
+			e.More = uint32(u)
 		case eventTime:
 			e.Time = time.Unix(0, int64(u)).UTC()
 		}

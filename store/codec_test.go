@@ -30,7 +30,7 @@ func fullEvent() *store.Event {
 	return &store.Event{
 		ID: store.ID{1, 2, 3}, Type: "test.v1.Happened", Key: store.Key{Kind: "book", ID: "978/ü"},
 		Version: 300, Position: store.NewPosition(7, 1<<40), Tags: []string{"red", "blue", "red"},
-		Metadata: fullMetadata(), Time: noon, Payload: []byte{0, 0xff, 1},
+		Metadata: fullMetadata(), Time: noon, Payload: []byte{0, 0xff, 1}, More: 9_999,
 	}
 }
 
@@ -168,7 +168,7 @@ func TestAnEventWithoutAnEntityIsCorrupt(t *testing.T) {
 func eventProto(e *store.Event) *perdurev1.Event {
 	return &perdurev1.Event{
 		Id: e.ID[:], Type: e.Type, Kind: e.Key.Kind, EntityId: e.Key.ID, Version: uint64(e.Version), Tags: e.Tags,
-		Metadata: metadataProto(&e.Metadata), Payload: e.Payload, Position: uint64(e.Position), TimeUnixNano: e.Time.UnixNano(),
+		Metadata: metadataProto(&e.Metadata), Payload: e.Payload, Position: uint64(e.Position), TimeUnixNano: e.Time.UnixNano(), More: e.More,
 	}
 }
 
@@ -319,7 +319,8 @@ func TestTheSameEventHasTheSameBytes(t *testing.T) {
 func TestPrepareGivesTheSameBytes(t *testing.T) {
 	t.Parallel()
 	for name, e := range events() {
-		b := &store.Batch{Key: e.Key, Expected: e.Version - 1, Events: []store.Event{*e.Clone()}}
+		e.More = 1
+		b := &store.Batch{Key: e.Key, Expected: e.Version - 1, Events: []store.Event{*e.Clone(), *e.Clone()}}
 		if err := b.Prepare(); err != nil {
 			t.Errorf("prepare %s: %v", name, err)
 			continue

@@ -21,6 +21,9 @@ type Event struct {
 	Version Version
 	// Position is the place in the log, set by the store.
 	Position Position
+	// More is how many events of the same batch follow, so 0 for the last one;
+	// see [Event.End]. [Batch.Validate] sets it.
+	More uint32
 	// Tags are words that readers may filter by.
 	Tags     []string
 	Metadata Metadata
@@ -32,6 +35,11 @@ type Event struct {
 	head    []byte // encoded fields but position and time, once prepared
 	headSum uint32 // its checksum
 }
+
+// End returns the position of the last event of the batch that e was stored
+// with. Two events of a partition are of one batch exactly if they have one end,
+// and a reader that has seen the end has seen the whole batch.
+func (e *Event) End() Position { return e.Position + Position(e.More) }
 
 // Clone returns a copy that shares nothing with e.
 func (e *Event) Clone() *Event {

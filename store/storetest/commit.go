@@ -185,6 +185,25 @@ var commitCases = []testCase{
 			want(x, "position", e.Position, r.Position-49+store.Position(i))
 		}
 	}},
+	{name: "each event of a batch says how many of the batch follow", run: func(x *fixture) {
+		x.group(
+			&store.Batch{Key: book("a"), Events: x.events("1", "2", "3")},
+			&store.Batch{Key: book("a"), Expected: 3, Events: x.events("4")},
+			&store.Batch{Key: book("a"), Expected: 4, Events: x.events("5", "6")},
+		)
+		prepared := &store.Batch{Key: book("a"), Expected: 6, Events: x.events("7", "8")}
+		x.wantNoError("prepare", prepared.Prepare())
+		x.commit(prepared)
+		for what, events := range map[string][]*store.Event{"read": x.read(book("a"), 0), "scan": x.scan(store.Query{})} {
+			var more []uint32
+			var ends []store.Position
+			for _, e := range events {
+				more, ends = append(more, e.More), append(ends, e.End())
+			}
+			want(x, what+": events that follow", more, []uint32{2, 1, 0, 0, 1, 0, 1, 0})
+			want(x, what+": ends", ends, []store.Position{3, 3, 3, 4, 6, 6, 8, 8})
+		}
+	}},
 	{name: "the log sets key, version, position and time of the events in the batch", run: func(x *fixture) {
 		x.append(book("a"), 0, "one")
 		b := &store.Batch{Key: book("a"), Expected: 1, Events: x.events("two", "three")}

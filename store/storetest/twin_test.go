@@ -401,6 +401,15 @@ var twins = []struct {
 		}
 	}, []string{"a cancelled context before the commit stores nothing"}},
 
+	{"forgets which events were stored together", func(w *twin) {
+		w.scan = func(l *memory.Log, ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+			return without(l.Scan(ctx, q), func(e *store.Event) bool {
+				e.More = 0
+				return false
+			})
+		}
+	}, []string{"each event of a batch says how many of the batch follow"}},
+
 	{"numbers events by a sequence before the commit", func(w *twin) {
 		var sequence atomic.Uint64
 		(&early{take: func(events int) (first, step uint64) {

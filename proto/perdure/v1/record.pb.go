@@ -46,7 +46,10 @@ type Event struct {
 	// sequence within it. Assigned under the commit.
 	Position uint64 `protobuf:"fixed64,9,opt,name=position,proto3" json:"position,omitempty"`
 	// When the store committed the event, in nanoseconds since 1970 UTC.
-	TimeUnixNano  int64 `protobuf:"fixed64,10,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	TimeUnixNano int64 `protobuf:"fixed64,10,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	// How many events of the same commit follow this one: they have the next
+	// positions. 0 for the last one.
+	More          uint32 `protobuf:"varint,11,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +150,13 @@ func (x *Event) GetPosition() uint64 {
 func (x *Event) GetTimeUnixNano() int64 {
 	if x != nil {
 		return x.TimeUnixNano
+	}
+	return 0
+}
+
+func (x *Event) GetMore() uint32 {
+	if x != nil {
+		return x.More
 	}
 	return 0
 }
@@ -1020,7 +1030,7 @@ var File_perdure_v1_record_proto protoreflect.FileDescriptor
 const file_perdure_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"\x17perdure/v1/record.proto\x12\n" +
-	"perdure.v1\"\x98\x02\n" +
+	"perdure.v1\"\xac\x02\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
@@ -1032,7 +1042,8 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\apayload\x18\b \x01(\fR\apayload\x12\x1a\n" +
 	"\bposition\x18\t \x01(\x06R\bposition\x12$\n" +
 	"\x0etime_unix_nano\x18\n" +
-	" \x01(\x10R\ftimeUnixNano\"\x8b\x02\n" +
+	" \x01(\x10R\ftimeUnixNano\x12\x12\n" +
+	"\x04more\x18\v \x01(\rR\x04more\"\x8b\x02\n" +
 	"\bMetadata\x12!\n" +
 	"\fcausation_id\x18\x01 \x01(\fR\vcausationId\x12%\n" +
 	"\x0ecorrelation_id\x18\x02 \x01(\tR\rcorrelationId\x12 \n" +
