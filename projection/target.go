@@ -1,0 +1,52 @@
+package projection
+
+import (
+	"context"
+	"iter"
+)
+
+// A Target keeps a read model and, beside it in the same transaction, the
+// notes of its projections: positions, parked entities, versions. Tx is the
+// target's native transaction, which is what handlers write to. All methods
+// may be called by many goroutines at once; a Tx is used by one at a time, and
+// only until the function that got it returns.
+//
+// Every target passes projectiontest.Run.
+type Target[Tx any] interface {
+	// Update runs do in one transaction and commits if do returned nil; whole
+	// or not at all. The error of do is returned as it is (wrapped), and nothing
+	// is stored then; an error of the commit leaves the outcome unknown unless it
+	// matches store.ErrNotStored. A target that must retry (serialization) may
+	// call do again with a new transaction; so do must have no effects outside
+	// of Tx.
+	Update(ctx context.Context, do func(Tx) error) error
+	// View runs do on one consistent state, read only.
+	View(ctx context.Context, do func(Tx) error) error
+	// Note returns the note under key, nil if there is none. It is the caller's
+	// to keep. Within Update it holds the note against other writers until the
+	// transaction ends, where the target has more than one writer.
+	Note(ctx context.Context, tx Tx, key string) ([]byte, error)
+	// SetNote stores a note; nil removes it. It does not keep value.
+	SetNote(ctx context.Context, tx Tx, key string, value []byte) error
+	// Notes yields the notes whose key begins with prefix, in byte order of the
+	// keys. Their values are valid until the next step.
+	Notes(ctx context.Context, tx Tx, prefix string) iter.Seq2[Note, error]
+}
+
+// A Note is a small record that a [Target] keeps for a projection. The target
+// does not look into it.
+type Note struct {
+	// Key names the note. It is valid UTF-8 without a zero byte, at most
+	// [NoteKeyBytesMax] bytes.
+	Key string
+	// Value is at most [NoteBytesMax] bytes.
+	Value []byte
+}
+
+// Bounds of notes.
+const (
+	// NoteKeyBytesMax holds the names of a projection and of an entity.
+	NoteKeyBytesMax = 2048
+	// NoteBytesMax holds what a note says.
+	NoteBytesMax = 64 << 10
+)
