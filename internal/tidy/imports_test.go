@@ -29,7 +29,7 @@ var floors = [][]room{
 	{"."},
 	{"internal/entity"},
 	{"internal/commit", "internal/outbox"},
-	{"stream", "cluster"},
+	{"stream", "cluster", "internal/storekit"},
 	{"actor", "store"},
 	{"internal/*/..."},
 	{"proto/..."},

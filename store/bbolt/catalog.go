@@ -9,6 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -36,8 +37,8 @@ func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 // iteration may or may not be seen. It costs a few searches for each entity.
 func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
 	return func(yield func(store.Entity, error) bool) {
-		p := newPage()
-		defer p.release()
+		p := storekit.NewPage()
+		defer p.Release()
 		for from := aboveEntity(kind, after); from != nil; {
 			err := l.view(ctx, func(tx *bolt.Tx) (err error) {
 				from, err = l.fillEntities(tx, p, kind, from)
@@ -47,10 +48,10 @@ func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.
 				yield(store.Entity{}, fmt.Errorf("entities of %s: %w", kind, err))
 				return
 			}
-			for _, r := range p.rows {
+			for _, r := range p.Rows {
 				e := store.Entity{
-					Key:     store.Key{Kind: kind, ID: string(p.key(r))},
-					Version: store.Version(binary.BigEndian.Uint64(p.value(r))),
+					Key:     store.Key{Kind: kind, ID: string(p.Key(r))},
+					Version: store.Version(binary.BigEndian.Uint64(p.Value(r))),
 				}
 				if err := ctx.Err(); err != nil {
 					yield(store.Entity{}, fmt.Errorf("entities of %s: %w", kind, err))
@@ -68,22 +69,22 @@ func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.
 // it returns the least key of the kind.
 func aboveEntity(kind, id string) []byte {
 	if id == "" {
-		return appendPair(nil, kind, "")
+		return storekit.AppendPair(nil, kind, "")
 	}
-	return append(appendPair(nil, kind, id), 1)
+	return append(storekit.AppendPair(nil, kind, id), 1)
 }
 
 // fillEntities copies a page of ids with their versions and returns the key to
 // go on with, or nil.
-func (l *Log) fillEntities(tx *bolt.Tx, p *page, kind string, from []byte) ([]byte, error) {
-	p.reset()
+func (l *Log) fillEntities(tx *bolt.Tx, p *storekit.Page, kind string, from []byte) ([]byte, error) {
+	p.Reset()
 	index, state := bucketIndex.open(tx).Cursor(), bucketState.open(tx).Cursor()
-	for !p.full() {
+	for !p.Full() {
 		key, version, err := l.lowest(index, state, from)
 		if err != nil || key.Kind != kind {
 			return nil, err
 		}
-		p.add([]byte(key.ID), be64(uint64(version)))
+		p.Add([]byte(key.ID), be64(uint64(version)))
 		from = aboveEntity(kind, key.ID)
 	}
 	return from, nil
@@ -124,7 +125,7 @@ func lowestKey(index, state *bolt.Cursor, from []byte) (key store.Key, err error
 	if a == nil {
 		return key, nil
 	}
-	kind, id, _, ok := splitEntity(a)
+	kind, id, _, ok := storekit.SplitEntity(a)
 	if !ok {
 		return key, bucketIndex.corrupt(a, "it names no entity")
 	}

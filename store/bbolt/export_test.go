@@ -8,6 +8,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -19,11 +20,11 @@ func Place(tx *bolt.Tx, record any) (bucket string, key []byte, from int) {
 	case *store.State:
 		s := (*Log)(nil).stream(r.Key)
 		if r.Position == 0 {
-			return bucketState.String(), s.prefix, crcBytes
+			return bucketState.String(), s.prefix, storekit.SumBytes
 		}
-		return bucketSnapshot.String(), s.at(r.Version), crcBytes
+		return bucketSnapshot.String(), s.at(r.Version), storekit.SumBytes
 	case *store.Message:
-		return bucketMessage.String(), be64(r.Sequence), crcBytes
+		return bucketMessage.String(), be64(r.Sequence), storekit.SumBytes
 	case *store.Receipt:
 		s := (*Log)(nil).stream(r.Entity)
 		err := s.eachReceipt(bucketIndex.open(tx).Cursor(), func(k, _ []byte, _ uint64, name []byte) bool {
@@ -33,18 +34,18 @@ func Place(tx *bolt.Tx, record any) (bucket string, key []byte, from int) {
 		if err != nil {
 			panic(err)
 		}
-		return bucketIndex.String(), key, crcBytes
+		return bucketIndex.String(), key, storekit.SumBytes
 	case *store.Claimed:
-		return bucketClaim.String(), appendPair(nil, r.Claim.Space, r.Claim.Value), crcBytes
+		return bucketClaim.String(), storekit.AppendPair(nil, r.Claim.Space, r.Claim.Value), storekit.SumBytes
 	case *store.Bookmark:
-		return bucketBookmark.String(), bookmarkKey(r.Name, r.Position.Partition()), crcBytes
+		return bucketBookmark.String(), bookmarkKey(r.Name, r.Position.Partition()), storekit.SumBytes
 	}
 	panic(fmt.Sprintf("a %T is no record", record))
 }
 
 // PutInfo writes what the file says about itself.
 func PutInfo(tx *bolt.Tx, info store.LogInfo) error {
-	return bucketMeta.open(tx).Put(metaInfo, store.AppendLogInfo(appendKeySum(nil, metaInfo), &info))
+	return bucketMeta.open(tx).Put(metaInfo, store.AppendLogInfo(storekit.AppendKeySum(nil, metaInfo), &info))
 }
 
 // IndexKey returns the key of an event in bucket index.
@@ -71,9 +72,8 @@ func (l *Log) Pause(pause func()) {
 
 // Waiting returns how many calls of Commit wait for their turn.
 func (l *Log) Waiting() int {
-	l.queue.mu.Lock()
-	defer l.queue.mu.Unlock()
-	return len(l.queue.waiting)
+	calls, _ := l.queue.Waiting()
+	return calls
 }
 
 // Transactions returns the id of the last transaction.
@@ -81,9 +81,8 @@ func (l *Log) Transactions() int64 { return l.durable.Load() }
 
 // Led says whether a caller leads the others.
 func (l *Log) Led() bool {
-	l.queue.mu.Lock()
-	defer l.queue.mu.Unlock()
-	return l.queue.led
+	_, led := l.queue.Waiting()
+	return led
 }
 
 // Unsettle makes the last transaction look as if it were not durable yet, until
@@ -127,13 +126,13 @@ func Downgrade(tx *bolt.Tx) error {
 	var keys [][]byte
 	c := index.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		kind, id, rest, _ := splitEntity(k)
+		kind, id, rest, _ := storekit.SplitEntity(k)
 		if !isReceipt(rest) {
 			continue
 		}
 		keys = append(keys, bytes.Clone(k))
-		at := append(appendEntity(nil, store.Key{Kind: string(kind), ID: string(id)}), receiptName(k)...)
-		if err := old.Put(at, append(appendKeySum(nil, at), v[crcBytes:]...)); err != nil {
+		at := append(storekit.AppendEntity(nil, store.Key{Kind: string(kind), ID: string(id)}), receiptName(k)...)
+		if err := old.Put(at, append(storekit.AppendKeySum(nil, at), v[storekit.SumBytes:]...)); err != nil {
 			return err
 		}
 	}

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
-	"math"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -68,7 +66,7 @@ func (b bucket) holdsNumber(k []byte) bool {
 	case bucketDue, bucketParked, bucketTimer:
 		return true
 	case bucketIndex:
-		_, _, rest, _ := splitEntity(k)
+		_, _, rest, _ := storekit.SplitEntity(k)
 		return !isReceipt(rest)
 	}
 	return false
@@ -90,37 +88,7 @@ var (
 	metaHead     = []byte("head")
 )
 
-const (
-	crcBytes    = 4
-	numberBytes = 8 + crcBytes
-)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // ---- keys
-
-func appendEntity(dst []byte, key store.Key) []byte {
-	dst = append(dst, key.Kind...)
-	dst = append(dst, 0)
-	dst = append(dst, key.ID...)
-	return append(dst, 0)
-}
-
-func appendPair(dst []byte, a, b string) []byte {
-	dst = append(dst, a...)
-	dst = append(dst, 0)
-	return append(dst, b...)
-}
-
-// splitEntity takes kind and id off the front of a key.
-func splitEntity(k []byte) (kind, id, rest []byte, ok bool) {
-	kind, rest, ok = bytes.Cut(k, []byte{0})
-	if !ok {
-		return nil, nil, nil, false
-	}
-	id, rest, ok = bytes.Cut(rest, []byte{0})
-	return kind, id, rest, ok
-}
 
 func be64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
@@ -128,74 +96,15 @@ func headKey(partition int) []byte {
 	return binary.BigEndian.AppendUint16(bytes.Clone(metaHead), uint16(partition))
 }
 
-// appendDue appends a due time so that it sorts: the sign bit is flipped, and
-// no due time comes before all others. The records keep the first nanosecond
-// of 1970 as no time, so it sorts as none.
-func appendDue(dst []byte, due time.Time) []byte {
-	n := dueNanos(due)
-	if n == 0 {
-		n = math.MinInt64
-	}
-	return binary.BigEndian.AppendUint64(dst, uint64(n)^1<<63)
-}
-
-// dueNanos returns t in nanoseconds since 1970, the nearest that there is.
-func dueNanos(t time.Time) int64 {
-	switch {
-	case t.Before(time.Unix(0, math.MinInt64)):
-		return math.MinInt64
-	case t.After(time.Unix(0, math.MaxInt64)):
-		return math.MaxInt64
-	}
-	return t.UnixNano()
-}
-
 // ---- values
-
-// appendNumber appends the value that holds n under k.
-func appendNumber(dst, k []byte, n uint64) []byte {
-	from := len(dst)
-	dst = binary.BigEndian.AppendUint64(dst, n)
-	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, dst[from:])
-	return binary.LittleEndian.AppendUint32(dst, sum)
-}
-
-// number reads what appendNumber has written, and says what is wrong.
-func number(k, v []byte) (n uint64, reason string) {
-	if len(v) != numberBytes {
-		return 0, fmt.Sprintf("value of %d bytes, not %d", len(v), numberBytes)
-	}
-	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, v[:8])
-	if want := binary.LittleEndian.Uint32(v[8:]); sum != want {
-		return 0, fmt.Sprintf("checksum is %08x, the entry says %08x", sum, want)
-	}
-	return binary.BigEndian.Uint64(v), ""
-}
-
-// appendKeySum appends what comes before a sealed record that is kept under k.
-func appendKeySum(dst, k []byte) []byte {
-	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(k, castagnoli))
-}
-
-// sealed returns the sealed record of a value, and says what is wrong.
-func sealed(k, v []byte) (record []byte, reason string) {
-	if len(v) < crcBytes {
-		return nil, fmt.Sprintf("value of %d bytes", len(v))
-	}
-	sum := crc32.Checksum(k, castagnoli)
-	if want := binary.LittleEndian.Uint32(v); sum != want {
-		return nil, fmt.Sprintf("checksum of the key is %08x, the entry says %08x", sum, want)
-	}
-	return v[crcBytes:], ""
-}
 
 // check says what is wrong with an entry, as far as its key is concerned.
 func (b bucket) check(k, v []byte) (reason string) {
 	if b.holdsNumber(k) {
-		_, reason = number(k, v)
+		_, reason = storekit.Number(k, v)
 		return reason
 	}
-	_, reason = sealed(k, v)
+	_, reason = storekit.Sealed(k, v)
 	return reason
 }
 
@@ -294,7 +203,7 @@ func (b bucket) getNumber(t *bolt.Bucket, k []byte) (n uint64, ok bool, err erro
 	if v == nil || err != nil {
 		return 0, false, err
 	}
-	n, _ = number(k, v) // get has checked it
+	n, _ = storekit.Number(k, v) // get has checked it
 	return n, true, nil
 }
 
@@ -304,7 +213,7 @@ func (b bucket) getRecord(t *bolt.Bucket, k []byte) ([]byte, error) {
 	if v == nil || err != nil {
 		return nil, err
 	}
-	return v[crcBytes:], nil
+	return v[storekit.SumBytes:], nil
 }
 
 // corrupt returns the error about an entry; the caller adds the file.

@@ -27,6 +27,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -68,7 +69,7 @@ type Log struct {
 	heads   []atomic.Uint64
 	sparse  atomic.Bool // events may have been deleted
 
-	queue callQueue
+	queue storekit.Queue
 
 	writing sync.Mutex
 	writer  writer

@@ -9,6 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -38,12 +39,12 @@ func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed,
 		}
 		return *c, nil
 	}
-	return records(ctx, l, bucketClaim, appendPair(nil, space, ""), decode)
+	return records(ctx, l, bucketClaim, storekit.AppendPair(nil, space, ""), decode)
 }
 
 // readClaim returns who holds a value, or nil.
 func readClaim(t *bolt.Bucket, c store.Claim) (*store.Claimed, error) {
-	k := appendPair(nil, c.Space, c.Value)
+	k := storekit.AppendPair(nil, c.Space, c.Value)
 	record, err := bucketClaim.getRecord(t, k)
 	if record == nil || err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func readClaim(t *bolt.Bucket, c store.Claim) (*store.Claimed, error) {
 
 func decodeClaim(k, record []byte) (*store.Claimed, error) {
 	c, err := store.DecodeClaimed(record)
-	if err == nil && !bytes.Equal(appendPair(nil, c.Claim.Space, c.Claim.Value), k) {
+	if err == nil && !bytes.Equal(storekit.AppendPair(nil, c.Claim.Space, c.Claim.Value), k) {
 		err = bucketClaim.corrupt(k, fmt.Sprintf("found %q in %q in its place", c.Claim.Value, c.Claim.Space))
 	}
 	return c, err
@@ -80,7 +81,7 @@ func decodeBookmark(k, record []byte) (*store.Bookmark, error) {
 }
 
 func bookmarkKey(name string, partition int) []byte {
-	return binary.BigEndian.AppendUint16(appendPair(nil, name, ""), uint16(partition))
+	return binary.BigEndian.AppendUint16(storekit.AppendPair(nil, name, ""), uint16(partition))
 }
 
 // records yields what decode makes of the records whose keys begin with a
@@ -89,8 +90,8 @@ func bookmarkKey(name string, partition int) []byte {
 func records[T any](ctx context.Context, l *Log, b bucket, prefix []byte, decode func(k, record []byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
-		p := newPage()
-		defer p.release()
+		p := storekit.NewPage()
+		defer p.Release()
 		next := prefix
 		for more := true; more; more = next != nil {
 			err := l.view(ctx, func(tx *bolt.Tx) (err error) {
@@ -101,8 +102,8 @@ func records[T any](ctx context.Context, l *Log, b bucket, prefix []byte, decode
 				yield(zero, fmt.Errorf("read %vs: %w", b, err))
 				return
 			}
-			for _, r := range p.rows {
-				value, err := decode(p.key(r), p.value(r))
+			for _, r := range p.Rows {
+				value, err := decode(p.Key(r), p.Value(r))
 				if err == nil {
 					err = ctx.Err()
 				}
@@ -119,25 +120,25 @@ func records[T any](ctx context.Context, l *Log, b bucket, prefix []byte, decode
 }
 
 // fillRecords copies a page of records and returns the key to go on with, or nil.
-func fillRecords(tx *bolt.Tx, p *page, b bucket, prefix, next []byte) ([]byte, error) {
-	p.reset()
+func fillRecords(tx *bolt.Tx, p *storekit.Page, b bucket, prefix, next []byte) ([]byte, error) {
+	p.Reset()
 	c := b.open(tx).Cursor()
 	k, v, _, err := b.find(c, next)
 	if err != nil {
 		return nil, err
 	}
 	for ; k != nil; k, v = c.Next() {
-		record, reason := sealed(k, v)
+		record, reason := storekit.Sealed(k, v)
 		if reason != "" {
 			return nil, b.corrupt(k, reason)
 		}
 		if !bytes.HasPrefix(k, prefix) {
 			return nil, nil
 		}
-		if p.full() {
+		if p.Full() {
 			return bytes.Clone(k), nil
 		}
-		p.add(k, record)
+		p.Add(k, record)
 	}
 	return nil, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -117,7 +118,7 @@ func (w *writer) enqueue(b *store.Batch, r *store.Result) error {
 
 func (w *writer) putMessage(m *store.Message) error {
 	k := be64(m.Sequence)
-	if err := w.put(bucketMessage, k, store.AppendMessage(appendKeySum(w.room(recordRoom+len(m.Payload)), k), m)); err != nil {
+	if err := w.put(bucketMessage, k, store.AppendMessage(storekit.AppendKeySum(w.room(recordRoom+len(m.Payload)), k), m)); err != nil {
 		return err
 	}
 	if m.Timer != "" {
@@ -176,11 +177,11 @@ func (w *writer) timer(key store.Key, name string) (*store.Message, error) {
 }
 
 func timerKey(key store.Key, name string) []byte {
-	return append(appendEntity(nil, key), name...)
+	return append(storekit.AppendEntity(nil, key), name...)
 }
 
 func dueKey(m *store.Message) []byte {
-	return binary.BigEndian.AppendUint64(appendDue(nil, m.Due), m.Sequence)
+	return binary.BigEndian.AppendUint64(storekit.AppendDue(nil, m.Due), m.Sequence)
 }
 
 func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
@@ -198,31 +199,31 @@ func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
 // may or may not be seen.
 func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
 	o := outboxReader{log: l, list: bucketDue}
-	o.next = binary.BigEndian.AppendUint64(appendDue(nil, q.AfterDue), q.After)
+	o.next = binary.BigEndian.AppendUint64(storekit.AppendDue(nil, q.AfterDue), q.After)
 	switch {
 	case q.Parked:
 		o.list, o.next = bucketParked, be64(q.After)
 	case !q.DueBy.IsZero():
-		o.through = binary.BigEndian.AppendUint64(nil, uint64(dueNanos(q.DueBy))^1<<63)
+		o.through = storekit.AppendDueBy(nil, q.DueBy)
 	}
 	o.next = append(o.next, 0) // above it
 	return func(yield func(*store.Message, error) bool) {
 		o := o
-		p := newPage()
-		defer p.release()
+		p := storekit.NewPage()
+		defer p.Release()
 		for o.next != nil {
 			err := l.view(ctx, func(tx *bolt.Tx) error { return o.fill(tx, p) })
 			if err != nil {
 				yield(nil, fmt.Errorf("outbox: %w", err))
 				return
 			}
-			for _, r := range p.rows {
-				sequence := binary.BigEndian.Uint64(p.key(r))
+			for _, r := range p.Rows {
+				sequence := binary.BigEndian.Uint64(p.Key(r))
 				if err := ctx.Err(); err != nil {
 					yield(nil, fmt.Errorf("outbox: %w", err))
 					return
 				}
-				m, err := decodeMessage(sequence, p.value(r))
+				m, err := decodeMessage(sequence, p.Value(r))
 				if err != nil {
 					m, err = nil, fmt.Errorf("outbox message %d: %w", sequence, l.locate(err))
 				}
@@ -243,8 +244,8 @@ type outboxReader struct {
 }
 
 // fill copies the next page of messages, each under its sequence.
-func (o *outboxReader) fill(tx *bolt.Tx, p *page) error {
-	p.reset()
+func (o *outboxReader) fill(tx *bolt.Tx, p *storekit.Page) error {
+	p.Reset()
 	messages := bucketMessage.open(tx)
 	c := o.list.open(tx).Cursor()
 	k, v, _, err := o.list.find(c, o.next)
@@ -253,14 +254,14 @@ func (o *outboxReader) fill(tx *bolt.Tx, p *page) error {
 	}
 	o.next = nil
 	for ; k != nil; k, v = c.Next() {
-		sequence, reason := number(k, v)
+		sequence, reason := storekit.Number(k, v)
 		if reason != "" {
 			return o.list.corrupt(k, reason)
 		}
 		if o.through != nil && bytes.Compare(k[:8], o.through) > 0 {
 			return nil
 		}
-		if p.full() {
+		if p.Full() {
 			o.next = bytes.Clone(k)
 			return nil
 		}
@@ -268,7 +269,7 @@ func (o *outboxReader) fill(tx *bolt.Tx, p *page) error {
 		if err != nil && !errors.Is(err, store.ErrCorrupt) {
 			return err
 		}
-		p.add(be64(sequence), record) // none of a damaged message, which is told when its turn comes
+		p.Add(be64(sequence), record) // none of a damaged message, which is told when its turn comes
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -87,7 +88,7 @@ func (w *writer) deleteEvents(s *stream, below store.Version, through store.Posi
 	}
 	first, ok := s.versionOf(k)
 	for version := first; ok && version < below && len(positions) < deleteMax; version, ok = s.versionOf(k) {
-		n, reason := number(k, v)
+		n, reason := storekit.Number(k, v)
 		if reason != "" {
 			return 0, s.corrupt(bucketIndex.corrupt(k, reason), version, 0)
 		}

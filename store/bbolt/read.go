@@ -8,62 +8,12 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"sync"
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
-
-// Bounds of what one read transaction copies out: a page is full when it has
-// reached one of them.
-const (
-	pageRowsMax  = 1000
-	pageBytesMax = 1 << 20
-	// keptBytesMax bounds the buffer of a page that is kept for the next reader;
-	// a page is longer if its last record is.
-	keptBytesMax = 2 * pageBytesMax
-)
-
-// A page is what one read transaction has copied out, and what it is decoded
-// into. Pages are used again.
-type page struct {
-	buf     []byte
-	rows    []row
-	sealed  []byte // a state, beside the rows
-	decoder store.Decoder
-	event   store.Event
-	state   store.State
-}
-
-// A row is a key and a value in the buffer of a page.
-type row struct{ from, value, end int }
-
-var pages = sync.Pool{New: func() any { return new(page) }}
-
-func newPage() *page { return pages.Get().(*page) }
-
-func (p *page) release() {
-	p.event, p.state = store.Event{}, store.State{} // a reader finds nothing of another's
-	if cap(p.buf) <= keptBytesMax && cap(p.sealed) <= keptBytesMax {
-		pages.Put(p)
-	}
-}
-
-func (p *page) reset() { p.buf, p.rows = p.buf[:0], p.rows[:0] }
-
-func (p *page) full() bool { return len(p.rows) >= pageRowsMax || len(p.buf) >= pageBytesMax }
-
-func (p *page) add(k, v []byte) {
-	from := len(p.buf)
-	p.buf = append(p.buf, k...)
-	value := len(p.buf)
-	p.buf = append(p.buf, v...)
-	p.rows = append(p.rows, row{from, value, len(p.buf)})
-}
-
-func (p *page) key(r row) []byte   { return p.buf[r.from:r.value] }
-func (p *page) value(r row) []byte { return p.buf[r.value:r.end] }
 
 // ---- events of one entity
 
@@ -83,7 +33,7 @@ type stream struct {
 const lastUnknown = store.Version(math.MaxUint64)
 
 func (l *Log) stream(key store.Key) *stream {
-	return &stream{log: l, key: key, prefix: appendEntity(nil, key), next: 1, last: lastUnknown}
+	return &stream{log: l, key: key, prefix: storekit.AppendEntity(nil, key), next: 1, last: lastUnknown}
 }
 
 // at returns the key of a version.
@@ -106,8 +56,8 @@ func (s *stream) versionOf(k []byte) (store.Version, bool) {
 // to offer.
 func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
-		p := newPage()
-		defer p.release()
+		p := storekit.NewPage()
+		defer p.Release()
 		s := l.stream(key)
 		err := key.Validate()
 		if err == nil {
@@ -130,8 +80,8 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 		if after == math.MaxUint64 {
 			return
 		}
-		p := newPage()
-		defer p.release()
+		p := storekit.NewPage()
+		defer p.Release()
 		s := l.stream(key)
 		s.next = after + 1
 		err := key.Validate()
@@ -149,7 +99,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 
 // restore offers the states of the entity, latest first, and fills the first
 // page with what comes after the accepted one, each time in one transaction.
-func (s *stream) restore(ctx context.Context, p *page, accept func(*store.State) bool) error {
+func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*store.State) bool) error {
 	below := lastUnknown
 	for {
 		var found store.Version
@@ -173,15 +123,15 @@ func (s *stream) restore(ctx context.Context, p *page, accept func(*store.State)
 		case err != nil || found == 0:
 			return err
 		}
-		if err := p.decoder.State(p.sealed, &p.state); err != nil {
+		if err := p.Decoder.State(p.Sealed, &p.State); err != nil {
 			return s.corrupt(err, found, 0)
 		}
-		if p.state.Key != s.key || p.state.Version != found {
+		if p.State.Key != s.key || p.State.Version != found {
 			return s.corrupt(&store.CorruptError{
-				What: "state", Reason: fmt.Sprintf("found version %d of %v in its place", p.state.Version, p.state.Key),
+				What: "state", Reason: fmt.Sprintf("found version %d of %v in its place", p.State.Version, p.State.Key),
 			}, found, 0)
 		}
-		if accept(&p.state) {
+		if accept(&p.State) {
 			return nil
 		}
 		below = found
@@ -189,7 +139,7 @@ func (s *stream) restore(ctx context.Context, p *page, accept func(*store.State)
 }
 
 // copyState copies the latest state below a version and returns its version, or 0.
-func (s *stream) copyState(tx *bolt.Tx, p *page, below store.Version) (store.Version, error) {
+func (s *stream) copyState(tx *bolt.Tx, p *storekit.Page, below store.Version) (store.Version, error) {
 	snapshots := bucketSnapshot.open(tx)
 	_, _, before, err := bucketSnapshot.find(snapshots.Cursor(), s.at(below))
 	if err != nil {
@@ -197,7 +147,7 @@ func (s *stream) copyState(tx *bolt.Tx, p *page, below store.Version) (store.Ver
 	}
 	if version, ok := s.versionOf(before); ok {
 		v, err := bucketSnapshot.getRecord(snapshots, before)
-		p.sealed = append(p.sealed[:0], v...)
+		p.Sealed = append(p.Sealed[:0], v...)
 		return version, err
 	}
 	if below != lastUnknown {
@@ -207,11 +157,11 @@ func (s *stream) copyState(tx *bolt.Tx, p *page, below store.Version) (store.Ver
 	if v == nil || err != nil {
 		return 0, err
 	}
-	p.sealed = append(p.sealed[:0], v...)
-	if err := p.decoder.State(v, &p.state); err != nil {
+	p.Sealed = append(p.Sealed[:0], v...)
+	if err := p.Decoder.State(v, &p.State); err != nil {
 		return 0, s.corrupt(err, 0, 0)
 	}
-	return p.state.Version, nil
+	return p.State.Version, nil
 }
 
 // errDeleted says that events which come before the first one that is kept are
@@ -219,8 +169,8 @@ func (s *stream) copyState(tx *bolt.Tx, p *page, below store.Version) (store.Ver
 var errDeleted = errors.New("events have been deleted meanwhile")
 
 // fill copies the next page of events and moves on behind it.
-func (s *stream) fill(tx *bolt.Tx, p *page) error {
-	p.reset()
+func (s *stream) fill(tx *bolt.Tx, p *storekit.Page) error {
+	p.Reset()
 	index, log := bucketIndex.open(tx).Cursor(), bucketLog.open(tx).Cursor()
 	k, v, err := s.seek(tx, index)
 	if err != nil {
@@ -232,11 +182,11 @@ func (s *stream) fill(tx *bolt.Tx, p *page) error {
 		if version != s.next {
 			return s.corrupt(gap(s.next, version), s.next, 0)
 		}
-		n, reason := number(k, v)
+		n, reason := storekit.Number(k, v)
 		if reason != "" {
 			return s.corrupt(bucketIndex.corrupt(k, reason), version, 0)
 		}
-		if p.full() {
+		if p.Full() {
 			if s.last == lastUnknown {
 				s.last, err = s.end(index)
 			}
@@ -300,7 +250,7 @@ func (s *stream) end(index *bolt.Cursor) (store.Version, error) {
 // copyEvent adds the record at position n to the page, with its position as its
 // key, and returns n. The events of a batch lie next to each other, so a cursor
 // that is at the position before takes one step instead of a search.
-func copyEvent(log *bolt.Cursor, p *page, at, n uint64) (uint64, error) {
+func copyEvent(log *bolt.Cursor, p *storekit.Page, at, n uint64) (uint64, error) {
 	var want [8]byte
 	binary.BigEndian.PutUint64(want[:], n)
 	var k, v []byte
@@ -312,19 +262,19 @@ func copyEvent(log *bolt.Cursor, p *page, at, n uint64) (uint64, error) {
 	if !bytes.Equal(k, want[:]) {
 		return 0, missing()
 	}
-	p.add(k, v)
+	p.Add(k, v)
 	return n, nil
 }
 
 // yield yields the events of the page, then those of the pages after it.
-func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, error) bool) error {
-	version := s.next - store.Version(len(p.rows))
+func (s *stream) yield(ctx context.Context, p *storekit.Page, yield func(*store.Event, error) bool) error {
+	version := s.next - store.Version(len(p.Rows))
 	for {
-		for _, r := range p.rows {
-			position := store.Position(binary.BigEndian.Uint64(p.key(r)))
-			err := p.decoder.Event(p.value(r), &p.event)
-			if err == nil && (p.event.Key != s.key || p.event.Version != version || p.event.Position != position) {
-				err = misplaced(&p.event)
+		for _, r := range p.Rows {
+			position := store.Position(binary.BigEndian.Uint64(p.Key(r)))
+			err := p.Decoder.Event(p.Value(r), &p.Event)
+			if err == nil && (p.Event.Key != s.key || p.Event.Version != version || p.Event.Position != position) {
+				err = misplaced(&p.Event)
 			}
 			if err != nil {
 				return s.corrupt(err, version, position)
@@ -332,7 +282,7 @@ func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, er
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if !yield(&p.event, nil) {
+			if !yield(&p.Event, nil) {
 				return nil
 			}
 			version++
@@ -344,7 +294,7 @@ func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, er
 		if err != nil {
 			return err
 		}
-		version = s.next - store.Version(len(p.rows))
+		version = s.next - store.Version(len(p.Rows))
 	}
 }
 
@@ -381,15 +331,15 @@ func misplaced(e *store.Event) error {
 // the iteration began.
 func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
-		p := newPage()
-		defer p.release()
+		p := storekit.NewPage()
+		defer p.Release()
 		if err := l.scan(ctx, p, &q, yield); err != nil {
 			yield(nil, fmt.Errorf("scan after %v: %w", q.After, err))
 		}
 	}
 }
 
-func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*store.Event, error) bool) error {
+func (l *Log) scan(ctx context.Context, p *storekit.Page, q *store.Query, yield func(*store.Event, error) bool) error {
 	partition := q.After.Partition()
 	if partition >= len(l.heads) {
 		return fmt.Errorf("%w: partition %d of a log with %d", store.ErrInvalid, partition, len(l.heads))
@@ -413,11 +363,11 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 		if err != nil {
 			return err
 		}
-		for _, r := range p.rows {
-			position := store.Position(binary.BigEndian.Uint64(p.key(r)))
-			err := p.decoder.Event(p.value(r), &p.event)
-			if err == nil && p.event.Position != position {
-				err = misplaced(&p.event)
+		for _, r := range p.Rows {
+			position := store.Position(binary.BigEndian.Uint64(p.Key(r)))
+			err := p.Decoder.Event(p.Value(r), &p.Event)
+			if err == nil && p.Event.Position != position {
+				err = misplaced(&p.Event)
 			}
 			if err != nil {
 				return l.corruptAt(err, position)
@@ -425,7 +375,7 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if q.Match(&p.event) && !yield(&p.event, nil) {
+			if q.Match(&p.Event) && !yield(&p.Event, nil) {
 				return nil
 			}
 		}
@@ -436,15 +386,15 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 // fillScan copies the next page of a partition and returns where to go on.
 // Positions are dense unless events have been deleted; the last one of a
 // partition never is, since it is the last one of its entity.
-func (l *Log) fillScan(tx *bolt.Tx, p *page, next, last store.Position) (store.Position, error) {
-	p.reset()
+func (l *Log) fillScan(tx *bolt.Tx, p *storekit.Page, next, last store.Position) (store.Position, error) {
+	p.Reset()
 	c := bucketLog.open(tx).Cursor()
 	k, v := c.Seek(be64(uint64(next)))
 	if positionOf(k) > next && l.sparse.Load() {
 		// As in find: a damaged key before the place could hide what is there.
 		if before, v := c.Prev(); before != nil {
-			err := p.decoder.Event(v, &p.event)
-			if err != nil || p.event.Position != positionOf(before) || p.event.Position >= next {
+			err := p.Decoder.Event(v, &p.Event)
+			if err != nil || p.Event.Position != positionOf(before) || p.Event.Position >= next {
 				return 0, l.corruptAt(missing(), next)
 			}
 		}
@@ -458,9 +408,9 @@ func (l *Log) fillScan(tx *bolt.Tx, p *page, next, last store.Position) (store.P
 		if position > last {
 			return last + 1, nil
 		}
-		p.add(k, v)
+		p.Add(k, v)
 		next = position + 1
-		if next > last || p.full() {
+		if next > last || p.Full() {
 			return next, nil
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -101,7 +102,7 @@ func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.R
 			if string(found) != name {
 				return true
 			}
-			at, record = bytes.Clone(k), bytes.Clone(v[crcBytes:])
+			at, record = bytes.Clone(k), bytes.Clone(v[storekit.SumBytes:])
 			return false
 		})
 	})
@@ -123,17 +124,17 @@ func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.R
 // entity, and a page of the receipts.
 func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
 	return func(yield func(*store.Receipt, error) bool) {
-		p := newPage()
-		defer p.release()
+		p := storekit.NewPage()
+		defer p.Release()
 		names, err := l.receiptNames(ctx, key)
 		for err == nil && len(names) > 0 {
 			if names, err = l.fillReceipts(ctx, p, names); err != nil {
 				break
 			}
-			for _, r := range p.rows {
+			for _, r := range p.Rows {
 				var c *store.Receipt
-				k := p.key(r)
-				if c, err = decodeReceipt(key, receiptName(k), k, p.value(r)); err == nil {
+				k := p.Key(r)
+				if c, err = decodeReceipt(key, receiptName(k), k, p.Value(r)); err == nil {
 					err = ctx.Err()
 				}
 				if err != nil {
@@ -175,17 +176,17 @@ func (l *Log) receiptNames(ctx context.Context, key store.Key) (places []place, 
 }
 
 // fillReceipts copies a page of receipts and returns the places that are left.
-func (l *Log) fillReceipts(ctx context.Context, p *page, places []place) (rest []place, err error) {
+func (l *Log) fillReceipts(ctx context.Context, p *storekit.Page, places []place) (rest []place, err error) {
 	err = l.view(ctx, func(tx *bolt.Tx) error {
-		p.reset()
-		for rest = places; len(rest) > 0 && !p.full(); rest = rest[1:] {
+		p.Reset()
+		for rest = places; len(rest) > 0 && !p.Full(); rest = rest[1:] {
 			at := &rest[0]
 			record, err := at.in.getRecord(at.in.open(tx), at.key)
 			if err != nil {
 				return err
 			}
 			if record != nil { // else it has been forgotten meanwhile
-				p.add(at.key, record)
+				p.Add(at.key, record)
 			}
 		}
 		return nil
@@ -195,7 +196,7 @@ func (l *Log) fillReceipts(ctx context.Context, p *page, places []place) (rest [
 
 // receiptName returns the name in the key of a receipt, of either bucket.
 func receiptName(k []byte) string {
-	_, _, rest, _ := splitEntity(k)
+	_, _, rest, _ := storekit.SplitEntity(k)
 	if isReceipt(rest) {
 		rest = rest[receiptKeyMin:]
 	}
@@ -232,7 +233,7 @@ type receiptNames struct {
 const namesMax = 1 << 20
 
 // A nameCache remembers the receipts of the entities that had some written last,
-// in two generations like [headCache]. An entity that is not in it costs a look
+// in two generations like [storekit.HeadCache]. An entity that is not in it costs a look
 // at the keys of its receipts.
 //
 // It holds exactly what the tree holds as the running transaction sees it. So
@@ -264,7 +265,7 @@ func (c *nameCache) put(key store.Key, n *receiptNames) {
 	if c.young == nil || c.names+len(n.number) > namesMax {
 		c.old, c.young, c.names = c.young, make(map[store.Key]*receiptNames), 0
 	}
-	c.young[ownKey(key)] = n
+	c.young[storekit.OwnKey(key)] = n
 	c.names += len(n.number)
 }
 
@@ -392,7 +393,7 @@ func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 func (w *writer) putReceipt(s *stream, known *receiptNames, c *store.Receipt) error {
 	known.add(w.names.hash(c.Name), known.last+1)
 	w.key = s.receiptAt(w.key[:0], known.last, c.Name)
-	return w.put(bucketIndex, w.key, store.AppendReceipt(appendKeySum(w.room(recordRoom+len(c.Reply)), w.key), c))
+	return w.put(bucketIndex, w.key, store.AppendReceipt(storekit.AppendKeySum(w.room(recordRoom+len(c.Reply)), w.key), c))
 }
 
 // ---- format 1
@@ -436,7 +437,7 @@ func raiseFormat(tx *bolt.Tx) error {
 		return err
 	}
 	info.Format = formatVersion
-	return bucketMeta.open(tx).Put(metaInfo, store.AppendLogInfo(appendKeySum(nil, metaInfo), info))
+	return bucketMeta.open(tx).Put(metaInfo, store.AppendLogInfo(storekit.AppendKeySum(nil, metaInfo), info))
 }
 
 // upgradeSome moves the receipts of the next entities.
@@ -449,7 +450,7 @@ func (l *Log) upgradeSome(tx *bolt.Tx) error {
 		if k == nil {
 			return tx.DeleteBucket([]byte(bucketOldReceipt.String()))
 		}
-		kind, id, _, ok := splitEntity(k)
+		kind, id, _, ok := storekit.SplitEntity(k)
 		if !ok {
 			return bucketOldReceipt.corrupt(k, "it names no entity")
 		}
@@ -467,7 +468,7 @@ func (l *Log) upgradeEntity(tx *bolt.Tx, w *writer, s *stream) (int, error) {
 	var receipts []*store.Receipt
 	var keys [][]byte
 	for k, v := range l.oldReceipts(tx, s.prefix) {
-		record, reason := sealed(k, v)
+		record, reason := storekit.Sealed(k, v)
 		if reason != "" {
 			return 0, bucketOldReceipt.corrupt(k, reason)
 		}
@@ -520,7 +521,7 @@ func (l *Log) oldReceipt(tx *bolt.Tx, key store.Key, name string) []byte {
 	if t == nil {
 		return nil
 	}
-	k := append(appendEntity(nil, key), name...)
+	k := append(storekit.AppendEntity(nil, key), name...)
 	if t.Get(k) == nil {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -38,8 +39,8 @@ type writer struct {
 	key     []byte // scratch
 	at      stream // scratch
 
-	cache    headCache
-	staged   map[store.Key]head
+	cache    storekit.HeadCache
+	staged   map[store.Key]storekit.Head
 	names    nameCache
 	answered []store.Key // entities whose receipts the transaction has changed
 	counters counters
@@ -58,7 +59,7 @@ func (w *writer) begin(tx *bolt.Tx) {
 		w.encoded = nil
 	}
 	if w.staged == nil {
-		w.staged = make(map[store.Key]head)
+		w.staged = make(map[store.Key]storekit.Head)
 	}
 }
 
@@ -78,7 +79,7 @@ func (w *writer) finish() error {
 // publish makes the changes beside the file known, after the commit.
 func (w *writer) publish() {
 	for key, h := range w.staged {
-		w.cache.put(key, h)
+		w.cache.Put(key, h)
 	}
 	for _, p := range w.moved {
 		w.log.heads[p].Store(w.heads[p])
@@ -117,7 +118,7 @@ func (w *writer) tree(b bucket) *bolt.Bucket {
 
 // stream is like that of the log, but valid only until it is called again.
 func (w *writer) stream(key store.Key) *stream {
-	prefix := appendEntity(w.at.prefix[:0], key)
+	prefix := storekit.AppendEntity(w.at.prefix[:0], key)
 	w.at = stream{log: w.log, key: key, prefix: prefix, next: 1, last: lastUnknown}
 	return &w.at
 }
@@ -141,7 +142,7 @@ func (w *writer) put(b bucket, k, v []byte) error {
 }
 
 func (w *writer) putNumber(b bucket, k []byte, n uint64) error {
-	return w.put(b, k, appendNumber(w.room(numberBytes), k, n))
+	return w.put(b, k, storekit.AppendNumber(w.room(storekit.NumberBytes), k, n))
 }
 
 func (w *writer) delete(b bucket, k []byte) error {
@@ -158,7 +159,7 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 		if r.Err == nil && refused[b.Key] {
 			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
 		}
-		var h head
+		var h storekit.Head
 		if r.Err == nil {
 			// Guarded by itself: damage that one entity meets is no reason to
 			// refuse the others. A check changes nothing in the transaction.
@@ -184,7 +185,7 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 // check returns why the batch cannot be stored as things are, or where its
 // entity is. It reads all that apply is going to read, so that damage which the
 // batch meets is found before any of it is written.
-func (w *writer) check(b *store.Batch) (h head, err error) {
+func (w *writer) check(b *store.Batch) (h storekit.Head, err error) {
 	if !b.Key.IsZero() {
 		if h, err = w.checkEntity(b); err != nil {
 			return h, err
@@ -216,15 +217,15 @@ func (w *writer) check(b *store.Batch) (h head, err error) {
 	return h, nil
 }
 
-func (w *writer) checkEntity(b *store.Batch) (head, error) {
+func (w *writer) checkEntity(b *store.Batch) (storekit.Head, error) {
 	h, err := w.head(b.Key)
 	if err == nil {
 		switch {
-		case h.version != b.Expected:
-			return h, &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: h.version}
-		case b.Save != nil && h.version > 0 && !h.saved:
+		case h.Version != b.Expected:
+			return h, &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: h.Version}
+		case b.Save != nil && h.Version > 0 && !h.Saved:
 			err = fmt.Errorf("%w: a state to save for an entity with events", store.ErrInvalid)
-		case h.saved && (len(b.Events) > 0 || b.Snapshot != nil):
+		case h.Saved && (len(b.Events) > 0 || b.Snapshot != nil):
 			err = fmt.Errorf("%w: events or a snapshot for an entity with a saved state", store.ErrInvalid)
 		case b.Snapshot != nil:
 			err = w.checkSnapshot(b)
@@ -239,23 +240,23 @@ func (w *writer) checkEntity(b *store.Batch) (head, error) {
 // head returns where an entity is. The version of an entity with events is that
 // of its last index entry, which is never deleted; a bucket of heads would cost
 // every append a fifth.
-func (w *writer) head(key store.Key) (head, error) {
+func (w *writer) head(key store.Key) (storekit.Head, error) {
 	if h, ok := w.staged[key]; ok {
 		return h, nil
 	}
-	if h, ok := w.cache.get(key); ok {
+	if h, ok := w.cache.Get(key); ok {
 		return h, nil
 	}
 	s := w.log.stream(key)
 	version, err := s.end(w.tree(bucketIndex).Cursor())
 	if version > 0 || err != nil {
-		return head{version: version}, err
+		return storekit.Head{Version: version}, err
 	}
 	state, err := readState(w.tree(bucketState), s)
 	if state == nil || err != nil {
-		return head{}, err
+		return storekit.Head{}, err
 	}
-	return head{version: state.Version, saved: true}, nil
+	return storekit.Head{Version: state.Version, Saved: true}, nil
 }
 
 // readState returns the saved state of an entity, or nil. It is valid as long as
@@ -277,16 +278,16 @@ func readState(t *bolt.Bucket, s *stream) (*store.State, error) {
 }
 
 // apply writes a checked batch, part by part in the order of its fields.
-func (w *writer) apply(b *store.Batch, h head, r *store.Result) error {
+func (w *writer) apply(b *store.Batch, h storekit.Head, r *store.Result) error {
 	r.Time = w.now
 	if b.IsCheck() {
 		return nil
 	}
-	if next := b.Next(); next > h.version {
-		if h.version == 0 {
+	if next := b.Next(); next > h.Version {
+		if h.Version == 0 {
 			w.counters.entities++
 		}
-		w.staged[b.Key] = head{version: next, saved: b.Save != nil}
+		w.staged[b.Key] = storekit.Head{Version: next, Saved: b.Save != nil}
 	}
 	if err := w.putEvents(b, r); err != nil {
 		return err
@@ -322,7 +323,7 @@ func (w *writer) putEvents(b *store.Batch, r *store.Result) error {
 	if !slices.Contains(w.moved, partition) {
 		w.moved = append(w.moved, partition)
 	}
-	w.key = appendEntity(w.key[:0], b.Key)
+	w.key = storekit.AppendEntity(w.key[:0], b.Key)
 	prefix := len(w.key)
 	for i := range b.Events {
 		w.heads[partition]++
@@ -354,7 +355,7 @@ func (w *writer) putState(b *store.Batch, r *store.Result) error {
 		return nil
 	}
 	s.Key, s.Version, s.Time, s.Position = b.Key, b.Next(), w.now, r.Position
-	k := appendEntity(nil, b.Key)
+	k := storekit.AppendEntity(nil, b.Key)
 	if tree == bucketSnapshot {
 		k = binary.BigEndian.AppendUint64(k, uint64(s.Version))
 		if len(b.Events) == 0 {
@@ -372,7 +373,7 @@ func (w *writer) putState(b *store.Batch, r *store.Result) error {
 	if w.tree(tree).Get(k) == nil {
 		w.counters.snapshots++
 	}
-	return w.put(tree, k, store.AppendState(appendKeySum(w.room(recordRoom+len(s.Payload)), k), s))
+	return w.put(tree, k, store.AppendState(storekit.AppendKeySum(w.room(recordRoom+len(s.Payload)), k), s))
 }
 
 // checkSnapshot reads what putState is going to read for a snapshot.
@@ -446,17 +447,17 @@ func (w *writer) putClaims(b *store.Batch) error {
 			return err
 		}
 		if owned != nil && owned.Owner == b.Key {
-			if err := w.delete(bucketClaim, appendPair(nil, c.Space, c.Value)); err != nil {
+			if err := w.delete(bucketClaim, storekit.AppendPair(nil, c.Space, c.Value)); err != nil {
 				return err
 			}
 		}
 	}
 	for _, c := range b.Claim {
-		k := appendPair(nil, c.Space, c.Value)
+		k := storekit.AppendPair(nil, c.Space, c.Value)
 		if w.tree(bucketClaim).Get(k) != nil {
 			continue // the entity holds it already, since its own time
 		}
-		v := store.AppendClaimed(appendKeySum(w.room(recordRoom), k), &store.Claimed{Claim: c, Owner: b.Key, Time: w.now})
+		v := store.AppendClaimed(storekit.AppendKeySum(w.room(recordRoom), k), &store.Claimed{Claim: c, Owner: b.Key, Time: w.now})
 		if err := w.put(bucketClaim, k, v); err != nil {
 			return err
 		}
@@ -480,7 +481,7 @@ func (w *writer) putBookmarks(bookmarks []store.Bookmark) error {
 			continue
 		}
 		m.Time = w.now
-		if err := w.put(bucketBookmark, k, store.AppendBookmark(appendKeySum(w.room(recordRoom), k), m)); err != nil {
+		if err := w.put(bucketBookmark, k, store.AppendBookmark(storekit.AppendKeySum(w.room(recordRoom), k), m)); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,116 @@
+package storekit
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Lengths of what comes before or after a value.
+const (
+	SumBytes    = 4
+	NumberBytes = 8 + SumBytes
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// ---- keys
+
+// AppendEntity appends kind 0 id 0. Names hold no zero byte, so keys sort as
+// the names do, and none is a prefix of another.
+func AppendEntity(dst []byte, key store.Key) []byte {
+	dst = append(dst, key.Kind...)
+	dst = append(dst, 0)
+	dst = append(dst, key.ID...)
+	return append(dst, 0)
+}
+
+// AppendPair appends a 0 b.
+func AppendPair(dst []byte, a, b string) []byte {
+	dst = append(dst, a...)
+	dst = append(dst, 0)
+	return append(dst, b...)
+}
+
+// SplitEntity takes kind and id off the front of a key.
+func SplitEntity(k []byte) (kind, id, rest []byte, ok bool) {
+	kind, rest, ok = bytes.Cut(k, []byte{0})
+	if !ok {
+		return nil, nil, nil, false
+	}
+	id, rest, ok = bytes.Cut(rest, []byte{0})
+	return kind, id, rest, ok
+}
+
+// AppendDue appends a due time so that it sorts: the sign bit is flipped, and
+// no due time comes before all others. The records keep the first nanosecond
+// of 1970 as no time, so it sorts as none.
+func AppendDue(dst []byte, due time.Time) []byte {
+	n := dueNanos(due)
+	if n == 0 {
+		n = math.MinInt64
+	}
+	return binary.BigEndian.AppendUint64(dst, uint64(n)^1<<63)
+}
+
+// AppendDueBy appends the last key of messages that are due by a time.
+func AppendDueBy(dst []byte, due time.Time) []byte {
+	return binary.BigEndian.AppendUint64(dst, uint64(dueNanos(due))^1<<63)
+}
+
+// dueNanos returns t in nanoseconds since 1970, the nearest that there is.
+func dueNanos(t time.Time) int64 {
+	switch {
+	case t.Before(time.Unix(0, math.MinInt64)):
+		return math.MinInt64
+	case t.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
+	}
+	return t.UnixNano()
+}
+
+// ---- values
+
+// AppendNumber appends the value that holds n under k: n and the CRC-32C of key
+// and number.
+func AppendNumber(dst, k []byte, n uint64) []byte {
+	from := len(dst)
+	dst = binary.BigEndian.AppendUint64(dst, n)
+	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, dst[from:])
+	return binary.LittleEndian.AppendUint32(dst, sum)
+}
+
+// Number reads what AppendNumber has written, and says what is wrong.
+func Number(k, v []byte) (n uint64, reason string) {
+	if len(v) != NumberBytes {
+		return 0, fmt.Sprintf("value of %d bytes, not %d", len(v), NumberBytes)
+	}
+	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, v[:8])
+	if want := binary.LittleEndian.Uint32(v[8:]); sum != want {
+		return 0, fmt.Sprintf("checksum is %08x, the entry says %08x", sum, want)
+	}
+	return binary.BigEndian.Uint64(v), ""
+}
+
+// AppendKeySum appends what comes before a sealed record that is kept under k:
+// the CRC-32C of the key, so that the entry proves that it belongs there.
+func AppendKeySum(dst, k []byte) []byte {
+	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(k, castagnoli))
+}
+
+// Sealed returns the sealed record of a value, and says what is wrong.
+func Sealed(k, v []byte) (record []byte, reason string) {
+	if len(v) < SumBytes {
+		return nil, fmt.Sprintf("value of %d bytes", len(v))
+	}
+	sum := crc32.Checksum(k, castagnoli)
+	if want := binary.LittleEndian.Uint32(v); sum != want {
+		return nil, fmt.Sprintf("checksum of the key is %08x, the entry says %08x", sum, want)
+	}
+	return v[SumBytes:], ""
+}

@@ -1,0 +1,193 @@
+package storekit
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Bounds of what one transaction takes from callers that wait. A caller's group
+// is never split, so one that is larger goes alone. From 256 batches on more
+// gain little, and everybody waits for the largest.
+const (
+	mergeBatchesMax = 1024
+	mergeBytesMax   = 4 << 20
+)
+
+// A Call is a Commit that waits for its turn.
+type Call struct {
+	Ctx   context.Context
+	Group []*store.Batch
+	// Results are, until the commit, those of batches that are refused as they are.
+	Results []store.Result
+	// Err is that of the whole group.
+	Err error
+
+	bytes int // of payload
+	// wake tells a caller that had to wait, once, that it leads (true) or that
+	// it is done (false).
+	wake chan bool
+}
+
+// A Queue holds the calls that wait. Each is a goroutine that is blocked, so
+// the queue is as long as its callers are many and needs no bound of its own.
+//
+// One caller at a time leads: it takes what waits, up to a bound, itself
+// included, commits it as one transaction, tells the others, and hands the lead
+// to the first that is left. So there is no goroutine beside the callers, a
+// caller that is alone commits without a switch, and nobody serves others for
+// longer than one transaction.
+//
+// The zero Queue is ready.
+type Queue struct {
+	mu      sync.Mutex
+	waiting []*Call
+	led     bool
+	// crowded is the leader's, and passes on with the lead. It says that the last transaction had more than one call. Then the
+	// leader yields once before it takes the queue, so that those whose commit
+	// has just ended can queue their next one: with many callers that nearly
+	// doubles the group. Waiting on a timer only makes everybody slower.
+	crowded bool
+}
+
+// Commit queues a group and returns once it is committed by commit, which one
+// caller at a time calls for itself and others. Commit sets the results and the
+// errors of its calls. An error of a group that is too large, or whose context
+// ends before it is taken, matches [store.ErrNotStored].
+func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]*Call)) ([]store.Result, error) {
+	if len(group) > store.GroupBatchesMax {
+		return nil, fmt.Errorf("%w: %w: group of %d batches, at most %d are allowed",
+			store.ErrNotStored, store.ErrTooLarge, len(group), store.GroupBatchesMax)
+	}
+	c := &Call{Ctx: ctx, Group: group, bytes: payloadBytes(group), Results: make([]store.Result, len(group))}
+	for i, b := range group {
+		if b == nil {
+			c.Results[i].Err = fmt.Errorf("%w: the batch is nil", store.ErrInvalid)
+		} else {
+			c.Results[i].Err = b.Validate()
+		}
+	}
+	lead := q.enter(c)
+	if !lead {
+		lead = q.wait(c)
+	}
+	if lead {
+		calls := q.take()
+		commit(calls)
+		q.leave(calls, c)
+	}
+	if c.Err != nil {
+		return nil, c.Err
+	}
+	return c.Results, nil
+}
+
+// Waiting returns how many calls wait for their turn, and whether one leads.
+func (q *Queue) Waiting() (calls int, led bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting), q.led
+}
+
+// wait waits until c leads or is done, or its context ends before it is taken.
+func (q *Queue) wait(c *Call) (lead bool) {
+	select {
+	case lead = <-c.wake:
+	case <-c.Ctx.Done():
+		if !q.withdraw(c) {
+			return <-c.wake
+		}
+		c.Err = NotStored(c.Ctx.Err())
+	}
+	return lead
+}
+
+// enter adds c to the queue and reports whether its caller leads.
+func (q *Queue) enter(c *Call) (lead bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, c)
+	if q.led {
+		c.wake = make(chan bool, 1)
+		return false
+	}
+	q.led = true
+	return true
+}
+
+// withdraw takes c out of the queue, unless it leads or has been taken.
+func (q *Queue) withdraw(c *Call) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.Index(q.waiting, c)
+	if i < 0 || len(c.wake) > 0 {
+		return false
+	}
+	q.waiting = slices.Delete(q.waiting, i, i+1)
+	return true
+}
+
+// take returns the calls to commit next. The leader's own is the first.
+func (q *Queue) take() []*Call {
+	if q.crowded {
+		runtime.Gosched()
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, batches, bytes := 0, 0, 0
+	for _, c := range q.waiting {
+		batches += len(c.Group)
+		bytes += c.bytes
+		if n > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) {
+			break
+		}
+		n++
+	}
+	calls := q.waiting[:n:n]
+	q.waiting = q.waiting[n:]
+	q.crowded = n > 1
+	return calls
+}
+
+// leave tells all calls but own that they are done, and the next caller to lead.
+func (q *Queue) leave(calls []*Call, own *Call) {
+	for _, c := range calls {
+		if c != own {
+			c.wake <- false
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.led = len(q.waiting) > 0; q.led {
+		q.waiting[0].wake <- true
+	} else {
+		clear(calls)
+		q.waiting = calls[:0] // for a caller that is alone
+	}
+}
+
+// NotStored returns err as one that also matches [store.ErrNotStored].
+func NotStored(err error) error { return fmt.Errorf("%w: %w", store.ErrNotStored, err) }
+
+// payloadBytes returns about how many bytes the group is going to store.
+func payloadBytes(group []*store.Batch) int {
+	n := 0
+	for _, b := range group {
+		if b == nil {
+			continue
+		}
+		for i := range b.Events {
+			n += len(b.Events[i].Payload)
+		}
+		for _, s := range []*store.State{b.Save, b.Snapshot} {
+			if s != nil {
+				n += len(s.Payload)
+			}
+		}
+	}
+	return n
+}
