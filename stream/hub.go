@@ -1,5 +1,11 @@
 // Package stream follows a log: what is stored first, then what is committed,
 // without a gap, a duplicate or an inversion.
+//
+// A [Hub] has many readers. [Hub.Follow] yields events, [Hub.Commits] yields
+// whole commits and tells how far a reader with a filter has got. A
+// [Subscription] is a reader with a name and a memory: it hands out commits,
+// takes acknowledgements in any order, and keeps in [Checkpoints] up to where
+// everything is acknowledged, so that what was not comes again after a crash.
 package stream
 
 import (
@@ -7,22 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/perdure/perdure/store"
-)
-
-// Bounds of the live buffer of one partition.
-const (
-	// BufferEventsMax is how many of the latest events it holds.
-	BufferEventsMax = 8192
-	// BufferPayloadMax is the payload above which an event is not held; readers
-	// fetch it from the log.
-	BufferPayloadMax = 4 << 10
 )
 
 // Errors that a reader meets.
@@ -63,27 +58,46 @@ func (e *LaggedError) Unwrap() error { return ErrLagged }
 //     either sees that there is a reader, or has committed before the head was
 //     read.
 //  2. slot p mod len(ring) holds the event of position p or another position,
-//     never another event under the position p.
-//  3. A publisher never waits for a reader: it holds the lock to store pointers
-//     and to close the channel that readers wait on. Without readers it does
-//     not even take the lock.
+//     never another event under the position p. What a slot points to never
+//     changes.
+//  3. A publisher never waits for a reader, nor does a reader for another: the
+//     ring and the head are atomic, and mu, which is about who reads, is not
+//     taken by a publisher, but for the first one of a partition.
+//  4. A publisher raises the head before it rings, and a reader looks at the
+//     head once more after it has got the bell that it is going to wait for: so
+//     no reader sleeps through a publication.
 type Hub struct {
 	log  store.Log
 	poll time.Duration
 
 	active atomic.Int32 // number of readers
+	parts  []part
+	bell   bell
+	began  time.Time
+	polled atomic.Int64 // when the heads were polled last, since began
 
 	mu      sync.Mutex
-	parts   []part
-	wake    chan struct{} // closed by the next publication; nil if nobody waits
 	readers map[*reader]struct{}
 	closed  bool
 	done    chan struct{}
 }
 
 type part struct {
-	head store.Position
-	ring []*store.Event
+	head atomic.Uint64
+	ring atomic.Pointer[ring]
+}
+
+// raise moves the head up to a position and reports whether it was below.
+func (p *part) raise(to store.Position) bool {
+	for {
+		at := p.head.Load()
+		if at >= uint64(to) {
+			return false
+		}
+		if p.head.CompareAndSwap(at, uint64(to)) {
+			return true
+		}
+	}
 }
 
 // A Config says how a hub follows its log.
@@ -101,41 +115,48 @@ func NewHub(ctx context.Context, c Config) (*Hub, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read heads: %w", err)
 	}
-	h := &Hub{log: c.Log, poll: c.Poll, parts: make([]part, len(heads)), readers: make(map[*reader]struct{}), done: make(chan struct{})}
+	h := &Hub{
+		log: c.Log, poll: c.Poll, parts: make([]part, len(heads)), began: time.Now(),
+		readers: make(map[*reader]struct{}), done: make(chan struct{}),
+	}
+	h.polled.Store(-int64(c.Poll))
+	h.bell.init()
 	return h, nil
 }
 
+// Partitions returns how many partitions the log has.
+func (h *Hub) Partitions() int { return len(h.parts) }
+
 // Publish tells the hub that the events are durable. They must have their
 // positions. The hub copies what it keeps but for payloads, which must not be
-// changed afterwards. It does not wait.
+// changed afterwards. It does not wait, and what it costs does not grow with the
+// number of readers.
 func (h *Hub) Publish(events []store.Event) {
 	if len(events) == 0 || h.active.Load() == 0 {
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i := range events {
-		e := &events[i]
+	own := copied(events)
+	for i := range own {
+		e := &own[i]
 		p := &h.parts[e.Position.Partition()]
-		p.head = max(p.head, e.Position)
-		if len(e.Payload) > BufferPayloadMax {
-			continue
+		if len(e.Payload) <= BufferPayloadMax {
+			h.ring(p).put(e)
 		}
-		if p.ring == nil {
-			p.ring = make([]*store.Event, BufferEventsMax)
-		}
-		slot := &p.ring[e.Position.Sequence()%BufferEventsMax]
-		if *slot == nil || (*slot).Position < e.Position {
-			own := *e
-			own.Tags = slices.Clone(e.Tags)
-			own.Metadata.Values = maps.Clone(e.Metadata.Values)
-			*slot = &own
-		}
+		p.raise(e.Position)
 	}
-	if h.wake != nil {
-		close(h.wake)
-		h.wake = nil
+	h.bell.ring()
+}
+
+// ring returns the ring of a partition and makes it if there is none.
+func (h *Hub) ring(p *part) *ring {
+	if r := p.ring.Load(); r != nil {
+		return r
 	}
+	p.ring.CompareAndSwap(nil, new(ring))
+	if r := p.ring.Load(); r != nil {
+		return r
+	}
+	return new(ring) // the last reader has just gone
 }
 
 // Passed returns a position of the partition that every reader has passed, and
@@ -146,7 +167,7 @@ func (h *Hub) Passed(partition int) store.Position {
 	passed := store.LastPosition(partition)
 	for r := range h.readers {
 		if r.q.After.Partition() == partition {
-			passed = min(passed, r.seen)
+			passed = min(passed, store.Position(r.seen.Load()))
 		}
 	}
 	return passed
@@ -172,158 +193,40 @@ func (h *Hub) Close() {
 // payload with other readers and must not be changed.
 func (h *Hub) Follow(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
-		if q.After.Partition() >= len(h.parts) {
-			yield(nil, fmt.Errorf("%w: position %v: the log has %d partitions", store.ErrInvalid, q.After, len(h.parts)))
-			return
-		}
-		r := &reader{hub: h, q: q, at: q.After, seen: q.After}
-		h.mu.Lock()
-		h.readers[r] = struct{}{}
-		h.mu.Unlock()
-		h.active.Add(1)
-		defer r.leave()
-		if err := h.readHeads(ctx); err != nil {
-			yield(nil, err)
-			return
-		}
-		for q.Through == 0 || r.at < q.Through {
-			again, err := r.next(ctx, yield)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if !again {
-				return
-			}
-		}
+		h.follow(ctx, Query{Query: q}, func(e *store.Event, _ store.Position, err error) bool {
+			return e == nil && err == nil || yield(e, err)
+		})
 	}
 }
 
-// A reader is one iteration of [Hub.Follow].
-type reader struct {
-	hub  *Hub
-	q    store.Query
-	at   store.Position // everything up to here has been yielded or filtered out
-	seen store.Position // at, as of the last lock: what others may rely on
-	live bool           // it has caught up with the ring
-	run  []*store.Event
-}
-
-func (r *reader) leave() {
-	r.hub.active.Add(-1)
-	r.hub.mu.Lock()
-	defer r.hub.mu.Unlock()
-	if delete(r.hub.readers, r); len(r.hub.readers) == 0 {
-		for i := range r.hub.parts {
-			r.hub.parts[i].ring = nil // nobody needs it: do not hold the events
-		}
+// follow is [Hub.Follow] with steps that have neither an event nor an error: they
+// say that the reader has passed the position without an event that q selects.
+// There is one before it waits and one at the end, if they say something new.
+func (h *Hub) follow(ctx context.Context, q Query, yield step) {
+	if q.After.Partition() >= len(h.parts) {
+		yield(nil, 0, fmt.Errorf("%w: position %v: the log has %d partitions", store.ErrInvalid, q.After, len(h.parts)))
+		return
 	}
-}
-
-// runMax bounds the events that a reader takes from the ring under one lock.
-const runMax = 256
-
-// next yields what is there, or waits for more. It returns false if the caller
-// of the iterator has had enough.
-func (r *reader) next(ctx context.Context, yield func(*store.Event, error) bool) (again bool, err error) {
-	h := r.hub
+	r := &reader{hub: h, part: &h.parts[q.After.Partition()], q: q, at: q.After, told: q.After}
+	r.seen.Store(uint64(q.After))
 	h.mu.Lock()
-	r.seen = r.at
-	p := &h.parts[r.q.After.Partition()]
-	head := p.head
-	r.run = r.run[:0]
-	for at := r.at + 1; p.ring != nil && at <= head && len(r.run) < runMax; at++ {
-		e := p.ring[at.Sequence()%BufferEventsMax]
-		if e == nil || e.Position != at {
-			break
-		}
-		r.run = append(r.run, e)
-	}
-	wait := head <= r.at
-	var wake chan struct{}
-	if wait {
-		if h.wake == nil {
-			h.wake = make(chan struct{})
-		}
-		wake = h.wake
-	}
+	h.readers[r] = struct{}{}
 	h.mu.Unlock()
-
-	switch {
-	case wait:
-		r.live = true
-		return true, r.wait(ctx, wake)
-	case len(r.run) > 0:
-		r.live = true
-		return r.yieldRun(ctx, yield)
+	h.active.Add(1)
+	defer r.leave()
+	if err := h.readHeads(ctx); err != nil {
+		yield(nil, 0, err)
+		return
 	}
-	if r.live && head-r.at > BufferEventsMax {
-		r.live = false
-		if !yield(nil, &LaggedError{Position: r.at, Head: head}) {
-			return false, nil
-		}
-	}
-	return r.scan(ctx, head, yield)
-}
-
-func (r *reader) yieldRun(ctx context.Context, yield func(*store.Event, error) bool) (again bool, err error) {
-	for _, e := range r.run {
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
-		if r.q.Through != 0 && e.Position > r.q.Through {
-			return false, nil
-		}
-		r.at = e.Position
-		if !r.q.Match(e) {
-			continue
-		}
-		own := *e
-		if !yield(&own, nil) {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// scan reads from the log what is committed up to head and not in the ring.
-func (r *reader) scan(ctx context.Context, head store.Position, yield func(*store.Event, error) bool) (again bool, err error) {
-	q := r.q
-	q.After, q.Through = r.at, head
-	if r.q.Through != 0 {
-		q.Through = min(head, r.q.Through)
-	}
-	for e, err := range r.hub.log.Scan(ctx, q) {
+	for q.Through == 0 || r.at < q.Through {
+		again, err := r.next(ctx, yield)
 		if err != nil {
-			return false, err
+			yield(nil, 0, err)
+			return
 		}
-		r.at = e.Position
-		if !yield(e, nil) {
-			return false, nil
+		if !again {
+			return
 		}
-	}
-	r.at = max(r.at, q.Through) // the rest was filtered out, or deleted
-	return true, nil
-}
-
-// wait waits for a publication, or looks for commits of others from time to time.
-func (r *reader) wait(ctx context.Context, wake <-chan struct{}) error {
-	h := r.hub
-	var tick <-chan time.Time
-	if h.poll > 0 {
-		t := time.NewTimer(h.poll)
-		defer t.Stop()
-		tick = t.C
-	}
-	select {
-	case <-wake:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-h.done:
-		return ErrClosed
-	case <-tick:
-		return h.readHeads(ctx)
 	}
 }
 
@@ -333,10 +236,22 @@ func (h *Hub) readHeads(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read heads: %w", err)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	raised := false
 	for i := range min(len(heads), len(h.parts)) {
-		h.parts[i].head = max(h.parts[i].head, heads[i])
+		raised = h.parts[i].raise(heads[i]) || raised
+	}
+	if raised {
+		h.bell.ring()
 	}
 	return nil
+}
+
+// pollHeads reads the heads, unless another reader has done so just now: many
+// readers ask the log as often as one does.
+func (h *Hub) pollHeads(ctx context.Context) error {
+	now, last := time.Since(h.began), h.polled.Load()
+	if now-time.Duration(last) < h.poll/2 || !h.polled.CompareAndSwap(last, int64(now)) {
+		return nil
+	}
+	return h.readHeads(ctx)
 }
