@@ -25,7 +25,7 @@ var floors = [][]room{
 	{"bench/...", "cmd/*/...", "examples/*/..."},
 	{"store/open"},
 	{"dashboard/...", "otel/...", "cluster/*/...", "store/memory", "store/storetest", "store/bbolt/...", "store/pebble/...", "store/postgres/..."},
-	{"projection/...", "perduretest", "actor/actortest"},
+	{"projection/...", "perduretest", "actor/actortest", "stream/streamtest"},
 	{"."},
 	{"internal/entity"},
 	{"internal/commit", "internal/outbox"},

@@ -1,0 +1,103 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// A Delivery is a commit in the hands of a consumer, which settles it: by Ack,
+// AckThrough or Nack, once, from any goroutine. The events must not be changed,
+// since they may be delivered again.
+type Delivery struct {
+	Commit
+	// Attempt counts the deliveries of this commit by this subscription, from 1.
+	// After a crash it begins again.
+	Attempt int
+	// Cause is why the last attempt was refused, nil at the first.
+	Cause error
+
+	subscription *Subscription
+	unit         *unit
+	part         int
+}
+
+// Ack says that the commit is done with. It returns an error matching
+// [ErrSettled] if the delivery is settled already, or [ErrClosed] if the
+// subscription is closed: then the commit comes again. It does not wait for the
+// position to be saved.
+func (d *Delivery) Ack() error {
+	return d.settle(func(l *ledger, now time.Time) { l.ack(d.unit, now) })
+}
+
+// AckThrough acknowledges the commit and all that were delivered before it in its
+// partition, those that were refused and wait to come again included.
+func (d *Delivery) AckThrough() error {
+	return d.settle(func(l *ledger, now time.Time) { l.ackThrough(d.unit, now) })
+}
+
+func (d *Delivery) settle(how func(l *ledger, now time.Time)) error {
+	s := d.subscription
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := d.check(); err != nil {
+		return err
+	}
+	how(s.ledgers[d.part], time.Now())
+	s.room.fire()
+	s.dirty.fire()
+	return nil
+}
+
+// check returns why the delivery cannot be settled any more, or nil.
+func (d *Delivery) check() error {
+	s := d.subscription
+	switch {
+	case s.closed:
+		return fmt.Errorf("settle delivery at position %v: %w", d.Through, ErrClosed)
+	case !s.ledgers[d.part].outstanding(d.unit, d.Attempt):
+		return fmt.Errorf("settle delivery at position %v: %w", d.Through, ErrSettled)
+	}
+	return nil
+}
+
+// Nack refuses the commit for a reason. It is delivered again after the delay, or,
+// if that was the last attempt, given to [SubscriptionConfig.DeadLetter] with the
+// context. It returns the same errors as Ack.
+func (d *Delivery) Nack(ctx context.Context, delay time.Duration, cause error) error {
+	s := d.subscription
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := d.check(); err != nil {
+		return err
+	}
+	l := s.ledgers[d.part]
+	if !l.nack(d.unit, cause, time.Now().Add(delay)) {
+		s.work.fire()
+		return nil
+	}
+	if s.config.DeadLetter == nil {
+		s.end(&ExhaustedError{
+			Subscription: s.config.Name, Position: d.Through, Key: d.Events[0].Key, Attempts: d.Attempt, Cause: cause,
+		})
+		return nil
+	}
+	if err := s.decide(ctx, d, cause); err != nil {
+		d.unit.cause = err
+		l.again(d.unit, time.Now().Add(delay))
+		s.work.fire()
+		return nil
+	}
+	l.ack(d.unit, time.Now())
+	s.room.fire()
+	s.dirty.fire()
+	return nil
+}
+
+// decide asks what becomes of a spent commit. The caller holds mu, and has it
+// again afterwards.
+func (s *Subscription) decide(ctx context.Context, d *Delivery, cause error) error {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return s.config.DeadLetter(ctx, d, cause)
+}

@@ -1,0 +1,498 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Defaults of [SubscriptionConfig].
+const (
+	OpenMaxDefault     = 256
+	AttemptsMaxDefault = 10
+	SaveEveryDefault   = 256
+	SaveAfterDefault   = time.Second
+)
+
+// A SubscriptionConfig says what a subscription reads and within which bounds.
+// Name and Checkpoints are needed; the zero value of everything else is a good
+// default.
+type SubscriptionConfig struct {
+	// Name is that of the subscription. Its position is kept under it.
+	Name string
+	// Checkpoints keep the position. [LogCheckpoints] keeps it in the log itself.
+	Checkpoints Checkpoints
+
+	// Kinds, Types, Tags and Keys select events like those of a [Query]. The
+	// position moves over what is not selected. A subscription should be given
+	// another name with another selection: it goes on from where it was.
+	Kinds, Types, Tags []string
+	Keys               []store.Key
+	// FromHead begins at the head of the log if the subscription is new.
+	// Otherwise a new one begins with the first event.
+	FromHead bool
+
+	// OpenMax bounds, for each partition, the events from the first that is not
+	// acknowledged to the last that is read: what is held in memory, and what comes
+	// again after a crash because one commit was not done with. A commit that has
+	// more events goes alone. With 1, commits come one by one, in order even when
+	// they are refused. Zero is [OpenMaxDefault].
+	OpenMax int
+	// AttemptsMax bounds the deliveries of a commit. One that is refused as often
+	// goes to DeadLetter. Zero is [AttemptsMaxDefault], and -1 no bound.
+	AttemptsMax int
+	// DeadLetter decides on a commit that has been refused too often. If it
+	// returns nil, the commit counts as acknowledged; an error has it delivered
+	// once more after the delay of the last refusal. It is called by the goroutine
+	// that refuses. Nil stops the subscription with an [*ExhaustedError]; [Skip]
+	// drops the commit.
+	DeadLetter func(ctx context.Context, d *Delivery, cause error) error
+
+	// SaveEvery and SaveAfter say after how many acknowledgements, and how long
+	// after the first, the position is saved, if it has moved. Close saves it too.
+	// Zero is [SaveEveryDefault] and [SaveAfterDefault].
+	SaveEvery int
+	SaveAfter time.Duration
+}
+
+// Skip is a [SubscriptionConfig.DeadLetter] that drops the commit.
+func Skip(context.Context, *Delivery, error) error { return nil }
+
+// Errors of a subscription.
+var (
+	// ErrExhausted ends a subscription. The error is an [*ExhaustedError].
+	ErrExhausted = errors.New("attempts are used up")
+	// ErrSettled: the delivery has been acknowledged or refused before.
+	ErrSettled = errors.New("delivery is settled")
+)
+
+// An ExhaustedError names the commit that stops a subscription. It matches
+// [ErrExhausted] and its cause.
+type ExhaustedError struct {
+	Subscription string
+	// Position is the end of the commit.
+	Position store.Position
+	Key      store.Key
+	Attempts int
+	// Cause is why it was refused the last time.
+	Cause error
+}
+
+func (e *ExhaustedError) Error() string {
+	return fmt.Sprintf("subscription %q: commit of %v at position %v: attempts are used up after %d: %v",
+		e.Subscription, e.Key, e.Position, e.Attempts, e.Cause)
+}
+
+func (e *ExhaustedError) Unwrap() []error { return []error{ErrExhausted, e.Cause} }
+
+func (c *SubscriptionConfig) defaults() error {
+	switch {
+	case c.Name == "":
+		return fmt.Errorf("%w: SubscriptionConfig.Name is empty", store.ErrInvalid)
+	case c.Checkpoints == nil:
+		return fmt.Errorf("%w: SubscriptionConfig.Checkpoints is nil", store.ErrInvalid)
+	case c.OpenMax < 0:
+		return fmt.Errorf("%w: SubscriptionConfig.OpenMax is negative: %d", store.ErrInvalid, c.OpenMax)
+	case c.AttemptsMax < -1:
+		return fmt.Errorf("%w: SubscriptionConfig.AttemptsMax is below -1: %d", store.ErrInvalid, c.AttemptsMax)
+	case c.SaveEvery < 0:
+		return fmt.Errorf("%w: SubscriptionConfig.SaveEvery is negative: %d", store.ErrInvalid, c.SaveEvery)
+	case c.SaveAfter < 0:
+		return fmt.Errorf("%w: SubscriptionConfig.SaveAfter is negative: %v", store.ErrInvalid, c.SaveAfter)
+	}
+	for _, f := range []struct {
+		value    *int
+		standard int
+	}{{&c.OpenMax, OpenMaxDefault}, {&c.AttemptsMax, AttemptsMaxDefault}, {&c.SaveEvery, SaveEveryDefault}} {
+		if *f.value == 0 {
+			*f.value = f.standard
+		}
+	}
+	if c.SaveAfter == 0 {
+		c.SaveAfter = SaveAfterDefault
+	}
+	return nil
+}
+
+// A Subscription hands out the commits of a log and takes acknowledgements.
+//
+// A commit is delivered at least once: again if it is refused, and again after a
+// crash, unless the position has been saved behind it. It is never skipped: the
+// position that is saved has nothing below it that is not acknowledged. Commits
+// are delivered for the first time in the order of each partition; refused ones
+// come again behind later ones, unless [SubscriptionConfig.OpenMax] is 1. There
+// is no order between partitions.
+//
+// A name has one subscription at a time, that which was opened last: it takes
+// the position over, and the earlier one ends with [ErrFenced] when it next
+// saves. Until then both deliver, so a commit may be delivered by both, but none
+// is skipped.
+//
+// A slow consumer holds up nobody but the pruning of events that it has not got.
+// If it falls far behind, it is told so by an error matching [ErrLagged], and
+// goes on where it was.
+//
+// Its methods, and those of its deliveries, may be called by many goroutines at
+// once.
+//
+// One goroutine for each partition reads, one saves; both end with Close. All
+// state is in the ledgers, under mu.
+type Subscription struct {
+	config     SubscriptionConfig
+	hub        *Hub
+	checkpoint Checkpoint
+	stop       context.CancelFunc // of the goroutines
+	running    sync.WaitGroup
+
+	mu      sync.Mutex
+	ledgers []*ledger // by partition
+	turn    int       // whose ledger is asked first
+	notices []error   // for Next, one of each partition at most
+	err     error     // why it has ended
+	saveErr error     // of the last save, if it failed
+	closed  bool
+
+	work  signal // there may be something for Next
+	room  signal // there may be room for a commit
+	dirty signal // there may be something to save
+}
+
+// Subscribe opens a subscription. It claims the name and reads the position; the
+// context is for that only. The caller closes it.
+func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscription, error) {
+	if err := c.defaults(); err != nil {
+		return nil, fmt.Errorf("subscribe: %w", err)
+	}
+	checkpoint, saved, err := c.Checkpoints.Claim(ctx, c.Name)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe: %w", err)
+	}
+	s := &Subscription{
+		config: c, hub: h, checkpoint: checkpoint,
+		ledgers: make([]*ledger, len(h.parts)), notices: make([]error, len(h.parts)),
+	}
+	for _, p := range saved {
+		if p.Partition() >= len(h.parts) {
+			return nil, fmt.Errorf("subscribe: %w: subscription %q is at position %v: the log has %d partitions", store.ErrInvalid, c.Name, p, len(h.parts))
+		}
+		s.ledgers[p.Partition()] = newLedger(&s.config, p, p)
+	}
+	if err := s.begin(ctx); err != nil {
+		return nil, fmt.Errorf("subscribe: %w", err)
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	for part := range s.ledgers {
+		s.running.Go(func() { s.feed(running, part) })
+	}
+	s.running.Go(func() { s.saveLoop(running) })
+	return s, nil
+}
+
+// begin sets where partitions begin that have no position yet. Where that is not
+// the very beginning it is saved at once: if it were not, a crash before the
+// first save would let the next subscription begin at a later head.
+func (s *Subscription) begin(ctx context.Context) error {
+	heads := make([]store.Position, len(s.ledgers))
+	if s.config.FromHead {
+		var err error
+		if heads, err = s.hub.log.Heads(ctx); err != nil {
+			return fmt.Errorf("read heads: %w", err)
+		}
+	}
+	var fresh []store.Position
+	for part, l := range s.ledgers {
+		if l != nil {
+			continue
+		}
+		at := max(store.NewPosition(part, 0), heads[part])
+		s.ledgers[part] = newLedger(&s.config, at, at)
+		fresh = append(fresh, at)
+	}
+	if !s.config.FromHead || len(fresh) == 0 {
+		return nil
+	}
+	return s.checkpoint.Save(ctx, fresh)
+}
+
+// Next returns the next commit that is to be delivered, or waits for one. An
+// error matching [ErrLagged] is a notice: the next call goes on. Any other error
+// is the context's, or says why the subscription has ended: [ErrClosed],
+// [ErrFenced], [ErrExhausted], or what the log says.
+func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		d, due, err := s.take(time.Now())
+		woken := s.work.wait()
+		s.mu.Unlock()
+		if d != nil || err != nil {
+			return d, err
+		}
+		if err := await(ctx, woken, due); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// take returns a delivery, or why there is none, or when there may be one.
+func (s *Subscription) take(now time.Time) (d *Delivery, due time.Time, err error) {
+	if s.err != nil {
+		return nil, due, s.err
+	}
+	for part, err := range s.notices {
+		if err != nil {
+			s.notices[part] = nil
+			return nil, due, err
+		}
+	}
+	for range s.ledgers {
+		part := s.turn % len(s.ledgers)
+		s.turn++
+		l := s.ledgers[part]
+		if u := l.take(now); u != nil {
+			return &Delivery{Commit: *u.commit, Attempt: u.attempt, Cause: u.cause, subscription: s, unit: u, part: part}, due, nil
+		}
+		due = earlier(due, l.due())
+	}
+	return nil, due, nil
+}
+
+// All yields what [Subscription.Next] returns until the context or the
+// subscription ends; it then yields the error as its last. Several goroutines may
+// iterate at once and share the commits.
+func (s *Subscription) All(ctx context.Context) iter.Seq2[*Delivery, error] {
+	return func(yield func(*Delivery, error) bool) {
+		for {
+			d, err := s.Next(ctx)
+			if !yield(d, err) || err != nil && !errors.Is(err, ErrLagged) {
+				return
+			}
+		}
+	}
+}
+
+// Ack acknowledges deliveries, see [Delivery.Ack]. It acknowledges what it can
+// and returns the errors of the others.
+func (s *Subscription) Ack(deliveries ...*Delivery) error {
+	var errs []error
+	for _, d := range deliveries {
+		errs = append(errs, d.Ack())
+	}
+	return errors.Join(errs...)
+}
+
+// SubscriptionStats are figures about a subscription.
+type SubscriptionStats struct {
+	// Positions are, for each partition, up to where all is acknowledged, and
+	// Saved up to where that is saved.
+	Positions, Saved []store.Position
+	// Open is how many events count for [SubscriptionConfig.OpenMax], and Late how many
+	// commits are refused and wait to be delivered again.
+	Open, Late int
+	// SaveErr is the error of the last attempt to save, nil if it succeeded. The
+	// subscription goes on and tries again.
+	SaveErr error
+}
+
+// Stats returns figures about the subscription at this moment.
+func (s *Subscription) Stats() SubscriptionStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := SubscriptionStats{SaveErr: s.saveErr}
+	for _, l := range s.ledgers {
+		stats.Positions = append(stats.Positions, l.done)
+		stats.Saved = append(stats.Saved, l.saved)
+		stats.Open += l.open
+		stats.Late += len(l.late)
+	}
+	return stats
+}
+
+// Close ends the subscription and saves its position, for which it has as long as
+// the context. What has not been acknowledged comes again when a subscription of
+// the name is opened; acknowledgements that come later return [ErrClosed]. Later
+// calls do nothing.
+func (s *Subscription) Close(ctx context.Context) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	fenced := errors.Is(s.err, ErrFenced)
+	s.end(fmt.Errorf("subscription %q: %w", s.config.Name, ErrClosed))
+	s.mu.Unlock()
+	s.stop()
+	s.running.Wait()
+	if fenced {
+		return nil
+	}
+	if err := s.save(ctx); err != nil {
+		return fmt.Errorf("close subscription: %w", err)
+	}
+	return nil
+}
+
+// end ends the subscription with an error, unless it has ended. The caller holds mu.
+func (s *Subscription) end(err error) {
+	if s.err == nil {
+		s.err = err
+	}
+	s.work.fire()
+	s.room.fire()
+	s.dirty.fire()
+}
+
+// feed reads the commits of a partition into its ledger.
+func (s *Subscription) feed(ctx context.Context, part int) {
+	l := s.ledgers[part]
+	q := Query{Query: store.Query{After: l.read, Kinds: s.config.Kinds, Types: s.config.Types, Tags: s.config.Tags}, Keys: s.config.Keys}
+	for c, err := range s.hub.Commits(ctx, q) {
+		if errors.Is(err, ErrLagged) {
+			s.mu.Lock()
+			s.notices[part] = err
+			s.work.fire()
+			s.mu.Unlock()
+			continue
+		}
+		if err == nil {
+			err = s.put(ctx, l, c)
+		}
+		if err != nil {
+			s.mu.Lock()
+			s.end(fmt.Errorf("subscription %q: %w", s.config.Name, err))
+			s.mu.Unlock()
+			return
+		}
+	}
+}
+
+// put adds a commit to a ledger when there is room for it.
+func (s *Subscription) put(ctx context.Context, l *ledger, c *Commit) error {
+	for {
+		s.mu.Lock()
+		if s.err != nil {
+			defer s.mu.Unlock()
+			return s.err
+		}
+		if l.room(len(c.Events)) {
+			l.add(c, time.Now())
+			s.work.fire()
+			s.dirty.fire()
+			s.mu.Unlock()
+			return nil
+		}
+		woken := s.room.wait()
+		s.mu.Unlock()
+		if err := await(ctx, woken, time.Time{}); err != nil {
+			return err
+		}
+	}
+}
+
+// saveLoop saves positions when they are due.
+func (s *Subscription) saveLoop(ctx context.Context) {
+	var retry time.Time // not before, after an error
+	for {
+		s.mu.Lock()
+		var due time.Time
+		for _, l := range s.ledgers {
+			due = earlier(due, l.saveAt())
+		}
+		woken := s.dirty.wait()
+		s.mu.Unlock()
+		now := time.Now()
+		if !due.IsZero() && due.Before(retry) {
+			due = retry
+		}
+		if due.IsZero() || due.After(now) {
+			if await(ctx, woken, due) != nil {
+				return
+			}
+			continue
+		}
+		if err := s.save(ctx); errors.Is(err, ErrFenced) {
+			s.mu.Lock()
+			s.end(err)
+			s.mu.Unlock()
+			return
+		} else if err != nil {
+			retry = time.Now().Add(s.config.SaveAfter)
+		}
+	}
+}
+
+// save saves the positions of all partitions that have moved. It is called by
+// one goroutine at a time.
+func (s *Subscription) save(ctx context.Context) error {
+	var positions []store.Position
+	s.mu.Lock()
+	for _, l := range s.ledgers {
+		if p, ok := l.save(); ok {
+			positions = append(positions, p)
+		}
+	}
+	s.mu.Unlock()
+	if len(positions) == 0 {
+		return nil
+	}
+	err := s.checkpoint.Save(ctx, positions)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saveErr = err
+	for _, p := range positions {
+		s.ledgers[p.Partition()].keep(p, err == nil, time.Now())
+	}
+	return err
+}
+
+// await waits until it is woken, it is due, or the context ends. Zero is never due.
+func await(ctx context.Context, woken <-chan struct{}, due time.Time) error {
+	var tick <-chan time.Time
+	if !due.IsZero() {
+		t := time.NewTimer(time.Until(due))
+		defer t.Stop()
+		tick = t.C
+	}
+	select {
+	case <-woken:
+		return nil
+	case <-tick:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// earlier returns the earlier of two times; zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// A signal wakes those who wait for it. Its user's lock guards it.
+type signal struct{ c chan struct{} }
+
+func (s *signal) wait() <-chan struct{} {
+	if s.c == nil {
+		s.c = make(chan struct{})
+	}
+	return s.c
+}
+
+func (s *signal) fire() {
+	if s.c != nil {
+		close(s.c)
+		s.c = nil
+	}
+}
