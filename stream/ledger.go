@@ -13,9 +13,8 @@ import (
 // under its lock.
 //
 //  1. units are in the order of their positions, all above done.
-//  2. done is the position up to which everything selected is acknowledged: all
-//     that is read, if there are no units, else a place below the first unit. It
-//     never goes back.
+//  2. done is the highest position that is read such that everything selected up
+//     to it is acknowledged. It never goes back.
 //  3. saved is at or below done, and so is all that is ever given to be saved.
 //  4. The units have at most openMax events together, or there is only one. That
 //     counts acknowledged ones behind one that is not: so what is held, and what
@@ -44,6 +43,7 @@ type ledger struct {
 // A unit is a commit that is not acknowledged, or is behind one that is not.
 type unit struct {
 	commit  *Commit
+	through store.Position // as of the next unit: what is passed with it
 	state   unitState
 	attempt int // how often it has been handed out
 	due     time.Time
@@ -76,8 +76,10 @@ func (l *ledger) room(events int) bool {
 func (l *ledger) add(c *Commit, now time.Time) {
 	l.read = c.Through
 	if len(c.Events) > 0 {
-		l.units = append(l.units, &unit{commit: c})
+		l.units = append(l.units, &unit{commit: c, through: c.Through})
 		l.open += len(c.Events)
+	} else if n := len(l.units); n > 0 {
+		l.units[n-1].through = c.Through
 	}
 	l.advance(now)
 }
@@ -172,7 +174,7 @@ func (l *ledger) again(u *unit, due time.Time) {
 func (l *ledger) advance(now time.Time) {
 	n := 0
 	for n < len(l.units) && l.units[n].state == unitDone {
-		l.done = l.units[n].commit.Through
+		l.done = l.units[n].through
 		l.open -= len(l.units[n].commit.Events)
 		l.units[n] = nil
 		n++

@@ -1,0 +1,357 @@
+package stream
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A ledgerModel says what a ledger should do, in the most obvious way: it keeps
+// all commits for ever and looks at all of them each time.
+type ledgerModel struct {
+	l       *ledger
+	now     time.Time
+	read    store.Position
+	commits []*modelCommit
+	given   []store.Position // saves that are under way
+	kept    store.Position
+	taken   store.Position // the highest that was taken for the first time
+	changed func(*ledger)  // breaks the ledger after each step, if it is set
+}
+
+type modelCommit struct {
+	through store.Position
+	events  int
+	unit    *unit // once it has been taken
+	taken   bool  // is out
+	late    time.Time
+	spent   bool
+	done    bool
+}
+
+const (
+	modelOpenMax   = 8
+	modelAttempts  = 3
+	modelSaveEvery = 4
+	modelSaveAfter = 10 * time.Second
+)
+
+func newLedgerModel() *ledgerModel {
+	c := &SubscriptionConfig{OpenMax: modelOpenMax, AttemptsMax: modelAttempts, SaveEvery: modelSaveEvery, SaveAfter: modelSaveAfter}
+	return &ledgerModel{l: newLedger(c, 0, 0), now: time.Unix(0, 0)}
+}
+
+// done is the position up to which everything is acknowledged.
+func (m *ledgerModel) done() store.Position {
+	var last store.Position
+	for _, c := range m.commits {
+		if !c.done {
+			return last
+		}
+		last = c.through
+	}
+	return last
+}
+
+// window is how many events lie behind done.
+func (m *ledgerModel) window() (events, commits int) {
+	done := m.done()
+	for _, c := range m.commits {
+		if c.through > done && c.events > 0 {
+			events += c.events
+			commits++
+		}
+	}
+	return events, commits
+}
+
+// out returns the commits that are handed out.
+func (m *ledgerModel) out() (all []*modelCommit) {
+	for _, c := range m.commits {
+		if c.taken {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// step does what one byte says, and returns what is wrong afterwards.
+func (m *ledgerModel) step(b byte) error {
+	m.now = m.now.Add(time.Second)
+	arg := int(b >> 3)
+	var err error
+	switch b & 7 {
+	case 0, 1:
+		m.add(arg)
+	case 2:
+		err = m.take()
+	case 3, 4:
+		m.settle(arg)
+	case 5:
+		m.nack(arg)
+	case 6:
+		err = m.save()
+	case 7:
+		m.keep(arg)
+	}
+	if m.changed != nil {
+		m.changed(m.l)
+	}
+	if err != nil {
+		return err
+	}
+	return m.check()
+}
+
+func (m *ledgerModel) add(arg int) {
+	events := arg % 4 // 0: nothing was selected
+	if arg == 31 {
+		events = 3 * modelOpenMax
+	}
+	window, commits := m.window()
+	if room := commits == 0 || window+events <= modelOpenMax; room != m.l.room(events) && events > 0 {
+		panic(fmt.Sprintf("room for %d events beside %d: got %t", events, window, !room))
+	}
+	if !m.l.room(events) {
+		return
+	}
+	m.read += store.Position(events + arg%2 + 1)
+	m.commits = append(m.commits, &modelCommit{through: m.read, events: events, done: events == 0})
+	m.l.add(&Commit{Events: make([]store.Event, events), Through: m.read}, m.now)
+}
+
+// take compares what is handed out with the lowest commit that is due, or the
+// first one that has never been handed out.
+func (m *ledgerModel) take() error {
+	var want *modelCommit
+	for _, c := range m.commits {
+		if !c.late.IsZero() && !c.late.After(m.now) {
+			want = c
+			break
+		}
+	}
+	for _, c := range m.commits {
+		if want == nil && c.unit == nil && !c.done {
+			want = c
+		}
+	}
+	u := m.l.take(m.now)
+	switch {
+	case want == nil && u == nil:
+		return nil
+	case want == nil || u == nil || u.commit.Through != want.through:
+		return fmt.Errorf("took %+v, want %+v", u, want)
+	case want.unit == nil && want.through <= m.taken:
+		return fmt.Errorf("took %v for the first time after %v", want.through, m.taken)
+	}
+	m.taken = max(m.taken, want.through)
+	want.unit, want.taken, want.late = u, true, time.Time{}
+	return nil
+}
+
+func (m *ledgerModel) settle(arg int) {
+	out := m.out()
+	if len(out) == 0 {
+		return
+	}
+	c := out[arg%len(out)]
+	if arg < 24 {
+		m.l.ack(c.unit, m.now)
+		c.taken, c.done = false, true
+		return
+	}
+	m.l.ackThrough(c.unit, m.now)
+	for _, b := range m.commits {
+		if b.through <= c.through && !b.spent && !b.done {
+			b.taken, b.done, b.late = false, true, time.Time{}
+		}
+	}
+}
+
+func (m *ledgerModel) nack(arg int) {
+	for _, c := range m.commits {
+		if c.spent { // somebody decides at last
+			c.spent = false
+			if arg%2 == 0 {
+				m.l.ack(c.unit, m.now)
+				c.done = true
+			} else {
+				c.late = m.now.Add(time.Duration(arg) * time.Second)
+				m.l.again(c.unit, c.late)
+			}
+			return
+		}
+	}
+	out := m.out()
+	if len(out) == 0 {
+		return
+	}
+	c := out[arg%len(out)]
+	due := m.now.Add(time.Duration(arg) * time.Second)
+	c.taken = false
+	if c.spent = m.l.nack(c.unit, nil, due); !c.spent {
+		c.late = due
+	}
+	if spent := c.unit.attempt >= modelAttempts; spent != c.spent {
+		panic(fmt.Sprintf("attempt %d of %d: spent is %t", c.unit.attempt, modelAttempts, c.spent))
+	}
+}
+
+func (m *ledgerModel) save() error {
+	if len(m.given) > 0 {
+		return nil // one at a time
+	}
+	p, ok := m.l.save()
+	if ok != (m.done() > m.kept) {
+		return fmt.Errorf("save with %v kept: got %v, %t, want %v", m.kept, p, ok, m.done())
+	}
+	if ok {
+		m.given = append(m.given, p)
+	}
+	return nil
+}
+
+func (m *ledgerModel) keep(arg int) {
+	if len(m.given) == 0 {
+		return
+	}
+	kept := arg%3 > 0
+	m.l.keep(m.given[0], kept, m.now)
+	if kept {
+		m.kept = m.given[0]
+	}
+	m.given = nil
+}
+
+func (m *ledgerModel) check() error {
+	done := m.done()
+	if m.l.done != done {
+		return fmt.Errorf("done: got %v, want %v", m.l.done, done)
+	}
+	if m.l.saved != m.kept {
+		return fmt.Errorf("saved: got %v, want %v", m.l.saved, m.kept)
+	}
+	for _, p := range m.given {
+		if p > done {
+			return fmt.Errorf("%v is being saved, although only %v is done", p, done)
+		}
+	}
+	events, commits := m.window()
+	if m.l.open != events || len(m.l.units) != commits {
+		return fmt.Errorf("window: got %d events of %d commits, want %d of %d", m.l.open, len(m.l.units), events, commits)
+	}
+	if events > modelOpenMax && commits > 1 {
+		return fmt.Errorf("window has %d events of %d commits, at most %d are allowed", events, commits, modelOpenMax)
+	}
+	var due time.Time
+	for _, c := range m.commits {
+		due = earlier(due, c.late)
+	}
+	if got := m.l.due(); !got.Equal(due) {
+		return fmt.Errorf("due: got %v, want %v", got, due)
+	}
+	at := m.l.saveAt()
+	switch {
+	case done > m.kept && len(m.given) == 0 && (at.IsZero() || at.After(m.now.Add(modelSaveAfter))):
+		return fmt.Errorf("done is %v, kept is %v, to be saved at %v, and it is %v", done, m.kept, at, m.now)
+	case done == m.kept && !at.IsZero():
+		return fmt.Errorf("nothing to save, but it is due at %v", at)
+	}
+	return nil
+}
+
+// play runs steps and returns the first thing that is wrong.
+func (m *ledgerModel) play(steps []byte) error {
+	for i, b := range steps {
+		if err := m.step(b); err != nil {
+			return fmt.Errorf("after step %d, %08b: %w", i, b, err)
+		}
+	}
+	return nil
+}
+
+func randomSteps(seed uint64, n int) []byte {
+	r := rand.New(rand.NewPCG(seed, 1))
+	steps := make([]byte, n)
+	for i := range steps {
+		steps[i] = byte(r.Uint32())
+	}
+	return steps
+}
+
+func FuzzLedger(f *testing.F) {
+	for seed := range uint64(64) {
+		f.Add(randomSteps(seed, 200))
+	}
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		if err := newLedgerModel().play(steps); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestALedgerDoesWhatItsModelSays(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(400) {
+		if err := newLedgerModel().play(randomSteps(seed, 500)); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+func TestBrokenLedgersAreCaught(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*ledger){
+		"moves over what is not acknowledged": func(l *ledger) {
+			for _, u := range l.units {
+				if u.state == unitDone {
+					l.done = u.commit.Through
+				}
+			}
+		},
+		"does not move over what was not selected": func(l *ledger) {
+			if len(l.units) == 0 && l.read > 0 {
+				l.done = l.read - 1
+			}
+		},
+		"hands out in reverse": func(l *ledger) {
+			if l.fresh+1 < len(l.units) {
+				l.units[l.fresh], l.units[l.fresh+1] = l.units[l.fresh+1], l.units[l.fresh]
+			}
+		},
+		"forgets what was refused": func(l *ledger) { l.late = nil },
+		"takes what is being saved for saved": func(l *ledger) {
+			if l.dirty.IsZero() {
+				l.saved = l.done
+			}
+		},
+		"takes too many": func(l *ledger) { l.open = 0 },
+		"never saves":    func(l *ledger) { l.dirty = time.Time{} },
+	} {
+		caught := 0
+		for seed := range uint64(20) {
+			caught += wrong(randomSteps(seed, 500), change)
+		}
+		if caught == 0 {
+			t.Errorf("a ledger that %s passes", name)
+		}
+	}
+}
+
+// wrong returns 1 if a broken ledger is found out.
+func wrong(steps []byte, change func(*ledger)) (n int) {
+	defer func() {
+		if recover() != nil {
+			n = 1
+		}
+	}()
+	m := newLedgerModel()
+	m.changed = change
+	if m.play(steps) != nil {
+		return 1
+	}
+	return 0
+}
