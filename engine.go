@@ -197,6 +197,18 @@ func (e *Engine) Events(ctx context.Context, after store.Position) iter.Seq2[*st
 	}
 }
 
+// Subscribe opens a subscription to the log of the engine: a consumer with a name
+// that gets commits at least once, acknowledges them, and goes on where it was
+// after a crash; see [stream.Subscription]. Its position is kept in the store of
+// the engine unless the configuration says otherwise. The caller closes it, before
+// or after the engine: the end of the engine ends it with [stream.ErrClosed].
+func (e *Engine) Subscribe(ctx context.Context, c stream.SubscriptionConfig) (*stream.Subscription, error) {
+	if c.Checkpoints == nil {
+		c.Checkpoints = stream.LogCheckpoints(e.log)
+	}
+	return e.hub.Subscribe(ctx, c)
+}
+
 // ErrLagged is a notice to a reader of [Engine.Events]. The error is a [*LaggedError].
 var ErrLagged = stream.ErrLagged
 

@@ -11,6 +11,7 @@ import (
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
+	"github.com/perdure/perdure/stream/streamtest"
 )
 
 func TestEventsAreReadOnceInOrderWhileTheyAreWritten(t *testing.T) {
@@ -145,4 +146,61 @@ func TestAReaderEndsWithItsContextAndWithTheEngine(t *testing.T) {
 			t.Errorf("a partition that does not exist: got %v, want ErrInvalid", err)
 		}
 	}
+}
+
+func TestASubscriptionGetsWholeCommitsAndGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	kind := accounts()
+	log := newLog(t)
+	var h streamtest.History
+	for session := range 3 {
+		e := open(t, log, kind)
+		s, err := e.Subscribe(ctx, stream.SubscriptionConfig{Name: "mail", SaveEvery: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range s.Stats().Positions {
+			h.Began(p)
+		}
+		for n := range 4 {
+			if _, err := kind.Ref(e, fmt.Sprint(n)).Do(ctx, &testv1.Deposit{Amount: 4, Parts: uint32(n + 1)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 4 {
+			d, err := s.Next(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := uint32(len(d.Events)); n != d.Events[0].More+1 {
+				t.Errorf("got %d events of a commit of %d", n, d.Events[0].More+1)
+			}
+			for i := range d.Events {
+				h.Got(&d.Events[i])
+				h.Acked(&d.Events[i])
+			}
+			if err := d.Ack(); err != nil {
+				t.Error(err)
+			}
+		}
+		if session%2 == 0 {
+			if err := s.Close(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := e.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Next(ctx); !errors.Is(err, stream.ErrClosed) {
+			t.Errorf("after the end of the engine: got %v, want %v", err, stream.ErrClosed)
+		}
+		if err := s.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		for _, p := range s.Stats().Saved {
+			h.Saved(p)
+		}
+	}
+	streamtest.Check(t, &h, streamtest.Held(t, log, stream.Query{}))
 }

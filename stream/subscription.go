@@ -318,8 +318,9 @@ func (s *Subscription) Stats() SubscriptionStats {
 
 // Close ends the subscription and saves its position, for which it has as long as
 // the context. What has not been acknowledged comes again when a subscription of
-// the name is opened; acknowledgements that come later return [ErrClosed]. Later
-// calls do nothing.
+// the name is opened; acknowledgements that come later return [ErrClosed]. It
+// returns an error matching [ErrFenced] if the name was taken over and Next has
+// not said so. Later calls do nothing.
 func (s *Subscription) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closed {
