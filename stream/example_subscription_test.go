@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -23,7 +22,7 @@ func ExampleHub_Subscribe() {
 
 	hub, err := stream.NewHub(ctx, stream.Config{Log: books})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	mail, err := hub.Subscribe(ctx, stream.SubscriptionConfig{
 		Name:        "mail",
@@ -35,12 +34,12 @@ func ExampleHub_Subscribe() {
 		},
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	for mail.Stats().Positions[0] < 3 {
 		d, err := mail.Next(ctx)
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 		fmt.Printf("%v: %d events, attempt %d\n", d.Events[0].Key, len(d.Events), d.Attempt)
 		if d.Events[0].Key.ID == "walden" {
@@ -49,11 +48,11 @@ func ExampleHub_Subscribe() {
 			err = d.Ack()
 		}
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 	}
 	if err := mail.Close(ctx); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	// Output:
 	// book/moby-dick: 2 events, attempt 1
@@ -72,12 +71,12 @@ func ExampleHub_Commits() {
 
 	hub, err := stream.NewHub(ctx, stream.Config{Log: books})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	q := stream.Query{Query: store.Query{Types: []string{"book.v1.Shelved"}, Through: 4}}
 	for c, err := range hub.Commits(ctx, q) {
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 		fmt.Printf("%d events, through %v\n", len(c.Events), c.Through)
 	}
@@ -97,6 +96,6 @@ func add(ctx context.Context, l store.Log, id string, types ...string) {
 		err = results[0].Err
 	}
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 }

@@ -283,7 +283,7 @@ func randomSteps(seed uint64, n int) []byte {
 }
 
 func FuzzLedger(f *testing.F) {
-	for seed := range uint64(64) {
+	for seed := range uint64(16) {
 		f.Add(randomSteps(seed, 200))
 	}
 	f.Fuzz(func(t *testing.T, steps []byte) {
@@ -295,7 +295,7 @@ func FuzzLedger(f *testing.F) {
 
 func TestALedgerDoesWhatItsModelSays(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(400) {
+	for seed := range uint64(100) {
 		if err := newLedgerModel().play(randomSteps(seed, 500)); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}

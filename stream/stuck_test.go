@@ -19,7 +19,8 @@ import (
 // still while somebody can run: a subscriber that had to wait for the stuck one
 // would not have got everything before the clock moves.
 func TestAStuckSubscriberIsToldAndHundredOthersNoticeNothing(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		const others, perCommit = 100, 100
 		const total = (stream.BufferEventsMax/perCommit + 5) * perCommit
 		log := memory.New()

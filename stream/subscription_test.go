@@ -87,14 +87,9 @@ func (w *writer) saved() store.Position {
 	return 0
 }
 
-func bubble(t *testing.T, test func(t *testing.T)) {
-	t.Helper()
-	t.Parallel()
-	synctest.Test(t, test)
-}
-
 func TestThePositionMovesOverAGaplessPrefixOnly(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		for range 5 {
 			w.write(book("a"), 2)
@@ -122,7 +117,8 @@ func TestThePositionMovesOverAGaplessPrefixOnly(t *testing.T) {
 }
 
 func TestThePositionIsSavedLazilyAndOnClose(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		for range 20 {
 			w.write(book("a"), 1)
@@ -156,7 +152,8 @@ func TestThePositionIsSavedLazilyAndOnClose(t *testing.T) {
 }
 
 func TestWhatIsAboveTheSavedPositionComesAgain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		for range 6 {
 			w.write(book("a"), 1)
@@ -176,7 +173,8 @@ func TestWhatIsAboveTheSavedPositionComesAgain(t *testing.T) {
 }
 
 func TestARefusedCommitComesAgainAfterItsDelay(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		w.write(book("a"), 2)
 		w.write(book("b"), 1)
@@ -208,7 +206,8 @@ func TestARefusedCommitComesAgainAfterItsDelay(t *testing.T) {
 }
 
 func TestASubscriptionStopsAtACommitThatIsRefusedTooOften(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		w.write(book("a"), 1)
 		w.write(book("b"), 1)
@@ -239,7 +238,8 @@ func TestASubscriptionStopsAtACommitThatIsRefusedTooOften(t *testing.T) {
 }
 
 func TestADeadLetterDecidesOnWhatIsRefusedTooOften(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		w.write(book("a"), 1)
 		w.write(book("b"), 1)
@@ -262,7 +262,8 @@ func TestADeadLetterDecidesOnWhatIsRefusedTooOften(t *testing.T) {
 }
 
 func TestSkippedCommitsCountAsAcknowledged(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		w.write(book("a"), 1)
 		w.write(book("b"), 1)
@@ -276,7 +277,8 @@ func TestSkippedCommitsCountAsAcknowledged(t *testing.T) {
 }
 
 func TestAPanickingDeadLetterLeavesTheSubscriptionUsable(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		w.write(book("a"), 1)
 		w.write(book("b"), 1)
@@ -296,7 +298,8 @@ func TestAPanickingDeadLetterLeavesTheSubscriptionUsable(t *testing.T) {
 }
 
 func TestAckThroughAcknowledgesWhatCameBefore(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		for range 5 {
 			w.write(book("a"), 1)
@@ -316,7 +319,8 @@ func TestAckThroughAcknowledgesWhatCameBefore(t *testing.T) {
 }
 
 func TestWhatIsOpenHasABound(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		for range 4 {
 			w.write(book("a"), 3)
@@ -343,7 +347,8 @@ func TestWhatIsOpenHasABound(t *testing.T) {
 }
 
 func TestWithOneOpenCommitRefusedOnesKeepTheirPlace(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		for range 3 {
 			w.write(book("a"), 1)
@@ -366,7 +371,8 @@ func TestWithOneOpenCommitRefusedOnesKeepTheirPlace(t *testing.T) {
 }
 
 func TestThePositionMovesOverWhatIsNotSelected(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		w.write(book("a"), 3)
 		w.write(book("b"), 1)
@@ -388,7 +394,8 @@ func TestThePositionMovesOverWhatIsNotSelected(t *testing.T) {
 }
 
 func TestANewSubscriptionAtTheHeadBeginsThereForGood(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		w.write(book("a"), 3)
 		s := w.subscribe(stream.SubscriptionConfig{FromHead: true})
@@ -402,7 +409,8 @@ func TestANewSubscriptionAtTheHeadBeginsThereForGood(t *testing.T) {
 }
 
 func TestTheLaterOfTwoSubscriptionsOfOneNameFencesTheEarlier(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		for range 4 {
 			w.write(book("a"), 1)
@@ -437,7 +445,8 @@ func TestTheLaterOfTwoSubscriptionsOfOneNameFencesTheEarlier(t *testing.T) {
 }
 
 func TestAClosedSubscriptionTakesNoAcknowledgement(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		w.write(book("a"), 1)
 		s := w.subscribe(stream.SubscriptionConfig{})
@@ -463,7 +472,8 @@ func TestAClosedSubscriptionTakesNoAcknowledgement(t *testing.T) {
 }
 
 func TestASubscriptionEndsWithItsHubAndSavesAllTheSame(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		w.write(book("a"), 1)
 		s := w.subscribe(stream.SubscriptionConfig{})
@@ -536,7 +546,8 @@ func (o flakyOne) Save(ctx context.Context, positions []store.Position) error {
 }
 
 func TestAPositionThatCannotBeSavedIsSavedLater(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
 		for range 3 {
 			w.write(book("a"), 1)
@@ -567,6 +578,7 @@ func TestAPositionThatCannotBeSavedIsSavedLater(t *testing.T) {
 // TestASubscriptionKeepsTheSixPromises lets many workers take commits, refuse
 // some, acknowledge the others in any order, and crash, while others write.
 func TestASubscriptionKeepsTheSixPromises(t *testing.T) {
+	t.Parallel()
 	for _, partitions := range []int{1, 3} {
 		for _, c := range []stream.SubscriptionConfig{
 			{OpenMax: 16, SaveEvery: 5},
@@ -574,7 +586,8 @@ func TestASubscriptionKeepsTheSixPromises(t *testing.T) {
 			{OpenMax: 1, SaveEvery: 1, Keys: []store.Key{book("1"), book("2")}},
 		} {
 			t.Run(fmt.Sprintf("%d partitions, %d open", partitions, c.OpenMax), func(t *testing.T) {
-				bubble(t, func(t *testing.T) { sixPromises(t, partitions, c) })
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) { sixPromises(t, partitions, c) })
 			})
 		}
 	}
@@ -585,7 +598,7 @@ func sixPromises(t *testing.T, partitions int, c stream.SubscriptionConfig) {
 	h := new(streamtest.History)
 	c.AttemptsMax, c.SaveAfter = -1, 50*time.Millisecond
 	c.Checkpoints = h.Checkpoints(stream.LogCheckpoints(w.log))
-	const sessions, commits = 5, 60
+	const sessions, commits = 4, 40
 	write := func() {
 		for i := range commits {
 			batch := make([]store.Event, i%4+1)
@@ -605,7 +618,7 @@ func sixPromises(t *testing.T, partitions int, c stream.SubscriptionConfig) {
 		last := session == sessions-1
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		if last {
-			ctx, cancel = context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel = context.WithTimeout(t.Context(), 4*time.Second)
 		}
 		order := make(chan struct{}, 1) // whoever has put something in takes and notes
 		var working sync.WaitGroup
@@ -649,7 +662,7 @@ func work(ctx context.Context, t *testing.T, s *stream.Subscription, h *streamte
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(time.Millisecond):
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
