@@ -76,7 +76,7 @@ type assembly struct {
 // most. They are in a slice that is valid until the next call.
 func (a *assembly) add(e *store.Event, through store.Position) []*Commit {
 	a.out = a.out[:0]
-	if len(a.open) > 0 && (through > a.end || e == nil && through == a.end) {
+	if len(a.open) > 0 && through > a.end {
 		a.give(a.end) // the rest of it was not selected
 	}
 	if e != nil {

@@ -3,9 +3,11 @@ package bbolt_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/bbolt"
+	"github.com/perdure/perdure/stream"
 )
 
 const benchEntities = 1000
@@ -53,6 +56,52 @@ func benchAppend(b *testing.B, size int) {
 		commit(b, l, group...)
 	}
 	b.ReportMetric(float64(next)/b.Elapsed().Seconds(), "events/s")
+}
+
+// BenchmarkFollowed is what writers pay for readers of the live stream: commits of
+// groups of 64 batches of one event, which are then published. "readers=0" is
+// what the others are measured against.
+func BenchmarkFollowed(b *testing.B) {
+	const size = 64
+	for _, readers := range []int{0, 1, 100} {
+		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) {
+			l := openNew(b)
+			hub, err := stream.NewHub(b.Context(), stream.Config{Log: l})
+			if err != nil {
+				b.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(b.Context())
+			var reading sync.WaitGroup
+			for range readers {
+				reading.Go(func() {
+					for _, err := range hub.Follow(ctx, store.Query{}) {
+						if err != nil && ctx.Err() == nil && !errors.Is(err, stream.ErrLagged) {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			batches, group, keys := make([]store.Batch, size), make([]*store.Batch, size), benchKeys()
+			next := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				for i := range group {
+					batches[i] = store.Batch{
+						Key: keys[next%benchEntities], Expected: store.Version(next / benchEntities), Events: append(batches[i].Events[:0], benchEvent()),
+					}
+					group[i] = &batches[i]
+					next++
+				}
+				commit(b, l, group...)
+				for i := range batches {
+					hub.Publish(batches[i].Events)
+				}
+			}
+			b.ReportMetric(float64(next)/b.Elapsed().Seconds(), "events/s")
+			cancel()
+			reading.Wait()
+		})
+	}
 }
 
 func benchBare(b *testing.B, size int) {
