@@ -609,17 +609,21 @@ func BenchmarkPublish(b *testing.B) {
 			b.ReportAllocs()
 			w := newWriter(b, memory.New(), 0)
 			ctx, cancel := context.WithCancel(b.Context())
-			var reading sync.WaitGroup
+			events := w.commit(book("a"), store.Event{Payload: make([]byte, 400)})
+			var beginning, reading sync.WaitGroup
 			for range readers {
+				beginning.Add(1)
+				begun := sync.OnceFunc(beginning.Done)
 				reading.Go(func() {
 					for _, err := range w.hub.Follow(ctx, store.Query{}) {
+						begun()
 						if err != nil && !errors.Is(err, stream.ErrLagged) && ctx.Err() == nil {
 							b.Error(err)
 						}
 					}
 				})
 			}
-			events := w.commit(book("a"), store.Event{Payload: make([]byte, 400)})
+			beginning.Wait()
 			for b.Loop() {
 				w.hub.Publish(events)
 				events[0].Position++ // as if it were another one

@@ -71,10 +71,14 @@ func BenchmarkFollowed(b *testing.B) {
 				b.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(b.Context())
-			var reading sync.WaitGroup
+			commit(b, l, happened(book("first"), 0, 1))
+			var beginning, reading sync.WaitGroup
 			for range readers {
+				beginning.Add(1)
+				begun := sync.OnceFunc(beginning.Done)
 				reading.Go(func() {
 					for _, err := range hub.Follow(ctx, store.Query{}) {
+						begun()
 						if err != nil && ctx.Err() == nil && !errors.Is(err, stream.ErrLagged) {
 							b.Error(err)
 						}
@@ -83,6 +87,7 @@ func BenchmarkFollowed(b *testing.B) {
 			}
 			batches, group, keys := make([]store.Batch, size), make([]*store.Batch, size), benchKeys()
 			next := 0
+			beginning.Wait()
 			b.ReportAllocs()
 			for b.Loop() {
 				for i := range group {

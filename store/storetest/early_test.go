@@ -39,7 +39,9 @@ func (w *early) spoil(t *twin) {
 		}
 		return results, err
 	}
-	t.scan = w.scan
+	t.scan = func(l *memory.Log, ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+		return w.scan(ctx, l, q)
+	}
 	t.heads = func(heads []store.Position) []store.Position {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -64,7 +66,7 @@ func (w *early) place(r *store.Result, events int, first, step uint64) {
 	r.Position = w.places[r.Position]
 }
 
-func (w *early) scan(l *memory.Log, ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+func (w *early) scan(ctx context.Context, l *memory.Log, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		all := q
 		all.After, all.Through = store.NewPosition(q.After.Partition(), 0), 0
