@@ -1,0 +1,162 @@
+package pebble
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/store"
+)
+
+// WithFS sets the files that the log is kept in.
+func WithFS(files vfs.FS) Option { return option(func(c *config) { c.files = files }) }
+
+// WithoutSync makes the log acknowledge what is not durable: a broken twin.
+func WithoutSync() Option { return option(func(c *config) { c.sync = pebble.NoSync }) }
+
+// Damage changes the stored form of a record in the directory of a closed log,
+// wherever it is kept.
+func Damage(dir string, record any, flip func([]byte)) error {
+	return Edit(dir, func(db *pebble.DB) error {
+		k, from := place(record)
+		v, err := get(db, k)
+		if err != nil || len(v) <= from {
+			return fmt.Errorf("no record under %q: %w", k, err)
+		}
+		flip(v[from:])
+		if err := db.Set(k, v, pebble.Sync); err != nil {
+			return err
+		}
+		if e, ok := record.(*store.Event); ok {
+			return damageBlob(db, e.Position, flip)
+		}
+		return nil
+	})
+}
+
+func damageBlob(db *pebble.DB, p store.Position, flip func([]byte)) error {
+	lower, upper := bounds(bucketLog)
+	var k, v []byte
+	err := iterate(db, lower, upper, func(c *pebble.Iterator) error {
+		if !c.SeekGE(logKey(p)) {
+			return errors.New("no blob")
+		}
+		k, v = append(k, c.Key()...), append(v, c.Value()...)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var d store.Decoder
+	var e store.Event
+	reason := events(v, func(sealed []byte) bool {
+		if err = d.Event(sealed, &e); err == nil && e.Position == p {
+			flip(sealed)
+			return false
+		}
+		return err == nil
+	})
+	if err != nil || reason != "" {
+		return fmt.Errorf("blob of position %v: %s %w", p, reason, err)
+	}
+	return db.Set(k, v, pebble.Sync)
+}
+
+// Edit changes the directory of a closed log behind its back.
+func Edit(dir string, fn func(*pebble.DB) error) error {
+	l := &Log{path: dir, fs: &fence{FS: vfs.Default}, down: make(chan struct{})}
+	var err error
+	if l.config, err = newConfig(nil); err != nil {
+		return err
+	}
+	cache := pebble.NewCache(1 << 20)
+	defer cache.Unref()
+	db, err := pebble.Open(dir, l.options(cache))
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(db), db.Close())
+}
+
+// place returns where a record is kept, and where its sealed form begins in the value.
+func place(record any) (key []byte, from int) {
+	switch r := record.(type) {
+	case *store.Event:
+		return (*Log)(nil).stream(r.Key).eventKey(r.Version), 0
+	case *store.State:
+		s := (*Log)(nil).stream(r.Key)
+		if r.Position == 0 {
+			return s.stateKey(), storekit.SumBytes
+		}
+		return s.snapshotKey(r.Version), storekit.SumBytes
+	case *store.Message:
+		return sequenceKey(bucketMessage, r.Sequence), storekit.SumBytes
+	case *store.Receipt:
+		return nameKey(bucketReceipt, r.Entity, r.Name), storekit.SumBytes
+	case *store.Claimed:
+		return claimKey(r.Claim), storekit.SumBytes
+	case *store.Bookmark:
+		return bookmarkKey(r.Name, r.Position.Partition()), storekit.SumBytes
+	}
+	panic(fmt.Sprintf("a %T is no record", record))
+}
+
+// EventKey returns the key of an event of an entity.
+func EventKey(key store.Key, v store.Version) []byte { return (*Log)(nil).stream(key).eventKey(v) }
+
+// BlobKey returns the key of the blob whose last event has this position.
+func BlobKey(p store.Position) []byte { return logKey(p) }
+
+// PutMark writes a mark with another format.
+func PutMark(dir string, format uint32) error {
+	m, err := readMark(vfs.Default, dir)
+	if err != nil {
+		return err
+	}
+	v := m.append(nil)
+	v = v[:len(v)-storekit.SumBytes]
+	v[len(markMagic)+3] = byte(format)
+	f, err := vfs.Default.Create(vfs.Default.PathJoin(dir, markFile), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(store.Seal(v, 0))
+	return errors.Join(err, f.Close())
+}
+
+// Hold keeps commits from beginning until release is called.
+func (l *Log) Hold() (release func()) {
+	l.writing.Lock()
+	return l.writing.Unlock
+}
+
+// Waiting returns how many calls of Commit wait for their turn.
+func (l *Log) Waiting() int {
+	calls, _ := l.queue.Waiting()
+	return calls
+}
+
+// Led says whether a caller leads the others.
+func (l *Log) Led() bool {
+	_, led := l.queue.Waiting()
+	return led
+}
+
+// Transactions returns the number of the last transaction.
+func (l *Log) Transactions() uint64 {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	return l.writer.durable.commits
+}
+
+// Fatal lets Pebble say that it cannot go on.
+func (l *Log) Fatal(text string) { logger{l}.Fatalf("%s", text) }
+
+// DB returns the database under the log.
+func (l *Log) DB() *pebble.DB { return l.db }
+
+// Flush writes what is in memory to a table.
+func (l *Log) Flush() error { return l.db.Flush() }

@@ -1,0 +1,175 @@
+package pebble
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+var errFenced = errors.New("the log has been cut off from its files")
+
+// A fence lets file operations pass until it is raised, and from then on refuses
+// all that change something. So a Pebble that has failed, and whose goroutines
+// nobody can end, cannot harm a directory that is opened anew.
+//
+// Invariant: once raise has returned, no operation runs or begins.
+type fence struct {
+	vfs.FS
+	mu    sync.RWMutex
+	up    bool
+	locks []io.Closer
+}
+
+func (f *fence) raise() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.up = true
+}
+
+func (f *fence) raised() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.up
+}
+
+// pass runs an operation unless the fence is up.
+func (f *fence) pass(op func() error) error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.up {
+		return errFenced
+	}
+	return op()
+}
+
+// file runs an operation that opens a file for writing.
+func (f *fence) file(op func() (vfs.File, error)) (w vfs.File, err error) {
+	err = f.pass(func() error {
+		file, err := op()
+		if err == nil {
+			w = &fencedFile{File: file, fence: f}
+		}
+		return err
+	})
+	return w, err
+}
+
+// Create implements [vfs.FS].
+func (f *fence) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.file(func() (vfs.File, error) { return f.FS.Create(name, c) })
+}
+
+// OpenReadWrite implements [vfs.FS].
+func (f *fence) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	return f.file(func() (vfs.File, error) { return f.FS.OpenReadWrite(name, c, opts...) })
+}
+
+// ReuseForWrite implements [vfs.FS].
+func (f *fence) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.file(func() (vfs.File, error) { return f.FS.ReuseForWrite(from, to, c) })
+}
+
+// Link implements [vfs.FS].
+func (f *fence) Link(from, to string) error {
+	return f.pass(func() error { return f.FS.Link(from, to) })
+}
+
+// Remove implements [vfs.FS].
+func (f *fence) Remove(name string) error {
+	return f.pass(func() error { return f.FS.Remove(name) })
+}
+
+// RemoveAll implements [vfs.FS].
+func (f *fence) RemoveAll(name string) error {
+	return f.pass(func() error { return f.FS.RemoveAll(name) })
+}
+
+// Rename implements [vfs.FS].
+func (f *fence) Rename(from, to string) error {
+	return f.pass(func() error { return f.FS.Rename(from, to) })
+}
+
+// MkdirAll implements [vfs.FS].
+func (f *fence) MkdirAll(dir string, perm os.FileMode) error {
+	return f.pass(func() error { return f.FS.MkdirAll(dir, perm) })
+}
+
+// Lock implements [vfs.FS]. The lock is given back by its Close or by unlock,
+// whichever comes first.
+func (f *fence) Lock(name string) (io.Closer, error) {
+	c, err := f.FS.Lock(name)
+	if err != nil {
+		return nil, err
+	}
+	once := &onceCloser{close: sync.OnceValue(c.Close)}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.locks = append(f.locks, once)
+	return once, nil
+}
+
+// unlock gives back the locks that have been taken.
+func (f *fence) unlock() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var err error
+	for _, c := range f.locks {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+type onceCloser struct{ close func() error }
+
+// Close implements [io.Closer].
+func (c *onceCloser) Close() error { return c.close() }
+
+// Unwrap implements [vfs.FS].
+func (f *fence) Unwrap() vfs.FS { return f.FS }
+
+// A fencedFile is a file that is written within a fence.
+type fencedFile struct {
+	vfs.File
+	fence *fence
+}
+
+// Write implements [vfs.File].
+func (w *fencedFile) Write(p []byte) (n int, err error) {
+	err = w.fence.pass(func() (err error) {
+		n, err = w.File.Write(p)
+		return err
+	})
+	return n, err
+}
+
+// WriteAt implements [vfs.File].
+func (w *fencedFile) WriteAt(p []byte, at int64) (n int, err error) {
+	err = w.fence.pass(func() (err error) {
+		n, err = w.File.WriteAt(p, at)
+		return err
+	})
+	return n, err
+}
+
+// Preallocate implements [vfs.File].
+func (w *fencedFile) Preallocate(offset, length int64) error {
+	return w.fence.pass(func() error { return w.File.Preallocate(offset, length) })
+}
+
+// Sync implements [vfs.File].
+func (w *fencedFile) Sync() error { return w.fence.pass(w.File.Sync) }
+
+// SyncData implements [vfs.File].
+func (w *fencedFile) SyncData() error { return w.fence.pass(w.File.SyncData) }
+
+// SyncTo implements [vfs.File].
+func (w *fencedFile) SyncTo(length int64) (full bool, err error) {
+	err = w.fence.pass(func() (err error) {
+		full, err = w.File.SyncTo(length)
+		return err
+	})
+	return full, err
+}

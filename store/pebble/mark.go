@@ -1,0 +1,271 @@
+package pebble
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/record"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/perdure/perdure/store"
+)
+
+// markFile is what makes a directory a log. It says whose it is, whether its
+// creation has ended, and how far it had come when the file was written.
+//
+// It is replaced as a whole: written under another name, synced, renamed, and
+// the directory synced. So after a crash at any moment the old one or the new
+// one is there. It is the first file of a new log and is written in state
+// creating; while it is in that state nothing has been committed, and Open
+// throws away what there is of Pebble's files and begins again.
+//
+// How far the log had come are the number of its commits, and the name and the
+// length of Pebble's list of tables, the manifest. It is written only when both
+// are durable, so an Open that finds less has met damage: Pebble itself takes a
+// manifest that is damaged for one that ends there, and forgets tables.
+const (
+	markFile = "PERDURE"
+	markTemp = markFile + ".tmp"
+)
+
+const (
+	markMagic = "perdure\x00"
+
+	stateCreating = 0
+	stateReady    = 1
+)
+
+// A mark is what markFile holds.
+type mark struct {
+	info          store.LogInfo
+	state         byte
+	commits       uint64
+	manifest      uint64 // its number, 0 for none
+	manifestBytes uint64
+}
+
+func (m *mark) append(dst []byte) []byte {
+	from := len(dst)
+	dst = append(dst, markMagic...)
+	dst = binary.BigEndian.AppendUint32(dst, formatVersion)
+	dst = append(dst, m.state)
+	for _, n := range []uint64{m.commits, m.manifest, m.manifestBytes} {
+		dst = binary.BigEndian.AppendUint64(dst, n)
+	}
+	return store.Seal(store.AppendLogInfo(dst, &m.info), from)
+}
+
+func (m *mark) read(v []byte) error {
+	corrupt := func(reason string) error {
+		return &store.CorruptError{What: "file", Where: markFile, Reason: reason}
+	}
+	b, reason := store.Unseal(v)
+	if reason != "" {
+		return corrupt(reason)
+	}
+	const head = len(markMagic) + 4
+	if !bytes.HasPrefix(b, []byte(markMagic)) || len(b) < head {
+		return corrupt("it does not say that it is a log's")
+	}
+	if n := binary.BigEndian.Uint32(b[len(markMagic):]); n > formatVersion {
+		return fmt.Errorf("%w: format %d, at most %d can be read", store.ErrFormat, n, formatVersion)
+	}
+	if b = b[head:]; len(b) < 1+3*8 {
+		return corrupt(fmt.Sprintf("it has %d bytes", len(v)))
+	}
+	m.state = b[0]
+	m.commits, m.manifest, m.manifestBytes = binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint64(b[9:]), binary.BigEndian.Uint64(b[17:])
+	info, err := store.DecodeLogInfo(b[25:])
+	if err != nil {
+		return err
+	}
+	m.info = *info
+	if n := m.info.Partitions; n < 1 || n > store.PartitionsMax {
+		return corrupt(fmt.Sprintf("%d partitions", n))
+	}
+	return nil
+}
+
+// readMark reads the mark of the directory, nil if there is none.
+func readMark(files vfs.FS, dir string) (*mark, error) {
+	v, err := readFile(files, files.PathJoin(dir, markFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // a directory without one is the usual case of a new log
+	}
+	if err != nil {
+		return nil, err
+	}
+	m := new(mark)
+	return m, m.read(v)
+}
+
+// writeMark replaces the mark of the directory.
+func writeMark(files vfs.FS, dir string, m *mark) error {
+	temp := files.PathJoin(dir, markTemp)
+	f, err := files.Create(temp, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(m.append(nil)); err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := files.Rename(temp, files.PathJoin(dir, markFile)); err != nil {
+		return err
+	}
+	return syncDir(files, dir)
+}
+
+// mark writes down how far the log has come. The caller holds writing, and what
+// has been committed is durable.
+func (l *Log) mark(state byte) error {
+	l.flushed.Store(false)
+	m := &mark{info: l.info, state: state, commits: l.writer.durable.commits}
+	err := m.measure(l.fs, l.dir)
+	if err == nil {
+		err = writeMark(l.fs, l.dir, m)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", markFile, err)
+	}
+	return nil
+}
+
+// measure sets which manifest the directory has, and how much of it is whole,
+// after making sure that this is durable.
+func (m *mark) measure(files vfs.FS, dir string) error {
+	name, err := manifestName(files, dir)
+	if err != nil {
+		return err
+	}
+	path := files.PathJoin(dir, name)
+	n, err := wholeBytes(files, path)
+	if err != nil {
+		return err
+	}
+	f, err := files.Open(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("sync %s: %w", name, err)
+	}
+	m.manifest, _ = manifestNumber(name)
+	m.manifestBytes = n
+	return nil
+}
+
+// check compares the manifest of the directory with the mark.
+func (m *mark) check(files vfs.FS, dir string) error {
+	if m.manifest == 0 {
+		return nil
+	}
+	name, err := manifestName(files, dir)
+	if err != nil {
+		return err
+	}
+	corrupt := func(reason string) error {
+		return &store.CorruptError{What: "file", Where: name, Reason: reason}
+	}
+	number, ok := manifestNumber(name)
+	if !ok || number < m.manifest {
+		return corrupt(fmt.Sprintf("the list of tables was number %d already", m.manifest))
+	}
+	n, err := wholeBytes(files, files.PathJoin(dir, name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return corrupt("it is missing")
+	case err != nil:
+		return err
+	case n == 0 || number == m.manifest && n < m.manifestBytes:
+		return corrupt(fmt.Sprintf("it is whole up to byte %d, and was up to %d", n, m.manifestBytes))
+	}
+	return nil
+}
+
+const (
+	manifestPrefix = "MANIFEST-"
+	// markerPrefix begins the name of the empty file whose name says which
+	// manifest holds: marker.manifest.000003.MANIFEST-000007.
+	markerPrefix = "marker.manifest."
+)
+
+// manifestName returns the name of the manifest that holds.
+func manifestName(files vfs.FS, dir string) (string, error) {
+	names, err := files.List(dir)
+	if err != nil {
+		return "", err
+	}
+	manifest, latest := "", uint64(0)
+	for _, name := range names {
+		rest, ok := strings.CutPrefix(name, markerPrefix)
+		number, file, found := strings.Cut(rest, ".")
+		n, err := strconv.ParseUint(number, 10, 64)
+		if ok && found && err == nil && n >= latest {
+			manifest, latest = file, n
+		}
+	}
+	if manifest == "" {
+		return "", &store.CorruptError{What: "file", Where: manifestPrefix, Reason: "no file says which list of tables holds"}
+	}
+	return manifest, nil
+}
+
+func manifestNumber(name string) (uint64, bool) {
+	rest, ok := strings.CutPrefix(name, manifestPrefix)
+	n, err := strconv.ParseUint(rest, 10, 64)
+	return n, ok && err == nil
+}
+
+// wholeBytes returns how much of a manifest is whole.
+func wholeBytes(files vfs.FS, path string) (uint64, error) {
+	f, err := files.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	r, n := record.NewReader(f, 0), int64(0)
+	for err == nil {
+		var edit io.Reader
+		if edit, err = r.Next(); err == nil {
+			if _, err = io.Copy(io.Discard, edit); err == nil {
+				n = r.Offset()
+			}
+		}
+	}
+	if errors.Is(err, io.EOF) || record.IsInvalidRecord(err) {
+		err = nil
+	}
+	return uint64(n), errors.Join(err, f.Close())
+}
+
+func readFile(files vfs.FS, path string) ([]byte, error) {
+	f, err := files.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(f)
+	return b, errors.Join(err, f.Close())
+}
+
+func syncDir(files vfs.FS, dir string) error {
+	d, err := files.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync the directory: %w", err)
+	}
+	return nil
+}
+
+// dirMode is the mode of a new directory.
+const dirMode = os.FileMode(0o700)

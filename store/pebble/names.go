@@ -1,0 +1,179 @@
+package pebble
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/store"
+)
+
+// Receipt implements [store.Receipts].
+func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.Receipt, error) {
+	k := nameKey(bucketReceipt, key, name)
+	record, err := l.record(ctx, k)
+	if err == nil {
+		var r *store.Receipt
+		if r, err = decodeReceipt(key, k, record); err == nil {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("receipt %q of %v: %w", name, key, l.locate(err))
+}
+
+// Receipts implements [store.Receipts]. Receipts that come or go during the
+// iteration may or may not be seen.
+func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	decode := func(k, record []byte) (*store.Receipt, error) { return decodeReceipt(key, k, record) }
+	return records(ctx, l, "receipts", entityKey(bucketReceipt, key), decode)
+}
+
+func decodeReceipt(key store.Key, k, record []byte) (*store.Receipt, error) {
+	r, err := store.DecodeReceipt(record)
+	if err == nil && (r.Entity != key || !bytes.Equal(nameKey(bucketReceipt, r.Entity, r.Name), k)) {
+		err = corruptKey(k, fmt.Sprintf("found receipt %q of %v in its place", r.Name, r.Entity))
+	}
+	return r, err
+}
+
+// Owner implements [store.Claims].
+func (l *Log) Owner(ctx context.Context, c store.Claim) (store.Key, error) {
+	var owned *store.Claimed
+	err := l.view(ctx, func(r pebble.Reader) (err error) {
+		owned, err = readClaim(r, c)
+		return err
+	})
+	if err == nil && owned == nil {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.Key{}, fmt.Errorf("owner of %q in %q: %w", c.Value, c.Space, err)
+	}
+	return owned.Owner, nil
+}
+
+// Claims implements [store.Claims]. Claims that come or go during the iteration
+// may or may not be seen.
+func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed, error] {
+	decode := func(k, record []byte) (store.Claimed, error) {
+		c, err := decodeClaim(k, record)
+		if err != nil {
+			return store.Claimed{}, err
+		}
+		return *c, nil
+	}
+	return records(ctx, l, "claims", storekit.AppendPair([]byte{byte(bucketClaim)}, space, ""), decode)
+}
+
+// readClaim returns who holds a value, or nil.
+func readClaim(r pebble.Reader, c store.Claim) (*store.Claimed, error) {
+	k := claimKey(c)
+	record, err := getRecord(r, k)
+	if record == nil || err != nil {
+		return nil, err
+	}
+	return decodeClaim(k, record)
+}
+
+func decodeClaim(k, record []byte) (*store.Claimed, error) {
+	c, err := store.DecodeClaimed(record)
+	if err == nil && !bytes.Equal(claimKey(c.Claim), k) {
+		err = corruptKey(k, fmt.Sprintf("found %q in %q in its place", c.Claim.Value, c.Claim.Space))
+	}
+	return c, err
+}
+
+// Bookmarks implements [store.Bookmarks].
+func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
+	all := []store.Bookmark{}
+	for b, err := range records(ctx, l, "bookmarks", []byte{byte(bucketBookmark)}, decodeBookmark) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, *b)
+	}
+	return all, nil
+}
+
+func decodeBookmark(k, record []byte) (*store.Bookmark, error) {
+	b, err := store.DecodeBookmark(record)
+	if err == nil && !bytes.Equal(bookmarkKey(b.Name, b.Position.Partition()), k) {
+		err = corruptKey(k, fmt.Sprintf("found %q at %v in its place", b.Name, b.Position))
+	}
+	return b, err
+}
+
+// record returns a copy of the record under k, or [store.ErrNotFound].
+func (l *Log) record(ctx context.Context, k []byte) (record []byte, err error) {
+	err = l.view(ctx, func(r pebble.Reader) (err error) {
+		record, err = getRecord(r, k)
+		return err
+	})
+	if err == nil && record == nil {
+		err = store.ErrNotFound
+	}
+	return record, err
+}
+
+// records yields what decode makes of the records whose keys begin with a
+// prefix, in the order of their keys. What decode returns shares nothing with
+// what it gets. What names them in errors.
+func records[T any](ctx context.Context, l *Log, what string, prefix []byte, decode func(k, record []byte) (T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		p := storekit.NewPage()
+		defer p.Release()
+		end := above(prefix)
+		for next := prefix; next != nil; {
+			err := l.view(ctx, func(r pebble.Reader) (err error) {
+				next, err = fillRecords(r, p, next, end)
+				return err
+			})
+			if err != nil {
+				yield(zero, fmt.Errorf("read %s: %w", what, err))
+				return
+			}
+			for _, r := range p.Rows {
+				value, err := decode(p.Key(r), p.Value(r))
+				if err == nil {
+					err = ctx.Err()
+				}
+				if err != nil {
+					yield(zero, fmt.Errorf("read %s: %w", what, l.locate(err)))
+					return
+				}
+				if !yield(value, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// fillRecords copies a page of records and returns the key to go on with, or nil.
+func fillRecords(r pebble.Reader, p *storekit.Page, from, end []byte) (next []byte, err error) {
+	p.Reset()
+	err = iterate(r, from, end, func(c *pebble.Iterator) error {
+		for ok := c.First(); ok; ok = c.Next() {
+			if p.Full() {
+				next = bytes.Clone(c.Key())
+				return nil
+			}
+			v, err := c.ValueAndErr()
+			if err != nil {
+				return err
+			}
+			record, reason := storekit.Sealed(c.Key(), v)
+			if reason != "" {
+				return corruptKey(c.Key(), reason)
+			}
+			p.Add(c.Key(), record)
+		}
+		return nil
+	})
+	return next, err
+}

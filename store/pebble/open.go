@@ -1,0 +1,406 @@
+package pebble
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/store"
+)
+
+// formatVersion is the format of the directories that this package writes, and
+// the highest that it reads.
+const formatVersion = 1
+
+// pebbleFormat is the format of Pebble's own files. It has the WAL whose chunks
+// say what was synced before them, so that damage in its middle shows.
+const pebbleFormat = pebble.FormatTableFormatV6
+
+// Open opens the log in the directory at path, and creates it if there is none
+// or an empty one, with mode 0700, in a directory that exists. The directory is
+// locked to the returned Log until it is closed.
+//
+// The error matches [store.ErrInUse] if another process or Log has the directory
+// open, [store.ErrFormat] if it is not a log or of a newer format (then it is
+// untouched), [store.ErrCorrupt] if it is damaged, and [store.ErrInvalid] if the
+// options are wrong or do not fit the log; errors of the operating system match
+// themselves.
+func Open(path string, opts ...Option) (*Log, error) {
+	c, err := newConfig(opts)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	l := &Log{path: path, config: c, fs: &fence{FS: c.files}, down: make(chan struct{})}
+	l.writer.log = l
+	if err := l.open(); err != nil {
+		l.closed.Store(true)
+		err = errors.Join(l.locate(err), l.shut())
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func (l *Log) open() error {
+	if err := l.enter(); err != nil {
+		return err
+	}
+	m, err := readMark(l.fs, l.dir)
+	if err != nil {
+		return err
+	}
+	if m == nil || m.state == stateCreating {
+		if m, err = l.create(m); err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+	}
+	if l.partitionsSet && l.partitions != m.info.Partitions {
+		return fmt.Errorf("%w: the log has %d partitions, not %d", store.ErrInvalid, m.info.Partitions, l.partitions)
+	}
+	l.info = m.info
+	if err := m.check(l.fs, l.dir); err != nil {
+		return err
+	}
+	if err := l.openDB(); err != nil {
+		return err
+	}
+	return l.guard(func() error { return l.start(m) })
+}
+
+// enter makes the directory, looks whether it may be a log, and locks it.
+func (l *Log) enter() error {
+	parent := l.files.PathDir(l.path)
+	if _, err := l.files.Stat(parent); err != nil {
+		return err
+	}
+	info, err := l.files.Stat(l.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !l.readOnly:
+		if err := l.fs.MkdirAll(l.path, dirMode); err != nil {
+			return err
+		}
+		if err := syncDir(l.fs, parent); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%w: not a directory", store.ErrFormat)
+	}
+	if l.dir, err = canonical(l.files, l.path); err != nil {
+		return err
+	}
+	if err := l.probe(); err != nil {
+		return err
+	}
+	return l.takeLock()
+}
+
+// canonical returns the one path of a directory, so that two Logs of one process
+// cannot have it open by different ones: the lock is one of the process.
+func canonical(files vfs.FS, path string) (string, error) {
+	if vfs.Root(files) != vfs.Default {
+		return path, nil
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(path)
+}
+
+// probe looks whether a directory is a log, or may become one, before anything
+// is written to it, whosever it is.
+func (l *Log) probe() error {
+	m, err := readMark(l.files, l.dir)
+	if err != nil || m != nil && (m.state == stateReady || !l.readOnly) {
+		return err
+	}
+	if m != nil {
+		return fmt.Errorf("%w: its creation has not ended", store.ErrFormat)
+	}
+	names, err := l.files.List(l.dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name != lockFile && name != markTemp { // of a creation that was broken off
+			return fmt.Errorf("%w: a directory that holds %s and no %s", store.ErrFormat, name, markFile)
+		}
+	}
+	if l.readOnly {
+		return fmt.Errorf("%w: the directory is empty", store.ErrFormat)
+	}
+	return nil
+}
+
+const (
+	lockFile  = "LOCK"
+	lockEvery = 50 * time.Millisecond
+)
+
+func (l *Log) takeLock() error {
+	for limit := time.Now().Add(l.lockTimeout); ; {
+		lock, err := pebble.LockDirectory(l.dir, l.fs)
+		if err == nil {
+			l.lock = lock
+			return nil
+		}
+		// Pebble says in words that this process holds it, and by a bare number
+		// of the system that another does.
+		_, isPath := errors.AsType[*fs.PathError](err)
+		errno, isErrno := errors.AsType[syscall.Errno](err)
+		if isPath || isErrno && errno != syscall.EAGAIN && errno != syscall.EACCES || errors.Is(err, errFenced) {
+			return err
+		}
+		wait := time.Until(limit)
+		if wait <= 0 {
+			return fmt.Errorf("%w: another process or log has had the directory open for %v", store.ErrInUse, l.lockTimeout)
+		}
+		<-time.After(min(wait, lockEvery))
+	}
+}
+
+// create begins a log in the directory, or anew one that was begun.
+func (l *Log) create(begun *mark) (*mark, error) {
+	if begun == nil {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, fmt.Errorf("make an id: %w", err)
+		}
+		begun = &mark{info: store.LogInfo{
+			ID: store.ID(id), Format: formatVersion, Created: time.Unix(0, l.now().UnixNano()).UTC(),
+		}}
+	}
+	begun.info.Partitions = l.partitions
+	if err := writeMark(l.fs, l.dir, begun); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{l.dir, l.walPath()} {
+		if err := l.clear(dir); err != nil {
+			return nil, err
+		}
+	}
+	return begun, nil
+}
+
+// walPath returns the directory of the WAL.
+func (l *Log) walPath() string {
+	switch {
+	case l.walDir == "":
+		return l.dir
+	case filepath.IsAbs(l.walDir):
+		return l.walDir
+	}
+	return l.files.PathJoin(l.dir, l.walDir)
+}
+
+// clear removes Pebble's files, which hold nothing.
+func (l *Log) clear(dir string) error {
+	names, err := l.files.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !ofPebble(name) {
+			continue
+		}
+		if err := l.fs.Remove(l.files.PathJoin(dir, name)); err != nil {
+			return err
+		}
+	}
+	return syncDir(l.fs, dir)
+}
+
+func ofPebble(name string) bool {
+	for _, prefix := range []string{manifestPrefix, "OPTIONS-", "marker."} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	switch filepath.Ext(name) {
+	case ".log", ".sst", ".dbtmp", ".blob":
+		return true
+	}
+	return false
+}
+
+// Bounds of Pebble's work in the background.
+const (
+	memTablesMax     = 4
+	openFilesMax     = 1000
+	bloomBitsPerKey  = 10
+	tableBytes       = 16 << 20
+	bytesPerSync     = 512 << 10
+	l0ReadAmpMax     = 20
+	l0CompactionFrom = 4
+)
+
+func (l *Log) options(cache *pebble.Cache) *pebble.Options {
+	o := &pebble.Options{
+		FS: l.fs, Lock: l.lock, ReadOnly: l.readOnly,
+		FormatMajorVersion: pebbleFormat,
+		Cache:              cache, MaxOpenFiles: openFilesMax,
+		MemTableSize: uint64(l.memTableBytes), MemTableStopWritesThreshold: memTablesMax,
+		L0CompactionThreshold: l0CompactionFrom, L0StopWritesThreshold: l0ReadAmpMax,
+		BytesPerSync: bytesPerSync, WALBytesPerSync: l.walBytesPerSync, WALDir: l.walDir,
+		CompactionConcurrencyRange: func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)/2) },
+		Logger:                     logger{l}, EventListener: l.listener(),
+	}
+	o.TargetFileSizes[0] = tableBytes
+	for i := range o.Levels {
+		// For what is mostly not there: a receipt, a claim.
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBitsPerKey)
+	}
+	return o
+}
+
+// openDB opens Pebble.
+func (l *Log) openDB() error {
+	cache := pebble.NewCache(l.cacheBytes)
+	defer cache.Unref() // the database has a share of its own
+	err := l.guard(func() (err error) {
+		l.db, err = pebble.Open(l.dir, l.options(cache))
+		return err
+	})
+	if err == nil {
+		return nil
+	}
+	l.db = nil
+	_, missingWAL := errors.AsType[pebble.ErrMissingWALRecoveryDir](err)
+	errno, isErrno := errors.AsType[syscall.Errno](err)
+	_, isFatal := errors.AsType[fatal](err)
+	switch {
+	case errors.Is(err, store.ErrCorrupt):
+		return err
+	case missingWAL:
+		return fmt.Errorf("%w: its write-ahead log is in another directory: %w", store.ErrInvalid, err)
+	case isErrno && errno != syscall.ENOENT, isFatal, errors.Is(err, errFenced):
+		return err
+	case strings.Contains(err.Error(), "unknown format major version"):
+		return fmt.Errorf("%w: written by a newer Pebble: %w", store.ErrFormat, err)
+	case l.files != vfs.FS(vfs.Default) && !errors.Is(err, fs.ErrNotExist) && !pebble.IsCorruptionError(err):
+		return err
+	}
+	// The mark says that there is a log. Then what Pebble misses was there.
+	return &store.CorruptError{What: "file", Reason: err.Error()}
+}
+
+// start makes the log ready once Pebble has opened the directory.
+func (l *Log) start(m *mark) error {
+	if m.state == stateCreating {
+		if err := l.writer.create(); err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+	}
+	if err := l.advance(); err != nil {
+		return err
+	}
+	r := pebble.Reader(l.snapshot.Snapshot)
+	info, err := readInfo(r)
+	switch {
+	case err != nil:
+		return err
+	case *info != m.info:
+		return &store.CorruptError{What: "file", Where: markFile, Reason: fmt.Sprintf("it is that of log %v, and this is log %v", m.info.ID, info.ID)}
+	}
+	w := &l.writer
+	if err := w.counters.load(r); err != nil {
+		return err
+	}
+	w.durable = w.counters
+	if n := w.counters.commits; n < m.commits {
+		return &store.CorruptError{What: "file", Reason: fmt.Sprintf(
+			"it has %d commits, and had %d: commits that were acknowledged are lost", n, m.commits)}
+	}
+	l.sparse.Store(w.counters.pruned > 0)
+	if err := l.loadHeads(r); err != nil {
+		return err
+	}
+	if l.readOnly {
+		return nil
+	}
+	return l.mark(stateReady)
+}
+
+// readInfo returns what the database says about itself.
+func readInfo(r pebble.Reader) (*store.LogInfo, error) {
+	record, err := getRecord(r, appendKey(nil, bucketMeta, metaInfo))
+	if err == nil && record == nil {
+		err = bucketMeta.corrupt(metaInfo, "it is missing")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return store.DecodeLogInfo(record)
+}
+
+// create writes what a new log holds.
+func (w *writer) create() error {
+	b := w.log.db.NewBatch()
+	k := appendKey(nil, bucketMeta, metaInfo)
+	err := b.Set(k, store.AppendLogInfo(storekit.AppendKeySum(nil, k), &w.log.info), nil)
+	if err == nil {
+		err = b.Set(appendKey(nil, bucketMeta, metaCounters), new(counters).append(nil), nil)
+	}
+	if err == nil {
+		err = b.Commit(w.log.sync)
+	}
+	return errors.Join(err, b.Close())
+}
+
+// loadHeads reads the heads of all partitions, and compares them with the ends
+// of the partitions, so that a lost end is noticed before a position is given
+// away twice.
+func (l *Log) loadHeads(r pebble.Reader) error {
+	w := &l.writer
+	l.heads = make([]atomic.Uint64, l.info.Partitions)
+	w.heads = make([]uint64, l.info.Partitions)
+	w.blobs = make([]blob, l.info.Partitions)
+	lower, upper := bounds(bucketLog)
+	return iterate(r, lower, upper, func(c *pebble.Iterator) error {
+		for i := range w.heads {
+			k := headKey(i)
+			v, err := get(r, k)
+			if err != nil {
+				return err
+			}
+			if v != nil {
+				n, reason := storekit.Number(k, v)
+				if reason != "" {
+					return corruptKey(k, reason)
+				}
+				w.heads[i] = n
+				l.heads[i].Store(n)
+			}
+			want := logKey(store.NewPosition(i, w.heads[i]))
+			ok := c.SeekGE(want)
+			if w.heads[i] > 0 {
+				if !ok || !bytes.Equal(c.Key(), want) {
+					return corruptKey(want, "the last event of the partition is missing")
+				}
+				ok = c.Next()
+			}
+			if ok && store.Position(binary.BigEndian.Uint64(c.Key()[1:])).Partition() == i {
+				return corruptKey(c.Key(), "an event above the last one of the partition")
+			}
+		}
+		return c.Error()
+	})
+}

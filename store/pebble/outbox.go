@@ -1,0 +1,264 @@
+package pebble
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/store"
+)
+
+// A row of the outbox is a message under its sequence, an entry of due if it is
+// pending or of parked if it is not, and an entry of timer if it is one.
+
+// checkSettle returns why the settlements cannot be made, or nil. They take
+// effect one after the other, so a row that one removes is gone for the next.
+func (w *writer) checkSettle(settle []store.Settlement) error {
+	var gone map[uint64]bool
+	for i := range settle {
+		s := &settle[i]
+		old, err := w.message(s.Sequence)
+		if err != nil {
+			return fmt.Errorf("settle outbox message %d: %w", s.Sequence, err)
+		}
+		if old == nil || gone[s.Sequence] {
+			if s.Required {
+				return &store.SettledError{Sequence: s.Sequence}
+			}
+			continue
+		}
+		if s.Message == nil {
+			if gone == nil {
+				gone = make(map[uint64]bool)
+			}
+			gone[s.Sequence] = true
+			continue
+		}
+		if m := s.Message; m.ID != old.ID || m.Source != old.Source || m.Timer != old.Timer || !m.Time.Equal(old.Time) {
+			return fmt.Errorf("settle outbox message %d: %w: the new message has another id, source, timer or time",
+				s.Sequence, store.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// checkTimers reads the timers that the batch is going to replace or cancel.
+func (w *writer) checkTimers(b *store.Batch) error {
+	for _, name := range b.Cancel {
+		if _, err := w.timer(b.Key, name); err != nil {
+			return err
+		}
+	}
+	for i := range b.Enqueue {
+		if name := b.Enqueue[i].Timer; name != "" {
+			if _, err := w.timer(b.Key, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *writer) settle(settle []store.Settlement) error {
+	for i := range settle {
+		s := &settle[i]
+		old, err := w.message(s.Sequence)
+		if err != nil {
+			return err
+		}
+		if old == nil {
+			continue
+		}
+		if err := w.removeMessage(old); err != nil {
+			return err
+		}
+		if s.Message != nil {
+			m := *s.Message
+			m.Sequence = s.Sequence
+			if err := w.putMessage(&m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cancel removes the timer of an entity if it is set.
+func (w *writer) cancel(key store.Key, name string) error {
+	m, err := w.timer(key, name)
+	if m == nil || err != nil {
+		return err
+	}
+	return w.removeMessage(m)
+}
+
+func (w *writer) enqueue(b *store.Batch, r *store.Result) error {
+	for i := range b.Enqueue {
+		m := &b.Enqueue[i]
+		if m.Timer != "" {
+			if err := w.cancel(b.Key, m.Timer); err != nil {
+				return err
+			}
+		}
+		w.counters.sequence++
+		m.Sequence, m.Source, m.Time = w.counters.sequence, b.Key, w.now
+		if err := w.putMessage(m); err != nil {
+			return err
+		}
+		r.Sequence = m.Sequence
+	}
+	return nil
+}
+
+func (w *writer) putMessage(m *store.Message) error {
+	k := sequenceKey(bucketMessage, m.Sequence)
+	if err := w.put(k, store.AppendMessage(w.sum(k), m)); err != nil {
+		return err
+	}
+	if m.Timer != "" {
+		if err := w.putNumber(nameKey(bucketTimer, m.Source, m.Timer), m.Sequence); err != nil {
+			return err
+		}
+	}
+	if m.Parked {
+		w.counters.parked++
+		return w.putNumber(sequenceKey(bucketParked, m.Sequence), m.Sequence)
+	}
+	w.counters.pending++
+	return w.putNumber(dueKey(m), m.Sequence)
+}
+
+func (w *writer) removeMessage(m *store.Message) error {
+	if err := w.delete(sequenceKey(bucketMessage, m.Sequence)); err != nil {
+		return err
+	}
+	if m.Timer != "" {
+		if err := w.delete(nameKey(bucketTimer, m.Source, m.Timer)); err != nil {
+			return err
+		}
+	}
+	if m.Parked {
+		w.counters.parked--
+		return w.delete(sequenceKey(bucketParked, m.Sequence))
+	}
+	w.counters.pending--
+	return w.delete(dueKey(m))
+}
+
+// message returns a row, or nil.
+func (w *writer) message(sequence uint64) (*store.Message, error) {
+	record, err := getRecord(w.reader(), sequenceKey(bucketMessage, sequence))
+	if record == nil || err != nil {
+		return nil, err
+	}
+	return decodeMessage(sequence, record)
+}
+
+// timer returns the row of a timer, or nil.
+func (w *writer) timer(key store.Key, name string) (*store.Message, error) {
+	k := nameKey(bucketTimer, key, name)
+	sequence, ok, err := getNumber(w.reader(), k)
+	if !ok || err != nil {
+		return nil, err
+	}
+	m, err := w.message(sequence)
+	if err == nil && (m == nil || m.Source != key || m.Timer != name) {
+		err = corruptKey(k, fmt.Sprintf("message %d is not this timer", sequence))
+	}
+	return m, err
+}
+
+func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
+	if len(record) == 0 {
+		return nil, corruptKey(sequenceKey(bucketMessage, sequence), "the message is missing or not the one of its key")
+	}
+	m, err := store.DecodeMessage(record)
+	if err == nil && m.Sequence != sequence {
+		err = corruptKey(sequenceKey(bucketMessage, sequence), fmt.Sprintf("found message %d in its place", m.Sequence))
+	}
+	return m, err
+}
+
+// Messages implements [store.Outbox]. Rows that come or go during the iteration
+// may or may not be seen.
+func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	_, end := bounds(bucketDue)
+	o := outboxReader{log: l, end: end}
+	o.next = binary.BigEndian.AppendUint64(storekit.AppendDue([]byte{byte(bucketDue)}, q.AfterDue), q.After)
+	switch {
+	case q.Parked:
+		_, o.end = bounds(bucketParked)
+		o.next = sequenceKey(bucketParked, q.After)
+	case !q.DueBy.IsZero():
+		o.end = above(storekit.AppendDueBy([]byte{byte(bucketDue)}, q.DueBy))
+	}
+	o.next = append(o.next, 0) // above it
+	return func(yield func(*store.Message, error) bool) {
+		o := o
+		p := storekit.NewPage()
+		defer p.Release()
+		for o.next != nil {
+			err := l.view(ctx, func(r pebble.Reader) error { return o.fill(r, p) })
+			if err != nil {
+				yield(nil, fmt.Errorf("outbox: %w", err))
+				return
+			}
+			for _, r := range p.Rows {
+				sequence := binary.BigEndian.Uint64(p.Key(r))
+				if err := ctx.Err(); err != nil {
+					yield(nil, fmt.Errorf("outbox: %w", err))
+					return
+				}
+				m, err := decodeMessage(sequence, p.Value(r))
+				if err != nil {
+					m, err = nil, fmt.Errorf("outbox message %d: %w", sequence, l.locate(err))
+				}
+				if !yield(m, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// An outboxReader reads the messages that a list names, a page at a time.
+type outboxReader struct {
+	log  *Log
+	next []byte // where to go on in the list of due or parked; nil at the end
+	end  []byte // above the last one
+}
+
+// fill copies the next page of messages, each under its sequence.
+func (o *outboxReader) fill(r pebble.Reader, p *storekit.Page) error {
+	p.Reset()
+	from := o.next
+	o.next = nil
+	return iterate(r, from, o.end, func(c *pebble.Iterator) error {
+		for ok := c.First(); ok; ok = c.Next() {
+			v, err := c.ValueAndErr()
+			if err != nil {
+				return err
+			}
+			sequence, reason := storekit.Number(c.Key(), v)
+			if reason != "" {
+				return corruptKey(c.Key(), reason)
+			}
+			if p.Full() {
+				o.next = bytes.Clone(c.Key())
+				return nil
+			}
+			record, err := getRecord(r, sequenceKey(bucketMessage, sequence))
+			if err = o.log.translate(err); err != nil && !errors.Is(err, store.ErrCorrupt) {
+				return err
+			}
+			p.Add(binary.BigEndian.AppendUint64(nil, sequence), record) // none of a damaged message, which is told when its turn comes
+		}
+		return nil
+	})
+}

@@ -1,0 +1,199 @@
+package pebble
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/store"
+)
+
+// deleteMax bounds what one transaction deletes. Each event may be in a blob of
+// its own, which is written anew without it.
+const deleteMax = 1024
+
+// DeleteEvents implements [store.Pruner]. It deletes some thousand events in a
+// transaction, so an error may come after part of them: then it returns how
+// many are deleted for certain. What is deleted leaves the disk when Pebble
+// next compacts the tables that hold it.
+func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
+	n, err := l.prune(ctx, key, func(w *writer, s *stream) (int, error) { return w.deleteEvents(s, below, through) })
+	if err != nil {
+		return n, fmt.Errorf("delete events of %v: %w", key, err)
+	}
+	return n, nil
+}
+
+// DeleteSnapshots implements [store.Pruner].
+func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Version) (int, error) {
+	n, err := l.prune(ctx, key, func(w *writer, s *stream) (int, error) { return w.deleteSnapshots(s, below) })
+	if err != nil {
+		return n, fmt.Errorf("delete snapshots of %v: %w", key, err)
+	}
+	return n, nil
+}
+
+// prune runs fn in one transaction after the other until it deletes no more
+// than fits in one.
+func (l *Log) prune(ctx context.Context, key store.Key, fn func(*writer, *stream) (int, error)) (int, error) {
+	if err := key.Validate(); err != nil {
+		return 0, err
+	}
+	total := 0
+	for {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		n := 0
+		err := l.exclusively(func(w *writer) (err error) {
+			n, err = fn(w, l.stream(key))
+			return err
+		})
+		if err != nil {
+			return total, err
+		}
+		total += n
+		if n < deleteMax {
+			return total, nil
+		}
+	}
+}
+
+// exclusively runs fn as a transaction between those of the committers.
+func (l *Log) exclusively(fn func(w *writer) error) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	_, err := l.transact(fn)
+	return err
+}
+
+func (w *writer) deleteEvents(s *stream, below store.Version, through store.Position) (int, error) {
+	covered, err := w.covered(s)
+	if err != nil {
+		return 0, err
+	}
+	if below > covered+1 {
+		return 0, fmt.Errorf("%w: those below version %d, but the latest snapshot covers %d", store.ErrInvalid, below, covered)
+	}
+	h, err := w.head(s.key)
+	if err != nil {
+		return 0, err
+	}
+	below = min(below, h.Version) // the last event is always kept
+	gone := map[store.Position]bool{}
+	err = iterate(w.log.db, s.eventKey(0), s.eventKey(below), func(c *pebble.Iterator) error {
+		for ok := c.First(); ok && len(gone) < deleteMax; ok = c.Next() {
+			_, version, _ := s.split(c.Key())
+			v, err := c.ValueAndErr()
+			if err != nil {
+				return err
+			}
+			e, err := s.decode(v, version)
+			if err != nil {
+				return err
+			}
+			if e.Position > through {
+				return nil
+			}
+			gone[e.Position] = true
+			if err := w.delete(c.Key()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = w.deleteFromBlobs(gone)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if n := uint64(len(gone)); n > 0 {
+		w.counters.events -= n
+		w.counters.pruned += n
+		w.log.sparse.Store(true) // before anybody can see it
+	}
+	return len(gone), nil
+}
+
+// deleteFromBlobs writes the blobs that hold events anew without them.
+func (w *writer) deleteFromBlobs(gone map[store.Position]bool) error {
+	lower, upper := bounds(bucketLog)
+	return iterate(w.log.db, lower, upper, func(c *pebble.Iterator) error {
+		var done store.Position // the key of the last blob that has been written
+		for _, at := range slices.Sorted(maps.Keys(gone)) {
+			if at <= done {
+				continue
+			}
+			if !c.SeekGE(logKey(at)) {
+				if err := c.Error(); err != nil {
+					return err
+				}
+				return w.log.corruptAt(&store.CorruptError{What: "event", Reason: "it is missing"}, at)
+			}
+			if err := w.deleteFromBlob(c, gone); err != nil {
+				return err
+			}
+			done = positionOf(c.Key())
+		}
+		return nil
+	})
+}
+
+func (w *writer) deleteFromBlob(c *pebble.Iterator, gone map[store.Position]bool) error {
+	v, err := c.ValueAndErr()
+	if err != nil {
+		return err
+	}
+	var d store.Decoder
+	var e store.Event
+	var kept blob
+	reason := events(v, func(sealed []byte) bool {
+		if err = d.Event(sealed, &e); err == nil && !gone[e.Position] {
+			kept.add(sealed)
+		}
+		return err == nil
+	})
+	switch {
+	case err != nil:
+		return w.log.corruptAt(err, positionOf(c.Key()))
+	case reason != "":
+		return corruptKey(c.Key(), reason)
+	case kept.count == 0:
+		return w.delete(c.Key())
+	}
+	return w.put(c.Key(), append(w.value[:0], kept.finish()...))
+}
+
+func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {
+	covered, err := w.covered(s)
+	if err != nil {
+		return 0, err
+	}
+	keys, err := w.olderSnapshots(s.key, min(below, covered)) // the latest is always kept
+	if err != nil {
+		return 0, err
+	}
+	for _, k := range keys {
+		if err := w.delete(k); err != nil {
+			return 0, err
+		}
+	}
+	w.counters.snapshots -= uint64(len(keys))
+	return len(keys), nil
+}
+
+// covered returns the version of the latest snapshot or saved state of an entity.
+func (w *writer) covered(s *stream) (covered store.Version, err error) {
+	p := storekit.NewPage()
+	defer p.Release()
+	err = iterate(w.log.db, s.prefix, s.part(partEnd), func(c *pebble.Iterator) (err error) {
+		covered, _, err = s.copyState(c, p, c.First(), lastUnknown)
+		return err
+	})
+	return covered, s.corrupt(err, 0, 0)
+}
