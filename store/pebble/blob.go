@@ -8,8 +8,9 @@ import (
 )
 
 // A blob holds events of one partition in the order of their positions, under
-// the position of the last one: their number as be32, then each as be32(length)
-// and the sealed event. A commit writes one for each partition that it moves,
+// the position of the last one: their number as be32, then each as be32(length),
+// be32(the low half of its position) and the sealed event, so that a damaged one
+// spoils no other. A commit writes one for each partition that it moves,
 // and more if they become large, so that deleting an event rewrites little.
 //
 // Invariant: the positions in a blob are above the key of the blob before it.
@@ -25,7 +26,7 @@ const (
 	// last event is.
 	blobBytesMax   = 16 << 10
 	blobHeadBytes  = 4
-	blobFrameBytes = 4
+	blobFrameBytes = 8
 )
 
 func (b *blob) full() bool { return len(b.value) >= blobBytesMax }
@@ -39,20 +40,22 @@ func (b *blob) append(e *store.Event) (sealed []byte) {
 		b.value = append(b.value[:0], make([]byte, blobHeadBytes)...)
 	}
 	from := len(b.value) + blobFrameBytes
-	b.value = store.AppendEvent(append(b.value, 0, 0, 0, 0), e)
+	b.value = store.AppendEvent(append(b.value, make([]byte, blobFrameBytes)...), e)
 	sealed = b.value[from:]
-	binary.BigEndian.PutUint32(b.value[from-blobFrameBytes:], uint32(len(sealed)))
+	binary.BigEndian.PutUint32(b.value[from-8:], uint32(len(sealed)))
+	binary.BigEndian.PutUint32(b.value[from-4:], uint32(e.Position))
 	b.count++
 	b.last = e.Position
 	return sealed
 }
 
 // add adds a sealed event.
-func (b *blob) add(sealed []byte) {
+func (b *blob) add(at store.Position, sealed []byte) {
 	if b.count == 0 {
 		b.value = append(b.value[:0], make([]byte, blobHeadBytes)...)
 	}
 	b.value = binary.BigEndian.AppendUint32(b.value, uint32(len(sealed)))
+	b.value = binary.BigEndian.AppendUint32(b.value, uint32(at))
 	b.value = append(b.value, sealed...)
 	b.count++
 }
@@ -66,9 +69,9 @@ func (b *blob) finish() []byte {
 	return b.value
 }
 
-// events calls fn with each sealed event of a blob's value, until it returns
-// false, and says what is wrong.
-func events(v []byte, fn func(sealed []byte) bool) (reason string) {
+// events calls fn with position and sealed form of each event of the blob under
+// a position, until it returns false, and says what is wrong.
+func events(end store.Position, v []byte, fn func(at store.Position, sealed []byte) bool) (reason string) {
 	if len(v) < blobHeadBytes {
 		return fmt.Sprintf("blob of %d bytes", len(v))
 	}
@@ -77,11 +80,11 @@ func events(v []byte, fn func(sealed []byte) bool) (reason string) {
 		if len(v) < blobFrameBytes {
 			return fmt.Sprintf("blob ends %d events early", count)
 		}
-		n := uint64(binary.BigEndian.Uint32(v))
+		n, low := uint64(binary.BigEndian.Uint32(v)), binary.BigEndian.Uint32(v[4:])
 		if v = v[blobFrameBytes:]; n > uint64(len(v)) {
 			return fmt.Sprintf("event of %d bytes where %d are left", n, len(v))
 		}
-		if !fn(v[:n:n]) {
+		if !fn(end-store.Position(uint32(end)-low), v[:n:n]) {
 			return ""
 		}
 		v = v[n:]

@@ -50,17 +50,16 @@ func damageBlob(db *pebble.DB, p store.Position, flip func([]byte)) error {
 	if err != nil {
 		return err
 	}
-	var d store.Decoder
-	var e store.Event
-	reason := events(v, func(sealed []byte) bool {
-		if err = d.Event(sealed, &e); err == nil && e.Position == p {
+	found := false
+	reason := events(positionOf(k), v, func(at store.Position, sealed []byte) bool {
+		if at == p {
 			flip(sealed)
-			return false
+			found = true
 		}
-		return err == nil
+		return true
 	})
-	if err != nil || reason != "" {
-		return fmt.Errorf("blob of position %v: %s %w", p, reason, err)
+	if reason != "" || !found {
+		return fmt.Errorf("blob of position %v: %s", p, reason)
 	}
 	return db.Set(k, v, pebble.Sync)
 }

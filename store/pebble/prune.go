@@ -149,18 +149,14 @@ func (w *writer) deleteFromBlob(c *pebble.Iterator, gone map[store.Position]bool
 	if err != nil {
 		return err
 	}
-	var d store.Decoder
-	var e store.Event
 	var kept blob
-	reason := events(v, func(sealed []byte) bool {
-		if err = d.Event(sealed, &e); err == nil && !gone[e.Position] {
-			kept.add(sealed)
+	reason := events(positionOf(c.Key()), v, func(at store.Position, sealed []byte) bool {
+		if !gone[at] {
+			kept.add(at, sealed)
 		}
-		return err == nil
+		return true
 	})
 	switch {
-	case err != nil:
-		return w.log.corruptAt(err, positionOf(c.Key()))
 	case reason != "":
 		return corruptKey(c.Key(), reason)
 	case kept.count == 0:

@@ -99,25 +99,28 @@ func (s *scanner) fill(r pebble.Reader) error {
 // Positions are dense unless events have been deleted.
 func (s *scanner) blob(ctx context.Context, k, v []byte) (err error) {
 	event, end := &s.page.Event, positionOf(k)
-	reason := events(v, func(sealed []byte) bool {
-		err = s.page.Decoder.Event(sealed, event)
-		switch at := event.Position; {
-		case err != nil:
-			err = s.log.corruptAt(err, s.next)
-		case at < s.next && at.Partition() == end.Partition():
+	reason := events(end, v, func(at store.Position, sealed []byte) bool {
+		switch {
+		case at < s.next:
 			return true // before where the scan began
-		case at > end || at < s.next:
-			err = s.log.corruptAt(misplaced(event), s.next)
 		case at > s.last:
 			s.next = s.last + 1
 			return false
 		case at > s.next && !s.sparse:
 			err = s.missing(s.next)
-		default:
-			s.next = at + 1
-			if err = ctx.Err(); err == nil && s.query.Match(event) {
-				s.done = !s.yield(event, nil)
-			}
+			return false
+		}
+		err = s.page.Decoder.Event(sealed, event)
+		if err == nil && event.Position != at {
+			err = misplaced(event)
+		}
+		if err != nil {
+			err = s.log.corruptAt(err, at)
+			return false
+		}
+		s.next = at + 1
+		if err = ctx.Err(); err == nil && s.query.Match(event) {
+			s.done = !s.yield(event, nil)
 		}
 		return err == nil && !s.done
 	})
