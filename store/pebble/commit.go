@@ -97,33 +97,32 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 	return true, nil
 }
 
-// write commits a batch and returns once it is durable. It gives up as soon as
-// the log is broken: a flush that fails may keep Pebble waiting for ever.
+// write commits a batch and returns once it is durable.
 func (l *Log) write(batch *pebble.Batch) error {
-	done := make(chan error, 1)
-	go func() {
-		ended := false
-		defer func() {
-			if !ended {
-				done <- errors.New("pebble has given up")
-			}
-		}()
-		err := l.guard(func() error { return l.db.Apply(batch, l.sync) })
-		ended = true
-		done <- err
-	}()
-	var err error
-	select {
-	case err = <-done:
-		if _, ok := errors.AsType[fatal](err); err != nil && !ok {
-			l.stuck.Store(true) // a panic in its midst
-		}
-	case <-l.down:
-		l.stuck.Store(true) // it still runs
-		err = *l.broken.Load()
-	}
+	err := l.apart(func() error { return l.db.Apply(batch, l.sync) })
 	if err != nil {
+		l.stuck.Store(true) // some of Pebble's locks may never come free
 		l.breakDown(err)
 	}
 	return err
+}
+
+// apart runs what makes Pebble write in a goroutine of its own, and gives up as
+// soon as the log is broken: then it may never return.
+func (l *Log) apart(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if r := recover(); r != nil {
+				done <- fatal(fmt.Sprint(r))
+			}
+		}()
+		done <- fn()
+	}()
+	select {
+	case err := <-done:
+		return l.locate(l.translate(err))
+	case <-l.down:
+		return *l.broken.Load()
+	}
 }

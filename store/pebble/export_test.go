@@ -157,5 +157,13 @@ func (l *Log) Fatal(text string) { logger{l}.Fatalf("%s", text) }
 // DB returns the database under the log.
 func (l *Log) DB() *pebble.DB { return l.db }
 
-// Flush writes what is in memory to a table.
-func (l *Log) Flush() error { return l.db.Flush() }
+// Flush writes what is in memory to a table, or returns once the log is broken.
+func (l *Log) Flush() error {
+	if err := l.apart(l.db.Flush); err != nil {
+		return err
+	}
+	return l.usable()
+}
+
+// Down is closed once the log is broken.
+func (l *Log) Down() <-chan struct{} { return l.down }

@@ -27,25 +27,18 @@ func (g logger) Errorf(format string, args ...any) {
 	g.log.logger.Error("pebble", "dir", g.log.path, "text", fmt.Sprintf(format, args...))
 }
 
-// fatalCommit is the format of the one call of Fatalf that Pebble makes without
-// holding a lock.
-const fatalCommit = "pebble: fatal commit error: %v"
-
 // Fatalf implements [pebble.Logger]. Pebble's own ends the process, and Pebble
 // relies on Fatalf not to return: what it does next would be wrong. So the log
-// is broken, and the goroutine ends: one of ours by a panic that [Log.guard]
-// turns into an error, one of Pebble's by [runtime.Goexit], which gives back the
-// locks that are deferred. Pebble is not called any more after that.
+// is broken, and the goroutine ends or stays: a reader's by a panic that
+// [Log.guard] turns into an error, any other by waiting for ever, see [pit].
 func (g logger) Fatalf(format string, args ...any) {
 	err := fatal(fmt.Sprintf(format, args...))
-	if format != fatalCommit {
-		g.log.stuck.Store(true)
-	}
+	g.log.stuck.Store(true)
 	g.log.breakDown(err)
 	if guarded() {
 		panic(err)
 	}
-	runtime.Goexit()
+	select {}
 }
 
 // fatal is an error after which Pebble cannot go on.
@@ -83,12 +76,9 @@ func (l *Log) listener() *pebble.EventListener {
 				l.logger.Error("damage met by a compaction", "dir", l.path, "error", err)
 				return
 			}
-			if l.closed.Load() || l.fs.raised() {
-				runtime.Goexit() // nobody waits for it
-			}
 			l.stuck.Store(true)
 			l.breakDown(fmt.Errorf("background work: %w", err))
-			runtime.Goexit()
+			runtime.Goexit() // its locks are given back by defer
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			l.logger.Error("damage", "dir", l.path, "file", info.Path, "error", info.Details)

@@ -127,6 +127,11 @@ type onceCloser struct{ close func() error }
 // Close implements [io.Closer].
 func (c *onceCloser) Close() error { return c.close() }
 
+// OpenDir implements [vfs.FS].
+func (f *fence) OpenDir(name string) (vfs.File, error) {
+	return f.file(func() (vfs.File, error) { return f.FS.OpenDir(name) })
+}
+
 // Unwrap implements [vfs.FS].
 func (f *fence) Unwrap() vfs.FS { return f.FS }
 

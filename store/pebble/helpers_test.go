@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	cockroach "github.com/cockroachdb/pebble/v2"
+
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/pebble"
 )
@@ -160,4 +162,12 @@ func receive[T any](t testing.TB, what string, c <-chan T) (v T) {
 		t.Fatalf("waited %v for %s", waitMax, what)
 	}
 	return v
+}
+
+// edit changes the directory of a closed log behind its back.
+func edit(t testing.TB, dir string, fn func(*cockroach.DB) error) {
+	t.Helper()
+	if err := pebble.Edit(dir, fn); err != nil {
+		t.Fatalf("edit the directory: %v", err)
+	}
 }

@@ -32,7 +32,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -175,16 +174,13 @@ func (l *Log) Metrics() (*pebble.Metrics, error) {
 	return m, nil
 }
 
-// closeMax bounds how long Close waits for Pebble to close after it has failed.
-const closeMax = 10 * time.Second
-
 // Close implements [store.Log]. It waits for commits and reads that run, and an
 // iterator that has begun ends with an error matching [store.ErrClosed] unless
 // its last page is read.
 //
-// After a failure of Pebble some of its locks may never come free. Then Close
-// cuts off its files, gives back the lock of the directory, and leaves the
-// memory of the log behind until the process ends.
+// A broken log cannot be closed as a whole, since some of Pebble's locks may
+// never come free. Then Close gives back the lock of the directory, so that it
+// can be opened anew, and the memory of the log stays until the process ends.
 func (l *Log) Close() error {
 	if !l.closed.CompareAndSwap(false, true) {
 		return fmt.Errorf("close %s: %w", l.path, store.ErrClosed)
@@ -200,10 +196,10 @@ func (l *Log) Close() error {
 // shut closes what open has opened, as far as it came.
 func (l *Log) shut() error {
 	var err error
-	if l.db != nil && !l.stuck.Load() {
+	if l.db != nil && l.broken.Load() == nil {
 		l.reading.Lock()
 		defer l.reading.Unlock()
-		if l.broken.Load() == nil && !l.readOnly && l.snapshot != nil {
+		if !l.readOnly && l.snapshot != nil {
 			err = l.mark(stateReady)
 		}
 		err = errors.Join(err, l.closeDB())
@@ -211,38 +207,20 @@ func (l *Log) shut() error {
 	l.fs.raise()
 	err = errors.Join(err, l.fs.unlock())
 	if l.broken.Load() != nil {
-		return nil // why has been told, and what is left of Pebble would only say so again
+		return nil // why has been told
 	}
 	return err
 }
 
 // closeDB closes Pebble. The caller holds reading.
 func (l *Log) closeDB() error {
-	done := make(chan error, 1)
-	go func() {
-		done <- l.guard(func() error {
-			if s := l.snapshot; s != nil {
-				l.snapshot = nil
-				if err := s.Close(); err != nil {
-					return err
-				}
-			}
-			return l.db.Close()
-		})
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-l.down: // before or while it was closing
-	}
-	timer := time.NewTimer(closeMax)
-	defer timer.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-timer.C:
-		return fmt.Errorf("waited %v for Pebble to close", closeMax)
-	}
+	return l.apart(func() error {
+		var err error
+		if s := l.snapshot; s != nil {
+			err = s.Close()
+		}
+		return errors.Join(err, l.db.Close())
+	})
 }
 
 // usable returns why the log cannot be used, or nil.

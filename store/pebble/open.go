@@ -48,7 +48,7 @@ func Open(path string, opts ...Option) (*Log, error) {
 	l.writer.log = l
 	if err := l.open(); err != nil {
 		l.closed.Store(true)
-		err = errors.Join(l.locate(err), l.shut())
+		err = errors.Join(l.locate(err), l.shut()) // shut is silent if err has broken the log
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return l, nil
@@ -254,7 +254,7 @@ const (
 
 func (l *Log) options(cache *pebble.Cache) *pebble.Options {
 	o := &pebble.Options{
-		FS: l.fs, Lock: l.lock, ReadOnly: l.readOnly,
+		FS: &pit{l.fs, l}, Lock: l.lock, ReadOnly: l.readOnly,
 		FormatMajorVersion: pebbleFormat,
 		Cache:              cache, MaxOpenFiles: openFilesMax,
 		MemTableSize: uint64(l.memTableBytes), MemTableStopWritesThreshold: memTablesMax,
@@ -275,28 +275,27 @@ func (l *Log) options(cache *pebble.Cache) *pebble.Options {
 func (l *Log) openDB() error {
 	cache := pebble.NewCache(l.cacheBytes)
 	defer cache.Unref() // the database has a share of its own
-	err := l.guard(func() (err error) {
-		l.db, err = pebble.Open(l.dir, l.options(cache))
+	opened := make(chan *pebble.DB, 1)
+	err := l.apart(func() error {
+		db, err := pebble.Open(l.dir, l.options(cache))
+		opened <- db
 		return err
 	})
 	if err == nil {
+		l.db = <-opened
 		return nil
 	}
-	l.db = nil
 	_, missingWAL := errors.AsType[pebble.ErrMissingWALRecoveryDir](err)
 	errno, isErrno := errors.AsType[syscall.Errno](err)
-	_, isFatal := errors.AsType[fatal](err)
 	switch {
 	case errors.Is(err, store.ErrCorrupt):
 		return err
 	case missingWAL:
 		return fmt.Errorf("%w: its write-ahead log is in another directory: %w", store.ErrInvalid, err)
-	case isErrno && errno != syscall.ENOENT, isFatal, errors.Is(err, errFenced):
+	case isErrno && errno != syscall.ENOENT, l.broken.Load() != nil:
 		return err
 	case strings.Contains(err.Error(), "unknown format major version"):
 		return fmt.Errorf("%w: written by a newer Pebble: %w", store.ErrFormat, err)
-	case l.files != vfs.FS(vfs.Default) && !errors.Is(err, fs.ErrNotExist) && !pebble.IsCorruptionError(err):
-		return err
 	}
 	// The mark says that there is a log. Then what Pebble misses was there.
 	return &store.CorruptError{What: "file", Reason: err.Error()}
@@ -360,9 +359,12 @@ func (w *writer) create() error {
 		err = b.Set(appendKey(nil, bucketMeta, metaCounters), new(counters).append(nil), nil)
 	}
 	if err == nil {
-		err = b.Commit(w.log.sync)
+		err = w.log.write(b)
 	}
-	return errors.Join(err, b.Close())
+	if err != nil {
+		return err
+	}
+	return b.Close()
 }
 
 // loadHeads reads the heads of all partitions, and compares them with the ends

@@ -1,0 +1,117 @@
+package pebble
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// A pit is the files as Pebble sees them: an operation that must not fail either
+// succeeds or does not return.
+//
+// Pebble panics when it cannot write, sync or create a file of its write-ahead
+// log, and it does so in a place where a deferred Unlock of a mutex that is not
+// locked then ends the process, whoever recovers. So after such an error the log
+// is broken, and the goroutine waits for ever, as do all others of this Pebble at
+// their next operation of the kind. They hold no lock that a read needs, since
+// Pebble gives it back before it touches a file. The callers of the log do not
+// wait for them: see [Log.apart].
+type pit struct {
+	*fence
+	log *Log
+}
+
+// hold does not return if an operation on a file of the log has failed.
+func (p *pit) hold(name string, err error) error {
+	if err != nil && p.mine(name) {
+		p.log.stuck.Store(true)
+		p.log.breakDown(fmt.Errorf("pebble cannot go on: %w", err))
+		select {}
+	}
+	return err
+}
+
+// mine reports whether a file is one of the log, and not of a copy.
+func (p *pit) mine(name string) bool {
+	return within(name, p.log.dir) || within(name, p.log.walPath())
+}
+
+func within(name, dir string) bool {
+	rest, ok := strings.CutPrefix(name, dir)
+	return ok && (rest == "" || rest[0] == '/' || rest[0] == '\\')
+}
+
+func (p *pit) file(name string, f vfs.File, err error) (vfs.File, error) {
+	if err := p.hold(name, err); err != nil {
+		return nil, err
+	}
+	return &pitFile{File: f, pit: p, name: name}, nil
+}
+
+// Create implements [vfs.FS].
+func (p *pit) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := p.fence.Create(name, c)
+	return p.file(name, f, err)
+}
+
+// OpenReadWrite implements [vfs.FS].
+func (p *pit) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := p.fence.OpenReadWrite(name, c, opts...)
+	return p.file(name, f, err)
+}
+
+// ReuseForWrite implements [vfs.FS].
+func (p *pit) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := p.fence.ReuseForWrite(from, to, c)
+	return p.file(to, f, err)
+}
+
+// OpenDir implements [vfs.FS].
+func (p *pit) OpenDir(name string) (vfs.File, error) {
+	f, err := p.fence.OpenDir(name)
+	return p.file(name, f, err)
+}
+
+// Rename implements [vfs.FS].
+func (p *pit) Rename(from, to string) error { return p.hold(to, p.fence.Rename(from, to)) }
+
+// A pitFile is a file that Pebble writes.
+type pitFile struct {
+	vfs.File
+	pit  *pit
+	name string
+}
+
+// Write implements [vfs.File].
+func (f *pitFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	return n, f.pit.hold(f.name, err)
+}
+
+// WriteAt implements [vfs.File].
+func (f *pitFile) WriteAt(b []byte, at int64) (int, error) {
+	n, err := f.File.WriteAt(b, at)
+	return n, f.pit.hold(f.name, err)
+}
+
+// Stat implements [vfs.File].
+func (f *pitFile) Stat() (vfs.FileInfo, error) {
+	info, err := f.File.Stat()
+	return info, f.pit.hold(f.name, err)
+}
+
+// Sync implements [vfs.File].
+func (f *pitFile) Sync() error { return f.pit.hold(f.name, f.File.Sync()) }
+
+// SyncData implements [vfs.File].
+func (f *pitFile) SyncData() error { return f.pit.hold(f.name, f.File.SyncData()) }
+
+// SyncTo implements [vfs.File].
+func (f *pitFile) SyncTo(length int64) (bool, error) {
+	full, err := f.File.SyncTo(length)
+	return full, f.pit.hold(f.name, err)
+}
+
+// Close implements [vfs.File].
+func (f *pitFile) Close() error { return f.pit.hold(f.name, f.File.Close()) }
