@@ -101,8 +101,7 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 func (l *Log) write(batch *pebble.Batch) error {
 	err := l.apart(func() error { return l.db.Apply(batch, l.sync) })
 	if err != nil {
-		l.stuck.Store(true) // some of Pebble's locks may never come free
-		l.breakDown(err)
+		l.breakDown(err) // and some of Pebble's locks may never come free
 	}
 	return err
 }

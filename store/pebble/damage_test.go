@@ -268,7 +268,8 @@ func TestAMissingEntryIsAnError(t *testing.T) {
 			commit(t, l, happened(book("1"), 5, 5))
 			closeLog(t, l)
 			edit(t, l.Path(), func(db *cockroach.DB) error { return db.Delete(c.key, cockroach.Sync) })
-			l, err := pebble.Open(l.Path())
+			dir := l.Path()
+			l, err := pebble.Open(dir)
 			if err == nil {
 				_, err = collect(l.Load(t.Context(), book("1"), nil))
 				_, err2 := collect(l.Scan(t.Context(), store.Query{}))
@@ -276,8 +277,8 @@ func TestAMissingEntryIsAnError(t *testing.T) {
 				closeLog(t, l)
 			}
 			wantIs(t, err, store.ErrCorrupt)
-			if err == nil || !strings.Contains(err.Error(), l.Path()) {
-				t.Errorf("error: got %v, want one that names %s", err, l.Path())
+			if err == nil || !strings.Contains(err.Error(), dir) {
+				t.Errorf("error: got %v, want one that names %s", err, dir)
 			}
 		})
 	}

@@ -73,7 +73,7 @@ func Edit(dir string, fn func(*pebble.DB) error) error {
 	}
 	cache := pebble.NewCache(1 << 20)
 	defer cache.Unref()
-	db, err := pebble.Open(dir, l.options(cache))
+	db, err := pebble.Open(dir, l.options(l.fs, cache))
 	if err != nil {
 		return err
 	}

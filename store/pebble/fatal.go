@@ -33,7 +33,6 @@ func (g logger) Errorf(format string, args ...any) {
 // [Log.guard] turns into an error, any other by waiting for ever, see [pit].
 func (g logger) Fatalf(format string, args ...any) {
 	err := fatal(fmt.Sprintf(format, args...))
-	g.log.stuck.Store(true)
 	g.log.breakDown(err)
 	if guarded() {
 		panic(err)
@@ -76,7 +75,6 @@ func (l *Log) listener() *pebble.EventListener {
 				l.logger.Error("damage met by a compaction", "dir", l.path, "error", err)
 				return
 			}
-			l.stuck.Store(true)
 			l.breakDown(fmt.Errorf("background work: %w", err))
 			runtime.Goexit() // its locks are given back by defer
 		},

@@ -68,7 +68,6 @@ type Log struct {
 	closed  atomic.Bool
 	broken  atomic.Pointer[error] // why
 	down    chan struct{}         // closed once broken
-	stuck   atomic.Bool           // db may hold its locks for ever
 	held    atomic.Bool           // by an engine, see Acquire
 	flushed atomic.Bool           // a table has been written since the last mark
 

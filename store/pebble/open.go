@@ -252,9 +252,9 @@ const (
 	l0CompactionFrom = 4
 )
 
-func (l *Log) options(cache *pebble.Cache) *pebble.Options {
+func (l *Log) options(files vfs.FS, cache *pebble.Cache) *pebble.Options {
 	o := &pebble.Options{
-		FS: &pit{l.fs, l}, Lock: l.lock, ReadOnly: l.readOnly,
+		FS: files, Lock: l.lock, ReadOnly: l.readOnly,
 		FormatMajorVersion: pebbleFormat,
 		Cache:              cache, MaxOpenFiles: openFilesMax,
 		MemTableSize: uint64(l.memTableBytes), MemTableStopWritesThreshold: memTablesMax,
@@ -275,14 +275,15 @@ func (l *Log) options(cache *pebble.Cache) *pebble.Options {
 func (l *Log) openDB() error {
 	cache := pebble.NewCache(l.cacheBytes)
 	defer cache.Unref() // the database has a share of its own
-	opened := make(chan *pebble.DB, 1)
+	opened, files := make(chan *pebble.DB, 1), &pit{fence: l.fs, log: l}
 	err := l.apart(func() error {
-		db, err := pebble.Open(l.dir, l.options(cache))
+		db, err := pebble.Open(l.dir, l.options(files, cache))
 		opened <- db
 		return err
 	})
 	if err == nil {
 		l.db = <-opened
+		files.opened.Store(true)
 		return nil
 	}
 	_, missingWAL := errors.AsType[pebble.ErrMissingWALRecoveryDir](err)

@@ -1,8 +1,13 @@
 package pebble
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -17,19 +22,30 @@ import (
 // their next operation of the kind. They hold no lock that a read needs, since
 // Pebble gives it back before it touches a file. The callers of the log do not
 // wait for them: see [Log.apart].
+//
+// While Pebble opens the directory that holds for reading too. A Pebble that
+// cannot be opened takes away what a compaction it has begun still uses.
 type pit struct {
 	*fence
-	log *Log
+	log    *Log
+	opened atomic.Bool
 }
 
 // hold does not return if an operation on a file of the log has failed.
 func (p *pit) hold(name string, err error) error {
 	if err != nil && p.mine(name) {
-		p.log.stuck.Store(true)
 		p.log.breakDown(fmt.Errorf("pebble cannot go on: %w", err))
 		select {}
 	}
 	return err
+}
+
+// holdOpening is hold for what may fail once the directory is open.
+func (p *pit) holdOpening(name string, err error) error {
+	if p.opened.Load() || errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return p.hold(name, err)
 }
 
 // mine reports whether a file is one of the log, and not of a copy.
@@ -75,6 +91,78 @@ func (p *pit) OpenDir(name string) (vfs.File, error) {
 
 // Rename implements [vfs.FS].
 func (p *pit) Rename(from, to string) error { return p.hold(to, p.fence.Rename(from, to)) }
+
+// Open implements [vfs.FS].
+func (p *pit) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := p.fence.Open(name, opts...)
+	if p.opened.Load() {
+		return f, err
+	}
+	if err := p.holdOpening(name, err); err != nil {
+		return nil, err
+	}
+	return &pitReader{File: f, pit: p, name: name}, nil
+}
+
+// List implements [vfs.FS].
+func (p *pit) List(dir string) ([]string, error) {
+	names, err := p.fence.List(dir)
+	return names, p.holdOpening(dir, err)
+}
+
+// Stat implements [vfs.FS].
+func (p *pit) Stat(name string) (vfs.FileInfo, error) {
+	info, err := p.fence.Stat(name)
+	return info, p.holdOpening(name, err)
+}
+
+// Remove implements [vfs.FS].
+func (p *pit) Remove(name string) error { return p.holdOpening(name, p.fence.Remove(name)) }
+
+// MkdirAll implements [vfs.FS].
+func (p *pit) MkdirAll(dir string, mode os.FileMode) error {
+	return p.holdOpening(dir, p.fence.MkdirAll(dir, mode))
+}
+
+// A pitReader is a file that Pebble has opened for reading while it opened the
+// directory.
+type pitReader struct {
+	vfs.File
+	pit  *pit
+	name string
+}
+
+// hold lets pass the end of the file.
+func (f *pitReader) hold(err error) error {
+	if errors.Is(err, io.EOF) {
+		return err
+	}
+	return f.pit.holdOpening(f.name, err)
+}
+
+// Read implements [vfs.File].
+func (f *pitReader) Read(b []byte) (int, error) {
+	n, err := f.File.Read(b)
+	return n, f.hold(err)
+}
+
+// ReadAt implements [vfs.File].
+func (f *pitReader) ReadAt(b []byte, at int64) (int, error) {
+	n, err := f.File.ReadAt(b, at)
+	return n, f.hold(err)
+}
+
+// Stat implements [vfs.File].
+func (f *pitReader) Stat() (vfs.FileInfo, error) {
+	info, err := f.File.Stat()
+	return info, f.hold(err)
+}
+
+// Sync implements [vfs.File].
+func (f *pitReader) Sync() error { return f.hold(f.File.Sync()) }
+
+// Close implements [vfs.File].
+func (f *pitReader) Close() error { return f.hold(f.File.Close()) }
 
 // A pitFile is a file that Pebble writes.
 type pitFile struct {
