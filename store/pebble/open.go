@@ -190,7 +190,7 @@ func (l *Log) create(begun *mark) (*mark, error) {
 		return nil, err
 	}
 	for _, dir := range []string{l.dir, l.walPath()} {
-		if err := l.clear(dir); err != nil {
+		if err := l.remove(dir, ofPebble); err != nil {
 			return nil, err
 		}
 	}
@@ -208,8 +208,8 @@ func (l *Log) walPath() string {
 	return l.files.PathJoin(l.dir, l.walDir)
 }
 
-// clear removes Pebble's files, which hold nothing.
-func (l *Log) clear(dir string) error {
+// remove removes the files of a directory that are chosen, if it exists.
+func (l *Log) remove(dir string, chosen func(name string) bool) error {
 	names, err := l.files.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -218,7 +218,7 @@ func (l *Log) clear(dir string) error {
 		return err
 	}
 	for _, name := range names {
-		if !ofPebble(name) {
+		if !chosen(name) {
 			continue
 		}
 		if err := l.fs.Remove(l.files.PathJoin(dir, name)); err != nil {
@@ -228,8 +228,12 @@ func (l *Log) clear(dir string) error {
 	return syncDir(l.fs, dir)
 }
 
+const optionsPrefix = "OPTIONS-"
+
+// ofPebble reports whether a file is one of Pebble's. In a log whose creation
+// has not ended they hold nothing.
 func ofPebble(name string) bool {
-	for _, prefix := range []string{manifestPrefix, "OPTIONS-", "marker."} {
+	for _, prefix := range []string{manifestPrefix, optionsPrefix, "marker."} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}

@@ -1,0 +1,56 @@
+package pebble_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/pebble"
+)
+
+// What is committed is there when the directory is opened again.
+func ExampleOpen() {
+	dir, err := os.MkdirTemp("", "example")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Println(err)
+		}
+	}()
+	ctx := context.Background()
+	key := store.Key{Kind: "book", ID: "978-0"}
+	for version := range store.Version(2) {
+		log, err := pebble.Open(filepath.Join(dir, "library"))
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		results, err := log.Commit(ctx, []*store.Batch{{
+			Key: key, Expected: version,
+			Events: []store.Event{{ID: store.ID{1}, Type: "library.v1.BookLent", Payload: []byte("ada")}},
+		}})
+		if err != nil || results[0].Err != nil {
+			fmt.Println(err, results)
+			return
+		}
+		for event, err := range log.Load(ctx, key, nil) {
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Printf("version %d at position %v: %s\n", event.Version, event.Position, event.Payload)
+		}
+		fmt.Println("close:", log.Close())
+	}
+	// Output:
+	// version 1 at position 1: ada
+	// close: <nil>
+	// version 1 at position 1: ada
+	// version 2 at position 2: ada
+	// close: <nil>
+}
