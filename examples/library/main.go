@@ -14,11 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -58,7 +56,7 @@ second time, everything is still there, and nobody is reminded again.`,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context()) },
 	}
-	root.PersistentFlags().StringVar(&a.store, "store", "bbolt:library.db", "where the log is kept, as a `URI`: bbolt:FILE, memory:")
+	root.PersistentFlags().StringVar(&a.store, "store", "bbolt:library.db", "where the log is kept, as a `URI`: bbolt:FILE, pebble:DIRECTORY, memory:")
 	root.PersistentFlags().StringVar(&a.noticesName, "notices", "", "where reminders are written, as a `FILE`; without it, in notices.txt beside the log")
 	root.AddCommand(
 		a.importCommand(), a.showCommand(), a.historyCommand(), a.listCommand(), a.eventsCommand(),
@@ -146,15 +144,12 @@ func (a *app) noticesFile() string {
 // bookKey names a book in the log.
 func bookKey(id string) store.Key { return store.Key{Kind: library.Books.Name(), ID: id} }
 
-// fileOf returns the file that a URI names, or nothing if it names none.
+// fileOf returns the file or directory that a URI names, or nothing if it names
+// none. A URI that is wrong names none, and is refused when it is opened.
 func fileOf(uri string) string {
-	file, ok := strings.CutPrefix(uri, "bbolt:")
-	if !ok && strings.Contains(uri, ":") {
+	path, err := open.Path(uri)
+	if err != nil {
 		return ""
 	}
-	file, _, _ = strings.Cut(file, "?")
-	if name, err := url.PathUnescape(file); err == nil {
-		file = name
-	}
-	return file
+	return path
 }

@@ -463,6 +463,7 @@ func TestNumbersAndTimesAreWrittenForPeople(t *testing.T) {
 	}
 	for uri, want := range map[string]string{
 		"bbolt:library.db": "library.db", "bbolt:a%20b.db?partitions=2": "a b.db", "a/b.db": "a/b.db", "memory:": "",
+		"pebble:library?read_only=true": "library", "redis:x": "",
 	} {
 		if got := fileOf(uri); got != want {
 			t.Errorf("fileOf(%q) = %q, want %q", uri, got, want)

@@ -59,5 +59,5 @@ func ExampleOpen_wrong() {
 
 func ExampleSchemes() {
 	fmt.Println(open.Schemes())
-	// Output: [bbolt memory]
+	// Output: [bbolt memory pebble]
 }

@@ -3,6 +3,7 @@
 //
 //	memory:?partitions=4&shared=true
 //	bbolt:path/file.db?partitions=4&lock_timeout=5s&read_only=true
+//	pebble:path/directory?partitions=4&lock_timeout=5s&wal_dir=/fast/wal
 //	path/file.db
 //
 // What begins with two letters or more, digits, "+", "-" or "." and then a colon
@@ -22,6 +23,10 @@
 //	        lock_timeout  how long to wait for another process that has the
 //	                      file open, such as 500ms (1s)
 //	        read_only     true opens an existing log for reading alone (false)
+//	pebble  partitions, lock_timeout, read_only
+//	                      as of bbolt, with a directory in place of the file
+//	        wal_dir       another directory for the write-ahead log; one that
+//	                      is relative is within the directory (none)
 package open
 
 import (
@@ -38,6 +43,7 @@ import (
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/memory"
+	"github.com/perdure/perdure/store/pebble"
 )
 
 // Open opens the log that uri names; see the package for how. It returns an
@@ -54,6 +60,17 @@ func Open(ctx context.Context, uri string) (store.Log, error) {
 	return schemes[t.scheme].open(t)
 }
 
+// Path returns the file or directory of this machine that uri names, or nothing
+// if a log of its scheme has none. It opens nothing. The error matches
+// [store.ErrInvalid] and is the one that [Open] returns.
+func Path(uri string) (string, error) {
+	t, err := parse(uri)
+	if err != nil {
+		return "", fmt.Errorf("open %q: %w", uri, err)
+	}
+	return t.path, nil
+}
+
 // Schemes returns the schemes that Open knows, sorted.
 func Schemes() []string { return slices.Sorted(maps.Keys(schemes)) }
 
@@ -63,6 +80,7 @@ type target struct {
 	path        string
 	partitions  int
 	lockTimeout time.Duration
+	walDir      string
 	shared      bool
 	readOnly    bool
 }
@@ -90,6 +108,16 @@ var schemes = map[string]scheme{
 			"read_only":    func(t *target, v string) error { return setBool(&t.readOnly, v) },
 		},
 		open: openBbolt,
+	},
+	"pebble": {
+		hasPath: true,
+		parameters: map[string]func(*target, string) error{
+			"partitions":   setPartitions,
+			"lock_timeout": setLockTimeout,
+			"read_only":    func(t *target, v string) error { return setBool(&t.readOnly, v) },
+			"wal_dir":      setWALDir,
+		},
+		open: openPebble,
 	},
 }
 
@@ -121,6 +149,24 @@ func openBbolt(t *target) (store.Log, error) {
 	log, err := bbolt.Open(t.path, options...)
 	if err != nil {
 		return nil, err // a nil *bbolt.Log would be a log that is not nil
+	}
+	return log, nil
+}
+
+func openPebble(t *target) (store.Log, error) {
+	options := []pebble.Option{pebble.WithWALDir(t.walDir)}
+	if t.partitions > 0 {
+		options = append(options, pebble.WithPartitions(t.partitions))
+	}
+	if t.lockTimeout > 0 {
+		options = append(options, pebble.WithLockTimeout(t.lockTimeout))
+	}
+	if t.readOnly {
+		options = append(options, pebble.ReadOnly())
+	}
+	log, err := pebble.Open(t.path, options...)
+	if err != nil {
+		return nil, err // see openBbolt
 	}
 	return log, nil
 }
@@ -226,6 +272,11 @@ func setLockTimeout(t *target, v string) error {
 	}
 	t.lockTimeout = d
 	return nil
+}
+
+func setWALDir(t *target, v string) error {
+	t.walDir = v
+	return checkPath(v)
 }
 
 func setBool(to *bool, v string) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/store/open"
+	"github.com/perdure/perdure/store/pebble"
 )
 
 func openLog(t *testing.T, uri string) store.Log {
@@ -110,6 +111,52 @@ func TestBboltTakesItsParameters(t *testing.T) {
 	}
 }
 
+func TestPebbleTakesItsParameters(t *testing.T) {
+	t.Parallel()
+	dir := filepath.ToSlash(filepath.Join(t.TempDir(), "log dir"))
+	uri := "pebble:" + dir + "?wal_dir=wal"
+	l, err := open.Open(t.Context(), uri+"&partitions=3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := l.(*pebble.Log); !ok {
+		t.Errorf("open %q: got a %T, want a %T", uri, l, &pebble.Log{})
+	}
+	if _, err := os.Stat(filepath.Join(dir, "wal")); err != nil {
+		t.Errorf("directory of the write-ahead log: %v", err)
+	}
+	if _, err := open.Open(t.Context(), uri+"&lock_timeout=1ms"); !errors.Is(err, store.ErrInUse) {
+		t.Errorf("open it twice: got %v, want an error that matches %v", err, store.ErrInUse)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.Open(t.Context(), uri+"&partitions=4"); !errors.Is(err, store.ErrInvalid) {
+		t.Errorf("open it with other partitions: got %v, want an error that matches %v", err, store.ErrInvalid)
+	}
+	if got := partitions(t, openLog(t, uri+"&read_only=true")); got != 3 {
+		t.Errorf("partitions: got %d, want 3", got)
+	}
+	if _, err := open.Open(t.Context(), "pebble:"+dir+"2?read_only=true"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("read what is not there: got %v, want an error that matches %v", err, fs.ErrNotExist)
+	}
+}
+
+func TestThePathOfAURIIsKnownWithoutOpeningIt(t *testing.T) {
+	t.Parallel()
+	for uri, want := range map[string]string{
+		"bbolt:library.db": "library.db", "bbolt:a%20b.db?partitions=2": "a b.db", "a/b.db": "a/b.db",
+		"pebble:///var/library?read_only=true": "/var/library", "memory:": "",
+	} {
+		if got, err := open.Path(uri); got != want || err != nil {
+			t.Errorf("path of %q: got %q, %v, want %q", uri, got, err, want)
+		}
+	}
+	if got, err := open.Path("redis:x"); got != "" || !errors.Is(err, store.ErrInvalid) {
+		t.Errorf("path of a wrong URI: got %q, %v, want an error that matches %v", got, err, store.ErrInvalid)
+	}
+}
+
 func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
 	t.Parallel()
 	for uri, part := range map[string]string{
@@ -121,7 +168,7 @@ func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
 		"a\x00b":                           "zero byte",
 		"bbolt:100%.db":                    `"100%.db"`,
 		"bbolt://host/file.db":             "names a host",
-		"redis:somewhere":                  `scheme "redis" is not one of bbolt, memory`,
+		"redis:somewhere":                  `scheme "redis" is not one of bbolt, memory, pebble`,
 		"postgres://localhost/db":          `scheme "postgres"`,
 		"memory:path":                      "takes no path",
 		"memory://":                        "takes no path",
@@ -141,6 +188,12 @@ func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
 		"bbolt:x.db?lock_timeout=5":        `lock_timeout="5"`,
 		"bbolt:x.db?lock_timeout=-5s":      `lock_timeout="-5s"`,
 		"bbolt:x.db?read_only=yes":         `read_only="yes"`,
+		"bbolt:x.db?wal_dir=wal":           `"wal_dir" of bbolt`,
+		"pebble:":                          "path is empty",
+		"pebble://host/dir":                "names a host",
+		"pebble:dir?shared=true":           `"shared" of pebble is not one of lock_timeout, partitions, read_only, wal_dir`,
+		"pebble:dir?partitions=0":          `partitions="0"`,
+		"pebble:dir?wal_dir=":              `wal_dir=""`,
 	} {
 		l, err := open.Open(t.Context(), uri)
 		if !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), part) {
@@ -186,7 +239,7 @@ func TestNothingIsOpenedOnceTheContextHasEnded(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	for _, uri := range []string{
 		"", ":", "memory:", "memory:?partitions=4&shared=true", "bbolt:a/b.db?partitions=4&lock_timeout=5s&read_only=true",
-		"bbolt:///a%20b%3F.db", "bbolt://host/x", "file.db", `C:\x.db`, "x:?%", "memory:?a=1&a=2;", "bbolt:%00", "bbolt:%2F%2F%2F",
+		"bbolt:///a%20b%3F.db", "bbolt://host/x", "file.db", `C:\x.db`, "x:?%", "memory:?a=1&a=2;", "bbolt:%00", "bbolt:%2F%2F%2F", "pebble:dir?wal_dir=%2Fwal&read_only=false",
 	} {
 		f.Add(uri)
 	}
@@ -198,7 +251,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("parse %q: got %v, want an error that matches %v", uri, err, store.ErrInvalid)
 			}
 		case scheme == "memory" && path == "":
-		case scheme == "bbolt" && path != "" && !strings.Contains(path, "\x00"):
+		case (scheme == "bbolt" || scheme == "pebble") && path != "" && !strings.Contains(path, "\x00"):
 		default:
 			t.Errorf("parse %q: got scheme %q and path %q", uri, scheme, path)
 		}

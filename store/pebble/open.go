@@ -208,6 +208,15 @@ func (l *Log) walPath() string {
 	return l.files.PathJoin(l.dir, l.walDir)
 }
 
+// walOption returns the directory of the WAL as Pebble wants it: a relative one
+// is within the directory, wherever that is moved.
+func (l *Log) walOption() string {
+	if l.walDir == "" || filepath.IsAbs(l.walDir) {
+		return l.walDir
+	}
+	return pebble.MakeStoreRelativePath(l.files, l.walDir)
+}
+
 // remove removes the files of a directory that are chosen, if it exists.
 func (l *Log) remove(dir string, chosen func(name string) bool) error {
 	names, err := l.files.List(dir)
@@ -263,7 +272,7 @@ func (l *Log) options(files vfs.FS, cache *pebble.Cache) *pebble.Options {
 		Cache:              cache, MaxOpenFiles: openFilesMax,
 		MemTableSize: uint64(l.memTableBytes), MemTableStopWritesThreshold: memTablesMax,
 		L0CompactionThreshold: l0CompactionFrom, L0StopWritesThreshold: l0ReadAmpMax,
-		BytesPerSync: bytesPerSync, WALBytesPerSync: l.walBytesPerSync, WALDir: l.walDir,
+		BytesPerSync: bytesPerSync, WALBytesPerSync: l.walBytesPerSync, WALDir: l.walOption(),
 		CompactionConcurrencyRange: func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)/2) },
 		Logger:                     logger{l}, EventListener: l.listener(),
 	}
