@@ -17,6 +17,9 @@ func WithFS(files vfs.FS) Option { return option(func(c *config) { c.files = fil
 // WithoutSync makes the log acknowledge what is not durable: a broken twin.
 func WithoutSync() Option { return option(func(c *config) { c.sync = pebble.NoSync }) }
 
+// Trusting makes Open take Pebble's word for how far the log has come: a broken twin.
+func Trusting() Option { return option(func(c *config) { c.trusting = true }) }
+
 // Damage changes the stored form of a record in the directory of a closed log,
 // wherever it is kept.
 func Damage(dir string, record any, flip func([]byte)) error {

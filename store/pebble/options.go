@@ -114,8 +114,9 @@ type config struct {
 	readOnly        bool
 
 	// Not for users.
-	files vfs.FS
-	sync  *pebble.WriteOptions
+	files    vfs.FS
+	sync     *pebble.WriteOptions
+	trusting bool // takes Pebble's word for what the mark would tell
 }
 
 func newConfig(opts []Option) (*config, error) {
