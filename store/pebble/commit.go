@@ -77,6 +77,9 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 		return true, err
 	}
 
+	if l.pause != nil {
+		l.pause()
+	}
 	// From here on no error tells what is in the WAL; see invariant 4 of Log.
 	w.events = nil // it is kept if it still runs
 	if err := l.write(batch); err != nil {

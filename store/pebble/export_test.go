@@ -135,6 +135,14 @@ func (l *Log) Hold() (release func()) {
 	return l.writing.Unlock
 }
 
+// Pause makes each transaction call pause when all of it is written but nothing
+// of it is durable.
+func (l *Log) Pause(pause func()) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.pause = pause
+}
+
 // Waiting returns how many calls of Commit wait for their turn.
 func (l *Log) Waiting() int {
 	calls, _ := l.queue.Waiting()

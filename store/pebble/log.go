@@ -82,6 +82,7 @@ type Log struct {
 
 	writing sync.Mutex
 	writer  writer
+	pause   func() // of tests: between writing a transaction and committing it
 }
 
 var (

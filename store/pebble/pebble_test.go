@@ -20,7 +20,9 @@ func options(s storetest.Setup) []pebble.Option {
 func TestLogPassesTheSuite(t *testing.T) {
 	t.Parallel()
 	open := func(t testing.TB, s storetest.Setup) store.Log {
-		return openAt(t, newDir(t), options(s)...)
+		l := openAt(t, newDir(t), options(s)...)
+		l.Pause(s.Pause)
+		return l
 	}
 	reopen := func(t testing.TB, l store.Log, s storetest.Setup) store.Log {
 		if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {
@@ -31,7 +33,7 @@ func TestLogPassesTheSuite(t *testing.T) {
 	storetest.Run(t, open, storetest.Features{
 		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true,
 		Bookmarks: true, Statistics: true, Exclusive: true,
-		Partitions: true, Clock: true,
+		Partitions: true, Clock: true, Pause: true,
 		Reopen: reopen,
 		Damage: func(t testing.TB, l store.Log, record any, flip func([]byte)) store.Log {
 			path := l.(*pebble.Log).Path()
