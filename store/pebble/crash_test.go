@@ -410,3 +410,18 @@ func TestWhatEndsPebbleDoesNotEndTheProcess(t *testing.T) {
 	default:
 	}
 }
+
+func TestAReaderIsToldWhatEndsPebble(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	commit(t, l, happened(book("1"), 0, 1))
+	told := make(chan error, 1)
+	go func() { told <- l.FatalInRead("the end") }()
+	if err := receive(t, "the reader", told); err == nil || err.Error() != "the end" {
+		t.Errorf("read: got %v, want the end", err)
+	}
+	_, err := collect(l.Load(t.Context(), book("1"), nil))
+	wantIs(t, err, store.ErrBroken)
+	closeLog(t, l)
+	wantVersions(t, versions(t, openAt(t, l.Path()).Read(t.Context(), book("1"), 0)), span(1, 1))
+}

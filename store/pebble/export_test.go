@@ -1,6 +1,7 @@
 package pebble
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -164,6 +165,14 @@ func (l *Log) Transactions() uint64 {
 
 // Fatal lets Pebble say that it cannot go on.
 func (l *Log) Fatal(text string) { logger{l}.Fatalf("%s", text) }
+
+// FatalInRead lets Pebble say that it cannot go on to a reader.
+func (l *Log) FatalInRead(text string) error {
+	return l.view(context.Background(), func(pebble.Reader) error {
+		logger{l}.Fatalf("%s", text)
+		return nil
+	})
+}
 
 // DB returns the database under the log.
 func (l *Log) DB() *pebble.DB { return l.db }
