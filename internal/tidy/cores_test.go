@@ -13,7 +13,7 @@ import (
 // cores are the packages that hold a protocol as a state machine: inputs in,
 // outputs out. A simulation replays them from a seed, so they start no
 // goroutine, wait for nothing, and get the time and all chance from outside.
-var cores = []string{"internal/commit", "internal/entity", "internal/outbox"}
+var cores = []string{"internal/commit", "internal/entity", "internal/outbox", "internal/project"}
 
 // worldly are the packages of the standard library through which the world
 // gets in.

@@ -28,7 +28,7 @@ var floors = [][]room{
 	{"projection/...", "perduretest", "actor/actortest", "stream/streamtest"},
 	{"."},
 	{"internal/entity"},
-	{"internal/commit", "internal/outbox"},
+	{"internal/commit", "internal/outbox", "internal/project"},
 	{"stream", "cluster", "internal/storekit"},
 	{"actor", "store"},
 	{"internal/*/..."},

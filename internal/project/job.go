@@ -1,0 +1,229 @@
+package project
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// ErrNotParked says that a job is about an entity that is not parked.
+var ErrNotParked = errors.New("entity is not parked")
+
+// A JobKind is a sort of [Job].
+type JobKind uint8
+
+// The sorts of jobs.
+const (
+	// Retry handles what is missing, and unparks the entity.
+	Retry JobKind = iota
+	// SkipOne leaves the first missing event out and goes on like Retry.
+	SkipOne
+	// Drop leaves out everything that is missing, and unparks the entity.
+	Drop
+)
+
+// A Job is what somebody wants done with a parked entity.
+type Job struct {
+	Kind JobKind
+	Key  store.Key
+	// Done is called once with what became of it. It must not wait.
+	Done func(error)
+
+	first   store.Version // of what was missing at first
+	skipped bool
+	ending  bool    // an attempt that ends it may have been stored
+	failed  *Parked // what is to be noted of a failure, and the failure
+	err     error
+}
+
+func (j *Job) end(err error) {
+	if j.Done != nil {
+		j.Done(err)
+	}
+}
+
+// JobsMax bounds the jobs that wait for a lane.
+const JobsMax = 1024
+
+// ErrBusy says that too many jobs wait.
+var ErrBusy = errors.New("too many jobs wait")
+
+// Do is the input of a job.
+func (l *Lane) Do(j *Job) {
+	switch {
+	case l.stopped:
+		j.end(l.err)
+	case len(l.jobs) >= JobsMax:
+		j.end(ErrBusy)
+	default:
+		l.jobs = append(l.jobs, j)
+	}
+}
+
+// nextOfJob returns what the job wants done, if there is one.
+func (l *Lane) nextOfJob(now time.Time) (Action, bool) {
+	for {
+		if l.job == nil {
+			if len(l.jobs) == 0 {
+				return Action{}, false
+			}
+			l.job, l.jobs = l.jobs[0], l.jobs[1:]
+			l.endRead()
+			l.stale, l.busy = true, true // somebody else may have parked it
+			return Action{Kind: Load}, true
+		}
+		j, p := l.job, l.parked[l.job.Key]
+		switch {
+		case p == nil && j.ending:
+			l.endJob(nil) // an attempt with an unknown outcome was stored
+			continue
+		case p == nil:
+			l.endJob(fmt.Errorf("%v: %w", j.Key, ErrNotParked))
+			continue
+		case j.first == 0:
+			j.first = p.Version
+		case j.first != p.Version:
+			j.skipped = true
+		}
+		if j.Kind == Drop || j.Kind == SkipOne && !j.skipped {
+			if l.state.Dead >= l.limits.Dead {
+				l.endJob(ErrDeadMax)
+				continue
+			}
+		}
+		switch {
+		case j.failed != nil:
+			l.tryJob(nil)
+			l.attempt.Park = j.failed
+		case j.Kind == Drop:
+			l.tryJob(nil)
+			l.bury(p, l.state.Position, now)
+			l.unparking(p)
+		case !l.haveRead:
+			l.busy = true
+			return Action{Kind: Read, Key: p.Key, Version: p.Version, Through: l.state.Position, Max: l.limits.Batch}, true
+		case j.Kind == SkipOne && !j.skipped:
+			l.tryJob(nil)
+			l.bury(p, p.Position, now)
+			l.goOn(p, 1)
+		default:
+			l.tryMissing(p)
+		}
+		return Action{Kind: Try, Attempt: &l.attempt}, true
+	}
+}
+
+// tryJob begins an attempt of the job, which leaves the position where it is.
+func (l *Lane) tryJob(events []store.Event) {
+	l.try(events, l.state.Position)
+	l.attempt.Parked = nil
+	l.reached = l.covered
+	l.ofJob = true
+}
+
+// bury adds a dead letter to the attempt.
+func (l *Lane) bury(p *Parked, through store.Position, now time.Time) {
+	l.attempt.Dead = &DeadLetter{
+		Key: p.Key, Version: p.Version, Position: p.Position, Through: through,
+		Type: p.Type, Error: p.Error, Attempts: p.Attempts, Time: now,
+	}
+	l.attempt.New.Dead++
+}
+
+func (l *Lane) unparking(p *Parked) {
+	l.attempt.Unpark = p.Key
+	l.attempt.New.Parked--
+	l.job.ending = true
+}
+
+// goOn has the attempt park the entity at the missing event of number n, or
+// unpark it if there is none.
+func (l *Lane) goOn(p *Parked, n int) {
+	if n < len(l.missing) {
+		l.attempt.Park = moved(p, &l.missing[n])
+	} else {
+		l.unparking(p)
+	}
+}
+
+// moved returns the note of a parked entity whose first missing event is e.
+func moved(p *Parked, e *store.Event) *Parked {
+	n := *p
+	n.Version, n.Position, n.Type = e.Version, e.Position, e.Type
+	return &n
+}
+
+// tryMissing handles the next events that are missing. The one behind them that
+// was read too, if there is one, is where the entity is parked then.
+func (l *Lane) tryMissing(p *Parked) {
+	n := min(len(l.missing), l.size, l.limits.Batch)
+	if n > 0 {
+		n = l.cut(l.missing[:n])
+	}
+	l.tryJob(l.missing[:n])
+	l.goOn(p, n)
+}
+
+// ReadDone is the input of what was read, in order of version.
+func (l *Lane) ReadDone(events []store.Event, err error) {
+	l.busy = false
+	if err != nil {
+		l.endJob(err)
+		return
+	}
+	l.missing, l.haveRead = events, true
+}
+
+func (l *Lane) endRead() { l.missing, l.haveRead = nil, false }
+
+func (l *Lane) endJob(err error) {
+	j := l.job
+	l.job = nil
+	l.endRead()
+	j.end(err)
+}
+
+// jobStored goes on with the job after an attempt of it.
+func (l *Lane) jobStored() {
+	a := &l.attempt
+	switch {
+	case !a.Unpark.IsZero():
+		l.endJob(nil)
+		return
+	case l.job.failed != nil:
+		l.endJob(l.job.err)
+		return
+	}
+	l.size = min(l.limits.Batch, l.size*2)
+	l.turn = true
+	l.endRead()
+}
+
+// jobFailed ends the job at the event that its handler has failed at, after what
+// is before it has been handled.
+func (l *Lane) jobFailed(o Outcome, now time.Time) {
+	n := len(l.attempt.Events)
+	switch {
+	case n > 1 && o.To-o.From != 1:
+		l.size = n / 2
+		return
+	case n > 1 && o.From > 0:
+		l.size = o.From
+		return
+	}
+	p := l.parked[l.job.Key]
+	failed := moved(p, &l.attempt.Events[0])
+	failed.Attempts, failed.Error, failed.Time = p.Attempts+1, errorText(o.Err), now
+	l.job.failed, l.job.err = failed, o.Err
+}
+
+// Text returns s as valid UTF-8 of at most so many bytes.
+func Text(s string, bytesMax int) string {
+	if len(s) > bytesMax {
+		s = s[:bytesMax]
+	}
+	return strings.ToValidUTF8(s, "")
+}

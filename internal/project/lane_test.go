@@ -1,0 +1,58 @@
+package project_test
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/perdure/perdure/internal/project"
+)
+
+var seeds = flag.Int("seeds", 250, "how many worlds are tried")
+
+func TestTheReadModelIsTheFoldOfTheLogWhateverFails(t *testing.T) {
+	t.Parallel()
+	stats := map[string]int{}
+	for seed := range uint64(*seeds) {
+		w := newWorld(seed)
+		if err := w.run(800); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		for k, n := range w.stats {
+			stats[k] += n
+		}
+	}
+	for _, k := range []string{"refused", "moved", "failed", "unknown", "parked", "unparked", "dead", "reset", "stopped"} {
+		if stats[k] == 0 {
+			t.Errorf("no world has ever seen %q: %v", k, stats)
+		}
+	}
+}
+
+func TestBrokenLanesAreCaught(t *testing.T) {
+	t.Parallel()
+	for _, faults := range [][]string{
+		{positionFirst},
+		{noCompare},
+		{noCompare, project.ForgetUnknown, oneRunner},
+		{parkNoVersion},
+		{unparkFirst},
+		{ignoreParked},
+		{replayedAreNew},
+		{project.ForgetFiltered},
+		{project.ForgetWindow},
+	} {
+		t.Run(strings.Join(faults, " and "), func(t *testing.T) {
+			t.Parallel()
+			const tries = 200
+			for seed := range uint64(tries) {
+				if err := newWorld(seed, faults...).run(800); err != nil {
+					t.Logf("seed %d: %v", seed, err)
+					return
+				}
+			}
+			t.Error(fmt.Errorf("not caught in %d worlds", tries))
+		})
+	}
+}

@@ -1,0 +1,156 @@
+// Package project holds the protocol core of projections: which events are
+// handled in which transaction, and what is noted with them.
+package project
+
+import (
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A State is the note of a lane.
+type State struct {
+	// Position: everything of the lane up to here is in the read model, but for
+	// what is missing of parked entities.
+	Position store.Position
+	// Revision grows by one with every change of the lane's notes.
+	Revision uint64
+	// Latched: events up to here have had their effects already.
+	Latched store.Position
+	// Writer is who has written the note.
+	Writer store.ID
+	// Parked counts the parked entities, Dead the dead letters.
+	Parked, Dead int
+}
+
+// A Parked entity misses its events from a version on.
+type Parked struct {
+	Key      store.Key
+	Version  store.Version
+	Position store.Position
+	Type     string
+	Error    string
+	Attempts int
+	Time     time.Time
+}
+
+// A DeadLetter says which events of an entity are left out for good: one, or
+// all up to the position Through.
+type DeadLetter struct {
+	Key      store.Key
+	Version  store.Version
+	Position store.Position
+	Through  store.Position
+	Type     string
+	Error    string
+	Attempts int
+	Time     time.Time
+}
+
+// A Chunk is a run of events that a reader has got for the lane: all that the
+// lane is to handle above After, through Through.
+type Chunk struct {
+	After, Through store.Position
+	Events         []store.Event
+}
+
+// An Attempt is one transaction. It compares the lane's note with Old, handles
+// the events but those of parked entities, and stores the notes. If the note is
+// not Old it must do nothing and say [Moved].
+type Attempt struct {
+	Old, New State
+	// Events are handled in order, the first of them is number 0.
+	Events []store.Event
+	// Parked are the entities to pass over. It must not be changed.
+	Parked map[store.Key]*Parked
+	// Park is stored: an entity is parked, or has moved on. Unpark is removed,
+	// if it is not zero. Dead is stored.
+	Park   *Parked
+	Unpark store.Key
+	Dead   *DeadLetter
+	// Replaying is true if the events have had their effects already.
+	Replaying bool
+}
+
+// A Result is what became of an attempt.
+type Result uint8
+
+// The results of an attempt.
+const (
+	// Stored: all of it is durable.
+	Stored Result = iota
+	// Failed: a handler has failed; nothing is stored.
+	Failed
+	// Refused: the target says for certain that nothing is stored.
+	Refused
+	// Unknown: the target has failed, and may have stored it all the same.
+	Unknown
+	// Moved: the note was another one; nothing is stored.
+	Moved
+)
+
+// An Outcome is what became of an attempt, and why.
+type Outcome struct {
+	Result Result
+	Err    error
+	// From and To bound the events one of which a handler has failed at.
+	From, To int
+	// Hopeless says that trying again would not help.
+	Hopeless bool
+}
+
+// A Failure says what to do with an event that its handler fails at.
+type Failure uint8
+
+// The policies for failures.
+const (
+	// Park leaves the entity alone from that event on.
+	Park Failure = iota
+	// Skip leaves the event out.
+	Skip
+	// Stop stops the projection.
+	Stop
+)
+
+// A Policy says how a lane deals with failures.
+type Policy struct {
+	OnFailure Failure
+	// AttemptsMax is how often an event is tried in all.
+	AttemptsMax int
+	// BackoffMin is the pause after the first failure. Each further one doubles
+	// it, up to BackoffMax.
+	BackoffMin, BackoffMax time.Duration
+}
+
+// Limits bound a lane.
+type Limits struct {
+	// Batch is how many events an attempt has at most.
+	Batch int
+	// Parked and Dead bound the parked entities and the dead letters.
+	Parked, Dead int
+	// FlushEvents and FlushAfter say when a position is noted that has moved
+	// over nothing but what the lane does not want.
+	FlushEvents uint64
+	FlushAfter  time.Duration
+	// RetryMin and RetryMax bound the pauses after the target has failed.
+	RetryMin, RetryMax time.Duration
+	// StandbyMin and StandbyMax bound the pauses while another runner is at work.
+	StandbyMin, StandbyMax time.Duration
+}
+
+// A Phase is what a lane is doing, for people.
+type Phase uint8
+
+// The phases of a lane.
+const (
+	// Loading: it does not know where it is yet.
+	Loading Phase = iota
+	// Running: it handles events, or waits for some.
+	Running
+	// Retrying: a handler or the target has failed; it will be tried again.
+	Retrying
+	// Standby: another runner is at work.
+	Standby
+	// Stopped: it needs somebody's help.
+	Stopped
+)
