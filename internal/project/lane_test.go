@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/internal/project"
 )
 
-var seeds = flag.Int("seeds", 250, "how many worlds are tried")
+var seeds = flag.Int("seeds", 150, "how many worlds are tried")
 
 func TestTheReadModelIsTheFoldOfTheLogWhateverFails(t *testing.T) {
 	t.Parallel()

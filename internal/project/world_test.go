@@ -26,7 +26,7 @@ const (
 const (
 	lanes    = 2
 	runners  = 2
-	entities = 5
+	entities = 8
 )
 
 var limits = project.Limits{
@@ -165,7 +165,7 @@ func (w *world) commit() {
 		w.latest[e.Key]++
 		e.Version = w.latest[e.Key]
 		w.events = append(w.events, e)
-		switch w.random.IntN(14) {
+		switch w.random.IntN(10) {
 		case 0:
 			w.poison[e.Position] = 1 + w.random.IntN(3)
 		case 1:
