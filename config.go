@@ -36,6 +36,10 @@ type Config struct {
 	// an entity as their target.
 	Effects []EffectRule
 
+	// Services work beside the entities from when the engine is open until it
+	// is closed, such as projections.
+	Services []Service
+
 	// Logger takes what the engine has to say. Nil discards it.
 	Logger *slog.Logger
 	// Clock tells the time. Nil is the clock of the system.
@@ -98,6 +102,11 @@ func (c *Config) defaults() error {
 			return fmt.Errorf("%w: Config.%s is negative: %v", store.ErrInvalid, f.name, *f.value)
 		}
 		*f.value = cmp.Or(*f.value, f.standard)
+	}
+	for i, s := range c.Services {
+		if s == nil {
+			return fmt.Errorf("%w: Config.Services[%d] is nil", store.ErrInvalid, i)
+		}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -34,6 +34,7 @@ type Engine struct {
 	effects     map[reflect.Type]*effectRule
 	effectTypes map[string]*effectRule // by full protobuf name
 	dispatcher  *dispatcher            // nil if the log has no outbox
+	services    services
 
 	pool    sync.Pool // of *call
 	stripes [stripeCount]stripe
@@ -109,6 +110,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		e.dispatcher.start()
 	}
 	e.scheduleSweep()
+	e.startServices()
 	return e, nil
 }
 
@@ -136,8 +138,8 @@ func (e *Engine) addKinds() error {
 	return nil
 }
 
-// Close refuses new calls, waits until all calls in progress are answered, and
-// stops the engine. If the context ends first, what has not been answered is
+// Close refuses new calls, ends the services and waits for them, waits until all
+// calls in progress are answered, and stops the engine. If the context ends first, what has not been answered is
 // answered with an error and Close returns the context's error; a rule that runs
 // at that moment is not waited for. It does not close the store. Later calls of
 // Close do nothing.
@@ -150,12 +152,15 @@ func (e *Engine) Close(ctx context.Context) error {
 	stop := e.stop
 	e.mu.Unlock()
 	stop()
+	err := e.services.stop(ctx)
+	if err != nil {
+		err = fmt.Errorf("close engine: %w", err)
+	}
 	e.drain()
-	var err error
 	select {
 	case <-e.drained:
 	case <-ctx.Done():
-		err = fmt.Errorf("close engine: %w", ctx.Err())
+		err = errors.Join(err, fmt.Errorf("close engine: %w", ctx.Err()))
 	}
 	if e.dispatcher != nil {
 		if err2 := e.dispatcher.close(ctx); err == nil && err2 != nil {
@@ -188,13 +193,7 @@ func (e *Engine) Close(ctx context.Context) error {
 // The events are valid until the next step and must not be changed; see
 // [store.Event.Clone].
 func (e *Engine) Events(ctx context.Context, after store.Position) iter.Seq2[*store.Event, error] {
-	return func(yield func(*store.Event, error) bool) {
-		for event, err := range e.hub.Follow(ctx, store.Query{After: after}) {
-			if !yield(event, streamError(err)) {
-				return
-			}
-		}
-	}
+	return e.Follow(ctx, store.Query{After: after})
 }
 
 // Subscribe opens a subscription to the log of the engine: a consumer with a name

@@ -1,0 +1,196 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/store"
+)
+
+// A plan says which events a projection gets and how they are decoded, once the
+// kinds are known.
+type plan struct {
+	query   store.Query // without positions
+	types   map[string]struct{}
+	decoder decoder
+	becomes map[store.Key]string // kind and stored type to the type after upcasts
+}
+
+// makePlan finds the stored types that the rules of a projection are for.
+func makePlan(s *settings, kinds []perdure.AnyKind) (*plan, error) {
+	p := &plan{
+		query:   store.Query{Kinds: s.kinds, Tags: s.tags, Types: s.types},
+		decoder: decoder{kinds: map[store.Key]func([]byte) (proto.Message, error){}},
+		becomes: map[store.Key]string{},
+	}
+	types := slices.Clone(s.rules)
+	for _, k := range kinds {
+		if len(s.kinds) > 0 && !slices.Contains(s.kinds, k.Name()) {
+			continue
+		}
+		events, err := perdure.StoredEvents(k)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range events {
+			if e.Becomes == e.Type {
+				continue
+			}
+			if slices.Contains(s.rules, e.Type) {
+				return nil, fmt.Errorf("its On rule for %s is never used: kind %q reads it as %s", e.Type, k.Name(), e.Becomes)
+			}
+			key := store.Key{Kind: k.Name(), ID: e.Type}
+			p.decoder.kinds[key] = e.Decode
+			p.becomes[key] = e.Becomes
+			if slices.Contains(s.rules, e.Becomes) {
+				types = append(types, e.Type)
+			}
+		}
+	}
+	if len(s.rules) > 0 {
+		slices.Sort(types)
+		p.query.Types = slices.Compact(types)
+	}
+	p.types = make(map[string]struct{}, len(p.query.Types))
+	for _, t := range p.query.Types {
+		p.types[t] = struct{}{}
+	}
+	return p, nil
+}
+
+// wants reports whether the plan is for the event.
+func (p *plan) wants(e *store.Event) bool {
+	if len(p.types) > 0 {
+		if _, ok := p.types[e.Type]; !ok {
+			return false
+		}
+	}
+	if len(p.query.Kinds) == 0 && len(p.query.Tags) == 0 {
+		return true
+	}
+	return p.query.Match(e)
+}
+
+// A batch is what an attempt hands to the rules.
+type batch struct {
+	plan   *plan
+	events []store.Event
+	parked map[store.Key]*project.Parked // to be passed over
+	any    []AnyEvent                    // a buffer for OnBatch
+	index  []int                         // of the events in any
+}
+
+// An eventError says that a rule has failed at one of the events in [from, to).
+type eventError struct {
+	from, to int
+	err      error
+	hopeless bool
+}
+
+func (e *eventError) Error() string { return e.err.Error() }
+func (e *eventError) Unwrap() error { return e.err }
+
+// A panicError is a panic of a rule.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
+
+// guard makes an error of a panic.
+func guard(fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &panicError{r, debug.Stack()}
+		}
+	}()
+	return fn()
+}
+
+func (b *bound[Tx]) apply(ctx context.Context, t *batch) error {
+	if b.definition.batch != nil {
+		return b.applyBatch(ctx, t)
+	}
+	at := 0
+	err := guard(func() error { return b.applyEach(ctx, t, &at) })
+	if p, ok := errors.AsType[*panicError](err); ok {
+		return &eventError{from: at, to: at + 1, err: p}
+	}
+	return err
+}
+
+// applyEach calls the rule of each event. It leaves the index of the event that
+// it is at in *at.
+func (b *bound[Tx]) applyEach(ctx context.Context, t *batch, at *int) error {
+	var last string
+	var h *handler[Tx]
+	for i := range t.events {
+		*at = i
+		e := &t.events[i]
+		if len(t.parked) > 0 && t.parked[e.Key] != nil {
+			continue
+		}
+		var m proto.Message
+		if len(t.plan.becomes) > 0 {
+			key := store.Key{Kind: e.Key.Kind, ID: e.Type}
+			if to, ok := t.plan.becomes[key]; ok {
+				h, last = b.handlers[to], ""
+				if h == nil {
+					continue
+				}
+				var err error
+				if m, err = t.plan.decoder.kinds[key](e.Payload); err != nil {
+					return &eventError{from: i, to: i + 1, err: err, hopeless: true}
+				}
+			}
+		}
+		if m == nil {
+			if e.Type != last {
+				h, last = b.handlers[e.Type], e.Type
+			}
+			if h == nil {
+				continue
+			}
+			m = h.fresh()
+			if err := proto.Unmarshal(e.Payload, m); err != nil {
+				return &eventError{from: i, to: i + 1, err: fmt.Errorf("decode %s: %w", e.Type, err), hopeless: true}
+			}
+		}
+		if err := h.handle(ctx, b.tx, e, m); err != nil {
+			return &eventError{from: i, to: i + 1, err: err}
+		}
+	}
+	return nil
+}
+
+func (b *bound[Tx]) applyBatch(ctx context.Context, t *batch) error {
+	t.any, t.index = t.any[:0], t.index[:0]
+	for i := range t.events {
+		e := &t.events[i]
+		if len(t.parked) > 0 && t.parked[e.Key] != nil {
+			continue
+		}
+		t.any = append(t.any, AnyEvent{Event: e, decode: &t.plan.decoder})
+		t.index = append(t.index, i)
+	}
+	if len(t.any) == 0 {
+		return nil
+	}
+	err := guard(func() error { return b.definition.batch(ctx, b.tx, t.any) })
+	if err == nil {
+		return nil
+	}
+	failed := &eventError{from: t.index[0], to: t.index[len(t.index)-1] + 1, err: err}
+	if at, ok := errors.AsType[*indexError](err); ok && at.index >= 0 && at.index < len(t.index) {
+		failed.from, failed.to = t.index[at.index], t.index[at.index]+1
+	}
+	return failed
+}

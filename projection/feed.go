@@ -1,0 +1,159 @@
+package projection
+
+import (
+	"context"
+	"maps"
+	"sync"
+
+	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/store"
+)
+
+// Bounds of what a reader holds for a lane: two buffers, one that is filled while
+// the other is handled.
+const (
+	// feedBytesMax bounds the payloads of one; it is longer if its last event is.
+	feedBytesMax = 4 << 20
+	// feedKeptMax bounds the buffer that is kept for the next batch.
+	feedKeptMax = 4 * feedBytesMax
+)
+
+// A buffer is a run of events that are its own.
+type buffer struct {
+	events []store.Event
+	bytes  []byte   // the payloads
+	tags   []string // the tags
+}
+
+func (b *buffer) reset() {
+	b.events, b.tags = b.events[:0], b.tags[:0]
+	if b.bytes = b.bytes[:0]; cap(b.bytes) > feedKeptMax {
+		b.bytes = nil
+	}
+}
+
+// add copies the event.
+func (b *buffer) add(e *store.Event) {
+	b.events = append(b.events, *e)
+	own := &b.events[len(b.events)-1]
+	from := len(b.bytes)
+	b.bytes = append(b.bytes, e.Payload...)
+	own.Payload = b.bytes[from:len(b.bytes):len(b.bytes)]
+	if own.Tags = nil; len(e.Tags) > 0 {
+		from := len(b.tags)
+		b.tags = append(b.tags, e.Tags...)
+		own.Tags = b.tags[from:len(b.tags):len(b.tags)]
+	}
+	if e.Metadata.Values != nil {
+		own.Metadata.Values = maps.Clone(e.Metadata.Values)
+	}
+}
+
+// A feed hands events from the reader of a partition to one lane.
+//
+//  1. Everything that the lane wants at or below at is in filling or has been
+//     taken. What filling holds begins above after.
+//  2. A closed feed takes and gives nothing: the lane has asked the reader to go
+//     back, and the reader has yet to come to it.
+//  3. The buffer that was taken last is not touched before the next take.
+type feed struct {
+	batch int
+
+	mu      sync.Mutex
+	closed  bool
+	after   store.Position
+	at      store.Position
+	filling *buffer
+	spare   *buffer
+	eager   bool          // what is there may be taken, however little
+	flush   bool          // the same, once
+	space   chan struct{} // one element: there may be room
+}
+
+func newFeed(batch int) *feed {
+	return &feed{batch: batch, closed: true, filling: &buffer{}, spare: &buffer{}, space: make(chan struct{}, 1)}
+}
+
+// shut closes the feed until the reader opens it.
+func (f *feed) shut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	f.filling.reset()
+	f.roomy()
+}
+
+// open begins the feed above after.
+func (f *feed) open(after store.Position) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed, f.after, f.at = false, after, after
+	f.filling.reset()
+}
+
+func (f *feed) roomy() {
+	select {
+	case f.space <- struct{}{}:
+	default:
+	}
+}
+
+func (f *feed) full() bool {
+	return len(f.filling.events) >= f.batch || len(f.filling.bytes) >= feedBytesMax
+}
+
+// put adds an event, and waits for room. It reports whether the lane has
+// something to take.
+func (f *feed) put(ctx context.Context, e *store.Event) (ready bool, err error) {
+	f.mu.Lock()
+	for !f.closed && f.full() {
+		f.mu.Unlock()
+		select {
+		case <-f.space:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+		f.mu.Lock()
+	}
+	defer f.mu.Unlock()
+	if f.closed || e.Position <= f.at {
+		return false, nil
+	}
+	f.at = e.Position
+	f.filling.add(e)
+	return f.eager || f.flush || f.full(), nil
+}
+
+// mode says whether the lane is to take what is there at once, or to wait until
+// it is much or the mode is called eager once.
+func (f *feed) mode(eager bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flush = f.flush || f.eager || eager
+	f.eager = eager
+}
+
+// take gives what is there to the lane, which has it until the next take. All
+// that the lane wants through seen has been put.
+func (f *feed) take(seen store.Position) (c project.Chunk, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	through := max(f.at, seen)
+	if f.closed || through <= f.after || !f.eager && !f.flush && !f.full() {
+		return c, false
+	}
+	f.flush = false
+	c = project.Chunk{After: f.after, Through: through, Events: f.filling.events}
+	f.filling, f.spare = f.spare, f.filling
+	f.filling.reset()
+	f.after, f.at = through, through
+	f.roomy()
+	return c, true
+}
+
+// ready reports whether there is something to take.
+func (f *feed) ready(seen store.Position) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.closed && max(f.at, seen) > f.after && (f.eager || f.flush || f.full())
+}

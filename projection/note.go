@@ -1,0 +1,249 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/internal/project"
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
+	"github.com/perdure/perdure/store"
+)
+
+// The keys of the notes of a projection. Each note is a message of
+// proto/perdure/v1 with a checksum, see store.Seal.
+//
+//	<name>/serving
+//	<name>/v<version>/about
+//	<name>/v<version>/lane/<partition>/<lane>
+//	<name>/v<version>/parked/<partition>/<lane>/<length of kind>/<kind>/<id>
+//	<name>/v<version>/dead/<partition>/<lane>/<sequence>
+const notesPrefix = "projection/"
+
+func servingKey(name string) string { return notesPrefix + name + "/serving" }
+
+func versionsPrefix(name string) string { return notesPrefix + name + "/v" }
+
+func versionPrefix(name string, version int) string {
+	return fmt.Sprintf("%s%d/", versionsPrefix(name), version)
+}
+
+// A laneID names a lane of a version.
+type laneID struct{ partition, lane int }
+
+func (l laneID) String() string { return fmt.Sprintf("%04d/%04d", l.partition, l.lane) }
+
+// keys are the keys of a lane's notes.
+type keys struct{ lane, parked, dead string }
+
+func keysOf(name string, version int, l laneID) keys {
+	p := versionPrefix(name, version)
+	return keys{p + "lane/" + l.String(), p + "parked/" + l.String() + "/", p + "dead/" + l.String() + "/"}
+}
+
+func (k *keys) parkedOf(e store.Key) string {
+	return fmt.Sprintf("%s%d/%s/%s", k.parked, len(e.Kind), e.Kind, e.ID)
+}
+
+func (k *keys) deadAt(p store.Position) string { return fmt.Sprintf("%s%016d", k.dead, p.Sequence()) }
+
+func seal(m proto.Message) []byte {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		panic(fmt.Sprintf("projection: encode a note: %v", err)) // text in it is valid by then
+	}
+	return store.Seal(b, 0)
+}
+
+// unseal decodes a note. An error matches [store.ErrCorrupt].
+func unseal(what string, sealed []byte, m proto.Message) error {
+	b, reason := store.Unseal(sealed)
+	if reason == "" {
+		if err := proto.Unmarshal(b, m); err != nil {
+			reason = err.Error()
+		}
+	}
+	if reason != "" {
+		return &store.CorruptError{What: what, Reason: reason}
+	}
+	return nil
+}
+
+func corrupt(what, format string, args ...any) error {
+	return &store.CorruptError{What: what, Reason: fmt.Sprintf(format, args...)}
+}
+
+func encodeServing(version int, now time.Time) []byte {
+	return seal(&perdurev1.ProjectionServing{Version: uint32(version), TimeUnixNano: now.UnixNano()})
+}
+
+func decodeServing(b []byte) (int, error) {
+	var p perdurev1.ProjectionServing
+	if err := unseal("serving note", b, &p); err != nil {
+		return 0, err
+	}
+	if p.GetVersion() == 0 {
+		return 0, corrupt("serving note", "version 0 does not serve")
+	}
+	return int(p.GetVersion()), nil
+}
+
+// about says how a version began.
+type about struct {
+	lanes, partitions int
+	log               store.ID
+	began             time.Time
+}
+
+func encodeAbout(a about) []byte {
+	p := &perdurev1.ProjectionVersion{Lanes: uint32(a.lanes), Partitions: uint32(a.partitions), TimeUnixNano: a.began.UnixNano()}
+	if !a.log.IsZero() {
+		p.LogId = a.log[:]
+	}
+	return seal(p)
+}
+
+func decodeAbout(b []byte) (about, error) {
+	var p perdurev1.ProjectionVersion
+	if err := unseal("version note", b, &p); err != nil {
+		return about{}, err
+	}
+	a := about{lanes: int(p.GetLanes()), partitions: int(p.GetPartitions()), began: time.Unix(0, p.GetTimeUnixNano()).UTC()}
+	switch n := len(p.GetLogId()); {
+	case n != 0 && n != len(a.log):
+		return about{}, corrupt("version note", "log id of %d bytes", n)
+	case a.lanes < 1 || a.lanes > LanesMax || a.partitions < 1 || a.partitions > store.PartitionsMax:
+		return about{}, corrupt("version note", "%d lanes in %d partitions", a.lanes, a.partitions)
+	}
+	copy(a.log[:], p.GetLogId())
+	return a, nil
+}
+
+// laneNote is the note of a lane with what is for people only.
+type laneNote struct {
+	project.State
+
+	process string
+	time    time.Time
+}
+
+func encodeLane(n *laneNote) []byte {
+	return seal(&perdurev1.ProjectionLane{
+		Position: uint64(n.Position), Revision: n.Revision, LatchedThrough: uint64(n.Latched),
+		Writer: n.Writer[:], Process: n.process, TimeUnixNano: n.time.UnixNano(),
+		Parked: uint32(n.Parked), Dead: uint32(n.Dead),
+	})
+}
+
+// decodeLane decodes the note of a lane in a partition.
+func decodeLane(b []byte, partition int) (laneNote, error) {
+	var p perdurev1.ProjectionLane
+	if err := unseal("lane note", b, &p); err != nil {
+		return laneNote{}, err
+	}
+	n := laneNote{
+		State: project.State{
+			Position: store.Position(p.GetPosition()), Revision: p.GetRevision(), Latched: store.Position(p.GetLatchedThrough()),
+			Parked: int(p.GetParked()), Dead: int(p.GetDead()),
+		},
+		process: p.GetProcess(), time: time.Unix(0, p.GetTimeUnixNano()).UTC(),
+	}
+	switch {
+	case len(p.GetWriter()) != len(n.Writer):
+		return laneNote{}, corrupt("lane note", "writer of %d bytes", len(p.GetWriter()))
+	case n.Position.Partition() != partition || n.Latched.Partition() != partition:
+		return laneNote{}, corrupt("lane note", "position %v, latched through %v, in partition %d", n.Position, n.Latched, partition)
+	}
+	copy(n.Writer[:], p.GetWriter())
+	return n, nil
+}
+
+func encodeParked(p *project.Parked) []byte {
+	return seal(&perdurev1.ProjectionParked{
+		Kind: p.Key.Kind, EntityId: p.Key.ID, Version: uint64(p.Version), Position: uint64(p.Position),
+		Type: p.Type, Error: p.Error, Attempts: uint32(p.Attempts), TimeUnixNano: p.Time.UnixNano(),
+	})
+}
+
+func decodeParked(b []byte) (*project.Parked, error) {
+	var p perdurev1.ProjectionParked
+	if err := unseal("note of a parked entity", b, &p); err != nil {
+		return nil, err
+	}
+	n := &project.Parked{
+		Key: store.Key{Kind: p.GetKind(), ID: p.GetEntityId()}, Version: store.Version(p.GetVersion()),
+		Position: store.Position(p.GetPosition()), Type: p.GetType(), Error: p.GetError(),
+		Attempts: int(p.GetAttempts()), Time: time.Unix(0, p.GetTimeUnixNano()).UTC(),
+	}
+	if n.Key.Validate() != nil || n.Version == 0 || n.Position.Sequence() == 0 {
+		return nil, corrupt("note of a parked entity", "version %d of %v at %v", n.Version, n.Key, n.Position)
+	}
+	return n, nil
+}
+
+func encodeDead(d *project.DeadLetter) []byte {
+	return seal(&perdurev1.ProjectionDeadLetter{
+		Kind: d.Key.Kind, EntityId: d.Key.ID, Version: uint64(d.Version), Position: uint64(d.Position), Through: uint64(d.Through),
+		Type: d.Type, Error: d.Error, Attempts: uint32(d.Attempts), TimeUnixNano: d.Time.UnixNano(),
+	})
+}
+
+func decodeDead(b []byte) (*project.DeadLetter, error) {
+	var p perdurev1.ProjectionDeadLetter
+	if err := unseal("dead letter", b, &p); err != nil {
+		return nil, err
+	}
+	d := &project.DeadLetter{
+		Key: store.Key{Kind: p.GetKind(), ID: p.GetEntityId()}, Version: store.Version(p.GetVersion()),
+		Position: store.Position(p.GetPosition()), Through: store.Position(p.GetThrough()), Type: p.GetType(), Error: p.GetError(),
+		Attempts: int(p.GetAttempts()), Time: time.Unix(0, p.GetTimeUnixNano()).UTC(),
+	}
+	if d.Key.Validate() != nil || d.Version == 0 || d.Position.Sequence() == 0 || d.Through < d.Position {
+		return nil, corrupt("dead letter", "version %d of %v at %v through %v", d.Version, d.Key, d.Position, d.Through)
+	}
+	return d, nil
+}
+
+// errGone says that a note that must be there is not.
+var errGone = errors.New("there is no such note")
+
+// readLane reads the note of a lane, and returns an error matching errGone if
+// there is none.
+func readLane(ctx context.Context, t txn, key string, partition int) (laneNote, error) {
+	b, err := t.note(ctx, key)
+	if err != nil {
+		return laneNote{}, err
+	}
+	if b == nil {
+		return laneNote{}, fmt.Errorf("note %s: %w", key, errGone)
+	}
+	n, err := decodeLane(b, partition)
+	if err != nil {
+		return laneNote{}, fmt.Errorf("note %s: %w", key, err)
+	}
+	return n, nil
+}
+
+// laneNotes reads the notes of all lanes of a version.
+func laneNotes(ctx context.Context, t txn, name string, version int) (map[laneID]laneNote, error) {
+	prefix := versionPrefix(name, version) + "lane/"
+	list := map[laneID]laneNote{}
+	for n, err := range t.notes(ctx, prefix) {
+		if err != nil {
+			return nil, fmt.Errorf("read notes %s: %w", prefix, err)
+		}
+		var id laneID
+		if _, err := fmt.Sscanf(n.Key[len(prefix):], "%d/%d", &id.partition, &id.lane); err != nil {
+			return nil, fmt.Errorf("note %s: %w", n.Key, corrupt("lane note", "its key names no lane"))
+		}
+		l, err := decodeLane(n.Value, id.partition)
+		if err != nil {
+			return nil, fmt.Errorf("note %s: %w", n.Key, err)
+		}
+		list[id] = l
+	}
+	return list, nil
+}

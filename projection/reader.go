@@ -1,0 +1,278 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
+)
+
+const (
+	// windowMax is how many positions one scan goes over. Between two of them a
+	// reader tells its lanes where it is.
+	windowMax = 1 << 16
+	// nearMax is how far behind the head a reader goes over to the live stream.
+	nearMax = 1024
+	// pollMin is the pause before a waiting reader looks again, on a log without
+	// a stream. It doubles, up to Config.Poll.
+	pollMin = time.Millisecond
+	// readRetryMin and readRetryMax bound the pauses after the log has failed.
+	readRetryMin = 50 * time.Millisecond
+	readRetryMax = 10 * time.Second
+)
+
+// A reader reads one partition for all of its lanes, on a goroutine of its own:
+// far behind the head by scans with a filter, near to it from the live stream.
+type reader struct {
+	run       *run
+	partition int
+	lanes     []*lane
+
+	// seen: all that the open lanes want through it has been put. Only the
+	// reader's goroutine changes it.
+	seen atomic.Uint64
+	head atomic.Uint64 // the last that was heard of
+
+	mu     sync.Mutex
+	seeks  map[*lane]store.Position
+	stop   context.CancelFunc // of the reading under way
+	err    error              // of the last read, if it has failed
+	asking chan struct{}      // one element: there are seeks
+}
+
+func newReader(r *run, partition int) *reader {
+	return &reader{run: r, partition: partition, seeks: map[*lane]store.Position{}, asking: make(chan struct{}, 1)}
+}
+
+// seek has a lane fed from above after.
+func (r *reader) seek(l *lane, after store.Position) {
+	l.feed.shut()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seeks[l] = after
+	if r.stop != nil {
+		r.stop()
+	}
+	select {
+	case r.asking <- struct{}{}:
+	default:
+	}
+}
+
+// begin opens the lanes that have sought and returns where to read from, and the
+// context of the reading. It waits for the first seek.
+func (r *reader) begin(ctx context.Context, at store.Position) (context.Context, store.Position) {
+	for {
+		r.mu.Lock()
+		for _, after := range r.seeks {
+			if at == 0 || after < at-1 {
+				at = after + 1 // one more, so that 0 is nowhere
+			}
+		}
+		if at != 0 {
+			r.seen.Store(uint64(at - 1))
+			for l, after := range r.seeks {
+				l.feed.open(after)
+			}
+			clear(r.seeks)
+			ctx, r.stop = context.WithCancel(ctx)
+			r.mu.Unlock()
+			return ctx, at - 1
+		}
+		r.mu.Unlock()
+		select {
+		case <-r.asking:
+		case <-ctx.Done():
+			return ctx, 0
+		}
+	}
+}
+
+func (r *reader) loop(ctx context.Context) {
+	var next store.Position
+	fails := 0
+	for ctx.Err() == nil {
+		reading, at := r.begin(ctx, next)
+		err := r.read(reading, at)
+		next = r.at() + 1
+		r.mu.Lock()
+		sought := len(r.seeks) > 0
+		if r.stop != nil {
+			r.stop()
+			r.stop = nil
+		}
+		if sought || ctx.Err() != nil {
+			err = nil
+		}
+		r.err = err
+		r.mu.Unlock()
+		if err == nil {
+			fails = 0
+			continue
+		}
+		if r.at() > at {
+			fails = 0
+		}
+		r.run.logger.Warn("projection cannot read the log", "projection", r.run.name, "version", r.run.version,
+			"partition", r.partition, "position", r.at().String(), "error", err)
+		r.run.sleep(ctx, backoff(readRetryMin, readRetryMax, fails), r.asking)
+		fails++
+	}
+}
+
+func (r *reader) at() store.Position { return store.Position(r.seen.Load()) }
+
+// read reads until the context ends or the log fails.
+func (r *reader) read(ctx context.Context, at store.Position) error {
+	pause := pollMin
+	for {
+		heads, err := r.run.log.Heads(ctx)
+		if err != nil {
+			return fmt.Errorf("read heads: %w", err)
+		}
+		if r.partition >= len(heads) {
+			return fmt.Errorf("%w: the log has %d partitions", store.ErrFormat, len(heads))
+		}
+		head := heads[r.partition]
+		if limit := r.run.config.limit; limit != nil {
+			head = min(head, limit[r.partition])
+		}
+		r.head.Store(uint64(head))
+		switch {
+		case head > at && (head-at > nearMax || r.run.follow == nil):
+			pause = pollMin
+			through := min(head, at+windowMax)
+			if err := r.scan(ctx, at, through); err != nil {
+				return err
+			}
+			at = through
+		case r.run.follow != nil:
+			if err := r.follow(ctx, at); err != nil {
+				return err
+			}
+			at = r.at()
+		default:
+			r.mode(true)
+			if !r.run.sleep(ctx, pause, nil) {
+				return ctx.Err()
+			}
+			pause = min(2*pause, r.run.config.Poll)
+		}
+	}
+}
+
+func (r *reader) mode(eager bool) {
+	for _, l := range r.lanes {
+		l.feed.mode(eager)
+	}
+}
+
+// scan puts the events above after through a position.
+func (r *reader) scan(ctx context.Context, after, through store.Position) error {
+	r.mode(false)
+	q := r.run.plan.query
+	q.After, q.Through = after, through
+	for e, err := range r.run.log.Scan(ctx, q) {
+		if err != nil {
+			return err
+		}
+		l := r.laneOf(e.Key)
+		ready, err := l.feed.put(ctx, e)
+		if err != nil {
+			return err
+		}
+		r.seen.Store(uint64(e.Position))
+		if ready {
+			l.signal()
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.seen.Store(uint64(through))
+	r.mode(true)
+	for _, l := range r.lanes {
+		l.signal()
+	}
+	return nil
+}
+
+// follow puts the events above after as they are committed. It returns nil when
+// the reader had better scan.
+func (r *reader) follow(ctx context.Context, after store.Position) error {
+	r.mode(true)
+	for e, err := range r.run.follow(ctx, store.Query{After: after}) {
+		switch {
+		case errors.Is(err, stream.ErrLagged):
+			return nil
+		case err != nil:
+			return err
+		}
+		if r.run.plan.wants(e) {
+			l := r.laneOf(e.Key)
+			ready, err := l.feed.put(ctx, e)
+			if err != nil {
+				return err
+			}
+			r.advance(e.Position)
+			if ready {
+				l.signal()
+			}
+		} else {
+			r.advance(e.Position)
+		}
+		for _, l := range r.lanes {
+			if l.idle.Load() {
+				l.signal()
+			}
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return perdure.ErrClosed
+}
+
+func (r *reader) advance(p store.Position) {
+	r.seen.Store(uint64(p))
+	if store.Position(r.head.Load()) < p {
+		r.head.Store(uint64(p))
+	}
+}
+
+func (r *reader) laneOf(key store.Key) *lane {
+	return r.lanes[laneIndex(key, len(r.lanes))]
+}
+
+// laneIndex says which lane has the events of an entity. It never changes.
+func laneIndex(key store.Key, lanes int) int {
+	if lanes == 1 {
+		return 0
+	}
+	// With kind and id the other way round, so that it says nothing about the
+	// partition.
+	return store.PartitionOf(store.Key{Kind: key.ID, ID: key.Kind}, lanes)
+}
+
+func (r *reader) problem() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// backoff returns the pause after so many failures before.
+func backoff(least, most time.Duration, before int) time.Duration {
+	d := least
+	for range before {
+		if d *= 2; d >= most {
+			return most
+		}
+	}
+	return d
+}

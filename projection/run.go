@@ -1,0 +1,383 @@
+package projection
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
+)
+
+// PollDefault is how often at least a runner looks at a log that nobody tells it
+// about.
+const PollDefault = 50 * time.Millisecond
+
+// A Config says what runners read. Log is needed; the zero value of everything
+// else is a good default. An engine that runs them as a [Service] fills it in.
+type Config struct {
+	// Log has the events.
+	Log store.Log
+	// Hub wakes the runners when something is committed. Without one they look
+	// at the heads of the log: often after something has come, and in the end
+	// every Poll. Zero is [PollDefault].
+	Hub  *stream.Hub
+	Poll time.Duration
+	// Kinds tell which events are upcast, and how.
+	Kinds []perdure.AnyKind
+	// Logger takes what the runners have to say. Nil discards it.
+	Logger *slog.Logger
+	// Clock tells the time and runs timers. Nil is the clock of the system.
+	Clock perdure.Clock
+
+	follow func(context.Context, store.Query) iter.Seq2[*store.Event, error]
+	limit  []store.Position // nothing above it is read, if it is not nil
+}
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time { return time.Now() }
+
+func (systemClock) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
+
+func (c *Config) defaults() error {
+	if c.Log == nil {
+		return fmt.Errorf("%w: Config.Log is nil", store.ErrInvalid)
+	}
+	if c.Poll < 0 {
+		return fmt.Errorf("%w: Config.Poll is negative: %v", store.ErrInvalid, c.Poll)
+	}
+	if c.Poll == 0 {
+		c.Poll = PollDefault
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Clock == nil {
+		c.Clock = systemClock{}
+	}
+	if c.follow == nil && c.Hub != nil {
+		c.follow = c.Hub.Follow
+	}
+	return nil
+}
+
+// Run runs the runners until the context ends, and returns after all of it has
+// ended. It returns nil then, and at once an error that says what is wrong with
+// the configuration or a projection. What happens to one of the runners later is
+// seen in its [Runner.Status] and does not disturb the others.
+func Run(ctx context.Context, c Config, runners ...*Runner) error {
+	if err := c.defaults(); err != nil {
+		return fmt.Errorf("run projections: %w", err)
+	}
+	runs, err := prepare(&c, runners)
+	if err != nil {
+		return fmt.Errorf("run projections: %w", err)
+	}
+	var wait sync.WaitGroup
+	for _, r := range runs {
+		wait.Go(func() { r.serve(ctx) })
+	}
+	wait.Wait()
+	return nil
+}
+
+// Service returns a service that runs the runners in an engine, see
+// [perdure.Config]. They follow its commits without a delay, and know its kinds.
+func Service(runners ...*Runner) perdure.Service { return service(runners) }
+
+type service []*Runner
+
+// Serve implements [perdure.Service].
+func (s service) Serve(ctx context.Context, e *perdure.Engine) error {
+	c := e.Config()
+	return Run(ctx, Config{Log: c.Store, Kinds: c.Kinds, Logger: c.Logger, Clock: c.Clock, follow: e.Follow}, s...)
+}
+
+// prepare checks everything and makes the runs.
+func prepare(c *Config, runners []*Runner) ([]*run, error) {
+	var errs []error
+	names := map[string]bool{}
+	var runs []*run
+	for i, r := range runners {
+		if r == nil {
+			errs = append(errs, fmt.Errorf("%w: runner %d is nil", store.ErrInvalid, i))
+			continue
+		}
+		if err := r.settings.err(); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		id := fmt.Sprintf("projection %q version %d", r.name, r.version)
+		if names[id] {
+			errs = append(errs, fmt.Errorf("%w: %s is there twice", store.ErrInvalid, id))
+			continue
+		}
+		names[id] = true
+		plan, err := makePlan(r.settings, c.Kinds)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%w: %s: %w", store.ErrInvalid, id, err))
+			continue
+		}
+		runs = append(runs, &run{
+			settings: r.settings, back: r.back, runner: r, config: *c, log: c.Log, follow: c.follow, plan: plan,
+			logger: c.Logger, process: processText(), retry: make(chan struct{}, 1), ended: make(chan struct{}),
+		})
+		rand.Read(runs[len(runs)-1].self[:])
+	}
+	for _, r := range runs {
+		if err := r.runner.attach(r); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		for _, r := range runs {
+			r.runner.detach(r)
+		}
+		return nil, errors.Join(errs...)
+	}
+	return runs, nil
+}
+
+// processText tells people which process has written a note.
+func processText() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return fmt.Sprintf("%s:%d", host, os.Getpid())
+}
+
+// A run is a runner at work.
+type run struct {
+	*settings
+
+	back    backend
+	runner  *Runner
+	config  Config
+	log     store.Log
+	follow  func(context.Context, store.Query) iter.Seq2[*store.Event, error]
+	plan    *plan
+	logger  *slog.Logger
+	self    store.ID
+	process string
+
+	once    bool         // somebody waits for its notes
+	waiting atomic.Int32 // callers of AtLeast
+
+	mu       sync.Mutex
+	readers  []*reader     // nil until the version has begun
+	err      error         // why it has not begun
+	failed   bool          // and will not without help
+	resumed  chan struct{} // closed when it is no longer paused; nil if it is not
+	retry    chan struct{} // one element: begin again
+	changed  chan struct{} // closed at the next progress; nil if nobody waits
+	changing bool          // bookmarks are to be left alone
+	ended    chan struct{} // closed when the runner is not run any more
+}
+
+func (r *run) now() time.Time { return r.config.Clock.Now() }
+
+// sleep waits for a time, a signal, or the end of the context; then it returns false.
+func (r *run) sleep(ctx context.Context, d time.Duration, signal <-chan struct{}) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := make(chan struct{})
+	stop := r.config.Clock.AfterFunc(d, func() { close(timer) })
+	defer stop()
+	select {
+	case <-timer:
+	case <-signal:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// serve runs the runner until the context ends.
+func (r *run) serve(ctx context.Context) {
+	defer close(r.ended)
+	defer r.runner.detach(r)
+	if !r.begin(ctx) {
+		return
+	}
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	for _, rd := range r.readers {
+		wait.Go(func() { rd.loop(ctx) })
+		for _, l := range rd.lanes {
+			wait.Go(func() { l.loop(ctx) })
+		}
+	}
+	wait.Go(func() { r.keepBookmarks(ctx) })
+	if r.auto {
+		wait.Go(func() { r.switchWhenLive(ctx) })
+	}
+}
+
+// begin makes the version, or finds it, and tries until it can. It returns false
+// if the context has ended.
+func (r *run) begin(ctx context.Context) bool {
+	for fails := 0; ctx.Err() == nil; fails++ {
+		a, err := r.open(ctx)
+		r.mu.Lock()
+		if err == nil {
+			r.err = nil
+			for p := range a.partitions {
+				rd := newReader(r, p)
+				for i := range a.lanes {
+					rd.lanes = append(rd.lanes, newLane(r, rd, i))
+				}
+				r.readers = append(r.readers, rd)
+			}
+			r.mu.Unlock()
+			return true
+		}
+		r.err = err
+		r.failed = errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrFormat) || errors.Is(err, store.ErrInvalid)
+		stopped := r.failed
+		r.mu.Unlock()
+		r.progress()
+		if ctx.Err() != nil {
+			return false
+		}
+		r.logger.Error("projection cannot begin", "projection", r.name, "version", r.version, "error", err)
+		if stopped {
+			select {
+			case <-r.retry:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		r.sleep(ctx, backoff(r.limits.RetryMin, r.limits.RetryMax, fails), r.retry)
+	}
+	return false
+}
+
+// open finds the notes of the version, or makes it in one transaction.
+func (r *run) open(ctx context.Context) (a about, err error) {
+	heads, err := r.log.Heads(ctx)
+	if err != nil {
+		return a, fmt.Errorf("read heads: %w", err)
+	}
+	var id store.ID
+	if s, ok := r.log.(store.Statistics); ok {
+		stats, err := s.Stats(ctx)
+		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return a, fmt.Errorf("identify the log: %w", err)
+		}
+		id = stats.Info.ID
+	}
+	// Before anything is read, so that nothing is deleted that is yet to be read.
+	if err := r.firstBookmarks(ctx, heads); err != nil {
+		return a, err
+	}
+	want := about{lanes: r.lanes, partitions: len(heads), log: id, began: r.now()}
+	err = r.back.update(ctx, func(t txn) error {
+		a, err = r.openVersion(ctx, t, want)
+		return err
+	})
+	return a, err
+}
+
+func (r *run) aboutKey() string { return versionPrefix(r.name, r.version) + "about" }
+
+func (r *run) openVersion(ctx context.Context, t txn, want about) (about, error) {
+	b, err := t.note(ctx, r.aboutKey())
+	if err != nil {
+		return about{}, err
+	}
+	if b != nil {
+		a, err := decodeAbout(b)
+		switch {
+		case err != nil:
+			return a, err
+		case a.partitions != want.partitions || !a.log.IsZero() && !want.log.IsZero() && a.log != want.log:
+			return a, fmt.Errorf("%w: projection %q version %d is of another log (%v, %d partitions) than this one (%v, %d partitions)",
+				store.ErrInvalid, r.name, r.version, a.log, a.partitions, want.log, want.partitions)
+		case a.lanes != want.lanes:
+			return a, fmt.Errorf("%w: projection %q version %d has %d lanes, not %d; another number needs another version",
+				store.ErrInvalid, r.name, r.version, a.lanes, want.lanes)
+		}
+		return a, nil
+	}
+	ctx = context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
+	if err := t.prepareVersion(ctx); err != nil {
+		return about{}, fmt.Errorf("prepare: %w", err)
+	}
+	serving, err := t.note(ctx, servingKey(r.name))
+	if err != nil {
+		return about{}, err
+	}
+	if serving == nil {
+		if err := t.setNote(ctx, servingKey(r.name), encodeServing(r.version, want.began)); err != nil {
+			return about{}, err
+		}
+	}
+	for p := range want.partitions {
+		for i := range want.lanes {
+			n := laneNote{process: r.process, time: want.began}
+			n.Position, n.Latched, n.Writer, n.Revision = store.NewPosition(p, 0), store.NewPosition(p, 0), r.self, 1
+			if serving != nil {
+				n.Latched = store.LastPosition(p)
+			}
+			k := keysOf(r.name, r.version, laneID{p, i})
+			if err := t.setNote(ctx, k.lane, encodeLane(&n)); err != nil {
+				return about{}, err
+			}
+		}
+	}
+	return want, t.setNote(ctx, r.aboutKey(), encodeAbout(want))
+}
+
+// hold waits while the runner is paused. It returns true if it has waited.
+func (r *run) hold(ctx context.Context) bool {
+	r.mu.Lock()
+	resumed := r.resumed
+	r.mu.Unlock()
+	if resumed == nil {
+		return false
+	}
+	select {
+	case <-resumed:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+// progress tells those who wait that something may have changed.
+func (r *run) progress() {
+	if r.waiting.Load() == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
+}
+
+func (r *run) complain(message string, l *lane, err error) {
+	r.logger.Warn(message, "projection", r.name, "version", r.version, "lane", l.id.String(), "error", err)
+}
+
+// list returns the lanes, none before the version has begun.
+func (r *run) list() []*lane {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []*lane
+	for _, rd := range r.readers {
+		all = append(all, rd.lanes...)
+	}
+	return all
+}

@@ -1,0 +1,335 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/store"
+)
+
+// A State says what a runner is doing.
+type State string
+
+// The states of a runner.
+const (
+	// StateIdle: it is not run in this process; another one may run it.
+	StateIdle State = "idle"
+	// StateStarting: it has not yet found where it is.
+	StateStarting State = "starting"
+	// StateCatchingUp: it is far behind the head of the log.
+	StateCatchingUp State = "catching up"
+	// StateLive: it handles events as they come.
+	StateLive State = "live"
+	// StatePaused: somebody has paused it.
+	StatePaused State = "paused"
+	// StateStandby: another process is at work on the same read model.
+	StateStandby State = "standby"
+	// StateRetrying: an event, the target or the log has failed and is tried again.
+	StateRetrying State = "retrying"
+	// StateFailed: it has stopped and needs help, see [Runner.Resume].
+	StateFailed State = "failed"
+)
+
+// liveMax is how many events behind the head a runner still counts as live.
+const liveMax = 100
+
+// A Status is how a runner is at one moment.
+type Status struct {
+	// Name and Version say which projection it is, Serving which version of it
+	// readers use (zero before there is one).
+	Name    string
+	Version int
+	Serving int
+	State   State
+	// Err is the last error, if that is why the state is what it is.
+	Err error
+	// Partitions say where it is. They are empty before the version has begun.
+	Partitions []PartitionStatus
+	// Lag is how many events of the log, wanted or not, it is behind, and LagTime
+	// how long ago the first of them was committed. Both are zero where the head
+	// is not known, because the runner is not run here.
+	Lag     uint64
+	LagTime time.Duration
+	// Rate is how many events of the log it passes in a second at the moment, ETA
+	// how long it will take to catch up at that rate; zero if that is unknown.
+	Rate float64
+	ETA  time.Duration
+	// Handled counts the events that were handed to rules since the start.
+	Handled uint64
+	// Parked counts the parked entities, Dead the dead letters.
+	Parked, Dead int
+	// Processes are those that have written the notes last, as host:pid.
+	Processes []string
+}
+
+// A PartitionStatus is where a runner is in one partition of the log.
+type PartitionStatus struct {
+	// Position: what it wants up to here is in the read model. Head is that of
+	// the log, or zero if it is not known.
+	Position, Head store.Position
+}
+
+// Status returns how the runner is. It reads the notes in the target, so it works
+// where the runner is not run too, and the heads of the log where it is.
+func (r *Runner) Status(ctx context.Context) (Status, error) {
+	s := Status{Name: r.name, Version: r.version, State: StateIdle}
+	if err := r.check(); err != nil {
+		return s, err
+	}
+	n := r.active()
+	if err := r.readStatus(ctx, &s); err != nil && n == nil {
+		return s, r.wrap("status of", err)
+	} else if err != nil {
+		s.Err = err
+	}
+	if n == nil {
+		return s, nil
+	}
+	return s, r.wrap("status of", n.status(ctx, &s))
+}
+
+// readStatus reads what the notes say.
+func (r *Runner) readStatus(ctx context.Context, s *Status) error {
+	return r.back.view(ctx, func(t txn) error {
+		s.Partitions, s.Parked, s.Dead, s.Processes, s.Serving = nil, 0, 0, nil, 0
+		b, err := t.note(ctx, servingKey(r.name))
+		if err != nil {
+			return err
+		}
+		if b != nil {
+			if s.Serving, err = decodeServing(b); err != nil {
+				return err
+			}
+		}
+		lanes, err := laneNotes(ctx, t, r.name, r.version)
+		if err != nil {
+			return err
+		}
+		processes := map[string]bool{}
+		for id, l := range lanes {
+			for len(s.Partitions) <= id.partition {
+				s.Partitions = append(s.Partitions, PartitionStatus{Position: store.LastPosition(len(s.Partitions))})
+			}
+			p := &s.Partitions[id.partition]
+			p.Position = min(p.Position, l.Position)
+			s.Parked += l.Parked
+			s.Dead += l.Dead
+			if !processes[l.process] {
+				processes[l.process] = true
+				s.Processes = append(s.Processes, l.process)
+			}
+		}
+		return nil
+	})
+}
+
+// status adds what a run knows.
+func (n *run) status(ctx context.Context, s *Status) error {
+	n.mu.Lock()
+	readers, err, failed, paused := n.readers, n.err, n.failed, n.resumed != nil
+	n.mu.Unlock()
+	s.State = StateStarting
+	if err != nil {
+		s.Err, s.State = err, StateRetrying
+		if failed {
+			s.State = StateFailed
+		}
+	}
+	if len(readers) == 0 {
+		return nil
+	}
+	heads, err := n.log.Heads(ctx)
+	if err != nil {
+		return fmt.Errorf("read heads: %w", err)
+	}
+	if len(s.Partitions) < len(readers) { // the notes could not be read
+		s.Partitions = make([]PartitionStatus, len(readers))
+	}
+	phase, behind := project.Running, false
+	loading := false
+	for p, rd := range readers {
+		at := &s.Partitions[p]
+		covered := store.LastPosition(p)
+		if err := rd.problem(); err != nil {
+			phase, s.Err = worse(phase, project.Retrying), err
+		}
+		for _, l := range rd.lanes {
+			l.mu.Lock()
+			ph, err := l.core.Phase()
+			covered = min(covered, l.core.Covered())
+			s.Handled += l.handled
+			s.Rate += l.rate.now(n.now())
+			l.mu.Unlock()
+			if ph == project.Loading {
+				loading = true
+				continue
+			}
+			if w := worse(phase, ph); w != phase {
+				phase = w
+				if err != nil {
+					s.Err = err
+				}
+			}
+		}
+		if p < len(heads) {
+			at.Head = heads[p]
+		}
+		if at.Head <= covered { // what is between is not wanted, and noted later
+			at.Position = max(at.Position, covered)
+			continue
+		}
+		s.Lag += uint64(at.Head - max(at.Position, covered))
+		behind = behind || at.Head-covered > liveMax
+		at.Position = max(at.Position, covered)
+		s.LagTime = max(s.LagTime, n.age(ctx, at.Position))
+	}
+	if s.Rate > 0 {
+		s.ETA = time.Duration(float64(s.Lag) / s.Rate * float64(time.Second))
+	}
+	switch {
+	case phase == project.Stopped:
+		s.State = StateFailed
+	case paused:
+		s.State = StatePaused
+	case phase == project.Retrying:
+		s.State = StateRetrying
+	case phase == project.Standby:
+		s.State = StateStandby
+	case loading:
+		s.State = StateStarting
+	case behind:
+		s.State = StateCatchingUp
+	default:
+		s.State = StateLive
+	}
+	return nil
+}
+
+// worse returns the one of two phases that people need to know of.
+func worse(a, b project.Phase) project.Phase {
+	rank := func(p project.Phase) int {
+		switch p {
+		case project.Stopped:
+			return 3
+		case project.Retrying:
+			return 2
+		case project.Standby:
+			return 1
+		}
+		return 0
+	}
+	if rank(b) > rank(a) {
+		return b
+	}
+	return a
+}
+
+// age returns how long ago the first event above a position was committed.
+func (n *run) age(ctx context.Context, after store.Position) time.Duration {
+	for e, err := range n.log.Scan(ctx, store.Query{After: after}) {
+		if err != nil {
+			return 0
+		}
+		return max(0, n.now().Sub(e.Time))
+	}
+	return 0
+}
+
+// What [Runner.Healthy] reports.
+var (
+	// ErrLagging: the projection is further behind than it may be.
+	ErrLagging = errors.New("projection lags behind")
+	// ErrParked: entities are parked.
+	ErrParked = errors.New("entities are parked")
+)
+
+// Healthy returns nil if all is well, and otherwise an error that says what is
+// not: it matches [ErrStopped] if the runner has failed, [ErrNotRunning] if it is
+// not run here, and [ErrLagging] or [ErrParked] where [Unhealthy] asks for that.
+func (r *Runner) Healthy(ctx context.Context) error {
+	s, err := r.Status(ctx)
+	switch {
+	case err != nil:
+		return err
+	case s.State == StateIdle:
+		err = ErrNotRunning
+	case s.State == StateFailed:
+		err = fmt.Errorf("%w: %w", ErrStopped, s.Err)
+	case r.lagMax > 0 && s.LagTime > r.lagMax:
+		err = fmt.Errorf("%w: %d events, the first of them from %v ago", ErrLagging, s.Lag, s.LagTime)
+	case r.strict && s.Parked > 0:
+		err = fmt.Errorf("%w: %d", ErrParked, s.Parked)
+	}
+	return r.wrap("health of", err)
+}
+
+// Ready returns nil once the runner is live, which is when requests that read its
+// model had better come; otherwise an error that says what it is doing.
+func (r *Runner) Ready(ctx context.Context) error {
+	s, err := r.Status(ctx)
+	if err == nil && s.State != StateLive && s.State != StateStandby {
+		err = fmt.Errorf("projection %q version %d is %s", r.name, r.version, s.State)
+		if s.Err != nil {
+			err = fmt.Errorf("%w: %w", err, s.Err)
+		}
+	}
+	return err
+}
+
+// A rate measures how fast a lane passes the log.
+type rate struct {
+	since time.Time
+	from  store.Position
+	last  float64
+	until time.Time
+}
+
+// rateSpan is how long one measurement takes at least, and rateMax how long it
+// says something.
+const (
+	rateSpan = time.Second
+	rateMax  = 5 * time.Second
+)
+
+func (r *rate) add(p store.Position, now time.Time) {
+	if r.since.IsZero() || p < r.from {
+		r.since, r.from = now, p
+		return
+	}
+	if d := now.Sub(r.since); d >= rateSpan {
+		r.last = float64(p-r.from) / d.Seconds()
+		r.since, r.from, r.until = now, p, now.Add(rateMax)
+	}
+}
+
+func (r *rate) now(now time.Time) float64 {
+	if now.After(r.until) {
+		return 0
+	}
+	return r.last
+}
+
+// switchEvery is how often a runner with [SwitchWhenLive] looks whether it is.
+const switchEvery = 200 * time.Millisecond
+
+// switchWhenLive switches readers to the version once it has caught up.
+func (n *run) switchWhenLive(ctx context.Context) {
+	for n.sleep(ctx, switchEvery, nil) {
+		s, err := n.runner.Status(ctx)
+		switch {
+		case err != nil || s.State != StateLive || s.Lag > 0:
+			continue
+		case s.Serving >= n.version:
+			return
+		}
+		if err := n.runner.Switch(ctx); err != nil {
+			n.logger.Warn("projection cannot switch", "projection", n.name, "version", n.version, "error", err)
+			continue
+		}
+		n.logger.Info("projection has switched", "projection", n.name, "version", n.version)
+		return
+	}
+}

@@ -1,0 +1,83 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/perdure/perdure/store"
+)
+
+// info is what a rule may know beside its arguments.
+type info struct {
+	version   int
+	replaying bool
+}
+
+type infoKey struct{}
+
+func infoFrom(ctx context.Context) info {
+	i, _ := ctx.Value(infoKey{}).(info)
+	return i
+}
+
+// Table returns the name that the table or bucket called base has in the version
+// whose rule runs with ctx: base, then _v and the version, such as loans_v2. It is
+// as good a name in SQL as base is. Each version has its own, so that versions can
+// be there side by side. It panics outside of a rule, because there is no version.
+func Table(ctx context.Context, base string) string {
+	i := infoFrom(ctx)
+	if i.version == 0 {
+		panic("projection: Table is for rules of a projection; readers use ServingTable")
+	}
+	return TableOf(base, i.version)
+}
+
+// TableOf returns the name that [Table] returns in a version.
+func TableOf(base string, version int) string { return base + "_v" + strconv.Itoa(version) }
+
+// Replaying reports whether the events that a rule gets have had their effects
+// already: they are below where a version that readers use, or this version
+// before a reset, has been. Effects outside of the read model belong behind it:
+//
+//	if !projection.Replaying(ctx) { … }
+//
+// A version that readers do not use (see [Serving]) is always replaying. The
+// switch hands effects over: what the old version has handled is replayed by the
+// new one, and what comes after is not. Between versions with different [Lanes]
+// an effect near the switch may come twice.
+func Replaying(ctx context.Context) bool { return infoFrom(ctx).replaying }
+
+// Serving returns the version of a projection that readers are to read, or zero
+// before there is one. Ask in the transaction of the query itself: then a switch
+// comes before or after it and never between.
+func Serving[Tx any](ctx context.Context, tx Tx, target Target[Tx], name string) (int, error) {
+	for n, err := range target.Notes(ctx, tx, servingKey(name)) {
+		if err != nil {
+			return 0, fmt.Errorf("serving version of projection %q: %w", name, err)
+		}
+		if n.Key != servingKey(name) {
+			continue
+		}
+		s, err := decodeServing(n.Value)
+		if err != nil {
+			return 0, fmt.Errorf("serving version of projection %q: %w", name, err)
+		}
+		return s, nil
+	}
+	return 0, nil
+}
+
+// ServingTable returns the name of the table or bucket called base in the version
+// that readers are to read. See [Serving]. The error matches [store.ErrNotFound]
+// before there is one.
+func ServingTable[Tx any](ctx context.Context, tx Tx, target Target[Tx], name, base string) (string, error) {
+	v, err := Serving(ctx, tx, target, name)
+	if err == nil && v == 0 {
+		err = fmt.Errorf("%w: projection %q has no version yet", store.ErrNotFound, name)
+	}
+	if err != nil {
+		return "", err
+	}
+	return TableOf(base, v), nil
+}

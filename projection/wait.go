@@ -1,0 +1,181 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/store"
+)
+
+// ErrStopped says that a projection has stopped, so that waiting for it is of no
+// use. The error says why.
+var ErrStopped = errors.New("projection has stopped")
+
+// WaitFor waits until the read model shows what the caller of a command has
+// done: read your writes. The receipt is what [perdure.Ref.Do] returns. See
+// [Runner.AtLeast].
+func WaitFor(ctx context.Context, r *Runner, receipt perdure.Receipt) error {
+	return r.AtLeast(ctx, receipt.Position)
+}
+
+// AtLeast waits until everything that the projection wants at or below a
+// position, in its partition, is in the read model, but for what is missing of
+// parked entities. A position travels as text, such as in a header of HTTP, by
+// [store.Position.String] and [store.ParsePosition]; a position with sequence 0
+// is reached always.
+//
+// Where the runner is run, it is woken; elsewhere it looks at the notes every
+// [PollDefault]. It returns an error matching [ErrStopped] if the runner has
+// stopped, and the context's error if that ends first.
+func (r *Runner) AtLeast(ctx context.Context, p store.Position) error {
+	if err := r.check(); err != nil {
+		return err
+	}
+	if p.Sequence() == 0 {
+		return nil
+	}
+	for {
+		n := r.active()
+		if n == nil {
+			done, err := r.noted(ctx, p)
+			if done || err != nil {
+				return r.wrap("wait for", err)
+			}
+			if !sleep(ctx, PollDefault) {
+				return r.wrap("wait for", ctx.Err())
+			}
+			continue
+		}
+		done, err := n.await(ctx, p)
+		if done || err != nil {
+			return r.wrap("wait for", err)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	stopped := make(chan struct{})
+	defer systemClock{}.AfterFunc(d, func() { close(stopped) })()
+	select {
+	case <-stopped:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// noted reports whether the notes say that a position is reached.
+func (r *Runner) noted(ctx context.Context, p store.Position) (bool, error) {
+	reached := false
+	err := r.back.view(ctx, func(t txn) error {
+		lanes, err := laneNotes(ctx, t, r.name, r.version)
+		if err != nil {
+			return err
+		}
+		reached = false
+		for id, n := range lanes {
+			if id.partition != p.Partition() {
+				continue
+			}
+			if reached = n.Position >= p; !reached {
+				break
+			}
+		}
+		return nil
+	})
+	return reached, err
+}
+
+// await waits for a position. It returns false without an error if the run has
+// ended meanwhile.
+func (n *run) await(ctx context.Context, p store.Position) (bool, error) {
+	n.waiting.Add(1)
+	defer n.waiting.Add(-1)
+	if p.Sequence() == 0 {
+		return true, nil
+	}
+	for first := true; ; first = false {
+		n.mu.Lock()
+		if n.changed == nil {
+			n.changed = make(chan struct{})
+		}
+		changed := n.changed
+		err := n.err
+		if !n.failed {
+			err = nil
+		}
+		n.mu.Unlock()
+		done, standby := false, false
+		if err == nil {
+			done, standby, err = n.reached(p)
+		}
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", ErrStopped, err)
+		}
+		if done {
+			return true, nil
+		}
+		if first {
+			for _, l := range n.list() {
+				l.signal() // it may have gone to sleep before it knew that somebody waits
+			}
+		}
+		var poll chan struct{}
+		if standby {
+			if done, err := n.runner.noted(ctx, p); done || err != nil {
+				return done, err
+			}
+			poll = make(chan struct{})
+			stop := n.config.Clock.AfterFunc(n.config.Poll, func() { close(poll) })
+			defer stop() //nolint:gocritic // it is a matter of few turns
+		}
+		select {
+		case <-changed:
+		case <-poll:
+		case <-n.ended:
+			return false, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+// reached reports whether the lanes of a partition have covered a position, and
+// if not, whether it is for others to do that.
+func (n *run) reached(p store.Position) (done, standby bool, err error) {
+	n.mu.Lock()
+	readers := n.readers
+	n.mu.Unlock()
+	if len(readers) == 0 {
+		return false, false, nil
+	}
+	if p.Partition() >= len(readers) {
+		return false, false, fmt.Errorf("%w: position %v: the log has %d partitions", store.ErrInvalid, p, len(readers))
+	}
+	done = true
+	for _, l := range readers[p.Partition()].lanes {
+		l.mu.Lock()
+		phase, failure := l.core.Phase()
+		state, loaded := l.core.State()
+		covered := l.core.Covered()
+		if n.once {
+			covered = state.Position
+		}
+		l.mu.Unlock()
+		if loaded && covered >= p && phase != project.Stopped {
+			continue
+		}
+		done = false
+		switch phase {
+		case project.Stopped:
+			return false, false, failure
+		case project.Standby:
+			standby = true
+		}
+	}
+	return done, standby, nil
+}

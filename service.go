@@ -1,0 +1,146 @@
+package perdure
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"runtime/debug"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A Service works beside the entities of an engine for as long as it is open,
+// such as the projections of package projection. See Config.Services.
+type Service interface {
+	// Serve works until the context ends, and returns after all that it has
+	// started has ended. An error before that is logged and shown by
+	// [Engine.Services]; the engine and the other services go on. So does a panic.
+	Serve(ctx context.Context, e *Engine) error
+}
+
+// A ServiceState says how a service of an engine is.
+type ServiceState struct {
+	Service Service
+	// Running is true until Serve has returned.
+	Running bool
+	// Err is what Serve has returned, or a panic of it, unless the engine is
+	// being closed.
+	Err error
+}
+
+// services runs the services of an engine.
+type services struct {
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+	ended  chan struct{} // closed when all have, once closing
+
+	mu     sync.Mutex
+	states []ServiceState
+}
+
+func (e *Engine) startServices() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &e.services
+	s.cancel, s.ended = cancel, make(chan struct{})
+	s.states = make([]ServiceState, len(e.config.Services))
+	for i, service := range e.config.Services {
+		s.states[i] = ServiceState{Service: service, Running: true}
+		s.wait.Go(func() {
+			err := serve(ctx, service, e)
+			if ctx.Err() != nil {
+				err = nil
+			}
+			s.mu.Lock()
+			s.states[i].Running, s.states[i].Err = false, err
+			s.mu.Unlock()
+			if err != nil {
+				e.config.Logger.Error("service has ended", "service", fmt.Sprintf("%T", service), "error", err)
+			}
+		})
+	}
+}
+
+// serve calls Serve and makes an error of a panic.
+func serve(ctx context.Context, service Service, e *Engine) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return service.Serve(ctx, e)
+}
+
+// stop ends the services and waits for them, or for the context.
+func (s *services) stop(ctx context.Context) error {
+	s.cancel()
+	go func() {
+		s.wait.Wait()
+		close(s.ended)
+	}()
+	select {
+	case <-s.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("services: %w", ctx.Err())
+	}
+}
+
+// Services returns the services of Config.Services, in that order, and how they are.
+func (e *Engine) Services() []ServiceState {
+	e.services.mu.Lock()
+	defer e.services.mu.Unlock()
+	return append([]ServiceState(nil), e.services.states...)
+}
+
+// Config returns the configuration of the engine, with the defaults of what was
+// not set. It must not be changed.
+func (e *Engine) Config() Config { return e.config }
+
+// Follow is like [Engine.Events] for the events that q selects.
+func (e *Engine) Follow(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		for event, err := range e.hub.Follow(ctx, q) {
+			if !yield(event, streamError(err)) {
+				return
+			}
+		}
+	}
+}
+
+// A StoredEvent says how one stored type of event of a kind is read.
+type StoredEvent struct {
+	// Type is the full protobuf name under which events are stored.
+	Type string
+	// Becomes is the type of the message that they are read as, which is another
+	// one if the kind has an [Upcast] for Type.
+	Becomes string
+	// Decode returns the message of a payload, after the upcasts.
+	Decode func(payload []byte) (proto.Message, error)
+}
+
+// StoredEvents returns how the events of a kind are read: those that have an
+// [Evolve] rule, and those that are upcast. It is for readers of the log. The
+// error says what is wrong with the declaration of the kind.
+func StoredEvents(k AnyKind) ([]StoredEvent, error) {
+	c := k.compile()
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	events := make([]StoredEvent, 0, len(c.rules.Stored))
+	for name, rule := range c.rules.Stored {
+		events = append(events, StoredEvent{Type: name, Becomes: rule.Evolve.Type, Decode: func(payload []byte) (proto.Message, error) {
+			m := rule.New()
+			if err := proto.Unmarshal(payload, m); err != nil {
+				return nil, fmt.Errorf("decode %s: %w", name, err)
+			}
+			if rule.Upcast != nil {
+				m = rule.Upcast(m)
+			}
+			return m, nil
+		}})
+	}
+	return events, nil
+}
