@@ -56,6 +56,32 @@ func (l *lane) input(fn func(*project.Lane)) {
 	l.signal()
 }
 
+// start runs the lane on a goroutine, and on another one if a rule ends that.
+func (l *lane) start(ctx context.Context, wait *sync.WaitGroup) {
+	wait.Go(func() {
+		ended := false
+		defer func() {
+			if !ended {
+				l.exited()
+				l.start(ctx, wait)
+			}
+		}()
+		l.loop(ctx)
+		ended = true
+	})
+}
+
+// errExited says that a rule has called runtime.Goexit.
+var errExited = errors.New("rule has ended its goroutine")
+
+// exited is called when the goroutine has been ended within an attempt. Should
+// the target have stored it all the same, the next attempt finds the note moved.
+func (l *lane) exited() {
+	l.input(func(c *project.Lane) {
+		c.Tried(project.Outcome{Result: project.Failed, Err: errExited, To: len(l.batch.events)}, l.run.now())
+	})
+}
+
 func (l *lane) loop(ctx context.Context) {
 	for ctx.Err() == nil {
 		if l.run.hold(ctx) {

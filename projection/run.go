@@ -215,7 +215,7 @@ func (r *run) serve(ctx context.Context) {
 	for _, rd := range r.readers {
 		wait.Go(func() { rd.loop(ctx) })
 		for _, l := range rd.lanes {
-			wait.Go(func() { l.loop(ctx) })
+			l.start(ctx, &wait)
 		}
 	}
 	wait.Go(func() { r.keepBookmarks(ctx) })
@@ -231,7 +231,7 @@ func (r *run) begin(ctx context.Context) bool {
 		a, err := r.open(ctx)
 		r.mu.Lock()
 		if err == nil {
-			r.err = nil
+			r.err, r.failed = nil, false
 			for p := range a.partitions {
 				rd := newReader(r, p)
 				for i := range a.lanes {

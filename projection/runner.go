@@ -35,11 +35,14 @@ type Runner struct {
 
 	back backend
 
-	mu  sync.Mutex
-	run *run // nil if it is not running here
+	mu       sync.Mutex
+	run      *run          // nil if it is not running here
+	attached chan struct{} // closed once it is
 }
 
-func newRunner(s *settings, b backend) *Runner { return &Runner{settings: s, back: b} }
+func newRunner(s *settings, b backend) *Runner {
+	return &Runner{settings: s, back: b, attached: make(chan struct{})}
+}
 
 // Name returns the name of the projection.
 func (r *Runner) Name() string { return r.name }
@@ -54,13 +57,14 @@ func (r *Runner) attach(n *run) error {
 		return fmt.Errorf("projection %q version %d: %w", r.name, r.version, ErrRunning)
 	}
 	r.run = n
+	close(r.attached)
 	return nil
 }
 
 func (r *Runner) detach(n *run) {
 	r.mu.Lock()
 	if r.run == n {
-		r.run = nil
+		r.run, r.attached = nil, make(chan struct{})
 	}
 	r.mu.Unlock()
 	n.progress()
@@ -68,9 +72,15 @@ func (r *Runner) detach(n *run) {
 
 // active returns the run, or nil.
 func (r *Runner) active() *run {
+	n, _ := r.activeOr()
+	return n
+}
+
+// activeOr returns the run, or nil and what is closed once there is one.
+func (r *Runner) activeOr() (*run, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.run
+	return r.run, r.attached
 }
 
 func (r *Runner) wrap(doing string, err error) error {
@@ -417,11 +427,15 @@ func (n *run) remove(ctx context.Context) error {
 		}
 		return removeNotes(ctx, t, versionPrefix(n.name, n.version))
 	})
-	n.reload()
 	if err != nil {
+		n.reload()
 		n.change(false)
 		return err
 	}
+	n.mu.Lock()
+	n.err, n.failed = ErrRemoved, true
+	n.mu.Unlock()
+	n.reload()
 	marks := make([]store.Bookmark, partitions)
 	for p := range marks {
 		marks[p] = store.Bookmark{Name: bookmarkName(n.name, n.version), Position: store.NewPosition(p, 0), Remove: true}

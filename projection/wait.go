@@ -39,14 +39,21 @@ func (r *Runner) AtLeast(ctx context.Context, p store.Position) error {
 		return nil
 	}
 	for {
-		n := r.active()
+		n, attached := r.activeOr()
 		if n == nil {
 			done, err := r.noted(ctx, p)
 			if done || err != nil {
 				return r.wrap("wait for", err)
 			}
-			if !sleep(ctx, PollDefault) {
-				return r.wrap("wait for", ctx.Err())
+			timer := time.NewTimer(PollDefault)
+			select {
+			case <-attached:
+			case <-timer.C:
+			case <-ctx.Done():
+			}
+			timer.Stop()
+			if err := ctx.Err(); err != nil {
+				return r.wrap("wait for", err)
 			}
 			continue
 		}
@@ -54,17 +61,6 @@ func (r *Runner) AtLeast(ctx context.Context, p store.Position) error {
 		if done || err != nil {
 			return r.wrap("wait for", err)
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	stopped := make(chan struct{})
-	defer systemClock{}.AfterFunc(d, func() { close(stopped) })()
-	select {
-	case <-stopped:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -95,9 +91,6 @@ func (r *Runner) noted(ctx context.Context, p store.Position) (bool, error) {
 func (n *run) await(ctx context.Context, p store.Position) (bool, error) {
 	n.waiting.Add(1)
 	defer n.waiting.Add(-1)
-	if p.Sequence() == 0 {
-		return true, nil
-	}
 	for first := true; ; first = false {
 		n.mu.Lock()
 		if n.changed == nil {
@@ -124,23 +117,35 @@ func (n *run) await(ctx context.Context, p store.Position) (bool, error) {
 				l.signal() // it may have gone to sleep before it knew that somebody waits
 			}
 		}
-		var poll chan struct{}
-		if standby {
+		if standby { // another process is at work, which tells nobody here
 			if done, err := n.runner.noted(ctx, p); done || err != nil {
 				return done, err
 			}
-			poll = make(chan struct{})
-			stop := n.config.Clock.AfterFunc(n.config.Poll, func() { close(poll) })
-			defer stop() //nolint:gocritic // it is a matter of few turns
+			timer := make(chan struct{})
+			stop := n.config.Clock.AfterFunc(n.config.Poll, func() { close(timer) })
+			n.pass(ctx, changed, timer)
+			stop()
+		} else {
+			n.pass(ctx, changed, nil)
 		}
 		select {
-		case <-changed:
-		case <-poll:
 		case <-n.ended:
 			return false, nil
-		case <-ctx.Done():
-			return false, ctx.Err()
+		default:
 		}
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+	}
+}
+
+// pass waits for one of the signals, or the end.
+func (n *run) pass(ctx context.Context, changed, timer <-chan struct{}) {
+	select {
+	case <-changed:
+	case <-timer:
+	case <-n.ended:
+	case <-ctx.Done():
 	}
 }
 

@@ -1,0 +1,147 @@
+package projection_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure"
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/memory"
+)
+
+// accounts is a kind with deposits and remarks.
+func accounts(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
+	return perdure.EventSourced("account",
+		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
+			return perdure.Persist(&testv1.Deposited{Amount: c.GetAmount()}), nil
+		}),
+		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Annotate) (*perdure.Decision, error) {
+			return perdure.Persist(&testv1.Annotated{Note: c.GetNote()}), nil
+		}),
+		perdure.Decide(func(_ context.Context, _ *testv1.Account, _ *testv1.Touch) (*perdure.Decision, error) {
+			return perdure.None(), nil
+		}),
+		perdure.Evolve(func(a *testv1.Account, e *testv1.Deposited) { a.Balance += e.GetAmount() }),
+		perdure.Evolve(func(a *testv1.Account, e *testv1.Annotated) { a.Notes = append(a.Notes, e.GetNote()) }),
+	).With(options...)
+}
+
+// sums adds up the deposits of each account, under the name of the version's
+// table, and counts them.
+func sums(rules ...projection.Rule[*memo]) *projection.Projection[*memo] {
+	rules = append(rules,
+		projection.On(func(ctx context.Context, m *memo, e projection.Event[*testv1.Deposited]) error {
+			m.rows[projection.Table(ctx, "sum")+" "+e.Key.ID] += int(e.Message.GetAmount())
+			m.rows[projection.Table(ctx, "count")]++
+			return nil
+		}),
+		projection.Prepare(func(ctx context.Context, m *memo) error {
+			m.rows[projection.Table(ctx, "prepared")]++
+			return nil
+		}),
+		projection.Clear(func(ctx context.Context, m *memo) error {
+			for k := range m.rows {
+				if len(k) >= 4 && (k == projection.Table(ctx, "count") || k == projection.Table(ctx, "prepared") || len(k) > len(projection.Table(ctx, "sum")) && k[:len(projection.Table(ctx, "sum"))+1] == projection.Table(ctx, "sum")+" ") {
+					delete(m.rows, k)
+				}
+			}
+			return nil
+		}))
+	return projection.New("sums", rules...)
+}
+
+func newLog(t testing.TB, partitions int) store.Log {
+	t.Helper()
+	return memory.New(memory.WithPartitions(partitions))
+}
+
+// deposit commits deposits of amounts 1, 2, 3 … to an account, without an engine.
+func deposit(t testing.TB, log store.Log, id string, expected, n int) {
+	t.Helper()
+	b := &store.Batch{Key: store.Key{Kind: "account", ID: id}, Expected: store.Version(expected)}
+	for i := range n {
+		payload, err := proto.Marshal(&testv1.Deposited{Amount: int64(expected + i + 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Events = append(b.Events, store.Event{ID: store.ID{1, byte(i)}, Type: "perdure.test.v1.Deposited", Payload: payload})
+	}
+	results, err := log.Commit(t.Context(), []*store.Batch{b})
+	if err != nil || results[0].Err != nil {
+		t.Fatal(err, results)
+	}
+}
+
+// sum is 1 + 2 + … + n.
+func sum(n int) int { return n * (n + 1) / 2 }
+
+// background runs the runners until the test ends.
+func background(t *testing.T, c projection.Config, runners ...*projection.Runner) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := projection.Run(ctx, c, runners...); err != nil {
+			t.Error(err)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+func status(t *testing.T, r *projection.Runner) projection.Status {
+	t.Helper()
+	s, err := r.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func atLeast(t *testing.T, r *projection.Runner, p store.Position) {
+	t.Helper()
+	if err := r.AtLeast(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantRow(t *testing.T, g *target, name string, want int) {
+	t.Helper()
+	if got := g.row(name); got != want {
+		t.Errorf("row %q is %d, want %d", name, got, want)
+	}
+}
+
+// bubble runs a test in virtual time.
+func bubble(t *testing.T, fn func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, fn)
+}
+
+func position(n int) store.Position { return store.NewPosition(0, uint64(n)) }
+
+func account(n int) string { return fmt.Sprintf("a%d", n) }
+
+// depositOld commits a deposit as it was stored in former times.
+func depositOld(t testing.TB, log store.Log, id string, units int64) {
+	t.Helper()
+	payload, err := proto.Marshal(&testv1.DepositedV0{Units: units})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &store.Batch{Key: store.Key{Kind: "account", ID: id}, Events: []store.Event{{
+		ID: store.ID{1}, Type: "perdure.test.v1.DepositedV0", Payload: payload,
+	}}}
+	if results, err := log.Commit(t.Context(), []*store.Batch{b}); err != nil || results[0].Err != nil {
+		t.Fatal(err, results)
+	}
+}
