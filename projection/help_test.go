@@ -37,17 +37,17 @@ func accounts(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 func sums(rules ...projection.Rule[*memo]) *projection.Projection[*memo] {
 	rules = append(rules,
 		projection.On(func(ctx context.Context, m *memo, e projection.Event[*testv1.Deposited]) error {
-			m.rows[projection.Table(ctx, "sum")+" "+e.Key.ID] += int(e.Message.GetAmount())
-			m.rows[projection.Table(ctx, "count")]++
+			m.rows[projection.TableName(ctx, "sum")+" "+e.Key.ID] += int(e.Message.GetAmount())
+			m.rows[projection.TableName(ctx, "count")]++
 			return nil
 		}),
 		projection.Prepare(func(ctx context.Context, m *memo) error {
-			m.rows[projection.Table(ctx, "prepared")]++
+			m.rows[projection.TableName(ctx, "prepared")]++
 			return nil
 		}),
 		projection.Clear(func(ctx context.Context, m *memo) error {
 			for k := range m.rows {
-				if len(k) >= 4 && (k == projection.Table(ctx, "count") || k == projection.Table(ctx, "prepared") || len(k) > len(projection.Table(ctx, "sum")) && k[:len(projection.Table(ctx, "sum"))+1] == projection.Table(ctx, "sum")+" ") {
+				if len(k) >= 4 && (k == projection.TableName(ctx, "count") || k == projection.TableName(ctx, "prepared") || len(k) > len(projection.TableName(ctx, "sum")) && k[:len(projection.TableName(ctx, "sum"))+1] == projection.TableName(ctx, "sum")+" ") {
 					delete(m.rows, k)
 				}
 			}

@@ -139,7 +139,7 @@ func OnBatch[Tx any](fn func(ctx context.Context, tx Tx, events []AnyEvent) erro
 
 // Prepare is the rule that creates what a version needs, such as its tables. It
 // runs in the first transaction of the version, and in that of a reset after
-// [Clear]. [Table] tells it the names.
+// [Clear]. [TableName] tells it the names.
 func Prepare[Tx any](fn func(ctx context.Context, tx Tx) error) Rule[Tx] {
 	return rule[Tx](func(d *definition[Tx]) { d.once("Prepare", &d.prepare, fn) })
 }

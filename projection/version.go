@@ -21,19 +21,19 @@ func infoFrom(ctx context.Context) info {
 	return i
 }
 
-// Table returns the name that the table or bucket called base has in the version
+// TableName returns the name that the table or bucket called base has in the version
 // whose rule runs with ctx: base, then _v and the version, such as loans_v2. It is
 // as good a name in SQL as base is. Each version has its own, so that versions can
 // be there side by side. It panics outside of a rule, because there is no version.
-func Table(ctx context.Context, base string) string {
+func TableName(ctx context.Context, base string) string {
 	i := infoFrom(ctx)
 	if i.version == 0 {
-		panic("projection: Table is for rules of a projection; readers use ServingTable")
+		panic("projection: TableName is for rules of a projection; readers use ServingTable")
 	}
 	return TableOf(base, i.version)
 }
 
-// TableOf returns the name that [Table] returns in a version.
+// TableOf returns the name that [TableName] returns in a version.
 func TableOf(base string, version int) string { return base + "_v" + strconv.Itoa(version) }
 
 // Replaying reports whether the events that a rule gets have had their effects
