@@ -28,6 +28,7 @@ type target struct {
 	// before and after fail the next Updates before or after they are stored.
 	before, after []error
 	down          error // everything fails
+	torn          bool  // an Update that fails after it is stored has stored its notes alone
 	updates       int
 }
 
@@ -54,6 +55,9 @@ func (t *target) Update(ctx context.Context, do func(*memo) error) error {
 		if t.before = t.before[1:]; err != nil {
 			return err
 		}
+	}
+	if len(t.after) > 0 && t.torn {
+		next.rows = t.memo.rows
 	}
 	t.memo = next
 	if len(t.after) > 0 {
