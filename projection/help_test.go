@@ -61,6 +61,20 @@ func newLog(t testing.TB, partitions int) store.Log {
 	return memory.New(memory.WithPartitions(partitions))
 }
 
+// mustDeposit commits one deposit, for examples.
+func mustDeposit(log store.Log, id string, amount int64) {
+	payload, err := proto.Marshal(&testv1.Deposited{Amount: amount})
+	if err != nil {
+		panic(err)
+	}
+	b := &store.Batch{Key: store.Key{Kind: "account", ID: id}, Events: []store.Event{{
+		ID: store.ID{1}, Type: "perdure.test.v1.Deposited", Payload: payload,
+	}}}
+	if results, err := log.Commit(context.Background(), []*store.Batch{b}); err != nil || results[0].Err != nil {
+		panic(err)
+	}
+}
+
 // deposit commits deposits of amounts 1, 2, 3 … to an account, without an engine.
 func deposit(t testing.TB, log store.Log, id string, expected, n int) {
 	t.Helper()
