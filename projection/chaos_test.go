@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
@@ -113,6 +114,7 @@ func chaos(t *testing.T, seed uint64, torn bool) error {
 	clear(poison)
 	mu.Unlock()
 	g.set(func(g *target) { g.before, g.after = nil, nil })
+	synctest.Wait() // both runners are there
 	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
 	var errs []error

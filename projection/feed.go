@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"sync"
+	"sync/atomic"
 
 	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
@@ -56,8 +57,11 @@ func (b *buffer) add(e *store.Event) {
 //  2. A closed feed takes and gives nothing: the lane has asked the reader to go
 //     back, and the reader has yet to come to it.
 //  3. The buffer that was taken last is not touched before the next take.
+//  4. seen is looked at under the lock: what the reader had seen before it has
+//     opened the feed anew says nothing about what it has put since.
 type feed struct {
 	batch int
+	seen  *atomic.Uint64 // of the reader: all that an open feed is to get through it has been put
 
 	mu      sync.Mutex
 	closed  bool
@@ -70,8 +74,8 @@ type feed struct {
 	space   chan struct{} // one element: there may be room
 }
 
-func newFeed(batch int) *feed {
-	return &feed{batch: batch, closed: true, filling: &buffer{}, spare: &buffer{}, space: make(chan struct{}, 1)}
+func newFeed(batch int, seen *atomic.Uint64) *feed {
+	return &feed{batch: batch, seen: seen, closed: true, filling: &buffer{}, spare: &buffer{}, space: make(chan struct{}, 1)}
 }
 
 // shut closes the feed until the reader opens it.
@@ -125,20 +129,22 @@ func (f *feed) put(ctx context.Context, e *store.Event) (ready bool, err error) 
 }
 
 // mode says whether the lane is to take what is there at once, or to wait until
-// it is much or the mode is called eager once.
-func (f *feed) mode(eager bool) {
+// it is much or the mode is called eager once. It reports whether the lane must be
+// told, because it may have found too little there before.
+func (f *feed) mode(eager bool) (tell bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	tell = eager && !f.eager
 	f.flush = f.flush || f.eager || eager
 	f.eager = eager
+	return tell
 }
 
-// take gives what is there to the lane, which has it until the next take. All
-// that the lane wants through seen has been put.
-func (f *feed) take(seen store.Position) (c project.Chunk, ok bool) {
+// take gives what is there to the lane, which has it until the next take.
+func (f *feed) take() (c project.Chunk, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	through := max(f.at, seen)
+	through := max(f.at, store.Position(f.seen.Load()))
 	if f.closed || through <= f.after || !f.eager && !f.flush && !f.full() {
 		return c, false
 	}
@@ -152,8 +158,8 @@ func (f *feed) take(seen store.Position) (c project.Chunk, ok bool) {
 }
 
 // ready reports whether there is something to take.
-func (f *feed) ready(seen store.Position) bool {
+func (f *feed) ready() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !f.closed && max(f.at, seen) > f.after && (f.eager || f.flush || f.full())
+	return !f.closed && max(f.at, store.Position(f.seen.Load())) > f.after && (f.eager || f.flush || f.full())
 }

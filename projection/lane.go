@@ -33,7 +33,7 @@ type lane struct {
 
 func newLane(r *run, rd *reader, number int) *lane {
 	l := &lane{
-		run: r, id: laneID{rd.partition, number}, reader: rd, feed: newFeed(r.limits.Batch),
+		run: r, id: laneID{rd.partition, number}, reader: rd, feed: newFeed(r.limits.Batch, &rd.seen),
 		wake: make(chan struct{}, 1), core: project.New(r.self, r.limits, r.policy),
 	}
 	l.keys = keysOf(r.name, r.version, l.id)
@@ -90,7 +90,7 @@ func (l *lane) loop(ctx context.Context) {
 		now := l.run.now()
 		l.mu.Lock()
 		if l.core.Wants() {
-			if c, ok := l.feed.take(l.reader.at()); ok {
+			if c, ok := l.feed.take(); ok {
 				l.core.Offer(c, now)
 			}
 		}
@@ -116,9 +116,9 @@ func (l *lane) loop(ctx context.Context) {
 func (l *lane) wait(ctx context.Context, at time.Time) {
 	l.idle.Store(at.IsZero() || l.run.waiting.Load() > 0)
 	l.mu.Lock()
-	more := l.core.Wants() && l.reader.at() > l.core.Covered()
+	wants := l.core.Wants()
 	l.mu.Unlock()
-	if more && l.feed.ready(l.reader.at()) {
+	if wants && l.feed.ready() {
 		l.idle.Store(false)
 		return
 	}

@@ -169,7 +169,9 @@ func (r *reader) read(ctx context.Context, at store.Position) error {
 
 func (r *reader) mode(eager bool) {
 	for _, l := range r.lanes {
-		l.feed.mode(eager)
+		if l.feed.mode(eager) {
+			l.signal()
+		}
 	}
 }
 
@@ -197,9 +199,6 @@ func (r *reader) scan(ctx context.Context, after, through store.Position) error 
 	}
 	r.seen.Store(uint64(through))
 	r.mode(true)
-	for _, l := range r.lanes {
-		l.signal()
-	}
 	return nil
 }
 

@@ -1,0 +1,60 @@
+package projection
+
+import (
+	"sync/atomic"
+	"testing"
+
+	"github.com/perdure/perdure/store"
+)
+
+func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
+	t.Parallel()
+	var seen atomic.Uint64
+	f := newFeed(2, &seen)
+	put := func(p store.Position, want bool) {
+		t.Helper()
+		ready, err := f.put(t.Context(), &store.Event{Position: p, Tags: []string{"x"}, Payload: []byte{byte(p)}})
+		if err != nil || ready != want {
+			t.Errorf("put %v reports %t, %v", p, ready, err)
+		}
+		seen.Store(uint64(p))
+	}
+	take := func(after, through store.Position, events int) {
+		t.Helper()
+		c, ok := f.take()
+		if !ok || c.After != after || c.Through != through || len(c.Events) != events {
+			t.Errorf("took %v to %v with %d events, %t; want %v to %v with %d", c.After, c.Through, len(c.Events), ok, after, through, events)
+		}
+	}
+	none := func() {
+		t.Helper()
+		if c, ok := f.take(); ok || f.ready() {
+			t.Errorf("took %v to %v", c.After, c.Through)
+		}
+	}
+	put(1, false) // it is closed
+	none()
+	f.open(0)
+	seen.Store(0)
+	none()
+	put(1, false) // too little
+	none()
+	if !f.mode(true) || f.mode(true) {
+		t.Error("the lane is told when it may take what is there, once")
+	}
+	take(0, 1, 1)
+	seen.Store(5) // nothing that is wanted
+	take(1, 5, 0)
+	none()
+	put(4, false) // it was there before
+	put(6, true)
+	f.shut()
+	none()
+	put(7, false)
+	seen.Store(2)
+	f.open(2) // as if it were far behind
+	none()
+	put(3, true)
+	take(2, 3, 1)
+	f.mode(false)
+}
