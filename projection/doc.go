@@ -1,4 +1,59 @@
 // Package projection keeps read models: tables, buckets or documents that are
 // built from the events of a log, in order, each event once, and that can be
 // rebuilt while they are read.
+//
+// # Declaring and running
+//
+// A projection is a name and a rule for each event, which writes to the native
+// transaction of a database:
+//
+//	var Loans = projection.New("loans",
+//		projection.Prepare(createTables),
+//		projection.On(onLent), projection.On(onReturned),
+//		projection.Clear(dropTables),
+//	)
+//
+//	func onLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookLent]) error {
+//		_, err := tx.ExecContext(ctx, "INSERT INTO "+projection.TableName(ctx, "loans")+" …", e.Key.ID, …)
+//		return err
+//	}
+//
+// [Projection.Into] binds it to a [Target], which is the database, and makes a
+// [Runner]. An engine runs it as a [Service], or [Run] runs it on a bare log, or
+// [RunOnce] brings it up to date and returns.
+//
+// # What may be relied on
+//
+// The position of a projection is a note beside the rows, written in the same
+// transaction. So every event is in the read model exactly once, whatever fails
+// and however many runners there are: each transaction compares the note with
+// what its runner knows, and does nothing if another one was there. A target
+// without transactions gets every event at least once, see [AtLeastOnce].
+//
+// Events of one entity are handled in order; with one lane, which is the default
+// (see [Lanes]), all events of a partition are.
+//
+// A rule that fails does not stop the rest: its event is tried again, alone, with
+// growing pauses, and then its entity is parked, see [OnFailure]. Parked entities
+// are listed by [Runner.Parked] and brought back by [Runner.Retry]. A database
+// that is down is nobody's fault: the runner waits for it.
+//
+// The log keeps what a projection has yet to read, also while it does not run: a
+// runner has bookmarks in the log that pruning respects, until [Runner.Remove].
+// A new version begins at the first event that is kept.
+//
+// # Reading
+//
+// The reply to a command has a position, and [WaitFor] waits until the read model
+// shows it. [Serving] and [ServingTable] tell a query, in its own transaction,
+// which version of the model to read.
+//
+// # Rebuilding
+//
+// Give the changed projection a higher [Version] and run both. The new one is
+// built beside the old one, in tables of its own, since [TableName] adds the
+// version to their names. [Runner.Status] tells how far it is. [Runner.Switch]
+// has readers use it, in one transaction, and back if need be; [Runner.Remove]
+// takes the old one away. What a rule does outside of the database belongs behind
+// [Replaying], so that a rebuild does not do it again.
 package projection
