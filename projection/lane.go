@@ -160,7 +160,7 @@ func (l *lane) load(ctx context.Context) {
 	})
 	l.input(func(c *project.Lane) { c.Loaded(state, parked, err, l.run.now()) })
 	if err != nil && ctx.Err() == nil {
-		l.run.complain("projection cannot read its notes", l, err)
+		l.run.complain(l, fmt.Errorf("read notes: %w", err))
 	}
 }
 
@@ -194,7 +194,7 @@ func (l *lane) try(ctx context.Context, a *project.Attempt) {
 	l.mu.Unlock()
 	switch {
 	case o.Err != nil && ctx.Err() == nil:
-		l.run.complain("projection has failed", l, o.Err)
+		l.run.complain(l, o.Err)
 	case o.Result == project.Stored && parked != nil:
 		l.run.logger.Warn("projection has parked an entity", "projection", l.run.name, "version", l.run.version,
 			"entity", parked.Key.String(), "from", uint64(parked.Version), "error", parked.Error)

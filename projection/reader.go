@@ -81,9 +81,10 @@ func (r *reader) begin(ctx context.Context, at store.Position) (context.Context,
 				l.feed.open(after)
 			}
 			clear(r.seeks)
-			ctx, r.stop = context.WithCancel(ctx)
+			reading, stop := context.WithCancel(ctx)
+			r.stop = stop
 			r.mu.Unlock()
-			return ctx, at - 1
+			return reading, at - 1
 		}
 		r.mu.Unlock()
 		select {

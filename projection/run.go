@@ -367,8 +367,8 @@ func (r *run) progress() {
 	}
 }
 
-func (r *run) complain(message string, l *lane, err error) {
-	r.logger.Warn(message, "projection", r.name, "version", r.version, "lane", l.id.String(), "error", err)
+func (r *run) complain(l *lane, err error) {
+	r.logger.Warn("projection has failed", "projection", r.name, "version", r.version, "lane", l.id.String(), "error", err)
 }
 
 // list returns the lanes, none before the version has begun.

@@ -145,8 +145,8 @@ func (r *Runner) Resume() error {
 }
 
 // reload has the lanes read their notes again.
-func (n *run) reload() {
-	for _, l := range n.list() {
+func (r *run) reload() {
+	for _, l := range r.list() {
 		l.input(func(c *project.Lane) {
 			c.Resume()
 			c.Reload()
@@ -280,16 +280,16 @@ func (r *Runner) Reset(ctx context.Context, after ...store.Position) error {
 	return r.wrap("reset", err)
 }
 
-func (n *run) reset(ctx context.Context, after []store.Position) error {
-	n.mu.Lock()
-	partitions := len(n.readers)
-	n.mu.Unlock()
+func (r *run) reset(ctx context.Context, after []store.Position) error {
+	r.mu.Lock()
+	partitions := len(r.readers)
+	r.mu.Unlock()
 	if partitions == 0 {
 		return fmt.Errorf("%w: it has not begun", store.ErrNotFound)
 	}
 	from := make([]store.Bookmark, partitions)
 	for p := range from {
-		from[p] = store.Bookmark{Name: bookmarkName(n.name, n.version), Position: store.NewPosition(p, 0)}
+		from[p] = store.Bookmark{Name: bookmarkName(r.name, r.version), Position: store.NewPosition(p, 0)}
 	}
 	for _, p := range after {
 		if p.Partition() >= partitions {
@@ -297,17 +297,17 @@ func (n *run) reset(ctx context.Context, after []store.Position) error {
 		}
 		from[p.Partition()].Position = p
 	}
-	n.change(true)
-	defer n.change(false)
-	if err := n.setBookmarks(ctx, from); err != nil {
+	r.change(true)
+	defer r.change(false)
+	if err := r.setBookmarks(ctx, from); err != nil {
 		return err
 	}
-	err := n.back.update(ctx, func(t txn) error {
-		lanes, err := n.runner.hold(ctx, t, n.version)
+	err := r.back.update(ctx, func(t txn) error {
+		lanes, err := r.runner.hold(ctx, t, r.version)
 		if err != nil {
 			return err
 		}
-		ctx := context.WithValue(ctx, infoKey{}, info{version: n.version, replaying: true})
+		ctx := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
 		if err := t.clearVersion(ctx); err != nil {
 			return fmt.Errorf("clear: %w", err)
 		}
@@ -315,7 +315,7 @@ func (n *run) reset(ctx context.Context, after []store.Position) error {
 			return fmt.Errorf("prepare: %w", err)
 		}
 		for id, l := range lanes {
-			k := keysOf(n.name, n.version, id)
+			k := keysOf(r.name, r.version, id)
 			for _, prefix := range []string{k.parked, k.dead} {
 				if err := removeNotes(ctx, t, prefix); err != nil {
 					return err
@@ -324,22 +324,22 @@ func (n *run) reset(ctx context.Context, after []store.Position) error {
 			l.Latched = max(l.Latched, l.Position)
 			l.Position, l.Parked, l.Dead = from[id.partition].Position, 0, 0
 			l.Revision++
-			l.Writer, l.process, l.time = n.self, n.process, n.now()
+			l.Writer, l.process, l.time = r.self, r.process, r.now()
 			if err := t.setNote(ctx, k.lane, encodeLane(&l)); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	n.reload()
+	r.reload()
 	return err
 }
 
 // change says whether bookmarks must be left alone.
-func (n *run) change(changing bool) {
-	n.mu.Lock()
-	n.changing = changing
-	n.mu.Unlock()
+func (r *run) change(changing bool) {
+	r.mu.Lock()
+	r.changing = changing
+	r.mu.Unlock()
 }
 
 // removeBatch bounds the notes that are looked at before they are removed.
@@ -384,16 +384,16 @@ func (r *Runner) Remove(ctx context.Context) error {
 	return r.wrap("remove", err)
 }
 
-func (n *run) remove(ctx context.Context) error {
-	n.mu.Lock()
-	partitions := len(n.readers)
-	n.mu.Unlock()
+func (r *run) remove(ctx context.Context) error {
+	r.mu.Lock()
+	partitions := len(r.readers)
+	r.mu.Unlock()
 	if partitions == 0 {
 		return fmt.Errorf("%w: it has not begun", store.ErrNotFound)
 	}
-	n.change(true)
-	err := n.back.update(ctx, func(t txn) error {
-		b, err := t.note(ctx, servingKey(n.name))
+	r.change(true)
+	err := r.back.update(ctx, func(t txn) error {
+		b, err := t.note(ctx, servingKey(r.name))
 		if err != nil {
 			return err
 		}
@@ -403,44 +403,44 @@ func (n *run) remove(ctx context.Context) error {
 				return err
 			}
 		}
-		if serving == n.version {
+		if serving == r.version {
 			others := false
-			for o, err := range t.notes(ctx, versionsPrefix(n.name)) {
+			for o, err := range t.notes(ctx, versionsPrefix(r.name)) {
 				if err != nil {
 					return err
 				}
-				others = others || !hasPrefix(o.Key, versionPrefix(n.name, n.version))
+				others = others || !hasPrefix(o.Key, versionPrefix(r.name, r.version))
 			}
 			if others {
 				return ErrServing
 			}
-			if err := t.setNote(ctx, servingKey(n.name), nil); err != nil {
+			if err := t.setNote(ctx, servingKey(r.name), nil); err != nil {
 				return err
 			}
 		}
-		if _, err := n.runner.hold(ctx, t, n.version); err != nil {
+		if _, err := r.runner.hold(ctx, t, r.version); err != nil {
 			return err
 		}
-		ctx := context.WithValue(ctx, infoKey{}, info{version: n.version, replaying: true})
+		ctx := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
 		if err := t.clearVersion(ctx); err != nil {
 			return fmt.Errorf("clear: %w", err)
 		}
-		return removeNotes(ctx, t, versionPrefix(n.name, n.version))
+		return removeNotes(ctx, t, versionPrefix(r.name, r.version))
 	})
 	if err != nil {
-		n.reload()
-		n.change(false)
+		r.reload()
+		r.change(false)
 		return err
 	}
-	n.mu.Lock()
-	n.err, n.failed = ErrRemoved, true
-	n.mu.Unlock()
-	n.reload()
+	r.mu.Lock()
+	r.err, r.failed = ErrRemoved, true
+	r.mu.Unlock()
+	r.reload()
 	marks := make([]store.Bookmark, partitions)
 	for p := range marks {
-		marks[p] = store.Bookmark{Name: bookmarkName(n.name, n.version), Position: store.NewPosition(p, 0), Remove: true}
+		marks[p] = store.Bookmark{Name: bookmarkName(r.name, r.version), Position: store.NewPosition(p, 0), Remove: true}
 	}
-	return n.setBookmarks(ctx, marks)
+	return r.setBookmarks(ctx, marks)
 }
 
 func hasPrefix(s, prefix string) bool { return len(s) >= len(prefix) && s[:len(prefix)] == prefix }

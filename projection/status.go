@@ -127,10 +127,10 @@ func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 }
 
 // status adds what a run knows.
-func (n *run) status(ctx context.Context, s *Status) error {
-	n.mu.Lock()
-	readers, err, failed, paused := n.readers, n.err, n.failed, n.resumed != nil
-	n.mu.Unlock()
+func (r *run) status(ctx context.Context, s *Status) error {
+	r.mu.Lock()
+	readers, err, failed, paused := r.readers, r.err, r.failed, r.resumed != nil
+	r.mu.Unlock()
 	s.State = StateStarting
 	if err != nil {
 		s.Err, s.State = err, StateRetrying
@@ -141,7 +141,7 @@ func (n *run) status(ctx context.Context, s *Status) error {
 	if len(readers) == 0 {
 		return nil
 	}
-	heads, err := n.log.Heads(ctx)
+	heads, err := r.log.Heads(ctx)
 	if err != nil {
 		return fmt.Errorf("read heads: %w", err)
 	}
@@ -161,7 +161,7 @@ func (n *run) status(ctx context.Context, s *Status) error {
 			ph, err := l.core.Phase()
 			covered = min(covered, l.core.Covered())
 			s.Handled += l.handled
-			s.Rate += l.rate.now(n.now())
+			s.Rate += l.rate.now(r.now())
 			l.mu.Unlock()
 			if ph == project.Loading {
 				loading = true
@@ -184,7 +184,7 @@ func (n *run) status(ctx context.Context, s *Status) error {
 		s.Lag += uint64(at.Head - max(at.Position, covered))
 		behind = behind || at.Head-covered > liveMax
 		at.Position = max(at.Position, covered)
-		s.LagTime = max(s.LagTime, n.age(ctx, at.Position))
+		s.LagTime = max(s.LagTime, r.age(ctx, at.Position))
 	}
 	if s.Rate > 0 {
 		s.ETA = time.Duration(float64(s.Lag) / s.Rate * float64(time.Second))
@@ -228,12 +228,12 @@ func worse(a, b project.Phase) project.Phase {
 }
 
 // age returns how long ago the first event above a position was committed.
-func (n *run) age(ctx context.Context, after store.Position) time.Duration {
-	for e, err := range n.log.Scan(ctx, store.Query{After: after}) {
+func (r *run) age(ctx context.Context, after store.Position) time.Duration {
+	for e, err := range r.log.Scan(ctx, store.Query{After: after}) {
 		if err != nil {
 			return 0
 		}
-		return max(0, n.now().Sub(e.Time))
+		return max(0, r.now().Sub(e.Time))
 	}
 	return 0
 }
@@ -316,20 +316,20 @@ func (r *rate) now(now time.Time) float64 {
 const switchEvery = 200 * time.Millisecond
 
 // switchWhenLive switches readers to the version once it has caught up.
-func (n *run) switchWhenLive(ctx context.Context) {
-	for n.sleep(ctx, switchEvery, nil) {
-		s, err := n.runner.Status(ctx)
+func (r *run) switchWhenLive(ctx context.Context) {
+	for r.sleep(ctx, switchEvery, nil) {
+		s, err := r.runner.Status(ctx)
 		switch {
 		case err != nil || s.State != StateLive || s.Lag > 0:
 			continue
-		case s.Serving >= n.version:
+		case s.Serving >= r.version:
 			return
 		}
-		if err := n.runner.Switch(ctx); err != nil {
-			n.logger.Warn("projection cannot switch", "projection", n.name, "version", n.version, "error", err)
+		if err := r.runner.Switch(ctx); err != nil {
+			r.logger.Warn("projection cannot switch", "projection", r.name, "version", r.version, "error", err)
 			continue
 		}
-		n.logger.Info("projection has switched", "projection", n.name, "version", n.version)
+		r.logger.Info("projection has switched", "projection", r.name, "version", r.version)
 		return
 	}
 }

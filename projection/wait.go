@@ -88,23 +88,23 @@ func (r *Runner) noted(ctx context.Context, p store.Position) (bool, error) {
 
 // await waits for a position. It returns false without an error if the run has
 // ended meanwhile.
-func (n *run) await(ctx context.Context, p store.Position) (bool, error) {
-	n.waiting.Add(1)
-	defer n.waiting.Add(-1)
+func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
+	r.waiting.Add(1)
+	defer r.waiting.Add(-1)
 	for first := true; ; first = false {
-		n.mu.Lock()
-		if n.changed == nil {
-			n.changed = make(chan struct{})
+		r.mu.Lock()
+		if r.changed == nil {
+			r.changed = make(chan struct{})
 		}
-		changed := n.changed
-		err := n.err
-		if !n.failed {
+		changed := r.changed
+		err := r.err
+		if !r.failed {
 			err = nil
 		}
-		n.mu.Unlock()
+		r.mu.Unlock()
 		done, standby := false, false
 		if err == nil {
-			done, standby, err = n.reached(p)
+			done, standby, err = r.reached(p)
 		}
 		if err != nil {
 			return false, fmt.Errorf("%w: %w", ErrStopped, err)
@@ -113,23 +113,23 @@ func (n *run) await(ctx context.Context, p store.Position) (bool, error) {
 			return true, nil
 		}
 		if first {
-			for _, l := range n.list() {
+			for _, l := range r.list() {
 				l.signal() // it may have gone to sleep before it knew that somebody waits
 			}
 		}
 		if standby { // another process is at work, which tells nobody here
-			if done, err := n.runner.noted(ctx, p); done || err != nil {
+			if done, err := r.runner.noted(ctx, p); done || err != nil {
 				return done, err
 			}
 			timer := make(chan struct{})
-			stop := n.config.Clock.AfterFunc(n.config.Poll, func() { close(timer) })
-			n.pass(ctx, changed, timer)
+			stop := r.config.Clock.AfterFunc(r.config.Poll, func() { close(timer) })
+			r.pass(ctx, changed, timer)
 			stop()
 		} else {
-			n.pass(ctx, changed, nil)
+			r.pass(ctx, changed, nil)
 		}
 		select {
-		case <-n.ended:
+		case <-r.ended:
 			return false, nil
 		default:
 		}
@@ -140,21 +140,21 @@ func (n *run) await(ctx context.Context, p store.Position) (bool, error) {
 }
 
 // pass waits for one of the signals, or the end.
-func (n *run) pass(ctx context.Context, changed, timer <-chan struct{}) {
+func (r *run) pass(ctx context.Context, changed, timer <-chan struct{}) {
 	select {
 	case <-changed:
 	case <-timer:
-	case <-n.ended:
+	case <-r.ended:
 	case <-ctx.Done():
 	}
 }
 
 // reached reports whether the lanes of a partition have covered a position, and
 // if not, whether it is for others to do that.
-func (n *run) reached(p store.Position) (done, standby bool, err error) {
-	n.mu.Lock()
-	readers := n.readers
-	n.mu.Unlock()
+func (r *run) reached(p store.Position) (done, standby bool, err error) {
+	r.mu.Lock()
+	readers := r.readers
+	r.mu.Unlock()
 	if len(readers) == 0 {
 		return false, false, nil
 	}
@@ -167,7 +167,7 @@ func (n *run) reached(p store.Position) (done, standby bool, err error) {
 		phase, failure := l.core.Phase()
 		state, loaded := l.core.State()
 		covered := l.core.Covered()
-		if n.once {
+		if r.once {
 			covered = state.Position
 		}
 		l.mu.Unlock()

@@ -3,6 +3,7 @@ package project
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -355,9 +356,7 @@ func (l *Lane) clear() { l.bound, l.attempts, l.give, l.verdict = 0, 0, false, n
 
 func (l *Lane) park(p *Parked) {
 	m := make(map[store.Key]*Parked, len(l.parked)+1) // an attempt may have the old one
-	for k, o := range l.parked {
-		m[k] = o
-	}
+	maps.Copy(m, l.parked)
 	m[p.Key] = p
 	l.parked = m
 }
