@@ -50,7 +50,7 @@ func RunRange(ctx context.Context, c Config, through []store.Position, runners .
 
 func runThrough(ctx context.Context, c Config, through []store.Position, runners []*Runner) error {
 	running, cancel := context.WithCancel(ctx)
-	c.follow, c.Hub = nil, nil
+	c.follow, c.once = nil, true
 	runs, err := prepare(&c, runners)
 	if err != nil {
 		cancel()
@@ -60,9 +60,6 @@ func runThrough(ctx context.Context, c Config, through []store.Position, runners
 	defer wait.Wait()
 	defer cancel()
 	for _, n := range runs {
-		once := *n.settings
-		once.limits.FlushAfter = 0
-		n.settings, n.once = &once, true
 		wait.Go(func() { n.serve(running) })
 	}
 	for _, n := range runs {

@@ -40,6 +40,7 @@ type Config struct {
 
 	follow func(context.Context, store.Query) iter.Seq2[*store.Event, error]
 	limit  []store.Position // nothing above it is read, if it is not nil
+	once   bool             // somebody waits for the notes
 }
 
 type systemClock struct{}
@@ -127,8 +128,12 @@ func prepare(c *Config, runners []*Runner) ([]*run, error) {
 			errs = append(errs, fmt.Errorf("%w: %s: %w", store.ErrInvalid, id, err))
 			continue
 		}
+		set := *r.settings
+		if c.once {
+			set.limits.FlushAfter = 0
+		}
 		runs = append(runs, &run{
-			settings: r.settings, back: r.back, runner: r, config: *c, log: c.Log, follow: c.follow, plan: plan,
+			settings: &set, back: r.back, runner: r, config: *c, log: c.Log, follow: c.follow, plan: plan,
 			logger: c.Logger, process: processText(), retry: make(chan struct{}, 1), ended: make(chan struct{}),
 		})
 		rand.Read(runs[len(runs)-1].self[:])
@@ -170,7 +175,6 @@ type run struct {
 	self    store.ID
 	process string
 
-	once    bool         // somebody waits for its notes
 	waiting atomic.Int32 // callers of AtLeast
 
 	mu       sync.Mutex

@@ -44,7 +44,8 @@ func TableOf(base string, version int) string { return base + "_v" + strconv.Ito
 //
 // A version that readers do not use (see [Serving]) is always replaying. The
 // switch hands effects over: what the old version has handled is replayed by the
-// new one, and what comes after is not. Between versions with different [Lanes]
+// new one, and what comes after is not; what a parked entity misses in the old one
+// counts as handled. Between versions with different [Lanes]
 // an effect near the switch may come twice.
 func Replaying(ctx context.Context) bool { return infoFrom(ctx).replaying }
 

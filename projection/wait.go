@@ -167,7 +167,7 @@ func (r *run) reached(p store.Position) (done, standby bool, err error) {
 		phase, failure := l.core.Phase()
 		state, loaded := l.core.State()
 		covered := l.core.Covered()
-		if r.once {
+		if r.config.once {
 			covered = state.Position
 		}
 		l.mu.Unlock()
