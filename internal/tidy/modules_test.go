@@ -10,7 +10,17 @@ import (
 
 // moduleDirs are the directories of the workspace's modules. A dependency that
 // is heavy gets a module of its own, so that who does not use it does not fetch it.
-var moduleDirs = []string{".", "bench", "examples/bank", "examples/library", "store/bbolt", "store/open", "store/pebble", "store/storetest"}
+var moduleDirs = []string{
+	".",
+	"bench",
+	"examples/bank",
+	"examples/library",
+	"store/bbolt",
+	"store/open",
+	"store/pebble",
+	"store/postgres",
+	"store/storetest",
+}
 
 // toolsDir is the module that only pins the programs of the Makefile. It is no
 // part of the workspace, so that their requirements do not become ours.

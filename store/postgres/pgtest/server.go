@@ -1,0 +1,251 @@
+package pgtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	superuser = "postgres"
+	// socketBytesMax is how long the path of a Unix socket may be everywhere.
+	socketBytesMax = 100
+)
+
+// errMissing says that PostgreSQL is not installed.
+var errMissing = errors.New("PostgreSQL is not installed: there is no initdb in PATH or /usr/lib/postgresql")
+
+// configuration is that of every cluster. It syncs: what a test proves of a
+// crash would mean nothing otherwise.
+const configuration = `
+listen_addresses = ''
+fsync = on
+synchronous_commit = on
+full_page_writes = on
+max_connections = 400
+max_wal_size = 2GB
+log_min_messages = fatal
+log_checkpoints = off
+`
+
+// supervise runs a server until the test process says so or is gone: then its
+// end of the pipe closes, whatever has ended it. Only then is the directory removed.
+const supervise = `
+"$1" -D "$2/data" -k "$2" -p 5432 >>"$2/log" 2>&1 </dev/null &
+server=$!
+if read -r how && [ "$how" != remove ]; then
+	kill -"$how" $server; wait $server
+else
+	kill -QUIT $server; wait $server; rm -rf "$2"
+fi
+`
+
+// A Server is a running cluster.
+type Server struct {
+	bin string // directory of the binaries
+	dir string // of the socket, the log and the data
+
+	mu   sync.Mutex
+	run  *exec.Cmd // the supervisor; nil if stopped
+	pipe io.WriteCloser
+}
+
+// newServer makes a cluster and starts it.
+func newServer(settings ...string) (_ *Server, err error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, err
+	}
+	cred, err := credential()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(parent(cred), "pgtest-")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{bin: bin, dir: dir}
+	defer func() {
+		if err != nil {
+			_ = os.RemoveAll(dir)
+		}
+	}()
+	if cred != nil {
+		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
+			return nil, err
+		}
+	}
+	// The files are synced by the first checkpoint; initdb need not wait for it.
+	init := exec.Command(filepath.Join(bin, "initdb"), "-D", filepath.Join(dir, "data"), "-U", superuser,
+		"-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	init.Dir, init.SysProcAttr = dir, attributes(cred)
+	if out, err := init.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "data", "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.WriteString(configuration + strings.Join(settings, "\n") + "\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	return s, s.start()
+}
+
+// start starts the server and waits until it answers.
+func (s *Server) start() error {
+	cred, err := credential()
+	if err != nil {
+		return err
+	}
+	run := exec.Command("/bin/sh", "-c", supervise, "sh", filepath.Join(s.bin, "postgres"), s.dir)
+	run.Dir, run.SysProcAttr = s.dir, attributes(cred)
+	pipe, err := run.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := run.Start(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.run, s.pipe = run, pipe
+	s.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.Background(), waitMax)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(ctx, s.URL("postgres"))
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+			s.end("QUIT")
+			return fmt.Errorf("the server does not answer after %v: %w\n%s", waitMax, err, bytes.TrimSpace(log))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Stop stops the server: "fast" rolls back and cuts connections, "immediate" is
+// as a crash of all its processes. It returns when the server is gone.
+func (s *Server) Stop(tb testing.TB, mode string) {
+	tb.Helper()
+	signal, ok := map[string]string{"fast": "INT", "immediate": "QUIT"}[mode]
+	if !ok {
+		tb.Fatalf("stop PostgreSQL: no mode %q", mode)
+	}
+	s.end(signal)
+}
+
+// Restart starts a server again that has been stopped, and waits for its
+// recovery.
+func (s *Server) Restart(tb testing.TB) {
+	tb.Helper()
+	if err := s.start(); err != nil {
+		tb.Fatalf("restart PostgreSQL: %v", err)
+	}
+}
+
+func (s *Server) close() {
+	s.end("remove")
+	_ = os.RemoveAll(s.dir) // if it was stopped before
+}
+
+// end tells the supervisor what to do, and waits for it.
+func (s *Server) end(how string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.run == nil {
+		return
+	}
+	_, _ = io.WriteString(s.pipe, how+"\n") // closing says the same as remove
+	_ = s.pipe.Close()
+	_ = s.run.Wait() // its status is the server's, which has been killed
+	s.run = nil
+}
+
+func (s *Server) stopped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.run == nil
+}
+
+// binaries returns the directory of the newest installed PostgreSQL.
+func binaries() (string, error) {
+	if path, err := exec.LookPath("initdb"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			return filepath.Dir(path), nil
+		}
+	}
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if err != nil || len(found) == 0 {
+		return "", errMissing
+	}
+	release := func(path string) int {
+		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path)))) // 0 for what is no number
+		return n
+	}
+	return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return release(a) - release(b) })), nil
+}
+
+// credential returns whom to run the server as: PostgreSQL refuses to run as root.
+func credential() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(u.Uid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		gid, err := strconv.ParseUint(u.Gid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+	return nil, errors.New("the tests run as root, and there is no user postgres or nobody to run PostgreSQL as")
+}
+
+// attributes makes a process one of its own session, so that an interrupt of
+// the terminal does not reach it before the tests have ended.
+func attributes(cred *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: cred, Setsid: true}
+}
+
+// parent returns where the directory goes: where temporary files go, unless the
+// server's user cannot get there or the path is too long for a socket.
+func parent(cred *syscall.Credential) string {
+	dir := os.TempDir()
+	if len(dir) > socketBytesMax-len("/pgtest-4294967295/.s.PGSQL.5432") {
+		return "/tmp"
+	}
+	for up := dir; cred != nil && up != filepath.Dir(up); up = filepath.Dir(up) {
+		if info, err := os.Stat(up); err != nil || info.Mode().Perm()&1 == 0 {
+			return "/tmp"
+		}
+	}
+	return dir
+}
