@@ -1,0 +1,181 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Bounds in time.
+const (
+	// lockMax is how long a transaction waits for its turn behind those of other
+	// processes, and how long the server lets a process that has its turn do
+	// nothing before it ends its session: a process that hangs holds up no one
+	// for longer.
+	lockMax = 30 * time.Second
+	idleMax = 20 * time.Second
+	// resolveMax bounds how long a committer that has lost its connection looks
+	// for the outcome.
+	resolveMax = 45 * time.Second
+	// connectMax bounds one try to connect, if the URL does not.
+	connectMax = 10 * time.Second
+	// triesMax bounds how often a transaction is tried that has failed for a
+	// reason which may be gone the next time.
+	triesMax = 5
+)
+
+// serverMin is the oldest PostgreSQL that a log works with, as it numbers its versions.
+const serverMin = 140000
+
+// SQLSTATE codes that matter here.
+const (
+	codeUnique       = "23505"
+	codePrivilege    = "42501"
+	codeSerialize    = "40001"
+	codeDeadlock     = "40P01"
+	codeLockTimeout  = "55P03"
+	codeInvalidPlan  = "0A000" // cached plan must not change result type
+	codeMissingState = "26000" // a prepared statement is gone, as behind a pooler
+)
+
+// sqlSession makes a session fit: whatever the URL, the role or the server say,
+// a commit waits for the disk; and every statement is planned once, to search an
+// index, since the server cannot know how large a table is going to be.
+const sqlSession = `SELECT set_config('synchronous_commit',
+		CASE WHEN current_setting('synchronous_commit') IN ('on', 'remote_apply') THEN current_setting('synchronous_commit') ELSE 'on' END, false),
+	set_config('plan_cache_mode', 'force_generic_plan', false),
+	set_config('enable_seqscan', 'off', false),
+	set_config('enable_bitmapscan', 'off', false),
+	set_config('enable_hashjoin', 'off', false),
+	set_config('enable_mergejoin', 'off', false),
+	set_config('jit', 'off', false),
+	set_config('lock_timeout', $1, false),
+	set_config('idle_in_transaction_session_timeout', $2, false)`
+
+func prepareSession(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, sqlSession, pgx.QueryExecModeExec,
+		fmt.Sprint(lockMax.Milliseconds()), fmt.Sprint(idleMax.Milliseconds()))
+	return err
+}
+
+// poolConfig turns a URL into the configuration of the pool.
+func poolConfig(url string, c *config) (*pgxpool.Config, error) {
+	pc, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", store.ErrInvalid, err)
+	}
+	pc.MaxConns = int32(c.poolSize)
+	pc.MinConns = min(pc.MinConns, pc.MaxConns)
+	pc.AfterConnect = prepareSession
+	if pc.ConnConfig.ConnectTimeout == 0 || pc.ConnConfig.ConnectTimeout > connectMax {
+		pc.ConnConfig.ConnectTimeout = connectMax
+	}
+	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
+		pc.ConnConfig.RuntimeParams["application_name"] = "perdure"
+	}
+	return pc, nil
+}
+
+// connect opens a connection beside the pool.
+func (l *Log) connect(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := pgx.ConnectConfig(ctx, l.pool.Config().ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepareSession(ctx, conn); err != nil {
+		hangUp(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
+// hangUp closes a connection without waiting for the server.
+func hangUp(conn *pgx.Conn) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = conn.Close(ctx) // the connection is given up
+}
+
+// refusal returns the error that the server has answered a statement with, if
+// it goes on with the session: then the statement has not been done. An error of
+// a server that ends the session is none, since it can come after a commit.
+func refusal(err error) *pgconn.PgError {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.SeverityUnlocalized == "ERROR" {
+		return e
+	}
+	return nil
+}
+
+// passing reports whether an error of a transaction that has not been stored
+// may be gone the next time.
+func passing(err error) bool {
+	if e := refusal(err); e != nil {
+		switch e.Code {
+		case codeSerialize, codeDeadlock, codeInvalidPlan, codeMissingState:
+			return true
+		case codeUnique:
+			return e.ConstraintName == "events_position" || e.ConstraintName == "events_version"
+		}
+		return false
+	}
+	return errors.Is(err, errLost)
+}
+
+// errLost says that a connection has been lost.
+var errLost = errors.New("connection lost")
+
+// lost marks an error of a connection that is gone.
+func lost(err error) error {
+	if refusal(err) != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errLost, err)
+}
+
+// read runs fn, which only reads, on a connection of the pool. It is run again
+// if the connection is lost, as idle ones are when a server has been restarted.
+func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error {
+	for try := 1; ; try++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if l.closed.Load() {
+			return store.ErrClosed
+		}
+		conn, err := l.pool.Acquire(ctx)
+		dead := false
+		if err == nil {
+			err = fn(conn)
+			dead = conn.Conn().IsClosed()
+			conn.Release()
+		}
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case l.closed.Load():
+			return store.ErrClosed
+		case try == triesMax || !(dead || passing(err)):
+			return err
+		}
+		if dead {
+			l.pool.Reset() // what was idle at the time is likely to be lost too
+		}
+	}
+}
+
+// located names the table and the row in an error about a corrupt record.
+func located(err error, table, row string) error {
+	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Where == "" {
+		c.Where = "table " + table + ", " + row
+	}
+	return err
+}

@@ -1,0 +1,4 @@
+package postgres
+
+// In puts the schema into the text of a statement.
+var In = in

@@ -1,0 +1,320 @@
+package postgres
+
+import (
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Keys of what is not an entity.
+type (
+	timerKey    struct{ kind, id, name string }
+	receiptKey  struct{ kind, id, name string }
+	bookmarkKey struct {
+		name      string
+		partition int
+	}
+)
+
+// An entity is where an entity is, as the transaction sees it.
+type entity struct {
+	version   store.Version
+	position  store.Position  // of its last event
+	saved     bool            // by a saved state, not by events
+	snapshots []store.Version // kept ones, ascending
+}
+
+// needs are what a group of batches has to know, each thing once.
+type needs struct {
+	entities  list[store.Key]
+	snapshots map[store.Key]bool
+	heads     list[int] // partitions
+	messages  list[uint64]
+	timers    list[timerKey]
+	receipts  list[receiptKey]
+	claims    list[store.Claim]
+	sequences int // messages that are going to be enqueued
+}
+
+// A list is a set in the order of its first additions.
+type list[K comparable] struct {
+	all  []K
+	seen map[K]struct{}
+}
+
+func (l *list[K]) add(k K) {
+	if _, ok := l.seen[k]; ok {
+		return
+	}
+	if l.seen == nil {
+		l.seen = make(map[K]struct{})
+	}
+	l.seen[k] = struct{}{}
+	l.all = append(l.all, k)
+}
+
+func (n *needs) batch(b *store.Batch, partitions int) {
+	if !b.Key.IsZero() {
+		n.entities.add(b.Key)
+	}
+	if len(b.Events) > 0 {
+		n.heads.add(store.PartitionOf(b.Key, partitions))
+	}
+	if b.Snapshot != nil {
+		if n.snapshots == nil {
+			n.snapshots = make(map[store.Key]bool)
+		}
+		n.snapshots[b.Key] = true
+	}
+	for i := range b.Settle {
+		n.messages.add(b.Settle[i].Sequence)
+	}
+	for _, name := range b.Cancel {
+		n.timers.add(timerKey{b.Key.Kind, b.Key.ID, name})
+	}
+	for i := range b.Enqueue {
+		if name := b.Enqueue[i].Timer; name != "" {
+			n.timers.add(timerKey{b.Key.Kind, b.Key.ID, name})
+		}
+	}
+	n.sequences += len(b.Enqueue)
+	for _, name := range b.Forget {
+		n.receipts.add(receiptKey{b.Key.Kind, b.Key.ID, name})
+	}
+	for i := range b.Receipts {
+		n.receipts.add(receiptKey{b.Key.Kind, b.Key.ID, b.Receipts[i].Name})
+	}
+	for _, c := range b.Release {
+		n.claims.add(c)
+	}
+	for _, c := range b.Claim {
+		n.claims.add(c)
+	}
+}
+
+// facts are what the transaction has read of what it needs. A record that is
+// there is not nil.
+type facts struct {
+	clock    int64
+	sequence uint64 // before the first of those reserved
+	entities map[store.Key]*entity
+	heads    map[int]uint64
+	messages map[uint64][]byte
+	timers   map[timerKey]uint64
+	receipts map[receiptKey]bool
+	claims   map[store.Claim][]byte
+}
+
+// The statements that read facts. They search an index for each thing that they
+// are asked for, and leave out what is not there.
+const (
+	sqlLock = `SELECT pg_advisory_xact_lock($1)`
+
+	sqlClock = `SELECT (SELECT last_value FROM S.clock),
+		CASE WHEN $1::bigint > 0 THEN setval('S.message_sequence', nextval('S.message_sequence') + $1::bigint - 1) ELSE 0 END`
+
+	sqlEntities = `SELECT k.n, e.version, e.position, s.version
+		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (kind, id, n)
+		LEFT JOIN LATERAL (SELECT version, position FROM S.events v WHERE v.kind = k.kind AND v.id = k.id
+			ORDER BY v.version DESC LIMIT 1) e ON true
+		LEFT JOIN LATERAL (SELECT version FROM S.states t WHERE e.version IS NULL AND t.kind = k.kind AND t.id = k.id
+			LIMIT 1) s ON true
+		WHERE e.version IS NOT NULL OR s.version IS NOT NULL`
+
+	sqlSnapshots = `SELECT k.n, s.version
+		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (kind, id, n)
+		JOIN S.snapshots s ON s.kind = k.kind AND s.id = k.id ORDER BY k.n, s.version`
+
+	sqlHeads = `SELECT p.n, e.position
+		FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS p (zero, last, n)
+		JOIN LATERAL (SELECT position FROM S.events v WHERE v.position > p.zero AND v.position <= p.last
+			ORDER BY v.position DESC LIMIT 1) e ON true`
+
+	sqlMessages = `SELECT m.sequence, m.record FROM unnest($1::bigint[]) AS k (sequence)
+		JOIN S.messages m ON m.sequence = k.sequence`
+
+	sqlTimers = `SELECT k.n, m.sequence, m.record
+		FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (kind, id, name, n)
+		JOIN S.messages m ON m.kind = k.kind AND m.id = k.id AND m.timer = k.name AND m.timer IS NOT NULL`
+
+	sqlReceipts = `SELECT k.n FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (kind, id, name, n)
+		JOIN S.receipts r ON r.kind = k.kind AND r.id = k.id AND r.name = k.name`
+
+	sqlClaims = `SELECT k.n, c.record FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (space, value, n)
+		JOIN S.claims c ON c.space = k.space AND c.value = k.value`
+)
+
+// queue adds the statements that read facts to a batch; what they return goes to f.
+func (n *needs) queue(b *pgx.Batch, s *statements, f *facts) {
+	b.Queue(s.clock, n.sequences).QueryRow(func(row pgx.Row) error {
+		var last int64
+		if err := row.Scan(&f.clock, &last); err != nil {
+			return err
+		}
+		f.sequence = uint64(last) - uint64(n.sequences)
+		return nil
+	})
+	n.queueEntities(b, s, f)
+	if len(n.heads.all) > 0 {
+		n.queueHeads(b, s, f)
+	}
+	if len(n.messages.all) > 0 {
+		sequences := make([]int64, len(n.messages.all))
+		for i, seq := range n.messages.all {
+			sequences[i] = int64(seq)
+		}
+		b.Queue(s.messages, sequences).Query(func(rows pgx.Rows) error {
+			var sequence int64
+			var record []byte
+			_, err := pgx.ForEachRow(rows, []any{&sequence, &record}, func() error {
+				f.messages[uint64(sequence)] = there(record)
+				record = nil
+				return nil
+			})
+			return err
+		})
+	}
+	if len(n.timers.all) > 0 {
+		kinds, ids, names := triples(n.timers.all, func(k timerKey) (string, string, string) { return k.kind, k.id, k.name })
+		b.Queue(s.timers, kinds, ids, names).Query(func(rows pgx.Rows) error {
+			var i, sequence int64
+			var record []byte
+			_, err := pgx.ForEachRow(rows, []any{&i, &sequence, &record}, func() error {
+				f.timers[n.timers.all[i-1]] = uint64(sequence)
+				f.messages[uint64(sequence)] = there(record)
+				record = nil
+				return nil
+			})
+			return err
+		})
+	}
+	if len(n.receipts.all) > 0 {
+		kinds, ids, names := triples(n.receipts.all, func(k receiptKey) (string, string, string) { return k.kind, k.id, k.name })
+		b.Queue(s.receipts, kinds, ids, names).Query(func(rows pgx.Rows) error {
+			var i int64
+			_, err := pgx.ForEachRow(rows, []any{&i}, func() error {
+				f.receipts[n.receipts.all[i-1]] = true
+				return nil
+			})
+			return err
+		})
+	}
+	if len(n.claims.all) > 0 {
+		spaces, values, _ := triples(n.claims.all, func(c store.Claim) (string, string, string) { return c.Space, c.Value, "" })
+		b.Queue(s.claims, spaces, values).Query(func(rows pgx.Rows) error {
+			var i int64
+			var record []byte
+			_, err := pgx.ForEachRow(rows, []any{&i, &record}, func() error {
+				f.claims[n.claims.all[i-1]] = there(record)
+				record = nil
+				return nil
+			})
+			return err
+		})
+	}
+}
+
+// queueEntities adds the statements that read where entities are.
+func (n *needs) queueEntities(b *pgx.Batch, s *statements, f *facts) {
+	if len(n.entities.all) > 0 {
+		kinds, ids, _ := triples(n.entities.all, keyParts)
+		b.Queue(s.entities, kinds, ids).Query(func(rows pgx.Rows) error {
+			var i int64
+			var version, position, saved *int64
+			_, err := pgx.ForEachRow(rows, []any{&i, &version, &position, &saved}, func() error {
+				e := &entity{}
+				if version != nil {
+					e.version, e.position = store.Version(*version), store.Position(*position)
+				} else {
+					e.version, e.saved = store.Version(*saved), true
+				}
+				f.entities[n.entities.all[i-1]] = e
+				return nil
+			})
+			return err
+		})
+	}
+	if len(n.snapshots) > 0 {
+		var keys []store.Key
+		for _, k := range n.entities.all {
+			if n.snapshots[k] {
+				keys = append(keys, k)
+			}
+		}
+		kinds, ids, _ := triples(keys, keyParts)
+		b.Queue(s.snapshots, kinds, ids).Query(func(rows pgx.Rows) error {
+			var i, version int64
+			_, err := pgx.ForEachRow(rows, []any{&i, &version}, func() error {
+				e := f.entity(keys[i-1])
+				e.snapshots = append(e.snapshots, store.Version(version))
+				return nil
+			})
+			return err
+		})
+	}
+}
+
+func (n *needs) queueHeads(b *pgx.Batch, s *statements, f *facts) {
+	zero, last := make([]int64, len(n.heads.all)), make([]int64, len(n.heads.all))
+	for i, p := range n.heads.all {
+		zero[i], last[i] = int64(store.NewPosition(p, 0)), int64(store.LastPosition(p))
+	}
+	b.Queue(s.heads, zero, last).Query(func(rows pgx.Rows) error {
+		var i, position int64
+		_, err := pgx.ForEachRow(rows, []any{&i, &position}, func() error {
+			f.heads[n.heads.all[i-1]] = store.Position(position).Sequence()
+			return nil
+		})
+		return err
+	})
+}
+
+func newFacts() *facts {
+	return &facts{
+		entities: make(map[store.Key]*entity), heads: make(map[int]uint64),
+		messages: make(map[uint64][]byte), timers: make(map[timerKey]uint64),
+		receipts: make(map[receiptKey]bool), claims: make(map[store.Claim][]byte),
+	}
+}
+
+// entity returns where an entity is; one that nothing is known of is at version 0.
+func (f *facts) entity(key store.Key) *entity {
+	e := f.entities[key]
+	if e == nil {
+		e = &entity{}
+		f.entities[key] = e
+	}
+	return e
+}
+
+// there returns a record that is there, so that an empty one is not nil.
+func there(record []byte) []byte {
+	if record == nil {
+		return []byte{}
+	}
+	return record
+}
+
+func keyParts(k store.Key) (kind, id, none string) { return k.Kind, k.ID, "" }
+
+// triples turns keys into the columns of their parts.
+func triples[K any](keys []K, parts func(K) (string, string, string)) (a, b, c []string) {
+	a, b, c = make([]string, len(keys)), make([]string, len(keys)), make([]string, len(keys))
+	for i, k := range keys {
+		a[i], b[i], c[i] = parts(k)
+	}
+	return a, b, c
+}
+
+// statements are the texts of all statements that commits and reads run often,
+// with the schema in them.
+type statements struct {
+	clock, entities, snapshots, heads, messages, timers, receipts, claims string
+
+	insertEvents, deleteSnapshots, putSnapshots, putStates             string
+	deleteMessages, putMessages, deleteReceipts, putReceipts           string
+	deleteClaims, putClaims, deleteBookmarks, putBookmarks             string
+	setClock, proof, proved, trim                                      string
+	load, stream, scan, states, first, pending, parked, receipt, owner string
+	receiptsOf, claimsOf, bookmarks, pruned                            string
+}

@@ -1,0 +1,101 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/postgres"
+	"github.com/perdure/perdure/store/postgres/pgtest"
+)
+
+var schemas atomic.Int64
+
+// newSchema returns the name of a schema that no other test uses.
+func newSchema() string { return fmt.Sprint("log_", schemas.Add(1)) }
+
+// where remembers the database and schema of each log, for what is done behind its back.
+var where sync.Map
+
+type place struct {
+	db     *pgtest.Database
+	schema string
+}
+
+func placeOf(l store.Log) place {
+	p, _ := where.Load(l)
+	return p.(place)
+}
+
+// openAt opens a log and closes it when the test ends.
+func openAt(t testing.TB, p place, opts ...postgres.Option) *postgres.Log {
+	t.Helper()
+	opts = append([]postgres.Option{postgres.WithSchema(p.schema), postgres.WithPoolSize(4)}, opts...)
+	l, err := postgres.Open(t.Context(), p.db.URL, opts...)
+	if err != nil {
+		t.Fatalf("open %s: %v", p.schema, err)
+	}
+	where.Store(l, p)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {
+			t.Errorf("close: %v", err)
+		}
+		where.Delete(l)
+	})
+	return l
+}
+
+// A recycler keeps places that a test has done with, for the next one: to make a
+// schema takes many times as long as to empty one.
+type recycler struct {
+	mu     sync.Mutex
+	places []place
+}
+
+const wipe = `DELETE FROM S.log; DELETE FROM S.events; DELETE FROM S.snapshots; DELETE FROM S.states; DELETE FROM S.commits;
+	DELETE FROM S.messages; DELETE FROM S.receipts; DELETE FROM S.claims; DELETE FROM S.bookmarks;
+	ALTER SEQUENCE S.clock RESTART; ALTER SEQUENCE S.message_sequence RESTART`
+
+// place returns a schema with no log in it, which is emptied after the test.
+func (u *recycler) place(t testing.TB, db *pgtest.Database) place {
+	t.Helper()
+	p := place{db, newSchema()}
+	u.mu.Lock()
+	if n := len(u.places); n > 0 {
+		p, u.places = u.places[n-1], u.places[:n-1]
+	}
+	u.mu.Unlock()
+	t.Cleanup(func() {
+		p.exec(t, wipe)
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.places = append(u.places, p)
+	})
+	return p
+}
+
+// newLog opens a new log in a schema of its own.
+func newLog(t testing.TB, opts ...postgres.Option) *postgres.Log {
+	t.Helper()
+	return openAt(t, place{pgtest.Open(t), newSchema()}, opts...)
+}
+
+// exec runs a script beside a log; S. stands for its schema.
+func (p place) exec(t testing.TB, script string, args ...any) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context()) // it may be used by a cleanup
+	conn, err := pgx.Connect(ctx, p.db.URL)
+	if err != nil {
+		t.Fatalf("connect: %v", err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, postgres.In(p.schema, script), args...); err != nil {
+		t.Fatalf("exec %s: %v", script, err)
+	}
+}

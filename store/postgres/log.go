@@ -1,0 +1,136 @@
+// Package postgres keeps a log in a schema of a PostgreSQL database, for many
+// processes on many machines at once.
+//
+// TODO
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A Log is a [store.Log] in a PostgreSQL database. All its methods may be called
+// by many goroutines at once, and many Logs, in many processes, may be open on
+// the same schema.
+//
+// Invariants:
+//
+//  1. Every transaction that writes holds the log's advisory lock from its first
+//     statement to its end, and decides on what it has read after it took it.
+//  2. Positions, versions and message sequences are drawn under that lock, so
+//     they become visible in their order.
+//  3. The commit of a transaction is the last statement of it, in one message
+//     with the proof that it has been done. Until that message is sent nothing is
+//     stored; after it only the server's answer or the proof tells.
+//  4. A consumer's code never runs while a connection or a transaction is held:
+//     reads copy a page of records out and give the connection back.
+//  5. Nothing is remembered from one transaction to the next that another
+//     process could change.
+type Log struct {
+	*config
+	name       string // of database and schema, for errors
+	lock       int64  // key of the advisory lock
+	info       store.LogInfo
+	pool       *pgxpool.Pool
+	statements statements
+	closed     atomic.Bool
+	queue      callQueue
+	watch      watch
+
+	writing   sync.Mutex
+	committer committer
+}
+
+var (
+	_ store.Log        = (*Log)(nil)
+	_ store.Catalog    = (*Log)(nil)
+	_ store.Pruner     = (*Log)(nil)
+	_ store.Outbox     = (*Log)(nil)
+	_ store.Receipts   = (*Log)(nil)
+	_ store.Claims     = (*Log)(nil)
+	_ store.Bookmarks  = (*Log)(nil)
+	_ store.Statistics = (*Log)(nil)
+	_ store.Exclusive  = (*Log)(nil)
+)
+
+// Heads implements [store.Log]. It costs one search of an index for each partition.
+func (l *Log) Heads(ctx context.Context) ([]store.Position, error) {
+	partitions := make([]int, l.info.Partitions)
+	for i := range partitions {
+		partitions[i] = i
+	}
+	heads, err := l.readHeads(ctx, partitions)
+	if err != nil {
+		return nil, fmt.Errorf("heads: %w", err)
+	}
+	return heads, nil
+}
+
+// Acquire implements [store.Exclusive]. It returns an error matching
+// [errors.ErrUnsupported]: the log is for many engines.
+func (l *Log) Acquire() (release func(), err error) {
+	err = fmt.Errorf("%w: the log is shared", errors.ErrUnsupported)
+	if l.closed.Load() {
+		err = store.ErrClosed
+	}
+	return nil, fmt.Errorf("acquire %s: %w", l.name, err)
+}
+
+const sqlStats = `SELECT (SELECT pruned FROM S.log),
+	(SELECT count(*) FROM S.messages WHERE NOT parked), (SELECT count(*) FROM S.messages WHERE parked),
+	(SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relkind IN ('r', 'S'))`
+
+// Stats implements [store.Statistics]. It reads all entries of the outbox's
+// indexes; entities, states and free space are not counted.
+func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
+	s := store.Stats{Info: l.info, Entities: -1, Snapshots: -1, FreeBytes: -1}
+	heads, err := l.Heads(ctx)
+	if err == nil {
+		err = l.read(ctx, func(conn *pgxpool.Conn) error {
+			var pruned int64
+			row := conn.QueryRow(ctx, in(l.schema, sqlStats), l.schema)
+			if err := row.Scan(&pruned, &s.Pending, &s.Parked, &s.FileBytes); err != nil {
+				return err
+			}
+			s.Events = -pruned
+			return nil
+		})
+	}
+	if err != nil {
+		return store.Stats{}, fmt.Errorf("stats: %w", err)
+	}
+	for _, h := range heads {
+		s.Events += int64(h.Sequence())
+	}
+	s.Events = max(s.Events, 0) // events deleted between the two reads
+	return s, nil
+}
+
+// Close implements [store.Log]. It waits for the transaction that runs, and for
+// reads that have a connection; an iterator that has begun ends with an error
+// matching [store.ErrClosed] unless its last page is read.
+func (l *Log) Close() error {
+	if !l.closed.CompareAndSwap(false, true) {
+		return fmt.Errorf("close %s: %w", l.name, store.ErrClosed)
+	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.watch.close()
+	if w := &l.committer; w.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), connectMax)
+		defer cancel()
+		// Proofs that stay are deleted by whoever opens the log a day later.
+		_, _ = w.conn.Exec(ctx, l.statements.trim, w.id.String(), w.serial+1)
+		_ = w.conn.Close(ctx)
+	}
+	l.pool.Close()
+	return nil
+}

@@ -1,0 +1,347 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/store"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+// schemaToken stands for the schema in the text of statements.
+const schemaToken = "S."
+
+// A Migration is a numbered step from one form of the schema to the next.
+type Migration struct {
+	// Number counts the migrations from 1.
+	Number int
+	// Name says what the migration is about.
+	Name string
+	// Checksum is the SHA-256 of both of its scripts, in hexadecimal digits.
+	Checksum string
+	// Applied is when it was applied to the database, zero if it has not been.
+	Applied time.Time
+
+	up, down string
+}
+
+// migrations returns the migrations that this package knows, in order.
+func migrations() []Migration {
+	files, err := fs.Glob(migrationFiles, "migrations/*.up.sql")
+	if err != nil {
+		panic(err) // the pattern is a constant
+	}
+	slices.Sort(files)
+	all := make([]Migration, len(files))
+	for i, file := range files {
+		base := strings.TrimSuffix(file, ".up.sql")
+		up, err1 := migrationFiles.ReadFile(file)
+		down, err2 := migrationFiles.ReadFile(base + ".down.sql")
+		digits, name, _ := strings.Cut(strings.TrimPrefix(base, "migrations/"), "_")
+		n, err3 := strconv.Atoi(digits)
+		if err := errors.Join(err1, err2, err3); err != nil || n != i+1 {
+			panic(fmt.Sprintf("postgres: embedded migration %s: %v", file, err))
+		}
+		sum := sha256.Sum256(slices.Concat(up, []byte{0}, down))
+		all[i] = Migration{Number: n, Name: name, Checksum: hex.EncodeToString(sum[:]), up: string(up), down: string(down)}
+	}
+	return all
+}
+
+// MigrateUp applies the migrations that the schema at url lacks, each in a
+// transaction of its own, and creates the schema if need be. It does nothing if
+// none is lacking. Of many that migrate at once one works and the others wait.
+// The error matches [store.ErrFormat] if the schema is newer than this package,
+// or if a migration that was applied is not the one of that number here.
+func MigrateUp(ctx context.Context, url string, opts ...Option) error {
+	return migrate(ctx, url, opts, func(m *migrator) error { return m.up(ctx) })
+}
+
+// MigrateDown takes back the latest migrations until the schema is at the given
+// number, each in a transaction of its own. At 0 nothing is left but the list of
+// migrations. All that the tables of a migration hold is deleted with them.
+func MigrateDown(ctx context.Context, url string, number int, opts ...Option) error {
+	return migrate(ctx, url, opts, func(m *migrator) error { return m.downTo(ctx, number) })
+}
+
+// Migrations lists the migrations that this package knows, with the times when
+// they were applied to the schema at url, and behind them those that only the
+// schema knows. It changes nothing.
+func Migrations(ctx context.Context, url string, opts ...Option) (all []Migration, err error) {
+	err = migrate(ctx, url, opts, func(m *migrator) error {
+		all, err = m.list(ctx)
+		return err
+	})
+	return all, err
+}
+
+// ValidateMigrations returns an error matching [store.ErrFormat] unless the
+// schema at url is exactly as this package needs it, as far as its list of
+// migrations tells. It changes nothing.
+func ValidateMigrations(ctx context.Context, url string, opts ...Option) error {
+	return migrate(ctx, url, opts, func(m *migrator) error { return m.validate(ctx) })
+}
+
+// A migrator works on the schema of one database.
+type migrator struct {
+	conn   *pgx.Conn
+	schema string
+}
+
+// migrate runs fn on a connection of its own.
+func migrate(ctx context.Context, url string, opts []Option, fn func(*migrator) error) error {
+	c, err := newConfig(opts)
+	if err == nil {
+		var conn *pgx.Conn
+		if conn, err = pgx.Connect(ctx, url); err == nil {
+			err = fn(&migrator{conn: conn, schema: c.schema})
+			_ = conn.Close(context.WithoutCancel(ctx)) // the work is done or not whatever it says
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
+
+// lockKey returns the key of an advisory lock. Whoever else uses it in the same
+// database only makes others wait.
+func lockKey(schema, purpose string) int64 {
+	h := fnv.New64a()
+	h.Write([]byte("perdure\x00" + schema + "\x00" + purpose))
+	return int64(h.Sum64())
+}
+
+// in puts the schema into the text of a statement.
+func in(schema, sql string) string {
+	return strings.ReplaceAll(sql, schemaToken, pgx.Identifier{schema}.Sanitize()+".")
+}
+
+func (m *migrator) up(ctx context.Context) error {
+	for more := true; more; {
+		err := m.transact(ctx, func(tx pgx.Tx) error {
+			if err := m.create(ctx, tx); err != nil {
+				return err
+			}
+			all, err := m.read(ctx, tx)
+			if err != nil {
+				return err
+			}
+			next := slices.IndexFunc(all, func(a Migration) bool { return a.Applied.IsZero() })
+			if more = next >= 0; !more {
+				return nil
+			}
+			step := all[next]
+			if _, err := tx.Exec(ctx, in(m.schema, step.up)); err != nil {
+				return fmt.Errorf("apply %d_%s: %w", step.Number, step.Name, err)
+			}
+			_, err = tx.Exec(ctx, in(m.schema, "INSERT INTO S.migrations (number, name, checksum) VALUES ($1, $2, $3)"),
+				step.Number, step.Name, step.Checksum)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// create makes the schema and its list of migrations, unless they are there. It
+// looks first, because a role that may not create schemas may use one.
+func (m *migrator) create(ctx context.Context, tx pgx.Tx) error {
+	var there bool
+	err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", m.schema).Scan(&there)
+	if err == nil && !there {
+		_, err = tx.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{m.schema}.Sanitize())
+	}
+	if err == nil {
+		there, err = m.listed(ctx, tx)
+	}
+	if err == nil && !there {
+		_, err = tx.Exec(ctx, in(m.schema, `CREATE TABLE S.migrations (
+			number   integer PRIMARY KEY,
+			name     text NOT NULL,
+			checksum text NOT NULL,
+			applied  timestamptz NOT NULL DEFAULT now()
+		)`))
+	}
+	return err
+}
+
+func (m *migrator) downTo(ctx context.Context, number int) error {
+	if number < 0 || number > len(migrations()) {
+		return fmt.Errorf("%w: there is no migration %d", store.ErrInvalid, number)
+	}
+	for more := true; more; {
+		err := m.transact(ctx, func(tx pgx.Tx) error {
+			there, err := m.listed(ctx, tx)
+			if more = there; !there || err != nil {
+				return err
+			}
+			all, err := m.read(ctx, tx)
+			if err != nil {
+				return err
+			}
+			last := len(all)
+			for last > 0 && all[last-1].Applied.IsZero() {
+				last--
+			}
+			if more = last > number; !more {
+				return nil
+			}
+			step := all[last-1]
+			if _, err := tx.Exec(ctx, in(m.schema, step.down)); err != nil {
+				return fmt.Errorf("take back %d_%s: %w", step.Number, step.Name, err)
+			}
+			_, err = tx.Exec(ctx, in(m.schema, "DELETE FROM S.migrations WHERE number = $1"), step.Number)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *migrator) validate(ctx context.Context) error {
+	all, err := m.known(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		if a.Applied.IsZero() {
+			return fmt.Errorf("%w: schema %q lacks migration %d_%s", store.ErrFormat, m.schema, a.Number, a.Name)
+		}
+	}
+	return nil
+}
+
+// known returns the migrations of this package with the times when they were
+// applied, and refuses a schema that knows others.
+func (m *migrator) known(ctx context.Context) ([]Migration, error) {
+	there, err := m.listed(ctx, m.conn)
+	if err != nil {
+		return nil, err
+	}
+	if !there {
+		return migrations(), nil
+	}
+	return m.read(ctx, m.conn)
+}
+
+// list is like known, but refuses nothing.
+func (m *migrator) list(ctx context.Context) ([]Migration, error) {
+	all := migrations()
+	there, err := m.listed(ctx, m.conn)
+	if !there || err != nil {
+		return all, err
+	}
+	applied, err := m.applied(ctx, m.conn)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range applied {
+		if i < len(all) && all[i].Number == a.Number {
+			all[i].Applied = a.Applied
+		} else {
+			all = append(all, a)
+		}
+	}
+	return all, nil
+}
+
+// A querier is a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// listed reports whether the schema has a list of migrations.
+func (m *migrator) listed(ctx context.Context, q querier) (there bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = 'migrations')`, m.schema).Scan(&there)
+	return there, err
+}
+
+func (m *migrator) applied(ctx context.Context, q querier) ([]Migration, error) {
+	rows, err := q.Query(ctx, in(m.schema, "SELECT number, name, checksum, applied FROM S.migrations ORDER BY number"))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (a Migration, err error) {
+		err = row.Scan(&a.Number, &a.Name, &a.Checksum, &a.Applied)
+		return a, err
+	})
+}
+
+func (m *migrator) read(ctx context.Context, q querier) ([]Migration, error) {
+	all := migrations()
+	applied, err := m.applied(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range applied {
+		switch {
+		case a.Number > len(all):
+			return nil, fmt.Errorf("%w: schema %q has migration %d_%s, and this version of the program knows %d only; use a newer one",
+				store.ErrFormat, m.schema, a.Number, a.Name, len(all))
+		case a.Number != i+1:
+			return nil, fmt.Errorf("%w: schema %q has migration %d but lacks %d", store.ErrFormat, m.schema, a.Number, i+1)
+		case a.Checksum != all[i].Checksum:
+			return nil, fmt.Errorf("%w: migration %d_%s of schema %q is not the one that this program has as %d_%s",
+				store.ErrFormat, a.Number, a.Name, m.schema, all[i].Number, all[i].Name)
+		}
+		all[i].Applied = a.Applied
+	}
+	return all, nil
+}
+
+// transact runs fn in a transaction that no other migration runs beside.
+func (m *migrator) transact(ctx context.Context, fn func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, m.conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", lockKey(m.schema, "migrate")); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
+// Grants returns a script that lets an existing role use the log in a schema,
+// with [WithoutMigration], and not change or delete an event: it is granted no
+// UPDATE, DELETE or TRUNCATE on the events, and nothing on the list of migrations
+// but to read it. [Log.DeleteEvents] then returns an error matching
+// [errors.ErrUnsupported]. The owner of the schema runs it after each migration.
+func Grants(role string, opts ...Option) (string, error) {
+	c, err := newConfig(opts)
+	if err != nil {
+		return "", err
+	}
+	if role == "" || strings.ContainsRune(role, 0) {
+		return "", fmt.Errorf("%w: role %q", store.ErrInvalid, role)
+	}
+	script := `GRANT USAGE ON SCHEMA @ TO R;
+GRANT SELECT ON S.migrations TO R;
+GRANT SELECT, INSERT ON S.log, S.events TO R;
+GRANT SELECT, INSERT, UPDATE, DELETE ON S.snapshots, S.states, S.commits, S.messages, S.receipts, S.claims, S.bookmarks TO R;
+GRANT SELECT, USAGE, UPDATE ON SEQUENCE S.clock, S.message_sequence TO R;
+`
+	return strings.NewReplacer(
+		"@", pgx.Identifier{c.schema}.Sanitize(),
+		schemaToken, pgx.Identifier{c.schema}.Sanitize()+".",
+		"TO R;", "TO "+pgx.Identifier{role}.Sanitize()+";",
+	).Replace(script), nil
+}

@@ -1,0 +1,2 @@
+DROP SEQUENCE S.clock;
+DROP TABLE S.commits, S.states, S.snapshots, S.events, S.log;

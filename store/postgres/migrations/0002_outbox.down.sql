@@ -1,0 +1,2 @@
+DROP TABLE S.bookmarks, S.claims, S.receipts, S.messages;
+DROP SEQUENCE S.message_sequence;

@@ -1,0 +1,187 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/store"
+)
+
+// formatVersion is the format of the records that this package writes, and the
+// highest that it reads. The form of the tables is that of the migrations.
+const formatVersion = 1
+
+// Open opens the log in a schema of the database at url, which is a URL or a
+// keyword string as libpq and pgx take it, and creates or migrates the schema if
+// need be. Open sets the size of its pool by [WithPoolSize], not by the URL.
+//
+// The error matches [store.ErrFormat] if the schema is newer than this package,
+// or older and [WithoutMigration] is given, or the server is too old or does not
+// use UTF-8; [store.ErrInvalid] if the url or the options are wrong or do not fit
+// the log; [store.ErrCorrupt] if the log's description is damaged. Errors of the
+// connection match those of package pgconn.
+func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
+	c, err := newConfig(opts)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	pc, err := poolConfig(url, c)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	l := &Log{
+		config:     c,
+		name:       pc.ConnConfig.Database + "." + c.schema,
+		lock:       lockKey(c.schema, "commit"),
+		statements: newStatements(c.schema),
+	}
+	id, err := uuid.NewV7()
+	if err == nil {
+		l.committer.id = store.ID(id)
+		err = l.open(ctx, pc)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", l.name, err)
+	}
+	return l, nil
+}
+
+func (l *Log) open(ctx context.Context, pc *pgxpool.Config) error {
+	conn, err := pgx.ConnectConfig(ctx, pc.ConnConfig.Copy())
+	if err != nil {
+		return err
+	}
+	if err := l.start(ctx, conn, pc); err != nil {
+		hangUp(conn)
+		return err
+	}
+	l.committer.conn = conn
+	l.watch.open(l)
+	return nil
+}
+
+func (l *Log) start(ctx context.Context, conn *pgx.Conn, pc *pgxpool.Config) error {
+	err := l.examine(ctx, conn)
+	if err != nil {
+		return err
+	}
+	m := &migrator{conn: conn, schema: l.schema}
+	if l.fixed {
+		err = m.validate(ctx)
+	} else {
+		err = m.up(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.describe(ctx, conn); err != nil {
+		return err
+	}
+	if err := prepareSession(ctx, conn); err != nil {
+		return err
+	}
+	// The pool outlives the context of its opening.
+	l.pool, err = pgxpool.NewWithConfig(context.WithoutCancel(ctx), pc)
+	return err
+}
+
+// examine refuses a server that a log cannot be kept in, and warns of one that
+// does not keep what it says.
+func (l *Log) examine(ctx context.Context, conn *pgx.Conn) error {
+	var version int
+	var encoding, fsync, pages string
+	var replica bool
+	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),
+		current_setting('fsync'), current_setting('full_page_writes'), pg_is_in_recovery()`).
+		Scan(&version, &encoding, &fsync, &pages, &replica)
+	switch {
+	case err != nil:
+		return err
+	case version < serverMin:
+		return fmt.Errorf("%w: the server is PostgreSQL %d, a log needs %d or later", store.ErrFormat, version/10000, serverMin/10000)
+	case encoding != "UTF8":
+		return fmt.Errorf("%w: the database's encoding is %s, a log needs UTF8", store.ErrFormat, encoding)
+	case replica:
+		return fmt.Errorf("%w: the server is a replica, a log needs the primary", store.ErrFormat)
+	}
+	if fsync != "on" {
+		l.logger.WarnContext(ctx, "the server does not sync to disk: what is committed can be lost or damaged by a crash", "log", l.name, "fsync", fsync)
+	}
+	if pages != "on" {
+		l.logger.WarnContext(ctx, "the server does not write full pages: a crash can damage what is stored", "log", l.name, "full_page_writes", pages)
+	}
+	return nil
+}
+
+const (
+	sqlInfo    = `SELECT info FROM S.log`
+	sqlPutInfo = `INSERT INTO S.log (info) VALUES ($1) ON CONFLICT (one) DO NOTHING`
+	// Proofs of committers that are no more.
+	sqlSweep = `DELETE FROM S.commits WHERE at < now() - interval '1 day'`
+)
+
+// describe reads what the log is, and writes it if it is new. Of many that open
+// a new log at once the first decides.
+func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
+	var record []byte
+	err := conn.QueryRow(ctx, in(l.schema, sqlInfo)).Scan(&record)
+	if errors.Is(err, pgx.ErrNoRows) {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return err
+		}
+		info := store.LogInfo{
+			ID: store.ID(id), Format: formatVersion, Partitions: l.partitions,
+			Created: time.Unix(0, l.now().UnixNano()).UTC(),
+		}
+		if _, err := conn.Exec(ctx, in(l.schema, sqlPutInfo), store.AppendLogInfo(nil, &info)); err != nil {
+			return err
+		}
+		if err := conn.QueryRow(ctx, in(l.schema, sqlInfo)).Scan(&record); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	info, err := store.DecodeLogInfo(record)
+	if err != nil {
+		return located(err, "log", "its only one")
+	}
+	switch {
+	case info.Format > formatVersion:
+		return fmt.Errorf("%w: the log has format %d, and this version of the program knows %d; use a newer one",
+			store.ErrFormat, info.Format, formatVersion)
+	case l.partitionsSet && info.Partitions != l.partitions:
+		return fmt.Errorf("%w: the log has %d partitions, not %d", store.ErrInvalid, info.Partitions, l.partitions)
+	}
+	l.info = *info
+	_, err = conn.Exec(ctx, in(l.schema, sqlSweep))
+	return err
+}
+
+func newStatements(schema string) statements {
+	s := func(sql string) string { return in(schema, sql) }
+	return statements{
+		clock: s(sqlClock), entities: s(sqlEntities), snapshots: s(sqlSnapshots), heads: s(sqlHeads),
+		messages: s(sqlMessages), timers: s(sqlTimers), receipts: s(sqlReceipts), claims: s(sqlClaims),
+
+		insertEvents: s(sqlInsertEvents), deleteSnapshots: s(sqlDeleteSnapshots), putSnapshots: s(sqlPutSnapshots),
+		putStates: s(sqlPutStates), deleteMessages: s(sqlDeleteMessages), putMessages: s(sqlPutMessages),
+		deleteReceipts: s(sqlDeleteReceipts), putReceipts: s(sqlPutReceipts),
+		deleteClaims: s(sqlDeleteClaims), putClaims: s(sqlPutClaims),
+		deleteBookmarks: s(sqlDeleteBookmarks), putBookmarks: s(sqlPutBookmarks),
+		proof: s(sqlProof), proved: s(sqlProved), trim: s(sqlTrim),
+
+		load: s(sqlLoad), stream: s(sqlStream), scan: strings.Replace(s(sqlScan), "%s", "", 1),
+		first: s(sqlFirst), pruned: s(sqlPruned), pending: s(sqlPending), parked: s(sqlParked),
+		receipt: s(sqlReceipt), receiptsOf: s(sqlReceiptsOf), owner: s(sqlOwner), claimsOf: s(sqlClaimsOf),
+		bookmarks: s(sqlBookmarks),
+	}
+}

@@ -1,0 +1,81 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"math"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/store"
+)
+
+// The statements that read a page of the outbox; see [sqlScan].
+const (
+	sqlPending = `SELECT sequence, due, record FROM (
+			SELECT sequence, due, record, sum(octet_length(record)) OVER (ORDER BY due, sequence ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
+			FROM (SELECT sequence, due, record FROM S.messages
+				WHERE NOT parked AND (due, sequence) > ($1, $2) AND due <= $3 ORDER BY due, sequence LIMIT $4) p
+		) q WHERE before < $5 ORDER BY due, sequence`
+
+	sqlParked = `SELECT sequence, due, record FROM (
+			SELECT sequence, due, record, sum(octet_length(record)) OVER (ORDER BY sequence ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
+			FROM (SELECT sequence, due, record FROM S.messages
+				WHERE parked AND sequence > $1 ORDER BY sequence LIMIT $2) p
+		) q WHERE before < $3 ORDER BY sequence`
+)
+
+// Messages implements [store.Outbox]. Rows that come or go during the iteration
+// may or may not be seen.
+func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	return func(yield func(*store.Message, error) bool) {
+		p := newPage()
+		defer p.release()
+		if err := l.messages(ctx, p, q, yield); err != nil {
+			yield(nil, fmt.Errorf("outbox: %w", err))
+		}
+	}
+}
+
+func (l *Log) messages(ctx context.Context, p *page, q store.MessageQuery, yield func(*store.Message, error) bool) error {
+	due, sequence, through := dueNanos(q.AfterDue), int64(min(q.After, math.MaxInt64)), int64(math.MaxInt64)
+	if !q.DueBy.IsZero() {
+		through = dueNanos(q.DueBy)
+	}
+	for more := true; more; {
+		sql, args := l.statements.pending, []any{due, sequence, through, pageRowsMax, pageBytesMax}
+		if q.Parked {
+			sql, args = l.statements.parked, []any{sequence, pageRowsMax, pageBytesMax}
+		}
+		err := l.read(ctx, func(conn *pgxpool.Conn) error {
+			p.reset()
+			return query(ctx, conn, sql, args, func(v [][]byte) error {
+				due = int64(number(v[1]))
+				p.rows = append(p.rows, p.keep(number(v[0]), 0, v[2]))
+				return nil
+			})
+		})
+		if err != nil {
+			return err
+		}
+		more = p.full()
+		for _, r := range p.rows {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			sequence = int64(r.version)
+			m, err := store.DecodeMessage(p.record(r))
+			if err == nil && m.Sequence != uint64(sequence) {
+				err = &store.CorruptError{What: "message", Reason: fmt.Sprintf("found message %d in its place", m.Sequence)}
+			}
+			if err != nil {
+				m, err = nil, fmt.Errorf("outbox message %d: %w", sequence, located(err, "messages", fmt.Sprint("sequence ", sequence)))
+			}
+			if !yield(m, err) {
+				return nil
+			}
+		}
+	}
+	return nil
+}

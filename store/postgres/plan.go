@@ -1,0 +1,401 @@
+package postgres
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A plan decides a group of batches on the facts that a transaction has read,
+// and collects what the transaction has to write. It is what the database looks
+// like after the batches that are accepted so far: facts is kept up to date with
+// them, so a later batch sees what an earlier one has changed, and what is
+// written is the outcome only, however often the group has changed it.
+//
+// A batch is checked as a whole before any of it is applied, so that one that is
+// refused leaves no trace.
+type plan struct {
+	*facts
+	partitions int
+	now        time.Time
+	unchecked  bool // a broken twin: versions do not matter
+
+	events  []*store.Event
+	puts    map[stateKey]*store.State // snapshots and saved states
+	drops   map[stateKey]bool         // snapshots that were there
+	writes  changed
+	stamped []*store.Receipt // whose position was not given
+}
+
+// A stateKey is the place of a state; a saved state is at version 0.
+type stateKey struct {
+	key     store.Key
+	version store.Version
+}
+
+// changed is what rows are to be like after the transaction: a record, or nil
+// for none.
+type changed struct {
+	messages  map[uint64]*store.Message
+	receipts  map[receiptKey]*store.Receipt
+	claims    map[store.Claim]*store.Claimed
+	bookmarks map[bookmarkKey]*store.Bookmark
+}
+
+func newPlan(f *facts, partitions int, now time.Time) *plan {
+	return &plan{
+		facts: f, partitions: partitions, now: now,
+		puts: make(map[stateKey]*store.State), drops: make(map[stateKey]bool),
+		writes: changed{
+			messages: make(map[uint64]*store.Message), receipts: make(map[receiptKey]*store.Receipt),
+			claims: make(map[store.Claim]*store.Claimed), bookmarks: make(map[bookmarkKey]*store.Bookmark),
+		},
+	}
+}
+
+// empty reports whether the plan writes nothing.
+func (p *plan) empty() bool {
+	return len(p.events)+len(p.puts)+len(p.drops)+len(p.writes.messages)+len(p.writes.receipts)+
+		len(p.writes.claims)+len(p.writes.bookmarks) == 0
+}
+
+// forget takes back what the plan has set in batches in a way that a second
+// plan for them would not.
+func (p *plan) forget() {
+	for _, r := range p.stamped {
+		r.Position = 0
+	}
+}
+
+// group decides the batches of one call.
+func (p *plan) group(group []*store.Batch, invalid []error) []store.Result {
+	results := make([]store.Result, len(group))
+	var refused map[store.Key]bool
+	for i, b := range group {
+		r := &results[i]
+		if invalid != nil {
+			r.Err = invalid[i]
+		}
+		if r.Err == nil && refused[b.Key] {
+			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
+		}
+		if r.Err == nil {
+			r.Err = p.check(b)
+		}
+		if r.Err == nil {
+			p.apply(b, r)
+		} else if b != nil && !b.Key.IsZero() {
+			if refused == nil {
+				refused = make(map[store.Key]bool)
+			}
+			refused[b.Key] = true
+		}
+	}
+	return results
+}
+
+// check returns why the batch cannot be stored as things are. After it, apply
+// cannot fail.
+func (p *plan) check(b *store.Batch) error {
+	if !b.Key.IsZero() {
+		e := p.entity(b.Key)
+		switch {
+		case e.version != b.Expected && !p.unchecked:
+			return &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: e.version}
+		case b.Save != nil && e.version > 0 && !e.saved:
+			return fmt.Errorf("append %v: %w: a state to save for an entity with events", b.Key, store.ErrInvalid)
+		case e.saved && (len(b.Events) > 0 || b.Snapshot != nil):
+			return fmt.Errorf("append %v: %w: events or a snapshot for an entity with a saved state", b.Key, store.ErrInvalid)
+		}
+	}
+	if err := p.checkSettle(b.Settle); err != nil {
+		return err
+	}
+	if err := p.checkTimers(b); err != nil {
+		return err
+	}
+	for i := range b.Receipts {
+		name := b.Receipts[i].Name
+		if p.receipts[receiptKey{b.Key.Kind, b.Key.ID, name}] && !slices.Contains(b.Forget, name) {
+			return &store.AnsweredError{Key: b.Key, Name: name}
+		}
+	}
+	for _, c := range b.Release {
+		if _, err := p.claimed(c); err != nil {
+			return err
+		}
+	}
+	for _, c := range b.Claim {
+		owned, err := p.claimed(c)
+		if err != nil {
+			return err
+		}
+		if owned != nil && owned.Owner != b.Key {
+			return &store.ClaimedError{Claim: c, Owner: owned.Owner}
+		}
+	}
+	return nil
+}
+
+// checkSettle returns why the settlements cannot be made, or nil. They take
+// effect one after the other, so a row that one removes is gone for the next.
+func (p *plan) checkSettle(settle []store.Settlement) error {
+	var gone map[uint64]bool
+	for i := range settle {
+		s := &settle[i]
+		old, err := p.message(s.Sequence)
+		if err != nil {
+			return fmt.Errorf("settle outbox message %d: %w", s.Sequence, err)
+		}
+		if old == nil || gone[s.Sequence] {
+			if s.Required {
+				return &store.SettledError{Sequence: s.Sequence}
+			}
+			continue
+		}
+		if s.Message == nil {
+			if gone == nil {
+				gone = make(map[uint64]bool)
+			}
+			gone[s.Sequence] = true
+			continue
+		}
+		if m := s.Message; m.ID != old.ID || m.Source != old.Source || m.Timer != old.Timer || !m.Time.Equal(old.Time) {
+			return fmt.Errorf("settle outbox message %d: %w: the new message has another id, source, timer or time",
+				s.Sequence, store.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// checkTimers reads the timers that the batch is going to replace or cancel.
+func (p *plan) checkTimers(b *store.Batch) error {
+	for _, name := range b.Cancel {
+		if _, err := p.timer(b.Key, name); err != nil {
+			return err
+		}
+	}
+	for i := range b.Enqueue {
+		if name := b.Enqueue[i].Timer; name != "" {
+			if _, err := p.timer(b.Key, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// message returns a row of the outbox, or nil.
+func (p *plan) message(sequence uint64) (*store.Message, error) {
+	if m, ok := p.writes.messages[sequence]; ok {
+		return m, nil
+	}
+	record := p.messages[sequence]
+	if record == nil {
+		return nil, nil
+	}
+	m, err := store.DecodeMessage(record)
+	if err == nil && m.Sequence != sequence {
+		err = &store.CorruptError{What: "message", Reason: fmt.Sprintf("found message %d in its place", m.Sequence)}
+	}
+	if err != nil {
+		return nil, located(err, "messages", fmt.Sprint("sequence ", sequence))
+	}
+	return m, nil
+}
+
+// timer returns the row of a timer, or nil.
+func (p *plan) timer(key store.Key, name string) (*store.Message, error) {
+	sequence := p.timers[timerKey{key.Kind, key.ID, name}]
+	if sequence == 0 {
+		return nil, nil
+	}
+	m, err := p.message(sequence)
+	if m != nil && (m.Source != key || m.Timer != name) {
+		err = located(&store.CorruptError{What: "message", Reason: fmt.Sprintf("message %d is not timer %q of %v", sequence, name, key)},
+			"messages", fmt.Sprint("sequence ", sequence))
+	}
+	return m, err
+}
+
+// claimed returns who holds a value, or nil.
+func (p *plan) claimed(c store.Claim) (*store.Claimed, error) {
+	if owned, ok := p.writes.claims[c]; ok {
+		return owned, nil
+	}
+	record := p.claims[c]
+	if record == nil {
+		return nil, nil
+	}
+	return decodeClaim(c, record)
+}
+
+// apply adds a checked batch to the plan, part by part in the order of its fields.
+func (p *plan) apply(b *store.Batch, r *store.Result) {
+	r.Time = p.now
+	if b.IsCheck() {
+		return
+	}
+	if !b.Key.IsZero() {
+		p.applyEntity(b, r)
+	}
+	for i := range b.Settle {
+		s := &b.Settle[i]
+		old, _ := p.message(s.Sequence) // check has read it
+		switch {
+		case old == nil:
+		case s.Message == nil:
+			p.writes.messages[s.Sequence] = nil
+		default:
+			m := *s.Message
+			m.Sequence = s.Sequence
+			p.writes.messages[s.Sequence] = &m
+		}
+	}
+	for _, name := range b.Cancel {
+		p.cancel(b.Key, name)
+	}
+	for i := range b.Enqueue {
+		m := &b.Enqueue[i]
+		if m.Timer != "" {
+			p.cancel(b.Key, m.Timer)
+			p.timers[timerKey{b.Key.Kind, b.Key.ID, m.Timer}] = p.sequence + 1
+		}
+		p.sequence++
+		m.Sequence, m.Source, m.Time = p.sequence, b.Key, p.now
+		p.writes.messages[m.Sequence] = m
+		r.Sequence = m.Sequence
+	}
+	p.applyReceipts(b, r)
+	p.applyClaims(b)
+	for i := range b.Bookmarks {
+		m := &b.Bookmarks[i]
+		k := bookmarkKey{m.Name, m.Position.Partition()}
+		if m.Remove {
+			p.writes.bookmarks[k] = nil
+		} else {
+			m.Time = p.now
+			p.writes.bookmarks[k] = m
+		}
+	}
+}
+
+func (p *plan) applyEntity(b *store.Batch, r *store.Result) {
+	e := p.entity(b.Key)
+	if len(b.Events) > 0 {
+		partition := store.PartitionOf(b.Key, p.partitions)
+		for i := range b.Events {
+			p.heads[partition]++
+			ev := &b.Events[i]
+			ev.Key, ev.Version, ev.Time = b.Key, b.Expected+store.Version(i)+1, p.now
+			ev.Position = store.NewPosition(partition, p.heads[partition])
+			p.events = append(p.events, ev)
+			r.Position = ev.Position
+		}
+		e.position = r.Position
+	}
+	e.version = b.Next()
+	switch {
+	case b.Save != nil:
+		s := b.Save
+		s.Key, s.Version, s.Time, s.Position = b.Key, e.version, p.now, 0
+		e.saved = true
+		p.puts[stateKey{b.Key, 0}] = s
+	case b.Snapshot != nil:
+		s := b.Snapshot
+		s.Key, s.Version, s.Time, s.Position = b.Key, e.version, p.now, e.position
+		p.putSnapshot(e, s)
+	}
+}
+
+// putSnapshot keeps a snapshot and the one before it, and drops older ones.
+func (p *plan) putSnapshot(e *entity, s *store.State) {
+	if n := len(e.snapshots); n == 0 || e.snapshots[n-1] != s.Version {
+		e.snapshots = append(e.snapshots, s.Version)
+	}
+	p.puts[stateKey{s.Key, s.Version}] = s
+	for len(e.snapshots) > snapshotsMax {
+		k := stateKey{s.Key, e.snapshots[0]}
+		e.snapshots = e.snapshots[1:]
+		delete(p.puts, k)
+		p.drops[k] = true
+	}
+}
+
+// snapshotsMax is how many snapshots of an entity are kept.
+const snapshotsMax = 2
+
+// cancel removes the timer of an entity if it is set.
+func (p *plan) cancel(key store.Key, name string) {
+	if m, _ := p.timer(key, name); m != nil { // check has read it
+		p.writes.messages[m.Sequence] = nil
+	}
+}
+
+func (p *plan) applyReceipts(b *store.Batch, r *store.Result) {
+	for _, name := range b.Forget {
+		k := receiptKey{b.Key.Kind, b.Key.ID, name}
+		p.writes.receipts[k] = nil
+		p.receipts[k] = false
+	}
+	for i := range b.Receipts {
+		c := &b.Receipts[i]
+		c.Entity, c.Time = b.Key, p.now
+		if c.Position == 0 && r.Position != 0 {
+			c.Position = r.Position
+			p.stamped = append(p.stamped, c)
+		}
+		k := receiptKey{b.Key.Kind, b.Key.ID, c.Name}
+		p.writes.receipts[k] = c
+		p.receipts[k] = true
+	}
+}
+
+func (p *plan) applyClaims(b *store.Batch) {
+	for _, c := range b.Release {
+		if owned, _ := p.claimed(c); owned != nil && owned.Owner == b.Key { // check has read it
+			p.writes.claims[c] = nil
+		}
+	}
+	for _, c := range b.Claim {
+		if owned, _ := p.claimed(c); owned == nil { // else the entity holds it already, since its own time
+			p.writes.claims[c] = &store.Claimed{Claim: c, Owner: b.Key, Time: p.now}
+		}
+	}
+}
+
+func decodeClaim(c store.Claim, record []byte) (*store.Claimed, error) {
+	owned, err := store.DecodeClaimed(record)
+	if err == nil && owned.Claim != c {
+		err = &store.CorruptError{What: "claim", Reason: fmt.Sprintf("found %q in %q in its place", owned.Claim.Value, owned.Claim.Space)}
+	}
+	if err != nil {
+		return nil, located(err, "claims", fmt.Sprintf("value %q in space %q", c.Value, c.Space))
+	}
+	return owned, nil
+}
+
+// tagsLiteral returns tags as PostgreSQL writes an array, or nil for none.
+func tagsLiteral(tags []string) *string {
+	if len(tags) == 0 {
+		return nil
+	}
+	var b strings.Builder
+	for i, t := range tags {
+		b.WriteByte("{,"[min(i, 1)])
+		b.WriteByte('"')
+		for _, c := range []byte(t) {
+			if c == '"' || c == '\\' {
+				b.WriteByte('\\')
+			}
+			b.WriteByte(c)
+		}
+		b.WriteByte('"')
+	}
+	b.WriteByte('}')
+	s := b.String()
+	return &s
+}

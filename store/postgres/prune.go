@@ -1,0 +1,113 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/store"
+)
+
+// deleteMax bounds what one transaction deletes.
+const deleteMax = 4096
+
+// The statements of the pruner, which run under the log's lock.
+const (
+	sqlCovered = `SELECT
+		coalesce((SELECT max(version) FROM S.snapshots WHERE kind = $1 AND id = $2), (SELECT version FROM S.states WHERE kind = $1 AND id = $2), 0),
+		coalesce((SELECT version FROM S.events WHERE kind = $1 AND id = $2 ORDER BY version DESC LIMIT 1), 0)`
+	// The events go in order of version, and the first that must stay ends it.
+	sqlDeleteEvents = `DELETE FROM S.events WHERE position IN (
+		SELECT position FROM (
+			SELECT position, max(position) OVER (ORDER BY version ROWS UNBOUNDED PRECEDING) AS highest
+			FROM (SELECT position, version FROM S.events WHERE kind = $1 AND id = $2 AND version < $3 ORDER BY version LIMIT $5) p
+		) q WHERE highest <= $4)`
+	sqlCountPruned     = `UPDATE S.log SET pruned = pruned + $1`
+	sqlPruneSnapshots  = `DELETE FROM S.snapshots WHERE kind = $1 AND id = $2 AND version < $3`
+	messagePrivileges  = "the role of the connection may not delete events"
+	entityVersionLimit = store.Version(math.MaxInt64)
+)
+
+// DeleteEvents implements [store.Pruner]. It deletes some thousand events in a
+// transaction, so an error may come after part of them: then it returns how
+// many are deleted for certain. If the role may not delete events, see [Grants],
+// the error matches [errors.ErrUnsupported].
+func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
+	n, err := l.prune(ctx, key, func(tx pgx.Tx, covered, last store.Version) (int, error) {
+		if below > covered+1 {
+			return 0, fmt.Errorf("%w: those below version %d, but the latest snapshot covers %d", store.ErrInvalid, below, covered)
+		}
+		if last == 0 {
+			return 0, nil
+		}
+		// The last event is always kept.
+		tag, err := tx.Exec(ctx, in(l.schema, sqlDeleteEvents), key.Kind, key.ID, int64(min(below, last)), int64(through), deleteMax)
+		if err != nil {
+			return 0, err
+		}
+		n := int(tag.RowsAffected())
+		if n > 0 {
+			_, err = tx.Exec(ctx, in(l.schema, sqlCountPruned), n)
+		}
+		return n, err
+	})
+	if e := refusal(err); e != nil && e.Code == codePrivilege {
+		err = fmt.Errorf("%w: %s: %w", errors.ErrUnsupported, messagePrivileges, err)
+	}
+	if err != nil {
+		return n, fmt.Errorf("delete events of %v: %w", key, err)
+	}
+	return n, nil
+}
+
+// DeleteSnapshots implements [store.Pruner].
+func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Version) (int, error) {
+	n, err := l.prune(ctx, key, func(tx pgx.Tx, covered, _ store.Version) (int, error) {
+		// The latest is always kept.
+		tag, err := tx.Exec(ctx, in(l.schema, sqlPruneSnapshots), key.Kind, key.ID, int64(min(below, covered, entityVersionLimit)))
+		return int(tag.RowsAffected()), err
+	})
+	if err != nil {
+		return n, fmt.Errorf("delete snapshots of %v: %w", key, err)
+	}
+	return n, nil
+}
+
+// prune runs fn in one transaction after the other, each under the log's lock,
+// until it deletes no more than fits in one.
+func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, covered, last store.Version) (int, error)) (int, error) {
+	if err := key.Validate(); err != nil {
+		return 0, err
+	}
+	if l.closed.Load() {
+		return 0, store.ErrClosed
+	}
+	total := 0
+	for {
+		n := 0
+		err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) (err error) {
+			if _, err := tx.Exec(ctx, sqlLock, l.lock); err != nil {
+				return err
+			}
+			var covered, last int64
+			if err := tx.QueryRow(ctx, in(l.schema, sqlCovered), key.Kind, key.ID).Scan(&covered, &last); err != nil {
+				return err
+			}
+			n, err = fn(tx, store.Version(covered), store.Version(last))
+			return err
+		})
+		if err != nil && l.closed.Load() {
+			err = store.ErrClosed
+		}
+		if err != nil {
+			return total, err
+		}
+		total += n
+		if n < deleteMax {
+			return total, nil
+		}
+	}
+}

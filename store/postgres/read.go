@@ -1,0 +1,511 @@
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Bounds of what one statement reads: a page ends before the record that is
+// above one of them, but has one record at least.
+const (
+	pageRowsMax  = 1000
+	pageBytesMax = 1 << 20
+	// keptBytesMax bounds the buffer of a page that is kept for the next reader;
+	// a page is longer if its last record is.
+	keptBytesMax = 2 * pageBytesMax
+)
+
+// The statements that read events. Those of a page count the bytes before each
+// record, without reading the record, and end it by them.
+const (
+	sqlLoad = `WITH s AS MATERIALIZED (
+			SELECT version, record FROM S.snapshots WHERE kind = $1 AND id = $2
+			UNION ALL SELECT version, record FROM S.states WHERE kind = $1 AND id = $2
+		), p AS MATERIALIZED (
+			SELECT version, position, record FROM S.events
+			WHERE kind = $1 AND id = $2 AND version > CASE WHEN $3 THEN coalesce((SELECT max(version) FROM s), 0) ELSE 0 END
+			ORDER BY version LIMIT $4
+		)
+		SELECT 0::bigint, version, 0::bigint, record FROM s WHERE $3
+		UNION ALL SELECT 1, version, 0, NULL FROM (SELECT version FROM S.events WHERE kind = $1 AND id = $2 ORDER BY version DESC LIMIT 1) l
+		UNION ALL SELECT 2, version, position, record FROM (
+			SELECT version, position, record, sum(octet_length(record)) OVER (ORDER BY version ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
+			FROM p) q WHERE before < $5`
+
+	sqlStream = `SELECT version, position, record FROM (
+			SELECT version, position, record, sum(octet_length(record)) OVER (ORDER BY version ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
+			FROM (SELECT version, position, record FROM S.events
+				WHERE kind = $1 AND id = $2 AND version >= $3 AND version <= $4 ORDER BY version LIMIT $5) p
+		) q WHERE before < $6 ORDER BY version`
+
+	sqlScan = `SELECT position, record FROM (
+			SELECT position, record, sum(octet_length(record)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
+			FROM (SELECT position, record FROM S.events
+				WHERE position >= $1 AND position <= $2 %s ORDER BY position LIMIT $3) p
+		) q WHERE before < $4 ORDER BY position`
+
+	sqlFirst  = `SELECT version FROM S.events WHERE kind = $1 AND id = $2 ORDER BY version LIMIT 1`
+	sqlPruned = `SELECT pruned FROM S.log`
+)
+
+// A page is what one statement has read, and what it is decoded into. Pages are
+// used again.
+type page struct {
+	buf     []byte
+	rows    []row
+	states  []row // of the entity, latest first; their number is the version
+	decoder store.Decoder
+	event   store.Event
+	state   store.State
+}
+
+// A row is a record in the buffer of a page, with the numbers beside it.
+type row struct {
+	version  store.Version
+	position store.Position
+	from, to int
+}
+
+var pages = sync.Pool{New: func() any { return new(page) }}
+
+func newPage() *page { return pages.Get().(*page) }
+
+func (p *page) release() {
+	p.event, p.state = store.Event{}, store.State{} // a reader finds nothing of another's
+	if cap(p.buf) <= keptBytesMax {
+		pages.Put(p)
+	}
+}
+
+func (p *page) reset() { p.buf, p.rows, p.states = p.buf[:0], p.rows[:0], p.states[:0] }
+
+func (p *page) keep(version, position uint64, record []byte) row {
+	from := len(p.buf)
+	p.buf = append(p.buf, record...)
+	return row{store.Version(version), store.Position(position), from, len(p.buf)}
+}
+
+func (p *page) record(r row) []byte { return p.buf[r.from:r.to] }
+
+// full reports whether the page may have been ended by its bounds.
+func (p *page) full() bool {
+	n := len(p.rows)
+	return n == pageRowsMax || (n > 0 && p.rows[n-1].to-p.rows[0].from >= pageBytesMax)
+}
+
+// query runs a statement and calls add with the columns of each row, in the
+// binary form of the protocol and valid during the call.
+func query(ctx context.Context, conn *pgxpool.Conn, sql string, args []any, add func(values [][]byte) error) error {
+	rows, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := add(rows.RawValues()); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func number(value []byte) uint64 {
+	if len(value) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(value)
+}
+
+// ---- events of one entity
+
+// A stream reads the events of one entity, a page at a time.
+type stream struct {
+	log  *Log
+	key  store.Key
+	next store.Version // of the first event of the next page
+	last store.Version // the entity's when the first page was read
+	// dense says that the event of version next must be there if any above it
+	// is; otherwise deleted events may be missing before the first one.
+	dense bool
+	done  bool // there is no page after this one
+}
+
+// Load implements [store.Log]. It sees the entity as it was when the iteration
+// began: one statement reads its states and the first page of its events. A
+// snapshot that deleted events come after is not offered, because nothing can be
+// rebuilt from it. If events that the iteration has yet to read are deleted
+// meanwhile, it ends with an error, and a new Load has a snapshot to offer.
+func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		p := newPage()
+		defer p.release()
+		s := &stream{log: l, key: key}
+		err := key.Validate()
+		if err == nil {
+			err = s.load(ctx, p, accept != nil)
+		}
+		if err == nil && len(p.states) > 0 {
+			err = s.restore(ctx, p, accept)
+		}
+		if err == nil {
+			err = s.yield(ctx, p, yield)
+		}
+		if err != nil {
+			yield(nil, fmt.Errorf("load %v: %w", key, err))
+		}
+	}
+}
+
+// load reads the states and the events above the latest of them.
+func (s *stream) load(ctx context.Context, p *page, states bool) error {
+	return s.log.read(ctx, func(conn *pgxpool.Conn) error {
+		p.reset()
+		s.last = 0
+		args := []any{s.key.Kind, s.key.ID, states, pageRowsMax, pageBytesMax}
+		err := query(ctx, conn, s.log.statements.load, args, func(v [][]byte) error {
+			switch number(v[0]) {
+			case 0:
+				p.states = append(p.states, p.keep(number(v[1]), 0, v[3]))
+			case 1:
+				s.last = store.Version(number(v[1]))
+			case 2:
+				p.rows = append(p.rows, p.keep(number(v[1]), number(v[2]), v[3]))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if n := len(p.states); n > 1 && p.states[0].version < p.states[n-1].version {
+			for i := range n / 2 {
+				p.states[i], p.states[n-1-i] = p.states[n-1-i], p.states[i]
+			}
+		}
+		s.next, s.dense = 1, false
+		if len(p.states) > 0 {
+			s.next, s.dense = p.states[0].version+1, true
+		}
+		return s.settle(p)
+	})
+}
+
+// restore offers the states of the entity, latest first, and reads anew what
+// comes after the accepted one unless it is the latest.
+func (s *stream) restore(ctx context.Context, p *page, accept func(*store.State) bool) error {
+	first := store.Version(0)
+	for i, r := range p.states {
+		if i == 1 { // rare: the latest one does not fit the program
+			if err := s.first(ctx, &first); err != nil {
+				return err
+			}
+		}
+		if i > 0 && r.version+1 < first {
+			break // deleted events come after all older ones too
+		}
+		if err := p.decoder.State(p.record(r), &p.state); err != nil {
+			return s.corrupt(err, r.version, 0)
+		}
+		if p.state.Key != s.key || p.state.Version != r.version {
+			return s.corrupt(&store.CorruptError{
+				What: "state", Reason: fmt.Sprintf("found version %d of %v in its place", p.state.Version, p.state.Key),
+			}, r.version, 0)
+		}
+		if !accept(&p.state) {
+			continue
+		}
+		if i == 0 {
+			return nil
+		}
+		s.next, s.dense = r.version+1, true
+		return s.fill(ctx, p)
+	}
+	s.next, s.dense = 1, false
+	return s.fill(ctx, p)
+}
+
+func (s *stream) first(ctx context.Context, version *store.Version) error {
+	return s.log.read(ctx, func(conn *pgxpool.Conn) error {
+		return query(ctx, conn, s.log.statements.first, []any{s.key.Kind, s.key.ID}, func(v [][]byte) error {
+			*version = store.Version(number(v[0]))
+			return nil
+		})
+	})
+}
+
+// Read implements [store.Log]. It ends at the version that the entity had when
+// the iteration began, or later. Events that are deleted before it reaches them
+// are left out.
+func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		if after >= math.MaxInt64 {
+			return
+		}
+		p := newPage()
+		defer p.release()
+		s := &stream{log: l, key: key, next: after + 1, last: math.MaxInt64}
+		err := key.Validate()
+		if err == nil {
+			err = s.fill(ctx, p)
+		}
+		if err == nil {
+			err = s.yield(ctx, p, yield)
+		}
+		if err != nil {
+			yield(nil, fmt.Errorf("read %v: %w", key, err))
+		}
+	}
+}
+
+// fill reads the next page.
+func (s *stream) fill(ctx context.Context, p *page) error {
+	return s.log.read(ctx, func(conn *pgxpool.Conn) error {
+		p.reset()
+		args := []any{s.key.Kind, s.key.ID, int64(s.next), int64(s.last), pageRowsMax, pageBytesMax}
+		err := query(ctx, conn, s.log.statements.stream, args, func(v [][]byte) error {
+			p.rows = append(p.rows, p.keep(number(v[0]), number(v[1]), v[2]))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return s.settle(p)
+	})
+}
+
+// settle checks that the versions of a page have no gap, and moves on behind it.
+func (s *stream) settle(p *page) error {
+	next := s.next
+	if len(p.rows) > 0 && !s.dense {
+		next = p.rows[0].version
+	}
+	for _, r := range p.rows {
+		if r.version != next {
+			return s.corrupt(gap(next, r.version), next, 0)
+		}
+		next++
+	}
+	s.done = !p.full()
+	if s.done && s.dense && s.last != math.MaxInt64 && s.last > 0 && next != s.last+1 {
+		return s.corrupt(gap(min(next, s.last+1), max(next, s.last+1)), next, 0)
+	}
+	s.next, s.dense = next, s.dense || len(p.rows) > 0
+	return nil
+}
+
+// yield yields the events of the page, then those of the pages after it.
+func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, error) bool) error {
+	for {
+		for _, r := range p.rows {
+			err := p.decoder.Event(p.record(r), &p.event)
+			if err == nil && (p.event.Key != s.key || p.event.Version != r.version || p.event.Position != r.position) {
+				err = misplaced(&p.event)
+			}
+			if err != nil {
+				return s.corrupt(err, r.version, r.position)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if !yield(&p.event, nil) {
+				return nil
+			}
+		}
+		if s.done || s.next > s.last {
+			return nil
+		}
+		if err := s.fill(ctx, p); err != nil {
+			return err
+		}
+	}
+}
+
+// corrupt says in an error about a corrupt record what was asked for.
+func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
+	if c, ok := errors.AsType[*store.CorruptError](err); ok {
+		c.Key, c.Version, c.Position = s.key, version, position
+		if c.What == "state" {
+			return located(err, "snapshots or states", fmt.Sprint("version ", version))
+		}
+	}
+	return located(err, "events", fmt.Sprint("version ", version))
+}
+
+func gap(from, to store.Version) error {
+	return &store.CorruptError{What: "event", Reason: fmt.Sprintf("the versions from %d to %d are missing", from, to-1)}
+}
+
+// misplaced returns the error for an event that is whole but not the one that
+// was asked for.
+func misplaced(e *store.Event) error {
+	return &store.CorruptError{
+		What:   "event",
+		Reason: fmt.Sprintf("found version %d of %v, position %v, in its place", e.Version, e.Key, e.Position),
+	}
+}
+
+// ---- events of a partition
+
+// Scan implements [store.Log]. It ends at the head that the partition had when
+// the iteration began, or later. Kinds, types and tags are looked for by the
+// server, which passes over the events that do not match without an index.
+func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		p := newPage()
+		defer p.release()
+		if err := l.scan(ctx, p, &q, yield); err != nil {
+			yield(nil, fmt.Errorf("scan after %v: %w", q.After, err))
+		}
+	}
+}
+
+func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*store.Event, error) bool) error {
+	partition := q.After.Partition()
+	if partition >= l.info.Partitions {
+		return fmt.Errorf("%w: partition %d of a log with %d", store.ErrInvalid, partition, l.info.Partitions)
+	}
+	last := store.LastPosition(partition)
+	if q.Through != 0 {
+		if q.Through.Partition() != partition {
+			return fmt.Errorf("%w: it ends in another partition, at %v", store.ErrInvalid, q.Through)
+		}
+		last = q.Through
+	}
+	if last <= q.After { // also so that an ended context or a closed log is told
+		return l.read(ctx, func(*pgxpool.Conn) error { return nil })
+	}
+	sql, filters := l.filtered(q)
+	whole := len(filters) == 0
+	bounded := false // last is not above the head that the partition had at some time
+	for next := q.After + 1; next <= last; {
+		if err := l.fillScan(ctx, p, sql, next, last, filters); err != nil {
+			return err
+		}
+		more := p.full()
+		if more && !bounded {
+			// Only a scan that takes longer needs to know where to end.
+			head, err := l.head(ctx, partition)
+			if err != nil {
+				return err
+			}
+			last, bounded = min(last, max(head, p.rows[len(p.rows)-1].position)), true
+		}
+		for _, r := range p.rows {
+			if whole && r.position != next {
+				if err := l.checkGap(ctx, next, r.position); err != nil {
+					return err
+				}
+			}
+			next = r.position + 1
+			if err := p.decodeAt(r); err != nil {
+				return err
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if q.Match(&p.event) && !yield(&p.event, nil) {
+				return nil
+			}
+		}
+		if !more {
+			return nil
+		}
+	}
+	return nil
+}
+
+// decodeAt decodes the event of a row that was found by its position.
+func (p *page) decodeAt(r row) error {
+	err := p.decoder.Event(p.record(r), &p.event)
+	if err == nil && p.event.Position != r.position {
+		err = misplaced(&p.event)
+	}
+	if c, ok := errors.AsType[*store.CorruptError](err); ok {
+		c.Position = r.position
+	}
+	return located(err, "events", fmt.Sprint("position ", int64(r.position)))
+}
+
+func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last store.Position, filters []any) error {
+	args := append([]any{int64(next), int64(last), pageRowsMax, pageBytesMax}, filters...)
+	return l.read(ctx, func(conn *pgxpool.Conn) error {
+		p.reset()
+		return query(ctx, conn, sql, args, func(v [][]byte) error {
+			p.rows = append(p.rows, p.keep(0, number(v[0]), v[1]))
+			return nil
+		})
+	})
+}
+
+// filtered returns the statement for what a query selects, and its arguments.
+func (l *Log) filtered(q *store.Query) (sql string, filters []any) {
+	where := ""
+	for _, f := range []struct {
+		values []string
+		test   string
+	}{{q.Kinds, "kind = ANY ($%d)"}, {q.Types, "type = ANY ($%d)"}, {q.Tags, "tags && $%d"}} {
+		if len(f.values) > 0 {
+			filters = append(filters, f.values)
+			where += " AND " + fmt.Sprintf(f.test, 4+len(filters))
+		}
+	}
+	if where == "" {
+		return l.statements.scan, nil
+	}
+	return in(l.schema, fmt.Sprintf(sqlScan, where)), filters
+}
+
+// checkGap returns an error if events are missing before a position that have
+// not been deleted by [Log.DeleteEvents].
+func (l *Log) checkGap(ctx context.Context, next, found store.Position) error {
+	pruned := uint64(0)
+	err := l.read(ctx, func(conn *pgxpool.Conn) error {
+		return query(ctx, conn, l.statements.pruned, nil, func(v [][]byte) error {
+			pruned = number(v[0])
+			return nil
+		})
+	})
+	if err == nil && pruned == 0 {
+		err = &store.CorruptError{
+			What: "event", Where: "table events", Position: next,
+			Reason: fmt.Sprintf("it is missing, the next one is at %v", found),
+		}
+	}
+	return err
+}
+
+// head returns the position of the last event of a partition.
+func (l *Log) head(ctx context.Context, partition int) (store.Position, error) {
+	heads, err := l.readHeads(ctx, []int{partition})
+	if err != nil {
+		return 0, err
+	}
+	return heads[0], nil
+}
+
+func (l *Log) readHeads(ctx context.Context, partitions []int) ([]store.Position, error) {
+	heads := make([]store.Position, len(partitions))
+	err := l.read(ctx, func(conn *pgxpool.Conn) error {
+		f := newFacts()
+		n := needs{heads: list[int]{all: partitions}}
+		b := &pgx.Batch{}
+		n.queueHeads(b, &l.statements, f)
+		if err := conn.SendBatch(ctx, b).Close(); err != nil {
+			return err
+		}
+		for i, p := range partitions {
+			heads[i] = store.NewPosition(p, f.heads[p])
+		}
+		return nil
+	})
+	return heads, err
+}

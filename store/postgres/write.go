@@ -1,0 +1,244 @@
+package postgres
+
+import (
+	"math"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/store"
+)
+
+// The statements that write what a plan has collected.
+const (
+	sqlInsertEvents = `INSERT INTO S.events (position, version, kind, id, type, tags, record)
+		SELECT e.position, e.version, e.kind, e.id, e.type, e.tags::text[], e.record
+		FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[])
+			AS e (position, version, kind, id, type, tags, record)`
+
+	sqlDeleteSnapshots = `DELETE FROM S.snapshots s USING unnest($1::text[], $2::text[], $3::bigint[]) AS k (kind, id, version)
+		WHERE s.kind = k.kind AND s.id = k.id AND s.version = k.version`
+	sqlPutSnapshots = `INSERT INTO S.snapshots (kind, id, version, record)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[])
+		ON CONFLICT (kind, id, version) DO UPDATE SET record = excluded.record`
+	sqlPutStates = `INSERT INTO S.states (kind, id, version, record)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[])
+		ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, record = excluded.record`
+
+	sqlDeleteMessages = `DELETE FROM S.messages m USING unnest($1::bigint[]) AS k (sequence) WHERE m.sequence = k.sequence`
+	sqlPutMessages    = `INSERT INTO S.messages (sequence, due, parked, kind, id, timer, record)
+		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::text[], $5::text[], $6::text[], $7::bytea[])
+		ON CONFLICT (sequence) DO UPDATE SET due = excluded.due, parked = excluded.parked, record = excluded.record`
+
+	sqlDeleteReceipts = `DELETE FROM S.receipts r USING unnest($1::text[], $2::text[], $3::text[]) AS k (kind, id, name)
+		WHERE r.kind = k.kind AND r.id = k.id AND r.name = k.name`
+	sqlPutReceipts = `INSERT INTO S.receipts (kind, id, name, record)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[])
+		ON CONFLICT (kind, id, name) DO UPDATE SET record = excluded.record`
+
+	sqlDeleteClaims = `DELETE FROM S.claims c USING unnest($1::text[], $2::text[]) AS k (space, value)
+		WHERE c.space = k.space AND c.value = k.value`
+	sqlPutClaims = `INSERT INTO S.claims (space, value, record)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])
+		ON CONFLICT (space, value) DO UPDATE SET record = excluded.record`
+
+	sqlDeleteBookmarks = `DELETE FROM S.bookmarks b USING unnest($1::text[], $2::int[]) AS k (name, partition)
+		WHERE b.name = k.name AND b.partition = k.partition`
+	sqlPutBookmarks = `INSERT INTO S.bookmarks (name, partition, record)
+		SELECT * FROM unnest($1::text[], $2::int[], $3::bytea[])
+		ON CONFLICT (name, partition) DO UPDATE SET record = excluded.record`
+
+	sqlProof = `INSERT INTO S.commits (writer, serial) SELECT $1::uuid, $2::bigint
+		WHERE setval('S.clock', $3::bigint) IS NOT NULL`
+	sqlProved = `SELECT EXISTS (SELECT FROM S.commits WHERE writer = $1::uuid AND serial = $2::bigint)`
+	sqlTrim   = `DELETE FROM S.commits WHERE writer = $1::uuid AND serial < $2::bigint`
+)
+
+// recordRoom is more than most records take that have no payload.
+const recordRoom = 512
+
+// queue adds the statements that write the plan to a batch. Rows are deleted
+// before others are put in their place.
+func (p *plan) queue(b *pgx.Batch, s *statements) {
+	if len(p.events) > 0 {
+		p.queueEvents(b, s)
+	}
+	if len(p.drops)+len(p.puts) > 0 {
+		p.queueStates(b, s)
+	}
+	if len(p.writes.messages) > 0 {
+		p.queueMessages(b, s)
+	}
+	if len(p.writes.receipts) > 0 {
+		var gone, put columns
+		for k, r := range p.writes.receipts {
+			if r == nil {
+				gone.add(nil, k.kind, k.id, k.name)
+			} else {
+				put.add(store.AppendReceipt(nil, r), k.kind, k.id, k.name)
+			}
+		}
+		gone.queue(b, s.deleteReceipts, false)
+		put.queue(b, s.putReceipts, true)
+	}
+	if len(p.writes.claims) > 0 {
+		var gone, put columns
+		for c, owned := range p.writes.claims {
+			if owned == nil {
+				gone.add(nil, c.Space, c.Value)
+			} else {
+				put.add(store.AppendClaimed(nil, owned), c.Space, c.Value)
+			}
+		}
+		gone.queue(b, s.deleteClaims, false)
+		put.queue(b, s.putClaims, true)
+	}
+	if len(p.writes.bookmarks) > 0 {
+		p.queueBookmarks(b, s)
+	}
+}
+
+// columns are the columns of rows whose key is text, and their records.
+type columns struct {
+	texts   [3][]string
+	width   int
+	records [][]byte
+}
+
+func (c *columns) add(record []byte, texts ...string) {
+	for i, t := range texts {
+		c.texts[i] = append(c.texts[i], t)
+	}
+	c.width = len(texts)
+	c.records = append(c.records, record)
+}
+
+// queue adds a statement about the rows, if there are any.
+func (c *columns) queue(b *pgx.Batch, sql string, records bool) {
+	if len(c.records) == 0 {
+		return
+	}
+	args := make([]any, 0, len(c.texts)+1)
+	for _, t := range c.texts[:c.width] {
+		args = append(args, t)
+	}
+	if records {
+		args = append(args, c.records)
+	}
+	b.Queue(sql, args...)
+}
+
+func (p *plan) queueEvents(b *pgx.Batch, s *statements) {
+	n := len(p.events)
+	positions, versions := make([]int64, n), make([]int64, n)
+	texts := make([]string, 3*n)
+	kinds, ids, types := texts[:n:n], texts[n:2*n:2*n], texts[2*n:]
+	records := make([][]byte, n)
+	var tags []*string // nil if no event has any
+	room := 0
+	for _, e := range p.events {
+		room += store.SizeEvent(e)
+	}
+	buf := make([]byte, 0, room)
+	for i, e := range p.events {
+		positions[i], versions[i] = int64(e.Position), int64(e.Version)
+		kinds[i], ids[i], types[i] = e.Key.Kind, e.Key.ID, e.Type
+		if len(e.Tags) > 0 {
+			if tags == nil {
+				tags = make([]*string, n)
+			}
+			tags[i] = tagsLiteral(e.Tags)
+		}
+		from := len(buf)
+		buf = store.AppendEvent(buf, e)
+		records[i] = buf[from:len(buf):len(buf)]
+	}
+	b.Queue(s.insertEvents, positions, versions, kinds, ids, types, tags, records)
+}
+
+func (p *plan) queueStates(b *pgx.Batch, s *statements) {
+	if len(p.drops) > 0 {
+		var kinds, ids []string
+		var versions []int64
+		for k := range p.drops {
+			kinds, ids, versions = append(kinds, k.key.Kind), append(ids, k.key.ID), append(versions, int64(k.version))
+		}
+		b.Queue(s.deleteSnapshots, kinds, ids, versions)
+	}
+	for _, saved := range []bool{false, true} {
+		var kinds, ids []string
+		var versions []int64
+		var records [][]byte
+		for k, st := range p.puts {
+			if (k.version == 0) != saved {
+				continue
+			}
+			kinds, ids, versions = append(kinds, k.key.Kind), append(ids, k.key.ID), append(versions, int64(st.Version))
+			records = append(records, store.AppendState(make([]byte, 0, recordRoom+len(st.Payload)), st))
+		}
+		switch {
+		case len(records) == 0:
+		case saved:
+			b.Queue(s.putStates, kinds, ids, versions, records)
+		default:
+			b.Queue(s.putSnapshots, kinds, ids, versions, records)
+		}
+	}
+}
+
+func (p *plan) queueMessages(b *pgx.Batch, s *statements) {
+	var gone, sequences, dues []int64
+	var parked []bool
+	var kinds, ids []string
+	var timers []*string
+	var records [][]byte
+	for sequence, m := range p.writes.messages {
+		if m == nil {
+			gone = append(gone, int64(sequence))
+			continue
+		}
+		sequences, dues, parked = append(sequences, int64(sequence)), append(dues, dueNanos(m.Due)), append(parked, m.Parked)
+		kinds, ids = append(kinds, m.Source.Kind), append(ids, m.Source.ID)
+		var timer *string
+		if m.Timer != "" {
+			timer = &m.Timer
+		}
+		timers = append(timers, timer)
+		records = append(records, store.AppendMessage(make([]byte, 0, recordRoom+len(m.Payload)), m))
+	}
+	if len(gone) > 0 {
+		b.Queue(s.deleteMessages, gone)
+	}
+	if len(records) > 0 {
+		b.Queue(s.putMessages, sequences, dues, parked, kinds, ids, timers, records)
+	}
+}
+
+func (p *plan) queueBookmarks(b *pgx.Batch, s *statements) {
+	var gone, put []string
+	var goneIn, putIn []int32
+	var records [][]byte
+	for k, m := range p.writes.bookmarks {
+		if m == nil {
+			gone, goneIn = append(gone, k.name), append(goneIn, int32(k.partition))
+			continue
+		}
+		put, putIn = append(put, k.name), append(putIn, int32(k.partition))
+		records = append(records, store.AppendBookmark(nil, m))
+	}
+	if len(gone) > 0 {
+		b.Queue(s.deleteBookmarks, gone, goneIn)
+	}
+	if len(put) > 0 {
+		b.Queue(s.putBookmarks, put, putIn, records)
+	}
+}
+
+// dueNanos returns a due time as the column has it: a message that is due at
+// once comes before all others.
+func dueNanos(t time.Time) int64 {
+	if t.IsZero() {
+		return math.MinInt64
+	}
+	return t.UnixNano()
+}
