@@ -116,11 +116,13 @@ func (l *Log) attempt(ctx context.Context, calls []*call, n *needs, check bool) 
 	if err := l.readFacts(ctx, w.conn, n, f, check); err != nil {
 		return no, w.abandon(ctx, err)
 	}
-	if l.tamper.locked != nil {
-		l.tamper.locked()
+	if l.tamper.draw != nil {
+		for _, p := range n.heads.all {
+			f.heads[p] = l.tamper.draw(n.events)
+		}
 	}
 	p := newPlan(f, l.info.Partitions, l.clock(f.clock))
-	p.unchecked = l.tamper.relax
+	p.unchecked = l.tamper.relaxed
 	for _, c := range calls {
 		c.results = p.group(c.group, c.invalid)
 	}
@@ -138,7 +140,7 @@ func (l *Log) attempt(ctx context.Context, calls []*call, n *needs, check bool) 
 	}
 	stored := no
 	if refusal(err) == nil && !errors.Is(err, errUnsent) {
-		stored = l.resolve(ctx, err)
+		stored, err = l.resolve(ctx, err), lost(err)
 	} else {
 		err = w.abandon(ctx, err)
 	}
@@ -166,7 +168,7 @@ func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts,
 		return conn.SendBatch(ctx, b).Close()
 	}
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-	if !l.tamper.unlock {
+	if !l.tamper.unlocked {
 		b.Queue(sqlLock, l.lock)
 	}
 	n.queue(b, &l.statements, f)
@@ -234,7 +236,7 @@ func (l *Log) resolve(ctx context.Context, why error) outcome {
 		return no
 	}
 	l.logger.WarnContext(ctx, "connection lost in a commit, looking for its outcome", "log", l.name, "error", why)
-	ctx, cancel := context.WithTimeout(ctx, resolveMax)
+	ctx, cancel := context.WithTimeout(ctx, l.tamper.resolveMax)
 	defer cancel()
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		stored, err := l.prove(ctx, pid)

@@ -59,9 +59,9 @@ const sqlSession = `SELECT set_config('synchronous_commit',
 	set_config('lock_timeout', $1, false),
 	set_config('idle_in_transaction_session_timeout', $2, false)`
 
-func prepareSession(ctx context.Context, conn *pgx.Conn) error {
+func (c *config) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, sqlSession, pgx.QueryExecModeExec,
-		fmt.Sprint(lockMax.Milliseconds()), fmt.Sprint(idleMax.Milliseconds()))
+		fmt.Sprint(c.tamper.lockMax.Milliseconds()), fmt.Sprint(idleMax.Milliseconds()))
 	return err
 }
 
@@ -73,7 +73,7 @@ func poolConfig(url string, c *config) (*pgxpool.Config, error) {
 	}
 	pc.MaxConns = int32(c.poolSize)
 	pc.MinConns = min(pc.MinConns, pc.MaxConns)
-	pc.AfterConnect = prepareSession
+	pc.AfterConnect = c.prepareSession
 	if pc.ConnConfig.ConnectTimeout == 0 || pc.ConnConfig.ConnectTimeout > connectMax {
 		pc.ConnConfig.ConnectTimeout = connectMax
 	}
@@ -89,7 +89,7 @@ func (l *Log) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := prepareSession(ctx, conn); err != nil {
+	if err := l.prepareSession(ctx, conn); err != nil {
 		hangUp(conn)
 		return nil, err
 	}

@@ -33,6 +33,7 @@ type needs struct {
 	timers    list[timerKey]
 	receipts  list[receiptKey]
 	claims    list[store.Claim]
+	events    int // that are going to be appended
 	sequences int // messages that are going to be enqueued
 }
 
@@ -57,7 +58,7 @@ func (n *needs) batch(b *store.Batch, partitions int) {
 	if !b.Key.IsZero() {
 		n.entities.add(b.Key)
 	}
-	if len(b.Events) > 0 {
+	if n.events += len(b.Events); len(b.Events) > 0 {
 		n.heads.add(store.PartitionOf(b.Key, partitions))
 	}
 	if b.Snapshot != nil {

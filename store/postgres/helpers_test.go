@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,3 +101,5 @@ func (p place) exec(t testing.TB, script string, args ...any) {
 		t.Fatalf("exec %s: %v", script, err)
 	}
 }
+
+func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

@@ -84,7 +84,7 @@ func (l *Log) start(ctx context.Context, conn *pgx.Conn, pc *pgxpool.Config) err
 	if err := l.describe(ctx, conn); err != nil {
 		return err
 	}
-	if err := prepareSession(ctx, conn); err != nil {
+	if err := l.prepareSession(ctx, conn); err != nil {
 		return err
 	}
 	// The pool outlives the context of its opening.

@@ -80,19 +80,23 @@ type config struct {
 	tamper        tamper
 }
 
-// A tamper lets tests look into a commit, or break it. All of it is nil but in tests.
+// A tamper lets tests look into a commit, or break it. All of it is zero but in tests.
 type tamper struct {
-	locked  func() // the transaction has the lock and has read what it needs
-	written func() // all but the commit is done; only then the commit is a round trip of its own
-	unlock  bool   // a broken twin: it does not take the lock
-	guess   bool   // a broken twin: it takes a lost connection for a commit that has failed
-	relax   bool   // a broken twin: it does not check versions
+	written func() // called when all but the commit is done, which then is a round trip of its own
+	// Bounds in place of those of the same names.
+	lockMax, resolveMax time.Duration
+	// Broken twins.
+	unlocked bool               // it does not take the lock
+	draw     func(n int) uint64 // positions come from a counter that knows no transaction
+	guess    bool               // it takes a lost connection for a commit that has failed
+	relaxed  bool               // it does not look at versions
 }
 
 var schemaPattern = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
 func newConfig(opts []Option) (*config, error) {
 	c := &config{schema: Schema, partitions: 1, now: time.Now, poolSize: PoolSize, logger: slog.New(slog.DiscardHandler)}
+	c.tamper.lockMax, c.tamper.resolveMax = lockMax, resolveMax
 	for _, o := range opts {
 		o.apply(c)
 	}

@@ -1,0 +1,456 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/postgres"
+	"github.com/perdure/perdure/store/postgres/pgtest"
+)
+
+// A proxy stands between a log and its server, and cuts a connection before it
+// has passed on the message of a certain number, of both directions together.
+type proxy struct {
+	listener net.Listener
+	socket   string
+
+	mu     sync.Mutex
+	armed  bool
+	left   int // messages until the cut
+	cut    bool
+	closed bool // new connections are refused after the cut
+	refuse bool
+	conns  map[net.Conn]bool
+	wg     sync.WaitGroup
+}
+
+func newProxy(t testing.TB, d *pgtest.Database) (p *proxy, address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = &proxy{listener: l, socket: d.Server.Socket(), conns: make(map[net.Conn]bool)}
+	p.wg.Go(p.accept)
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.hangUp()
+		p.wg.Wait()
+	})
+	u := url.URL{Scheme: "postgres", User: url.User("postgres"), Host: l.Addr().String(), Path: d.Name, RawQuery: "sslmode=disable"}
+	return p, u.String()
+}
+
+func (p *proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		refuse := p.refuse
+		p.mu.Unlock()
+		server, err := net.Dial("unix", p.socket)
+		if err != nil || refuse {
+			_ = client.Close()
+			if err == nil {
+				_ = server.Close()
+			}
+			continue
+		}
+		p.mu.Lock()
+		p.conns[client], p.conns[server] = true, true
+		p.mu.Unlock()
+		end := func() { _ = client.Close(); _ = server.Close() }
+		p.wg.Go(func() { defer end(); p.pass(server, client, true) })
+		p.wg.Go(func() { defer end(); p.pass(client, server, false) })
+	}
+}
+
+// pass passes messages on until one is cut. The first one of a client has no type.
+func (p *proxy) pass(to, from net.Conn, startup bool) {
+	for {
+		head := make([]byte, 5)
+		if startup {
+			head = head[:4]
+		}
+		if _, err := io.ReadFull(from, head); err != nil {
+			return
+		}
+		size := head[len(head)-4:]
+		n := int(size[0])<<24 | int(size[1])<<16 | int(size[2])<<8 | int(size[3])
+		body := make([]byte, n-4)
+		if _, err := io.ReadFull(from, body); err != nil {
+			return
+		}
+		if !p.allow() {
+			return
+		}
+		if _, err := to.Write(append(head, body...)); err != nil {
+			return
+		}
+		startup = false
+	}
+}
+
+func (p *proxy) allow() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.armed {
+		return true
+	}
+	if p.left--; p.left >= 0 {
+		return true
+	}
+	p.armed, p.cut = false, true
+	p.refuse = p.closed
+	return false
+}
+
+// arm lets n messages pass before the cut.
+func (p *proxy) arm(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed, p.left, p.cut = true, n, false
+}
+
+// disarm reports whether the cut has been made.
+func (p *proxy) disarm() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed, p.refuse = false, false
+	return p.cut
+}
+
+// close says whether the proxy refuses new connections after the cut.
+func (p *proxy) close(closed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = closed
+}
+
+func (p *proxy) hangUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		_ = c.Close()
+	}
+}
+
+// cutEverywhere commits batches while the connection is cut before the first
+// message, the second, and so on, until a commit is not reached by the cut. It
+// returns what is wrong.
+func cutEverywhere(t testing.TB, opts ...postgres.Option) error {
+	p, address := newProxy(t, pgtest.Open(t))
+	l, err := postgres.Open(t.Context(), address, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	k := key("a")
+	version := store.Version(0)
+	const messagesMax = 1000
+	for n := range messagesMax {
+		for _, cut := range []bool{false, true} { // the first warms the connection
+			text := fmt.Sprint(n, cut)
+			if cut {
+				p.arm(n)
+			}
+			err := commitOne(t.Context(), l, rich(k, version, text))
+			done := cut && !p.disarm()
+			if err != nil {
+				return fmt.Errorf("cut before message %d: %w", n, err)
+			}
+			version++
+			all := texts(t, l, k)
+			if len(all) != int(version) || all[version-1] != text {
+				return fmt.Errorf("cut before message %d: acknowledged at version %d, %d are stored", n, version, len(all))
+			}
+			if done {
+				t.Logf("a commit is %d messages", n)
+				verifyDense(t, l, int(version))
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("no commit without a cut within %d messages", messagesMax)
+}
+
+func TestAConnectionThatIsCutAnywhereInACommitIsMadeGood(t *testing.T) {
+	t.Parallel()
+	if err := cutEverywhere(t); err != nil {
+		t.Error(err)
+	}
+	if err := cutEverywhere(t, postgres.WithGuess()); err == nil {
+		t.Error("a log that takes a lost connection for a failed commit is not caught")
+	} else {
+		t.Logf("the twin is caught: %v", err)
+	}
+}
+
+func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
+	t.Parallel()
+	p, address := newProxy(t, pgtest.Open(t))
+	l, err := postgres.Open(t.Context(), address, postgres.WithBounds(time.Second, 20*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	k, version := key("a"), store.Version(0)
+	unknown := 0
+	for n := 0; ; n++ {
+		if err := commitOne(t.Context(), l, one(k, version, "before")); err != nil {
+			t.Fatalf("commit before: %v", err)
+		}
+		version++
+		p.arm(n)
+		p.close(true)
+		err := commitOne(t.Context(), l, one(k, version, "cut"))
+		cut := p.disarm()
+		p.close(false)
+		stored := len(texts(t, l, k)) == int(version)+1
+		if stored {
+			version++
+		}
+		switch {
+		case !cut:
+			if unknown == 0 {
+				t.Error("no outcome was unknown, whichever message was cut")
+			}
+			return
+		case err == nil:
+			t.Fatalf("cut before message %d: no error, though nobody answers", n)
+		case errors.Is(err, store.ErrNotStored) && stored:
+			t.Fatalf("cut before message %d: %v, but it is stored", n, err)
+		case !errors.Is(err, store.ErrNotStored):
+			unknown++
+			t.Logf("cut before message %d: stored %t: %v", n, stored, err)
+		}
+	}
+}
+
+func TestSessionsThatAreEndedUnderLoadLoseAndDoubleNothing(t *testing.T) {
+	t.Parallel()
+	const workers, endsMax, stepsMin = 4, 60, 20
+	d := pgtest.Open(t)
+	l, err := postgres.Open(t.Context(), d.URL+"&application_name=victim", postgres.WithPoolSize(4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	other := d.Pool(t, "pool_max_conns=1")
+	var clients []*client
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range workers {
+		c := &client{key: key(fmt.Sprint(i))}
+		clients = append(clients, c)
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					if len(c.acked) >= stepsMin {
+						return
+					}
+				default:
+				}
+				if err := c.step(t.Context(), l); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range endsMax {
+		_, err := other.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE application_name = 'victim' AND datname = current_database()`)
+		if err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	wg.Wait()
+	verify(t, l, clients)
+}
+
+func TestACommitBehindALockThatNobodyGivesBackIsNotStored(t *testing.T) {
+	t.Parallel()
+	d := pgtest.Open(t)
+	l, err := postgres.Open(t.Context(), d.URL, postgres.WithBounds(50*time.Millisecond, time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	tx, err := d.Pool(t).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock($1)", l.LockKey()); err != nil {
+		t.Fatal(err)
+	}
+	if err := commitOne(t.Context(), l, one(key("a"), 0, "no")); !errors.Is(err, store.ErrNotStored) {
+		t.Errorf("commit behind the lock: got %v, want %v", err, store.ErrNotStored)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := commitOne(t.Context(), l, one(key("a"), 0, "yes")); err != nil {
+		t.Errorf("commit after it: %v", err)
+	}
+	verifyDense(t, l, 1)
+}
+
+func TestATransactionThatTheServerGivesUpIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"40001", "40P01"} {
+		d := pgtest.Open(t)
+		l, err := postgres.Open(t.Context(), d.URL, postgres.WithSchema("log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		fail := func(times int) {
+			d.Exec(t, fmt.Sprintf(`CREATE SEQUENCE IF NOT EXISTS fails;
+				SELECT setval('fails', 1, false);
+				CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+					IF nextval('fails') <= %d THEN RAISE EXCEPTION 'given up' USING ERRCODE = '%s'; END IF;
+					RETURN NULL;
+				END $$;
+				CREATE OR REPLACE TRIGGER fail AFTER INSERT ON log.events FOR EACH STATEMENT EXECUTE FUNCTION public.fail()`, times, code))
+		}
+		fail(2)
+		b := rich(key("a"), 0, "yes")
+		if err := commitOne(t.Context(), l, b); err != nil {
+			t.Errorf("%s twice: %v", code, err)
+		}
+		fail(1000)
+		if err := commitOne(t.Context(), l, rich(key("a"), 1, "no")); !errors.Is(err, store.ErrNotStored) {
+			t.Errorf("%s for ever: got %v, want %v", code, err, store.ErrNotStored)
+		}
+		verifyDense(t, l, 1)
+	}
+}
+
+func TestALogGoesOnAfterItsServerHasCrashed(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	d := s.Database(t)
+	l, err := postgres.Open(t.Context(), d.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := commitOne(t.Context(), l, rich(key("a"), 0, "one")); err != nil {
+		t.Fatal(err)
+	}
+	texts(t, l, key("a"))
+	s.Stop(t, "immediate")
+	if err := commitOne(t.Context(), l, one(key("a"), 1, "two")); !errors.Is(err, store.ErrNotStored) {
+		t.Errorf("commit without a server: got %v, want %v", err, store.ErrNotStored)
+	}
+	if _, err := l.Heads(t.Context()); err == nil {
+		t.Error("heads without a server: no error")
+	}
+	s.Restart(t)
+	if got := texts(t, l, key("a")); len(got) != 1 {
+		t.Errorf("after the crash: got %v, want one event", got)
+	}
+	if err := commitOne(t.Context(), l, one(key("a"), 1, "two")); err != nil {
+		t.Errorf("commit after the crash: %v", err)
+	}
+	verifyDense(t, l, 2)
+}
+
+func TestACommitOnAFullDiskIsNotStored(t *testing.T) {
+	t.Parallel()
+	d := pgtest.Open(t)
+	dir := filepath.Join(filepath.Dir(d.Server.Socket()), d.Name)
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: only root can mount a small file system to fill")
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Skipf("SKIPPED: a small file system cannot be mounted here: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	info, err := os.Stat(d.Server.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := chownLike(dir, info); err != nil {
+		t.Fatal(err)
+	}
+	l, err := postgres.Open(t.Context(), d.URL, postgres.WithSchema("log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	small := fmt.Sprint("small_", d.Name)
+	d.Exec(t, fmt.Sprintf("CREATE TABLESPACE %s LOCATION '%s'", small, dir))
+	d.Exec(t, "ALTER TABLE log.events SET TABLESPACE "+small)
+	t.Cleanup(func() {
+		d.Exec(t, "DROP SCHEMA log CASCADE")
+		d.Exec(t, "DROP TABLESPACE "+small)
+	})
+	const versionsMax = 100
+	version := store.Version(0)
+	filler := string(make([]byte, 200<<10))
+	for {
+		err := commitOne(t.Context(), l, one(key("a"), version, filler))
+		if err != nil {
+			if !errors.Is(err, store.ErrNotStored) {
+				t.Errorf("commit on a full disk: got %v, want %v", err, store.ErrNotStored)
+			}
+			t.Logf("after %d events: %v", version, err)
+			break
+		}
+		if version++; version > versionsMax {
+			t.Fatal("the disk does not get full")
+		}
+	}
+	if got := len(texts(t, l, key("a"))); got != int(version) {
+		t.Errorf("the full log has %d events, want %d", got, version)
+	}
+	d.Exec(t, "ALTER TABLE log.events SET TABLESPACE pg_default") // more room
+	if err := commitOne(t.Context(), l, one(key("a"), version, "room")); err != nil {
+		t.Errorf("commit with more room: %v", err)
+	}
+	verifyDense(t, l, int(version)+1)
+}
+
+func chownLike(dir string, like os.FileInfo) error {
+	owner, ok := like.Sys().(*syscall.Stat_t)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return os.Chown(dir, int(owner.Uid), int(owner.Gid))
+}
+
+func TestAReadThatIsCancelledGivesTheContextsError(t *testing.T) {
+	t.Parallel()
+	l := newLog(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.Heads(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("heads: got %v, want %v", err, context.Canceled)
+	}
+}

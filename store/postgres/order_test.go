@@ -1,0 +1,246 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/postgres"
+	"github.com/perdure/perdure/store/postgres/pgtest"
+)
+
+const (
+	writers = 64
+	handles = 4 // logs that are open on the schema at once, as in as many processes
+	steps   = 3
+)
+
+// A pacer holds each commit at its last moment until so many others have ended
+// as have begun after it, or for a moment if the log does not let them.
+type pacer struct {
+	begun, ended atomic.Int64
+}
+
+func (p *pacer) hold() {
+	begun, ended := p.begun.Add(1), p.ended.Load()
+	late := time.After(time.Duration(1+begun%4) * time.Millisecond)
+	for p.ended.Load() < ended+begun%handles {
+		select {
+		case <-late:
+			return
+		default:
+			runtime.Gosched()
+		}
+	}
+}
+
+// A reader follows a log and counts what it gets.
+type reader struct {
+	got  map[store.ID]int
+	next func(ctx context.Context, l store.Log, got func(*store.Event)) error
+}
+
+// byPosition reads on from the last position, as the port says.
+func byPosition() *reader {
+	after := store.Position(0)
+	return &reader{got: map[store.ID]int{}, next: func(ctx context.Context, l store.Log, got func(*store.Event)) error {
+		for e, err := range l.Scan(ctx, store.Query{After: after}) {
+			if err != nil {
+				return err
+			}
+			got(e)
+			after = e.Position
+		}
+		return nil
+	}}
+}
+
+// byTime is a broken twin of it: it reads what is later than the last time.
+func byTime() *reader {
+	var after time.Time
+	return &reader{got: map[store.ID]int{}, next: func(ctx context.Context, l store.Log, got func(*store.Event)) error {
+		last := after
+		for e, err := range l.Scan(ctx, store.Query{}) {
+			if err != nil {
+				return err
+			}
+			if e.Time.After(after) {
+				got(e)
+				last = e.Time
+			}
+		}
+		after = last
+		return nil
+	}}
+}
+
+// pausedCommits lets 64 writers commit through several logs, each commit pausing
+// at its last moment, while a reader follows. It returns how many events are
+// stored, and how many the reader has missed or got more than once.
+func pausedCommits(t *testing.T, r *reader, opts ...postgres.Option) (stored, skipped, doubled int) {
+	t.Helper()
+	var p pacer
+	at := place{pgtest.Open(t), newSchema()}
+	var logs []*postgres.Log
+	for range handles {
+		logs = append(logs, openAt(t, at, append([]postgres.Option{postgres.WithPause(p.hold)}, opts...)...))
+	}
+	written := make(chan struct{})
+	var reading, writing sync.WaitGroup
+	reading.Go(func() {
+		for last := false; !last; {
+			select {
+			case <-written:
+				last = true
+			default:
+			}
+			if err := r.next(t.Context(), logs[0], func(e *store.Event) { r.got[e.ID]++ }); err != nil {
+				t.Errorf("reader: %v", err)
+				return
+			}
+		}
+	})
+	for w := range writers {
+		k := key(fmt.Sprint(w))
+		writing.Go(func() {
+			for n := 0; n < steps; {
+				err := commitOne(t.Context(), logs[w%handles], one(k, store.Version(n), "e"))
+				p.ended.Add(1)
+				switch {
+				case err == nil:
+					n++
+				case !errors.Is(err, store.ErrNotStored): // a twin may be given up
+					t.Errorf("writer %d: %v", w, err)
+					return
+				}
+			}
+		})
+	}
+	writing.Wait()
+	close(written)
+	reading.Wait()
+	for e, err := range logs[1].Scan(t.Context(), store.Query{}) {
+		if err != nil {
+			// A twin that has been given up leaves gaps.
+			t.Logf("scan: %v", err)
+			break
+		}
+		stored++
+		switch r.got[e.ID] {
+		case 0:
+			skipped++
+		case 1:
+		default:
+			doubled++
+		}
+	}
+	return stored, skipped, doubled
+}
+
+func TestReadersSkipNothingWhile64WritersPauseBeforeTheyCommit(t *testing.T) {
+	t.Parallel()
+	stored, skipped, doubled := pausedCommits(t, byPosition())
+	if stored != writers*steps || skipped+doubled > 0 {
+		t.Errorf("%d events stored, the reader has skipped %d and doubled %d; want %d, 0 and 0", stored, skipped, doubled, writers*steps)
+	}
+}
+
+func TestAPlainSequenceIsCaughtSkippingEvents(t *testing.T) {
+	t.Parallel()
+	var sequence atomic.Uint64
+	draw := func(n int) uint64 { return sequence.Add(uint64(n)) - uint64(n) }
+	stored, skipped, _ := pausedCommits(t, byPosition(), postgres.WithPlainSequence(draw))
+	t.Logf("%d of %d events skipped", skipped, stored)
+	if skipped == 0 {
+		t.Error("a log whose positions come from a sequence skips nothing: the test would not notice")
+	}
+}
+
+func TestATimestampAsOffsetIsCaughtSkippingEvents(t *testing.T) {
+	t.Parallel()
+	coarse := func() time.Time { return time.Now().Truncate(20 * time.Millisecond) }
+	stored, skipped, _ := pausedCommits(t, byTime(), postgres.WithClock(coarse))
+	t.Logf("%d of %d events skipped", skipped, stored)
+	if skipped == 0 {
+		t.Error("a reader by time skips nothing: the test would not notice")
+	}
+}
+
+func TestTimesDoNotGoBackWhateverTheClocksOfTheWritersSay(t *testing.T) {
+	t.Parallel()
+	at := place{pgtest.Open(t), newSchema()}
+	now := time.Unix(1_000_000, 0)
+	ahead := openAt(t, at, postgres.WithClock(func() time.Time { return now }))
+	behind := openAt(t, at, postgres.WithClock(func() time.Time { return now.Add(-time.Hour) }))
+	for i, l := range []store.Log{ahead, behind, ahead} {
+		b := one(key("a"), store.Version(i), "e")
+		if err := commitOne(t.Context(), l, b); err != nil {
+			t.Fatal(err)
+		}
+		if !b.Events[0].Time.Equal(now) {
+			t.Errorf("commit %d: got time %v, want %v", i, b.Events[0].Time, now)
+		}
+	}
+}
+
+func TestManyLogsOnOneSchemaFenceEachOther(t *testing.T) {
+	t.Parallel()
+	const hot, rounds = 3, 15
+	race := func(opts ...postgres.Option) (acked int, err error) {
+		at := place{pgtest.Open(t), newSchema()}
+		var wg sync.WaitGroup
+		var all atomic.Int64
+		errs := make(chan error, handles*2)
+		var last store.Log
+		for range handles {
+			l := openAt(t, at, opts...)
+			last = l
+			for range 2 {
+				wg.Go(func() {
+					version := [hot]store.Version{}
+					for n := range rounds {
+						i := n % hot
+						err := commitOne(t.Context(), l, one(key(fmt.Sprint(i)), version[i], "e"))
+						var c *store.ConflictError
+						switch {
+						case err == nil:
+							version[i]++
+							all.Add(1)
+						case errors.As(err, &c):
+							version[i] = c.Actual
+						default:
+							errs <- err
+							return
+						}
+					}
+				})
+			}
+		}
+		wg.Wait()
+		close(errs)
+		total := 0
+		for i := range hot {
+			total += len(texts(t, last, key(fmt.Sprint(i))))
+		}
+		if err := <-errs; err != nil {
+			return total, err
+		}
+		if total != int(all.Load()) {
+			return total, fmt.Errorf("%d events, %d acknowledged", total, all.Load())
+		}
+		verifyDense(t, last, total)
+		return total, nil
+	}
+	if _, err := race(); err != nil {
+		t.Error(err)
+	}
+	if _, err := race(postgres.WithRelaxedVersions()); err == nil {
+		t.Error("a log that does not look at versions is not caught")
+	}
+}
