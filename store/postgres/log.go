@@ -58,6 +58,7 @@ var (
 	_ store.Bookmarks  = (*Log)(nil)
 	_ store.Statistics = (*Log)(nil)
 	_ store.Exclusive  = (*Log)(nil)
+	_ store.Watcher    = (*Log)(nil)
 )
 
 // Heads implements [store.Log]. It costs one search of an index for each partition.

@@ -30,7 +30,7 @@ func TestLogPassesTheSuite(t *testing.T) {
 	}
 	storetest.Run(t, open, storetest.Features{
 		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true,
-		Bookmarks: true, Statistics: true,
+		Bookmarks: true, Statistics: true, Watcher: true,
 		Partitions: true, Clock: true,
 		Reopen: func(t testing.TB, l store.Log, s storetest.Setup) store.Log {
 			if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {

@@ -27,6 +27,7 @@ var featureCases = []testCase{
 		check("store.Claims", has[store.Claims](x), f.Claims)
 		check("store.Bookmarks", has[store.Bookmarks](x), f.Bookmarks)
 		check("store.Statistics", has[store.Statistics](x), f.Statistics)
+		check("store.Watcher", has[store.Watcher](x), f.Watcher)
 	}},
 	{name: "only a log that says so commits without waiting", run: func(x *fixture) {
 		i, ok := x.log.(store.Instant)

@@ -34,7 +34,7 @@ type Features struct {
 	// Each of these says that the log has the optional ability of that name. An
 	// Exclusive log that was opened by Open can be acquired; an Instant one
 	// reports true.
-	Catalog, Pruner, Outbox, Receipts, Claims, Bookmarks, Statistics, Exclusive, Instant bool
+	Catalog, Pruner, Outbox, Receipts, Claims, Bookmarks, Statistics, Exclusive, Instant, Watcher bool
 
 	// Partitions says that Open honours a number of partitions above 1.
 	Partitions bool
@@ -110,6 +110,7 @@ var (
 	statistics = need{"Statistics", func(f *Features) bool { return f.Statistics }}
 	exclusive  = need{"Exclusive", func(f *Features) bool { return f.Exclusive }}
 	partitions = need{"Partitions", func(f *Features) bool { return f.Partitions }}
+	watcher    = need{"Watcher", func(f *Features) bool { return f.Watcher }}
 	clock      = need{"Clock", func(f *Features) bool { return f.Clock }}
 	pause      = need{"Pause", func(f *Features) bool { return f.Pause }}
 	durable    = need{"Reopen", func(f *Features) bool { return f.Reopen != nil }}
@@ -124,7 +125,7 @@ func cases() []testCase {
 		readCases, scanCases, positionCases, recordCases,
 		outboxCases, receiptCases, claimCases, bookmarkCases,
 		catalogCases, pruneCases, lifeCases, corruptCases,
-		concurrentCases, pausedCases, modelCases,
+		concurrentCases, pausedCases, watchCases, modelCases,
 	} {
 		all = append(all, part...)
 	}

@@ -1,0 +1,37 @@
+package storetest
+
+import (
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+var watchCases = []testCase{
+	{name: "a watcher is told of a commit", needs: []need{watcher}, run: func(x *fixture) {
+		for v := range store.Version(3) {
+			changed := ability[store.Watcher](x).Changed()
+			x.append(book("a"), v, "e")
+			x.waitChanged(changed)
+		}
+	}},
+	{name: "many can watch at once", needs: []need{watcher}, run: func(x *fixture) {
+		a, b := ability[store.Watcher](x).Changed(), ability[store.Watcher](x).Changed()
+		x.append(book("a"), 0, "e")
+		x.waitChanged(a)
+		x.waitChanged(b)
+	}},
+	{name: "nobody waits for the changes of a closed log", needs: []need{watcher}, run: func(x *fixture) {
+		changed := ability[store.Watcher](x).Changed()
+		x.wantNoError("close", x.log.Close())
+		x.waitChanged(changed)
+	}},
+}
+
+func (x *fixture) waitChanged(changed <-chan struct{}) {
+	x.Helper()
+	select {
+	case <-changed:
+	case <-time.After(waitMax):
+		x.Fatalf("nobody has been told of a change after %v", waitMax)
+	}
+}
