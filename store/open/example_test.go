@@ -59,5 +59,5 @@ func ExampleOpen_wrong() {
 
 func ExampleSchemes() {
 	fmt.Println(open.Schemes())
-	// Output: [bbolt memory pebble]
+	// Output: [bbolt memory pebble postgres postgresql]
 }

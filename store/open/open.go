@@ -5,6 +5,7 @@
 //	bbolt:path/file.db?partitions=4&lock_timeout=5s&read_only=true
 //	pebble:path/directory?partitions=4&lock_timeout=5s&wal_dir=/fast/wal
 //	path/file.db
+//	postgres://user@host/database?schema=perdure&partitions=4
 //
 // What begins with two letters or more, digits, "+", "-" or "." and then a colon
 // has a scheme; all else is a path, taken as it is, and means bbolt. So
@@ -27,6 +28,16 @@
 //	                      as of bbolt, with a directory in place of the file
 //	        wal_dir       another directory for the write-ahead log; one that
 //	                      is relative is within the directory (none)
+//
+// postgres: and postgresql: take what PostgreSQL's own programs take, with all
+// its parameters, such as sslmode, and these beside them:
+//
+//	postgres  partitions  how many partitions a new log gets (1), or an
+//	                      existing one must have (any)
+//	          schema      the schema that the log is in (perdure)
+//	          pool_size   how many connections read at most (16)
+//	          migrate     false refuses a schema that is not up to date
+//	                      instead of migrating it (true)
 package open
 
 import (
@@ -44,6 +55,7 @@ import (
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/store/pebble"
+	"github.com/perdure/perdure/store/postgres"
 )
 
 // Open opens the log that uri names; see the package for how. It returns an
@@ -51,13 +63,13 @@ import (
 // wrong, or the error of the store. The caller closes the log.
 func Open(ctx context.Context, uri string) (store.Log, error) {
 	t, err := parse(uri)
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open %q: %w", uri, err)
+		return nil, fmt.Errorf("open %q: %w", masked(uri), err)
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("open %q: %w", uri, err)
-	}
-	return schemes[t.scheme].open(t)
+	return schemes[t.scheme].open(ctx, t)
 }
 
 // Path returns the file or directory of this machine that uri names, or nothing
@@ -83,13 +95,19 @@ type target struct {
 	walDir      string
 	shared      bool
 	readOnly    bool
+	schema      string
+	poolSize    int
+	fixed       bool // it is not migrated
 }
 
 // A scheme says what a URI of it can hold, and opens it.
 type scheme struct {
 	hasPath    bool
 	parameters map[string]func(*target, string) error
-	open       func(*target) (store.Log, error)
+	// foreign says that what is behind the scheme, and parameters that are not
+	// listed, are the store's to understand.
+	foreign bool
+	open    func(context.Context, *target) (store.Log, error)
 }
 
 var schemes = map[string]scheme{
@@ -119,12 +137,30 @@ var schemes = map[string]scheme{
 		},
 		open: openPebble,
 	},
+	"postgres":   postgresScheme,
+	"postgresql": postgresScheme,
+}
+
+var postgresScheme = scheme{
+	foreign: true,
+	parameters: map[string]func(*target, string) error{
+		"partitions": setPartitions,
+		"schema":     setSchema,
+		"pool_size":  setPoolSize,
+		"migrate": func(t *target, v string) error {
+			migrate := false
+			err := setBool(&migrate, v)
+			t.fixed = !migrate
+			return err
+		},
+	},
+	open: openPostgres,
 }
 
 // barePath is the scheme of a path without one.
 const barePath = "bbolt"
 
-func openMemory(t *target) (store.Log, error) {
+func openMemory(_ context.Context, t *target) (store.Log, error) {
 	var options []memory.Option
 	if t.partitions > 0 {
 		options = append(options, memory.WithPartitions(t.partitions))
@@ -135,7 +171,7 @@ func openMemory(t *target) (store.Log, error) {
 	return memory.New(options...), nil
 }
 
-func openBbolt(t *target) (store.Log, error) {
+func openBbolt(_ context.Context, t *target) (store.Log, error) {
 	var options []bbolt.Option
 	if t.partitions > 0 {
 		options = append(options, bbolt.WithPartitions(t.partitions))
@@ -153,7 +189,7 @@ func openBbolt(t *target) (store.Log, error) {
 	return log, nil
 }
 
-func openPebble(t *target) (store.Log, error) {
+func openPebble(_ context.Context, t *target) (store.Log, error) {
 	options := []pebble.Option{pebble.WithWALDir(t.walDir)}
 	if t.partitions > 0 {
 		options = append(options, pebble.WithPartitions(t.partitions))
@@ -171,6 +207,35 @@ func openPebble(t *target) (store.Log, error) {
 	return log, nil
 }
 
+func openPostgres(ctx context.Context, t *target) (store.Log, error) {
+	var options []postgres.Option
+	if t.partitions > 0 {
+		options = append(options, postgres.WithPartitions(t.partitions))
+	}
+	if t.schema != "" {
+		options = append(options, postgres.WithSchema(t.schema))
+	}
+	if t.poolSize > 0 {
+		options = append(options, postgres.WithPoolSize(t.poolSize))
+	}
+	if t.fixed {
+		options = append(options, postgres.WithoutMigration())
+	}
+	log, err := postgres.Open(ctx, t.path, options...)
+	if err != nil {
+		return nil, err
+	}
+	return log, nil
+}
+
+// masked returns the URI without a password, for errors.
+func masked(uri string) string {
+	if u, err := url.Parse(uri); err == nil && u.User != nil {
+		return u.Redacted()
+	}
+	return uri
+}
+
 // parse reads a URI.
 func parse(uri string) (*target, error) {
 	name, rest, ok := cutScheme(uri)
@@ -183,6 +248,13 @@ func parse(uri string) (*target, error) {
 	}
 	path, query, _ := strings.Cut(rest, "?")
 	t := &target{scheme: name}
+	if s.foreign {
+		rest, err := t.setParameters(s, query)
+		if t.path = name + ":" + path; rest != "" {
+			t.path += "?" + rest
+		}
+		return t, err
+	}
 	switch {
 	case s.hasPath:
 		if err := t.setPath(path); err != nil {
@@ -191,7 +263,8 @@ func parse(uri string) (*target, error) {
 	case path != "":
 		return nil, fmt.Errorf("%w: %q after %s: that takes no path", store.ErrInvalid, path, name)
 	}
-	return t, t.setParameters(s, query)
+	_, err := t.setParameters(s, query)
+	return t, err
 }
 
 // cutScheme cuts off the scheme. One letter is no scheme but a Windows drive.
@@ -235,25 +308,31 @@ func checkPath(path string) error {
 	return nil
 }
 
-func (t *target) setParameters(s scheme, query string) error {
+// setParameters takes the parameters of a query that the scheme knows, and
+// returns the others if there may be some.
+func (t *target) setParameters(s scheme, query string) (rest string, err error) {
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return fmt.Errorf("%w: parameters %q: %w", store.ErrInvalid, query, err)
+		return "", fmt.Errorf("%w: parameters %q: %w", store.ErrInvalid, query, err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		set, ok := s.parameters[name]
+		if !ok && s.foreign {
+			continue
+		}
 		if !ok {
 			known := strings.Join(slices.Sorted(maps.Keys(s.parameters)), ", ")
-			return fmt.Errorf("%w: parameter %q of %s is not one of %s", store.ErrInvalid, name, t.scheme, known)
+			return "", fmt.Errorf("%w: parameter %q of %s is not one of %s", store.ErrInvalid, name, t.scheme, known)
 		}
 		if n := len(values[name]); n > 1 {
-			return fmt.Errorf("%w: parameter %q is given %d times", store.ErrInvalid, name, n)
+			return "", fmt.Errorf("%w: parameter %q is given %d times", store.ErrInvalid, name, n)
 		}
 		if err := set(t, values.Get(name)); err != nil {
-			return fmt.Errorf("%w: parameter %s=%q: %w", store.ErrInvalid, name, values.Get(name), err)
+			return "", fmt.Errorf("%w: parameter %s=%q: %w", store.ErrInvalid, name, values.Get(name), err)
 		}
+		delete(values, name)
 	}
-	return nil
+	return values.Encode(), nil
 }
 
 func setPartitions(t *target, v string) error {
@@ -262,6 +341,23 @@ func setPartitions(t *target, v string) error {
 		return fmt.Errorf("not a number from 1 to %d", store.PartitionsMax)
 	}
 	t.partitions = n
+	return nil
+}
+
+func setSchema(t *target, v string) error {
+	if v == "" {
+		return errors.New("the name is empty")
+	}
+	t.schema = v
+	return nil
+}
+
+func setPoolSize(t *target, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		return errors.New("not a number above zero")
+	}
+	t.poolSize = n
 	return nil
 }
 

@@ -169,7 +169,7 @@ func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
 		"bbolt:100%.db":                    `"100%.db"`,
 		"bbolt://host/file.db":             "names a host",
 		"redis:somewhere":                  `scheme "redis" is not one of bbolt, memory, pebble`,
-		"postgres://localhost/db":          `scheme "postgres"`,
+		"mysql://localhost/db": `scheme "mysql"`,
 		"memory:path":                      "takes no path",
 		"memory://":                        "takes no path",
 		"memory:?partition=1":              `"partition" of memory is not one of partitions, shared`,

@@ -1,8 +1,13 @@
 package postgres
 
 import (
+	"context"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/store"
 )
 
 // In puts the schema into the text of a statement.
@@ -43,4 +48,38 @@ func (l *Log) Setting(t testing.TB, name string) (value string) {
 		t.Fatalf("setting %s: %v", name, err)
 	}
 	return value
+}
+
+// NewBareLoop returns a function that stores events by the transactions that a
+// log runs, with nothing around them, for benchmarks to compare with.
+func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string) (func([]*store.Event) error, error) {
+	c, err := newConfig([]Option{WithSchema(schema)})
+	if err == nil {
+		err = c.prepareSession(ctx, conn)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, lock, serial := newStatements(schema), lockKey(schema, "commit"), int64(0)
+	return func(events []*store.Event) error {
+		kinds, ids := make([]string, len(events)), make([]string, len(events))
+		for i, e := range events {
+			kinds[i], ids[i] = e.Key.Kind, e.Key.ID
+		}
+		b := &pgx.Batch{}
+		b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+		b.Queue(sqlLock, lock)
+		b.Queue(s.clock, 0)
+		b.Queue(s.entities, kinds, ids)
+		b.Queue(s.heads, []int64{0}, []int64{int64(store.LastPosition(0))})
+		if err := conn.SendBatch(ctx, b).Close(); err != nil {
+			return err
+		}
+		b = &pgx.Batch{}
+		(&plan{events: events}).queueEvents(b, &s)
+		serial++
+		b.Queue(s.proof, store.ID{1}.String(), serial, events[0].Time.UnixNano())
+		b.Queue("COMMIT")
+		return conn.SendBatch(ctx, b).Close()
+	}, nil
 }

@@ -1,7 +1,64 @@
 // Package postgres keeps a log in a schema of a PostgreSQL database, for many
-// processes on many machines at once.
+// processes on many machines at once. It has every optional ability of package
+// store but [store.Instant], and is shared: [Log.Acquire] returns an error
+// matching [errors.ErrUnsupported]. It works with PostgreSQL 14 and later.
 //
-// TODO
+// # Commits
+//
+// Commits are grouped: all batches of all callers that wait in this process are
+// one transaction of two round trips and one sync. The transactions of all
+// processes come one after the other, under an advisory lock of the log, so
+// positions have no gap and become visible in their order;
+// docs/design/0010-postgres-order.md says why, and what it costs. Each batch is
+// decided within the transaction, on what is stored at that time.
+//
+// # Errors
+//
+// An error of [Log.Commit] matches [store.ErrNotStored] where that is proved: no
+// connection could be opened, the server has refused a statement or rolled back,
+// or the outcome has been looked up. A connection that is lost is opened anew,
+// and a transaction that is not stored is tried again, up to five times, also
+// after a deadlock or a serialization failure. If the connection is lost before
+// the answer to a commit, the log looks for a row that only this transaction has
+// written, after the old session has ended, for up to 45 seconds. Only if the
+// server does not answer for so long the outcome is unknown. No error matches
+// [store.ErrBroken]: the log goes on when the server does.
+//
+// A process that hangs within a transaction holds up the writers of the log, but
+// no reader: after 20 seconds the server ends its session. A commit that has
+// waited 30 seconds for its turn is not stored.
+//
+// # Durability
+//
+// The log sets synchronous_commit to on in its sessions, whatever URL, role and
+// server say, unless it is remote_apply. It warns through [WithLogger] if the
+// server runs with fsync or full_page_writes off. With a replica that takes over,
+// what is durable is what that replica has: set synchronous_standby_names.
+//
+// Sessions have settings and prepared statements of their own, so a pooler in
+// between must keep a session for a connection, as PgBouncer does in its session mode.
+//
+// # Schema
+//
+// The tables are made by numbered migrations, which [Open] applies, and which
+// [MigrateUp], [MigrateDown], [Migrations] and [ValidateMigrations] apply, take
+// back, list and check. [Grants] is a script for a role that can do all but
+// change the schema and change or delete events.
+//
+// A record is kept as package store encodes it, with its CRC, which is checked at
+// every read; the columns beside it are for finding it. Kinds, types and tags of
+// a [store.Query] are looked for by the server, which passes over the events that
+// do not match: an index of each would cost every append a write at a random
+// place, and a reader that follows a log needs none.
+//
+// [Log.Heads] searches once for each partition, so a log that is polled should
+// not have hundreds of them; [Log.Changed] saves most of the polling.
+//
+// # Other databases
+//
+// CockroachDB has no advisory locks, and YugabyteDB has them only since version
+// 2025.1 and gives sequences out in other ways; neither has been tried, and a log
+// is not promised to work there.
 package postgres
 
 import (

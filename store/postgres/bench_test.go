@@ -1,0 +1,327 @@
+package postgres_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/postgres"
+	"github.com/perdure/perdure/store/postgres/pgtest"
+)
+
+// payload is what a small event of a real program takes.
+var payload = bytes.Repeat([]byte("perdure "), 32)
+
+func benchBatch(k store.Key, expected store.Version) *store.Batch {
+	return &store.Batch{Key: k, Expected: expected, Events: []store.Event{
+		{ID: newID(), Type: "bench.v1.SomethingHasHappened", Payload: payload},
+	}}
+}
+
+// appenders runs b.N commands on many callers, each of which has entities of its own.
+func appenders(b *testing.B, callers, entities int, do func(caller int, k store.Key, expected store.Version) error) {
+	b.Helper()
+	b.ReportAllocs()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	for c := range callers {
+		wg.Go(func() {
+			own := max(entities/callers, 1)
+			versions := make([]store.Version, own)
+			for i := 0; left.Add(-1) >= 0; i++ {
+				e := i % own
+				if err := do(c, key(fmt.Sprint(c, "-", e)), versions[e]); err != nil {
+					b.Error(err)
+					return
+				}
+				versions[e]++
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// BenchmarkAppend compares the log with what it is built on, in one run: one
+// INSERT transaction for each command, on as many connections as the log commits
+// on and on 16, and a bare loop of the transactions that the log would run.
+//
+//nolint:paralleltest // it measures
+func BenchmarkAppend(b *testing.B) {
+	for _, callers := range []int{1, 64, 256} {
+		b.Run(fmt.Sprintf("log/callers=%d/entities=1000", callers), func(b *testing.B) {
+			l := newLog(b)
+			appenders(b, callers, 1000, func(_ int, k store.Key, expected store.Version) error {
+				return commitOne(context.Background(), l, benchBatch(k, expected))
+			})
+		})
+		for _, connections := range []int{1, 16} { // the log has one
+			b.Run(fmt.Sprintf("insert/callers=%d/connections=%d", callers, connections), func(b *testing.B) {
+				at := placeOf(newLog(b))
+				pool := at.db.Pool(b, fmt.Sprint("pool_max_conns=", connections))
+				var next atomic.Int64
+				sql := postgres.In(at.schema, `INSERT INTO S.events (position, version, kind, id, type, record) VALUES ($1, $2, $3, $4, $5, $6)`)
+				appenders(b, callers, 1000, func(_ int, k store.Key, expected store.Version) error {
+					return insert(pool, sql, next.Add(1), k, expected)
+				})
+			})
+		}
+		b.Run(fmt.Sprintf("loop/group=%d", callers), func(b *testing.B) { bareLoop(b, callers) })
+	}
+	b.Run("hot/callers=1/groups=64", func(b *testing.B) {
+		l := newLog(b)
+		hotEntity(b, l, 64)
+	})
+	b.Run("hot/callers=1/groups=256", func(b *testing.B) {
+		l := newLog(b)
+		hotEntity(b, l, 256)
+	})
+}
+
+func insert(pool *pgxpool.Pool, sql string, position int64, k store.Key, expected store.Version) error {
+	e := benchBatch(k, expected).Events[0]
+	e.Key, e.Version, e.Position, e.Time = k, expected+1, store.Position(position), time.Now()
+	_, err := pool.Exec(context.Background(), sql, position, int64(e.Version), k.Kind, k.ID, e.Type, store.AppendEvent(nil, &e))
+	return err
+}
+
+// bareLoop runs the transactions of groups of a size, by the same statements,
+// without anything around: lock, versions, events, proof.
+func bareLoop(b *testing.B, group int) {
+	at := placeOf(newLog(b))
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, at.db.URL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	loop, err := postgres.NewBareLoop(ctx, conn, at.schema)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	position := int64(0)
+	versions := make(map[int]store.Version)
+	for left := b.N; left > 0; left -= group {
+		n := min(group, left)
+		events := make([]*store.Event, n)
+		for i := range n {
+			position++
+			entity := int(position) % 1000
+			versions[entity]++
+			e := benchBatch(store.Key{}, 0).Events[0]
+			e.Key, e.Version, e.Position, e.Time = key(fmt.Sprint(entity)), versions[entity], store.Position(position), time.Now()
+			events[i] = &e
+		}
+		if err := loop(events); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// hotEntity appends to one entity, a group of batches that build on each other at a time.
+func hotEntity(b *testing.B, l store.Log, group int) {
+	b.ReportAllocs()
+	b.ResetTimer()
+	version := store.Version(0)
+	for left := b.N; left > 0; left -= group {
+		batches := make([]*store.Batch, min(group, left))
+		for i := range batches {
+			batches[i] = benchBatch(key("hot"), version)
+			version++
+		}
+		results, err := l.Commit(context.Background(), batches)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, r := range results {
+			if r.Err != nil {
+				b.Fatal(r.Err)
+			}
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// BenchmarkShapes appends with all that a command can leave beside its event.
+//
+//nolint:paralleltest // it measures
+func BenchmarkShapes(b *testing.B) {
+	ctx := context.Background()
+	for _, shape := range []struct {
+		name string
+		add  func(*store.Batch)
+	}{
+		{"event", func(*store.Batch) {}},
+		{"event+receipt", func(x *store.Batch) { x.Receipts = []store.Receipt{{Name: fmt.Sprint(x.Expected)}} }},
+		{"event+message", func(x *store.Batch) {
+			x.Enqueue = []store.Message{{ID: newID(), Type: "bench.v1.Message", Payload: payload}}
+		}},
+		{"event+snapshot", func(x *store.Batch) {
+			x.Snapshot = &store.State{ID: newID(), Type: "bench.v1.State", Payload: payload}
+		}},
+		{"state", func(x *store.Batch) {
+			x.Events, x.Save = nil, &store.State{ID: newID(), Type: "bench.v1.State", Payload: payload}
+		}},
+	} {
+		b.Run(shape.name, func(b *testing.B) {
+			l := newLog(b)
+			appenders(b, 64, 1000, func(_ int, k store.Key, expected store.Version) error {
+				x := benchBatch(k, expected)
+				shape.add(x)
+				return commitOne(ctx, l, x)
+			})
+		})
+	}
+	b.Run("check", func(b *testing.B) {
+		l := newLog(b)
+		if err := commitOne(ctx, l, benchBatch(key("a"), 0)); err != nil {
+			b.Fatal(err)
+		}
+		appenders(b, 64, 64, func(int, store.Key, store.Version) error {
+			return commitOne(ctx, l, &store.Batch{Key: key("a"), Expected: 1})
+		})
+	})
+}
+
+const (
+	benchEntities = 500
+	benchVersions = 20
+)
+
+// filled returns a log with entities of 20 events each, interleaved.
+func filled(b *testing.B, opts ...postgres.Option) *postgres.Log {
+	b.Helper()
+	l := newLog(b, opts...)
+	for v := range store.Version(benchVersions) {
+		var group []*store.Batch
+		for e := range benchEntities {
+			group = append(group, benchBatch(key(fmt.Sprint(e)), v))
+		}
+		if _, err := l.Commit(context.Background(), group); err != nil {
+			b.Fatal(err)
+		}
+	}
+	placeOf(l).exec(b, "VACUUM ANALYZE S.events")
+	return l
+}
+
+// BenchmarkRead scans a log, and restores entities of 20 events.
+//
+//nolint:paralleltest // it measures
+func BenchmarkRead(b *testing.B) {
+	ctx := context.Background()
+	l := filled(b, postgres.WithPoolSize(16))
+	scan := func(q store.Query) func(*testing.B) {
+		return func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				n := 0
+				for _, err := range l.Scan(ctx, q) {
+					if err != nil {
+						b.Fatal(err)
+					}
+					n++
+				}
+			}
+			b.ReportMetric(float64(b.N)*benchEntities*benchVersions/b.Elapsed().Seconds(), "events/s")
+		}
+	}
+	b.Run("scan", scan(store.Query{}))
+	b.Run("scan/none of a type", scan(store.Query{Types: []string{"other"}}))
+	for _, readers := range []int{1, 8, 16} {
+		b.Run(fmt.Sprintf("load/readers=%d", readers), func(b *testing.B) {
+			b.ReportAllocs()
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			b.ResetTimer()
+			for range readers {
+				wg.Go(func() {
+					for {
+						i := next.Add(1)
+						if i > int64(b.N) {
+							return
+						}
+						for _, err := range l.Load(ctx, key(fmt.Sprint(i%benchEntities)), func(*store.State) bool { return true }) {
+							if err != nil {
+								b.Error(err)
+								return
+							}
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entities/s")
+		})
+	}
+	b.Run("heads", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := l.Heads(ctx); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkWatch measures how long after the begin of a commit another log has
+// learned of it, by being told and by polling as an engine does by default.
+//
+//nolint:paralleltest // it measures
+func BenchmarkWatch(b *testing.B) {
+	ctx := context.Background()
+	for _, poll := range []time.Duration{0, 50 * time.Millisecond} {
+		name := "told"
+		if poll > 0 {
+			name = "polled"
+		}
+		b.Run(name, func(b *testing.B) {
+			at := place{pgtest.Open(b), newSchema()}
+			writer, reader := openAt(b, at), openAt(b, at)
+			version := store.Version(0)
+			for b.Loop() {
+				changed := reader.Changed()
+				if err := commitOne(ctx, writer, benchBatch(key("a"), version)); err != nil {
+					b.Fatal(err)
+				}
+				version++
+				for {
+					heads, err := reader.Heads(ctx)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if heads[0] == store.Position(version) {
+						break
+					}
+					if poll > 0 {
+						<-time.After(poll)
+						continue
+					}
+					select {
+					case <-changed:
+						changed = reader.Changed()
+					case <-time.After(time.Minute):
+						b.Fatal(errors.New("nobody has been told"))
+					}
+				}
+			}
+		})
+	}
+}
