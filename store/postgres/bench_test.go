@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/perdure/perdure/store"
@@ -57,8 +56,6 @@ func appenders(b *testing.B, callers, entities int, do func(caller int, k store.
 // BenchmarkAppend compares the log with what it is built on, in one run: one
 // INSERT transaction for each command, on as many connections as the log commits
 // on and on 16, and a bare loop of the transactions that the log would run.
-//
-//nolint:paralleltest // it measures
 func BenchmarkAppend(b *testing.B) {
 	for _, callers := range []int{1, 64, 256} {
 		b.Run(fmt.Sprintf("log/callers=%d/entities=1000", callers), func(b *testing.B) {
@@ -102,12 +99,7 @@ func insert(pool *pgxpool.Pool, sql string, position int64, k store.Key, expecte
 func bareLoop(b *testing.B, group int) {
 	at := placeOf(newLog(b))
 	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, at.db.URL)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer conn.Close(ctx)
-	loop, err := postgres.NewBareLoop(ctx, conn, at.schema)
+	loop, err := postgres.NewBareLoop(ctx, connect(b, at.db), at.schema)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -160,8 +152,6 @@ func hotEntity(b *testing.B, l store.Log, group int) {
 }
 
 // BenchmarkShapes appends with all that a command can leave beside its event.
-//
-//nolint:paralleltest // it measures
 func BenchmarkShapes(b *testing.B) {
 	ctx := context.Background()
 	for _, shape := range []struct {
@@ -223,8 +213,6 @@ func filled(b *testing.B, opts ...postgres.Option) *postgres.Log {
 }
 
 // BenchmarkRead scans a log, and restores entities of 20 events.
-//
-//nolint:paralleltest // it measures
 func BenchmarkRead(b *testing.B) {
 	ctx := context.Background()
 	l := filled(b, postgres.WithPoolSize(16))
@@ -283,8 +271,6 @@ func BenchmarkRead(b *testing.B) {
 
 // BenchmarkWatch measures how long after the begin of a commit another log has
 // learned of it, by being told and by polling as an engine does by default.
-//
-//nolint:paralleltest // it measures
 func BenchmarkWatch(b *testing.B) {
 	ctx := context.Background()
 	for _, poll := range []time.Duration{0, 50 * time.Millisecond} {

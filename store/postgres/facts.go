@@ -312,10 +312,10 @@ func triples[K any](keys []K, parts func(K) (string, string, string)) (a, b, c [
 type statements struct {
 	clock, entities, snapshots, heads, messages, timers, receipts, claims string
 
-	insertEvents, deleteSnapshots, putSnapshots, putStates             string
-	deleteMessages, putMessages, deleteReceipts, putReceipts           string
-	deleteClaims, putClaims, deleteBookmarks, putBookmarks             string
-	setClock, proof, proved, trim                                      string
-	load, stream, scan, states, first, pending, parked, receipt, owner string
-	receiptsOf, claimsOf, bookmarks, pruned                            string
+	insertEvents, deleteSnapshots, putSnapshots, putStates     string
+	deleteMessages, putMessages, deleteReceipts, putReceipts   string
+	deleteClaims, putClaims, deleteBookmarks, putBookmarks     string
+	proof, proved, trim                                        string
+	load, stream, scan, first, pending, parked, receipt, owner string
+	receiptsOf, claimsOf, bookmarks, pruned                    string
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -98,7 +99,7 @@ func (p *proxy) pass(to, from net.Conn, startup bool) {
 		if !p.allow() {
 			return
 		}
-		if _, err := to.Write(append(head, body...)); err != nil {
+		if _, err := to.Write(slices.Concat(head, body)); err != nil {
 			return
 		}
 		startup = false
@@ -158,7 +159,7 @@ func cutEverywhere(t testing.TB, opts ...postgres.Option) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	closeAtEnd(t, l)
 	k := key("a")
 	version := store.Version(0)
 	const messagesMax = 1000
@@ -207,7 +208,7 @@ func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	closeAtEnd(t, l)
 	k, version := key("a"), store.Version(0)
 	unknown := 0
 	for n := 0; ; n++ {
@@ -249,7 +250,7 @@ func TestSessionsThatAreEndedUnderLoadLoseAndDoubleNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	closeAtEnd(t, l)
 	other := d.Pool(t, "pool_max_conns=1")
 	var clients []*client
 	stop := make(chan struct{})
@@ -293,7 +294,7 @@ func TestACommitBehindALockThatNobodyGivesBackIsNotStored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	closeAtEnd(t, l)
 	tx, err := d.Pool(t).Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -321,7 +322,7 @@ func TestATransactionThatTheServerGivesUpIsTriedAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
+		closeAtEnd(t, l)
 		fail := func(times int) {
 			d.Exec(t, fmt.Sprintf(`CREATE SEQUENCE IF NOT EXISTS fails;
 				SELECT setval('fails', 1, false);
@@ -352,7 +353,7 @@ func TestALogGoesOnAfterItsServerHasCrashed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	closeAtEnd(t, l)
 	if err := commitOne(t.Context(), l, rich(key("a"), 0, "one")); err != nil {
 		t.Fatal(err)
 	}
@@ -403,7 +404,7 @@ func TestACommitOnAFullDiskIsNotStored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	closeAtEnd(t, l)
 	small := fmt.Sprint("small_", d.Name)
 	d.Exec(t, fmt.Sprintf("CREATE TABLESPACE %s LOCATION '%s'", small, dir))
 	d.Exec(t, "ALTER TABLE log.events SET TABLESPACE "+small)

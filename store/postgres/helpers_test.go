@@ -44,13 +44,34 @@ func openAt(t testing.TB, p place, opts ...postgres.Option) *postgres.Log {
 		t.Fatalf("open %s: %v", p.schema, err)
 	}
 	where.Store(l, p)
+	t.Cleanup(func() { where.Delete(l) })
+	closeAtEnd(t, l)
+	return l
+}
+
+// closeAtEnd closes a log when the test ends, unless it is closed by then.
+func closeAtEnd(t testing.TB, l store.Log) {
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {
 			t.Errorf("close: %v", err)
 		}
-		where.Delete(l)
 	})
-	return l
+}
+
+// connect opens a connection that is closed when the test ends.
+func connect(t testing.TB, d *pgtest.Database) *pgx.Conn {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context()) // it may be for a cleanup
+	conn, err := pgx.Connect(ctx, d.URL)
+	if err != nil {
+		t.Fatalf("connect: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := conn.Close(ctx); err != nil {
+			t.Errorf("close a connection: %v", err)
+		}
+	})
+	return conn
 }
 
 // A recycler keeps places that a test has done with, for the next one: to make a
@@ -91,13 +112,13 @@ func newLog(t testing.TB, opts ...postgres.Option) *postgres.Log {
 // exec runs a script beside a log; S. stands for its schema.
 func (p place) exec(t testing.TB, script string, args ...any) {
 	t.Helper()
-	ctx := context.WithoutCancel(t.Context()) // it may be used by a cleanup
+	ctx := context.WithoutCancel(t.Context()) // it may be for a cleanup
 	conn, err := pgx.Connect(ctx, p.db.URL)
 	if err != nil {
 		t.Fatalf("connect: %v", err)
 	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, postgres.In(p.schema, script), args...); err != nil {
+	_, err = conn.Exec(ctx, postgres.In(p.schema, script), args...)
+	if err := errors.Join(err, conn.Close(ctx)); err != nil {
 		t.Fatalf("exec %s: %v", script, err)
 	}
 }

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -65,7 +66,7 @@ func TestMigrationsGoUpAndDownAndAreListed(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}
-		for n := len(all) - 1; n >= 0; n-- {
+		for n := range slices.Backward(all) {
 			if err := postgres.MigrateDown(ctx, d.URL, n); err != nil {
 				t.Fatalf("down to %d: %v", n, err)
 			}
@@ -141,7 +142,7 @@ func TestManyThatOpenANewLogAtOnceOpenOne(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			defer l.Close()
+			closeAtEnd(t, l)
 			s, err := l.Stats(t.Context())
 			if err != nil {
 				t.Error(err)
@@ -297,7 +298,7 @@ func TestAServerThatDoesNotSyncIsReported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	closeAtEnd(t, l)
 	if !strings.Contains(logged.String(), "fsync=off") {
 		t.Errorf("logged %q, want a warning about fsync", logged.String())
 	}

@@ -19,6 +19,9 @@ func options(s storetest.Setup) []postgres.Option {
 	if s.Clock != nil {
 		opts = append(opts, postgres.WithClock(s.Clock))
 	}
+	if s.Pause != nil {
+		opts = append(opts, postgres.WithPause(s.Pause))
+	}
 	return opts
 }
 
@@ -28,15 +31,19 @@ func TestLogPassesTheSuite(t *testing.T) {
 	open := func(t testing.TB, s storetest.Setup) store.Log {
 		return openAt(t, places.place(t, db), options(s)...)
 	}
+	again := func(t testing.TB, l store.Log, s storetest.Setup) store.Log {
+		return openAt(t, placeOf(l), options(s)...)
+	}
 	storetest.Run(t, open, storetest.Features{
 		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true,
 		Bookmarks: true, Statistics: true, Watcher: true,
-		Partitions: true, Clock: true,
+		Partitions: true, Clock: true, Pause: true,
+		Share: again,
 		Reopen: func(t testing.TB, l store.Log, s storetest.Setup) store.Log {
 			if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {
 				t.Fatalf("close: %v", err)
 			}
-			return openAt(t, placeOf(l), options(s)...)
+			return again(t, l, s)
 		},
 		Damage: func(t testing.TB, l store.Log, record any, flip func([]byte)) store.Log {
 			damage(t, placeOf(l), record, flip)
@@ -69,12 +76,7 @@ func damage(t testing.TB, p place, record any, flip func([]byte)) {
 	default:
 		t.Fatalf("damage a %T", record)
 	}
-	conn, err := pgx.Connect(t.Context(), p.db.URL)
-	if err != nil {
-		t.Fatalf("connect: %v", err)
-	}
-	defer conn.Close(t.Context())
-	err = pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(t.Context(), connect(t, p.db), func(tx pgx.Tx) error {
 		var sealed []byte
 		row := tx.QueryRow(t.Context(), postgres.In(p.schema, "SELECT record FROM "+from), args...)
 		if err := row.Scan(&sealed); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -448,20 +449,20 @@ func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last stor
 
 // filtered returns the statement for what a query selects, and its arguments.
 func (l *Log) filtered(q *store.Query) (sql string, filters []any) {
-	where := ""
+	var where strings.Builder
 	for _, f := range []struct {
 		values []string
 		test   string
 	}{{q.Kinds, "kind = ANY ($%d)"}, {q.Types, "type = ANY ($%d)"}, {q.Tags, "tags && $%d"}} {
 		if len(f.values) > 0 {
 			filters = append(filters, f.values)
-			where += " AND " + fmt.Sprintf(f.test, 4+len(filters))
+			fmt.Fprintf(&where, " AND "+f.test, 4+len(filters))
 		}
 	}
-	if where == "" {
+	if where.Len() == 0 {
 		return l.statements.scan, nil
 	}
-	return in(l.schema, fmt.Sprintf(sqlScan, where)), filters
+	return in(l.schema, fmt.Sprintf(sqlScan, where.String())), filters
 }
 
 // checkGap returns an error if events are missing before a position that have
