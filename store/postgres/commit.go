@@ -105,6 +105,8 @@ const (
 // attempt runs one transaction. If it returns an error, the outcome is no or unknown.
 func (l *Log) attempt(ctx context.Context, calls []*call, n *needs, check bool) (outcome, error) {
 	w := &l.committer
+	ctx, cancel := context.WithTimeout(ctx, attemptMax)
+	defer cancel()
 	if w.conn == nil || w.conn.IsClosed() {
 		conn, err := l.connect(ctx)
 		if err != nil {
@@ -140,7 +142,7 @@ func (l *Log) attempt(ctx context.Context, calls []*call, n *needs, check bool) 
 	}
 	stored := no
 	if refusal(err) == nil && !errors.Is(err, errUnsent) {
-		stored, err = l.resolve(ctx, err), lost(err)
+		stored, err = l.resolve(context.WithoutCancel(ctx), err), lost(err)
 	} else {
 		err = w.abandon(ctx, err)
 	}
@@ -214,11 +216,11 @@ func (w *committer) abandon(ctx context.Context, err error) error {
 	if w.conn.IsClosed() {
 		return lost(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectMax)
-	defer cancel()
 	if w.conn.PgConn().TxStatus() == 'I' {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectMax)
+	defer cancel()
 	if _, rollback := w.conn.Exec(ctx, "ROLLBACK"); rollback != nil {
 		hangUp(w.conn) // the server rolls back as well
 	}
@@ -255,10 +257,10 @@ func (l *Log) resolve(ctx context.Context, why error) outcome {
 	}
 }
 
-// sqlEnd ends the session that a committer has lost, if the server still has it:
+// sqlEndSession ends the session that a committer has lost, if the server still has it:
 // without that a server whose network is cut would wait for its next statement.
 // The session must be this log's, so that no other that has got its number is ended.
-const sqlEnd = `SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
+const sqlEndSession = `SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
 	WHERE a.pid = $1 AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 		AND l.classid = ($2::bigint >> 32 & 4294967295)::oid AND l.objid = ($2::bigint & 4294967295)::oid
 		AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`
@@ -270,7 +272,7 @@ func (l *Log) prove(ctx context.Context, pid uint32) (stored bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if _, err := conn.Exec(ctx, sqlEnd, int64(pid), l.lock); err != nil && refusal(err) == nil {
+	if _, err := conn.Exec(ctx, sqlEndSession, int64(pid), l.lock); err != nil && refusal(err) == nil {
 		hangUp(conn)
 		return false, err
 	}

@@ -24,6 +24,9 @@ const (
 	// resolveMax bounds how long a committer that has lost its connection looks
 	// for the outcome.
 	resolveMax = 45 * time.Second
+	// attemptMax bounds one try of a transaction, so that a network which swallows
+	// everything is noticed; it is more than lockMax by what a large group may take.
+	attemptMax = 90 * time.Second
 	// connectMax bounds one try to connect, if the URL does not.
 	connectMax = 10 * time.Second
 	// triesMax bounds how often a transaction is tried that has failed for a

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -83,3 +84,16 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string) (func([]*st
 		return conn.SendBatch(ctx, b).Close()
 	}, nil
 }
+
+// EndSession ends the session of the process id as a committer does that has lost
+// it, and reports whether there was one that holds the lock.
+func (l *Log) EndSession(ctx context.Context, conn *pgx.Conn, pid uint32) (ended bool, err error) {
+	err = conn.QueryRow(ctx, sqlEndSession, int64(pid), l.lock).Scan(&ended)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	return ended, err
+}
+
+// PID returns the process id of the session that commits. It is for a pause.
+func (l *Log) PID() uint32 { return l.committer.conn.PgConn().PID() }

@@ -287,6 +287,34 @@ func TestSessionsThatAreEndedUnderLoadLoseAndDoubleNothing(t *testing.T) {
 	verify(t, l, clients)
 }
 
+func TestASessionThatIsLostButStillHoldsTheLockIsEnded(t *testing.T) {
+	t.Parallel()
+	at := place{pgtest.Open(t), newSchema()}
+	conn := connect(t, at.db)
+	var l *postgres.Log
+	pauses := 0
+	l = openAt(t, at, postgres.WithPause(func() {
+		if pauses++; pauses > 1 {
+			return
+		}
+		own, err := l.EndSession(t.Context(), conn, conn.PgConn().PID())
+		if own || err != nil {
+			t.Errorf("a session without the lock: ended %t, %v", own, err)
+		}
+		ended, err := l.EndSession(t.Context(), conn, l.PID())
+		if !ended || err != nil {
+			t.Errorf("the session with the lock: ended %t, %v", ended, err)
+		}
+	}))
+	if err := commitOne(t.Context(), l, rich(key("a"), 0, "e")); err != nil {
+		t.Errorf("commit whose session was ended: %v", err)
+	}
+	if pauses != 2 {
+		t.Errorf("the transaction was tried %d times, want twice", pauses)
+	}
+	verifyDense(t, l, 1)
+}
+
 func TestACommitBehindALockThatNobodyGivesBackIsNotStored(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Open(t)

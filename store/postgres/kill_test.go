@@ -30,14 +30,14 @@ func writer() int {
 	ctx := context.Background()
 	l, err := postgres.Open(ctx, os.Getenv(writerEnv))
 	if err != nil {
-		fmt.Fprintln(os.Stdout, "failed", err)
+		_, _ = fmt.Fprintln(os.Stdout, "failed", err)
 		return 1
 	}
 	var mu sync.Mutex
 	tell := func(args ...any) {
 		mu.Lock()
 		defer mu.Unlock()
-		fmt.Fprintln(os.Stdout, args...)
+		_, _ = fmt.Fprintln(os.Stdout, args...) // if nobody reads it, the process is about to be killed
 	}
 	var wg sync.WaitGroup
 	for i := range entities {

@@ -43,7 +43,8 @@ func WithPartitions(n int) Option {
 
 // WithClock sets where commit times come from, [time.Now] by default. It is
 // called once for each transaction, by one goroutine at a time. A time that is
-// before that of an earlier commit, of whatever process, is replaced by that one.
+// before that of an earlier commit, of whatever process, is replaced by that one;
+// so a machine whose clock is ahead puts that time on all commits until it has come.
 func WithClock(now func() time.Time) Option {
 	return option(func(c *config) { c.now = now })
 }

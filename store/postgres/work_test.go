@@ -85,7 +85,7 @@ func (c *client) step(ctx context.Context, l store.Log) error {
 		c.n++
 		return nil
 	case errors.Is(err, store.ErrNotStored):
-		return nil //nolint:nilerr // it is tried again at the same version, which would conflict if that were wrong
+		return nil // it is tried again at the same version, which would conflict if that were wrong
 	}
 	return fmt.Errorf("%s at version %d: %w", text, c.version, err)
 }
