@@ -3,6 +3,10 @@
 // store but [store.Instant], and is shared: [Log.Acquire] returns an error
 // matching [errors.ErrUnsupported]. It works with PostgreSQL 14 and later.
 //
+//	log, err := postgres.Open(ctx, "postgres://app@db.example.com/shop")
+//	…
+//	engine, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: kinds})
+//
 // # Commits
 //
 // Commits are grouped: all batches of all callers that wait in this process are

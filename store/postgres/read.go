@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"strings"
 	"sync"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/perdure/perdure/store"
@@ -49,14 +47,7 @@ const (
 				WHERE kind = $1 AND id = $2 AND version >= $3 AND version <= $4 ORDER BY version LIMIT $5) p
 		) q WHERE before < $6 ORDER BY version`
 
-	sqlScan = `SELECT position, record FROM (
-			SELECT position, record, sum(octet_length(record)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
-			FROM (SELECT position, record FROM S.events
-				WHERE position >= $1 AND position <= $2 %s ORDER BY position LIMIT $3) p
-		) q WHERE before < $4 ORDER BY position`
-
-	sqlFirst  = `SELECT version FROM S.events WHERE kind = $1 AND id = $2 ORDER BY version LIMIT 1`
-	sqlPruned = `SELECT pruned FROM S.log`
+	sqlFirst = `SELECT version FROM S.events WHERE kind = $1 AND id = $2 ORDER BY version LIMIT 1`
 )
 
 // A page is what one statement has read, and what it is decoded into. Pages are
@@ -126,8 +117,6 @@ func number(value []byte) uint64 {
 	}
 	return binary.BigEndian.Uint64(value)
 }
-
-// ---- events of one entity
 
 // A stream reads the events of one entity, a page at a time.
 type stream struct {
@@ -352,161 +341,4 @@ func misplaced(e *store.Event) error {
 		What:   "event",
 		Reason: fmt.Sprintf("found version %d of %v, position %v, in its place", e.Version, e.Key, e.Position),
 	}
-}
-
-// ---- events of a partition
-
-// Scan implements [store.Log]. It ends at the head that the partition had when
-// the iteration began, or later. Kinds, types and tags are looked for by the
-// server, which passes over the events that do not match without an index.
-func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
-	return func(yield func(*store.Event, error) bool) {
-		p := newPage()
-		defer p.release()
-		if err := l.scan(ctx, p, &q, yield); err != nil {
-			yield(nil, fmt.Errorf("scan after %v: %w", q.After, err))
-		}
-	}
-}
-
-func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*store.Event, error) bool) error {
-	partition := q.After.Partition()
-	if partition >= l.info.Partitions {
-		return fmt.Errorf("%w: partition %d of a log with %d", store.ErrInvalid, partition, l.info.Partitions)
-	}
-	last := store.LastPosition(partition)
-	if q.Through != 0 {
-		if q.Through.Partition() != partition {
-			return fmt.Errorf("%w: it ends in another partition, at %v", store.ErrInvalid, q.Through)
-		}
-		last = q.Through
-	}
-	if last <= q.After { // also so that an ended context or a closed log is told
-		return l.read(ctx, func(*pgxpool.Conn) error { return nil })
-	}
-	sql, filters := l.filtered(q)
-	whole := len(filters) == 0
-	bounded := false // last is not above the head that the partition had at some time
-	for next := q.After + 1; next <= last; {
-		if err := l.fillScan(ctx, p, sql, next, last, filters); err != nil {
-			return err
-		}
-		more := p.full()
-		if more && !bounded {
-			// Only a scan that takes longer needs to know where to end.
-			head, err := l.head(ctx, partition)
-			if err != nil {
-				return err
-			}
-			last, bounded = min(last, max(head, p.rows[len(p.rows)-1].position)), true
-		}
-		for _, r := range p.rows {
-			if whole && r.position != next {
-				if err := l.checkGap(ctx, next, r.position); err != nil {
-					return err
-				}
-			}
-			next = r.position + 1
-			if err := p.decodeAt(r); err != nil {
-				return err
-			}
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if q.Match(&p.event) && !yield(&p.event, nil) {
-				return nil
-			}
-		}
-		if !more {
-			return nil
-		}
-	}
-	return nil
-}
-
-// decodeAt decodes the event of a row that was found by its position.
-func (p *page) decodeAt(r row) error {
-	err := p.decoder.Event(p.record(r), &p.event)
-	if err == nil && p.event.Position != r.position {
-		err = misplaced(&p.event)
-	}
-	if c, ok := errors.AsType[*store.CorruptError](err); ok {
-		c.Position = r.position
-	}
-	return located(err, "events", fmt.Sprint("position ", int64(r.position)))
-}
-
-func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last store.Position, filters []any) error {
-	args := append([]any{int64(next), int64(last), pageRowsMax, pageBytesMax}, filters...)
-	return l.read(ctx, func(conn *pgxpool.Conn) error {
-		p.reset()
-		return query(ctx, conn, sql, args, func(v [][]byte) error {
-			p.rows = append(p.rows, p.keep(0, number(v[0]), v[1]))
-			return nil
-		})
-	})
-}
-
-// filtered returns the statement for what a query selects, and its arguments.
-func (l *Log) filtered(q *store.Query) (sql string, filters []any) {
-	var where strings.Builder
-	for _, f := range []struct {
-		values []string
-		test   string
-	}{{q.Kinds, "kind = ANY ($%d)"}, {q.Types, "type = ANY ($%d)"}, {q.Tags, "tags && $%d"}} {
-		if len(f.values) > 0 {
-			filters = append(filters, f.values)
-			fmt.Fprintf(&where, " AND "+f.test, 4+len(filters))
-		}
-	}
-	if where.Len() == 0 {
-		return l.statements.scan, nil
-	}
-	return in(l.schema, fmt.Sprintf(sqlScan, where.String())), filters
-}
-
-// checkGap returns an error if events are missing before a position that have
-// not been deleted by [Log.DeleteEvents].
-func (l *Log) checkGap(ctx context.Context, next, found store.Position) error {
-	pruned := uint64(0)
-	err := l.read(ctx, func(conn *pgxpool.Conn) error {
-		return query(ctx, conn, l.statements.pruned, nil, func(v [][]byte) error {
-			pruned = number(v[0])
-			return nil
-		})
-	})
-	if err == nil && pruned == 0 {
-		err = &store.CorruptError{
-			What: "event", Where: "table events", Position: next,
-			Reason: fmt.Sprintf("it is missing, the next one is at %v", found),
-		}
-	}
-	return err
-}
-
-// head returns the position of the last event of a partition.
-func (l *Log) head(ctx context.Context, partition int) (store.Position, error) {
-	heads, err := l.readHeads(ctx, []int{partition})
-	if err != nil {
-		return 0, err
-	}
-	return heads[0], nil
-}
-
-func (l *Log) readHeads(ctx context.Context, partitions []int) ([]store.Position, error) {
-	heads := make([]store.Position, len(partitions))
-	err := l.read(ctx, func(conn *pgxpool.Conn) error {
-		f := newFacts()
-		n := needs{heads: list[int]{all: partitions}}
-		b := &pgx.Batch{}
-		n.queueHeads(b, &l.statements, f)
-		if err := conn.SendBatch(ctx, b).Close(); err != nil {
-			return err
-		}
-		for i, p := range partitions {
-			heads[i] = store.NewPosition(p, f.heads[p])
-		}
-		return nil
-	})
-	return heads, err
 }
