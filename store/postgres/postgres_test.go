@@ -92,3 +92,30 @@ func damage(t testing.TB, p place, record any, flip func([]byte)) {
 		t.Fatalf("damage %T: %v", record, err)
 	}
 }
+
+func TestTagsOfAnyTextAreFound(t *testing.T) {
+	t.Parallel()
+	l := newLog(t)
+	tags := []string{`"`, `\`, `a,b`, `{`, `}`, "NULL", " ", "é\n", `\"`, "'"}
+	b := one(key("a"), 0, "tagged")
+	b.Events[0].Tags = tags
+	for i, b := range []*store.Batch{b, one(key("a"), 1, "plain")} {
+		if err := commitOne(t.Context(), l, b); err != nil {
+			t.Fatalf("commit %d: %v", i, err)
+		}
+	}
+	for _, tag := range append(tags, "other") {
+		found := 0
+		for e, err := range l.Scan(t.Context(), store.Query{Tags: []string{tag}}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(e.Payload) == "tagged" {
+				found++
+			}
+		}
+		if want := map[bool]int{true: 0, false: 1}[tag == "other"]; found != want {
+			t.Errorf("tag %q: found %d events, want %d", tag, found, want)
+		}
+	}
+}
