@@ -61,6 +61,8 @@ type Config struct {
 	DeliveriesMax int
 	// Poll is how often the readers of [Engine.Events] look for commits of
 	// other engines, on a store that several engines share. Zero is [PollDefault].
+	// If the store tells of them, as a [store.Watcher] does, they hear of them at
+	// once and look every second or less often.
 	Poll time.Duration
 	// RescueAfter is how long a message in the outbox may be left by the engine
 	// that has stored it, on a store that several engines share, before others

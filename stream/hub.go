@@ -76,6 +76,9 @@ type Hub struct {
 	began  time.Time
 	polled atomic.Int64 // when the heads were polled last, since began
 
+	watcher store.Watcher                   // nil if there is none, or nobody else commits
+	heard   atomic.Pointer[<-chan struct{}] // from before the heads were read last
+
 	mu      sync.Mutex
 	readers map[*reader]struct{}
 	closed  bool
@@ -106,8 +109,14 @@ type Config struct {
 	Log store.Log
 	// Poll is how often a waiting reader looks for events that others have
 	// committed without publishing them here; zero means that there are none.
+	// If the log is a [store.Watcher], a reader is told of them, and only looks
+	// every [PollWatched] or less often.
 	Poll time.Duration
 }
+
+// PollWatched is how often a reader looks for events at most if the log tells of
+// them: a notice can be lost with a connection.
+const PollWatched = time.Second
 
 // NewHub returns a hub for the log.
 func NewHub(ctx context.Context, c Config) (*Hub, error) {
@@ -119,7 +128,11 @@ func NewHub(ctx context.Context, c Config) (*Hub, error) {
 		log: c.Log, poll: c.Poll, parts: make([]part, len(heads)), began: time.Now(),
 		readers: make(map[*reader]struct{}), done: make(chan struct{}),
 	}
-	h.polled.Store(-int64(c.Poll))
+	h.heard.Store(new(<-chan struct{}))
+	if w, ok := c.Log.(store.Watcher); ok && c.Poll > 0 {
+		h.watcher, h.poll = w, max(c.Poll, PollWatched)
+	}
+	h.polled.Store(-int64(h.poll))
 	h.bell.init()
 	return h, nil
 }
@@ -232,6 +245,10 @@ func (h *Hub) follow(ctx context.Context, q Query, yield step) {
 
 // readHeads learns of commits that nobody has published here.
 func (h *Hub) readHeads(ctx context.Context) error {
+	if h.watcher != nil {
+		changed := h.watcher.Changed()
+		h.heard.Store(&changed)
+	}
 	heads, err := h.log.Heads(ctx)
 	if err != nil {
 		return fmt.Errorf("read heads: %w", err)
@@ -251,6 +268,15 @@ func (h *Hub) readHeads(ctx context.Context) error {
 func (h *Hub) pollHeads(ctx context.Context) error {
 	now, last := time.Since(h.began), h.polled.Load()
 	if now-time.Duration(last) < h.poll/2 || !h.polled.CompareAndSwap(last, int64(now)) {
+		return nil
+	}
+	return h.readHeads(ctx)
+}
+
+// hearHeads reads the heads after the log has told of a change. Of the readers
+// that have been told by the same channel one does.
+func (h *Hub) hearHeads(ctx context.Context, heard *<-chan struct{}) error {
+	if !h.heard.CompareAndSwap(heard, new(<-chan struct{})) {
 		return nil
 	}
 	return h.readHeads(ctx)

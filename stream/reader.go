@@ -133,6 +133,7 @@ func (r *reader) wait(ctx context.Context, s *stroke) error {
 		defer t.Stop()
 		tick = t.C
 	}
+	heard := h.heard.Load()
 	select {
 	case <-s.first:
 		h.bell.hear(s)
@@ -143,6 +144,8 @@ func (r *reader) wait(ctx context.Context, s *stroke) error {
 		return ctx.Err()
 	case <-h.done:
 		return ErrClosed
+	case <-*heard:
+		return h.hearHeads(ctx, heard)
 	case <-tick:
 		return h.pollHeads(ctx)
 	}

@@ -19,8 +19,8 @@ const (
 	listenAgain = time.Second
 )
 
-// A watch tells the readers of this process and of others that events have been
-// committed. NOTIFY takes a lock of the whole server until its transaction has
+// A watch tells the readers of all processes, this one included, that events
+// have been committed. NOTIFY takes a lock of the whole server until its transaction has
 // ended, so it is no part of the transactions that commit: a goroutine sends one
 // for all commits of some milliseconds, in a transaction that stores nothing and
 // waits for no disk. A notification that is lost is made good by whoever reads
@@ -90,7 +90,6 @@ func (l *Log) announce(p *plan) {
 		return
 	}
 	w := &l.watch
-	w.change()
 	w.mu.Lock()
 	if !w.announcing && !w.closed {
 		w.announcing = true
