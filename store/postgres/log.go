@@ -60,9 +60,10 @@
 //
 // # Other databases
 //
-// CockroachDB has no advisory locks, and YugabyteDB has them only since version
-// 2025.1 and gives sequences out in other ways; neither has been tried, and a log
-// is not promised to work there.
+// CockroachDB and YugabyteDB speak the same protocol, but many versions of them
+// have no advisory locks, or accept the calls and do nothing, which takes away the
+// order of commits; and their sequences and system views differ. Neither has been
+// tried, and no log is promised to work there.
 package postgres
 
 import (
