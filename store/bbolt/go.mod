@@ -5,6 +5,7 @@ go 1.26
 require (
 	github.com/gofrs/uuid/v5 v5.5.1
 	github.com/perdure/perdure v0.0.0
+	github.com/perdure/perdure/store/crashtest v0.0.0
 	github.com/perdure/perdure/store/storetest v0.0.0
 	go.etcd.io/bbolt v1.5.0
 )
@@ -17,5 +18,6 @@ require (
 
 replace (
 	github.com/perdure/perdure => ../..
+	github.com/perdure/perdure/store/crashtest => ../crashtest
 	github.com/perdure/perdure/store/storetest => ../storetest
 )

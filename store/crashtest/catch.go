@@ -1,0 +1,89 @@
+package crashtest
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Catches fails t unless fn fails, and logs what fn complains about. It is for
+// broken twins: stores with one promise taken away, which show that the kit
+// would notice.
+//
+//	crashtest.Catches(t, func(t testing.TB) { crashtest.Power(t, unsynced) })
+func Catches(t testing.TB, fn func(t testing.TB)) {
+	t.Helper()
+	r := &recorder{TB: t}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn(r)
+	}()
+	<-done
+	switch {
+	case r.skipped:
+		t.SkipNow()
+	case len(r.failures) == 0:
+		t.Errorf("got no failure, want one: the broken twin was not caught")
+	default:
+		t.Logf("caught: %s", strings.Join(r.failures[:min(len(r.failures), 3)], "\n"))
+	}
+}
+
+// A recorder is a testing.TB that notes failures instead of failing.
+type recorder struct {
+	testing.TB
+	mu       sync.Mutex
+	failures []string
+	skipped  bool
+}
+
+func (r *recorder) note(s string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failures = append(r.failures, s)
+}
+
+func (r *recorder) Failed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.failures) > 0
+}
+
+func (r *recorder) Fail()                             { r.note("failed") }
+func (r *recorder) Error(args ...any)                 { r.note(fmt.Sprint(args...)) }
+func (r *recorder) Errorf(format string, args ...any) { r.note(fmt.Sprintf(format, args...)) }
+
+func (r *recorder) FailNow() {
+	r.note("failed")
+	runtime.Goexit()
+}
+
+func (r *recorder) Fatal(args ...any) {
+	r.note(fmt.Sprint(args...))
+	runtime.Goexit()
+}
+
+func (r *recorder) Fatalf(format string, args ...any) {
+	r.note(fmt.Sprintf(format, args...))
+	runtime.Goexit()
+}
+
+func (r *recorder) SkipNow() {
+	r.mu.Lock()
+	r.skipped = true
+	r.mu.Unlock()
+	runtime.Goexit()
+}
+
+func (r *recorder) Skip(args ...any) {
+	r.Log(args...)
+	r.SkipNow()
+}
+
+func (r *recorder) Skipf(format string, args ...any) {
+	r.Logf(format, args...)
+	r.SkipNow()
+}

@@ -1,0 +1,151 @@
+package crashtest
+
+import (
+	"flag"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// waitMax bounds every wait for a process or a file system.
+const waitMax = 60 * time.Second
+
+// A Subject is a store under test. The zero counts mean the defaults, which
+// together take well below two minutes; the flags -crash.kills, -crash.powers,
+// -crash.rots and -crash.stride of the test binary go before both.
+type Subject struct {
+	// Name tells subjects of one test binary apart.
+	Name string
+	// Open opens the log at a place, and creates it if there is none. The place
+	// is a directory that exists, or what Place has returned. Processes of their
+	// own call it too, so it must not depend on a running test.
+	Open func(place string) (store.Log, error)
+	// Place returns the place of a new, empty log, such as the URI of a new
+	// database of a server. Nil means a new directory. Only [Kill] works on a
+	// store with Place; the others need its files.
+	Place func(t testing.TB) string
+	// Blind reports whether the store is known, and documented, not to notice
+	// damage to a byte of a file; the file's name is relative to the place. Rot
+	// leaves those bytes alone. Nil means that it notices all.
+	Blind func(file string, at int64) bool
+
+	// Kills is how often Kill ends a process, by default KillsDefault.
+	Kills int
+	// Powers is how often Power cuts the power, by default PowersDefault.
+	Powers int
+	// Rots is how many damages Rot does, by default RotsDefault.
+	Rots int
+	// Stride is the distance of the operations at which IO lets one fail, by
+	// default StrideDefault. 1 means each of them, with each fault that it can have.
+	Stride int
+}
+
+// Defaults of a [Subject].
+const (
+	KillsDefault  = 100
+	PowersDefault = 60
+	RotsDefault   = 200
+	StrideDefault = 4
+)
+
+// counts are what the flags say.
+type counts struct{ kills, powers, rots, stride int }
+
+// A kit is what Main has been told; there is one per test binary.
+type kit struct {
+	subjects []Subject
+	counts   counts
+	seed     uint64
+}
+
+// theKit is set by Main before a test runs, and read after that.
+var theKit *kit
+
+// Main runs the tests of a package that uses the kit, and returns the code to
+// exit with. It is to be called by TestMain with all subjects, before flags are
+// parsed:
+//
+//	func TestMain(m *testing.M) { os.Exit(crashtest.Main(m, subject)) }
+//
+// It turns the test binary into the process that is to be killed where the kit
+// has started it as one.
+func Main(m *testing.M, subjects ...Subject) int {
+	k := &kit{subjects: subjects}
+	if code, ok := k.child(); ok {
+		return code
+	}
+	flag.IntVar(&k.counts.kills, "crash.kills", 0, "how often a process is killed (0: as the subject says)")
+	flag.IntVar(&k.counts.powers, "crash.powers", 0, "how often the power is cut (0: as the subject says)")
+	flag.IntVar(&k.counts.rots, "crash.rots", 0, "how many damages are done to the files (0: as the subject says)")
+	flag.IntVar(&k.counts.stride, "crash.stride", 0, "at every how many operations one fails, 1 for all of them (0: as the subject says)")
+	flag.Uint64Var(&k.seed, "crash.seed", 1, "what decides everything that is random")
+	theKit = k
+	return m.Run()
+}
+
+// Run runs all of the kit that applies to the subject, as sub-tests of t that
+// run at the same time.
+func Run(t *testing.T, s Subject) {
+	for _, part := range []struct {
+		name string
+		run  func(testing.TB, Subject)
+	}{{"kill", Kill}, {"power", Power}, {"io", IO}, {"rot", Rot}} {
+		t.Run(part.name, func(t *testing.T) {
+			t.Parallel()
+			part.run(t, s)
+		})
+	}
+}
+
+// prepare returns the kit and the subject with its counts.
+func prepare(t testing.TB, s Subject) (*kit, Subject) {
+	t.Helper()
+	if theKit == nil {
+		t.Fatal("crashtest: TestMain does not call crashtest.Main")
+	}
+	found := false
+	for i := range theKit.subjects {
+		found = found || theKit.subjects[i].Name == s.Name
+	}
+	if !found {
+		t.Fatalf("crashtest: TestMain does not name the subject %q to crashtest.Main", s.Name)
+	}
+	choose := func(n *int, flag, standard int) {
+		if flag > 0 {
+			*n = flag
+		} else if *n == 0 {
+			*n = standard
+		}
+	}
+	choose(&s.Kills, theKit.counts.kills, KillsDefault)
+	choose(&s.Powers, theKit.counts.powers, PowersDefault)
+	choose(&s.Rots, theKit.counts.rots, RotsDefault)
+	choose(&s.Stride, theKit.counts.stride, StrideDefault)
+	return theKit, s
+}
+
+// place returns the place of a new log.
+func (s *Subject) place(t testing.TB) string {
+	t.Helper()
+	if s.Place != nil {
+		return s.Place(t)
+	}
+	return tempDir(t)
+}
+
+// tempDir returns a new directory that goes with the test.
+func tempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(scratch(), "perdure-crashed-")
+	if err != nil {
+		t.Fatalf("make a directory: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+	})
+	return dir
+}
