@@ -27,7 +27,7 @@ func (k *kit) child() (code int, ok bool) {
 	}
 	if err != nil {
 		_ = j.write(&line{Failure: err.Error()}) // nobody may read it any more
-		return 3, true
+		return codeFailure, true
 	}
 	return 0, true
 }
@@ -119,6 +119,9 @@ func script(ctx context.Context, s *Subject, o *orders, j *journal) error {
 			if err := look(ctx, log, cmd, j); err != nil {
 				return err
 			}
+		}
+		if len(failed) > 0 && o.Rest {
+			return nil
 		}
 		if failed, err = scriptLife(ctx, log, o, life, j); err != nil || len(failed) == 0 {
 			return err

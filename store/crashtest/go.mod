@@ -3,6 +3,7 @@ module github.com/perdure/perdure/store/crashtest
 go 1.26
 
 require (
+	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/perdure/perdure v0.0.0
 	golang.org/x/sys v0.45.0
 )

@@ -16,6 +16,9 @@ import (
 // childVariable holds the orders of a child process.
 const childVariable = "PERDURE_CRASH_CHILD"
 
+// codeFailure is what a child exits with that has told why it cannot go on.
+const codeFailure = 3
+
 // Orders are what a child process is to do.
 type orders struct {
 	Mode    string // "load", "script", "look" or "janitor"
@@ -26,6 +29,8 @@ type orders struct {
 	Seed    uint64
 	// Steps bounds the commands of a script.
 	Steps int
+	// Rest ends a script when it has looked at what became of a failed command.
+	Rest bool
 }
 
 // A process is a running child.
@@ -83,7 +88,7 @@ func (p *process) next() (*line, error) {
 func (p *process) kill() { _ = p.cmd.Process.Kill() } // it may have ended by itself
 
 // wait waits until the process has ended, after its output was read, and
-// returns how, unless it was killed.
+// returns how, unless it was killed or has told why it cannot go on.
 func (p *process) wait() error {
 	if p.done {
 		return nil
@@ -93,7 +98,8 @@ func (p *process) wait() error {
 	defer limit.Stop()
 	err := p.cmd.Wait()
 	_ = p.stdin.Close()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && killed(exit) && p.stderr.Len() == 0 {
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if ok && (exit.ExitCode() == codeFailure || killed(exit) && p.stderr.Len() == 0) {
 		return nil
 	}
 	if err != nil {

@@ -28,3 +28,15 @@ func (v *volume) shutdown() error { return errors.ErrUnsupported }
 func (v *volume) remount() error  { return errors.ErrUnsupported }
 func (p *process) stop() error    { return errors.ErrUnsupported }
 func sweep(string) error          { return errors.ErrUnsupported }
+
+func inCI() bool { return os.Getenv("CI") != "" }
+
+func missing(t testing.TB, _ bool, format string, args ...any) {
+	t.Helper()
+	t.Skipf(format, args...)
+}
+
+func newHome(t testing.TB, _ *kit) string {
+	t.Helper()
+	return t.TempDir()
+}

@@ -1,0 +1,17 @@
+//go:build !linux
+
+package faultfs
+
+import "errors"
+
+// A Mount is a mounted file system, which this system cannot have.
+type Mount struct {
+	// Disk decides what fails.
+	Disk *Disk
+}
+
+// New returns an error matching [errors.ErrUnsupported].
+func New(dir, shown string) (*Mount, error) { return nil, errors.ErrUnsupported }
+
+// Close does nothing.
+func (m *Mount) Close() error { return nil }
