@@ -49,7 +49,7 @@ import (
 //     commit is in the file, and every new transaction would see it, although
 //     the sync has failed and the kernel may have dropped the pages. The error
 //     does not say which, so the outcome is unknown, and only a new Open, which
-//     reads what is in the file and syncs it first, may tell.
+//     reads what is in the file and makes it durable first, may tell.
 //  5. Damage makes bbolt panic, or fault on a page that the file no longer has.
 //     Every call of bbolt runs within guard, which makes an error of that.
 type Log struct {

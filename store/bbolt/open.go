@@ -53,17 +53,57 @@ func Open(path string, opts ...Option) (*Log, error) {
 }
 
 func (l *Log) open() error {
-	if err := l.probe(); err != nil {
+	err := l.probe()
+	if errors.Is(err, fs.ErrNotExist) && !l.readOnly {
+		err = l.createFile()
+	}
+	if err != nil {
 		return err
 	}
 	if err := l.openFile(l.options()); err != nil {
 		return err
 	}
-	err := l.start()
-	if err != nil {
+	if err := l.start(); err != nil {
 		return errors.Join(err, l.Close())
 	}
 	return nil
+}
+
+// createFile makes the file of a new log. It writes an empty log under another
+// name and links it to its own when it is durable, so that there is never a file
+// of that name which is half a log: bbolt cannot open one whose first sync has
+// failed, or that was cut off by the loss of power. If somebody else makes the
+// log meanwhile, theirs stays. A process that dies in here leaves the file with
+// the other name behind, which nobody needs.
+func (l *Log) createFile() (err error) {
+	f, err := os.CreateTemp(filepath.Dir(l.path), filepath.Base(l.path)+".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+	if err := f.Close(); err != nil {
+		return err
+	}
+	made := &Log{path: f.Name(), config: l.config}
+	if err := made.openFile(made.options()); err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	if err := errors.Join(made.create(), made.guard(made.db.Close)); err != nil {
+		return err
+	}
+	err = os.Link(f.Name(), l.path)
+	switch {
+	case errors.Is(err, fs.ErrExist), unlinkable(err):
+		return nil // where nothing can be linked, the file is filled under its own name
+	case err != nil:
+		return fmt.Errorf("create: %w", err)
+	}
+	return l.syncDir()
+}
+
+// unlinkable reports whether err says that the file system has no links.
+func unlinkable(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission)
 }
 
 func (l *Log) options() *bolt.Options {
@@ -111,8 +151,6 @@ func (l *Log) openFile(o *bolt.Options) error {
 func (l *Log) probe() error {
 	info, err := os.Stat(l.path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !l.readOnly:
-		return nil
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
@@ -203,9 +241,7 @@ func readInfo(tx *bolt.Tx) (info *store.LogInfo, fresh bool, err error) {
 func (l *Log) start() error {
 	l.writer.log, l.writer.names = l, newNameCache()
 	if !l.readOnly {
-		// A process that was killed between a commit's last write and its sync
-		// has left a commit that can be read but is not durable yet.
-		if err := l.db.Sync(); err != nil {
+		if err := l.confirm(); err != nil {
 			return err
 		}
 		if err := l.create(); err != nil {
@@ -233,6 +269,27 @@ func (l *Log) start() error {
 		}
 		return l.loadHeads(tx)
 	})
+}
+
+// confirm makes durable what can be read. A process that was killed between a
+// commit's last write and its sync has left a commit that is not yet. And a
+// process whose last sync has failed may have left one that no sync makes
+// durable: the kernel drops what it could not write and takes its pages for
+// clean. All that such a commit can lack is its meta page, since bbolt writes
+// that after the other pages are synced; so the meta pages are written once
+// more as they are.
+func (l *Log) confirm() error {
+	for i := range 2 {
+		var meta [metaBytes]byte
+		at := int64(i*l.db.Info().PageSize) + pageHeaderBytes
+		if _, err := l.file.ReadAt(meta[:], at); err != nil {
+			return err
+		}
+		if _, err := l.file.WriteAt(meta[:], at); err != nil {
+			return err
+		}
+	}
+	return l.db.Sync()
 }
 
 // create writes an empty log if the file is empty.
@@ -270,22 +327,22 @@ func (l *Log) create() error {
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
-	// A new file is there for certain only when its directory is synced.
-	if err := syncDir(filepath.Dir(l.path)); err != nil {
-		return fmt.Errorf("create: sync the directory: %w", err)
-	}
-	return nil
+	return l.syncDir()
 }
 
-func syncDir(dir string) error {
+// syncDir makes it certain that a new file is there.
+func (l *Log) syncDir() error {
 	if runtime.GOOS == "windows" {
 		return nil // a directory cannot be synced there
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+	d, err := os.Open(filepath.Dir(l.path))
+	if err == nil {
+		err = errors.Join(d.Sync(), d.Close())
 	}
-	return errors.Join(d.Sync(), d.Close())
+	if err != nil {
+		return fmt.Errorf("create: sync the directory: %w", err)
+	}
+	return nil
 }
 
 // loadHeads reads the heads of all partitions and the counters, and compares
