@@ -1,6 +1,8 @@
 package bbolt_test
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -14,11 +16,78 @@ func crashOpen(place string) (store.Log, error) {
 	return bbolt.Open(filepath.Join(place, "log.db"), bbolt.WithPartitions(2))
 }
 
-var crashSubject = crashtest.Subject{Name: "bbolt", Open: crashOpen}
+// countOfPage reports whether a byte is of the count of entries in the header of
+// a page, the one thing whose damage the package documents not to notice.
+func countOfPage(_ string, at int64) bool {
+	in := at % int64(os.Getpagesize())
+	return in == 10 || in == 11
+}
 
-func TestMain(m *testing.M) { os.Exit(crashtest.Main(m, crashSubject)) }
+var crashSubject = crashtest.Subject{Name: "bbolt", Open: crashOpen, Blind: countOfPage}
+
+// The broken twins: stores with one promise taken away.
+var (
+	unsynced = crashtest.Subject{Name: "unsynced", Open: func(place string) (store.Log, error) {
+		return openUnsynced(place)
+	}}
+	syncedLate = crashtest.Subject{Name: "synced late", Open: func(place string) (store.Log, error) {
+		l, err := openUnsynced(place)
+		return lateLog{l}, err
+	}}
+	sureOfErrors = crashtest.Subject{Name: "sure of errors", Open: func(place string) (store.Log, error) {
+		l, err := bbolt.Open(filepath.Join(place, "log.db"))
+		return sureLog{l}, err
+	}, Stride: 1000}
+)
+
+func openUnsynced(place string) (*bbolt.Log, error) {
+	l, err := bbolt.Open(filepath.Join(place, "log.db"))
+	if err == nil {
+		l.SetNoSync()
+	}
+	return l, err
+}
+
+// A lateLog syncs what it has acknowledged.
+type lateLog struct{ *bbolt.Log }
+
+func (l lateLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
+	results, err := l.Log.Commit(ctx, group)
+	go func() { _ = l.Sync() }() // the process ends before anybody could ask
+	return results, err
+}
+
+// A sureLog says of every error that nothing was stored.
+type sureLog struct{ *bbolt.Log }
+
+func (l sureLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
+	results, err := l.Log.Commit(ctx, group)
+	if err != nil {
+		err = errors.Join(store.ErrNotStored, err)
+	}
+	return results, err
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(crashtest.Main(m, crashSubject, unsynced, syncedLate, sureOfErrors))
+}
 
 func TestTheLogSurvivesEveryCrash(t *testing.T) {
 	t.Parallel()
 	crashtest.Run(t, crashSubject)
+}
+
+func TestALogThatDoesNotSyncIsCaught(t *testing.T) {
+	t.Parallel()
+	crashtest.Catches(t, func(t testing.TB) { crashtest.Power(t, unsynced) })
+}
+
+func TestALogThatSyncsAfterItsAnswerIsCaught(t *testing.T) {
+	t.Parallel()
+	crashtest.Catches(t, func(t testing.TB) { crashtest.Power(t, syncedLate) })
+}
+
+func TestALogThatIsSureOfEveryErrorIsCaught(t *testing.T) {
+	t.Parallel()
+	crashtest.Catches(t, func(t testing.TB) { crashtest.IO(t, sureOfErrors) })
 }

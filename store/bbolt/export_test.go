@@ -171,3 +171,9 @@ func (l *Log) PagesWritten() int64 {
 	s := l.db.Stats()
 	return s.TxStats.GetPageCount()
 }
+
+// SetNoSync keeps bbolt from syncing its file.
+func (l *Log) SetNoSync() { l.db.NoSync = true }
+
+// Sync syncs the file, whatever SetNoSync says.
+func (l *Log) Sync() error { return l.file.Sync() }

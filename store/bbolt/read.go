@@ -68,7 +68,7 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 			err = s.yield(ctx, p, yield)
 		}
 		if err != nil {
-			yield(nil, fmt.Errorf("load %v: %w", key, err))
+			yield(nil, fmt.Errorf("load %v: %w", key, s.named(err)))
 		}
 	}
 }
@@ -92,7 +92,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 			err = s.yield(ctx, p, yield)
 		}
 		if err != nil {
-			yield(nil, fmt.Errorf("read %v: %w", key, err))
+			yield(nil, fmt.Errorf("read %v: %w", key, s.named(err)))
 		}
 	}
 }
@@ -307,6 +307,15 @@ func (s *stream) corrupt(err error, version store.Version, position store.Positi
 		c.Key, c.Version, c.Position = s.key, version, position
 	}
 	return s.log.locate(err)
+}
+
+// named says in an error about damage that bbolt has met whose events were
+// asked for.
+func (s *stream) named(err error) error {
+	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Key.IsZero() {
+		c.Key = s.key
+	}
+	return err
 }
 
 func gap(from, to store.Version) error {

@@ -47,7 +47,7 @@ func (k *kit) obey(o *orders, j *journal) error {
 		return fmt.Errorf("there is no subject %q", o.Subject)
 	}
 	if o.Mode == "look" {
-		return lookAll(s, o, j)
+		return lookAll(context.Background(), s, j)
 	}
 	// The test may be gone; then nobody would end this process.
 	go func() {

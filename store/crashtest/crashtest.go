@@ -1,6 +1,7 @@
 package crashtest
 
 import (
+	"context"
 	"flag"
 	"os"
 	"testing"
@@ -30,6 +31,10 @@ type Subject struct {
 	// damage to a byte of a file; the file's name is relative to the place. Rot
 	// leaves those bytes alone. Nil means that it notices all.
 	Blind func(file string, at int64) bool
+
+	// Verify checks a whole log and returns what is wrong with it. If it is set,
+	// Rot demands that it notices every damage that any read notices.
+	Verify func(ctx context.Context, log store.Log) error
 
 	// Kills is how often Kill ends a process, by default KillsDefault.
 	Kills int

@@ -18,6 +18,7 @@ type line struct {
 	Begin   *command `json:",omitempty"`
 	End     *outcome `json:",omitempty"`
 	Saw     *sight   `json:",omitempty"`
+	Reading *reading `json:",omitempty"`
 	Failure string   `json:",omitempty"` // why the process cannot go on
 }
 

@@ -1,6 +1,251 @@
 package crashtest
 
-import "testing"
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
 
-func lookAll(s *Subject, o *orders, j *journal) error { return nil }
-func Rot(t testing.TB, s Subject)                     {}
+	"github.com/perdure/perdure/store"
+)
+
+const (
+	// stepsOfRot is how many commands each of clientsOfRot commits to the log
+	// that is damaged.
+	stepsOfRot   = 30
+	clientsOfRot = 2
+	// truncationOdds is how many flips there are to one truncation.
+	truncationOdds = 8
+)
+
+// Rot fills a log, and damages copies of its files: a bit that flips, or a file
+// that loses its end. A process opens each copy and reads all of it. It must not
+// die; whatever it reads must be what was stored, or an error that matches
+// [store.ErrCorrupt] ([store.ErrFormat] too when the log is opened), names the
+// place, and where an entity was asked for, that entity.
+func Rot(t testing.TB, s Subject) {
+	t.Helper()
+	k, s := prepare(t, s)
+	if s.Place != nil {
+		t.Skipf("%s does not keep its files in a directory", s.Name)
+	}
+	whole := s.place(t)
+	keys := fill(t, k, &s, whole)
+	looker := &looker{TB: t, k: k, s: &s}
+	want := looker.look(&wish{Place: whole, Keys: keys})
+	if want == nil || want.Open != nil {
+		t.Fatalf("the log that is whole cannot be read: %+v", want)
+	}
+	versions := make([]store.Version, len(keys))
+	for i, key := range keys {
+		versions[i] = want.version(key)
+		if g := want.Groups["load "+key.String()]; g.Err != nil {
+			t.Fatalf("the log that is whole cannot be read: %v", g.Err)
+		}
+	}
+	want = looker.look(&wish{Place: whole, Keys: keys, Versions: versions})
+
+	files := filesOf(t, whole)
+	random := rand.New(rand.NewPCG(k.seed, 3))
+	damaged := filepath.Join(tempDir(t), "damaged")
+	refused, noticed := 0, 0
+	for n := range s.Rots {
+		if err := errors.Join(os.RemoveAll(damaged), os.CopyFS(damaged, os.DirFS(whole))); err != nil {
+			t.Fatalf("copy the log: %v", err)
+		}
+		what := damage(t, &s, damaged, files, random)
+		got := looker.look(&wish{Place: damaged, Keys: keys, Versions: versions})
+		if got == nil {
+			t.Errorf("damage %d, %s: the process dies of it: %s", n, what, looker.died)
+			return
+		}
+		wrong, saw := got.compare(want, damaged)
+		if report(t, fmt.Sprintf("damage %d, %s", n, what), wrong) {
+			return
+		}
+		if got.Open != nil {
+			refused++
+		} else if saw {
+			noticed++
+		}
+	}
+	t.Logf("%d damages: %d refused when the log is opened, %d noticed when it is read", s.Rots, refused, noticed)
+	if refused+noticed < s.Rots/20 {
+		t.Errorf("damages that were noticed: got %d of %d, want more, or the wrong bytes are damaged", refused+noticed, s.Rots)
+	}
+}
+
+// fill stores some of everything and returns the entities.
+func fill(t testing.TB, k *kit, s *Subject, place string) []store.Key {
+	t.Helper()
+	log, err := s.Open(place)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	ctx := t.Context()
+	clients, err := newClients(ctx, log, 0, clientsOfRot, k.seed)
+	if err != nil {
+		t.Fatalf("begin: %v", err)
+	}
+	for range stepsOfRot {
+		for _, c := range clients {
+			_, out, err := c.commit(ctx, log, &journal{io.Discard})
+			if err != nil || out.Error != "" {
+				t.Fatalf("fill: %v, %+v", err, out)
+			}
+		}
+	}
+	if err := log.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+	return allKeys(clientsOfRot)
+}
+
+// A rotFile is a file that can be damaged, up to the zeros at its end.
+type rotFile struct {
+	name string
+	used int64
+}
+
+func filesOf(t testing.TB, place string) (files []rotFile) {
+	t.Helper()
+	err := fs.WalkDir(os.DirFS(place), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(place, name))
+		if used := len(bytes.TrimRight(b, "\x00")); used > 0 {
+			files = append(files, rotFile{name, int64(used)})
+		}
+		return err
+	})
+	if err != nil || len(files) == 0 {
+		t.Fatalf("files of %s: got %d and error %v", place, len(files), err)
+	}
+	return files
+}
+
+// damage damages one byte, or cuts a file off, at a place that each byte of all
+// files has the same chance to be.
+func damage(t testing.TB, s *Subject, place string, files []rotFile, random *rand.Rand) string {
+	t.Helper()
+	total := int64(0)
+	for _, f := range files {
+		total += f.used
+	}
+	for {
+		at := random.Int64N(total)
+		i := 0
+		for ; at >= files[i].used; i++ {
+			at -= files[i].used
+		}
+		name := files[i].name
+		if s.Blind != nil && s.Blind(name, at) {
+			continue
+		}
+		path := filepath.Join(place, name)
+		if at > 0 && random.IntN(truncationOdds) == 0 {
+			if err := os.Truncate(path, at); err != nil {
+				t.Fatalf("truncate: %v", err)
+			}
+			return fmt.Sprintf("%s truncated to %d bytes", name, at)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatalf("flip: %v", err)
+		}
+		bit := random.IntN(8)
+		b[at] ^= 1 << bit
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatalf("flip: %v", err)
+		}
+		return fmt.Sprintf("bit %d of byte %d of %s flipped", bit, at, name)
+	}
+}
+
+// compare returns where a reading differs from that of the whole log without an
+// error that says so, and whether there was such an error.
+func (got *reading) compare(want *reading, place string) (wrong []string, noticed bool) {
+	check := func(what string, e *fault, format bool) {
+		noticed = true
+		switch {
+		case !e.Corrupt && (!format || !e.Format) && (!e.Broken || !got.corrupt()):
+			wrong = append(wrong, fmt.Sprintf("%s: got error %q, want one that matches %v", what, e.Text, store.ErrCorrupt))
+		case !strings.Contains(e.Text, place):
+			wrong = append(wrong, fmt.Sprintf("%s: the error does not name the file: %q", what, e.Text))
+		case e.Corrupt && e.wantsKey(what):
+			wrong = append(wrong, fmt.Sprintf("%s: the error does not name the entity: %q", what, e.Text))
+		}
+	}
+	if got.Open != nil {
+		check("open", got.Open, true)
+		return wrong, noticed
+	}
+	if v := got.Groups[verifyGroup]; v != nil && v.Err == nil && got.corrupt() {
+		wrong = append(wrong, "verify: it finds nothing, though a read does")
+	}
+	for name, w := range want.Groups {
+		g := got.Groups[name]
+		switch {
+		case g == nil:
+			wrong = append(wrong, name+" was not read")
+		case g.Err != nil && w.Err == nil:
+			check(name, g.Err, false)
+		case g.Err == nil && (g.Lines != w.Lines || g.Sum != w.Sum):
+			wrong = append(wrong, fmt.Sprintf("%s: silently wrong: got %d lines that begin with %s, want %d", name, g.Lines, g.First, w.Lines))
+		}
+	}
+	return wrong, noticed
+}
+
+// wantsKey reports whether an entity was asked for, and the error does not name it.
+func (e *fault) wantsKey(what string) bool {
+	sort, key, ok := strings.Cut(what, " ")
+	return ok && (sort == "load" || sort == "read") && e.Key != key
+}
+
+// A looker reads logs in a process, and starts another one when it has died.
+type looker struct {
+	testing.TB
+	k    *kit
+	s    *Subject
+	p    *process
+	died string
+}
+
+// look returns what the process reads, or nil if it dies.
+func (l *looker) look(w *wish) *reading {
+	l.Helper()
+	if l.p == nil {
+		l.p = l.k.launch(l, &orders{Mode: "look", Subject: l.s.Name})
+	}
+	limit := time.AfterFunc(waitMax, l.p.kill)
+	defer limit.Stop()
+	if err := writeJSON(l.p.stdin, w); err == nil {
+		if line, err := l.p.next(); err == nil && line.Reading != nil {
+			return line.Reading
+		}
+	}
+	l.p.kill()
+	l.died = "killed after " + waitMax.String()
+	if err := l.p.wait(); err != nil {
+		l.died = err.Error()
+	}
+	l.p = nil
+	return nil
+}
+
+// lookAll reads logs as long as somebody wishes.
+func lookAll(ctx context.Context, s *Subject, j *journal) error {
+	return eachWish(os.Stdin, func(w *wish) error {
+		return j.write(&line{Reading: read(ctx, s, w)})
+	})
+}
