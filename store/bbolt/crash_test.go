@@ -79,15 +79,15 @@ func TestTheLogSurvivesEveryCrash(t *testing.T) {
 
 func TestALogThatDoesNotSyncIsCaught(t *testing.T) {
 	t.Parallel()
-	crashtest.Catches(t, func(t testing.TB) { crashtest.Power(t, unsynced) })
+	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Power(t, unsynced) })
 }
 
 func TestALogThatSyncsAfterItsAnswerIsCaught(t *testing.T) {
 	t.Parallel()
-	crashtest.Catches(t, func(t testing.TB) { crashtest.Power(t, syncedLate) })
+	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Power(t, syncedLate) })
 }
 
 func TestALogThatIsSureOfEveryErrorIsCaught(t *testing.T) {
 	t.Parallel()
-	crashtest.Catches(t, func(t testing.TB) { crashtest.IO(t, sureOfErrors) })
+	crashtest.Catches(t, "batches are stored", func(t testing.TB) { crashtest.IO(t, sureOfErrors) })
 }

@@ -135,16 +135,19 @@ func (h *history) judge(m *image) []string {
 			}
 		}
 	}
+	// What explains other faults comes first.
+	j.checkStrangers()
+	j.checkOrder()
+	for _, e := range h.entries {
+		j.checkOutcome(e)
+	}
 	for _, e := range h.entries {
 		for i := range e.Parts {
 			j.checkPart(e, i)
 		}
-		j.checkOutcome(e)
 	}
 	j.checkStates()
 	j.checkBookmarks()
-	j.checkStrangers()
-	j.checkOrder()
 	for _, e := range h.entries {
 		e.judged = true
 		for i := range e.Parts {

@@ -1,0 +1,61 @@
+package crashtest
+
+import (
+	"testing"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A History is what clients have told.
+type History = history
+
+// Work lets three clients commit in turn, until each has committed so many
+// commands or one of them has met an error.
+func Work(t testing.TB, log store.Log, commands int) *History {
+	t.Helper()
+	const clients = 3
+	h := newHistory()
+	all, err := newClients(t.Context(), log, 0, clients, 1)
+	if err != nil {
+		t.Fatalf("begin: %v", err)
+	}
+	for range commands {
+		for _, c := range all {
+			_, out, err := c.commit(t.Context(), log, &journal{lineWriter{t, h}})
+			if err != nil {
+				t.Fatalf("journal: %v", err)
+			}
+			if out.Error != "" {
+				return h
+			}
+		}
+	}
+	return h
+}
+
+// A lineWriter adds the lines of a journal to a history.
+type lineWriter struct {
+	t testing.TB
+	h *history
+}
+
+func (w lineWriter) Write(b []byte) (int, error) {
+	l, err := parseLine(b[:len(b)-1])
+	if err == nil {
+		err = w.h.add(l)
+	}
+	return len(b), err
+}
+
+// Judge returns what is wrong with a log.
+func (h *history) Judge(t testing.TB, log store.Log) []string {
+	t.Helper()
+	return judgeLog(t.Context(), log, h)
+}
+
+// Forget takes away the outcomes of the last commands, as if they were in flight.
+func (h *history) Forget(commands int) {
+	for _, e := range h.entries[len(h.entries)-commands:] {
+		e.out = nil
+	}
+}
