@@ -24,7 +24,7 @@ type room = string
 var floors = [][]room{
 	{"bench/...", "cmd/*/...", "examples/*/..."},
 	{"store/open"},
-	{"dashboard/...", "otel/...", "cluster/*/...", "store/memory", "store/storetest", "store/bbolt/...", "store/pebble/...", "store/postgres/..."},
+	{"dashboard/...", "otel/...", "cluster/*/...", "store/memory", "store/storetest", "store/crashtest/...", "store/bbolt/...", "store/pebble/...", "store/postgres/..."},
 	{"projection/...", "perduretest", "actor/actortest", "stream/streamtest"},
 	{"."},
 	{"internal/entity"},

@@ -16,6 +16,7 @@ var moduleDirs = []string{
 	"examples/bank",
 	"examples/library",
 	"store/bbolt",
+	"store/crashtest",
 	"store/open",
 	"store/pebble",
 	"store/postgres",

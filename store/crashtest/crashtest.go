@@ -143,7 +143,7 @@ func (s *Subject) place(t testing.TB) string {
 // tempDir returns a new directory that goes with the test.
 func tempDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp(scratch(), "perdure-crashed-")
+	dir, err := os.MkdirTemp(scratch(), "perdure-crashed-") //nolint:usetesting // TempDir would not be in memory
 	if err != nil {
 		t.Fatalf("make a directory: %v", err)
 	}

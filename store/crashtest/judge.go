@@ -140,8 +140,6 @@ func (h *history) judge(m *image) []string {
 	j.checkOrder()
 	for _, e := range h.entries {
 		j.checkOutcome(e)
-	}
-	for _, e := range h.entries {
 		for i := range e.Parts {
 			j.checkPart(e, i)
 		}

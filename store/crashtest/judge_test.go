@@ -212,6 +212,7 @@ func TestTheJudgeNoticesWhatALogHasDoneWrong(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			l := newDoubled()
 			l.spoil, l.answer = c.spoil, c.answer
 			h := crashtest.Work(t, l, commandsOfClient)
@@ -292,6 +293,7 @@ func TestTheJudgeNoticesALogThatReadsWrongly(t *testing.T) {
 		}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			log := memory.New()
 			h := crashtest.Work(t, log, commandsOfClient)
 			c.liar.Log = log

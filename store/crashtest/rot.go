@@ -173,11 +173,11 @@ func damage(t testing.TB, s *Subject, place string, files []rotFile, random *ran
 
 // compare returns where a reading differs from that of the whole log without an
 // error that says so, and whether there was such an error.
-func (got *reading) compare(want *reading, place string) (wrong []string, noticed bool) {
+func (r *reading) compare(want *reading, place string) (wrong []string, noticed bool) {
 	check := func(what string, e *fault, format bool) {
 		noticed = true
 		switch {
-		case !e.Corrupt && (!format || !e.Format) && (!e.Broken || !got.corrupt()):
+		case !e.Corrupt && (!format || !e.Format) && (!e.Broken || !r.corrupt()):
 			wrong = append(wrong, fmt.Sprintf("%s: got error %q, want one that matches %v", what, e.Text, store.ErrCorrupt))
 		case !strings.Contains(e.Text, place):
 			wrong = append(wrong, fmt.Sprintf("%s: the error does not name the file: %q", what, e.Text))
@@ -185,15 +185,15 @@ func (got *reading) compare(want *reading, place string) (wrong []string, notice
 			wrong = append(wrong, fmt.Sprintf("%s: the error does not name the entity: %q", what, e.Text))
 		}
 	}
-	if got.Open != nil {
-		check("open", got.Open, true)
+	if r.Open != nil {
+		check("open", r.Open, true)
 		return wrong, noticed
 	}
-	if v := got.Groups[verifyGroup]; v != nil && v.Err == nil && got.corrupt() {
+	if v := r.Groups[verifyGroup]; v != nil && v.Err == nil && r.corrupt() {
 		wrong = append(wrong, "verify: it finds nothing, though a read does")
 	}
 	for name, w := range want.Groups {
-		g := got.Groups[name]
+		g := r.Groups[name]
 		switch {
 		case g == nil:
 			wrong = append(wrong, name+" was not read")

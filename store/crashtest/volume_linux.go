@@ -160,7 +160,7 @@ func unmount(dir string) error {
 func newHome(t testing.TB, k *kit) string {
 	t.Helper()
 	sweepLeftovers()
-	home, err := os.MkdirTemp(scratch(), homePrefix+strconv.Itoa(os.Getpid())+"-")
+	home, err := os.MkdirTemp(scratch(), homePrefix+strconv.Itoa(os.Getpid())+"-") //nolint:usetesting // a janitor removes it
 	if err != nil {
 		t.Fatalf("make a directory for mounts: %v", err)
 	}

@@ -3,6 +3,7 @@ package faultfs
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"sync"
 	"syscall"
@@ -256,9 +257,7 @@ func (d *Disk) sync(f *file, handle uint64, errno syscall.Errno) {
 	}
 	if errno != 0 {
 		f.failed[handle] = true
-		for page, old := range f.dirty {
-			f.lost[page] = old
-		}
+		maps.Copy(f.lost, f.dirty)
 	}
 	clear(f.dirty)
 	if info, err := f.backing.Stat(); err == nil {

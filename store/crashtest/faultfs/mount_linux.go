@@ -30,10 +30,7 @@ func New(dir, shown string) (*Mount, error) {
 	}
 	m := &Mount{Disk: &Disk{}}
 	root := &fs.LoopbackRoot{Path: shown, Dev: st.Dev}
-	root.NewNode = func(data *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &node{LoopbackNode: fs.LoopbackNode{RootData: data}, disk: m.Disk}
-	}
-	top := root.NewNode(root, nil, "", &st)
+	top := &node{LoopbackNode: fs.LoopbackNode{RootData: root}, disk: m.Disk}
 	root.RootNode = top
 	server, err := fs.Mount(dir, top, &fs.Options{
 		MountOptions: fuse.MountOptions{FsName: "faultfs", Name: "faultfs", DirectMount: true},
@@ -52,6 +49,11 @@ func (m *Mount) Close() error { return m.server.Unmount() }
 type node struct {
 	fs.LoopbackNode
 	disk *Disk
+}
+
+// WrapChild implements [fs.NodeWrapChilder].
+func (n *node) WrapChild(context.Context, fs.InodeEmbedder) fs.InodeEmbedder {
+	return &node{LoopbackNode: fs.LoopbackNode{RootData: n.RootData}, disk: n.disk}
 }
 
 var handles atomic.Uint64
