@@ -20,6 +20,7 @@ require (
 	github.com/gofrs/uuid/v5 v5.5.1 // indirect
 	github.com/golang/protobuf v1.5.3 // indirect
 	github.com/google/uuid v1.5.0 // indirect
+	github.com/hanwen/go-fuse/v2 v2.12.1 // indirect
 	github.com/lithammer/shortuuid/v4 v4.0.0 // indirect
 	github.com/lmittmann/tint v1.0.3 // indirect
 	github.com/matttproud/golang_protobuf_extensions v1.0.4 // indirect
@@ -41,5 +42,6 @@ require (
 replace (
 	github.com/perdure/perdure => ..
 	github.com/perdure/perdure/store/bbolt => ../store/bbolt
+	github.com/perdure/perdure/store/crashtest => ../store/crashtest
 	github.com/perdure/perdure/store/storetest => ../store/storetest
 )

@@ -54,6 +54,7 @@ require (
 replace (
 	github.com/perdure/perdure => ../..
 	github.com/perdure/perdure/store/bbolt => ../../store/bbolt
+	github.com/perdure/perdure/store/crashtest => ../../store/crashtest
 	github.com/perdure/perdure/store/open => ../../store/open
 	github.com/perdure/perdure/store/pebble => ../../store/pebble
 	github.com/perdure/perdure/store/postgres => ../../store/postgres

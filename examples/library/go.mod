@@ -28,6 +28,7 @@ require (
 	github.com/golang/protobuf v1.5.3 // indirect
 	github.com/golang/snappy v0.0.5-0.20231225225746-43d5d4cd4e0e // indirect
 	github.com/google/go-cmp v0.7.0 // indirect
+	github.com/hanwen/go-fuse/v2 v2.12.1 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
@@ -58,6 +59,7 @@ require (
 replace (
 	github.com/perdure/perdure => ../..
 	github.com/perdure/perdure/store/bbolt => ../../store/bbolt
+	github.com/perdure/perdure/store/crashtest => ../../store/crashtest
 	github.com/perdure/perdure/store/open => ../../store/open
 	github.com/perdure/perdure/store/pebble => ../../store/pebble
 	github.com/perdure/perdure/store/postgres => ../../store/postgres

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -27,6 +28,10 @@ type Subject struct {
 	// database of a server. Nil means a new directory. Only [Kill] works on a
 	// store with Place; the others need its files.
 	Place func(t testing.TB) string
+	// Quiet waits until a server has ended what a client that was killed had
+	// begun, which may still be committed after the client's death. Kill calls it
+	// before it looks. Nil is for a store without a server.
+	Quiet func(ctx context.Context, place string) error
 	// Blind reports whether the store is known, and documented, not to notice
 	// damage to a byte of a file; the file's name is relative to the place. Rot
 	// leaves those bytes alone. Nil means that it notices all.
@@ -140,10 +145,21 @@ func (s *Subject) place(t testing.TB) string {
 	return tempDir(t)
 }
 
+// homePrefix begins the names of all directories of the kit; the id of the
+// process follows, so that those of processes that are gone can be told.
+const homePrefix = "perdure-crash-"
+
+// makeHome makes a directory for files that need not be on a disk, and removes
+// those of processes that are gone.
+func makeHome() (string, error) {
+	sweepLeftovers()
+	return os.MkdirTemp(scratch(), homePrefix+strconv.Itoa(os.Getpid())+"-")
+}
+
 // tempDir returns a new directory that goes with the test.
 func tempDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp(scratch(), "perdure-crashed-") //nolint:usetesting // TempDir would not be in memory
+	dir, err := makeHome()
 	if err != nil {
 		t.Fatalf("make a directory: %v", err)
 	}

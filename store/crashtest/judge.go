@@ -198,7 +198,7 @@ func (j *judge) checkPart(e *entry, i int) {
 		}
 		last = got.Position
 		want := &b.Events[k]
-		if got.Key != p.Key || got.Version != p.Expected+store.Version(k)+1 || got.ID != want.ID || got.Type != want.Type ||
+		if got.Key != p.Key || got.Version != p.Expected+store.Version(k)+1 || got.More != uint32(len(b.Events)-1-k) || got.ID != want.ID || got.Type != want.Type ||
 			got.Metadata.CorrelationID != want.Metadata.CorrelationID || len(got.Tags) != 1 || got.Tags[0] != want.Tags[0] ||
 			!bytes.Equal(got.Payload, want.Payload) {
 			j.addf("%s: event %d is not what was committed: version %d of %v with %d bytes", what, k, got.Version, got.Key, len(got.Payload))

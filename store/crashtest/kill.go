@@ -93,6 +93,11 @@ func (p *process) run(h *history, random *rand.Rand) error {
 // judgeAt opens the log and judges it.
 func judgeAt(ctx context.Context, s *Subject, place string, h *history) []string {
 	h.crashed()
+	if s.Quiet != nil {
+		if err := s.Quiet(ctx, place); err != nil {
+			return []string{fmt.Sprintf("wait for the server: %v", err)}
+		}
+	}
 	log, err := s.Open(place)
 	if err != nil {
 		return []string{fmt.Sprintf("open: %v", err)}

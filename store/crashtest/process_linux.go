@@ -10,6 +10,8 @@ import (
 func endWithParent(cmd *exec.Cmd, outlive bool) {
 	if outlive {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	} else {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	}
 }
 

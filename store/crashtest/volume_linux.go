@@ -18,9 +18,6 @@ import (
 )
 
 const (
-	// homePrefix begins the names of all directories that hold mounts; the id of
-	// the process follows.
-	homePrefix = "perdure-crash-"
 	// imageBytes is the size of a file system, which is sparse. XFS takes no less.
 	imageBytes = 512 << 20
 	// goingDown is EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN; noLogFlush loses
@@ -156,11 +153,10 @@ func unmount(dir string) error {
 }
 
 // newHome returns a directory for mounts. It is swept when the test or the
-// process ends, in whichever way; and so are those of earlier processes.
+// process ends, in whichever way.
 func newHome(t testing.TB, k *kit) string {
 	t.Helper()
-	sweepLeftovers()
-	home, err := os.MkdirTemp(scratch(), homePrefix+strconv.Itoa(os.Getpid())+"-") //nolint:usetesting // a janitor removes it
+	home, err := makeHome()
 	if err != nil {
 		t.Fatalf("make a directory for mounts: %v", err)
 	}

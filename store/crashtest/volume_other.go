@@ -27,6 +27,7 @@ func newVolume(t testing.TB, _ *kit, _ string) *volume {
 func (v *volume) shutdown() error { return errors.ErrUnsupported }
 func (v *volume) remount() error  { return errors.ErrUnsupported }
 func (p *process) stop() error    { return errors.ErrUnsupported }
+func sweepLeftovers()             {}
 func sweep(string) error          { return errors.ErrUnsupported }
 
 func inCI() bool { return os.Getenv("CI") != "" }

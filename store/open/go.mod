@@ -53,6 +53,7 @@ require (
 replace (
 	github.com/perdure/perdure => ../..
 	github.com/perdure/perdure/store/bbolt => ../bbolt
+	github.com/perdure/perdure/store/crashtest => ../crashtest
 	github.com/perdure/perdure/store/pebble => ../pebble
 	github.com/perdure/perdure/store/postgres => ../postgres
 	github.com/perdure/perdure/store/storetest => ../storetest
