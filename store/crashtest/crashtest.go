@@ -15,7 +15,8 @@ import (
 const waitMax = 60 * time.Second
 
 // A Subject is a store under test. The zero counts mean the defaults, which
-// together take well below two minutes; the flags -crash.kills, -crash.powers,
+// together take well below two minutes; under the race detector a quarter of it
+// is done. The flags -crash.kills, -crash.powers,
 // -crash.rots and -crash.stride of the test binary go before both.
 type Subject struct {
 	// Name tells subjects of one test binary apart.
@@ -123,16 +124,24 @@ func prepare(t testing.TB, s Subject) (*kit, Subject) {
 		t.Fatalf("crashtest: TestMain does not name the subject %q to crashtest.Main", s.Name)
 	}
 	choose := func(n *int, flag, standard int) {
+		if *n == 0 {
+			*n = standard
+		}
+		*n = max(1, *n/raceDivisor)
 		if flag > 0 {
 			*n = flag
-		} else if *n == 0 {
-			*n = standard
 		}
 	}
 	choose(&s.Kills, theKit.counts.kills, KillsDefault)
 	choose(&s.Powers, theKit.counts.powers, PowersDefault)
 	choose(&s.Rots, theKit.counts.rots, RotsDefault)
-	choose(&s.Stride, theKit.counts.stride, StrideDefault)
+	if s.Stride == 0 {
+		s.Stride = StrideDefault
+	}
+	s.Stride *= raceDivisor
+	if theKit.counts.stride > 0 {
+		s.Stride = theKit.counts.stride
+	}
 	return theKit, s
 }
 

@@ -25,6 +25,9 @@ type history struct {
 	entries []*entry
 	byName  map[name]int // of parts, index in entries
 	flying  map[[2]int]*entry
+	// deaf says that outcomes do not count any more: they may have come after the
+	// power was gone.
+	deaf bool
 }
 
 // An entry is one command with what is known of it.
@@ -59,7 +62,9 @@ func (h *history) add(l *line) error {
 		if e == nil || e.Number != o.Number || (o.Error == "" && len(o.Results) != len(e.Parts)) {
 			return fmt.Errorf("client %d.%d ends command %d, which it has not begun so", o.Life, o.Client, o.Number)
 		}
-		e.out = o
+		if !h.deaf {
+			e.out = o
+		}
 		delete(h.flying, [2]int{o.Life, o.Client})
 	case l.Saw != nil:
 		for _, e := range h.entries {
@@ -91,7 +96,10 @@ func (h *history) acknowledged() int {
 }
 
 // crashed notes that a life has ended: nobody is going to end what it has begun.
-func (h *history) crashed() { clear(h.flying) }
+func (h *history) crashed() {
+	clear(h.flying)
+	h.deaf = false
+}
 
 // keys returns the entities of all commands.
 func (h *history) keys() []store.Key {
