@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -263,4 +264,38 @@ func read(t testing.TB, path string) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+func TestALogThatManyCreateAtOnceIsOneLog(t *testing.T) {
+	t.Parallel()
+	const openers = 8
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	ids := make(chan store.ID, openers)
+	for range openers {
+		wg.Go(func() {
+			l, err := bbolt.Open(filepath.Join(dir, "log.db"), bbolt.WithLockTimeout(waitMax))
+			if err != nil {
+				t.Errorf("open: %v", err)
+				return
+			}
+			s, err := l.Stats(t.Context())
+			if err := errors.Join(err, l.Close()); err != nil {
+				t.Errorf("stats and close: %v", err)
+			}
+			ids <- s.Info.ID
+		})
+	}
+	wg.Wait()
+	close(ids)
+	first := <-ids
+	for id := range ids {
+		if id != first {
+			t.Errorf("id of the log: got %v and %v, want one", first, id)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("files beside the log: got %v, %v, want none", entries, err)
+	}
 }
