@@ -39,6 +39,9 @@ var (
 	ErrInUse = errors.New("log is in use")
 	// ErrFormat: the file or database is not a log, or of a newer format.
 	ErrFormat = errors.New("unknown format")
+	// ErrUnfinished: the log is being filled by an [Importer], or that was broken
+	// off, so it does not hold all that it should.
+	ErrUnfinished = errors.New("log is an unfinished copy")
 	// ErrNotFound: there is no such receipt, claim or bookmark.
 	ErrNotFound = errors.New("not found")
 	// ErrCorrupt: what was read is not what was written. The error is a

@@ -59,6 +59,11 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 	if err := l.usable(); err != nil {
 		return true, err
 	}
+	return l.write(fn)
+}
+
+// write is transact for a log that can be used.
+func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 	if l.readOnly {
 		return true, fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
 	}

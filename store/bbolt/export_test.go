@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"testing"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -177,3 +178,63 @@ func (l *Log) SetNoSync() { l.db.NoSync = true }
 
 // Sync syncs the file, whatever SetNoSync says.
 func (l *Log) Sync() error { return l.file.Sync() }
+
+// LiveBytes returns where the file keeps what must not change: the frames and
+// entries of the leaves that are in use, the frames of branches, the free list,
+// the meta pages and the places of the buckets.
+func LiveBytes(t testing.TB, l *Log) []int {
+	var live []int
+	span := func(page uint64, from, to int) {
+		for i := from; i < to; i++ {
+			live = append(live, int(page)*l.db.Info().PageSize+i)
+		}
+	}
+	eachPage(t, l, func(n *node) {
+		span(n.id, 0, pageHeaderBytes)
+		for i := range n.count {
+			e, _ := n.element(i)
+			span(n.id, pageHeaderBytes+i*elementBytes, pageHeaderBytes+(i+1)*elementBytes)
+			if n.flags == pageLeaf {
+				span(n.id, e.at, e.at+len(e.key)+len(e.value))
+			}
+		}
+	})
+	for page := range uint64(2) {
+		span(page, pageHeaderBytes, pageHeaderBytes+metaBytes)
+	}
+	return live
+}
+
+// LeafPages returns the leaves that are in use and have an entry.
+func LeafPages(t testing.TB, l *Log) (pages []int) {
+	eachPage(t, l, func(n *node) {
+		if n.flags == pageLeaf && n.count > 0 {
+			pages = append(pages, int(n.id))
+		}
+	})
+	return pages
+}
+
+func eachPage(t testing.TB, l *Log, fn func(*node)) {
+	m, err := l.moment(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	seen := m.newPageSet()
+	places, err := m.places(t.Context(), seen, func(err error) { t.Fatal(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range places {
+		m.entries(t.Context(), p, seen, func([]byte, []byte, error) bool { return true })
+	}
+	for id := uint64(2); id < m.pages; id++ {
+		if !seen.has(id) {
+			continue
+		}
+		if n, _, err := m.read(id, nil); err == nil {
+			fn(&n)
+		}
+	}
+}

@@ -64,6 +64,8 @@ type Log struct {
 	stuck  atomic.Bool           // db has panicked with its locks held
 	held   atomic.Bool           // by an engine, see Acquire
 
+	unfinished atomic.Bool // see Import
+
 	durable atomic.Int64 // id of the last transaction that is durable
 	synced  sync.Cond    // signalled when durable or broken has changed
 	heads   []atomic.Uint64
@@ -86,6 +88,10 @@ var (
 	_ store.Bookmarks  = (*Log)(nil)
 	_ store.Statistics = (*Log)(nil)
 	_ store.Exclusive  = (*Log)(nil)
+	_ store.Exporter   = (*Log)(nil)
+	_ store.Importer   = (*Log)(nil)
+	_ store.Verifier   = (*Log)(nil)
+	_ store.Backuper   = (*Log)(nil)
 )
 
 // Path returns the path that the log was opened by.
@@ -184,6 +190,9 @@ func (l *Log) usable() error {
 	}
 	if why := l.broken.Load(); why != nil {
 		return fmt.Errorf("%w: %w", store.ErrBroken, *why)
+	}
+	if l.unfinished.Load() {
+		return store.ErrUnfinished
 	}
 	return nil
 }

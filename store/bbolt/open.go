@@ -36,7 +36,8 @@ const formatVersion = 2
 //
 // The error matches [store.ErrInUse] if another process or Log has the file
 // open, [store.ErrFormat] if it is not a log or of a newer format (then it is
-// untouched), [store.ErrCorrupt] if it is damaged, and [store.ErrInvalid] if the
+// untouched), [store.ErrUnfinished] if it is a copy that was not finished,
+// [store.ErrCorrupt] if it is damaged, and [store.ErrInvalid] if the
 // options are wrong or do not fit the log; errors of the operating system match
 // themselves.
 func Open(path string, opts ...Option) (*Log, error) {
@@ -175,7 +176,7 @@ func (l *Log) probe() error {
 			return err
 		})
 	})
-	if err == nil {
+	if err == nil && !l.salvage {
 		err = l.locate(checkMeta(l.file, l.db.Info().PageSize))
 	}
 	return errors.Join(err, l.guard(l.db.Close))
@@ -234,7 +235,7 @@ func readInfo(tx *bolt.Tx) (info *store.LogInfo, fresh bool, err error) {
 	if info.Format > formatVersion {
 		return nil, false, fmt.Errorf("%w: format %d, at most %d can be read", store.ErrFormat, info.Format, formatVersion)
 	}
-	return info, false, nil
+	return info, false, finished(meta)
 }
 
 // start makes the log ready once bbolt has opened the file.

@@ -56,6 +56,17 @@ func ReadOnly() Option {
 	return option(func(c *config) { c.readOnly = true })
 }
 
+// Salvage opens an existing log for reading alone, like [ReadOnly], even if one
+// of its two meta pages is damaged, which Open refuses otherwise. Then the log
+// is as the other meta page says. If the damaged one was the newer, that is the
+// state before the last transaction: the commits of that transaction, all of
+// them acknowledged at the same moment, are lost, and nothing else is; nothing
+// tells which page it was. What is there can be verified and copied to a new
+// file with [store.Verify] and [store.Copy].
+func Salvage() Option {
+	return option(func(c *config) { c.readOnly, c.salvage = true, true })
+}
+
 type config struct {
 	partitions    int
 	partitionsSet bool
@@ -63,6 +74,7 @@ type config struct {
 	lockTimeout   time.Duration
 	mmapBytes     int
 	readOnly      bool
+	salvage       bool
 }
 
 func newConfig(opts []Option) (*config, error) {

@@ -123,8 +123,8 @@ func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Versi
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return 0, fmt.Errorf("delete events of %v: %w", key, store.ErrClosed)
+	if err := l.usable(); err != nil {
+		return 0, fmt.Errorf("delete events of %v: %w", key, err)
 	}
 	e := l.find(key)
 	if e == nil {
@@ -179,8 +179,8 @@ func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Ve
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return 0, fmt.Errorf("delete snapshots of %v: %w", key, store.ErrClosed)
+	if err := l.usable(); err != nil {
+		return 0, fmt.Errorf("delete snapshots of %v: %w", key, err)
 	}
 	e := l.find(key)
 	if e == nil || e.rare == nil {

@@ -1,5 +1,5 @@
 // Package memory is the reference store: a [store.Log] that keeps everything in
-// memory and offers every optional ability. It is obviously right rather than
+// memory and offers every optional ability but [store.Backuper]. It is obviously right rather than
 // clever, and fast enough that nothing else is needed for tests, for
 // simulations and for what may be lost.
 package memory
@@ -28,8 +28,9 @@ const (
 
 // A Log is a [store.Log] in memory. It has all optional abilities: it is a
 // [store.Catalog], [store.Pruner], [store.Outbox], [store.Receipts],
-// [store.Claims], [store.Bookmarks], [store.Statistics], [store.Exclusive] and
-// [store.Instant]. Nothing of it outlives the process.
+// [store.Claims], [store.Bookmarks], [store.Statistics], [store.Exclusive],
+// [store.Instant], [store.Exporter], [store.Importer] and [store.Verifier]; it
+// has no files to back up. Nothing of it outlives the process.
 //
 // Records are kept in their stored form and are decoded, and their checksums
 // checked, on every read. Invariants:
@@ -50,6 +51,7 @@ type Log struct {
 	mu         sync.RWMutex
 	closed     bool
 	held       bool // by an engine, see Acquire
+	unfinished bool // see Import
 	arena      arena
 	partitions []partition
 	kinds      map[string]*kind
@@ -70,6 +72,9 @@ var (
 	_ store.Statistics = (*Log)(nil)
 	_ store.Exclusive  = (*Log)(nil)
 	_ store.Instant    = (*Log)(nil)
+	_ store.Exporter   = (*Log)(nil)
+	_ store.Importer   = (*Log)(nil)
+	_ store.Verifier   = (*Log)(nil)
 )
 
 // An entity costs about 130 bytes in all with its entry in the catalog, so what
@@ -166,8 +171,8 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 
 	l.lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, store.ErrClosed)
+	if err := l.usable(); err != nil {
+		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, err)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, err)
@@ -407,7 +412,7 @@ func (l *Log) Reopen() *Log {
 	defer l.mu.Unlock()
 	l.closed = true // for good, so all else can be handed on
 	return &Log{
-		info: l.info, clock: l.clock, shared: l.shared,
+		info: l.info, clock: l.clock, shared: l.shared, unfinished: l.unfinished,
 		arena: l.arena, partitions: l.partitions, kinds: l.kinds, stats: l.stats,
 		outbox: l.outbox, claims: l.claims, bookmarks: l.bookmarks,
 	}
@@ -417,9 +422,10 @@ func (l *Log) Reopen() *Log {
 func (l *Log) Acquire() (release func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.usable(); err != nil {
+		return nil, fmt.Errorf("acquire: %w", err)
+	}
 	switch {
-	case l.closed:
-		return nil, fmt.Errorf("acquire: %w", store.ErrClosed)
 	case l.shared:
 		return nil, fmt.Errorf("acquire: %w: the log is shared", errors.ErrUnsupported)
 	case l.held:
@@ -443,10 +449,25 @@ func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 		return store.Stats{}, fmt.Errorf("stats: %w", err)
 	}
 	defer unlock()
+	return l.figures(), nil
+}
+
+func (l *Log) figures() store.Stats {
 	s := l.stats
 	s.Info = l.info
 	s.Pending, s.Parked = int64(l.outbox.pending.length), int64(l.outbox.parked.length)
-	return s, nil
+	return s
+}
+
+// usable returns why the log cannot be used, or nil. The caller holds mu.
+func (l *Log) usable() error {
+	switch {
+	case l.closed:
+		return store.ErrClosed
+	case l.unfinished:
+		return store.ErrUnfinished
+	}
+	return nil
 }
 
 // begin locks the log for reading, unless it is closed or the context has ended.
@@ -455,9 +476,9 @@ func (l *Log) begin(ctx context.Context) (unlock func(), err error) {
 		return nil, err
 	}
 	l.mu.RLock()
-	if l.closed {
+	if err := l.usable(); err != nil {
 		l.mu.RUnlock()
-		return nil, store.ErrClosed
+		return nil, err
 	}
 	return l.mu.RUnlock, nil
 }

@@ -1,0 +1,153 @@
+package bbolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// backupStep bounds what a backup writes between two looks at its context.
+const backupStep = 256 << 10
+
+// Backup implements [store.Backuper]. Path becomes a file, as large as the log's
+// own but for what is free at its end, readable by its owner alone. It holds a
+// read transaction as [Log.Export] does.
+//
+// Before the file gets its name it is synced, opened and verified, which takes
+// about as long as the writing; damage is an error matching [store.ErrCorrupt].
+func (l *Log) Backup(ctx context.Context, path string, options store.BackupOptions) error {
+	if err := l.backup(ctx, path, &options); err != nil {
+		return fmt.Errorf("backup %s to %s: %w", l.path, path, err)
+	}
+	return nil
+}
+
+func (l *Log) backup(ctx context.Context, path string, options *store.BackupOptions) error {
+	if options.BytesPerSecondMax < 0 {
+		return fmt.Errorf("%w: at most %d bytes per second", store.ErrInvalid, options.BytesPerSecondMax)
+	}
+	if err := free(path); err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".partial-*")
+	if err != nil {
+		return err
+	}
+	err = l.writeBackup(ctx, file, options)
+	if err == nil {
+		err = checkBackup(ctx, file.Name(), options)
+	}
+	if err == nil {
+		err = free(path)
+	}
+	if err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("sync the directory: %w", err)
+	}
+	return nil
+}
+
+// free returns an error if there is something at path.
+func free(path string) error {
+	switch _, err := os.Lstat(path); {
+	case err == nil:
+		return fs.ErrExist
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	default:
+		return err
+	}
+}
+
+// writeBackup writes the log to file, syncs and closes it.
+func (l *Log) writeBackup(ctx context.Context, file *os.File, options *store.BackupOptions) error {
+	m, err := l.moment(ctx)
+	if err == nil {
+		w := &backupWriter{ctx: ctx, file: file, options: options, begun: time.Now(), total: m.tx.Size()}
+		err = l.guard(func() error {
+			_, err := m.tx.WriteTo(w)
+			return err
+		})
+		w.report()
+		err = errors.Join(err, m.Close())
+	}
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}
+
+// checkBackup opens and verifies what has been written.
+func checkBackup(ctx context.Context, path string, options *store.BackupOptions) error {
+	l, err := Open(path, ReadOnly())
+	if err != nil {
+		return err
+	}
+	report, err := store.Verify(ctx, l, store.VerifyOptions{Progress: options.Progress})
+	if err == nil {
+		err = report.Err()
+	}
+	return errors.Join(err, l.Close())
+}
+
+// A backupWriter writes a file no faster than it may, and says how far it is.
+type backupWriter struct {
+	ctx     context.Context
+	file    *os.File
+	options *store.BackupOptions
+	begun   time.Time
+	done    int64
+	total   int64
+}
+
+func (w *backupWriter) Write(b []byte) (written int, err error) {
+	for len(b) > 0 {
+		if err := w.wait(); err != nil {
+			return written, err
+		}
+		n, err := w.file.Write(b[:min(len(b), backupStep)])
+		written += n
+		w.done += int64(n)
+		if err != nil {
+			return written, err
+		}
+		b = b[n:]
+		w.report()
+	}
+	return written, nil
+}
+
+// wait waits until what has been written is not more than the time allows.
+func (w *backupWriter) wait() error {
+	if err := w.ctx.Err(); err != nil || w.options.BytesPerSecondMax == 0 {
+		return err
+	}
+	due := time.Duration(float64(w.done) / float64(w.options.BytesPerSecondMax) * float64(time.Second))
+	early := time.NewTimer(due - time.Since(w.begun))
+	defer early.Stop()
+	select {
+	case <-w.ctx.Done():
+		return w.ctx.Err()
+	case <-early.C:
+		return nil
+	}
+}
+
+func (w *backupWriter) report() {
+	if w.options.Progress != nil {
+		w.options.Progress(store.Progress{
+			Phase: "write the backup", Done: w.done, Total: w.total, Bytes: true, Elapsed: time.Since(w.begun),
+		})
+	}
+}

@@ -1,0 +1,361 @@
+package bbolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/store"
+)
+
+// An export is a log at one moment.
+type export struct {
+	*moment
+	places [bucketCount]site
+	faults []error // about where the buckets are
+	origin store.Origin
+	stats  store.Stats
+}
+
+// Export implements [store.Exporter]. It holds a read transaction until it is
+// closed: meanwhile the file does not reuse what commits set free, and a commit
+// that would need more address space than [WithInitialMmap] has reserved waits.
+// It reads the file page by page and goes on behind damaged ones.
+func (l *Log) Export(ctx context.Context) (store.Export, error) {
+	x, err := l.export(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("export %s: %w", l.path, err)
+	}
+	return x, nil
+}
+
+func (l *Log) export(ctx context.Context) (*export, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	m, err := l.momentLocked()
+	if err != nil {
+		return nil, err
+	}
+	x := &export{moment: m}
+	x.places, err = m.places(ctx, m.newPageSet(), func(err error) { x.faults = append(x.faults, err) })
+	if err == nil {
+		x.stats, err = l.Stats(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	x.origin.Sequence = l.writer.durable.sequence
+	for i := range l.heads {
+		x.origin.Heads = append(x.origin.Heads, store.NewPosition(i, l.heads[i].Load()))
+	}
+	return x, nil
+}
+
+func (x *export) Origin() store.Origin { return x.origin }
+func (x *export) Stats() store.Stats   { return x.stats }
+
+// Records implements [store.Export].
+func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+	return func(yield func(store.Record, error) bool) {
+		more := true
+		hand := func(r store.Record, err error) bool {
+			if err != nil {
+				r, err = nil, fmt.Errorf("export %vs: %w", s, x.log.locate(err))
+				more = yield(r, err) && errors.Is(err, store.ErrCorrupt)
+			} else {
+				more = yield(r, nil)
+			}
+			return more
+		}
+		for _, err := range x.faults {
+			if !hand(nil, err) {
+				return
+			}
+		}
+		x.each(ctx, s, hand)
+	}
+}
+
+// recordBuckets are where the records of a sort are, but for states and receipts.
+var recordBuckets = map[store.Sort]bucket{
+	store.SortEvent: bucketLog, store.SortVersion: bucketIndex, store.SortMessage: bucketMessage,
+	store.SortClaim: bucketClaim, store.SortBookmark: bucketBookmark,
+}
+
+func (x *export) each(ctx context.Context, s store.Sort, hand func(store.Record, error) bool) {
+	switch s {
+	case store.SortState:
+		x.states(ctx, hand)
+		return
+	case store.SortReceipt:
+		x.receipts(ctx, hand)
+		return
+	}
+	b := recordBuckets[s]
+	var d recordDecoder
+	x.entries(ctx, x.places[b], x.newPageSet(), func(k, v []byte, err error) bool {
+		switch {
+		case err != nil:
+			return hand(nil, err)
+		case b == bucketIndex && isReceiptKey(k):
+			return true
+		}
+		return hand(d.decode(b, k, v))
+	})
+}
+
+// isReceiptKey reports whether a key of the index is that of a receipt.
+func isReceiptKey(k []byte) bool {
+	_, _, rest, ok := storekit.SplitEntity(k)
+	return ok && isReceipt(rest)
+}
+
+// A receiptGroup is where the receipts of one entity are, or why that cannot be
+// told.
+type receiptGroup struct {
+	prefix []byte
+	places []place
+	err    error
+}
+
+// receiptGroups yields the receipts of a bucket, entity by entity.
+func (x *export) receiptGroups(ctx context.Context, b bucket) iter.Seq[receiptGroup] {
+	return func(yield func(receiptGroup) bool) {
+		var g receiptGroup
+		flush := func() bool {
+			if len(g.places) == 0 {
+				return true
+			}
+			slices.SortFunc(g.places, func(a, b place) int { return strings.Compare(a.name, b.name) })
+			full := g
+			g = receiptGroup{}
+			return yield(full)
+		}
+		more := true
+		x.entries(ctx, x.places[b], x.newPageSet(), func(k, _ []byte, err error) bool {
+			if err != nil {
+				more = flush() && yield(receiptGroup{prefix: bytes.Clone(k), err: err})
+				return more
+			}
+			kind, id, rest, ok := storekit.SplitEntity(k)
+			if b == bucketIndex && (!ok || !isReceipt(rest)) {
+				return true // a version, or what an export of versions tells of
+			}
+			prefix := k[:min(len(k), len(kind)+len(id)+2)]
+			if !bytes.Equal(prefix, g.prefix) {
+				if more = flush(); !more {
+					return false
+				}
+				g.prefix = bytes.Clone(prefix)
+			}
+			g.places = append(g.places, place{receiptName(k), b, bytes.Clone(k)})
+			return true
+		})
+		if more {
+			flush()
+		}
+	}
+}
+
+// receipts yields the receipts by name, where the file has them by age. A log of
+// format 1 that is opened for reading has them in their old bucket, or those of
+// some entities.
+func (x *export) receipts(ctx context.Context, hand func(store.Record, error) bool) {
+	next, stop := iter.Pull(x.receiptGroups(ctx, bucketIndex))
+	defer stop()
+	nextOld, stopOld := iter.Pull(x.receiptGroups(ctx, bucketOldReceipt))
+	defer stopOld()
+	a, hasA := next()
+	b, hasB := nextOld()
+	for hasA || hasB {
+		var g receiptGroup
+		if hasA && (!hasB || a.err != nil || bytes.Compare(a.prefix, b.prefix) < 0) {
+			g = a
+			a, hasA = next()
+		} else {
+			g = b
+			b, hasB = nextOld()
+		}
+		if g.err != nil {
+			if !hand(nil, g.err) {
+				return
+			}
+			continue
+		}
+		if !x.receiptsOf(&g, hand) {
+			return
+		}
+	}
+}
+
+func (x *export) receiptsOf(g *receiptGroup, hand func(store.Record, error) bool) bool {
+	var value []byte
+	for _, at := range g.places {
+		found, err := x.lookUp(at.in, at.key, value)
+		if err == nil && found == nil {
+			err = at.in.corrupt(at.key, "searches do not find it")
+		}
+		var r store.Record
+		if err == nil {
+			value = found
+			r, err = new(recordDecoder).decode(at.in, at.key, value)
+		} else if c, ok := errors.AsType[*store.CorruptError](err); ok {
+			kind, id, _, _ := storekit.SplitEntity(at.key)
+			c.Key = store.Key{Kind: string(kind), ID: string(id)}
+		}
+		if !hand(r, err) {
+			return false
+		}
+	}
+	return true
+}
+
+// states yields snapshots and saved states side by side, by entity.
+func (x *export) states(ctx context.Context, hand func(store.Record, error) bool) {
+	type entry struct {
+		k, v []byte
+		err  error
+	}
+	pull := func(b bucket) (func() (entry, bool), func()) {
+		return iter.Pull(func(yield func(entry) bool) {
+			x.entries(ctx, x.places[b], x.newPageSet(), func(k, v []byte, err error) bool { return yield(entry{k, v, err}) })
+		})
+	}
+	savedNext, stopSaved := pull(bucketState)
+	defer stopSaved()
+	snapshotNext, stopSnapshots := pull(bucketSnapshot)
+	defer stopSnapshots()
+	var d recordDecoder
+	saved, hasSaved := savedNext()
+	snapshot, hasSnapshot := snapshotNext()
+	for hasSaved || hasSnapshot {
+		first := hasSaved && (!hasSnapshot || saved.err != nil || bytes.Compare(saved.k, snapshot.k) < 0)
+		e, b := snapshot, bucketSnapshot
+		if first {
+			e, b = saved, bucketState
+		}
+		more := false
+		if e.err != nil {
+			more = hand(nil, e.err)
+		} else {
+			more = hand(d.decode(b, e.k, e.v))
+		}
+		if !more {
+			return
+		}
+		if first {
+			saved, hasSaved = savedNext()
+		} else {
+			snapshot, hasSnapshot = snapshotNext()
+		}
+	}
+}
+
+// A recordDecoder decodes entries of all buckets that hold records.
+type recordDecoder struct {
+	store.Decoder
+	event store.Event
+	state store.State
+}
+
+// decode returns the record of an entry, or a [*store.CorruptError] that names it.
+func (d *recordDecoder) decode(b bucket, k, v []byte) (store.Record, error) {
+	r, err := d.record(b, k, v)
+	c, ok := errors.AsType[*store.CorruptError](err)
+	if !ok {
+		return r, err
+	}
+	if c.Where == "" {
+		c.Where = fmt.Sprintf("bucket %v, key %q", b, k)
+	}
+	switch b {
+	case bucketLog:
+		if p := positionOf(k); len(k) == 8 {
+			c.What, c.Position = "event", p
+		}
+	case bucketIndex, bucketSnapshot, bucketState, bucketOldReceipt:
+		kind, id, rest, ok := storekit.SplitEntity(k)
+		if ok {
+			c.Key = store.Key{Kind: string(kind), ID: string(id)}
+		}
+		if ok && len(rest) == 8 && b != bucketOldReceipt {
+			c.Version = store.Version(binary.BigEndian.Uint64(rest))
+		}
+	}
+	return nil, c
+}
+
+func (d *recordDecoder) record(b bucket, k, v []byte) (store.Record, error) {
+	if b == bucketLog {
+		err := d.Event(v, &d.event)
+		if err == nil && (len(k) != 8 || d.event.Position != positionOf(k)) {
+			err = misplaced(&d.event)
+		}
+		return &d.event, err
+	}
+	if b == bucketIndex && !isReceiptKey(k) {
+		return indexed(k, v)
+	}
+	record, reason := storekit.Sealed(k, v)
+	if reason != "" {
+		return nil, b.corrupt(k, reason)
+	}
+	switch b {
+	case bucketState, bucketSnapshot:
+		err := d.State(record, &d.state)
+		if s := &d.state; err == nil && !bytes.Equal(stateKey(s), k) || err == nil && (s.Position == 0) != (b == bucketState) {
+			err = b.corrupt(k, fmt.Sprintf("found version %d of %v in its place", s.Version, s.Key))
+		}
+		return &d.state, err
+	case bucketMessage:
+		m, err := store.DecodeMessage(record)
+		if err == nil && !bytes.Equal(be64(m.Sequence), k) {
+			err = b.corrupt(k, fmt.Sprintf("found message %d in its place", m.Sequence))
+		}
+		return m, err
+	case bucketIndex, bucketOldReceipt:
+		kind, id, _, ok := storekit.SplitEntity(k)
+		if !ok {
+			return nil, b.corrupt(k, "it names no receipt")
+		}
+		return decodeReceipt(store.Key{Kind: string(kind), ID: string(id)}, receiptName(k), k, record)
+	case bucketClaim:
+		return decodeClaim(k, record)
+	case bucketBookmark:
+		return decodeBookmark(k, record)
+	}
+	panic(fmt.Sprintf("bucket %v holds no records", b))
+}
+
+// indexed returns what an entry of the index says of an event.
+func indexed(k, v []byte) (store.Record, error) {
+	n, reason := storekit.Number(k, v)
+	if reason != "" {
+		return nil, bucketIndex.corrupt(k, reason)
+	}
+	kind, id, rest, ok := storekit.SplitEntity(k)
+	if !ok || len(rest) != 8 {
+		return nil, bucketIndex.corrupt(k, "it names no event")
+	}
+	return &store.Event{
+		Key: store.Key{Kind: string(kind), ID: string(id)}, Version: store.Version(binary.BigEndian.Uint64(rest)), Position: store.Position(n),
+	}, nil
+}
+
+// stateKey returns the key of a state.
+func stateKey(s *store.State) []byte {
+	k := storekit.AppendEntity(nil, s.Key)
+	if s.Position != 0 {
+		k = binary.BigEndian.AppendUint64(k, uint64(s.Version))
+	}
+	return k
+}

@@ -1,0 +1,460 @@
+package bbolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A moment is the file as one read transaction sees it, for those who read all
+// of it. It reads pages with their checks by itself, not by bbolt, because
+//
+//   - bbolt panics at the first damaged page, and here the rest has to be read;
+//   - bbolt believes the count of entries in a page, and a page whose count has
+//     become less has lost its last ones. But the first entry says how far away
+//     its key is, the keys and values follow each other without a gap, and so a
+//     wrong count, site or length of any entry shows;
+//   - bbolt reads mapped memory, where a file that has shrunk is a fault.
+//
+// While a moment is held, bbolt does not reuse the pages that commits set free,
+// so the file grows by what is written; and a commit that needs more address
+// space than WithInitialMmap has reserved waits for the moment's end.
+type moment struct {
+	log       *Log
+	tx        *bolt.Tx
+	pageBytes int
+	pages     uint64 // that the file has in use or free
+	root      uint64
+}
+
+// moment begins a read of the whole file. The caller closes it.
+func (l *Log) moment(ctx context.Context) (*moment, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	// Whoever holds writing sees nothing that is not durable.
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	return l.momentLocked()
+}
+
+func (l *Log) momentLocked() (*moment, error) {
+	if err := l.usable(); err != nil {
+		return nil, err
+	}
+	m := &moment{log: l}
+	err := l.guard(func() (err error) {
+		if m.tx, err = l.begin(false); err != nil {
+			return err
+		}
+		m.pageBytes = l.db.Info().PageSize
+		m.pages = uint64(m.tx.Size()) / uint64(m.pageBytes)
+		m.root = uint64(m.tx.Cursor().Bucket().Root())
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *moment) Close() error { return m.log.guard(m.tx.Rollback) }
+
+// What bbolt keeps in a page, in the machine's byte order: a header of id,
+// flags, count and overflow; an element for each entry; keys and values. The
+// value of a bucket is its root page and a number that it counts up, and the
+// page itself where it is a small one.
+const (
+	pageBranch      = 0x01
+	pageLeaf        = 0x02
+	pageFree        = 0x10
+	elementBytes    = 16
+	elementIsBucket = 1
+	bucketHead      = 16
+	depthMax        = 32 // of a tree; bbolt's have at least two entries in a page
+)
+
+var order = binary.NativeEndian
+
+// A node is a page with what is in it.
+type node struct {
+	id       uint64 // 0 of a page within a value
+	flags    uint16
+	count    int
+	overflow uint32
+	data     []byte
+}
+
+func (m *moment) fault(id uint64, format string, args ...any) *store.CorruptError {
+	return &store.CorruptError{What: "page", Where: fmt.Sprintf("%s, page %d", m.log.path, id), Reason: fmt.Sprintf(format, args...)}
+}
+
+// read reads a page into buf, which it returns, larger if need be.
+func (m *moment) read(id uint64, buf []byte) (n node, _ []byte, err error) {
+	if id < 2 || id >= m.pages {
+		return n, buf, m.fault(id, "there is no such page, the file has %d", m.pages)
+	}
+	var head [pageHeaderBytes]byte
+	if err := m.readAt(head[:], id); err != nil {
+		return n, buf, err
+	}
+	n = nodeOf(head[:])
+	switch {
+	case n.id != id:
+		return n, buf, m.fault(id, "it says that it is page %d", n.id)
+	case uint64(n.overflow) >= m.pages-id:
+		return n, buf, m.fault(id, "it says that it goes on for %d pages, and the file has %d", n.overflow, m.pages)
+	}
+	size := (int(n.overflow) + 1) * m.pageBytes
+	if cap(buf) < size {
+		buf = make([]byte, size)
+	}
+	buf = buf[:size]
+	if err := m.readAt(buf, id); err != nil {
+		return n, buf, err
+	}
+	n.data = buf
+	return n, buf, nil
+}
+
+func (m *moment) readAt(b []byte, id uint64) error {
+	_, err := m.log.file.ReadAt(b, int64(id)*int64(m.pageBytes))
+	if errors.Is(err, io.EOF) {
+		return m.fault(id, "the file ends before it")
+	}
+	return err
+}
+
+// nodeOf reads the header of a page.
+func nodeOf(b []byte) node {
+	return node{
+		id: order.Uint64(b), flags: order.Uint16(b[8:]), count: int(order.Uint16(b[10:])), overflow: order.Uint32(b[12:]),
+		data: b,
+	}
+}
+
+// check says what is wrong with the elements of a page.
+func (n *node) check() (reason string) {
+	if n.flags != pageBranch && n.flags != pageLeaf {
+		return fmt.Sprintf("it is neither a branch nor a leaf: flags %x", n.flags)
+	}
+	at := pageHeaderBytes + n.count*elementBytes
+	for i := range n.count {
+		e, ok := n.element(i)
+		if !ok {
+			return fmt.Sprintf("entry %d is outside of it", i)
+		}
+		if e.at != at {
+			return fmt.Sprintf("entry %d of %d is at byte %d, not %d", i, n.count, e.at, at)
+		}
+		at += len(e.key) + len(e.value)
+	}
+	return ""
+}
+
+// An element is an entry of a page.
+type element struct {
+	at    int
+	flags uint32
+	page  uint64 // below it, of a branch
+	key   []byte
+	value []byte
+}
+
+// element returns an entry, and false if it is not within the page.
+func (n *node) element(i int) (e element, ok bool) {
+	from := pageHeaderBytes + i*elementBytes
+	if from+elementBytes > len(n.data) {
+		return e, false
+	}
+	b := n.data[from:]
+	var at, keyBytes, valueBytes uint64
+	if n.flags == pageBranch {
+		at, keyBytes = uint64(order.Uint32(b)), uint64(order.Uint32(b[4:]))
+		e.page = order.Uint64(b[8:])
+	} else {
+		e.flags = order.Uint32(b)
+		at, keyBytes, valueBytes = uint64(order.Uint32(b[4:])), uint64(order.Uint32(b[8:])), uint64(order.Uint32(b[12:]))
+	}
+	at += uint64(from)
+	if at+keyBytes+valueBytes > uint64(len(n.data)) || keyBytes == 0 {
+		return e, false
+	}
+	e.at = int(at)
+	e.key = n.data[at : at+keyBytes]
+	e.value = n.data[at+keyBytes : at+keyBytes+valueBytes]
+	return e, true
+}
+
+// A site is where a bucket is.
+type site struct {
+	root   uint64 // 0: it is within the value
+	inline []byte
+}
+
+// A walk goes through a tree in the order of its keys.
+type walk struct {
+	m     *moment
+	ctx   context.Context
+	seen  pageSet
+	inner bool     // the values are those of buckets
+	bufs  [][]byte // a page for each level
+	last  []byte   // the key before
+	some  bool     // there was one
+	// yield gets an entry, or what is wrong with a page; false ends the walk.
+	yield func(k, v []byte, err error) bool
+}
+
+// entries calls yield with all entries of a bucket, and with what is wrong: an
+// error that matches [store.ErrCorrupt], after which it goes on, or another one,
+// which is the last. Keys and values are valid until yield returns.
+func (m *moment) entries(ctx context.Context, p site, seen pageSet, yield func(k, v []byte, err error) bool) {
+	w := &walk{m: m, ctx: ctx, seen: seen, yield: yield}
+	if p.root != 0 {
+		w.page(p.root, 0, nil, nil)
+		return
+	}
+	n := nodeOf(p.inline)
+	if n.flags != pageLeaf || n.overflow != 0 || n.id != 0 {
+		w.yield(nil, nil, m.fault(m.root, "a page within a value is no leaf"))
+		return
+	}
+	w.node(&n, 0, nil, nil)
+}
+
+// places returns where the buckets are.
+func (m *moment) places(ctx context.Context, seen pageSet, fault func(error)) (places [bucketCount]site, err error) {
+	var found [bucketCount]bool
+	w := &walk{m: m, ctx: ctx, seen: seen, inner: true, yield: func(k, v []byte, failure error) bool {
+		if failure != nil {
+			if !errors.Is(failure, store.ErrCorrupt) {
+				err = failure
+				return false
+			}
+			fault(failure)
+			return true
+		}
+		for b, name := range bucketNames {
+			if string(k) == name {
+				found[b] = true
+				places[b] = site{root: order.Uint64(v), inline: bytes.Clone(v[bucketHead:])}
+				return true
+			}
+		}
+		fault(m.fault(m.root, "there is a bucket %q", k))
+		return true
+	}}
+	w.page(m.root, 0, nil, nil)
+	for b, ok := range found {
+		if !ok && err == nil {
+			if bucket(b) != bucketOldReceipt {
+				fault(m.fault(m.root, "bucket %v is missing", bucket(b)))
+			}
+			places[b].inline = make([]byte, pageHeaderBytes)
+			order.PutUint16(places[b].inline[8:], pageLeaf)
+		}
+	}
+	return places, err
+}
+
+// page goes through a page and what is below it. All its keys are at or above
+// low and below high, nil for no bound. It returns false to end the walk.
+func (w *walk) page(id uint64, depth int, low, high []byte) bool {
+	if err := w.ctx.Err(); err != nil {
+		w.yield(nil, nil, err)
+		return false
+	}
+	if depth == depthMax {
+		return w.yield(nil, nil, w.m.fault(id, "it is %d pages below the root", depth))
+	}
+	if depth == len(w.bufs) {
+		w.bufs = append(w.bufs, nil)
+	}
+	n, buf, err := w.m.read(id, w.bufs[depth])
+	w.bufs[depth] = buf
+	if err != nil {
+		return w.yield(nil, nil, err) && errors.Is(err, store.ErrCorrupt)
+	}
+	for p := id; p <= id+uint64(n.overflow); p++ {
+		if !w.seen.add(p) {
+			return w.yield(nil, nil, w.m.fault(p, "it is in use twice"))
+		}
+	}
+	if n.count == 0 && depth > 0 {
+		return w.yield(nil, nil, w.m.fault(id, "it is empty"))
+	}
+	return w.node(&n, depth, low, high)
+}
+
+// node goes through the entries of a page, those of a damaged one as far as they
+// are within it.
+func (w *walk) node(n *node, depth int, low, high []byte) bool {
+	if reason := n.check(); reason != "" && !w.yield(nil, nil, w.m.fault(n.id, "%s", reason)) {
+		return false
+	}
+	if n.flags != pageBranch && n.flags != pageLeaf {
+		return true
+	}
+	for i := range n.count {
+		e, ok := n.element(i)
+		if !ok {
+			continue
+		}
+		if bytes.Compare(e.key, low) < 0 || (high != nil && bytes.Compare(e.key, high) >= 0) {
+			if !w.yield(nil, nil, w.m.fault(n.id, "key %q is not between %q and %q", e.key, low, high)) {
+				return false
+			}
+		}
+		if n.flags == pageLeaf {
+			if !w.leaf(n, &e) {
+				return false
+			}
+			continue
+		}
+		below := high
+		if next, ok := n.element(i + 1); ok && i+1 < n.count {
+			below = next.key
+		}
+		if !w.page(e.page, depth+1, e.key, below) {
+			return false
+		}
+	}
+	return true
+}
+
+// leaf yields an entry.
+func (w *walk) leaf(n *node, e *element) bool {
+	if w.some && bytes.Compare(e.key, w.last) <= 0 {
+		if !w.yield(nil, nil, w.m.fault(n.id, "key %q comes after %q", e.key, w.last)) {
+			return false
+		}
+	}
+	w.last, w.some = append(w.last[:0], e.key...), true
+	switch {
+	case w.inner && (e.flags != elementIsBucket || len(e.value) < bucketHead || order.Uint64(e.value[8:]) != 0 ||
+		order.Uint64(e.value) == 0 && len(e.value) < bucketHead+pageHeaderBytes):
+		return w.yield(nil, nil, w.m.fault(n.id, "the entry of %q is none of a bucket", e.key))
+	case !w.inner && e.flags != 0:
+		return w.yield(nil, nil, w.m.fault(n.id, "the entry of %q has flags %x", e.key, e.flags))
+	}
+	return w.yield(e.key, e.value, nil)
+}
+
+// valueBytesMax is more than any value has: a length above it is damaged.
+const valueBytesMax = 2 * store.BatchBytesMax
+
+// lookUp returns the value under a key as searches of bbolt find it, or nil. It
+// is a copy in into, because the length of a damaged value may be anything.
+func (m *moment) lookUp(b bucket, k, into []byte) (value []byte, err error) {
+	err = m.log.guard(func() (err error) {
+		var found []byte
+		if t := b.open(m.tx); b == bucketLog {
+			found = t.Get(k)
+		} else {
+			found, err = b.get(t, k)
+		}
+		if len(found) > valueBytesMax {
+			return b.corrupt(k, fmt.Sprintf("value of %d bytes", len(found)))
+		}
+		if found != nil {
+			value = append(into[:0], found...)
+		}
+		return err
+	})
+	return value, err
+}
+
+// A pageSet is a set of pages, a bit for each.
+type pageSet []uint64
+
+func (m *moment) newPageSet() pageSet { return make(pageSet, m.pages/64+1) }
+
+// add adds a page and reports whether it was not there.
+func (s pageSet) add(id uint64) bool {
+	word, bit := id/64, uint64(1)<<(id%64)
+	fresh := s[word]&bit == 0
+	s[word] |= bit
+	return fresh
+}
+
+func (s pageSet) has(id uint64) bool { return s[id/64]&(1<<(id%64)) != 0 }
+
+// freePages adds the free list and the pages that it names to seen, and says
+// what is wrong. Each page of the file is in use or in the list, and not both.
+func (m *moment) freePages(list uint64, seen pageSet, fault func(error)) error {
+	if list == noFreeList {
+		return nil
+	}
+	n, _, err := m.read(list, nil)
+	if err == nil && n.flags != pageFree {
+		err = m.fault(list, "it is no free list: flags %x", n.flags)
+	}
+	if err != nil {
+		if !errors.Is(err, store.ErrCorrupt) {
+			return err
+		}
+		fault(err)
+		return nil
+	}
+	for p := list; p <= list+uint64(n.overflow); p++ {
+		if !seen.add(p) {
+			fault(m.fault(p, "the free list is in use twice"))
+		}
+	}
+	ids, count := n.data[pageHeaderBytes:], uint64(n.count)
+	if n.count == 0xffff { // more than fit in the header: the first id is the count
+		count, ids = order.Uint64(ids), ids[8:]
+	}
+	if count > uint64(len(ids)/8) {
+		fault(m.fault(list, "the free list says that it names %d pages", count))
+		count = uint64(len(ids) / 8)
+	}
+	for i := range count {
+		id := order.Uint64(ids[8*i:])
+		if id < 2 || id >= m.pages {
+			fault(m.fault(list, "the free list names page %d of %d", id, m.pages))
+		} else if !seen.add(id) {
+			fault(m.fault(id, "the free list names it, and it is in use"))
+		}
+	}
+	for id := uint64(2); id < m.pages; id++ {
+		if !seen.has(id) {
+			fault(m.fault(id, "it is neither in use nor in the free list"))
+		}
+	}
+	return nil
+}
+
+const noFreeList = 1<<64 - 1
+
+// freeList returns the page of the free list, which only the meta page says. The
+// caller has kept commits from writing both meta pages anew since the moment
+// began, or is told that it cannot be found.
+func (m *moment) freeList() (uint64, error) {
+	for i := range 2 {
+		var meta [metaBytes]byte
+		if _, err := m.log.file.ReadAt(meta[:], int64(i*m.pageBytes)+pageHeaderBytes); err != nil {
+			return 0, err
+		}
+		h := fnv.New64a()
+		h.Write(meta[:metaSumAt])
+		if order.Uint64(meta[metaSumAt:]) == h.Sum64() && order.Uint64(meta[metaTxAt:]) == uint64(m.tx.ID()) {
+			return order.Uint64(meta[metaFreeAt:]), nil
+		}
+	}
+	return 0, errors.New("neither meta page is of this transaction")
+}
+
+// Places in a meta page behind its header.
+const (
+	metaFreeAt = 32
+	metaTxAt   = 48
+)

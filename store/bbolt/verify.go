@@ -1,0 +1,282 @@
+package bbolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/store"
+)
+
+// VerifyFiles implements [store.Verifier]. It checks both meta pages, every page
+// of every tree, the free list, and that what refers to something finds it:
+// events and index, messages and the lists that name them, heads and counters.
+// Pages that are free are not looked at. It needs one bit of memory for each
+// page, and holds a read transaction as [Log.Export] does.
+func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
+	v := &fileCheck{fault: func(err error) { fault(l.locate(err)) }}
+	err := v.open(ctx, l)
+	if err == nil {
+		err = errors.Join(v.run(ctx), v.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", l.path, err)
+	}
+	return nil
+}
+
+// A fileCheck is a check of the file at one moment.
+type fileCheck struct {
+	*moment
+	fault    func(error)
+	free     uint64 // page of the free list
+	seen     pageSet
+	heads    []uint64
+	says     counters
+	count    [bucketCount]uint64 // entries
+	sequence uint64              // the highest of a message
+	decoder  recordDecoder
+	other    recordDecoder // of what a record refers to
+	places   [bucketCount]site
+	versions uint64 // entries of the index that are no receipts
+	scratch  []byte // of what a look-up has found
+}
+
+// open begins the check, and does what the next commits could disturb.
+func (v *fileCheck) open(ctx context.Context, l *Log) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	m, err := l.momentLocked()
+	if err != nil {
+		return err
+	}
+	v.moment, v.seen, v.says = m, m.newPageSet(), l.writer.durable
+	for i := range l.heads {
+		v.heads = append(v.heads, l.heads[i].Load())
+	}
+	v.free, err = m.freeList()
+	if err == nil {
+		err = checkMeta(l.file, m.pageBytes)
+		if errors.Is(err, store.ErrCorrupt) {
+			v.fault(err)
+			err = nil
+		}
+	}
+	if err != nil {
+		return errors.Join(err, m.Close())
+	}
+	return nil
+}
+
+func (v *fileCheck) run(ctx context.Context) error {
+	var err error
+	if v.places, err = v.moment.places(ctx, v.seen, v.fault); err != nil {
+		return err
+	}
+	for b := range bucketCount {
+		v.entries(ctx, v.places[b], v.seen, func(k, value []byte, failure error) bool {
+			switch {
+			case errors.Is(failure, store.ErrCorrupt):
+				v.fault(failure)
+			case failure != nil:
+				err = failure
+				return false
+			default:
+				v.count[b]++
+				v.entry(b, k, value)
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
+	}
+	v.compareCounters()
+	return v.freePages(v.free, v.seen, v.fault)
+}
+
+// entry checks an entry and what it refers to. Of records that cannot be read
+// an export tells.
+func (v *fileCheck) entry(b bucket, k, value []byte) {
+	switch b {
+	case bucketMeta:
+		v.meta(k, value)
+	case bucketLog:
+		if r, err := v.decoder.decode(b, k, value); err == nil {
+			e := r.(*store.Event)
+			index := binary.BigEndian.AppendUint64(storekit.AppendEntity(nil, e.Key), uint64(e.Version))
+			v.refers(b, k, bucketIndex, index, uint64(e.Position))
+		}
+	case bucketIndex:
+		if isReceiptKey(k) {
+			return // an export reads it
+		}
+		v.versions++
+		if r, err := indexed(k, value); err == nil {
+			v.indexEntry(k, r.(*store.Event))
+		}
+	case bucketMessage:
+		if r, err := v.decoder.decode(b, k, value); err == nil {
+			v.message(k, r.(*store.Message))
+		}
+	case bucketDue, bucketParked, bucketTimer:
+		v.listEntry(b, k, value)
+	}
+}
+
+func (v *fileCheck) meta(k, value []byte) {
+	reason := ""
+	switch {
+	case bytes.Equal(k, metaInfo):
+		record, why := storekit.Sealed(k, value)
+		if reason = why; why == "" {
+			if _, err := store.DecodeLogInfo(record); err != nil {
+				reason = err.Error()
+			}
+		}
+	case bytes.Equal(k, metaCounters):
+		reason = new(counters).read(value)
+	case bytes.HasPrefix(k, metaHead) && len(k) == len(metaHead)+2:
+		n, why := storekit.Number(k, value)
+		p := int(binary.BigEndian.Uint16(k[len(metaHead):]))
+		switch {
+		case why != "":
+			reason = why
+		case p >= len(v.heads):
+			reason = fmt.Sprintf("the log has %d partitions", len(v.heads))
+		case n != v.heads[p]:
+			reason = fmt.Sprintf("the head is %d, the log says %d", n, v.heads[p])
+		}
+	default:
+		reason = "there is no such thing"
+	}
+	if reason != "" {
+		v.fault(bucketMeta.corrupt(k, reason))
+	}
+}
+
+// refers checks that an entry of another bucket holds the number n.
+func (v *fileCheck) refers(from bucket, k []byte, to bucket, key []byte, n uint64) {
+	value, err := v.find(to, key)
+	if err == nil && value == nil {
+		err = from.corrupt(k, fmt.Sprintf("bucket %v has no entry %q for it", to, key))
+	}
+	if err == nil {
+		if got, _ := storekit.Number(key, value); got != n {
+			err = from.corrupt(k, fmt.Sprintf("entry %q of bucket %v says %d, not %d", key, to, got, n))
+		}
+	}
+	if err != nil {
+		v.fault(err)
+	}
+}
+
+// find looks up what an entry refers to.
+func (v *fileCheck) find(b bucket, k []byte) (value []byte, err error) {
+	value, err = v.lookUp(b, k, v.scratch)
+	if value != nil {
+		v.scratch = value
+	}
+	return value, err
+}
+
+func (v *fileCheck) indexEntry(k []byte, e *store.Event) {
+	value, err := v.find(bucketLog, be64(uint64(e.Position)))
+	at := &store.CorruptError{What: "event", Where: fmt.Sprintf("bucket index, key %q", k), Key: e.Key, Version: e.Version, Position: e.Position}
+	switch {
+	case err != nil:
+		v.fault(err)
+		return
+	case value == nil:
+		at.Reason = "the log has no event at its position"
+		v.fault(at)
+		return
+	}
+	r, err := v.other.decode(bucketLog, be64(uint64(e.Position)), value)
+	if err != nil {
+		return
+	}
+	if found := r.(*store.Event); found.Key != e.Key || found.Version != e.Version {
+		at.Reason = fmt.Sprintf("the event at its position is version %d of %v", found.Version, found.Key)
+		v.fault(at)
+	}
+}
+
+func (v *fileCheck) message(k []byte, m *store.Message) {
+	v.sequence = max(v.sequence, m.Sequence)
+	if m.Parked {
+		v.refers(bucketMessage, k, bucketParked, be64(m.Sequence), m.Sequence)
+	} else {
+		v.refers(bucketMessage, k, bucketDue, dueKey(m), m.Sequence)
+	}
+	if m.Timer != "" {
+		v.refers(bucketMessage, k, bucketTimer, timerKey(m.Source, m.Timer), m.Sequence)
+	}
+}
+
+// listEntry checks an entry that names a message.
+func (v *fileCheck) listEntry(b bucket, k, value []byte) {
+	n, reason := storekit.Number(k, value)
+	if reason != "" {
+		v.fault(b.corrupt(k, reason))
+		return
+	}
+	record, err := v.find(bucketMessage, be64(n))
+	switch {
+	case err != nil:
+		v.fault(err)
+		return
+	case record == nil:
+		v.fault(b.corrupt(k, fmt.Sprintf("there is no message %d", n)))
+		return
+	}
+	r, err := v.other.decode(bucketMessage, be64(n), record)
+	if err != nil {
+		return
+	}
+	m := r.(*store.Message)
+	want := dueKey(m)
+	right := !m.Parked
+	switch b {
+	case bucketParked:
+		want, right = be64(n), m.Parked
+	case bucketTimer:
+		want, right = timerKey(m.Source, m.Timer), m.Timer != ""
+	}
+	if !right || !bytes.Equal(want, k) {
+		v.fault(b.corrupt(k, fmt.Sprintf("message %d does not belong there", n)))
+	}
+}
+
+// compareCounters holds what was found against what the log says.
+func (v *fileCheck) compareCounters() {
+	heads := uint64(0)
+	for _, h := range v.heads {
+		heads += h
+	}
+	for _, c := range []struct {
+		what      string
+		says, has uint64
+	}{
+		{"events", v.says.events, v.count[bucketLog]},
+		{"entries of the index", v.says.events, v.versions},
+		{"deleted events", v.says.pruned, heads - v.count[bucketLog]},
+		{"snapshots and saved states", v.says.snapshots, v.count[bucketSnapshot] + v.count[bucketState]},
+		{"pending messages", v.says.pending, v.count[bucketDue]},
+		{"parked messages", v.says.parked, v.count[bucketParked]},
+		{"messages", v.says.pending + v.says.parked, v.count[bucketMessage]},
+	} {
+		if c.says != c.has {
+			v.fault(bucketMeta.corrupt(metaCounters, fmt.Sprintf("the log says that it has %d %s, found %d", c.says, c.what, c.has)))
+		}
+	}
+	if v.sequence > v.says.sequence {
+		v.fault(bucketMeta.corrupt(metaCounters, fmt.Sprintf("the last message is %d, found %d", v.says.sequence, v.sequence)))
+	}
+}

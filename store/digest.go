@@ -1,0 +1,152 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"strings"
+)
+
+// A Digest tells whether two logs hold the same: it is equal for logs with the
+// same records, heads and last sequence, whatever store keeps them, and differs
+// if one bit of them does. The identity of a log ([LogInfo]) is not part of it.
+type Digest struct {
+	// Sorts are the records of each sort, by its number.
+	Sorts [sortCount]SortDigest
+	// Total is the SHA-256 of all of it.
+	Total [sha256.Size]byte
+}
+
+// A SortDigest tells whether two logs hold the same records of one sort.
+type SortDigest struct {
+	// Count is how many there are, Bytes how long their stored forms are.
+	Count, Bytes int64
+	// Sum is the SHA-256 of the stored forms in their order, each with its
+	// length before it.
+	Sum [sha256.Size]byte
+}
+
+// Of returns the digest of a sort.
+func (d *Digest) Of(s Sort) SortDigest { return d.Sorts[s] }
+
+// String returns the total in hexadecimal digits.
+func (d *Digest) String() string { return hex.EncodeToString(d.Total[:]) }
+
+// Difference says in which sorts two digests differ, and is empty if they are equal.
+func (d *Digest) Difference(other *Digest) string {
+	var parts []string
+	for s, a := range d.Sorts {
+		b := other.Sorts[s]
+		switch {
+		case a.Count != b.Count:
+			parts = append(parts, fmt.Sprintf("%d %vs and %d", a.Count, Sort(s), b.Count))
+		case a.Sum != b.Sum:
+			parts = append(parts, fmt.Sprintf("%vs differ", Sort(s)))
+		}
+	}
+	if len(parts) == 0 && d.Total != other.Total {
+		return "heads or the last sequence differ"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// NewDigest reads a log as it is now and returns its digest. The log must be an
+// [Exporter], else the error matches [errors.ErrUnsupported]. The first damaged
+// record ends it with an error matching [ErrCorrupt]. Progress may be nil.
+func NewDigest(ctx context.Context, log Log, progress func(Progress)) (d *Digest, failure error) {
+	x, err := export(ctx, log)
+	if err != nil {
+		return nil, fmt.Errorf("digest: %w", err)
+	}
+	defer func() { failure = errors.Join(failure, x.Close()) }()
+	d, err = digestOf(ctx, x, progress, func(Record, int) error { return nil })
+	if err != nil {
+		return nil, fmt.Errorf("digest: %w", err)
+	}
+	return d, nil
+}
+
+// export begins an export if the log can do so.
+func export(ctx context.Context, log Log) (Export, error) {
+	exporter, ok := log.(Exporter)
+	if !ok {
+		return nil, fmt.Errorf("%w: a %T cannot be exported", errors.ErrUnsupported, log)
+	}
+	return exporter.Export(ctx)
+}
+
+// digestOf returns the digest of an export and calls each with every record and
+// the length of its stored form.
+func digestOf(ctx context.Context, x Export, progress func(Progress), each func(r Record, n int) error) (*Digest, error) {
+	d := new(Digest)
+	stats := x.Stats()
+	for _, s := range Sorts() {
+		m := newMeter(progress, fmt.Sprintf("read %vs", s), totalOf(s, &stats))
+		sum := newRecordSum()
+		for r, err := range x.Records(ctx, s) {
+			if err != nil {
+				return nil, fmt.Errorf("read %vs: %w", s, err)
+			}
+			if err := each(r, sum.add(r)); err != nil {
+				return nil, err
+			}
+			m.add(1)
+		}
+		m.report()
+		d.Sorts[s] = sum.digest()
+	}
+	d.seal(x.Origin())
+	return d, nil
+}
+
+// seal computes the total.
+func (d *Digest) seal(o Origin) {
+	total := sha256.New()
+	for _, s := range d.Sorts {
+		writeNumber(total, uint64(s.Count))
+		total.Write(s.Sum[:])
+	}
+	for _, h := range o.Heads {
+		writeNumber(total, uint64(h))
+	}
+	writeNumber(total, o.Sequence)
+	total.Sum(d.Total[:0])
+}
+
+// A recordSum is the digest of records one after the other.
+type recordSum struct {
+	d    SortDigest
+	hash hash.Hash
+	buf  []byte
+}
+
+func newRecordSum() *recordSum { return &recordSum{hash: sha256.New()} }
+
+// add adds a record and returns how long its stored form is.
+func (s *recordSum) add(r Record) int {
+	s.buf = AppendRecord(s.buf[:0], r)
+	writeNumber(s.hash, uint64(len(s.buf)))
+	s.hash.Write(s.buf)
+	s.d.Count++
+	s.d.Bytes += int64(len(s.buf))
+	return len(s.buf)
+}
+
+func (s *recordSum) digest() SortDigest {
+	s.hash.Sum(s.d.Sum[:0])
+	return s.d
+}
+
+func writeNumber(h hash.Hash, n uint64) {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], n)
+	h.Write(b[:])
+}
+
+// equal reports whether two digests are the same.
+func (d *Digest) equal(other *Digest) bool { return bytes.Equal(d.Total[:], other.Total[:]) }
