@@ -79,7 +79,9 @@ func (l *Log) writeBackup(ctx context.Context, file *os.File, options *store.Bac
 			_, err := m.tx.WriteTo(w)
 			return err
 		})
-		w.report()
+		if w.failed != nil {
+			err = w.failed // bbolt keeps only its text
+		}
 		err = errors.Join(err, m.Close())
 	}
 	if err == nil {
@@ -109,9 +111,11 @@ type backupWriter struct {
 	begun   time.Time
 	done    int64
 	total   int64
+	failed  error
 }
 
 func (w *backupWriter) Write(b []byte) (written int, err error) {
+	defer func() { w.failed = err }()
 	for len(b) > 0 {
 		if err := w.wait(); err != nil {
 			return written, err

@@ -35,7 +35,11 @@ func TestLogPassesTheSuite(t *testing.T) {
 		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true,
 		Bookmarks: true, Statistics: true, Exclusive: true,
 		Partitions: true, Clock: true, Pause: true,
+		Exporter: true, Importer: true, Verifier: true,
 		Reopen: reopen,
+		OpenBackup: func(t testing.TB, path string, s storetest.Setup) store.Log {
+			return openAt(t, path, options(s)...)
+		},
 		Damage: func(t testing.TB, l store.Log, record any, flip func([]byte)) store.Log {
 			path := l.(*bbolt.Log).Path()
 			heads, err := l.Heads(t.Context())

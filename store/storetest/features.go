@@ -28,6 +28,11 @@ var featureCases = []testCase{
 		check("store.Bookmarks", has[store.Bookmarks](x), f.Bookmarks)
 		check("store.Statistics", has[store.Statistics](x), f.Statistics)
 		check("store.Watcher", has[store.Watcher](x), f.Watcher)
+
+		check("store.Exporter", has[store.Exporter](x), f.Exporter)
+		check("store.Importer", has[store.Importer](x), f.Importer)
+		check("store.Verifier", has[store.Verifier](x), f.Verifier)
+		check("store.Backuper", has[store.Backuper](x), f.OpenBackup != nil)
 	}},
 	{name: "only a log that says so commits without waiting", run: func(x *fixture) {
 		i, ok := x.log.(store.Instant)

@@ -35,6 +35,8 @@ type Features struct {
 	// Exclusive log that was opened by Open can be acquired; an Instant one
 	// reports true.
 	Catalog, Pruner, Outbox, Receipts, Claims, Bookmarks, Statistics, Exclusive, Instant, Watcher bool
+	// So do these, of what is about whole logs.
+	Exporter, Importer, Verifier bool
 
 	// Partitions says that Open honours a number of partitions above 1.
 	Partitions bool
@@ -50,6 +52,9 @@ type Features struct {
 	// Reopen closes a log and opens what it has stored, with the Setup that it
 	// was opened with first. Nil says that the store is not durable.
 	Reopen func(t testing.TB, log store.Log, s Setup) store.Log
+	// OpenBackup opens what the log's Backup has written to path, with the Setup
+	// of the log. It is set if the log is a [store.Backuper].
+	OpenBackup func(t testing.TB, path string, s Setup) store.Log
 	// Damage lets flip change the stored form, checksum included, of one record
 	// behind the log's back. The record is a [*store.Event], [*store.State],
 	// [*store.Message], [*store.Receipt], [*store.Claimed] or
@@ -114,6 +119,10 @@ var (
 	clock      = need{"Clock", func(f *Features) bool { return f.Clock }}
 	pause      = need{"Pause", func(f *Features) bool { return f.Pause }}
 	durable    = need{"Reopen", func(f *Features) bool { return f.Reopen != nil }}
+	exporter   = need{"Exporter", func(f *Features) bool { return f.Exporter }}
+	importer   = need{"Importer", func(f *Features) bool { return f.Importer }}
+	verifier   = need{"Verifier", func(f *Features) bool { return f.Verifier }}
+	backuper   = need{"OpenBackup", func(f *Features) bool { return f.OpenBackup != nil }}
 	damage     = need{"Damage", func(f *Features) bool { return f.Damage != nil }}
 )
 
@@ -124,7 +133,7 @@ func cases() []testCase {
 		featureCases, commitCases, stateCases, limitCases,
 		readCases, scanCases, positionCases, recordCases,
 		outboxCases, receiptCases, claimCases, bookmarkCases,
-		catalogCases, pruneCases, lifeCases, corruptCases,
+		catalogCases, pruneCases, lifeCases, corruptCases, wholeCases,
 		concurrentCases, pausedCases, watchCases, modelCases,
 	} {
 		all = append(all, part...)

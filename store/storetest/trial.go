@@ -53,7 +53,20 @@ func runModel(x *fixture, partitions int) {
 			actions["reopen"] = func(*rapid.T) { y.reopen() }
 		}
 		rt.Repeat(actions)
+		r.verify(rt)
 	})
+}
+
+// verify looks for faults, but for bookmarks, which a trial puts anywhere.
+func (r *trial) verify(rt *rapid.T) {
+	if !r.x.features.Exporter {
+		return
+	}
+	for _, fault := range r.x.verify(r.x.log).Faults {
+		if c, ok := errors.AsType[*store.CorruptError](fault); !ok || c.What != "bookmark" {
+			rt.Fatalf("verify: found %v in a whole log", fault)
+		}
+	}
 }
 
 var (

@@ -1,0 +1,214 @@
+package bbolt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/bbolt"
+)
+
+// A load appends to entities, each by a goroutine of its own, until it is
+// stopped.
+type load struct {
+	log          *bbolt.Log
+	acknowledged []atomic.Uint64 // version of each entity
+	begun        []atomic.Uint64 // version that is being written
+	stop         context.CancelFunc
+	done         sync.WaitGroup
+}
+
+func startLoad(t testing.TB, l *bbolt.Log, entities int) *load {
+	ctx, stop := context.WithCancel(t.Context())
+	d := &load{log: l, acknowledged: make([]atomic.Uint64, entities), begun: make([]atomic.Uint64, entities), stop: stop}
+	for i := range entities {
+		d.done.Go(func() {
+			for v := store.Version(0); ctx.Err() == nil; v += 2 {
+				d.begun[i].Store(uint64(v + 2))
+				b := happened(loadKey(i), v, 2)
+				b.Enqueue = []store.Message{{ID: newID(), Type: "test.v1.Message", Payload: []byte(fmt.Sprint(v)), Timer: "t"}}
+				b.Receipts = []store.Receipt{{Name: fmt.Sprint(v)}}
+				b.Snapshot = snapshot(fmt.Sprint(v + 2))
+				if results, err := l.Commit(context.Background(), []*store.Batch{b}); err != nil || results[0].Err != nil {
+					t.Errorf("commit under load: %v %v", err, results)
+					return
+				}
+				d.acknowledged[i].Store(uint64(v + 2))
+			}
+		})
+	}
+	return d
+}
+
+func (d *load) end() {
+	d.stop()
+	d.done.Wait()
+}
+
+func loadKey(i int) store.Key { return book(fmt.Sprintf("load %d", i)) }
+
+// TestABackupUnderLoadHoldsExactlyAPrefix takes backups while others commit. A
+// backup holds all that was acknowledged before it began, nothing that was begun
+// after it had ended, and of each batch all or nothing.
+func TestABackupUnderLoadHoldsExactlyAPrefix(t *testing.T) {
+	t.Parallel()
+	const entities = 4
+	l := openNew(t, bbolt.WithPartitions(2))
+	fillLog(t, l)
+	d := startLoad(t, l, entities)
+	defer d.end()
+	backups := 5
+	if testing.Short() {
+		backups = 2
+	}
+	for n := range backups {
+		var before, after [entities]uint64
+		for i := range before {
+			before[i] = d.acknowledged[i].Load()
+		}
+		path := filepath.Join(t.TempDir(), fmt.Sprintf("backup %d.db", n))
+		if err := l.Backup(t.Context(), path, store.BackupOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range after {
+			after[i] = d.begun[i].Load()
+		}
+		copied := openAt(t, path)
+		whole(t, copied)
+		for i := range entities {
+			got := uint64(len(versions(t, copied.Read(t.Context(), loadKey(i), 0))))
+			if got < before[i] || got > after[i] || got%2 != 0 {
+				t.Errorf("backup %d: version of %v: got %d, want an even one from %d to %d", n, loadKey(i), got, before[i], after[i])
+			}
+			receipts := uint64(0)
+			for _, err := range copied.Receipts(t.Context(), loadKey(i)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				receipts++
+			}
+			if receipts != got/2 {
+				t.Errorf("backup %d: receipts of %v: got %d, want %d", n, loadKey(i), receipts, got/2)
+			}
+			commit(t, copied, happened(loadKey(i), store.Version(got), 1))
+		}
+		closeLog(t, copied)
+	}
+	if d.acknowledged[0].Load() == 0 {
+		t.Error("nothing was committed meanwhile, so the test says nothing")
+	}
+}
+
+func TestVerifyUnderLoadFindsNothing(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	fillLog(t, l)
+	d := startLoad(t, l, 3)
+	defer d.end()
+	for range 5 {
+		whole(t, l)
+	}
+	whole(t, openCopy(t, l))
+}
+
+// openCopy copies a log.
+func openCopy(t testing.TB, l store.Log) *bbolt.Log {
+	t.Helper()
+	to := openNew(t)
+	if _, err := store.Copy(t.Context(), l, to, nil); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func TestABackupNeverOverwrites(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	path := filepath.Join(t.TempDir(), "there")
+	write(t, path, []byte("precious"))
+	wantIs(t, l.Backup(t.Context(), path, store.BackupOptions{}), fs.ErrExist)
+	if got := read(t, path); string(got) != "precious" {
+		t.Errorf("file: got %q", got)
+	}
+	wantIs(t, l.Backup(t.Context(), l.Path(), store.BackupOptions{}), fs.ErrExist)
+}
+
+// TestABackupThatFailsLeavesNothing damages the log, which the check of what was
+// written finds, and breaks one off.
+func TestABackupThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	fillLog(t, l)
+	closeLog(t, l)
+	damage(t, l.Path(), &store.Event{Position: 5}, func(b []byte) { b[9] ^= 1 })
+	l = openAt(t, l.Path())
+	dir := t.TempDir()
+	wantIs(t, l.Backup(t.Context(), filepath.Join(dir, "damaged"), store.BackupOptions{}), store.ErrCorrupt)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	slow := store.BackupOptions{
+		BytesPerSecondMax: 1,
+		Progress:          func(store.Progress) { cancel() },
+	}
+	wantIs(t, l.Backup(ctx, filepath.Join(dir, "broken off"), slow), context.Canceled)
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) > 0 {
+		t.Errorf("files left: %v", left)
+	}
+}
+
+func TestABackupSaysHowFarItIs(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	fillLog(t, l)
+	var last store.Progress
+	err := l.Backup(t.Context(), filepath.Join(t.TempDir(), "b"), store.BackupOptions{
+		BytesPerSecondMax: 1 << 30,
+		Progress: func(p store.Progress) {
+			if p.Bytes {
+				last = p
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last.Done != last.Total || last.Done == 0 {
+		t.Errorf("progress: got %+v, want all of it", last)
+	}
+}
+
+func TestAnUnfinishedCopyIsNotOpened(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	in, err := l.Import(t.Context(), store.Origin{Heads: []store.Position{2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := event("one")
+	e.Key, e.Version, e.Position = book("a"), 1, 1
+	if err := in.Add(t.Context(), &e); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	closeLog(t, l)
+	for _, opts := range [][]bbolt.Option{nil, {bbolt.ReadOnly()}, {bbolt.Salvage()}} {
+		_, err := bbolt.Open(l.Path(), opts...)
+		wantIs(t, err, store.ErrUnfinished)
+		if errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("open: got %v, want no damage", err)
+		}
+	}
+}
