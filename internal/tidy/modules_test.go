@@ -13,6 +13,7 @@ import (
 var moduleDirs = []string{
 	".",
 	"bench",
+	"cmd/perdure",
 	"examples/bank",
 	"examples/library",
 	"store/bbolt",

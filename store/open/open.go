@@ -24,6 +24,7 @@
 //	        lock_timeout  how long to wait for another process that has the
 //	                      file open, such as 500ms (1s)
 //	        read_only     true opens an existing log for reading alone (false)
+//	        salvage       true does so despite a damaged meta page (false)
 //	pebble  partitions, lock_timeout, read_only
 //	                      as of bbolt, with a directory in place of the file
 //	        wal_dir       another directory for the write-ahead log; one that
@@ -41,6 +42,7 @@
 package open
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,6 +64,11 @@ import (
 // error matching [store.ErrInvalid] that names the part of the URI that is
 // wrong, or the error of the store. The caller closes the log.
 func Open(ctx context.Context, uri string) (store.Log, error) {
+	return openWith(ctx, uri, func(*target) {})
+}
+
+// openWith opens a log after change has had its say about the target.
+func openWith(ctx context.Context, uri string, change func(*target)) (store.Log, error) {
 	t, err := parse(uri)
 	if err == nil {
 		err = ctx.Err()
@@ -69,6 +76,7 @@ func Open(ctx context.Context, uri string) (store.Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %q: %w", masked(uri), err)
 	}
+	change(t)
 	return schemes[t.scheme].open(ctx, t)
 }
 
@@ -81,6 +89,18 @@ func Path(uri string) (string, error) {
 		return "", fmt.Errorf("open %q: %w", uri, err)
 	}
 	return t.path, nil
+}
+
+// ForReading opens an existing log that uri names for reading alone, as if the
+// URI said read_only=true where its scheme knows that. It creates nothing.
+func ForReading(ctx context.Context, uri string) (store.Log, error) {
+	return openWith(ctx, uri, func(t *target) { t.readOnly = true })
+}
+
+// ForFilling opens the log that uri names, and creates one with so many
+// partitions if there is none and the URI says nothing about them.
+func ForFilling(ctx context.Context, uri string, partitions int) (store.Log, error) {
+	return openWith(ctx, uri, func(t *target) { t.partitions = cmp.Or(t.partitions, partitions) })
 }
 
 // Schemes returns the schemes that Open knows, sorted.
@@ -98,6 +118,7 @@ type target struct {
 	schema      string
 	poolSize    int
 	fixed       bool // it is not migrated
+	salvage     bool
 }
 
 // A scheme says what a URI of it can hold, and opens it.
@@ -124,6 +145,7 @@ var schemes = map[string]scheme{
 			"partitions":   setPartitions,
 			"lock_timeout": setLockTimeout,
 			"read_only":    func(t *target, v string) error { return setBool(&t.readOnly, v) },
+			"salvage":      func(t *target, v string) error { return setBool(&t.salvage, v) },
 		},
 		open: openBbolt,
 	},
@@ -182,6 +204,9 @@ func openBbolt(_ context.Context, t *target) (store.Log, error) {
 	if t.readOnly {
 		options = append(options, bbolt.ReadOnly())
 	}
+	if t.salvage {
+		options = append(options, bbolt.Salvage())
+	}
 	log, err := bbolt.Open(t.path, options...)
 	if err != nil {
 		return nil, err // a nil *bbolt.Log would be a log that is not nil
@@ -218,7 +243,7 @@ func openPostgres(ctx context.Context, t *target) (store.Log, error) {
 	if t.poolSize > 0 {
 		options = append(options, postgres.WithPoolSize(t.poolSize))
 	}
-	if t.fixed {
+	if t.fixed || t.readOnly {
 		options = append(options, postgres.WithoutMigration())
 	}
 	log, err := postgres.Open(ctx, t.path, options...)

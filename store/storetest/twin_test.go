@@ -36,6 +36,9 @@ type twin struct {
 	scan   func(l *memory.Log, ctx context.Context, q store.Query) iter.Seq2[*store.Event, error]
 	heads  func([]store.Position) []store.Position
 
+	export func(l *memory.Log, e store.Export) store.Export
+	fill   func(store.Import) store.Import
+
 	messages func(l *memory.Log, ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error]
 	prune    func(l *memory.Log, ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error)
 }
@@ -124,12 +127,15 @@ var pausedCaught = []string{
 	"readers skip and double nothing while 64 commits to many partitions pause",
 }
 
-// twins are the broken stores, each with cases that must catch it.
-var twins = []struct {
+// A spoiled store is broken in one way, and named with cases that must catch it.
+type spoiled struct {
 	name   string
 	spoil  func(*twin)
 	caught []string
-}{
+}
+
+// twins are the broken stores.
+var twins = []spoiled{
 	{"ignores the expected version", func(w *twin) {
 		w.commit = func(l *memory.Log, ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 			var results []store.Result
@@ -434,7 +440,7 @@ var twins = []struct {
 
 func TestTheSuiteCatchesBrokenStores(t *testing.T) {
 	t.Parallel()
-	for _, w := range twins {
+	for _, w := range slices.Concat(twins, wholeTwins) {
 		for _, name := range w.caught {
 			t.Run(w.name+"/"+name, func(t *testing.T) {
 				t.Parallel()
@@ -460,7 +466,7 @@ func TestTheSuiteCatchesBrokenStores(t *testing.T) {
 func TestTheWholeTwinPasses(t *testing.T) {
 	t.Parallel()
 	checked := make(map[string]bool)
-	for _, w := range twins {
+	for _, w := range slices.Concat(twins, wholeTwins) {
 		for _, name := range w.caught {
 			if checked[name] {
 				continue

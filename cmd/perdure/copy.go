@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/open"
+)
+
+func (a *app) copyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "copy FROM TO",
+		Short: "Copy a log to a new one, of the same store or another",
+		Long: `Copy a log to a new one, of the same store or another.
+
+TO is created, with as many partitions as FROM has. All is copied as it is, with
+its versions, positions and times; then the copy is read again and compared. If
+that is broken off, what there is of TO cannot be opened as a log; delete it.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			return a.reading(ctx, args[0], func(from store.Log, progress func(store.Progress)) error {
+				return a.copy(ctx, from, args[1], progress)
+			})
+		},
+	}
+}
+
+func (a *app) copy(ctx context.Context, from store.Log, uri string, progress func(store.Progress)) (failure error) {
+	heads, err := from.Heads(ctx)
+	if err != nil {
+		return err
+	}
+	to, err := open.ForFilling(ctx, uri, len(heads))
+	if errors.Is(err, store.ErrUnfinished) {
+		return fmt.Errorf("%w: delete it and begin anew", err)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { failure = errors.Join(failure, to.Close()) }()
+	report, err := store.Copy(ctx, from, to, progress)
+	if err != nil {
+		return fmt.Errorf("to %s: %w", uri, err)
+	}
+	a.printDigest(report.Digest)
+	a.print("%s records, %s bytes, copied and compared in %.3f s\n", count(report.Records), count(report.Bytes), report.Duration.Seconds())
+	return nil
+}
+
+func (a *app) backupCommand() *cobra.Command {
+	options := store.BackupOptions{}
+	cmd := &cobra.Command{
+		Use:   "backup URI PATH",
+		Short: "Copy the files of a log, and verify the copy",
+		Long: `Copy the files of a log, and verify the copy.
+
+PATH must not exist. It gets its name only when it is whole, synced and verified,
+and opens as a log of the same store. To back up a log that another process has
+open, let that process do it: store.Backup works while commits go on.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.reading(cmd.Context(), args[0], func(log store.Log, progress func(store.Progress)) error {
+				options.Progress = progress
+				if err := store.Backup(cmd.Context(), log, args[1], options); err != nil {
+					return err
+				}
+				a.print("%s is written and verified\n", args[1])
+				return nil
+			})
+		},
+	}
+	cmd.Flags().Int64Var(&options.BytesPerSecondMax, "bytes-per-second", 0, "how fast to write at most, 0 for no bound")
+	return cmd
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perdure/perdure/store"
+)
+
+func (a *app) verifyCommand() *cobra.Command {
+	faultsMax := 0
+	cmd := &cobra.Command{
+		Use:   "verify URI",
+		Short: "Read all of a log and say everything that is wrong with it",
+		Long: `Read all of a log and say everything that is wrong with it.
+
+Every record is read and its checksum compared; positions and versions must be
+without gaps but for deleted events, what refers to something must find it, the
+log's own counts must be right, and so must the pages of its file. It goes on
+after damage, and ends with 3 if it has found any.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.reading(cmd.Context(), args[0], func(log store.Log, progress func(store.Progress)) error {
+				report, err := store.Verify(cmd.Context(), log, store.VerifyOptions{Progress: progress, FaultsMax: faultsMax})
+				if err != nil {
+					return err
+				}
+				a.printReport(report)
+				return report.Err()
+			})
+		},
+	}
+	cmd.Flags().IntVar(&faultsMax, "faults", store.FaultsMax, "how many faults to name at most")
+	return cmd
+}
+
+func (a *app) printReport(r *store.Report) {
+	for _, s := range store.Sorts() {
+		a.print("%-10s %12s\n", s.String()+"s", count(r.Count(s)))
+	}
+	a.print("%-10s %12s\n", "bytes", count(r.Bytes))
+	if !r.Files {
+		a.print("The store cannot check its files; only its records were read.\n")
+	}
+	for _, fault := range r.Faults {
+		a.print("fault: %v\n", fault)
+	}
+	if n := r.FaultCount - int64(len(r.Faults)); n > 0 {
+		a.print("and %s more\n", count(n))
+	}
+	found := "no fault found"
+	if r.FaultCount > 0 {
+		found = count(r.FaultCount) + " faults found"
+	}
+	a.print("%s in %.3f s\n", found, r.Duration.Seconds())
+}
+
+func (a *app) digestCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "digest URI",
+		Short: "Print a digest of all that a log holds",
+		Long: `Print a digest of all that a log holds.
+
+It is equal for two logs if they hold the same records with the same versions,
+positions and times, whatever store keeps them.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.reading(cmd.Context(), args[0], func(log store.Log, progress func(store.Progress)) error {
+				d, err := store.NewDigest(cmd.Context(), log, progress)
+				if err == nil {
+					a.printDigest(d)
+				}
+				return err
+			})
+		},
+	}
+}
+
+func (a *app) printDigest(d *store.Digest) {
+	for _, s := range store.Sorts() {
+		of := d.Of(s)
+		a.print("%x  %s %ss\n", of.Sum, count(of.Count), s)
+	}
+	a.print("%s  in all\n", d)
+}
+
+func (a *app) statsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "stats URI",
+		Short: "Print what a log says about itself",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.reading(cmd.Context(), args[0], func(log store.Log, _ func(store.Progress)) error {
+				measured, ok := log.(store.Statistics)
+				if !ok {
+					return fmt.Errorf("%s: %w: the store has no figures", args[0], errors.ErrUnsupported)
+				}
+				s, err := measured.Stats(cmd.Context())
+				if err != nil {
+					return err
+				}
+				heads, err := log.Heads(cmd.Context())
+				if err == nil {
+					a.printStats(&s, heads)
+				}
+				return err
+			})
+		},
+	}
+}
+
+func (a *app) printStats(s *store.Stats, heads []store.Position) {
+	row := func(name, value string) { a.print("%-12s %s\n", name, value) }
+	row("id", s.Info.ID.String())
+	row("format", fmt.Sprint(s.Info.Format))
+	row("created", s.Info.Created.Format(time.RFC3339Nano))
+	for _, c := range []struct {
+		name  string
+		value int64
+	}{
+		{"events", s.Events}, {"entities", s.Entities}, {"snapshots", s.Snapshots},
+		{"pending", s.Pending}, {"parked", s.Parked}, {"file bytes", s.FileBytes}, {"free bytes", s.FreeBytes},
+	} {
+		value := count(c.value)
+		if c.value < 0 {
+			value = "not known"
+		}
+		row(c.name, value)
+	}
+	row("partitions", fmt.Sprint(len(heads)))
+	for _, h := range heads {
+		row("  head", h.String())
+	}
+}

@@ -1,0 +1,127 @@
+// Perdure looks after logs: it verifies, copies, backs up and compares them. The
+// commands are listed by
+//
+//	perdure help
+//
+// A log is named by a URI; see package store/open. The program ends with 0 if all
+// is well, 1 if something cannot be done, 2 if it was called in a wrong way, and
+// 3 if a log is damaged.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/open"
+)
+
+// What the program ends with.
+const (
+	exitFine    = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitDamaged = 3
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second interrupt ends the process at once
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run runs the program with arguments as they are typed and returns what it ends with.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	a := &app{out: stdout, err: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = a.failed
+	}
+	if err == nil {
+		return exitFine
+	}
+	a.tell("perdure: %v\n", err)
+	switch {
+	case !a.begun:
+		a.tell("See perdure help.\n")
+		return exitUsage
+	case errors.Is(err, store.ErrInUse):
+		a.tell("Another process has the log open; end it first, or let it make the backup itself.\n")
+	case errors.Is(err, store.ErrCorrupt):
+		return exitDamaged
+	}
+	return exitFailed
+}
+
+// An app is what the commands share.
+type app struct {
+	out, err io.Writer
+	quiet    bool
+	interval time.Duration
+	begun    bool  // the arguments were right
+	failed   error // of writing to out
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "perdure",
+		Short: "Verify, copy, back up and compare logs",
+		Long: `Verify, copy, back up and compare logs.
+
+A log is named by a URI: a path, bbolt:FILE, with ?salvage=true to read a file
+with a damaged meta page. No command but copy writes to a log, and none creates
+one that it should read.
+
+The program ends with 0 if all is well, 1 if something cannot be done, 2 if it
+was called in a wrong way, and 3 if a log is damaged.`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentPreRun = func(*cobra.Command, []string) { a.begun = true }
+	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "do not say how far it is")
+	root.PersistentFlags().DurationVar(&a.interval, "interval", intervalDefault, "how often to say how far it is, where there is no terminal")
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(a.verifyCommand(), a.copyCommand(), a.backupCommand(), a.digestCommand(), a.statsCommand())
+	return root
+}
+
+// print prints a line of what was asked for.
+func (a *app) print(format string, args ...any) {
+	if _, err := fmt.Fprintf(a.out, format, args...); err != nil && a.failed == nil {
+		a.failed = fmt.Errorf("print: %w", err)
+	}
+}
+
+// tell says something beside that.
+func (a *app) tell(format string, args ...any) {
+	_, _ = fmt.Fprintf(a.err, format, args...) // there is nobody else to tell
+}
+
+// reading opens an existing log for as long as do takes. The callback that do
+// gets says how far it is.
+func (a *app) reading(ctx context.Context, uri string, do func(store.Log, func(store.Progress)) error) (failure error) {
+	log, err := open.ForReading(ctx, uri)
+	if err != nil {
+		return err
+	}
+	defer func() { failure = errors.Join(failure, log.Close()) }()
+	p := a.startProgress()
+	defer p.stop()
+	return do(log, p.set)
+}
