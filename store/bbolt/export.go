@@ -243,13 +243,11 @@ func (x *export) states(ctx context.Context, hand func(store.Record, error) bool
 		if first {
 			e, b = saved, bucketState
 		}
-		more := false
-		if e.err != nil {
-			more = hand(nil, e.err)
-		} else {
-			more = hand(d.decode(b, e.k, e.v))
+		record, err := store.Record(nil), e.err
+		if err == nil {
+			record, err = d.decode(b, e.k, e.v)
 		}
-		if !more {
+		if !hand(record, err) {
 			return
 		}
 		if first {

@@ -11,7 +11,8 @@
 // and some damage to it cannot be noticed: a page whose count of entries has
 // become less hides its last ones (events in the middle of a stream or of a
 // partition are missed, others are not), and a damaged free list shows only when
-// pages that are in use have been written over.
+// pages that are in use have been written over. [store.Verify] finds both, since
+// it reads the pages themselves, and so does every backup.
 package bbolt
 
 import (
@@ -161,7 +162,7 @@ func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 
 // Close implements [store.Log]. It waits for the transactions that run, and an
 // iterator that has begun ends with an error matching [store.ErrClosed] unless
-// its last page is read.
+// its last page is read. It also waits for exports that are not closed.
 func (l *Log) Close() error {
 	if !l.closed.CompareAndSwap(false, true) {
 		return fmt.Errorf("close %s: %w", l.path, store.ErrClosed)

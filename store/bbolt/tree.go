@@ -222,6 +222,10 @@ func (m *moment) entries(ctx context.Context, p site, seen pageSet, yield func(k
 		w.page(p.root, 0, nil, nil)
 		return
 	}
+	if err := ctx.Err(); err != nil {
+		yield(nil, nil, err)
+		return
+	}
 	n := nodeOf(p.inline)
 	if n.flags != pageLeaf || n.overflow != 0 || n.id != 0 {
 		w.yield(nil, nil, m.fault(m.root, "a page within a value is no leaf"))

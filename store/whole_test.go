@@ -1,0 +1,252 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/memory"
+)
+
+// filledLog returns a log with some entities, and the positions of their events.
+func filledLog(t testing.TB, entities, events int) *memory.Log {
+	t.Helper()
+	l := memory.New()
+	for i := range entities {
+		b := &store.Batch{Key: store.Key{Kind: "book", ID: fmt.Sprint(i)}}
+		for v := range events {
+			b.Events = append(b.Events, store.Event{ID: store.ID{1, byte(i), byte(v)}, Type: "test.v1.Happened"})
+		}
+		b.Snapshot = &store.State{ID: store.ID{2, byte(i)}, Type: "test.v1.State"}
+		results, err := l.Commit(t.Context(), []*store.Batch{b})
+		if err != nil || results[0].Err != nil {
+			t.Fatalf("commit: %v %v", err, results)
+		}
+	}
+	return l
+}
+
+// A bare log has no abilities.
+type bareLog struct{ store.Log }
+
+func TestALogThatCannotBeExportedIsNeitherVerifiedNorCopied(t *testing.T) {
+	t.Parallel()
+	whole, bare := memory.New(), bareLog{memory.New()}
+	for what, do := range map[string]func() error{
+		"verify": func() error { _, err := store.Verify(t.Context(), bare, store.VerifyOptions{}); return err },
+		"digest": func() error { _, err := store.NewDigest(t.Context(), bare, nil); return err },
+		"copy from": func() error {
+			_, err := store.Copy(t.Context(), bare, whole, nil)
+			return err
+		},
+		"copy to": func() error { _, err := store.Copy(t.Context(), whole, bare, nil); return err },
+		"backup":  func() error { return store.Backup(t.Context(), whole, "x", store.BackupOptions{}) },
+	} {
+		if err := do(); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%s: got %v, want an error that matches %v", what, err, errors.ErrUnsupported)
+		}
+	}
+}
+
+// A changed log exports something else than it holds.
+type changedLog struct {
+	*memory.Log
+	change func(store.Sort, store.Record) store.Record
+	origin func(*store.Origin)
+}
+
+type changedExport struct {
+	store.Export
+	l *changedLog
+}
+
+func (l *changedLog) Export(ctx context.Context) (store.Export, error) {
+	e, err := l.Log.Export(ctx)
+	return changedExport{e, l}, err
+}
+
+func (e changedExport) Origin() store.Origin {
+	o := e.Export.Origin()
+	if e.l.origin != nil {
+		e.l.origin(&o)
+	}
+	return o
+}
+
+func (e changedExport) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+	return func(yield func(store.Record, error) bool) {
+		for r, err := range e.Export.Records(ctx, s) {
+			if err == nil && e.l.change != nil {
+				if r = e.l.change(s, r); r == nil {
+					continue
+				}
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+// TestVerifyFindsWhatIsInconsistent changes whole records: every checksum is
+// right, and what they say together is not.
+func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
+	t.Parallel()
+	ofEvent := func(sort store.Sort, n store.Position, change func(*store.Event) store.Record) func(store.Sort, store.Record) store.Record {
+		return func(s store.Sort, r store.Record) store.Record {
+			if e, ok := r.(*store.Event); ok && s == sort && e.Position == n {
+				c := *e
+				return change(&c)
+			}
+			return r
+		}
+	}
+	gone := func(*store.Event) store.Record { return nil }
+	ofState := func(change func(*store.State)) func(store.Sort, store.Record) store.Record {
+		return func(_ store.Sort, r store.Record) store.Record {
+			if s, ok := r.(*store.State); ok && s.Key.ID == "1" {
+				c := *s
+				change(&c)
+				return &c
+			}
+			return r
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		change func(store.Sort, store.Record) store.Record
+		origin func(*store.Origin)
+		want   string
+	}{
+		{name: "an event in the middle of a partition is missing", change: ofEvent(store.SortEvent, 5, gone), want: "lacks 1 of its events"},
+		{name: "the last event of a partition is missing", change: ofEvent(store.SortEvent, 9, gone), want: "the last event of partition 0 is missing"},
+		{name: "the first version of an entity is missing", change: ofEvent(store.SortVersion, 4, gone), want: "its entities lack 1"},
+		{name: "a version in the middle is missing", change: ofEvent(store.SortVersion, 5, gone), want: "it comes after version 1"},
+		{name: "the last version of an entity is missing", change: ofEvent(store.SortVersion, 6, gone), want: "not the same ones"},
+		{
+			name: "the index names another position", want: "not the same ones",
+			change: ofEvent(store.SortVersion, 9, func(e *store.Event) store.Record { e.Position = 10; return e }),
+		},
+		{
+			name: "an event says that it is of another entity", want: "not the same ones",
+			change: ofEvent(store.SortEvent, 5, func(e *store.Event) store.Record { e.Key.ID = "other"; return e }),
+		},
+		{
+			name: "two events have one position", want: "it comes after position 5",
+			change: ofEvent(store.SortEvent, 6, func(e *store.Event) store.Record { e.Position = 5; return e }),
+		},
+		{
+			name: "an event without an id", want: "id is zero",
+			change: ofEvent(store.SortEvent, 6, func(e *store.Event) store.Record { e.ID = store.ID{}; return e }),
+		},
+		{name: "an event above the head", origin: func(o *store.Origin) { o.Heads[0] = 8 }, want: "above the head"},
+		{name: "a head above the events", origin: func(o *store.Origin) { o.Heads[0] = 10 }, want: "is missing, found 9"},
+		{name: "a snapshot of a version that has not been", change: ofState(func(s *store.State) { s.Version = 4 }), want: "the entity is at version 3"},
+		{name: "a snapshot at another position", change: ofState(func(s *store.State) { s.Position = 1 }), want: "its event is at position 6"},
+		{name: "a saved state beside events", change: ofState(func(s *store.State) { s.Position, s.Version = 0, 9 }), want: "of an entity with events"},
+		{
+			name: "a snapshot is missing", want: "3 snapshots and saved states, found 2",
+			change: func(_ store.Sort, r store.Record) store.Record {
+				if s, ok := r.(*store.State); ok && s.Key.ID == "1" {
+					return nil
+				}
+				return r
+			},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			l := &changedLog{Log: filledLog(t, 3, 3), change: c.change, origin: c.origin}
+			report, err := store.Verify(t.Context(), l, store.VerifyOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := ""
+			for _, fault := range report.Faults {
+				text += fault.Error() + "\n"
+			}
+			if !strings.Contains(text, c.want) {
+				t.Errorf("faults: got\n%s\nwant %q in them", text, c.want)
+			}
+			if err := report.Err(); !errors.Is(err, store.ErrCorrupt) {
+				t.Errorf("error of the report: got %v, want one that matches %v", err, store.ErrCorrupt)
+			}
+		})
+	}
+}
+
+func TestVerifyTellsLittleOfMuchDamage(t *testing.T) {
+	t.Parallel()
+	l := filledLog(t, 10, 10)
+	for e, err := range l.Scan(t.Context(), store.Query{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Corrupt(e.Clone(), func(b []byte) { b[5] ^= 1 }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report, err := store.Verify(t.Context(), l, store.VerifyOptions{FaultsMax: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Faults) != 7 || report.FaultCount < 100 {
+		t.Errorf("faults: got %d of %d, want 7 of 100 at least", len(report.Faults), report.FaultCount)
+	}
+	if err := report.Err(); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("error of the report: got %v, want one that matches %v", err, store.ErrCorrupt)
+	}
+}
+
+func TestAllThatIsReadIsTold(t *testing.T) {
+	t.Parallel()
+	l := filledLog(t, 20, 200)
+	phases := make(map[string]store.Progress)
+	tell := func(p store.Progress) { phases[p.Phase] = p }
+	report, err := store.Verify(t.Context(), l, store.VerifyOptions{Progress: tell})
+	if err != nil || report.Err() != nil {
+		t.Fatalf("verify: %v, %v", err, report.Err())
+	}
+	if _, err := store.Copy(t.Context(), l, memory.New(), tell); err != nil {
+		t.Fatal(err)
+	}
+	for _, phase := range []string{"check events", "check versions", "read events", "compare: read events"} {
+		if p := phases[phase]; p.Done != 4000 || p.Total != 4000 {
+			t.Errorf("progress of %q: got %+v, want all of 4000", phase, p)
+		}
+	}
+}
+
+func TestACopyThatDiffersIsAnError(t *testing.T) {
+	t.Parallel()
+	to := &changedLog{Log: memory.New(), change: func(_ store.Sort, r store.Record) store.Record {
+		if e, ok := r.(*store.Event); ok && e.Version == 2 {
+			c := *e
+			c.Time = c.Time.Add(1)
+			return &c
+		}
+		return r
+	}}
+	_, err := store.Copy(t.Context(), filledLog(t, 1, 3), to, nil)
+	if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "events differ") {
+		t.Errorf("copy: got %v, want that the events differ", err)
+	}
+}
+
+func TestProgressTellsRateAndRest(t *testing.T) {
+	t.Parallel()
+	p := store.Progress{Done: 50, Total: 200, Elapsed: 2 * time.Second}
+	if left, ok := p.Left(); p.Rate() != 25 || left != 6*time.Second || !ok {
+		t.Errorf("progress: got %v a second and %v left", p.Rate(), left)
+	}
+	for _, p := range []store.Progress{{}, {Done: 5, Total: -1, Elapsed: time.Second}, {Total: 9, Elapsed: time.Second}} {
+		if left, ok := p.Left(); ok {
+			t.Errorf("progress %+v: got %v left, want that it cannot be told", p, left)
+		}
+	}
+}
