@@ -56,6 +56,16 @@ func whole(t testing.TB, l store.Log) {
 	}
 }
 
+// small returns the file of the log without the room at its end, as a backup is.
+func small(t testing.TB, l *bbolt.Log) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "small")
+	if err := l.Backup(t.Context(), path, store.BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return read(t, path)
+}
+
 func TestAWholeLogHasNoFaults(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 3} {
@@ -99,8 +109,7 @@ func TestEveryFlippedBitOfALiveRecordIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	live := bbolt.LiveBytes(t, l)
-	closeLog(t, l)
-	file := read(t, l.Path())
+	file := small(t, l)
 
 	random := rand.New(rand.NewPCG(3, 4))
 	path := filepath.Join(t.TempDir(), "damaged.db")
@@ -129,8 +138,7 @@ func TestAPageThatHidesItsLastEntriesIsFound(t *testing.T) {
 	l := openNew(t)
 	fillLog(t, l)
 	leaves := bbolt.LeafPages(t, l)
-	closeLog(t, l)
-	file := read(t, l.Path())
+	file := small(t, l)
 	path := filepath.Join(t.TempDir(), "damaged.db")
 	for _, page := range leaves {
 		damaged := bytes.Clone(file)

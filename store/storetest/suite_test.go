@@ -103,3 +103,10 @@ func TestAStoreWithoutAbilitiesPasses(t *testing.T) {
 		return bare{openMemory(t, s)}
 	}, storetest.Features{})
 }
+
+func TestGoldenDataIsWhatItWas(t *testing.T) {
+	t.Parallel()
+	log := openMemory(t, storetest.GoldenSetup())
+	storetest.FillGolden(t, log)
+	storetest.CheckGolden(t, log)
+}

@@ -336,7 +336,8 @@ var wholeCases = []testCase{
 // filled are the keys of fill, sorted.
 var filled = []store.Key{book("a"), book("b"), {Kind: "shelf", ID: "s"}}
 
-// fill stores some of everything that the log can keep.
+// fill stores some of everything that the log can keep. Golden data begins with
+// it, so it stays as it is.
 func fill(x *fixture) {
 	x.Helper()
 	threeSnapshots(x)

@@ -1,0 +1,115 @@
+package storetest
+
+import (
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// goldenDigest is that of a golden log, in whatever store. It changes only if
+// records are encoded in another way, which makes all golden data useless: then
+// there is a new format, and golden data of both.
+const goldenDigest = "6b5f0c5d300da480b6f059cf9a19d57eafc91d4bc281908fe001865af55bb5c5"
+
+// GoldenSetup is how a golden log is opened when it is made.
+func GoldenSetup() Setup {
+	return Setup{Partitions: 2, Clock: func() time.Time { return noon }}
+}
+
+// FillGolden stores in a new, empty log, opened with [GoldenSetup], what golden
+// data holds: some of everything that a log with all abilities can keep. What it
+// leaves, in a file or a dump, is committed beside the store, so that later
+// versions of the store can prove by [CheckGolden] that they read it.
+func FillGolden(t testing.TB, log store.Log) {
+	t.Helper()
+	x := golden(t, log)
+	fill(x)
+	x.deleteEvents(book("a"), 4, store.LastPosition(store.PartitionOf(book("a"), 2)))
+	for i := range goldenEntities {
+		for v := range store.Version(4) {
+			b := &store.Batch{Key: goldenKey(i), Expected: v, Events: x.events(fmt.Sprintf("event %d", v+1))}
+			if v == 2 {
+				b.Snapshot = x.state("three")
+			}
+			if i%5 == 0 {
+				b.Enqueue = []store.Message{x.timer("wake", fmt.Sprintf("at %d", v+1), noon.Add(time.Duration(v)*time.Hour))}
+				b.Receipts = []store.Receipt{{Name: fmt.Sprint(v), Version: v + 1}}
+				b.Claim = []store.Claim{{Space: "number", Value: fmt.Sprint(i)}}
+			}
+			x.commit(b)
+		}
+	}
+	x.checkGolden()
+}
+
+const goldenEntities = 20
+
+func goldenKey(i int) store.Key { return book(fmt.Sprintf("golden %02d", i)) }
+
+func golden(t testing.TB, log store.Log) *fixture {
+	return &fixture{TB: t, log: log, ctx: t.Context(), setup: GoldenSetup(), features: Features{
+		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true, Bookmarks: true,
+		Exporter: true, Importer: true, Partitions: true,
+	}}
+}
+
+// checkGolden fails unless the log holds what golden data holds.
+func (x *fixture) checkGolden() {
+	x.Helper()
+	if got := x.digest(x.log).String(); got != goldenDigest {
+		x.Errorf("digest of the golden data: got %s, want %s", got, goldenDigest)
+	}
+	x.wantWhole(x.log)
+}
+
+// CheckGolden fails unless the log, which an earlier version of its store has
+// written by [FillGolden], holds all of it, answers as it would have then, and
+// goes on where it was. It changes the log, so it is a copy of the golden data.
+func CheckGolden(t testing.TB, log store.Log) {
+	t.Helper()
+	x := golden(t, log)
+	x.ids.Store(math.MaxUint32)
+	x.checkGolden()
+
+	x.wantTexts("kept events", x.read(book("a"), 0), "4", "5", "6", "7")
+	offered, later := x.load(book("a"), always)
+	want(x, "snapshots", versionsOf(offered), []store.Version{6})
+	x.wantTexts("events above it", later, "7")
+	want(x, "saved state", string(x.latest(store.Key{Kind: "shelf", ID: "s"}).Payload), "saved 2")
+	event := x.read(book("b"), 0)[0]
+	want(x, "tags", event.Tags, []string{"tag", "tag2"})
+	want(x, "metadata", event.Metadata.Values, map[string]string{"a": "b", "c": ""})
+	want(x, "time", event.Time, noon)
+	want(x, "receipt", string(x.receipt(book("a"), "r").Reply), "yes")
+	want(x, "refusal", x.receipt(book("a"), "no").Refusal.Code, 5)
+	want(x, "owner", x.owner(ada), book("a"))
+	want(x, "bookmarks", len(x.bookmarks()), 2)
+	want(x, "parked", x.messages(store.MessageQuery{Parked: true})[0].LastError, "no")
+	want(x, "entities", len(x.entities("book", "")), goldenEntities+2)
+
+	heads := x.heads()
+	for i := range goldenEntities {
+		b := &store.Batch{Key: goldenKey(i), Expected: 4, Events: x.events("event 5"), Snapshot: x.state("five")}
+		if i%5 == 0 {
+			x.wantError("an answered command", x.try(&store.Batch{Key: b.Key, Expected: 4, Receipts: []store.Receipt{{Name: "3"}}}).Err, store.ErrAnswered)
+			b.Enqueue = []store.Message{x.timer("wake", "again", noon)}
+		}
+		r := x.commit(b)
+		p := r.Position.Partition()
+		heads[p]++
+		want(x, "position", r.Position, heads[p])
+	}
+	x.wantError("a value of another", x.try(&store.Batch{Key: book("b"), Expected: 1, Claim: []store.Claim{ada}}).Err, store.ErrClaimed)
+	parked := x.messages(store.MessageQuery{Parked: true})[0]
+	x.commit(&store.Batch{
+		Settle:    []store.Settlement{{Sequence: parked.Sequence, Required: true}},
+		Bookmarks: []store.Bookmark{{Name: "also", Position: heads[0]}},
+	})
+	// The timers that were there are replaced, and are not beside the new ones.
+	x.wantMessages("messages", x.messages(store.MessageQuery{}), "m", "again", "again", "again", "again", "wake")
+	want(x, "deleted", x.deleteEvents(goldenKey(1), 5, store.LastPosition(store.PartitionOf(goldenKey(1), 2))), 4)
+	x.wantWhole(x.log)
+}
