@@ -520,6 +520,9 @@ func (r *Refusal) Proto() *perdurev1.Refusal {
 // FromRefusalProto is the reverse of [Refusal.Proto].
 func FromRefusalProto(p *perdurev1.Refusal) *Refusal {
 	r := &Refusal{Code: p.GetCode(), Message: p.GetMessage()}
+	if n := len(p.GetDetails()); n > 0 {
+		r.Details = make([]Detail, 0, n)
+	}
 	for _, d := range p.GetDetails() {
 		r.Details = append(r.Details, Detail{Type: d.GetType(), Payload: d.GetPayload()})
 	}

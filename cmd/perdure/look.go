@@ -121,8 +121,13 @@ func (a *app) printStats(s *store.Stats, heads []store.Position) {
 		name  string
 		value int64
 	}{
-		{"events", s.Events}, {"entities", s.Entities}, {"snapshots", s.Snapshots},
-		{"pending", s.Pending}, {"parked", s.Parked}, {"file bytes", s.FileBytes}, {"free bytes", s.FreeBytes},
+		{"events", s.Events},
+		{"entities", s.Entities},
+		{"snapshots", s.Snapshots},
+		{"pending", s.Pending},
+		{"parked", s.Parked},
+		{"file bytes", s.FileBytes},
+		{"free bytes", s.FreeBytes},
 	} {
 		value := count(c.value)
 		if c.value < 0 {

@@ -2,6 +2,7 @@ package bbolt
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"testing"
@@ -237,4 +238,66 @@ func eachPage(t testing.TB, l *Log, fn func(*node)) {
 			fn(&n)
 		}
 	}
+}
+
+// ParsePage reads a page and returns how many entries lie within it, how many
+// bytes their keys and values have, and what is wrong with it.
+func ParsePage(b []byte) (entries, bytes int, reason string) {
+	n := nodeOf(b)
+	for i := range n.count {
+		if e, ok := n.element(i); ok {
+			entries++
+			bytes += len(e.key) + len(e.value)
+		}
+	}
+	return entries, bytes, n.check()
+}
+
+// EachEntry calls fn with a copy of every entry of the file.
+func EachEntry(t testing.TB, l *Log, fn func(bucket int, k, v []byte)) {
+	x, err := l.export(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for b := range bucketCount {
+		x.entries(t.Context(), x.places[b], x.newPageSet(), func(k, v []byte, err error) bool {
+			if err != nil {
+				t.Error(err)
+			}
+			fn(int(b), bytes.Clone(k), bytes.Clone(v))
+			return true
+		})
+	}
+	if err := x.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Vouched returns a value whose checksums are right: that of the key, and that
+// of the record.
+func Vouched(k, v []byte) []byte {
+	if len(v) == 8 {
+		return storekit.AppendNumber(nil, k, binary.BigEndian.Uint64(v))
+	}
+	b := storekit.AppendKeySum(nil, k)
+	return store.Seal(append(b, v...), len(b))
+}
+
+// DecodeEntry decodes an entry as an export and a check of the file do.
+func DecodeEntry(b int, k, v []byte) error {
+	which := bucket(uint(b) % uint(bucketCount))
+	switch which {
+	case bucketMeta:
+		if reason := new(counters).read(v); reason != "" {
+			return which.corrupt(k, reason)
+		}
+		return nil
+	case bucketDue, bucketParked, bucketTimer:
+		if reason := which.check(k, v); reason != "" {
+			return which.corrupt(k, reason)
+		}
+		return nil
+	}
+	_, err := new(recordDecoder).decode(which, k, v)
+	return err
 }
