@@ -68,6 +68,7 @@ func (r *Report) Err() error {
 //     events that have been deleted: exactly those that their entities lack;
 //   - the versions of an entity are without gaps, but for deleted ones at the
 //     beginning that a state covers;
+//   - batches are whole: behind each event come as many of its batch as it says;
 //   - the events found by position and those found by entity are the same;
 //   - states, receipts, messages and bookmarks refer to what has happened;
 //   - the log's own counts are right;
@@ -217,6 +218,7 @@ func (v *verifier) records(ctx context.Context, s Sort, failure *error, damaged 
 // events checks the events in the order of their positions.
 func (v *verifier) events(ctx context.Context) (failure error) {
 	heads := v.Origin.Heads
+	var before Event // without what it points to
 	damaged := func(c *CorruptError) {
 		v.inLog.unknown = true
 		if p := c.Position.Partition(); c.Position != 0 && p < len(v.parts) {
@@ -241,6 +243,13 @@ func (v *verifier) events(ctx context.Context) (failure error) {
 		case PartitionOf(e.Key, len(heads)) != p:
 			v.faultf(at, "the entity belongs to partition %d", PartitionOf(e.Key, len(heads)))
 		}
+		if b := &before; b.More > 0 && e.Position == b.Position+1 && (e.Key != b.Key || e.More != b.More-1) {
+			v.faultf(at, "%d of its batch should follow it, and %d follow the one before it, of %v", e.More, b.More, b.Key)
+		}
+		if e.End() > heads[p] {
+			v.faultf(at, "its batch ends at %v, above the head of the partition, %v", e.End(), heads[p])
+		}
+		before = Event{Key: e.Key, Position: e.Position, More: e.More}
 		v.parts[p].last = e.Position
 		v.parts[p].found++
 		v.inLog.add(e)
@@ -412,6 +421,7 @@ type entityCheck struct {
 	covered       Version // by its latest state
 	savedVersion  Version
 	stateVersions []Version
+	name          string // of the receipt before
 }
 
 func (e *entityCheck) lowest() (key Key, ok bool) {
@@ -430,6 +440,7 @@ func (e *entityCheck) begin(key Key) {
 	e.key, e.partition = key, PartitionOf(key, len(e.v.parts))
 	e.first, e.last, e.position, e.covered, e.savedVersion = 0, 0, 0, 0, 0
 	e.stateVersions = e.stateVersions[:0]
+	e.name = ""
 }
 
 func (e *entityCheck) at(what string, version Version, position Position) CorruptError {
@@ -515,6 +526,10 @@ func (e *entityCheck) state(s *State) {
 func (e *entityCheck) receipt(r *Receipt) {
 	at := e.at("receipt", r.Version, r.Position)
 	at.Where = fmt.Sprintf("receipt %q", r.Name)
+	if r.Name <= e.name {
+		e.v.faultf(at, "it comes after receipt %q", e.name)
+	}
+	e.name = r.Name
 	if r.Version > max(e.last, e.savedVersion) && !e.unread[SortVersion] && !e.unread[SortState] {
 		e.v.faultf(at, "the entity is at version %d", max(e.last, e.savedVersion))
 	}

@@ -144,6 +144,14 @@ func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 			name: "an event without an id", want: "id is zero",
 			change: ofEvent(store.SortEvent, 6, func(e *store.Event) store.Record { e.ID = store.ID{}; return e }),
 		},
+		{
+			name: "half a batch", want: "1 of its batch should follow it, and 1 follow",
+			change: ofEvent(store.SortEvent, 6, func(e *store.Event) store.Record { e.More = 1; return e }),
+		},
+		{
+			name: "half a batch at the end", want: "its batch ends at 12, above the head",
+			change: ofEvent(store.SortEvent, 9, func(e *store.Event) store.Record { e.More = 3; return e }),
+		},
 		{name: "an event above the head", origin: func(o *store.Origin) { o.Heads[0] = 8 }, want: "above the head"},
 		{name: "a head above the events", origin: func(o *store.Origin) { o.Heads[0] = 10 }, want: "is missing, found 9"},
 		{name: "a snapshot of a version that has not been", change: ofState(func(s *store.State) { s.Version = 4 }), want: "the entity is at version 3"},

@@ -12,7 +12,7 @@ import (
 // FuzzPage reads pages that hold anything. Whatever they say, what is read of
 // them lies within them, and a page without a fault is read to its last byte.
 func FuzzPage(f *testing.F) {
-	file := read(f, goldenFile)
+	file := read(f, goldenFiles[1])
 	const pageBytes = 4096
 	for at := 2 * pageBytes; at+pageBytes <= len(file) && at < 16*pageBytes; at += pageBytes {
 		f.Add(file[at : at+pageBytes])
@@ -35,7 +35,7 @@ func FuzzPage(f *testing.F) {
 
 // FuzzEntry decodes entries that hold anything, under keys that are anything.
 func FuzzEntry(f *testing.F) {
-	l, err := bbolt.Open(goldenFile, bbolt.ReadOnly())
+	l, err := bbolt.Open(goldenFiles[1], bbolt.ReadOnly())
 	if err != nil {
 		f.Fatal(err)
 	}

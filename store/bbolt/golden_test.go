@@ -6,44 +6,61 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/storetest"
 )
 
 var writeGolden = flag.Bool("golden", false, "write the golden data of the present format anew")
 
-// goldenFile is a log that the first version with this format has written. It is
-// never written anew, but for a format that nobody has seen.
-const goldenFile = "testdata/format1.bbolt"
+// goldenFiles are logs that the first versions with each format have written.
+// The last is of the present one. A file is never written anew, but for a format
+// that nobody has seen.
+var goldenFiles = []string{"testdata/format1.bbolt", "testdata/format2.bbolt"}
 
-func TestALogOfTheFirstVersionIsReadAndGoesOn(t *testing.T) {
+func TestALogOfEveryFormatIsReadAndGoesOn(t *testing.T) {
 	t.Parallel()
 	if *writeGolden {
-		path := filepath.Join(t.TempDir(), "golden")
-		l := openAt(t, path, options(storetest.GoldenSetup())...)
+		l := openNew(t, options(storetest.GoldenSetup())...)
 		storetest.FillGolden(t, l)
-		write(t, goldenFile, small(t, l))
+		write(t, goldenFiles[len(goldenFiles)-1], small(t, l))
+		closeLog(t, l)
 	}
-	path := filepath.Join(t.TempDir(), "golden")
-	write(t, path, read(t, goldenFile))
-	l := openAt(t, path)
-	storetest.CheckGolden(t, l)
-	closeLog(t, l)
-	whole(t, openAt(t, path))
+	for _, file := range goldenFiles {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "golden")
+			write(t, path, read(t, file))
+			whole(t, openAt(t, file, bbolt.ReadOnly())) // as it is
+			l := openAt(t, path)
+			storetest.CheckGolden(t, l)
+			closeLog(t, l)
+			whole(t, openAt(t, path))
+		})
+	}
 }
 
-// A file is read wherever it was written, so it says its size of pages by itself.
-func TestTheGoldenFileIsSmall(t *testing.T) {
+// Copies and digests of a log do not depend on its format.
+func TestALogOfAnOldFormatIsCopiedAsItIs(t *testing.T) {
 	t.Parallel()
-	info, err := os.Stat(goldenFile)
-	if err != nil {
-		t.Fatal(err)
+	for _, file := range goldenFiles {
+		to := openNew(t, bbolt.WithPartitions(2))
+		if _, err := store.Copy(t.Context(), openAt(t, file, bbolt.ReadOnly()), to, nil); err != nil {
+			t.Fatal(err)
+		}
+		storetest.CheckGolden(t, to)
 	}
-	if info.Size() > 256<<10 {
-		t.Errorf("golden file: got %d bytes, want at most 256 KiB", info.Size())
-	}
-	_, err = bbolt.Open(goldenFile, bbolt.ReadOnly())
-	if err != nil {
-		t.Errorf("open for reading: %v", err)
+}
+
+func TestGoldenFilesAreSmall(t *testing.T) {
+	t.Parallel()
+	for _, file := range goldenFiles {
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() > 256<<10 {
+			t.Errorf("%s: got %d bytes, want at most 256 KiB", file, info.Size())
+		}
 	}
 }

@@ -53,7 +53,7 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 // empty returns an error if the log has ever kept anything.
 func (w *writer) empty() error {
 	used := w.counters != counters{} || slices.ContainsFunc(w.heads, func(h uint64) bool { return h > 0 })
-	for b := bucketLog; b < bucketCount; b++ {
+	for b := bucketLog; b < bucketOldReceipt; b++ { // a log of now has no old one
 		k, _ := w.tree(b).Cursor().First()
 		used = used || k != nil
 	}
