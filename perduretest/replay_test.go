@@ -244,3 +244,25 @@ func ExampleReplayGuard() {
 	fmt.Println("ada and bob are what they were")
 	// Output: ada and bob are what they were
 }
+
+// FuzzReplayGuard reads recordings that hold anything.
+func FuzzReplayGuard(f *testing.F) {
+	whole, err := os.ReadFile(recording)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add([]byte("{\"format\":1,\"kind\":\"account\"}\n{\"id\":\"a\",\"version\":1,\"snapshot\":true,\"type\":\"perdure.test.v1.Account\"}\n"))
+	f.Add([]byte("{\"format\":1,\"kind\":\"account\"}\n{}\n{}\n"))
+	kind := replayed()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		file := filepath.Join(t.TempDir(), "x.replay")
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		said, _ := failures(t, func(r *record) { perduretest.ReplayGuard(r, kind, file) })
+		if said == "" && !strings.HasPrefix(string(b), "{") {
+			t.Errorf("guard of %q: got nothing", b)
+		}
+	})
+}
