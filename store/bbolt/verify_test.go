@@ -182,6 +182,9 @@ func TestEveryDamagedRecordIsReported(t *testing.T) {
 	}
 }
 
+// numberBytes is how long the value of an entry is that holds a number.
+const numberBytes = 12
+
 func TestAnEntryThatIsGoneIsFound(t *testing.T) {
 	t.Parallel()
 	for _, bucket := range []string{"log", "index", "state", "snapshot", "message", "due", "parked", "timer"} {
@@ -193,8 +196,12 @@ func TestAnEntryThatIsGoneIsFound(t *testing.T) {
 				closeLog(t, l)
 				edit(t, l.Path(), func(tx *bolt.Tx) error {
 					c := tx.Bucket([]byte(bucket)).Cursor()
-					if c.First(); last {
-						c.Last()
+					_, v := c.First()
+					if last {
+						// Nobody counts receipts, which lie in the index as well.
+						for _, v = c.Last(); bucket == "index" && len(v) != numberBytes; {
+							_, v = c.Prev()
+						}
 					}
 					return c.Delete()
 				})
