@@ -333,17 +333,21 @@ func (l *Log) create() error {
 
 // syncDir makes it certain that a new file is there.
 func (l *Log) syncDir() error {
-	if runtime.GOOS == "windows" {
-		return nil // a directory cannot be synced there
-	}
-	d, err := os.Open(filepath.Dir(l.path))
-	if err == nil {
-		err = errors.Join(d.Sync(), d.Close())
-	}
-	if err != nil {
+	if err := syncDir(filepath.Dir(l.path)); err != nil {
 		return fmt.Errorf("create: sync the directory: %w", err)
 	}
 	return nil
+}
+
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil // a directory cannot be synced there
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // loadHeads reads the heads of all partitions and the counters, and compares
