@@ -5,11 +5,13 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
 )
 
 func TestAProjectionCatchesUpAndGoesOn(t *testing.T) {
@@ -271,6 +273,39 @@ func TestAHandleWithoutTransactionsIsWrittenAtLeastOnce(t *testing.T) {
 		}
 		if s := status(t, r); s.Partitions[0].Position != position(6) {
 			t.Errorf("status is %+v", s)
+		}
+	})
+}
+
+func TestAHubWakesTheRunnersWithoutAPause(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		log, g := newLog(t, 1), newTarget()
+		hub, err := stream.NewHub(t.Context(), stream.Config{Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer hub.Close()
+		r := sums().With(projection.BatchMax(10)).Into(g)
+		defer background(t, projection.Config{Log: log, Hub: hub}, r)()
+		deposit(t, log, "a", 0, 5000) // far behind: read from the log
+		synctest.Wait()
+		start := time.Now()
+		for i := range 100 {
+			deposit(t, log, "a", 5000+50*i, 50) // more than a batch, and than the lane can take at once
+			var events []store.Event
+			for e, err := range log.Read(t.Context(), store.Key{Kind: "account", ID: "a"}, store.Version(5000+50*i)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				events = append(events, *e.Clone())
+			}
+			hub.Publish(events)
+		}
+		atLeast(t, r, position(10_000))
+		wantRow(t, g, "sum_v1 a", sum(10_000))
+		if d := time.Since(start); d > 0 {
+			t.Errorf("it took %v of virtual time, so something has polled", d)
 		}
 	})
 }
