@@ -11,6 +11,7 @@ SHELL := bash
 MODULES := $(shell sed -n 's/^\t//p' go.work)
 FUZZTIME ?= 4s
 SEEDS ?= 5000
+N ?= all
 TESTFLAGS ?= -timeout 5m
 
 ## test: everything that must hold before a change is accepted, in the order
@@ -43,6 +44,13 @@ bench:
 .PHONY: sim
 sim:
 	go test ./internal/sim -run TestEntitiesKeepTheirWordWhateverFails -timeout 60m -seeds=$(SEEDS)
+
+## canary: tests must fail when their promise is broken on purpose; all twins,
+##         or the next N of them, another few every day, or one by its name:
+##         make canary N=5, make canary N=crc-off
+.PHONY: canary
+canary:
+	.ci/canary $(N)
 
 ## fuzz: every fuzz target for FUZZTIME (4s), e.g. make fuzz FUZZTIME=10m
 .PHONY: fuzz

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/actor"
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/internal/entity"
 	"github.com/perdure/perdure/store"
@@ -37,6 +38,9 @@ type cell struct {
 func (c *cell) Receive(_ *actor.Context[*entity.Call], ec *entity.Call) {
 	c.begin()
 	c.core.Deliver(ec)
+	if canary.Broken("effect-before-commit") && len(ec.Outcome.Effects) > 0 {
+		c.kind.engine.dispatcher.send(c.core.Key(), ec)
+	}
 	if !c.kind.engine.instant && c.core.WantsLoad() && c.handOver() {
 		return // the caller may have a deadline before the load ends
 	}
@@ -207,7 +211,7 @@ func (c *cell) Settled(items int) {
 }
 
 // Idle lets the actor be stopped only while nothing is in flight.
-func (c *cell) Idle() bool { return c.core.Idle() }
+func (c *cell) Idle() bool { return c.core.Idle() || canary.Broken("passivate-while-busy") }
 
 // Failed is called after a panic that did not come from a rule, or after a rule
 // has ended its goroutine.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -68,6 +69,9 @@ func (p *pruner) run(ctx context.Context) {
 func (p *pruner) prune(ctx context.Context, job prune) error {
 	partition := job.position.Partition()
 	through := p.hub.Passed(partition)
+	if canary.Broken("delete-before-readers") {
+		through = store.LastPosition(partition)
+	}
 	if b, ok := p.log.(store.Bookmarks); ok {
 		marks, err := b.Bookmarks(ctx)
 		if err != nil {

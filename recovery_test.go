@@ -286,6 +286,35 @@ func TestOldEventsAreDeletedBehindEveryReader(t *testing.T) {
 	})
 }
 
+// TestOldEventsAreKeptForALiveReader has a reader stop behind the first event
+// while snapshots come to cover all that it has yet to read.
+func TestOldEventsAreKeptForALiveReader(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		kind := accounts(perdure.SnapshotEvery(10), perdure.RetainEvents(1))
+		e := open(t, newLog(t), kind)
+		ref := kind.Ref(e, "1")
+		deposits(t, ref, 1)
+		const last = 60
+		var want store.Position
+		for ev, err := range e.Events(t.Context(), 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want++; ev.Position != want {
+				t.Fatalf("got the event at position %v, want %v", ev.Position, want)
+			}
+			if want == 1 {
+				deposits(t, ref, last-1)
+				synctest.Wait() // what may be deleted is deleted
+			}
+			if want == last {
+				break
+			}
+		}
+	})
+}
+
 func TestTwoEnginesOnOneLogNeverLoseACommand(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/perdure/perdure/internal/canary"
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 )
 
@@ -68,7 +69,7 @@ func Unseal(sealed []byte) (record []byte, reason string) {
 		return nil, fmt.Sprintf("record of %d bytes has no checksum", len(sealed))
 	}
 	want := binary.LittleEndian.Uint32(sealed[n:])
-	if got := crc32.Checksum(sealed[:n], castagnoli); got != want {
+	if got := crc32.Checksum(sealed[:n], castagnoli); got != want && !canary.Broken("crc-off") {
 		return nil, fmt.Sprintf("checksum is %08x, the record says %08x", got, want)
 	}
 	return sealed[:n], ""

@@ -5,6 +5,7 @@ package commit
 import (
 	"errors"
 
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -131,7 +132,7 @@ func (q *Queue) Take() []*store.Batch {
 		}
 		q.waiting[q.head] = nil
 		q.head++
-		if i.Lane.failed {
+		if i.Lane.failed && !canary.Broken("lane-forgiven") {
 			q.settle(i, store.Result{Err: behind(i)}, nil)
 			continue
 		}

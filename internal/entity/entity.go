@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/store"
 )
@@ -201,7 +202,7 @@ const (
 
 // Deliver is the input of a call.
 func (e *Entity) Deliver(c *Call) {
-	if int(e.pending) >= e.opts.Limits.Calls {
+	if int(e.pending) >= e.opts.Limits.Calls && !canary.Broken("mailbox-unbounded") {
 		c.Outcome.Status = StatusOverloaded
 		e.shell.Reply(c)
 		return
@@ -295,7 +296,7 @@ func (e *Entity) undo(w *work) {
 	e.state = nil
 	c, redo := w.call, &e.more().redo
 	switch err := w.Result.Err; {
-	case errors.Is(w.Err, store.ErrNotStored):
+	case errors.Is(w.Err, store.ErrNotStored), w.Err != nil && canary.Broken("unknown-taken-for-not-stored"):
 		e.fail(c, StatusFault, w.Err)
 	case w.Err != nil:
 		if !w.Batch.IsCheck() {
@@ -309,7 +310,7 @@ func (e *Entity) undo(w *work) {
 	case isBehind(err):
 		redo.push(c) // nothing was wrong with the command itself
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrAnswered):
-		if c.conflicts++; c.conflicts > e.opts.Limits.Conflicts {
+		if c.conflicts++; c.conflicts > e.opts.Limits.Conflicts || canary.Broken("conflict-not-retried") {
 			e.fail(c, StatusConflict, err)
 		} else {
 			redo.push(c)

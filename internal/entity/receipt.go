@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -141,10 +142,10 @@ func (e *Entity) recall(c *Call) bool {
 	case !ok:
 		c.uncertain = false // without a receipt it has not been applied
 		return true
-	case known.pending:
+	case known.pending && !canary.Broken("repeat-past-the-gate"):
 		c.again = true // once the first one is durable, or has failed
 		e.flightLast.after.push(c)
-	case known.fingerprint != c.Fingerprint:
+	case known.fingerprint != c.Fingerprint && !canary.Broken("key-without-its-body"):
 		e.fail(c, StatusKeyReused, nil)
 	default:
 		e.waiting.pushFront(c)

@@ -10,12 +10,13 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
 // run runs one call on the state in memory. The entity is live and may submit.
 func (e *Entity) run(c *Call) {
-	if err := c.Ctx.Err(); err != nil {
+	if err := c.Ctx.Err(); err != nil && !canary.Broken("deadline-ignored") {
 		e.fail(c, StatusExpired, err)
 		return
 	}
@@ -41,11 +42,11 @@ func (e *Entity) run(c *Call) {
 // on a shared log, once the store says that it is still so.
 func (e *Entity) gate(c *Call) {
 	switch {
-	case e.opts.Shared:
+	case e.opts.Shared && !canary.Broken("read-without-check"):
 		w := newWork(c)
 		w.Batch.Key, w.Batch.Expected = e.Key(), e.version
 		e.submit(w)
-	case e.flightLast != nil:
+	case e.flightLast != nil && !canary.Broken("query-past-the-gate"):
 		e.flightLast.after.push(c)
 	default:
 		e.finish(c)
@@ -102,7 +103,7 @@ func (e *Entity) command(c *Call) {
 	if c.Name != "" && !e.recall(c) {
 		return
 	}
-	if c.Conditional && c.IfVersion != e.version {
+	if c.Conditional && c.IfVersion != e.version && !canary.Broken("if-version-ignored") {
 		c.Outcome = Outcome{Status: StatusWrongVersion, Version: e.version}
 		e.gate(c)
 		return
@@ -174,13 +175,13 @@ func (e *Entity) record(c *Call) {
 // conclude adds to the batch of a command what tells others of its outcome: its
 // receipt, the end of the message that it comes from, and the reply to that.
 func (e *Entity) conclude(c *Call, b *store.Batch) {
-	if c.Name != "" {
+	if c.Name != "" && !canary.Broken("receipt-not-in-the-batch") {
 		e.remember(c, b)
 	}
 	if c.Row == 0 {
 		return
 	}
-	b.Settle = append(b.Settle, store.Settlement{Sequence: c.Row, Required: true})
+	b.Settle = append(b.Settle, store.Settlement{Sequence: c.Row, Required: !canary.Broken("message-not-required")})
 	if !c.ReplyTo.IsZero() {
 		b.Enqueue = append(b.Enqueue, e.replyMessage(c, b.Next()))
 	}
@@ -283,7 +284,7 @@ func (e *Entity) evolve(c *Call, d *Decision, w *work) (out Outcome) {
 		if i > 0 {
 			rule = e.opts.Rules.Evolve[reflect.TypeOf(event)]
 		}
-		if rule.Shares {
+		if rule.Shares && !canary.Broken("state-shared-with-the-caller") {
 			// The state must not come to share memory with what the caller or
 			// the command holds.
 			event = rule.New()
@@ -340,6 +341,10 @@ func (e *Entity) encodeState(c *Call) *store.State {
 func (e *Entity) crash(c *Call, out Outcome) {
 	out.Version = e.version
 	c.Outcome = out
+	if canary.Broken("half-an-apply-kept") {
+		e.gate(c)
+		return
+	}
 	e.state = nil
 	e.phase = fenced
 	if e.flightLast != nil {
@@ -366,6 +371,9 @@ func (e *Entity) caught(c *Call, rule string, out *Outcome) {
 	v := recover()
 	if v == nil {
 		return // a Goexit, see Exited: the goroutine is going away
+	}
+	if canary.Broken("panic-not-caught") {
+		panic(v)
 	}
 	e.running, e.evolving = nil, false
 	*out = Outcome{Status: StatusPanicked, Version: e.version, Err: newPanic(v, rule+" "+typeName(c.Message))}

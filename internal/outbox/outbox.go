@@ -6,6 +6,7 @@ import (
 	"container/heap"
 	"time"
 
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -162,7 +163,7 @@ func (q *Queue) Unparked(m *store.Message, now time.Time) {
 func (q *Queue) take(m *store.Message, now time.Time) {
 	_, gone := q.gone[m.Sequence]
 	switch {
-	case m.Due.After(now):
+	case m.Due.After(now) && !canary.Broken("timer-early"):
 		q.dueAt(m.Due)
 	case gone:
 		q.missed = true // what the scan reads of it may be old
@@ -227,7 +228,7 @@ func (q *Queue) admit(m *store.Message) {
 		key.handler = m.Type
 	}
 	if l := q.lanes[key]; l != nil && !m.Unordered {
-		if l.behind || l.length >= q.limits.LaneMax {
+		if l.behind && !canary.Broken("message-overtakes") || l.length >= q.limits.LaneMax {
 			l.behind = true
 			return
 		}

@@ -15,7 +15,7 @@ var moduleDirs = []string{
 	"bench",
 	"cmd/perdure",
 	"examples/bank",
-	"examples/library",
+	"examples/library", "proof",
 	"store/bbolt",
 	"store/crashtest",
 	"store/open",

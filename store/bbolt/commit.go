@@ -7,6 +7,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
@@ -91,7 +92,9 @@ func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 	txid := tx.ID()
 	if err := l.guard(tx.Commit); err != nil {
 		_ = l.guard(tx.Rollback) // after a panic it gives back the lock; else it does nothing
-		l.breakDown(err)
+		if !canary.Broken("go-on-after-a-failed-sync") {
+			l.breakDown(err)
+		}
 		return false, fmt.Errorf("outcome unknown: %w: %w", store.ErrBroken, err)
 	}
 	l.writer.publish()
