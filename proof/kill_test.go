@@ -1,0 +1,186 @@
+package proof_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+
+	"github.com/perdure/perdure"
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+)
+
+// The environment of a process that is to be killed: its store, the directory of
+// that, which life it is, and the seed.
+const (
+	victimStore = "PERDURE_PROOF_STORE"
+	victimDir   = "PERDURE_PROOF_STORE_DIR"
+	victimLife  = "PERDURE_PROOF_LIFE"
+	victimSeed  = "PERDURE_PROOF_SEED"
+)
+
+// TestMain turns the test binary into the process that is killed.
+func TestMain(m *testing.M) {
+	if name := os.Getenv(victimStore); name != "" {
+		if err := beVictim(name); err != nil {
+			_, _ = fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(1)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+const (
+	lives        = 5   // of the process
+	victimLines  = 900 // that it writes before it is killed, and more in each life
+	victimsEach  = 2   // clients of each entity
+	victimNumber = 1000
+)
+
+// beVictim runs clients for ever and writes what they do. A line is one write to
+// the pipe, made before the call and after it, so the order of the lines is an
+// order in time, and what was written is there however the process ends.
+func beVictim(name string) error {
+	var life int
+	var seed uint64
+	if _, err := fmt.Sscan(os.Getenv(victimLife)+" "+os.Getenv(victimSeed), &life, &seed); err != nil {
+		return err
+	}
+	for _, sc := range stores {
+		if sc.name != name {
+			continue
+		}
+		log, err := sc.open(nil, os.Getenv(victimDir), nil)
+		if err != nil {
+			return err
+		}
+		m, err := newMachine(context.Background(), log)
+		if err != nil {
+			return err
+		}
+		w := &lineWriter{out: os.Stdout}
+		for n := range entities * victimsEach {
+			c := newClient(life*victimNumber+n, n%entities, seed, w, only{m})
+			go func() {
+				for {
+					c.call(context.Background())
+				}
+			}()
+		}
+		select {}
+	}
+	return fmt.Errorf("there is no store %q", name)
+}
+
+// only is a host with one engine.
+type only struct{ machine *machine }
+
+func (o only) ref(_ context.Context, _, entity int) (perdure.Ref[*testv1.Account], error) {
+	return o.machine.ref(entity), nil
+}
+
+// A lineWriter is a recorder that writes each op twice, as JSON.
+type lineWriter struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (w *lineWriter) begin(o *op) { w.write(o) }
+func (w *lineWriter) end(o *op)   { w.write(o) }
+
+func (w *lineWriter) write(o *op) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	line, err := json.Marshal(o)
+	if err == nil {
+		_, err = w.out.Write(append(line, '\n'))
+	}
+	if err != nil {
+		panic(err) // nobody listens any more
+	}
+}
+
+// TestEntitiesAreLinearizableWhenProcessesAreKilled kills the process in which the
+// clients and the engine are, again and again, on every store that outlives it.
+func TestEntitiesAreLinearizableWhenProcessesAreKilled(t *testing.T) {
+	t.Parallel()
+	for _, sc := range stores {
+		if !sc.durable {
+			continue
+		}
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			seed := chooseSeed(t)
+			dir := t.TempDir()
+			h := new(history)
+			for life := range lives {
+				runAndKill(t, h, sc, dir, life, seed)
+			}
+			log, err := sc.open(t, dir, nil)
+			if err != nil {
+				t.Fatalf("open the store after the last kill: %v", err)
+			}
+			look(t, h, log)
+			judgeAll(t, h, log)
+			if err := log.Close(); err != nil {
+				t.Errorf("close the store: %v", err)
+			}
+		})
+	}
+}
+
+// runAndKill lets a process call until it has written some lines, kills it, and
+// adds what it has written to the history. Calls that have not returned are of
+// unknown outcome.
+func runAndKill(t *testing.T, h *history, sc storeCase, dir string, life int, seed uint64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), runMax)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), victimStore+"="+sc.name, victimDir+"="+dir,
+		fmt.Sprintf("%s=%d", victimLife, life), fmt.Sprintf("%s=%d", victimSeed, seed))
+	cmd.Stderr = t.Output()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := sync.OnceFunc(func() { _ = cmd.Process.Kill() })
+	defer func() {
+		kill()
+		_ = cmd.Wait() // killed
+	}()
+	open := make(map[int]*op) // by client
+	n := 0
+	for lines := bufio.NewScanner(out); lines.Scan(); n++ {
+		o := new(op)
+		if err := json.Unmarshal(lines.Bytes(), o); err != nil {
+			if n > victimLines {
+				return // the line that was being written when it died
+			}
+			t.Fatalf("the process says %q", lines.Text())
+		}
+		if begun := open[o.Client]; begun != nil {
+			delete(open, o.Client)
+			o.Begin = begun.Begin
+			*begun = *o
+			h.end(begun)
+		} else {
+			open[o.Client] = o
+			h.begin(o)
+		}
+		if n == victimLines*(life+1) {
+			kill()
+		}
+	}
+	if n <= victimLines*(life+1) {
+		t.Fatalf("the process has ended by itself after %d lines", n)
+	}
+}

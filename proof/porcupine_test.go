@@ -1,0 +1,119 @@
+package proof_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// porcupineMax bounds the search for the order of one entity's ops. Most are
+// found in milliseconds; ops of unknown outcome, which may come anywhere, can
+// make it long.
+const porcupineMax = 10 * time.Second
+
+// A sequential is the state of an entity as porcupine's model sees it.
+type sequential struct {
+	version uint64
+	digest  int64
+}
+
+// An answer is what porcupine is told of the end of an op.
+type answer struct {
+	ending  ending
+	version uint64
+	digest  int64
+	shows   bool
+}
+
+// model is what an entity does with one call after the other.
+func model(kind string) porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return sequential{} },
+		Step: func(state, input, output any) (bool, any) {
+			s, o, a := state.(sequential), input.(*op), output.(answer)
+			next, does := step(kind, s, o)
+			switch {
+			case a.ending == endUnknown:
+				return true, next
+			case a.ending != does, a.version != next.version, a.shows && a.digest != next.digest:
+				return false, s
+			}
+			return true, next
+		},
+		DescribeOperation: func(input, output any) string {
+			return fmt.Sprintf("%v: %+v", input, output)
+		},
+		DescribeState: func(state any) string {
+			s := state.(sequential)
+			return fmt.Sprintf("version %d, digest %x", s.version, uint64(s.digest))
+		},
+	}
+}
+
+// step is what an op does in a state.
+func step(kind string, s sequential, o *op) (sequential, ending) {
+	switch {
+	case o.Conditional && o.IfVersion != s.version:
+		return s, endVersion
+	case o.What == whatWithdraw && refuses(s.digest):
+		return s, endRefused
+	}
+	for range versionsOf(kind, o) {
+		s = sequential{s.version + 1, mix(s.digest, o.Number)}
+	}
+	return s, endDone
+}
+
+// operations returns the ops that porcupine is to put in an order. The calls of
+// one command are one op, as in a judge; and what has failed with nothing stored
+// did not happen.
+func operations(ops []*op) (list []porcupine.Operation) {
+	at := make(map[int64]int) // place in list by number
+	for _, o := range ops {
+		if o.Ending == endNothing {
+			continue
+		}
+		a := answer{o.Ending, o.Version, o.Digest, o.Shows}
+		end := o.End
+		if o.Ending == endUnknown {
+			end = never
+		}
+		i, known := at[o.Number]
+		switch {
+		case !o.writes() || !known:
+			if o.writes() {
+				at[o.Number] = len(list)
+			}
+			list = append(list, porcupine.Operation{ClientId: o.Client, Input: o, Call: o.Begin, Output: a, Return: end})
+		case end < list[i].Return:
+			list[i].Output, list[i].Return = a, end
+		}
+	}
+	return list
+}
+
+// linearizable asks porcupine. An error means that there is no order; decided is
+// false if none was found in time.
+func linearizable(t *testing.T, kind, name string, ops []*op) (decided bool, err error) {
+	t.Helper()
+	m := model(kind)
+	result, info := porcupine.CheckOperationsVerbose(m, operations(ops), porcupineMax)
+	switch result {
+	case porcupine.Ok:
+		return true, nil
+	case porcupine.Unknown:
+		return false, nil
+	}
+	path := filepath.Join(t.ArtifactDir(), name+".html")
+	if dir := os.Getenv("PERDURE_PROOF_DIR"); dir != "" {
+		path = filepath.Join(dir, name+".html")
+	}
+	if err := porcupine.VisualizePath(m, info, path); err != nil {
+		t.Errorf("visualise the history: %v", err)
+	}
+	return true, fmt.Errorf("there is no order of the calls in which they could have been answered so; see %s", path)
+}

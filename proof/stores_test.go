@@ -1,0 +1,47 @@
+package proof_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/bbolt"
+	"github.com/perdure/perdure/store/memory"
+)
+
+// A storeCase is a store that histories are made on.
+type storeCase struct {
+	name string
+	// engines is how many run on it at once; more than one needs a log that is
+	// opened to be shared.
+	engines int
+	// durable is true if what it holds outlives a process that is killed.
+	durable bool
+	// bare runs it as it is, without faults: a memory log then commits on the spot.
+	bare bool
+	// open opens the log in dir, which is the test's own, or opens it anew: then
+	// before is the log that was there before, and is closed.
+	open func(t testing.TB, dir string, before store.Log) (store.Log, error)
+}
+
+// stores are all stores that the engine is proved on. A new one is a line here.
+var stores = []storeCase{
+	{name: "memory", engines: 1, bare: true, open: openMemory()},
+	{name: "memory-faulty", engines: 1, open: openMemory()},
+	{name: "memory-shared", engines: 2, open: openMemory(memory.Shared())},
+	{name: "memory-shared-bare", engines: 3, bare: true, open: openMemory(memory.Shared())},
+	{name: "bbolt", engines: 1, durable: true, open: openBolt},
+}
+
+func openMemory(options ...memory.Option) func(testing.TB, string, store.Log) (store.Log, error) {
+	return func(_ testing.TB, _ string, before store.Log) (store.Log, error) {
+		if before == nil {
+			return memory.New(options...), nil
+		}
+		return before.(*memory.Log).Reopen(), nil
+	}
+}
+
+func openBolt(_ testing.TB, dir string, _ store.Log) (store.Log, error) {
+	return bbolt.Open(filepath.Join(dir, "log.db"))
+}
