@@ -172,7 +172,7 @@ func (e *Engine) send(k *kindRuntime, id string, c *call) error {
 		cell, err := k.find(id)
 		switch {
 		case err != nil:
-		case c.sink != nil:
+		case c.sink != nil, c.told:
 			err = cell.ref.Tell(&c.Call)
 		default:
 			err = cell.ref.Run(&c.Call)
