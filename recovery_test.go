@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +16,7 @@ import (
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
+	"github.com/perdure/perdure/stream"
 )
 
 // session runs fn with an engine of its own on the log.
@@ -287,14 +289,23 @@ func TestOldEventsAreDeletedBehindEveryReader(t *testing.T) {
 }
 
 // TestOldEventsAreKeptForALiveReader has a reader stop behind the first event
-// while snapshots come to cover all that it has yet to read.
+// while snapshots come to cover all that it has yet to read. The events are too
+// large to be kept in memory for it.
 func TestOldEventsAreKeptForALiveReader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind := accounts(perdure.SnapshotEvery(10), perdure.RetainEvents(1))
 		e := open(t, newLog(t), kind)
 		ref := kind.Ref(e, "1")
-		deposits(t, ref, 1)
+		note := &testv1.Annotate{Note: &testv1.Note{Text: strings.Repeat("x", stream.BufferPayloadMax+1)}}
+		annotate := func(n int) {
+			for range n {
+				if _, err := ref.Do(t.Context(), note); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		annotate(1)
 		const last = 60
 		var want store.Position
 		for ev, err := range e.Events(t.Context(), 0) {
@@ -305,7 +316,7 @@ func TestOldEventsAreKeptForALiveReader(t *testing.T) {
 				t.Fatalf("got the event at position %v, want %v", ev.Position, want)
 			}
 			if want == 1 {
-				deposits(t, ref, last-1)
+				annotate(last - 1)
 				synctest.Wait() // what may be deleted is deleted
 			}
 			if want == last {

@@ -72,7 +72,7 @@ func TestARightHistoryIsNotBlamed(t *testing.T) {
 	if err := judgeEntity(w.kind, w.log, w.ops); err != nil {
 		t.Error(err)
 	}
-	if decided, err := linearizable(t, w.kind, "right", w.ops); err != nil || !decided {
+	if decided, err := linearizable(t, w.kind, "right", w.log, w.ops); err != nil || !decided {
 		t.Errorf("porcupine: %v, decided: %t", err, decided)
 	}
 }
@@ -257,7 +257,7 @@ func TestAWrongHistoryIsCaught(t *testing.T) {
 			if !c.seen {
 				return
 			}
-			if decided, err := linearizable(t, w.kind, "wrong", w.ops); err == nil {
+			if decided, err := linearizable(t, w.kind, "wrong", w.log, w.ops); err == nil {
 				t.Errorf("porcupine has found an order, decided: %t\nhistory: %v", decided, w.ops)
 			}
 		})

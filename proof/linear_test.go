@@ -174,7 +174,7 @@ func judgeAll(t *testing.T, h *history, log store.Log) {
 		if err := judgeEntity(key.Kind, numbers, ops); err != nil {
 			t.Errorf("%v: %v\nlog: %v\nhistory:\n%s", key, err, numbers, lines(ops))
 		}
-		decided, err := linearizable(t, key.Kind, fmt.Sprintf("%s-%s", key.Kind, key.ID), ops)
+		decided, err := linearizable(t, key.Kind, fmt.Sprintf("%s-%s", key.Kind, key.ID), numbers, ops)
 		if err != nil {
 			t.Errorf("%v: %v", key, err)
 		}
