@@ -109,6 +109,8 @@ func (c *cell) load() {
 	err := loadInto(e.log, c.core.Key(), fold)
 	if err != nil {
 		err = fmt.Errorf("load: %w", err)
+	} else if !canary.Broken("doubtful-events-unread") {
+		e.hub.Reach(fold.Position()) // it may be of a commit that nobody could tell of
 	}
 	c.core.Loaded(fold, err)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/perdure/perdure"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
@@ -203,4 +204,40 @@ func TestASubscriptionGetsWholeCommitsAndGoesOnWhereItWas(t *testing.T) {
 		}
 	}
 	streamtest.Check(t, &h, streamtest.Held(t, log, stream.Query{}))
+}
+
+// TestAReaderLearnsOfACommitThatWasInDoubt has a commit be stored without anybody
+// knowing. Its command is answered all the same, so a reader must get its event.
+func TestAReaderLearnsOfACommitThatWasInDoubt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		kind := accounts()
+		log := &hookedLog{Log: newLog(t)}
+		e := open(t, log, kind)
+		ref := kind.Ref(e, "1")
+		got := make(chan store.Position, 2)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() {
+			for ev, err := range e.Events(ctx, 0) {
+				if err != nil {
+					return
+				}
+				got <- ev.Position
+			}
+		}()
+		deposits(t, ref, 1)
+		log.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
+			log.on(nil)
+			if _, err := next(group); err != nil {
+				return nil, err
+			}
+			return nil, errors.New("connection lost")
+		})
+		deposits(t, ref, 1)
+		synctest.Wait()
+		if n := len(got); n != 2 {
+			t.Errorf("a reader has got %d events, want both", n)
+		}
+	})
 }

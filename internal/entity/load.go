@@ -54,6 +54,9 @@ func (f *Fold) State() (proto.Message, error) {
 	return f.state, nil
 }
 
+// Position returns that of the last event that the fold has met, or of its state.
+func (f *Fold) Position() store.Position { return f.position }
+
 // Load begins a load and returns the fold that takes what is read.
 func (e *Entity) Load() *Fold {
 	f := &Fold{e: e}
