@@ -18,7 +18,8 @@ TESTFLAGS ?= -timeout 5m
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
 ##       then what runs long
 .PHONY: test
-test: format-check vet test-go modules proto lint test-race bench fuzz
+test: format-check vet test-go modules proto lint test-race bench fuzz canary
+test: N = 5
 
 ## check: the part of test that does not run the code
 .PHONY: check
@@ -40,10 +41,11 @@ test-race:
 bench:
 	go test $(TESTFLAGS) -run '^$$' -bench . -benchtime 1x work
 
-## sim: the simulation with more seeds, e.g. make sim SEEDS=20000
+## sim: the simulation with more seeds, e.g. make sim SEEDS=20000; tells how many
+##      were run, and how many a second
 .PHONY: sim
 sim:
-	go test ./internal/sim -run TestEntitiesKeepTheirWordWhateverFails -timeout 60m -seeds=$(SEEDS)
+	go test ./internal/sim -run TestEntitiesKeepTheirWordWhateverFails -timeout 60m -seeds=$(SEEDS) -v
 
 ## canary: tests must fail when their promise is broken on purpose; all twins,
 ##         or the next N of them, another few every day, or one by its name:

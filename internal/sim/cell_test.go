@@ -128,6 +128,7 @@ func (c *cell) read(fold *entity.Fold) error {
 	if w.twin.readsOldData && w.chance(0.3) {
 		limit--
 	}
+	defer func() { c.node.hub.Reach(fold.Position()) }()
 	for e, err := range w.disk.log.Load(background, c.key, fold.Accept) {
 		if err != nil {
 			return err

@@ -13,21 +13,24 @@ import (
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/internal/entity"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
 )
 
 var background = context.Background()
 
 // A node is one process: a committer, and entities in memory.
 type node struct {
-	w     *world
-	name  int
-	gone  bool // it has crashed or stopped; another one has its place
-	stops bool // it takes no more groups
-	busy  bool // a task of the committer is on its way
-	queue commit.Queue
-	box   *box
-	cells map[store.Key]*cell
-	opts  map[string]*entity.Options // by kind
+	w       *world
+	name    int
+	gone    bool // it has crashed or stopped; another one has its place
+	stops   bool // it takes no more groups
+	busy    bool // a task of the committer is on its way
+	queue   commit.Queue
+	box     *box
+	cells   map[store.Key]*cell
+	opts    map[string]*entity.Options // by kind
+	hub     *stream.Hub
+	readers []*reader
 	// storing, while a group is on its way to the store, lets it get there or not.
 	storing func(arrives bool)
 }
@@ -45,6 +48,7 @@ func newNode(w *world, name int) *node {
 		}
 	}
 	n.box = newBox(n)
+	n.watch()
 	return n
 }
 
@@ -86,6 +90,9 @@ func (n *node) take() {
 	group := slices.Clone(n.queue.Group())
 	if n.w.twin.dispatchesEarly {
 		n.dispatch(group, n.w.disk.foretell(group), nil)
+	}
+	if n.w.twin.publishesEarly {
+		n.foretell(group)
 	}
 	v := n.w.disk.verdict()
 	arrived := false
@@ -138,6 +145,9 @@ func (n *node) settle(results []store.Result, err error) {
 // dispatch tells the outbox of the messages that have been stored.
 func (n *node) dispatch(group []*commit.Item, results []store.Result, err error) {
 	for i, item := range group {
+		if err == nil && len(results) == len(group) && (results[i].Err == nil || n.w.twin.publishesRefused) {
+			n.publish(item, &results[i])
+		}
 		switch {
 		case !wakes(&item.Batch) || errors.Is(err, store.ErrNotStored):
 		case err != nil || len(results) != len(group):
@@ -223,6 +233,10 @@ func (n *node) close() {
 
 func (n *node) replace() {
 	n.gone = true
+	for _, r := range n.readers {
+		r.stop()
+	}
+	n.readers = nil
 	n.w.nodes[n.name] = newNode(n.w, n.name)
 }
 

@@ -3,12 +3,18 @@ package sim_test
 import (
 	"flag"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 var (
 	oneSeed = flag.Int64("seed", -1, "run only this seed")
-	seeds   = flag.Int("seeds", 300, "how many seeds to run")
+	seeds   = flag.Int("seeds", seedsDefault, "how many seeds to run")
+	whole   = flag.Bool("trace", false, "print the whole trace of a run, and not its end")
 )
 
 // twinSeedsMax bounds the seeds that a broken twin gets to be caught with.
@@ -16,19 +22,47 @@ const twinSeedsMax = 200
 
 func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 	t.Parallel()
-	from, to := uint64(1), uint64(*seeds)
 	if *oneSeed >= 0 {
-		from, to = uint64(*oneSeed), uint64(*oneSeed)
-	}
-	for seed := from; seed <= to; seed++ {
-		w := newWorld(seed, twin{})
-		if fault := w.run(); fault != "" {
-			t.Fatalf("seed %d: %s\n\n%s\nTo see it again: go test ./internal/sim -run %s -seed=%d", seed, fault, w.tail(), t.Name(), seed)
+		w := newWorld(uint64(*oneSeed), twin{})
+		fault := w.run()
+		t.Logf("seed %d: %d steps, %d calls, hash %x\n%s", w.seed, w.steps, len(w.ops), w.hash, w.tail())
+		if fault != "" {
+			t.Errorf("seed %d: %s", w.seed, fault)
 		}
-		if *oneSeed >= 0 {
-			t.Logf("seed %d: %d steps, %d calls, hash %x\n%s", seed, w.steps, len(w.ops), w.hash, w.tail())
-		}
+		return
 	}
+	began := time.Now()
+	var next, steps, calls atomic.Uint64
+	var mu sync.Mutex
+	var worst *world // the broken one with the lowest seed
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for seed := next.Add(1); seed <= uint64(*seeds); seed = next.Add(1) {
+				w := newWorld(seed, twin{})
+				fault := w.run()
+				steps.Add(uint64(w.steps))
+				calls.Add(uint64(len(w.ops)))
+				if fault == "" {
+					continue
+				}
+				next.Store(uint64(*seeds)) // no others after those that run
+				mu.Lock()
+				if worst == nil || worst.seed > seed {
+					worst = w
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if worst != nil {
+		t.Fatalf("seed %d: %s\n\n%s\nTo see all of it again: go test ./internal/sim -run '^%s$' -seed=%d -trace -v",
+			worst.seed, worst.fault, worst.tail(), t.Name(), worst.seed)
+	}
+	took := time.Since(began)
+	t.Logf("%d seeds in %v, %.0f a second: %d steps, %d calls", *seeds, took.Round(time.Millisecond),
+		float64(*seeds)/took.Seconds(), steps.Load(), calls.Load())
 }
 
 func TestASeedIsARun(t *testing.T) {
@@ -38,8 +72,9 @@ func TestASeedIsARun(t *testing.T) {
 		a, b := newWorld(seed, twin{}), newWorld(seed, twin{})
 		a.run()
 		b.run()
-		if a.hash != b.hash || a.steps != b.steps {
-			t.Errorf("two runs of seed %d: got hashes %x and %x after %d and %d steps, want the same", seed, a.hash, b.hash, a.steps, b.steps)
+		if !slices.Equal(a.trace, b.trace) || a.hash != b.hash || a.steps != b.steps {
+			t.Errorf("two runs of seed %d: got %d and %d lines of trace, hashes %x and %x after %d and %d steps, want the same",
+				seed, len(a.trace), len(b.trace), a.hash, b.hash, a.steps, b.steps)
 		}
 		if other, ok := hashes[a.hash]; ok {
 			t.Errorf("seeds %d and %d: got the same run", seed, other)
@@ -80,6 +115,10 @@ type twin struct {
 	settlesUnsaved     bool // a message is forgotten though its settlement is not stored
 	requiresNoRow      bool // a target does not ask whether the message is there
 	cancelsInMemory    bool // the end of a timer is not stored
+
+	publishesEarly   bool // readers get events before they are stored
+	publishesRefused bool // readers get events of refused batches
+	skipsBehind      bool // a reader that was slow goes on at the head
 }
 
 func TestABrokenTwinIsCaught(t *testing.T) {
@@ -109,6 +148,9 @@ func TestABrokenTwinIsCaught(t *testing.T) {
 		{name: "settles unsaved", settlesUnsaved: true},
 		{name: "requires no row", requiresNoRow: true},
 		{name: "cancels in memory", cancelsInMemory: true},
+		{name: "publishes early", committer: true, publishesEarly: true},
+		{name: "publishes what is refused", committer: true, publishesRefused: true, shared: true},
+		{name: "skips behind", skipsBehind: true},
 	} {
 		t.Run(tw.name, func(t *testing.T) {
 			t.Parallel()

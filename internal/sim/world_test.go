@@ -5,6 +5,7 @@
 //
 //	go test ./internal/sim -seeds=20000    # look longer
 //	go test ./internal/sim -seed=76 -v     # one run, with the end of its trace
+//	go test ./internal/sim -seed=76 -trace -v
 package sim_test
 
 import (
@@ -12,6 +13,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/perdure/perdure/internal/entity"
@@ -224,6 +226,8 @@ func (w *world) accidents() {
 		w.disk.prune(w.keys[w.random.IntN(len(w.keys))])
 	case x < 0.06 && !n.stops:
 		n.box.unpark()
+	case x < 0.065 && len(n.readers) > 0:
+		n.readers[w.random.IntN(len(n.readers))].die()
 	}
 }
 
@@ -311,6 +315,11 @@ func (w *world) audit() {
 	}
 	w.disk.audit()
 	for _, n := range w.nodes {
+		for _, r := range n.readers {
+			r.audit()
+		}
+	}
+	for _, n := range w.nodes {
 		if rows, flight := n.box.queue.Load(); rows+flight > 0 || n.box.item != nil {
 			w.broken("node %d has %d messages in memory and delivers %d when all is over", n.name, rows, flight)
 		}
@@ -356,12 +365,13 @@ func (w *world) begin(o *op) {
 	w.all = append(w.all, o)
 }
 
-// tail returns the end of the trace.
-func (w *world) tail() (lines string) {
-	for _, l := range w.trace[max(0, len(w.trace)-traceMax):] {
-		lines += l + "\n"
+// tail returns the end of the trace, or all of it.
+func (w *world) tail() string {
+	lines := w.trace
+	if !*whole {
+		lines = lines[max(0, len(lines)-traceMax):]
 	}
-	return lines
+	return strings.Join(lines, "\n") + "\n"
 }
 
 func stateText(a *testv1.Account) string {

@@ -1,0 +1,192 @@
+package sim_test
+
+import (
+	"iter"
+
+	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
+)
+
+const (
+	// readersMax is how many readers a node has.
+	readersMax = 2
+	// readMax is how many events a reader takes at a time.
+	readMax = 5
+)
+
+// A reader follows the log on one node, some events at a time and with pauses. It
+// may die, and another one begins in its place where it likes.
+//
+// A [stream.Hub] is no core: its readers wait. In a run they never do, because a
+// step is taken only while an event is there that the hub knows of.
+type reader struct {
+	node *node
+	name int
+	next func() (*store.Event, error, bool)
+	stop func()
+	dead bool
+	last store.Position // that it has got
+	gone store.Position // up to here the events behind last have been deleted
+	told store.Position // up to here the hub knows the log
+}
+
+// watch gives the node its hub and its readers.
+func (n *node) watch() {
+	hub, err := stream.NewHub(background, stream.Config{Log: n.w.disk.log})
+	if err != nil {
+		panic(err)
+	}
+	n.hub = hub
+	for range n.w.random.IntN(readersMax + 1) {
+		n.follow(0)
+	}
+}
+
+// follow begins a reader above a position.
+func (n *node) follow(after store.Position) {
+	r := &reader{node: n, name: n.w.tick(), last: after, told: n.w.disk.head()}
+	r.next, r.stop = iter.Pull2(n.hub.Follow(background, store.Query{After: after}))
+	n.readers = append(n.readers, r)
+	n.w.later(r.read, "node %d: reader %d begins above position %v", n.name, r.name, after)
+}
+
+// head returns the position of the last event in the log.
+func (d *disk) head() store.Position {
+	heads, err := d.log.Heads(background)
+	if err != nil {
+		panic(err)
+	}
+	return heads[0]
+}
+
+// publish tells the readers of a node that a batch is stored.
+func (n *node) publish(i *commit.Item, res *store.Result) {
+	events := i.Batch.Events
+	for k := range events {
+		e := &events[k]
+		e.Key, e.Version = i.Batch.Key, i.Batch.Expected+store.Version(k)+1
+		e.Position = res.Position - store.Position(len(events)-1-k)
+		e.Time = res.Time
+		if res.Err != nil {
+			e.Position = n.w.disk.head() + store.Position(k) // the twin's mistake
+		}
+	}
+	n.hub.Publish(events)
+	if len(events) > 0 {
+		n.reach(events[len(events)-1].Position)
+	}
+}
+
+// foretell publishes a group at the positions that it would have, for a twin.
+func (n *node) foretell(group []*commit.Item) {
+	head := n.w.disk.head()
+	for _, i := range group {
+		if len(i.Batch.Events) > 0 {
+			head += store.Position(len(i.Batch.Events))
+			n.publish(i, &store.Result{Position: head})
+		}
+	}
+}
+
+// reach says how far the hub knows the log.
+func (n *node) reach(p store.Position) {
+	for _, r := range n.readers {
+		r.told = max(r.told, p)
+	}
+}
+
+// read takes some events, and later some more. A pause may be long.
+func (r *reader) read() {
+	w := r.node.w
+	if r.node.gone || r.dead {
+		return
+	}
+	for range 1 + w.random.IntN(readMax) {
+		if !r.step() {
+			break
+		}
+	}
+	if w.twin.skipsBehind && r.told > r.last+readMax {
+		r.skip(r.told - 1)
+	}
+	if w.faulty || r.behind() {
+		w.later(r.read, "node %d: reader %d goes on behind %v", r.node.name, r.name, r.last)
+	}
+}
+
+// behind reports whether an event is there that the reader can have without
+// waiting: its last step has known the log up to told.
+func (r *reader) behind() bool { return max(r.last, r.gone) < r.told }
+
+// step takes one event, if there is one, and checks it.
+func (r *reader) step() bool {
+	w := r.node.w
+	if !r.behind() || w.prunes && !r.kept() {
+		return false
+	}
+	e, err, ok := r.next()
+	switch {
+	case !ok || err != nil:
+		w.broken("reader %d of node %d has ended behind %v: %v", r.name, r.node.name, r.last, err)
+		return false
+	case e.Position <= r.last || e.Position > r.last+1 && !w.prunes:
+		w.broken("reader %d of node %d gets position %v after %v", r.name, r.node.name, e.Position, r.last)
+		return false
+	}
+	r.last = e.Position
+	b := w.disk.books[e.Key]
+	if int(e.Version) > len(b.entries) || b.entries[e.Version-1].command != e.Metadata.CausationID {
+		w.broken("reader %d of node %d gets version %d of %v at position %v, which is not stored", r.name, r.node.name, e.Version, e.Key, e.Position)
+		return false
+	}
+	w.note("  reader %d of node %d has read position %v: version %d of %v", r.name, r.node.name, e.Position, e.Version, e.Key)
+	return true
+}
+
+// kept reports whether an event above the last one is still in the log, so that a
+// step does not wait for one that was deleted.
+func (r *reader) kept() bool {
+	for _, err := range r.node.w.disk.log.Scan(background, store.Query{After: r.last, Through: r.told}) {
+		if err != nil {
+			panic(err)
+		}
+		return true
+	}
+	r.gone = r.told
+	return false
+}
+
+// skip goes on elsewhere, as a twin does.
+func (r *reader) skip(to store.Position) {
+	r.stop()
+	r.next, r.stop = iter.Pull2(r.node.hub.Follow(background, store.Query{After: to}))
+}
+
+// die ends the reader. Another one begins somewhere.
+func (r *reader) die() {
+	n := r.node
+	n.w.note("node %d: reader %d dies behind %v", n.name, r.name, r.last)
+	r.stop()
+	r.dead = true
+	for i := range n.readers {
+		if n.readers[i] == r {
+			n.readers = append(n.readers[:i], n.readers[i+1:]...)
+			break
+		}
+	}
+	n.follow(store.NewPosition(0, n.w.random.Uint64N(n.w.disk.head().Sequence()+1)))
+}
+
+// audit checks that the reader can get, and has got, all that its node knows of.
+func (r *reader) audit() {
+	for r.step() {
+	}
+	if r.behind() {
+		r.node.w.broken("reader %d of node %d is behind %v when all is over, and the log was known up to %v", r.name, r.node.name, r.last, r.told)
+	}
+	if head := r.node.w.disk.head(); !r.node.w.shared && max(r.last, r.gone) < head {
+		r.node.w.broken("reader %d of node %d is behind %v when all is over, and the log ends at %v", r.name, r.node.name, r.last, head)
+	}
+	r.stop()
+}
