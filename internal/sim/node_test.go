@@ -30,6 +30,7 @@ type node struct {
 	cells   map[store.Key]*cell
 	opts    map[string]*entity.Options // by kind
 	hub     *stream.Hub
+	watched *watched
 	readers []*reader
 	// storing, while a group is on its way to the store, lets it get there or not.
 	storing func(arrives bool)

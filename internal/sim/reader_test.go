@@ -1,10 +1,13 @@
 package sim_test
 
 import (
+	"context"
+	"errors"
 	"iter"
 
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/stream"
 )
 
@@ -19,7 +22,8 @@ const (
 // may die, and another one begins in its place where it likes.
 //
 // A [stream.Hub] is no core: its readers wait. In a run they never do, because a
-// step is taken only while an event is there that the hub knows of.
+// step is taken only while an event is there that the hub knows of. If one would
+// wait all the same, it polls, and is told an error by its log.
 type reader struct {
 	node *node
 	name int
@@ -31,9 +35,27 @@ type reader struct {
 	told store.Position // up to here the hub knows the log
 }
 
+// A watched is the log as a hub sees it. It tells its heads once to the hub and
+// once to each reader; whoever asks again waits.
+type watched struct {
+	*memory.Log
+	tells int
+}
+
+var errWaits = errors.New("it waits for an event that is there")
+
+// Heads is part of [store.Log].
+func (l *watched) Heads(ctx context.Context) ([]store.Position, error) {
+	if l.tells--; l.tells < 0 {
+		return nil, errWaits
+	}
+	return l.Log.Heads(ctx)
+}
+
 // watch gives the node its hub and its readers.
 func (n *node) watch() {
-	hub, err := stream.NewHub(background, stream.Config{Log: n.w.disk.log})
+	n.watched = &watched{Log: n.w.disk.log, tells: 1}
+	hub, err := stream.NewHub(background, stream.Config{Log: n.watched, Poll: 1})
 	if err != nil {
 		panic(err)
 	}
@@ -46,9 +68,14 @@ func (n *node) watch() {
 // follow begins a reader above a position.
 func (n *node) follow(after store.Position) {
 	r := &reader{node: n, name: n.w.tick(), last: after, told: n.w.disk.head()}
-	r.next, r.stop = iter.Pull2(n.hub.Follow(background, store.Query{After: after}))
+	r.begin(after)
 	n.readers = append(n.readers, r)
 	n.w.later(r.read, "node %d: reader %d begins above position %v", n.name, r.name, after)
+}
+
+func (r *reader) begin(after store.Position) {
+	r.node.watched.tells++
+	r.next, r.stop = iter.Pull2(r.node.hub.Follow(background, store.Query{After: after}))
 }
 
 // head returns the position of the last event in the log.
@@ -160,7 +187,7 @@ func (r *reader) kept() bool {
 // skip goes on elsewhere, as a twin does.
 func (r *reader) skip(to store.Position) {
 	r.stop()
-	r.next, r.stop = iter.Pull2(r.node.hub.Follow(background, store.Query{After: to}))
+	r.begin(to)
 }
 
 // die ends the reader. Another one begins somewhere.
