@@ -44,7 +44,7 @@ func (c *cell) Receive(_ *actor.Context[*entity.Call], ec *entity.Call) {
 	if !c.kind.engine.instant && c.core.WantsLoad() && c.handOver() {
 		return // the caller may have a deadline before the load ends
 	}
-	c.drive()
+	c.drive(ec)
 }
 
 // Signal is a turn without a call: items have settled, a pause is over, or
@@ -55,7 +55,7 @@ func (c *cell) Signal(*actor.Context[*entity.Call]) {
 	if c.core.Wants() && c.handOver() {
 		return // the committer must neither read from the store nor run rules
 	}
-	c.drive()
+	c.drive(nil)
 }
 
 // handOver leaves the work at hand to a turn that has a goroutine of its own,
@@ -81,8 +81,10 @@ func (c *cell) begin() {
 	}
 }
 
-// drive does what the core wants done until it wants no more.
-func (c *cell) drive() {
+// drive does what the core wants done until it wants no more. If this is the turn
+// of a call, on the goroutine of its caller, the rules of other calls are left to
+// another one: a rule may end the goroutine that runs it, or hold it for ever.
+func (c *cell) drive(own *entity.Call) {
 	c.handed = false
 	for {
 		switch {
@@ -95,6 +97,9 @@ func (c *cell) drive() {
 		case c.core.WantsReceipt() != nil:
 			c.repeat(c.core.WantsReceipt())
 		case c.core.WantsResume():
+			if own != nil && c.core.Next() != own && !canary.Broken("rules-of-others-on-a-caller") && c.handOver() {
+				return
+			}
 			c.core.Resume()
 		default:
 			c.retryLater()

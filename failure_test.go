@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -109,6 +110,46 @@ func TestAGoroutineThatARuleEndsTakesNothingWithIt(t *testing.T) {
 				t.Errorf("%d calls are left in the engine", n)
 			}
 		})
+	}
+}
+
+// TestARuleEndsTheGoroutineOfNobodyElse has callers of one entity come and go
+// while others send it a command whose rule ends its goroutine. That may be the
+// goroutine of who has sent the command, and never one of the others.
+func TestARuleEndsTheGoroutineOfNobodyElse(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	kind := accounts()
+	log := &hookedLog{Log: newLog(t)}
+	ref := kind.Ref(openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, InFlightMax: 1}), "1")
+	const callers, each = 8, 300
+	var wg sync.WaitGroup
+	var back atomic.Int64
+	for range callers {
+		wg.Go(func() {
+			for range each {
+				if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}); err != nil {
+					t.Error(err)
+				}
+			}
+			back.Add(1)
+		})
+		wg.Go(func() {
+			for range each {
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					if _, err := ref.Do(ctx, &testv1.Misbehave{How: testv1.Misbehave_HOW_EXIT}); !errors.Is(err, perdure.ErrPanicked) {
+						t.Errorf("got %v, want ErrPanicked", err)
+					}
+				}()
+				<-ended
+			}
+		})
+	}
+	wg.Wait()
+	if n := back.Load(); n != callers {
+		t.Errorf("%d of %d callers of good commands have come back", n, callers)
 	}
 }
 

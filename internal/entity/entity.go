@@ -282,6 +282,9 @@ func (e *Entity) WantsResume() bool {
 	return e.phase == live && e.waiting.first != nil && int(e.inFlight) < e.opts.Limits.InFlight
 }
 
+// Next returns the call that is to run next, of those that wait, or nil.
+func (e *Entity) Next() *Call { return e.waiting.first }
+
 // Resume runs calls that wait, as far as the bound of items in flight allows.
 func (e *Entity) Resume() {
 	for e.WantsResume() {
