@@ -55,7 +55,7 @@ func (s *spinning) poisonous() *perdure.Kind[*testv1.Account] {
 			case testv1.Misbehave_HOW_INVALID_TEXT:
 				return perdure.Persist(&testv1.Opened{Owner: "\xff"}), nil
 			case testv1.Misbehave_HOW_BLOCK:
-				for !s.enough.Load() { //nolint:revive // an endless loop is what it is
+				for !s.enough.Load() {
 				}
 				return perdure.None(), nil
 			}
@@ -208,7 +208,7 @@ func TestAnEntityOfManyMegabytesIsAnEntity(t *testing.T) {
 	n := store.PayloadBytesMax/each + 3
 	text := strings.Repeat("x", each)
 	for round := range 2 {
-		kind := s.poisonous().With(perdure.SnapshotEvery(2))
+		kind := s.poisonous().With(perdure.SnapshotEvery(6))
 		engine, err := perdure.Open(t.Context(), perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}})
 		if err != nil {
 			t.Fatal(err)
