@@ -34,7 +34,8 @@ const (
 // test has other work; what they exclude is growth with the load.
 const (
 	heapMoreMax   = 64 << 20
-	refusalMax    = 250 * time.Millisecond // 99 of 100 refusals
+	refusalMax    = 250 * time.Millisecond // 99 of 100 refusals, and
+	refusalTurns  = 10                     // so many turns of a bystander
 	recoverMax    = time.Second            // until the rate is looked at again
 	recoveredPart = 3                      // the rate afterwards is at least a third
 )
@@ -180,6 +181,7 @@ func TestOverloadIsRefusedAtOnceAndPasses(t *testing.T) { //nolint:paralleltest 
 	var heapMost uint64
 	var goroutinesMost int
 	watched, stop := make(chan struct{}), make(chan struct{})
+	var turns []time.Duration // of this goroutine among all others
 	go func() {
 		defer close(watched)
 		tick := time.NewTicker(window / 10)
@@ -187,6 +189,9 @@ func TestOverloadIsRefusedAtOnceAndPasses(t *testing.T) { //nolint:paralleltest 
 		for {
 			select {
 			case <-tick.C:
+				began := time.Now()
+				runtime.Gosched()
+				turns = append(turns, time.Since(began))
 				heapMost, goroutinesMost = max(heapMost, heapBytes()), max(goroutinesMost, runtime.NumGoroutine())
 			case <-stop:
 				return
@@ -207,6 +212,7 @@ func TestOverloadIsRefusedAtOnceAndPasses(t *testing.T) { //nolint:paralleltest 
 		t.Fatal("nothing was refused: there was no overload")
 	}
 	p99 := refusals[len(refusals)*99/100]
+	turn := slices.Max(append(turns, 0)) // how long the machine keeps anybody waiting
 	var after float64
 	for range 3 { // a rate is looked at until it is good: the machine may do something else now and then
 		if after = max(after, l.run(t.Context(), 0, loadCalls/2, recoverMax/3, 0)); after >= before/recoveredPart {
@@ -217,15 +223,15 @@ func TestOverloadIsRefusedAtOnceAndPasses(t *testing.T) { //nolint:paralleltest 
 		t.Errorf("close the engine: %v", err)
 	}
 	acked := l.check(t, log)
-	t.Logf("done a second: %.0f before, %.0f during, %.0f after; %d acknowledged, %d refused, 99%% of them within %v; heap %d KiB more, %d goroutines more",
-		before, during, after, acked, len(refusals), p99, (int64(heapMost)-int64(heap))>>10, goroutinesMost-goroutines)
+	t.Logf("done a second: %.0f before, %.0f during, %.0f after; %d acknowledged, %d refused, 99%% of them within %v, a turn takes %v; heap %d KiB more, %d goroutines more",
+		before, during, after, acked, len(refusals), p99, turn, (int64(heapMost)-int64(heap))>>10, goroutinesMost-goroutines)
 	switch {
 	case heapMost > heap+heapMoreMax:
 		t.Errorf("the heap has grown from %d KiB to %d KiB", heap>>10, heapMost>>10)
 	case goroutinesMost > goroutines+callers+loadCalls:
 		t.Errorf("there were %d goroutines, before %d, with %d callers", goroutinesMost, goroutines, callers)
-	case p99 > refusalMax:
-		t.Errorf("1 of 100 refusals has taken longer than %v", p99)
+	case p99 > refusalMax+refusalTurns*turn:
+		t.Errorf("1 of 100 refusals has taken longer than %v, where a turn takes %v", p99, turn)
 	case during < before/recoveredPart:
 		t.Errorf("under overload %.0f commands are done a second, before %.0f", during, before)
 	case after < before/recoveredPart:

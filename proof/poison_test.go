@@ -20,7 +20,6 @@ import (
 )
 
 const (
-	poisons         = 10_000
 	poisoners       = 64 // bad commands at a time
 	poisoned        = 40 // entities
 	neighbours      = 8
@@ -94,9 +93,9 @@ func poison(n int) (command proto.Message, want error) {
 	}
 }
 
-// TestTenThousandBadCommandsHarmNobodyElse poisons some entities from many sides,
+// TestThousandsOfBadCommandsHarmNobodyElse poisons some entities from many sides,
 // while others go on. Between the bad commands the poisoned ones do good ones.
-func TestTenThousandBadCommandsHarmNobodyElse(t *testing.T) {
+func TestThousandsOfBadCommandsHarmNobodyElse(t *testing.T) {
 	t.Parallel()
 	s := new(spinning)
 	kind, ledger := s.poisonous(), ledgers()
