@@ -140,7 +140,7 @@ func shelves(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 }
 
 // waitMax bounds every wait of a test.
-const waitMax = 20 * time.Second
+const waitMax = time.Minute
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()
