@@ -97,7 +97,7 @@ func (c *cell) drive(own *entity.Call) {
 		case c.core.WantsReceipt() != nil:
 			c.repeat(c.core.WantsReceipt())
 		case c.core.WantsResume():
-			if own != nil && c.core.Next() != own && !canary.Broken("rules-of-others-on-a-caller") && c.handOver() {
+			if own != nil && c.core.Next() != own && c.handOver() {
 				return
 			}
 			c.core.Resume()
