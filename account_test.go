@@ -140,7 +140,7 @@ func shelves(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 }
 
 // waitMax bounds every wait of a test.
-const waitMax = time.Minute
+const waitMax = 30 * time.Second
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()
