@@ -19,5 +19,6 @@ require (
 replace (
 	github.com/perdure/perdure => ..
 	github.com/perdure/perdure/store/bbolt => ../store/bbolt
+	github.com/perdure/perdure/store/crashtest => ../store/crashtest
 	github.com/perdure/perdure/store/storetest => ../store/storetest
 )
