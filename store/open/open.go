@@ -86,7 +86,7 @@ func openWith(ctx context.Context, uri string, change func(*target)) (store.Log,
 func Path(uri string) (string, error) {
 	t, err := parse(uri)
 	if err != nil {
-		return "", fmt.Errorf("open %q: %w", uri, err)
+		return "", fmt.Errorf("open %q: %w", masked(uri), err)
 	}
 	return t.path, nil
 }
@@ -110,6 +110,7 @@ func Schemes() []string { return slices.Sorted(maps.Keys(schemes)) }
 type target struct {
 	scheme      string
 	path        string
+	address     string // what is the store's to understand
 	partitions  int
 	lockTimeout time.Duration
 	walDir      string
@@ -246,7 +247,7 @@ func openPostgres(ctx context.Context, t *target) (store.Log, error) {
 	if t.fixed || t.readOnly {
 		options = append(options, postgres.WithoutMigration())
 	}
-	log, err := postgres.Open(ctx, t.path, options...)
+	log, err := postgres.Open(ctx, t.address, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -275,8 +276,8 @@ func parse(uri string) (*target, error) {
 	t := &target{scheme: name}
 	if s.foreign {
 		rest, err := t.setParameters(s, query)
-		if t.path = name + ":" + path; rest != "" {
-			t.path += "?" + rest
+		if t.address = name + ":" + path; rest != "" {
+			t.address += "?" + rest
 		}
 		return t, err
 	}

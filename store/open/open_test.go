@@ -147,6 +147,7 @@ func TestThePathOfAURIIsKnownWithoutOpeningIt(t *testing.T) {
 	for uri, want := range map[string]string{
 		"bbolt:library.db": "library.db", "bbolt:a%20b.db?partitions=2": "a b.db", "a/b.db": "a/b.db",
 		"pebble:///var/library?read_only=true": "/var/library", "memory:": "",
+		"postgres://u:p@host/database?schema=a": "",
 	} {
 		if got, err := open.Path(uri); got != want || err != nil {
 			t.Errorf("path of %q: got %q, %v, want %q", uri, got, err, want)
@@ -169,7 +170,7 @@ func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
 		"bbolt:100%.db":                    `"100%.db"`,
 		"bbolt://host/file.db":             "names a host",
 		"redis:somewhere":                  `scheme "redis" is not one of bbolt, memory, pebble`,
-		"mysql://localhost/db": `scheme "mysql"`,
+		"mysql://localhost/db":             `scheme "mysql"`,
 		"memory:path":                      "takes no path",
 		"memory://":                        "takes no path",
 		"memory:?partition=1":              `"partition" of memory is not one of partitions, shared`,
