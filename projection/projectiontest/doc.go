@@ -1,0 +1,15 @@
+// Package projectiontest is the conformance suite that every target of
+// projections must pass.
+//
+// A target runs it from its own tests, with two functions that write and read
+// something of a read model through the target's transaction:
+//
+//	func TestTarget(t *testing.T) {
+//		projectiontest.Run(t, func(t testing.TB) projection.Target[*mydb.Tx] {
+//			return open(t, filepath.Join(t.TempDir(), "model"))
+//		}, projectiontest.Features[*mydb.Tx]{Put: put, Get: get})
+//	}
+//
+// Each case is a sub-test named after the one promise of the port that it tries
+// to break.
+package projectiontest

@@ -1,0 +1,70 @@
+package projectiontest_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/projectiontest"
+	"github.com/perdure/perdure/store"
+)
+
+// A model is a read model in memory.
+type model struct {
+	values projection.Table[string, string]
+}
+
+func TestAMemoryPasses(t *testing.T) {
+	t.Parallel()
+	projectiontest.Run(t, func(t testing.TB) projection.Target[*model] {
+		m, err := projection.NewMemory(model{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}, projectiontest.Features[*model]{
+		Put: func(_ context.Context, tx *model, key, value string) error {
+			tx.values.Put(key, value)
+			return nil
+		},
+		Get: func(_ context.Context, tx *model, key string) (string, bool, error) {
+			value, ok := tx.values.Get(key)
+			return value, ok, nil
+		},
+	})
+}
+
+var errCommit = errors.New("the answer is lost")
+
+// features are those of a plain target, with all that a durable one has.
+var features = projectiontest.Features[*plainTx]{
+	Put: func(_ context.Context, tx *plainTx, key, value string) error {
+		if tx.view {
+			return errors.New("a view stores nothing")
+		}
+		tx.values[key] = value
+		return nil
+	},
+	Get: func(_ context.Context, tx *plainTx, key string) (string, bool, error) {
+		value, ok := tx.values[key]
+		return value, ok, nil
+	},
+	Reopen: func(_ testing.TB, target projection.Target[*plainTx]) projection.Target[*plainTx] {
+		return target.(*plain).reopen()
+	},
+	Another: func(_ testing.TB, target projection.Target[*plainTx]) projection.Target[*plainTx] {
+		return target.(*plain).reopen()
+	},
+	FailCommit: func(_ testing.TB, target projection.Target[*plainTx], stored bool) {
+		p := target.(*plain)
+		if p.fail = errCommit; !stored {
+			p.fail = errors.Join(errCommit, store.ErrNotStored)
+		}
+	},
+}
+
+func TestAPlainTargetPasses(t *testing.T) {
+	t.Parallel()
+	projectiontest.Run(t, func(testing.TB) projection.Target[*plainTx] { return newPlain(twist{}) }, features)
+}

@@ -1,0 +1,264 @@
+package projection
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"reflect"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// A Table is an ordered map for the model of a [Memory]: a copy of it is a
+// snapshot that costs nothing. The zero Table is empty. A Table by itself, for
+// example in a test of a handler, works too, at a higher cost for each change.
+//
+// Values are not shared with the caller, because one that is changed in place
+// would change in all snapshots. So V is one of these, and anything else makes
+// [NewMemory] return an error, and Put of a Table by itself panic:
+//
+//   - a plain value: a number, a boolean, a string, a [time.Time], or an array
+//     or a struct of plain values;
+//   - a [proto.Message];
+//   - a type with a method Clone that returns a V.
+//
+// Messages and types with Clone are copied when they are put and when they are
+// read. To change one: get it, change it, put it.
+//
+// Within Update a Table is used by one goroutine. Within View, and as long as
+// nobody changes it, many may read it.
+//
+// # How it works
+//
+// It is a B-tree whose nodes are never changed once two tables may share them:
+//
+//  1. A node is changed only by who made it: its edit is the one of the table.
+//     Any other node is copied first, on the path from the root.
+//  2. An edit belongs to one transaction, and is given up when an iteration
+//     begins, so that neither a snapshot nor an iteration sees a change.
+//  3. All nodes but the root have at least itemsMin items.
+type Table[K cmp.Ordered, V any] struct {
+	root   *node[K, V]
+	length int
+	life   *life // of the transaction; nil for a table by itself
+	edit   *edit // nil if all nodes may be shared
+	copies copies
+}
+
+// Bounds of the items of a node.
+const (
+	itemsMax = 31
+	itemsMin = itemsMax / 2
+)
+
+type node[K cmp.Ordered, V any] struct {
+	edit   *edit
+	keys   []K
+	values []V
+	kids   []*node[K, V] // one more than keys, or none
+}
+
+// A life is the time of a transaction.
+type life struct{ ended bool }
+
+// An edit is an identity. It has a size so that no two are at one address.
+type edit struct{ _ byte }
+
+// copies says how values are copied.
+type copies uint8
+
+const (
+	copyUnknown copies = iota
+	copyPlain
+	copyMessage
+	copyClone
+)
+
+// Len returns the number of entries.
+func (t *Table[K, V]) Len() int { return t.length }
+
+// Get returns the value under k, and whether there is one.
+func (t *Table[K, V]) Get(k K) (V, bool) {
+	for n := t.root; n != nil; {
+		i, found := slices.BinarySearch(n.keys, k)
+		if found {
+			return t.own(n.values[i]), true
+		}
+		if n.kids == nil {
+			break
+		}
+		n = n.kids[i]
+	}
+	var none V
+	return none, false
+}
+
+// Put sets the value under k. It panics in a View and after the transaction.
+func (t *Table[K, V]) Put(k K, v V) {
+	e := t.change()
+	if t.copies == copyUnknown {
+		how, err := howToCopy(reflect.TypeFor[V]())
+		if err != nil {
+			panic(fmt.Sprintf("projection: %T: %v", *t, err))
+		}
+		t.copies = how
+	}
+	v = t.own(v)
+	if t.root == nil {
+		t.root = &node[K, V]{edit: e}
+	}
+	root := t.root.mine(e)
+	if len(root.keys) == itemsMax {
+		root = &node[K, V]{edit: e, kids: []*node[K, V]{root}}
+		root.split(0, e)
+	}
+	if root.put(k, v, e) {
+		t.length++
+	}
+	t.root = root
+}
+
+// Delete removes the entry under k and reports whether there was one. It panics
+// in a View and after the transaction.
+func (t *Table[K, V]) Delete(k K) bool {
+	e := t.change()
+	if !t.has(k) {
+		return false
+	}
+	root := t.root.mine(e)
+	root.remove(k, e)
+	if len(root.keys) == 0 {
+		if root.kids == nil {
+			root = nil
+		} else {
+			root = root.kids[0]
+		}
+	}
+	t.root = root
+	t.length--
+	return true
+}
+
+// All yields the entries in the order of their keys, as they are when the
+// iteration begins: the table may be changed meanwhile.
+func (t *Table[K, V]) All() iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		t.share()
+		t.root.ascend(nil, t.owned(yield))
+	}
+}
+
+// From is All for the entries whose key is k or above.
+func (t *Table[K, V]) From(k K) iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		t.share()
+		t.root.ascend(&k, t.owned(yield))
+	}
+}
+
+// Backward is All the other way round.
+func (t *Table[K, V]) Backward() iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		t.share()
+		t.root.descend(t.owned(yield))
+	}
+}
+
+func (t *Table[K, V]) owned(yield func(K, V) bool) func(K, V) bool {
+	if t.copies == copyPlain {
+		return yield
+	}
+	return func(k K, v V) bool { return yield(k, t.own(v)) }
+}
+
+func (t *Table[K, V]) has(k K) bool {
+	for n := t.root; n != nil; {
+		i, found := slices.BinarySearch(n.keys, k)
+		if found {
+			return true
+		}
+		if n.kids == nil {
+			break
+		}
+		n = n.kids[i]
+	}
+	return false
+}
+
+// begin makes the table one of a transaction.
+func (t *Table[K, V]) begin(l *life) { t.life, t.edit = l, nil }
+
+// change returns the edit for a change.
+func (t *Table[K, V]) change() *edit {
+	switch {
+	case t.life == nil:
+		return new(edit) // for this change alone: nobody says when the table is copied
+	case t.life.ended:
+		panic("projection: a table is changed outside of Update")
+	case t.edit == nil:
+		t.edit = new(edit)
+	}
+	return t.edit
+}
+
+// share keeps the nodes from being changed, because an iteration begins.
+func (t *Table[K, V]) share() {
+	if t.edit != nil && !t.life.ended {
+		t.edit = nil
+	}
+}
+
+// own returns a value that is shared with nobody.
+func (t *Table[K, V]) own(v V) V {
+	switch t.copies {
+	case copyMessage:
+		if m, ok := any(v).(proto.Message); ok {
+			return proto.Clone(m).(V)
+		}
+	case copyClone:
+		return any(v).(interface{ Clone() V }).Clone()
+	}
+	return v
+}
+
+// check says whether the values of the table can be kept.
+func (t *Table[K, V]) check() error {
+	_, err := howToCopy(reflect.TypeFor[V]())
+	return err
+}
+
+func howToCopy(t reflect.Type) (copies, error) {
+	if t.Implements(reflect.TypeFor[proto.Message]()) {
+		return copyMessage, nil
+	}
+	if m, ok := t.MethodByName("Clone"); ok && t.Kind() != reflect.Interface && m.Type.NumIn() == 1 && m.Type.NumOut() == 1 && m.Type.Out(0) == t {
+		return copyClone, nil
+	}
+	if why := shared(t); why != "" {
+		return copyUnknown, fmt.Errorf("values of type %v cannot be kept: %s; use plain values, a proto.Message, or a type with a method Clone() %[1]v", t, why)
+	}
+	return copyPlain, nil
+}
+
+// shared says what of a type would be shared by two copies of a value, if
+// anything.
+func shared(t reflect.Type) string {
+	if t == reflect.TypeFor[time.Time]() {
+		return "" // it points to its zone, which never changes
+	}
+	switch t.Kind() {
+	case reflect.Array:
+		return shared(t.Elem())
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if why := shared(f.Type); why != "" {
+				return "field " + f.Name + ": " + why
+			}
+		}
+	case reflect.Map, reflect.Slice, reflect.Pointer, reflect.Interface, reflect.Chan, reflect.Func, reflect.UnsafePointer:
+		return "two copies of a " + t.Kind().String() + " share what it refers to"
+	}
+	return ""
+}
