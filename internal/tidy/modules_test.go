@@ -16,6 +16,7 @@ var moduleDirs = []string{
 	"cmd/perdure",
 	"examples/bank",
 	"examples/library",
+	"projection/bolttarget",
 	"proof",
 	"store/bbolt",
 	"store/crashtest",

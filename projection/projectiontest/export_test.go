@@ -3,6 +3,7 @@ package projectiontest
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ func Watch[Tx any](t *testing.T, name string, open Open[Tx], f Features[Tx]) []s
 			c.execute(r, open, f)
 		}()
 		<-done
-		return r.failures
+		return r.noted()
 	}
 	t.Fatalf("there is no case %q", name)
 	return nil
@@ -50,6 +51,13 @@ func (r *recorder) note(s string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.failures = append(r.failures, s)
+}
+
+// noted returns what has been noted by now; the case may have left a goroutine.
+func (r *recorder) noted() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.failures)
 }
 
 func (r *recorder) Error(args ...any)                 { r.note(fmt.Sprint(args...)) }

@@ -1,0 +1,360 @@
+// Package bolttarget keeps a read model and its notes in a file of
+// go.etcd.io/bbolt: handlers write to the buckets of the file, in the same
+// transaction as the position of their projection, so that each event counts
+// exactly once.
+//
+// The file is the caller's: open it, give it to [New], and close it after the
+// projections have stopped. It should be another file than that of the log, so
+// that neither waits for the other.
+//
+// Readers of the file should be short. A View that stays open keeps the space of
+// what is changed meanwhile from being used again, and holds up a commit that
+// must map a file that has grown; [bbolt.Options.InitialMmapSize] makes that rare.
+package bolttarget
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/store"
+)
+
+// BucketDefault is the bucket that holds the notes, unless [Bucket] says otherwise.
+const BucketDefault = "perdure.notes"
+
+// A Target keeps a read model in a bbolt file. All its methods may be called by
+// many goroutines at once.
+//
+// Invariants:
+//
+//  1. One transaction writes to a file at a time, so within Update a note is
+//     held against all other writers, and an Update never runs twice.
+//  2. After an error of bbolt's commit nobody knows what is stored: it may have
+//     come behind the meta page, from where on every new transaction would see
+//     what may not be on the disk. So the target is broken: every call returns
+//     an error matching [store.ErrBroken] until the file is closed and opened
+//     anew, for a new target.
+//  3. Damage of the file makes bbolt panic, or fault on a page that is not
+//     there. Where bbolt has panicked, or the file was read where it has no
+//     page, that becomes an error matching [store.ErrCorrupt]; any other panic
+//     of a handler is the handler's and passes through. Either way the
+//     transaction is rolled back.
+type Target struct {
+	db      *bbolt.DB
+	path    string
+	bucket  []byte
+	writing chan struct{} // has one element while a writable transaction runs, or is waited for
+	broken  atomic.Pointer[error]
+}
+
+var _ projection.Target[*bbolt.Tx] = (*Target)(nil)
+
+// An Option changes how a target is made.
+type Option interface{ apply(*Target) }
+
+type option func(*Target)
+
+func (o option) apply(t *Target) { o(t) }
+
+// Bucket names the bucket of the notes, which is created if it is not there.
+// Nobody else should write to it.
+func Bucket(name string) Option {
+	return option(func(t *Target) { t.bucket = []byte(name) })
+}
+
+// New returns a target in db, which it does not close. It creates the bucket of
+// the notes, unless db is open for reading alone; then the target cannot Update.
+// There should be one target for a file and a bucket.
+func New(db *bbolt.DB, options ...Option) (*Target, error) {
+	t := &Target{db: db, path: db.Path(), bucket: []byte(BucketDefault), writing: make(chan struct{}, 1)}
+	for _, o := range options {
+		o.apply(t)
+	}
+	if len(t.bucket) == 0 {
+		return nil, fmt.Errorf("bolt target in %s: %w: the bucket has no name", t.path, store.ErrInvalid)
+	}
+	if db.IsReadOnly() {
+		return t, nil
+	}
+	err := t.Update(context.Background(), func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(t.bucket)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bolt target in %s: create bucket %q: %w", t.path, t.bucket, err)
+	}
+	return t, nil
+}
+
+// Update implements [projection.Target]. It waits until nobody else writes to
+// the file, as long as ctx allows. An error that leaves the outcome unknown
+// breaks the target, see [Target]. Do must not end the transaction.
+func (t *Target) Update(ctx context.Context, do func(*bbolt.Tx) error) error {
+	if err := t.update(ctx, do); err != nil {
+		return fmt.Errorf("update %s: %w", t.path, err)
+	}
+	return nil
+}
+
+func (t *Target) update(ctx context.Context, do func(*bbolt.Tx) error) (failure error) {
+	select {
+	case t.writing <- struct{}{}:
+	case <-ctx.Done():
+		return notStored(ctx.Err())
+	}
+	err := ctx.Err()
+	if err == nil {
+		err = t.usable()
+	}
+	if err != nil {
+		<-t.writing
+		return notStored(err)
+	}
+	tx, err := t.begin(ctx)
+	if err != nil {
+		return notStored(err)
+	}
+	defer func() { <-t.writing }()
+	defer t.recover(&failure)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if tx.DB() != nil {
+			t.rollback(tx)
+		}
+	}()
+	if err := do(tx); err != nil {
+		return err
+	}
+	if tx.DB() == nil {
+		return errors.New("do has ended the transaction")
+	}
+	if err := ctx.Err(); err != nil {
+		return notStored(err)
+	}
+	return t.commit(tx)
+}
+
+func (t *Target) commit(tx *bbolt.Tx) error {
+	err := t.guard(tx.Commit)
+	if err != nil {
+		t.breakDown(fmt.Errorf("a commit has failed: %w", err))
+	}
+	return err
+}
+
+func notStored(err error) error { return fmt.Errorf("%w: %w", store.ErrNotStored, err) }
+
+// begin begins a writable transaction. It is called by who holds writing, and
+// gives that back unless it returns one. Bbolt waits for other writers without a
+// context, so it is a goroutine that waits; it lives no longer than those
+// writers take, and as it holds writing there is one at a time.
+func (t *Target) begin(ctx context.Context) (*bbolt.Tx, error) {
+	type result struct {
+		tx  *bbolt.Tx
+		err error
+	}
+	begun := make(chan result)
+	go func() {
+		var r result
+		r.tx, r.err = t.beginTx(true)
+		select {
+		case begun <- r:
+		case <-ctx.Done():
+			if r.tx != nil {
+				t.rollback(r.tx)
+			}
+			<-t.writing
+		}
+	}()
+	select {
+	case r := <-begun:
+		if r.err != nil {
+			<-t.writing
+		}
+		return r.tx, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// beginTx begins a transaction. If bbolt panics in that, it does so with its
+// locks held, and every later call of it would wait for ever.
+func (t *Target) beginTx(writable bool) (tx *bbolt.Tx, err error) {
+	begun := false
+	defer func() {
+		if !begun {
+			t.breakDown(errors.New("the first pages of the file are damaged"))
+		}
+	}()
+	err = t.guard(func() error {
+		var err error
+		tx, err = t.db.Begin(writable)
+		begun = true
+		if errors.Is(err, berrors.ErrDatabaseNotOpen) {
+			return store.ErrClosed
+		}
+		return err
+	})
+	return tx, err
+}
+
+// rollback ends a transaction without a commit.
+func (t *Target) rollback(tx *bbolt.Tx) {
+	if err := t.guard(tx.Rollback); err != nil {
+		t.breakDown(fmt.Errorf("a rollback has failed: %w", err))
+	}
+}
+
+// View implements [projection.Target].
+func (t *Target) View(ctx context.Context, do func(*bbolt.Tx) error) error {
+	if err := t.view(ctx, do); err != nil {
+		return fmt.Errorf("view %s: %w", t.path, err)
+	}
+	return nil
+}
+
+func (t *Target) view(ctx context.Context, do func(*bbolt.Tx) error) (failure error) {
+	err := ctx.Err()
+	if err == nil {
+		err = t.usable()
+	}
+	if err != nil {
+		return err
+	}
+	tx, err := t.beginTx(false)
+	if err != nil {
+		return err
+	}
+	defer t.recover(&failure)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if tx.DB() != nil {
+			t.rollback(tx)
+		}
+	}()
+	return do(tx)
+}
+
+// usable returns why the target cannot be used, or nil.
+func (t *Target) usable() error {
+	if why := t.broken.Load(); why != nil {
+		return fmt.Errorf("%w: %w", store.ErrBroken, *why)
+	}
+	return nil
+}
+
+func (t *Target) breakDown(why error) { t.broken.CompareAndSwap(nil, &why) }
+
+// notes returns the bucket of the notes.
+func (t *Target) notes(tx *bbolt.Tx) (*bbolt.Bucket, error) {
+	if b := tx.Bucket(t.bucket); b != nil {
+		return b, nil
+	}
+	if tx.DB() != nil && tx.DB().IsReadOnly() {
+		return nil, nil // nobody has ever written one
+	}
+	return nil, &store.CorruptError{What: "notes", Where: t.path, Reason: fmt.Sprintf("bucket %q is gone", t.bucket)}
+}
+
+// Note implements [projection.Target].
+func (t *Target) Note(_ context.Context, tx *bbolt.Tx, key string) (value []byte, err error) {
+	err = t.guard(func() error {
+		b, err := t.notes(tx)
+		if b == nil || err != nil {
+			return err
+		}
+		if v := b.Get([]byte(key)); v != nil {
+			value = append([]byte{}, v...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("note %q: %w", key, err)
+	}
+	return value, nil
+}
+
+// SetNote implements [projection.Target].
+func (t *Target) SetNote(_ context.Context, tx *bbolt.Tx, key string, value []byte) error {
+	n := projection.Note{Key: key, Value: value}
+	if err := n.Validate(); err != nil {
+		return fmt.Errorf("set note: %w", err)
+	}
+	err := t.guard(func() error {
+		if !tx.Writable() {
+			return errors.New("a view stores nothing")
+		}
+		b, err := t.notes(tx)
+		if err != nil {
+			return err
+		}
+		if value == nil {
+			return b.Delete([]byte(key))
+		}
+		return b.Put([]byte(key), bytes.Clone(value)) // bbolt keeps it until the commit
+	})
+	if err != nil {
+		return fmt.Errorf("set note %q: %w", key, err)
+	}
+	return nil
+}
+
+// pageNotes is how many notes are read at once, so that no cursor is open while
+// the caller may write.
+const pageNotes = 128
+
+// Notes implements [projection.Target]. Notes that it has yielded may be changed
+// while it goes on.
+func (t *Target) Notes(ctx context.Context, tx *bbolt.Tx, prefix string) iter.Seq2[projection.Note, error] {
+	return func(yield func(projection.Note, error) bool) {
+		from := prefix
+		for {
+			page, err := t.page(ctx, tx, prefix, from)
+			if err != nil {
+				yield(projection.Note{}, fmt.Errorf("notes %q: %w", prefix, err))
+				return
+			}
+			for _, n := range page {
+				if !yield(n, nil) {
+					return
+				}
+			}
+			if len(page) < pageNotes {
+				return
+			}
+			from = page[len(page)-1].Key + "\x00" // the next one there can be
+		}
+	}
+}
+
+// page returns the notes from a key on.
+func (t *Target) page(ctx context.Context, tx *bbolt.Tx, prefix, from string) (page []projection.Note, err error) {
+	err = t.guard(func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		b, err := t.notes(tx)
+		if b == nil || err != nil {
+			return err
+		}
+		c := b.Cursor()
+		for k, v := c.Seek([]byte(from)); k != nil && strings.HasPrefix(string(k), prefix); k, v = c.Next() {
+			page = append(page, projection.Note{Key: string(k), Value: append([]byte{}, v...)})
+			if len(page) == pageNotes {
+				break
+			}
+		}
+		return nil
+	})
+	return page, err
+}
