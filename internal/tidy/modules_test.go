@@ -17,6 +17,7 @@ var moduleDirs = []string{
 	"examples/bank",
 	"examples/library",
 	"projection/bolttarget",
+	"projection/sqltarget/drivers",
 	"proof",
 	"store/bbolt",
 	"store/crashtest",

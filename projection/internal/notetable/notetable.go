@@ -1,0 +1,86 @@
+// Package notetable is the SQL of the tables that hold notes.
+package notetable
+
+import (
+	"fmt"
+	"hash/fnv"
+	"regexp"
+	"strings"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Default is the name of the table, unless the user says otherwise.
+const Default = "perdure_notes"
+
+// name is what a table may be called, with its schema or without: what needs no
+// quotes anywhere, within the length that PostgreSQL allows. It is quoted all
+// the same, because it may be a word of the language.
+var name = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?$`)
+
+// Quote checks and quotes the name of a table. The error matches [store.ErrInvalid].
+func Quote(table string) (string, error) {
+	if !name.MatchString(table) {
+		return "", fmt.Errorf("%w: table name %q is not made of lower-case letters, digits and _, at most 63, with one dot behind a schema", store.ErrInvalid, table)
+	}
+	return `"` + strings.ReplaceAll(table, ".", `"."`) + `"`, nil
+}
+
+// Statements are those about one table. What is a parameter is marked as the
+// database wants it.
+type Statements struct {
+	// Create creates the table if it is not there.
+	Create string
+	// Check fails if the table is not there or is another one.
+	Check string
+	// Get selects the value of a name, Hold as well, and locks the row.
+	Get, Hold string
+	// Set stores a name and a value, Delete removes a name.
+	Set, Delete string
+	// First lists from a name on, Next behind it; both up to a number of rows.
+	First, Next string
+}
+
+// SQLite returns the statements for SQLite, where a writer has the whole file.
+func SQLite(quoted string) *Statements {
+	s := statements(quoted, "?", "?", "?")
+	s.Create = "CREATE TABLE IF NOT EXISTS " + quoted + " (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID"
+	s.Hold = s.Get
+	return s
+}
+
+// Postgres returns the statements for PostgreSQL. Names are compared by their
+// bytes, whatever the language of the database.
+func Postgres(quoted string) *Statements {
+	s := statements(quoted, "$1", "$2", "$2")
+	s.Create = "CREATE TABLE IF NOT EXISTS " + quoted + ` (name text COLLATE "C" NOT NULL PRIMARY KEY, value bytea NOT NULL)`
+	s.Hold = s.Get + " FOR UPDATE"
+	return s
+}
+
+func statements(quoted, first, second, limit string) *Statements {
+	return &Statements{
+		Check:  "SELECT name, value FROM " + quoted + " WHERE 1 = 0",
+		Get:    "SELECT value FROM " + quoted + " WHERE name = " + first,
+		Set:    "INSERT INTO " + quoted + " (name, value) VALUES (" + first + ", " + second + ") ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+		Delete: "DELETE FROM " + quoted + " WHERE name = " + first,
+		First:  "SELECT name, value FROM " + quoted + " WHERE name >= " + first + " ORDER BY name LIMIT " + limit,
+		Next:   "SELECT name, value FROM " + quoted + " WHERE name > " + first + " ORDER BY name LIMIT " + limit,
+	}
+}
+
+// AdvisoryLock is the statement by which PostgreSQL locks a name that has no
+// row, for the rest of the transaction. Its parameter is a [LockID].
+const AdvisoryLock = "SELECT pg_advisory_xact_lock($1)"
+
+// LockID returns the number that stands for a name of a table. Two names that
+// have the same number wait for each other, which does no harm.
+func LockID(table, name string) int64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte("perdure note\x00" + table + "\x00" + name)) // it cannot fail
+	return int64(h.Sum64())
+}
+
+// PageNotes is how many notes are read at once, so that no rows are open while
+// the caller uses the transaction.
+const PageNotes = 128

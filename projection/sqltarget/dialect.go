@@ -1,0 +1,169 @@
+package sqltarget
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+
+	"github.com/perdure/perdure/projection/internal/notetable"
+)
+
+// A Dialect says which database a target is in: [SQLite] or [PostgreSQL].
+type Dialect interface {
+	statements(quoted string) *notetable.Statements
+	options(view bool) *sql.TxOptions
+	// create runs the statement that creates the table.
+	create(ctx context.Context, tx *sql.Tx, t *Target) error
+	// ready is called in a new transaction, before do.
+	ready(ctx context.Context, tx *sql.Tx, t *Target, view bool) error
+	// hold returns the note and keeps other writers from it.
+	hold(ctx context.Context, tx *sql.Tx, t *Target, name string) ([]byte, error)
+	// readOnly makes a connection one for reading, and undoes that.
+	readOnly(ctx context.Context, conn *sql.Conn, on bool) error
+	// again says that a transaction has failed for the sake of another one, and
+	// stored nothing.
+	again(err error) bool
+}
+
+// The dialects.
+var (
+	SQLite     Dialect = sqlite{}
+	PostgreSQL Dialect = postgres{}
+)
+
+type sqlite struct{}
+
+func (sqlite) statements(quoted string) *notetable.Statements { return notetable.SQLite(quoted) }
+
+func (sqlite) options(view bool) *sql.TxOptions { return &sql.TxOptions{ReadOnly: view} }
+
+func (sqlite) create(ctx context.Context, tx *sql.Tx, t *Target) error {
+	_, err := tx.ExecContext(ctx, t.sql.Create)
+	return err
+}
+
+// ready takes the write lock by a statement that writes nothing, which is what
+// BEGIN IMMEDIATE does, but for which the connection string of every driver has
+// another word. Without it a transaction that has read could not write any more
+// once another one has. A view begins to read, so that from here on nothing that
+// it reads changes, and nobody keeps it from reading.
+func (sqlite) ready(ctx context.Context, tx *sql.Tx, t *Target, view bool) error {
+	if view {
+		rows, err := tx.QueryContext(ctx, t.sql.First, "", 1)
+		if err != nil {
+			return err
+		}
+		rows.Next()
+		return errors.Join(rows.Err(), rows.Close())
+	}
+	_, err := tx.ExecContext(ctx, t.sql.Delete, "") // no note has this name
+	return err
+}
+
+func (sqlite) hold(ctx context.Context, tx *sql.Tx, t *Target, name string) ([]byte, error) {
+	return get(ctx, tx, t.sql.Get, name)
+}
+
+func (sqlite) readOnly(ctx context.Context, conn *sql.Conn, on bool) error {
+	value := "OFF"
+	if on {
+		value = "ON"
+	}
+	_, err := conn.ExecContext(ctx, "PRAGMA query_only = "+value)
+	return err
+}
+
+// The primary result codes of SQLite for a lock that somebody else has; the
+// other bits of a code are details.
+const (
+	codeBusy   = 5
+	codeLocked = 6
+	codeMask   = 0xff
+)
+
+func (sqlite) again(err error) bool {
+	var e interface{ Code() int }
+	if !errors.As(err, &e) {
+		return false
+	}
+	code := e.Code() & codeMask
+	return code == codeBusy || code == codeLocked
+}
+
+type postgres struct{}
+
+func (postgres) statements(quoted string) *notetable.Statements { return notetable.Postgres(quoted) }
+
+func (postgres) options(view bool) *sql.TxOptions {
+	if view {
+		return &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+	}
+	return &sql.TxOptions{Isolation: sql.LevelReadCommitted}
+}
+
+// create takes a lock, because two that create a table at once may fail although
+// each says IF NOT EXISTS.
+func (postgres) create(ctx context.Context, tx *sql.Tx, t *Target) error {
+	if _, err := tx.ExecContext(ctx, notetable.AdvisoryLock, notetable.LockID(t.table, "")); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, t.sql.Create)
+	return err
+}
+
+func (postgres) ready(context.Context, *sql.Tx, *Target, bool) error { return nil }
+
+// hold locks the row of the note. Where there is none it locks a number that
+// stands for it, which keeps others from making one, and looks again. Whoever
+// has found a row may have removed it and made another one since, which a
+// statement that was waiting for the first one does not see; so it looks until
+// two ways of looking agree that there is none.
+func (postgres) hold(ctx context.Context, tx *sql.Tx, t *Target, name string) ([]byte, error) {
+	for locked := false; ; locked = true {
+		value, err := get(ctx, tx, t.sql.Hold, name)
+		if value != nil || err != nil {
+			return value, err
+		}
+		if !locked {
+			if _, err := tx.ExecContext(ctx, notetable.AdvisoryLock, notetable.LockID(t.table, name)); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if value, err := get(ctx, tx, t.sql.Get, name); value == nil || err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (postgres) readOnly(context.Context, *sql.Conn, bool) error { return nil }
+
+func (postgres) again(err error) bool {
+	var e interface{ SQLState() string }
+	if !errors.As(err, &e) {
+		return false
+	}
+	state := e.SQLState()
+	return state == "40001" || state == "40P01" // a serialization failure, a deadlock
+}
+
+// get returns the value that a statement selects, nil if there is none.
+func get(ctx context.Context, tx *sql.Tx, statement, name string) ([]byte, error) {
+	var value []byte
+	err := tx.QueryRowContext(ctx, statement, name).Scan(&value)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case value == nil:
+		value = []byte{} // some drivers make nil of an empty one
+	}
+	return value, nil
+}
+
+// discard has a connection closed that is not what it was.
+func discard(conn *sql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // it returns just that
+}

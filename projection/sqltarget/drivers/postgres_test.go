@@ -1,0 +1,96 @@
+package drivers_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"testing"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver that is tested
+
+	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/projectiontest"
+	"github.com/perdure/perdure/projection/sqltarget"
+	"github.com/perdure/perdure/store/postgres/pgtest"
+)
+
+func TestPostgreSQLKeepsThePort(t *testing.T) {
+	t.Parallel()
+	pgtest.Open(t) // or skip
+	another := func(t testing.TB, target projection.Target[*sql.Tx]) projection.Target[*sql.Tx] {
+		return openTarget(t, "pgx", target.(opened).name, sqltarget.PostgreSQL)
+	}
+	projectiontest.Run(t, func(t testing.TB) projection.Target[*sql.Tx] {
+		return openTarget(t, "pgx", pgtest.Open(t).URL, sqltarget.PostgreSQL)
+	}, projectiontest.Features[*sql.Tx]{
+		Put: func(ctx context.Context, tx *sql.Tx, key, value string) error {
+			_, err := tx.ExecContext(ctx, "INSERT INTO model (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
+			return err
+		},
+		Get: func(ctx context.Context, tx *sql.Tx, key string) (value string, ok bool, err error) {
+			err = tx.QueryRowContext(ctx, "SELECT value FROM model WHERE key = $1", key).Scan(&value)
+			if errors.Is(err, sql.ErrNoRows) {
+				return "", false, nil
+			}
+			return value, err == nil, err
+		},
+		Another: another,
+		Reopen: func(t testing.TB, target projection.Target[*sql.Tx]) projection.Target[*sql.Tx] {
+			if err := target.(opened).db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return another(t, target)
+		},
+	})
+}
+
+// Two updates that take two notes in opposite order are a deadlock, which
+// PostgreSQL ends by failing one of them; that one is done again.
+func TestADeadlockIsDoneAgain(t *testing.T) {
+	t.Parallel()
+	target := openTarget(t, "pgx", pgtest.Open(t).URL, sqltarget.PostgreSQL)
+	met := make(chan struct{}, 2)
+	both := make(chan struct{})
+	done := make(chan error, 2)
+	for _, keys := range [][2]string{{"a", "b"}, {"b", "a"}} {
+		first := true
+		go func() {
+			done <- target.Update(t.Context(), func(tx *sql.Tx) error {
+				for i, key := range keys {
+					n, err := target.Note(t.Context(), tx, key)
+					if err != nil {
+						return err
+					}
+					if err := target.SetNote(t.Context(), tx, key, append(n, 'x')); err != nil {
+						return err
+					}
+					if i == 0 && first {
+						first = false
+						met <- struct{}{}
+						<-both
+					}
+				}
+				return nil
+			})
+		}()
+	}
+	<-met
+	<-met
+	close(both)
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Errorf("update: %v", err)
+		}
+	}
+	if err := target.View(t.Context(), func(tx *sql.Tx) error {
+		for _, key := range []string{"a", "b"} {
+			n, err := target.Note(t.Context(), tx, key)
+			if err != nil || string(n) != "xx" {
+				t.Errorf("note %s: got %q, %v, want xx", key, n, err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
