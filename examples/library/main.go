@@ -25,6 +25,8 @@ import (
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/examples/library/library"
 	"github.com/perdure/perdure/examples/library/notice"
+	"github.com/perdure/perdure/examples/library/readmodel"
+	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/open"
 )
@@ -60,7 +62,7 @@ second time, everything is still there, and nobody is reminded again.`,
 	root.PersistentFlags().StringVar(&a.noticesName, "notices", "", "where reminders are written, as a `FILE`; without it, in notices.txt beside the log")
 	root.AddCommand(
 		a.importCommand(), a.showCommand(), a.historyCommand(), a.listCommand(), a.eventsCommand(),
-		a.readerCommand(), a.noticesCommand(), a.parkedCommand(),
+		a.readerCommand(), a.noticesCommand(), a.parkedCommand(), a.reportCommand(), a.projectionsCommand(),
 	)
 	root.SetArgs(args)
 	root.SetOut(a.out.w)
@@ -75,6 +77,9 @@ type app struct {
 	store       string // URI
 	noticesName string // as it was given
 	notices     *notice.File
+	models      *readmodel.Model
+	beside      string             // the projection to build anew beside the one that readers use
+	next        *projection.Runner // and its runner
 }
 
 // closeMax bounds the wait for commands in progress after an interrupt.
@@ -88,8 +93,8 @@ const (
 	backoffMax  = 400 * time.Millisecond
 )
 
-// withEngine opens the log, runs books and readers on it for as long as do
-// takes, and closes both. All that do was told is durable before; what is in
+// withEngine opens the log, runs books, readers and read models on it for as
+// long as do takes, and closes them. All that do was told is durable before; what is in
 // progress when it returns is waited for.
 func (a *app) withEngine(ctx context.Context, do func(*perdure.Engine) error) (failure error) {
 	log, err := open.Open(ctx, a.store)
@@ -99,8 +104,15 @@ func (a *app) withEngine(ctx context.Context, do func(*perdure.Engine) error) (f
 	defer func() { failure = errors.Join(failure, log.Close()) }()
 	a.notices = notice.New(a.noticesFile())
 	defer func() { failure = errors.Join(failure, a.notices.Close()) }()
+	if a.models, err = readmodel.Open(ctx, a.modelFile()); err != nil {
+		return err
+	}
+	defer func() { failure = errors.Join(failure, a.models.Close()) }()
+	if a.beside != "" {
+		a.next = a.models.Next(a.beside)
+	}
 	engine, err := perdure.Open(ctx, perdure.Config{
-		Store: log,
+		Store: log, Services: []perdure.Service{projection.Service(a.runners()...)},
 		Kinds: []perdure.AnyKind{library.Books, library.Readers},
 		Effects: []perdure.EffectRule{
 			perdure.Perform(a.notices.Write, perdure.MaxAttempts(attemptsMax), perdure.Backoff(backoffMin, backoffMax)),
@@ -139,6 +151,16 @@ func (a *app) noticesFile() string {
 		return filepath.Join(filepath.Dir(file), "notices.txt")
 	}
 	return ""
+}
+
+// modelFile returns the file of the read models, beside that of the log. A log
+// that is in no file has them in memory.
+func (a *app) modelFile() string {
+	file := fileOf(a.store)
+	if file == "" {
+		return ""
+	}
+	return strings.TrimSuffix(file, filepath.Ext(file)) + ".read.db"
 }
 
 // bookKey names a book in the log.

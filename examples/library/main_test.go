@@ -128,6 +128,8 @@ func TestTheHelpIsReadable(t *testing.T) {
 	golden(t, "help_reader", mustExecute(t, "help", "reader"))
 	golden(t, "help_notices", mustExecute(t, "help", "notices"))
 	golden(t, "help_parked", mustExecute(t, "help", "parked"))
+	golden(t, "help_report", mustExecute(t, "help", "report"))
+	golden(t, "help_projections", mustExecute(t, "help", "projections"))
 }
 
 func TestEventsAreShownInTheOrderOfTheLog(t *testing.T) {
@@ -276,6 +278,12 @@ func TestAMistakeIsToldBeforeAnythingIsStored(t *testing.T) {
 		{[]string{"reader", "Ada"}, "there is no library here yet"},
 		{[]string{"notices"}, "there is no library here yet"},
 		{[]string{"parked"}, "there is no library here yet"},
+		{[]string{"report"}, "there is no library here yet"},
+		{[]string{"report", "--section", "readers"}, `--section "readers" is none of catalogue, borrowers`},
+		{[]string{"report", "--limit", "-1"}, "--limit is negative: -1"},
+		{[]string{"projections"}, "there is no library here yet"},
+		{[]string{"projections", "rebuild", "all"}, `no projection "all", only books, borrowers, months`},
+		{[]string{"projections", "retry", "books"}, "accepts 2 arg(s), received 1"},
 		{[]string{"parked", "retry"}, "requires at least 1 arg(s)"},
 		{[]string{"parked", "drop", "-1"}, "unknown shorthand flag"},
 		{[]string{"parked", "drop", "all"}, `"all" is not the number of a message`},
