@@ -17,6 +17,7 @@ var moduleDirs = []string{
 	"examples/bank",
 	"examples/library",
 	"projection/bolttarget",
+	"projection/pgxtarget",
 	"projection/sqltarget/drivers",
 	"proof",
 	"store/bbolt",

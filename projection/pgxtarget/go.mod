@@ -1,0 +1,25 @@
+module github.com/perdure/perdure/projection/pgxtarget
+
+go 1.26
+
+require (
+	github.com/jackc/pgx/v5 v5.12.0
+	github.com/perdure/perdure v0.0.0
+	github.com/perdure/perdure/store/postgres v0.0.0
+)
+
+require (
+	github.com/gofrs/uuid/v5 v5.5.1 // indirect
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	github.com/jackc/puddle/v2 v2.2.3 // indirect
+	golang.org/x/sync v0.22.0 // indirect
+	golang.org/x/text v0.41.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
+
+replace (
+	github.com/perdure/perdure => ../..
+	github.com/perdure/perdure/store/postgres => ../../store/postgres
+	github.com/perdure/perdure/store/storetest => ../../store/storetest
+)

@@ -1,0 +1,163 @@
+package pgxtarget_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/pgxtarget"
+	"github.com/perdure/perdure/projection/projectiontest"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/postgres/pgtest"
+)
+
+// An opened target is one with its database.
+type opened struct {
+	*pgxtarget.Target
+	db   *pgtest.Database
+	pool *pgxpool.Pool
+}
+
+func open(t testing.TB, db *pgtest.Database) opened {
+	t.Helper()
+	pool := db.Pool(t, "pool_max_conns=32")
+	db.Exec(t, "CREATE TABLE IF NOT EXISTS model (key text PRIMARY KEY, value text NOT NULL)")
+	target, err := pgxtarget.Open(t.Context(), pool, pgxtarget.CreateTable())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opened{target, db, pool}
+}
+
+func put(ctx context.Context, tx pgx.Tx, key, value string) error {
+	_, err := tx.Exec(ctx, "INSERT INTO model (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
+	return err
+}
+
+func get(ctx context.Context, tx pgx.Tx, key string) (value string, ok bool, err error) {
+	err = tx.QueryRow(ctx, "SELECT value FROM model WHERE key = $1", key).Scan(&value)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", false, nil
+	}
+	return value, err == nil, err
+}
+
+func TestATargetKeepsThePort(t *testing.T) {
+	t.Parallel()
+	pgtest.Open(t) // or skip
+	another := func(t testing.TB, target projection.Target[pgx.Tx]) projection.Target[pgx.Tx] {
+		return open(t, target.(opened).db)
+	}
+	projectiontest.Run(t, func(t testing.TB) projection.Target[pgx.Tx] {
+		return open(t, pgtest.Open(t))
+	}, projectiontest.Features[pgx.Tx]{
+		Put: put, Get: get, Another: another,
+		Reopen: func(t testing.TB, target projection.Target[pgx.Tx]) projection.Target[pgx.Tx] {
+			target.(opened).pool.Close()
+			return another(t, target)
+		},
+	})
+}
+
+func TestAConstraintThatFailsAtTheCommitHasStoredNothing(t *testing.T) {
+	t.Parallel()
+	target := open(t, pgtest.Open(t))
+	target.db.Exec(t, "CREATE TABLE late (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+	err := target.Update(t.Context(), func(tx pgx.Tx) error {
+		if err := put(t.Context(), tx, "a", "1"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(t.Context(), "INSERT INTO late VALUES (1), (1)")
+		return err
+	})
+	if !errors.Is(err, store.ErrNotStored) {
+		t.Errorf("update: got error %v, want %v", err, store.ErrNotStored)
+	}
+	// A handler that keeps the error of a statement to itself.
+	err = target.Update(t.Context(), func(tx pgx.Tx) error {
+		if err := put(t.Context(), tx, "a", "1"); err != nil {
+			return err
+		}
+		_, _ = tx.Exec(t.Context(), "SELECT 1/0")
+		return nil
+	})
+	if !errors.Is(err, store.ErrNotStored) {
+		t.Errorf("update that has failed within: got error %v, want %v", err, store.ErrNotStored)
+	}
+	wantNone(t, target)
+}
+
+func wantNone(t *testing.T, target opened) {
+	t.Helper()
+	if err := target.View(t.Context(), func(tx pgx.Tx) error {
+		if got, ok, err := get(t.Context(), tx, "a"); ok || err != nil {
+			t.Errorf("value: got %q, %v, want none", got, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAConnectionThatIsLostAtTheCommitLeavesTheOutcomeOpen(t *testing.T) {
+	t.Parallel()
+	target := open(t, pgtest.Open(t))
+	err := target.Update(t.Context(), func(tx pgx.Tx) error {
+		if err := put(t.Context(), tx, "a", "1"); err != nil {
+			return err
+		}
+		return tx.Conn().PgConn().Conn().Close()
+	})
+	if err == nil || errors.Is(err, store.ErrNotStored) {
+		t.Errorf("update: got error %v, want one that leaves the outcome open", err)
+	}
+	wantNone(t, target)
+}
+
+func TestBadOptionsAreRefused(t *testing.T) {
+	t.Parallel()
+	if _, err := pgxtarget.Open(t.Context(), nil); !errors.Is(err, store.ErrInvalid) {
+		t.Errorf("open without a pool: got error %v, want %v", err, store.ErrInvalid)
+	}
+	db := pgtest.Open(t)
+	pool := db.Pool(t)
+	if _, err := pgxtarget.Open(t.Context(), pool, pgxtarget.Table("a; b")); !errors.Is(err, store.ErrInvalid) {
+		t.Errorf("open with a bad table: got error %v, want %v", err, store.ErrInvalid)
+	}
+	if _, err := pgxtarget.Open(t.Context(), pool); err == nil || !strings.Contains(err.Error(), "which CreateTable would create") {
+		t.Errorf("open without a table: got error %v, want one that names CreateTable", err)
+	}
+	schema, err := pgxtarget.Schema("public.notes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Exec(t, schema)
+	if _, err := pgxtarget.Open(t.Context(), pool, pgxtarget.Table("public.notes")); err != nil {
+		t.Errorf("open with the table of Schema: %v", err)
+	}
+}
+
+// The read model and the note about how far it has come are stored together, or
+// neither is. It needs a server, so it only compiles here.
+func ExampleOpen() {
+	lend := func(ctx context.Context, pool *pgxpool.Pool, book string) error {
+		target, err := pgxtarget.Open(ctx, pool, pgxtarget.CreateTable())
+		if err != nil {
+			return err
+		}
+		return target.Update(ctx, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "UPDATE books SET lent = lent + 1 WHERE book = $1", book); err != nil {
+				return err
+			}
+			return target.SetNote(ctx, tx, "position", []byte("1"))
+		})
+	}
+	fmt.Println(lend(context.Background(), nil, "emma"))
+	// Output: open pgx target: invalid: there is no pool
+}
