@@ -161,6 +161,7 @@ func (a *app) modelFile() string {
 	if file == "" {
 		return ""
 	}
+	file = filepath.Clean(file) // which may be a directory
 	return strings.TrimSuffix(file, filepath.Ext(file)) + ".read.db"
 }
 

@@ -79,7 +79,7 @@ func Schema(table string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return notetable.Postgres(quoted).Create, nil
+	return notetable.Postgres(quoted).Table, nil
 }
 
 // Open returns a target in the database of a pool, which it does not close. It
@@ -100,12 +100,12 @@ func Open(ctx context.Context, pool *pgxpool.Pool, options ...Option) (*Target, 
 	t.sql = notetable.Postgres(quoted)
 	if t.create {
 		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-			// Two that create a table at once may fail although each says IF NOT EXISTS.
-			if _, err := tx.Exec(ctx, notetable.AdvisoryLock, notetable.LockID(t.table, "")); err != nil {
-				return err
+			for _, statement := range t.sql.Create {
+				if _, err := tx.Exec(ctx, statement); err != nil {
+					return err
+				}
 			}
-			_, err := tx.Exec(ctx, t.sql.Create)
-			return err
+			return nil
 		})
 		if err != nil {
 			return nil, fmt.Errorf("open pgx target: create table %s: %w", t.table, err)

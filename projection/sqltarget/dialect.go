@@ -13,8 +13,6 @@ import (
 type Dialect interface {
 	statements(quoted string) *notetable.Statements
 	options(view bool) *sql.TxOptions
-	// create runs the statement that creates the table.
-	create(ctx context.Context, tx *sql.Tx, t *Target) error
 	// ready is called in a new transaction, before do.
 	ready(ctx context.Context, tx *sql.Tx, t *Target, view bool) error
 	// hold returns the note and keeps other writers from it.
@@ -37,11 +35,6 @@ type sqlite struct{}
 func (sqlite) statements(quoted string) *notetable.Statements { return notetable.SQLite(quoted) }
 
 func (sqlite) options(view bool) *sql.TxOptions { return &sql.TxOptions{ReadOnly: view} }
-
-func (sqlite) create(ctx context.Context, tx *sql.Tx, t *Target) error {
-	_, err := tx.ExecContext(ctx, t.sql.Create)
-	return err
-}
 
 // ready takes the write lock by a statement that writes nothing, which is what
 // BEGIN IMMEDIATE does, but for which the connection string of every driver has
@@ -100,16 +93,6 @@ func (postgres) options(view bool) *sql.TxOptions {
 		return &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
 	}
 	return &sql.TxOptions{Isolation: sql.LevelReadCommitted}
-}
-
-// create takes a lock, because two that create a table at once may fail although
-// each says IF NOT EXISTS.
-func (postgres) create(ctx context.Context, tx *sql.Tx, t *Target) error {
-	if _, err := tx.ExecContext(ctx, notetable.AdvisoryLock, notetable.LockID(t.table, "")); err != nil {
-		return err
-	}
-	_, err := tx.ExecContext(ctx, t.sql.Create)
-	return err
 }
 
 func (postgres) ready(context.Context, *sql.Tx, *Target, bool) error { return nil }

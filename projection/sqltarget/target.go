@@ -103,7 +103,7 @@ func Schema(d Dialect, table string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return d.statements(quoted).Create, nil
+	return d.statements(quoted).Table, nil
 }
 
 // Open returns a target in db, which it does not close. It checks that the table
@@ -142,8 +142,10 @@ func (t *Target) createTable(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := t.dialect.create(ctx, tx, t); err != nil {
-		return errors.Join(err, tx.Rollback())
+	for _, statement := range t.sql.Create {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
 	}
 	return tx.Commit()
 }

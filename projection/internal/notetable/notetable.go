@@ -29,8 +29,10 @@ func Quote(table string) (string, error) {
 // Statements are those about one table. What is a parameter is marked as the
 // database wants it.
 type Statements struct {
-	// Create creates the table if it is not there.
-	Create string
+	// Table creates the table if it is not there. Create are the statements of
+	// the transaction that does so while others may do the same.
+	Table  string
+	Create []string
 	// Check fails if the table is not there or is another one.
 	Check string
 	// Get selects the value of a name, Hold as well, and locks the row.
@@ -44,7 +46,8 @@ type Statements struct {
 // SQLite returns the statements for SQLite, where a writer has the whole file.
 func SQLite(quoted string) *Statements {
 	s := statements(quoted, "?", "?", "?")
-	s.Create = "CREATE TABLE IF NOT EXISTS " + quoted + " (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID"
+	s.Table = "CREATE TABLE IF NOT EXISTS " + quoted + " (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID"
+	s.Create = []string{s.Table}
 	s.Hold = s.Get
 	return s
 }
@@ -53,7 +56,9 @@ func SQLite(quoted string) *Statements {
 // bytes, whatever the language of the database.
 func Postgres(quoted string) *Statements {
 	s := statements(quoted, "$1", "$2", "$2")
-	s.Create = "CREATE TABLE IF NOT EXISTS " + quoted + ` (name text COLLATE "C" NOT NULL PRIMARY KEY, value bytea NOT NULL)`
+	s.Table = "CREATE TABLE IF NOT EXISTS " + quoted + ` (name text COLLATE "C" NOT NULL PRIMARY KEY, value bytea NOT NULL)`
+	// Two that create a table at once may fail although each says IF NOT EXISTS.
+	s.Create = []string{fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", LockID(quoted, "")), s.Table}
 	s.Hold = s.Get + " FOR UPDATE"
 	return s
 }
