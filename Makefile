@@ -12,6 +12,9 @@ MODULES := $(shell sed -n 's/^\t//p' go.work)
 FUZZTIME ?= 4s
 SEEDS ?= 5000
 N ?= all
+KILLS ?= 1000
+POWERS ?= 1000
+ROTS ?= 5000
 TESTFLAGS ?= -timeout 5m
 
 ## test: everything that must hold before a change is accepted, in the order
@@ -53,6 +56,13 @@ sim:
 .PHONY: canary
 canary:
 	.ci/canary $(N)
+
+## crash: the crash kit on the embedded stores, every operation and many cycles;
+##        as root where file systems may be mounted. Takes an hour or more
+.PHONY: crash
+crash:
+	for m in store/bbolt store/pebble; do (cd $$m && go test . -run 'Crash|Caught' -timeout 4h \
+		-crash.kills=$(KILLS) -crash.powers=$(POWERS) -crash.rots=$(ROTS) -crash.stride=1); done
 
 ## fuzz: every fuzz target for FUZZTIME (4s), e.g. make fuzz FUZZTIME=10m
 .PHONY: fuzz

@@ -152,7 +152,7 @@ func BenchmarkReadYourWrites(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			defer log.Close()
+			defer func() { _ = log.Close() }() // the temporary directory goes anyway
 			r := projection.New("all", projection.OnBatch(func(context.Context, *notes, []projection.AnyEvent) error { return nil })).
 				Into(&notes{notes: map[string][]byte{}})
 			engine, err := perdure.Open(b.Context(), perdure.Config{
@@ -161,7 +161,7 @@ func BenchmarkReadYourWrites(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			defer engine.Close(context.WithoutCancel(b.Context()))
+			defer closeEngine(b, engine)
 			ref := remarks.Ref(engine, "1")
 			var took []time.Duration
 			b.ReportAllocs()

@@ -3,6 +3,7 @@ package projection_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -213,10 +214,13 @@ func TestATargetThatFailsIsNoEventsFault(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
 		var lost atomic.Int32
 		r := picky(func(projection.Event[*testv1.Deposited]) error {
-			if lost.Add(1) <= 50 {
-				return projection.ErrTarget
+			switch n := lost.Add(1); {
+			case n > 50:
+				return nil
+			case n%2 == 0:
+				return fmt.Errorf("read the row: %w", store.ErrCorrupt)
 			}
-			return nil
+			return projection.ErrTarget
 		}).With(projection.Retry(1, 1, 1)).Into(g)
 		deposit(t, log, "a", 0, 3)
 		defer background(t, projection.Config{Log: log}, r)()

@@ -246,12 +246,17 @@ func (l *lane) outcome(ctx context.Context, err error) project.Outcome {
 	switch {
 	case isOwn && errors.Is(own, errMoved):
 		return project.Outcome{Result: project.Moved}
-	case isOwn && isFailed && !errors.Is(failed.err, ErrTarget) && ctx.Err() == nil && l.answers(ctx):
+	case isOwn && isFailed && !ofTarget(failed.err) && ctx.Err() == nil && l.answers(ctx):
 		return project.Outcome{Result: project.Failed, Err: failed.err, From: failed.from, To: failed.to, Hopeless: failed.hopeless}
 	case isOwn || errors.Is(err, store.ErrNotStored):
 		return project.Outcome{Result: project.Refused, Err: err}
 	}
 	return project.Outcome{Result: project.Unknown, Err: err}
+}
+
+// ofTarget reports whether the error of a rule is the target's fault.
+func ofTarget(err error) bool {
+	return errors.Is(err, ErrTarget) || errors.Is(err, store.ErrCorrupt)
 }
 
 // answers reports whether the target answers: if it does not, the error of a

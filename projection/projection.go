@@ -90,7 +90,8 @@ func (r rule[Tx]) rule(d *definition[Tx]) { r(d) }
 // effects outside of tx, or look at [Replaying] and be ready for at least once.
 //
 // If it returns an error or panics, nothing of what it wrote is kept; see
-// [OnFailure]. An error that matches [ErrTarget] is the target's fault instead.
+// [OnFailure]. An error that matches [ErrTarget] or [store.ErrCorrupt] is the
+// target's fault instead.
 func On[Tx any, M proto.Message](fn func(ctx context.Context, tx Tx, e Event[M]) error) Rule[Tx] {
 	return rule[Tx](func(d *definition[Tx]) {
 		t := reflect.TypeFor[M]()

@@ -23,13 +23,16 @@ type Target[Tx any] interface {
 	// View runs do on one consistent state, read only.
 	View(ctx context.Context, do func(Tx) error) error
 	// Note returns the note under key, nil if there is none. It is the caller's
-	// to keep. Within Update it holds the note against other writers until the
-	// transaction ends, where the target has more than one writer.
+	// to keep. Within Update it holds the note, also one that is not there yet,
+	// against other writers until the transaction ends, where the target has more
+	// than one writer.
 	Note(ctx context.Context, tx Tx, key string) ([]byte, error)
-	// SetNote stores a note; nil removes it. It does not keep value.
+	// SetNote stores a note; nil removes it. It does not keep value. Within View
+	// it is an error.
 	SetNote(ctx context.Context, tx Tx, key string, value []byte) error
 	// Notes yields the notes whose key begins with prefix, in byte order of the
-	// keys. Their values are valid until the next step.
+	// keys. Their values are valid until the next step. Notes that have been
+	// yielded may be changed meanwhile.
 	Notes(ctx context.Context, tx Tx, prefix string) iter.Seq2[Note, error]
 }
 
