@@ -141,6 +141,7 @@ func TestAFoldThatHasChangedIsNoticed(t *testing.T) {
 		}, "has changed the event"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			said := guard(t, replayed(perdure.Evolve(c.fold)), recording)
 			if !strings.Contains(said, c.want) {
 				t.Errorf("guard: got %s\nwant %q", said, c.want)

@@ -154,6 +154,8 @@ func FuzzKey(f *testing.F) {
 
 // TestNoRecordAllocatesMuchMoreThanItsSize decodes records that are made to
 // become large.
+//
+//nolint:paralleltest // it reads how much the process has allocated
 func TestNoRecordAllocatesMuchMoreThanItsSize(t *testing.T) {
 	repeated := func(n int, piece ...byte) []byte { return bytes.Repeat(piece, n) }
 	inside := func(number protowire.Number, b []byte) []byte {
