@@ -242,6 +242,7 @@ func (d *disk) enter(b *store.Batch, r *store.Result) {
 	command := d.cause(b)
 	bk := d.books[b.Key]
 	d.append(b, bk, at)
+	d.w.target.record(b, r)
 	if store.Version(len(bk.entries)) != b.Next() {
 		d.w.broken("%v: the store has accepted a batch that expects version %d at version %d", b.Key, b.Expected, len(bk.entries))
 		return
@@ -369,13 +370,17 @@ func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
 	}
 }
 
-// prune deletes events that the last snapshot covers.
+// prune deletes events that the last snapshot covers and the projection has done with.
 func (d *disk) prune(key store.Key) {
 	bk := d.books[key]
 	if bk.durable || bk.snapshot == 0 || !d.w.prunes {
 		return
 	}
-	n, err := d.log.DeleteEvents(background, key, bk.snapshot, store.LastPosition(0))
+	through := d.w.target.passed()
+	if d.w.twin.prunesUnread {
+		through = store.LastPosition(0)
+	}
+	n, err := d.log.DeleteEvents(background, key, bk.snapshot, through)
 	if err != nil {
 		panic(fmt.Sprintf("prune %v below %d: %v", key, bk.snapshot, err))
 	}

@@ -32,6 +32,7 @@ type node struct {
 	hub     *stream.Hub
 	watched *watched
 	readers []*reader
+	lanes   []*lane // of the projection
 	// storing, while a group is on its way to the store, lets it get there or not.
 	storing func(arrives bool)
 }
@@ -50,6 +51,7 @@ func newNode(w *world, name int) *node {
 	}
 	n.box = newBox(n)
 	n.watch()
+	n.project()
 	return n
 }
 
@@ -205,10 +207,23 @@ func (n *node) crash() {
 	if n.storing != nil && !n.w.shared {
 		n.storing(n.w.chance(0.5))
 	}
+	if n.w.twin.takesLostForNotStored {
+		n.arrive()
+	}
 	n.replace()
 	for _, c := range n.w.clients {
 		if c.op != nil && c.op.node == n && c.op.delivered {
 			c.op.lost()
+		}
+	}
+}
+
+// arrive has the attempts of the lanes that are on their way to the target get
+// there now or never, so that a twin is caught for nothing else.
+func (n *node) arrive() {
+	for _, l := range n.lanes {
+		if l.storing != nil {
+			l.storing(n.w.chance(0.5))
 		}
 	}
 }
@@ -226,6 +241,9 @@ func (n *node) stop() {
 }
 
 func (n *node) close() {
+	if n.w.twin.takesLostForNotStored {
+		n.arrive()
+	}
 	n.replace()
 	for _, c := range n.sorted() {
 		c.core.Abort()

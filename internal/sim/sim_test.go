@@ -34,7 +34,8 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 	began := time.Now()
 	var next, steps, calls atomic.Uint64
 	var mu sync.Mutex
-	var worst *world // the broken one with the lowest seed
+	seen := make(map[string]int) // what has become of attempts of the projection
+	var worst *world             // the broken one with the lowest seed
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
@@ -43,6 +44,11 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 				fault := w.run()
 				steps.Add(uint64(w.steps))
 				calls.Add(uint64(len(w.ops)))
+				mu.Lock()
+				for what, n := range w.target.seen {
+					seen[what] += n
+				}
+				mu.Unlock()
 				if fault == "" {
 					continue
 				}
@@ -60,9 +66,14 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 		t.Fatalf("seed %d: %s\n\n%s\nTo see all of it again: go test ./internal/sim -run '^%s$' -seed=%d -trace -v",
 			worst.seed, worst.fault, worst.tail(), t.Name(), worst.seed)
 	}
+	for _, what := range []string{"refused", "moved", "failed", "lost", "stored, and the answer lost", "parked", "unparked", "left out", "stopped"} {
+		if seen[what] == 0 && *seeds >= seedsDefault {
+			t.Errorf("no run has an attempt that was %s: %v", what, seen)
+		}
+	}
 	took := time.Since(began)
-	t.Logf("%d seeds in %v, %.0f a second: %d steps, %d calls", *seeds, took.Round(time.Millisecond),
-		float64(*seeds)/took.Seconds(), steps.Load(), calls.Load())
+	t.Logf("%d seeds in %v, %.0f a second: %d steps, %d calls, attempts: %v", *seeds, took.Round(time.Millisecond),
+		float64(*seeds)/took.Seconds(), steps.Load(), calls.Load(), seen)
 }
 
 func TestASeedIsARun(t *testing.T) {
@@ -119,6 +130,17 @@ type twin struct {
 	publishesEarly   bool // readers get events before they are stored
 	publishesRefused bool // readers get events of refused batches
 	skipsBehind      bool // a reader that was slow goes on at the head
+
+	parks                   bool // entities whose events fail are parked, in every run
+	notesFirst              bool // the position of a lane is stored before its rows
+	comparesNoNote          bool // an attempt does not look whether the note has moved
+	takesLostForNotStored   bool // a transaction whose answer is lost counts as not stored
+	notesNothingOverNothing bool // a position that moves over unwanted events is not stored
+	handlesParked           bool // parked entities are not passed over
+	parksWithoutVersion     bool // the note of a parked entity is one event behind
+	unparksFirst            bool // an entity is unparked before its rows are stored
+	feedsGaps               bool // the reader of a lane misses events
+	prunesUnread            bool // events are deleted that the projection has not got
 }
 
 func TestABrokenTwinIsCaught(t *testing.T) {
@@ -151,6 +173,15 @@ func TestABrokenTwinIsCaught(t *testing.T) {
 		{name: "publishes early", committer: true, publishesEarly: true},
 		{name: "publishes what is refused", committer: true, publishesRefused: true, shared: true},
 		{name: "skips behind", skipsBehind: true},
+		{name: "notes the position before the rows", notesFirst: true},
+		{name: "compares no note", comparesNoNote: true, shared: true},
+		{name: "takes a lost answer for nothing stored", takesLostForNotStored: true, comparesNoNote: true, exclusive: true},
+		{name: "notes no position over nothing", notesNothingOverNothing: true},
+		{name: "handles what is parked", handlesParked: true, parks: true},
+		{name: "parks without the version", parksWithoutVersion: true, parks: true},
+		{name: "unparks before the rows", unparksFirst: true, parks: true},
+		{name: "feeds gaps", feedsGaps: true},
+		{name: "prunes what is unread", prunesUnread: true},
 	} {
 		t.Run(tw.name, func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,6 @@
-// Package sim_test runs the protocol cores of entities, of their committer and
-// of their outbox in a world of one goroutine, in which one source of chance decides what
-// happens next and what fails. A seed is a history: the same seed is the same
+// Package sim_test runs the protocol cores of entities, of their committer, of
+// their outbox and of a projection in a world of one goroutine, in which one
+// source of chance decides what happens next and what fails. A seed is a history: the same seed is the same
 // run to the byte, so whatever a run finds can be looked at as often as it takes.
 //
 //	go test ./internal/sim -seeds=20000    # look longer
@@ -18,6 +18,7 @@ import (
 
 	"github.com/perdure/perdure/internal/entity"
 	"github.com/perdure/perdure/internal/outbox"
+	"github.com/perdure/perdure/internal/project"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/store"
 )
@@ -48,6 +49,8 @@ type world struct {
 	limits  entity.Limits
 	box     outbox.Limits
 
+	laneBounds project.Limits
+
 	attempts    uint32        // until a message is parked
 	prunes      bool          // events are deleted behind snapshots
 	crashes     bool          // nodes crash and stop
@@ -64,6 +67,7 @@ type world struct {
 	fault string // the first promise that was broken
 
 	disk    *disk
+	target  *target
 	nodes   []*node
 	clients []*client
 	keys    []store.Key
@@ -117,6 +121,7 @@ func newWorld(seed uint64, tw twin) *world {
 	w.receiptsFor = []time.Duration{100 * time.Millisecond, time.Hour, time.Hour, time.Hour}[w.random.IntN(4)]
 	w.rules = newRules(w)
 	w.disk = newDisk(w)
+	w.laneBounds, w.target = w.laneLimits(), newTarget(w)
 	nodes := 1
 	if w.shared {
 		nodes = 2 + w.random.IntN(2)
@@ -172,6 +177,9 @@ func (w *world) step() bool {
 	}
 	for _, n := range w.nodes {
 		n.box.look()
+		for _, l := range n.lanes {
+			l.look()
+		}
 	}
 	if len(w.tasks) == 0 {
 		return true
@@ -190,9 +198,19 @@ func (w *world) step() bool {
 // nothing to do before. It returns false if nothing ever will.
 func (w *world) sleep() bool {
 	var until time.Time
-	for _, n := range w.nodes {
-		if at, ok := n.box.next(); ok && (until.IsZero() || at.Before(until)) {
+	sooner := func(at time.Time) {
+		if until.IsZero() || at.Before(until) {
 			until = at
+		}
+	}
+	for _, n := range w.nodes {
+		if at, ok := n.box.next(); ok {
+			sooner(at)
+		}
+		for _, l := range n.lanes {
+			if at, ok := l.next(); ok {
+				sooner(at)
+			}
 		}
 	}
 	if until.IsZero() {
@@ -228,6 +246,8 @@ func (w *world) accidents() {
 		n.box.unpark()
 	case x < 0.065 && len(n.readers) > 0:
 		n.readers[w.random.IntN(len(n.readers))].die()
+	case x > 0.065 && x < 0.085:
+		n.meddle()
 	}
 }
 
@@ -314,6 +334,7 @@ func (w *world) audit() {
 		}
 	}
 	w.disk.audit()
+	w.auditProjection()
 	for _, n := range w.nodes {
 		for _, r := range n.readers {
 			r.audit()

@@ -1,0 +1,289 @@
+package sim_test
+
+import (
+	"errors"
+	"time"
+
+	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/store"
+)
+
+const (
+	laneRetryMin = 2 * time.Millisecond
+	laneRetryMax = 16 * time.Millisecond
+	// chunkMax bounds the positions that a reader of a lane takes at a time.
+	chunkMax = 8
+)
+
+// laneLimits are the bounds of a lane in this run.
+func (w *world) laneLimits() project.Limits {
+	return project.Limits{
+		Batch: 1 + w.random.IntN(6), Parked: 8, Dead: 1000, FlushEvents: 6, FlushAfter: 40 * time.Millisecond,
+		RetryMin: laneRetryMin, RetryMax: laneRetryMax, StandbyMin: 5 * time.Millisecond, StandbyMax: 60 * time.Millisecond,
+	}
+}
+
+// A lane is the shell of the core of one lane on a node.
+type lane struct {
+	node   *node
+	number int
+	core   *project.Lane
+	at     store.Position // of the reader
+	busy   bool           // an action or a read of a chunk is under way
+	sleeps bool           // there is nothing to do before until
+	until  time.Time      // zero is never
+	jobs   int            // that have not ended
+	// storing, while an attempt is on its way to the target, lets it get there or not.
+	storing func(arrives bool)
+}
+
+// project gives the node the lanes of the projection.
+func (n *node) project() {
+	for i := range lanesMax {
+		n.lanes = append(n.lanes, &lane{node: n, number: i, core: project.New(n.w.newID(), n.w.laneBounds, n.w.target.policy)})
+	}
+}
+
+// look has the lane do what there is to do.
+func (l *lane) look() {
+	w := l.node.w
+	if l.busy {
+		return
+	}
+	if l.core.Wants() && l.at < w.target.head() {
+		l.begin(l.read, "reads behind %v", l.at)
+		return
+	}
+	if l.sleeps && (l.until.IsZero() || w.now().Before(l.until)) {
+		return
+	}
+	a := l.core.Next(w.now())
+	switch a.Kind {
+	case project.Wait:
+		l.sleeps, l.until = true, a.At
+	case project.Seek:
+		l.at = a.After
+	case project.Load:
+		l.begin(l.load, "loads its notes")
+	case project.Read:
+		l.begin(func() { l.readMissing(&a) }, "reads what is missing of %v from version %d on", a.Key, a.Version)
+	case project.Try:
+		l.try(a.Attempt)
+	}
+}
+
+// next returns when the lane has something to do by itself, if it ever has.
+func (l *lane) next() (time.Time, bool) {
+	w := l.node.w
+	switch {
+	case l.busy:
+		return time.Time{}, false
+	case !l.sleeps || l.core.Wants() && l.at < w.target.head():
+		return w.now(), true
+	}
+	return l.until, !l.until.IsZero()
+}
+
+// begin adds the task of an action.
+func (l *lane) begin(run func(), format string, args ...any) {
+	l.busy = true
+	l.later(run, format, args...)
+}
+
+// later adds a task that is not run if the node has gone.
+func (l *lane) later(run func(), format string, args ...any) {
+	l.node.w.later(func() {
+		if !l.node.gone {
+			run()
+		}
+	}, "node %d, lane %d: "+format, append([]any{l.node.name, l.number}, args...)...)
+}
+
+// told is called after each input.
+func (l *lane) told() {
+	l.busy, l.sleeps = false, false
+	l.check()
+}
+
+// check checks what the core says of itself: its position is not ahead of the
+// note, and whatever it wants at or below what it has covered is in the read model,
+// by its own doing or by that of another node.
+func (l *lane) check() {
+	w := l.node.w
+	state, ok := l.core.State()
+	if !ok {
+		return
+	}
+	for i := range w.target.history {
+		e := &w.target.history[i]
+		if e.Position > w.target.notes[l.number].Position && e.Position <= l.core.Covered() && w.target.wants(l.number, e) {
+			w.broken("lane %d of node %d says that it has covered %v, and has not handled the event at %v",
+				l.number, l.node.name, l.core.Covered(), e.Position)
+		}
+	}
+	if state.Position > w.target.notes[l.number].Position {
+		w.broken("lane %d of node %d says that it is at %v, and is at %v", l.number, l.node.name, state.Position, w.target.notes[l.number].Position)
+	}
+}
+
+// read reads a chunk of the log.
+func (l *lane) read() {
+	w := l.node.w
+	if w.sick() {
+		l.told()
+		return
+	}
+	c := project.Chunk{After: l.at, Through: min(w.target.head(), l.at+1+store.Position(w.random.IntN(chunkMax)))}
+	for e, err := range w.disk.log.Scan(background, store.Query{After: c.After, Through: c.Through}) {
+		if err != nil {
+			panic(err)
+		}
+		if w.target.wants(l.number, e) {
+			c.Events = append(c.Events, *e.Clone())
+		}
+	}
+	if w.twin.feedsGaps && w.chance(0.2) && len(c.Events) > 0 {
+		c.Events = c.Events[1:]
+	}
+	l.at = c.Through
+	l.core.Offer(c, w.now())
+	l.told()
+}
+
+func (l *lane) load() {
+	w := l.node.w
+	var state *project.State
+	var parked []*project.Parked
+	var err error
+	if w.sick() {
+		err = errIO
+	} else {
+		state, parked = w.target.load(l.number)
+	}
+	l.later(func() {
+		l.core.Loaded(state, parked, err, w.now())
+		l.told()
+	}, "has its notes: %v", err)
+}
+
+func (l *lane) readMissing(a *project.Action) {
+	w := l.node.w
+	var events []store.Event
+	var failed error
+	if w.sick() {
+		failed = errIO
+	}
+	for e, err := range w.disk.log.Read(background, a.Key, a.Version-1) {
+		if err != nil {
+			panic(err)
+		}
+		if failed != nil || e.Position > a.Through || len(events) > a.Max {
+			break
+		}
+		if w.target.wants(l.number, e) {
+			events = append(events, *e.Clone())
+		}
+	}
+	l.later(func() {
+		l.core.ReadDone(events, failed)
+		l.told()
+	}, "has %d events that are missing: %v", len(events), failed)
+}
+
+// try has an attempt on its way to the target, where it may arrive after the node
+// has gone.
+func (l *lane) try(a *project.Attempt) {
+	w := l.node.w
+	l.busy = true
+	l.storing = func(arrives bool) {
+		l.storing = nil
+		if !arrives {
+			return
+		}
+		o := w.target.attempt(l.number, a)
+		l.later(func() {
+			l.core.Tried(o, w.now())
+			l.told()
+		}, "its attempt has result %d: %v", o.Result, o.Err)
+	}
+	w.later(func() {
+		if l.storing != nil {
+			l.storing(!l.node.gone || w.chance(0.5))
+		}
+	}, "node %d, lane %d: an attempt with %d events, to %v, reaches the target", l.node.name, l.number, len(a.Events), a.New.Position)
+}
+
+// job has something done with a parked entity, or with one that is none.
+func (l *lane) job(kind project.JobKind, key store.Key) {
+	w := l.node.w
+	w.note("node %d, lane %d: job %d for %v", l.node.name, l.number, kind, key)
+	l.jobs++
+	ended := false
+	l.core.Do(&project.Job{Kind: kind, Key: key, Done: func(err error) {
+		l.jobs--
+		if ended {
+			w.broken("a job for %v has ended twice", key)
+		}
+		ended = true
+		w.note("  the job for %v has ended: %v", key, err)
+		if _, isParked := w.target.parked[l.number][key]; err == nil && !w.shared && isParked {
+			w.broken("job %d for %v has succeeded, and it is parked", kind, key)
+		}
+	}})
+	l.sleeps = false
+}
+
+// resume has a lane go on that has stopped.
+func (l *lane) resume() {
+	if phase, err := l.core.Phase(); phase == project.Stopped {
+		if !errors.Is(err, errRule) {
+			l.node.w.broken("lane %d of node %d has stopped: %v", l.number, l.node.name, err)
+		}
+		l.node.w.target.seen["stopped"]++
+		l.core.Resume()
+		l.sleeps = false
+	}
+}
+
+// meddle is what people do with the projection while it runs.
+func (n *node) meddle() {
+	w := n.w
+	l := n.lanes[w.random.IntN(len(n.lanes))]
+	switch x := w.random.IntN(20); {
+	case x < 1:
+		w.target.heal()
+	case x < 5:
+		l.resume()
+	default:
+		l.job(project.JobKind(w.random.IntN(3)), w.keys[w.random.IntN(len(w.keys))])
+	}
+}
+
+// auditProjection checks the read model when all is over: first while the rules
+// of some events still fail, then when they do not.
+func (w *world) auditProjection() {
+	w.target.auditWhileSick()
+	w.target.heal()
+	for _, n := range w.nodes {
+		for _, l := range n.lanes {
+			l.resume()
+		}
+	}
+	w.rest()
+	for lane := range w.target.parked {
+		for _, k := range w.keys {
+			if _, ok := w.target.parked[lane][k]; ok {
+				w.nodes[w.random.IntN(len(w.nodes))].lanes[lane].job(project.Retry, k)
+			}
+		}
+	}
+	w.rest()
+	w.target.audit()
+	for _, n := range w.nodes {
+		for _, l := range n.lanes {
+			if phase, err := l.core.Phase(); phase != project.Running || l.jobs > 0 {
+				w.broken("lane %d of node %d is in phase %d with %d jobs when all is over: %v", l.number, n.name, phase, l.jobs, err)
+			}
+		}
+	}
+}
