@@ -78,7 +78,7 @@ func (p *pruner) prune(ctx context.Context, job prune) error {
 			return err
 		}
 		for _, m := range marks {
-			if m.Position.Partition() == partition {
+			if m.Position.Partition() == partition && !canary.Broken("prune-before-bookmarks") {
 				through = min(through, m.Position)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
 )
@@ -208,13 +209,13 @@ func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error
 		return errMoved
 	case err != nil:
 		return err
-	case n.State != a.Old:
+	case n.State != a.Old && !canary.Broken("note-not-compared"):
 		return errMoved
 	}
 	if len(a.Events) > 0 {
 		l.batch.events, l.batch.parked = a.Events, a.Parked
 		ctx := context.WithValue(ctx, infoKey{}, info{version: l.run.version, replaying: a.Replaying})
-		if err := t.apply(ctx, &l.batch); err != nil {
+		if err := t.apply(ctx, &l.batch); err != nil && !canary.Broken("position-without-rows") {
 			return err
 		}
 	}
