@@ -77,8 +77,8 @@ func (l *Log) transact(ctx context.Context, calls []*call) error {
 		}
 	}
 	for try := 1; ; try++ {
-		if l.closed.Load() {
-			return notStored(store.ErrClosed)
+		if err := l.usable(); err != nil {
+			return notStored(err)
 		}
 		stored, err := l.attempt(ctx, calls, &n, check)
 		switch {

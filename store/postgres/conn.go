@@ -149,8 +149,8 @@ func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if l.closed.Load() {
-			return store.ErrClosed
+		if err := l.usable(); err != nil {
+			return err
 		}
 		conn, err := l.pool.Acquire(ctx)
 		dead := false

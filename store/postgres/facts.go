@@ -112,7 +112,8 @@ const (
 	sqlLock = `SELECT pg_advisory_xact_lock($1)`
 
 	sqlClock = `SELECT (SELECT last_value FROM S.clock),
-		CASE WHEN $1::bigint > 0 THEN setval('S.message_sequence', nextval('S.message_sequence') + $1::bigint - 1) ELSE 0 END`
+		CASE WHEN $1::bigint > 0 AND NOT unfinished THEN setval('S.message_sequence', nextval('S.message_sequence') + $1::bigint - 1) ELSE 0 END,
+		unfinished FROM S.log`
 
 	sqlEntities = `SELECT k.n, e.version, e.position, s.version
 		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (kind, id, n)
@@ -149,8 +150,12 @@ const (
 func (n *needs) queue(b *pgx.Batch, s *statements, f *facts) {
 	b.Queue(s.clock, n.sequences).QueryRow(func(row pgx.Row) error {
 		var last int64
-		if err := row.Scan(&f.clock, &last); err != nil {
+		var unfinished bool
+		if err := row.Scan(&f.clock, &last, &unfinished); err != nil {
 			return err
+		}
+		if unfinished {
+			return store.ErrUnfinished
 		}
 		f.sequence = uint64(last) - uint64(n.sequences)
 		return nil

@@ -85,7 +85,9 @@ import (
 // Invariants:
 //
 //  1. Every transaction that writes holds the log's advisory lock from its first
-//     statement to its end, and decides on what it has read after it took it.
+//     statement to its end, and decides on what it has read after it took it. An
+//     import takes the lock to mark the log and to finish; in between it adds
+//     rows without it, to a log whose mark lets no one else write.
 //  2. Positions, versions and message sequences are drawn under that lock, so
 //     they become visible in their order.
 //  3. The commit of a transaction is the last statement of it, in one message
@@ -103,6 +105,7 @@ type Log struct {
 	pool       *pgxpool.Pool
 	statements statements
 	closed     atomic.Bool
+	unfinished atomic.Bool // by an import of this Log; that of another shows in the database
 	queue      callQueue
 	watch      watch
 
@@ -121,6 +124,9 @@ var (
 	_ store.Statistics = (*Log)(nil)
 	_ store.Exclusive  = (*Log)(nil)
 	_ store.Watcher    = (*Log)(nil)
+	_ store.Exporter   = (*Log)(nil)
+	_ store.Importer   = (*Log)(nil)
+	_ store.Verifier   = (*Log)(nil)
 )
 
 // Heads implements [store.Log]. It costs one search of an index for each partition.
@@ -154,27 +160,44 @@ const sqlStats = `SELECT (SELECT pruned FROM S.log),
 // Stats implements [store.Statistics]. It reads all entries of the outbox's
 // indexes; entities, states and free space are not counted.
 func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
-	s := store.Stats{Info: l.info, Entities: -1, Snapshots: -1, FreeBytes: -1}
+	var s store.Stats
 	heads, err := l.Heads(ctx)
 	if err == nil {
-		err = l.read(ctx, func(conn *pgxpool.Conn) error {
-			var pruned int64
-			row := conn.QueryRow(ctx, in(l.schema, sqlStats), l.schema)
-			if err := row.Scan(&pruned, &s.Pending, &s.Parked, &s.FileBytes); err != nil {
-				return err
-			}
-			s.Events = -pruned
-			return nil
+		err = l.read(ctx, func(conn *pgxpool.Conn) (err error) {
+			s, err = l.figures(ctx, conn, heads)
+			return err
 		})
 	}
 	if err != nil {
 		return store.Stats{}, fmt.Errorf("stats: %w", err)
 	}
+	return s, nil
+}
+
+// figures reads the figures of a log whose heads are known.
+func (l *Log) figures(ctx context.Context, q querier, heads []store.Position) (store.Stats, error) {
+	s := store.Stats{Info: l.info, Entities: -1, Snapshots: -1, FreeBytes: -1}
+	var pruned int64
+	row := q.QueryRow(ctx, in(l.schema, sqlStats), l.schema)
+	if err := row.Scan(&pruned, &s.Pending, &s.Parked, &s.FileBytes); err != nil {
+		return s, err
+	}
 	for _, h := range heads {
 		s.Events += int64(h.Sequence())
 	}
-	s.Events = max(s.Events, 0) // events deleted between the two reads
+	s.Events = max(s.Events-pruned, 0) // events deleted since the heads were read
 	return s, nil
+}
+
+// usable returns why the log answers nothing, or nil.
+func (l *Log) usable() error {
+	switch {
+	case l.closed.Load():
+		return store.ErrClosed
+	case l.unfinished.Load():
+		return store.ErrUnfinished
+	}
+	return nil
 }
 
 // Close implements [store.Log]. It waits for the transaction that runs, and for

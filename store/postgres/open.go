@@ -25,8 +25,9 @@ const formatVersion = 1
 // The error matches [store.ErrFormat] if the schema is newer than this package,
 // or older and [WithoutMigration] is given, or the server is too old or does not
 // use UTF-8; [store.ErrInvalid] if the url or the options are wrong or do not fit
-// the log; [store.ErrCorrupt] if the log's description is damaged. Errors of the
-// connection match those of package pgconn.
+// the log; [store.ErrUnfinished] if the log is being filled or that was broken off;
+// [store.ErrCorrupt] if its description is damaged. Errors of the connection match
+// those of package pgconn.
 func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -121,7 +122,7 @@ func (l *Log) examine(ctx context.Context, conn *pgx.Conn) error {
 }
 
 const (
-	sqlInfo    = `SELECT info FROM S.log`
+	sqlInfo    = `SELECT info, unfinished FROM S.log`
 	sqlPutInfo = `INSERT INTO S.log (info) VALUES ($1) ON CONFLICT (one) DO NOTHING`
 	// Proofs of committers that are no more.
 	sqlSweep = `DELETE FROM S.commits WHERE at < now() - interval '1 day'`
@@ -131,7 +132,8 @@ const (
 // a new log at once the first decides.
 func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 	var record []byte
-	err := conn.QueryRow(ctx, in(l.schema, sqlInfo)).Scan(&record)
+	var unfinished bool
+	err := conn.QueryRow(ctx, in(l.schema, sqlInfo)).Scan(&record, &unfinished)
 	if errors.Is(err, pgx.ErrNoRows) {
 		id, err := uuid.NewV7()
 		if err != nil {
@@ -144,7 +146,7 @@ func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, in(l.schema, sqlPutInfo), store.AppendLogInfo(nil, &info)); err != nil {
 			return err
 		}
-		if err := conn.QueryRow(ctx, in(l.schema, sqlInfo)).Scan(&record); err != nil {
+		if err := conn.QueryRow(ctx, in(l.schema, sqlInfo)).Scan(&record, &unfinished); err != nil {
 			return err
 		}
 	} else if err != nil {
@@ -160,6 +162,8 @@ func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 			store.ErrFormat, info.Format, formatVersion)
 	case l.partitionsSet && info.Partitions != l.partitions:
 		return fmt.Errorf("%w: the log has %d partitions, not %d", store.ErrInvalid, info.Partitions, l.partitions)
+	case unfinished:
+		return store.ErrUnfinished
 	}
 	l.info = *info
 	_, err = conn.Exec(ctx, in(l.schema, sqlSweep))

@@ -65,17 +65,22 @@ func (l *Log) messages(ctx context.Context, p *page, q store.MessageQuery, yield
 				return err
 			}
 			sequence = int64(r.version)
-			m, err := store.DecodeMessage(p.record(r))
-			if err == nil && m.Sequence != uint64(sequence) {
-				err = &store.CorruptError{What: "message", Reason: fmt.Sprintf("found message %d in its place", m.Sequence)}
-			}
-			if err != nil {
-				m, err = nil, fmt.Errorf("outbox message %d: %w", sequence, located(err, "messages", fmt.Sprint("sequence ", sequence)))
-			}
+			m, err := decodeMessage(sequence, p.record(r))
 			if !yield(m, err) {
 				return nil
 			}
 		}
 	}
 	return nil
+}
+
+func decodeMessage(sequence int64, record []byte) (*store.Message, error) {
+	m, err := store.DecodeMessage(record)
+	if err == nil && m.Sequence != uint64(sequence) {
+		err = &store.CorruptError{What: "message", Reason: fmt.Sprintf("found message %d in its place", m.Sequence)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("outbox message %d: %w", sequence, located(err, "messages", fmt.Sprint("sequence ", sequence)))
+	}
+	return m, nil
 }

@@ -38,6 +38,7 @@ func TestLogPassesTheSuite(t *testing.T) {
 		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true,
 		Bookmarks: true, Statistics: true, Watcher: true,
 		Partitions: true, Clock: true, Pause: true,
+		Exporter: true, Importer: true, Verifier: true,
 		Share: again,
 		Reopen: func(t testing.TB, l store.Log, s storetest.Setup) store.Log {
 			if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {

@@ -82,8 +82,8 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 	if err := key.Validate(); err != nil {
 		return 0, err
 	}
-	if l.closed.Load() {
-		return 0, store.ErrClosed
+	if err := l.usable(); err != nil {
+		return 0, err
 	}
 	total := 0
 	for {

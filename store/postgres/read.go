@@ -97,7 +97,7 @@ func (p *page) full() bool {
 
 // query runs a statement and calls add with the columns of each row, in the
 // binary form of the protocol and valid during the call.
-func query(ctx context.Context, conn *pgxpool.Conn, sql string, args []any, add func(values [][]byte) error) error {
+func query(ctx context.Context, conn querier, sql string, args []any, add func(values [][]byte) error) error {
 	rows, err := conn.Query(ctx, sql, args...)
 	if err != nil {
 		return err

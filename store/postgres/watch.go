@@ -86,10 +86,13 @@ func (w *watch) change() {
 
 // announce tells readers that the events of a plan are committed. It does not wait.
 func (l *Log) announce(p *plan) {
-	if len(p.events) == 0 {
-		return
+	if len(p.events) > 0 {
+		l.watch.announce()
 	}
-	w := &l.watch
+}
+
+// announce tells readers that there are new events. It does not wait.
+func (w *watch) announce() {
 	w.mu.Lock()
 	if !w.announcing && !w.closed {
 		w.announcing = true

@@ -1,0 +1,229 @@
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"math"
+	"strings"
+
+	"github.com/perdure/perdure/store"
+)
+
+// An export reads a moment a page at a time, each page by a statement that goes
+// on behind the last row of the one before.
+type export struct{ *moment }
+
+// Export implements [store.Exporter]. It is a transaction of its own on a
+// connection of its own, so commits go on meanwhile; but the server keeps the
+// rows that they delete or replace until the export is closed, in all databases
+// of the server. It holds a page of records in memory for each sort that is read.
+func (l *Log) Export(ctx context.Context) (store.Export, error) {
+	m, err := l.moment(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("export: %w", err)
+	}
+	return &export{m}, nil
+}
+
+func (x *export) Origin() store.Origin { return x.origin }
+func (x *export) Stats() store.Stats   { return x.stats }
+
+// A rowKey is what a row is found by, its numbers behind its texts.
+type rowKey struct {
+	texts  [3]string
+	number int64
+}
+
+// A listing is a table in the order of its key.
+type listing struct {
+	table  string
+	texts  []string // columns of the key
+	number string   // the last of them, if it is a number
+	value  string   // what is read
+	bytes  string   // how long that is
+}
+
+// listings are how the sorts are read that do not go by partition. States are in
+// two tables.
+var listings = map[store.Sort][]listing{
+	store.SortState: {
+		{"snapshots", []string{"kind", "id"}, "version", "record", "octet_length(record)"},
+		{"states", []string{"kind", "id"}, "version", "record", "octet_length(record)"},
+	},
+	store.SortMessage:  {{"messages", nil, "sequence", "record", "octet_length(record)"}},
+	store.SortReceipt:  {{"receipts", []string{"kind", "id", "name"}, "", "record", "octet_length(record)"}},
+	store.SortClaim:    {{"claims", []string{"space", "value"}, "", "record", "octet_length(record)"}},
+	store.SortBookmark: {{"bookmarks", []string{"name"}, "partition", "record", "octet_length(record)"}},
+	store.SortVersion:  {{"events", []string{"kind", "id"}, "version", "position", "8"}},
+}
+
+// sqlListing returns the statement that reads a page of listings with one key,
+// merged.
+func sqlListing(all []listing) string {
+	one := all[0]
+	key := one.texts
+	var after []string
+	for i := range one.texts {
+		after = append(after, fmt.Sprintf("$%d::text", i+1))
+	}
+	if one.number != "" {
+		key = append(key[:len(key):len(key)], one.number)
+		after = append(after, fmt.Sprintf("$%d::bigint", len(key)))
+	}
+	columns, limit := strings.Join(key, ", "), len(key)+1
+	var tables []string
+	for _, l := range all {
+		tables = append(tables, fmt.Sprintf("(SELECT %s, %s FROM S.%s WHERE (%s) > (%s) ORDER BY %s LIMIT $%d)",
+			columns, l.value, l.table, columns, strings.Join(after, ", "), columns, limit))
+	}
+	return fmt.Sprintf(`SELECT %[1]s, %[2]s FROM (
+			SELECT %[1]s, %[2]s, sum(%[3]s) OVER (ORDER BY %[1]s ROWS UNBOUNDED PRECEDING) - %[3]s AS before
+			FROM (%[4]s) p ORDER BY %[1]s LIMIT $%[5]d
+		) q WHERE before < $%[6]d ORDER BY %[1]s`,
+		columns, one.value, one.bytes, strings.Join(tables, " UNION ALL "), limit, limit+1)
+}
+
+// Records implements [store.Export].
+func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+	return func(yield func(store.Record, error) bool) {
+		p := newPage()
+		defer p.release()
+		// hand hands on what each row has been decoded to.
+		hand := func(r store.Record, err error) bool {
+			if ctx.Err() != nil {
+				yield(nil, fmt.Errorf("export %vs: %w", s, ctx.Err()))
+				return false
+			}
+			if err != nil {
+				return yield(nil, fmt.Errorf("export %vs: %w", s, err))
+			}
+			return yield(r, nil)
+		}
+		var err error
+		if all := listings[s]; all != nil {
+			err = x.list(ctx, p, s, all, hand)
+		} else if s == store.SortEvent {
+			err = x.events(ctx, p, hand)
+		}
+		if err != nil {
+			yield(nil, fmt.Errorf("export %vs: %w", s, err))
+		}
+	}
+}
+
+// fill reads a page and gives each row to add.
+func (x *export) fill(ctx context.Context, sql string, args []any, add func(values [][]byte) error) error {
+	err := ctx.Err()
+	if err == nil && x.log.closed.Load() {
+		err = store.ErrClosed
+	}
+	if err == nil {
+		err = query(ctx, x.conn, sql, args, add)
+	}
+	return err
+}
+
+func (x *export) events(ctx context.Context, p *page, hand func(store.Record, error) bool) error {
+	for _, head := range x.origin.Heads {
+		next := store.NewPosition(head.Partition(), 1)
+		for more := head >= next; more; more = p.full() {
+			p.reset()
+			args := []any{int64(next), int64(head), pageRowsMax, pageBytesMax}
+			err := x.fill(ctx, x.log.statements.scan, args, func(v [][]byte) error {
+				p.rows = append(p.rows, p.keep(0, number(v[0]), v[1]))
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			for _, r := range p.rows {
+				next = r.position + 1
+				err := p.decodeAt(r)
+				if !hand(&p.event, err) {
+					return nil
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// list reads the rows of listings.
+func (x *export) list(ctx context.Context, p *page, s store.Sort, all []listing, hand func(store.Record, error) bool) error {
+	one := all[0]
+	sql := in(x.log.schema, sqlListing(all))
+	last := rowKey{number: math.MinInt64}
+	var keys []rowKey
+	for more := true; more; more = p.full() {
+		p.reset()
+		keys = keys[:0]
+		var args []any
+		for i := range one.texts {
+			args = append(args, last.texts[i])
+		}
+		if one.number != "" {
+			args = append(args, last.number)
+		}
+		err := x.fill(ctx, sql, append(args, pageRowsMax, pageBytesMax), func(v [][]byte) error {
+			var k rowKey
+			for i := range one.texts {
+				k.texts[i] = string(v[i])
+			}
+			if one.number != "" {
+				k.number = signed(v[len(one.texts)])
+			}
+			keys = append(keys, k)
+			p.rows = append(p.rows, p.keep(0, 0, v[len(v)-1]))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for i, k := range keys {
+			last = k
+			r, err := p.decode(s, k, p.record(p.rows[i]))
+			if !hand(r, err) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// signed returns a number of four or eight bytes.
+func signed(value []byte) int64 {
+	if len(value) == 4 {
+		return int64(int32(binary.BigEndian.Uint32(value)))
+	}
+	return int64(number(value))
+}
+
+// decode returns the record of a row, which must be what its key says.
+func (p *page) decode(s store.Sort, k rowKey, record []byte) (store.Record, error) {
+	switch s {
+	case store.SortVersion:
+		key := store.Key{Kind: k.texts[0], ID: k.texts[1]}
+		return &store.Event{Key: key, Version: store.Version(k.number), Position: store.Position(number(record))}, nil
+	case store.SortState:
+		key := store.Key{Kind: k.texts[0], ID: k.texts[1]}
+		err := p.decoder.State(record, &p.state)
+		if err == nil && (p.state.Key != key || p.state.Version != store.Version(k.number)) {
+			err = &store.CorruptError{What: "state", Reason: fmt.Sprintf("found version %d of %v in its place", p.state.Version, p.state.Key)}
+		}
+		return &p.state, located(err, "snapshots or states", fmt.Sprintf("version %d of %v", k.number, key))
+	case store.SortMessage:
+		return decodeMessage(k.number, record)
+	case store.SortReceipt:
+		return decodeReceipt(store.Key{Kind: k.texts[0], ID: k.texts[1]}, k.texts[2], record)
+	case store.SortClaim:
+		return decodeClaim(store.Claim{Space: k.texts[0], Value: k.texts[1]}, record)
+	default:
+		b, err := store.DecodeBookmark(record)
+		if err == nil && (b.Name != k.texts[0] || int64(b.Position.Partition()) != k.number) {
+			err = &store.CorruptError{What: "bookmark", Reason: fmt.Sprintf("found %q at %v in its place", b.Name, b.Position)}
+		}
+		return b, located(err, "bookmarks", fmt.Sprintf("name %q, partition %d", k.texts[0], k.number))
+	}
+}

@@ -1,0 +1,1 @@
+ALTER TABLE S.log DROP COLUMN unfinished;

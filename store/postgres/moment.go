@@ -1,0 +1,86 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A moment is the log as it was when it began: a transaction on a connection of
+// its own that reads one snapshot of the database and writes nothing.
+type moment struct {
+	log    *Log
+	conn   *pgx.Conn
+	origin store.Origin
+	stats  store.Stats
+}
+
+// sqlOrigin reads what the log says of itself. A sequence is what it is now, not
+// what it was at the moment, so it is never behind the messages of the moment.
+const sqlOrigin = `SELECT unfinished, (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM S.message_sequence) FROM S.log`
+
+// moment begins a moment. Its caller closes it.
+func (l *Log) moment(ctx context.Context) (*moment, error) {
+	err := ctx.Err()
+	if err == nil {
+		err = l.usable()
+	}
+	if err != nil {
+		return nil, err
+	}
+	conn, err := l.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := &moment{log: l, conn: conn}
+	if err := m.begin(ctx); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+func (m *moment) begin(ctx context.Context) error {
+	l := m.log
+	all := make([]int, l.info.Partitions)
+	for i := range all {
+		all[i] = i
+	}
+	f, n := newFacts(), needs{heads: list[int]{all: all}}
+	var unfinished bool
+	var sequence int64
+	b := &pgx.Batch{}
+	b.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+	b.Queue("SET LOCAL idle_in_transaction_session_timeout = 0") // whoever reads takes the time that it takes
+	b.Queue(in(l.schema, sqlOrigin)).QueryRow(func(row pgx.Row) error { return row.Scan(&unfinished, &sequence) })
+	n.queueHeads(b, &l.statements, f)
+	if err := m.conn.SendBatch(ctx, b).Close(); err != nil {
+		return err
+	}
+	if unfinished {
+		return store.ErrUnfinished
+	}
+	m.origin.Sequence = uint64(sequence)
+	for p := range all {
+		m.origin.Heads = append(m.origin.Heads, store.NewPosition(p, f.heads[p]))
+	}
+	var err error
+	m.stats, err = l.figures(ctx, m.conn, m.origin.Heads)
+	return err
+}
+
+// Close ends the moment.
+func (m *moment) Close() error {
+	m.log.letGo(m.conn)
+	return nil
+}
+
+// letGo ends a session and waits for the server to end it, which rolls back
+// what it has begun.
+func (l *Log) letGo(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), connectMax)
+	defer cancel()
+	_ = conn.Close(ctx) // there is nothing that could be lost
+}

@@ -1,0 +1,141 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/perdure/perdure/store"
+)
+
+// An index of a table, and the order in which only it can list the rows.
+type index struct{ table, name, where, order string }
+
+var indexes = []index{
+	{"events", "events_position", "", "position"},
+	{"events", "events_version", "", "kind, id, version"},
+	{"snapshots", "snapshots_pkey", "", "kind, id, version"},
+	{"states", "states_pkey", "", "kind, id"},
+	{"messages", "messages_pkey", "", "sequence"},
+	{"messages", "messages_due", "WHERE NOT parked", "due, sequence"},
+	{"messages", "messages_parked", "WHERE parked", "sequence"},
+	{"messages", "messages_timer", "WHERE timer IS NOT NULL", "kind, id, timer"},
+	{"receipts", "receipts_pkey", "", "kind, id, name"},
+	{"claims", "claims_pkey", "", "space, value"},
+	{"bookmarks", "bookmarks_pkey", "", "name, partition"},
+}
+
+const (
+	sqlByTable = `SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off`
+	sqlByIndex = `SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = on; SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off`
+	// Rows are told apart by their places in the table.
+	sqlRows = `SELECT count(*), coalesce(bit_xor(hashtextextended(place, 0)), 0) FROM (SELECT ctid::text AS place FROM S.%s %s %s) q`
+
+	sqlAllEvents   = `SELECT position, version, kind, id, type, coalesce(tags, '{}'), record FROM S.events`
+	sqlAllMessages = `SELECT sequence, due, parked, kind, id, coalesce(timer, ''), record FROM S.messages`
+)
+
+// VerifyFiles implements [store.Verifier]. It checks what the server searches by:
+// that the columns of events and messages are what their records say, and that
+// every index lists exactly the rows of its table. It reads each table once more
+// for each index. The pages of tables and indexes are the server's own; its
+// programs pg_checksums and pg_amcheck check those.
+func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
+	m, err := l.moment(ctx)
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", l.name, err)
+	}
+	for _, check := range []func(context.Context, func(error)) error{m.verifyEvents, m.verifyMessages, m.verifyIndexes} {
+		if err == nil {
+			err = check(ctx, fault)
+		}
+	}
+	_ = m.Close() // it has only read
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", l.name, err)
+	}
+	return nil
+}
+
+func (m *moment) verifyEvents(ctx context.Context, fault func(error)) error {
+	if _, err := m.conn.Exec(ctx, sqlByTable); err != nil {
+		return err
+	}
+	rows, err := m.conn.Query(ctx, in(m.log.schema, sqlAllEvents))
+	if err != nil {
+		return err
+	}
+	var position, version int64
+	var kind, id, typ string
+	var tags []string
+	var record pgtype.DriverBytes
+	var d store.Decoder
+	var e store.Event
+	_, err = pgx.ForEachRow(rows, []any{&position, &version, &kind, &id, &typ, &tags, &record}, func() error {
+		if d.Event(record, &e) != nil {
+			return nil // an export tells of it
+		}
+		if int64(e.Position) != position || int64(e.Version) != version || e.Key != (store.Key{Kind: kind, ID: id}) || e.Type != typ || !slices.Equal(e.Tags, tags) {
+			fault(&store.CorruptError{
+				What: "event", Where: fmt.Sprintf("table events, position %d", position), Key: e.Key, Version: e.Version, Position: e.Position,
+				Reason: fmt.Sprintf("the columns of the row say version %d of %s/%s, type %s, tags %q", version, kind, id, typ, tags),
+			})
+		}
+		return nil
+	})
+	return err
+}
+
+func (m *moment) verifyMessages(ctx context.Context, fault func(error)) error {
+	if _, err := m.conn.Exec(ctx, sqlByTable); err != nil {
+		return err
+	}
+	rows, err := m.conn.Query(ctx, in(m.log.schema, sqlAllMessages))
+	if err != nil {
+		return err
+	}
+	var sequence, due int64
+	var parked bool
+	var kind, id, timer string
+	var record pgtype.DriverBytes
+	_, err = pgx.ForEachRow(rows, []any{&sequence, &due, &parked, &kind, &id, &timer, &record}, func() error {
+		r, err := store.DecodeMessage(record)
+		if err != nil {
+			return nil //nolint:nilerr // an export tells of it
+		}
+		if int64(r.Sequence) != sequence || dueNanos(r.Due) != due || r.Parked != parked || r.Source != (store.Key{Kind: kind, ID: id}) || r.Timer != timer {
+			fault(&store.CorruptError{
+				What: "message", Where: fmt.Sprintf("table messages, sequence %d", sequence), Key: r.Source,
+				Reason: fmt.Sprintf("the columns of the row say due %d, parked %t, timer %q of %s/%s", due, parked, timer, kind, id),
+			})
+		}
+		return nil
+	})
+	return err
+}
+
+// verifyIndexes compares the rows that an index lists with those of the table.
+func (m *moment) verifyIndexes(ctx context.Context, fault func(error)) error {
+	for _, x := range indexes {
+		var count, sum [2]int64
+		for i, how := range []struct{ settings, order string }{{sqlByTable, ""}, {sqlByIndex, "ORDER BY " + x.order}} {
+			if _, err := m.conn.Exec(ctx, how.settings); err != nil {
+				return err
+			}
+			row := m.conn.QueryRow(ctx, in(m.log.schema, fmt.Sprintf(sqlRows, x.table, x.where, how.order)))
+			if err := row.Scan(&count[i], &sum[i]); err != nil {
+				return err
+			}
+		}
+		if count[0] != count[1] || sum[0] != sum[1] {
+			fault(&store.CorruptError{
+				What: "index", Where: "index " + x.name,
+				Reason: fmt.Sprintf("it lists %d rows, and table %s has %d, not the same ones; REINDEX makes it anew", count[1], x.table, count[0]),
+			})
+		}
+	}
+	return nil
+}
