@@ -6,14 +6,17 @@ require (
 	github.com/gofrs/uuid/v5 v5.5.1
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/perdure/perdure v0.0.0
+	github.com/perdure/perdure/store/crashtest v0.0.0
 	github.com/perdure/perdure/store/storetest v0.0.0-00010101000000-000000000000
 )
 
 require (
+	github.com/hanwen/go-fuse/v2 v2.12.1 // indirect
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
 	github.com/jackc/puddle/v2 v2.2.3 // indirect
 	golang.org/x/sync v0.22.0 // indirect
+	golang.org/x/sys v0.45.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 	pgregory.net/rapid v1.3.0 // indirect
@@ -21,5 +24,6 @@ require (
 
 replace (
 	github.com/perdure/perdure => ../..
+	github.com/perdure/perdure/store/crashtest => ../crashtest
 	github.com/perdure/perdure/store/storetest => ../storetest
 )

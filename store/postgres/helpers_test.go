@@ -83,7 +83,7 @@ type recycler struct {
 
 const wipe = `DELETE FROM S.log; DELETE FROM S.events; DELETE FROM S.snapshots; DELETE FROM S.states; DELETE FROM S.commits;
 	DELETE FROM S.messages; DELETE FROM S.receipts; DELETE FROM S.claims; DELETE FROM S.bookmarks;
-	ALTER SEQUENCE S.clock RESTART; ALTER SEQUENCE S.message_sequence RESTART`
+	SELECT setval('S.clock', 0, false), setval('S.message_sequence', 1, false)`
 
 // place returns a schema with no log in it, which is emptied after the test.
 func (u *recycler) place(t testing.TB, db *pgtest.Database) place {

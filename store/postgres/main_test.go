@@ -5,24 +5,18 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"github.com/perdure/perdure/store/crashtest"
 )
 
 // checks is how many random sequences the suite's model runs here by default: a
 // step costs a round trip, not a microsecond. The flag -rapid.checks sets another number.
-const checks = "12"
+const checks = "5"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(writerEnv) != "" {
-		os.Exit(writer())
+	if err := flag.Set("rapid.checks", checks); err != nil { // before the flags are parsed
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
 	}
-	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
-	if !given {
-		if err := flag.Set("rapid.checks", checks); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(2)
-		}
-	}
-	os.Exit(m.Run())
+	os.Exit(crashtest.Main(m, crashSubject, torn))
 }
