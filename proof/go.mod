@@ -6,19 +6,27 @@ require (
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/perdure/perdure v0.0.0
 	github.com/perdure/perdure/store/bbolt v0.0.0-00010101000000-000000000000
+	github.com/perdure/perdure/store/postgres v0.0.0
 	google.golang.org/protobuf v1.36.12
 )
 
 require (
 	github.com/gofrs/uuid/v5 v5.5.1 // indirect
 	github.com/google/go-cmp v0.7.0 // indirect
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	github.com/jackc/pgx/v5 v5.12.0 // indirect
+	github.com/jackc/puddle/v2 v2.2.3 // indirect
 	go.etcd.io/bbolt v1.5.0 // indirect
+	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.45.0 // indirect
+	golang.org/x/text v0.41.0 // indirect
 )
 
 replace (
 	github.com/perdure/perdure => ..
 	github.com/perdure/perdure/store/bbolt => ../store/bbolt
 	github.com/perdure/perdure/store/crashtest => ../store/crashtest
+	github.com/perdure/perdure/store/postgres => ../store/postgres
 	github.com/perdure/perdure/store/storetest => ../store/storetest
 )

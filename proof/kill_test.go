@@ -117,6 +117,7 @@ func TestEntitiesAreLinearizableWhenProcessesAreKilled(t *testing.T) {
 			t.Parallel()
 			seed := chooseSeed(t)
 			dir := t.TempDir()
+			create(t, sc, dir)
 			h := new(history)
 			for life := range lives {
 				runAndKill(t, h, sc, dir, life, seed)
@@ -131,6 +132,18 @@ func TestEntitiesAreLinearizableWhenProcessesAreKilled(t *testing.T) {
 				t.Errorf("close the store: %v", err)
 			}
 		})
+	}
+}
+
+// create opens the store once, in this process: only a test can make a database.
+func create(t *testing.T, sc storeCase, dir string) {
+	t.Helper()
+	log, err := sc.open(t, dir, nil)
+	if err == nil {
+		err = log.Close()
+	}
+	if err != nil {
+		t.Fatalf("create the store: %v", err)
 	}
 }
 

@@ -1,12 +1,18 @@
 package proof_test
 
 import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/memory"
+	"github.com/perdure/perdure/store/postgres"
+	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
 // A storeCase is a store that histories are made on.
@@ -31,6 +37,7 @@ var stores = []storeCase{
 	{name: "memory-shared", engines: 2, open: openMemory(memory.Shared())},
 	{name: "memory-shared-bare", engines: 3, bare: true, open: openMemory(memory.Shared())},
 	{name: "bbolt", engines: 1, durable: true, open: openBolt},
+	{name: "postgres", engines: 2, durable: true, open: openPostgres},
 }
 
 func openMemory(options ...memory.Option) func(testing.TB, string, store.Log) (store.Log, error) {
@@ -44,4 +51,19 @@ func openMemory(options ...memory.Option) func(testing.TB, string, store.Log) (s
 
 func openBolt(_ testing.TB, dir string, _ store.Log) (store.Log, error) {
 	return bbolt.Open(filepath.Join(dir, "log.db"))
+}
+
+// openPostgres makes a database for dir at first. A file in dir has its URL, so
+// that another process, which has no test, finds it.
+func openPostgres(t testing.TB, dir string, _ store.Log) (store.Log, error) {
+	file := filepath.Join(dir, "url")
+	url, err := os.ReadFile(file)
+	if t != nil && errors.Is(err, fs.ErrNotExist) {
+		url = []byte(pgtest.Open(t).URL)
+		err = os.WriteFile(file, url, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return postgres.Open(context.Background(), string(url))
 }

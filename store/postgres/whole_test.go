@@ -110,6 +110,7 @@ func faults(t *testing.T, l store.Log) string {
 
 func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
 	t.Parallel()
+	db, places := pgtest.Open(t), &recycler{}
 	for change, says := range map[string]string{
 		"UPDATE S.events SET type = 'other' WHERE version = 2":      "type other",
 		"UPDATE S.events SET tags = '{other}' WHERE version = 2":    `tags ["other"]`,
@@ -124,22 +125,24 @@ func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
 		"SELECT setval('S.message_sequence', 1, false)":             "the last message has sequence 0",
 		"UPDATE S.receipts SET name = name || 'x' WHERE kind <> ''": "receipt",
 	} {
-		p := place{pgtest.Open(t), newSchema()}
-		l := openAt(t, p)
-		for v := range store.Version(3) {
-			b := rich(key("a"), v, fmt.Sprint(v))
-			b.Claim = nil
-			if err := commitOne(t.Context(), l, b); err != nil {
-				t.Fatal(err)
+		t.Run(says, func(t *testing.T) {
+			p := places.place(t, db)
+			l := openAt(t, p)
+			for v := range store.Version(3) {
+				b := rich(key("a"), v, fmt.Sprint(v))
+				b.Claim = nil
+				if err := commitOne(t.Context(), l, b); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-		if found := faults(t, l); found != "" {
-			t.Fatalf("faults of a whole log: %s", found)
-		}
-		p.exec(t, change)
-		if found := faults(t, l); !strings.Contains(found, says) {
-			t.Errorf("after %s: found %q, want a fault that says %q", change, found, says)
-		}
+			if found := faults(t, l); found != "" {
+				t.Fatalf("faults of a whole log: %s", found)
+			}
+			p.exec(t, change)
+			if found := faults(t, l); !strings.Contains(found, says) {
+				t.Errorf("after %s: found %q, want a fault that says %q", change, found, says)
+			}
+		})
 	}
 }
 
