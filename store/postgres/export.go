@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/perdure/perdure/store"
@@ -69,7 +70,7 @@ func sqlListing(all []listing) string {
 		after = append(after, fmt.Sprintf("$%d::text", i+1))
 	}
 	if one.number != "" {
-		key = append(key[:len(key):len(key)], one.number)
+		key = append(slices.Clip(key), one.number)
 		after = append(after, fmt.Sprintf("$%d::bigint", len(key)))
 	}
 	columns, limit := strings.Join(key, ", "), len(key)+1

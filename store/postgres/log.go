@@ -1,7 +1,8 @@
 // Package postgres keeps a log in a schema of a PostgreSQL database, for many
 // processes on many machines at once. It has every optional ability of package
-// store but [store.Instant], and is shared: [Log.Acquire] returns an error
-// matching [errors.ErrUnsupported]. It works with PostgreSQL 14 and later.
+// store but [store.Instant] and [store.Backuper], and is shared: [Log.Acquire]
+// returns an error matching [errors.ErrUnsupported]. It works with PostgreSQL 14
+// and later.
 //
 //	log, err := postgres.Open(ctx, "postgres://app@db.example.com/shop")
 //	…
@@ -57,6 +58,13 @@
 //
 // [Log.Heads] searches once for each partition, so a log that is polled should
 // not have hundreds of them; [Log.Changed] saves most of the polling.
+//
+// # Whole logs
+//
+// [store.Verify] and [store.Copy] work on it; see [Log.Export], [Log.Import] and
+// [Log.VerifyFiles]. Backups are the database's own: pg_basebackup with an
+// archive of its write-ahead log keeps all that was acknowledged, and pg_dump
+// keeps one moment of the schema.
 //
 // # Other databases
 //

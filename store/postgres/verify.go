@@ -75,8 +75,8 @@ func (m *moment) verifyEvents(ctx context.Context, fault func(error)) error {
 	var d store.Decoder
 	var e store.Event
 	_, err = pgx.ForEachRow(rows, []any{&position, &version, &kind, &id, &typ, &tags, &record}, func() error {
-		if d.Event(record, &e) != nil {
-			return nil // an export tells of it
+		if err := d.Event(record, &e); err != nil {
+			return nil //nolint:nilerr // an export tells of it
 		}
 		if int64(e.Position) != position || int64(e.Version) != version || e.Key != (store.Key{Kind: kind, ID: id}) || e.Type != typ || !slices.Equal(e.Tags, tags) {
 			fault(&store.CorruptError{

@@ -126,6 +126,7 @@ func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
 		"UPDATE S.receipts SET name = name || 'x' WHERE kind <> ''": "receipt",
 	} {
 		t.Run(says, func(t *testing.T) {
+			t.Parallel()
 			p := places.place(t, db)
 			l := openAt(t, p)
 			for v := range store.Version(3) {
