@@ -128,7 +128,10 @@ func (c *cell) read(fold *entity.Fold) error {
 	if w.twin.readsOldData && w.chance(0.3) {
 		limit--
 	}
-	defer func() { c.node.hub.Reach(fold.Position()) }()
+	defer func() {
+		c.node.hub.Reach(fold.Position())
+		c.node.reach(fold.Position())
+	}()
 	for e, err := range w.disk.log.Load(background, c.key, fold.Accept) {
 		if err != nil {
 			return err

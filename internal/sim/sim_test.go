@@ -14,7 +14,7 @@ import (
 var (
 	oneSeed = flag.Int64("seed", -1, "run only this seed")
 	seeds   = flag.Int("seeds", seedsDefault, "how many seeds to run")
-	whole   = flag.Bool("trace", false, "print the whole trace of a run, and not its end")
+	whole   = flag.Bool("whole", false, "print the whole trace of a run, and not its end")
 )
 
 // twinSeedsMax bounds the seeds that a broken twin gets to be caught with.
@@ -63,7 +63,7 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 	}
 	wg.Wait()
 	if worst != nil {
-		t.Fatalf("seed %d: %s\n\n%s\nTo see all of it again: go test ./internal/sim -run '^%s$' -seed=%d -trace -v",
+		t.Fatalf("seed %d: %s\n\n%s\nTo see all of it again: go test ./internal/sim -run '^%s$' -seed=%d -whole -v",
 			worst.seed, worst.fault, worst.tail(), t.Name(), worst.seed)
 	}
 	for _, what := range []string{"refused", "moved", "failed", "lost", "stored, and the answer lost", "parked", "unparked", "left out", "stopped"} {

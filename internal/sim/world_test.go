@@ -5,7 +5,7 @@
 //
 //	go test ./internal/sim -seeds=20000    # look longer
 //	go test ./internal/sim -seed=76 -v     # one run, with the end of its trace
-//	go test ./internal/sim -seed=76 -trace -v
+//	go test ./internal/sim -seed=76 -whole -v
 package sim_test
 
 import (
