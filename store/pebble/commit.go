@@ -59,6 +59,11 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 	if err := l.usable(); err != nil {
 		return true, err
 	}
+	return l.run(fn)
+}
+
+// run is transact for a log that may be unfinished.
+func (l *Log) run(fn func(w *writer) error) (known bool, err error) {
 	if l.readOnly {
 		return true, fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
 	}

@@ -18,6 +18,7 @@ import (
 //	m "info"                                  record: LogInfo
 //	m "counters"                              counters
 //	m "head" be16(partition)                  number: last sequence of the partition
+//	m "unfinished"                            number: 1, while the log is being filled
 //	l be64(last position)                     blob: the sealed Events of a commit
 //	e kind 0 id 0 part                        what rebuilds an entity, see part
 //	o be64(sequence)                          record: Message

@@ -74,9 +74,12 @@ type Log struct {
 	heads  []atomic.Uint64
 	sparse atomic.Bool // events may have been deleted
 
+	unfinished atomic.Bool // it is being filled
+
 	reading  sync.RWMutex // held by reads against Close
 	viewMu   sync.Mutex
-	snapshot *snapshot // the latest; nil once closed
+	snapshot *snapshot            // the latest; nil once closed
+	moments  map[*moment]struct{} // that are held
 
 	queue storekit.Queue
 
@@ -95,6 +98,8 @@ var (
 	_ store.Bookmarks  = (*Log)(nil)
 	_ store.Statistics = (*Log)(nil)
 	_ store.Exclusive  = (*Log)(nil)
+	_ store.Exporter   = (*Log)(nil)
+	_ store.Importer   = (*Log)(nil)
 )
 
 // Path returns the path that the log was opened by.
@@ -152,12 +157,15 @@ func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 	if err != nil {
 		return store.Stats{}, fmt.Errorf("stats: %w", err)
 	}
-	return store.Stats{
-		Info:   l.info,
-		Events: int64(c.events), Entities: int64(c.entities), Snapshots: int64(c.snapshots),
-		Pending: int64(c.pending), Parked: int64(c.parked),
-		FileBytes: files, FreeBytes: free,
-	}, nil
+	stats := store.Stats{Info: l.info, FileBytes: files, FreeBytes: free}
+	c.fill(&stats)
+	return stats, nil
+}
+
+// fill sets what the counters tell.
+func (c *counters) fill(s *store.Stats) {
+	s.Events, s.Entities, s.Snapshots = int64(c.events), int64(c.entities), int64(c.snapshots)
+	s.Pending, s.Parked = int64(c.pending), int64(c.parked)
 }
 
 // Metrics returns what Pebble has counted and measured since the log was
@@ -215,9 +223,9 @@ func (l *Log) shut() error {
 // closeDB closes Pebble. The caller holds reading.
 func (l *Log) closeDB() error {
 	return l.apart(func() error {
-		var err error
+		err := l.letGoOfMoments()
 		if s := l.snapshot; s != nil {
-			err = s.Close()
+			err = errors.Join(err, l.release(s))
 		}
 		return errors.Join(err, l.db.Close())
 	})
@@ -230,6 +238,9 @@ func (l *Log) usable() error {
 	}
 	if why := l.broken.Load(); why != nil {
 		return fmt.Errorf("%w: %w", store.ErrBroken, *why)
+	}
+	if l.unfinished.Load() {
+		return store.ErrUnfinished
 	}
 	return nil
 }

@@ -36,9 +36,9 @@ const pebbleFormat = pebble.FormatTableFormatV6
 //
 // The error matches [store.ErrInUse] if another process or Log has the directory
 // open, [store.ErrFormat] if it is not a log or of a newer format (then it is
-// untouched), [store.ErrCorrupt] if it is damaged, and [store.ErrInvalid] if the
-// options are wrong or do not fit the log; errors of the operating system match
-// themselves.
+// untouched), [store.ErrCorrupt] if it is damaged, [store.ErrUnfinished] if it is
+// what a broken import has left, and [store.ErrInvalid] if the options are wrong
+// or do not fit the log; errors of the operating system match themselves.
 func Open(path string, opts ...Option) (*Log, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -332,6 +332,9 @@ func (l *Log) start(m *mark) error {
 		return err
 	case *info != m.info:
 		return &store.CorruptError{What: "file", Where: markFile, Reason: fmt.Sprintf("it is that of log %v, and this is log %v", m.info.ID, info.ID)}
+	}
+	if err := finished(r); err != nil {
+		return err
 	}
 	w := &l.writer
 	if err := w.counters.load(r); err != nil {

@@ -34,6 +34,7 @@ func TestLogPassesTheSuite(t *testing.T) {
 		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true,
 		Bookmarks: true, Statistics: true, Exclusive: true,
 		Partitions: true, Clock: true, Pause: true,
+		Exporter: true, Importer: true,
 		Reopen: reopen,
 		Damage: func(t testing.TB, l store.Log, record any, flip func([]byte)) store.Log {
 			path := l.(*pebble.Log).Path()
