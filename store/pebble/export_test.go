@@ -1,9 +1,11 @@
 package pebble
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -23,8 +25,8 @@ func Trusting() Option { return option(func(c *config) { c.trusting = true }) }
 
 // Damage changes the stored form of a record in the directory of a closed log,
 // wherever it is kept.
-func Damage(dir string, record any, flip func([]byte)) error {
-	return Edit(dir, func(db *pebble.DB) error {
+func Damage(files vfs.FS, dir string, record any, flip func([]byte)) error {
+	return Edit(files, dir, func(db *pebble.DB) error {
 		k, from := place(record)
 		v, err := get(db, k)
 		if err != nil || len(v) <= from {
@@ -69,10 +71,10 @@ func damageBlob(db *pebble.DB, p store.Position, flip func([]byte)) error {
 }
 
 // Edit changes the directory of a closed log behind its back.
-func Edit(dir string, fn func(*pebble.DB) error) error {
-	l := &Log{path: dir, fs: &fence{FS: vfs.Default}, down: make(chan struct{})}
+func Edit(files vfs.FS, dir string, fn func(*pebble.DB) error) error {
+	l := &Log{path: dir, fs: &fence{FS: files}, down: make(chan struct{})}
 	var err error
-	if l.config, err = newConfig(nil); err != nil {
+	if l.config, err = newConfig([]Option{WithMemTable(memTableBytesMin)}); err != nil {
 		return err
 	}
 	cache := pebble.NewCache(1 << 20)
@@ -187,3 +189,21 @@ func (l *Log) Flush() error {
 
 // Down is closed once the log is broken.
 func (l *Log) Down() <-chan struct{} { return l.down }
+
+// EachKey calls fn with a copy of the key of every entry.
+func EachKey(t testing.TB, l *Log, fn func(k []byte)) {
+	m, err := l.moment(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.entries(t.Context(), []byte{0}, []byte{0xff}, func(k, _ []byte, err error) bool {
+		if err != nil {
+			t.Error(err)
+		}
+		fn(bytes.Clone(k))
+		return true
+	})
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+}

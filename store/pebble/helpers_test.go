@@ -13,6 +13,7 @@ import (
 	"time"
 
 	cockroach "github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/pebble"
@@ -167,7 +168,7 @@ func receive[T any](t testing.TB, what string, c <-chan T) (v T) {
 // edit changes the directory of a closed log behind its back.
 func edit(t testing.TB, dir string, fn func(*cockroach.DB) error) {
 	t.Helper()
-	if err := pebble.Edit(dir, fn); err != nil {
+	if err := pebble.Edit(vfs.Default, dir, fn); err != nil {
 		t.Fatalf("edit the directory: %v", err)
 	}
 }

@@ -216,6 +216,10 @@ func (c *counters) load(r pebble.Reader) error {
 	if err != nil {
 		return err
 	}
+	return c.read(v)
+}
+
+func (c *counters) read(v []byte) error {
 	b, reason := store.Unseal(v)
 	if reason != "" {
 		return bucketMeta.corrupt(metaCounters, reason)

@@ -100,6 +100,8 @@ var (
 	_ store.Exclusive  = (*Log)(nil)
 	_ store.Exporter   = (*Log)(nil)
 	_ store.Importer   = (*Log)(nil)
+	_ store.Verifier   = (*Log)(nil)
+	_ store.Backuper   = (*Log)(nil)
 )
 
 // Path returns the path that the log was opened by.

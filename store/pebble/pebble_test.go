@@ -2,7 +2,10 @@ package pebble_test
 
 import (
 	"errors"
+	"path/filepath"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/pebble"
@@ -17,25 +20,39 @@ func options(s storetest.Setup) []pebble.Option {
 	return opts
 }
 
+// TestLogPassesTheSuite keeps the logs in memory, since opening a Pebble is a
+// hundred calls of the system, and the suite opens some hundred. What only files
+// on disk can tell is the matter of the other tests.
 func TestLogPassesTheSuite(t *testing.T) {
 	t.Parallel()
+	files := vfs.NewMem()
+	in := pebble.WithFS(files)
 	open := func(t testing.TB, s storetest.Setup) store.Log {
-		l := openAt(t, newDir(t), options(s)...)
+		dir := t.TempDir()
+		if err := files.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = files.RemoveAll(dir) }) // it is in memory
+		l := openAt(t, filepath.Join(dir, "log"), append(options(s), in)...)
 		l.Pause(s.Pause)
 		return l
+	}
+	openAnew := func(t testing.TB, path string, s storetest.Setup) store.Log {
+		return openAt(t, path, append(options(s), in)...)
 	}
 	reopen := func(t testing.TB, l store.Log, s storetest.Setup) store.Log {
 		if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {
 			t.Fatalf("close: %v", err)
 		}
-		return openAt(t, l.(*pebble.Log).Path(), options(s)...)
+		return openAnew(t, l.(*pebble.Log).Path(), s)
 	}
 	storetest.Run(t, open, storetest.Features{
 		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true,
 		Bookmarks: true, Statistics: true, Exclusive: true,
 		Partitions: true, Clock: true, Pause: true,
-		Exporter: true, Importer: true,
-		Reopen: reopen,
+		Exporter: true, Importer: true, Verifier: true,
+		Reopen:     reopen,
+		OpenBackup: openAnew,
 		Damage: func(t testing.TB, l store.Log, record any, flip func([]byte)) store.Log {
 			path := l.(*pebble.Log).Path()
 			heads, err := l.Heads(t.Context())
@@ -43,10 +60,10 @@ func TestLogPassesTheSuite(t *testing.T) {
 				t.Fatalf("heads: %v", err)
 			}
 			closeLog(t, l)
-			if err := pebble.Damage(path, record, flip); err != nil {
+			if err := pebble.Damage(files, path, record, flip); err != nil {
 				t.Fatalf("damage: %v", err)
 			}
-			return openAt(t, path, pebble.WithPartitions(len(heads)))
+			return openAt(t, path, pebble.WithPartitions(len(heads)), in)
 		},
 	})
 }

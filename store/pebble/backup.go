@@ -1,0 +1,91 @@
+package pebble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/perdure/perdure/store"
+)
+
+// backupCacheBytes is the block cache of the check of a backup.
+const backupCacheBytes = 8 << 20
+
+// Backup implements [store.Backuper]. Path becomes a directory that [Open] opens,
+// without [WithWALDir]. It is a checkpoint, see [Log.Checkpoint]: on one file
+// system its tables are links to those of the log, so it costs little, and damage
+// of such a table damages both. A backup that is to outlive the disk goes to
+// another file system, where the tables are copied, or is copied on.
+//
+// Before the directory gets its name it is opened and verified, which reads all
+// of it; damage is an error matching [store.ErrCorrupt]. BytesPerSecondMax bounds
+// this reading, and not the copying to another file system.
+func (l *Log) Backup(ctx context.Context, path string, options store.BackupOptions) error {
+	if err := l.backup(ctx, path, &options); err != nil {
+		return fmt.Errorf("backup %s to %s: %w", l.path, path, err)
+	}
+	return nil
+}
+
+func (l *Log) backup(ctx context.Context, path string, options *store.BackupOptions) error {
+	if options.BytesPerSecondMax < 0 {
+		return fmt.Errorf("%w: at most %d bytes per second", store.ErrInvalid, options.BytesPerSecondMax)
+	}
+	if err := l.free(path); err != nil {
+		return err
+	}
+	id, err := uuid.NewV4()
+	if err != nil {
+		return fmt.Errorf("make a name: %w", err)
+	}
+	partial := fmt.Sprintf("%s.partial-%v", path, id)
+	err = l.checkpoint(ctx, partial)
+	if err == nil {
+		err = l.checkBackup(ctx, partial, options)
+	}
+	if err == nil {
+		err = l.free(path)
+	}
+	if err == nil {
+		err = l.files.Rename(partial, path)
+	}
+	if err != nil {
+		return errors.Join(err, l.files.RemoveAll(partial))
+	}
+	return syncDir(l.files, l.files.PathDir(path))
+}
+
+// free returns an error if there is something at path.
+func (l *Log) free(path string) error {
+	switch _, err := l.files.Stat(path); {
+	case err == nil:
+		return fs.ErrExist
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	default:
+		return err
+	}
+}
+
+// checkBackup opens and verifies what has been written.
+func (l *Log) checkBackup(ctx context.Context, path string, options *store.BackupOptions) error {
+	files := vfs.FS(l.files)
+	if options.BytesPerSecondMax > 0 {
+		files = &slowFS{FS: files, ctx: ctx, perSecond: options.BytesPerSecondMax, begun: time.Now()}
+	}
+	in := option(func(c *config) { c.files = files })
+	copied, err := Open(path, ReadOnly(), WithCache(backupCacheBytes), WithLogger(l.logger), in)
+	if err != nil {
+		return err
+	}
+	report, err := store.Verify(ctx, copied, store.VerifyOptions{Progress: options.Progress})
+	if err == nil {
+		err = report.Err()
+	}
+	return errors.Join(err, copied.Close())
+}

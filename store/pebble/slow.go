@@ -1,0 +1,62 @@
+package pebble
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// A slowFS reads no faster than it may.
+type slowFS struct {
+	vfs.FS
+	ctx       context.Context //nolint:containedctx // files are read without one
+	perSecond int64
+	begun     time.Time
+	done      atomic.Int64
+}
+
+// Unwrap implements [vfs.FS].
+func (s *slowFS) Unwrap() vfs.FS { return s.FS }
+
+// Open implements [vfs.FS].
+func (s *slowFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := s.FS.Open(name, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &slowFile{File: f, fs: s}, nil
+}
+
+// wait waits until what has been read is not more than the time allows, or the
+// context has ended; then those who read look at it themselves.
+func (s *slowFS) wait(n int) {
+	due := time.Duration(float64(s.done.Add(int64(n))) / float64(s.perSecond) * float64(time.Second))
+	early := time.NewTimer(due - time.Since(s.begun))
+	defer early.Stop()
+	select {
+	case <-s.ctx.Done():
+	case <-early.C:
+	}
+}
+
+// A slowFile is a file of a slowFS.
+type slowFile struct {
+	vfs.File
+	fs *slowFS
+}
+
+// Read implements [vfs.File].
+func (f *slowFile) Read(b []byte) (int, error) {
+	n, err := f.File.Read(b)
+	f.fs.wait(n)
+	return n, err
+}
+
+// ReadAt implements [vfs.File].
+func (f *slowFile) ReadAt(b []byte, at int64) (int, error) {
+	n, err := f.File.ReadAt(b, at)
+	f.fs.wait(n)
+	return n, err
+}

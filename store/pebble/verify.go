@@ -1,0 +1,374 @@
+package pebble
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable"
+
+	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/store"
+)
+
+// VerifyFiles implements [store.Verifier]. It checks the mark and the list of
+// tables, the checksum of every block of every table as it is on disk, and that
+// what refers to something finds it: the events of the log and those of their
+// entities, messages and the lists that name them, heads and counters.
+//
+// What is in no table yet is read from memory: the write-ahead log, where it is
+// too, is checked when the log is opened. It holds a snapshot as [Log.Export]
+// does.
+func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
+	m, err := l.moment(ctx)
+	if err == nil {
+		v := &fileCheck{moment: m, fault: func(err error) { fault(l.locate(err)) }}
+		err = errors.Join(v.run(ctx), m.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", l.path, err)
+	}
+	return nil
+}
+
+// A fileCheck is a check of the directory at one moment.
+type fileCheck struct {
+	*moment
+	fault    func(error)
+	failed   error // why it cannot go on
+	count    map[bucket]uint64
+	states   uint64
+	versions uint64
+	events   uint64 // of blobs
+	entities uint64
+	entity   store.Key // the one that was counted last
+	sequence uint64    // the highest of a message
+	decoder  recordDecoder
+	other    recordDecoder // of what a record refers to
+}
+
+func (v *fileCheck) run(ctx context.Context) error {
+	if err := v.tell(v.mark(ctx)); err != nil {
+		return err
+	}
+	if err := v.tables(ctx); err != nil {
+		return err
+	}
+	v.count = make(map[bucket]uint64)
+	v.entries(ctx, []byte{0}, []byte{0xff}, func(k, value []byte, err error) bool {
+		if err != nil {
+			v.failed = v.tell(err)
+			return true
+		}
+		v.count[bucket(k[0])]++
+		if err := v.tell(v.entry(ctx, k, value)); err != nil {
+			v.failed = err
+		}
+		return v.failed == nil
+	})
+	if v.failed != nil {
+		return v.failed
+	}
+	v.compareCounters()
+	return nil
+}
+
+// tell makes a fault of damage and returns any other error.
+func (v *fileCheck) tell(err error) error {
+	if errors.Is(err, store.ErrCorrupt) {
+		v.fault(err)
+		return nil
+	}
+	return err
+}
+
+// markTries bounds how often the mark is read when the list of tables is being
+// replaced at the same time.
+const markTries = 3
+
+func (v *fileCheck) mark(ctx context.Context) (err error) {
+	l := v.log
+	for range markTries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var m *mark
+		m, err = readMark(l.fs, l.dir)
+		switch {
+		case err == nil && m == nil:
+			err = &store.CorruptError{What: "file", Where: markFile, Reason: "it is missing"}
+		case err == nil && (m.info != l.info || m.state != stateReady):
+			err = &store.CorruptError{What: "file", Where: markFile, Reason: "it is not that of the log"}
+		case err == nil:
+			err = m.check(l.fs, l.dir)
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// tables checks every block of every table.
+func (v *fileCheck) tables(ctx context.Context) error {
+	listed, err := v.tableNames(ctx)
+	if err != nil {
+		return err
+	}
+	o := v.log.options(v.log.files, nil)
+	o.EnsureDefaults()
+	options := o.MakeReaderOptions()
+	for _, name := range listed {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := v.log.guard(func() error { return v.table(ctx, name, options) })
+		if errors.Is(err, fs.ErrNotExist) {
+			// A compaction has replaced it, or it is lost.
+			now, failure := v.tableNames(ctx)
+			switch {
+			case failure != nil:
+				return failure
+			case !slices.Contains(now, name):
+				continue
+			}
+			err = &store.CorruptError{What: "file", Where: name, Reason: "it is missing"}
+		}
+		if err := v.tell(err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *fileCheck) tableNames(ctx context.Context) (names []string, err error) {
+	err = v.view(ctx, func(pebble.Reader) error {
+		levels, err := v.log.db.SSTables()
+		for _, t := range slices.Concat(levels...) {
+			names = append(names, t.BackingSSTNum.String()+".sst")
+		}
+		return err
+	})
+	slices.Sort(names)
+	return slices.Compact(names), err
+}
+
+func (v *fileCheck) table(ctx context.Context, name string, o sstable.ReaderOptions) error {
+	files := v.log.files
+	f, err := files.Open(files.PathJoin(v.log.dir, name))
+	if err != nil {
+		return err
+	}
+	readable, err := sstable.NewSimpleReadable(f)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	r, err := sstable.NewReader(ctx, readable, o) // it closes readable if it fails
+	if err == nil {
+		err = errors.Join(r.ValidateBlockChecksums(), r.Close())
+	}
+	if pebble.IsCorruptionError(err) {
+		err = &store.CorruptError{What: "file", Where: name, Reason: err.Error()}
+	}
+	return err
+}
+
+// entry checks an entry and what it refers to. Of records that cannot be read
+// an export tells.
+func (v *fileCheck) entry(ctx context.Context, k, value []byte) error {
+	switch b := bucket(k[0]); b {
+	case bucketMeta:
+		return v.meta(k, value)
+	case bucketLog:
+		return v.blob(ctx, k, value)
+	case bucketEntity:
+		v.ofEntity(k)
+	case bucketMessage:
+		r, err := v.decoder.decode(k, value)
+		if err != nil {
+			return nil //nolint:nilerr // an export tells of it
+		}
+		return v.message(ctx, k, r.(*store.Message))
+	case bucketDue, bucketParked, bucketTimer:
+		return v.listEntry(ctx, k, value)
+	case bucketReceipt, bucketClaim, bucketBookmark:
+		// An export reads them, and they refer to nothing.
+	default:
+		return corruptKey(k, "there is no such thing")
+	}
+	return nil
+}
+
+func (v *fileCheck) meta(k, value []byte) error {
+	name, reason := k[1:], ""
+	switch {
+	case bytes.Equal(name, metaInfo):
+		record, why := storekit.Sealed(k, value)
+		if reason = why; why == "" {
+			if _, err := store.DecodeLogInfo(record); err != nil {
+				reason = err.Error()
+			}
+		}
+	case bytes.Equal(name, metaCounters):
+		var c counters
+		if err := c.read(value); err != nil {
+			return err
+		}
+		if c != v.counters {
+			reason = "they are not those of the last commit"
+		}
+	case bytes.HasPrefix(name, metaHead) && len(name) == len(metaHead)+2:
+		n, why := storekit.Number(k, value)
+		p := int(binary.BigEndian.Uint16(name[len(metaHead):]))
+		switch {
+		case why != "":
+			reason = why
+		case p >= len(v.heads):
+			reason = fmt.Sprintf("the log has %d partitions", len(v.heads))
+		case n != v.heads[p]:
+			reason = fmt.Sprintf("the head is %d, the log says %d", n, v.heads[p])
+		}
+	default:
+		reason = "there is no such thing"
+	}
+	if reason != "" {
+		return corruptKey(k, reason)
+	}
+	return nil
+}
+
+// blob checks that every event of a blob is the one of its entity.
+func (v *fileCheck) blob(ctx context.Context, k, value []byte) (failure error) {
+	if len(k) != 1+8 {
+		return nil // an export tells of it
+	}
+	_ = events(positionOf(k), value, func(at store.Position, sealed []byte) bool {
+		v.events++
+		e := &v.decoder.event
+		if v.decoder.Event(sealed, e) != nil {
+			return true
+		}
+		twin := v.log.stream(e.Key).eventKey(e.Version)
+		found, err := v.find(ctx, twin)
+		if err == nil && !bytes.Equal(found, sealed) {
+			reason := "it is not the same under its entity"
+			if found == nil {
+				reason = "it is missing under its entity"
+			}
+			err = about(&store.CorruptError{What: "event", Position: at, Reason: reason}, twin, e.Key, e.Version)
+		}
+		failure = v.tell(err)
+		return failure == nil
+	})
+	return failure
+}
+
+// ofEntity counts what entities are rebuilt from.
+func (v *fileCheck) ofEntity(k []byte) {
+	key, part, _, ok := splitEntity(k)
+	switch {
+	case !ok:
+		return // an export tells of it
+	case part == partEvent:
+		v.versions++
+	default:
+		v.states++
+	}
+	if v.entity != key {
+		v.entities++
+		v.entity = key
+	}
+}
+
+// refers checks that an entry holds the number n.
+func (v *fileCheck) refers(ctx context.Context, from, to []byte, n uint64) error {
+	value, err := v.find(ctx, to)
+	switch {
+	case err != nil:
+		return err
+	case value == nil:
+		return corruptKey(from, fmt.Sprintf("there is no entry %v %q for it", bucket(to[0]), to[1:]))
+	}
+	if got, reason := storekit.Number(to, value); reason != "" || got != n {
+		return corruptKey(from, fmt.Sprintf("entry %v %q says %d, not %d", bucket(to[0]), to[1:], got, n))
+	}
+	return nil
+}
+
+func (v *fileCheck) message(ctx context.Context, k []byte, m *store.Message) error {
+	v.sequence = max(v.sequence, m.Sequence)
+	list := dueKey(m)
+	if m.Parked {
+		list = sequenceKey(bucketParked, m.Sequence)
+	}
+	if err := v.tell(v.refers(ctx, k, list, m.Sequence)); err != nil || m.Timer == "" {
+		return err
+	}
+	return v.refers(ctx, k, nameKey(bucketTimer, m.Source, m.Timer), m.Sequence)
+}
+
+// listEntry checks an entry that names a message.
+func (v *fileCheck) listEntry(ctx context.Context, k, value []byte) error {
+	n, reason := storekit.Number(k, value)
+	if reason != "" {
+		return corruptKey(k, reason)
+	}
+	at := sequenceKey(bucketMessage, n)
+	found, err := v.find(ctx, at)
+	switch {
+	case err != nil:
+		return err
+	case found == nil:
+		return corruptKey(k, fmt.Sprintf("there is no message %d", n))
+	}
+	r, err := v.other.decode(at, found)
+	if err != nil {
+		return nil //nolint:nilerr // an export tells of it
+	}
+	m := r.(*store.Message)
+	want, right := dueKey(m), !m.Parked
+	switch bucket(k[0]) {
+	case bucketParked:
+		want, right = sequenceKey(bucketParked, n), m.Parked
+	case bucketTimer:
+		want, right = nameKey(bucketTimer, m.Source, m.Timer), m.Timer != ""
+	}
+	if !right || !bytes.Equal(want, k) {
+		return corruptKey(k, fmt.Sprintf("message %d does not belong there", n))
+	}
+	return nil
+}
+
+// compareCounters holds what was found against what the log says.
+func (v *fileCheck) compareCounters() {
+	heads := uint64(0)
+	for _, h := range v.heads {
+		heads += h
+	}
+	says := &v.counters
+	for _, c := range []struct {
+		what      string
+		says, has uint64
+	}{
+		{"events", says.events, v.events},
+		{"events of entities", says.events, v.versions},
+		{"deleted events", says.pruned, heads - v.events},
+		{"entities", says.entities, v.entities},
+		{"snapshots and saved states", says.snapshots, v.states},
+		{"pending messages", says.pending, v.count[bucketDue]},
+		{"parked messages", says.parked, v.count[bucketParked]},
+		{"messages", says.pending + says.parked, v.count[bucketMessage]},
+	} {
+		if c.says != c.has {
+			v.fault(bucketMeta.corrupt(metaCounters, fmt.Sprintf("the log says that it has %d %s, found %d", c.says, c.what, c.has)))
+		}
+	}
+	if v.sequence > says.sequence {
+		v.fault(bucketMeta.corrupt(metaCounters, fmt.Sprintf("the last message is %d, found %d", says.sequence, v.sequence)))
+	}
+}
