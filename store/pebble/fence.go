@@ -3,7 +3,9 @@ package pebble
 import (
 	"errors"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -21,6 +23,10 @@ type fence struct {
 	mu    sync.RWMutex
 	up    bool
 	locks []io.Closer
+
+	openMu sync.Mutex
+	open   map[*fencedFile]struct{}
+	gone   bool // nobody needs a file any more
 }
 
 func (f *fence) raise() {
@@ -50,11 +56,54 @@ func (f *fence) file(op func() (vfs.File, error)) (w vfs.File, err error) {
 	err = f.pass(func() error {
 		file, err := op()
 		if err == nil {
-			w = &fencedFile{File: file, fence: f}
+			w = f.track(file)
 		}
 		return err
 	})
 	return w, err
+}
+
+// track notes that a file is open.
+func (f *fence) track(file vfs.File) *fencedFile {
+	w := &fencedFile{File: file, fence: f}
+	f.openMu.Lock()
+	defer f.openMu.Unlock()
+	if f.open == nil {
+		f.open = make(map[*fencedFile]struct{})
+	}
+	f.open[w] = struct{}{}
+	return w
+}
+
+// abandon closes all files that are open, for those who never will. The fence is
+// up.
+func (f *fence) abandon() error {
+	f.openMu.Lock()
+	f.gone = true
+	open := slices.Collect(maps.Keys(f.open))
+	f.openMu.Unlock()
+	var err error
+	for _, w := range open {
+		err = errors.Join(err, w.Close())
+	}
+	return err
+}
+
+// Open implements [vfs.FS]. Reading is not refused by a fence that is up, but
+// the file is closed when the log is.
+func (f *fence) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	file, err := f.FS.Open(name, opts...)
+	if err != nil {
+		return nil, err
+	}
+	w := f.track(file)
+	f.openMu.Lock()
+	gone := f.gone
+	f.openMu.Unlock()
+	if gone {
+		return nil, errors.Join(errFenced, w.Close())
+	}
+	return w, nil
 }
 
 // Create implements [vfs.FS].
@@ -139,6 +188,64 @@ func (f *fence) Unwrap() vfs.FS { return f.FS }
 type fencedFile struct {
 	vfs.File
 	fence *fence
+	mu    sync.RWMutex
+	shut  bool
+}
+
+// use runs what reads, unless the file is closed.
+func (w *fencedFile) use(op func() error) error {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.shut {
+		return errFenced
+	}
+	return op()
+}
+
+// Read implements [vfs.File].
+func (w *fencedFile) Read(p []byte) (n int, err error) {
+	err = w.use(func() (err error) {
+		n, err = w.File.Read(p)
+		return err
+	})
+	return n, err
+}
+
+// ReadAt implements [vfs.File].
+func (w *fencedFile) ReadAt(p []byte, at int64) (n int, err error) {
+	err = w.use(func() (err error) {
+		n, err = w.File.ReadAt(p, at)
+		return err
+	})
+	return n, err
+}
+
+// Prefetch implements [vfs.File].
+func (w *fencedFile) Prefetch(offset, length int64) error {
+	return w.use(func() error { return w.File.Prefetch(offset, length) })
+}
+
+// Stat implements [vfs.File].
+func (w *fencedFile) Stat() (info vfs.FileInfo, err error) {
+	err = w.use(func() (err error) {
+		info, err = w.File.Stat()
+		return err
+	})
+	return info, err
+}
+
+// Close implements [vfs.File]. It may be called more than once.
+func (w *fencedFile) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.shut {
+		return nil
+	}
+	w.shut = true
+	w.fence.openMu.Lock()
+	delete(w.fence.open, w)
+	w.fence.openMu.Unlock()
+	return w.File.Close()
 }
 
 // Write implements [vfs.File].

@@ -189,8 +189,9 @@ func (l *Log) Metrics() (*pebble.Metrics, error) {
 // its last page is read.
 //
 // A broken log cannot be closed as a whole, since some of Pebble's locks may
-// never come free. Then Close gives back the lock of the directory, so that it
-// can be opened anew, and the memory of the log stays until the process ends.
+// never come free. Then Close closes its files and gives back the lock of the
+// directory, so that it can be opened anew, and the memory of the log stays until
+// the process ends.
 func (l *Log) Close() error {
 	if !l.closed.CompareAndSwap(false, true) {
 		return fmt.Errorf("close %s: %w", l.path, store.ErrClosed)
@@ -217,7 +218,8 @@ func (l *Log) shut() error {
 	l.fs.raise()
 	err = errors.Join(err, l.fs.unlock())
 	if l.broken.Load() != nil {
-		return nil // why has been told
+		_ = l.fs.abandon() // nothing is written to them any more
+		return nil         // why has been told
 	}
 	return err
 }
