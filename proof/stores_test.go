@@ -11,6 +11,7 @@ import (
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/memory"
+	"github.com/perdure/perdure/store/pebble"
 	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
@@ -38,6 +39,7 @@ var stores = []storeCase{
 	{name: "memory-shared-bare", engines: 3, bare: true, open: openMemory(memory.Shared())},
 	{name: "bbolt", engines: 1, durable: true, open: openBolt},
 	{name: "postgres", engines: 2, durable: true, open: openPostgres},
+	{name: "pebble", engines: 1, durable: true, open: openPebble},
 }
 
 func openMemory(options ...memory.Option) func(testing.TB, string, store.Log) (store.Log, error) {
@@ -66,4 +68,9 @@ func openPostgres(t testing.TB, dir string, _ store.Log) (store.Log, error) {
 		return nil, err
 	}
 	return postgres.Open(context.Background(), string(url))
+}
+
+// openPebble opens a log with little memory, since many are open at once.
+func openPebble(_ testing.TB, dir string, _ store.Log) (store.Log, error) {
+	return pebble.Open(filepath.Join(dir, "log"), pebble.WithMemTable(4<<20), pebble.WithCache(4<<20))
 }
