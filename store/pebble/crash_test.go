@@ -28,7 +28,7 @@ func verifyAll(ctx context.Context, log store.Log) error {
 
 var crashSubject = crashtest.Subject{Name: "pebble", Verify: verifyAll, Open: func(place string) (store.Log, error) {
 	return crashOpen(place)
-}, Kills: 50, Powers: 30, Rots: 60, Stride: 8}
+}, Kills: 50, Powers: 30, Rots: 20, Stride: 8}
 
 // The broken twins: stores with one promise taken away.
 var (
