@@ -477,18 +477,46 @@ func DecodeMessage(sealed []byte) (*Message, error) {
 	return m, nil
 }
 
+// Fields of the message of a receipt, which every command with an idempotency
+// key appends.
+const (
+	receiptKind        = 1
+	receiptEntityID    = 2
+	receiptName        = 3
+	receiptCommandID   = 4
+	receiptFingerprint = 5
+	receiptVersion     = 6
+	receiptPosition    = 7
+	receiptRefusal     = 8
+	receiptReplyType   = 9
+	receiptReply       = 10
+	receiptTime        = 11
+)
+
 // AppendReceipt appends the stored form of r, with its checksum, to dst.
 func AppendReceipt(dst []byte, r *Receipt) []byte {
-	p := &perdurev1.Receipt{
-		Kind: r.Entity.Kind, EntityId: r.Entity.ID, Key: r.Name,
-		CommandId: r.CommandID[:], Fingerprint: r.Fingerprint,
-		Version: uint64(r.Version), Position: uint64(r.Position),
-		ReplyType: r.ReplyType, Reply: r.Reply, TimeUnixNano: nanos(r.Time),
+	from := len(dst)
+	dst = appendString(dst, receiptKind, r.Entity.Kind)
+	dst = appendString(dst, receiptEntityID, r.Entity.ID)
+	dst = appendString(dst, receiptName, r.Name)
+	dst = appendBytes(dst, receiptCommandID, r.CommandID[:])
+	dst = appendBytes(dst, receiptFingerprint, r.Fingerprint)
+	if r.Version != 0 {
+		dst = protowire.AppendVarint(appendTag(dst, receiptVersion, protowire.VarintType), uint64(r.Version))
+	}
+	if r.Position != 0 {
+		dst = appendFixed64(dst, receiptPosition, uint64(r.Position))
 	}
 	if r.Refusal != nil {
-		p.Refusal = r.Refusal.Proto()
+		refusal := appendProtoBody(nil, r.Refusal.Proto())
+		dst = append(appendLength(appendTag(dst, receiptRefusal, protowire.BytesType), len(refusal)), refusal...)
 	}
-	return appendProto(dst, p)
+	dst = appendString(dst, receiptReplyType, r.ReplyType)
+	dst = appendBytes(dst, receiptReply, r.Reply)
+	if n := nanos(r.Time); n != 0 {
+		dst = appendFixed64(dst, receiptTime, uint64(n))
+	}
+	return Seal(dst, from)
 }
 
 // DecodeReceipt checks and decodes a stored receipt, like [DecodeMessage].
@@ -583,12 +611,16 @@ func DecodeLogInfo(sealed []byte) (*LogInfo, error) {
 }
 
 func appendProto(dst []byte, m proto.Message) []byte {
-	from := len(dst)
+	return Seal(appendProtoBody(dst, m), len(dst))
+}
+
+// appendProtoBody is appendProto without the checksum.
+func appendProtoBody(dst []byte, m proto.Message) []byte {
 	dst, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(dst, m)
 	if err != nil {
 		panic(fmt.Sprintf("store: encode a validated record: %v", err))
 	}
-	return Seal(dst, from)
+	return dst
 }
 
 func decodeProto(what string, sealed []byte, m proto.Message) error {

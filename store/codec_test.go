@@ -561,3 +561,34 @@ func BenchmarkDecodeMessage(b *testing.B) {
 		}
 	}
 }
+
+// TestAReceiptIsTheMessageThatProtobufWrites compares the encoding that is
+// written by hand.
+func TestAReceiptIsTheMessageThatProtobufWrites(t *testing.T) {
+	t.Parallel()
+	refused := fullReceipt()
+	refused.Refusal = &store.Refusal{Code: 9, Message: "no", Details: []store.Detail{{Type: "test.v1.Why", Payload: []byte{1}}}}
+	done := fullReceipt()
+	done.Refusal = nil
+	for name, r := range map[string]*store.Receipt{
+		"refused": refused, "done": done, "full": fullReceipt(), "with nothing": {Entity: store.Key{Kind: "k", ID: "i"}, Name: "n"},
+	} {
+		m := &perdurev1.Receipt{
+			Kind: r.Entity.Kind, EntityId: r.Entity.ID, Key: r.Name, CommandId: r.CommandID[:], Fingerprint: r.Fingerprint,
+			Version: uint64(r.Version), Position: uint64(r.Position), ReplyType: r.ReplyType, Reply: r.Reply,
+		}
+		if !r.Time.IsZero() {
+			m.TimeUnixNano = r.Time.UnixNano()
+		}
+		if r.Refusal != nil {
+			m.Refusal = r.Refusal.Proto()
+		}
+		want, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, reason := store.Unseal(store.AppendReceipt(nil, r)); reason != "" || !bytes.Equal(got, want) {
+			t.Errorf("receipt %s: got %x (%s), want %x", name, got, reason, want)
+		}
+	}
+}

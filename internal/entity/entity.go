@@ -88,8 +88,9 @@ type work struct {
 	after calls // calls that saw its version; they are answered after it
 	next  *work
 
-	event [1]store.Event // the usual one event, without another allocation
-	rule  *EvolveRule    // of the first event
+	event   [1]store.Event   // the usual one event, without another allocation
+	receipt [1]store.Receipt // of a command that has a key
+	rule    *EvolveRule      // of the first event
 }
 
 // works are pooled, because they are large and live for one commit each.

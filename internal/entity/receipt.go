@@ -24,9 +24,6 @@ const (
 // fingerprintBytes is how much of a SHA-256 identifies a command's body.
 const fingerprintBytes = 16
 
-// fingerprintRoom is enough for the name and body of most commands.
-const fingerprintRoom = 256
-
 // receipts are the idempotency keys that an entity remembers. They are read
 // from the store with the first command that has a key, and are complete from
 // then on, so that a new key costs no look-up. An entity whose commands have no
@@ -53,12 +50,14 @@ type receiptAge struct {
 // Fingerprint identifies the type and body of a command.
 func Fingerprint(m proto.Message) ([fingerprintBytes]byte, error) {
 	var f [fingerprintBytes]byte
-	b := make([]byte, 0, fingerprintRoom)
-	b = append(append(b, typeName(m)...), 0)
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
+	b := append(append((*scratch)[:0], typeName(m)...), 0)
 	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(b, m)
 	if err != nil {
 		return f, err
 	}
+	*scratch = b
 	sum := sha256.Sum256(b)
 	copy(f[:], sum[:])
 	return f, nil
@@ -164,11 +163,8 @@ func (e *Entity) mayBeForgotten(c *Call) bool {
 
 // remember adds the receipt of a keyed command to its batch, and takes out what
 // is too old or too much.
-func (e *Entity) remember(c *Call, b *store.Batch) {
-	if c.Name == "" {
-		return
-	}
-	rs := e.rare.receipts
+func (e *Entity) remember(c *Call, w *work) {
+	b, rs := &w.Batch, e.rare.receipts
 	now := e.shell.Now()
 	if group := min(max(len(rs.order)/forgetShare, 1), forgetMax); e.mayForget(group-1, now) {
 		for len(b.Forget) < forgetMax && e.mayForget(0, now) && !rs.known[rs.order[0].name].pending {
@@ -181,10 +177,11 @@ func (e *Entity) remember(c *Call, b *store.Batch) {
 	c.decided = now
 	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
 	rs.order = append(rs.order, receiptAge{c.Name, now})
-	b.Receipts = append(b.Receipts, store.Receipt{
+	w.receipt[0] = store.Receipt{
 		Name: c.Name, CommandID: c.ID, Fingerprint: c.Fingerprint[:], Version: b.Next(), // and the store adds the position, if there are events
-	})
-	r := &b.Receipts[len(b.Receipts)-1]
+	}
+	b.Receipts = w.receipt[:]
+	r := &b.Receipts[0]
 	if c.Outcome.Status == StatusRefused {
 		r.Refusal = e.opts.Refusal(c.Outcome.Err)
 	}

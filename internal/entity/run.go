@@ -168,15 +168,16 @@ func (e *Entity) record(c *Call) {
 	w := newWork(c)
 	b := &w.Batch
 	b.Key, b.Expected = e.Key(), e.version
-	e.conclude(c, b)
+	e.conclude(c, w)
 	e.submit(w)
 }
 
 // conclude adds to the batch of a command what tells others of its outcome: its
 // receipt, the end of the message that it comes from, and the reply to that.
-func (e *Entity) conclude(c *Call, b *store.Batch) {
+func (e *Entity) conclude(c *Call, w *work) {
+	b := &w.Batch
 	if c.Name != "" && !canary.Broken("receipt-not-in-the-batch") {
-		e.remember(c, b)
+		e.remember(c, w)
 	}
 	if c.Row == 0 {
 		return
@@ -228,7 +229,7 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 		}
 	}
 	c.Outcome = e.done(c, d)
-	e.conclude(c, b)
+	e.conclude(c, w)
 	e.submit(w)
 }
 

@@ -334,6 +334,7 @@ func (w *writer) checkReceipts(b *store.Batch) error {
 	if err != nil {
 		return err
 	}
+	w.known = known
 	for i := range b.Receipts {
 		name := b.Receipts[i].Name
 		if slices.Contains(b.Forget, name) {
@@ -350,16 +351,13 @@ func (w *writer) checkReceipts(b *store.Batch) error {
 	return nil
 }
 
-// putReceipts forgets receipts and keeps new ones.
+// putReceipts forgets receipts and keeps new ones, of the batch that has just
+// been checked.
 func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 	if len(b.Receipts)+len(b.Forget) == 0 {
 		return nil
 	}
-	s := w.stream(b.Key)
-	known, err := w.receipts(s)
-	if err != nil {
-		return err
-	}
+	s, known := w.stream(b.Key), w.known
 	w.answered = append(w.answered, b.Key)
 	before := len(known.number)
 	for _, name := range b.Forget {
