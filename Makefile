@@ -15,7 +15,7 @@ N ?= all
 KILLS ?= 1000
 POWERS ?= 1000
 ROTS ?= 5000
-TESTFLAGS ?= -timeout 5m
+TESTFLAGS ?= -timeout 15m
 
 ## test: everything that must hold before a change is accepted, in the order
 ##       of what fails soonest: seconds first, then what needs the heavy tools,

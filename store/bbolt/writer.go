@@ -44,7 +44,7 @@ type writer struct {
 	staged   map[store.Key]storekit.Head
 	names    nameCache
 	known    *receiptNames // of the batch that is checked and then applied
-	answered []store.Key // entities whose receipts the transaction has changed
+	answered []store.Key   // entities whose receipts the transaction has changed
 	counters counters
 	durable  counters // those of the last commit
 	heads    []uint64 // by partition
