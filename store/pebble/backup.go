@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/gofrs/uuid/v5"
 
 	"github.com/perdure/perdure/store"
@@ -74,7 +73,7 @@ func (l *Log) free(path string) error {
 
 // checkBackup opens and verifies what has been written.
 func (l *Log) checkBackup(ctx context.Context, path string, options *store.BackupOptions) error {
-	files := vfs.FS(l.files)
+	files := l.files
 	if options.BytesPerSecondMax > 0 {
 		files = &slowFS{FS: files, ctx: ctx, perSecond: options.BytesPerSecondMax, begun: time.Now()}
 	}

@@ -35,12 +35,6 @@ func (f *fence) raise() {
 	f.up = true
 }
 
-func (f *fence) raised() bool {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	return f.up
-}
-
 // pass runs an operation unless the fence is up.
 func (f *fence) pass(op func() error) error {
 	f.mu.RLock()
