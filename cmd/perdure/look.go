@@ -51,9 +51,12 @@ func (a *app) printReport(r *store.Report) {
 	if n := r.FaultCount - int64(len(r.Faults)); n > 0 {
 		a.print("and %s more\n", count(n))
 	}
-	found := "no fault found"
-	if r.FaultCount > 0 {
-		found = count(r.FaultCount) + " faults found"
+	found := count(r.FaultCount) + " faults found"
+	switch r.FaultCount {
+	case 0:
+		found = "no fault found"
+	case 1:
+		found = "1 fault found"
 	}
 	a.print("%s in %.3f s\n", found, r.Duration.Seconds())
 }
