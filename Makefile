@@ -34,10 +34,11 @@ check: format-check vet modules proto lint
 test-go:
 	go test $(TESTFLAGS) work
 
-## test-race: all tests again, in random order, under the race detector
+## test-race: all tests again, in random order, under the race detector, but for
+##            those that are long without it or only kill processes (-short)
 .PHONY: test-race
 test-race:
-	go test $(TESTFLAGS) -race -shuffle=on work
+	go test $(TESTFLAGS) -race -short -shuffle=on work
 
 ## bench: every benchmark once, to see that it runs
 .PHONY: bench

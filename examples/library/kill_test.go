@@ -111,6 +111,9 @@ func outcome(ctx context.Context, t *testing.T, args ...string) map[string]any {
 
 func TestAnImportThatIsKilledGoesOnAndEndsTheSame(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it kills processes")
+	}
 	ledgers := map[string]string{"of our own making": ledgerFile(t, manyRows(8_000))}
 	if file := strashun(); file != "" {
 		ledgers["of the Strashun library"] = file

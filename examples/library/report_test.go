@@ -334,6 +334,9 @@ func killAfter(ctx context.Context, t *testing.T, d time.Duration, args ...strin
 
 func TestReadModelsOfAProcessThatIsKilledAreThoseOfTheLog(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it kills processes")
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience+time.Duration(*projectionKills)*time.Second)
 	defer cancel()
 	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
