@@ -203,9 +203,10 @@ func (d *disk) twisted(b *store.Batch) *store.Batch {
 	switch {
 	case tw.keepsReceiptsApart && len(b.Receipts) > 0:
 		c.Receipts = nil
+		key, receipts := b.Key, slices.Clone(b.Receipts) // the batch is used again once it is settled
 		d.w.later(func() {
-			d.commitNow(&store.Batch{Key: b.Key, Expected: store.Version(len(d.books[b.Key].entries)), Receipts: b.Receipts})
-		}, "the receipt of %v is stored", b.Key)
+			d.commitNow(&store.Batch{Key: key, Expected: store.Version(len(d.books[key].entries)), Receipts: receipts})
+		}, "the receipt of %v is stored", key)
 	case tw.answersTwice:
 		for i := range b.Receipts {
 			c.Forget = append(slices.Clone(c.Forget), b.Receipts[i].Name)
