@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -100,9 +101,30 @@ func (f *fence) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	return w, nil
 }
 
-// Create implements [vfs.FS].
+// markers is how the names of the files begin whose names alone tell Pebble
+// which of its other files counts.
+const markers = "marker."
+
+// Create implements [vfs.FS]. Before a marker begins to exist, the file that it
+// names does so for good, and the one before it, which Pebble then removes, is
+// not gone before the new one is there for good: a file system may keep the
+// newer of two changes of a directory and lose the older.
 func (f *fence) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return f.file(func() (vfs.File, error) { return f.FS.Create(name, c) })
+	if !strings.HasPrefix(f.PathBase(name), markers) {
+		return f.file(func() (vfs.File, error) { return f.FS.Create(name, c) })
+	}
+	dir := f.PathDir(name)
+	if err := syncDir(f, dir); err != nil {
+		return nil, err
+	}
+	file, err := f.file(func() (vfs.File, error) { return f.FS.Create(name, c) })
+	if err != nil {
+		return nil, err
+	}
+	if err := syncDir(f, dir); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 // OpenReadWrite implements [vfs.FS].
