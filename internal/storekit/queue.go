@@ -44,14 +44,17 @@ type Call struct {
 //
 // The zero Queue is ready.
 type Queue struct {
+	// Patience is how often a leader yields at most, once if it is zero, while
+	// fewer calls wait than the last transaction had: so those whose commit has
+	// just ended can queue their next one, and with many callers that nearly
+	// doubles the group. A yield takes less than a microsecond where nobody else
+	// has anything to do; waiting on a timer only makes everybody slower.
+	Patience int
+
 	mu      sync.Mutex
 	waiting []*Call
 	led     bool
-	// crowded is the leader's, and passes on with the lead. It says that the last transaction had more than one call. Then the
-	// leader yields once before it takes the queue, so that those whose commit
-	// has just ended can queue their next one: with many callers that nearly
-	// doubles the group. Waiting on a timer only makes everybody slower.
-	crowded bool
+	last    int // calls of the last transaction
 }
 
 // Commit queues a group and returns once it is committed by commit, which one
@@ -133,11 +136,16 @@ func (q *Queue) withdraw(c *Call) bool {
 
 // take returns the calls to commit next. The leader's own is the first.
 func (q *Queue) take() []*Call {
-	if q.crowded {
-		runtime.Gosched()
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	for range max(q.Patience, 1) {
+		if len(q.waiting) >= q.last {
+			break
+		}
+		q.mu.Unlock()
+		runtime.Gosched()
+		q.mu.Lock()
+	}
 	n, batches, bytes := 0, 0, 0
 	for _, c := range q.waiting {
 		batches += len(c.Group)
@@ -149,7 +157,7 @@ func (q *Queue) take() []*Call {
 	}
 	calls := q.waiting[:n:n]
 	q.waiting = q.waiting[n:]
-	q.crowded = n > 1
+	q.last = n
 	return calls
 }
 
@@ -182,6 +190,9 @@ func payloadBytes(group []*store.Batch) int {
 		}
 		for i := range b.Events {
 			n += len(b.Events[i].Payload)
+		}
+		for i := range b.Enqueue {
+			n += len(b.Enqueue[i].Payload)
 		}
 		for _, s := range []*store.State{b.Save, b.Snapshot} {
 			if s != nil {

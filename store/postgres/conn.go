@@ -40,6 +40,7 @@ const serverMin = 140000
 // SQLSTATE codes that matter here.
 const (
 	codeUnique       = "23505"
+	codeDivision     = "22012"
 	codePrivilege    = "42501"
 	codeSerialize    = "40001"
 	codeDeadlock     = "40P01"

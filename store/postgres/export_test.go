@@ -25,6 +25,19 @@ func WithBounds(lock, resolve time.Duration) Option {
 	return option(func(c *config) { c.tamper.lockMax, c.tamper.resolveMax = lock, resolve })
 }
 
+// WithoutProbation makes a log decide ahead as soon as it remembers something.
+func WithoutProbation() Option { return option(func(c *config) { c.tamper.aloneMin = 0 }) }
+
+// WithAhead makes the log call ended when a transaction has ended that was decided
+// ahead, and say whether what it was decided on still held.
+func WithAhead(ended func(held bool)) Option {
+	return option(func(c *config) { c.tamper.ahead = ended })
+}
+
+// AloneMin is how many transactions find that nobody else has committed before
+// one is decided ahead.
+const AloneMin = aloneMin
+
 // WithPlainSequence is a broken twin that takes no lock and draws positions from
 // a counter that knows no transaction. Draw returns the last number taken before n more.
 func WithPlainSequence(draw func(n int) uint64) Option {
@@ -36,6 +49,9 @@ func WithGuess() Option { return option(func(c *config) { c.tamper.guess = true 
 
 // WithRelaxedVersions is a broken twin that does not look at versions.
 func WithRelaxedVersions() Option { return option(func(c *config) { c.tamper.relaxed = true }) }
+
+// WithoutGuard is a broken twin that trusts what it remembers.
+func WithoutGuard() Option { return option(func(c *config) { c.tamper.unguarded = true }) }
 
 // LockKey returns the key of the advisory lock that commits take.
 func (l *Log) LockKey() int64 { return l.lock }

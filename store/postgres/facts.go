@@ -21,12 +21,14 @@ type entity struct {
 	version   store.Version
 	position  store.Position  // of its last event
 	saved     bool            // by a saved state, not by events
+	listed    bool            // snapshots are known
 	snapshots []store.Version // kept ones, ascending
 }
 
 // needs are what a group of batches has to know, each thing once.
 type needs struct {
 	entities  list[store.Key]
+	first     []*store.Batch // of each of them
 	snapshots map[store.Key]bool
 	heads     list[int] // partitions
 	messages  list[uint64]
@@ -35,6 +37,9 @@ type needs struct {
 	claims    list[store.Claim]
 	events    int // that are going to be appended
 	sequences int // messages that are going to be enqueued
+	// reading says that a batch depends on rows that nobody remembers, or that it
+	// is refused if one is there or not.
+	reading bool
 }
 
 // A list is a set in the order of its first additions.
@@ -43,20 +48,22 @@ type list[K comparable] struct {
 	seen map[K]struct{}
 }
 
-func (l *list[K]) add(k K) {
+// add adds k and reports whether it was not there.
+func (l *list[K]) add(k K) bool {
 	if _, ok := l.seen[k]; ok {
-		return
+		return false
 	}
 	if l.seen == nil {
 		l.seen = make(map[K]struct{})
 	}
 	l.seen[k] = struct{}{}
 	l.all = append(l.all, k)
+	return true
 }
 
 func (n *needs) batch(b *store.Batch, partitions int) {
-	if !b.Key.IsZero() {
-		n.entities.add(b.Key)
+	if !b.Key.IsZero() && n.entities.add(b.Key) {
+		n.first = append(n.first, b)
 	}
 	if n.events += len(b.Events); len(b.Events) > 0 {
 		n.heads.add(store.PartitionOf(b.Key, partitions))
@@ -69,6 +76,7 @@ func (n *needs) batch(b *store.Batch, partitions int) {
 	}
 	for i := range b.Settle {
 		n.messages.add(b.Settle[i].Sequence)
+		n.reading = n.reading || b.Settle[i].Required || b.Settle[i].Message != nil
 	}
 	for _, name := range b.Cancel {
 		n.timers.add(timerKey{b.Key.Kind, b.Key.ID, name})
@@ -91,6 +99,7 @@ func (n *needs) batch(b *store.Batch, partitions int) {
 	for _, c := range b.Claim {
 		n.claims.add(c)
 	}
+	n.reading = n.reading || len(n.timers.all)+len(n.claims.all) > 0
 }
 
 // facts are what the transaction has read of what it needs. A record that is
@@ -255,6 +264,9 @@ func (n *needs) queueEntities(b *pgx.Batch, s *statements, f *facts) {
 				e.snapshots = append(e.snapshots, store.Version(version))
 				return nil
 			})
+			for _, k := range keys {
+				f.entity(k).listed = true
+			}
 			return err
 		})
 	}
@@ -316,9 +328,11 @@ func triples[K any](keys []K, parts func(K) (string, string, string)) (a, b, c [
 // with the schema in them.
 type statements struct {
 	clock, entities, snapshots, heads, messages, timers, receipts, claims string
+	guard, guardEntities, drawn                                           string
 
 	insertEvents, deleteSnapshots, putSnapshots, putStates     string
-	deleteMessages, putMessages, deleteReceipts, putReceipts   string
+	deleteMessages, putMessages                                string
+	deleteReceipts, putReceipts, addReceipts                   string
 	deleteClaims, putClaims, deleteBookmarks, putBookmarks     string
 	proof, proved, trim                                        string
 	load, stream, scan, first, pending, parked, receipt, owner string

@@ -104,7 +104,10 @@ func (l *Log) mark(ctx context.Context, conn *pgx.Conn) error {
 		if err := look(tx); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, in(l.schema, sqlMark))
+		if _, err := tx.Exec(ctx, in(l.schema, sqlMark)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, in(l.schema, sqlMoveClock))
 		return err
 	})
 	if err == nil {

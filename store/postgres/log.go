@@ -11,9 +11,9 @@
 // # Commits
 //
 // Commits are grouped: all batches of all callers that wait in this process are
-// one transaction of two round trips and one sync. The transactions of all
-// processes come one after the other, under an advisory lock of the log, so
-// positions have no gap and become visible in their order;
+// one transaction of one sync, and of one round trip while this process is alone
+// in writing, else two. The transactions of all processes come one after the
+// other, under an advisory lock of the log, so positions have no gap and become visible in their order;
 // docs/design/0010-postgres-order.md says why, and what it costs. Each batch is
 // decided within the transaction, on what is stored at that time.
 //
@@ -83,6 +83,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -93,8 +94,8 @@ import (
 // Invariants:
 //
 //  1. Every transaction that writes holds the log's advisory lock from its first
-//     statement to its end, and decides on what it has read after it took it. An
-//     import takes the lock to mark the log and to finish; in between it adds
+//     statement to its end, and is decided on what it has read after it took it,
+//     or on what it then proves to be so still. An import takes the lock to mark the log and to finish; in between it adds
 //     rows without it, to a log whose mark lets no one else write.
 //  2. Positions, versions and message sequences are drawn under that lock, so
 //     they become visible in their order.
@@ -103,8 +104,9 @@ import (
 //     stored; after it only the server's answer or the proof tells.
 //  4. A consumer's code never runs while a connection or a transaction is held:
 //     reads copy a page of records out and give the connection back.
-//  5. Nothing is remembered from one transaction to the next that another
-//     process could change.
+//  5. What is remembered from one transaction to the next is keyed by the time of
+//     the first, and whoever changes it in the database moves the clock on, under
+//     the lock.
 type Log struct {
 	*config
 	name       string // of database and schema, for errors
@@ -114,7 +116,7 @@ type Log struct {
 	statements statements
 	closed     atomic.Bool
 	unfinished atomic.Bool // by an import of this Log; that of another shows in the database
-	queue      callQueue
+	queue      storekit.Queue
 	watch      watch
 
 	writing   sync.Mutex

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -42,10 +43,11 @@ func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
 		name:       pc.ConnConfig.Database + "." + c.schema,
 		lock:       lockKey(c.schema, "commit"),
 		statements: newStatements(c.schema),
+		queue:      storekit.Queue{Patience: yieldsMax},
 	}
 	id, err := uuid.NewV7()
 	if err == nil {
-		l.committer.id = store.ID(id)
+		l.committer.id, l.committer.recall.min = store.ID(id), c.tamper.aloneMin
 		err = l.open(ctx, pc)
 	}
 	if err != nil {
@@ -175,10 +177,11 @@ func newStatements(schema string) statements {
 	return statements{
 		clock: s(sqlClock), entities: s(sqlEntities), snapshots: s(sqlSnapshots), heads: s(sqlHeads),
 		messages: s(sqlMessages), timers: s(sqlTimers), receipts: s(sqlReceipts), claims: s(sqlClaims),
+		guard: s(sqlGuard), guardEntities: s(sqlGuardEntities), drawn: s(sqlDrawn),
 
 		insertEvents: s(sqlInsertEvents), deleteSnapshots: s(sqlDeleteSnapshots), putSnapshots: s(sqlPutSnapshots),
 		putStates: s(sqlPutStates), deleteMessages: s(sqlDeleteMessages), putMessages: s(sqlPutMessages),
-		deleteReceipts: s(sqlDeleteReceipts), putReceipts: s(sqlPutReceipts),
+		deleteReceipts: s(sqlDeleteReceipts), putReceipts: s(sqlPutReceipts), addReceipts: s(sqlAddReceipts),
 		deleteClaims: s(sqlDeleteClaims), putClaims: s(sqlPutClaims),
 		deleteBookmarks: s(sqlDeleteBookmarks), putBookmarks: s(sqlPutBookmarks),
 		proof: s(sqlProof), proved: s(sqlProved), trim: s(sqlTrim),

@@ -43,8 +43,9 @@ func WithPartitions(n int) Option {
 
 // WithClock sets where commit times come from, [time.Now] by default. It is
 // called once for each transaction, by one goroutine at a time. A time that is
-// before that of an earlier commit, of whatever process, is replaced by that one;
-// so a machine whose clock is ahead puts that time on all commits until it has come.
+// not after that of the last commit, of whatever process, is replaced by the
+// nanosecond after that one; so a machine whose clock is ahead puts such times on
+// all commits until they have come.
 func WithClock(now func() time.Time) Option {
 	return option(func(c *config) { c.now = now })
 }
@@ -86,18 +87,22 @@ type tamper struct {
 	written func() // called when all but the commit is done, which then is a round trip of its own
 	// Bounds in place of those of the same names.
 	lockMax, resolveMax time.Duration
+	aloneMin            int
+	ahead               func(held bool) // called when a transaction that was decided ahead has ended
 	// Broken twins.
 	unlocked bool               // it does not take the lock
 	draw     func(n int) uint64 // positions come from a counter that knows no transaction
 	guess    bool               // it takes a lost connection for a commit that has failed
 	relaxed  bool               // it does not look at versions
+	// unguarded decides ahead on what is remembered, whoever else has committed since.
+	unguarded bool
 }
 
 var schemaPattern = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
 func newConfig(opts []Option) (*config, error) {
 	c := &config{schema: Schema, partitions: 1, now: time.Now, poolSize: PoolSize, logger: slog.New(slog.DiscardHandler)}
-	c.tamper.lockMax, c.tamper.resolveMax = lockMax, resolveMax
+	c.tamper.lockMax, c.tamper.resolveMax, c.tamper.aloneMin = lockMax, resolveMax, aloneMin
 	for _, o := range opts {
 		o.apply(c)
 	}

@@ -22,6 +22,9 @@ type plan struct {
 	partitions int
 	now        time.Time
 	unchecked  bool // a broken twin: versions do not matter
+	// ahead says that the facts are remembered, and that nothing has been read of
+	// messages and receipts: those to delete may be gone, those to add may be there.
+	ahead bool
 
 	events  []*store.Event
 	puts    map[stateKey]*store.State // snapshots and saved states
@@ -70,15 +73,12 @@ func (p *plan) forget() {
 	}
 }
 
-// group decides the batches of one call.
-func (p *plan) group(group []*store.Batch, invalid []error) []store.Result {
-	results := make([]store.Result, len(group))
+// group decides the batches of one call, but for those that are refused as they are.
+func (p *plan) group(group []*store.Batch, invalid []store.Result) []store.Result {
+	results := slices.Clone(invalid)
 	var refused map[store.Key]bool
 	for i, b := range group {
 		r := &results[i]
-		if invalid != nil {
-			r.Err = invalid[i]
-		}
 		if r.Err == nil && refused[b.Key] {
 			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
 		}
@@ -246,7 +246,7 @@ func (p *plan) apply(b *store.Batch, r *store.Result) {
 		s := &b.Settle[i]
 		old, _ := p.message(s.Sequence) // check has read it
 		switch {
-		case old == nil:
+		case old == nil && !p.ahead:
 		case s.Message == nil:
 			p.writes.messages[s.Sequence] = nil
 		default:

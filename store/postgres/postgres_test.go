@@ -25,14 +25,19 @@ func options(s storetest.Setup) []postgres.Option {
 	return opts
 }
 
-func TestLogPassesTheSuite(t *testing.T) {
+func TestLogPassesTheSuite(t *testing.T) { suite(t) }
+
+func TestALogThatDecidesAheadPassesTheSuite(t *testing.T) { suite(t, postgres.WithoutProbation()) }
+
+func suite(t *testing.T, more ...postgres.Option) {
+	t.Helper()
 	t.Parallel()
 	db, places := pgtest.Open(t), &recycler{}
 	open := func(t testing.TB, s storetest.Setup) store.Log {
-		return openAt(t, places.place(t, db), options(s)...)
+		return openAt(t, places.place(t, db), append(options(s), more...)...)
 	}
 	again := func(t testing.TB, l store.Log, s storetest.Setup) store.Log {
-		return openAt(t, placeOf(l), options(s)...)
+		return openAt(t, placeOf(l), append(options(s), more...)...)
 	}
 	storetest.Run(t, open, storetest.Features{
 		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true,

@@ -26,6 +26,7 @@ const (
 			FROM (SELECT position, version FROM S.events WHERE kind = $1 AND id = $2 AND version < $3 ORDER BY version LIMIT $5) p
 		) q WHERE highest <= $4)`
 	sqlCountPruned     = `UPDATE S.log SET pruned = pruned + $1`
+	sqlMoveClock       = `SELECT setval('S.clock', last_value + 1) FROM S.clock`
 	sqlPruneSnapshots  = `DELETE FROM S.snapshots WHERE kind = $1 AND id = $2 AND version < $3`
 	messagePrivileges  = "the role of the connection may not delete events"
 	entityVersionLimit = store.Version(math.MaxInt64)
@@ -97,6 +98,10 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 				return err
 			}
 			n, err = fn(tx, store.Version(covered), store.Version(last))
+			if err == nil && n > 0 {
+				// A committer that remembers what has been deleted reads it anew.
+				_, err = tx.Exec(ctx, in(l.schema, sqlMoveClock))
+			}
 			return err
 		})
 		if err != nil && l.closed.Load() {

@@ -32,9 +32,10 @@ const (
 
 	sqlDeleteReceipts = `DELETE FROM S.receipts r USING unnest($1::text[], $2::text[], $3::text[]) AS k (kind, id, name)
 		WHERE r.kind = k.kind AND r.id = k.id AND r.name = k.name`
-	sqlPutReceipts = `INSERT INTO S.receipts (kind, id, name, record)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[])
-		ON CONFLICT (kind, id, name) DO UPDATE SET record = excluded.record`
+	// Receipts of which it has not been read that they are not there yet.
+	sqlAddReceipts = `INSERT INTO S.receipts (kind, id, name, record)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[])`
+	sqlPutReceipts = sqlAddReceipts + ` ON CONFLICT (kind, id, name) DO UPDATE SET record = excluded.record`
 
 	sqlDeleteClaims = `DELETE FROM S.claims c USING unnest($1::text[], $2::text[]) AS k (space, value)
 		WHERE c.space = k.space AND c.value = k.value`
@@ -79,7 +80,11 @@ func (p *plan) queue(b *pgx.Batch, s *statements) {
 			}
 		}
 		gone.queue(b, s.deleteReceipts, false)
-		put.queue(b, s.putReceipts, true)
+		if p.ahead {
+			put.queue(b, s.addReceipts, true)
+		} else {
+			put.queue(b, s.putReceipts, true)
+		}
 	}
 	if len(p.writes.claims) > 0 {
 		var gone, put columns

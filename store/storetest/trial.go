@@ -16,7 +16,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A trial is one random sequence.
+// A trial is one random sequence, on one log or on two by turns that share what
+// is stored.
 type trial struct {
 	x      *fixture
 	m      *model
@@ -39,7 +40,17 @@ func runModel(x *fixture, partitions int) {
 	setup := Setup{Partitions: partitions}
 	rapid.Check(x, func(rt *rapid.T) {
 		y := &fixture{TB: &trialTB{x.TB, rt}, open: x.open, features: x.features, setup: setup, log: x.open(x.TB, setup), ctx: x.ctx}
-		defer func() { _ = y.log.Close() }() // an error would hide what has failed
+		own, other := y.log, store.Log(nil) // of those that share what is stored
+		leave := func() {
+			if y.log = own; other != nil {
+				_ = other.Close() // an error would hide what has failed
+				other = nil
+			}
+		}
+		defer func() {
+			leave()
+			_ = own.Close()
+		}()
 		r := &trial{x: y, m: newModel(partitions)}
 		actions := map[string]func(*rapid.T){
 			"":       r.compare,
@@ -50,7 +61,24 @@ func runModel(x *fixture, partitions int) {
 			actions["delete snapshots"] = r.deleteSnapshots
 		}
 		if x.features.Reopen != nil {
-			actions["reopen"] = func(*rapid.T) { y.reopen() }
+			actions["reopen"] = func(*rapid.T) {
+				leave()
+				y.reopen()
+				own = y.log
+			}
+		}
+		if x.features.Share != nil {
+			actions["take the other log"] = func(*rapid.T) {
+				switch {
+				case other == nil:
+					other = x.features.Share(x.TB, own, setup)
+					y.log = other
+				case y.log == other:
+					y.log = own
+				default:
+					y.log = other
+				}
+			}
 		}
 		rt.Repeat(actions)
 		r.verify(rt)

@@ -1,0 +1,181 @@
+package postgres
+
+import (
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/store"
+)
+
+const (
+	// aloneMin is how many transactions in a row must have found that nobody else
+	// had committed in between, before one is sent that takes it for granted.
+	aloneMin = 4
+	// rememberedMax is how many entities are remembered for certain, and half of
+	// how many at most.
+	rememberedMax = 16 << 10
+)
+
+// A recall is what a committer remembers of the log as its last transaction has
+// left it. With it the next one is decided before it is sent, and is one round
+// trip in place of two.
+//
+// What is remembered is never trusted: the transaction begins, under the lock,
+// with a guard that fails it unless the last transaction of the log is the one
+// that is remembered, and the entities that are not remembered are where their
+// batches expect them. A transaction that fails so is decided anew on what is
+// read. So is a group with a batch that would be refused: a refusal is always
+// about what has been read.
+//
+// Every commit, and whatever else changes what is remembered here, moves the
+// clock of the log forward under the lock; the guard compares it, and looks for
+// the proof of the transaction, which a replica that has fallen behind and then
+// taken over may not have.
+type recall struct {
+	known    bool
+	clock    int64 // of the last transaction
+	serial   int64 // of its proof
+	heads    map[int]uint64
+	drawn    bool // sequence is known
+	sequence uint64
+	entities generations
+	// alone counts the transactions, up to min, that have found nobody else's
+	// since the one before.
+	alone int
+	min   int // of alone, to decide ahead
+}
+
+// forget forgets all but that this process used to be alone.
+func (r *recall) forget() { *r = recall{alone: r.alone, min: r.min} }
+
+// meet compares what a transaction has read with what is remembered.
+func (r *recall) meet(f *facts) {
+	if r.known && f.clock == r.clock {
+		r.alone = min(r.alone+1, r.min)
+		return
+	}
+	if r.known {
+		r.alone = 0
+	}
+	r.forget()
+}
+
+// remember takes in what a transaction, which has been committed, has left.
+func (r *recall) remember(p *plan, n *needs, serial int64) {
+	r.known, r.clock, r.serial = true, p.now.UnixNano(), serial
+	if r.heads == nil {
+		r.heads = make(map[int]uint64)
+	}
+	for _, partition := range n.heads.all {
+		r.heads[partition] = p.heads[partition]
+	}
+	if n.sequences > 0 {
+		r.drawn, r.sequence = true, p.sequence
+	}
+	for _, k := range n.entities.all {
+		r.entities.put(k, *p.entity(k))
+	}
+}
+
+// A guess is where an entity must be that is not remembered: at a version by its
+// events or at one by a saved state, and 0 for the other.
+type guesses struct {
+	kinds, ids    []string
+	events, saved []int64
+}
+
+// facts returns what the batches need, as far as it is remembered, and what the
+// guard has to look at for the rest. It reports whether that is enough.
+func (r *recall) facts(n *needs) (f *facts, g guesses, enough bool) {
+	if !r.known || r.alone < r.min || n.reading || n.sequences > 0 && !r.drawn {
+		return nil, g, false
+	}
+	f = newFacts()
+	f.clock, f.sequence = r.clock, r.sequence
+	for _, partition := range n.heads.all {
+		head, ok := r.heads[partition]
+		if !ok {
+			return nil, g, false
+		}
+		f.heads[partition] = head
+	}
+	entities := make([]entity, len(n.entities.all))
+	for i, k := range n.entities.all {
+		e, ok := r.entities.get(k)
+		if !ok {
+			if e, ok = g.add(n.first[i]); !ok {
+				return nil, g, false
+			}
+		}
+		if n.snapshots[k] && !e.listed {
+			return nil, g, false
+		}
+		e.snapshots = slices.Clip(e.snapshots) // what is appended belongs to the plan
+		entities[i] = e
+		f.entities[k] = &entities[i]
+	}
+	return f, g, true
+}
+
+// add takes for granted that an entity is where its first batch expects it. It
+// reports false if the batch does not say what kind of entity it is.
+func (g *guesses) add(b *store.Batch) (entity, bool) {
+	e := entity{version: b.Expected, saved: b.Save != nil && b.Expected > 0, listed: b.Expected == 0}
+	events, saved := int64(b.Expected), int64(0)
+	switch {
+	case b.Save != nil:
+		events, saved = saved, events
+	case len(b.Events) == 0:
+		return e, false
+	}
+	g.kinds, g.ids = append(g.kinds, b.Key.Kind), append(g.ids, b.Key.ID)
+	g.events, g.saved = append(g.events, events), append(g.saved, saved)
+	return e, true
+}
+
+// The statements of the guard. Each divides by zero, which fails the
+// transaction, if what is remembered or guessed does not hold.
+const (
+	sqlGuard = `SELECT 1 / (SELECT count(*) FROM S.clock c, S.commits p
+		WHERE c.last_value = $1 AND p.writer = $2::uuid AND p.serial = $3)`
+
+	sqlGuardEntities = `SELECT 1 / (count(*) = 0)::int
+		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS k (kind, id, events, saved)
+		LEFT JOIN LATERAL (SELECT version FROM S.events v WHERE v.kind = k.kind AND v.id = k.id
+			ORDER BY v.version DESC LIMIT 1) e ON true
+		LEFT JOIN LATERAL (SELECT version FROM S.states t WHERE t.kind = k.kind AND t.id = k.id LIMIT 1) s ON true
+		WHERE coalesce(e.version, 0) <> k.events OR coalesce(s.version, 0) <> k.saved`
+
+	sqlDrawn = `SELECT setval('S.message_sequence', $1)`
+)
+
+// queueGuard adds the guard to a batch, behind the lock.
+func (w *committer) queueGuard(b *pgx.Batch, s *statements, g *guesses) {
+	b.Queue(s.guard, w.recall.clock, w.id.String(), w.recall.serial)
+	if len(g.kinds) > 0 {
+		b.Queue(s.guardEntities, g.kinds, g.ids, g.events, g.saved)
+	}
+}
+
+// Generations are a map that forgets what has not been used for the longest,
+// a generation at a time: when the young are as many as may be, they become the
+// old ones, and the old ones go. The zero value is empty.
+type generations struct{ young, old map[store.Key]entity }
+
+func (g *generations) get(k store.Key) (entity, bool) {
+	e, ok := g.young[k]
+	if !ok {
+		if e, ok = g.old[k]; ok {
+			g.put(k, e)
+		}
+	}
+	return e, ok
+}
+
+func (g *generations) put(k store.Key, e entity) {
+	if g.young == nil || len(g.young) == rememberedMax {
+		g.young, g.old = make(map[store.Key]entity), g.young
+	}
+	g.young[k] = e
+}
