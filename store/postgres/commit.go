@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
@@ -161,7 +160,7 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs, che
 		return results, yes, nil
 	}
 	w.recall.meet(f)
-	stored, err = l.store(ctx, &pgx.Batch{}, p, n)
+	stored, err = l.store(ctx, &message{}, p, n)
 	return results, stored, err
 }
 
@@ -170,22 +169,22 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs, che
 func (l *Log) ahead(ctx context.Context, calls []*storekit.Call, n *needs) (results [][]store.Result, stored outcome, err error, done bool) {
 	w := &l.committer
 	f, g, enough := w.recall.facts(n)
-	if !enough {
+	if !enough || l.tamper.draw != nil {
 		return nil, no, nil, false
 	}
 	p, results, refused := l.decide(f, calls, true)
-	if refused || p.empty() {
+	if refused || p.empty() { // a refusal is decided on what is read
 		p.forget()
 		return nil, no, nil, false
 	}
-	b := l.begin()
+	m := &message{before: l.begin()}
 	if !l.tamper.unguarded {
-		w.queueGuard(b, &l.statements, &g)
+		w.guard(m, &l.statements, &g)
 	}
 	if n.sequences > 0 {
-		b.Queue(l.statements.drawn, int64(p.sequence))
+		m.add(l.statements.drawn, int64(p.sequence))
 	}
-	stored, err = l.store(ctx, b, p, n)
+	stored, err = l.store(ctx, m, p, n)
 	e := refusal(err)
 	done = stored != no || e == nil || e.Code != codeDivision && e.Code != codeUnique
 	if l.tamper.ahead != nil {
@@ -210,20 +209,19 @@ func (l *Log) decide(f *facts, calls []*storekit.Call, ahead bool) (p *plan, res
 }
 
 // begin returns the statements that a transaction begins with.
-func (l *Log) begin() *pgx.Batch {
-	b := &pgx.Batch{}
-	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+func (l *Log) begin() []statement {
+	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}}
 	if !l.tamper.unlocked {
-		b.Queue(sqlLock, l.lock)
+		begin = append(begin, statement{sqlLock, []any{l.lock}})
 	}
-	return b
+	return begin
 }
 
-// store writes the plan, behind what is in the batch, and commits. If it returns
+// store writes the plan, behind what is in the message, and commits. If it returns
 // an error, the outcome is no or unknown.
-func (l *Log) store(ctx context.Context, b *pgx.Batch, p *plan, n *needs) (outcome, error) {
+func (l *Log) store(ctx context.Context, m *message, p *plan, n *needs) (outcome, error) {
 	w := &l.committer
-	err := l.write(ctx, b, p)
+	err := l.write(ctx, m, p)
 	stored := yes
 	switch {
 	case err == nil:
@@ -257,7 +255,10 @@ func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts,
 		n.queueEntities(b, &l.statements, f)
 		return conn.SendBatch(ctx, b).Close()
 	}
-	b := l.begin()
+	b := &pgx.Batch{}
+	for _, s := range l.begin() {
+		b.Queue(s.sql, s.args...)
+	}
 	n.queue(b, &l.statements, f)
 	return conn.SendBatch(ctx, b).Close()
 }
@@ -265,29 +266,25 @@ func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts,
 // errUnsent says that the commit has not been sent.
 var errUnsent = errors.New("not sent")
 
-// write writes the plan, behind what is in the batch, and commits.
-func (l *Log) write(ctx context.Context, b *pgx.Batch, p *plan) error {
+// write writes the plan, behind what is in the message, and commits.
+func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 	w := &l.committer
 	w.serial++
-	p.queue(b, &l.statements)
-	b.Queue(l.statements.proof, w.id.String(), w.serial, p.now.UnixNano())
+	p.queue(m, &l.statements)
+	m.add(l.statements.proof, w.id.String(), w.serial, p.now.UnixNano())
 	if w.serial%trimEvery == 0 {
-		b.Queue(l.statements.trim, w.id.String(), w.serial)
+		m.add(l.statements.trim, w.id.String(), w.serial)
 	}
 	if l.tamper.written != nil {
-		if err := w.conn.SendBatch(ctx, b).Close(); err != nil {
+		if _, err := m.send(ctx, w.conn, &l.statements); err != nil {
 			return fmt.Errorf("%w: %w", errUnsent, err)
 		}
 		l.tamper.written()
-		b = &pgx.Batch{}
+		m = &message{}
 	}
-	committed := false
-	b.Queue("COMMIT").Exec(func(tag pgconn.CommandTag) error {
-		committed = tag.String() == "COMMIT"
-		return nil
-	})
-	err := w.conn.SendBatch(ctx, b).Close()
-	if err == nil && !committed {
+	m.add("COMMIT")
+	tag, err := m.send(ctx, w.conn, &l.statements)
+	if err == nil && tag.String() != "COMMIT" {
 		// The server says ROLLBACK where a statement before has failed.
 		return fmt.Errorf("%w: the server has rolled back", errUnsent)
 	}

@@ -40,7 +40,7 @@ func TestTwoEnginesOnOneDatabaseActAsOne(t *testing.T) {
 	t.Parallel()
 	const commands = 12
 	ctx := t.Context()
-	at := place{pgtest.Open(t), newSchema()}
+	at := place{pgtest.Shared(t), newSchema()}
 	sender, account := senders(), accounts()
 	var engines []*perdure.Engine
 	for range 2 {

@@ -92,12 +92,12 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string) (func([]*st
 		if err := conn.SendBatch(ctx, b).Close(); err != nil {
 			return err
 		}
-		b = &pgx.Batch{}
-		(&plan{events: events}).queueEvents(b, &s)
+		m := &message{events: events}
 		serial++
-		b.Queue(s.proof, store.ID{1}.String(), serial, events[0].Time.UnixNano())
-		b.Queue("COMMIT")
-		return conn.SendBatch(ctx, b).Close()
+		m.add(s.proof, store.ID{1}.String(), serial, events[0].Time.UnixNano())
+		m.add("COMMIT")
+		_, err := m.send(ctx, conn, &s)
+		return err
 	}, nil
 }
 
@@ -113,3 +113,27 @@ func (l *Log) EndSession(ctx context.Context, conn *pgx.Conn, pid uint32) (ended
 
 // PID returns the process id of the session that commits. It is for a pause.
 func (l *Log) PID() uint32 { return l.committer.conn.PgConn().PID() }
+
+// Unnest stores events by the statement that takes arrays apart.
+func Unnest(ctx context.Context, conn *pgx.Conn, schema string, events []*store.Event) error {
+	b := &pgx.Batch{}
+	b.Queue("BEGIN")
+	b.Queue(in(schema, sqlInsertEvents), unnested(events)...)
+	b.Queue("COMMIT")
+	return conn.SendBatch(ctx, b).Close()
+}
+
+// Copy stores events by a COPY in a script.
+func Copy(ctx context.Context, conn *pgx.Conn, schema string, events []*store.Event) error {
+	s := newStatements(schema)
+	m := &message{before: []statement{{sql: "BEGIN"}}, events: events, after: []statement{{sql: "COMMIT"}}}
+	_, err := m.send(ctx, conn, &s)
+	return err
+}
+
+// Statement returns a statement with an argument in its place, as it is in a
+// script, and whether it can be.
+func Statement(sql string, arg any) (string, bool) {
+	text, ok := (&statement{sql, []any{arg}}).append(nil)
+	return string(text), ok
+}

@@ -330,7 +330,8 @@ type statements struct {
 	clock, entities, snapshots, heads, messages, timers, receipts, claims string
 	guard, guardEntities, drawn                                           string
 
-	insertEvents, deleteSnapshots, putSnapshots, putStates     string
+	insertEvents, copyEvents                                   string
+	deleteSnapshots, putSnapshots, putStates                   string
 	deleteMessages, putMessages                                string
 	deleteReceipts, putReceipts, addReceipts                   string
 	deleteClaims, putClaims, deleteBookmarks, putBookmarks     string

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
@@ -153,7 +155,7 @@ func (p *proxy) hangUp() {
 // cutEverywhere commits batches while the connection is cut before the first
 // message, the second, and so on, until a commit is not reached by the cut. It
 // returns what is wrong.
-func cutEverywhere(t testing.TB, opts ...postgres.Option) error {
+func cutEverywhere(t testing.TB, batch func(k store.Key, expected store.Version, text string) *store.Batch, opts ...postgres.Option) error {
 	p, address := newProxy(t, pgtest.Open(t))
 	l, err := postgres.Open(t.Context(), address, opts...)
 	if err != nil {
@@ -169,7 +171,7 @@ func cutEverywhere(t testing.TB, opts ...postgres.Option) error {
 			if cut {
 				p.arm(n)
 			}
-			err := commitOne(t.Context(), l, rich(k, version, text))
+			err := commitOne(t.Context(), l, batch(k, version, text))
 			done := cut && !p.disarm()
 			if err != nil {
 				return fmt.Errorf("cut before message %d: %w", n, err)
@@ -191,19 +193,36 @@ func cutEverywhere(t testing.TB, opts ...postgres.Option) error {
 
 func TestAConnectionThatIsCutAnywhereInACommitIsMadeGood(t *testing.T) {
 	t.Parallel()
-	if err := cutEverywhere(t); err != nil {
+	if err := cutEverywhere(t, rich); err != nil {
 		t.Error(err)
 	}
-	if err := cutEverywhere(t, postgres.WithGuess()); err == nil {
-		t.Error("a log that takes a lost connection for a failed commit is not caught")
-	} else {
-		t.Logf("the twin is caught: %v", err)
+	// A commit in one message, that is decided ahead.
+	held := 0
+	count := postgres.WithAhead(func(holds bool) {
+		if holds {
+			held++
+		}
+	})
+	if err := cutEverywhere(t, one, postgres.WithoutProbation(), count); err != nil {
+		t.Error(err)
+	}
+	if held == 0 {
+		t.Error("no commit was decided ahead")
+	}
+	for _, batch := range []func(store.Key, store.Version, string) *store.Batch{rich, one} {
+		if err := cutEverywhere(t, batch, postgres.WithGuess(), postgres.WithoutProbation()); err == nil {
+			t.Error("a log that takes a lost connection for a failed commit is not caught")
+		} else {
+			t.Logf("the twin is caught: %v", err)
+		}
 	}
 }
 
 func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
 	t.Parallel()
-	p, address := newProxy(t, pgtest.Open(t))
+	d := pgtest.Open(t)
+	p, address := newProxy(t, d)
+	direct := connect(t, d)
 	l, err := postgres.Open(t.Context(), address, postgres.WithBounds(time.Second, 20*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
@@ -216,11 +235,15 @@ func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
 			t.Fatalf("commit before: %v", err)
 		}
 		version++
+		session := l.PID()
 		p.arm(n)
 		p.close(true)
 		err := commitOne(t.Context(), l, one(k, version, "cut"))
 		cut := p.disarm()
 		p.close(false)
+		if err != nil && !errors.Is(err, store.ErrNotStored) {
+			waitForEnd(t, direct, session) // it may commit yet
+		}
 		stored := len(texts(t, l, k)) == int(version)+1
 		if stored {
 			version++
@@ -239,6 +262,21 @@ func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
 			t.Fatalf("cut before message %d: %v, but it is stored", n, err)
 		case !errors.Is(err, store.ErrNotStored):
 			unknown++
+		}
+	}
+}
+
+// waitForEnd waits until the server has ended a session.
+func waitForEnd(t testing.TB, conn *pgx.Conn, session uint32) {
+	t.Helper()
+	const waitMax = time.Minute
+	for limit, left := time.Now().Add(waitMax), true; left; {
+		row := conn.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", int64(session))
+		if err := row.Scan(&left); err != nil {
+			t.Fatalf("look for session %d: %v", session, err)
+		}
+		if left && time.Now().After(limit) {
+			t.Fatalf("waited %v for the end of session %d", waitMax, session)
 		}
 	}
 }
@@ -290,7 +328,7 @@ func TestSessionsThatAreEndedUnderLoadLoseAndDoubleNothing(t *testing.T) {
 
 func TestASessionThatIsLostButStillHoldsTheLockIsEnded(t *testing.T) {
 	t.Parallel()
-	at := place{pgtest.Open(t), newSchema()}
+	at := place{pgtest.Shared(t), newSchema()}
 	conn := connect(t, at.db)
 	var l *postgres.Log
 	pauses := 0

@@ -106,7 +106,7 @@ func (u *recycler) place(t testing.TB, db *pgtest.Database) place {
 // newLog opens a new log in a schema of its own.
 func newLog(t testing.TB, opts ...postgres.Option) *postgres.Log {
 	t.Helper()
-	return openAt(t, place{pgtest.Open(t), newSchema()}, opts...)
+	return openAt(t, place{pgtest.Shared(t), newSchema()}, opts...)
 }
 
 // exec runs a script beside a log; S. stands for its schema.

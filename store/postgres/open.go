@@ -179,7 +179,8 @@ func newStatements(schema string) statements {
 		messages: s(sqlMessages), timers: s(sqlTimers), receipts: s(sqlReceipts), claims: s(sqlClaims),
 		guard: s(sqlGuard), guardEntities: s(sqlGuardEntities), drawn: s(sqlDrawn),
 
-		insertEvents: s(sqlInsertEvents), deleteSnapshots: s(sqlDeleteSnapshots), putSnapshots: s(sqlPutSnapshots),
+		insertEvents: s(sqlInsertEvents), copyEvents: s(sqlCopyEvents),
+		deleteSnapshots: s(sqlDeleteSnapshots), putSnapshots: s(sqlPutSnapshots),
 		putStates: s(sqlPutStates), deleteMessages: s(sqlDeleteMessages), putMessages: s(sqlPutMessages),
 		deleteReceipts: s(sqlDeleteReceipts), putReceipts: s(sqlPutReceipts), addReceipts: s(sqlAddReceipts),
 		deleteClaims: s(sqlDeleteClaims), putClaims: s(sqlPutClaims),

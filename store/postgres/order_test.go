@@ -83,11 +83,11 @@ func byPosition(kinds ...string) *reader {
 }
 
 // byTime is a broken twin of it: it reads what is later than the last time.
-func byTime() *reader {
+func byTime(kinds ...string) *reader {
 	var after time.Time
 	return &reader{got: map[store.ID]int{}, next: func(ctx context.Context, l store.Log, got func(*store.Event)) error {
 		last := after
-		for e, err := range l.Scan(ctx, store.Query{}) {
+		for e, err := range l.Scan(ctx, store.Query{Kinds: kinds}) {
 			if err != nil {
 				return err
 			}
@@ -107,7 +107,7 @@ func byTime() *reader {
 func pausedCommits(t *testing.T, r *reader, opts ...postgres.Option) (stored, skipped, doubled int) {
 	t.Helper()
 	var p pacer
-	at := place{pgtest.Open(t), newSchema()}
+	at := place{pgtest.Shared(t), newSchema()}
 	var logs []*postgres.Log
 	for range handles {
 		logs = append(logs, openAt(t, at, append([]postgres.Option{postgres.WithPause(p.hold)}, opts...)...))
@@ -187,27 +187,32 @@ func TestAPlainSequenceIsCaughtSkippingEvents(t *testing.T) {
 func TestATimestampAsOffsetIsCaughtSkippingEvents(t *testing.T) {
 	t.Parallel()
 	coarse := func() time.Time { return time.Now().Truncate(time.Hour) } // of two commits most have one time
-	stored, skipped, _ := pausedCommits(t, byTime(), postgres.WithClock(coarse))
+	var sequence atomic.Uint64
+	draw := func(n int) uint64 { return sequence.Add(uint64(n)) - uint64(n) }
+	// Under the lock no two commits would have the same time.
+	stored, skipped, _ := pausedCommits(t, byTime("account"), postgres.WithClock(coarse), postgres.WithPlainSequence(draw))
 	t.Logf("%d of %d events skipped", skipped, stored)
 	if skipped == 0 {
 		t.Error("a reader by time skips nothing: the test would not notice")
 	}
 }
 
-func TestTimesDoNotGoBackWhateverTheClocksOfTheWritersSay(t *testing.T) {
+func TestTimesGoForwardWhateverTheClocksOfTheWritersSay(t *testing.T) {
 	t.Parallel()
-	at := place{pgtest.Open(t), newSchema()}
+	at := place{pgtest.Shared(t), newSchema()}
 	now := time.Unix(1_000_000, 0)
 	ahead := openAt(t, at, postgres.WithClock(func() time.Time { return now }))
 	behind := openAt(t, at, postgres.WithClock(func() time.Time { return now.Add(-time.Hour) }))
+	last := now.Add(-1)
 	for i, l := range []store.Log{ahead, behind, ahead} {
 		b := one(key("a"), store.Version(i), "e")
 		if err := commitOne(t.Context(), l, b); err != nil {
 			t.Fatal(err)
 		}
-		if !b.Events[0].Time.Equal(now) {
-			t.Errorf("commit %d: got time %v, want %v", i, b.Events[0].Time, now)
+		if got := b.Events[0].Time; !got.Equal(last.Add(1)) {
+			t.Errorf("commit %d: got time %v, want the one after %v", i, got, last)
 		}
+		last = b.Events[0].Time
 	}
 }
 
@@ -215,7 +220,7 @@ func TestManyLogsOnOneSchemaFenceEachOther(t *testing.T) {
 	t.Parallel()
 	const hot, rounds = 3, 15
 	race := func(opts ...postgres.Option) (acked int, err error) {
-		at := place{pgtest.Open(t), newSchema()}
+		at := place{pgtest.Shared(t), newSchema()}
 		var wg sync.WaitGroup
 		var all atomic.Int64
 		errs := make(chan error, handles*2)

@@ -3,7 +3,6 @@ package postgres
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -376,26 +375,4 @@ func decodeClaim(c store.Claim, record []byte) (*store.Claimed, error) {
 		return nil, located(err, "claims", fmt.Sprintf("value %q in space %q", c.Value, c.Space))
 	}
 	return owned, nil
-}
-
-// tagsLiteral returns tags as PostgreSQL writes an array, or nil for none.
-func tagsLiteral(tags []string) *string {
-	if len(tags) == 0 {
-		return nil
-	}
-	var b strings.Builder
-	for i, t := range tags {
-		b.WriteByte("{,"[min(i, 1)])
-		b.WriteByte('"')
-		for _, c := range []byte(t) {
-			if c == '"' || c == '\\' {
-				b.WriteByte('\\')
-			}
-			b.WriteByte(c)
-		}
-		b.WriteByte('"')
-	}
-	b.WriteByte('}')
-	s := b.String()
-	return &s
 }

@@ -32,7 +32,7 @@ func TestALogThatDecidesAheadPassesTheSuite(t *testing.T) { suite(t, postgres.Wi
 func suite(t *testing.T, more ...postgres.Option) {
 	t.Helper()
 	t.Parallel()
-	db, places := pgtest.Open(t), &recycler{}
+	db, places := pgtest.Shared(t), &recycler{}
 	open := func(t testing.TB, s storetest.Setup) store.Log {
 		return openAt(t, places.place(t, db), append(options(s), more...)...)
 	}

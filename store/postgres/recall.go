@@ -3,8 +3,6 @@ package postgres
 import (
 	"slices"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/perdure/perdure/store"
 )
 
@@ -150,11 +148,11 @@ const (
 	sqlDrawn = `SELECT setval('S.message_sequence', $1)`
 )
 
-// queueGuard adds the guard to a batch, behind the lock.
-func (w *committer) queueGuard(b *pgx.Batch, s *statements, g *guesses) {
-	b.Queue(s.guard, w.recall.clock, w.id.String(), w.recall.serial)
+// guard adds the guard to a message, behind the lock.
+func (w *committer) guard(m *message, s *statements, g *guesses) {
+	m.add(s.guard, w.recall.clock, w.id.String(), w.recall.serial)
 	if len(g.kinds) > 0 {
-		b.Queue(s.guardEntities, g.kinds, g.ids, g.events, g.saved)
+		m.add(s.guardEntities, g.kinds, g.ids, g.events, g.saved)
 	}
 }
 

@@ -20,7 +20,7 @@ func saved(k store.Key, expected store.Version, text string) *store.Batch {
 // random turns, and returns what is wrong with what is stored then.
 func byTurns(t *testing.T, opts ...postgres.Option) (faults []string) {
 	t.Helper()
-	at := place{pgtest.Open(t), newSchema()}
+	at := place{pgtest.Shared(t), newSchema()}
 	opts = append(opts, postgres.WithoutProbation())
 	logs := []*postgres.Log{openAt(t, at, opts...), openAt(t, at, opts...)}
 	const entities, rounds = 4, 120
@@ -106,7 +106,7 @@ func TestALogThatTrustsWhatItRemembersIsCaught(t *testing.T) {
 // TestALogDecidesAheadOnceItIsAlone counts the transactions that are one round trip.
 func TestALogDecidesAheadOnceItIsAlone(t *testing.T) {
 	t.Parallel()
-	at := place{pgtest.Open(t), newSchema()}
+	at := place{pgtest.Shared(t), newSchema()}
 	ahead, held := 0, 0
 	l, other := openAt(t, at, postgres.WithAhead(func(holds bool) {
 		ahead++

@@ -32,7 +32,7 @@ func told(t *testing.T, l *postgres.Log, head store.Position) {
 
 func TestACommitOfAnotherLogIsAnnounced(t *testing.T) {
 	t.Parallel()
-	at := place{pgtest.Open(t), newSchema()}
+	at := place{pgtest.Shared(t), newSchema()}
 	a, b := openAt(t, at), openAt(t, at)
 	for v := range store.Version(3) {
 		changed := b.Changed()

@@ -64,12 +64,12 @@ func dump(t *testing.T, p place) string {
 
 func TestALogOfEverySchemaIsReadAndGoesOn(t *testing.T) {
 	t.Parallel()
-	all, err := postgres.Migrations(t.Context(), pgtest.Open(t).URL)
+	all, err := postgres.Migrations(t.Context(), pgtest.Shared(t).URL, postgres.WithSchema(newSchema()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if *writeGolden {
-		p := place{pgtest.Open(t), newSchema()}
+		p := place{pgtest.Shared(t), newSchema()}
 		storetest.FillGolden(t, openAt(t, p, options(storetest.GoldenSetup())...))
 		if err := os.WriteFile(goldenFiles[len(all)], []byte(dump(t, p)), 0o600); err != nil {
 			t.Fatal(err)
@@ -79,7 +79,7 @@ func TestALogOfEverySchemaIsReadAndGoesOn(t *testing.T) {
 		t.Errorf("there is no golden data of schema %d", len(all))
 	}
 	for number, file := range goldenFiles {
-		p := place{pgtest.Open(t), newSchema()}
+		p := place{pgtest.Shared(t), newSchema()}
 		script, err := os.ReadFile(file)
 		if err == nil {
 			err = postgres.MigrateUp(t.Context(), p.db.URL, postgres.WithSchema(p.schema))
@@ -110,7 +110,7 @@ func faults(t *testing.T, l store.Log) string {
 
 func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
 	t.Parallel()
-	db, places := pgtest.Open(t), &recycler{}
+	db, places := pgtest.Shared(t), &recycler{}
 	for change, says := range map[string]string{
 		"UPDATE S.events SET type = 'other' WHERE version = 2":      "type other",
 		"UPDATE S.events SET tags = '{other}' WHERE version = 2":    `tags ["other"]`,
@@ -151,7 +151,7 @@ func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
 func TestAnIndexThatLacksARowIsFound(t *testing.T) {
 	t.Parallel()
 	for _, index := range []string{"events_version", "events_position", "messages_due"} {
-		p := place{pgtest.Open(t), newSchema()}
+		p := place{pgtest.Shared(t), newSchema()}
 		l := openAt(t, p)
 		if err := commitOne(t.Context(), l, rich(key("a"), 0, "1")); err != nil {
 			t.Fatal(err)
@@ -175,7 +175,7 @@ func TestAnIndexThatLacksARowIsFound(t *testing.T) {
 func TestALogThatIsBeingFilledTakesNothingFromOthers(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	p := place{pgtest.Open(t), newSchema()}
+	p := place{pgtest.Shared(t), newSchema()}
 	l, other := openAt(t, p), openAt(t, p)
 	in, err := l.Import(ctx, store.Origin{Heads: []store.Position{1}})
 	if err != nil {

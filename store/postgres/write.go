@@ -4,18 +4,11 @@ import (
 	"math"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/perdure/perdure/store"
 )
 
 // The statements that write what a plan has collected.
 const (
-	sqlInsertEvents = `INSERT INTO S.events (position, version, kind, id, type, tags, record)
-		SELECT e.position, e.version, e.kind, e.id, e.type, e.tags::text[], e.record
-		FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[])
-			AS e (position, version, kind, id, type, tags, record)`
-
 	sqlDeleteSnapshots = `DELETE FROM S.snapshots s USING unnest($1::text[], $2::text[], $3::bigint[]) AS k (kind, id, version)
 		WHERE s.kind = k.kind AND s.id = k.id AND s.version = k.version`
 	sqlPutSnapshots = `INSERT INTO S.snapshots (kind, id, version, record)
@@ -58,17 +51,15 @@ const (
 // recordRoom is more than most records take that have no payload.
 const recordRoom = 512
 
-// queue adds the statements that write the plan to a batch. Rows are deleted
-// before others are put in their place.
-func (p *plan) queue(b *pgx.Batch, s *statements) {
-	if len(p.events) > 0 {
-		p.queueEvents(b, s)
-	}
+// queue adds what writes the plan to a message. Rows are deleted before others are
+// put in their place.
+func (p *plan) queue(out *message, s *statements) {
+	out.events = p.events
 	if len(p.drops)+len(p.puts) > 0 {
-		p.queueStates(b, s)
+		p.queueStates(out, s)
 	}
 	if len(p.writes.messages) > 0 {
-		p.queueMessages(b, s)
+		p.queueMessages(out, s)
 	}
 	if len(p.writes.receipts) > 0 {
 		var gone, put columns
@@ -79,11 +70,11 @@ func (p *plan) queue(b *pgx.Batch, s *statements) {
 				put.add(store.AppendReceipt(nil, r), k.kind, k.id, k.name)
 			}
 		}
-		gone.queue(b, s.deleteReceipts, false)
+		gone.queue(out, s.deleteReceipts, false)
 		if p.ahead {
-			put.queue(b, s.addReceipts, true)
+			put.queue(out, s.addReceipts, true)
 		} else {
-			put.queue(b, s.putReceipts, true)
+			put.queue(out, s.putReceipts, true)
 		}
 	}
 	if len(p.writes.claims) > 0 {
@@ -95,11 +86,11 @@ func (p *plan) queue(b *pgx.Batch, s *statements) {
 				put.add(store.AppendClaimed(nil, owned), c.Space, c.Value)
 			}
 		}
-		gone.queue(b, s.deleteClaims, false)
-		put.queue(b, s.putClaims, true)
+		gone.queue(out, s.deleteClaims, false)
+		put.queue(out, s.putClaims, true)
 	}
 	if len(p.writes.bookmarks) > 0 {
-		p.queueBookmarks(b, s)
+		p.queueBookmarks(out, s)
 	}
 }
 
@@ -119,7 +110,7 @@ func (c *columns) add(record []byte, texts ...string) {
 }
 
 // queue adds a statement about the rows, if there are any.
-func (c *columns) queue(b *pgx.Batch, sql string, records bool) {
+func (c *columns) queue(out *message, sql string, records bool) {
 	if len(c.records) == 0 {
 		return
 	}
@@ -130,45 +121,17 @@ func (c *columns) queue(b *pgx.Batch, sql string, records bool) {
 	if records {
 		args = append(args, c.records)
 	}
-	b.Queue(sql, args...)
+	out.add(sql, args...)
 }
 
-func (p *plan) queueEvents(b *pgx.Batch, s *statements) {
-	n := len(p.events)
-	positions, versions := make([]int64, n), make([]int64, n)
-	texts := make([]string, 3*n)
-	kinds, ids, types := texts[:n:n], texts[n:2*n:2*n], texts[2*n:]
-	records := make([][]byte, n)
-	var tags []*string // nil if no event has any
-	room := 0
-	for _, e := range p.events {
-		room += store.SizeEvent(e)
-	}
-	buf := make([]byte, 0, room)
-	for i, e := range p.events {
-		positions[i], versions[i] = int64(e.Position), int64(e.Version)
-		kinds[i], ids[i], types[i] = e.Key.Kind, e.Key.ID, e.Type
-		if len(e.Tags) > 0 {
-			if tags == nil {
-				tags = make([]*string, n)
-			}
-			tags[i] = tagsLiteral(e.Tags)
-		}
-		from := len(buf)
-		buf = store.AppendEvent(buf, e)
-		records[i] = buf[from:len(buf):len(buf)]
-	}
-	b.Queue(s.insertEvents, positions, versions, kinds, ids, types, tags, records)
-}
-
-func (p *plan) queueStates(b *pgx.Batch, s *statements) {
+func (p *plan) queueStates(out *message, s *statements) {
 	if len(p.drops) > 0 {
 		var kinds, ids []string
 		var versions []int64
 		for k := range p.drops {
 			kinds, ids, versions = append(kinds, k.key.Kind), append(ids, k.key.ID), append(versions, int64(k.version))
 		}
-		b.Queue(s.deleteSnapshots, kinds, ids, versions)
+		out.add(s.deleteSnapshots, kinds, ids, versions)
 	}
 	for _, saved := range []bool{false, true} {
 		var kinds, ids []string
@@ -184,14 +147,14 @@ func (p *plan) queueStates(b *pgx.Batch, s *statements) {
 		switch {
 		case len(records) == 0:
 		case saved:
-			b.Queue(s.putStates, kinds, ids, versions, records)
+			out.add(s.putStates, kinds, ids, versions, records)
 		default:
-			b.Queue(s.putSnapshots, kinds, ids, versions, records)
+			out.add(s.putSnapshots, kinds, ids, versions, records)
 		}
 	}
 }
 
-func (p *plan) queueMessages(b *pgx.Batch, s *statements) {
+func (p *plan) queueMessages(out *message, s *statements) {
 	var gone, sequences, dues []int64
 	var parked []bool
 	var kinds, ids []string
@@ -212,14 +175,14 @@ func (p *plan) queueMessages(b *pgx.Batch, s *statements) {
 		records = append(records, store.AppendMessage(make([]byte, 0, recordRoom+len(m.Payload)), m))
 	}
 	if len(gone) > 0 {
-		b.Queue(s.deleteMessages, gone)
+		out.add(s.deleteMessages, gone)
 	}
 	if len(records) > 0 {
-		b.Queue(s.putMessages, sequences, dues, parked, kinds, ids, timers, records)
+		out.add(s.putMessages, sequences, dues, parked, kinds, ids, timers, records)
 	}
 }
 
-func (p *plan) queueBookmarks(b *pgx.Batch, s *statements) {
+func (p *plan) queueBookmarks(out *message, s *statements) {
 	var gone, put []string
 	var goneIn, putIn []int32
 	var records [][]byte
@@ -232,10 +195,10 @@ func (p *plan) queueBookmarks(b *pgx.Batch, s *statements) {
 		records = append(records, store.AppendBookmark(nil, m))
 	}
 	if len(gone) > 0 {
-		b.Queue(s.deleteBookmarks, gone, goneIn)
+		out.add(s.deleteBookmarks, gone, goneIn)
 	}
 	if len(put) > 0 {
-		b.Queue(s.putBookmarks, put, putIn, records)
+		out.add(s.putBookmarks, put, putIn, records)
 	}
 }
 

@@ -1,7 +1,8 @@
 // Package pgtest gives tests a PostgreSQL of their own.
 //
 // [Open] starts a throw-away cluster once for each test process, from the
-// installed binaries, and makes a fresh database in it for each test. The
+// installed binaries, and makes a fresh database in it for each test; [Shared] is
+// one for all that can do with a schema. The
 // cluster syncs to disk like a real one, listens on nothing but a Unix socket
 // in a directory of its own, and is stopped and removed when the test process
 // ends, however it ends. [Start] starts one more, for tests that stop, crash and
@@ -34,9 +35,17 @@ const waitMax = 2 * time.Minute
 var (
 	shared = sync.OnceValues(func() (*Server, error) { return newServer() })
 	serial atomic.Int64
+	// common is the name of the database that tests share, once there is one.
+	common = sync.OnceValues(func() (string, error) {
+		s, err := shared()
+		if err == nil {
+			err = s.exec("CREATE DATABASE common")
+		}
+		return "common", err
+	})
 )
 
-// A Database is a fresh database of one test.
+// A Database is a fresh database of one test, or the one that tests share.
 type Database struct {
 	// Name is the name of the database.
 	Name string
@@ -56,6 +65,23 @@ func Open(tb testing.TB) *Database {
 		refuse(tb, err)
 	}
 	return s.Database(tb)
+}
+
+// Shared returns a database that all tests of this process share, each in schemas
+// of its own that it need not drop: to make a database and to drop it takes the
+// server longer than most tests. A test that ends the sessions of its database
+// needs one from [Open].
+func Shared(tb testing.TB) *Database {
+	tb.Helper()
+	s, err := shared()
+	if err != nil {
+		refuse(tb, err)
+	}
+	d, err := common()
+	if err != nil {
+		tb.Fatalf("create database: %v", err)
+	}
+	return s.named(d)
 }
 
 // Start starts a cluster that belongs to this test alone, and stops it when the
@@ -84,8 +110,7 @@ func refuse(tb testing.TB, err error) {
 // test ends.
 func (s *Server) Database(tb testing.TB) *Database {
 	tb.Helper()
-	d := &Database{Name: fmt.Sprintf("test_%d", serial.Add(1)), Server: s}
-	d.URL = s.URL(d.Name)
+	d := s.named(fmt.Sprintf("test_%d", serial.Add(1)))
 	if err := s.exec("CREATE DATABASE " + d.Name); err != nil {
 		tb.Fatalf("create database: %v", err)
 	}
@@ -96,6 +121,10 @@ func (s *Server) Database(tb testing.TB) *Database {
 		}
 	})
 	return d
+}
+
+func (s *Server) named(database string) *Database {
+	return &Database{Name: database, URL: s.URL(database), Server: s}
 }
 
 // URL returns what to connect to a database of the cluster with, as a superuser.

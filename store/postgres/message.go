@@ -1,0 +1,204 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A statement is one whose results nobody wants.
+type statement struct {
+	sql  string
+	args []any
+}
+
+// A message is what a committer sends at once, and whose end it then waits for:
+// statements, and with them, if there are, the rows of events.
+//
+// Rows of events are sent by a COPY, which the server stores in three quarters to
+// two thirds of the time that it needs to take arrays apart; BenchmarkWays
+// compares them. A COPY cannot be among the prepared statements of a pipeline,
+// so the message is then one script, in which arguments are literals. Where those
+// would be large, and in a log that has no events, it is a pipeline.
+type message struct {
+	before, after []statement // the rows
+	events        []*store.Event
+	bytes         int // of records among the arguments
+}
+
+// scriptBytesMax is how large records may be that become literals of a script,
+// which are twice as long and have to be parsed.
+const scriptBytesMax = 256 << 10
+
+func (m *message) add(sql string, args ...any) {
+	s := statement{sql, args}
+	for _, a := range args {
+		if records, ok := a.([][]byte); ok {
+			for _, r := range records {
+				m.bytes += len(r)
+			}
+		}
+	}
+	if m.events == nil {
+		m.before = append(m.before, s)
+	} else {
+		m.after = append(m.after, s)
+	}
+}
+
+// send sends the message and waits for its end. It returns what the last of its
+// statements has answered.
+func (m *message) send(ctx context.Context, conn *pgx.Conn, s *statements) (last pgconn.CommandTag, err error) {
+	if len(m.events) > 0 && m.bytes <= scriptBytesMax {
+		if script, ok := m.script(s.copyEvents); ok {
+			return conn.PgConn().CopyFrom(ctx, bytes.NewReader(copyRows(m.events)), script)
+		}
+	}
+	b := &pgx.Batch{}
+	for _, st := range m.before {
+		b.Queue(st.sql, st.args...)
+	}
+	if len(m.events) > 0 {
+		b.Queue(s.insertEvents, unnested(m.events)...)
+	}
+	for _, st := range m.after {
+		b.Queue(st.sql, st.args...)
+	}
+	if n := len(b.QueuedQueries); n > 0 {
+		b.QueuedQueries[n-1].Exec(func(tag pgconn.CommandTag) error {
+			last = tag
+			return nil
+		})
+	}
+	return last, conn.SendBatch(ctx, b).Close()
+}
+
+// script returns the message as the text of a simple query. It reports false if
+// an argument cannot be in one.
+func (m *message) script(rows string) (string, bool) {
+	var w []byte
+	ok := true
+	write := func(all []statement) {
+		for _, st := range all {
+			if w, ok = st.append(w); !ok {
+				return
+			}
+			w = append(w, ";\n"...)
+		}
+	}
+	write(m.before)
+	w = append(append(w, rows...), ";\n"...)
+	if ok {
+		write(m.after)
+	}
+	return string(w), ok
+}
+
+// append appends the statement with its arguments in their places, each a literal
+// in quotes whose type the statement says.
+func (s *statement) append(w []byte) ([]byte, bool) {
+	for rest := s.sql; ; {
+		i := strings.IndexByte(rest, '$')
+		if i < 0 {
+			return append(w, rest...), true
+		}
+		w = append(w, rest[:i]...)
+		rest = rest[i+1:]
+		n := int(rest[0] - '1') // no statement has ten arguments
+		rest = rest[1:]
+		from := len(w)
+		var null, ok bool
+		if w, null, ok = appendText(append(w, "E'"...), s.args[n]); !ok {
+			return w, false
+		}
+		if null {
+			w = append(w[:from], "NULL"...)
+			continue
+		}
+		w = append(escaped(w, from+len("E'")), '\'')
+	}
+}
+
+// escaped doubles what would end a literal that begins with E, or means more
+// than itself in it, from a place on.
+func escaped(w []byte, from int) []byte {
+	if bytes.IndexByte(w[from:], '\'') < 0 && bytes.IndexByte(w[from:], '\\') < 0 {
+		return w
+	}
+	plain := bytes.Clone(w[from:])
+	w = w[:from]
+	for _, c := range plain {
+		if c == '\'' || c == '\\' {
+			w = append(w, c)
+		}
+		w = append(w, c)
+	}
+	return w
+}
+
+// appendText appends an argument as the server reads its type. It reports
+// whether it is none, and false if the text of a query cannot hold it.
+func appendText(w []byte, arg any) (text []byte, null, ok bool) {
+	from := len(w)
+	switch a := arg.(type) {
+	case nil:
+		return w, true, true
+	case string:
+		w = append(w, a...)
+	case int64:
+		w = strconv.AppendInt(w, a, 10)
+	case []int64:
+		w = appendArray(w, a, func(w []byte, v int64) []byte { return strconv.AppendInt(w, v, 10) })
+	case []int32:
+		w = appendArray(w, a, func(w []byte, v int32) []byte { return strconv.AppendInt(w, int64(v), 10) })
+	case []bool:
+		w = appendArray(w, a, strconv.AppendBool)
+	case []string:
+		w = appendArray(w, a, appendElement)
+	case []*string:
+		w = appendArray(w, a, func(w []byte, v *string) []byte {
+			if v == nil {
+				return append(w, "NULL"...)
+			}
+			return appendElement(w, *v)
+		})
+	case [][]byte:
+		w = appendArray(w, a, func(w []byte, v []byte) []byte {
+			return append(hex.AppendEncode(append(w, `"\\x`...), v), '"')
+		})
+	default:
+		panic(fmt.Sprintf("an argument of type %T", arg))
+	}
+	return w, false, bytes.IndexByte(w[from:], 0) < 0
+}
+
+func appendArray[T any](w []byte, all []T, element func([]byte, T) []byte) []byte {
+	w = append(w, '{')
+	for i, v := range all {
+		if i > 0 {
+			w = append(w, ',')
+		}
+		w = element(w, v)
+	}
+	return append(w, '}')
+}
+
+// appendElement appends a text as an element of an array.
+func appendElement(w []byte, text string) []byte {
+	w = append(w, '"')
+	for i := range len(text) {
+		if text[i] == '"' || text[i] == '\\' {
+			w = append(w, '\\')
+		}
+		w = append(w, text[i])
+	}
+	return append(w, '"')
+}

@@ -1,0 +1,124 @@
+package postgres_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/postgres"
+	"github.com/perdure/perdure/store/postgres/pgtest"
+)
+
+// awkward are texts that mean something in a script, a literal or an array.
+var awkward = []string{
+	"", "a", "'", "''", `\`, `\\`, `\'`, `'; DROP TABLE x; --`, `"`, `","`, "{}", "{a,b}", "NULL", "null", "$1", "$tag$", "é€😀",
+	"\n\t", " ", "E'\\''", `\x41`, "a,b", "(a)", "%s", "--", "/*", ";",
+}
+
+// TestALiteralMeansItsArgument lets the server read arguments as literals, whatever
+// the session says about backslashes.
+func TestALiteralMeansItsArgument(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.Shared(t))
+	for _, conforming := range []string{"on", "off"} {
+		if _, err := conn.Exec(t.Context(), "SELECT set_config('standard_conforming_strings', $1, false)", conforming); err != nil {
+			t.Fatal(err)
+		}
+		var pointers []*string
+		var records [][]byte
+		for i := range awkward {
+			pointers = append(pointers, &awkward[i], nil)
+			records = append(records, []byte(awkward[i]), []byte{0, 1, 0xff, byte(i)})
+		}
+		for _, c := range []struct {
+			kind string
+			arg  any
+		}{
+			{"text[]", awkward},
+			{"text[]", pointers},
+			{"bytea[]", records},
+			{"bigint[]", []int64{-1 << 63, -1, 0, 1<<63 - 1}},
+			{"integer[]", []int32{-1 << 31, 7}},
+			{"boolean[]", []bool{true, false}},
+			{"text[]", []string{}},
+			{"bigint", int64(-1 << 63)},
+			{"text", `'\'`},
+			{"text", nil},
+		} {
+			literal, ok := postgres.Statement("$1::"+c.kind, c.arg)
+			if !ok {
+				t.Errorf("%v has no literal", c.arg)
+				continue
+			}
+			var same bool
+			sql := fmt.Sprintf("SELECT %s IS NOT DISTINCT FROM $1::%s", literal, c.kind)
+			if err := conn.QueryRow(t.Context(), sql, c.arg).Scan(&same); err != nil || !same {
+				t.Errorf("with standard_conforming_strings=%s, %s is not %v: %v", conforming, literal, c.arg, err)
+			}
+		}
+		for _, text := range awkward {
+			literal, _ := postgres.Statement("$1::text", text)
+			results, err := conn.PgConn().Exec(t.Context(), "SELECT "+literal).ReadAll() // as a script
+			if err != nil || string(results[0].Rows[0][0]) != text {
+				t.Errorf("with standard_conforming_strings=%s, %s is %v, %v; want %q", conforming, literal, results, err, text)
+			}
+		}
+	}
+	if script, ok := postgres.Statement("$1::text", "a\x00b"); ok {
+		t.Errorf("a text with a zero byte has the literal %q, want none", script)
+	}
+}
+
+// TestAwkwardNamesAreKept commits all that a batch can hold by names that mean
+// something in a script, in one that is decided on what is read and in one that
+// is decided ahead.
+func TestAwkwardNamesAreKept(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	held := 0
+	l := newLog(t, postgres.WithoutProbation(), postgres.WithAhead(func(holds bool) {
+		if holds {
+			held++
+		}
+	}))
+	version := map[string]store.Version{}
+	for round := range 2 {
+		for i, name := range awkward {
+			k := store.Key{Kind: "k" + name, ID: "i" + name}
+			if k.Validate() != nil {
+				continue
+			}
+			b := one(k, version[name], name)
+			b.Events[0].Type, b.Events[0].Tags = "t"+name, []string{"tag" + name, "tag", `"`, `\`}
+			b.Receipts = []store.Receipt{{Name: fmt.Sprint(round, name), Reply: []byte(name)}}
+			b.Enqueue = []store.Message{{ID: newID(), Type: "m" + name, Payload: []byte(name)}}
+			b.Bookmarks = []store.Bookmark{{Name: "b" + name, Position: 1}}
+			if i%2 == 0 && round == 0 {
+				b.Claim = []store.Claim{{Space: "s" + name, Value: "v" + name}}
+			}
+			if err := commitOne(ctx, l, b); err != nil {
+				if errors.Is(err, store.ErrInvalid) {
+					continue
+				}
+				t.Fatalf("commit of %q: %v", name, err)
+			}
+			version[name]++
+			if r, err := l.Receipt(ctx, k, fmt.Sprint(round, name)); err != nil || string(r.Reply) != name {
+				t.Errorf("receipt of %q: got %v, %v", name, r, err)
+			}
+		}
+	}
+	if held == 0 || len(version) < 10 {
+		t.Errorf("%d names were committed, %d commits were decided ahead; want more", len(version), held)
+	}
+	for name, want := range version {
+		k := store.Key{Kind: "k" + name, ID: "i" + name}
+		if got := texts(t, l, k); len(got) != int(want) || got[0] != name {
+			t.Errorf("events of %q: got %q, want %d", name, got, want)
+		}
+	}
+	if report, err := store.Verify(ctx, l, store.VerifyOptions{}); err != nil || report.Err() != nil {
+		t.Errorf("verify: %v, %v", err, report.Err())
+	}
+}

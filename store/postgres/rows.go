@@ -1,0 +1,106 @@
+package postgres
+
+import (
+	"encoding/binary"
+
+	"github.com/perdure/perdure/store"
+)
+
+// The statements that add rows of events: a COPY in its binary format, and one
+// that takes arrays apart.
+const (
+	sqlCopyEvents = `COPY S.events (position, version, kind, id, type, tags, record) FROM STDIN BINARY`
+
+	sqlInsertEvents = `INSERT INTO S.events (position, version, kind, id, type, tags, record)
+		SELECT e.position, e.version, e.kind, e.id, e.type, e.tags::text[], e.record
+		FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[])
+			AS e (position, version, kind, id, type, tags, record)`
+)
+
+const (
+	copyHeader  = "PGCOPY\n\xff\r\n\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" // signature, flags, extension
+	copyTrailer = "\xff\xff"
+	copyColumns = 7
+	copyNull    = "\xff\xff\xff\xff"
+	// copyRoom is more than most rows take beside their record.
+	copyRoom = 192
+	textOID  = 25
+)
+
+// copyRows returns events as the binary format of COPY has them.
+func copyRows(events []*store.Event) []byte {
+	room := len(copyHeader) + len(copyTrailer)
+	for _, e := range events {
+		room += copyRoom + store.SizeEvent(e)
+	}
+	w := append(make([]byte, 0, room), copyHeader...)
+	for _, e := range events {
+		w = binary.BigEndian.AppendUint16(w, copyColumns)
+		w = appendNumber(w, uint64(e.Position))
+		w = appendNumber(w, uint64(e.Version))
+		w = appendField(w, e.Key.Kind)
+		w = appendField(w, e.Key.ID)
+		w = appendField(w, e.Type)
+		w = appendTags(w, e.Tags)
+		from := len(w)
+		w = store.AppendEvent(binary.BigEndian.AppendUint32(w, 0), e)
+		binary.BigEndian.PutUint32(w[from:], uint32(len(w)-from-4))
+	}
+	return append(w, copyTrailer...)
+}
+
+func appendNumber(w []byte, n uint64) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(w, 8), n)
+}
+
+func appendField(w []byte, text string) []byte {
+	return append(binary.BigEndian.AppendUint32(w, uint32(len(text))), text...)
+}
+
+// appendTags appends a text[], or NULL if there are no tags.
+func appendTags(w []byte, tags []string) []byte {
+	if len(tags) == 0 {
+		return append(w, copyNull...)
+	}
+	from := len(w)
+	// Length, dimensions, whether there are nulls, type of the elements, size and
+	// lower bound of the only dimension.
+	for _, n := range []uint32{0, 1, 0, textOID, uint32(len(tags)), 1} {
+		w = binary.BigEndian.AppendUint32(w, n)
+	}
+	for _, t := range tags {
+		w = appendField(w, t)
+	}
+	binary.BigEndian.PutUint32(w[from:], uint32(len(w)-from-4))
+	return w
+}
+
+// unnested returns events as the arguments of the statement that takes arrays apart.
+func unnested(events []*store.Event) []any {
+	n := len(events)
+	positions, versions := make([]int64, n), make([]int64, n)
+	texts := make([]string, 3*n)
+	kinds, ids, types := texts[:n:n], texts[n:2*n:2*n], texts[2*n:]
+	records := make([][]byte, n)
+	var tags []*string // nil if no event has any
+	room := 0
+	for _, e := range events {
+		room += store.SizeEvent(e)
+	}
+	buf := make([]byte, 0, room)
+	for i, e := range events {
+		positions[i], versions[i] = int64(e.Position), int64(e.Version)
+		kinds[i], ids[i], types[i] = e.Key.Kind, e.Key.ID, e.Type
+		if len(e.Tags) > 0 {
+			if tags == nil {
+				tags = make([]*string, n)
+			}
+			literal := string(appendArray(nil, e.Tags, appendElement))
+			tags[i] = &literal
+		}
+		from := len(buf)
+		buf = store.AppendEvent(buf, e)
+		records[i] = buf[from:len(buf):len(buf)]
+	}
+	return []any{positions, versions, kinds, ids, types, tags, records}
+}
