@@ -31,7 +31,7 @@ import (
 const formatVersion = 2
 
 // Open opens the log in the file at path, and creates it if there is none, with
-// mode 0600, in a directory that exists. The file is locked to the returned Log
+// mode 0600, in a directory that exists. An empty file is refused. The file is locked to the returned Log
 // until it is closed.
 //
 // The error matches [store.ErrInUse] if another process or Log has the file
@@ -156,10 +156,9 @@ func (l *Log) probe() error {
 		return err
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("%w: not a regular file", store.ErrFormat)
-	case info.Size() == 0 && !l.readOnly:
-		return nil
 	case info.Size() == 0:
-		return fmt.Errorf("%w: the file is empty", store.ErrFormat)
+		// To take it for a new log would hide that an old one has lost everything.
+		return fmt.Errorf("%w: the file is empty, which a log never is; remove it to begin a new one", store.ErrFormat)
 	}
 	o := l.options()
 	o.ReadOnly, o.InitialMmapSize = true, 0

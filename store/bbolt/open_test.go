@@ -133,17 +133,26 @@ func TestAPathThatCannotBeAFileIsRefused(t *testing.T) {
 func TestACreationThatWasBrokenOffIsFinished(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	empty := filepath.Join(dir, "empty.db")
-	write(t, empty, nil)
-	bare := filepath.Join(dir, "bare.db")
-	edit(t, bare, func(*bolt.Tx) error { return nil })
-	for _, path := range []string{empty, bare} {
-		if _, err := bbolt.Open(path, bbolt.ReadOnly()); !errors.Is(err, store.ErrFormat) {
-			t.Errorf("open %s for reading: got %v, want one that matches %v", path, err, store.ErrFormat)
-		}
-		l := openAt(t, path)
-		commit(t, l, happened(book("1"), 0, 1))
-		wantVersions(t, versions(t, l.Read(t.Context(), book("1"), 0)), span(1, 1))
+	path := filepath.Join(dir, "bare.db")
+	edit(t, path, func(*bolt.Tx) error { return nil })
+	_, err := bbolt.Open(path, bbolt.ReadOnly())
+	wantIs(t, err, store.ErrFormat)
+	l := openAt(t, path)
+	commit(t, l, happened(book("1"), 0, 1))
+	wantVersions(t, versions(t, l.Read(t.Context(), book("1"), 0)), span(1, 1))
+}
+
+func TestALogThatHasLostEverythingIsNotANewOne(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	commit(t, l, happened(book("1"), 0, 1))
+	closeLog(t, l)
+	if err := os.Truncate(l.Path(), 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, opts := range [][]bbolt.Option{nil, {bbolt.ReadOnly()}} {
+		_, err := bbolt.Open(l.Path(), opts...)
+		wantIs(t, err, store.ErrFormat)
 	}
 }
 
