@@ -39,7 +39,8 @@ func NewPage() *Page { return pages.Get().(*Page) }
 
 // Release gives the page to the next reader.
 func (p *Page) Release() {
-	p.Event, p.State = store.Event{}, store.State{} // a reader finds nothing of another's
+	p.Reset() // a reader finds nothing of another's
+	p.Sealed, p.Event, p.State = p.Sealed[:0], store.Event{}, store.State{}
 	if cap(p.buf) <= keptBytesMax && cap(p.Sealed) <= keptBytesMax {
 		pages.Put(p)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -74,7 +75,7 @@ func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]
 			c.Results[i].Err = b.Validate()
 		}
 	}
-	lead := q.enter(c)
+	lead := q.enter(c) || canary.Broken("two-callers-lead")
 	if !lead {
 		lead = q.wait(c)
 	}
@@ -128,7 +129,10 @@ func (q *Queue) withdraw(c *Call) bool {
 	defer q.mu.Unlock()
 	i := slices.Index(q.waiting, c)
 	if i < 0 || len(c.wake) > 0 {
-		return false
+		return canary.Broken("taken-call-given-up")
+	}
+	if canary.Broken("withdrawn-call-committed") {
+		return true
 	}
 	q.waiting = slices.Delete(q.waiting, i, i+1)
 	return true
@@ -150,7 +154,7 @@ func (q *Queue) take() []*Call {
 	for _, c := range q.waiting {
 		batches += len(c.Group)
 		bytes += c.bytes
-		if n > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) {
+		if n > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) && !canary.Broken("merge-unbounded") {
 			break
 		}
 		n++
@@ -171,6 +175,9 @@ func (q *Queue) leave(calls []*Call, own *Call) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.led = len(q.waiting) > 0; q.led {
+		if canary.Broken("lead-not-handed-on") {
+			return
+		}
 		q.waiting[0].wake <- true
 	} else {
 		clear(calls)

@@ -1,0 +1,11 @@
+package storekit
+
+// The bounds, for the tests.
+const (
+	MergeBatchesMax = mergeBatchesMax
+	MergeBytesMax   = mergeBytesMax
+	HeadsMax        = headsMax
+	PageRowsMax     = pageRowsMax
+	PageBytesMax    = pageBytesMax
+	KeptBytesMax    = keptBytesMax
+)
