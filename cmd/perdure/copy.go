@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/perdure/perdure/internal/progress"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/open"
 )
@@ -23,14 +24,14 @@ that is broken off, what there is of TO cannot be opened as a log; delete it.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.reading(ctx, args[0], func(from store.Log, progress func(store.Progress)) error {
-				return a.copy(ctx, from, args[1], progress)
+			return a.reading(ctx, args[0], func(from store.Log, tell func(store.Progress)) error {
+				return a.copy(ctx, from, args[1], tell)
 			})
 		},
 	}
 }
 
-func (a *app) copy(ctx context.Context, from store.Log, uri string, progress func(store.Progress)) (failure error) {
+func (a *app) copy(ctx context.Context, from store.Log, uri string, tell func(store.Progress)) (failure error) {
 	heads, err := from.Heads(ctx)
 	if err != nil {
 		return err
@@ -43,12 +44,12 @@ func (a *app) copy(ctx context.Context, from store.Log, uri string, progress fun
 		return err
 	}
 	defer func() { failure = errors.Join(failure, to.Close()) }()
-	report, err := store.Copy(ctx, from, to, progress)
+	report, err := store.Copy(ctx, from, to, tell)
 	if err != nil {
 		return fmt.Errorf("to %s: %w", uri, err)
 	}
 	a.printDigest(report.Digest)
-	a.print("%s records, %s bytes, copied and compared in %.3f s\n", count(report.Records), count(report.Bytes), report.Duration.Seconds())
+	a.print("%s records, %s bytes, copied and compared in %.3f s\n", progress.Count(report.Records), progress.Count(report.Bytes), report.Duration.Seconds())
 	return nil
 }
 
@@ -64,8 +65,8 @@ and opens as a log of the same store. To back up a log that another process has
 open, let that process do it: store.Backup works while commits go on.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reading(cmd.Context(), args[0], func(log store.Log, progress func(store.Progress)) error {
-				options.Progress = progress
+			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
+				options.Progress = tell
 				if err := store.Backup(cmd.Context(), log, args[1], options); err != nil {
 					return err
 				}

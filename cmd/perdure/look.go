@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/perdure/perdure/internal/progress"
 	"github.com/perdure/perdure/store"
 )
 
@@ -23,8 +24,8 @@ log's own counts must be right, and so must the pages of its file. It goes on
 after damage, and ends with 3 if it has found any.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reading(cmd.Context(), args[0], func(log store.Log, progress func(store.Progress)) error {
-				report, err := store.Verify(cmd.Context(), log, store.VerifyOptions{Progress: progress, FaultsMax: faultsMax})
+			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
+				report, err := store.Verify(cmd.Context(), log, store.VerifyOptions{Progress: tell, FaultsMax: faultsMax})
 				if err != nil {
 					return err
 				}
@@ -39,9 +40,9 @@ after damage, and ends with 3 if it has found any.`,
 
 func (a *app) printReport(r *store.Report) {
 	for _, s := range store.Sorts() {
-		a.print("%-10s %12s\n", s.String()+"s", count(r.Count(s)))
+		a.print("%-10s %12s\n", s.String()+"s", progress.Count(r.Count(s)))
 	}
-	a.print("%-10s %12s\n", "bytes", count(r.Bytes))
+	a.print("%-10s %12s\n", "bytes", progress.Count(r.Bytes))
 	if !r.Files {
 		a.print("The store cannot check its files; only its records were read.\n")
 	}
@@ -49,9 +50,9 @@ func (a *app) printReport(r *store.Report) {
 		a.print("fault: %v\n", fault)
 	}
 	if n := r.FaultCount - int64(len(r.Faults)); n > 0 {
-		a.print("and %s more\n", count(n))
+		a.print("and %s more\n", progress.Count(n))
 	}
-	found := count(r.FaultCount) + " faults found"
+	found := progress.Count(r.FaultCount) + " faults found"
 	switch r.FaultCount {
 	case 0:
 		found = "no fault found"
@@ -71,8 +72,8 @@ It is equal for two logs if they hold the same records with the same versions,
 positions and times, whatever store keeps them.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reading(cmd.Context(), args[0], func(log store.Log, progress func(store.Progress)) error {
-				d, err := store.NewDigest(cmd.Context(), log, progress)
+			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
+				d, err := store.NewDigest(cmd.Context(), log, tell)
 				if err == nil {
 					a.printDigest(d)
 				}
@@ -85,7 +86,7 @@ positions and times, whatever store keeps them.`,
 func (a *app) printDigest(d *store.Digest) {
 	for _, s := range store.Sorts() {
 		of := d.Of(s)
-		a.print("%x  %s %ss\n", of.Sum, count(of.Count), s)
+		a.print("%x  %s %ss\n", of.Sum, progress.Count(of.Count), s)
 	}
 	a.print("%s  in all\n", d)
 }
@@ -132,7 +133,7 @@ func (a *app) printStats(s *store.Stats, heads []store.Position) {
 		{"file bytes", s.FileBytes},
 		{"free bytes", s.FreeBytes},
 	} {
-		value := count(c.value)
+		value := progress.Count(c.value)
 		if c.value < 0 {
 			value = "not known"
 		}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/perdure/perdure/internal/progress"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/open"
 )
@@ -95,7 +96,7 @@ was called in a wrong way, and 3 if a log is damaged.`,
 	}
 	root.PersistentPreRun = func(*cobra.Command, []string) { a.begun = true }
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "do not say how far it is")
-	root.PersistentFlags().DurationVar(&a.interval, "interval", intervalDefault, "how often to say how far it is, where there is no terminal")
+	root.PersistentFlags().DurationVar(&a.interval, "interval", progress.IntervalDefault, "how often to say how far it is, where there is no terminal")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.verifyCommand(), a.copyCommand(), a.backupCommand(), a.digestCommand(), a.statsCommand())
 	return root
@@ -121,7 +122,7 @@ func (a *app) reading(ctx context.Context, uri string, do func(store.Log, func(s
 		return err
 	}
 	defer func() { failure = errors.Join(failure, log.Close()) }()
-	p := a.startProgress()
-	defer p.stop()
-	return do(log, p.set)
+	m, stop := a.startProgress()
+	defer stop()
+	return do(log, m.set)
 }

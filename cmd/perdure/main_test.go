@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -224,14 +225,44 @@ func TestProgressSaysHowFarItIs(t *testing.T) {
 		want string
 	}{
 		{store.Progress{Phase: "read events", Done: 1234, Total: -1, Elapsed: time.Second}, "read events: 1,234 records, 1,234 a second"},
+		{store.Progress{Phase: "read events", Done: 7, Elapsed: time.Second}, "read events: 7 records, 7 a second"},
 		{store.Progress{Phase: "read events", Done: 25, Total: 100, Elapsed: time.Second}, " 25 %  read events: 25 of 100 records, 25 a second, 3s left"},
 		{
 			store.Progress{Phase: "write", Done: 3 << 19, Total: 3 << 20, Bytes: true, Elapsed: 2 * time.Second},
 			" 50 %  write: 1.5 Mi of 3.0 Mi bytes, 768.0 Ki a second, 2s left",
 		},
 	} {
-		if got := line(c.p, false); got != c.want {
+		if got := stateOf(c.p).Line(); got != c.want {
 			t.Errorf("line: got %q, want %q", got, c.want)
 		}
 	}
+}
+
+func TestProgressIsToldOnceForEachNews(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		a := &app{err: &b} // an interval that is not set is that of a bar
+		m, stop := a.startProgress()
+		<-time.After(time.Minute) // nothing to tell
+		m.set(store.Progress{Phase: "read events", Done: 1, Total: 2, Elapsed: time.Second})
+		<-time.After(time.Minute)
+		m.set(store.Progress{Phase: "read events", Done: 2, Total: 2, Elapsed: time.Second})
+		<-time.After(time.Minute)
+		stop()
+		stop()
+		const want = " 50 %  read events: 1 of 2 records, 1 a second, 1s left\n100 %  read events: 2 of 2 records, 2 a second, 0s left\n"
+		if b.String() != want {
+			t.Errorf("it says\n got %q\nwant %q", b.String(), want)
+		}
+		b.Reset()
+		a.quiet = true
+		m, stop = a.startProgress()
+		m.set(store.Progress{Phase: "read events", Done: 1, Total: 2, Elapsed: time.Second})
+		<-time.After(time.Minute)
+		stop()
+		if b.Len() != 0 {
+			t.Errorf("a quiet program says %q", b.String())
+		}
+	})
 }

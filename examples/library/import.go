@@ -112,25 +112,25 @@ func (a *app) importFile(ctx context.Context, name string, f *importFlags) error
 		a.nameRejects(l, f.rejects)
 	}
 	total := l.Operations()
-	p := a.startProgress(total, f)
+	m, stop := a.startProgress(total, f)
 	var report *ledger.Report
 	err = a.withEngine(ctx, func(engine *perdure.Engine) error {
 		var err error
 		report, err = ledger.Import(ctx, engine, l, ledger.Options{
 			Workers: f.workers, Expected: time.Duration(f.days) * 24 * time.Hour,
-			Source: filepath.Base(name), Done: p.add,
+			Source: filepath.Base(name), Done: m.add,
 		})
-		p.stop()
+		stop()
 		if err != nil {
 			return err
 		}
 		return a.settle(ctx, engine)
 	})
-	p.stop()
+	stop()
 	switch {
 	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return fmt.Errorf("stopped after %s of %s commands, which are safe; the same command goes on from there",
-			count(p.done()), count(total))
+			count(m.done()), count(total))
 	case err != nil:
 		return err
 	case f.json:

@@ -400,36 +400,19 @@ func TestABookThatIsNotOfTheLedgerStopsTheImport(t *testing.T) {
 	}
 }
 
-func TestProgressIsALineThatSaysHowFarItIs(t *testing.T) {
-	t.Parallel()
-	p := &progress{total: 20_000}
-	p.add(4000, true)
-	p.add(1000, false)
-	const want = "[#######.......................]  25 %  5,000 of 20,000 commands, 500 a second, 30s left"
-	if got := p.line(2*time.Second, bar(p.done(), p.total)); got != want {
-		t.Errorf("line\n got %q\nwant %q", got, want)
-	}
-	const unknown = "  0 %  0 of 5 commands, 0 a second, ? left"
-	if got := (&progress{total: 5}).line(time.Second, ""); got != unknown {
-		t.Errorf("line\n got %q\nwant %q", got, unknown)
-	}
-}
-
-func TestABarIsDrawnInPlaceAndWipedOff(t *testing.T) {
+func TestProgressSaysHowFarAnImportIs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer
-		p := &progress{
-			out: newPrinter(&b), bar: true, begun: time.Now(), total: 10,
-			ending: make(chan struct{}), ended: make(chan struct{}),
-		}
-		go p.run(barInterval)
-		p.add(5, false)
-		<-time.After(barInterval * 3 / 2)
-		p.stop()
-		const want = "\r[###############...............]  50 %  5 of 10 commands, 50 a second, 0s left\x1b[K\r\x1b[K"
-		if b.String() != want {
-			t.Errorf("bar\n got %q\nwant %q", b.String(), want)
+		a := &app{err: newPrinter(&b)}
+		m, stop := a.startProgress(20_000, &importFlags{interval: 2 * time.Second})
+		m.add(4000, true)
+		m.add(1000, false)
+		<-time.After(5 * time.Second)
+		stop()
+		const want = " 25 %  5,000 of 20,000 commands, 500 a second, 30s left\n 25 %  5,000 of 20,000 commands, 250 a second, 1m0s left\n"
+		if b.String() != want || m.done() != 5000 {
+			t.Errorf("%d are done, and it says\n got %q\nwant %q", m.done(), b.String(), want)
 		}
 	})
 }

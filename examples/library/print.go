@@ -11,6 +11,7 @@ import (
 	"github.com/perdure/perdure/examples/library/ledger"
 	"github.com/perdure/perdure/examples/library/library"
 	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
+	"github.com/perdure/perdure/internal/progress"
 )
 
 // reasons says in words why books refuse.
@@ -100,13 +101,7 @@ func span(d time.Duration) string {
 }
 
 // count writes a number with commas between the thousands.
-func count(n int) string {
-	s := strconv.Itoa(n)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
+func count(n int) string { return progress.Count(int64(n)) }
 
 // stamp writes a time of the log.
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
