@@ -21,15 +21,17 @@ func (a *app) projectionsCommand() *cobra.Command {
 		Use:   "projections",
 		Short: "Show how far the tables of the reports have come",
 		Long: `Projections shows the projections that keep the tables of the reports: the version
-that reports use, what each is doing, where it is in the log, and how many books
-are parked.
+that reports use, what each is doing, where it is in the log, how many books are
+parked, and how many dead letters there are.
 
 A book is parked in a projection when one of its events cannot be handled there:
 its later events wait with it, and all other books go on. It may be retried, its
-event may be skipped, or all that is parked of it may be dropped.
+event may be skipped, or all events that it misses may be dropped. What is skipped
+or dropped is missing in the reports from then on, and leaves one dead letter.
 
 Rebuild builds a projection anew beside the one that reports use, from the first
-event, switches to it when it has caught up, and removes the old one.`,
+event, switches to it when it has caught up, and removes the old one, with its
+parked books and dead letters.`,
 		Example: "  library projections\n  library projections rebuild months\n  library projections retry books dracula",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,8 +53,8 @@ event, switches to it when it has caught up, and removes the old one.`,
 		}
 	}
 	c.AddCommand(
-		parked("retry", "Hand a parked book its events again", (*projection.Runner).Retry),
-		parked("skip", "Leave out the event that a book is parked at", (*projection.Runner).SkipEvent),
+		parked("retry", "Hand a parked book the events that it misses", (*projection.Runner).Retry),
+		parked("skip", "Leave out the event that a book is parked at, and go on with the next", (*projection.Runner).SkipEvent),
 		parked("drop", "Leave out all events that a parked book misses", (*projection.Runner).DropEvents),
 		a.rebuildCommand(),
 	)
@@ -104,8 +106,8 @@ func (a *app) rebuildCommand() *cobra.Command {
 }
 
 func (a *app) printProjections(ctx context.Context, asJSON bool) error {
-	t := &table{right: []bool{false, true, false, true, true, true, true}}
-	t.row("projection", "version", "state", "position", "head", "lag", "parked")
+	t := &table{right: []bool{false, true, false, true, true, true, true, true}}
+	t.row("projection", "version", "state", "position", "head", "lag", "parked", "dead letters")
 	for _, r := range a.runners() {
 		s, err := r.Status(ctx)
 		if err != nil {
@@ -131,7 +133,7 @@ func (a *app) printProjections(ctx context.Context, asJSON bool) error {
 			continue
 		}
 		t.row(s.Name, fmt.Sprint(s.Version), string(s.State), strings.Join(positions, " "), strings.Join(heads, " "),
-			fmt.Sprint(s.Lag), count(s.Parked))
+			fmt.Sprint(s.Lag), count(s.Parked), count(s.Dead))
 	}
 	if asJSON {
 		return nil
