@@ -177,6 +177,14 @@ func (e *ownError) Unwrap() error { return e.err }
 
 // try runs one attempt.
 func (l *lane) try(ctx context.Context, a *project.Attempt) {
+	if canary.Broken("position-before-rows") {
+		_ = l.run.back.update(ctx, func(t txn) error {
+			if err := l.compare(ctx, t, a); err != nil {
+				return err
+			}
+			return l.move(ctx, t, a)
+		})
+	}
 	err := l.run.back.update(ctx, func(t txn) error {
 		if err := l.transaction(ctx, t, a); err != nil {
 			return &ownError{err}
@@ -203,14 +211,8 @@ func (l *lane) try(ctx context.Context, a *project.Attempt) {
 }
 
 func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error {
-	n, err := readLane(ctx, t, l.keys.lane, l.id.partition)
-	switch {
-	case errors.Is(err, errGone):
-		return errMoved
-	case err != nil:
+	if err := l.compare(ctx, t, a); err != nil && !canary.Broken("position-before-rows") {
 		return err
-	case n.State != a.Old && !canary.Broken("note-not-compared"):
-		return errMoved
 	}
 	if len(a.Events) > 0 {
 		l.batch.events, l.batch.parked = a.Events, a.Parked
@@ -234,6 +236,25 @@ func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error
 			return err
 		}
 	}
+	return l.move(ctx, t, a)
+}
+
+// compare returns errMoved unless the note of the lane is the one that is expected.
+func (l *lane) compare(ctx context.Context, t txn, a *project.Attempt) error {
+	n, err := readLane(ctx, t, l.keys.lane, l.id.partition)
+	switch {
+	case errors.Is(err, errGone):
+		return errMoved
+	case err != nil:
+		return err
+	case n.State != a.Old && !canary.Broken("note-not-compared"):
+		return errMoved
+	}
+	return nil
+}
+
+// move writes the note of the lane: the position, and what goes with it.
+func (l *lane) move(ctx context.Context, t txn, a *project.Attempt) error {
 	return t.setNote(ctx, l.keys.lane, encodeLane(&laneNote{State: a.New, process: l.run.process, time: l.run.now()}))
 }
 

@@ -343,21 +343,32 @@ func TestReadModelsOfAProcessThatIsKilledAreThoseOfTheLog(t *testing.T) {
 	file := ledgerFile(t, manyRows(3_000))
 	uri, _ := newStore(t)
 	model := (&app{store: uri}).modelFile()
+	// compare is for before something makes the tables anew, and their faults with them.
+	compare := func(when string) {
+		t.Helper()
+		mustExecute(t, "report", "--store", uri)
+		sameText(t, "tables "+when, tables(t, uri), fold(t, uri))
+	}
 	args := []string{"import", file, "--store", uri, "--days", "21", "--quiet", "--workers", "16"}
 	killed := 0
 	for i := range *projectionKills {
 		longest := 400 * time.Millisecond
+		if i == *projectionKills/2 {
+			compare("after imports that were killed")
+		}
 		if i >= *projectionKills/2 {
 			// The log is long by now: have the tables built anew from time to time.
-			if random.IntN(4) == 0 {
+			args = []string{"report", "--json", "--store", uri}
+			switch random.IntN(4) {
+			case 0:
+				compare("before they are removed")
 				for _, name := range []string{model, model + "-wal", model + "-shm"} {
 					if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 						t.Fatal(err)
 					}
 				}
-			}
-			args = []string{"report", "--json", "--store", uri}
-			if random.IntN(3) == 0 {
+			case 1:
+				compare("before one is built anew")
 				args = []string{"projections", "rebuild", readmodel.Names[random.IntN(len(readmodel.Names))], "--store", uri}
 			}
 			longest = 250 * time.Millisecond
