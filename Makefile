@@ -9,7 +9,8 @@ SHELL := bash
 .NOTPARALLEL:
 
 MODULES := $(shell sed -n 's/^\t//p' go.work)
-FUZZTIME ?= 4s
+FUZZTIME ?= 8s
+SOAK ?= 45s
 SEEDS ?= 5000
 N ?= all
 KILLS ?= 1000
@@ -21,7 +22,7 @@ TESTFLAGS ?= -timeout 15m
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
 ##       then what runs long
 .PHONY: test
-test: format-check vet test-go modules proto lint test-race bench fuzz canary
+test: format-check vet test-go modules proto lint test-race bench fuzz soak canary
 test: N = 5
 
 ## check: the part of test that does not run the code
@@ -65,7 +66,13 @@ crash:
 	for m in store/bbolt store/pebble; do (cd $$m && go test . -run 'Crash|Caught' -timeout 4h \
 		-crash.kills=$(KILLS) -crash.powers=$(POWERS) -crash.rots=$(ROTS) -crash.stride=1); done
 
-## fuzz: every fuzz target for FUZZTIME (4s), e.g. make fuzz FUZZTIME=10m
+## soak: 100,000 entities come and go for SOAK (45s), e.g. make soak SOAK=1h;
+##       memory and goroutines must come back
+.PHONY: soak
+soak:
+	go test $(TESTFLAGS) ./proof -run TestMemoryAndGoroutinesComeBack -count=1 -v -soak $(SOAK)
+
+## fuzz: every fuzz target for FUZZTIME (8s), e.g. make fuzz FUZZTIME=10m
 .PHONY: fuzz
 fuzz:
 	.ci/fuzz $(FUZZTIME)
