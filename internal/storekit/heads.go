@@ -1,6 +1,10 @@
 package storekit
 
-import "github.com/perdure/perdure/store"
+import (
+	"cmp"
+
+	"github.com/perdure/perdure/store"
+)
 
 // A Head is where an entity is.
 type Head struct {
@@ -8,7 +12,8 @@ type Head struct {
 	Saved   bool // by a saved state, not by events
 }
 
-// headsMax bounds each of the two generations of a HeadCache.
+// headsMax bounds each of the two generations of a HeadCache that has no bound of
+// its own.
 const headsMax = 32_768
 
 // A HeadCache remembers the heads of the entities that were written last, so
@@ -20,6 +25,8 @@ const headsMax = 32_768
 // good as least recently used, without a list. The zero HeadCache is ready; it
 // is for one goroutine at a time.
 type HeadCache struct {
+	// Max bounds each of the two generations; zero means headsMax, 32,768.
+	Max        int
 	young, old map[store.Key]Head
 }
 
@@ -35,7 +42,7 @@ func (c *HeadCache) Get(key store.Key) (Head, bool) {
 // Put remembers the head of an entity.
 func (c *HeadCache) Put(key store.Key, h Head) {
 	if _, ok := c.young[key]; !ok {
-		if c.young == nil || len(c.young) >= headsMax {
+		if c.young == nil || len(c.young) >= cmp.Or(c.Max, headsMax) {
 			c.old, c.young = c.young, make(map[store.Key]Head)
 		}
 		key = OwnKey(key)

@@ -237,7 +237,8 @@ func TestADamagedEntityDoesNotStopTheOthers(t *testing.T) {
 func TestMoreEntitiesThanTheCacheOfHeadsHolds(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
-	const entities, size = 80_000, 4_000
+	const remembered, entities, size = 16, 200, 40
+	l.RememberHeads(remembered)
 	for v := range store.Version(2) {
 		for from := 0; from < entities; from += size {
 			group := make([]*store.Batch, 0, size)

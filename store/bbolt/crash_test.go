@@ -77,17 +77,29 @@ func TestTheLogSurvivesEveryCrash(t *testing.T) {
 	crashtest.Run(t, crashSubject)
 }
 
+// longOnly leaves a test that has no goroutines beside each other to runs without
+// -short, which are without the race detector.
+func longOnly(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: it is long, and nothing in it can race")
+	}
+}
+
 func TestALogThatDoesNotSyncIsCaught(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Power(t, unsynced) })
 }
 
 func TestALogThatSyncsAfterItsAnswerIsCaught(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Power(t, syncedLate) })
 }
 
 func TestALogThatIsSureOfEveryErrorIsCaught(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	crashtest.Catches(t, "batches are stored", func(t testing.TB) { crashtest.IO(t, sureOfErrors) })
 }

@@ -58,6 +58,13 @@ func IndexKey(key store.Key, version store.Version) []byte {
 // CloseFile closes the file under the log, so that the next write fails.
 func (l *Log) CloseFile() error { return l.file.Close() }
 
+// RememberHeads bounds each generation of the cache of heads.
+func (l *Log) RememberHeads(most int) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.writer.cache.Max = most
+}
+
 // Hold keeps commits from beginning until release is called.
 func (l *Log) Hold() (release func()) {
 	l.writing.Lock()

@@ -112,7 +112,7 @@ func TestEveryFlippedBitOfALiveRecordIsFound(t *testing.T) {
 	file := small(t, l)
 
 	random := rand.New(rand.NewPCG(3, 4))
-	path := filepath.Join(t.TempDir(), "damaged.db")
+	damaged := newFlipped(t, file)
 	total := 8 * len(live)
 	for i := range total {
 		if !*allFlips {
@@ -122,10 +122,8 @@ func TestEveryFlippedBitOfALiveRecordIsFound(t *testing.T) {
 			i = random.IntN(total)
 		}
 		at, bit := live[i/8], i%8
-		damaged := bytes.Clone(file)
-		damaged[at] ^= 1 << bit
-		write(t, path, damaged)
-		if len(verify(t, path)) == 0 {
+		damaged.flip(t, at, bit)
+		if len(verify(t, damaged.path)) == 0 {
 			t.Errorf("bit %d of byte %d (byte %d of page %d): found nothing", bit, at, at%os.Getpagesize(), at/os.Getpagesize())
 		}
 	}

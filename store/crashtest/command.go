@@ -20,9 +20,10 @@ const (
 	groupMax        = 4
 	payloadBytesMax = 2 << 10
 	// One payload of largeOdds is of largeBytes, so that it does not fit in a
-	// page of anybody.
+	// page of a usual size. It is not larger, because Pebble looks for the one bit
+	// that may have flipped in a damaged block in a time of the square of its size.
 	largeOdds  = 64
-	largeBytes = 40 << 10
+	largeBytes = 12 << 10
 )
 
 // A command is what one client commits by one call: a group of batches.

@@ -16,8 +16,8 @@ const waitMax = 60 * time.Second
 
 // A Subject is a store under test. The zero counts mean the defaults, which
 // together take well below two minutes; under the race detector a quarter of it
-// is done. The flags -crash.kills, -crash.powers,
-// -crash.rots and -crash.stride of the test binary go before both.
+// is done, and with -short a tenth. The flags -crash.kills, -crash.powers,
+// -crash.rots and -crash.stride of the test binary go before all of them.
 type Subject struct {
 	// Name tells subjects of one test binary apart.
 	Name string
@@ -96,8 +96,12 @@ func Main(m *testing.M, subjects ...Subject) int {
 	return m.Run()
 }
 
+// shortDivisor is by how much less is done by default with -short.
+const shortDivisor = 10
+
 // Run runs all of the kit that applies to the subject, as sub-tests of t that
-// run at the same time.
+// run at the same time. With -short it is [Kill] alone, the part whose processes
+// do more than one thing at a time.
 func Run(t *testing.T, s Subject) {
 	for _, part := range []struct {
 		name string
@@ -105,6 +109,9 @@ func Run(t *testing.T, s Subject) {
 	}{{"kill", Kill}, {"power", Power}, {"io", IO}, {"rot", Rot}} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()
+			if testing.Short() && part.name != "kill" {
+				t.Skip("-short: it looks at files, and does one thing at a time")
+			}
 			part.run(t, s)
 		})
 	}
@@ -123,11 +130,15 @@ func prepare(t testing.TB, s Subject) (*kit, Subject) {
 	if !found {
 		t.Fatalf("crashtest: TestMain does not name the subject %q to crashtest.Main", s.Name)
 	}
+	divisor := raceDivisor
+	if testing.Short() {
+		divisor = shortDivisor
+	}
 	choose := func(n *int, flag, standard int) {
 		if *n == 0 {
 			*n = standard
 		}
-		*n = max(1, *n/raceDivisor)
+		*n = max(1, *n/divisor)
 		if flag > 0 {
 			*n = flag
 		}
@@ -138,7 +149,7 @@ func prepare(t testing.TB, s Subject) (*kit, Subject) {
 	if s.Stride == 0 {
 		s.Stride = StrideDefault
 	}
-	s.Stride *= raceDivisor
+	s.Stride *= divisor
 	if theKit.counts.stride > 0 {
 		s.Stride = theKit.counts.stride
 	}

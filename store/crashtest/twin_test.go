@@ -49,11 +49,19 @@ func TestASoundLogSurvives(t *testing.T) {
 	crashtest.Run(t, soundToy)
 }
 
+// longOnly leaves a test that kills processes to runs without -short.
+func longOnly(t testing.TB) {
+	if testing.Short() {
+		t.Skip("-short: it kills processes, and does one thing at a time")
+	}
+}
+
 func TestTheKitCatchesEveryTwin(t *testing.T) {
 	t.Parallel()
 	for _, w := range twins {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
+			longOnly(t)
 			crashtest.Catches(t, w.want, func(t testing.TB) { w.catch(t, toySubject(w.name, w.how)) })
 		})
 	}

@@ -28,7 +28,7 @@ func verifyAll(ctx context.Context, log store.Log) error {
 
 var crashSubject = crashtest.Subject{Name: "pebble", Verify: verifyAll, Open: func(place string) (store.Log, error) {
 	return crashOpen(place)
-}, Kills: 50, Powers: 30, Rots: 20, Stride: 8}
+}, Stride: 8}
 
 // The broken twins: stores with one promise taken away.
 var (
@@ -61,12 +61,23 @@ func TestTheLogSurvivesEveryCrash(t *testing.T) {
 	crashtest.Run(t, crashSubject)
 }
 
+// longOnly leaves a test that has no goroutines beside each other to runs without
+// -short, which are without the race detector.
+func longOnly(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: it is long, and nothing in it can race")
+	}
+}
+
 func TestALogThatDoesNotSyncIsCaught(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Power(t, unsynced) })
 }
 
 func TestALogThatIsSureOfEveryErrorIsCaught(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	crashtest.Catches(t, "batches are stored", func(t testing.TB) { crashtest.IO(t, sureOfErrors) })
 }

@@ -132,6 +132,13 @@ func PutMark(dir string, format uint32) error {
 	return errors.Join(err, f.Close())
 }
 
+// RememberHeads bounds each generation of the cache of heads.
+func (l *Log) RememberHeads(most int) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.writer.cache.Max = most
+}
+
 // Hold keeps commits from beginning until release is called.
 func (l *Log) Hold() (release func()) {
 	l.writing.Lock()
