@@ -4,6 +4,7 @@ go 1.26
 
 require (
 	github.com/perdure/perdure v0.0.0
+	github.com/perdure/perdure/store/bbolt v0.0.0
 	github.com/perdure/perdure/store/open v0.0.0
 	github.com/spf13/cobra v1.10.2
 	google.golang.org/protobuf v1.36.12
@@ -43,7 +44,6 @@ require (
 	github.com/matttproud/golang_protobuf_extensions v1.0.4 // indirect
 	github.com/minio/minlz v1.0.1-0.20250507153514-87eb42fe8882 // indirect
 	github.com/ncruces/go-strftime v1.0.0 // indirect
-	github.com/perdure/perdure/store/bbolt v0.0.0 // indirect
 	github.com/perdure/perdure/store/pebble v0.0.0 // indirect
 	github.com/perdure/perdure/store/postgres v0.0.0 // indirect
 	github.com/pkg/errors v0.9.1 // indirect

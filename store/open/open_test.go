@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -206,21 +207,10 @@ func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
 	}
 }
 
-func TestAPathIsNotTakenForAScheme(t *testing.T) {
+func TestEverySchemeHasAStore(t *testing.T) {
 	t.Parallel()
-	for uri, want := range map[string]string{
-		`C:\data\log.db`:       `C:\data\log.db`,
-		`c:/data/log.db`:       `c:/data/log.db`,
-		`bbolt:C:\data\log.db`: `C:\data\log.db`,
-		"./memory:":            "./memory:",
-		"1st:log.db":           "1st:log.db",
-		"~/log.db":             "~/log.db",
-		"data dir:2/log.db":    "data dir:2/log.db",
-	} {
-		scheme, path, err := open.Parse(uri)
-		if err != nil || scheme != "bbolt" || path != want {
-			t.Errorf("parse %q: got %q of %q, %v, want %q of bbolt", uri, path, scheme, err, want)
-		}
+	if got, want := open.Openers(), open.Schemes(); !slices.Equal(got, want) {
+		t.Errorf("stores are opened for %q, want %q", got, want)
 	}
 }
 
@@ -235,26 +225,4 @@ func TestNothingIsOpenedOnceTheContextHasEnded(t *testing.T) {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("stat of the file: got %v, want an error that matches %v", err, fs.ErrNotExist)
 	}
-}
-
-func FuzzParse(f *testing.F) {
-	for _, uri := range []string{
-		"", ":", "memory:", "memory:?partitions=4&shared=true", "bbolt:a/b.db?partitions=4&lock_timeout=5s&read_only=true",
-		"bbolt:///a%20b%3F.db", "bbolt://host/x", "file.db", `C:\x.db`, "x:?%", "memory:?a=1&a=2;", "bbolt:%00", "bbolt:%2F%2F%2F", "pebble:dir?wal_dir=%2Fwal&read_only=false",
-	} {
-		f.Add(uri)
-	}
-	f.Fuzz(func(t *testing.T, uri string) {
-		scheme, path, err := open.Parse(uri)
-		switch {
-		case err != nil:
-			if !errors.Is(err, store.ErrInvalid) {
-				t.Errorf("parse %q: got %v, want an error that matches %v", uri, err, store.ErrInvalid)
-			}
-		case scheme == "memory" && path == "":
-		case (scheme == "bbolt" || scheme == "pebble") && path != "" && !strings.Contains(path, "\x00"):
-		default:
-			t.Errorf("parse %q: got scheme %q and path %q", uri, scheme, path)
-		}
-	})
 }

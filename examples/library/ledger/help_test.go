@@ -21,22 +21,33 @@ import (
 	"github.com/perdure/perdure/examples/library/notice"
 	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
 	"github.com/perdure/perdure/store"
-	"github.com/perdure/perdure/store/open"
+	"github.com/perdure/perdure/store/bbolt"
+	"github.com/perdure/perdure/store/memory"
 )
 
-// openLog opens a log that the test closes at its end.
-func openLog(t testing.TB, uri string) store.Log {
-	t.Helper()
-	log, err := open.Open(t.Context(), uri)
-	if err != nil {
-		t.Fatal(err)
-	}
+// closing returns a log that the test closes at its end.
+func closing(t testing.TB, log store.Log) store.Log {
 	t.Cleanup(func() {
 		if err := log.Close(); err != nil {
 			t.Errorf("close the log: %v", err)
 		}
 	})
 	return log
+}
+
+// inMemory returns an empty log in memory, which the test closes at its end.
+func inMemory(t testing.TB, options ...memory.Option) store.Log {
+	return closing(t, memory.New(options...))
+}
+
+// onFile returns an empty log in a file, which the test closes at its end.
+func onFile(t testing.TB) store.Log {
+	t.Helper()
+	log, err := bbolt.Open(filepath.Join(t.TempDir(), "library.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return closing(t, log)
 }
 
 // onEngine runs do on an engine of its own, which is closed when it returns.
@@ -177,14 +188,14 @@ func figures(t testing.TB, r *ledger.Report) string {
 	return string(b)
 }
 
-// stores returns the URI of an empty log of every store, by name.
-func stores(t *testing.T) map[string]string {
-	t.Helper()
-	return map[string]string{
-		"memory": "memory:",
-		"bbolt":  "bbolt:" + filepath.ToSlash(filepath.Join(t.TempDir(), "library.db")),
-		"shared": "memory:?shared=true&partitions=3",
-	}
+// stores open an empty log of every sort. That is no matter of URIs: package open
+// would bring all stores into the tests, and into what is fuzzed.
+var stores = map[string]func(testing.TB) store.Log{
+	"memory": func(t testing.TB) store.Log { return inMemory(t) },
+	"bbolt":  onFile,
+	"shared": func(t testing.TB) store.Log {
+		return inMemory(t, memory.Shared(), memory.WithPartitions(3))
+	},
 }
 
 // chance makes a ledger with many refusals: loans of few books at few times.

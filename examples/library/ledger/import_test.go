@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +24,7 @@ import (
 	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
 	"github.com/perdure/perdure/perduretest"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/memory"
 )
 
 // story tells what has happened to a book, a word for each event.
@@ -78,7 +78,7 @@ func TestWhatHappensToABookHappensInTheOrderOfTheDesk(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			log := openLog(t, "memory:")
+			log := inMemory(t)
 			mustBring(t, log, read(t, header+c.rows), ledger.Options{})
 			if got := story(t, log, "emma"); !slices.Equal(got, c.want) {
 				t.Errorf("events\n got %q\nwant %q\ninput %q", got, c.want, c.rows)
@@ -96,10 +96,10 @@ const smallLedger = header +
 
 func TestAReportSumsUpTheBooks(t *testing.T) {
 	t.Parallel()
-	for name, uri := range stores(t) {
+	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := openLog(t, uri)
+			log := open(t)
 			r := mustBring(t, log, read(t, smallLedger), ledger.Options{})
 			const want = `{"registered":2,"lent":2,"returned":1,"lend_refused":2,"return_refused":2,"commands":9,"events":5,` +
 				`"open":1,"entities":2,"longest":3,"digest":"%s","rejected_rows":1,"seconds":0}`
@@ -125,7 +125,7 @@ func TestAReportSumsUpTheBooks(t *testing.T) {
 
 func TestEveryEventSaysWhereItComesFrom(t *testing.T) {
 	t.Parallel()
-	log := openLog(t, "memory:")
+	log := inMemory(t)
 	mustBring(t, log, read(t, smallLedger), ledger.Options{Source: "small.csv", Expected: 21 * 24 * time.Hour})
 	var got []string
 	for e, err := range log.Read(t.Context(), store.Key{Kind: library.Books.Name(), ID: "walden"}, 0) {
@@ -147,10 +147,10 @@ func TestEveryEventSaysWhereItComesFrom(t *testing.T) {
 
 func TestAnImportIsWhatAReplayOnPaperGives(t *testing.T) {
 	t.Parallel()
-	for name, uri := range stores(t) {
+	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := openLog(t, uri)
+			log := open(t)
 			l := chance(1, 3000, 40)
 			r := mustBring(t, log, l, ledger.Options{Workers: 16})
 			if got, want := figures(t, r), figures(t, replay(l)); got != want {
@@ -162,10 +162,10 @@ func TestAnImportIsWhatAReplayOnPaperGives(t *testing.T) {
 
 func TestASecondImportChangesNothing(t *testing.T) {
 	t.Parallel()
-	for name, uri := range stores(t) {
+	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := openLog(t, uri)
+			log := open(t)
 			l := chance(2, 500, 20)
 			first := mustBring(t, log, l, ledger.Options{})
 			before, err := log.Heads(t.Context())
@@ -190,10 +190,10 @@ func TestASecondImportChangesNothing(t *testing.T) {
 
 func TestAnImportGoesOnWhereAnEarlierOneWasStopped(t *testing.T) {
 	t.Parallel()
-	for name, uri := range stores(t) {
+	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := openLog(t, uri)
+			log := open(t)
 			l := chance(3, 2000, 30)
 			total := int64(l.Operations())
 			for _, stop := range []int64{total / 10, total / 2, total * 9 / 10} {
@@ -231,7 +231,7 @@ func TestAnImportGoesOnWhereAnEarlierOneWasStopped(t *testing.T) {
 
 func TestALedgerThatHasGrownIsImportedFurther(t *testing.T) {
 	t.Parallel()
-	log := openLog(t, "memory:")
+	log := inMemory(t)
 	mustBring(t, log, read(t, smallLedger), ledger.Options{})
 	l := read(t, smallLedger+"6,emma,Emma,Dora,1891-03-01,1891-03-02\n7,candide,Candide,Dora,1890-03-01,\n")
 	r := mustBring(t, log, l, ledger.Options{})
@@ -258,7 +258,7 @@ func TestALogThatIsNotOfTheLedgerIsLeftAlone(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			log := openLog(t, "memory:")
+			log := inMemory(t)
 			mustBring(t, log, read(t, smallLedger), ledger.Options{})
 			before, err := log.Heads(t.Context())
 			if err != nil {
@@ -278,7 +278,7 @@ func TestALogThatIsNotOfTheLedgerIsLeftAlone(t *testing.T) {
 
 func TestABookThatMovesOnBehindTheImportIsNoticed(t *testing.T) {
 	t.Parallel()
-	log := openLog(t, "memory:?shared=true")
+	log := inMemory(t, memory.Shared())
 	l := read(t, header+"1,emma,Emma,Ada,1891-01-01,1891-01-10\n")
 	onEngine(t, log, func(rival *perdure.Engine) {
 		_, err := bring(t, log, l, ledger.Options{Done: func(int, bool) {
@@ -296,7 +296,7 @@ func TestABookThatMovesOnBehindTheImportIsNoticed(t *testing.T) {
 
 func TestImportsOfOneLedgerSideBySideAreOne(t *testing.T) {
 	t.Parallel()
-	log := openLog(t, "memory:?shared=true")
+	log := inMemory(t, memory.Shared())
 	l := chance(4, 400, 15)
 	want := figures(t, replay(l))
 	var wg sync.WaitGroup
@@ -320,11 +320,11 @@ func TestNoCommandIsLostOrDoubledByAStoreThatFails(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
-			uri := "memory:"
+			open := stores["memory"]
 			if seed%2 == 0 {
-				uri = "bbolt:" + filepath.ToSlash(filepath.Join(t.TempDir(), "library.db"))
+				open = stores["bbolt"]
 			}
-			log := openLog(t, uri)
+			log := open(t)
 			faults := perduretest.NewFaults(log)
 			faults.Random(seed, perduretest.Rates{
 				NotStored: 0.05, FailBefore: 0.05, FailAfter: 0.05, WrongResults: 0.02, ReadFailBefore: 0.02,
@@ -374,10 +374,10 @@ func checkNotices(t *testing.T, notices *notice.File, r *ledger.Report) {
 
 func TestBorrowersAreRemindedOfWhatTheLedgerLeavesOpen(t *testing.T) {
 	t.Parallel()
-	for name, uri := range stores(t) {
+	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log, notices, l := openLog(t, uri), notice.New(""), chance(5, 2000, 60)
+			log, notices, l := open(t), notice.New(""), chance(5, 2000, 60)
 			var first *ledger.Report
 			for run := range 2 {
 				onEngineWith(t, log, notices, func(engine *perdure.Engine) {
@@ -402,7 +402,7 @@ func TestBorrowersAreRemindedOfWhatTheLedgerLeavesOpen(t *testing.T) {
 
 func TestNobodyIsRemindedIfNothingIsSaidOfHowLongALoanLasts(t *testing.T) {
 	t.Parallel()
-	log, notices := openLog(t, "memory:"), notice.New("")
+	log, notices := inMemory(t), notice.New("")
 	onEngineWith(t, log, notices, func(engine *perdure.Engine) {
 		if _, err := ledger.Import(t.Context(), engine, read(t, smallLedger), ledger.Options{}); err != nil {
 			t.Fatal(err)
@@ -414,7 +414,7 @@ func TestNobodyIsRemindedIfNothingIsSaidOfHowLongALoanLasts(t *testing.T) {
 
 func TestEveryCommandIsSentUnderItsOwnKey(t *testing.T) {
 	t.Parallel()
-	log := openLog(t, "memory:")
+	log := inMemory(t)
 	mustBring(t, log, read(t, smallLedger), ledger.Options{})
 	var got []string
 	for r, err := range log.(store.Receipts).Receipts(t.Context(), store.Key{Kind: library.Books.Name(), ID: "emma"}) {
@@ -432,7 +432,7 @@ func TestEveryCommandIsSentUnderItsOwnKey(t *testing.T) {
 func TestAnImportGoesOnWhenTheBookHasForgottenTheKeys(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := openLog(t, "memory:")
+		log := inMemory(t)
 		l := chance(6, 2*perdure.ReceiptsMaxDefault, 1)
 		for i := range l.Loans { // a loan that stays open would refuse all others
 			loan := &l.Loans[i]
@@ -461,7 +461,7 @@ func TestAnImportGoesOnWhenTheBookHasForgottenTheKeys(t *testing.T) {
 func TestTooManyWorkersAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, workers := range []int{-1, ledger.WorkersMax + 1} {
-		if _, err := bring(t, openLog(t, "memory:"), read(t, smallLedger), ledger.Options{Workers: workers}); !errors.Is(err, store.ErrInvalid) {
+		if _, err := bring(t, inMemory(t), read(t, smallLedger), ledger.Options{Workers: workers}); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("Import with %d workers = %v, want %v", workers, err, store.ErrInvalid)
 		}
 	}
@@ -472,12 +472,8 @@ func BenchmarkImport(b *testing.B) {
 	for _, name := range []string{"memory", "bbolt"} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
-			for n := 0; b.Loop(); n++ {
-				uri := "memory:"
-				if name == "bbolt" {
-					uri = "bbolt:" + filepath.ToSlash(filepath.Join(b.TempDir(), fmt.Sprint(n, ".db")))
-				}
-				mustBring(b, openLog(b, uri), l, ledger.Options{})
+			for b.Loop() {
+				mustBring(b, stores[name](b), l, ledger.Options{})
 			}
 			b.ReportMetric(float64(b.N*l.Operations())/b.Elapsed().Seconds(), "commands/s")
 		})

@@ -49,10 +49,10 @@ func TestTheLedgerOfTheStrashunLibraryGivesWhatIsExpected(t *testing.T) {
 	if err := json.NewDecoder(strashun(t, "expected.json")).Decode(&want); err != nil {
 		t.Fatal(err)
 	}
-	for name, uri := range stores(t) {
+	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := openLog(t, uri)
+			log := open(t)
 			for _, run := range []string{"first", "second"} {
 				r := mustBring(t, log, l, ledger.Options{})
 				b, err := json.Marshal(r)
@@ -92,7 +92,7 @@ func TestTheRowsThatTheStrashunLedgerSkipsAreRejected(t *testing.T) {
 			t.Errorf("line %d is rejected because of %q; want what it lacks", r.Line, r.Reason)
 		}
 	}
-	onEngine(t, openLog(t, "memory:"), func(engine *perdure.Engine) {
+	onEngine(t, inMemory(t), func(engine *perdure.Engine) {
 		if r, err := ledger.Import(t.Context(), engine, l, ledger.Options{}); err != nil || r.Commands() != 0 || r.Rejected != rows {
 			t.Errorf("Import = %+v, %v; want a report of %d rejected rows and nothing else", r, err, rows)
 		}
