@@ -109,6 +109,9 @@ func (w *lineWriter) write(o *op) {
 // clients and the engine are, again and again, on every store that outlives it.
 func TestEntitiesAreLinearizableWhenProcessesAreKilled(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it kills processes")
+	}
 	for _, sc := range stores {
 		if !sc.durable {
 			continue

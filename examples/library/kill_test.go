@@ -265,7 +265,11 @@ func TestAnInterruptStopsAnImportWithAWordHowToGoOn(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	file := ledgerFile(t, manyRows(8_000))
+	rows := 8_000
+	if testing.Short() {
+		rows = 2_000
+	}
+	file := ledgerFile(t, manyRows(rows))
 	uri, _ := newStore(t)
 	stderr, err := signalAt(ctx, t, 20, os.Interrupt, "import", file, "--store", uri, "--interval", "2ms", "--workers", "4")
 	const word = "commands, which are safe; the same command goes on from there"

@@ -209,6 +209,9 @@ func sameText(t *testing.T, what, got, want string) {
 
 func TestTheFiguresOfTheStrashunLibraryAreThoseOfItsLedger(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it is long, and other imports do the same")
+	}
 	file := strashun()
 	if file == "" {
 		t.Skip("SKIPPED: the ledger of the Strashun library is not there; set PERDURE_STRASHUN to its directory")

@@ -20,7 +20,11 @@ const (
 
 func TestMessagesAreDeliveredInOrderAndNoneIsStuck(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(seeds) {
+	most := uint64(seeds)
+	if testing.Short() {
+		most /= 10
+	}
+	for seed := range most {
 		if err := newWorld(seed, "").run(steps); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
@@ -29,6 +33,9 @@ func TestMessagesAreDeliveredInOrderAndNoneIsStuck(t *testing.T) {
 
 func TestBrokenQueuesAreFound(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: a queue is of one goroutine, so nothing can race")
+	}
 	for _, fault := range []string{
 		outbox.ForgetGone, outbox.ForgetBehind, outbox.ForgetLate, outbox.ForgetSettled,
 		dispatchBeforeCommit, doneBeforeHandled, ignoreLanes, scanBehind, retryAtOnce, ignoreDoubt,

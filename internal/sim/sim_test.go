@@ -78,6 +78,9 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 
 func TestASeedIsARun(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: a world is of one goroutine, so nothing can race")
+	}
 	hashes := make(map[uint64]uint64)
 	for seed := range uint64(20) {
 		a, b := newWorld(seed, twin{}), newWorld(seed, twin{})
@@ -145,6 +148,9 @@ type twin struct {
 
 func TestABrokenTwinIsCaught(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: a world is of one goroutine, so nothing can race")
+	}
 	for _, tw := range []twin{
 		{name: "settles early", committer: true, settlesEarly: true},
 		{name: "takes unknown for not stored", committer: true, takesUnknownForNotStored: true},

@@ -82,6 +82,9 @@ func ignored(name string) bool {
 // files returns the files of the tree that keep wants.
 func files(t *testing.T, keep func(name string) bool) []file {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: it only looks at files")
+	}
 	all, err := tree()
 	if err != nil {
 		t.Fatalf("read the tree: %v", err)

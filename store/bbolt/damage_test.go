@@ -126,10 +126,8 @@ func fillLog(t testing.TB, l *bbolt.Log) (keys []store.Key) {
 // of entries in the header of a page.
 func TestAFlippedBitIsAnErrorAndNeverWrongData(t *testing.T) {
 	t.Parallel()
-	flips := 200
-	if testing.Short() {
-		flips = 30
-	}
+	longOnly(t)
+	const flips = 200
 	l := openNew(t)
 	keys := fillLog(t, l)
 	want, errs := everything(t, l, keys)

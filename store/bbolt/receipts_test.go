@@ -99,6 +99,7 @@ func TestReceiptsBesideVersionsDisturbNobody(t *testing.T) {
 // all have one of three hashes, and compares with a map.
 func TestReceiptsAreThoseOfAModel(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	for name, hash := range map[string]func(string) uint64{
 		"hashes that collide": func(name string) uint64 { return uint64(len(name)) },
 		"real hashes":         nil,
@@ -194,6 +195,7 @@ func TestReceiptsOfATransactionThatFailsAreNotRemembered(t *testing.T) {
 // alone, and then again and again for writing, each time broken off.
 func TestReceiptsOfAnOlderFormatAreKept(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	l := openNew(t)
 	const entities, each = 12, bbolt.UpgradeReceipts / 5
 	want := make([][]string, entities)
@@ -257,6 +259,7 @@ func TestReceiptsOfAnOlderFormatAreKept(t *testing.T) {
 // write with those of the same commits without.
 func TestKeyedCommandsWriteFewPages(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	const entities, group, rounds, history = 300, 100, 40, 150
 	pages := func(keyed bool) (written int64) {
 		l := openAt(t, filepath.Join(t.TempDir(), "log.db"))

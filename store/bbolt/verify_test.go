@@ -99,10 +99,8 @@ func TestAWholeLogHasNoFaults(t *testing.T) {
 // the last entry of a page.
 func TestEveryFlippedBitOfALiveRecordIsFound(t *testing.T) {
 	t.Parallel()
-	flips := 200
-	if testing.Short() {
-		flips = 60
-	}
+	longOnly(t)
+	const flips = 200
 	l := openNew(t, bbolt.WithPartitions(2))
 	keys := fillLog(t, l)
 	if _, err := l.DeleteEvents(t.Context(), keys[3], 12, store.LastPosition(1)); err != nil {
@@ -133,6 +131,7 @@ func TestEveryFlippedBitOfALiveRecordIsFound(t *testing.T) {
 // leaf less by one: bbolt then does not see the last entry, whatever it is.
 func TestAPageThatHidesItsLastEntriesIsFound(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	l := openNew(t)
 	fillLog(t, l)
 	leaves := bbolt.LeafPages(t, l)

@@ -40,6 +40,9 @@ func key(n int) store.Key { return store.Key{Kind: "book", ID: fmt.Sprintf("book
 //
 //nolint:paralleltest // other goroutines would be counted too
 func TestAnEntityCostsAtMost200BytesBesideItsRecords(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it is long, and does one thing at a time")
+	}
 	const entities = 200_000
 	const bytesMax = 200
 	log := memory.New()

@@ -260,6 +260,7 @@ func verifyTwice(s *told, files *vfs.MemFS) error {
 
 func TestACrashAtAnyMomentLosesNothingThatWasAcknowledged(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	for i, err := range crashes(t) {
 		if i == 5 {
 			t.Fatal("and more")
@@ -270,6 +271,7 @@ func TestACrashAtAnyMomentLosesNothingThatWasAcknowledged(t *testing.T) {
 
 func TestAStoreThatDoesNotSyncIsCaughtByTheCrashTest(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	if faults := crashes(t, pebble.WithoutSync()); len(faults) == 0 {
 		t.Error("faults of a log that does not sync: got none")
 	}

@@ -13,6 +13,7 @@ import (
 // at a time.
 func TestVerifyFindsEveryEntryThatIsTakenAway(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	l := openNew(t, pebble.WithPartitions(2))
 	for v := range store.Version(3) {
 		b := happened(book("1"), v, 1)

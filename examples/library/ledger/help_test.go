@@ -198,6 +198,14 @@ var stores = map[string]func(testing.TB) store.Log{
 	},
 }
 
+// fewer returns how many rows a ledger has, which is less with -short.
+func fewer(rows int) int {
+	if testing.Short() {
+		return rows / 4
+	}
+	return rows
+}
+
 // chance makes a ledger with many refusals: loans of few books at few times.
 func chance(seed uint64, rows, books int) *ledger.Ledger {
 	random := rand.New(rand.NewPCG(seed, 0))

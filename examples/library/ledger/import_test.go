@@ -151,7 +151,7 @@ func TestAnImportIsWhatAReplayOnPaperGives(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			log := open(t)
-			l := chance(1, 3000, 40)
+			l := chance(1, fewer(3000), 40)
 			r := mustBring(t, log, l, ledger.Options{Workers: 16})
 			if got, want := figures(t, r), figures(t, replay(l)); got != want {
 				t.Errorf("report\n got %s\nwant %s", got, want)
@@ -194,7 +194,7 @@ func TestAnImportGoesOnWhereAnEarlierOneWasStopped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			log := open(t)
-			l := chance(3, 2000, 30)
+			l := chance(3, fewer(2000), 30)
 			total := int64(l.Operations())
 			for _, stop := range []int64{total / 10, total / 2, total * 9 / 10} {
 				ctx, cancel := context.WithCancel(t.Context())
@@ -377,7 +377,7 @@ func TestBorrowersAreRemindedOfWhatTheLedgerLeavesOpen(t *testing.T) {
 	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log, notices, l := open(t), notice.New(""), chance(5, 2000, 60)
+			log, notices, l := open(t), notice.New(""), chance(5, fewer(2000), 60)
 			var first *ledger.Report
 			for run := range 2 {
 				onEngineWith(t, log, notices, func(engine *perdure.Engine) {

@@ -41,6 +41,9 @@ var strashunColumns = ledger.Columns{
 
 func TestTheLedgerOfTheStrashunLibraryGivesWhatIsExpected(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it is long, and imports of less do the same")
+	}
 	l, err := ledger.Read(strashun(t, "loans.csv"), strashunColumns)
 	if err != nil {
 		t.Fatal(err)
