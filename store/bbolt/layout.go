@@ -180,6 +180,18 @@ func (b bucket) find(c *bolt.Cursor, k []byte) (key, value, before []byte, err e
 	return key, value, before, nil
 }
 
+// step moves a cursor from entry k to the next one, which must lie behind it: an
+// element of a page has no checksum, so that a damaged one may point to another
+// entry that is sound. Whoever ends at an entry steps once more, since an entry
+// from farther behind would hide all before it.
+func (b bucket) step(c *bolt.Cursor, k []byte) (key, value []byte, err error) {
+	key, value = c.Next()
+	if key != nil && bytes.Compare(key, k) <= 0 {
+		return nil, nil, b.corrupt(k, "the tree is out of order")
+	}
+	return key, value, nil
+}
+
 // get returns the value under k, nil if there is none for certain. It has been
 // checked against its key.
 func (b bucket) get(t *bolt.Bucket, k []byte) ([]byte, error) {

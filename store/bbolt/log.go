@@ -10,9 +10,11 @@
 // against their neighbours. What bbolt keeps beside the entries has no checksum,
 // and some damage to it cannot be noticed: a page whose count of entries has
 // become less hides its last ones (events in the middle of a stream or of a
-// partition are missed, others are not), and a damaged free list shows only when
-// pages that are in use have been written over. [store.Verify] finds both, since
-// it reads the pages themselves, and so does every backup.
+// partition are missed, others are not); an element that points to another entry
+// that is sound, as one flipped bit of several thousand makes it do, hides its own
+// from a search; and a damaged free list shows only when pages that are in use
+// have been written over. [store.Verify] finds all three, since it reads the pages
+// themselves, and so does every backup.
 package bbolt
 
 import (

@@ -127,18 +127,22 @@ func fillRecords(tx *bolt.Tx, p *storekit.Page, b bucket, prefix, next []byte) (
 	if err != nil {
 		return nil, err
 	}
-	for ; k != nil; k, v = c.Next() {
+	for k != nil {
 		record, reason := storekit.Sealed(k, v)
 		if reason != "" {
 			return nil, b.corrupt(k, reason)
 		}
 		if !bytes.HasPrefix(k, prefix) {
-			return nil, nil
+			_, _, err := b.step(c, k)
+			return nil, err
 		}
 		if p.Full() {
 			return bytes.Clone(k), nil
 		}
 		p.Add(k, record)
+		if k, v, err = b.step(c, k); err != nil {
+			return nil, err
+		}
 	}
 	return nil, nil
 }

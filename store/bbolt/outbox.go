@@ -253,13 +253,14 @@ func (o *outboxReader) fill(tx *bolt.Tx, p *storekit.Page) error {
 		return err
 	}
 	o.next = nil
-	for ; k != nil; k, v = c.Next() {
+	for k != nil {
 		sequence, reason := storekit.Number(k, v)
 		if reason != "" {
 			return o.list.corrupt(k, reason)
 		}
 		if o.through != nil && bytes.Compare(k[:8], o.through) > 0 {
-			return nil
+			_, _, err := o.list.step(c, k)
+			return err
 		}
 		if p.Full() {
 			o.next = bytes.Clone(k)
@@ -270,6 +271,9 @@ func (o *outboxReader) fill(tx *bolt.Tx, p *storekit.Page) error {
 			return err
 		}
 		p.Add(be64(sequence), record) // none of a damaged message, which is told when its turn comes
+		if k, v, err = o.list.step(c, k); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -196,12 +196,17 @@ func (s *stream) fill(tx *bolt.Tx, p *storekit.Page) error {
 			return s.corrupt(err, version, store.Position(n))
 		}
 		s.next++
-		k, v = index.Next()
+		if k, v, err = bucketIndex.step(index, k); err != nil {
+			return s.corrupt(err, s.next, 0)
+		}
 	}
 	if k != nil {
 		// What ends the stream must itself be sound, or it could be the next event.
 		if reason := bucketIndex.check(k, v); reason != "" {
 			return s.corrupt(bucketIndex.corrupt(k, reason), s.next, 0)
+		}
+		if _, _, err := bucketIndex.step(index, k); err != nil {
+			return s.corrupt(err, s.next, 0)
 		}
 	}
 	if s.last != lastUnknown && s.next <= s.last {
@@ -415,6 +420,9 @@ func (l *Log) fillScan(tx *bolt.Tx, p *storekit.Page, next, last store.Position)
 			return 0, l.corruptAt(missing(), next)
 		}
 		if position > last {
+			if after, _ := c.Next(); positionOf(after) <= position { // see step
+				return 0, l.corruptAt(missing(), next)
+			}
 			return last + 1, nil
 		}
 		p.Add(k, v)

@@ -68,19 +68,24 @@ func isReceipt(rest []byte) bool {
 func (s *stream) eachReceipt(c *bolt.Cursor, fn func(k, v []byte, n uint64, name []byte) bool) error {
 	from := append(bytes.Clone(s.prefix), receiptMark...)
 	k, v, _, err := bucketIndex.find(c, append(from, 0)) // above all versions
-	for ; err == nil; k, v = c.Next() {
-		if k == nil {
-			return nil
-		}
+	for err == nil && k != nil {
 		// What ends the receipts must itself be sound, or it could be one.
 		if reason := bucketIndex.check(k, v); reason != "" {
 			err = bucketIndex.corrupt(k, reason)
 			break
 		}
 		n, name, ok := s.receiptOf(k)
-		if !ok || !fn(k, v, n, name) {
+		if !ok {
+			_, _, err = bucketIndex.step(c, k)
+			break
+		}
+		if !fn(k, v, n, name) {
 			return nil
 		}
+		k, v, err = bucketIndex.step(c, k)
+	}
+	if err == nil {
+		return nil
 	}
 	return s.corrupt(err, 0, 0)
 }

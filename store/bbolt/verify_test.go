@@ -2,6 +2,7 @@ package bbolt_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -124,6 +125,43 @@ func TestEveryFlippedBitOfALiveRecordIsFound(t *testing.T) {
 		if len(verify(t, damaged.path)) == 0 {
 			t.Errorf("bit %d of byte %d (byte %d of page %d): found nothing", bit, at, at%os.Getpagesize(), at/os.Getpagesize())
 		}
+	}
+}
+
+// TestAnElementThatPointsToAnotherEntryIsFound damages where an element of a page
+// says that its entry is: at another entry of the page, which is sound in itself.
+func TestAnElementThatPointsToAnotherEntryIsFound(t *testing.T) {
+	t.Parallel()
+	longOnly(t)
+	const header, element, damages = 16, 16, 100
+	l := openNew(t)
+	fillLog(t, l)
+	leaves := bbolt.LeafPages(t, l)
+	file := small(t, l)
+	path := filepath.Join(t.TempDir(), "damaged.db")
+	order, random := binary.NativeEndian, rand.New(rand.NewPCG(1, 2))
+	done := 0
+	for range damages {
+		damaged := bytes.Clone(file)
+		id := leaves[random.IntN(len(leaves))]
+		page := damaged[id*os.Getpagesize():]
+		count := int(order.Uint16(page[10:]))
+		if count < 2 {
+			continue
+		}
+		from := random.IntN(count)
+		to := (from + 1 + random.IntN(count-1)) % count
+		a, b := page[header+from*element:], page[header+to*element:]
+		order.PutUint32(a[4:], order.Uint32(b[4:])+uint32((to-from)*element)) // each is counted from its own element
+		copy(a[8:element], b[8:element])
+		write(t, path, damaged)
+		done++
+		if len(verify(t, path)) == 0 {
+			t.Errorf("element %d of page %d points to the entry of element %d: found nothing", from, id, to)
+		}
+	}
+	if done < damages/2 {
+		t.Errorf("pages that were damaged: got %d, want at least %d", done, damages/2)
 	}
 }
 
