@@ -275,6 +275,18 @@ func read(t testing.TB, path string) []byte {
 	return b
 }
 
+func TestALogThatIsOnlyOpenedIsNotChanged(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	fillLog(t, l)
+	closeLog(t, l)
+	before := read(t, l.Path())
+	closeLog(t, openAt(t, l.Path()))
+	if !bytes.Equal(read(t, l.Path()), before) {
+		t.Error("the file has changed")
+	}
+}
+
 func TestALogThatManyCreateAtOnceIsOneLog(t *testing.T) {
 	t.Parallel()
 	const openers = 8

@@ -412,14 +412,19 @@ func (w *writer) putReceipt(s *stream, known *receiptNames, c *store.Receipt) er
 const upgradeReceipts = 4096
 
 // upgrade brings a file of an older format to the present one. Each step of it
-// is a transaction, so it goes on where a process that has ended has left it.
+// is a transaction, so it goes on where a process that has ended has left it. A
+// file of the present format is not written to.
 func (l *Log) upgrade() error {
-	for more := true; more; {
+	for {
+		more := false
 		err := l.guard(func() error {
-			return l.db.Update(func(tx *bolt.Tx) (err error) {
-				if more = tx.Bucket([]byte(bucketOldReceipt.String())) != nil; !more {
-					return nil
-				}
+			if err := l.db.View(func(tx *bolt.Tx) error {
+				more = tx.Bucket([]byte(bucketOldReceipt.String())) != nil
+				return nil
+			}); !more {
+				return err
+			}
+			return l.db.Update(func(tx *bolt.Tx) error {
 				// First, so that no older version reads a file that is half of it.
 				if err := raiseFormat(tx); err != nil {
 					return err
@@ -430,8 +435,10 @@ func (l *Log) upgrade() error {
 		if err != nil {
 			return fmt.Errorf("bring to format %d: %w", formatVersion, err)
 		}
+		if !more {
+			return nil
+		}
 	}
-	return nil
 }
 
 func raiseFormat(tx *bolt.Tx) error {
