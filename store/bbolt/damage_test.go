@@ -291,6 +291,7 @@ func TestAFileThatIsEmptiedUnderTheLogCanBeClosed(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
+	whole := read(t, l.Path())
 	if err := os.Truncate(l.Path(), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -303,6 +304,7 @@ func TestAFileThatIsEmptiedUnderTheLogCanBeClosed(t *testing.T) {
 	if err := receive(t, "Close", closed); err != nil {
 		t.Errorf("close: %v", err)
 	}
+	write(t, l.Path(), whole)
 	closeLog(t, openAt(t, l.Path())) // its lock is gone too
 }
 
