@@ -158,7 +158,7 @@ func (c *cell) repeat(ec *entity.Call) {
 		err = store.ErrNotFound // another engine has forgotten it and used the key anew
 	}
 	if err != nil {
-		c.core.Repeated(entity.Outcome{}, fmt.Errorf("read receipt: %w", err))
+		c.core.Repeated(store.ID{}, entity.Outcome{}, fmt.Errorf("read receipt: %w", err))
 		return
 	}
 	out := entity.Outcome{Version: r.Version, Position: r.Position}
@@ -178,7 +178,7 @@ func (c *cell) repeat(ec *entity.Call) {
 	if err != nil {
 		err = fmt.Errorf("read the state of version %d: %w", r.Version, err)
 	}
-	c.core.Repeated(out, err)
+	c.core.Repeated(r.CommandID, out, err)
 }
 
 // retryLater arms a timer if a load has failed and is to be tried again.

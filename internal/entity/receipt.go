@@ -101,8 +101,8 @@ func (e *Entity) Recalled(list []*store.Receipt, err error) {
 }
 
 // Repeated is the input that the answer to a repeated call has been read. The
-// outcome is that of the first call.
-func (e *Entity) Repeated(out Outcome, err error) {
+// outcome is that of the first call, whose id is first.
+func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 	if e.phase != repeating {
 		return // the memory has been thrown away meanwhile
 	}
@@ -115,6 +115,10 @@ func (e *Entity) Repeated(out Outcome, err error) {
 	}
 	if err != nil {
 		e.fail(c, StatusUnknown, err) // it has been answered, but how is not known
+		return
+	}
+	if first != c.ID && e.mayBeForgotten(c) {
+		e.fail(c, StatusUnknown, nil) // that answer is about another attempt, and this one may be stored too
 		return
 	}
 	c.Outcome = out
@@ -135,7 +139,7 @@ func (e *Entity) recall(c *Call) bool {
 	}
 	known, ok := e.rare.receipts.known[c.Name]
 	switch {
-	case !ok && c.uncertain && e.mayBeForgotten(c):
+	case !ok && e.mayBeForgotten(c):
 		e.fail(c, StatusUnknown, nil)
 		return false
 	case !ok:
@@ -144,6 +148,8 @@ func (e *Entity) recall(c *Call) bool {
 	case known.pending && !canary.Broken("repeat-past-the-gate"):
 		c.again = true // once the first one is durable, or has failed
 		e.flightLast.after.push(c)
+	case known.fingerprint != c.Fingerprint && e.mayBeForgotten(c):
+		e.fail(c, StatusUnknown, nil) // the key was free again, and another engine has used it anew
 	case known.fingerprint != c.Fingerprint && !canary.Broken("key-without-its-body"):
 		e.fail(c, StatusKeyReused, nil)
 	default:
@@ -153,11 +159,11 @@ func (e *Entity) recall(c *Call) bool {
 	return false
 }
 
-// mayBeForgotten reports whether the receipt of a command in doubt, if there was
-// one, may have been taken out by later ones.
+// mayBeForgotten reports whether a command is in doubt and its receipt, if there
+// was one, may have been taken out by later ones.
 func (e *Entity) mayBeForgotten(c *Call) bool {
 	rs := e.rare.receipts
-	return len(rs.order) > 0 && !rs.order[0].time.Before(c.decided) &&
+	return c.uncertain && len(rs.order) > 0 && !rs.order[0].time.Before(c.decided) &&
 		(len(rs.order) >= e.opts.Rules.ReceiptsMax || e.shell.Now().Sub(c.decided) >= e.opts.Rules.ReceiptsFor)
 }
 

@@ -53,13 +53,13 @@ func (l *lab) names() (names []string) {
 }
 
 // answer reads the answer that was kept for a call, as the shell does.
-func (l *lab) answer(c *entity.Call) (out entity.Outcome, err error) {
+func (l *lab) answer(c *entity.Call) (first store.ID, out entity.Outcome, err error) {
 	if l.blank != nil {
-		return out, l.blank
+		return first, out, l.blank
 	}
 	r, err := l.log.Receipt(l.Context(), l.key(), c.Name)
 	if err != nil {
-		return out, err
+		return first, out, err
 	}
 	out = entity.Outcome{Version: r.Version, Position: r.Position}
 	switch {
@@ -74,7 +74,7 @@ func (l *lab) answer(c *entity.Call) (out entity.Outcome, err error) {
 			out.State, err = fold.State()
 		}
 	}
-	return out, err
+	return r.CommandID, out, err
 }
 
 // overwrite stores the batch in flight and another command's state on top of
@@ -302,6 +302,59 @@ func TestADoubtBehindTheWindowOfReceiptsIsTold(t *testing.T) {
 	l.lose(false)
 	l.wantAnswer("a command whose receipt may be gone", c, entity.StatusUnknown, 0)
 	l.wantBalance(7)
+}
+
+func TestAKeyThatWasUsedAnewSaysNothingOfADoubtBehindTheWindow(t *testing.T) {
+	t.Parallel()
+	for _, message := range []proto.Message{&testv1.Deposit{Amount: 2}, &testv1.Withdraw{Amount: 9}} { // the same and another one
+		f, err := entity.Fingerprint(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, refusal := range []*store.Refusal{nil, {Message: "no"}} {
+			l := newLab(t, shelf, func(o *entity.Options) { o.Shared, o.Rules.ReceiptsMax = true, 1 })
+			c := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
+			l.overwrite()
+			l.clock = l.clock.Add(time.Second)
+			l.commit(&store.Batch{
+				Key: l.key(), Expected: 2, Forget: []string{"k"},
+				Receipts: []store.Receipt{{Name: "k", CommandID: store.ID{1}, Fingerprint: f[:], Version: 2, Refusal: refusal}},
+			})
+			l.lose(false)
+			l.wantAnswer("a command whose key was used anew by "+fmt.Sprint(message), c, entity.StatusUnknown, 0)
+			l.wantBalance(7)
+		}
+	}
+}
+
+func TestADoubtWithinTheWindowIsToldByTheKey(t *testing.T) {
+	t.Parallel()
+	deposit := &testv1.Deposit{Amount: 2}
+	// Its own receipt, though the window is full with it.
+	l := newLab(t, shelf, func(o *entity.Options) { o.Shared, o.Rules.ReceiptsMax = true, 1 })
+	c := l.send(deposit, keyed("k"))
+	l.overwrite()
+	l.lose(false)
+	l.wantRepeated("a command whose receipt is there", c, 1, 2)
+	// Somebody else's that was there before.
+	for _, message := range []proto.Message{deposit, &testv1.Withdraw{Amount: 9}} {
+		f, err := entity.Fingerprint(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := newLab(t, shelf, func(o *entity.Options) { o.Shared = true })
+		l.send(&testv1.Touch{}, keyed("other")) // so that the entity knows its receipts
+		l.store()
+		c := l.send(deposit, keyed("k"))
+		l.commit(&store.Batch{Key: l.key(), Receipts: []store.Receipt{{Name: "k", CommandID: store.ID{1}, Fingerprint: f[:]}}})
+		l.lose(false)
+		if message == proto.Message(deposit) {
+			l.wantRepeated("a command that was answered elsewhere", c, 0, 0)
+		} else {
+			l.wantAnswer("a command whose key is another one's", c, entity.StatusKeyReused, 0)
+		}
+		l.wantBalance(0)
+	}
 }
 
 func TestAKeyInFlightIsNotToldByAnotherCall(t *testing.T) {

@@ -170,22 +170,22 @@ func (c *cell) recall() {
 // repeat reads the answer that a command with the key of the call had.
 func (c *cell) repeat(call *entity.Call) {
 	c.fetch(func() func() {
-		out, err := c.answer(call)
-		return func() { c.core.Repeated(out, err) }
+		first, out, err := c.answer(call)
+		return func() { c.core.Repeated(first, out, err) }
 	}, fmt.Sprintf("the receipt %q", call.Name))
 }
 
-func (c *cell) answer(call *entity.Call) (out entity.Outcome, err error) {
+func (c *cell) answer(call *entity.Call) (first store.ID, out entity.Outcome, err error) {
 	w := c.node.w
 	if w.sick() {
-		return out, errIO
+		return first, out, errIO
 	}
 	r, err := w.disk.log.Receipt(background, c.key, call.Name)
 	if err != nil {
-		return out, err
+		return first, out, err
 	}
 	if !bytes.Equal(r.Fingerprint, call.Fingerprint[:]) {
-		return out, store.ErrNotFound // another node has forgotten it, and answered another command
+		return first, out, store.ErrNotFound // another node has forgotten it, and answered another command
 	}
 	out = entity.Outcome{Version: r.Version, Position: r.Position}
 	switch {
@@ -201,7 +201,7 @@ func (c *cell) answer(call *entity.Call) (out entity.Outcome, err error) {
 			out.State, err = fold.State()
 		}
 	}
-	return out, err
+	return r.CommandID, out, err
 }
 
 // fetch reads from the store and hands over what was read, at once or at some time.
