@@ -4,7 +4,7 @@ package storekit
 const (
 	MergeBatchesMax = mergeBatchesMax
 	MergeBytesMax   = mergeBytesMax
-	HeadsMax        = headsMax
+	RecentMax       = recentMax
 	PageRowsMax     = pageRowsMax
 	PageBytesMax    = pageBytesMax
 	KeptBytesMax    = keptBytesMax

@@ -12,42 +12,45 @@ type Head struct {
 	Saved   bool // by a saved state, not by events
 }
 
-// headsMax bounds each of the two generations of a HeadCache that has no bound of
-// its own.
-const headsMax = 32_768
-
 // A HeadCache remembers the heads of the entities that were written last, so
 // that an append to one of them searches nothing for its version. That is legal
 // where the store is locked to one process and every commit passes the cache.
+type HeadCache = Recent[Head]
+
+// recentMax bounds each of the two generations of a Recent that has no bound of
+// its own.
+const recentMax = 32_768
+
+// A Recent remembers something of the entities that were written last.
 //
 // It has two generations: what is written goes to the young one, and when that
 // is full it becomes the old one and the old one is dropped. That is nearly as
-// good as least recently used, without a list. The zero HeadCache is ready; it
-// is for one goroutine at a time.
-type HeadCache struct {
-	// Max bounds each of the two generations; zero means headsMax, 32,768.
+// good as least recently used, without a list. The zero Recent is ready; it is
+// for one goroutine at a time.
+type Recent[V any] struct {
+	// Max bounds each of the two generations; zero means recentMax, 32,768.
 	Max        int
-	young, old map[store.Key]Head
+	young, old map[store.Key]V
 }
 
-// Get returns the head of an entity, if it is remembered.
-func (c *HeadCache) Get(key store.Key) (Head, bool) {
-	if h, ok := c.young[key]; ok {
-		return h, true
+// Get returns what is remembered of an entity, if there is something.
+func (c *Recent[V]) Get(key store.Key) (V, bool) {
+	if v, ok := c.young[key]; ok {
+		return v, true
 	}
-	h, ok := c.old[key]
-	return h, ok
+	v, ok := c.old[key]
+	return v, ok
 }
 
-// Put remembers the head of an entity.
-func (c *HeadCache) Put(key store.Key, h Head) {
+// Put remembers something of an entity.
+func (c *Recent[V]) Put(key store.Key, v V) {
 	if _, ok := c.young[key]; !ok {
-		if c.young == nil || len(c.young) >= cmp.Or(c.Max, headsMax) {
-			c.old, c.young = c.young, make(map[store.Key]Head)
+		if c.young == nil || len(c.young) >= cmp.Or(c.Max, recentMax) {
+			c.old, c.young = c.young, make(map[store.Key]V)
 		}
 		key = OwnKey(key)
 	}
-	c.young[key] = h
+	c.young[key] = v
 }
 
 // OwnKey returns a copy of a key to keep: the caller's strings may be pieces of

@@ -27,7 +27,7 @@ func checkHeads(c headCache) error {
 		return fmt.Errorf("an empty cache says %+v", h)
 	}
 	random := rand.New(rand.NewPCG(1, 0))
-	const entities, writes = 2 * storekit.HeadsMax, 3 * storekit.HeadsMax
+	const entities, writes = 2 * storekit.RecentMax, 3 * storekit.RecentMax
 	truth := make(map[store.Key]storekit.Head)
 	hits := 0
 	for i := range writes {
@@ -45,12 +45,12 @@ func checkHeads(c headCache) error {
 	if hits == 0 {
 		return fmt.Errorf("nothing of %d writes was remembered", writes)
 	}
-	for i := range storekit.HeadsMax {
+	for i := range storekit.RecentMax {
 		c.Put(bookKey(-i), storekit.Head{Version: 7})
 	}
-	for i := range storekit.HeadsMax {
+	for i := range storekit.RecentMax {
 		if h, ok := c.Get(bookKey(-i)); !ok || h.Version != 7 {
-			return fmt.Errorf("head of %v, one of the last %d, is %+v, %t", bookKey(-i), storekit.HeadsMax, h, ok)
+			return fmt.Errorf("head of %v, one of the last %d, is %+v, %t", bookKey(-i), storekit.RecentMax, h, ok)
 		}
 	}
 	remembered := 0
@@ -59,8 +59,8 @@ func checkHeads(c headCache) error {
 			remembered++
 		}
 	}
-	if remembered > storekit.HeadsMax+1 { // the young generation is all of others
-		return fmt.Errorf("%d earlier entities are remembered, want at most %d", remembered, storekit.HeadsMax)
+	if remembered > storekit.RecentMax+1 { // the young generation is all of others
+		return fmt.Errorf("%d earlier entities are remembered, want at most %d", remembered, storekit.RecentMax)
 	}
 	return nil
 }
@@ -87,7 +87,7 @@ func (c *stale) Get(key store.Key) (storekit.Head, bool) {
 }
 
 func (c *stale) Put(key store.Key, h storekit.Head) {
-	if c.young == nil || len(c.young) >= storekit.HeadsMax {
+	if c.young == nil || len(c.young) >= storekit.RecentMax {
 		c.old, c.young = c.young, make(map[store.Key]storekit.Head)
 	}
 	c.young[key] = h
@@ -96,7 +96,7 @@ func (c *stale) Put(key store.Key, h storekit.Head) {
 func (c hasty) Get(key store.Key) (storekit.Head, bool) { h, ok := c[key]; return h, ok }
 
 func (c hasty) Put(key store.Key, h storekit.Head) {
-	if len(c) >= storekit.HeadsMax {
+	if len(c) >= storekit.RecentMax {
 		clear(c)
 	}
 	c[key] = h

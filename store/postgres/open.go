@@ -48,6 +48,7 @@ func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
 	id, err := uuid.NewV7()
 	if err == nil {
 		l.committer.id, l.committer.recall.min = store.ID(id), c.tamper.aloneMin
+		l.committer.recall.forget()
 		err = l.open(ctx, pc)
 	}
 	if err != nil {

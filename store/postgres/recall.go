@@ -3,6 +3,7 @@ package postgres
 import (
 	"slices"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -10,8 +11,8 @@ const (
 	// aloneMin is how many transactions in a row must have found that nobody else
 	// had committed in between, before one is sent that takes it for granted.
 	aloneMin = 4
-	// rememberedMax is how many entities are remembered for certain, and half of
-	// how many at most.
+	// rememberedMax is how many entities are remembered at least, and half of how
+	// many at most.
 	rememberedMax = 16 << 10
 )
 
@@ -37,7 +38,7 @@ type recall struct {
 	heads    map[int]uint64
 	drawn    bool // sequence is known
 	sequence uint64
-	entities generations
+	entities storekit.Recent[entity]
 	// alone counts the transactions, up to min, that have found nobody else's
 	// since the one before.
 	alone int
@@ -45,7 +46,9 @@ type recall struct {
 }
 
 // forget forgets all but that this process used to be alone.
-func (r *recall) forget() { *r = recall{alone: r.alone, min: r.min} }
+func (r *recall) forget() {
+	*r = recall{alone: r.alone, min: r.min, entities: storekit.Recent[entity]{Max: rememberedMax}}
+}
 
 // meet compares what a transaction has read with what is remembered.
 func (r *recall) meet(f *facts) {
@@ -72,7 +75,7 @@ func (r *recall) remember(p *plan, n *needs, serial int64) {
 		r.drawn, r.sequence = true, p.sequence
 	}
 	for _, k := range n.entities.all {
-		r.entities.put(k, *p.entity(k))
+		r.entities.Put(k, *p.entity(k))
 	}
 }
 
@@ -100,7 +103,7 @@ func (r *recall) facts(n *needs) (f *facts, g guesses, enough bool) {
 	}
 	entities := make([]entity, len(n.entities.all))
 	for i, k := range n.entities.all {
-		e, ok := r.entities.get(k)
+		e, ok := r.entities.Get(k)
 		if !ok {
 			if e, ok = g.add(n.first[i]); !ok {
 				return nil, g, false
@@ -154,26 +157,4 @@ func (w *committer) guard(m *message, s *statements, g *guesses) {
 	if len(g.kinds) > 0 {
 		m.add(s.guardEntities, g.kinds, g.ids, g.events, g.saved)
 	}
-}
-
-// Generations are a map that forgets what has not been used for the longest,
-// a generation at a time: when the young are as many as may be, they become the
-// old ones, and the old ones go. The zero value is empty.
-type generations struct{ young, old map[store.Key]entity }
-
-func (g *generations) get(k store.Key) (entity, bool) {
-	e, ok := g.young[k]
-	if !ok {
-		if e, ok = g.old[k]; ok {
-			g.put(k, e)
-		}
-	}
-	return e, ok
-}
-
-func (g *generations) put(k store.Key, e entity) {
-	if g.young == nil || len(g.young) == rememberedMax {
-		g.young, g.old = make(map[store.Key]entity), g.young
-	}
-	g.young[k] = e
 }
