@@ -28,6 +28,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+// leftMax is how many databases stay that tests are done with: to drop one the
+// server writes all that is in its memory, of every database.
+const leftMax = 50
+
 // waitMax bounds every wait for a server: it also covers a machine that is busy
 // with other things.
 const waitMax = 2 * time.Minute
@@ -56,8 +60,8 @@ type Database struct {
 	Server *Server
 }
 
-// Open returns a fresh database in the cluster of this test process. It is
-// dropped when the test ends. Open may be called by many tests at once.
+// Open returns a fresh database in the cluster of this test process. It is dropped
+// when the process ends, or when many others have been left. Open may be called by many tests at once.
 func Open(tb testing.TB) *Database {
 	tb.Helper()
 	s, err := shared()
@@ -106,8 +110,7 @@ func refuse(tb testing.TB, err error) {
 	tb.Fatalf("start PostgreSQL: %v", err)
 }
 
-// Database returns a fresh database of the cluster, which is dropped when the
-// test ends.
+// Database returns a fresh database of the cluster, see [Open].
 func (s *Server) Database(tb testing.TB) *Database {
 	tb.Helper()
 	d := s.named(fmt.Sprintf("test_%d", serial.Add(1)))
@@ -116,11 +119,27 @@ func (s *Server) Database(tb testing.TB) *Database {
 	}
 	tb.Cleanup(func() {
 		// A server that the test has stopped takes its databases along.
-		if err := s.exec("DROP DATABASE " + d.Name + " WITH (FORCE)"); err != nil && !s.stopped() {
+		if err := s.leave(d.Name); err != nil && !s.stopped() {
 			tb.Errorf("drop database: %v", err)
 		}
 	})
 	return d
+}
+
+// leave notes that a test is done with a database, and drops the one that has
+// been left for the longest if too many have.
+func (s *Server) leave(database string) error {
+	s.leftMu.Lock()
+	s.left = append(s.left, database)
+	drop := ""
+	if len(s.left) > s.leftMax {
+		drop, s.left = s.left[0], s.left[1:]
+	}
+	s.leftMu.Unlock()
+	if drop == "" {
+		return nil
+	}
+	return s.exec("DROP DATABASE " + drop + " WITH (FORCE)")
 }
 
 func (s *Server) named(database string) *Database {

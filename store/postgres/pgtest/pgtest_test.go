@@ -33,6 +33,7 @@ func TestEveryTestHasADatabaseOfItsOwnThatSyncs(t *testing.T) {
 
 func TestAServerThatIsStoppedAndStartedAgainKeepsItsDatabases(t *testing.T) {
 	t.Parallel()
+	skipIfShort(t)
 	s := pgtest.Start(t, "max_connections = 10")
 	d := s.Database(t)
 	d.Exec(t, "CREATE TABLE t (n int); INSERT INTO t VALUES (7)")
@@ -62,6 +63,7 @@ func TestChild(t *testing.T) {
 
 func TestNothingIsLeftOfATestProcessThatIsKilled(t *testing.T) {
 	t.Parallel()
+	skipIfShort(t)
 	pgtest.Open(t) // or skip
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$")
 	child.Env = append(os.Environ(), childEnv+"=1")
@@ -95,5 +97,27 @@ func TestNothingIsLeftOfATestProcessThatIsKilled(t *testing.T) {
 		case <-late:
 			t.Fatalf("%s is still there a minute after its test process was killed", dir)
 		}
+	}
+}
+
+func skipIfShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: it starts a server of its own")
+	}
+}
+
+func TestDatabasesThatTestsHaveLeftAreFew(t *testing.T) {
+	t.Parallel()
+	skipIfShort(t)
+	s := pgtest.Start(t)
+	s.Leave(1)
+	for range 3 {
+		t.Run("test", func(t *testing.T) { s.Database(t) }) //nolint:paralleltest // one is left before the next begins
+	}
+	var n int
+	row := s.Database(t).Pool(t).QueryRow(t.Context(), "SELECT count(*) FROM pg_database WHERE datname LIKE 'test%'")
+	if err := row.Scan(&n); err != nil || n != 2 {
+		t.Errorf("databases after three tests, with this one: got %d, %v, want 2", n, err)
 	}
 }

@@ -63,6 +63,10 @@ type Server struct {
 	mu   sync.Mutex
 	run  *exec.Cmd // the supervisor; nil if stopped
 	pipe io.WriteCloser
+
+	leftMu  sync.Mutex
+	left    []string // databases that tests are done with
+	leftMax int
 }
 
 // newServer makes a cluster and starts it.
@@ -79,7 +83,7 @@ func newServer(settings ...string) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin, dir: dir}
+	s := &Server{bin: bin, dir: dir, leftMax: leftMax}
 	defer func() {
 		if err != nil {
 			_ = os.RemoveAll(dir)
