@@ -60,6 +60,9 @@ func (b *box) Policy(m *store.Message) outbox.Policy {
 
 // Jitter is part of [outbox.Shell].
 func (b *box) Jitter(d time.Duration) time.Duration {
+	if d == rescueAfter {
+		return d // it is when all is over
+	}
 	return d - time.Duration(b.node.w.random.Int64N(int64(d)/2+1))
 }
 

@@ -18,6 +18,8 @@ type ledger struct {
 	rows  map[uint64]*left
 	order []*left        // as they were stored
 	sent  map[string]int // effects that were tried once, by command and place
+
+	orphans bool // what is stored comes from a node that has crashed
 }
 
 // A left is one row of the outbox, from when it is stored for ever.
@@ -31,6 +33,7 @@ type left struct {
 	parked   bool
 	gaveUp   bool // its last attempt has failed
 	unparked bool // it was parked once, and others have overtaken it
+	orphan   bool // it came to the store after its node had crashed, so only a rescue finds it
 }
 
 func newLedger(w *world) ledger {
@@ -58,7 +61,7 @@ func (g *ledger) add(b *store.Batch, r *store.Result, at int) {
 		g.endTimer(b.Key, name, at, "cancelled")
 	}
 	for i := range b.Enqueue {
-		l := &left{message: b.Enqueue[i]}
+		l := &left{message: b.Enqueue[i], orphan: g.orphans}
 		m := &l.message
 		m.Source, m.Time = b.Key, r.Time
 		m.Sequence = r.Sequence - uint64(len(b.Enqueue)-1-i)
@@ -235,6 +238,15 @@ func (g *ledger) once(r *outbox.Row, b *box) {
 		g.w.broken("the effect %q of %v is performed after one on version %d", text, c, b.sent[source])
 	}
 	b.sent[source] = version
+}
+
+// auditOrphans checks that nothing but orphans waits for a rescue.
+func (g *ledger) auditOrphans() {
+	for _, l := range g.order {
+		if l.closed == 0 && !l.parked && !l.orphan {
+			g.w.broken("%v waits to be rescued: it was handled %d times and tried %d times", l, l.handled, l.tried)
+		}
+	}
 }
 
 // audit checks that nothing is left once all is over.

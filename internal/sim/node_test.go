@@ -107,7 +107,9 @@ func (n *node) take() {
 		if !arrives {
 			return
 		}
+		n.w.disk.outbox.orphans = n.gone
 		results, err := n.w.disk.commit(group, v)
+		n.w.disk.outbox.orphans = false
 		if n.w.twin.retriesUnknown && err != nil && !errors.Is(err, store.ErrNotStored) {
 			results, err = n.w.disk.store(group), nil
 		}
