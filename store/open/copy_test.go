@@ -12,6 +12,9 @@ import (
 // A log that is copied to PostgreSQL and back is what it was.
 func TestALogIsCopiedFromBboltToPostgresAndBack(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it starts a server, and does one thing at a time")
+	}
 	ctx, d := t.Context(), pgtest.Open(t)
 	from := openLog(t, "bbolt:"+filepath.Join(t.TempDir(), "from.db")+"?partitions=3")
 	for i := range 300 {

@@ -13,6 +13,9 @@ import (
 
 func TestPostgresTakesItsParametersAndLeavesTheRestToTheServer(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it starts a server, and does one thing at a time")
+	}
 	d := pgtest.Open(t)
 	if _, err := open.Open(t.Context(), d.URL+"&migrate=false"); !errors.Is(err, store.ErrFormat) {
 		t.Errorf("open an empty database without migration: got %v, want %v", err, store.ErrFormat)

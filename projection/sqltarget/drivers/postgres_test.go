@@ -48,7 +48,8 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 // PostgreSQL ends by failing one of them; that one is done again.
 func TestADeadlockIsDoneAgain(t *testing.T) {
 	t.Parallel()
-	target := openTarget(t, "pgx", pgtest.Open(t).URL, sqltarget.PostgreSQL)
+	url := pgtest.Open(t).URL + "&deadlock_timeout=10ms" // after which the server looks for one
+	target := openTarget(t, "pgx", url, sqltarget.PostgreSQL)
 	met := make(chan struct{}, 2)
 	both := make(chan struct{})
 	done := make(chan error, 2)
