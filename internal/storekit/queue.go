@@ -2,6 +2,7 @@ package storekit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -46,7 +47,7 @@ type Call struct {
 // The zero Queue is ready.
 type Queue struct {
 	// Patience is how often a leader yields at most, once if it is zero, while
-	// fewer calls wait than the last transaction had: so those whose commit has
+	// fewer calls wait than the last transactions had: so those whose commit has
 	// just ended can queue their next one, and with many callers that nearly
 	// doubles the group. A yield takes less than a microsecond where nobody else
 	// has anything to do; waiting on a timer only makes everybody slower.
@@ -55,7 +56,7 @@ type Queue struct {
 	mu      sync.Mutex
 	waiting []*Call
 	led     bool
-	last    int // calls of the last transaction
+	last    int // calls of the last transaction, or an eighth less than was expected of it
 }
 
 // Commit queues a group and returns once it is committed by commit, which one
@@ -80,14 +81,32 @@ func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]
 		lead = q.wait(c)
 	}
 	if lead {
-		calls := q.take()
-		commit(calls)
-		q.leave(calls, c)
+		q.lead(c, commit)
 	}
 	if c.Err != nil {
 		return nil, c.Err
 	}
 	return c.Results, nil
+}
+
+// errPanicked is the error of calls whose commit has not returned: what it has
+// stored is not known.
+var errPanicked = errors.New("outcome unknown: the commit has panicked")
+
+// lead commits what waits. If the commit panics, or ends its goroutine, the
+// others are told, and the lead is handed on all the same.
+func (q *Queue) lead(c *Call, commit func([]*Call)) {
+	calls, returned := q.take(), false
+	defer func() {
+		if !returned {
+			for _, x := range calls {
+				x.Err = errPanicked
+			}
+		}
+		q.leave(calls, c)
+	}()
+	commit(calls)
+	returned = true
 }
 
 // Waiting returns how many calls wait for their turn, and whether one leads.
@@ -161,7 +180,7 @@ func (q *Queue) take() []*Call {
 	}
 	calls := q.waiting[:n:n]
 	q.waiting = q.waiting[n:]
-	q.last = n
+	q.last = max(n, q.last-(q.last+7)/8)
 	return calls
 }
 

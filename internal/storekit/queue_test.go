@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -424,6 +425,61 @@ func TestABatchThatIsWrongIsRefusedAloneAndAnErrorOfAGroupIsItsCallersAlone(t *t
 			t.Errorf("results of the mixed group are %+v; want the second and third refused", r)
 		}
 	})
+}
+
+func TestACommitThatPanicsIsUnknownToTheOthersAndTheNextGoOn(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(){
+		"panic":  func() { panic("broken") },
+		"goexit": runtime.Goexit,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := make(gate)
+			l := &log{before: g.pass}
+			ending := 1 // the transaction that does
+			commit := func(calls []*storekit.Call) {
+				l.commit(calls)
+				if ending--; ending < 0 && ending > -2 {
+					end()
+				}
+			}
+			ends := make(chan error, 4)
+			led := make(chan any, 1)
+			for i := range 4 {
+				go func() {
+					defer func() {
+						if i == 1 { // it leads the second transaction
+							led <- recover()
+						}
+					}()
+					_, err := l.Commit(t.Context(), group(fmt.Sprint(i), 1), commit)
+					ends <- err
+				}()
+				synctest.Wait()
+			}
+			g.open(t) // the first
+			g.open(t) // the three others
+			synctest.Wait()
+			if got := <-led; (got == nil) != (name == "goexit") {
+				t.Errorf("%s: the leader's goroutine recovers %v", name, got)
+			}
+			if err := <-ends; err != nil {
+				t.Errorf("%s: of the transaction before: %v", name, err)
+			}
+			for range 2 {
+				if err := <-ends; err == nil || errors.Is(err, store.ErrNotStored) {
+					t.Errorf("%s: of another call: got %v, want an error that says nothing of what is stored", name, err)
+				}
+			}
+			go func() { ends <- l.put(t.Context(), "next", 1) }()
+			synctest.Wait()
+			g.open(t)
+			if err := <-ends; err != nil {
+				t.Errorf("%s: the next commit: %v", name, err)
+			}
+			wantIdle(t, l)
+		})
+	}
 }
 
 func BenchmarkQueue(b *testing.B) {

@@ -131,9 +131,13 @@ func Copy(ctx context.Context, conn *pgx.Conn, schema string, events []*store.Ev
 	return err
 }
 
-// Statement returns a statement with an argument in its place, as it is in a
-// script, and whether it can be.
-func Statement(sql string, arg any) (string, bool) {
-	text, ok := (&statement{sql, []any{arg}}).append(nil)
-	return string(text), ok
+// Execution returns how a script executes a statement with an argument, what the
+// statement has to be prepared as, and whether it can.
+func Execution(sql string, arg any) (text, name string, ok bool) {
+	s := &statement{sql, []any{arg}}
+	w, ok := s.append(nil)
+	return string(w), s.name(), ok
 }
+
+// ScriptEventsMin is from how many events on a script is faster.
+const ScriptEventsMin = scriptEventsMin

@@ -3,10 +3,10 @@ package postgres
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,18 +25,23 @@ type statement struct {
 //
 // Rows of events are sent by a COPY, which the server stores in three quarters to
 // two thirds of the time that it needs to take arrays apart; BenchmarkWays
-// compares them. A COPY cannot be among the prepared statements of a pipeline,
-// so the message is then one script, in which arguments are literals. Where those
-// would be large, and in a log that has no events, it is a pipeline.
+// compares them. A COPY cannot be in a pipeline, so the message is then one
+// script, which executes what is prepared with literals for arguments. Where those
+// would be large, and for few events, it is a pipeline.
 type message struct {
 	before, after []statement // the rows
 	events        []*store.Event
-	bytes         int // of records among the arguments
+	bytes         int    // of records among the arguments
+	room          []byte // for the rows; not to be used again after an error
 }
 
-// scriptBytesMax is how large records may be that become literals of a script,
-// which are twice as long and have to be parsed.
-const scriptBytesMax = 256 << 10
+const (
+	// scriptEventsMin is from how many events on a script is faster.
+	scriptEventsMin = 16
+	// scriptBytesMax is how large records may be that become literals of a script,
+	// which are twice as long and have to be parsed.
+	scriptBytesMax = 256 << 10
+)
 
 func (m *message) add(sql string, args ...any) {
 	s := statement{sql, args}
@@ -57,9 +62,13 @@ func (m *message) add(sql string, args ...any) {
 // send sends the message and waits for its end. It returns what the last of its
 // statements has answered.
 func (m *message) send(ctx context.Context, conn *pgx.Conn, s *statements) (last pgconn.CommandTag, err error) {
-	if len(m.events) > 0 && m.bytes <= scriptBytesMax {
+	if len(m.events) >= scriptEventsMin && m.bytes <= scriptBytesMax {
 		if script, ok := m.script(s.copyEvents); ok {
-			return conn.PgConn().CopyFrom(ctx, bytes.NewReader(copyRows(m.events)), script)
+			if err := m.prepare(ctx, conn); err != nil {
+				return last, err
+			}
+			m.room = copyRows(m.room, m.events)
+			return conn.PgConn().CopyFrom(ctx, bytes.NewReader(m.room), script)
 		}
 	}
 	b := &pgx.Batch{}
@@ -81,42 +90,55 @@ func (m *message) send(ctx context.Context, conn *pgx.Conn, s *statements) (last
 	return last, conn.SendBatch(ctx, b).Close()
 }
 
+// prepare prepares the statements of a script where the session does not have
+// them yet.
+func (m *message) prepare(ctx context.Context, conn *pgx.Conn) error {
+	for _, all := range [][]statement{m.before, m.after} {
+		for _, st := range all {
+			if len(st.args) == 0 {
+				continue
+			}
+			if _, err := conn.Prepare(ctx, st.name(), st.sql); err != nil {
+				return fmt.Errorf("%w: %w", errUnsent, err)
+			}
+		}
+	}
+	return nil
+}
+
 // script returns the message as the text of a simple query. It reports false if
 // an argument cannot be in one.
 func (m *message) script(rows string) (string, bool) {
 	var w []byte
-	ok := true
-	write := func(all []statement) {
-		for _, st := range all {
-			if w, ok = st.append(w); !ok {
-				return
-			}
-			w = append(w, ";\n"...)
+	for _, st := range append(append(m.before[:len(m.before):len(m.before)], statement{sql: rows}), m.after...) {
+		var ok bool
+		if w, ok = st.append(w); !ok {
+			return "", false
 		}
+		w = append(w, ";\n"...)
 	}
-	write(m.before)
-	w = append(append(w, rows...), ";\n"...)
-	if ok {
-		write(m.after)
-	}
-	return string(w), ok
+	return string(w), true
 }
 
-// append appends the statement with its arguments in their places, each a literal
-// in quotes whose type the statement says.
+// name returns what the statement is prepared as for scripts. Names are cut off
+// after 63 bytes.
+func (s *statement) name() string {
+	sum := sha256.Sum256([]byte(s.sql))
+	return "perdure_" + hex.EncodeToString(sum[:16])
+}
+
+// append appends the statement: as it is, or if it has arguments, as the execution
+// of what it is prepared as.
 func (s *statement) append(w []byte) ([]byte, bool) {
-	for rest := s.sql; ; {
-		i := strings.IndexByte(rest, '$')
-		if i < 0 {
-			return append(w, rest...), true
-		}
-		w = append(w, rest[:i]...)
-		rest = rest[i+1:]
-		n := int(rest[0] - '1') // no statement has ten arguments
-		rest = rest[1:]
+	if len(s.args) == 0 {
+		return append(w, s.sql...), true
+	}
+	w = append(append(w, "EXECUTE "...), s.name()...)
+	for i, arg := range s.args {
+		w = append(w, "(,"[min(i, 1)])
 		from := len(w)
 		var null, ok bool
-		if w, null, ok = appendText(append(w, "E'"...), s.args[n]); !ok {
+		if w, null, ok = appendText(append(w, "E'"...), arg); !ok {
 			return w, false
 		}
 		if null {
@@ -125,6 +147,7 @@ func (s *statement) append(w []byte) ([]byte, bool) {
 		}
 		w = append(escaped(w, from+len("E'")), '\'')
 	}
+	return append(w, ')'), true
 }
 
 // escaped doubles what would end a literal that begins with E, or means more

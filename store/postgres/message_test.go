@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
@@ -21,6 +23,22 @@ var awkward = []string{
 func TestALiteralMeansItsArgument(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, pgtest.Shared(t))
+	execute := func(sql string, arg any) string { // by a script
+		t.Helper()
+		script, name, ok := postgres.Execution(sql, arg)
+		if !ok {
+			t.Fatalf("%v cannot be in a script", arg)
+		}
+		_, err := conn.Prepare(t.Context(), name, sql)
+		if err == nil {
+			var results []*pgconn.Result
+			if results, err = conn.PgConn().Exec(t.Context(), script).ReadAll(); err == nil {
+				return string(results[0].Rows[0][0])
+			}
+		}
+		t.Errorf("%s: %v", script, err)
+		return ""
+	}
 	for _, conforming := range []string{"on", "off"} {
 		if _, err := conn.Exec(t.Context(), "SELECT set_config('standard_conforming_strings', $1, false)", conforming); err != nil {
 			t.Fatal(err)
@@ -46,27 +64,22 @@ func TestALiteralMeansItsArgument(t *testing.T) {
 			{"text", `'\'`},
 			{"text", nil},
 		} {
-			literal, ok := postgres.Statement("$1::"+c.kind, c.arg)
-			if !ok {
-				t.Errorf("%v has no literal", c.arg)
-				continue
+			var want, got string
+			if err := conn.QueryRow(t.Context(), fmt.Sprintf("SELECT coalesce($1::%s::text, '-')", c.kind), c.arg).Scan(&want); err != nil {
+				t.Fatal(err)
 			}
-			var same bool
-			sql := fmt.Sprintf("SELECT %s IS NOT DISTINCT FROM $1::%s", literal, c.kind)
-			if err := conn.QueryRow(t.Context(), sql, c.arg).Scan(&same); err != nil || !same {
-				t.Errorf("with standard_conforming_strings=%s, %s is not %v: %v", conforming, literal, c.arg, err)
+			if got = execute(fmt.Sprintf("SELECT coalesce($1::%s::text, '-')", c.kind), c.arg); got != want {
+				t.Errorf("with standard_conforming_strings=%s, %v in a script is %q, want %q", conforming, c.arg, got, want)
 			}
 		}
 		for _, text := range awkward {
-			literal, _ := postgres.Statement("$1::text", text)
-			results, err := conn.PgConn().Exec(t.Context(), "SELECT "+literal).ReadAll() // as a script
-			if err != nil || string(results[0].Rows[0][0]) != text {
-				t.Errorf("with standard_conforming_strings=%s, %s is %v, %v; want %q", conforming, literal, results, err, text)
+			if got := execute("SELECT $1::text", text); got != text {
+				t.Errorf("with standard_conforming_strings=%s, %q in a script is %q", conforming, text, got)
 			}
 		}
 	}
-	if script, ok := postgres.Statement("$1::text", "a\x00b"); ok {
-		t.Errorf("a text with a zero byte has the literal %q, want none", script)
+	if script, _, ok := postgres.Execution("SELECT $1::text", "a\x00b"); ok {
+		t.Errorf("a text with a zero byte is in the script %q, want none", script)
 	}
 }
 

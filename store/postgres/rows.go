@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/perdure/perdure/store"
 )
@@ -27,13 +28,14 @@ const (
 	textOID  = 25
 )
 
-// copyRows returns events as the binary format of COPY has them.
-func copyRows(events []*store.Event) []byte {
-	room := len(copyHeader) + len(copyTrailer)
+// copyRows returns events as the binary format of COPY has them, in room if there
+// is enough.
+func copyRows(room []byte, events []*store.Event) []byte {
+	n := len(copyHeader) + len(copyTrailer)
 	for _, e := range events {
-		room += copyRoom + store.SizeEvent(e)
+		n += copyRoom + store.SizeEvent(e)
 	}
-	w := append(make([]byte, 0, room), copyHeader...)
+	w := append(slices.Grow(room[:0], n), copyHeader...)
 	for _, e := range events {
 		w = binary.BigEndian.AppendUint16(w, copyColumns)
 		w = appendNumber(w, uint64(e.Position))
