@@ -141,7 +141,7 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs, che
 		w.conn = conn
 	}
 	if !check {
-		results, stored, err, done := l.ahead(ctx, calls, n)
+		results, stored, done, err := l.ahead(ctx, calls, n)
 		if done {
 			return results, stored, err
 		}
@@ -170,16 +170,16 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs, che
 
 // ahead runs a transaction that is decided on what is remembered. It is not done
 // if that is not enough to decide on, or does not hold.
-func (l *Log) ahead(ctx context.Context, calls []*storekit.Call, n *needs) (results [][]store.Result, stored outcome, err error, done bool) {
+func (l *Log) ahead(ctx context.Context, calls []*storekit.Call, n *needs) (results [][]store.Result, stored outcome, done bool, err error) {
 	w := &l.committer
 	f, g, enough := w.recall.facts(n)
 	if !enough || l.tamper.draw != nil {
-		return nil, no, nil, false
+		return nil, no, false, nil
 	}
 	p, results, refused := l.decide(f, calls, true)
 	if refused || p.empty() { // a refusal is decided on what is read
 		p.forget()
-		return nil, no, nil, false
+		return nil, no, false, nil
 	}
 	m := &message{before: l.begin()}
 	if !l.tamper.unguarded {
@@ -194,7 +194,7 @@ func (l *Log) ahead(ctx context.Context, calls []*storekit.Call, n *needs) (resu
 	if l.tamper.ahead != nil {
 		l.tamper.ahead(done)
 	}
-	return results, stored, err, done
+	return results, stored, done, err
 }
 
 // decide decides the calls on the facts, and reports whether a batch is refused

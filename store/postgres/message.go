@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
@@ -110,7 +111,7 @@ func (m *message) prepare(ctx context.Context, conn *pgx.Conn) error {
 // an argument cannot be in one.
 func (m *message) script(rows string) (string, bool) {
 	var w []byte
-	for _, st := range append(append(m.before[:len(m.before):len(m.before)], statement{sql: rows}), m.after...) {
+	for _, st := range slices.Concat(m.before, []statement{{sql: rows}}, m.after) {
 		var ok bool
 		if w, ok = st.append(w); !ok {
 			return "", false

@@ -25,13 +25,18 @@ func options(s storetest.Setup) []postgres.Option {
 	return opts
 }
 
-func TestLogPassesTheSuite(t *testing.T) { suite(t) }
+func TestLogPassesTheSuite(t *testing.T) {
+	t.Parallel()
+	suite(t)
+}
 
-func TestALogThatDecidesAheadPassesTheSuite(t *testing.T) { suite(t, postgres.WithoutProbation()) }
+func TestALogThatDecidesAheadPassesTheSuite(t *testing.T) {
+	t.Parallel()
+	suite(t, postgres.WithoutProbation())
+}
 
 func suite(t *testing.T, more ...postgres.Option) {
 	t.Helper()
-	t.Parallel()
 	db, places := pgtest.Shared(t), &recycler{}
 	open := func(t testing.TB, s storetest.Setup) store.Log {
 		return openAt(t, places.place(t, db), append(options(s), more...)...)

@@ -107,13 +107,13 @@ func skipIfShort(t *testing.T) {
 	}
 }
 
-func TestDatabasesThatTestsHaveLeftAreFew(t *testing.T) {
+func TestDatabasesThatTestsHaveLeftAreFew(t *testing.T) { //nolint:tparallel // one is left before the next begins
 	t.Parallel()
 	skipIfShort(t)
 	s := pgtest.Start(t)
 	s.Leave(1)
 	for range 3 {
-		t.Run("test", func(t *testing.T) { s.Database(t) }) //nolint:paralleltest // one is left before the next begins
+		t.Run("test", func(t *testing.T) { s.Database(t) })
 	}
 	var n int
 	row := s.Database(t).Pool(t).QueryRow(t.Context(), "SELECT count(*) FROM pg_database WHERE datname LIKE 'test%'")
