@@ -111,10 +111,12 @@ func (l tornLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Resu
 
 func TestTheLogSurvivesEveryKill(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	crashtest.Kill(t, crashSubject)
 }
 
 func TestALogThatStoresReceiptsLaterIsCaught(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Kill(t, torn) })
 }

@@ -153,9 +153,9 @@ func (p *proxy) hangUp() {
 }
 
 // cutEverywhere commits batches while the connection is cut before the first
-// message, the second, and so on, until a commit is not reached by the cut. It
-// returns what is wrong.
-func cutEverywhere(t testing.TB, batch func(k store.Key, expected store.Version, text string) *store.Batch, opts ...postgres.Option) error {
+// message, the one a stride behind it, and so on, until a commit is not reached by
+// the cut. It returns what is wrong.
+func cutEverywhere(t testing.TB, stride int, batch func(k store.Key, expected store.Version, text string) *store.Batch, opts ...postgres.Option) error {
 	p, address := newProxy(t, pgtest.Open(t))
 	l, err := postgres.Open(t.Context(), address, opts...)
 	if err != nil {
@@ -165,7 +165,7 @@ func cutEverywhere(t testing.TB, batch func(k store.Key, expected store.Version,
 	k := key("a")
 	version := store.Version(0)
 	const messagesMax = 1000
-	for n := range messagesMax {
+	for n := 0; n < messagesMax; n += stride {
 		for _, cut := range []bool{false, true} { // the first warms the connection
 			text := fmt.Sprint(n, cut)
 			if cut {
@@ -193,7 +193,8 @@ func cutEverywhere(t testing.TB, batch func(k store.Key, expected store.Version,
 
 func TestAConnectionThatIsCutAnywhereInACommitIsMadeGood(t *testing.T) {
 	t.Parallel()
-	if err := cutEverywhere(t, rich); err != nil {
+	longOnly(t)
+	if err := cutEverywhere(t, 1, rich); err != nil {
 		t.Error(err)
 	}
 	// A commit in one message, that is decided ahead.
@@ -203,14 +204,14 @@ func TestAConnectionThatIsCutAnywhereInACommitIsMadeGood(t *testing.T) {
 			held++
 		}
 	})
-	if err := cutEverywhere(t, one, postgres.WithoutProbation(), count); err != nil {
+	if err := cutEverywhere(t, 1, one, postgres.WithoutProbation(), count); err != nil {
 		t.Error(err)
 	}
 	if held == 0 {
 		t.Error("no commit was decided ahead")
 	}
 	for _, batch := range []func(store.Key, store.Version, string) *store.Batch{rich, one} {
-		if err := cutEverywhere(t, batch, postgres.WithGuess(), postgres.WithoutProbation()); err == nil {
+		if err := cutEverywhere(t, 3, batch, postgres.WithGuess(), postgres.WithoutProbation()); err == nil {
 			t.Error("a log that takes a lost connection for a failed commit is not caught")
 		} else {
 			t.Logf("the twin is caught: %v", err)
@@ -220,6 +221,7 @@ func TestAConnectionThatIsCutAnywhereInACommitIsMadeGood(t *testing.T) {
 
 func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	d := pgtest.Open(t)
 	p, address := newProxy(t, d)
 	direct := connect(t, d)
@@ -414,6 +416,7 @@ func TestATransactionThatTheServerGivesUpIsTriedAgain(t *testing.T) {
 
 func TestALogGoesOnAfterItsServerHasCrashed(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	s := pgtest.Start(t)
 	d := s.Database(t)
 	l, err := postgres.Open(t.Context(), d.URL)
@@ -444,6 +447,7 @@ func TestALogGoesOnAfterItsServerHasCrashed(t *testing.T) {
 
 func TestACommitOnAFullDiskIsNotStored(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	d := pgtest.Open(t)
 	dir := filepath.Join(filepath.Dir(d.Server.Socket()), d.Name)
 	if os.Geteuid() != 0 {

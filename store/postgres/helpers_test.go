@@ -124,3 +124,12 @@ func (p place) exec(t testing.TB, script string, args ...any) {
 }
 
 func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+// longOnly leaves a test that has no goroutines beside each other, or only breaks
+// things, to runs without -short.
+func longOnly(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: it does one thing at a time")
+	}
+}

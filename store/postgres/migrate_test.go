@@ -16,6 +16,7 @@ import (
 
 func TestMigrationsGoUpAndDownAndAreListed(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	d, ctx := pgtest.Open(t), t.Context()
 	applied := func() (n int) {
 		t.Helper()
@@ -87,6 +88,7 @@ func TestMigrationsGoUpAndDownAndAreListed(t *testing.T) {
 
 func TestASchemaThatIsNewerOrChangedIsRefused(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	ctx := t.Context()
 	for _, c := range []struct{ change, says string }{
 		{"INSERT INTO perdure.migrations (number, name, checksum) VALUES (99, 'later', 'x')", "use a newer one"},
@@ -114,6 +116,7 @@ func TestASchemaThatIsNewerOrChangedIsRefused(t *testing.T) {
 
 func TestMigrationsThatFailLeaveNothing(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	d := pgtest.Open(t)
 	d.Exec(t, "CREATE SCHEMA perdure; CREATE TABLE perdure.receipts (other int)") // in the way of the second
 	if err := postgres.MigrateUp(t.Context(), d.URL); err == nil || !strings.Contains(err.Error(), "2_outbox") {
@@ -160,6 +163,7 @@ func TestManyThatOpenANewLogAtOnceOpenOne(t *testing.T) {
 
 func TestARoleThatMayOnlyAppendCanDoAllButChangeEvents(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	d, ctx := pgtest.Open(t), t.Context()
 	role := `odd "role" ` + d.Name
 	quoted := `"odd ""role"" ` + d.Name + `"`
@@ -239,6 +243,7 @@ func TestARoleThatMayOnlyAppendCanDoAllButChangeEvents(t *testing.T) {
 
 func TestWrongOptionsAndDatabasesAreRefused(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	d, ctx := pgtest.Open(t), t.Context()
 	for _, c := range []struct {
 		what  string
@@ -275,6 +280,7 @@ func TestWrongOptionsAndDatabasesAreRefused(t *testing.T) {
 
 func TestSettingsThatWeakenDurabilityAreOverruled(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	d, ctx := pgtest.Open(t), t.Context()
 	for setting, want := range map[string]string{"off": "on", "local": "on", "remote_apply": "remote_apply"} {
 		l, err := postgres.Open(ctx, d.URL+"&synchronous_commit="+setting)
@@ -292,6 +298,7 @@ func TestSettingsThatWeakenDurabilityAreOverruled(t *testing.T) {
 
 func TestAServerThatDoesNotSyncIsReported(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	d := pgtest.Start(t, "fsync = off").Database(t)
 	var logged strings.Builder
 	l, err := postgres.Open(t.Context(), d.URL, postgres.WithLogger(textLogger(&logged)))

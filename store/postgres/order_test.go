@@ -185,6 +185,7 @@ func TestReadersSkipNothingWhile64WritersPauseBeforeTheyCommit(t *testing.T) {
 
 func TestAPlainSequenceIsCaughtSkippingEvents(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	var sequence atomic.Uint64
 	draw := func(n int) uint64 { return sequence.Add(uint64(n)) - uint64(n) }
 	stored, skipped, _ := pausedCommits(t, byPosition("account"), postgres.WithPlainSequence(draw)) // without a kind it would notice the gap
@@ -196,6 +197,7 @@ func TestAPlainSequenceIsCaughtSkippingEvents(t *testing.T) {
 
 func TestATimestampAsOffsetIsCaughtSkippingEvents(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	coarse := func() time.Time { return time.Now().Truncate(time.Hour) } // of two commits most have one time
 	var sequence atomic.Uint64
 	draw := func(n int) uint64 { return sequence.Add(uint64(n)) - uint64(n) }

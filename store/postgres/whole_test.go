@@ -64,6 +64,7 @@ func dump(t *testing.T, p place) string {
 
 func TestALogOfEverySchemaIsReadAndGoesOn(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	all, err := postgres.Migrations(t.Context(), pgtest.Shared(t).URL, postgres.WithSchema(newSchema()))
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +111,7 @@ func faults(t *testing.T, l store.Log) string {
 
 func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	db, places := pgtest.Shared(t), &recycler{}
 	for change, says := range map[string]string{
 		"UPDATE S.events SET type = 'other' WHERE version = 2":      "type other",
@@ -150,6 +152,7 @@ func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
 // An index that the server has stopped to keep up is one that lacks rows.
 func TestAnIndexThatLacksARowIsFound(t *testing.T) {
 	t.Parallel()
+	longOnly(t)
 	for _, index := range []string{"events_version", "events_position", "messages_due"} {
 		p := place{pgtest.Shared(t), newSchema()}
 		l := openAt(t, p)
