@@ -194,7 +194,7 @@ func cutEverywhere(t testing.TB, stride int, batch func(k store.Key, expected st
 func TestAConnectionThatIsCutAnywhereInACommitIsMadeGood(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
-	if err := cutEverywhere(t, 1, rich); err != nil {
+	if err := cutEverywhere(t, 2, rich); err != nil {
 		t.Error(err)
 	}
 	// A commit in one message, that is decided ahead.

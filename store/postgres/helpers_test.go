@@ -109,16 +109,31 @@ func newLog(t testing.TB, opts ...postgres.Option) *postgres.Log {
 	return openAt(t, place{pgtest.Shared(t), newSchema()}, opts...)
 }
 
+// sessions are one connection to each database, for scripts: a new one would take
+// longer than most of them.
+var sessions struct {
+	mu    sync.Mutex
+	conns map[string]*pgx.Conn
+}
+
 // exec runs a script beside a log; S. stands for its schema.
 func (p place) exec(t testing.TB, script string, args ...any) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context()) // it may be for a cleanup
-	conn, err := pgx.Connect(ctx, p.db.URL)
-	if err != nil {
-		t.Fatalf("connect: %v", err)
+	sessions.mu.Lock()
+	defer sessions.mu.Unlock()
+	conn := sessions.conns[p.db.URL]
+	if conn == nil || conn.IsClosed() {
+		var err error
+		if conn, err = pgx.Connect(ctx, p.db.URL); err != nil {
+			t.Fatalf("connect: %v", err)
+		}
+		if sessions.conns == nil {
+			sessions.conns = make(map[string]*pgx.Conn)
+		}
+		sessions.conns[p.db.URL] = conn
 	}
-	_, err = conn.Exec(ctx, postgres.In(p.schema, script), args...)
-	if err := errors.Join(err, conn.Close(ctx)); err != nil {
+	if _, err := conn.Exec(ctx, postgres.In(p.schema, script), args...); err != nil {
 		t.Fatalf("exec %s: %v", script, err)
 	}
 }

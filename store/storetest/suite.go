@@ -66,10 +66,15 @@ type Features struct {
 
 // Run runs every case that the features allow against logs from open, each as a
 // parallel sub-test of t. Cases that need a missing feature are skipped by name.
+// With -short only those run in which several goroutines use a log at once, as it
+// suits the race detector.
 func Run(t *testing.T, open Open, f Features) {
 	for _, c := range cases() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			if testing.Short() && !c.concurrent {
+				t.Skip("-short: it does one thing at a time")
+			}
 			c.execute(t, open, f)
 		})
 	}
@@ -79,6 +84,8 @@ func Run(t *testing.T, open Open, f Features) {
 type testCase struct {
 	// name is the promise, as a sentence.
 	name string
+	// concurrent says that several goroutines use the log at once.
+	concurrent bool
 	// needs are the features without which the case makes no sense.
 	needs []need
 	// setup is how the case wants its log; zero is one partition.
@@ -128,13 +135,19 @@ var (
 
 // cases returns the whole suite, in the order of the port's documentation.
 func cases() []testCase {
-	var all []testCase
+	var all, concurrent []testCase
+	for _, part := range [][]testCase{concurrentCases, pausedCases, watchCases} {
+		for _, c := range part {
+			c.concurrent = true
+			concurrent = append(concurrent, c)
+		}
+	}
 	for _, part := range [][]testCase{
 		featureCases, commitCases, stateCases, limitCases,
 		readCases, scanCases, positionCases, recordCases,
 		outboxCases, receiptCases, claimCases, bookmarkCases,
 		catalogCases, pruneCases, lifeCases, corruptCases, wholeCases,
-		concurrentCases, pausedCases, watchCases, modelCases,
+		concurrent, modelCases,
 	} {
 		all = append(all, part...)
 	}
