@@ -43,8 +43,9 @@ type receipt struct {
 }
 
 type receiptAge struct {
-	name string
-	time time.Time
+	name    string
+	version store.Version
+	time    time.Time
 }
 
 // Fingerprint identifies the type and body of a command.
@@ -95,7 +96,7 @@ func (e *Entity) Recalled(list []*store.Receipt, err error) {
 		var f [fingerprintBytes]byte
 		copy(f[:], s.Fingerprint)
 		r.known[s.Name] = receipt{fingerprint: f}
-		r.order = append(r.order, receiptAge{s.Name, s.Time})
+		r.order = append(r.order, receiptAge{s.Name, s.Version, s.Time})
 	}
 	e.more().receipts = r
 }
@@ -160,11 +161,14 @@ func (e *Entity) recall(c *Call) bool {
 }
 
 // mayBeForgotten reports whether a command is in doubt and its receipt, if there
-// was one, may have been taken out by later ones.
+// was one, may have been taken out by later ones. Receipts go in the order of
+// versions, whatever the clocks of the engines say, so one from before the attempt
+// shows that the window reaches back to it. Clocks matter where receipts go by
+// their age, and may differ by half of it.
 func (e *Entity) mayBeForgotten(c *Call) bool {
 	rs := e.rare.receipts
-	return c.uncertain && !canary.Broken("window-not-considered") && len(rs.order) > 0 && !rs.order[0].time.Before(c.decided) &&
-		(len(rs.order) >= e.opts.Rules.ReceiptsMax || e.shell.Now().Sub(c.decided) >= e.opts.Rules.ReceiptsFor)
+	return c.uncertain && !canary.Broken("window-not-considered") && len(rs.order) > 0 && rs.order[0].version >= c.expected &&
+		(len(rs.order) >= e.opts.Rules.ReceiptsMax || e.shell.Now().Sub(c.decided) >= e.opts.Rules.ReceiptsFor/2)
 }
 
 // remember adds the receipt of a keyed command to its batch, and takes out what
@@ -182,7 +186,7 @@ func (e *Entity) remember(c *Call, w *work) {
 	}
 	c.decided = now
 	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
-	rs.order = append(rs.order, receiptAge{c.Name, now})
+	rs.order = append(rs.order, receiptAge{c.Name, b.Next(), now})
 	w.receipt[0] = store.Receipt{
 		Name: c.Name, CommandID: c.ID, Fingerprint: c.Fingerprint[:], Version: b.Next(), // and the store adds the position, if there are events
 	}
