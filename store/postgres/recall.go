@@ -79,8 +79,8 @@ func (r *recall) remember(p *plan, n *needs, serial int64) {
 	}
 }
 
-// A guess is where an entity must be that is not remembered: at a version by its
-// events or at one by a saved state, and 0 for the other.
+// Guesses are where entities must be that are not remembered: each at a version by
+// its events or at one by a saved state, and at 0 by the other.
 type guesses struct {
 	kinds, ids    []string
 	events, saved []int64
