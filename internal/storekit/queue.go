@@ -18,6 +18,9 @@ import (
 const (
 	mergeBatchesMax = 1024
 	mergeBytesMax   = 4 << 20
+	// callsEnough is how many calls are worth a transaction, whatever it costs: the
+	// others make themselves ready for the next one while it runs.
+	callsEnough = 128
 )
 
 // A Call is a Commit that waits for its turn.
@@ -162,7 +165,7 @@ func (q *Queue) take() []*Call {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for range max(q.Patience, 1) {
-		if len(q.waiting) >= q.last {
+		if len(q.waiting) >= min(q.last, callsEnough) {
 			break
 		}
 		q.mu.Unlock()

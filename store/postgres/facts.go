@@ -61,6 +61,14 @@ func (l *list[K]) add(k K) bool {
 	return true
 }
 
+// newNeeds returns the needs of no batches, with room for those of so many.
+func newNeeds(batches int) *needs {
+	n := &needs{first: make([]*store.Batch, 0, batches)}
+	n.entities.all = make([]store.Key, 0, batches)
+	n.entities.seen = make(map[store.Key]struct{}, batches)
+	return n
+}
+
 func (n *needs) batch(b *store.Batch, partitions int) {
 	if !b.Key.IsZero() && n.entities.add(b.Key) {
 		n.first = append(n.first, b)
@@ -287,9 +295,10 @@ func (n *needs) queueHeads(b *pgx.Batch, s *statements, f *facts) {
 	})
 }
 
-func newFacts() *facts {
+// newFacts returns no facts, with room for those of so many entities.
+func newFacts(entities int) *facts {
 	return &facts{
-		entities: make(map[store.Key]*entity), heads: make(map[int]uint64),
+		entities: make(map[store.Key]*entity, entities), heads: make(map[int]uint64),
 		messages: make(map[uint64][]byte), timers: make(map[timerKey]uint64),
 		receipts: make(map[receiptKey]bool), claims: make(map[store.Claim][]byte),
 	}

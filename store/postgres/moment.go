@@ -48,7 +48,7 @@ func (m *moment) begin(ctx context.Context) error {
 	for i := range all {
 		all[i] = i
 	}
-	f, n := newFacts(), needs{heads: list[int]{all: all}}
+	f, n := newFacts(0), needs{heads: list[int]{all: all}}
 	var unfinished bool
 	var sequence int64
 	b := &pgx.Batch{}

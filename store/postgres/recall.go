@@ -92,7 +92,7 @@ func (r *recall) facts(n *needs) (f *facts, g guesses, enough bool) {
 	if !r.known || r.alone < r.min || n.reading || n.sequences > 0 && !r.drawn {
 		return nil, g, false
 	}
-	f = newFacts()
+	f = newFacts(len(n.entities.all))
 	f.clock, f.sequence = r.clock, r.sequence
 	for _, partition := range n.heads.all {
 		head, ok := r.heads[partition]

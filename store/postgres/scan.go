@@ -164,7 +164,7 @@ func (l *Log) head(ctx context.Context, partition int) (store.Position, error) {
 func (l *Log) readHeads(ctx context.Context, partitions []int) ([]store.Position, error) {
 	heads := make([]store.Position, len(partitions))
 	err := l.read(ctx, func(conn *pgxpool.Conn) error {
-		f := newFacts()
+		f := newFacts(0)
 		n := needs{heads: list[int]{all: partitions}}
 		b := &pgx.Batch{}
 		n.queueHeads(b, &l.statements, f)
