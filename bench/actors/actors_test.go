@@ -16,6 +16,9 @@ import (
 // ends only when all messages are handled, and fails if an answer is wrong.
 func TestEveryContenderDoesEveryWork(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it measures")
+	}
 	for _, w := range works {
 		for _, c := range contestants {
 			t.Run(w.name+"/"+c.name, func(t *testing.T) {

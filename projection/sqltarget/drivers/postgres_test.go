@@ -16,6 +16,9 @@ import (
 
 func TestPostgreSQLKeepsThePort(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it starts a server, for what SQLite shows as well")
+	}
 	pgtest.Open(t) // or skip
 	another := func(t testing.TB, target projection.Target[*sql.Tx]) projection.Target[*sql.Tx] {
 		return openTarget(t, "pgx", target.(opened).name, sqltarget.PostgreSQL)
@@ -48,6 +51,9 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 // PostgreSQL ends by failing one of them; that one is done again.
 func TestADeadlockIsDoneAgain(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it starts a server, for what SQLite shows as well")
+	}
 	url := pgtest.Open(t).URL + "&deadlock_timeout=10ms" // after which the server looks for one
 	target := openTarget(t, "pgx", url, sqltarget.PostgreSQL)
 	met := make(chan struct{}, 2)

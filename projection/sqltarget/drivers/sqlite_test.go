@@ -95,6 +95,9 @@ func TestSQLiteKeepsThePort(t *testing.T) {
 
 func TestSQLiteWithAJournalThatIsRolledBackLosesNothing(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it differs from the other in its files")
+	}
 	name := strings.ReplaceAll(sqliteName(filepath.Join(t.TempDir(), "model.db"), "_pragma=busy_timeout(1)"), "WAL", "DELETE")
 	target := openTarget(t, "sqlite", name, sqltarget.SQLite)
 	f := sqliteFeatures()

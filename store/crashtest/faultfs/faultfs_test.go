@@ -111,6 +111,9 @@ func steps(t *testing.T, dir, text string) {
 
 func TestWhatWasNotSyncedIsGoneAfterTheCut(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it mounts file systems, and does one thing at a time")
+	}
 	for _, c := range []struct {
 		name, steps string
 		fault       *faultfs.Fault
