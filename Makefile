@@ -18,6 +18,11 @@ POWERS ?= 1000
 ROTS ?= 5000
 TESTFLAGS ?= -timeout 15m
 
+# Packages whose tests are about processes, files and servers, or whose goroutines
+# are those of the packages below them: the race detector makes them many times
+# slower, and finds what it finds in the others.
+NORACE := /(bench(/.*)?|cmd/.*|examples/library(/hello|/library|/notice)?|sqltarget/drivers|pgxtarget|pgtest|crashtest(/faultfs)?)$$
+
 ## test: everything that must hold before a change is accepted, in the order
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
 ##       then what runs long
@@ -35,11 +40,12 @@ check: format-check vet modules proto lint
 test-go:
 	go test $(TESTFLAGS) work
 
-## test-race: all tests again, in random order, under the race detector, but for
-##            those that are long without it or only kill processes (-short)
+## test-race: the tests again, in random order, under the race detector, but for
+##            packages without goroutines of their own (NORACE) and for what does
+##            one thing at a time (-short)
 .PHONY: test-race
 test-race:
-	go test $(TESTFLAGS) -race -short -shuffle=on work
+	go test $(TESTFLAGS) -race -short -shuffle=on $$(go list work | grep -vE '$(NORACE)')
 
 ## bench: every benchmark once, to see that it runs
 .PHONY: bench

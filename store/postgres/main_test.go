@@ -11,7 +11,7 @@ import (
 
 // checks is how many random sequences the suite's model runs here by default: a
 // step costs a round trip, not a microsecond. The flag -rapid.checks sets another number.
-const checks = "5"
+const checks = "4"
 
 func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", checks); err != nil { // before the flags are parsed
