@@ -152,6 +152,11 @@ func (m *moment) entries(ctx context.Context, lower, upper []byte, yield func(k,
 // fillEntries copies a page of entries to an empty one and returns the key to go on with, or
 // nil. What it has copied before an error is good.
 func fillEntries(r pebble.Reader, p *storekit.Page, from, upper []byte) (next []byte, err error) {
+	return fillWith(r, p, from, upper, func(_, v []byte) ([]byte, error) { return v, nil })
+}
+
+// fillWith is fillEntries for what keep makes of each value.
+func fillWith(r pebble.Reader, p *storekit.Page, from, upper []byte, keep func(k, v []byte) ([]byte, error)) (next []byte, err error) {
 	err = iterate(r, from, upper, func(c *pebble.Iterator) error {
 		for ok := c.First(); ok; ok = c.Next() {
 			if p.Full() {
@@ -159,6 +164,9 @@ func fillEntries(r pebble.Reader, p *storekit.Page, from, upper []byte) (next []
 				return nil
 			}
 			v, err := c.ValueAndErr()
+			if err == nil {
+				v, err = keep(c.Key(), v)
+			}
 			if err != nil {
 				return err
 			}

@@ -157,23 +157,11 @@ func records[T any](ctx context.Context, l *Log, what string, prefix []byte, dec
 // fillRecords copies a page of records and returns the key to go on with, or nil.
 func fillRecords(r pebble.Reader, p *storekit.Page, from, end []byte) (next []byte, err error) {
 	p.Reset()
-	err = iterate(r, from, end, func(c *pebble.Iterator) error {
-		for ok := c.First(); ok; ok = c.Next() {
-			if p.Full() {
-				next = bytes.Clone(c.Key())
-				return nil
-			}
-			v, err := c.ValueAndErr()
-			if err != nil {
-				return err
-			}
-			record, reason := storekit.Sealed(c.Key(), v)
-			if reason != "" {
-				return corruptKey(c.Key(), reason)
-			}
-			p.Add(c.Key(), record)
+	return fillWith(r, p, from, end, func(k, v []byte) ([]byte, error) {
+		record, reason := storekit.Sealed(k, v)
+		if reason != "" {
+			return nil, corruptKey(k, reason)
 		}
-		return nil
+		return record, nil
 	})
-	return next, err
 }
