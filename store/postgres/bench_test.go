@@ -75,7 +75,9 @@ func BenchmarkAppend(b *testing.B) {
 				})
 			})
 		}
-		b.Run(fmt.Sprintf("loop/group=%d", callers), func(b *testing.B) { bareLoop(b, callers) })
+		for _, trips := range []int{1, 2} { // the log needs one while it is alone
+			b.Run(fmt.Sprintf("loop/group=%d/trips=%d", callers, trips), func(b *testing.B) { bareLoop(b, callers, trips == 1) })
+		}
 	}
 	b.Run("hot/callers=1/groups=64", func(b *testing.B) {
 		l := newLog(b)
@@ -95,11 +97,11 @@ func insert(pool *pgxpool.Pool, sql string, position int64, k store.Key, expecte
 }
 
 // bareLoop runs the transactions of groups of a size, by the same statements,
-// without anything around: lock, versions, events, proof.
-func bareLoop(b *testing.B, group int) {
+// without anything around: lock, versions or guard, events, proof.
+func bareLoop(b *testing.B, group int, ahead bool) {
 	at := placeOf(newLog(b))
 	ctx := context.Background()
-	loop, err := postgres.NewBareLoop(ctx, connect(b, at.db), at.schema)
+	loop, err := postgres.NewBareLoop(ctx, connect(b, at.db), at.schema, ahead)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -68,8 +69,9 @@ func (l *Log) Setting(t testing.TB, name string) (value string) {
 }
 
 // NewBareLoop returns a function that stores events by the transactions that a
-// log runs, with nothing around them, for benchmarks to compare with.
-func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string) (func([]*store.Event) error, error) {
+// log runs, with nothing around them, for benchmarks to compare with: those of two
+// round trips, or those that are decided ahead.
+func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool) (func([]*store.Event) error, error) {
 	c, err := newConfig([]Option{WithSchema(schema)})
 	if err == nil {
 		err = c.prepareSession(ctx, conn)
@@ -77,26 +79,36 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string) (func([]*st
 	if err != nil {
 		return nil, err
 	}
-	s, lock, serial := newStatements(schema), lockKey(schema, "commit"), int64(0)
+	s, w := newStatements(schema), committer{id: store.ID{1}}
+	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}, {sqlLock, []any{lockKey(schema, "commit")}}}
 	return func(events []*store.Event) error {
-		kinds, ids := make([]string, len(events)), make([]string, len(events))
-		for i, e := range events {
-			kinds[i], ids[i] = e.Key.Kind, e.Key.ID
+		m := &message{room: w.room}
+		if ahead && w.recall.known {
+			m.before = slices.Clone(begin)
+			w.guard(m, &s, &guesses{})
+		} else {
+			kinds, ids := make([]string, len(events)), make([]string, len(events))
+			for i, e := range events {
+				kinds[i], ids[i] = e.Key.Kind, e.Key.ID
+			}
+			b := &pgx.Batch{}
+			for _, st := range begin {
+				b.Queue(st.sql, st.args...)
+			}
+			b.Queue(s.clock, 0)
+			b.Queue(s.entities, kinds, ids)
+			b.Queue(s.heads, []int64{0}, []int64{int64(store.LastPosition(0))})
+			if err := conn.SendBatch(ctx, b).Close(); err != nil {
+				return err
+			}
 		}
-		b := &pgx.Batch{}
-		b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-		b.Queue(sqlLock, lock)
-		b.Queue(s.clock, 0)
-		b.Queue(s.entities, kinds, ids)
-		b.Queue(s.heads, []int64{0}, []int64{int64(store.LastPosition(0))})
-		if err := conn.SendBatch(ctx, b).Close(); err != nil {
-			return err
-		}
-		m := &message{events: events}
-		serial++
-		m.add(s.proof, store.ID{1}.String(), serial, events[0].Time.UnixNano())
+		w.serial++
+		w.recall = recall{known: true, clock: events[0].Time.UnixNano(), serial: w.serial}
+		m.events = events
+		m.add(s.proof, w.id.String(), w.serial, w.recall.clock)
 		m.add("COMMIT")
 		_, err := m.send(ctx, conn, &s)
+		w.room = m.room
 		return err
 	}, nil
 }
