@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
@@ -20,19 +21,24 @@ const (
 	mergeBytesMax   = 4 << 20
 	// callsEnough is how many calls are worth a transaction, whatever it costs: the
 	// others make themselves ready for the next one while it runs.
-	callsEnough = 128
+	callsEnough = 256
 )
 
-// A Call is a Commit that waits for its turn.
+// A Call is a Commit that waits for its turn. It belongs to the function that
+// commits until that returns.
 type Call struct {
 	Ctx   context.Context
 	Group []*store.Batch
-	// Results are, until the commit, those of batches that are refused as they are.
+	// Refused are the errors of batches that are refused as they are. It is nil if
+	// there are none.
+	Refused []error
+	// Results are, until the commit, those of the batches that are refused.
 	Results []store.Result
 	// Err is that of the whole group.
 	Err error
 
 	bytes int // of payload
+	one   [1]store.Result
 	// wake tells a caller that had to wait, once, that it leads (true) or that
 	// it is done (false).
 	wake chan bool
@@ -49,17 +55,27 @@ type Call struct {
 //
 // The zero Queue is ready.
 type Queue struct {
-	// Patience is how often a leader yields at most, once if it is zero, while
-	// fewer calls wait than the last transactions had: so those whose commit has
+	// Patience is for how long a leader waits at most, for each call that it expects,
+	// while fewer wait than the last transactions had: so those whose commit has
 	// just ended can queue their next one, and with many callers that nearly
-	// doubles the group. A yield takes less than a microsecond where nobody else
-	// has anything to do; waiting on a timer only makes everybody slower.
-	Patience int
+	// doubles the group. If it is zero, the leader yields once.
+	Patience time.Duration
+	// Early is from how many calls on that are expected a commit begins with the
+	// leader's own alone: for a store that has something to do before it knows the
+	// others, which it gets by More. Zero means never.
+	Early int
 
 	mu      sync.Mutex
 	waiting []*Call
 	led     bool
-	last    int // calls of the last transaction, or an eighth less than was expected of it
+	last    int           // calls of the last transaction, or an eighth less than was expected of it
+	want    int           // how many calls whoever leads waits for, if it does
+	enough  chan struct{} // closed when they are there
+
+	// What belongs to whoever leads:
+	turn           []*Call // those that it has taken
+	batches, bytes int     // of them
+	partial        bool    // others are expected
 }
 
 // Commit queues a group and returns once it is committed by commit, which one
@@ -71,12 +87,24 @@ func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]
 		return nil, fmt.Errorf("%w: %w: group of %d batches, at most %d are allowed",
 			store.ErrNotStored, store.ErrTooLarge, len(group), store.GroupBatchesMax)
 	}
-	c := &Call{Ctx: ctx, Group: group, bytes: payloadBytes(group), Results: make([]store.Result, len(group))}
+	c := &Call{Ctx: ctx, Group: group, bytes: payloadBytes(group)}
+	if len(group) == 1 {
+		c.Results = c.one[:]
+	} else {
+		c.Results = make([]store.Result, len(group))
+	}
 	for i, b := range group {
+		var err error
 		if b == nil {
-			c.Results[i].Err = fmt.Errorf("%w: the batch is nil", store.ErrInvalid)
+			err = fmt.Errorf("%w: the batch is nil", store.ErrInvalid)
 		} else {
-			c.Results[i].Err = b.Validate()
+			err = b.Validate()
+		}
+		if err != nil {
+			if c.Refused == nil {
+				c.Refused = make([]error, len(group))
+			}
+			c.Refused[i], c.Results[i].Err = err, err
 		}
 	}
 	lead := q.enter(c) || canary.Broken("two-callers-lead")
@@ -99,16 +127,17 @@ var errPanicked = errors.New("outcome unknown: the commit has panicked")
 // lead commits what waits. If the commit panics, or ends its goroutine, the
 // others are told, and the lead is handed on all the same.
 func (q *Queue) lead(c *Call, commit func([]*Call)) {
-	calls, returned := q.take(), false
+	q.begin()
+	returned := false
 	defer func() {
 		if !returned {
-			for _, x := range calls {
+			for _, x := range q.turn {
 				x.Err = errPanicked
 			}
 		}
-		q.leave(calls, c)
+		q.leave(c)
 	}()
-	commit(calls)
+	commit(q.turn)
 	returned = true
 }
 
@@ -121,9 +150,13 @@ func (q *Queue) Waiting() (calls int, led bool) {
 
 // wait waits until c leads or is done, or its context ends before it is taken.
 func (q *Queue) wait(c *Call) (lead bool) {
+	done := c.Ctx.Done()
+	if done == nil {
+		return <-c.wake // half as long as to select
+	}
 	select {
 	case lead = <-c.wake:
-	case <-c.Ctx.Done():
+	case <-done:
 		if !q.withdraw(c) {
 			return <-c.wake
 		}
@@ -138,6 +171,10 @@ func (q *Queue) enter(c *Call) (lead bool) {
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, c)
 	if q.led {
+		if q.want > 0 && len(q.waiting) >= q.want {
+			q.want = 0
+			close(q.enough)
+		}
 		c.wake = make(chan bool, 1)
 		return false
 	}
@@ -160,50 +197,107 @@ func (q *Queue) withdraw(c *Call) bool {
 	return true
 }
 
-// take returns the calls to commit next. The leader's own is the first.
-func (q *Queue) take() []*Call {
+// begin takes the calls to commit next, or only the leader's own, which is the first.
+func (q *Queue) begin() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for range max(q.Patience, 1) {
-		if len(q.waiting) >= min(q.last, callsEnough) {
-			break
-		}
+	q.batches, q.bytes = 0, 0
+	if q.partial = q.Early > 0 && q.expected() >= q.Early; q.partial {
+		q.turn = q.take(1)
+		return
+	}
+	q.gather(q.expected())
+	q.turn = q.take(len(q.waiting))
+}
+
+// Expects reports whether More may have something to add. Like it, it is for the
+// function that commits, and until that returns.
+func (q *Queue) Expects() bool { return q.partial }
+
+// More returns the calls that are to be committed together with those that the
+// function that commits was called with: it waits, as patiently as for the first
+// ones, until they are as many as are expected. It has nothing to add where all
+// were taken at once, and the second time.
+func (q *Queue) More() []*Call {
+	if !q.partial {
+		return nil
+	}
+	q.partial = false
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.gather(q.expected() - len(q.turn))
+	more := q.take(len(q.waiting))
+	if !canary.Broken("late-calls-untold") {
+		q.turn = append(q.turn, more...)
+	}
+	return more
+}
+
+// expected returns how many calls a transaction is likely to have, or how many are
+// enough.
+func (q *Queue) expected() int { return min(q.last, callsEnough) }
+
+// gather waits until so many calls wait, or patience ends. It does not yield again
+// and again: a goroutine that is always runnable keeps the processor that it runs
+// on from taking over callers of another.
+func (q *Queue) gather(want int) {
+	if len(q.waiting) >= want {
+		return
+	}
+	if q.Patience == 0 {
 		q.mu.Unlock()
 		runtime.Gosched()
 		q.mu.Lock()
+		return
 	}
-	n, batches, bytes := 0, 0, 0
-	for _, c := range q.waiting {
-		batches += len(c.Group)
-		bytes += c.bytes
-		if n > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) && !canary.Broken("merge-unbounded") {
+	enough := make(chan struct{})
+	q.want, q.enough = want, enough
+	q.mu.Unlock()
+	timer := time.NewTimer(q.Patience * time.Duration(want))
+	select {
+	case <-enough:
+	case <-timer.C:
+	}
+	timer.Stop()
+	q.mu.Lock()
+	q.want = 0
+}
+
+// take takes so many of the calls that wait, or as many as the bounds allow.
+func (q *Queue) take(most int) []*Call {
+	n := 0
+	for _, c := range q.waiting[:most] {
+		batches, bytes := q.batches+len(c.Group), q.bytes+c.bytes
+		if q.batches > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) && !canary.Broken("merge-unbounded") {
 			break
 		}
+		q.batches, q.bytes = batches, bytes
 		n++
 	}
 	calls := q.waiting[:n:n]
 	q.waiting = q.waiting[n:]
-	q.last = max(n, q.last-(q.last+7)/8)
 	return calls
 }
 
-// leave tells all calls but own that they are done, and the next caller to lead.
-func (q *Queue) leave(calls []*Call, own *Call) {
-	for _, c := range calls {
+// leave tells the next caller to lead, and all calls but own that they are done.
+func (q *Queue) leave(own *Call) {
+	q.mu.Lock()
+	turn := q.turn
+	q.last = max(len(turn), q.last-(q.last+7)/8)
+	q.turn = nil
+	if q.led = len(q.waiting) > 0; q.led {
+		if !canary.Broken("lead-not-handed-on") {
+			q.waiting[0].wake <- true
+		}
+	} else if len(turn) == 1 { // a caller that is alone
+		clear(turn)
+		q.waiting, turn = turn[:0], nil
+	}
+	q.mu.Unlock()
+	for _, c := range turn {
 		if c != own {
 			c.wake <- false
 		}
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.led = len(q.waiting) > 0; q.led {
-		if canary.Broken("lead-not-handed-on") {
-			return
-		}
-		q.waiting[0].wake <- true
-	} else {
-		clear(calls)
-		q.waiting = calls[:0] // for a caller that is alone
 	}
 }
 

@@ -26,31 +26,48 @@ func benchBatch(k store.Key, expected store.Version) *store.Batch {
 	}}
 }
 
+// benchKeys is about how many entities benchmarks of appends have in all.
+const benchKeys = 1000
+
+// benchKey returns one of the entities of a caller.
+func benchKey(caller, n int) store.Key { return key(fmt.Sprint(caller, "-", n)) }
+
 // appenders runs b.N commands on many callers, each of which has entities of its own.
 func appenders(b *testing.B, callers, entities int, do func(caller int, k store.Key, expected store.Version) error) {
 	b.Helper()
 	b.ReportAllocs()
-	var left atomic.Int64
-	left.Store(int64(b.N))
-	var wg sync.WaitGroup
+	run := newAppenders(b, callers, entities, do)
 	b.ResetTimer()
-	for c := range callers {
-		wg.Go(func() {
-			own := max(entities/callers, 1)
-			versions := make([]store.Version, own)
-			for i := 0; left.Add(-1) >= 0; i++ {
-				e := i % own
-				if err := do(c, key(fmt.Sprint(c, "-", e)), versions[e]); err != nil {
-					b.Error(err)
-					return
-				}
-				versions[e]++
-			}
-		})
-	}
-	wg.Wait()
+	run(b.N)
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// newAppenders returns a function that runs so many commands more on the callers.
+func newAppenders(b *testing.B, callers, entities int, do func(caller int, k store.Key, expected store.Version) error) func(commands int) {
+	own := max(entities/callers, 1)
+	versions := make([][]store.Version, callers)
+	for c := range versions {
+		versions[c] = make([]store.Version, own)
+	}
+	return func(commands int) {
+		var left atomic.Int64
+		left.Store(int64(commands))
+		var wg sync.WaitGroup
+		for c := range callers {
+			wg.Go(func() {
+				for i := 0; left.Add(-1) >= 0; i++ {
+					e := i % own
+					if err := do(c, benchKey(c, e), versions[c][e]); err != nil {
+						b.Error(err)
+						return
+					}
+					versions[c][e]++
+				}
+			})
+		}
+		wg.Wait()
+	}
 }
 
 // BenchmarkAppend compares the log with what it is built on, in one run: one
@@ -60,7 +77,7 @@ func BenchmarkAppend(b *testing.B) {
 	for _, callers := range []int{1, 64, 256} {
 		b.Run(fmt.Sprintf("log/callers=%d/entities=1000", callers), func(b *testing.B) {
 			l := newLog(b)
-			appenders(b, callers, 1000, func(_ int, k store.Key, expected store.Version) error {
+			appenders(b, callers, benchKeys, func(_ int, k store.Key, expected store.Version) error {
 				return commitOne(context.Background(), l, benchBatch(k, expected))
 			})
 		})
@@ -70,7 +87,7 @@ func BenchmarkAppend(b *testing.B) {
 				pool := at.db.Pool(b, fmt.Sprint("pool_max_conns=", connections))
 				var next atomic.Int64
 				sql := postgres.In(at.schema, `INSERT INTO S.events (position, version, kind, id, type, record) VALUES ($1, $2, $3, $4, $5, $6)`)
-				appenders(b, callers, 1000, func(_ int, k store.Key, expected store.Version) error {
+				appenders(b, callers, benchKeys, func(_ int, k store.Key, expected store.Version) error {
 					return insert(pool, sql, next.Add(1), k, expected)
 				})
 			})
@@ -99,33 +116,74 @@ func insert(pool *pgxpool.Pool, sql string, position int64, k store.Key, expecte
 // bareLoop runs the transactions of groups of a size, by the same statements,
 // without anything around: lock, versions or guard, events, proof.
 func bareLoop(b *testing.B, group int, ahead bool) {
+	run := newBareLoop(b, group, ahead)
+	b.ReportAllocs()
+	b.ResetTimer()
+	run(b.N)
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// newBareLoop returns a function that runs so many commands more by the loop: each
+// group has one of each of as many callers, about the entities that appenders has.
+func newBareLoop(b *testing.B, group int, ahead bool) func(commands int) {
 	at := placeOf(newLog(b))
-	ctx := context.Background()
-	loop, err := postgres.NewBareLoop(ctx, connect(b, at.db), at.schema, ahead)
+	loop, err := postgres.NewBareLoop(context.Background(), connect(b, at.db), at.schema, ahead)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.ReportAllocs()
-	b.ResetTimer()
-	position := int64(0)
-	versions := make(map[int]store.Version)
-	for left := b.N; left > 0; left -= group {
-		n := min(group, left)
-		events := make([]*store.Event, n)
-		for i := range n {
-			position++
-			entity := int(position) % 1000
-			versions[entity]++
-			e := benchBatch(store.Key{}, 0).Events[0]
-			e.Key, e.Version, e.Position, e.Time = key(fmt.Sprint(entity)), versions[entity], store.Position(position), time.Now()
-			events[i] = &e
-		}
-		if err := loop(events); err != nil {
-			b.Fatal(err)
+	position, own := int64(0), max(benchKeys/group, 1)
+	versions := make([][]store.Version, group)
+	for c := range versions {
+		versions[c] = make([]store.Version, own)
+	}
+	round := 0
+	return func(commands int) {
+		for left := commands; left > 0; left -= group {
+			events := make([]*store.Event, min(group, left))
+			for c := range events {
+				position++
+				versions[c][round%own]++
+				e := benchBatch(store.Key{}, 0).Events[0]
+				e.Key, e.Version, e.Position, e.Time = benchKey(c, round%own), versions[c][round%own], store.Position(position), time.Now()
+				events[c] = &e
+			}
+			round++
+			if err := loop(events); err != nil {
+				b.Fatal(err)
+			}
 		}
 	}
-	b.StopTimer()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// BenchmarkBeside compares the log with the bare loop of what it does while it is
+// alone, by turns of some hundredths of a second, so that both have the same
+// moments of a machine whose speed changes.
+func BenchmarkBeside(b *testing.B) {
+	const groups = 128 // in a turn
+	for _, callers := range []int{64, 128, 256} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			l := newLog(b)
+			log := newAppenders(b, callers, benchKeys, func(_ int, k store.Key, expected store.Version) error {
+				return commitOne(context.Background(), l, benchBatch(k, expected))
+			})
+			loop := newBareLoop(b, callers, true)
+			log(groups * callers)
+			loop(groups * callers)
+			var took [2]time.Duration
+			for b.Loop() {
+				for i, run := range []func(int){log, loop} {
+					start := time.Now()
+					run(groups * callers)
+					took[i] += time.Since(start)
+				}
+			}
+			commands := float64(b.N * groups * callers)
+			b.ReportMetric(commands/took[0].Seconds(), "log-events/s")
+			b.ReportMetric(commands/took[1].Seconds(), "loop-events/s")
+			b.ReportMetric(took[1].Seconds()/took[0].Seconds(), "log/loop")
+		})
+	}
 }
 
 // hotEntity appends to one entity, a group of batches that build on each other at a time.
@@ -174,7 +232,7 @@ func BenchmarkShapes(b *testing.B) {
 	} {
 		b.Run(shape.name, func(b *testing.B) {
 			l := newLog(b)
-			appenders(b, 64, 1000, func(_ int, k store.Key, expected store.Version) error {
+			appenders(b, 64, benchKeys, func(_ int, k store.Key, expected store.Version) error {
 				x := benchBatch(k, expected)
 				shape.add(x)
 				return commitOne(ctx, l, x)

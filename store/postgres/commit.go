@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
@@ -16,10 +18,10 @@ import (
 // those before; it needs that of the last one only.
 const trimEvery = 1024
 
-// yieldsMax is how often a leader yields at most, some tenth of a millisecond in
-// all. A transaction costs most of one however small it is: with 64 callers a few
-// yields make groups of 50 of them, and these make 59.
-const yieldsMax = 1024
+// patience is how long a leader waits at most for each call that it expects. A
+// transaction costs most of a millisecond however small it is, so that it is worth
+// a tenth to have all of 64 callers in it.
+const patience = 4 * time.Microsecond
 
 // A committer is the one connection of a log that writes. Whoever holds
 // Log.writing owns it.
@@ -33,6 +35,8 @@ const yieldsMax = 1024
 //
 //	begin; take the lock; guard; write; leave a proof; commit
 //
+// of which the first half is sent before its batches are there, see early.
+//
 // The lock is an advisory one of the log, which every transaction that writes
 // takes first and gives back by its end, after it has become visible. So they
 // come one after the other, each sees all before it, and a reader sees events in
@@ -42,15 +46,13 @@ const yieldsMax = 1024
 // the answer to the commit, the committer takes the lock on a new connection,
 // and so waits until the old transaction has ended, and looks for the row.
 type committer struct {
-	conn   *pgx.Conn
+	session
 	id     store.ID
 	serial int64 // of the last proof
 	recall recall
-	room   []byte // for rows
+	needs  needs // of the transaction
+	whole  int   // transactions until one may begin early
 }
-
-// roomMax is how much room a committer keeps.
-const roomMax = 1 << 20
 
 // Commit implements [store.Log]. It waits for one transaction, and for the one
 // before it if there is one; groups of callers that wait at the same time are
@@ -63,60 +65,61 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	return results, nil
 }
 
-// commit commits the calls in one transaction and sets their results.
+// commit commits the calls, and what the queue has beside them, in one transaction,
+// and sets their results.
 func (l *Log) commit(calls []*storekit.Call) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	live := make([]*storekit.Call, 0, len(calls))
+	if l.queue.Expects() {
+		calls = l.early(calls)
+	}
+	calls = live(slices.Concat(calls, l.queue.More()))
+	if len(calls) == 0 {
+		return
+	}
+	settle(calls, l.transact(unbound(calls[0].Ctx), calls))
+}
+
+// live returns the calls whose callers still wait.
+func live(calls []*storekit.Call) []*storekit.Call {
+	all := make([]*storekit.Call, 0, len(calls))
 	for _, c := range calls {
 		if err := c.Ctx.Err(); err != nil {
 			c.Err = storekit.NotStored(err)
 		} else {
-			live = append(live, c)
+			all = append(all, c)
 		}
 	}
-	if len(live) == 0 {
-		return
-	}
-	// From here on no caller's context matters: the transaction is everybody's.
-	ctx := context.WithoutCancel(live[0].Ctx)
-	results, err := l.transact(ctx, live)
-	for i, c := range live {
-		if c.Err = err; err == nil {
-			c.Results = results[i]
-		}
+	return all
+}
+
+// unbound returns the context of a transaction, which is everybody's: no caller's
+// ends it.
+func unbound(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+
+// settle tells calls that their results hold, or the error of all of them.
+func settle(calls []*storekit.Call, err error) {
+	for _, c := range calls {
+		c.Err = err
 	}
 }
 
-// transact decides and stores the calls, and returns the results of each. Its
-// error matches [store.ErrNotStored], or else the outcome is unknown.
-func (l *Log) transact(ctx context.Context, calls []*storekit.Call) ([][]store.Result, error) {
-	batches := 0
-	for _, c := range calls {
-		batches += len(c.Group)
-	}
-	n := newNeeds(batches)
-	check := true
-	for _, c := range calls {
-		for i, b := range c.Group {
-			if c.Results[i].Err == nil {
-				n.batch(b, l.info.Partitions)
-				check = check && b.IsCheck()
-			}
-		}
-	}
+// transact decides and stores the calls, and sets their results. Its error matches
+// [store.ErrNotStored], or else the outcome is unknown.
+func (l *Log) transact(ctx context.Context, calls []*storekit.Call) error {
+	n := l.needs(calls)
 	for try := 1; ; try++ {
 		if err := l.usable(); err != nil {
-			return nil, storekit.NotStored(err)
+			return storekit.NotStored(err)
 		}
-		results, stored, err := l.attempt(ctx, calls, n, check)
+		stored, err := l.attempt(ctx, calls, n)
 		switch {
 		case err == nil:
-			return results, nil
+			return nil
 		case stored != no:
-			return nil, err
+			return err
 		case try == triesMax || !passing(err):
-			return nil, storekit.NotStored(err)
+			return storekit.NotStored(err)
 		}
 		l.logger.WarnContext(ctx, "transaction is tried again", "log", l.name, "try", try, "error", err)
 	}
@@ -133,87 +136,71 @@ const (
 
 // attempt runs one transaction, or two if the first was decided ahead and in
 // vain. If it returns an error, the outcome is no or unknown.
-func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs, check bool) (results [][]store.Result, stored outcome, err error) {
+func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (outcome, error) {
 	w := &l.committer
 	ctx, cancel := context.WithTimeout(ctx, attemptMax)
 	defer cancel()
 	if w.conn == nil || w.conn.IsClosed() {
 		conn, err := l.connect(ctx)
 		if err != nil {
-			return nil, no, fmt.Errorf("connect: %w", err)
+			return no, fmt.Errorf("connect: %w", err)
 		}
-		w.conn = conn
+		w.use(conn)
 	}
-	if !check {
-		results, stored, done, err := l.ahead(ctx, calls, n)
+	if !n.check {
+		stored, done, err := l.ahead(ctx, calls, n)
 		if done {
-			return results, stored, err
+			return stored, err
 		}
 	}
-	f := newFacts(len(n.entities.all))
-	if err := l.readFacts(ctx, w.conn, n, f, check); err != nil {
-		return nil, no, w.abandon(ctx, err)
+	f := newFacts(n)
+	if err := l.readFacts(ctx, w.conn, n, f); err != nil {
+		return no, w.abandon(ctx, err)
 	}
 	if l.tamper.draw != nil {
 		for _, p := range n.heads.all {
 			f.heads[p] = l.tamper.draw(n.events)
 		}
 	}
-	p, results, _ := l.decide(f, calls, false)
+	p, _ := l.decide(f, calls, n, l.clock(f.clock), false)
 	switch {
-	case check:
-		return results, yes, nil
+	case n.check:
+		return yes, nil
 	case p.empty():
 		_ = w.abandon(ctx, nil) // it has stored nothing whatever becomes of it
-		return results, yes, nil
+		return yes, nil
 	}
 	w.recall.meet(f)
-	stored, err = l.store(ctx, &message{}, p, n)
-	return results, stored, err
+	return l.store(ctx, &message{}, p, n)
 }
 
-// ahead runs a transaction that is decided on what is remembered. It is not done
-// if that is not enough to decide on, or does not hold.
-func (l *Log) ahead(ctx context.Context, calls []*storekit.Call, n *needs) (results [][]store.Result, stored outcome, done bool, err error) {
-	w := &l.committer
-	f, g, enough := w.recall.facts(n)
-	if !enough || l.tamper.draw != nil {
-		return nil, no, false, nil
+// needs returns what the calls need to know, until the next calls.
+func (l *Log) needs(calls []*storekit.Call) *needs {
+	l.committer.recall.takeIn()
+	n, batches := &l.committer.needs, 0
+	for _, c := range calls {
+		batches += len(c.Group)
 	}
-	p, results, refused := l.decide(f, calls, true)
-	if refused || p.empty() { // a refusal is decided on what is read
-		p.forget()
-		return nil, no, false, nil
-	}
-	m := &message{before: l.begin()}
-	if !l.tamper.unguarded {
-		w.guard(m, &l.statements, &g)
-	}
-	if n.sequences > 0 {
-		m.add(l.statements.drawn, int64(p.sequence))
-	}
-	stored, err = l.store(ctx, m, p, n)
-	e := refusal(err)
-	done = stored != no || e == nil || e.Code != codeDivision && e.Code != codeUnique
-	if l.tamper.ahead != nil {
-		l.tamper.ahead(done)
-	}
-	return results, stored, done, err
-}
-
-// decide decides the calls on the facts, and reports whether a batch is refused
-// for what they are.
-func (l *Log) decide(f *facts, calls []*storekit.Call, ahead bool) (p *plan, results [][]store.Result, refused bool) {
-	p = newPlan(f, l.info.Partitions, l.clock(f.clock))
-	p.unchecked, p.ahead = l.tamper.relaxed, ahead
-	results = make([][]store.Result, len(calls))
-	for i, c := range calls {
-		results[i] = p.group(c.Group, c.Results)
-		for j := range results[i] {
-			refused = refused || results[i][j].Err != nil && c.Results[j].Err == nil
+	n.reset(batches)
+	for _, c := range calls {
+		for i, b := range c.Group {
+			if c.Refused == nil || c.Refused[i] == nil {
+				n.batch(b, l.info.Partitions)
+			}
 		}
 	}
-	return p, results, refused
+	return n
+}
+
+// decide decides the calls on the facts, sets their results, and reports whether a
+// batch is refused for what they are.
+func (l *Log) decide(f *facts, calls []*storekit.Call, n *needs, now time.Time, ahead bool) (p *plan, refused bool) {
+	p = newPlan(f, l.info.Partitions, n.events, now)
+	p.unchecked, p.ahead = l.tamper.relaxed, ahead
+	for _, c := range calls {
+		refused = p.group(c) || refused
+	}
+	return p, refused
 }
 
 // begin returns the statements that a transaction begins with.
@@ -229,36 +216,47 @@ func (l *Log) begin() []statement {
 // an error, the outcome is no or unknown.
 func (l *Log) store(ctx context.Context, m *message, p *plan, n *needs) (outcome, error) {
 	w := &l.committer
-	err := l.write(ctx, m, p)
-	stored := yes
-	switch {
-	case err == nil:
-	case refusal(err) != nil || errors.Is(err, errUnsent):
-		stored, err = no, w.abandon(ctx, err)
-		if e := refusal(err); e != nil && e.Code == codeMissingState {
-			hangUp(w.conn) // the next session prepares its statements anew
-		}
-	default:
-		stored, err = l.resolve(context.WithoutCancel(ctx), err), lost(err)
-	}
+	stored, err := l.end(ctx, l.write(ctx, m, p))
 	switch stored {
 	case yes:
 		w.recall.remember(p, n, w.serial)
 		l.announce(p)
-		return yes, nil
 	case no:
 		p.forget()
+	case unknown:
+		w.recall.forget()
+	}
+	return stored, err
+}
+
+// end returns the outcome of a transaction whose last message has been answered
+// with the error, or nil. If it returns an error, the outcome is no or unknown.
+func (l *Log) end(ctx context.Context, err error) (outcome, error) {
+	w := &l.committer
+	if err == nil {
+		return yes, nil
+	}
+	if refusal(err) != nil || errors.Is(err, errUnsent) {
+		err = w.abandon(ctx, err)
+		if e := refusal(err); e != nil && e.Code == codeMissingState {
+			hangUp(w.conn) // the next session prepares its statements anew
+		}
 		return no, err
 	}
-	w.recall.forget()
-	return unknown, fmt.Errorf("outcome unknown: %w", err)
+	switch l.resolve(context.WithoutCancel(ctx), err) {
+	case yes:
+		return yes, nil
+	case no:
+		return no, lost(err)
+	}
+	return unknown, fmt.Errorf("outcome unknown: %w", lost(err))
 }
 
 // readFacts begins the transaction, takes the lock, and reads what the batches
 // need. Batches that only check versions need no transaction: one statement sees
 // all that is committed.
-func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts, check bool) error {
-	if check {
+func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts) error {
+	if n.check {
 		if len(n.entities.all) == 0 {
 			return nil
 		}
@@ -278,31 +276,34 @@ func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts,
 var errUnsent = errors.New("not sent")
 
 // write writes the plan, behind what is in the message, and commits.
-func (l *Log) write(ctx context.Context, m *message, p *plan) (err error) {
+func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 	w := &l.committer
 	w.serial++
 	p.queue(m, &l.statements)
-	m.room, w.room = w.room, nil
-	defer func() {
-		if err == nil && cap(m.room) <= roomMax {
-			w.room = m.room
-		}
-	}()
-	m.add(l.statements.proof, w.id.String(), w.serial, p.now.UnixNano())
-	if w.serial%trimEvery == 0 {
-		m.add(l.statements.trim, w.id.String(), w.serial)
-	}
+	w.prove(m, &l.statements, p.now)
 	if l.tamper.written != nil {
-		if _, err := m.send(ctx, w.conn, &l.statements); err != nil {
+		if _, err := w.send(ctx, m, &l.statements); err != nil {
 			return fmt.Errorf("%w: %w", errUnsent, err)
 		}
 		l.tamper.written()
-		m = &message{room: m.room}
+		m = &message{}
 	}
 	m.add("COMMIT")
-	tag, err := m.send(ctx, w.conn, &l.statements)
-	if err == nil && tag.String() != "COMMIT" {
-		// The server says ROLLBACK where a statement before has failed.
+	return committed(w.send(ctx, m, &l.statements))
+}
+
+// prove adds the proof of a transaction to a message.
+func (w *committer) prove(m *message, s *statements, now time.Time) {
+	m.add(s.proof, w.id.String(), w.serial, now.UnixNano())
+	if w.serial%trimEvery == 0 {
+		m.add(s.trim, w.id.String(), w.serial)
+	}
+}
+
+// committed returns the error of a message that ends with a commit: the server says
+// ROLLBACK where a statement before has failed.
+func committed(last pgconn.CommandTag, err error) error {
+	if err == nil && last.String() != "COMMIT" {
 		return fmt.Errorf("%w: the server has rolled back", errUnsent)
 	}
 	return err
@@ -339,7 +340,7 @@ func (l *Log) resolve(ctx context.Context, why error) outcome {
 	ctx, cancel := context.WithTimeout(ctx, l.tamper.resolveMax)
 	defer cancel()
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		stored, err := l.prove(ctx, pid)
+		stored, err := l.proved(ctx, pid)
 		if err == nil {
 			if stored {
 				return yes
@@ -363,8 +364,8 @@ const sqlEndSession = `SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity 
 		AND l.classid = ($2::bigint >> 32 & 4294967295)::oid AND l.objid = ($2::bigint & 4294967295)::oid
 		AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 
-// prove looks for the last proof, on a new connection, which becomes the committer's.
-func (l *Log) prove(ctx context.Context, pid uint32) (stored bool, err error) {
+// proved looks for the last proof, on a new connection, which becomes the committer's.
+func (l *Log) proved(ctx context.Context, pid uint32) (stored bool, err error) {
 	w := &l.committer
 	conn, err := l.connect(ctx)
 	if err != nil {
@@ -383,7 +384,7 @@ func (l *Log) prove(ctx context.Context, pid uint32) (stored bool, err error) {
 		hangUp(conn)
 		return false, err
 	}
-	w.conn = conn
+	w.use(conn)
 	return stored, nil
 }
 

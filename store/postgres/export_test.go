@@ -35,6 +35,28 @@ func WithAhead(ended func(held bool)) Option {
 	return option(func(c *config) { c.tamper.ahead = ended })
 }
 
+// WithBegun makes the log call begun when it has sent the first script of a
+// transaction that begins early.
+func WithBegun(begun func()) Option { return option(func(c *config) { c.tamper.begun = begun }) }
+
+// WithPatience lets a transaction wait so long for each call that it expects.
+func WithPatience(d time.Duration) Option { return option(func(c *config) { c.tamper.patience = d }) }
+
+// WithLameBegin lets the first script of a transaction that begins early fail before
+// it has begun.
+func WithLameBegin() Option { return option(func(c *config) { c.tamper.lame = true }) }
+
+// WithoutChain is a broken twin that writes the second script of a transaction
+// whether it is inside of the transaction or not.
+func WithoutChain() Option { return option(func(c *config) { c.tamper.unchained = true }) }
+
+// EarlyCalls is from how many calls on that are expected a transaction begins early.
+const EarlyCalls = earlyCalls
+
+// WholeMax is for how many transactions none begins early, after one could not be
+// decided ahead.
+const WholeMax = wholeMax
+
 // AloneMin is how many transactions find that nobody else has committed before
 // one is decided ahead.
 const AloneMin = aloneMin
@@ -80,12 +102,13 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool)
 		return nil, err
 	}
 	s, w := newStatements(schema), committer{id: store.ID{1}}
+	w.use(conn)
 	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}, {sqlLock, []any{lockKey(schema, "commit")}}}
 	return func(events []*store.Event) error {
-		m := &message{room: w.room}
+		m := &message{}
 		if ahead && w.recall.known {
 			m.before = slices.Clone(begin)
-			w.guard(m, &s, &guesses{})
+			m.add(s.guard, w.recall.clock, w.id.String(), w.recall.serial)
 		} else {
 			kinds, ids := make([]string, len(events)), make([]string, len(events))
 			for i, e := range events {
@@ -107,8 +130,7 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool)
 		m.events = events
 		m.add(s.proof, w.id.String(), w.serial, w.recall.clock)
 		m.add("COMMIT")
-		_, err := m.send(ctx, conn, &s)
-		w.room = m.room
+		_, err := w.send(ctx, m, &s)
 		return err
 	}, nil
 }
@@ -135,20 +157,25 @@ func Unnest(ctx context.Context, conn *pgx.Conn, schema string, events []*store.
 	return conn.SendBatch(ctx, b).Close()
 }
 
-// Copy stores events by a COPY in a script.
-func Copy(ctx context.Context, conn *pgx.Conn, schema string, events []*store.Event) error {
+// NewCopy returns a function that stores events by a COPY in a script.
+func NewCopy(conn *pgx.Conn, schema string) func(context.Context, []*store.Event) error {
 	s := newStatements(schema)
-	m := &message{before: []statement{{sql: "BEGIN"}}, events: events, after: []statement{{sql: "COMMIT"}}}
-	_, err := m.send(ctx, conn, &s)
-	return err
+	var x session
+	x.use(conn)
+	return func(ctx context.Context, events []*store.Event) error {
+		m := &message{before: []statement{{sql: "BEGIN"}}, events: events, after: []statement{{sql: "COMMIT"}}}
+		_, err := x.send(ctx, m, &s)
+		return err
+	}
 }
 
 // Execution returns how a script executes a statement with an argument, what the
 // statement has to be prepared as, and whether it can.
 func Execution(sql string, arg any) (text, name string, ok bool) {
 	s := &statement{sql, []any{arg}}
-	w, ok := s.append(nil)
-	return string(w), s.name(), ok
+	name = nameOf(sql)
+	w, ok := s.append(nil, map[string]string{sql: name})
+	return string(w), name, ok
 }
 
 // ScriptEventsMin is from how many events on a script is faster.

@@ -1,6 +1,9 @@
 package postgres
 
 import (
+	"iter"
+	"slices"
+
 	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/store"
@@ -26,9 +29,12 @@ type entity struct {
 }
 
 // needs are what a group of batches has to know, each thing once.
+//
+// They and the facts that are read for them are used again for another group.
 type needs struct {
 	entities  list[store.Key]
 	first     []*store.Batch // of each of them
+	where     []entity       // room for facts
 	snapshots map[store.Key]bool
 	heads     list[int] // partitions
 	messages  list[uint64]
@@ -40,12 +46,13 @@ type needs struct {
 	// reading says that a batch depends on rows that nobody remembers, or that it
 	// is refused if one is there or not.
 	reading bool
+	check   bool // all batches only check versions
 }
 
 // A list is a set in the order of its first additions.
 type list[K comparable] struct {
 	all  []K
-	seen map[K]struct{}
+	seen map[K]int // where in all
 }
 
 // add adds k and reports whether it was not there.
@@ -54,22 +61,32 @@ func (l *list[K]) add(k K) bool {
 		return false
 	}
 	if l.seen == nil {
-		l.seen = make(map[K]struct{})
+		l.seen = make(map[K]int)
 	}
-	l.seen[k] = struct{}{}
+	l.seen[k] = len(l.all)
 	l.all = append(l.all, k)
 	return true
 }
 
-// newNeeds returns the needs of no batches, with room for those of so many.
-func newNeeds(batches int) *needs {
-	n := &needs{first: make([]*store.Batch, 0, batches)}
-	n.entities.all = make([]store.Key, 0, batches)
-	n.entities.seen = make(map[store.Key]struct{}, batches)
-	return n
+// batchesKept is of how many batches at most needs keep their room.
+const batchesKept = 4096
+
+// reset makes the needs those of no batches, with room for those of so many.
+func (n *needs) reset(batches int) {
+	keys, first, where := n.entities, n.first, n.where
+	*n = needs{check: true}
+	if batches > batchesKept || len(keys.all) > batchesKept {
+		return
+	}
+	clear(keys.all)
+	clear(keys.seen)
+	clear(first)
+	n.entities = list[store.Key]{keys.all[:0], keys.seen}
+	n.first, n.where = first[:0], where
 }
 
 func (n *needs) batch(b *store.Batch, partitions int) {
+	n.check = n.check && b.IsCheck()
 	if !b.Key.IsZero() && n.entities.add(b.Key) {
 		n.first = append(n.first, b)
 	}
@@ -115,7 +132,8 @@ func (n *needs) batch(b *store.Batch, partitions int) {
 type facts struct {
 	clock    int64
 	sequence uint64 // before the first of those reserved
-	entities map[store.Key]*entity
+	keys     *list[store.Key]
+	entities []entity // of the keys
 	heads    map[int]uint64
 	messages map[uint64][]byte
 	timers   map[timerKey]uint64
@@ -245,13 +263,12 @@ func (n *needs) queueEntities(b *pgx.Batch, s *statements, f *facts) {
 			var i int64
 			var version, position, saved *int64
 			_, err := pgx.ForEachRow(rows, []any{&i, &version, &position, &saved}, func() error {
-				e := &entity{}
+				e := &f.entities[i-1]
 				if version != nil {
 					e.version, e.position = store.Version(*version), store.Position(*position)
 				} else {
 					e.version, e.saved = store.Version(*saved), true
 				}
-				f.entities[n.entities.all[i-1]] = e
 				return nil
 			})
 			return err
@@ -295,24 +312,20 @@ func (n *needs) queueHeads(b *pgx.Batch, s *statements, f *facts) {
 	})
 }
 
-// newFacts returns no facts, with room for those of so many entities.
-func newFacts(entities int) *facts {
+// newFacts returns no facts yet about what is needed.
+func newFacts(n *needs) *facts {
+	n.where = slices.Grow(n.where[:0], len(n.entities.all))[:len(n.entities.all)]
+	clear(n.where)
 	return &facts{
-		entities: make(map[store.Key]*entity, entities), heads: make(map[int]uint64),
+		keys: &n.entities, entities: n.where, heads: make(map[int]uint64),
 		messages: make(map[uint64][]byte), timers: make(map[timerKey]uint64),
 		receipts: make(map[receiptKey]bool), claims: make(map[store.Claim][]byte),
 	}
 }
 
-// entity returns where an entity is; one that nothing is known of is at version 0.
-func (f *facts) entity(key store.Key) *entity {
-	e := f.entities[key]
-	if e == nil {
-		e = &entity{}
-		f.entities[key] = e
-	}
-	return e
-}
+// entity returns where an entity is that is needed; one that nothing is known of is
+// at version 0.
+func (f *facts) entity(key store.Key) *entity { return &f.entities[f.keys.seen[key]] }
 
 // there returns a record that is there, so that an empty one is not nil.
 func there(record []byte) []byte {
@@ -337,7 +350,7 @@ func triples[K any](keys []K, parts func(K) (string, string, string)) (a, b, c [
 // with the schema in them.
 type statements struct {
 	clock, entities, snapshots, heads, messages, timers, receipts, claims string
-	guard, guardEntities, drawn                                           string
+	guard, guardEntities, inside, drawn                                   string
 
 	insertEvents, copyEvents                                   string
 	deleteSnapshots, putSnapshots, putStates                   string
@@ -347,4 +360,13 @@ type statements struct {
 	proof, proved, trim                                        string
 	load, stream, scan, first, pending, parked, receipt, owner string
 	receiptsOf, claimsOf, bookmarks, pruned                    string
+}
+
+// early returns the statements of transactions that begin early.
+func (s *statements) early() iter.Seq[string] {
+	return slices.Values([]string{
+		sqlLock, s.guard, s.proof, s.trim, s.inside, s.guardEntities, s.drawn,
+		s.deleteSnapshots, s.putSnapshots, s.putStates, s.deleteMessages, s.putMessages,
+		s.deleteReceipts, s.addReceipts, s.deleteBookmarks, s.putBookmarks,
+	})
 }

@@ -267,7 +267,7 @@ func (f *filling) where(ctx context.Context, records []store.Record, key func(st
 	for _, r := range records {
 		n.entities.add(key(r))
 	}
-	found := newFacts(0)
+	found := newFacts(&n)
 	b := &pgx.Batch{}
 	n.queueEntities(b, &f.log.statements, found)
 	return found, f.conn.SendBatch(ctx, b).Close()

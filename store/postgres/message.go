@@ -2,15 +2,15 @@ package postgres
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/perdure/perdure/store"
 )
@@ -32,8 +32,7 @@ type statement struct {
 type message struct {
 	before, after []statement // the rows
 	events        []*store.Event
-	bytes         int    // of records among the arguments
-	room          []byte // for the rows; not to be used again after an error
+	bytes         int // of records among the arguments
 }
 
 const (
@@ -60,18 +59,13 @@ func (m *message) add(sql string, args ...any) {
 	}
 }
 
-// send sends the message and waits for its end. It returns what the last of its
-// statements has answered.
-func (m *message) send(ctx context.Context, conn *pgx.Conn, s *statements) (last pgconn.CommandTag, err error) {
-	if len(m.events) >= scriptEventsMin && m.bytes <= scriptBytesMax {
-		if script, ok := m.script(s.copyEvents); ok {
-			if err := m.prepare(ctx, conn); err != nil {
-				return last, err
-			}
-			m.room = copyRows(m.room, m.events)
-			return conn.PgConn().CopyFrom(ctx, bytes.NewReader(m.room), script)
-		}
-	}
+// large reports whether the message is better sent as a script.
+func (m *message) large() bool {
+	return len(m.events) >= scriptEventsMin && m.bytes <= scriptBytesMax
+}
+
+// pipeline returns the message as one that is no script.
+func (m *message) pipeline(s *statements) *pgx.Batch {
 	b := &pgx.Batch{}
 	for _, st := range m.before {
 		b.Queue(st.sql, st.args...)
@@ -82,59 +76,68 @@ func (m *message) send(ctx context.Context, conn *pgx.Conn, s *statements) (last
 	for _, st := range m.after {
 		b.Queue(st.sql, st.args...)
 	}
-	if n := len(b.QueuedQueries); n > 0 {
-		b.QueuedQueries[n-1].Exec(func(tag pgconn.CommandTag) error {
-			last = tag
-			return nil
-		})
-	}
-	return last, conn.SendBatch(ctx, b).Close()
+	return b
 }
 
-// prepare prepares the statements of a script where the session does not have
-// them yet.
-func (m *message) prepare(ctx context.Context, conn *pgx.Conn) error {
-	for _, all := range [][]statement{m.before, m.after} {
-		for _, st := range all {
-			if len(st.args) == 0 {
-				continue
-			}
-			if _, err := conn.Prepare(ctx, st.name(), st.sql); err != nil {
-				return fmt.Errorf("%w: %w", errUnsent, err)
-			}
-		}
+// append appends the message as a script in the form of the protocol: a simple
+// query, and the rows that its COPY reads. It reports false if an argument cannot
+// be in one, or a statement with arguments has no name.
+func (m *message) append(w []byte, s *statements, names map[string]string) ([]byte, bool) {
+	from := len(w) + 1
+	w = append(w, 'Q', 0, 0, 0, 0)
+	all := m.before
+	if len(m.events) > 0 {
+		all = slices.Concat(m.before, []statement{{sql: s.copyEvents}}, m.after)
 	}
-	return nil
-}
-
-// script returns the message as the text of a simple query. It reports false if
-// an argument cannot be in one.
-func (m *message) script(rows string) (string, bool) {
-	var w []byte
-	for _, st := range slices.Concat(m.before, []statement{{sql: rows}}, m.after) {
+	for i := range all {
 		var ok bool
-		if w, ok = st.append(w); !ok {
-			return "", false
+		if w, ok = all[i].append(w, names); !ok {
+			return w, false
 		}
 		w = append(w, ";\n"...)
 	}
-	return string(w), true
+	w = append(w, 0)
+	binary.BigEndian.PutUint32(w[from:], uint32(len(w)-from))
+	if len(m.events) > 0 {
+		from = len(w) + 1
+		w = appendRows(append(w, 'd', 0, 0, 0, 0), m.events)
+		binary.BigEndian.PutUint32(w[from:], uint32(len(w)-from))
+		w = append(w, 'c', 0, 0, 0, 4)
+	}
+	return w, true
 }
 
-// name returns what the statement is prepared as for scripts. Names are cut off
+// executed returns the texts of the statements that a script executes by a name.
+func (m *message) executed() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, all := range [][]statement{m.before, m.after} {
+			for i := range all {
+				if len(all[i].args) > 0 && !yield(all[i].sql) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// nameOf returns what a statement is prepared as for scripts. Names are cut off
 // after 63 bytes.
-func (s *statement) name() string {
-	sum := sha256.Sum256([]byte(s.sql))
+func nameOf(sql string) string {
+	sum := sha256.Sum256([]byte(sql))
 	return "perdure_" + hex.EncodeToString(sum[:16])
 }
 
 // append appends the statement: as it is, or if it has arguments, as the execution
 // of what it is prepared as.
-func (s *statement) append(w []byte) ([]byte, bool) {
+func (s *statement) append(w []byte, names map[string]string) ([]byte, bool) {
 	if len(s.args) == 0 {
 		return append(w, s.sql...), true
 	}
-	w = append(append(w, "EXECUTE "...), s.name()...)
+	name := names[s.sql]
+	if name == "" {
+		return w, false
+	}
+	w = append(append(w, "EXECUTE "...), name...)
 	for i, arg := range s.args {
 		w = append(w, "(,"[min(i, 1)])
 		from := len(w)

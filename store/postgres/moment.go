@@ -48,7 +48,8 @@ func (m *moment) begin(ctx context.Context) error {
 	for i := range all {
 		all[i] = i
 	}
-	f, n := newFacts(0), needs{heads: list[int]{all: all}}
+	n := needs{heads: list[int]{all: all}}
+	f := newFacts(&n)
 	var unfinished bool
 	var sequence int64
 	b := &pgx.Batch{}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -47,9 +48,10 @@ type changed struct {
 	bookmarks map[bookmarkKey]*store.Bookmark
 }
 
-func newPlan(f *facts, partitions int, now time.Time) *plan {
+// newPlan returns the plan of nothing, with room for so many events.
+func newPlan(f *facts, partitions, events int, now time.Time) *plan {
 	return &plan{
-		facts: f, partitions: partitions, now: now,
+		facts: f, partitions: partitions, now: now, events: make([]*store.Event, 0, events),
 		puts: make(map[stateKey]*store.State), drops: make(map[stateKey]bool),
 		writes: changed{
 			messages: make(map[uint64]*store.Message), receipts: make(map[receiptKey]*store.Receipt),
@@ -72,35 +74,45 @@ func (p *plan) forget() {
 	}
 }
 
-// group decides the batches of one call, but for those that are refused as they are.
-func (p *plan) group(group []*store.Batch, invalid []store.Result) []store.Result {
-	results := slices.Clone(invalid)
+// group decides the batches of one call, but for those that are refused as they
+// are, and sets their results. It reports whether it has refused one.
+func (p *plan) group(c *storekit.Call) (any bool) {
+	clear(c.Results)
 	var refused map[store.Key]bool
-	for i, b := range group {
-		r := &results[i]
+	for i, b := range c.Group {
+		r := &c.Results[i]
+		if c.Refused != nil {
+			r.Err = c.Refused[i]
+		}
 		if r.Err == nil && refused[b.Key] {
 			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
+			any = true
 		}
 		if r.Err == nil {
-			r.Err = p.check(b)
+			var e *entity
+			if !b.Key.IsZero() {
+				e = p.entity(b.Key)
+			}
+			if r.Err = p.check(b, e); r.Err == nil {
+				p.apply(b, e, r)
+				continue
+			}
+			any = true
 		}
-		if r.Err == nil {
-			p.apply(b, r)
-		} else if b != nil && !b.Key.IsZero() {
+		if b != nil && !b.Key.IsZero() {
 			if refused == nil {
 				refused = make(map[store.Key]bool)
 			}
 			refused[b.Key] = true
 		}
 	}
-	return results
+	return any
 }
 
-// check returns why the batch cannot be stored as things are. After it, apply
-// cannot fail.
-func (p *plan) check(b *store.Batch) error {
-	if !b.Key.IsZero() {
-		e := p.entity(b.Key)
+// check returns why the batch, of an entity or of none, cannot be stored as things
+// are. After it, apply cannot fail.
+func (p *plan) check(b *store.Batch, e *entity) error {
+	if e != nil {
 		switch {
 		case e.version != b.Expected && !p.unchecked:
 			return &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: e.version}
@@ -233,13 +245,13 @@ func (p *plan) claimed(c store.Claim) (*store.Claimed, error) {
 }
 
 // apply adds a checked batch to the plan, part by part in the order of its fields.
-func (p *plan) apply(b *store.Batch, r *store.Result) {
+func (p *plan) apply(b *store.Batch, e *entity, r *store.Result) {
 	r.Time = p.now
 	if b.IsCheck() {
 		return
 	}
-	if !b.Key.IsZero() {
-		p.applyEntity(b, r)
+	if e != nil {
+		p.applyEntity(b, e, r)
 	}
 	for i := range b.Settle {
 		s := &b.Settle[i]
@@ -282,8 +294,7 @@ func (p *plan) apply(b *store.Batch, r *store.Result) {
 	}
 }
 
-func (p *plan) applyEntity(b *store.Batch, r *store.Result) {
-	e := p.entity(b.Key)
+func (p *plan) applyEntity(b *store.Batch, e *entity, r *store.Result) {
 	if len(b.Events) > 0 {
 		partition := store.PartitionOf(b.Key, p.partitions)
 		for i := range b.Events {

@@ -39,6 +39,9 @@ type recall struct {
 	drawn    bool // sequence is known
 	sequence uint64
 	entities storekit.Recent[entity]
+	// What the last transaction has left, until it is in the fields above.
+	left  *facts
+	needs *needs
 	// alone counts the transactions, up to min, that have found nobody else's
 	// since the one before.
 	alone int
@@ -62,22 +65,39 @@ func (r *recall) meet(f *facts) {
 	r.forget()
 }
 
-// remember takes in what a transaction, which has been committed, has left.
+// remember takes in what a transaction, which has been committed, has left. All but
+// what the next one begins with waits for takeIn: callers have their answers first.
 func (r *recall) remember(p *plan, n *needs, serial int64) {
 	r.known, r.clock, r.serial = true, p.now.UnixNano(), serial
+	r.left, r.needs = p.facts, n
+	clear(n.first) // the batches are their callers' again
+}
+
+// takeIn takes in where the last transaction has left what it has written. It comes
+// before the needs of another.
+func (r *recall) takeIn() {
+	f, n := r.left, r.needs
+	if f == nil {
+		return
+	}
+	r.left, r.needs = nil, nil
 	if r.heads == nil {
 		r.heads = make(map[int]uint64)
 	}
 	for _, partition := range n.heads.all {
-		r.heads[partition] = p.heads[partition]
+		r.heads[partition] = f.heads[partition]
 	}
 	if n.sequences > 0 {
-		r.drawn, r.sequence = true, p.sequence
+		r.drawn, r.sequence = true, f.sequence
 	}
-	for _, k := range n.entities.all {
-		r.entities.Put(k, *p.entity(k))
+	for i, k := range n.entities.all {
+		r.entities.Put(k, f.entities[i])
 	}
 }
+
+// steady reports whether the next transaction may be decided ahead: the last ones
+// have found nobody else's between them.
+func (r *recall) steady() bool { return r.known && r.alone >= r.min }
 
 // Guesses are where entities must be that are not remembered: each at a version by
 // its events or at one by a saved state, and at 0 by the other.
@@ -89,10 +109,10 @@ type guesses struct {
 // facts returns what the batches need, as far as it is remembered, and what the
 // guard has to look at for the rest. It reports whether that is enough.
 func (r *recall) facts(n *needs) (f *facts, g guesses, enough bool) {
-	if !r.known || r.alone < r.min || n.reading || n.sequences > 0 && !r.drawn {
+	if !r.steady() || n.reading || n.sequences > 0 && !r.drawn {
 		return nil, g, false
 	}
-	f = newFacts(len(n.entities.all))
+	f = newFacts(n)
 	f.clock, f.sequence = r.clock, r.sequence
 	for _, partition := range n.heads.all {
 		head, ok := r.heads[partition]
@@ -101,7 +121,6 @@ func (r *recall) facts(n *needs) (f *facts, g guesses, enough bool) {
 		}
 		f.heads[partition] = head
 	}
-	entities := make([]entity, len(n.entities.all))
 	for i, k := range n.entities.all {
 		e, ok := r.entities.Get(k)
 		if !ok {
@@ -113,8 +132,7 @@ func (r *recall) facts(n *needs) (f *facts, g guesses, enough bool) {
 			return nil, g, false
 		}
 		e.snapshots = slices.Clip(e.snapshots) // what is appended belongs to the plan
-		entities[i] = e
-		f.entities[k] = &entities[i]
+		f.entities[i] = e
 	}
 	return f, g, true
 }
@@ -148,13 +166,8 @@ const (
 		LEFT JOIN LATERAL (SELECT version FROM S.states t WHERE t.kind = k.kind AND t.id = k.id LIMIT 1) s ON true
 		WHERE coalesce(e.version, 0) <> k.events OR coalesce(s.version, 0) <> k.saved`
 
+	// sqlInside fails what is not inside of a transaction that has written.
+	sqlInside = `SELECT $1::int / (pg_current_xact_id_if_assigned() IS NOT NULL)::int`
+
 	sqlDrawn = `SELECT setval('S.message_sequence', $1)`
 )
-
-// guard adds the guard to a message, behind the lock.
-func (w *committer) guard(m *message, s *statements, g *guesses) {
-	m.add(s.guard, w.recall.clock, w.id.String(), w.recall.serial)
-	if len(g.kinds) > 0 {
-		m.add(s.guardEntities, g.kinds, g.ids, g.events, g.saved)
-	}
-}

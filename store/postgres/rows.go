@@ -28,14 +28,13 @@ const (
 	textOID  = 25
 )
 
-// copyRows returns events as the binary format of COPY has them, in room if there
-// is enough.
-func copyRows(room []byte, events []*store.Event) []byte {
+// appendRows appends events as the binary format of COPY has them.
+func appendRows(w []byte, events []*store.Event) []byte {
 	n := len(copyHeader) + len(copyTrailer)
 	for _, e := range events {
 		n += copyRoom + store.SizeEvent(e)
 	}
-	w := append(slices.Grow(room[:0], n), copyHeader...)
+	w = append(slices.Grow(w, n), copyHeader...)
 	for _, e := range events {
 		w = binary.BigEndian.AppendUint16(w, copyColumns)
 		w = appendNumber(w, uint64(e.Position))

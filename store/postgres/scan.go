@@ -164,8 +164,8 @@ func (l *Log) head(ctx context.Context, partition int) (store.Position, error) {
 func (l *Log) readHeads(ctx context.Context, partitions []int) ([]store.Position, error) {
 	heads := make([]store.Position, len(partitions))
 	err := l.read(ctx, func(conn *pgxpool.Conn) error {
-		f := newFacts(0)
 		n := needs{heads: list[int]{all: partitions}}
+		f := newFacts(&n)
 		b := &pgx.Batch{}
 		n.queueHeads(b, &l.statements, f)
 		if err := conn.SendBatch(ctx, b).Close(); err != nil {

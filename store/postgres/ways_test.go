@@ -22,6 +22,7 @@ func BenchmarkWays(b *testing.B) {
 				ctx := context.Background()
 				at := placeOf(newLog(b))
 				conn := connect(b, at.db)
+				copyIn := postgres.NewCopy(conn, at.schema)
 				position := int64(0)
 				versions := map[int]store.Version{}
 				events := make([]*store.Event, group)
@@ -39,7 +40,7 @@ func BenchmarkWays(b *testing.B) {
 					case "unnest":
 						err = postgres.Unnest(ctx, conn, at.schema, events)
 					case "copy":
-						err = postgres.Copy(ctx, conn, at.schema, events)
+						err = copyIn(ctx, events)
 					case "pipeline":
 						err = onePerRow(ctx, conn, at.schema, events)
 					}
