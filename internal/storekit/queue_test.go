@@ -333,7 +333,7 @@ func TestALeaderLeavesTimeForThoseWhoseCommitHasJustEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const callers, full = 8, 20
 		g := make(gate)
-		seen, failed := 0, false                            // transactions of all callers
+		seen, failed := 0, false // transactions of all callers
 		l := &log{Queue: storekit.Queue{Patience: time.Second}}
 		l.before = func(calls []*storekit.Call) {
 			l.mu.Lock()

@@ -96,6 +96,14 @@ func BenchmarkAppend(b *testing.B) {
 			b.Run(fmt.Sprintf("loop/group=%d/trips=%d", callers, trips), func(b *testing.B) { bareLoop(b, callers, trips == 1) })
 		}
 	}
+	// As two processes do, which therefore read before each commit.
+	b.Run("two logs/callers=256/entities=1000", func(b *testing.B) {
+		l := newLog(b)
+		other := openAt(b, placeOf(l))
+		appenders(b, 256, benchKeys, func(caller int, k store.Key, expected store.Version) error {
+			return commitOne(context.Background(), []store.Log{l, other}[caller%2], benchBatch(k, expected))
+		})
+	})
 	b.Run("hot/callers=1/groups=64", func(b *testing.B) {
 		l := newLog(b)
 		hotEntity(b, l, 64)
@@ -161,7 +169,7 @@ func newBareLoop(b *testing.B, group int, ahead bool) func(commands int) {
 // moments of a machine whose speed changes.
 func BenchmarkBeside(b *testing.B) {
 	const groups = 128 // in a turn
-	for _, callers := range []int{64, 128, 256} {
+	for _, callers := range []int{24, 64, 128, 256} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 			l := newLog(b)
 			log := newAppenders(b, callers, benchKeys, func(_ int, k store.Key, expected store.Version) error {
