@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -27,6 +28,10 @@ func TestStressFindsBrokenMailboxes(t *testing.T) {
 	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "actorbroken", "-o", bin, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build the tests: %v\n%s", err, out)
 	}
+	// All at once: each is a process of its own, and most of them wait for an
+	// answer that does not come.
+	var running sync.WaitGroup
+	defer running.Wait() // before the context ends
 	for fault, by := range map[string]string{
 		"none":        "",
 		"wake-up":     "TestStress",     // an actor becomes idle without looking again
@@ -38,15 +43,17 @@ func TestStressFindsBrokenMailboxes(t *testing.T) {
 		"restart":     "TestStressTree", // a restart forgets the rest of the current chunk
 		"resume":      "TestStressTree", // a child that has escalated is forgotten
 	} {
-		caught := by != ""
-		cmd := exec.CommandContext(ctx, bin, "-test.run", "^"+cmp.Or(by, "TestStress.*")+"$", "-test.timeout", "30s")
-		cmd.Env = append(os.Environ(), "ACTOR_BROKEN="+fault)
-		out, err := cmd.CombinedOutput()
-		if failed := err != nil; failed != caught {
-			t.Errorf("fault %q: the stress test failed: %t, want %t\n%s", fault, failed, caught, out)
-		}
-		if caught && !bytes.Contains(out, []byte("FAIL")) && !bytes.Contains(out, []byte("panic")) && !bytes.Contains(out, []byte("fatal error")) {
-			t.Errorf("fault %q: the test ended in another way: %v\n%s", fault, err, out)
-		}
+		running.Go(func() {
+			caught := by != ""
+			cmd := exec.CommandContext(ctx, bin, "-test.run", "^"+cmp.Or(by, "TestStress.*")+"$", "-test.timeout", "30s")
+			cmd.Env = append(os.Environ(), "ACTOR_BROKEN="+fault)
+			out, err := cmd.CombinedOutput()
+			if failed := err != nil; failed != caught {
+				t.Errorf("fault %q: the stress test failed: %t, want %t\n%s", fault, failed, caught, out)
+			}
+			if caught && !bytes.Contains(out, []byte("FAIL")) && !bytes.Contains(out, []byte("panic")) && !bytes.Contains(out, []byte("fatal error")) {
+				t.Errorf("fault %q: the test ended in another way: %v\n%s", fault, err, out)
+			}
+		})
 	}
 }
