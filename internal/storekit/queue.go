@@ -72,10 +72,14 @@ type Queue struct {
 	want    int           // how many calls whoever leads waits for, if it does
 	enough  chan struct{} // closed when they are there
 
-	// What belongs to whoever leads:
-	turn           []*Call // those that it has taken
-	batches, bytes int     // of them
-	partial        bool    // others are expected
+	turn *turn // of whoever leads, and nobody else's
+}
+
+// A turn is what a leader has taken.
+type turn struct {
+	calls          []*Call
+	batches, bytes int
+	partial        bool // others are expected
 }
 
 // Commit queues a group and returns once it is committed by commit, which one
@@ -107,11 +111,10 @@ func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]
 			c.Refused[i], c.Results[i].Err = err, err
 		}
 	}
-	lead := q.enter(c) || canary.Broken("two-callers-lead")
-	if !lead {
-		lead = q.wait(c)
-	}
-	if lead {
+	lead := q.enter(c)
+	if !lead && canary.Broken("two-callers-lead") && q.withdraw(c) {
+		commit([]*Call{c})
+	} else if lead || q.wait(c) {
 		q.lead(c, commit)
 	}
 	if c.Err != nil {
@@ -127,17 +130,16 @@ var errPanicked = errors.New("outcome unknown: the commit has panicked")
 // lead commits what waits. If the commit panics, or ends its goroutine, the
 // others are told, and the lead is handed on all the same.
 func (q *Queue) lead(c *Call, commit func([]*Call)) {
-	q.begin()
-	returned := false
+	t, returned := q.begin(), false
 	defer func() {
 		if !returned {
-			for _, x := range q.turn {
+			for _, x := range t.calls {
 				x.Err = errPanicked
 			}
 		}
-		q.leave(c)
+		q.leave(t, c)
 	}()
-	commit(q.turn)
+	commit(t.calls)
 	returned = true
 }
 
@@ -198,37 +200,42 @@ func (q *Queue) withdraw(c *Call) bool {
 }
 
 // begin takes the calls to commit next, or only the leader's own, which is the first.
-func (q *Queue) begin() {
+func (q *Queue) begin() *turn {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.batches, q.bytes = 0, 0
-	if q.partial = q.Early > 0 && q.expected() >= q.Early; q.partial {
-		q.turn = q.take(1)
-		return
+	t := &turn{partial: q.Early > 0 && q.expected() >= q.Early}
+	q.turn = t
+	if t.partial {
+		q.take(t, 1)
+	} else {
+		q.gather(q.expected())
+		q.take(t, len(q.waiting))
 	}
-	q.gather(q.expected())
-	q.turn = q.take(len(q.waiting))
+	return t
 }
 
 // Expects reports whether More may have something to add. Like it, it is for the
 // function that commits, and until that returns.
-func (q *Queue) Expects() bool { return q.partial }
+func (q *Queue) Expects() bool { return q.turn.partial }
 
 // More returns the calls that are to be committed together with those that the
 // function that commits was called with: it waits, as patiently as for the first
 // ones, until they are as many as are expected. It has nothing to add where all
 // were taken at once, and the second time.
 func (q *Queue) More() []*Call {
-	if !q.partial {
+	t := q.turn
+	if !t.partial {
 		return nil
 	}
-	q.partial = false
+	t.partial = false
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.gather(q.expected() - len(q.turn))
-	more := q.take(len(q.waiting))
-	if !canary.Broken("late-calls-untold") {
-		q.turn = append(q.turn, more...)
+	n := len(t.calls)
+	q.gather(q.expected() - n)
+	q.take(t, len(q.waiting))
+	more := t.calls[n:]
+	if canary.Broken("late-calls-untold") {
+		t.calls = t.calls[:n]
 	}
 	return more
 }
@@ -263,38 +270,39 @@ func (q *Queue) gather(want int) {
 	q.want = 0
 }
 
-// take takes so many of the calls that wait, or as many as the bounds allow.
-func (q *Queue) take(most int) []*Call {
+// take takes so many of the calls that wait for a turn, or as many as the bounds allow.
+func (q *Queue) take(t *turn, most int) {
 	n := 0
 	for _, c := range q.waiting[:most] {
-		batches, bytes := q.batches+len(c.Group), q.bytes+c.bytes
-		if q.batches > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) && !canary.Broken("merge-unbounded") {
+		batches, bytes := t.batches+len(c.Group), t.bytes+c.bytes
+		if t.batches > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) && !canary.Broken("merge-unbounded") {
 			break
 		}
-		q.batches, q.bytes = batches, bytes
+		t.batches, t.bytes = batches, bytes
 		n++
 	}
-	calls := q.waiting[:n:n]
+	if t.calls == nil {
+		t.calls = q.waiting[:n:n]
+	} else {
+		t.calls = append(t.calls, q.waiting[:n]...)
+	}
 	q.waiting = q.waiting[n:]
-	return calls
 }
 
 // leave tells the next caller to lead, and all calls but own that they are done.
-func (q *Queue) leave(own *Call) {
+func (q *Queue) leave(t *turn, own *Call) {
 	q.mu.Lock()
-	turn := q.turn
-	q.last = max(len(turn), q.last-(q.last+7)/8)
 	q.turn = nil
+	q.last = max(len(t.calls), q.last-(q.last+7)/8)
 	if q.led = len(q.waiting) > 0; q.led {
 		if !canary.Broken("lead-not-handed-on") {
 			q.waiting[0].wake <- true
 		}
-	} else if len(turn) == 1 { // a caller that is alone
-		clear(turn)
-		q.waiting, turn = turn[:0], nil
+	} else {
+		q.waiting = nil // what it was part of is not to be kept
 	}
 	q.mu.Unlock()
-	for _, c := range turn {
+	for _, c := range t.calls {
 		if c != own {
 			c.wake <- false
 		}
