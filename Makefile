@@ -20,8 +20,8 @@ TESTFLAGS ?= -timeout 15m
 
 # Packages whose tests are about processes, files and servers, or whose goroutines
 # are those of the packages below them: the race detector makes them many times
-# slower, and finds what it finds in the others.
-NORACE := /(bench(/.*)?|cmd/.*|examples/library(/hello|/library|/notice)?|sqltarget/drivers|pgxtarget|pgtest|crashtest(/faultfs)?)$$
+# slower, and finds what it finds in the others. And those that have none, by rule.
+NORACE := /(internal/(commit|outbox|project|sim|tidy)|bench(/.*)?|cmd/.*|examples/library(/hello|/library|/notice)?|sqltarget/drivers|pgxtarget|pgtest|crashtest(/faultfs)?)$$
 
 # The package whose tests take longest. It is named before all others, so that
 # these run beside it and not before it; go test names each package once.
@@ -31,7 +31,7 @@ LONGEST := ./store/pebble
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
 ##       then what runs long
 .PHONY: test
-test: format-check vet test-go modules proto lint test-race bench fuzz soak canary
+test: format-check vet test-go modules proto lint test-race bench endure canary
 test: N = 5
 
 ## check: the part of test that does not run the code
@@ -90,6 +90,15 @@ soak:
 .PHONY: fuzz
 fuzz:
 	.ci/fuzz $(FUZZTIME)
+
+## endure: fuzz and soak at the same time, since each has a time of its own; what
+##         soak has said is shown at the end
+.PHONY: endure
+endure:
+	said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
+	$(MAKE) --no-print-directory soak >"$$said" 2>&1 & soak=$$!; status=0; \
+	$(MAKE) --no-print-directory fuzz || status=$$?; \
+	wait "$$soak" || status=$$?; cat "$$said"; exit "$$status"
 
 ## cover: how much of the code its tests reach; details in cover.out
 .PHONY: cover
