@@ -29,19 +29,26 @@ const (
 type Call struct {
 	Ctx   context.Context
 	Group []*store.Batch
-	// Refused are the errors of batches that are refused as they are. It is nil if
-	// there are none.
-	Refused []error
-	// Results are, until the commit, those of the batches that are refused.
+	// Results are, until the commit, those of batches that are refused as they are.
 	Results []store.Result
 	// Err is that of the whole group.
 	Err error
 
-	bytes int // of payload
-	one   [1]store.Result
+	refused []error // of batches that are refused as they are; nil if there are none
+	bytes   int     // of payload
+	one     [1]store.Result
 	// wake tells a caller that had to wait, once, that it leads (true) or that
 	// it is done (false).
 	wake chan bool
+}
+
+// Refused returns why a batch is refused as it is, or nil, whatever has become of
+// its result.
+func (c *Call) Refused(i int) error {
+	if c.refused == nil {
+		return nil
+	}
+	return c.refused[i]
 }
 
 // A Queue holds the calls that wait. Each is a goroutine that is blocked, so
@@ -105,10 +112,10 @@ func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]
 			err = b.Validate()
 		}
 		if err != nil {
-			if c.Refused == nil {
-				c.Refused = make([]error, len(group))
+			if c.refused == nil {
+				c.refused = make([]error, len(group))
 			}
-			c.Refused[i], c.Results[i].Err = err, err
+			c.refused[i], c.Results[i].Err = err, err
 		}
 	}
 	lead := q.enter(c)
@@ -152,13 +159,9 @@ func (q *Queue) Waiting() (calls int, led bool) {
 
 // wait waits until c leads or is done, or its context ends before it is taken.
 func (q *Queue) wait(c *Call) (lead bool) {
-	done := c.Ctx.Done()
-	if done == nil {
-		return <-c.wake // half as long as to select
-	}
 	select {
 	case lead = <-c.wake:
-	case <-done:
+	case <-c.Ctx.Done():
 		if !q.withdraw(c) {
 			return <-c.wake
 		}

@@ -20,7 +20,6 @@ const wholeMax = 64
 
 // A forecast is what calls come to if the log is as it is remembered.
 type forecast struct {
-	calls   []*storekit.Call
 	needs   *needs
 	guesses guesses
 	plan    *plan
@@ -38,7 +37,7 @@ func (l *Log) foresee(calls []*storekit.Call, n *needs, now time.Time) (*forecas
 		p.forget()
 		return nil, false
 	}
-	return &forecast{calls, n, g, p}, true
+	return &forecast{n, g, p}, true
 }
 
 // guard adds to a message what fails it unless the log is as it is remembered.
@@ -99,7 +98,7 @@ func (l *Log) early(calls []*storekit.Call) (rest []*storekit.Call) {
 		w.whole--
 		return calls
 	}
-	ctx, cancel := context.WithTimeout(unbound(calls[0].Ctx), attemptMax)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(calls[0].Ctx), attemptMax)
 	defer cancel()
 	now := l.clock(w.recall.clock)
 	if !l.embark(ctx, now) {
@@ -155,8 +154,11 @@ func (l *Log) embark(ctx context.Context, now time.Time) bool {
 	if !w.recall.steady() || w.conn == nil || w.conn.IsClosed() || l.usable() != nil || l.tamper.written != nil {
 		return false
 	}
-	if w.prepare(ctx, s.early()) != nil {
-		return false
+	if !w.ready {
+		if w.prepare(ctx, s.early()) != nil {
+			return false
+		}
+		w.ready = true
 	}
 	m := &message{before: l.begin()}
 	if l.tamper.lame {

@@ -165,7 +165,7 @@ func newBareLoop(b *testing.B, group int, ahead bool) func(commands int) {
 }
 
 // BenchmarkBeside compares the log with the bare loop of what it does while it is
-// alone, by turns of some hundredths of a second, so that both have the same
+// alone, by turns of some tenths of a second, so that both have the same
 // moments of a machine whose speed changes.
 func BenchmarkBeside(b *testing.B) {
 	const groups = 128 // in a turn

@@ -77,7 +77,8 @@ func (l *Log) commit(calls []*storekit.Call) {
 	if len(calls) == 0 {
 		return
 	}
-	settle(calls, l.transact(unbound(calls[0].Ctx), calls))
+	// The transaction is everybody's: no caller's context ends it.
+	settle(calls, l.transact(context.WithoutCancel(calls[0].Ctx), calls))
 }
 
 // live returns the calls whose callers still wait.
@@ -92,10 +93,6 @@ func live(calls []*storekit.Call) []*storekit.Call {
 	}
 	return all
 }
-
-// unbound returns the context of a transaction, which is everybody's: no caller's
-// ends it.
-func unbound(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 // settle tells calls that their results hold, or the error of all of them.
 func settle(calls []*storekit.Call, err error) {
@@ -177,14 +174,11 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (ou
 // needs returns what the calls need to know, until the next calls.
 func (l *Log) needs(calls []*storekit.Call) *needs {
 	l.committer.recall.takeIn()
-	n, batches := &l.committer.needs, 0
-	for _, c := range calls {
-		batches += len(c.Group)
-	}
-	n.reset(batches)
+	n := &l.committer.needs
+	n.reset()
 	for _, c := range calls {
 		for i, b := range c.Group {
-			if c.Refused == nil || c.Refused[i] == nil {
+			if c.Refused(i) == nil {
 				n.batch(b, l.info.Partitions)
 			}
 		}

@@ -68,14 +68,14 @@ func (l *list[K]) add(k K) bool {
 	return true
 }
 
-// batchesKept is of how many batches at most needs keep their room.
-const batchesKept = 4096
+// keysKept is for how many entities at most needs keep their room.
+const keysKept = 4096
 
-// reset makes the needs those of no batches, with room for those of so many.
-func (n *needs) reset(batches int) {
+// reset makes the needs those of no batches.
+func (n *needs) reset() {
 	keys, first, where := n.entities, n.first, n.where
 	*n = needs{check: true}
-	if batches > batchesKept || len(keys.all) > batchesKept {
+	if len(keys.all) > keysKept {
 		return
 	}
 	clear(keys.all)

@@ -77,13 +77,10 @@ func (p *plan) forget() {
 // group decides the batches of one call, but for those that are refused as they
 // are, and sets their results. It reports whether it has refused one.
 func (p *plan) group(c *storekit.Call) (any bool) {
-	clear(c.Results)
 	var refused map[store.Key]bool
 	for i, b := range c.Group {
 		r := &c.Results[i]
-		if c.Refused != nil {
-			r.Err = c.Refused[i]
-		}
+		*r = store.Result{Err: c.Refused(i)}
 		if r.Err == nil && refused[b.Key] {
 			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
 			any = true

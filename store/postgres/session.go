@@ -16,6 +16,7 @@ import (
 type session struct {
 	conn  *pgx.Conn
 	names map[string]string // of the statements that scripts execute, by their text
+	ready bool              // for transactions that begin early
 	room  []byte            // for scripts
 }
 
@@ -24,7 +25,7 @@ const roomMax = 1 << 20
 
 // use makes the session one of a new connection.
 func (x *session) use(conn *pgx.Conn) {
-	x.conn, x.names = conn, make(map[string]string)
+	x.conn, x.names, x.ready = conn, make(map[string]string), false
 }
 
 // send sends a message, with nothing on its way before it, and waits for its end.
