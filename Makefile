@@ -21,7 +21,7 @@ TESTFLAGS ?= -timeout 15m
 # Packages whose tests are about processes, files and servers, or whose goroutines
 # are those of the packages below them: the race detector makes them many times
 # slower, and finds what it finds in the others. And those that have none, by rule.
-NORACE := /(internal/(commit|outbox|project|sim|tidy)|bench(/.*)?|cmd/.*|examples/library(/hello|/library|/notice)?|sqltarget/drivers|pgxtarget|pgtest|crashtest(/faultfs)?)$$
+NORACE := /(internal/(commit|outbox|project|sim|tidy)|bench(/.*)?|cmd/.*|mutants|examples/library(/hello|/library|/notice)?|sqltarget/drivers|pgxtarget|pgtest|crashtest(/faultfs)?)$$
 
 # The package whose tests take longest. It is named before all others, so that
 # these run beside it and not before it; go test names each package once.
@@ -31,7 +31,7 @@ LONGEST := ./store/pebble
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
 ##       then what runs long
 .PHONY: test
-test: format-check vet test-go modules proto lint test-race bench endure canary
+test: format-check vet test-go modules proto lint test-race bench endure canary mutants
 test: N = 5
 
 ## check: the part of test that does not run the code
@@ -72,6 +72,13 @@ sim:
 .PHONY: canary
 canary:
 	.ci/canary $(N)
+
+## mutants: tests must fail when a patch of test/mutants breaks their promise; all
+##          patches, the next N of them, another few every day, or those named:
+##          make mutants N=5, make mutants MUTANT=checksum-not-compared
+.PHONY: mutants
+mutants:
+	go run ./test/mutants $(if $(filter-out all,$(N)),-n $(N)) $(MUTANT)
 
 ## crash: the crash kit on the embedded stores, every operation and many cycles;
 ##        as root where file systems may be mounted. Takes an hour or more

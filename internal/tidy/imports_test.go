@@ -22,7 +22,7 @@ type room = string
 // other, packages of one room do. Tests are free: they may look at anything
 // that their module requires.
 var floors = [][]room{
-	{"bench/...", "proof", "cmd/*/...", "examples/*/..."},
+	{"bench/...", "proof", "cmd/*/...", "examples/*/...", "test/*/..."},
 	{"store/open/..."},
 	{"dashboard/...", "otel/...", "cluster/*/...", "store/memory", "store/storetest", "store/crashtest/...", "store/bbolt/...", "store/pebble/...", "store/postgres/..."},
 	{"projection/...", "perduretest", "actor/actortest", "stream/streamtest"},

@@ -10,7 +10,7 @@ import (
 
 var (
 	brokenPattern = regexp.MustCompile(`canary\.Broken\("([^"]*)"\)`)
-	twinsPattern  = regexp.MustCompile("(?m)^Twins: ((?:.|\n.)+)$")
+	twinsPattern  = regexp.MustCompile("(?m)^(?:Twins|Mutants): ((?:.|\n.)+)$")
 	quotedPattern = regexp.MustCompile("`([^`]*)`")
 )
 
@@ -71,10 +71,14 @@ func twinFaults(list file, sources []file) []string {
 	return faults
 }
 
-// twinNameFaults returns the twins that a page speaks of, in paragraphs that
-// begin with "Twins:", and that are neither in the list nor named by a test.
-func twinNameFaults(page, list file, tests []file) []string {
+// twinNameFaults returns the twins and mutants that a page speaks of, in paragraphs
+// that begin with "Twins:" or "Mutants:", and that are neither in the list, nor
+// named by a test, nor a patch.
+func twinNameFaults(page, list file, tests []file, mutants []string) []string {
 	known := make(map[string]bool)
+	for _, name := range mutants {
+		known[name] = true
+	}
 	found, _ := twins(list)
 	for _, w := range found {
 		known[w.name] = true
@@ -84,7 +88,7 @@ func twinNameFaults(page, list file, tests []file) []string {
 		for _, m := range quotedPattern.FindAllStringSubmatch(p[1], -1) {
 			name := strings.Join(strings.Fields(m[1]), " ")
 			if !known[name] && !anyQuotes(tests, name) {
-				faults = append(faults, fmt.Sprintf("%s: there is no twin %q", page.path, name))
+				faults = append(faults, fmt.Sprintf("%s: there is no twin or mutant %q", page.path, name))
 			}
 		}
 	}
@@ -115,9 +119,13 @@ func TestPagesNameTwinsThatExist(t *testing.T) {
 	list, tests := twinList(t), files(t, func(name string) bool {
 		return isTest(name) && !strings.HasPrefix(name, "internal/tidy/")
 	})
+	var mutants []string
+	for _, f := range files(t, func(name string) bool { return path.Dir(name) == "test/mutants" && path.Ext(name) == ".patch" }) {
+		mutants = append(mutants, strings.TrimSuffix(path.Base(f.path), ".patch"))
+	}
 	var faults []string
 	for _, f := range files(t, isMarkdown) {
-		faults = append(faults, twinNameFaults(f, list, tests)...)
+		faults = append(faults, twinNameFaults(f, list, tests, mutants)...)
 	}
 	report(t, faults)
 }
@@ -132,7 +140,7 @@ func TestAWrongTwinIsFound(t *testing.T) {
 	}
 	wantFaults(t, list.text, twinFaults(list, sources),
 		"twins.txt:4: want", "b has no TestTwo", "no code asks about four", "five is not in it")
-	page := file{"p.md", "Text `x`.\n\nTwins: `one`, `two\nthree`, `six`.\n\n`seven`\n"}
+	page := file{"p.md", "Text `x`.\n\nTwins: `one`, `two\nthree`, `six`.\n\n`seven`\n\nMutants: `eight`, `nine`.\n"}
 	tests := []file{{"a_test.go", `name: "two three"`}}
-	wantFaults(t, page.text, twinNameFaults(page, list, tests), `there is no twin "six"`)
+	wantFaults(t, page.text, twinNameFaults(page, list, tests, []string{"eight"}), `there is no twin or mutant "six"`, `"nine"`)
 }
