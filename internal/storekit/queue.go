@@ -67,10 +67,6 @@ type Queue struct {
 	// just ended can queue their next one, and with many callers that nearly
 	// doubles the group. If it is zero, the leader yields once.
 	Patience time.Duration
-	// Early is from how many calls on that are expected a commit begins with the
-	// leader's own alone: for a store that has something to do before it knows the
-	// others, which it gets by More. Zero means never.
-	Early int
 
 	mu      sync.Mutex
 	waiting []*Call
@@ -78,15 +74,6 @@ type Queue struct {
 	last    int           // calls of the last transaction, or an eighth less than was expected of it
 	want    int           // how many calls whoever leads waits for, if it does
 	enough  chan struct{} // closed when they are there
-
-	turn *turn // of whoever leads, and nobody else's
-}
-
-// A turn is what a leader has taken.
-type turn struct {
-	calls          []*Call
-	batches, bytes int
-	partial        bool // others are expected
 }
 
 // Commit queues a group and returns once it is committed by commit, which one
@@ -137,16 +124,16 @@ var errPanicked = errors.New("outcome unknown: the commit has panicked")
 // lead commits what waits. If the commit panics, or ends its goroutine, the
 // others are told, and the lead is handed on all the same.
 func (q *Queue) lead(c *Call, commit func([]*Call)) {
-	t, returned := q.begin(), false
+	calls, returned := q.take(), false
 	defer func() {
 		if !returned {
-			for _, x := range t.calls {
+			for _, x := range calls {
 				x.Err = errPanicked
 			}
 		}
-		q.leave(t, c)
+		q.leave(calls, c)
 	}()
-	commit(t.calls)
+	commit(calls)
 	returned = true
 }
 
@@ -202,50 +189,24 @@ func (q *Queue) withdraw(c *Call) bool {
 	return true
 }
 
-// begin takes the calls to commit next, or only the leader's own, which is the first.
-func (q *Queue) begin() *turn {
+// take takes the calls to commit next, as many as wait and the bounds allow. The
+// leader's own is the first.
+func (q *Queue) take() []*Call {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	t := &turn{partial: q.Early > 0 && q.expected() >= q.Early}
-	q.turn = t
-	if t.partial {
-		q.take(t, 1)
-	} else {
-		q.gather(q.expected())
-		q.take(t, len(q.waiting))
+	q.gather(min(q.last, callsEnough))
+	n, batches, bytes := 0, 0, 0
+	for _, c := range q.waiting {
+		batches, bytes = batches+len(c.Group), bytes+c.bytes
+		if n > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) && !canary.Broken("merge-unbounded") {
+			break
+		}
+		n++
 	}
-	return t
+	calls := q.waiting[:n:n]
+	q.waiting = q.waiting[n:]
+	return calls
 }
-
-// Expects reports whether More may have something to add. Like it, it is for the
-// function that commits, and until that returns.
-func (q *Queue) Expects() bool { return q.turn.partial }
-
-// More returns the calls that are to be committed together with those that the
-// function that commits was called with: it waits, as patiently as for the first
-// ones, until they are as many as are expected. It has nothing to add where all
-// were taken at once, and the second time.
-func (q *Queue) More() []*Call {
-	t := q.turn
-	if !t.partial {
-		return nil
-	}
-	t.partial = false
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n := len(t.calls)
-	q.gather(q.expected() - n)
-	q.take(t, len(q.waiting))
-	more := t.calls[n:]
-	if canary.Broken("late-calls-untold") {
-		t.calls = t.calls[:n]
-	}
-	return more
-}
-
-// expected returns how many calls a transaction is likely to have, or how many are
-// enough.
-func (q *Queue) expected() int { return min(q.last, callsEnough) }
 
 // gather waits until so many calls wait, or patience ends. It does not yield again
 // and again: a goroutine that is always runnable keeps the processor that it runs
@@ -273,30 +234,10 @@ func (q *Queue) gather(want int) {
 	q.want = 0
 }
 
-// take takes so many of the calls that wait for a turn, or as many as the bounds allow.
-func (q *Queue) take(t *turn, most int) {
-	n := 0
-	for _, c := range q.waiting[:most] {
-		batches, bytes := t.batches+len(c.Group), t.bytes+c.bytes
-		if t.batches > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) && !canary.Broken("merge-unbounded") {
-			break
-		}
-		t.batches, t.bytes = batches, bytes
-		n++
-	}
-	if t.calls == nil {
-		t.calls = q.waiting[:n:n]
-	} else {
-		t.calls = append(t.calls, q.waiting[:n]...)
-	}
-	q.waiting = q.waiting[n:]
-}
-
 // leave tells the next caller to lead, and all calls but own that they are done.
-func (q *Queue) leave(t *turn, own *Call) {
+func (q *Queue) leave(calls []*Call, own *Call) {
 	q.mu.Lock()
-	q.turn = nil
-	q.last = max(len(t.calls), q.last-(q.last+7)/8)
+	q.last = max(len(calls), q.last-(q.last+7)/8)
 	if q.led = len(q.waiting) > 0; q.led {
 		if !canary.Broken("lead-not-handed-on") {
 			q.waiting[0].wake <- true
@@ -305,7 +246,7 @@ func (q *Queue) leave(t *turn, own *Call) {
 		q.waiting = nil // what it was part of is not to be kept
 	}
 	q.mu.Unlock()
-	for _, c := range t.calls {
+	for _, c := range calls {
 		if c != own {
 			c.wake <- false
 		}

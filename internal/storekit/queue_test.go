@@ -380,126 +380,6 @@ func TestALeaderLeavesTimeForThoseWhoseCommitHasJustEnded(t *testing.T) {
 	})
 }
 
-// earlyLog returns a log whose commits begin early from four calls on, and have had
-// as many as are given. Each passes begun before it asks for more.
-func earlyLog(t *testing.T, calls int, begun gate) (l *log, commit func([]*storekit.Call)) {
-	t.Helper()
-	l = &log{Queue: storekit.Queue{Early: 4, Patience: time.Second}}
-	g := make(gate)
-	l.before = g.pass
-	all := []*pending{l.start(t.Context(), "first", 1)}
-	for i := range calls {
-		all = append(all, l.start(t.Context(), fmt.Sprint("before ", i), 1))
-	}
-	g.open(t)
-	g.open(t)
-	for _, p := range all {
-		if err := p.wait(t); err != nil {
-			t.Fatal(err)
-		}
-	}
-	l.before = nil
-	return l, func(calls []*storekit.Call) {
-		if !l.Expects() || len(calls) != 1 {
-			t.Errorf("a commit begins with %d calls and expects more: %t; want one and true", len(calls), l.Expects())
-		}
-		<-begun
-		calls = append(calls, l.More()...)
-		if more := l.More(); len(more) > 0 || l.Expects() {
-			t.Errorf("a commit that has had all gets %d more calls, and expects more: %t", len(more), l.Expects())
-		}
-		l.commit(calls)
-	}
-}
-
-func TestACommitThatBeginsEarlyGetsTheOthersInTime(t *testing.T) {
-	t.Parallel()
-	const calls = 8
-	for _, c := range []struct {
-		name               string
-		before, late, want int // calls that come before the commit asks, and while it waits; that it gets
-		waits              time.Duration
-	}{
-		{"all are there", calls - 1, 0, calls, 0},
-		{"some come late", 3, 4, calls, 0},
-		{"more than are expected", calls + 2, 0, calls + 3, 0},
-		{"some do not come", 3, 2, 6, (calls - 1) * time.Second},
-		{"nobody comes", 0, 0, 1, (calls - 1) * time.Second},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				begun := make(gate)
-				l, commit := earlyLog(t, calls, begun)
-				var all []*pending
-				start := func(name string) {
-					p := &pending{name, make(chan error, 1)}
-					go func() {
-						_, err := l.Commit(t.Context(), group(name, 1), commit)
-						p.end <- err
-					}()
-					synctest.Wait()
-					all = append(all, p)
-				}
-				for i := range 1 + c.before {
-					start(fmt.Sprint(i))
-				}
-				at := time.Now()
-				begun.open(t)
-				for i := range c.late {
-					if all[0].ended() {
-						t.Fatalf("the commit does not wait for call %d", i)
-					}
-					start(fmt.Sprint("late ", i))
-				}
-				for _, p := range all {
-					if err := p.wait(t); err != nil {
-						t.Error(err)
-					}
-				}
-				if got := time.Since(at); got != c.waits {
-					t.Errorf("the commit has waited %v for others, want %v", got, c.waits)
-				}
-				if got := len(l.together[len(l.together)-1]); got != c.want {
-					t.Errorf("the commit has had %d calls, want %d", got, c.want)
-				}
-				wantIdle(t, l)
-			})
-		})
-	}
-}
-
-func TestACommitThatBeginsEarlyIsBoundedAsAWhole(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const each = 3 // groups a transaction
-		begun := make(gate)
-		l, commit := earlyLog(t, 8, begun)
-		var all []*pending
-		for i := range 8 {
-			p := &pending{fmt.Sprint(i), make(chan error, 1)}
-			go func() {
-				_, err := l.Commit(t.Context(), group(p.name, storekit.MergeBatchesMax/each), commit)
-				p.end <- err
-			}()
-			synctest.Wait()
-			all = append(all, p)
-		}
-		begun.open(t)
-		if got := len(l.together[len(l.together)-1]); got != each {
-			t.Errorf("a transaction has %d groups, want %d", got, each)
-		}
-		begun.open(t)
-		begun.open(t)
-		for _, p := range all {
-			if err := p.wait(t); err != nil {
-				t.Error(err)
-			}
-		}
-		wantIdle(t, l)
-	})
-}
-
 func TestABatchThatIsWrongIsRefusedAloneAndAnErrorOfAGroupIsItsCallersAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -549,21 +429,19 @@ func TestABatchThatIsWrongIsRefusedAloneAndAnErrorOfAGroupIsItsCallersAlone(t *t
 func TestACommitThatPanicsIsUnknownToTheOthersAndTheNextGoOn(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		name  string
-		end   func()
-		early int // calls that are expected where a commit begins early
+		name string
+		end  func()
 	}{
-		{"panic", func() { panic("broken") }, 0},
-		{"goexit", runtime.Goexit, 0},
-		{"panic of one that begins early", func() { panic("broken") }, 1},
+		{"panic", func() { panic("broken") }},
+		{"goexit", runtime.Goexit},
 	} {
 		name, end := c.name, c.end
 		synctest.Test(t, func(t *testing.T) {
 			g := make(gate)
-			l := &log{before: g.pass, Queue: storekit.Queue{Early: c.early}}
+			l := &log{before: g.pass}
 			ending := 1 // the transaction that does
 			commit := func(calls []*storekit.Call) {
-				l.commit(append(calls, l.More()...))
+				l.commit(calls)
 				if ending--; ending < 0 && ending > -2 {
 					end()
 				}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,8 +34,6 @@ const patience = 4 * time.Microsecond
 //
 //	begin; take the lock; guard; write; leave a proof; commit
 //
-// of which the first half is sent before its batches are there, see early.
-//
 // The lock is an advisory one of the log, which every transaction that writes
 // takes first and gives back by its end, after it has become visible. So they
 // come one after the other, each sees all before it, and a reader sees events in
@@ -51,7 +48,6 @@ type committer struct {
 	serial int64 // of the last proof
 	recall recall
 	needs  needs // of the transaction
-	whole  int   // transactions until one may begin early
 }
 
 // Commit implements [store.Log]. It waits for one transaction, and for the one
@@ -65,20 +61,19 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	return results, nil
 }
 
-// commit commits the calls, and what the queue has beside them, in one transaction,
-// and sets their results.
+// commit commits the calls in one transaction, and sets their results.
 func (l *Log) commit(calls []*storekit.Call) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if l.queue.Expects() {
-		calls = l.early(calls)
-	}
-	calls = live(slices.Concat(calls, l.queue.More()))
+	calls = live(calls)
 	if len(calls) == 0 {
 		return
 	}
 	// The transaction is everybody's: no caller's context ends it.
-	settle(calls, l.transact(context.WithoutCancel(calls[0].Ctx), calls))
+	err := l.transact(context.WithoutCancel(calls[0].Ctx), calls)
+	for _, c := range calls {
+		c.Err = err
+	}
 }
 
 // live returns the calls whose callers still wait.
@@ -92,13 +87,6 @@ func live(calls []*storekit.Call) []*storekit.Call {
 		}
 	}
 	return all
-}
-
-// settle tells calls that their results hold, or the error of all of them.
-func settle(calls []*storekit.Call, err error) {
-	for _, c := range calls {
-		c.Err = err
-	}
 }
 
 // transact decides and stores the calls, and sets their results. Its error matches

@@ -35,28 +35,6 @@ func WithAhead(ended func(held bool)) Option {
 	return option(func(c *config) { c.tamper.ahead = ended })
 }
 
-// WithBegun makes the log call begun when it has sent the first script of a
-// transaction that begins early.
-func WithBegun(begun func()) Option { return option(func(c *config) { c.tamper.begun = begun }) }
-
-// WithPatience lets a transaction wait so long for each call that it expects.
-func WithPatience(d time.Duration) Option { return option(func(c *config) { c.tamper.patience = d }) }
-
-// WithLameBegin lets the first script of a transaction that begins early fail before
-// it has begun.
-func WithLameBegin() Option { return option(func(c *config) { c.tamper.lame = true }) }
-
-// WithoutChain is a broken twin that writes the second script of a transaction
-// whether it is inside of the transaction or not.
-func WithoutChain() Option { return option(func(c *config) { c.tamper.unchained = true }) }
-
-// EarlyCalls is from how many calls on that are expected a transaction begins early.
-const EarlyCalls = earlyCalls
-
-// WholeMax is for how many transactions none begins early, after one could not be
-// decided ahead.
-const WholeMax = wholeMax
-
 // AloneMin is how many transactions find that nobody else has committed before
 // one is decided ahead.
 const AloneMin = aloneMin

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"iter"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -350,7 +349,7 @@ func triples[K any](keys []K, parts func(K) (string, string, string)) (a, b, c [
 // with the schema in them.
 type statements struct {
 	clock, entities, snapshots, heads, messages, timers, receipts, claims string
-	guard, guardEntities, inside, drawn                                   string
+	guard, guardEntities, drawn                                           string
 
 	insertEvents, copyEvents                                   string
 	deleteSnapshots, putSnapshots, putStates                   string
@@ -360,13 +359,4 @@ type statements struct {
 	proof, proved, trim                                        string
 	load, stream, scan, first, pending, parked, receipt, owner string
 	receiptsOf, claimsOf, bookmarks, pruned                    string
-}
-
-// early returns the statements of transactions that begin early.
-func (s *statements) early() iter.Seq[string] {
-	return slices.Values([]string{
-		sqlLock, s.guard, s.proof, s.trim, s.inside, s.guardEntities, s.drawn,
-		s.deleteSnapshots, s.putSnapshots, s.putStates, s.deleteMessages, s.putMessages,
-		s.deleteReceipts, s.addReceipts, s.deleteBookmarks, s.putBookmarks,
-	})
 }

@@ -43,7 +43,7 @@ func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
 		name:       pc.ConnConfig.Database + "." + c.schema,
 		lock:       lockKey(c.schema, "commit"),
 		statements: newStatements(c.schema),
-		queue:      storekit.Queue{Patience: c.tamper.patience, Early: earlyCalls},
+		queue:      storekit.Queue{Patience: patience},
 	}
 	id, err := uuid.NewV7()
 	if err == nil {
@@ -178,7 +178,7 @@ func newStatements(schema string) statements {
 	return statements{
 		clock: s(sqlClock), entities: s(sqlEntities), snapshots: s(sqlSnapshots), heads: s(sqlHeads),
 		messages: s(sqlMessages), timers: s(sqlTimers), receipts: s(sqlReceipts), claims: s(sqlClaims),
-		guard: s(sqlGuard), guardEntities: s(sqlGuardEntities), inside: sqlInside, drawn: s(sqlDrawn),
+		guard: s(sqlGuard), guardEntities: s(sqlGuardEntities), drawn: s(sqlDrawn),
 
 		insertEvents: s(sqlInsertEvents), copyEvents: s(sqlCopyEvents),
 		deleteSnapshots: s(sqlDeleteSnapshots), putSnapshots: s(sqlPutSnapshots),

@@ -86,11 +86,9 @@ type config struct {
 type tamper struct {
 	written func() // called when all but the commit is done, which then is a round trip of its own
 	// Bounds in place of those of the same names.
-	lockMax, resolveMax, patience time.Duration
-	aloneMin                      int
-	ahead                         func(held bool) // called when a transaction that was decided ahead has ended
-	begun                         func()          // called when the first script of a transaction that begins early has been sent
-	lame                          bool            // that script fails at once
+	lockMax, resolveMax time.Duration
+	aloneMin            int
+	ahead               func(held bool) // called when a transaction that was decided ahead has ended
 	// Broken twins.
 	unlocked bool               // it does not take the lock
 	draw     func(n int) uint64 // positions come from a counter that knows no transaction
@@ -98,15 +96,13 @@ type tamper struct {
 	relaxed  bool               // it does not look at versions
 	// unguarded decides ahead on what is remembered, whoever else has committed since.
 	unguarded bool
-	// unchained does not look whether the second script of a transaction is inside of it.
-	unchained bool
 }
 
 var schemaPattern = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
 func newConfig(opts []Option) (*config, error) {
 	c := &config{schema: Schema, partitions: 1, now: time.Now, poolSize: PoolSize, logger: slog.New(slog.DiscardHandler)}
-	c.tamper.lockMax, c.tamper.resolveMax, c.tamper.aloneMin, c.tamper.patience = lockMax, resolveMax, aloneMin, patience
+	c.tamper.lockMax, c.tamper.resolveMax, c.tamper.aloneMin = lockMax, resolveMax, aloneMin
 	for _, o := range opts {
 		o.apply(c)
 	}

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"slices"
 
 	"github.com/perdure/perdure/internal/storekit"
@@ -166,8 +167,61 @@ const (
 		LEFT JOIN LATERAL (SELECT version FROM S.states t WHERE t.kind = k.kind AND t.id = k.id LIMIT 1) s ON true
 		WHERE coalesce(e.version, 0) <> k.events OR coalesce(s.version, 0) <> k.saved`
 
-	// sqlInside fails what is not inside of a transaction that has written.
-	sqlInside = `SELECT $1::int / (pg_current_xact_id_if_assigned() IS NOT NULL)::int`
-
 	sqlDrawn = `SELECT setval('S.message_sequence', $1)`
 )
+
+// A forecast is what calls come to if the log is as it is remembered.
+type forecast struct {
+	guesses guesses
+	plan    *plan
+}
+
+// foresee decides calls on what is remembered. It reports false if that is not
+// enough, or refuses a batch: a refusal is decided on what is read.
+func (l *Log) foresee(calls []*storekit.Call, n *needs) (*forecast, bool) {
+	r := &l.committer.recall
+	f, g, enough := r.facts(n)
+	if !enough || l.tamper.draw != nil {
+		return nil, false
+	}
+	p, refused := l.decide(f, calls, n, l.clock(r.clock), true)
+	if refused {
+		p.forget()
+		return nil, false
+	}
+	return &forecast{g, p}, true
+}
+
+// guard adds to a message what fails it unless the log is as it is remembered, and
+// the entities that are guessed are where they are guessed to be.
+func (l *Log) guard(m *message, g *guesses) {
+	if l.tamper.unguarded {
+		return
+	}
+	r := &l.committer.recall
+	m.add(l.statements.guard, r.clock, l.committer.id.String(), r.serial)
+	if len(g.kinds) > 0 {
+		m.add(l.statements.guardEntities, g.kinds, g.ids, g.events, g.saved)
+	}
+}
+
+// ahead runs a transaction that is decided on what is remembered. It is not done
+// if that is not enough to decide on, or does not hold.
+func (l *Log) ahead(ctx context.Context, calls []*storekit.Call, n *needs) (stored outcome, done bool, err error) {
+	x, ok := l.foresee(calls, n)
+	if !ok || x.plan.empty() {
+		return no, false, nil
+	}
+	m := &message{before: l.begin()}
+	l.guard(m, &x.guesses)
+	if n.sequences > 0 {
+		m.add(l.statements.drawn, int64(x.plan.sequence))
+	}
+	stored, err = l.store(ctx, m, x.plan, n)
+	e := refusal(err)
+	held := stored != no || e == nil || e.Code != codeDivision && e.Code != codeUnique
+	if l.tamper.ahead != nil {
+		l.tamper.ahead(held)
+	}
+	return stored, held, err
+}

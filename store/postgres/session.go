@@ -12,11 +12,10 @@ import (
 )
 
 // A session is the connection of a committer. Beside what a connection can do by
-// itself, it sends scripts without waiting for the answers to those before.
+// itself, it sends scripts.
 type session struct {
 	conn  *pgx.Conn
 	names map[string]string // of the statements that scripts execute, by their text
-	ready bool              // for transactions that begin early
 	room  []byte            // for scripts
 }
 
@@ -25,7 +24,7 @@ const roomMax = 1 << 20
 
 // use makes the session one of a new connection.
 func (x *session) use(conn *pgx.Conn) {
-	x.conn, x.names, x.ready = conn, make(map[string]string), false
+	x.conn, x.names = conn, make(map[string]string)
 }
 
 // send sends a message, with nothing on its way before it, and waits for its end.
@@ -36,11 +35,7 @@ func (x *session) send(ctx context.Context, m *message, s *statements) (last pgc
 			return last, err
 		}
 		if w, ok := m.append(x.room[:0], s, x.names); ok {
-			if err := x.write(ctx, w); err != nil {
-				return last, err
-			}
-			_, last, err = x.answers(1)
-			return last, err
+			return x.script(ctx, w)
 		}
 	}
 	b := m.pipeline(s)
@@ -68,55 +63,40 @@ func (x *session) prepare(ctx context.Context, statements iter.Seq[string]) erro
 	return nil
 }
 
-// write sends scripts, which are in the room of the session or a larger one, and
-// does not wait for their answers. The deadline of the context holds until there
-// is another.
-//
-// While an answer has not been read the server may wait for the room to write
-// more of it, and does not read; but the answers to a script are a few hundred
-// bytes, which always have room.
-func (x *session) write(ctx context.Context, w []byte) error {
+// script sends a script, which is in the room of the session or a larger one, and
+// waits for its end. While an answer has not been read the server may wait for the
+// room to write more of it, and does not read; but the answers to a script are a few
+// hundred bytes, which always have room.
+func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag, err error) {
 	if cap(w) <= roomMax {
 		x.room = w
 	}
 	deadline, _ := ctx.Deadline()
-	conn := x.conn.PgConn().Conn()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return err
-	}
-	_, err := conn.Write(w)
-	return err
-}
-
-// answers waits for the ends of so many scripts. It returns how many of them have
-// been done before the first that has failed, what the last statement of all has
-// answered, and the first error.
-func (x *session) answers(scripts int) (done int, last pgconn.CommandTag, err error) {
 	conn := x.conn.PgConn()
-	for range scripts {
-		for ready := false; !ready; {
-			// The deadline is that of the connection.
-			m, lost := conn.ReceiveMessage(context.Background())
-			if lost != nil {
-				return done, last, lost
-			}
-			switch m := m.(type) {
-			case *pgproto3.CommandComplete:
-				last = pgconn.NewCommandTag(string(m.CommandTag))
-			case *pgproto3.ErrorResponse:
-				if err == nil {
-					err = pgconn.ErrorResponseToPgError(m)
-				}
-			case *pgproto3.ReadyForQuery:
-				ready = true
-			}
+	if err := conn.Conn().SetDeadline(deadline); err != nil {
+		return last, err
+	}
+	if _, err := conn.Conn().Write(w); err != nil {
+		return last, err
+	}
+	for {
+		// The deadline is that of the connection.
+		m, lost := conn.ReceiveMessage(context.Background())
+		if lost != nil {
+			return last, lost
 		}
-		if err == nil {
-			done++
+		switch m := m.(type) {
+		case *pgproto3.CommandComplete:
+			last = pgconn.NewCommandTag(string(m.CommandTag))
+		case *pgproto3.ErrorResponse:
+			if err == nil {
+				err = pgconn.ErrorResponseToPgError(m)
+			}
+		case *pgproto3.ReadyForQuery:
+			if conn.Conn().SetDeadline(time.Time{}) != nil {
+				hangUp(x.conn) // what has been answered holds
+			}
+			return last, err
 		}
 	}
-	if conn.Conn().SetDeadline(time.Time{}) != nil {
-		hangUp(x.conn) // what has been answered holds
-	}
-	return done, last, err
 }
