@@ -21,6 +21,11 @@ const (
 	BatchBytesMax = 64 << 20
 	// GroupBatchesMax bounds the batches of one [Log.Commit].
 	GroupBatchesMax = 16_384
+	// GroupBytesMax bounds the bytes of one [Log.Commit], as [Batch.Bytes] counts
+	// them, all batches summed. A batch whose payloads are within [BatchBytesMax]
+	// always fits in a group of its own, unless it holds more than 192 MiB beside
+	// its payloads. Every store can hold a group of this size in one transaction.
+	GroupBytesMax = 256 << 20
 )
 
 // A Batch is all that one command changes. It is stored whole or not at all.
@@ -96,6 +101,98 @@ func (b *Batch) records() int {
 		n++
 	}
 	return n
+}
+
+// recordFrame is what a record takes at most beside its texts and payloads:
+// numbers, times, ids, lengths and a checksum.
+const recordFrame = 128
+
+// Bytes returns how many bytes the records of the batch take in a store, rounded
+// up by some hundred bytes a record: payloads, metadata, tags and names. It costs a
+// few additions for each record, and reads no payload. [GroupBytesMax] bounds it.
+func (b *Batch) Bytes() int {
+	key := len(b.Key.Kind) + len(b.Key.ID)
+	n := 0
+	for i := range b.Events {
+		e := &b.Events[i]
+		if e.head != nil {
+			n += len(e.head) + recordFrame
+		} else {
+			n += e.sizeHead(b.Key) + recordFrame
+		}
+	}
+	if b.records() == len(b.Events) {
+		return n // as of most commands
+	}
+	for _, s := range []*State{b.Save, b.Snapshot} {
+		if s != nil {
+			n += recordFrame + key + len(s.Type) + len(s.Payload) + sizeMetadata(&s.Metadata)
+		}
+	}
+	for i := range b.Settle {
+		n += recordFrame
+		if m := b.Settle[i].Message; m != nil {
+			n += m.bytes()
+		}
+	}
+	for i := range b.Enqueue {
+		n += recordFrame + key + b.Enqueue[i].bytes()
+	}
+	for i := range b.Receipts {
+		r := &b.Receipts[i]
+		n += recordFrame + key + len(r.Name) + len(r.Fingerprint) + len(r.ReplyType) + len(r.Reply) + r.Refusal.bytes()
+	}
+	for _, names := range [][]string{b.Cancel, b.Forget} {
+		for _, name := range names {
+			n += recordFrame + key + len(name)
+		}
+	}
+	for _, claims := range [][]Claim{b.Release, b.Claim} {
+		for i := range claims {
+			n += recordFrame + key + len(claims[i].Space) + len(claims[i].Value)
+		}
+	}
+	for i := range b.Bookmarks {
+		n += recordFrame + len(b.Bookmarks[i].Name)
+	}
+	return n
+}
+
+// bytes returns how many bytes the texts and payloads of the message take.
+func (m *Message) bytes() int {
+	return len(m.Source.Kind) + len(m.Source.ID) + len(m.Target.Kind) + len(m.Target.ID) + len(m.ReplyTo.Kind) + len(m.ReplyTo.ID) +
+		len(m.Timer) + len(m.Type) + len(m.Payload) + len(m.ReplyName) + len(m.LastError) + sizeMetadata(&m.Metadata)
+}
+
+// bytes returns how many bytes the refusal, or nil, takes.
+func (r *Refusal) bytes() int {
+	if r == nil {
+		return 0
+	}
+	n := len(r.Message)
+	for i := range r.Details {
+		n += recordFrame/4 + len(r.Details[i].Type) + len(r.Details[i].Payload)
+	}
+	return n
+}
+
+// CheckGroup returns an error matching [ErrTooLarge] if a group holds more batches
+// or bytes than one [Log.Commit] may, else how many bytes it holds. Every store
+// calls it before it stores anything. A nil batch holds nothing.
+func CheckGroup(group []*Batch) (bytes int, err error) {
+	if len(group) > GroupBatchesMax {
+		return 0, fmt.Errorf("%w: group of %d batches, at most %d are allowed", ErrTooLarge, len(group), GroupBatchesMax)
+	}
+	for _, b := range group {
+		if b != nil {
+			bytes += b.Bytes()
+		}
+	}
+	if bytes > GroupBytesMax {
+		return bytes, fmt.Errorf("%w: group of %d batches with %d bytes, at most %d are allowed; commit it in parts",
+			ErrTooLarge, len(group), bytes, GroupBytesMax)
+	}
+	return bytes, nil
 }
 
 // Validate returns an error matching [ErrInvalid] or [ErrTooLarge] that says
@@ -177,7 +274,10 @@ func (b *Batch) validateParts() error {
 		if slices.ContainsFunc(b.Receipts[:i], func(o Receipt) bool { return o.Name == r.Name }) {
 			return fmt.Errorf("receipt %d: %w: a second one is named %q", i, ErrInvalid, r.Name)
 		}
-		bytes += len(r.Reply)
+		if n := r.Refusal.bytes() + len(r.Fingerprint); n > PayloadBytesMax {
+			return fmt.Errorf("receipt %d: %w: refusal and fingerprint of %d bytes, at most %d are allowed", i, ErrTooLarge, n, PayloadBytesMax)
+		}
+		bytes += len(r.Reply) + r.Refusal.bytes() + len(r.Fingerprint)
 	}
 	for _, name := range b.Forget {
 		if err := validateName("receipt name", name, NameBytesMax); err != nil {
@@ -265,6 +365,9 @@ func (m *Message) validate() error {
 		if err := validateName("reply name", m.ReplyName, NameBytesMax); err != nil {
 			return err
 		}
+	}
+	if len(m.LastError) > PayloadBytesMax {
+		return fmt.Errorf("%w: last error of %d bytes, at most %d are allowed", ErrTooLarge, len(m.LastError), PayloadBytesMax)
 	}
 	if !m.Due.IsZero() && !inNanos(m.Due) {
 		return fmt.Errorf("%w: due time %v is outside the years 1678 to 2262", ErrInvalid, m.Due)

@@ -21,6 +21,10 @@ type Log interface {
 	// leaves the rest of the group alone, but later batches of the same entity
 	// in the group are refused with it, because they were decided on it.
 	//
+	// A group has at most [GroupBatchesMax] batches and [GroupBytesMax] bytes, as
+	// [CheckGroup] counts them. A larger one is refused whole before anything of it
+	// is stored, with an error that matches [ErrTooLarge] and [ErrNotStored].
+	//
 	// An error of Commit itself is about the whole group. If it matches
 	// [ErrNotStored], nothing was stored. Otherwise the outcome is unknown: all
 	// or nothing of the group's accepted batches is stored; reading tells, since

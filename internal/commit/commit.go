@@ -112,7 +112,7 @@ func (q *Queue) Len() int { return len(q.waiting) - q.head }
 // Add puts an item at the end of the queue. Its bound is the number of calls
 // that an engine admits, since each has at most one item here.
 func (q *Queue) Add(i *Item) {
-	i.bytes = size(&i.Batch)
+	i.bytes = i.Batch.Bytes()
 	q.waiting = append(q.waiting, i)
 }
 
@@ -201,21 +201,4 @@ func (q *Queue) settle(i *Item, r store.Result, err error) {
 
 func behind(i *Item) error {
 	return &store.ConflictError{Key: i.Batch.Key, Expected: i.Batch.Expected, Behind: true}
-}
-
-func size(b *store.Batch) int {
-	n := 0
-	for i := range b.Events {
-		n += len(b.Events[i].Payload)
-	}
-	if b.Save != nil {
-		n += len(b.Save.Payload)
-	}
-	if b.Snapshot != nil {
-		n += len(b.Snapshot.Payload)
-	}
-	for i := range b.Enqueue {
-		n += len(b.Enqueue[i].Payload)
-	}
-	return n
 }

@@ -92,14 +92,14 @@ func TestItemsLeaveInTheOrderInWhichTheyCame(t *testing.T) {
 
 func TestAGroupIsBounded(t *testing.T) {
 	t.Parallel()
-	const half = commit.GroupBytesMax / 2
+	const half = commit.GroupBytesMax/2 - 1<<10 // and what a record takes beside its payload
 	for _, c := range []struct {
 		name     string
 		payloads []int
 		want     []int // sizes of the groups
 	}{
 		{"by items", make([]int, 2*commit.GroupItemsMax+3), []int{commit.GroupItemsMax, commit.GroupItemsMax, 3}},
-		{"by bytes", []int{half, half, 1, half, half}, []int{2, 2, 1}},
+		{"by bytes", []int{half, half, 4 << 10, half, half}, []int{2, 2, 1}},
 		{"but for one item that is too large", []int{1, 2 * commit.GroupBytesMax, 1}, []int{1, 1, 1}},
 	} {
 		var q commit.Queue

@@ -35,7 +35,7 @@ type Call struct {
 	Err error
 
 	refused []error // of batches that are refused as they are; nil if there are none
-	bytes   int     // of payload
+	bytes   int     // that the group stores
 	one     [1]store.Result
 	// wake tells a caller that had to wait, once, that it leads (true) or that
 	// it is done (false).
@@ -81,11 +81,11 @@ type Queue struct {
 // errors of its calls. An error of a group that is too large, or whose context
 // ends before it is taken, matches [store.ErrNotStored].
 func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]*Call)) ([]store.Result, error) {
-	if len(group) > store.GroupBatchesMax {
-		return nil, fmt.Errorf("%w: %w: group of %d batches, at most %d are allowed",
-			store.ErrNotStored, store.ErrTooLarge, len(group), store.GroupBatchesMax)
+	bytes, err := store.CheckGroup(group)
+	if err != nil {
+		return nil, NotStored(err)
 	}
-	c := &Call{Ctx: ctx, Group: group, bytes: payloadBytes(group)}
+	c := &Call{Ctx: ctx, Group: group, bytes: bytes}
 	if len(group) == 1 {
 		c.Results = c.one[:]
 	} else {
@@ -255,25 +255,3 @@ func (q *Queue) leave(calls []*Call, own *Call) {
 
 // NotStored returns err as one that also matches [store.ErrNotStored].
 func NotStored(err error) error { return fmt.Errorf("%w: %w", store.ErrNotStored, err) }
-
-// payloadBytes returns about how many bytes the group is going to store.
-func payloadBytes(group []*store.Batch) int {
-	n := 0
-	for _, b := range group {
-		if b == nil {
-			continue
-		}
-		for i := range b.Events {
-			n += len(b.Events[i].Payload)
-		}
-		for i := range b.Enqueue {
-			n += len(b.Enqueue[i].Payload)
-		}
-		for _, s := range []*store.State{b.Save, b.Snapshot} {
-			if s != nil {
-				n += len(s.Payload)
-			}
-		}
-	}
-	return n
-}

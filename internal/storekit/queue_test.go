@@ -106,7 +106,7 @@ func TestNobodyStarvesAndNobodyServesOthersForLongerThanOneTransaction(t *testin
 
 func TestATransactionIsBounded(t *testing.T) {
 	t.Parallel()
-	mib := make([]byte, 1<<20)
+	mib := make([]byte, 1<<20-1<<10) // and what a record takes beside its payload
 	event := func(n int) []store.Event {
 		e := make([]store.Event, n)
 		for i := range e {

@@ -161,9 +161,8 @@ func (l *Log) now() time.Time { return time.Unix(0, l.clock().UnixNano()).UTC() 
 
 // Commit implements [store.Log]. It never waits but for other commits.
 func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
-	if len(group) > store.GroupBatchesMax {
-		return nil, fmt.Errorf("commit: %w: %w: group of %d batches, at most %d are allowed",
-			store.ErrNotStored, store.ErrTooLarge, len(group), store.GroupBatchesMax)
+	if _, err := store.CheckGroup(group); err != nil {
+		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, err)
 	}
 	results := make([]store.Result, len(group))
 	for i, b := range group {

@@ -158,3 +158,15 @@ func Execution(sql string, arg any) (text, name string, ok bool) {
 
 // ScriptEventsMin is from how many events on a script is faster.
 const ScriptEventsMin = scriptEventsMin
+
+// MessageBytesMax bounds a message of the protocol.
+const MessageBytesMax = messageBytesMax
+
+// PutLength writes how long w is into its first four bytes, if it may be so long.
+func PutLength(w []byte) bool { return putLength(w, 0, 0) }
+
+// ScriptFits reports whether the rows of events can be in a script.
+func ScriptFits(events []*store.Event) bool {
+	_, ok := (&message{events: events}).append(nil, &statements{}, nil)
+	return ok
+}

@@ -41,7 +41,23 @@ const (
 	// scriptBytesMax is how large records may be that become literals of a script,
 	// which are twice as long and have to be parsed.
 	scriptBytesMax = 256 << 10
+	// messageBytesMax is less than the most that the server takes as one message of
+	// the protocol, a GiB. The protocol has 32 bits for a length: what is behind
+	// the end of a message whose length is cut off would be taken for others.
+	messageBytesMax = 1<<30 - 1<<10
 )
+
+// putLength writes how long w is from a place on, into the four bytes there, and
+// takes so many bytes off. It reports false, and writes nothing, if a message
+// cannot be as long.
+func putLength(w []byte, from, off int) bool {
+	n := len(w) - from - off
+	if n < 0 || n > messageBytesMax {
+		return false
+	}
+	binary.BigEndian.PutUint32(w[from:], uint32(n))
+	return true
+}
 
 func (m *message) add(sql string, args ...any) {
 	s := statement{sql, args}
@@ -81,7 +97,7 @@ func (m *message) pipeline(s *statements) *pgx.Batch {
 
 // append appends the message as a script in the form of the protocol: a simple
 // query, and the rows that its COPY reads. It reports false if an argument cannot
-// be in one, or a statement with arguments has no name.
+// be in one, or a statement with arguments has no name, or it would be too long.
 func (m *message) append(w []byte, s *statements, names map[string]string) ([]byte, bool) {
 	from := len(w) + 1
 	w = append(w, 'Q', 0, 0, 0, 0)
@@ -97,11 +113,17 @@ func (m *message) append(w []byte, s *statements, names map[string]string) ([]by
 		w = append(w, ";\n"...)
 	}
 	w = append(w, 0)
-	binary.BigEndian.PutUint32(w[from:], uint32(len(w)-from))
+	if !putLength(w, from, 0) {
+		return w, false
+	}
 	if len(m.events) > 0 {
+		if rowsRoom(m.events) > messageBytesMax {
+			return w, false
+		}
 		from = len(w) + 1
-		w = appendRows(append(w, 'd', 0, 0, 0, 0), m.events)
-		binary.BigEndian.PutUint32(w[from:], uint32(len(w)-from))
+		if w = appendRows(append(w, 'd', 0, 0, 0, 0), m.events); !putLength(w, from, 0) {
+			return w, false
+		}
 		w = append(w, 'c', 0, 0, 0, 4)
 	}
 	return w, true

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -133,5 +134,21 @@ func TestAwkwardNamesAreKept(t *testing.T) {
 	}
 	if report, err := store.Verify(ctx, l, store.VerifyOptions{}); err != nil || report.Err() != nil {
 		t.Errorf("verify: %v, %v", err, report.Err())
+	}
+}
+
+func TestMessageLength(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]bool{4: true, postgres.MessageBytesMax: true, postgres.MessageBytesMax + 1: false, 1<<32 + 4: false} {
+		w := make([]byte, n) // nothing reads or writes more than its head
+		if got := postgres.PutLength(w); got != want {
+			t.Errorf("a message of %d bytes: accepted %t, want %t", n, got, want)
+		}
+	}
+	e := &store.Event{ID: newID(), Type: "t", Key: key("a"), Payload: make([]byte, store.PayloadBytesMax)}
+	for n, want := range map[int]bool{1: true, postgres.MessageBytesMax/store.PayloadBytesMax + 1: false, 1<<32/store.PayloadBytesMax + 1: false} {
+		if got := postgres.ScriptFits(slices.Repeat([]*store.Event{e}, n)); got != want {
+			t.Errorf("rows of %d events of 16 MiB: in a script %t, want %t", n, got, want)
+		}
 	}
 }

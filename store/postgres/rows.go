@@ -23,18 +23,27 @@ const (
 	copyTrailer = "\xff\xff"
 	copyColumns = 7
 	copyNull    = "\xff\xff\xff\xff"
-	// copyRoom is more than most rows take beside their record.
-	copyRoom = 192
+	// copyRoom is what a row takes beside its record and its texts.
+	copyRoom = 96
 	textOID  = 25
 )
 
-// appendRows appends events as the binary format of COPY has them.
-func appendRows(w []byte, events []*store.Event) []byte {
+// rowsRoom returns how many bytes the rows of events take at most.
+func rowsRoom(events []*store.Event) int {
 	n := len(copyHeader) + len(copyTrailer)
 	for _, e := range events {
-		n += copyRoom + store.SizeEvent(e)
+		n += copyRoom + len(e.Key.Kind) + len(e.Key.ID) + len(e.Type) + store.SizeEvent(e)
+		for _, t := range e.Tags {
+			n += 4 + len(t)
+		}
 	}
-	w = append(slices.Grow(w, n), copyHeader...)
+	return n
+}
+
+// appendRows appends events as the binary format of COPY has them. Their records
+// are those of valid batches, so each is shorter than a message may be.
+func appendRows(w []byte, events []*store.Event) []byte {
+	w = append(slices.Grow(w, rowsRoom(events)), copyHeader...)
 	for _, e := range events {
 		w = binary.BigEndian.AppendUint16(w, copyColumns)
 		w = appendNumber(w, uint64(e.Position))
@@ -45,7 +54,9 @@ func appendRows(w []byte, events []*store.Event) []byte {
 		w = appendTags(w, e.Tags)
 		from := len(w)
 		w = store.AppendEvent(binary.BigEndian.AppendUint32(w, 0), e)
-		binary.BigEndian.PutUint32(w[from:], uint32(len(w)-from-4))
+		if !putLength(w, from, 4) {
+			panic("postgres: the record of an event is longer than a message may be") // the bounds of a batch are far below
+		}
 	}
 	return append(w, copyTrailer...)
 }
@@ -54,6 +65,8 @@ func appendNumber(w []byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(w, 8), n)
 }
 
+// appendField appends a text of at most some thousand bytes; [store.Batch.Validate]
+// bounds those of a batch.
 func appendField(w []byte, text string) []byte {
 	return append(binary.BigEndian.AppendUint32(w, uint32(len(text))), text...)
 }

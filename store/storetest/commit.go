@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -303,6 +304,66 @@ var commitCases = []testCase{
 		x.group(group...)
 		x.wantTexts("scan", x.scan(store.Query{}), "one")
 	}},
+	{name: "a group above its bound in bytes is not stored", run: func(x *fixture) {
+		for what, group := range map[string][]*store.Batch{
+			"payloads": x.largeGroup(store.GroupBytesMax),
+			"metadata": {x.metadataBatch("a"), x.metadataBatch("b"), x.metadataBatch("c"), x.metadataBatch("d"), x.metadataBatch("e")},
+		} {
+			group = append(group, &store.Batch{Key: book("small"), Events: x.events("one")})
+			_, err := x.log.Commit(x.ctx, group)
+			x.wantError("commit of "+what, err, store.ErrNotStored)
+			x.wantError("commit of "+what, err, store.ErrTooLarge)
+			x.wantTexts("scan", x.scan(store.Query{}))
+		}
+		x.append(book("small"), 0, "two")
+		x.wantTexts("scan", x.scan(store.Query{}), "two")
+	}},
+	{name: "a group of the most bytes is stored", run: func(x *fixture) {
+		group := x.largeGroup(store.GroupBytesMax - 1<<20)
+		events := 0
+		for _, r := range x.group(group...) {
+			want(x, "error", r.Err, nil)
+		}
+		for e, err := range x.log.Scan(x.ctx, store.Query{}) {
+			want(x, "error of scan", err, nil)
+			b := group[events/4]
+			if want := &b.Events[events%4]; e.ID != want.ID || !bytes.Equal(e.Payload, want.Payload) {
+				x.Fatalf("event %d: got %v with %d bytes, want %v with %d", events, e.ID, len(e.Payload), want.ID, len(want.Payload))
+			}
+			events++
+		}
+		want(x, "events", events, 4*len(group))
+	}},
+}
+
+// largeGroup returns a group that takes so many bytes at least, and less than a
+// payload more. Its batches, but for the last, are as large as a batch may be.
+func (x *fixture) largeGroup(size int) (group []*store.Batch) {
+	payload := make([]byte, store.PayloadBytesMax)
+	for n := 0; n < size; {
+		b := &store.Batch{Key: book(fmt.Sprint("large ", len(group)))}
+		part := min(store.PayloadBytesMax, (size-n)/4+1)
+		for range 4 {
+			e := x.event("")
+			e.Payload = payload[:part]
+			b.Events = append(b.Events, e)
+		}
+		n += b.Bytes()
+		group = append(group, b)
+	}
+	return group
+}
+
+// metadataBatch returns a batch of a quarter of the bytes of a group, nearly all of it metadata.
+func (x *fixture) metadataBatch(id string) *store.Batch {
+	b := &store.Batch{Key: book(id)}
+	values := map[string]string{"a": strings.Repeat("v", store.MetadataBytesMax-1)}
+	for range store.GroupBytesMax / store.MetadataBytesMax / 4 {
+		e := x.event("")
+		e.Metadata.Values = values
+		b.Events = append(b.Events, e)
+	}
+	return b
 }
 
 // conflict is the case that an entity with so many events refuses a batch that
