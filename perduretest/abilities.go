@@ -2,6 +2,8 @@ package perduretest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 
 	"github.com/perdure/perdure/store"
@@ -83,6 +85,15 @@ func (a pruner) DeleteSnapshots(ctx context.Context, key store.Key, below store.
 	return called(ctx, a.l, MethodDeleteSnapshots, func(ctx context.Context) (int, error) {
 		return a.l.log.(store.Pruner).DeleteSnapshots(ctx, key, below)
 	})
+}
+
+// Deleted implements [store.Deletions], as far as the log beneath does.
+func (a pruner) Deleted(ctx context.Context) ([]store.Deletion, error) {
+	d, ok := a.l.log.(store.Deletions)
+	if !ok {
+		return nil, fmt.Errorf("deleted: %w: a %T does not keep deletions", errors.ErrUnsupported, a.l.log)
+	}
+	return called(ctx, a.l, MethodDeleted, d.Deleted)
 }
 
 // Messages is part of [store.Outbox].

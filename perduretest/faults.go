@@ -27,6 +27,7 @@ const (
 	MethodEntities        Method = "Entities"
 	MethodDeleteEvents    Method = "DeleteEvents"
 	MethodDeleteSnapshots Method = "DeleteSnapshots"
+	MethodDeleted         Method = "Deleted"
 	MethodMessages        Method = "Messages"
 	MethodReceipt         Method = "Receipt"
 	MethodReceipts        Method = "Receipts"

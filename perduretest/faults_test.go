@@ -248,6 +248,7 @@ func calls(ctx context.Context, log store.Log) map[perduretest.Method]func() err
 			_, err := log.(store.Pruner).DeleteSnapshots(ctx, ada, 0)
 			return err
 		},
+		perduretest.MethodDeleted: func() error { _, err := log.(store.Deletions).Deleted(ctx); return err },
 		perduretest.MethodMessages: drain(func(y func(error) bool) {
 			for _, err := range log.(store.Outbox).Messages(ctx, store.MessageQuery{}) {
 				y(err)

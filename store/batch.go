@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -297,6 +298,9 @@ func (b *Batch) validateParts() error {
 	for _, m := range b.Bookmarks {
 		if err := validateName("bookmark name", m.Name, NameBytesMax); err != nil {
 			return err
+		}
+		if strings.HasPrefix(m.Name, DeletionPrefix) {
+			return fmt.Errorf("%w: bookmark %q: names that begin with %q are the store's own", ErrInvalid, m.Name, DeletionPrefix)
 		}
 	}
 	if bytes > BatchBytesMax {

@@ -13,6 +13,6 @@
 // The package storetest holds the conformance suite that every store must
 // pass. To write a store of your own, implement Log, then whichever of the
 // optional abilities ([Catalog], [Pruner], [Outbox], [Receipts], [Claims],
-// [Bookmarks], [Statistics], [Exclusive], [Instant]) it can offer, and run the
+// [Bookmarks], [Deletions], [Statistics], [Exclusive], [Instant]) it can offer, and run the
 // suite.
 package store

@@ -120,6 +120,9 @@ type Entity struct {
 }
 
 // A Pruner deletes what is no longer needed. It is an optional ability of a [Log].
+// It does not look at bookmarks. A caller that shares the log with readers deletes
+// only strictly below the lowest bookmark of a partition: the event at a bookmark
+// stays, because its id proves to the reader that the log is the one it has read.
 type Pruner interface {
 	// DeleteEvents deletes the events of an entity with a version below below
 	// and a position at or below through, in order of version, and returns how

@@ -29,7 +29,7 @@ import (
 //	parked    be64(sequence)                   number: sequence, of parked messages
 //	timer     kind 0 id 0 name                 number: sequence
 //	claim     space 0 value                    record: Claimed
-//	bookmark  name 0 be16(partition)           record: Bookmark
+//	bookmark  name 0 be16(partition)           record: Bookmark, also of deletions, see store.DeletionPrefix
 //
 // Names hold no zero byte, so keys sort as the names do. A number is be64
 // followed by the CRC-32C of key and number; a record is the CRC-32C of the key

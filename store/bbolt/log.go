@@ -90,6 +90,7 @@ var (
 	_ store.Receipts   = (*Log)(nil)
 	_ store.Claims     = (*Log)(nil)
 	_ store.Bookmarks  = (*Log)(nil)
+	_ store.Deletions  = (*Log)(nil)
 	_ store.Statistics = (*Log)(nil)
 	_ store.Exclusive  = (*Log)(nil)
 	_ store.Exporter   = (*Log)(nil)

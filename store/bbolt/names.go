@@ -69,6 +69,20 @@ func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
 		}
 		all = append(all, *b)
 	}
+	all, _ = store.SplitBookmarks(all)
+	return all, nil
+}
+
+// Deleted implements [store.Deletions]. It reads the bookmarks of deletions only.
+func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
+	var all []store.Deletion
+	for b, err := range records(ctx, l, bucketBookmark, []byte(store.DeletionPrefix), decodeBookmark) {
+		if err != nil {
+			return nil, err
+		}
+		d, _ := store.DeletionOf(*b)
+		all = append(all, d)
+	}
 	return all, nil
 }
 

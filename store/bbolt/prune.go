@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
@@ -109,9 +110,31 @@ func (w *writer) deleteEvents(s *stream, below store.Version, through store.Posi
 	if n := uint64(len(positions)); n > 0 {
 		w.counters.events -= n
 		w.counters.pruned += n
+		if err := w.noteDeletion(s.key.Kind, store.Position(slices.Max(positions))); err != nil {
+			return 0, err
+		}
 		w.log.sparse.Store(true) // before anybody can see it
 	}
 	return len(positions), nil
+}
+
+// noteDeletion moves the bookmark that says how far events of a kind are deleted.
+func (w *writer) noteDeletion(kind string, through store.Position) error {
+	d := store.Deletion{Kind: kind}
+	k := bookmarkKey(d.Mark().Name, through.Partition())
+	if v := w.tree(bucketBookmark).Get(k); v != nil {
+		record, reason := storekit.Sealed(k, v)
+		if reason != "" {
+			return bucketBookmark.corrupt(k, reason)
+		}
+		old, err := decodeBookmark(k, record)
+		if err != nil {
+			return err
+		}
+		d, _ = store.DeletionOf(*old)
+	}
+	m := d.After(through, w.now).Mark()
+	return w.put(bucketBookmark, k, store.AppendBookmark(storekit.AppendKeySum(w.room(recordRoom), k), &m))
 }
 
 func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {

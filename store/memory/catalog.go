@@ -138,17 +138,18 @@ func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Versi
 		return 0, fmt.Errorf("delete events of %v: %w: those below version %d, but the latest snapshot covers %d",
 			key, store.ErrInvalid, below, covered)
 	}
-	n, err := l.deleteEvents(e, below, through)
+	n, err := l.deleteEvents(key.Kind, e, below, through)
 	if err != nil {
 		return 0, fmt.Errorf("delete events of %v: %w", key, where(err, key, 0, 0))
 	}
 	return n, nil
 }
 
-func (l *Log) deleteEvents(e *entity, below store.Version, through store.Position) (int, error) {
+func (l *Log) deleteEvents(kind string, e *entity, below store.Version, through store.Position) (int, error) {
 	version := e.version - store.Version(len(e.events)) + 1
 	gone := make(map[uint64]ref)
 	n, number := 0, 0
+	var highest store.Position
 	for ; n < len(e.events)-1 && version < below; n, version = n+1, version+1 {
 		position, err := l.arena.position(e.events[n])
 		if err != nil {
@@ -158,10 +159,14 @@ func (l *Log) deleteEvents(e *entity, below store.Version, through store.Positio
 			break
 		}
 		number = position.Partition()
+		highest = max(highest, position)
 		gone[position.Sequence()] = ref{}
 	}
 	if n == 0 {
 		return 0, nil
+	}
+	if err := l.noteDeletion(kind, highest); err != nil {
+		return 0, err
 	}
 	l.partitions[number].replace(gone)
 	for _, at := range e.events[:n] {

@@ -28,7 +28,7 @@ const (
 )
 
 // A Log is a [store.Log] in memory. It has all optional abilities: it is a
-// [store.Catalog], [store.Pruner], [store.Outbox], [store.Receipts],
+// [store.Catalog], [store.Pruner], [store.Deletions], [store.Outbox], [store.Receipts],
 // [store.Claims], [store.Bookmarks], [store.Statistics], [store.Exclusive],
 // [store.Instant], [store.Exporter], [store.Importer] and [store.Verifier]; it
 // has no files to back up. Nothing of it outlives the process.
@@ -66,6 +66,7 @@ var (
 	_ store.Log        = (*Log)(nil)
 	_ store.Catalog    = (*Log)(nil)
 	_ store.Pruner     = (*Log)(nil)
+	_ store.Deletions  = (*Log)(nil)
 	_ store.Outbox     = (*Log)(nil)
 	_ store.Receipts   = (*Log)(nil)
 	_ store.Claims     = (*Log)(nil)

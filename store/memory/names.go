@@ -218,8 +218,38 @@ func (l *Log) putBookmarks(marks []store.Bookmark, now time.Time) {
 	}
 }
 
+// noteDeletion moves the bookmark that says how far events of a kind are deleted.
+func (l *Log) noteDeletion(kind string, through store.Position) error {
+	m := store.Deletion{Kind: kind}.Mark()
+	key := bookmarkKey{m.Name, through.Partition()}
+	if sealed, ok := l.bookmarks[key]; ok {
+		old, err := store.DecodeBookmark(sealed)
+		if err != nil {
+			return fmt.Errorf("bookmark %q: %w", key.name, err)
+		}
+		m = *old
+	}
+	d, _ := store.DeletionOf(m)
+	m = d.After(through, l.now()).Mark()
+	l.bookmarks[key] = store.AppendBookmark(nil, &m)
+	return nil
+}
+
 // Bookmarks implements [store.Bookmarks].
 func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
+	marks, err := l.allBookmarks(ctx)
+	marks, _ = store.SplitBookmarks(marks)
+	return marks, err
+}
+
+// Deleted implements [store.Deletions].
+func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
+	marks, err := l.allBookmarks(ctx)
+	_, deletions := store.SplitBookmarks(marks)
+	return deletions, err
+}
+
+func (l *Log) allBookmarks(ctx context.Context) ([]store.Bookmark, error) {
 	unlock, err := l.begin(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("bookmarks: %w", err)

@@ -27,7 +27,7 @@ import (
 //	t kind 0 id 0 name                        number: sequence of a timer
 //	r kind 0 id 0 name                        record: Receipt
 //	c space 0 value                           record: Claimed
-//	b name 0 be16(partition)                  record: Bookmark
+//	b name 0 be16(partition)                  record: Bookmark, also of deletions, see store.DeletionPrefix
 //
 // Names hold no zero byte, so keys sort as the names do. A number is be64
 // followed by the CRC-32C of key and number; a record is the CRC-32C of the key

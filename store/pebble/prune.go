@@ -115,9 +115,31 @@ func (w *writer) deleteEvents(s *stream, below store.Version, through store.Posi
 	if n := uint64(len(gone)); n > 0 {
 		w.counters.events -= n
 		w.counters.pruned += n
+		if err := w.noteDeletion(s.key.Kind, slices.Max(slices.Collect(maps.Keys(gone)))); err != nil {
+			return 0, err
+		}
 		w.log.sparse.Store(true) // before anybody can see it
 	}
 	return len(gone), nil
+}
+
+// noteDeletion moves the bookmark that says how far events of a kind are deleted.
+func (w *writer) noteDeletion(kind string, through store.Position) error {
+	d := store.Deletion{Kind: kind}
+	k := bookmarkKey(d.Mark().Name, through.Partition())
+	record, err := getRecord(w.reader(), k)
+	if err != nil {
+		return err
+	}
+	if record != nil {
+		old, err := decodeBookmark(k, record)
+		if err != nil {
+			return err
+		}
+		d, _ = store.DeletionOf(*old)
+	}
+	m := d.After(through, w.now).Mark()
+	return w.put(k, store.AppendBookmark(w.sum(k), &m))
 }
 
 // deleteFromBlobs writes the blobs that hold events anew without them.

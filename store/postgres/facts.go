@@ -358,5 +358,5 @@ type statements struct {
 	deleteClaims, putClaims, deleteBookmarks, putBookmarks     string
 	proof, proved, trim                                        string
 	load, stream, scan, first, pending, parked, receipt, owner string
-	receiptsOf, claimsOf, bookmarks, pruned                    string
+	receiptsOf, claimsOf, bookmarks, deletions, pruned         string
 }

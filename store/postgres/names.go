@@ -21,6 +21,8 @@ const (
 	sqlOwner     = `SELECT value, record FROM S.claims WHERE space = $1 AND value = $2`
 	sqlClaimsOf  = `SELECT value, record FROM S.claims WHERE space = $1 AND value > $2 ORDER BY value LIMIT $3`
 	sqlBookmarks = `SELECT name, record FROM S.bookmarks ORDER BY name, partition`
+	// The bookmarks whose names begin with [store.DeletionPrefix], in byte order.
+	sqlDeletions = `SELECT name, record FROM S.bookmarks WHERE name >= 'perdure.deleted/' AND name < 'perdure.deleted0' ORDER BY name, partition`
 )
 
 // Receipt implements [store.Receipts].
@@ -90,8 +92,21 @@ func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed,
 
 // Bookmarks implements [store.Bookmarks].
 func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
+	all, err := l.readBookmarks(ctx, l.statements.bookmarks)
+	all, _ = store.SplitBookmarks(all)
+	return all, err
+}
+
+// Deleted implements [store.Deletions]. It reads the bookmarks of deletions only.
+func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
+	all, err := l.readBookmarks(ctx, l.statements.deletions)
+	_, deletions := store.SplitBookmarks(all)
+	return deletions, err
+}
+
+func (l *Log) readBookmarks(ctx context.Context, sql string) ([]store.Bookmark, error) {
 	all := []store.Bookmark{}
-	err := l.named(ctx, l.statements.bookmarks, nil, func(name string, record []byte) error {
+	err := l.named(ctx, sql, nil, func(name string, record []byte) error {
 		b, err := store.DecodeBookmark(record)
 		if err == nil && b.Name != name {
 			err = &store.CorruptError{What: "bookmark", Reason: fmt.Sprintf("found %q in its place", b.Name)}

@@ -191,6 +191,6 @@ func newStatements(schema string) statements {
 		load: s(sqlLoad), stream: s(sqlStream), scan: strings.Replace(s(sqlScan), "%s", "", 1),
 		first: s(sqlFirst), pruned: s(sqlPruned), pending: s(sqlPending), parked: s(sqlParked),
 		receipt: s(sqlReceipt), receiptsOf: s(sqlReceiptsOf), owner: s(sqlOwner), claimsOf: s(sqlClaimsOf),
-		bookmarks: s(sqlBookmarks),
+		bookmarks: s(sqlBookmarks), deletions: s(sqlDeletions),
 	}
 }

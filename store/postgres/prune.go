@@ -20,11 +20,13 @@ const (
 		coalesce((SELECT max(version) FROM S.snapshots WHERE kind = $1 AND id = $2), (SELECT version FROM S.states WHERE kind = $1 AND id = $2), 0),
 		coalesce((SELECT version FROM S.events WHERE kind = $1 AND id = $2 ORDER BY version DESC LIMIT 1), 0)`
 	// The events go in order of version, and the first that must stay ends it.
-	sqlDeleteEvents = `DELETE FROM S.events WHERE position IN (
+	sqlDeleteEvents = `WITH gone AS (DELETE FROM S.events WHERE position IN (
 		SELECT position FROM (
 			SELECT position, max(position) OVER (ORDER BY version ROWS UNBOUNDED PRECEDING) AS highest
 			FROM (SELECT position, version FROM S.events WHERE kind = $1 AND id = $2 AND version < $3 ORDER BY version LIMIT $5) p
-		) q WHERE highest <= $4)`
+		) q WHERE highest <= $4) RETURNING position)
+		SELECT count(*), coalesce(max(position), 0) FROM gone`
+	sqlDeletion        = `SELECT record FROM S.bookmarks WHERE name = $1 AND partition = $2`
 	sqlCountPruned     = `UPDATE S.log SET pruned = pruned + $1`
 	sqlMoveClock       = `SELECT setval('S.clock', last_value + 1) FROM S.clock`
 	sqlPruneSnapshots  = `DELETE FROM S.snapshots WHERE kind = $1 AND id = $2 AND version < $3`
@@ -45,14 +47,16 @@ func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Versi
 			return 0, nil
 		}
 		// The last event is always kept.
-		tag, err := tx.Exec(ctx, in(l.schema, sqlDeleteEvents), key.Kind, key.ID, int64(min(below, last)), int64(through), deleteMax)
-		if err != nil {
+		var n int
+		var highest int64
+		row := tx.QueryRow(ctx, in(l.schema, sqlDeleteEvents), key.Kind, key.ID, int64(min(below, last)), int64(through), deleteMax)
+		if err := row.Scan(&n, &highest); err != nil || n == 0 {
 			return 0, err
 		}
-		n := int(tag.RowsAffected())
-		if n > 0 {
-			_, err = tx.Exec(ctx, in(l.schema, sqlCountPruned), n)
+		if err := l.noteDeletion(ctx, tx, key.Kind, store.Position(highest)); err != nil {
+			return 0, err
 		}
+		_, err := tx.Exec(ctx, in(l.schema, sqlCountPruned), n)
 		return n, err
 	})
 	if e := refusal(err); e != nil && e.Code == codePrivilege {
@@ -62,6 +66,27 @@ func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Versi
 		return n, fmt.Errorf("delete events of %v: %w", key, err)
 	}
 	return n, nil
+}
+
+// noteDeletion moves the bookmark that says how far events of a kind are deleted.
+func (l *Log) noteDeletion(ctx context.Context, tx pgx.Tx, kind string, through store.Position) error {
+	d := store.Deletion{Kind: kind}
+	name, partition := d.Mark().Name, int32(through.Partition())
+	var record []byte
+	err := tx.QueryRow(ctx, in(l.schema, sqlDeletion), name, partition).Scan(&record)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	if record != nil {
+		old, err := store.DecodeBookmark(record)
+		if err != nil {
+			return located(err, "bookmarks", fmt.Sprintf("name %q, partition %d", name, partition))
+		}
+		d, _ = store.DeletionOf(*old)
+	}
+	m := d.After(through, l.clock(0)).Mark()
+	_, err = tx.Exec(ctx, in(l.schema, sqlPutBookmarks), []string{name}, []int32{partition}, [][]byte{store.AppendBookmark(nil, &m)})
+	return err
 }
 
 // DeleteSnapshots implements [store.Pruner].

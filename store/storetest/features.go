@@ -22,6 +22,9 @@ var featureCases = []testCase{
 		f := &x.features
 		check("store.Catalog", has[store.Catalog](x), f.Catalog)
 		check("store.Pruner", has[store.Pruner](x), f.Pruner)
+		if f.Deletions { // a log may have the ability and return errors.ErrUnsupported
+			check("store.Deletions", has[store.Deletions](x), f.Deletions)
+		}
 		check("store.Outbox", has[store.Outbox](x), f.Outbox)
 		check("store.Receipts", has[store.Receipts](x), f.Receipts)
 		check("store.Claims", has[store.Claims](x), f.Claims)

@@ -28,6 +28,7 @@ type model struct {
 	receipts  map[[3]string]string
 	claims    map[store.Claim]store.Key
 	bookmarks map[string]store.Position
+	deleted   map[modelDeletion]store.Position
 	saved     map[store.Key]bool
 }
 
@@ -42,6 +43,11 @@ type modelEvent struct {
 	version store.Version
 	text    string
 	deleted bool
+}
+
+type modelDeletion struct {
+	kind      string
+	partition int
 }
 
 type modelMessage struct {
@@ -60,6 +66,7 @@ func newModel(partitions int) *model {
 		receipts:  make(map[[3]string]string),
 		claims:    make(map[store.Claim]store.Key),
 		bookmarks: make(map[string]store.Position),
+		deleted:   make(map[modelDeletion]store.Position),
 		saved:     make(map[store.Key]bool),
 	}
 }
@@ -221,6 +228,8 @@ func (m *model) deleteEvents(key store.Key, below store.Version) (int, bool) {
 		for i := range m.log[p] {
 			if ev := &m.log[p][i]; ev.key == key && ev.version < min(below, e.version) && !ev.deleted {
 				ev.deleted = true
+				where := modelDeletion{key.Kind, p}
+				m.deleted[where] = max(m.deleted[where], store.NewPosition(p, uint64(i)+1))
 				delete(e.events, ev.version)
 				n++
 			}

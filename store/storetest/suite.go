@@ -35,6 +35,8 @@ type Features struct {
 	// Exclusive log that was opened by Open can be acquired; an Instant one
 	// reports true.
 	Catalog, Pruner, Outbox, Receipts, Claims, Bookmarks, Statistics, Exclusive, Instant, Watcher bool
+	// Deletions says that the log is a [store.Deletions].
+	Deletions bool
 	// So do these, of what is about whole logs.
 	Exporter, Importer, Verifier bool
 
@@ -115,6 +117,7 @@ type need struct {
 var (
 	catalog    = need{"Catalog", func(f *Features) bool { return f.Catalog }}
 	pruner     = need{"Pruner", func(f *Features) bool { return f.Pruner }}
+	deletions  = need{"Deletions", func(f *Features) bool { return f.Deletions }}
 	outbox     = need{"Outbox", func(f *Features) bool { return f.Outbox }}
 	receipts   = need{"Receipts", func(f *Features) bool { return f.Receipts }}
 	claims     = need{"Claims", func(f *Features) bool { return f.Claims }}
@@ -146,7 +149,7 @@ func cases() []testCase {
 		featureCases, commitCases, stateCases, limitCases,
 		readCases, scanCases, positionCases, recordCases,
 		outboxCases, receiptCases, claimCases, bookmarkCases,
-		catalogCases, pruneCases, lifeCases, corruptCases, wholeCases,
+		catalogCases, pruneCases, deletionCases, lifeCases, corruptCases, wholeCases,
 		concurrent, modelCases,
 	} {
 		all = append(all, part...)

@@ -271,6 +271,13 @@ func (r *trial) compare(rt *rapid.T) {
 		}
 		same(rt, "bookmarks", got, r.m.bookmarks)
 	}
+	if r.x.tellsDeletions() {
+		got := make(map[modelDeletion]store.Position)
+		for _, d := range r.x.deletions() {
+			got[modelDeletion{d.Kind, d.Through.Partition()}] = d.Through
+		}
+		same(rt, "deletions", got, r.m.deleted)
+	}
 	if r.x.features.Catalog {
 		r.compareCatalog(rt)
 	}

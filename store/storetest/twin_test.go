@@ -45,6 +45,7 @@ type twin struct {
 	fill   func(store.Import) store.Import
 
 	messages func(l *memory.Log, ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error]
+	deleted  func([]store.Deletion) []store.Deletion
 	prune    func(l *memory.Log, ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error)
 }
 
@@ -97,6 +98,14 @@ func (w *twin) DeleteEvents(ctx context.Context, key store.Key, below store.Vers
 		return w.Log.DeleteEvents(ctx, key, below, through)
 	}
 	return w.prune(w.Log, ctx, key, below, through)
+}
+
+func (w *twin) Deleted(ctx context.Context) ([]store.Deletion, error) {
+	all, err := w.Log.Deleted(ctx)
+	if w.deleted != nil {
+		all = w.deleted(all)
+	}
+	return all, err
 }
 
 // each returns a commit that changes every batch before it is stored.
@@ -384,6 +393,20 @@ var twins = []spoiled{
 			return l.DeleteEvents(ctx, key, below, store.LastPosition(0))
 		}
 	}, []string{"deletion ends at the given position"}},
+
+	{"deletes and does not say so", func(w *twin) {
+		w.deleted = func([]store.Deletion) []store.Deletion { return nil }
+	}, []string{model, "a log tells the highest position that was deleted of a kind"}},
+
+	{"tells of the first deletion only", func(w *twin) {
+		var first []store.Deletion
+		w.deleted = func(all []store.Deletion) []store.Deletion {
+			if first == nil {
+				first = all
+			}
+			return first
+		}
+	}, []string{model, "a deletion below an earlier one shows in its time alone"}},
 
 	{"tells a head that nobody can read yet", func(w *twin) {
 		w.heads = func(heads []store.Position) []store.Position {

@@ -1,0 +1,174 @@
+package storetest
+
+import (
+	"errors"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+var deletionNeed = []need{pruner, deletions}
+
+// deletionCases are about the notes that a deletion of events leaves.
+var deletionCases = []testCase{
+	{name: "a log tells of no deletion before there is one", needs: deletionNeed, run: func(x *fixture) {
+		threeSnapshots(x)
+		want(x, "number of deletions", len(x.deletions()), 0)
+		x.deleteEvents(book("a"), 1, all)
+		x.deleteEvents(book("a"), 4, 0)
+		want(x, "number of deletions after one that deleted nothing", len(x.deletions()), 0)
+	}},
+	{name: "a log tells the highest position that was deleted of a kind", needs: deletionNeed, run: func(x *fixture) {
+		threeSnapshots(x)
+		x.deleteEvents(book("a"), 4, 2)
+		want(x, "deletions", x.deleted(), map[string]store.Position{"book": 2})
+		x.deleteEvents(book("a"), 4, all)
+		want(x, "deletions", x.deleted(), map[string]store.Position{"book": 3})
+	}},
+	{name: "a deletion below an earlier one shows in its time alone", needs: deletionNeed, run: func(x *fixture) {
+		x.commit(&store.Batch{Key: book("b"), Events: x.events("1", "2", "3"), Snapshot: x.state("s")}) // at 1 to 3
+		x.commit(&store.Batch{Key: book("a"), Events: x.events("1", "2", "3"), Snapshot: x.state("s")}) // at 4 to 6
+		x.deleteEvents(book("a"), 3, all)
+		before := x.deletions()
+		for below := range store.Version(2) {
+			x.deleteEvents(book("b"), below+2, all)
+			after := x.deletions()
+			want(x, "deletions", x.deleted(), map[string]store.Position{"book": 5})
+			if !after[0].Time.After(before[0].Time) {
+				x.Errorf("time of the deletion: got %v, want one after %v", after[0].Time, before[0].Time)
+			}
+			before = after
+		}
+		x.deleteEvents(book("b"), 3, all) // there is nothing left to delete
+		want(x, "deletions", x.deletions(), before)
+	}},
+	{name: "every deletion has another time, though the clock stands still", needs: append(deletionNeed, clock), setup: Setup{Clock: func() time.Time { return noon }}, run: func(x *fixture) {
+		threeSnapshots(x)
+		times := map[time.Time]bool{}
+		for below := store.Version(2); below <= 5; below++ {
+			x.deleteEvents(book("a"), below, all)
+			times[x.deletions()[0].Time] = true
+		}
+		want(x, "number of times", len(times), 4)
+	}},
+	{name: "deletions of kinds are told apart and sorted", needs: deletionNeed, run: func(x *fixture) {
+		keys := []store.Key{{Kind: "b", ID: "1"}, {Kind: "a/b", ID: "1"}, {Kind: "a", ID: "1"}, {Kind: "é", ID: "1"}}
+		for _, key := range keys {
+			x.commit(&store.Batch{Key: key, Events: x.events("1", "2"), Snapshot: x.state("s")})
+		}
+		for _, key := range keys {
+			x.deleteEvents(key, 2, all)
+		}
+		var got []store.Deletion
+		for _, d := range x.deletions() {
+			d.Time = time.Time{}
+			got = append(got, d)
+		}
+		want(x, "deletions", got, []store.Deletion{{Kind: "a", Through: 5}, {Kind: "a/b", Through: 3}, {Kind: "b", Through: 1}, {Kind: "é", Through: 7}})
+	}},
+	{name: "deletions of partitions are told apart", needs: append(deletionNeed, partitions), setup: Setup{Partitions: 3}, run: func(x *fixture) {
+		wanted := map[int]store.Position{}
+		for _, id := range oddIDs {
+			key := book(id)
+			p := store.PartitionOf(key, 3)
+			if wanted[p] != 0 {
+				continue
+			}
+			x.commit(&store.Batch{Key: key, Events: x.events("1", "2", "3"), Snapshot: x.state("s")})
+			x.deleteEvents(key, 3, store.LastPosition(p))
+			wanted[p] = store.NewPosition(p, 2)
+		}
+		got := map[int]store.Position{}
+		for _, d := range x.deletions() {
+			got[d.Through.Partition()] = d.Through
+		}
+		want(x, "deletions", got, wanted)
+	}},
+	{name: "a deletion that takes many transactions is told whole", needs: deletionNeed, run: func(x *fixture) {
+		const n = 9000
+		x.commit(&store.Batch{Key: book("a"), Events: x.events(numbered("%d", n)...), Snapshot: x.state("s")})
+		x.deleteEvents(book("a"), n-10, all)
+		want(x, "deletions", x.deleted(), map[string]store.Position{"book": n - 11})
+	}},
+	{name: "deletions are no bookmarks of readers, and no batch moves them", needs: append(deletionNeed, bookmarks), run: func(x *fixture) {
+		threeSnapshots(x)
+		x.mark(store.Bookmark{Name: "reader", Position: 5})
+		x.deleteEvents(book("a"), 4, all)
+		want(x, "bookmarks", x.marks(), []store.Bookmark{{Name: "reader", Position: 5}})
+		for _, remove := range []bool{false, true} {
+			r := x.try(&store.Batch{Bookmarks: []store.Bookmark{{Name: store.DeletionPrefix + "book", Position: 1, Remove: remove}}})
+			x.wantError("a batch that moves a deletion", r.Err, store.ErrInvalid)
+		}
+		want(x, "deletions", x.deleted(), map[string]store.Position{"book": 3})
+		if x.features.Exporter {
+			x.wantWhole(x.log)
+		}
+	}},
+	{name: "deletions outlive the process", needs: append(deletionNeed, durable), run: func(x *fixture) {
+		threeSnapshots(x)
+		x.deleteEvents(book("a"), 4, all)
+		before := x.deletions()
+		x.reopen()
+		want(x, "deletions", x.deletions(), before)
+	}},
+	{name: "a copy has the deletions of its origin", needs: append(deletionNeed, exporter, importer), run: func(x *fixture) {
+		threeSnapshots(x)
+		x.deleteEvents(book("a"), 4, all)
+		y := x.copy()
+		want(x, "deletions", y.deletions(), x.deletions())
+		y.deleteEvents(book("a"), 6, all)
+		want(x, "deletions later", y.deleted(), map[string]store.Position{"book": 5})
+		y.wantWhole(y.log)
+	}},
+	{name: "a backup has the deletions of the log", needs: append(deletionNeed, backuper), run: func(x *fixture) {
+		threeSnapshots(x)
+		x.deleteEvents(book("a"), 4, all)
+		path := x.TempDir() + "/backup"
+		x.wantNoError("backup", store.Backup(x.ctx, x.log, path, store.BackupOptions{}))
+		y := x.around(x.features.OpenBackup(x, path, x.setup))
+		want(x, "deletions", y.deletions(), x.deletions())
+	}},
+	closed("deletions", deletions, func(x *fixture, check func(string, error)) {
+		_, err := ability[store.Deletions](x).Deleted(x.ctx)
+		check("deleted", err)
+	}),
+}
+
+// deletions returns what the log tells of deletions, and checks its order.
+func (x *fixture) deletions() []store.Deletion {
+	x.Helper()
+	all, err := ability[store.Deletions](x).Deleted(x.ctx)
+	if err != nil {
+		x.Fatalf("deleted: %v", err)
+	}
+	for i := range all {
+		if i > 0 && all[i-1].Kind > all[i].Kind {
+			x.Errorf("deletions: got %q before %q, want them sorted", all[i-1].Kind, all[i].Kind)
+		}
+		if all[i].Time.Location() != time.UTC {
+			x.Errorf("location of the time of a deletion: got %v, want UTC", all[i].Time.Location())
+		}
+	}
+	return all
+}
+
+// deleted returns how far each kind is deleted, of a log with one partition.
+func (x *fixture) deleted() map[string]store.Position {
+	x.Helper()
+	through := map[string]store.Position{}
+	for _, d := range x.deletions() {
+		through[d.Kind] = d.Through
+	}
+	return through
+}
+
+// tellsDeletions reports whether the log has the ability, also if the features
+// do not name it.
+func (x *fixture) tellsDeletions() bool {
+	d, ok := x.log.(store.Deletions)
+	if !ok {
+		return false
+	}
+	_, err := d.Deleted(x.ctx)
+	return !errors.Is(err, errors.ErrUnsupported)
+}
