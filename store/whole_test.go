@@ -188,6 +188,45 @@ func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 	}
 }
 
+func TestVerify_finds_a_value_that_is_claimed_twice(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*store.Claimed){
+		"by another entity":         func(c *store.Claimed) { c.Claim.Value = "a" },
+		"behind a later one":        func(c *store.Claimed) { c.Claim.Value = "0" },
+		"in a space behind a later": func(c *store.Claimed) { c.Claim.Space = "emai" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := memory.New()
+			for _, value := range []string{"a", "b"} {
+				b := &store.Batch{
+					Key:    store.Key{Kind: "user", ID: value},
+					Events: []store.Event{{ID: store.ID{1, value[0]}, Type: "test.v1.Happened"}},
+					Claim:  []store.Claim{{Space: "email", Value: value}},
+				}
+				if results, err := l.Commit(t.Context(), []*store.Batch{b}); err != nil || results[0].Err != nil {
+					t.Fatalf("commit: %v %v", err, results)
+				}
+			}
+			changed := &changedLog{Log: l, change: func(_ store.Sort, r store.Record) store.Record {
+				if c, ok := r.(*store.Claimed); ok && c.Claim.Value == "b" {
+					another := *c
+					change(&another)
+					return &another
+				}
+				return r
+			}}
+			report, err := store.Verify(t.Context(), changed, store.VerifyOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if report.FaultCount != 1 || !strings.Contains(report.Faults[0].Error(), `comes after "a" in "email"`) {
+				t.Errorf("got the faults %v, want one about the order of claims", report.Faults)
+			}
+		})
+	}
+}
+
 func TestVerifyTellsLittleOfMuchDamage(t *testing.T) {
 	t.Parallel()
 	l := filledLog(t, 10, 10)

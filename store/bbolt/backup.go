@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -70,8 +71,14 @@ func free(path string) error {
 	}
 }
 
+// A backupFile is the file that a backup is written to.
+type backupFile interface {
+	io.WriteCloser
+	Sync() error
+}
+
 // writeBackup writes the log to file, syncs and closes it.
-func (l *Log) writeBackup(ctx context.Context, file *os.File, options *store.BackupOptions) error {
+func (l *Log) writeBackup(ctx context.Context, file backupFile, options *store.BackupOptions) error {
 	m, err := l.moment(ctx)
 	if err == nil {
 		w := &backupWriter{ctx: ctx, file: file, options: options, begun: time.Now(), total: m.tx.Size()}
@@ -106,7 +113,7 @@ func checkBackup(ctx context.Context, path string, options *store.BackupOptions)
 // A backupWriter writes a file no faster than it may, and says how far it is.
 type backupWriter struct {
 	ctx     context.Context
-	file    *os.File
+	file    backupFile
 	options *store.BackupOptions
 	begun   time.Time
 	done    int64

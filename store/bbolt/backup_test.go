@@ -7,9 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/bbolt"
@@ -186,6 +189,81 @@ func TestABackupSaysHowFarItIs(t *testing.T) {
 	if last.Done != last.Total || last.Done == 0 {
 		t.Errorf("progress: got %+v, want all of it", last)
 	}
+}
+
+// A recordedFile notes what is done with it, in order: a run of writes is one.
+type recordedFile struct {
+	done  []string
+	bytes int64
+	sync  error
+}
+
+func (f *recordedFile) note(what string) {
+	if len(f.done) == 0 || f.done[len(f.done)-1] != what {
+		f.done = append(f.done, what)
+	}
+}
+
+func (f *recordedFile) Write(b []byte) (int, error) {
+	f.note("write")
+	f.bytes += int64(len(b))
+	return len(b), nil
+}
+
+func (f *recordedFile) Sync() error {
+	f.note("sync")
+	return f.sync
+}
+
+func (f *recordedFile) Close() error {
+	f.note("close")
+	return nil
+}
+
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	t.Run("is synced after its last byte and before it is closed", func(t *testing.T) {
+		t.Parallel()
+		l := openNew(t)
+		fillLog(t, l)
+		file := new(recordedFile)
+		if err := l.WriteBackup(t.Context(), file, store.BackupOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"write", "sync", "close"}; !slices.Equal(file.done, want) {
+			t.Errorf("got %v, want %v", file.done, want)
+		}
+	})
+	t.Run("ends with the error of its sync", func(t *testing.T) {
+		t.Parallel()
+		l := openNew(t)
+		file := &recordedFile{sync: errors.New("the disk is gone")}
+		wantIs(t, l.WriteBackup(t.Context(), file, store.BackupOptions{}), file.sync)
+	})
+	t.Run("is not written faster than it may be", func(t *testing.T) {
+		t.Parallel()
+		l := openNew(t)
+		fillLog(t, l)
+		path := filepath.Join(t.TempDir(), "unlimited")
+		if err := l.Backup(t.Context(), path, store.BackupOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		size := int64(len(read(t, path)))
+		closeLog(t, l)
+		synctest.Test(t, func(t *testing.T) {
+			l := openAt(t, path)
+			file, begun := new(recordedFile), time.Now()
+			const seconds = 100
+			if err := l.WriteBackup(t.Context(), file, store.BackupOptions{BytesPerSecondMax: size / seconds}); err != nil {
+				t.Fatal(err)
+			}
+			// The last write needs no wait behind it.
+			if took := time.Since(begun); took < seconds*time.Second/2 || took > (seconds+1)*time.Second {
+				t.Errorf("a backup of %d bytes at most %d bytes a second took %v", file.bytes, size/seconds, took)
+			}
+			closeLog(t, l)
+		})
+	})
 }
 
 func TestAnUnfinishedCopyIsNotOpened(t *testing.T) {

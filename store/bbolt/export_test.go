@@ -2,9 +2,11 @@ package bbolt
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
@@ -53,6 +55,15 @@ func PutInfo(tx *bolt.Tx, info store.LogInfo) error {
 // IndexKey returns the key of an event in bucket index.
 func IndexKey(key store.Key, version store.Version) []byte {
 	return (*Log)(nil).stream(key).at(version)
+}
+
+// WriteBackup writes a backup to a file that is not checked or renamed afterwards.
+func (l *Log) WriteBackup(ctx context.Context, file interface {
+	io.WriteCloser
+	Sync() error
+}, options store.BackupOptions,
+) error {
+	return l.writeBackup(ctx, file, &options)
 }
 
 // CloseFile closes the file under the log, so that the next write fails.

@@ -214,3 +214,28 @@ func EachKey(t testing.TB, l *Log, fn func(k []byte)) {
 		t.Error(err)
 	}
 }
+
+// MarkedCommits returns how many commits the mark of a directory tells of.
+func MarkedCommits(files vfs.FS, dir string) (uint64, error) {
+	m, err := readMark(files, dir)
+	if err != nil || m == nil {
+		return 0, errors.Join(err, errors.New("there is no mark"))
+	}
+	return m.commits, nil
+}
+
+// MeasureManifest returns how much of the list of tables a new mark tells of.
+func MeasureManifest(files vfs.FS, dir string) (uint64, error) {
+	m := new(mark)
+	err := m.measure(files, dir)
+	return m.manifestBytes, err
+}
+
+// WholeBytes returns how much of a list of tables is whole.
+func WholeBytes(files vfs.FS, path string) (uint64, error) { return wholeBytes(files, path) }
+
+// Fenced returns files that go through the fence of a log.
+func Fenced(files vfs.FS) vfs.FS { return &fence{FS: files} }
+
+// FlushNoticed reports whether a flush waits to be marked.
+func (l *Log) FlushNoticed() bool { return l.flushed.Load() }
