@@ -6,9 +6,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/perdure/perdure/internal/canary"
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 	"github.com/perdure/perdure/store"
 )
 
@@ -44,11 +49,29 @@ const (
 	ClaimKind = "perdure.subscription"
 )
 
+// A ProofKeeper is a [Checkpoint] that keeps, with each position, the id of the
+// event at it. A subscription checks these proofs when it begins, and so notices
+// that the log has been restored from a backup or replaced since. Without it only
+// a position above the head of the log is noticed. It is optional.
+type ProofKeeper interface {
+	Checkpoint
+	// Proofs returns, for each position that the claim has returned, what was
+	// saved with it: a position that was saved by Save has a proof without event.
+	Proofs() []Proof
+	// SaveProofs is Save for positions with their proofs.
+	SaveProofs(ctx context.Context, proofs []Proof) error
+}
+
 // LogCheckpoints returns checkpoints that are bookmarks of the log. Its claims
 // are a durable-state entity for each name, of the kind [ClaimKind]: a claim makes
-// the next version, and every save depends on it, so whoever has been overtaken
-// cannot save. A log without [store.Bookmarks] cannot be used: Claim returns an
+// the next version, and so does every save, which depends on the one before, so
+// whoever has been overtaken cannot save. The state keeps the proofs of the
+// positions. A log without [store.Bookmarks] cannot be used: Claim returns an
 // error matching [errors.ErrUnsupported].
+//
+// What is restored from a backup has its subscriptions with it, at the positions
+// that they had then: commits that were acknowledged after the backup, and are in
+// it no more, are not missed, and those that are stored later are delivered.
 func LogCheckpoints(log store.Log) Checkpoints { return logCheckpoints{log} }
 
 type logCheckpoints struct{ log store.Log }
@@ -78,57 +101,194 @@ func (c logCheckpoints) Claim(ctx context.Context, name string) (Checkpoint, []s
 			positions = append(positions, m.Position)
 		}
 	}
+	k.claimed = k.proofs.of(positions)
 	return k, positions, nil
 }
 
+// proofs are those of a name by partition.
+type proofs map[int]Proof
+
+// of returns the proofs of positions.
+func (m proofs) of(positions []store.Position) (all []Proof) {
+	for _, p := range positions {
+		proof := Proof{Position: p}
+		if known := m[p.Partition()]; known.Position == p {
+			proof = known
+		}
+		all = append(all, proof)
+	}
+	return all
+}
+
+// with returns a copy that holds more proofs, or others.
+func (m proofs) with(more []Proof) proofs {
+	next := maps.Clone(m)
+	if next == nil {
+		next = proofs{}
+	}
+	for _, p := range more {
+		next[p.Position.Partition()] = p
+	}
+	return next
+}
+
+// state returns the state that keeps the proofs.
+func (m proofs) state() (*store.State, error) {
+	c := &perdurev1.Checkpoint{}
+	for _, part := range slices.Sorted(maps.Keys(m)) {
+		if p := m[part]; !p.Event.IsZero() {
+			c.Proofs = append(c.Proofs, &perdurev1.CheckpointProof{Position: uint64(p.Position), EventId: p.Event[:]})
+		}
+	}
+	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+	return &store.State{ID: newID(), Type: string(c.ProtoReflect().Descriptor().FullName()), Payload: payload}, err
+}
+
+func decodeProofs(s *store.State) (proofs, error) {
+	var c perdurev1.Checkpoint
+	m := proofs{}
+	if s.Type != string(c.ProtoReflect().Descriptor().FullName()) {
+		return m, nil // an earlier version of this package has saved it, without proofs
+	}
+	if err := proto.Unmarshal(s.Payload, &c); err != nil {
+		return nil, &store.CorruptError{What: "checkpoint", Key: s.Key, Version: s.Version, Reason: err.Error()}
+	}
+	for _, p := range c.Proofs {
+		at := store.Position(p.Position)
+		if len(p.EventId) != len(store.ID{}) {
+			return nil, &store.CorruptError{What: "checkpoint", Key: s.Key, Version: s.Version, Position: at, Reason: "the id of the event is cut"}
+		}
+		m[at.Partition()] = Proof{Position: at, Event: store.ID(p.EventId)}
+	}
+	return m, nil
+}
+
+// A logCheckpoint is the keeper of one name in a log. Every version of its entity
+// but the claims of others is its own, so the version it has made last fences it.
 type logCheckpoint struct {
 	log     store.Log
 	name    string
 	key     store.Key
-	version store.Version // of the claim
+	claimed []Proof
+
+	version store.Version // of the claim or the last save
+	proofs  proofs        // as of that
+	// doubt is the state of a save whose outcome is not known, and then what
+	// would hold.
+	doubt      store.ID
+	doubtsThen proofs
 }
 
-// claim makes the next version of the entity that counts the claims.
+// read returns the version, the id and the proofs of what is stored.
+func (k *logCheckpoint) read(ctx context.Context) (version store.Version, id store.ID, m proofs, err error) {
+	var bad error
+	for _, err := range k.log.Load(ctx, k.key, func(s *store.State) bool {
+		version, id = s.Version, s.ID
+		m, bad = decodeProofs(s)
+		return true
+	}) {
+		if err != nil {
+			return 0, id, nil, err
+		}
+	}
+	return version, id, m, bad
+}
+
+// claim makes the next version of the entity, with the proofs as they are.
 func (k *logCheckpoint) claim(ctx context.Context) error {
 	var err error
 	for range claimTriesMax {
-		k.version = 0
-		for _, err := range k.log.Load(ctx, k.key, func(s *store.State) bool {
-			k.version = s.Version
-			return true
-		}) {
-			if err != nil {
-				return err
-			}
+		if k.version, _, k.proofs, err = k.read(ctx); err != nil {
+			return err
 		}
-		b := &store.Batch{Key: k.key, Expected: k.version, Save: &store.State{ID: newID(), Type: "google.protobuf.Empty"}}
-		if err = commit(ctx, k.log, b); err == nil {
-			k.version++
-			return nil
-		}
-		if !errors.Is(err, store.ErrConflict) {
+		if err = k.next(ctx, k.proofs, nil); !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}
 	return err
 }
 
-func (k *logCheckpoint) Save(ctx context.Context, positions []store.Position) error {
-	b := &store.Batch{Key: k.key, Expected: k.version}
-	if canary.Broken("claim-not-fenced") {
-		b.Key, b.Expected = store.Key{}, 0
-	}
-	for _, p := range positions {
-		b.Bookmarks = append(b.Bookmarks, store.Bookmark{Name: BookmarkPrefix + k.name, Position: p})
-	}
-	err := commit(ctx, k.log, b)
-	if errors.Is(err, store.ErrConflict) {
-		return fmt.Errorf("save subscription %q: %w", k.name, ErrFenced)
-	}
+// next stores the next version together with bookmarks.
+func (k *logCheckpoint) next(ctx context.Context, m proofs, marks []store.Bookmark) error {
+	s, err := m.state()
 	if err != nil {
+		return err
+	}
+	b := &store.Batch{Key: k.key, Expected: k.version, Save: s, Bookmarks: marks}
+	if canary.Broken("claim-not-fenced") && len(marks) > 0 {
+		b.Key, b.Expected, b.Save = store.Key{}, 0, nil
+	}
+	err = commit(ctx, k.log, b)
+	switch {
+	case err == nil:
+		k.proofs = m
+		if b.Save != nil {
+			k.version++
+		}
+	case !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotStored):
+		k.doubt, k.doubtsThen = s.ID, m
+	}
+	return err
+}
+
+// resolve finds out whether the save whose outcome is not known is stored.
+func (k *logCheckpoint) resolve(ctx context.Context) error {
+	if k.doubt.IsZero() {
+		return nil
+	}
+	version, id, _, err := k.read(ctx)
+	if err != nil {
+		return err
+	}
+	if id == k.doubt {
+		k.version, k.proofs = version, k.doubtsThen
+	}
+	k.doubt = store.ID{}
+	return nil
+}
+
+// overtake claims the name, if it has ever been claimed, and changes bookmarks with it.
+func (k *logCheckpoint) overtake(ctx context.Context, marks []store.Bookmark) (there bool, err error) {
+	for range claimTriesMax {
+		if k.version, _, _, err = k.read(ctx); err != nil || k.version == 0 {
+			return false, err
+		}
+		if err = k.next(ctx, nil, marks); !errors.Is(err, store.ErrConflict) {
+			return err == nil, err
+		}
+	}
+	return false, err
+}
+
+// Proofs implements [ProofKeeper].
+func (k *logCheckpoint) Proofs() []Proof { return k.claimed }
+
+func (k *logCheckpoint) Save(ctx context.Context, positions []store.Position) error {
+	return k.SaveProofs(ctx, proofs(nil).of(positions))
+}
+
+// SaveProofs implements [ProofKeeper].
+func (k *logCheckpoint) SaveProofs(ctx context.Context, all []Proof) error {
+	if err := k.save(ctx, all); errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("save subscription %q: %w", k.name, ErrFenced)
+	} else if err != nil {
 		return fmt.Errorf("save subscription %q: %w", k.name, err)
 	}
 	return nil
+}
+
+func (k *logCheckpoint) save(ctx context.Context, all []Proof) error {
+	if err := k.resolve(ctx); err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return commit(ctx, k.log, &store.Batch{Key: k.key, Expected: k.version})
+	}
+	var marks []store.Bookmark
+	for _, p := range all {
+		marks = append(marks, store.Bookmark{Name: BookmarkPrefix + k.name, Position: p.Position})
+	}
+	return k.next(ctx, k.proofs.with(all), marks)
 }
 
 func commit(ctx context.Context, log store.Log, b *store.Batch) error {

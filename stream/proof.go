@@ -1,0 +1,113 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/perdure/perdure/store"
+)
+
+// ErrReplaced: a position is not of this log, because the log was restored from a
+// backup that is older, or replaced by another one. The error is a [*ReplacedError].
+var ErrReplaced = errors.New("position is not of this log")
+
+// A ReplacedError says why a position is not of a log. Nothing that was read up to
+// it can be relied on: what the reader has made of it holds events that the log
+// does not have, and the log has others at their positions. So the reader starts
+// again from the beginning with what it keeps emptied, or what it keeps is
+// restored to the same time as the log. The error matches [ErrReplaced].
+type ReplacedError struct {
+	// Position is the position that was checked, and Event the id of the event
+	// that was at it, zero if that is not known.
+	Position store.Position
+	Event    store.ID
+	// Head is the position of the last event of the partition, and Found the id
+	// of the event that is at Position now, zero if Position is above Head.
+	Head  store.Position
+	Found store.ID
+}
+
+func (e *ReplacedError) Error() string {
+	why := fmt.Sprintf("the log ends at %v", e.Head)
+	if e.Position <= e.Head {
+		why = fmt.Sprintf("event %v was there, and now it is %v", e.Event, e.Found)
+	}
+	return fmt.Sprintf("position %v is not of this log: %s, so the log was restored from a backup or replaced; "+
+		"begin again from the start, or restore what keeps the position to the time of the log", e.Position, why)
+}
+
+func (e *ReplacedError) Unwrap() error { return ErrReplaced }
+
+// A Proof is a position together with the id of the event at it. A reader that
+// keeps its position outside of the log keeps the proof, and checks it before it
+// goes on: a log that was restored from a backup has the same identity and soon
+// the same positions, but never the same events at them.
+//
+// The event at a bookmark is not deleted, so a reader that has a bookmark at its
+// position, see [Readers], can always check its proof.
+type Proof struct {
+	Position store.Position
+	// Event is the id of the event at Position. It is zero if Position is before
+	// the first event, or if the event has been deleted.
+	Event store.ID
+}
+
+// ProofAt returns the proof of a position that a reader has reached. It reads one
+// event. It returns an error matching [ErrReplaced] if the log ends below.
+func ProofAt(ctx context.Context, log store.Log, p store.Position) (Proof, error) {
+	proof := Proof{Position: p}
+	e, head, err := eventAt(ctx, log, p)
+	switch {
+	case err != nil:
+		return proof, fmt.Errorf("prove position %v: %w", p, err)
+	case head < p:
+		return proof, fmt.Errorf("prove position %v: %w", p, &ReplacedError{Position: p, Head: head})
+	}
+	proof.Event = e
+	return proof, nil
+}
+
+// Check holds the proof against a log.
+//
+// It returns true if the event is there, or if the position is before the first
+// event, where there is nothing to prove. It returns false if nothing can be said:
+// the event has been deleted, or the proof has no event; the log is then at least
+// as long as the position. It returns an error matching [ErrReplaced] if the log is
+// shorter or has another event at the position, [store.ErrInvalid] if it has no
+// such partition, and any other error if the log cannot be read.
+func (p Proof) Check(ctx context.Context, log store.Log) (proved bool, err error) {
+	found, head, err := eventAt(ctx, log, p.Position)
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("check position %v: %w", p.Position, err)
+	case head < p.Position, !p.Event.IsZero() && !found.IsZero() && p.Event != found:
+		return false, &ReplacedError{Position: p.Position, Event: p.Event, Head: head, Found: found}
+	}
+	return p.Position.Sequence() == 0 || !p.Event.IsZero() && p.Event == found, nil
+}
+
+// eventAt returns the id of the event at a position, zero if it has been deleted
+// or not been committed, and the head of the partition.
+func eventAt(ctx context.Context, log store.Log, p store.Position) (id store.ID, head store.Position, err error) {
+	heads, err := log.Heads(ctx)
+	if err != nil {
+		return id, 0, fmt.Errorf("read heads: %w", err)
+	}
+	if p.Partition() >= len(heads) {
+		return id, 0, fmt.Errorf("%w: the log has %d partitions", store.ErrInvalid, len(heads))
+	}
+	head = heads[p.Partition()]
+	if p.Sequence() == 0 || p > head {
+		return id, head, nil
+	}
+	for e, err := range log.Scan(ctx, store.Query{After: p - 1, Through: p}) {
+		if err != nil {
+			return id, 0, err
+		}
+		if e.Position == p {
+			id = e.ID
+		}
+	}
+	return id, head, nil
+}

@@ -1,0 +1,434 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
+	"github.com/perdure/perdure/store"
+)
+
+// ErrUnregistered: the registration of a reader has been removed, by an operator
+// or because nothing was heard of the reader for too long. Events that it has not
+// read may be deleted from then on.
+var ErrUnregistered = errors.New("reader is not registered any more")
+
+const (
+	// ReaderKind is the kind of the entities that keep the instances of the
+	// registered readers of a log.
+	ReaderKind = "perdure.reader"
+	// LiveReaders is the name under which the engines that share a log register
+	// the readers of [Hub.Follow] and [Hub.Commits], each engine as an instance.
+	LiveReaders = "live"
+
+	// changeTriesMax bounds how often a change is tried while others change the
+	// same reader.
+	changeTriesMax = 32
+)
+
+// Readers are the registered readers of a log: those that have it keep what they
+// have yet to read. They are in the log itself, so every engine and every tool
+// sees them.
+//
+// A registered reader has a name and one or more instances, each with a position
+// for every partition that it reads. The lowest position of a partition is what
+// the [store.Bookmark] of the name says; events at or above a bookmark are not
+// deleted. So if two replicas keep a read model of their own, and one is at 3 and
+// the other at 13, the bookmark "projection/sums/v1" is at 3.
+//
+// A name is a durable-state entity of the kind [ReaderKind] that holds the
+// instances, and its bookmarks move in the batch that changes it: a change that
+// has not seen the one before it is tried again on what is stored.
+//
+// The methods may be called by many goroutines at once.
+type Readers struct {
+	log   store.Log
+	marks store.Bookmarks
+}
+
+// NewReaders returns the registered readers of a log. It returns an error matching
+// [errors.ErrUnsupported] if the log keeps no bookmarks.
+func NewReaders(log store.Log) (*Readers, error) {
+	marks, ok := log.(store.Bookmarks)
+	if !ok {
+		return nil, fmt.Errorf("registered readers: %w: a %T keeps no bookmarks", errors.ErrUnsupported, log)
+	}
+	return &Readers{log: log, marks: marks}, nil
+}
+
+// A Registration is one instance of a registered reader. Its methods are called
+// by one goroutine at a time.
+type Registration struct {
+	readers  *Readers
+	name, id string
+
+	// What was stored last, as far as that is known: nil if not.
+	version store.Version
+	last    *perdurev1.Reader
+}
+
+// Register registers an instance of a reader, or sets the positions of one that is
+// registered: at most one for each partition, none for those that it does not
+// read. Once it returns nil, no event at or above them is deleted. So a reader
+// registers its first positions, and then begins to read.
+//
+// The instance is told by its id, which a reader that goes on after a restart
+// keeps. Readers whose progress is in one place, such as one database, are one
+// instance; replicas that each have a place of their own are one each.
+//
+// Where another program has set a bookmark of the name without an instance, the
+// positions of the instances take its place.
+func (r *Readers) Register(ctx context.Context, name, id string, positions ...store.Position) (*Registration, error) {
+	g := &Registration{readers: r, name: name, id: id}
+	if err := validateReader(name, id); err != nil {
+		return nil, fmt.Errorf("register reader: %w", err)
+	}
+	err := g.change(ctx, true, func(in *perdurev1.ReaderInstance) bool {
+		in.Positions = nil
+		in.Process = processText()
+		move(in, positions)
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("register reader %q: %w", name, err)
+	}
+	return g, nil
+}
+
+// Move changes positions of the instance, forwards or, to read events once more,
+// backwards; partitions that are not named stay as they are. A position says that
+// the reader is done with all events at or below it, for good: what it would read
+// again after a crash is above. It is moved from time to time, not for every
+// event. Nothing is stored if nothing changes.
+//
+// It returns an error matching [ErrUnregistered] if the instance was removed: the
+// reader registers again, and is told by [ErrDeleted] if it has lost events. After
+// any other error the outcome is unknown, and Move may be called again.
+func (g *Registration) Move(ctx context.Context, positions ...store.Position) error {
+	err := g.change(ctx, false, func(in *perdurev1.ReaderInstance) bool { return move(in, positions) })
+	if err != nil {
+		return fmt.Errorf("move reader %q: %w", g.name, err)
+	}
+	return nil
+}
+
+// Remove removes the instance: what it had to read no longer holds the log. It is
+// no error if it has been removed.
+func (g *Registration) Remove(ctx context.Context) error {
+	return g.readers.RemoveInstance(ctx, g.name, g.id)
+}
+
+// replace is Move, but the instance reads no partition that is not named. It
+// stores a sign of life even if nothing changes.
+func (g *Registration) replace(ctx context.Context, positions []store.Position) error {
+	return g.change(ctx, false, func(in *perdurev1.ReaderInstance) bool {
+		before := in.Positions
+		in.Positions = nil
+		move(in, positions)
+		if slices.Equal(before, in.Positions) {
+			in.Beat++
+		}
+		return true
+	})
+}
+
+// move sets positions and reports whether one is another.
+func move(in *perdurev1.ReaderInstance, positions []store.Position) (moved bool) {
+	for _, p := range positions {
+		i, found := slices.BinarySearchFunc(in.Positions, p, func(at uint64, p store.Position) int {
+			return store.Position(at).Partition() - p.Partition()
+		})
+		switch {
+		case !found:
+			in.Positions = slices.Insert(in.Positions, i, uint64(p))
+		case in.Positions[i] == uint64(p):
+			continue
+		default:
+			in.Positions[i] = uint64(p)
+		}
+		moved = true
+	}
+	if moved {
+		in.Beat++
+		in.TimeUnixNano = time.Now().UnixNano()
+	}
+	return moved
+}
+
+// change changes the instance and stores it, if the function says that it has
+// changed. If there is none it is made, or the error matches [ErrUnregistered].
+func (g *Registration) change(ctx context.Context, make bool, do func(*perdurev1.ReaderInstance) bool) error {
+	version, last := g.version, g.last
+	g.last = nil // unknown until it is stored
+	edit := func(s *perdurev1.Reader) (bool, error) {
+		i := slices.IndexFunc(s.Instances, func(in *perdurev1.ReaderInstance) bool { return in.Id == g.id })
+		if i < 0 {
+			if !make {
+				return false, ErrUnregistered
+			}
+			i = len(s.Instances)
+			s.Instances = append(s.Instances, &perdurev1.ReaderInstance{Id: g.id})
+		}
+		return do(s.Instances[i]), nil
+	}
+	version, last, err := g.readers.change(ctx, g.name, version, last, edit)
+	if err == nil {
+		g.version, g.last = version, last
+	}
+	return err
+}
+
+// change edits the state of a reader and stores it with its bookmarks, on what is
+// stored, until nobody has come between. It begins with the given state unless
+// that is nil, and returns what is stored then.
+func (r *Readers) change(ctx context.Context, name string, version store.Version, last *perdurev1.Reader,
+	edit func(*perdurev1.Reader) (changed bool, err error),
+) (store.Version, *perdurev1.Reader, error) {
+	key := store.Key{Kind: ReaderKind, ID: name}
+	var err error
+	for range changeTriesMax {
+		if last == nil {
+			if version, last, err = r.load(ctx, key); err != nil {
+				return 0, nil, err
+			}
+		}
+		next := proto.CloneOf(last)
+		changed, err2 := edit(next)
+		if err2 != nil {
+			return 0, nil, err2
+		}
+		if !changed {
+			return version, last, nil
+		}
+		payload, err2 := proto.MarshalOptions{Deterministic: true}.Marshal(next)
+		if err2 != nil {
+			return 0, nil, err2
+		}
+		err = commit(ctx, r.log, &store.Batch{
+			Key: key, Expected: version, Bookmarks: moves(name, lowest(last), lowest(next)),
+			Save: &store.State{ID: newID(), Type: string(next.ProtoReflect().Descriptor().FullName()), Payload: payload},
+		})
+		if err == nil {
+			return version + 1, next, nil
+		}
+		if !errors.Is(err, store.ErrConflict) {
+			return 0, nil, err
+		}
+		last = nil
+	}
+	return 0, nil, err
+}
+
+// load returns the state of a reader, an empty one if there is none.
+func (r *Readers) load(ctx context.Context, key store.Key) (version store.Version, s *perdurev1.Reader, err error) {
+	s = &perdurev1.Reader{}
+	var bad error
+	for _, err := range r.log.Load(ctx, key, func(st *store.State) bool {
+		version = st.Version
+		bad = proto.Unmarshal(st.Payload, s)
+		return true
+	}) {
+		if err != nil {
+			return 0, nil, err
+		}
+	}
+	if bad != nil {
+		return 0, nil, &store.CorruptError{What: "reader", Key: key, Version: version, Reason: bad.Error()}
+	}
+	return version, s, nil
+}
+
+// lowest returns the lowest position of each partition over all instances, sorted.
+func lowest(s *perdurev1.Reader) (all []store.Position) {
+	for _, in := range s.Instances {
+		for _, at := range in.Positions {
+			p := store.Position(at)
+			i, found := slices.BinarySearchFunc(all, p, func(a, b store.Position) int { return a.Partition() - b.Partition() })
+			if !found {
+				all = slices.Insert(all, i, p)
+			} else {
+				all[i] = min(all[i], p)
+			}
+		}
+	}
+	return all
+}
+
+// moves returns what makes bookmarks out of others. Those that stay where they are
+// are not stored again.
+func moves(name string, from, to []store.Position) (marks []store.Bookmark) {
+	for _, p := range to {
+		if !slices.Contains(from, p) {
+			marks = append(marks, store.Bookmark{Name: name, Position: p})
+		}
+	}
+	for _, p := range from {
+		if !slices.ContainsFunc(to, func(q store.Position) bool { return q.Partition() == p.Partition() }) {
+			marks = append(marks, store.Bookmark{Name: name, Position: p, Remove: true})
+		}
+	}
+	return marks
+}
+
+// A Reader is an entry of [Readers.List].
+type Reader struct {
+	// Name is the name of the bookmarks. Subscriptions have [BookmarkPrefix]
+	// before their names, projections "projection/".
+	Name string
+	// Positions are its bookmarks, one for each partition that it holds, sorted.
+	Positions []store.Position
+	// Moved is when the last of them moved, by the clock of the store. Whoever
+	// has read everything does not move, so it is no proof that a reader is gone.
+	Moved time.Time
+	// Instances are those that are registered. There is none for a subscription
+	// that keeps its position in the log, and for a bookmark that a program has
+	// set by itself.
+	Instances []Instance
+}
+
+// An Instance is one instance of a registered reader.
+type Instance struct {
+	ID string
+	// Positions are how far it is, one for each partition that it reads, sorted.
+	Positions []store.Position
+	// Moved is when it moved last, by the clock of the machine that it runs on,
+	// and Process says where that is. Both are for people.
+	Moved   time.Time
+	Process string
+}
+
+// List returns all readers that hold the log, sorted by name: those that are
+// registered and all others that have a bookmark.
+func (r *Readers) List(ctx context.Context) ([]Reader, error) {
+	marks, err := r.marks.Bookmarks(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list readers: %w", err)
+	}
+	var all []Reader
+	for _, m := range marks {
+		if n := len(all); n == 0 || all[n-1].Name != m.Name {
+			all = append(all, Reader{Name: m.Name})
+		}
+		last := &all[len(all)-1]
+		last.Positions = append(last.Positions, m.Position)
+		if m.Time.After(last.Moved) {
+			last.Moved = m.Time
+		}
+	}
+	for i := range all {
+		if validateReader(all[i].Name, "-") != nil {
+			continue
+		}
+		_, s, err := r.load(ctx, store.Key{Kind: ReaderKind, ID: all[i].Name})
+		if err != nil {
+			return nil, fmt.Errorf("list readers: %w", err)
+		}
+		all[i].Instances = instances(s)
+	}
+	return all, nil
+}
+
+func instances(s *perdurev1.Reader) (all []Instance) {
+	for _, in := range s.Instances {
+		i := Instance{ID: in.Id, Moved: time.Unix(0, in.TimeUnixNano).UTC(), Process: in.Process}
+		for _, p := range in.Positions {
+			i.Positions = append(i.Positions, store.Position(p))
+		}
+		all = append(all, i)
+	}
+	return all
+}
+
+// Remove removes a reader: its bookmarks and all of its instances. It is for a
+// reader that does not come back, such as a projection whose code is gone. One that
+// runs is told by [ErrUnregistered], or by [ErrFenced] if it is a subscription; a
+// subscription that is opened again under the name begins as a new one. It returns
+// an error matching [store.ErrNotFound] if there is no such reader.
+func (r *Readers) Remove(ctx context.Context, name string) error {
+	if err := r.remove(ctx, name); err != nil {
+		return fmt.Errorf("remove reader %q: %w", name, err)
+	}
+	return nil
+}
+
+func (r *Readers) remove(ctx context.Context, name string) error {
+	marks, err := r.marks.Bookmarks(ctx)
+	if err != nil {
+		return err
+	}
+	marks = slices.DeleteFunc(marks, func(b store.Bookmark) bool { return b.Name != name })
+	for i := range marks {
+		marks[i].Remove = true
+	}
+	found := len(marks) > 0
+	if sub, ok := strings.CutPrefix(name, BookmarkPrefix); ok && found {
+		k := &logCheckpoint{log: r.log, name: sub, key: store.Key{Kind: ClaimKind, ID: sub}}
+		if there, err := k.overtake(ctx, marks); err != nil {
+			return err
+		} else if there {
+			marks = nil // they are gone with the claim
+		}
+	}
+	if validateReader(name, "-") == nil {
+		_, _, err := r.change(ctx, name, 0, nil, func(s *perdurev1.Reader) (bool, error) {
+			had := len(s.Instances) > 0
+			found = found || had
+			s.Instances = nil
+			return had, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if !found {
+		return store.ErrNotFound
+	}
+	if len(marks) == 0 {
+		return nil
+	}
+	return commit(ctx, r.log, &store.Batch{Bookmarks: marks})
+}
+
+// RemoveInstance removes one instance of a reader, such as a replica that does
+// not come back; the bookmarks move up to the lowest of the others. It is no error
+// if there is no such instance.
+func (r *Readers) RemoveInstance(ctx context.Context, name, id string) error {
+	err := validateReader(name, id)
+	if err == nil {
+		_, _, err = r.change(ctx, name, 0, nil, func(s *perdurev1.Reader) (bool, error) {
+			before := len(s.Instances)
+			s.Instances = slices.DeleteFunc(s.Instances, func(in *perdurev1.ReaderInstance) bool { return in.Id == id })
+			return len(s.Instances) < before, nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("remove instance %q of reader %q: %w", id, name, err)
+	}
+	return nil
+}
+
+func validateReader(name, id string) error {
+	if err := store.ValidateName("reader name", name); err != nil {
+		return err
+	}
+	if err := store.ValidateName("reader instance", id); err != nil {
+		return err
+	}
+	return store.Key{Kind: ReaderKind, ID: name}.Validate()
+}
+
+// processText tells people which process has registered.
+func processText() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return fmt.Sprintf("%s:%d", host, os.Getpid())
+}
