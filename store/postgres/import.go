@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -357,7 +358,7 @@ func (f *filling) addMessages(records []store.Record) ([]copying, error) {
 			if m.Timer != "" {
 				timer = &m.Timer
 			}
-			return []any{int64(m.Sequence), dueNanos(m.Due), m.Parked, m.Source.Kind, m.Source.ID, timer, store.AppendMessage(nil, m)}
+			return []any{int64(m.Sequence), storekit.DueKey(m.Due), m.Parked, m.Source.Kind, m.Source.ID, timer, store.AppendMessage(nil, m)}
 		},
 	}}, nil
 }

@@ -1,9 +1,7 @@
 package postgres
 
 import (
-	"math"
-	"time"
-
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -165,7 +163,7 @@ func (p *plan) queueMessages(out *message, s *statements) {
 			gone = append(gone, int64(sequence))
 			continue
 		}
-		sequences, dues, parked = append(sequences, int64(sequence)), append(dues, dueNanos(m.Due)), append(parked, m.Parked)
+		sequences, dues, parked = append(sequences, int64(sequence)), append(dues, storekit.DueKey(m.Due)), append(parked, m.Parked)
 		kinds, ids = append(kinds, m.Source.Kind), append(ids, m.Source.ID)
 		var timer *string
 		if m.Timer != "" {
@@ -200,13 +198,4 @@ func (p *plan) queueBookmarks(out *message, s *statements) {
 	if len(put) > 0 {
 		out.add(s.putBookmarks, put, putIn, records)
 	}
-}
-
-// dueNanos returns a due time as the column has it: a message that is due at
-// once comes before all others.
-func dueNanos(t time.Time) int64 {
-	if t.IsZero() {
-		return math.MinInt64
-	}
-	return t.UnixNano()
 }
