@@ -42,8 +42,9 @@ const (
 
 	sqlProof = `INSERT INTO S.commits (writer, serial) SELECT $1::uuid, $2::bigint
 		WHERE setval('S.clock', $3::bigint) IS NOT NULL`
-	sqlProved = `SELECT EXISTS (SELECT FROM S.commits WHERE writer = $1::uuid AND serial = $2::bigint)`
-	sqlTrim   = `DELETE FROM S.commits WHERE writer = $1::uuid AND serial < $2::bigint`
+	// The first row of a writer stays.
+	sqlTrim   = `DELETE FROM S.commits WHERE writer = $1::uuid AND serial > $2::bigint AND serial < $3::bigint`
+	sqlDepart = `DELETE FROM S.commits WHERE writer = $1::uuid`
 )
 
 // recordRoom is more than most records take that have no payload.
