@@ -115,9 +115,17 @@ func (l *Log) inDoubt() *doubt {
 // looked for, what is read may not be what it comes to, so that ready waits until it is
 // found, the context ends, or for [readyMax].
 func (l *Log) ready(ctx context.Context) error {
-	if err := l.usable(); err != nil {
-		return err
+	err := l.usable()
+	if err == nil && l.inDoubt() != nil {
+		if err = l.settled(ctx); err == nil {
+			err = l.usable()
+		}
 	}
+	return err
+}
+
+// settled waits until the log is not in doubt.
+func (l *Log) settled(ctx context.Context) error {
 	d := l.inDoubt()
 	if d == nil {
 		return nil
@@ -126,7 +134,7 @@ func (l *Log) ready(ctx context.Context) error {
 	defer timer.Stop()
 	select {
 	case <-d.done:
-		return l.usable()
+		return nil
 	case <-l.closing:
 		return store.ErrClosed
 	case <-ctx.Done():
@@ -168,6 +176,44 @@ func (l *Log) await(d *doubt, most time.Duration) outcome {
 	case <-timer.C:
 		return unknown
 	}
+}
+
+// commitTx commits a transaction that is none of the committer's. If it returns nil, what
+// the transaction has changed is durable; if it returns an error, the transaction is not
+// going to commit later, unless the error matches [errInDoubt]: the log is in doubt then.
+func (l *Log) commitTx(ctx context.Context, tx pgx.Tx) error {
+	takeWarning(tx.Conn())
+	err := tx.Commit(ctx)
+	warning := takeWarning(tx.Conn())
+	switch {
+	case err == nil && warning == nil:
+		return nil
+	case refusal(err) != nil, errors.Is(err, pgx.ErrTxCommitRollback):
+		return err
+	case err == nil: // it is durable as soon as what comes after it is
+		return l.fence(ctx, fmt.Errorf("%w: %s (%s)", errUnconfirmed, warning.Message, warning.Code))
+	}
+	return errors.Join(lost(err), l.fence(ctx, err))
+}
+
+// fence makes sure that a transaction whose commit is lost has ended, one way or the
+// other, and that what has been committed is durable.
+func (l *Log) fence(ctx context.Context, why error) error {
+	for own := false; !own; {
+		l.writing.Lock()
+		if l.committer.isZero() { // a role that may not write
+			l.writing.Unlock()
+			return nil
+		}
+		if own = l.takeIn(); own {
+			l.dispute(ctx, why)
+		}
+		l.writing.Unlock()
+		if err := l.settled(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // takeIn takes in a doubt that is over, and reports whether there is none any more. Its
