@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -40,9 +39,9 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 }
 
 func (l *Log) messages(ctx context.Context, p *page, q store.MessageQuery, yield func(*store.Message, error) bool) error {
-	due, sequence, through := storekit.DueKey(q.AfterDue), int64(min(q.After, math.MaxInt64)), int64(math.MaxInt64)
+	due, sequence, through := dueNanos(q.AfterDue), int64(min(q.After, math.MaxInt64)), int64(math.MaxInt64)
 	if !q.DueBy.IsZero() {
-		through = storekit.DueBound(q.DueBy)
+		through = dueNanos(q.DueBy)
 	}
 	for more := true; more; {
 		sql, args := l.statements.pending, []any{due, sequence, through, pageRowsMax, pageBytesMax}

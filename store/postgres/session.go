@@ -16,9 +16,7 @@ import (
 type session struct {
 	conn  *pgx.Conn
 	names map[string]string // of the statements that scripts execute, by their text
-	// warning is what the server has warned of in the last statement of a message.
-	warning *pgconn.Notice
-	room    []byte // for scripts
+	room  []byte            // for scripts
 }
 
 // roomMax is how much room a session keeps.
@@ -41,9 +39,9 @@ func (x *session) send(ctx context.Context, m *message, s *statements) (last pgc
 		}
 	}
 	b := m.pipeline(s)
-	for _, q := range b.QueuedQueries[max(len(b.QueuedQueries)-2, 0):] {
-		q.Exec(func(tag pgconn.CommandTag) error {
-			last, x.warning = tag, takeWarning(x.conn)
+	if n := len(b.QueuedQueries); n > 0 {
+		b.QueuedQueries[n-1].Exec(func(tag pgconn.CommandTag) error {
+			last = tag
 			return nil
 		})
 	}
@@ -89,7 +87,7 @@ func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag,
 		}
 		switch m := m.(type) {
 		case *pgproto3.CommandComplete:
-			last, x.warning = pgconn.NewCommandTag(string(m.CommandTag)), takeWarning(x.conn)
+			last = pgconn.NewCommandTag(string(m.CommandTag))
 		case *pgproto3.ErrorResponse:
 			if err == nil {
 				err = pgconn.ErrorResponseToPgError(m)
@@ -101,25 +99,4 @@ func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag,
 			return last, err
 		}
 	}
-}
-
-// warningKey is where a connection keeps what the server has warned of.
-const warningKey = "perdure.warning"
-
-// noteWarning keeps a warning of the server until it is taken. The server says in any
-// language what it is about, but not how severe it is.
-func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
-	if n.SeverityUnlocalized == "WARNING" {
-		conn.CustomData()[warningKey] = n
-	}
-}
-
-// takeWarning returns what the server has warned of since the last time, or nil.
-func takeWarning(conn *pgx.Conn) *pgconn.Notice {
-	data := conn.PgConn().CustomData()
-	n, _ := data[warningKey].(*pgconn.Notice)
-	if n != nil {
-		delete(data, warningKey)
-	}
-	return n
 }
