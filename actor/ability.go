@@ -12,6 +12,8 @@ const (
 	canStopping
 	canStopped
 	canClose
+
+	atEnd = canStopping | canStopped | canClose // what is called when the actor ends
 )
 
 // A trained is a type of behavior with its abilities.

@@ -19,6 +19,7 @@ const (
 	ending                       // Stopping has been called
 	closed                       // the mailbox is emptied for ever
 	stopped                      // Closed has returned and the name is free
+	leaving                      // it stops by its own wish
 
 	refusing = draining | halting | closed
 	urgent   = signaled | noticed | halting | renewing // comes before the next message
@@ -95,7 +96,9 @@ type node interface {
 	runnable
 	base() *core
 	system() *System
-	stop(how uint16)
+	// stop asks the actor to stop and returns children that are to be stopped
+	// now too. With away it never calls the behavior on the calling goroutine.
+	stop(how uint16, away bool) (kids []node)
 	inspect(i *Info)
 	// order adds a notice for the owner. It returns false if the actor takes none.
 	order(n notice) bool
@@ -118,9 +121,10 @@ type family struct {
 	ids      uint64
 	strategy *Strategy // for the children; nil is that of the system
 	tally    tally     // of restarts of all children together
-	watchers map[node]func(Terminated)
-	watching map[node]struct{}
+	watchers map[node]observer
+	observed uint64 // how many watches of this actor there have been, which is their order
 	notices  []notice
+	own      *belongings
 }
 
 // A kind holds what the actors of one message type in one system share.

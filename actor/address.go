@@ -135,14 +135,14 @@ func addresses(ns []node) []Address {
 // Stop is [Ref.Stop].
 func (a Address) Stop() {
 	if a.n != nil {
-		a.n.stop(draining)
+		stop(a.n, draining)
 	}
 }
 
 // StopNow is [Ref.StopNow].
 func (a Address) StopNow() {
 	if a.n != nil {
-		a.n.stop(halting)
+		stop(a.n, halting)
 	}
 }
 
@@ -247,14 +247,27 @@ func (s *System) Walk() iter.Seq[Info] {
 	}
 }
 
+// walk keeps the lists of siblings that it is inside of, so that a long chain of
+// parents and children needs no stack.
 func walk(siblings []Address, yield func(Info) bool) bool {
-	for _, a := range siblings {
+	inside := [][]Address{siblings}
+	for len(inside) > 0 {
+		list := &inside[len(inside)-1]
+		if len(*list) == 0 {
+			inside = inside[:len(inside)-1]
+			continue
+		}
+		a := (*list)[0]
+		*list = (*list)[1:]
 		i := a.Info()
 		if i.Condition == Gone {
 			continue
 		}
-		if !yield(i) || !walk(a.Children(), yield) {
+		if !yield(i) {
 			return false
+		}
+		if kids := a.Children(); len(kids) > 0 {
+			inside = append(inside, kids)
 		}
 	}
 	return true

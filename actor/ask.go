@@ -76,8 +76,12 @@ func (r Reply[R]) Send(v R) {
 	r.s.mu.Unlock()
 }
 
-// Fail answers with an error, which must not be nil.
+// Fail answers with an error. For a nil error that is one that matches
+// [ErrInvalid]: an asker never takes a failure for an answer.
 func (r Reply[R]) Fail(err error) {
+	if err == nil {
+		err = fmt.Errorf("%w: Reply.Fail was called with a nil error", ErrInvalid)
+	}
 	if r.s != nil {
 		r.s.close(r.gen, err)
 	}
@@ -118,6 +122,7 @@ type slotHead struct {
 	gen    uint64 // changed by the asker only
 	err    error
 	token  chan struct{} // made when an asker parks for the first time
+	late   any           // a late[M]: the slot belongs to a message that is made when its turn comes
 }
 
 // slotsOf returns the pool of slots for answers of type R. It belongs to the
@@ -170,11 +175,12 @@ func (s *slot[R]) await(ctx context.Context, pool *sync.Pool) (R, error) {
 		case <-s.token:
 			s.mu.Lock()
 		case <-ctx.Done():
+			err := fmt.Errorf("ask: %w", ctx.Err()) // a context is the caller's code: not under the lock
 			s.mu.Lock()
 			if s.done {
 				<-s.token // the answer came with the end of ctx, and counts
 			} else {
-				s.err = fmt.Errorf("ask: %w", ctx.Err())
+				s.err = err
 			}
 		}
 	}

@@ -72,7 +72,8 @@ type ChildStopped[M any] interface {
 // Signaled is the ability of a [Behavior] to be woken without a message.
 type Signaled[M any] interface {
 	// Signal is called at least once after every [Ref.Signal], and before any
-	// message whose turn comes later. Many signals may share one call.
+	// message whose turn comes later, as [Ref.Signal] says. Many signals may share
+	// one call.
 	Signal(c *Context[M])
 }
 
@@ -96,7 +97,8 @@ type Closed[M any] interface {
 // mailbox is empty, such as an answer that it waits for.
 type Idler interface {
 	// Idle is asked by [Ref.StopIfIdle], between two turns of the actor, and
-	// keeps it from stopping the actor by false. It must be quick and not fail.
+	// keeps it from stopping the actor by false. It must be quick. If it panics, that
+	// is reported and the actor goes on.
 	Idle() bool
 }
 

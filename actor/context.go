@@ -11,6 +11,7 @@ type Context[M any] struct {
 	calling call
 	failure *Failure  // the last one
 	over    bool      // the turn has come to the end of the actor, see conclude
+	streak  uint8     // signals and notices since the last message, see givesWay
 	asks    *slotHead // who waits for the answer to a message that is in no chunk
 }
 
@@ -31,8 +32,16 @@ func (c *Context[M]) Self() Ref[M] { return Ref[M]{c.a} }
 func (c *Context[M]) System() *System { return c.a.k.sys }
 
 // Stop is [Ref.Stop] on the actor itself: what its mailbox has accepted is
-// still handled, then it stops.
-func (c *Context[M]) Stop() { c.Self().Stop() }
+// still handled, then it stops. From now on it can spawn nothing.
+func (c *Context[M]) Stop() {
+	if c.a == nil {
+		return
+	}
+	c.a.mu.Lock()
+	c.a.flags |= leaving
+	c.a.mu.Unlock()
+	c.Self().Stop()
+}
 
 // Fail ends the handling of the message: it does not return. It is how a
 // behavior reports an error that its supervision is to decide about, and the

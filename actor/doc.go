@@ -37,10 +37,14 @@
 //     its actor ([DropOldest]). A restart keeps what is queued.
 //  4. A mailbox accepts no more than its bound. Above it go only a [Terminated],
 //     one for each watch, and what comes back from a stash.
-//  5. A panic, [Context.Fail] or [runtime.Goexit] in a behavior fails that actor
-//     only, never the process. One thing Go does not allow: Goexit on the
-//     goroutine of a caller ([Ref.Run], [Ask]) ends that too, so an actor that may
-//     do this has [InlineNever].
+//  5. A panic, [Context.Fail] or [runtime.Goexit] in code of the user fails the
+//     actor that it belongs to, never the process and never another actor: in a
+//     behavior, its abilities and middleware, in a [Strategy], in the functions of
+//     [Watch] and [Listen], in a logger. None of it is called under a lock, so one
+//     that blocks holds up its own actor only: [System.Shutdown] stops the others
+//     and returns when its context ends. One thing Go does not allow: Goexit on the
+//     goroutine of a caller ([Ref.Run], [Ask], [Ref.Stop] and [Ref.StopIfIdle] of an
+//     idle actor) ends that too, so an actor that may do this has [InlineNever].
 //  6. An [Ask] ends: with the answer, with an error that says why there is
 //     none, or with its context. Only an answer that somebody has promised to
 //     give later ([Reply.Keep], [Context.Stash]) can be waited for without end.
@@ -48,4 +52,6 @@
 //  8. All descendants of an actor have stopped before its behavior is given up.
 //  9. A failure is decided about before the next message. What exceeds the
 //     restarts of a [Strategy] stops that actor, and its parent is told.
+//  10. What a behavior has begun ends with it: after a restart the fresh behavior
+//     gets no message of a watch or a receive timeout that it has not set itself.
 package actor

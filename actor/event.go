@@ -59,7 +59,7 @@ func (e StoppedEvent) LogValue() slog.Value {
 	if e.Reason == nil {
 		return logged(e.Actor)
 	}
-	return logged(e.Actor, slog.String("reason", e.Reason.Error()))
+	return logged(e.Actor, slog.String("reason", text(e.Reason)))
 }
 
 // A RestartedEvent says that a fresh behavior has taken over.
@@ -79,7 +79,7 @@ func (RestartedEvent) Title() string { return "actor restarted" }
 
 // LogValue returns the path, the reason and the count.
 func (e RestartedEvent) LogValue() slog.Value {
-	return logged(e.Actor, slog.String("reason", e.Reason.Error()), slog.Uint64("restarts", e.Restarts))
+	return logged(e.Actor, slog.String("reason", text(e.Reason)), slog.Uint64("restarts", e.Restarts))
 }
 
 // A FailedEvent says that a behavior has failed, before it is decided what
@@ -100,7 +100,7 @@ func (e FailedEvent) LogValue() slog.Value { return e.Failure.LogValue() }
 
 // A DeadLetter is a message that nobody handles: it was sent to a stopped
 // actor, dropped from a full mailbox, or left in one whose behavior is not
-// [Closed].
+// [Closed]. What an event of [Listen] pushes out of a mailbox is not told.
 type DeadLetter struct {
 	// Actor is whom it was for.
 	Actor   Address
@@ -117,7 +117,7 @@ func (DeadLetter) Title() string { return "dead letter" }
 
 // LogValue returns the path, the type of the message and the reason.
 func (e DeadLetter) LogValue() slog.Value {
-	return logged(e.Actor, slog.String("message", fmt.Sprintf("%T", e.Message)), slog.String("reason", e.Reason.Error()))
+	return logged(e.Actor, slog.String("message", fmt.Sprintf("%T", e.Message)), slog.String("reason", text(e.Reason)))
 }
 
 // A MailboxFull says that a message was refused because the mailbox holds its
@@ -155,6 +155,9 @@ func (Unhandled) Title() string { return "message unhandled" }
 func (e Unhandled) LogValue() slog.Value {
 	return logged(e.Actor, slog.String("message", fmt.Sprintf("%T", e.Message)))
 }
+
+// text returns the text of an error, whose method may be the user's and may panic.
+func text(err error) string { return fmt.Sprintf("%v", err) }
 
 func logged(a Address, more ...slog.Attr) slog.Value {
 	return slog.GroupValue(append([]slog.Attr{slog.String("path", a.Path())}, more...)...)

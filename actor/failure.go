@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/debug"
 	"time"
 )
@@ -103,12 +104,23 @@ func (f *Failure) LogValue() slog.Value {
 	)
 }
 
-// errUndelivered is the answer to the ask of a message that is not handled.
-func errUndelivered(reason error) error {
-	if reason == nil {
-		return fmt.Errorf("%w: the message was not handled", ErrStopped)
+// errUndelivered is the answer to the ask of a message that is not handled. Its
+// text is made when it is asked for: it may hold that of a value of the user,
+// whose methods are not to be called while an actor comes to its end.
+type errUndelivered struct{ reason error }
+
+func (e *errUndelivered) Error() string {
+	if e.reason == nil {
+		return ErrStopped.Error() + ": the message was not handled"
 	}
-	return fmt.Errorf("%w: the message was not handled: %w", ErrStopped, reason)
+	return fmt.Sprintf("%v: the message was not handled: %v", ErrStopped, e.reason)
+}
+
+func (e *errUndelivered) Unwrap() []error {
+	if e.reason == nil {
+		return []error{ErrStopped}
+	}
+	return []error{ErrStopped, e.reason}
 }
 
 // contain is deferred around every call of a behavior. If the call has not
@@ -120,13 +132,15 @@ func (a *actor[M]) contain(c *Context[M]) {
 	}
 }
 
-// failed does what the actor's supervision says about a failure.
+// failed does what the actor's supervision says about a failure. The logger, the
+// decision and the length of the pause are code of the user: each may panic or end
+// the goroutine, and what was known before it counts.
 func (a *actor[M]) failed(c *Context[M], f *Failure) {
 	c.failure = f
 	was := c.calling
 	c.calling = atRest
-	then, shared := Stop, false
-	defer func() { a.goOn(c, f, then, shared) }() // also if the logger or the decision ends the goroutine
+	v := verdict{exits: true}
+	defer func() { a.goOn(c, f, v) }()
 	if was == inMessage {
 		ch := a.cur
 		if i := ch.taken.Load()&counted - 1; ch.asker(i).slot != nil {
@@ -137,36 +151,46 @@ func (a *actor[M]) failed(c *Context[M], f *Failure) {
 	a.vitals().last = f
 	a.mu.Unlock()
 	a.k.sys.report(a, f)
-	then, shared = a.directive(f)
+	then, shared := a.directive(f)
+	v.shared = shared
+	if then == Restart {
+		a.grant(&v)
+	} else {
+		v.then = then
+	}
+	v.exits = false
 }
 
-// goOn does what was decided after a failure. Shared tells that the strategy
-// of the parent has decided, so that it may concern all children.
-func (a *actor[M]) goOn(c *Context[M], f *Failure, then Directive, shared bool) {
+// A verdict is what was decided about a failure.
+type verdict struct {
+	then   Directive
+	pause  time.Duration // before a restart
+	shared bool          // the strategy of the parent has decided, so it may concern all children
+	exits  bool          // code of the user has ended the goroutine during the decision
+}
+
+// goOn does what was decided after a failure.
+func (a *actor[M]) goOn(c *Context[M], f *Failure, v verdict) {
 	parent := a.parent()
-	var pause time.Duration
-	switch {
-	case then == Restart:
-		then, pause = a.grant(parent)
-	case then == Escalate && parent == nil:
-		then = Stop
+	if v.then == Escalate && parent == nil {
+		v.then = Stop
 	}
-	if shared && parent != nil && (then == Restart || then == Stop) {
-		a.together(parent, f, then, pause)
+	if v.shared && parent != nil && (v.then == Restart || v.then == Stop) {
+		a.together(parent, f, v.then, v.pause)
 	}
-	switch then {
+	switch v.then {
 	case Resume:
 		f.resumed = true
 		resume(f.child)
 	case Restart:
-		f.resumed = a.restart(f, pause)
+		f.resumed = a.restart(f, v.pause)
 	case Escalate:
 		a.escalate(f, parent)
 	default:
 		a.conclude(f)
 	}
 	switch {
-	case !f.resumed || !f.Goexit:
+	case !f.resumed || !f.Goexit && !v.exits:
 	case c.w == nil:
 		a.giveUp(1)
 	default:
@@ -174,30 +198,47 @@ func (a *actor[M]) goOn(c *Context[M], f *Failure, then Directive, shared bool) 
 	}
 }
 
-// grant counts a restart. It returns Stop if there are to be no more.
-func (a *actor[M]) grant(parent node) (Directive, time.Duration) {
-	s := a.k.sys.strategyOf(parent)
+// grant counts a restart and says how long the pause before it is. It says Stop
+// if there are to be no more.
+func (a *actor[M]) grant(v *verdict) {
 	a.mu.Lock()
 	h := a.vitals()
 	possible := h.fresh != nil
-	n, granted := 0, possible
-	if possible && !s.All {
-		n, granted = h.tally.add(time.Now(), s)
-	}
 	a.mu.Unlock()
-	if possible && s.All {
-		p := parent.base()
-		p.mu.Lock()
-		n, granted = p.kin().tally.add(time.Now(), s)
-		p.mu.Unlock()
+	if !possible {
+		return
 	}
+	parent := a.parent()
+	s := a.k.sys.strategyOf(parent)
+	counter, of := &a.core, &h.tally
+	if s.All {
+		counter = parent.base()
+		counter.mu.Lock()
+		of = &counter.kin().tally
+		counter.mu.Unlock()
+	}
+	now := time.Now()
+	counter.mu.Lock()
+	n, granted := of.add(now, s)
+	counter.mu.Unlock()
 	if !granted {
-		return Stop, 0
+		return
 	}
+	v.then = Restart
 	if s.Backoff.Min <= 0 {
-		return Restart, 0
+		return
 	}
-	return Restart, s.Backoff.pause(n)
+	v.pause = s.Backoff.pause(n)
+	defer func() { // also if Random ends the goroutine
+		counter.mu.Lock()
+		of.pause(now, v.pause)
+		counter.mu.Unlock()
+	}()
+	if s.Backoff.Random == nil {
+		v.pause = shorten(v.pause, rand.Float64())
+		return
+	}
+	a.try(func() { v.pause = shorten(v.pause, s.Backoff.Random()) })
 }
 
 // together does to the siblings what was decided, if the strategy wants that.
@@ -215,7 +256,7 @@ func (a *actor[M]) together(parent node, f *Failure, then Directive, pause time.
 		case then == Restart && n.base().renewable():
 			n.order(notice{what: together, failure: f, pause: pause})
 		default:
-			n.stop(halting)
+			stopAll([]node{n}, halting)
 		}
 	}
 }

@@ -55,9 +55,7 @@ func (g *guardian) stopAll(how uint16) {
 		sh.closed = true
 		members := slices.Clone(sh.members)
 		sh.mu.Unlock()
-		for _, n := range members {
-			n.stop(how)
-		}
+		stopAll(members, how)
 	}
 	g.closing.Do(g.living.unpin)
 }
@@ -66,7 +64,7 @@ func (g *guardian) stopAll(how uint16) {
 func (g *guardian) add(n node, name string) error {
 	b := n.base()
 	if name == "" {
-		b.shard = uint8(rand.Uint32() % shardsMax)
+		b.shard = g.sys.anyShard()
 	} else {
 		b.shard = g.shardOf(name)
 	}
@@ -87,7 +85,20 @@ func (g *guardian) add(n node, name string) error {
 	return nil
 }
 
-func (g *guardian) shardOf(name string) uint8 { return uint8(maphash.String(g.seed, name) % shardsMax) }
+func (g *guardian) shardOf(name string) uint8 {
+	if g.sys.executor != nil {
+		return 0 // one list, in the order of the spawns, which a scheduler of tests repeats
+	}
+	return uint8(maphash.String(g.seed, name) % shardsMax)
+}
+
+// anyShard returns a shard for an actor that has no name to choose it by.
+func (s *System) anyShard() uint8 {
+	if s.executor != nil {
+		return 0 // see shardOf
+	}
+	return uint8(rand.Uint32() % shardsMax)
+}
 
 // remove takes an actor out of the registry.
 func (g *guardian) remove(n node, name string) {
@@ -127,7 +138,7 @@ func (g *guardian) members() (all []node) {
 func (c *core) join(n node, name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flags&(halting|winding|closed) != 0 {
+	if c.flags&(halting|winding|ending|closed|leaving) != 0 {
 		return fmt.Errorf("spawn %q: parent: %w", name, ErrStopped)
 	}
 	f := c.kin()
@@ -138,7 +149,7 @@ func (c *core) join(n node, name string) error {
 	b.id = f.ids
 	f.ids++
 	b.index = uint32(len(f.children))
-	b.shard = uint8(rand.Uint32() % shardsMax) // spreads the turns on callers' goroutines
+	b.shard = n.system().anyShard() // spreads the turns on callers' goroutines
 	f.children = append(f.children, n)
 	return nil
 }

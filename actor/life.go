@@ -1,8 +1,10 @@
 package actor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 )
 
 // Ways of an actor to its end:
@@ -21,18 +23,18 @@ import (
 
 // stop asks the actor to stop. An idle one without children is closed by the
 // caller, others by a goroutine. (Closing a tree on the goroutine of the caller
-// would nest as deep as the tree.)
-func (a *actor[M]) stop(how uint16) {
+// would nest as deep as the tree.) With away the caller closes it only if that
+// calls nothing of the behavior, so that a Stopped that blocks does not keep the
+// caller from the next actor.
+func (a *actor[M]) stop(how uint16, away bool) (kids []node) {
 	a.mu.Lock()
 	a.flags |= how
 	idle := a.flags&busy == 0
-	var kids []node
+	if a.flags&suspended != 0 && (how == halting || a.ext.health.timer != nil) { // else the parent decides
+		a.endSuspension(how)
+		idle = true
+	}
 	if how == halting {
-		if a.flags&suspended != 0 {
-			a.flags &^= suspended
-			a.ext.health.timer.Stop()
-			idle = true
-		}
 		if a.flags&winding != 0 {
 			kids = a.children()
 		}
@@ -40,19 +42,78 @@ func (a *actor[M]) stop(how uint16) {
 			a.cur.taken.Or(control)
 		}
 	}
-	a.flags |= busy
 	a.refuseWaiting()
-	elsewhere := a.traits&blocking != 0 || a.hasChildren()
+	if idle && a.flags&halting == 0 && a.awaits() {
+		a.mu.Unlock() // the last result that it waits for starts it
+		return nil
+	}
+	a.flags |= busy
+	elsewhere := a.traits&blocking != 0 || a.hasChildren() || a.flags&renewing != 0
+	var cancel context.CancelCauseFunc
+	if a.flags&halting != 0 {
+		cancel = a.cancelScope()
+	}
 	a.mu.Unlock()
+	if cancel != nil {
+		cancel(ErrStopped)
+	}
 	switch {
 	case !idle:
-	case elsewhere:
+	case elsewhere || away && a.k.can(plain(a.behavior))&atEnd != 0:
 		a.k.sys.start(a)
 	default:
-		a.conclude(nil)
+		a.concludeHere()
 	}
-	for _, n := range kids {
-		n.stop(halting)
+	return kids
+}
+
+// endSuspension ends the wait for a restart of an actor that is to stop. One
+// that has messages left is restarted at once, to handle them; another needs no
+// fresh behavior. It is called under the lock, and makes the caller the owner.
+func (a *actor[M]) endSuspension(how uint16) {
+	a.flags &^= suspended
+	a.ext.health.timer.Stop()
+	if how != halting && a.pending() {
+		a.flags |= renewing
+		return
+	}
+	a.flags |= halting // its children end as at a restart; one may have left its failure to it
+}
+
+// pending reports whether messages wait in the mailbox or in the stash. It is
+// called under the lock by the owner.
+func (a *actor[M]) pending() bool {
+	s, ok := a.behavior.(*shell[M])
+	return a.length() > 0 || ok && len(s.stash) > 0
+}
+
+// concludeHere is conclude on the goroutine of a caller. Where that would nest
+// too deep, because the end of one actor stops the next, a goroutine does it.
+func (a *actor[M]) concludeHere() {
+	g := &a.k.sys.inline[a.shard]
+	if !g.enter() {
+		a.k.sys.start(a)
+		return
+	}
+	defer g.leave() // also if the behavior ends the goroutine
+	a.conclude(nil)
+}
+
+// stop asks one actor to stop, which may be closed on the goroutine of the caller.
+func stop(n node, how uint16) {
+	if kids := n.stop(how, false); len(kids) > 0 {
+		stopAll(kids, how)
+	}
+}
+
+// stopAll asks actors to stop, and then the children that are left of those
+// that wait for their children already. It is a loop: a long chain of parents
+// and children needs no stack. It calls nothing of a behavior.
+func stopAll(ns []node, how uint16) {
+	for i := 0; i < len(ns); i++ {
+		if kids := ns[i].stop(how, true); len(kids) > 0 {
+			ns = append(slices.Clip(ns), kids...)
+		}
 	}
 }
 
@@ -71,24 +132,41 @@ func (a *actor[M]) refuseWaiting() {
 // actor is stopped.
 func (a *actor[M]) stopIfIdle() bool {
 	a.mu.Lock()
-	if a.flags&busy != 0 || a.hasChildren() {
+	if a.flags&busy != 0 || a.hasChildren() || a.awaits() {
 		defer a.mu.Unlock()
 		return a.flags&stopped != 0
 	}
 	a.flags |= busy
 	a.mu.Unlock()
-	b, asks := plain(a.behavior).(Idler)
-	idle := !asks || b.Idle()
+	if b, asks := plain(a.behavior).(Idler); asks && !a.asksIdle(b) {
+		return false
+	}
 	a.mu.Lock()
-	if !idle || a.head != nil || a.flags&(urgent|refusing) != 0 {
+	if a.head != nil || a.flags&(urgent|refusing) != 0 {
 		a.mu.Unlock()
 		a.giveUp(0)
 		return false
 	}
 	a.flags |= draining
 	a.mu.Unlock()
-	a.conclude(nil)
+	if a.traits&blocking != 0 {
+		a.k.sys.start(a)
+	} else {
+		a.concludeHere()
+	}
 	return true
+}
+
+// asksIdle asks whether the behavior is idle, and gives the turn up if it is
+// not, or if it fails at the question.
+func (a *actor[M]) asksIdle(b Idler) (idle bool) {
+	defer func() {
+		if !idle {
+			a.giveUp(0) // also if Idle ends the goroutine
+		}
+	}()
+	a.try(func() { idle = b.Idle() })
+	return idle
 }
 
 // conclude begins the end, or goes on with it when the children are gone. The
@@ -141,12 +219,10 @@ func (a *actor[M]) outlive(reason error) {
 	notices := a.ext.family.notices
 	a.ext.family.notices = nil
 	a.mu.Unlock()
-	for _, n := range kids {
-		n.stop(how)
-	}
+	stopAll(kids, how)
 	for _, n := range notices {
 		if n.what == escalated {
-			n.child.stop(halting) // nobody is left to decide about it
+			stopAll([]node{n.child}, halting) // no parent decides about it any more
 		}
 	}
 }
@@ -202,6 +278,8 @@ func (a *actor[M]) try(f func()) {
 func (a *actor[M]) empty() (undelivered []M, askers []asker) {
 	stashed := a.stashed()
 	a.mu.Lock()
+	left := a.disown()
+	defer left.end(a)
 	defer a.mu.Unlock()
 	a.flags |= closed
 	a.flags &^= urgent
@@ -219,6 +297,12 @@ func (a *actor[M]) empty() (undelivered []M, askers []asker) {
 func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers []asker) {
 	undelivered = make([]M, 0, n)
 	add := func(m M, from asker) {
+		if l := lateOf[M](from); l != nil {
+			if l.kept() {
+				undelivered = append(undelivered, m)
+			}
+			return
+		}
 		undelivered = append(undelivered, m)
 		if from.slot != nil {
 			askers = append(askers, from)
@@ -244,7 +328,7 @@ func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers 
 // settle tells everybody that the actor has stopped.
 func (a *actor[M]) settle(reason error, askers []asker) {
 	if len(askers) > 0 {
-		err := errUndelivered(reason)
+		err := &errUndelivered{reason}
 		for _, from := range askers {
 			from.slot.close(from.gen, err)
 		}
@@ -261,23 +345,25 @@ func (a *actor[M]) settle(reason error, askers []asker) {
 	a.k.sys.guardian(a.traits).living.unpin()
 }
 
-// announce tells whoever wants to know that the actor has stopped, and starts
-// last, the parent if that has waited for it. It is called under the lock and
+// announce tells of the end whoever wants to know, and starts last, the parent
+// if that has waited for it. Nothing of the behavior is called: a message for a
+// watcher is made on a goroutine of its own. It is called under the lock and
 // releases it.
 func (a *actor[M]) announce(reason error, last node, restarts uint64) {
 	s := a.k.sys
 	if reason != nil {
 		a.vitals().reason = reason
 	}
-	var watchers map[node]func(Terminated)
-	var watching map[node]struct{}
+	var watchers []observer
 	if a.ext != nil {
 		if a.ext.done != nil {
 			close(a.ext.done)
 		}
 		if f := a.ext.family; f != nil {
-			watchers, watching, f.notices = f.watchers, f.watching, nil
-			f.watchers, f.watching = nil, nil
+			for _, o := range f.watchers {
+				watchers = append(watchers, o)
+			}
+			f.watchers, f.notices = nil, nil
 		}
 	}
 	a.mu.Unlock()
@@ -285,11 +371,10 @@ func (a *actor[M]) announce(reason error, last node, restarts uint64) {
 		s.Publish(StoppedEvent{Actor: Address{a}, Reason: reason})
 	}
 	t := Terminated{Actor: Address{a}, Reason: reason}
-	for _, deliver := range watchers {
-		deliver(t)
-	}
-	for n := range watching {
-		n.base().unwatch(a)
+	// In the order of the watches, so that a scheduler of tests repeats it.
+	slices.SortFunc(watchers, func(x, y observer) int { return cmp.Compare(x.order(), y.order()) })
+	for _, o := range watchers {
+		o.tell(t)
 	}
 	if last != nil {
 		s.start(last)

@@ -78,16 +78,33 @@ func (a *actor[M]) push(m M, from asker) (wake bool, err error) {
 	a.mu.Lock()
 	wake, err = a.accept(m, from)
 	if err != nil && a.traits&dropping != 0 && a.flags&refusing == 0 {
-		wake = a.replace(m, from) // it releases the lock
+		wake = a.replace(m, from, true) // it releases the lock
 		return wake, nil
 	}
 	a.mu.Unlock()
 	return wake, err
 }
 
-// replace accepts m in the place of the oldest message that waits. It is called
-// under the lock and releases it.
-func (a *actor[M]) replace(m M, from asker) (wake bool) {
+// pushEvent is push for an event that an actor listens to. The message that it
+// pushes out of a mailbox with [DropOldest] is not told as a dead letter: that
+// would be an event about an event, which comes back to the same listener and
+// pushes out the next message, without end.
+func (a *actor[M]) pushEvent(from asker) (wake bool, err error) {
+	var none M
+	a.mu.Lock()
+	wake, err = a.accept(none, from)
+	if err != nil && a.traits&dropping != 0 && a.flags&refusing == 0 {
+		wake = a.replace(none, from, false) // it releases the lock
+		return wake, nil
+	}
+	a.mu.Unlock()
+	return wake, err
+}
+
+// replace accepts m in the place of the oldest message that waits, and tells
+// that one as a dead letter if it is to be told. It is called under the lock and
+// releases it.
+func (a *actor[M]) replace(m M, from asker, told bool) (wake bool) {
 	var old M
 	var who asker
 	dropped := a.head != nil
@@ -106,11 +123,17 @@ func (a *actor[M]) replace(m M, from asker) (wake bool) {
 	wake = a.flags&busy == 0
 	a.flags |= busy
 	a.mu.Unlock()
-	if dropped {
-		if who.slot != nil {
+	switch l := lateOf[M](who); {
+	case !dropped:
+	case l != nil && !l.kept():
+		l.dropped()
+	default:
+		if who.slot != nil && l == nil {
 			who.slot.close(who.gen, ErrMailboxFull)
 		}
-		deadLetters(a, ErrMailboxFull, []M{old})
+		if told {
+			deadLetters(a, ErrMailboxFull, []M{old})
+		}
 	}
 	return wake
 }
@@ -184,14 +207,10 @@ func (a *actor[M]) put(m M, from asker) {
 	a.queued++
 }
 
-// force accepts m though the mailbox may be full, unless the actor is to stop.
-func (a *actor[M]) force(m M) {
-	a.mu.Lock()
-	if a.flags&refusing != 0 || broken("terminated") && a.length() >= a.max {
-		a.mu.Unlock()
-		return
-	}
-	a.put(m, asker{})
+// force accepts a letter though the mailbox may be full. It is called under the
+// lock and releases it.
+func (a *actor[M]) force(m M, from asker) {
+	a.put(m, from)
 	idle := a.flags&busy == 0
 	a.flags |= busy
 	a.mu.Unlock()
@@ -252,11 +271,12 @@ func (a *actor[M]) pushWait(ctx context.Context, m M) (wake bool, err error) {
 		return false, w.err
 	case <-ctx.Done():
 	}
+	err = fmt.Errorf("wait for room: %w", ctx.Err()) // a context is the caller's code: not under the lock
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if i := slices.Index(a.ext.waiting, waiter(w)); i >= 0 {
 		a.ext.waiting = slices.Delete(a.ext.waiting, i, i+1)
-		return false, fmt.Errorf("wait for room: %w", ctx.Err())
+		return false, err
 	}
 	return false, w.err
 }

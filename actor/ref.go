@@ -72,7 +72,9 @@ func (r Ref[M]) Run(m M) error {
 
 // Signal wakes the actor without a message: its behavior's Signal method is
 // called at least once from now, before any further message. Signals that come
-// before that call share it. Signal never fails, takes no room in the mailbox
+// before that call share it. (If 16 calls come in a row, up to 32 messages that wait
+// are handled before the next one, and an actor that is to stop and has none left
+// stops: so a behavior may signal itself.) Signal never fails, takes no room in the mailbox
 // and allocates nothing. It does nothing on a stopped actor, and on one whose
 // behavior is not [Signaled].
 func (r Ref[M]) Signal() {
@@ -98,12 +100,13 @@ func (r Ref[M]) RunSignal() {
 // Stop lets the actor handle what its mailbox has accepted and then ends it.
 // From now on nothing is accepted. It may be called any number of times, also
 // by the actor itself, and does not wait. An idle actor is stopped, and its
-// [Closed] called, when Stop returns; with [InlineNever], or with children, a
-// goroutine does that. Children are stopped in the same way, when the mailbox is
+// [Closed] called, when Stop returns; with [InlineNever], with children, or where
+// ends of actors that stop each other would nest too deep, a goroutine does that.
+// An actor that waits for its restart does not wait any longer. Children are stopped in the same way, when the mailbox is
 // empty and before the actor itself.
 func (r Ref[M]) Stop() {
 	if r.a != nil {
-		r.a.stop(draining)
+		stop(r.a, draining)
 	}
 }
 
@@ -111,7 +114,7 @@ func (r Ref[M]) Stop() {
 // after the message that it is handling, and so do its children.
 func (r Ref[M]) StopNow() {
 	if r.a != nil {
-		r.a.stop(halting)
+		stop(r.a, halting)
 	}
 }
 
@@ -119,7 +122,8 @@ func (r Ref[M]) StopNow() {
 // and its behavior, if it is an [Idler], says so too. It reports whether the actor is
 // stopped now. It is exact: no message that was accepted
 // is lost by it, and after true nothing is accepted. [Closed] is called, with
-// nothing undelivered, before StopIfIdle returns.
+// nothing undelivered, before StopIfIdle returns; with [InlineNever] a goroutine
+// calls it.
 func (r Ref[M]) StopIfIdle() bool {
 	return r.a == nil || r.a.stopIfIdle()
 }

@@ -33,22 +33,40 @@ func (c *core) restarts() uint64 {
 }
 
 // restart makes the actor be renewed after the pause. It returns false if the
-// turn is over until then.
+// turn is over until then. An actor that is to stop has no pause, and needs no
+// fresh behavior if there is nothing to handle.
 func (a *actor[M]) restart(cause *Failure, pause time.Duration) bool {
-	if pause > 0 {
-		a.suspend(cause, pause)
-		return false
-	}
 	a.mu.Lock()
-	a.vitals().cause = cause
-	a.flags |= renewing
+	h := a.vitals()
+	h.cause, h.timer = cause, nil
+	// What the behavior has begun ends now: before its children do, or it would
+	// be told of their end.
+	left := a.disown()
+	stop, end := a.flags&draining != 0, false
+	switch {
+	case a.flags&halting != 0, stop && !a.pending():
+		a.flags |= halting // its children end as at any restart; one may have left its failure to it
+		end = true
+	case pause > 0 && !stop:
+		a.flags |= suspended
+		h.timer = a.k.sys.after(pause, a.awake)
+		a.mu.Unlock()
+		left.end(a)
+		return false
+	default:
+		a.flags |= renewing
+	}
 	a.mu.Unlock()
-	return true
+	left.end(a)
+	if end {
+		a.conclude(nil)
+	}
+	return !end
 }
 
-// suspend gives up the turn until the pause is over or, with none, until the
-// parent has decided. It returns false, and the actor ends, if that is to stop.
-func (a *actor[M]) suspend(cause *Failure, pause time.Duration) bool {
+// suspend gives up the turn until the parent has decided. It returns false, and
+// the actor ends, if that is to stop.
+func (a *actor[M]) suspend(cause *Failure) bool {
 	a.mu.Lock()
 	if a.flags&halting != 0 {
 		a.mu.Unlock()
@@ -58,9 +76,6 @@ func (a *actor[M]) suspend(cause *Failure, pause time.Duration) bool {
 	a.flags |= suspended
 	h := a.vitals()
 	h.cause, h.timer = cause, nil
-	if pause > 0 {
-		h.timer = a.k.sys.after(pause, a.awake)
-	}
 	a.mu.Unlock()
 	return true
 }
@@ -84,7 +99,7 @@ func (a *actor[M]) escalate(f *Failure, parent node) {
 	p.mu.Lock()
 	restarts := p.restarts()
 	p.mu.Unlock()
-	if !a.suspend(f, 0) || parent.order(notice{what: escalated, failure: f, child: a, restarts: restarts}) {
+	if !a.suspend(f) || parent.order(notice{what: escalated, failure: f, child: a, restarts: restarts}) {
 		return
 	}
 	a.mu.Lock()
@@ -124,9 +139,7 @@ func (a *actor[M]) renew(c *Context[M]) bool {
 	if kids := a.children(); len(kids) > 0 {
 		a.flags |= winding
 		a.mu.Unlock()
-		for _, n := range kids {
-			n.stop(halting)
-		}
+		stopAll(kids, halting)
 		return false
 	}
 	a.flags &^= renewing | noticed

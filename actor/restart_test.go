@@ -182,11 +182,10 @@ func TestStopsReachAnActorInItsPause(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		stop func(r actor.Ref[int])
-		took time.Duration
 		want []int // what is handled still
 	}{
-		"StopNow": {actor.Ref[int].StopNow, 0, nil},
-		"Stop":    {actor.Ref[int].Stop, time.Hour, []int{1}},
+		"StopNow": {actor.Ref[int].StopNow, nil},
+		"Stop":    {actor.Ref[int].Stop, []int{1}}, // by a fresh behavior
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSystem(t, actor.Config{Supervision: actor.Strategy{Backoff: actor.Backoff{Min: time.Hour, Random: func() float64 { return 1 }}}})
@@ -200,8 +199,8 @@ func TestStopsReachAnActorInItsPause(t *testing.T) {
 			if err := r.Wait(t.Context()); err != nil { // patience is too short for this
 				t.Errorf("%s: Wait: %v", name, err)
 			}
-			if took := time.Since(begin).Round(time.Minute); took != c.took {
-				t.Errorf("%s: took %v, want %v", name, took, c.took)
+			if took := time.Since(begin).Round(time.Minute); took != 0 {
+				t.Errorf("%s: took %v, want no pause", name, took)
 			}
 			synctest.Wait()
 			if got := out.Got(); !slices.Equal(got, c.want) {
@@ -473,6 +472,163 @@ func TestAChildThatIsStoppedDoesNotEscalate(t *testing.T) {
 		synctest.Wait()
 		if i := parent.Address().Info(); i.LastError != nil || i.Condition != actor.Idle {
 			t.Errorf("the parent is %s with the error %v, want idle and none", i.Condition, i.LastError)
+		}
+	})
+}
+
+// failing spawns an actor that fails at each message, and tells it more of them
+// than it can be restarted for.
+func failing(t *testing.T, strategy actor.Strategy, messages int) actor.Ref[int] {
+	t.Helper()
+	s := newSystem(t, actor.Config{Supervision: strategy})
+	r, err := actor.SpawnFrom(s, "", func() actor.Behavior[int] {
+		return actor.Func[int](func(*actor.Context[int], int) { panic("the configuration is wrong") })
+	}, actor.MailboxMax(messages))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for m := range messages {
+		tell(t, r, m)
+	}
+	return r
+}
+
+func TestPausesDoNotHideRestarts(t *testing.T) {
+	t.Parallel()
+	longest := func() float64 { return 1 }
+	for name, c := range map[string]struct {
+		strategy actor.Strategy
+		want     uint64
+		took     time.Duration
+	}{
+		"ten restarts, pauses without a bound": {
+			actor.Strategy{Backoff: actor.Backoff{Min: time.Second, Random: longest}},
+			10, 1023 * time.Second,
+		},
+		"pauses that grow to their bound": { // 1+2+4+8+16+32+64 s, and 13 of 100 s
+			actor.Strategy{RestartsMax: 20, Backoff: actor.Backoff{Min: time.Second, Max: 100 * time.Second, Random: longest}},
+			20, 127*time.Second + 1300*time.Second,
+		},
+		"more restarts than can be granted": {
+			actor.Strategy{RestartsMax: 5000},
+			actor.RestartsMaxMax, 0,
+		},
+		"restarts of all children together": {
+			actor.Strategy{RestartsMax: 3, Within: time.Second, Backoff: actor.Backoff{Min: time.Minute, Random: longest}},
+			3, 7 * time.Minute,
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			begin := time.Now()
+			r := failing(t, c.strategy, 2000)
+			if err := r.Wait(t.Context()); err != nil {
+				t.Errorf("%s: Wait: %v", name, err)
+			}
+			took := time.Since(begin).Round(time.Second)
+			if got := r.Address().Info().Restarts; got != c.want || took != c.took {
+				t.Errorf("%s: %d restarts in %v, want %d in %v", name, got, took, c.want, c.took)
+			}
+		})
+	}
+}
+
+func TestARestartStopsCountingWhenTheChildHasWorkedForLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t, actor.Config{Supervision: actor.Strategy{
+			RestartsMax: 2, Within: time.Minute,
+			Backoff: actor.Backoff{Min: time.Hour, Random: func() float64 { return 1 }},
+		}})
+		r := restartable(t, s, "", actor.Ref[int]{})
+		for range 10 { // the pause is an hour each time, never two
+			tell(t, r, cellPanics)
+			sleep(time.Hour + time.Minute + time.Second)
+			if i := r.Address().Info(); i.Condition != actor.Idle {
+				t.Fatalf("after a restart and a minute of work the actor is %s", i.Condition)
+			}
+		}
+	})
+}
+
+func TestAStrategyThatCannotBeIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		strategy actor.Strategy
+		want     string
+	}{
+		"Within":      {actor.Strategy{Within: -time.Second}, ".Within is -1s; use a positive time, or zero for 1m0s"},
+		"Backoff.Min": {actor.Strategy{Backoff: actor.Backoff{Min: -1}}, ".Backoff.Min is -1ns; use a positive time, or zero for no pause"},
+		"Backoff.Max": {actor.Strategy{Backoff: actor.Backoff{Max: -1}}, ".Backoff.Max is -1ns; use a positive time, or zero for no bound"},
+	} {
+		_, err := actor.Spawn(newSystem(t, actor.Config{Supervision: c.strategy}), "ada", newProbe())
+		if want := `spawn "ada": invalid: Config.Supervision` + c.want; !errors.Is(err, actor.ErrInvalid) || err.Error() != want {
+			t.Errorf("%s of the system: got  %v\nwant %s", name, err, want)
+		}
+		_, err = actor.Spawn(newSystem(t, actor.Config{}), "ada", newProbe(), actor.Supervise(c.strategy))
+		if want := `spawn "ada": invalid: Supervise` + c.want; !errors.Is(err, actor.ErrInvalid) || err.Error() != want {
+			t.Errorf("%s of an actor: got  %v\nwant %s", name, err, want)
+		}
+	}
+}
+
+func TestAStopInAPauseNeedsNoFreshBehavior(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := actor.NewSystem(actor.Config{Supervision: actor.Strategy{Backoff: actor.Backoff{Min: time.Hour}}})
+		made := 0
+		ends := make(chan closing, 2)
+		r, err := actor.SpawnFrom(s, "", func() actor.Behavior[int] {
+			made++
+			return &ending{ends}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tell(t, r, 1)
+		synctest.Wait()
+		begin := time.Now()
+		shutdown(t, s)
+		if took := time.Since(begin); took != 0 || made != 1 {
+			t.Errorf("Shutdown took %v and %d behaviors were made, want no time and one", took, made)
+		}
+		if n := len(ends); n != 1 {
+			t.Errorf("Closed was called %d times, want once", n)
+		}
+	})
+}
+
+// An ending behavior fails at each message, and tells of its end.
+type ending struct{ ends chan closing }
+
+func (*ending) Receive(*actor.Context[int], int) { panic("ill") }
+
+func (b *ending) Closed(reason error, undelivered []int) { b.ends <- closing{reason, undelivered} }
+
+func TestAFailureDuringAStopHasNoPause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t, actor.Config{Supervision: actor.Strategy{Backoff: actor.Backoff{Min: time.Hour}}})
+		out := actortest.NewProbe[int](t, s)
+		gate := make(chan struct{})
+		r, err := actor.SpawnFrom(s, "", func() actor.Behavior[int] {
+			inner := &cell{out: out.Ref()}
+			return actor.Func[int](func(c *actor.Context[int], m int) { <-gate; inner.Receive(c, m) })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []int{cellCounts, cellPanics, cellCounts, cellPanics} {
+			tell(t, r, m)
+		}
+		begin := time.Now()
+		r.Stop()
+		close(gate)
+		if err := r.Wait(t.Context()); err != nil || time.Since(begin) != 0 {
+			t.Errorf("Wait: %v after %v, want nil at once", err, time.Since(begin))
+		}
+		out.Expect(1, 1)
+		if n := r.Address().Info().Restarts; n != 1 { // none after the last message
+			t.Errorf("%d restarts, want 1", n)
 		}
 	})
 }

@@ -19,6 +19,15 @@ type Route[M any] func(m M) error
 // is left: those before it are stopped.
 func SpawnPool[M any](p Parent, name string, n int, fresh func() Behavior[M], opts ...Option) ([]Ref[M], error) {
 	members := make([]Ref[M], 0, max(n, 0))
+	whole := false
+	defer func() { // also if fresh panics
+		if whole {
+			return
+		}
+		for _, m := range members {
+			m.Stop()
+		}
+	}()
 	for i := range n {
 		each := name
 		if name != "" {
@@ -26,13 +35,11 @@ func SpawnPool[M any](p Parent, name string, n int, fresh func() Behavior[M], op
 		}
 		r, err := SpawnFrom(p, each, fresh, opts...)
 		if err != nil {
-			for _, m := range members {
-				m.Stop()
-			}
 			return nil, fmt.Errorf("spawn pool: %w", err)
 		}
 		members = append(members, r)
 	}
+	whole = true
 	return members, nil
 }
 

@@ -40,7 +40,11 @@ func (c *Context[M]) adopt() lineage {
 // A name has at most [NameBytesMax] bytes, no slash, which is kept for paths, and
 // does not begin with "$". The name "" makes an anonymous actor; below a
 // guardian nothing but the actor is allocated for it. Spawn returns [ErrStopped]
-// once the parent is to stop, or its context is over.
+// if the context is over, once a system shuts down, and once the parent has called
+// [Context.Stop], has failed for good or has nothing left to handle. A parent that
+// others have stopped may spawn while it handles what its mailbox has accepted.
+// Spawn returns [ErrInvalid] if the name, the behavior, an option or the
+// [Strategy] of the system breaks a rule.
 func Spawn[M any](p Parent, name string, b Behavior[M], opts ...Option) (Ref[M], error) {
 	return spawn(p, name, b, nil, opts)
 }
@@ -83,10 +87,15 @@ func spawn[M any](p Parent, name string, b Behavior[M], fresh func() Behavior[M]
 		}
 	}
 	s := l.guardian.sys
+	if s.invalid != nil {
+		return Ref[M]{}, fmt.Errorf("spawn %q: %w", name, s.invalid)
+	}
 	a := newActor[M](name, l.parent)
 	a.k, a.behavior, a.max, a.traits = kindOf[M](s), b, s.mailboxMax, l.guardian.traits
 	if len(opts) > 0 || len(l.middleware) > 0 || fresh != nil {
-		a.fit(l.middleware, fresh, opts)
+		if err := a.fit(l.middleware, fresh, opts); err != nil {
+			return Ref[M]{}, fmt.Errorf("spawn %q: %w", name, err)
+		}
 	}
 	can := a.k.can(b)
 	if can&canSignal != 0 {
@@ -130,7 +139,7 @@ func newActor[M any](name string, parent node) *actor[M] {
 
 // fit does to a new actor what the options say, gives it the middleware that is
 // around all actors of its parent, and notes how to make a fresh behavior.
-func (a *actor[M]) fit(around []Middleware, fresh func() Behavior[M], opts []Option) {
+func (a *actor[M]) fit(around []Middleware, fresh func() Behavior[M], opts []Option) error {
 	o := options{mailboxMax: a.max}
 	for _, opt := range opts {
 		o = opt.apply(o)
@@ -146,9 +155,11 @@ func (a *actor[M]) fit(around []Middleware, fresh func() Behavior[M], opts []Opt
 			h.fresh = fresh
 		}
 	}
-	if o.strategy != nil {
-		a.kin().strategy = o.strategy
+	if o.strategy == nil {
+		return nil
 	}
+	a.kin().strategy = o.strategy
+	return o.strategy.check("Supervise")
 }
 
 // enter puts an actor below its parent.

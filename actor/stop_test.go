@@ -3,10 +3,14 @@ package actor_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/perdure/perdure/actor/actortest"
 
 	"github.com/perdure/perdure/actor"
 )
@@ -204,4 +208,195 @@ func TestStopIfIdleAsksTheBehavior(t *testing.T) {
 	if err := s.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// A chained behavior stops the next actor of a chain when it stops itself.
+type chained struct {
+	next  actor.Ref[int]
+	depth *atomic.Int32
+	most  *atomic.Int32
+}
+
+func (*chained) Receive(*actor.Context[int], int) {}
+
+func (b *chained) Stopped(error) {
+	if d := b.depth.Add(1); d > b.most.Load() {
+		b.most.Store(d)
+	}
+	b.next.Stop()
+	b.depth.Add(-1)
+}
+
+func TestAChainOfStopsNestsNoDeeperThanItsBound(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, actor.Config{})
+	var depth, most atomic.Int32
+	first := spawn(t, s, newProbe())
+	next := first
+	for range 20_000 {
+		next = spawn(t, s, &chained{next, &depth, &most})
+	}
+	next.Stop()
+	stopped(t, first)
+	if n := most.Load(); n > 2048 {
+		t.Errorf("%d ends are inside of each other, want at most 2,048", n)
+	}
+}
+
+// A deep tree is stopped and walked without a stack that grows with it.
+func TestAChainOfChildrenIsStoppedAndWalkedInALoop(t *testing.T) {
+	t.Parallel()
+	const depth = 1000
+	s := newSystem(t, actor.Config{})
+	gate := make(chan struct{})
+	bottom := make(chan actor.Address, 1)
+	type grow int
+	var b actor.Func[grow]
+	frames := make(chan int, depth+10)
+	b = func(c *actor.Context[grow], left grow) {
+		if left == 0 {
+			bottom <- c.Self().Address()
+			<-gate
+			return
+		}
+		child, err := actor.Spawn(c, "", b)
+		if err != nil {
+			t.Errorf("Spawn: %v", err)
+			return
+		}
+		_ = child.Tell(left - 1)
+	}
+	top := spawn(t, s, b)
+	tell(t, top, depth)
+	a := await(t, "the bottom", bottom)
+	n := 0
+	for range s.Walk() {
+		n++
+		frames <- runtime.Callers(0, make([]uintptr, 1000))
+	}
+	close(frames)
+	for f := range frames {
+		if f > 100 {
+			t.Fatalf("the walk is %d calls deep, want a loop", f)
+		}
+	}
+	if n != depth+1 {
+		t.Errorf("the walk has seen %d actors, want %d", n, depth+1)
+	}
+	top.Stop() // all but the last wait for their children
+	top.StopNow()
+	close(gate)
+	actortest.ExpectStopped(t, a)
+	stopped(t, top)
+}
+
+func TestSpawnIsRefusedToAnActorThatStopsItself(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, actor.Config{})
+	late := func(c *actor.Context[task]) error {
+		_, err := actor.Spawn(c, "", newProbe())
+		return err
+	}
+	r := spawn(t, s, &do{log: new(diary)}, actor.InlineNever())
+	gate, errs := make(chan struct{}), make(chan error, 2)
+	tell(t, r, func(*actor.Context[task]) { <-gate })
+	tell(t, r, func(c *actor.Context[task]) { errs <- late(c) })
+	tell(t, r, func(c *actor.Context[task]) {
+		c.Stop()
+		errs <- late(c)
+	})
+	r.Stop()
+	close(gate)
+	if err := await(t, "a spawn", errs); err != nil {
+		t.Errorf("Spawn for a message that was accepted before the Stop: %v", err)
+	}
+	if err := await(t, "a spawn", errs); !errors.Is(err, actor.ErrStopped) {
+		t.Errorf("Spawn after Context.Stop: %v, want ErrStopped", err)
+	}
+}
+
+// A restless behavior signals itself without end.
+type restless struct {
+	*probe
+	calls int
+}
+
+func (b *restless) Signal(c *actor.Context[int]) {
+	b.calls++
+	c.Self().Signal()
+}
+
+func TestMessagesAndTheStopComeThroughSignalsWithoutEnd(t *testing.T) {
+	t.Parallel()
+	for name, executor := range map[string]*actortest.Scheduler{"goroutines": nil, "scheduler": actortest.NewScheduler()} {
+		s := actor.NewSystem(actor.Config{})
+		if executor != nil {
+			s = executor.NewSystem(t, actor.Config{})
+		}
+		b := &restless{probe: newProbe()}
+		r := spawn(t, s, b)
+		r.Signal()
+		for m := range 3 {
+			tell(t, r, m)
+		}
+		r.Stop()
+		if executor != nil {
+			executor.Run(t)
+		}
+		stopped(t, r)
+		if n := len(b.got); n != 3 || b.calls > 1000 {
+			t.Errorf("%s: %d messages and %d signals are handled, want 3 and a few", name, n, b.calls)
+		}
+	}
+}
+
+func TestStopIfIdleLeavesTheEndOfABlockingActorToAGoroutine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t, actor.Config{})
+		gate := make(chan struct{})
+		r := spawn(t, s, &lasting{gate}, actor.InlineNever())
+		synctest.Wait()
+		if !r.StopIfIdle() { // it returns although Stopped blocks
+			t.Error("StopIfIdle: false, want true")
+		}
+		if err := r.Tell(1); !errors.Is(err, actor.ErrStopped) {
+			t.Errorf("Tell: %v, want ErrStopped", err)
+		}
+		close(gate)
+		stopped(t, r)
+	})
+}
+
+type lasting struct{ gate chan struct{} }
+
+func (*lasting) Receive(*actor.Context[int], int) {}
+
+func (b *lasting) Stopped(error) { <-b.gate }
+
+func TestAChildThatDoesNotEndKeepsNoSibling(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t, actor.Config{})
+		gate := make(chan struct{})
+		parent := spawn(t, s, &do{log: new(diary)})
+		var others []actor.Address
+		run(t, parent, func(c *actor.Context[task]) {
+			for i := range 20 {
+				others = append(others, spawn(t, c, newProbe()).Address())
+				if i%5 == 0 {
+					spawn(t, c, &lasting{gate})
+				}
+			}
+		})
+		parent.Stop()
+		synctest.Wait()
+		for i, a := range others {
+			if is := a.Info().Condition; is != actor.Gone {
+				t.Errorf("child %d is %s, want gone", i, is)
+			}
+		}
+		close(gate)
+		stopped(t, parent)
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // EventsMaxDefault is how many events a [Subscription] keeps if nothing else is said.
@@ -180,11 +181,15 @@ func (l *Listener) Close() { l.sys.unsubscribe(l.sub) }
 // Listen tells an actor of every event of type E that is published from now
 // on, as the message that event makes of it. The mailbox is the buffer: while it
 // is full, events are missed, and when it has room again the message that missed
-// makes of their number comes before the next event. It ends with Close, or at
-// the first event after the actor has stopped.
+// makes of their number comes before the next event. With [DropOldest] none is
+// missed: an event pushes out the oldest message, without a [DeadLetter]. It ends
+// with Close, or at the first event after the actor has stopped. Events that wait
+// when the actor stops are dropped.
 //
-// Event and missed are called on the goroutine of whoever publishes, and must
-// not publish. If one of them panics, that is reported and the listener closed.
+// Event and missed are called by the actor itself, when the turn of the event
+// comes: never on the goroutine of the publisher, whom they cannot hold up. If one
+// of them panics or ends its goroutine, that is reported, the listener is closed,
+// and the actor goes on with the next message.
 func Listen[E, M any](s *System, to Ref[M], event func(E) M, missed func(count uint64) M) *Listener {
 	l := &listening[E, M]{sys: s, to: to.a, event: event, missed: missed}
 	if to.a != nil {
@@ -198,42 +203,34 @@ type listening[E, M any] struct {
 	to     *actor[M]
 	event  func(E) M
 	missed func(uint64) M
+	failed atomic.Bool
 	mu     sync.Mutex
 	count  uint64 // of the missed ones that the actor was not told of
 }
 
+// offer puts a place for v in the mailbox, and before it one for what is
+// missing. Nothing is published and no code of the user is called under the lock:
+// it keeps the order of two publishers, and no more.
 func (l *listening[E, M]) offer(e any) {
 	v, ok := e.(E)
 	if !ok {
 		return
 	}
-	l.to.try(func() {
-		returned := false
-		defer func() {
-			if !returned {
-				l.sys.unsubscribe(l) // before the report, which is an event too
-			}
-		}()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.hand(v)
-		returned = true
-	})
-}
-
-// hand sends v, and before it what is missing. It is called under the lock.
-func (l *listening[E, M]) hand(v E) {
-	if l.count > 0 && l.tell(l.missed(l.count)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.count; n > 0 && l.put(func() M { return l.missed(n) }) {
 		l.count = 0
 	}
-	if l.count > 0 || !l.tell(l.event(v)) {
+	if l.count > 0 || !l.put(func() M { return l.event(v) }) {
 		l.count++
 	}
 }
 
-// tell does not make an event of what is refused, which would come back here.
-func (l *listening[E, M]) tell(m M) bool {
-	wake, err := l.to.push(m, asker{})
+// put does not make an event of what is refused, which would come back here.
+func (l *listening[E, M]) put(message func() M) bool {
+	h := &heard[E, M]{l: l, message: message}
+	h.slot.late = h
+	wake, err := l.to.pushEvent(asker{slot: &h.slot})
 	if wake {
 		l.to.k.sys.start(l.to)
 	}
@@ -242,3 +239,37 @@ func (l *listening[E, M]) tell(m M) bool {
 	}
 	return err == nil
 }
+
+// A heard is an event in the mailbox of an actor that listens.
+type heard[E, M any] struct {
+	l       *listening[E, M]
+	message func() M
+	slot    slotHead
+}
+
+func (h *heard[E, M]) open(M) (m M, ok bool) {
+	l := h.l
+	if l.failed.Load() {
+		return m, false
+	}
+	defer func() {
+		if ok {
+			return
+		}
+		exits, value := true, recover() // exits: also if the logger ends the goroutine
+		defer func() {
+			if exits {
+				l.to.k.sys.start(l.to) // another goroutine goes on behind this message
+			}
+		}()
+		l.failed.Store(true)
+		l.sys.unsubscribe(l) // before the report, which is an event too
+		l.sys.report(l.to, newFailure(l.to, value))
+		exits = value == nil
+	}()
+	return h.message(), true
+}
+
+func (h *heard[E, M]) kept() bool { return false }
+
+func (h *heard[E, M]) dropped() {}

@@ -243,3 +243,80 @@ func TestEveryEventKnowsHowToLogItself(t *testing.T) {
 		}
 	}
 }
+
+func TestAListenerThatDropsTheOldestHearsOfDeadLettersToo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t, actor.Config{})
+		gate := make(chan struct{})
+		got := make(chan string, 100)
+		monitor := func() actor.Ref[string] {
+			r := spawn(t, s, actor.Func[string](func(_ *actor.Context[string], m string) {
+				<-gate
+				got <- m
+			}), actor.MailboxMax(2), actor.DropOldest())
+			actor.Listen(s, r, func(e any) string { return fmt.Sprintf("%T %v", e, e) }, func(uint64) string { return "missed" })
+			return r
+		}
+		monitor()
+		monitor()
+		synctest.Wait()
+		for i := range 100 { // each pushes out the oldest one of both
+			s.Publish(i)
+		}
+		close(gate)
+		synctest.Wait()
+		close(got)
+		var latest int
+		for m := range got {
+			if strings.Contains(m, "DeadLetter") || m == "missed" {
+				t.Errorf("heard %q, want no event about an event", m)
+			}
+			if m == "int 98" || m == "int 99" {
+				latest++
+			}
+		}
+		if latest != 4 {
+			t.Errorf("the two listeners have heard %d of the latest two events, want all 4", latest)
+		}
+	})
+}
+
+func TestListeningEndsWithTheActor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t, actor.Config{})
+		b := gated()
+		r := spawn(t, s, b)
+		calls := 0
+		actor.Listen(s, r, func(e string) int { calls++; return 7 }, func(uint64) int { return 0 })
+		tell(t, r, 1)
+		synctest.Wait()
+		s.Publish("it waits when the actor stops")
+		r.StopNow()
+		close(b.gate)
+		synctest.Wait()
+		s.Publish("it comes too late")
+		if c := <-b.closed; len(c.undelivered) != 0 || calls != 0 {
+			t.Errorf("undelivered are %v after %d calls, want no event", c.undelivered, calls)
+		}
+	})
+}
+
+func TestAnEventIsHeardAfterWhatWasToldBefore(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, actor.Config{})
+	b := gated()
+	r := spawn(t, s, b)
+	actor.Listen(s, r, func(e string) int { return len(e) }, func(uint64) int { return 0 })
+	tell(t, r, 1)
+	s.Publish("22")
+	tell(t, r, 3)
+	s.Publish("4444")
+	close(b.gate)
+	for want := 1; want <= 4; want++ {
+		if got := await(t, "a message", b.got); got != want {
+			t.Errorf("got %d, want %d", got, want)
+		}
+	}
+}

@@ -66,6 +66,7 @@ const (
 // A watching is one watch.
 type watching struct {
 	watcher, watched *tree
+	life             int32 // of the watcher
 	told             atomic.Int32
 	done             chan struct{}
 }
@@ -83,6 +84,7 @@ type tree struct {
 	closed   atomic.Bool
 	stopping atomic.Bool // somebody may have asked it to stop
 	watching map[*tree]bool
+	lives    atomic.Int32 // behaviors that have failed
 }
 
 // A growth is the behavior of a tree. There is a fresh one after each restart.
@@ -102,6 +104,9 @@ func (g *growth) enter() func() {
 func (g *growth) Receive(c *actor.Context[seed], m seed) {
 	defer g.enter()()
 	if m.watch != nil {
+		if m.watch.watcher != g.tree || m.watch.life != g.lives.Load() {
+			g.t.Error("a behavior is told of what it does not watch")
+		}
 		if m.watch.told.Add(1) != 1 {
 			g.t.Error("a watcher is told twice")
 			return
@@ -125,7 +130,7 @@ func (g *growth) Receive(c *actor.Context[seed], m seed) {
 	case look:
 		if !g.watching[m.other] {
 			g.watching[m.other] = true
-			w := &watching{watcher: g.tree, watched: m.other, done: make(chan struct{})}
+			w := &watching{watcher: g.tree, watched: m.other, life: g.lives.Load(), done: make(chan struct{})}
 			g.mu.Lock()
 			g.watches = append(g.watches, w)
 			g.mu.Unlock()
@@ -156,6 +161,8 @@ func (g *growth) Started(*actor.Context[seed]) { defer g.enter()() }
 
 func (g *growth) Restarted(_ *actor.Context[seed], f *actor.Failure) {
 	defer g.enter()()
+	g.lives.Add(1)
+	clear(g.watching) // a watch ends with its behavior
 	if n := g.living.Load(); n > 0 || f == nil {
 		g.t.Errorf("restarted by %v with %d children", f, n)
 	}
@@ -218,7 +225,7 @@ func (f *forest) plant(p actor.Parent, parent *tree, slot int, dice uint64) *tre
 		actor.MailboxMax(1+r.IntN(100)),
 		actor.Supervise(actor.Strategy{
 			Decide: decide, All: r.IntN(4) == 0, RestartsMax: 1 + r.IntN(20), Within: 50 * time.Millisecond,
-			Backoff: actor.Backoff{Min: time.Duration(r.IntN(2)) * time.Millisecond},
+			Backoff: actor.Backoff{Min: time.Duration(r.IntN(2)) * time.Millisecond, Max: 8 * time.Millisecond},
 		}))
 	if err != nil {
 		if parent != nil {
@@ -321,14 +328,14 @@ func (f *forest) check() {
 				w.watcher.stopping.Store(true) // it stops with its ancestors
 			}
 		}
-		if w.watcher.stopping.Load() || !w.watched.closed.Load() {
+		if w.watcher.stopping.Load() || !w.watched.closed.Load() || w.life != w.watcher.lives.Load() {
 			continue
 		}
 		select {
 		case <-w.done:
 			told++
 		case <-time.After(patience):
-			if !w.watcher.closed.Load() {
+			if !w.watcher.closed.Load() && w.life == w.watcher.lives.Load() {
 				f.t.Errorf("waited %v for a watcher that lives to be told", patience)
 			}
 		}

@@ -35,7 +35,7 @@ type Config struct {
 	// own. Zero: [MailboxMaxDefault]. It is brought into 1 to [MailboxMaxMax].
 	MailboxMax int
 	// Supervision is for all actors whose parent has no [Supervise]. Its All is
-	// not looked at.
+	// not looked at. If it breaks a rule, [Spawn] returns [ErrInvalid].
 	Supervision Strategy
 	// Middleware is around the messages of all actors below the guardian of the
 	// user, and of their children as far as it is to be inherited.
@@ -54,6 +54,7 @@ type System struct {
 	mailboxMax uint32
 	strategy   Strategy
 	executor   func(func())
+	invalid    error // of the Config, which Spawn returns
 	user       guardian
 	system     guardian
 	inline     [shardsMax]gauge
@@ -130,6 +131,7 @@ func NewSystem(c Config) *System {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
 	s.strategy.All = false
+	s.invalid = s.strategy.check("Config.Supervision")
 	s.workers.New = func() any { return newWorker(s) }
 	s.goroutines.init()
 	s.user.init(s, "user", 0, c.Middleware)
@@ -146,7 +148,8 @@ func (s *System) Internal() Parent { return &s.system }
 // Shutdown stops all actors as [Ref.Stop] does, those below [System.Internal]
 // last, and waits until the last turn has ended and no goroutine is left. If
 // ctx ends first, the actors are stopped as by [Ref.StopNow] and Shutdown returns
-// the error of ctx without waiting for those that still handle a message.
+// the error of ctx without waiting for those that still handle a message, or whose
+// Stopping, Stopped or Closed blocks: these run on goroutines of their own.
 // Shutdown may be called again, to wait again. From its beginning nothing can be
 // spawned below the guardian of the user. An actor of the system that calls it
 // waits for itself.

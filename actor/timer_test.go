@@ -132,3 +132,47 @@ func TestReceiveTimeoutEndsWithItsActor(t *testing.T) {
 		}
 	})
 }
+
+// A dozing behavior sleeps in Signal.
+type dozing struct {
+	*probe
+	begun bool
+}
+
+func (b *dozing) Receive(c *actor.Context[int], m int) {
+	if !b.begun {
+		b.begun = true
+		c.ReceiveTimeout(time.Second, -1)
+	}
+	b.probe.Receive(c, m)
+}
+
+func (*dozing) Signal(*actor.Context[int]) { sleepOnly(3 * time.Second) }
+
+// sleepOnly lets virtual time pass, inside of an actor.
+func sleepOnly(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // in a bubble
+
+func TestNoReceiveTimeoutWhileMessagesWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t, actor.Config{})
+		b := &dozing{probe: newProbe()}
+		r := spawn(t, s, b)
+		tell(t, r, 1)
+		synctest.Wait()
+		r.Signal()
+		synctest.Wait()
+		tell(t, r, 2) // it waits for longer than the timeout
+		sleep(3500 * time.Millisecond)
+		r.StopNow()
+		synctest.Wait()
+		close(b.got)
+		var got []int
+		for m := range b.got {
+			got = append(got, m)
+		}
+		if want := []int{1, 2}; !slices.Equal(got, want) {
+			t.Errorf("handled %v, want %v and no timeout", got, want)
+		}
+	})
+}

@@ -2,6 +2,7 @@ package actor_test
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sort"
@@ -460,3 +461,115 @@ type level struct {
 func (l *level) Receive(c *actor.Context[int], _ int) { l.next(c) }
 
 func (l *level) Closed(error, []int) { l.closed() }
+
+func TestAWatchEndsWithItsBehavior(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t, actor.Config{})
+		others := []actor.Ref[int]{spawn(t, s, newProbe()), spawn(t, s, newProbe()), spawn(t, s, newProbe())}
+		var log diary
+		lives := 0
+		fail := errors.New("fail")
+		r, err := actor.SpawnFrom(s, "", func() actor.Behavior[any] {
+			lives++
+			life := lives
+			return &lifeOf{life: life, receive: func(c *actor.Context[any], m any) {
+				switch m := m.(type) {
+				case string:
+					log.write(fmt.Sprint("life ", life, " hears of ", m))
+				case func():
+					m()
+				case error:
+					panic(m)
+				}
+			}, start: func(c *actor.Context[any]) {
+				child, err := actor.Spawn(c, "child", actor.Func[int](func(*actor.Context[int], int) {}))
+				if err != nil {
+					t.Errorf("Spawn: %v", err)
+				}
+				watch := func(what string, to actor.Ref[int]) {
+					actor.Watch(c, to, func(actor.Terminated) any { return fmt.Sprint(what, " of life ", life) })
+				}
+				watch("child", child)
+				if life == 1 {
+					watch("the first", others[0])
+					watch("the second", others[1])
+				}
+				watch("the third", others[2])
+			}}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gate := make(chan struct{})
+		tell[any](t, r, func() { <-gate })
+		tell[any](t, r, fail)
+		synctest.Wait()
+		others[0].Stop() // its end waits in the mailbox, behind the failure
+		synctest.Wait()
+		close(gate)
+		synctest.Wait()
+		others[1].Stop() // the fresh behavior does not watch it
+		others[2].Stop()
+		synctest.Wait()
+		tell[any](t, r, fail)
+		synctest.Wait()
+		if got, want := log.read(), []string{"life 2 hears of the third of life 2", "life 3 hears of the third of life 3"}; !slices.Equal(got, want) || lives != 3 {
+			t.Errorf("got %v in %d lives, want %v in 3", got, lives, want)
+		}
+		r.Stop()
+		synctest.Wait()
+	})
+}
+
+// A lifeOf is a behavior that begins in the same way after each restart.
+type lifeOf struct {
+	life    int
+	receive func(c *actor.Context[any], m any)
+	start   func(c *actor.Context[any])
+}
+
+func (b *lifeOf) Started(c *actor.Context[any]) { b.start(c) }
+
+func (b *lifeOf) Receive(c *actor.Context[any], m any) { b.receive(c, m) }
+
+func TestUnwatchEndsAWatchWhoseMessageIsBeingMade(t *testing.T) {
+	t.Parallel()
+	for name, again := range map[string]bool{"Unwatch": false, "Unwatch and Watch": true, "Watch": true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSystem(t, actor.Config{})
+			other := spawn(t, s, newProbe())
+			gate := make(chan struct{})
+			var log diary
+			w := spawn(t, s, &do{log: &log})
+			say := func(what string) func(actor.Terminated) task {
+				return func(actor.Terminated) task {
+					return func(*actor.Context[task]) { log.write(what) }
+				}
+			}
+			run(t, w, func(c *actor.Context[task]) {
+				actor.Watch(c, other, func(e actor.Terminated) task { <-gate; return say("first")(e) })
+			})
+			other.Stop()
+			synctest.Wait()
+			run(t, w, func(c *actor.Context[task]) {
+				if name != "Watch" {
+					actor.Unwatch(c, other)
+				}
+				if again {
+					actor.Watch(c, other, say("second"))
+				}
+			})
+			close(gate)
+			synctest.Wait()
+			got := slices.DeleteFunc(log.read(), func(l string) bool { return l != "first" && l != "second" })
+			want := []string{"second"}
+			if !again {
+				want = nil
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: got %v, want %v", name, got, want)
+			}
+		})
+	}
+}

@@ -2,6 +2,10 @@ package actor
 
 import "runtime"
 
+// urgentMax is how many signals and notices in a row come before a message that
+// waits.
+const urgentMax = 16
+
 // runnable is an actor without its message type.
 type runnable interface {
 	// turn works until the actor is idle or stopped. The caller is the owner.
@@ -11,7 +15,8 @@ type runnable interface {
 // turn runs the actor on a worker until it has nothing to do:
 //
 //  1. Under the lock: a signal first, then a stop, then the next chunk; if
-//     there is none of them, the ownership is given up.
+//     there is none of them, the ownership is given up. After urgentMax signals
+//     in a row a chunk comes first.
 //  2. Message by message through the chunk without the lock, as long as nobody
 //     asks for attention in the chunk's word.
 //  3. From the start, after at most turnMessagesMax messages with a yield.
@@ -67,6 +72,12 @@ next:
 			}
 			m := ch.m[i]
 			ch.m[i] = zero
+			if ch.asks != nil && ch.asks[i].late() {
+				var ok bool
+				if m, ok = a.open(ch, i, m); !ok {
+					continue
+				}
+			}
 			c.calling = inMessage
 			a.behavior.Receive(c, m)
 			c.calling = atRest
@@ -95,11 +106,20 @@ func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 			done.taken.And(^control)
 		}
 		if a.flags&urgent != 0 {
-			if a.attend(c) {
-				continue
+			pass, pause := a.givesWay(c)
+			if pause {
+				a.mu.Unlock()
+				a.k.sys.start(a)
+				return nil
 			}
-			return nil
+			if !pass {
+				if a.attend(c) {
+					continue
+				}
+				return nil
+			}
 		}
+		c.streak = 0
 		if done != nil {
 			if done.taken.Load()&counted < done.n {
 				a.mu.Unlock()
@@ -126,6 +146,21 @@ func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 		}
 		return ch
 	}
+}
+
+// givesWay reports whether a signal or a notice is to let messages, or the stop,
+// pass: after urgentMax of them in a row, if there is something to let pass. A
+// behavior that signals itself in each Signal would else never get a message,
+// and never come to its end. If there is nothing, pause tells that the step of a
+// worker that makes one turn only is long enough. It is called under the lock.
+func (a *actor[M]) givesWay(c *Context[M]) (pass, pause bool) {
+	if c.streak++; c.streak <= urgentMax || a.flags&(halting|renewing) != 0 {
+		return false, false
+	}
+	c.streak = 0
+	waits := a.head != nil || a.cur != nil && a.cur.taken.Load()&counted < a.cur.n
+	pass = waits || a.flags&draining != 0
+	return pass, !pass && c.w.step
 }
 
 // attend does one of the urgent things. It is called under the lock and

@@ -15,8 +15,14 @@ type Terminated struct {
 // comes, the name of the other is free. To watch again before the end changes
 // the message.
 //
-// Message is called on a goroutine of the other actor. If it panics, that is
-// reported, and there is no message.
+// A watch ends with the behavior that began it: after a restart the fresh behavior
+// gets no message about an actor that it does not watch itself, not even one that
+// was in the mailbox already. It watches in [Started] or [Restarted] again.
+//
+// Message is called once, on a goroutine of its own, and never under a lock. If it
+// panics or ends its goroutine, that is reported as a failure of this actor, and
+// there is no message; if it blocks, it holds up nothing but the message and the
+// end of a Shutdown.
 func Watch[M, N any](c *Context[M], to Ref[N], message func(Terminated) M) {
 	observe(c.a, nodeOf(to), message)
 }
@@ -26,32 +32,92 @@ func WatchAddress[M any](c *Context[M], to Address, message func(Terminated) M) 
 	observe(c.a, to.n, message)
 }
 
-func observe[M any](a *actor[M], to node, message func(Terminated) M) {
-	deliver := func(t Terminated) {
-		if to != nil {
-			a.unwatched(to)
-		}
-		a.try(func() { a.force(message(t)) })
-	}
-	if to == nil {
-		deliver(Terminated{})
+// An observer is a watch of any message type.
+type observer interface {
+	runnable
+	// tell makes and sends the message, on a goroutine of its own.
+	tell(t Terminated)
+	// order is the place among the watches of the watched actor.
+	order() uint64
+}
+
+// A watching is one watch. When the watched actor has stopped, it is run by a
+// worker, which calls message; then the letter is put in the mailbox, if the
+// watch is still the one that the watcher has.
+type watching[M any] struct {
+	a       *actor[M]
+	to      node // nil: an actor that has stopped long ago
+	message func(Terminated) M
+	t       Terminated
+	seq     uint64
+	life    uint32   // of the watcher
+	slot    slotHead // leads back here
+}
+
+func (w *watching[M]) order() uint64 { return w.seq }
+
+func (w *watching[M]) tell(t Terminated) {
+	w.t = t
+	w.a.k.sys.start(w)
+}
+
+func (w *watching[M]) turn(*worker) {
+	defer w.a.unwatched(w.to, w) // also if there is no message
+	w.a.try(func() { w.send(w.message(w.t)) })
+}
+
+// send puts the message in the mailbox, unless the watch or the behavior that
+// has begun it has ended, or the actor is to stop.
+func (w *watching[M]) send(m M) {
+	a := w.a
+	a.mu.Lock()
+	o := a.owns()
+	current := o.life == w.life && (w.to == nil || o.watching[w.to] == observer(w))
+	if !current || a.flags&refusing != 0 || broken("terminated") && a.length() >= a.max {
+		a.mu.Unlock()
 		return
 	}
+	delete(o.watching, w.to)
+	a.force(m, asker{slot: &w.slot}) // it releases the lock
+}
+
+func (w *watching[M]) open(m M) (M, bool) {
+	w.a.mu.Lock()
+	defer w.a.mu.Unlock()
+	return m, w.kept()
+}
+
+func (w *watching[M]) kept() bool { return w.life == w.a.life() }
+
+func (w *watching[M]) dropped() {}
+
+func observe[M any](a *actor[M], to node, message func(Terminated) M) {
+	w := &watching[M]{a: a, to: to, message: message}
+	w.slot.late = w
 	a.mu.Lock()
-	f := a.kin()
-	if f.watching == nil {
-		f.watching = make(map[node]struct{})
+	o := a.belongings()
+	w.life = o.life
+	if to != nil {
+		if o.watching == nil {
+			o.watching = make(map[node]observer)
+		}
+		o.watching[to] = w
 	}
-	f.watching[to] = struct{}{}
 	a.mu.Unlock()
+	if to == nil {
+		w.tell(Terminated{})
+		return
+	}
 	b := to.base()
 	b.mu.Lock()
 	if b.flags&stopped == 0 {
-		f = b.kin()
+		f := b.kin()
 		if f.watchers == nil {
-			f.watchers = make(map[node]func(Terminated))
+			f.watchers = make(map[node]observer)
 		}
-		f.watchers[a] = deliver
+		f.observed++
+		w.seq = f.observed
+		f.watchers[a] = w
 		b.mu.Unlock()
 		return
 	}
@@ -60,28 +126,43 @@ func observe[M any](a *actor[M], to node, message func(Terminated) M) {
 		t.Reason = b.ext.health.reason
 	}
 	b.mu.Unlock()
-	deliver(t)
+	w.tell(t)
 }
 
-// Unwatch ends what [Watch] began. A message that is in the mailbox already
-// still comes.
+// Unwatch ends what [Watch] began. No message is sent any more once it has
+// returned; one that is in the mailbox already still comes.
 func Unwatch[M, N any](c *Context[M], to Ref[N]) {
-	if n := nodeOf(to); n != nil {
-		c.a.unwatched(n)
-		n.base().unwatch(c.a)
+	n := nodeOf(to)
+	if n == nil {
+		return
+	}
+	a := c.a
+	a.mu.Lock()
+	var w observer
+	if o := a.owns(); o != nil {
+		w = o.watching[n]
+		delete(o.watching, n)
+	}
+	a.mu.Unlock()
+	if w != nil {
+		n.base().unwatch(a, w)
 	}
 }
 
-// unwatched notes that the actor watches n no longer.
-func (c *core) unwatched(n node) {
+// unwatched notes that a watch of n has ended.
+func (c *core) unwatched(n node, w observer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.kin().watching, n)
+	if o := c.owns(); o != nil && o.watching[n] == w {
+		delete(o.watching, n)
+	}
 }
 
 // unwatch notes that n watches the actor no longer.
-func (c *core) unwatch(n node) {
+func (c *core) unwatch(n node, w observer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.kin().watchers, n)
+	if f := c.kin(); f.watchers[n] == w {
+		delete(f.watchers, n)
+	}
 }

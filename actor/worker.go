@@ -66,10 +66,33 @@ func (s *System) start(r runnable) {
 	w.first = r
 	s.goroutines.pin()
 	if s.executor != nil {
-		s.executor(w.loop)
+		s.execute(w.loop)
 		return
 	}
 	go w.loop()
+}
+
+// execute hands a turn to the executor of the Config. One that panics, or ends
+// its goroutine, before it has run the turn loses nothing: a goroutine runs it.
+func (s *System) execute(turn func()) {
+	var begun atomic.Bool
+	once := func() {
+		if begun.CompareAndSwap(false, true) {
+			turn()
+		}
+	}
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		value := recover()
+		go once()
+		defer func() { _ = recover() }() // a logger that panics
+		s.logger.Error("executor of actors failed", "value", value)
+	}()
+	s.executor(once)
+	returned = true
 }
 
 func (w *worker) run() {
@@ -103,6 +126,9 @@ func (w *worker) hold(r runnable) bool {
 	}
 	w.next = r
 	w.held.Store(x + 1<<stateBits + heldFull)
+	if !w.sys.watch.looks.Load() {
+		w.sys.watch.arm()
+	}
 	return true
 }
 
@@ -133,13 +159,18 @@ func (w *worker) count(n uint32) {
 	}
 }
 
-// A watch frees actors that are held too long. It has a timer, which is set
-// only while there are workers that hold actors, and no goroutine.
+// A watch frees actors that are held too long. It has a timer, which is set only
+// while a worker holds an actor, and no goroutine.
+//
+// A worker that holds an actor first fills held and then reads looks; the watch,
+// before it rests, first clears looks and then reads held of every worker. So one
+// of them sees what the other has done, and no actor is held while the watch rests.
 type watch struct {
 	mu    sync.Mutex
 	first *worker
 	timer *time.Timer
-	set   bool
+	set   bool        // the timer is set
+	looks atomic.Bool // the same, for workers to read without the lock
 }
 
 // join makes the watch look after a worker.
@@ -152,10 +183,17 @@ func (t *watch) join(w *worker) {
 		t.first.before = w
 	}
 	t.first = w
+}
+
+// arm sets the timer if it is not set.
+func (t *watch) arm() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.set {
 		return
 	}
 	t.set = true
+	t.looks.Store(true)
 	if t.timer == nil {
 		t.timer = time.AfterFunc(heldMax, t.look)
 	} else {
@@ -182,8 +220,11 @@ func (t *watch) leave(w *worker) {
 func (t *watch) look() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.looks.Store(false)
+	t.set = false
 	for w := t.first; w != nil; w = w.behind {
 		x := w.held.Load()
+		t.set = t.set || x&stateMask == heldFull
 		if x&stateMask != heldFull || x != w.seen {
 			w.seen = x
 			continue
@@ -195,7 +236,8 @@ func (t *watch) look() {
 			w.sys.start(r)
 		}
 	}
-	if t.set = t.first != nil; t.set {
+	if t.set {
+		t.looks.Store(true)
 		t.timer.Reset(heldMax)
 	}
 }

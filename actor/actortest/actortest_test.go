@@ -1,6 +1,7 @@
 package actortest_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -162,5 +163,59 @@ func TestShutdownUnderASchedulerEnds(t *testing.T) { //nolint:tparallel // the e
 	})
 	if s.Len() != 0 {
 		t.Errorf("%d turns are left", s.Len())
+	}
+}
+
+func TestSchedulerRepeatsItsOrder(t *testing.T) {
+	t.Parallel()
+	once := func() string {
+		scheduler := actortest.NewScheduler()
+		s := scheduler.NewSystem(t, actor.Config{})
+		var log []string
+		note := func(what string, a actor.Address) { log = append(log, what+" "+a.Path()) }
+		target, err := actor.Spawn(s, "target", actor.Func[int](func(*actor.Context[int], int) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			name := ""
+			if i%2 == 0 {
+				name = fmt.Sprint("watcher-", i)
+			}
+			r, err := actor.Spawn(s, name, actor.Func[int](func(c *actor.Context[int], m int) {
+				if m == 0 {
+					actor.Watch(c, target, func(actor.Terminated) int { return 1 })
+					return
+				}
+				note("told", c.Self().Address())
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tell(t, r, 0)
+		}
+		scheduler.Run(t)
+		for i := range s.Walk() {
+			note("walked", i.Actor)
+		}
+		target.Stop()
+		scheduler.Run(t)
+		stops := actortest.Record[actor.StoppedEvent](t, s)
+		done := make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // Shutdown asks all to stop, and does not wait
+		go func() { done <- s.Shutdown(ctx) }()
+		<-done
+		scheduler.Run(t)
+		for range 20 {
+			note("stopped", stops.Next().Actor)
+		}
+		return strings.Join(log, "\n")
+	}
+	first := once()
+	for range 10 {
+		if again := once(); again != first {
+			t.Fatalf("the same program has made two orders:\n%s\n\n%s", first, again)
+		}
 	}
 }

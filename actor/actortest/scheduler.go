@@ -14,7 +14,10 @@ const StepsMax = 1_000_000
 // A Scheduler decides which actor works next. A step is one turn of one actor,
 // which handles at most one message. Nothing happens between two steps, so the
 // order of everything is that of the steps: what is sent makes its receiver wait
-// behind, or among, those that wait already.
+// behind, or among, those that wait already. The actors of such a system are listed,
+// walked, told and stopped in the order in which they were spawned and have begun
+// to watch, so the same program and seed make the same steps each time. (Time is
+// not part of it: a timer fires when it does.)
 //
 // [actor.Ref.Run] and [actor.Ask] still run an idle actor at once, on their own
 // goroutine. An Ask that has to wait needs another goroutine to make the steps.
