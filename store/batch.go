@@ -274,6 +274,9 @@ func (b *Batch) validateParts() error {
 		if err := validateName("receipt name", r.Name, NameBytesMax); err != nil {
 			return fmt.Errorf("receipt %d: %w", i, err)
 		}
+		if r.Version > b.Next() {
+			return fmt.Errorf("receipt %d: %w: it is of version %d, and the batch ends at version %d", i, ErrInvalid, r.Version, b.Next())
+		}
 		if len(r.Reply) > PayloadBytesMax {
 			return fmt.Errorf("receipt %d: %w: reply of %d bytes, at most %d are allowed", i, ErrTooLarge, len(r.Reply), PayloadBytesMax)
 		}

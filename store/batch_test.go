@@ -28,7 +28,7 @@ func TestAValidBatchIsValid(t *testing.T) {
 		"a saved state":           {Key: validBatch().Key, Save: fullState()},
 		"a snapshot of version 1": {Key: validBatch().Key, Expected: 1, Snapshot: fullState()},
 		"all that fits together": {
-			Key: validBatch().Key, Events: validBatch().Events, Snapshot: fullState(),
+			Key: validBatch().Key, Expected: 2, Events: validBatch().Events, Snapshot: fullState(),
 			Settle: []store.Settlement{{Sequence: 1, Required: true}}, Cancel: []string{"t"}, Enqueue: []store.Message{message},
 			Forget: []string{"r"}, Receipts: []store.Receipt{*fullReceipt()},
 			Release: []store.Claim{{Space: "s", Value: "v"}}, Claim: []store.Claim{{Space: "s", Value: "v"}},
@@ -55,6 +55,7 @@ func TestAnInvalidBatchIsRefusedWithItsReason(t *testing.T) {
 		{"kind is empty", invalid, func(b *store.Batch) { b.Key.Kind = "" }},
 		{"zero byte", invalid, func(b *store.Batch) { b.Key.ID = "a\x00" }},
 		{"not valid UTF-8", invalid, func(b *store.Batch) { b.Key.ID = "\xff" }},
+		{"it is of version 3, and the batch ends at version 1", invalid, func(b *store.Batch) { b.Receipts = []store.Receipt{*fullReceipt()} }},
 		{"event 1: invalid: id is zero", invalid, func(b *store.Batch) { b.Events = append(b.Events, store.Event{}) }},
 		{"type is empty", invalid, func(b *store.Batch) { b.Events[0].Type = "" }},
 		{"65 tags", large, func(b *store.Batch) { b.Events[0].Tags = make([]string, store.TagsMax+1) }},

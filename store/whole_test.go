@@ -188,6 +188,37 @@ func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 	}
 }
 
+func TestVerify_finds_what_is_ahead_of_the_log(t *testing.T) {
+	t.Parallel()
+	for want, change := range map[string]func(store.Record) store.Record{
+		"the entity is at version 1": func(r store.Record) store.Record {
+			if c, ok := r.(*store.Receipt); ok {
+				later := *c
+				later.Version = 2
+				return &later
+			}
+			return r
+		},
+	} {
+		l := memory.New()
+		b := &store.Batch{
+			Key: store.Key{Kind: "book", ID: "a"}, Events: []store.Event{{ID: store.ID{1}, Type: "test.v1.Happened"}},
+			Receipts: []store.Receipt{{Name: "r", Version: 1}},
+		}
+		if results, err := l.Commit(t.Context(), []*store.Batch{b}); err != nil || results[0].Err != nil {
+			t.Fatalf("commit: %v %v", err, results)
+		}
+		changed := &changedLog{Log: l, change: func(_ store.Sort, r store.Record) store.Record { return change(r) }}
+		report, err := store.Verify(t.Context(), changed, store.VerifyOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.FaultCount != 1 || !strings.Contains(report.Faults[0].Error(), want) {
+			t.Errorf("got the faults %v, want one with %q", report.Faults, want)
+		}
+	}
+}
+
 func TestVerify_finds_a_value_that_is_claimed_twice(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*store.Claimed){

@@ -53,6 +53,29 @@ func (a *app) copy(ctx context.Context, from store.Log, uri string, tell func(st
 	return nil
 }
 
+func (a *app) compactCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "compact URI",
+		Short: "Make the file of a bbolt log as small as what it holds",
+		Long: `Make the file of a bbolt log as small as what it holds.
+
+A bbolt file never becomes smaller by itself: the room of deleted events is used
+again, and otherwise stays. The log is written to a new file beside the old one,
+which is verified, compared and put in its place. No process may have the log open.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, stop := a.startProgress()
+			defer stop()
+			c, err := open.Compact(cmd.Context(), args[0], m.set)
+			if err != nil {
+				return err
+			}
+			a.print("%s bytes, and %s before\n", progress.Count(c.After), progress.Count(c.Before))
+			return nil
+		},
+	}
+}
+
 func (a *app) backupCommand() *cobra.Command {
 	options := store.BackupOptions{}
 	cmd := &cobra.Command{

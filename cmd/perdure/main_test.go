@@ -266,3 +266,25 @@ func TestProgressIsToldOnceForEachNews(t *testing.T) {
 		}
 	})
 }
+
+func TestCompact(t *testing.T) {
+	t.Parallel()
+	path := newLog(t)
+	before := mustExecute(t, "digest", "-q", path)
+	if out := mustExecute(t, "compact", "-q", path); !strings.Contains(out, " bytes, and ") {
+		t.Errorf("compact printed %q", out)
+	}
+	if after := mustExecute(t, "digest", "-q", path); after != before {
+		t.Errorf("digest before:\n%safter:\n%s", before, after)
+	}
+	for uri, want := range map[string]string{
+		"pebble:x":             "pebble compacts itself",
+		"memory:":              "has no files",
+		"postgres://h/d":       "VACUUM",
+		path + ".is-not-there": "no such file",
+	} {
+		if _, errs, code := execute(t, "compact", "-q", uri); code != exitFailed || !strings.Contains(errs, want) {
+			t.Errorf("compact %s: ended with %d: %s", uri, code, errs)
+		}
+	}
+}

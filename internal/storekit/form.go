@@ -51,20 +51,26 @@ func SplitEntity(k []byte) (kind, id, rest []byte, ok bool) {
 // no due time comes before all others. The records keep the first nanosecond
 // of 1970 as no time, so it sorts as none.
 func AppendDue(dst []byte, due time.Time) []byte {
-	n := dueNanos(due)
-	if n == 0 {
-		n = math.MinInt64
-	}
-	return binary.BigEndian.AppendUint64(dst, uint64(n)^1<<63)
+	return binary.BigEndian.AppendUint64(dst, uint64(DueKey(due))^1<<63)
 }
 
 // AppendDueBy appends the last key of messages that are due by a time.
 func AppendDueBy(dst []byte, due time.Time) []byte {
-	return binary.BigEndian.AppendUint64(dst, uint64(dueNanos(due))^1<<63)
+	return binary.BigEndian.AppendUint64(dst, uint64(DueBound(due))^1<<63)
 }
 
-// dueNanos returns t in nanoseconds since 1970, the nearest that there is.
-func dueNanos(t time.Time) int64 {
+// DueKey returns the number by which a message with a due time is sorted, see
+// [AppendDue].
+func DueKey(due time.Time) int64 {
+	if n := DueBound(due); n != 0 {
+		return n
+	}
+	return math.MinInt64
+}
+
+// DueBound returns t in nanoseconds since 1970, or the nearest time that they can
+// hold. A message is due by t if its DueKey is at or below this number.
+func DueBound(t time.Time) int64 {
 	switch {
 	case t.Before(time.Unix(0, math.MinInt64)):
 		return math.MinInt64

@@ -90,6 +90,7 @@ func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 	}
 	// From here on no error tells what is in the file; see invariant 4 of Log.
 	txid := tx.ID()
+	l.db.NoFreelistSync = l.leaveOutFreelist(tx)
 	if err := l.guard(tx.Commit); err != nil {
 		_ = l.guard(tx.Rollback) // after a panic it gives back the lock; else it does nothing
 		if !canary.Broken("go-on-after-a-failed-sync") {
@@ -110,4 +111,40 @@ func (l *Log) abandon(tx *bolt.Tx) {
 		}
 	}
 	l.writer.forget()
+}
+
+const (
+	// freelistBytesMax is the size up to which each commit writes the list of free
+	// pages. It has 8 bytes for each of them: 32 KiB stand for 16 MiB that are free.
+	freelistBytesMax = 32 << 10
+	// rebuildBytesMax bounds the pages in use of a file whose commits leave the list
+	// out. If the process does not close such a file, the next Open reads all of
+	// them to find the others, which takes about 4 s for 256 MiB.
+	rebuildBytesMax = 256 << 20
+)
+
+// leaveOutFreelist reports whether a commit leaves out the list of free pages.
+//
+// bbolt writes the whole list with every commit. After many events have been
+// deleted it is long, and a small commit would write megabytes. Without it the list
+// is in memory only: Close writes it, and after a crash Open finds the free pages by
+// reading the others. So it is left out where it is long and the others are few; a
+// large file with a long list is made small by [Compact].
+func (l *Log) leaveOutFreelist(tx *bolt.Tx) bool {
+	stats := l.db.Stats()
+	free := int64(stats.FreePageN+stats.PendingPageN) * int64(l.db.Info().PageSize)
+	return stats.FreelistInuse > freelistBytesMax && tx.Size()-free <= rebuildBytesMax
+}
+
+// writeFreelist writes the list of free pages if the last commit has left it out, so
+// that the next Open need not look for them. Nothing depends on it. The caller holds
+// writing.
+func (l *Log) writeFreelist() {
+	if !l.db.NoFreelistSync || l.broken.Load() != nil {
+		return
+	}
+	l.db.NoFreelistSync = false
+	_ = l.guard(func() error {
+		return l.db.Update(func(*bolt.Tx) error { return nil })
+	})
 }

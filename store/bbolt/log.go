@@ -180,6 +180,7 @@ func (l *Log) Close() error {
 		// mapping stays until the process ends; the file and its lock do not.
 		err = letGo(l.file)
 	} else {
+		l.writeFreelist()
 		err = l.guard(l.db.Close)
 	}
 	if err != nil {

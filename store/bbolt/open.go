@@ -61,13 +61,39 @@ func (l *Log) open() error {
 	if err != nil {
 		return err
 	}
-	if err := l.openFile(l.options()); err != nil {
+	if err := l.openCurrent(); err != nil {
 		return err
 	}
 	if err := l.start(); err != nil {
 		return errors.Join(err, l.Close())
 	}
 	return nil
+}
+
+// replacedMax bounds how often an Open begins again because the file was replaced
+// while it waited for the lock.
+const replacedMax = 10
+
+// openCurrent opens the file that has the name of the log. Compact puts another file
+// in its place: an Open that waits for the lock meanwhile would get the old one,
+// which has no name any more, and lose what it writes to it.
+func (l *Log) openCurrent() error {
+	for range replacedMax {
+		if err := l.openFile(l.options()); err != nil {
+			return err
+		}
+		mine, err := l.file.Stat()
+		if err == nil {
+			var named fs.FileInfo
+			if named, err = os.Stat(l.path); err == nil && os.SameFile(mine, named) {
+				return nil
+			}
+		}
+		if err := errors.Join(err, l.guard(l.db.Close)); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: the file was replaced %d times", store.ErrInUse, replacedMax)
 }
 
 // createFile makes the file of a new log. It writes an empty log under another
@@ -113,7 +139,7 @@ func (l *Log) options() *bolt.Options {
 		FreelistType:    bolt.FreelistMapType,
 		InitialMmapSize: l.mmapBytes,
 		ReadOnly:        l.readOnly,
-		// NoFreelistSync stays false: with it an open reads the whole file.
+		// NoFreelistSync is set commit by commit, see leaveOutFreelist.
 	}
 }
 

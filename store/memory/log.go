@@ -167,6 +167,10 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	}
 	results := make([]store.Result, len(group))
 	for i, b := range group {
+		if b == nil {
+			results[i].Err = fmt.Errorf("%w: the batch is nil", store.ErrInvalid)
+			continue
+		}
 		results[i].Err = b.Validate()
 	}
 
@@ -182,6 +186,9 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	var refused map[store.Key]bool
 	for i, b := range group {
 		r := &results[i]
+		if b == nil {
+			continue // it is refused
+		}
 		if r.Err == nil && refused[b.Key] {
 			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
 		}

@@ -46,10 +46,22 @@ func newOutbox() outbox {
 // dueKey orders due times. The zero time comes first, and so does 1970, because
 // a record cannot tell it from zero.
 func dueKey(due time.Time) int64 {
-	if due.IsZero() || due.UnixNano() == 0 {
-		return math.MinInt64
+	if n := nearestNanos(due); n != 0 {
+		return n
 	}
-	return due.UnixNano()
+	return math.MinInt64 // records keep the first nanosecond of 1970 as no time
+}
+
+// nearestNanos returns t in nanoseconds since 1970, or the nearest time that they
+// can hold. The zero time is the earliest.
+func nearestNanos(t time.Time) int64 {
+	switch {
+	case t.Before(time.Unix(0, math.MinInt64)):
+		return math.MinInt64
+	case t.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
+	}
+	return t.UnixNano()
 }
 
 func (o *outbox) list(parked bool) *ordered[*row] {
@@ -171,7 +183,7 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 				return
 			}
 			for _, last = range page {
-				if !q.Parked && !q.DueBy.IsZero() && last.due > dueKey(q.DueBy) {
+				if !q.Parked && !q.DueBy.IsZero() && last.due > nearestNanos(q.DueBy) {
 					return
 				}
 				m, err := store.DecodeMessage(last.sealed)

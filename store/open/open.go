@@ -44,6 +44,7 @@ package open
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/perdure/perdure/store"
@@ -95,6 +96,32 @@ func ForReading(ctx context.Context, uri string) (store.Log, error) {
 // partitions if there is none and the URI says nothing about them.
 func ForFilling(ctx context.Context, uri string, partitions int) (store.Log, error) {
 	return openWith(ctx, uri, func(t *place.Target) { t.Partitions = cmp.Or(t.Partitions, partitions) })
+}
+
+// Compact makes the files of the log that uri names as small as what it holds; see
+// [bbolt.Compact]. The log must not be open. It returns an error matching
+// [errors.ErrUnsupported] for a store that has no need of it: Pebble compacts itself
+// while it runs, and PostgreSQL has VACUUM.
+func Compact(ctx context.Context, uri string, progress func(store.Progress)) (bbolt.Compaction, error) {
+	t, err := place.Parse(uri)
+	if err != nil {
+		return bbolt.Compaction{}, fmt.Errorf("open %q: %w", place.Masked(uri), err)
+	}
+	switch t.Scheme {
+	case "bbolt":
+		var options []bbolt.Option
+		if t.LockTimeout > 0 {
+			options = append(options, bbolt.WithLockTimeout(t.LockTimeout))
+		}
+		return bbolt.Compact(ctx, t.Path, progress, options...)
+	case "pebble":
+		err = errors.New("pebble compacts itself while the log is open")
+	case "postgres", "postgresql":
+		err = errors.New("use VACUUM of PostgreSQL")
+	default:
+		err = fmt.Errorf("a log of %s: has no files", t.Scheme)
+	}
+	return bbolt.Compaction{}, fmt.Errorf("compact %q: %w: %w", place.Masked(uri), errors.ErrUnsupported, err)
 }
 
 // Schemes returns the schemes that Open knows, sorted.

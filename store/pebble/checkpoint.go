@@ -2,11 +2,12 @@ package pebble
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // Checkpoint makes a copy of the log in a directory that does not exist, in one
@@ -17,7 +18,8 @@ import (
 // On one file system the tables are linked, not copied, so it costs little
 // whatever the log holds, and takes room only as the log moves on. The copy is
 // complete and durable when Checkpoint returns nil; after an error what there is
-// of it can be deleted. A context that ends while it runs has no influence.
+// of it can be deleted. A context that ends while it runs has no influence. A log
+// that is opened for reading can be copied as well.
 func (l *Log) Checkpoint(ctx context.Context, dir string) error {
 	if err := l.checkpoint(ctx, dir); err != nil {
 		return fmt.Errorf("checkpoint %s to %s: %w", l.path, dir, err)
@@ -26,15 +28,16 @@ func (l *Log) Checkpoint(ctx context.Context, dir string) error {
 }
 
 func (l *Log) checkpoint(ctx context.Context, dir string) error {
-	if l.readOnly {
-		return fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
-	}
 	return l.view(ctx, func(r pebble.Reader) error {
 		var c counters
 		if err := c.load(r); err != nil {
 			return err
 		}
-		if err := l.apart(func() error { return l.db.Checkpoint(dir) }); err != nil {
+		copyFiles := func() error { return l.db.Checkpoint(dir) }
+		if l.readOnly {
+			copyFiles = func() error { return l.copyFiles(ctx, dir) }
+		}
+		if err := l.apart(copyFiles); err != nil {
 			return err
 		}
 		if l.walDir != "" {
@@ -53,3 +56,42 @@ func (l *Log) checkpoint(ctx context.Context, dir string) error {
 		return syncDir(l.fs, l.files.PathDir(dir))
 	})
 }
+
+// copyFiles copies the files of a log that is opened for reading to a new
+// directory: Pebble makes checkpoints of what it may write to only, and nothing
+// writes to the log as long as it is locked. What Pebble never changes is linked if
+// it can be.
+func (l *Log) copyFiles(ctx context.Context, to string) error {
+	if err := l.fs.MkdirAll(to, dirMode); err != nil {
+		return err
+	}
+	from := []string{l.dir}
+	if wal := l.walPath(); wal != l.dir {
+		from = append(from, wal)
+	}
+	for _, dir := range from {
+		names, err := l.files.List(dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if !ofPebble(name) {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			copyFile := vfs.Copy
+			if unchanging[filepath.Ext(name)] {
+				copyFile = vfs.LinkOrCopy
+			}
+			if err := copyFile(l.fs, l.files.PathJoin(dir, name), l.files.PathJoin(to, name)); err != nil {
+				return fmt.Errorf("copy %s: %w", name, err)
+			}
+		}
+	}
+	return syncDir(l.fs, to)
+}
+
+// unchanging are the endings of the files that Pebble writes once.
+var unchanging = map[string]bool{".sst": true, ".blob": true}

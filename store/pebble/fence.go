@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -21,6 +22,8 @@ var errFenced = errors.New("the log has been cut off from its files")
 // Invariant: once raise has returned, no operation runs or begins.
 type fence struct {
 	vfs.FS
+	readOnly bool // of a log that is opened for reading
+
 	mu    sync.RWMutex
 	up    bool
 	locks []io.Closer
@@ -163,9 +166,13 @@ func (f *fence) MkdirAll(dir string, perm os.FileMode) error {
 }
 
 // Lock implements [vfs.FS]. The lock is given back by its Close or by unlock,
-// whichever comes first.
+// whichever comes first. On a file system that is mounted for reading there is
+// nothing to lock: no process can write to the log.
 func (f *fence) Lock(name string) (io.Closer, error) {
 	c, err := f.FS.Lock(name)
+	if f.readOnly && errors.Is(err, syscall.EROFS) {
+		c, err = io.NopCloser(nil), nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func Open(path string, opts ...Option) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	l := &Log{path: path, config: c, fs: &fence{FS: c.files}, down: make(chan struct{})}
+	l := &Log{path: path, config: c, fs: &fence{FS: c.files, readOnly: c.readOnly}, down: make(chan struct{})}
 	l.writer.log = l
 	if err := l.open(); err != nil {
 		l.closed.Store(true)

@@ -39,13 +39,14 @@ const patience = 4 * time.Microsecond
 // come one after the other, each sees all before it, and a reader sees events in
 // the order of their positions; see docs/design/0010-postgres-order.md.
 //
-// The proof is a row that nobody else writes. If the connection is lost before
-// the answer to the commit, the committer takes the lock on a new connection,
-// and so waits until the old transaction has ended, and looks for the row.
+// The proof is a row that no other writer writes. If the connection is lost before
+// the answer to the commit, or the server says that it has not waited for a replica,
+// a resolver finds out what has become of the transaction, see doubt.
 type committer struct {
 	session
-	id     store.ID
+	writer
 	serial int64 // of the last proof
+	proofs int   // since those before were deleted
 	recall recall
 	needs  needs // of the transaction
 }
@@ -54,6 +55,14 @@ type committer struct {
 // before it if there is one; groups of callers that wait at the same time are
 // stored by the same transaction. See the package about errors.
 func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
+	if d := l.inDoubt(); d != nil { // a caller that waits for it can still leave
+		if err := l.ready(ctx); err != nil {
+			if ctx.Err() != nil || !errors.Is(err, errInDoubt) {
+				err = storekit.NotStored(err)
+			}
+			return nil, fmt.Errorf("commit to %s: %w", l.name, err)
+		}
+	}
 	results, err := l.queue.Commit(ctx, group, l.commit)
 	if err != nil {
 		return nil, fmt.Errorf("commit to %s: %w", l.name, err)
@@ -70,7 +79,15 @@ func (l *Log) commit(calls []*storekit.Call) {
 		return
 	}
 	// The transaction is everybody's: no caller's context ends it.
-	err := l.transact(context.WithoutCancel(calls[0].Ctx), calls)
+	ctx := context.WithoutCancel(calls[0].Ctx)
+	returned := false
+	defer func() {
+		if !returned && l.committer.conn != nil && l.inDoubt() == nil { // but panicked
+			l.dispute(ctx, errPanicked)
+		}
+	}()
+	err := l.transact(ctx, calls)
+	returned = true
 	for _, c := range calls {
 		c.Err = err
 	}
@@ -93,6 +110,9 @@ func live(calls []*storekit.Call) []*storekit.Call {
 // [store.ErrNotStored], or else the outcome is unknown.
 func (l *Log) transact(ctx context.Context, calls []*storekit.Call) error {
 	n := l.needs(calls)
+	if !l.takeIn() {
+		return errInDoubt
+	}
 	for try := 1; ; try++ {
 		if err := l.usable(); err != nil {
 			return storekit.NotStored(err)
@@ -126,11 +146,19 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (ou
 	ctx, cancel := context.WithTimeout(ctx, attemptMax)
 	defer cancel()
 	if w.conn == nil || w.conn.IsClosed() {
-		conn, err := l.connect(ctx)
+		conn, err := l.join(ctx, w.writer)
 		if err != nil {
 			return no, fmt.Errorf("connect: %w", err)
 		}
 		w.use(conn)
+	}
+	if w.isZero() && !n.check {
+		writer, err := l.register(ctx, w.conn)
+		if err != nil {
+			hangUp(w.conn) // a registration that is stored later is no harm
+			return no, lost(err)
+		}
+		w.join(writer)
 	}
 	if !n.check {
 		stored, done, err := l.ahead(ctx, calls, n)
@@ -187,7 +215,7 @@ func (l *Log) decide(f *facts, calls []*storekit.Call, n *needs, now time.Time, 
 
 // begin returns the statements that a transaction begins with.
 func (l *Log) begin() []statement {
-	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}}
+	begin := []statement{{sql: sqlBegin}}
 	if !l.tamper.unlocked {
 		begin = append(begin, statement{sqlLock, []any{l.lock}})
 	}
@@ -205,8 +233,6 @@ func (l *Log) store(ctx context.Context, m *message, p *plan, n *needs) (outcome
 		l.announce(p)
 	case no:
 		p.forget()
-	case unknown:
-		w.recall.forget()
 	}
 	return stored, err
 }
@@ -225,13 +251,20 @@ func (l *Log) end(ctx context.Context, err error) (outcome, error) {
 		}
 		return no, err
 	}
-	switch l.resolve(context.WithoutCancel(ctx), err) {
+	if l.tamper.guess {
+		hangUp(w.conn)
+		return no, lost(err)
+	}
+	switch l.await(l.dispute(ctx, err), l.tamper.resolveMax) {
 	case yes:
 		return yes, nil
 	case no:
 		return no, lost(err)
 	}
-	return unknown, fmt.Errorf("outcome unknown: %w", lost(err))
+	if !errors.Is(err, errUnconfirmed) {
+		err = lost(err)
+	}
+	return unknown, fmt.Errorf("outcome unknown: %w", err)
 }
 
 // readFacts begins the transaction, takes the lock, and reads what the batches
@@ -254,13 +287,20 @@ func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts)
 	return conn.SendBatch(ctx, b).Close()
 }
 
+// sqlBegin begins each transaction of a committer, whatever the defaults of the
+// session are.
+const sqlBegin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+
 // errUnsent says that the commit has not been sent.
 var errUnsent = errors.New("not sent")
+
+// errPanicked says that a commit has not returned.
+var errPanicked = errors.New("the commit has panicked")
 
 // write writes the plan, behind what is in the message, and commits.
 func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 	w := &l.committer
-	w.serial++
+	w.serial = max(w.serial+1, p.now.UnixNano()) // so proofs have an order over all writers
 	p.queue(m, &l.statements)
 	w.prove(m, &l.statements, p.now)
 	if l.tamper.written != nil {
@@ -271,24 +311,32 @@ func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 		m = &message{}
 	}
 	m.add("COMMIT")
-	return committed(w.send(ctx, m, &l.statements))
+	last, err := w.send(ctx, m, &l.statements)
+	return committed(last, w.warning, err)
 }
 
 // prove adds the proof of a transaction to a message.
 func (w *committer) prove(m *message, s *statements, now time.Time) {
 	m.add(s.proof, w.id.String(), w.serial, now.UnixNano())
-	if w.serial%trimEvery == 0 {
-		m.add(s.trim, w.id.String(), w.serial)
+	if w.proofs++; w.proofs == trimEvery {
+		w.proofs = 0
+		m.add(s.trim, w.id.String(), w.first, w.serial)
 	}
 }
 
 // committed returns the error of a message that ends with a commit: the server says
-// ROLLBACK where a statement before has failed.
-func committed(last pgconn.CommandTag, err error) error {
-	if err == nil && last.String() != "COMMIT" {
+// ROLLBACK where a statement before has failed, and warns if it has committed and has
+// not waited for a replica, or was not in a transaction.
+func committed(last pgconn.CommandTag, warning *pgconn.Notice, err error) error {
+	switch {
+	case err != nil:
+		return err
+	case last.String() != "COMMIT":
 		return fmt.Errorf("%w: the server has rolled back", errUnsent)
+	case warning != nil:
+		return fmt.Errorf("%w: %s (%s)", errUnconfirmed, warning.Message, warning.Code)
 	}
-	return err
+	return nil
 }
 
 // abandon ends a transaction that must not be stored, and returns its error,
@@ -306,68 +354,6 @@ func (w *committer) abandon(ctx context.Context, err error) error {
 		hangUp(w.conn) // the server rolls back as well
 	}
 	return err
-}
-
-// resolve finds out whether the transaction with the last proof is stored, after
-// its connection has been lost: it waits until that transaction has ended, and
-// looks for its proof. It gives up after [resolveMax].
-func (l *Log) resolve(ctx context.Context, why error) outcome {
-	w := &l.committer
-	pid := w.conn.PgConn().PID()
-	hangUp(w.conn)
-	if l.tamper.guess {
-		return no
-	}
-	l.logger.WarnContext(ctx, "connection lost in a commit, looking for its outcome", "log", l.name, "error", why)
-	ctx, cancel := context.WithTimeout(ctx, l.tamper.resolveMax)
-	defer cancel()
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		stored, err := l.proved(ctx, pid)
-		if err == nil {
-			if stored {
-				return yes
-			}
-			return no
-		}
-		l.logger.WarnContext(ctx, "outcome is not known yet", "log", l.name, "error", err)
-		select {
-		case <-ctx.Done():
-			return unknown
-		case <-time.After(wait):
-		}
-	}
-}
-
-// sqlEndSession ends the session that a committer has lost, if the server still has it:
-// without that a server whose network is cut would wait for its next statement.
-// The session must be this log's, so that no other that has got its number is ended.
-const sqlEndSession = `SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
-	WHERE a.pid = $1 AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-		AND l.classid = ($2::bigint >> 32 & 4294967295)::oid AND l.objid = ($2::bigint & 4294967295)::oid
-		AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`
-
-// proved looks for the last proof, on a new connection, which becomes the committer's.
-func (l *Log) proved(ctx context.Context, pid uint32) (stored bool, err error) {
-	w := &l.committer
-	conn, err := l.connect(ctx)
-	if err != nil {
-		return false, err
-	}
-	if _, err := conn.Exec(ctx, sqlEndSession, int64(pid), l.lock); err != nil && refusal(err) == nil {
-		hangUp(conn)
-		return false, err
-	}
-	b := &pgx.Batch{}
-	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-	b.Queue(sqlLock, l.lock)
-	b.Queue(l.statements.proved, w.id.String(), w.serial).QueryRow(func(row pgx.Row) error { return row.Scan(&stored) })
-	b.Queue("ROLLBACK")
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
-		hangUp(conn)
-		return false, err
-	}
-	w.use(conn)
-	return stored, nil
 }
 
 // clock returns the time of a commit: now, or a nanosecond after the last commit

@@ -21,9 +21,14 @@ const (
 	// for longer.
 	lockMax = 30 * time.Second
 	idleMax = 20 * time.Second
-	// resolveMax bounds how long a committer that has lost its connection looks
-	// for the outcome.
-	resolveMax = 45 * time.Second
+	// resolveMax bounds how long a commit whose connection is lost waits for its
+	// outcome, and resolveWaitMax how long its resolver waits between two tries, of
+	// which there is no end.
+	resolveMax     = 45 * time.Second
+	resolveWaitMax = 250 * time.Millisecond
+	// readyMax bounds how long a read or a commit waits for an outcome that an
+	// earlier commit has given up.
+	readyMax = 45 * time.Second
 	// attemptMax bounds one try of a transaction, so that a network which swallows
 	// everything is noticed; it is more than lockMax by what a large group may take.
 	attemptMax = 90 * time.Second
@@ -42,6 +47,7 @@ const (
 	codeUnique       = "23505"
 	codeDivision     = "22012"
 	codePrivilege    = "42501"
+	codeReadOnly     = "25006"
 	codeSerialize    = "40001"
 	codeDeadlock     = "40P01"
 	codeLockTimeout  = "55P03"
@@ -60,6 +66,7 @@ const sqlSession = `SELECT set_config('synchronous_commit',
 	set_config('enable_hashjoin', 'off', false),
 	set_config('enable_mergejoin', 'off', false),
 	set_config('jit', 'off', false),
+	set_config('client_min_messages', 'warning', false),
 	set_config('lock_timeout', $1, false),
 	set_config('idle_in_transaction_session_timeout', $2, false)`
 
@@ -78,6 +85,7 @@ func poolConfig(url string, c *config) (*pgxpool.Config, error) {
 	pc.MaxConns = int32(c.poolSize)
 	pc.MinConns = min(pc.MinConns, pc.MaxConns)
 	pc.AfterConnect = c.prepareSession
+	pc.ConnConfig.OnNotice = noteWarning
 	if pc.ConnConfig.ConnectTimeout == 0 || pc.ConnConfig.ConnectTimeout > connectMax {
 		pc.ConnConfig.ConnectTimeout = connectMax
 	}
@@ -150,7 +158,7 @@ func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := l.usable(); err != nil {
+		if err := l.ready(ctx); err != nil {
 			return err
 		}
 		conn, err := l.pool.Acquire(ctx)
@@ -161,6 +169,8 @@ func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error
 			conn.Release()
 		}
 		switch {
+		case err == nil && l.inDoubt() != nil:
+			try = 0 // what has been read may not last
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -79,7 +78,7 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool)
 	if err != nil {
 		return nil, err
 	}
-	s, w := newStatements(schema), committer{id: store.ID{1}}
+	s, w := newStatements(schema), committer{writer: writer{id: store.ID{1}}}
 	w.use(conn)
 	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}, {sqlLock, []any{lockKey(schema, "commit")}}}
 	return func(events []*store.Event) error {
@@ -113,14 +112,11 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool)
 	}, nil
 }
 
-// EndSession ends the session of the process id as a committer does that has lost
-// it, and reports whether there was one that holds the lock.
-func (l *Log) EndSession(ctx context.Context, conn *pgx.Conn, pid uint32) (ended bool, err error) {
-	err = conn.QueryRow(ctx, sqlEndSession, int64(pid), l.lock).Scan(&ended)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = nil
-	}
-	return ended, err
+// EndSessions ends the sessions of the log's writer as a resolver does, and returns
+// how many there were. It is for a pause.
+func (l *Log) EndSessions(ctx context.Context, conn *pgx.Conn) (ended int64, err error) {
+	tag, err := conn.Exec(ctx, sqlEndSessions, l.committer.id.String())
+	return tag.RowsAffected(), err
 }
 
 // PID returns the process id of the session that commits. It is for a pause.

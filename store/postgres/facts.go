@@ -356,7 +356,7 @@ type statements struct {
 	deleteMessages, putMessages                                string
 	deleteReceipts, putReceipts, addReceipts                   string
 	deleteClaims, putClaims, deleteBookmarks, putBookmarks     string
-	proof, proved, trim                                        string
+	proof, trim, depart                                        string
 	load, stream, scan, first, pending, parked, receipt, owner string
 	receiptsOf, claimsOf, bookmarks, deletions, pruned         string
 }

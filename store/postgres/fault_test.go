@@ -338,13 +338,8 @@ func TestASessionThatIsLostButStillHoldsTheLockIsEnded(t *testing.T) {
 		if pauses++; pauses > 1 {
 			return
 		}
-		own, err := l.EndSession(t.Context(), conn, conn.PgConn().PID())
-		if own || err != nil {
-			t.Errorf("a session without the lock: ended %t, %v", own, err)
-		}
-		ended, err := l.EndSession(t.Context(), conn, l.PID())
-		if !ended || err != nil {
-			t.Errorf("the session with the lock: ended %t, %v", ended, err)
+		if ended, err := l.EndSessions(t.Context(), conn); ended != 1 || err != nil {
+			t.Errorf("sessions of the writer: ended %d, %v, want one", ended, err)
 		}
 	}))
 	if err := commitOne(t.Context(), l, rich(key("a"), 0, "e")); err != nil {

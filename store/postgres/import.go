@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -22,6 +23,7 @@ import (
 type filling struct {
 	log    *Log
 	conn   *pgx.Conn
+	tx     pgx.Tx // of conn
 	origin store.Origin
 	failed error
 	done   bool
@@ -53,7 +55,7 @@ const (
 func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, error) {
 	err := ctx.Err()
 	if err == nil {
-		err = l.usable()
+		err = l.ready(ctx)
 	}
 	if err == nil {
 		err = from.Validate(l.info.Partitions)
@@ -62,8 +64,9 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	if err == nil {
 		conn, err = l.connect(ctx)
 	}
+	var tx pgx.Tx
 	if err == nil {
-		if err = l.mark(ctx, conn); err != nil {
+		if tx, err = l.mark(ctx, conn); err != nil {
 			l.letGo(conn)
 		}
 	}
@@ -75,14 +78,21 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	}
 	l.unfinished.Store(true)
 	from.Heads = slices.Clone(from.Heads)
-	return &filling{log: l, conn: conn, origin: from, heads: make([]uint64, l.info.Partitions)}, nil
+	return &filling{log: l, conn: conn, tx: tx, origin: from, heads: make([]uint64, l.info.Partitions)}, nil
 }
 
 // mark marks an empty log, durably, and begins the transaction that fills it.
-func (l *Log) mark(ctx context.Context, conn *pgx.Conn) error {
+func (l *Log) mark(ctx context.Context, conn *pgx.Conn) (tx pgx.Tx, err error) {
+	// The session can be ended if its commit is lost.
+	l.writing.Lock()
+	id := l.committer.id
+	l.writing.Unlock()
+	if err := attach(ctx, conn, id); err != nil {
+		return nil, err
+	}
 	// The caller takes the time between two steps that it takes.
 	if _, err := conn.Exec(ctx, "SET idle_in_transaction_session_timeout = 0"); err != nil {
-		return err
+		return nil, err
 	}
 	var unfinished, used bool
 	look := func(q querier) error {
@@ -97,7 +107,7 @@ func (l *Log) mark(ctx context.Context, conn *pgx.Conn) error {
 		}
 		return nil
 	}
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	err = l.transaction(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, sqlLock, l.lock); err != nil {
 			return err
 		}
@@ -111,9 +121,9 @@ func (l *Log) mark(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	})
 	if err == nil {
-		_, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+		tx, err = conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	}
-	return err
+	return tx, err
 }
 
 // Add implements [store.Import]. It sends records some thousand at a time.
@@ -357,7 +367,7 @@ func (f *filling) addMessages(records []store.Record) ([]copying, error) {
 			if m.Timer != "" {
 				timer = &m.Timer
 			}
-			return []any{int64(m.Sequence), dueNanos(m.Due), m.Parked, m.Source.Kind, m.Source.ID, timer, store.AppendMessage(nil, m)}
+			return []any{int64(m.Sequence), storekit.DueKey(m.Due), m.Parked, m.Source.Kind, m.Source.ID, timer, store.AppendMessage(nil, m)}
 		},
 	}}, nil
 }
@@ -411,11 +421,7 @@ func (f *filling) Finish(ctx context.Context) error {
 		if err := f.conn.SendBatch(ctx, b).Close(); err != nil {
 			return err
 		}
-		tag, err := f.conn.Exec(ctx, "COMMIT")
-		if err == nil && tag.String() != "COMMIT" {
-			err = fmt.Errorf("the server answers a commit with %s", tag)
-		}
-		return err
+		return l.commitTx(ctx, f.tx)
 	})
 	if err != nil {
 		return err

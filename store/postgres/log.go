@@ -121,6 +121,11 @@ type Log struct {
 
 	writing   sync.Mutex
 	committer committer
+
+	doubt    atomic.Pointer[doubt] // written by the owner of the committer
+	resolver sync.WaitGroup
+	giveUp   context.CancelFunc // of the last resolver; nil if there was none
+	closing  chan struct{}      // closed by Close
 }
 
 var (
@@ -218,14 +223,26 @@ func (l *Log) Close() error {
 	if !l.closed.CompareAndSwap(false, true) {
 		return fmt.Errorf("close %s: %w", l.name, store.ErrClosed)
 	}
+	close(l.closing) // reads do not wait for an outcome any more
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	l.watch.close()
+	if d := l.inDoubt(); d != nil {
+		l.await(d, min(connectMax, l.tamper.resolveMax))
+		l.giveUp()
+	}
+	l.resolver.Wait()
+	known := l.takeIn()
+	if !known {
+		l.logger.Warn("closed while an outcome is not known", "log", l.name)
+	}
 	if w := &l.committer; w.conn != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), connectMax)
 		defer cancel()
-		// Proofs that stay are deleted by whoever opens the log a day later.
-		_, _ = w.conn.Exec(ctx, l.statements.trim, w.id.String(), w.serial+1)
+		if known && !w.isZero() && !w.conn.IsClosed() {
+			// Proofs that stay are deleted when the log has been opened many times.
+			_, _ = w.conn.Exec(ctx, l.statements.depart, w.id.String())
+		}
 		_ = w.conn.Close(ctx)
 	}
 	l.pool.Close()

@@ -26,7 +26,7 @@ const sqlOrigin = `SELECT unfinished, (SELECT CASE WHEN is_called THEN last_valu
 func (l *Log) moment(ctx context.Context) (*moment, error) {
 	err := ctx.Err()
 	if err == nil {
-		err = l.usable()
+		err = l.ready(ctx)
 	}
 	if err != nil {
 		return nil, err

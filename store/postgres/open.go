@@ -44,14 +44,11 @@ func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
 		lock:       lockKey(c.schema, "commit"),
 		statements: newStatements(c.schema),
 		queue:      storekit.Queue{Patience: patience},
+		closing:    make(chan struct{}),
 	}
-	id, err := uuid.NewV7()
-	if err == nil {
-		l.committer.id, l.committer.recall.min = store.ID(id), c.tamper.aloneMin
-		l.committer.recall.forget()
-		err = l.open(ctx, pc)
-	}
-	if err != nil {
+	l.committer.recall.min = c.tamper.aloneMin
+	l.committer.recall.forget()
+	if err := l.open(ctx, pc); err != nil {
 		return nil, fmt.Errorf("open %s: %w", l.name, err)
 	}
 	return l, nil
@@ -66,7 +63,11 @@ func (l *Log) open(ctx context.Context, pc *pgxpool.Config) error {
 		hangUp(conn)
 		return err
 	}
-	l.committer.use(conn)
+	if err := l.enter(ctx, conn); err != nil {
+		hangUp(conn)
+		l.pool.Close()
+		return err
+	}
 	l.watch.open(l)
 	return nil
 }
@@ -127,8 +128,6 @@ func (l *Log) examine(ctx context.Context, conn *pgx.Conn) error {
 const (
 	sqlInfo    = `SELECT info, unfinished FROM S.log`
 	sqlPutInfo = `INSERT INTO S.log (info) VALUES ($1) ON CONFLICT (one) DO NOTHING`
-	// Proofs of committers that are no more.
-	sqlSweep = `DELETE FROM S.commits WHERE at < now() - interval '1 day'`
 )
 
 // describe reads what the log is, and writes it if it is new. Of many that open
@@ -169,8 +168,7 @@ func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 		return store.ErrUnfinished
 	}
 	l.info = *info
-	_, err = conn.Exec(ctx, in(l.schema, sqlSweep))
-	return err
+	return nil
 }
 
 func newStatements(schema string) statements {
@@ -186,7 +184,7 @@ func newStatements(schema string) statements {
 		deleteReceipts: s(sqlDeleteReceipts), putReceipts: s(sqlPutReceipts), addReceipts: s(sqlAddReceipts),
 		deleteClaims: s(sqlDeleteClaims), putClaims: s(sqlPutClaims),
 		deleteBookmarks: s(sqlDeleteBookmarks), putBookmarks: s(sqlPutBookmarks),
-		proof: s(sqlProof), proved: s(sqlProved), trim: s(sqlTrim),
+		proof: s(sqlProof), trim: s(sqlTrim), depart: s(sqlDepart),
 
 		load: s(sqlLoad), stream: s(sqlStream), scan: strings.Replace(s(sqlScan), "%s", "", 1),
 		first: s(sqlFirst), pruned: s(sqlPruned), pending: s(sqlPending), parked: s(sqlParked),

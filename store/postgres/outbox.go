@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -39,9 +40,9 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 }
 
 func (l *Log) messages(ctx context.Context, p *page, q store.MessageQuery, yield func(*store.Message, error) bool) error {
-	due, sequence, through := dueNanos(q.AfterDue), int64(min(q.After, math.MaxInt64)), int64(math.MaxInt64)
+	due, sequence, through := storekit.DueKey(q.AfterDue), int64(min(q.After, math.MaxInt64)), int64(math.MaxInt64)
 	if !q.DueBy.IsZero() {
-		through = dueNanos(q.DueBy)
+		through = storekit.DueBound(q.DueBy)
 	}
 	for more := true; more; {
 		sql, args := l.statements.pending, []any{due, sequence, through, pageRowsMax, pageBytesMax}

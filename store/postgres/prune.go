@@ -108,13 +108,13 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 	if err := key.Validate(); err != nil {
 		return 0, err
 	}
-	if err := l.usable(); err != nil {
+	if err := l.ready(ctx); err != nil {
 		return 0, err
 	}
 	total := 0
 	for {
 		n := 0
-		err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) (err error) {
+		err := l.transaction(ctx, l.pool, func(tx pgx.Tx) (err error) {
 			if _, err := tx.Exec(ctx, sqlLock, l.lock); err != nil {
 				return err
 			}
@@ -140,4 +140,24 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 			return total, nil
 		}
 	}
+}
+
+// A beginner begins transactions.
+type beginner interface {
+	BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
+}
+
+// transaction runs fn in a transaction that is none of the committer's, and commits it.
+func (l *Log) transaction(ctx context.Context, on beginner, fn func(tx pgx.Tx) error) error {
+	tx, err := on.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	if err != nil {
+		return err
+	}
+	if err := fn(tx); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectMax)
+		defer cancel()
+		_ = tx.Rollback(ctx) // a session that is lost is rolled back as well
+		return err
+	}
+	return l.commitTx(ctx, tx)
 }

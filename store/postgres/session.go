@@ -16,7 +16,9 @@ import (
 type session struct {
 	conn  *pgx.Conn
 	names map[string]string // of the statements that scripts execute, by their text
-	room  []byte            // for scripts
+	// warning is what the server has warned of in the last statement of a message.
+	warning *pgconn.Notice
+	room    []byte // for scripts
 }
 
 // roomMax is how much room a session keeps.
@@ -39,9 +41,9 @@ func (x *session) send(ctx context.Context, m *message, s *statements) (last pgc
 		}
 	}
 	b := m.pipeline(s)
-	if n := len(b.QueuedQueries); n > 0 {
-		b.QueuedQueries[n-1].Exec(func(tag pgconn.CommandTag) error {
-			last = tag
+	for _, q := range b.QueuedQueries[max(len(b.QueuedQueries)-2, 0):] {
+		q.Exec(func(tag pgconn.CommandTag) error {
+			last, x.warning = tag, takeWarning(x.conn)
 			return nil
 		})
 	}
@@ -87,7 +89,7 @@ func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag,
 		}
 		switch m := m.(type) {
 		case *pgproto3.CommandComplete:
-			last = pgconn.NewCommandTag(string(m.CommandTag))
+			last, x.warning = pgconn.NewCommandTag(string(m.CommandTag)), takeWarning(x.conn)
 		case *pgproto3.ErrorResponse:
 			if err == nil {
 				err = pgconn.ErrorResponseToPgError(m)
@@ -99,4 +101,25 @@ func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag,
 			return last, err
 		}
 	}
+}
+
+// warningKey is where a connection keeps what the server has warned of.
+const warningKey = "perdure.warning"
+
+// noteWarning keeps a warning of the server until it is taken. The server says in any
+// language what it is about, but not how severe it is.
+func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
+	if n.SeverityUnlocalized == "WARNING" {
+		conn.CustomData()[warningKey] = n
+	}
+}
+
+// takeWarning returns what the server has warned of since the last time, or nil.
+func takeWarning(conn *pgx.Conn) *pgconn.Notice {
+	data := conn.PgConn().CustomData()
+	n, _ := data[warningKey].(*pgconn.Notice)
+	if n != nil {
+		delete(data, warningKey)
+	}
+	return n
 }

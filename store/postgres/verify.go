@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -106,7 +108,9 @@ func (m *moment) verifyMessages(ctx context.Context, fault func(error)) error {
 		if err != nil {
 			return nil //nolint:nilerr // an export tells of it
 		}
-		if int64(r.Sequence) != sequence || dueNanos(r.Due) != due || r.Parked != parked || r.Source != (store.Key{Kind: kind, ID: id}) || r.Timer != timer {
+		// A row that an older version has written for the first nanosecond of 1970 has 0.
+		dueWrong := storekit.DueKey(r.Due) != storekit.DueKey(time.Unix(0, due))
+		if int64(r.Sequence) != sequence || dueWrong || r.Parked != parked || r.Source != (store.Key{Kind: kind, ID: id}) || r.Timer != timer {
 			fault(&store.CorruptError{
 				What: "message", Where: fmt.Sprintf("table messages, sequence %d", sequence), Key: r.Source,
 				Reason: fmt.Sprintf("the columns of the row say due %d, parked %t, timer %q of %s/%s", due, parked, timer, kind, id),

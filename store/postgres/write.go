@@ -1,9 +1,7 @@
 package postgres
 
 import (
-	"math"
-	"time"
-
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -44,8 +42,9 @@ const (
 
 	sqlProof = `INSERT INTO S.commits (writer, serial) SELECT $1::uuid, $2::bigint
 		WHERE setval('S.clock', $3::bigint) IS NOT NULL`
-	sqlProved = `SELECT EXISTS (SELECT FROM S.commits WHERE writer = $1::uuid AND serial = $2::bigint)`
-	sqlTrim   = `DELETE FROM S.commits WHERE writer = $1::uuid AND serial < $2::bigint`
+	// The first row of a writer stays.
+	sqlTrim   = `DELETE FROM S.commits WHERE writer = $1::uuid AND serial > $2::bigint AND serial < $3::bigint`
+	sqlDepart = `DELETE FROM S.commits WHERE writer = $1::uuid`
 )
 
 // recordRoom is more than most records take that have no payload.
@@ -165,7 +164,7 @@ func (p *plan) queueMessages(out *message, s *statements) {
 			gone = append(gone, int64(sequence))
 			continue
 		}
-		sequences, dues, parked = append(sequences, int64(sequence)), append(dues, dueNanos(m.Due)), append(parked, m.Parked)
+		sequences, dues, parked = append(sequences, int64(sequence)), append(dues, storekit.DueKey(m.Due)), append(parked, m.Parked)
 		kinds, ids = append(kinds, m.Source.Kind), append(ids, m.Source.ID)
 		var timer *string
 		if m.Timer != "" {
@@ -200,13 +199,4 @@ func (p *plan) queueBookmarks(out *message, s *statements) {
 	if len(put) > 0 {
 		out.add(s.putBookmarks, put, putIn, records)
 	}
-}
-
-// dueNanos returns a due time as the column has it: a message that is due at
-// once comes before all others.
-func dueNanos(t time.Time) int64 {
-	if t.IsZero() {
-		return math.MinInt64
-	}
-	return t.UnixNano()
 }

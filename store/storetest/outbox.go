@@ -62,6 +62,15 @@ var outboxCases = []testCase{
 		x.wantMessages("by 1", x.messages(store.MessageQuery{DueBy: noon.Add(1)}), "now", "at 1")
 		x.wantMessages("by 2", x.messages(store.MessageQuery{DueBy: noon.Add(2)}), "now", "at 1", "at 2")
 	}},
+	{name: "a time that nanoseconds cannot hold selects as the nearest that they can", needs: outboxNeed, run: func(x *fixture) {
+		early := time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC)
+		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.timer("t1", "late", noon), x.timer("t2", "early", early)}})
+		for _, year := range []int{2400, 9999} {
+			x.wantMessages(fmt.Sprint("by ", year), x.messages(store.MessageQuery{DueBy: time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)}), "early", "late")
+		}
+		x.wantMessages("by 1000", x.messages(store.MessageQuery{DueBy: time.Date(1000, 1, 1, 0, 0, 0, 0, time.UTC)}))
+		x.wantMessages("by 1970", x.messages(store.MessageQuery{DueBy: time.Unix(0, 0)}), "early")
+	}},
 	{name: "the outbox can be paged through", needs: outboxNeed, run: func(x *fixture) {
 		var wanted []string
 		for i := range 300 {

@@ -126,11 +126,23 @@ var wholeCases = []testCase{
 			}
 		}
 	}},
-	{name: "a receipt or bookmark above what there is is a fault", needs: []need{exporter, receipts, bookmarks}, run: func(x *fixture) {
-		x.commit(&store.Batch{Key: book("a"), Events: x.events("1"), Receipts: []store.Receipt{{Name: "r", Version: 2}}})
-		want(x, "faults", x.verify(x.log).FaultCount, 1)
-		x.mark(store.Bookmark{Name: "b", Position: 9})
-		want(x, "faults", x.verify(x.log).FaultCount, 2)
+	{name: "nothing that a commit has taken is a fault", needs: []need{exporter, outbox, receipts, bookmarks}, run: func(x *fixture) {
+		epoch := x.timer("t", "due in 1970", time.Unix(0, 0))
+		x.commit(&store.Batch{
+			Key: book("a"), Events: x.events("1"), Receipts: []store.Receipt{{Name: "r", Version: 1}}, Enqueue: []store.Message{epoch},
+			// Those of a reader of another log.
+			Bookmarks: []store.Bookmark{{Name: "b", Position: 9}, {Name: "c", Position: store.NewPosition(100, 0)}},
+		})
+		for what, b := range map[string]*store.Batch{
+			"a receipt of a later version":   {Key: book("a"), Expected: 1, Events: x.events("2"), Receipts: []store.Receipt{{Name: "later", Version: 3}}},
+			"a receipt of no version so far": {Key: book("b"), Receipts: []store.Receipt{{Name: "r", Version: 1}}},
+		} {
+			x.wantError(what, x.try(b).Err, store.ErrInvalid)
+		}
+		want(x, "faults", x.verify(x.log).FaultCount, 0)
+		want(x, "pending messages", len(x.messages(store.MessageQuery{})), 1)
+		after := x.messages(store.MessageQuery{})[0]
+		want(x, "messages behind the last", len(x.messages(store.MessageQuery{AfterDue: after.Due, After: after.Sequence})), 0)
 	}},
 	{name: "equal logs have equal digests and others do not", needs: exportNeed, run: func(x *fixture) {
 		x.append(book("a"), 0, "1")

@@ -1,0 +1,109 @@
+package pebble_test
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/pebble"
+)
+
+// A sealedFS is a file system that is mounted for reading.
+type sealedFS struct{ vfs.FS }
+
+func sealed(op, name string) error {
+	return &fs.PathError{Op: op, Path: name, Err: syscall.EROFS}
+}
+
+func (f sealedFS) Create(name string, _ vfs.DiskWriteCategory) (vfs.File, error) {
+	return nil, sealed("create", name)
+}
+
+func (f sealedFS) OpenReadWrite(name string, _ vfs.DiskWriteCategory, _ ...vfs.OpenOption) (vfs.File, error) {
+	return nil, sealed("open", name)
+}
+
+func (f sealedFS) Link(_, to string) error                  { return sealed("link", to) }
+func (f sealedFS) Remove(name string) error                 { return sealed("remove", name) }
+func (f sealedFS) RemoveAll(name string) error              { return sealed("remove", name) }
+func (f sealedFS) Rename(_, to string) error                { return sealed("rename", to) }
+func (f sealedFS) MkdirAll(dir string, _ os.FileMode) error { return sealed("mkdir", dir) }
+func (f sealedFS) Lock(name string) (io.Closer, error)      { return nil, sealed("open", name) }
+
+func TestReadOnly(t *testing.T) {
+	t.Parallel()
+	t.Run("reads a log on a medium that cannot be written", func(t *testing.T) {
+		t.Parallel()
+		dir := newDir(t)
+		l := openAt(t, dir)
+		commit(t, l, happened(book("a"), 0, 3))
+		closeLog(t, l)
+		r := openAt(t, dir, pebble.ReadOnly(), pebble.WithFS(sealedFS{vfs.Default}))
+		whole(t, r)
+		if got := versions(t, r.Read(t.Context(), book("a"), 0)); len(got) != 3 {
+			t.Errorf("got the versions %v, want three", got)
+		}
+		closeLog(t, r)
+		_, err := pebble.Open(dir, pebble.WithFS(sealedFS{vfs.Default}))
+		wantIs(t, err, syscall.EROFS) // not for writing
+	})
+
+	for name, c := range map[string]struct{ opts []pebble.Option }{
+		"is backed up": {},
+		"is backed up with its WAL in a directory apart": {opts: []pebble.Option{pebble.WithWALDir("wal")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := newDir(t)
+			l := openAt(t, dir, c.opts...)
+			fillTables(t, l)
+			commit(t, l, happened(book("in the WAL"), 0, 2))
+			closeLog(t, l)
+			r := openAt(t, dir, append(c.opts, pebble.ReadOnly())...)
+			path := filepath.Join(t.TempDir(), "backup")
+			if err := r.Backup(t.Context(), path, store.BackupOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			want, err := store.NewDigest(t.Context(), r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeLog(t, r)
+			b := openAt(t, path)
+			whole(t, b)
+			got, err := store.NewDigest(t.Context(), b, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if difference := want.Difference(got); difference != "" {
+				t.Errorf("the backup differs: %s", difference)
+			}
+			// What is written to the backup does not reach the log.
+			commit(t, b, happened(book("in the WAL"), 2, 1))
+			if err := b.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			closeLog(t, b)
+			l = openAt(t, dir, c.opts...)
+			whole(t, l)
+			commit(t, l, happened(book("in the WAL"), 2, 1))
+		})
+	}
+}
+
+// fillTables commits, and has Pebble write what is committed to tables.
+func fillTables(t *testing.T, l *pebble.Log) {
+	t.Helper()
+	for v := range store.Version(3) {
+		commit(t, l, happened(book("in tables"), v, 1))
+		if err := l.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,388 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/perdure/perdure/store"
+)
+
+// A doubt is a transaction whose outcome is not known, while a resolver looks for it.
+//
+// The client of a transaction can be gone and the transaction can still commit: its
+// message waits in a proxy or in the memory of a server that stands still, or its
+// session waits for a replica. So an outcome that has only been looked up is not one.
+// The resolver makes it one, in one transaction on a new connection:
+//
+//  1. It ends the sessions that this writer has had, whether they hold the lock or
+//     not; but not one that waits for a replica, since to end its wait makes visible
+//     what the replica may not have.
+//  2. It takes the lock. Whatever held it has ended then, one way or the other.
+//  3. It looks for the proof. If there is none, it moves the clock of the log forward,
+//     so that a message which was decided ahead and arrives later fails in its guard.
+//     A message that was decided on what it has read cannot arrive later: its session
+//     holds the lock until it ends.
+//  4. It changes the first row of this writer, and commits. That commit waits for a
+//     synchronous replica, which then has all that was committed before.
+//
+// Until that has succeeded once, the log reads and commits nothing: see Log.ready.
+type doubt struct {
+	serial int64         // of the proof that is looked for
+	done   chan struct{} // closed when the fields below are set
+
+	outcome outcome // unknown if the proof was deleted, and so cannot be looked for
+	writer  writer  // whose session is conn
+	conn    *pgx.Conn
+}
+
+// A writer is what proofs belong to: a Log, as long as it is open. Its first row is
+// there from before its first proof until all of its rows are deleted at once, so that
+// a proof that is absent beside it has never been there.
+type writer struct {
+	id    store.ID
+	first int64 // serial of the first row; all proofs have greater ones
+}
+
+// isZero reports whether the writer has no rows yet.
+func (w *writer) isZero() bool { return w.id == store.ID{} }
+
+// writersKept is of how many writers that have no session the last proof is kept. A
+// log that is open and has lost its connection may be one of them.
+const writersKept = 1024
+
+// Each session that commits holds an advisory lock that says whose it is, so that
+// others can tell whether a writer has a session, and the writer itself which are its own.
+const (
+	sqlPresence = `SELECT pg_advisory_lock_shared(hashtextextended('perdure ' || $1::text, 0))`
+
+	sqlHeld = `SELECT l.pid, (l.classid::bigint << 32) | l.objid::bigint AS key FROM pg_locks l
+		WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ShareLock' AND l.granted
+			AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+
+	sqlEndSessions = `SELECT pg_terminate_backend(a.pid) FROM (` + sqlHeld + `) h JOIN pg_stat_activity a ON a.pid = h.pid
+		WHERE h.key = hashtextextended('perdure ' || $1::text, 0) AND a.pid <> pg_backend_pid()
+			AND a.wait_event IS DISTINCT FROM 'SyncRep'`
+)
+
+// The statements of a resolver and of a registration. They are scripts, with literals
+// for arguments: ids and numbers.
+const (
+	sqlLook = `SELECT p.there, CASE WHEN p.there THEN 0 ELSE nextval('S.clock') END
+		FROM (SELECT EXISTS (SELECT FROM S.commits WHERE writer = $writer AND serial = $serial) AS there) p`
+	sqlConfirm = `UPDATE S.commits SET at = now() WHERE writer = $writer AND serial = $first`
+
+	sqlRegister = `INSERT INTO S.commits (writer, serial) VALUES ($writer, nextval('S.clock')) RETURNING serial`
+	// Of a writer without a session the first and the last row are kept, until many
+	// others have come after it.
+	sqlSweep = `WITH held AS MATERIALIZED (` + sqlHeld + `),
+		gone AS (SELECT w.*, row_number() OVER (ORDER BY w.last DESC) AS place
+			FROM (SELECT writer, min(serial) AS first, max(serial) AS last FROM S.commits GROUP BY writer) w
+			WHERE NOT EXISTS (SELECT FROM held WHERE held.key = hashtextextended('perdure ' || w.writer::text, 0)))
+		DELETE FROM S.commits c USING gone g
+			WHERE c.writer = g.writer AND (g.place > $kept OR c.serial NOT IN (g.first, g.last))`
+)
+
+// errInDoubt says that the log waits for the outcome of a commit.
+var errInDoubt = errors.New("the outcome of an earlier commit is not known yet")
+
+// errUnconfirmed says that the server has not waited for a replica.
+var errUnconfirmed = errors.New("the commit is not confirmed")
+
+// inDoubt returns the doubt that is not over, or nil.
+func (l *Log) inDoubt() *doubt {
+	d := l.doubt.Load()
+	if d == nil {
+		return nil
+	}
+	select {
+	case <-d.done:
+		return nil
+	default:
+		return d
+	}
+}
+
+// ready returns why the log answers nothing, or nil. While the outcome of a commit is
+// looked for, what is read may not be what it comes to, so that ready waits until it is
+// found, the context ends, or for [readyMax].
+func (l *Log) ready(ctx context.Context) error {
+	err := l.usable()
+	if err == nil && l.inDoubt() != nil {
+		if err = l.settled(ctx); err == nil {
+			err = l.usable()
+		}
+	}
+	return err
+}
+
+// settled waits until the log is not in doubt.
+func (l *Log) settled(ctx context.Context) error {
+	d := l.inDoubt()
+	if d == nil {
+		return nil
+	}
+	timer := time.NewTimer(l.tamper.readyMax)
+	defer timer.Stop()
+	select {
+	case <-d.done:
+		return nil
+	case <-l.closing:
+		return store.ErrClosed
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", errInDoubt, ctx.Err())
+	case <-timer.C:
+		return errInDoubt
+	}
+}
+
+// dispute starts a resolver for the last transaction, whose outcome is not known. Its
+// caller owns the committer.
+func (l *Log) dispute(ctx context.Context, why error) *doubt {
+	w := &l.committer
+	if w.conn != nil {
+		hangUp(w.conn)
+	}
+	w.recall.forget()
+	l.logger.WarnContext(ctx, "a commit is in doubt, looking for its outcome", "log", l.name, "error", why)
+	d := &doubt{serial: w.serial, writer: w.writer, done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	l.doubt.Store(d)
+	l.giveUp = cancel
+	l.resolver.Go(func() {
+		defer cancel()
+		l.resolve(ctx, d)
+	})
+	return d
+}
+
+// await waits for the outcome of a doubt for so long at most, and takes it in if it is
+// there. Its caller owns the committer.
+func (l *Log) await(d *doubt, most time.Duration) outcome {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-d.done:
+		l.takeIn()
+		return d.outcome
+	case <-timer.C:
+		return unknown
+	}
+}
+
+// commitTx commits a transaction that is none of the committer's. If it returns nil, what
+// the transaction has changed is durable; if it returns an error, the transaction is not
+// going to commit later, unless the error matches [errInDoubt]: the log is in doubt then.
+func (l *Log) commitTx(ctx context.Context, tx pgx.Tx) error {
+	takeWarning(tx.Conn())
+	err := tx.Commit(ctx)
+	warning := takeWarning(tx.Conn())
+	switch {
+	case err == nil && warning == nil:
+		return nil
+	case refusal(err) != nil, errors.Is(err, pgx.ErrTxCommitRollback):
+		return err
+	case err == nil: // it is durable as soon as what comes after it is
+		return l.fence(ctx, fmt.Errorf("%w: %s (%s)", errUnconfirmed, warning.Message, warning.Code))
+	}
+	return errors.Join(lost(err), l.fence(ctx, err))
+}
+
+// fence makes sure that a transaction whose commit is lost has ended, one way or the
+// other, and that what has been committed is durable.
+func (l *Log) fence(ctx context.Context, why error) error {
+	for own := false; !own; {
+		l.writing.Lock()
+		if l.committer.isZero() { // a role that may not write
+			l.writing.Unlock()
+			return nil
+		}
+		if own = l.takeIn(); own {
+			l.dispute(ctx, why)
+		}
+		l.writing.Unlock()
+		if err := l.settled(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeIn takes in a doubt that is over, and reports whether there is none any more. Its
+// caller owns the committer.
+func (l *Log) takeIn() bool {
+	d := l.doubt.Load()
+	if d == nil {
+		return true
+	}
+	if l.inDoubt() != nil {
+		return false
+	}
+	w := &l.committer
+	w.writer, w.serial = d.writer, max(w.serial, d.writer.first)
+	w.use(d.conn)
+	l.doubt.Store(nil)
+	return true
+}
+
+// resolve looks for the outcome of a doubt until it has found it, or the context ends.
+func (l *Log) resolve(ctx context.Context, d *doubt) {
+	wait := 5 * time.Millisecond
+	for try := 1; ; try++ {
+		err := l.look(ctx, d)
+		if err == nil {
+			close(d.done)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if try&(try-1) == 0 { // fewer and fewer
+			l.logger.WarnContext(ctx, "outcome is not known yet", "log", l.name, "try", try, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, resolveWaitMax)
+	}
+}
+
+// look looks once for the outcome of a doubt, on a new connection.
+func (l *Log) look(ctx context.Context, d *doubt) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptMax)
+	defer cancel()
+	conn, err := l.join(ctx, d.writer)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			hangUp(conn)
+		}
+	}()
+	results, err := l.lockedScript(ctx, conn, l.fill(sqlLook, d.writer, d.serial), l.fill(sqlConfirm, d.writer, d.serial))
+	if err != nil {
+		return err
+	}
+	found := no
+	if string(results[0].Rows[0][0]) == "t" {
+		found = yes
+	}
+	if results[1].CommandTag.RowsAffected() == 0 { // all rows of the writer are gone
+		if found == no {
+			found = unknown
+		}
+		// This commit waits for a replica in place of the other, which has changed nothing.
+		if d.writer, err = l.register(ctx, conn); err != nil {
+			return err
+		}
+	}
+	d.outcome, d.conn = found, conn
+	return nil
+}
+
+// fill puts arguments into the text of a statement.
+func (l *Log) fill(sql string, w writer, serial int64) string {
+	return strings.NewReplacer("$writer", "'"+w.id.String()+"'::uuid", "$first", strconv.FormatInt(w.first, 10),
+		"$serial", strconv.FormatInt(serial, 10), "$kept", strconv.Itoa(writersKept)).Replace(in(l.schema, sql))
+}
+
+// join opens a connection for a writer, and ends the other sessions of the writer.
+func (l *Log) join(ctx context.Context, w writer) (*pgx.Conn, error) {
+	conn, err := l.connect(ctx)
+	if err != nil || w.isZero() {
+		return conn, err
+	}
+	err = attach(ctx, conn, w.id)
+	if err == nil {
+		_, err = conn.Exec(ctx, sqlEndSessions, pgx.QueryExecModeExec, w.id.String())
+		if refusal(err) != nil {
+			err = nil // a role that may not end its own sessions waits for their end
+		}
+	}
+	if err != nil {
+		hangUp(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
+// attach marks a session as one of the writer.
+func attach(ctx context.Context, conn *pgx.Conn, id store.ID) error {
+	_, err := conn.Exec(ctx, sqlPresence, pgx.QueryExecModeExec, id.String())
+	return err
+}
+
+// enter makes the connection of a log that is being opened that of its committer, as a
+// writer unless the role may not write.
+func (l *Log) enter(ctx context.Context, conn *pgx.Conn) error {
+	l.committer.use(conn)
+	w, err := l.register(ctx, conn)
+	if e := refusal(err); e != nil && (e.Code == codePrivilege || e.Code == codeReadOnly) {
+		_, err = conn.Exec(ctx, "ROLLBACK")
+		return err
+	}
+	l.committer.join(w)
+	return err
+}
+
+// join makes the committer one of the writer.
+func (w *committer) join(as writer) { w.writer, w.serial = as, as.first }
+
+// register makes a new writer of a session that has none, or whose rows are gone. Like
+// a resolver it moves the clock under the lock, so that a message which another Log,
+// closed or lost by now, has sent and which arrives later fails in its guard; and what
+// has been committed before is then durable. It sweeps proofs of writers that are gone.
+func (l *Log) register(ctx context.Context, conn *pgx.Conn) (writer, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptMax)
+	defer cancel()
+	id, err := uuid.NewV7()
+	if err != nil {
+		return writer{}, err
+	}
+	w := writer{id: store.ID(id)}
+	if err := attach(ctx, conn, w.id); err != nil {
+		return writer{}, err
+	}
+	results, err := l.lockedScript(ctx, conn, l.fill(sqlRegister, w, 0), l.fill(sqlSweep, w, 0))
+	if err != nil {
+		return writer{}, fmt.Errorf("register as a writer: %w", err)
+	}
+	w.first, err = strconv.ParseInt(string(results[0].Rows[0][0]), 10, 64)
+	return w, err
+}
+
+// lockedScript runs statements in a transaction under the lock of the log, as one
+// message, and returns their results. It returns an error unless the transaction is
+// committed, and durable as the server says.
+func (l *Log) lockedScript(ctx context.Context, conn *pgx.Conn, statements ...string) ([]*pgconn.Result, error) {
+	lock := strings.Replace(sqlLock, "$1", "'"+strconv.FormatInt(l.lock, 10)+"'", 1)
+	all := slices.Concat([]string{sqlBegin, lock}, statements, []string{"COMMIT"})
+	var results []*pgconn.Result
+	reader := conn.PgConn().Exec(ctx, strings.Join(all, ";\n"))
+	for reader.NextResult() {
+		if len(results) < len(all)-1 {
+			takeWarning(conn) // those of COMMIT matter
+		}
+		results = append(results, reader.ResultReader().Read())
+	}
+	err := reader.Close()
+	var last pgconn.CommandTag
+	if n := len(results); n > 0 {
+		last = results[n-1].CommandTag
+	}
+	if err = committed(last, takeWarning(conn), err); err != nil {
+		return nil, err
+	}
+	return results[2 : len(all)-1], nil
+}
