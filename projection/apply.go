@@ -22,6 +22,8 @@ type plan struct {
 	types   map[string]struct{}
 	decoder decoder
 	becomes map[store.Key]string // kind and stored type to the type after upcasts
+	// selection is what the query selects.
+	selection *selection
 }
 
 // makePlan finds the stored types that the rules of a projection are for.
@@ -59,6 +61,7 @@ func makePlan(s *settings, kinds []perdure.AnyKind) (*plan, error) {
 		slices.Sort(types)
 		p.query.Types = slices.Compact(types)
 	}
+	p.selection = newSelection(p.query)
 	p.types = make(map[string]struct{}, len(p.query.Types))
 	for _, t := range p.query.Types {
 		p.types[t] = struct{}{}
@@ -84,6 +87,7 @@ type batch struct {
 	plan   *plan
 	events []store.Event
 	parked map[store.Key]*project.Parked // to be passed over
+	note   string                        // the key of a note that is there
 	any    []AnyEvent                    // a buffer for OnBatch
 	index  []int                         // of the events in any
 }
@@ -117,6 +121,17 @@ func guard(fn func() error) (err error) {
 }
 
 func (b *bound[Tx]) apply(ctx context.Context, t *batch) error {
+	if err := b.rules(ctx, t); err != nil {
+		return err
+	}
+	if err := b.check(ctx, t.note); err != nil {
+		return &eventError{from: 0, to: len(t.events), err: err} // which of them it was shows when they are fewer
+	}
+	return nil
+}
+
+// rules calls the rules.
+func (b *bound[Tx]) rules(ctx context.Context, t *batch) error {
 	if b.definition.batch != nil {
 		return b.applyBatch(ctx, t)
 	}

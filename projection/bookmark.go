@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
-	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
 )
 
 // bookmarkEvery is how often a runner moves its bookmarks in the log. They are
@@ -20,51 +21,106 @@ func bookmarkName(name string, version int) string {
 	return fmt.Sprintf("projection/%s/v%d", name, version)
 }
 
-// setBookmarks commits bookmarks to the log, if it has any.
-func (r *run) setBookmarks(ctx context.Context, marks []store.Bookmark) error {
-	if _, ok := r.log.(store.Bookmarks); !ok || len(marks) == 0 {
-		return nil
+// readers returns the registered readers of the log, nil if it keeps no bookmarks.
+func (r *run) readersOf() (*stream.Readers, error) {
+	readers, err := stream.NewReaders(r.log)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil, nil
 	}
-	results, err := r.log.Commit(ctx, []*store.Batch{{Bookmarks: marks}})
-	if err == nil && len(results) > 0 {
-		err = results[0].Err
+	return readers, err
+}
+
+// register has the log keep what the version has yet to read: above positions, one
+// for each partition. A read model is registered as an instance, since several of
+// one name can be built from one log. Every reset makes it another instance: a
+// runner that has not heard of the reset moves the one that is gone, or none.
+func (r *run) register(ctx context.Context, a *about, positions []store.Position) error {
+	readers, err := r.readersOf()
+	if readers == nil || err != nil {
+		return err
 	}
+	if r.back.volatile() {
+		positions = slices.Clone(positions)
+		for i, p := range positions {
+			positions[i] = store.NewPosition(p.Partition(), 0) // it is built from the start again
+		}
+	}
+	id := r.instanceID(a)
+	g, err := readers.Register(ctx, bookmarkName(r.name, r.version), id, positions...)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("set bookmarks: %w", err)
 	}
+	r.marking.Lock()
+	defer r.marking.Unlock()
+	for _, old := range append(r.reserved, r.registered) {
+		if old == "" || old == id {
+			continue
+		}
+		if err := readers.RemoveInstance(ctx, bookmarkName(r.name, r.version), old); err != nil {
+			return fmt.Errorf("set bookmarks: %w", err)
+		}
+	}
+	r.registration, r.registered, r.reserved = g, id, nil
 	return nil
 }
 
-// firstBookmarks has the log keep what a version has yet to read, wherever it is.
-func (r *run) firstBookmarks(ctx context.Context, heads []store.Position) error {
-	var marks []store.Bookmark
-	err := r.back.view(ctx, func(t txn) (err error) {
-		marks, err = r.passed(ctx, t, len(heads))
-		return err
-	})
+// reserve registers the version as it will be after a reset, beside what it is, and
+// returns what is to be called after the reset, whatever has become of it.
+func (r *run) reserve(ctx context.Context, a *about, positions []store.Position) (release func(), err error) {
+	readers, err := r.readersOf()
+	if readers == nil || err != nil || r.back.volatile() {
+		return func() {}, err
+	}
+	id := r.instanceID(a)
+	_, err = readers.Register(ctx, bookmarkName(r.name, r.version), id, positions...)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return func() {}, nil
+	}
 	if err != nil {
+		return nil, fmt.Errorf("set bookmarks: %w", err)
+	}
+	return func() {
+		// What is registered under the other id goes when the run begins again.
+		r.marking.Lock()
+		defer r.marking.Unlock()
+		r.reserved = append(r.reserved, id, r.registered)
+		r.registration, r.registered = nil, ""
+	}, nil
+}
+
+// unregister removes the registration of the version, as it is or was noted.
+func (r *run) unregister(ctx context.Context, a *about) error {
+	readers, err := r.readersOf()
+	if readers == nil || err != nil {
 		return err
 	}
-	return r.setBookmarks(ctx, marks)
+	r.marking.Lock()
+	defer r.marking.Unlock()
+	for _, id := range []string{r.instanceID(a), r.registered} {
+		if id == "" {
+			continue
+		}
+		if err := readers.RemoveInstance(ctx, bookmarkName(r.name, r.version), id); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return fmt.Errorf("remove bookmarks: %w", err)
+		}
+	}
+	r.registration, r.registered = nil, ""
+	return nil
 }
 
 // passed returns what the notes say: the positions that no lane of a partition
 // will want an event at or below of.
-func (r *run) passed(ctx context.Context, t txn, partitions int) ([]store.Bookmark, error) {
-	lanes, err := laneNotes(ctx, t, r.name, r.version)
-	if err != nil {
-		return nil, err
-	}
-	marks := make([]store.Bookmark, partitions)
+func (r *run) passed(ctx context.Context, t txn, lanes map[laneID]laneNote, partitions int) ([]store.Position, error) {
+	marks := make([]store.Position, partitions)
 	for p := range marks {
-		marks[p] = store.Bookmark{Name: bookmarkName(r.name, r.version), Position: store.LastPosition(p)}
+		marks[p] = store.LastPosition(p)
 	}
 	for id, n := range lanes {
 		if id.partition < partitions {
-			marks[id.partition].Position = min(marks[id.partition].Position, n.Position)
+			marks[id.partition] = min(marks[id.partition], n.Position)
 		}
 	}
 	prefix := versionPrefix(r.name, r.version) + "parked/"
@@ -77,12 +133,12 @@ func (r *run) passed(ctx context.Context, t txn, partitions int) ([]store.Bookma
 			return nil, fmt.Errorf("note %s: %w", n.Key, err)
 		}
 		if p := e.Position.Partition(); p < partitions {
-			marks[p].Position = min(marks[p].Position, e.Position-1)
+			marks[p] = min(marks[p], e.Position-1)
 		}
 	}
 	for p := range marks {
-		if marks[p].Position == store.LastPosition(p) {
-			marks[p].Position = store.NewPosition(p, 0) // the version has not begun
+		if marks[p] == store.LastPosition(p) {
+			marks[p] = store.NewPosition(p, 0) // there are no lanes of it
 		}
 	}
 	return marks, nil
@@ -90,58 +146,93 @@ func (r *run) passed(ctx context.Context, t txn, partitions int) ([]store.Bookma
 
 // keepBookmarks moves the bookmarks from time to time.
 func (r *run) keepBookmarks(ctx context.Context) {
-	last := map[int]store.Position{}
 	for r.sleep(ctx, bookmarkEvery, nil) {
-		if !r.mayMark() {
-			continue
-		}
-		if err := r.mark(ctx, last); err != nil && ctx.Err() == nil {
+		if err := r.mark(ctx); err != nil && ctx.Err() == nil {
 			r.logger.Warn("projection cannot set its bookmarks", "projection", r.name, "version", r.version, "error", err)
 		}
 	}
 }
 
-// mark moves the bookmarks that are not what they were last.
-func (r *run) mark(ctx context.Context, last map[int]store.Position) error {
-	var marks []store.Bookmark
-	err := r.back.view(ctx, func(t txn) (err error) {
-		marks, err = r.passed(ctx, t, len(r.readers))
-		return err
-	})
+// mark moves the bookmarks to where the notes are. Only the beginning of a version
+// sets bookmarks that are not there: a version without notes has been removed, and
+// one without a registration has been taken from the log by somebody.
+func (r *run) mark(ctx context.Context) error {
+	r.mu.Lock()
+	a := r.about
+	r.mu.Unlock()
+	f, err := r.look(ctx)
 	if err != nil {
-		return err
-	}
-	moved := marks[:0]
-	for _, m := range marks {
-		if last[m.Position.Partition()] != m.Position {
-			moved = append(moved, m)
+		// The target does not answer; the lanes know what was noted last.
+		known, ok := r.known(a.partitions)
+		if !ok {
+			return err
 		}
+		f = found{note: []byte{}, about: a, marks: known}
 	}
-	if err := r.setBookmarks(ctx, moved); err != nil {
-		return err
+	if f.note == nil {
+		return nil
 	}
-	for _, m := range moved {
-		last[m.Position.Partition()] = m.Position
+	if f.about.resets != a.resets || f.about.instance != a.instance {
+		r.restart()
+		return nil
 	}
-	return nil
+	if r.back.volatile() {
+		return nil
+	}
+	g := r.borrow(r.instanceID(&f.about))
+	if g == nil {
+		return nil
+	}
+	// Without the lock: a reset, which makes another instance of the version, does
+	// not wait for it.
+	err = g.Move(ctx, f.marks...)
+	if errors.Is(err, stream.ErrUnregistered) {
+		// It begins again if the version is still there, and finds out whether
+		// anything was deleted since.
+		r.restart()
+		return nil
+	}
+	r.giveRegistration(g, r.instanceID(&f.about))
+	return err
 }
 
-// mayMark reports whether the runner is at work: one that stands by leaves the
-// bookmarks to the other one, and one that is being reset or removed has none.
-func (r *run) mayMark() bool {
-	r.mu.Lock()
-	changing := r.changing
-	r.mu.Unlock()
-	if changing {
-		return false
+// known is what passed returns, as far as the lanes of this run know.
+func (r *run) known(partitions int) ([]store.Position, bool) {
+	marks := make([]store.Position, partitions)
+	for p := range marks {
+		marks[p] = store.LastPosition(p)
 	}
-	for _, l := range r.list() {
+	lanes := r.list()
+	for _, l := range lanes {
 		l.mu.Lock()
-		phase, err := l.core.Phase()
+		_, loaded := l.core.State()
+		at := l.core.Passed()
 		l.mu.Unlock()
-		if phase == project.Standby || phase == project.Loading || errors.Is(err, project.ErrRemoved) {
-			return false
+		if !loaded {
+			return nil, false
 		}
+		marks[l.id.partition] = min(marks[l.id.partition], at)
 	}
-	return true
+	return marks, len(lanes) > 0
+}
+
+// borrow takes the registration with an id, which one goroutine may use at a time,
+// or returns nil.
+func (r *run) borrow(id string) *stream.Registration {
+	r.marking.Lock()
+	defer r.marking.Unlock()
+	if r.registered != id {
+		return nil
+	}
+	g := r.registration
+	r.registration = nil
+	return g
+}
+
+func (r *run) giveRegistration(g *stream.Registration, id string) {
+	r.marking.Lock()
+	defer r.marking.Unlock()
+	if r.registered == id {
+		r.registration = g
+	}
 }

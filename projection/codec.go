@@ -21,9 +21,17 @@ import (
 //	<name>/v<version>/lane/<partition>/<lane>
 //	<name>/v<version>/parked/<partition>/<lane>/<length of kind>/<kind>/<id>
 //	<name>/v<version>/dead/<partition>/<lane>/<sequence>
+//	<name>/done/about
+//	<name>/done/lane/<partition>/<lane>
+//
+// The last two are those of the version that served last, if it has been removed:
+// they say which events have had their effects.
 const notesPrefix = "projection/"
 
 func servingKey(name string) string { return notesPrefix + name + "/serving" }
+
+// donePrefix begins the notes that are left of the version that served last.
+func donePrefix(name string) string { return notesPrefix + name + "/done/" }
 
 func versionsPrefix(name string) string { return notesPrefix + name + "/v" }
 
@@ -96,12 +104,37 @@ type about struct {
 	lanes, partitions int
 	log               store.ID
 	began             time.Time
+	selection         *selection // nil in notes of former times
+	instance          store.ID   // zero in notes of former times
+	resets            uint64
+	deleted           []store.Position // one for each partition in which something was deleted
+}
+
+// missing returns the position up to which events of a partition may have been
+// deleted when the version began.
+func (a *about) missing(partition int) store.Position {
+	for _, p := range a.deleted {
+		if p.Partition() == partition {
+			return p
+		}
+	}
+	return store.NewPosition(partition, 0)
 }
 
 func encodeAbout(a about) []byte {
 	p := &perdurev1.ProjectionVersion{Lanes: uint32(a.lanes), Partitions: uint32(a.partitions), TimeUnixNano: a.began.UnixNano()}
 	if !a.log.IsZero() {
 		p.LogId = a.log[:]
+	}
+	if a.selection != nil {
+		p.Selection = a.selection.message()
+	}
+	if !a.instance.IsZero() {
+		p.Instance = a.instance[:]
+	}
+	p.Resets = a.resets
+	for _, d := range a.deleted {
+		p.DeletedThrough = append(p.DeletedThrough, uint64(d))
 	}
 	return seal(p)
 }
@@ -119,6 +152,20 @@ func decodeAbout(b []byte) (about, error) {
 		return about{}, corrupt("version note", "%d lanes in %d partitions", a.lanes, a.partitions)
 	}
 	copy(a.log[:], p.GetLogId())
+	if n := len(p.GetInstance()); n != 0 && n != len(a.instance) {
+		return about{}, corrupt("version note", "instance of %d bytes", n)
+	}
+	copy(a.instance[:], p.GetInstance())
+	a.resets = p.GetResets()
+	for _, d := range p.GetDeletedThrough() {
+		if at := store.Position(d); at.Partition() >= a.partitions {
+			return about{}, corrupt("version note", "deletions in partition %d of %d", at.Partition(), a.partitions)
+		}
+		a.deleted = append(a.deleted, store.Position(d))
+	}
+	if p.Selection != nil {
+		a.selection = selectionOf(p.Selection)
+	}
 	return a, nil
 }
 
@@ -131,11 +178,18 @@ type laneNote struct {
 }
 
 func encodeLane(n *laneNote) []byte {
-	return seal(&perdurev1.ProjectionLane{
+	p := &perdurev1.ProjectionLane{
 		Position: uint64(n.Position), Revision: n.Revision, LatchedThrough: uint64(n.Latched),
 		Writer: n.Writer[:], Process: n.process, TimeUnixNano: n.time.UnixNano(),
 		Parked: uint32(n.Parked), Dead: uint32(n.Dead),
-	})
+	}
+	if !n.At.IsZero() {
+		p.EventId = n.At[:]
+	}
+	if n.Edges != "" {
+		p.Edges = []byte(n.Edges)
+	}
+	return seal(p)
 }
 
 // decodeLane decodes the note of a lane in a partition.
@@ -147,7 +201,7 @@ func decodeLane(b []byte, partition int) (laneNote, error) {
 	n := laneNote{
 		State: project.State{
 			Position: store.Position(p.GetPosition()), Revision: p.GetRevision(), Latched: store.Position(p.GetLatchedThrough()),
-			Parked: int(p.GetParked()), Dead: int(p.GetDead()),
+			Parked: int(p.GetParked()), Dead: int(p.GetDead()), Edges: string(p.GetEdges()),
 		},
 		process: p.GetProcess(), time: time.Unix(0, p.GetTimeUnixNano()).UTC(),
 	}
@@ -157,7 +211,14 @@ func decodeLane(b []byte, partition int) (laneNote, error) {
 	case n.Position.Partition() != partition || n.Latched.Partition() != partition:
 		return laneNote{}, corrupt("lane note", "position %v, latched through %v, in partition %d", n.Position, n.Latched, partition)
 	}
+	if k := len(p.GetEventId()); k != 0 && k != len(n.At) {
+		return laneNote{}, corrupt("lane note", "event id of %d bytes", k)
+	}
+	if err := n.Check(); err != nil {
+		return laneNote{}, corrupt("lane note", "%v", err)
+	}
 	copy(n.Writer[:], p.GetWriter())
+	copy(n.At[:], p.GetEventId())
 	return n, nil
 }
 
@@ -207,6 +268,15 @@ func decodeDead(b []byte) (*project.DeadLetter, error) {
 	return d, nil
 }
 
+// servingOf returns the version that serves, or zero.
+func servingOf(ctx context.Context, t txn, name string) (int, error) {
+	b, err := t.note(ctx, servingKey(name))
+	if b == nil || err != nil {
+		return 0, err
+	}
+	return decodeServing(b)
+}
+
 // errGone says that a note that must be there is not.
 var errGone = errors.New("there is no such note")
 
@@ -229,7 +299,12 @@ func readLane(ctx context.Context, t txn, key string, partition int) (laneNote, 
 
 // laneNotes reads the notes of all lanes of a version.
 func laneNotes(ctx context.Context, t txn, name string, version int) (map[laneID]laneNote, error) {
-	prefix := versionPrefix(name, version) + "lane/"
+	return lanesUnder(ctx, t, versionPrefix(name, version))
+}
+
+// lanesUnder reads the notes of all lanes of the version whose keys have a prefix.
+func lanesUnder(ctx context.Context, t txn, prefix string) (map[laneID]laneNote, error) {
+	prefix += "lane/"
 	list := map[laneID]laneNote{}
 	for n, err := range t.notes(ctx, prefix) {
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"sync"
-	"sync/atomic"
 
 	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
@@ -50,6 +49,26 @@ func (b *buffer) add(e *store.Event) {
 	}
 }
 
+// seen is how far a reader is, with the id of the event there, zero if it is not
+// known. One goroutine sets it.
+type seen struct {
+	mu sync.Mutex
+	p  store.Position
+	id store.ID
+}
+
+func (s *seen) set(p store.Position, id store.ID) {
+	s.mu.Lock()
+	s.p, s.id = p, id
+	s.mu.Unlock()
+}
+
+func (s *seen) get() (store.Position, store.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.p, s.id
+}
+
 // A feed hands events from the reader of a partition to one lane.
 //
 //  1. Everything that the lane wants at or below at is in filling or has been
@@ -61,7 +80,7 @@ func (b *buffer) add(e *store.Event) {
 //     opened the feed anew says nothing about what it has put since.
 type feed struct {
 	batch int
-	seen  *atomic.Uint64 // of the reader: all that an open feed is to get through it has been put
+	seen  *seen // of the reader: all that an open feed is to get through it has been put
 
 	mu      sync.Mutex
 	closed  bool
@@ -74,7 +93,7 @@ type feed struct {
 	space   chan struct{} // one element: there may be room
 }
 
-func newFeed(batch int, seen *atomic.Uint64) *feed {
+func newFeed(batch int, seen *seen) *feed {
 	return &feed{batch: batch, seen: seen, closed: true, filling: &buffer{}, spare: &buffer{}, space: make(chan struct{}, 1)}
 }
 
@@ -144,12 +163,18 @@ func (f *feed) mode(eager bool) (tell bool) {
 func (f *feed) take() (c project.Chunk, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	through := max(f.at, store.Position(f.seen.Load()))
+	through, id := f.seen.get()
+	if f.at > through {
+		through, id = f.at, store.ID{}
+	}
+	if n := len(f.filling.events); n > 0 && f.filling.events[n-1].Position == through {
+		id = f.filling.events[n-1].ID
+	}
 	if f.closed || through <= f.after || !f.eager && !f.flush && !f.full() {
 		return c, false
 	}
 	f.flush = false
-	c = project.Chunk{After: f.after, Through: through, Events: f.filling.events}
+	c = project.Chunk{After: f.after, Through: through, At: id, Events: f.filling.events}
 	f.filling, f.spare = f.spare, f.filling
 	f.filling.reset()
 	f.after, f.at = through, through
@@ -161,5 +186,6 @@ func (f *feed) take() (c project.Chunk, ok bool) {
 func (f *feed) ready() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !f.closed && max(f.at, store.Position(f.seen.Load())) > f.after && (f.eager || f.flush || f.full())
+	p, _ := f.seen.get()
+	return !f.closed && max(f.at, p) > f.after && (f.eager || f.flush || f.full())
 }

@@ -1,7 +1,6 @@
 package projection
 
 import (
-	"sync/atomic"
 	"testing"
 
 	"github.com/perdure/perdure/store"
@@ -9,7 +8,7 @@ import (
 
 func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 	t.Parallel()
-	var seen atomic.Uint64
+	var seen seen
 	f := newFeed(2, &seen)
 	put := func(p store.Position, want bool) {
 		t.Helper()
@@ -17,7 +16,7 @@ func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 		if err != nil || ready != want {
 			t.Errorf("put %v reports %t, %v", p, ready, err)
 		}
-		seen.Store(uint64(p))
+		seen.set(p, store.ID{byte(p)})
 	}
 	take := func(after, through store.Position, events int) {
 		t.Helper()
@@ -35,7 +34,7 @@ func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 	put(1, false) // it is closed
 	none()
 	f.open(0)
-	seen.Store(0)
+	seen.set(0, store.ID{})
 	none()
 	put(1, false) // too little
 	none()
@@ -43,7 +42,7 @@ func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 		t.Error("the lane is told when it may take what is there, once")
 	}
 	take(0, 1, 1)
-	seen.Store(5) // nothing that is wanted
+	seen.set(5, store.ID{}) // nothing that is wanted
 	take(1, 5, 0)
 	none()
 	put(4, false) // it was there before
@@ -51,7 +50,7 @@ func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 	f.shut()
 	none()
 	put(7, false)
-	seen.Store(2)
+	seen.set(2, store.ID{})
 	f.open(2) // as if it were far behind
 	none()
 	put(3, true)

@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,18 +28,20 @@ type lane struct {
 	mu      sync.Mutex // held while the core runs, not while an action does
 	core    *project.Lane
 	handled uint64 // events handed to rules, since the start
-	rate    rate
+	moves   uint64 // times that the notes were read or written, since the start
 
 	batch batch
 }
 
 func newLane(r *run, rd *reader, number int) *lane {
+	limits := r.limits
+	limits.Lane, limits.Lanes = number, r.lanes
 	l := &lane{
 		run: r, id: laneID{rd.partition, number}, reader: rd, feed: newFeed(r.limits.Batch, &rd.seen),
-		wake: make(chan struct{}, 1), core: project.New(r.self, r.limits, r.policy),
+		wake: make(chan struct{}, 1), core: project.New(r.self, limits, r.policy),
 	}
 	l.keys = keysOf(r.name, r.version, l.id)
-	l.batch.plan = r.plan
+	l.batch.plan, l.batch.note = r.plan, l.keys.lane
 	return l
 }
 
@@ -72,9 +75,6 @@ func (l *lane) start(ctx context.Context, wait *sync.WaitGroup) {
 	})
 }
 
-// errExited says that a rule has called runtime.Goexit.
-var errExited = errors.New("rule has ended its goroutine")
-
 // exited is called when the goroutine has been ended within an attempt. Should
 // the target have stored it all the same, the next attempt finds the note moved.
 func (l *lane) exited() {
@@ -107,6 +107,8 @@ func (l *lane) loop(ctx context.Context) {
 			l.try(ctx, a.Attempt)
 		case project.Read:
 			l.read(ctx, &a)
+		case project.Look:
+			l.look(ctx)
 		case project.Seek:
 			l.reader.seek(l, a.After)
 		}
@@ -137,8 +139,13 @@ func (l *lane) wait(ctx context.Context, at time.Time) {
 func (l *lane) load(ctx context.Context) {
 	var state *project.State
 	var parked []*project.Parked
+	other := false
 	err := l.run.back.view(ctx, func(t txn) error {
-		state, parked = nil, nil
+		state, parked, other = nil, nil, false
+		var err error
+		if other, err = l.run.isOther(ctx, t); other || err != nil {
+			return err
+		}
 		n, err := readLane(ctx, t, l.keys.lane, l.id.partition)
 		switch {
 		case errors.Is(err, errGone):
@@ -159,9 +166,49 @@ func (l *lane) load(ctx context.Context) {
 		}
 		return nil
 	})
-	l.input(func(c *project.Lane) { c.Loaded(state, parked, err, l.run.now()) })
+	if err == nil && other {
+		l.run.restart()
+		<-ctx.Done()
+		err = ctx.Err()
+	}
+	l.input(func(c *project.Lane) {
+		c.Loaded(state, parked, err, l.run.now())
+		l.moves++
+	})
 	if err != nil && ctx.Err() == nil {
 		l.run.complain(l, fmt.Errorf("read notes: %w", err))
+	}
+}
+
+// isOther reports whether the note of the version is another one than when the run
+// began: it was reset, or another program has taken it over. It is not another one
+// if there is none any more.
+func (r *run) isOther(ctx context.Context, t txn) (bool, error) {
+	b, err := t.note(ctx, r.aboutKey())
+	if b == nil || err != nil {
+		return false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !bytes.Equal(b, r.note), nil
+}
+
+// look reads where the version is that readers use.
+func (l *lane) look(ctx context.Context) {
+	var s project.Serving
+	err := l.run.back.view(ctx, func(t txn) error {
+		s = project.Serving{}
+		version, err := servingOf(ctx, t, l.run.name)
+		if version == 0 || version == l.run.version || err != nil {
+			return err
+		}
+		lanes, err := laneNotes(ctx, t, l.run.name, version)
+		s.Version, s.Lanes = version, statesOf(lanes, l.id.partition)
+		return err
+	})
+	l.input(func(c *project.Lane) { c.Looked(s, err, l.run.now()) })
+	if err != nil && ctx.Err() == nil {
+		l.run.complain(l, fmt.Errorf("read the notes of the version that serves: %w", err))
 	}
 }
 
@@ -196,22 +243,42 @@ func (l *lane) try(ctx context.Context, a *project.Attempt) {
 	l.mu.Lock()
 	if o.Result == project.Stored {
 		l.handled += uint64(len(a.Events))
-		l.rate.add(a.New.Position, now)
+		l.moves++
 	}
 	parked := a.Park
+	var failed *store.Event
+	if o.Result == project.Failed && (o.To-o.From == 1 || len(a.Events) == 1) {
+		failed = a.Events[min(o.From, len(a.Events)-1)].Clone()
+	}
 	l.core.Tried(o, now)
 	l.mu.Unlock()
+	if o.Result == project.Stored {
+		l.reader.measure(now)
+	}
 	switch {
+	case o.Err != nil && ctx.Err() == nil && failed != nil:
+		l.run.blame(l, failed, o.Err)
 	case o.Err != nil && ctx.Err() == nil:
 		l.run.complain(l, o.Err)
 	case o.Result == project.Stored && parked != nil:
 		l.run.logger.Warn("projection has parked an entity", "projection", l.run.name, "version", l.run.version,
-			"entity", parked.Key.String(), "from", uint64(parked.Version), "error", parked.Error)
+			"entity", parked.Key.String(), "from", uint64(parked.Version), "position", parked.Position.String(), "type", parked.Type, "error", parked.Error)
 	}
 }
 
 func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error {
+	if len(a.Taken) > 0 { // first, as a switch does, so that neither waits for the other
+		switch version, err := servingOf(ctx, t, l.run.name); {
+		case err != nil:
+			return err
+		case version != a.Serving:
+			return errMoved
+		}
+	}
 	if err := l.compare(ctx, t, a); err != nil && !canary.Broken("position-before-rows") {
+		return err
+	}
+	if err := l.take(ctx, t, a); err != nil {
 		return err
 	}
 	if len(a.Events) > 0 {
@@ -253,6 +320,29 @@ func (l *lane) compare(ctx context.Context, t txn, a *project.Attempt) error {
 	return nil
 }
 
+// take has the attempt take effects over from the version that serves. It returns
+// errMoved if that is not where it was looked at.
+func (l *lane) take(ctx context.Context, t txn, a *project.Attempt) error {
+	for i := range a.Taken {
+		k := &a.Taken[i]
+		key := keysOf(l.run.name, a.Serving, laneID{l.id.partition, k.Lane}).lane
+		n, err := readLane(ctx, t, key, l.id.partition)
+		switch {
+		case errors.Is(err, errGone):
+			return errMoved
+		case err != nil:
+			return err
+		case n.State != k.Old:
+			return errMoved
+		}
+		n.State = k.New
+		if err := t.setNote(ctx, key, encodeLane(&n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // move writes the note of the lane: the position, and what goes with it.
 func (l *lane) move(ctx context.Context, t txn, a *project.Attempt) error {
 	return t.setNote(ctx, l.keys.lane, encodeLane(&laneNote{State: a.New, process: l.run.process, time: l.run.now()}))
@@ -268,43 +358,48 @@ func (l *lane) outcome(ctx context.Context, err error) project.Outcome {
 	switch {
 	case isOwn && errors.Is(own, errMoved):
 		return project.Outcome{Result: project.Moved}
-	case isOwn && isFailed && !ofTarget(failed.err) && ctx.Err() == nil && l.answers(ctx):
-		return project.Outcome{Result: project.Failed, Err: failed.err, From: failed.from, To: failed.to, Hopeless: failed.hopeless}
+	case isOwn && isFailed && ctx.Err() == nil:
+		b := l.run.blameOf(failed.err)
+		if b == BlameUnknown && !l.works(ctx) {
+			b = BlameTarget
+		}
+		if b != BlameTarget && ctx.Err() == nil {
+			return project.Outcome{
+				Result: project.Failed, Err: failed.err, From: failed.from, To: failed.to,
+				Hopeless: failed.hopeless || b == BlameHopeless,
+			}
+		}
+		return project.Outcome{Result: project.Refused, Err: err}
 	case isOwn || errors.Is(err, store.ErrNotStored):
 		return project.Outcome{Result: project.Refused, Err: err}
 	}
 	return project.Outcome{Result: project.Unknown, Err: err}
 }
 
-// ofTarget reports whether the error of a rule is the target's fault.
-func ofTarget(err error) bool {
-	return errors.Is(err, ErrTarget) || errors.Is(err, store.ErrCorrupt)
-}
-
-// answers reports whether the target answers: if it does not, the error of a
-// rule is not the event's fault.
-func (l *lane) answers(ctx context.Context) bool {
-	return l.run.back.view(ctx, func(t txn) error {
-		_, err := t.note(ctx, l.keys.lane)
-		return err
-	}) == nil
-}
-
 // read reads the events of one entity that the projection wants.
 func (l *lane) read(ctx context.Context, a *project.Action) {
 	var events []store.Event
 	var failed error
+	whole := false
 	for e, err := range l.run.log.Read(ctx, a.Key, a.Version-1) {
 		if err != nil {
 			failed = err
 			break
 		}
+		if !whole && e.Version != a.Version {
+			failed = fmt.Errorf("%w: %v misses its events from %d on, and the log has them from %d on", ErrDeleted, a.Key, a.Version, e.Version)
+			break
+		}
+		whole = true
 		if e.Position > a.Through || len(events) > a.Max {
 			break
 		}
 		if l.run.plan.wants(e) {
 			events = append(events, *e.Clone())
 		}
+	}
+	if failed == nil && !whole {
+		failed = fmt.Errorf("%w: %v misses its events from %d on, and the log has none of them", ErrDeleted, a.Key, a.Version)
 	}
 	l.input(func(c *project.Lane) { c.ReadDone(events, failed) })
 }

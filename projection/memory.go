@@ -189,6 +189,9 @@ func (m *Memory[M]) leave(model *M) {
 	delete(m.open, model)
 }
 
+// Volatile implements [Volatile]: the model is gone with the process.
+func (m *Memory[M]) Volatile() bool { return true }
+
 // Update implements [Target]. It waits until no other Update runs.
 func (m *Memory[M]) Update(ctx context.Context, do func(*M) error) error {
 	select {

@@ -72,7 +72,7 @@ func runThrough(ctx context.Context, c Config, through []store.Position, runners
 				return n.runner.wrap("run once", err)
 			}
 		}
-		if err := n.mark(ctx, map[int]store.Position{}); err != nil {
+		if err := n.mark(ctx); err != nil {
 			return n.runner.wrap("run once", err)
 		}
 	}

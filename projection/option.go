@@ -57,6 +57,8 @@ type settings struct {
 	auto     bool
 	lagMax   time.Duration
 	strict   bool
+	classify func(error) Blame
+	adopts   bool
 	mistakes []error
 }
 
@@ -68,6 +70,7 @@ func defaults(name string) settings {
 			FlushEvents: 8192, FlushAfter: 200 * time.Millisecond,
 			RetryMin: 50 * time.Millisecond, RetryMax: 10 * time.Second,
 			StandbyMin: 100 * time.Millisecond, StandbyMax: 5 * time.Second,
+			HoldMin: 5 * time.Millisecond, HoldMax: 250 * time.Millisecond, TakeAfter: time.Second,
 		},
 		policy: project.Policy{AttemptsMax: AttemptsDefault, BackoffMin: BackoffMinDefault, BackoffMax: BackoffMaxDefault},
 	}
@@ -88,6 +91,12 @@ func (s *settings) err() error {
 // Version numbers the read model, from 1, which is the default. A higher version
 // is built from the start of the log beside the lower one, which goes on; see
 // [Runner.Switch]. A change of rules that old rows must show needs a new version.
+//
+// A rule for one more type of event needs none as long as the log has no such
+// event: the program with the rule takes the version over, and one without it stands
+// by from then on, also after a restart, rather than pass over what it has no rule
+// for. If the log has such events before the position, or if a rule is taken away,
+// the runner stops with an error matching [ErrSelection] that asks for a new version.
 func Version(n int) Option {
 	return option(func(s *settings) {
 		if n < 1 || n > 1<<30 {
@@ -96,6 +105,22 @@ func Version(n int) Option {
 		s.version = n
 	})
 }
+
+// Classify says whose fault an error of a rule is, where the error itself or the
+// target does not tell: return [BlameUnknown] for all others. For example, a rule
+// that calls a service may say that the service being away is the fault of no event.
+func Classify(blame func(error) Blame) Option {
+	return option(func(s *settings) {
+		if blame == nil {
+			s.mistake("Classify has no function")
+		}
+		s.classify = blame
+	})
+}
+
+// AdoptCopies has a version whose notes are of another log go on with the log that
+// it is given, if that is a copy: see [Runner.Adopt].
+func AdoptCopies() Option { return option(func(s *settings) { s.adopts = true }) }
 
 // Kinds selects the events of entities of these kinds.
 func Kinds(kinds ...string) Option {

@@ -75,6 +75,20 @@ func (p *plainTarget[Tx, H]) Update(ctx context.Context, do func(*Plain[H]) erro
 	})
 }
 
+// Volatile implements [Volatile]: without the notes all is handled again.
+func (p *plainTarget[Tx, H]) Volatile() bool {
+	v, ok := p.target.(Volatile)
+	return ok && v.Volatile()
+}
+
+// Blame implements [Classifier] by the target of the notes.
+func (p *plainTarget[Tx, H]) Blame(err error) Blame {
+	if c, ok := p.target.(Classifier); ok {
+		return c.Blame(err)
+	}
+	return BlameUnknown
+}
+
 // View implements [Target]. Its notes are read one by one.
 func (p *plainTarget[Tx, H]) View(_ context.Context, do func(*Plain[H]) error) error {
 	return do(p.begin())

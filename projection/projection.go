@@ -91,7 +91,10 @@ func (r rule[Tx]) rule(d *definition[Tx]) { r(d) }
 //
 // If it returns an error or panics, nothing of what it wrote is kept; see
 // [OnFailure]. An error that matches [ErrTarget] or [store.ErrCorrupt] is the
-// target's fault instead.
+// target's fault instead, and so is what the target or [Classify] says so of, such
+// as that the disk is full. A rule must not end the transaction, nor leave it so
+// that nothing more can be done in it, such as with an error of PostgreSQL that it
+// passes over: that is its failure too, even if it returns nil.
 func On[Tx any, M proto.Message](fn func(ctx context.Context, tx Tx, e Event[M]) error) Rule[Tx] {
 	return rule[Tx](func(d *definition[Tx]) {
 		t := reflect.TypeFor[M]()
@@ -271,6 +274,9 @@ type binding[Tx any] struct {
 type backend interface {
 	update(ctx context.Context, do func(txn) error) error
 	view(ctx context.Context, do func(txn) error) error
+	// blame and volatile ask for the optional abilities of the target.
+	blame(err error) Blame
+	volatile() bool
 }
 
 // txn is one transaction of a target.
@@ -281,7 +287,7 @@ type txn interface {
 	prepareVersion(ctx context.Context) error
 	clearVersion(ctx context.Context) error
 	// apply hands the events to the rules. It returns an *eventError if a rule
-	// has failed.
+	// has failed, or has left a transaction that cannot go on.
 	apply(ctx context.Context, b *batch) error
 }
 
@@ -297,6 +303,40 @@ func (b *binding[Tx]) update(ctx context.Context, do func(txn) error) error {
 
 func (b *binding[Tx]) view(ctx context.Context, do func(txn) error) error {
 	return b.target.View(ctx, func(tx Tx) error { return do(&bound[Tx]{b, tx}) })
+}
+
+func (b *binding[Tx]) blame(err error) Blame {
+	if c, ok := b.target.(Classifier); ok {
+		return c.Blame(err)
+	}
+	return BlameUnknown
+}
+
+func (b *binding[Tx]) volatile() bool {
+	v, ok := b.target.(Volatile)
+	return ok && v.Volatile()
+}
+
+// errSpoilt says that rules have returned no error and left a transaction that
+// cannot go on.
+var errSpoilt = errors.New("rule has spoilt its transaction, and returned no error")
+
+// check returns an error if rules have spoilt or ended the transaction. It reads
+// the note with a key if the target cannot tell, which must be there.
+func (b *bound[Tx]) check(ctx context.Context, key string) error {
+	var err error
+	if c, ok := b.target.(Checker[Tx]); ok {
+		err = c.Check(ctx, b.tx)
+	} else {
+		var v []byte
+		if v, err = b.target.Note(ctx, b.tx, key); err == nil && v == nil {
+			err = errGone
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSpoilt, err)
+	}
+	return nil
 }
 
 func (b *bound[Tx]) note(ctx context.Context, key string) ([]byte, error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -36,8 +37,11 @@ type reader struct {
 
 	// seen: all that the open lanes want through it has been put. Only the
 	// reader's goroutine changes it.
-	seen atomic.Uint64
+	seen seen
 	head atomic.Uint64 // the last that was heard of
+
+	rate   rate         // how fast the slowest of the lanes passes the log
+	rateAt atomic.Int64 // when it is to be measured next
 
 	mu     sync.Mutex
 	seeks  map[*lane]store.Position
@@ -76,7 +80,7 @@ func (r *reader) begin(ctx context.Context, at store.Position) (context.Context,
 			}
 		}
 		if at != 0 {
-			r.seen.Store(uint64(at - 1))
+			r.seen.set(at-1, store.ID{})
 			for l, after := range r.seeks {
 				l.feed.open(after)
 			}
@@ -127,7 +131,33 @@ func (r *reader) loop(ctx context.Context) {
 	}
 }
 
-func (r *reader) at() store.Position { return store.Position(r.seen.Load()) }
+func (r *reader) at() store.Position {
+	p, _ := r.seen.get()
+	return p
+}
+
+// measure measures the rate from time to time.
+func (r *reader) measure(now time.Time) {
+	if due := r.rateAt.Load(); now.UnixNano() < due || !r.rateAt.CompareAndSwap(due, now.Add(rateEvery).UnixNano()) {
+		return
+	}
+	least := store.LastPosition(r.partition)
+	for _, l := range r.lanes {
+		l.mu.Lock()
+		least = min(least, l.core.Covered())
+		l.mu.Unlock()
+	}
+	r.mu.Lock()
+	r.rate.add(least, now)
+	r.mu.Unlock()
+}
+
+// well forgets the failure of the last read: the log is read again.
+func (r *reader) well() {
+	r.mu.Lock()
+	r.err = nil
+	r.mu.Unlock()
+}
 
 // read reads until the context ends or the log fails.
 func (r *reader) read(ctx context.Context, at store.Position) error {
@@ -141,6 +171,11 @@ func (r *reader) read(ctx context.Context, at store.Position) error {
 			return fmt.Errorf("%w: the log has %d partitions", store.ErrFormat, len(heads))
 		}
 		head := heads[r.partition]
+		if head < at {
+			// The log is shorter than it was: the run finds out what that means.
+			r.run.restart()
+			return fmt.Errorf("%w: it has been read through %v, and ends at %v", ErrReplaced, at, head)
+		}
 		if limit := r.run.config.limit; limit != nil {
 			head = min(head, limit[r.partition])
 		}
@@ -150,15 +185,19 @@ func (r *reader) read(ctx context.Context, at store.Position) error {
 			pause = pollMin
 			through := min(head, at+windowMax)
 			if err := r.scan(ctx, at, through); err != nil {
+				r.mode(true) // what was read before is whole
 				return err
 			}
+			r.well()
 			at = through
 		case r.run.follow != nil:
+			r.well()
 			if err := r.follow(ctx, at); err != nil {
 				return err
 			}
 			at = r.at()
 		default:
+			r.well()
 			r.mode(true)
 			if !r.run.sleep(ctx, pause, nil) {
 				return ctx.Err()
@@ -190,7 +229,7 @@ func (r *reader) scan(ctx context.Context, after, through store.Position) error 
 		if err != nil {
 			return err
 		}
-		r.seen.Store(uint64(e.Position))
+		r.seen.set(e.Position, e.ID)
 		if ready {
 			l.signal()
 		}
@@ -198,8 +237,48 @@ func (r *reader) scan(ctx context.Context, after, through store.Position) error 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r.seen.Store(uint64(through))
+	id, err := r.idAt(ctx, through)
+	if err != nil {
+		return err
+	}
+	if err := r.undeleted(ctx, after); err != nil {
+		return err
+	}
+	r.seen.set(through, id)
 	r.mode(true)
+	return nil
+}
+
+// idAt returns the id of the event at a position, zero if it has been deleted.
+func (r *reader) idAt(ctx context.Context, p store.Position) (id store.ID, err error) {
+	if at, id := r.seen.get(); at == p && !id.IsZero() {
+		return id, nil
+	}
+	for e, err := range r.run.log.Scan(ctx, store.Query{After: p - 1, Through: p}) {
+		if err != nil {
+			return id, err
+		}
+		id = e.ID
+	}
+	return id, nil
+}
+
+// undeleted returns an error if events above a position may have been deleted
+// before they were read.
+func (r *reader) undeleted(ctx context.Context, after store.Position) error {
+	through, err := r.run.deletions(ctx)
+	if err != nil {
+		return err
+	}
+	r.run.mu.Lock()
+	missing := r.run.about.missing(r.partition)
+	r.run.mu.Unlock()
+	for _, d := range through {
+		if d.Partition() == r.partition && d > after && d > missing {
+			r.run.restart()
+			return fmt.Errorf("%w: the log was to be read above %v, and events through %v may be missing", ErrDeleted, after, d)
+		}
+	}
 	return nil
 }
 
@@ -220,12 +299,12 @@ func (r *reader) follow(ctx context.Context, after store.Position) error {
 			if err != nil {
 				return err
 			}
-			r.advance(e.Position)
+			r.advance(e)
 			if ready {
 				l.signal()
 			}
 		} else {
-			r.advance(e.Position)
+			r.advance(e)
 		}
 		for _, l := range r.lanes {
 			if l.idle.Load() {
@@ -239,25 +318,15 @@ func (r *reader) follow(ctx context.Context, after store.Position) error {
 	return perdure.ErrClosed
 }
 
-func (r *reader) advance(p store.Position) {
-	r.seen.Store(uint64(p))
-	if store.Position(r.head.Load()) < p {
-		r.head.Store(uint64(p))
+func (r *reader) advance(e *store.Event) {
+	r.seen.set(e.Position, e.ID)
+	if store.Position(r.head.Load()) < e.Position {
+		r.head.Store(uint64(e.Position))
 	}
 }
 
 func (r *reader) laneOf(key store.Key) *lane {
-	return r.lanes[laneIndex(key, len(r.lanes))]
-}
-
-// laneIndex says which lane has the events of an entity. It never changes.
-func laneIndex(key store.Key, lanes int) int {
-	if lanes == 1 {
-		return 0
-	}
-	// With kind and id the other way round, so that it says nothing about the
-	// partition.
-	return store.PartitionOf(store.Key{Kind: key.ID, ID: key.Kind}, lanes)
+	return r.lanes[project.LaneOf(key, len(r.lanes))]
 }
 
 func (r *reader) problem() error {

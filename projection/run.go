@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -137,6 +138,7 @@ func prepare(c *Config, runners []*Runner) ([]*run, error) {
 			logger: c.Logger, process: processText(), retry: make(chan struct{}, 1), ended: make(chan struct{}),
 		})
 		rand.Read(runs[len(runs)-1].self[:])
+		rand.Read(runs[len(runs)-1].fresh[:])
 	}
 	for _, r := range runs {
 		if err := r.runner.attach(r); err != nil {
@@ -176,16 +178,27 @@ type run struct {
 	process string
 
 	waiting atomic.Int32 // callers of AtLeast
+	fresh   store.ID     // the instance of a version that begins here
+	live    atomic.Bool  // it has been live
 
-	mu       sync.Mutex
-	readers  []*reader     // nil until the version has begun
-	err      error         // why it has not begun
-	failed   bool          // and will not without help
-	resumed  chan struct{} // closed when it is no longer paused; nil if it is not
-	retry    chan struct{} // one element: begin again
-	changed  chan struct{} // closed at the next progress; nil if nobody waits
-	changing bool          // bookmarks are to be left alone
-	ended    chan struct{} // closed when the runner is not run any more
+	mu         sync.Mutex
+	readers    []*reader // nil until the version has begun
+	about      about     // what the version note says, once it has begun
+	note       []byte    // and how it is stored
+	again      func()    // ends the work of the readers, so that the run begins again
+	err        error     // why it has not begun
+	failed     bool      // and will not without help
+	superseded bool      // another program has taken the version over
+	removed    bool
+	resumed    chan struct{} // closed when it is no longer paused; nil if it is not
+	retry      chan struct{} // one element: begin again
+	changed    chan struct{} // closed at the next progress; nil if nobody waits
+	ended      chan struct{} // closed when the runner is not run any more
+
+	marking      sync.Mutex // held while the registration is used
+	registration *stream.Registration
+	registered   string   // the id of the registration
+	reserved     []string // ids that were registered for a reset, or before one
 }
 
 func (r *run) now() time.Time { return r.config.Clock.Now() }
@@ -207,16 +220,36 @@ func (r *run) sleep(ctx context.Context, d time.Duration, signal <-chan struct{}
 	return true
 }
 
-// serve runs the runner until the context ends.
+// serve runs the runner until the context ends. It begins again when the notes of
+// the version have become others: it was reset, or another program has taken it over.
 func (r *run) serve(ctx context.Context) {
 	defer close(r.ended)
 	defer r.runner.detach(r)
-	if !r.begin(ctx) {
-		return
+	for {
+		a, ok := r.begin(ctx)
+		if !ok {
+			return
+		}
+		r.work(ctx, a)
+		if ctx.Err() != nil {
+			return
+		}
 	}
+}
+
+// work runs the lanes of a version that has begun, until the context ends or
+// the run is to begin again.
+func (r *run) work(ctx context.Context, a about) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	readers := r.makeReaders(a)
+	r.mu.Lock()
+	r.err, r.failed, r.superseded = nil, false, false
+	r.about, r.note, r.readers, r.again = a, encodeAbout(a), readers, cancel
+	r.mu.Unlock()
+	r.progress()
 	var wait sync.WaitGroup
-	defer wait.Wait()
-	for _, rd := range r.readers {
+	for _, rd := range readers {
 		wait.Go(func() { rd.loop(ctx) })
 		for _, l := range rd.lanes {
 			l.start(ctx, &wait)
@@ -226,121 +259,40 @@ func (r *run) serve(ctx context.Context) {
 	if r.auto {
 		wait.Go(func() { r.switchWhenLive(ctx) })
 	}
+	wait.Wait()
+	r.mu.Lock()
+	r.readers, r.again = nil, nil
+	r.mu.Unlock()
+	for _, rd := range readers {
+		for _, l := range rd.lanes {
+			l.input(func(c *project.Lane) { c.Close(ErrNotRunning) })
+		}
+	}
+	r.progress()
 }
 
-// begin makes the version, or finds it, and tries until it can. It returns false
-// if the context has ended.
-func (r *run) begin(ctx context.Context) bool {
-	for fails := 0; ctx.Err() == nil; fails++ {
-		a, err := r.open(ctx)
-		r.mu.Lock()
-		if err == nil {
-			r.err, r.failed = nil, false
-			for p := range a.partitions {
-				rd := newReader(r, p)
-				for i := range a.lanes {
-					rd.lanes = append(rd.lanes, newLane(r, rd, i))
-				}
-				r.readers = append(r.readers, rd)
-			}
-			r.mu.Unlock()
-			return true
+func (r *run) makeReaders(a about) (readers []*reader) {
+	for p := range a.partitions {
+		rd := newReader(r, p)
+		for i := range a.lanes {
+			rd.lanes = append(rd.lanes, newLane(r, rd, i))
 		}
-		r.err = err
-		r.failed = errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrFormat) || errors.Is(err, store.ErrInvalid)
-		stopped := r.failed
-		r.mu.Unlock()
-		r.progress()
-		if ctx.Err() != nil {
-			return false
-		}
-		r.logger.Error("projection cannot begin", "projection", r.name, "version", r.version, "error", err)
-		if stopped {
-			select {
-			case <-r.retry:
-			case <-ctx.Done():
-			}
-			continue
-		}
-		r.sleep(ctx, backoff(r.limits.RetryMin, r.limits.RetryMax, fails), r.retry)
+		readers = append(readers, rd)
 	}
-	return false
+	return readers
 }
 
-// open finds the notes of the version, or makes it in one transaction.
-func (r *run) open(ctx context.Context) (a about, err error) {
-	heads, err := r.log.Heads(ctx)
-	if err != nil {
-		return a, fmt.Errorf("read heads: %w", err)
+// restart has the run begin again, from what the notes say now.
+func (r *run) restart() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.again != nil {
+		r.again()
 	}
-	var id store.ID
-	if s, ok := r.log.(store.Statistics); ok {
-		stats, err := s.Stats(ctx)
-		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			return a, fmt.Errorf("identify the log: %w", err)
-		}
-		id = stats.Info.ID
+	select {
+	case r.retry <- struct{}{}:
+	default:
 	}
-	// Before anything is read, so that nothing is deleted that is yet to be read.
-	if err := r.firstBookmarks(ctx, heads); err != nil {
-		return a, err
-	}
-	want := about{lanes: r.lanes, partitions: len(heads), log: id, began: r.now()}
-	err = r.back.update(ctx, func(t txn) error {
-		a, err = r.openVersion(ctx, t, want)
-		return err
-	})
-	return a, err
-}
-
-func (r *run) aboutKey() string { return versionPrefix(r.name, r.version) + "about" }
-
-func (r *run) openVersion(ctx context.Context, t txn, want about) (about, error) {
-	b, err := t.note(ctx, r.aboutKey())
-	if err != nil {
-		return about{}, err
-	}
-	if b != nil {
-		a, err := decodeAbout(b)
-		switch {
-		case err != nil:
-			return a, err
-		case a.partitions != want.partitions || !a.log.IsZero() && !want.log.IsZero() && a.log != want.log:
-			return a, fmt.Errorf("%w: projection %q version %d is of another log (%v, %d partitions) than this one (%v, %d partitions)",
-				store.ErrInvalid, r.name, r.version, a.log, a.partitions, want.log, want.partitions)
-		case a.lanes != want.lanes:
-			return a, fmt.Errorf("%w: projection %q version %d has %d lanes, not %d; another number needs another version",
-				store.ErrInvalid, r.name, r.version, a.lanes, want.lanes)
-		}
-		return a, nil
-	}
-	ctx = context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
-	if err := t.prepareVersion(ctx); err != nil {
-		return about{}, fmt.Errorf("prepare: %w", err)
-	}
-	serving, err := t.note(ctx, servingKey(r.name))
-	if err != nil {
-		return about{}, err
-	}
-	if serving == nil {
-		if err := t.setNote(ctx, servingKey(r.name), encodeServing(r.version, want.began)); err != nil {
-			return about{}, err
-		}
-	}
-	for p := range want.partitions {
-		for i := range want.lanes {
-			n := laneNote{process: r.process, time: want.began}
-			n.Position, n.Latched, n.Writer, n.Revision = store.NewPosition(p, 0), store.NewPosition(p, 0), r.self, 1
-			if serving != nil {
-				n.Latched = store.LastPosition(p)
-			}
-			k := keysOf(r.name, r.version, laneID{p, i})
-			if err := t.setNote(ctx, k.lane, encodeLane(&n)); err != nil {
-				return about{}, err
-			}
-		}
-	}
-	return want, t.setNote(ctx, r.aboutKey(), encodeAbout(want))
 }
 
 // hold waits while the runner is paused. It returns true if it has waited.
@@ -373,6 +325,12 @@ func (r *run) progress() {
 
 func (r *run) complain(l *lane, err error) {
 	r.logger.Warn("projection has failed", "projection", r.name, "version", r.version, "lane", l.id.String(), "error", err)
+}
+
+// blame tells people at which event a rule has failed.
+func (r *run) blame(l *lane, e *store.Event, err error) {
+	r.logger.Warn("projection has failed at an event", "projection", r.name, "version", r.version, "lane", l.id.String(),
+		"position", e.Position.String(), "type", e.Type, "entity", e.Key.String(), "entity_version", uint64(e.Version), "error", err)
 }
 
 // list returns the lanes, none before the version has begun.

@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
 )
 
 // What callers of a [Runner] branch on.
@@ -156,8 +158,10 @@ func (r *run) reload() {
 }
 
 // Switch has readers use this version, from the next query on, and takes the
-// effects over from the version that they have used, see [Replaying]. It is one
-// transaction. The old version goes on as long as it is run, so that switching
+// effects over from the version that they have used, see [Replaying]: all that
+// the old version has yet to handle, so that each effect is done once, by one of
+// the two, whichever of them is further, and whether or not the old one runs on. It is
+// one transaction. The old version goes on as long as it is run, so that switching
 // back is as quick; remove it by [Runner.Remove]. Switching to the version that
 // serves does nothing.
 //
@@ -182,18 +186,9 @@ func (r *Runner) Switch(ctx context.Context) error {
 }
 
 func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.ID, process string) error {
-	b, err := t.note(ctx, servingKey(r.name))
-	if err != nil {
+	old, err := servingOf(ctx, t, r.name)
+	if err != nil || old == r.version {
 		return err
-	}
-	old := 0
-	if b != nil {
-		if old, err = decodeServing(b); err != nil {
-			return err
-		}
-	}
-	if old == r.version {
-		return nil
 	}
 	mine, err := r.hold(ctx, t, r.version)
 	if err != nil {
@@ -208,48 +203,34 @@ func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.
 			return err
 		}
 	}
-	put := func(version int, id laneID, n laneNote) error {
-		n.Revision++
-		n.Writer, n.process, n.time = self, process, now
-		return t.setNote(ctx, keysOf(r.name, version, id).lane, encodeLane(&n))
+	if canary.Broken("effects-not-handed-over") {
+		for id, n := range others {
+			n.SetLatch(project.Closed(id.partition))
+		}
+	} else if _, _, err := handOver(others, mine, nil); err != nil {
+		return err
 	}
 	for id, n := range mine {
-		// What the old version has handled has had its effects.
-		latched := store.LastPosition(id.partition)
-		if o, ok := others[id]; ok && countLanes(mine) == countLanes(others) {
-			latched = o.Position
-		} else {
-			for oid, o := range others {
-				if oid.partition == id.partition {
-					latched = min(latched, o.Position)
-				}
-			}
-			if latched == store.LastPosition(id.partition) {
-				latched = store.NewPosition(id.partition, 0)
-			}
-		}
-		n.Latched = latched
-		if err := put(r.version, id, n); err != nil {
-			return err
+		if !n.Latch().Open() { // the old version has no such partition, or no notes
+			n.SetLatch(project.OpenAbove(n.Position))
+			mine[id] = n
 		}
 	}
-	for id, n := range others {
-		if !canary.Broken("effects-not-handed-over") {
-			n.Latched = store.LastPosition(id.partition)
-		}
-		if err := put(old, id, n); err != nil {
-			return err
+	// The notes of both have another revision, so no transaction that is under way
+	// goes by who served before.
+	for _, v := range []struct {
+		version int
+		lanes   map[laneID]laneNote
+	}{{r.version, mine}, {old, others}} {
+		for id, n := range v.lanes {
+			n.Revision++
+			n.Writer, n.process, n.time = self, process, now
+			if err := t.setNote(ctx, keysOf(r.name, v.version, id).lane, encodeLane(&n)); err != nil {
+				return err
+			}
 		}
 	}
 	return t.setNote(ctx, servingKey(r.name), encodeServing(r.version, now))
-}
-
-func countLanes(m map[laneID]laneNote) int {
-	n := 0
-	for id := range m {
-		n = max(n, id.lane+1)
-	}
-	return n
 }
 
 // hold reads the notes of all lanes of a version so that nobody else can change
@@ -269,9 +250,11 @@ func (r *Runner) hold(ctx context.Context, t txn, version int) (map[laneID]laneN
 
 // Reset has the version begin anew: [Clear] and [Prepare] run in one transaction
 // with the new positions, which are the start of the log, or the given ones, one
-// per partition that is not to begin at its start. What it has handled before
-// counts as replayed, see [Replaying]. The runner must be running, so that the
-// log is known.
+// per partition that is not to begin at its start. None may be above the head of
+// the log. What it has handled before counts as replayed, see [Replaying], and what
+// its parked entities miss too. The runner must be running, so that the log is
+// known; it may have stopped, such as because the log or the rules are others than
+// those of the notes: a reset makes them those of the runner.
 func (r *Runner) Reset(ctx context.Context, after ...store.Position) error {
 	n, err := r.running()
 	if err == nil && !r.clears {
@@ -283,66 +266,219 @@ func (r *Runner) Reset(ctx context.Context, after ...store.Position) error {
 	return r.wrap("reset", err)
 }
 
+// found returns the notes of the version, which must have some.
+func (r *run) found(ctx context.Context) (f found, err error) {
+	if f, err = r.look(ctx); err == nil && f.note == nil {
+		err = fmt.Errorf("%w: it has not begun", store.ErrNotFound)
+	}
+	return f, err
+}
+
 func (r *run) reset(ctx context.Context, after []store.Position) error {
-	r.mu.Lock()
-	partitions := len(r.readers)
-	r.mu.Unlock()
-	if partitions == 0 {
-		return fmt.Errorf("%w: it has not begun", store.ErrNotFound)
-	}
-	from := make([]store.Bookmark, partitions)
-	for p := range from {
-		from[p] = store.Bookmark{Name: bookmarkName(r.name, r.version), Position: store.NewPosition(p, 0)}
-	}
-	for _, p := range after {
-		if p.Partition() >= partitions {
-			return fmt.Errorf("%w: position %v: the log has %d partitions", store.ErrInvalid, p, partitions)
-		}
-		from[p.Partition()].Position = p
-	}
-	r.change(true)
-	defer r.change(false)
-	if err := r.setBookmarks(ctx, from); err != nil {
+	heads, id, err := r.identify(ctx)
+	if err != nil {
 		return err
 	}
-	err := r.back.update(ctx, func(t txn) error {
+	from := make([]store.Position, len(heads))
+	for p := range from {
+		from[p] = store.NewPosition(p, 0)
+	}
+	for _, p := range after {
+		switch {
+		case p.Partition() >= len(heads):
+			return fmt.Errorf("%w: position %v: the log has %d partitions", store.ErrInvalid, p, len(heads))
+		case p > heads[p.Partition()]:
+			return fmt.Errorf("%w: position %v is above the head of the log, %v: what comes up to there would be left out",
+				store.ErrInvalid, p, heads[p.Partition()])
+		}
+		from[p.Partition()] = p
+	}
+	for range beginTriesMax {
+		f, err := r.found(ctx)
+		if err != nil {
+			return err
+		}
+		if err = r.resetFrom(ctx, &f, from, heads, id); !errors.Is(err, errAgain) {
+			r.reload()
+			r.restart()
+			return err
+		}
+	}
+	return errAgain
+}
+
+// resetFrom resets the version that was found to positions.
+func (r *run) resetFrom(ctx context.Context, f *found, from, heads []store.Position, id store.ID) error {
+	want := f.about
+	want.lanes, want.partitions, want.log, want.selection = r.lanes, len(heads), id, r.plan.selection
+	want.resets++
+	if want.instance.IsZero() {
+		want.instance = r.fresh
+	}
+	var err error
+	if want.deleted, err = r.deletions(ctx); err != nil {
+		return err
+	}
+	ids := make([]store.ID, len(from))
+	for p := range from {
+		proof, err := stream.ProofAt(ctx, r.log, from[p])
+		if err != nil {
+			return err
+		}
+		ids[p] = proof.Event
+	}
+	// The log keeps what is to be read again before the notes say so, and what the
+	// notes have said before as long as nobody knows that they do not.
+	release, err := r.reserve(ctx, &want, from)
+	if err != nil {
+		return err
+	}
+	err = contained(func() error {
+		return r.back.update(ctx, func(t txn) error { return r.resetIn(ctx, t, f, &want, from, ids, heads) })
+	})
+	release()
+	return err
+}
+
+// resetIn is the transaction of a reset.
+func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []store.Position, ids []store.ID, heads []store.Position) error {
+	b, err := t.note(ctx, r.aboutKey())
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(b, f.note) {
+		return errAgain
+	}
+	before, err := r.runner.hold(ctx, t, r.version)
+	if err != nil {
+		return err
+	}
+	rules := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
+	if err := t.clearVersion(rules); err != nil {
+		return fmt.Errorf("clear: %w", err)
+	}
+	if err := t.prepareVersion(rules); err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	revision := uint64(0)
+	for _, l := range before {
+		revision = max(revision, l.Revision)
+	}
+	lanes := make(map[laneID]laneNote)
+	for p := range want.partitions {
+		for i := range want.lanes {
+			l := laneNote{process: r.process, time: r.now()}
+			l.Position, l.Revision, l.Writer = store.NewPosition(p, 0), revision+1, r.self
+			l.SetLatch(project.Closed(p))
+			lanes[laneID{p, i}] = l
+		}
+	}
+	// What it had yet to do of effects is to do still, and nothing else.
+	clamp := heads
+	if len(heads) != f.about.partitions {
+		clamp = nil
+	}
+	serving, err := servingOf(ctx, t, r.name)
+	if err != nil {
+		return err
+	}
+	if _, _, err := handOver(before, lanes, clamp); err != nil {
+		return err
+	}
+	for id, l := range lanes {
+		if serving == r.version && !l.Latch().Open() {
+			l.SetLatch(project.OpenAbove(l.Position))
+		}
+		l.Position, l.At = from[id.partition], ids[id.partition]
+		lanes[id] = l
+	}
+	if err := removeNotes(ctx, t, versionPrefix(r.name, r.version)); err != nil {
+		return err
+	}
+	for id, l := range lanes {
+		if err := t.setNote(ctx, keysOf(r.name, r.version, id).lane, encodeLane(&l)); err != nil {
+			return err
+		}
+	}
+	return t.setNote(ctx, r.aboutKey(), encodeAbout(*want))
+}
+
+// Adopt has a version whose notes are of another log go on with the log that the
+// runner reads, which must be a copy of that log, as [store.Copy] and `perdure
+// copy` make it: the events at all positions of the version are the same. If they
+// are not, or if the notes do not say which events they were, nothing is changed and
+// the error matches [ErrOtherLog]. Without it, or [AdoptCopies], the runner stops at
+// a log that is not that of its notes.
+func (r *Runner) Adopt(ctx context.Context) error {
+	n, err := r.running()
+	if err == nil {
+		err = n.adopt(ctx)
+	}
+	return r.wrap("adopt the log for", err)
+}
+
+func (r *run) adopt(ctx context.Context) error {
+	heads, id, err := r.identify(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := r.found(ctx)
+	if err != nil {
+		return err
+	}
+	if f.about.partitions != len(heads) {
+		return fmt.Errorf("%w: %w: that log has %d partitions, this one has %d", store.ErrInvalid, ErrOtherLog, f.about.partitions, len(heads))
+	}
+	if f.about.log == id {
+		return nil
+	}
+	for lane, l := range f.lanes {
+		proof := stream.Proof{Position: l.Position, Event: l.At}
+		proved, err := proof.Check(ctx, r.log)
+		switch {
+		case errors.Is(err, ErrReplaced):
+			return fmt.Errorf("%w: %w: lane %v: %w", store.ErrInvalid, ErrOtherLog, lane, err)
+		case err != nil:
+			return err
+		case !proved:
+			return fmt.Errorf("%w: %w: the event at the position of lane %v, %v, is not known, so it cannot be compared; "+
+				"give the projection a new Version, or Reset it", store.ErrInvalid, ErrOtherLog, lane, l.Position)
+		}
+	}
+	want := f.about
+	want.log = id
+	if want.instance.IsZero() {
+		want.instance = r.fresh
+	}
+	err = r.back.update(ctx, func(t txn) error {
+		b, err := t.note(ctx, r.aboutKey())
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(b, f.note) {
+			return errAgain
+		}
 		lanes, err := r.runner.hold(ctx, t, r.version)
 		if err != nil {
 			return err
 		}
-		ctx := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
-		if err := t.clearVersion(ctx); err != nil {
-			return fmt.Errorf("clear: %w", err)
-		}
-		if err := t.prepareVersion(ctx); err != nil {
-			return fmt.Errorf("prepare: %w", err)
-		}
-		for id, l := range lanes {
-			k := keysOf(r.name, r.version, id)
-			for _, prefix := range []string{k.parked, k.dead} {
-				if err := removeNotes(ctx, t, prefix); err != nil {
-					return err
-				}
+		for lane, l := range lanes {
+			if l.Position != f.lanes[lane].Position {
+				return errAgain // by a runner on the other log
 			}
-			l.Latched = max(l.Latched, l.Position)
-			l.Position, l.Parked, l.Dead = from[id.partition].Position, 0, 0
 			l.Revision++
 			l.Writer, l.process, l.time = r.self, r.process, r.now()
-			if err := t.setNote(ctx, k.lane, encodeLane(&l)); err != nil {
+			if err := t.setNote(ctx, keysOf(r.name, r.version, lane).lane, encodeLane(&l)); err != nil {
 				return err
 			}
 		}
-		return nil
+		return t.setNote(ctx, r.aboutKey(), encodeAbout(want))
 	})
-	r.reload()
+	if err == nil {
+		r.logger.Info("projection goes on with another log, which has the same events", "projection", r.name, "version", r.version)
+		r.restart()
+	}
 	return err
-}
-
-// change says whether bookmarks must be left alone.
-func (r *run) change(changing bool) {
-	r.mu.Lock()
-	r.changing = changing
-	r.mu.Unlock()
 }
 
 // removeBatch bounds the notes that are looked at before they are removed.
@@ -375,7 +511,8 @@ func removeNotes(ctx context.Context, t txn, prefix string) error {
 // other processes. It is how a rebuild is cancelled and an old version cleaned
 // up. The version that readers use cannot be removed while there is another one;
 // the error matches [ErrServing]. The runner must be running, so that the log is
-// known. A version that is run again afterwards begins anew.
+// known; it may have stopped. A version that is run again afterwards begins anew. Which
+// effects were done is kept, so that whatever version comes next does not repeat them.
 func (r *Runner) Remove(ctx context.Context) error {
 	n, err := r.running()
 	if err == nil && !r.clears {
@@ -388,62 +525,106 @@ func (r *Runner) Remove(ctx context.Context) error {
 }
 
 func (r *run) remove(ctx context.Context) error {
-	r.mu.Lock()
-	partitions := len(r.readers)
-	r.mu.Unlock()
-	if partitions == 0 {
-		return fmt.Errorf("%w: it has not begun", store.ErrNotFound)
+	f, err := r.found(ctx)
+	if err != nil {
+		return err
 	}
-	r.change(true)
-	err := r.back.update(ctx, func(t txn) error {
-		b, err := t.note(ctx, servingKey(r.name))
-		if err != nil {
-			return err
-		}
-		serving := 0
-		if b != nil {
-			if serving, err = decodeServing(b); err != nil {
-				return err
-			}
-		}
-		if serving == r.version {
-			others := false
-			for o, err := range t.notes(ctx, versionsPrefix(r.name)) {
-				if err != nil {
-					return err
-				}
-				others = others || !hasPrefix(o.Key, versionPrefix(r.name, r.version))
-			}
-			if others {
-				return ErrServing
-			}
-			if err := t.setNote(ctx, servingKey(r.name), nil); err != nil {
-				return err
-			}
-		}
-		if _, err := r.runner.hold(ctx, t, r.version); err != nil {
-			return err
-		}
-		ctx := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
-		if err := t.clearVersion(ctx); err != nil {
-			return fmt.Errorf("clear: %w", err)
-		}
-		return removeNotes(ctx, t, versionPrefix(r.name, r.version))
+	err = contained(func() error {
+		return r.back.update(ctx, func(t txn) error { return r.removeIn(ctx, t, &f) })
 	})
 	if err != nil {
 		r.reload()
-		r.change(false)
 		return err
 	}
 	r.mu.Lock()
-	r.err, r.failed = ErrRemoved, true
+	r.err, r.failed, r.superseded, r.removed = ErrRemoved, true, false, true
 	r.mu.Unlock()
 	r.reload()
-	marks := make([]store.Bookmark, partitions)
-	for p := range marks {
-		marks[p] = store.Bookmark{Name: bookmarkName(r.name, r.version), Position: store.NewPosition(p, 0), Remove: true}
+	r.progress()
+	return r.unregister(ctx, &f.about)
+}
+
+// removeIn is the transaction of a removal.
+func (r *run) removeIn(ctx context.Context, t txn, f *found) error {
+	serving, err := servingOf(ctx, t, r.name)
+	if err != nil {
+		return err
 	}
-	return r.setBookmarks(ctx, marks)
+	lanes, err := r.runner.hold(ctx, t, r.version)
+	if err != nil {
+		return err
+	}
+	switch {
+	case serving == r.version:
+		others := false
+		for o, err := range t.notes(ctx, versionsPrefix(r.name)) {
+			if err != nil {
+				return err
+			}
+			others = others || !hasPrefix(o.Key, versionPrefix(r.name, r.version))
+		}
+		if others {
+			return ErrServing
+		}
+		if err := r.leave(ctx, t, f, lanes); err != nil {
+			return err
+		}
+	case serving != 0:
+		if err := r.giveBack(ctx, t, serving, lanes); err != nil {
+			return err
+		}
+	}
+	rules := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
+	if err := t.clearVersion(rules); err != nil {
+		return fmt.Errorf("clear: %w", err)
+	}
+	return removeNotes(ctx, t, versionPrefix(r.name, r.version))
+}
+
+// leave takes the serving note away and leaves which effects were done.
+func (r *run) leave(ctx context.Context, t txn, f *found, lanes map[laneID]laneNote) error {
+	if err := t.setNote(ctx, servingKey(r.name), nil); err != nil {
+		return err
+	}
+	prefix := donePrefix(r.name)
+	if err := removeNotes(ctx, t, prefix); err != nil {
+		return err
+	}
+	if err := t.setNote(ctx, prefix+"about", encodeAbout(about{
+		lanes: f.about.lanes, partitions: f.about.partitions, log: f.about.log, began: f.about.began,
+	})); err != nil {
+		return err
+	}
+	for id, n := range lanes {
+		n.Parked, n.Dead = 0, 0
+		if err := t.setNote(ctx, prefix+"lane/"+id.String(), encodeLane(&n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// giveBack returns the effects that the version has yet to do to the one that serves.
+func (r *run) giveBack(ctx context.Context, t txn, serving int, lanes map[laneID]laneNote) error {
+	others, err := r.runner.hold(ctx, t, serving)
+	if err != nil {
+		return err
+	}
+	_, took, err := handOver(lanes, others, nil)
+	if err != nil {
+		return err
+	}
+	for id, n := range others {
+		if !took[id] {
+			continue
+		}
+		n.Revision++
+		n.Writer, n.process, n.time = r.self, r.process, r.now()
+		if err := t.setNote(ctx, keysOf(r.name, serving, id).lane, encodeLane(&n)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func hasPrefix(s, prefix string) bool { return len(s) >= len(prefix) && s[:len(prefix)] == prefix }

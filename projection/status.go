@@ -25,16 +25,30 @@ const (
 	StateLive State = "live"
 	// StatePaused: somebody has paused it.
 	StatePaused State = "paused"
-	// StateStandby: another process is at work on the same read model.
+	// StateStandby: another process is at work on the same read model. If Err is
+	// not nil, it is a program whose rules select more events, see [Version].
 	StateStandby State = "standby"
+	// StateHolding: the version does not serve. It has come to where the version that
+	// serves is, which goes first, and holds there: switch to it to have it go on.
+	StateHolding State = "holding"
 	// StateRetrying: an event, the target or the log has failed and is tried again.
 	StateRetrying State = "retrying"
 	// StateFailed: it has stopped and needs help, see [Runner.Resume].
 	StateFailed State = "failed"
 )
 
-// liveMax is how many events behind the head a runner still counts as live.
-const liveMax = 100
+const (
+	// liveMax is how many events behind the head a runner still counts as live,
+	// and liveAge how long ago the first of them was committed if they are more.
+	liveMax = 100
+	liveAge = 2 * time.Second
+	// readyAge is how long ago that may be before a runner that has been live is no
+	// longer ready.
+	readyAge = 15 * time.Second
+	// supersededAge is how long ago that may be for a runner that leaves its work to
+	// another program, before it is not healthy.
+	supersededAge = time.Minute
+)
 
 // A Status is how a runner is at one moment.
 type Status struct {
@@ -70,6 +84,10 @@ type PartitionStatus struct {
 	// Position: what it wants up to here is in the read model. Head is that of
 	// the log, or zero if it is not known.
 	Position, Head store.Position
+	// Missing: when the version began, events up to here had been deleted from the
+	// log, some or all, so it was built without them. Its sequence is zero if none
+	// were.
+	Missing store.Position
 }
 
 // Status returns how the runner is. It reads the notes in the target, so it works
@@ -95,18 +113,23 @@ func (r *Runner) Status(ctx context.Context) (Status, error) {
 func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 	return r.back.view(ctx, func(t txn) error {
 		s.Partitions, s.Parked, s.Dead, s.Processes, s.Serving = nil, 0, 0, nil, 0
-		b, err := t.note(ctx, servingKey(r.name))
-		if err != nil {
+		var err error
+		if s.Serving, err = servingOf(ctx, t, r.name); err != nil {
 			return err
-		}
-		if b != nil {
-			if s.Serving, err = decodeServing(b); err != nil {
-				return err
-			}
 		}
 		lanes, err := laneNotes(ctx, t, r.name, r.version)
 		if err != nil {
 			return err
+		}
+		var a about
+		b, err := t.note(ctx, versionPrefix(r.name, r.version)+"about")
+		if err != nil {
+			return err
+		}
+		if b != nil {
+			if a, err = decodeAbout(b); err != nil {
+				return err
+			}
 		}
 		processes := map[string]bool{}
 		for id, l := range lanes {
@@ -114,6 +137,7 @@ func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 				s.Partitions = append(s.Partitions, PartitionStatus{Position: store.LastPosition(len(s.Partitions))})
 			}
 			p := &s.Partitions[id.partition]
+			p.Missing = a.missing(id.partition)
 			p.Position = min(p.Position, l.Position)
 			s.Parked += l.Parked
 			s.Dead += l.Dead
@@ -129,21 +153,34 @@ func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 // status adds what a run knows.
 func (r *run) status(ctx context.Context, s *Status) error {
 	r.mu.Lock()
-	readers, err, failed, paused := r.readers, r.err, r.failed, r.resumed != nil
+	readers, err, failed, superseded, paused := r.readers, r.err, r.failed, r.superseded, r.resumed != nil
 	r.mu.Unlock()
 	s.State = StateStarting
-	if err != nil {
+	switch {
+	case err != nil:
 		s.Err, s.State = err, StateRetrying
 		if failed {
 			s.State = StateFailed
+		} else if superseded {
+			s.State = StateStandby
 		}
-	}
-	if len(readers) == 0 {
-		return nil
+	case paused:
+		s.State = StatePaused
 	}
 	heads, err := r.log.Heads(ctx)
 	if err != nil {
 		return fmt.Errorf("read heads: %w", err)
+	}
+	if len(readers) == 0 {
+		for p := range s.Partitions {
+			if at := &s.Partitions[p]; p < len(heads) {
+				if at.Head = heads[p]; at.Head > at.Position {
+					s.Lag += uint64(at.Head - at.Position)
+					s.LagTime = max(s.LagTime, r.age(ctx, at.Position))
+				}
+			}
+		}
+		return nil
 	}
 	if len(s.Partitions) < len(readers) { // the notes could not be read
 		s.Partitions = make([]PartitionStatus, len(readers))
@@ -156,12 +193,12 @@ func (r *run) status(ctx context.Context, s *Status) error {
 		if err := rd.problem(); err != nil {
 			phase, s.Err = worse(phase, project.Retrying), err
 		}
+		s.Rate += rd.rateNow(r.now())
 		for _, l := range rd.lanes {
 			l.mu.Lock()
 			ph, err := l.core.Phase()
 			covered = min(covered, l.core.Covered())
 			s.Handled += l.handled
-			s.Rate += l.rate.now(r.now())
 			l.mu.Unlock()
 			if ph == project.Loading {
 				loading = true
@@ -182,9 +219,11 @@ func (r *run) status(ctx context.Context, s *Status) error {
 			continue
 		}
 		s.Lag += uint64(at.Head - max(at.Position, covered))
-		behind = behind || at.Head-covered > liveMax
+		far := at.Head-covered > liveMax
 		at.Position = max(at.Position, covered)
-		s.LagTime = max(s.LagTime, r.age(ctx, at.Position))
+		age := r.age(ctx, at.Position)
+		behind = behind || far && age > liveAge
+		s.LagTime = max(s.LagTime, age)
 	}
 	if s.Rate > 0 {
 		s.ETA = time.Duration(float64(s.Lag) / s.Rate * float64(time.Second))
@@ -200,10 +239,13 @@ func (r *run) status(ctx context.Context, s *Status) error {
 		s.State = StateStandby
 	case loading:
 		s.State = StateStarting
+	case phase == project.Holding && s.Lag > 0:
+		s.State = StateHolding
 	case behind:
 		s.State = StateCatchingUp
 	default:
 		s.State = StateLive
+		r.live.Store(true)
 	}
 	return nil
 }
@@ -213,10 +255,12 @@ func worse(a, b project.Phase) project.Phase {
 	rank := func(p project.Phase) int {
 		switch p {
 		case project.Stopped:
-			return 3
+			return 4
 		case project.Retrying:
-			return 2
+			return 3
 		case project.Standby:
+			return 2
+		case project.Holding:
 			return 1
 		}
 		return 0
@@ -258,6 +302,8 @@ func (r *Runner) Healthy(ctx context.Context) error {
 		err = ErrNotRunning
 	case s.State == StateFailed:
 		err = fmt.Errorf("%w: %w", ErrStopped, s.Err)
+	case s.State == StateStandby && s.Err != nil && s.LagTime > supersededAge:
+		err = fmt.Errorf("%w: %d events, the first of them from %v ago: %w", ErrLagging, s.Lag, s.LagTime, s.Err)
 	case r.lagMax > 0 && s.LagTime > r.lagMax:
 		err = fmt.Errorf("%w: %d events, the first of them from %v ago", ErrLagging, s.Lag, s.LagTime)
 	case r.strict && s.Parked > 0:
@@ -267,19 +313,41 @@ func (r *Runner) Healthy(ctx context.Context) error {
 }
 
 // Ready returns nil once the runner is live, which is when requests that read its
-// model had better come; otherwise an error that says what it is doing.
+// model had better come; otherwise an error that says what it is doing. It stays
+// ready after that while it retries something or has much to do, as long as the
+// first event that it has yet to handle is not older than 15 seconds. A runner that
+// stands by, or holds, is ready: readers read what another one keeps.
 func (r *Runner) Ready(ctx context.Context) error {
 	s, err := r.Status(ctx)
-	if err == nil && s.State != StateLive && s.State != StateStandby {
-		err = fmt.Errorf("projection %q version %d is %s", r.name, r.version, s.State)
-		if s.Err != nil {
-			err = fmt.Errorf("%w: %w", err, s.Err)
+	if err != nil {
+		return err
+	}
+	switch s.State {
+	case StateLive, StateStandby, StateHolding:
+		return nil
+	case StateCatchingUp, StateRetrying:
+		if n := r.active(); n != nil && n.live.Load() && s.LagTime <= readyAge && len(s.Partitions) > 0 {
+			return nil
 		}
+	}
+	err = fmt.Errorf("projection %q version %d is %s", r.name, r.version, s.State)
+	if s.Err != nil {
+		err = fmt.Errorf("%w: %w", err, s.Err)
 	}
 	return err
 }
 
-// A rate measures how fast a lane passes the log.
+// rateEvery is how often at most a rate is measured.
+const rateEvery = 200 * time.Millisecond
+
+// rateNow returns how many events of the partition the runner passes in a second.
+func (r *reader) rateNow(now time.Time) float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rate.now(now)
+}
+
+// A rate measures how fast the lanes of a partition pass the log.
 type rate struct {
 	since time.Time
 	from  store.Position
@@ -315,12 +383,14 @@ func (r *rate) now(now time.Time) float64 {
 // switchEvery is how often a runner with [SwitchWhenLive] looks whether it is.
 const switchEvery = 200 * time.Millisecond
 
-// switchWhenLive switches readers to the version once it has caught up.
+// switchWhenLive switches readers to the version once it has caught up: with the
+// version that serves, if that is behind the head or does not run, else with the
+// log.
 func (r *run) switchWhenLive(ctx context.Context) {
 	for r.sleep(ctx, switchEvery, nil) {
 		s, err := r.runner.Status(ctx)
 		switch {
-		case err != nil || s.State != StateLive || s.Lag > 0:
+		case err != nil || s.State != StateLive && s.State != StateHolding || !r.caught(&s):
 			continue
 		case s.Serving >= r.version:
 			return
@@ -332,4 +402,20 @@ func (r *run) switchWhenLive(ctx context.Context) {
 		r.logger.Info("projection has switched", "projection", r.name, "version", r.version)
 		return
 	}
+}
+
+// caught reports whether all lanes have caught up.
+func (r *run) caught(s *Status) bool {
+	for _, l := range r.list() {
+		if l.id.partition >= len(s.Partitions) {
+			return false
+		}
+		l.mu.Lock()
+		caught := l.core.Caught(s.Partitions[l.id.partition].Head)
+		l.mu.Unlock()
+		if !caught {
+			return false
+		}
+	}
+	return true
 }

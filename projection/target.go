@@ -53,3 +53,46 @@ const (
 	// NoteBytesMax holds what a note says.
 	NoteBytesMax = 64 << 10
 )
+
+// A Blame says whose fault an error is.
+type Blame uint8
+
+// What [Classify] and a [Classifier] return.
+const (
+	// BlameUnknown: it cannot be told by the error. Then it is the event's fault if
+	// the target can write, and otherwise the target's.
+	BlameUnknown Blame = iota
+	// BlameEvent: it is the fault of the event, which is tried again, and given up
+	// in the end, see [OnFailure].
+	BlameEvent
+	// BlameHopeless: it is the fault of the event, and trying again is of no use.
+	BlameHopeless
+	// BlameTarget: it is the fault of the target, such as a full disk. The batch is
+	// tried again until it works.
+	BlameTarget
+)
+
+// A Classifier tells which errors of its database are its own fault and no event's.
+// It is an optional ability of a [Target].
+type Classifier interface {
+	// Blame says whose fault an error of a rule or of the target is.
+	Blame(err error) Blame
+}
+
+// A Checker finds out whether a transaction is still what it was when it began. It
+// is an optional ability of a [Target]; without it the runner reads a note instead.
+type Checker[Tx any] interface {
+	// Check returns an error if rules have ended the transaction, or left it so that
+	// it cannot be committed. It is called within Update, after rules have returned.
+	// An error that matches [ErrTarget] is the target's fault, any other one that
+	// of the rules.
+	Check(ctx context.Context, tx Tx) error
+}
+
+// A Volatile target keeps nothing beyond the process, as a [Memory]. Its read model
+// is built from the start of the log each time, so the log keeps all of it. It is an
+// optional ability of a [Target].
+type Volatile interface {
+	// Volatile reports whether the read model is gone with the process.
+	Volatile() bool
+}

@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,10 @@ func WaitFor(ctx context.Context, r *Runner, receipt perdure.Receipt) error {
 // parked entities. A position travels as text, such as in a header of HTTP, by
 // [store.Position.String] and [store.ParsePosition]; a position with sequence 0
 // is reached always.
+//
+// A version that readers do not use goes behind the one that they use, and waiting
+// for it waits for both; but if that one has stood still for a second, such as
+// because its program is gone, this one does its work, effects and all.
 //
 // Where the runner is run, it is woken; elsewhere it looks at the notes every
 // [PollDefault]. It returns an error matching [ErrStopped] if the runner has
@@ -91,29 +96,36 @@ func (r *Runner) noted(ctx context.Context, p store.Position) (bool, error) {
 func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 	r.waiting.Add(1)
 	defer r.waiting.Add(-1)
+	begun := r.moves(p)
 	for first := true; ; first = false {
 		r.mu.Lock()
 		if r.changed == nil {
 			r.changed = make(chan struct{})
 		}
 		changed := r.changed
-		err := r.err
-		if !r.failed {
+		err, standby := r.err, r.superseded
+		if !r.failed && !(standby && r.config.once) {
 			err = nil
 		}
 		r.mu.Unlock()
-		done, standby := false, false
-		if err == nil {
+		done := false
+		if err == nil && !standby {
 			done, standby, err = r.reached(p)
 		}
 		if err != nil {
 			return false, fmt.Errorf("%w: %w", ErrStopped, err)
 		}
+		poll := standby
 		if done {
-			return true, nil
+			if done, poll = r.confirm(ctx, p, begun); done {
+				return true, nil
+			}
 		}
 		if first {
 			for _, l := range r.list() {
+				if l.id.partition == p.Partition() {
+					l.input(func(c *project.Lane) { c.Demand(p) })
+				}
 				l.signal() // it may have gone to sleep before it knew that somebody waits
 			}
 		}
@@ -121,6 +133,8 @@ func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 			if done, err := r.runner.noted(ctx, p); done || err != nil {
 				return done, err
 			}
+		}
+		if poll {
 			timer := make(chan struct{})
 			stop := r.config.Clock.AfterFunc(r.config.Poll, func() { close(timer) })
 			r.pass(ctx, changed, timer)
@@ -137,6 +151,65 @@ func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 			return false, err
 		}
 	}
+}
+
+// moves returns how often each lane of the partition of a position has read or
+// written its note.
+func (r *run) moves(p store.Position) map[*lane]uint64 {
+	counts := make(map[*lane]uint64)
+	for _, l := range r.lanesOf(p) {
+		l.mu.Lock()
+		counts[l] = l.moves
+		l.mu.Unlock()
+	}
+	return counts
+}
+
+func (r *run) lanesOf(p store.Position) []*lane {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p.Partition() < len(r.readers) {
+		return r.readers[p.Partition()].lanes
+	}
+	return nil
+}
+
+// confirm reports whether the read model is still what the lanes know of it: all of
+// them have read or written their notes since the caller has begun to wait, or the
+// version has not been reset, by another process. If that cannot be found out, the
+// caller had better ask again.
+func (r *run) confirm(ctx context.Context, p store.Position, begun map[*lane]uint64) (ok, again bool) {
+	known := true
+	for _, l := range r.lanesOf(p) {
+		l.mu.Lock()
+		before, there := begun[l]
+		known = known && there && l.moves > before
+		l.mu.Unlock()
+	}
+	if known {
+		return true, false
+	}
+	gone := false
+	err := r.back.view(ctx, func(t txn) error {
+		b, err := t.note(ctx, r.aboutKey())
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		gone = r.again == nil || !bytes.Equal(b, r.note)
+		return nil
+	})
+	if err != nil {
+		return false, true
+	}
+	if gone {
+		for _, l := range r.list() {
+			l.input((*project.Lane).Reload)
+		}
+		return false, true
+	}
+	return true, false
 }
 
 // pass waits for one of the signals, or the end.
@@ -166,13 +239,14 @@ func (r *run) reached(p store.Position) (done, standby bool, err error) {
 		l.mu.Lock()
 		phase, failure := l.core.Phase()
 		state, loaded := l.core.State()
+		loaded = loaded && !l.core.Stale()
 		covered := l.core.Covered()
 		if r.config.once {
 			covered = state.Position
 		}
 		l.mu.Unlock()
-		if loaded && covered >= p && phase != project.Stopped {
-			continue
+		if loaded && covered >= p && !errors.Is(failure, project.ErrRemoved) {
+			continue // also if it has stopped at what comes later
 		}
 		done = false
 		switch phase {

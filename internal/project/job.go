@@ -119,7 +119,8 @@ func (l *Lane) nextOfJob(now time.Time) (Action, bool) {
 
 // tryJob begins an attempt of the job, which leaves the position where it is.
 func (l *Lane) tryJob(events []store.Event) {
-	l.try(events, l.state.Position)
+	l.try(events, l.state.Position, store.ID{})
+	l.attempt.Replaying = len(events) > 0 && !l.latch.Owns(events[0].Key, events[0].Position)
 	l.attempt.Parked = nil
 	l.reached = l.covered
 	l.ofJob = true
@@ -162,7 +163,7 @@ func moved(p *Parked, e *store.Event) *Parked {
 func (l *Lane) tryMissing(p *Parked) {
 	n := min(len(l.missing), l.size, l.limits.Batch)
 	if n > 0 {
-		n = l.cut(l.missing[:n])
+		n = cut(l.latch, l.missing[:n])
 	}
 	l.tryJob(l.missing[:n])
 	l.goOn(p, n)

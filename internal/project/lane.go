@@ -20,6 +20,10 @@ var (
 	ErrDeadMax = errors.New("too many dead letters")
 )
 
+// ErrFinal marks an error of [Lane.Loaded] that the lane must not wait for: it
+// stops until [Lane.Resume].
+var ErrFinal = errors.New("projection cannot go on")
+
 // An Action is what a lane wants done.
 type Action struct {
 	Kind ActionKind
@@ -53,6 +57,8 @@ const (
 	Read
 	// Seek: chunks are to begin at After, or before.
 	Seek
+	// Look at which version serves, and where it is; [Lane.Looked] follows.
+	Look
 )
 
 // A Lane is the state machine that brings the events of a part of a partition
@@ -76,7 +82,15 @@ const (
 //     state.Position is missing. So every event of it belongs to one of the two.
 //  5. One action is under way at a time. Waiting and seeking are none.
 //  6. An event is tried alone before it is given up, so that it takes the blame
-//     for nothing else; only its own failures count as its attempts.
+//     for nothing else; only its own failures count as its attempts, and only as
+//     long as the target works: one that refuses to park an entity has failed too,
+//     and the event begins again.
+//  7. An event whose effects are not the lane's own is handled only at or below
+//     the frontier: where the version that serves has done them, or another one
+//     before it. Above it, the lane holds; or, if somebody waits and the version
+//     that serves does not move, it takes the effects over in the attempt that
+//     does them. So a version that begins to serve is never ahead of the one
+//     before it, and no event is in between.
 //
 // It is for one goroutine at a time; it neither waits nor calls anybody.
 type Lane struct {
@@ -85,6 +99,7 @@ type Lane struct {
 	policy Policy
 
 	state  State
+	latch  Latch // of state
 	parked map[store.Key]*Parked
 
 	loaded  bool // the notes have been read once
@@ -100,6 +115,8 @@ type Lane struct {
 	covered   store.Position
 	window    []store.Event // what is left of the chunk
 	through   store.Position
+	throughAt store.ID // the id of the event at through
+	coveredAt store.ID // the id of the event at covered
 	seek      bool
 	idleSince time.Time // when covered began to be above state.Position
 
@@ -108,6 +125,16 @@ type Lane struct {
 	attempts int // failures of the first event of the window, tried alone or first
 	verdict  error
 	give     bool // the first event of the window is given up
+
+	serving  Serving        // as it was looked at last
+	frontier store.Position // nothing above it is handled that is not the lane's own
+	mark     mark
+	looked   bool      // at the version that serves, since the window has changed
+	lookAt   time.Time // when to look again
+	looks    int       // that were in vain, in a row
+	stillAt  time.Time // since when the version that serves has not moved
+	demand   store.Position
+	taking   bool // the next attempt takes effects over
 
 	attempt  Attempt
 	consumed int            // events of the window in the attempt
@@ -123,7 +150,7 @@ type Lane struct {
 // New returns a lane that begins with loading its notes. Self tells its notes
 // from those of other runners.
 func New(self store.ID, limits Limits, policy Policy) *Lane {
-	return &Lane{self: self, limits: limits, policy: policy, stale: true, size: limits.Batch}
+	return &Lane{self: self, limits: limits, policy: policy, stale: true, size: limits.Batch, latch: Closed(0)}
 }
 
 // Wants reports whether the lane takes a chunk: it has handled the last one.
@@ -146,18 +173,21 @@ func (l *Lane) Offer(c Chunk, now time.Time) {
 	for from < len(c.Events) && c.Events[from].Position <= l.covered {
 		from++
 	}
-	l.window, l.through = c.Events[from:], c.Through
+	l.window, l.through, l.throughAt = c.Events[from:], c.Through, c.At
+	l.looked = false
 	if len(l.window) == 0 {
-		l.cover(c.Through, now)
+		l.cover(c.Through, c.At, now)
 	}
 }
 
 // cover moves covered up, over nothing that the lane wants.
-func (l *Lane) cover(p store.Position, now time.Time) {
+func (l *Lane) cover(p store.Position, at store.ID, now time.Time) {
 	if l.covered == l.state.Position {
 		l.idleSince = now
 	}
-	l.covered = max(l.covered, p)
+	if p > l.covered {
+		l.covered, l.coveredAt = p, at
+	}
 }
 
 // Next returns what the lane wants done. The attempt of an action is valid until
@@ -182,6 +212,9 @@ func (l *Lane) Next(now time.Time) Action {
 	}
 	if len(l.window) > 0 {
 		l.turn = false
+		if !l.taking && l.free(l.window[:1]) == 0 {
+			return l.hold(now)
+		}
 		return l.tryWindow(now)
 	}
 	if l.covered > l.state.Position && !canary.Broken("filtered-position-not-noted") {
@@ -189,9 +222,106 @@ func (l *Lane) Next(now time.Time) Action {
 		if uint64(l.covered-l.state.Position) < l.limits.FlushEvents && now.Before(at) {
 			return Action{Kind: Wait, At: at}
 		}
-		return l.try(nil, l.covered)
+		return l.try(nil, l.covered, l.coveredAt)
 	}
 	return Action{Kind: Wait}
+}
+
+// free returns how many of the events, from the first on, the lane may handle as
+// it is: those whose effects are its own, or below the frontier.
+func (l *Lane) free(events []store.Event) int {
+	last := events[len(events)-1].Position
+	if last <= l.frontier || l.latch.Open() {
+		return len(events)
+	}
+	for i := range events {
+		if e := &events[i]; e.Position > l.frontier && !l.latch.Owns(e.Key, e.Position) {
+			return i
+		}
+	}
+	return len(events)
+}
+
+// hold waits until the version that serves has handled the next event, and looks
+// at it with growing pauses.
+func (l *Lane) hold(now time.Time) Action {
+	if now.Before(l.lookAt) {
+		return Action{Kind: Wait, At: l.lookAt}
+	}
+	l.busy = true
+	return Action{Kind: Look}
+}
+
+// Looked is the input of which version serves, and where it is.
+func (l *Lane) Looked(s Serving, err error, now time.Time) {
+	l.busy = false
+	if err != nil {
+		l.retry(err, now)
+		return
+	}
+	if m := s.mark(); m != l.mark || l.stillAt.IsZero() {
+		l.mark, l.stillAt = m, now
+	}
+	l.serving, l.looked = s, true
+	if s.Version == 0 {
+		// The lane's own version serves by now, so its note has another latch.
+		l.stale, l.looked = true, false
+		l.lookAt = now.Add(backoff(l.limits.HoldMin, l.limits.HoldMax, l.looks))
+		l.looks++
+		return
+	}
+	l.frontier = max(l.frontier, s.frontier(l.limits.Lane, l.limits.Lanes, l.state.Position.Partition()))
+	if len(l.window) == 0 || l.free(l.window[:1]) > 0 {
+		l.looks, l.lookAt = 0, time.Time{}
+		return
+	}
+	l.taking = l.demand >= l.window[0].Position && !now.Before(l.stillAt.Add(l.limits.TakeAfter))
+	l.lookAt = now.Add(backoff(l.limits.HoldMin, l.limits.HoldMax, l.looks))
+	l.looks++
+}
+
+// Demand is the input that somebody waits for a position. If the version that
+// serves stands still below it, the lane does its work, effects and all.
+func (l *Lane) Demand(p store.Position) {
+	if p > l.demand {
+		l.demand, l.lookAt, l.looks = p, time.Time{}, 0
+	}
+}
+
+// Caught reports whether all that the version that serves has handled is in the
+// read model, and of the log what is at or below head if no other version serves.
+func (l *Lane) Caught(head store.Position) bool {
+	return l.loaded && (l.covered >= head || l.holding())
+}
+
+func (l *Lane) holding() bool {
+	return len(l.window) > 0 && l.looked && !l.taking && l.free(l.window[:1]) == 0
+}
+
+// take has the attempt take over the effects of its events from the version that
+// serves. It reports whether that can be done.
+func (l *Lane) take(a *Attempt, through store.Position) bool {
+	from := append([]State(nil), l.serving.Lanes...)
+	to := make([]State, l.limits.Lanes)
+	for i := range to {
+		to[i].Position = store.NewPosition(l.state.Position.Partition(), 0)
+		to[i].SetLatch(Closed(to[i].Position.Partition()))
+	}
+	to[l.limits.Lane] = l.state
+	changed, _, err := HandOver(from, to, l.limits.Lane, through)
+	if err != nil {
+		return false
+	}
+	a.New.Latched, a.New.Edges = to[l.limits.Lane].Latched, to[l.limits.Lane].Edges
+	a.Taken, a.Serving = nil, l.serving.Version
+	for i, c := range changed {
+		if c {
+			from[i].Revision++
+			from[i].Writer = l.self
+			a.Taken = append(a.Taken, Taken{i, l.serving.Lanes[i], from[i]})
+		}
+	}
+	return true
 }
 
 // tryWindow tries the next events of the window, or gives the first one up.
@@ -207,36 +337,70 @@ func (l *Lane) tryWindow(now time.Time) Action {
 	case l.attempts > 0:
 		n = 1
 	}
-	n = l.cut(l.window[:n])
-	position := l.through
-	if n < len(l.window) {
-		position = l.window[n-1].Position
+	if l.taking {
+		for n > 1 && l.window[n-1].Position > l.demand {
+			n--
+		}
+	} else {
+		n = l.free(l.window[:n])
 	}
-	a := l.try(l.window[:n], position)
+	return l.tryFirst(n, now)
+}
+
+// tryFirst tries the first events of the window.
+func (l *Lane) tryFirst(n int, now time.Time) Action {
+	latch := l.latch
+	if l.taking {
+		var probe Attempt
+		probe.New = l.state
+		if !l.take(&probe, l.window[n-1].Position) {
+			return l.cannotTake(now)
+		}
+		latch = probe.New.Latch()
+	}
+	n = cut(latch, l.window[:n])
+	position, at := l.through, l.throughAt
+	if n < len(l.window) {
+		position, at = l.window[n-1].Position, l.window[n-1].ID
+	}
+	a := l.try(l.window[:n], position, at)
+	if l.taking {
+		l.take(&l.attempt, l.window[n-1].Position)
+	}
+	l.attempt.Replaying = !latch.Owns(l.window[0].Key, l.window[0].Position)
 	l.consumed = n
 	return a
 }
 
-// cut returns how many of the events are on the same side of the latch as the first.
-func (l *Lane) cut(events []store.Event) int {
-	if events[0].Position > l.state.Latched || events[len(events)-1].Position <= l.state.Latched {
+// cannotTake goes on holding.
+func (l *Lane) cannotTake(now time.Time) Action {
+	l.taking = false
+	return Action{Kind: Wait, At: l.lookAt}
+}
+
+// cut returns how many of the events are owned, or not, like the first.
+func cut(latch Latch, events []store.Event) int {
+	first, last := &events[0], &events[len(events)-1]
+	if latch.same(first.Position, last.Position) {
 		return len(events)
 	}
+	owned := latch.Owns(first.Key, first.Position)
 	n := 1
-	for events[n].Position <= l.state.Latched {
+	for n < len(events) && latch.Owns(events[n].Key, events[n].Position) == owned {
 		n++
 	}
 	return n
 }
 
-// try begins an attempt that moves the position.
-func (l *Lane) try(events []store.Event, position store.Position) Action {
+// try begins an attempt that moves the position to that of the event with an id.
+func (l *Lane) try(events []store.Event, position store.Position, at store.ID) Action {
 	l.attempt = Attempt{Old: l.state, New: l.state, Events: events, Parked: l.parked}
 	a := &l.attempt
 	a.New.Revision++
 	a.New.Writer = l.self
-	a.New.Position = max(position, l.state.Position)
-	a.Replaying = len(events) > 0 && events[0].Position <= l.state.Latched
+	if position > l.state.Position {
+		a.New.Position, a.New.At = position, at
+	}
 	l.busy, l.consumed, l.reached, l.ofJob = true, 0, a.New.Position, false
 	return Action{Kind: Try, Attempt: a}
 }
@@ -256,12 +420,16 @@ func (l *Lane) giveUp(e *store.Event, now time.Time) Action {
 		l.stop(stop)
 		return Action{Kind: Wait}
 	}
-	position := l.through
+	position, at := l.through, l.throughAt
 	if len(l.window) > 1 {
-		position = e.Position
+		position, at = e.Position, e.ID
 	}
-	a := l.try(nil, position)
+	a := l.try(nil, position, at)
 	l.consumed = 1
+	if l.taking && !l.take(&l.attempt, e.Position) {
+		l.busy = false
+		return l.cannotTake(now)
+	}
 	if l.policy.OnFailure == Skip {
 		l.attempt.Dead = &DeadLetter{
 			Key: e.Key, Version: e.Version, Position: e.Position, Through: e.Position,
@@ -300,6 +468,10 @@ func (l *Lane) stop(err error) {
 // note. The lane keeps parked.
 func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) {
 	l.busy = false
+	if errors.Is(err, ErrFinal) {
+		l.stop(err)
+		return
+	}
 	if err != nil {
 		l.retry(err, now)
 		return
@@ -311,6 +483,7 @@ func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) 
 	same := l.loaded && state.Revision == l.state.Revision && state.Position == l.state.Position
 	first := !l.loaded
 	l.state, l.loaded = *state, true
+	l.latch = l.state.Latch()
 	l.parked = nil
 	for _, p := range parked {
 		l.park(p)
@@ -338,22 +511,27 @@ func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) 
 func (l *Lane) place(first bool) {
 	switch p := l.state.Position; {
 	case first || p < l.covered:
-		l.covered, l.window, l.seek = p, nil, true
+		l.covered, l.coveredAt, l.window, l.seek = p, l.state.At, nil, true
 	case len(l.window) == 0:
-		l.covered = p
+		l.covered, l.coveredAt = p, l.state.At
 	default:
 		for len(l.window) > 0 && l.window[0].Position <= p {
 			l.window = l.window[1:]
 		}
-		if l.covered = p; len(l.window) == 0 {
-			l.covered = max(p, l.through) // the rest of the chunk is not for this lane
+		l.covered, l.coveredAt = p, l.state.At
+		if len(l.window) == 0 && l.through > p {
+			l.covered, l.coveredAt = l.through, l.throughAt // the rest of the chunk is not for this lane
 		}
 	}
 	l.clear()
 }
 
-// clear forgets what is known about the failures of the first event.
-func (l *Lane) clear() { l.bound, l.attempts, l.give, l.verdict = 0, 0, false, nil }
+// clear forgets what is known about the failures of the first event, and whether
+// it is for this lane to do its effects.
+func (l *Lane) clear() {
+	l.bound, l.attempts, l.give, l.verdict = 0, 0, false, nil
+	l.looked, l.taking, l.lookAt = false, false, time.Time{}
+}
 
 func (l *Lane) park(p *Parked) {
 	m := make(map[store.Key]*Parked, len(l.parked)+1) // an attempt may have the old one
@@ -396,7 +574,9 @@ func (l *Lane) Tried(o Outcome, now time.Time) {
 		}
 	case Moved:
 		l.stale, l.foreign = true, true
+		l.looked, l.taking, l.lookAt = false, false, time.Time{} // it may be the version that serves that has moved
 	case Refused:
+		l.spare()
 		l.retry(o.Err, now)
 	case Unknown:
 		if canary.Broken("unknown-rows-taken-for-stored") {
@@ -404,14 +584,26 @@ func (l *Lane) Tried(o Outcome, now time.Time) {
 			return
 		}
 		l.stale = true
+		l.spare()
 		l.retry(o.Err, now)
+	}
+}
+
+// spare forgets the verdict on an event if the target has failed to store it: what
+// its rule has failed at may have been the target too.
+func (l *Lane) spare() {
+	if l.attempt.Park != nil && !l.ofJob || l.attempt.Dead != nil && !l.ofJob {
+		l.clear()
 	}
 }
 
 // stored takes over what an attempt has stored.
 func (l *Lane) stored(now time.Time) {
 	a := &l.attempt
-	l.state = a.New
+	if l.state = a.New; a.New.Latched != a.Old.Latched || a.New.Edges != a.Old.Edges {
+		l.latch = l.state.Latch()
+	}
+	l.taking = false
 	l.fails, l.err, l.until = 0, nil, time.Time{}
 	if a.Park != nil {
 		l.park(a.Park)
@@ -438,7 +630,10 @@ func (l *Lane) stored(now time.Time) {
 		l.size = min(l.limits.Batch, l.size*2)
 	}
 	l.window = l.window[l.consumed:]
-	l.covered = max(l.covered, l.reached)
+	l.looked = false
+	if l.reached >= l.covered {
+		l.covered, l.coveredAt = l.reached, a.New.At
+	}
 }
 
 func (l *Lane) pause() time.Duration {
@@ -489,12 +684,19 @@ func (l *Lane) Resume() {
 	}
 }
 
+// Close ends the lane: it does nothing more, and its jobs end with an error.
+func (l *Lane) Close(err error) { l.stop(err) }
+
 // State returns the lane's copy of its note, and whether it has one.
 func (l *Lane) State() (State, bool) { return l.state, l.loaded }
 
 // Covered returns the position up to which nothing that the lane wants is
 // missing in the read model, but for parked entities.
 func (l *Lane) Covered() store.Position { return l.covered }
+
+// Stale reports whether the notes are to be read again, so that what the lane says
+// may not be so any more.
+func (l *Lane) Stale() bool { return l.stale }
 
 // Passed returns a position that the lane will never want an event at or below of.
 func (l *Lane) Passed() store.Position {
@@ -516,6 +718,8 @@ func (l *Lane) Phase() (Phase, error) {
 		return Loading, nil
 	case l.foreign:
 		return Standby, nil
+	case l.holding():
+		return Holding, nil
 	}
 	return Running, nil
 }

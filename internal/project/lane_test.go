@@ -11,19 +11,22 @@ import (
 
 var seeds = flag.Int("seeds", 150, "how many worlds are tried")
 
+// steps is how many steps a world takes.
+const steps = 1400
+
 func TestTheReadModelIsTheFoldOfTheLogWhateverFails(t *testing.T) {
 	t.Parallel()
 	stats := map[string]int{}
 	for seed := range uint64(*seeds) {
 		w := newWorld(seed)
-		if err := w.run(800); err != nil {
+		if err := w.run(steps); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		for k, n := range w.stats {
 			stats[k] += n
 		}
 	}
-	for _, k := range []string{"refused", "moved", "failed", "unknown", "parked", "unparked", "dead", "reset", "stopped"} {
+	for _, k := range []string{"refused", "moved", "failed", "unknown", "parked", "unparked", "dead", "reset", "stopped", "switched", "removed", "taken"} {
 		if stats[k] == 0 {
 			t.Errorf("no world has ever seen %q: %v", k, stats)
 		}
@@ -40,6 +43,10 @@ func TestBrokenLanesAreCaught(t *testing.T) {
 		{unparkFirst},
 		{ignoreParked},
 		{replayedAreNew},
+		{switchAPoint},
+		{neverHolds},
+		{forgetDone},
+		{takeForgets},
 		{project.ForgetFiltered},
 		{project.ForgetWindow},
 	} {
@@ -47,7 +54,7 @@ func TestBrokenLanesAreCaught(t *testing.T) {
 			t.Parallel()
 			const tries = 200
 			for seed := range uint64(tries) {
-				if err := newWorld(seed, faults...).run(800); err != nil {
+				if err := newWorld(seed, faults...).run(steps); err != nil {
 					t.Logf("seed %d: %v", seed, err)
 					return
 				}

@@ -15,8 +15,12 @@ type State struct {
 	Position store.Position
 	// Revision grows by one with every change of the lane's notes.
 	Revision uint64
-	// Latched: events up to here have had their effects already.
+	// At is the id of the event at Position; zero if it is not known.
+	At store.ID
+	// Latched and Edges are the latch, see [State.Latch]. Without Edges the effects
+	// of all events above Latched are the lane's own, and of no others.
 	Latched store.Position
+	Edges   string
 	// Writer is who has written the note.
 	Writer store.ID
 	// Parked counts the parked entities, Dead the dead letters.
@@ -48,9 +52,11 @@ type DeadLetter struct {
 }
 
 // A Chunk is a run of events that a reader has got for the lane: all that the
-// lane is to handle above After, through Through.
+// lane is to handle above After, through Through. At is the id of the event at
+// Through, zero if it is not known.
 type Chunk struct {
 	After, Through store.Position
+	At             store.ID
 	Events         []store.Event
 }
 
@@ -68,8 +74,20 @@ type Attempt struct {
 	Park   *Parked
 	Unpark store.Key
 	Dead   *DeadLetter
-	// Replaying is true if the events have had their effects already.
+	// Replaying is true if the effects of the events are not the lane's to do.
 	Replaying bool
+	// Taken are the lanes of the version that serves from which the attempt takes
+	// effects over; none in most attempts. Like the lane's own note, their notes are
+	// compared with Old, and New is stored. Serving is that version: if it serves no
+	// more, the attempt must do nothing and say [Moved].
+	Taken   []Taken
+	Serving int
+}
+
+// A Taken is a lane of the serving version that gives effects away.
+type Taken struct {
+	Lane     int
+	Old, New State
 }
 
 // A Result is what became of an attempt.
@@ -136,6 +154,13 @@ type Limits struct {
 	RetryMin, RetryMax time.Duration
 	// StandbyMin and StandbyMax bound the pauses while another runner is at work.
 	StandbyMin, StandbyMax time.Duration
+	// HoldMin and HoldMax bound the pauses of a lane that waits for the version that
+	// serves. TakeAfter is how long that one must have stood still before the lane
+	// takes its effects over for those who wait, see [Lane.Demand].
+	HoldMin, HoldMax time.Duration
+	TakeAfter        time.Duration
+	// Lane and Lanes say which of how many lanes it is.
+	Lane, Lanes int
 }
 
 // A Phase is what a lane is doing, for people.
@@ -151,6 +176,9 @@ const (
 	Retrying
 	// Standby: another runner is at work.
 	Standby
+	// Holding: it waits for the version that serves, which has not handled yet what
+	// comes next.
+	Holding
 	// Stopped: it needs somebody's help.
 	Stopped
 )

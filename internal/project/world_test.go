@@ -21,23 +21,29 @@ const (
 	ignoreParked   = "parked entities are not passed over"
 	oneRunner      = "there is one runner" // which is no fault
 	replayedAreNew = "what was replayed counts as new"
+	switchAPoint   = "a switch hands over a point, and not what is between the versions"
+	neverHolds     = "a version that does not serve goes ahead of the one that does"
+	forgetDone     = "a version that is removed takes with it what effects were done"
+	takeForgets    = "effects are taken over without a word to the version that serves"
 )
 
 const (
-	lanes    = 2
 	runners  = 2
 	entities = 8
+	versions = 2 // that there are at a time
 )
 
 var limits = project.Limits{
-	Batch: 4, Parked: 2, Dead: 1000, FlushEvents: 6, FlushAfter: 40 * time.Millisecond,
+	Batch: 4, Parked: 1, Dead: 1000, FlushEvents: 6, FlushAfter: 40 * time.Millisecond,
 	RetryMin: time.Millisecond, RetryMax: 8 * time.Millisecond,
 	StandbyMin: 4 * time.Millisecond, StandbyMax: 30 * time.Millisecond,
+	HoldMin: time.Millisecond, HoldMax: 8 * time.Millisecond, TakeAfter: 12 * time.Millisecond,
 }
 
-// A world is some runners of one projection with a model of everything around
-// them: the log, the target, the handlers, the clock and the crashes. It takes
-// steps from a seeded source of chance, and notes the first thing that must not be.
+// A world is some runners of two versions of a projection with a model of
+// everything around them: the log, the target, the handlers, the clock and the
+// crashes. It takes steps from a seeded source of chance, and notes the first thing
+// that must not be.
 type world struct {
 	random *rand.Rand
 	faults []string
@@ -50,24 +56,33 @@ type world struct {
 	events []store.Event
 	latest map[store.Key]store.Version
 	poison map[store.Position]int // failures to come; many are for ever
-	target target
-	ran    [runners * lanes]*runner
 	writer byte
 	jobs   int
 	stats  map[string]int
+
+	versions [versions]*version
+	numbers  int             // of versions that there have been
+	serving  int             // the number of the version that serves; 0 if there is none
+	done     []project.State // the lanes of the last version, if it has been removed
+	effects  map[store.Position]int
+	excused  map[store.Position]bool // what may have no effect, because somebody has said so
 }
 
-// A target is a read model with its notes.
-type target struct {
-	rows    map[store.Key][]store.Version
-	effects map[store.Position]int
-	notes   [lanes]project.State
-	parked  [lanes]map[store.Key]project.Parked
-	dead    [lanes][]project.DeadLetter
+// A version is a read model with its notes, and what runs it.
+type version struct {
+	number int
+	lanes  int
+	off    bool // its program does not run
+	rows   map[store.Key][]store.Version
+	notes  []project.State
+	parked []map[store.Key]project.Parked
+	dead   [][]project.DeadLetter
+	ran    []*runner
 }
 
 // A runner is one lane of one process.
 type runner struct {
+	of      *version
 	lane    *project.Lane
 	number  int
 	at      store.Position // of the reader
@@ -78,20 +93,81 @@ func newWorld(seed uint64, faults ...string) *world {
 	w := &world{
 		random: rand.New(rand.NewPCG(seed, 0)), faults: faults, now: time.Unix(1000, 0),
 		latest: map[store.Key]store.Version{}, poison: map[store.Position]int{}, stats: map[string]int{},
-		target: target{rows: map[store.Key][]store.Version{}, effects: map[store.Position]int{}},
+		effects: map[store.Position]int{}, excused: map[store.Position]bool{},
 	}
 	w.policy = project.Policy{AttemptsMax: 1 + w.random.IntN(3), BackoffMin: time.Millisecond, BackoffMax: 4 * time.Millisecond}
 	if w.random.IntN(4) == 0 {
 		w.policy.OnFailure = project.Skip
 	}
-	for i := range lanes {
-		w.target.parked[i] = map[store.Key]project.Parked{}
-	}
 	w.alone = w.has(oneRunner)
-	for i := range w.ran {
-		w.start(i)
-	}
+	w.begin(0)
 	return w
+}
+
+// begin makes the next version in a place.
+func (w *world) begin(place int) {
+	w.numbers++
+	v := &version{number: w.numbers, lanes: 1 + w.random.IntN(3), rows: map[store.Key][]store.Version{}}
+	for range v.lanes {
+		s := project.State{Revision: 1}
+		if w.serving != 0 || w.done != nil {
+			s.SetLatch(project.Closed(0))
+		}
+		v.notes = append(v.notes, s)
+		v.parked = append(v.parked, map[store.Key]project.Parked{})
+		v.dead = append(v.dead, nil)
+	}
+	if w.serving == 0 {
+		w.serving = v.number
+		if w.done != nil {
+			if !w.handOver(w.done, v.notes) {
+				w.failf("a new version cannot take over: tangled")
+			}
+			w.done = nil
+		}
+	}
+	w.versions[place] = v
+	v.ran = make([]*runner, v.lanes*runners)
+	for i := range v.ran {
+		w.start(v, i)
+	}
+}
+
+// handOver gives what is owned to the lanes of another version.
+func (w *world) handOver(from, to []project.State) bool {
+	if _, _, err := project.HandOver(from, to, -1, store.LastPosition(0)); err != nil {
+		w.stats["tangled"]++
+		return false
+	}
+	for _, states := range [][]project.State{from, to} {
+		for i := range states {
+			states[i].Revision++
+			states[i].Writer = store.ID{254}
+			if err := states[i].Check(); err != nil {
+				w.failf("the latch of lane %d: %v", i, err)
+			}
+		}
+	}
+	return true
+}
+
+// numbered returns a version, or nil.
+func (w *world) numbered(n int) *version {
+	for _, v := range w.versions {
+		if v != nil && v.number == n {
+			return v
+		}
+	}
+	return nil
+}
+
+// anyVersion returns one of those that there are.
+func (w *world) anyVersion() *version {
+	for {
+		if v := w.versions[w.random.IntN(versions)]; v != nil {
+			return v
+		}
+	}
 }
 
 func (w *world) has(fault string) bool { return slices.Contains(w.faults, fault) }
@@ -105,15 +181,19 @@ func (w *world) failf(format string, args ...any) {
 func (w *world) chance(percent int) bool { return !w.calm && w.random.IntN(100) < percent }
 
 // start begins a runner anew, as after a crash.
-func (w *world) start(i int) {
+func (w *world) start(v *version, i int) {
 	w.writer++
-	w.ran[i] = &runner{lane: project.New(store.ID{w.writer}, limits, w.policy), number: i % lanes}
+	l := limits
+	l.Lane, l.Lanes = i%v.lanes, v.lanes
+	v.ran[i] = &runner{of: v, lane: project.New(store.ID{w.writer}, l, w.policy), number: i % v.lanes}
 }
 
-// laneOf says which lane an entity belongs to, wanted which events are wanted.
-func laneOf(k store.Key) int           { return int(k.ID[0]-'0') % lanes }
-func wanted(e *store.Event) bool       { return e.Type == "wanted" }
-func wants(n int, e *store.Event) bool { return wanted(e) && laneOf(e.Key) == n }
+// wants says which events are wanted by a lane.
+func wanted(e *store.Event) bool { return e.Type == "wanted" }
+
+func (v *version) wants(n int, e *store.Event) bool {
+	return wanted(e) && project.LaneOf(e.Key, v.lanes) == n
+}
 
 func (w *world) run(steps int) error {
 	const rests = 4
@@ -135,21 +215,93 @@ func (w *world) run(steps int) error {
 }
 
 func (w *world) step() {
-	switch n := w.random.IntN(100); {
-	case n < 12:
+	v := w.anyVersion()
+	switch n := w.random.IntN(200); {
+	case n < 24:
 		w.commit()
-	case n < 80:
-		w.turn(w.random.IntN(len(w.ran)))
-	case n < 92:
+	case n < 156:
+		w.turn(v, w.random.IntN(len(v.ran)))
+	case n < 182:
 		w.now = w.now.Add(time.Duration(w.random.IntN(3000)) * time.Microsecond)
-	case n < 96:
-		w.job()
-	case n < 97 && w.random.IntN(4) == 0:
-		w.reset()
-	case n < 99:
-		w.start(w.random.IntN(len(w.ran)))
+	case n < 188:
+		w.job(v)
+	case n < 189 && w.random.IntN(3) == 0:
+		w.reset(v)
+	case n < 191:
+		w.start(v, w.random.IntN(len(v.ran)))
+	case n < 193:
+		v.off = !v.off
+	case n < 195:
+		w.switchTo(v)
+	case n < 197:
+		v.ran[w.random.IntN(len(v.ran))].lane.Demand(store.Position(len(w.events)))
+	case n < 198:
+		w.remove(w.random.IntN(versions))
 	default:
 		w.heal()
+	}
+	for i := range w.versions {
+		if w.versions[i] == nil && w.random.IntN(20) == 0 {
+			w.begin(i)
+		}
+	}
+}
+
+// switchTo has readers use a version.
+func (w *world) switchTo(v *version) {
+	old := w.numbered(w.serving)
+	if old == v {
+		return
+	}
+	if w.has(switchAPoint) {
+		for i := range v.notes {
+			v.notes[i].SetLatch(project.OpenAbove(max(v.notes[i].Position, old.notes[0].Position)))
+			v.notes[i].Revision++
+		}
+		for i := range old.notes {
+			old.notes[i].SetLatch(project.Closed(0))
+			old.notes[i].Revision++
+		}
+	} else if !w.handOver(old.notes, v.notes) {
+		return
+	}
+	w.stats["switched"]++
+	w.serving = v.number
+}
+
+// remove takes a version away. The one that serves goes last.
+func (w *world) remove(place int) {
+	v := w.versions[place]
+	other := w.versions[1-place]
+	switch {
+	case v == nil || v.number == w.serving && other != nil:
+		return
+	case v.number == w.serving:
+		w.serving, w.done = 0, v.notes
+		if w.has(forgetDone) {
+			w.done = nil
+		}
+	case other != nil && !w.handOver(v.notes, other.notes):
+		return
+	}
+	w.stats["removed"]++
+	for n := range v.notes {
+		w.excuse(v, n)
+	}
+	w.versions[place] = nil
+	if w.versions[1-place] == nil {
+		w.begin(place)
+	}
+}
+
+// excuse says that the effects of what is parked in a lane need not come.
+func (w *world) excuse(v *version, n int) {
+	for k, p := range v.parked[n] {
+		for _, e := range w.events {
+			if e.Key == k && e.Position >= p.Position && e.Position <= v.notes[n].Position {
+				w.excused[e.Position] = true
+			}
+		}
 	}
 }
 
@@ -159,13 +311,14 @@ func (w *world) commit() {
 			Key:      store.Key{Kind: "k", ID: fmt.Sprint(w.random.IntN(entities))},
 			Position: store.NewPosition(0, uint64(len(w.events)+1)), Type: "wanted",
 		}
+		e.ID = idOf(e.Position)
 		if w.random.IntN(3) == 0 {
 			e.Type = "unwanted"
 		}
 		w.latest[e.Key]++
 		e.Version = w.latest[e.Key]
 		w.events = append(w.events, e)
-		switch w.random.IntN(10) {
+		switch w.random.IntN(6) {
 		case 0:
 			w.poison[e.Position] = 1 + w.random.IntN(3)
 		case 1:
@@ -177,9 +330,9 @@ func (w *world) commit() {
 func (w *world) heal() { clear(w.poison) }
 
 // turn lets a runner do one thing.
-func (w *world) turn(i int) {
-	r := w.ran[i]
-	if w.alone && i >= lanes {
+func (w *world) turn(v *version, i int) {
+	r := v.ran[i]
+	if v.off || w.alone && i >= v.lanes {
 		return
 	}
 	if r.pending != nil {
@@ -209,6 +362,8 @@ func (w *world) turn(i int) {
 		r.pending = func() { r.lane.Tried(o, w.now) }
 	case project.Read:
 		w.read(r, a)
+	case project.Look:
+		w.look(r)
 	case project.Seek:
 		r.at = a.After
 		if r.at+2 < store.Position(len(w.events)) && w.chance(12) {
@@ -217,7 +372,7 @@ func (w *world) turn(i int) {
 	case project.Wait:
 		if phase, err := r.lane.Phase(); phase == project.Stopped {
 			w.stats["stopped"]++
-			if !errors.Is(err, project.ErrParkedMax) {
+			if !errors.Is(err, project.ErrParkedMax) && !errors.Is(err, project.ErrRemoved) {
 				w.failf("a lane has stopped: %v", err)
 			}
 			r.lane.Resume()
@@ -234,8 +389,9 @@ func (w *world) feed(r *runner) {
 		return
 	}
 	c := project.Chunk{After: r.at, Through: min(head, r.at+1+store.Position(w.random.IntN(8)))}
+	c.At = idOf(c.Through)
 	for _, e := range w.events[c.After.Sequence():c.Through.Sequence()] {
-		if wants(r.number, &e) {
+		if r.of.wants(r.number, &e) {
 			c.Events = append(c.Events, e)
 		}
 	}
@@ -243,15 +399,39 @@ func (w *world) feed(r *runner) {
 	r.lane.Offer(c, w.now)
 }
 
+// idOf returns the id of the event at a position.
+func idOf(p store.Position) store.ID { return store.ID{1, byte(p >> 8), byte(p)} }
+
+// look shows a lane the version that serves.
+func (w *world) look(r *runner) {
+	if w.chance(10) {
+		r.pending = func() { r.lane.Looked(project.Serving{}, errors.New("look"), w.now) }
+		return
+	}
+	var s project.Serving
+	if v := w.numbered(w.serving); v != nil && v != r.of {
+		s = project.Serving{Version: v.number, Lanes: slices.Clone(v.notes)}
+		if w.has(neverHolds) {
+			s.Lanes = nil
+		}
+	}
+	r.pending = func() { r.lane.Looked(s, nil, w.now) }
+}
+
 func (w *world) load(r *runner) {
+	if w.numbered(r.of.number) == nil {
+		r.pending = func() { r.lane.Loaded(nil, nil, nil, w.now) }
+		return
+	}
 	if w.chance(10) {
 		r.pending = func() { r.lane.Loaded(nil, nil, errors.New("load"), w.now) }
 		return
 	}
-	s := w.target.notes[r.number]
+	t := r.of
+	s := t.notes[r.number]
 	var parked []*project.Parked
-	for _, k := range slices.SortedFunc(maps.Keys(w.target.parked[r.number]), func(a, b store.Key) int { return int(a.ID[0]) - int(b.ID[0]) }) {
-		p := w.target.parked[r.number][k]
+	for _, k := range slices.SortedFunc(maps.Keys(t.parked[r.number]), func(a, b store.Key) int { return int(a.ID[0]) - int(b.ID[0]) }) {
+		p := t.parked[r.number][k]
 		parked = append(parked, &p)
 	}
 	r.pending = func() { r.lane.Loaded(&s, parked, nil, w.now) }
@@ -273,12 +453,12 @@ func (w *world) read(r *runner, a project.Action) {
 
 // try runs an attempt against the model of the target.
 func (w *world) try(r *runner, a *project.Attempt) project.Outcome {
-	t, n := &w.target, r.number
+	t, n := r.of, r.number
 	if w.chance(6) {
 		w.stats["refused"]++
 		return project.Outcome{Result: project.Refused, Err: errors.New("refused")}
 	}
-	if t.notes[n] != a.Old && !w.has(noCompare) {
+	if w.numbered(t.number) == nil || t.notes[n] != a.Old && !w.has(noCompare) || !w.mayTake(a) {
 		w.stats["moved"]++
 		return project.Outcome{Result: project.Moved}
 	}
@@ -286,7 +466,7 @@ func (w *world) try(r *runner, a *project.Attempt) project.Outcome {
 		a.Park.Version = w.latest[a.Park.Key] + 1
 	}
 	if w.has(positionFirst) || w.has(unparkFirst) && !a.Unpark.IsZero() {
-		w.note(n, a)
+		w.note(t, n, a)
 	}
 	staged := map[store.Key][]store.Version{}
 	for i := range a.Events {
@@ -303,8 +483,8 @@ func (w *world) try(r *runner, a *project.Attempt) project.Outcome {
 			}
 			return o
 		}
-		if e.Position <= a.Old.Latched != a.Replaying {
-			w.failf("event at %v is said to be replayed: %t, latched through %v", e.Position, a.Replaying, a.Old.Latched)
+		if a.New.Latch().Owns(e.Key, e.Position) == a.Replaying {
+			w.failf("event at %v is said to be replayed: %t, and its effects are the lane's: %t", e.Position, a.Replaying, !a.Replaying)
 		}
 		staged[e.Key] = append(staged[e.Key], e.Version)
 	}
@@ -317,11 +497,11 @@ func (w *world) try(r *runner, a *project.Attempt) project.Outcome {
 	}
 	for i := range a.Events {
 		if e := &a.Events[i]; a.Parked[e.Key] == nil && (!a.Replaying || w.has(replayedAreNew)) {
-			t.effects[e.Position]++
+			w.effects[e.Position]++
 		}
 	}
-	w.note(n, a)
-	w.check(n)
+	w.note(t, n, a)
+	w.check(t, n)
 	if w.chance(4) {
 		w.stats["unknown"]++
 		return project.Outcome{Result: project.Unknown, Err: errors.New("stored, but who knows")}
@@ -329,9 +509,34 @@ func (w *world) try(r *runner, a *project.Attempt) project.Outcome {
 	return project.Outcome{Result: project.Stored}
 }
 
-func (w *world) note(n int, a *project.Attempt) {
-	t := &w.target
+// mayTake reports whether what an attempt takes over is still there.
+func (w *world) mayTake(a *project.Attempt) bool {
+	if len(a.Taken) == 0 {
+		return true
+	}
+	v := w.numbered(a.Serving)
+	if v == nil || w.serving != a.Serving {
+		return false
+	}
+	for _, t := range a.Taken {
+		if v.notes[t.Lane] != t.Old {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *world) note(t *version, n int, a *project.Attempt) {
 	t.notes[n] = a.New
+	if a.New.At != idOf(a.New.Position) && a.New.Position > 0 {
+		w.failf("the note at %v has the id %v", a.New.Position, a.New.At)
+	}
+	for _, o := range a.Taken {
+		w.stats["taken"]++
+		if !w.has(takeForgets) {
+			w.numbered(a.Serving).notes[o.Lane] = o.New
+		}
+	}
 	if a.Park != nil {
 		w.stats["parked"]++
 		t.parked[n][a.Park.Key] = *a.Park
@@ -342,18 +547,22 @@ func (w *world) note(n int, a *project.Attempt) {
 	}
 	if a.Dead != nil && !slices.ContainsFunc(t.dead[n], func(d project.DeadLetter) bool { return d.Position == a.Dead.Position }) {
 		w.stats["dead"]++
+		for _, e := range w.events {
+			if e.Key == a.Dead.Key && a.Dead.Position <= e.Position && e.Position <= a.Dead.Through {
+				w.excused[e.Position] = true
+			}
+		}
 		t.dead[n] = append(t.dead[n], *a.Dead)
 	}
 }
 
 // check compares the rows of a lane with what its notes promise.
-func (w *world) check(n int) {
-	t := &w.target
+func (w *world) check(t *version, n int) {
 	s := t.notes[n]
 	want := map[store.Key][]store.Version{}
 	for i := range w.events {
 		e := &w.events[i]
-		if e.Position > s.Position || !wants(n, e) {
+		if e.Position > s.Position || !t.wants(n, e) {
 			continue
 		}
 		if p, ok := t.parked[n][e.Key]; ok && e.Version >= p.Version {
@@ -368,84 +577,136 @@ func (w *world) check(n int) {
 	}
 	for i := range entities {
 		k := store.Key{Kind: "k", ID: fmt.Sprint(i)}
-		if laneOf(k) == n && !slices.Equal(t.rows[k], want[k]) {
-			w.failf("lane %d at %v: rows of %v are %v, want %v (parked %+v)", n, s.Position, k, t.rows[k], want[k], t.parked[n])
+		if project.LaneOf(k, t.lanes) == n && !slices.Equal(t.rows[k], want[k]) {
+			w.failf("version %d lane %d at %v: rows of %v are %v, want %v (parked %+v)", t.number, n, s.Position, k, t.rows[k], want[k], t.parked[n])
 		}
 	}
 	if s.Parked != len(t.parked[n]) || s.Dead != len(t.dead[n]) {
 		w.failf("lane %d counts %d parked and %d dead, there are %d and %d", n, s.Parked, s.Dead, len(t.parked[n]), len(t.dead[n]))
 	}
-	for p, times := range t.effects {
+	for p, times := range w.effects {
 		if times > 1 {
 			w.failf("the event at %v has had its effect %d times", p, times)
 		}
 	}
 }
 
-func (w *world) job() {
-	r := w.ran[w.random.IntN(len(w.ran))]
+func (w *world) job(v *version) {
+	r := v.ran[w.random.IntN(len(v.ran))]
 	kind := project.JobKind(w.random.IntN(3))
-	for k := range w.target.parked[r.number] {
+	for k := range v.parked[r.number] {
 		w.jobs++
 		r.lane.Do(&project.Job{Kind: kind, Key: k, Done: func(error) { w.jobs-- }})
 		break
 	}
 }
 
-// reset has the whole projection begin anew, latched as far as it has been.
-func (w *world) reset() {
-	t := &w.target
+// reset has a version begin anew. What it has handled counts as replayed, and what
+// it has parked too.
+func (w *world) reset(v *version) {
 	w.stats["reset"]++
-	clear(t.rows)
-	for n := range lanes {
-		s := &t.notes[n]
-		s.Latched = max(s.Latched, s.Position)
-		for _, p := range t.parked[n] {
-			// What was missing has had no effect, and is held to have had it.
-			s.Latched = max(s.Latched, p.Position)
-		}
-		s.Position, s.Parked, s.Dead = 0, 0, 0
+	clear(v.rows)
+	for n := range v.notes {
+		w.excuse(v, n)
+		s := &v.notes[n]
+		s.SetLatch(s.Latch().Forget(s.Position))
+		s.Position, s.At, s.Parked, s.Dead = 0, store.ID{}, 0, 0
 		s.Revision++
 		s.Writer = store.ID{255}
-		t.parked[n], t.dead[n] = map[store.Key]project.Parked{}, nil
+		v.parked[n], v.dead[n] = map[store.Key]project.Parked{}, nil
 	}
 }
 
 // rest lets everything come to an end without failures, and looks whether
-// anything is missing.
+// anything is missing: first with the version alone that serves, if chance says so,
+// as when the program of the other one is gone.
 func (w *world) rest() {
 	w.heal()
-	for round := range 400 {
-		for i := range w.ran {
-			for range 8 {
-				w.turn(i)
+	for i := range w.versions {
+		if w.versions[i] == nil && (i > 0 || w.versions[1-i] == nil) {
+			w.begin(i)
+		}
+	}
+	if w.random.IntN(2) == 0 {
+		for _, v := range w.versions {
+			if v != nil {
+				v.off = v.number != w.serving
 			}
 		}
-		w.now = w.now.Add(3 * time.Millisecond)
-		if round%40 == 20 {
-			for n := range lanes {
-				for k := range w.target.parked[n] {
-					w.ran[n].lane.Do(&project.Job{Kind: project.Retry, Key: k})
+		w.settle(w.numbered(w.serving))
+	}
+	for _, v := range w.versions {
+		if v != nil {
+			v.off = false
+		}
+	}
+	for _, v := range w.versions {
+		if v != nil {
+			w.settle(v)
+		}
+	}
+}
+
+// settle runs all versions that are on until there is nothing to do, and looks
+// whether anything is missing in one of them.
+func (w *world) settle(t *version) {
+	for round := range 400 {
+		for _, v := range w.versions {
+			if v == nil || v.off {
+				continue
+			}
+			for i := range v.ran {
+				for range 8 {
+					w.turn(v, i)
+				}
+			}
+			if round%40 == 20 {
+				for n := range v.notes {
+					for k := range v.parked[n] {
+						v.ran[n].lane.Do(&project.Job{Kind: project.Retry, Key: k})
+					}
 				}
 			}
 		}
+		w.now = w.now.Add(3 * time.Millisecond)
 	}
 	head := store.Position(len(w.events))
-	for n := range lanes {
-		w.check(n)
-		if p := w.target.notes[n].Position; p != head {
-			w.failf("lane %d rests at %v, the head is %v", n, p, head)
+	for n := range t.notes {
+		w.check(t, n)
+		if p := t.notes[n].Position; p != head {
+			w.failf("version %d lane %d rests at %v, the head is %v", t.number, n, p, head)
 		}
-		if len(w.target.parked[n]) > 0 {
-			w.failf("lane %d still has %d parked entities", n, len(w.target.parked[n]))
+		if len(t.parked[n]) > 0 {
+			w.failf("version %d lane %d still has %d parked entities", t.number, n, len(t.parked[n]))
 		}
 	}
-	for i, r := range w.ran {
-		if w.alone && i >= lanes {
+	for _, e := range w.events {
+		if wanted(&e) && w.effects[e.Position] == 0 && !w.excused[e.Position] && !w.parkedElsewhere(&e) {
+			w.failf("the event at %v of %v has had no effect", e.Position, e.Key)
+		}
+	}
+	for i, r := range t.ran {
+		if w.alone && i >= t.lanes {
 			break
 		}
 		if phase, err := r.lane.Phase(); phase != project.Running {
-			w.failf("runner %d rests in phase %d: %v", i, phase, err)
+			w.failf("version %d runner %d rests in phase %d: %v", t.number, i, phase, err)
 		}
 	}
+}
+
+// parkedElsewhere reports whether an event waits in a version whose program does
+// not run, because its entity is parked there.
+func (w *world) parkedElsewhere(e *store.Event) bool {
+	for _, v := range w.versions {
+		if v == nil || !v.off {
+			continue
+		}
+		for _, parked := range v.parked {
+			if p, ok := parked[e.Key]; ok && e.Version >= p.Version {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -85,10 +85,20 @@ type ProjectionVersion struct {
 	// How many partitions the log has.
 	Partitions uint32 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	// Identifies the log, 16 bytes; empty if the log does not say.
-	LogId         []byte `protobuf:"bytes,3,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`
-	TimeUnixNano  int64  `protobuf:"fixed64,4,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LogId        []byte `protobuf:"bytes,3,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`
+	TimeUnixNano int64  `protobuf:"fixed64,4,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	// Which events the version handles; missing in notes of former times.
+	Selection *ProjectionSelection `protobuf:"bytes,5,opt,name=selection,proto3" json:"selection,omitempty"`
+	// Identifies the read model, 16 bytes, so that several of one name can keep
+	// bookmarks in one log.
+	Instance []byte `protobuf:"bytes,6,opt,name=instance,proto3" json:"instance,omitempty"`
+	// How often the version was reset.
+	Resets uint64 `protobuf:"varint,7,opt,name=resets,proto3" json:"resets,omitempty"`
+	// When the version began, or was reset, events at or below these positions had
+	// been deleted: one position for each partition in which there were any.
+	DeletedThrough []uint64 `protobuf:"fixed64,8,rep,packed,name=deleted_through,json=deletedThrough,proto3" json:"deleted_through,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ProjectionVersion) Reset() {
@@ -149,6 +159,113 @@ func (x *ProjectionVersion) GetTimeUnixNano() int64 {
 	return 0
 }
 
+func (x *ProjectionVersion) GetSelection() *ProjectionSelection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *ProjectionVersion) GetInstance() []byte {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *ProjectionVersion) GetResets() uint64 {
+	if x != nil {
+		return x.Resets
+	}
+	return 0
+}
+
+func (x *ProjectionVersion) GetDeletedThrough() []uint64 {
+	if x != nil {
+		return x.DeletedThrough
+	}
+	return nil
+}
+
+// ProjectionSelection says which events a version handles. Lists are sorted; an
+// empty one selects all.
+type ProjectionSelection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kinds []string               `protobuf:"bytes,1,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	Types []string               `protobuf:"bytes,2,rep,name=types,proto3" json:"types,omitempty"`
+	Tags  []string               `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`
+	// SHA-256 of the three lists, and whether they were left out because they are long.
+	Fingerprint   []byte `protobuf:"bytes,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	Short         bool   `protobuf:"varint,5,opt,name=short,proto3" json:"short,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProjectionSelection) Reset() {
+	*x = ProjectionSelection{}
+	mi := &file_perdure_v1_projection_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProjectionSelection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProjectionSelection) ProtoMessage() {}
+
+func (x *ProjectionSelection) ProtoReflect() protoreflect.Message {
+	mi := &file_perdure_v1_projection_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProjectionSelection.ProtoReflect.Descriptor instead.
+func (*ProjectionSelection) Descriptor() ([]byte, []int) {
+	return file_perdure_v1_projection_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ProjectionSelection) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *ProjectionSelection) GetTypes() []string {
+	if x != nil {
+		return x.Types
+	}
+	return nil
+}
+
+func (x *ProjectionSelection) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *ProjectionSelection) GetFingerprint() []byte {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+func (x *ProjectionSelection) GetShort() bool {
+	if x != nil {
+		return x.Short
+	}
+	return false
+}
+
 // ProjectionLane says how far one lane of a version is.
 type ProjectionLane struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -164,15 +281,22 @@ type ProjectionLane struct {
 	Process      string `protobuf:"bytes,5,opt,name=process,proto3" json:"process,omitempty"`
 	TimeUnixNano int64  `protobuf:"fixed64,6,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
 	// How many entities are parked, and how many dead letters there are.
-	Parked        uint32 `protobuf:"varint,7,opt,name=parked,proto3" json:"parked,omitempty"`
-	Dead          uint32 `protobuf:"varint,8,opt,name=dead,proto3" json:"dead,omitempty"`
+	Parked uint32 `protobuf:"varint,7,opt,name=parked,proto3" json:"parked,omitempty"`
+	Dead   uint32 `protobuf:"varint,8,opt,name=dead,proto3" json:"dead,omitempty"`
+	// Id of the event at the position, 16 bytes; empty if it is not known.
+	EventId []byte `protobuf:"bytes,9,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	// If not empty, which events have their effects here, in place of all above
+	// latched_through: how many classes of entities there are, then for each how many
+	// edges, and the edges as differences of sequences, all as varints. A lane owns
+	// nothing up to the first edge, what comes up to the second, and so on.
+	Edges         []byte `protobuf:"bytes,10,opt,name=edges,proto3" json:"edges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProjectionLane) Reset() {
 	*x = ProjectionLane{}
-	mi := &file_perdure_v1_projection_proto_msgTypes[2]
+	mi := &file_perdure_v1_projection_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -184,7 +308,7 @@ func (x *ProjectionLane) String() string {
 func (*ProjectionLane) ProtoMessage() {}
 
 func (x *ProjectionLane) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_projection_proto_msgTypes[2]
+	mi := &file_perdure_v1_projection_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -197,7 +321,7 @@ func (x *ProjectionLane) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProjectionLane.ProtoReflect.Descriptor instead.
 func (*ProjectionLane) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_projection_proto_rawDescGZIP(), []int{2}
+	return file_perdure_v1_projection_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ProjectionLane) GetPosition() uint64 {
@@ -256,6 +380,20 @@ func (x *ProjectionLane) GetDead() uint32 {
 	return 0
 }
 
+func (x *ProjectionLane) GetEventId() []byte {
+	if x != nil {
+		return x.EventId
+	}
+	return nil
+}
+
+func (x *ProjectionLane) GetEdges() []byte {
+	if x != nil {
+		return x.Edges
+	}
+	return nil
+}
+
 // ProjectionParked says from where on the events of an entity are missing in
 // the read model.
 type ProjectionParked struct {
@@ -276,7 +414,7 @@ type ProjectionParked struct {
 
 func (x *ProjectionParked) Reset() {
 	*x = ProjectionParked{}
-	mi := &file_perdure_v1_projection_proto_msgTypes[3]
+	mi := &file_perdure_v1_projection_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +426,7 @@ func (x *ProjectionParked) String() string {
 func (*ProjectionParked) ProtoMessage() {}
 
 func (x *ProjectionParked) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_projection_proto_msgTypes[3]
+	mi := &file_perdure_v1_projection_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +439,7 @@ func (x *ProjectionParked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProjectionParked.ProtoReflect.Descriptor instead.
 func (*ProjectionParked) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_projection_proto_rawDescGZIP(), []int{3}
+	return file_perdure_v1_projection_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProjectionParked) GetKind() string {
@@ -381,7 +519,7 @@ type ProjectionDeadLetter struct {
 
 func (x *ProjectionDeadLetter) Reset() {
 	*x = ProjectionDeadLetter{}
-	mi := &file_perdure_v1_projection_proto_msgTypes[4]
+	mi := &file_perdure_v1_projection_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +531,7 @@ func (x *ProjectionDeadLetter) String() string {
 func (*ProjectionDeadLetter) ProtoMessage() {}
 
 func (x *ProjectionDeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_projection_proto_msgTypes[4]
+	mi := &file_perdure_v1_projection_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +544,7 @@ func (x *ProjectionDeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProjectionDeadLetter.ProtoReflect.Descriptor instead.
 func (*ProjectionDeadLetter) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_projection_proto_rawDescGZIP(), []int{4}
+	return file_perdure_v1_projection_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProjectionDeadLetter) GetKind() string {
@@ -480,14 +618,24 @@ const file_perdure_v1_projection_proto_rawDesc = "" +
 	"perdure.v1\"S\n" +
 	"\x11ProjectionServing\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12$\n" +
-	"\x0etime_unix_nano\x18\x02 \x01(\x10R\ftimeUnixNano\"\x86\x01\n" +
+	"\x0etime_unix_nano\x18\x02 \x01(\x10R\ftimeUnixNano\"\xa2\x02\n" +
 	"\x11ProjectionVersion\x12\x14\n" +
 	"\x05lanes\x18\x01 \x01(\rR\x05lanes\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x02 \x01(\rR\n" +
 	"partitions\x12\x15\n" +
 	"\x06log_id\x18\x03 \x01(\fR\x05logId\x12$\n" +
-	"\x0etime_unix_nano\x18\x04 \x01(\x10R\ftimeUnixNano\"\xf5\x01\n" +
+	"\x0etime_unix_nano\x18\x04 \x01(\x10R\ftimeUnixNano\x12=\n" +
+	"\tselection\x18\x05 \x01(\v2\x1f.perdure.v1.ProjectionSelectionR\tselection\x12\x1a\n" +
+	"\binstance\x18\x06 \x01(\fR\binstance\x12\x16\n" +
+	"\x06resets\x18\a \x01(\x04R\x06resets\x12'\n" +
+	"\x0fdeleted_through\x18\b \x03(\x06R\x0edeletedThrough\"\x8d\x01\n" +
+	"\x13ProjectionSelection\x12\x14\n" +
+	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x14\n" +
+	"\x05types\x18\x02 \x03(\tR\x05types\x12\x12\n" +
+	"\x04tags\x18\x03 \x03(\tR\x04tags\x12 \n" +
+	"\vfingerprint\x18\x04 \x01(\fR\vfingerprint\x12\x14\n" +
+	"\x05short\x18\x05 \x01(\bR\x05short\"\xa6\x02\n" +
 	"\x0eProjectionLane\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x06R\bposition\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12'\n" +
@@ -496,7 +644,10 @@ const file_perdure_v1_projection_proto_rawDesc = "" +
 	"\aprocess\x18\x05 \x01(\tR\aprocess\x12$\n" +
 	"\x0etime_unix_nano\x18\x06 \x01(\x10R\ftimeUnixNano\x12\x16\n" +
 	"\x06parked\x18\a \x01(\rR\x06parked\x12\x12\n" +
-	"\x04dead\x18\b \x01(\rR\x04dead\"\xe5\x01\n" +
+	"\x04dead\x18\b \x01(\rR\x04dead\x12\x19\n" +
+	"\bevent_id\x18\t \x01(\fR\aeventId\x12\x14\n" +
+	"\x05edges\x18\n" +
+	" \x01(\fR\x05edges\"\xe5\x01\n" +
 	"\x10ProjectionParked\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tentity_id\x18\x02 \x01(\tR\bentityId\x12\x18\n" +
@@ -529,20 +680,22 @@ func file_perdure_v1_projection_proto_rawDescGZIP() []byte {
 	return file_perdure_v1_projection_proto_rawDescData
 }
 
-var file_perdure_v1_projection_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_perdure_v1_projection_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_perdure_v1_projection_proto_goTypes = []any{
 	(*ProjectionServing)(nil),    // 0: perdure.v1.ProjectionServing
 	(*ProjectionVersion)(nil),    // 1: perdure.v1.ProjectionVersion
-	(*ProjectionLane)(nil),       // 2: perdure.v1.ProjectionLane
-	(*ProjectionParked)(nil),     // 3: perdure.v1.ProjectionParked
-	(*ProjectionDeadLetter)(nil), // 4: perdure.v1.ProjectionDeadLetter
+	(*ProjectionSelection)(nil),  // 2: perdure.v1.ProjectionSelection
+	(*ProjectionLane)(nil),       // 3: perdure.v1.ProjectionLane
+	(*ProjectionParked)(nil),     // 4: perdure.v1.ProjectionParked
+	(*ProjectionDeadLetter)(nil), // 5: perdure.v1.ProjectionDeadLetter
 }
 var file_perdure_v1_projection_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	2, // 0: perdure.v1.ProjectionVersion.selection:type_name -> perdure.v1.ProjectionSelection
+	1, // [1:1] is the sub-list for method output_type
+	1, // [1:1] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_perdure_v1_projection_proto_init() }
@@ -556,7 +709,7 @@ func file_perdure_v1_projection_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_perdure_v1_projection_proto_rawDesc), len(file_perdure_v1_projection_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

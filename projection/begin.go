@@ -1,0 +1,517 @@
+package projection
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
+)
+
+// What keeps a version from beginning until somebody helps. All of them match
+// [store.ErrInvalid] too.
+var (
+	// ErrOtherLog says that the notes of a version are of another log than the one
+	// that the runner reads. If this one is a copy of it, see [Runner.Adopt];
+	// otherwise give the projection a new [Version], or have it begin at the start
+	// by [Runner.Reset].
+	ErrOtherLog = errors.New("read model is of another log")
+	// ErrReplaced says that the log does not have the event up to which the read
+	// model was built: it has been restored from a backup that is older, or
+	// replaced. The rows hold what the log does not. Give the projection a new
+	// [Version], have it begin at the start by [Runner.Reset], or restore the
+	// read model to the same time as the log.
+	ErrReplaced = stream.ErrReplaced
+	// ErrDeleted says that events which the version had yet to handle may have been
+	// deleted from the log. Rows may be missing. Give the projection a new
+	// [Version], or have it begin with what is kept by [Runner.Reset].
+	ErrDeleted = errors.New("events were deleted before they were handled")
+)
+
+const (
+	// beginTriesMax bounds how often a version is looked at while others change it.
+	beginTriesMax = 16
+	// supersededEvery is how often a runner looks whether the version is its own again.
+	supersededEvery = 2 * time.Second
+)
+
+// errAgain says that the notes have changed since they were looked at.
+var errAgain = errors.New("notes of the version have changed")
+
+// begin makes the version, or finds it, and tries until it can. It returns false
+// if the context has ended.
+func (r *run) begin(ctx context.Context) (about, bool) {
+	said := ""
+	for fails := 0; ctx.Err() == nil; fails++ {
+		select {
+		case <-r.retry: // it has begun again by now
+		default:
+		}
+		var a about
+		var err error
+		if r.isRemoved() {
+			err = ErrRemoved
+		} else {
+			err = contained(func() (err error) {
+				a, err = r.open(ctx)
+				return err
+			})
+		}
+		if err == nil {
+			return a, true
+		}
+		older := errors.Is(err, errOlder)
+		stopped := !older && (errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrFormat) ||
+			errors.Is(err, store.ErrInvalid) || errors.Is(err, ErrRemoved))
+		r.mu.Lock()
+		r.err, r.failed, r.superseded = err, stopped, older
+		r.mu.Unlock()
+		r.progress()
+		if ctx.Err() != nil {
+			break
+		}
+		switch text := err.Error(); {
+		case errors.Is(err, ErrRemoved):
+		case older && text != said:
+			r.logger.Warn("projection stands by", "projection", r.name, "version", r.version, "error", err)
+			said = text
+		case !older:
+			r.logger.Error("projection cannot begin", "projection", r.name, "version", r.version, "error", err)
+		}
+		switch {
+		case stopped:
+			select {
+			case <-r.retry:
+			case <-ctx.Done():
+			}
+		case older:
+			r.sleep(ctx, supersededEvery, r.retry)
+		default:
+			r.sleep(ctx, backoff(r.limits.RetryMin, r.limits.RetryMax, fails), r.retry)
+		}
+	}
+	return about{}, false
+}
+
+func (r *run) isRemoved() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.removed
+}
+
+// errExited says that a rule has called runtime.Goexit.
+var errExited = errors.New("rule has ended its goroutine")
+
+// contained runs fn on a goroutine of its own and waits for it, so that a rule that
+// ends its goroutine ends nothing else.
+func contained(fn func() error) error {
+	err := errExited
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = fn()
+	}()
+	<-done
+	return err
+}
+
+// A found is what the notes of a version say before it begins.
+type found struct {
+	note  []byte // nil if there is none
+	about about
+	lanes map[laneID]laneNote
+	marks []store.Position // for bookmarks, one for each partition
+}
+
+// look reads the notes of the version.
+func (r *run) look(ctx context.Context) (f found, err error) {
+	err = r.back.view(ctx, func(t txn) (err error) {
+		f = found{}
+		if f.note, err = t.note(ctx, r.aboutKey()); err != nil || f.note == nil {
+			return err
+		}
+		if f.about, err = decodeAbout(f.note); err != nil {
+			return err
+		}
+		if f.lanes, err = laneNotes(ctx, t, r.name, r.version); err != nil {
+			return err
+		}
+		f.marks, err = r.passed(ctx, t, f.lanes, f.about.partitions)
+		return err
+	})
+	return f, err
+}
+
+// identify returns the heads of the log and its id, zero if it does not say.
+func (r *run) identify(ctx context.Context) (heads []store.Position, id store.ID, err error) {
+	if heads, err = r.log.Heads(ctx); err != nil {
+		return nil, id, fmt.Errorf("read heads: %w", err)
+	}
+	if s, ok := r.log.(store.Statistics); ok {
+		stats, err := s.Stats(ctx)
+		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return nil, id, fmt.Errorf("identify the log: %w", err)
+		}
+		id = stats.Info.ID
+	}
+	return heads, id, nil
+}
+
+// open finds the notes of the version and checks that they are of this log and of
+// these rules, or makes the version in one transaction.
+func (r *run) open(ctx context.Context) (about, error) {
+	for range beginTriesMax {
+		a, err := r.openOnce(ctx)
+		if !errors.Is(err, errAgain) {
+			return a, err
+		}
+	}
+	return about{}, errAgain
+}
+
+func (r *run) openOnce(ctx context.Context) (about, error) {
+	heads, id, err := r.identify(ctx)
+	if err != nil {
+		return about{}, err
+	}
+	f, err := r.look(ctx)
+	if err != nil {
+		return about{}, err
+	}
+	want := f.about
+	if f.note == nil {
+		want = about{lanes: r.lanes, partitions: len(heads), log: id, began: r.now(), instance: r.fresh}
+	} else if err := r.suits(&f.about, len(heads), id); err != nil {
+		return about{}, err
+	}
+	if want.instance.IsZero() {
+		want.instance = r.fresh // a note of former times
+	}
+	marks := f.marks
+	if f.note == nil {
+		for p := range heads {
+			marks = append(marks, store.NewPosition(p, 0))
+		}
+	}
+	// Before anything is read, so that nothing is deleted that is yet to be read.
+	if err := r.register(ctx, &want, marks); err != nil {
+		return about{}, err
+	}
+	var scanned []store.Position
+	if f.note == nil {
+		if want.deleted, err = r.deletions(ctx); err != nil {
+			return about{}, err
+		}
+		want.selection = r.plan.selection
+	} else if scanned, err = r.verify(ctx, &f, heads); err != nil {
+		return about{}, err
+	} else {
+		want.selection = r.plan.selection
+	}
+	if want.log.IsZero() {
+		want.log = id
+	}
+	err = r.back.update(ctx, func(t txn) error { return r.openVersion(ctx, t, &f, &want, scanned) })
+	if err == nil && f.note == nil && len(want.deleted) > 0 {
+		r.logger.Warn("projection begins with what is kept: events of the log had been deleted before",
+			"projection", r.name, "version", r.version, "through", fmt.Sprint(want.deleted))
+	}
+	return want, err
+}
+
+// suits returns why a version cannot go on with this log and these options.
+func (r *run) suits(a *about, partitions int, id store.ID) error {
+	const cure = "if this log is a copy of that one, Adopt proves it and goes on; else give it a new Version, or Reset or Remove it"
+	switch {
+	case a.partitions != partitions || !a.log.IsZero() && !id.IsZero() && a.log != id && !r.adopts:
+		return fmt.Errorf("%w: %w: projection %q version %d is of another log (%v, %d partitions) than this one (%v, %d partitions); %s",
+			store.ErrInvalid, ErrOtherLog, r.name, r.version, a.log, a.partitions, id, partitions, cure)
+	case a.lanes != r.lanes:
+		return fmt.Errorf("%w: projection %q version %d has %d lanes, not %d; another number needs another version, or a Reset",
+			store.ErrInvalid, r.name, r.version, a.lanes, r.lanes)
+	}
+	return nil
+}
+
+// verify checks that the positions of a version are of this log, that nothing was
+// deleted that it has yet to handle, and that the rules are for the events that
+// it was built of. It returns through where the log has been looked through for
+// events that the rules have come to select, or nil.
+func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (scanned []store.Position, err error) {
+	for id, n := range f.lanes {
+		proof := stream.Proof{Position: n.Position, Event: n.At}
+		if _, err := proof.Check(ctx, r.log); errors.Is(err, ErrReplaced) {
+			return nil, fmt.Errorf("%w: projection %q version %d lane %v: %w; the read model holds what the log does not: "+
+				"give it a new Version, Reset it, or restore it to the time of the log", store.ErrInvalid, r.name, r.version, id, err)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	if err := r.undeleted(ctx, &f.about, f.lanes); err != nil {
+		return nil, err
+	}
+	have := f.about.selection
+	if have == nil || have.same(r.plan.selection) {
+		return nil, nil
+	}
+	if left, ok := r.plan.selection.covers(have); !ok {
+		err := fmt.Errorf("projection %q version %d: %w: the read model is kept by a program that selects more (%s), and this one would leave it out; "+
+			"it stands by until that program is back; give it a new Version, or Reset it, to go on without", r.name, r.version, ErrSelection, left)
+		if _, older := have.covers(r.plan.selection); older {
+			return nil, fmt.Errorf("%w: %w", errOlder, err)
+		}
+		return nil, fmt.Errorf("%w: %w", store.ErrInvalid, err)
+	}
+	return heads, r.lookThrough(ctx, have, f.lanes, heads)
+}
+
+// errOlder marks the error of a runner whose version is kept by a program that
+// selects more events.
+var errOlder = errors.New("version is kept by another program")
+
+// lookThrough returns an error if the log holds an event that the rules select, and
+// the selection that the version has does not, where the version has been already.
+func (r *run) lookThrough(ctx context.Context, have *selection, lanes map[laneID]laneNote, heads []store.Position) error {
+	for p, head := range heads {
+		least := false
+		for id, n := range lanes {
+			least = least || id.partition == p && n.Position.Sequence() > 0
+		}
+		if !least {
+			continue
+		}
+		q := r.plan.selection.query(have)
+		q.After, q.Through = store.NewPosition(p, 0), head
+		for e, err := range r.log.Scan(ctx, q) {
+			if err != nil {
+				return fmt.Errorf("look for events that were not selected before: %w", err)
+			}
+			n, ok := lanes[laneID{p, project.LaneOf(e.Key, r.lanes)}]
+			if ok && e.Position <= n.Position && !have.match(e) {
+				return fmt.Errorf("%w: projection %q version %d: %w: there are events before its position that it has not handled, "+
+					"the first is a %s of %v at %v; give it a new Version, or Reset it", store.ErrInvalid, r.name, r.version, ErrSelection, e.Type, e.Key, e.Position)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *run) aboutKey() string { return versionPrefix(r.name, r.version) + "about" }
+
+// openVersion makes the version that want describes, or makes the one that was
+// found what want says.
+func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, scanned []store.Position) error {
+	b, err := t.note(ctx, r.aboutKey())
+	switch {
+	case err != nil:
+		return err
+	case !bytes.Equal(b, f.note):
+		return errAgain
+	case b == nil:
+		return r.makeVersion(ctx, t, want)
+	}
+	next := encodeAbout(*want)
+	if bytes.Equal(next, b) {
+		return nil
+	}
+	if scanned != nil {
+		// From here on no runner with the other rules moves a note.
+		lanes, err := r.runner.hold(ctx, t, r.version)
+		if err != nil {
+			return err
+		}
+		for id, n := range lanes {
+			if n.Position > scanned[id.partition] {
+				return errAgain // it may have passed over what these rules select
+			}
+			n.Revision++
+			n.Writer, n.process, n.time = r.self, r.process, r.now()
+			if err := t.setNote(ctx, keysOf(r.name, r.version, id).lane, encodeLane(&n)); err != nil {
+				return err
+			}
+		}
+	}
+	return t.setNote(ctx, r.aboutKey(), next)
+}
+
+// makeVersion makes the notes of a version and runs Prepare.
+func (r *run) makeVersion(ctx context.Context, t txn, want *about) error {
+	rules := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
+	if err := t.prepareVersion(rules); err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	serving, err := t.note(ctx, servingKey(r.name))
+	if err != nil {
+		return err
+	}
+	lanes := make(map[laneID]laneNote)
+	for p := range want.partitions {
+		for i := range want.lanes {
+			n := laneNote{process: r.process, time: want.began}
+			n.Position, n.Writer, n.Revision = store.NewPosition(p, 0), r.self, 1
+			n.SetLatch(project.OpenAbove(n.Position))
+			if serving != nil {
+				n.SetLatch(project.Closed(p))
+			}
+			lanes[laneID{p, i}] = n
+		}
+	}
+	if serving == nil {
+		if err := t.setNote(ctx, servingKey(r.name), encodeServing(r.version, want.began)); err != nil {
+			return err
+		}
+		if err := r.succeed(ctx, t, want, lanes); err != nil {
+			return err
+		}
+	}
+	for id, n := range lanes {
+		if err := t.setNote(ctx, keysOf(r.name, r.version, id).lane, encodeLane(&n)); err != nil {
+			return err
+		}
+	}
+	return t.setNote(ctx, r.aboutKey(), encodeAbout(*want))
+}
+
+// succeed has a version take over from the one that served last and was removed:
+// what that one has done has had its effects.
+func (r *run) succeed(ctx context.Context, t txn, want *about, lanes map[laneID]laneNote) error {
+	b, err := t.note(ctx, donePrefix(r.name)+"about")
+	if err != nil || b == nil {
+		return err
+	}
+	before, err := decodeAbout(b)
+	if err != nil {
+		return err
+	}
+	done, err := lanesUnder(ctx, t, donePrefix(r.name))
+	if err != nil {
+		return err
+	}
+	if before.partitions == want.partitions && (before.log.IsZero() || want.log.IsZero() || before.log == want.log) {
+		for id, n := range lanes {
+			n.SetLatch(project.Closed(id.partition))
+			lanes[id] = n
+		}
+		if _, _, err := handOver(done, lanes, nil); err != nil {
+			return err
+		}
+	}
+	return removeNotes(ctx, t, donePrefix(r.name))
+}
+
+// handOver gives the effects that a version owns to another one, as
+// [project.HandOver] does for a partition. It returns which lanes have changed. No
+// effect is held to be done above a head, where heads are given.
+func handOver(from, to map[laneID]laneNote, heads []store.Position) (gave, took map[laneID]bool, err error) {
+	gave, took = make(map[laneID]bool), make(map[laneID]bool)
+	for p := range partitionsOf(from, to) {
+		a, b := statesOf(from, p), statesOf(to, p)
+		if heads != nil {
+			for i := range a {
+				a[i].SetLatch(a[i].Latch().Clamp(heads[p]))
+				a[i].Position = min(a[i].Position, heads[p])
+			}
+		}
+		aChanged, bChanged, err := project.HandOver(a, b, -1, store.LastPosition(p))
+		if err != nil {
+			return nil, nil, fmt.Errorf("hand effects over in partition %d: %w", p, err)
+		}
+		for i := range a {
+			id := laneID{p, i}
+			n := from[id]
+			n.Latched, n.Edges = a[i].Latched, a[i].Edges
+			from[id], gave[id] = n, aChanged[i]
+		}
+		for i := range b {
+			id := laneID{p, i}
+			n := to[id]
+			n.Latched, n.Edges = b[i].Latched, b[i].Edges
+			to[id], took[id] = n, bChanged[i]
+		}
+	}
+	return gave, took, nil
+}
+
+// partitionsOf returns the partitions of which both versions have lanes.
+func partitionsOf(a, b map[laneID]laneNote) map[int]bool {
+	both := make(map[int]bool)
+	for id := range a {
+		if _, ok := b[laneID{id.partition, 0}]; ok {
+			both[id.partition] = true
+		}
+	}
+	return both
+}
+
+// statesOf returns the lanes of a partition, in order.
+func statesOf(lanes map[laneID]laneNote, partition int) (states []project.State) {
+	for i := 0; ; i++ {
+		n, ok := lanes[laneID{partition, i}]
+		if !ok {
+			return states
+		}
+		states = append(states, n.State)
+	}
+}
+
+// deletions returns how far events that the rules select have been deleted: one
+// position for each partition in which there were any.
+func (r *run) deletions(ctx context.Context) ([]store.Position, error) {
+	d, ok := r.log.(store.Deletions)
+	if !ok {
+		return nil, nil
+	}
+	all, err := d.Deleted(ctx)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for deleted events: %w", err)
+	}
+	var through []store.Position
+	for _, m := range all {
+		if len(r.plan.query.Kinds) > 0 && !slices.Contains(r.plan.query.Kinds, m.Kind) {
+			continue
+		}
+		i, found := slices.BinarySearchFunc(through, m.Through, func(a, b store.Position) int { return a.Partition() - b.Partition() })
+		if !found {
+			through = slices.Insert(through, i, m.Through)
+		} else {
+			through[i] = max(through[i], m.Through)
+		}
+	}
+	return through, nil
+}
+
+// undeleted returns an error matching [ErrDeleted] if events above the position of
+// a lane may have been deleted since the version began.
+func (r *run) undeleted(ctx context.Context, a *about, lanes map[laneID]laneNote) error {
+	through, err := r.deletions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range through {
+		for id, n := range lanes {
+			if id.partition == d.Partition() && d > n.Position && d > a.missing(d.Partition()) {
+				return fmt.Errorf("%w: projection %q version %d is at %v, and events through %v may be missing: %w; "+
+					"give it a new Version, or Reset it to begin with what is kept", store.ErrInvalid, r.name, r.version, n.Position, d, ErrDeleted)
+			}
+		}
+	}
+	return nil
+}
+
+// instanceID names the registration of the read model in the log.
+func (r *run) instanceID(a *about) string {
+	if r.back.volatile() {
+		return "volatile"
+	}
+	return hex.EncodeToString(a.instance[:]) + "." + strconv.FormatUint(a.resets, 10)
+}

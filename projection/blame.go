@@ -1,0 +1,47 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"github.com/perdure/perdure/store"
+)
+
+// diskErrors are errors of an operating system that no event is to blame for.
+var diskErrors = []error{
+	syscall.ENOSPC, syscall.EROFS, syscall.EIO, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
+}
+
+// blameOf says whose fault the error of a rule is, as far as the error tells.
+func (r *run) blameOf(err error) Blame {
+	if r.classify != nil {
+		if b := r.classify(err); b != BlameUnknown {
+			return b
+		}
+	}
+	if errors.Is(err, ErrTarget) || errors.Is(err, store.ErrCorrupt) {
+		return BlameTarget
+	}
+	if b := r.back.blame(err); b != BlameUnknown {
+		return b
+	}
+	for _, disk := range diskErrors {
+		if errors.Is(err, disk) {
+			return BlameTarget
+		}
+	}
+	return BlameUnknown
+}
+
+// works reports whether the target can write: if it cannot, the error of a rule
+// need not be the event's fault. It writes the note of the lane as it is.
+func (l *lane) works(ctx context.Context) bool {
+	return l.run.back.update(ctx, func(t txn) error {
+		b, err := t.note(ctx, l.keys.lane)
+		if b == nil || err != nil {
+			return err
+		}
+		return t.setNote(ctx, l.keys.lane, b)
+	}) == nil
+}
