@@ -99,7 +99,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	e.hub = hub
 	if e.prunes() {
-		e.pruner = newPruner(c.Store, hub, c.Logger, !shared)
+		e.pruner = newPruner(c.Store, hub, c.Logger)
 	}
 	e.system = actor.NewSystem(actor.Config{Logger: c.Logger, MailboxMax: c.EntityCallsMax})
 	if !e.instant {
@@ -175,9 +175,6 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	if e.pruner != nil {
 		e.pruner.close()
-	}
-	for _, k := range e.kinds {
-		k.summarize()
 	}
 	e.hub.Close()
 	e.unlock()

@@ -22,7 +22,6 @@ type kindRuntime struct {
 	passivateAfter time.Duration
 	retain         uint64
 	prune          bool
-	notices        snapshotNotices
 	seed           maphash.Seed
 	shards         [shardCount]shard
 }
@@ -41,7 +40,6 @@ func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
 			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax,
 		}},
 	}
-	k.options.Notice = k.unsnapped
 	for i := range k.shards {
 		k.shards[i].cells = make(map[string]*cell)
 	}

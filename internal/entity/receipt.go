@@ -114,8 +114,7 @@ func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 		e.waiting.pushFront(c)
 		return
 	}
-	gone := errors.Is(err, ErrGone)
-	if err != nil && !gone {
+	if err != nil {
 		e.fail(c, StatusUnknown, err) // it has been answered, but how is not known
 		return
 	}
@@ -125,9 +124,6 @@ func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 	}
 	c.Outcome = out
 	c.Outcome.Repeated = true
-	if gone {
-		c.Outcome.Status, c.Outcome.Err = StatusGone, err
-	}
 	if out.Position == 0 { // it had no events: all that it saw is durable by now
 		c.Outcome.Position = e.position
 	}

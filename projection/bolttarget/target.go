@@ -266,9 +266,37 @@ func (t *Target) notes(tx *bbolt.Tx) (*bbolt.Bucket, error) {
 	return nil, &store.CorruptError{What: "notes", Where: t.path, Reason: fmt.Sprintf("bucket %q is gone", t.bucket)}
 }
 
+// errEnded says that a rule has ended the transaction.
+var errEnded = errors.New("the transaction has ended")
+
+// Check implements [projection.Checker].
+func (t *Target) Check(_ context.Context, tx *bbolt.Tx) error {
+	if tx.DB() == nil {
+		return errEnded
+	}
+	return nil
+}
+
+// Blame implements [projection.Classifier]: that the file is not open, or only for
+// reading, that its lock is not to be had, and that the target is broken are no
+// event's fault. So are errors of the disk, for every target.
+func (t *Target) Blame(err error) projection.Blame {
+	for _, own := range []error{
+		berrors.ErrDatabaseNotOpen, berrors.ErrDatabaseReadOnly, berrors.ErrTimeout, store.ErrBroken, store.ErrClosed,
+	} {
+		if errors.Is(err, own) {
+			return projection.BlameTarget
+		}
+	}
+	return projection.BlameUnknown
+}
+
 // Note implements [projection.Target].
 func (t *Target) Note(_ context.Context, tx *bbolt.Tx, key string) (value []byte, err error) {
 	err = t.guard(func() error {
+		if tx.DB() == nil {
+			return errEnded
+		}
 		b, err := t.notes(tx)
 		if b == nil || err != nil {
 			return err
@@ -291,6 +319,9 @@ func (t *Target) SetNote(_ context.Context, tx *bbolt.Tx, key string, value []by
 		return fmt.Errorf("set note: %w", err)
 	}
 	err := t.guard(func() error {
+		if tx.DB() == nil {
+			return errEnded
+		}
 		if !tx.Writable() {
 			return errors.New("a view stores nothing")
 		}
@@ -342,6 +373,9 @@ func (t *Target) page(ctx context.Context, tx *bbolt.Tx, prefix, from string) (p
 	err = t.guard(func() error {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if tx.DB() == nil {
+			return errEnded
 		}
 		b, err := t.notes(tx)
 		if b == nil || err != nil {

@@ -211,6 +211,47 @@ func (t *Target) View(ctx context.Context, do func(pgx.Tx) error) error {
 	return nil
 }
 
+// errUnfit says that rules have left a transaction that cannot go on.
+var errUnfit = errors.New("the transaction cannot go on")
+
+// Check implements [projection.Checker]. It sends nothing to the server.
+func (t *Target) Check(ctx context.Context, tx pgx.Tx) error {
+	if err := tx.SendBatch(ctx, &pgx.Batch{}).Close(); err != nil {
+		return fmt.Errorf("%w: %w", errUnfit, err) // it has been committed or rolled back
+	}
+	conn := tx.Conn().PgConn()
+	switch {
+	case conn.IsClosed():
+		return fmt.Errorf("%w: the connection is closed", projection.ErrTarget)
+	case conn.IsBusy():
+		return fmt.Errorf("%w: rows are still open", errUnfit)
+	case conn.TxStatus() == 'E':
+		return fmt.Errorf("%w: a statement in it has failed", errUnfit)
+	case conn.TxStatus() != 'T':
+		return fmt.Errorf("%w: a statement has ended it", errUnfit)
+	}
+	return nil
+}
+
+// Blame implements [projection.Classifier]: full disks and too few connections,
+// timeouts of locks and statements, a server that is read-only, shuts down or
+// cannot do what it should, and transactions in each other's way are the database's
+// fault, and so is a lost connection.
+func (t *Target) Blame(err error) projection.Blame {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		if notetable.PostgresFault(e.Code) {
+			return projection.BlameTarget
+		}
+		return projection.BlameUnknown
+	}
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) || pgconn.SafeToRetry(err) {
+		return projection.BlameTarget
+	}
+	return projection.BlameUnknown
+}
+
 // Note implements [projection.Target].
 func (t *Target) Note(ctx context.Context, tx pgx.Tx, key string) (value []byte, err error) {
 	if _, writing := t.writing.Load(tx); writing {

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/perdure/perdure/projection/internal/notetable"
 )
@@ -19,10 +21,23 @@ type Dialect interface {
 	hold(ctx context.Context, tx *sql.Tx, t *Target, name string) ([]byte, error)
 	// readOnly makes a connection one for reading, and undoes that.
 	readOnly(ctx context.Context, conn *sql.Conn, on bool) error
+
+	judge
+}
+
+// A judge tells what has become of a transaction.
+type judge interface {
 	// again says that a transaction has failed for the sake of another one, and
 	// stored nothing.
 	again(err error) bool
+	// fault says that an error is the database's own, such as that the disk is full.
+	fault(err error) bool
+	// check returns an error if a transaction has been ended or cannot go on.
+	check(ctx context.Context, tx *sql.Tx) error
 }
+
+// errUnfit says that rules have left a transaction that cannot go on.
+var errUnfit = errors.New("the transaction cannot go on")
 
 // The dialects.
 var (
@@ -84,6 +99,37 @@ func (sqlite) again(err error) bool {
 	return code == codeBusy || code == codeLocked
 }
 
+// The primary result codes of SQLite that no statement is to blame for.
+var sqliteFaults = map[int]bool{
+	codeBusy: true, codeLocked: true,
+	7:  true, // NOMEM
+	8:  true, // READONLY
+	10: true, // IOERR
+	11: true, // CORRUPT
+	13: true, // FULL
+	14: true, // CANTOPEN
+	15: true, // PROTOCOL
+	26: true, // NOTADB
+}
+
+func (sqlite) fault(err error) bool {
+	var e interface{ Code() int }
+	return errors.As(err, &e) && sqliteFaults[e.Code()&codeMask]
+}
+
+// check begins a transaction, which fails in one, and does no harm to it.
+func (sqlite) check(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, "BEGIN")
+	switch {
+	case err == nil:
+		_, err = tx.ExecContext(ctx, "ROLLBACK")
+		return errors.Join(fmt.Errorf("%w: a statement has ended it", errUnfit), err)
+	case strings.Contains(err.Error(), "within a transaction"):
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errUnfit, err)
+}
+
 type postgres struct{}
 
 func (postgres) statements(quoted string) *notetable.Statements { return notetable.Postgres(quoted) }
@@ -129,6 +175,24 @@ func (postgres) again(err error) bool {
 	}
 	state := e.SQLState()
 	return state == "40001" || state == "40P01" // a serialization failure, a deadlock
+}
+
+func (postgres) fault(err error) bool {
+	var e interface{ SQLState() string }
+	return errors.As(err, &e) && notetable.PostgresFault(e.SQLState())
+}
+
+// check asks whether the transaction has a number: it has, since it holds a note.
+func (postgres) check(ctx context.Context, tx *sql.Tx) error {
+	var numbered bool
+	err := tx.QueryRowContext(ctx, "SELECT txid_current_if_assigned() IS NOT NULL").Scan(&numbered)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errUnfit, err)
+	case !numbered:
+		return fmt.Errorf("%w: a statement has ended it", errUnfit)
+	}
+	return nil
 }
 
 // get returns the value that a statement selects, nil if there is none.

@@ -35,6 +35,7 @@ package sqltarget
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"iter"
@@ -273,6 +274,26 @@ func (t *Target) view(ctx context.Context, do func(*sql.Tx) error) error {
 		return err
 	}
 	return do(tx)
+}
+
+// Check implements [projection.Checker].
+func (t *Target) Check(ctx context.Context, tx *sql.Tx) error {
+	err := t.dialect.check(ctx, tx)
+	if err != nil && t.Blame(err) == projection.BlameTarget {
+		return fmt.Errorf("%w: %w", projection.ErrTarget, err)
+	}
+	return err
+}
+
+// Blame implements [projection.Classifier]: the database being full, locked,
+// read-only, out of memory, damaged, overloaded or shut down, a timeout of a lock or a
+// statement, transactions in each other's way, and a lost connection are the
+// database's fault.
+func (t *Target) Blame(err error) projection.Blame {
+	if t.busy(err) || t.dialect.fault(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) {
+		return projection.BlameTarget
+	}
+	return projection.BlameUnknown
 }
 
 // Note implements [projection.Target].
