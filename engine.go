@@ -92,7 +92,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if shared {
 		poll = c.Poll
 	}
-	hub, err := stream.NewHub(ctx, stream.Config{Log: c.Store, Poll: poll})
+	hub, err := stream.NewHub(ctx, stream.Config{Log: c.Store, Poll: poll, Register: shared, Logger: c.Logger})
 	if err != nil {
 		e.unlock()
 		return nil, fmt.Errorf("open engine: %w", err)
@@ -176,7 +176,9 @@ func (e *Engine) Close(ctx context.Context) error {
 	if e.pruner != nil {
 		e.pruner.close()
 	}
-	e.hub.Close()
+	if err2 := e.hub.Shutdown(ctx); err == nil && err2 != nil {
+		err = fmt.Errorf("close engine: readers of events: %w", err2)
+	}
 	e.unlock()
 	return err
 }
@@ -184,11 +186,23 @@ func (e *Engine) Close(ctx context.Context) error {
 // Events yields the events of the log above after, in its partition, and then
 // new ones as they are committed, without a gap, a duplicate or an inversion.
 // It ends when the context ends, the caller breaks, or the engine is closed;
-// in the first and last case it yields the error as its last.
+// in the first and last case it yields the error as its last. It does not end when
+// the store cannot be read for a while: it tries again, with growing pauses, see
+// [Stats]. It ends with an error if that cannot help, because the store is closed
+// or broken or a record is damaged, and if after is above the head of the log: then
+// the position is not of this log, and the error matches [ErrReplaced].
 //
 // A reader cannot slow down a writer. One that was up to date and has fallen
 // far behind gets an error matching [ErrLagged]; that is a notice, the iteration
 // goes on from where it was if the caller wants it to.
+//
+// While a reader lives, no engine deletes events that it has not passed, see
+// [RetainEvents]: on a store that others share it is registered there before it
+// gets its first event. An engine that stands still for longer than
+// [stream.LiveSilenceMax] is taken for dead by the others. If events have been
+// deleted before the reader came to them, then or because it begins at a position
+// that nothing held, it gets an error matching [ErrDeleted]; that is a notice too. One
+// that begins with 0 begins with what is kept.
 //
 // The events are valid until the next step and must not be changed; see
 // [store.Event.Clone].
@@ -215,9 +229,22 @@ var ErrLagged = stream.ErrLagged
 // matches [ErrLagged].
 type LaggedError = stream.LaggedError
 
+// ErrDeleted is a notice to a reader of [Engine.Events] that it misses events. The
+// error is a [*DeletedError].
+var ErrDeleted = stream.ErrDeleted
+
+// A DeletedError tells a reader of [Engine.Events] which events it misses. It
+// matches [ErrDeleted].
+type DeletedError = stream.DeletedError
+
+// ErrReplaced tells a reader that a position is not of this log: the log has been
+// restored from a backup that is older, or replaced. The error is a
+// [*stream.ReplacedError].
+var ErrReplaced = stream.ErrReplaced
+
 func streamError(err error) error {
 	switch {
-	case err == nil || errors.Is(err, ErrLagged):
+	case err == nil || errors.Is(err, ErrLagged) || errors.Is(err, ErrDeleted):
 		return err
 	case errors.Is(err, stream.ErrClosed):
 		return ErrClosed
@@ -238,11 +265,14 @@ type Stats struct {
 	// Delivering how many of them are being delivered. What else is pending
 	// waits in the store.
 	Deliveries, Delivering int
+	// ReadErr is why a reader of [Engine.Events] or a subscription cannot read the
+	// store at this moment, nil if all can. They try again.
+	ReadErr error
 }
 
 // Stats returns figures about the engine at this moment.
 func (e *Engine) Stats() Stats {
-	s := Stats{Calls: e.callCount()}
+	s := Stats{Calls: e.callCount(), ReadErr: e.hub.ReadErr()}
 	for _, k := range e.kinds {
 		s.Entities += k.count()
 	}

@@ -21,10 +21,12 @@ func TestEventsAreReadOnceInOrderWhileTheyAreWritten(t *testing.T) {
 	kind := accounts()
 	e := open(t, newLog(t), kind)
 	const writers, each, readers = 16, 200, 8
+	const before = 10 * (readers - 1)
+	deposits(t, kind.Ref(e, "1"), before)
 	var wg sync.WaitGroup
 	for reader := range readers {
 		wg.Go(func() {
-			// Each begins somewhere else, some before anything is written.
+			// Each begins somewhere else, the last one at the head.
 			after := store.Position(reader * 10)
 			versions := map[store.Key]store.Version{}
 			for ev, err := range e.Events(ctx, after) {
@@ -41,7 +43,7 @@ func TestEventsAreReadOnceInOrderWhileTheyAreWritten(t *testing.T) {
 					return
 				}
 				versions[ev.Key] = ev.Version
-				if after = ev.Position; after == writers*each {
+				if after = ev.Position; after == before+writers*each {
 					return
 				}
 			}

@@ -205,9 +205,15 @@ func SnapshotEvery(events uint64) KindOption {
 }
 
 // RetainEvents deletes events once a snapshot covers them and so many newer
-// events exist below the snapshot. It never deletes what a reader of
-// [Engine.Events] or a bookmark in the store has not passed. Without it all
-// events are kept for ever. It needs [SnapshotEvery] and a store that can delete.
+// events exist below the snapshot. It deletes only what is strictly below the
+// lowest reader of [Engine.Events], of this and every other engine on the store,
+// and below every bookmark in the store: of subscriptions, projections and other
+// readers in the same partition, see [stream.Readers]. The event at a bookmark
+// stays, since its id proves to the reader that the store is the one it has read.
+// A reader that does not come back holds the events for as long as its bookmark is
+// there; the command "perdure readers" lists and removes such bookmarks. Without
+// this option all events are kept. It needs [SnapshotEvery] and a store that can
+// delete.
 func RetainEvents(events uint64) KindOption {
 	return kindOption(func(c *compiler) { c.retain, c.prune = events, true })
 }

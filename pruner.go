@@ -2,9 +2,10 @@ package perdure
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -66,24 +67,19 @@ func (p *pruner) run(ctx context.Context) {
 	}
 }
 
-func (p *pruner) prune(ctx context.Context, job prune) error {
-	partition := job.position.Partition()
-	through := p.hub.Passed(partition)
-	if canary.Broken("delete-before-readers") {
-		through = store.LastPosition(partition)
-	}
-	if b, ok := p.log.(store.Bookmarks); ok {
-		marks, err := b.Bookmarks(ctx)
-		if err != nil {
-			return err
+// prune deletes strictly below what is to be kept: the event at a bookmark stays,
+// because its id proves to the reader that the log is the one it has read.
+func (p *pruner) prune(ctx context.Context, job prune) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // a store's bug is not the end of the process
+			err = fmt.Errorf("the store has panicked: %v\n%s", r, debug.Stack())
 		}
-		for _, m := range marks {
-			if m.Position.Partition() == partition && !canary.Broken("prune-before-bookmarks") {
-				through = min(through, m.Position)
-			}
-		}
+	}()
+	keep, err := p.hub.Keep(ctx, job.position.Partition())
+	if err != nil || keep.Sequence() == 0 {
+		return err
 	}
-	_, err := p.log.(store.Pruner).DeleteEvents(ctx, job.key, job.below, through)
+	_, err = p.log.(store.Pruner).DeleteEvents(ctx, job.key, job.below, keep-1)
 	return err
 }
 

@@ -290,6 +290,8 @@ func (r *reader) follow(ctx context.Context, after store.Position) error {
 		switch {
 		case errors.Is(err, stream.ErrLagged):
 			return nil
+		case errors.Is(err, stream.ErrDeleted):
+			continue
 		case err != nil:
 			return err
 		}

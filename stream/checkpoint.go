@@ -22,6 +22,17 @@ var ErrFenced = errors.New("subscription is taken over")
 
 // Checkpoints keep the positions of subscriptions by name. An implementation
 // must pass [github.com/perdure/perdure/stream/streamtest.RunCheckpoints].
+//
+// A subscription whose checkpoints are not in the log that it reads has a bookmark
+// in that log as well, [BookmarkPrefix] and its name, which follows what is saved
+// here: so the log keeps what the subscription has yet to read, also while it is
+// closed. One that does not come back is removed from both places; from the log by
+// [Readers.Remove] or by the command "perdure readers".
+//
+// If the log is restored from a backup, positions that were saved later are above
+// it, or of other events. [Hub.Subscribe] then returns an error matching
+// [ErrReplaced]; a [ProofKeeper] lets it notice that for certain. The position is
+// then removed from the checkpoints, so that the subscription begins again.
 type Checkpoints interface {
 	// Claim makes the caller the keeper of a name, in place of the one before it,
 	// if there is one, and returns its positions: at most one for each partition,

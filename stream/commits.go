@@ -42,9 +42,15 @@ type Commit struct {
 // Records that were stored before they said what was stored together, see
 // [store.Event.More], are commits of one event each.
 func (h *Hub) Commits(ctx context.Context, q Query) iter.Seq2[*Commit, error] {
+	return h.commits(ctx, func() *reader { return &reader{hub: h, q: q} })
+}
+
+// commits yields what a reader reads as commits.
+func (h *Hub) commits(ctx context.Context, begin func() *reader) iter.Seq2[*Commit, error] {
 	return func(yield func(*Commit, error) bool) {
-		a := assembly{last: q.Through, through: q.After}
-		h.follow(ctx, q, func(e *store.Event, through store.Position, err error) bool {
+		r := begin()
+		a := assembly{last: r.q.Through, through: r.q.After}
+		r.follow(ctx, func(e *store.Event, through store.Position, err error) bool {
 			if err != nil {
 				return yield(nil, err)
 			}

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -82,22 +83,38 @@ func (d *Delivery) Nack(ctx context.Context, delay time.Duration, cause error) e
 		})
 		return nil
 	}
-	if err := s.decide(ctx, d, cause); err != nil {
-		d.unit.cause = err
-		l.again(d.unit, time.Now().Add(delay))
-		s.work.fire()
-		return nil
-	}
-	l.ack(d.unit, time.Now())
-	s.room.fire()
-	s.dirty.fire()
+	s.decide(ctx, d, cause, func(err error, returned bool) {
+		if !returned {
+			delay = max(delay, brokenRetryMin)
+		}
+		if err != nil {
+			d.unit.cause = err
+			l.again(d.unit, time.Now().Add(delay))
+			s.work.fire()
+			return
+		}
+		l.ack(d.unit, time.Now())
+		s.room.fire()
+		s.dirty.fire()
+	})
 	return nil
 }
 
-// decide asks what becomes of a spent commit. The caller holds mu, and has it
-// again afterwards.
-func (s *Subscription) decide(ctx context.Context, d *Delivery, cause error) error {
+// brokenRetryMin is the least pause before a commit is delivered again whose
+// DeadLetter has panicked or ended its goroutine.
+const brokenRetryMin = time.Second
+
+// decide asks what becomes of a spent commit, and then calls conclude with the
+// answer. If DeadLetter panics or ends its goroutine, the commit comes again, and
+// the panic goes on to the caller of Nack. The caller holds mu, and has it again
+// afterwards.
+func (s *Subscription) decide(ctx context.Context, d *Delivery, cause error, conclude func(err error, returned bool)) {
+	err, returned := errors.New("DeadLetter has not returned"), false
+	defer func() {
+		s.mu.Lock()
+		conclude(err, returned)
+	}()
 	s.mu.Unlock()
-	defer s.mu.Lock()
-	return s.config.DeadLetter(ctx, d, cause)
+	err = s.config.DeadLetter(ctx, d, cause)
+	returned = true
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,8 @@ var (
 
 // A LaggedError is a notice to a reader of [Hub.Follow] that was up to date and
 // has fallen so far behind that it now reads from the log again. Nothing is
-// lost: the reader may go on, or stop and come back later. It matches [ErrLagged].
+// lost: the reader may go on, or stop and come back later; see [DeletedError] for
+// what may be. It matches [ErrLagged].
 type LaggedError struct {
 	// Position is that of the last event the reader has got.
 	Position store.Position
@@ -79,8 +81,13 @@ type Hub struct {
 	watcher store.Watcher                   // nil if there is none, or nobody else commits
 	heard   atomic.Pointer[<-chan struct{}] // from before the heads were read last
 
+	logger *slog.Logger
+	live   *live   // nil if readers are not registered
+	others silence // of other engines
+
 	mu      sync.Mutex
 	readers map[*reader]struct{}
+	failing map[*reader]error // why readers wait before they read again
 	closed  bool
 	done    chan struct{}
 }
@@ -112,6 +119,14 @@ type Config struct {
 	// If the log is a [store.Watcher], a reader is told of them, and only looks
 	// every [PollWatched] or less often.
 	Poll time.Duration
+	// Register has the hub register its readers in the log while there are any, as
+	// an instance of [LiveReaders], so that other processes do not delete what they
+	// have yet to read, see [Hub.Keep]. It is for a log that others may write to,
+	// and does nothing on one without [store.Bookmarks].
+	Register bool
+	// Logger is told when the log cannot be read, and when it can be again. Nil
+	// discards that.
+	Logger *slog.Logger
 }
 
 // PollWatched is how often a reader looks for events at most if the log tells of
@@ -126,7 +141,16 @@ func NewHub(ctx context.Context, c Config) (*Hub, error) {
 	}
 	h := &Hub{
 		log: c.Log, poll: c.Poll, parts: make([]part, len(heads)), began: time.Now(),
-		readers: make(map[*reader]struct{}), done: make(chan struct{}),
+		readers: make(map[*reader]struct{}), failing: make(map[*reader]error), done: make(chan struct{}),
+		logger: c.Logger,
+	}
+	if h.logger == nil {
+		h.logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Register {
+		if readers, err := NewReaders(c.Log); err == nil {
+			h.live = newLive(h, readers)
+		}
 	}
 	h.heard.Store(new(<-chan struct{}))
 	if w, ok := c.Log.(store.Watcher); ok && c.Poll > 0 {
@@ -186,6 +210,28 @@ func (h *Hub) Passed(partition int) store.Position {
 	return passed
 }
 
+// ReadErr returns why a reader waits because it cannot read the log, or nil if all
+// can. It tries again, with growing pauses.
+func (h *Hub) ReadErr() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, err := range h.failing {
+		return err
+	}
+	return nil
+}
+
+// Shutdown is Close, and then waits until the hub has removed its registration
+// from the log, see [Config], or the context ends. Where it could not be removed,
+// it holds the log until other engines have watched it for [LiveSilenceMax].
+func (h *Hub) Shutdown(ctx context.Context) error {
+	h.Close()
+	if h.live == nil {
+		return nil
+	}
+	return h.live.wait(ctx)
+}
+
 // Close ends all readers with [ErrClosed].
 func (h *Hub) Close() {
 	h.mu.Lock()
@@ -201,45 +247,21 @@ func (h *Hub) Close() {
 // caller breaks, or q.Through is reached. It then yields the error, if there is
 // one, as its last.
 //
-// An error matching [*LaggedError] is a notice and does not end the iteration,
-// see there. The events are valid only until the next step; they share their
+// An error matching [ErrLagged] or [ErrDeleted] is a notice and does not end the
+// iteration, see [LaggedError] and [DeletedError]. While the log cannot be read, the
+// reader tries again with growing pauses, see [Hub.ReadErr]; it ends where that
+// cannot help: the log is closed, broken, unfinished or damaged, or the query makes
+// no sense. If q.After is above the head of the log, the position is not of this
+// log, and the error matches [ErrReplaced].
+//
+// The events are valid only until the next step; they share their
 // payload with other readers and must not be changed.
 func (h *Hub) Follow(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
-		h.follow(ctx, Query{Query: q}, func(e *store.Event, _ store.Position, err error) bool {
+		r := &reader{hub: h, q: Query{Query: q}}
+		r.follow(ctx, func(e *store.Event, _ store.Position, err error) bool {
 			return e == nil && err == nil || yield(e, err)
 		})
-	}
-}
-
-// follow is [Hub.Follow] with steps that have neither an event nor an error: they
-// say that the reader has passed the position without an event that q selects.
-// There is one before it waits and one at the end, if they say something new.
-func (h *Hub) follow(ctx context.Context, q Query, yield step) {
-	if q.After.Partition() >= len(h.parts) {
-		yield(nil, 0, fmt.Errorf("%w: position %v: the log has %d partitions", store.ErrInvalid, q.After, len(h.parts)))
-		return
-	}
-	r := &reader{hub: h, part: &h.parts[q.After.Partition()], q: q, at: q.After, told: q.After}
-	r.seen.Store(uint64(q.After))
-	h.mu.Lock()
-	h.readers[r] = struct{}{}
-	h.mu.Unlock()
-	h.active.Add(1)
-	defer r.leave()
-	if err := h.readHeads(ctx); err != nil {
-		yield(nil, 0, err)
-		return
-	}
-	for q.Through == 0 || r.at < q.Through {
-		again, err := r.next(ctx, yield)
-		if err != nil {
-			yield(nil, 0, err)
-			return
-		}
-		if !again {
-			return
-		}
 	}
 }
 

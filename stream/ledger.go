@@ -28,8 +28,10 @@ type ledger struct {
 	saveEvery   int // acknowledgements after which the position is to be saved
 	saveAfter   time.Duration
 
-	read  store.Position
-	done  store.Position
+	read store.Position
+	done store.Position
+	// last is the event of the last commit below done, as far as one was there.
+	last  Proof
 	saved store.Position
 
 	units []*unit
@@ -178,7 +180,10 @@ func (l *ledger) again(u *unit, due time.Time) {
 func (l *ledger) advance(now time.Time) {
 	n := 0
 	for n < len(l.units) && l.units[n].state == unitDone {
-		l.done = l.units[n].through
+		u := l.units[n]
+		l.done = u.through
+		e := &u.commit.Events[len(u.commit.Events)-1]
+		l.last = Proof{Position: e.Position, Event: e.ID}
 		l.open -= len(l.units[n].commit.Events)
 		l.units[n] = nil
 		n++
@@ -213,6 +218,15 @@ func (l *ledger) save() (store.Position, bool) {
 		return l.read, true
 	}
 	return l.done, true
+}
+
+// eventAt returns the id of the event at a position, or zero if it is not that of
+// a commit that was read.
+func (l *ledger) eventAt(p store.Position) (id store.ID) {
+	if l.last.Position == p {
+		id = l.last.Event
+	}
+	return id
 }
 
 // keep says what has become of a save: the position is kept, or nobody knows, and

@@ -2,6 +2,9 @@ package stream
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,20 +19,163 @@ type step func(e *store.Event, through store.Position, err error) bool
 // A reader is one iteration of [Hub.Follow]. It belongs to one goroutine; others
 // see only seen.
 type reader struct {
-	hub  *Hub
-	part *part
-	q    Query
-	at   store.Position // everything up to here has been yielded or filtered out
-	told store.Position // what the caller knows of at
-	seen atomic.Uint64  // at, as of the last look at the ring: what others may rely on
-	live bool           // it has caught up with the ring
-	own  store.Event    // what is yielded from the ring
+	hub    *Hub
+	part   *part
+	q      Query
+	marked bool            // it has a bookmark of its own, so it is not registered
+	failed func(why error) // is told when the log cannot be read, and nil when it can be; may be nil
+	watch  *Deletions
+	lapses uint64 // of the registration, as far as the reader knows
+
+	at      store.Position // everything up to here has been yielded or filtered out
+	told    store.Position // what the caller knows of at
+	seen    atomic.Uint64  // at, as of the last look at the ring: what others may rely on
+	live    bool           // it has caught up with the ring
+	owing   bool           // a scan has begun above owed that is not checked for deletions
+	owed    store.Position
+	failing bool        // it waits because the log cannot be read
+	own     store.Event // what is yielded from the ring
+}
+
+// follow reads until the context ends, the caller of the iterator has had enough,
+// or there is an error that waiting does not help. Besides events and errors it
+// yields steps that have neither: they say that the reader has passed the position
+// without an event that q selects. There is one before it waits and one at the
+// end, if they say something new.
+func (r *reader) follow(ctx context.Context, yield step) {
+	h := r.hub
+	if r.q.After.Partition() >= len(h.parts) {
+		yield(nil, 0, fmt.Errorf("%w: position %v: the log has %d partitions", store.ErrInvalid, r.q.After, len(h.parts)))
+		return
+	}
+	r.part, r.at, r.told = &h.parts[r.q.After.Partition()], r.q.After, r.q.After
+	r.seen.Store(uint64(r.q.After))
+	h.mu.Lock()
+	h.readers[r] = struct{}{}
+	h.mu.Unlock()
+	h.active.Add(1)
+	defer r.leave()
+
+	begun := false
+	for fails := 0; ; {
+		before := r.at
+		again, err := r.turn(ctx, yield, &begun)
+		if err == nil && !again {
+			return
+		}
+		if err == nil || r.at > before {
+			fails = 0
+		}
+		if err == nil {
+			r.fail(nil)
+			continue
+		}
+		if err = r.pause(ctx, err, fails); err != nil {
+			yield(nil, 0, err)
+			return
+		}
+		fails++
+	}
+}
+
+// turn begins, or yields what is there and waits for more.
+func (r *reader) turn(ctx context.Context, yield step, begun *bool) (again bool, err error) {
+	if *begun {
+		if r.q.Through != 0 && r.at >= r.q.Through {
+			return false, nil
+		}
+		return r.next(ctx, yield)
+	}
+	again, err = r.begin(ctx, yield)
+	*begun = err == nil
+	return again, err
+}
+
+// begin does what comes before the first event. The order matters, see [Hub.Keep].
+func (r *reader) begin(ctx context.Context, yield step) (again bool, err error) {
+	if err := r.hub.readHeads(ctx); err != nil {
+		return false, err
+	}
+	if head := store.Position(r.part.head.Load()); r.at > head && r.at.Sequence() > 0 {
+		return false, &ReplacedError{Position: r.at, Head: head}
+	}
+	if l := r.hub.live; l != nil && !r.marked {
+		if r.lapses, err = l.join(ctx, r.at); err != nil {
+			return false, err
+		}
+	}
+	watch, lost, err := WatchDeletions(ctx, r.hub.log, r.q)
+	if err != nil {
+		return false, err
+	}
+	r.watch = watch
+	return lost == nil || yield(nil, 0, lost), nil
+}
+
+// Bounds of the pauses after the log could not be read.
+const (
+	readRetryMin = 50 * time.Millisecond
+	readRetryMax = 10 * time.Second
+)
+
+// hopeless are the errors of a log that waiting does not help.
+var hopeless = []error{
+	ErrClosed, ErrReplaced, store.ErrClosed, store.ErrBroken, store.ErrCorrupt, store.ErrFormat,
+	store.ErrInvalid, store.ErrUnfinished, errors.ErrUnsupported,
+}
+
+// pause waits after so many failures in a row and returns nil, or the error that
+// ends the reader.
+func (r *reader) pause(ctx context.Context, why error, fails int) error {
+	if ctx.Err() != nil || slices.ContainsFunc(hopeless, func(h error) bool { return errors.Is(why, h) }) {
+		return why
+	}
+	r.fail(why)
+	t := time.NewTimer(min(readRetryMin<<min(fails, 16), readRetryMax))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.hub.done:
+		return ErrClosed
+	}
+}
+
+// fail notes that the reader cannot read the log, or, with nil, that it can. The
+// logger is told by the first one, and when the last one can read again.
+func (r *reader) fail(why error) {
+	if why == nil && !r.failing {
+		return
+	}
+	if r.failed != nil {
+		r.failed(why)
+	}
+	h := r.hub
+	h.mu.Lock()
+	before := len(h.failing)
+	if why != nil {
+		h.failing[r] = why
+	} else {
+		delete(h.failing, r)
+	}
+	after := len(h.failing)
+	h.mu.Unlock()
+	r.failing = why != nil
+	switch {
+	case before == 0 && after > 0:
+		h.logger.Warn("the log cannot be read: readers of events wait and try again", "error", why)
+	case before > 0 && after == 0 && why == nil:
+		h.logger.Info("the log can be read again: readers of events go on")
+	}
 }
 
 func (r *reader) leave() {
 	r.hub.active.Add(-1)
 	r.hub.mu.Lock()
 	defer r.hub.mu.Unlock()
+	delete(r.hub.failing, r)
 	if delete(r.hub.readers, r); len(r.hub.readers) == 0 {
 		for i := range r.hub.parts {
 			r.hub.parts[i].ring.Store(nil) // nobody needs it: do not hold the events
@@ -46,6 +192,11 @@ const (
 // next yields what is there, and tells what it has passed, or waits for more. It returns false if the caller
 // of the iterator has had enough.
 func (r *reader) next(ctx context.Context, yield step) (again bool, err error) {
+	if r.owing {
+		if again, err := r.check(ctx, yield); !again || err != nil {
+			return again, err
+		}
+	}
 	r.seen.Store(uint64(r.at))
 	stroke := r.hub.bell.next() // before the look at the head, see [Hub]
 	head := store.Position(r.part.head.Load())
@@ -103,6 +254,9 @@ func (r *reader) scan(ctx context.Context, head store.Position, yield step) (aga
 	if r.q.Through != 0 {
 		q.Through = min(q.Through, r.q.Through)
 	}
+	if !r.owing {
+		r.owing, r.owed = true, r.at
+	}
 	for e, err := range r.hub.log.Scan(ctx, q) {
 		if err != nil {
 			return false, err
@@ -117,7 +271,34 @@ func (r *reader) scan(ctx context.Context, head store.Position, yield step) (aga
 		}
 	}
 	r.at = max(r.at, q.Through) // the rest was filtered out, or deleted
+	if again, err := r.check(ctx, yield); !again || err != nil {
+		return again, err
+	}
 	return r.tell(yield), nil
+}
+
+// check looks whether anything was deleted before a scan has come to it. Until it
+// has, it is owed: also after a scan that has failed.
+func (r *reader) check(ctx context.Context, yield step) (again bool, err error) {
+	lost, err := r.watch.Check(ctx, r.owed, r.held(ctx))
+	if err != nil {
+		return false, err
+	}
+	r.owing = false
+	return lost == nil || yield(nil, 0, lost), nil
+}
+
+// held returns what the watch for deletions asks: nil for a reader that a bookmark
+// of its own or the pruner of this process protects.
+func (r *reader) held(ctx context.Context) func() (bool, error) {
+	l := r.hub.live
+	if l == nil || r.marked {
+		return nil
+	}
+	return func() (held bool, err error) {
+		held, r.lapses, err = l.held(ctx, r.lapses)
+		return held, err
+	}
 }
 
 // tell lets the caller know how far the reader is, if that is new.

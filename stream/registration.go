@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -174,7 +175,10 @@ func (g *Registration) change(ctx context.Context, make bool, do func(*perdurev1
 				return false, ErrUnregistered
 			}
 			i = len(s.Instances)
-			s.Instances = append(s.Instances, &perdurev1.ReaderInstance{Id: g.id})
+			// The beat begins anywhere, so that an instance that was removed and
+			// registers again is not taken for what it was before.
+			beat := newID()
+			s.Instances = append(s.Instances, &perdurev1.ReaderInstance{Id: g.id, Beat: binary.BigEndian.Uint64(beat[8:])})
 		}
 		return do(s.Instances[i]), nil
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,7 +27,9 @@ const (
 type SubscriptionConfig struct {
 	// Name is that of the subscription. Its position is kept under it.
 	Name string
-	// Checkpoints keep the position. [LogCheckpoints] keeps it in the log itself.
+	// Checkpoints keep the position. [LogCheckpoints] keeps it in the log itself. A
+	// subscription with others registers a bookmark in the log as well, which
+	// follows what they have saved: see [Readers].
 	Checkpoints Checkpoints
 
 	// Kinds, Types, Tags and Keys select events like those of a [Query]. The
@@ -48,8 +52,8 @@ type SubscriptionConfig struct {
 	AttemptsMax int
 	// DeadLetter decides on a commit that has been refused too often. If it
 	// returns nil, the commit counts as acknowledged; an error has it delivered
-	// once more after the delay of the last refusal. It is called by the goroutine
-	// that refuses. Nil stops the subscription with an [*ExhaustedError]; [Skip]
+	// once more after the delay of the last refusal, and so does a panic, which goes
+	// on to the caller of Nack. It is called by the goroutine that refuses. Nil stops the subscription with an [*ExhaustedError]; [Skip]
 	// drops the commit.
 	DeadLetter func(ctx context.Context, d *Delivery, cause error) error
 
@@ -135,7 +139,14 @@ func (c *SubscriptionConfig) defaults() error {
 //
 // A slow consumer holds up nobody but the pruning of events that it has not got.
 // If it falls far behind, it is told so by an error matching [ErrLagged], and
-// goes on where it was.
+// goes on where it was. Its position is a bookmark in the log from before the first
+// delivery on, also if its [Checkpoints] are elsewhere, so what it has not
+// acknowledged is not deleted, unless an operator removes the bookmark, see
+// [Readers]. If events were deleted before it came to them, it is told so by an
+// error matching [ErrDeleted].
+//
+// While the log cannot be read it waits and tries again, see
+// [SubscriptionStats.ReadErr]; while positions cannot be saved it goes on.
 //
 // Its methods, and those of its deliveries, may be called by many goroutines at
 // once.
@@ -152,10 +163,20 @@ type Subscription struct {
 	mu      sync.Mutex
 	ledgers []*ledger // by partition
 	turn    int       // whose ledger is asked first
-	notices []error   // for Next, one of each partition at most
+	notices []notices // for Next, of each partition
 	err     error     // why it has ended
 	saveErr error     // of the last save, if it failed
+	readErr []error   // of each partition: why the log cannot be read
 	closed  bool
+	fenced  bool // and Next has said so, or Close
+
+	// The bookmarks of a subscription whose checkpoints are not in the log. Only
+	// the goroutine that saves uses them; held is where they are.
+	hold   *Registration
+	held   []store.Position
+	behind bool // under mu: bookmarks are to be moved, and could not be
+
+	closing chan struct{} // held by the one who closes
 
 	work  signal // there may be something for Next
 	room  signal // there may be room for a commit
@@ -173,14 +194,11 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 		return nil, fmt.Errorf("subscribe: %w", err)
 	}
 	s := &Subscription{
-		config: c, hub: h, checkpoint: checkpoint,
-		ledgers: make([]*ledger, len(h.parts)), notices: make([]error, len(h.parts)),
+		config: c, hub: h, checkpoint: checkpoint, closing: make(chan struct{}, 1),
+		ledgers: make([]*ledger, len(h.parts)), notices: make([]notices, len(h.parts)), readErr: make([]error, len(h.parts)),
 	}
-	for _, p := range saved {
-		if p.Partition() >= len(h.parts) {
-			return nil, fmt.Errorf("subscribe: %w: subscription %q is at position %v: the log has %d partitions", store.ErrInvalid, c.Name, p, len(h.parts))
-		}
-		s.ledgers[p.Partition()] = newLedger(&s.config, p, p)
+	if err := s.resume(ctx, saved); err != nil {
+		return nil, fmt.Errorf("subscribe: %w", err)
 	}
 	if err := s.begin(ctx); err != nil {
 		return nil, fmt.Errorf("subscribe: %w", err)
@@ -194,9 +212,31 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 	return s, nil
 }
 
-// begin sets where partitions begin that have no position yet. Where that is not
-// the very beginning it is saved at once: if it were not, a crash before the
-// first save would let the next subscription begin at a later head.
+// resume goes on from the positions that were saved, if they are of this log.
+func (s *Subscription) resume(ctx context.Context, saved []store.Position) error {
+	proofs := map[store.Position]Proof{}
+	if k, ok := s.checkpoint.(ProofKeeper); ok {
+		for _, p := range k.Proofs() {
+			proofs[p.Position] = p
+		}
+	}
+	for _, p := range saved {
+		if p.Partition() >= len(s.ledgers) {
+			return fmt.Errorf("%w: subscription %q is at position %v: the log has %d partitions", store.ErrInvalid, s.config.Name, p, len(s.ledgers))
+		}
+		proof := Proof{Position: p, Event: proofs[p].Event}
+		if _, err := proof.Check(ctx, s.hub.log); err != nil {
+			return fmt.Errorf("subscription %q: %w", s.config.Name, err)
+		}
+		s.ledgers[p.Partition()] = newLedger(&s.config, p, p)
+	}
+	return nil
+}
+
+// begin sets where partitions begin that have no position yet, and saves that
+// before anything is delivered. If it did not, the log would not know of a reader
+// that has acknowledged nothing yet, and delete what it has not acknowledged; and
+// one that begins at the head would begin at a later one after a crash.
 func (s *Subscription) begin(ctx context.Context) error {
 	heads := make([]store.Position, len(s.ledgers))
 	if s.config.FromHead {
@@ -205,23 +245,122 @@ func (s *Subscription) begin(ctx context.Context) error {
 			return fmt.Errorf("read heads: %w", err)
 		}
 	}
-	var fresh []store.Position
+	var fresh []Proof
 	for part, l := range s.ledgers {
 		if l != nil {
 			continue
 		}
 		at := max(store.NewPosition(part, 0), heads[part])
 		s.ledgers[part] = newLedger(&s.config, at, at)
-		fresh = append(fresh, at)
+		fresh = append(fresh, Proof{Position: at})
 	}
-	if !s.config.FromHead || len(fresh) == 0 {
-		return nil
+	if len(fresh) > 0 {
+		if err := s.keepProofs(ctx, fresh); err != nil {
+			return err
+		}
 	}
-	return s.checkpoint.Save(ctx, fresh)
+	return s.register(ctx)
 }
 
-// Next returns the next commit that is to be delivered, or waits for one. An
-// error matching [ErrLagged] is a notice: the next call goes on. Any other error
+// keepProofs saves positions with the ids of the events at them, if the checkpoint
+// keeps those.
+func (s *Subscription) keepProofs(ctx context.Context, proofs []Proof) error {
+	if k, ok := s.checkpoint.(ProofKeeper); ok {
+		for i := range proofs {
+			if p := &proofs[i]; p.Event.IsZero() {
+				if found, err := ProofAt(ctx, s.hub.log, p.Position); err == nil {
+					*p = found
+				} // else it is saved without
+			}
+		}
+		return k.SaveProofs(ctx, proofs)
+	}
+	positions := make([]store.Position, len(proofs))
+	for i := range proofs {
+		positions[i] = proofs[i].Position
+	}
+	return s.checkpoint.Save(ctx, positions)
+}
+
+// register sets bookmarks in the log for checkpoints that are elsewhere.
+func (s *Subscription) register(ctx context.Context) error {
+	if k, ok := s.checkpoint.(*logCheckpoint); ok && sameLog(k.log, s.hub.log) {
+		return nil // they are its bookmarks
+	}
+	readers, err := NewReaders(s.hub.log)
+	if err != nil {
+		return nil //nolint:nilerr // a log without bookmarks respects none
+	}
+	s.held = nil
+	for _, l := range s.ledgers {
+		s.held = append(s.held, l.saved)
+	}
+	s.hold, err = readers.Register(ctx, BookmarkPrefix+s.config.Name, checkpointInstance, s.held...)
+	return err
+}
+
+// checkpointInstance is the instance of a subscription whose checkpoints are not
+// in the log: a name has one subscription at a time.
+const checkpointInstance = "checkpoint"
+
+// sameLog reports whether two logs are one.
+func sameLog(a, b store.Log) bool {
+	t := reflect.TypeOf(a)
+	return t != nil && t == reflect.TypeOf(b) && t.Comparable() && a == b
+}
+
+// moveBookmarks moves the bookmarks of checkpoints that are elsewhere to what is
+// saved there. It is called by the goroutine that saves.
+func (s *Subscription) moveBookmarks(ctx context.Context) error {
+	if s.hold == nil {
+		return nil
+	}
+	s.mu.Lock()
+	var moved []store.Position
+	for part, l := range s.ledgers {
+		if l.saved != s.held[part] {
+			moved = append(moved, l.saved)
+		}
+	}
+	s.mu.Unlock()
+	if len(moved) == 0 {
+		return nil
+	}
+	err := s.hold.Move(ctx, moved...)
+	if errors.Is(err, ErrUnregistered) {
+		err = s.registerAgain(ctx)
+	}
+	if err == nil {
+		for _, p := range moved {
+			s.held[p.Partition()] = p
+		}
+	}
+	return err
+}
+
+// registerAgain sets the bookmarks again after somebody has removed them, and
+// tells the consumer if it may have lost events.
+func (s *Subscription) registerAgain(ctx context.Context) error {
+	before := slices.Clone(s.held)
+	if err := s.register(ctx); err != nil {
+		return err
+	}
+	for part, at := range before {
+		q := s.query(part)
+		q.After = at
+		_, lost, err := WatchDeletions(ctx, s.hub.log, q)
+		if err != nil {
+			return err
+		}
+		if lost != nil {
+			s.notify(part, lost)
+		}
+	}
+	return nil
+}
+
+// Next returns the next commit that is to be delivered, or waits for one. An error
+// matching [ErrLagged] or [ErrDeleted] is a notice: the next call goes on. Any other error
 // is the context's, or says why the subscription has ended: [ErrClosed],
 // [ErrFenced], [ErrExhausted], or what the log says.
 func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
@@ -247,9 +386,8 @@ func (s *Subscription) take(now time.Time) (d *Delivery, due time.Time, err erro
 	if s.err != nil {
 		return nil, due, s.err
 	}
-	for part, err := range s.notices {
-		if err != nil {
-			s.notices[part] = nil
+	for part := range s.notices {
+		if err := s.notices[part].take(); err != nil {
 			return nil, due, err
 		}
 	}
@@ -272,7 +410,7 @@ func (s *Subscription) All(ctx context.Context) iter.Seq2[*Delivery, error] {
 	return func(yield func(*Delivery, error) bool) {
 		for {
 			d, err := s.Next(ctx)
-			if !yield(d, err) || err != nil && !errors.Is(err, ErrLagged) {
+			if !yield(d, err) || err != nil && !errors.Is(err, ErrLagged) && !errors.Is(err, ErrDeleted) {
 				return
 			}
 		}
@@ -300,13 +438,16 @@ type SubscriptionStats struct {
 	// SaveErr is the error of the last attempt to save, nil if it succeeded. The
 	// subscription goes on and tries again.
 	SaveErr error
+	// ReadErr is why the log cannot be read at this moment, nil if it can. The
+	// subscription tries again.
+	ReadErr error
 }
 
 // Stats returns figures about the subscription at this moment.
 func (s *Subscription) Stats() SubscriptionStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stats := SubscriptionStats{SaveErr: s.saveErr}
+	stats := SubscriptionStats{SaveErr: s.saveErr, ReadErr: errors.Join(s.readErr...)}
 	for _, l := range s.ledgers {
 		stats.Positions = append(stats.Positions, l.done)
 		stats.Saved = append(stats.Saved, l.saved)
@@ -320,23 +461,29 @@ func (s *Subscription) Stats() SubscriptionStats {
 // the context. What has not been acknowledged comes again when a subscription of
 // the name is opened; acknowledgements that come later return [ErrClosed]. It
 // returns an error matching [ErrFenced] if the name was taken over and Next has
-// not said so. Later calls do nothing.
+// not said so. If the position could not be saved, Close may be called again and
+// tries again; otherwise later calls do nothing.
 func (s *Subscription) Close(ctx context.Context) error {
 	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil
+	if !s.closed {
+		s.closed = true
+		s.fenced = errors.Is(s.err, ErrFenced)
+		s.end(fmt.Errorf("subscription %q: %w", s.config.Name, ErrClosed))
 	}
-	s.closed = true
-	fenced := errors.Is(s.err, ErrFenced)
-	s.end(fmt.Errorf("subscription %q: %w", s.config.Name, ErrClosed))
 	s.mu.Unlock()
 	s.stop()
+	select {
+	case s.closing <- struct{}{}:
+		defer func() { <-s.closing }()
+	case <-ctx.Done():
+		return fmt.Errorf("close subscription: %w", ctx.Err())
+	}
 	s.running.Wait()
-	if fenced {
+	if s.fenced {
 		return nil
 	}
 	if err := s.save(ctx); err != nil {
+		s.fenced = errors.Is(err, ErrFenced) // which another Close does not say again
 		return fmt.Errorf("close subscription: %w", err)
 	}
 	return nil
@@ -355,13 +502,18 @@ func (s *Subscription) end(err error) {
 // feed reads the commits of a partition into its ledger.
 func (s *Subscription) feed(ctx context.Context, part int) {
 	l := s.ledgers[part]
-	q := Query{Query: store.Query{After: l.read, Kinds: s.config.Kinds, Types: s.config.Types, Tags: s.config.Tags}, Keys: s.config.Keys}
-	for c, err := range s.hub.Commits(ctx, q) {
-		if errors.Is(err, ErrLagged) {
+	q := s.query(part)
+	q.After = l.read
+	begin := func() *reader {
+		return &reader{hub: s.hub, q: q, marked: true, failed: func(why error) {
 			s.mu.Lock()
-			s.notices[part] = err
-			s.work.fire()
-			s.mu.Unlock()
+			defer s.mu.Unlock()
+			s.readErr[part] = why
+		}}
+	}
+	for c, err := range s.hub.commits(ctx, begin) {
+		if errors.Is(err, ErrLagged) || errors.Is(err, ErrDeleted) {
+			s.notify(part, err)
 			continue
 		}
 		if err == nil {
@@ -374,6 +526,40 @@ func (s *Subscription) feed(ctx context.Context, part int) {
 			return
 		}
 	}
+}
+
+// query returns what is selected of a partition.
+func (s *Subscription) query(part int) Query {
+	c := &s.config
+	return Query{Query: store.Query{After: store.NewPosition(part, 0), Kinds: c.Kinds, Types: c.Types, Tags: c.Tags}, Keys: c.Keys}
+}
+
+// notices are what Next tells of a partition: of each sort one, which says all.
+type notices struct {
+	lagged  error
+	deleted *DeletedError
+}
+
+func (n *notices) take() (err error) {
+	switch {
+	case n.deleted != nil:
+		err, n.deleted = n.deleted, nil
+	case n.lagged != nil:
+		err, n.lagged = n.lagged, nil
+	}
+	return err
+}
+
+// notify has Next return a notice.
+func (s *Subscription) notify(part int, notice error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d, ok := errors.AsType[*DeletedError](notice); ok {
+		s.notices[part].deleted = d.merge(s.notices[part].deleted)
+	} else {
+		s.notices[part].lagged = notice
+	}
+	s.work.fire()
 }
 
 // put adds a commit to a ledger when there is room for it.
@@ -408,6 +594,9 @@ func (s *Subscription) saveLoop(ctx context.Context) {
 		for _, l := range s.ledgers {
 			due = earlier(due, l.saveAt())
 		}
+		if s.behind {
+			due = earlier(due, retry)
+		}
 		woken := s.dirty.wait()
 		s.mu.Unlock()
 		now := time.Now()
@@ -431,24 +620,40 @@ func (s *Subscription) saveLoop(ctx context.Context) {
 	}
 }
 
-// save saves the positions of all partitions that have moved. It is called by
-// one goroutine at a time.
+// save saves the positions of all partitions that have moved, and then moves the
+// bookmarks of checkpoints that are elsewhere. It is called by one goroutine at a
+// time.
 func (s *Subscription) save(ctx context.Context) error {
+	err := s.savePositions(ctx)
+	if err == nil {
+		err = s.moveBookmarks(ctx)
+		s.mu.Lock()
+		s.behind = err != nil
+		s.mu.Unlock()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saveErr = err
+	return err
+}
+
+func (s *Subscription) savePositions(ctx context.Context) error {
 	var positions []store.Position
+	var proofs []Proof // their copies: a checkpoint may do with them what it likes
 	s.mu.Lock()
 	for _, l := range s.ledgers {
 		if p, ok := l.save(); ok {
 			positions = append(positions, p)
+			proofs = append(proofs, Proof{Position: p, Event: l.eventAt(p)})
 		}
 	}
 	s.mu.Unlock()
 	if len(positions) == 0 {
 		return nil
 	}
-	err := s.checkpoint.Save(ctx, positions)
+	err := s.keepProofs(ctx, proofs)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.saveErr = err
 	for _, p := range positions {
 		s.ledgers[p.Partition()].keep(p, err == nil, time.Now())
 	}

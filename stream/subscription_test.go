@@ -294,6 +294,14 @@ func TestAPanickingDeadLetterLeavesTheSubscriptionUsable(t *testing.T) {
 		if got := s.Stats().Positions[0]; got != 0 {
 			t.Errorf("position: got %v, want 0, since nobody has decided on the first commit", got)
 		}
+		d := next(t, s)
+		if d.Through != 1 || d.Attempt != 2 || d.Cause == nil {
+			t.Errorf("the commit that nobody has decided on: got attempt %d of %v with cause %v, want the second", d.Attempt, d.Through, d.Cause)
+		}
+		ack(t, s, d)
+		if got := s.Stats().Positions[0]; got != 2 {
+			t.Errorf("position: got %v, want 2", got)
+		}
 	})
 }
 
@@ -569,8 +577,14 @@ func TestAPositionThatCannotBeSavedIsSavedLater(t *testing.T) {
 		}
 		f.fails.Store(true)
 		ack(t, s, next(t, s))
-		if err := s.Close(t.Context()); !errors.Is(err, errDisk) {
-			t.Errorf("close: got %v, want %v", err, errDisk)
+		for range 2 {
+			if err := s.Close(t.Context()); !errors.Is(err, errDisk) {
+				t.Errorf("close: got %v, want %v", err, errDisk)
+			}
+		}
+		f.fails.Store(false)
+		if err := s.Close(t.Context()); err != nil || w.saved() != 3 {
+			t.Errorf("close once the disk has room: got %v and position %v, want 3", err, w.saved())
 		}
 	})
 }

@@ -116,7 +116,7 @@ func (a *app) follow(ctx context.Context, engine *perdure.Engine, from []store.P
 			for event, err := range engine.Events(ctx, after) {
 				mu.Lock()
 				switch {
-				case errors.Is(err, perdure.ErrLagged):
+				case errors.Is(err, perdure.ErrLagged), errors.Is(err, perdure.ErrDeleted):
 					a.err.printf("%v\n", err) // a notice: it goes on
 					err = nil
 				case err == nil:

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 
 	"github.com/perdure/perdure/internal/commit"
@@ -42,7 +43,8 @@ type watched struct {
 	tells int
 }
 
-var errWaits = errors.New("it waits for an event that is there")
+// errWaits ends a reader: it does not match what a reader tries again after.
+var errWaits = fmt.Errorf("it waits for an event that is there: %w", store.ErrBroken)
 
 // Heads is part of [store.Log].
 func (l *watched) Heads(ctx context.Context) ([]store.Position, error) {
@@ -153,6 +155,10 @@ func (r *reader) step() bool {
 		return false
 	}
 	e, err, ok := r.next()
+	for ok && w.prunes && errors.Is(err, stream.ErrDeleted) { // pruning waits for no reader here
+		w.note("  reader %d of node %d is told: %v", r.name, r.node.name, err)
+		e, err, ok = r.next()
+	}
 	switch {
 	case !ok || err != nil:
 		w.broken("reader %d of node %d has ended behind %v: %v", r.name, r.node.name, r.last, err)
