@@ -58,26 +58,52 @@ func (l *Log) open() error {
 	if err := l.enter(); err != nil {
 		return err
 	}
-	m, err := readMark(l.fs, l.dir)
+	m, err := l.begin()
 	if err != nil {
 		return err
 	}
-	if m == nil || m.state == stateCreating {
-		if m, err = l.create(m); err != nil {
-			return fmt.Errorf("create: %w", err)
+	if m != nil {
+		if err := l.accept(&m.info); err != nil {
+			return err
 		}
-	}
-	if l.partitionsSet && l.partitions != m.info.Partitions {
-		return fmt.Errorf("%w: the log has %d partitions, not %d", store.ErrInvalid, m.info.Partitions, l.partitions)
-	}
-	l.info = m.info
-	if err := m.check(l.fs, l.dir); err != nil && !l.trusting {
-		return err
+		if err := m.check(l.fs, l.dir); err != nil && !l.trusting {
+			return err
+		}
 	}
 	if err := l.openDB(); err != nil {
 		return err
 	}
 	return l.guard(func() error { return l.start(m) })
+}
+
+// begin reads the mark, or makes one for a new log. It returns nil if the mark is
+// damaged and the log is opened for reading: the database says the same of itself,
+// but for how far it had come. That commits at its end are missing can then not be
+// noticed, and [Log.VerifyFiles] tells of the mark.
+func (l *Log) begin() (*mark, error) {
+	m, err := readMark(l.fs, l.dir)
+	switch {
+	case errors.Is(err, store.ErrCorrupt) && l.readOnly:
+		l.logger.Error("the mark of a log is damaged; it is read without", "log", l.path, "error", err)
+		return nil, nil //nolint:nilnil // there is none that can be believed
+	case err != nil:
+		return nil, err
+	}
+	if m == nil || m.state == stateCreating {
+		if m, err = l.create(m); err != nil {
+			return nil, fmt.Errorf("create: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// accept takes over what the log says about itself, if it fits the options.
+func (l *Log) accept(info *store.LogInfo) error {
+	if l.partitionsSet && l.partitions != info.Partitions {
+		return fmt.Errorf("%w: the log has %d partitions, not %d", store.ErrInvalid, info.Partitions, l.partitions)
+	}
+	l.info = *info
+	return nil
 }
 
 // enter makes the directory, looks whether it may be a log, and locks it.
@@ -126,6 +152,12 @@ func canonical(files vfs.FS, path string) (string, error) {
 // is written to it, whosever it is.
 func (l *Log) probe() error {
 	m, err := readMark(l.files, l.dir)
+	if errors.Is(err, store.ErrCorrupt) {
+		if l.readOnly {
+			return nil // see begin
+		}
+		return fmt.Errorf("%w (open the log for reading, and copy it to a new one)", err)
+	}
 	if err != nil || m != nil && (m.state == stateReady || !l.readOnly) {
 		return err
 	}
@@ -317,7 +349,7 @@ func (l *Log) openDB() error {
 
 // start makes the log ready once Pebble has opened the directory.
 func (l *Log) start(m *mark) error {
-	if m.state == stateCreating {
+	if m != nil && m.state == stateCreating {
 		if err := l.writer.create(); err != nil {
 			return fmt.Errorf("create: %w", err)
 		}
@@ -330,6 +362,10 @@ func (l *Log) start(m *mark) error {
 	switch {
 	case err != nil:
 		return err
+	case m == nil:
+		if err := l.accept(info); err != nil {
+			return err
+		}
 	case *info != m.info:
 		return &store.CorruptError{What: "file", Where: markFile, Reason: fmt.Sprintf("it is that of log %v, and this is log %v", m.info.ID, info.ID)}
 	}
@@ -341,7 +377,7 @@ func (l *Log) start(m *mark) error {
 		return err
 	}
 	w.durable = w.counters
-	if n := w.counters.commits; n < m.commits && !l.trusting {
+	if n := w.counters.commits; m != nil && n < m.commits && !l.trusting {
 		return &store.CorruptError{What: "file", Reason: fmt.Sprintf(
 			"it has %d commits, and had %d: commits that were acknowledged are lost", n, m.commits)}
 	}

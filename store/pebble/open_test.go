@@ -206,7 +206,9 @@ func TestAReaderCannotWrite(t *testing.T) {
 		wantIs(t, err, errors.ErrUnsupported)
 		_, err = r.Acquire()
 		wantIs(t, err, errors.ErrUnsupported)
-		wantIs(t, r.Checkpoint(t.Context(), newDir(t)), errors.ErrUnsupported)
+		if err := r.Checkpoint(t.Context(), newDir(t)); err != nil { // which changes nothing of the log
+			t.Errorf("checkpoint: %v", err)
+		}
 		if _, err := r.Stats(t.Context()); err != nil {
 			t.Errorf("stats: %v", err)
 		}

@@ -96,7 +96,9 @@ func WithLogger(l *slog.Logger) Option {
 // ReadOnly opens an existing log for reading alone, for tools. Like a writer it
 // has the directory for itself. Commit and the methods of [store.Pruner] return
 // an error matching [errors.ErrUnsupported]. It writes nothing but the file
-// LOCK, and what a killed process has left in the WAL takes memory.
+// LOCK, and what a killed process has left in the WAL takes memory. A log whose
+// file PERDURE is damaged, which is refused otherwise, is read without it; then
+// nothing tells whether its last commits are there.
 func ReadOnly() Option {
 	return option(func(c *config) { c.readOnly = true })
 }

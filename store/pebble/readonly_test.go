@@ -1,10 +1,12 @@
 package pebble_test
 
 import (
+	"bytes"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -52,6 +54,53 @@ func TestReadOnly(t *testing.T) {
 		closeLog(t, r)
 		_, err := pebble.Open(dir, pebble.WithFS(sealedFS{vfs.Default}))
 		wantIs(t, err, syscall.EROFS) // not for writing
+	})
+
+	t.Run("reads a log whose mark is damaged, and verification says so", func(t *testing.T) {
+		t.Parallel()
+		dir := newDir(t)
+		l := openAt(t, dir)
+		fillTables(t, l)
+		commit(t, l, happened(book("in the WAL"), 0, 2))
+		want, err := store.NewDigest(t.Context(), l, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeLog(t, l)
+		mark := filepath.Join(dir, "PERDURE")
+		sound, err := os.ReadFile(mark)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []int{0, 9, len(sound) / 2, len(sound) - 1} {
+			damaged := bytes.Clone(sound)
+			damaged[at] ^= 1
+			if err := os.WriteFile(mark, damaged, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := pebble.Open(dir)
+			wantIs(t, err, store.ErrCorrupt)
+			if !strings.Contains(err.Error(), "open the log for reading") {
+				t.Errorf("the error does not name the cure: %v", err)
+			}
+			r := openAt(t, dir, pebble.ReadOnly())
+			if n := len(faults(t, r)); n != 1 {
+				t.Errorf("byte %d is damaged: verify found %d faults, want 1", at, n)
+			}
+			to := openNew(t)
+			if _, err := store.Copy(t.Context(), r, to, nil); err != nil {
+				t.Fatal(err)
+			}
+			got, err := store.NewDigest(t.Context(), to, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if difference := want.Difference(got); difference != "" {
+				t.Errorf("the copy differs: %s", difference)
+			}
+			closeLog(t, r)
+			closeLog(t, to)
+		}
 	})
 
 	for name, c := range map[string]struct{ opts []pebble.Option }{
