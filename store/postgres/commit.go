@@ -123,6 +123,9 @@ func (l *Log) transact(ctx context.Context, calls []*storekit.Call) error {
 			return nil
 		case stored != no:
 			return err
+		}
+		err = l.blocked(ctx, err)
+		switch {
 		case try == triesMax || !passing(err):
 			return storekit.NotStored(err)
 		}
@@ -167,7 +170,8 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (ou
 		}
 	}
 	f := newFacts(n)
-	if err := l.readFacts(ctx, w.conn, n, f); err != nil {
+	a := l.attend(w.conn)
+	if err := a.end(l.readFacts(ctx, w.conn, n, f)); err != nil {
 		return no, w.abandon(ctx, err)
 	}
 	if l.tamper.draw != nil {
@@ -229,6 +233,7 @@ func (l *Log) store(ctx context.Context, m *message, p *plan, n *needs) (outcome
 	stored, err := l.end(ctx, l.write(ctx, m, p))
 	switch stored {
 	case yes:
+		l.acknowledged.Store(p.now.UnixNano())
 		w.recall.remember(p, n, w.serial)
 		l.announce(p)
 	case no:
@@ -311,8 +316,9 @@ func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 		m = &message{}
 	}
 	m.add("COMMIT")
+	a := l.attend(w.conn)
 	last, err := w.send(ctx, m, &l.statements)
-	return committed(last, w.warning, err)
+	return committed(last, w.warning, a.end(err))
 }
 
 // prove adds the proof of a transaction to a message.

@@ -55,28 +55,8 @@ const (
 	codeMissingState = "26000" // a prepared statement is gone, as behind a pooler
 )
 
-// sqlSession makes a session fit: whatever the URL, the role or the server say,
-// a commit waits for the disk; and every statement is planned once, to search an
-// index, since the server cannot know how large a table is going to be.
-const sqlSession = `SELECT set_config('synchronous_commit',
-		CASE WHEN current_setting('synchronous_commit') IN ('on', 'remote_apply') THEN current_setting('synchronous_commit') ELSE 'on' END, false),
-	set_config('plan_cache_mode', 'force_generic_plan', false),
-	set_config('enable_seqscan', 'off', false),
-	set_config('enable_bitmapscan', 'off', false),
-	set_config('enable_hashjoin', 'off', false),
-	set_config('enable_mergejoin', 'off', false),
-	set_config('jit', 'off', false),
-	set_config('client_min_messages', 'warning', false),
-	set_config('lock_timeout', $1, false),
-	set_config('idle_in_transaction_session_timeout', $2, false)`
-
-func (c *config) prepareSession(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, sqlSession, pgx.QueryExecModeExec,
-		fmt.Sprint(c.tamper.lockMax.Milliseconds()), fmt.Sprint(idleMax.Milliseconds()))
-	return err
-}
-
-// poolConfig turns a URL into the configuration of the pool.
+// poolConfig turns a URL into the configuration of the pool, and of all other
+// connections of a log.
 func poolConfig(url string, c *config) (*pgxpool.Config, error) {
 	pc, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -84,24 +64,39 @@ func poolConfig(url string, c *config) (*pgxpool.Config, error) {
 	}
 	pc.MaxConns = int32(c.poolSize)
 	pc.MinConns = min(pc.MinConns, pc.MaxConns)
-	pc.AfterConnect = c.prepareSession
-	pc.ConnConfig.OnNotice = noteWarning
-	if pc.ConnConfig.ConnectTimeout == 0 || pc.ConnConfig.ConnectTimeout > connectMax {
-		pc.ConnConfig.ConnectTimeout = connectMax
+	// A connection that was lost while it was idle is noticed by the read that gets it.
+	pc.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
+	cc := pc.ConnConfig
+	// The URL of package pgx may say how statements are sent, and with that in what form results come.
+	cc.DefaultQueryExecMode, cc.StatementCacheCapacity = pgx.QueryExecModeCacheStatement, statementsMax
+	cc.OnNotice = noteWarning
+	if cc.ConnectTimeout == 0 || cc.ConnectTimeout > connectMax {
+		cc.ConnectTimeout = connectMax
 	}
-	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
-		pc.ConnConfig.RuntimeParams["application_name"] = "perdure"
+	if cc.RuntimeParams["application_name"] == "" {
+		cc.RuntimeParams["application_name"] = "perdure"
 	}
+	cc.DialFunc = watched(cc.DialFunc)
+	cc.ValidateConnect = c.validate(&servers{}, cc.ValidateConnect)
 	return pc, nil
 }
 
-// connect opens a connection beside the pool.
+// statementsMax is how many prepared statements a connection keeps.
+const statementsMax = 512
+
+// dial opens a connection beside the pool, to a server that is fit for the log.
+func (l *Log) dial(ctx context.Context) (*pgx.Conn, error) {
+	return pgx.ConnectConfig(ctx, l.connConfig.Copy())
+}
+
+// connect opens a connection beside the pool, to a server that has what this process
+// knows to be stored.
 func (l *Log) connect(ctx context.Context) (*pgx.Conn, error) {
-	conn, err := pgx.ConnectConfig(ctx, l.pool.Config().ConnConfig)
+	conn, err := l.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.prepareSession(ctx, conn); err != nil {
+	if err := l.present(ctx, conn); err != nil {
 		hangUp(conn)
 		return nil, err
 	}
@@ -152,7 +147,9 @@ func lost(err error) error {
 }
 
 // read runs fn, which only reads, on a connection of the pool. It is run again
-// if the connection is lost, as idle ones are when a server has been restarted.
+// if the connection is lost, as idle ones are when a server has been restarted. It
+// ends with its context, and however long that lasts, when the server is found not to
+// be at work on it.
 func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error {
 	for try := 1; ; try++ {
 		if err := ctx.Err(); err != nil {
@@ -164,7 +161,8 @@ func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error
 		conn, err := l.pool.Acquire(ctx)
 		dead := false
 		if err == nil {
-			err = fn(conn)
+			a := l.attend(conn.Conn())
+			err = a.end(fn(conn))
 			dead = conn.Conn().IsClosed()
 			conn.Release()
 		}

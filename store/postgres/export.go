@@ -121,7 +121,8 @@ func (x *export) fill(ctx context.Context, sql string, args []any, add func(valu
 		err = store.ErrClosed
 	}
 	if err == nil {
-		err = query(ctx, x.conn, sql, args, add)
+		a := x.log.attend(x.conn)
+		err = a.end(query(ctx, x.conn, sql, args, add))
 	}
 	return err
 }

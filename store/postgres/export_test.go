@@ -73,7 +73,7 @@ func (l *Log) Setting(t testing.TB, name string) (value string) {
 func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool) (func([]*store.Event) error, error) {
 	c, err := newConfig([]Option{WithSchema(schema)})
 	if err == nil {
-		err = c.prepareSession(ctx, conn)
+		_, err = c.pin(ctx, conn.PgConn())
 	}
 	if err != nil {
 		return nil, err
@@ -155,6 +155,51 @@ func Execution(sql string, arg any) (text, name string, ok bool) {
 // ScriptEventsMin is from how many events on a script is faster.
 const ScriptEventsMin = scriptEventsMin
 
+// WithSilence lets a log ask after a connection that has been silent for so long, and
+// end a holder of the lock that has not moved for stuck.
+func WithSilence(silent, stuck time.Duration) Option {
+	return option(func(c *config) { c.tamper.silentMax, c.tamper.stuckMax = silent, stuck })
+}
+
+// Pinned returns the values that a session sets its settings to, by their names.
+func Pinned(opts ...Option) map[string]string {
+	c, err := newConfig(opts)
+	if err != nil {
+		panic(err)
+	}
+	all := make(map[string]string)
+	for _, s := range c.settings() {
+		all[s.name] = s.value
+	}
+	return all
+}
+
+// Sessions calls look with a connection of each sort that a log opens.
+func (l *Log) Sessions(t testing.TB, look func(what string, conn *pgx.Conn)) {
+	t.Helper()
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	look("commits", l.committer.conn)
+	c, err := l.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Release()
+	look("reads", c.Conn())
+	m, err := l.moment(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	look("exports", m.conn)
+	_ = m.Close()
+	conn, err := l.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hangUp(conn)
+	look("the rest", conn)
+}
+
 // MessageBytesMax bounds a message of the protocol.
 const MessageBytesMax = messageBytesMax
 
@@ -165,4 +210,9 @@ func PutLength(w []byte) bool { return putLength(w, 0, 0) }
 func ScriptFits(events []*store.Event) bool {
 	_, ok := (&message{events: events}).append(nil, &statements{}, nil)
 	return ok
+}
+
+// WithHearing lets a connection that listens be silent for so long.
+func WithHearing(d time.Duration) Option {
+	return option(func(c *config) { c.tamper.hearMax = d })
 }

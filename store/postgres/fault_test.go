@@ -389,9 +389,9 @@ func TestATransactionThatTheServerGivesUpIsTriedAgain(t *testing.T) {
 		closeAtEnd(t, l)
 		fail := func(times int) {
 			d.Exec(t, fmt.Sprintf(`CREATE SEQUENCE IF NOT EXISTS fails;
-				SELECT setval('fails', 1, false);
+				SELECT setval('public.fails', 1, false);
 				CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-					IF nextval('fails') <= %d THEN RAISE EXCEPTION 'given up' USING ERRCODE = '%s'; END IF;
+					IF nextval('public.fails') <= %d THEN RAISE EXCEPTION 'given up' USING ERRCODE = '%s'; END IF;
 					RETURN NULL;
 				END $$;
 				CREATE OR REPLACE TRIGGER fail AFTER INSERT ON log.events FOR EACH STATEMENT EXECUTE FUNCTION public.fail()`, times, code))

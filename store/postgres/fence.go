@@ -265,8 +265,9 @@ func (l *Log) look(ctx context.Context, d *doubt) (err error) {
 	if err != nil {
 		return err
 	}
+	a := l.attend(conn)
 	defer func() {
-		if err != nil {
+		if err = a.end(err); err != nil {
 			hangUp(conn)
 		}
 	}()

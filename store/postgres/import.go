@@ -66,7 +66,9 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	}
 	var tx pgx.Tx
 	if err == nil {
-		if tx, err = l.mark(ctx, conn); err != nil {
+		a := l.attend(conn)
+		tx, err = l.mark(ctx, conn)
+		if err = a.end(err); err != nil {
 			l.letGo(conn)
 		}
 	}
@@ -152,7 +154,8 @@ func (f *filling) step(ctx context.Context, fn func() error) error {
 		case ctx.Err() != nil:
 			f.failed = ctx.Err()
 		default:
-			f.failed = fn()
+			a := f.log.attend(f.conn)
+			f.failed = a.end(fn())
 		}
 		if e := refusal(f.failed); e != nil && e.Code == codeUnique {
 			f.failed = fmt.Errorf("%w: %w", store.ErrInvalid, f.failed)

@@ -81,6 +81,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/perdure/perdure/internal/storekit"
@@ -112,12 +113,17 @@ type Log struct {
 	name       string // of database and schema, for errors
 	lock       int64  // key of the advisory lock
 	info       store.LogInfo
+	connConfig *pgx.ConnConfig // of all connections
 	pool       *pgxpool.Pool
 	statements statements
 	closed     atomic.Bool
 	unfinished atomic.Bool // by an import of this Log; that of another shows in the database
 	queue      storekit.Queue
 	watch      watch
+	probes     probes
+	holders    holderWatch
+
+	acknowledged atomic.Int64 // commit time of the last transaction of this process that is stored, or 0
 
 	writing   sync.Mutex
 	committer committer
@@ -241,10 +247,13 @@ func (l *Log) Close() error {
 		defer cancel()
 		if known && !w.isZero() && !w.conn.IsClosed() {
 			// Proofs that stay are deleted when the log has been opened many times.
-			_, _ = w.conn.Exec(ctx, l.statements.depart, w.id.String())
+			a := l.attend(w.conn)
+			_, err := w.conn.Exec(ctx, l.statements.depart, w.id.String())
+			_ = a.end(err)
 		}
 		_ = w.conn.Close(ctx)
 	}
+	l.probes.close()
 	l.pool.Close()
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/perdure/perdure/store"
 )
@@ -105,9 +106,13 @@ type migrator struct {
 // migrate runs fn on a connection of its own.
 func migrate(ctx context.Context, url string, opts []Option, fn func(*migrator) error) error {
 	c, err := newConfig(opts)
+	var pc *pgxpool.Config
+	if err == nil {
+		pc, err = poolConfig(url, c)
+	}
 	if err == nil {
 		var conn *pgx.Conn
-		if conn, err = pgx.Connect(ctx, url); err == nil {
+		if conn, err = pgx.ConnectConfig(ctx, pc.ConnConfig); err == nil {
 			err = fn(&migrator{conn: conn, schema: c.schema})
 			_ = conn.Close(context.WithoutCancel(ctx)) // the work is done or not whatever it says
 		}

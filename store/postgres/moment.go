@@ -36,7 +36,8 @@ func (l *Log) moment(ctx context.Context) (*moment, error) {
 		return nil, err
 	}
 	m := &moment{log: l, conn: conn}
-	if err := m.begin(ctx); err != nil {
+	a := l.attend(conn)
+	if err := a.end(m.begin(ctx)); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil

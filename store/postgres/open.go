@@ -55,17 +55,26 @@ func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
 }
 
 func (l *Log) open(ctx context.Context, pc *pgxpool.Config) error {
-	conn, err := pgx.ConnectConfig(ctx, pc.ConnConfig.Copy())
+	l.connConfig = pc.ConnConfig
+	conn, err := l.dial(ctx)
+	if errors.Is(err, errReplica) {
+		err = fmt.Errorf("%w: %w", store.ErrFormat, err)
+	}
 	if err != nil {
 		return err
 	}
-	if err := l.start(ctx, conn, pc); err != nil {
-		hangUp(conn)
-		return err
+	l.probes.open()
+	a := l.attend(conn)
+	err = l.start(ctx, conn, pc)
+	if err == nil {
+		err = l.enter(ctx, conn)
 	}
-	if err := l.enter(ctx, conn); err != nil {
+	if err = a.end(err); err != nil {
 		hangUp(conn)
-		l.pool.Close()
+		l.probes.close()
+		if l.pool != nil {
+			l.pool.Close()
+		}
 		return err
 	}
 	l.watch.open(l)
@@ -89,9 +98,7 @@ func (l *Log) start(ctx context.Context, conn *pgx.Conn, pc *pgxpool.Config) err
 	if err := l.describe(ctx, conn); err != nil {
 		return err
 	}
-	if err := l.prepareSession(ctx, conn); err != nil {
-		return err
-	}
+	pc.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return l.present(ctx, conn) }
 	// The pool outlives the context of its opening.
 	l.pool, err = pgxpool.NewWithConfig(context.WithoutCancel(ctx), pc)
 	return err
@@ -102,10 +109,8 @@ func (l *Log) start(ctx context.Context, conn *pgx.Conn, pc *pgxpool.Config) err
 func (l *Log) examine(ctx context.Context, conn *pgx.Conn) error {
 	var version int
 	var encoding, fsync, pages string
-	var replica bool
 	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),
-		current_setting('fsync'), current_setting('full_page_writes'), pg_is_in_recovery()`).
-		Scan(&version, &encoding, &fsync, &pages, &replica)
+		current_setting('fsync'), current_setting('full_page_writes')`).Scan(&version, &encoding, &fsync, &pages)
 	switch {
 	case err != nil:
 		return err
@@ -113,8 +118,6 @@ func (l *Log) examine(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("%w: the server is PostgreSQL %d, a log needs %d or later", store.ErrFormat, version/10000, serverMin/10000)
 	case encoding != "UTF8":
 		return fmt.Errorf("%w: the database's encoding is %s, a log needs UTF8", store.ErrFormat, encoding)
-	case replica:
-		return fmt.Errorf("%w: the server is a replica, a log needs the primary", store.ErrFormat)
 	}
 	if fsync != "on" {
 		l.logger.WarnContext(ctx, "the server does not sync to disk: what is committed can be lost or damaged by a crash", "log", l.name, "fsync", fsync)

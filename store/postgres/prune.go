@@ -114,7 +114,7 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 	total := 0
 	for {
 		n := 0
-		err := l.transaction(ctx, l.pool, func(tx pgx.Tx) (err error) {
+		err := l.pooled(ctx, func(tx pgx.Tx) (err error) {
 			if _, err := tx.Exec(ctx, sqlLock, l.lock); err != nil {
 				return err
 			}
@@ -138,6 +138,34 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 		total += n
 		if n < deleteMax {
 			return total, nil
+		}
+	}
+}
+
+// pooled runs fn in a transaction on a connection of the pool, and commits it. It is
+// tried again, a few times, if the connection was lost before the commit, or the server
+// has given the transaction up.
+func (l *Log) pooled(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	for try := 1; ; try++ {
+		conn, err := l.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		committing := false
+		a := l.attend(conn.Conn())
+		err = a.end(l.transaction(ctx, conn, func(tx pgx.Tx) error {
+			err := fn(tx)
+			committing = err == nil
+			return err
+		}))
+		dead := conn.Conn().IsClosed()
+		conn.Release()
+		if dead {
+			l.pool.Reset()
+		}
+		again := passing(err) || dead && !committing
+		if err == nil || try == triesMax || !again || committing && refusal(err) == nil || ctx.Err() != nil || l.usable() != nil {
+			return l.blocked(ctx, err)
 		}
 	}
 }

@@ -52,7 +52,8 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	}
 	for _, check := range []func(context.Context, func(error)) error{m.verifyEvents, m.verifyMessages, m.verifyIndexes} {
 		if err == nil {
-			err = check(ctx, fault)
+			a := l.attend(m.conn)
+			err = a.end(check(ctx, fault))
 		}
 	}
 	_ = m.Close() // it has only read

@@ -17,6 +17,10 @@ const (
 	// listenAgain is how long it waits before it listens again on a new
 	// connection, after it has lost one.
 	listenAgain = time.Second
+	// announceMax bounds one announcement, and hearMax for how long a connection that
+	// listens may be silent before it is asked whether it is still there.
+	announceMax = 5 * time.Second
+	hearMax     = 20 * time.Second
 )
 
 // A watch tells the readers of all processes, this one included, that events
@@ -120,14 +124,7 @@ func (w *watch) send() {
 		case <-w.news:
 		}
 		var err error
-		if conn == nil || conn.IsClosed() {
-			if conn, err = w.log.connect(w.ctx); err == nil {
-				_, err = conn.Exec(w.ctx, "SELECT set_config('synchronous_commit', 'off', false)")
-			}
-		}
-		if err == nil {
-			_, err = conn.Exec(w.ctx, "SELECT pg_notify($1, '')", w.channel)
-		}
+		conn, err = w.notify(conn)
 		if err != nil && w.ctx.Err() == nil {
 			w.log.logger.WarnContext(w.ctx, "commits are not announced", "log", w.log.name, "error", err)
 			if conn != nil {
@@ -137,6 +134,30 @@ func (w *watch) send() {
 		}
 		w.pause(announceEvery)
 	}
+}
+
+// notify sends one announcement, on the connection or a new one, which it returns.
+func (w *watch) notify(conn *pgx.Conn) (_ *pgx.Conn, err error) {
+	if conn == nil || conn.IsClosed() {
+		if conn, err = w.log.connect(w.ctx); err != nil {
+			return nil, err
+		}
+		if err = w.run(conn, "SELECT set_config('synchronous_commit', 'off', false)"); err != nil {
+			return conn, err
+		}
+	}
+	return conn, w.run(conn, "SELECT pg_notify($1, '')", w.channel)
+}
+
+// run runs a statement that takes the server no time, or gives the connection up.
+func (w *watch) run(conn *pgx.Conn, sql string, args ...any) error {
+	ctx, cancel := context.WithTimeout(w.ctx, announceMax)
+	defer cancel()
+	_, err := conn.Exec(ctx, sql, args...)
+	if p := peerOf(conn.PgConn()); err != nil && refusal(err) == nil && p != nil && p.line != nil {
+		p.line.giveUp()
+	}
+	return err
 }
 
 // listen tells the readers of this process what others announce, until the log
@@ -159,15 +180,34 @@ func (w *watch) hear() error {
 		return err
 	}
 	defer hangUp(conn)
-	if _, err := conn.Exec(w.ctx, "LISTEN "+pgx.Identifier{w.channel}.Sanitize()); err != nil {
+	if err := w.run(conn, "LISTEN "+pgx.Identifier{w.channel}.Sanitize()); err != nil {
 		return err
 	}
+	w.change() // something may have been announced before
 	for {
-		w.change() // also at first: something may have been announced before
-		if _, err := conn.WaitForNotification(w.ctx); err != nil {
+		heard, err := w.await(conn)
+		switch {
+		case err != nil:
 			return err
+		case heard:
+			w.change()
 		}
 	}
+}
+
+// await waits for an announcement. After a while without one it asks whether the
+// connection is still there, since one that is forgotten says nothing.
+func (w *watch) await(conn *pgx.Conn) (heard bool, err error) {
+	ctx, cancel := context.WithTimeout(w.ctx, w.log.tamper.hearMax)
+	defer cancel()
+	_, err = conn.WaitForNotification(ctx)
+	if err == nil {
+		return true, nil
+	}
+	if ctx.Err() == nil || w.ctx.Err() != nil || conn.IsClosed() {
+		return false, err
+	}
+	return false, w.run(conn, "SELECT 1")
 }
 
 func (w *watch) pause(d time.Duration) {

@@ -112,6 +112,66 @@ func newServer(settings ...string) (_ *Server, err error) {
 	return s, s.start()
 }
 
+// Replica makes a physical replica of the server as it is now, and starts it. It
+// follows the server if follow is true, else it stays behind. It is stopped when the
+// test ends.
+func (s *Server) Replica(tb testing.TB, follow bool) *Server {
+	tb.Helper()
+	cred, err := credential()
+	if err != nil {
+		tb.Fatalf("replica: %v", err)
+	}
+	dir, err := os.MkdirTemp(parent(cred), "pgtest-")
+	if err == nil && cred != nil {
+		err = os.Chown(dir, int(cred.Uid), int(cred.Gid))
+	}
+	if err != nil {
+		tb.Fatalf("replica: %v", err)
+	}
+	r := &Server{bin: s.bin, dir: dir, leftMax: leftMax}
+	tb.Cleanup(r.close)
+	backup := exec.Command(filepath.Join(s.bin, "pg_basebackup"), "-h", s.dir, "-U", superuser,
+		"-D", filepath.Join(dir, "data"), "-X", "stream", "-c", "fast", "--no-sync")
+	backup.Dir, backup.SysProcAttr = dir, attributes(cred)
+	if out, err := backup.CombinedOutput(); err != nil {
+		tb.Fatalf("pg_basebackup: %v\n%s", err, out)
+	}
+	conf := "hot_standby = on\nwal_retrieve_retry_interval = '100ms'\n"
+	if follow {
+		conf += "primary_conninfo = 'host=" + s.dir + " user=" + superuser + " application_name=replica'\n"
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "data", "postgresql.auto.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(conf)
+		err = errors.Join(err, f.Close(), os.WriteFile(filepath.Join(dir, "data", "standby.signal"), nil, 0o644))
+	}
+	if err == nil {
+		err = r.start()
+	}
+	if err != nil {
+		tb.Fatalf("start the replica: %v", err)
+	}
+	return r
+}
+
+// Promote makes a replica a primary, and waits until it is one.
+func (s *Server) Promote(tb testing.TB) {
+	tb.Helper()
+	if err := s.exec("SELECT pg_promote(wait => true)"); err != nil {
+		tb.Fatalf("promote: %v", err)
+	}
+}
+
+// Log returns what the server has written to its log.
+func (s *Server) Log(tb testing.TB) string {
+	tb.Helper()
+	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	if err != nil {
+		tb.Fatalf("read the server's log: %v", err)
+	}
+	return string(text)
+}
+
 // start starts the server and waits until it answers.
 func (s *Server) start() error {
 	cred, err := credential()
