@@ -216,3 +216,6 @@ func ScriptFits(events []*store.Event) bool {
 func WithHearing(d time.Duration) Option {
 	return option(func(c *config) { c.tamper.hearMax = d })
 }
+
+// WithIdle lets the server end a session that does nothing in a transaction for so long.
+func WithIdle(d time.Duration) Option { return option(func(c *config) { c.tamper.idleMax = d }) }

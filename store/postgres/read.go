@@ -268,8 +268,35 @@ func (s *stream) fill(ctx context.Context, p *page) error {
 		if err != nil {
 			return err
 		}
-		return s.settle(p)
+		if err = s.settle(p); err == nil {
+			return nil
+		}
+		pruned, failed := s.pruned(ctx, conn)
+		switch {
+		case failed != nil:
+			return failed
+		case pruned && s.last == math.MaxInt64:
+			s.dense = false // those that are gone are left out
+			return s.settle(p)
+		case pruned:
+			return errDeleted
+		}
+		return err
 	})
+}
+
+// errDeleted is the error of an iteration whose next events are gone.
+var errDeleted = errors.New("events have been deleted meanwhile")
+
+// pruned reports whether the event that comes next, and all before the first that is
+// kept, have been deleted since the page before.
+func (s *stream) pruned(ctx context.Context, conn querier) (bool, error) {
+	first := store.Version(0)
+	err := query(ctx, conn, s.log.statements.first, []any{s.key.Kind, s.key.ID}, func(v [][]byte) error {
+		first = store.Version(number(v[0]))
+		return nil
+	})
+	return first > s.next, err
 }
 
 // settle checks that the versions of a page have no gap, and moves on behind it.

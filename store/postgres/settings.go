@@ -55,8 +55,8 @@ func (c *config) settings() []setting {
 		{name: "transaction_timeout", value: "0", why: "so do their transactions; the log has bounds of its own"},
 		{name: "idle_session_timeout", value: "0", why: "a session may wait for the next commit"},
 		{name: "lock_timeout", value: ms(c.tamper.lockMax), why: "a statement waits no longer for its turn"},
-		{name: "idle_in_transaction_session_timeout", value: ms(idleMax), why: "a process that hangs does not keep the lock"},
-		{name: "client_min_messages", value: "warning", others: []string{"notice", "log"}, why: "a warning about a commit must arrive"},
+		{name: "idle_in_transaction_session_timeout", value: ms(c.tamper.idleMax), why: "a process that hangs does not keep the lock"},
+		{name: "client_min_messages", value: "warning", why: "a warning about a commit must arrive"},
 		{name: "zero_damaged_pages", value: "off", why: "damage is an error, not missing rows"},
 		{name: "ignore_checksum_failure", value: "off", why: "damage is an error"},
 
