@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/perdure/perdure/actor"
 	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/commit"
@@ -111,23 +109,34 @@ func (c *cell) drive(own *entity.Call) {
 func (c *cell) load() {
 	e := c.kind.engine
 	fold := c.core.Load()
-	err := loadInto(e.log, c.core.Key(), fold)
+	err := loadInto(e.log, c.core.Key(), fold, nil)
 	if err != nil {
 		err = fmt.Errorf("load: %w", err)
 	} else if !canary.Broken("doubtful-events-unread") {
 		e.hub.Reach(fold.Position()) // it may be of a commit that nobody could tell of
 	}
 	c.core.Loaded(fold, err)
+	if v := fold.Taken(); v > 0 && err == nil {
+		c.kind.took(c.core.Key(), v)
+	}
 }
 
-func loadInto(log store.Log, key store.Key, fold *entity.Fold) error {
+// loadInto reads an entity into a fold. It calls each, if there is one, with every
+// state that the fold comes to.
+func loadInto(log store.Log, key store.Key, fold *entity.Fold, each func() error) error {
 	for event, err := range log.Load(context.Background(), key, fold.Accept) {
+		if err == nil && each != nil {
+			err = each()
+		}
 		if err != nil {
 			return err
 		}
 		if err := fold.Apply(event); err != nil {
 			return err
 		}
+	}
+	if each != nil {
+		return each()
 	}
 	return nil
 }
@@ -167,11 +176,10 @@ func (c *cell) repeat(ec *entity.Call) {
 		out.Status, out.Err = entity.StatusRefused, decodeRefusal(r.Refusal)
 	case !ec.WantState:
 	case r.ReplyType != "":
-		out.State = c.kind.options.Rules.NewState()
-		err = proto.Unmarshal(r.Reply, out.State)
+		out.State, err = c.kind.options.Rules.ReadState(r.ReplyType, r.Reply)
 	default:
 		fold := c.core.Until(r.Version)
-		if err = loadInto(e.log, c.core.Key(), fold); err == nil || errors.Is(err, entity.ErrEnough) {
+		if err = loadInto(e.log, c.core.Key(), fold, nil); err == nil || errors.Is(err, entity.ErrEnough) {
 			out.State, err = fold.State()
 		}
 	}

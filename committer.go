@@ -187,7 +187,7 @@ func (e *Engine) committed(i *commit.Item, r *store.Result) {
 	k := i.Lane.Owner.(*cell).kind
 	if version := i.Batch.Next(); k.prune && uint64(version) > k.retain {
 		e.pruner.offer(prune{
-			key: i.Batch.Key, below: version - store.Version(k.retain) + 1, position: r.Position,
+			kind: k, key: i.Batch.Key, version: version, below: version - store.Version(k.retain) + 1, position: r.Position,
 		})
 	}
 }

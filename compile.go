@@ -22,12 +22,13 @@ type compiler struct {
 	prune          bool
 	foldVersion    uint64
 	upcasts        map[reflect.Type]*upcast
+	migrations     map[reflect.Type]*upcast
 	mistakes       []error
 }
 
 func (k *Kind[S]) compile() *compiler {
 	k.once.Do(func() {
-		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}}
+		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}, migrations: map[reflect.Type]*upcast{}}
 		c.rules = entity.Rules{
 			Kind: k.name, Durable: k.durable,
 			Decide:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
@@ -35,13 +36,15 @@ func (k *Kind[S]) compile() *compiler {
 			Answer:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (proto.Message, error){},
 			Evolve:      map[reflect.Type]*entity.EvolveRule{},
 			Stored:      map[string]*entity.StoredRule{},
+			Migrate:     map[string]*entity.Migration{},
 			Commands:    map[string]func() proto.Message{},
 			ReceiptsMax: ReceiptsMaxDefault, ReceiptsFor: ReceiptsForDefault,
 		}
 		if err := (store.Key{Kind: k.name, ID: "x"}).Validate(); err != nil {
 			c.mistakes = append(c.mistakes, err)
 		}
-		if t := c.message("state", reflect.TypeFor[S](), false); t != nil {
+		t := c.message("state", reflect.TypeFor[S](), false)
+		if t != nil {
 			d := newMessage(t).ProtoReflect().Descriptor()
 			c.rules.NewState = func() proto.Message { return newMessage(t) }
 			c.rules.StateType = string(d.FullName())
@@ -53,7 +56,7 @@ func (k *Kind[S]) compile() *compiler {
 		for _, o := range k.options {
 			o.kindOption(c)
 		}
-		c.finish()
+		c.finish(t)
 		k.compiled = c
 	})
 	return k.compiled
@@ -100,7 +103,7 @@ func (c *compiler) command(t reflect.Type) {
 }
 
 // finish checks the kind as a whole and derives what the rules imply.
-func (c *compiler) finish() {
+func (c *compiler) finish(state reflect.Type) {
 	r := &c.rules
 	switch {
 	case r.Durable && len(r.Update) == 0:
@@ -123,8 +126,14 @@ func (c *compiler) finish() {
 	for from := range c.upcasts {
 		c.resolveUpcast(from)
 	}
+	for from := range c.migrations {
+		c.resolveMigration(from, state)
+	}
+	for _, rule := range r.Stored {
+		rule.Flat = entity.Flat(rule.New().ProtoReflect().Descriptor())
+	}
 	if len(c.mistakes) == 0 {
-		r.Fingerprint = fingerprint(r, c.foldVersion)
+		c.identify()
 	}
 }
 
@@ -136,29 +145,53 @@ func (c *compiler) resolveUpcast(from reflect.Type) {
 		c.mistake("%s has both an Upcast and an Evolve rule", old)
 		return
 	}
-	var chain []func(proto.Message) proto.Message
-	t := from
-	for u := c.upcasts[t]; u != nil; u = c.upcasts[t] {
-		chain = append(chain, u.fn)
-		if t = u.to; t == nil || len(chain) > len(c.upcasts) {
-			c.mistake("Upcast of %s goes in a circle", old)
-			return
-		}
-	}
-	evolve := c.rules.Evolve[t]
-	if evolve == nil {
-		c.mistake("Upcast of %s ends at %s, which has no Evolve rule", old, messageName(newMessage(t)))
+	end, convert := c.follow("Upcast", from, c.upcasts)
+	if convert == nil {
 		return
 	}
-	c.rules.Stored[old] = &entity.StoredRule{
-		New:    func() proto.Message { return newMessage(from) },
-		Evolve: evolve,
-		Upcast: func(m proto.Message) proto.Message {
-			for _, fn := range chain {
-				m = fn(m)
-			}
-			return m
-		},
+	evolve := c.rules.Evolve[end]
+	if evolve == nil {
+		c.mistake("Upcast of %s ends at %s, which has no Evolve rule", old, messageName(newMessage(end)))
+		return
+	}
+	c.rules.Stored[old] = &entity.StoredRule{New: func() proto.Message { return newMessage(from) }, Evolve: evolve, Upcast: convert}
+}
+
+// resolveMigration follows the chain of migrations from an old type of state to
+// that of the kind.
+func (c *compiler) resolveMigration(from, state reflect.Type) {
+	old := messageName(newMessage(from))
+	if from == state {
+		c.mistake("MigrateSnapshot of %s, which is the state of the kind", old)
+		return
+	}
+	end, convert := c.follow("MigrateSnapshot", from, c.migrations)
+	switch {
+	case convert == nil || state == nil:
+	case end != state:
+		c.mistake("MigrateSnapshot of %s ends at %s, and the state of the kind is %s", old, messageName(newMessage(end)), c.rules.StateType)
+	default:
+		c.rules.Migrate[old] = &entity.Migration{New: func() proto.Message { return newMessage(from) }, Migrate: convert}
+	}
+}
+
+// follow follows a chain of conversions from an old type to the last one, and
+// returns that with a function for the whole chain, or nil if it has no end.
+func (c *compiler) follow(option string, from reflect.Type, steps map[reflect.Type]*upcast) (end reflect.Type, convert func(proto.Message) proto.Message) {
+	var chain []func(proto.Message) proto.Message
+	end = from
+	for u := steps[end]; u != nil; u = steps[end] {
+		chain = append(chain, u.fn)
+		if end = u.to; end == nil || len(chain) > len(steps) {
+			c.mistake("%s of %s goes in a circle", option, messageName(newMessage(from)))
+			return nil, nil
+		}
+	}
+	return end, func(m proto.Message) proto.Message {
+		for _, fn := range chain {
+			m = fn(m)
+		}
+		return m
 	}
 }
 

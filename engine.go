@@ -99,7 +99,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	e.hub = hub
 	if e.prunes() {
-		e.pruner = newPruner(c.Store, hub, c.Logger)
+		e.pruner = newPruner(c.Store, hub, c.Logger, !shared)
 	}
 	e.system = actor.NewSystem(actor.Config{Logger: c.Logger, MailboxMax: c.EntityCallsMax})
 	if !e.instant {
@@ -175,6 +175,9 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	if e.pruner != nil {
 		e.pruner.close()
+	}
+	for _, k := range e.kinds {
+		k.summarize()
 	}
 	if err2 := e.hub.Shutdown(ctx); err == nil && err2 != nil {
 		err = fmt.Errorf("close engine: readers of events: %w", err2)

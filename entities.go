@@ -22,6 +22,7 @@ type kindRuntime struct {
 	passivateAfter time.Duration
 	retain         uint64
 	prune          bool
+	notices        snapshotNotices
 	seed           maphash.Seed
 	shards         [shardCount]shard
 }
@@ -40,6 +41,7 @@ func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
 			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax,
 		}},
 	}
+	k.options.Notice = k.unsnapped
 	for i := range k.shards {
 		k.shards[i].cells = make(map[string]*cell)
 	}

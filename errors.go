@@ -87,7 +87,8 @@ func Reject(code Code, format string, args ...any) error {
 }
 
 // What a call can fail with besides a refusal. Only [ErrOutcomeUnknown] leaves
-// open whether the command has been stored; all others mean that it has not.
+// open whether the command has been stored; all others mean that it has not, but
+// for [ErrStateGone].
 var (
 	// ErrOutcomeUnknown: the store failed, or the caller's context ended while
 	// the command was on its way, and whether it is stored is not known.
@@ -107,6 +108,10 @@ var (
 	ErrPanicked = errors.New("rule panicked")
 	// ErrStore: the store failed, and nothing of the command is stored.
 	ErrStore = errors.New("store failed")
+	// ErrSnapshot: the events of the entity are deleted, and its state is in a
+	// snapshot that the kind cannot read, see [RetainEvents] and [MigrateSnapshot].
+	// Nothing is damaged. The error matches [ErrStore] too.
+	ErrSnapshot = entity.ErrSnapshot
 	// ErrContention: other writers were faster too often, see [Config.ConflictsMax].
 	ErrContention = errors.New("too many conflicts")
 	// ErrClosed: the engine is closed or closing.
@@ -114,6 +119,11 @@ var (
 	// ErrKeyReused: another command of the entity was answered under the same
 	// idempotency key. The error is a [*KeyReusedError].
 	ErrKeyReused = errors.New("idempotency key is used for another command")
+	// ErrStateGone: the command has been stored before, under the same idempotency
+	// key, and the state after it is no longer kept. [Ref.Do] and [WithReceipt] still
+	// say its version. It does not happen within the window of [KeepReceipts], but
+	// for states that are larger than [store.PayloadBytesMax].
+	ErrStateGone = errors.New("command is stored, and the state after it is no longer kept")
 	// ErrNested: a rule has called an entity. Rules are functions of their
 	// arguments; what a command causes elsewhere happens after its commit.
 	ErrNested = errors.New("call from inside a rule")
@@ -275,6 +285,8 @@ func failure(key store.Key, c *entity.Call, callsMax int) error {
 		return fmt.Errorf("%v: %w: %w", key, ErrOutcomeUnknown, out.Err)
 	case entity.StatusKeyReused:
 		return &KeyReusedError{Key: key, Name: c.Name}
+	case entity.StatusGone:
+		return fmt.Errorf("%v: %w: %w", key, ErrStateGone, out.Err)
 	case entity.StatusClaimed:
 		return fmt.Errorf("%v: %w: %w", key, AlreadyExists, out.Err)
 	case entity.StatusSettled:

@@ -6,27 +6,78 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/fingerprint"
+	"github.com/perdure/perdure/store"
 )
 
-// fingerprint identifies the schema of a state and the fold that builds it, so
-// that a snapshot which another version of the program has made is not trusted.
-// It covers
+// identify gives the rules the fingerprints that their snapshots carry, and says
+// which snapshots they believe.
+func (c *compiler) identify() {
+	r := &c.rules
+	first := firstFingerprint(r, c.foldVersion)
+	r.Fingerprint = first
+	if r.Durable {
+		return
+	}
+	own := sync.OnceValue(func() *fingerprint.Print { return fingerprint.Of(c.fold()) })
+	if r.SnapshotEvery > 0 {
+		own() // the rules answer when the engine opens, not while it works
+	}
+	r.Fold = func() []byte { return own().Encode() }
+	r.Judge = func(s *store.State) entity.Judgement {
+		verdict := fingerprint.Unknown
+		if len(s.Fold) > 0 {
+			verdict = own().Compare(s.Fold)
+		}
+		switch {
+		case verdict == fingerprint.Same, verdict == fingerprint.Unknown && s.Fingerprint == first:
+			return entity.SnapshotSame
+		case verdict == fingerprint.Unreadable:
+			return entity.SnapshotUnreadable
+		}
+		return entity.SnapshotOther
+	}
+}
+
+// fold returns what the fingerprint is of.
+func (c *compiler) fold() *fingerprint.Fold {
+	f := &fingerprint.Fold{
+		NewState: c.rules.NewState, Version: c.foldVersion,
+		Events:     make(map[string]fingerprint.Event, len(c.rules.Stored)),
+		Migrations: make(map[string]fingerprint.Migration, len(c.rules.Migrate)),
+	}
+	for name, rule := range c.rules.Stored {
+		f.Events[name] = fingerprint.Event{New: rule.New, Apply: func(state, event proto.Message) {
+			if rule.Upcast != nil {
+				event = rule.Upcast(event)
+			}
+			rule.Evolve.Apply(state, event)
+		}}
+	}
+	for name, m := range c.rules.Migrate {
+		f.Migrations[name] = fingerprint.Migration{New: m.New, Migrate: m.Migrate}
+	}
+	return f
+}
+
+// firstFingerprint is the fingerprint of snapshots before they carried one in
+// parts, see package internal/fingerprint. It is still written, for programs that
+// know no other, and decides about snapshots that have no other. It covers
 //
 //   - the version that the program states with FoldVersion,
 //   - the definitions of the state, of the events, and of the messages in them,
 //   - what the Evolve rules make of sample events: each event in turn, with all
 //     fields set, applied to an empty state and then to what came of that.
 //
-// The last part notices most changes of a rule that nobody has announced. A
-// rule that panics on a sample counts as that; the samples hold small numbers
-// and short strings, so a rule that counts up to one of them comes to an end.
-func fingerprint(r *entity.Rules, foldVersion uint64) uint64 {
+// It must not be changed.
+func firstFingerprint(r *entity.Rules, foldVersion uint64) uint64 {
 	h := fnv.New64a()
 	write := func(b []byte) {
 		h.Write(binary.AppendUvarint(nil, uint64(len(b))))

@@ -195,6 +195,18 @@ func (o kindOption) kindOption(c *compiler) { o(c) }
 // events since the last one, in the command's own commit, so that loading an
 // entity does not depend on the length of its history. Zero, the default, is
 // never. It is for event-sourced kinds.
+//
+// A snapshot carries a fingerprint of the rules that made it: what they make of
+// sample events. One that the present Evolve and Upcast rules would not have made
+// is ignored, the entity is built from its events, and a later command writes a new
+// snapshot. Event types, fields and values of enums that are new do not count, nor
+// does the order of declarations, so two versions of a program that differ in them
+// use each other's snapshots. What the samples do not show needs [FoldVersion].
+//
+// There is no snapshot of a state that is larger than [store.PayloadBytesMax], and
+// none of a state that is made of events with fields or values of enums which this
+// program does not know; declare what was removed from a message as reserved.
+// Both are logged as a warning.
 func SnapshotEvery(events uint64) KindOption {
 	return kindOption(func(c *compiler) {
 		if c.rules.Durable {
@@ -214,6 +226,18 @@ func SnapshotEvery(events uint64) KindOption {
 // there; the command "perdure readers" lists and removes such bookmarks. Without
 // this option all events are kept. It needs [SnapshotEvery] and a store that can
 // delete.
+//
+// Where events are deleted, the snapshot is no copy any more: it is the state. A
+// later change of a rule, of an Upcast or of [FoldVersion] applies to the events
+// that are kept above the snapshot, and cannot be applied to those that are gone:
+// the state that the earlier rules made of them stays. The engine logs a warning
+// when it meets the first such entity of a kind, and how many there were when it is
+// closed. If the state becomes another message, [MigrateSnapshot] says how to
+// read the old one; without it, or if a field of the state has another type under
+// the same number, calls fail with an error matching [ErrSnapshot].
+//
+// Answers to commands with an idempotency key outlast their events: what an answer
+// that was stored before this option was in use needs of them is kept with it.
 func RetainEvents(events uint64) KindOption {
 	return kindOption(func(c *compiler) { c.retain, c.prune = events, true })
 }
@@ -251,10 +275,15 @@ func PassivateAfter(idle time.Duration) KindOption {
 	})
 }
 
-// FoldVersion changes the fingerprint of the kind's snapshots. The fingerprint
-// follows the messages of the kind and what the Evolve rules make of sample
-// events; raise the version where a change of a rule could escape that, and
-// old snapshots are ignored and written anew.
+// FoldVersion changes the fingerprint of the kind's snapshots by hand. The
+// fingerprint follows what the rules make of sample events, see [SnapshotEvery].
+// Raise the version where a change of a rule escapes the samples: because it shows
+// for large numbers, for certain texts, or at the end of a long history only.
+// [perduretest.ReplayGuard] says when that is needed. Then snapshots of other
+// versions are not used where the entity has all its events, and written again with
+// a later command. Where [RetainEvents] has deleted events, they are used as they are.
+//
+// [perduretest.ReplayGuard]: https://pkg.go.dev/github.com/perdure/perdure/perduretest#ReplayGuard
 func FoldVersion(version uint64) KindOption {
 	return kindOption(func(c *compiler) { c.foldVersion = version })
 }
@@ -270,6 +299,24 @@ func Upcast[Old, New proto.Message](fn func(Old) New) KindOption {
 			return
 		}
 		c.upcasts[from] = &upcast{to: to, fn: func(m proto.Message) proto.Message { return fn(m.(Old)) }}
+	})
+}
+
+// MigrateSnapshot turns a state that was stored as Old, a message of another name,
+// into a New: the state of the kind, or an Old of another MigrateSnapshot. It runs
+// when the state is read. It must be a pure function and must not return nil.
+//
+// A durable-state kind needs it when its state becomes another message. An
+// event-sourced kind needs it only for entities whose events are deleted (see
+// [RetainEvents]) or have lost their rules: the others are built from their events.
+func MigrateSnapshot[Old, New proto.Message](fn func(Old) New) KindOption {
+	return kindOption(func(c *compiler) {
+		from := c.message("MigrateSnapshot", reflect.TypeFor[Old](), fn == nil)
+		to := c.message("MigrateSnapshot", reflect.TypeFor[New](), fn == nil)
+		if c.taken("MigrateSnapshot", c.migrations[from] != nil, from) {
+			return
+		}
+		c.migrations[from] = &upcast{to: to, fn: func(m proto.Message) proto.Message { return fn(m.(Old)) }}
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/perdure/perdure"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
@@ -52,6 +53,19 @@ func TestAKindThatIsWrongFailsAtTheStartAndIsNamed(t *testing.T) {
 			perdure.Upcast(func(*testv1.DepositedV00) *testv1.DepositedV0 { return nil })), "goes in a circle"},
 		{"upcast and evolve", perdure.EventSourced("k", decide, evolve).With(
 			perdure.Upcast(func(*testv1.Deposited) *testv1.Withdrawn { return nil })), "perdure.test.v1.Deposited has both an Upcast and an Evolve rule"},
+		{"two migrations", accounts(perdure.MigrateSnapshot(fromNumber), perdure.MigrateSnapshot(fromNumber)), "two MigrateSnapshot rules for google.protobuf.Int64Value"},
+		{"nil migration", accounts(perdure.MigrateSnapshot[*wrapperspb.Int64Value, *testv1.Account](nil)), "MigrateSnapshot rule for *wrapperspb.Int64Value is nil"},
+		{
+			"migration to nowhere", accounts(perdure.MigrateSnapshot(func(*wrapperspb.Int64Value) *testv1.Note { return nil })),
+			"MigrateSnapshot of google.protobuf.Int64Value ends at perdure.test.v1.Note, and the state of the kind is perdure.test.v1.Account",
+		},
+		{"migration in a circle", accounts(
+			perdure.MigrateSnapshot(func(*wrapperspb.Int64Value) *testv1.Note { return nil }),
+			perdure.MigrateSnapshot(func(*testv1.Note) *wrapperspb.Int64Value { return nil })), "MigrateSnapshot of perdure.test.v1.Note goes in a circle"},
+		{
+			"migration of the state", shelves(perdure.MigrateSnapshot(func(*testv1.Account) *testv1.Account { return nil })),
+			"MigrateSnapshot of perdure.test.v1.Account, which is the state of the kind",
+		},
 		{"negative passivation", perdure.EventSourced("k", decide, evolve).With(perdure.PassivateAfter(-time.Second)), "PassivateAfter(-1s) is negative"},
 		{"snapshots of a durable state", shelves(perdure.SnapshotEvery(3)), "SnapshotEvery is for event-sourced kinds"},
 		{"retention without snapshots", accounts(perdure.RetainEvents(3)), "RetainEvents needs SnapshotEvery"},

@@ -20,6 +20,10 @@ type pruner struct {
 	log    store.Log
 	hub    *stream.Hub
 	logger *slog.Logger
+	alone  bool // nobody else writes to the log
+	// answered are entities whose receipts all have their replies, on a log to
+	// which nobody else writes. It has at most pruneQueueMax of them.
+	answered map[store.Key]struct{}
 
 	queue  chan prune
 	cancel context.CancelFunc
@@ -28,14 +32,19 @@ type pruner struct {
 
 // A prune asks to delete the events of an entity below a version.
 type prune struct {
+	kind     *kindRuntime
 	key      store.Key
+	version  store.Version // of the snapshot
 	below    store.Version
 	position store.Position // of the entity's last event: it tells the partition
 }
 
-func newPruner(log store.Log, hub *stream.Hub, logger *slog.Logger) *pruner {
+func newPruner(log store.Log, hub *stream.Hub, logger *slog.Logger, alone bool) *pruner {
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &pruner{log: log, hub: hub, logger: logger, queue: make(chan prune, pruneQueueMax), cancel: cancel, ended: make(chan struct{})}
+	p := &pruner{
+		log: log, hub: hub, logger: logger, alone: alone, answered: make(map[store.Key]struct{}),
+		queue: make(chan prune, pruneQueueMax), cancel: cancel, ended: make(chan struct{}),
+	}
 	go p.run(ctx)
 	return p
 }
@@ -78,6 +87,9 @@ func (p *pruner) prune(ctx context.Context, job prune) (err error) {
 	keep, err := p.hub.Keep(ctx, job.position.Partition())
 	if err != nil || keep.Sequence() == 0 {
 		return err
+	}
+	if err := p.keepAnswers(ctx, &job); err != nil {
+		return fmt.Errorf("keep the answers that need them: %w", err)
 	}
 	_, err = p.log.(store.Pruner).DeleteEvents(ctx, job.key, job.below, keep-1)
 	return err

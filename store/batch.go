@@ -14,6 +14,8 @@ const (
 	PayloadBytesMax = 16 << 20
 	// MetadataBytesMax bounds the metadata of one record, keys and values summed.
 	MetadataBytesMax = 64 << 10
+	// FoldBytesMax bounds the fold of one state.
+	FoldBytesMax = 64 << 10
 	// TagsMax bounds the tags of one event.
 	TagsMax = 64
 	// BatchRecordsMax bounds the records of a batch, all sorts summed.
@@ -127,7 +129,7 @@ func (b *Batch) Bytes() int {
 	}
 	for _, s := range []*State{b.Save, b.Snapshot} {
 		if s != nil {
-			n += recordFrame + key + len(s.Type) + len(s.Payload) + sizeMetadata(&s.Metadata)
+			n += recordFrame + key + len(s.Type) + len(s.Payload) + len(s.Fold) + sizeMetadata(&s.Metadata)
 		}
 	}
 	for i := range b.Settle {
@@ -255,7 +257,10 @@ func (b *Batch) validateParts() error {
 		if err := validateRecord(s.ID, s.Type, s.Payload, &s.Metadata); err != nil {
 			return fmt.Errorf("state: %w", err)
 		}
-		bytes += len(s.Payload)
+		if len(s.Fold) > FoldBytesMax {
+			return fmt.Errorf("state: %w: fold of %d bytes, at most %d are allowed", ErrTooLarge, len(s.Fold), FoldBytesMax)
+		}
+		bytes += len(s.Payload) + len(s.Fold)
 	}
 	if len(b.Settle)+len(b.Cancel)+len(b.Enqueue) > 0 {
 		n, err := b.validateOutbox()

@@ -48,6 +48,7 @@ const (
 	stateFingerprint = 8
 	statePosition    = 9
 	stateTime        = 10
+	stateFold        = 11
 
 	metadataCausationID   = 1
 	metadataCorrelationID = 2
@@ -141,6 +142,7 @@ func AppendState(dst []byte, s *State) []byte {
 		dst = appendMetadata(dst, &s.Metadata)
 	}
 	dst = appendBytes(dst, statePayload, s.Payload)
+	dst = appendBytes(dst, stateFold, s.Fold)
 	dst = appendFixed64(dst, stateFingerprint, s.Fingerprint)
 	dst = appendFixed64(dst, statePosition, uint64(s.Position))
 	dst = appendFixed64(dst, stateTime, uint64(s.Time.UnixNano()))
@@ -356,6 +358,8 @@ func (d *Decoder) State(sealed []byte, s *State) error {
 			}
 		case statePayload:
 			s.Payload = v
+		case stateFold:
+			s.Fold = v
 		case stateFingerprint:
 			s.Fingerprint = u
 		case statePosition:

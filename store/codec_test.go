@@ -38,7 +38,7 @@ func fullState() *store.State {
 	return &store.State{
 		ID: store.ID{4, 5, 6}, Type: "test.v1.State", Key: store.Key{Kind: "book", ID: "978/ü"},
 		Version: 300, Position: store.NewPosition(7, 1<<40), Metadata: fullMetadata(),
-		Fingerprint: 0xfedcba9876543210, Time: noon, Payload: []byte{0, 0xff, 1},
+		Fingerprint: 0xfedcba9876543210, Fold: []byte{8, 0, 0xff}, Time: noon, Payload: []byte{0, 0xff, 1},
 	}
 }
 
@@ -175,7 +175,7 @@ func eventProto(e *store.Event) *perdurev1.Event {
 func stateProto(s *store.State) *perdurev1.State {
 	return &perdurev1.State{
 		Id: s.ID[:], Type: s.Type, Kind: s.Key.Kind, EntityId: s.Key.ID, Version: uint64(s.Version),
-		Metadata: metadataProto(&s.Metadata), Payload: s.Payload, Fingerprint: s.Fingerprint,
+		Metadata: metadataProto(&s.Metadata), Payload: s.Payload, Fingerprint: s.Fingerprint, Fold: s.Fold,
 		Position: uint64(s.Position), TimeUnixNano: s.Time.UnixNano(),
 	}
 }

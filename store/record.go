@@ -92,7 +92,10 @@ type State struct {
 	Position Position
 	Metadata Metadata
 	// Fingerprint identifies the schema of the state and the fold that built it.
+	// Fold is the same in parts, an encoded perdure.v1.Fold; it is empty in saved
+	// states and in the snapshots of earlier programs. A store looks into neither.
 	Fingerprint uint64
+	Fold        []byte
 	// Time is when the store committed the state, in UTC, set by the store.
 	Time    time.Time
 	Payload []byte
@@ -102,7 +105,7 @@ type State struct {
 func (s *State) Clone() *State {
 	c := *s
 	c.Metadata.Values = maps.Clone(s.Metadata.Values)
-	c.Payload = slices.Clone(s.Payload)
+	c.Payload, c.Fold = slices.Clone(s.Payload), slices.Clone(s.Fold)
 	return &c
 }
 

@@ -123,6 +123,9 @@ const (
 	StatusUnknown
 	// StatusKeyReused: another command has been answered under the same key.
 	StatusKeyReused
+	// StatusGone: it has been answered before with the state at Version, which is
+	// no longer kept.
+	StatusGone
 	// StatusClaimed: another entity holds a value that the command claims.
 	StatusClaimed
 	// StatusSettled: the outbox message that the command comes from has been

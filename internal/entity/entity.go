@@ -55,10 +55,26 @@ type Options struct {
 	// Performs reports whether an effect of the type has a handler.
 	Performs func(proto.Message) bool
 	Limits   Limits
+	// Notice hears why an entity has no snapshot though one is due. Nil means that
+	// nobody wants to know.
+	Notice func(store.Key, Notice, error)
 	// Shared is true if others may write to the log, so that what was read from
 	// memory must be checked against the store before it is told.
 	Shared bool
 }
+
+// A Notice says why an entity has no snapshot though one is due.
+type Notice uint8
+
+// The notices.
+const (
+	// NoSnapshotSize: the state is larger than a payload may be.
+	NoSnapshotSize Notice = iota
+	// NoSnapshotForeign: an event holds what this program does not know.
+	NoSnapshotForeign
+	// NoSnapshotEncoding: the state cannot be encoded.
+	NoSnapshotEncoding
+)
 
 // A phase is where an entity is in its life.
 type phase uint8
@@ -133,7 +149,7 @@ type Entity struct {
 	state    proto.Message
 	version  store.Version  // of state
 	position store.Position // of the last event that is known to be durable
-	snapshot store.Version  // of the last snapshot, in flight or stored
+	snapshot store.Version  // of the last snapshot, in flight or stored, or of the last that there should have been
 
 	flight, flightLast *work
 	waiting            calls // calls that are to run, in order
@@ -145,6 +161,8 @@ type Entity struct {
 	retries            uint8 // loads that have failed since the last good one
 	evolving           bool  // the running rule changes the state
 	blind              bool  // the next load cannot look for what is in doubt
+	foreign            bool  // the state has an event in it that the program does not know all of
+	noticed            bool  // the shell has heard why there is no snapshot
 }
 
 // A rare is what most entities do without.
@@ -339,7 +357,7 @@ func isBehind(err error) bool {
 func (e *Entity) reload() {
 	e.lane.Reset()
 	e.state, e.version, e.position, e.snapshot = nil, 0, 0, 0
-	e.retries, e.blind = 0, false
+	e.retries, e.blind, e.foreign = 0, false, false
 	if e.rare != nil {
 		e.rare.redo.append(&e.waiting)
 		e.waiting = e.rare.redo

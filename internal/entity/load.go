@@ -15,8 +15,21 @@ import (
 // of commands in doubt, and found that the events below it have been deleted.
 var errBlind = errors.New("events below the snapshot are gone")
 
+// ErrSnapshot is what a load fails with if the state of an entity is in a snapshot
+// alone, because the events below it are deleted, and the rules cannot use the
+// snapshot. Nothing is damaged: other rules can.
+var ErrSnapshot = errors.New("snapshot cannot be used")
+
 // A Fold builds the state of an entity from what the store holds. It belongs to
 // one load.
+//
+//  1. It begins with a snapshot that the present fold would have made, if the
+//     store offers one, and applies the events above it.
+//  2. Without one it begins with an empty state and applies all events.
+//  3. If that cannot be done, because the first events are deleted or are of a
+//     type that the rules do not know any more, a snapshot of another fold is no
+//     copy of something else but the only record of what it holds. The fold takes
+//     it as it is, or as a migration makes it, and applies the events above it.
 type Fold struct {
 	e        *Entity
 	state    proto.Message
@@ -24,30 +37,60 @@ type Fold struct {
 	position store.Position
 	snapshot store.Version
 
+	spare   spare
+	taken   bool  // the spare one
+	foreign bool  // an event holds what its message does not know
+	refused error // why a snapshot cannot be used
+
 	doubted map[store.ID]*Call
 	oldest  store.Version // expected version of the oldest call in doubt
 	passed  bool          // a snapshot was passed over for the sake of doubt
+	base    store.Version // the last version that a snapshot may have, if bounded
 	until   store.Version // the last version that is wanted
 	bounded bool          // nothing behind it is
 	err     error
 }
 
+// A spare is the newest snapshot of another fold that can be read.
+type spare struct {
+	state    proto.Message
+	version  store.Version
+	position store.Position
+}
+
 // ErrEnough is what [Fold.Apply] returns behind the last version that is wanted.
 var ErrEnough = errors.New("enough")
 
+// ErrGone is what a fold says of a state that can no longer be built, because
+// events of it are deleted.
+var ErrGone = errors.New("state is no longer kept")
+
 // Until returns a fold that ends at a version, for reading what was.
-func (e *Entity) Until(version store.Version) *Fold {
-	return &Fold{e: e, until: version, bounded: true}
+func (e *Entity) Until(version store.Version) *Fold { return e.Between(version, version) }
+
+// Between returns a fold that ends at the last version and passes through the
+// first one, unless it begins above that because events are deleted.
+func (e *Entity) Between(first, last store.Version) *Fold {
+	return &Fold{e: e, base: first, until: last, bounded: true}
 }
 
-// State returns the state that the fold has built, or an error if it is not the
-// one of the last version that is wanted.
+// At returns the version that the fold is at, and its state, which must not be changed.
+func (f *Fold) At() (store.Version, proto.Message) {
+	if f.state == nil {
+		f.state = f.e.opts.Rules.NewState()
+	}
+	return f.version, f.state
+}
+
+// State returns the state that the fold has built, or an error matching [ErrGone]
+// if it is not the one of the last version that is wanted.
 func (f *Fold) State() (proto.Message, error) {
+	f.end()
 	switch {
 	case f.err != nil:
 		return nil, f.err
 	case f.version != f.until:
-		return nil, fmt.Errorf("the events of version %d are no longer there", f.until)
+		return nil, fmt.Errorf("version %d: %w", f.until, ErrGone)
 	case f.state == nil:
 		return f.e.opts.Rules.NewState(), nil
 	}
@@ -77,42 +120,70 @@ func (e *Entity) Load() *Fold {
 	return f
 }
 
+// Taken returns the version of the snapshot of another fold that the fold had to
+// begin with, or 0.
+func (f *Fold) Taken() store.Version {
+	if !f.taken {
+		return 0
+	}
+	return f.spare.version
+}
+
 // Accept takes the saved state or the latest snapshot, or returns false where
 // the fold cannot begin with it.
 func (f *Fold) Accept(s *store.State) bool {
 	rules := f.e.opts.Rules
-	if !rules.Durable {
-		if s.Fingerprint != rules.Fingerprint && !canary.Broken("snapshot-fingerprint-ignored") || s.Type != rules.StateType {
-			return false
-		}
-		if f.bounded && s.Version > f.until {
-			return false
-		}
-		if f.doubted != nil && s.Version > f.oldest {
-			f.passed = true
-			return false
-		}
-	}
-	state := rules.NewState()
-	err := proto.Unmarshal(s.Payload, state)
-	if err == nil && s.Type != rules.StateType {
-		err = fmt.Errorf("stored state is a %s, the kind has %s", s.Type, rules.StateType)
-	}
-	if err != nil {
-		if rules.Durable {
+	if rules.Durable {
+		state, err := rules.ReadState(s.Type, s.Payload)
+		if err != nil {
 			f.err = fmt.Errorf("state version %d: %w", s.Version, err)
+			return false
 		}
-		return false
-	}
-	f.state, f.version, f.position = state, s.Version, s.Position
-	if !rules.Durable {
-		f.snapshot = s.Version
+		f.state, f.version, f.position = state, s.Version, s.Position
+		if c := f.doubted[s.Metadata.CausationID]; c != nil {
+			c.found = true
+		}
 		return true
 	}
-	if c := f.doubted[s.Metadata.CausationID]; c != nil {
-		c.found = true
+	switch {
+	case f.bounded && s.Version > f.base:
+		return false
+	case f.doubted != nil && s.Version > f.oldest:
+		f.passed = true
+		return false
 	}
+	judgement := rules.judge(s)
+	if canary.Broken("snapshot-fingerprint-ignored") {
+		judgement = SnapshotSame
+	}
+	same := judgement == SnapshotSame && s.Type == rules.StateType
+	if !same && f.spare.state != nil {
+		return false
+	}
+	state, err := rules.ReadState(s.Type, s.Payload)
+	if judgement == SnapshotUnreadable && s.Type == rules.StateType {
+		err = fmt.Errorf("fields of the stored %s have other types than the present ones of the same number: give fields whose type changes a new number", s.Type)
+	}
+	switch {
+	case err != nil && f.refused == nil:
+		f.refused = fmt.Errorf("snapshot version %d: %w", s.Version, err)
+		return false
+	case err != nil:
+		return false
+	case !same:
+		f.spare = spare{state, s.Version, s.Position}
+		return false
+	}
+	f.state, f.version, f.position, f.snapshot = state, s.Version, s.Position, s.Version
 	return true
+}
+
+// take goes on with the spare snapshot.
+func (f *Fold) take() {
+	f.taken = true
+	f.state, f.snapshot = f.spare.state, f.spare.version
+	f.version, f.position = f.spare.version, f.spare.position
+	f.foreign = false
 }
 
 // Apply folds the next event. It does not keep ev.
@@ -123,17 +194,36 @@ func (f *Fold) Apply(ev *store.Event) error {
 	if f.bounded && ev.Version > f.until {
 		return ErrEnough
 	}
-	if ev.Version != f.version+1 {
-		if f.passed {
-			return errBlind
+	rule := f.e.opts.Rules.Stored[ev.Type]
+	pruned := f.version == 0 && ev.Version > 1
+	switch needed := ev.Version; {
+	case !pruned && rule != nil, f.taken:
+	case f.passed:
+		return errBlind
+	default:
+		if pruned {
+			needed--
 		}
+		if f.spare.state != nil && f.spare.version >= needed {
+			f.take()
+		}
+	}
+	switch {
+	case f.taken && ev.Version <= f.version:
+		f.met(ev) // the snapshot covers it
+		return nil
+	case ev.Version != f.version+1 && f.passed:
+		return errBlind
+	case pruned && f.bounded && !f.taken:
+		return fmt.Errorf("version %d: %w", f.until, ErrGone)
+	case pruned && !f.taken && f.refused != nil:
+		return f.lost(ev.Version)
+	case ev.Version != f.version+1:
 		return &store.CorruptError{
 			What: "history", Key: f.e.Key(), Version: f.version + 1,
 			Reason: fmt.Sprintf("the next event has version %d", ev.Version),
 		}
-	}
-	rule := f.e.opts.Rules.Stored[ev.Type]
-	if rule == nil {
+	case rule == nil:
 		return fmt.Errorf("event version %d: stored type %s has neither an Evolve rule nor an Upcast", ev.Version, ev.Type)
 	}
 	if f.state == nil {
@@ -143,18 +233,42 @@ func (f *Fold) Apply(ev *store.Event) error {
 		return err
 	}
 	f.version, f.position = ev.Version, ev.Position
-	if f.doubted != nil {
-		if c := f.doubted[ev.Metadata.CausationID]; c != nil {
-			c.found, c.position = true, ev.Position
-		}
-	}
+	f.met(ev)
 	return nil
+}
+
+// met notes that the log holds an event of a call in doubt.
+func (f *Fold) met(ev *store.Event) {
+	if c := f.doubted[ev.Metadata.CausationID]; c != nil {
+		c.found, c.position = true, ev.Position
+	}
+}
+
+// lost says that the state is in a snapshot that cannot be used.
+func (f *Fold) lost(first store.Version) error {
+	return fmt.Errorf("%w: %w; the events below version %d, from which the state could be built without it, are deleted (RetainEvents). "+
+		"The snapshot has the fingerprint of another version of the program, and is not damaged: that version can still read it",
+		ErrSnapshot, f.refused, first)
+}
+
+// end is called when no more events come.
+func (f *Fold) end() {
+	switch {
+	case f.err != nil || f.version > 0:
+	case f.spare.state != nil:
+		f.take()
+	case f.refused != nil && !f.bounded:
+		f.err = f.lost(0)
+	}
 }
 
 func (f *Fold) apply(rule *StoredRule, ev *store.Event) (err error) {
 	message := rule.New()
 	if err := proto.Unmarshal(ev.Payload, message); err != nil {
 		return fmt.Errorf("event version %d: %s: %w", ev.Version, ev.Type, err)
+	}
+	if f.e.opts.Rules.SnapshotEvery > 0 && !f.foreign {
+		f.foreign = rule.Foreign(message)
 	}
 	defer func() {
 		if v := recover(); v != nil {
@@ -171,6 +285,7 @@ func (f *Fold) apply(rule *StoredRule, ev *store.Event) (err error) {
 // Loaded is the input that a load has ended.
 func (e *Entity) Loaded(f *Fold, err error) {
 	if err == nil {
+		f.end()
 		err = f.err
 	}
 	switch {
@@ -181,7 +296,7 @@ func (e *Entity) Loaded(f *Fold, err error) {
 	default:
 		e.phase = live
 		e.retries = 0
-		e.state, e.version, e.position, e.snapshot = f.state, f.version, f.position, f.snapshot
+		e.state, e.version, e.position, e.snapshot, e.foreign = f.state, f.version, f.position, f.snapshot, f.foreign
 		if e.state == nil {
 			e.state = e.opts.Rules.NewState()
 		}

@@ -114,7 +114,8 @@ func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 		e.waiting.pushFront(c)
 		return
 	}
-	if err != nil {
+	gone := errors.Is(err, ErrGone)
+	if err != nil && !gone {
 		e.fail(c, StatusUnknown, err) // it has been answered, but how is not known
 		return
 	}
@@ -124,6 +125,9 @@ func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 	}
 	c.Outcome = out
 	c.Outcome.Repeated = true
+	if gone {
+		c.Outcome.Status, c.Outcome.Err = StatusGone, err
+	}
 	if out.Position == 0 { // it had no events: all that it saw is durable by now
 		c.Outcome.Position = e.position
 	}

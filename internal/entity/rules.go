@@ -2,6 +2,7 @@ package entity
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"time"
@@ -39,8 +40,15 @@ type Rules struct {
 
 	// SnapshotEvery is how many events lie between two snapshots; 0 is none.
 	SnapshotEvery uint64
-	// Fingerprint identifies the schema of the state and the fold.
+	// Fingerprint and Fold identify the schema of the state and the fold; a
+	// snapshot carries both. Fold may be nil. Judge says whether a snapshot is one
+	// of this fold; if it is nil, the fingerprint decides.
 	Fingerprint uint64
+	Fold        func() []byte
+	Judge       func(*store.State) Judgement
+	// Migrate says how to read a state that is stored under another type, by the
+	// full protobuf name of that.
+	Migrate map[string]*Migration
 
 	// ReceiptsMax is how many idempotency keys an entity remembers, and
 	// ReceiptsFor for how long.
@@ -72,6 +80,69 @@ type StoredRule struct {
 	Upcast func(proto.Message) proto.Message
 	// Evolve is the rule for the event after Upcast.
 	Evolve *EvolveRule
+	// Flat is true if the stored type holds neither messages nor enums.
+	Flat bool
+}
+
+// A Migration reads states of an old type.
+type Migration struct {
+	// New returns a zero state of the old type.
+	New func() proto.Message
+	// Migrate turns it into the state of the kind.
+	Migrate func(proto.Message) proto.Message
+}
+
+// A Judgement says what a snapshot is worth to the rules.
+type Judgement uint8
+
+// The judgements.
+const (
+	// SnapshotOther: another fold has made it, or an unknown one.
+	SnapshotOther Judgement = iota
+	// SnapshotSame: the rules would have made the same state.
+	SnapshotSame
+	// SnapshotUnreadable: the state has fields with the number of another field
+	// and another type, so that it cannot even be read.
+	SnapshotUnreadable
+)
+
+func (r *Rules) judge(s *store.State) Judgement {
+	switch {
+	case r.Judge != nil:
+		return r.Judge(s)
+	case s.Fingerprint == r.Fingerprint:
+		return SnapshotSame
+	}
+	return SnapshotOther
+}
+
+// ReadState decodes a stored state, of the kind's type or of one that can be
+// migrated to it.
+func (r *Rules) ReadState(typ string, payload []byte) (state proto.Message, err error) {
+	m := r.Migrate[typ]
+	switch {
+	case m != nil:
+		state = m.New()
+	case typ == r.StateType:
+		state = r.NewState()
+	default:
+		return nil, fmt.Errorf("stored state is a %s, the kind has %s: a MigrateSnapshot option can turn one into the other", typ, r.StateType)
+	}
+	if err := proto.Unmarshal(payload, state); err != nil {
+		return nil, fmt.Errorf("stored state %s: %w", typ, err)
+	}
+	if m == nil {
+		return state, nil
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			state, err = nil, newPanic(v, "MigrateSnapshot "+typ)
+		}
+	}()
+	if state = m.Migrate(state); isNil(state) {
+		return nil, fmt.Errorf("MigrateSnapshot of %s has returned nil", typ)
+	}
+	return state, nil
 }
 
 // A Decision is what a command has decided.

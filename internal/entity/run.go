@@ -223,10 +223,8 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 	}
 	e.version = b.Next()
 	if n := e.opts.Rules.SnapshotEvery; n > 0 && len(b.Events) > 0 && uint64(e.version-e.snapshot) >= n {
-		if s := e.encodeState(c); s != nil {
-			b.Snapshot = s
-			e.snapshot = e.version
-		}
+		b.Snapshot = e.encodeState(c)
+		e.snapshot = e.version // also if there is none: the next attempt is due as a snapshot would be
 	}
 	c.Outcome = e.done(c, d)
 	e.conclude(c, w)
@@ -323,18 +321,39 @@ func (e *Entity) encodeSave(c *Call, d *Decision, b *store.Batch, state proto.Me
 }
 
 // encodeState returns a snapshot of the state in memory, or nil if it cannot be
-// one: a snapshot is a convenience, and no reason to refuse a command.
+// one: a snapshot is a convenience, and no reason to refuse a command. The shell
+// is told why there is none.
 func (e *Entity) encodeState(c *Call) *store.State {
+	if e.foreign {
+		e.notice(NoSnapshotForeign, nil)
+		return nil
+	}
+	if n := proto.Size(e.state); n > store.PayloadBytesMax {
+		e.notice(NoSnapshotSize, fmt.Errorf("the state has %d bytes, a snapshot may have %d", n, store.PayloadBytesMax))
+		return nil
+	}
 	payload, err := proto.Marshal(e.state)
-	if err != nil || len(payload) > store.PayloadBytesMax {
+	if err != nil {
+		e.notice(NoSnapshotEncoding, err)
 		return nil
 	}
 	s := &store.State{
 		ID: DerivedID(c.ID, snapshotID), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
 		Fingerprint: e.opts.Rules.Fingerprint, Payload: payload,
 	}
+	if e.opts.Rules.Fold != nil {
+		s.Fold = e.opts.Rules.Fold()
+	}
 	s.Metadata.CausationID = c.ID
 	return s
+}
+
+// notice tells the shell, once while the entity is in memory, why it has no snapshot.
+func (e *Entity) notice(n Notice, err error) {
+	if !e.noticed && e.opts.Notice != nil {
+		e.opts.Notice(e.Key(), n, err)
+	}
+	e.noticed = true
 }
 
 // crash answers a command whose Evolve rule has damaged the state, and throws

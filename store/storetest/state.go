@@ -187,7 +187,7 @@ func roundTripState(x *fixture, put func(*store.Batch, *store.State)) {
 	x.Helper()
 	b := &store.Batch{Key: book("a")}
 	s := &store.State{
-		ID: x.id(), Type: "test.v1.State", Payload: []byte{0, 0xff, 7}, Fingerprint: 0xfedcba9876543210,
+		ID: x.id(), Type: "test.v1.State", Payload: []byte{0, 0xff, 7}, Fingerprint: 0xfedcba9876543210, Fold: []byte{8, 0, 0xff},
 		Metadata: store.Metadata{
 			CausationID: x.id(), CorrelationID: "c", TraceParent: "p", TraceState: "s",
 			Values: map[string]string{"user": "ada"},

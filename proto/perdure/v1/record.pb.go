@@ -256,11 +256,15 @@ type State struct {
 	Version  uint64    `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
 	Metadata *Metadata `protobuf:"bytes,6,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Payload  []byte    `protobuf:"bytes,7,opt,name=payload,proto3" json:"payload,omitempty"`
-	// Fingerprint of the schema of the state and of the fold that built it.
+	// Fingerprint of the schema of the state and of the fold that built it, by the
+	// first algorithm. Readers that know fold go by that instead.
 	Fingerprint uint64 `protobuf:"fixed64,8,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
 	// Position of the event of this version; 0 for a durable-state entity.
-	Position      uint64 `protobuf:"fixed64,9,opt,name=position,proto3" json:"position,omitempty"`
-	TimeUnixNano  int64  `protobuf:"fixed64,10,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	Position     uint64 `protobuf:"fixed64,9,opt,name=position,proto3" json:"position,omitempty"`
+	TimeUnixNano int64  `protobuf:"fixed64,10,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	// Fingerprint of the fold in parts: an encoded Fold. Empty in the snapshots of
+	// earlier programs and in saved states. A store does not look into it.
+	Fold          []byte `protobuf:"bytes,11,opt,name=fold,proto3" json:"fold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,6 +369,97 @@ func (x *State) GetTimeUnixNano() int64 {
 	return 0
 }
 
+func (x *State) GetFold() []byte {
+	if x != nil {
+		return x.Fold
+	}
+	return nil
+}
+
+// Fold describes what a program does with the events of a kind: questions that
+// can be put to every program, and what this one has answered. Two programs that
+// answer alike what both of them were asked build the same states.
+type Fold struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Raised by hand where a change escapes the questions.
+	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Hash of all questions, and of all answers.
+	Questions uint64 `protobuf:"fixed64,2,opt,name=questions,proto3" json:"questions,omitempty"`
+	Answers   uint64 `protobuf:"fixed64,3,opt,name=answers,proto3" json:"answers,omitempty"`
+	// The answers one by one: a hash of the question (4 bytes, little endian) and
+	// one of the answer (2 bytes), in the order of the questions.
+	Marks []byte `protobuf:"bytes,4,opt,name=marks,proto3" json:"marks,omitempty"`
+	// Set if there are questions whose answers are only in the hash of all.
+	Partial       bool `protobuf:"varint,5,opt,name=partial,proto3" json:"partial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fold) Reset() {
+	*x = Fold{}
+	mi := &file_perdure_v1_record_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fold) ProtoMessage() {}
+
+func (x *Fold) ProtoReflect() protoreflect.Message {
+	mi := &file_perdure_v1_record_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fold.ProtoReflect.Descriptor instead.
+func (*Fold) Descriptor() ([]byte, []int) {
+	return file_perdure_v1_record_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Fold) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Fold) GetQuestions() uint64 {
+	if x != nil {
+		return x.Questions
+	}
+	return 0
+}
+
+func (x *Fold) GetAnswers() uint64 {
+	if x != nil {
+		return x.Answers
+	}
+	return 0
+}
+
+func (x *Fold) GetMarks() []byte {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+func (x *Fold) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
 // Message is a row of the outbox: work that a command has left to be done
 // after its commit, at once or at a due time.
 type Message struct {
@@ -407,7 +502,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_perdure_v1_record_proto_msgTypes[3]
+	mi := &file_perdure_v1_record_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +514,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_record_proto_msgTypes[3]
+	mi := &file_perdure_v1_record_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +527,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_perdure_v1_record_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Message) GetSequence() uint64 {
@@ -594,7 +689,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_perdure_v1_record_proto_msgTypes[4]
+	mi := &file_perdure_v1_record_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +701,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_record_proto_msgTypes[4]
+	mi := &file_perdure_v1_record_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +714,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_perdure_v1_record_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Receipt) GetKind() string {
@@ -712,7 +807,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_perdure_v1_record_proto_msgTypes[5]
+	mi := &file_perdure_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +819,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_record_proto_msgTypes[5]
+	mi := &file_perdure_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +832,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_perdure_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Refusal) GetCode() uint32 {
@@ -773,7 +868,7 @@ type Detail struct {
 
 func (x *Detail) Reset() {
 	*x = Detail{}
-	mi := &file_perdure_v1_record_proto_msgTypes[6]
+	mi := &file_perdure_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +880,7 @@ func (x *Detail) String() string {
 func (*Detail) ProtoMessage() {}
 
 func (x *Detail) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_record_proto_msgTypes[6]
+	mi := &file_perdure_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +893,7 @@ func (x *Detail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detail.ProtoReflect.Descriptor instead.
 func (*Detail) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_perdure_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Detail) GetType() string {
@@ -829,7 +924,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_perdure_v1_record_proto_msgTypes[7]
+	mi := &file_perdure_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +936,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_record_proto_msgTypes[7]
+	mi := &file_perdure_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +949,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_perdure_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Claim) GetSpace() string {
@@ -904,7 +999,7 @@ type Bookmark struct {
 
 func (x *Bookmark) Reset() {
 	*x = Bookmark{}
-	mi := &file_perdure_v1_record_proto_msgTypes[8]
+	mi := &file_perdure_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1011,7 @@ func (x *Bookmark) String() string {
 func (*Bookmark) ProtoMessage() {}
 
 func (x *Bookmark) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_record_proto_msgTypes[8]
+	mi := &file_perdure_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +1024,7 @@ func (x *Bookmark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bookmark.ProtoReflect.Descriptor instead.
 func (*Bookmark) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_perdure_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Bookmark) GetName() string {
@@ -969,7 +1064,7 @@ type LogInfo struct {
 
 func (x *LogInfo) Reset() {
 	*x = LogInfo{}
-	mi := &file_perdure_v1_record_proto_msgTypes[9]
+	mi := &file_perdure_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1076,7 @@ func (x *LogInfo) String() string {
 func (*LogInfo) ProtoMessage() {}
 
 func (x *LogInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_perdure_v1_record_proto_msgTypes[9]
+	mi := &file_perdure_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1089,7 @@ func (x *LogInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogInfo.ProtoReflect.Descriptor instead.
 func (*LogInfo) Descriptor() ([]byte, []int) {
-	return file_perdure_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_perdure_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LogInfo) GetId() []byte {
@@ -1054,7 +1149,7 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\x06values\x18\x05 \x03(\v2 .perdure.v1.Metadata.ValuesEntryR\x06values\x1a9\n" +
 	"\vValuesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\x02\n" +
 	"\x05State\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
@@ -1066,7 +1161,14 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\vfingerprint\x18\b \x01(\x06R\vfingerprint\x12\x1a\n" +
 	"\bposition\x18\t \x01(\x06R\bposition\x12$\n" +
 	"\x0etime_unix_nano\x18\n" +
-	" \x01(\x10R\ftimeUnixNano\"\xec\x04\n" +
+	" \x01(\x10R\ftimeUnixNano\x12\x12\n" +
+	"\x04fold\x18\v \x01(\fR\x04fold\"\x88\x01\n" +
+	"\x04Fold\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1c\n" +
+	"\tquestions\x18\x02 \x01(\x06R\tquestions\x12\x18\n" +
+	"\aanswers\x18\x03 \x01(\x06R\aanswers\x12\x14\n" +
+	"\x05marks\x18\x04 \x01(\fR\x05marks\x12\x18\n" +
+	"\apartial\x18\x05 \x01(\bR\apartial\"\xec\x04\n" +
 	"\aMessage\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1f\n" +
@@ -1144,27 +1246,28 @@ func file_perdure_v1_record_proto_rawDescGZIP() []byte {
 	return file_perdure_v1_record_proto_rawDescData
 }
 
-var file_perdure_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_perdure_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_perdure_v1_record_proto_goTypes = []any{
 	(*Event)(nil),    // 0: perdure.v1.Event
 	(*Metadata)(nil), // 1: perdure.v1.Metadata
 	(*State)(nil),    // 2: perdure.v1.State
-	(*Message)(nil),  // 3: perdure.v1.Message
-	(*Receipt)(nil),  // 4: perdure.v1.Receipt
-	(*Refusal)(nil),  // 5: perdure.v1.Refusal
-	(*Detail)(nil),   // 6: perdure.v1.Detail
-	(*Claim)(nil),    // 7: perdure.v1.Claim
-	(*Bookmark)(nil), // 8: perdure.v1.Bookmark
-	(*LogInfo)(nil),  // 9: perdure.v1.LogInfo
-	nil,              // 10: perdure.v1.Metadata.ValuesEntry
+	(*Fold)(nil),     // 3: perdure.v1.Fold
+	(*Message)(nil),  // 4: perdure.v1.Message
+	(*Receipt)(nil),  // 5: perdure.v1.Receipt
+	(*Refusal)(nil),  // 6: perdure.v1.Refusal
+	(*Detail)(nil),   // 7: perdure.v1.Detail
+	(*Claim)(nil),    // 8: perdure.v1.Claim
+	(*Bookmark)(nil), // 9: perdure.v1.Bookmark
+	(*LogInfo)(nil),  // 10: perdure.v1.LogInfo
+	nil,              // 11: perdure.v1.Metadata.ValuesEntry
 }
 var file_perdure_v1_record_proto_depIdxs = []int32{
 	1,  // 0: perdure.v1.Event.metadata:type_name -> perdure.v1.Metadata
-	10, // 1: perdure.v1.Metadata.values:type_name -> perdure.v1.Metadata.ValuesEntry
+	11, // 1: perdure.v1.Metadata.values:type_name -> perdure.v1.Metadata.ValuesEntry
 	1,  // 2: perdure.v1.State.metadata:type_name -> perdure.v1.Metadata
 	1,  // 3: perdure.v1.Message.metadata:type_name -> perdure.v1.Metadata
-	5,  // 4: perdure.v1.Receipt.refusal:type_name -> perdure.v1.Refusal
-	6,  // 5: perdure.v1.Refusal.details:type_name -> perdure.v1.Detail
+	6,  // 4: perdure.v1.Receipt.refusal:type_name -> perdure.v1.Refusal
+	7,  // 5: perdure.v1.Refusal.details:type_name -> perdure.v1.Detail
 	6,  // [6:6] is the sub-list for method output_type
 	6,  // [6:6] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
@@ -1183,7 +1286,7 @@ func file_perdure_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_perdure_v1_record_proto_rawDesc), len(file_perdure_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

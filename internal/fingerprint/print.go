@@ -1,0 +1,145 @@
+package fingerprint
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
+)
+
+// A Verdict says what a print has to do with another one.
+type Verdict uint8
+
+// The verdicts. The zero value is the careful one.
+const (
+	// Other: the folds differ, or nothing can be said about them.
+	Other Verdict = iota
+	// Same: the folds answer alike what both were asked.
+	Same
+	// Unreadable: the states themselves differ in a way that protobuf does not
+	// bridge: one field number, two types.
+	Unreadable
+	// Unknown: there is no question that both were asked.
+	Unknown
+)
+
+// A Print describes a fold, see the package. It does not change.
+type Print struct {
+	fold    perdurev1.Fold
+	marks   []mark
+	encoded []byte
+}
+
+// A mark is a question with its answer.
+type mark struct {
+	question uint32
+	answer   uint16
+	sort     sort
+	// of a pair: the questions that a print answers if it knows the events
+	first, second uint32
+}
+
+// A sort of question.
+type sort uint8
+
+const (
+	// ofFold: what do the rules make of events?
+	ofFold sort = iota
+	// ofState: what is the type of a field of the state?
+	ofState
+	// ofPair: what does an event do after another one? The answer plain, which
+	// most pairs have, is not encoded.
+	ofPair
+)
+
+// plain is the answer that the second event does what it does to an empty state,
+// beside what the first one has done.
+const plain = 0
+
+const (
+	markBytes = 6
+	// pairsMax bounds the pairs that are encoded one by one, marksMax all marks: of
+	// a kind with more than that, only the hash of all answers is.
+	pairsMax = 384
+	marksMax = 4096
+)
+
+// seal sorts the marks and encodes the print.
+func (p *Print) seal() {
+	slices.SortFunc(p.marks, func(a, b mark) int {
+		return cmp.Or(cmp.Compare(a.question, b.question), cmp.Compare(a.answer, b.answer))
+	})
+	p.marks = slices.CompactFunc(p.marks, func(a, b mark) bool { return a.question == b.question })
+	pairs := 0
+	for _, m := range p.marks {
+		if m.sort == ofPair {
+			if m.answer == plain {
+				continue
+			}
+			if pairs++; pairs > pairsMax {
+				p.fold.Partial = true
+				continue
+			}
+		}
+		p.fold.Marks = binary.LittleEndian.AppendUint32(p.fold.Marks, m.question)
+		p.fold.Marks = binary.LittleEndian.AppendUint16(p.fold.Marks, m.answer)
+	}
+	if len(p.fold.Marks) > marksMax*markBytes {
+		p.fold.Marks, p.fold.Partial = nil, true
+	}
+	var err error
+	if p.encoded, err = (proto.MarshalOptions{Deterministic: true}).Marshal(&p.fold); err != nil {
+		panic("perdure: encode a fingerprint: " + err.Error()) // numbers and bytes
+	}
+}
+
+// Encode returns the stored form, which must not be changed.
+func (p *Print) Encode() []byte { return p.encoded }
+
+// Compare says whether a stored print is one of the same fold.
+func (p *Print) Compare(stored []byte) Verdict {
+	if bytes.Equal(stored, p.encoded) {
+		return Same
+	}
+	var other perdurev1.Fold
+	if err := proto.Unmarshal(stored, &other); err != nil || len(other.GetMarks())%markBytes != 0 {
+		return Unknown
+	}
+	answers := make(map[uint32]uint16, len(other.GetMarks())/markBytes)
+	for b := other.GetMarks(); len(b) > 0; b = b[markBytes:] {
+		answers[binary.LittleEndian.Uint32(b)] = binary.LittleEndian.Uint16(b[4:])
+	}
+	shared := p.fold.GetQuestions() == other.GetQuestions()
+	differs := p.fold.GetVersion() != other.GetVersion() || shared && p.fold.GetAnswers() != other.GetAnswers()
+	for _, m := range p.marks {
+		answer, asked := answers[m.question]
+		if !asked && m.sort == ofPair && !p.fold.GetPartial() && !other.GetPartial() {
+			answer, asked = plain, has(answers, m.first) && has(answers, m.second)
+		}
+		switch {
+		case !asked:
+		case answer == m.answer:
+			shared = shared || m.sort == ofFold
+		case m.sort == ofState:
+			return Unreadable
+		default:
+			differs = true
+		}
+	}
+	switch {
+	case differs:
+		return Other
+	case shared:
+		return Same
+	}
+	return Unknown
+}
+
+func has(answers map[uint32]uint16, question uint32) bool {
+	_, ok := answers[question]
+	return ok
+}

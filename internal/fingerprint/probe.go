@@ -1,0 +1,473 @@
+package fingerprint
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// Bounds of what is asked. With thirty event types of six fields it is about ten
+// thousand applications of a rule, some tens of milliseconds.
+const (
+	// cutsMax is how many beginnings of the list of an event's fields are asked
+	// about, so that programs which have some fields more agree on the others.
+	cutsMax = 3
+	// pairsAskedMax bounds the pairs of event types; of more types a part is asked.
+	pairsAskedMax = 1024
+	// walks of so many steps try what longer histories do.
+	walks     = 24
+	walkSteps = 12
+)
+
+// A Fold is what is asked: the rules of an event-sourced kind.
+type Fold struct {
+	NewState func() proto.Message
+	// Events and Migrations are keyed by full protobuf name: of the events that may
+	// be stored, and of states that are migrated.
+	Events     map[string]Event
+	Migrations map[string]Migration
+	// Version is raised by hand where a change escapes the questions.
+	Version uint64
+}
+
+// An Event is a type of event with its rule, after its upcasts.
+type Event struct {
+	New   func() proto.Message
+	Apply func(state, event proto.Message)
+}
+
+// A Migration reads states of an old type.
+type Migration struct {
+	New     func() proto.Message
+	Migrate func(proto.Message) proto.Message
+}
+
+// Of asks the rules of a kind.
+//
+// The questions are, for each type of event that is stored (those that are
+// upcast included; a sample goes through the upcast first):
+//
+//  1. What becomes of an empty state with an event that has no field set?
+//  2. What becomes of it with each of the samples of the event, and with the
+//     sample twice? Samples have all fields set, one alone, all but one, and each
+//     field false, zero, negative, or as another member of its oneof; lists are
+//     empty, of one and of two elements. The question is asked for all fields of
+//     the event, and for all but the last one or two, which another program may
+//     not have.
+//  3. What becomes of it with each value of each enum?
+//  4. What does the event do after one of another type, for each pair?
+//  5. What does it do after all the others, in several orders?
+//
+// The answers to the last question are only in the hash of all answers, which
+// counts between programs that are asked the same. Beside them stand the types
+// of the fields of the state, and what the migrations of snapshots make of samples.
+func Of(f *Fold) *Print {
+	b := &builder{print: new(Print), rules: f, questions: newHash("1"), answers: newHash("1")}
+	b.print.fold.Version = f.Version
+	b.state(f.NewState().ProtoReflect().Descriptor(), map[protoreflect.FullName]bool{})
+	for _, name := range slices.Sorted(maps.Keys(f.Events)) {
+		b.events = append(b.events, newEvent(name, f.Events[name]))
+	}
+	for _, e := range b.events {
+		b.alone(e)
+	}
+	b.pairs()
+	b.walks()
+	for _, name := range slices.Sorted(maps.Keys(f.Migrations)) {
+		b.migration(name, f.Migrations[name])
+	}
+	b.print.fold.Questions, b.print.fold.Answers = uint64(b.questions), uint64(b.answers)
+	b.print.seal()
+	return b.print
+}
+
+// A builder asks and writes the answers down.
+type builder struct {
+	print     *Print
+	rules     *Fold
+	events    []*event
+	questions hash
+	answers   hash
+
+	// of the question that is being asked
+	applied int
+	exits   map[int]bool
+}
+
+// An event is a stored type of event.
+type event struct {
+	name    string
+	rule    Event
+	desc    protoreflect.MessageDescriptor
+	fields  hash     // numbers of its fields
+	known   uint32   // question that every program which knows the event answers
+	samples [][]byte // the first ones have all fields set
+	choices []choice
+	after   [2]step // what the first two samples make of an empty state
+}
+
+// A step is a state that a sample leads to.
+type step struct {
+	state []byte
+	outcome
+}
+
+// An outcome says how a rule ended.
+type outcome uint8
+
+const (
+	returned outcome = iota
+	panicked
+	exited
+	invalid
+)
+
+func newEvent(name string, rule Event) *event {
+	e := &event{name: name, rule: rule, desc: rule.New().ProtoReflect().Descriptor()}
+	e.fields = numbers(newHash(name), e.desc, len(byNumber(e.desc)), nil)
+	e.samples, e.choices = samples(rule.New, len(byNumber(e.desc))), choices(rule.New)
+	return e
+}
+
+// note writes an answer down.
+func (b *builder) note(m mark, question, answer hash) {
+	m.question = uint32(question.text(sortNames[m.sort]))
+	m.answer = uint16(answer)
+	if m.sort == ofPair && answer != plain && m.answer == plain {
+		m.answer++
+	}
+	b.print.marks = append(b.print.marks, m)
+	b.questions = b.questions.number(uint64(question))
+	b.answers = b.answers.number(uint64(answer))
+}
+
+var sortNames = [...]string{ofFold: "fold", ofState: "state", ofPair: "pair"}
+
+// state asks for the types of the fields of the state, and of the messages in it.
+func (b *builder) state(d protoreflect.MessageDescriptor, seen map[protoreflect.FullName]bool) {
+	if seen[d.FullName()] {
+		return
+	}
+	seen[d.FullName()] = true
+	for _, f := range byNumber(d) {
+		question := newHash(string(d.FullName())).number(uint64(f.Number()))
+		b.note(mark{sort: ofState}, question, class(newHash(""), f))
+		if m := f.Message(); m != nil {
+			if f.IsMap() {
+				m = f.MapValue().Message()
+			}
+			if m != nil {
+				b.state(m, seen)
+			}
+		}
+	}
+}
+
+// alone asks the questions about one type of event.
+func (b *builder) alone(e *event) {
+	all := len(byNumber(e.desc))
+	question := newHash(e.name).text("empty")
+	e.known = uint32(question.text(sortNames[ofFold]))
+	b.note(mark{sort: ofFold}, question, b.ask(func() hash { return b.twice(e, nil) }))
+	for cut := max(1, all-cutsMax+1); cut <= all; cut++ {
+		list := e.samples
+		if cut < all {
+			list = samples(e.rule.New, cut)
+		}
+		question := numbers(newHash(e.name).text("fields"), e.desc, cut, nil)
+		b.note(mark{sort: ofFold}, question, b.ask(func() hash {
+			h := classes(newHash(""), e.desc, cut, nil)
+			for _, s := range list {
+				h = h.number(uint64(b.twice(e, s)))
+			}
+			return h
+		}))
+	}
+	for _, c := range e.choices {
+		b.note(mark{sort: ofFold}, c.question(e), b.ask(func() hash {
+			return b.twice(e, c.alone).number(uint64(b.twice(e, c.among)))
+		}))
+	}
+	for i := range e.after {
+		e.after[i] = b.after(e, e.sample(i))
+	}
+}
+
+// sample returns the i-th sample that has all fields set.
+func (e *event) sample(i int) []byte { return e.samples[min(i, len(e.samples)-1)] }
+
+// after returns the state that a sample makes of an empty one.
+func (b *builder) after(e *event, sample []byte) (s step) {
+	b.ask(func() hash {
+		state := b.rules.NewState()
+		o := b.apply(e, state, sample)
+		s = step{encode(state), o}
+		return 0
+	})
+	return s
+}
+
+// twice returns what one and two events make of an empty state.
+func (b *builder) twice(e *event, sample []byte) hash {
+	state := b.rules.NewState()
+	h := newHash("")
+	for range 2 {
+		o := b.apply(e, state, sample)
+		h = h.number(uint64(o))
+		if o != returned {
+			break
+		}
+		h = h.message(state.ProtoReflect())
+	}
+	return h
+}
+
+// pairs asks what events do after others.
+func (b *builder) pairs() {
+	stride := uint64(1 + len(b.events)*len(b.events)/(pairsAskedMax+1))
+	b.print.fold.Partial = stride > 1
+	for _, first := range b.events {
+		for _, second := range b.events {
+			question := newHash("").number(uint64(first.fields)).number(uint64(second.fields))
+			if uint64(question)%stride != 0 {
+				continue
+			}
+			b.note(mark{sort: ofPair, first: first.known, second: second.known}, question, b.ask(func() hash {
+				h, usual := newHash(""), true
+				for i := range first.after {
+					for n := range second.after {
+						got, is := b.pair(&first.after[i], second, n)
+						h, usual = h.number(uint64(got)), usual && is
+					}
+				}
+				if usual {
+					return plain
+				}
+				return h | 1<<16 // not plain
+			}))
+		}
+	}
+	asked := 0
+	for _, first := range b.events {
+		for _, c := range first.choices {
+			before := b.after(first, c.among)
+			for _, second := range b.events {
+				if asked++; asked > pairsAskedMax {
+					return
+				}
+				b.answers = b.answers.number(uint64(b.ask(func() hash {
+					got, _ := b.pair(&before, second, 0)
+					return got
+				})))
+			}
+		}
+	}
+}
+
+// pair returns what a sample of an event makes of the state before, and whether
+// that is what it does to an empty state, added to it.
+func (b *builder) pair(before *step, second *event, n int) (got hash, usual bool) {
+	alone := &second.after[n]
+	if before.outcome != returned {
+		return hash(before.outcome), true
+	}
+	state := decode(b.rules.NewState(), before.state)
+	o := b.apply(second, state, second.sample(n))
+	if o != returned {
+		return hash(o), o == alone.outcome
+	}
+	got = newHash("").message(state.ProtoReflect())
+	if alone.outcome != returned {
+		return got, false
+	}
+	sum := decode(b.rules.NewState(), before.state)
+	add(sum.ProtoReflect(), decode(b.rules.NewState(), alone.state).ProtoReflect())
+	return got, got == newHash("").message(sum.ProtoReflect())
+}
+
+// walks asks what longer histories lead to, in an order that is always the same.
+func (b *builder) walks() {
+	if len(b.events) == 0 {
+		return
+	}
+	random := newHash("walk")
+	for range walks {
+		from := random
+		b.answers = b.answers.number(uint64(b.ask(func() hash {
+			random = from
+			state, h := b.rules.NewState(), newHash("")
+			for range walkSteps {
+				random = random.number(1)
+				e := b.events[uint64(random>>8)%uint64(len(b.events))]
+				random = random.number(2)
+				before := encode(state)
+				o := b.apply(e, state, e.samples[uint64(random>>8)%uint64(len(e.samples))])
+				if h = h.number(uint64(o)); o != returned {
+					state = decode(b.rules.NewState(), before)
+				}
+				h = h.message(state.ProtoReflect())
+			}
+			return h
+		})))
+	}
+	// Each sample of each event after one of all the others, forwards and backwards.
+	for range 2 {
+		var full []byte
+		b.ask(func() hash {
+			state := b.rules.NewState()
+			for _, e := range b.events {
+				before := encode(state)
+				if b.apply(e, state, e.sample(0)) != returned {
+					state = decode(b.rules.NewState(), before)
+				}
+			}
+			full = encode(state)
+			return 0
+		})
+		for _, e := range b.events {
+			b.answers = b.answers.number(uint64(b.ask(func() hash {
+				h := newHash("")
+				for _, s := range e.samples {
+					state := decode(b.rules.NewState(), full)
+					if o := b.apply(e, state, s); o != returned {
+						h = h.number(uint64(o))
+					} else {
+						h = h.message(state.ProtoReflect())
+					}
+				}
+				return h
+			})))
+		}
+		slices.Reverse(b.events)
+	}
+}
+
+// migration asks what a migration makes of old states.
+func (b *builder) migration(name string, m Migration) {
+	d := m.New().ProtoReflect().Descriptor()
+	all := len(byNumber(d))
+	question := numbers(newHash(name).text("migrate"), d, all, nil)
+	b.note(mark{sort: ofFold}, question, b.ask(func() hash {
+		h := classes(newHash(""), d, all, nil)
+		for _, s := range samples(m.New, all) {
+			state, o := b.migrate(m, s)
+			if h = h.number(uint64(o)); o == returned {
+				h = h.message(state.ProtoReflect())
+			}
+		}
+		return h
+	}))
+}
+
+// ask runs a question on a goroutine of its own, because a rule may end the one
+// that it runs on. Then the question is put again, and the application that has
+// not come back counts as exited.
+func (b *builder) ask(question func() hash) (answer hash) {
+	b.exits = nil
+	for {
+		b.applied = 0
+		ended := make(chan bool)
+		go func() {
+			done := false
+			defer func() { ended <- done }()
+			answer = question()
+			done = true
+		}()
+		if <-ended {
+			return answer
+		}
+		if b.exits == nil {
+			b.exits = make(map[int]bool)
+		}
+		b.exits[b.applied] = true
+	}
+}
+
+// apply changes a state by a sample of an event.
+func (b *builder) apply(e *event, state proto.Message, sample []byte) (o outcome) {
+	if b.applied++; b.exits[b.applied] {
+		return exited
+	}
+	message := decode(e.rule.New(), sample)
+	defer func() {
+		if recover() != nil {
+			o = panicked
+		}
+	}()
+	e.rule.Apply(state, message)
+	return returned
+}
+
+func (b *builder) migrate(m Migration, sample []byte) (state proto.Message, o outcome) {
+	if b.applied++; b.exits[b.applied] {
+		return nil, exited
+	}
+	defer func() {
+		if recover() != nil {
+			o = panicked
+		}
+	}()
+	state = m.Migrate(decode(m.New(), sample))
+	if state == nil || !state.ProtoReflect().IsValid() {
+		return nil, invalid
+	}
+	return state, returned
+}
+
+// add changes a state by another one as events do that have nothing to do with
+// each other: numbers are added, lists and maps joined, all else is taken over.
+func add(to, from protoreflect.Message) {
+	from.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.IsList():
+			l := to.Mutable(f).List()
+			for i := range v.List().Len() {
+				l.Append(v.List().Get(i))
+			}
+		case f.IsMap():
+			m := to.Mutable(f).Map()
+			v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+				m.Set(k, v)
+				return true
+			})
+		default:
+			to.Set(f, sum(f, to.Get(f), v))
+		}
+		return true
+	})
+}
+
+func sum(f protoreflect.FieldDescriptor, a, b protoreflect.Value) protoreflect.Value {
+	switch f.Kind() {
+	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
+		return protoreflect.ValueOfInt32(int32(a.Int() + b.Int()))
+	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind:
+		return protoreflect.ValueOfInt64(a.Int() + b.Int())
+	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind:
+		return protoreflect.ValueOfUint32(uint32(a.Uint() + b.Uint()))
+	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+		return protoreflect.ValueOfUint64(a.Uint() + b.Uint())
+	case protoreflect.FloatKind:
+		return protoreflect.ValueOfFloat32(float32(a.Float() + b.Float()))
+	case protoreflect.DoubleKind:
+		return protoreflect.ValueOfFloat64(a.Float() + b.Float())
+	}
+	return b
+}
+
+// encode returns the encoding of a state, or nil if a rule has made it one that
+// cannot be encoded.
+func encode(m proto.Message) []byte {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+func decode(m proto.Message, b []byte) proto.Message {
+	_ = proto.UnmarshalOptions{AllowPartial: true}.Unmarshal(b, m) // it comes from encode or from samples
+	return m
+}

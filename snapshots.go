@@ -1,0 +1,50 @@
+package perdure
+
+import (
+	"sync/atomic"
+
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
+)
+
+// snapshotNotices counts what is logged about the snapshots of a kind: the first
+// time when it happens, and all of it when the engine is closed.
+type snapshotNotices struct {
+	taken   atomic.Int64
+	foreign atomic.Int64
+}
+
+// took is told of an entity whose state begins with a snapshot of another fold,
+// because the events below it cannot be folded.
+func (k *kindRuntime) took(key store.Key, version store.Version) {
+	if k.notices.taken.Add(1) > 1 {
+		return
+	}
+	k.engine.config.Logger.Warn("snapshot of other rules is taken as it is, because the events below it are deleted or have no rule; "+
+		"a change of rules does not apply to them", "kind", key.Kind, "entity", key.String(), "version", uint64(version))
+}
+
+// unsnapped is told of an entity that gets no snapshot though one is due. It is
+// called once for each while it is in memory.
+func (k *kindRuntime) unsnapped(key store.Key, why entity.Notice, err error) {
+	log := k.engine.config.Logger
+	switch why {
+	case entity.NoSnapshotForeign:
+		if k.notices.foreign.Add(1) == 1 {
+			log.Warn("entities are kept without snapshots, and their events are not deleted, because these hold fields or values of enums "+
+				"that this program does not know: another version has stored them, or they should be declared reserved",
+				"kind", key.Kind, "entity", key.String())
+		}
+	default:
+		log.Warn("entity is kept without snapshots from now on, and its events are not deleted", "entity", key.String(), "error", err)
+	}
+}
+
+// summarize logs how often there was what has been logged once.
+func (k *kindRuntime) summarize() {
+	taken, foreign := k.notices.taken.Load(), k.notices.foreign.Load()
+	if taken > 1 || foreign > 1 {
+		k.engine.config.Logger.Warn("snapshots while the engine was open", "kind", k.options.Rules.Kind,
+			"taken from other rules", taken, "not written because of unknown fields", foreign)
+	}
+}
