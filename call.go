@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"runtime"
 	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
@@ -18,19 +20,33 @@ import (
 // its caller has left before is never begun.
 const (
 	callQueued int32 = iota
+	callTaken        // a copy of the message is being made
 	callBegun
 	callReplied
-	callLeft
+	callLeft     // before it was begun: it is counted no more
+	callDeserted // after it was begun: the entity counts it out
 
-	// callAwaited is added to the first two while the caller waits for the
+	// callAwaited is added to the first three while the caller waits for the
 	// reply. An entity that has answered before that, on the caller's own
 	// goroutine, need not wake it.
-	callAwaited = 4
+	callAwaited = 8
 )
 
-// A call is an [entity.Call] with somebody who waits for it. It is pooled: the
-// caller lets go of it when it has taken the reply, and the entity where nobody
+// A call is an [entity.Call] and its way back to the caller. It is pooled: the
+// caller lets go of it when it has taken the reply, and the entity where no caller
 // waits. One whose caller has left is not used again.
+//
+// The engine owns everything that it reads of a call after the caller has gone on:
+//
+//  1. Metadata is copied when the call is made; that costs nothing without any.
+//  2. The message of [Ref.Tell] is copied before Tell returns.
+//  3. The message of a call whose caller waits stays the caller's, without a copy,
+//     while the caller cannot get away: as long as the call runs on the goroutine of
+//     its caller, or if the context of the caller has no end. Else the entity copies
+//     the message before a rule reads it (see begin). A caller whose context ends
+//     during the copy waits for the end of the copy.
+//  4. A call whose caller has left is not run again, so nothing reads the message of
+//     one that has run on the caller's goroutine and is on its way to the store.
 type call struct {
 	entity.Call
 
@@ -40,10 +56,12 @@ type call struct {
 	progress atomic.Int32
 	done     chan struct{} // one element: the reply
 	receipt  *Receipt
-	told     bool        // nobody waits
+	inline   bool        // the turn that runs it is on the caller's goroutine
+	owned    bool        // the message is the engine's
+	told     bool        // no caller waits
 	keyed    bool        // it has an idempotency key, be it a wrong one
-	key      store.Key   // of the entity, of a call that nobody waits for
-	sink     func(*call) // takes the outcome, where nobody waits
+	key      store.Key   // of the entity, of a call that no caller waits for
+	sink     func(*call) // takes the outcome, where no caller waits
 }
 
 func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, options []CallOption) *call {
@@ -58,6 +76,7 @@ func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, opt
 	for _, o := range options {
 		o.callOption(c)
 	}
+	c.Metadata.Values = maps.Clone(c.Metadata.Values)
 	return c
 }
 
@@ -65,7 +84,7 @@ func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, opt
 func (e *Engine) release(c *call) {
 	c.Call.Reset()
 	c.progress.Store(callQueued)
-	c.receipt, c.told, c.keyed, c.key, c.sink = nil, false, false, store.Key{}, nil
+	c.receipt, c.inline, c.owned, c.told, c.keyed, c.key, c.sink = nil, false, false, false, false, store.Key{}, nil
 	e.pool.Put(c)
 }
 
@@ -84,18 +103,43 @@ func (c *call) prepare() (err error) {
 	return err
 }
 
-// begin lets a call run unless its caller has left.
+// begin lets a call run unless its caller has left, and sees to it that the caller
+// can leave while it runs.
 func begin(ec *entity.Call) bool {
 	c := ec.Owner.(*call)
-	if c.progress.CompareAndSwap(callQueued, callBegun) ||
-		c.progress.CompareAndSwap(callQueued|callAwaited, callBegun|callAwaited) {
-		return true
+	inline := c.inline
+	c.inline = false
+	if inline || c.owned || c.Message == nil || c.Ctx.Done() == nil {
+		return c.advance(callQueued, callBegun) || c.goesOn()
 	}
-	c.engine.leave(c.stripe)
-	return false
+	if !c.advance(callQueued, callTaken) && !c.advance(callBegun, callTaken) {
+		return c.goesOn()
+	}
+	defer c.advance(callTaken, callBegun)
+	c.Message, c.owned = proto.Clone(c.Message), true
+	return true
 }
 
-// reply hands the outcome of the entity to who waits.
+// advance moves the progress on, whether or not the caller waits for the reply.
+func (c *call) advance(from, to int32) bool {
+	return c.progress.CompareAndSwap(from, to) ||
+		c.progress.CompareAndSwap(from|callAwaited, to|callAwaited)
+}
+
+// goesOn reports whether a call that has been begun may run again. One that may not
+// is counted out, if its caller has not done so.
+func (c *call) goesOn() bool {
+	switch c.progress.Load() {
+	case callLeft:
+		return false
+	case callDeserted:
+		c.engine.leave(c.stripe)
+		return false
+	}
+	return true
+}
+
+// reply hands the outcome of the entity to the caller.
 func (c *call) reply(from *entity.Entity) {
 	if len(c.Outcome.Effects) > 0 {
 		c.engine.dispatcher.send(from.Key(), &c.Call)
@@ -105,24 +149,33 @@ func (c *call) reply(from *entity.Entity) {
 	case c.sink != nil:
 		c.sink(c)
 		e.release(c)
+	case c.told && c.Outcome.Status != entity.StatusDone:
+		go c.logOutcome() // a handler of the logger may wait for anything, even for this entity
+		return
 	case c.told:
-		c.logOutcome()
 		e.release(c)
-	case c.progress.Swap(callReplied)&callAwaited != 0:
-		done <- struct{}{}
+	default:
+		switch p := c.progress.Swap(callReplied); {
+		case p == callLeft:
+			return // it is counted out
+		case p&callAwaited != 0:
+			done <- struct{}{}
+		}
 	}
 	// From the swap on the call is the caller's, who may have let go of it.
 	e.leave(s)
 }
 
-// logOutcome logs how a told command has ended, unless well.
+// logOutcome logs how a told command has failed, and ends the call.
 func (c *call) logOutcome() {
-	out := &c.Outcome
-	if out.Status == entity.StatusDone {
-		return
-	}
+	defer func() {
+		_ = recover() // the handler of the logger is user code, and there is no place to log its panic
+		e, s := c.engine, c.stripe
+		e.release(c)
+		e.leave(s)
+	}()
 	level := slog.LevelError
-	if out.Status == entity.StatusRefused {
+	if c.Outcome.Status == entity.StatusRefused {
 		level = slog.LevelInfo
 	}
 	c.engine.config.Logger.Log(c.Ctx, level, "told command has failed",
@@ -133,9 +186,7 @@ func (c *call) logOutcome() {
 // wait waits for the reply. An error means that the caller has left, and must
 // not touch the call any more.
 func (c *call) wait(ctx context.Context) error {
-	if !c.progress.CompareAndSwap(callBegun, callBegun|callAwaited) &&
-		!c.progress.CompareAndSwap(callQueued, callQueued|callAwaited) &&
-		!c.progress.CompareAndSwap(callBegun, callBegun|callAwaited) {
+	if !c.await() {
 		return nil // it has been answered
 	}
 	if ctx.Done() == nil {
@@ -147,18 +198,33 @@ func (c *call) wait(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	read := c.Op != entity.OpCommand
-	switch {
-	case c.progress.CompareAndSwap(callQueued|callAwaited, callLeft):
-		return fmt.Errorf("not run: %w", ctx.Err())
-	case c.progress.CompareAndSwap(callBegun|callAwaited, callLeft):
-		if read {
-			return ctx.Err()
+	read, e, s := c.Op != entity.OpCommand, c.engine, c.stripe
+	for {
+		switch {
+		case c.progress.CompareAndSwap(callQueued|callAwaited, callLeft):
+			e.leave(s)
+			return fmt.Errorf("not run: %w", ctx.Err())
+		case c.progress.CompareAndSwap(callBegun|callAwaited, callDeserted):
+			if read {
+				return ctx.Err()
+			}
+			return fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+		case c.progress.Load() == callReplied:
+			<-c.done
+			return nil
 		}
-		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+		runtime.Gosched() // a copy of the message is being made
 	}
-	<-c.done // the reply is there
-	return nil
+}
+
+// await notes that the caller waits. It returns false if the call has been answered.
+func (c *call) await() bool {
+	for p := c.progress.Load(); p != callReplied; p = c.progress.Load() {
+		if c.progress.CompareAndSwap(p, p|callAwaited) {
+			return true
+		}
+	}
+	return false
 }
 
 // send brings a call to its entity. If nobody waits for the answer the entity

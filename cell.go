@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -25,24 +26,32 @@ type cell struct {
 	core    entity.Entity
 	kind    *kindRuntime
 	ref     actor.Ref[*entity.Call]
-	used    atomic.Uint32 // sweep number of the last turn
+	used    atomic.Uint64 // time of the last turn, see residents
 	settled atomic.Int32  // items that the core has not heard of
 	due     atomic.Bool   // the pause before a retry is over
 	armed   bool          // that pause is running
 	handed  bool          // the work at hand is left to the turn of a signal
+	exited  bool          // the goroutine of a read has ended, and the core knows
 }
 
 // Receive is a turn with a call.
-func (c *cell) Receive(_ *actor.Context[*entity.Call], ec *entity.Call) {
+func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 	c.begin()
+	inline := ctx.Inline()
+	if inline {
+		// On this goroutine the caller cannot use the call, nor leave it.
+		ec.Owner.(*call).inline = true
+	}
 	c.core.Deliver(ec)
 	if canary.Broken("effect-before-commit") && len(ec.Outcome.Effects) > 0 {
 		c.kind.engine.dispatcher.send(c.core.Key(), ec)
 	}
-	if !c.kind.engine.instant && c.core.WantsLoad() && c.handOver() {
-		return // the caller may have a deadline before the load ends
+	if c.kind.engine.instant || !c.core.WantsLoad() || !c.handOver() { // the caller may have a deadline before the load ends
+		c.drive(ec)
 	}
-	c.drive(ec)
+	if inline {
+		ec.Owner.(*call).inline = false
+	}
 }
 
 // Signal is a turn without a call: items have settled, a pause is over, or
@@ -69,7 +78,7 @@ func (c *cell) handOver() bool {
 
 // begin is the beginning of every turn.
 func (c *cell) begin() {
-	c.used.Store(c.kind.engine.sweeps.Load())
+	c.used.Store(c.kind.engine.entities.now.Load())
 	if c.core.Interrupted() {
 		c.core.Exited()
 	}
@@ -100,6 +109,9 @@ func (c *cell) drive(own *entity.Call) {
 			}
 			c.core.Resume()
 		default:
+			if c.core.Unknown() {
+				c.used.Store(neverUsed)
+			}
 			c.retryLater()
 			return
 		}
@@ -109,16 +121,40 @@ func (c *cell) drive(own *entity.Call) {
 func (c *cell) load() {
 	e := c.kind.engine
 	fold := c.core.Load()
-	err := loadInto(e.log, c.core.Key(), fold, nil)
-	if err != nil {
-		err = fmt.Errorf("load: %w", err)
-	} else if !canary.Broken("doubtful-events-unread") {
-		e.hub.Reach(fold.Position()) // it may be of a commit that nobody could tell of
-	}
-	c.core.Loaded(fold, err)
-	if v := fold.Taken(); v > 0 && err == nil {
-		c.kind.took(c.core.Key(), v)
-	}
+	c.read(func() error {
+		if err := loadInto(e.log, c.core.Key(), fold, nil); err != nil {
+			return fmt.Errorf("load: %w", err)
+		}
+		return nil
+	}, func(err error) {
+		if err == nil && !canary.Broken("doubtful-events-unread") {
+			e.hub.Reach(fold.Position()) // it may be of a commit that nobody could tell of
+		}
+		c.core.Loaded(fold, err)
+		if v := fold.Taken(); v > 0 && err == nil {
+			c.kind.took(c.core.Key(), v)
+		}
+	})
+}
+
+// read reads from the store and tells the core. The store and the Evolve rules that
+// run may panic or end the goroutine; then that is the error of the read.
+func (c *cell) read(from func() error, tell func(error)) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		if v := recover(); v != nil {
+			tell(fmt.Errorf("load: panic: %v\n%s", v, debug.Stack()))
+			return
+		}
+		c.exited = true
+		tell(errors.New("load: a rule or the store has called runtime.Goexit"))
+	}()
+	err := from()
+	returned = true
+	tell(err)
 }
 
 // loadInto reads an entity into a fold. It calls each, if there is one, with every
@@ -144,33 +180,49 @@ func loadInto(log store.Log, key store.Key, fold *entity.Fold, each func() error
 // recall reads the receipts of the entity.
 func (c *cell) recall() {
 	var list []*store.Receipt
-	r, ok := c.kind.engine.log.(store.Receipts)
-	if !ok {
-		c.core.Recalled(nil, fmt.Errorf("read receipts: %w", errors.ErrUnsupported))
-		return
+	c.read(func() (err error) {
+		list, err = receiptHeads(context.Background(), c.kind.engine.log, c.core.Key())
+		return err
+	}, func(err error) { c.core.Recalled(list, err) })
+}
+
+// receiptHeads reads the receipts of an entity without their answers.
+func receiptHeads(ctx context.Context, log store.Log, key store.Key) (list []*store.Receipt, err error) {
+	if h, ok := log.(store.ReceiptHeads); ok {
+		list, err = entity.Heads(h.ReceiptHeads(ctx, key))
+	} else if r, ok := log.(store.Receipts); ok {
+		list, err = entity.Heads(r.Receipts(ctx, key))
+	} else {
+		err = errors.ErrUnsupported
 	}
-	for receipt, err := range r.Receipts(context.Background(), c.core.Key()) {
-		if err != nil {
-			c.core.Recalled(nil, fmt.Errorf("read receipts: %w", err))
-			return
-		}
-		list = append(list, receipt)
+	if err != nil {
+		return nil, fmt.Errorf("read receipts: %w", err)
 	}
-	c.core.Recalled(list, nil)
+	return list, nil
 }
 
 // repeat reads the answer that a command with the key of the call had.
 func (c *cell) repeat(ec *entity.Call) {
+	var first store.ID
+	var out entity.Outcome
+	c.read(func() (err error) {
+		first, out, err = c.answer(ec)
+		return err
+	}, func(err error) { c.core.Repeated(first, out, err) })
+}
+
+// answer reads the answer that a command with the key of the call had, and the id of
+// that command.
+func (c *cell) answer(ec *entity.Call) (first store.ID, out entity.Outcome, err error) {
 	e := c.kind.engine
 	r, err := e.log.(store.Receipts).Receipt(context.Background(), c.core.Key(), ec.Name)
 	if err == nil && !bytes.Equal(r.Fingerprint, ec.Fingerprint[:]) {
-		err = store.ErrNotFound // another engine has forgotten it and used the key anew
+		err = store.ErrNotFound // another engine has forgotten it and used the key again
 	}
 	if err != nil {
-		c.core.Repeated(store.ID{}, entity.Outcome{}, fmt.Errorf("read receipt: %w", err))
-		return
+		return first, out, fmt.Errorf("read receipt: %w", err)
 	}
-	out := entity.Outcome{Version: r.Version, Position: r.Position}
+	out = entity.Outcome{Version: r.Version, Position: r.Position}
 	switch {
 	case r.Refusal != nil:
 		out.Status, out.Err = entity.StatusRefused, decodeRefusal(r.Refusal)
@@ -186,7 +238,7 @@ func (c *cell) repeat(ec *entity.Call) {
 	if err != nil {
 		err = fmt.Errorf("read the state of version %d: %w", r.Version, err)
 	}
-	c.core.Repeated(r.CommandID, out, err)
+	return r.CommandID, out, err
 }
 
 // retryLater arms a timer if a load has failed and is to be tried again.
@@ -231,7 +283,8 @@ func (c *cell) Idle() bool { return c.core.Idle() || canary.Broken("passivate-wh
 // Failed is called after a panic that did not come from a rule, or after a rule
 // has ended its goroutine.
 func (c *cell) Failed(f *actor.Failure) actor.Directive {
-	if f.Goexit && c.core.Interrupted() {
+	if exited := c.exited; f.Goexit && (exited || c.core.Interrupted()) {
+		c.exited = false
 		c.ref.Signal()
 		return actor.Resume
 	}
@@ -241,9 +294,15 @@ func (c *cell) Failed(f *actor.Failure) actor.Directive {
 
 // Closed answers what will not be run, and makes room for another cell.
 func (c *cell) Closed(reason error, undelivered []*entity.Call) {
-	c.core.Abort()
+	out := entity.Outcome{Status: entity.StatusClosed}
+	if reason == nil {
+		c.core.Abort()
+	} else {
+		out = entity.Outcome{Status: entity.StatusFailed, Err: reason}
+		c.core.Fail(reason)
+	}
 	for _, ec := range undelivered {
-		ec.Outcome = entity.Outcome{Status: entity.StatusClosed}
+		ec.Outcome = out
 		c.Reply(ec)
 	}
 	c.kind.forget(c)

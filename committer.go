@@ -51,14 +51,22 @@ func (c *committer) wake() {
 	}
 }
 
-// close stops the committer after what it is doing, and waits for that. Nothing
-// may be submitted any more; what is queued is not stored.
-func (c *committer) close() {
+// close stops the committer after what it is doing, and waits for that as long as
+// ctx allows: the store may hang. What is queued, or submitted from now on, is not
+// stored.
+func (c *committer) close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closing = true
 	c.mu.Unlock()
 	c.wake()
-	<-c.ended
+	return waitFor(ctx, c.ended)
+}
+
+// queued reports whether an item waits, so that after close it is never stored.
+func (c *committer) queued(i *commit.Item) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.queue.Waits(i)
 }
 
 func (c *committer) run() {
@@ -80,7 +88,11 @@ func (c *committer) run() {
 			if batches == nil {
 				break
 			}
+			if !c.engine.seal.enter() {
+				return
+			}
 			results, err := commitGroup(c.engine.log, batches)
+			c.engine.seal.leave()
 			if err != nil {
 				c.engine.config.Logger.Error("group commit has failed", "batches", len(batches), "error", err)
 				c.engine.doubted(batches, err)
@@ -159,7 +171,12 @@ func (e *Engine) commitAlone(i *commit.Item) {
 	if group == nil {
 		return
 	}
+	if !e.seal.enter() {
+		i.Settle(nil, errSealed)
+		return
+	}
 	results, err := commitGroup(e.log, group)
+	e.seal.leave()
 	if err == nil && results[0].Err == nil {
 		e.committed(i, &results[0])
 	}
@@ -177,6 +194,7 @@ func (e *Engine) committed(i *commit.Item, r *store.Result) {
 		v.Position = r.Position - store.Position(len(events)-1-n)
 		v.Time, v.More = r.Time, uint32(len(events)-1-n)
 	}
+	e.storeClock.heard(r.Time, e.config.Clock)
 	e.hub.Publish(events)
 	if len(i.Batch.Enqueue) > 0 && e.dispatcher != nil {
 		e.dispatcher.committed(&i.Batch, r)

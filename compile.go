@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/perdure/perdure/internal/entity"
 	"github.com/perdure/perdure/store"
@@ -39,6 +40,7 @@ func (k *Kind[S]) compile() *compiler {
 			Migrate:     map[string]*entity.Migration{},
 			Commands:    map[string]func() proto.Message{},
 			ReceiptsMax: ReceiptsMaxDefault, ReceiptsFor: ReceiptsForDefault,
+			Refuse: refuse,
 		}
 		if err := (store.Key{Kind: k.name, ID: "x"}).Validate(); err != nil {
 			c.mistakes = append(c.mistakes, err)
@@ -95,6 +97,11 @@ func (c *compiler) taken(rule string, exists bool, t reflect.Type) bool {
 		c.mistake("two %s rules for %s", rule, messageName(newMessage(t)))
 	}
 	return t == nil || exists
+}
+
+// stateHolds reports whether a state can hold messages of a type.
+func (c *compiler) stateHolds(d protoreflect.MessageDescriptor) bool {
+	return c.rules.NewState != nil && entity.Holds(c.rules.NewState().ProtoReflect().Descriptor(), d)
 }
 
 // command notes how to make a command of a type that has a rule.

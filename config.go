@@ -14,6 +14,7 @@ const (
 	EntityCallsMaxDefault = 1024
 	CallsMaxDefault       = 16_384
 	InFlightMaxDefault    = 512
+	EntitiesMaxDefault    = 100_000
 	ConflictsMaxDefault   = 32
 	DeliveriesMaxDefault  = 256
 	PollDefault           = 50 * time.Millisecond
@@ -23,6 +24,11 @@ const (
 // loadRetriesMax bounds how often a load is tried again while the outcome of a
 // command depends on it; with the pauses between them that is about six seconds.
 const loadRetriesMax = 11
+
+// doubtsMax bounds how often a command is tried again after a commit whose outcome is
+// unknown, while the entity can be read; with the pauses between the attempts that is
+// about a second. See [ErrOutcomeUnknown].
+const doubtsMax = 7
 
 // A Config says what an engine runs, and within which bounds. Store and Kinds
 // are needed; the zero value of everything else is a good default.
@@ -50,6 +56,10 @@ type Config struct {
 	CallsMax int
 	// EntityCallsMax is the same for one entity. Zero is [EntityCallsMaxDefault].
 	EntityCallsMax int
+	// EntitiesMax bounds the entities in memory. Above it those that have been
+	// idle for longest are passivated, whatever their kinds say of [PassivateAfter];
+	// entities that are at work stay. Zero is [EntitiesMaxDefault].
+	EntitiesMax int
 	// InFlightMax bounds how many commands an entity decides ahead of the
 	// store. Zero is [InFlightMaxDefault].
 	InFlightMax int
@@ -81,6 +91,7 @@ func (c *Config) defaults() error {
 	}{
 		{"CallsMax", &c.CallsMax, CallsMaxDefault},
 		{"EntityCallsMax", &c.EntityCallsMax, EntityCallsMaxDefault},
+		{"EntitiesMax", &c.EntitiesMax, EntitiesMaxDefault},
 		{"InFlightMax", &c.InFlightMax, InFlightMaxDefault},
 		{"ConflictsMax", &c.ConflictsMax, ConflictsMaxDefault},
 		{"DeliveriesMax", &c.DeliveriesMax, DeliveriesMaxDefault},

@@ -3,6 +3,7 @@ package perdure
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -12,11 +13,18 @@ import (
 )
 
 // A Decision is what an event-sourced entity makes of a command. Its methods
-// add to it and return it, so that they chain.
+// add to it and return it, so that they chain. They take effect in the order of the
+// calls: a timer that is set and then cancelled is not set.
+//
+// The entity checks a decision as a whole when the rule has returned, and fails the
+// command with [ErrInvalidDecision] before anything of it is stored: for instance if
+// a message is nil, a target is the zero key, or the name of a timer is empty. It
+// copies all that it keeps of the messages, so they may be parts of the state and of
+// the command, and the rule may use them again.
 type Decision struct{ d entity.Decision }
 
-// Persist decides that events have happened, in this order. The entity keeps
-// them; they must not be changed afterwards.
+// Persist decides that events have happened, in this order. The entity keeps copies
+// of them.
 func Persist(events ...proto.Message) *Decision {
 	return &Decision{entity.Decision{Events: events}}
 }
@@ -41,7 +49,8 @@ func (d *Decision) Tag(tags ...string) *Decision {
 
 // Send has effects performed after the commit, at most once each, in this order
 // and after those of earlier commands of the entity. Config.Effects needs a
-// [Perform] rule for each.
+// [Perform] rule for each. The handler gets a copy that shows the message as it was
+// when the rule returned, also if it is the state, which goes on to change.
 func (d *Decision) Send(effects ...proto.Message) *Decision {
 	l := d.left()
 	l.Effects = append(l.Effects, effects...)
@@ -64,30 +73,37 @@ func (d *Decision) Enqueue(messages ...proto.Message) *Decision {
 // arrive in order. A refusal ends the message too; see [ReplyTo] for how to
 // hear of it.
 func (d *Decision) EnqueueTo(target store.Key, command proto.Message, options ...MessageOption) *Decision {
-	d.left().Messages = append(d.left().Messages, message(entity.Message{Message: command, Target: target}, options))
+	d.left().Messages = append(d.left().Messages, message(entity.Message{Message: command, Command: true, Target: target}, options))
 	return d
 }
 
 // Schedule sets a timer: at its time the entity gets the command, exactly once.
 // The timer is part of the commit, survives everything that the log survives,
-// and fires late if nobody was there at its time. A timer of the same name that
-// has not fired is replaced. The entity's Decide rule finds the command like any
+// and fires late if no engine was there at its time. Its name is not empty. A timer
+// of the same name that has not fired is replaced. The entity's Decide rule finds the command like any
 // other; it may set the timer again, which makes it a recurring one.
 func (d *Decision) Schedule(name string, at time.Time, command proto.Message) *Decision {
-	return d.ScheduleTo(store.Key{}, name, at, command)
+	d.left().Messages = append(d.left().Messages, entity.Message{
+		Message: command, Command: true, Self: true, Timed: true, Timer: name, Due: at,
+	})
+	return d
 }
 
 // ScheduleTo is [Decision.Schedule] for a command to another entity.
 func (d *Decision) ScheduleTo(target store.Key, name string, at time.Time, command proto.Message, options ...MessageOption) *Decision {
-	m := message(entity.Message{Message: command, Target: target, Timer: name, Due: at}, options)
-	m.Self = target.IsZero()
-	d.left().Messages = append(d.left().Messages, m)
+	d.left().Messages = append(d.left().Messages, message(entity.Message{
+		Message: command, Command: true, Target: target, Timed: true, Timer: name, Due: at,
+	}, options))
 	return d
 }
 
-// Cancel takes back timers by name. One that is not set, or has fired, is ignored.
+// Cancel takes back timers by name, also those that the decision itself has set
+// before. One that is not set, or has fired, is ignored.
 func (d *Decision) Cancel(names ...string) *Decision {
 	l := d.left()
+	l.Messages = slices.DeleteFunc(l.Messages, func(m entity.Message) bool {
+		return m.Timed && slices.Contains(names, m.Timer)
+	})
 	l.Cancel = append(l.Cancel, names...)
 	return d
 }
@@ -102,10 +118,12 @@ func (d *Decision) Claim(space, value string) *Decision {
 	return d
 }
 
-// Release gives up a value that the entity holds. Others are ignored.
+// Release gives up a value that the entity holds, or that the decision itself has
+// claimed before. Others are ignored.
 func (d *Decision) Release(space, value string) *Decision {
-	l := d.left()
-	l.Release = append(l.Release, store.Claim{Space: space, Value: value})
+	l, c := d.left(), store.Claim{Space: space, Value: value}
+	l.Claim = slices.DeleteFunc(l.Claim, func(o store.Claim) bool { return o == c })
+	l.Release = append(l.Release, c)
 	return d
 }
 
@@ -122,7 +140,7 @@ func (o messageOption) messageOption(m *entity.Message) { o(m) }
 // command that is parked, because its target fails again and again, is not
 // replied to; a timer tells the entity that no reply has come.
 func ReplyTo(name string) MessageOption {
-	return messageOption(func(m *entity.Message) { m.Reply = name })
+	return messageOption(func(m *entity.Message) { m.Asks, m.Reply = true, name })
 }
 
 // Unordered lets the message be delivered before older ones to the same target.

@@ -457,7 +457,9 @@ func (d *dispatcher) close(ctx context.Context) error {
 	}
 	d.cancel()
 	close(d.quit)
-	<-d.ended
+	if waitFor(ctx, d.ended) != nil && err == nil {
+		err = ctx.Err()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stopWake != nil {

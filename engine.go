@@ -36,15 +36,18 @@ type Engine struct {
 	dispatcher  *dispatcher            // nil if the log has no outbox
 	services    services
 
-	pool    sync.Pool // of *call
-	stripes [stripeCount]stripe
-	striped atomic.Uint32 // the last stripe that was given to a call
-	sweeps  atomic.Uint32
+	pool       sync.Pool // of *call
+	stripes    [stripeCount]stripe
+	striped    atomic.Uint32 // the last stripe that was given to a call
+	storeClock storeClock
+	entities   residents
 
 	mu      sync.Mutex
 	closing atomic.Bool
 	drained chan struct{} // closed once closing and no call is left
+	closed  chan struct{} // closed once nothing that is queued is stored any more
 	stop    func() bool   // of the sweep's timer
+	seal    seal
 }
 
 // Open starts an engine. It returns an error that names what is wrong with the
@@ -61,7 +64,8 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err := c.defaults(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
-	e := &Engine{config: c, log: c.Store, unlock: func() {}, drained: make(chan struct{})}
+	e := &Engine{config: c, log: c.Store, unlock: func() {}, drained: make(chan struct{}), closed: make(chan struct{})}
+	e.entities.now.Store(1<<roundBits | 1) // later than neverUsed
 	for i := range e.stripes {
 		e.stripes[i].ids = uuid.NewGen()
 	}
@@ -99,7 +103,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	e.hub = hub
 	if e.prunes() {
-		e.pruner = newPruner(c.Store, hub, c.Logger, !shared)
+		e.pruner = newPruner(c.Store, &e.seal, hub, c.Logger, !shared)
 	}
 	e.system = actor.NewSystem(actor.Config{Logger: c.Logger, MailboxMax: c.EntityCallsMax})
 	if !e.instant {
@@ -139,10 +143,16 @@ func (e *Engine) addKinds() error {
 }
 
 // Close refuses new calls, ends the services and waits for them, waits until all
-// calls in progress are answered, and stops the engine. If the context ends first, what has not been answered is
-// answered with an error and Close returns the context's error; a rule that runs
-// at that moment is not waited for. It does not close the store. Later calls of
-// Close do nothing.
+// calls in progress are answered and all effects that run are performed, and stops the
+// engine. Effects have half of the time until the deadline of ctx, or two seconds where
+// it has none; then their contexts end, and Close goes on to wait for them.
+//
+// If the context ends first, what has not been answered is answered with an error and
+// Close returns the context's error, whatever hangs: a rule, an effect or the store is
+// not waited for any longer. What such a rule decides is not stored. The store is given
+// up for other engines as soon as nothing of this engine can be written to it any more,
+// so not before a commit that hangs has ended. Close does not close the store. Later
+// calls of Close do nothing.
 func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Lock()
 	if e.closing.Swap(true) {
@@ -163,18 +173,26 @@ func (e *Engine) Close(ctx context.Context) error {
 		err = errors.Join(err, fmt.Errorf("close engine: %w", ctx.Err()))
 	}
 	if e.dispatcher != nil {
-		if err2 := e.dispatcher.close(ctx); err == nil && err2 != nil {
+		if err2 := e.closeEffects(ctx); err == nil && err2 != nil {
 			err = fmt.Errorf("close engine: effects: %w", err2)
 		}
 	}
+	e.seal.enter() // the store is given up at the end of Close, or later
+	defer e.seal.leave()
+	e.seal.close(e.unlock)
 	if e.committer != nil {
-		e.committer.close()
+		if err2 := e.committer.close(ctx); err == nil && err2 != nil {
+			err = fmt.Errorf("close engine: store: %w", err2)
+		}
 	}
+	close(e.closed)
 	if err2 := e.system.Shutdown(ctx); err == nil && err2 != nil {
 		err = fmt.Errorf("close engine: %w", err2)
 	}
 	if e.pruner != nil {
-		e.pruner.close()
+		if err2 := e.pruner.close(ctx); err == nil && err2 != nil {
+			err = fmt.Errorf("close engine: deletion of events: %w", err2)
+		}
 	}
 	for _, k := range e.kinds {
 		k.summarize()
@@ -182,8 +200,22 @@ func (e *Engine) Close(ctx context.Context) error {
 	if err2 := e.hub.Shutdown(ctx); err == nil && err2 != nil {
 		err = fmt.Errorf("close engine: readers of events: %w", err2)
 	}
-	e.unlock()
 	return err
+}
+
+// effectsGrace is how long effects may go on while the engine is closed, if nothing
+// says how long it may take.
+const effectsGrace = 2 * time.Second
+
+// closeEffects waits for the effects that run. After a grace it ends their contexts: a
+// handler may wait for that, such as one whose server does not answer.
+func (e *Engine) closeEffects(ctx context.Context) error {
+	grace := effectsGrace
+	if deadline, ok := ctx.Deadline(); ok {
+		grace = time.Until(deadline) / 2
+	}
+	defer time.AfterFunc(grace, e.dispatcher.cancel).Stop()
+	return e.dispatcher.close(ctx)
 }
 
 // Events yields the events of the log above after, in its partition, and then
@@ -254,6 +286,9 @@ func streamError(err error) error {
 	}
 	return fmt.Errorf("events: %w", err)
 }
+
+// storeTime is what is known of the time of the store.
+func (e *Engine) storeTime() time.Time { return e.storeClock.now(e.config.Clock) }
 
 // Store returns the log that the engine runs on.
 func (e *Engine) Store() store.Log { return e.log }

@@ -2,8 +2,11 @@ package perdure
 
 import (
 	"hash/maphash"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/perdure/perdure/actor"
@@ -36,9 +39,9 @@ type shard struct {
 func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
 	k := &kindRuntime{
 		engine: e, passivateAfter: c.passivateAfter, retain: c.retain, prune: c.prune, seed: maphash.MakeSeed(),
-		options: entity.Options{Rules: &c.rules, Refusal: encodeRefusal, Performs: e.performs, Limits: entity.Limits{
+		options: entity.Options{Rules: &c.rules, Refusal: encodeRefusal, Performs: e.performs, StoreTime: e.storeTime, Limits: entity.Limits{
 			Calls: e.config.EntityCallsMax, InFlight: e.config.InFlightMax,
-			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax,
+			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax, Doubts: doubtsMax,
 		}},
 	}
 	k.options.Notice = k.unsnapped
@@ -65,16 +68,19 @@ func (k *kindRuntime) find(id string) (*cell, error) {
 	if err := (store.Key{Kind: k.options.Rules.Kind, ID: id}).Validate(); err != nil {
 		return nil, err
 	}
+	k.engine.takePlace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := s.cells[id]; c != nil {
+		k.engine.entities.count.Add(-1)
 		return c, nil
 	}
 	c = &cell{kind: k}
-	c.used.Store(k.engine.sweeps.Load())
+	c.used.Store(k.engine.entities.now.Load())
 	c.core.Init(&k.options, id, c)
 	ref, err := actor.Spawn(k.engine.system, "", c)
 	if err != nil {
+		k.engine.entities.count.Add(-1)
 		return nil, ErrClosed
 	}
 	c.ref = ref
@@ -90,6 +96,7 @@ func (k *kindRuntime) forget(c *cell) {
 	defer s.mu.Unlock()
 	if s.cells[id] == c {
 		delete(s.cells, id)
+		k.engine.entities.count.Add(-1)
 	}
 }
 
@@ -137,29 +144,114 @@ func (e *Engine) scheduleSweep() {
 }
 
 // sweep passivates entities that have been idle for long enough. The time is
-// counted in sweeps, so that a turn need not read the clock.
+// counted in sweeps, so that a turn need not read the clock. The last turn was some
+// time before the sweep behind it, so one sweep more must pass.
 func (e *Engine) sweep(every time.Duration) {
-	now := e.sweeps.Add(1)
+	now := sweepOf(e.entities.now.Add(1 << roundBits))
 	for _, k := range e.kinds {
 		if k.passivateAfter == 0 {
 			continue
 		}
-		idle := uint32((k.passivateAfter + every - 1) / every)
-		var old []*cell
+		idle := uint64((k.passivateAfter + every - 1) / every)
+		k.passivate(func(used uint64) bool { return now-sweepOf(used) > idle || used == neverUsed })
+	}
+}
+
+// passivate stops the entities whose last turn fn selects and that have nothing to do.
+func (k *kindRuntime) passivate(fn func(used uint64) bool) {
+	var old []*cell
+	for i := range k.shards {
+		s := &k.shards[i]
+		old = old[:0]
+		s.mu.RLock()
+		for _, c := range s.cells {
+			if fn(c.used.Load()) {
+				old = append(old, c)
+			}
+		}
+		s.mu.RUnlock()
+		for _, c := range old {
+			c.ref.StopIfIdle()
+		}
+		runtime.Gosched()
+	}
+}
+
+// residents bound the entities in memory.
+//
+// now tells the time of turns, in sweeps and in rounds: a round is over when a share
+// of Config.EntitiesMax entities has come into memory. A turn notes the time of its
+// entity, which costs a load and a store. When the bound is met, the entities whose last
+// turn was longest ago are passivated, a share of all at once, so that finding them
+// costs a few steps for each that comes.
+type residents struct {
+	now   atomic.Uint64 // sweep<<roundBits | round
+	count atomic.Int64  // of the entities in memory, and of those that come
+
+	mu     sync.Mutex
+	coming int   // since the round began
+	next   int64 // the count at which to look again
+}
+
+const (
+	roundBits     = 32
+	roundMask     = 1<<roundBits - 1
+	roundsPerMax  = 64 // rounds in which EntitiesMax entities come
+	passivateOnce = 8  // one of so many is passivated at once
+	neverUsed     = 0  // of entities without a history, which are the first to go
+)
+
+func sweepOf(t uint64) uint64 { return t >> roundBits }
+
+// takePlace counts an entity before it comes into memory. If there are too many, it
+// first passivates those that have been idle for longest. Entities that are at work stay, and
+// may be more than the bound: the calls in progress bound them.
+func (e *Engine) takePlace() {
+	r, most := &e.entities, int64(e.config.EntitiesMax)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.count.Add(1)
+	if r.coming++; int64(r.coming) > most/roundsPerMax {
+		r.coming = 0
+		r.now.Add(1)
+	}
+	if r.count.Load() < max(most, r.next) {
+		return
+	}
+	excess := r.count.Load() - most + max(most/passivateOnce, 1)
+	before := e.oldest(excess)
+	for _, k := range e.kinds {
+		k.passivate(func(used uint64) bool {
+			if excess <= 0 || used&roundMask > before {
+				return false
+			}
+			excess--
+			return true
+		})
+	}
+	r.next = 0
+	if n := r.count.Load(); n >= most {
+		r.next = n + max(most/passivateOnce, 1) // they are at work
+	}
+}
+
+// oldest returns the round up to which the last turns of at least n entities were.
+func (e *Engine) oldest(n int64) uint64 {
+	rounds := map[uint64]int64{}
+	for _, k := range e.kinds {
 		for i := range k.shards {
 			s := &k.shards[i]
-			old = old[:0]
 			s.mu.RLock()
 			for _, c := range s.cells {
-				if now-c.used.Load() >= idle {
-					old = append(old, c)
-				}
+				rounds[c.used.Load()&roundMask]++
 			}
 			s.mu.RUnlock()
-			for _, c := range old {
-				c.ref.StopIfIdle()
-			}
-			runtime.Gosched()
 		}
 	}
+	for _, round := range slices.Sorted(maps.Keys(rounds)) {
+		if n -= rounds[round]; n <= 0 {
+			return round
+		}
+	}
+	return roundMask
 }

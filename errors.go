@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -52,12 +53,30 @@ func (c Code) Error() string {
 	return fmt.Sprintf("code %d", uint32(c))
 }
 
+// Bounds of a refusal. One that is larger is shortened when its rule returns, and
+// says so: the text is cut and ends with the number of bytes that are left out, and
+// details are left out from the first one that does not fit.
+const (
+	RefusalMessageBytesMax = 64 << 10
+	RefusalDetailsBytesMax = 1 << 20
+)
+
 // An Error is an entity's refusal: its answer to a command or query, safe to
-// show to whoever asked. Make one with [Reject].
+// show to the caller. Make one with [Reject].
+//
+// The engine copies a refusal when the rule returns it, as a receipt would keep it:
+// text that is valid UTF-8, and the details that can be encoded, both within
+// [RefusalMessageBytesMax] and [RefusalDetailsBytesMax]. So the first answer is the
+// same as a repeated one, and the rule may point at parts of its state.
+//
+// A rule may return an error of any other type. Its text and code are taken when the
+// rule returns ([Unknown], unless it wraps an Error or is a [Code]), and the caller
+// gets an error that shows them and still matches what the rule's error matches. The
+// rule's own error is reached by [errors.As] only, and is not copied.
 type Error struct {
 	Code    Code
 	Message string
-	// Details explain the refusal to programs.
+	// Details explain the refusal to programs. The caller owns them.
 	Details []proto.Message
 }
 
@@ -101,8 +120,9 @@ var (
 	ErrVersion = errors.New("wrong version")
 	// ErrUnhandled: the kind has no rule for the message.
 	ErrUnhandled = errors.New("no rule for the message")
-	// ErrInvalidDecision: a rule's decision cannot be stored, for instance
-	// because an event has no Evolve rule.
+	// ErrInvalidDecision: what a rule has returned cannot be stored or told, for
+	// instance because an event has no Evolve rule, a timer has no name, or the
+	// error is a nil pointer.
 	ErrInvalidDecision = errors.New("invalid decision")
 	// ErrPanicked: a rule panicked. The error is a [*PanicError].
 	ErrPanicked = errors.New("rule panicked")
@@ -114,6 +134,10 @@ var (
 	ErrSnapshot = entity.ErrSnapshot
 	// ErrContention: other writers were faster too often, see [Config.ConflictsMax].
 	ErrContention = errors.New("too many conflicts")
+	// ErrFailed: the entity has failed outside of its rules, by a mistake of the
+	// engine or of what the engine was given. The next call begins from what is
+	// stored.
+	ErrFailed = errors.New("entity has failed")
 	// ErrClosed: the engine is closed or closing.
 	ErrClosed = errors.New("engine is closed")
 	// ErrKeyReused: another command of the entity was answered under the same
@@ -172,12 +196,18 @@ type PanicError struct {
 	Key store.Key
 	// Rule names the rule, such as "Decide library.v1.LendBook".
 	Rule string
-	// Value is what was passed to panic; nil if the rule called [runtime.Goexit].
+	// Value is what was passed to panic, a copy if it is a message; nil if the
+	// rule called [runtime.Goexit].
 	Value any
 	Stack []byte
+
+	text string // Value as text, when it was caught
 }
 
 func (e *PanicError) Error() string {
+	if e.text != "" {
+		return fmt.Sprintf("%v: %s: panic: %s", e.Key, e.Rule, e.text)
+	}
 	if e.Value == nil {
 		return fmt.Sprintf("%v: %s: called runtime.Goexit", e.Key, e.Rule)
 	}
@@ -211,14 +241,101 @@ func (e *KeyReusedError) Is(target error) bool {
 	return target == ErrKeyReused || target == error(InvalidArgument)
 }
 
-// encodeRefusal returns what is kept of the error of a rule. Of an error that
-// is not an [*Error] it is the text.
+// A ruleError is what a caller gets of the error of a rule that is not an [*Error]
+// itself. Its text and its refusal are those of the moment when the rule returned.
+type ruleError struct {
+	text    string
+	refusal *Error
+	err     error
+}
+
+func (e *ruleError) Error() string { return e.text }
+
+// Is matches the code of the refusal.
+func (e *ruleError) Is(target error) bool { return e.refusal.Is(target) }
+
+// As finds the copy of the refusal, and not the one in the rule's error.
+func (e *ruleError) As(target any) bool {
+	t, ok := target.(**Error)
+	if ok {
+		*t = e.refusal
+	}
+	return ok
+}
+
+func (e *ruleError) Unwrap() error { return e.err }
+
+// refuse copies the error of a rule. It returns a mistake if the error cannot be told.
+// It calls methods of the error, which may panic.
+func refuse(err error) (refusal, mistake error) {
+	made, itself := err.(*Error) //nolint:errorlint // the error itself, and not what it wraps
+	if !itself && !errors.As(err, &made) {
+		var code Code
+		if !errors.As(err, &code) {
+			code = Unknown
+		}
+		text := refusalText(err.Error())
+		return &ruleError{text: text, refusal: &Error{Code: code, Message: text}, err: err}, nil
+	}
+	if made == nil {
+		return nil, fmt.Errorf("the error wraps a nil %T", made)
+	}
+	e := &Error{Code: made.Code, Message: refusalText(made.Message)}
+	if mistake := e.addDetails(made.Details); mistake != nil {
+		return nil, mistake
+	}
+	if itself {
+		return e, nil
+	}
+	return &ruleError{text: refusalText(err.Error()), refusal: e, err: err}, nil
+}
+
+// addDetails copies the details of a refusal as a receipt would keep them.
+func (e *Error) addDetails(details []proto.Message) error {
+	size := 0
+	for i, d := range details {
+		if d == nil || !d.ProtoReflect().IsValid() {
+			return fmt.Errorf("detail %d of the refusal is nil", i)
+		}
+		if size += proto.Size(d); size > RefusalDetailsBytesMax {
+			e.Message = refusalText(fmt.Sprintf("%s (%d of %d details are left out: together they are larger than %d bytes)",
+				e.Message, len(details)-i, len(details), RefusalDetailsBytesMax))
+			return nil
+		}
+		copied := d.ProtoReflect().New().Interface()
+		payload, err := proto.Marshal(d)
+		if err == nil {
+			err = proto.Unmarshal(payload, copied)
+		}
+		if err != nil { // such as text that is not UTF-8
+			e.Message = refusalText(fmt.Sprintf("%s (detail %d is left out: %s cannot be encoded: %v)", e.Message, i, messageName(d), err))
+			continue
+		}
+		e.Details = append(e.Details, copied)
+	}
+	return nil
+}
+
+// refusalText returns a text as a receipt keeps it.
+func refusalText(s string) string {
+	const room = 64 // for what is added
+	s = validText(s)
+	if len(s) <= RefusalMessageBytesMax {
+		return s
+	}
+	cut := RefusalMessageBytesMax - room
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return fmt.Sprintf("%s … (%d bytes are left out)", s[:cut], len(s)-cut)
+}
+
+// encodeRefusal returns what a receipt keeps of a refusal. The entity has made it
+// with refuse, so none of the methods that are called is a user's.
 func encodeRefusal(err error) *store.Refusal {
 	var refusal *Error
-	if !errors.As(err, &refusal) {
-		return &store.Refusal{Code: uint32(Unknown), Message: validText(err.Error())}
-	}
-	r := &store.Refusal{Code: uint32(refusal.Code), Message: validText(refusal.Message)}
+	errors.As(err, &refusal)
+	r := &store.Refusal{Code: uint32(refusal.Code), Message: refusal.Message}
 	for _, d := range refusal.Details {
 		if payload, err := proto.Marshal(d); err == nil {
 			r.Details = append(r.Details, store.Detail{Type: messageName(d), Payload: payload})
@@ -272,7 +389,7 @@ func failure(key store.Key, c *entity.Call, callsMax int) error {
 	case entity.StatusPanicked:
 		var p *entity.Panic
 		errors.As(out.Err, &p)
-		return &PanicError{Key: key, Rule: p.Rule, Value: p.Value, Stack: p.Stack}
+		return &PanicError{Key: key, Rule: p.Rule, Value: p.Value, Stack: p.Stack, text: p.Text}
 	case entity.StatusOverloaded:
 		return &OverloadedError{Key: key, CallsMax: callsMax}
 	case entity.StatusExpired:
@@ -280,6 +397,9 @@ func failure(key store.Key, c *entity.Call, callsMax int) error {
 	case entity.StatusConflict:
 		return fmt.Errorf("%v: %w: %w", key, ErrContention, out.Err)
 	case entity.StatusFault:
+		if isSealed(out.Err) {
+			return fmt.Errorf("%v: %w", key, ErrClosed)
+		}
 		return fmt.Errorf("%v: %w: %w", key, ErrStore, out.Err)
 	case entity.StatusUnknown:
 		return fmt.Errorf("%v: %w: %w", key, ErrOutcomeUnknown, out.Err)
@@ -293,6 +413,8 @@ func failure(key store.Key, c *entity.Call, callsMax int) error {
 		return fmt.Errorf("%v: %w", key, out.Err)
 	case entity.StatusClosed:
 		return fmt.Errorf("%v: %w", key, ErrClosed)
+	case entity.StatusFailed:
+		return fmt.Errorf("%v: %w: %w", key, ErrFailed, out.Err)
 	}
 	panic(fmt.Sprintf("perdure: status %d", out.Status))
 }

@@ -44,7 +44,11 @@ type AnyKind interface {
 // that is missing) are reported by [Open], which names the kind and the message.
 func EventSourced[S proto.Message](name string, rules ...Rule[S]) *Kind[S] {
 	k := &Kind[S]{name: name}
-	for _, r := range rules {
+	for i, r := range rules {
+		if r == nil {
+			k.rules = append(k.rules, missingRule(i))
+			continue
+		}
 		k.rules = append(k.rules, r.rule(k))
 	}
 	return k
@@ -54,10 +58,19 @@ func EventSourced[S proto.Message](name string, rules ...Rule[S]) *Kind[S] {
 // [Update] and [Answer]. Otherwise it is like [EventSourced].
 func DurableState[S proto.Message](name string, rules ...StateRule[S]) *Kind[S] {
 	k := &Kind[S]{name: name, durable: true}
-	for _, r := range rules {
+	for i, r := range rules {
+		if r == nil {
+			k.rules = append(k.rules, missingRule(i))
+			continue
+		}
 		k.rules = append(k.rules, r.stateRule(k))
 	}
 	return k
+}
+
+// missingRule has [Open] say that a rule is nil.
+func missingRule(i int) func(*compiler) {
+	return func(c *compiler) { c.mistake("rule %d is nil", i) }
 }
 
 // With returns a copy of the kind with more options.
@@ -143,7 +156,7 @@ func Evolve[S, E proto.Message](fn func(state S, event E)) Rule[S] {
 			Type:   string(d.FullName()),
 			New:    func() proto.Message { return newMessage(t) },
 			Apply:  func(state, event proto.Message) { fn(state.(S), event.(E)) },
-			Shares: entity.Shares(d),
+			Shares: entity.Shares(d) || c.stateHolds(d),
 		}
 	})
 }

@@ -102,8 +102,18 @@ func (e *Engine) commitBatch(ctx context.Context, b *store.Batch) (store.Result,
 	done := make(settledSignal, 1)
 	i := &commit.Item{Batch: *b, Lane: &commit.Lane{Owner: done}}
 	e.submit(i)
-	if err := waitFor(ctx, done); err != nil {
-		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	case <-e.closed:
+		if len(done) > 0 {
+			break
+		}
+		if e.committer.queued(i) {
+			return store.Result{}, ErrClosed
+		}
+		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed)
 	}
 	if i.Err != nil && !errors.Is(i.Err, store.ErrNotStored) {
 		return i.Result, fmt.Errorf("%w: %w", ErrOutcomeUnknown, i.Err)

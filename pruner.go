@@ -18,6 +18,7 @@ const pruneQueueMax = 1024
 // behind everything that still reads them.
 type pruner struct {
 	log    store.Log
+	seal   *seal
 	hub    *stream.Hub
 	logger *slog.Logger
 	alone  bool // nobody else writes to the log
@@ -39,10 +40,10 @@ type prune struct {
 	position store.Position // of the entity's last event: it tells the partition
 }
 
-func newPruner(log store.Log, hub *stream.Hub, logger *slog.Logger, alone bool) *pruner {
+func newPruner(log store.Log, seal *seal, hub *stream.Hub, logger *slog.Logger, alone bool) *pruner {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &pruner{
-		log: log, hub: hub, logger: logger, alone: alone, answered: make(map[store.Key]struct{}),
+		log: log, seal: seal, hub: hub, logger: logger, alone: alone, answered: make(map[store.Key]struct{}),
 		queue: make(chan prune, pruneQueueMax), cancel: cancel, ended: make(chan struct{}),
 	}
 	go p.run(ctx)
@@ -57,9 +58,10 @@ func (p *pruner) offer(job prune) {
 	}
 }
 
-func (p *pruner) close() {
+// close stops the pruner, and waits for that as long as ctx allows.
+func (p *pruner) close(ctx context.Context) error {
 	p.cancel()
-	<-p.ended
+	return waitFor(ctx, p.ended)
 }
 
 func (p *pruner) run(ctx context.Context) {
@@ -79,6 +81,10 @@ func (p *pruner) run(ctx context.Context) {
 // prune deletes strictly below what is to be kept: the event at a bookmark stays,
 // because its id proves to the reader that the log is the one it has read.
 func (p *pruner) prune(ctx context.Context, job prune) (err error) {
+	if !p.seal.enter() {
+		return nil
+	}
+	defer p.seal.leave()
 	defer func() {
 		if r := recover(); r != nil { // a store's bug is not the end of the process
 			err = fmt.Errorf("the store has panicked: %v\n%s", r, debug.Stack())

@@ -16,6 +16,10 @@ import (
 // The context of a call bounds the wait for its answer. A command whose context
 // ends before it is run is never run; if it ends while the command is on its
 // way, the error matches [ErrOutcomeUnknown] as well as the context's error.
+//
+// Messages, metadata and answers are the caller's again when a call returns, whatever
+// it returns: the engine has copied what it still needs, and what it hands out shares
+// no memory with an entity. During the call they must not be changed.
 type Ref[S proto.Message] struct {
 	engine *Engine
 	kind   *kindRuntime
@@ -54,13 +58,14 @@ func (r Ref[S]) Do(ctx context.Context, command proto.Message, options ...CallOp
 
 // Tell sends a command and does not wait: it returns once the entity has
 // accepted the command, which may yet be refused or lost. Refusals and failures
-// are logged. The end of ctx does not stop the command.
+// are logged. The end of ctx does not stop the command. Tell copies the command,
+// so the caller may change it afterwards.
 func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...CallOption) error {
 	if err := r.check(ctx, command); err != nil {
 		return err
 	}
-	c := r.engine.newCall(context.WithoutCancel(ctx), entity.OpCommand, command, options)
-	c.told, c.key = true, r.Key()
+	c := r.engine.newCall(context.WithoutCancel(ctx), entity.OpCommand, proto.Clone(command), options)
+	c.told, c.owned, c.key = true, true, r.Key()
 	if err := c.prepare(); err != nil {
 		r.engine.release(c)
 		return fmt.Errorf("%v: %w", r.Key(), err)
@@ -205,9 +210,9 @@ func WithIdempotencyKey(key string) CallOption {
 	return callOption(func(c *call) { c.Name, c.keyed = key, true })
 }
 
-// WithMetadata keeps values in the metadata of all records of the command. They
-// must not be changed before the call returns. Keys and values are text, at
-// most [store.MetadataBytesMax] bytes together.
+// WithMetadata keeps values in the metadata of all records of the command. The call
+// copies the map, so the caller may change it once the call has returned. Keys and
+// values are text, at most [store.MetadataBytesMax] bytes together.
 func WithMetadata(values map[string]string) CallOption {
 	return callOption(func(c *call) { c.Metadata.Values = values })
 }

@@ -137,7 +137,9 @@ func StoredEvents(k AnyKind) ([]StoredEvent, error) {
 				return nil, fmt.Errorf("decode %s: %w", name, err)
 			}
 			if rule.Upcast != nil {
-				m = rule.Upcast(m)
+				if m = rule.Upcast(m); m == nil || !m.ProtoReflect().IsValid() {
+					return nil, fmt.Errorf("decode %s: its Upcast has returned nil", name)
+				}
 			}
 			return m, nil
 		}})

@@ -28,6 +28,10 @@ const (
 // context has become invalid.
 func (c *Context[M]) Self() Ref[M] { return Ref[M]{c.a} }
 
+// Inline reports whether the behavior runs on the goroutine that has called
+// [Ref.Run] or [Ref.RunSignal], which waits for the end of the turn.
+func (c *Context[M]) Inline() bool { return c.w == nil }
+
 // System returns the system that the actor lives in.
 func (c *Context[M]) System() *System { return c.a.k.sys }
 

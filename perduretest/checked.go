@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -83,7 +84,7 @@ func (k *checker) command(rule string, run commandRule, update bool) commandRule
 			k.unchanged(name, "state", before, state)
 		}
 		k.unchanged(name, "command", asked, command)
-		k.decision = d
+		k.decision = copied(d)
 		if d != nil {
 			for i, e := range d.Events {
 				if isNil(e) {
@@ -104,6 +105,25 @@ func (k *checker) command(rule string, run commandRule, update bool) commandRule
 		}
 		return d, err
 	}
+}
+
+// copied returns a decision with copies of what it leaves, as they are when the rule
+// returns: the engine copies too, so a rule may leave its state, which goes on to
+// change.
+func copied(d *entity.Decision) *entity.Decision {
+	if d == nil || d.Left == nil {
+		return d
+	}
+	c, left := *d, *d.Left
+	c.Left = &left
+	left.Effects, left.Messages = slices.Clone(left.Effects), slices.Clone(left.Messages)
+	for i, m := range left.Effects {
+		left.Effects[i] = proto.Clone(m)
+	}
+	for i := range left.Messages {
+		left.Messages[i].Message = proto.Clone(left.Messages[i].Message)
+	}
+	return &c
 }
 
 // A decided is the outcome of one run of a Decide or Update rule.

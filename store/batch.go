@@ -18,15 +18,22 @@ const (
 	FoldBytesMax = 64 << 10
 	// TagsMax bounds the tags of one event.
 	TagsMax = 64
-	// BatchRecordsMax bounds the records of a batch, all sorts summed.
+	// BatchRecordsMax bounds the records of a batch that say what happens: events, a
+	// state to save, messages, cancelled timers and claims, summed. It bounds in the
+	// same way, but apart from those, the records that go with them: a snapshot,
+	// settlements, receipts that come or go, and bookmarks. So nothing that goes with
+	// a command takes room from it. A batch that settles a message may have a message
+	// more, the reply.
 	BatchRecordsMax = 10_000
-	// BatchBytesMax bounds the payloads of a batch, all sorts summed.
+	// BatchBytesMax bounds the payloads of a batch, in the same two sums.
 	BatchBytesMax = 64 << 20
+	// batchReplyBytes is room for the reply to a message, beside BatchBytesMax.
+	batchReplyBytes = 64 << 10
 	// GroupBatchesMax bounds the batches of one [Log.Commit].
 	GroupBatchesMax = 16_384
 	// GroupBytesMax bounds the bytes of one [Log.Commit], as [Batch.Bytes] counts
 	// them, all batches summed. A batch whose payloads are within [BatchBytesMax]
-	// always fits in a group of its own, unless it holds more than 192 MiB beside
+	// always fits in a group of its own, unless it holds more than 128 MiB beside
 	// its payloads. Every store can hold a group of this size in one transaction.
 	GroupBytesMax = 256 << 20
 )
@@ -226,8 +233,19 @@ func (b *Batch) Validate() error {
 }
 
 func (b *Batch) validateParts() error {
-	if n := b.records(); n > BatchRecordsMax {
-		return fmt.Errorf("%w: %d records, at most %d are allowed", ErrTooLarge, n, BatchRecordsMax)
+	with := len(b.Settle) + len(b.Forget) + len(b.Receipts) + len(b.Bookmarks)
+	if b.Snapshot != nil {
+		with++
+	}
+	recordsMax, bytesMax := BatchRecordsMax, BatchBytesMax
+	if len(b.Settle) > 0 {
+		recordsMax, bytesMax = recordsMax+1, bytesMax+batchReplyBytes
+	}
+	if n := b.records() - with; n > recordsMax {
+		return fmt.Errorf("%w: %d records, at most %d are allowed", ErrTooLarge, n, recordsMax)
+	}
+	if with > BatchRecordsMax {
+		return fmt.Errorf("%w: %d records beside those of the command, at most %d are allowed", ErrTooLarge, with, BatchRecordsMax)
 	}
 	if b.Save != nil && len(b.Events) > 0 {
 		return fmt.Errorf("%w: it holds both events and a state to save", ErrInvalid)
@@ -250,6 +268,7 @@ func (b *Batch) validateParts() error {
 	if b.records() == len(b.Events) && bytes <= BatchBytesMax {
 		return nil // as of most commands
 	}
+	bytesWith := 0
 	for _, s := range []*State{b.Save, b.Snapshot} {
 		if s == nil {
 			continue
@@ -260,14 +279,18 @@ func (b *Batch) validateParts() error {
 		if len(s.Fold) > FoldBytesMax {
 			return fmt.Errorf("state: %w: fold of %d bytes, at most %d are allowed", ErrTooLarge, len(s.Fold), FoldBytesMax)
 		}
-		bytes += len(s.Payload) + len(s.Fold)
+		if s == b.Save {
+			bytes += len(s.Payload) + len(s.Fold)
+		} else {
+			bytesWith += len(s.Payload) + len(s.Fold)
+		}
 	}
 	if len(b.Settle)+len(b.Cancel)+len(b.Enqueue) > 0 {
-		n, err := b.validateOutbox()
+		n, settled, err := b.validateOutbox()
 		if err != nil {
 			return err
 		}
-		bytes += n
+		bytes, bytesWith = bytes+n, bytesWith+settled
 	}
 	for i := range b.Receipts {
 		r := &b.Receipts[i]
@@ -286,7 +309,7 @@ func (b *Batch) validateParts() error {
 		if n := r.Refusal.bytes() + len(r.Fingerprint); n > PayloadBytesMax {
 			return fmt.Errorf("receipt %d: %w: refusal and fingerprint of %d bytes, at most %d are allowed", i, ErrTooLarge, n, PayloadBytesMax)
 		}
-		bytes += len(r.Reply) + r.Refusal.bytes() + len(r.Fingerprint)
+		bytesWith += len(r.Reply) + r.Refusal.bytes() + len(r.Fingerprint)
 	}
 	for _, name := range b.Forget {
 		if err := validateName("receipt name", name, NameBytesMax); err != nil {
@@ -311,39 +334,42 @@ func (b *Batch) validateParts() error {
 			return fmt.Errorf("%w: bookmark %q: names that begin with %q are the store's own", ErrInvalid, m.Name, DeletionPrefix)
 		}
 	}
-	if bytes > BatchBytesMax {
-		return fmt.Errorf("%w: %d bytes of payload, at most %d are allowed", ErrTooLarge, bytes, BatchBytesMax)
+	if bytes > bytesMax {
+		return fmt.Errorf("%w: %d bytes of payload, at most %d are allowed", ErrTooLarge, bytes, bytesMax)
+	}
+	if bytesWith > BatchBytesMax {
+		return fmt.Errorf("%w: %d bytes of payload beside those of the command, at most %d are allowed", ErrTooLarge, bytesWith, BatchBytesMax)
 	}
 	return nil
 }
 
-func (b *Batch) validateOutbox() (bytes int, err error) {
+func (b *Batch) validateOutbox() (bytes, settled int, err error) {
 	for i := range b.Settle {
 		s := &b.Settle[i]
 		if s.Sequence == 0 {
-			return 0, fmt.Errorf("settlement %d: %w: sequence is 0", i, ErrInvalid)
+			return 0, 0, fmt.Errorf("settlement %d: %w: sequence is 0", i, ErrInvalid)
 		}
 		if s.Message == nil {
 			continue
 		}
 		if err := s.Message.validate(); err != nil {
-			return 0, fmt.Errorf("settlement %d: %w", i, err)
+			return 0, 0, fmt.Errorf("settlement %d: %w", i, err)
 		}
-		bytes += len(s.Message.Payload)
+		settled += len(s.Message.Payload)
 	}
 	for _, name := range b.Cancel {
 		if err := validateName("timer name", name, NameBytesMax); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
 	for i := range b.Enqueue {
 		m := &b.Enqueue[i]
 		if err := m.validate(); err != nil {
-			return 0, fmt.Errorf("message %d: %w", i, err)
+			return 0, 0, fmt.Errorf("message %d: %w", i, err)
 		}
 		bytes += len(m.Payload)
 	}
-	return bytes, nil
+	return bytes, settled, nil
 }
 
 func (e *Event) validate() error {

@@ -495,6 +495,7 @@ const (
 	receiptReplyType   = 9
 	receiptReply       = 10
 	receiptTime        = 11
+	receiptOrder       = 12
 )
 
 // AppendReceipt appends the stored form of r, with its checksum, to dst.
@@ -520,6 +521,9 @@ func AppendReceipt(dst []byte, r *Receipt) []byte {
 	if n := nanos(r.Time); n != 0 {
 		dst = appendFixed64(dst, receiptTime, uint64(n))
 	}
+	if r.Order != 0 {
+		dst = protowire.AppendVarint(appendTag(dst, receiptOrder, protowire.VarintType), r.Order)
+	}
 	return Seal(dst, from)
 }
 
@@ -529,16 +533,47 @@ func DecodeReceipt(sealed []byte) (*Receipt, error) {
 	if err := decodeProto("receipt", sealed, &p); err != nil {
 		return nil, err
 	}
+	return receiptOf(&p), nil
+}
+
+func receiptOf(p *perdurev1.Receipt) *Receipt {
 	r := &Receipt{
 		Entity: Key{p.GetKind(), p.GetEntityId()}, Name: p.GetKey(), Fingerprint: p.GetFingerprint(),
 		Version: Version(p.GetVersion()), Position: Position(p.GetPosition()),
-		ReplyType: p.GetReplyType(), Reply: p.GetReply(), Time: fromNanos(p.GetTimeUnixNano()),
+		ReplyType: p.GetReplyType(), Reply: p.GetReply(), Time: fromNanos(p.GetTimeUnixNano()), Order: p.GetOrder(),
 	}
 	copy(r.CommandID[:], p.GetCommandId())
 	if f := p.GetRefusal(); f != nil {
 		r.Refusal = FromRefusalProto(f)
 	}
-	return r, nil
+	return r
+}
+
+// DecodeReceiptHead is [DecodeReceipt] without the answer: Position, Refusal, ReplyType
+// and Reply are left out. It takes memory for the rest only.
+func DecodeReceiptHead(sealed []byte) (*Receipt, error) {
+	b, reason := Unseal(sealed)
+	if reason != "" {
+		return nil, &CorruptError{What: "receipt", Reason: reason}
+	}
+	head := make([]byte, 0, min(len(b), 256))
+	for len(b) > 0 {
+		number, _, n := protowire.ConsumeField(b)
+		if n < 0 {
+			return nil, &CorruptError{What: "receipt", Reason: protowire.ParseError(n).Error()}
+		}
+		switch number {
+		case receiptPosition, receiptRefusal, receiptReplyType, receiptReply:
+		default:
+			head = append(head, b[:n]...)
+		}
+		b = b[n:]
+	}
+	var p perdurev1.Receipt
+	if err := proto.Unmarshal(head, &p); err != nil {
+		return nil, &CorruptError{What: "receipt", Reason: err.Error()}
+	}
+	return receiptOf(&p), nil
 }
 
 // Proto returns the refusal as a message. It shares the payloads of the details.

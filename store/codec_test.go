@@ -53,7 +53,7 @@ func fullMessage() *store.Message {
 func fullReceipt() *store.Receipt {
 	return &store.Receipt{
 		Entity: store.Key{Kind: "book", ID: "a"}, Name: "key", CommandID: store.ID{2}, Fingerprint: []byte{7},
-		Version: 3, Position: 4, ReplyType: "test.v1.Book", Reply: []byte{1}, Time: noon,
+		Version: 3, Position: 4, ReplyType: "test.v1.Book", Reply: []byte{1}, Time: noon, Order: 300,
 		Refusal: &store.Refusal{Code: 9, Message: "lent", Details: []store.Detail{{Type: "test.v1.Loan", Payload: []byte{2}}}},
 	}
 }
@@ -575,7 +575,7 @@ func TestAReceiptIsTheMessageThatProtobufWrites(t *testing.T) {
 	} {
 		m := &perdurev1.Receipt{
 			Kind: r.Entity.Kind, EntityId: r.Entity.ID, Key: r.Name, CommandId: r.CommandID[:], Fingerprint: r.Fingerprint,
-			Version: uint64(r.Version), Position: uint64(r.Position), ReplyType: r.ReplyType, Reply: r.Reply,
+			Version: uint64(r.Version), Position: uint64(r.Position), ReplyType: r.ReplyType, Reply: r.Reply, Order: r.Order,
 		}
 		if !r.Time.IsZero() {
 			m.TimeUnixNano = r.Time.UnixNano()

@@ -75,7 +75,8 @@ type Result struct {
 	// Position is that of the last event of the batch, or zero if it has none.
 	// The events of a batch have consecutive positions.
 	Position Position
-	// Time is the commit time of the batch.
+	// Time is the commit time of the batch. In a log that several writers share it is
+	// not before that of an earlier commit, whatever the clocks say.
 	Time time.Time
 	// Sequence is that of the last message that the batch enqueued, or zero.
 	// The messages of a batch have consecutive sequences.
@@ -158,6 +159,15 @@ type MessageQuery struct {
 	// the order of the selection.
 	AfterDue time.Time
 	After    uint64
+}
+
+// ReceiptHeads is an optional ability of a [Log] that keeps [Receipts]: it reads what
+// is needed to know which keys an entity remembers, without the answers, which may be
+// as large as the state of the entity each. Without it all is read.
+type ReceiptHeads interface {
+	// ReceiptHeads is like Receipts, but Position, Refusal, ReplyType and Reply of
+	// what it yields may be missing.
+	ReceiptHeads(ctx context.Context, key Key) iter.Seq2[*Receipt, error]
 }
 
 // Receipts reads receipts. It is an optional ability of a [Log], without which

@@ -173,6 +173,10 @@ type Receipt struct {
 	// by the store if the batch has events and it is zero.
 	Version  Version
 	Position Position
+	// Order tells which of the receipts of one version came first. It grows with
+	// every receipt that an entity makes, from 1; zero in receipts that are older
+	// than the field.
+	Order uint64
 	// Refusal is set if the command was refused.
 	Refusal *Refusal
 	// ReplyType is the full protobuf name of the message in Reply.

@@ -4,6 +4,7 @@ package commit
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
@@ -105,6 +106,9 @@ type Queue struct {
 	settled  []*Lane // with items settled, for Settled
 	inFlight bool
 }
+
+// Waits reports whether an item waits and has not been taken.
+func (q *Queue) Waits(i *Item) bool { return slices.Contains(q.waiting[q.head:], i) }
 
 // Len returns how many items wait, without those at the store.
 func (q *Queue) Len() int { return len(q.waiting) - q.head }

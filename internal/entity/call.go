@@ -2,8 +2,6 @@ package entity
 
 import (
 	"context"
-	"fmt"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -25,6 +23,10 @@ const (
 
 // A Call is one message to an entity, with room for the outcome. It belongs to
 // the entity from Deliver until Reply, and to the caller before and after.
+//
+// Message and Metadata are read by rules and by later attempts, so nobody changes
+// them while the call is at the entity. Where a caller may take them back before
+// the reply, Begin puts a copy in their place.
 type Call struct {
 	Ctx     context.Context
 	Op      Op
@@ -48,24 +50,25 @@ type Call struct {
 	// entity is at that version.
 	IfVersion   store.Version
 	Conditional bool
-	// Begin is asked once before a command or query first runs, and may say no
-	// because its caller has gone. Nil means yes.
+	// Begin is asked before each run of the call, and may say no because its
+	// caller has gone; then the entity forgets the call without a reply. Nil means
+	// yes.
 	Begin func(*Call) bool
 	// Owner is for the shell.
 	Owner any
 
 	Outcome Outcome
 
-	begun     bool
 	again     bool          // it repeats a command in flight, and runs again after it
 	uncertain bool          // whether an attempt is stored is not known
 	silent    bool          // that attempt made no version, so that no event tells
 	expected  store.Version // version before that attempt
-	decided   time.Time     // when that attempt was, of a command with a key
+	receipt   receiptPlace  // of that attempt, of a command with a key
 	cause     error         // of the uncertainty
 	found     bool          // the log holds the attempt, at position
 	position  store.Position
 	conflicts int // attempts that met a conflict
+	doubts    int // attempts whose outcome the store did not tell
 	next      *Call
 }
 
@@ -106,7 +109,7 @@ const (
 	StatusWrongVersion
 	// StatusUnhandled: the kind has no rule for the message.
 	StatusUnhandled
-	// StatusInvalid: the decision cannot be stored, and was not.
+	// StatusInvalid: what the rule has returned cannot be stored or told, and was not.
 	StatusInvalid
 	// StatusPanicked: user code panicked; nothing of the command is stored.
 	StatusPanicked
@@ -131,14 +134,20 @@ const (
 	// StatusSettled: the outbox message that the command comes from has been
 	// settled by somebody else.
 	StatusSettled
-	// StatusClosed: the engine is closing; it was not run.
+	// StatusClosed: the engine is closing; nothing of the command is stored.
 	StatusClosed
+	// StatusFailed: the entity has failed outside of a rule; nothing of the
+	// command is stored. Err is the reason.
+	StatusFailed
 )
 
 // A Panic is a panic or a Goexit of user code.
 type Panic struct {
-	// Value is what was passed to panic; nil after [runtime.Goexit].
+	// Value is what was passed to panic; nil after [runtime.Goexit]. It is a copy
+	// if it is a message, which could be a part of the state.
 	Value any
+	// Text is Value as text, made when the panic was caught.
+	Text string
 	// Goexit is true if the code called [runtime.Goexit].
 	Goexit bool
 	// Rule names the rule, such as "Decide library.v1.LendBook".
@@ -151,7 +160,7 @@ func (p *Panic) Error() string {
 	if p.Goexit {
 		return p.Rule + ": called runtime.Goexit"
 	}
-	return fmt.Sprintf("%s: panic: %v", p.Rule, p.Value)
+	return p.Rule + ": panic: " + p.Text
 }
 
 // Unwrap returns the panic value if it is an error.

@@ -45,6 +45,10 @@ type Limits struct {
 	// LoadRetries is how often a failed load is tried again while the outcome
 	// of a command is unknown.
 	LoadRetries int
+	// Doubts is how often a call runs again after a commit whose outcome is
+	// unknown and which the log turns out not to hold. Then its outcome is told
+	// to be unknown: the store takes nothing, and what it says may come late.
+	Doubts int
 }
 
 // Options are what all entities of one kind in one engine share.
@@ -58,6 +62,9 @@ type Options struct {
 	// Notice hears why an entity has no snapshot though one is due. Nil means that
 	// nobody wants to know.
 	Notice func(store.Key, Notice, error)
+	// StoreTime returns the time that the clock of the store shows, as far as it is
+	// known, or zero. Nil if nothing is known but the times of the entity's commits.
+	StoreTime func() time.Time
 	// Shared is true if others may write to the log, so that what was read from
 	// memory must be checked against the store before it is told.
 	Shared bool
@@ -84,7 +91,7 @@ const (
 	cold phase = iota
 	// loading: a load has been asked for.
 	loading
-	// waitingToLoad: a load failed and is to be tried again.
+	// waitingToLoad: the store has failed, and a load is to be tried after a pause.
 	waitingToLoad
 	// live: the state is in memory, durable up to the first item in flight.
 	live
@@ -154,11 +161,13 @@ type Entity struct {
 	flight, flightLast *work
 	waiting            calls // calls that are to run, in order
 	rare               *rare
-	running            *Call // whose rule runs at this moment
+	running            *Call // in the hands of the core, and in no list
 	inFlight           int32
 	pending            int32 // calls that are here unanswered
 	phase              phase
 	retries            uint8 // loads that have failed since the last good one
+	doubts             uint8 // loads after commits with an unknown outcome since the last good one
+	doubted            bool  // such a commit has fenced the entity
 	evolving           bool  // the running rule changes the state
 	blind              bool  // the next load cannot look for what is in doubt
 	foreign            bool  // the state has an event in it that the program does not know all of
@@ -190,6 +199,10 @@ func (e *Entity) Key() store.Key { return store.Key{Kind: e.opts.Rules.Kind, ID:
 // forgotten and loaded again later.
 func (e *Entity) Idle() bool { return e.pending == 0 && e.inFlight == 0 }
 
+// Unknown reports whether nothing is known of the entity: it is in memory, nothing
+// has ever been stored of it, and nothing is to be done.
+func (e *Entity) Unknown() bool { return e.phase == live && e.version == 0 && e.Idle() }
+
 // Pending returns how many calls are at the entity unanswered.
 func (e *Entity) Pending() int { return int(e.pending) }
 
@@ -207,10 +220,14 @@ func (e *Entity) Wants() bool {
 	return e.WantsResume()
 }
 
-// WantsRetry reports whether a load has failed and is to be tried again, and
-// after what time. The shell then calls [Entity.Retry].
+// WantsRetry reports whether a load is to be tried after a pause, since the store
+// has failed, and how long the pause is. The shell then calls [Entity.Retry].
 func (e *Entity) WantsRetry() (after time.Duration, ok bool) {
-	return retryMin << min(e.retries-1, retryDoublings), e.phase == waitingToLoad
+	if e.phase != waitingToLoad {
+		return 0, false
+	}
+	failures := max(int(e.retries), int(e.doubts)-1, 1)
+	return retryMin << min(failures-1, retryDoublings), true
 }
 
 // The first pause before a load is tried again, and how often it doubles.
@@ -252,11 +269,12 @@ func (e *Entity) Settled(items int) {
 			w.release()
 			continue
 		}
+		e.doubts = 0
 		if w.Result.Position != 0 {
 			e.position = w.Result.Position
 		}
-		if len(w.Batch.Receipts) > 0 {
-			e.remembered(w.call)
+		if e.rare != nil && e.rare.receipts != nil {
+			e.rare.receipts.stored(w)
 		}
 		e.finish(w.call)
 		for c := w.after.pop(); c != nil; c = w.after.pop() {
@@ -281,6 +299,9 @@ func (e *Entity) finish(c *Call) {
 }
 
 func (e *Entity) reply(c *Call) {
+	if e.running == c {
+		e.running = nil
+	}
 	e.pending--
 	e.shell.Reply(c)
 }
@@ -320,10 +341,19 @@ func (e *Entity) undo(w *work) {
 	switch err := w.Result.Err; {
 	case errors.Is(w.Err, store.ErrNotStored), w.Err != nil && canary.Broken("unknown-taken-for-not-stored"):
 		e.fail(c, StatusFault, w.Err)
+	case w.Err != nil && w.Batch.IsCheck() && c.doubts >= e.opts.Limits.Doubts:
+		e.fail(c, StatusFault, w.Err)
 	case w.Err != nil:
+		e.doubted = true
+		c.doubts++
 		if !w.Batch.IsCheck() {
 			if !c.uncertain || w.Batch.Expected < c.expected {
 				c.expected = w.Batch.Expected
+			}
+			if len(w.Batch.Receipts) > 0 {
+				if p := placeOf(&w.Batch.Receipts[0]); !c.uncertain || p.before(c.receipt) {
+					c.receipt = p
+				}
 			}
 			c.silent = c.uncertain && c.silent || w.Batch.Next() == w.Batch.Expected
 			c.uncertain, c.cause = true, w.Err
@@ -366,30 +396,48 @@ func (e *Entity) reload() {
 	for c := e.waiting.first; c != nil; c = c.next {
 		c.again = false
 	}
+	if e.doubted {
+		e.doubts, e.doubted = min(e.doubts+1, retryDoublings+1), false
+	}
 	e.phase = cold
-	if e.waiting.first != nil {
+	switch {
+	case e.waiting.first == nil:
+	case e.doubts > 1:
+		e.phase = waitingToLoad // the store has not recovered from the first one
+	default:
 		e.phase = loading
 	}
 }
 
 // Abort answers every call that has not been answered: the engine is closing
 // and nobody will settle what is in flight.
-func (e *Entity) Abort() {
+func (e *Entity) Abort() { e.abandon(StatusClosed, store.ErrClosed, nil) }
+
+// Fail is like Abort for an entity that cannot go on, for a reason outside of its
+// rules.
+func (e *Entity) Fail(reason error) { e.abandon(StatusFailed, reason, reason) }
+
+// abandon answers every call: with the status if nothing of it can be stored, and
+// with StatusUnknown if it is on its way.
+func (e *Entity) abandon(s Status, doubt, cause error) {
+	if c := e.running; c != nil {
+		e.fail(c, s, cause)
+	}
 	for w := e.flight; w != nil; w = w.next {
-		if w.Batch.IsCheck() && !w.call.uncertain {
-			e.fail(w.call, StatusClosed, nil)
+		if w.Batch.IsCheck() {
+			e.fail(w.call, s, cause)
 		} else {
-			e.fail(w.call, StatusUnknown, store.ErrClosed)
+			e.fail(w.call, StatusUnknown, doubt)
 		}
 		for c := w.after.pop(); c != nil; c = w.after.pop() {
-			e.fail(c, StatusClosed, nil)
+			e.fail(c, s, cause)
 		}
 	}
 	e.flight, e.flightLast, e.inFlight = nil, nil, 0
 	redo := &e.more().redo
 	redo.append(&e.waiting)
 	for c := redo.pop(); c != nil; c = redo.pop() {
-		e.fail(c, StatusClosed, nil)
+		e.fail(c, s, cause)
 	}
 	e.state, e.phase = nil, cold
 }

@@ -276,7 +276,9 @@ func (f *Fold) apply(rule *StoredRule, ev *store.Event) (err error) {
 		}
 	}()
 	if rule.Upcast != nil {
-		message = rule.Upcast(message)
+		if message = rule.Upcast(message); isNil(message) {
+			return fmt.Errorf("event version %d: the Upcast of %s has returned nil", ev.Version, ev.Type)
+		}
 	}
 	rule.Evolve.Apply(f.state, message)
 	return nil
@@ -362,6 +364,8 @@ func (e *Entity) resolve() {
 			c.Outcome.Position = c.position
 			e.reply(c)
 		case c.uncertain && untold && !traced:
+			e.fail(c, StatusUnknown, nil)
+		case c.uncertain && c.doubts > e.opts.Limits.Doubts:
 			e.fail(c, StatusUnknown, nil)
 		default:
 			c.uncertain = c.uncertain && untold

@@ -2,6 +2,7 @@ package entity
 
 import (
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -9,55 +10,75 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// encodeOutbox fills the batch with what a decision leaves for after its
-// commit. The batch may be nil if there is nothing to store.
-func (e *Entity) encodeOutbox(c *Call, d *Decision, b *store.Batch) error {
+// encodeLeft returns copies of the effects that a decision sends, and fills the
+// batch with the rest of what it leaves for after its commit. All are as they were
+// when the rule returned: a rule may send its state, which changes with the events
+// of the same decision. The batch may be nil if there is nothing to store.
+func (e *Entity) encodeLeft(c *Call, d *Decision, b *store.Batch) (effects []proto.Message, err error) {
 	if d.Left == nil {
-		return nil
+		return nil, nil
 	}
-	for _, m := range d.Effects {
-		if err := e.performs(c, m); err != nil {
+	for i, m := range d.Effects {
+		if err := e.performs(m); err != nil {
+			return nil, fmt.Errorf("decision of %s: effect %d: %w", typeName(c.Message), i, err)
+		}
+		effects = append(effects, proto.Clone(m))
+	}
+	if !d.stores() {
+		return effects, nil
+	}
+	b.Cancel, b.Claim, b.Release = slices.Clone(d.Cancel), slices.Clone(d.Claim), slices.Clone(d.Release)
+	b.Enqueue = make([]store.Message, len(d.Messages), len(d.Messages)+1)
+	for i := range d.Messages {
+		if err := e.encodeMessage(c, &d.Messages[i], b, i); err != nil {
+			return nil, fmt.Errorf("decision of %s: message %d: %w", typeName(c.Message), i, err)
+		}
+	}
+	return effects, nil
+}
+
+// encodeMessage makes the i-th row that a batch adds to the outbox.
+func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, i int) error {
+	target := m.Target
+	if m.Self {
+		target = b.Key
+	}
+	switch {
+	case isNil(m.Message):
+		return fmt.Errorf("%w: it is nil", store.ErrInvalid)
+	case m.Command && target.IsZero():
+		return fmt.Errorf("%w: %s has no target: its key is zero", store.ErrInvalid, typeName(m.Message))
+	case m.Timed && m.Timer == "":
+		return fmt.Errorf("%w: the timer of %s has no name", store.ErrInvalid, typeName(m.Message))
+	case m.Asks && m.Reply == "":
+		return fmt.Errorf("%w: the reply to %s has no name", store.ErrInvalid, typeName(m.Message))
+	case !m.Command:
+		if err := e.performs(m.Message); err != nil {
 			return err
 		}
 	}
-	if !d.stores() {
-		return nil
+	payload, err := proto.Marshal(m.Message)
+	if err != nil {
+		return fmt.Errorf("%s: %w", typeName(m.Message), err)
 	}
-	b.Cancel, b.Claim, b.Release = d.Cancel, d.Claim, d.Release
-	b.Enqueue = make([]store.Message, len(d.Messages), len(d.Messages)+1)
-	for i := range d.Messages {
-		m := &d.Messages[i]
-		if m.Self {
-			m.Target = b.Key
-		}
-		if m.Target.IsZero() {
-			if err := e.performs(c, m.Message); err != nil {
-				return err
-			}
-		}
-		if isNil(m.Message) {
-			return fmt.Errorf("decision of %s: message %d is nil", typeName(c.Message), i)
-		}
-		payload, err := proto.Marshal(m.Message)
-		if err != nil {
-			return fmt.Errorf("decision of %s: message %s: %w", typeName(c.Message), typeName(m.Message), err)
-		}
-		row := &b.Enqueue[i]
-		*row = store.Message{
-			ID: DerivedID(c.ID, messageID+uint64(i)), Target: m.Target, Timer: m.Timer, Due: m.Due,
-			Type: typeName(m.Message), Payload: payload, Metadata: c.Onward(), Unordered: m.Unordered,
-		}
-		if m.Reply != "" {
-			row.ReplyTo, row.ReplyName = b.Key, m.Reply
-		}
+	row := &b.Enqueue[i]
+	*row = store.Message{
+		ID: DerivedID(c.ID, messageID+uint64(i)), Target: target, Timer: m.Timer, Due: m.Due,
+		Type: typeName(m.Message), Payload: payload, Metadata: c.Onward(), Unordered: m.Unordered,
+	}
+	if m.Asks {
+		row.ReplyTo, row.ReplyName = b.Key, m.Reply
 	}
 	return nil
 }
 
-// performs returns an error if an effect has no handler.
-func (e *Entity) performs(c *Call, m proto.Message) error {
-	if isNil(m) || e.opts.Performs == nil || !e.opts.Performs(m) {
-		return fmt.Errorf("decision of %s: effect %s has no handler", typeName(c.Message), typeName(m))
+// performs returns an error if an effect is nil or has no handler.
+func (e *Entity) performs(m proto.Message) error {
+	switch {
+	case isNil(m):
+		return fmt.Errorf("%w: it is nil", store.ErrInvalid)
+	case e.opts.Performs == nil || !e.opts.Performs(m):
+		return fmt.Errorf("effect %s has no handler", typeName(m))
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"errors"
+	"iter"
 	"slices"
 	"time"
 
@@ -31,10 +32,23 @@ const fingerprintBytes = 16
 //
 //  1. known holds a name exactly if a receipt of that name is stored, or is in
 //     an item in flight; then it is pending.
-//  2. order holds the names of known once each, oldest first.
+//  2. order holds the names of known once each, by their places. Receipts are
+//     forgotten from its beginning.
+//  3. The times in order are those of the store and do not go back: where the
+//     store's clock did, a receipt has the latest time before it.
+//
+// Which receipt is older, and whether one may have been forgotten, follows from
+// versions, and within a version from counts. Only where several engines write to a
+// log, and may have refused commands at one version without knowing of each other,
+// the times within that version decide, which such a store keeps from going back.
+// Otherwise time decides nothing but when a receipt is too old, and there the store's
+// clock is compared with itself alone. It may be set back, or be that of another
+// machine after a failover: then receipts are kept for longer.
 type receipts struct {
-	known map[string]receipt
-	order []receiptAge
+	known  map[string]receipt
+	order  []receiptAge
+	last   uint64    // highest Order
+	newest time.Time // of the receipts, and of other commits of the entity
 }
 
 type receipt struct {
@@ -43,9 +57,23 @@ type receipt struct {
 }
 
 type receiptAge struct {
-	name    string
+	name  string
+	place receiptPlace
+	time  time.Time // zero while it is pending
+}
+
+// A receiptPlace says where a receipt stands among those of its entity. A receipt
+// that is stored later has a later place, but for those of two engines that
+// have refused commands at one version without knowing of each other.
+type receiptPlace struct {
 	version store.Version
-	time    time.Time
+	order   uint64
+}
+
+func placeOf(r *store.Receipt) receiptPlace { return receiptPlace{r.Version, r.Order} }
+
+func (p receiptPlace) before(q receiptPlace) bool {
+	return p.version < q.version || p.version == q.version && p.order < q.order
 }
 
 // Fingerprint identifies the type and body of a command.
@@ -78,34 +106,105 @@ func (e *Entity) WantsReceipt() *Call {
 	return e.waiting.first
 }
 
-// Recalled is the input that the receipts have been read.
+// Recalled is the input that the receipts have been read. Their answers are not
+// needed, see [Heads].
 func (e *Entity) Recalled(list []*store.Receipt, err error) {
 	if e.phase != recalling {
-		return // the memory has been thrown away meanwhile
+		return // the memory has been thrown away since the read began
 	}
 	e.phase = live
 	if err != nil {
 		e.fail(e.waiting.pop(), StatusFault, err)
 		return
 	}
-	slices.SortStableFunc(list, func(a, b *store.Receipt) int { // one commit gives many the same time
-		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Version, b.Version))
-	})
+	sortReceipts(list, e.opts.Shared)
 	r := &receipts{known: make(map[string]receipt, len(list))}
 	for _, s := range list {
 		var f [fingerprintBytes]byte
 		copy(f[:], s.Fingerprint)
 		r.known[s.Name] = receipt{fingerprint: f}
-		r.order = append(r.order, receiptAge{s.Name, s.Version, s.Time})
+		r.last = max(r.last, s.Order)
+		r.order = append(r.order, receiptAge{s.Name, placeOf(s), r.reached(s.Time)})
 	}
 	e.more().receipts = r
+}
+
+// sortReceipts sorts receipts of an entity, oldest first. Receipts that were written
+// before there was an Order have none; then their times decide.
+func sortReceipts(list []*store.Receipt, shared bool) {
+	slices.SortStableFunc(list, func(a, b *store.Receipt) int {
+		order, times := cmp.Compare(a.Order, b.Order), a.Time.Compare(b.Time)
+		if shared {
+			order, times = times, order
+		}
+		return cmp.Or(cmp.Compare(a.Version, b.Version), order, times)
+	})
+}
+
+// Heads reads the receipts of an entity without their answers, which may be as
+// large as the state each.
+func Heads(receipts iter.Seq2[*store.Receipt, error]) (list []*store.Receipt, err error) {
+	for r, err := range receipts {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, &store.Receipt{
+			Name: r.Name, Fingerprint: r.Fingerprint, Version: r.Version, Order: r.Order, Time: r.Time,
+		})
+	}
+	return list, nil
+}
+
+// Expired returns the names of receipts that are too old, oldest first, if the
+// store's clock shows now. The list is sorted by that.
+func (r *Rules) Expired(list []*store.Receipt, shared bool, now time.Time) (names []string) {
+	sortReceipts(list, shared)
+	var latest time.Time
+	for _, s := range list {
+		if s.Time.After(latest) {
+			latest = s.Time
+		}
+		if now.Sub(latest) < r.ReceiptsFor {
+			break
+		}
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// reached notes a time that the store's clock has shown, and returns the latest.
+func (rs *receipts) reached(t time.Time) time.Time {
+	if t.After(rs.newest) {
+		rs.newest = t
+	}
+	return rs.newest
+}
+
+// stored notes the time of a work that is stored, and that its receipt, if it has
+// one, is durable.
+func (rs *receipts) stored(w *work) {
+	latest := rs.reached(w.Result.Time)
+	if len(w.Batch.Receipts) == 0 {
+		return
+	}
+	name := w.Batch.Receipts[0].Name
+	if r, ok := rs.known[name]; ok && r.pending {
+		r.pending = false
+		rs.known[name] = r
+	}
+	for i := range rs.order { // it is one of the last
+		if a := &rs.order[len(rs.order)-1-i]; a.name == name {
+			a.time = latest
+			break
+		}
+	}
 }
 
 // Repeated is the input that the answer to a repeated call has been read. The
 // outcome is that of the first call, whose id is first.
 func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 	if e.phase != repeating {
-		return // the memory has been thrown away meanwhile
+		return // the memory has been thrown away since the read began
 	}
 	e.phase = live
 	c := e.waiting.pop()
@@ -138,6 +237,7 @@ func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 // command is not to be decided now.
 func (e *Entity) recall(c *Call) bool {
 	if e.rare == nil || e.rare.receipts == nil {
+		e.running = nil
 		e.waiting.pushFront(c)
 		e.phase = recalling
 		return false
@@ -152,12 +252,14 @@ func (e *Entity) recall(c *Call) bool {
 		return true
 	case known.pending && !canary.Broken("repeat-past-the-gate"):
 		c.again = true // once the first one is durable, or has failed
+		e.running = nil
 		e.flightLast.after.push(c)
 	case known.fingerprint != c.Fingerprint && e.mayBeForgotten(c):
 		e.fail(c, StatusUnknown, nil) // the key was free again, and another engine has used it anew
 	case known.fingerprint != c.Fingerprint && !canary.Broken("key-without-its-body"):
 		e.fail(c, StatusKeyReused, nil)
 	default:
+		e.running = nil
 		e.waiting.pushFront(c)
 		e.phase = repeating
 	}
@@ -165,21 +267,33 @@ func (e *Entity) recall(c *Call) bool {
 }
 
 // mayBeForgotten reports whether a command is in doubt and its receipt, if there
-// was one, may have been taken out by later ones. Receipts go in the order of
-// versions, whatever the clocks of the engines say, so one from before the attempt
-// shows that the window reaches back to it. Clocks matter where receipts go by
-// their age, and may differ by half of it.
+// was one, may have been taken out by later ones. Receipts are forgotten in the order
+// of their places. So one with a place before that of the attempt shows that the
+// attempt has not been forgotten; and so does the first receipt that the entity
+// ever had. No clock is asked.
 func (e *Entity) mayBeForgotten(c *Call) bool {
-	rs := e.rare.receipts
-	return c.uncertain && !canary.Broken("window-not-considered") && len(rs.order) > 0 && rs.order[0].version >= c.expected &&
-		(len(rs.order) >= e.opts.Rules.ReceiptsMax || e.shell.Now().Sub(c.decided) >= e.opts.Rules.ReceiptsFor/2)
+	if !c.uncertain || canary.Broken("window-not-considered") || len(e.rare.receipts.order) == 0 {
+		return false
+	}
+	order := e.rare.receipts.order
+	oldest := order[0].place
+	if e.opts.Shared && oldest.version == c.receipt.version && len(order) >= e.opts.Rules.ReceiptsMax {
+		return true // other engines may have refused that many, and their counts say nothing here
+	}
+	return oldest.order != firstOrder && !oldest.before(c.receipt)
 }
+
+// firstOrder is the Order of the first receipt of an entity.
+const firstOrder = 1
 
 // remember adds the receipt of a keyed command to its batch, and takes out what
 // is too old or too much.
 func (e *Entity) remember(c *Call, w *work) {
 	b, rs := &w.Batch, e.rare.receipts
-	now := e.shell.Now()
+	now := rs.newest
+	if e.opts.StoreTime != nil {
+		now = rs.reached(e.opts.StoreTime())
+	}
 	if group := min(max(len(rs.order)/forgetShare, 1), forgetMax); e.mayForget(group-1, now) {
 		for len(b.Forget) < forgetMax && e.mayForget(0, now) && !rs.known[rs.order[0].name].pending {
 			name := rs.order[0].name
@@ -188,12 +302,12 @@ func (e *Entity) remember(c *Call, w *work) {
 			rs.order = rs.order[1:]
 		}
 	}
-	c.decided = now
-	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
-	rs.order = append(rs.order, receiptAge{c.Name, b.Next(), now})
+	rs.last++
 	w.receipt[0] = store.Receipt{
-		Name: c.Name, CommandID: c.ID, Fingerprint: c.Fingerprint[:], Version: b.Next(), // and the store adds the position, if there are events
+		Name: c.Name, CommandID: c.ID, Fingerprint: c.Fingerprint[:], Version: b.Next(), Order: rs.last, // and the store adds the position, if there are events
 	}
+	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
+	rs.order = append(rs.order, receiptAge{name: c.Name, place: placeOf(&w.receipt[0])})
 	b.Receipts = w.receipt[:]
 	r := &b.Receipts[0]
 	if c.Outcome.Status == StatusRefused {
@@ -210,16 +324,8 @@ func (e *Entity) remember(c *Call, w *work) {
 // if a new one comes.
 func (e *Entity) mayForget(i int, now time.Time) bool {
 	order, rules := e.rare.receipts.order, e.opts.Rules
-	return i < len(order) && (len(order)-i >= rules.ReceiptsMax || now.Sub(order[i].time) >= rules.ReceiptsFor)
-}
-
-// remembered marks the receipt of a command as durable.
-func (e *Entity) remembered(c *Call) {
-	if c == nil || c.Name == "" || e.rare == nil || e.rare.receipts == nil {
-		return
+	if i >= len(order) {
+		return false
 	}
-	if r, ok := e.rare.receipts.known[c.Name]; ok && r.pending {
-		r.pending = false
-		e.rare.receipts.known[c.Name] = r
-	}
+	return len(order)-i >= rules.ReceiptsMax || !order[i].time.IsZero() && now.Sub(order[i].time) >= rules.ReceiptsFor
 }

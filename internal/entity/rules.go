@@ -37,6 +37,11 @@ type Rules struct {
 	Stored map[string]*StoredRule
 	// Commands makes a zero command, by its full protobuf name.
 	Commands map[string]func() proto.Message
+	// Refuse returns a copy of the error of a rule that shares no memory with the
+	// state and is as large as a receipt may hold, or a mistake if the error cannot
+	// be told to a caller. It calls methods of the error, which are user code. Nil
+	// hands over the error itself.
+	Refuse func(error) (refusal, mistake error)
 
 	// SnapshotEvery is how many events lie between two snapshots; 0 is none.
 	SnapshotEvery uint64
@@ -68,7 +73,8 @@ type EvolveRule struct {
 	// Apply changes the state by the event.
 	Apply func(state, event proto.Message)
 	// Shares is true if a state could come to point into an event of the type,
-	// because the type has fields other than numbers and strings.
+	// because the type has fields other than numbers and strings, or because the
+	// state has a field of the type.
 	Shares bool
 }
 
@@ -172,14 +178,17 @@ type Left struct {
 // A Message is what a decision leaves in the outbox.
 type Message struct {
 	Message proto.Message
-	// Target is the entity that receives it as a command; zero for an effect.
-	// Self means the entity whose decision it is.
-	Target store.Key
-	Self   bool
-	// Timer names a timer, Due is when it is due.
+	// Command means that an entity receives it: Target, or with Self the entity
+	// whose decision it is. Otherwise it is an effect.
+	Command bool
+	Target  store.Key
+	Self    bool
+	// Timed means that it is a timer named Timer, which is due at Due.
+	Timed bool
 	Timer string
 	Due   time.Time
-	// Reply asks for a reply by that name, if it is not empty.
+	// Asks means that the sender wants a reply by the name Reply.
+	Asks  bool
 	Reply string
 	// Unordered lets it overtake others.
 	Unordered bool
@@ -188,6 +197,26 @@ type Message struct {
 // stores reports whether the decision has anything to store besides events and state.
 func (d *Decision) stores() bool {
 	return d.Left != nil && len(d.Messages)+len(d.Cancel)+len(d.Claim)+len(d.Release) > 0
+}
+
+// Holds reports whether a message of type d can have one of type part in it, at
+// any depth.
+func Holds(d, part protoreflect.MessageDescriptor) bool {
+	return holds(d, part.FullName(), map[protoreflect.FullName]bool{})
+}
+
+func holds(d protoreflect.MessageDescriptor, part protoreflect.FullName, seen map[protoreflect.FullName]bool) bool {
+	if seen[d.FullName()] {
+		return false
+	}
+	seen[d.FullName()] = true
+	fields := d.Fields()
+	for i := range fields.Len() {
+		if m := fields.Get(i).Message(); m != nil && (m.FullName() == part || holds(m, part, seen)) {
+			return true
+		}
+	}
+	return false
 }
 
 // Shares reports whether messages of a type can have parts in common with

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"runtime/debug"
+	"strings"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -15,17 +16,18 @@ import (
 )
 
 // run runs one call on the state in memory. The entity is live and may submit.
+// From here on the call is the running one, until it is answered or in a list,
+// so that it is never lost whatever the code of users does.
 func (e *Entity) run(c *Call) {
+	e.running = c
 	if err := c.Ctx.Err(); err != nil && !canary.Broken("deadline-ignored") {
 		e.fail(c, StatusExpired, err)
 		return
 	}
-	if !c.begun {
-		if c.Begin != nil && !c.Begin(c) {
-			e.pending-- // its caller has gone, and with it the call
-			return
-		}
-		c.begun = true
+	if c.Begin != nil && !c.Begin(c) {
+		e.running = nil
+		e.pending-- // its caller has gone, and with it the call
+		return
 	}
 	switch c.Op {
 	case OpCommand:
@@ -47,6 +49,7 @@ func (e *Entity) gate(c *Call) {
 		w.Batch.Key, w.Batch.Expected = e.Key(), e.version
 		e.submit(w)
 	case e.flightLast != nil && !canary.Broken("query-past-the-gate"):
+		e.running = nil
 		e.flightLast.after.push(c)
 	default:
 		e.finish(c)
@@ -61,6 +64,7 @@ func (e *Entity) submit(w *work) {
 	}
 	e.flightLast = w
 	e.inFlight++
+	e.running = nil
 	w.Item.Lane = &e.lane
 	e.shell.Submit(&w.Item)
 }
@@ -71,23 +75,42 @@ func (e *Entity) query(c *Call) {
 		e.fail(c, StatusUnhandled, nil)
 		return
 	}
-	info := e.info(c)
-	var out Outcome
-	func() {
-		defer e.caught(c, "Answer", &out)
-		out.Answer, out.Err = answer(info, e.state, c.Message)
-		e.running = nil
-	}()
-	out.Version = e.version
-	switch {
-	case out.Status == StatusPanicked:
-	case out.Err != nil:
-		out.Status, out.Answer = StatusRefused, nil
-	case out.Answer != nil && out.Answer.ProtoReflect().IsValid():
-		out.Answer = proto.Clone(out.Answer) // it may point into the state
-	}
-	c.Outcome = out
+	c.Outcome = e.answer(c, answer)
 	e.gate(c)
+}
+
+// answer runs the rule of a query.
+func (e *Entity) answer(c *Call, rule func(ctx context.Context, state, query proto.Message) (proto.Message, error)) (out Outcome) {
+	out.Version = e.version
+	defer e.caught(c, "Answer", &out)
+	answer, err := rule(e.info(c), e.state, c.Message)
+	switch {
+	case err != nil:
+		e.refuse(c, "Answer", err, &out)
+	case isNil(answer):
+		out.Answer = answer
+	default:
+		out.Answer = proto.Clone(answer) // it may point into the state
+	}
+	return out
+}
+
+// refuse makes the outcome of a rule that has returned an error. It calls methods
+// of the error, so the caller guards it like the rule.
+func (e *Entity) refuse(c *Call, rule string, err error, out *Outcome) {
+	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
+		out.Status = StatusInvalid
+		out.Err = fmt.Errorf("%s %s has returned a nil %T as its error, which is not equal to nil: return nil itself", rule, typeName(c.Message), err)
+		return
+	}
+	out.Status, out.Err = StatusRefused, err
+	if e.opts.Rules.Refuse == nil {
+		return
+	}
+	refusal, mistake := e.opts.Rules.Refuse(err)
+	if out.Err = refusal; mistake != nil {
+		out.Status, out.Err = StatusInvalid, fmt.Errorf("%s %s: %w", rule, typeName(c.Message), mistake)
+	}
 }
 
 func (e *Entity) command(c *Call) {
@@ -124,10 +147,9 @@ func (e *Entity) command(c *Call) {
 	case d.Save || len(d.Events) > 0 || recorded || d.stores():
 		e.persist(c, d, state)
 	default:
-		if err := e.encodeOutbox(c, d, nil); err != nil {
-			c.Outcome = Outcome{Status: StatusInvalid, Err: err, Version: e.version}
-		} else {
-			c.Outcome = e.done(c, d)
+		_, effects, out := e.encode(c, d, nil, state)
+		if c.Outcome = out; out.Err == nil {
+			c.Outcome = e.done(c, effects)
 		}
 		e.gate(c)
 	}
@@ -136,14 +158,12 @@ func (e *Entity) command(c *Call) {
 // decide runs the rule of a command, with nothing but an outcome to show for
 // its failures.
 func (e *Entity) decide(c *Call, rule ruleFunc, state proto.Message) (d *Decision, out Outcome) {
-	info := e.info(c)
 	out.Version = e.version
 	defer e.caught(c, "Decide", &out)
-	d, err := rule(info, state, c.Message)
-	e.running = nil
+	d, err := rule(e.info(c), state, c.Message)
 	switch {
 	case err != nil:
-		out.Status, out.Err = StatusRefused, err
+		e.refuse(c, "Decide", err, &out)
 	case d == nil:
 		d = &Decision{}
 	}
@@ -151,11 +171,8 @@ func (e *Entity) decide(c *Call, rule ruleFunc, state proto.Message) (d *Decisio
 }
 
 // done is the outcome of a command that leaves the entity as it is now.
-func (e *Entity) done(c *Call, d *Decision) Outcome {
-	out := Outcome{Version: e.version}
-	if d.Left != nil {
-		out.Effects = d.Effects
-	}
+func (e *Entity) done(c *Call, effects []proto.Message) Outcome {
+	out := Outcome{Version: e.version, Effects: effects}
 	if c.WantState {
 		out.State = e.opts.Rules.NewState()
 		proto.Merge(out.State, e.state) // cheaper than Clone, which makes the copy by reflection
@@ -194,23 +211,10 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 	w := newWork(c)
 	b := &w.Batch
 	b.Key, b.Expected = e.Key(), e.version
-	scratch := scratches.Get().(*[]byte)
-	defer scratches.Put(scratch)
-	var err error
-	if e.opts.Rules.Durable {
-		state, err = e.encodeSave(c, d, b, state)
-	} else {
-		err = e.encodeEvents(c, d, w, scratch)
-	}
-	if err == nil {
-		err = e.encodeOutbox(c, d, b)
-	}
-	if err == nil {
-		err = b.Prepare()
-	}
-	if err != nil {
+	state, effects, out := e.encode(c, d, w, state)
+	if out.Err != nil {
 		w.release()
-		c.Outcome = Outcome{Status: StatusInvalid, Err: err, Version: e.version}
+		c.Outcome = out
 		e.gate(c)
 		return
 	}
@@ -226,9 +230,41 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 		b.Snapshot = e.encodeState(c)
 		e.snapshot = e.version // also if there is none: the next attempt is due as a snapshot would be
 	}
-	c.Outcome = e.done(c, d)
+	c.Outcome = e.done(c, effects)
 	e.conclude(c, w)
 	e.submit(w)
+}
+
+// encode checks a decision as a whole and fills the batch of a work with it, as far
+// as it is the rule's; nothing is applied yet. It returns the state to go on with,
+// of a durable-state entity, and copies of the effects to send. The work is nil if
+// there is nothing to store. Messages are user code in part, so it is guarded like
+// the rule.
+func (e *Entity) encode(c *Call, d *Decision, w *work, state proto.Message) (next proto.Message, effects []proto.Message, out Outcome) {
+	out.Version = e.version
+	defer e.caught(c, "decision of", &out)
+	var b *store.Batch
+	var err error
+	if w != nil {
+		b = &w.Batch
+		scratch := scratches.Get().(*[]byte)
+		defer scratches.Put(scratch)
+		if e.opts.Rules.Durable {
+			next, err = e.encodeSave(c, d, b, state)
+		} else {
+			err = e.encodeEvents(c, d, w, scratch)
+		}
+	}
+	if err == nil {
+		effects, err = e.encodeLeft(c, d, b)
+	}
+	if err == nil && b != nil {
+		err = b.Prepare()
+	}
+	if err != nil {
+		out.Status, out.Err = StatusInvalid, err
+	}
+	return next, effects, out
 }
 
 // scratches hold payloads until [store.Batch.Prepare] has copied them.
@@ -276,7 +312,7 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (e
 
 // evolve applies the events of a batch to the state.
 func (e *Entity) evolve(c *Call, d *Decision, w *work) (out Outcome) {
-	e.evolving, e.running = true, c
+	e.evolving = true
 	defer e.caught(c, "Evolve after", &out)
 	b, rule := &w.Batch, w.rule
 	for i, event := range d.Events {
@@ -294,7 +330,7 @@ func (e *Entity) evolve(c *Call, d *Decision, w *work) (out Outcome) {
 		}
 		rule.Apply(e.state, event)
 	}
-	e.evolving, e.running = false, nil
+	e.evolving = false
 	return out
 }
 
@@ -305,9 +341,8 @@ func (e *Entity) encodeSave(c *Call, d *Decision, b *store.Batch, state proto.Me
 		return e.state, nil
 	}
 	payload, err := proto.Marshal(state)
-	if err == nil && e.opts.Rules.StateShares {
-		state = e.opts.Rules.NewState() // as in evolve
-		err = proto.Unmarshal(payload, state)
+	if err == nil {
+		state, err = e.ownState(state, payload)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("state %s after %s: %w", e.opts.Rules.StateType, typeName(c.Message), err)
@@ -317,6 +352,17 @@ func (e *Entity) encodeSave(c *Call, d *Decision, b *store.Batch, state proto.Me
 		Fingerprint: e.opts.Rules.Fingerprint, Payload: payload,
 	}
 	b.Save.Metadata.CausationID = c.ID
+	return state, nil
+}
+
+// ownState returns a copy of the state that a rule has made, since the rule may
+// keep its own, and the state may hold parts of the command.
+func (e *Entity) ownState(made proto.Message, payload []byte) (proto.Message, error) {
+	state := e.opts.Rules.NewState()
+	if e.opts.Rules.StateShares {
+		return state, proto.Unmarshal(payload, state)
+	}
+	proto.Merge(state, made) // numbers and strings only
 	return state, nil
 }
 
@@ -368,6 +414,7 @@ func (e *Entity) crash(c *Call, out Outcome) {
 	e.state = nil
 	e.phase = fenced
 	if e.flightLast != nil {
+		e.running = nil
 		e.flightLast.after.push(c)
 		return
 	}
@@ -377,41 +424,51 @@ func (e *Entity) crash(c *Call, out Outcome) {
 
 type ruleFunc = func(ctx context.Context, state, command proto.Message) (*Decision, error)
 
-// info prepares for running a rule of a call.
+// info is what the rule of a call may know.
 func (e *Entity) info(c *Call) *Info {
-	e.running = c
 	return &Info{Context: c.Ctx, Key: e.Key(), Version: e.version, Command: c.ID, shell: e.shell}
 }
 
 // caught turns a panic of a rule into an outcome. It is deferred.
 func (e *Entity) caught(c *Call, rule string, out *Outcome) {
-	if e.running == nil {
-		return
-	}
 	v := recover()
 	if v == nil {
-		return // a Goexit, see Exited: the goroutine is going away
+		return // no panic; or a Goexit, see Exited: the goroutine is going away
 	}
 	if canary.Broken("panic-not-caught") {
 		panic(v)
 	}
-	e.running, e.evolving = nil, false
 	*out = Outcome{Status: StatusPanicked, Version: e.version, Err: newPanic(v, rule+" "+typeName(c.Message))}
+	e.evolving = false
 }
 
+// newPanic keeps what was passed to panic. It is user code that may change later,
+// and whose methods may panic themselves.
 func newPanic(v any, rule string) *Panic {
-	return &Panic{Value: v, Rule: rule, Stack: debug.Stack()}
+	p := &Panic{Value: v, Rule: rule, Stack: debug.Stack()}
+	func() {
+		defer func() {
+			if recover() != nil {
+				p.Value, p.Text = nil, fmt.Sprintf("a %T that panics when it is asked for its text", v)
+			}
+		}()
+		if m, ok := v.(proto.Message); ok && !isNil(m) {
+			p.Value = proto.Clone(m)
+		}
+		p.Text = strings.ToValidUTF8(fmt.Sprint(v), "\uFFFD")
+	}()
+	return p
 }
 
-// Interrupted reports whether a rule that ran has neither returned nor panicked,
-// so its goroutine has been ended by [runtime.Goexit]. The shell then calls
-// [Entity.Exited] before anything else.
+// Interrupted reports whether the code of a user that ran has neither returned nor
+// panicked, so its goroutine has been ended by [runtime.Goexit]. The shell then
+// calls [Entity.Exited] before anything else.
 func (e *Entity) Interrupted() bool { return e.running != nil }
 
-// Exited is the input that the goroutine of the running rule has gone.
+// Exited is the input that the goroutine of the running call has gone.
 func (e *Entity) Exited() {
 	c, evolving := e.running, e.evolving
-	e.running, e.evolving = nil, false
+	e.evolving = false
 	out := Outcome{Status: StatusPanicked, Version: e.version, Err: &Panic{Goexit: true, Rule: "rule of " + typeName(c.Message)}}
 	if evolving {
 		e.crash(c, out)

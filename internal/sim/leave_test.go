@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -79,19 +80,30 @@ func leave[D leaver[D]](ctx context.Context, d D, tags []string) D {
 }
 
 // leaves counts the rows of the outbox that a command leaves, and returns the
-// values that it claims.
+// values that it claims. What it says takes effect in that order, so a timer that is
+// cancelled behind it is not left.
 func leaves(m proto.Message) (rows int, claims []string) {
 	c, ok := m.(*testv1.Deposit)
 	if !ok {
 		return 0, nil
 	}
+	timers := map[string]int{}
 	for _, tag := range c.GetTags() {
 		verb, rest, _ := strings.Cut(tag, " ")
+		name, _, _ := strings.Cut(rest, " ")
 		switch verb {
-		case "enqueue", "to", "astray", "timer", "alarm":
+		case "enqueue", "to", "astray":
 			rows++
+		case "timer", "alarm":
+			rows++
+			timers[name]++
+		case "cancel":
+			rows -= timers[name]
+			timers[name] = 0
 		case "claim":
 			claims = append(claims, rest)
+		case "release":
+			claims = slices.DeleteFunc(claims, func(c string) bool { return c == rest })
 		}
 	}
 	return rows, claims

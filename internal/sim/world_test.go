@@ -105,7 +105,7 @@ func newWorld(seed uint64, tw twin) *world {
 	w.harm = []float64{0.3, 1, 1, 2.5}[w.random.IntN(4)]
 	w.limits = entity.Limits{
 		Calls: 3 + w.random.IntN(8), InFlight: 1 + w.random.IntN(6),
-		Conflicts: 1 + w.random.IntN(6), LoadRetries: w.random.IntN(4),
+		Conflicts: 1 + w.random.IntN(6), LoadRetries: w.random.IntN(4), Doubts: 2 + w.random.IntN(4),
 	}
 	w.shared = w.chance(0.5)
 	if tw.shared {

@@ -128,6 +128,15 @@ func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.R
 // iteration may or may not be seen. It holds the names of all receipts of the
 // entity, and a page of the receipts.
 func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return l.receipts(ctx, key, store.DecodeReceipt)
+}
+
+// ReceiptHeads implements [store.ReceiptHeads].
+func (l *Log) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return l.receipts(ctx, key, store.DecodeReceiptHead)
+}
+
+func (l *Log) receipts(ctx context.Context, key store.Key, decode func(record []byte) (*store.Receipt, error)) iter.Seq2[*store.Receipt, error] {
 	return func(yield func(*store.Receipt, error) bool) {
 		p := storekit.NewPage()
 		defer p.Release()
@@ -139,7 +148,8 @@ func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Rece
 			for _, r := range p.Rows {
 				var c *store.Receipt
 				k := p.Key(r)
-				if c, err = decodeReceipt(key, receiptName(k), k, p.Value(r)); err == nil {
+				c, err = decode(p.Value(r))
+				if c, err = inItsPlace(key, receiptName(k), k, c, err); err == nil {
 					err = ctx.Err()
 				}
 				if err != nil {
@@ -210,6 +220,11 @@ func receiptName(k []byte) string {
 
 func decodeReceipt(key store.Key, name string, k, record []byte) (*store.Receipt, error) {
 	r, err := store.DecodeReceipt(record)
+	return inItsPlace(key, name, k, r, err)
+}
+
+// inItsPlace returns a receipt that was decoded, or an error if it belongs elsewhere.
+func inItsPlace(key store.Key, name string, k []byte, r *store.Receipt, err error) (*store.Receipt, error) {
 	if err == nil && (r.Entity != key || r.Name != name) {
 		err = bucketIndex.corrupt(k, fmt.Sprintf("found receipt %q of %v in its place", r.Name, r.Entity))
 	}

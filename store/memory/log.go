@@ -48,6 +48,7 @@ type Log struct {
 	info   store.LogInfo
 	clock  func() time.Time
 	shared bool
+	last   time.Time // of the last commit, if shared
 
 	mu         sync.RWMutex
 	closed     bool
@@ -158,6 +159,13 @@ func New(options ...Option) *Log {
 }
 
 // now returns the time as it will be read back.
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
 func (l *Log) now() time.Time { return time.Unix(0, l.clock().UnixNano()).UTC() }
 
 // Commit implements [store.Log]. It never waits but for other commits.
@@ -183,6 +191,10 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, err)
 	}
 	now := l.now()
+	if l.shared { // as of every store that several engines write to
+		now = latest(now, l.last)
+		l.last = now
+	}
 	var refused map[store.Key]bool
 	for i, b := range group {
 		r := &results[i]

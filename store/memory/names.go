@@ -77,6 +77,15 @@ func (l *Log) sealedReceipt(ctx context.Context, key store.Key, name string) ([]
 // Receipts implements [store.Receipts]. Receipts that come or go during the
 // iteration may or may not be seen.
 func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return l.receipts(ctx, key, store.DecodeReceipt)
+}
+
+// ReceiptHeads implements [store.ReceiptHeads].
+func (l *Log) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return l.receipts(ctx, key, store.DecodeReceiptHead)
+}
+
+func (l *Log) receipts(ctx context.Context, key store.Key, decode func(sealed []byte) (*store.Receipt, error)) iter.Seq2[*store.Receipt, error] {
 	list := func() *ordered[named] {
 		if e := l.find(key); e != nil && e.rare != nil {
 			return &e.rare.receipts
@@ -84,7 +93,7 @@ func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Rece
 		return nil
 	}
 	return pages(ctx, l, list, func(n named) (*store.Receipt, error) {
-		r, err := store.DecodeReceipt(n.sealed)
+		r, err := decode(n.sealed)
 		if err != nil {
 			return nil, fmt.Errorf("receipt %q of %v: %w", n.name, key, where(err, key, 0, 0))
 		}

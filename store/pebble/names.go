@@ -28,12 +28,28 @@ func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.R
 // Receipts implements [store.Receipts]. Receipts that come or go during the
 // iteration may or may not be seen.
 func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
-	decode := func(k, record []byte) (*store.Receipt, error) { return decodeReceipt(key, k, record) }
-	return records(ctx, l, "receipts", entityKey(bucketReceipt, key), decode)
+	return l.receipts(ctx, key, store.DecodeReceipt)
+}
+
+// ReceiptHeads implements [store.ReceiptHeads].
+func (l *Log) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return l.receipts(ctx, key, store.DecodeReceiptHead)
+}
+
+func (l *Log) receipts(ctx context.Context, key store.Key, decode func(record []byte) (*store.Receipt, error)) iter.Seq2[*store.Receipt, error] {
+	return records(ctx, l, "receipts", entityKey(bucketReceipt, key), func(k, record []byte) (*store.Receipt, error) {
+		r, err := decode(record)
+		return inItsPlace(key, k, r, err)
+	})
 }
 
 func decodeReceipt(key store.Key, k, record []byte) (*store.Receipt, error) {
 	r, err := store.DecodeReceipt(record)
+	return inItsPlace(key, k, r, err)
+}
+
+// inItsPlace returns a receipt that was decoded, or an error if it belongs elsewhere.
+func inItsPlace(key store.Key, k []byte, r *store.Receipt, err error) (*store.Receipt, error) {
 	if err == nil && (r.Entity != key || !bytes.Equal(nameKey(bucketReceipt, r.Entity, r.Name), k)) {
 		err = corruptKey(k, fmt.Sprintf("found receipt %q of %v in its place", r.Name, r.Entity))
 	}

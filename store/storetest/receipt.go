@@ -15,6 +15,19 @@ var receiptCases = []testCase{
 		full.Entity, full.Position, full.Time = book("a"), r.Position, r.Time.UTC()
 		want(x, "receipt", x.receipt(book("a"), full.Name), &full)
 		want(x, "receipts", x.receipts(book("a")), []*store.Receipt{&full})
+		heads, ok := x.log.(store.ReceiptHeads)
+		if !ok {
+			return
+		}
+		head := store.Receipt{
+			Entity: full.Entity, Name: full.Name, CommandID: full.CommandID, Fingerprint: full.Fingerprint,
+			Version: full.Version, Order: full.Order, Time: full.Time,
+		}
+		for got, err := range heads.ReceiptHeads(x.ctx, book("a")) {
+			x.wantNoError("head of the receipt", err)
+			got.Position, got.Refusal, got.ReplyType, got.Reply = 0, nil, "", nil
+			want(x, "head of the receipt", got, &head)
+		}
 	}},
 	{name: "a receipt with a reply and no refusal is kept", needs: receiptNeed, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: "r", CommandID: x.id(), ReplyType: "t.Reply", Reply: []byte("reply")}}})
@@ -147,6 +160,6 @@ func fullReceipt(x *fixture) store.Receipt {
 		Refusal: &store.Refusal{Code: 9, Message: "book is lent", Details: []store.Detail{
 			{Type: "test.v1.Loan", Payload: []byte{1}}, {Type: "test.v1.Loan", Payload: []byte{2}},
 		}},
-		ReplyType: "test.v1.Book", Reply: []byte("reply"),
+		ReplyType: "test.v1.Book", Reply: []byte("reply"), Order: 300,
 	}
 }

@@ -680,9 +680,12 @@ type Receipt struct {
 	// Set when the command was refused.
 	Refusal *Refusal `protobuf:"bytes,8,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	// Full protobuf name of the message in reply.
-	ReplyType     string `protobuf:"bytes,9,opt,name=reply_type,json=replyType,proto3" json:"reply_type,omitempty"`
-	Reply         []byte `protobuf:"bytes,10,opt,name=reply,proto3" json:"reply,omitempty"`
-	TimeUnixNano  int64  `protobuf:"fixed64,11,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	ReplyType    string `protobuf:"bytes,9,opt,name=reply_type,json=replyType,proto3" json:"reply_type,omitempty"`
+	Reply        []byte `protobuf:"bytes,10,opt,name=reply,proto3" json:"reply,omitempty"`
+	TimeUnixNano int64  `protobuf:"fixed64,11,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	// Tells which of the receipts of one version came first: it grows with every
+	// receipt that the entity makes, from 1. Zero in older receipts.
+	Order         uint64 `protobuf:"varint,12,opt,name=order,proto3" json:"order,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -790,6 +793,13 @@ func (x *Receipt) GetReply() []byte {
 func (x *Receipt) GetTimeUnixNano() int64 {
 	if x != nil {
 		return x.TimeUnixNano
+	}
+	return 0
+}
+
+func (x *Receipt) GetOrder() uint64 {
+	if x != nil {
+		return x.Order
 	}
 	return 0
 }
@@ -1193,7 +1203,7 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\x0etime_unix_nano\x18\x11 \x01(\x10R\ftimeUnixNano\x12\x1d\n" +
 	"\n" +
 	"reply_name\x18\x12 \x01(\tR\treplyName\x12\x1c\n" +
-	"\tunordered\x18\x13 \x01(\bR\tunordered\"\xcd\x02\n" +
+	"\tunordered\x18\x13 \x01(\bR\tunordered\"\xe3\x02\n" +
 	"\aReceipt\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tentity_id\x18\x02 \x01(\tR\bentityId\x12\x10\n" +
@@ -1208,7 +1218,8 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"reply_type\x18\t \x01(\tR\treplyType\x12\x14\n" +
 	"\x05reply\x18\n" +
 	" \x01(\fR\x05reply\x12$\n" +
-	"\x0etime_unix_nano\x18\v \x01(\x10R\ftimeUnixNano\"e\n" +
+	"\x0etime_unix_nano\x18\v \x01(\x10R\ftimeUnixNano\x12\x14\n" +
+	"\x05order\x18\f \x01(\x04R\x05order\"e\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12,\n" +

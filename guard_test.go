@@ -1,0 +1,254 @@
+package perdure_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure"
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	"github.com/perdure/perdure/store"
+)
+
+// A badError is an error whose methods do what the methods of an error must not do.
+type badError struct {
+	text, is, as, unwrap func()
+}
+
+func (e *badError) Error() string   { call(e.text); return "bad" }
+func (e *badError) Is(error) bool   { call(e.is); return false }
+func (e *badError) As(any) bool     { call(e.as); return false }
+func (e *badError) Unwrap() error   { call(e.unwrap); return nil }
+func (e *badError) GRPCStatus() any { panic("GRPCStatus") }
+
+func call(f func()) {
+	if f != nil {
+		f()
+	}
+}
+
+// TestAnErrorOfARule has rules return errors that are wrong in themselves. Each call
+// is answered, alone or with a key, and as a message; the engine is closed in good
+// order, and its other calls are answered.
+func TestAnErrorOfARule(t *testing.T) {
+	t.Parallel()
+	panics := func() { panic("in a method of the error") }
+	var noText *badError
+	var noRefusal *perdure.Error
+	for _, tt := range []struct {
+		name string
+		err  error
+		want error
+		text string
+	}{
+		{"that is a nil pointer", noText, perdure.ErrInvalidDecision, "a nil *perdure_test.badError as its error"},
+		{"that is a nil refusal", noRefusal, perdure.ErrInvalidDecision, "a nil *perdure.Error as its error"},
+		{"that wraps a nil refusal", errors.Join(noRefusal), perdure.ErrInvalidDecision, "wraps a nil *perdure.Error"},
+		{"with a nil detail", &perdure.Error{Code: perdure.NotFound, Details: []proto.Message{nil}}, perdure.ErrInvalidDecision, "detail 0 of the refusal is nil"},
+		{"with a typed nil detail", &perdure.Error{Details: []proto.Message{(*testv1.Note)(nil)}}, perdure.ErrInvalidDecision, "detail 0 of the refusal is nil"},
+		{"that panics in Error", &badError{text: panics}, perdure.ErrPanicked, "panic: in a method"},
+		{"that panics in As", &badError{as: panics}, perdure.ErrPanicked, "panic: in a method"},
+		{"that panics in Unwrap", &badError{unwrap: panics}, perdure.ErrPanicked, "panic: in a method"},
+		{"that ends the goroutine in Error", &badError{text: runtime.Goexit}, perdure.ErrPanicked, "runtime.Goexit"},
+		{"that ends the goroutine in As", &badError{as: runtime.Goexit}, perdure.ErrPanicked, "runtime.Goexit"},
+		{"that is good", &badError{}, perdure.Unknown, "bad"},
+	} {
+		for _, instant := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s is answered, instant %v", tt.name, instant), func(t *testing.T) {
+				t.Parallel()
+				ctx := testContext(t)
+				kind := perdure.EventSourced("refuser",
+					perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) { return nil, tt.err }),
+					perdure.Decide(func(context.Context, *testv1.Account, *testv1.Withdraw) (*perdure.Decision, error) {
+						return perdure.None().EnqueueTo(store.Key{Kind: "refuser", ID: "1"}, &testv1.Touch{}), nil
+					}),
+					perdure.Decide(deposit), perdure.Evolve(onDeposited),
+					perdure.Answer(func(context.Context, *testv1.Account, *testv1.GetBalance) (*testv1.Balance, error) {
+						return nil, tt.err
+					}),
+				)
+				var log store.Log = newLog(t)
+				if !instant {
+					log = &hookedLog{Log: newLog(t)}
+				}
+				e := open(t, log, kind)
+				ref := kind.Ref(e, "1")
+				if _, err := kind.Ref(e, "2").Do(ctx, &testv1.Withdraw{}); err != nil {
+					t.Fatal(err)
+				}
+				for name, try := range map[string]func() error{
+					"a command":            func() error { _, err := ref.Do(ctx, &testv1.Touch{}); return err },
+					"a command with a key": func() error { _, err := ref.Do(ctx, &testv1.Touch{}, perdure.WithIdempotencyKey("k")); return err },
+					"a query":              func() error { _, err := perdure.Query[*testv1.Balance](ctx, ref, &testv1.GetBalance{}); return err },
+				} {
+					got := make(chan error, 1)
+					go func() { // the error may end it
+						got <- try()
+					}()
+					err := answerOf(ctx, t, e, got, name)
+					if err != nil && (!errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text)) {
+						t.Errorf("%s: got %v, want %v with %q", name, err, tt.want, tt.text)
+					}
+				}
+				if s, err := ref.Ask(ctx, &testv1.Deposit{Amount: 7}); err != nil || s.GetBalance() != 7 {
+					t.Errorf("the next command: got %v, %v", s, err)
+				}
+				waitUntil(ctx, t, "no delivery is under way", func() bool { return e.Stats().Delivering == 0 })
+			})
+		}
+	}
+}
+
+// answerOf returns the answer of a call, or nil if its goroutine has been ended and the
+// engine has no call any more.
+func answerOf(ctx context.Context, t *testing.T, e *perdure.Engine, got <-chan error, what string) (err error) {
+	t.Helper()
+	answered := false
+	waitUntil(ctx, t, what+" is answered", func() bool {
+		select {
+		case err = <-got:
+			answered = true
+		default:
+		}
+		return answered || e.Stats().Calls == 0
+	})
+	if !answered {
+		select {
+		case err = <-got:
+		default:
+		}
+	}
+	return err
+}
+
+func TestARefusal(t *testing.T) {
+	t.Parallel()
+	refuse := func(t *testing.T, err error) (first, second error) {
+		t.Helper()
+		ctx := testContext(t)
+		kind := perdure.EventSourced("refuser",
+			perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) { return nil, err }),
+			perdure.Evolve(onDeposited))
+		ref := kind.Ref(open(t, newLog(t), kind), "1")
+		_, first = ref.Do(ctx, &testv1.Touch{}, perdure.WithIdempotencyKey("k"))
+		_, second = ref.Do(ctx, &testv1.Touch{}, perdure.WithIdempotencyKey("k"))
+		return first, second
+	}
+	for name, err := range map[string]error{
+		"with text that is not UTF-8":        perdure.Reject(perdure.NotFound, "no \xff here"),
+		"that wraps text that is not UTF-8":  fmt.Errorf("\xff: %w", perdure.NotFound),
+		"with a detail that is not UTF-8":    &perdure.Error{Code: perdure.Aborted, Message: "no", Details: []proto.Message{&testv1.Note{Text: "\xff"}, &testv1.Note{Text: "ok"}}},
+		"that is a code":                     perdure.OutOfRange,
+		"with a text of the largest size":    perdure.Reject(perdure.NotFound, "%s", strings.Repeat("x", perdure.RefusalMessageBytesMax)),
+		"with a text that is too large":      perdure.Reject(perdure.NotFound, "%s", strings.Repeat("€", 1<<20)),
+		"with details that are too large":    &perdure.Error{Code: perdure.Aborted, Message: "no", Details: []proto.Message{&testv1.Note{Text: "ok"}, &testv1.Note{Text: strings.Repeat("x", 2<<20)}}},
+		"that wraps a refusal with a detail": fmt.Errorf("outside: %w", &perdure.Error{Code: perdure.Aborted, Message: "in", Details: []proto.Message{&testv1.Note{Text: "ok"}}}),
+	} {
+		t.Run(name+" is the same when it is repeated", func(t *testing.T) {
+			t.Parallel()
+			first, second := refuse(t, err)
+			var a, b *perdure.Error
+			if !errors.As(first, &a) || !errors.As(second, &b) || a.Code != b.Code || a.Message != b.Message || len(a.Details) != len(b.Details) {
+				t.Fatalf("got %.200v and then %.200v, want the same", first, second)
+			}
+			for i := range a.Details {
+				if !proto.Equal(a.Details[i], b.Details[i]) {
+					t.Errorf("detail %d: got %v and then %v", i, a.Details[i], b.Details[i])
+				}
+			}
+			if !errors.Is(first, a.Code) || len(a.Message) > perdure.RefusalMessageBytesMax || !utf8.ValidString(first.Error()) {
+				t.Errorf("got code %v and a text of %d bytes", a.Code, len(a.Message))
+			}
+		})
+	}
+	t.Run("that is shortened says so", func(t *testing.T) {
+		t.Parallel()
+		first, _ := refuse(t, perdure.Reject(perdure.NotFound, "%s", strings.Repeat("x", 100_000)))
+		if !strings.Contains(first.Error(), "bytes are left out)") || !strings.HasPrefix(first.Error(), "xxx") {
+			t.Errorf("got %q", first.Error()[len(first.Error())-60:])
+		}
+		first, _ = refuse(t, &perdure.Error{Message: "why", Details: []proto.Message{&testv1.Note{Text: strings.Repeat("x", 2<<20)}}})
+		if !strings.HasPrefix(first.Error(), "why (1 of 1 details are left out") {
+			t.Errorf("got %.80q", first)
+		}
+	})
+	t.Run("matches what the rule's error matches", func(t *testing.T) {
+		t.Parallel()
+		cause := errors.New("cause")
+		first, _ := refuse(t, fmt.Errorf("lend: %w", cause))
+		if !errors.Is(first, cause) || first.Error() != "lend: cause" {
+			t.Errorf("got %v, want it to match its cause", first)
+		}
+	})
+	t.Run("that is larger than a message ends the message", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			kind := perdure.EventSourced("wordy",
+				perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
+					return nil, perdure.Reject(perdure.InvalidArgument, "%s", strings.Repeat("x", store.PayloadBytesMax))
+				}),
+				perdure.Decide(func(context.Context, *testv1.Account, *testv1.Withdraw) (*perdure.Decision, error) {
+					return perdure.None().EnqueueTo(store.Key{Kind: "wordy", ID: "target"}, &testv1.Touch{}, perdure.ReplyTo("x")), nil
+				}),
+				perdure.Evolve(onDeposited))
+			e := open(t, newLog(t), kind)
+			if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Withdraw{}); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(time.Minute)
+			for _, m := range messages(t, e.Pending(t.Context())) {
+				if m.Target.ID == "target" {
+					t.Errorf("the message has been refused %d times and is still to be delivered: %s", m.Attempts, m.LastError)
+				}
+			}
+		})
+	})
+}
+
+// TestWhatGoesWithACommand has snapshots, receipts and replies due for decisions of the
+// largest size.
+func TestWhatGoesWithACommand(t *testing.T) {
+	t.Parallel()
+	t.Run("takes no room from it", func(t *testing.T) {
+		t.Parallel()
+		ctx := testContext(t)
+		kind := accounts(perdure.SnapshotEvery(5))
+		e := open(t, newLog(t), kind)
+		largest := &testv1.Deposit{Amount: store.BatchRecordsMax, Parts: store.BatchRecordsMax}
+		if _, err := kind.Ref(e, "1").Do(ctx, largest, perdure.WithIdempotencyKey("k")); err != nil {
+			t.Error(err)
+		}
+		_, err := kind.Ref(e, "1").Do(ctx, &testv1.Deposit{Amount: 1, Parts: store.BatchRecordsMax + 1})
+		if !errors.Is(err, perdure.ErrInvalidDecision) || !strings.Contains(err.Error(), "10001 records") {
+			t.Errorf("one event more: got %v, want ErrInvalidDecision", err)
+		}
+		wantBalance(t, kind.Ref(e, "1"), store.BatchRecordsMax)
+	})
+	t.Run("takes no room from a message", func(t *testing.T) {
+		t.Parallel()
+		ctx := testContext(t)
+		kind := perdure.EventSourced("target",
+			perdure.Decide(deposit), perdure.Evolve(onDeposited),
+			perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
+				return perdure.None().EnqueueTo(store.Key{Kind: "target", ID: "2"},
+					&testv1.Deposit{Amount: store.BatchRecordsMax, Parts: store.BatchRecordsMax}, perdure.ReplyTo("x")), nil
+			}),
+		).With(perdure.SnapshotEvery(5))
+		e := open(t, newLog(t), kind)
+		if _, err := kind.Ref(e, "1").Do(ctx, &testv1.Touch{}); err != nil {
+			t.Fatal(err)
+		}
+		waitUntil(ctx, t, "the message is decided", func() bool {
+			s, err := kind.Ref(e, "2").State(ctx)
+			return err == nil && s.GetBalance() == store.BatchRecordsMax
+		})
+	})
+}
