@@ -22,7 +22,8 @@ import (
 // as it is.
 //
 // An actor that asks itself, or one that is waiting for it, waits in vain
-// until ctx ends.
+// until ctx ends. Inside of a turn [AskFrom] notices that, and [AskThen] does not
+// wait at all.
 func Ask[R, M any](ctx context.Context, to Ref[M], message func(Reply[R]) M) (R, error) {
 	var none R
 	a := to.a
@@ -68,12 +69,16 @@ func (r Reply[R]) Send(v R) {
 	if r.s == nil {
 		return
 	}
+	var then func()
 	r.s.mu.Lock()
 	if r.s.gen == r.gen && !r.s.done {
 		r.s.v = v
-		r.s.finish(nil)
+		then = r.s.finish(nil)
 	}
 	r.s.mu.Unlock()
+	if then != nil {
+		then()
+	}
 }
 
 // Fail answers with an error. For a nil error that is one that matches
@@ -119,9 +124,11 @@ type slotHead struct {
 	done   bool // answered: v and err are set
 	kept   bool
 	parked bool
+	moved  bool   // handed on, or put aside
 	gen    uint64 // changed by the asker only
 	err    error
 	token  chan struct{} // made when an asker parks for the first time
+	then   func()        // of [AskThen]: what is called when it is answered
 	late   any           // a late[M]: the slot belongs to a message that is made when its turn comes
 }
 
@@ -136,30 +143,40 @@ func slotsOf[R any](s *System) *sync.Pool {
 	return p.(*sync.Pool)
 }
 
-// finish marks the slot as answered. It is called under the lock.
-func (s *slotHead) finish(err error) {
+// finish marks the slot as answered. It is called under the lock, and returns what
+// is to be called without it.
+func (s *slotHead) finish(err error) (then func()) {
 	s.done, s.err = true, err
 	if s.parked {
 		s.token <- struct{}{}
 	}
+	return s.then
 }
 
 // drop answers with err if nobody has answered or promised to.
 func (s *slotHead) drop(gen uint64, err error) {
+	var then func()
 	s.mu.Lock()
 	if s.gen == gen && !s.done && !s.kept {
-		s.finish(err)
+		then = s.finish(err)
 	}
 	s.mu.Unlock()
+	if then != nil {
+		then()
+	}
 }
 
 // close answers with err if nobody has answered.
 func (s *slotHead) close(gen uint64, err error) {
+	var then func()
 	s.mu.Lock()
 	if s.gen == gen && !s.done {
-		s.finish(err)
+		then = s.finish(err)
 	}
 	s.mu.Unlock()
+	if then != nil {
+		then()
+	}
 }
 
 // await returns the answer, or the error of ctx, and gives the slot back.
@@ -187,7 +204,7 @@ func (s *slot[R]) await(ctx context.Context, pool *sync.Pool) (R, error) {
 	var none R
 	v, err := s.v, s.err
 	s.v, s.err = none, nil
-	s.done, s.kept, s.parked = false, false, false
+	s.done, s.kept, s.parked, s.moved = false, false, false, false
 	s.gen++
 	s.mu.Unlock()
 	pool.Put(s)

@@ -126,6 +126,7 @@ func (c *Context[M]) takeAsker() (from asker) {
 			from = asker{c.asks, c.asks.gen} // it is the asker's own goroutine
 			c.asks = nil
 		}
+		from.move(true)
 		return from
 	}
 	ch := c.a.cur
@@ -133,11 +134,26 @@ func (c *Context[M]) takeAsker() (from asker) {
 	if from = ch.asker(i); from.slot != nil {
 		ch.asks[i] = asker{}
 	}
+	from.move(true)
 	return from
+}
+
+// move notes whether the answer is to come from somewhere else than the actor that
+// was asked.
+func (f asker) move(moved bool) {
+	if f.slot == nil {
+		return
+	}
+	f.slot.mu.Lock()
+	if f.slot.gen == f.gen {
+		f.slot.moved = moved
+	}
+	f.slot.mu.Unlock()
 }
 
 // giveAsker undoes takeAsker.
 func (c *Context[M]) giveAsker(from asker) {
+	from.move(false)
 	if c.calling != inMessage {
 		c.asks = from.slot
 		return

@@ -21,6 +21,13 @@
 // one. A behavior learns of all this by optional abilities, such as [Started] and
 // [ChildStopped], and of the end of any other actor by [Watch].
 //
+// A behavior that has something to wait for need not block: [AskThen] brings the
+// answer of another actor as a message, [Pipe] the result of any work,
+// [Context.SetTimer] a message later. These, and the [Context.Context] for calls of
+// databases and the like, belong to the behavior and end with it. [AskFrom] waits,
+// and tells of actors that wait for each other. A [Router] shares messages out to
+// a group of actors and replaces those that stop.
+//
 // For tools there are an [Address] without a type, a walk through all actors
 // ([System.Walk]), a stream of events ([Subscribe], [Listen]), and [Middleware].
 // What is not used costs nothing. Package actortest helps to test actors.
@@ -36,7 +43,9 @@
 //     once, or is handed to [Closed] exactly once, or was dropped by the wish of
 //     its actor ([DropOldest]). A restart keeps what is queued.
 //  4. A mailbox accepts no more than its bound. Above it go only a [Terminated],
-//     one for each watch, and what comes back from a stash.
+//     one for each watch; the message of a [Context.SetTimer], one for each key; a
+//     result of [AskThen] or [Pipe], of which there are at most [AwaitedMax]; and
+//     what comes back from a stash.
 //  5. A panic, [Context.Fail] or [runtime.Goexit] in code of the user fails the
 //     actor that it belongs to, never the process and never another actor: in a
 //     behavior, its abilities and middleware, in a [Strategy], in the functions of
@@ -53,5 +62,6 @@
 //  9. A failure is decided about before the next message. What exceeds the
 //     restarts of a [Strategy] stops that actor, and its parent is told.
 //  10. What a behavior has begun ends with it: after a restart the fresh behavior
-//     gets no message of a watch or a receive timeout that it has not set itself.
+//     gets no message of a watch, a timer, a result or a receive timeout that it has
+//     not begun itself.
 package actor

@@ -1,13 +1,12 @@
 package actor_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -183,6 +182,24 @@ func (h *hooking) watched(watch func(c *actor.Context[int], to actor.Ref[int])) 
 	to.Stop()
 }
 
+// asksThen lets an actor ask another, and not wait.
+func (h *hooking) asksThen(message func(actor.Reply[int]) int, then func(int, error) int) {
+	to := h.spawn("")
+	_ = spawn(h.t, h.s, actor.Func[int](func(c *actor.Context[int], m int) {
+		if m == 0 {
+			_ = actor.AskThen(context.Background(), c, to, message, then)
+		}
+	})).Tell(0)
+}
+
+func (h *hooking) pipes(work func(context.Context) (int, error), then func(int, error) int) {
+	_ = spawn(h.t, h.s, actor.Func[int](func(c *actor.Context[int], m int) {
+		if m == 0 {
+			_ = actor.Pipe(c, work, then)
+		}
+	})).Tell(0)
+}
+
 type watcherOf struct{ start func(c *actor.Context[int]) }
 
 func (b *watcherOf) Started(c *actor.Context[int])  { b.start(c) }
@@ -246,6 +263,48 @@ var hooks = map[string]hook{
 	"Ask(message)": {trigger: func(h *hooking) {
 		_, _ = actor.Ask(context.Background(), h.spawn(""), func(actor.Reply[int]) int { h.do(); return 0 })
 	}},
+	"AskFrom(message)": {trigger: func(h *hooking) {
+		to := h.spawn("")
+		_ = spawn(h.t, h.s, actor.Func[int](func(c *actor.Context[int], _ int) {
+			_, _ = actor.AskFrom(context.Background(), c, to, func(actor.Reply[int]) int { h.do(); return 0 })
+		}), actor.InlineNever()).Tell(0)
+	}},
+	"AskThen(message)": {trigger: func(h *hooking) {
+		h.asksThen(func(actor.Reply[int]) int { h.do(); return 0 }, func(int, error) int { return 1 })
+	}},
+	"AskThen(then)": {trigger: func(h *hooking) {
+		h.asksThen(func(actor.Reply[int]) int { return 0 }, func(int, error) int { h.do(); return 1 })
+	}},
+	"Pipe(work)": {trigger: func(h *hooking) {
+		h.pipes(func(context.Context) (int, error) { h.do(); return 0, nil }, func(int, error) int { return 1 })
+	}},
+	"Pipe(then)": {trigger: func(h *hooking) {
+		h.pipes(func(context.Context) (int, error) { return 0, nil }, func(int, error) int { h.do(); return 1 })
+	}},
+	"AskRouter(message)": {trigger: func(h *hooking) {
+		_, _ = actor.AskRouter(context.Background(), actor.NewRouter(nil, h.spawn("")), func(actor.Reply[int]) int { h.do(); return 0 })
+	}},
+	"NewRouter(key)": {trigger: func(h *hooking) {
+		_ = actor.NewRouter(func(int) string { h.do(); return "" }, h.spawn("")).Tell(1)
+	}},
+	"SpawnRouter(key)": {trigger: func(h *hooking) {
+		r, err := actor.SpawnRouter(h.s, "", 2, func(int) string { h.do(); return "" }, func() actor.Behavior[int] { return &hooked{} })
+		if err == nil {
+			_ = r.Tell(1)
+		}
+	}},
+	"SpawnRouter(fresh)": {trigger: func(h *hooking) {
+		n := 0
+		r, err := actor.SpawnRouter(h.s, "", 1, nil, func() actor.Behavior[int] {
+			if n++; n > 1 {
+				h.do()
+			}
+			return &hooked{}
+		})
+		if err == nil {
+			r.Members()[0].Stop()
+		}
+	}},
 	"Watch(message)": {trigger: func(h *hooking) {
 		h.watched(func(c *actor.Context[int], to actor.Ref[int]) {
 			actor.Watch(c, to, func(actor.Terminated) int { h.do(); return 0 })
@@ -296,13 +355,13 @@ var hooks = map[string]hook{
 	}},
 	"handler of the logger": {
 		config: func(do func()) actor.Config {
-			return actor.Config{Logger: slog.New(hookHandler{slog.NewTextHandler(io.Discard, nil), do})}
+			return actor.Config{Logger: slog.New(hookHandler{slog.NewTextHandler(new(bytes.Buffer), nil), do})}
 		},
 		trigger: func(h *hooking) { h.tells("", hookFails) },
 	},
 	"error that a behavior panics with": {
 		config: func(func()) actor.Config {
-			return actor.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+			return actor.Config{Logger: slog.New(slog.NewTextHandler(new(bytes.Buffer), nil))}
 		},
 		trigger: func(h *hooking) {
 			_ = spawn(h.t, h.s, actor.Func[int](func(*actor.Context[int], int) { panic(&hookError{h.do}) })).Tell(0)
@@ -509,6 +568,6 @@ func (b *steady) Stopped(error) { b.stopped = true }
 
 func (b *steady) Closed(error, []request) {
 	if !b.stopped {
-		panic(fmt.Sprint("Closed before Stopped"))
+		panic("Closed before Stopped")
 	}
 }

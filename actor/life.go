@@ -178,7 +178,14 @@ func (a *actor[M]) conclude(reason error) {
 		reason = a.ext.health.reason
 	}
 	a.flags |= ending
+	var cancel context.CancelCauseFunc
+	if reason != nil {
+		cancel = a.cancelScope()
+	}
 	a.mu.Unlock()
+	if cancel != nil {
+		cancel(ErrStopped)
+	}
 	if b := plain(a.behavior); !again && a.k.can(b)&canStopping != 0 && !a.retired() {
 		a.prepare(b.(Stopping[M]), reason)
 		return

@@ -16,6 +16,9 @@ type belongings struct {
 	timers   map[string]stopper
 	awaiting int // results under way in this life
 	scope    context.Context
+	asking   node      // whom the actor waits for, see [AskFrom]
+	asks     *slotHead // where the answer is to come
+	asksGen  uint64
 	cancel   context.CancelCauseFunc
 }
 
@@ -100,7 +103,7 @@ func (c *core) cancelScope() (cancel context.CancelCauseFunc) {
 type late[M any] interface {
 	// open returns the message to handle. It is called by the owner, on a
 	// goroutine of the actor and never on that of a caller.
-	open(m M) (M, bool)
+	open(c *Context[M], m M) (M, bool)
 	// kept reports whether the letter holds a message that counts as undelivered
 	// if the actor stops first. It is called under the lock.
 	kept() bool
@@ -120,8 +123,8 @@ func lateOf[M any](from asker) late[M] {
 }
 
 // open opens the late letter i of a chunk.
-func (a *actor[M]) open(ch *chunk[M], i uint32, m M) (M, bool) {
+func (a *actor[M]) open(c *Context[M], ch *chunk[M], i uint32, m M) (M, bool) {
 	l := lateOf[M](ch.asks[i])
 	ch.asks[i] = asker{}
-	return l.open(m)
+	return l.open(c, m)
 }

@@ -102,7 +102,8 @@ func (r Ref[M]) RunSignal() {
 // by the actor itself, and does not wait. An idle actor is stopped, and its
 // [Closed] called, when Stop returns; with [InlineNever], with children, or where
 // ends of actors that stop each other would nest too deep, a goroutine does that.
-// An actor that waits for its restart does not wait any longer. Children are stopped in the same way, when the mailbox is
+// An actor that waits for its restart does not wait any longer; one that waits for
+// results of [AskThen] or [Pipe] stops when they are handled. Children are stopped in the same way, when the mailbox is
 // empty and before the actor itself.
 func (r Ref[M]) Stop() {
 	if r.a != nil {
@@ -118,7 +119,8 @@ func (r Ref[M]) StopNow() {
 	}
 }
 
-// StopIfIdle stops the actor if it is idle, has no children, its mailbox is empty
+// StopIfIdle stops the actor if it is idle, has no children, waits for no result of
+// [AskThen] or [Pipe], its mailbox is empty
 // and its behavior, if it is an [Idler], says so too. It reports whether the actor is
 // stopped now. It is exact: no message that was accepted
 // is lost by it, and after true nothing is accepted. [Closed] is called, with

@@ -11,7 +11,8 @@ import (
 
 // A Route sends a message to one or all of a fixed group of actors. It is a
 // function and not an actor, so it adds no mailbox on the way, and may be called
-// by any goroutine. A group without members refuses with [ErrStopped].
+// by any goroutine. A group without members refuses with [ErrStopped]. A [Router]
+// can ask and wait for room too, and replace members that have stopped.
 type Route[M any] func(m M) error
 
 // SpawnPool spawns n actors of one sort, with the names name-0, name-1 and so

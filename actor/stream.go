@@ -247,7 +247,7 @@ type heard[E, M any] struct {
 	slot    slotHead
 }
 
-func (h *heard[E, M]) open(M) (m M, ok bool) {
+func (h *heard[E, M]) open(*Context[M], M) (m M, ok bool) {
 	l := h.l
 	if l.failed.Load() {
 		return m, false

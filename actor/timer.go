@@ -41,7 +41,8 @@ func (s *System) after(d time.Duration, f func()) *Timer {
 }
 
 // TellAfter is [Ref.Tell] after the time d, with a timer to stop it by. What
-// the mailbox does not accept then is dropped.
+// the mailbox does not accept then is dropped. It belongs to the caller: a restart of
+// the actor does not end it, as it ends one of [Context.SetTimer].
 func (r Ref[M]) TellAfter(d time.Duration, m M) *Timer {
 	if r.a == nil {
 		return new(Timer)

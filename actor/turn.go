@@ -74,7 +74,7 @@ next:
 			ch.m[i] = zero
 			if ch.asks != nil && ch.asks[i].late() {
 				var ok bool
-				if m, ok = a.open(ch, i, m); !ok {
+				if m, ok = a.open(c, ch, i, m); !ok {
 					continue
 				}
 			}
@@ -159,7 +159,7 @@ func (a *actor[M]) givesWay(c *Context[M]) (pass, pause bool) {
 	}
 	c.streak = 0
 	waits := a.head != nil || a.cur != nil && a.cur.taken.Load()&counted < a.cur.n
-	pass = waits || a.flags&draining != 0
+	pass = waits || a.flags&draining != 0 && !a.awaits()
 	return pass, !pass && c.w.step
 }
 
@@ -240,7 +240,7 @@ func (a *actor[M]) rest(c *Context[M], done *chunk[M]) {
 		runtime.Gosched()
 		a.mu.Lock()
 	}
-	stop := a.flags&draining != 0
+	stop := a.flags&draining != 0 && !a.awaits()
 	if !stop {
 		a.flags &^= busy
 	}

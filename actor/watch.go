@@ -81,7 +81,7 @@ func (w *watching[M]) send(m M) {
 	a.force(m, asker{slot: &w.slot}) // it releases the lock
 }
 
-func (w *watching[M]) open(m M) (M, bool) {
+func (w *watching[M]) open(_ *Context[M], m M) (M, bool) {
 	w.a.mu.Lock()
 	defer w.a.mu.Unlock()
 	return m, w.kept()

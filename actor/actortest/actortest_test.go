@@ -201,10 +201,13 @@ func TestSchedulerRepeatsItsOrder(t *testing.T) {
 		target.Stop()
 		scheduler.Run(t)
 		stops := actortest.Record[actor.StoppedEvent](t, s)
-		done := make(chan error, 1)
+		done := make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel() // Shutdown asks all to stop, and does not wait
-		go func() { done <- s.Shutdown(ctx) }()
+		go func() {
+			defer close(done)
+			_ = s.Shutdown(ctx)
+		}()
 		<-done
 		scheduler.Run(t)
 		for range 20 {

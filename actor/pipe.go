@@ -1,0 +1,146 @@
+package actor
+
+import (
+	"context"
+	"fmt"
+)
+
+// AwaitedMax is how many results of [AskThen] and [Pipe] one actor may wait for.
+const AwaitedMax = 1024
+
+// AskThen is [Ask] that does not wait: the answer, or the error that Ask would
+// return, comes as the message that then makes of it, though the mailbox be full.
+// No goroutine waits for it. AskThen returns the error if the question is not
+// accepted, or if the actor waits for [AwaitedMax] results already; then no message
+// comes.
+//
+// A result is part of what the actor has accepted: [Ref.Stop] and [System.Shutdown]
+// wait for it until ctx ends. It does not come any more after [Ref.StopNow] or a
+// restart. Then is called by the actor itself, like a part of Receive.
+func AskThen[R, M, N any](ctx context.Context, c *Context[M], to Ref[N], message func(Reply[R]) N, then func(R, error) M) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("ask: %w", err)
+	}
+	s := new(slot[R])
+	m := message(Reply[R]{s: s})
+	p, err := awaitResult(c.a, then)
+	if err != nil {
+		return err
+	}
+	s.then = func() { p.arrive(s.v, s.err) } // nothing writes them any more
+	p.stop = context.AfterFunc(ctx, func() { s.close(0, fmt.Errorf("ask: %w", ctx.Err())) })
+	err = post(c, to, m, asker{slot: &s.slotHead})
+	if err == nil {
+		return nil
+	}
+	p.stop()
+	s.mu.Lock()
+	arrives := s.done // ctx has ended in between: that is told as a result
+	s.done = true
+	s.mu.Unlock()
+	if arrives {
+		return nil
+	}
+	p.giveUp()
+	return err
+}
+
+// Pipe does work on a goroutine of its own, with the [Context.Context] of the actor.
+// Its result comes as the message that then makes of it, under the conditions of
+// [AskThen]: [Ref.Stop] and [System.Shutdown] wait for work. If work panics or ends
+// its goroutine, the error is a [*Failure]. Pipe returns an error if the actor waits
+// for [AwaitedMax] results already.
+//
+// Work must not touch the behavior; it is to return when its context ends.
+func Pipe[R, M any](c *Context[M], work func(ctx context.Context) (R, error), then func(R, error) M) error {
+	p, err := awaitResult(c.a, then)
+	if err != nil {
+		return err
+	}
+	c.a.k.sys.start(&piping[R, M]{p, c.Context(), work})
+	return nil
+}
+
+type piping[R, M any] struct {
+	p    *result[R, M]
+	ctx  context.Context //nolint:containedctx // it is the work's argument
+	work func(ctx context.Context) (R, error)
+}
+
+func (w *piping[R, M]) turn(*worker) {
+	var v R
+	var err error
+	returned := false
+	defer func() {
+		if !returned {
+			err = newFailure(w.p.a, recover())
+		}
+		w.p.arrive(v, err)
+	}()
+	v, err = w.work(w.ctx)
+	returned = true
+}
+
+// A result is one that an actor waits for.
+type result[R, M any] struct {
+	a    *actor[M]
+	life uint32
+	then func(R, error) M
+	stop func() bool // ends the wait for a context; the owner's
+	v    R
+	err  error
+	slot slotHead // leads back here
+}
+
+// awaitResult counts one more result that the actor waits for.
+func awaitResult[R, M any](a *actor[M], then func(R, error) M) (*result[R, M], error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.belongings()
+	if o.awaiting >= AwaitedMax {
+		return nil, fmt.Errorf("%w: the actor waits for %d results already", ErrMailboxFull, o.awaiting)
+	}
+	o.awaiting++
+	p := &result[R, M]{a: a, life: o.life, then: then}
+	p.slot.late = p
+	return p, nil
+}
+
+// giveUp ends the wait for a result that does not come. The caller is the owner.
+func (p *result[R, M]) giveUp() {
+	p.a.mu.Lock()
+	defer p.a.mu.Unlock()
+	p.a.owns().awaiting--
+}
+
+// arrive puts the result in the mailbox.
+func (p *result[R, M]) arrive(v R, err error) {
+	a := p.a
+	p.v, p.err = v, err
+	a.mu.Lock()
+	if a.life() != p.life || a.flags&(halting|closed) != 0 {
+		a.mu.Unlock()
+		return
+	}
+	a.owns().awaiting--
+	var none M
+	a.force(none, asker{slot: &p.slot}) // it releases the lock
+}
+
+func (p *result[R, M]) open(c *Context[M], none M) (M, bool) {
+	if p.stop != nil {
+		p.stop()
+	}
+	p.a.mu.Lock()
+	current := p.a.life() == p.life
+	p.a.mu.Unlock()
+	if !current {
+		return none, false
+	}
+	c.calling = inMessage // a failure of then is one of the behavior
+	return p.then(p.v, p.err), true
+}
+
+func (p *result[R, M]) kept() bool { return false }
+
+func (p *result[R, M]) dropped() {}
