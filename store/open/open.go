@@ -39,6 +39,8 @@
 //	          pool_size   how many connections read at most (16)
 //	          migrate     false refuses a schema that is not up to date
 //	                      instead of migrating it (true)
+//	          read_only   true opens an existing log for reading alone, also
+//	                      on a replica (false)
 package open
 
 import (
@@ -193,8 +195,11 @@ func openPostgres(ctx context.Context, t *place.Target) (store.Log, error) {
 	if t.PoolSize > 0 {
 		options = append(options, postgres.WithPoolSize(t.PoolSize))
 	}
-	if t.Fixed || t.ReadOnly {
+	if t.Fixed {
 		options = append(options, postgres.WithoutMigration())
+	}
+	if t.ReadOnly {
+		options = append(options, postgres.ReadOnly())
 	}
 	log, err := postgres.Open(ctx, t.Address, options...)
 	if err != nil {

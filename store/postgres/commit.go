@@ -55,6 +55,9 @@ type committer struct {
 // before it if there is one; groups of callers that wait at the same time are
 // stored by the same transaction. See the package about errors.
 func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
+	if l.readOnly {
+		return nil, fmt.Errorf("commit to %s: %w: %w", l.name, store.ErrNotStored, errReadOnly)
+	}
 	if d := l.inDoubt(); d != nil { // a caller that waits for it can still leave
 		if err := l.ready(ctx); err != nil {
 			if ctx.Err() != nil || !errors.Is(err, errInDoubt) {
@@ -124,7 +127,7 @@ func (l *Log) transact(ctx context.Context, calls []*storekit.Call) error {
 		case stored != no:
 			return err
 		}
-		err = l.blocked(ctx, err)
+		err = l.explained(l.blocked(ctx, err))
 		switch {
 		case try == triesMax || !passing(err):
 			return storekit.NotStored(err)

@@ -135,6 +135,20 @@ func passing(err error) bool {
 	return errors.Is(err, errLost)
 }
 
+// errReadOnly is the error of what writes to a log that is opened for reading.
+var errReadOnly = fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
+
+// explained says in an error of the server what has brought it about, where its text
+// does not.
+func (l *Log) explained(err error) error {
+	if e := refusal(err); e != nil && e.Code == codeUnique && e.ConstraintName == "messages_pkey" {
+		full := pgx.Identifier{l.schema, "message_sequence"}.Sanitize()
+		return fmt.Errorf("the sequence %s is behind the messages of the log, as after a logical replication or a restore that has left sequences out; set it with SELECT setval('%s', (SELECT max(sequence) FROM %s)): %w",
+			full, full, pgx.Identifier{l.schema, "messages"}.Sanitize(), err)
+	}
+	return err
+}
+
 // errLost says that a connection has been lost.
 var errLost = errors.New("connection lost")
 

@@ -219,3 +219,11 @@ func WithHearing(d time.Duration) Option {
 
 // WithIdle lets the server end a session that does nothing in a transaction for so long.
 func WithIdle(d time.Duration) Option { return option(func(c *config) { c.tamper.idleMax = d }) }
+
+// WithMigration makes the program one that knows a migration more.
+func WithMigration(reader, writer int, up, down string) Option {
+	return option(func(c *config) {
+		n := len(migrations()) + 1
+		c.tamper.migrations = []Migration{{Number: n, Name: "later", Checksum: "later", MinReader: reader, MinWriter: writer, up: up, down: down}}
+	})
+}

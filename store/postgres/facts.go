@@ -353,9 +353,9 @@ type statements struct {
 
 	insertEvents, copyEvents                                   string
 	deleteSnapshots, putSnapshots, putStates                   string
-	deleteMessages, putMessages                                string
-	deleteReceipts, putReceipts, addReceipts                   string
-	deleteClaims, putClaims, deleteBookmarks, putBookmarks     string
+	deleteMessages, addMessages, changeMessages                string
+	deleteReceipts, addReceipts                                string
+	deleteClaims, addClaims, deleteBookmarks, putBookmarks     string
 	proof, trim, depart                                        string
 	load, stream, scan, first, pending, parked, receipt, owner string
 	receiptsOf, claimsOf, bookmarks, deletions, pruned         string

@@ -54,6 +54,9 @@ const (
 // the table log, else the error matches [errors.ErrUnsupported].
 func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, error) {
 	err := ctx.Err()
+	if err == nil && l.readOnly {
+		err = errReadOnly
+	}
 	if err == nil {
 		err = l.ready(ctx)
 	}

@@ -30,8 +30,41 @@
 // [store.ErrBroken]: the log goes on when the server does.
 //
 // A process that hangs within a transaction holds up the writers of the log, but
-// no reader: after 20 seconds the server ends its session. A commit that has
-// waited 30 seconds for its turn is not stored.
+// no reader. After 20 seconds the server ends its session if it is between two
+// statements; if it is within a message, which the server does not bound, another
+// process that waits for its turn ends the session, once it has seen that nothing
+// comes. A process that goes on, however slowly, is left alone. A commit that has
+// waited 30 seconds for its turn is not stored, and its error says who has it.
+//
+// # Waits
+//
+// Every wait for the server has a bound, also a read whose context has none. The
+// kernels of both sides watch the connections (TCP keepalive, and TCP_USER_TIMEOUT on
+// Linux). Where nothing passes for two seconds the log asks the server, on another
+// connection, what the session does: a server that works is waited for as long as it
+// takes, a connection that a firewall has forgotten is replaced within some seconds.
+// A statement waits 30 seconds for a lock of a table.
+//
+// # Sessions and servers
+//
+// Every session, of whatever purpose, sets all settings that change what a statement
+// means, and asserts them: the encoding, how literals, arrays and times are read,
+// isolation, timeouts, search_path (pg_catalog alone, so a trigger on a table of the log
+// must qualify the names that it uses), and others, each with its reason in settings.go.
+// It does not matter then what server, database, role and URL say. One that the role may
+// not set, and that is not as it must be, is an error that names it.
+//
+// Every new connection must lead to a primary, of the system that the log was opened
+// on, not on a lower timeline than one that was seen, and with the last commit that it
+// has acknowledged to this process. So after a failover neither a check nor a read is
+// answered from the past by a replica that is behind or by the old primary; of several
+// hosts in a URL the next one is tried. What no connection can prove is that there is no
+// second primary: a process that is cut off together with the old one goes on there. So
+// the old primary must be fenced before another is promoted. A log that has moved to
+// another system, by a logical replication or an upgrade, is to be opened again.
+//
+// [Open] refuses a log whose sequences are behind their rows, as a logical replication or
+// a restore of single tables leaves them, and says how to set them.
 //
 // # Durability
 //
@@ -48,7 +81,12 @@
 // The tables are made by numbered migrations, which [Open] applies, and which
 // [MigrateUp], [MigrateDown], [Migrations] and [ValidateMigrations] apply, take
 // back, list and check. [Grants] is a script for a role that can do all but
-// change the schema and change or delete events.
+// change the schema and change or delete events. A migration waits half a second at a
+// time for a table that is in use, so that readers pass; and it says in the list which
+// older programs can still read and write, so that a program can be rolled back.
+//
+// [ReadOnly] opens a log without writing anything, for a role that may only SELECT
+// (USAGE on the schema, SELECT on its tables and sequences) and on replicas.
 //
 // A record is kept as package store encodes it, with its CRC, which is checked at
 // every read; the columns beside it are for finding it. Kinds, types and tags of

@@ -86,8 +86,8 @@ func (m *message) pipeline(s *statements) *pgx.Batch {
 	for _, st := range m.before {
 		b.Queue(st.sql, st.args...)
 	}
-	if len(m.events) > 0 {
-		b.Queue(s.insertEvents, unnested(m.events)...)
+	for part := range parts(m.events) {
+		b.Queue(s.insertEvents, unnested(part)...)
 	}
 	for _, st := range m.after {
 		b.Queue(st.sql, st.args...)
@@ -120,8 +120,8 @@ func (m *message) append(w []byte, s *statements, names map[string]string) ([]by
 		if rowsRoom(m.events) > messageBytesMax {
 			return w, false
 		}
-		from = len(w) + 1
-		if w = appendRows(append(w, 'd', 0, 0, 0, 0), m.events); !putLength(w, from, 0) {
+		var ok bool
+		if w, ok = appendParts(w, m.events); !ok {
 			return w, false
 		}
 		w = append(w, 'c', 0, 0, 0, 4)

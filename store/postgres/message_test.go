@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -151,4 +152,32 @@ func TestMessageLength(t *testing.T) {
 			t.Errorf("rows of %d events of 16 MiB: in a script %t, want %t", n, got, want)
 		}
 	}
+}
+
+// TestLargeGroups commits groups that are sent in several parts, by a COPY and by arrays.
+func TestLargeGroups(t *testing.T) {
+	t.Parallel()
+	l := newLog(t)
+	total := 0
+	for _, events := range []int{3, postgres.ScriptEventsMin + 20} {
+		var group []*store.Batch
+		for i := range events {
+			b := one(key(fmt.Sprint(events, " ", i)), 0, strings.Repeat(fmt.Sprint(i), 200<<10))
+			group = append(group, b)
+		}
+		results, err := l.Commit(t.Context(), group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range results {
+			total++
+			if r.Err != nil || r.Position != store.Position(total) {
+				t.Errorf("batch %d of %d: got %v, %v", i, events, r.Position, r.Err)
+			}
+			if got := texts(t, l, group[i].Key); len(got) != 1 || got[0] != string(group[i].Events[0].Payload) {
+				t.Errorf("batch %d of %d is not read as it was stored", i, events)
+			}
+		}
+	}
+	verifyDense(t, l, total)
 }

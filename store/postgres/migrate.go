@@ -36,6 +36,11 @@ type Migration struct {
 	Checksum string
 	// Applied is when it was applied to the database, zero if it has not been.
 	Applied time.Time
+	// MinReader and MinWriter say which programs can read, and which can write, a schema
+	// that has this migration: those that know migrations up to that number. They are
+	// Number itself where no older one can. So a program can be rolled back over a
+	// migration that it does not know.
+	MinReader, MinWriter int
 
 	up, down string
 }
@@ -58,10 +63,14 @@ func migrations() []Migration {
 			panic(fmt.Sprintf("postgres: embedded migration %s: %v", file, err))
 		}
 		sum := sha256.Sum256(slices.Concat(up, []byte{0}, down))
-		all[i] = Migration{Number: n, Name: name, Checksum: hex.EncodeToString(sum[:]), up: string(up), down: string(down)}
+		all[i] = Migration{Number: n, Name: name, Checksum: hex.EncodeToString(sum[:]), MinReader: n, MinWriter: n, up: string(up), down: string(down)}
+		_, _ = fmt.Sscanf(string(up), windowFormat, &all[i].MinReader, &all[i].MinWriter) // most have no such line
 	}
 	return all
 }
+
+// windowFormat is the first line of a migration that older programs can work with.
+const windowFormat = "-- min_reader: %d, min_writer: %d"
 
 // MigrateUp applies the migrations that the schema at url lacks, each in a
 // transaction of its own, and creates the schema if need be. It does nothing if
@@ -94,14 +103,38 @@ func Migrations(ctx context.Context, url string, opts ...Option) (all []Migratio
 // schema at url is exactly as this package needs it, as far as its list of
 // migrations tells. It changes nothing.
 func ValidateMigrations(ctx context.Context, url string, opts ...Option) error {
-	return migrate(ctx, url, opts, func(m *migrator) error { return m.validate(ctx) })
+	return migrate(ctx, url, opts, func(m *migrator) error { return m.validate(ctx, asOwner) })
 }
 
 // A migrator works on the schema of one database.
 type migrator struct {
-	conn   *pgx.Conn
-	schema string
+	*config
+	conn  *pgx.Conn
+	knows []Migration // this package
 }
+
+func newMigrator(conn *pgx.Conn, c *config) *migrator {
+	return &migrator{c, conn, append(migrations(), c.tamper.migrations...)}
+}
+
+// A purpose is what a program wants to do with a schema that may be newer than it.
+type purpose int
+
+const (
+	asReader purpose = iota
+	asWriter
+	asOwner // who needs to know all of it
+)
+
+// Bounds of waiting for those who use the tables.
+const (
+	// tableMax is how long a migration waits for a table at a time. Whoever comes later
+	// waits behind it, readers too, so it gives up soon, lets them pass, and tries again.
+	tableMax = 500 * time.Millisecond
+	// migrateMax bounds all of its tries, and migrateWaitMax the time between two.
+	migrateMax     = 10 * time.Minute
+	migrateWaitMax = 2 * time.Second
+)
 
 // migrate runs fn on a connection of its own.
 func migrate(ctx context.Context, url string, opts []Option, fn func(*migrator) error) error {
@@ -113,7 +146,7 @@ func migrate(ctx context.Context, url string, opts []Option, fn func(*migrator) 
 	if err == nil {
 		var conn *pgx.Conn
 		if conn, err = pgx.ConnectConfig(ctx, pc.ConnConfig); err == nil {
-			err = fn(&migrator{conn: conn, schema: c.schema})
+			err = fn(newMigrator(conn, c))
 			_ = conn.Close(context.WithoutCancel(ctx)) // the work is done or not whatever it says
 		}
 	}
@@ -137,12 +170,15 @@ func in(schema, sql string) string {
 }
 
 func (m *migrator) up(ctx context.Context) error {
+	if m.validate(ctx, asWriter) == nil {
+		return nil // as it mostly is: nobody has to wait
+	}
 	for more := true; more; {
 		err := m.transact(ctx, func(tx pgx.Tx) error {
 			if err := m.create(ctx, tx); err != nil {
 				return err
 			}
-			all, err := m.read(ctx, tx)
+			all, err := m.read(ctx, tx, asWriter)
 			if err != nil {
 				return err
 			}
@@ -154,15 +190,29 @@ func (m *migrator) up(ctx context.Context) error {
 			if _, err := tx.Exec(ctx, in(m.schema, step.up)); err != nil {
 				return fmt.Errorf("apply %d_%s: %w", step.Number, step.Name, err)
 			}
-			_, err = tx.Exec(ctx, in(m.schema, "INSERT INTO S.migrations (number, name, checksum) VALUES ($1, $2, $3)"),
-				step.Number, step.Name, step.Checksum)
-			return err
+			return m.enter(ctx, tx, step)
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// enter lists a migration as applied. Those that every program knows have no columns
+// that say who can work with them.
+func (m *migrator) enter(ctx context.Context, tx pgx.Tx, step Migration) error {
+	const firstWithWindow = 4
+	if step.Number < firstWithWindow {
+		_, err := tx.Exec(ctx, in(m.schema, "INSERT INTO S.migrations (number, name, checksum) VALUES ($1, $2, $3)"), step.Number, step.Name, step.Checksum)
+		return err
+	}
+	_, err := tx.Exec(ctx, in(m.schema, "ALTER TABLE S.migrations ADD COLUMN IF NOT EXISTS min_reader integer, ADD COLUMN IF NOT EXISTS min_writer integer"))
+	if err == nil {
+		_, err = tx.Exec(ctx, in(m.schema, "INSERT INTO S.migrations (number, name, checksum, min_reader, min_writer) VALUES ($1, $2, $3, $4, $5)"),
+			step.Number, step.Name, step.Checksum, step.MinReader, step.MinWriter)
+	}
+	return err
 }
 
 // create makes the schema and its list of migrations, unless they are there. It
@@ -188,7 +238,7 @@ func (m *migrator) create(ctx context.Context, tx pgx.Tx) error {
 }
 
 func (m *migrator) downTo(ctx context.Context, number int) error {
-	if number < 0 || number > len(migrations()) {
+	if number < 0 || number > len(m.knows) {
 		return fmt.Errorf("%w: there is no migration %d", store.ErrInvalid, number)
 	}
 	for more := true; more; {
@@ -197,7 +247,7 @@ func (m *migrator) downTo(ctx context.Context, number int) error {
 			if more = there; !there || err != nil {
 				return err
 			}
-			all, err := m.read(ctx, tx)
+			all, err := m.read(ctx, tx, asOwner)
 			if err != nil {
 				return err
 			}
@@ -222,8 +272,9 @@ func (m *migrator) downTo(ctx context.Context, number int) error {
 	return nil
 }
 
-func (m *migrator) validate(ctx context.Context) error {
-	all, err := m.known(ctx)
+// validate returns an error unless the schema is fit for the purpose.
+func (m *migrator) validate(ctx context.Context, p purpose) error {
+	all, err := m.known(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -236,21 +287,21 @@ func (m *migrator) validate(ctx context.Context) error {
 }
 
 // known returns the migrations of this package with the times when they were
-// applied, and refuses a schema that knows others.
-func (m *migrator) known(ctx context.Context) ([]Migration, error) {
+// applied, and refuses a schema that knows others which do not fit the purpose.
+func (m *migrator) known(ctx context.Context, p purpose) ([]Migration, error) {
 	there, err := m.listed(ctx, m.conn)
 	if err != nil {
 		return nil, err
 	}
 	if !there {
-		return migrations(), nil
+		return slices.Clone(m.knows), nil
 	}
-	return m.read(ctx, m.conn)
+	return m.read(ctx, m.conn, p)
 }
 
 // list is like known, but refuses nothing.
 func (m *migrator) list(ctx context.Context) ([]Migration, error) {
-	all := migrations()
+	all := slices.Clone(m.knows)
 	there, err := m.listed(ctx, m.conn)
 	if !there || err != nil {
 		return all, err
@@ -283,27 +334,34 @@ func (m *migrator) listed(ctx context.Context, q querier) (there bool, err error
 }
 
 func (m *migrator) applied(ctx context.Context, q querier) ([]Migration, error) {
-	rows, err := q.Query(ctx, in(m.schema, "SELECT number, name, checksum, applied FROM S.migrations ORDER BY number"))
+	// The columns that say who can work with a migration may not be there.
+	rows, err := q.Query(ctx, in(m.schema, `SELECT number, name, checksum, applied, coalesce((to_jsonb(m) ->> 'min_reader')::int, number),
+		coalesce((to_jsonb(m) ->> 'min_writer')::int, number) FROM S.migrations m ORDER BY number`))
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (a Migration, err error) {
-		err = row.Scan(&a.Number, &a.Name, &a.Checksum, &a.Applied)
+		err = row.Scan(&a.Number, &a.Name, &a.Checksum, &a.Applied, &a.MinReader, &a.MinWriter)
 		return a, err
 	})
 }
 
-func (m *migrator) read(ctx context.Context, q querier) ([]Migration, error) {
-	all := migrations()
+// read returns the migrations of this package with the times when they were applied. It
+// refuses a schema with others, unless those say that a program which knows so many can
+// do with the schema what it wants.
+func (m *migrator) read(ctx context.Context, q querier, p purpose) ([]Migration, error) {
+	all := slices.Clone(m.knows)
 	applied, err := m.applied(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	for i, a := range applied {
 		switch {
+		case a.Number > len(all) && a.Number == i+1 && (p == asReader && a.MinReader <= len(all) || p == asWriter && a.MinWriter <= len(all)):
+			continue
 		case a.Number > len(all):
-			return nil, fmt.Errorf("%w: schema %q has migration %d_%s, and this version of the program knows %d only; use a newer one",
-				store.ErrFormat, m.schema, a.Number, a.Name, len(all))
+			return nil, fmt.Errorf("%w: schema %q has migration %d_%s, and this version of the program knows %d only, where %d are needed to read it and %d to write; use a newer one",
+				store.ErrFormat, m.schema, a.Number, a.Name, len(all), a.MinReader, a.MinWriter)
 		case a.Number != i+1:
 			return nil, fmt.Errorf("%w: schema %q has migration %d but lacks %d", store.ErrFormat, m.schema, a.Number, i+1)
 		case a.Checksum != all[i].Checksum:
@@ -315,14 +373,48 @@ func (m *migrator) read(ctx context.Context, q querier) ([]Migration, error) {
 	return all, nil
 }
 
-// transact runs fn in a transaction that no other migration runs beside.
+// transact runs fn in a transaction that no other migration runs beside. It tries again
+// while others use the tables.
 func (m *migrator) transact(ctx context.Context, fn func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, m.conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", lockKey(m.schema, "migrate")); err != nil {
+	wait := 50 * time.Millisecond
+	for end := time.Now().Add(migrateMax); ; wait = min(2*wait, migrateWaitMax) {
+		err := pgx.BeginTxFunc(ctx, m.conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", lockKey(m.schema, "migrate")); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, "SELECT set_config('lock_timeout', $1, true)", fmt.Sprint(tableMax.Milliseconds())); err != nil {
+				return err
+			}
+			return fn(tx)
+		})
+		e := refusal(err)
+		if e == nil || e.Code != codeLockTimeout && e.Code != codeSerialize && e.Code != codeDeadlock || m.conn.IsClosed() {
 			return err
 		}
-		return fn(tx)
-	})
+		users := m.users(ctx)
+		if time.Now().After(end) {
+			return fmt.Errorf("the tables of schema %q are in use by %s; end that, and migrate again: %w", m.schema, users, err)
+		}
+		m.logger.WarnContext(ctx, "a migration waits until tables are not in use", "schema", m.schema, "by", users)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: the tables of schema %q are in use by %s", ctx.Err(), m.schema, users)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// users describes the sessions that use tables of the schema, for people.
+func (m *migrator) users(ctx context.Context) string {
+	var users string
+	err := m.conn.QueryRow(ctx, `SELECT coalesce(string_agg(DISTINCT concat_ws(' ', 'process', a.pid, '(' || concat_ws(', ', a.usename, nullif(a.application_name, '')) || ')',
+			'since', a.xact_start), '; '), 'sessions that are gone')
+		FROM pg_locks k JOIN pg_class c ON c.oid = k.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a ON a.pid = k.pid
+		WHERE n.nspname = $1 AND k.granted AND k.pid <> pg_backend_pid()`, m.schema).Scan(&users)
+	if err != nil {
+		return "others"
+	}
+	return users
 }
 
 // Grants returns a script that lets an existing role use the log in a schema,

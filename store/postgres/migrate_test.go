@@ -325,3 +325,80 @@ func TestMigrationTimesAreRecent(t *testing.T) {
 		}
 	}
 }
+
+// TestASchemaSaysWhoCanWorkWithIt lets a newer program apply a migration that this one
+// does not know, and this one open what the newer one has left, and back.
+func TestASchemaSaysWhoCanWorkWithIt(t *testing.T) {
+	t.Parallel()
+	longOnly(t)
+	known, err := postgres.Migrations(t.Context(), pgtest.Open(t).URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := len(known)
+	for _, c := range []struct{ reader, writer int }{{n, n}, {n, n + 1}, {n + 1, n + 1}} {
+		d := pgtest.Open(t)
+		newer := postgres.WithMigration(c.reader, c.writer, "CREATE TABLE S.later (n int)", "DROP TABLE S.later")
+		open := func(what string, fits bool, opts ...postgres.Option) {
+			t.Helper()
+			l, err := postgres.Open(t.Context(), d.URL, opts...)
+			if fits != (err == nil) || err != nil && !errors.Is(err, store.ErrFormat) {
+				t.Errorf("%s of a schema that can be read by %d and written by %d: got %v, want it open %t", what, c.reader, c.writer, err, fits)
+			}
+			if err == nil {
+				closeAtEnd(t, l)
+			}
+		}
+		open("this program, before", true)
+		open("the newer program that must not migrate", false, newer, postgres.WithoutMigration())
+		open("the newer program", true, newer)
+		open("this program", c.writer <= n)
+		open("this program that must not migrate", c.writer <= n, postgres.WithoutMigration())
+		open("this program for reading", c.reader <= n, postgres.ReadOnly())
+		open("the newer program again", true, newer)
+		if err := postgres.MigrateDown(t.Context(), d.URL, 0); !errors.Is(err, store.ErrFormat) {
+			t.Errorf("down by a program that does not know all of it: got %v, want %v", err, store.ErrFormat)
+		}
+		if err := postgres.MigrateDown(t.Context(), d.URL, n, newer); err != nil {
+			t.Errorf("down by the newer program: %v", err)
+		}
+		open("this program, after", true)
+	}
+}
+
+// TestAMigrationLetsReadersPass migrates while an export reads, and reads behind it.
+func TestAMigrationLetsReadersPass(t *testing.T) {
+	t.Parallel()
+	longOnly(t)
+	d := pgtest.Open(t)
+	if err := postgres.MigrateUp(t.Context(), d.URL); err != nil {
+		t.Fatal(err)
+	}
+	if err := postgres.MigrateDown(t.Context(), d.URL, 2); err != nil {
+		t.Fatal(err)
+	}
+	export, reader := connect(t, d), connect(t, d)
+	if _, err := export.Exec(t.Context(), "BEGIN; LOCK TABLE perdure.log IN ACCESS SHARE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	var logged safeBuilder
+	done := make(chan error, 1)
+	go func() { done <- postgres.MigrateUp(t.Context(), d.URL, postgres.WithLogger(textLogger(&logged))) }()
+	for limit := time.Now().Add(waitMax); !strings.Contains(logged.String(), "a migration waits"); {
+		if time.Now().After(limit) {
+			t.Fatalf("waited %v for a migration to give up its turn", waitMax)
+		}
+		if _, err := reader.Exec(t.Context(), "SELECT count(*) FROM perdure.log"); err != nil {
+			t.Fatalf("a reader beside a migration that waits: %v", err)
+		}
+	}
+	if _, err := export.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("migrate: %v", err)
+	}
+	if err := postgres.ValidateMigrations(t.Context(), d.URL); err != nil {
+		t.Error(err)
+	}
+}

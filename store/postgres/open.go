@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -66,7 +67,7 @@ func (l *Log) open(ctx context.Context, pc *pgxpool.Config) error {
 	l.probes.open()
 	a := l.attend(conn)
 	err = l.start(ctx, conn, pc)
-	if err == nil {
+	if err == nil && !l.readOnly {
 		err = l.enter(ctx, conn)
 	}
 	if err = a.end(err); err != nil {
@@ -77,6 +78,9 @@ func (l *Log) open(ctx context.Context, pc *pgxpool.Config) error {
 		}
 		return err
 	}
+	if l.readOnly {
+		l.letGo(conn)
+	}
 	l.watch.open(l)
 	return nil
 }
@@ -86,10 +90,13 @@ func (l *Log) start(ctx context.Context, conn *pgx.Conn, pc *pgxpool.Config) err
 	if err != nil {
 		return err
 	}
-	m := &migrator{conn: conn, schema: l.schema}
-	if l.fixed {
-		err = m.validate(ctx)
-	} else {
+	m := newMigrator(conn, l.config)
+	switch {
+	case l.readOnly:
+		err = m.validate(ctx, asReader)
+	case l.fixed:
+		err = m.validate(ctx, asWriter)
+	default:
 		err = m.up(ctx)
 	}
 	if err != nil {
@@ -139,6 +146,9 @@ func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 	var record []byte
 	var unfinished bool
 	err := conn.QueryRow(ctx, in(l.schema, sqlInfo)).Scan(&record, &unfinished)
+	if errors.Is(err, pgx.ErrNoRows) && l.readOnly {
+		return fmt.Errorf("%w: schema %q has no log in it yet, and it is opened for reading", store.ErrFormat, l.schema)
+	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		id, err := uuid.NewV7()
 		if err != nil {
@@ -171,7 +181,61 @@ func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 		return store.ErrUnfinished
 	}
 	l.info = *info
+	if l.readOnly {
+		return nil
+	}
+	return l.checkSequences(ctx, conn)
+}
+
+// sqlSequences reads where the sequences are, and what they must not be behind. Sequences
+// are read as they are now, rows as they were when the statement began.
+const sqlSequences = `SELECT (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM S.message_sequence),
+	coalesce((SELECT sequence FROM S.messages ORDER BY sequence DESC LIMIT 1), 0), (SELECT last_value FROM S.clock)`
+
+// partitionsLooked is of how many partitions the time of the last event is compared with
+// the clock of the log.
+const partitionsLooked = 16
+
+// checkSequences returns an error if a sequence is behind the rows that it numbers, as
+// after a logical replication or a restore of tables, which take no sequences along:
+// messages would get numbers that others have, and commits times before others.
+func (l *Log) checkSequences(ctx context.Context, conn *pgx.Conn) error {
+	latest := int64(math.MinInt64)
+	for p := range min(l.info.Partitions, partitionsLooked) {
+		var record []byte
+		zero, end := store.NewPosition(p, 0), store.LastPosition(p)
+		err := conn.QueryRow(ctx, in(l.schema, "SELECT record FROM S.events WHERE position > $1 AND position <= $2 ORDER BY position DESC LIMIT 1"),
+			int64(zero), int64(end)).Scan(&record)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		var d store.Decoder
+		var e store.Event
+		if err == nil && d.Event(record, &e) == nil { // whoever reads one that is damaged is told
+			latest = max(latest, e.Time.UnixNano())
+		}
+	}
+	var sequence, last, clock int64
+	if err := conn.QueryRow(ctx, in(l.schema, sqlSequences)).Scan(&sequence, &last, &clock); err != nil {
+		return err
+	}
+	switch {
+	case sequence < last:
+		return l.behind("message_sequence", sequence, last, "the outbox has message")
+	case clock < latest:
+		return l.behind("clock", clock, latest, "the last event was committed at")
+	}
 	return nil
+}
+
+// behind returns the error for a sequence that is behind the rows that it numbers.
+func (l *Log) behind(name string, at, last int64, what string) error {
+	full := pgx.Identifier{l.schema, name}.Sanitize()
+	return &store.CorruptError{
+		What: "sequence", Where: "sequence " + full,
+		Reason: fmt.Sprintf("it is at %d, and %s %d, as after a logical replication or a restore that has left sequences out; set it with SELECT setval('%s', %d)",
+			at, what, last, full, last),
+	}
 }
 
 func newStatements(schema string) statements {
@@ -183,9 +247,9 @@ func newStatements(schema string) statements {
 
 		insertEvents: s(sqlInsertEvents), copyEvents: s(sqlCopyEvents),
 		deleteSnapshots: s(sqlDeleteSnapshots), putSnapshots: s(sqlPutSnapshots),
-		putStates: s(sqlPutStates), deleteMessages: s(sqlDeleteMessages), putMessages: s(sqlPutMessages),
-		deleteReceipts: s(sqlDeleteReceipts), putReceipts: s(sqlPutReceipts), addReceipts: s(sqlAddReceipts),
-		deleteClaims: s(sqlDeleteClaims), putClaims: s(sqlPutClaims),
+		putStates: s(sqlPutStates), deleteMessages: s(sqlDeleteMessages), addMessages: s(sqlAddMessages), changeMessages: s(sqlChangeMessages),
+		deleteReceipts: s(sqlDeleteReceipts), addReceipts: s(sqlAddReceipts),
+		deleteClaims: s(sqlDeleteClaims), addClaims: s(sqlAddClaims),
 		deleteBookmarks: s(sqlDeleteBookmarks), putBookmarks: s(sqlPutBookmarks),
 		proof: s(sqlProof), trim: s(sqlTrim), depart: s(sqlDepart),
 

@@ -71,6 +71,14 @@ func WithoutMigration() Option {
 	return option(func(c *config) { c.fixed = true })
 }
 
+// ReadOnly opens an existing log for reading alone: nothing is created, migrated or
+// written, the role needs no more than SELECT on the tables and sequences of the schema,
+// and the server may be a replica, which is then read as it is. Commits, imports and
+// deletions return an error matching [errors.ErrUnsupported].
+func ReadOnly() Option {
+	return option(func(c *config) { c.readOnly = true })
+}
+
 type config struct {
 	schema        string
 	partitions    int
@@ -90,6 +98,7 @@ type tamper struct {
 	lockMax, idleMax, resolveMax, readyMax, silentMax, stuckMax, hearMax time.Duration
 	aloneMin                                                             int
 	ahead                                                                func(held bool) // called when a transaction that was decided ahead has ended
+	migrations                                                           []Migration     // that a newer program knows
 	// Broken twins.
 	unlocked bool               // it does not take the lock
 	draw     func(n int) uint64 // positions come from a counter that knows no transaction

@@ -26,11 +26,14 @@ type plan struct {
 	// messages and receipts: those to delete may be gone, those to add may be there.
 	ahead bool
 
+	first   uint64 // message sequence before the plan: those above it are new
 	events  []*store.Event
 	puts    map[stateKey]*store.State // snapshots and saved states
 	drops   map[stateKey]bool         // snapshots that were there
 	writes  changed
 	stamped []*store.Receipt // whose position was not given
+	// forgotten are the receipts whose rows are deleted, those that are then added too.
+	forgotten map[receiptKey]bool
 }
 
 // A stateKey is the place of a state; a saved state is at version 0.
@@ -51,7 +54,7 @@ type changed struct {
 // newPlan returns the plan of nothing, with room for so many events.
 func newPlan(f *facts, partitions, events int, now time.Time) *plan {
 	return &plan{
-		facts: f, partitions: partitions, now: now, events: make([]*store.Event, 0, events),
+		facts: f, partitions: partitions, now: now, first: f.sequence, events: make([]*store.Event, 0, events),
 		puts: make(map[stateKey]*store.State), drops: make(map[stateKey]bool),
 		writes: changed{
 			messages: make(map[uint64]*store.Message), receipts: make(map[receiptKey]*store.Receipt),
@@ -346,6 +349,10 @@ func (p *plan) applyReceipts(b *store.Batch, r *store.Result) {
 	for _, name := range b.Forget {
 		k := receiptKey{b.Key.Kind, b.Key.ID, name}
 		p.writes.receipts[k] = nil
+		if p.forgotten == nil {
+			p.forgotten = make(map[receiptKey]bool)
+		}
+		p.forgotten[k] = true
 		p.receipts[k] = false
 	}
 	for i := range b.Receipts {

@@ -108,6 +108,9 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 	if err := key.Validate(); err != nil {
 		return 0, err
 	}
+	if l.readOnly {
+		return 0, errReadOnly
+	}
 	if err := l.ready(ctx); err != nil {
 		return 0, err
 	}

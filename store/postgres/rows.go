@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"encoding/binary"
+	"iter"
 	"slices"
 
 	"github.com/perdure/perdure/store"
@@ -45,20 +46,69 @@ func rowsRoom(events []*store.Event) int {
 func appendRows(w []byte, events []*store.Event) []byte {
 	w = append(slices.Grow(w, rowsRoom(events)), copyHeader...)
 	for _, e := range events {
-		w = binary.BigEndian.AppendUint16(w, copyColumns)
-		w = appendNumber(w, uint64(e.Position))
-		w = appendNumber(w, uint64(e.Version))
-		w = appendField(w, e.Key.Kind)
-		w = appendField(w, e.Key.ID)
-		w = appendField(w, e.Type)
-		w = appendTags(w, e.Tags)
-		from := len(w)
-		w = store.AppendEvent(binary.BigEndian.AppendUint32(w, 0), e)
-		if !putLength(w, from, 4) {
-			panic("postgres: the record of an event is longer than a message may be") // the bounds of a batch are far below
-		}
+		w = appendRow(w, e)
 	}
 	return append(w, copyTrailer...)
+}
+
+func appendRow(w []byte, e *store.Event) []byte {
+	w = binary.BigEndian.AppendUint16(w, copyColumns)
+	w = appendNumber(w, uint64(e.Position))
+	w = appendNumber(w, uint64(e.Version))
+	w = appendField(w, e.Key.Kind)
+	w = appendField(w, e.Key.ID)
+	w = appendField(w, e.Type)
+	w = appendTags(w, e.Tags)
+	from := len(w)
+	w = store.AppendEvent(binary.BigEndian.AppendUint32(w, 0), e)
+	if !putLength(w, from, 4) {
+		panic("postgres: the record of an event is longer than a message may be") // the bounds of a batch are far below
+	}
+	return w
+}
+
+// partBytesMax is where a part of what is sent ends: the server is seen to go on with
+// each, see [Log.inspect]. A part is longer if its last row is.
+const partBytesMax = 256 << 10
+
+// appendParts appends events as messages that a COPY in its binary format reads.
+func appendParts(w []byte, events []*store.Event) ([]byte, bool) {
+	begin := func(w []byte) ([]byte, int) { return append(w, 'd', 0, 0, 0, 0), len(w) + 1 }
+	room := rowsRoom(events)
+	w, from := begin(slices.Grow(w, room))
+	if room <= partBytesMax {
+		w = appendRows(w, events)
+		return w, putLength(w, from, 0)
+	}
+	w = append(w, copyHeader...)
+	for _, e := range events {
+		if len(w)-from > partBytesMax {
+			if !putLength(w, from, 0) {
+				return w, false
+			}
+			w, from = begin(w)
+		}
+		w = appendRow(w, e)
+	}
+	w = append(w, copyTrailer...)
+	return w, putLength(w, from, 0)
+}
+
+// parts yields events in parts that are statements of their own.
+func parts(events []*store.Event) iter.Seq[[]*store.Event] {
+	return func(yield func([]*store.Event) bool) {
+		for len(events) > 0 {
+			n, bytes := 0, 0
+			for n < len(events) && (n == 0 || bytes < partBytesMax) {
+				bytes += store.SizeEvent(events[n])
+				n++
+			}
+			if !yield(events[:n]) {
+				return
+			}
+			events = events[n:]
+		}
+	}
 }
 
 func appendNumber(w []byte, n uint64) []byte {

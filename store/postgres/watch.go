@@ -180,6 +180,10 @@ func (w *watch) hear() error {
 		return err
 	}
 	defer hangUp(conn)
+	if p := peerOf(conn.PgConn()); p != nil && p.replica { // which has no announcements
+		<-w.ctx.Done()
+		return w.ctx.Err()
+	}
 	if err := w.run(conn, "LISTEN "+pgx.Identifier{w.channel}.Sanitize()); err != nil {
 		return err
 	}

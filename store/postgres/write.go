@@ -17,22 +17,23 @@ const (
 		ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, record = excluded.record`
 
 	sqlDeleteMessages = `DELETE FROM S.messages m USING unnest($1::bigint[]) AS k (sequence) WHERE m.sequence = k.sequence`
-	sqlPutMessages    = `INSERT INTO S.messages (sequence, due, parked, kind, id, timer, record)
-		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::text[], $5::text[], $6::text[], $7::bytea[])
-		ON CONFLICT (sequence) DO UPDATE SET due = excluded.due, parked = excluded.parked, record = excluded.record`
+	// Rows that are new are added, and their keys fail the transaction if they are there:
+	// a sequence that is behind must not replace a message.
+	sqlAddMessages = `INSERT INTO S.messages (sequence, due, parked, kind, id, timer, record)
+		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::text[], $5::text[], $6::text[], $7::bytea[])`
+	sqlChangeMessages = `UPDATE S.messages m SET due = k.due, parked = k.parked, record = k.record
+		FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::bytea[]) AS k (sequence, due, parked, record)
+		WHERE m.sequence = k.sequence`
 
 	sqlDeleteReceipts = `DELETE FROM S.receipts r USING unnest($1::text[], $2::text[], $3::text[]) AS k (kind, id, name)
 		WHERE r.kind = k.kind AND r.id = k.id AND r.name = k.name`
-	// Receipts of which it has not been read that they are not there yet.
 	sqlAddReceipts = `INSERT INTO S.receipts (kind, id, name, record)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[])`
-	sqlPutReceipts = sqlAddReceipts + ` ON CONFLICT (kind, id, name) DO UPDATE SET record = excluded.record`
 
 	sqlDeleteClaims = `DELETE FROM S.claims c USING unnest($1::text[], $2::text[]) AS k (space, value)
 		WHERE c.space = k.space AND c.value = k.value`
-	sqlPutClaims = `INSERT INTO S.claims (space, value, record)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])
-		ON CONFLICT (space, value) DO UPDATE SET record = excluded.record`
+	sqlAddClaims = `INSERT INTO S.claims (space, value, record)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])`
 
 	sqlDeleteBookmarks = `DELETE FROM S.bookmarks b USING unnest($1::text[], $2::int[]) AS k (name, partition)
 		WHERE b.name = k.name AND b.partition = k.partition`
@@ -63,30 +64,28 @@ func (p *plan) queue(out *message, s *statements) {
 	if len(p.writes.receipts) > 0 {
 		var gone, put columns
 		for k, r := range p.writes.receipts {
-			if r == nil {
+			if r == nil || p.forgotten[k] {
 				gone.add(nil, k.kind, k.id, k.name)
-			} else {
+			}
+			if r != nil {
 				put.add(store.AppendReceipt(nil, r), k.kind, k.id, k.name)
 			}
 		}
 		gone.queue(out, s.deleteReceipts, false)
-		if p.ahead {
-			put.queue(out, s.addReceipts, true)
-		} else {
-			put.queue(out, s.putReceipts, true)
-		}
+		put.queue(out, s.addReceipts, true)
 	}
 	if len(p.writes.claims) > 0 {
 		var gone, put columns
 		for c, owned := range p.writes.claims {
-			if owned == nil {
+			if owned == nil || p.claims[c] != nil { // it was another's
 				gone.add(nil, c.Space, c.Value)
-			} else {
+			}
+			if owned != nil {
 				put.add(store.AppendClaimed(nil, owned), c.Space, c.Value)
 			}
 		}
 		gone.queue(out, s.deleteClaims, false)
-		put.queue(out, s.putClaims, true)
+		put.queue(out, s.addClaims, true)
 	}
 	if len(p.writes.bookmarks) > 0 {
 		p.queueBookmarks(out, s)
@@ -154,31 +153,47 @@ func (p *plan) queueStates(out *message, s *statements) {
 }
 
 func (p *plan) queueMessages(out *message, s *statements) {
-	var gone, sequences, dues []int64
-	var parked []bool
-	var kinds, ids []string
-	var timers []*string
-	var records [][]byte
+	var gone []int64
+	var added, changed messageRows
 	for sequence, m := range p.writes.messages {
-		if m == nil {
+		switch {
+		case m == nil:
 			gone = append(gone, int64(sequence))
-			continue
+		case sequence > p.first:
+			added.add(m)
+		default:
+			changed.add(m)
 		}
-		sequences, dues, parked = append(sequences, int64(sequence)), append(dues, storekit.DueKey(m.Due)), append(parked, m.Parked)
-		kinds, ids = append(kinds, m.Source.Kind), append(ids, m.Source.ID)
-		var timer *string
-		if m.Timer != "" {
-			timer = &m.Timer
-		}
-		timers = append(timers, timer)
-		records = append(records, store.AppendMessage(make([]byte, 0, recordRoom+len(m.Payload)), m))
 	}
 	if len(gone) > 0 {
 		out.add(s.deleteMessages, gone)
 	}
-	if len(records) > 0 {
-		out.add(s.putMessages, sequences, dues, parked, kinds, ids, timers, records)
+	if a := &added; len(a.records) > 0 {
+		out.add(s.addMessages, a.sequences, a.dues, a.parked, a.kinds, a.ids, a.timers, a.records)
 	}
+	if c := &changed; len(c.records) > 0 {
+		out.add(s.changeMessages, c.sequences, c.dues, c.parked, c.records)
+	}
+}
+
+// messageRows are the columns of rows of the outbox.
+type messageRows struct {
+	sequences, dues []int64
+	parked          []bool
+	kinds, ids      []string
+	timers          []*string
+	records         [][]byte
+}
+
+func (r *messageRows) add(m *store.Message) {
+	r.sequences, r.dues, r.parked = append(r.sequences, int64(m.Sequence)), append(r.dues, storekit.DueKey(m.Due)), append(r.parked, m.Parked)
+	r.kinds, r.ids = append(r.kinds, m.Source.Kind), append(r.ids, m.Source.ID)
+	var timer *string
+	if m.Timer != "" {
+		timer = &m.Timer
+	}
+	r.timers = append(r.timers, timer)
+	r.records = append(r.records, store.AppendMessage(make([]byte, 0, recordRoom+len(m.Payload)), m))
 }
 
 func (p *plan) queueBookmarks(out *message, s *statements) {

@@ -76,6 +76,7 @@ var postgresScheme = scheme{
 		"partitions": setPartitions,
 		"schema":     setSchema,
 		"pool_size":  setPoolSize,
+		"read_only":  func(t *Target, v string) error { return setBool(&t.ReadOnly, v) },
 		"migrate": func(t *Target, v string) error {
 			migrate := false
 			err := setBool(&migrate, v)
