@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -35,6 +39,11 @@ const (
 // something. Where the change is meant, [RecordReplay] records the states anew,
 // and version control shows which.
 //
+// Where the states have changed and the fingerprint that snapshots carry has not
+// (see [perdure.SnapshotEvery]), the guard says so: then [perdure.FoldVersion] must
+// be raised, or entities with snapshots keep their old states. It logs which Evolve
+// rules and upcasts the recording never reaches, so that it cannot guard them.
+//
 // The recording holds what [RecordReplay] has read from a log. It is for
 // event-sourced kinds.
 func ReplayGuard[S proto.Message](tb testing.TB, kind *perdure.Kind[S], file string) {
@@ -50,6 +59,13 @@ func ReplayGuard[S proto.Message](tb testing.TB, kind *perdure.Kind[S], file str
 	first := r.fold(rules)
 	for _, f := range first.faults {
 		tb.Errorf("%s: %s", file, f)
+	}
+	if first.changed && r.sameFingerprint(rules) {
+		tb.Errorf("%s: the fold has changed, and the fingerprint of kind %s is the same: raise FoldVersion, or snapshots keep the old states",
+			file, r.Kind)
+	}
+	if missing := r.unreached(rules); len(missing) > 0 {
+		tb.Logf("%s: the recording has no event of type %s, so their rules are not guarded", file, strings.Join(missing, ", "))
 	}
 	again := r.fold(rules)
 	for i := range r.Steps {
@@ -95,8 +111,10 @@ type replay struct {
 	Format int    `json:"format"`
 	Kind   string `json:"kind"`
 	State  string `json:"state"`
-	// Fingerprint is that of the rules that recorded it, for people.
+	// Fingerprint and Fold are what snapshots of the rules that recorded it carry.
+	// Recordings of earlier programs have no Fold.
 	Fingerprint string `json:"fingerprint"`
+	Fold        []byte `json:"fold,omitempty"`
 
 	Steps []replayStep `json:"-"`
 }
@@ -120,6 +138,31 @@ func (r *replay) name(i int) string {
 		what = "snapshot"
 	}
 	return fmt.Sprintf("kind %s, entity %s, version %d, %s %s", r.Kind, s.ID, s.Version, what, s.Type)
+}
+
+// sameFingerprint reports whether the rules believe snapshots of those that
+// recorded the states.
+func (r *replay) sameFingerprint(rules *entity.Rules) bool {
+	n, err := strconv.ParseUint(r.Fingerprint, 16, 64)
+	return err == nil && rules.Judge(&store.State{Type: rules.StateType, Fingerprint: n, Fold: r.Fold}) == entity.SnapshotSame
+}
+
+// unreached returns the types of events for which there is a rule and no step.
+func (r *replay) unreached(rules *entity.Rules) []string {
+	reached := make(map[string]bool)
+	for i := range r.Steps {
+		s := &r.Steps[i]
+		if rule := rules.Stored[s.Type]; rule != nil && !s.Snapshot {
+			reached[s.Type], reached[rule.Evolve.Type] = true, true
+		}
+	}
+	var missing []string
+	for _, name := range slices.Sorted(maps.Keys(rules.Stored)) {
+		if !reached[name] {
+			missing = append(missing, name)
+		}
+	}
+	return missing
 }
 
 func readReplay(file string, rules *entity.Rules) (*replay, error) {
@@ -203,7 +246,7 @@ func (r *replay) write(file string, rules *entity.Rules) error {
 	if faults := r.fold(rules).faults; len(faults) > 0 {
 		return errors.New(faults[0])
 	}
-	r.State, r.Fingerprint = rules.StateType, fmt.Sprintf("%016x", rules.Fingerprint)
+	r.State, r.Fingerprint, r.Fold = rules.StateType, fmt.Sprintf("%016x", rules.Fingerprint), rules.Fold()
 	var b bytes.Buffer
 	out := json.NewEncoder(&b)
 	if err := out.Encode(r); err != nil {
@@ -220,8 +263,9 @@ func (r *replay) write(file string, rules *entity.Rules) error {
 // A foldedReplay is what came of a recording: the hash of the state after each
 // step, empty where it could not be told, and what is wrong.
 type foldedReplay struct {
-	states []string
-	faults []string
+	states  []string
+	faults  []string
+	changed bool // a state is another one than recorded
 }
 
 // fold folds all entities. One whose fold fails is not followed any further,
@@ -249,6 +293,7 @@ func (r *replay) fold(rules *entity.Rules) *foldedReplay {
 			if faults := check.take(); len(faults) > 0 {
 				failed = faults[0]
 			} else if s.Hash != "" && f.states[i] != s.Hash {
+				f.changed = true
 				failed = fmt.Sprintf("the state is another one than recorded: got hash %s, want %s; it is now {%s}", f.states[i], s.Hash, text(state))
 			}
 		}
@@ -268,7 +313,8 @@ func (s *replayStep) apply(rules *entity.Rules, state *proto.Message, version st
 	}()
 	switch {
 	case s.Snapshot && s.Type != rules.StateType:
-		return fmt.Errorf("the kind's state is a %s", rules.StateType)
+		*state, err = rules.ReadState(s.Type, s.Payload)
+		return err
 	case s.Snapshot:
 		return readWhole(s.Payload, *state)
 	case s.Version != version+1:

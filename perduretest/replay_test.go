@@ -155,6 +155,79 @@ func TestAFoldThatHasChangedIsNoticed(t *testing.T) {
 	}
 }
 
+// recordingWithoutFold was made when fingerprints were one number.
+const recordingWithoutFold = "testdata/account-without-fold.replay"
+
+func TestReplayGuard(t *testing.T) {
+	t.Parallel()
+	const raise = "the fingerprint of kind account is the same: raise FoldVersion"
+	fold := func(evolve func(a *testv1.Account, e *testv1.Deposited), options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
+		return replayed(perdure.Evolve(func(a *testv1.Account, e *testv1.Deposited) {
+			a.Balance += e.GetAmount()
+			a.Operations++
+			evolve(a, e)
+		})).With(options...)
+	}
+	seven := func(a *testv1.Account, e *testv1.Deposited) { // no sample has that amount
+		if e.GetAmount() == 7 {
+			a.Owner = "x"
+		}
+	}
+	doubled := func(a *testv1.Account, e *testv1.Deposited) { a.Balance += e.GetAmount() }
+	added := perdure.Upcast(func(*testv1.DepositedV00) *testv1.DepositedV0 { return &testv1.DepositedV0{} })
+	for name, c := range map[string]struct {
+		kind    *perdure.Kind[*testv1.Account]
+		changed bool
+		raise   bool
+	}{
+		"is_quiet_where_nothing_has_changed":                        {fold(func(*testv1.Account, *testv1.Deposited) {}), false, false},
+		"is_quiet_where_the_fingerprint_alone_has_changed":          {replayed().With(perdure.FoldVersion(3)), false, false},
+		"is_quiet_about_additions":                                  {replayed().With(added), false, false},
+		"says_that_a_change_is_in_no_fingerprint":                   {fold(seven), true, true},
+		"does_not_say_so_of_a_change_that_is_in_it":                 {fold(doubled), true, false},
+		"does_not_say_so_of_a_change_whose_version_has_been_raised": {fold(seven, perdure.FoldVersion(1)), true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, file := range []string{recording, recordingWithoutFold} {
+				said := guard(t, c.kind, file)
+				if got := said != ""; got != c.changed {
+					t.Errorf("%s: got %q, want something said: %v", file, said, c.changed)
+				}
+				if got := strings.Contains(said, raise); got != c.raise {
+					t.Errorf("%s: got %q, want FoldVersion named: %v", file, said, c.raise)
+				}
+			}
+		})
+	}
+	t.Run("names_rules_that_the_recording_never_reaches", func(t *testing.T) {
+		t.Parallel()
+		kind := perdure.EventSourced("account",
+			perdure.Decide(goodRules().deposit), perdure.Evolve(goodRules().onDeposited),
+			perdure.Evolve(func(a *testv1.Account, e *testv1.Opened) { a.Owner, a.OpenedAt = e.GetOwner(), e.GetAt() }),
+			perdure.Evolve(func(a *testv1.Account, e *testv1.Annotated) { a.Notes = append(a.Notes, e.GetNote()) }),
+			perdure.Evolve(func(*testv1.Account, *testv1.Withdrawn) {}),
+		).With(
+			perdure.Upcast(func(e *testv1.DepositedV0) *testv1.Deposited { return &testv1.Deposited{Amount: 100 * e.GetUnits()} }),
+			perdure.Upcast(func(*testv1.DepositedV00) *testv1.DepositedV0 { return &testv1.DepositedV0{} }),
+		)
+		r := &logging{record: record{TB: t}}
+		perduretest.ReplayGuard(r, kind, recording)
+		const want = "no event of type perdure.test.v1.DepositedV00, perdure.test.v1.Withdrawn, so their rules are not guarded"
+		if r.said.Len() > 0 || !strings.Contains(r.logged, want) {
+			t.Errorf("got failures %q and log %q, want none and %q", r.said.String(), r.logged, want)
+		}
+	})
+}
+
+// A logging test keeps what is logged.
+type logging struct {
+	record
+	logged string
+}
+
+func (l *logging) Logf(format string, args ...any) { l.logged += fmt.Sprintf(format, args...) + "\n" }
+
 func TestAnEventWithoutARuleIsNoticed(t *testing.T) {
 	t.Parallel()
 	r := goodRules()
