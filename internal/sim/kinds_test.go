@@ -161,9 +161,19 @@ func newRules(w *world) map[string]*entity.Rules {
 		}
 		r.KeepsReplies = r.Durable || w.prunes
 		r.ReceiptsMax, r.ReceiptsFor = w.receiptsMax, w.receiptsFor
+		r.Fold, r.Judge = nil, nil // the fingerprint decides
 		rules[k.Name()] = &r
 	}
 	return rules
+}
+
+// build returns the rules of the version of the program that a node runs. They do
+// the same in all of them, so a state is right whatever it is built from; but a
+// version does not believe the snapshots of another one.
+func (w *world) build(kind string) *entity.Rules {
+	r := *w.rules[kind]
+	r.Fingerprint += w.builds.Uint64N(w.version + 1)
+	return &r
 }
 
 // expect is the model of both kinds: it returns the states that a command leads

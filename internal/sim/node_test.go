@@ -39,9 +39,9 @@ type node struct {
 
 func newNode(w *world, name int) *node {
 	n := &node{w: w, name: name, cells: make(map[store.Key]*cell), opts: make(map[string]*entity.Options)}
-	for kind, rules := range w.rules {
+	for _, kind := range slices.Sorted(maps.Keys(w.rules)) {
 		n.opts[kind] = &entity.Options{
-			Rules:  rules,
+			Rules:  w.build(kind),
 			Shared: w.shared && !w.twin.skipsCheck,
 			Limits: w.limits,
 

@@ -77,6 +77,8 @@ type world struct {
 	clients []*client
 	keys    []store.Key
 	rules   map[string]*entity.Rules
+	builds  *rand.Rand // picks the version of the program that a node runs
+	version uint64     // there are versions from 0 to this one
 	ops     map[store.ID]*op
 	all     []*op // the same, in order
 	ids     uint64
@@ -127,6 +129,8 @@ func newWorld(seed uint64, tw twin) *world {
 	w.prunes, w.crashes, w.timers = w.chance(0.5), w.chance(0.7), w.chance(0.6)
 	w.receiptsMax = []int{1, 2, 4, 1000, 1000}[w.random.IntN(5)]
 	w.receiptsFor = []time.Duration{100 * time.Millisecond, time.Hour, time.Hour, time.Hour}[w.random.IntN(4)]
+	w.builds = rand.New(rand.NewPCG(seed, 2))
+	w.version = []uint64{0, 0, 1, 2}[w.builds.IntN(4)]
 	w.rules = newRules(w)
 	w.disk = newDisk(w)
 	w.laneBounds, w.target = w.laneLimits(), newTarget(w)
