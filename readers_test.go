@@ -225,21 +225,30 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 			p.Errorf("got the notice %+v, want one of accounts through 7", n)
 		}
 	})
-	run("and one that was taken for dead is told of a deletion below an earlier one", func(p *pruned) {
-		reader, writer := p.engine(), p.engine()
-		one, two := p.kind.Ref(writer, "1"), p.kind.Ref(writer, "2")
-		deposits(p.T, one, 1)
-		deposits(p.T, two, 10) // through 11, of which 10 is deleted
-		s := p.read(reader, 0) // it has 1 and is to get 11
-		p.takeForDead()
-		deposits(p.T, one, 1) // at 12
-		deposits(p.T, one, 2)
-		close(s.goOn)
-		s.end(p)
-		if len(s.notices) == 0 {
-			p.Errorf("got the events %v and no notice, though the log keeps %v of one and %v of two", s.got, p.first("1"), p.first("2"))
-		}
-	})
+	for _, dead := range []bool{true, false} {
+		run(fmt.Sprintf("and a deletion below an earlier one is told where nothing held it, so %t", dead), func(p *pruned) {
+			reader, writer := p.engine(), p.engine()
+			deposits(p.T, p.kind.Ref(writer, "0"), 1) // at 1
+			deposits(p.T, p.kind.Ref(writer, "1"), 2) // at 2 and 3, of which 2 is deleted
+			p.first("1")
+			deposits(p.T, p.kind.Ref(writer, "1"), 1)  // at 4
+			deposits(p.T, p.kind.Ref(writer, "2"), 10) // at 5 to 14, of which all but 14 are deleted
+			p.first("2")
+			s := p.read(reader, 0)
+			if dead {
+				p.takeForDead()
+			}
+			n, err := p.log.DeleteEvents(p.Context(), store.Key{Kind: "account", ID: "1"}, 3, 3)
+			if err != nil || n != 1 {
+				p.Fatalf("got %d deleted events and error %v, want 1", n, err)
+			}
+			close(s.goOn)
+			s.end(p)
+			if (len(s.notices) > 0) != dead {
+				p.Errorf("got the notices %v, want one: %t", s.notices, dead)
+			}
+		})
+	}
 }
 
 // takeForDead does what an engine does that has not heard of the others for too
@@ -291,12 +300,12 @@ func TestAReaderAboveTheHeadIsToldThatTheLogWasReplaced(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, err := range e.Events(t.Context(), r.Position+1) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			for _, err := range e.Events(ctx, r.Position+1) {
 				if !errors.Is(err, perdure.ErrReplaced) {
 					t.Errorf("events after %v of a log with one: got %v, want %v", r.Position+1, err, perdure.ErrReplaced)
 				}
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			for ev, err := range e.Events(ctx, r.Position) { // a wait for what comes is no mistake
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("events after the head: got %v and %v, want none until the context ends", ev, err)

@@ -286,20 +286,24 @@ func (h *Hub) readHeads(ctx context.Context) error {
 }
 
 // pollHeads reads the heads, unless another reader has done so just now: many
-// readers ask the log as often as one does.
-func (h *Hub) pollHeads(ctx context.Context) error {
+// readers ask the log as often as one does. It reports whether the log has
+// answered it.
+func (h *Hub) pollHeads(ctx context.Context) (asked bool, err error) {
 	now, last := time.Since(h.began), h.polled.Load()
 	if now-time.Duration(last) < h.poll/2 || !h.polled.CompareAndSwap(last, int64(now)) {
-		return nil
+		return false, nil
 	}
-	return h.readHeads(ctx)
+	err = h.readHeads(ctx)
+	return err == nil, err
 }
 
 // hearHeads reads the heads after the log has told of a change. Of the readers
-// that have been told by the same channel one does.
-func (h *Hub) hearHeads(ctx context.Context, heard *<-chan struct{}) error {
+// that have been told by the same channel one does. It reports whether the log has
+// answered it.
+func (h *Hub) hearHeads(ctx context.Context, heard *<-chan struct{}) (asked bool, err error) {
 	if !h.heard.CompareAndSwap(heard, new(<-chan struct{})) {
-		return nil
+		return false, nil
 	}
-	return h.readHeads(ctx)
+	err = h.readHeads(ctx)
+	return err == nil, err
 }

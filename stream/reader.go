@@ -33,6 +33,7 @@ type reader struct {
 	live    bool           // it has caught up with the ring
 	owing   bool           // a scan has begun above owed that is not checked for deletions
 	owed    store.Position
+	asked   bool        // the log has answered in this turn
 	failing bool        // it waits because the log cannot be read
 	own     store.Event // what is yielded from the ring
 }
@@ -59,15 +60,18 @@ func (r *reader) follow(ctx context.Context, yield step) {
 	begun := false
 	for fails := 0; ; {
 		before := r.at
+		r.asked = false
 		again, err := r.turn(ctx, yield, &begun)
 		if err == nil && !again {
 			return
 		}
-		if err == nil || r.at > before {
+		if r.at > before || r.asked {
 			fails = 0
 		}
 		if err == nil {
-			r.fail(nil)
+			if fails == 0 {
+				r.fail(nil)
+			}
 			continue
 		}
 		if err = r.pause(ctx, err, fails); err != nil {
@@ -108,7 +112,7 @@ func (r *reader) begin(ctx context.Context, yield step) (again bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	r.watch = watch
+	r.watch, r.asked = watch, true
 	return lost == nil || yield(nil, 0, lost), nil
 }
 
@@ -284,7 +288,7 @@ func (r *reader) check(ctx context.Context, yield step) (again bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	r.owing = false
+	r.owing, r.asked = false, true
 	return lost == nil || yield(nil, 0, lost), nil
 }
 
@@ -311,7 +315,7 @@ func (r *reader) tell(yield step) bool {
 }
 
 // wait waits for a publication, or looks for commits of others from time to time.
-func (r *reader) wait(ctx context.Context, s *stroke) error {
+func (r *reader) wait(ctx context.Context, s *stroke) (err error) {
 	h := r.hub
 	var tick <-chan time.Time
 	if h.poll > 0 {
@@ -331,8 +335,9 @@ func (r *reader) wait(ctx context.Context, s *stroke) error {
 	case <-h.done:
 		return ErrClosed
 	case <-*heard:
-		return h.hearHeads(ctx, heard)
+		r.asked, err = h.hearHeads(ctx, heard)
 	case <-tick:
-		return h.pollHeads(ctx)
+		r.asked, err = h.pollHeads(ctx)
 	}
+	return err
 }

@@ -532,6 +532,7 @@ func TestWrongConfigurationsOfASubscriptionAreNamed(t *testing.T) {
 type flaky struct {
 	stream.Checkpoints
 	fails atomic.Bool
+	saves atomic.Int32
 }
 
 var errDisk = errors.New("disk full")
@@ -547,6 +548,7 @@ type flakyOne struct {
 }
 
 func (o flakyOne) Save(ctx context.Context, positions []store.Position) error {
+	o.f.saves.Add(1)
 	if o.f.fails.Load() {
 		return errDisk
 	}

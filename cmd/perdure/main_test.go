@@ -112,7 +112,7 @@ func spoil(t *testing.T, path string) {
 func TestTheCommandsSayWhatTheyDo(t *testing.T) {
 	t.Parallel()
 	golden(t, "help", mustExecute(t, "help"))
-	for _, name := range []string{"verify", "copy", "backup", "digest", "stats"} {
+	for _, name := range []string{"verify", "copy", "backup", "digest", "stats", "readers"} {
 		golden(t, "help_"+name, mustExecute(t, name, "--help"))
 	}
 }

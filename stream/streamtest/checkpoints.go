@@ -1,6 +1,7 @@
 package streamtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -120,6 +121,26 @@ var checkpointCases = []struct {
 			k.Errorf("of %d who have claimed the name at once: %d can save, want 1", claims, kept)
 		}
 	}},
+	{"proofs are there for the next one who claims the name, if any are kept", func(k keeper) {
+		c, keeps := k.claim("a").(stream.ProofKeeper)
+		if !keeps {
+			return
+		}
+		one, two := stream.Proof{Position: 4, Event: store.ID{1}}, stream.Proof{Position: store.NewPosition(1, 5), Event: store.ID{2}}
+		k.wantProofs(c)
+		k.saveProofs(c, one, two)
+		c = k.claim("a", 4, two.Position).(stream.ProofKeeper)
+		k.wantProofs(c, one, two)
+		k.saveProofs(c, stream.Proof{Position: 6, Event: store.ID{3}})
+		k.save(c, store.NewPosition(1, 7)) // without a proof, in place of one with
+		c = k.claim("a", 6, store.NewPosition(1, 7)).(stream.ProofKeeper)
+		k.wantProofs(c, stream.Proof{Position: 6, Event: store.ID{3}}, stream.Proof{Position: store.NewPosition(1, 7)})
+		second := k.claim("a", 6, store.NewPosition(1, 7)).(stream.ProofKeeper)
+		if err := c.SaveProofs(k.Context(), []stream.Proof{{Position: 9, Event: store.ID{4}}}); !errors.Is(err, stream.ErrFenced) {
+			k.Errorf("save proofs by somebody who has been overtaken: got error %v, want %v", err, stream.ErrFenced)
+		}
+		k.saveProofs(second, stream.Proof{Position: 8, Event: store.ID{5}})
+	}},
 	{"a claim under a context that has ended fails", func(k keeper) {
 		ctx, cancel := context.WithCancel(k.Context())
 		cancel()
@@ -155,5 +176,20 @@ func (k keeper) wantFenced(c stream.Checkpoint, positions ...store.Position) {
 	k.Helper()
 	if err := c.Save(k.Context(), positions); !errors.Is(err, stream.ErrFenced) {
 		k.Errorf("save %v by somebody who has been overtaken: got error %v, want %v", positions, err, stream.ErrFenced)
+	}
+}
+
+func (k keeper) saveProofs(c stream.ProofKeeper, proofs ...stream.Proof) {
+	k.Helper()
+	if err := c.SaveProofs(k.Context(), proofs); err != nil {
+		k.Fatalf("save %+v: %v", proofs, err)
+	}
+}
+
+func (k keeper) wantProofs(c stream.ProofKeeper, want ...stream.Proof) {
+	k.Helper()
+	got := slices.SortedFunc(slices.Values(c.Proofs()), func(a, b stream.Proof) int { return cmp.Compare(a.Position, b.Position) })
+	if !slices.Equal(got, want) {
+		k.Errorf("proofs: got %+v, want %+v", got, want)
 	}
 }

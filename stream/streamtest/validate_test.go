@@ -251,6 +251,11 @@ func TestCheckpointsInALogPass(t *testing.T) {
 	})
 }
 
+func TestCheckpointsElsewherePass(t *testing.T) {
+	t.Parallel()
+	streamtest.RunCheckpoints(t, func(testing.TB) stream.Checkpoints { return new(streamtest.Elsewhere) })
+}
+
 // An unfenced twin lets everybody save.
 type unfenced struct{ log store.Log }
 

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perdure/perdure/internal/progress"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/open"
+	"github.com/perdure/perdure/stream"
+)
+
+func (a *app) readersCommand() *cobra.Command {
+	yes, instance := false, ""
+	cmd := &cobra.Command{
+		Use:   "readers URI [remove NAME]",
+		Short: "List those that keep a log from deleting events, and remove one",
+		Long: `List those that keep a log from deleting events, and remove one.
+
+Subscriptions, projections and live readers have bookmarks in the log; no event at
+or above the lowest bookmark of a partition is deleted. Each reader is listed with
+its positions, with how many positions it is behind the head, and with when it moved
+last. One that has read everything does not move, so look at both.
+
+Remove takes away all bookmarks of a reader that does not come back: a projection
+whose code is gone, or a subscription that was given up. With --instance it takes
+away one replica of it, by its id. What the reader has yet to read may be deleted
+then. One that is still running is told so; a subscription that is opened again
+under the name begins as a new one. Without --yes it only says what it would do.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 1 && (yes || instance != ""):
+				return errors.New("--yes and --instance go with remove NAME")
+			case len(args) == 1, len(args) == 3 && args[1] == "remove":
+				return nil
+			}
+			return fmt.Errorf("got %q, want a URI, or a URI, the word remove and the name of a reader", args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 3 {
+				return a.removeReader(cmd.Context(), args[0], args[2], instance, yes)
+			}
+			return a.reading(cmd.Context(), args[0], func(log store.Log, _ func(store.Progress)) error {
+				return a.listReaders(cmd.Context(), log)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "remove it, do not only say so")
+	cmd.Flags().StringVar(&instance, "instance", "", "remove only the instance with this id")
+	return cmd
+}
+
+func (a *app) listReaders(ctx context.Context, log store.Log) error {
+	all, heads, err := readersOf(ctx, log)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		a.printReader(&all[i], heads)
+	}
+	if len(all) == 0 {
+		a.print("no reader\n")
+	}
+	return nil
+}
+
+func readersOf(ctx context.Context, log store.Log) ([]stream.Reader, []store.Position, error) {
+	readers, err := stream.NewReaders(log)
+	if err != nil {
+		return nil, nil, err
+	}
+	heads, err := log.Heads(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := readers.List(ctx)
+	return all, heads, err
+}
+
+func (a *app) printReader(r *stream.Reader, heads []store.Position) {
+	a.print("%s\n", r.Name)
+	a.print("  moved     %s, %s ago\n", r.Moved.Format(time.RFC3339), age(r.Moved))
+	for _, p := range r.Positions {
+		a.print("  at        %v, %s behind\n", p, behind(p, heads))
+	}
+	for _, in := range r.Instances {
+		a.print("  instance  %s at %s, by %s, moved %s ago\n", in.ID, positions(in.Positions), in.Process, age(in.Moved))
+	}
+}
+
+// behind says how many positions there are above one.
+func behind(p store.Position, heads []store.Position) string {
+	if p.Partition() >= len(heads) {
+		return fmt.Sprintf("in a partition that the log does not have, of %d;", len(heads))
+	}
+	head := heads[p.Partition()]
+	if head < p {
+		return fmt.Sprintf("above the head %v; 0", head)
+	}
+	return progress.Count(int64(head - p))
+}
+
+func age(t time.Time) time.Duration { return max(0, time.Since(t)).Round(time.Second) }
+
+func positions(all []store.Position) string {
+	var s []string
+	for _, p := range all {
+		s = append(s, p.String())
+	}
+	return strings.Join(s, " ")
+}
+
+// removeReader removes a reader of an existing log, or says what it would remove.
+func (a *app) removeReader(ctx context.Context, uri, name, instance string, yes bool) error {
+	// Nothing is created where there is no log, and nothing is written without --yes.
+	err := a.reading(ctx, uri, func(log store.Log, _ func(store.Progress)) error {
+		return a.showRemoval(ctx, log, name, instance)
+	})
+	if err != nil {
+		return err
+	}
+	if !yes {
+		return errors.New("nothing is removed; say --yes to remove it")
+	}
+	log, err := open.Open(ctx, uri)
+	if err != nil {
+		return err
+	}
+	readers, err := stream.NewReaders(log)
+	switch {
+	case err != nil:
+	case instance != "":
+		err = readers.RemoveInstance(ctx, name, instance)
+	default:
+		err = readers.Remove(ctx, name)
+	}
+	if err = errors.Join(err, log.Close()); err == nil {
+		a.print("removed\n")
+	}
+	return err
+}
+
+// showRemoval prints what is to be removed. It returns an error if there is no such thing.
+func (a *app) showRemoval(ctx context.Context, log store.Log, name, instance string) error {
+	all, heads, err := readersOf(ctx, log)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(r stream.Reader) bool { return r.Name == name })
+	if i < 0 {
+		return fmt.Errorf("reader %q: %w; perdure readers lists those that there are", name, store.ErrNotFound)
+	}
+	r := all[i]
+	if instance != "" {
+		r.Instances = slices.DeleteFunc(r.Instances, func(in stream.Instance) bool { return in.ID != instance })
+		if len(r.Instances) == 0 {
+			return fmt.Errorf("instance %q of reader %q: %w", instance, name, store.ErrNotFound)
+		}
+	}
+	a.printReader(&r, heads)
+	return nil
+}
