@@ -57,7 +57,11 @@ type Proof struct {
 // event. It returns an error matching [ErrReplaced] if the log ends below.
 func ProofAt(ctx context.Context, log store.Log, p store.Position) (Proof, error) {
 	proof := Proof{Position: p}
-	e, head, err := eventAt(ctx, log, p)
+	heads, err := log.Heads(ctx)
+	if err != nil {
+		return proof, fmt.Errorf("prove position %v: read heads: %w", p, err)
+	}
+	e, head, err := eventAt(ctx, log, p, heads)
 	switch {
 	case err != nil:
 		return proof, fmt.Errorf("prove position %v: %w", p, err)
@@ -77,7 +81,16 @@ func ProofAt(ctx context.Context, log store.Log, p store.Position) (Proof, error
 // shorter or has another event at the position, [store.ErrInvalid] if it has no
 // such partition, and any other error if the log cannot be read.
 func (p Proof) Check(ctx context.Context, log store.Log) (proved bool, err error) {
-	found, head, err := eventAt(ctx, log, p.Position)
+	heads, err := log.Heads(ctx)
+	if err != nil {
+		return false, fmt.Errorf("check position %v: read heads: %w", p.Position, err)
+	}
+	return p.check(ctx, log, heads)
+}
+
+// check is Check with the heads of the log.
+func (p Proof) check(ctx context.Context, log store.Log, heads []store.Position) (proved bool, err error) {
+	found, head, err := eventAt(ctx, log, p.Position, heads)
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("check position %v: %w", p.Position, err)
@@ -89,11 +102,7 @@ func (p Proof) Check(ctx context.Context, log store.Log) (proved bool, err error
 
 // eventAt returns the id of the event at a position, zero if it has been deleted
 // or not been committed, and the head of the partition.
-func eventAt(ctx context.Context, log store.Log, p store.Position) (id store.ID, head store.Position, err error) {
-	heads, err := log.Heads(ctx)
-	if err != nil {
-		return id, 0, fmt.Errorf("read heads: %w", err)
-	}
+func eventAt(ctx context.Context, log store.Log, p store.Position, heads []store.Position) (id store.ID, head store.Position, err error) {
 	if p.Partition() >= len(heads) {
 		return id, 0, fmt.Errorf("%w: the log has %d partitions", store.ErrInvalid, len(heads))
 	}

@@ -220,12 +220,16 @@ func (s *Subscription) resume(ctx context.Context, saved []store.Position) error
 			proofs[p.Position] = p
 		}
 	}
+	heads, err := s.hub.log.Heads(ctx)
+	if err != nil {
+		return fmt.Errorf("read heads: %w", err)
+	}
 	for _, p := range saved {
 		if p.Partition() >= len(s.ledgers) {
 			return fmt.Errorf("%w: subscription %q is at position %v: the log has %d partitions", store.ErrInvalid, s.config.Name, p, len(s.ledgers))
 		}
 		proof := Proof{Position: p, Event: proofs[p].Event}
-		if _, err := proof.Check(ctx, s.hub.log); err != nil {
+		if _, err := proof.check(ctx, s.hub.log, heads); err != nil {
 			return fmt.Errorf("subscription %q: %w", s.config.Name, err)
 		}
 		s.ledgers[p.Partition()] = newLedger(&s.config, p, p)
@@ -267,7 +271,7 @@ func (s *Subscription) begin(ctx context.Context) error {
 func (s *Subscription) keepProofs(ctx context.Context, proofs []Proof) error {
 	if k, ok := s.checkpoint.(ProofKeeper); ok {
 		for i := range proofs {
-			if p := &proofs[i]; p.Event.IsZero() {
+			if p := &proofs[i]; p.Event.IsZero() && p.Position.Sequence() > 0 {
 				if found, err := ProofAt(ctx, s.hub.log, p.Position); err == nil {
 					*p = found
 				} // else it is saved without
