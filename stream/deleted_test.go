@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"log/slog"
 	"slices"
@@ -412,4 +413,34 @@ func TestASubscriptionNoticesThatItsLogWasReplaced(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", c.name, err, c.want)
 		}
 	}
+}
+
+// A sealed log takes no commits, as one that is opened for reading.
+type sealed struct{ *memory.Log }
+
+func (sealed) Commit(context.Context, []*store.Batch) ([]store.Result, error) {
+	return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, errors.ErrUnsupported)
+}
+
+func TestALogThatTakesNoCommitsIsReadAllTheSame(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWriter(t, memory.New(), 0)
+		w.write(book("a"), 3)
+		hub, err := stream.NewHub(t.Context(), stream.Config{Log: sealed{w.log.(*memory.Log)}, Poll: time.Second, Register: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, notices := readTo(t, hub, store.Query{}, func(at store.Position) {
+			if at == 3 {
+				w.write(book("a"), 2)
+			}
+		})
+		if !slices.Equal(got, []store.Position{1, 2, 3, 4, 5}) || len(notices) != 0 {
+			t.Errorf("got the events at %v and the notices %v, want five and none", got, notices)
+		}
+		if err := hub.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }

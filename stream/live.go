@@ -40,6 +40,8 @@ const (
 //  2. While readers that have joined are there, what is stored is at or below each
 //     of them, unless somebody has removed the registration. Then the next change
 //     or look notices that, counts it in lapses, and registers again.
+//     On a log that takes no commits nothing is registered, and readers are told of
+//     what is deleted before them.
 //  3. A loop moves it, and removes it when it finds no reader, or the hub is closed.
 type live struct {
 	hub     *Hub
@@ -80,7 +82,11 @@ func (l *live) join(ctx context.Context, after store.Position) (lapses uint64, e
 	}
 	defer l.give()
 	if at, ok := l.stored[after.Partition()]; !ok || at > after {
-		if err := l.store(ctx); err != nil {
+		err := l.store(ctx)
+		if errors.Is(err, errors.ErrUnsupported) {
+			return l.lapses, nil // the log is opened for reading: nothing can hold it
+		}
+		if err != nil {
 			return 0, err
 		}
 	}
@@ -109,7 +115,7 @@ func (l *live) held(ctx context.Context, lapses uint64) (bool, uint64, error) {
 			}
 		}
 	}
-	return l.lapses == lapses, l.lapses, nil
+	return l.lapses == lapses && l.reg != nil, l.lapses, nil
 }
 
 func (l *live) there(ctx context.Context) (bool, error) {
