@@ -32,7 +32,7 @@ var (
 	// ErrDeleted says that events which the version had yet to handle may have been
 	// deleted from the log. Rows may be missing. Give the projection a new
 	// [Version], or have it begin with what is kept by [Runner.Reset].
-	ErrDeleted = errors.New("events were deleted before they were handled")
+	ErrDeleted = stream.ErrDeleted
 )
 
 const (

@@ -36,11 +36,30 @@
 // A rule that fails does not stop the rest: its event is tried again, alone, with
 // growing pauses, and then its entity is parked, see [OnFailure]. Parked entities
 // are listed by [Runner.Parked] and brought back by [Runner.Retry]. A database
-// that is down is nobody's fault: the runner waits for it.
+// that is down, full, locked or read-only is no event's fault: the runner waits for
+// it. Targets know the errors of their databases, and [Classify] adds others. A rule
+// that returns nil and has spoilt its transaction has failed too.
 //
 // The log keeps what a projection has yet to read, also while it does not run: a
 // runner has bookmarks in the log that pruning respects, until [Runner.Remove].
-// A new version begins at the first event that is kept.
+// Each read model has its own, so replicas with a database each hold the log for
+// the slowest of them. A model that is gone with the process, as in [Memory], holds
+// all of the log. A new version begins at the first event that is kept, and
+// [Status] and the log line of its beginning say if that is not the first one.
+//
+// # When a runner stops
+//
+// A position is believed only if the log still has the event that was there, and if
+// the rules are for the events that the model was built of. Otherwise the runner
+// stops in [StateFailed], with an error that names the cure, and skips nothing:
+//
+//   - [ErrReplaced]: the log was restored from a backup, and the model is ahead of it.
+//     Restore the model too, give the projection a new [Version], or [Runner.Reset] it.
+//   - [ErrOtherLog]: it is another log. If it is a copy, [Runner.Adopt] proves that.
+//   - [ErrDeleted]: events were deleted before they were handled. A new version, or a
+//     reset, begins with what is kept.
+//   - [ErrSelection]: the rules are for other events, see [Version]. While a program
+//     whose rules are for more keeps the model, this is [StateStandby].
 //
 // # Reading
 //
@@ -52,8 +71,10 @@
 //
 // Give the changed projection a higher [Version] and run both. The new one is
 // built beside the old one, in tables of its own, since [TableName] adds the
-// version to their names. [Runner.Status] tells how far it is. [Runner.Switch]
-// has readers use it, in one transaction, and back if need be; [Runner.Remove]
-// takes the old one away. What a rule does outside of the database belongs behind
-// [Replaying], so that a rebuild does not do it again.
+// version to their names, and never gets ahead of it. [Runner.Status] tells how far
+// it is: [StateHolding] says that it has come to where the old one is.
+// [Runner.Switch] has readers use it, in one transaction, and back if need be;
+// [Runner.Remove] takes the old one away. What a rule does outside of the database
+// belongs behind [Replaying], so that a rebuild does not do it again. The old program
+// need not run: with [SwitchWhenLive] the new version goes on from where it stopped.
 package projection

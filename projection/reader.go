@@ -291,6 +291,11 @@ func (r *reader) follow(ctx context.Context, after store.Position) error {
 		case errors.Is(err, stream.ErrLagged):
 			return nil
 		case errors.Is(err, stream.ErrDeleted):
+			if err := r.undeleted(ctx, r.at()); err != nil {
+				return err
+			}
+			continue // it is what was deleted before the version began
+		case errors.Is(err, stream.ErrDeleted):
 			continue
 		case err != nil:
 			return err

@@ -36,17 +36,26 @@ func TableName(ctx context.Context, base string) string {
 // TableOf returns the name that [TableName] returns in a version.
 func TableOf(base string, version int) string { return base + "_v" + strconv.Itoa(version) }
 
-// Replaying reports whether the events that a rule gets have had their effects
-// already: they are below where a version that readers use, or this version
-// before a reset, has been. Effects outside of the read model belong behind it:
+// Replaying reports whether the effects of the events that a rule gets are not
+// for this version to do: another version, or this one before a reset, has done them
+// or will. Effects outside of the read model belong behind it:
 //
 //	if !projection.Replaying(ctx) { … }
 //
-// A version that readers do not use (see [Serving]) is always replaying. The
-// switch hands effects over: what the old version has handled is replayed by the
-// new one, and what comes after is not; what a parked entity misses in the old one
-// counts as handled. Between versions with different [Lanes]
-// an effect near the switch may come twice.
+// Of all versions of a projection, one does the effects of an event: the version
+// that readers use (see [Serving]). A version that they do not use replays what that
+// one has handled, and goes no further, so it is never ahead of it. A switch hands
+// the rest over. So every effect is done once, at the switch too: if version 1 has
+// handled 100 events of 150 and its program is gone, version 2 replays those 100 and
+// does the effects of the 50 others. If the version that readers use stands still
+// and somebody waits for the other one, see [Runner.AtLeast], that one does the
+// effects before the switch.
+//
+// "Once" is as good as a transaction can make it: the note that an effect was done is
+// stored with the rows, so an effect outside of the transaction is done again if the
+// transaction is. What a parked entity misses stays with the version that has parked
+// it, and has its effects when it is retried there; a reset or removal of that version
+// counts it as done.
 func Replaying(ctx context.Context) bool { return infoFrom(ctx).replaying }
 
 // Serving returns the version of a projection that readers are to read, or zero

@@ -96,7 +96,7 @@ func (r *Runner) noted(ctx context.Context, p store.Position) (bool, error) {
 func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 	r.waiting.Add(1)
 	defer r.waiting.Add(-1)
-	begun := r.moves(p)
+	begun, told := r.moves(p), make(map[*lane]bool)
 	for first := true; ; first = false {
 		r.mu.Lock()
 		if r.changed == nil {
@@ -123,10 +123,13 @@ func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 		}
 		if first {
 			for _, l := range r.list() {
-				if l.id.partition == p.Partition() {
-					l.input(func(c *project.Lane) { c.Demand(p) })
-				}
 				l.signal() // it may have gone to sleep before it knew that somebody waits
+			}
+		}
+		for _, l := range r.lanesOf(p) {
+			if !told[l] {
+				told[l] = true
+				l.input(func(c *project.Lane) { c.Demand(p) })
 			}
 		}
 		if standby { // another process is at work, which tells nobody here
