@@ -288,6 +288,8 @@ func (r *run) restart() {
 	defer r.mu.Unlock()
 	if r.again != nil {
 		r.again()
+	} else if !r.removed {
+		r.err, r.failed, r.superseded = nil, false, false // what it was may be cured
 	}
 	select {
 	case r.retry <- struct{}{}:
