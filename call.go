@@ -178,9 +178,13 @@ func (c *call) logOutcome() {
 	if c.Outcome.Status == entity.StatusRefused {
 		level = slog.LevelInfo
 	}
-	c.engine.config.Logger.Log(c.Ctx, level, "told command has failed",
-		"command", messageName(c.Message), "id", c.ID.String(),
-		"error", fmt.Sprint(failure(c.key, &c.Call, c.engine.config.EntityCallsMax)))
+	c.engine.failures.tells.Add(1)
+	err := failure(c.key, &c.Call, c.engine.config.EntityCallsMax)
+	attrs := []any{"command", messageName(c.Message), "id", c.ID.String(), "entity", c.key.String(), "error", err}
+	if p, ok := err.(*PanicError); ok { //nolint:errorlint // As is user code
+		attrs = append(attrs, "stack", string(p.Stack))
+	}
+	c.engine.config.Logger.Log(context.Background(), level, "told command has failed", attrs...)
 }
 
 // wait waits for the reply. An error means that the caller has left, and must

@@ -257,6 +257,9 @@ func (c *cell) retryLater() {
 // Submit is part of [entity.Shell].
 func (c *cell) Submit(i *commit.Item) {
 	e := c.kind.engine
+	if len(i.Batch.Enqueue) > 0 && e.dispatcher != nil {
+		e.dispatcher.claim(i.Batch.Enqueue)
+	}
 	if !e.instant {
 		e.committer.submit(i)
 		return
@@ -269,7 +272,7 @@ func (c *cell) Submit(i *commit.Item) {
 func (c *cell) Reply(ec *entity.Call) { ec.Owner.(*call).reply(&c.core) }
 
 // Now is part of [entity.Shell].
-func (c *cell) Now() time.Time { return c.kind.engine.config.Clock.Now() }
+func (c *cell) Now() time.Time { return c.kind.engine.config.Clock.Now().UTC() }
 
 // Settled is part of [commit.Owner]. It may be called by any goroutine.
 func (c *cell) Settled(items int) {

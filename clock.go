@@ -1,9 +1,24 @@
 package perdure
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // A Clock tells the time to rules and runs the engine's timers. Package
 // perduretest has one that tests move by hand.
+//
+// Now is the time of day, which may step: rules see it, and it decides when a timer
+// of [Decision.Schedule] is due. On a log that several engines share that is the
+// clock of the engine which looks first. Everything else that takes time, such as
+// the pauses between attempts, goes by the durations of AfterFunc.
+//
+// A clock may have a method Elapsed() time.Duration, which returns how much time has
+// passed since some moment and never steps. The engine asks it for durations; without
+// it, it asks the monotonic clock of the system. And it may have a method
+// Attach(settle func(context.Context)) (detach func()): then the engine hands it a
+// function that returns when the engine has done what is to be done at the present
+// time, or when the context ends.
 type Clock interface {
 	// Now returns the time of the next decision.
 	Now() time.Time
@@ -19,4 +34,39 @@ func (systemClock) Now() time.Time { return time.Now() }
 
 func (systemClock) AfterFunc(d time.Duration, f func()) func() bool {
 	return time.AfterFunc(d, f).Stop
+}
+
+// A steadyClock is a [Clock] that measures durations.
+type steadyClock interface{ Elapsed() time.Duration }
+
+// A patientClock is a [Clock] that waits for the engine.
+type patientClock interface {
+	Attach(settle func(context.Context)) (detach func())
+}
+
+// A stopwatch measures the time that has passed, whatever is done to the time of day.
+type stopwatch struct {
+	elapsed func() time.Duration
+	ahead   time.Duration // an alarm has rung before that much had passed
+}
+
+// stopwatchZero is what a stopwatch shows when it is started: any time that is not
+// the zero one.
+var stopwatchZero = time.Unix(1_000_000_000, 0)
+
+func newStopwatch(c Clock) stopwatch {
+	if s, ok := c.(steadyClock); ok {
+		return stopwatch{elapsed: s.Elapsed}
+	}
+	start := time.Now()
+	return stopwatch{elapsed: func() time.Duration { return time.Since(start) }}
+}
+
+func (s *stopwatch) now() time.Time { return stopwatchZero.Add(s.elapsed() + s.ahead) }
+
+// reach notes that an alarm which was set to at has rung, so that time has come.
+func (s *stopwatch) reach(at time.Time) {
+	if d := at.Sub(s.now()); d > 0 {
+		s.ahead += d
+	}
 }

@@ -46,7 +46,9 @@ type Config struct {
 	// is closed, such as projections.
 	Services []Service
 
-	// Logger takes what the engine has to say. Nil discards it.
+	// Logger takes what the engine has to say. Nil discards it. Its handler is called
+	// on a goroutine of its own, one record after the other; while it is slower than
+	// what there is to say, records are left out, see [Stats].
 	Logger *slog.Logger
 	// Clock tells the time. Nil is the clock of the system.
 	Clock Clock
@@ -66,20 +68,30 @@ type Config struct {
 	// ConflictsMax bounds how often a command is decided anew because another
 	// engine was faster. Zero is [ConflictsMaxDefault].
 	ConflictsMax int
-	// DeliveriesMax bounds the effects that are performed, and the messages that
-	// are on their way to entities, at a time. Zero is [DeliveriesMaxDefault].
+	// DeliveriesMax bounds the deliveries that are under way at a time. Messages to
+	// entities, timers, and the effects of each [Perform] rule have that bound each,
+	// so that none of them holds up the others. Messages to one entity take an
+	// eighth of it at most. Zero is [DeliveriesMaxDefault].
 	DeliveriesMax int
+	// Delivery says how often a message to an entity, or a timer, is tried again
+	// when its target fails. A refusal is no failure: it ends the message. The zero
+	// value tries for about a day, see [RetryPolicy].
+	Delivery RetryPolicy
 	// Poll is how often the readers of [Engine.Events] look for commits of
 	// other engines, on a store that several engines share. Zero is [PollDefault].
 	// If the store tells of them, as a [store.Watcher] does, they hear of them at
 	// once and look every second or less often.
 	Poll time.Duration
-	// RescueAfter is how long a message in the outbox may be left by the engine
-	// that has stored it, on a store that several engines share, before others
-	// deliver it too: that engine may have died. It should be longer than the
-	// slowest effect takes, else that may be performed by two engines. Zero is
-	// [RescueAfterDefault].
+	// RescueAfter is how long a message of another engine must have been seen in
+	// the outbox, on a store that several engines share, before this one delivers it:
+	// that engine may have died. The pause that the message waits for another attempt
+	// comes on top. The time counts from when this engine has met the message, by its
+	// own monotonic clock; how far the clocks of machines differ does not matter. It
+	// should be longer than the slowest effect takes, else that may be performed by two
+	// engines. Zero is [RescueAfterDefault].
 	RescueAfter time.Duration
+
+	logs bool // there is a logger
 }
 
 // defaults fills in what is zero and checks the rest.
@@ -121,7 +133,10 @@ func (c *Config) defaults() error {
 			return fmt.Errorf("%w: Config.Services[%d] is nil", store.ErrInvalid, i)
 		}
 	}
-	if c.Logger == nil {
+	if err := c.Delivery.defaults(); err != nil {
+		return err
+	}
+	if c.logs = c.Logger != nil; !c.logs {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Clock == nil {

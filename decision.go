@@ -233,13 +233,13 @@ func (c *Change) Release(space, value string) *Change {
 func (c *Change) Saved() bool { return c != nil && c.d.Save }
 
 // Now returns the time of the decision, from the engine's clock. Rules use it
-// instead of [time.Now], so that they can be tested and run again. Outside a
-// rule it returns the time of the system.
+// instead of [time.Now], so that they can be tested and run again. It is in UTC,
+// whatever the zone of the machine. Outside a rule it is the time of the system.
 func Now(ctx context.Context) time.Time {
 	if i := entity.InfoFrom(ctx); i != nil {
 		return i.Now()
 	}
-	return time.Now()
+	return time.Now().UTC()
 }
 
 // Rand returns a source of random numbers for one decision. It depends on the

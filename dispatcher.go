@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"runtime/debug"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -17,6 +20,7 @@ import (
 	"github.com/perdure/perdure/internal/entity"
 	"github.com/perdure/perdure/internal/outbox"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
 )
 
 // Bounds of the dispatcher. What is above them waits in the store.
@@ -24,58 +28,85 @@ const (
 	outboxWindow     = 8192
 	outboxLaneMax    = 1024
 	outboxLate       = 4096
+	outboxBytesMax   = 64 << 20
 	settleMax        = 512
 	scanWakeEvery    = 256
+	fetchMax         = 64
 	settlePause      = time.Second
 	deliveriesPerRun = 256
+	saidMax          = 1024
 )
 
-// entityPolicy is for messages to entities: a target that cannot take them now
-// is tried for about a day before they are parked.
-var entityPolicy = outbox.Policy{
-	AttemptsMax: 1500, BackoffMin: 10 * time.Millisecond, BackoffMax: BackoffMaxDefault,
-}
+const (
+	// lookEvery is how often the time of day is looked at while something waits for
+	// it: it may step, and the machine may sleep.
+	lookEvery = 10 * time.Second
+	// stallAfter is how long a message on its way to an entity keeps others to
+	// other entities from being delivered, if there are very many.
+	stallAfter = time.Second
+	// leaveFor is how long a message that this engine has no rule for is left alone
+	// before it is parked.
+	leaveFor = 24 * time.Hour
+	// graceMax bounds how long an engine waits with what any engine may deliver.
+	graceMax = 30 * time.Millisecond
+	// watchPause is how long the dispatcher waits between two notices of a log.
+	watchPause = 10 * time.Millisecond
+)
 
 // A dispatcher delivers what commands have left in the outbox: the shell that
 // runs the protocol core of package outbox. It learns of new messages from the
-// committer, and reads the store only at the start, when timers are due, after
-// more has come than it keeps in memory, and from time to time where it may find
-// messages of another engine that has died.
+// committer, and reads the store at the start, when timers are due, for what it does
+// not keep in memory, and for messages of other engines.
 type dispatcher struct {
 	engine *Engine
 	box    store.Outbox
 	lane   commit.Lane // of the batches that settle messages
+	owner  uint64      // number of the engine; zero if no other engine uses the log
+	counts deliveryCounts
 
 	mu       sync.Mutex
 	queue    *outbox.Queue
+	watch    stopwatch
 	item     *commit.Item // the settlements on their way, or nil
 	pause    time.Time    // no settlements before
 	single   int          // settlements that are tried one by one
 	closing  bool
-	wakeTime time.Time     // when the timer is set to, if stopWake is not nil
-	stopWake func() bool   // stops it
-	running  int           // deliveries under way, and the scan
-	drained  chan struct{} // closed when none is left and no effect, once closing
-	flushed  chan struct{} // closed when nothing is left to settle, once closing
+	alarm    time.Time       // when the alarm rings, if it is set
+	stopWake func() bool     // stops it; nil if it is not set
+	alarms   uint64          // counts the alarms
+	running  int             // deliveries under way, scans, and other reads
+	spared   int             // deliveries that close does not wait for, because they wait for it
+	sent     bool            // and that are of sent effects
+	drained  chan struct{}   // closed when none is left and no effect, once closing
+	flushed  chan struct{}   // closed when nothing is left to settle, once closing
+	waiters  []chan struct{} // closed when there is nothing to do at the present time
+	said     map[string]struct{}
 
 	work    chan struct{} // one element: there may be something to do
 	quit    chan struct{}
 	ended   chan struct{}
+	watches sync.WaitGroup
 	context context.Context
 	cancel  context.CancelFunc
 }
 
+// deliveryCounts are figures since the engine was opened.
+type deliveryCounts struct{ delivered, failed, parked atomic.Uint64 }
+
 func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 	d := &dispatcher{
-		engine: e, box: box,
+		engine: e, box: box, watch: newStopwatch(e.config.Clock), said: make(map[string]struct{}),
 		work: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	d.lane.Owner = d
 	d.context, d.cancel = context.WithCancel(context.Background())
 	limits := outbox.Limits{
-		Window: outboxWindow, LaneMax: outboxLaneMax, InFlight: e.config.DeliveriesMax, Late: outboxLate,
+		Window: outboxWindow, LaneMax: outboxLaneMax, BytesMax: outboxBytesMax, Late: outboxLate,
+		InFlight: e.config.DeliveriesMax, Stall: stallAfter, ParkAfter: leaveFor,
 	}
 	if shared {
+		d.owner = rand.Uint64() | 1
+		limits.Owner, limits.Grace, limits.Poll = d.owner, graceMax, lookEvery
 		limits.RescueEvery, limits.RescueAfter = e.config.RescueAfter/2, e.config.RescueAfter
 	}
 	d.queue = outbox.New(d, limits)
@@ -85,7 +116,47 @@ func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 // start begins with a scan of the store. The engine knows the dispatcher by then.
 func (d *dispatcher) start() {
 	go d.run()
+	if d.owner != 0 {
+		d.watches.Go(d.follow)
+	}
 	d.wake()
+}
+
+// follow has the queue look for messages of other engines: when the log says that
+// there may be some, and from time to time. What other processes do goes by real time,
+// whatever the clock of the engine is.
+func (d *dispatcher) follow() {
+	every := d.engine.config.Poll
+	w, watched := d.engine.log.(store.Watcher)
+	if watched {
+		every = max(every, stream.PollWatched)
+	}
+	look, pause := time.NewTimer(every), time.NewTimer(0)
+	defer look.Stop()
+	defer pause.Stop()
+	for {
+		select { // a log may tell of each commit
+		case <-pause.C:
+		case <-d.quit:
+			return
+		}
+		var changed <-chan struct{}
+		if watched {
+			changed = w.Changed()
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-d.quit:
+			return
+		}
+		look.Reset(every)
+		d.mu.Lock()
+		d.queue.Changed()
+		d.mu.Unlock()
+		d.wake()
+		pause.Reset(watchPause)
+	}
 }
 
 // Policy is part of [outbox.Shell].
@@ -93,12 +164,67 @@ func (d *dispatcher) Policy(m *store.Message) outbox.Policy {
 	if r := d.engine.effectTypes[m.Type]; r != nil && m.Target.IsZero() {
 		return r.policy
 	}
-	return entityPolicy
+	return d.engine.config.Delivery.policy()
 }
 
 // Jitter is part of [outbox.Shell].
 func (d *dispatcher) Jitter(t time.Duration) time.Duration {
 	return t - time.Duration(rand.Int64N(int64(t)/2+1))
+}
+
+// Misfit is part of [outbox.Judge]: it tells apart what this engine can deliver and
+// what it leaves to others because it has no rule for it. It says so once for each
+// type. It is called under the lock.
+func (d *dispatcher) Misfit(m *store.Message) error {
+	switch {
+	case d.fits(m):
+		return nil
+	case !m.Target.IsZero() && d.engine.kinds[m.Target.Kind] == nil:
+		return d.misfit(m.Target.Kind, "the engine does not run the kind "+strconv.Quote(m.Target.Kind))
+	case !m.Target.IsZero():
+		return d.misfit(m.Target.Kind+" "+m.Type, "kind "+strconv.Quote(m.Target.Kind)+" has no rule for "+m.Type)
+	case d.engine.effectTypes[m.Type] != nil:
+		return errElsewhere
+	}
+	return d.misfit(m.Type, "no Perform rule for "+m.Type)
+}
+
+var errElsewhere = errors.New("the effect is performed by other engines")
+
+// fits reports whether the engine has a rule for a message.
+func (d *dispatcher) fits(m *store.Message) bool {
+	if m.Target.IsZero() {
+		r := d.engine.effectTypes[m.Type]
+		return r != nil && r.perform != nil
+	}
+	k := d.engine.kinds[m.Target.Kind]
+	return k != nil && k.options.Rules.Commands[m.Type] != nil
+}
+
+func (d *dispatcher) misfit(what, text string) error {
+	if _, ok := d.said[what]; !ok && len(d.said) < saidMax {
+		d.said[what] = struct{}{}
+		level := slog.LevelWarn
+		if d.owner != 0 {
+			level = slog.LevelInfo // another engine may have the rule
+		}
+		d.engine.config.Logger.Log(d.context, level, "messages are left alone, and parked after a day", "reason", text)
+	}
+	return errors.New(text)
+}
+
+// claim notes in messages that are going to be stored that this engine delivers
+// them, or that any other may.
+func (d *dispatcher) claim(messages []store.Message) {
+	if d.owner == 0 {
+		return
+	}
+	for i := range messages {
+		m := &messages[i]
+		if m.Open = !d.fits(m); !m.Open {
+			m.Owner = d.owner
+		}
+	}
 }
 
 func (d *dispatcher) wake() {
@@ -120,11 +246,17 @@ func (d *dispatcher) run() {
 	}
 }
 
+// now returns the time for the queue. It is called under the lock.
+func (d *dispatcher) now() time.Time { return d.watch.now() }
+
 // step does what there is to do at this moment.
 func (d *dispatcher) step() {
-	now := d.engine.config.Clock.Now()
+	wall := d.engine.config.Clock.Now()
 	var rows []*outbox.Row
+	var plan outbox.Scan
 	d.mu.Lock()
+	now := d.now()
+	d.queue.Clock(wall, now)
 	for len(rows) < deliveriesPerRun {
 		r := d.queue.Next(now)
 		if r == nil {
@@ -134,12 +266,17 @@ func (d *dispatcher) step() {
 	}
 	item := d.settlements(now)
 	d.running += len(rows)
-	scan := !d.closing && d.queue.WantsScan(now)
-	if scan {
-		d.queue.ScanBegins()
+	fetches := d.queue.Fetches(fetchMax)
+	if fetches != nil {
 		d.running++
 	}
-	d.wakeAt(now)
+	scan := !d.closing && d.queue.WantsScan(now)
+	if scan {
+		plan = d.queue.ScanBegins()
+		d.running++
+	}
+	d.arm(now)
+	d.rest(now)
 	d.mu.Unlock()
 
 	for _, r := range rows {
@@ -148,8 +285,11 @@ func (d *dispatcher) step() {
 	if item != nil {
 		d.engine.submit(item)
 	}
+	if fetches != nil {
+		go d.fetch(fetches)
+	}
 	if scan {
-		go d.scan(now)
+		go d.scan(plan, wall)
 	}
 	if len(rows) == deliveriesPerRun {
 		d.wake()
@@ -174,19 +314,71 @@ func (d *dispatcher) settlements(now time.Time) *commit.Item {
 	return d.item
 }
 
-// wakeAt arms the timer for what is to be done later. It is called under the lock.
-func (d *dispatcher) wakeAt(now time.Time) {
+// arm sets the alarm for what is to be done later. It is called under the lock. An
+// alarm that rings too early does no harm, so it is only ever set to an earlier time.
+func (d *dispatcher) arm(now time.Time) {
 	at, ok := d.queue.Wake()
 	if d.pause.After(now) && (!ok || d.pause.Before(at)) {
 		at, ok = d.pause, true
 	}
-	if d.stopWake != nil && (!ok || !at.Equal(d.wakeTime) || d.closing) {
-		d.stopWake()
-		d.stopWake = nil
+	if !ok || d.closing {
+		return
 	}
-	if ok && !d.closing && (d.stopWake == nil || !d.wakeTime.After(now)) {
-		d.wakeTime = at
-		d.stopWake = d.engine.config.Clock.AfterFunc(max(at.Sub(now), 0), d.wake)
+	if look := now.Add(lookEvery); look.Before(at) {
+		at = look
+	}
+	if d.stopWake != nil {
+		if !at.Before(d.alarm) {
+			return
+		}
+		d.stopWake()
+	}
+	d.alarm = at
+	d.alarms++
+	n := d.alarms
+	d.stopWake = d.engine.config.Clock.AfterFunc(max(at.Sub(now), 0), func() { d.ring(n) })
+}
+
+// ring is called when an alarm rings.
+func (d *dispatcher) ring(n uint64) {
+	d.mu.Lock()
+	if n == d.alarms {
+		d.stopWake = nil
+		d.watch.reach(d.alarm)
+	}
+	d.mu.Unlock()
+	d.wake()
+}
+
+// rest tells those who wait for it that there is nothing to do at the present time.
+// It is called under the lock, at the end of a step.
+func (d *dispatcher) rest(now time.Time) {
+	if len(d.waiters) == 0 || d.running > 0 || d.item != nil || len(d.work) > 0 {
+		return
+	}
+	if d.queue.Unsaved() && !now.Before(d.pause) {
+		return
+	}
+	if at, ok := d.queue.Wake(); ok && !at.After(now) && !d.closing {
+		return
+	}
+	for _, w := range d.waiters {
+		close(w)
+	}
+	d.waiters = nil
+}
+
+// settle waits until there is nothing to do at the present time.
+func (d *dispatcher) settle(ctx context.Context) {
+	done := make(chan struct{})
+	d.mu.Lock()
+	d.waiters = append(d.waiters, done)
+	d.mu.Unlock()
+	d.wake()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	case <-d.quit:
 	}
 }
 
@@ -201,6 +393,7 @@ func (d *dispatcher) Settled(int) {
 	}
 	switch {
 	case !d.item.Failed():
+		d.parked(list)
 		d.queue.Settled(list)
 		d.single -= min(d.single, len(list))
 	case d.item.Err == nil && len(list) == 1:
@@ -213,11 +406,23 @@ func (d *dispatcher) Settled(int) {
 		d.single = len(list) // find out which one it is
 	default:
 		d.queue.Unsettled(list)
-		d.pause = d.engine.config.Clock.Now().Add(settlePause)
+		d.pause = d.now().Add(settlePause)
 	}
 	d.item = nil
 	d.flush()
 	d.wake()
+}
+
+// parked says which messages are parked now.
+func (d *dispatcher) parked(list []store.Settlement) {
+	for i := range list {
+		if m := list[i].Message; m != nil && m.Parked {
+			d.counts.parked.Add(1)
+			d.engine.config.Logger.Error("message is parked", "type", m.Type, "id", m.ID.String(), "sequence", list[i].Sequence,
+				"entity", m.Source.String(), "target", m.Target.String(), "timer", m.Timer,
+				"attempts", m.Attempts, "error", m.LastError)
+		}
+	}
 }
 
 // flush tells close when nothing is left to settle, or it cannot be. It is
@@ -238,8 +443,11 @@ func (d *dispatcher) committed(b *store.Batch, r *store.Result) {
 		m.Sequence = r.Sequence - uint64(len(b.Enqueue)-1-i)
 		messages[i] = &m
 	}
+	wall := d.engine.config.Clock.Now()
 	d.mu.Lock()
-	d.queue.Committed(messages, d.engine.config.Clock.Now())
+	now := d.now()
+	d.queue.Clock(wall, now)
+	d.queue.Committed(messages, now)
 	d.mu.Unlock()
 	d.wake()
 }
@@ -268,18 +476,38 @@ func (d *dispatcher) send(key store.Key, c *entity.Call) {
 	d.wake()
 }
 
-// scan reads the messages that are due from the store.
-func (d *dispatcher) scan(now time.Time) {
-	read := 0
+// scan reads from the store what the queue wants, by the time of day.
+func (d *dispatcher) scan(plan outbox.Scan, wall time.Time) {
 	var failure error
-	for m, err := range d.box.Messages(d.context, store.MessageQuery{DueBy: now}) {
-		if errors.Is(err, store.ErrCorrupt) {
-			d.engine.config.Logger.Error("outbox message is damaged", "error", err)
-			continue // it stays where it is, and the others do not wait for it
-		}
-		if err != nil {
-			failure = err
-			break
+	if plan.Undue {
+		failure = d.read(store.MessageQuery{After: plan.After}, true)
+	}
+	if plan.Timers && failure == nil {
+		failure = d.read(store.MessageQuery{AfterDue: plan.AfterDue, After: plan.AfterTimer, DueBy: wall}, false)
+	}
+	var due time.Time
+	if plan.First && failure == nil {
+		failure = d.messages(store.MessageQuery{AfterDue: wall, After: math.MaxUint64}, func(m *store.Message) bool {
+			due = m.Due
+			return false
+		})
+	}
+	if failure != nil && d.context.Err() == nil {
+		d.engine.config.Logger.Error("outbox could not be read", "error", failure)
+	}
+	d.mu.Lock()
+	d.queue.ScanEnded(due, failure != nil, d.now())
+	d.ends()
+	d.mu.Unlock()
+	d.wake()
+}
+
+// read hands messages to the queue: those without a due time, or those with one.
+func (d *dispatcher) read(q store.MessageQuery, undue bool) error {
+	read := 0
+	return d.messages(q, func(m *store.Message) bool {
+		if undue && !m.Due.IsZero() {
+			return false
 		}
 		d.mu.Lock()
 		more := d.queue.Scanned(m) && !d.closing
@@ -287,27 +515,64 @@ func (d *dispatcher) scan(now time.Time) {
 		if read++; read%scanWakeEvery == 0 {
 			d.wake()
 		}
-		if !more {
-			break
+		return more
+	})
+}
+
+// messages reads messages until fn says that it is enough. One that is damaged stays
+// where it is, and the others do not wait for it. A panic of the store is an error.
+func (d *dispatcher) messages(q store.MessageQuery, fn func(*store.Message) (more bool)) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("store: outbox: panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	for m, err := range d.box.Messages(d.context, q) {
+		switch {
+		case errors.Is(err, store.ErrCorrupt):
+			d.damaged(err)
+		case err != nil:
+			return err
+		case !fn(m):
+			return nil
 		}
 	}
-	var due time.Time
-	for m, err := range d.box.Messages(d.context, store.MessageQuery{AfterDue: now, After: math.MaxUint64}) {
-		if errors.Is(err, store.ErrCorrupt) {
-			continue
-		}
-		if err != nil {
-			failure = errors.Join(failure, err)
-		} else {
-			due = m.Due
-		}
-		break
+	return nil
+}
+
+// damaged says once that a message is damaged.
+func (d *dispatcher) damaged(err error) {
+	text := err.Error()
+	d.mu.Lock()
+	_, said := d.said[text]
+	if !said && len(d.said) < saidMax {
+		d.said[text] = struct{}{}
 	}
-	if failure != nil && d.context.Err() == nil {
-		d.engine.config.Logger.Error("outbox could not be read", "error", failure)
+	d.mu.Unlock()
+	if !said {
+		d.engine.config.Logger.Error("outbox message is damaged", "error", err)
+	}
+}
+
+// fetch reads rows once more.
+func (d *dispatcher) fetch(rows []*outbox.Row) {
+	for _, r := range rows {
+		due, sequence := r.Place()
+		var found *store.Message
+		err := d.messages(store.MessageQuery{AfterDue: due, After: sequence - 1}, func(m *store.Message) bool {
+			if m.Sequence == sequence {
+				found = m
+			}
+			return false
+		})
+		if err != nil && d.context.Err() == nil {
+			d.engine.config.Logger.Error("outbox message could not be read", "sequence", sequence, "error", err)
+		}
+		d.mu.Lock()
+		d.queue.Fetched(r, found, err != nil, d.now())
+		d.mu.Unlock()
 	}
 	d.mu.Lock()
-	d.queue.ScanEnded(due, failure != nil, d.engine.config.Clock.Now())
 	d.ends()
 	d.mu.Unlock()
 	d.wake()
@@ -322,15 +587,37 @@ func (d *dispatcher) deliver(r *outbox.Row) {
 	d.command(r)
 }
 
+// finished tells the queue of the end of a delivery.
 func (d *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) {
+	if result == outbox.Done || result == outbox.Gone {
+		d.counts.delivered.Add(1)
+	}
 	d.mu.Lock()
-	d.queue.Finished(r, result, cause, d.engine.config.Clock.Now())
+	d.queue.Finished(r, result, cause, d.now())
 	d.ends()
 	d.mu.Unlock()
 	d.wake()
 }
 
-// ends counts a delivery or scan that has ended, and tells close when it was the
+// failed logs the failure of a delivery, and tells the queue. It calls methods of the
+// error, which is user code, so it is called on the goroutine of the delivery.
+func (d *dispatcher) failed(r *outbox.Row, result outbox.Result, what string, err error) {
+	textOf(err, func(text string) {
+		m := r.Message
+		d.counts.failed.Add(1)
+		attrs := []any{
+			"type", m.Type, "id", m.ID.String(), "entity", m.Source.String(), "target", m.Target.String(),
+			"timer", m.Timer, "attempt", m.Attempts + 1, "error", text,
+		}
+		if p, ok := err.(*PanicError); ok { //nolint:errorlint // As is user code
+			attrs = append(attrs, "stack", string(p.Stack))
+		}
+		d.engine.config.Logger.Warn(what, attrs...)
+		d.finished(r, result, errors.New(text))
+	})
+}
+
+// ends counts a delivery or read that has ended, and tells close when it was the
 // last. It is called under the lock.
 func (d *dispatcher) ends() {
 	d.running--
@@ -338,7 +625,7 @@ func (d *dispatcher) ends() {
 }
 
 func (d *dispatcher) drain() {
-	if d.drained != nil && d.running == 0 && d.queue.Drained() {
+	if d.drained != nil && d.running <= d.spared && d.queue.Drained(d.spared, d.sent) {
 		close(d.drained)
 		d.drained = nil
 	}
@@ -346,30 +633,38 @@ func (d *dispatcher) drain() {
 
 // perform runs the handler of an effect.
 func (d *dispatcher) perform(r *outbox.Row) {
-	m := r.Message
 	if canary.Broken("done-before-handled") {
 		d.finished(r, outbox.Done, nil)
 		_ = d.handle(r)
 		return
 	}
-	err := errors.New("handler called runtime.Goexit")
+	err, result := errors.New("handler called runtime.Goexit"), outbox.Retry
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("handler panicked: %v\n%s", v, debug.Stack())
+			err, result = fmt.Errorf("handler panicked: %v\n%s", v, debug.Stack()), outbox.Retry
 		}
-		if err != nil {
-			d.engine.config.Logger.Warn("effect has failed", "effect", m.Type, "id", m.ID.String(),
-				"entity", m.Source.String(), "attempt", m.Attempts+1, "error", err)
+		if err == nil {
+			d.finished(r, outbox.Done, nil)
+			return
 		}
-		d.finished(r, performResult(err), err)
+		d.failed(r, result, "effect has failed", err)
 	}()
-	err = d.handle(r)
+	returned := d.handle(r)
+	if returned == nil {
+		err = nil
+		return
+	}
+	kind := performResult(returned)
+	if kind == outbox.Retry && d.context.Err() != nil {
+		kind = outbox.Later // the engine is being closed, and has told the handler
+	}
+	err, result = returned, kind
 }
 
 func (d *dispatcher) handle(r *outbox.Row) error {
 	m := r.Message
 	rule := d.engine.effectTypes[m.Type]
-	if rule == nil {
+	if rule == nil || rule.perform == nil {
 		return Park(fmt.Errorf("no Perform rule for %s", m.Type))
 	}
 	message, ok := r.Value.(proto.Message)
@@ -388,6 +683,7 @@ func (d *dispatcher) handle(r *outbox.Row) error {
 	return rule.perform(context.WithValue(ctx, deliveryKey{}, &Delivery{
 		ID: m.ID, Attempt: int(m.Attempts) + 1, Source: m.Source,
 		Causation: m.Metadata.CausationID, Correlation: m.Metadata.Correlation(), Enqueued: m.Time,
+		engine: d.engine,
 	}), message)
 }
 
@@ -395,29 +691,34 @@ func (d *dispatcher) handle(r *outbox.Row) error {
 func (d *dispatcher) command(r *outbox.Row) {
 	m := r.Message
 	k := d.engine.kinds[m.Target.Kind]
-	if k == nil {
-		d.finished(r, outbox.Retry, fmt.Errorf("the engine does not run the kind %q", m.Target.Kind))
-		return
-	}
 	message := k.options.Rules.NewCommand(m.Type)
-	if message == nil {
-		d.finished(r, outbox.Never, fmt.Errorf("kind %q has no rule for %s", m.Target.Kind, m.Type))
+	if err := proto.Unmarshal(m.Payload, message); err != nil {
+		go d.failed(r, outbox.Never, "message has failed", fmt.Errorf("decode %s: %w", m.Type, err))
 		return
 	}
-	if err := proto.Unmarshal(m.Payload, message); err != nil {
-		d.finished(r, outbox.Never, fmt.Errorf("decode %s: %w", m.Type, err))
-		return
+	var next *store.Message
+	if m.Every != "" {
+		var err error
+		if next, err = nextTimer(m, d.engine.config.Clock.Now()); err != nil {
+			go d.failed(r, outbox.Retry, "message has failed", err)
+			return
+		}
 	}
 	c := d.engine.newCall(d.context, entity.OpCommand, message, nil)
+	c.Next = next
 	c.ID, c.Metadata = m.ID, m.Metadata
 	c.Row, c.ReplyTo, c.ReplyName = m.Sequence, m.ReplyTo, m.ReplyName
 	c.key = m.Target
 	c.sink = func(c *call) {
 		result, err := commandResult(c)
-		d.finished(r, result, err)
+		if result == outbox.Gone {
+			d.finished(r, result, nil)
+			return
+		}
+		go d.failed(r, result, "message has failed", err)
 	}
 	if err := d.engine.send(k, m.Target.ID, c); err != nil {
-		d.finished(r, outbox.Later, err)
+		go d.failed(r, outbox.Later, "message has failed", err)
 	}
 }
 
@@ -427,21 +728,24 @@ func commandResult(c *call) (outbox.Result, error) {
 	switch c.Outcome.Status {
 	case entity.StatusDone, entity.StatusRefused, entity.StatusSettled:
 		return outbox.Gone, nil
-	case entity.StatusUnhandled:
-		return outbox.Never, failure(c.key, &c.Call, 0)
-	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusClaimed, entity.StatusWrongVersion:
+	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusClaimed, entity.StatusWrongVersion,
+		entity.StatusUnhandled, entity.StatusFault:
 		return outbox.Retry, failure(c.key, &c.Call, 0)
 	}
 	return outbox.Later, failure(c.key, &c.Call, 0)
 }
 
 // close lets deliveries under way and effects that were sent end, and what they
-// have settled be stored, as long as ctx allows, and stops the dispatcher.
+// have settled be stored, as long as ctx allows, and stops the dispatcher. If ctx is
+// that of a handler, close does not wait for that one.
 func (d *dispatcher) close(ctx context.Context) error {
 	drained, flushed := make(chan struct{}), make(chan struct{})
 	d.mu.Lock()
 	d.closing = true
 	d.queue.Close()
+	if self := DeliveryFrom(ctx); self != nil && self.engine == d.engine {
+		d.spared, d.sent = 1, self.Enqueued.IsZero()
+	}
 	d.drained = drained
 	d.drain()
 	d.mu.Unlock()
@@ -460,6 +764,7 @@ func (d *dispatcher) close(ctx context.Context) error {
 	if waitFor(ctx, d.ended) != nil && err == nil {
 		err = ctx.Err()
 	}
+	d.watches.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stopWake != nil {

@@ -59,6 +59,20 @@ func Perform[M proto.Message](fn func(ctx context.Context, message M) error, opt
 	return r
 }
 
+// PerformElsewhere is the rule for an effect M that commands of this engine enqueue,
+// and that other engines on the same log perform, with a [Perform] rule: this program
+// only leaves the work, and another one does it. The log must be one that several
+// engines share, or the messages wait until an engine with the rule opens it. Such an
+// effect cannot be sent.
+func PerformElsewhere[M proto.Message]() EffectRule {
+	t := reflect.TypeFor[M]()
+	r := &effectRule{message: t, policy: defaultPolicy}
+	if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
+		r.err = fmt.Errorf("PerformElsewhere rule: %v is not a generated message type", t)
+	}
+	return r
+}
+
 var defaultPolicy = outbox.Policy{
 	AttemptsMax: AttemptsMaxDefault, BackoffMin: BackoffMinDefault, BackoffMax: BackoffMaxDefault,
 }
@@ -133,6 +147,8 @@ type Delivery struct {
 	Correlation string
 	// Enqueued is when the message was stored; zero for one that was sent.
 	Enqueued time.Time
+
+	engine *Engine
 }
 
 type deliveryKey struct{}

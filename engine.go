@@ -35,6 +35,9 @@ type Engine struct {
 	effectTypes map[string]*effectRule // by full protobuf name
 	dispatcher  *dispatcher            // nil if the log has no outbox
 	services    services
+	reporter    *reporter // nil if nothing is logged
+	detach      func()    // from the clock; nil if it does not wait
+	failures    failureCounts
 
 	pool       sync.Pool // of *call
 	stripes    [stripeCount]stripe
@@ -102,6 +105,10 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
 	e.hub = hub
+	if c.logs {
+		e.reporter, c.Logger = newReporter(c.Logger)
+		e.config.Logger = c.Logger
+	}
 	if e.prunes() {
 		e.pruner = newPruner(c.Store, &e.seal, hub, c.Logger, !shared)
 	}
@@ -112,6 +119,9 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if box, ok := c.Store.(store.Outbox); ok {
 		e.dispatcher = newDispatcher(e, box, shared)
 		e.dispatcher.start()
+		if p, ok := c.Clock.(patientClock); ok {
+			e.detach = p.Attach(e.dispatcher.settle)
+		}
 	}
 	e.scheduleSweep()
 	e.startServices()
@@ -151,8 +161,9 @@ func (e *Engine) addKinds() error {
 // Close returns the context's error, whatever hangs: a rule, an effect or the store is
 // not waited for any longer. What such a rule decides is not stored. The store is given
 // up for other engines as soon as nothing of this engine can be written to it any more,
-// so not before a commit that hangs has ended. Close does not close the store. Later
-// calls of Close do nothing.
+// so not before a commit that hangs has ended. With the context of a handler, Close does
+// not wait for that handler. Close does not close the store. Later calls of Close do
+// nothing.
 func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Lock()
 	if e.closing.Swap(true) {
@@ -162,6 +173,9 @@ func (e *Engine) Close(ctx context.Context) error {
 	stop := e.stop
 	e.mu.Unlock()
 	stop()
+	if e.detach != nil {
+		e.detach()
+	}
 	err := e.services.stop(ctx)
 	if err != nil {
 		err = fmt.Errorf("close engine: %w", err)
@@ -199,6 +213,9 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	if err2 := e.hub.Shutdown(ctx); err == nil && err2 != nil {
 		err = fmt.Errorf("close engine: readers of events: %w", err2)
+	}
+	if e.reporter != nil {
+		e.reporter.close(ctx)
 	}
 	return err
 }
@@ -306,7 +323,24 @@ type Stats struct {
 	// ReadErr is why a reader of [Engine.Events] or a subscription cannot read the
 	// store at this moment, nil if all can. They try again.
 	ReadErr error
+	// Waiting is how many messages the engine knows of without having them in
+	// memory: those that wait for another attempt, for another engine, or for an
+	// engine that has the rule for them.
+	Waiting int
+	// Delivered counts the messages, timers and effects that were delivered since
+	// the engine was opened, DeliveriesFailed the attempts that failed, and Parked
+	// the messages that this engine has parked.
+	Delivered, DeliveriesFailed, Parked uint64
+	// TellsFailed counts the commands of [Ref.Tell] that have failed, refusals
+	// included, and ServicesFailed the services that have ended with an error.
+	TellsFailed, ServicesFailed uint64
+	// LogsLost counts the log records that were left out because the handler of
+	// Config.Logger was too slow.
+	LogsLost uint64
 }
+
+// failureCounts are figures since the engine was opened.
+type failureCounts struct{ tells, services atomic.Uint64 }
 
 // Stats returns figures about the engine at this moment.
 func (e *Engine) Stats() Stats {
@@ -317,7 +351,13 @@ func (e *Engine) Stats() Stats {
 	if d := e.dispatcher; d != nil {
 		d.mu.Lock()
 		s.Deliveries, s.Delivering = d.queue.Load()
+		s.Waiting = d.queue.Waiting()
 		d.mu.Unlock()
+		s.Delivered, s.DeliveriesFailed, s.Parked = d.counts.delivered.Load(), d.counts.failed.Load(), d.counts.parked.Load()
+	}
+	s.TellsFailed, s.ServicesFailed = e.failures.tells.Load(), e.failures.services.Load()
+	if e.reporter != nil {
+		s.LogsLost = e.reporter.lost.Load()
 	}
 	return s
 }

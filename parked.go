@@ -14,7 +14,7 @@ import (
 
 // Parked yields the messages that are parked, oldest first: those whose
 // delivery has failed too often, or for good. Their LastError says why. They
-// stay until somebody calls [Engine.Unpark] or [Engine.Drop].
+// stay until [Engine.Unpark] or [Engine.Drop] is called.
 func (e *Engine) Parked(ctx context.Context) iter.Seq2[*store.Message, error] {
 	return e.messages(ctx, store.MessageQuery{Parked: true})
 }
@@ -50,14 +50,18 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 	}
 	if err == nil {
 		m.Parked, m.Attempts, m.LastError = false, 0, ""
+		list := []store.Message{*m}
+		e.dispatcher.claim(list)
+		m.Owner, m.Open = list[0].Owner, list[0].Open
 		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{{Sequence: sequence, Message: m, Required: true}}})
 	}
 	if err != nil {
 		return fmt.Errorf("unpark message %d: %w", sequence, err)
 	}
-	d := e.dispatcher
+	d, wall := e.dispatcher, e.config.Clock.Now()
 	d.mu.Lock()
-	d.queue.Unparked(m, e.config.Clock.Now())
+	d.queue.Clock(wall, d.now())
+	d.queue.Unparked(m, d.now())
 	d.mu.Unlock()
 	d.wake()
 	return nil

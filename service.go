@@ -57,6 +57,7 @@ func (e *Engine) startServices() {
 			s.states[i].Running, s.states[i].Err = false, err
 			s.mu.Unlock()
 			if err != nil {
+				e.failures.services.Add(1)
 				e.config.Logger.Error("service has ended", "service", fmt.Sprintf("%T", service), "error", err)
 			}
 		})

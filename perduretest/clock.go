@@ -1,6 +1,8 @@
 package perduretest
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -10,19 +12,26 @@ import (
 
 // A Clock is a [perdure.Clock] that stands still until a test moves it. It may
 // be used by many goroutines at once.
+//
+// It shows a time of day, which [Clock.Advance] and [Clock.Set] move, and it runs
+// functions once a duration has passed, which only Advance lets happen: after
+// Set(yesterday) a function that is due in an hour is still due in an hour.
 type Clock struct {
-	moving sync.Mutex // held by Advance
+	moving sync.Mutex // held by Advance and Set
 
-	mu      sync.Mutex
-	now     time.Time
-	waiting []*alarm // in the order in which they go off
+	mu       sync.Mutex
+	now      time.Time
+	elapsed  time.Duration
+	waiting  []*alarm // in the order in which they go off
+	attached map[int]func(context.Context)
+	attaches int
 }
 
 var _ perdure.Clock = (*Clock)(nil)
 
 // An alarm is a function that waits for its time.
 type alarm struct {
-	at time.Time
+	at time.Duration // that has to have passed
 	f  func()
 }
 
@@ -36,15 +45,22 @@ func (c *Clock) Now() time.Time {
 	return c.now
 }
 
+// Elapsed returns by how much the clock was advanced in all. Set does not count.
+func (c *Clock) Elapsed() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.elapsed
+}
+
 // AfterFunc implements [perdure.Clock]. The function is run by [Clock.Advance];
 // one that is due at once waits for the next Advance too.
 func (c *Clock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a := &alarm{at: c.now.Add(max(d, 0)), f: f}
+	a := &alarm{at: c.elapsed + max(d, 0), f: f}
 	// Behind all that are due at the same time.
 	n, _ := slices.BinarySearchFunc(c.waiting, a, func(b, a *alarm) int {
-		if b.at.After(a.at) {
+		if b.at > a.at {
 			return 1
 		}
 		return -1
@@ -62,6 +78,25 @@ func (c *Clock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
 	}
 }
 
+// Attach tells the clock of an engine that runs by it: settle returns when the engine
+// has done what is to be done at the present time, or when the context ends. The
+// engine calls Attach when it is opened, and detach when it is closed.
+func (c *Clock) Attach(settle func(context.Context)) (detach func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.attached == nil {
+		c.attached = make(map[int]func(context.Context))
+	}
+	c.attaches++
+	n := c.attaches
+	c.attached[n] = settle
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.attached, n)
+	}
+}
+
 // Waiting returns how many functions wait for their time.
 func (c *Clock) Waiting() int {
 	c.mu.Lock()
@@ -72,21 +107,31 @@ func (c *Clock) Waiting() int {
 // Advance moves the clock by d and runs the functions that become due on the
 // way, also those that are set meanwhile: one after the other in the order of
 // their times, each on a goroutine of its own while the clock shows its time. It
-// returns when they have returned. Calls of Advance take turns, so a function
-// that the clock runs must not call it. It panics if d is negative.
+// returns when they have returned.
+//
+// It waits for the engines that run by the clock: before it begins, and after each
+// function, until they have delivered what is due, messages, timers and effects, and
+// what that has caused. So a timer that sets itself again every hour fires 24 times
+// in Advance(24 * time.Hour). A delivery that hangs, or itself waits for the clock, is
+// waited for once, for [SettleMax].
+//
+// Calls of Advance take turns, so a function that the clock runs must not call it. It
+// panics if d is negative; see [Clock.Set].
 func (c *Clock) Advance(d time.Duration) {
 	if d < 0 {
-		panic("perduretest: a clock does not go backwards")
+		panic(fmt.Sprintf("perduretest: Advance(%v): a clock is set back with Set", d))
 	}
 	c.moving.Lock()
 	defer c.moving.Unlock()
+	patience := SettleMax
+	patience = c.settle(patience)
 	c.mu.Lock()
-	end := c.now.Add(d)
+	end := c.elapsed + d
 	c.mu.Unlock()
 	for {
 		f := c.next(end)
 		if f == nil {
-			return
+			break
 		}
 		done := make(chan struct{})
 		go func() {
@@ -94,20 +139,79 @@ func (c *Clock) Advance(d time.Duration) {
 			f()
 		}()
 		<-done
+		patience = c.settle(patience)
 	}
+	c.settle(patience)
 }
+
+// SettleMax bounds how long one [Clock.Advance] waits for engines, in real time.
+const SettleMax = 5 * time.Second
+
+// Set sets the time of day, forward or back, as an administrator does, or as a
+// machine finds it that has slept. No duration passes and no function is run: an
+// engine looks at the time of day within the next ten seconds, so after Set and
+// Advance(10 * time.Second) the timers have fired that are due by then.
+func (c *Clock) Set(t time.Time) {
+	c.moving.Lock()
+	defer c.moving.Unlock()
+	patience := c.settle(SettleMax)
+	c.mu.Lock()
+	c.now = t
+	c.mu.Unlock()
+	c.settle(patience)
+}
+
+// settle waits for the engines for as long as patience lasts, and returns what is
+// left of it.
+func (c *Clock) settle(patience time.Duration) time.Duration {
+	c.mu.Lock()
+	engines := make([]func(context.Context), 0, len(c.attached))
+	for n := 1; n <= c.attaches; n++ {
+		if settle := c.attached[n]; settle != nil {
+			engines = append(engines, settle)
+		}
+	}
+	c.mu.Unlock()
+	if len(engines) == 0 || patience <= 0 {
+		return patience
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	rounds := 1
+	if len(engines) > 1 {
+		rounds = settleRounds // one engine may give another one something to do
+	}
+	for range rounds {
+		for _, settle := range engines {
+			settle(ctx)
+		}
+	}
+	if ctx.Err() != nil {
+		return 0
+	}
+	return patience
+}
+
+// settleRounds is how often engines are asked in turn.
+const settleRounds = 2
 
 // next moves the clock to the first function that is due by end and takes it,
 // or moves the clock to end and returns nil.
-func (c *Clock) next(end time.Time) func() {
+func (c *Clock) next(end time.Duration) func() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.waiting) == 0 || c.waiting[0].at.After(end) {
-		c.now = end
+	if len(c.waiting) == 0 || c.waiting[0].at > end {
+		c.pass(end)
 		return nil
 	}
 	a := c.waiting[0]
 	c.waiting = slices.Delete(c.waiting, 0, 1)
-	c.now = a.at
+	c.pass(a.at)
 	return a.f
+}
+
+// pass lets time pass until so much has. It is called under the lock.
+func (c *Clock) pass(elapsed time.Duration) {
+	c.now = c.now.Add(elapsed - c.elapsed)
+	c.elapsed = elapsed
 }

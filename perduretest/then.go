@@ -119,7 +119,8 @@ func (o *Outcome[S]) ThenReplyTo(name string, command proto.Message) *Outcome[S]
 }
 
 // ThenScheduled wants the command to set the timer of the entity itself with
-// that name, time and command. It may set others beside it.
+// that name, time and command, which is the first time of a recurring one. It may
+// set others beside it.
 func (o *Outcome[S]) ThenScheduled(name string, at time.Time, command proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	return o.ThenScheduledTo(o.s.machine.key, name, at, command)
@@ -142,8 +143,12 @@ func (o *Outcome[S]) ThenScheduledTo(target store.Key, name string, at time.Time
 		o.fail("got no timer %q, wanted one at %v", name, at)
 		return o
 	}
-	if !timer.Due.Equal(at) {
-		o.fail("got timer %q due at %v, wanted it at %v", name, timer.Due, at)
+	due := timer.Due
+	if timer.First != nil { // a recurring one
+		due = timer.First.Next(o.s.machine.now)
+	}
+	if !due.Equal(at) {
+		o.fail("got timer %q due at %v, wanted it at %v", name, due, at)
 	}
 	if got := o.target(timer); got != target {
 		o.fail("got timer %q for %v, wanted it for %v", name, got, target)

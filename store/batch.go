@@ -407,6 +407,11 @@ func (m *Message) validate() error {
 	if len(m.LastError) > PayloadBytesMax {
 		return fmt.Errorf("%w: last error of %d bytes, at most %d are allowed", ErrTooLarge, len(m.LastError), PayloadBytesMax)
 	}
+	if m.Every != "" {
+		if err := validateName("recurrence", m.Every, NameBytesMax); err != nil {
+			return err
+		}
+	}
 	if !m.Due.IsZero() && !inNanos(m.Due) {
 		return fmt.Errorf("%w: due time %v is outside the years 1678 to 2262", ErrInvalid, m.Due)
 	}

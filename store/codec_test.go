@@ -47,6 +47,7 @@ func fullMessage() *store.Message {
 		Sequence: 77, ID: store.ID{1}, Source: store.Key{Kind: "book", ID: "a"}, Target: store.Key{Kind: "member", ID: "b"},
 		Timer: "overdue", Due: noon, Type: "test.v1.Remind", Payload: []byte{1, 0}, Metadata: fullMetadata(),
 		ReplyTo: store.Key{Kind: "shelf", ID: "c"}, ReplyName: "name", Unordered: true, Attempts: 3, LastError: "refused", Parked: true, Time: noon,
+		Owner: 1<<63 + 5, Open: true, Every: "1h0m0s",
 	}
 }
 

@@ -143,6 +143,15 @@ type Message struct {
 	LastError string
 	// Parked messages are left alone until somebody settles them.
 	Parked bool
+	// Owner is the number of the engine that delivers the message, on a log that
+	// several engines share. Zero means that it is not known. Open is true if no
+	// engine has claimed the message, because the engine that stored it cannot
+	// deliver it: any engine that can may claim it.
+	Owner uint64
+	Open  bool
+	// Every says when a recurring timer is due next. It is empty for a timer that
+	// fires once, and means nothing to a store.
+	Every string
 	// Time is when the store committed the message first, in UTC, set by the store.
 	Time time.Time
 }

@@ -46,6 +46,9 @@ type Call struct {
 	Row       uint64
 	ReplyTo   store.Key
 	ReplyName string
+	// Next is the message that takes the place of a recurring timer, by the same
+	// batch, unless the command cancels the timer or sets it anew.
+	Next *store.Message
 	// IfVersion, where Conditional is set, refuses the command unless the
 	// entity is at that version.
 	IfVersion   store.Version

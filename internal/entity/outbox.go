@@ -48,6 +48,8 @@ func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, i int) error
 		return fmt.Errorf("%w: it is nil", store.ErrInvalid)
 	case m.Command && target.IsZero():
 		return fmt.Errorf("%w: %s has no target: its key is zero", store.ErrInvalid, typeName(m.Message))
+	case m.Err != nil:
+		return m.Err
 	case m.Timed && m.Timer == "":
 		return fmt.Errorf("%w: the timer of %s has no name", store.ErrInvalid, typeName(m.Message))
 	case m.Asks && m.Reply == "":
@@ -57,13 +59,17 @@ func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, i int) error
 			return err
 		}
 	}
+	due := m.Due
+	if m.First != nil {
+		due = m.First.Next(e.shell.Now())
+	}
 	payload, err := proto.Marshal(m.Message)
 	if err != nil {
 		return fmt.Errorf("%s: %w", typeName(m.Message), err)
 	}
 	row := &b.Enqueue[i]
 	*row = store.Message{
-		ID: DerivedID(c.ID, messageID+uint64(i)), Target: target, Timer: m.Timer, Due: m.Due,
+		ID: DerivedID(c.ID, messageID+uint64(i)), Target: target, Timer: m.Timer, Due: due, Every: m.Every,
 		Type: typeName(m.Message), Payload: payload, Metadata: c.Onward(), Unordered: m.Unordered,
 	}
 	if m.Asks {

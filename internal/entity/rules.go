@@ -187,11 +187,22 @@ type Message struct {
 	Timed bool
 	Timer string
 	Due   time.Time
+	// Every says when a recurring timer fires again, First when it fires first, after
+	// the time of the decision, and Err what is wrong with that.
+	Every string
+	First Recurrence
+	Err   error
 	// Asks means that the sender wants a reply by the name Reply.
 	Asks  bool
 	Reply string
 	// Unordered lets it overtake others.
 	Unordered bool
+}
+
+// A Recurrence says when a recurring timer fires.
+type Recurrence interface {
+	// Next returns the first time after a time.
+	Next(after time.Time) time.Time
 }
 
 // stores reports whether the decision has anything to store besides events and state.

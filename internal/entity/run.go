@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 
@@ -200,9 +201,18 @@ func (e *Entity) conclude(c *Call, w *work) {
 		return
 	}
 	b.Settle = append(b.Settle, store.Settlement{Sequence: c.Row, Required: !canary.Broken("message-not-required")})
+	if c.Next != nil && !setsTimer(b, c.Next.Timer) {
+		b.Enqueue = append(b.Enqueue, *c.Next)
+	}
 	if !c.ReplyTo.IsZero() {
 		b.Enqueue = append(b.Enqueue, e.replyMessage(c, b.Next()))
 	}
+}
+
+// setsTimer reports whether a batch sets or cancels a timer.
+func setsTimer(b *store.Batch, name string) bool {
+	return slices.Contains(b.Cancel, name) ||
+		slices.ContainsFunc(b.Enqueue, func(m store.Message) bool { return m.Timer == name })
 }
 
 // persist encodes a decision, applies it and submits it. State is the rule's

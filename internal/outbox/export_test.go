@@ -1,6 +1,10 @@
 package outbox
 
-import "github.com/perdure/perdure/store"
+import (
+	"fmt"
+
+	"github.com/perdure/perdure/store"
+)
 
 // The faults that Break makes.
 const (
@@ -18,14 +22,20 @@ const (
 func (q *Queue) Break(fault string) {
 	switch fault {
 	case ForgetGone:
-		q.gone = nil
+		q.scan.gone = nil
 	case ForgetBehind:
-		q.behind = q.behind && len(q.rows) == 0
 		for _, l := range q.lanes {
-			l.behind = false
+			if !l.hungry && !l.filling {
+				l.left = 0
+			}
+		}
+		for _, c := range q.classes {
+			if !c.hungry && !c.filling {
+				c.left = 0
+			}
 		}
 	case ForgetLate:
-		q.late = nil
+		q.scan.late = nil
 	case ForgetSettled:
 		for sequence, r := range q.rows {
 			if r.settled {
@@ -37,6 +47,31 @@ func (q *Queue) Break(fault string) {
 
 // ScannedBehind is [Queue.Scanned] that reads on behind what it has left out.
 func (q *Queue) ScannedBehind(m *store.Message) bool {
-	q.admit(m)
-	return !q.behind
+	for _, l := range q.lanes {
+		l.left = 0
+	}
+	return q.Scanned(m)
 }
+
+// Dump says what the queue knows of a message.
+func (q *Queue) Dump(m *store.Message) string {
+	c, l := q.classOf(m), q.lanes[keyOf(m)]
+	s := fmt.Sprintf("next %d told %d behind %t full %t hungry %d; class: rows %d left %d hungry %t filling %t flight %d;",
+		q.next, q.told, q.behind, q.full, len(q.hungry), c.rows, c.left, c.hungry, c.filling, c.flight)
+	if t := c.targets[m.Target]; t != nil {
+		s += fmt.Sprintf(" target: rows %d left %d hungry %t filling %t flight %d;", t.rows, t.left, t.hungry, t.filling, t.flight)
+	}
+	if l != nil {
+		s += fmt.Sprintf(" lane: rows %d left %d hungry %t filling %t delayed %t;", l.rows, l.left, l.hungry, l.filling, l.delayed)
+	}
+	s += fmt.Sprintf(" scan %t tail %t sweep %t read %d missed %d late %d;", q.scan.running, q.scan.tail, q.scan.sweep, q.scan.read, q.scan.missed, len(q.scan.late))
+	pl := place{m.Due, m.Sequence}
+	s += fmt.Sprintf(" timed past %t scan past %t passed %t", !q.timed.less(pl), !q.scan.timed.less(pl), q.scan.passed)
+	if r := q.rows[m.Sequence]; r != nil {
+		s += fmt.Sprintf(" ROW sort %d loaded %t settled %t changed %t flying %t fetched %t", r.sort, r.Message != nil, r.settled, r.changed, r.flying, r.fetched)
+	}
+	return s
+}
+
+// ReadyPlaces returns how many places the list of what is ready has.
+func (q *Queue) ReadyPlaces() int { return cap(q.ready.rows) }

@@ -6,6 +6,97 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
+// A classSort is a sort of messages that has a budget of its own.
+type classSort uint8
+
+const (
+	messages classSort = iota // to entities
+	timers
+	effects // of one type
+)
+
+// A classKey names a class.
+type classKey struct {
+	sort classSort
+	name string // type of the effects
+}
+
+// A group is a set of rows that has a bound. Left is the sequence of the first row
+// that has been left to the store because the group was full, or zero; of timers it
+// is 1.
+type group struct {
+	rows    int // with a payload
+	max     int
+	left    uint64
+	hungry  bool // a scan from left is wanted
+	filling bool // and runs
+
+	class *class // that the group is, or
+	lane  *lane
+}
+
+// A class is all messages of one sort.
+type class struct {
+	group
+	key      classKey
+	bytes    int
+	places   int // rows without a payload
+	volatile int
+	flight   int  // deliveries that count
+	stalled  int  // deliveries that have taken too long to count
+	waiting  fifo // rows that wait for others to land
+	started  fifo // deliveries to entities, in order
+	freed    bool
+	targets  map[store.Key]*target
+}
+
+// A target is an entity that messages of a class are for.
+type target struct {
+	group
+	lanes   int
+	flight  int
+	waiting fifo
+}
+
+func (q *Queue) class(key classKey) *class {
+	c := q.classes[key]
+	if c == nil {
+		c = &class{key: key, targets: make(map[store.Key]*target)}
+		c.max, c.group.class = q.limits.Window, c
+		q.classes[key] = c
+	}
+	return c
+}
+
+// isTimer reports whether a message is one of those that have no order.
+func isTimer(m *store.Message) bool { return m.Timer != "" || !m.Due.IsZero() }
+
+// isOrdered reports whether a message waits for those before it.
+func isOrdered(m *store.Message) bool { return !m.Unordered && !isTimer(m) }
+
+func (q *Queue) classOf(m *store.Message) *class {
+	switch {
+	case !m.Due.IsZero():
+		return q.class(classKey{sort: timers})
+	case m.Target.IsZero():
+		return q.class(classKey{effects, m.Type})
+	}
+	return q.class(classKey{sort: messages})
+}
+
+func (q *Queue) targetOf(c *class, m *store.Message) *target {
+	if m.Target.IsZero() {
+		return nil
+	}
+	t := c.targets[m.Target]
+	if t == nil {
+		t = &target{group: group{max: q.limits.TargetMax, class: c}}
+		c.targets[m.Target] = t
+	}
+	t.lanes++
+	return t
+}
+
 // A laneKey names messages that are delivered in order: those from one source
 // to one target, or to one handler.
 type laneKey struct {
@@ -14,32 +105,134 @@ type laneKey struct {
 	volatile       bool
 }
 
-// A lane is a queue of rows of which only the first is delivered.
-type lane struct {
-	key         laneKey
-	first, last *Row
-	length      int
-	behind      bool // the store holds rows that come after the last
-	delayed     bool // the first row waits until then for another attempt
-	until       time.Time
+func keyOf(m *store.Message) laneKey {
+	key := laneKey{source: m.Source, target: m.Target}
+	if m.Target.IsZero() {
+		key.handler = m.Type
+	}
+	return key
 }
 
-// A fifo is a queue of rows that are ready.
+// A lane is a queue of rows of which only the first is delivered.
+type lane struct {
+	group
+	key         laneKey
+	named       bool // it is in the map of lanes
+	target      *target
+	first, last *Row
+	delayed     bool // the first row waits until then
+	until       time.Time
+	index       int // in the heap
+}
+
+func (q *Queue) newLane(key laneKey, named bool) *lane {
+	l := &lane{key: key, named: named}
+	l.max, l.group.lane = q.limits.LaneMax, l
+	if named {
+		q.lanes[key] = l
+	}
+	return l
+}
+
+// drop forgets a lane that is empty.
+func (q *Queue) drop(l *lane) {
+	if l.named {
+		delete(q.lanes, l.key)
+	}
+	t := l.target
+	if t == nil {
+		return
+	}
+	if t.lanes--; t.lanes == 0 && t.left == 0 {
+		delete(t.class.targets, l.key.target)
+	}
+}
+
+// forgetTargets forgets the targets of a class that have no lane any more.
+func (q *Queue) forgetTargets(c *class) {
+	for key, t := range c.targets {
+		if t.lanes == 0 && t.left == 0 {
+			delete(c.targets, key)
+		}
+	}
+}
+
+// isLeft reports whether a row with the mark is one that the group leaves to the
+// store for now. A message that was committed while a scan reads what comes before
+// it is put aside.
+func (q *Queue) isLeft(g *group, mark uint64, m *store.Message) bool {
+	if g.left == 0 || mark < g.left || g.filling && q.scan.meets {
+		return false
+	}
+	if g.filling {
+		q.late(m)
+	}
+	return true
+}
+
+// leave leaves the row with the mark, and those after it, to the store.
+func (q *Queue) leave(g *group, mark uint64) {
+	g.left = mark
+	if g.filling {
+		g.filling = false
+		if !g.ofTimers() {
+			q.scan.filling--
+		}
+	}
+}
+
+// feed asks for what a group has left out, if there is room for it.
+func (q *Queue) feed(g *group) {
+	if g.left == 0 || g.hungry || g.filling || g.rows > g.max/2 {
+		return
+	}
+	switch c := g.class; {
+	case g.lane != nil && g.lane.delayed:
+		return
+	case c != nil && (c.bytes > q.limits.BytesMax/2 || c.places > q.limits.PlacesMax/4*3):
+		return
+	}
+	g.hungry = true
+	q.hungry = append(q.hungry, g)
+}
+
+// A fifo is a queue of rows.
 type fifo struct {
 	rows []*Row
 	head int
 }
 
-func (f *fifo) push(r *Row) { f.rows = append(f.rows, r) }
+func (f *fifo) push(r *Row) {
+	if f.head > len(f.rows)/2 && len(f.rows) == cap(f.rows) {
+		n := copy(f.rows, f.rows[f.head:])
+		clear(f.rows[n:])
+		f.rows, f.head = f.rows[:n], 0
+	}
+	f.rows = append(f.rows, r)
+}
 
-func (f *fifo) pop() *Row {
+func (f *fifo) peek() *Row {
 	if f.head == len(f.rows) {
+		return nil
+	}
+	return f.rows[f.head]
+}
+
+// fifoKeep is how much room an empty fifo keeps.
+const fifoKeep = 1024
+
+// pop takes the first row, if ok is true and there is one.
+func (f *fifo) pop(ok bool) *Row {
+	if !ok || f.head == len(f.rows) {
 		return nil
 	}
 	r := f.rows[f.head]
 	f.rows[f.head] = nil
 	if f.head++; f.head == len(f.rows) {
 		f.rows, f.head = f.rows[:0], 0
+		if cap(f.rows) > fifoKeep {
+			f.rows = nil
+		}
 	}
 	return r
 }
@@ -49,11 +242,17 @@ type laneHeap []*lane
 
 func (h *laneHeap) Len() int           { return len(*h) }
 func (h *laneHeap) Less(i, j int) bool { return (*h)[i].until.Before((*h)[j].until) }
-func (h *laneHeap) Swap(i, j int)      { (*h)[i], (*h)[j] = (*h)[j], (*h)[i] }
+
+func (h *laneHeap) Swap(i, j int) {
+	(*h)[i], (*h)[j] = (*h)[j], (*h)[i]
+	(*h)[i].index, (*h)[j].index = i, j
+}
 
 // Push is part of [heap.Interface].
 func (h *laneHeap) Push(x any) {
-	*h = append(*h, x.(*lane))
+	l := x.(*lane)
+	l.index = len(*h)
+	*h = append(*h, l)
 }
 
 // Pop is part of [heap.Interface].

@@ -1,89 +1,443 @@
 package outbox
 
 import (
+	"maps"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/perdure/perdure/store"
 )
 
-// WantsScan reports whether the messages that are due are to be read from the
-// store, from the first one, into [Queue.Scanned].
+// A Scan says what is to be read from the store, in this order, each message into
+// [Queue.Scanned].
+type Scan struct {
+	// Undue asks for the messages without a due time and with a sequence above After.
+	Undue bool
+	After uint64
+	// Timers asks for those that are due by the time of day, above the place of
+	// AfterDue and AfterTimer.
+	Timers     bool
+	AfterDue   time.Time
+	AfterTimer uint64
+	// First asks for the due time of the first message that is not due yet.
+	First bool
+}
+
+// A scan is a read of the store that runs.
+type scan struct {
+	running bool
+	tail    bool // it reads all from next on
+	sweep   bool // it reads everything
+	first   bool // it asks for the first due time
+	groups  []*group
+	filling int                 // groups that still take what they had left out
+	meets   bool                // a message that it has read is being admitted
+	read    uint64              // the highest sequence of an undue message that it has read
+	mark    uint64              // what was told to be committed before it began
+	timed   place               // up to where all timers are known
+	passed  bool                // a timer has been left out
+	late    []*store.Message    // committed since it began
+	missed  uint64              // the lowest sequence of those that late had no room for
+	most    uint64              // and the highest
+	gone    map[uint64]struct{} // settled since it began
+	cut     bool                // too much was settled since
+	again   bool                // a sweep is needed after it
+	changed bool                // a scan from next is needed after it
+}
+
+// wanted reports whether there is something to be scanned.
+func (q *Queue) wanted() bool { return q.full || q.behind || q.timers || len(q.hungry) > 0 }
+
+// WantsScan reports whether messages are to be read from the store. The queue has
+// been told the time of day before.
 func (q *Queue) WantsScan(now time.Time) bool {
-	if q.scanning || q.closed {
+	q.now = now
+	if q.scan.running || q.closed {
 		return false
 	}
-	if !q.due.IsZero() && !q.due.After(now) {
-		q.behind, q.due = true, time.Time{}
+	if !q.due.IsZero() && q.isDue(q.due) {
+		q.timers, q.due = true, time.Time{}
 	}
-	q.oldest = now.Add(-q.limits.RescueAfter)
-	rescue := q.limits.RescueEvery > 0 && !now.Before(q.rescueAt)
-	return (q.behind || rescue) && q.roomy() && !now.Before(q.scanAt)
+	if q.shared && !now.Before(q.pollAt) {
+		q.behind = true
+	}
+	if !q.sweepAt.IsZero() && !now.Before(q.sweepAt) {
+		q.full = true
+	}
+	return q.wanted() && !now.Before(q.scanAt)
 }
 
 // ScanBegins is the input that a scan begins now, since the queue wants it.
-func (q *Queue) ScanBegins() {
-	q.rescue = !q.behind
-	q.scanning, q.behind, q.missed = true, false, false
-	q.due = time.Time{}
-	if q.rescue {
-		return
+func (q *Queue) ScanBegins() Scan {
+	s := &q.scan
+	*s = scan{
+		running: true, tail: q.full || q.behind, sweep: q.full, mark: q.told, missed: math.MaxUint64,
+		timed: q.timed, late: s.late[:0], groups: s.groups[:0], first: q.full || q.timers,
 	}
-	for _, l := range q.lanes {
-		l.behind = false
-	}
-}
-
-// abandoned reports whether nobody has ended a message for so long that its
-// engine has died, or is so late that it does not matter who delivers.
-func (q *Queue) abandoned(m *store.Message) bool {
-	return m.Time.Before(q.oldest) && m.Due.Before(q.oldest)
-}
-
-// Scanned is the input of a message that a scan has read. It returns false if
-// the scan need not go on: the queue is behind, and what follows must not
-// overtake what it has left out.
-func (q *Queue) Scanned(m *store.Message) bool {
-	if q.rescue {
-		if q.abandoned(m) {
-			q.admit(m)
+	after := uint64(math.MaxUint64)
+	switch {
+	case s.sweep:
+		after = q.sweptTo
+		if after == 0 {
+			q.sweeps++
 		}
-		return !q.behind
+		q.sweepAt = time.Time{}
+	case s.tail:
+		after = q.next - 1
 	}
-	if m.Due.IsZero() {
-		q.scanned = max(q.scanned, m.Sequence)
+	due := q.timers || s.sweep || q.shared && s.tail
+	for _, g := range q.hungry {
+		g.hungry = false
+		if g.left == 0 {
+			continue
+		}
+		g.filling = true
+		s.groups = append(s.groups, g)
+		if g.ofTimers() {
+			due = true
+			continue
+		}
+		s.filling++
+		after = min(after, g.left-1)
 	}
-	if !q.behind {
-		q.admit(m)
+	if s.sweep || q.shared {
+		s.timed = beforeTimers
 	}
-	return !q.behind
+	q.full, q.behind, q.timers = false, false, false
+	clear(q.hungry)
+	q.hungry = q.hungry[:0]
+	if s.first {
+		q.due = time.Time{}
+	}
+	return Scan{
+		Undue: after != math.MaxUint64, After: after,
+		Timers: due, AfterDue: s.timed.due, AfterTimer: s.timed.sequence, First: s.first,
+	}
+}
+
+func (g *group) ofTimers() bool { return g.class != nil && g.class.key.sort == timers }
+
+// Scanned is the input of a message that a scan has read. It returns false if the
+// scan need not go on with messages of this sort, undue or due: then it goes on
+// with what else it is to read.
+func (q *Queue) Scanned(m *store.Message) bool {
+	s := &q.scan
+	if s.cut {
+		return false
+	}
+	if !m.Due.IsZero() {
+		q.scanned(m)
+		if _, gone := s.gone[m.Sequence]; q.rows[m.Sequence] == nil && !gone {
+			s.passed = true
+		}
+		if !s.passed {
+			s.timed = place{m.Due, m.Sequence}
+		}
+		return !s.cut
+	}
+	if _, told := q.ahead[m.Sequence]; !s.tail && m.Sequence >= q.next && !told {
+		return m.Sequence < q.told // it is to be told of
+	}
+	s.read = max(s.read, m.Sequence)
+	q.scanned(m)
+	return !s.cut && (s.tail || s.filling > 0)
+}
+
+func (q *Queue) scanned(m *store.Message) {
+	q.scan.meets = true
+	q.admit(m)
+	q.scan.meets = false
 }
 
 // ScanEnded is the input that the scan is over. Due is when the first message
 // is due that was not due yet, or zero. A scan that failed is to be made again
 // after a pause.
 func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
-	q.scanning = false
-	if q.limits.RescueEvery > 0 {
-		q.rescueAt = now.Add(q.shell.Jitter(q.limits.RescueEvery))
-	}
+	s := &q.scan
+	q.now = now
+	s.running = false
+	q.pollAt = now.Add(q.limits.Poll)
 	if failed {
 		q.scanAt = now.Add(scanPause)
+		q.timers = q.timers || s.first
+	} else {
+		q.timed = s.timed
 	}
 	if !due.IsZero() {
 		q.dueAt(due)
 	}
-	late := q.late
-	q.late = nil
-	if failed || q.missed {
-		q.behind = true
-	}
-	if !q.behind {
-		for _, m := range late {
-			q.admit(m)
+	whole := !failed && !s.cut
+	for i, g := range s.groups {
+		s.groups[i] = nil
+		if g.filling {
+			g.filling = false
+			q.filled(g, whole)
 		}
 	}
-	q.gone = nil
+	if s.tail {
+		q.tailed(whole, failed)
+	}
+	switch {
+	case s.sweep && whole:
+		q.sweptTo = 0
+		q.swept()
+	case s.sweep:
+		q.sweptTo = max(q.sweptTo, s.read)
+		q.full = true
+	}
+	if s.again {
+		q.full, q.sweptTo, s.again = true, 0, false
+	}
+	q.behind = q.behind || s.changed
+	q.timers = q.timers || s.cut
+	late := s.late
+	for i, m := range late {
+		late[i] = nil
+		switch {
+		case !s.tail:
+			q.admit(m)
+		case m.Due.IsZero():
+			q.Committed([]*store.Message{m}, now)
+		default:
+			q.reach(m.Sequence) // it was taken when it was told of
+		}
+	}
+	s.gone = nil
+	if cap(late) > lateKeep {
+		s.late = nil
+	}
 }
 
-// scanPause is how long to wait after a scan has failed.
+// lateKeep is how much room for late messages is kept from scan to scan.
+const lateKeep = 256
+
+// filled deals with a group that a scan has not filled.
+func (q *Queue) filled(g *group, whole bool) {
+	s := &q.scan
+	switch {
+	case whole && s.missed == math.MaxUint64:
+		g.left = 0
+	case g.ofTimers():
+	case whole:
+		g.left = max(g.left, s.missed)
+	default:
+		g.left = max(g.left, s.read+1)
+	}
+	if g.left != 0 {
+		g.hungry = true
+		q.hungry = append(q.hungry, g)
+		return
+	}
+	switch l := g.lane; {
+	case l != nil && l.first == nil:
+		q.drop(l)
+	case l == nil && g.max == q.limits.TargetMax:
+		q.forgetTargets(g.class)
+	}
+}
+
+// tailed notes up to where a scan has met everything.
+func (q *Queue) tailed(whole, failed bool) {
+	s := &q.scan
+	switch {
+	case failed:
+		q.behind = true
+		return
+	case !whole:
+		q.next = max(q.next, s.read+1)
+		q.behind = true
+	default:
+		q.next = max(q.next, s.read+1, s.mark+1)
+		q.behind = q.behind || s.most >= q.next
+	}
+	for sequence := range q.ahead {
+		if sequence < q.next {
+			delete(q.ahead, sequence)
+		}
+	}
+	q.follow(q.next - 1)
+}
+
+// swept deals with the rows of other engines after a sweep: those that it has not
+// met are gone.
+func (q *Queue) swept() {
+	q.sweepAt = time.Time{}
+	if q.shared {
+		q.sweepBy(q.now.Add(q.shell.Jitter(q.limits.RescueEvery)))
+	}
+	for _, sequence := range slices.Sorted(maps.Keys(q.places)) { // a run of the queue depends on its inputs only
+		r := q.places[sequence]
+		switch {
+		case r == nil: // the end of another one has ended it
+		case r.pass != q.sweeps && !r.fetched:
+			q.lose(r)
+		case r.sort == misfit && q.limits.ParkAfter > 0:
+			q.sweepBy(r.met.Add(q.limits.ParkAfter))
+		case r.sort == foreign && r.due.IsZero():
+			q.sweepBy(q.rescueAt(r))
+		}
+	}
+	for _, c := range q.classes {
+		q.feed(&c.group)
+	}
+}
+
+// rescueAt is when a row of another engine is taken over if it does not change.
+func (q *Queue) rescueAt(r *Row) time.Time { return r.met.Add(q.limits.RescueAfter + r.pause) }
+
+// sweepBy asks for a sweep at a time, or later if there was one just now.
+func (q *Queue) sweepBy(t time.Time) {
+	if soonest := q.now.Add(q.limits.RescueAfter / sweepsPerRescue); q.shared && t.Before(soonest) {
+		t = soonest
+	}
+	if q.sweepAt.IsZero() || t.Before(q.sweepAt) {
+		q.sweepAt = t
+	}
+}
+
+// sweepsPerRescue is how many sweeps there are at most while a message of another
+// engine grows old.
+const sweepsPerRescue = 32
+
+// meet deals with a row that has been read from the store once more.
+func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
+	r.pass = q.sweeps
+	if r.settled || r.flying {
+		return
+	}
+	s := q.sortOf(m)
+	if r.sort == own {
+		if !fetched {
+			return
+		}
+		switch {
+		case s == own && (r.changed || r.storing): // the store does not know the last attempt yet
+		case s == own:
+			q.place(r)
+			r.class.places--
+			q.load(r, m)
+		default: // another engine has taken it over
+			q.place(r)
+			r.sort, r.met, r.saving, r.claim = s, q.now, false, false
+			q.places[r.sequence] = r
+			q.observe(r, m)
+		}
+		q.head(r.lane)
+		return
+	}
+	if r.attempts != m.Attempts || r.owner != m.Owner || r.sort != s {
+		r.sort, r.met = s, q.now
+		q.observe(r, m)
+		if s != own && r == r.lane.first && !r.lane.delayed {
+			q.head(r.lane)
+		}
+	}
+	switch age := q.now.Sub(r.met); {
+	case s == own, s == open && fetched:
+		q.takeOver(r, m)
+	case s == misfit && q.limits.ParkAfter > 0 && age >= q.limits.ParkAfter:
+		q.mine(r, m)
+		r.Message.LastError = errorText(q.judge.Misfit(m))
+		q.park(r)
+	case s == misfit:
+	case fetched && !r.due.IsZero(), fetched && r.next != nil && !m.Target.IsZero(), !q.now.Before(q.rescueAt(r)):
+		if r.class.rows < q.limits.Window || fetched {
+			q.takeOver(r, m)
+		}
+	}
+	if fetched && r.sort != own && r == r.lane.first && !r.lane.delayed {
+		q.head(r.lane)
+	}
+}
+
+// observe notes what the store says of a row of another engine.
+func (q *Queue) observe(r *Row, m *store.Message) {
+	r.attempts, r.owner, r.pause, r.later = m.Attempts, m.Owner, 0, 0
+	if m.Attempts > 0 {
+		r.pause = backoff(q.shell.Policy(m), m.Attempts)
+	}
+}
+
+// place lets go of the payload of a row, if it has one.
+func (q *Queue) place(r *Row) {
+	if r.Message != nil {
+		q.unload(r)
+	}
+}
+
+// takeOver makes a row this engine's. An effect is claimed before it is delivered,
+// so that other engines see that.
+func (q *Queue) takeOver(r *Row, m *store.Message) {
+	q.mine(r, m)
+	if l := r.lane; l.first == r {
+		q.unhold(l)
+		q.head(l)
+	}
+}
+
+func (q *Queue) mine(r *Row, m *store.Message) {
+	delete(q.places, r.sequence)
+	mine := *m
+	r.sort, r.met, r.fetched, r.later = own, q.now, false, 0
+	if q.shared && m.Owner != q.limits.Owner {
+		mine.Owner, mine.Open = q.limits.Owner, false
+		r.claim = m.Target.IsZero()
+	}
+	r.class.places--
+	q.load(r, &mine)
+}
+
+// fetch asks for a row to be read again.
+func (q *Queue) fetch(r *Row) {
+	if !r.fetched {
+		r.fetched = true
+		q.fetches = append(q.fetches, r)
+	}
+}
+
+// Fetches returns rows whose messages are to be read again. [Queue.Fetched]
+// follows for each.
+func (q *Queue) Fetches(most int) []*Row {
+	if q.closed || len(q.fetches) == 0 {
+		return nil
+	}
+	n := min(most, len(q.fetches))
+	list := append([]*Row(nil), q.fetches[:n]...)
+	if q.fetches = q.fetches[n:]; len(q.fetches) == 0 {
+		q.fetches = nil
+	}
+	return list
+}
+
+// Fetched is the input that a row has been read again: as m, or as gone if that is
+// nil, or not at all.
+func (q *Queue) Fetched(r *Row, m *store.Message, failed bool, now time.Time) {
+	q.now = now
+	if q.rows[r.sequence] != r || !r.fetched {
+		return
+	}
+	r.fetched = false
+	switch {
+	case failed:
+		if !r.lane.delayed && r.lane.first == r {
+			q.hold(r.lane, now.Add(scanPause))
+		}
+	case m != nil:
+		q.meet(r, m, true)
+	default:
+		q.lose(r)
+	}
+}
+
+// lose lets go of a row that the store has no more.
+func (q *Queue) lose(r *Row) {
+	if r.Message != nil {
+		q.leaves(r)
+	}
+	q.unlink(r)
+	q.forget(r)
+}
+
+// scanPause is how long to wait after a read has failed.
 const scanPause = time.Second

@@ -1,6 +1,10 @@
 package outbox
 
-import "github.com/perdure/perdure/store"
+import (
+	"strings"
+
+	"github.com/perdure/perdure/store"
+)
 
 // change marks a row whose settlement is to be stored.
 func (q *Queue) change(r *Row) {
@@ -11,21 +15,28 @@ func (q *Queue) change(r *Row) {
 	}
 }
 
-// forget lets go of a row that the store has no more, or has parked.
+// forget lets go of a row that the store has no more, or has parked, and that is
+// in no lane any more.
 func (q *Queue) forget(r *Row) {
-	delete(q.rows, r.Message.Sequence)
+	delete(q.rows, r.sequence)
+	delete(q.places, r.sequence)
 	if r.changed {
 		r.changed = false
 		q.unsaved--
 	}
-	if !q.scanning {
-		return
+	if r.Message != nil {
+		q.release(r)
+	} else {
+		r.class.places--
+		q.feed(&r.class.group)
 	}
-	if q.gone == nil {
-		q.gone = make(map[uint64]struct{})
+	if s := &q.scan; s.running {
+		if s.gone == nil {
+			s.gone = make(map[uint64]struct{})
+		}
+		s.gone[r.sequence] = struct{}{}
+		s.cut = s.cut || len(s.gone) >= q.limits.Window
 	}
-	q.gone[r.Message.Sequence] = struct{}{}
-	q.behind = q.behind || len(q.gone) >= q.limits.Window
 }
 
 // unparked deals with a row that is parked in the store, and no longer, before
@@ -53,7 +64,7 @@ func (q *Queue) Settlements(most int) []store.Settlement {
 		if !r.changed {
 			continue
 		}
-		s := store.Settlement{Sequence: r.Message.Sequence}
+		s := store.Settlement{Sequence: r.sequence}
 		if !r.settled || r.Message.Parked {
 			s.Message = r.Message
 			bytes += len(s.Message.Payload)
@@ -61,10 +72,11 @@ func (q *Queue) Settlements(most int) []store.Settlement {
 		if len(list) > 0 && bytes > settleBytesMax {
 			break
 		}
-		r.changed = false
+		r.changed, r.storing = false, true
 		q.unsaved--
 		list = append(list, s)
 	}
+	clear(q.changed[:n])
 	if q.changed = q.changed[n:]; len(q.changed) == 0 {
 		q.changed = nil
 	}
@@ -79,12 +91,16 @@ func (q *Queue) Unsaved() bool { return q.unsaved > 0 }
 func (q *Queue) Unsettled(list []store.Settlement) {
 	for _, s := range list {
 		r := q.rows[s.Sequence]
+		if r != nil {
+			r.storing = false
+		}
 		switch {
 		case r == nil:
 		case r.again:
 			q.forget(r) // what is committed anew was parked
-			q.behind = true
-		default:
+			q.wantSweep()
+		case r.Message != nil:
+			r.saving = !r.settled && !r.claim
 			q.change(r)
 		}
 	}
@@ -94,24 +110,53 @@ func (q *Queue) Unsettled(list []store.Settlement) {
 func (q *Queue) Settled(list []store.Settlement) {
 	for _, s := range list {
 		r := q.rows[s.Sequence]
-		if r == nil || !r.settled || s.Message != nil && !s.Message.Parked {
-			continue // it has gone on since
+		if r != nil {
+			r.storing = false
 		}
-		q.forget(r)
-		q.behind = q.behind || r.again
+		switch {
+		case r == nil:
+		case r.claim && !r.settled && !r.changed && s.Message != nil && s.Message.Owner == q.limits.Owner:
+			r.claim = false
+			if r.lane.first == r && !r.lane.delayed {
+				q.head(r.lane)
+			}
+		case !r.settled || s.Message != nil && !s.Message.Parked:
+			if !r.changed { // else it has failed again since
+				r.saving = false
+				if l := r.lane; l.delayed && l.first == r && q.crowded(r.class) {
+					q.lighten(r)
+				}
+			}
+		default:
+			q.forget(r)
+			if r.again {
+				q.wantSweep()
+			}
+		}
+	}
+}
+
+// wantSweep asks for a sweep, after the scan that runs if one does.
+func (q *Queue) wantSweep() {
+	if q.scan.running {
+		q.scan.again = true
+	} else {
+		q.full, q.sweptTo = true, 0
 	}
 }
 
 // errorBytesMax bounds what is kept of the error of an attempt.
 const errorBytesMax = 1024
 
+// errorText returns the text of an error as it is stored: valid UTF-8, and cut
+// between characters.
 func errorText(err error) string {
 	if err == nil {
 		return "unknown error"
 	}
-	s := []rune(err.Error()) // so that it is valid UTF-8 and is cut between characters
-	for len(string(s)) > errorBytesMax {
-		s = s[:len(s)*3/4]
+	s := err.Error()
+	if len(s) > errorBytesMax {
+		s = s[:errorBytesMax-len("\uFFFD")]
 	}
-	return string(s)
+	return strings.ToValidUTF8(s, "\uFFFD")
 }

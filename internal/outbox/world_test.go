@@ -26,7 +26,7 @@ const (
 // The bounds of the queues of a world are so tight that every way around them
 // is taken.
 var (
-	tight  = outbox.Limits{Window: 4, LaneMax: 2, InFlight: 3, Late: 1}
+	tight  = outbox.Limits{Window: 4, LaneMax: 2, TargetMax: 3, InFlight: 3, TargetFlight: 2, Late: 1}
 	policy = outbox.Policy{AttemptsMax: 3, BackoffMin: 10 * time.Millisecond, BackoffMax: 15 * time.Millisecond}
 )
 
@@ -54,6 +54,15 @@ type world struct {
 	item      []store.Settlement // on its way to the store
 	itemState itemState
 	scan      *scan
+	fetches   []*fetch
+}
+
+// A fetch reads one message again. What it has read may be old by the time it is
+// looked at.
+type fetch struct {
+	row     *outbox.Row
+	read    bool
+	message *store.Message
 }
 
 // A fact is what has become of a message.
@@ -96,9 +105,9 @@ const (
 // A scan reads the store in pages, which are old by the time they are looked at.
 type scan struct {
 	by    time.Time
+	plan  outbox.Scan
 	after *store.Message
 	page  []*store.Message
-	done  bool
 }
 
 func newWorld(seed uint64, fault string) *world {
@@ -162,8 +171,10 @@ func (w *world) step() {
 		w.finish()
 	case n < 78:
 		w.settle()
-	case n < 88:
+	case n < 86:
 		w.read()
+	case n < 88:
+		w.fetch()
 	case n < 90:
 		w.send()
 	case n < 93:
@@ -215,7 +226,7 @@ func (w *world) commit() {
 func (w *world) store(m *store.Message) {
 	w.rows[m.Sequence] = m
 	f := &fact{id: m.ID, timer: m.Timer != ""}
-	if !m.Unordered {
+	if !m.Unordered && m.Timer == "" {
 		f.lane = fmt.Sprint(m.Source, m.Target)
 		if m.Target.IsZero() {
 			f.lane = fmt.Sprint(m.Source, m.Type)
@@ -264,8 +275,14 @@ func (w *world) next() bool {
 	if r == nil {
 		return false
 	}
-	if _, flight := w.queue.Load(); flight > tight.InFlight {
-		w.failf("%d deliveries are under way, want at most %d", flight, tight.InFlight)
+	busy := 1
+	for _, d := range w.flight {
+		if class(d.row.Message) == class(r.Message) {
+			busy++
+		}
+	}
+	if busy > tight.InFlight {
+		w.failf("%d deliveries of the class %q are under way, want at most %d", busy, class(r.Message), tight.InFlight)
 	}
 	if r.Message.Sequence == 0 {
 		v := r.Value.(*volatile)
@@ -281,6 +298,19 @@ func (w *world) next() bool {
 		delete(w.rows, r.Message.Sequence)
 	}
 	return true
+}
+
+// class names the messages that share a budget with m.
+func class(m *store.Message) string {
+	switch {
+	case m.Sequence == 0:
+		return "sent"
+	case m.Timer != "":
+		return "timer"
+	case m.Target.IsZero():
+		return m.Type
+	}
+	return "message"
 }
 
 // inOrder checks that v is the first of its source that was not tried.
@@ -361,26 +391,28 @@ func (w *world) finish() {
 		result = []outbox.Result{outbox.Retry, outbox.Retry, outbox.Later, outbox.Never}[w.random.IntN(4)]
 	}
 	w.flight = slices.Delete(w.flight, n, n+1)
-	if f != nil {
-		w.note(f, m, result)
-	}
+	unheard := f != nil && w.unheard(m.Sequence) // so the queue cannot know that it has had it
 	w.queue.Finished(d.row, result, cause, w.now)
+	if f != nil {
+		w.note(f, d.row.Message, result, unheard)
+	}
 }
 
-// note notes what the end of a delivery means for what may come next.
-func (w *world) note(f *fact, m *store.Message, result outbox.Result) {
+// note notes what the end of a delivery means for what may come next; m is what the
+// queue has made of the message.
+func (w *world) note(f *fact, m *store.Message, result outbox.Result, unheard bool) {
 	pause := policy.BackoffMin
 	switch {
 	case result == outbox.Done || result == outbox.Gone:
 		f.over, f.done = w.epoch, w.epoch
-		if !w.unheard(m.Sequence) { // else the queue cannot know that it has had it
+		if !unheard {
 			f.finished = w.epoch
 		}
 		return
-	case result == outbox.Never || result == outbox.Retry && m.Attempts+1 == policy.AttemptsMax:
+	case m != nil && m.Parked:
 		f.over = w.epoch
 		return
-	case result == outbox.Retry && m.Attempts > 0:
+	case result == outbox.Retry && m != nil && m.Attempts > 1:
 		pause = policy.BackoffMax
 	}
 	f.tried, f.until = w.epoch, w.now.Add(pause/2)
@@ -450,8 +482,8 @@ func (w *world) apply() {
 func (w *world) read() {
 	if w.scan == nil {
 		if w.queue.WantsScan(w.now) {
-			w.queue.ScanBegins()
-			w.scan = &scan{by: w.now, after: &store.Message{}}
+			plan := w.queue.ScanBegins()
+			w.scan = &scan{by: w.now, plan: plan, after: &store.Message{Sequence: plan.After}}
 		}
 		return
 	}
@@ -461,31 +493,80 @@ func (w *world) read() {
 		w.scan = nil
 		return
 	}
-	if len(s.page) == 0 && !s.done {
-		s.page = w.pending(s.after, s.by, 1+w.random.IntN(3))
-		s.done = len(s.page) == 0
+	if len(s.page) == 0 && (s.plan.Undue || s.plan.Timers) {
+		if !s.plan.Undue && s.after.Due.IsZero() {
+			s.after = &store.Message{Due: s.plan.AfterDue, Sequence: s.plan.AfterTimer}
+		}
+		for _, m := range w.pending(s.after, s.by, 1+w.random.IntN(3)) {
+			if s.plan.Undue && !m.Due.IsZero() {
+				break
+			}
+			s.page = append(s.page, m)
+		}
+		if len(s.page) == 0 {
+			s.part()
+		}
+		return
 	}
 	if len(s.page) > 0 {
 		m := s.page[0]
 		s.page, s.after = s.page[1:], m
 		c := *m
 		c.Unordered = c.Unordered || w.fault == ignoreLanes
+		scanned := w.queue.Scanned
 		if w.fault == scanBehind {
-			s.done = !w.queue.ScannedBehind(&c)
-		} else {
-			s.done = !w.queue.Scanned(&c)
+			scanned = w.queue.ScannedBehind
+		}
+		if !scanned(&c) {
+			s.part()
+		}
+		return
+	}
+	var due time.Time
+	for _, m := range w.pending(&store.Message{}, time.Time{}, len(w.rows)) {
+		if m.Due.After(s.by) && s.plan.First {
+			due = m.Due
+			break
 		}
 	}
-	if s.done {
-		var due time.Time
-		for _, m := range w.pending(&store.Message{}, time.Time{}, len(w.rows)) {
-			if m.Due.After(s.by) {
-				due = m.Due
-				break
-			}
+	w.queue.ScanEnded(due, false, w.now)
+	w.scan = nil
+}
+
+// fetch has the queue ask for messages, reads one, or answers for it.
+func (w *world) fetch() {
+	for _, r := range w.queue.Fetches(1 + w.random.IntN(3)) {
+		w.fetches = append(w.fetches, &fetch{row: r})
+	}
+	if len(w.fetches) == 0 {
+		return
+	}
+	n := w.random.IntN(len(w.fetches))
+	f := w.fetches[n]
+	due, sequence := f.row.Place()
+	switch {
+	case !w.calm && w.random.IntN(10) == 0:
+		w.queue.Fetched(f.row, nil, true, w.now)
+	case !f.read:
+		f.read = true
+		if m := w.rows[sequence]; m != nil && !m.Parked && m.Due.Equal(due) {
+			c := *m
+			f.message = &c
 		}
-		w.queue.ScanEnded(due, false, w.now)
-		w.scan = nil
+		return
+	default:
+		w.queue.Fetched(f.row, f.message, false, w.now)
+	}
+	w.fetches = slices.Delete(w.fetches, n, n+1)
+}
+
+// part ends the part of a scan that is being read.
+func (s *scan) part() {
+	s.page = nil
+	if s.plan.Undue {
+		s.plan.Undue, s.after = false, &store.Message{}
+	} else {
+		s.plan.Timers = false
 	}
 }
 
@@ -557,7 +638,7 @@ func (w *world) crash() {
 	if w.itemState == onItsWay && w.random.IntN(2) == 0 {
 		w.apply()
 	}
-	w.announce, w.commits, w.flight, w.item, w.itemState, w.scan = nil, nil, nil, nil, noItem, nil
+	w.announce, w.commits, w.flight, w.item, w.itemState, w.scan, w.fetches = nil, nil, nil, nil, noItem, nil, nil
 	w.epoch++
 	w.queue = outbox.New(w, tight)
 }
@@ -579,6 +660,7 @@ func (w *world) rest() {
 		w.finish()
 		w.settle()
 		w.read()
+		w.fetch()
 		if busy || w.busy() || w.queue.WantsScan(w.now) || w.queue.Unsaved() {
 			continue
 		}
@@ -596,14 +678,14 @@ func (w *world) rest() {
 }
 
 func (w *world) busy() bool {
-	return len(w.announce) > 0 || len(w.commits) > 0 || len(w.flight) > 0 || w.itemState != noItem || w.scan != nil
+	return len(w.announce) > 0 || len(w.commits) > 0 || len(w.flight) > 0 || w.itemState != noItem || w.scan != nil || len(w.fetches) > 0
 }
 
 // checkRest checks what must be when nothing is left to do.
 func (w *world) checkRest() {
 	for sequence, m := range w.rows {
 		if !m.Parked {
-			w.failf("message %d is stuck in the store", sequence)
+			w.failf("message %d is stuck in the store: %s", sequence, w.queue.Dump(m))
 		}
 	}
 	for sequence, f := range w.facts {

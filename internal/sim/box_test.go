@@ -19,6 +19,8 @@ const (
 	settlePause = 50 * time.Millisecond
 	// scanPage is how many messages a scan reads at a time.
 	scanPage = 2
+	// fetchMax bounds the messages that are read again in one step.
+	fetchMax = 3
 	// stallsMax bounds how often a handler does nothing instead of its work.
 	stallsMax = 5
 )
@@ -38,13 +40,20 @@ type box struct {
 	item    *commit.Item // the settlements on their way, or nil
 	pause   time.Time    // no settlements before
 	looking bool         // a step is on its way
+	owner   uint64       // number of the engine, on a shared store
 	sent    map[store.Key]store.Version
 }
 
 func newBox(n *node) *box {
 	b := &box{node: n, sent: make(map[store.Key]store.Version)}
 	b.lane.Owner = b
-	b.queue = outbox.New(b, n.w.box)
+	limits := n.w.box
+	if n.w.shared {
+		n.w.boxes++
+		limits.Owner = n.w.boxes
+	}
+	b.owner = limits.Owner
+	b.queue = outbox.New(b, limits)
 	b.wake()
 	return b
 }
@@ -60,7 +69,7 @@ func (b *box) Policy(m *store.Message) outbox.Policy {
 
 // Jitter is part of [outbox.Shell].
 func (b *box) Jitter(d time.Duration) time.Duration {
-	if d == rescueAfter {
+	if d >= rescueAfter/2 {
 		return d // it is when all is over
 	}
 	return d - time.Duration(b.node.w.random.Int64N(int64(d)/2+1))
@@ -105,9 +114,11 @@ func (b *box) step() {
 		rows = append(rows, r)
 	}
 	item := b.settlements(now)
+	for _, r := range b.queue.Fetches(fetchMax) {
+		b.fetch(r)
+	}
 	if b.queue.WantsScan(now) {
-		b.queue.ScanBegins()
-		b.scan(store.MessageQuery{DueBy: now})
+		b.scan(&scan{Scan: b.queue.ScanBegins(), by: now})
 	}
 	for _, r := range rows {
 		b.deliver(r)
@@ -194,7 +205,7 @@ func (b *box) unpark() {
 			panic(err)
 		}
 		w.note("node %d unparks message %d", b.node.name, m.Sequence)
-		m.Parked, m.Attempts, m.LastError = false, 0, ""
+		m.Parked, m.Attempts, m.LastError, m.Owner = false, 0, "", b.owner
 		u := &unparking{box: b, message: m}
 		u.item = &commit.Item{Lane: &commit.Lane{Owner: u}, Batch: store.Batch{
 			Settle: []store.Settlement{{Sequence: m.Sequence, Message: m, Required: true}},
@@ -212,15 +223,32 @@ func (u *unparking) Settled(int) {
 	}
 }
 
-// scan reads the messages that are due, a few at a time. What it has read may be
+// A scan is what is yet to be read for the queue.
+type scan struct {
+	outbox.Scan
+	by time.Time
+}
+
+// query selects what is to be read next.
+func (s *scan) query() store.MessageQuery {
+	if s.Undue {
+		return store.MessageQuery{After: s.After}
+	}
+	return store.MessageQuery{AfterDue: s.AfterDue, After: s.AfterTimer, DueBy: s.by}
+}
+
+// scan reads messages for the queue, a few at a time. What it has read may be
 // old when the queue sees it.
-func (b *box) scan(q store.MessageQuery) {
+func (b *box) scan(s *scan) {
 	w := b.node.w
 	w.later(func() {
 		var page []*store.Message
-		for m, err := range w.disk.log.Messages(background, q) {
+		for m, err := range w.disk.log.Messages(background, s.query()) {
 			if err != nil {
 				panic(err)
+			}
+			if !s.Undue && !s.Timers || s.Undue && !m.Due.IsZero() {
+				break
 			}
 			page = append(page, m)
 			if len(page) == scanPage {
@@ -228,34 +256,49 @@ func (b *box) scan(q store.MessageQuery) {
 			}
 		}
 		failed := w.sick()
-		w.later(func() { b.scanned(q, page, failed) }, "node %d has read %d messages, failed: %t", b.node.name, len(page), failed)
+		w.later(func() { b.scanned(s, page, failed) }, "node %d has read %d messages, failed: %t", b.node.name, len(page), failed)
 	}, "node %d reads its outbox", b.node.name)
 }
 
-func (b *box) scanned(q store.MessageQuery, page []*store.Message, failed bool) {
+func (b *box) scanned(s *scan, page []*store.Message, failed bool) {
 	if b.node.gone {
 		return
 	}
 	more := !failed && len(page) == scanPage
 	for _, m := range page {
-		if !b.queue.Scanned(m) {
+		if failed || !b.queue.Scanned(m) {
 			more = false
 			break
 		}
-		q.AfterDue, q.After = m.Due, m.Sequence
+		if s.Undue {
+			s.After = m.Sequence
+		} else {
+			s.AfterDue, s.AfterTimer = m.Due, m.Sequence
+		}
 	}
-	if more {
-		b.wake()
-		b.scan(q)
+	switch {
+	case more:
+	case s.Undue && !failed:
+		s.Undue = false
+	default:
+		b.read(s, failed)
 		return
 	}
+	b.wake()
+	b.scan(s)
+}
+
+// read ends a scan.
+func (b *box) read(s *scan, failed bool) {
 	w := b.node.w
 	var due time.Time
-	for m, err := range w.disk.log.Messages(background, store.MessageQuery{AfterDue: q.DueBy, After: math.MaxUint64}) {
+	for m, err := range w.disk.log.Messages(background, store.MessageQuery{AfterDue: s.by, After: math.MaxUint64}) {
 		if err != nil {
 			panic(err)
 		}
-		due = m.Due
+		if s.First {
+			due = m.Due
+		}
 		break
 	}
 	w.later(func() {
@@ -264,6 +307,31 @@ func (b *box) scanned(q store.MessageQuery, page []*store.Message, failed bool) 
 			b.wake()
 		}
 	}, "node %d has read its outbox", b.node.name)
+}
+
+// fetch reads one message again.
+func (b *box) fetch(r *outbox.Row) {
+	w := b.node.w
+	w.later(func() {
+		due, sequence := r.Place()
+		var found *store.Message
+		for m, err := range w.disk.log.Messages(background, store.MessageQuery{AfterDue: due, After: sequence - 1}) {
+			if err != nil {
+				panic(err)
+			}
+			if m.Sequence == sequence {
+				found = m
+			}
+			break
+		}
+		failed := w.sick()
+		w.later(func() {
+			if !b.node.gone {
+				b.queue.Fetched(r, found, failed, w.now())
+				b.wake()
+			}
+		}, "node %d has read message %d again, found: %t, failed: %t", b.node.name, sequence, found != nil, failed)
+	}, "node %d reads a message again", b.node.name)
 }
 
 func (b *box) deliver(r *outbox.Row) {
@@ -377,10 +445,8 @@ func (d *delivery) reply(out entity.Outcome) {
 			w.broken("message %d is taken for settled, and is not", m.Sequence)
 		}
 		d.box.finished(d.row, outbox.Gone, nil)
-	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusClaimed, entity.StatusWrongVersion:
+	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusClaimed, entity.StatusWrongVersion, entity.StatusUnhandled:
 		d.box.finished(d.row, outbox.Retry, errTarget)
-	case entity.StatusUnhandled:
-		d.box.finished(d.row, outbox.Never, errTarget)
 	default:
 		if out.Status != entity.StatusUnknown && !w.shared && l != nil && l.decided >= d.started {
 			w.broken("%v is answered with status %d and is decided", l, out.Status)

@@ -237,6 +237,9 @@ func (c *cell) Submit(i *commit.Item) {
 	if o := n.w.ops[n.w.disk.cause(&i.Batch)]; n.w.twin.sendsEarly && o != nil {
 		n.box.send(c.key, o.call)
 	}
+	for r := range i.Batch.Enqueue {
+		i.Batch.Enqueue[r].Owner = n.box.owner
+	}
 	if n.w.instant {
 		n.commitAlone(i)
 		c.settled++

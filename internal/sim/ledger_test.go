@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -95,7 +96,7 @@ func (g *ledger) settle(b *store.Batch, at int) {
 		case l == nil:
 			g.w.broken("row %d is settled and was never stored", s.Sequence)
 		case s.Required && s.Message != nil:
-			l.parked, l.unparked = false, true
+			l.parked, l.unparked, l.tried, l.message.Owner = false, true, 0, s.Message.Owner
 			g.w.note("  %v is no longer parked", l)
 		case s.Required:
 			g.decide(l, b, at)
@@ -130,7 +131,12 @@ func (g *ledger) decide(l *left, b *store.Batch, at int) {
 
 // change notes a failed attempt.
 func (g *ledger) change(l *left, m *store.Message) {
-	l.tried, l.parked = m.Attempts, m.Parked
+	if m.LastError == "" && m.Attempts == l.tried {
+		l.message.Owner = m.Owner
+		g.w.note("  %v is claimed by engine %d", l, m.Owner)
+		return
+	}
+	l.tried, l.parked, l.message.Owner = m.Attempts, m.Parked, m.Owner
 	if m.Parked {
 		g.w.note("  %v is parked after %d attempts", l, m.Attempts)
 	}
@@ -145,11 +151,10 @@ func (g *ledger) change(l *left, m *store.Message) {
 }
 
 // checkOrder checks that nothing is done before what comes before it in its lane,
-// where one node alone delivers. Timers are in the order of their times, which
-// is another one.
+// also where several nodes deliver. Timers have no order.
 func (g *ledger) checkOrder(l *left, how string, missing func(*left) bool) {
 	m := &l.message
-	if g.w.shared || l.unparked || m.Unordered || m.Timer != "" {
+	if l.unparked || m.Unordered || m.Timer != "" {
 		return
 	}
 	for _, o := range g.order {
@@ -240,10 +245,27 @@ func (g *ledger) once(r *outbox.Row, b *box) {
 	b.sent[source] = version
 }
 
-// auditOrphans checks that nothing but orphans waits for a rescue.
+// auditOrphans checks that nothing waits for a rescue but orphans, what belongs to an
+// engine that is gone, and what stands behind such a row.
 func (g *ledger) auditOrphans() {
+	type lane struct {
+		source, target store.Key
+		handler        string
+	}
+	lost := make(map[lane]bool)
 	for _, l := range g.order {
-		if l.closed == 0 && !l.parked && !l.orphan {
+		if l.closed != 0 || l.parked {
+			continue
+		}
+		m := &l.message
+		key := lane{source: m.Source, target: m.Target}
+		if m.Target.IsZero() {
+			key.handler = m.Type
+		}
+		alive := slices.ContainsFunc(g.w.nodes, func(n *node) bool { return n.box.owner == m.Owner })
+		if l.orphan || !alive {
+			lost[key] = true
+		} else if !lost[key] {
 			g.w.broken("%v waits to be rescued: it was handled %d times and tried %d times", l, l.handled, l.tried)
 		}
 	}

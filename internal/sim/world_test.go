@@ -38,6 +38,10 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // are kept.
 const rescueAfter = 10 * time.Minute
 
+// rescues is how often that much time passes in the end: what a node takes over may
+// have others behind it.
+const rescues = 6
+
 // A world is one run.
 //
 // Everything that takes time is a task, and each step runs one task that chance
@@ -83,6 +87,7 @@ type world struct {
 	all     []*op // the same, in order
 	ids     uint64
 	names   int             // of idempotency keys
+	boxes   uint64          // numbers of engines
 	early   *entity.Outcome // what an Answer rule has said, for a twin
 }
 
@@ -123,7 +128,8 @@ func newWorld(seed uint64, tw twin) *world {
 		w.box.Window, w.box.LaneMax, w.box.Late = 1000, 1000, 1000
 	}
 	if w.shared {
-		w.box.RescueEvery, w.box.RescueAfter = rescueAfter, rescueAfter
+		w.box.RescueEvery, w.box.RescueAfter, w.box.Poll = rescueAfter, rescueAfter, rescueAfter
+		w.box.Grace = 20 * time.Millisecond
 	}
 	w.attempts = 2 + uint32(w.random.IntN(4))
 	w.prunes, w.crashes, w.timers = w.chance(0.5), w.chance(0.7), w.chance(0.6)
@@ -166,8 +172,10 @@ func (w *world) run() string {
 		// node in its place had read the outbox: only a rescue finds its messages.
 		w.disk.outbox.auditOrphans()
 		w.note("nothing happens for so long that what is left is rescued")
-		w.ahead += 2 * rescueAfter
-		w.rest()
+		for range rescues {
+			w.ahead += 2 * rescueAfter
+			w.rest()
+		}
 	}
 	w.audit()
 	return w.fault
@@ -233,7 +241,7 @@ func (w *world) sleep() bool {
 			}
 		}
 	}
-	if until.IsZero() || until.Sub(w.now()) >= rescueAfter/2 {
+	if until.IsZero() || until.Sub(w.now()) >= rescueAfter/4 {
 		return false // a rescue is no work to wait for
 	}
 	if d := until.Sub(w.now()); d > 0 {

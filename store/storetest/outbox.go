@@ -391,6 +391,6 @@ func fullMessage(x *fixture) store.Message {
 			CausationID: x.id(), CorrelationID: "c", TraceParent: "p", TraceState: "s",
 			Values: map[string]string{"user": "ada"},
 		},
-		ReplyTo: book("reply"), ReplyName: "name", Unordered: true, Attempts: 3, LastError: "last",
+		ReplyTo: book("reply"), ReplyName: "name", Unordered: true, Attempts: 3, LastError: "last", Owner: 1<<63 + 5, Open: true, Every: "1h0m0s",
 	}
 }

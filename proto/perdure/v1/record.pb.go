@@ -495,7 +495,15 @@ type Message struct {
 	// What the sender calls the message, for its Reply.
 	ReplyName string `protobuf:"bytes,18,opt,name=reply_name,json=replyName,proto3" json:"reply_name,omitempty"`
 	// Set if the message may be delivered before older ones to the same target.
-	Unordered     bool `protobuf:"varint,19,opt,name=unordered,proto3" json:"unordered,omitempty"`
+	Unordered bool `protobuf:"varint,19,opt,name=unordered,proto3" json:"unordered,omitempty"`
+	// Number of the engine that delivers it, on a log that several engines share;
+	// 0 if that is not known.
+	Owner uint64 `protobuf:"fixed64,20,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Set if no engine has claimed it: the one that stored it cannot deliver it.
+	Open bool `protobuf:"varint,21,opt,name=open,proto3" json:"open,omitempty"`
+	// When a recurring timer is due next, such as "1h0m0s" or "daily 09:00
+	// Europe/Berlin"; empty for a timer that fires once.
+	Every         string `protobuf:"bytes,22,opt,name=every,proto3" json:"every,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -661,6 +669,27 @@ func (x *Message) GetUnordered() bool {
 		return x.Unordered
 	}
 	return false
+}
+
+func (x *Message) GetOwner() uint64 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
+func (x *Message) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *Message) GetEvery() string {
+	if x != nil {
+		return x.Every
+	}
+	return ""
 }
 
 // Receipt is the remembered answer to a command that came with an idempotency key.
@@ -1178,7 +1207,7 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\tquestions\x18\x02 \x01(\x06R\tquestions\x12\x18\n" +
 	"\aanswers\x18\x03 \x01(\x06R\aanswers\x12\x14\n" +
 	"\x05marks\x18\x04 \x01(\fR\x05marks\x12\x18\n" +
-	"\apartial\x18\x05 \x01(\bR\apartial\"\xec\x04\n" +
+	"\apartial\x18\x05 \x01(\bR\apartial\"\xac\x05\n" +
 	"\aMessage\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1f\n" +
@@ -1203,7 +1232,10 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\x0etime_unix_nano\x18\x11 \x01(\x10R\ftimeUnixNano\x12\x1d\n" +
 	"\n" +
 	"reply_name\x18\x12 \x01(\tR\treplyName\x12\x1c\n" +
-	"\tunordered\x18\x13 \x01(\bR\tunordered\"\xe3\x02\n" +
+	"\tunordered\x18\x13 \x01(\bR\tunordered\x12\x14\n" +
+	"\x05owner\x18\x14 \x01(\x06R\x05owner\x12\x12\n" +
+	"\x04open\x18\x15 \x01(\bR\x04open\x12\x14\n" +
+	"\x05every\x18\x16 \x01(\tR\x05every\"\xe3\x02\n" +
 	"\aReceipt\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tentity_id\x18\x02 \x01(\tR\bentityId\x12\x10\n" +

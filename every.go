@@ -1,0 +1,173 @@
+package perdure
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/store"
+)
+
+// A Recurrence says when a recurring timer fires, see [Decision.Every]. Make one with
+// [Period] or [Daily].
+type Recurrence struct {
+	spec string // the form in which the outbox keeps it
+	next entity.Recurrence
+	err  error
+}
+
+// periodMin is the shortest time between two firings of a recurring timer.
+const periodMin = time.Millisecond
+
+// Period is a recurrence with the same time between two firings, such as every hour,
+// whatever clocks on walls show. The first firing is a period after the decision. The
+// period is at least a millisecond.
+func Period(d time.Duration) Recurrence {
+	if d < periodMin {
+		return Recurrence{err: fmt.Errorf("%w: Period(%v) is shorter than %v", store.ErrInvalid, d, periodMin)}
+	}
+	return Recurrence{spec: d.String(), next: period(d)}
+}
+
+type period time.Duration
+
+// Next is part of [entity.Recurrence].
+func (p period) Next(after time.Time) time.Time { return after.Add(time.Duration(p)) }
+
+// Daily is a recurrence at a time of day in a zone, such as at 9:30 in Europe/Berlin.
+// It fires once on each date of the zone, also on those on which clocks are changed: a
+// time that is skipped then is taken as one an hour before or after it, one that comes
+// twice is taken once. A nil zone is UTC. The zone has a name of the IANA database,
+// which [time.LoadLocation] finds on every machine that runs the engine; [time.Local]
+// has none.
+func Daily(hour, minute int, zone *time.Location) Recurrence {
+	if zone == nil {
+		zone = time.UTC
+	}
+	if hour < 0 || hour > 23 || minute < 0 || minute > 59 {
+		return Recurrence{err: fmt.Errorf("%w: Daily(%d, %d) is no time of day", store.ErrInvalid, hour, minute)}
+	}
+	name := zone.String()
+	if name == "Local" {
+		return Recurrence{err: fmt.Errorf("%w: Daily in time.Local: load the zone by its name with time.LoadLocation", store.ErrInvalid)}
+	}
+	if _, err := time.LoadLocation(name); err != nil {
+		return Recurrence{err: fmt.Errorf("%w: Daily in the zone %q: %w", store.ErrInvalid, name, err)}
+	}
+	return Recurrence{spec: fmt.Sprintf("daily %02d:%02d %s", hour, minute, name), next: daily{hour, minute, name}}
+}
+
+type daily struct {
+	Hour, Minute int
+	Zone         string
+}
+
+// Next is part of [entity.Recurrence].
+func (d daily) Next(after time.Time) time.Time {
+	zone, err := time.LoadLocation(d.Zone)
+	if err != nil {
+		zone = time.UTC // it was there when the recurrence was made
+	}
+	year, month, day := after.In(zone).Date()
+	t := time.Date(year, month, day, d.Hour, d.Minute, 0, 0, zone)
+	for n := 1; !t.After(after); n++ {
+		t = time.Date(year, month, day+n, d.Hour, d.Minute, 0, 0, zone)
+	}
+	return t.UTC()
+}
+
+// parseRecurrence returns the recurrence that the outbox keeps as spec.
+func parseRecurrence(spec string) (Recurrence, error) {
+	if rest, ok := strings.CutPrefix(spec, "daily "); ok {
+		var hour, minute int
+		var name string
+		if _, err := fmt.Sscanf(rest, "%02d:%02d %s", &hour, &minute, &name); err != nil {
+			return Recurrence{}, fmt.Errorf("recurrence %q: %w", spec, err)
+		}
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			return Recurrence{}, fmt.Errorf("recurrence %q: %w", spec, err)
+		}
+		r := Daily(hour, minute, zone)
+		return r, r.err
+	}
+	d, err := time.ParseDuration(spec)
+	if err != nil {
+		return Recurrence{}, fmt.Errorf("recurrence %q: %w", spec, err)
+	}
+	r := Period(d)
+	return r, r.err
+}
+
+// following returns when a timer that was due at due fires next: once for all times
+// that have passed by now.
+func (r Recurrence) following(due, now time.Time) time.Time {
+	if now.Before(due) {
+		now = due // the clock was set back
+	}
+	if p, ok := r.next.(period); ok {
+		d := time.Duration(p)
+		return due.Add((now.Sub(due)/d + 1) * d)
+	}
+	return r.next.Next(now)
+}
+
+// nextTimer returns the message that takes the place of a recurring timer which fires
+// now.
+func nextTimer(m *store.Message, now time.Time) (*store.Message, error) {
+	r, err := parseRecurrence(m.Every)
+	if err != nil {
+		return nil, err
+	}
+	next := *m
+	next.Due = r.following(m.Due, now)
+	next.ID = entity.DerivedID(m.ID, uint64(next.Due.UnixNano()))
+	next.Sequence, next.Attempts, next.LastError, next.Parked, next.Owner, next.Open = 0, 0, "", false, 0, false
+	next.Source, next.Time = store.Key{}, time.Time{}
+	return &next, nil
+}
+
+// Every sets a recurring timer: the entity gets the command again and again, each
+// time exactly once, until the timer is cancelled or a timer of the same name is set.
+// It is part of the commit and survives everything that the log survives, like
+// [Decision.Schedule]:
+//
+//	perdure.None().Every("interest", perdure.Daily(0, 5, berlin), &bankv1.AddInterest{})
+//	perdure.None().Every("sample", perdure.Period(time.Minute), &plantv1.Sample{})
+//
+// The next firing is set by the commit in which the command is decided, also if the
+// entity refuses it. After a time in which no engine ran, it fires once for all that
+// were missed, and goes on in its rhythm. While the rule fails, the command is tried
+// again like any message, and the next firing waits; if it is parked in the end, the
+// timer is too, until [Engine.Unpark]. The rule may cancel the timer or set it anew:
+// what the rule decides holds.
+func (d *Decision) Every(name string, r Recurrence, command proto.Message) *Decision {
+	l := d.left()
+	l.Messages = append(l.Messages, entity.Message{
+		Message: command, Command: true, Self: true, Timed: true, Timer: name,
+		Every: r.spec, First: r.next, Err: r.invalid(name),
+	})
+	return d
+}
+
+// invalid returns what is wrong with a recurrence, or nil.
+func (r *Recurrence) invalid(name string) error {
+	switch {
+	case r.err != nil:
+		return r.err
+	case r.next == nil:
+		return fmt.Errorf("%w: the recurrence of timer %q is empty: make one with Period or Daily", store.ErrInvalid, name)
+	case name == "":
+		return fmt.Errorf("%w: a recurring timer has no name", store.ErrInvalid)
+	}
+	return nil
+}
+
+// Every is like [Decision.Every].
+func (c *Change) Every(name string, r Recurrence, command proto.Message) *Change {
+	(*Decision)(c).Every(name, r, command)
+	return c
+}
