@@ -391,11 +391,15 @@ func TestOutbox(t *testing.T) {
 			}
 		})
 	}
-	run("asks_no_logger_and_no_error_under_its_lock", func(t *testing.T) {
-		kind, h := mailers(), &nosyHandler{}
+	t.Run("asks_no_logger_and_no_error_under_its_lock", func(t *testing.T) {
+		t.Parallel()
+		kind, h := mailers(), &nosyHandler{parked: make(chan struct{})}
 		e, err := perdure.Open(t.Context(), perdure.Config{
 			Store: newLog(t), Kinds: []perdure.AnyKind{kind}, Logger: slog.New(h),
-			Effects: note(func() error { var err *nilError; return err }),
+			Effects: []perdure.EffectRule{perdure.Perform(
+				func(context.Context, *testv1.Note) error { var err *nilError; return err },
+				perdure.MaxAttempts(2), perdure.Backoff(time.Millisecond, time.Millisecond),
+			)},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -404,21 +408,35 @@ func TestOutbox(t *testing.T) {
 		if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Deposit{}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Hour)
+		select {
+		case <-h.parked:
+		case <-time.After(20 * time.Second):
+			t.Fatal("after 20 s the handler of the logger has not come to hear that the message is parked")
+		}
 		if list := messages(t, e.Parked(t.Context())); len(list) != 1 || !strings.Contains(list[0].LastError, "panicked") {
 			t.Errorf("parked: got %+v, want the message whose error cannot say what it is", list)
 		}
-		fires(t, e, kind, "timed")
 		closeAll(t, e)
-		if h.records.Load() == 0 {
-			t.Error("nothing was logged")
-		}
 	})
 	run("goes_on_after_a_store_that_panics_in_a_read", func(t *testing.T) {
 		kind, log := mailers(), &panickyOutbox{hookedLog: hookedLog{Log: newLog(t)}}
-		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: note(func() error { return nil })})
+		log.well.Store(true)
+		var done atomic.Int64
+		config := perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: note(func() error { return errors.New("not yet") })}
+		e := sharing(t, config)
+		if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Deposit{}); err != nil {
+			t.Fatal(err)
+		}
+		closeAll(t, e)
+		log.well.Store(false)
+		config.Effects = note(func() error { done.Add(1); return nil })
+		e = openConfig(t, config)
 		time.Sleep(10 * time.Second)
 		log.well.Store(true)
+		time.Sleep(10 * time.Second)
+		if done.Load() != 1 {
+			t.Errorf("a message that the store could not show at first was performed %d times, want once", done.Load())
+		}
 		fires(t, e, kind, "timed")
 	})
 	run("gives_up_a_settlement_that_the_store_refuses", func(t *testing.T) {
@@ -427,7 +445,7 @@ func TestOutbox(t *testing.T) {
 		log.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
 			if s := group[0].Settle; len(s) > 0 && group[0].Key.IsZero() {
 				for i := range s {
-					if s[i].Sequence == 3 {
+					if s[i].Sequence == 3 && refused.Load() < 100 {
 						refused.Add(1)
 						return []store.Result{{Err: fmt.Errorf("row 3: %w", store.ErrInvalid)}}, nil
 					}
@@ -452,8 +470,7 @@ func TestOutbox(t *testing.T) {
 		kind, log := mailers(), &hookedLog{Log: newLog(t)}
 		var tries atomic.Int64
 		log.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
-			if len(group[0].Settle) > 0 {
-				tries.Add(1)
+			if len(group[0].Settle) > 0 && tries.Add(1) < 100 {
 				return nil, fmt.Errorf("%w: the disk is full", store.ErrNotStored)
 			}
 			return next(group)
@@ -596,14 +613,18 @@ func (e *nilError) Error() string { return e.text }
 type nosyHandler struct {
 	engine  atomic.Pointer[perdure.Engine]
 	records atomic.Int64
+	parked  chan struct{} // closed when it is told of a message that is parked
 }
 
 func (h *nosyHandler) Enabled(context.Context, slog.Level) bool { return true }
 func (h *nosyHandler) WithAttrs([]slog.Attr) slog.Handler       { return h }
 func (h *nosyHandler) WithGroup(string) slog.Handler            { return h }
-func (h *nosyHandler) Handle(context.Context, slog.Record) error {
+func (h *nosyHandler) Handle(_ context.Context, r slog.Record) error {
 	if e := h.engine.Load(); e != nil {
 		e.Stats()
+	}
+	if r.Message == "message is parked" {
+		close(h.parked)
 	}
 	if h.records.Add(1) == 1 {
 		panic("a handler that is not ready yet")

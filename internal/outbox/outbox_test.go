@@ -344,6 +344,15 @@ func TestQueue(t *testing.T) {
 		if rows, _ := q.Load(); rows > 16 || q.Waiting() > 64 {
 			t.Errorf("%d messages and %d places are in memory, want at most 16 and 64 of 200", rows, q.Waiting())
 		}
+		fine := from("broken", 500, 1, now)[0]
+		fine.Source.ID = "fine"
+		q.Committed([]*store.Message{fine}, now)
+		if q.WantsScan(now) {
+			scan(q, now, append(stored, fine)...)
+		}
+		if r := q.Next(now); r == nil || r.Message.Sequence != 500 {
+			t.Errorf("got %+v to deliver, want the message of another source: those that wait fill the window", r)
+		}
 		timer := &store.Message{Sequence: 999, Due: now.Add(-time.Second), Type: "timer", Timer: "t", Target: store.Key{Kind: "t", ID: "1"}}
 		q.Committed([]*store.Message{timer}, now)
 		if r := q.Next(now); r == nil || r.Message != timer {
