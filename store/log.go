@@ -240,10 +240,10 @@ type Instant interface {
 }
 
 // Watcher is the ability of a [Log] to say when it is worth to look for new
-// events, those that other processes have committed included. It is optional,
-// and saves a reader most of its polling.
+// events and messages, those that other processes have committed included. It is
+// optional, and saves a reader most of its polling.
 type Watcher interface {
-	// Changed returns a channel that is closed soon after events have been
+	// Changed returns a channel that is closed soon after events or messages have been
 	// committed by anybody later than the call. It is a hint: it may be closed
 	// although nothing has been committed, and rarely, after a lost connection,
 	// it is not closed although something has. So a reader calls Changed, then

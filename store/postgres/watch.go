@@ -88,9 +88,10 @@ func (w *watch) change() {
 	}
 }
 
-// announce tells readers that the events of a plan are committed. It does not wait.
+// announce tells readers that the events and messages of a plan are committed. It does
+// not wait.
 func (l *Log) announce(p *plan) {
-	if len(p.events) > 0 {
+	if len(p.events) > 0 || p.sequence > p.first {
 		l.watch.announce()
 	}
 }

@@ -14,6 +14,11 @@ var watchCases = []testCase{
 			x.waitChanged(changed)
 		}
 	}},
+	{name: "a watcher is told of a message without an event", needs: []need{watcher, outbox}, run: func(x *fixture) {
+		changed := ability[store.Watcher](x).Changed()
+		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("m")}})
+		x.waitChanged(changed)
+	}},
 	{name: "many can watch at once", needs: []need{watcher}, run: func(x *fixture) {
 		a, b := ability[store.Watcher](x).Changed(), ability[store.Watcher](x).Changed()
 		x.append(book("a"), 0, "e")
