@@ -172,6 +172,16 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	stop := e.stop
 	e.mu.Unlock()
+	if self := DeliveryFrom(ctx); self != nil && self.engine == e {
+		// The context of a handler ends because of Close, which is no reason to give up.
+		deadline, bounded := ctx.Deadline()
+		ctx = context.WithoutCancel(ctx)
+		if bounded {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, deadline)
+			defer cancel()
+		}
+	}
 	stop()
 	if e.detach != nil {
 		e.detach()
