@@ -27,8 +27,9 @@ type Log interface {
 	//
 	// An error of Commit itself is about the whole group. If it matches
 	// [ErrNotStored], nothing was stored. Otherwise the outcome is unknown: all
-	// or nothing of the group's accepted batches is stored; reading tells, since
-	// the outcome does not change any more once Commit has returned.
+	// or nothing of the group's accepted batches is stored. Reading tells: the
+	// outcome does not change any more once a read of the same Log, or of one that
+	// is opened later, has returned.
 	//
 	// A context that ends before the commit has begun gives an error matching
 	// ErrNotStored and the context's error; later it has no influence.

@@ -149,7 +149,7 @@ const (
 // vain. If it returns an error, the outcome is no or unknown.
 func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (outcome, error) {
 	w := &l.committer
-	ctx, cancel := context.WithTimeout(ctx, attemptMax)
+	ctx, cancel := context.WithTimeout(ctx, l.tamper.attemptMax)
 	defer cancel()
 	if w.conn == nil || w.conn.IsClosed() {
 		conn, err := l.join(ctx, w.writer)
@@ -310,7 +310,7 @@ func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 	w := &l.committer
 	w.serial = max(w.serial+1, p.now.UnixNano()) // so proofs have an order over all writers
 	p.queue(m, &l.statements)
-	w.prove(m, &l.statements, p.now)
+	w.prove(m, &l.statements, p.now, l.tamper.trimEvery)
 	if l.tamper.written != nil {
 		if _, err := w.send(ctx, m, &l.statements); err != nil {
 			return fmt.Errorf("%w: %w", errUnsent, err)
@@ -325,9 +325,9 @@ func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 }
 
 // prove adds the proof of a transaction to a message.
-func (w *committer) prove(m *message, s *statements, now time.Time) {
+func (w *committer) prove(m *message, s *statements, now time.Time, trimEvery int) {
 	m.add(s.proof, w.id.String(), w.serial, now.UnixNano())
-	if w.proofs++; w.proofs == trimEvery {
+	if w.proofs++; w.proofs >= trimEvery {
 		w.proofs = 0
 		m.add(s.trim, w.id.String(), w.first, w.serial)
 	}

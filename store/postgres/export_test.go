@@ -25,6 +25,22 @@ func WithBounds(lock, resolve time.Duration) Option {
 	return option(func(c *config) { c.tamper.lockMax, c.tamper.resolveMax = lock, resolve })
 }
 
+// WithAttempt bounds each try of a transaction.
+func WithAttempt(most time.Duration) Option {
+	return option(func(c *config) { c.tamper.attemptMax = most })
+}
+
+// WithReady bounds how long reads wait while the log is in doubt.
+func WithReady(most time.Duration) Option {
+	return option(func(c *config) { c.tamper.readyMax = most })
+}
+
+// WithTrimEvery sets after how many transactions proofs are deleted.
+func WithTrimEvery(n int) Option { return option(func(c *config) { c.tamper.trimEvery = n }) }
+
+// ErrInDoubt says that the log waits for the outcome of a commit.
+var ErrInDoubt = errInDoubt
+
 // WithoutProbation makes a log decide ahead as soon as it remembers something.
 func WithoutProbation() Option { return option(func(c *config) { c.tamper.aloneMin = 0 }) }
 
@@ -227,3 +243,17 @@ func WithMigration(reader, writer int, up, down string) Option {
 		c.tamper.migrations = []Migration{{Number: n, Name: "later", Checksum: "later", MinReader: reader, MinWriter: writer, up: up, down: down}}
 	})
 }
+
+// Deallocate takes all prepared statements from the session that commits, as a pooler
+// does which gives a client another session.
+func (l *Log) Deallocate(t testing.TB) {
+	t.Helper()
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if _, err := l.committer.conn.PgConn().Exec(t.Context(), "DEALLOCATE ALL").ReadAll(); err != nil {
+		t.Fatalf("deallocate: %v", err)
+	}
+}
+
+// WritersKept is of how many writers without a session proofs are kept.
+const WritersKept = writersKept

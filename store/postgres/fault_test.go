@@ -4,160 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// A proxy stands between a log and its server, and cuts a connection before it
-// has passed on the message of a certain number, of both directions together.
-type proxy struct {
-	listener net.Listener
-	socket   string
-
-	mu     sync.Mutex
-	armed  bool
-	left   int // messages until the cut
-	cut    bool
-	closed bool // new connections are refused after the cut
-	refuse bool
-	conns  map[net.Conn]bool
-	wg     sync.WaitGroup
-}
-
-func newProxy(t testing.TB, d *pgtest.Database) (p *proxy, address string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p = &proxy{listener: l, socket: d.Server.Socket(), conns: make(map[net.Conn]bool)}
-	p.wg.Go(p.accept)
-	t.Cleanup(func() {
-		_ = l.Close()
-		p.hangUp()
-		p.wg.Wait()
-	})
-	u := url.URL{Scheme: "postgres", User: url.User("postgres"), Host: l.Addr().String(), Path: d.Name, RawQuery: "sslmode=disable"}
-	return p, u.String()
-}
-
-func (p *proxy) accept() {
-	for {
-		client, err := p.listener.Accept()
-		if err != nil {
-			return
-		}
-		p.mu.Lock()
-		refuse := p.refuse
-		p.mu.Unlock()
-		server, err := net.Dial("unix", p.socket)
-		if err != nil || refuse {
-			_ = client.Close()
-			if err == nil {
-				_ = server.Close()
-			}
-			continue
-		}
-		p.mu.Lock()
-		p.conns[client], p.conns[server] = true, true
-		p.mu.Unlock()
-		end := func() { _ = client.Close(); _ = server.Close() }
-		p.wg.Go(func() { defer end(); p.pass(server, client, true) })
-		p.wg.Go(func() { defer end(); p.pass(client, server, false) })
-	}
-}
-
-// pass passes messages on until one is cut. The first one of a client has no type.
-func (p *proxy) pass(to, from net.Conn, startup bool) {
-	for {
-		head := make([]byte, 5)
-		if startup {
-			head = head[:4]
-		}
-		if _, err := io.ReadFull(from, head); err != nil {
-			return
-		}
-		size := head[len(head)-4:]
-		n := int(size[0])<<24 | int(size[1])<<16 | int(size[2])<<8 | int(size[3])
-		body := make([]byte, n-4)
-		if _, err := io.ReadFull(from, body); err != nil {
-			return
-		}
-		if !p.allow() {
-			return
-		}
-		if _, err := to.Write(slices.Concat(head, body)); err != nil {
-			return
-		}
-		startup = false
-	}
-}
-
-func (p *proxy) allow() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.armed {
-		return true
-	}
-	if p.left--; p.left >= 0 {
-		return true
-	}
-	p.armed, p.cut = false, true
-	p.refuse = p.closed
-	return false
-}
-
-// arm lets n messages pass before the cut.
-func (p *proxy) arm(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.armed, p.left, p.cut = true, n, false
-}
-
-// disarm reports whether the cut has been made.
-func (p *proxy) disarm() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.armed, p.refuse = false, false
-	return p.cut
-}
-
-// close says whether the proxy refuses new connections after the cut.
-func (p *proxy) close(closed bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = closed
-}
-
-func (p *proxy) hangUp() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		_ = c.Close()
-	}
-}
-
 // cutEverywhere commits batches while the connection is cut before the first
 // message, the one a stride behind it, and so on, until a commit is not reached by
 // the cut. It returns what is wrong.
 func cutEverywhere(t testing.TB, stride int, batch func(k store.Key, expected store.Version, text string) *store.Batch, opts ...postgres.Option) error {
-	p, address := newProxy(t, pgtest.Open(t))
-	l, err := postgres.Open(t.Context(), address, opts...)
+	p := pgtest.NewProxy(t, pgtest.Open(t))
+	l, err := postgres.Open(t.Context(), p.URL(), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,10 +34,10 @@ func cutEverywhere(t testing.TB, stride int, batch func(k store.Key, expected st
 		for _, cut := range []bool{false, true} { // the first warms the connection
 			text := fmt.Sprint(n, cut)
 			if cut {
-				p.arm(n)
+				p.Arm(n, pgtest.Cut)
 			}
 			err := commitOne(t.Context(), l, batch(k, version, text))
-			done := cut && !p.disarm()
+			done := cut && !p.Disarm()
 			if err != nil {
 				return fmt.Errorf("cut before message %d: %w", n, err)
 			}
@@ -223,9 +88,8 @@ func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d := pgtest.Open(t)
-	p, address := newProxy(t, d)
-	direct := connect(t, d)
-	l, err := postgres.Open(t.Context(), address, postgres.WithBounds(time.Second, 20*time.Millisecond))
+	p := pgtest.NewProxy(t, d)
+	l, err := postgres.Open(t.Context(), p.URL(), postgres.WithBounds(time.Second, 20*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,15 +101,9 @@ func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
 			t.Fatalf("commit before: %v", err)
 		}
 		version++
-		session := l.PID()
-		p.arm(n)
-		p.close(true)
+		p.Arm(n, pgtest.CutAndRefuse)
 		err := commitOne(t.Context(), l, one(k, version, "cut"))
-		cut := p.disarm()
-		p.close(false)
-		if err != nil && !errors.Is(err, store.ErrNotStored) {
-			waitForEnd(t, direct, session) // it may commit yet
-		}
+		cut := p.Disarm()
 		stored := len(texts(t, l, k)) == int(version)+1
 		if stored {
 			version++
@@ -264,21 +122,6 @@ func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
 			t.Fatalf("cut before message %d: %v, but it is stored", n, err)
 		case !errors.Is(err, store.ErrNotStored):
 			unknown++
-		}
-	}
-}
-
-// waitForEnd waits until the server has ended a session.
-func waitForEnd(t testing.TB, conn *pgx.Conn, session uint32) {
-	t.Helper()
-	const waitMax = time.Minute
-	for limit, left := time.Now().Add(waitMax), true; left; {
-		row := conn.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", int64(session))
-		if err := row.Scan(&left); err != nil {
-			t.Fatalf("look for session %d: %v", session, err)
-		}
-		if left && time.Now().After(limit) {
-			t.Fatalf("waited %v for the end of session %d", waitMax, session)
 		}
 	}
 }

@@ -259,7 +259,7 @@ func (l *Log) resolve(ctx context.Context, d *doubt) {
 
 // look looks once for the outcome of a doubt, on a new connection.
 func (l *Log) look(ctx context.Context, d *doubt) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptMax)
+	ctx, cancel := context.WithTimeout(ctx, l.tamper.attemptMax)
 	defer cancel()
 	conn, err := l.join(ctx, d.writer)
 	if err != nil {
@@ -318,8 +318,13 @@ func (l *Log) join(ctx context.Context, w writer) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// attach marks a session as one of the writer.
+// attach marks a session as one of the writer. Package pgx must not ask the server to
+// cancel what runs on a session that is lost: that would end a commit's wait for a
+// replica, and make visible what the replica may not have.
 func attach(ctx context.Context, conn *pgx.Conn, id store.ID) error {
+	if p := peerOf(conn.PgConn()); p != nil && p.line != nil {
+		p.line.given.Store(true)
+	}
 	_, err := conn.Exec(ctx, sqlPresence, pgx.QueryExecModeExec, id.String())
 	return err
 }
@@ -345,7 +350,7 @@ func (w *committer) join(as writer) { w.writer, w.serial = as, as.first }
 // closed or lost by now, has sent and which arrives later fails in its guard; and what
 // has been committed before is then durable. It sweeps proofs of writers that are gone.
 func (l *Log) register(ctx context.Context, conn *pgx.Conn) (writer, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptMax)
+	ctx, cancel := context.WithTimeout(ctx, l.tamper.attemptMax)
 	defer cancel()
 	id, err := uuid.NewV7()
 	if err != nil {

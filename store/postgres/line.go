@@ -25,7 +25,7 @@ const (
 type line struct {
 	net.Conn
 	moved atomic.Int64 // bytes in both directions
-	given atomic.Bool  // up
+	given atomic.Bool  // up, or never to be cancelled
 }
 
 // giveUp closes the connection, and has package pgx not ask its server to cancel what

@@ -21,13 +21,21 @@
 //
 // An error of [Log.Commit] matches [store.ErrNotStored] where that is proved: no
 // connection could be opened, the server has refused a statement or rolled back,
-// or the outcome has been looked up. A connection that is lost is opened anew,
-// and a transaction that is not stored is tried again, up to five times, also
-// after a deadlock or a serialization failure. If the connection is lost before
-// the answer to a commit, the log looks for a row that only this transaction has
-// written, after the old session has ended, for up to 45 seconds. Only if the
-// server does not answer for so long the outcome is unknown. No error matches
+// or the transaction was looked for and can no longer be stored. A connection that
+// is lost is replaced, and a transaction that is not stored is tried again, up to
+// five times, also after a deadlock or a serialization failure. No error matches
 // [store.ErrBroken]: the log goes on when the server does.
+//
+// If the connection is lost before the answer to a commit, or the server says that it
+// has not waited for a replica, the log looks for the outcome. It ends the session that
+// it has lost, takes the lock of the log, looks for a row that only this transaction
+// has written, and if there is none moves the clock of the log, so that a message which
+// arrives later is refused. Then it commits a row of its own, for which the server waits
+// for a synchronous replica. Commit waits for that for up to 45 seconds, then the outcome
+// is unknown; the log goes on looking. Until it has found out, reads and commits of this
+// Log wait, for up to 45 seconds each, or until their context ends; after that they
+// return an error that says nothing of what is stored. A Log that is opened does the
+// same once for what another one may have left.
 //
 // A process that hangs within a transaction holds up the writers of the log, but
 // no reader. After 20 seconds the server ends its session if it is between two
@@ -71,7 +79,10 @@
 // The log sets synchronous_commit to on in its sessions, whatever URL, role and
 // server say, unless it is remote_apply. It warns through [WithLogger] if the
 // server runs with fsync or full_page_writes off. With a replica that takes over,
-// what is durable is what that replica has: set synchronous_standby_names.
+// what is durable is what that replica has: set synchronous_standby_names. A commit then
+// waits until the replica has it. While the replica is down no commit is acknowledged,
+// however long it waits and whoever cancels the wait: its outcome is unknown until the
+// replica is back, or synchronous_standby_names does not name it any more.
 //
 // Sessions have settings and prepared statements of their own, so a pooler in
 // between must keep a session for a connection, as PgBouncer does in its session mode.

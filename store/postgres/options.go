@@ -95,10 +95,10 @@ type config struct {
 type tamper struct {
 	written func() // called when all but the commit is done, which then is a round trip of its own
 	// Bounds in place of those of the same names.
-	lockMax, idleMax, resolveMax, readyMax, silentMax, stuckMax, hearMax time.Duration
-	aloneMin                                                             int
-	ahead                                                                func(held bool) // called when a transaction that was decided ahead has ended
-	migrations                                                           []Migration     // that a newer program knows
+	lockMax, idleMax, resolveMax, readyMax, attemptMax, silentMax, stuckMax, hearMax time.Duration
+	trimEvery, aloneMin                                                              int
+	ahead                                                                            func(held bool) // called when a transaction that was decided ahead has ended
+	migrations                                                                       []Migration     // that a newer program knows
 	// Broken twins.
 	unlocked bool               // it does not take the lock
 	draw     func(n int) uint64 // positions come from a counter that knows no transaction
@@ -112,8 +112,9 @@ var schemaPattern = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
 func newConfig(opts []Option) (*config, error) {
 	c := &config{schema: Schema, partitions: 1, now: time.Now, poolSize: PoolSize, logger: slog.New(slog.DiscardHandler)}
-	c.tamper.lockMax, c.tamper.resolveMax, c.tamper.readyMax, c.tamper.aloneMin = lockMax, resolveMax, readyMax, aloneMin
+	c.tamper.lockMax, c.tamper.resolveMax, c.tamper.readyMax, c.tamper.attemptMax = lockMax, resolveMax, readyMax, attemptMax
 	c.tamper.idleMax, c.tamper.silentMax, c.tamper.stuckMax, c.tamper.hearMax = idleMax, silentMax, stuckMax, hearMax
+	c.tamper.trimEvery, c.tamper.aloneMin = trimEvery, aloneMin
 	for _, o := range opts {
 		o.apply(c)
 	}
