@@ -58,7 +58,7 @@ func TestAStrayTextIsFound(t *testing.T) {
 // isData reports whether a file holds inputs of a test or a program, which are
 // as they come.
 func isData(name string) bool {
-	return path.Ext(name) == ".csv" || strings.Contains("/"+name, "/testdata/")
+	return path.Ext(name) == ".csv" || path.Ext(name) == ".patch" || strings.Contains("/"+name, "/testdata/")
 }
 
 func textFaults(f file) []string {
