@@ -132,7 +132,7 @@ func TestBlame(t *testing.T) {
 					return errFull
 				}
 				return nil
-			}).With(projection.Retry(2, time.Second, time.Second)).Into(projection.Target[*memo](g))
+			}).With(projection.OnFailure(projection.Stop), projection.Retry(2, time.Second, time.Second)).Into(projection.Target[*memo](g))
 			defer background(t, projection.Config{Log: log}, r)()
 			<-time.After(time.Second)
 			g.refuses.Store(1 << 20)
