@@ -627,6 +627,7 @@ func TestAStateThatIsTooLargeForASnapshotIsNotEncodedInVain(t *testing.T) {
 	if n := after.TotalAlloc - before.TotalAlloc; n > store.PayloadBytesMax {
 		t.Errorf("60 commands took %d bytes", n)
 	}
+	closeAll(t, e) // what is logged is handed over by then
 	if got := strings.Count(said.String(), logLarge); got != 1 || !strings.Contains(said.String(), "account/1") {
 		t.Errorf("got %q logged %d times, want once with the entity: %s", logLarge, got, said.String())
 	}
