@@ -222,11 +222,10 @@ func (l *Log) decide(f *facts, calls []*storekit.Call, n *needs, now time.Time, 
 
 // begin returns the statements that a transaction begins with.
 func (l *Log) begin() []statement {
-	begin := []statement{{sql: sqlBegin}}
-	if !l.tamper.unlocked {
-		begin = append(begin, statement{sqlLock, []any{l.lock}})
+	if l.tamper.unlocked {
+		return []statement{{sql: sqlBegin}, {sql: sqlHold}}
 	}
-	return begin
+	return []statement{{sql: sqlBegin}, {sql: sqlLockHeld, args: []any{l.lock}}}
 }
 
 // store writes the plan, behind what is in the message, and commits. If it returns
@@ -321,16 +320,24 @@ func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 	m.add("COMMIT")
 	a := l.attend(w.conn)
 	last, err := w.send(ctx, m, &l.statements)
-	return committed(last, w.warning, a.end(err))
+	err = committed(last, w.warning, a.end(err))
+	if err == nil && w.before.RowsAffected() == 0 { // the proof was not written, nor all else
+		err = errMoved
+	}
+	return err
 }
+
+// errMoved says that a transaction has written nothing because the log is not as it is
+// remembered.
+var errMoved = fmt.Errorf("%w: the log has moved on", errUnsent)
 
 // prove adds the proof of a transaction to a message.
 func (w *committer) prove(m *message, s *statements, now time.Time, trimEvery int) {
-	m.add(s.proof, w.id.String(), w.serial, now.UnixNano())
 	if w.proofs++; w.proofs >= trimEvery {
 		w.proofs = 0
 		m.add(s.trim, w.id.String(), w.first, w.serial)
 	}
+	m.add(s.proof, w.id.String(), w.serial, now.UnixNano()) // the last before the commit
 }
 
 // committed returns the error of a message that ends with a commit: the server says

@@ -45,7 +45,6 @@ const serverMin = 140000
 // SQLSTATE codes that matter here.
 const (
 	codeUnique       = "23505"
-	codeDivision     = "22012"
 	codePrivilege    = "42501"
 	codeReadOnly     = "25006"
 	codeSerialize    = "40001"

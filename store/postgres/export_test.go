@@ -96,7 +96,7 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool)
 	}
 	s, w := newStatements(schema), committer{writer: writer{id: store.ID{1}}}
 	w.use(conn)
-	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}, {sqlLock, []any{lockKey(schema, "commit")}}}
+	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}, {sql: sqlLockHeld, args: []any{lockKey(schema, "commit")}}}
 	return func(events []*store.Event) error {
 		m := &message{}
 		if ahead && w.recall.known {
@@ -142,6 +142,7 @@ func (l *Log) PID() uint32 { return l.committer.conn.PgConn().PID() }
 func Unnest(ctx context.Context, conn *pgx.Conn, schema string, events []*store.Event) error {
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
+	b.Queue(sqlHold)
 	b.Queue(in(schema, sqlInsertEvents), unnested(events)...)
 	b.Queue("COMMIT")
 	return conn.SendBatch(ctx, b).Close()
@@ -153,7 +154,7 @@ func NewCopy(conn *pgx.Conn, schema string) func(context.Context, []*store.Event
 	var x session
 	x.use(conn)
 	return func(ctx context.Context, events []*store.Event) error {
-		m := &message{before: []statement{{sql: "BEGIN"}}, events: events, after: []statement{{sql: "COMMIT"}}}
+		m := &message{before: []statement{{sql: "BEGIN"}, {sql: sqlHold}}, events: events, after: []statement{{sql: "COMMIT"}}}
 		_, err := x.send(ctx, m, &s)
 		return err
 	}
@@ -162,7 +163,7 @@ func NewCopy(conn *pgx.Conn, schema string) func(context.Context, []*store.Event
 // Execution returns how a script executes a statement with an argument, what the
 // statement has to be prepared as, and whether it can.
 func Execution(sql string, arg any) (text, name string, ok bool) {
-	s := &statement{sql, []any{arg}}
+	s := &statement{sql: sql, args: []any{arg}}
 	name = nameOf(sql)
 	w, ok := s.append(nil, map[string]string{sql: name})
 	return string(w), name, ok

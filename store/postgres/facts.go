@@ -145,6 +145,13 @@ type facts struct {
 const (
 	sqlLock = `SELECT pg_advisory_xact_lock($1)`
 
+	// What a committer writes is written only if a setting of the transaction is on, see
+	// [recall]. So a guard that does not hold is no error, and what arrives outside of its
+	// transaction writes nothing.
+	sqlHold     = `SELECT set_config('perdure.held', 'on', true)`
+	sqlLockHeld = `SELECT pg_advisory_xact_lock($1), set_config('perdure.held', 'on', true)`
+	sqlIfHeld   = `current_setting('perdure.held', true) = 'on'`
+
 	sqlClock = `SELECT (SELECT last_value FROM S.clock),
 		CASE WHEN $1::bigint > 0 AND NOT unfinished THEN setval('S.message_sequence', nextval('S.message_sequence') + $1::bigint - 1) ELSE 0 END,
 		unfinished FROM S.log`
@@ -349,9 +356,9 @@ func triples[K any](keys []K, parts func(K) (string, string, string)) (a, b, c [
 // with the schema in them.
 type statements struct {
 	clock, entities, snapshots, heads, messages, timers, receipts, claims string
-	guard, guardEntities, drawn                                           string
+	guard, guardEntities, guardReceipts, drawn                            string
 
-	insertEvents, copyEvents                                   string
+	insertEvents, copyEvents, copyMessages, copyReceipts       string
 	deleteSnapshots, putSnapshots, putStates                   string
 	deleteMessages, addMessages, changeMessages                string
 	deleteReceipts, addReceipts                                string

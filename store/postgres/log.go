@@ -74,6 +74,13 @@
 // [Open] refuses a log whose sequences are behind their rows, as a logical replication or
 // a restore of single tables leaves them, and says how to set them.
 //
+// # The server's log
+//
+// Commits that meet another process, and batches that are refused, are no errors of the
+// server. Where a transaction fails as a whole the server's log has its statements, but
+// no payload: payloads are sent as parameters and by COPY, and parameters are not logged
+// on an error. An administrator who has statements logged (log_statement) sees ids.
+//
 // # Durability
 //
 // The log sets synchronous_commit to on in its sessions, whatever URL, role and

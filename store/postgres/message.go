@@ -19,6 +19,7 @@ import (
 type statement struct {
 	sql  string
 	args []any
+	copy string // stores the same rows, of which the arguments are the columns
 }
 
 // A message is what a committer sends at once, and whose end it then waits for:
@@ -27,20 +28,19 @@ type statement struct {
 // Rows of events are sent by a COPY, which the server stores in three quarters to
 // two thirds of the time that it needs to take arrays apart; BenchmarkWays
 // compares them. A COPY cannot be in a pipeline, so the message is then one
-// script, which executes what is prepared with literals for arguments. Where those
-// would be large, and for few events, it is a pipeline.
+// script, which executes what is prepared with literals for arguments. New messages and
+// receipts are sent by a COPY as well. Other records would be literals: the server writes
+// the text of a script to its log when it fails, so no payload may be in one. With them,
+// and for few events, the message is a pipeline.
 type message struct {
 	before, after []statement // the rows
 	events        []*store.Event
-	bytes         int // of records among the arguments
+	bytes         int // of records among the arguments that a script would have as literals
 }
 
 const (
 	// scriptEventsMin is from how many events on a script is faster.
 	scriptEventsMin = 16
-	// scriptBytesMax is how large records may be that become literals of a script,
-	// which are twice as long and have to be parsed.
-	scriptBytesMax = 256 << 10
 	// messageBytesMax is less than the most that the server takes as one message of
 	// the protocol, a GiB. The protocol has 32 bits for a length: what is behind
 	// the end of a message whose length is cut off would be taken for others.
@@ -59,9 +59,22 @@ func putLength(w []byte, from, off int) bool {
 	return true
 }
 
-func (m *message) add(sql string, args ...any) {
-	s := statement{sql, args}
+func (m *message) add(sql string, args ...any) { m.addCopied("", sql, args...) }
+
+// addOpen adds a statement whose records have no payload: they may be literals.
+func (m *message) addOpen(sql string, args ...any) {
+	bytes := m.bytes
+	m.add(sql, args...)
+	m.bytes = bytes
+}
+
+// addCopied adds a statement that stores rows, and a COPY that does the same.
+func (m *message) addCopied(copied, sql string, args ...any) {
+	s := statement{sql, args, copied}
 	for _, a := range args {
+		if copied != "" {
+			break
+		}
 		if records, ok := a.([][]byte); ok {
 			for _, r := range records {
 				m.bytes += len(r)
@@ -77,7 +90,7 @@ func (m *message) add(sql string, args ...any) {
 
 // large reports whether the message is better sent as a script.
 func (m *message) large() bool {
-	return len(m.events) >= scriptEventsMin && m.bytes <= scriptBytesMax
+	return len(m.events) >= scriptEventsMin && m.bytes == 0
 }
 
 // pipeline returns the message as one that is no script.
@@ -126,6 +139,15 @@ func (m *message) append(w []byte, s *statements, names map[string]string) ([]by
 		}
 		w = append(w, 'c', 0, 0, 0, 4)
 	}
+	for i := range all {
+		if all[i].copy != "" {
+			var ok bool
+			if w, ok = appendColumns(w, all[i].args); !ok {
+				return w, false
+			}
+			w = append(w, 'c', 0, 0, 0, 4)
+		}
+	}
 	return w, true
 }
 
@@ -134,7 +156,7 @@ func (m *message) executed() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, all := range [][]statement{m.before, m.after} {
 			for i := range all {
-				if len(all[i].args) > 0 && !yield(all[i].sql) {
+				if len(all[i].args) > 0 && all[i].copy == "" && !yield(all[i].sql) {
 					return
 				}
 			}
@@ -152,6 +174,9 @@ func nameOf(sql string) string {
 // append appends the statement: as it is, or if it has arguments, as the execution
 // of what it is prepared as.
 func (s *statement) append(w []byte, names map[string]string) ([]byte, bool) {
+	if s.copy != "" {
+		return append(w, s.copy...), true
+	}
 	if len(s.args) == 0 {
 		return append(w, s.sql...), true
 	}

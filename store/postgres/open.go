@@ -243,14 +243,14 @@ func newStatements(schema string) statements {
 	return statements{
 		clock: s(sqlClock), entities: s(sqlEntities), snapshots: s(sqlSnapshots), heads: s(sqlHeads),
 		messages: s(sqlMessages), timers: s(sqlTimers), receipts: s(sqlReceipts), claims: s(sqlClaims),
-		guard: s(sqlGuard), guardEntities: s(sqlGuardEntities), drawn: s(sqlDrawn),
+		guard: s(sqlGuard), guardEntities: s(sqlGuardEntities), guardReceipts: s(sqlGuardReceipts), drawn: s(sqlDrawn),
 
-		insertEvents: s(sqlInsertEvents), copyEvents: s(sqlCopyEvents),
+		insertEvents: s(sqlInsertEvents), copyEvents: s(sqlCopyEvents), copyMessages: s(sqlCopyMessages), copyReceipts: s(sqlCopyReceipts),
 		deleteSnapshots: s(sqlDeleteSnapshots), putSnapshots: s(sqlPutSnapshots),
 		putStates: s(sqlPutStates), deleteMessages: s(sqlDeleteMessages), addMessages: s(sqlAddMessages), changeMessages: s(sqlChangeMessages),
 		deleteReceipts: s(sqlDeleteReceipts), addReceipts: s(sqlAddReceipts),
 		deleteClaims: s(sqlDeleteClaims), addClaims: s(sqlAddClaims),
-		deleteBookmarks: s(sqlDeleteBookmarks), putBookmarks: s(sqlPutBookmarks),
+		deleteBookmarks: s(sqlDeleteBookmarks), putBookmarks: s(sqlMoveBookmarks),
 		proof: s(sqlProof), trim: s(sqlTrim), depart: s(sqlDepart),
 
 		load: s(sqlLoad), stream: s(sqlStream), scan: strings.Replace(s(sqlScan), "%s", "", 1),

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/perdure/perdure/internal/storekit"
@@ -22,9 +23,9 @@ const (
 // trip in place of two.
 //
 // What is remembered is never trusted: the transaction begins, under the lock,
-// with a guard that fails it unless the last transaction of the log is the one
-// that is remembered, and the entities that are not remembered are where their
-// batches expect them. A transaction that fails so is decided anew on what is
+// with a guard that has it write nothing unless the last transaction of the log is
+// the one that is remembered, and the entities that are not remembered are where their
+// batches expect them. A transaction that has written nothing is decided anew on what is
 // read. So is a group with a batch that would be refused: a refusal is always
 // about what has been read.
 //
@@ -154,20 +155,28 @@ func (g *guesses) add(b *store.Batch) (entity, bool) {
 	return e, true
 }
 
-// The statements of the guard. Each divides by zero, which fails the
-// transaction, if what is remembered or guessed does not hold.
+// The statements of the guard. Each turns off what the transaction writes by, see
+// sqlIfHeld, if what is remembered or guessed does not hold. The transaction is then an
+// empty one, which the server commits without a sync: that another process has committed
+// is no error, and leaves no line in the server's log.
 const (
-	sqlGuard = `SELECT 1 / (SELECT count(*) FROM S.clock c, S.commits p
-		WHERE c.last_value = $1 AND p.writer = $2::uuid AND p.serial = $3)`
+	sqlGuard = `SELECT set_config('perdure.held', CASE WHEN EXISTS (SELECT FROM S.clock c, S.commits p
+		WHERE c.last_value = $1 AND p.writer = $2::uuid AND p.serial = $3) THEN current_setting('perdure.held') ELSE 'off' END, true)`
 
-	sqlGuardEntities = `SELECT 1 / (count(*) = 0)::int
-		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS k (kind, id, events, saved)
+	sqlGuardEntities = `SELECT set_config('perdure.held', CASE WHEN NOT EXISTS (
+		SELECT FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS k (kind, id, events, saved)
 		LEFT JOIN LATERAL (SELECT version FROM S.events v WHERE v.kind = k.kind AND v.id = k.id
 			ORDER BY v.version DESC LIMIT 1) e ON true
 		LEFT JOIN LATERAL (SELECT version FROM S.states t WHERE t.kind = k.kind AND t.id = k.id LIMIT 1) s ON true
-		WHERE coalesce(e.version, 0) <> k.events OR coalesce(s.version, 0) <> k.saved`
+		WHERE coalesce(e.version, 0) <> k.events OR coalesce(s.version, 0) <> k.saved
+	) THEN current_setting('perdure.held') ELSE 'off' END, true)`
 
-	sqlDrawn = `SELECT setval('S.message_sequence', $1)`
+	sqlGuardReceipts = `SELECT set_config('perdure.held', CASE WHEN NOT EXISTS (
+		SELECT FROM unnest($1::text[], $2::text[], $3::text[]) AS k (kind, id, name)
+		JOIN S.receipts r ON r.kind = k.kind AND r.id = k.id AND r.name = k.name
+	) THEN current_setting('perdure.held') ELSE 'off' END, true)`
+
+	sqlDrawn = `SELECT CASE WHEN ` + sqlIfHeld + ` THEN setval('S.message_sequence', $1) END`
 )
 
 // A forecast is what calls come to if the log is as it is remembered.
@@ -192,17 +201,25 @@ func (l *Log) foresee(calls []*storekit.Call, n *needs) (*forecast, bool) {
 	return &forecast{g, p}, true
 }
 
-// guard adds to a message what fails it unless the log is as it is remembered, and
-// the entities that are guessed are where they are guessed to be.
-func (l *Log) guard(m *message, g *guesses) {
+// guard adds to a message what has it write nothing unless the log is as it is
+// remembered, the entities that are guessed are where they are guessed to be, and the
+// receipts that it adds are not there.
+func (l *Log) guard(m *message, x *forecast) {
 	if l.tamper.unguarded {
 		return
 	}
 	r := &l.committer.recall
 	m.add(l.statements.guard, r.clock, l.committer.id.String(), r.serial)
-	if len(g.kinds) > 0 {
+	if g := &x.guesses; len(g.kinds) > 0 {
 		m.add(l.statements.guardEntities, g.kinds, g.ids, g.events, g.saved)
 	}
+	var added columns
+	for k, r := range x.plan.writes.receipts {
+		if r != nil && !x.plan.forgotten[k] {
+			added.add(nil, k.kind, k.id, k.name)
+		}
+	}
+	added.queue(m, l.statements.guardReceipts, false)
 }
 
 // ahead runs a transaction that is decided on what is remembered. It is not done
@@ -213,13 +230,13 @@ func (l *Log) ahead(ctx context.Context, calls []*storekit.Call, n *needs) (stor
 		return no, false, nil
 	}
 	m := &message{before: l.begin()}
-	l.guard(m, &x.guesses)
+	l.guard(m, x)
 	if n.sequences > 0 {
 		m.add(l.statements.drawn, int64(x.plan.sequence))
 	}
 	stored, err = l.store(ctx, m, x.plan, n)
 	e := refusal(err)
-	held := stored != no || e == nil || e.Code != codeDivision && e.Code != codeUnique
+	held := stored != no || !errors.Is(err, errMoved) && (e == nil || e.Code != codeUnique)
 	if l.tamper.ahead != nil {
 		l.tamper.ahead(held)
 	}

@@ -11,12 +11,14 @@ import (
 // The statements that add rows of events: a COPY in its binary format, and one
 // that takes arrays apart.
 const (
-	sqlCopyEvents = `COPY S.events (position, version, kind, id, type, tags, record) FROM STDIN BINARY`
+	sqlCopyEvents   = `COPY S.events (position, version, kind, id, type, tags, record) FROM STDIN WITH (FORMAT binary) WHERE ` + sqlIfHeld
+	sqlCopyMessages = `COPY S.messages (sequence, due, parked, kind, id, timer, record) FROM STDIN WITH (FORMAT binary) WHERE ` + sqlIfHeld
+	sqlCopyReceipts = `COPY S.receipts (kind, id, name, record) FROM STDIN WITH (FORMAT binary) WHERE ` + sqlIfHeld
 
 	sqlInsertEvents = `INSERT INTO S.events (position, version, kind, id, type, tags, record)
 		SELECT e.position, e.version, e.kind, e.id, e.type, e.tags::text[], e.record
 		FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[])
-			AS e (position, version, kind, id, type, tags, record)`
+			AS e (position, version, kind, id, type, tags, record) WHERE ` + sqlIfHeld
 )
 
 const (
@@ -167,4 +169,61 @@ func unnested(events []*store.Event) []any {
 		records[i] = buf[from:len(buf):len(buf)]
 	}
 	return []any{positions, versions, kinds, ids, types, tags, records}
+}
+
+// appendColumns appends rows, of which each argument is a column, as messages that a
+// COPY in its binary format reads.
+func appendColumns(w []byte, columns []any) ([]byte, bool) {
+	from := len(w) + 1
+	w = append(append(w, 'd', 0, 0, 0, 0), copyHeader...)
+	for i := range lengthOf(columns[0]) {
+		if len(w)-from > partBytesMax {
+			if !putLength(w, from, 0) {
+				return w, false
+			}
+			from = len(w) + 1
+			w = append(w, 'd', 0, 0, 0, 0)
+		}
+		w = binary.BigEndian.AppendUint16(w, uint16(len(columns)))
+		for _, c := range columns {
+			switch c := c.(type) {
+			case []int64:
+				w = appendNumber(w, uint64(c[i]))
+			case []bool:
+				w = append(binary.BigEndian.AppendUint32(w, 1), 0)
+				if c[i] {
+					w[len(w)-1] = 1
+				}
+			case []string:
+				w = appendField(w, c[i])
+			case []*string:
+				if c[i] == nil {
+					w = append(w, copyNull...)
+				} else {
+					w = appendField(w, *c[i])
+				}
+			case [][]byte:
+				start := len(w)
+				w = append(binary.BigEndian.AppendUint32(w, 0), c[i]...)
+				if !putLength(w, start, 4) {
+					return w, false
+				}
+			default:
+				return w, false
+			}
+		}
+	}
+	w = append(w, copyTrailer...)
+	return w, putLength(w, from, 0)
+}
+
+// lengthOf returns how many rows a column has.
+func lengthOf(column any) int {
+	switch c := column.(type) {
+	case []int64:
+		return len(c)
+	case []string:
+		return len(c)
+	}
+	return 0
 }

@@ -18,6 +18,8 @@ type session struct {
 	names map[string]string // of the statements that scripts execute, by their text
 	// warning is what the server has warned of in the last statement of a message.
 	warning *pgconn.Notice
+	before  pgconn.CommandTag // of the statement before the last
+	last    pgconn.CommandTag
 	room    []byte // for scripts
 }
 
@@ -43,11 +45,17 @@ func (x *session) send(ctx context.Context, m *message, s *statements) (last pgc
 	b := m.pipeline(s)
 	for _, q := range b.QueuedQueries[max(len(b.QueuedQueries)-2, 0):] {
 		q.Exec(func(tag pgconn.CommandTag) error {
-			last, x.warning = tag, takeWarning(x.conn)
+			last, x.warning = x.answered(tag), takeWarning(x.conn)
 			return nil
 		})
 	}
 	return last, x.conn.SendBatch(ctx, b).Close()
+}
+
+// answered takes in what a statement has answered.
+func (x *session) answered(tag pgconn.CommandTag) pgconn.CommandTag {
+	x.before, x.last = x.last, tag
+	return tag
 }
 
 // prepare prepares statements for scripts where the session does not have them yet.
@@ -89,7 +97,7 @@ func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag,
 		}
 		switch m := m.(type) {
 		case *pgproto3.CommandComplete:
-			last, x.warning = pgconn.NewCommandTag(string(m.CommandTag)), takeWarning(x.conn)
+			last, x.warning = x.answered(pgconn.NewCommandTag(string(m.CommandTag))), takeWarning(x.conn)
 		case *pgproto3.ErrorResponse:
 			if err == nil {
 				err = pgconn.ErrorResponseToPgError(m)

@@ -8,43 +8,46 @@ import (
 // The statements that write what a plan has collected.
 const (
 	sqlDeleteSnapshots = `DELETE FROM S.snapshots s USING unnest($1::text[], $2::text[], $3::bigint[]) AS k (kind, id, version)
-		WHERE s.kind = k.kind AND s.id = k.id AND s.version = k.version`
+		WHERE s.kind = k.kind AND s.id = k.id AND s.version = k.version AND ` + sqlIfHeld
 	sqlPutSnapshots = `INSERT INTO S.snapshots (kind, id, version, record)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[])
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) WHERE ` + sqlIfHeld + `
 		ON CONFLICT (kind, id, version) DO UPDATE SET record = excluded.record`
 	sqlPutStates = `INSERT INTO S.states (kind, id, version, record)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[])
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) WHERE ` + sqlIfHeld + `
 		ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, record = excluded.record`
 
-	sqlDeleteMessages = `DELETE FROM S.messages m USING unnest($1::bigint[]) AS k (sequence) WHERE m.sequence = k.sequence`
+	sqlDeleteMessages = `DELETE FROM S.messages m USING unnest($1::bigint[]) AS k (sequence) WHERE m.sequence = k.sequence AND ` + sqlIfHeld
 	// Rows that are new are added, and their keys fail the transaction if they are there:
 	// a sequence that is behind must not replace a message.
 	sqlAddMessages = `INSERT INTO S.messages (sequence, due, parked, kind, id, timer, record)
-		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::text[], $5::text[], $6::text[], $7::bytea[])`
+		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::text[], $5::text[], $6::text[], $7::bytea[]) WHERE ` + sqlIfHeld
 	sqlChangeMessages = `UPDATE S.messages m SET due = k.due, parked = k.parked, record = k.record
 		FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::bytea[]) AS k (sequence, due, parked, record)
-		WHERE m.sequence = k.sequence`
+		WHERE m.sequence = k.sequence AND ` + sqlIfHeld
 
 	sqlDeleteReceipts = `DELETE FROM S.receipts r USING unnest($1::text[], $2::text[], $3::text[]) AS k (kind, id, name)
-		WHERE r.kind = k.kind AND r.id = k.id AND r.name = k.name`
+		WHERE r.kind = k.kind AND r.id = k.id AND r.name = k.name AND ` + sqlIfHeld
 	sqlAddReceipts = `INSERT INTO S.receipts (kind, id, name, record)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[])`
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) WHERE ` + sqlIfHeld
 
 	sqlDeleteClaims = `DELETE FROM S.claims c USING unnest($1::text[], $2::text[]) AS k (space, value)
-		WHERE c.space = k.space AND c.value = k.value`
+		WHERE c.space = k.space AND c.value = k.value AND ` + sqlIfHeld
 	sqlAddClaims = `INSERT INTO S.claims (space, value, record)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])`
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[]) WHERE ` + sqlIfHeld
 
 	sqlDeleteBookmarks = `DELETE FROM S.bookmarks b USING unnest($1::text[], $2::int[]) AS k (name, partition)
-		WHERE b.name = k.name AND b.partition = k.partition`
+		WHERE b.name = k.name AND b.partition = k.partition AND ` + sqlIfHeld
 	sqlPutBookmarks = `INSERT INTO S.bookmarks (name, partition, record)
 		SELECT * FROM unnest($1::text[], $2::int[], $3::bytea[])
 		ON CONFLICT (name, partition) DO UPDATE SET record = excluded.record`
+	sqlMoveBookmarks = `INSERT INTO S.bookmarks (name, partition, record)
+		SELECT * FROM unnest($1::text[], $2::int[], $3::bytea[]) WHERE ` + sqlIfHeld + `
+		ON CONFLICT (name, partition) DO UPDATE SET record = excluded.record`
 
 	sqlProof = `INSERT INTO S.commits (writer, serial) SELECT $1::uuid, $2::bigint
-		WHERE setval('S.clock', $3::bigint) IS NOT NULL`
+		WHERE CASE WHEN ` + sqlIfHeld + ` THEN setval('S.clock', $3::bigint) IS NOT NULL ELSE false END`
 	// The first row of a writer stays.
-	sqlTrim   = `DELETE FROM S.commits WHERE writer = $1::uuid AND serial > $2::bigint AND serial < $3::bigint`
+	sqlTrim   = `DELETE FROM S.commits WHERE writer = $1::uuid AND serial > $2::bigint AND serial < $3::bigint AND ` + sqlIfHeld
 	sqlDepart = `DELETE FROM S.commits WHERE writer = $1::uuid`
 )
 
@@ -72,6 +75,7 @@ func (p *plan) queue(out *message, s *statements) {
 			}
 		}
 		gone.queue(out, s.deleteReceipts, false)
+		put.copied = s.copyReceipts
 		put.queue(out, s.addReceipts, true)
 	}
 	if len(p.writes.claims) > 0 {
@@ -96,6 +100,7 @@ func (p *plan) queue(out *message, s *statements) {
 type columns struct {
 	texts   [3][]string
 	width   int
+	copied  string // a COPY that stores the same rows
 	records [][]byte
 }
 
@@ -119,7 +124,7 @@ func (c *columns) queue(out *message, sql string, records bool) {
 	if records {
 		args = append(args, c.records)
 	}
-	out.add(sql, args...)
+	out.addCopied(c.copied, sql, args...)
 }
 
 func (p *plan) queueStates(out *message, s *statements) {
@@ -169,7 +174,7 @@ func (p *plan) queueMessages(out *message, s *statements) {
 		out.add(s.deleteMessages, gone)
 	}
 	if a := &added; len(a.records) > 0 {
-		out.add(s.addMessages, a.sequences, a.dues, a.parked, a.kinds, a.ids, a.timers, a.records)
+		out.addCopied(s.copyMessages, s.addMessages, a.sequences, a.dues, a.parked, a.kinds, a.ids, a.timers, a.records)
 	}
 	if c := &changed; len(c.records) > 0 {
 		out.add(s.changeMessages, c.sequences, c.dues, c.parked, c.records)
@@ -212,6 +217,6 @@ func (p *plan) queueBookmarks(out *message, s *statements) {
 		out.add(s.deleteBookmarks, gone, goneIn)
 	}
 	if len(put) > 0 {
-		out.add(s.putBookmarks, put, putIn, records)
+		out.addOpen(s.putBookmarks, put, putIn, records)
 	}
 }
