@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"strings"
@@ -431,6 +432,61 @@ func TestLockHolder(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A trickle is what a client sends in a COPY, a row for each round trip, until it is to end.
+type trickle struct {
+	conn *pgx.Conn
+	end  chan error
+	last error
+}
+
+func (r *trickle) Read(b []byte) (int, error) {
+	select {
+	case r.last = <-r.end:
+		return 0, io.EOF
+	default:
+	}
+	if _, err := r.conn.Exec(context.Background(), "SELECT 1"); err != nil {
+		return 0, err
+	}
+	return copy(b, "row\n"), nil
+}
+
+// TestAHolderThatSendsSlowlyIsNotEnded holds the lock by a COPY that takes many times as
+// long as a holder may do nothing.
+func TestAHolderThatSendsSlowlyIsNotEnded(t *testing.T) {
+	t.Parallel()
+	d := pgtest.Open(t)
+	l, err := postgres.Open(t.Context(), d.URL, postgres.WithBounds(200*time.Millisecond, time.Second),
+		postgres.WithSilence(20*time.Millisecond, 500*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAtEnd(t, l)
+	conn := connect(t, d)
+	if _, err := conn.Exec(t.Context(), "CREATE TABLE slow (t text); BEGIN; SELECT pg_advisory_xact_lock("+fmt.Sprint(l.LockKey())+")"); err != nil {
+		t.Fatal(err)
+	}
+	r := &trickle{conn: connect(t, d), end: make(chan error, 1)}
+	go func() {
+		var err error
+		for range 10 {
+			if err = commitOne(context.Background(), l, one(key("a"), 0, "x")); !errors.Is(err, store.ErrNotStored) {
+				break
+			}
+		}
+		r.end <- err
+	}()
+	if _, err := conn.PgConn().CopyFrom(t.Context(), r, "COPY slow FROM STDIN"); err != nil {
+		t.Fatalf("the holder: %v", err)
+	}
+	if !errors.Is(r.last, store.ErrNotStored) {
+		t.Errorf("commit behind a holder that sends slowly: got %v, want %v", r.last, store.ErrNotStored)
+	}
+	if _, err := conn.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Errorf("commit of the holder: %v", err)
+	}
 }
 
 // A safeBuilder is a strings.Builder for many goroutines.
