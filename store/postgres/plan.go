@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -26,7 +27,7 @@ type plan struct {
 	// messages and receipts: those to delete may be gone, those to add may be there.
 	ahead bool
 
-	first   uint64 // message sequence before the plan: those above it are new
+	first   uint64 // of the messages that the plan adds; none has as great a sequence if it adds none
 	events  []*store.Event
 	puts    map[stateKey]*store.State // snapshots and saved states
 	drops   map[stateKey]bool         // snapshots that were there
@@ -54,7 +55,7 @@ type changed struct {
 // newPlan returns the plan of nothing, with room for so many events.
 func newPlan(f *facts, partitions, events int, now time.Time) *plan {
 	return &plan{
-		facts: f, partitions: partitions, now: now, first: f.sequence, events: make([]*store.Event, 0, events),
+		facts: f, partitions: partitions, now: now, first: math.MaxUint64, events: make([]*store.Event, 0, events),
 		puts: make(map[stateKey]*store.State), drops: make(map[stateKey]bool),
 		writes: changed{
 			messages: make(map[uint64]*store.Message), receipts: make(map[receiptKey]*store.Receipt),
@@ -276,6 +277,7 @@ func (p *plan) apply(b *store.Batch, e *entity, r *store.Result) {
 			p.timers[timerKey{b.Key.Kind, b.Key.ID, m.Timer}] = p.sequence + 1
 		}
 		p.sequence++
+		p.first = min(p.first, p.sequence)
 		m.Sequence, m.Source, m.Time = p.sequence, b.Key, p.now
 		p.writes.messages[m.Sequence] = m
 		r.Sequence = m.Sequence

@@ -164,7 +164,7 @@ func (p *plan) queueMessages(out *message, s *statements) {
 		switch {
 		case m == nil:
 			gone = append(gone, int64(sequence))
-		case sequence > p.first:
+		case sequence >= p.first:
 			added.add(m)
 		default:
 			changed.add(m)
