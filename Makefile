@@ -31,7 +31,7 @@ LONGEST := ./store/pebble
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
 ##       then what runs long
 .PHONY: test
-test: format-check vet test-go modules proto lint test-race bench endure canary mutants
+test: format-check vet test-go scribble modules proto lint test-race bench endure canary mutants
 test: N = 5
 
 ## check: the part of test that does not run the code
@@ -50,6 +50,12 @@ test-go:
 .PHONY: test-race
 test-race:
 	go test $(TESTFLAGS) -race -short -shuffle=on $$(go list work | grep -vE '$(NORACE)')
+
+## scribble: tests of the engine while it spoils whatever its users could change, see
+##           internal/scribble
+.PHONY: scribble
+scribble:
+	go test $(TESTFLAGS) -tags scribble -short . ./proof
 
 ## bench: every benchmark once, to see that it runs; figures are made by hand,
 ##        with nothing beside them: go test -run '^$' -bench . ./store

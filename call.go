@@ -13,6 +13,7 @@ import (
 
 	"github.com/perdure/perdure/actor"
 	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/scribble"
 	"github.com/perdure/perdure/store"
 )
 
@@ -76,7 +77,12 @@ func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, opt
 	for _, o := range options {
 		o.callOption(c)
 	}
-	c.Metadata.Values = maps.Clone(c.Metadata.Values)
+	values := c.Metadata.Values
+	if scribble.On {
+		values = maps.Clone(values)
+	}
+	c.Metadata.Values = maps.Clone(values)
+	scribble.Values(values) // a call that kept them would store them so
 	return c
 }
 

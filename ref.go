@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/scribble"
 	"github.com/perdure/perdure/store"
 )
 
@@ -39,7 +40,7 @@ func (r Ref[S]) Ask(ctx context.Context, command proto.Message, options ...CallO
 		var zero S
 		return zero, err
 	}
-	state := c.Outcome.State.(S)
+	state := handOut(c.Outcome.State).(S)
 	r.engine.release(c)
 	return state, nil
 }
@@ -64,6 +65,10 @@ func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...Call
 	if err := r.check(ctx, command); err != nil {
 		return err
 	}
+	if scribble.On {
+		command = proto.Clone(command)
+		defer scribble.Message(command)
+	}
 	c := r.engine.newCall(context.WithoutCancel(ctx), entity.OpCommand, proto.Clone(command), options)
 	c.told, c.owned, c.key = true, true, r.Key()
 	if err := c.prepare(); err != nil {
@@ -84,9 +89,19 @@ func (r Ref[S]) State(ctx context.Context, options ...CallOption) (S, error) {
 		var zero S
 		return zero, err
 	}
-	state := c.Outcome.State.(S)
+	state := handOut(c.Outcome.State).(S)
 	r.engine.release(c)
 	return state, nil
+}
+
+// handOut returns what a caller gets of a message that is no entity's any more.
+func handOut(m proto.Message) proto.Message {
+	if !scribble.On || m == nil {
+		return m
+	}
+	copied := proto.Clone(m)
+	scribble.Message(m)
+	return copied
 }
 
 // Query asks an [Answer] rule of the entity and returns its answer, a copy that
@@ -97,7 +112,7 @@ func Query[R, S proto.Message](ctx context.Context, r Ref[S], query proto.Messag
 	if err != nil {
 		return zero, err
 	}
-	answer := c.Outcome.Answer
+	answer := handOut(c.Outcome.Answer)
 	r.engine.release(c)
 	if answer == nil {
 		return zero, nil
@@ -120,6 +135,10 @@ func (r Ref[S]) call(ctx context.Context, op entity.Op, m proto.Message, wantSta
 		return nil, err
 	}
 	e := r.engine
+	if scribble.On && m != nil {
+		m = proto.Clone(m)
+		defer scribble.Message(m)
+	}
 	c := e.newCall(ctx, op, m, options)
 	c.WantState = wantState
 	receipt := c.receipt

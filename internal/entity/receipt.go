@@ -155,23 +155,6 @@ func Heads(receipts iter.Seq2[*store.Receipt, error]) (list []*store.Receipt, er
 	return list, nil
 }
 
-// Expired returns the names of receipts that are too old, oldest first, if the
-// store's clock shows now. The list is sorted by that.
-func (r *Rules) Expired(list []*store.Receipt, shared bool, now time.Time) (names []string) {
-	sortReceipts(list, shared)
-	var latest time.Time
-	for _, s := range list {
-		if s.Time.After(latest) {
-			latest = s.Time
-		}
-		if now.Sub(latest) < r.ReceiptsFor {
-			break
-		}
-		names = append(names, s.Name)
-	}
-	return names
-}
-
 // reached notes a time that the store's clock has shown, and returns the latest.
 func (rs *receipts) reached(t time.Time) time.Time {
 	if t.After(rs.newest) {

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/perdure/perdure/internal/scribble"
 	"github.com/perdure/perdure/store"
 )
 
@@ -203,6 +205,45 @@ type Message struct {
 type Recurrence interface {
 	// Next returns the first time after a time.
 	Next(after time.Time) time.Time
+}
+
+// lent returns a decision with copies of all messages, which a test may spoil.
+func (d *Decision) lent() *Decision {
+	c := *d
+	c.Events = clones(d.Events)
+	if d.Left != nil {
+		left := *d.Left
+		left.Effects, left.Messages = clones(left.Effects), slices.Clone(left.Messages)
+		for i := range left.Messages {
+			left.Messages[i].Message = proto.Clone(left.Messages[i].Message)
+		}
+		c.Left = &left
+	}
+	return &c
+}
+
+func clones(list []proto.Message) []proto.Message {
+	list = slices.Clone(list)
+	for i, m := range list {
+		list[i] = proto.Clone(m)
+	}
+	return list
+}
+
+// spoil changes the messages of a decision, as its rule might do once it has returned.
+func (d *Decision) spoil() {
+	for _, m := range d.Events {
+		scribble.Message(m)
+	}
+	if d.Left == nil {
+		return
+	}
+	for _, m := range d.Effects {
+		scribble.Message(m)
+	}
+	for i := range d.Messages {
+		scribble.Message(d.Messages[i].Message)
+	}
 }
 
 // stores reports whether the decision has anything to store besides events and state.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/canary"
+	"github.com/perdure/perdure/internal/scribble"
 	"github.com/perdure/perdure/store"
 )
 
@@ -137,6 +138,10 @@ func (e *Entity) command(c *Call) {
 		state = proto.Clone(state)
 	}
 	d, out := e.decide(c, decide, state)
+	if scribble.On && d != nil {
+		d = d.lent()
+		defer d.spoil()
+	}
 	recorded := c.Name != "" || c.Row != 0
 	switch {
 	case out.Status == StatusRefused && recorded:
