@@ -155,39 +155,41 @@ func TestARuleEndsTheGoroutineOfNobodyElse(t *testing.T) {
 
 func TestBadCallsAreNamed(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
 	kind, other := accounts(), shelves()
 	e := open(t, newLog(t), kind)
 	var nilDeposit *testv1.Deposit
 	for _, tt := range []struct {
 		name string
-		call func() error
+		call func(ctx context.Context) error
 		want error
 		text string
 	}{
-		{"no rule", func() error { _, err := kind.Ref(e, "1").Do(ctx, &testv1.Note{}); return err }, perdure.ErrUnhandled, "perdure.test.v1.Note"},
-		{"no answer rule", func() error {
+		{"no rule", func(ctx context.Context) error { _, err := kind.Ref(e, "1").Do(ctx, &testv1.Note{}); return err }, perdure.ErrUnhandled, "perdure.test.v1.Note"},
+		{"no answer rule", func(ctx context.Context) error {
 			_, err := perdure.Query[*testv1.Balance](ctx, kind.Ref(e, "1"), &testv1.Touch{})
 			return err
 		}, perdure.ErrUnhandled, "perdure.test.v1.Touch"},
-		{"other answer", func() error {
+		{"other answer", func(ctx context.Context) error {
 			_, err := perdure.Query[*testv1.Note](ctx, kind.Ref(e, "1"), &testv1.GetBalance{})
 			return err
 		}, perdure.ErrUnhandled, "not a *testv1.Note"},
-		{"nil", func() error { _, err := kind.Ref(e, "1").Do(ctx, nil); return err }, store.ErrInvalid, "message is nil"},
-		{"typed nil", func() error { _, err := kind.Ref(e, "1").Do(ctx, nilDeposit); return err }, store.ErrInvalid, "message is nil"},
-		{"empty id", func() error { _, err := kind.Ref(e, "").Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "entity id is empty"},
-		{"zero byte", func() error { _, err := kind.Ref(e, "a\x00b").Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "zero byte"},
-		{"kind not run", func() error { _, err := other.Ref(e, "1").Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "shelf/1"},
-		{"zero ref", func() error { _, err := perdure.Ref[*testv1.Account]{}.Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "of no engine"},
-		{"metadata too large", func() error {
+		{"nil", func(ctx context.Context) error { _, err := kind.Ref(e, "1").Do(ctx, nil); return err }, store.ErrInvalid, "message is nil"},
+		{"typed nil", func(ctx context.Context) error { _, err := kind.Ref(e, "1").Do(ctx, nilDeposit); return err }, store.ErrInvalid, "message is nil"},
+		{"empty id", func(ctx context.Context) error { _, err := kind.Ref(e, "").Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "entity id is empty"},
+		{"zero byte", func(ctx context.Context) error { _, err := kind.Ref(e, "a\x00b").Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "zero byte"},
+		{"kind not run", func(ctx context.Context) error { _, err := other.Ref(e, "1").Do(ctx, &testv1.Touch{}); return err }, store.ErrInvalid, "shelf/1"},
+		{"zero ref", func(ctx context.Context) error {
+			_, err := perdure.Ref[*testv1.Account]{}.Do(ctx, &testv1.Touch{})
+			return err
+		}, store.ErrInvalid, "of no engine"},
+		{"metadata too large", func(ctx context.Context) error {
 			_, err := kind.Ref(e, "1").Do(ctx, &testv1.Deposit{Amount: 1}, perdure.WithMetadata(map[string]string{"k": strings.Repeat("x", store.MetadataBytesMax+1)}))
 			return err
 		}, store.ErrInvalid, "metadata value of k"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			if err := tt.call(); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+			if err := tt.call(testContext(t)); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("got %v, want %v with %q", err, tt.want, tt.text)
 			}
 		})
