@@ -21,6 +21,7 @@ type program struct {
 	state   []*descriptorpb.FieldDescriptorProto
 	events  map[string][]*descriptorpb.FieldDescriptorProto
 	enum    []string // of the enum Colour, from 0
+	numbers []int32  // of these, if they are not 1, 2, 3 and so on
 	more    []*descriptorpb.DescriptorProto
 	evolve  map[string]func(s, e fieldsOf)
 	upcasts map[string]func(e fieldsOf)
@@ -105,7 +106,11 @@ func (p program) fold(t testing.TB) *fingerprint.Fold {
 	file.MessageType = append(file.MessageType, p.more...)
 	colours := &descriptorpb.EnumDescriptorProto{Name: new("Colour")}
 	for i, c := range append([]string{"NONE"}, p.enum...) {
-		colours.Value = append(colours.Value, &descriptorpb.EnumValueDescriptorProto{Name: new(c), Number: new(int32(i))})
+		n := int32(i)
+		if i > 0 && p.numbers != nil {
+			n = p.numbers[i-1]
+		}
+		colours.Value = append(colours.Value, &descriptorpb.EnumValueDescriptorProto{Name: new(c), Number: new(n)})
 	}
 	file.EnumType = append(file.EnumType, colours)
 	fd, err := protodesc.NewFile(file, nil)
@@ -193,6 +198,12 @@ func TestPrint(t *testing.T) {
 		}), fingerprint.Same},
 		{"does_not_count_a_second_new_field", with(func(p *program) {
 			p.events["Deposited"] = append(p.events["Deposited"], field(4, "fee", num), field(5, "text", str))
+		}), fingerprint.Same},
+		{"does_not_count_a_new_field_of_an_event_before_one_that_undoes_it", with(func(p *program) {
+			p.events["Opened"] = append(p.events["Opened"], field(4, "fee", num))
+		}), fingerprint.Same},
+		{"does_not_count_a_new_field_of_an_event_that_undoes_another_one", with(func(p *program) {
+			p.events["Closed"] = append(p.events["Closed"], field(4, "fee", num))
 		}), fingerprint.Same},
 		{"does_not_count_a_new_field_of_the_state", with(func(p *program) {
 			p.state = append(p.state, field(9, "fresh", num))
@@ -352,6 +363,50 @@ func TestPrintSees(t *testing.T) {
 			}).print(t)
 			if got := after.Compare(before.Encode()); got != fingerprint.Other {
 				t.Errorf("got verdict %d, want %d", got, fingerprint.Other)
+			}
+		})
+	}
+}
+
+// TestPrintOfEnums/… : a kind whose rules depend on the value of an enum gets other
+// values.
+func TestPrintOfEnums(t *testing.T) {
+	t.Parallel()
+	coloured := func(names []string, numbers []int32, worth func(colour int) int64) *fingerprint.Print {
+		return with(func(p *program) {
+			p.enum, p.numbers = names, numbers
+			p.events["Painted"] = fields{field(1, "colour", enum), list(field(2, "colours", enum))}
+			for _, e := range []string{"Deposited", "Painted"} {
+				p.evolve[e] = func(s, e fieldsOf) { s.put("count", worth(e.choice("colour"))) }
+			}
+		}).print(t)
+	}
+	itself := func(colour int) int64 { return int64(colour) }
+	before := coloured([]string{"RED", "GREEN"}, []int32{10, 20}, itself)
+	for _, tt := range []struct {
+		name    string
+		names   []string
+		numbers []int32
+		worth   func(int) int64
+		want    fingerprint.Verdict
+	}{
+		{"does_not_count_a_value_between_others", []string{"PINK", "RED", "GREEN"}, []int32{5, 10, 20}, itself, fingerprint.Same},
+		{"does_not_count_a_value_below_zero", []string{"RED", "GREEN", "DARK"}, []int32{10, 20, -1}, itself, fingerprint.Same},
+		{"does_not_count_a_value_above_others", []string{"RED", "GREEN", "BLUE"}, []int32{10, 20, 30}, itself, fingerprint.Same},
+		{"does_not_count_that_a_value_is_gone", []string{"GREEN"}, []int32{20}, itself, fingerprint.Same},
+		{"does_not_count_the_first_value", nil, nil, itself, fingerprint.Same},
+		{"counts_a_rule_about_an_old_value", []string{"PINK", "RED", "GREEN"}, []int32{5, 10, 20}, func(colour int) int64 {
+			if colour == 20 {
+				return 7
+			}
+			return int64(colour)
+		}, fingerprint.Other},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			after := coloured(tt.names, tt.numbers, tt.worth)
+			if got, back := after.Compare(before.Encode()), before.Compare(after.Encode()); got != tt.want || back != tt.want {
+				t.Errorf("got the verdicts %d and, the other way round, %d, want %d", got, back, tt.want)
 			}
 		})
 	}

@@ -97,9 +97,19 @@ func byNumber(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
 }
 
 // numbers adds the numbers of the first fields of a message, and of all in the
-// messages that they hold.
+// messages that they hold: so much tells which fields a sample has set. Of an enum
+// it adds the value that samples have, which another program may not have.
 func numbers(h hash, d protoreflect.MessageDescriptor, cut int, above []protoreflect.FullName) hash {
-	return shape(h, d, cut, above, func(h hash, f protoreflect.FieldDescriptor) hash { return h.number(uint64(f.Number())) })
+	return shape(h, d, cut, above, func(h hash, f protoreflect.FieldDescriptor) hash {
+		h = h.number(uint64(f.Number()))
+		if f.IsMap() {
+			f = f.MapValue()
+		}
+		if f.Enum() != nil {
+			h = h.number(uint64(usualValue(f.Enum())))
+		}
+		return h
+	})
 }
 
 // classes adds the types of these fields.

@@ -39,7 +39,8 @@ type mark struct {
 	question uint32
 	answer   uint16
 	sort     sort
-	// of a pair: the questions that a print answers if it knows the events
+	// of a pair: the questions that a print answers if it knows the events with
+	// the same fields, so that it was asked about the pair
 	first, second uint32
 }
 

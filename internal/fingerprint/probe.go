@@ -56,7 +56,8 @@ type Migration struct {
 //     empty, of one and of two elements. The question is asked for all fields of
 //     the event, and for all but the last one or two, which another program may
 //     not have.
-//  3. What becomes of it with each value of each enum?
+//  3. What becomes of it with each value of each enum, alone and with all other
+//     fields set?
 //  4. What does the event do after one of another type, for each pair?
 //  5. What does it do after all the others, in several orders?
 //
@@ -102,7 +103,7 @@ type event struct {
 	rule    Event
 	desc    protoreflect.MessageDescriptor
 	fields  hash     // numbers of its fields
-	known   uint32   // question that every program which knows the event answers
+	known   uint32   // question that each program answers which knows the event with these fields
 	samples [][]byte // the first ones have all fields set
 	choices []choice
 	after   [2]step // what the first two samples make of an empty state
@@ -168,9 +169,10 @@ func (b *builder) state(d protoreflect.MessageDescriptor, seen map[protoreflect.
 // alone asks the questions about one type of event.
 func (b *builder) alone(e *event) {
 	all := len(byNumber(e.desc))
-	question := newHash(e.name).text("empty")
-	e.known = uint32(question.text(sortNames[ofFold]))
-	b.note(mark{sort: ofFold}, question, b.ask(func() hash { return b.twice(e, nil) }))
+	b.note(mark{sort: ofFold}, newHash(e.name).text("empty"), b.ask(func() hash { return b.twice(e, nil) }))
+	exact := e.fields.text("exact")
+	e.known = uint32(exact.text(sortNames[ofFold]))
+	b.note(mark{sort: ofFold}, exact, 0)
 	for cut := max(1, all-cutsMax+1); cut <= all; cut++ {
 		list := e.samples
 		if cut < all {
@@ -186,9 +188,8 @@ func (b *builder) alone(e *event) {
 		}))
 	}
 	for _, c := range e.choices {
-		b.note(mark{sort: ofFold}, c.question(e), b.ask(func() hash {
-			return b.twice(e, c.alone).number(uint64(b.twice(e, c.among)))
-		}))
+		b.note(mark{sort: ofFold}, c.question(newHash(e.name)), b.ask(func() hash { return b.twice(e, c.alone) }))
+		b.note(mark{sort: ofFold}, c.question(e.fields), b.ask(func() hash { return b.twice(e, c.among) }))
 	}
 	for i := range e.after {
 		e.after[i] = b.after(e, e.sample(i))

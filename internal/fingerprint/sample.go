@@ -162,8 +162,7 @@ func value(f protoreflect.FieldDescriptor, way, i int) protoreflect.Value {
 	case protoreflect.BoolKind:
 		return protoreflect.ValueOfBool(way == usual)
 	case protoreflect.EnumKind:
-		values := byValue(f.Enum())
-		return protoreflect.ValueOfEnum(values[min(1, len(values)-1)])
+		return protoreflect.ValueOfEnum(usualValue(f.Enum()))
 	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
 		return protoreflect.ValueOfInt32(int32(signed))
 	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind:
@@ -181,6 +180,12 @@ func value(f protoreflect.FieldDescriptor, way, i int) protoreflect.Value {
 	default:
 		return protoreflect.ValueOfString(string(rune('a' + n)))
 	}
+}
+
+// usualValue returns the value of an enum that samples have.
+func usualValue(d protoreflect.EnumDescriptor) protoreflect.EnumNumber {
+	values := byValue(d)
+	return values[min(1, len(values)-1)]
 }
 
 // byValue returns the numbers of an enum, each once, in their order.
@@ -201,8 +206,11 @@ type choice struct {
 	alone, among []byte
 }
 
-func (c *choice) question(e *event) hash {
-	return e.fields.text("enum").number(uint64(c.path)).number(uint64(c.number))
+// question returns the question about the value alone, which every program can be
+// asked that has the value, if of is the name of the event; or that about the value
+// among others, if of is the fields of the event.
+func (c *choice) question(of hash) hash {
+	return of.text("enum").number(uint64(c.path)).number(uint64(c.number))
 }
 
 // choices returns the values of the enums of an event.
