@@ -217,8 +217,9 @@ func (o kindOption) kindOption(c *compiler) { o(c) }
 // use each other's snapshots. What the samples do not show needs [FoldVersion].
 //
 // There is no snapshot of a state that is larger than [store.PayloadBytesMax], and
-// none of a state that is made of events with fields or values of enums which this
-// program does not know; declare what was removed from a message as reserved.
+// none of a state that is made of events or of an earlier snapshot with fields or
+// values of enums which this program does not know; declare what was removed from a
+// message as reserved.
 // Both are logged as a warning.
 func SnapshotEvery(events uint64) KindOption {
 	return kindOption(func(c *compiler) {

@@ -322,6 +322,85 @@ func TestSnapshotsLeaveOutWhatTheProgramDoesNotKnow(t *testing.T) {
 	}
 }
 
+// TestSnapshotOfANewerProgram/… : a newer program has a field in its state that this
+// one does not know. Its rules may change that field with events that both know; so
+// this one must not write the state again, which the newer one would believe.
+func TestSnapshotOfANewerProgram(t *testing.T) {
+	t.Parallel()
+	kind := accounts(perdure.SnapshotEvery(2), perdure.RetainEvents(0))
+	rules, err := kind.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := encoded(t, &testv1.Account{Balance: 1000})
+	more := protowire.AppendVarint(protowire.AppendTag(state, 99, protowire.VarintType), 5)
+	for name, tt := range map[string]struct {
+		payload []byte
+		fold    []byte
+		foreign bool
+	}{
+		"of_the_same_rules_with_a_new_field_is_not_written_again": {more, rules.Fold(), true},
+		"of_other_rules_with_a_new_field_is_not_written_again":    {more, nil, true},
+		"without_a_new_field_is_written_again":                    {state, rules.Fold(), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lives(t, func(l *life) {
+				t := l.T
+				key := store.Key{Kind: "account", ID: "1"}
+				for v := range store.Version(2) {
+					commitEvent(t, l.log, v, "perdure.test.v1.Deposited", nil)
+				}
+				b := &store.Batch{Key: key, Expected: 2, Snapshot: &store.State{ID: store.ID{9}, Type: rules.StateType, Fold: tt.fold, Payload: tt.payload}}
+				if r, err := l.log.Commit(t.Context(), []*store.Batch{b}); err != nil || r[0].Err != nil {
+					t.Fatal(err, r)
+				}
+				if _, err := l.log.DeleteEvents(t.Context(), key, 2, store.LastPosition(0)); err != nil {
+					t.Fatal(err)
+				}
+				program(l, kind, func(ref perdure.Ref[*testv1.Account]) {
+					deposits(t, ref, 9)
+					wantBalance(t, ref, 1009)
+				})
+				snapshot, _ := loaded(t, l.log, key)
+				if got := snapshot == 2; got != tt.foreign {
+					t.Errorf("the latest snapshot is of version %d, and it is the one of the newer program: got %v, want %v", snapshot, got, tt.foreign)
+				}
+			})
+		})
+	}
+}
+
+// TestAStateOfAnotherTypeIsNeverReadInPart has a snapshot of an earlier program,
+// which says nothing of the types of its fields. One has another type now, so that
+// protobuf would take it for missing.
+func TestAStateOfAnotherTypeIsNeverReadInPart(t *testing.T) {
+	t.Parallel()
+	balance := (&testv1.Account{}).ProtoReflect().Descriptor().Fields().ByName("balance").Number()
+	text := protowire.AppendString(protowire.AppendTag(nil, balance, protowire.BytesType), "1000")
+	for _, pruned := range []bool{false, true} {
+		log, kind, key := newLog(t), worth(1), store.Key{Kind: "account", ID: "1"}
+		for v := range store.Version(2) {
+			commitEvent(t, log, v, "perdure.test.v1.Deposited", encoded(t, &testv1.Deposited{Amount: 1}))
+		}
+		b := &store.Batch{Key: key, Expected: 2, Snapshot: &store.State{ID: store.ID{9}, Type: "perdure.test.v1.Account", Fingerprint: 1, Payload: text}}
+		if r, err := log.Commit(t.Context(), []*store.Batch{b}); err != nil || r[0].Err != nil {
+			t.Fatal(err, r)
+		}
+		if !pruned {
+			wantBalance(t, kind.Ref(open(t, log, kind), "1"), 2)
+			continue
+		}
+		if _, err := log.DeleteEvents(t.Context(), key, 2, store.LastPosition(0)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := kind.Ref(open(t, log, kind), "1").State(testContext(t))
+		if !errors.Is(err, perdure.ErrSnapshot) || errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "another type") {
+			t.Errorf("got the error %v, want one matching ErrSnapshot that says that a field has another type", err)
+		}
+	}
+}
+
 // The state of an account when it was a number, and when it was a text.
 func numbers(options ...perdure.KindOption) *perdure.Kind[*wrapperspb.Int64Value] {
 	return perdure.EventSourced("account",

@@ -1,6 +1,8 @@
 package entity
 
 import (
+	"fmt"
+
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -60,6 +62,57 @@ func foreign(m protoreflect.Message) (found bool) {
 		return !found
 	})
 	return found
+}
+
+// mismatch returns an error if a stored message has a field whose type does not go
+// with that of the known field of its number, so that protobuf has put it aside: a
+// rule would take the field for one that is not set.
+func mismatch(m protoreflect.Message) (err error) {
+	for b := m.GetUnknown(); len(b) > 0; {
+		number, typ, n := protowire.ConsumeField(b)
+		if n < 0 {
+			break
+		}
+		if f := m.Descriptor().Fields().ByNumber(number); f != nil && typ != wireType(f) {
+			return fmt.Errorf("field %d of the stored %s has another type than the present %s: give fields whose type changes a new number",
+				number, m.Descriptor().FullName(), f.Name())
+		}
+		b = b[n:]
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.IsMap() && f.MapValue().Message() != nil:
+			v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+				err = mismatch(v.Message())
+				return err == nil
+			})
+		case f.IsMap(), f.Message() == nil:
+		case f.IsList():
+			for i := 0; i < v.List().Len() && err == nil; i++ {
+				err = mismatch(v.List().Get(i).Message())
+			}
+		default:
+			err = mismatch(v.Message())
+		}
+		return err == nil
+	})
+	return err
+}
+
+// wireType returns how a field, or an element of it, is encoded.
+func wireType(f protoreflect.FieldDescriptor) protowire.Type {
+	switch f.Kind() {
+	case protoreflect.BoolKind, protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Uint32Kind,
+		protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Uint64Kind:
+		return protowire.VarintType
+	case protoreflect.Fixed32Kind, protoreflect.Sfixed32Kind, protoreflect.FloatKind:
+		return protowire.Fixed32Type
+	case protoreflect.Fixed64Kind, protoreflect.Sfixed64Kind, protoreflect.DoubleKind:
+		return protowire.Fixed64Type
+	case protoreflect.GroupKind:
+		return protowire.StartGroupType
+	}
+	return protowire.BytesType
 }
 
 func foreignValue(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {

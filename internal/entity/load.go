@@ -39,7 +39,7 @@ type Fold struct {
 
 	spare   spare
 	taken   bool  // the spare one
-	foreign bool  // an event holds what its message does not know
+	foreign bool  // the snapshot or an event holds what its message does not know
 	refused error // why a snapshot cannot be used
 
 	doubted map[store.ID]*Call
@@ -164,6 +164,9 @@ func (f *Fold) Accept(s *store.State) bool {
 	if judgement == SnapshotUnreadable && s.Type == rules.StateType {
 		err = fmt.Errorf("fields of the stored %s have other types than the present ones of the same number: give fields whose type changes a new number", s.Type)
 	}
+	if err == nil && !same && s.Type == rules.StateType {
+		err = mismatch(state.ProtoReflect()) // a snapshot that has no print does not tell
+	}
 	switch {
 	case err != nil && f.refused == nil:
 		f.refused = fmt.Errorf("snapshot version %d: %w", s.Version, err)
@@ -175,6 +178,7 @@ func (f *Fold) Accept(s *store.State) bool {
 		return false
 	}
 	f.state, f.version, f.position, f.snapshot = state, s.Version, s.Position, s.Version
+	f.foreign = f.holdsForeign(state)
 	return true
 }
 
@@ -183,7 +187,14 @@ func (f *Fold) take() {
 	f.taken = true
 	f.state, f.snapshot = f.spare.state, f.spare.version
 	f.version, f.position = f.spare.version, f.spare.position
-	f.foreign = false
+	f.foreign = f.holdsForeign(f.state)
+}
+
+// holdsForeign reports whether a state of a snapshot holds what the program does not
+// know, see [StoredRule.Foreign]. The newer program that has made it may have rules
+// that change that part of the state with events which both programs know.
+func (f *Fold) holdsForeign(state proto.Message) bool {
+	return f.e.opts.Rules.SnapshotEvery > 0 && foreign(state.ProtoReflect())
 }
 
 // Apply folds the next event. It does not keep ev.
