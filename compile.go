@@ -24,6 +24,7 @@ type compiler struct {
 	foldVersion    uint64
 	upcasts        map[reflect.Type]*upcast
 	migrations     map[reflect.Type]*upcast
+	stuck          []string // event types whose rules do not return for a sample
 	mistakes       []error
 }
 

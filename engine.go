@@ -145,6 +145,11 @@ func (e *Engine) addKinds() error {
 			continue
 		}
 		e.kinds[k.Name()] = newKindRuntime(e, c)
+		if len(c.stuck) > 0 {
+			e.config.Logger.Warn("rules have not returned for samples and still run: let them return for every event, "+
+				"also for negative numbers and missing fields; snapshots do not notice whether such a rule changes",
+				"kind", k.Name(), "types", c.stuck)
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrInvalid, err)

@@ -28,7 +28,7 @@ func (c *compiler) identify() {
 	}
 	own := sync.OnceValue(func() *fingerprint.Print { return fingerprint.Of(c.fold()) })
 	if r.SnapshotEvery > 0 {
-		own() // the rules answer when the engine opens, not while it works
+		c.stuck = own().Stuck() // the rules answer when the engine opens, not while it works
 	}
 	r.Fold = func() []byte { return own().Encode() }
 	r.Judge = func(s *store.State) entity.Judgement {
@@ -123,7 +123,15 @@ func describe(d protoreflect.MessageDescriptor, into map[protoreflect.FullName]s
 }
 
 // probe returns the states that two samples of an event lead to.
-func probe(r *entity.Rules, e *entity.EvolveRule) (result []byte) {
+func probe(r *entity.Rules, e *entity.EvolveRule) []byte {
+	var result []byte
+	if !fingerprint.Ends(func() { result = probeNow(r, e) }) {
+		return []byte("no end") // and the goroutine may still use what it has
+	}
+	return result
+}
+
+func probeNow(r *entity.Rules, e *entity.EvolveRule) (result []byte) {
 	defer func() {
 		if v := recover(); v != nil {
 			result = append(result, "panic"...)

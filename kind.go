@@ -214,7 +214,10 @@ func (o kindOption) kindOption(c *compiler) { o(c) }
 // is ignored, the entity is built from its events, and a later command writes a new
 // snapshot. Event types, fields and values of enums that are new do not count, nor
 // does the order of declarations, so two versions of a program that differ in them
-// use each other's snapshots. What the samples do not show needs [FoldVersion].
+// use each other's snapshots. What the samples do not show needs [FoldVersion]. The
+// rules are asked once, when an engine opens. One that has not returned for a sample
+// within ten seconds, such as a loop that never ends for a negative number, is not
+// asked again; that is logged as a warning.
 //
 // There is no snapshot of a state that is larger than [store.PayloadBytesMax], and
 // none of a state that is made of events or of an earlier snapshot with fields or

@@ -401,6 +401,36 @@ func TestAStateOfAnotherTypeIsNeverReadInPart(t *testing.T) {
 	}
 }
 
+// TestARuleThatDoesNotReturnForASample is a loop that never ends for an event that
+// never happens.
+func TestARuleThatDoesNotReturnForASample(t *testing.T) {
+	t.Parallel()
+	lives(t, func(l *life) {
+		end := make(chan struct{})
+		defer close(end)
+		counts := 0
+		kind := func(fn func(a *testv1.Account, e *testv1.Deposited)) *perdure.Kind[*testv1.Account] {
+			return perdure.EventSourced("account", perdure.Decide(deposit), perdure.Evolve(fn)).With(perdure.SnapshotEvery(2))
+		}
+		loops := func(a *testv1.Account, e *testv1.Deposited) {
+			if e.GetAmount() < 0 {
+				counts++
+				<-end
+			}
+			a.Balance += e.GetAmount()
+		}
+		for range 2 { // the second one has a snapshot of the first
+			program(l, kind(loops), func(ref perdure.Ref[*testv1.Account]) { deposits(l.T, ref, 3) })
+		}
+		program(l, kind(loops), func(ref perdure.Ref[*testv1.Account]) { wantBalance(l.T, ref, 6) })
+		l.wantSaid("rules have not returned", 3)
+		l.wantSaid("perdure.test.v1.Deposited", 3)
+		if counts != 3 {
+			t.Errorf("the rule does not return %d times, want once for each program", counts)
+		}
+	})
+}
+
 // The state of an account when it was a number, and when it was a text.
 func numbers(options ...perdure.KindOption) *perdure.Kind[*wrapperspb.Int64Value] {
 	return perdure.EventSourced("account",

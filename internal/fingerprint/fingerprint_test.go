@@ -439,6 +439,30 @@ func TestPrintIsBounded(t *testing.T) {
 	t.Logf("%d applications, %d bytes", applied, len(own.Encode()))
 }
 
+// TestPrintOfLargeStates asks a kind one event of which makes a state of a megabyte.
+// Opening an engine must not take long for it.
+func TestPrintOfLargeStates(t *testing.T) {
+	t.Parallel()
+	grown := func(evolve func(s, e fieldsOf)) (own *fingerprint.Print, bytes int) {
+		large := strings.Repeat("x", 1<<20)
+		own = with(func(p *program) {
+			p.evolve["Opened"] = func(s, _ fieldsOf) { s.say("owner", large) }
+			for _, name := range []string{"Deposited", "Closed"} {
+				p.evolve[name] = func(s, e fieldsOf) { bytes += len(s.text("owner")); evolve(s, e) }
+			}
+		}).print(t)
+		return own, bytes
+	}
+	own, bytes := grown(func(s, _ fieldsOf) { s.add("count", 1) })
+	if bytes > 64<<20 {
+		t.Errorf("rules were given states of %d bytes, want some 16 MB", bytes)
+	}
+	other, _ := grown(func(s, _ fieldsOf) { s.add("count", int64(1+len(s.text("owner")))) })
+	if got := other.Compare(own.Encode()); got != fingerprint.Other {
+		t.Errorf("a rule that looks at the large state: got verdict %d, want %d", got, fingerprint.Other)
+	}
+}
+
 func FuzzCompare(f *testing.F) {
 	own := base().print(f)
 	f.Add(own.Encode())

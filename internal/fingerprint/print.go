@@ -32,6 +32,7 @@ type Print struct {
 	fold    perdurev1.Fold
 	marks   []mark
 	encoded []byte
+	stuck   []string
 }
 
 // A mark is a question with its answer.
@@ -100,6 +101,10 @@ func (p *Print) seal() {
 
 // Encode returns the stored form, which must not be changed.
 func (p *Print) Encode() []byte { return p.encoded }
+
+// Stuck returns the names of the events and old states whose rule has not returned
+// for a sample. Such a rule goes on, on a goroutine that nothing can end.
+func (p *Print) Stuck() []string { return p.stuck }
 
 // Compare says whether a stored print is one of the same fold.
 func (p *Print) Compare(stored []byte) Verdict {

@@ -3,6 +3,7 @@ package fingerprint
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -19,6 +20,11 @@ const (
 	// walks of so many steps try what longer histories do.
 	walks     = 24
 	walkSteps = 12
+	// stateBytesMax bounds the states, as encoded, that pairs and walks begin with.
+	// Behind it no more of them are asked about.
+	stateBytesMax = 16 << 20
+	// stuckAfter is how long a rule may take for one sample.
+	stuckAfter = 10 * time.Second
 )
 
 // A Fold is what is asked: the rules of an event-sourced kind.
@@ -62,10 +68,11 @@ type Migration struct {
 //  5. What does it do after all the others, in several orders?
 //
 // The answers to the last question are only in the hash of all answers, which
-// counts between programs that are asked the same. Beside them stand the types
+// counts between programs that are asked the same. If the states are very large, the
+// last two questions are asked in part. Beside them stand the types
 // of the fields of the state, and what the migrations of snapshots make of samples.
 func Of(f *Fold) *Print {
-	b := &builder{print: new(Print), rules: f, questions: newHash("1"), answers: newHash("1")}
+	b := &builder{print: new(Print), rules: f, questions: newHash("1"), answers: newHash("1"), timer: time.NewTimer(stuckAfter)}
 	b.print.fold.Version = f.Version
 	b.state(f.NewState().ProtoReflect().Descriptor(), map[protoreflect.FullName]bool{})
 	for _, name := range slices.Sorted(maps.Keys(f.Events)) {
@@ -91,10 +98,8 @@ type builder struct {
 	events    []*event
 	questions hash
 	answers   hash
-
-	// of the question that is being asked
-	applied int
-	exits   map[int]bool
+	timer     *time.Timer
+	bytes     int // of states that have been decoded
 }
 
 // An event is a stored type of event.
@@ -123,6 +128,7 @@ const (
 	panicked
 	exited
 	invalid
+	stuck
 )
 
 func newEvent(name string, rule Event) *event {
@@ -169,7 +175,7 @@ func (b *builder) state(d protoreflect.MessageDescriptor, seen map[protoreflect.
 // alone asks the questions about one type of event.
 func (b *builder) alone(e *event) {
 	all := len(byNumber(e.desc))
-	b.note(mark{sort: ofFold}, newHash(e.name).text("empty"), b.ask(func() hash { return b.twice(e, nil) }))
+	b.note(mark{sort: ofFold}, newHash(e.name).text("empty"), b.twice(e, nil))
 	exact := e.fields.text("exact")
 	e.known = uint32(exact.text(sortNames[ofFold]))
 	b.note(mark{sort: ofFold}, exact, 0)
@@ -179,17 +185,15 @@ func (b *builder) alone(e *event) {
 			list = samples(e.rule.New, cut)
 		}
 		question := numbers(newHash(e.name).text("fields"), e.desc, cut, nil)
-		b.note(mark{sort: ofFold}, question, b.ask(func() hash {
-			h := classes(newHash(""), e.desc, cut, nil)
-			for _, s := range list {
-				h = h.number(uint64(b.twice(e, s)))
-			}
-			return h
-		}))
+		h := classes(newHash(""), e.desc, cut, nil)
+		for _, s := range list {
+			h = h.number(uint64(b.twice(e, s)))
+		}
+		b.note(mark{sort: ofFold}, question, h)
 	}
 	for _, c := range e.choices {
-		b.note(mark{sort: ofFold}, c.question(newHash(e.name)), b.ask(func() hash { return b.twice(e, c.alone) }))
-		b.note(mark{sort: ofFold}, c.question(e.fields), b.ask(func() hash { return b.twice(e, c.among) }))
+		b.note(mark{sort: ofFold}, c.question(newHash(e.name)), b.twice(e, c.alone))
+		b.note(mark{sort: ofFold}, c.question(e.fields), b.twice(e, c.among))
 	}
 	for i := range e.after {
 		e.after[i] = b.after(e, e.sample(i))
@@ -201,12 +205,10 @@ func (e *event) sample(i int) []byte { return e.samples[min(i, len(e.samples)-1)
 
 // after returns the state that a sample makes of an empty one.
 func (b *builder) after(e *event, sample []byte) (s step) {
-	b.ask(func() hash {
-		state := b.rules.NewState()
-		o := b.apply(e, state, sample)
-		s = step{encode(state), o}
-		return 0
-	})
+	state := b.rules.NewState()
+	if s.outcome = b.apply(e, state, sample); s.outcome == returned {
+		s.state = encode(state)
+	}
 	return s
 }
 
@@ -235,19 +237,21 @@ func (b *builder) pairs() {
 			if uint64(question)%stride != 0 {
 				continue
 			}
-			b.note(mark{sort: ofPair, first: first.known, second: second.known}, question, b.ask(func() hash {
-				h, usual := newHash(""), true
-				for i := range first.after {
-					for n := range second.after {
-						got, is := b.pair(&first.after[i], second, n)
-						h, usual = h.number(uint64(got)), usual && is
-					}
+			if b.bytes > stateBytesMax {
+				b.print.fold.Partial = true
+				return
+			}
+			h, usual := newHash(""), true
+			for i := range first.after {
+				for n := range second.after {
+					got, is := b.pair(&first.after[i], second, n)
+					h, usual = h.number(uint64(got)), usual && is
 				}
-				if usual {
-					return plain
-				}
-				return h | 1<<16 // not plain
-			}))
+			}
+			if h |= 1 << 16; usual { // the bit is in no answer that is plain
+				h = plain
+			}
+			b.note(mark{sort: ofPair, first: first.known, second: second.known}, question, h)
 		}
 	}
 	asked := 0
@@ -255,13 +259,11 @@ func (b *builder) pairs() {
 		for _, c := range first.choices {
 			before := b.after(first, c.among)
 			for _, second := range b.events {
-				if asked++; asked > pairsAskedMax {
+				if asked++; asked > pairsAskedMax || b.bytes > stateBytesMax {
 					return
 				}
-				b.answers = b.answers.number(uint64(b.ask(func() hash {
-					got, _ := b.pair(&before, second, 0)
-					return got
-				})))
+				got, _ := b.pair(&before, second, 0)
+				b.answers = b.answers.number(uint64(got))
 			}
 		}
 	}
@@ -274,7 +276,7 @@ func (b *builder) pair(before *step, second *event, n int) (got hash, usual bool
 	if before.outcome != returned {
 		return hash(before.outcome), true
 	}
-	state := decode(b.rules.NewState(), before.state)
+	state := b.decoded(before.state)
 	o := b.apply(second, state, second.sample(n))
 	if o != returned {
 		return hash(o), o == alone.outcome
@@ -283,8 +285,8 @@ func (b *builder) pair(before *step, second *event, n int) (got hash, usual bool
 	if alone.outcome != returned {
 		return got, false
 	}
-	sum := decode(b.rules.NewState(), before.state)
-	add(sum.ProtoReflect(), decode(b.rules.NewState(), alone.state).ProtoReflect())
+	sum := b.decoded(before.state)
+	add(sum.ProtoReflect(), b.decoded(alone.state).ProtoReflect())
 	return got, got == newHash("").message(sum.ProtoReflect())
 }
 
@@ -295,51 +297,47 @@ func (b *builder) walks() {
 	}
 	random := newHash("walk")
 	for range walks {
-		from := random
-		b.answers = b.answers.number(uint64(b.ask(func() hash {
-			random = from
-			state, h := b.rules.NewState(), newHash("")
-			for range walkSteps {
-				random = random.number(1)
-				e := b.events[uint64(random>>8)%uint64(len(b.events))]
-				random = random.number(2)
-				before := encode(state)
-				o := b.apply(e, state, e.samples[uint64(random>>8)%uint64(len(e.samples))])
-				if h = h.number(uint64(o)); o != returned {
-					state = decode(b.rules.NewState(), before)
-				}
-				h = h.message(state.ProtoReflect())
+		state, h := b.rules.NewState(), newHash("")
+		for range walkSteps {
+			random = random.number(1)
+			e := b.events[uint64(random>>8)%uint64(len(b.events))]
+			random = random.number(2)
+			before := encode(state)
+			o := b.apply(e, state, e.samples[uint64(random>>8)%uint64(len(e.samples))])
+			if h = h.number(uint64(o)); o != returned {
+				state = decode(b.rules.NewState(), before)
 			}
-			return h
-		})))
+			h = h.message(state.ProtoReflect())
+			if b.bytes += len(before); b.bytes > stateBytesMax {
+				return
+			}
+		}
+		b.answers = b.answers.number(uint64(h))
 	}
 	// Each sample of each event after one of all the others, forwards and backwards.
 	for range 2 {
-		var full []byte
-		b.ask(func() hash {
-			state := b.rules.NewState()
-			for _, e := range b.events {
-				before := encode(state)
-				if b.apply(e, state, e.sample(0)) != returned {
-					state = decode(b.rules.NewState(), before)
+		state := b.rules.NewState()
+		for _, e := range b.events {
+			before := encode(state)
+			if b.apply(e, state, e.sample(0)) != returned {
+				state = decode(b.rules.NewState(), before)
+			}
+		}
+		full := encode(state)
+		for _, e := range b.events {
+			h := newHash("")
+			for _, s := range e.samples {
+				if b.bytes > stateBytesMax {
+					return
+				}
+				state := b.decoded(full)
+				if o := b.apply(e, state, s); o != returned {
+					h = h.number(uint64(o))
+				} else {
+					h = h.message(state.ProtoReflect())
 				}
 			}
-			full = encode(state)
-			return 0
-		})
-		for _, e := range b.events {
-			b.answers = b.answers.number(uint64(b.ask(func() hash {
-				h := newHash("")
-				for _, s := range e.samples {
-					state := decode(b.rules.NewState(), full)
-					if o := b.apply(e, state, s); o != returned {
-						h = h.number(uint64(o))
-					} else {
-						h = h.message(state.ProtoReflect())
-					}
-				}
-				return h
-			})))
+			b.answers = b.answers.number(uint64(h))
 		}
 		slices.Reverse(b.events)
 	}
@@ -350,71 +348,75 @@ func (b *builder) migration(name string, m Migration) {
 	d := m.New().ProtoReflect().Descriptor()
 	all := len(byNumber(d))
 	question := numbers(newHash(name).text("migrate"), d, all, nil)
-	b.note(mark{sort: ofFold}, question, b.ask(func() hash {
-		h := classes(newHash(""), d, all, nil)
-		for _, s := range samples(m.New, all) {
-			state, o := b.migrate(m, s)
-			if h = h.number(uint64(o)); o == returned {
-				h = h.message(state.ProtoReflect())
-			}
+	h := classes(newHash(""), d, all, nil)
+	for _, s := range samples(m.New, all) {
+		state, o := b.migrate(name, m, s)
+		if h = h.number(uint64(o)); o == returned {
+			h = h.message(state.ProtoReflect())
 		}
-		return h
-	}))
+	}
+	b.note(mark{sort: ofFold}, question, h)
 }
 
-// ask runs a question on a goroutine of its own, because a rule may end the one
-// that it runs on. Then the question is put again, and the application that has
-// not come back counts as exited.
-func (b *builder) ask(question func() hash) (answer hash) {
-	b.exits = nil
-	for {
-		b.applied = 0
-		ended := make(chan bool)
-		go func() {
-			done := false
-			defer func() { ended <- done }()
-			answer = question()
-			done = true
-		}()
-		if <-ended {
-			return answer
-		}
-		if b.exits == nil {
-			b.exits = make(map[int]bool)
-		}
-		b.exits[b.applied] = true
-	}
-}
-
-// apply changes a state by a sample of an event.
-func (b *builder) apply(e *event, state proto.Message, sample []byte) (o outcome) {
-	if b.applied++; b.exits[b.applied] {
-		return exited
-	}
+// apply changes a state by a sample of an event. The state must not be used
+// afterwards unless the rule has returned.
+func (b *builder) apply(e *event, state proto.Message, sample []byte) outcome {
 	message := decode(e.rule.New(), sample)
-	defer func() {
-		if recover() != nil {
-			o = panicked
-		}
-	}()
-	e.rule.Apply(state, message)
-	return returned
+	return b.run(e.name, func() { e.rule.Apply(state, message) })
 }
 
-func (b *builder) migrate(m Migration, sample []byte) (state proto.Message, o outcome) {
-	if b.applied++; b.exits[b.applied] {
-		return nil, exited
+func (b *builder) migrate(name string, m Migration, sample []byte) (state proto.Message, o outcome) {
+	old, result := decode(m.New(), sample), proto.Message(nil)
+	if o := b.run(name, func() { result = m.Migrate(old) }); o != returned {
+		return nil, o
 	}
-	defer func() {
-		if recover() != nil {
-			o = panicked
-		}
-	}()
-	state = m.Migrate(decode(m.New(), sample))
-	if state == nil || !state.ProtoReflect().IsValid() {
+	if result == nil || !result.ProtoReflect().IsValid() {
 		return nil, invalid
 	}
-	return state, returned
+	return result, returned
+}
+
+// run runs a rule on a goroutine of its own, because a rule may end the one that it
+// runs on, or never return: rules are written for events that happen, and a sample
+// may be one that does not. A rule that has not returned once is not asked again.
+func (b *builder) run(name string, rule func()) outcome {
+	if slices.Contains(b.print.stuck, name) {
+		return stuck
+	}
+	o := run(b.timer, rule)
+	if o == stuck {
+		b.print.stuck = append(b.print.stuck, name)
+	}
+	return o
+}
+
+// Ends runs a rule as [Of] does, and reports whether it has returned or panicked.
+func Ends(rule func()) bool {
+	o := run(time.NewTimer(stuckAfter), rule)
+	return o == returned || o == panicked
+}
+
+func run(t *time.Timer, rule func()) outcome {
+	ended := make(chan outcome, 1)
+	go func() {
+		o := exited
+		defer func() {
+			if recover() != nil {
+				o = panicked
+			}
+			ended <- o
+		}()
+		rule()
+		o = returned
+	}()
+	t.Reset(stuckAfter)
+	defer t.Stop()
+	select {
+	case o := <-ended:
+		return o
+	case <-t.C:
+		return stuck
+	}
 }
 
 // add changes a state by another one as events do that have nothing to do with
@@ -456,6 +458,12 @@ func sum(f protoreflect.FieldDescriptor, a, b protoreflect.Value) protoreflect.V
 		return protoreflect.ValueOfFloat64(a.Float() + b.Float())
 	}
 	return b
+}
+
+// decoded returns an encoded state for something to begin with.
+func (b *builder) decoded(encoded []byte) proto.Message {
+	b.bytes += len(encoded)
+	return decode(b.rules.NewState(), encoded)
 }
 
 // encode returns the encoding of a state, or nil if a rule has made it one that
