@@ -76,17 +76,28 @@ type Deletions struct {
 // A deletion that is under way while the watch begins may count as one from before:
 // a reader at the very beginning is not told of it.
 func WatchDeletions(ctx context.Context, log store.Log, q Query) (*Deletions, *DeletedError, error) {
+	d, lost, err := watchDeletions(ctx, log, q)
+	if q.After.Sequence() == 0 {
+		lost = nil
+	}
+	return d, lost, err
+}
+
+// deletedAbove returns a notice if events above q.After are deleted, also if that is
+// the very beginning: for a reader that was there when nothing held its events.
+func deletedAbove(ctx context.Context, log store.Log, q Query) (*DeletedError, error) {
+	_, lost, err := watchDeletions(ctx, log, q)
+	return lost, err
+}
+
+func watchDeletions(ctx context.Context, log store.Log, q Query) (*Deletions, *DeletedError, error) {
 	d := &Deletions{query: q, known: map[string]store.Deletion{}}
 	d.log, _ = log.(store.Deletions)
 	all, err := d.read(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	lost := d.compare(all, q.After, true)
-	if q.After.Sequence() == 0 {
-		lost = nil
-	}
-	return d, lost, nil
+	return d, d.compare(all, q.After, true), nil
 }
 
 // Check returns a notice if events above after, which the reader had passed before

@@ -138,7 +138,9 @@ func (l *live) store(ctx context.Context) error {
 		}
 	}
 	if l.reg == nil {
-		l.reg, err = l.readers.Register(ctx, LiveReaders, l.id, positions...)
+		if l.reg, err = l.readers.Register(ctx, LiveReaders, l.id, positions...); err == nil {
+			l.lapses++ // until now nothing has held the log for readers that have begun
+		}
 	}
 	if err != nil {
 		l.stored = nil // it may be anything
@@ -257,6 +259,9 @@ func (h *Hub) Keep(ctx context.Context, partition int) (store.Position, error) {
 		return keep, nil
 	}
 	all, err := marks.Bookmarks(ctx)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return keep, nil // it keeps none after all
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -29,7 +29,8 @@ type SubscriptionConfig struct {
 	Name string
 	// Checkpoints keep the position. [LogCheckpoints] keeps it in the log itself. A
 	// subscription with others registers a bookmark in the log as well, which
-	// follows what they have saved: see [Readers].
+	// follows what they have saved: see [Readers]. On a log that takes no commits, or
+	// keeps no bookmarks, nothing holds what it has yet to read.
 	Checkpoints Checkpoints
 
 	// Kinds, Types, Tags and Keys select events like those of a [Query]. The
@@ -172,8 +173,11 @@ type Subscription struct {
 
 	// The bookmarks of a subscription whose checkpoints are not in the log. Only
 	// the goroutine that saves uses them; held is where they are.
-	hold   *Registration
-	held   []store.Position
+	hold *Registration
+	held []store.Position
+	// unheld is where they were before they were removed, until they are set again
+	// and the consumer is told; else nil.
+	unheld []store.Position
 	behind bool // under mu: bookmarks are to be moved, and could not be
 
 	closing chan struct{} // held by the one who closes
@@ -295,11 +299,17 @@ func (s *Subscription) register(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // a log without bookmarks respects none
 	}
-	s.held = nil
+	var at []store.Position
 	for _, l := range s.ledgers {
-		s.held = append(s.held, l.saved)
+		at = append(at, l.saved)
 	}
-	s.hold, err = readers.Register(ctx, BookmarkPrefix+s.config.Name, checkpointInstance, s.held...)
+	hold, err := readers.Register(ctx, BookmarkPrefix+s.config.Name, checkpointInstance, at...)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil // the log is opened for reading: nothing can hold it
+	}
+	if err == nil {
+		s.hold, s.held = hold, at
+	}
 	return err
 }
 
@@ -318,6 +328,11 @@ func sameLog(a, b store.Log) bool {
 func (s *Subscription) moveBookmarks(ctx context.Context) error {
 	if s.hold == nil {
 		return nil
+	}
+	if s.unheld != nil {
+		if err := s.registerAgain(ctx); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	var moved []store.Position
@@ -345,14 +360,16 @@ func (s *Subscription) moveBookmarks(ctx context.Context) error {
 // registerAgain sets the bookmarks again after somebody has removed them, and
 // tells the consumer if it may have lost events.
 func (s *Subscription) registerAgain(ctx context.Context) error {
-	before := slices.Clone(s.held)
+	if s.unheld == nil {
+		s.unheld = slices.Clone(s.held)
+	}
 	if err := s.register(ctx); err != nil {
 		return err
 	}
-	for part, at := range before {
+	for part, at := range s.unheld {
 		q := s.query(part)
 		q.After = at
-		_, lost, err := WatchDeletions(ctx, s.hub.log, q)
+		lost, err := deletedAbove(ctx, s.hub.log, q)
 		if err != nil {
 			return err
 		}
@@ -360,6 +377,7 @@ func (s *Subscription) registerAgain(ctx context.Context) error {
 			s.notify(part, lost)
 		}
 	}
+	s.unheld = nil
 	return nil
 }
 
