@@ -149,6 +149,9 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
+// pass lets time go by in a bubble of package synctest.
+func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // it is the time of the bubble
+
 // open opens an engine that is closed when the test ends.
 func open(t testing.TB, log store.Log, kinds ...perdure.AnyKind) *perdure.Engine {
 	t.Helper()

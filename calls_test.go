@@ -336,16 +336,16 @@ func TestAnEntityIsNotPassivatedBeforeItsTime(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(14 * time.Second) // shortly before a sweep
+		pass(14 * time.Second) // shortly before a sweep
 		do()
 		for range 5 {
-			time.Sleep(59 * time.Second)
+			pass(59 * time.Second)
 			do()
 		}
 		if n := log.count.Load(); n != 1 {
 			t.Errorf("an entity that is used within its time was loaded %d times, want once", n)
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		do()
 		if n := log.count.Load(); n != 2 {
 			t.Errorf("an entity that was idle for twice its time was loaded %d times, want twice", n)

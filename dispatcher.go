@@ -601,7 +601,7 @@ func (d *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) 
 
 // failed logs the failure of a delivery, and tells the queue. It calls methods of the
 // error, which is user code, so it is called on the goroutine of the delivery.
-func (d *dispatcher) failed(r *outbox.Row, result outbox.Result, what string, err error) {
+func (d *dispatcher) failed(r *outbox.Row, result outbox.Result, err error) {
 	textOf(err, func(text string) {
 		m := r.Message
 		d.counts.failed.Add(1)
@@ -612,7 +612,11 @@ func (d *dispatcher) failed(r *outbox.Row, result outbox.Result, what string, er
 		if p, ok := err.(*PanicError); ok { //nolint:errorlint // As is user code
 			attrs = append(attrs, "stack", string(p.Stack))
 		}
-		d.engine.config.Logger.Warn(what, attrs...)
+		if m.Target.IsZero() {
+			d.engine.config.Logger.Warn("effect has failed", attrs...)
+		} else {
+			d.engine.config.Logger.Warn("message has failed", attrs...)
+		}
 		d.finished(r, result, errors.New(text))
 	})
 }
@@ -647,7 +651,7 @@ func (d *dispatcher) perform(r *outbox.Row) {
 			d.finished(r, outbox.Done, nil)
 			return
 		}
-		d.failed(r, result, "effect has failed", err)
+		d.failed(r, result, err)
 	}()
 	returned := d.handle(r)
 	if returned == nil {
@@ -693,14 +697,14 @@ func (d *dispatcher) command(r *outbox.Row) {
 	k := d.engine.kinds[m.Target.Kind]
 	message := k.options.Rules.NewCommand(m.Type)
 	if err := proto.Unmarshal(m.Payload, message); err != nil {
-		go d.failed(r, outbox.Never, "message has failed", fmt.Errorf("decode %s: %w", m.Type, err))
+		go d.failed(r, outbox.Never, fmt.Errorf("decode %s: %w", m.Type, err))
 		return
 	}
 	var next *store.Message
 	if m.Every != "" {
 		var err error
 		if next, err = nextTimer(m, d.engine.config.Clock.Now()); err != nil {
-			go d.failed(r, outbox.Retry, "message has failed", err)
+			go d.failed(r, outbox.Retry, err)
 			return
 		}
 	}
@@ -715,10 +719,10 @@ func (d *dispatcher) command(r *outbox.Row) {
 			d.finished(r, result, nil)
 			return
 		}
-		go d.failed(r, result, "message has failed", err)
+		go d.failed(r, result, err)
 	}
 	if err := d.engine.send(k, m.Target.ID, c); err != nil {
-		go d.failed(r, outbox.Later, "message has failed", err)
+		go d.failed(r, outbox.Later, err)
 	}
 }
 

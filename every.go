@@ -110,7 +110,8 @@ func (r Recurrence) following(due, now time.Time) time.Time {
 	}
 	if p, ok := r.next.(period); ok {
 		d := time.Duration(p)
-		return due.Add((now.Sub(due)/d + 1) * d)
+		passed := int64(now.Sub(due) / d)
+		return due.Add(time.Duration(passed+1) * d)
 	}
 	return r.next.Next(now)
 }
@@ -154,7 +155,7 @@ func (d *Decision) Every(name string, r Recurrence, command proto.Message) *Deci
 }
 
 // invalid returns what is wrong with a recurrence, or nil.
-func (r *Recurrence) invalid(name string) error {
+func (r Recurrence) invalid(name string) error {
 	switch {
 	case r.err != nil:
 		return r.err

@@ -89,7 +89,7 @@ func TestAnErrorOfARule(t *testing.T) {
 					"a command with a key": func() error { _, err := ref.Do(ctx, &testv1.Touch{}, perdure.WithIdempotencyKey("k")); return err },
 					"a query":              func() error { _, err := perdure.Query[*testv1.Balance](ctx, ref, &testv1.GetBalance{}); return err },
 				} {
-					err, answered := answerOf(ctx, t, try, name)
+					answered, err := answerOf(ctx, t, try, name)
 					if !answered && strings.Contains(tt.name, "ends the goroutine") {
 						continue // that of the caller, which has run the rule
 					}
@@ -108,7 +108,7 @@ func TestAnErrorOfARule(t *testing.T) {
 
 // answerOf makes a call on a goroutine of its own and returns its answer, or false if
 // the call has ended the goroutine.
-func answerOf(ctx context.Context, t *testing.T, try func() error, what string) (err error, answered bool) {
+func answerOf(ctx context.Context, t *testing.T, try func() error, what string) (answered bool, err error) {
 	t.Helper()
 	got := make(chan error, 1)
 	go func() {
@@ -117,10 +117,10 @@ func answerOf(ctx context.Context, t *testing.T, try func() error, what string) 
 	}()
 	select {
 	case err, answered = <-got:
-		return err, answered
+		return answered, err
 	case <-ctx.Done():
 		t.Fatalf("%s is not answered: %v", what, ctx.Err())
-		return nil, false
+		return false, nil
 	}
 }
 

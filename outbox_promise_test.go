@@ -124,13 +124,13 @@ func TestSharedOutbox(t *testing.T) {
 			if _, err := kind.Ref(e, "one").Do(t.Context(), &testv1.Deposit{Amount: int64(i + 1)}); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		if got := p.list(); got != "1" {
 			t.Errorf("while mail 1 is on its way: got %q begun, want 1", got)
 		}
 		close(gate)
-		time.Sleep(20 * time.Second)
+		pass(20 * time.Second)
 		if got := p.list(); got != "1 2 3" {
 			t.Errorf("got the mails %q, want 1 2 3", got)
 		}
@@ -154,7 +154,7 @@ func TestSharedOutbox(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		s, err := kind.Ref(b, "target").State(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -170,7 +170,7 @@ func TestSharedOutbox(t *testing.T) {
 	})
 	run("leaves_an_effect_in_progress_to_its_engine_whatever_it_scans_for", func(t *testing.T, log *memory.Log) {
 		kind, p := mailers(), &postman{}
-		p.fn = func(context.Context, string) error { time.Sleep(10 * time.Minute); return nil }
+		p.fn = func(context.Context, string) error { pass(10 * time.Minute); return nil }
 		config := perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{p.rule()}, RescueAfter: time.Hour}
 		a, b := sharing(t, config), sharing(t, config)
 		if _, err := kind.Ref(a, "one").Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
@@ -179,9 +179,9 @@ func TestSharedOutbox(t *testing.T) {
 		if _, err := kind.Ref(b, "timed").Do(t.Context(), &testv1.Open{At: timestamppb.New(time.Now().Add(time.Second))}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		c := sharing(t, config)
-		time.Sleep(20 * time.Minute)
+		pass(20 * time.Minute)
 		if got := p.list(); got != "1" {
 			t.Errorf("the mail was begun as %q, want once", got)
 		}
@@ -198,11 +198,11 @@ func TestSharedOutbox(t *testing.T) {
 			if _, err := kind.Ref(a, fmt.Sprint(ahead)).Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(perdure.RescueAfterDefault - time.Second)
+			pass(perdure.RescueAfterDefault - time.Second)
 			if got := alive.list(); got != "" {
 				t.Errorf("clock ahead by %v: the mail is taken early", ahead)
 			}
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 			if got := alive.list(); got != "1" {
 				t.Errorf("clock ahead by %v: after RescueAfter the other engine has sent %q, want 1", ahead, got)
 			}
@@ -213,11 +213,11 @@ func TestSharedOutbox(t *testing.T) {
 		sender, target := senders(), accounts()
 		a := sharing(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{sender}, Effects: (&recorder{}).rules()})
 		b := sharing(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{target}})
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if _, err := sender.Ref(a, "1").Do(t.Context(), &testv1.Withdraw{Amount: 1}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(200 * time.Millisecond) // there, and the reply back
+		pass(200 * time.Millisecond) // there, and the reply back
 		s, err := sender.Ref(a, "1").State(t.Context())
 		if err != nil || len(s.GetNotes()) != 1 {
 			t.Errorf("after 200 ms the sender has %v, %v, want the reply", s, err)
@@ -226,25 +226,25 @@ func TestSharedOutbox(t *testing.T) {
 	})
 	run("performs_an_effect_once_that_another_program_leaves_to_two_workers", func(t *testing.T, log *memory.Log) {
 		kind, p := mailers(), &postman{}
-		p.fn = func(context.Context, string) error { time.Sleep(time.Second); return nil }
+		p.fn = func(context.Context, string) error { pass(time.Second); return nil }
 		other := perdure.EventSourced("other", perdure.Decide(deposit), perdure.Evolve(onDeposited))
 		web := sharing(t, perdure.Config{
 			Store: log, Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{perdure.PerformElsewhere[*testv1.Note]()},
 		})
 		worker := perdure.Config{Store: log, Kinds: []perdure.AnyKind{other}, Effects: []perdure.EffectRule{p.rule()}}
 		b, c := sharing(t, worker), sharing(t, worker)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		const mails = 20
 		for i := range mails {
 			if _, err := kind.Ref(web, fmt.Sprint(i)).Do(t.Context(), &testv1.Deposit{Amount: int64(i)}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(200 * time.Millisecond)
+		pass(200 * time.Millisecond)
 		if n := len(strings.Fields(p.list())); n != mails {
 			t.Errorf("after 200 ms %d mails are begun, want %d", n, mails)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if n := len(strings.Fields(p.list())); n != mails {
 			t.Errorf("in the end %d mails were sent, want each of %d once", n, mails)
 		}
@@ -266,7 +266,7 @@ func TestSharedOutbox(t *testing.T) {
 		if _, err := kind.Ref(a, "2").Do(t.Context(), &testv1.Open{At: timestamppb.New(time.Now().Add(time.Minute))}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Hour / 6)
+		pass(time.Hour / 6)
 		if list := messages(t, b.Parked(t.Context())); len(list) > 0 {
 			t.Errorf("the older program has parked %+v", list[0])
 		}
@@ -297,7 +297,7 @@ func TestOutbox(t *testing.T) {
 		if _, err := kind.Ref(e, id).Do(t.Context(), &testv1.Open{At: timestamppb.New(time.Now().Add(time.Second))}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if s, err := kind.Ref(e, id).State(t.Context()); err != nil || s.GetOperations() != 1 {
 			t.Errorf("a timer of one second has fired %d times after a minute, %v; %+v", s.GetOperations(), err, e.Stats())
 		}
@@ -330,7 +330,7 @@ func TestOutbox(t *testing.T) {
 		if _, err := kind.Ref(e, "x").Do(t.Context(), &testv1.Withdraw{}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		list, s := messages(t, e.Parked(t.Context())), e.Stats()
 		if len(list) != 1 || list[0].Attempts != 3 || !strings.Contains(list[0].LastError, "gone.v1.Event") {
 			t.Errorf("parked: got %+v, want the message after 3 attempts with the cause", list)
@@ -351,11 +351,11 @@ func TestOutbox(t *testing.T) {
 		if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Touch{}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(23 * time.Hour)
+		pass(23 * time.Hour)
 		if n := len(messages(t, e.Pending(t.Context()))); n != 1 {
 			t.Errorf("after 23 hours %d messages wait, want 1", n)
 		}
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		if list := messages(t, e.Parked(t.Context())); len(list) != 1 || !strings.Contains(list[0].LastError, "targte") {
 			t.Errorf("after a day: got %+v parked, want the message, and why", list)
 		}
@@ -370,7 +370,7 @@ func TestOutbox(t *testing.T) {
 			if _, err := kind.Ref(e, "a").Do(t.Context(), &testv1.Open{At: timestamppb.New(due)}); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(30 * time.Minute)
+			pass(30 * time.Minute)
 			clock.step(step)
 			fired := func() bool {
 				s, err := kind.Ref(e, "a").State(t.Context())
@@ -380,12 +380,12 @@ func TestOutbox(t *testing.T) {
 				return s.GetOperations() > 0
 			}
 			if wait := due.Sub(clock.Now()) - time.Second; wait > 0 {
-				time.Sleep(wait)
+				pass(wait)
 				if fired() {
 					t.Errorf("it fires before %v", due)
 				}
 			}
-			time.Sleep(30 * time.Second)
+			pass(30 * time.Second)
 			if !fired() {
 				t.Errorf("it has not fired at %v, and was due at %v", clock.Now(), due)
 			}
@@ -431,9 +431,9 @@ func TestOutbox(t *testing.T) {
 		log.well.Store(false)
 		config.Effects = note(func() error { done.Add(1); return nil })
 		e = openConfig(t, config)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		log.well.Store(true)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if done.Load() != 1 {
 			t.Errorf("a message that the store could not show at first was performed %d times, want once", done.Load())
 		}
@@ -461,7 +461,7 @@ func TestOutbox(t *testing.T) {
 			}
 		}
 		close(gate)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if settled.Load() != 5 || refused.Load() > 10 {
 			t.Errorf("%d settlements are stored and one was refused %d times, want 5 and a few times", settled.Load(), refused.Load())
 		}
@@ -479,7 +479,7 @@ func TestOutbox(t *testing.T) {
 		if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Deposit{}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if n := tries.Load(); n < 5 || n > 15 {
 			t.Errorf("an ill store is asked %d times in 10 s, want about once in a second", n)
 		}
@@ -525,7 +525,7 @@ func TestOutbox(t *testing.T) {
 		if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Deposit{}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second) // less than handlers may go on for
+		pass(time.Second) // less than handlers may go on for
 		select {
 		case err := <-ended:
 			if err != nil {
@@ -533,7 +533,9 @@ func TestOutbox(t *testing.T) {
 			}
 		default:
 			t.Error("Close is not back after a second: it waits for the handler that has called it")
-			<-ended
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	run("tells_a_handler_that_goes_on_for_long_of_Close", func(t *testing.T) {
@@ -548,7 +550,7 @@ func TestOutbox(t *testing.T) {
 		if err := e.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
-		for m := range e.Parked(t.Context()) {
+		for _, m := range messages(t, e.Parked(t.Context())) {
 			t.Errorf("the effect that was broken off is parked: %+v", m)
 		}
 	})
@@ -564,7 +566,7 @@ func TestOutbox(t *testing.T) {
 		if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Deposit{}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		list := messages(t, e.Parked(t.Context()))
 		if len(list) != 1 {
 			t.Fatalf("%d messages are parked, want 1", len(list))
@@ -579,7 +581,7 @@ func TestOutbox(t *testing.T) {
 		if err := e.Unpark(t.Context(), list[0].Sequence, nil); !errors.Is(err, perdure.ErrOutcomeUnknown) {
 			t.Errorf("Unpark: got %v, want ErrOutcomeUnknown", err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if done.Load() != 2 {
 			t.Errorf("the message was performed %d times, want once more after it was unparked", done.Load())
 		}
@@ -594,7 +596,7 @@ func TestOutbox(t *testing.T) {
 		if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Deposit{}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		sequence := messages(t, e.Parked(t.Context()))[0].Sequence
 		log.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
 			log.on(nil)
@@ -606,7 +608,7 @@ func TestOutbox(t *testing.T) {
 		if err := e.Unpark(t.Context(), sequence, nil); !errors.Is(err, store.ErrSettled) {
 			t.Errorf("Unpark of a message that was dropped: got %v, want ErrSettled", err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if done.Load() != 1 {
 			t.Errorf("a message that was dropped is performed: %d times in all", done.Load())
 		}

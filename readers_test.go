@@ -72,8 +72,7 @@ func (p *pruned) read(e *perdure.Engine, after store.Position) *slow {
 	go func() {
 		defer close(s.ended)
 		for ev, err := range e.Events(ctx, after) {
-			var notice *perdure.DeletedError
-			if errors.As(err, &notice) {
+			if notice, ok := errors.AsType[*perdure.DeletedError](err); ok {
 				s.notices = append(s.notices, notice)
 				continue
 			}
@@ -92,7 +91,7 @@ func (p *pruned) read(e *perdure.Engine, after store.Position) *slow {
 
 func (s *slow) end(t *pruned) {
 	t.Helper()
-	time.Sleep(time.Minute) // it reads all that there is
+	pass(time.Minute) // it reads all that there is
 	synctest.Wait()
 	s.stop()
 	<-s.ended
@@ -115,7 +114,7 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 		s := p.read(reader, 0)
 		for range 10 {
 			deposits(p.T, p.kind.Ref(writer, "1"), 3)
-			time.Sleep(time.Minute) // longer than anything that is waited for
+			pass(time.Minute) // longer than anything that is waited for
 		}
 		if got := p.first("1"); got != 1 {
 			p.Errorf("first event that is kept for the reader at 1: got %v, want 1", got)
@@ -135,7 +134,7 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 			p.Errorf("while the reader is at 2: got the bookmarks %q, want live@2", got)
 		}
 		close(s.goOn)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if got := p.marks(); !slices.Equal(got, []string{"live@6"}) {
 			p.Errorf("once the reader is at 6: got the bookmarks %q, want live@6", got)
 		}
@@ -156,7 +155,7 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 		}
 		close(b.goOn)
 		b.end(p)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if got := p.marks(); len(got) != 0 {
 			p.Errorf("without a reader: got the bookmarks %q, want none", got)
 		}
@@ -194,7 +193,7 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 			if got := p.first("1"); got != 1 {
 				p.Errorf("first event that is kept %v after the start: got %v, want 1", time.Duration(at-5)*stream.LiveSilenceMax/3, got)
 			}
-			time.Sleep(stream.LiveSilenceMax / 3)
+			pass(stream.LiveSilenceMax / 3)
 			if err := alive.Move(p.Context(), at); err != nil {
 				p.Fatal(err)
 			}

@@ -56,7 +56,7 @@ func (s *spoilable) SetNote(ctx context.Context, m *memo, key string, value []by
 
 func TestBlame(t *testing.T) {
 	t.Parallel()
-	parkable := func(log store.Log, r *projection.Runner, t *testing.T) {
+	parkable := func(t *testing.T, log store.Log, r *projection.Runner) {
 		t.Helper()
 		deposit(t, log, "good", 0, 3)
 		deposit(t, log, "bad", 0, 2)
@@ -93,7 +93,7 @@ func TestBlame(t *testing.T) {
 					return projection.BlameUnknown
 				})).Into(g)
 				defer background(t, projection.Config{Log: log}, r)()
-				parkable(log, r, t)
+				parkable(t, log, r)
 				if n := len(parkedOf(t, r)); n != c.want {
 					t.Errorf("%d entities are parked, want %d", n, c.want)
 				}

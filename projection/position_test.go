@@ -216,7 +216,7 @@ func TestPosition(t *testing.T) {
 				}
 				for _, l := range []*memory.Log{same, other} {
 					stop := background(t, projection.Config{Log: l}, r)
-					failed(t, r)
+					_ = failed(t, r)
 					if err := r.Adopt(t.Context()); !errors.Is(err, projection.ErrOtherLog) {
 						t.Errorf("adopting another log says %v", err)
 					}
@@ -317,7 +317,7 @@ func TestDeletion(t *testing.T) {
 			}
 			wantRow(t, g, "sum_v1 a", sum(3))
 			defer background(t, projection.Config{Log: log}, r)()
-			failed(t, r)
+			_ = failed(t, r)
 			if err := r.Reset(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -106,7 +106,7 @@ func TestSelection(t *testing.T) {
 				t.Errorf("the older rules say %v", err)
 			}
 			defer background(t, c, r)()
-			failed(t, r)
+			_ = failed(t, r)
 			if err := r.Reset(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -58,6 +58,9 @@ func readTo(t *testing.T, hub *stream.Hub, q store.Query, between func(at store.
 	return got, notices
 }
 
+// pass lets time go by in a bubble of package synctest.
+func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // it is the time of the bubble
+
 func TestAReaderIsToldOfDeletedEvents(t *testing.T) {
 	t.Parallel()
 	shelf := store.Key{Kind: "shelf", ID: "s"}
@@ -243,9 +246,9 @@ func TestReadersSurviveALogThatIsAwayForAWhile(t *testing.T) {
 		synctest.Wait()
 		wantSeen(t, "before", f, 1, 2)
 		log.fails.Store(true)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		late := follow(ctx, hub, store.Query{After: 1}) // it cannot even begin
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		synctest.Wait()
 		if err := s.Stats().ReadErr; !errors.Is(err, errLost) || !errors.Is(hub.ReadErr(), errLost) {
 			t.Errorf("while the log is away: got the errors %v and %v, want %v", err, hub.ReadErr(), errLost)
@@ -256,7 +259,7 @@ func TestReadersSurviveALogThatIsAwayForAWhile(t *testing.T) {
 		}
 		log.fails.Store(false)
 		w.commit(book("a"), make([]store.Event, 2)...)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		synctest.Wait()
 		wantSeen(t, "after", f, 1, 2, 3, 4)
 		wantSeen(t, "after, of the late one", late, 2, 3, 4)
@@ -302,7 +305,7 @@ func TestAFailedSaveIsRepeatedWithPauses(t *testing.T) {
 		for range 3600 { // there is always something new to save
 			w.write(book("a"), 1)
 			ack(t, s, next(t, s))
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		if got := f.saves.Load() - before; got < 50 || got > 62 {
 			t.Errorf("saves in an hour, a minute after each that fails: got %d, want about 60", got)
@@ -348,10 +351,10 @@ func TestCheckpointsElsewhereHoldTheLog(t *testing.T) {
 		}
 		ack(t, s, next(t, s), next(t, s))
 		elsewhere.fails.Store(true)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		wantMarks(t, "while nothing is saved", log, "subscription/s@0")
 		elsewhere.fails.Store(false)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		wantMarks(t, "once it is", log, "subscription/s@2")
 		ack(t, s, next(t, s))
 		if err := s.Close(t.Context()); err != nil {
@@ -367,7 +370,7 @@ func TestCheckpointsElsewhereHoldTheLog(t *testing.T) {
 		}
 		w.prune(book("a"))
 		ack(t, s, next(t, s))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		wantMarks(t, "after it was removed", log, "subscription/s@4")
 		if _, err := s.Next(t.Context()); !errors.Is(err, stream.ErrDeleted) {
 			t.Errorf("after it was removed: got %v, want %v", err, stream.ErrDeleted)

@@ -130,7 +130,7 @@ func (l *live) there(ctx context.Context) (bool, error) {
 func (l *live) store(ctx context.Context) error {
 	lowest := l.hub.lowest()
 	positions := slices.Collect(maps.Values(lowest))
-	err := error(ErrUnregistered)
+	err := ErrUnregistered
 	if l.reg != nil {
 		if err = l.reg.replace(ctx, positions); errors.Is(err, ErrUnregistered) {
 			l.lapses++

@@ -8,7 +8,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrReplaced: a position is not of this log, because the log was restored from a
+// ErrReplaced says that a position is not of this log, because the log was restored from a
 // backup that is older, or replaced by another one. The error is a [*ReplacedError].
 var ErrReplaced = errors.New("position is not of this log")
 

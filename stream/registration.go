@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrUnregistered: the registration of a reader has been removed, by an operator
+// ErrUnregistered says that the registration of a reader has been removed, by an operator
 // or because nothing was heard of the reader for too long. Events that it has not
 // read may be deleted from then on.
 var ErrUnregistered = errors.New("reader is not registered any more")

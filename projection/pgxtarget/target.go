@@ -238,8 +238,7 @@ func (t *Target) Check(ctx context.Context, tx pgx.Tx) error {
 // cannot do what it should, and transactions in each other's way are the database's
 // fault, and so is a lost connection.
 func (t *Target) Blame(err error) projection.Blame {
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		if notetable.PostgresFault(e.Code) {
 			return projection.BlameTarget
 		}

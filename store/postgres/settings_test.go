@@ -84,7 +84,7 @@ func TestSettings(t *testing.T) {
 			known[name] = true
 		}
 		for _, names := range leftSettings {
-			for _, name := range strings.Fields(names) {
+			for name := range strings.FieldsSeq(names) {
 				if known[name] {
 					t.Errorf("setting %s is listed twice", name)
 				}

@@ -50,6 +50,7 @@ func main() {
 var errSurvived = errors.New("not every mutant is caught")
 
 func run(ctx context.Context, args []string, out io.Writer) error {
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format, args...) }
 	flags := flag.NewFlagSet("mutants", flag.ContinueOnError)
 	n := flags.Int("n", 0, "try this many mutants, beginning with another one every day; 0 tries all")
 	if err := flags.Parse(args); err != nil {
@@ -78,13 +79,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			fmt.Fprintf(out, "BAD  %s %s: %v\n", m.promise, m.name, err)
+			say("BAD  %s %s: %v\n", m.promise, m.name, err)
 			continue
 		}
 		caught++
-		fmt.Fprintf(out, "ok   %s %s is caught (%.0f s)\n", m.promise, m.name, time.Since(begun).Seconds())
+		say("ok   %s %s is caught (%.0f s)\n", m.promise, m.name, time.Since(begun).Seconds())
 	}
-	fmt.Fprintf(out, "%d of %d mutants are caught; there are %d\n", caught, len(chosen), len(all))
+	say("%d of %d mutants are caught; there are %d\n", caught, len(chosen), len(all))
 	if caught < len(chosen) {
 		return errSurvived
 	}

@@ -11,7 +11,7 @@ import (
 
 // Each patch applies to the tree and names tests that exist. That the tests fail
 // is shown by make mutants.
-func TestMutants(t *testing.T) {
+func TestMutants(t *testing.T) { //nolint:tparallel // the parts share what they have read, and are short
 	t.Parallel()
 	root, err := findRoot()
 	if err != nil {

@@ -121,7 +121,7 @@ func (s *Server) Replica(tb testing.TB, follow bool) *Server {
 	if err != nil {
 		tb.Fatalf("replica: %v", err)
 	}
-	dir, err := os.MkdirTemp(parent(cred), "pgtest-")
+	dir, err := os.MkdirTemp(parent(cred), "pgtest-") //nolint:usetesting // the user of the server must reach it
 	if err == nil && cred != nil {
 		err = os.Chown(dir, int(cred.Uid), int(cred.Gid))
 	}
@@ -143,7 +143,7 @@ func (s *Server) Replica(tb testing.TB, follow bool) *Server {
 	f, err := os.OpenFile(filepath.Join(dir, "data", "postgresql.auto.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err == nil {
 		_, err = f.WriteString(conf)
-		err = errors.Join(err, f.Close(), os.WriteFile(filepath.Join(dir, "data", "standby.signal"), nil, 0o644))
+		err = errors.Join(err, f.Close(), os.WriteFile(filepath.Join(dir, "data", "standby.signal"), nil, 0o600))
 	}
 	if err == nil {
 		err = r.start()
