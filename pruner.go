@@ -2,6 +2,7 @@ package perdure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -71,11 +72,23 @@ func (p *pruner) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case job := <-p.queue:
-			if err := p.prune(ctx, job); err != nil && ctx.Err() == nil {
+			if err := p.guarded(ctx, job); err != nil && ctx.Err() == nil {
 				p.logger.Warn("events could not be deleted", "entity", job.key.String(), "error", err)
 			}
 		}
 	}
+}
+
+// guarded prunes on a goroutine of its own, because a rule that builds an answer, or
+// the store, may end the one that it runs on; and other entities are pruned after it.
+func (p *pruner) guarded(ctx context.Context, job prune) error {
+	ended := make(chan error, 1)
+	go func() {
+		err := errors.New("a rule or the store has called runtime.Goexit")
+		defer func() { ended <- err }()
+		err = p.prune(ctx, job)
+	}()
+	return <-ended
 }
 
 // prune deletes strictly below what is to be kept: the event at a bookmark stays,

@@ -401,6 +401,44 @@ func TestAStateOfAnotherTypeIsNeverReadInPart(t *testing.T) {
 	}
 }
 
+// An exitingLog ends the goroutine that first deletes events.
+type exitingLog struct {
+	*memory.Log
+	exited atomic.Bool
+}
+
+func (l *exitingLog) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
+	if l.exited.CompareAndSwap(false, true) {
+		runtime.Goexit()
+	}
+	return l.Log.DeleteEvents(ctx, key, below, through)
+}
+
+func TestRetentionGoesOnAfterAGoroutineHasEnded(t *testing.T) {
+	t.Parallel()
+	lives(t, func(l *life) {
+		log := &exitingLog{Log: l.log}
+		kind := accounts(perdure.SnapshotEvery(2), perdure.RetainEvents(0))
+		e, err := perdure.Open(l.Context(), perdure.Config{
+			Store: log, Kinds: []perdure.AnyKind{kind}, Logger: slog.New(slog.NewTextHandler(&l.said, nil)),
+		})
+		if err != nil {
+			l.Fatal(err)
+		}
+		deposits(l.T, kind.Ref(e, "first"), 2)
+		synctest.Wait()
+		deposits(l.T, kind.Ref(e, "1"), 2)
+		synctest.Wait()
+		if got := l.kept(); len(got) != 1 {
+			l.Errorf("got events %v of the second entity, want one", got)
+		}
+		if err := e.Close(l.Context()); err != nil {
+			l.Fatal(err)
+		}
+		l.wantSaid("events could not be deleted", 1)
+	})
+}
+
 // TestARuleThatDoesNotReturnForASample is a loop that never ends for an event that
 // never happens.
 func TestARuleThatDoesNotReturnForASample(t *testing.T) {
