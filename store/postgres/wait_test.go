@@ -396,7 +396,7 @@ func TestLockHolder(t *testing.T) {
 		t.Parallel()
 		d := pgtest.Open(t)
 		l, err := postgres.Open(t.Context(), d.URL, postgres.WithBounds(100*time.Millisecond, time.Second),
-			postgres.WithSilence(20*time.Millisecond, 50*time.Millisecond))
+			postgres.WithSilence(20*time.Millisecond, 2*time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}
