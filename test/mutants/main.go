@@ -11,6 +11,7 @@
 //	+++ b/internal/entity/entity.go
 //	@@ …
 //
+// A patch of several files has a line "diff --git a/FILE b/FILE" before each.
 // The patch is applied to a copy of the files that it names, and the tests are
 // built with the copy by go test -overlay: the tree itself is not changed, and
 // the code that ships knows nothing of its mutants. Each test must pass without
