@@ -327,8 +327,8 @@ func TestSnapshotsLeaveOutWhatTheProgramDoesNotKnow(t *testing.T) {
 // this one must not write the state again, which the newer one would believe.
 func TestSnapshotOfANewerProgram(t *testing.T) {
 	t.Parallel()
-	kind := accounts(perdure.SnapshotEvery(2), perdure.RetainEvents(0))
-	rules, err := kind.Rules()
+	kind := worth(1, perdure.SnapshotEvery(2), perdure.RetainEvents(0))
+	rules, err := worthMore(1).Rules()
 	if err != nil {
 		t.Fatal(err)
 	}

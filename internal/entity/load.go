@@ -1,6 +1,7 @@
 package entity
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -178,7 +179,8 @@ func (f *Fold) Accept(s *store.State) bool {
 		return false
 	}
 	f.state, f.version, f.position, f.snapshot = state, s.Version, s.Position, s.Version
-	f.foreign = f.holdsForeign(state)
+	// The same program has not written what it does not know.
+	f.foreign = (rules.Fold == nil || !bytes.Equal(s.Fold, rules.Fold())) && f.holdsForeign(state)
 	return true
 }
 
