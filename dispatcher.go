@@ -488,6 +488,9 @@ func (d *dispatcher) scan(plan outbox.Scan, wall time.Time) {
 	var due time.Time
 	if plan.First && failure == nil {
 		failure = d.messages(store.MessageQuery{AfterDue: wall, After: math.MaxUint64}, func(m *store.Message) bool {
+			if !m.Due.After(wall) {
+				return true // the store sorts the time of day as no due time, at 1970 exactly
+			}
 			due = m.Due
 			return false
 		})

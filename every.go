@@ -105,7 +105,10 @@ func parseRecurrence(spec string) (Recurrence, error) {
 // following returns when a timer that was due at due fires next: once for all times
 // that have passed by now.
 func (r Recurrence) following(due, now time.Time) time.Time {
-	if now.Before(due) {
+	switch {
+	case due.IsZero():
+		due = now // the store kept no due time, see [store.Message]
+	case now.Before(due):
 		now = due // the clock was set back
 	}
 	if p, ok := r.next.(period); ok {
@@ -124,7 +127,7 @@ func nextTimer(m *store.Message, now time.Time) (*store.Message, error) {
 		return nil, err
 	}
 	next := *m
-	next.Due = r.following(m.Due, now)
+	next.Due = entity.DueTime(r.following(m.Due, now))
 	next.ID = entity.DerivedID(m.ID, uint64(next.Due.UnixNano()))
 	next.Sequence, next.Attempts, next.LastError, next.Parked, next.Owner, next.Open = 0, 0, "", false, 0, false
 	next.Source, next.Time = store.Key{}, time.Time{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -277,6 +278,77 @@ func TestAMessageToAnEntityIsDecidedOnceAndRepliedTo(t *testing.T) {
 		if len(correlations) != 3 {
 			t.Errorf("got %d conversations, want one for each command: %v", len(correlations), correlations)
 		}
+	})
+}
+
+// ends are the due times at the ends of the time that a log keeps, and around the ones
+// that it keeps as none.
+func ends() []time.Time {
+	return []time.Time{
+		time.Unix(0, math.MinInt64), time.Unix(0, math.MinInt64+1), time.Unix(0, -1), time.Unix(0, 0), time.Unix(0, 1),
+		time.Unix(0, math.MaxInt64-1), time.Unix(0, math.MaxInt64),
+	}
+}
+
+func TestTimersAtTheEndsOfTimeHoldUpNoMessage(t *testing.T) {
+	t.Parallel()
+	const firing = 5 // of the ends
+	t.Run("that_are_told_before_the_first_read", func(t *testing.T) {
+		t.Parallel()
+		onBothLogs(t, func(t *testing.T, log store.Log) {
+			r, kind := &recorder{}, senders()
+			e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: r.rules()})
+			for n, at := range ends() { // the dispatcher has not run yet
+				ref := kind.Ref(e, fmt.Sprint(n))
+				for _, c := range []proto.Message{&testv1.Deposit{Amount: 1}, &testv1.Open{Owner: "timer", At: timestamppb.New(at)}, &testv1.Deposit{Amount: 1}} {
+					if _, err := ref.Do(t.Context(), c); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			synctest.Wait()
+			if done, _ := r.seen(); len(done) != 2*len(ends()) {
+				t.Errorf("effects %q are performed, want two of each of %d entities", done, len(ends()))
+			}
+			left := messages(t, e.Pending(t.Context()))
+			if len(left) != len(ends())-firing {
+				t.Errorf("%d messages are pending, want the %d timers of 2262: %+v", len(left), len(ends())-firing, left)
+			}
+		})
+	})
+	t.Run("that_a_log_holds_when_it_is_opened", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			log, r, kind := newLog(t), &recorder{}, senders()
+			note, err := proto.Marshal(&testv1.Note{Text: "note"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			key, id := store.Key{Kind: "sender", ID: "a"}, byte(0)
+			b := &store.Batch{Key: key}
+			add := func(m store.Message) {
+				id++
+				m.ID, m.Payload = store.ID{id}, note
+				b.Enqueue = append(b.Enqueue, m)
+			}
+			for n, at := range ends() {
+				add(store.Message{Type: "perdure.test.v1.Note"})
+				add(store.Message{Type: "perdure.test.v1.Touch", Target: key, Timer: fmt.Sprint(n), Due: at})
+			}
+			add(store.Message{Type: "perdure.test.v1.Note"})
+			if results, err := log.Commit(t.Context(), []*store.Batch{b}); err != nil || results[0].Err != nil {
+				t.Fatal(err, results)
+			}
+			e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: r.rules()})
+			synctest.Wait()
+			if done, _ := r.seen(); len(done) != len(ends())+1 {
+				t.Errorf("effects %q are performed, want all %d", done, len(ends())+1)
+			}
+			left := messages(t, e.Pending(t.Context()))
+			if len(left) != len(ends())-firing {
+				t.Errorf("%d messages are pending, want the %d timers of 2262: %+v", len(left), len(ends())-firing, left)
+			}
+		})
 	})
 }
 

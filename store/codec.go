@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -471,7 +472,7 @@ func DecodeMessage(sealed []byte) (*Message, error) {
 		Sequence: p.GetSequence(),
 		Source:   Key{p.GetSourceKind(), p.GetSourceEntityId()},
 		Target:   Key{p.GetTargetKind(), p.GetTargetEntityId()},
-		Timer:    p.GetTimer(), Due: fromNanos(p.GetDueUnixNano()),
+		Timer:    p.GetTimer(), Due: fromDueNanos(p.GetDueUnixNano()),
 		Type: p.GetType(), Payload: p.GetPayload(), Metadata: fromMetadataProto(p.GetMetadata()),
 		ReplyTo: Key{p.GetReplyToKind(), p.GetReplyToEntityId()}, ReplyName: p.GetReplyName(), Unordered: p.GetUnordered(),
 		Attempts: p.GetAttempts(), LastError: p.GetLastError(), Parked: p.GetParked(),
@@ -697,6 +698,16 @@ func nanos(t time.Time) int64 {
 		return 0
 	}
 	return t.UnixNano()
+}
+
+// fromDueNanos returns the due time that a message was stored with. The first time that
+// nanoseconds can hold is no due time: a store sorts it as none, before all due times, so
+// a reader of the messages without one would take it for the end of them.
+func fromDueNanos(n int64) time.Time {
+	if n == math.MinInt64 {
+		return time.Time{}
+	}
+	return fromNanos(n)
 }
 
 func fromNanos(n int64) time.Time {

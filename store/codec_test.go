@@ -98,6 +98,28 @@ func decodeAny[R any](decode func([]byte) (*R, error)) func([]byte) (any, error)
 	return func(sealed []byte) (any, error) { return decode(sealed) }
 }
 
+func TestADueTimeThatSortsAsNoneIsDecodedAsNone(t *testing.T) {
+	t.Parallel()
+	for _, due := range []time.Time{time.Unix(0, math.MinInt64), time.Unix(0, 0), {}} {
+		m := fullMessage()
+		m.Due = due
+		got, err := store.DecodeMessage(store.AppendMessage(nil, m))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !got.Due.IsZero() {
+			t.Errorf("a message that is due at %v is decoded as due at %v, want no due time", due, got.Due)
+		}
+	}
+	for _, due := range []time.Time{time.Unix(0, math.MinInt64+1), time.Unix(0, -1), time.Unix(0, 1), time.Unix(0, math.MaxInt64)} {
+		m := fullMessage()
+		m.Due = due
+		if got, err := store.DecodeMessage(store.AppendMessage(nil, m)); err != nil || !got.Due.Equal(due) {
+			t.Errorf("a message that is due at %v is decoded as %+v, %v", due, got, err)
+		}
+	}
+}
+
 func TestRecordsAreDecodedAsTheyWereEncoded(t *testing.T) {
 	t.Parallel()
 	for _, r := range records() {

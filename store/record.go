@@ -124,7 +124,9 @@ type Message struct {
 	// Timer names a timer; it is unique within the source: a new message with
 	// the same timer replaces the old one. Empty for other messages.
 	Timer string
-	// Due is when to deliver; zero means at once.
+	// Due is when to deliver; zero means at once. A store keeps two times as zero:
+	// 1970-01-01T00:00:00Z, and the first one that nanoseconds since then can hold as
+	// an int64, in 1677.
 	Due time.Time
 	// Type is the full protobuf name of the message in Payload.
 	Type     string

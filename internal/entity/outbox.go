@@ -2,7 +2,9 @@ package entity
 
 import (
 	"fmt"
+	"math"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -63,6 +65,7 @@ func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, i int) error
 	if m.First != nil {
 		due = m.First.Next(e.shell.Now())
 	}
+	due = DueTime(due)
 	payload, err := proto.Marshal(m.Message)
 	if err != nil {
 		return fmt.Errorf("%s: %w", typeName(m.Message), err)
@@ -76,6 +79,16 @@ func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, i int) error
 		row.ReplyTo, row.ReplyName = b.Key, m.Reply
 	}
 	return nil
+}
+
+// DueTime returns the due time that a message is stored with which is due at t. A store
+// keeps two times as no due time, see [store.Message]; a message for one of them is due
+// a nanosecond later, so that the engine and the store say the same of it.
+func DueTime(t time.Time) time.Time {
+	if t.Equal(time.Unix(0, 0)) || t.Equal(time.Unix(0, math.MinInt64)) {
+		return t.Add(1)
+	}
+	return t
 }
 
 // performs returns an error if an effect is nil or has no handler.

@@ -2,6 +2,7 @@ package entity_test
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -123,6 +124,19 @@ func TestWhatACommandLeavesIsInItsBatch(t *testing.T) {
 	}
 	if got, want := len(ids)-1, len(want); got != want {
 		t.Errorf("got %d messages, want %d", got, want)
+	}
+}
+
+func TestADueTimeIsOneThatAStoreKeeps(t *testing.T) {
+	t.Parallel()
+	for _, at := range []time.Time{
+		{}, time.Unix(0, math.MinInt64), time.Unix(0, math.MinInt64+1), time.Unix(0, -1), time.Unix(0, 0), time.Unix(0, 1), time.Unix(0, math.MaxInt64),
+	} {
+		due := entity.DueTime(at)
+		kept, err := store.DecodeMessage(store.AppendMessage(nil, &store.Message{Due: due}))
+		if err != nil || !kept.Due.Equal(due) || !at.IsZero() && due.Sub(at) > 1 {
+			t.Errorf("a message for %v is due at %v, and the store keeps %+v, %v", at, due, kept, err)
+		}
 	}
 }
 

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/perdure/perdure/internal/outbox"
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -39,7 +41,8 @@ type world struct {
 	now    time.Time
 	epoch  int // grows with each crash
 	queue  *outbox.Queue
-	load   int // how many of a hundred steps commit something
+	load   int  // how many of a hundred steps commit something
+	clock  bool // the queue is told the time of day, which the store reads by
 	err    error
 	calm   bool // nothing fails any more
 
@@ -116,7 +119,7 @@ func newWorld(seed uint64, fault string) *world {
 		rows: map[uint64]*store.Message{}, facts: map[uint64]*fact{},
 	}
 	w.queue = outbox.New(w, tight)
-	w.epoch, w.load = 1, 1+w.random.IntN(25)
+	w.epoch, w.load, w.clock = 1, 1+w.random.IntN(25), w.random.IntN(2) == 0
 	return w
 }
 
@@ -204,6 +207,10 @@ func (w *world) commit() {
 		if w.random.IntN(6) == 0 {
 			m.Timer = fmt.Sprint(w.sequence)
 			m.Due = w.now.Add(time.Duration(w.random.IntN(40)-5) * time.Millisecond)
+			if w.random.IntN(4) == 0 {
+				m.Due = extremes[w.random.IntN(len(extremes))]
+			}
+			m = keeps(m)
 		}
 		if w.fault == dispatchBeforeCommit {
 			w.commits = append(w.commits, m)
@@ -221,6 +228,29 @@ func (w *world) commit() {
 		return
 	}
 	w.announce = append(w.announce, news{list: told})
+}
+
+// The due times at the ends of what a store can hold, and around the one that it keeps
+// as none. The last two do not come while a world lasts.
+var extremes = []time.Time{
+	time.Unix(0, math.MinInt64), time.Unix(0, math.MinInt64+1), time.Unix(0, -1), time.Unix(0, 0), time.Unix(0, 1),
+	time.Unix(0, math.MaxInt64-1), time.Unix(0, math.MaxInt64),
+}
+
+// keeps returns the message that a store keeps for m.
+func keeps(m *store.Message) *store.Message {
+	kept, err := store.DecodeMessage(store.AppendMessage(nil, m))
+	if err != nil {
+		panic(err)
+	}
+	return kept
+}
+
+// look tells the queue the time of day, as a shell does before it asks for anything.
+func (w *world) look() {
+	if w.clock {
+		w.queue.Clock(w.now, w.now)
+	}
 }
 
 func (w *world) store(m *store.Message) {
@@ -256,6 +286,7 @@ func (w *world) tell() {
 			f.finished = w.epoch // the queue has to remember that until the row is gone
 		}
 	}
+	w.look()
 	if n.unparked {
 		w.queue.Unparked(n.list[0], w.now)
 	} else {
@@ -271,6 +302,7 @@ type news struct {
 
 // next takes a message from the queue, if it hands one out.
 func (w *world) next() bool {
+	w.look()
 	r := w.queue.Next(w.now)
 	if r == nil {
 		return false
@@ -305,7 +337,7 @@ func class(m *store.Message) string {
 	switch {
 	case m.Sequence == 0:
 		return "sent"
-	case m.Timer != "":
+	case !m.Due.IsZero():
 		return "timer"
 	case m.Target.IsZero():
 		return m.Type
@@ -389,6 +421,9 @@ func (w *world) finish() {
 	default:
 		cause = errors.New("no")
 		result = []outbox.Result{outbox.Retry, outbox.Retry, outbox.Later, outbox.Never}[w.random.IntN(4)]
+	}
+	if f != nil {
+		f.waiting, f.revived = false, false // it was under way while it was unparked: this is an attempt since then
 	}
 	w.flight = slices.Delete(w.flight, n, n+1)
 	unheard := f != nil && w.unheard(m.Sequence) // so the queue cannot know that it has had it
@@ -481,6 +516,7 @@ func (w *world) apply() {
 // read begins a scan, takes it a step further, or ends it.
 func (w *world) read() {
 	if w.scan == nil {
+		w.look()
 		if w.queue.WantsScan(w.now) {
 			plan := w.queue.ScanBegins()
 			w.scan = &scan{by: w.now, plan: plan, after: &store.Message{Sequence: plan.After}}
@@ -549,7 +585,7 @@ func (w *world) fetch() {
 		w.queue.Fetched(f.row, nil, true, w.now)
 	case !f.read:
 		f.read = true
-		if m := w.rows[sequence]; m != nil && !m.Parked && m.Due.Equal(due) {
+		if m := w.rows[sequence]; m != nil && !m.Parked && storekit.DueKey(m.Due) == storekit.DueKey(due) {
 			c := *m
 			f.message = &c
 		}
@@ -570,14 +606,14 @@ func (s *scan) part() {
 	}
 }
 
-// pending returns rows in the order of the store that are due.
+// pending returns rows that are due, in the order in which stores keep them.
 func (w *world) pending(after *store.Message, by time.Time, most int) []*store.Message {
 	order := func(a, b *store.Message) int {
-		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.Sequence, b.Sequence))
+		return cmp.Or(cmp.Compare(storekit.DueKey(a.Due), storekit.DueKey(b.Due)), cmp.Compare(a.Sequence, b.Sequence))
 	}
 	var list []*store.Message
 	for _, m := range w.rows {
-		if !m.Parked && order(m, after) > 0 && (by.IsZero() || !m.Due.After(by)) {
+		if !m.Parked && order(m, after) > 0 && (by.IsZero() || storekit.DueKey(m.Due) <= storekit.DueBound(by)) {
 			list = append(list, m)
 		}
 	}
@@ -647,7 +683,7 @@ func (w *world) crash() {
 const restsMax = 5000
 
 // rest lets everything go well until nothing is left to do. The clock goes on
-// only when the queue says that it waits for it.
+// only when the queue says that it waits for it, and not to the end of time.
 func (w *world) rest() {
 	for range restsMax {
 		if w.err != nil {
@@ -665,7 +701,7 @@ func (w *world) rest() {
 			continue
 		}
 		at, ok := w.queue.Wake()
-		if !ok {
+		if !ok || at.After(end) {
 			w.checkRest()
 			return
 		}
@@ -677,6 +713,9 @@ func (w *world) rest() {
 	w.failf("not at rest after %d rounds: %d rows are in the store", restsMax, len(w.rows))
 }
 
+// end is later than all that happens in a world.
+var end = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+
 func (w *world) busy() bool {
 	return len(w.announce) > 0 || len(w.commits) > 0 || len(w.flight) > 0 || w.itemState != noItem || w.scan != nil || len(w.fetches) > 0
 }
@@ -684,7 +723,7 @@ func (w *world) busy() bool {
 // checkRest checks what must be when nothing is left to do.
 func (w *world) checkRest() {
 	for sequence, m := range w.rows {
-		if !m.Parked {
+		if !m.Parked && !m.Due.After(w.now) {
 			w.failf("message %d is stuck in the store: %s", sequence, w.queue.Dump(m))
 		}
 	}
@@ -697,6 +736,10 @@ func (w *world) checkRest() {
 		if v.epoch == w.epoch && v.tries != 1 {
 			w.failf("an effect of %v is tried %d times without a crash, want once", v.source, v.tries)
 		}
+	}
+	at, ok := w.queue.Wake()
+	if next := w.pending(&store.Message{Due: w.now, Sequence: math.MaxUint64}, time.Time{}, 1); len(next) > 0 && (!ok || at.After(next[0].Due)) {
+		w.failf("timer %d is due at %v, and the queue is to be woken at %v, %t", next[0].Sequence, next[0].Due, at, ok)
 	}
 	if rows, flight := w.queue.Load(); rows != 0 || flight != 0 {
 		w.failf("%d rows are still in memory, %d of them under way", rows, flight)

@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -53,6 +54,24 @@ var outboxCases = []testCase{
 			x.timer("t3", "at 1 too", noon.Add(1)), x.timer("t4", "at 0", noon), x.message("now too"),
 		}})
 		x.wantMessages("pending", x.messages(store.MessageQuery{}), "now", "now too", "at 0", "at 1", "at 1 too", "at 2")
+	}},
+	{name: "a due time that a store keeps as none sorts as none", needs: outboxNeed, run: func(x *fixture) {
+		first, epoch := time.Unix(0, math.MinInt64), time.Unix(0, 0)
+		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{
+			x.message("now"), x.timer("t1", "first", first), x.timer("t2", "second", first.Add(1)), x.message("now too"),
+			x.timer("t3", "epoch", epoch), x.timer("t4", "after", epoch.Add(1)), x.message("now at last"),
+		}})
+		all := x.messages(store.MessageQuery{})
+		x.wantMessages("pending", all, "now", "first", "now too", "epoch", "now at last", "second", "after")
+		for i, m := range all {
+			if got, wanted := m.Due.IsZero(), i < 5; got != wanted {
+				x.Errorf("message %q: due at %v, want no due time: %t", m.Payload, m.Due, wanted)
+			}
+			rest := x.messages(store.MessageQuery{After: m.Sequence, AfterDue: m.Due})
+			want(x, "number of messages after "+string(m.Payload), len(rest), len(all)-1-i)
+		}
+		x.commit(&store.Batch{Key: book("a"), Cancel: []string{"t1", "t2", "t3"}})
+		x.wantMessages("not cancelled", x.messages(store.MessageQuery{}), "now", "now too", "now at last", "after")
 	}},
 	{name: "messages due by a time leave out later ones", needs: outboxNeed, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{
