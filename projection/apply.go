@@ -124,6 +124,9 @@ func (b *bound[Tx]) apply(ctx context.Context, t *batch) error {
 	if err := b.rules(ctx, t); err != nil {
 		return err
 	}
+	if b.checker != nil && b.definition.batch == nil {
+		return nil // it was checked after each rule
+	}
 	if err := b.check(ctx, t.note); err != nil {
 		return &eventError{from: 0, to: len(t.events), err: err} // which of them it was shows when they are fewer
 	}
@@ -182,6 +185,11 @@ func (b *bound[Tx]) applyEach(ctx context.Context, t *batch, at *int) error {
 		}
 		if err := h.handle(ctx, b.tx, e, m); err != nil {
 			return &eventError{from: i, to: i + 1, err: err}
+		}
+		if b.checker != nil {
+			if err := b.check(ctx, t.note); err != nil {
+				return &eventError{from: i, to: i + 1, err: err}
+			}
 		}
 	}
 	return nil

@@ -50,7 +50,9 @@ func (p *Projection[Tx]) Into(target Target[Tx]) *Runner {
 	if target == nil {
 		d.mistake("its target is nil")
 	}
-	return newRunner(&d.settings, &binding[Tx]{definition: d, target: target})
+	b := &binding[Tx]{definition: d, target: target}
+	b.checker, _ = target.(Checker[Tx])
+	return newRunner(&d.settings, b)
 }
 
 // NameBytesMax bounds the names of projections.
@@ -267,7 +269,8 @@ func (d *decoder) message(e *store.Event) (proto.Message, error) {
 type binding[Tx any] struct {
 	*definition[Tx]
 
-	target Target[Tx]
+	target  Target[Tx]
+	checker Checker[Tx] // nil if the target is none
 }
 
 // backend is a binding for those who need not know Tx.
@@ -325,8 +328,8 @@ var errSpoilt = errors.New("rule has spoilt its transaction, and returned no err
 // the note with a key if the target cannot tell, which must be there.
 func (b *bound[Tx]) check(ctx context.Context, key string) error {
 	var err error
-	if c, ok := b.target.(Checker[Tx]); ok {
-		err = c.Check(ctx, b.tx)
+	if b.checker != nil {
+		err = b.checker.Check(ctx, b.tx)
 	} else {
 		var v []byte
 		if v, err = b.target.Note(ctx, b.tx, key); err == nil && v == nil {

@@ -83,7 +83,9 @@ type Classifier interface {
 // is an optional ability of a [Target]; without it the runner reads a note instead.
 type Checker[Tx any] interface {
 	// Check returns an error if rules have ended the transaction, or left it so that
-	// it cannot be committed. It is called within Update, after rules have returned.
+	// it cannot be committed. It is called within Update, after the rule of each event
+	// ([OnBatch]: of each batch), so that no later rule writes behind the end of a
+	// transaction, which many databases store at once. So it should cost little.
 	// An error that matches [ErrTarget] is the target's fault, any other one that
 	// of the rules.
 	Check(ctx context.Context, tx Tx) error

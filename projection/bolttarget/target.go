@@ -57,7 +57,11 @@ type Target struct {
 	broken  atomic.Pointer[error]
 }
 
-var _ projection.Target[*bbolt.Tx] = (*Target)(nil)
+var (
+	_ projection.Target[*bbolt.Tx]  = (*Target)(nil)
+	_ projection.Checker[*bbolt.Tx] = (*Target)(nil)
+	_ projection.Classifier         = (*Target)(nil)
+)
 
 // An Option changes how a target is made.
 type Option interface{ apply(*Target) }

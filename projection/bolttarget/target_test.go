@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/projection/bolttarget"
@@ -107,6 +108,14 @@ func TestATargetKeepsThePort(t *testing.T) {
 			f := target.(opened).file
 			return opened{newTarget(t, f.db), f}
 		},
+		Misuses: []projectiontest.Misuse[*bbolt.Tx]{
+			{Name: "Rollback", Do: func(_ context.Context, tx *bbolt.Tx) { _ = tx.Rollback() }},
+			{Name: "Commit", Do: func(_ context.Context, tx *bbolt.Tx) { _ = tx.Commit() }, Stores: true},
+		},
+		Faults: []error{
+			berrors.ErrDatabaseReadOnly, berrors.ErrDatabaseNotOpen, berrors.ErrTimeout, store.ErrBroken, store.ErrClosed,
+		},
+		Failures: []error{berrors.ErrBucketNotFound, berrors.ErrKeyTooLarge, berrors.ErrTxClosed},
 	})
 }
 

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"iter"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -49,14 +48,17 @@ const rollbackMax = 5 * time.Second
 // long as its context allows. Nothing is stored either where the server says
 // that it has rolled back. Any other error of a commit leaves the outcome unknown.
 type Target struct {
-	pool    *pgxpool.Pool
-	table   string
-	create  bool
-	sql     *notetable.Statements
-	writing sync.Map // the transactions of updates
+	pool   *pgxpool.Pool
+	table  string
+	create bool
+	sql    *notetable.Statements
 }
 
-var _ projection.Target[pgx.Tx] = (*Target)(nil)
+var (
+	_ projection.Target[pgx.Tx]  = (*Target)(nil)
+	_ projection.Checker[pgx.Tx] = (*Target)(nil)
+	_ projection.Classifier      = (*Target)(nil)
+)
 
 // An Option changes how a target is opened.
 type Option interface{ apply(*Target) }
@@ -167,10 +169,12 @@ func (t *Target) update(ctx context.Context, do func(pgx.Tx) error) error {
 			rollback(ctx, tx)
 		}
 	}()
-	t.writing.Store(tx, true)
-	defer t.writing.Delete(tx)
-	if err := do(tx); err != nil {
+	guarded := &guardedTx{Tx: tx}
+	if err := do(guarded); err != nil {
 		return because(ctx, err)
+	}
+	if guarded.ended {
+		return fmt.Errorf("%w: %w", store.ErrNotStored, errEnds)
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrNotStored, err)
@@ -214,10 +218,34 @@ func (t *Target) View(ctx context.Context, do func(pgx.Tx) error) error {
 // errUnfit says that rules have left a transaction that cannot go on.
 var errUnfit = errors.New("the transaction cannot go on")
 
+// errEnds says that do wanted to end the transaction.
+var errEnds = errors.New("the transaction ends after its rules, and not by their Commit or Rollback")
+
+// A guardedTx is the transaction of an update. Its Commit and Rollback only note that
+// they were called, so that nothing is stored without the note of the position.
+// Transactions within it, made by Begin, end as they are told.
+type guardedTx struct {
+	pgx.Tx
+
+	ended bool
+}
+
+// Commit returns an error.
+func (g *guardedTx) Commit(context.Context) error {
+	g.ended = true
+	return errEnds
+}
+
+// Rollback returns an error.
+func (g *guardedTx) Rollback(context.Context) error {
+	g.ended = true
+	return errEnds
+}
+
 // Check implements [projection.Checker]. It sends nothing to the server.
-func (t *Target) Check(ctx context.Context, tx pgx.Tx) error {
-	if err := tx.SendBatch(ctx, &pgx.Batch{}).Close(); err != nil {
-		return fmt.Errorf("%w: %w", errUnfit, err) // it has been committed or rolled back
+func (t *Target) Check(_ context.Context, tx pgx.Tx) error {
+	if g, ok := tx.(*guardedTx); ok && g.ended {
+		return fmt.Errorf("%w: %w", errUnfit, errEnds)
 	}
 	conn := tx.Conn().PgConn()
 	switch {
@@ -245,15 +273,19 @@ func (t *Target) Blame(err error) projection.Blame {
 		return projection.BlameUnknown
 	}
 	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) || pgconn.SafeToRetry(err) {
+	if errors.As(err, &connect) || pgconn.SafeToRetry(err) && !strings.Contains(err.Error(), rowsOpen) {
 		return projection.BlameTarget
 	}
 	return projection.BlameUnknown
 }
 
+// rowsOpen is how pgconn says that rows have been left open, by a rule, for which it
+// has no exported error.
+const rowsOpen = "conn busy"
+
 // Note implements [projection.Target].
 func (t *Target) Note(ctx context.Context, tx pgx.Tx, key string) (value []byte, err error) {
-	if _, writing := t.writing.Load(tx); writing {
+	if _, writing := tx.(*guardedTx); writing {
 		value, err = t.hold(ctx, tx, key)
 	} else {
 		value, err = get(ctx, tx, t.sql.Get, key)

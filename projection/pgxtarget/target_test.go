@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/perdure/perdure/projection"
@@ -48,6 +49,31 @@ func get(ctx context.Context, tx pgx.Tx, key string) (value string, ok bool, err
 	return value, err == nil, err
 }
 
+// misuses are what a rule may do to a pgx.Tx.
+func misuses() []projectiontest.Misuse[pgx.Tx] {
+	statement := func(text string) func(context.Context, pgx.Tx) {
+		return func(ctx context.Context, tx pgx.Tx) { _, _ = tx.Exec(ctx, text) }
+	}
+	return []projectiontest.Misuse[pgx.Tx]{
+		{Name: "an error that is passed over", Do: statement("INSERT INTO model VALUES ('e10', 'x')")},
+		{Name: "rows that are left open", Do: func(ctx context.Context, tx pgx.Tx) {
+			if rows, err := tx.Query(ctx, "SELECT key FROM model"); err == nil {
+				rows.Next()
+			}
+		}},
+		{Name: "Rollback", Do: func(ctx context.Context, tx pgx.Tx) { _ = tx.Rollback(ctx) }},
+		{Name: "Commit", Do: func(ctx context.Context, tx pgx.Tx) { _ = tx.Commit(ctx) }},
+		{Name: "ROLLBACK", Do: statement("ROLLBACK")},
+		{Name: "COMMIT", Do: statement("COMMIT"), Stores: true},
+		{Name: "a transaction within that is rolled back", Harmless: true, Do: func(ctx context.Context, tx pgx.Tx) {
+			if inner, err := tx.Begin(ctx); err == nil {
+				_, _ = inner.Exec(ctx, "INSERT INTO model VALUES ('e10', 'x')")
+				_ = inner.Rollback(ctx)
+			}
+		}},
+	}
+}
+
 func TestATargetKeepsThePort(t *testing.T) {
 	t.Parallel()
 	pgtest.Open(t) // or skip
@@ -62,6 +88,13 @@ func TestATargetKeepsThePort(t *testing.T) {
 			target.(opened).pool.Close()
 			return another(t, target)
 		},
+		Misuses: misuses(),
+		Faults: []error{
+			&pgconn.PgError{Code: "53100"}, &pgconn.PgError{Code: "53300"}, &pgconn.PgError{Code: "55P03"}, &pgconn.PgError{Code: "57014"},
+			&pgconn.PgError{Code: "57P01"}, &pgconn.PgError{Code: "58030"}, &pgconn.PgError{Code: "25006"}, &pgconn.PgError{Code: "40001"},
+			&pgconn.ConnectError{},
+		},
+		Failures: []error{&pgconn.PgError{Code: "23505"}, &pgconn.PgError{Code: "25P02"}, &pgconn.PgError{Code: "22012"}},
 	})
 }
 

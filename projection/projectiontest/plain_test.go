@@ -34,6 +34,8 @@ type twist struct {
 	noLock, locksOne, lies, silent, loses, apart               bool
 	emptyIsNone, emptyIsNil, oneBuffer, contextLate            bool
 	leaksListing, removesNothing, unsound, blindToOwn, idle    bool
+	checksNothing, checksTooMuch, blamesAll, blamesNone        bool
+	volatile                                                   bool
 
 	key   func(string) string
 	value func([]byte) []byte
@@ -50,6 +52,7 @@ type plainTx struct {
 	before        map[string]string // the notes as they were
 	view          bool
 	listing       bool
+	spoilt        bool // by a rule
 }
 
 func newPlain(w twist) *plain {
@@ -161,6 +164,9 @@ func (p *plain) end(ctx context.Context, tx *plainTx, err error) error {
 	if err := ctx.Err(); err != nil {
 		return errors.Join(err, store.ErrNotStored)
 	}
+	if tx.spoilt {
+		return errors.Join(errSpoilt, store.ErrNotStored)
+	}
 	if p.idle && len(tx.values) == 0 {
 		return errors.New("nothing to commit")
 	}
@@ -228,6 +234,31 @@ func (p *plain) View(ctx context.Context, do func(*plainTx) error) (failure erro
 	}
 	return err
 }
+
+var (
+	errSpoilt = errors.New("the transaction is spoilt")
+	errFull   = errors.New("there is no room")
+	errRow    = errors.New("the row is there already")
+)
+
+// Check implements projection.Checker.
+func (p *plain) Check(_ context.Context, tx *plainTx) error {
+	if tx.spoilt && !p.checksNothing || p.checksTooMuch && len(tx.values) > 0 {
+		return errSpoilt
+	}
+	return nil
+}
+
+// Blame implements projection.Classifier.
+func (p *plain) Blame(err error) projection.Blame {
+	if errors.Is(err, errFull) && !p.blamesNone || p.blamesAll {
+		return projection.BlameTarget
+	}
+	return projection.BlameUnknown
+}
+
+// Volatile implements projection.Volatile.
+func (p *plain) Volatile() bool { return p.volatile }
 
 func (p *plain) name(key string) string {
 	if p.key != nil {

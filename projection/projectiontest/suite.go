@@ -37,6 +37,13 @@ type Features[Tx any] struct {
 	// is to be stored all the same, as when only its answer is lost. Nil leaves
 	// out the case.
 	FailCommit func(t testing.TB, target projection.Target[Tx], stored bool)
+
+	// Misuses are what a rule may do to its transaction in silence. Empty says that
+	// nothing can be done to it.
+	Misuses []Misuse[Tx]
+	// Faults are errors that a target must call its own, and Failures errors of
+	// statements that it must not. They are for a [projection.Classifier].
+	Faults, Failures []error
 }
 
 // Run runs every case that the features allow against targets from open, each
@@ -70,19 +77,24 @@ type testCase[Tx any] struct {
 func (c *testCase[Tx]) execute(t testing.TB, open Open[Tx], f Features[Tx]) {
 	t.Helper()
 	has := map[string]bool{
-		"": true, "Reopen": f.Reopen != nil, "Another": f.Another != nil, "FailCommit": f.FailCommit != nil,
+		"": true, "Checker": true, "Reopen": f.Reopen != nil, "Another": f.Another != nil, "FailCommit": f.FailCommit != nil,
+		"Misuses": len(f.Misuses) > 0, "Faults": len(f.Faults) > 0,
 	}
 	if !has[c.needs] {
 		t.Skipf("the target has no %s", c.needs)
 	}
-	c.run(&fixture[Tx]{TB: t, Features: f, open: open, target: open(t), ctx: t.Context(), wait: cmp.Or(c.wait, waitMax)})
+	target := open(t)
+	if _, ok := target.(projection.Checker[Tx]); !ok && c.needs == "Checker" {
+		t.Skipf("%T is no Checker", target)
+	}
+	c.run(&fixture[Tx]{TB: t, Features: f, open: open, target: target, ctx: t.Context(), wait: cmp.Or(c.wait, waitMax)})
 }
 
 // cases returns the whole suite.
 func cases[Tx any]() []testCase[Tx] {
 	var all []testCase[Tx]
 	for _, part := range [][]testCase[Tx]{
-		updateCases[Tx](), viewCases[Tx](), noteCases[Tx](), contextCases[Tx](), writerCases[Tx](), lifeCases[Tx](),
+		updateCases[Tx](), viewCases[Tx](), noteCases[Tx](), contextCases[Tx](), writerCases[Tx](), lifeCases[Tx](), ruleCases[Tx](),
 	} {
 		all = append(all, part...)
 	}

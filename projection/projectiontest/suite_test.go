@@ -62,6 +62,11 @@ var features = projectiontest.Features[*plainTx]{
 			p.fail = errors.Join(errCommit, store.ErrNotStored)
 		}
 	},
+	Misuses: []projectiontest.Misuse[*plainTx]{
+		{Name: "spoils it", Do: func(_ context.Context, tx *plainTx) { tx.spoilt = true }},
+		{Name: "does nothing", Do: func(context.Context, *plainTx) {}, Harmless: true},
+	},
+	Faults: []error{errFull}, Failures: []error{errRow},
 }
 
 func TestAPlainTargetPasses(t *testing.T) {

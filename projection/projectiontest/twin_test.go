@@ -101,6 +101,13 @@ var twins = []struct {
 	{"keeps data for itself", twist{apart: true}, []string{"a second target on the same data sees what is stored"}},
 	{"forgets", twist{loses: true}, []string{"what is stored is there when it is opened again", random}},
 	{"says that a commit is not stored which is", twist{lies: true}, []string{"an error of the commit tells no lies"}},
+	{"does not notice that a transaction is spoilt", twist{checksNothing: true}, []string{"a rule that spoils its transaction parks its own entity alone"}},
+	{"takes a transaction that is sound for spoilt", twist{checksTooMuch: true}, []string{
+		"a transaction that rules have left alone passes its check", "a rule that spoils its transaction parks its own entity alone",
+	}},
+	{"takes all for its own fault", twist{blamesAll: true}, []string{"a target tells its own faults from those of events"}},
+	{"knows none of its faults", twist{blamesNone: true}, []string{"a target tells its own faults from those of events"}},
+	{"says that it keeps nothing", twist{volatile: true}, []string{"a target that can be opened again is not volatile"}},
 	{"says nothing of a commit that has failed", twist{silent: true}, []string{"an error of the commit tells no lies"}},
 }
 

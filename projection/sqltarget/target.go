@@ -35,7 +35,6 @@ package sqltarget
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"iter"
@@ -76,7 +75,11 @@ type Target struct {
 	writing sync.Map         // the transactions of updates
 }
 
-var _ projection.Target[*sql.Tx] = (*Target)(nil)
+var (
+	_ projection.Target[*sql.Tx]  = (*Target)(nil)
+	_ projection.Checker[*sql.Tx] = (*Target)(nil)
+	_ projection.Classifier       = (*Target)(nil)
+)
 
 // An Option changes how a target is opened.
 type Option interface{ apply(*Target) }
@@ -276,7 +279,8 @@ func (t *Target) view(ctx context.Context, do func(*sql.Tx) error) error {
 	return do(tx)
 }
 
-// Check implements [projection.Checker].
+// Check implements [projection.Checker]. In PostgreSQL it is a round trip to the server
+// for each event, or each batch of [projection.OnBatch]; package pgxtarget needs none.
 func (t *Target) Check(ctx context.Context, tx *sql.Tx) error {
 	err := t.dialect.check(ctx, tx)
 	if err != nil && t.Blame(err) == projection.BlameTarget {
@@ -287,10 +291,11 @@ func (t *Target) Check(ctx context.Context, tx *sql.Tx) error {
 
 // Blame implements [projection.Classifier]: the database being full, locked,
 // read-only, out of memory, damaged, overloaded or shut down, a timeout of a lock or a
-// statement, transactions in each other's way, and a lost connection are the
-// database's fault.
+// statement, and transactions in each other's way are the database's fault. That a
+// connection cannot be used any more is unknown: drivers also say so of rows that a
+// rule has left open.
 func (t *Target) Blame(err error) projection.Blame {
-	if t.busy(err) || t.dialect.fault(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) {
+	if t.busy(err) || t.dialect.fault(err) {
 		return projection.BlameTarget
 	}
 	return projection.BlameUnknown

@@ -3,6 +3,7 @@ package drivers_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"testing"
 
@@ -13,6 +14,12 @@ import (
 	"github.com/perdure/perdure/projection/sqltarget"
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
+
+// sqlState is an error with a SQLSTATE.
+type sqlState string
+
+func (s sqlState) Error() string    { return "SQLSTATE " + string(s) }
+func (s sqlState) SQLState() string { return string(s) }
 
 func TestPostgreSQLKeepsThePort(t *testing.T) {
 	t.Parallel()
@@ -44,6 +51,17 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 			}
 			return another(t, target)
 		},
+		Misuses: append(sqlMisuses(),
+			projectiontest.Misuse[*sql.Tx]{Name: "an error that is passed over", Do: func(ctx context.Context, tx *sql.Tx) {
+				_, _ = tx.ExecContext(ctx, "INSERT INTO model VALUES ('e10', 'x')")
+			}},
+			projectiontest.Misuse[*sql.Tx]{Name: "rows that are left open", Do: leaveOpen},
+		),
+		Faults: []error{
+			sqlState("53100"), sqlState("53300"), sqlState("55P03"), sqlState("57014"), sqlState("57P01"), sqlState("57P03"),
+			sqlState("58030"), sqlState("25006"), sqlState("40001"), sqlState("40P01"), sqlState("08006"), sqlState("XX001"),
+		},
+		Failures: []error{sqlState("23505"), sqlState("25P02"), sqlState("42P01"), sqlState("22012"), driver.ErrBadConn},
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -83,6 +84,43 @@ func sqliteFeatures() projectiontest.Features[*sql.Tx] {
 			}
 			return another(t, target)
 		},
+		Misuses: append(sqlMisuses(),
+			projectiontest.Misuse[*sql.Tx]{Name: "a conflict that rolls back", Do: func(ctx context.Context, tx *sql.Tx) {
+				_, _ = tx.ExecContext(ctx, "INSERT OR ROLLBACK INTO model VALUES ('e10', 'x')")
+			}},
+			projectiontest.Misuse[*sql.Tx]{Name: "an error that is passed over", Harmless: true, Do: func(ctx context.Context, tx *sql.Tx) {
+				_, _ = tx.ExecContext(ctx, "INSERT INTO model VALUES ('e10', 'x')")
+			}},
+			projectiontest.Misuse[*sql.Tx]{Name: "rows that are left open", Harmless: true, Do: leaveOpen},
+		),
+		Faults:   []error{sqliteCode(5), sqliteCode(13), sqliteCode(10 | 3<<8), sqliteCode(8), sqliteCode(7)},
+		Failures: []error{sqliteCode(1), sqliteCode(19 | 8<<8), sqliteCode(20)},
+	}
+}
+
+// sqliteCode is an error with a code of SQLite.
+type sqliteCode int
+
+func (c sqliteCode) Error() string { return fmt.Sprintf("code %d", int(c)) }
+func (c sqliteCode) Code() int     { return int(c) }
+
+// sqlMisuses are those that end a transaction, in every database.
+func sqlMisuses() []projectiontest.Misuse[*sql.Tx] {
+	statement := func(text string) func(context.Context, *sql.Tx) {
+		return func(ctx context.Context, tx *sql.Tx) { _, _ = tx.ExecContext(ctx, text) }
+	}
+	return []projectiontest.Misuse[*sql.Tx]{
+		{Name: "Rollback", Do: func(_ context.Context, tx *sql.Tx) { _ = tx.Rollback() }},
+		{Name: "ROLLBACK", Do: statement("ROLLBACK")},
+		{Name: "Commit", Do: func(_ context.Context, tx *sql.Tx) { _ = tx.Commit() }, Stores: true},
+		{Name: "COMMIT", Do: statement("COMMIT"), Stores: true},
+	}
+}
+
+func leaveOpen(ctx context.Context, tx *sql.Tx) {
+	//nolint:rowserrcheck,sqlclosecheck // it is what the rule does wrong
+	if rows, err := tx.QueryContext(ctx, "SELECT key FROM model UNION SELECT 'x'"); err == nil {
+		rows.Next()
 	}
 }
 
