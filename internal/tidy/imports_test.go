@@ -23,7 +23,7 @@ type room = string
 // that their module requires.
 var floors = [][]room{
 	{"bench/...", "proof", "cmd/*/...", "examples/*/...", "test/*/..."},
-	{"store/open/..."},
+	{"store/open/...", "projection/projectiontest"},
 	{"dashboard/...", "otel/...", "cluster/*/...", "store/memory", "store/storetest", "store/crashtest/...", "store/bbolt/...", "store/pebble/...", "store/postgres/..."},
 	{"projection/...", "perduretest", "actor/actortest", "stream/streamtest"},
 	{"."},

@@ -250,7 +250,8 @@ func (t *Target) Check(_ context.Context, tx pgx.Tx) error {
 	conn := tx.Conn().PgConn()
 	switch {
 	case conn.IsClosed():
-		return fmt.Errorf("%w: the connection is closed", projection.ErrTarget)
+		// It was seen to be lost by a statement whose error the rule has passed over.
+		return fmt.Errorf("%w: the connection is closed", errUnfit)
 	case conn.IsBusy():
 		return fmt.Errorf("%w: rows are still open", errUnfit)
 	case conn.TxStatus() == 'E':

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -60,6 +61,11 @@ func misuses() []projectiontest.Misuse[pgx.Tx] {
 			if rows, err := tx.Query(ctx, "SELECT key FROM model"); err == nil {
 				rows.Next()
 			}
+		}},
+		{Name: "a statement that takes too long", Do: func(ctx context.Context, tx pgx.Tx) {
+			ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
+			defer cancel()
+			_, _ = tx.Exec(ctx, "SELECT pg_sleep(60)")
 		}},
 		{Name: "Rollback", Do: func(ctx context.Context, tx pgx.Tx) { _ = tx.Rollback(ctx) }},
 		{Name: "Commit", Do: func(ctx context.Context, tx pgx.Tx) { _ = tx.Commit(ctx) }},

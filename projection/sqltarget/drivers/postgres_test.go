@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"testing"
+	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver that is tested
 
@@ -56,6 +57,11 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 				_, _ = tx.ExecContext(ctx, "INSERT INTO model VALUES ('e10', 'x')")
 			}},
 			projectiontest.Misuse[*sql.Tx]{Name: "rows that are left open", Do: leaveOpen},
+			projectiontest.Misuse[*sql.Tx]{Name: "a statement that takes too long", Do: func(ctx context.Context, tx *sql.Tx) {
+				ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
+				defer cancel()
+				_, _ = tx.ExecContext(ctx, "SELECT pg_sleep(60)")
+			}},
 		),
 		Faults: []error{
 			sqlState("53100"), sqlState("53300"), sqlState("55P03"), sqlState("57014"), sqlState("57P01"), sqlState("57P03"),
