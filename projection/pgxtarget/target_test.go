@@ -144,6 +144,33 @@ func wantNone(t *testing.T, target opened) {
 	}
 }
 
+func TestBlame(t *testing.T) {
+	t.Parallel()
+	target := open(t, pgtest.Open(t))
+	t.Run("calls_rows_that_are_open_no_fault_of_the_target", func(t *testing.T) {
+		t.Parallel()
+		err := target.Update(t.Context(), func(tx pgx.Tx) error {
+			rows, err := tx.Query(t.Context(), "SELECT generate_series(1, 3)")
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			_, err = tx.Exec(t.Context(), "SELECT 1")
+			return err
+		})
+		if b := target.Blame(err); err == nil || b == projection.BlameTarget {
+			t.Errorf("blame of %v: got %d, want no target", err, b)
+		}
+	})
+	t.Run("calls_a_server_that_is_not_there_the_target", func(t *testing.T) {
+		t.Parallel()
+		_, err := pgx.Connect(t.Context(), "host="+t.TempDir())
+		if b := target.Blame(err); err == nil || b != projection.BlameTarget {
+			t.Errorf("blame of %v: got %d, want the target", err, b)
+		}
+	})
+}
+
 func TestAConnectionThatIsLostAtTheCommitLeavesTheOutcomeOpen(t *testing.T) {
 	t.Parallel()
 	target := open(t, pgtest.Open(t))
