@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -192,6 +193,7 @@ type logCheckpoint struct {
 
 // read returns the version, the id and the proofs of what is stored.
 func (k *logCheckpoint) read(ctx context.Context) (version store.Version, id store.ID, m proofs, err error) {
+	defer contain(&err)
 	var bad error
 	for _, err := range k.log.Load(ctx, k.key, func(s *store.State) bool {
 		version, id = s.Version, s.ID
@@ -302,7 +304,17 @@ func (k *logCheckpoint) save(ctx context.Context, all []Proof) error {
 	return k.next(ctx, k.proofs.with(all), marks)
 }
 
-func commit(ctx context.Context, log store.Log, b *store.Batch) error {
+// contain makes an error of a panic of the log. It is deferred where the package calls
+// a log on its own account, on a goroutine that is its own or a reader's: a mistake of
+// a store ends neither the process nor a reader.
+func contain(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("the log has panicked: %v\n%s", r, debug.Stack())
+	}
+}
+
+func commit(ctx context.Context, log store.Log, b *store.Batch) (err error) {
+	defer contain(&err)
 	results, err := log.Commit(ctx, []*store.Batch{b})
 	if err != nil {
 		return err

@@ -121,7 +121,8 @@ func (d *Deletions) Check(ctx context.Context, after store.Position, held func()
 }
 
 // read returns the deletions that matter to the reader.
-func (d *Deletions) read(ctx context.Context) ([]store.Deletion, error) {
+func (d *Deletions) read(ctx context.Context) (marks []store.Deletion, err error) {
+	defer contain(&err)
 	if d.log == nil {
 		return nil, nil
 	}

@@ -266,7 +266,8 @@ func (h *Hub) Follow(ctx context.Context, q store.Query) iter.Seq2[*store.Event,
 }
 
 // readHeads learns of commits that nobody has published here.
-func (h *Hub) readHeads(ctx context.Context) error {
+func (h *Hub) readHeads(ctx context.Context) (err error) {
+	defer contain(&err)
 	if h.watcher != nil {
 		changed := h.watcher.Changed()
 		h.heard.Store(&changed)

@@ -232,6 +232,7 @@ func (r *Readers) change(ctx context.Context, name string, version store.Version
 
 // load returns the state of a reader, an empty one if there is none.
 func (r *Readers) load(ctx context.Context, key store.Key) (version store.Version, s *perdurev1.Reader, err error) {
+	defer contain(&err)
 	s = &perdurev1.Reader{}
 	var bad error
 	for _, err := range r.log.Load(ctx, key, func(st *store.State) bool {

@@ -523,6 +523,16 @@ func (s *Subscription) end(err error) {
 
 // feed reads the commits of a partition into its ledger.
 func (s *Subscription) feed(ctx context.Context, part int) {
+	if err := s.read(ctx, part); err != nil {
+		s.mu.Lock()
+		s.end(fmt.Errorf("subscription %q: %w", s.config.Name, err))
+		s.mu.Unlock()
+	}
+}
+
+// read reads a partition until it cannot go on, or the context ends.
+func (s *Subscription) read(ctx context.Context, part int) (err error) {
+	defer contain(&err)
 	l := s.ledgers[part]
 	q := s.query(part)
 	q.After = l.read
@@ -542,12 +552,10 @@ func (s *Subscription) feed(ctx context.Context, part int) {
 			err = s.put(ctx, l, c)
 		}
 		if err != nil {
-			s.mu.Lock()
-			s.end(fmt.Errorf("subscription %q: %w", s.config.Name, err))
-			s.mu.Unlock()
-			return
+			return err
 		}
 	}
+	return nil
 }
 
 // query returns what is selected of a partition.
