@@ -30,7 +30,6 @@ const faultEntities = 3
 type faulty struct {
 	runner *projection.Runner
 	blamed chan error // errors of rules
-	tried  atomic.Int64
 }
 
 // runFaulty runs a projection that parks an entity after two attempts, until the test
@@ -97,7 +96,7 @@ func (f *faulty) recovers(t *testing.T) {
 	go func() { // what fails before the fault is seen to be over
 		for {
 			select {
-			case <-f.blamed:
+			case _ = <-f.blamed:
 			case <-done:
 				return
 			}
