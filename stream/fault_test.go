@@ -27,7 +27,7 @@ func (w *writer) pruneBelow(hub *stream.Hub, key store.Key, pause time.Duration)
 	if err != nil || keep.Sequence() == 0 || w.at[key] == 0 {
 		return // it is tried again with the next snapshot
 	}
-	time.Sleep(pause)
+	pass(pause)
 	results, err := w.log.Commit(context.Background(), []*store.Batch{{
 		Key: key, Expected: w.at[key], Snapshot: &store.State{ID: store.ID{1}, Type: "x.State"},
 	}})
@@ -160,7 +160,7 @@ func TestALiveReaderMissesNothingUntoldWhateverFails(t *testing.T) {
 						t.Errorf("seed %d: the reader has ended: %v", seed, err)
 					case err == nil:
 						read[e.Position] = true
-						time.Sleep(time.Duration(max(0, pauses.IntN(200)-110)) * time.Second)
+						pass(time.Duration(max(0, pauses.IntN(200)-110)) * time.Second)
 					}
 				}
 			}()
@@ -179,13 +179,13 @@ func TestALiveReaderMissesNothingUntoldWhateverFails(t *testing.T) {
 				case n < 17:
 					w.write(key, 1+random.IntN(4))
 				case n < 20:
-					time.Sleep(time.Duration(random.IntN(60)) * time.Second)
+					pass(time.Duration(random.IntN(60)) * time.Second)
 				default:
 					w.pruneBelow(hubs[random.IntN(2)], key, time.Duration(random.IntN(2))*time.Second)
 				}
 			}
 			faults.Clear()
-			time.Sleep(3 * time.Hour)
+			pass(3 * time.Hour)
 			cancel()
 			<-ended
 			heads, err := sound.Heads(t.Context())

@@ -36,7 +36,7 @@ func TestASubscriptionAtTheBeginningIsToldOfDeletions(t *testing.T) {
 				first := next(t, s)
 				if acked > 0 {
 					ack(t, s, first)
-					time.Sleep(time.Minute)
+					pass(time.Minute)
 					first = next(t, s)
 				}
 				synctest.Wait()
@@ -45,7 +45,7 @@ func TestASubscriptionAtTheBeginningIsToldOfDeletions(t *testing.T) {
 				}
 				w.prune(book("a"))
 				ack(t, s, first)
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				for {
 					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 					d, err := s.Next(ctx)
@@ -156,7 +156,7 @@ func TestARemovedBookmarkIsSetAgainWhateverFails(t *testing.T) {
 				}
 				s := w.subscribe(stream.SubscriptionConfig{Checkpoints: new(streamtest.Elsewhere)})
 				ack(t, s, next(t, s))
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				wantMarks(t, "before", log, "subscription/s@1")
 				if err := readersOf(t, log).Remove(t.Context(), "subscription/s"); err != nil {
 					t.Fatal(err)
@@ -165,12 +165,12 @@ func TestARemovedBookmarkIsSetAgainWhateverFails(t *testing.T) {
 				away := fail(log)
 				away.Store(true)
 				ack(t, s, next(t, s))
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				if err := s.Stats().SaveErr; !errors.Is(err, errLost) {
 					t.Errorf("while the log is away: got %v, want %v", err, errLost)
 				}
 				away.Store(false)
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				wantMarks(t, "afterwards", log, "subscription/s@2")
 				if _, err := s.Next(t.Context()); !errors.Is(err, stream.ErrDeleted) {
 					t.Errorf("afterwards: got %v, want %v", err, stream.ErrDeleted)
