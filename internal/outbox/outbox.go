@@ -122,7 +122,7 @@ type Row struct {
 	due      time.Time
 	met      time.Time     // since when it is known, unchanged by another engine
 	began    time.Time     // when the delivery under way began
-	tried    time.Time     // when it could not be tried first, since it last could
+	tried    time.Time     // when it could not be tried first, since it last could; zero if it could
 	owner    uint64        // in the store, of a row that is not this engine's
 	attempts uint32        // the same
 	later    uint32        // times that it could not be tried
@@ -772,7 +772,7 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 		q.unlink(r)
 		return
 	case Later:
-		if r.later++; r.later == 1 {
+		if r.later++; r.tried.IsZero() {
 			r.tried = now
 		}
 		if q.limits.ParkAfter == 0 || now.Sub(r.tried) < q.limits.ParkAfter {
@@ -788,7 +788,7 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 		// say nothing about the message.
 		r.later++
 	} else {
-		r.later = 0
+		r.later, r.tried = 0, time.Time{}
 		changed.Attempts++
 	}
 	changed.Owner, changed.Open = q.limits.Owner, false

@@ -496,6 +496,50 @@ func TestADeliveryThatCannotBeTriedIsNoAttempt(t *testing.T) {
 	}
 }
 
+// A message is parked that could not be tried for a day: from the first time that it
+// could not be, and not from attempts that the store could not take.
+func TestAMessageThatCouldNotBeTriedIsParkedAfterADay(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	now := time.Unix(1_000_000_000, 0)
+	q := scanned(outbox.Limits{Window: 4, LaneMax: 4, InFlight: 4, Late: 4, ParkAfter: day}, now)
+	q.Committed(from("mail", 1, 1, now), now)
+	away := errors.New("away")
+	// deliver lets an attempt end, and returns what is to be stored of it.
+	deliver := func(result outbox.Result) []store.Settlement {
+		t.Helper()
+		r := q.Next(now)
+		if r == nil {
+			t.Fatal("there is nothing to deliver")
+		}
+		q.Finished(r, result, away, now)
+		return q.Settlements(10)
+	}
+	pass := func() {
+		at, ok := q.Wake()
+		if !ok {
+			t.Fatal("the queue does not ask to be woken")
+		}
+		now = at
+	}
+	for range 3 { // the store is away: it cannot take that the attempt has failed
+		q.Unsettled(deliver(outbox.Retry))
+		pass()
+	}
+	begun := now
+	for now.Sub(begun) < day {
+		for _, s := range deliver(outbox.Later) {
+			if s.Message == nil || s.Message.Parked {
+				t.Fatalf("it is parked %v after it could not be tried first", now.Sub(begun))
+			}
+		}
+		pass()
+	}
+	if list := deliver(outbox.Later); len(list) != 1 || list[0].Message == nil || !list[0].Message.Parked {
+		t.Errorf("after a day: to be settled is %+v, want that it is parked", list)
+	}
+}
+
 func TestAScanEndsWhenTooMuchIsSettledDuringIt(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)

@@ -379,7 +379,7 @@ func (q *Queue) takeOver(r *Row, m *store.Message) {
 func (q *Queue) mine(r *Row, m *store.Message) {
 	delete(q.places, r.sequence)
 	mine := *m
-	r.sort, r.met, r.fetched, r.later = own, q.now, false, 0
+	r.sort, r.met, r.fetched, r.later, r.tried = own, q.now, false, 0, time.Time{}
 	if q.shared && m.Owner != q.limits.Owner {
 		mine.Owner, mine.Open = q.limits.Owner, false
 		r.claim = m.Target.IsZero()
