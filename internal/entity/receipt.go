@@ -1,6 +1,7 @@
 package entity
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"errors"
@@ -287,7 +288,9 @@ func (e *Entity) remember(c *Call, w *work) {
 	}
 	rs.last++
 	w.receipt[0] = store.Receipt{
-		Name: c.Name, CommandID: c.ID, Fingerprint: c.Fingerprint[:], Version: b.Next(), Order: rs.last, // and the store adds the position, if there are events
+		// The batch may outlive the call: a commit that hangs is given up before it ends.
+		Name: c.Name, CommandID: c.ID, Fingerprint: bytes.Clone(c.Fingerprint[:]),
+		Version: b.Next(), Order: rs.last, // and the store adds the position, if there are events
 	}
 	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
 	rs.order = append(rs.order, receiptAge{name: c.Name, place: placeOf(&w.receipt[0])})
