@@ -13,7 +13,7 @@ const (
 	canStopped
 	canClose
 
-	atEnd = canStopping | canStopped | canClose // what is called when the actor ends
+	atEnd = canStopping | canStopped | canClose // the hooks of the end of an actor
 )
 
 // A trained is a type of behavior with its abilities.

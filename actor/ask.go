@@ -128,7 +128,7 @@ type slotHead struct {
 	gen    uint64 // changed by the asker only
 	err    error
 	token  chan struct{} // made when an asker parks for the first time
-	then   func()        // of [AskThen]: what is called when it is answered
+	then   func()        // of [AskThen]: runs once the answer is there
 	late   any           // a late[M]: the slot belongs to a message that is made when its turn comes
 }
 

@@ -41,7 +41,7 @@ func ExamplePipe() {
 	if err := doorman.Tell(caller{}); err != nil {
 		fmt.Println(err)
 	}
-	if err := s.Shutdown(context.Background()); err != nil { // it waits for what is under way
+	if err := s.Shutdown(context.Background()); err != nil { // Shutdown waits for the work under way
 		fmt.Println(err)
 	}
 	// Output:

@@ -134,7 +134,7 @@ func (a *actor[M]) contain(c *Context[M]) {
 
 // failed does what the actor's supervision says about a failure. The logger, the
 // decision and the length of the pause are code of the user: each may panic or end
-// the goroutine, and what was known before it counts.
+// the goroutine; failed then goes on with the decision that it had before the call.
 func (a *actor[M]) failed(c *Context[M], f *Failure) {
 	c.failure = f
 	was := c.calling
@@ -161,7 +161,7 @@ func (a *actor[M]) failed(c *Context[M], f *Failure) {
 	v.exits = false
 }
 
-// A verdict is what was decided about a failure.
+// A verdict is the decision about a failure.
 type verdict struct {
 	then   Directive
 	pause  time.Duration // before a restart
@@ -169,7 +169,7 @@ type verdict struct {
 	exits  bool          // code of the user has ended the goroutine during the decision
 }
 
-// goOn does what was decided after a failure.
+// goOn carries out the decision about a failure.
 func (a *actor[M]) goOn(c *Context[M], f *Failure, v verdict) {
 	parent := a.parent()
 	if v.then == Escalate && parent == nil {

@@ -522,7 +522,7 @@ func testHook(t *testing.T, k hook, fault func(chan struct{}), gate chan struct{
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		defer func() { _ = recover() }() // what is called by the caller itself reaches it
+		defer func() { _ = recover() }() // a panic of a hook that the caller runs itself reaches the caller
 		k.trigger(h)
 	}()
 	sleep(10 * time.Second) // of the bubble: pauses and contexts end

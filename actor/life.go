@@ -352,8 +352,8 @@ func (a *actor[M]) settle(reason error, askers []asker) {
 	a.k.sys.guardian(a.traits).living.unpin()
 }
 
-// announce tells of the end whoever wants to know, and starts last, the parent
-// if that has waited for it. Nothing of the behavior is called: a message for a
+// announce tells the watchers and the listeners of the end, and starts last, which
+// is the parent if the parent has waited for the end. Nothing of the behavior is called: a message for a
 // watcher is made on a goroutine of its own. It is called under the lock and
 // releases it.
 func (a *actor[M]) announce(reason error, last node, restarts uint64) {
