@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -102,24 +101,6 @@ type eventError struct {
 func (e *eventError) Error() string { return e.err.Error() }
 func (e *eventError) Unwrap() error { return e.err }
 
-// A panicError is a panic of a rule.
-type panicError struct {
-	value any
-	stack []byte
-}
-
-func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
-
-// guard makes an error of a panic.
-func guard(fn func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = &panicError{r, debug.Stack()}
-		}
-	}()
-	return fn()
-}
-
 func (b *bound[Tx]) apply(ctx context.Context, t *batch) error {
 	if err := b.rules(ctx, t); err != nil {
 		return err
@@ -184,7 +165,7 @@ func (b *bound[Tx]) applyEach(ctx context.Context, t *batch, at *int) error {
 			}
 		}
 		if err := h.handle(ctx, b.tx, e, m); err != nil {
-			return &eventError{from: i, to: i + 1, err: err}
+			return &eventError{from: i, to: i + 1, err: sound(err)}
 		}
 		if b.checker != nil {
 			if err := b.check(ctx, t.note); err != nil {
@@ -212,6 +193,7 @@ func (b *bound[Tx]) applyBatch(ctx context.Context, t *batch) error {
 	if err == nil {
 		return nil
 	}
+	err = sound(err)
 	failed := &eventError{from: t.index[0], to: t.index[len(t.index)-1] + 1, err: err}
 	if at, ok := errors.AsType[*indexError](err); ok && at.index >= 0 && at.index < len(t.index) {
 		failed.from, failed.to = t.index[at.index], t.index[at.index]+1

@@ -106,22 +106,6 @@ func (r *run) isRemoved() bool {
 	return r.removed
 }
 
-// errExited says that a rule has called runtime.Goexit.
-var errExited = errors.New("rule has ended its goroutine")
-
-// contained runs fn on a goroutine of its own and waits for it, so that a rule that
-// ends its goroutine ends nothing else.
-func contained(fn func() error) error {
-	err := errExited
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		err = fn()
-	}()
-	<-done
-	return err
-}
-
 // A found is what the notes of a version say before it begins.
 type found struct {
 	note  []byte // nil if there is none

@@ -14,7 +14,19 @@ var diskErrors = []error{
 }
 
 // blameOf says whose fault the error of a rule is, as far as the error tells.
-func (r *run) blameOf(err error) Blame {
+func (r *run) blameOf(err error) (b Blame) {
+	if failed := contained(func() error {
+		b = r.blameIn(err)
+		return nil
+	}); failed != nil {
+		r.logger.Warn("projection cannot tell whose fault an error is", "projection", r.name, "version", r.version, "error", failed)
+		return BlameUnknown
+	}
+	return b
+}
+
+// blameIn calls code of the user and of the target, which may fail in any way.
+func (r *run) blameIn(err error) Blame {
 	if r.classify != nil {
 		if b := r.classify(err); b != BlameUnknown {
 			return b

@@ -147,7 +147,7 @@ func (r *run) passed(ctx context.Context, t txn, lanes map[laneID]laneNote, part
 // keepBookmarks moves the bookmarks from time to time.
 func (r *run) keepBookmarks(ctx context.Context) {
 	for r.sleep(ctx, bookmarkEvery, nil) {
-		if err := r.mark(ctx); err != nil && ctx.Err() == nil {
+		if err := contained(func() error { return r.mark(ctx) }); err != nil && ctx.Err() == nil {
 			r.logger.Warn("projection cannot set its bookmarks", "projection", r.name, "version", r.version, "error", err)
 		}
 	}

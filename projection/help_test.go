@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -123,8 +124,10 @@ func status(t *testing.T, r *projection.Runner) projection.Status {
 
 func atLeast(t *testing.T, r *projection.Runner, p store.Position) {
 	t.Helper()
-	if err := r.AtLeast(t.Context(), p); err != nil {
-		t.Fatal(err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	if err := r.AtLeast(ctx, p); err != nil {
+		t.Fatalf("waiting for position %v: %v; %+v", p, err, status(t, r))
 	}
 }
 

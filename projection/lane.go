@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,10 @@ type lane struct {
 	handled uint64 // events handed to rules, since the start
 	moves   uint64 // times that the notes were read or written, since the start
 
-	batch batch
+	// What the lane's own goroutine is at.
+	doing  project.ActionKind
+	ruling bool // in an attempt: its rules are running
+	batch  batch
 }
 
 func newLane(r *run, rd *reader, number int) *lane {
@@ -60,26 +64,48 @@ func (l *lane) input(fn func(*project.Lane)) {
 	l.signal()
 }
 
-// start runs the lane on a goroutine, and on another one if a rule ends that.
+// start runs the lane on a goroutine, and on another one if what it calls ends that.
 func (l *lane) start(ctx context.Context, wait *sync.WaitGroup) {
 	wait.Go(func() {
 		ended := false
 		defer func() {
-			if !ended {
-				l.exited()
-				l.start(ctx, wait)
+			if ended {
+				return
 			}
+			err := errExited
+			if v := recover(); v != nil {
+				err = &panicError{v, debug.Stack()}
+			}
+			l.exited(err)
+			l.start(ctx, wait)
 		}()
 		l.loop(ctx)
 		ended = true
 	})
 }
 
-// exited is called when the goroutine has been ended within an attempt. Should
-// the target have stored it all the same, the next attempt finds the note moved.
-func (l *lane) exited() {
+// exited is called when the goroutine has been ended within an action. If the rules
+// were running, they have ended it. Otherwise it was the target or the log, and what
+// has become of an attempt is not known.
+func (l *lane) exited(err error) {
+	doing, ruling, now := l.doing, l.ruling, l.run.now()
+	l.doing, l.ruling = project.Wait, false
+	l.run.complain(l, err)
 	l.input(func(c *project.Lane) {
-		c.Tried(project.Outcome{Result: project.Failed, Err: errExited, To: len(l.batch.events)}, l.run.now())
+		switch doing {
+		case project.Try:
+			o := project.Outcome{Result: project.Unknown, Err: err}
+			if ruling {
+				o = project.Outcome{Result: project.Failed, Err: err, To: len(l.batch.events)}
+			}
+			c.Tried(o, now)
+		case project.Load:
+			c.Loaded(nil, nil, err, now)
+		case project.Look:
+			c.Looked(project.Serving{}, err, now)
+		case project.Read:
+			c.ReadDone(nil, err)
+		}
 	})
 }
 
@@ -88,16 +114,9 @@ func (l *lane) loop(ctx context.Context) {
 		if l.run.hold(ctx) {
 			continue
 		}
-		now := l.run.now()
-		l.mu.Lock()
-		if l.core.Wants() {
-			if c, ok := l.feed.take(); ok {
-				l.core.Offer(c, now)
-			}
-		}
-		a := l.core.Next(now)
-		l.mu.Unlock()
+		a := l.next(l.run.now())
 		l.run.progress()
+		l.doing = a.Kind
 		switch a.Kind {
 		case project.Wait:
 			l.wait(ctx, a.At)
@@ -112,7 +131,20 @@ func (l *lane) loop(ctx context.Context) {
 		case project.Seek:
 			l.reader.seek(l, a.After)
 		}
+		l.doing = project.Wait
 	}
+}
+
+// next gives the core what was read, and returns what it wants done.
+func (l *lane) next(now time.Time) project.Action {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.core.Wants() {
+		if c, ok := l.feed.take(); ok {
+			l.core.Offer(c, now)
+		}
+	}
+	return l.core.Next(now)
 }
 
 // wait waits for an input, or until a time.
@@ -251,6 +283,7 @@ func (l *lane) try(ctx context.Context, a *project.Attempt) {
 		failed = a.Events[min(o.From, len(a.Events)-1)].Clone()
 	}
 	l.core.Tried(o, now)
+	l.doing = project.Wait
 	l.mu.Unlock()
 	if o.Result == project.Stored {
 		l.reader.measure(now)
@@ -284,7 +317,10 @@ func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error
 	if len(a.Events) > 0 {
 		l.batch.events, l.batch.parked = a.Events, a.Parked
 		ctx := context.WithValue(ctx, infoKey{}, info{version: l.run.version, replaying: a.Replaying})
-		if err := t.apply(ctx, &l.batch); err != nil && !canary.Broken("position-without-rows") {
+		l.ruling = true
+		err := t.apply(ctx, &l.batch)
+		l.ruling = false
+		if err != nil && !canary.Broken("position-without-rows") {
 			return err
 		}
 	}
@@ -356,7 +392,7 @@ func (l *lane) outcome(ctx context.Context, err error) project.Outcome {
 	own, isOwn := errors.AsType[*ownError](err)
 	failed, isFailed := errors.AsType[*eventError](err)
 	switch {
-	case isOwn && errors.Is(own, errMoved):
+	case isOwn && !isFailed && errors.Is(own, errMoved):
 		return project.Outcome{Result: project.Moved}
 	case isOwn && isFailed && ctx.Err() == nil:
 		b := l.run.blameOf(failed.err)
@@ -379,25 +415,25 @@ func (l *lane) outcome(ctx context.Context, err error) project.Outcome {
 // read reads the events of one entity that the projection wants.
 func (l *lane) read(ctx context.Context, a *project.Action) {
 	var events []store.Event
-	var failed error
 	whole := false
-	for e, err := range l.run.log.Read(ctx, a.Key, a.Version-1) {
-		if err != nil {
-			failed = err
-			break
+	failed := guard(func() error {
+		for e, err := range l.run.log.Read(ctx, a.Key, a.Version-1) {
+			if err != nil {
+				return err
+			}
+			if !whole && e.Version != a.Version {
+				return fmt.Errorf("%w: %v misses its events from %d on, and the log has them from %d on", ErrDeleted, a.Key, a.Version, e.Version)
+			}
+			whole = true
+			if e.Position > a.Through || len(events) > a.Max {
+				return nil
+			}
+			if l.run.plan.wants(e) {
+				events = append(events, *e.Clone())
+			}
 		}
-		if !whole && e.Version != a.Version {
-			failed = fmt.Errorf("%w: %v misses its events from %d on, and the log has them from %d on", ErrDeleted, a.Key, a.Version, e.Version)
-			break
-		}
-		whole = true
-		if e.Position > a.Through || len(events) > a.Max {
-			break
-		}
-		if l.run.plan.wants(e) {
-			events = append(events, *e.Clone())
-		}
-	}
+		return nil
+	})
 	if failed == nil && !whole {
 		failed = fmt.Errorf("%w: %v misses its events from %d on, and the log has none of them", ErrDeleted, a.Key, a.Version)
 	}

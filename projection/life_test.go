@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
@@ -123,6 +124,8 @@ func TestBookmark(t *testing.T) {
 					t.Fatal(err)
 				}
 				close(log.gate)
+				synctest.Wait() // the commit is through, and nobody has moved a bookmark since
+				wantMarks(t, m, "projection/sums/v1@0")
 				<-time.After(time.Minute)
 				wantMarks(t, m, "projection/sums/v1@0")
 				down.Store(false)
@@ -247,6 +250,9 @@ func TestReadiness(t *testing.T) {
 			for range 40 {
 				deposit(t, log, "a", n, 200)
 				n += 200
+				if s := status(t, r); s.State != projection.StateLive || s.Lag < 200 {
+					t.Errorf("with events that have just come it is %s, with a lag of %d", s.State, s.Lag)
+				}
 				<-time.After(100 * time.Millisecond)
 				if err := r.Ready(t.Context()); err != nil {
 					t.Errorf("under load: %v", err)

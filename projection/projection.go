@@ -275,6 +275,7 @@ type binding[Tx any] struct {
 
 // backend is a binding for those who need not know Tx.
 type backend interface {
+	// update and view make an error of a panic.
 	update(ctx context.Context, do func(txn) error) error
 	view(ctx context.Context, do func(txn) error) error
 	// blame and volatile ask for the optional abilities of the target.
@@ -301,11 +302,17 @@ type bound[Tx any] struct {
 }
 
 func (b *binding[Tx]) update(ctx context.Context, do func(txn) error) error {
-	return b.target.Update(ctx, func(tx Tx) error { return do(&bound[Tx]{b, tx}) })
+	return guard(func() error {
+		// A panic in the transaction is the target's to see as an error, so that it
+		// ends the transaction as for any other.
+		return b.target.Update(ctx, func(tx Tx) error { return guard(func() error { return do(&bound[Tx]{b, tx}) }) })
+	})
 }
 
 func (b *binding[Tx]) view(ctx context.Context, do func(txn) error) error {
-	return b.target.View(ctx, func(tx Tx) error { return do(&bound[Tx]{b, tx}) })
+	return guard(func() error {
+		return b.target.View(ctx, func(tx Tx) error { return guard(func() error { return do(&bound[Tx]{b, tx}) }) })
+	})
 }
 
 func (b *binding[Tx]) blame(err error) Blame {

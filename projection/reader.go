@@ -104,7 +104,7 @@ func (r *reader) loop(ctx context.Context) {
 	fails := 0
 	for ctx.Err() == nil {
 		reading, at := r.begin(ctx, next)
-		err := r.read(reading, at)
+		err := contained(func() error { return r.read(reading, at) })
 		next = r.at() + 1
 		r.mu.Lock()
 		sought := len(r.seeks) > 0
@@ -295,8 +295,6 @@ func (r *reader) follow(ctx context.Context, after store.Position) error {
 				return err
 			}
 			continue // it is what was deleted before the version began
-		case errors.Is(err, stream.ErrDeleted):
-			continue
 		case err != nil:
 			return err
 		}

@@ -388,14 +388,18 @@ const switchEvery = 200 * time.Millisecond
 // log.
 func (r *run) switchWhenLive(ctx context.Context) {
 	for r.sleep(ctx, switchEvery, nil) {
-		s, err := r.runner.Status(ctx)
+		var s Status
+		err := contained(func() (err error) {
+			s, err = r.runner.Status(ctx)
+			return err
+		})
 		switch {
 		case err != nil || s.State != StateLive && s.State != StateHolding || !r.caught(&s):
 			continue
 		case s.Serving >= r.version:
 			return
 		}
-		if err := r.runner.Switch(ctx); err != nil {
+		if err := contained(func() error { return r.runner.Switch(ctx) }); err != nil {
 			r.logger.Warn("projection cannot switch", "projection", r.name, "version", r.version, "error", err)
 			continue
 		}
