@@ -188,7 +188,7 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 	if err := r.register(ctx, &want, marks); err != nil {
 		return about{}, err
 	}
-	var scanned []store.Position
+	var scanned *scanned
 	if f.note == nil {
 		if want.deleted, err = r.deletions(ctx); err != nil {
 			return about{}, err
@@ -199,10 +199,20 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 	} else {
 		want.selection = r.plan.selection
 	}
+	copied := r.otherLog(&f.about, id)
+	if copied {
+		if err := r.prove(ctx, f.lanes); err != nil {
+			return about{}, err
+		}
+		want.log = id
+	}
 	if want.log.IsZero() {
 		want.log = id
 	}
-	err = r.back.update(ctx, func(t txn) error { return r.openVersion(ctx, t, &f, &want, scanned) })
+	err = r.back.update(ctx, func(t txn) error { return r.openVersion(ctx, t, &f, &want, scanned, copied) })
+	if err == nil && copied {
+		r.saysAdopted()
+	}
 	if err == nil && f.note == nil && len(want.deleted) > 0 {
 		r.logger.Warn("projection begins with what is kept: events of the log had been deleted before",
 			"projection", r.name, "version", r.version, "through", fmt.Sprint(want.deleted))
@@ -214,7 +224,7 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 func (r *run) suits(a *about, partitions int, id store.ID) error {
 	const cure = "if this log is a copy of that one, Adopt proves it and goes on; else give it a new Version, or Reset or Remove it"
 	switch {
-	case a.partitions != partitions || !a.log.IsZero() && !id.IsZero() && a.log != id && !r.adopts:
+	case a.partitions != partitions || r.otherLog(a, id) && !r.adopts:
 		return fmt.Errorf("%w: %w: projection %q version %d is of another log (%v, %d partitions) than this one (%v, %d partitions); %s",
 			store.ErrInvalid, ErrOtherLog, r.name, r.version, a.log, a.partitions, id, partitions, cure)
 	case a.lanes != r.lanes:
@@ -224,11 +234,40 @@ func (r *run) suits(a *about, partitions int, id store.ID) error {
 	return nil
 }
 
+// otherLog reports whether the notes say that they are of another log than that
+// with an id.
+func (r *run) otherLog(a *about, id store.ID) bool {
+	return !a.log.IsZero() && !id.IsZero() && a.log != id
+}
+
+// prove returns an error matching [ErrOtherLog] unless the log has, at the position of
+// each lane, the event that the note names.
+func (r *run) prove(ctx context.Context, lanes map[laneID]laneNote) error {
+	for lane, l := range lanes {
+		proof := stream.Proof{Position: l.Position, Event: l.At}
+		proved, err := proof.Check(ctx, r.log)
+		switch {
+		case errors.Is(err, ErrReplaced):
+			return fmt.Errorf("%w: %w: lane %v: %w", store.ErrInvalid, ErrOtherLog, lane, err)
+		case err != nil:
+			return err
+		case !proved:
+			return fmt.Errorf("%w: %w: the event at the position of lane %v, %v, is not known, so it cannot be compared; "+
+				"give the projection a new Version, or Reset it", store.ErrInvalid, ErrOtherLog, lane, l.Position)
+		}
+	}
+	return nil
+}
+
+func (r *run) saysAdopted() {
+	r.logger.Info("projection goes on with another log, which has the same events", "projection", r.name, "version", r.version)
+}
+
 // verify checks that the positions of a version are of this log, that nothing was
 // deleted that it has yet to handle, and that the rules are for the events that
-// it was built of. It returns through where the log has been looked through for
-// events that the rules have come to select, or nil.
-func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (scanned []store.Position, err error) {
+// it was built of. It returns what a look through the log for events that the rules
+// have come to select has found, or nil if they select what they did.
+func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*scanned, error) {
 	for id, n := range f.lanes {
 		proof := stream.Proof{Position: n.Position, Event: n.At}
 		if _, err := proof.Check(ctx, r.log); errors.Is(err, ErrReplaced) {
@@ -253,7 +292,23 @@ func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (sca
 		}
 		return nil, fmt.Errorf("%w: %w", store.ErrInvalid, err)
 	}
-	return heads, r.lookThrough(ctx, have, f.lanes, heads)
+	return r.lookThrough(ctx, have, f.lanes, heads)
+}
+
+// A scanned is what a look through the log has found for rules that select more.
+type scanned struct {
+	// through is up to where each partition has been looked through.
+	through []store.Position
+	// first is the first event of a lane that was not selected before; none for a
+	// lane that has no such event.
+	first map[laneID]store.Position
+}
+
+// passed reports whether a lane at a position may have passed over an event that the
+// rules have come to select.
+func (s *scanned) passed(id laneID, at store.Position) bool {
+	first, ok := s.first[id]
+	return at > s.through[id.partition] || ok && at >= first
 }
 
 // errOlder marks the error of a runner whose version is kept by a program that
@@ -262,36 +317,44 @@ var errOlder = errors.New("version is kept by another program")
 
 // lookThrough returns an error if the log holds an event that the rules select, and
 // the selection that the version has does not, where the version has been already.
-func (r *run) lookThrough(ctx context.Context, have *selection, lanes map[laneID]laneNote, heads []store.Position) error {
+// A runner with the former rules may go on at the same time, so it looks beyond.
+func (r *run) lookThrough(ctx context.Context, have *selection, lanes map[laneID]laneNote, heads []store.Position) (*scanned, error) {
+	s := &scanned{first: make(map[laneID]store.Position)}
 	for p, head := range heads {
 		least := false
 		for id, n := range lanes {
 			least = least || id.partition == p && n.Position.Sequence() > 0
 		}
 		if !least {
+			s.through = append(s.through, store.NewPosition(p, 0))
 			continue
 		}
+		s.through = append(s.through, head)
 		q := r.plan.selection.query(have)
 		q.After, q.Through = store.NewPosition(p, 0), head
 		for e, err := range r.log.Scan(ctx, q) {
 			if err != nil {
-				return fmt.Errorf("look for events that were not selected before: %w", err)
+				return nil, fmt.Errorf("look for events that were not selected before: %w", err)
 			}
-			n, ok := lanes[laneID{p, project.LaneOf(e.Key, r.lanes)}]
-			if ok && e.Position <= n.Position && !have.match(e) {
-				return fmt.Errorf("%w: projection %q version %d: %w: there are events before its position that it has not handled, "+
+			id := laneID{p, project.LaneOf(e.Key, r.lanes)}
+			if _, known := s.first[id]; known || have.match(e) {
+				continue
+			}
+			if n, ok := lanes[id]; ok && e.Position <= n.Position {
+				return nil, fmt.Errorf("%w: projection %q version %d: %w: there are events before its position that it has not handled, "+
 					"the first is a %s of %v at %v; give it a new Version, or Reset it", store.ErrInvalid, r.name, r.version, ErrSelection, e.Type, e.Key, e.Position)
 			}
+			s.first[id] = e.Position
 		}
 	}
-	return nil
+	return s, nil
 }
 
 func (r *run) aboutKey() string { return versionPrefix(r.name, r.version) + "about" }
 
 // openVersion makes the version that want describes, or makes the one that was
-// found what want says.
-func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, scanned []store.Position) error {
+// found what want says. Copied says that it goes on with a copy of its log.
+func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, looked *scanned, copied bool) error {
 	b, err := t.note(ctx, r.aboutKey())
 	switch {
 	case err != nil:
@@ -305,15 +368,18 @@ func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, sca
 	if bytes.Equal(next, b) {
 		return nil
 	}
-	if scanned != nil {
-		// From here on no runner with the other rules moves a note.
+	if looked != nil || copied {
+		// From here on no runner with the other rules, or on the other log, moves a note.
 		lanes, err := r.runner.hold(ctx, t, r.version)
 		if err != nil {
 			return err
 		}
 		for id, n := range lanes {
-			if n.Position > scanned[id.partition] {
+			switch {
+			case looked != nil && looked.passed(id, n.Position):
 				return errAgain // it may have passed over what these rules select
+			case copied && n.Position != f.lanes[id].Position:
+				return errAgain // what was proved is the position that it had
 			}
 			n.Revision++
 			n.Writer, n.process, n.time = r.self, r.process, r.now()

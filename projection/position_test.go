@@ -197,6 +197,40 @@ func TestPosition(t *testing.T) {
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: third}, r); err != nil {
 				t.Errorf("with the option it says %v", err)
 			}
+			// From then on it is a model of that log.
+			r = sums().Into(g)
+			if err := projection.RunOnce(t.Context(), projection.Config{Log: third}, r); err != nil {
+				t.Errorf("without the option, on the log that was adopted, it says %v", err)
+			}
+			if err := projection.RunOnce(t.Context(), projection.Config{Log: moved}, r); !errors.Is(err, projection.ErrOtherLog) {
+				t.Errorf("on the log of before it says %v", err)
+			}
+		})
+	})
+	t.Run("that_cannot_be_compared_is_not_adopted_by_the_option", func(t *testing.T) {
+		t.Parallel()
+		bubble(t, func(t *testing.T) {
+			log, other, g := memory.New(), memory.New(), newTarget()
+			depositAs(t, log, 1, "a", 0, 3)
+			if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, sums().Into(g)); err != nil {
+				t.Fatal(err)
+			}
+			// Of the other log nobody knows which event was at position 3.
+			depositAs(t, other, 2, "b", 0, 4)
+			covered := &store.Batch{Key: store.Key{Kind: "account", ID: "b"}, Expected: 4, Snapshot: &store.State{
+				ID: store.ID{9}, Type: "perdure.test.v1.Account",
+			}}
+			if results, err := other.Commit(t.Context(), []*store.Batch{covered}); err != nil || results[0].Err != nil {
+				t.Fatal(err, results)
+			}
+			if _, err := other.DeleteEvents(t.Context(), covered.Key, 4, position(3)); err != nil {
+				t.Fatal(err)
+			}
+			r := sums().With(projection.AdoptCopies()).Into(g)
+			if err := projection.RunOnce(t.Context(), projection.Config{Log: other}, r); !errors.Is(err, projection.ErrOtherLog) {
+				t.Errorf("with the option it says %v", err)
+			}
+			wantRow(t, g, "count_v1", 3)
 		})
 	})
 	t.Run("of_another_log_is_not_adopted_but_reset_or_removed", func(t *testing.T) {

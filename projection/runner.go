@@ -432,18 +432,8 @@ func (r *run) adopt(ctx context.Context) error {
 	if f.about.log == id {
 		return nil
 	}
-	for lane, l := range f.lanes {
-		proof := stream.Proof{Position: l.Position, Event: l.At}
-		proved, err := proof.Check(ctx, r.log)
-		switch {
-		case errors.Is(err, ErrReplaced):
-			return fmt.Errorf("%w: %w: lane %v: %w", store.ErrInvalid, ErrOtherLog, lane, err)
-		case err != nil:
-			return err
-		case !proved:
-			return fmt.Errorf("%w: %w: the event at the position of lane %v, %v, is not known, so it cannot be compared; "+
-				"give the projection a new Version, or Reset it", store.ErrInvalid, ErrOtherLog, lane, l.Position)
-		}
+	if err := r.prove(ctx, f.lanes); err != nil {
+		return err
 	}
 	want := f.about
 	want.log = id
@@ -475,7 +465,7 @@ func (r *run) adopt(ctx context.Context) error {
 		return t.setNote(ctx, r.aboutKey(), encodeAbout(want))
 	})
 	if err == nil {
-		r.logger.Info("projection goes on with another log, which has the same events", "projection", r.name, "version", r.version)
+		r.saysAdopted()
 		r.restart()
 	}
 	return err

@@ -3,6 +3,7 @@ package projection_test
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/memory"
 )
 
 // annotate commits a remark.
@@ -27,6 +29,25 @@ func annotate(t *testing.T, log store.Log, id string, expected int) {
 	}}}
 	if results, err := log.Commit(t.Context(), []*store.Batch{b}); err != nil || results[0].Err != nil {
 		t.Fatal(err, results)
+	}
+}
+
+// A lookedThrough log calls a function after a scan from the start.
+type lookedThrough struct {
+	*memory.Log
+	after func()
+}
+
+func (l *lookedThrough) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		for e, err := range l.Log.Scan(ctx, q) {
+			if !yield(e, err) {
+				return
+			}
+		}
+		if q.After.Sequence() == 0 {
+			l.after()
+		}
 	}
 }
 
@@ -138,6 +159,32 @@ func TestSelection(t *testing.T) {
 				t.Errorf("%d of 20 remarks are counted, and the runner is %s: %v", n, s.State, s.Err)
 			}
 			wantRow(t, g, "count_v1", 100)
+		})
+	})
+	t.Run("takes_over_nothing_that_another_runner_passes_over_while_it_looks", func(t *testing.T) {
+		t.Parallel()
+		bubble(t, func(t *testing.T) {
+			log, g := memory.New(), newTarget()
+			old, c := older().Into(g), projection.Config{Log: log}
+			deposit(t, log, "a", 0, 3)
+			if err := projection.RunOnce(t.Context(), c, old); err != nil {
+				t.Fatal(err)
+			}
+			annotate(t, log, "a", 3) // above the position, so that it may be taken over yet
+			deposit(t, log, "b", 0, 1)
+			passed := false
+			looked := &lookedThrough{Log: log, after: func() {
+				if !passed {
+					passed = true
+					if err := projection.RunOnce(t.Context(), c, old); err != nil {
+						t.Error(err)
+					}
+				}
+			}}
+			err := projection.RunOnce(t.Context(), projection.Config{Log: looked}, newer().Into(g))
+			if !passed || !errors.Is(err, projection.ErrSelection) {
+				t.Errorf("the other runner has come between: %t, and it says %v, with %d remarks", passed, err, g.row("remarks"))
+			}
 		})
 	})
 	t.Run("of_other_types_is_refused", func(t *testing.T) {
