@@ -1,7 +1,6 @@
 package perdure
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +45,7 @@ func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 	if canary.Broken("effect-before-commit") && len(ec.Outcome.Effects) > 0 {
 		c.kind.engine.dispatcher.send(c.core.Key(), ec)
 	}
-	if c.kind.engine.instant || !c.core.WantsLoad() || !c.handOver() { // the caller may have a deadline before the load ends
+	if c.kind.engine.instant || c.core.Task() != entity.TaskLoad || !c.handOver() { // the caller may have a deadline before the load ends
 		c.drive(ec)
 	}
 	if inline {
@@ -59,7 +58,7 @@ func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 func (c *cell) Signal(*actor.Context[*entity.Call]) {
 	c.begin()
 	c.core.Settled(int(c.settled.Swap(0)))
-	if c.core.Wants() && c.handOver() {
+	if c.core.Task() != entity.TaskNone && c.handOver() {
 		return // the committer must neither read from the store nor run rules
 	}
 	c.drive(nil)
@@ -94,16 +93,18 @@ func (c *cell) begin() {
 func (c *cell) drive(own *entity.Call) {
 	c.handed = false
 	for {
-		switch {
-		case c.settled.Load() > 0:
+		if c.settled.Load() > 0 {
 			c.core.Settled(int(c.settled.Swap(0)))
-		case c.core.WantsLoad():
+			continue
+		}
+		switch c.core.Task() {
+		case entity.TaskLoad:
 			c.load()
-		case c.core.WantsReceipts():
+		case entity.TaskRecall:
 			c.recall()
-		case c.core.WantsReceipt() != nil:
-			c.repeat(c.core.WantsReceipt())
-		case c.core.WantsResume():
+		case entity.TaskRepeat:
+			c.repeat(c.core.Next())
+		case entity.TaskResume:
 			if own != nil && c.core.Next() != own && c.handOver() {
 				return
 			}
@@ -216,29 +217,15 @@ func (c *cell) repeat(ec *entity.Call) {
 func (c *cell) answer(ec *entity.Call) (first store.ID, out entity.Outcome, err error) {
 	e := c.kind.engine
 	r, err := e.log.(store.Receipts).Receipt(context.Background(), c.core.Key(), ec.Name)
-	if err == nil && !bytes.Equal(r.Fingerprint, ec.Fingerprint[:]) {
-		err = store.ErrNotFound // another engine has forgotten it and used the key again
+	if err == nil {
+		out, err = c.core.Answer(ec, r, func(r *store.Refusal) error { return decodeRefusal(r) }, func(fold *entity.Fold) error {
+			return loadInto(e.log, c.core.Key(), fold, nil)
+		})
 	}
 	if err != nil {
 		return first, out, fmt.Errorf("read receipt: %w", err)
 	}
-	out = entity.Outcome{Version: r.Version, Position: r.Position}
-	switch {
-	case r.Refusal != nil:
-		out.Status, out.Err = entity.StatusRefused, decodeRefusal(r.Refusal)
-	case !ec.WantState:
-	case r.ReplyType != "":
-		out.State, err = c.kind.options.Rules.ReadState(r.ReplyType, r.Reply)
-	default:
-		fold := c.core.Until(r.Version)
-		if err = loadInto(e.log, c.core.Key(), fold, nil); err == nil || errors.Is(err, entity.ErrEnough) {
-			out.State, err = fold.State()
-		}
-	}
-	if err != nil {
-		err = fmt.Errorf("read the state of version %d: %w", r.Version, err)
-	}
-	return r.CommandID, out, err
+	return r.CommandID, out, nil
 }
 
 // retryLater arms a timer if a load has failed and is to be tried again.

@@ -2,7 +2,6 @@ package perdure
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -95,13 +94,8 @@ func (c *committer) run() {
 			c.engine.seal.leave()
 			if err != nil {
 				c.engine.config.Logger.Error("group commit has failed", "batches", len(batches), "error", err)
-				c.engine.doubted(batches, err)
 			}
-			for n, i := range c.queue.Group() {
-				if err == nil && results[n].Err == nil {
-					c.engine.committed(i, &results[n])
-				}
-			}
+			commit.Observe(c.queue.Group(), results, err, observer{c.engine})
 			c.mu.Lock()
 			c.queue.Settle(results, err)
 			settled = c.queue.Settled(settled[:0])
@@ -136,22 +130,15 @@ func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result,
 	return results, err
 }
 
-// doubted is told of a group that has failed. If it may be stored all the same,
-// the dispatcher has to look for the messages in it.
-func (e *Engine) doubted(group []*store.Batch, err error) {
-	if err == nil || errors.Is(err, store.ErrNotStored) || e.dispatcher == nil {
-		return
-	}
-	if slices.ContainsFunc(group, leavesMessages) {
-		e.dispatcher.doubted()
-	}
-}
+// An observer tells the parts of an engine what has become of batches.
+type observer struct{ engine *Engine }
 
-// leavesMessages reports whether messages are to be delivered after the batch:
-// new ones, or parked ones that are delivered again.
-func leavesMessages(b *store.Batch) bool {
-	return len(b.Enqueue) > 0 ||
-		slices.ContainsFunc(b.Settle, func(s store.Settlement) bool { return s.Required && s.Message != nil })
+// Doubted is part of [commit.Observer]: the dispatcher has to look for messages in
+// batches that may be stored.
+func (o observer) Doubted() {
+	if d := o.engine.dispatcher; d != nil {
+		d.doubted()
+	}
 }
 
 // submit has an item stored. Its owner is told when it is settled, possibly
@@ -177,23 +164,15 @@ func (e *Engine) commitAlone(i *commit.Item) {
 	}
 	results, err := commitGroup(e.log, group)
 	e.seal.leave()
-	if err == nil && results[0].Err == nil {
-		e.committed(i, &results[0])
-	}
-	e.doubted(group, err)
+	i.ObserveAlone(results, err, observer{e})
 	i.Settle(results, err)
 }
 
-// committed shows the events of a stored item to the readers of the log, and
-// its snapshot to the pruner, before the item is settled.
-func (e *Engine) committed(i *commit.Item, r *store.Result) {
-	events := i.Batch.Events
-	for n := range events {
-		v := &events[n]
-		v.Key, v.Version = i.Batch.Key, i.Batch.Expected+store.Version(n)+1
-		v.Position = r.Position - store.Position(len(events)-1-n)
-		v.Time, v.More = r.Time, uint32(len(events)-1-n)
-	}
+// Stored is part of [commit.Observer]: it shows the events of a stored item to the
+// readers of the log, its messages to the dispatcher, and its snapshot to the pruner,
+// before the item is settled.
+func (o observer) Stored(i *commit.Item, r *store.Result) {
+	e, events := o.engine, i.Events(r)
 	e.storeClock.heard(r.Time, e.config.Clock)
 	e.hub.Publish(events)
 	if len(i.Batch.Enqueue) > 0 && e.dispatcher != nil {

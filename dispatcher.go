@@ -65,18 +65,10 @@ type dispatcher struct {
 	counts deliveryCounts
 
 	mu       sync.Mutex
-	queue    *outbox.Queue
+	queue    *outbox.Dispatcher
 	watch    stopwatch
-	item     *commit.Item // the settlements on their way, or nil
-	pause    time.Time    // no settlements before
-	single   int          // settlements that are tried one by one
-	closing  bool
-	alarm    time.Time       // when the alarm rings, if it is set
-	stopWake func() bool     // stops it; nil if it is not set
-	alarms   uint64          // counts the alarms
-	running  int             // deliveries under way, scans, and other reads
-	spared   int             // deliveries that close does not wait for, because they wait for it
-	sent     bool            // and that are of sent effects
+	item     *commit.Item    // the settlements on their way, or nil
+	stopWake func() bool     // stops the alarm; nil if none was ever set
 	drained  chan struct{}   // closed when none is left and no effect, once closing
 	flushed  chan struct{}   // closed when nothing is left to settle, once closing
 	waiters  []chan struct{} // closed when there is nothing to do at the present time
@@ -109,7 +101,9 @@ func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 		limits.Owner, limits.Grace, limits.Poll = d.owner, graceMax, lookEvery
 		limits.RescueEvery, limits.RescueAfter = e.config.RescueAfter/2, e.config.RescueAfter
 	}
-	d.queue = outbox.New(d, limits)
+	d.queue = outbox.NewDispatcher(d, limits, outbox.Bounds{
+		Deliveries: deliveriesPerRun, Settlements: settleMax, Fetches: fetchMax, Pause: settlePause, Look: lookEvery,
+	})
 	return d
 }
 
@@ -252,99 +246,45 @@ func (d *dispatcher) now() time.Time { return d.watch.now() }
 // step does what there is to do at this moment.
 func (d *dispatcher) step() {
 	wall := d.engine.config.Clock.Now()
-	var rows []*outbox.Row
-	var plan outbox.Scan
 	d.mu.Lock()
 	now := d.now()
-	d.queue.Clock(wall, now)
-	for len(rows) < deliveriesPerRun {
-		r := d.queue.Next(now)
-		if r == nil {
-			break
+	w := d.queue.Step(wall, now)
+	var item *commit.Item
+	if w.Settle != nil {
+		item = &commit.Item{Lane: &d.lane, Batch: store.Batch{Settle: w.Settle}}
+		d.item = item
+	}
+	if w.Alarms != 0 {
+		if d.stopWake != nil {
+			d.stopWake()
 		}
-		rows = append(rows, r)
+		d.stopWake = d.engine.config.Clock.AfterFunc(max(w.Alarm.Sub(now), 0), func() { d.ring(w.Alarms) })
 	}
-	item := d.settlements(now)
-	d.running += len(rows)
-	fetches := d.queue.Fetches(fetchMax)
-	if fetches != nil {
-		d.running++
-	}
-	scan := !d.closing && d.queue.WantsScan(now)
-	if scan {
-		plan = d.queue.ScanBegins()
-		d.running++
-	}
-	d.arm(now)
 	d.rest(now)
 	d.mu.Unlock()
 
-	for _, r := range rows {
+	for _, r := range w.Deliver {
 		d.deliver(r)
 	}
 	if item != nil {
 		d.engine.submit(item)
 	}
-	if fetches != nil {
-		go d.fetch(fetches)
+	if w.Fetch != nil {
+		go d.fetch(w.Fetch)
 	}
-	if scan {
-		go d.scan(plan, wall)
+	if w.Scans {
+		go d.scan(w.Scan, wall)
 	}
-	if len(rows) == deliveriesPerRun {
+	if w.Again {
 		d.wake()
 	}
-}
-
-// settlements makes an item of what is to be settled, if none is on its way. It
-// is called under the lock.
-func (d *dispatcher) settlements(now time.Time) *commit.Item {
-	if d.item != nil || now.Before(d.pause) {
-		return nil
-	}
-	most := settleMax
-	if d.single > 0 {
-		most = 1
-	}
-	list := d.queue.Settlements(most)
-	if len(list) == 0 {
-		return nil
-	}
-	d.item = &commit.Item{Lane: &d.lane, Batch: store.Batch{Settle: list}}
-	return d.item
-}
-
-// arm sets the alarm for what is to be done later. It is called under the lock. An
-// alarm that rings too early does no harm, so it is only ever set to an earlier time.
-func (d *dispatcher) arm(now time.Time) {
-	at, ok := d.queue.Wake()
-	if d.pause.After(now) && (!ok || d.pause.Before(at)) {
-		at, ok = d.pause, true
-	}
-	if !ok || d.closing {
-		return
-	}
-	if look := now.Add(lookEvery); look.Before(at) {
-		at = look
-	}
-	if d.stopWake != nil {
-		if !at.Before(d.alarm) {
-			return
-		}
-		d.stopWake()
-	}
-	d.alarm = at
-	d.alarms++
-	n := d.alarms
-	d.stopWake = d.engine.config.Clock.AfterFunc(max(at.Sub(now), 0), func() { d.ring(n) })
 }
 
 // ring is called when an alarm rings.
 func (d *dispatcher) ring(n uint64) {
 	d.mu.Lock()
-	if n == d.alarms {
-		d.stopWake = nil
-		d.watch.reach(d.alarm)
+	if at, ok := d.queue.Rang(n); ok {
+		d.watch.reach(at)
 	}
 	d.mu.Unlock()
 	d.wake()
@@ -353,13 +293,7 @@ func (d *dispatcher) ring(n uint64) {
 // rest tells those who wait for it that there is nothing to do at the present time.
 // It is called under the lock, at the end of a step.
 func (d *dispatcher) rest(now time.Time) {
-	if len(d.waiters) == 0 || d.running > 0 || d.item != nil || len(d.work) > 0 {
-		return
-	}
-	if d.queue.Unsaved() && !now.Before(d.pause) {
-		return
-	}
-	if at, ok := d.queue.Wake(); ok && !at.After(now) && !d.closing {
+	if len(d.waiters) == 0 || len(d.work) > 0 || !d.queue.Rests(now) {
 		return
 	}
 	for _, w := range d.waiters {
@@ -391,23 +325,10 @@ func (d *dispatcher) Settled(int) {
 		d.engine.config.Logger.Error("outbox messages could not be settled", "messages", len(list), "error", err)
 		d.lane.Reset()
 	}
-	switch {
-	case !d.item.Failed():
+	if !d.item.Failed() {
 		d.parked(list)
-		d.queue.Settled(list)
-		d.single -= min(d.single, len(list))
-	case d.item.Err == nil && len(list) == 1:
-		// The store refuses this one, which is damaged. It stays there; the
-		// others must not wait for it.
-		d.queue.Settled(list)
-		d.single -= min(d.single, 1)
-	case d.item.Err == nil:
-		d.queue.Unsettled(list)
-		d.single = len(list) // find out which one it is
-	default:
-		d.queue.Unsettled(list)
-		d.pause = d.now().Add(settlePause)
 	}
+	d.queue.Stored(d.item.Err, d.item.Result.Err, d.now())
 	d.item = nil
 	d.flush()
 	d.wake()
@@ -428,7 +349,7 @@ func (d *dispatcher) parked(list []store.Settlement) {
 // flush tells close when nothing is left to settle, or it cannot be. It is
 // called under the lock.
 func (d *dispatcher) flush() {
-	if d.flushed != nil && d.item == nil && (!d.queue.Unsaved() || !d.pause.IsZero()) {
+	if d.flushed != nil && d.queue.Flushed() {
 		close(d.flushed)
 		d.flushed = nil
 	}
@@ -436,13 +357,7 @@ func (d *dispatcher) flush() {
 
 // committed takes over the messages of a batch that is stored.
 func (d *dispatcher) committed(b *store.Batch, r *store.Result) {
-	messages := make([]*store.Message, len(b.Enqueue))
-	for i := range b.Enqueue {
-		m := b.Enqueue[i]
-		m.Source, m.Time = b.Key, r.Time
-		m.Sequence = r.Sequence - uint64(len(b.Enqueue)-1-i)
-		messages[i] = &m
-	}
+	messages := outbox.Committed(b, r)
 	wall := d.engine.config.Clock.Now()
 	d.mu.Lock()
 	now := d.now()
@@ -500,7 +415,7 @@ func (d *dispatcher) scan(plan outbox.Scan, wall time.Time) {
 	}
 	d.mu.Lock()
 	d.queue.ScanEnded(due, failure != nil, d.now())
-	d.ends()
+	d.drain()
 	d.mu.Unlock()
 	d.wake()
 }
@@ -513,7 +428,7 @@ func (d *dispatcher) read(q store.MessageQuery, undue bool) error {
 			return false
 		}
 		d.mu.Lock()
-		more := d.queue.Scanned(m) && !d.closing
+		more := d.queue.Scanned(m) && !d.queue.Closing()
 		d.mu.Unlock()
 		if read++; read%scanWakeEvery == 0 {
 			d.wake()
@@ -576,7 +491,8 @@ func (d *dispatcher) fetch(rows []*outbox.Row) {
 		d.mu.Unlock()
 	}
 	d.mu.Lock()
-	d.ends()
+	d.queue.FetchEnded()
+	d.drain()
 	d.mu.Unlock()
 	d.wake()
 }
@@ -597,7 +513,7 @@ func (d *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) 
 	}
 	d.mu.Lock()
 	d.queue.Finished(r, result, cause, d.now())
-	d.ends()
+	d.drain()
 	d.mu.Unlock()
 	d.wake()
 }
@@ -624,15 +540,10 @@ func (d *dispatcher) failed(r *outbox.Row, result outbox.Result, err error) {
 	})
 }
 
-// ends counts a delivery or read that has ended, and tells close when it was the
-// last. It is called under the lock.
-func (d *dispatcher) ends() {
-	d.running--
-	d.drain()
-}
-
+// drain tells close when the last delivery or read has ended. It is called under the
+// lock.
 func (d *dispatcher) drain() {
-	if d.drained != nil && d.running <= d.spared && d.queue.Drained(d.spared, d.sent) {
+	if d.drained != nil && d.queue.Drained() {
 		close(d.drained)
 		d.drained = nil
 	}
@@ -748,11 +659,9 @@ func commandResult(c *call) (outbox.Result, error) {
 func (d *dispatcher) close(ctx context.Context) error {
 	drained, flushed := make(chan struct{}), make(chan struct{})
 	d.mu.Lock()
-	d.closing = true
-	d.queue.Close()
-	if self := DeliveryFrom(ctx); self != nil && self.engine == d.engine {
-		d.spared, d.sent = 1, self.Enqueued.IsZero()
-	}
+	self := DeliveryFrom(ctx)
+	within := self != nil && self.engine == d.engine
+	d.queue.Close(within, within && self.Enqueued.IsZero())
 	d.drained = drained
 	d.drain()
 	d.mu.Unlock()
@@ -760,7 +669,8 @@ func (d *dispatcher) close(ctx context.Context) error {
 	err := waitFor(ctx, drained)
 	if err == nil {
 		d.mu.Lock()
-		d.flushed, d.pause = flushed, time.Time{}
+		d.flushed = flushed
+		d.queue.Flush()
 		d.flush()
 		d.mu.Unlock()
 		d.wake()

@@ -87,7 +87,7 @@ func (m *machine) run(ctx context.Context, op entity.Op, message proto.Message) 
 			n := m.settled
 			m.settled = 0
 			m.core.Settled(n)
-		case m.core.WantsLoad():
+		case m.core.Task() == entity.TaskLoad:
 			fold := m.core.Load()
 			m.err = m.load(fold)
 			m.core.Loaded(fold, m.err)

@@ -57,6 +57,59 @@ func (i *Item) Settle(results []store.Result, err error) {
 	i.Lane.failed = i.Failed()
 }
 
+// An Observer hears what has become of batches before their owners do.
+type Observer interface {
+	// Stored hears that a batch is stored.
+	Stored(*Item, *store.Result)
+	// Doubted hears that a group of batches may be stored, and that one of them at
+	// least leaves messages to be delivered.
+	Doubted()
+}
+
+// Observe tells an observer what the store has answered for a group.
+func Observe(group []*Item, results []store.Result, err error, to Observer) {
+	switch {
+	case errors.Is(err, store.ErrNotStored):
+	case err != nil || len(results) != len(group):
+		if slices.ContainsFunc(group, leavesMessages) {
+			to.Doubted()
+		}
+	default:
+		for n, i := range group {
+			if results[n].Err == nil {
+				to.Stored(i, &results[n])
+			}
+		}
+	}
+}
+
+// ObserveAlone tells an observer what the store has answered for an item that is a
+// group of its own.
+func (i *Item) ObserveAlone(results []store.Result, err error, to Observer) {
+	group := [1]*Item{i}
+	Observe(group[:], results, err, to)
+}
+
+// leavesMessages reports whether messages are to be delivered after a batch: new
+// ones, or parked ones that are delivered again.
+func leavesMessages(i *Item) bool {
+	return len(i.Batch.Enqueue) > 0 ||
+		slices.ContainsFunc(i.Batch.Settle, func(s store.Settlement) bool { return s.Required && s.Message != nil })
+}
+
+// Events returns the events of a batch that is stored, complete with what the store
+// has said of them.
+func (i *Item) Events(r *store.Result) []store.Event {
+	events := i.Batch.Events
+	for n := range events {
+		e := &events[n]
+		e.Key, e.Version = i.Batch.Key, i.Batch.Expected+store.Version(n)+1
+		e.Position = r.Position - store.Position(len(events)-1-n)
+		e.Time, e.More = r.Time, uint32(len(events)-1-n)
+	}
+	return events
+}
+
 // errResults says that a store has broken the port.
 var errResults = errors.New("store: number of results is not the number of batches")
 

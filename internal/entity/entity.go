@@ -206,18 +206,41 @@ func (e *Entity) Unknown() bool { return e.phase == live && e.version == 0 && e.
 // Pending returns how many calls are at the entity unanswered.
 func (e *Entity) Pending() int { return int(e.pending) }
 
-// WantsLoad reports whether the entity waits for a load. The shell then reads
-// the entity into the fold that [Entity.Load] returns and calls [Entity.Loaded].
-func (e *Entity) WantsLoad() bool { return e.phase == loading }
+// A Task is what an entity wants its shell to do next. All but TaskNone read the store
+// or run rules.
+type Task uint8
 
-// Wants reports whether the entity wants something that reads the store or runs
-// rules.
-func (e *Entity) Wants() bool {
+const (
+	// TaskNone: there is nothing to do, but see [Entity.WantsRetry].
+	TaskNone Task = iota
+	// TaskLoad: the shell reads the entity into the fold that [Entity.Load] returns
+	// and calls [Entity.Loaded].
+	TaskLoad
+	// TaskRecall: the shell reads the receipts of the entity and calls [Entity.Recalled].
+	TaskRecall
+	// TaskRepeat: the call of [Entity.Next] repeats an answered one. The shell reads
+	// the receipt of that, makes the outcome with [Entity.Answer], and calls
+	// [Entity.Repeated].
+	TaskRepeat
+	// TaskResume: calls wait that could run now. The shell calls [Entity.Resume],
+	// where it can run rules.
+	TaskResume
+)
+
+// Task returns what the shell has to do next.
+func (e *Entity) Task() Task {
 	switch e.phase {
-	case loading, recalling, repeating:
-		return true
+	case loading:
+		return TaskLoad
+	case recalling:
+		return TaskRecall
+	case repeating:
+		return TaskRepeat
 	}
-	return e.WantsResume()
+	if e.WantsResume() {
+		return TaskResume
+	}
+	return TaskNone
 }
 
 // WantsRetry reports whether a load is to be tried after a pause, since the store

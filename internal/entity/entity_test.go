@@ -173,13 +173,13 @@ func (l *lab) drive() {
 	l.Helper()
 	for {
 		switch {
-		case l.core.WantsLoad():
+		case l.core.Task() == entity.TaskLoad:
 			f := l.core.Load()
 			l.core.Loaded(f, l.load(f))
-		case l.core.WantsReceipts():
+		case l.core.Task() == entity.TaskRecall:
 			l.core.Recalled(l.receipts())
-		case l.core.WantsReceipt() != nil:
-			l.core.Repeated(l.answer(l.core.WantsReceipt()))
+		case l.core.Task() == entity.TaskRepeat:
+			l.core.Repeated(l.answer(l.core.Next()))
 		case l.core.WantsResume():
 			l.turn(l.core.Resume)
 		default:

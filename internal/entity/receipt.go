@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"time"
@@ -93,18 +94,29 @@ func Fingerprint(m proto.Message) ([fingerprintBytes]byte, error) {
 	return f, nil
 }
 
-// WantsReceipts reports whether the entity waits for its receipts. The shell
-// then reads them and calls [Entity.Recalled].
-func (e *Entity) WantsReceipts() bool { return e.phase == recalling }
-
-// WantsReceipt returns the call that repeats an answered one, if there is one.
-// The shell then reads the receipt and, for a call that wants the state, builds
-// that, and calls [Entity.Repeated].
-func (e *Entity) WantsReceipt() *Call {
-	if e.phase != repeating {
-		return nil
+// Answer makes the outcome of a repeated call from the receipt of the first one. A
+// state that is not in the receipt is built by load, which reads the entity into a fold.
+func (e *Entity) Answer(c *Call, r *store.Receipt, refusal func(*store.Refusal) error, load func(*Fold) error) (out Outcome, err error) {
+	if !bytes.Equal(r.Fingerprint, c.Fingerprint[:]) {
+		return out, store.ErrNotFound // another engine has forgotten it and used the key again
 	}
-	return e.waiting.first
+	out = Outcome{Version: r.Version, Position: r.Position}
+	switch {
+	case r.Refusal != nil:
+		out.Status, out.Err = StatusRefused, refusal(r.Refusal)
+	case !c.WantState:
+	case r.ReplyType != "":
+		out.State, err = e.opts.Rules.ReadState(r.ReplyType, r.Reply)
+	default:
+		fold := e.Until(r.Version)
+		if err = load(fold); err == nil || errors.Is(err, ErrEnough) {
+			out.State, err = fold.State()
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("read the state of version %d: %w", r.Version, err)
+	}
+	return out, err
 }
 
 // Recalled is the input that the receipts have been read. Their answers are not

@@ -388,7 +388,7 @@ func TestAbortTellsTheDoubtAboutAKey(t *testing.T) {
 	f := l.core.Load()
 	l.core.Loaded(f, l.load(f))
 	l.core.Resume()
-	if !l.core.WantsReceipts() {
+	if l.core.Task() != entity.TaskRecall {
 		t.Error("a command in doubt does not want the receipts")
 	}
 	l.core.Abort()

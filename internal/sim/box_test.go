@@ -21,6 +21,8 @@ const (
 	scanPage = 2
 	// fetchMax bounds the messages that are read again in one step.
 	fetchMax = 3
+	// lookEvery is how far ahead the alarm of a box is set at most: no work to wait for.
+	lookEvery = rescueAfter
 	// stallsMax bounds how often a handler does nothing instead of its work.
 	stallsMax = 5
 )
@@ -32,15 +34,17 @@ var (
 )
 
 // A box delivers what commands have left in the outbox: the shell around the
-// core of package outbox, on one node.
+// core of package outbox, on one node. It does what it is told by the alarm and by
+// events, like the shell of an engine, and never of its own accord.
 type box struct {
 	node    *node
-	queue   *outbox.Queue
+	queue   *outbox.Dispatcher
 	lane    commit.Lane
 	item    *commit.Item // the settlements on their way, or nil
-	pause   time.Time    // no settlements before
-	looking bool         // a step is on its way
-	owner   uint64       // number of the engine, on a shared store
+	alarm   time.Time    // when it rings, if alarms is not zero
+	alarms  uint64
+	looking bool   // a step is on its way
+	owner   uint64 // number of the engine, on a shared store
 	sent    map[store.Key]store.Version
 }
 
@@ -53,7 +57,9 @@ func newBox(n *node) *box {
 		limits.Owner = n.w.boxes
 	}
 	b.owner = limits.Owner
-	b.queue = outbox.New(b, limits)
+	b.queue = outbox.NewDispatcher(b, limits, outbox.Bounds{
+		Deliveries: deliveriesMax, Settlements: settleMax, Fetches: fetchMax, Pause: settlePause, Look: lookEvery,
+	})
 	b.wake()
 	return b
 }
@@ -82,77 +88,61 @@ func (b *box) wake() {
 	}
 }
 
-// next returns when there is something to do by itself.
-func (b *box) next() (at time.Time, ok bool) {
-	at, ok = b.queue.Wake()
-	if b.queue.Unsaved() && b.item == nil && (!ok || b.pause.Before(at)) {
-		at, ok = b.pause, true
-	}
-	return at, ok
-}
-
-// look wakes the box when its time has come.
+// look rings the alarm when its time has come.
 func (b *box) look() {
-	if at, ok := b.next(); ok && !at.After(b.node.w.now()) {
-		b.wake()
+	if b.alarms == 0 || b.alarm.After(b.node.w.now()) {
+		return
 	}
+	n := b.alarms
+	b.alarms = 0
+	b.queue.Rang(n)
+	b.wake()
 }
 
 // step does what there is to do at this moment.
 func (b *box) step() {
 	b.looking = false
-	n, now := b.node, b.node.w.now()
+	n := b.node
 	if n.gone || n.stops {
 		return
 	}
-	var rows []*outbox.Row
-	for len(rows) < deliveriesMax {
-		r := b.queue.Next(now)
-		if r == nil {
-			break
-		}
-		rows = append(rows, r)
+	wall := n.wall()
+	w := b.queue.Step(wall, n.w.now())
+	if w.Alarms != 0 {
+		b.alarm, b.alarms = w.Alarm, w.Alarms
 	}
-	item := b.settlements(now)
-	for _, r := range b.queue.Fetches(fetchMax) {
-		b.fetch(r)
+	if w.Settle != nil {
+		b.item = &commit.Item{Lane: &b.lane, Batch: store.Batch{Settle: w.Settle}}
 	}
-	if b.queue.WantsScan(now) {
-		b.scan(&scan{Scan: b.queue.ScanBegins(), by: now})
-	}
-	for _, r := range rows {
+	item := b.item
+	for _, r := range w.Deliver {
 		b.deliver(r)
 	}
-	if item != nil {
+	if w.Settle != nil {
 		n.submit(item)
 	}
-	if len(rows) == deliveriesMax {
+	if w.Fetch != nil {
+		b.fetch(w.Fetch)
+	}
+	if w.Scans {
+		b.scan(&scan{Scan: w.Scan, by: wall})
+	}
+	if w.Again {
 		b.wake()
 	}
-}
-
-func (b *box) settlements(now time.Time) *commit.Item {
-	if b.item != nil || now.Before(b.pause) {
-		return nil
-	}
-	list := b.queue.Settlements(settleMax)
-	if len(list) == 0 {
-		return nil
-	}
-	b.item = &commit.Item{Lane: &b.lane, Batch: store.Batch{Settle: list}}
-	return b.item
 }
 
 // Settled is part of [commit.Owner].
 func (b *box) Settled(int) {
 	w := b.node.w
-	if b.item.Failed() && !w.twin.settlesUnsaved {
-		w.note("  node %d could not settle %d messages: %v", b.node.name, len(b.item.Batch.Settle), errors.Join(b.item.Err, b.item.Result.Err))
-		b.queue.Unsettled(b.item.Batch.Settle)
-		b.pause = w.now().Add(settlePause)
-	} else {
-		b.queue.Settled(b.item.Batch.Settle)
+	group, refused := b.item.Err, b.item.Result.Err
+	if b.item.Failed() {
+		w.note("  node %d could not settle %d messages: %v", b.node.name, len(b.item.Batch.Settle), errors.Join(group, refused))
+		if w.twin.settlesUnsaved {
+			group, refused = nil, nil
+		}
 	}
+	b.queue.Stored(group, refused, w.now())
 	b.lane.Reset()
 	b.item = nil
 	b.wake()
@@ -160,14 +150,8 @@ func (b *box) Settled(int) {
 
 // committed takes over the messages of a batch that is stored.
 func (b *box) committed(batch *store.Batch, r *store.Result) {
-	messages := make([]*store.Message, len(batch.Enqueue))
-	for i := range batch.Enqueue {
-		m := batch.Enqueue[i]
-		m.Source, m.Time = batch.Key, r.Time
-		m.Sequence = r.Sequence - uint64(len(batch.Enqueue)-1-i)
-		messages[i] = &m
-	}
-	b.queue.Committed(messages, b.node.w.now())
+	b.queue.Clock(b.node.wall(), b.node.w.now())
+	b.queue.Committed(outbox.Committed(batch, r), b.node.w.now())
 	b.wake()
 }
 
@@ -218,6 +202,7 @@ func (b *box) unpark() {
 // Settled is part of [commit.Owner].
 func (u *unparking) Settled(int) {
 	if !u.item.Failed() {
+		u.box.queue.Clock(u.box.node.wall(), u.box.node.w.now())
 		u.box.queue.Unparked(u.message, u.box.node.w.now())
 		u.box.wake()
 	}
@@ -309,9 +294,14 @@ func (b *box) read(s *scan, failed bool) {
 	}, "node %d has read its outbox", b.node.name)
 }
 
-// fetch reads one message again.
-func (b *box) fetch(r *outbox.Row) {
+// fetch reads messages again, one after the other.
+func (b *box) fetch(rows []*outbox.Row) {
 	w := b.node.w
+	if len(rows) == 0 {
+		b.queue.FetchEnded()
+		return
+	}
+	r := rows[0]
 	w.later(func() {
 		due, sequence := r.Place()
 		var found *store.Message
@@ -329,6 +319,7 @@ func (b *box) fetch(r *outbox.Row) {
 			if !b.node.gone {
 				b.queue.Fetched(r, found, failed, w.now())
 				b.wake()
+				b.fetch(rows[1:])
 			}
 		}, "node %d has read message %d again, found: %t, failed: %t", b.node.name, sequence, found != nil, failed)
 	}, "node %d reads a message again", b.node.name)

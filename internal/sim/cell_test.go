@@ -1,8 +1,6 @@
 package sim_test
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -64,7 +62,8 @@ func (c *cell) turn(f func()) {
 // drive does what the core wants done until it wants no more.
 func (c *cell) drive() {
 	for {
-		if !c.core.WantsReceipts() && c.core.WantsReceipt() == nil {
+		task := c.core.Task()
+		if task != entity.TaskRecall && task != entity.TaskRepeat {
 			c.reading = 0 // what is being read is for memory that is gone
 		}
 		switch {
@@ -72,13 +71,13 @@ func (c *cell) drive() {
 			n := c.settled
 			c.settled = 0
 			c.core.Settled(n)
-		case c.core.WantsLoad() && !c.loading:
+		case task == entity.TaskLoad && !c.loading:
 			c.load()
-		case c.core.WantsReceipts() && c.reading == 0:
+		case task == entity.TaskRecall && c.reading == 0:
 			c.recall()
-		case c.core.WantsReceipt() != nil && c.reading == 0:
-			c.repeat(c.core.WantsReceipt())
-		case c.core.WantsResume():
+		case task == entity.TaskRepeat && c.reading == 0:
+			c.repeat(c.core.Next())
+		case task == entity.TaskResume:
 			c.turn(c.core.Resume)
 		default:
 			if _, ok := c.core.WantsRetry(); ok && !c.waits {
@@ -184,23 +183,7 @@ func (c *cell) answer(call *entity.Call) (first store.ID, out entity.Outcome, er
 	if err != nil {
 		return first, out, err
 	}
-	if !bytes.Equal(r.Fingerprint, call.Fingerprint[:]) {
-		return first, out, store.ErrNotFound // another node has forgotten it, and answered another command
-	}
-	out = entity.Outcome{Version: r.Version, Position: r.Position}
-	switch {
-	case r.Refusal != nil:
-		out.Status, out.Err = entity.StatusRefused, refused(r.Refusal)
-	case !call.WantState:
-	case r.ReplyType != "":
-		out.State = w.rules[c.key.Kind].NewState()
-		decode(r.Reply, out.State)
-	default:
-		fold := c.core.Until(r.Version)
-		if err = c.read(fold); err == nil || errors.Is(err, entity.ErrEnough) {
-			out.State, err = fold.State()
-		}
-	}
+	out, err = c.core.Answer(call, r, refused, c.read)
 	return r.CommandID, out, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -55,6 +56,9 @@ func newNode(w *world, name int) *node {
 	return n
 }
 
+// wall is the time of day that the node has.
+func (n *node) wall() time.Time { return n.w.now() }
+
 // cell returns the entity, bringing it into memory if need be.
 func (n *node) cell(key store.Key) *cell {
 	c := n.cells[key]
@@ -92,7 +96,7 @@ func (n *node) take() {
 	n.busy = true
 	group := slices.Clone(n.queue.Group())
 	if n.w.twin.dispatchesEarly {
-		n.dispatch(group, n.w.disk.foretell(group), nil)
+		n.observe(group, n.w.disk.foretell(group), nil)
 	}
 	if n.w.twin.publishesEarly {
 		n.foretell(group)
@@ -132,7 +136,7 @@ func (n *node) settle(results []store.Result, err error) {
 		slices.Reverse(results)
 	}
 	if !tw.dispatchesEarly {
-		n.dispatch(n.queue.Group(), results, err)
+		n.observe(n.queue.Group(), results, err)
 	}
 	n.queue.Settle(results, err)
 	n.busy = false
@@ -147,27 +151,26 @@ func (n *node) settle(results []store.Result, err error) {
 	n.wake()
 }
 
-// dispatch tells the outbox of the messages that have been stored.
-func (n *node) dispatch(group []*commit.Item, results []store.Result, err error) {
-	for i, item := range group {
-		if err == nil && len(results) == len(group) && (results[i].Err == nil || n.w.twin.publishesRefused) {
-			n.publish(item, &results[i])
-		}
-		switch {
-		case !wakes(&item.Batch) || errors.Is(err, store.ErrNotStored):
-		case err != nil || len(results) != len(group):
-			n.box.doubted()
-		case results[i].Err == nil:
-			n.box.committed(&item.Batch, &results[i])
+// observe tells readers and the outbox of what has been stored.
+func (n *node) observe(group []*commit.Item, results []store.Result, err error) {
+	commit.Observe(group, results, err, n)
+	for i := range results {
+		if results[i].Err != nil && n.w.twin.publishesRefused {
+			n.publish(group[i], &results[i])
 		}
 	}
 }
 
-// wakes reports whether there is something to deliver after a batch: messages
-// that it leaves, or takes out of the park.
-func wakes(b *store.Batch) bool {
-	return len(b.Enqueue) > 0 || slices.ContainsFunc(b.Settle, func(s store.Settlement) bool { return s.Required && s.Message != nil })
+// Stored is part of [commit.Observer].
+func (n *node) Stored(i *commit.Item, r *store.Result) {
+	n.publish(i, r)
+	if len(i.Batch.Enqueue) > 0 {
+		n.box.committed(&i.Batch, r)
+	}
 }
+
+// Doubted is part of [commit.Observer].
+func (n *node) Doubted() { n.box.doubted() }
 
 // submit has a batch stored that is not an entity's.
 func (n *node) submit(i *commit.Item) {
@@ -191,7 +194,7 @@ func (n *node) commitAlone(i *commit.Item) {
 	}
 	group := []*commit.Item{i}
 	results, err := n.w.disk.commit(group, n.w.disk.verdict())
-	n.dispatch(group, results, err)
+	n.observe(group, results, err)
 	i.Settle(results, err)
 }
 

@@ -91,14 +91,10 @@ func (d *disk) head() store.Position {
 
 // publish tells the readers of a node that a batch is stored.
 func (n *node) publish(i *commit.Item, res *store.Result) {
-	events := i.Batch.Events
+	events := i.Events(res)
 	for k := range events {
-		e := &events[k]
-		e.Key, e.Version = i.Batch.Key, i.Batch.Expected+store.Version(k)+1
-		e.Position = res.Position - store.Position(len(events)-1-k)
-		e.Time = res.Time
 		if res.Err != nil {
-			e.Position = n.w.disk.head() + store.Position(k) // the twin's mistake
+			events[k].Position = n.w.disk.head() + store.Position(k) // the twin's mistake
 		}
 	}
 	n.hub.Publish(events)

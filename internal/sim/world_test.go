@@ -232,8 +232,8 @@ func (w *world) sleep() bool {
 		}
 	}
 	for _, n := range w.nodes {
-		if at, ok := n.box.next(); ok {
-			sooner(at)
+		if n.box.alarms != 0 {
+			sooner(n.box.alarm)
 		}
 		for _, l := range n.lanes {
 			if at, ok := l.next(); ok {
