@@ -77,12 +77,13 @@ func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, opt
 	for _, o := range options {
 		o.callOption(c)
 	}
-	values := c.Metadata.Values
-	if scribble.On {
-		values = maps.Clone(values)
+	if values := c.Metadata.Values; values != nil {
+		if scribble.On {
+			values = maps.Clone(values)
+		}
+		c.Metadata.Values = maps.Clone(values)
+		scribble.Values(values) // a call that kept them would store them so
 	}
-	c.Metadata.Values = maps.Clone(values)
-	scribble.Values(values) // a call that kept them would store them so
 	return c
 }
 

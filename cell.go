@@ -36,10 +36,11 @@ type cell struct {
 // Receive is a turn with a call.
 func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 	c.begin()
-	inline := ctx.Inline()
-	if inline {
+	var own *call
+	if ctx.Inline() {
 		// On this goroutine the caller cannot use the call, nor leave it.
-		ec.Owner.(*call).inline = true
+		own = ec.Owner.(*call)
+		own.inline = true
 	}
 	c.core.Deliver(ec)
 	if canary.Broken("effect-before-commit") && len(ec.Outcome.Effects) > 0 {
@@ -48,8 +49,8 @@ func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 	if c.kind.engine.instant || c.core.Task() != entity.TaskLoad || !c.handOver() { // the caller may have a deadline before the load ends
 		c.drive(ec)
 	}
-	if inline {
-		ec.Owner.(*call).inline = false
+	if own != nil {
+		own.inline = false
 	}
 }
 

@@ -169,6 +169,37 @@ func TestWhatACallerHandsOver(t *testing.T) {
 		}
 	})
 
+	t.Run("a command whose caller leaves just before it is to run again is not run", func(t *testing.T) {
+		t.Parallel()
+		ctx, kind := testContext(t), accounts()
+		log := &hookedLog{Log: newLog(t)}
+		ref := kind.Ref(open(t, log, kind), "1")
+		if _, err := ref.Do(ctx, &testv1.Touch{}); err != nil { // it is in memory
+			t.Fatal(err)
+		}
+		inner, leave := context.WithCancel(ctx)
+		asked := make(chan struct{})
+		late := &lateContext{Context: inner}
+		log.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
+			log.on(nil)
+			late.asked.Store(&asked)
+			return nil, errors.New("connection reset")
+		})
+		c, left := &testv1.Deposit{Amount: 1}, make(chan error)
+		late.gone = make(chan struct{})
+		go func() { _, err := ref.Do(late, c); left <- err }()
+		<-asked // the entity is about to run the command again, and finds that its context has not ended
+		leave()
+		if err := <-left; !errors.Is(err, perdure.ErrOutcomeUnknown) {
+			t.Fatalf("got %v, want ErrOutcomeUnknown", err)
+		}
+		c.Amount = 1000
+		close(late.gone)
+		if s, err := ref.State(ctx); err != nil || s.GetBalance() != 0 {
+			t.Errorf("got balance %d, %v, want 0: the command is not stored, and its caller has gone", s.GetBalance(), err)
+		}
+	})
+
 	t.Run("metadata that the caller uses for the next call", func(t *testing.T) {
 		t.Parallel()
 		ctx, kind := testContext(t), accounts()
@@ -198,6 +229,23 @@ func TestWhatACallerHandsOver(t *testing.T) {
 			t.Error("no metadata has reached the store")
 		}
 	})
+}
+
+// A lateContext says once that it has not ended, and waits before it does.
+type lateContext struct {
+	context.Context
+
+	asked atomic.Pointer[chan struct{}] // closed when it is asked; nil if it answers at once
+	gone  chan struct{}                 // closed to have it answer
+}
+
+func (c *lateContext) Err() error {
+	if asked := c.asked.Swap(nil); asked != nil {
+		close(*asked)
+		<-c.gone
+		return nil
+	}
+	return c.Context.Err()
 }
 
 // A keeper is a kind whose rules hand over what they keep, and parts of the state.

@@ -12,7 +12,10 @@ import (
 // A store whose clock is set back is taken to be where it was going until it gets there.
 type storeClock struct{ last atomic.Pointer[storeTime] }
 
-type storeTime struct{ stored, heard time.Time }
+type storeTime struct {
+	stored, heard time.Time
+	nanos         int64 // of stored, since 1970: they are compared with every commit
+}
 
 // storeClockStep is how much later a commit must be to replace the one that is kept,
 // so that most commits cost a look at it and no more.
@@ -21,8 +24,9 @@ const storeClockStep = time.Second
 // heard takes the time of a commit.
 func (c *storeClock) heard(t time.Time, clock Clock) {
 	last := c.last.Load()
-	if last == nil || t.Sub(last.stored) >= storeClockStep {
-		c.last.CompareAndSwap(last, &storeTime{stored: t, heard: clock.Now()})
+	nanos := t.UnixNano()
+	if last == nil || nanos-last.nanos >= int64(storeClockStep) {
+		c.last.CompareAndSwap(last, &storeTime{stored: t, heard: clock.Now(), nanos: nanos})
 	}
 }
 

@@ -86,6 +86,7 @@ type Batch struct {
 	Bookmarks []Bookmark
 
 	prepared bool // Key and Events are checked, and Events encoded
+	bytes    int  // of the events, once they are encoded
 }
 
 // Next returns the version of the entity after the batch.
@@ -122,13 +123,10 @@ const recordFrame = 128
 // few additions for each record, and reads no payload. [GroupBytesMax] bounds it.
 func (b *Batch) Bytes() int {
 	key := len(b.Key.Kind) + len(b.Key.ID)
-	n := 0
-	for i := range b.Events {
-		e := &b.Events[i]
-		if e.head != nil {
-			n += len(e.head) + recordFrame
-		} else {
-			n += e.sizeHead(b.Key) + recordFrame
+	n := b.bytes
+	if !b.prepared {
+		for i := range b.Events {
+			n += b.Events[i].sizeHead(b.Key) + recordFrame
 		}
 	}
 	if b.records() == len(b.Events) {
@@ -233,19 +231,11 @@ func (b *Batch) Validate() error {
 }
 
 func (b *Batch) validateParts() error {
-	with := len(b.Settle) + len(b.Forget) + len(b.Receipts) + len(b.Bookmarks)
-	if b.Snapshot != nil {
-		with++
-	}
-	recordsMax, bytesMax := BatchRecordsMax, BatchBytesMax
-	if len(b.Settle) > 0 {
-		recordsMax, bytesMax = recordsMax+1, bytesMax+batchReplyBytes
-	}
-	if n := b.records() - with; n > recordsMax {
-		return fmt.Errorf("%w: %d records, at most %d are allowed", ErrTooLarge, n, recordsMax)
-	}
-	if with > BatchRecordsMax {
-		return fmt.Errorf("%w: %d records beside those of the command, at most %d are allowed", ErrTooLarge, with, BatchRecordsMax)
+	records := b.records()
+	if records > BatchRecordsMax {
+		if err := b.validateCounts(records); err != nil {
+			return err
+		}
 	}
 	if b.Save != nil && len(b.Events) > 0 {
 		return fmt.Errorf("%w: it holds both events and a state to save", ErrInvalid)
@@ -265,10 +255,13 @@ func (b *Batch) validateParts() error {
 		e.More = uint32(len(b.Events) - 1 - i)
 		bytes += len(e.Payload)
 	}
-	if b.records() == len(b.Events) && bytes <= BatchBytesMax {
+	if records == len(b.Events) && bytes <= BatchBytesMax {
 		return nil // as of most commands
 	}
-	bytesWith := 0
+	bytesMax, bytesWith := BatchBytesMax, 0
+	if len(b.Settle) > 0 {
+		bytesMax += batchReplyBytes
+	}
 	for _, s := range []*State{b.Save, b.Snapshot} {
 		if s == nil {
 			continue
@@ -339,6 +332,25 @@ func (b *Batch) validateParts() error {
 	}
 	if bytesWith > BatchBytesMax {
 		return fmt.Errorf("%w: %d bytes of payload beside those of the command, at most %d are allowed", ErrTooLarge, bytesWith, BatchBytesMax)
+	}
+	return nil
+}
+
+// validateCounts checks how many records there are.
+func (b *Batch) validateCounts(records int) error {
+	with := len(b.Settle) + len(b.Forget) + len(b.Receipts) + len(b.Bookmarks)
+	if b.Snapshot != nil {
+		with++
+	}
+	recordsMax := BatchRecordsMax
+	if len(b.Settle) > 0 {
+		recordsMax++
+	}
+	if n := records - with; n > recordsMax {
+		return fmt.Errorf("%w: %d records, at most %d are allowed", ErrTooLarge, n, recordsMax)
+	}
+	if with > BatchRecordsMax {
+		return fmt.Errorf("%w: %d records beside those of the command, at most %d are allowed", ErrTooLarge, with, BatchRecordsMax)
 	}
 	return nil
 }
@@ -461,7 +473,7 @@ func (b *Batch) Prepare() error {
 		e.headSum = crc32.Checksum(e.head, castagnoli)
 		e.Payload = e.head[len(e.head)-len(e.Payload):]
 	}
-	b.prepared = true
+	b.prepared, b.bytes = true, len(buf)+recordFrame*len(b.Events)
 	return nil
 }
 

@@ -168,7 +168,7 @@ type Entity struct {
 	retries            uint8 // loads that have failed since the last good one
 	doubts             uint8 // loads after commits with an unknown outcome since the last good one
 	doubted            bool  // such a commit has fenced the entity
-	evolving           bool  // the running rule changes the state
+	guard              guard // the code of a user that runs
 	blind              bool  // the next load cannot look for what is in doubt
 	foreign            bool  // the state has an event in it that the program does not know all of
 	noticed            bool  // the shell has heard why there is no snapshot

@@ -77,29 +77,31 @@ func (e *Entity) query(c *Call) {
 		e.fail(c, StatusUnhandled, nil)
 		return
 	}
-	c.Outcome = e.answer(c, answer)
+	e.answer(c, answer)
 	e.gate(c)
 }
 
-// answer runs the rule of a query.
-func (e *Entity) answer(c *Call, rule func(ctx context.Context, state, query proto.Message) (proto.Message, error)) (out Outcome) {
-	out.Version = e.version
-	defer e.caught(c, "Answer", &out)
+// answer runs the rule of a query and makes the outcome of the call.
+func (e *Entity) answer(c *Call, rule func(ctx context.Context, state, query proto.Message) (proto.Message, error)) {
+	e.guard = guarded
+	defer e.caught(c, "Answer")
+	c.Outcome = Outcome{Version: e.version}
 	answer, err := rule(e.info(c), e.state, c.Message)
 	switch {
 	case err != nil:
-		e.refuse(c, "Answer", err, &out)
+		e.refuse(c, "Answer", err)
 	case isNil(answer):
-		out.Answer = answer
+		c.Outcome.Answer = answer
 	default:
-		out.Answer = proto.Clone(answer) // it may point into the state
+		c.Outcome.Answer = proto.Clone(answer) // it may point into the state
 	}
-	return out
+	e.guard = unguarded
 }
 
 // refuse makes the outcome of a rule that has returned an error. It calls methods
 // of the error, so the caller guards it like the rule.
-func (e *Entity) refuse(c *Call, rule string, err error, out *Outcome) {
+func (e *Entity) refuse(c *Call, rule string, err error) {
+	out := &c.Outcome
 	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
 		out.Status = StatusInvalid
 		out.Err = fmt.Errorf("%s %s has returned a nil %T as its error, which is not equal to nil: return nil itself", rule, typeName(c.Message), err)
@@ -137,53 +139,54 @@ func (e *Entity) command(c *Call) {
 	if e.opts.Rules.Durable {
 		state = proto.Clone(state)
 	}
-	d, out := e.decide(c, decide, state)
+	d := e.decide(c, decide, state)
 	if scribble.On && d != nil {
 		d = d.lent()
 		defer d.spoil()
 	}
 	recorded := c.Name != "" || c.Row != 0
 	switch {
-	case out.Status == StatusRefused && recorded:
-		c.Outcome = out
+	case c.Outcome.Status == StatusRefused && recorded:
 		e.record(c)
-	case out.Err != nil:
-		c.Outcome = out
+	case d == nil:
 		e.gate(c)
 	case d.Save || len(d.Events) > 0 || recorded || d.stores():
 		e.persist(c, d, state)
 	default:
-		_, effects, out := e.encode(c, d, nil, state)
-		if c.Outcome = out; out.Err == nil {
-			c.Outcome = e.done(c, effects)
+		if _, effects, ok := e.encode(c, d, nil, state); ok {
+			e.done(c, effects)
 		}
 		e.gate(c)
 	}
 }
 
-// decide runs the rule of a command, with nothing but an outcome to show for
-// its failures.
-func (e *Entity) decide(c *Call, rule ruleFunc, state proto.Message) (d *Decision, out Outcome) {
-	out.Version = e.version
-	defer e.caught(c, "Decide", &out)
+// decide runs the rule of a command. If it returns nil, the outcome of the call
+// says why.
+func (e *Entity) decide(c *Call, rule ruleFunc, state proto.Message) (decided *Decision) {
+	e.guard = guarded
+	defer e.caught(c, "Decide")
+	c.Outcome = Outcome{Version: e.version}
 	d, err := rule(e.info(c), state, c.Message)
 	switch {
 	case err != nil:
-		e.refuse(c, "Decide", err, &out)
+		e.refuse(c, "Decide", err)
 	case d == nil:
-		d = &Decision{}
+		decided = &Decision{}
+	default:
+		decided = d
 	}
-	return d, out
+	e.guard = unguarded
+	return decided
 }
 
-// done is the outcome of a command that leaves the entity as it is now.
-func (e *Entity) done(c *Call, effects []proto.Message) Outcome {
-	out := Outcome{Version: e.version, Effects: effects}
+// done completes the outcome of a command that leaves the entity as it is now.
+func (e *Entity) done(c *Call, effects []proto.Message) {
+	out := &c.Outcome
+	out.Version, out.Effects = e.version, effects
 	if c.WantState {
 		out.State = e.opts.Rules.NewState()
 		proto.Merge(out.State, e.state) // cheaper than Clone, which makes the copy by reflection
 	}
-	return out
 }
 
 // record submits what is to be remembered of a command that was refused.
@@ -226,18 +229,17 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 	w := newWork(c)
 	b := &w.Batch
 	b.Key, b.Expected = e.Key(), e.version
-	state, effects, out := e.encode(c, d, w, state)
-	if out.Err != nil {
+	state, effects, ok := e.encode(c, d, w, state)
+	switch {
+	case !ok:
 		w.release()
-		c.Outcome = out
 		e.gate(c)
 		return
-	}
-	if e.opts.Rules.Durable {
+	case e.opts.Rules.Durable:
 		e.state = state
-	} else if out := e.evolve(c, d, w); out.Err != nil {
+	case !e.evolve(c, d, w):
 		w.release()
-		e.crash(c, out)
+		e.crash(c)
 		return
 	}
 	e.version = b.Next()
@@ -245,7 +247,7 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 		b.Snapshot = e.encodeState(c)
 		e.snapshot = e.version // also if there is none: the next attempt is due as a snapshot would be
 	}
-	c.Outcome = e.done(c, effects)
+	e.done(c, effects)
 	e.conclude(c, w)
 	e.submit(w)
 }
@@ -253,33 +255,37 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 // encode checks a decision as a whole and fills the batch of a work with it, as far
 // as it is the rule's; nothing is applied yet. It returns the state to go on with,
 // of a durable-state entity, and copies of the effects to send. The work is nil if
-// there is nothing to store. Messages are user code in part, so it is guarded like
-// the rule.
-func (e *Entity) encode(c *Call, d *Decision, w *work, state proto.Message) (next proto.Message, effects []proto.Message, out Outcome) {
-	out.Version = e.version
-	defer e.caught(c, "decision of", &out)
+// there is nothing to store. If it returns false, the outcome of the call says why.
+// Messages are user code in part, so it is guarded like the rule.
+func (e *Entity) encode(c *Call, d *Decision, w *work, state proto.Message) (next proto.Message, effects []proto.Message, ok bool) {
+	e.guard = guarded
+	defer e.caught(c, "decision of")
 	var b *store.Batch
+	var scratch *[]byte
 	var err error
 	if w != nil {
 		b = &w.Batch
-		scratch := scratches.Get().(*[]byte)
-		defer scratches.Put(scratch)
 		if e.opts.Rules.Durable {
 			next, err = e.encodeSave(c, d, b, state)
 		} else {
+			scratch = scratches.Get().(*[]byte) // what a panic keeps from coming back is garbage
 			err = e.encodeEvents(c, d, w, scratch)
 		}
 	}
-	if err == nil {
+	if err == nil && d.Left != nil {
 		effects, err = e.encodeLeft(c, d, b)
 	}
 	if err == nil && b != nil {
 		err = b.Prepare()
 	}
-	if err != nil {
-		out.Status, out.Err = StatusInvalid, err
+	if scratch != nil {
+		scratches.Put(scratch)
 	}
-	return next, effects, out
+	e.guard = unguarded
+	if err != nil {
+		c.Outcome.Status, c.Outcome.Err = StatusInvalid, err
+	}
+	return next, effects, err == nil
 }
 
 // scratches hold payloads until [store.Batch.Prepare] has copied them.
@@ -325,10 +331,11 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (e
 	return nil
 }
 
-// evolve applies the events of a batch to the state.
-func (e *Entity) evolve(c *Call, d *Decision, w *work) (out Outcome) {
-	e.evolving = true
-	defer e.caught(c, "Evolve after", &out)
+// evolve applies the events of a batch to the state. If it returns false, the state
+// is damaged, and the outcome of the call says why.
+func (e *Entity) evolve(c *Call, d *Decision, w *work) (ok bool) {
+	e.guard = evolving
+	defer e.caught(c, "Evolve after")
 	b, rule := &w.Batch, w.rule
 	for i, event := range d.Events {
 		if i > 0 {
@@ -339,14 +346,15 @@ func (e *Entity) evolve(c *Call, d *Decision, w *work) (out Outcome) {
 			// the command holds.
 			event = rule.New()
 			if err := proto.Unmarshal(b.Events[i].Payload, event); err != nil {
-				out = Outcome{Status: StatusInvalid, Err: fmt.Errorf("event %s cannot be read back: %w", rule.Type, err)}
-				break
+				e.guard = unguarded
+				c.Outcome.Status, c.Outcome.Err = StatusInvalid, fmt.Errorf("event %s cannot be read back: %w", rule.Type, err)
+				return false
 			}
 		}
 		rule.Apply(e.state, event)
 	}
-	e.evolving = false
-	return out
+	e.guard = unguarded
+	return true
 }
 
 // encodeSave fills the batch with the new state of a durable-state entity, if
@@ -419,9 +427,8 @@ func (e *Entity) notice(n Notice, err error) {
 
 // crash answers a command whose Evolve rule has damaged the state, and throws
 // the memory away. Nothing of the command has been submitted.
-func (e *Entity) crash(c *Call, out Outcome) {
-	out.Version = e.version
-	c.Outcome = out
+func (e *Entity) crash(c *Call) {
+	c.Outcome.Version = e.version
 	if canary.Broken("half-an-apply-kept") {
 		e.gate(c)
 		return
@@ -444,17 +451,30 @@ func (e *Entity) info(c *Call) *Info {
 	return &Info{Context: c.Ctx, Key: e.Key(), Version: e.version, Command: c.ID, shell: e.shell}
 }
 
-// caught turns a panic of a rule into an outcome. It is deferred.
-func (e *Entity) caught(c *Call, rule string, out *Outcome) {
+// A guard says which code of a user runs on behalf of the running call.
+type guard uint8
+
+const (
+	unguarded guard = iota // none
+	guarded                // code that sees the state and does not change it
+	evolving               // an Evolve rule
+)
+
+// caught turns a panic of a rule into the outcome of its call. It is deferred by what
+// sets the guard, and takes the guard off again when the rule has returned.
+func (e *Entity) caught(c *Call, rule string) {
+	if e.guard == unguarded {
+		return // the rule has returned
+	}
 	v := recover()
 	if v == nil {
-		return // no panic; or a Goexit, see Exited: the goroutine is going away
+		return // a Goexit, see Exited: the goroutine is going away
 	}
 	if canary.Broken("panic-not-caught") {
 		panic(v)
 	}
-	*out = Outcome{Status: StatusPanicked, Version: e.version, Err: newPanic(v, rule+" "+typeName(c.Message))}
-	e.evolving = false
+	e.guard = unguarded
+	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: newPanic(v, rule+" "+typeName(c.Message))}
 }
 
 // newPanic keeps what was passed to panic. It is user code that may change later,
@@ -482,13 +502,12 @@ func (e *Entity) Interrupted() bool { return e.running != nil }
 
 // Exited is the input that the goroutine of the running call has gone.
 func (e *Entity) Exited() {
-	c, evolving := e.running, e.evolving
-	e.evolving = false
-	out := Outcome{Status: StatusPanicked, Version: e.version, Err: &Panic{Goexit: true, Rule: "rule of " + typeName(c.Message)}}
-	if evolving {
-		e.crash(c, out)
+	c, was := e.running, e.guard
+	e.guard = unguarded
+	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: &Panic{Goexit: true, Rule: "rule of " + typeName(c.Message)}}
+	if was == evolving {
+		e.crash(c)
 	} else {
-		c.Outcome = out
 		e.gate(c)
 	}
 }
