@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/perdure/perdure"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
@@ -85,4 +87,92 @@ func TestTwoEnginesOnOneDatabaseActAsOne(t *testing.T) {
 	}
 	l := openAt(t, at)
 	verifyDense(t, l, 2*commands)
+}
+
+// A prunedLog counts the deletions of events that are done.
+type prunedLog struct {
+	*postgres.Log
+
+	done atomic.Int64
+}
+
+func (p *prunedLog) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
+	defer p.done.Add(1)
+	return p.Log.DeleteEvents(ctx, key, below, through)
+}
+
+// TestRetention has one engine delete what it can while a reader of another one, with a
+// log of its own, stands still.
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	at := place{pgtest.Shared(t), newSchema()}
+	account := accounts().With(perdure.SnapshotEvery(2), perdure.RetainEvents(0))
+	log := &prunedLog{Log: openAt(t, at)}
+	open := func(l store.Log) *perdure.Engine {
+		t.Helper()
+		e, err := perdure.Open(ctx, perdure.Config{Store: l, Kinds: []perdure.AnyKind{account}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	reader, writer := open(openAt(t, at)), open(log)
+	total := 0
+	deposit := func(n int) {
+		t.Helper()
+		for range n {
+			if _, err := account.Ref(writer, "1").Do(ctx, &testv1.Deposit{Amount: 1}); err != nil {
+				t.Fatal(err)
+			}
+			total++
+		}
+	}
+	first := func() store.Position {
+		t.Helper()
+		for e, err := range log.Read(ctx, key("1"), 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e.Position
+		}
+		return 0
+	}
+	deposit(2) // of which the reader has passed the first
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	const last = 32
+	got := 1
+	for e, err := range reader.Events(reading, 1) {
+		if err != nil {
+			t.Fatalf("the reader, after %d events: %v", got, err)
+		}
+		if got++; e.Position != store.Position(got) {
+			t.Fatalf("the reader got position %v, want %d", e.Position, got)
+		}
+		if got == 2 {
+			before := log.done.Load()
+			deposit(last - 2)
+			waitFor(t, "the engine has tried to delete events", func() bool { return log.done.Load() >= before+(last-2)/2 })
+			if at := first(); at > 2 {
+				t.Errorf("first event that is kept for a reader of another engine at 2: got %v", at)
+			}
+		}
+		if got == last {
+			break
+		}
+	}
+	waitFor(t, "events are deleted once the reader has left", func() bool {
+		deposit(2)
+		return first() > last
+	})
+	for n, e := range []*perdure.Engine{reader, writer} {
+		if err := e.Close(context.WithoutCancel(ctx)); err != nil {
+			t.Errorf("close engine %d: %v", n, err)
+		}
+	}
+	l := openAt(t, at)
+	if s := faults(t, l); s != "" {
+		t.Error(s)
+	}
 }
