@@ -159,8 +159,9 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (ou
 		w.use(conn)
 	}
 	if w.isZero() && !n.check {
+		a := l.attend(w.conn)
 		writer, err := l.register(ctx, w.conn)
-		if err != nil {
+		if err = a.end(err); err != nil {
 			hangUp(w.conn) // a registration that is stored later is no harm
 			return no, lost(err)
 		}
@@ -175,6 +176,10 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (ou
 	f := newFacts(n)
 	a := l.attend(w.conn)
 	if err := a.end(l.readFacts(ctx, w.conn, n, f)); err != nil {
+		if errors.Is(err, errStrayed) {
+			hangUp(w.conn) // the next session is set up anew
+			return no, err
+		}
 		return no, w.abandon(ctx, err)
 	}
 	if l.tamper.draw != nil {
@@ -225,7 +230,7 @@ func (l *Log) begin() []statement {
 	if l.tamper.unlocked {
 		return []statement{{sql: sqlBegin}, {sql: sqlHold}}
 	}
-	return []statement{{sql: sqlBegin}, {sql: sqlLockHeld, args: []any{l.lock}}}
+	return []statement{{sql: sqlBegin}, {sql: sqlLockHeld, args: []any{l.lock, markOf(l.committer.conn)}}}
 }
 
 // store writes the plan, behind what is in the message, and commits. If it returns
@@ -235,7 +240,7 @@ func (l *Log) store(ctx context.Context, m *message, p *plan, n *needs) (outcome
 	stored, err := l.end(ctx, l.write(ctx, m, p))
 	switch stored {
 	case yes:
-		l.acknowledged.Store(p.now.UnixNano())
+		l.acknowledge(p.now.UnixNano())
 		w.recall.remember(p, n, w.serial)
 		l.announce(p)
 	case no:
@@ -287,10 +292,25 @@ func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts)
 		return conn.SendBatch(ctx, b).Close()
 	}
 	b := &pgx.Batch{}
-	for _, s := range l.begin() {
+	begin := l.begin()
+	for _, s := range begin[:len(begin)-1] {
 		b.Queue(s.sql, s.args...)
 	}
-	n.queue(b, &l.statements, f)
+	last := begin[len(begin)-1]
+	b.Queue(last.sql, last.args...).QueryRow(func(row pgx.Row) error {
+		held := ""
+		if l.tamper.unlocked {
+			return row.Scan(&held)
+		}
+		if err := row.Scan(nil, &held); err != nil {
+			return err
+		}
+		if held != "on" {
+			return errStrayed
+		}
+		return nil
+	})
+	n.queue(b, l, f)
 	return conn.SendBatch(ctx, b).Close()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,10 +49,14 @@ const (
 	codePrivilege    = "42501"
 	codeReadOnly     = "25006"
 	codeSerialize    = "40001"
+	codeUnknown      = "40003" // it is not known whether the statement is completed
 	codeDeadlock     = "40P01"
 	codeLockTimeout  = "55P03"
 	codeInvalidPlan  = "0A000" // cached plan must not change result type
 	codeMissingState = "26000" // a prepared statement is gone, as behind a pooler
+	codeConnections  = "53300" // too many of them
+
+	classConnection = "08" // of errors about connections
 )
 
 // poolConfig turns a URL into the configuration of the pool, and of all other
@@ -111,12 +116,15 @@ func hangUp(conn *pgx.Conn) {
 
 // refusal returns the error that the server has answered a statement with, if
 // it goes on with the session: then the statement has not been done. An error of
-// a server that ends the session is none, since it can come after a commit.
+// a server that ends the session is none, since it can come after a commit; nor is one
+// of a pooler that has lost the server, or one that says that the outcome is not known,
+// although the session goes on.
 func refusal(err error) *pgconn.PgError {
-	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.SeverityUnlocalized == "ERROR" {
-		return e
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || e.SeverityUnlocalized != "ERROR" || strings.HasPrefix(e.Code, classConnection) || e.Code == codeUnknown {
+		return nil
 	}
-	return nil
+	return e
 }
 
 // passing reports whether an error of a transaction that has not been stored

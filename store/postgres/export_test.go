@@ -88,15 +88,16 @@ func (l *Log) Setting(t testing.TB, name string) (value string) {
 // round trips, or those that are decided ahead.
 func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool) (func([]*store.Event) error, error) {
 	c, err := newConfig([]Option{WithSchema(schema)})
+	var p *peer
 	if err == nil {
-		_, err = c.pin(ctx, conn.PgConn())
+		p, err = c.pin(ctx, conn.PgConn())
 	}
 	if err != nil {
 		return nil, err
 	}
 	s, w := newStatements(schema), committer{writer: writer{id: store.ID{1}}}
 	w.use(conn)
-	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}, {sql: sqlLockHeld, args: []any{lockKey(schema, "commit")}}}
+	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}, {sql: sqlLockHeld, args: []any{lockKey(schema, "commit"), p.mark}}}
 	return func(events []*store.Event) error {
 		m := &message{}
 		if ahead && w.recall.known {
@@ -258,3 +259,26 @@ func (l *Log) Deallocate(t testing.TB) {
 
 // WritersKept is of how many writers without a session proofs are kept.
 const WritersKept = writersKept
+
+// Reset takes the settings from the session that commits, as a pooler does which gives it
+// to others in between.
+func (l *Log) Reset(t testing.TB) {
+	t.Helper()
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if _, err := l.committer.conn.PgConn().Exec(t.Context(), "RESET ALL").ReadAll(); err != nil {
+		t.Fatalf("reset: %v", err)
+	}
+}
+
+// FillPool opens as many connections as the pool may have, and leaves them idle.
+func (l *Log) FillPool(t testing.TB) {
+	t.Helper()
+	for range l.pool.Config().MaxConns {
+		c, err := l.pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Release()
+	}
+}

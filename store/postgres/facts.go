@@ -143,18 +143,20 @@ type facts struct {
 // The statements that read facts. They search an index for each thing that they
 // are asked for, and leave out what is not there.
 const (
-	sqlLock = `SELECT pg_advisory_xact_lock($1)`
+	// The lock of the log is taken in the session that the log has set up, see [errStrayed].
+	sqlLock = `SELECT pg_advisory_xact_lock($1), coalesce(current_setting('perdure.session', true), '')`
 
 	// What a committer writes is written only if a setting of the transaction is on, see
 	// [recall]. So a guard that does not hold is no error, and what arrives outside of its
 	// transaction writes nothing.
 	sqlHold     = `SELECT set_config('perdure.held', 'on', true)`
-	sqlLockHeld = `SELECT pg_advisory_xact_lock($1), set_config('perdure.held', 'on', true)`
-	sqlIfHeld   = `current_setting('perdure.held', true) = 'on'`
+	sqlLockHeld = `SELECT pg_advisory_xact_lock($1),
+		set_config('perdure.held', CASE WHEN current_setting('perdure.session', true) = $2 THEN 'on' ELSE 'off' END, true)`
+	sqlIfHeld = `current_setting('perdure.held', true) = 'on'`
 
 	sqlClock = `SELECT (SELECT last_value FROM S.clock),
 		CASE WHEN $1::bigint > 0 AND NOT unfinished THEN setval('S.message_sequence', nextval('S.message_sequence') + $1::bigint - 1) ELSE 0 END,
-		unfinished FROM S.log`
+		unfinished, info FROM S.log`
 
 	sqlEntities = `SELECT k.n, e.version, e.position, s.version
 		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (kind, id, n)
@@ -188,11 +190,16 @@ const (
 )
 
 // queue adds the statements that read facts to a batch; what they return goes to f.
-func (n *needs) queue(b *pgx.Batch, s *statements, f *facts) {
+func (n *needs) queue(b *pgx.Batch, l *Log, f *facts) {
+	s := &l.statements
 	b.Queue(s.clock, n.sequences).QueryRow(func(row pgx.Row) error {
 		var last int64
 		var unfinished bool
-		if err := row.Scan(&f.clock, &last, &unfinished); err != nil {
+		var info []byte
+		if err := row.Scan(&f.clock, &last, &unfinished, &info); err != nil {
+			return err
+		}
+		if err := l.same(info); err != nil {
 			return err
 		}
 		if unfinished {

@@ -301,9 +301,13 @@ func (l *Log) fill(sql string, w writer, serial int64) string {
 // join opens a connection for a writer, and ends the other sessions of the writer.
 func (l *Log) join(ctx context.Context, w writer) (*pgx.Conn, error) {
 	conn, err := l.connect(ctx)
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == codeConnections {
+		l.pool.Reset() // one that is idle makes room for the next try
+	}
 	if err != nil || w.isZero() {
 		return conn, err
 	}
+	a := l.attend(conn)
 	err = attach(ctx, conn, w.id)
 	if err == nil {
 		_, err = conn.Exec(ctx, sqlEndSessions, pgx.QueryExecModeExec, w.id.String())
@@ -311,7 +315,7 @@ func (l *Log) join(ctx context.Context, w writer) (*pgx.Conn, error) {
 			err = nil // a role that may not end its own sessions waits for their end
 		}
 	}
-	if err != nil {
+	if err = a.end(err); err != nil {
 		hangUp(conn)
 		return nil, err
 	}
@@ -389,6 +393,9 @@ func (l *Log) lockedScript(ctx context.Context, conn *pgx.Conn, statements ...st
 	}
 	if err = committed(last, takeWarning(conn), err); err != nil {
 		return nil, err
+	}
+	if row := results[1].Rows; len(row) != 1 || string(row[0][1]) != markOf(conn) {
+		return nil, errStrayed // what it has committed may not be durable
 	}
 	return results[2 : len(all)-1], nil
 }

@@ -389,6 +389,27 @@ func TestResolver(t *testing.T) {
 		}
 		verifyDense(t, l, 3)
 	})
+	t.Run("makes room for its session where the role may have no more", func(t *testing.T) {
+		t.Parallel()
+		d := pgtest.Open(t)
+		role := "limited_in_" + d.Name
+		d.Exec(t, fmt.Sprintf("CREATE ROLE %s LOGIN CONNECTION LIMIT 3; ALTER DATABASE %s OWNER TO %s", role, d.Name, role))
+		t.Cleanup(func() {
+			d.Exec(t, fmt.Sprintf("REASSIGN OWNED BY %s TO postgres; DROP OWNED BY %s; DROP ROLE %s", role, role, role))
+		})
+		p := pgtest.NewProxy(t, d)
+		l, err := postgres.Open(t.Context(), strings.Replace(p.URL(), "postgres@", role+"@", 1), postgres.WithPoolSize(2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeAtEnd(t, l)
+		l.FillPool(t)
+		p.ArmAt(answerOfCommit, pgtest.Hold) // the server keeps the session
+		if err := outcomeOf(t, start(t, l, one(key("a"), 0, "e"))); err != nil || !p.Disarm() {
+			t.Errorf("a commit whose answer is lost: %v", err)
+		}
+		verifyDense(t, l, 1)
+	})
 	t.Run("leaves the outcome unknown where the proofs of its writer are gone", func(t *testing.T) {
 		t.Parallel()
 		d := pgtest.Open(t)
@@ -531,7 +552,12 @@ func TestGuard(t *testing.T) {
 	if err := commitOne(t.Context(), l, one(key("a"), 3, "e")); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("a commit on a version that is gone: got %v, want a conflict", err)
 	}
-	verifyDense(t, l, 2)
+	again, err := postgres.Open(t.Context(), d.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAtEnd(t, again)
+	verifyDense(t, again, 2)
 }
 
 // TestStatement takes the prepared statements away from a session.

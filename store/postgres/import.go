@@ -113,7 +113,7 @@ func (l *Log) mark(ctx context.Context, conn *pgx.Conn) (tx pgx.Tx, err error) {
 		return nil
 	}
 	err = l.transaction(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, sqlLock, l.lock); err != nil {
+		if err := l.lockTx(ctx, tx); err != nil {
 			return err
 		}
 		if err := look(tx); err != nil {
@@ -420,8 +420,10 @@ func (f *filling) Finish(ctx context.Context) error {
 			clock = f.latest.UnixNano()
 		}
 		l := f.log
+		if err := l.lockTx(ctx, f.tx); err != nil {
+			return err
+		}
 		b := &pgx.Batch{}
-		b.Queue(sqlLock, l.lock)
 		b.Queue(in(l.schema, sqlFinish), int64(f.origin.Sequence), clock)
 		b.Queue(in(l.schema, sqlUnmark), total-f.events)
 		if err := f.conn.SendBatch(ctx, b).Close(); err != nil {

@@ -62,9 +62,14 @@
 // It does not matter then what server, database, role and URL say. One that the role may
 // not set, and that is not as it must be, is an error that names it.
 //
+// A session has a mark as well, which every transaction that writes compares. A session
+// that a pooler has reset, or a transaction that it has given to another session, stores
+// nothing, and the error says so.
+//
 // Every new connection must lead to a primary, of the system that the log was opened
-// on, not on a lower timeline than one that was seen, and with the last commit that it
-// has acknowledged to this process. So after a failover neither a check nor a read is
+// on, not on a lower timeline than one that was seen, with the same log in the schema,
+// and with the last commit that it has acknowledged to this process, which the row that
+// the commit has left proves. So after a failover neither a check nor a read is
 // answered from the past by a replica that is behind or by the old primary; of several
 // hosts in a URL the next one is tried. What no connection can prove is that there is no
 // second primary: a process that is cut off together with the old one goes on there. So
@@ -93,6 +98,8 @@
 //
 // Sessions have settings and prepared statements of their own, so a pooler in
 // between must keep a session for a connection, as PgBouncer does in its session mode.
+// An error of a pooler that has lost the server (SQLSTATE class 08) in answer to a commit
+// is a lost connection, and its outcome is looked for.
 //
 // # Schema
 //
@@ -169,6 +176,7 @@ type Log struct {
 	name       string // of database and schema, for errors
 	lock       int64  // key of the advisory lock
 	info       store.LogInfo
+	record     []byte          // info as it is stored
 	connConfig *pgx.ConnConfig // of all connections
 	pool       *pgxpool.Pool
 	statements statements
@@ -179,7 +187,7 @@ type Log struct {
 	probes     probes
 	holders    holderWatch
 
-	acknowledged atomic.Int64 // commit time of the last transaction of this process that is stored, or 0
+	acknowledged acknowledged
 
 	writing   sync.Mutex
 	committer committer

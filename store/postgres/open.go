@@ -180,7 +180,7 @@ func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 	case unfinished:
 		return store.ErrUnfinished
 	}
-	l.info = *info
+	l.info, l.record = *info, record
 	if l.readOnly {
 		return nil
 	}

@@ -118,7 +118,7 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 	for {
 		n := 0
 		err := l.pooled(ctx, func(tx pgx.Tx) (err error) {
-			if _, err := tx.Exec(ctx, sqlLock, l.lock); err != nil {
+			if err := l.lockTx(ctx, tx); err != nil {
 				return err
 			}
 			var covered, last int64

@@ -120,6 +120,52 @@ func TestServer(t *testing.T) {
 			t.Errorf("commit to the log that was opened again: %v", err)
 		}
 	})
+	for since, opened := range map[string]bool{"opened": true, "committed": false} {
+		t.Run("one where others have gone on without what was acknowledged, from before it was "+since+", is refused", func(t *testing.T) {
+			t.Parallel()
+			s := pgtest.Start(t, "fsync = off") // it does not crash
+			d := s.Database(t)
+			h, address := newHole(t, d)
+			other, err := postgres.Open(t.Context(), d.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeAtEnd(t, other)
+			k := key("a")
+			if err := commitOne(t.Context(), other, one(k, 0, "x")); err != nil {
+				t.Fatal(err)
+			}
+			var behind *pgtest.Server
+			if opened {
+				behind = s.Replica(t, false) // without even a row of the log's writer
+			}
+			l, err := postgres.Open(t.Context(), address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeAtEnd(t, l)
+			if !opened {
+				behind = s.Replica(t, false)
+			}
+			if err := commitOne(t.Context(), l, one(k, 1, "lost by the promotion")); err != nil {
+				t.Fatal(err)
+			}
+			behind.Promote(t)
+			further, err := postgres.Open(t.Context(), behind.URL(d.Name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeAtEnd(t, further)
+			for v := store.Version(1); v < 4; v++ { // later than the lost one, by the clock as well
+				if err := commitOne(t.Context(), further, one(k, v, "of another history")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.move(behind)
+			refuses(t, "at a server where others have gone on", l, k, 2, "lacks the last commit")
+			verifyDense(t, further, 4)
+		})
+	}
 	t.Run("another system is refused", func(t *testing.T) {
 		t.Parallel()
 		s, other := pgtest.Start(t), pgtest.Start(t)
@@ -152,6 +198,45 @@ func TestServer(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestReplacedLog drops the schema of an open log and makes another log in it.
+func TestReplacedLog(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string][]postgres.Option{
+		"of one partition": nil, "of more partitions": {postgres.WithPartitions(4)},
+	} {
+		t.Run(name+" gets no commit of the log that was there before", func(t *testing.T) {
+			t.Parallel()
+			d := pgtest.Open(t)
+			p := pgtest.NewProxy(t, d)
+			l, err := postgres.Open(t.Context(), p.URL(), postgres.WithoutProbation())
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeAtEnd(t, l)
+			k := key("a")
+			if err := commitOne(t.Context(), l, one(k, 0, "e")); err != nil {
+				t.Fatal(err)
+			}
+			d.Exec(t, "DROP SCHEMA perdure CASCADE")
+			other, err := postgres.Open(t.Context(), d.URL, opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeAtEnd(t, other)
+			if err := commitOne(t.Context(), other, one(key("b"), 0, "e")); err != nil {
+				t.Fatal(err)
+			}
+			err = commitOne(t.Context(), l, one(key("c"), 0, "no"))
+			if !errors.Is(err, store.ErrNotStored) || !strings.Contains(err.Error(), "another log") {
+				t.Errorf("a commit in the session of before: got %v, want %v that says another log", err, store.ErrNotStored)
+			}
+			p.HangUp()
+			refuses(t, "in new sessions", l, k, 0, "another log")
+			verifyDense(t, other, 1)
+		})
+	}
 }
 
 // TestAProcessThatDoesNothingLosesItsTurn holds a transaction open within its commit.

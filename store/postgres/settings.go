@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strconv"
@@ -96,13 +97,13 @@ func onOff(on bool) string {
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
 
-// sqlSettings are the statements that set and assert settings, and ask who the
-// server is: one message, of ASCII letters without a backslash, since the session
+// sqlSettings are the statements that set and assert settings, mark the session, see
+// [errStrayed], and ask who the server is: one message, of ASCII letters without a backslash, since the session
 // may have any encoding yet.
 //
 // Those that only a superuser may set are set where the role may, so that a refusal
 // is no error in the server's log.
-func sqlSettings(all []setting, release int, identity bool) string {
+func sqlSettings(all []setting, release int, identity bool, mark string) string {
 	var rows []string
 	for _, s := range all {
 		accepted := []string{literal(s.value)}
@@ -124,6 +125,7 @@ func sqlSettings(all []setting, release int, identity bool) string {
 	} else {
 		server += ", 0, ''"
 	}
+	server += ", pg_catalog.set_config('perdure.session', " + literal(mark) + ", false)"
 	return "SELECT pg_catalog.set_config(p.name, p.value, false) FROM pg_catalog.pg_settings s JOIN " + table +
 		" ON s.name OPERATOR(pg_catalog.=) p.name WHERE s.setting OPERATOR(pg_catalog.<>) ALL (p.accepted) AND (" + may + ");\n" +
 		"SELECT s.name, s.setting, s.source, p.value FROM pg_catalog.pg_settings s JOIN " + table +
@@ -143,15 +145,16 @@ var errSession = errors.New("session is refused")
 // pin sets and asserts the settings of a new session, and finds out who the server is.
 func (c *config) pin(ctx context.Context, conn *pgconn.PgConn) (*peer, error) {
 	all, release := c.settings(), releaseOf(conn.ParameterStatus("server_version"))
-	results, err := conn.Exec(ctx, sqlSettings(all, release, true)).ReadAll()
+	mark := rand.Text()
+	results, err := conn.Exec(ctx, sqlSettings(all, release, true, mark)).ReadAll()
 	if e := refusal(err); e != nil && e.Code == codePrivilege {
 		// The role may not ask who the server is: then only its being a primary is known.
-		results, err = conn.Exec(ctx, sqlSettings(all, release, false)).ReadAll()
+		results, err = conn.Exec(ctx, sqlSettings(all, release, false, mark)).ReadAll()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("set up the session: %w", err)
 	}
-	if len(results) != 3 || len(results[2].Rows) != 1 || len(results[2].Rows[0]) != 5 {
+	if len(results) != 3 || len(results[2].Rows) != 1 || len(results[2].Rows[0]) != 6 {
 		return nil, fmt.Errorf("%w: the server answers %d results to the settings, want 3", errSession, len(results))
 	}
 	if wrong := results[1].Rows; len(wrong) > 0 {
@@ -160,7 +163,7 @@ func (c *config) pin(ctx context.Context, conn *pgconn.PgConn) (*peer, error) {
 			store.ErrInvalid, errSession, w[0], w[1], w[2], w[3], w[0], w[0])
 	}
 	row := results[2].Rows[0]
-	p := &peer{line: lineOf(conn.Conn()), replica: string(row[0]) == "t", started: string(row[2])}
+	p := &peer{line: lineOf(conn.Conn()), mark: mark, replica: string(row[0]) == "t", started: string(row[2])}
 	pid, err := strconv.ParseInt(string(row[1]), 10, 32)
 	if err != nil {
 		return nil, fmt.Errorf("%w: process id %q", errSession, row[1])

@@ -130,6 +130,13 @@ func (h *hole) forgetAfter(bytes int64) (gone <-chan struct{}) {
 	return h.gone
 }
 
+// allowed returns how many bytes clients may still send.
+func (h *hole) allowed() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.left
+}
+
 const waitMax = time.Minute
 
 // within runs fn and fails if it does not return.
@@ -188,6 +195,53 @@ func TestWaiting(t *testing.T) {
 			_ = x.Close() // its session is gone
 		})
 		verifyDense(t, l, 7)
+	})
+	t.Run("a connection that is forgotten while it is set up is replaced", func(t *testing.T) {
+		t.Parallel()
+		d := pgtest.Open(t)
+		h, address := newHole(t, d)
+		l, err := postgres.Open(t.Context(), address+"&connect_timeout=1", postgres.WithPoolSize(1), silence)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeAtEnd(t, l)
+		if err := commitOne(t.Context(), l, one(key("a"), 0, "x")); err != nil {
+			t.Fatal(err)
+		}
+		// How many bytes a client sends from the beginning to the end of its first read.
+		const plenty = 1 << 40
+		h.move(d.Server) // without the connections there are
+		h.forgetAfter(plenty)
+		if _, err := l.Heads(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		all := plenty - h.allowed()
+		version := store.Version(1)
+		for bytes := all - 800; bytes < all; bytes += 80 {
+			h.move(d.Server)
+			h.forgetAfter(bytes)
+			within(t, fmt.Sprintf("a read whose connection is forgotten after %d bytes of %d", bytes, all), func() { // without a deadline
+				heads, err := l.Heads(context.WithoutCancel(t.Context()))
+				if err == nil && heads[0] != store.Position(version) {
+					t.Errorf("heads: got %v, want %d", heads, version)
+				}
+			})
+			h.move(d.Server)
+			h.forgetAfter(bytes)
+			within(t, fmt.Sprintf("a commit whose connection is forgotten after %d bytes of %d", bytes, all), func() {
+				err := commitOne(context.WithoutCancel(t.Context()), l, one(key("a"), version, "x"))
+				if err == nil {
+					version++
+				} else if !errors.Is(err, store.ErrNotStored) {
+					t.Errorf("commit: %v", err)
+				}
+			})
+		}
+		if version < 5 {
+			t.Errorf("%d commits are stored of those whose first connection is forgotten", version)
+		}
+		h.forgetAfter(plenty)
+		verifyDense(t, l, int(version))
 	})
 	t.Run("a read ends with its context", func(t *testing.T) {
 		t.Parallel()

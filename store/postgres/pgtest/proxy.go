@@ -28,6 +28,7 @@ type Proxy struct {
 	failed bool
 	refuse bool
 	late   []*Late
+	edit   func(Message) []byte // nil if messages pass as they are
 	wg     sync.WaitGroup
 }
 
@@ -118,6 +119,25 @@ func (p *Proxy) ArmAt(at func(Message) bool, how Failure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.at, p.how, p.failed = at, how, false
+}
+
+// Rewrite has each message be what edit returns for it, which is called for one at a
+// time, from now on; nil ends that. So a test can play a pooler that changes what a
+// session is, or that answers for a server.
+func (p *Proxy) Rewrite(edit func(Message) []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.edit = edit
+}
+
+// rewritten returns what a message is to be.
+func (p *Proxy) rewritten(m Message) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.edit == nil {
+		return m.Bytes
+	}
+	return p.edit(m)
 }
 
 // Failed reports whether the proxy has failed since it was armed.
@@ -237,6 +257,7 @@ func (p *Proxy) requests(k *link) {
 		if !ok {
 			return
 		}
+		m = p.rewritten(Message{true, m})
 		pass, hold := p.next(k, Message{true, m})
 		if !pass {
 			if hold {
@@ -295,6 +316,7 @@ func (p *Proxy) answers(k *link) {
 		if !ok {
 			return
 		}
+		m = p.rewritten(Message{false, m})
 		pass, hold := p.next(k, Message{false, m})
 		if !pass {
 			if hold {
