@@ -266,7 +266,11 @@ func (b *Batch) validateParts() error {
 		if s == nil {
 			continue
 		}
-		if err := validateRecord(s.ID, s.Type, s.Payload, &s.Metadata); err != nil {
+		err := whole(s.Damage)
+		if err == nil {
+			err = validateRecord(s.ID, s.Type, s.Payload, &s.Metadata)
+		}
+		if err != nil {
 			return fmt.Errorf("state: %w", err)
 		}
 		if len(s.Fold) > FoldBytesMax {
@@ -287,7 +291,11 @@ func (b *Batch) validateParts() error {
 	}
 	for i := range b.Receipts {
 		r := &b.Receipts[i]
-		if err := validateName("receipt name", r.Name, NameBytesMax); err != nil {
+		err := whole(r.Damage)
+		if err == nil {
+			err = validateName("receipt name", r.Name, NameBytesMax)
+		}
+		if err != nil {
 			return fmt.Errorf("receipt %d: %w", i, err)
 		}
 		if r.Version > b.Next() {
@@ -322,6 +330,9 @@ func (b *Batch) validateParts() error {
 	for _, m := range b.Bookmarks {
 		if err := validateName("bookmark name", m.Name, NameBytesMax); err != nil {
 			return err
+		}
+		if err := whole(m.Damage); err != nil {
+			return fmt.Errorf("bookmark %q: %w", m.Name, err)
 		}
 		if strings.HasPrefix(m.Name, DeletionPrefix) {
 			return fmt.Errorf("%w: bookmark %q: names that begin with %q are the store's own", ErrInvalid, m.Name, DeletionPrefix)
@@ -384,9 +395,20 @@ func (b *Batch) validateOutbox() (bytes, settled int, err error) {
 	return bytes, settled, nil
 }
 
+// whole returns an error if a record is a damaged one: those are for copies.
+func whole(damage string) error {
+	if damage != "" {
+		return fmt.Errorf("%w: a damaged record cannot be committed: %s", ErrInvalid, damage)
+	}
+	return nil
+}
+
 func (e *Event) validate() error {
 	if e.head != nil {
 		return nil // Prepare has checked it
+	}
+	if err := whole(e.Damage); err != nil {
+		return err
 	}
 	if err := validateRecord(e.ID, e.Type, e.Payload, &e.Metadata); err != nil {
 		return err
@@ -403,6 +425,9 @@ func (e *Event) validate() error {
 }
 
 func (m *Message) validate() error {
+	if err := whole(m.Damage); err != nil {
+		return err
+	}
 	if err := validateRecord(m.ID, m.Type, m.Payload, &m.Metadata); err != nil {
 		return err
 	}

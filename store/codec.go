@@ -72,6 +72,9 @@ func Unseal(sealed []byte) (record []byte, reason string) {
 	}
 	want := binary.LittleEndian.Uint32(sealed[n:])
 	if got := crc32.Checksum(sealed[:n], castagnoli); got != want && !canary.Broken("crc-off") {
+		if d := damaged(sealed); d != nil {
+			return nil, copiedDamage + string(d.GetReason())
+		}
 		return nil, fmt.Sprintf("checksum is %08x, the record says %08x", got, want)
 	}
 	return sealed[:n], ""
@@ -85,6 +88,9 @@ func AppendEvent(dst []byte, e *Event) []byte {
 		dst = append(dst, e.head...)
 		from = len(dst)
 	} else {
+		if e.Damage != "" {
+			return appendDamaged(dst, e)
+		}
 		dst = appendEventHead(dst, e)
 	}
 	dst = appendFixed64(dst, eventPosition, uint64(e.Position))
@@ -97,6 +103,9 @@ func SizeEvent(e *Event) int {
 	const tail = 2*9 + sealBytes
 	if e.head != nil {
 		return len(e.head) + tail
+	}
+	if e.Damage != "" {
+		return len(appendDamaged(nil, e))
 	}
 	return e.sizeHead(e.Key) + tail
 }
@@ -132,6 +141,9 @@ func appendEventHead(dst []byte, e *Event) []byte {
 // AppendState appends the stored form of s, with its checksum, to dst. All of
 // its fields must be set.
 func AppendState(dst []byte, s *State) []byte {
+	if s.Damage != "" {
+		return appendDamaged(dst, s)
+	}
 	from := len(dst)
 	dst = appendBytes(dst, eventID, s.ID[:])
 	dst = appendString(dst, eventType, s.Type)
@@ -276,7 +288,7 @@ func (d *Decoder) name(b []byte) string {
 func (d *Decoder) Event(sealed []byte, e *Event) error {
 	b, reason := Unseal(sealed)
 	if reason != "" {
-		return &CorruptError{What: "event", Reason: reason}
+		return corruptEvent(sealed, reason)
 	}
 	id := e.Key.ID
 	*e = Event{Tags: e.Tags[:0], Key: Key{ID: id}}
@@ -324,6 +336,17 @@ func (d *Decoder) Event(sealed []byte, e *Event) error {
 		return &CorruptError{What: "event", Reason: "no entity id"}
 	}
 	return nil
+}
+
+// corruptEvent returns the error about an event whose checksum is wrong, with what a
+// damaged record of a copy says of it.
+func corruptEvent(sealed []byte, reason string) error {
+	c := &CorruptError{What: "event", Reason: reason}
+	if d := damaged(sealed); d != nil {
+		c.Key = Key{Kind: d.GetKind(), ID: d.GetEntityId()}
+		c.Version, c.Position = Version(d.GetVersion()), Position(d.GetPosition())
+	}
+	return c
 }
 
 // State checks and decodes a stored state into s, like [Decoder.Event].
@@ -449,6 +472,9 @@ func (f *field) consume(b []byte) (rest []byte, reason string) {
 
 // AppendMessage appends the stored form of m, with its checksum, to dst.
 func AppendMessage(dst []byte, m *Message) []byte {
+	if m.Damage != "" {
+		return appendDamaged(dst, m)
+	}
 	return appendProto(dst, &perdurev1.Message{
 		Sequence: m.Sequence, Id: m.ID[:],
 		SourceKind: m.Source.Kind, SourceEntityId: m.Source.ID,
@@ -501,6 +527,9 @@ const (
 
 // AppendReceipt appends the stored form of r, with its checksum, to dst.
 func AppendReceipt(dst []byte, r *Receipt) []byte {
+	if r.Damage != "" {
+		return appendDamaged(dst, r)
+	}
 	from := len(dst)
 	dst = appendString(dst, receiptKind, r.Entity.Kind)
 	dst = appendString(dst, receiptEntityID, r.Entity.ID)
@@ -600,6 +629,9 @@ func FromRefusalProto(p *perdurev1.Refusal) *Refusal {
 
 // AppendClaimed appends the stored form of c, with its checksum, to dst.
 func AppendClaimed(dst []byte, c *Claimed) []byte {
+	if c.Damage != "" {
+		return appendDamaged(dst, c)
+	}
 	return appendProto(dst, &perdurev1.Claim{
 		Space: c.Claim.Space, Value: c.Claim.Value,
 		Kind: c.Owner.Kind, EntityId: c.Owner.ID, TimeUnixNano: nanos(c.Time),
@@ -620,6 +652,9 @@ func DecodeClaimed(sealed []byte) (*Claimed, error) {
 
 // AppendBookmark appends the stored form of b, with its checksum, to dst.
 func AppendBookmark(dst []byte, b *Bookmark) []byte {
+	if b.Damage != "" {
+		return appendDamaged(dst, b)
+	}
 	return appendProto(dst, &perdurev1.Bookmark{Name: b.Name, Position: uint64(b.Position), TimeUnixNano: nanos(b.Time)})
 }
 

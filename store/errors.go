@@ -113,6 +113,10 @@ type CorruptError struct {
 	Position Position
 	// Reason says how it was noticed.
 	Reason string
+	// Record says which record it was, in an error of an [Export] whose store can tell:
+	// an [*Event], [*State] or other record of which only what it is found by is set,
+	// such as Claim of a [*Claimed]. It is nil otherwise.
+	Record Record
 }
 
 func (e *CorruptError) Error() string {
@@ -133,3 +137,25 @@ func (e *CorruptError) Error() string {
 }
 
 func (e *CorruptError) Unwrap() error { return ErrCorrupt }
+
+// A DamagedBackupError says that a backup was made of a log that is damaged. The backup
+// is at Path, synced, and holds what the log holds, with the same damage. It matches
+// [ErrCorrupt].
+type DamagedBackupError struct {
+	Path string
+	// Report is what [Verify] has found in the log.
+	Report *Report
+	// Opening is why the backup cannot be opened as a log, if it cannot. Example: the
+	// record with the head of a partition is damaged. The files can then be salvaged.
+	Opening error
+}
+
+func (e *DamagedBackupError) Error() string {
+	s := fmt.Sprintf("the log is damaged; its backup at %s is complete and has the same damage", e.Path)
+	if e.Opening != nil {
+		s += fmt.Sprintf(", so that it cannot be opened: %v", e.Opening)
+	}
+	return fmt.Sprintf("%s: %v", s, e.Report.Err())
+}
+
+func (e *DamagedBackupError) Unwrap() error { return e.Report.Err() }

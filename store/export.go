@@ -100,6 +100,9 @@ func ValidateRecord(r Record) error {
 }
 
 func validateShape(r Record) error {
+	if damageOf(r) != "" {
+		return validateDamaged(r)
+	}
 	switch r := r.(type) {
 	case *Event:
 		if err := r.Key.Validate(); err != nil {
@@ -181,9 +184,10 @@ type Export interface {
 	Stats() Stats
 	// Records yields all records of a sort, in its order. Events and states are
 	// valid only until the next step, the others are the caller's to keep. A
-	// damaged record is yielded as a nil record with an
-	// error that matches [ErrCorrupt]; if the caller takes the next step, the
-	// iteration goes on behind it, as far as the store can find what is there.
+	// damaged record is yielded as a nil record with an error that matches [ErrCorrupt]
+	// and says in Record which one it was, if its place says so; if the caller takes
+	// the next step, the iteration goes on behind it, as far as the store can find what
+	// is there.
 	// Any other error ends the iteration.
 	Records(ctx context.Context, s Sort) iter.Seq2[Record, error]
 	// Close lets go of the moment.
@@ -196,6 +200,10 @@ type Origin struct {
 	Heads []Position
 	// Sequence is that of the last message ever enqueued.
 	Sequence uint64
+	// Damaged says to an [Importer] that some of the records could not be read: then
+	// versions of an entity may have gaps, and its states may be above its events. An
+	// Export never sets it.
+	Damaged bool
 }
 
 // Validate returns an error matching [ErrInvalid] if a log with so many
@@ -210,6 +218,13 @@ func (o *Origin) Validate(partitions int) error {
 		}
 	}
 	return nil
+}
+
+// Follows reports whether an [Importer] may add an event of the version next to an
+// entity whose last event so far is of the version last, 0 if it has none: the next one,
+// the first one that is kept of an entity, and any later one of a damaged log.
+func (o *Origin) Follows(last, next Version) bool {
+	return last == 0 || next == last+1 || o.Damaged && next > last
 }
 
 // Importer is the ability of a [Log] to be filled with the records of another
@@ -231,8 +246,9 @@ type Import interface {
 	// Add adds records. It takes the sorts in the order of their numbers and the
 	// records of a sort in its order, as an [Export] yields them; what does not
 	// fit is an error matching [ErrInvalid]. Versions of an entity and positions
-	// may have gaps where events have been deleted. Add does not keep the
-	// records. After an error the import can only be closed.
+	// may have gaps where events have been deleted. A damaged record (see [Copy]) is
+	// stored in its place in its stored form, which cannot be read. Add does not keep
+	// the records. After an error the import can only be closed.
 	Add(ctx context.Context, records ...Record) error
 	// Finish makes the log whole, durably. It returns an error matching
 	// [ErrInvalid] if records are missing for certain.
@@ -259,7 +275,8 @@ type Backuper interface {
 	// new file or directory at path, which must not exist. What is at path is
 	// whole and synced, or it is not there; after a crash beside it a file may
 	// be left whose name begins with path and ".partial". It opens again as a
-	// log of the same store.
+	// log of the same store. The backup of a damaged log has the same damage, and the
+	// error is a [*DamagedBackupError].
 	Backup(ctx context.Context, path string, options BackupOptions) error
 }
 

@@ -196,6 +196,8 @@ type Claimed struct {
 	Owner Key
 	// Time is when the store committed the claim, in UTC.
 	Time time.Time
+	// Damage is set in a damaged record alone, as in an [Event].
+	Damage string
 }
 
 // Bookmarks reads bookmarks. It is an optional ability of a [Log], without

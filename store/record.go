@@ -31,6 +31,10 @@ type Event struct {
 	Time time.Time
 	// Payload is the encoded message. A store does not look into it.
 	Payload []byte
+	// Damage is set in a damaged record alone, which stands in a copy for one that could
+	// not be read, and says why; see [Copy]. A log never hands out such a record, and
+	// Commit refuses it.
+	Damage string
 
 	head    []byte // encoded fields but position and time, once prepared
 	headSum uint32 // its checksum
@@ -99,6 +103,8 @@ type State struct {
 	// Time is when the store committed the state, in UTC, set by the store.
 	Time    time.Time
 	Payload []byte
+	// Damage is set in a damaged record alone, as in an [Event].
+	Damage string
 }
 
 // Clone returns a copy that shares nothing with s.
@@ -156,6 +162,8 @@ type Message struct {
 	Every string
 	// Time is when the store committed the message first, in UTC, set by the store.
 	Time time.Time
+	// Damage is set in a damaged record alone, as in an [Event].
+	Damage string
 }
 
 // A Settlement ends or changes a row of the outbox. Settling a row that is gone
@@ -195,6 +203,8 @@ type Receipt struct {
 	Reply     []byte
 	// Time is when the store committed the receipt, in UTC, set by the store.
 	Time time.Time
+	// Damage is set in a damaged record alone, as in an [Event].
+	Damage string
 }
 
 // A Refusal is an entity's no, as it is kept in a [Receipt].
@@ -228,6 +238,8 @@ type Bookmark struct {
 	Remove bool
 	// Time is when the store committed the bookmark, in UTC, set by the store.
 	Time time.Time
+	// Damage is set in a damaged record alone, as in an [Event].
+	Damage string
 }
 
 // LogInfo describes a log. It is written when the log is created; later only its

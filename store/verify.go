@@ -88,10 +88,7 @@ func Verify(ctx context.Context, log Log, options VerifyOptions) (report *Report
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	defer func() { failure = errors.Join(failure, x.Close()) }()
-	v := &verifier{
-		x: x, progress: options.Progress, faultsMax: cmp.Or(options.FaultsMax, FaultsMax),
-		Report: Report{Origin: x.Origin(), Stats: x.Stats()},
-	}
+	v := newVerifier(x, options)
 	if err := v.run(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
@@ -120,6 +117,13 @@ type verifier struct {
 	byName eventSum // events by entity
 	// entities counts those with events or a saved state.
 	entities int64
+}
+
+func newVerifier(x Export, options VerifyOptions) *verifier {
+	return &verifier{
+		x: x, progress: options.Progress, faultsMax: cmp.Or(options.FaultsMax, FaultsMax),
+		Report: Report{Origin: x.Origin(), Stats: x.Stats()},
+	}
 }
 
 // A partitionTally is what is known of a partition.

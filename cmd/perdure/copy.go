@@ -20,7 +20,10 @@ func (a *app) copyCommand() *cobra.Command {
 
 TO is created, with as many partitions as FROM has. All is copied as it is, with
 its versions, positions and times; then the copy is read again and compared. If
-that is broken off, what there is of TO cannot be opened as a log; delete it.`,
+that is broken off, what there is of TO cannot be opened as a log; delete it.
+
+A damaged log is copied too. What cannot be read is named, the copy has damage in its
+place, and the program ends with 3.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -48,9 +51,18 @@ func (a *app) copy(ctx context.Context, from store.Log, uri string, tell func(st
 	if err != nil {
 		return fmt.Errorf("to %s: %w", uri, err)
 	}
+	a.printCopy(report)
+	return report.Err()
+}
+
+func (a *app) printCopy(report *store.CopyReport) {
 	a.printDigest(report.Digest)
+	a.printFaults(report.Faults, report.FaultCount)
 	a.print("%s records, %s bytes, copied and compared in %.3f s\n", progress.Count(report.Records), progress.Count(report.Bytes), report.Duration.Seconds())
-	return nil
+	if report.FaultCount > 0 {
+		a.print("%s damaged records are in the copy, %s events were found in another place, %s records that contradict others were left out\n",
+			progress.Count(report.Damaged), progress.Count(report.Recovered), progress.Count(report.Skipped))
+	}
 }
 
 func (a *app) compactCommand() *cobra.Command {
@@ -84,13 +96,18 @@ func (a *app) backupCommand() *cobra.Command {
 		Long: `Copy the files of a log, and verify the copy.
 
 PATH must not exist. It gets its name only when it is whole, synced and verified,
-and opens as a log of the same store. To back up a log that another process has
+and opens as a log of the same store. The backup of a damaged log has the same damage,
+which is named, and the program ends with 3. To back up a log that another process has
 open, let that process do it: store.Backup works while commits go on.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
 				options.Progress = tell
-				if err := store.Backup(cmd.Context(), log, args[1], options); err != nil {
+				err := store.Backup(cmd.Context(), log, args[1], options)
+				if d, ok := errors.AsType[*store.DamagedBackupError](err); ok {
+					a.printFaults(d.Report.Faults, d.Report.FaultCount)
+				}
+				if err != nil {
 					return err
 				}
 				a.print("%s is written and verified\n", args[1])

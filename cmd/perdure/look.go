@@ -46,12 +46,7 @@ func (a *app) printReport(r *store.Report) {
 	if !r.Files {
 		a.print("The store cannot check its files; only its records were read.\n")
 	}
-	for _, fault := range r.Faults {
-		a.print("fault: %v\n", fault)
-	}
-	if n := r.FaultCount - int64(len(r.Faults)); n > 0 {
-		a.print("and %s more\n", progress.Count(n))
-	}
+	a.printFaults(r.Faults, r.FaultCount)
 	found := progress.Count(r.FaultCount) + " faults found"
 	switch r.FaultCount {
 	case 0:
@@ -60,6 +55,15 @@ func (a *app) printReport(r *store.Report) {
 		found = "1 fault found"
 	}
 	a.print("%s in %.3f s\n", found, r.Duration.Seconds())
+}
+
+func (a *app) printFaults(faults []error, count int64) {
+	for _, fault := range faults {
+		a.print("fault: %v\n", fault)
+	}
+	if n := count - int64(len(faults)); n > 0 {
+		a.print("and %s more\n", progress.Count(n))
+	}
 }
 
 func (a *app) digestCommand() *cobra.Command {

@@ -154,23 +154,46 @@ func TestDamageIsTold(t *testing.T) {
 	if code != exitDamaged || !strings.Contains(out, "fault: ") || strings.Count(out, "fault: ") != 3 || !strings.Contains(out, "more\n") {
 		t.Errorf("verify: ended with %d:\n%s", code, out)
 	}
-	for _, args := range [][]string{
-		{"digest", path},
-		{"copy", path, filepath.Join(t.TempDir(), "copy.db")},
-		{"backup", path, filepath.Join(t.TempDir(), "backup.db")},
-	} {
-		if _, errs, code := execute(t, args...); code != exitDamaged || !strings.Contains(errs, "corrupt event") {
-			t.Errorf("perdure %v: ended with %d: %s", args, code, errs)
+	if _, errs, code := execute(t, "digest", path); code != exitDamaged || !strings.Contains(errs, "corrupt event") {
+		t.Errorf("digest: ended with %d: %s", code, errs)
+	}
+}
+
+// TestADamagedLog is copied and backed up, the faults are named, and what is made is not
+// called whole.
+func TestADamagedLog(t *testing.T) {
+	t.Parallel()
+	path := newLog(t)
+	spoil(t, path)
+	for _, command := range []string{"copy", "backup"} {
+		to := filepath.Join(t.TempDir(), "to.db")
+		out, errs, code := execute(t, command, path, to)
+		if code != exitDamaged || !strings.Contains(errs, "corrupt event") || !strings.Contains(out, "fault: ") {
+			t.Errorf("%s: ended with %d: %s\n%s", command, code, errs, out)
+		}
+		out, errs, code = execute(t, "verify", to)
+		if code != exitDamaged || !strings.Contains(out, "fault: ") || !strings.Contains(out, "receipts              4\n") {
+			t.Errorf("verify of what %s has made: ended with %d: %s\n%s", command, code, errs, out)
+		}
+		if out, errs, code := execute(t, "stats", to); code != exitFine {
+			t.Errorf("stats of what %s has made: ended with %d: %s\n%s", command, code, errs, out)
 		}
 	}
 }
 
 func TestAnUnfinishedCopyIsTold(t *testing.T) {
 	t.Parallel()
-	path := newLog(t)
-	spoil(t, path)
 	to := filepath.Join(t.TempDir(), "copy.db")
-	execute(t, "copy", path, to)
+	l, err := bbolt.Open(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Import(t.Context(), store.Origin{Heads: []store.Position{0}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for _, args := range [][]string{{"verify", to}, {"copy", newLog(t), to}} {
 		if _, errs, code := execute(t, args...); code != exitFailed || !strings.Contains(errs, "unfinished copy") {
 			t.Errorf("perdure %v: ended with %d: %s", args, code, errs)

@@ -47,6 +47,15 @@ func SplitEntity(k []byte) (kind, id, rest []byte, ok bool) {
 	return kind, id, rest, ok
 }
 
+// BookmarkAt returns the place of the bookmark of a reader in a partition, or nil if
+// there can be no such partition.
+func BookmarkAt(name string, partition uint16) store.Record {
+	if int(partition) >= store.PartitionsMax {
+		return nil
+	}
+	return &store.Bookmark{Name: name, Position: store.NewPosition(int(partition), 0)}
+}
+
 // AppendDue appends a due time so that it sorts: the sign bit is flipped, and
 // no due time comes before all others. The records keep the first nanosecond
 // of 1970 as no time, so it sorts as none.

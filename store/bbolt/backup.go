@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -21,7 +22,9 @@ const backupStep = 256 << 10
 // read transaction as [Log.Export] does.
 //
 // Before the file gets its name it is synced, opened and verified, which takes
-// about as long as the writing; damage is an error matching [store.ErrCorrupt].
+// about as long as the writing. If the log is damaged, the backup is made all the same
+// and has the same damage; the error is then a [*store.DamagedBackupError]. After any
+// other error there is no file at path.
 func (l *Log) Backup(ctx context.Context, path string, options store.BackupOptions) error {
 	if err := l.backup(ctx, path, &options); err != nil {
 		return fmt.Errorf("backup %s to %s: %w", l.path, path, err)
@@ -41,8 +44,15 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 		return err
 	}
 	err = l.writeBackup(ctx, file, options)
+	var damage error // of the log
 	if err == nil {
-		err = checkBackup(ctx, file.Name(), options)
+		var report *store.Report
+		if report, err = checkBackup(ctx, file.Name(), options); err != nil {
+			keep := false
+			if keep, err = storekit.JudgeBackup(ctx, l, path, report, err, options.Progress); keep {
+				damage, err = err, nil
+			}
+		}
 	}
 	if err == nil {
 		err = free(path)
@@ -56,7 +66,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("sync the directory: %w", err)
 	}
-	return nil
+	return damage
 }
 
 // free returns an error if there is something at path.
@@ -97,17 +107,18 @@ func (l *Log) writeBackup(ctx context.Context, file backupFile, options *store.B
 	return errors.Join(err, file.Close())
 }
 
-// checkBackup opens and verifies what has been written.
-func checkBackup(ctx context.Context, path string, options *store.BackupOptions) error {
+// checkBackup opens and verifies what has been written. The report is nil if it cannot
+// be opened.
+func checkBackup(ctx context.Context, path string, options *store.BackupOptions) (*store.Report, error) {
 	l, err := Open(path, ReadOnly())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	report, err := store.Verify(ctx, l, store.VerifyOptions{Progress: options.Progress})
 	if err == nil {
 		err = report.Err()
 	}
-	return errors.Join(err, l.Close())
+	return report, errors.Join(err, l.Close())
 }
 
 // A backupWriter writes a file no faster than it may, and says how far it is.

@@ -1,6 +1,7 @@
 package bbolt_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -143,17 +145,60 @@ func TestABackupNeverOverwrites(t *testing.T) {
 	wantIs(t, l.Backup(t.Context(), l.Path(), store.BackupOptions{}), fs.ErrExist)
 }
 
-// TestABackupThatFailsLeavesNothing damages the log, which the check of what was
-// written finds, and breaks one off.
-func TestABackupThatFailsLeavesNothing(t *testing.T) {
+// TestBackup_of_a_damaged_log is made, has the rest, and says so.
+func TestBackup_of_a_damaged_log(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
 	closeLog(t, l)
 	damage(t, l.Path(), &store.Event{Position: 5}, func(b []byte) { b[9] ^= 1 })
 	l = openAt(t, l.Path())
+	path := filepath.Join(t.TempDir(), "damaged")
+	err := l.Backup(t.Context(), path, store.BackupOptions{})
+	wantIs(t, err, store.ErrCorrupt)
+	d, ok := errors.AsType[*store.DamagedBackupError](err)
+	if !ok || d.Path != path || d.Opening != nil || !strings.Contains(err.Error(), "position 5") {
+		t.Fatalf("got %v, want an error that names the backup and the event at position 5", err)
+	}
+	want, err := store.Verify(t.Context(), l, store.VerifyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := store.Verify(t.Context(), openAt(t, path), store.VerifyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Counts != want.Counts || got.FaultCount != want.FaultCount || d.Report.FaultCount != want.FaultCount {
+		t.Errorf("backup: got %v records and %d faults, want %v and %d", got.Counts, got.FaultCount, want.Counts, want.FaultCount)
+	}
+}
+
+// TestABackupThatFailsLeavesNothing damages what a backup has written, which the check
+// of it finds, and breaks one off.
+func TestABackupThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	fillLog(t, l)
 	dir := t.TempDir()
-	wantIs(t, l.Backup(t.Context(), filepath.Join(dir, "damaged"), store.BackupOptions{}), store.ErrCorrupt)
+	spoil := store.BackupOptions{Progress: func(p store.Progress) {
+		if !p.Bytes || p.Done != p.Total {
+			return
+		}
+		written, err := filepath.Glob(filepath.Join(dir, "damaged.partial-*"))
+		if err != nil || len(written) != 1 {
+			t.Errorf("files: got %v, %v", written, err)
+			return
+		}
+		b := read(t, written[0])
+		at := bytes.Index(b, []byte("test.v1."))
+		b[at] ^= 1
+		write(t, written[0], b)
+	}}
+	err := l.Backup(t.Context(), filepath.Join(dir, "damaged"), spoil)
+	wantIs(t, err, store.ErrCorrupt)
+	if _, ok := errors.AsType[*store.DamagedBackupError](err); ok || !strings.Contains(err.Error(), "the log is not") {
+		t.Errorf("backup: got %v, want that it is damaged and the log is not", err)
+	}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	slow := store.BackupOptions{

@@ -334,3 +334,34 @@ func TestAMissingEntryIsAnError(t *testing.T) {
 		})
 	}
 }
+
+// TestScan_goes_on_behind_damage damages the event before a gap of deleted ones: a
+// reader that passes it gets all that comes later.
+func TestScan_goes_on_behind_damage(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	commit(t, l, happened(book("b"), 0, 1))
+	b := happened(book("a"), 0, 20)
+	b.Snapshot = &store.State{ID: store.ID{7}, Type: "test.v1.State"}
+	commit(t, l, b)
+	commit(t, l, happened(book("c"), 0, 3))
+	if _, err := l.DeleteEvents(t.Context(), book("a"), 20, store.LastPosition(0)); err != nil {
+		t.Fatal(err)
+	}
+	closeLog(t, l)
+	damage(t, l.Path(), &store.Event{Position: 1}, func(b []byte) { b[9] ^= 1 })
+	l = openAt(t, l.Path())
+	for _, err := range l.Scan(t.Context(), store.Query{}) {
+		wantIs(t, err, store.ErrCorrupt)
+	}
+	n := 0
+	for _, err := range l.Scan(t.Context(), store.Query{After: 1}) {
+		if err != nil {
+			t.Fatalf("scan behind the damage: %v", err)
+		}
+		n++
+	}
+	if n != 4 {
+		t.Errorf("events behind the damage: got %d, want 4", n)
+	}
+}

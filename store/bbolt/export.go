@@ -275,6 +275,7 @@ func (d *recordDecoder) decode(b bucket, k, v []byte) (store.Record, error) {
 	if c.Where == "" {
 		c.Where = fmt.Sprintf("bucket %v, key %q", b, k)
 	}
+	c.Record = placeOf(b, k, v)
 	switch b {
 	case bucketLog:
 		if p := positionOf(k); len(k) == 8 {
@@ -290,6 +291,43 @@ func (d *recordDecoder) decode(b bucket, k, v []byte) (store.Record, error) {
 		}
 	}
 	return nil, c
+}
+
+// placeOf returns what a key says of a damaged record, or nil if the key may be damaged
+// itself.
+func placeOf(b bucket, k, v []byte) store.Record {
+	if b == bucketLog || b == bucketIndex && !isReceiptKey(k) {
+		return nil // its position or version says it
+	}
+	if _, reason := storekit.Sealed(k, v); reason != "" {
+		return nil
+	}
+	switch b {
+	case bucketMessage:
+		if len(k) == 8 {
+			return &store.Message{Sequence: binary.BigEndian.Uint64(k)}
+		}
+	case bucketClaim:
+		if space, value, ok := bytes.Cut(k, []byte{0}); ok {
+			return &store.Claimed{Claim: store.Claim{Space: string(space), Value: string(value)}}
+		}
+	case bucketBookmark:
+		if name, rest, ok := bytes.Cut(k, []byte{0}); ok && len(rest) == 2 {
+			return storekit.BookmarkAt(string(name), binary.BigEndian.Uint16(rest))
+		}
+	default:
+		kind, id, rest, ok := storekit.SplitEntity(k)
+		key := store.Key{Kind: string(kind), ID: string(id)}
+		switch {
+		case ok && b == bucketState && len(rest) == 0:
+			return &store.State{Key: key}
+		case ok && b == bucketSnapshot && len(rest) == 8:
+			return &store.State{Key: key, Version: store.Version(binary.BigEndian.Uint64(rest)), Position: 1}
+		case ok && b != bucketState && b != bucketSnapshot:
+			return &store.Receipt{Entity: key, Name: receiptName(k)}
+		}
+	}
+	return nil
 }
 
 func (d *recordDecoder) record(b bucket, k, v []byte) (store.Record, error) {

@@ -145,7 +145,7 @@ func (f *filling) event(w *writer, e *store.Event) error {
 		return fmt.Errorf("%w: %s belongs to partition %d", store.ErrInvalid, at, p)
 	case e.Position > f.origin.Heads[p] || e.Position.Sequence() <= w.heads[p]:
 		return fmt.Errorf("%w: %s comes after %d, and the head is %v", store.ErrInvalid, at, w.heads[p], f.origin.Heads[p])
-	case h.Version > 0 && e.Version != h.Version+1:
+	case !f.origin.Follows(h.Version, e.Version):
 		return fmt.Errorf("%w: %s comes after version %d", store.ErrInvalid, at, h.Version)
 	}
 	if !slices.Contains(w.moved, p) {
@@ -173,7 +173,7 @@ func (f *filling) state(w *writer, s *store.State) error {
 		return err
 	case s.Position == 0 && h.Version > 0:
 		return fmt.Errorf("%w: %s is a saved one beside events or another", store.ErrInvalid, at)
-	case s.Position != 0 && (s.Version > h.Version || h.Saved):
+	case s.Position != 0 && (s.Version > h.Version && !f.origin.Damaged || h.Saved):
 		return fmt.Errorf("%w: %s of an entity at version %d", store.ErrInvalid, at, h.Version)
 	case s.Position == 0:
 		b = bucketState

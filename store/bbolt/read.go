@@ -405,8 +405,9 @@ func (l *Log) fillScan(tx *bolt.Tx, p *storekit.Page, next, last store.Position)
 	c := bucketLog.open(tx).Cursor()
 	k, v := c.Seek(be64(uint64(next)))
 	if positionOf(k) > next && l.sparse.Load() {
-		// As in find: a damaged key before the place could hide what is there.
-		if before, v := c.Prev(); before != nil {
+		// As in find: a damaged key before the place could hide what is there. That
+		// of the event where the reader has been cannot: it goes on behind it.
+		if before, v := c.Prev(); before != nil && positionOf(before)+1 != next {
 			err := p.Decoder.Event(v, &p.Event)
 			if err != nil || p.Event.Position != positionOf(before) || p.Event.Position >= next {
 				return 0, l.corruptAt(missing(), next)

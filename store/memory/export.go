@@ -3,6 +3,7 @@ package memory
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -147,6 +148,7 @@ func (x *export) each(s store.Sort, hand func(store.Record, error) bool) {
 			if err == nil && m.Sequence != r.sequence {
 				err = &store.CorruptError{What: "message", Reason: fmt.Sprintf("found message %d in its place", m.Sequence)}
 			}
+			err = ofRecord(err, &store.Message{Sequence: r.sequence})
 			if !hand(m, about(err, fmt.Sprintf("outbox message %d", r.sequence), store.Key{})) {
 				return
 			}
@@ -155,6 +157,7 @@ func (x *export) each(s store.Sort, hand func(store.Record, error) bool) {
 		for i := range x.entities {
 			for _, n := range x.entities[i].receipts {
 				r, err := store.DecodeReceipt(n.sealed)
+				err = ofRecord(err, &store.Receipt{Entity: x.entities[i].key, Name: n.name})
 				if !hand(r, about(err, fmt.Sprintf("receipt %q", n.name), x.entities[i].key)) {
 					return
 				}
@@ -163,6 +166,7 @@ func (x *export) each(s store.Sort, hand func(store.Record, error) bool) {
 	case store.SortClaim:
 		for _, n := range x.claims {
 			c, err := store.DecodeClaimed(n.sealed)
+			err = ofRecord(err, &store.Claimed{Claim: store.Claim{Space: n.space, Value: n.name}})
 			if !hand(c, about(err, fmt.Sprintf("claim %q in %q", n.name, n.space), store.Key{})) {
 				return
 			}
@@ -170,11 +174,20 @@ func (x *export) each(s store.Sort, hand func(store.Record, error) bool) {
 	case store.SortBookmark:
 		for _, n := range x.marks {
 			b, err := store.DecodeBookmark(n.sealed)
+			err = ofRecord(err, &store.Bookmark{Name: n.name, Position: store.NewPosition(n.partition, 0)})
 			if !hand(b, about(err, fmt.Sprintf("bookmark %q of partition %d", n.name, n.partition), store.Key{})) {
 				return
 			}
 		}
 	}
+}
+
+// ofRecord says in an error about a corrupt record which one it is.
+func ofRecord(err error, r store.Record) error {
+	if c, ok := errors.AsType[*store.CorruptError](err); ok {
+		c.Record = r
+	}
+	return err
 }
 
 // about wraps the error about a record that is found by a name.
@@ -243,7 +256,11 @@ func (x *export) states(hand func(store.Record, error) bool) {
 				err = &store.CorruptError{What: "state", Reason: fmt.Sprintf("found version %d of %v in its place", s.Version, s.Key)}
 			}
 			if err != nil {
-				err = where(err, h.key, kept.version, 0)
+				damaged := &store.State{Key: h.key, Version: kept.version}
+				if len(h.events) > 0 {
+					damaged.Position = 1
+				}
+				err = where(ofRecord(err, damaged), h.key, kept.version, 0)
 			}
 			if !hand(&s, err) {
 				return

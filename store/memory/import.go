@@ -122,7 +122,7 @@ func (f *filling) event(r *store.Event) error {
 		return fmt.Errorf("%w: %s belongs to partition %d", store.ErrInvalid, at, number)
 	case r.Position > f.origin.Heads[number] || r.Position.Sequence() <= p.head:
 		return fmt.Errorf("%w: %s comes after %d, and the head is %v", store.ErrInvalid, at, p.head, f.origin.Heads[number])
-	case e.version > 0 && r.Version != e.version+1:
+	case !f.origin.Follows(e.version, r.Version):
 		return fmt.Errorf("%w: %s comes after version %d", store.ErrInvalid, at, e.version)
 	}
 	for p.head+1 < r.Position.Sequence() {
@@ -146,7 +146,7 @@ func (f *filling) state(s *store.State) error {
 	switch {
 	case saved && (len(e.events) > 0 || len(x.states) > 0):
 		return fmt.Errorf("%w: %s is a saved one beside events or another", store.ErrInvalid, at)
-	case !saved && s.Version > e.version:
+	case !saved && s.Version > e.version && !f.origin.Damaged:
 		return fmt.Errorf("%w: %s of an entity at version %d", store.ErrInvalid, at, e.version)
 	case len(x.states) > 0 && x.states[len(x.states)-1].version >= s.Version:
 		return fmt.Errorf("%w: %s comes after state %d", store.ErrInvalid, at, x.states[len(x.states)-1].version)

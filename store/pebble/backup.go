@@ -9,6 +9,7 @@ import (
 
 	"github.com/gofrs/uuid/v5"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -22,8 +23,10 @@ const backupCacheBytes = 8 << 20
 // another file system, where the tables are copied, or is copied on.
 //
 // Before the directory gets its name it is opened and verified, which reads all
-// of it; damage is an error matching [store.ErrCorrupt]. BytesPerSecondMax bounds
-// this reading, and not the copying to another file system.
+// of it. If the log is damaged, the backup is made all the same and has the same damage;
+// the error is then a [*store.DamagedBackupError]. After any other error there is nothing
+// at path. BytesPerSecondMax bounds this reading, and not the copying to another file
+// system.
 func (l *Log) Backup(ctx context.Context, path string, options store.BackupOptions) error {
 	if err := l.backup(ctx, path, &options); err != nil {
 		return fmt.Errorf("backup %s to %s: %w", l.path, path, err)
@@ -44,8 +47,15 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	}
 	partial := fmt.Sprintf("%s.partial-%v", path, id)
 	err = l.checkpoint(ctx, partial)
+	var damage error // of the log
 	if err == nil {
-		err = l.checkBackup(ctx, partial, options)
+		var report *store.Report
+		if report, err = l.checkBackup(ctx, partial, options); err != nil {
+			keep := false
+			if keep, err = storekit.JudgeBackup(ctx, l, path, report, err, options.Progress); keep {
+				damage, err = err, nil
+			}
+		}
 	}
 	if err == nil {
 		err = l.free(path)
@@ -56,7 +66,10 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	if err != nil {
 		return errors.Join(err, l.files.RemoveAll(partial))
 	}
-	return syncDir(l.files, l.files.PathDir(path))
+	if err := syncDir(l.files, l.files.PathDir(path)); err != nil {
+		return err
+	}
+	return damage
 }
 
 // free returns an error if there is something at path.
@@ -71,8 +84,9 @@ func (l *Log) free(path string) error {
 	}
 }
 
-// checkBackup opens and verifies what has been written.
-func (l *Log) checkBackup(ctx context.Context, path string, options *store.BackupOptions) error {
+// checkBackup opens and verifies what has been written. The report is nil if it cannot
+// be opened.
+func (l *Log) checkBackup(ctx context.Context, path string, options *store.BackupOptions) (*store.Report, error) {
 	files := l.files
 	if options.BytesPerSecondMax > 0 {
 		files = &slowFS{FS: files, ctx: ctx, perSecond: options.BytesPerSecondMax, begun: time.Now()}
@@ -80,11 +94,11 @@ func (l *Log) checkBackup(ctx context.Context, path string, options *store.Backu
 	in := option(func(c *config) { c.files = files })
 	copied, err := Open(path, ReadOnly(), WithCache(backupCacheBytes), WithLogger(l.logger), in)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	report, err := store.Verify(ctx, copied, store.VerifyOptions{Progress: options.Progress})
 	if err == nil {
 		err = report.Err()
 	}
-	return errors.Join(err, copied.Close())
+	return report, errors.Join(err, copied.Close())
 }

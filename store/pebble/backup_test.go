@@ -138,18 +138,40 @@ func TestABackupNeverOverwrites(t *testing.T) {
 	wantIs(t, l.Backup(t.Context(), l.Path(), store.BackupOptions{}), fs.ErrExist)
 }
 
-// TestABackupThatFailsLeavesNothing damages the log, which the check of what was
-// written finds, and breaks a slow one off.
-func TestABackupThatFailsLeavesNothing(t *testing.T) {
+// TestBackup_of_a_damaged_log is made, has the rest, and says so.
+func TestBackup_of_a_damaged_log(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 5))
 	commit(t, l, happened(book("1"), 5, 5))
 	closeLog(t, l)
 	edit(t, l.Path(), func(db *cockroach.DB) error { return db.Delete(pebble.EventKey(book("1"), 3), cockroach.Sync) })
-	l = openAt(t, l.Path())
+	for _, opts := range [][]pebble.Option{nil, {pebble.ReadOnly()}} {
+		l = openAt(t, l.Path(), opts...)
+		path := filepath.Join(t.TempDir(), "damaged")
+		err := l.Backup(t.Context(), path, store.BackupOptions{})
+		wantIs(t, err, store.ErrCorrupt)
+		d, ok := errors.AsType[*store.DamagedBackupError](err)
+		if !ok || d.Path != path || d.Opening != nil || !strings.Contains(err.Error(), "book/1 version 4 at position 4: it comes after version 2") {
+			t.Fatalf("got %v, want an error that names the backup and what is missing", err)
+		}
+		got, err := store.Verify(t.Context(), openAt(t, path), store.VerifyOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.FaultCount != d.Report.FaultCount || got.Count(store.SortEvent) != 10 {
+			t.Errorf("backup: got %d faults and %d events, want %d and 10", got.FaultCount, got.Count(store.SortEvent), d.Report.FaultCount)
+		}
+		closeLog(t, l)
+	}
+}
+
+// TestABackupThatFailsLeavesNothing breaks a slow one off.
+func TestABackupThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
+	l := openNew(t)
+	commit(t, l, happened(book("1"), 0, 5))
 	dir := t.TempDir()
-	wantIs(t, l.Backup(t.Context(), filepath.Join(dir, "damaged"), store.BackupOptions{}), store.ErrCorrupt)
 	ctx, cancel := context.WithCancel(t.Context())
 	slow := store.BackupOptions{BytesPerSecondMax: 1 << 20, Progress: func(store.Progress) { cancel() }}
 	wantIs(t, l.Backup(ctx, filepath.Join(dir, "broken off"), slow), context.Canceled)

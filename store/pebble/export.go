@@ -166,10 +166,36 @@ func (d *recordDecoder) decode(k, v []byte) (store.Record, error) {
 	if err == nil {
 		return r, nil
 	}
-	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Where == "" {
-		c.Where = fmt.Sprintf("key %v %q", bucket(k[0]), k[1:])
+	if c, ok := errors.AsType[*store.CorruptError](err); ok {
+		if c.Where == "" {
+			c.Where = fmt.Sprintf("key %v %q", bucket(k[0]), k[1:])
+		}
+		c.Record = placeOf(k)
 	}
 	return nil, err
+}
+
+// placeOf returns what a key that is sound says of a damaged record, or nil.
+func placeOf(k []byte) store.Record {
+	switch b, k := bucket(k[0]), k[1:]; b {
+	case bucketMessage:
+		if len(k) == 8 {
+			return &store.Message{Sequence: binary.BigEndian.Uint64(k)}
+		}
+	case bucketReceipt:
+		if kind, id, name, ok := storekit.SplitEntity(k); ok {
+			return &store.Receipt{Entity: store.Key{Kind: string(kind), ID: string(id)}, Name: string(name)}
+		}
+	case bucketClaim:
+		if space, value, ok := bytes.Cut(k, []byte{0}); ok {
+			return &store.Claimed{Claim: store.Claim{Space: string(space), Value: string(value)}}
+		}
+	case bucketBookmark:
+		if name, rest, ok := bytes.Cut(k, []byte{0}); ok && len(rest) == 2 {
+			return storekit.BookmarkAt(string(name), binary.BigEndian.Uint16(rest))
+		}
+	}
+	return nil
 }
 
 // named returns a record that is found by its name or number.
@@ -219,7 +245,15 @@ func (d *recordDecoder) ofEntity(k, v []byte) (store.Record, error) {
 		err = corruptKey(k, fmt.Sprintf("found version %d of %v in its place", s.Version, s.Key))
 	}
 	if err != nil {
-		return nil, about(err, k, key, version)
+		err = about(err, k, key, version)
+		if c, ok := errors.AsType[*store.CorruptError](err); ok {
+			damaged := &store.State{Key: key, Version: version}
+			if part == partSnapshot {
+				damaged.Position = 1
+			}
+			c.Record = damaged
+		}
+		return nil, err
 	}
 	return &d.state, nil
 }

@@ -3,12 +3,14 @@ package postgres
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"math"
 	"slices"
 	"strings"
 
+	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
 
@@ -186,10 +188,30 @@ func (x *export) list(ctx context.Context, p *page, s store.Sort, all []listing,
 		for i, k := range keys {
 			last = k
 			r, err := p.decode(s, k, p.record(p.rows[i]))
+			if c, ok := errors.AsType[*store.CorruptError](err); ok {
+				c.Record = placeOf(s, k)
+			}
 			if !hand(r, err) {
 				return nil
 			}
 		}
+	}
+	return nil
+}
+
+// placeOf returns what the key of a row says of a damaged record.
+func placeOf(s store.Sort, k rowKey) store.Record {
+	switch s {
+	case store.SortState:
+		return &store.State{Key: store.Key{Kind: k.texts[0], ID: k.texts[1]}, Version: store.Version(k.number)}
+	case store.SortMessage:
+		return &store.Message{Sequence: uint64(k.number)}
+	case store.SortReceipt:
+		return &store.Receipt{Entity: store.Key{Kind: k.texts[0], ID: k.texts[1]}, Name: k.texts[2]}
+	case store.SortClaim:
+		return &store.Claimed{Claim: store.Claim{Space: k.texts[0], Value: k.texts[1]}}
+	case store.SortBookmark:
+		return storekit.BookmarkAt(k.texts[0], uint16(k.number))
 	}
 	return nil
 }

@@ -304,7 +304,7 @@ func (f *filling) addEvents(ctx context.Context, records []store.Record) ([]copy
 			return nil, fmt.Errorf("%w: %s belongs to partition %d", store.ErrInvalid, at, p)
 		case r.Position > f.origin.Heads[p]:
 			return nil, fmt.Errorf("%w: %s is above the head, %v", store.ErrInvalid, at, f.origin.Heads[p])
-		case e.version > 0 && r.Version != e.version+1:
+		case !f.origin.Follows(e.version, r.Version):
 			return nil, fmt.Errorf("%w: %s comes after version %d", store.ErrInvalid, at, e.version)
 		}
 		e.version = r.Version
@@ -338,7 +338,7 @@ func (f *filling) addStates(ctx context.Context, records []store.Record) ([]copy
 		switch {
 		case s.Position == 0 && e.version > 0:
 			return nil, fmt.Errorf("%w: %s is a saved one beside events or another", store.ErrInvalid, at)
-		case s.Position != 0 && (s.Version > e.version || e.saved):
+		case s.Position != 0 && (s.Version > e.version && !f.origin.Damaged || e.saved):
 			return nil, fmt.Errorf("%w: %s of an entity at version %d", store.ErrInvalid, at, e.version)
 		case s.Position == 0:
 			e.version, e.saved = s.Version, true

@@ -121,7 +121,7 @@ var wholeTwins = []spoiled{
 				}
 			}}
 		}
-	}, []string{"an export goes on behind damaged records", "every damaged record is found", "a damaged log is not copied"}},
+	}, []string{"an export goes on behind damaged records", "every damaged record is found", "a copy of a damaged log has the rest, and the damage in its place"}},
 
 	{"gives imported events ids of its own", func(w *twin) {
 		w.fill = func(in store.Import) store.Import {

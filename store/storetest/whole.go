@@ -186,6 +186,51 @@ var wholeCases = []testCase{
 		}
 		x.wantWhole(y.log)
 	}},
+	{name: "a copy of a damaged log has the rest, and the damage in its place", needs: append(copyNeed, damage), run: func(x *fixture) {
+		fill(x)
+		e := x.export()
+		var records []store.Record
+		for _, s := range store.Sorts() {
+			records = append(records, exported[store.Record](x, e, s)...)
+		}
+		x.wantNoError("close", e.Close())
+		seen := make(map[store.Sort]bool)
+		damaged := int64(0)
+		var event *store.Event
+		for i, r := range records {
+			s := store.SortOf(r)
+			if ev, ok := r.(*store.Event); seen[s] || ok && ev.Key != book("a") {
+				continue // one of each sort, and an event that others follow
+			} else if ok {
+				event = ev
+			}
+			seen[s] = true
+			x.damage(r, flips[i%len(flips)].flip)
+			damaged++
+		}
+		y := x.another()
+		report, err := store.Copy(x.ctx, x.log, y.log, nil)
+		x.wantNoError("copy", err)
+		want(x, "damaged and found again", report.Damaged+report.Recovered, damaged)
+		x.wantError("report", report.Err(), store.ErrCorrupt)
+		want(x, "records", report.Records+report.Damaged, int64(len(records)))
+		if report.Recovered == 0 {
+			x.wantError("read", first(x, "read", y.log.Read(x.ctx, event.Key, event.Version-1)), store.ErrCorrupt)
+			x.wantError("scan", first(x, "scan", y.log.Scan(x.ctx, store.Query{After: event.Position - 1})), store.ErrCorrupt)
+		}
+		want(x, "scan behind the damage", y.scan(store.Query{After: event.Position}), x.scan(store.Query{After: event.Position}))
+		want(x, "heads", y.heads(), x.heads())
+		if report.Damaged > 0 && x.verify(y.log).FaultCount == 0 {
+			x.Errorf("a copy with %d damaged records is called whole", report.Damaged)
+		}
+		if x.features.Reopen != nil {
+			y.reopen()
+		}
+		again, err := store.Copy(x.ctx, y.log, x.another().log, nil)
+		x.wantNoError("copy the copy", err)
+		want(x, "difference", report.Digest.Difference(again.Digest), "")
+		want(x, "damaged", again.Damaged, report.Damaged)
+	}},
 	{name: "a copy in many partitions has everything as it was", needs: append(copyNeed, partitions), setup: Setup{Partitions: 3}, run: func(x *fixture) {
 		for i := range 20 {
 			x.append(book(fmt.Sprint(i)), 0, "1", "2")
@@ -232,14 +277,6 @@ var wholeCases = []testCase{
 		x.wantWhole(y.log)
 		want(x, "deleted later", y.deleteEvents(book("a"), 6, all), 2)
 		x.wantWhole(y.log)
-	}},
-	{name: "a damaged log is not copied", needs: append(copyNeed, damage), run: func(x *fixture) {
-		x.append(book("a"), 0, "1", "2", "3")
-		x.damage(x.read(book("a"), 0)[1], flips[1].flip)
-		to := x.another()
-		_, err := store.Copy(x.ctx, x.log, to.log, nil)
-		x.wantError("copy", err, store.ErrCorrupt)
-		x.wantError("read of what is left", first(x, "read", to.log.Read(x.ctx, book("a"), 0)), store.ErrUnfinished)
 	}},
 	{name: "a log that is not empty cannot be filled", needs: copyNeed, run: func(x *fixture) {
 		x.append(book("a"), 0, "1")

@@ -1159,6 +1159,96 @@ func (x *LogInfo) GetCreatedUnixNano() int64 {
 	return 0
 }
 
+// DamagedRecord stands in a copy for a record that could not be read in the log that
+// was copied. Its checksum is another one than that of the other records, so that each
+// read of it is an error.
+type DamagedRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sort of the record, such as "event".
+	Sort string `protobuf:"bytes,1,opt,name=sort,proto3" json:"sort,omitempty"`
+	// Whose event it is, which, and where, as far as that is known.
+	Kind     string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	EntityId string `protobuf:"bytes,3,opt,name=entity_id,json=entityId,proto3" json:"entity_id,omitempty"`
+	Version  uint64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	Position uint64 `protobuf:"fixed64,5,opt,name=position,proto3" json:"position,omitempty"`
+	// Why it could not be read, as UTF-8 unless it was cut.
+	Reason        []byte `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DamagedRecord) Reset() {
+	*x = DamagedRecord{}
+	mi := &file_perdure_v1_record_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DamagedRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DamagedRecord) ProtoMessage() {}
+
+func (x *DamagedRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_perdure_v1_record_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DamagedRecord.ProtoReflect.Descriptor instead.
+func (*DamagedRecord) Descriptor() ([]byte, []int) {
+	return file_perdure_v1_record_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DamagedRecord) GetSort() string {
+	if x != nil {
+		return x.Sort
+	}
+	return ""
+}
+
+func (x *DamagedRecord) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DamagedRecord) GetEntityId() string {
+	if x != nil {
+		return x.EntityId
+	}
+	return ""
+}
+
+func (x *DamagedRecord) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *DamagedRecord) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *DamagedRecord) GetReason() []byte {
+	if x != nil {
+		return x.Reason
+	}
+	return nil
+}
+
 var File_perdure_v1_record_proto protoreflect.FileDescriptor
 
 const file_perdure_v1_record_proto_rawDesc = "" +
@@ -1275,7 +1365,14 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"partitions\x18\x03 \x01(\rR\n" +
 	"partitions\x12*\n" +
-	"\x11created_unix_nano\x18\x04 \x01(\x10R\x0fcreatedUnixNanoB7Z5github.com/perdure/perdure/proto/perdure/v1;perdurev1b\x06proto3"
+	"\x11created_unix_nano\x18\x04 \x01(\x10R\x0fcreatedUnixNano\"\xa2\x01\n" +
+	"\rDamagedRecord\x12\x12\n" +
+	"\x04sort\x18\x01 \x01(\tR\x04sort\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1b\n" +
+	"\tentity_id\x18\x03 \x01(\tR\bentityId\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\x12\x1a\n" +
+	"\bposition\x18\x05 \x01(\x06R\bposition\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\fR\x06reasonB7Z5github.com/perdure/perdure/proto/perdure/v1;perdurev1b\x06proto3"
 
 var (
 	file_perdure_v1_record_proto_rawDescOnce sync.Once
@@ -1289,24 +1386,25 @@ func file_perdure_v1_record_proto_rawDescGZIP() []byte {
 	return file_perdure_v1_record_proto_rawDescData
 }
 
-var file_perdure_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_perdure_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_perdure_v1_record_proto_goTypes = []any{
-	(*Event)(nil),    // 0: perdure.v1.Event
-	(*Metadata)(nil), // 1: perdure.v1.Metadata
-	(*State)(nil),    // 2: perdure.v1.State
-	(*Fold)(nil),     // 3: perdure.v1.Fold
-	(*Message)(nil),  // 4: perdure.v1.Message
-	(*Receipt)(nil),  // 5: perdure.v1.Receipt
-	(*Refusal)(nil),  // 6: perdure.v1.Refusal
-	(*Detail)(nil),   // 7: perdure.v1.Detail
-	(*Claim)(nil),    // 8: perdure.v1.Claim
-	(*Bookmark)(nil), // 9: perdure.v1.Bookmark
-	(*LogInfo)(nil),  // 10: perdure.v1.LogInfo
-	nil,              // 11: perdure.v1.Metadata.ValuesEntry
+	(*Event)(nil),         // 0: perdure.v1.Event
+	(*Metadata)(nil),      // 1: perdure.v1.Metadata
+	(*State)(nil),         // 2: perdure.v1.State
+	(*Fold)(nil),          // 3: perdure.v1.Fold
+	(*Message)(nil),       // 4: perdure.v1.Message
+	(*Receipt)(nil),       // 5: perdure.v1.Receipt
+	(*Refusal)(nil),       // 6: perdure.v1.Refusal
+	(*Detail)(nil),        // 7: perdure.v1.Detail
+	(*Claim)(nil),         // 8: perdure.v1.Claim
+	(*Bookmark)(nil),      // 9: perdure.v1.Bookmark
+	(*LogInfo)(nil),       // 10: perdure.v1.LogInfo
+	(*DamagedRecord)(nil), // 11: perdure.v1.DamagedRecord
+	nil,                   // 12: perdure.v1.Metadata.ValuesEntry
 }
 var file_perdure_v1_record_proto_depIdxs = []int32{
 	1,  // 0: perdure.v1.Event.metadata:type_name -> perdure.v1.Metadata
-	11, // 1: perdure.v1.Metadata.values:type_name -> perdure.v1.Metadata.ValuesEntry
+	12, // 1: perdure.v1.Metadata.values:type_name -> perdure.v1.Metadata.ValuesEntry
 	1,  // 2: perdure.v1.State.metadata:type_name -> perdure.v1.Metadata
 	1,  // 3: perdure.v1.Message.metadata:type_name -> perdure.v1.Metadata
 	6,  // 4: perdure.v1.Receipt.refusal:type_name -> perdure.v1.Refusal
@@ -1329,7 +1427,7 @@ func file_perdure_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_perdure_v1_record_proto_rawDesc), len(file_perdure_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,288 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/memory"
+)
+
+// damagedRecords are one damaged record of each sort.
+func damagedRecords() []store.Record {
+	key := store.Key{Kind: "book", ID: "a"}
+	return []store.Record{
+		&store.Event{Key: key, Version: 7, Position: 9, Damage: "lost"},
+		&store.State{Key: key, Version: 7, Position: 9, Damage: "lost"},
+		&store.Message{Sequence: 3, Source: key, Damage: "lost"},
+		&store.Receipt{Entity: key, Name: "r", Damage: "lost"},
+		&store.Claimed{Claim: store.Claim{Space: "s", Value: "v"}, Damage: "lost"},
+		&store.Bookmark{Name: "b", Damage: "lost"},
+	}
+}
+
+func TestDamagedRecord(t *testing.T) {
+	t.Parallel()
+	decode := func(s store.Sort, sealed []byte) (err error) {
+		var d store.Decoder
+		switch s {
+		case store.SortEvent:
+			err = d.Event(sealed, new(store.Event))
+		case store.SortState:
+			err = d.State(sealed, new(store.State))
+		case store.SortMessage:
+			_, err = store.DecodeMessage(sealed)
+		case store.SortReceipt:
+			_, err = store.DecodeReceipt(sealed)
+		case store.SortClaim:
+			_, err = store.DecodeClaimed(sealed)
+		case store.SortBookmark:
+			_, err = store.DecodeBookmark(sealed)
+		}
+		return err
+	}
+	t.Run("is_an_error_for_each_decoder", func(t *testing.T) {
+		t.Parallel()
+		for _, r := range damagedRecords() {
+			s := store.SortOf(r)
+			if err := store.ValidateRecord(r); err != nil {
+				t.Errorf("%v: got %v, want that an import takes it", s, err)
+			}
+			sealed := store.AppendRecord([]byte("before"), r)[len("before"):]
+			if !store.IsDamaged(sealed) {
+				t.Errorf("%v: its stored form says nothing", s)
+			}
+			if err := decode(s, sealed); !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "copied from: lost") {
+				t.Errorf("%v: got %v, want an error that matches %v and says why", s, err, store.ErrCorrupt)
+			}
+			for i := range sealed { // damaged once more it is an error as well
+				spoilt := bytes.Clone(sealed)
+				spoilt[i] ^= 1
+				if err := decode(s, spoilt); !errors.Is(err, store.ErrCorrupt) || store.IsDamaged(spoilt) {
+					t.Errorf("%v with byte %d changed: got %v", s, i, err)
+				}
+			}
+		}
+	})
+	t.Run("of_an_event_names_it", func(t *testing.T) {
+		t.Parallel()
+		r := damagedRecords()[0]
+		c, ok := errors.AsType[*store.CorruptError](decode(store.SortEvent, store.AppendRecord(nil, r)))
+		if !ok || c.Key != (store.Key{Kind: "book", ID: "a"}) || c.Version != 7 || c.Position != 9 {
+			t.Errorf("got %+v, want version 7 of book/a at position 9", c)
+		}
+		if n := store.SizeEvent(r.(*store.Event)); n < len(store.AppendRecord(nil, r)) {
+			t.Errorf("size: got %d, and the stored form has %d bytes", n, len(store.AppendRecord(nil, r)))
+		}
+	})
+	t.Run("is_refused_by_a_commit", func(t *testing.T) {
+		t.Parallel()
+		event := store.Event{ID: store.ID{1}, Type: "test.v1.Happened"}
+		message := store.Message{ID: store.ID{2}, Type: "test.v1.Message", Damage: "lost"}
+		state := &store.State{ID: store.ID{3}, Type: "test.v1.State", Damage: "lost"}
+		damaged := event
+		damaged.Damage = "lost"
+		for i, b := range []*store.Batch{
+			{Events: []store.Event{damaged}},
+			{Save: state},
+			{Events: []store.Event{event}, Snapshot: state},
+			{Enqueue: []store.Message{message}},
+			{Settle: []store.Settlement{{Sequence: 1, Message: &message}}},
+			{Receipts: []store.Receipt{{Name: "r", Damage: "lost"}}},
+			{Bookmarks: []store.Bookmark{{Name: "b", Damage: "lost"}}},
+		} {
+			b.Key = store.Key{Kind: "book", ID: "a"}
+			if err := b.Validate(); !errors.Is(err, store.ErrInvalid) {
+				t.Errorf("batch %d: got %v, want an error that matches %v", i, err, store.ErrInvalid)
+			}
+		}
+	})
+}
+
+// readable returns the stored forms of all records of a log that can be read, and how
+// many of each sort can and cannot.
+func readable(t *testing.T, l store.Log) (records map[string]bool, sound, damaged map[store.Sort]int) {
+	t.Helper()
+	x, err := l.(store.Exporter).Export(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = x.Close() }()
+	records, sound, damaged = make(map[string]bool), make(map[store.Sort]int), make(map[store.Sort]int)
+	for _, s := range store.Sorts() {
+		for r, err := range x.Records(t.Context(), s) {
+			switch {
+			case err == nil:
+				records[fmt.Sprint(s, store.AppendRecord(nil, r))] = true
+				sound[s]++
+			case errors.Is(err, store.ErrCorrupt):
+				damaged[s]++
+			default:
+				t.Fatal(err)
+			}
+		}
+	}
+	return records, sound, damaged
+}
+
+// richLog returns a log with some of everything in several partitions.
+func richLog(t *testing.T, rnd *rand.Rand) *memory.Log {
+	t.Helper()
+	l := memory.New(memory.WithPartitions(1 + rnd.IntN(3)))
+	n := 0
+	id := func() store.ID { n++; return store.ID{6: 0x70, 14: byte(n >> 8), 15: byte(n)} }
+	for i := range 8 {
+		key := store.Key{Kind: "book", ID: fmt.Sprint(i)}
+		for v := range store.Version(1 + rnd.IntN(6)) {
+			b := &store.Batch{
+				Key: key, Expected: v, Events: []store.Event{{ID: id(), Type: "test.v1.Happened", Payload: []byte{byte(v)}}},
+				Receipts:  []store.Receipt{{Name: fmt.Sprint("r", v), Version: v + 1}},
+				Claim:     []store.Claim{{Space: "s", Value: fmt.Sprint(i, "-", v)}},
+				Enqueue:   []store.Message{{ID: id(), Type: "test.v1.Message"}},
+				Bookmarks: []store.Bookmark{{Name: fmt.Sprint("reader ", i), Position: store.NewPosition(0, uint64(v))}},
+			}
+			if v%2 == 1 {
+				b.Snapshot = &store.State{ID: id(), Type: "test.v1.State", Payload: []byte("state")}
+			}
+			mustCommit(t, l, b)
+		}
+		if i%3 == 0 {
+			mustCommit(t, l, &store.Batch{Key: store.Key{Kind: "shelf", ID: fmt.Sprint(i)}, Save: &store.State{ID: id(), Type: "test.v1.State"}})
+		}
+	}
+	return l
+}
+
+func mustCommit(t *testing.T, l store.Log, b *store.Batch) {
+	t.Helper()
+	results, err := l.Commit(t.Context(), []*store.Batch{b})
+	if err == nil {
+		err = results[0].Err
+	}
+	if err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+}
+
+// TestCopyOfADamagedLog damages records at random, hides others from the export, and
+// lets damage have no name, as that of a page of a file.
+func TestCopyOfADamagedLog(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			l := richLog(t, rnd)
+			partitions := len(must(l.Heads(t.Context())))
+			x, err := l.Export(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			total, totals := 0, make(map[store.Sort]int)
+			for _, s := range store.Sorts() {
+				for r, err := range x.Records(t.Context(), s) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					total++
+					totals[s]++
+					if rnd.IntN(12) == 0 {
+						err := l.Corrupt(r, func(b []byte) { b[rnd.IntN(len(b))] ^= 1 << rnd.IntN(8) })
+						if err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+			// Some records are lost with their names, with and without an error.
+			nameless := rnd.IntN(2) == 0
+			lost := &losingLog{Log: l, seed: seed, nameless: nameless, one: 1 + rnd.IntN(25)}
+			whole, _, _ := readable(t, lost)
+			to := memory.New(memory.WithPartitions(partitions))
+			report, err := store.Copy(t.Context(), lost, to, nil)
+			if err != nil {
+				t.Fatalf("copy: %v", err)
+			}
+			if len(whole) == total && report.Err() != nil {
+				t.Fatalf("a whole log is called damaged: %v", report.Err())
+			}
+			if len(whole) != total && !errors.Is(report.Err(), store.ErrCorrupt) {
+				t.Errorf("report: got %v, want that %d of %d records are damaged", report.Err(), total-len(whole), total)
+			}
+			copied, sound, inCopy := readable(t, to)
+			for r := range whole {
+				if !copied[r] {
+					t.Errorf("a record that can be read is not in the copy: %q", r)
+				}
+			}
+			if n := int64(len(whole)) + report.Recovered; report.Records != n || int64(len(copied)) != n {
+				t.Errorf("the copy has %d records, the report says %d, and %d can be read", len(copied), report.Records, n)
+			}
+			for _, s := range store.Sorts() {
+				if (sound[s] != totals[s]) != (inCopy[s] > 0) {
+					t.Errorf("%vs: %d of %d are in the copy, and %d of it are damaged", s, sound[s], totals[s], inCopy[s])
+				}
+			}
+			verified, err := store.Verify(t.Context(), to, store.VerifyOptions{})
+			if err != nil || (verified.FaultCount > 0) != (len(inCopy) > 0) {
+				t.Errorf("verify the copy: got %v, %v; %d of %d records were lost", verified.Err(), err, total-len(copied), total)
+			}
+			again := memory.New(memory.WithPartitions(partitions))
+			second, err := store.Copy(t.Context(), to, again, nil)
+			if err != nil {
+				t.Fatalf("copy the copy: %v", err)
+			}
+			if d := second.Digest.Difference(report.Digest); d != "" || second.Damaged != report.Damaged {
+				t.Errorf("the copy of the copy differs: %s; %d damaged records, and %d", d, second.Damaged, report.Damaged)
+			}
+		})
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// A losingLog loses each record of some number of its export, the same ones each time.
+type losingLog struct {
+	*memory.Log
+	seed     uint64
+	one      int  // of so many
+	nameless bool // the error does not say which
+}
+
+func (l *losingLog) Export(ctx context.Context) (store.Export, error) {
+	x, err := l.Log.Export(ctx)
+	return losingExport{x, l}, err
+}
+
+type losingExport struct {
+	store.Export
+	l *losingLog
+}
+
+func (x losingExport) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+	return func(yield func(store.Record, error) bool) {
+		n := int(x.l.seed) % x.l.one
+		for r, err := range x.Export.Records(ctx, s) {
+			if n++; s != store.SortVersion && x.l.nameless && n%x.l.one == 0 {
+				if !yield(nil, &store.CorruptError{What: "page", Reason: "it cannot be read"}) {
+					return
+				}
+				continue
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}

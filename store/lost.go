@@ -1,0 +1,627 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+	"sort"
+	"strings"
+)
+
+const (
+	// lostMax bounds the gaps and the lost events that a copy of a damaged log holds in
+	// memory. If there are more, it reads the log once more for the next ones.
+	lostMax = 1 << 16
+	// reasonsMax bounds the damaged events without a readable one behind them whose
+	// reasons a copy holds.
+	reasonsMax = 1 << 10
+	// nowhereMax bounds, for one entity, the lost events whose positions are lost too.
+	nowhereMax = 1 << 8
+	// damagedFrame is what a damaged record counts in a chunk of a copy.
+	damagedFrame = 512
+)
+
+// besideDamage is an export of a damaged log for a copy. It yields the records that can
+// be read, and adds the damaged ones to the copy by itself, each in its place:
+//
+//  1. A record whose place says which one it was is added under that name.
+//  2. A lost event is one that the index of the entities names at a position where no
+//     event can be read. It is read from its entity, where some stores have it a second
+//     time; else it is added with the version and the entity that the index says.
+//  3. An event that the index of the entities names, but not its position, is added at
+//     one of the positions where events were lost that fits its version.
+//  4. Where the index names none of the events that were lost between two that can be
+//     read, one of [LostKind] is added behind the first of the two, and one at the head
+//     of a partition whose last event is lost.
+//  5. For all other records of a sort that were lost with their names, one of
+//     [LostKind] is added.
+//
+// It reads the records of a sort more than once, and holds no more in memory than its
+// bounds say.
+type besideDamage struct {
+	Export
+	from   Log
+	report *CopyReport
+	add    func(r Record, n int) error
+	failed error
+	lost   lostEvents
+
+	// Of the partition that events are read from:
+	at       Position            // the last event that was copied
+	reasons  map[Position]string // of damaged events behind it
+	unplaced string              // why events behind it were lost that have no position
+}
+
+// Records implements [Export]. It ends early if failed is set.
+func (b *besideDamage) Records(ctx context.Context, s Sort) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		hand := func(r Record) bool { return yield(r, nil) && b.failed == nil }
+		switch {
+		case b.failed != nil:
+		case s == SortEvent:
+			b.failed = errors.Join(b.failed, b.events(ctx, hand))
+		default:
+			b.failed = errors.Join(b.failed, b.named(ctx, s, hand))
+		}
+		if b.failed != nil {
+			yield(nil, b.failed)
+		}
+	}
+}
+
+// put adds a damaged record to the copy.
+func (b *besideDamage) put(r Record, reason string) error {
+	setDamage(r, cmp.Or(reason, "it is missing"))
+	if err := ValidateRecord(r); err != nil {
+		return err
+	}
+	b.report.Damaged++
+	return b.add(r, damagedFrame)
+}
+
+// ---- states, messages, receipts, claims and bookmarks
+
+// named copies the records of a sort other than events.
+func (b *besideDamage) named(ctx context.Context, s Sort, hand func(Record) bool) error {
+	lost, err := b.lostNames(ctx, s)
+	if err != nil {
+		return err
+	}
+	last := uint64(0) // sequence of the message before
+	var before Record // the place of the record before
+	for r, err := range b.Export.Records(ctx, s) {
+		reason := ""
+		if err == nil {
+			if invalid := ValidateRecord(r); invalid != nil {
+				r, reason = placeOf(r), invalid.Error()
+			}
+		} else {
+			c, ok := errors.AsType[*CorruptError](err)
+			if !ok {
+				return err
+			}
+			if r, reason = named(c, s), c.Reason; r == nil {
+				if s == SortMessage && last < b.Origin().Sequence {
+					lost = &Message{Sequence: last + 1, Damage: reason}
+				}
+				continue
+			}
+		}
+		if lost != nil && compareRecords(lost, r) <= 0 {
+			if compareRecords(lost, r) < 0 {
+				if err := b.put(completed(lost), damageOf(lost)); err != nil {
+					return err
+				}
+			}
+			lost = nil
+		}
+		if before != nil && compareRecords(before, r) >= 0 {
+			b.report.Skipped++ // the faults tell of it
+			continue
+		}
+		before = placeOf(r)
+		if m, ok := r.(*Message); ok {
+			last = m.Sequence
+		}
+		if reason == "" {
+			if !hand(r) {
+				return b.failed
+			}
+			continue
+		}
+		r, err := b.placed(ctx, r)
+		if err == nil {
+			err = b.put(r, reason)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if lost != nil {
+		return b.put(completed(lost), damageOf(lost))
+	}
+	return nil
+}
+
+// lostNames returns the record that stands for those of a sort that were lost with their
+// names, or nil if there are none. The place of one of a message depends on the others.
+func (b *besideDamage) lostNames(ctx context.Context, s Sort) (lost Record, err error) {
+	if s == SortMessage {
+		return nil, nil //nolint:nilnil // as it says
+	}
+	found, reason := 0, ""
+	for _, err := range b.Export.Records(ctx, s) {
+		c, ok := errors.AsType[*CorruptError](err)
+		if err != nil && !ok {
+			return nil, err
+		}
+		if ok && named(c, s) == nil {
+			if found++; found == 1 {
+				reason = c.Reason
+			}
+		}
+	}
+	if found == 0 {
+		return nil, nil //nolint:nilnil // as it says
+	}
+	reason = fmt.Sprintf("%ss were lost in %d places, the first: %s", s, found, reason)
+	switch s {
+	case SortState:
+		return &State{Key: Key{Kind: LostKind, ID: s.String()}, Version: 1, Damage: reason}, nil
+	case SortReceipt:
+		return &Receipt{Entity: Key{Kind: LostKind, ID: s.String()}, Name: LostKind, Damage: reason}, nil
+	case SortClaim:
+		return &Claimed{Claim: Claim{Space: LostKind, Value: LostKind}, Damage: reason}, nil
+	case SortBookmark:
+		return &Bookmark{Name: LostKind, Damage: reason}, nil
+	}
+	return nil, fmt.Errorf("%w: a %v has no name", ErrInvalid, s)
+}
+
+// named returns the place of a damaged record of a sort, or nil if it is not known.
+func named(c *CorruptError, s Sort) Record {
+	if c.Record == nil || c.Record.sort() != s {
+		return nil
+	}
+	r := completed(placeOf(c.Record))
+	if validateDamaged(r) != nil {
+		return nil
+	}
+	return r
+}
+
+// placeOf returns a record with what r is found by, and nothing else.
+func placeOf(r Record) Record {
+	switch r := r.(type) {
+	case *Event:
+		return &Event{Key: r.Key, Version: r.Version, Position: r.Position}
+	case *State:
+		return &State{Key: r.Key, Version: r.Version, Position: r.Position}
+	case *Message:
+		return &Message{Sequence: r.Sequence}
+	case *Receipt:
+		return &Receipt{Entity: r.Entity, Name: r.Name}
+	case *Claimed:
+		return &Claimed{Claim: r.Claim}
+	case *Bookmark:
+		return &Bookmark{Name: r.Name, Position: NewPosition(r.Position.Partition(), 0)}
+	}
+	return nil
+}
+
+// compareRecords compares two records of one sort by their places.
+func compareRecords(a, b Record) int {
+	switch a := a.(type) {
+	case *State:
+		b := b.(*State)
+		return cmp.Or(compareKeys(a.Key, b.Key), cmp.Compare(a.Version, b.Version))
+	case *Message:
+		return cmp.Compare(a.Sequence, b.(*Message).Sequence)
+	case *Receipt:
+		b := b.(*Receipt)
+		return cmp.Or(compareKeys(a.Entity, b.Entity), strings.Compare(a.Name, b.Name))
+	case *Claimed:
+		b := b.(*Claimed)
+		return cmp.Or(strings.Compare(a.Claim.Space, b.Claim.Space), strings.Compare(a.Claim.Value, b.Claim.Value))
+	case *Bookmark:
+		b := b.(*Bookmark)
+		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Position.Partition(), b.Position.Partition()))
+	}
+	return 0
+}
+
+// completed returns a damaged record with what a store needs to keep it beside its place.
+func completed(r Record) Record {
+	switch r := r.(type) {
+	case *State:
+		r.Version = max(r.Version, 1)
+	case *Message:
+		r.Source = Key{Kind: LostKind, ID: fmt.Sprintf("message %d", r.Sequence)}
+	}
+	return r
+}
+
+// placed completes the place that a store has told of a damaged record. Some stores do
+// not know whether a state was a snapshot or a saved one: an entity with events has no
+// saved state.
+func (b *besideDamage) placed(ctx context.Context, r Record) (Record, error) {
+	r = completed(placeOf(r))
+	s, ok := r.(*State)
+	if !ok {
+		return r, nil
+	}
+	at := NewPosition(PartitionOf(s.Key, len(b.Origin().Heads)), 1) // of some event
+	if s.Position != 0 {
+		s.Position = at
+		return s, nil
+	}
+	for _, err := range b.from.Read(ctx, s.Key, 0) {
+		if err != nil && !errors.Is(err, ErrCorrupt) {
+			return nil, err
+		}
+		s.Position = at
+		break
+	}
+	return s, nil
+}
+
+// ---- events
+
+// events copies the events.
+func (b *besideDamage) events(ctx context.Context, hand func(Record) bool) error {
+	b.lost = lostEvents{x: b.Export}
+	b.at = NewPosition(0, 0)
+	for r, err := range b.Export.Records(ctx, SortEvent) {
+		if err != nil {
+			c, ok := errors.AsType[*CorruptError](err)
+			if !ok {
+				return err
+			}
+			b.note(c)
+			continue
+		}
+		e := r.(*Event)
+		if e.Position.Partition() >= len(b.Origin().Heads) {
+			b.report.Skipped++ // the faults tell of it
+			continue
+		}
+		if err := b.advance(ctx, e.Position.Partition(), hand); err != nil {
+			return err
+		}
+		if !fits(e, b.at, b.Origin().Heads) {
+			b.report.Skipped++
+			continue
+		}
+		if err := b.fill(ctx, e.Position, hand); err != nil {
+			return err
+		}
+		if !hand(e) {
+			return b.failed
+		}
+		b.at = e.Position
+	}
+	return b.advance(ctx, len(b.Origin().Heads), hand)
+}
+
+// fits reports whether an event can come behind the position at in a log with these heads.
+func fits(e *Event, at Position, heads []Position) bool {
+	p := e.Position.Partition()
+	return e.Position > at && e.Position <= heads[p] && PartitionOf(e.Key, len(heads)) == p && ValidateRecord(e) == nil
+}
+
+// note notes damage among the events.
+func (b *besideDamage) note(c *CorruptError) {
+	if c.Position == 0 || len(b.reasons) >= reasonsMax {
+		b.unplaced = cmp.Or(b.unplaced, c.Reason)
+		return
+	}
+	if b.reasons == nil {
+		b.reasons = make(map[Position]string)
+	}
+	b.reasons[c.Position] = c.Reason
+}
+
+// advance ends the partitions before one.
+func (b *besideDamage) advance(ctx context.Context, partition int, hand func(Record) bool) error {
+	heads := b.Origin().Heads
+	for p := b.at.Partition(); p < partition; p++ {
+		if err := b.fill(ctx, heads[p]+1, hand); err != nil {
+			return err
+		}
+		if b.at < heads[p] {
+			// The last event of a partition is never deleted, so it was lost.
+			if err := b.putLost(heads[p], b.unplaced); err != nil {
+				return err
+			}
+		}
+		b.unplaced = ""
+		b.at = NewPosition(p+1, 0)
+		if p+1 == len(heads) {
+			break
+		}
+	}
+	return nil
+}
+
+// fill copies what was lost behind b.at and before the position next.
+func (b *besideDamage) fill(ctx context.Context, next Position, hand func(Record) bool) error {
+	var told []Position
+	for p := range b.reasons {
+		if p > b.at && p < next {
+			told = append(told, p)
+		}
+	}
+	slices.Sort(told)
+	begun := b.at
+	for next > b.at+1 {
+		e, err := b.lost.behind(ctx, b.at)
+		if err != nil {
+			return err
+		}
+		switch {
+		case e != nil && e.position < next && (len(told) == 0 || e.position <= told[0]):
+			if len(told) > 0 && told[0] == e.position {
+				told = told[1:]
+			}
+			if err := b.again(ctx, *e, hand); err != nil {
+				return err
+			}
+			b.at = e.position
+			continue
+		case len(told) > 0:
+			if err := b.putLost(told[0], b.reasons[told[0]]); err != nil {
+				return err
+			}
+			b.at, told = told[0], told[1:]
+			continue
+		case b.unplaced != "" && b.at == begun:
+			if err := b.putLost(b.at+1, b.unplaced); err != nil {
+				return err
+			}
+			b.at++
+		}
+		break
+	}
+	for p := range b.reasons {
+		if p < next {
+			delete(b.reasons, p)
+		}
+	}
+	if next <= b.Origin().Heads[b.at.Partition()] {
+		b.unplaced = ""
+	}
+	return nil
+}
+
+// again copies a lost event from its entity if it can be read there, and else puts a
+// damaged one in its place.
+func (b *besideDamage) again(ctx context.Context, lost lostEvent, hand func(Record) bool) error {
+	for e, err := range b.from.Read(ctx, lost.key, lost.version-1) {
+		if err != nil && !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		if err != nil || e.Version != lost.version || e.Position != lost.position || ValidateRecord(e) != nil {
+			break
+		}
+		b.report.Recovered++
+		if !hand(e) {
+			return b.failed
+		}
+		return nil
+	}
+	return b.put(&Event{Key: lost.key, Version: lost.version, Position: lost.position}, b.reasons[lost.position])
+}
+
+// putLost puts a damaged event at a position that the index does not name: one whose
+// position is not known, or one of [LostKind].
+func (b *besideDamage) putLost(at Position, reason string) error {
+	if e := b.lost.at(at); e != nil {
+		return b.put(&Event{Key: e.key, Version: e.version, Position: at}, reason)
+	}
+	key := Key{Kind: LostKind}
+	for n := 0; ; n++ {
+		key.ID = fmt.Sprintf("%v/%d", at, n)
+		if PartitionOf(key, len(b.Origin().Heads)) == at.Partition() {
+			break
+		}
+	}
+	return b.put(&Event{Key: key, Version: 1, Position: at}, reason)
+}
+
+// A lostEvent is an event that the index of the entities names, at a position where no
+// event can be read.
+type lostEvent struct {
+	position Position
+	version  Version
+	key      Key
+}
+
+// lostEvents finds the lost events of an export in the order of their positions. It
+// holds at most lostMax of them, and reads the export again for the next ones.
+type lostEvents struct {
+	x     Export
+	found []lostEvent // by position
+	begun bool
+	end   Position // all up to here are among found, or were
+	// nowhere are those that the index names without a position, by kind, id and version.
+	nowhere []*nowhereEvent
+}
+
+// A nowhereEvent is a lost event whose position is lost, too. It was between those of
+// the versions before and behind it.
+type nowhereEvent struct {
+	lostEvent
+	after, before Position
+	found         bool // it is not lost
+}
+
+// at takes the first event without a position that may have been at one.
+func (l *lostEvents) at(p Position) *lostEvent {
+	for i, e := range l.nowhere {
+		if e.after < p && p < e.before && PartitionOf(e.key, len(l.x.Origin().Heads)) == p.Partition() {
+			l.nowhere = slices.Delete(l.nowhere, i, i+1)
+			return &e.lostEvent
+		}
+	}
+	return nil
+}
+
+// findNowhere finds the events without positions.
+func (l *lostEvents) findNowhere(ctx context.Context) error {
+	of := make(map[Key][]*nowhereEvent)
+	for _, err := range l.x.Records(ctx, SortVersion) {
+		c, ok := errors.AsType[*CorruptError](err)
+		switch {
+		case err != nil && !ok:
+			return err
+		case !ok || c.Version == 0 || c.Key.Validate() != nil || len(l.nowhere) >= lostMax || len(of[c.Key]) >= nowhereMax:
+			continue
+		}
+		e := &nowhereEvent{lostEvent: lostEvent{key: c.Key, version: c.Version}, before: math.MaxUint64}
+		l.nowhere = append(l.nowhere, e)
+		of[c.Key] = append(of[c.Key], e)
+	}
+	if len(l.nowhere) == 0 {
+		return nil
+	}
+	for _, s := range []Sort{SortVersion, SortEvent} {
+		for r, err := range l.x.Records(ctx, s) {
+			if err != nil {
+				if errors.Is(err, ErrCorrupt) {
+					continue
+				}
+				return err
+			}
+			e := r.(*Event)
+			for _, lost := range of[e.Key] {
+				switch {
+				case e.Version == lost.version:
+					lost.found = true
+				case e.Version < lost.version:
+					lost.after = max(lost.after, e.Position)
+				default:
+					lost.before = min(lost.before, e.Position)
+				}
+			}
+		}
+	}
+	l.nowhere = slices.DeleteFunc(l.nowhere, func(e *nowhereEvent) bool { return e.found })
+	return nil
+}
+
+// behind returns the first lost event above a position, or nil. Positions only grow.
+func (l *lostEvents) behind(ctx context.Context, at Position) (*lostEvent, error) {
+	for {
+		for len(l.found) > 0 && l.found[0].position <= at {
+			l.found = l.found[1:]
+		}
+		if len(l.found) > 0 {
+			return &l.found[0], nil
+		}
+		if l.begun && l.end == math.MaxUint64 {
+			return nil, nil //nolint:nilnil // as it says
+		}
+		if err := l.load(ctx, max(at, l.end)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// A gap is a range of positions, from the first to the last of it, at which no event can
+// be read.
+type gap struct{ first, last Position }
+
+// load finds the first lost events above a position.
+func (l *lostEvents) load(ctx context.Context, after Position) error {
+	if !l.begun {
+		if err := l.findNowhere(ctx); err != nil {
+			return err
+		}
+	}
+	gaps, err := l.gaps(ctx, after)
+	if err != nil {
+		return err
+	}
+	l.begun, l.found, l.end = true, nil, math.MaxUint64
+	if len(gaps) == lostMax {
+		l.end = gaps[len(gaps)-1].last
+	}
+	for r, err := range l.x.Records(ctx, SortVersion) {
+		if err != nil {
+			if errors.Is(err, ErrCorrupt) {
+				continue
+			}
+			return err
+		}
+		e := r.(*Event)
+		i := sort.Search(len(gaps), func(i int) bool { return gaps[i].last >= e.Position })
+		if i == len(gaps) || e.Position < gaps[i].first || e.Position > l.end || e.Version == 0 || e.Key.Validate() != nil ||
+			PartitionOf(e.Key, len(l.x.Origin().Heads)) != e.Position.Partition() {
+			continue
+		}
+		l.found = append(l.found, lostEvent{position: e.Position, version: e.Version, key: e.Key})
+		if len(l.found) == 2*lostMax {
+			l.cut()
+		}
+	}
+	l.cut()
+	return nil
+}
+
+// cut sorts what was found, and keeps the first lostMax of it.
+func (l *lostEvents) cut() {
+	slices.SortFunc(l.found, func(a, b lostEvent) int { return cmp.Compare(a.position, b.position) })
+	l.found = slices.CompactFunc(l.found, func(a, b lostEvent) bool { return a.position == b.position })
+	if len(l.found) > lostMax {
+		l.found = l.found[:lostMax]
+		l.end = l.found[lostMax-1].position
+	}
+}
+
+// gaps returns the first lostMax gaps above a position.
+func (l *lostEvents) gaps(ctx context.Context, after Position) (gaps []gap, err error) {
+	heads := l.x.Origin().Heads
+	at := NewPosition(0, 0)
+	note := func(next Position) {
+		if first := max(at, after) + 1; first < next {
+			gaps = append(gaps, gap{first, next - 1})
+		}
+	}
+	advance := func(partition int) {
+		for p := at.Partition(); p < partition; p++ {
+			note(heads[p] + 1)
+			if p+1 == len(heads) {
+				break
+			}
+			at = NewPosition(p+1, 0)
+		}
+	}
+	for r, err := range l.x.Records(ctx, SortEvent) {
+		if err != nil {
+			if errors.Is(err, ErrCorrupt) {
+				continue
+			}
+			return nil, err
+		}
+		e := r.(*Event)
+		p := e.Position.Partition()
+		if p >= len(heads) {
+			continue
+		}
+		advance(p)
+		if !fits(e, at, heads) {
+			continue
+		}
+		note(e.Position)
+		at = e.Position
+		if len(gaps) >= lostMax {
+			return gaps[:lostMax], nil
+		}
+	}
+	advance(len(heads))
+	return gaps[:min(len(gaps), lostMax)], nil
+}
