@@ -132,8 +132,11 @@ func again(err error) bool {
 func rolledBack(err error) bool {
 	var e *pgconn.PgError
 	return errors.Is(err, pgx.ErrTxCommitRollback) ||
-		errors.As(err, &e) && (strings.HasPrefix(e.Code, "40") || strings.HasPrefix(e.Code, "23"))
+		errors.As(err, &e) && e.Code != codeUnknown && (strings.HasPrefix(e.Code, "40") || strings.HasPrefix(e.Code, "23"))
 }
+
+// codeUnknown says that it is not known whether a statement is completed.
+const codeUnknown = "40003"
 
 // Update implements [projection.Target]. It may call do more than once. Do must
 // not end the transaction.
@@ -175,6 +178,11 @@ func (t *Target) update(ctx context.Context, do func(pgx.Tx) error) error {
 	}
 	if guarded.ended {
 		return fmt.Errorf("%w: %w", store.ErrNotStored, errEnds)
+	}
+	if guarded.ending { // and not checked since
+		if err := guarded.same(ctx); err != nil {
+			return fmt.Errorf("%w: %w", store.ErrNotStored, because(ctx, err))
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrNotStored, err)
@@ -224,10 +232,118 @@ var errEnds = errors.New("the transaction ends after its rules, and not by their
 // A guardedTx is the transaction of an update. Its Commit and Rollback only note that
 // they were called, so that nothing is stored without the note of the position.
 // Transactions within it, made by Begin, end as they are told.
+//
+// A statement can end the transaction too, and begin another one in the same breath
+// (ROLLBACK AND CHAIN): the session is in a transaction then as it was before, and the
+// note of the position would be stored without the rows of the events. So before a
+// statement that may do that the guard asks the server for the number of the
+// transaction, and compares it afterwards. Other statements cost nothing.
 type guardedTx struct {
 	pgx.Tx
 
-	ended bool
+	ended  bool
+	ending bool  // a statement since the last check may have ended it
+	loose  bool  // statements may pass by the guard
+	number int64 // of the transaction at the server, 0 if it has not been asked for
+}
+
+const sqlNumber = "SELECT txid_current()"
+
+// suspect notes that what comes next may end the transaction.
+func (g *guardedTx) suspect(ctx context.Context) {
+	g.ending = true
+	if g.number == 0 {
+		_ = g.Tx.QueryRow(ctx, sqlNumber).Scan(&g.number) // without a number the check fails
+	}
+}
+
+// same returns an error if the transaction at the server is another one than it was.
+func (g *guardedTx) same(ctx context.Context) error {
+	var number *int64
+	if err := g.Tx.QueryRow(ctx, "SELECT txid_current_if_assigned()").Scan(&number); err != nil {
+		return fmt.Errorf("%w: %w", errUnfit, err)
+	}
+	if number == nil || *number != g.number {
+		return fmt.Errorf("%w: a statement has ended it, and begun another one", errUnfit)
+	}
+	g.ending = g.loose
+	return nil
+}
+
+// Exec implements [pgx.Tx].
+func (g *guardedTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if mayEnd(sql) {
+		g.suspect(ctx)
+	}
+	return g.Tx.Exec(ctx, sql, args...)
+}
+
+// Query implements [pgx.Tx].
+func (g *guardedTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if mayEnd(sql) {
+		g.suspect(ctx)
+	}
+	return g.Tx.Query(ctx, sql, args...)
+}
+
+// QueryRow implements [pgx.Tx].
+func (g *guardedTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	if mayEnd(sql) {
+		g.suspect(ctx)
+	}
+	return g.Tx.QueryRow(ctx, sql, args...)
+}
+
+// SendBatch implements [pgx.Tx].
+func (g *guardedTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	for _, q := range b.QueuedQueries {
+		if mayEnd(q.SQL) {
+			g.suspect(ctx)
+			break
+		}
+	}
+	return g.Tx.SendBatch(ctx, b)
+}
+
+// Begin implements [pgx.Tx].
+func (g *guardedTx) Begin(ctx context.Context) (pgx.Tx, error) {
+	g.loose = true
+	g.suspect(ctx)
+	return g.Tx.Begin(ctx)
+}
+
+// Conn implements [pgx.Tx].
+func (g *guardedTx) Conn() *pgx.Conn {
+	conn := g.Tx.Conn()
+	if !g.loose && !conn.IsClosed() && !conn.PgConn().IsBusy() {
+		ctx, cancel := context.WithTimeout(context.Background(), rollbackMax)
+		defer cancel()
+		g.suspect(ctx)
+	}
+	g.loose, g.ending = true, true
+	return conn
+}
+
+// endings are the words that a statement begins with which ends a transaction.
+var endings = []string{"commit", "rollback", "abort", "end", "prepare"}
+
+// mayEnd reports whether the text of one or more statements may end a transaction. It
+// takes text in quotes for statements as well, and does not look behind comments.
+func mayEnd(sql string) bool {
+	if strings.Contains(sql, "--") || strings.Contains(sql, "/*") {
+		return true
+	}
+	for more := true; more; {
+		var statement string
+		statement, sql, more = strings.Cut(sql, ";")
+		statement = strings.TrimLeft(statement, " \t\r\n\f\v")
+		for _, word := range endings {
+			if len(statement) >= len(word) && strings.EqualFold(statement[:len(word)], word) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Commit returns an error.
@@ -242,13 +358,18 @@ func (g *guardedTx) Rollback(context.Context) error {
 	return errEnds
 }
 
-// Check implements [projection.Checker]. It sends nothing to the server.
-func (t *Target) Check(_ context.Context, tx pgx.Tx) error {
-	if g, ok := tx.(*guardedTx); ok && g.ended {
-		return fmt.Errorf("%w: %w", errUnfit, errEnds)
+// Check implements [projection.Checker]. It sends nothing to the server, unless rules
+// have run a statement that may have ended the transaction, such as ROLLBACK TO SAVEPOINT,
+// or used Begin or Conn of the transaction: then it asks the server.
+func (t *Target) Check(ctx context.Context, tx pgx.Tx) error {
+	g, guarded := tx.(*guardedTx)
+	if guarded {
+		tx = g.Tx
 	}
 	conn := tx.Conn().PgConn()
 	switch {
+	case guarded && g.ended:
+		return fmt.Errorf("%w: %w", errUnfit, errEnds)
 	case conn.IsClosed():
 		// It was seen to be lost by a statement whose error the rule has passed over.
 		return fmt.Errorf("%w: the connection is closed", errUnfit)
@@ -258,6 +379,8 @@ func (t *Target) Check(_ context.Context, tx pgx.Tx) error {
 		return fmt.Errorf("%w: a statement in it has failed", errUnfit)
 	case conn.TxStatus() != 'T':
 		return fmt.Errorf("%w: a statement has ended it", errUnfit)
+	case guarded && g.ending:
+		return g.same(ctx)
 	}
 	return nil
 }

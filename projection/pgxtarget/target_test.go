@@ -71,6 +71,10 @@ func misuses() []projectiontest.Misuse[pgx.Tx] {
 		{Name: "Commit", Do: func(ctx context.Context, tx pgx.Tx) { _ = tx.Commit(ctx) }},
 		{Name: "ROLLBACK", Do: statement("ROLLBACK")},
 		{Name: "COMMIT", Do: statement("COMMIT"), Stores: true},
+		{Name: "ROLLBACK AND CHAIN", Do: statement("ROLLBACK AND CHAIN")},
+		{Name: "COMMIT AND CHAIN", Do: statement("COMMIT AND CHAIN"), Stores: true},
+		{Name: "another transaction after ROLLBACK", Do: statement("ROLLBACK; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING")},
+		{Name: "another transaction after COMMIT", Do: statement("COMMIT; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING"), Stores: true},
 		{Name: "a transaction within that is rolled back", Harmless: true, Do: func(ctx context.Context, tx pgx.Tx) {
 			if inner, err := tx.Begin(ctx); err == nil {
 				_, _ = inner.Exec(ctx, "INSERT INTO model VALUES ('e10', 'x')")
@@ -171,19 +175,180 @@ func TestBlame(t *testing.T) {
 	})
 }
 
-func TestAConnectionThatIsLostAtTheCommitLeavesTheOutcomeOpen(t *testing.T) {
+// TestLostCommit loses the connection of an update in its commit.
+func TestLostCommit(t *testing.T) {
+	t.Parallel()
+	lose := func(t *testing.T, at func(pgtest.Message) bool, how pgtest.Failure) (opened, *pgtest.Proxy) {
+		t.Helper()
+		target := open(t, pgtest.Open(t))
+		p := pgtest.NewProxy(t, target.db)
+		pool, err := pgxpool.New(t.Context(), p.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		through, err := pgxtarget.Open(t.Context(), pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.ArmAt(at, how)
+		err = through.Update(t.Context(), func(tx pgx.Tx) error {
+			if _, err := through.Note(t.Context(), tx, "n"); err != nil {
+				return err
+			}
+			return through.SetNote(t.Context(), tx, "n", []byte("1"))
+		})
+		if err == nil || errors.Is(err, store.ErrNotStored) || !p.Disarm() {
+			t.Fatalf("update: got error %v, want one that leaves the outcome open", err)
+		}
+		return target, p
+	}
+	commit := func(m pgtest.Message) bool { return m.FromClient && m.Contains('Q', "commit\x00") }
+	note := func(t *testing.T, target opened) string {
+		t.Helper()
+		var got []byte
+		if err := target.Update(t.Context(), func(tx pgx.Tx) (err error) {
+			got, err = target.Note(t.Context(), tx, "n")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return string(got)
+	}
+	t.Run("leaves_the_outcome_open_where_it_is_stored", func(t *testing.T) {
+		t.Parallel()
+		target, _ := lose(t, func(m pgtest.Message) bool { return !m.FromClient && m.Contains('C', "COMMIT") }, pgtest.Cut)
+		if got := note(t, target); got != "1" {
+			t.Errorf("note: got %q, want 1", got)
+		}
+	})
+	t.Run("leaves_the_outcome_open_where_it_is_not_stored", func(t *testing.T) {
+		t.Parallel()
+		target, _ := lose(t, commit, pgtest.Cut)
+		if got := note(t, target); got != "" {
+			t.Errorf("note: got %q, want none", got)
+		}
+	})
+	t.Run("has_the_next_update_wait_for_a_commit_that_arrives_late", func(t *testing.T) {
+		t.Parallel()
+		target, p := lose(t, commit, pgtest.Hold)
+		got := make(chan string, 1)
+		go func() { got <- note(t, target) }()
+		late := time.After(time.Minute)
+		for tick, waits := time.Tick(5*time.Millisecond), 0; waits == 0; {
+			row := target.pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+			if err := row.Scan(&waits); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-tick:
+			case <-late:
+				t.Fatal("waited a minute for an update that waits for the one whose commit is late")
+			}
+		}
+		for _, l := range p.Late() {
+			l.Deliver(t)
+		}
+		if got := <-got; got != "1" {
+			t.Errorf("note, after the commit has arrived: got %q, want 1", got)
+		}
+	})
+	t.Run("has_stored_nothing_where_it_is_seen_to_be_lost_before", func(t *testing.T) {
+		t.Parallel()
+		target := open(t, pgtest.Open(t))
+		err := target.Update(t.Context(), func(tx pgx.Tx) error {
+			if err := put(t.Context(), tx, "a", "1"); err != nil {
+				return err
+			}
+			return tx.Conn().PgConn().Conn().Close()
+		})
+		if !errors.Is(err, store.ErrNotStored) {
+			t.Errorf("update: got error %v, want %v", err, store.ErrNotStored)
+		}
+		wantNone(t, target)
+	})
+}
+
+// TestEndedTransaction has do end its transaction by statements that leave the session in
+// another one.
+func TestEndedTransaction(t *testing.T) {
 	t.Parallel()
 	target := open(t, pgtest.Open(t))
-	err := target.Update(t.Context(), func(tx pgx.Tx) error {
-		if err := put(t.Context(), tx, "a", "1"); err != nil {
-			return err
-		}
-		return tx.Conn().PgConn().Conn().Close()
-	})
-	if err == nil || errors.Is(err, store.ErrNotStored) {
-		t.Errorf("update: got error %v, want one that leaves the outcome open", err)
+	chain := func(tx pgx.Tx, sql string) error {
+		_, err := tx.Exec(t.Context(), sql)
+		return err
 	}
-	wantNone(t, target)
+	for name, end := range map[string]func(tx pgx.Tx) error{
+		"by_a_statement": func(tx pgx.Tx) error { return chain(tx, "ROLLBACK AND CHAIN") },
+		"and_written_to_another": func(tx pgx.Tx) error {
+			return chain(tx, "ROLLBACK; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING")
+		},
+		"behind_a_comment":   func(tx pgx.Tx) error { return chain(tx, "/* so */ ROLLBACK AND CHAIN") },
+		"behind_another_one": func(tx pgx.Tx) error { return chain(tx, "SELECT 1;\n\trollback; begin") },
+		"by_END":             func(tx pgx.Tx) error { return chain(tx, "ABORT; BEGIN") },
+		"by_the_connection":  func(tx pgx.Tx) error { _, err := tx.Conn().Exec(t.Context(), "ROLLBACK AND CHAIN"); return err },
+		"by_a_transaction_within": func(tx pgx.Tx) error {
+			inner, err := tx.Begin(t.Context())
+			if err == nil {
+				err = chain(inner, "ROLLBACK AND CHAIN")
+			}
+			return err
+		},
+		"by_a_query": func(tx pgx.Tx) error {
+			rows, err := tx.Query(t.Context(), "ROLLBACK AND CHAIN")
+			if err == nil {
+				rows.Close()
+				err = rows.Err()
+			}
+			return err
+		},
+		"by_a_batch": func(tx pgx.Tx) error {
+			b := &pgx.Batch{}
+			b.Queue("SELECT 1")
+			b.Queue("ROLLBACK AND CHAIN")
+			return tx.SendBatch(t.Context(), b).Close()
+		},
+		"after_a_check": func(tx pgx.Tx) error {
+			inner, err := tx.Begin(t.Context())
+			if err == nil {
+				err = target.Check(t.Context(), tx)
+			}
+			if err == nil {
+				err = chain(inner, "ROLLBACK AND CHAIN")
+			}
+			return err
+		},
+	} {
+		t.Run(name+"_is_found", func(t *testing.T) {
+			t.Parallel()
+			err := target.Update(t.Context(), func(tx pgx.Tx) error {
+				if err := put(t.Context(), tx, "a", "1"); err != nil {
+					return err
+				}
+				return end(tx)
+			})
+			if !errors.Is(err, store.ErrNotStored) {
+				t.Errorf("update: got error %v, want %v", err, store.ErrNotStored)
+			}
+		})
+	}
+	t.Run("is_told_from_one_that_goes_on", func(t *testing.T) {
+		t.Parallel()
+		err := target.Update(t.Context(), func(tx pgx.Tx) error {
+			for _, sql := range []string{"SAVEPOINT s", "ROLLBACK TO SAVEPOINT s", "SELECT 'commit'; SELECT 1 -- end"} {
+				if err := chain(tx, sql); err != nil {
+					return err
+				}
+				if err := target.Check(t.Context(), tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("update: %v", err)
+		}
+	})
 }
 
 func TestBadOptionsAreRefused(t *testing.T) {

@@ -18,7 +18,7 @@ type Dialect interface {
 	// ready is called in a new transaction, before do.
 	ready(ctx context.Context, tx *sql.Tx, t *Target, view bool) error
 	// hold returns the note and keeps other writers from it.
-	hold(ctx context.Context, tx *sql.Tx, t *Target, name string) ([]byte, error)
+	hold(ctx context.Context, tx *sql.Tx, t *Target, u *update, name string) ([]byte, error)
 	// readOnly makes a connection one for reading, and undoes that.
 	readOnly(ctx context.Context, conn *sql.Conn, on bool) error
 
@@ -32,8 +32,9 @@ type judge interface {
 	again(err error) bool
 	// fault says that an error is the database's own, such as that the disk is full.
 	fault(err error) bool
-	// check returns an error if a transaction has been ended or cannot go on.
-	check(ctx context.Context, tx *sql.Tx) error
+	// check returns an error if the transaction of an update has been ended, whether or
+	// not another one has begun since, or cannot go on.
+	check(ctx context.Context, tx *sql.Tx, u *update) error
 }
 
 // errUnfit says that rules have left a transaction that cannot go on.
@@ -66,10 +67,20 @@ func (sqlite) ready(ctx context.Context, tx *sql.Tx, t *Target, view bool) error
 		return errors.Join(rows.Err(), rows.Close())
 	}
 	_, err := tx.ExecContext(ctx, t.sql.Delete, "") // no note has this name
+	if err == nil {
+		_, err = tx.ExecContext(ctx, sqlMark)
+	}
 	return err
 }
 
-func (sqlite) hold(ctx context.Context, tx *sql.Tx, t *Target, name string) ([]byte, error) {
+// The statements about a savepoint by which a transaction is known: the end of the
+// transaction takes it away.
+const (
+	sqlMark   = "SAVEPOINT perdure_transaction"
+	sqlUnmark = "RELEASE perdure_transaction"
+)
+
+func (sqlite) hold(ctx context.Context, tx *sql.Tx, t *Target, _ *update, name string) ([]byte, error) {
 	return get(ctx, tx, t.sql.Get, name)
 }
 
@@ -117,15 +128,17 @@ func (sqlite) fault(err error) bool {
 	return errors.As(err, &e) && sqliteFaults[e.Code()&codeMask]
 }
 
-// check begins a transaction, which fails in one, and does no harm to it.
-func (sqlite) check(ctx context.Context, tx *sql.Tx) error {
-	_, err := tx.ExecContext(ctx, "BEGIN")
+// check releases the savepoint of the transaction, and sets it again.
+func (sqlite) check(ctx context.Context, tx *sql.Tx, _ *update) error {
+	_, err := tx.ExecContext(ctx, sqlUnmark)
+	if err == nil {
+		_, err = tx.ExecContext(ctx, sqlMark)
+	}
 	switch {
 	case err == nil:
-		_, err = tx.ExecContext(ctx, "ROLLBACK")
-		return errors.Join(fmt.Errorf("%w: a statement has ended it", errUnfit), err)
-	case strings.Contains(err.Error(), "within a transaction"):
 		return nil
+	case strings.Contains(err.Error(), "no such savepoint"):
+		return fmt.Errorf("%w: a statement has ended it: %w", errUnfit, err)
 	}
 	return fmt.Errorf("%w: %w", errUnfit, err)
 }
@@ -148,16 +161,19 @@ func (postgres) ready(context.Context, *sql.Tx, *Target, bool) error { return ni
 // has found a row may have removed it and made another one since, which a
 // statement that was waiting for the first one does not see; so it looks until
 // two ways of looking agree that there is none.
-func (postgres) hold(ctx context.Context, tx *sql.Tx, t *Target, name string) ([]byte, error) {
+func (postgres) hold(ctx context.Context, tx *sql.Tx, t *Target, u *update, name string) ([]byte, error) {
 	for locked := false; ; locked = true {
-		value, err := get(ctx, tx, t.sql.Hold, name)
+		var number int64
+		value, err := get(ctx, tx, t.sql.HoldNumbered, name, &number)
 		if value != nil || err != nil {
+			u.begun(number)
 			return value, err
 		}
 		if !locked {
-			if _, err := tx.ExecContext(ctx, notetable.AdvisoryLock, notetable.LockID(t.table, name)); err != nil {
+			if err := tx.QueryRowContext(ctx, notetable.AdvisoryLockNumbered, notetable.LockID(t.table, name)).Scan(&number); err != nil {
 				return nil, err
 			}
+			u.begun(number)
 			continue
 		}
 		if value, err := get(ctx, tx, t.sql.Get, name); value == nil || err != nil {
@@ -182,23 +198,28 @@ func (postgres) fault(err error) bool {
 	return errors.As(err, &e) && notetable.PostgresFault(e.SQLState())
 }
 
-// check asks whether the transaction has a number: it has, since it holds a note.
-func (postgres) check(ctx context.Context, tx *sql.Tx) error {
-	var numbered bool
-	err := tx.QueryRowContext(ctx, "SELECT txid_current_if_assigned() IS NOT NULL").Scan(&numbered)
+// check asks whether the transaction has the number of the one that holds the note.
+func (postgres) check(ctx context.Context, tx *sql.Tx, u *update) error {
+	var number sql.NullInt64
+	err := tx.QueryRowContext(ctx, "SELECT txid_current_if_assigned()").Scan(&number)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", errUnfit, err)
-	case !numbered:
+	case !number.Valid:
 		return fmt.Errorf("%w: a statement has ended it", errUnfit)
+	}
+	u.begun(number.Int64)
+	if number.Int64 != u.number {
+		return fmt.Errorf("%w: a statement has ended it, and begun another one", errUnfit)
 	}
 	return nil
 }
 
-// get returns the value that a statement selects, nil if there is none.
-func get(ctx context.Context, tx *sql.Tx, statement, name string) ([]byte, error) {
+// get returns the value that a statement selects, nil if there is none, and what else
+// it selects.
+func get(ctx context.Context, tx *sql.Tx, statement, name string, more ...any) ([]byte, error) {
 	var value []byte
-	err := tx.QueryRowContext(ctx, statement, name).Scan(&value)
+	err := tx.QueryRowContext(ctx, statement, name).Scan(append([]any{&value}, more...)...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil, nil

@@ -72,7 +72,19 @@ type Target struct {
 	create  bool
 	sql     *notetable.Statements
 	again   func(error) bool // of the user, or nil
-	writing sync.Map         // the transactions of updates
+	writing sync.Map         // the transactions of updates, each with its *update
+}
+
+// An update is the transaction of one call of do, as the database knows it.
+type update struct {
+	number int64 // in PostgreSQL, 0 as long as it is not known
+}
+
+// begun takes in the number of the transaction, the first time that it is read.
+func (u *update) begun(number int64) {
+	if u.number == 0 {
+		u.number = number
+	}
 }
 
 var (
@@ -203,7 +215,7 @@ func (t *Target) update(ctx context.Context, do func(*sql.Tx) error) error {
 	if err := t.dialect.ready(ctx, tx, t, false); err != nil {
 		return notStored(ctx, err)
 	}
-	t.writing.Store(tx, true)
+	t.writing.Store(tx, &update{})
 	defer t.writing.Delete(tx)
 	if err := do(tx); err != nil {
 		return because(ctx, err)
@@ -280,9 +292,14 @@ func (t *Target) view(ctx context.Context, do func(*sql.Tx) error) error {
 }
 
 // Check implements [projection.Checker]. In PostgreSQL it is a round trip to the server
-// for each event, or each batch of [projection.OnBatch]; package pgxtarget needs none.
+// for each event, or each batch of [projection.OnBatch], since database/sql does not show
+// what a rule has done; package pgxtarget needs none.
 func (t *Target) Check(ctx context.Context, tx *sql.Tx) error {
-	err := t.dialect.check(ctx, tx)
+	u, ok := t.writing.Load(tx)
+	if !ok {
+		return fmt.Errorf("%w: it is not that of an update", errUnfit)
+	}
+	err := t.dialect.check(ctx, tx, u.(*update))
 	if err != nil && t.Blame(err) == projection.BlameTarget {
 		return fmt.Errorf("%w: %w", projection.ErrTarget, err)
 	}
@@ -303,8 +320,8 @@ func (t *Target) Blame(err error) projection.Blame {
 
 // Note implements [projection.Target].
 func (t *Target) Note(ctx context.Context, tx *sql.Tx, key string) (value []byte, err error) {
-	if _, writing := t.writing.Load(tx); writing {
-		value, err = t.dialect.hold(ctx, tx, t, key)
+	if u, writing := t.writing.Load(tx); writing {
+		value, err = t.dialect.hold(ctx, tx, t, u.(*update), key)
 	} else {
 		value, err = get(ctx, tx, t.sql.Get, key)
 	}

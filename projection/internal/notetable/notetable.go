@@ -35,8 +35,9 @@ type Statements struct {
 	Create []string
 	// Check fails if the table is not there or is another one.
 	Check string
-	// Get selects the value of a name, Hold as well, and locks the row.
-	Get, Hold string
+	// Get selects the value of a name, Hold as well, and locks the row. HoldNumbered
+	// also selects the number of the transaction, in PostgreSQL.
+	Get, Hold, HoldNumbered string
 	// Set stores a name and a value, Delete removes a name.
 	Set, Delete string
 	// First lists from a name on, Next behind it; both up to a number of rows.
@@ -60,6 +61,7 @@ func Postgres(quoted string) *Statements {
 	// Two that create a table at once may fail although each says IF NOT EXISTS.
 	s.Create = []string{fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", LockID(quoted, "")), s.Table}
 	s.Hold = s.Get + " FOR UPDATE"
+	s.HoldNumbered = strings.Replace(s.Hold, "SELECT value", "SELECT value, txid_current()", 1)
 	return s
 }
 
@@ -77,6 +79,9 @@ func statements(quoted, first, second, limit string) *Statements {
 // AdvisoryLock is the statement by which PostgreSQL locks a name that has no
 // row, for the rest of the transaction. Its parameter is a [LockID].
 const AdvisoryLock = "SELECT pg_advisory_xact_lock($1)"
+
+// AdvisoryLockNumbered also selects the number of the transaction.
+const AdvisoryLockNumbered = "SELECT txid_current() FROM pg_advisory_xact_lock($1)"
 
 // LockID returns the number that stands for a name of a table. Two names that
 // have the same number wait for each other, which does no harm.

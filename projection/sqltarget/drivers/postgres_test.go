@@ -57,6 +57,9 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 				_, _ = tx.ExecContext(ctx, "INSERT INTO model VALUES ('e10', 'x')")
 			}},
 			projectiontest.Misuse[*sql.Tx]{Name: "rows that are left open", Do: leaveOpen},
+			projectiontest.Misuse[*sql.Tx]{Name: "ROLLBACK AND CHAIN", Do: func(ctx context.Context, tx *sql.Tx) {
+				_, _ = tx.ExecContext(ctx, "ROLLBACK AND CHAIN")
+			}},
 			projectiontest.Misuse[*sql.Tx]{Name: "a statement that takes too long", Do: func(ctx context.Context, tx *sql.Tx) {
 				ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
 				defer cancel()

@@ -114,6 +114,8 @@ func sqlMisuses() []projectiontest.Misuse[*sql.Tx] {
 		{Name: "ROLLBACK", Do: statement("ROLLBACK")},
 		{Name: "Commit", Do: func(_ context.Context, tx *sql.Tx) { _ = tx.Commit() }, Stores: true},
 		{Name: "COMMIT", Do: statement("COMMIT"), Stores: true},
+		{Name: "another transaction after ROLLBACK", Do: statement("ROLLBACK; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING")},
+		{Name: "another transaction after COMMIT", Do: statement("COMMIT; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING"), Stores: true},
 	}
 }
 
