@@ -95,10 +95,20 @@ func MaxAttempts(n int) EffectOption {
 	})
 }
 
-// MaxAge parks a message that fails after it has been in the outbox for so
-// long. Zero, the default, is never.
+// MaxAge parks a message with the first attempt that fails d or more after this engine
+// came to know the message: when the engine stored it, read it after it was opened, or
+// took it over from another engine. The time is measured by the engine's own clock, and
+// not from [Delivery.Enqueued], so an engine that opens the log, or takes a message over,
+// begins to count again: with MaxAge(time.Hour), a message that has failed for
+// 59 minutes before a restart is tried for another hour. It does not end an attempt, see
+// [AttemptTimeout], and parks nothing between two attempts. Zero, the default, is never.
 func MaxAge(d time.Duration) EffectOption {
-	return effectOption(func(r *effectRule) { r.policy.AgeMax = d })
+	return effectOption(func(r *effectRule) {
+		if d < 0 {
+			r.err = fmt.Errorf("MaxAge(%v) is negative", d)
+		}
+		r.policy.AgeMax = d
+	})
 }
 
 // Backoff sets the pauses between attempts: the first one, doubled with each

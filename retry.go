@@ -24,8 +24,8 @@ type RetryPolicy struct {
 	// MaxAttempts parks a message after so many failed attempts. Zero is
 	// [MessageAttemptsMaxDefault].
 	MaxAttempts int
-	// MaxAge parks a message that fails once the engine has known it for so long.
-	// Zero is never.
+	// MaxAge parks a message with the first attempt that fails once the engine has known
+	// it for so long, as [MaxAge] tells. Zero is never.
 	MaxAge time.Duration
 	// BackoffMin is the pause after the first failure, doubled with each further one
 	// up to BackoffMax. Each is shortened at random by up to a half. Zero is

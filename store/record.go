@@ -176,7 +176,15 @@ type Settlement struct {
 	// Required refuses the whole batch with [ErrSettled] if the row is gone, so
 	// that what the batch does is done once for the message.
 	Required bool
+	// Conditional has a row whose [Message.Owner] is not IfOwner count as gone. So an
+	// engine does not overwrite what another one has made of the row since.
+	Conditional bool
+	IfOwner     uint64
 }
+
+// Misses reports whether the settlement counts a row of the outbox, as it is in the
+// store, as gone.
+func (s *Settlement) Misses(row *Message) bool { return s.Conditional && row.Owner != s.IfOwner }
 
 // A Receipt is the remembered answer to a command that came with an idempotency key.
 type Receipt struct {

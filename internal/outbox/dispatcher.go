@@ -1,6 +1,8 @@
 package outbox
 
 import (
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -153,6 +155,7 @@ func (d *Dispatcher) Stored(group, refused error, now time.Time) {
 	case group == nil && refused == nil:
 		d.Settled(list)
 		d.single -= min(d.single, len(list))
+	case group == nil && d.refused(list, refused):
 	case group == nil && len(list) == 1:
 		// The store refuses this one, which is damaged. It stays there; the
 		// others must not wait for it.
@@ -165,6 +168,23 @@ func (d *Dispatcher) Stored(group, refused error, now time.Time) {
 		d.Unsettled(list)
 		d.pause = now.Add(d.bounds.Pause)
 	}
+}
+
+// refused deals with settlements that are not stored because one of them is of a row
+// that is gone or another engine's. It returns false if they are refused for another reason.
+func (d *Dispatcher) refused(list []store.Settlement, err error) bool {
+	var gone *store.SettledError
+	if !errors.As(err, &gone) {
+		return false
+	}
+	at := slices.IndexFunc(list, func(s store.Settlement) bool { return s.Sequence == gone.Sequence && s.Conditional })
+	if at < 0 {
+		return false
+	}
+	d.Refused(list[at])
+	d.Unsettled(slices.Delete(slices.Clone(list), at, at+1))
+	d.single -= min(d.single, 1)
+	return true
 }
 
 // Finished is the input that a delivery has ended, see [Queue.Finished].

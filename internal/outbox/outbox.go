@@ -123,7 +123,8 @@ type Row struct {
 	met      time.Time     // since when it is known, unchanged by another engine
 	began    time.Time     // when the delivery under way began
 	tried    time.Time     // when it could not be tried first, since it last could; zero if it could
-	owner    uint64        // in the store, of a row that is not this engine's
+	owner    uint64        // in the store, as far as is known
+	fresh    time.Time     // when the store was last known to have the row as this engine's
 	attempts uint32        // the same
 	later    uint32        // times that it could not be tried
 	pass     uint32        // the last sweep that has met it
@@ -139,6 +140,7 @@ type Row struct {
 	flying  bool // it is being delivered
 	stalled bool // for so long that it does not count any more
 	fetched bool // it is to be read again, or is being read
+	stale   bool // the store may have it in another way than it is here: it is read again before it is used
 }
 
 // A sort says whose a row is.
@@ -177,10 +179,15 @@ func (r *Row) Place() (due time.Time, sequence uint64) { return r.due, r.sequenc
 //     other engines that a whole sweep has not met are gone.
 //  6. Groups count the rows with a payload. A row that waits loses its payload if
 //     its class is more than half full, and is read again when its time comes.
-//  7. A row of another engine keeps its place in its lane, because own ones may
+//  7. A row that several engines may have taken over belongs to the one that has its
+//     number in the store. So failures and claims are stored only if the row is as
+//     this engine knows it, and an effect is claimed once more if it has waited for so
+//     long that another engine may have taken it over. A success is stored in any
+//     case: what has been done is not to be done again.
+//  8. A row of another engine keeps its place in its lane, because own ones may
 //     come to stand behind it. That a message to an entity is decided once does
 //     not depend on whose it is: the settlement in the target's commit sees to it.
-//  8. changed holds the rows whose settlement is to be stored, once each: only
+//  9. changed holds the rows whose settlement is to be stored, once each: only
 //     the latest of several counts. Rows that are forgotten stay in it, not
 //     marked any more; unsaved is how many are.
 //
@@ -341,8 +348,13 @@ const aheadMin = 1024
 // Unparked is the input that a parked message is no longer parked in the store.
 func (q *Queue) Unparked(m *store.Message, now time.Time) {
 	q.now = now
-	if r := q.rows[m.Sequence]; r != nil && r.settled && r.Message != nil && r.Message.Parked {
+	switch r := q.rows[m.Sequence]; {
+	case r == nil:
+	case r.settled && r.Message != nil && r.Message.Parked:
 		q.unparked(r)
+	case !r.settled && r.sort == own && q.shared:
+		r.stale = true // another engine had parked it, and it may have been edited
+		return
 	}
 	if _, gone := q.scan.gone[m.Sequence]; gone {
 		q.scan.again = true // what the scan reads of it may be old
@@ -494,7 +506,7 @@ func (q *Queue) admit(m *store.Message) {
 		l = q.newLane(key, ordered)
 		l.target = q.targetOf(c, m)
 	}
-	r := &Row{sequence: m.Sequence, due: m.Due, met: q.now, sort: s, pass: q.sweeps, class: c, lane: l}
+	r := &Row{sequence: m.Sequence, due: m.Due, met: q.now, sort: s, pass: q.sweeps, owner: m.Owner, class: c, lane: l}
 	q.rows[r.sequence] = r
 	if s == own {
 		q.load(r, m)
@@ -508,7 +520,7 @@ func (q *Queue) admit(m *store.Message) {
 
 // load gives a row its payload.
 func (q *Queue) load(r *Row, m *store.Message) {
-	r.Message = m
+	r.Message, r.fresh, r.stale = m, q.now, false
 	q.loaded++
 	r.class.rows++
 	r.class.bytes += len(m.Payload)
@@ -679,6 +691,16 @@ func (q *Queue) begin(r *Row) bool {
 	switch {
 	case q.closed && r.sequence != 0:
 		return false
+	case r.stale:
+		q.fetch(r)
+		return false
+	case q.isOld(r) && r.lane.key.target.IsZero():
+		r.claim = true
+		q.change(r)
+		return false
+	case q.isOld(r) && r.Message.Attempts+r.later > 0: // one of the few that another engine may have parked
+		q.fetch(r)
+		return false
 	case c.flight >= q.limits.InFlight:
 		c.waiting.push(r)
 		return false
@@ -696,6 +718,12 @@ func (q *Queue) begin(r *Row) bool {
 		}
 	}
 	return true
+}
+
+// isOld reports whether another engine may have taken a row over, since the store has
+// not heard of it from this one.
+func (q *Queue) isOld(r *Row) bool {
+	return q.shared && r.sequence != 0 && q.limits.RescueAfter > 0 && q.now.Sub(r.fresh) >= q.limits.RescueAfter/2
 }
 
 // stall takes deliveries to entities that hang out of the count of their class.
@@ -781,6 +809,10 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 			return
 		}
 		result = Never
+	}
+	if r.stale { // the failure says nothing about the row as the store has it
+		q.fetch(r)
+		return
 	}
 	changed := *m
 	if r.saving {

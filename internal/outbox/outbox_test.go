@@ -246,6 +246,86 @@ func TestQueue(t *testing.T) {
 			t.Errorf("after the end of message 1: got %d delivered, want 2", got)
 		}
 	})
+	// waiting returns a queue that performs effect 1, and has had effect 2 of the same
+	// lane for so long that another engine may have taken it over.
+	waiting := func() (q *outbox.Queue, now time.Time, list []*store.Message) {
+		q, now = outbox.New(calm{}, shared), begin
+		list = []*store.Message{foreign(1), foreign(2)}
+		list[0].Owner, list[1].Owner, list[1].Source = 7, 7, list[0].Source
+		scan(q, now)
+		q.Committed(list, now)
+		r := q.Next(now)
+		now = now.Add(shared.RescueAfter)
+		q.Finished(r, outbox.Done, nil, now)
+		return q, now, list
+	}
+	t.Run("claims_an_effect_again_that_has_waited_for_half_of_RescueAfter", func(t *testing.T) {
+		t.Parallel()
+		q, now, _ := waiting()
+		if got := delivers(q, now); got != nil {
+			t.Fatalf("got %d delivered, want none: another engine may perform it by now", got)
+		}
+		list := q.Settlements(10)
+		if len(list) != 2 || list[1].Message == nil || !list[1].Required || !list[1].Conditional || list[1].IfOwner != 7 {
+			t.Fatalf("got the settlements %+v, want the end of message 1 and a claim on the condition that message 2 is still of engine 7", list)
+		}
+		q.Settled(list)
+		if got := delivers(q, now); !slices.Equal(got, []uint64{2}) {
+			t.Errorf("after the claim: got %d delivered, want 2", got)
+		}
+	})
+	t.Run("leaves_an_effect_to_the_engine_that_has_claimed_it_first", func(t *testing.T) {
+		t.Parallel()
+		q, now, list := waiting()
+		delivers(q, now)
+		settled := q.Settlements(10)
+		q.Settled(settled[:1])
+		q.Refused(settled[1])
+		list[1].Owner = 9
+		fetch(q, now, list...)
+		for end := now.Add(shared.RescueAfter); now.Before(end); now = now.Add(time.Minute) {
+			if got := delivers(q, now); got != nil || q.Unsaved() {
+				t.Fatalf("got %d delivered, or a claim: another engine performs it", got)
+			}
+			scan(q, now, list[1])
+		}
+	})
+	t.Run("stores_a_failure_only_while_the_message_is_its_own", func(t *testing.T) {
+		t.Parallel()
+		q, m, now := outbox.New(calm{}, shared), foreign(1), begin
+		m.Owner = 7
+		scan(q, now)
+		q.Committed([]*store.Message{m}, now)
+		q.Finished(q.Next(now), outbox.Retry, errors.New("no"), now)
+		list := q.Settlements(10)
+		if len(list) != 1 || !list[0].Required || !list[0].Conditional || list[0].IfOwner != 7 {
+			t.Fatalf("got the settlements %+v, want one on the condition that the message is of engine 7", list)
+		}
+		q.Refused(list[0])
+		fetch(q, now) // the other engine has come to an end with it
+		if got := delivers(q, now.Add(time.Minute)); got != nil || q.Unsaved() {
+			t.Errorf("got %d delivered, or a settlement: the message is gone", got)
+		}
+	})
+	t.Run("takes_what_an_operator_has_made_of_a_message_that_is_under_way", func(t *testing.T) {
+		t.Parallel()
+		q, m, now := outbox.New(calm{}, shared), foreign(1), begin
+		m.Owner = 7
+		scan(q, now)
+		q.Committed([]*store.Message{m}, now)
+		r := q.Next(now)
+		edited := *m // another engine has taken it over and parked it, and it was unparked with another body
+		edited.Payload = []byte("edited")
+		q.Unparked(&edited, now)
+		q.Finished(r, outbox.Retry, errors.New("no"), now)
+		if q.Unsaved() {
+			t.Fatalf("got the settlements %+v, want none: it is not the message that has failed", q.Settlements(10))
+		}
+		fetch(q, now, &edited)
+		if r := q.Next(now); r == nil || string(r.Message.Payload) != "edited" {
+			t.Errorf("got %+v to deliver, want the edited message", r)
+		}
+	})
 	t.Run("delivers_the_message_of_another_engine_that_comes_before_an_own_one", func(t *testing.T) {
 		t.Parallel()
 		q, now := outbox.New(calm{}, shared), begin
@@ -646,4 +726,38 @@ func TestAMessageIsParkedWhenItIsTooOld(t *testing.T) {
 	if m := q.Settlements(1)[0].Message; !m.Parked || m.Attempts != 6 || m.LastError == "" {
 		t.Errorf("after an hour: got %+v, want it parked", m)
 	}
+}
+
+func TestDispatcher(t *testing.T) {
+	t.Parallel()
+	t.Run("stores_the_other_settlements_at_once_when_one_is_of_a_message_of_another_engine", func(t *testing.T) {
+		t.Parallel()
+		now := time.Unix(1000, 0)
+		d := outbox.NewDispatcher(calm{}, outbox.Limits{
+			Window: 8, LaneMax: 8, InFlight: 8, Late: 8, Owner: 7, Poll: time.Hour, RescueEvery: time.Hour, RescueAfter: time.Hour,
+		}, outbox.Bounds{Deliveries: 8, Settlements: 8, Fetches: 8, Pause: time.Hour, Look: time.Hour})
+		if w := d.Step(now, now); !w.Scans {
+			t.Fatal("no scan is wanted")
+		}
+		d.ScanEnded(time.Time{}, false, now)
+		list := from("effect", 1, 3, now)
+		for _, m := range list {
+			m.Owner, m.Unordered = 7, true
+		}
+		d.Committed(list, now)
+		for _, r := range d.Step(now, now).Deliver {
+			d.Finished(r, outbox.Retry, errors.New("no"), now)
+		}
+		if w := d.Step(now, now); len(w.Settle) != 3 {
+			t.Fatalf("got the settlements %+v, want three failures", w.Settle)
+		}
+		d.Stored(nil, &store.SettledError{Sequence: 2}, now)
+		w := d.Step(now, now)
+		if len(w.Settle) != 2 || w.Settle[0].Sequence != 1 || w.Settle[1].Sequence != 3 {
+			t.Errorf("got the settlements %+v, want those of messages 1 and 3", w.Settle)
+		}
+		if len(w.Fetch) != 1 {
+			t.Errorf("got %d messages to read again, want message 2", len(w.Fetch))
+		}
+	})
 }

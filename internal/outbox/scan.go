@@ -313,7 +313,13 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 		}
 		switch {
 		case s == own && (r.changed || r.storing): // the store does not know the last attempt yet
+			r.fresh = q.now
+			if r.stale && r == r.lane.first && !r.lane.delayed {
+				q.hold(r.lane, q.now.Add(peekMin)) // until it does
+				return
+			}
 		case s == own:
+			r.owner = m.Owner
 			q.place(r)
 			r.class.places--
 			q.load(r, m)
@@ -421,7 +427,7 @@ func (q *Queue) Fetched(r *Row, m *store.Message, failed bool, now time.Time) {
 	switch {
 	case failed:
 		if !r.lane.delayed && r.lane.first == r {
-			q.hold(r.lane, now.Add(scanPause))
+			q.hold(r.lane, now.Add(scanPause)) // a row that is stale stays so
 		}
 	case m != nil:
 		q.meet(r, m, true)

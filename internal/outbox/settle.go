@@ -67,6 +67,7 @@ func (q *Queue) Settlements(most int) []store.Settlement {
 		s := store.Settlement{Sequence: r.sequence}
 		if !r.settled || r.Message.Parked {
 			s.Message = r.Message
+			s.Required, s.Conditional, s.IfOwner = q.shared, q.shared, r.owner
 			bytes += len(s.Message.Payload)
 		}
 		if len(list) > 0 && bytes > settleBytesMax {
@@ -112,6 +113,9 @@ func (q *Queue) Settled(list []store.Settlement) {
 		r := q.rows[s.Sequence]
 		if r != nil {
 			r.storing = false
+			if s.Message != nil {
+				r.owner, r.fresh = s.Message.Owner, q.now
+			}
 		}
 		switch {
 		case r == nil:
@@ -133,6 +137,36 @@ func (q *Queue) Settled(list []store.Settlement) {
 				q.wantSweep()
 			}
 		}
+	}
+}
+
+// Refused is the input that a settlement is not stored because the row is gone, or
+// another engine's by now, or was edited by one.
+func (q *Queue) Refused(s store.Settlement) {
+	r := q.rows[s.Sequence]
+	if r == nil {
+		return
+	}
+	r.storing = false
+	if r.settled {
+		q.forget(r)
+		q.wantSweep() // the other engine may come to an end
+		return
+	}
+	q.doubt(r)
+}
+
+// doubt has a row of this engine read again before it is used.
+func (q *Queue) doubt(r *Row) {
+	r.claim, r.saving = false, false
+	if r.changed {
+		r.changed = false
+		q.unsaved--
+	}
+	r.stale = true
+	if l := r.lane; !r.flying && l.first == r {
+		q.unhold(l)
+		q.fetch(r)
 	}
 }
 

@@ -95,10 +95,10 @@ func (g *ledger) settle(b *store.Batch, at int) {
 		switch {
 		case l == nil:
 			g.w.broken("row %d is settled and was never stored", s.Sequence)
-		case s.Required && s.Message != nil:
+		case s.Required && !s.Conditional && s.Message != nil:
 			l.parked, l.unparked, l.tried, l.message.Owner = false, true, 0, s.Message.Owner
 			g.w.note("  %v is no longer parked", l)
-		case s.Required:
+		case s.Required && !s.Conditional:
 			g.decide(l, b, at)
 		case l.closed != 0:
 		case s.Message != nil:
@@ -173,7 +173,7 @@ func (g *ledger) checkOrder(l *left, how string, missing func(*left) bool) {
 func (g *ledger) checkReply(b *store.Batch, c *said, ok bool) bool {
 	for _, s := range b.Settle {
 		l := g.rows[s.Sequence]
-		if l == nil || !s.Required || l.message.ReplyTo.IsZero() {
+		if l == nil || !s.Required || s.Conditional || l.message.ReplyTo.IsZero() {
 			continue
 		}
 		if len(b.Enqueue) == 0 {

@@ -112,7 +112,7 @@ func (l *Log) checkSettle(b *store.Batch) error {
 			}
 			continue
 		}
-		if s.Message == nil {
+		if s.Message == nil && !s.Conditional {
 			if gone == nil {
 				gone = make(map[uint64]bool)
 			}
@@ -123,6 +123,18 @@ func (l *Log) checkSettle(b *store.Batch) error {
 		if err != nil {
 			return fmt.Errorf("settle outbox message %d: %w", s.Sequence, where(err, store.Key{}, 0, 0))
 		}
+		switch {
+		case s.Misses(old) && s.Required:
+			return &store.SettledError{Sequence: s.Sequence}
+		case s.Misses(old):
+			continue
+		case s.Message == nil:
+			if gone == nil {
+				gone = make(map[uint64]bool)
+			}
+			gone[s.Sequence] = true
+			continue
+		}
 		if m := s.Message; m.ID != old.ID || m.Source != old.Source || m.Timer != old.Timer || !m.Time.Equal(old.Time) {
 			return fmt.Errorf("settle outbox message %d: %w: the new message has another id, source, timer or time",
 				s.Sequence, store.ErrInvalid)
@@ -131,11 +143,20 @@ func (l *Log) checkSettle(b *store.Batch) error {
 	return nil
 }
 
+// misses reports whether a checked settlement counts a row as gone.
+func (l *Log) misses(s *store.Settlement, r *row) bool {
+	if !s.Conditional {
+		return false
+	}
+	old, err := store.DecodeMessage(r.sealed)
+	return err != nil || s.Misses(old)
+}
+
 func (l *Log) settle(b *store.Batch) {
 	for i := range b.Settle {
 		s := &b.Settle[i]
 		r := l.outbox.rows[s.Sequence]
-		if r == nil {
+		if r == nil || l.misses(s, r) {
 			continue
 		}
 		l.outbox.remove(s.Sequence)

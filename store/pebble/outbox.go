@@ -27,7 +27,7 @@ func (w *writer) checkSettle(settle []store.Settlement) error {
 		if err != nil {
 			return fmt.Errorf("settle outbox message %d: %w", s.Sequence, err)
 		}
-		if old == nil || gone[s.Sequence] {
+		if old == nil || gone[s.Sequence] || s.Misses(old) {
 			if s.Required {
 				return &store.SettledError{Sequence: s.Sequence}
 			}
@@ -72,7 +72,7 @@ func (w *writer) settle(settle []store.Settlement) error {
 		if err != nil {
 			return err
 		}
-		if old == nil {
+		if old == nil || s.Misses(old) {
 			continue
 		}
 		if err := w.removeMessage(old); err != nil {

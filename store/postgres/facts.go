@@ -100,7 +100,7 @@ func (n *needs) batch(b *store.Batch, partitions int) {
 	}
 	for i := range b.Settle {
 		n.messages.add(b.Settle[i].Sequence)
-		n.reading = n.reading || b.Settle[i].Required || b.Settle[i].Message != nil
+		n.reading = n.reading || b.Settle[i].Required || b.Settle[i].Conditional || b.Settle[i].Message != nil
 	}
 	for _, name := range b.Cancel {
 		n.timers.add(timerKey{b.Key.Kind, b.Key.ID, name})

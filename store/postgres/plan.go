@@ -162,7 +162,7 @@ func (p *plan) checkSettle(settle []store.Settlement) error {
 		if err != nil {
 			return fmt.Errorf("settle outbox message %d: %w", s.Sequence, err)
 		}
-		if old == nil || gone[s.Sequence] {
+		if old == nil || gone[s.Sequence] || s.Misses(old) {
 			if s.Required {
 				return &store.SettledError{Sequence: s.Sequence}
 			}
@@ -258,7 +258,7 @@ func (p *plan) apply(b *store.Batch, e *entity, r *store.Result) {
 		s := &b.Settle[i]
 		old, _ := p.message(s.Sequence) // check has read it
 		switch {
-		case old == nil && !p.ahead:
+		case old == nil && !p.ahead, old != nil && s.Misses(old):
 		case s.Message == nil:
 			p.writes.messages[s.Sequence] = nil
 		default:

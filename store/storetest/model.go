@@ -57,6 +57,7 @@ type modelMessage struct {
 	due      time.Time
 	text     string
 	parked   bool
+	owner    uint64
 }
 
 func newModel(partitions int) *model {
@@ -109,7 +110,7 @@ func (m *model) refusals(b *store.Batch, behind bool) (reasons []error) {
 		reasons = append(reasons, store.ErrConflict)
 	}
 	for _, s := range b.Settle {
-		if s.Required && m.message(s.Sequence) < 0 {
+		if s.Required && m.settled(&s) < 0 {
 			reasons = append(reasons, store.ErrSettled)
 		}
 	}
@@ -129,6 +130,15 @@ func (m *model) refusals(b *store.Batch, behind bool) (reasons []error) {
 
 func (m *model) message(sequence uint64) int {
 	return slices.IndexFunc(m.messages, func(r modelMessage) bool { return r.sequence == sequence })
+}
+
+// settled returns which message a settlement is of, or -1 if it counts that as gone.
+func (m *model) settled(s *store.Settlement) int {
+	i := m.message(s.Sequence)
+	if i >= 0 && s.Misses(&store.Message{Owner: m.messages[i].owner}) {
+		return -1
+	}
+	return i
 }
 
 func (m *model) removeTimer(key store.Key, name string) {
@@ -191,13 +201,13 @@ func (m *model) apply(b *store.Batch, r store.Result) error {
 
 func (m *model) applyOutbox(b *store.Batch, r store.Result) {
 	for _, s := range b.Settle {
-		i := m.message(s.Sequence)
+		i := m.settled(&s)
 		switch {
 		case i < 0:
 		case s.Message == nil:
 			m.messages = slices.Delete(m.messages, i, i+1)
 		default:
-			m.messages[i].parked, m.messages[i].due = s.Message.Parked, s.Message.Due
+			m.messages[i].parked, m.messages[i].due, m.messages[i].owner = s.Message.Parked, s.Message.Due, s.Message.Owner
 		}
 	}
 	for _, name := range b.Cancel {
@@ -207,7 +217,7 @@ func (m *model) applyOutbox(b *store.Batch, r store.Result) {
 		m.removeTimer(b.Key, a.Timer)
 		m.messages = append(m.messages, modelMessage{
 			sequence: r.Sequence - uint64(len(b.Enqueue)-1-i), source: b.Key,
-			timer: a.Timer, due: a.Due, text: string(a.Payload),
+			timer: a.Timer, due: a.Due, text: string(a.Payload), owner: a.Owner,
 		})
 	}
 }

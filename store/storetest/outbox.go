@@ -246,6 +246,45 @@ var outboxCases = []testCase{
 		x.wantVersion(book("b"), 0)
 		x.wantMessages("pending", x.messages(store.MessageQuery{}), "1")
 	}},
+	{name: "a conditional settlement leaves the message of another owner alone", needs: outboxNeed, run: func(x *fixture) {
+		owned := func(text string) store.Message {
+			m := x.message(text)
+			m.Owner = 1
+			return m
+		}
+		r := x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{owned("1"), owned("2"), owned("3"), owned("4")}})
+		for _, m := range x.messages(store.MessageQuery{})[:3] {
+			m.Owner = 2 // it is taken over
+			x.commit(&store.Batch{Settle: []store.Settlement{{Sequence: m.Sequence, Message: m, Required: true, Conditional: true, IfOwner: 1}}})
+		}
+		var parked []store.Settlement
+		for _, m := range x.messages(store.MessageQuery{}) {
+			m.Owner, m.Parked = 1, true
+			parked = append(parked, store.Settlement{Sequence: m.Sequence, Message: m, Conditional: true, IfOwner: 1})
+		}
+		x.commit(&store.Batch{Key: book("b"), Events: x.events("e"), Settle: parked})
+		x.wantMessages("pending", x.messages(store.MessageQuery{}), "1", "2", "3")
+		x.wantMessages("parked", x.messages(store.MessageQuery{Parked: true}), "4")
+		remove := store.Settlement{Sequence: r.Sequence - 3, Conditional: true, IfOwner: 1}
+		x.commit(&store.Batch{Settle: []store.Settlement{remove, {Sequence: r.Sequence - 2, Conditional: true, IfOwner: 2}}})
+		x.wantMessages("pending after the removal", x.messages(store.MessageQuery{}), "1", "3")
+		remove.Required = true
+		x.wantSettled(x.try(&store.Batch{Key: book("c"), Events: x.events("no"), Settle: []store.Settlement{remove}}).Err, remove.Sequence)
+		x.wantVersion(book("c"), 0)
+	}},
+	{name: "of two conditional settlements of a group the first wins", needs: outboxNeed, run: func(x *fixture) {
+		r := x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1")}})
+		m := x.messages(store.MessageQuery{})[0]
+		take := func(owner uint64) *store.Batch {
+			taken := *m
+			taken.Owner = owner
+			return &store.Batch{Settle: []store.Settlement{{Sequence: m.Sequence, Message: &taken, Required: true, Conditional: true}}}
+		}
+		results := x.group(take(1), take(2))
+		want(x, "error of the first", results[0].Err, nil)
+		x.wantSettled(results[1].Err, r.Sequence)
+		want(x, "owner", x.messages(store.MessageQuery{})[0].Owner, 1)
+	}},
 	{name: "of two batches of a group that require one message the first wins", needs: outboxNeed, run: func(x *fixture) {
 		r := x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1")}})
 		settle := []store.Settlement{{Sequence: r.Sequence, Required: true}}

@@ -99,10 +99,11 @@ var (
 	modelKeys = rapid.SampledFrom([]store.Key{
 		{Kind: "book", ID: "a"}, {Kind: "book", ID: "aa"}, {Kind: "book", ID: "a\x01"}, {Kind: "shelf", ID: "a"}, {Kind: "b", ID: "ooka"},
 	})
-	modelNames = rapid.SampledFrom([]string{"n", "nn", "é"})
-	modelDues  = rapid.SampledFrom([]time.Time{{}, noon, noon.Add(1)})
-	modelBools = rapid.Bool()
-	modelOften = rapid.IntRange(0, 7) // 0 means: do the odd thing
+	modelNames  = rapid.SampledFrom([]string{"n", "nn", "é"})
+	modelDues   = rapid.SampledFrom([]time.Time{{}, noon, noon.Add(1)})
+	modelBools  = rapid.Bool()
+	modelOwners = rapid.Uint64Range(0, 2)
+	modelOften  = rapid.IntRange(0, 7) // 0 means: do the odd thing
 )
 
 func (r *trial) text() string {
@@ -191,6 +192,7 @@ func (r *trial) change(rt *rapid.T, b *store.Batch) {
 	for range rapid.IntRange(0, 2).Draw(rt, "messages") {
 		m := r.x.message(r.text())
 		m.Due = modelDues.Draw(rt, "due")
+		m.Owner = modelOwners.Draw(rt, "owner")
 		if modelBools.Draw(rt, "timer") {
 			m.Timer = modelNames.Draw(rt, "name")
 		}
@@ -206,6 +208,9 @@ func (r *trial) settle(rt *rapid.T, b *store.Batch) {
 		Sequence: rapid.SampledFrom(r.m.messages).Draw(rt, "message").sequence,
 		Required: modelBools.Draw(rt, "required"),
 	}
+	if s.Conditional = modelBools.Draw(rt, "conditional"); s.Conditional {
+		s.IfOwner = modelOwners.Draw(rt, "if owner")
+	}
 	if modelOften.Draw(rt, "unknown message") == 0 {
 		s.Sequence += 1000
 	}
@@ -214,6 +219,7 @@ func (r *trial) settle(rt *rapid.T, b *store.Batch) {
 			for _, m := range r.x.messages(q) {
 				if m.Sequence == s.Sequence {
 					m.Parked, m.Due = modelBools.Draw(rt, "park"), modelDues.Draw(rt, "due")
+					m.Owner = modelOwners.Draw(rt, "next owner")
 					s.Message = m
 				}
 			}
@@ -350,7 +356,7 @@ func (r *trial) compareOutbox(rt *rapid.T) {
 		var got []modelMessage
 		for _, m := range r.x.messages(store.MessageQuery{Parked: parked}) {
 			got = append(got, modelMessage{
-				sequence: m.Sequence, source: m.Source, timer: m.Timer, due: m.Due, text: string(m.Payload), parked: m.Parked,
+				sequence: m.Sequence, source: m.Source, timer: m.Timer, due: m.Due, text: string(m.Payload), parked: m.Parked, owner: m.Owner,
 			})
 		}
 		if len(got)+len(rows) > 0 {

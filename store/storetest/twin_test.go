@@ -336,6 +336,18 @@ var twins = []spoiled{
 		})
 	}, []string{model, "a settled message can be required only once by racing batches", "a batch cannot require one message twice"}},
 
+	{"settles what another owner has", func(w *twin) {
+		w.commit = each(func(_ *memory.Log, b *store.Batch) {
+			b.Settle = slices.Clone(b.Settle)
+			for i := range b.Settle {
+				b.Settle[i].Conditional = false
+			}
+		})
+	}, []string{
+		model, "a conditional settlement leaves the message of another owner alone",
+		"of two conditional settlements of a group the first wins",
+	}},
+
 	{"keeps a timer beside the one that replaces it", func(w *twin) {
 		w.commit = each(func(_ *memory.Log, b *store.Batch) {
 			b.Enqueue = slices.Clone(b.Enqueue)
