@@ -46,9 +46,7 @@ func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 	if canary.Broken("effect-before-commit") && len(ec.Outcome.Effects) > 0 {
 		c.kind.engine.dispatcher.send(c.core.Key(), ec)
 	}
-	if c.kind.engine.instant || c.core.Task() != entity.TaskLoad || !c.handOver() { // the caller may have a deadline before the load ends
-		c.drive(ec)
-	}
+	c.drive(ec)
 	if own != nil {
 		own.inline = false
 	}
@@ -98,7 +96,11 @@ func (c *cell) drive(own *entity.Call) {
 			c.core.Settled(int(c.settled.Swap(0)))
 			continue
 		}
-		switch c.core.Task() {
+		task := c.core.Task()
+		if own != nil && task.Reads() && !c.kind.engine.instant && c.handOver() {
+			return // the caller may have a deadline before the store answers
+		}
+		switch task {
 		case entity.TaskLoad:
 			c.load()
 		case entity.TaskRecall:
@@ -252,8 +254,13 @@ func (c *cell) Submit(i *commit.Item) {
 		e.committer.submit(i)
 		return
 	}
+	returned := false
+	defer func() {
+		c.settled.Add(1)
+		c.exited = c.exited || !returned // the store has ended the goroutine
+	}()
 	e.commitAlone(i)
-	c.settled.Add(1)
+	returned = true
 }
 
 // Reply is part of [entity.Shell].

@@ -2,6 +2,9 @@ package perdure
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +22,10 @@ import (
 // Attach(settle func(context.Context)) (detach func()): then the engine hands it a
 // function that returns when the engine has done what is to be done at the present
 // time, or when the context ends.
+//
+// The methods of a clock return at once. The engine calls them under no lock. For a
+// call that panics, or ends its goroutine, the clock of the system stands in, and the
+// log says so.
 type Clock interface {
 	// Now returns the time of the next decision.
 	Now() time.Time
@@ -44,29 +51,99 @@ type patientClock interface {
 	Attach(settle func(context.Context)) (detach func())
 }
 
+// A guardedClock calls the clock of a user, which may panic or end the goroutine: then
+// the clock of the system takes its place for this one call. It is called under no lock.
+type guardedClock struct {
+	clock  Clock
+	logger *slog.Logger
+	told   *atomic.Bool // that the clock has failed
+}
+
+// failed is deferred around each call.
+func (c *guardedClock) failed(method string, returned *bool, instead func()) {
+	if *returned {
+		return
+	}
+	v := recover()
+	if instead != nil {
+		instead()
+	}
+	if c.told.Swap(true) {
+		return
+	}
+	text := "called runtime.Goexit"
+	if v != nil {
+		text = fmt.Sprintf("panic: %v", v)
+	}
+	c.logger.Error("clock has failed: the clock of the system stands in", "method", method, "error", text)
+}
+
+// Now implements [Clock].
+func (c *guardedClock) Now() (t time.Time) {
+	returned := false
+	defer c.failed("Now", &returned, func() { t = time.Now() })
+	t = c.clock.Now()
+	returned = true
+	return t
+}
+
+// AfterFunc implements [Clock].
+func (c *guardedClock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
+	returned := false
+	defer c.failed("AfterFunc", &returned, func() { stop = time.AfterFunc(d, f).Stop })
+	inner := c.clock.AfterFunc(d, f)
+	if inner == nil {
+		panic("it has returned no function to stop it")
+	}
+	returned = true
+	return func() (inTime bool) {
+		returned := false
+		defer c.failed("stop of AfterFunc", &returned, nil)
+		inTime = inner()
+		returned = true
+		return inTime
+	}
+}
+
 // A stopwatch measures the time that has passed, whatever is done to the time of day.
 type stopwatch struct {
 	elapsed func() time.Duration
-	ahead   time.Duration // an alarm has rung before that much had passed
+	ahead   atomic.Int64 // an alarm has rung before that much had passed
 }
 
 // stopwatchZero is what a stopwatch shows when it is started: any time that is not
 // the zero one.
 var stopwatchZero = time.Unix(1_000_000_000, 0)
 
-func newStopwatch(c Clock) stopwatch {
-	if s, ok := c.(steadyClock); ok {
-		return stopwatch{elapsed: s.Elapsed}
+// start starts the stopwatch.
+func (s *stopwatch) start(c Clock) {
+	begin := time.Now()
+	s.elapsed = func() time.Duration { return time.Since(begin) }
+	guarded, ok := c.(*guardedClock)
+	if !ok {
+		return
 	}
-	start := time.Now()
-	return stopwatch{elapsed: func() time.Duration { return time.Since(start) }}
+	if steady, ok := guarded.clock.(steadyClock); ok {
+		var last atomic.Int64
+		s.elapsed = func() (d time.Duration) {
+			returned := false
+			defer guarded.failed("Elapsed", &returned, func() { d = time.Duration(last.Load()) })
+			d = steady.Elapsed()
+			last.Store(int64(d))
+			returned = true
+			return d
+		}
+	}
 }
 
-func (s *stopwatch) now() time.Time { return stopwatchZero.Add(s.elapsed() + s.ahead) }
+// now returns the time that has passed since stopwatchZero. It calls the clock.
+func (s *stopwatch) now() time.Time {
+	return stopwatchZero.Add(s.elapsed() + time.Duration(s.ahead.Load()))
+}
 
-// reach notes that an alarm which was set to at has rung, so that time has come.
-func (s *stopwatch) reach(at time.Time) {
-	if d := at.Sub(s.now()); d > 0 {
-		s.ahead += d
+// reach notes that an alarm which was set to at has rung now, so that time has come.
+func (s *stopwatch) reach(at, now time.Time) {
+	if d := at.Sub(now); d > 0 {
+		s.ahead.Add(int64(d))
 	}
 }

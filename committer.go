@@ -2,6 +2,7 @@ package perdure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -23,6 +24,7 @@ type committer struct {
 	mu      sync.Mutex
 	queue   commit.Queue
 	closing bool
+	settled []commit.Settled // used by the goroutine alone
 
 	work  chan struct{} // one element: there may be something to take
 	ended chan struct{}
@@ -69,8 +71,15 @@ func (c *committer) queued(i *commit.Item) bool {
 }
 
 func (c *committer) run() {
-	defer close(c.ended)
-	var settled []commit.Settled
+	closed := false
+	defer func() {
+		if closed {
+			close(c.ended)
+			return
+		}
+		c.wake() // the store or the clock has ended the goroutine
+		go c.run()
+	}()
 	for {
 		<-c.work
 		for {
@@ -78,31 +87,50 @@ func (c *committer) run() {
 			c.mu.Lock()
 			if c.closing {
 				c.mu.Unlock()
+				closed = true
 				return
 			}
 			batches := c.queue.Take()
-			settled = c.queue.Settled(settled[:0]) // of lanes that had failed before
+			c.settled = c.queue.Settled(c.settled[:0]) // of lanes that had failed before
 			c.mu.Unlock()
-			notify(settled)
+			notify(c.settled)
 			if batches == nil {
 				break
 			}
 			if !c.engine.seal.enter() {
+				closed = true
 				return
 			}
-			results, err := commitGroup(c.engine.log, batches)
-			c.engine.seal.leave()
-			if err != nil {
-				c.engine.config.Logger.Error("group commit has failed", "batches", len(batches), "error", err)
-			}
-			commit.Observe(c.queue.Group(), results, err, observer{c.engine})
-			c.mu.Lock()
-			c.queue.Settle(results, err)
-			settled = c.queue.Settled(settled[:0])
-			c.mu.Unlock()
-			notify(settled)
+			c.commit(batches)
 		}
 	}
+}
+
+// errExited is the outcome of a commit in which the store has ended the goroutine.
+var errExited = errors.New("store: commit: called runtime.Goexit")
+
+// commit stores the group that was taken, and settles it whatever the store does.
+func (c *committer) commit(batches []*store.Batch) {
+	results, err := []store.Result(nil), errExited
+	defer func() {
+		c.engine.seal.leave()
+		if err != nil {
+			c.engine.config.Logger.Error("group commit has failed", "batches", len(batches), "error", err)
+		}
+		defer c.settle(results, err)
+		commit.Observe(c.queue.Group(), results, err, observer{c.engine})
+	}()
+	results, err = commitGroup(c.engine.log, batches)
+}
+
+// settle ends the group that was taken.
+func (c *committer) settle(results []store.Result, err error) {
+	c.mu.Lock()
+	c.queue.Settle(results, err)
+	c.settled = c.queue.Settled(c.settled[:0])
+	c.mu.Unlock()
+	notify(c.settled)
+	c.engine.heard(results)
 }
 
 func notify(settled []commit.Settled) {
@@ -116,7 +144,7 @@ func notify(settled []commit.Settled) {
 func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("store: commit: panic: %v\n%s", v, debug.Stack())
+			results, err = nil, fmt.Errorf("store: commit: panic: %v\n%s", v, debug.Stack())
 		}
 	}()
 	if canary.Broken("acknowledge-before-commit") {
@@ -124,10 +152,33 @@ func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result,
 		return make([]store.Result, len(batches)), nil
 	}
 	results, err = log.Commit(context.Background(), batches)
-	if err == nil && len(results) != len(batches) {
-		err = fmt.Errorf("store: commit: %d results for %d batches", len(results), len(batches))
+	if err != nil {
+		return nil, ownError(err)
 	}
-	return results, err
+	if len(results) != len(batches) {
+		return nil, fmt.Errorf("store: commit: %d results for %d batches", len(results), len(batches))
+	}
+	for i := range results {
+		switch err := results[i].Err.(type) { //nolint:errorlint // the error itself, and not what it wraps
+		case nil, *store.ConflictError, *store.ClaimedError, *store.SettledError:
+		default:
+			results[i].Err = ownError(err)
+		}
+	}
+	return results, nil
+}
+
+// ownError calls the methods of an error of the store, which are user code, before
+// others rely on them. If one panics the error is replaced by one that says so.
+func ownError(err error) (own error) {
+	defer func() {
+		if v := recover(); v != nil {
+			own = fmt.Errorf("store: commit: a method of the error, a %T, has panicked: %v\n%s", err, v, debug.Stack())
+		}
+	}()
+	var conflict *store.ConflictError
+	_, _, _ = err.Error(), errors.Is(err, store.ErrNotStored), errors.As(err, &conflict)
+	return err
 }
 
 // An observer tells the parts of an engine what has become of batches.
@@ -148,8 +199,8 @@ func (e *Engine) submit(i *commit.Item) {
 		e.committer.submit(i)
 		return
 	}
+	defer i.Lane.Owner.Settled(1) // also if the store ends the goroutine
 	e.commitAlone(i)
-	i.Lane.Owner.Settled(1)
 }
 
 // commitAlone stores an item on the spot.
@@ -162,10 +213,29 @@ func (e *Engine) commitAlone(i *commit.Item) {
 		i.Settle(nil, errSealed)
 		return
 	}
-	results, err := commitGroup(e.log, group)
-	e.seal.leave()
-	i.ObserveAlone(results, err, observer{e})
-	i.Settle(results, err)
+	results, err := []store.Result(nil), errExited
+	defer func() {
+		e.seal.leave()
+		if err != nil {
+			e.config.Logger.Error("commit has failed", "entity", i.Batch.Key.String(), "error", err)
+		}
+		defer func() {
+			i.Settle(results, err)
+			e.heard(results)
+		}()
+		i.ObserveAlone(results, err, observer{e})
+	}()
+	results, err = commitGroup(e.log, group)
+}
+
+// heard tells the clock of the store what the last batch says that was stored.
+func (e *Engine) heard(results []store.Result) {
+	for i := range slices.Backward(results) {
+		if results[i].Err == nil {
+			e.storeClock.heard(results[i].Time, e.config.Clock)
+			return
+		}
+	}
 }
 
 // Stored is part of [commit.Observer]: it shows the events of a stored item to the
@@ -173,7 +243,6 @@ func (e *Engine) commitAlone(i *commit.Item) {
 // before the item is settled.
 func (o observer) Stored(i *commit.Item, r *store.Result) {
 	e, events := o.engine, i.Events(r)
-	e.storeClock.heard(r.Time, e.config.Clock)
 	e.hub.Publish(events)
 	if len(i.Batch.Enqueue) > 0 && e.dispatcher != nil {
 		e.dispatcher.committed(&i.Batch, r)

@@ -18,6 +18,7 @@ import (
 	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/internal/outbox"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
@@ -63,23 +64,25 @@ type dispatcher struct {
 	lane   commit.Lane // of the batches that settle messages
 	owner  uint64      // number of the engine; zero if no other engine uses the log
 	counts deliveryCounts
+	watch  stopwatch
 
 	mu       sync.Mutex
 	queue    *outbox.Dispatcher
-	watch    stopwatch
+	last     time.Time       // the latest time that the watch has shown
 	item     *commit.Item    // the settlements on their way, or nil
-	stopWake func() bool     // stops the alarm; nil if none was ever set
+	closed   bool            // no alarm is wanted any more
+	stopWake func() bool     // stops the alarm; nil if none was ever set, or the clock has not returned yet
 	drained  chan struct{}   // closed when none is left and no effect, once closing
 	flushed  chan struct{}   // closed when nothing is left to settle, once closing
 	waiters  []chan struct{} // closed when there is nothing to do at the present time
 	said     map[string]struct{}
 
-	work    chan struct{} // one element: there may be something to do
-	quit    chan struct{}
-	ended   chan struct{}
-	watches sync.WaitGroup
-	context context.Context
-	cancel  context.CancelFunc
+	work     chan struct{} // one element: there may be something to do
+	quit     chan struct{}
+	ended    chan struct{}
+	followed chan struct{} // closed at the end of follow
+	context  context.Context
+	cancel   context.CancelFunc
 }
 
 // deliveryCounts are figures since the engine was opened.
@@ -87,10 +90,11 @@ type deliveryCounts struct{ delivered, failed, parked atomic.Uint64 }
 
 func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 	d := &dispatcher{
-		engine: e, box: box, watch: newStopwatch(e.config.Clock), said: make(map[string]struct{}),
-		work: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
+		engine: e, box: box, said: make(map[string]struct{}),
+		work: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}), followed: make(chan struct{}),
 	}
 	d.lane.Owner = d
+	d.watch.start(e.config.Clock)
 	d.context, d.cancel = context.WithCancel(context.Background())
 	limits := outbox.Limits{
 		Window: outboxWindow, LaneMax: outboxLaneMax, BytesMax: outboxBytesMax, Late: outboxLate,
@@ -111,7 +115,9 @@ func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 func (d *dispatcher) start() {
 	go d.run()
 	if d.owner != 0 {
-		d.watches.Go(d.follow)
+		go d.follow()
+	} else {
+		close(d.followed)
 	}
 	d.wake()
 }
@@ -120,6 +126,15 @@ func (d *dispatcher) start() {
 // there may be some, and from time to time. What other processes do goes by real time,
 // whatever the clock of the engine is.
 func (d *dispatcher) follow() {
+	quit := false
+	defer func() {
+		if quit {
+			close(d.followed)
+		} else {
+			d.engine.config.Logger.Error("store cannot tell of changes", "error", "Changed of the store has called runtime.Goexit")
+			go d.follow()
+		}
+	}()
 	every := d.engine.config.Poll
 	w, watched := d.engine.log.(store.Watcher)
 	if watched {
@@ -132,16 +147,22 @@ func (d *dispatcher) follow() {
 		select { // a log may tell of each commit
 		case <-pause.C:
 		case <-d.quit:
+			quit = true
 			return
 		}
 		var changed <-chan struct{}
 		if watched {
-			changed = w.Changed()
+			var err error
+			changed, err = guard.Call("Changed of the store", func() (<-chan struct{}, error) { return w.Changed(), nil })
+			if err != nil {
+				d.engine.config.Logger.Error("store cannot tell of changes", "error", err)
+			}
 		}
 		select {
 		case <-changed:
 		case <-look.C:
 		case <-d.quit:
+			quit = true
 			return
 		}
 		look.Reset(every)
@@ -229,42 +250,78 @@ func (d *dispatcher) wake() {
 }
 
 func (d *dispatcher) run() {
-	defer close(d.ended)
+	quit := false
+	defer func() {
+		if quit {
+			close(d.ended)
+			return
+		}
+		d.wake() // the clock has ended the goroutine
+		go d.run()
+	}()
 	for {
 		select {
 		case <-d.work:
 			d.step()
 		case <-d.quit:
+			quit = true
 			return
 		}
 	}
 }
 
-// now returns the time for the queue. It is called under the lock.
-func (d *dispatcher) now() time.Time { return d.watch.now() }
+// asked calls a function under the lock, with the time of day and the time for the
+// queue. The clocks are user code, so they are asked before. If one ends the goroutine,
+// the function is called all the same, but the goroutine is not alive afterwards.
+func (d *dispatcher) asked(fn func(wall, now time.Time, alive bool)) {
+	alive := false
+	var wall, now time.Time
+	defer func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if now.After(d.last) {
+			d.last = now
+		}
+		fn(wall, d.last, alive)
+	}()
+	wall = d.engine.config.Clock.Now()
+	now = d.watch.now()
+	alive = true
+}
+
+// timed is asked without the time of day.
+func (d *dispatcher) timed(fn func(now time.Time)) {
+	var now time.Time
+	defer func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if now.After(d.last) {
+			d.last = now
+		}
+		fn(d.last)
+	}()
+	now = d.watch.now()
+}
 
 // step does what there is to do at this moment.
 func (d *dispatcher) step() {
-	wall := d.engine.config.Clock.Now()
-	d.mu.Lock()
-	now := d.now()
-	w := d.queue.Step(wall, now)
+	var w outbox.Work
 	var item *commit.Item
-	if w.Settle != nil {
-		item = &commit.Item{Lane: &d.lane, Batch: store.Batch{Settle: w.Settle}}
-		d.item = item
-	}
-	if w.Alarms != 0 {
-		if d.stopWake != nil {
-			d.stopWake()
+	var wall, now time.Time
+	d.asked(func(w2, n2 time.Time, alive bool) {
+		if !alive {
+			return // nothing that is taken now would be done
 		}
-		d.stopWake = d.engine.config.Clock.AfterFunc(max(w.Alarm.Sub(now), 0), func() { d.ring(w.Alarms) })
-	}
-	d.rest(now)
-	d.mu.Unlock()
-
+		wall, now = w2, n2
+		w = d.queue.Step(wall, now)
+		if w.Settle != nil {
+			item = &commit.Item{Lane: &d.lane, Batch: store.Batch{Settle: w.Settle}}
+			d.item = item
+		}
+		d.rest(now)
+	})
 	for _, r := range w.Deliver {
-		d.deliver(r)
+		d.deliver(r, wall)
 	}
 	if item != nil {
 		d.engine.submit(item)
@@ -278,15 +335,38 @@ func (d *dispatcher) step() {
 	if w.Again {
 		d.wake()
 	}
+	if w.Alarms != 0 {
+		d.setAlarm(w.Alarms, max(w.Alarm.Sub(now), 0))
+	}
+}
+
+// setAlarm sets an alarm in place of the one before. It is the last thing that a step
+// does, and is done without the lock, because the clock is user code.
+func (d *dispatcher) setAlarm(n uint64, after time.Duration) {
+	d.mu.Lock()
+	old := d.stopWake
+	d.stopWake = nil
+	d.mu.Unlock()
+	stop := d.engine.config.Clock.AfterFunc(after, func() { d.ring(n) })
+	d.mu.Lock()
+	late := d.closed
+	d.stopWake = stop
+	d.mu.Unlock()
+	if late {
+		stop()
+	}
+	if old != nil {
+		old()
+	}
 }
 
 // ring is called when an alarm rings.
 func (d *dispatcher) ring(n uint64) {
-	d.mu.Lock()
-	if at, ok := d.queue.Rang(n); ok {
-		d.watch.reach(at)
-	}
-	d.mu.Unlock()
+	d.timed(func(now time.Time) {
+		if at, ok := d.queue.Rang(n); ok {
+			d.watch.reach(at, now)
+		}
+	})
 	d.wake()
 }
 
@@ -318,8 +398,12 @@ func (d *dispatcher) settle(ctx context.Context) {
 
 // Settled is part of [commit.Owner]: the settlements are stored, or not.
 func (d *dispatcher) Settled(int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.timed(d.settled)
+	d.wake()
+}
+
+// settled is Settled under the lock.
+func (d *dispatcher) settled(now time.Time) {
 	list := d.item.Batch.Settle
 	if err := errors.Join(d.item.Err, d.item.Result.Err); err != nil {
 		level, text := slog.LevelError, "outbox messages could not be settled"
@@ -332,10 +416,9 @@ func (d *dispatcher) Settled(int) {
 	if !d.item.Failed() {
 		d.parked(list)
 	}
-	d.queue.Stored(d.item.Err, d.item.Result.Err, d.now())
+	d.queue.Stored(d.item.Err, d.item.Result.Err, now)
 	d.item = nil
 	d.flush()
-	d.wake()
 }
 
 // parked says which messages are parked now.
@@ -362,13 +445,13 @@ func (d *dispatcher) flush() {
 // committed takes over the messages of a batch that is stored.
 func (d *dispatcher) committed(b *store.Batch, r *store.Result) {
 	messages := outbox.Committed(b, r)
-	wall := d.engine.config.Clock.Now()
-	d.mu.Lock()
-	now := d.now()
-	d.queue.Clock(wall, now)
-	d.queue.Committed(messages, now)
-	d.mu.Unlock()
-	d.wake()
+	defer d.wake()
+	d.asked(func(wall, now time.Time, alive bool) {
+		if alive {
+			d.queue.Clock(wall, now)
+		}
+		d.queue.Committed(messages, now)
+	})
 }
 
 // doubted has the dispatcher look for messages of commits whose outcome is not known.
@@ -397,14 +480,29 @@ func (d *dispatcher) send(key store.Key, c *entity.Call) {
 
 // scan reads from the store what the queue wants, by the time of day.
 func (d *dispatcher) scan(plan outbox.Scan, wall time.Time) {
-	var failure error
+	var due time.Time
+	failure := errors.New("store: outbox: called runtime.Goexit")
+	defer func() {
+		if failure != nil && d.context.Err() == nil {
+			d.engine.config.Logger.Error("outbox could not be read", "error", failure)
+		}
+		defer d.wake()
+		d.timed(func(now time.Time) {
+			d.queue.ScanEnded(due, failure != nil, now)
+			d.drain()
+		})
+	}()
+	due, failure = d.reads(plan, wall)
+}
+
+// reads reads what a scan is to read, and returns when the first timer behind it is due.
+func (d *dispatcher) reads(plan outbox.Scan, wall time.Time) (due time.Time, failure error) {
 	if plan.Undue {
 		failure = d.read(store.MessageQuery{After: plan.After}, true)
 	}
 	if plan.Timers && failure == nil {
 		failure = d.read(store.MessageQuery{AfterDue: plan.AfterDue, After: plan.AfterTimer, DueBy: wall}, false)
 	}
-	var due time.Time
 	if plan.First && failure == nil {
 		failure = d.messages(store.MessageQuery{AfterDue: wall, After: math.MaxUint64}, func(m *store.Message) bool {
 			if !m.Due.After(wall) {
@@ -414,14 +512,7 @@ func (d *dispatcher) scan(plan outbox.Scan, wall time.Time) {
 			return false
 		})
 	}
-	if failure != nil && d.context.Err() == nil {
-		d.engine.config.Logger.Error("outbox could not be read", "error", failure)
-	}
-	d.mu.Lock()
-	d.queue.ScanEnded(due, failure != nil, d.now())
-	d.drain()
-	d.mu.Unlock()
-	d.wake()
+	return due, failure
 }
 
 // read hands messages to the queue: those without a due time, or those with one.
@@ -478,21 +569,10 @@ func (d *dispatcher) damaged(err error) {
 
 // fetch reads rows once more.
 func (d *dispatcher) fetch(rows []*outbox.Row) {
-	for _, r := range rows {
-		due, sequence := r.Place()
-		var found *store.Message
-		err := d.messages(store.MessageQuery{AfterDue: due, After: sequence - 1}, func(m *store.Message) bool {
-			if m.Sequence == sequence {
-				found = m
-			}
-			return false
-		})
-		if err != nil && d.context.Err() == nil {
-			d.engine.config.Logger.Error("outbox message could not be read", "sequence", sequence, "error", err)
-		}
-		d.mu.Lock()
-		d.queue.Fetched(r, found, err != nil, d.now())
-		d.mu.Unlock()
+	if len(rows) > 0 {
+		defer d.fetch(rows[1:]) // also if the store ends the goroutine
+		d.fetchOne(rows[0])
+		return
 	}
 	d.mu.Lock()
 	d.queue.FetchEnded()
@@ -501,13 +581,31 @@ func (d *dispatcher) fetch(rows []*outbox.Row) {
 	d.wake()
 }
 
-// deliver starts the delivery of a row.
-func (d *dispatcher) deliver(r *outbox.Row) {
+func (d *dispatcher) fetchOne(r *outbox.Row) {
+	due, sequence := r.Place()
+	var found *store.Message
+	err := errors.New("store: outbox: called runtime.Goexit")
+	defer func() {
+		if err != nil && d.context.Err() == nil {
+			d.engine.config.Logger.Error("outbox message could not be read", "sequence", sequence, "error", err)
+		}
+		d.timed(func(now time.Time) { d.queue.Fetched(r, found, err != nil, now) })
+	}()
+	err = d.messages(store.MessageQuery{AfterDue: due, After: sequence - 1}, func(m *store.Message) bool {
+		if m.Sequence == sequence {
+			found = m
+		}
+		return false
+	})
+}
+
+// deliver starts the delivery of a row. Wall is the time of day.
+func (d *dispatcher) deliver(r *outbox.Row, wall time.Time) {
 	if r.Message.Target.IsZero() {
 		go d.perform(r)
 		return
 	}
-	d.command(r)
+	d.command(r, wall)
 }
 
 // finished tells the queue of the end of a delivery.
@@ -515,11 +613,11 @@ func (d *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) 
 	if result == outbox.Done || result == outbox.Gone {
 		d.counts.delivered.Add(1)
 	}
-	d.mu.Lock()
-	d.queue.Finished(r, result, cause, d.now())
-	d.drain()
-	d.mu.Unlock()
-	d.wake()
+	defer d.wake()
+	d.timed(func(now time.Time) {
+		d.queue.Finished(r, result, cause, now)
+		d.drain()
+	})
 }
 
 // failed logs the failure of a delivery, and tells the queue. It calls methods of the
@@ -610,7 +708,7 @@ func (d *dispatcher) handle(r *outbox.Row) error {
 }
 
 // command sends a message to the entity that is its target.
-func (d *dispatcher) command(r *outbox.Row) {
+func (d *dispatcher) command(r *outbox.Row, wall time.Time) {
 	m := r.Message
 	k := d.engine.kinds[m.Target.Kind]
 	message := k.options.Rules.NewCommand(m.Type)
@@ -621,7 +719,7 @@ func (d *dispatcher) command(r *outbox.Row) {
 	var next *store.Message
 	if m.Every != "" {
 		var err error
-		if next, err = nextTimer(m, d.engine.config.Clock.Now()); err != nil {
+		if next, err = nextTimer(m, wall); err != nil {
 			go d.failed(r, outbox.Retry, err)
 			return
 		}
@@ -658,14 +756,12 @@ func commandResult(c *call) (outbox.Result, error) {
 }
 
 // close lets deliveries under way and effects that were sent end, and what they
-// have settled be stored, as long as ctx allows, and stops the dispatcher. If ctx is
-// that of a handler, close does not wait for that one.
-func (d *dispatcher) close(ctx context.Context) error {
+// have settled be stored, as long as ctx allows, and stops the dispatcher. It does not
+// wait for the delivery whose handler has called it, if there is one.
+func (d *dispatcher) close(ctx context.Context, self *Delivery) error {
 	drained, flushed := make(chan struct{}), make(chan struct{})
 	d.mu.Lock()
-	self := DeliveryFrom(ctx)
-	within := self != nil && self.engine == d.engine
-	d.queue.Close(within, within && self.Enqueued.IsZero())
+	d.queue.Close(self != nil, self != nil && self.Enqueued.IsZero())
 	d.drained = drained
 	d.drain()
 	d.mu.Unlock()
@@ -685,11 +781,22 @@ func (d *dispatcher) close(ctx context.Context) error {
 	if waitFor(ctx, d.ended) != nil && err == nil {
 		err = ctx.Err()
 	}
-	d.watches.Wait()
+	if waitFor(ctx, d.followed) != nil && err == nil {
+		err = ctx.Err()
+	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.stopWake != nil {
-		d.stopWake()
+	d.closed = true
+	stop := d.stopWake
+	d.mu.Unlock()
+	if stop != nil {
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			stop() // it is code of the clock
+		}()
+		if waitFor(ctx, stopped) != nil && err == nil {
+			err = ctx.Err()
+		}
 	}
 	return err
 }

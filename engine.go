@@ -13,6 +13,7 @@ import (
 	"github.com/gofrs/uuid/v5"
 
 	"github.com/perdure/perdure/actor"
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -72,45 +73,45 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	for i := range e.stripes {
 		e.stripes[i].ids = uuid.NewGen()
 	}
+	if c.logs {
+		e.reporter, c.Logger = newReporter(c.Logger)
+		e.config.Logger = c.Logger
+	}
+	opened := false
+	defer func() {
+		if !opened {
+			e.undoOpen()
+		}
+	}()
+	if _, ok := c.Clock.(systemClock); !ok {
+		c.Clock = &guardedClock{clock: c.Clock, logger: c.Logger, told: new(atomic.Bool)}
+		e.config.Clock = c.Clock
+	}
 	if err := e.addKinds(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
 	if err := e.addEffects(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
-	shared := true
-	if x, ok := c.Store.(store.Exclusive); ok {
-		release, err := x.Acquire()
-		switch {
-		case err == nil:
-			shared = false
-			e.unlock = release
-		case !errors.Is(err, errors.ErrUnsupported):
-			return nil, fmt.Errorf("open engine: %w", err)
-		}
+	shared, err := e.acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open engine: %w", err)
 	}
 	for _, k := range e.kinds {
 		k.options.Shared = shared
-	}
-	if x, ok := c.Store.(store.Instant); ok {
-		e.instant = x.Instant()
 	}
 	var poll time.Duration
 	if shared {
 		poll = c.Poll
 	}
-	hub, err := stream.NewHub(ctx, stream.Config{Log: c.Store, Poll: poll, Register: shared, Logger: c.Logger})
+	e.hub, err = guard.Apart(ctx, "the store", func() (*stream.Hub, error) {
+		return stream.NewHub(ctx, stream.Config{Log: c.Store, Poll: poll, Register: shared, Logger: c.Logger})
+	})
 	if err != nil {
-		e.unlock()
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
-	e.hub = hub
-	if c.logs {
-		e.reporter, c.Logger = newReporter(c.Logger)
-		e.config.Logger = c.Logger
-	}
 	if e.prunes() {
-		e.pruner = newPruner(c.Store, &e.seal, hub, c.Logger, !shared)
+		e.pruner = newPruner(c.Store, &e.seal, e.hub, c.Logger, !shared)
 	}
 	e.system = actor.NewSystem(actor.Config{Logger: c.Logger, MailboxMax: c.EntityCallsMax})
 	if !e.instant {
@@ -119,13 +120,90 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if box, ok := c.Store.(store.Outbox); ok {
 		e.dispatcher = newDispatcher(e, box, shared)
 		e.dispatcher.start()
-		if p, ok := c.Clock.(patientClock); ok {
-			e.detach = p.Attach(e.dispatcher.settle)
-		}
 	}
-	e.scheduleSweep()
+	opened = true
 	e.startServices()
+	if err := e.attach(ctx); err != nil {
+		_ = e.Close(ctx)
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
 	return e, nil
+}
+
+// acquire takes the store for the engine alone, or reports that it is shared. It
+// waits no longer than the context: what the store grants later is given up at once.
+func (e *Engine) acquire(ctx context.Context) (shared bool, err error) {
+	var mu sync.Mutex
+	left, held := false, func() {}
+	take := func() (bool, error) {
+		if x, ok := e.log.(store.Instant); ok {
+			e.instant = x.Instant()
+		}
+		x, ok := e.log.(store.Exclusive)
+		if !ok {
+			return true, nil
+		}
+		release, err := x.Acquire()
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return true, nil
+		case err != nil:
+			return false, err
+		case release == nil:
+			return false, errors.New("method Acquire of the store has returned no function to release it")
+		}
+		mu.Lock()
+		late := left
+		held = release
+		mu.Unlock()
+		if late {
+			release()
+		}
+		return false, nil
+	}
+	shared, err = guard.Apart(ctx, "the store", take)
+	mu.Lock()
+	defer mu.Unlock()
+	left = err != nil
+	e.unlock = held
+	return shared, err
+}
+
+// attach begins what the clock has to do with: sweeps, and clocks that wait for the
+// engine. The clock is user code, so attach waits no longer than the context.
+func (e *Engine) attach(ctx context.Context) error {
+	detach, err := guard.Apart(ctx, "the clock", func() (func(), error) {
+		e.scheduleSweep()
+		c, ok := e.config.Clock.(*guardedClock)
+		if !ok || e.dispatcher == nil {
+			return nil, nil
+		}
+		p, ok := c.clock.(patientClock)
+		if !ok {
+			return nil, nil
+		}
+		detach := p.Attach(e.dispatcher.settle)
+		if detach == nil {
+			return nil, errors.New("method Attach of the clock has returned no function to detach")
+		}
+		if e.closing.Load() {
+			detach()
+		}
+		return detach, nil
+	})
+	e.detach = detach
+	return err
+}
+
+// undoOpen gives up what an engine has that could not be opened.
+func (e *Engine) undoOpen() {
+	go func() {
+		defer func() { _ = recover() }() // it is code of the store
+		e.unlock()
+	}()
+	if e.reporter != nil {
+		e.reporter.close(context.Background())
+	}
 }
 
 func (e *Engine) addKinds() error {
@@ -170,6 +248,12 @@ func (e *Engine) addKinds() error {
 // not wait for that handler. Close does not close the store. Later calls of Close do
 // nothing.
 func (e *Engine) Close(ctx context.Context) error {
+	self := DeliveryFrom(ctx)
+	if self != nil && self.engine != e {
+		self = nil
+	}
+	ctx, cancel := closeContext(ctx, self != nil)
+	defer cancel()
 	e.mu.Lock()
 	if e.closing.Swap(true) {
 		e.mu.Unlock()
@@ -177,21 +261,16 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	stop := e.stop
 	e.mu.Unlock()
-	if self := DeliveryFrom(ctx); self != nil && self.engine == e {
-		// The context of a handler ends because of Close, which is no reason to give up.
-		deadline, bounded := ctx.Deadline()
-		ctx = context.WithoutCancel(ctx)
-		if bounded {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, deadline)
-			defer cancel()
+	_, err := guard.Apart(ctx, "the clock", func() (struct{}, error) {
+		if stop != nil {
+			stop()
 		}
-	}
-	stop()
-	if e.detach != nil {
-		e.detach()
-	}
-	err := e.services.stop(ctx)
+		if e.detach != nil {
+			e.detach()
+		}
+		return struct{}{}, nil
+	})
+	err = errors.Join(err, e.services.stop(ctx))
 	if err != nil {
 		err = fmt.Errorf("close engine: %w", err)
 	}
@@ -202,13 +281,17 @@ func (e *Engine) Close(ctx context.Context) error {
 		err = errors.Join(err, fmt.Errorf("close engine: %w", ctx.Err()))
 	}
 	if e.dispatcher != nil {
-		if err2 := e.closeEffects(ctx); err == nil && err2 != nil {
+		if err2 := e.closeEffects(ctx, self); err == nil && err2 != nil {
 			err = fmt.Errorf("close engine: effects: %w", err2)
 		}
 	}
 	e.seal.enter() // the store is given up at the end of Close, or later
-	defer e.seal.leave()
-	e.seal.close(e.unlock)
+	released := make(chan error, 1)
+	var releasing atomic.Bool
+	e.seal.close(func() {
+		releasing.Store(true)
+		go e.giveUp(released)
+	})
 	if e.committer != nil {
 		if err2 := e.committer.close(ctx); err == nil && err2 != nil {
 			err = fmt.Errorf("close engine: store: %w", err2)
@@ -229,10 +312,54 @@ func (e *Engine) Close(ctx context.Context) error {
 	if err2 := e.hub.Shutdown(ctx); err == nil && err2 != nil {
 		err = fmt.Errorf("close engine: readers of events: %w", err2)
 	}
+	e.seal.leave()
+	if err2 := waitForRelease(ctx, released, releasing.Load()); err == nil {
+		err = err2
+	}
 	if e.reporter != nil {
 		e.reporter.close(ctx)
 	}
 	return err
+}
+
+// releaseWait is how long Close waits for the store to be given up, if its context has
+// ended before.
+const releaseWait = 100 * time.Millisecond
+
+// waitForRelease waits until the store is given up, or cannot be before the context ends.
+func waitForRelease(ctx context.Context, released chan error, begun bool) error {
+	least := make(<-chan time.Time)
+	if begun {
+		t := time.NewTimer(releaseWait)
+		defer t.Stop()
+		least = t.C
+	}
+	select {
+	case err := <-released:
+		return err
+	case <-ctx.Done():
+	}
+	if begun {
+		select {
+		case err := <-released:
+			return err
+		case <-least:
+		}
+	}
+	return fmt.Errorf("close engine: the store is not given up: %w", ctx.Err())
+}
+
+// giveUp gives the store up. It runs on a goroutine of its own, because it is code of
+// the store.
+func (e *Engine) giveUp(done chan error) {
+	_, err := guard.Apart(context.Background(), "the store", func() (struct{}, error) {
+		e.unlock()
+		return struct{}{}, nil
+	})
+	if err != nil {
+		err = fmt.Errorf("close engine: give the store up: %w", err)
+	}
+	done <- err
 }
 
 // effectsGrace is how long effects may go on while the engine is closed, if nothing
@@ -241,13 +368,51 @@ const effectsGrace = 2 * time.Second
 
 // closeEffects waits for the effects that run. After a grace it ends their contexts: a
 // handler may wait for that, such as one whose server does not answer.
-func (e *Engine) closeEffects(ctx context.Context) error {
+func (e *Engine) closeEffects(ctx context.Context, self *Delivery) error {
 	grace := effectsGrace
 	if deadline, ok := ctx.Deadline(); ok {
 		grace = time.Until(deadline) / 2
 	}
 	defer time.AfterFunc(grace, e.dispatcher.cancel).Stop()
-	return e.dispatcher.close(ctx)
+	return e.dispatcher.close(ctx, self)
+}
+
+// closeContext asks a context once for what Close needs, before Close begins: the
+// context is user code, and Close must come to its end. That of a handler ends because
+// of Close, which is no reason to give up; only its deadline counts.
+func closeContext(ctx context.Context, ofHandler bool) (context.Context, context.CancelFunc) {
+	deadline, bounded := ctx.Deadline()
+	if !ofHandler {
+		return &closingContext{Context: context.Background(), deadline: deadline, bounded: bounded, done: ctx.Done()}, func() {}
+	}
+	if bounded {
+		return context.WithDeadline(context.Background(), deadline)
+	}
+	return context.Background(), func() {}
+}
+
+// A closingContext is what Close knows of the context of its caller.
+type closingContext struct {
+	context.Context
+
+	deadline time.Time
+	bounded  bool
+	done     <-chan struct{}
+}
+
+func (c *closingContext) Deadline() (time.Time, bool) { return c.deadline, c.bounded }
+func (c *closingContext) Done() <-chan struct{}       { return c.done }
+
+func (c *closingContext) Err() error {
+	select {
+	case <-c.done:
+	default:
+		return nil
+	}
+	if c.bounded && !time.Now().Before(c.deadline) {
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
 }
 
 // Events yields the events of the log above after, in its partition, and then

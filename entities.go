@@ -130,17 +130,24 @@ func (e *Engine) sweepEvery() time.Duration {
 
 // scheduleSweep arms the timer of the next sweep.
 func (e *Engine) scheduleSweep() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	every := e.sweepEvery()
-	if e.closing.Load() || every == 0 {
-		e.stop = func() bool { return false }
+	if every == 0 || e.closing.Load() {
 		return
 	}
-	e.stop = e.config.Clock.AfterFunc(every, func() {
+	stop := e.config.Clock.AfterFunc(every, func() {
+		if e.closing.Load() {
+			return
+		}
 		e.sweep(every)
 		e.scheduleSweep()
 	})
+	e.mu.Lock()
+	late := e.closing.Load()
+	e.stop = stop
+	e.mu.Unlock()
+	if late { // Close has stopped the one before
+		stop()
+	}
 }
 
 // sweep passivates entities that have been idle for long enough. The time is

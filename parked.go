@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -58,12 +59,14 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 	if err != nil {
 		return fmt.Errorf("unpark message %d: %w", sequence, err)
 	}
-	d, wall := e.dispatcher, e.config.Clock.Now()
-	d.mu.Lock()
-	d.queue.Clock(wall, d.now())
-	d.queue.Unparked(m, d.now())
-	d.mu.Unlock()
-	d.wake()
+	d := e.dispatcher
+	defer d.wake()
+	d.asked(func(wall, now time.Time, alive bool) {
+		if alive {
+			d.queue.Clock(wall, now)
+		}
+		d.queue.Unparked(m, now)
+	})
 	return nil
 }
 

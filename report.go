@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,7 @@ type reporter struct {
 }
 
 type report struct {
-	handler slog.Handler
+	handler *reportHandler
 	ctx     context.Context //nolint:containedctx // it goes with the record
 	record  slog.Record
 }
@@ -39,7 +40,7 @@ type report struct {
 func newReporter(l *slog.Logger) (*reporter, *slog.Logger) {
 	r := &reporter{inner: l.Handler(), queue: make(chan report, reportsMax), ended: make(chan struct{})}
 	go r.run()
-	return r, slog.New(&reportHandler{r, r.inner})
+	return r, slog.New(&reportHandler{reporter: r})
 }
 
 func (r *reporter) run() {
@@ -59,8 +60,12 @@ func (r *reporter) run() {
 
 func (x *report) hand() {
 	defer func() { _ = recover() }() // there is no place to tell of it
-	if x.handler.Enabled(x.ctx, x.record.Level) {
-		_ = x.handler.Handle(x.ctx, x.record)
+	handler := x.handler.reporter.inner
+	for _, with := range x.handler.with {
+		handler = with(handler)
+	}
+	if handler.Enabled(x.ctx, x.record.Level) {
+		_ = handler.Handle(x.ctx, x.record)
 	}
 }
 
@@ -82,7 +87,7 @@ func (r *reporter) close(ctx context.Context) {
 // A reportHandler is a [slog.Handler] that never waits.
 type reportHandler struct {
 	reporter *reporter
-	inner    slog.Handler
+	with     []func(slog.Handler) slog.Handler // what the inner handler is asked for first
 }
 
 // Enabled implements [slog.Handler]. The inner handler is asked later.
@@ -97,7 +102,7 @@ func (h *reportHandler) Handle(ctx context.Context, record slog.Record) error {
 		return nil
 	}
 	select {
-	case r.queue <- report{h.inner, context.WithoutCancel(ctx), record.Clone()}:
+	case r.queue <- report{h, context.WithoutCancel(ctx), record.Clone()}:
 	default:
 		r.lost.Add(1)
 	}
@@ -106,12 +111,18 @@ func (h *reportHandler) Handle(ctx context.Context, record slog.Record) error {
 
 // WithAttrs implements [slog.Handler].
 func (h *reportHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &reportHandler{h.reporter, h.inner.WithAttrs(attrs)}
+	return h.later(func(inner slog.Handler) slog.Handler { return inner.WithAttrs(attrs) })
 }
 
 // WithGroup implements [slog.Handler].
 func (h *reportHandler) WithGroup(name string) slog.Handler {
-	return &reportHandler{h.reporter, h.inner.WithGroup(name)}
+	return h.later(func(inner slog.Handler) slog.Handler { return inner.WithGroup(name) })
+}
+
+// later returns a handler for which the inner one is asked with each record, on the
+// goroutine that calls the code of the user.
+func (h *reportHandler) later(with func(slog.Handler) slog.Handler) slog.Handler {
+	return &reportHandler{h.reporter, append(slices.Clip(h.with), with)}
 }
 
 // textOf returns the text of an error whose methods are user code: it may panic, or

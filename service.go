@@ -2,13 +2,14 @@ package perdure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
-	"runtime/debug"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
 
@@ -49,29 +50,25 @@ func (e *Engine) startServices() {
 	for i, service := range e.config.Services {
 		s.states[i] = ServiceState{Service: service, Running: true}
 		s.wait.Go(func() {
-			err := serve(ctx, service, e)
-			if ctx.Err() != nil {
-				err = nil
-			}
-			s.mu.Lock()
-			s.states[i].Running, s.states[i].Err = false, err
-			s.mu.Unlock()
-			if err != nil {
-				e.failures.services.Add(1)
-				e.config.Logger.Error("service has ended", "service", fmt.Sprintf("%T", service), "error", err)
-			}
+			err := errors.New("method Serve has called runtime.Goexit")
+			defer func() { s.served(ctx, i, err, e) }()
+			_, err = guard.Call("Serve", func() (struct{}, error) { return struct{}{}, service.Serve(ctx, e) })
 		})
 	}
 }
 
-// serve calls Serve and makes an error of a panic.
-func serve(ctx context.Context, service Service, e *Engine) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
-		}
-	}()
-	return service.Serve(ctx, e)
+// served notes that a service has ended.
+func (s *services) served(ctx context.Context, i int, err error, e *Engine) {
+	if ctx.Err() != nil {
+		err = nil
+	}
+	s.mu.Lock()
+	s.states[i].Running, s.states[i].Err = false, err
+	s.mu.Unlock()
+	if err != nil {
+		e.failures.services.Add(1)
+		e.config.Logger.Error("service has ended", "service", fmt.Sprintf("%T", e.config.Services[i]), "error", err)
+	}
 }
 
 // stop ends the services and waits for them, or for the context.

@@ -227,6 +227,9 @@ const (
 	TaskResume
 )
 
+// Reads reports whether a task reads the store.
+func (t Task) Reads() bool { return t == TaskLoad || t == TaskRecall || t == TaskRepeat }
+
 // Task returns what the shell has to do next.
 func (e *Entity) Task() Task {
 	switch e.phase {

@@ -236,6 +236,9 @@ func (f *Fold) Apply(ev *store.Event) error {
 			What: "history", Key: f.e.Key(), Version: f.version + 1,
 			Reason: fmt.Sprintf("the next event has version %d", ev.Version),
 		}
+	case rule == nil && f.refused != nil:
+		return fmt.Errorf("event version %d: stored type %s has neither an Evolve rule nor an Upcast, and the state behind it cannot be taken: %w",
+			ev.Version, ev.Type, f.refused)
 	case rule == nil:
 		return fmt.Errorf("event version %d: stored type %s has neither an Evolve rule nor an Upcast", ev.Version, ev.Type)
 	}

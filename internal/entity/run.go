@@ -22,11 +22,11 @@ import (
 // so that it is never lost whatever the code of users does.
 func (e *Entity) run(c *Call) {
 	e.running = c
-	if err := c.Ctx.Err(); err != nil && !canary.Broken("deadline-ignored") {
-		e.fail(c, StatusExpired, err)
+	switch e.begin(c) {
+	case beginFailed:
+		e.fail(c, c.Outcome.Status, c.Outcome.Err)
 		return
-	}
-	if c.Begin != nil && !c.Begin(c) {
+	case beginLeft:
 		e.running = nil
 		e.pending-- // its caller has gone, and with it the call
 		return
@@ -40,6 +40,33 @@ func (e *Entity) run(c *Call) {
 		c.Outcome = Outcome{State: proto.Clone(e.state), Version: e.version}
 		e.gate(c)
 	}
+}
+
+// A beginning says whether a call runs.
+type beginning uint8
+
+const (
+	beginFailed beginning = iota // the outcome of the call says why
+	beginLeft                    // its caller has gone
+	begun
+)
+
+// begin asks whether a call is to run still. The context and the message are user
+// code in part, so it is guarded like a rule.
+func (e *Entity) begin(c *Call) (how beginning) {
+	e.guard = guarded
+	defer e.caught(c, "context of")
+	err := c.Ctx.Err()
+	switch {
+	case err != nil && !canary.Broken("deadline-ignored"):
+		c.Outcome = Outcome{Status: StatusExpired, Err: err}
+	case c.Begin == nil || c.Begin(c):
+		how = begun
+	default:
+		how = beginLeft
+	}
+	e.guard = unguarded
+	return how
 }
 
 // gate answers a call that changes nothing once all that it saw is durable and,
@@ -512,10 +539,16 @@ func (e *Entity) Exited() {
 	}
 }
 
-func typeName(m proto.Message) string {
+// typeName returns the full protobuf name of a message, whatever its methods do.
+func typeName(m proto.Message) (name string) {
 	if m == nil {
 		return "nil"
 	}
+	defer func() {
+		if recover() != nil {
+			name = fmt.Sprintf("%T", m)
+		}
+	}()
 	return string(m.ProtoReflect().Descriptor().FullName())
 }
 

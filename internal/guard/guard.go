@@ -1,0 +1,46 @@
+// Package guard calls code of users that may panic, end its goroutine, or block.
+package guard
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+)
+
+// Call calls a function and makes an error of a panic. The error says what was
+// called, such as "the store". A [runtime.Goexit] ends the goroutine of the caller.
+func Call[T any](what string, fn func() (T, error)) (result T, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = panicked(what, v)
+		}
+	}()
+	return fn()
+}
+
+func panicked(what string, v any) error {
+	return fmt.Errorf("%s: panic: %v\n%s", what, v, debug.Stack())
+}
+
+// Apart calls a function on a goroutine of its own, and makes errors of a panic and of
+// a [runtime.Goexit]. It does not wait for longer than the context: then the error is
+// the context's, the function may still run, and its result is lost.
+func Apart[T any](ctx context.Context, what string, fn func() (T, error)) (T, error) {
+	type outcome struct {
+		result T
+		err    error
+	}
+	ended := make(chan outcome, 1)
+	go func() {
+		o := outcome{err: fmt.Errorf("%s has called runtime.Goexit", what)}
+		defer func() { ended <- o }()
+		o.result, o.err = Call(what, fn)
+	}()
+	select {
+	case o := <-ended:
+		return o.result, o.err
+	case <-ctx.Done():
+		var none T
+		return none, fmt.Errorf("%s has not returned: %w", what, ctx.Err())
+	}
+}
