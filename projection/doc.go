@@ -67,6 +67,12 @@
 // shows it. [Serving] and [ServingTable] tell a query, in its own transaction,
 // which version of the model to read.
 //
+// # Consumers
+//
+// [Consume] declares a projection without a read model: handlers that send mail or
+// call other services, at least once for each event, with entities in parallel. Its
+// notes are kept in the log by [InLog].
+//
 // # Rebuilding
 //
 // Give the changed projection a higher [Version] and run both. The new one is

@@ -150,7 +150,9 @@ func OnFailure(f Failure) Option {
 }
 
 // Retry says how often an event is tried in all, and how long the pauses are:
-// the first one, doubled with each failure up to the longest. While an event
+// the first one, doubled with each failure up to the longest, and each longer by up
+// to a quarter, so that lanes and programs that fail together do not try again
+// together. While an event
 // waits for its next attempt, its lane waits with it. The defaults are
 // [AttemptsDefault], [BackoffMinDefault] and [BackoffMaxDefault].
 func Retry(attempts int, first, longest time.Duration) Option {

@@ -3,6 +3,7 @@ package project
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"time"
 
@@ -636,8 +637,15 @@ func (l *Lane) stored(now time.Time) {
 	}
 }
 
+// pause returns how long to wait after the failure of a handler. It is up to a quarter
+// longer than the policy says, so that lanes and runners that fail together, such as
+// because of a service that is down, do not all try again together.
 func (l *Lane) pause() time.Duration {
-	return backoff(l.policy.BackoffMin, l.policy.BackoffMax, l.attempts-1)
+	d := backoff(l.policy.BackoffMin, l.policy.BackoffMax, l.attempts-1)
+	h := fnv.New32a()
+	h.Write(l.self[:])
+	h.Write([]byte{byte(l.limits.Lane), byte(l.attempts)})
+	return d + d/4*time.Duration(h.Sum32()%1024)/1024
 }
 
 // failed finds the event that a handler has failed at: first what is before it

@@ -610,6 +610,106 @@ func (x *ProjectionDeadLetter) GetTimeUnixNano() int64 {
 	return 0
 }
 
+// ProjectionNotes are all notes of a projection whose notes are in the log: the state
+// of an entity of the kind perdure.notes, with the name of the projection.
+type ProjectionNotes struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted by key.
+	Notes         []*ProjectionNote `protobuf:"bytes,1,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProjectionNotes) Reset() {
+	*x = ProjectionNotes{}
+	mi := &file_perdure_v1_projection_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProjectionNotes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProjectionNotes) ProtoMessage() {}
+
+func (x *ProjectionNotes) ProtoReflect() protoreflect.Message {
+	mi := &file_perdure_v1_projection_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProjectionNotes.ProtoReflect.Descriptor instead.
+func (*ProjectionNotes) Descriptor() ([]byte, []int) {
+	return file_perdure_v1_projection_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ProjectionNotes) GetNotes() []*ProjectionNote {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+// ProjectionNote is one note.
+type ProjectionNote struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProjectionNote) Reset() {
+	*x = ProjectionNote{}
+	mi := &file_perdure_v1_projection_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProjectionNote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProjectionNote) ProtoMessage() {}
+
+func (x *ProjectionNote) ProtoReflect() protoreflect.Message {
+	mi := &file_perdure_v1_projection_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProjectionNote.ProtoReflect.Descriptor instead.
+func (*ProjectionNote) Descriptor() ([]byte, []int) {
+	return file_perdure_v1_projection_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ProjectionNote) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ProjectionNote) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 var File_perdure_v1_projection_proto protoreflect.FileDescriptor
 
 const file_perdure_v1_projection_proto_rawDesc = "" +
@@ -666,7 +766,12 @@ const file_perdure_v1_projection_proto_rawDesc = "" +
 	"\athrough\x18\x06 \x01(\x06R\athrough\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12\x1a\n" +
 	"\battempts\x18\b \x01(\rR\battempts\x12$\n" +
-	"\x0etime_unix_nano\x18\t \x01(\x10R\ftimeUnixNanoB7Z5github.com/perdure/perdure/proto/perdure/v1;perdurev1b\x06proto3"
+	"\x0etime_unix_nano\x18\t \x01(\x10R\ftimeUnixNano\"C\n" +
+	"\x0fProjectionNotes\x120\n" +
+	"\x05notes\x18\x01 \x03(\v2\x1a.perdure.v1.ProjectionNoteR\x05notes\"8\n" +
+	"\x0eProjectionNote\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05valueB7Z5github.com/perdure/perdure/proto/perdure/v1;perdurev1b\x06proto3"
 
 var (
 	file_perdure_v1_projection_proto_rawDescOnce sync.Once
@@ -680,7 +785,7 @@ func file_perdure_v1_projection_proto_rawDescGZIP() []byte {
 	return file_perdure_v1_projection_proto_rawDescData
 }
 
-var file_perdure_v1_projection_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_perdure_v1_projection_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_perdure_v1_projection_proto_goTypes = []any{
 	(*ProjectionServing)(nil),    // 0: perdure.v1.ProjectionServing
 	(*ProjectionVersion)(nil),    // 1: perdure.v1.ProjectionVersion
@@ -688,14 +793,17 @@ var file_perdure_v1_projection_proto_goTypes = []any{
 	(*ProjectionLane)(nil),       // 3: perdure.v1.ProjectionLane
 	(*ProjectionParked)(nil),     // 4: perdure.v1.ProjectionParked
 	(*ProjectionDeadLetter)(nil), // 5: perdure.v1.ProjectionDeadLetter
+	(*ProjectionNotes)(nil),      // 6: perdure.v1.ProjectionNotes
+	(*ProjectionNote)(nil),       // 7: perdure.v1.ProjectionNote
 }
 var file_perdure_v1_projection_proto_depIdxs = []int32{
 	2, // 0: perdure.v1.ProjectionVersion.selection:type_name -> perdure.v1.ProjectionSelection
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	7, // 1: perdure.v1.ProjectionNotes.notes:type_name -> perdure.v1.ProjectionNote
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_perdure_v1_projection_proto_init() }
@@ -709,7 +817,7 @@ func file_perdure_v1_projection_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_perdure_v1_projection_proto_rawDesc), len(file_perdure_v1_projection_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,260 @@
+package projection
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
+	"github.com/perdure/perdure/store"
+)
+
+// NotesKind is the kind of the entities that keep the notes of [InLog].
+const NotesKind = "perdure.notes"
+
+const (
+	// notesTriesMax bounds how often a transaction is run again because another
+	// program has changed the notes.
+	notesTriesMax = 32
+	// notesWaitMax bounds one transaction. It does not end with the context of the
+	// runner, so that what handlers have done is noted when that is stopped.
+	notesWaitMax = 10 * time.Second
+)
+
+// A logNotes target keeps notes in a log and nothing else: those of a projection are
+// the state of one entity. A transaction reads the state, and stores the next version
+// of it: if another program has come between, it is run again on what is stored.
+type logNotes struct {
+	log store.Log
+
+	turn  chan struct{} // held by an Update
+	known sync.Map      // *notesState by name of the projection, as it was stored last
+}
+
+// A notesState is one version of the state. It is not changed.
+type notesState struct {
+	version store.Version
+	notes   map[string][]byte
+}
+
+// A notesTx is a transaction. It is about one projection: the first key says which.
+type notesTx struct {
+	target  *logNotes
+	writes  bool
+	guessed bool // the state is the one that is known, and may be an old one
+	fresh   bool // it must not be
+
+	name  string
+	state *notesState // nil until a key was named
+	write map[string][]byte
+}
+
+// projectionOf returns the name of the projection that a key or prefix is of.
+func projectionOf(key string) string {
+	rest, _ := strings.CutPrefix(key, notesPrefix)
+	name, _, _ := strings.Cut(rest, "/")
+	return name
+}
+
+// isLaneKey reports whether a note is that of a lane of a version.
+func isLaneKey(key string) bool {
+	return strings.HasPrefix(key, notesPrefix) && strings.Contains(key, "/lane/")
+}
+
+// open reads the state of the projection that a key is of.
+func (x *notesTx) open(ctx context.Context, key string) error {
+	name := projectionOf(key)
+	switch {
+	case x.state != nil && x.name == name:
+		return nil
+	case x.state != nil:
+		return fmt.Errorf("%w: notes of projections %q and %q in one transaction", store.ErrInvalid, x.name, name)
+	}
+	if known, ok := x.target.known.Load(name); ok && x.writes && !x.fresh {
+		x.name, x.state, x.guessed = name, known.(*notesState), true
+		return nil
+	}
+	s, err := x.target.load(ctx, name)
+	if err != nil {
+		return err
+	}
+	x.name, x.state = name, s
+	return nil
+}
+
+func notesKey(name string) store.Key { return store.Key{Kind: NotesKind, ID: name} }
+
+// load reads what is stored.
+func (t *logNotes) load(ctx context.Context, name string) (*notesState, error) {
+	var list perdurev1.ProjectionNotes
+	s := &notesState{notes: make(map[string][]byte)}
+	var bad error
+	for _, err := range t.log.Load(ctx, notesKey(name), func(st *store.State) bool {
+		s.version = st.Version
+		switch {
+		case st.Type != string(list.ProtoReflect().Descriptor().FullName()):
+			bad = &store.CorruptError{What: "notes", Key: st.Key, Version: st.Version, Reason: "its state is a " + st.Type}
+		default:
+			if err := proto.Unmarshal(st.Payload, &list); err != nil {
+				bad = &store.CorruptError{What: "notes", Key: st.Key, Version: st.Version, Reason: err.Error()}
+			}
+		}
+		return true
+	}) {
+		if err != nil {
+			return nil, fmt.Errorf("read notes of %q: %w", name, err)
+		}
+	}
+	if bad != nil {
+		return nil, bad
+	}
+	for _, n := range list.GetNotes() {
+		s.notes[n.GetKey()] = n.GetValue()
+	}
+	return s, nil
+}
+
+// lasting returns a context that goes on for some time after ctx has ended.
+func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), notesWaitMax)
+}
+
+// Update implements [Target]. Do may be run several times.
+func (t *logNotes) Update(ctx context.Context, do func(*notesTx) error) error {
+	ctx, cancel := lasting(ctx)
+	defer cancel()
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: waiting for another transaction: %w", store.ErrNotStored, ctx.Err())
+	}
+	var err error
+	for n := range notesTriesMax {
+		x := &notesTx{target: t, writes: true, fresh: n > 0, write: make(map[string][]byte)}
+		if err = do(x); err != nil {
+			if x.guessed {
+				continue // it may be about notes of former times
+			}
+			return fmt.Errorf("update: %w", err)
+		}
+		if len(x.write) == 0 && !x.guessed {
+			return nil
+		}
+		if err = x.commit(ctx); !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", store.ErrNotStored, err)
+}
+
+// commit stores what the transaction has written. A transaction that has only read
+// what is known finds out whether it still is so.
+func (x *notesTx) commit(ctx context.Context) error {
+	next := &notesState{version: x.state.version + 1, notes: maps.Clone(x.state.notes)}
+	for k, v := range x.write {
+		if v == nil {
+			delete(next.notes, k)
+		} else {
+			next.notes[k] = v
+		}
+	}
+	b := &store.Batch{Key: notesKey(x.name), Expected: x.state.version}
+	if len(x.write) > 0 {
+		payload, err := next.encode()
+		if err != nil {
+			return fmt.Errorf("%w: %w", store.ErrNotStored, err)
+		}
+		var list perdurev1.ProjectionNotes
+		b.Save = &store.State{Type: string(list.ProtoReflect().Descriptor().FullName()), Payload: payload}
+		_, _ = rand.Read(b.Save.ID[:])
+	} else {
+		next = x.state
+	}
+	x.target.known.Delete(x.name) // nobody knows until it is stored
+	results, err := x.target.log.Commit(ctx, []*store.Batch{b})
+	if err == nil {
+		err = results[0].Err
+	}
+	if err != nil {
+		return fmt.Errorf("store notes of %q: %w", x.name, err)
+	}
+	x.target.known.Store(x.name, next)
+	return nil
+}
+
+func (s *notesState) encode() ([]byte, error) {
+	list := &perdurev1.ProjectionNotes{}
+	for _, k := range slices.Sorted(maps.Keys(s.notes)) {
+		list.Notes = append(list.Notes, &perdurev1.ProjectionNote{Key: k, Value: s.notes[k]})
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(list)
+	if err == nil && len(b) > store.PayloadBytesMax {
+		err = fmt.Errorf("%w: %d notes have %d bytes, at most %d are allowed; bring parked entities back or drop them",
+			store.ErrTooLarge, len(s.notes), len(b), store.PayloadBytesMax)
+	}
+	return b, err
+}
+
+// View implements [Target]: it reads what is stored.
+func (t *logNotes) View(_ context.Context, do func(*notesTx) error) error {
+	return do(&notesTx{target: t})
+}
+
+// Note implements [Target].
+func (t *logNotes) Note(ctx context.Context, x *notesTx, key string) ([]byte, error) {
+	if err := x.open(ctx, key); err != nil {
+		return nil, err
+	}
+	if v, ok := x.write[key]; ok {
+		return bytes.Clone(v), nil
+	}
+	return bytes.Clone(x.state.notes[key]), nil
+}
+
+// SetNote implements [Target].
+func (t *logNotes) SetNote(ctx context.Context, x *notesTx, key string, value []byte) error {
+	if !x.writes {
+		return fmt.Errorf("%w: a view does not write notes", store.ErrInvalid)
+	}
+	n := Note{Key: key, Value: value}
+	if err := n.Validate(); err != nil {
+		return err
+	}
+	if err := x.open(ctx, key); err != nil {
+		return err
+	}
+	x.write[key] = bytes.Clone(value)
+	return nil
+}
+
+// Notes implements [Target].
+func (t *logNotes) Notes(ctx context.Context, x *notesTx, prefix string) iter.Seq2[Note, error] {
+	return func(yield func(Note, error) bool) {
+		if err := x.open(ctx, prefix); err != nil {
+			yield(Note{}, err)
+			return
+		}
+		all := maps.Clone(x.state.notes)
+		for k, v := range x.write {
+			if delete(all, k); v != nil {
+				all[k] = v
+			}
+		}
+		for _, k := range slices.Sorted(maps.Keys(all)) {
+			if strings.HasPrefix(k, prefix) && !yield(Note{Key: k, Value: all[k]}, nil) {
+				return
+			}
+		}
+	}
+}
