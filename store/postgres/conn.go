@@ -168,7 +168,9 @@ func lost(err error) error {
 }
 
 // read runs fn, which only reads, on a connection of the pool. It is run again
-// if the connection is lost, as idle ones are when a server has been restarted. It
+// if the connection is lost, as idle ones are when a server has been restarted, and
+// also after it has returned nil, if the log is in doubt then: so it must begin where
+// it began, whatever it has read before. It
 // ends with its context, and however long that lasts, when the server is found not to
 // be at work on it.
 func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error {

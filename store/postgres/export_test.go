@@ -282,3 +282,6 @@ func (l *Log) FillPool(t testing.TB) {
 		defer c.Release()
 	}
 }
+
+// InDoubt reports whether the log waits for the outcome of a commit.
+func (l *Log) InDoubt() bool { return l.inDoubt() != nil }

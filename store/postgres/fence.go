@@ -78,7 +78,10 @@ const (
 const (
 	sqlLook = `SELECT p.there, CASE WHEN p.there THEN 0 ELSE nextval('S.clock') END
 		FROM (SELECT EXISTS (SELECT FROM S.commits WHERE writer = $writer AND serial = $serial) AS there) p`
-	sqlConfirm = `UPDATE S.commits SET at = now() WHERE writer = $writer AND serial = $first`
+	// The time of the first row stays that of the registration: an older program, which
+	// sweeps proofs by their age, then takes the first row no later than those after it,
+	// and what a first row without a proof says holds, see [Log.present].
+	sqlConfirm = `UPDATE S.commits SET at = at WHERE writer = $writer AND serial = $first`
 
 	sqlRegister = `INSERT INTO S.commits (writer, serial) VALUES ($writer, nextval('S.clock')) RETURNING serial`
 	// Of a writer without a session the first and the last row are kept, until many

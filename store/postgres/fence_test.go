@@ -495,6 +495,29 @@ func TestSweep(t *testing.T) {
 			verifyDense(t, l, 2)
 		})
 	}
+	t.Run("by age, as older programs do it, leaves the server one that has what was acknowledged", func(t *testing.T) {
+		t.Parallel()
+		d := pgtest.Open(t)
+		if err := postgres.MigrateUp(t.Context(), d.URL); err != nil {
+			t.Fatal(err)
+		}
+		d.Exec(t, "ALTER TABLE perdure.commits ALTER COLUMN at SET DEFAULT now() - interval '3 days'")
+		p := pgtest.NewProxy(t, d)
+		l, err := postgres.Open(t.Context(), p.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeAtEnd(t, l)
+		for v := range store.Version(2) {
+			p.ArmAt(answerOfCommit, pgtest.Cut) // so that a resolver changes the first row
+			if err := commitOne(t.Context(), l, one(key("a"), v, "e")); err != nil || !p.Disarm() {
+				t.Errorf("a commit whose answer is lost: %v", err)
+			}
+			d.Exec(t, "DELETE FROM perdure.commits WHERE at < now() - interval '1 day'")
+			p.HangUp()
+			verifyDense(t, l, int(v)+1)
+		}
+	})
 	t.Run("keeps the first and the last proof of the last writers that are gone, and all of a log that is open", func(t *testing.T) {
 		t.Parallel()
 		d := pgtest.Open(t)

@@ -258,7 +258,9 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 
 // fill reads the next page.
 func (s *stream) fill(ctx context.Context, p *page) error {
+	from := *s
 	return s.log.read(ctx, func(conn *pgxpool.Conn) error {
+		*s = from // it may be run again although it has moved on
 		p.reset()
 		args := []any{s.key.Kind, s.key.ID, int64(s.next), int64(s.last), pageRowsMax, pageBytesMax}
 		err := query(ctx, conn, s.log.statements.stream, args, func(v [][]byte) error {
