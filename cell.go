@@ -248,7 +248,7 @@ func (c *cell) retryLater() {
 func (c *cell) Submit(i *commit.Item) {
 	e := c.kind.engine
 	if len(i.Batch.Enqueue) > 0 && e.dispatcher != nil {
-		e.dispatcher.claim(i.Batch.Enqueue)
+		e.dispatcher.queue.Claim(i.Batch.Enqueue)
 	}
 	if !e.instant {
 		e.committer.submit(i)

@@ -116,24 +116,26 @@ type stopwatch struct {
 var stopwatchZero = time.Unix(1_000_000_000, 0)
 
 // start starts the stopwatch.
-func (s *stopwatch) start(c Clock) {
-	begin := time.Now()
-	s.elapsed = func() time.Duration { return time.Since(begin) }
-	guarded, ok := c.(*guardedClock)
-	if !ok {
-		return
-	}
-	if steady, ok := guarded.clock.(steadyClock); ok {
-		var last atomic.Int64
-		s.elapsed = func() (d time.Duration) {
-			returned := false
-			defer guarded.failed("Elapsed", &returned, func() { d = time.Duration(last.Load()) })
-			d = steady.Elapsed()
-			last.Store(int64(d))
-			returned = true
-			return d
+func (s *stopwatch) start(c Clock) { s.elapsed = elapsedOf(c) }
+
+// elapsedOf returns a function that tells how much time has passed by a clock since
+// some moment, whatever is done to the time of day.
+func elapsedOf(c Clock) func() time.Duration {
+	if guarded, ok := c.(*guardedClock); ok {
+		if steady, ok := guarded.clock.(steadyClock); ok {
+			var last atomic.Int64
+			return func() (d time.Duration) {
+				returned := false
+				defer guarded.failed("Elapsed", &returned, func() { d = time.Duration(last.Load()) })
+				d = steady.Elapsed()
+				last.Store(int64(d))
+				returned = true
+				return d
+			}
 		}
 	}
+	begin := time.Now()
+	return func() time.Duration { return time.Since(begin) }
 }
 
 // now returns the time that has passed since stopwatchZero. It calls the clock.

@@ -232,7 +232,7 @@ func (e *Engine) commitAlone(i *commit.Item) {
 func (e *Engine) heard(results []store.Result) {
 	for i := range slices.Backward(results) {
 		if results[i].Err == nil {
-			e.storeClock.heard(results[i].Time, e.config.Clock)
+			e.storeClock.Heard(results[i].Time, e.elapsed)
 			return
 		}
 	}

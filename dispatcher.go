@@ -192,7 +192,7 @@ func (d *dispatcher) Jitter(t time.Duration) time.Duration {
 // type. It is called under the lock.
 func (d *dispatcher) Misfit(m *store.Message) error {
 	switch {
-	case d.fits(m):
+	case d.Fits(m):
 		return nil
 	case !m.Target.IsZero() && d.engine.kinds[m.Target.Kind] == nil:
 		return d.misfit(m.Target.Kind, "the engine does not run the kind "+strconv.Quote(m.Target.Kind))
@@ -206,8 +206,8 @@ func (d *dispatcher) Misfit(m *store.Message) error {
 
 var errElsewhere = errors.New("the effect is performed by other engines")
 
-// fits reports whether the engine has a rule for a message.
-func (d *dispatcher) fits(m *store.Message) bool {
+// Fits is part of [outbox.Judge]: it reports whether the engine has a rule for a message.
+func (d *dispatcher) Fits(m *store.Message) bool {
 	if m.Target.IsZero() {
 		r := d.engine.effectTypes[m.Type]
 		return r != nil && r.perform != nil
@@ -226,20 +226,6 @@ func (d *dispatcher) misfit(what, text string) error {
 		d.engine.config.Logger.Log(d.context, level, "messages are left alone, and parked after a day", "reason", text)
 	}
 	return errors.New(text)
-}
-
-// claim notes in messages that are going to be stored that this engine delivers
-// them, or that any other may.
-func (d *dispatcher) claim(messages []store.Message) {
-	if d.owner == 0 {
-		return
-	}
-	for i := range messages {
-		m := &messages[i]
-		if m.Open = !d.fits(m); !m.Open {
-			m.Owner = d.owner
-		}
-	}
 }
 
 func (d *dispatcher) wake() {

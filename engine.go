@@ -14,6 +14,7 @@ import (
 
 	"github.com/perdure/perdure/actor"
 	"github.com/perdure/perdure/internal/guard"
+	"github.com/perdure/perdure/internal/storeclock"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -43,7 +44,8 @@ type Engine struct {
 	pool       sync.Pool // of *call
 	stripes    [stripeCount]stripe
 	striped    atomic.Uint32 // the last stripe that was given to a call
-	storeClock storeClock
+	storeClock storeclock.Clock
+	elapsed    func() time.Duration // never steps
 	entities   residents
 
 	mu      sync.Mutex
@@ -68,7 +70,10 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err := c.defaults(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
-	e := &Engine{config: c, log: c.Store, unlock: func() {}, drained: make(chan struct{}), closed: make(chan struct{})}
+	e := &Engine{
+		config: c, log: c.Store,
+		unlock: func() {}, drained: make(chan struct{}), closed: make(chan struct{}),
+	}
 	e.entities.now.Store(1<<roundBits | 1) // later than neverUsed
 	for i := range e.stripes {
 		e.stripes[i].ids = uuid.NewGen()
@@ -87,6 +92,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		c.Clock = &guardedClock{clock: c.Clock, logger: c.Logger, told: new(atomic.Bool)}
 		e.config.Clock = c.Clock
 	}
+	e.elapsed = elapsedOf(c.Clock)
 	if err := e.addKinds(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
@@ -485,7 +491,7 @@ func streamError(err error) error {
 }
 
 // storeTime is what is known of the time of the store.
-func (e *Engine) storeTime() time.Time { return e.storeClock.now(e.config.Clock) }
+func (e *Engine) storeTime() time.Time { return e.storeClock.Now(e.elapsed) }
 
 // Store returns the log that the engine runs on.
 func (e *Engine) Store() store.Log { return e.log }

@@ -52,7 +52,7 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 	if err == nil {
 		m.Parked, m.Attempts, m.LastError = false, 0, ""
 		list := []store.Message{*m}
-		e.dispatcher.claim(list)
+		e.dispatcher.queue.Claim(list)
 		m.Owner, m.Open = list[0].Owner, list[0].Open
 		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{{Sequence: sequence, Message: m, Required: true}}})
 	}

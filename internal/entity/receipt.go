@@ -287,7 +287,9 @@ const firstOrder = 1
 func (e *Entity) remember(c *Call, w *work) {
 	b, rs := &w.Batch, e.rare.receipts
 	now := rs.newest
-	if e.opts.StoreTime != nil {
+	if e.opts.StoreTime != nil && !e.opts.Shared {
+		// Where others write too, the clock of the store may have been set back since
+		// it was heard, and what was stored from then on would look old at once.
 		now = rs.reached(e.opts.StoreTime())
 	}
 	if group := min(max(len(rs.order)/forgetShare, 1), forgetMax); e.mayForget(group-1, now) {

@@ -239,6 +239,21 @@ func (d *Dispatcher) Flushed() bool {
 	return d.settling == nil && (!d.Unsaved() || !d.pause.IsZero())
 }
 
+// Claim notes in messages that are going to be stored that this engine delivers them,
+// or that any other may, because this one has no rule for them. It may be called by
+// several goroutines, and at the same time as other methods.
+func (d *Dispatcher) Claim(messages []store.Message) {
+	if !d.shared {
+		return
+	}
+	for i := range messages {
+		m := &messages[i]
+		if m.Open = d.judge != nil && !d.judge.Fits(m); !m.Open {
+			m.Owner = d.limits.Owner
+		}
+	}
+}
+
 // Committed returns the messages of a batch as the store has stored them.
 func Committed(b *store.Batch, r *store.Result) []*store.Message {
 	messages := make([]*store.Message, len(b.Enqueue))

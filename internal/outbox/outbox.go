@@ -85,6 +85,9 @@ type Shell interface {
 
 // A Judge is a [Shell] that cannot deliver every message.
 type Judge interface {
+	// Fits reports whether this engine has a rule for a message. It may be called
+	// by several goroutines.
+	Fits(*store.Message) bool
 	// Misfit says why this engine cannot deliver a message at all, such as a
 	// missing rule; it returns nil if it can.
 	Misfit(*store.Message) error
@@ -567,14 +570,21 @@ func (q *Queue) link(l *lane, r *Row) {
 	}
 	l.last.next = r
 	l.last = r
-	if l.first.sort == foreign && !l.delayed {
+	if s := l.first.sort; (s == foreign || s == misfit) && !l.delayed {
 		q.head(l) // something waits for it now
 	}
 }
 
-// peekMin is the first pause before an effect of another engine is looked for again,
-// with an own one behind it. Each further one doubles it.
+// peekMin is the first pause before a row is looked for again that only another engine
+// delivers, with an own one behind it. Each further one doubles it.
 const peekMin = 50 * time.Millisecond
+
+// peek has the first row of a lane looked for again, because others wait for its end.
+func (q *Queue) peek(l *lane) {
+	r := l.first
+	q.hold(l, q.now.Add(min(peekMin<<min(r.later, 20), max(q.limits.RescueAfter/8, peekMin))))
+	r.later++
+}
 
 // head deals with the first row of a lane that is not delayed.
 func (q *Queue) head(l *lane) {
@@ -596,13 +606,15 @@ func (q *Queue) head(l *lane) {
 		if q.limits.ParkAfter > 0 {
 			q.sweepBy(r.met.Add(q.limits.ParkAfter))
 		}
+		if q.shared && r.next != nil {
+			q.peek(l)
+		}
 	default:
 		q.sweepBy(q.rescueAt(r))
 		switch {
 		case r.next == nil:
 		case l.key.target.IsZero():
-			q.hold(l, q.now.Add(min(peekMin<<min(r.later, 20), max(q.limits.RescueAfter/8, peekMin))))
-			r.later++
+			q.peek(l)
 		default:
 			q.fetch(r) // the target decides it once, whoever delivers it
 		}

@@ -540,6 +540,8 @@ func TestQueue(t *testing.T) {
 // A picky shell has no rule for anything.
 type picky struct{ calm }
 
+func (picky) Fits(*store.Message) bool { return false }
+
 func (picky) Misfit(*store.Message) error { return errors.New("no rule") }
 
 func TestABrokenHandlerDoesNotHoldUpTheOthers(t *testing.T) {

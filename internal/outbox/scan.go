@@ -73,7 +73,9 @@ func (q *Queue) ScanBegins() Scan {
 	s := &q.scan
 	*s = scan{
 		running: true, tail: q.full || q.behind, sweep: q.full, mark: q.told, missed: math.MaxUint64,
-		timed: q.timed, late: s.late[:0], groups: s.groups[:0], first: q.full || q.timers,
+		timed: q.timed, late: s.late[:0], groups: s.groups[:0],
+		// Another engine may have set an earlier timer that only this one can deliver.
+		first: q.full || q.timers || q.shared && q.behind,
 	}
 	after := uint64(math.MaxUint64)
 	switch {
@@ -323,7 +325,8 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 			q.place(r)
 			r.class.places--
 			q.load(r, m)
-		default: // another engine has taken it over
+		default: // another engine has taken it over, so a failure here is no news
+			q.unchange(r)
 			q.place(r)
 			r.sort, r.met, r.saving, r.claim = s, q.now, false, false
 			q.places[r.sequence] = r

@@ -15,15 +15,20 @@ func (q *Queue) change(r *Row) {
 	}
 }
 
+// unchange takes a mark back: there is nothing of the row to be stored any more.
+func (q *Queue) unchange(r *Row) {
+	if r.changed {
+		r.changed = false
+		q.unsaved--
+	}
+}
+
 // forget lets go of a row that the store has no more, or has parked, and that is
 // in no lane any more.
 func (q *Queue) forget(r *Row) {
 	delete(q.rows, r.sequence)
 	delete(q.places, r.sequence)
-	if r.changed {
-		r.changed = false
-		q.unsaved--
-	}
+	q.unchange(r)
 	if r.Message != nil {
 		q.release(r)
 	} else {

@@ -31,6 +31,7 @@ var (
 	errHandler = errors.New("handler has failed")
 	errNever   = errors.New("it will never work")
 	errTarget  = errors.New("the target does not take it")
+	errNoRule  = errors.New("the program has no rule for it")
 )
 
 // A box delivers what commands have left in the outbox: the shell around the
@@ -71,6 +72,17 @@ func (b *box) Policy(m *store.Message) outbox.Policy {
 		p.AttemptsMax = math.MaxUint32
 	}
 	return p
+}
+
+// Fits is part of [outbox.Judge]: a program of another version may have no rule.
+func (b *box) Fits(m *store.Message) bool { return m.Type != b.node.lacks }
+
+// Misfit is part of [outbox.Judge].
+func (b *box) Misfit(m *store.Message) error {
+	if b.Fits(m) {
+		return nil
+	}
+	return errNoRule
 }
 
 // Jitter is part of [outbox.Shell].
@@ -153,6 +165,14 @@ func (b *box) committed(batch *store.Batch, r *store.Result) {
 	b.queue.Clock(b.node.wall(), b.node.w.now())
 	b.queue.Committed(outbox.Committed(batch, r), b.node.w.now())
 	b.wake()
+}
+
+// changed has the store read, because other nodes may have left something there.
+func (b *box) changed() {
+	if !b.node.gone {
+		b.queue.Changed()
+		b.wake()
+	}
 }
 
 // doubted has the store read again, because messages may be there that nobody
@@ -350,6 +370,11 @@ func (b *box) perform(r *outbox.Row) {
 	}
 	var work func()
 	work = func() {
+		if w.ill.hangs(r.Message) && !b.node.gone {
+			w.note("  the handler of message %d hangs", r.Message.Sequence)
+			w.ill.hung = append(w.ill.hung, work)
+			return
+		}
 		if b.node.gone && w.chance(0.5) {
 			return
 		}
@@ -404,8 +429,11 @@ type delivery struct {
 // command sends a message to its target.
 func (b *box) command(r *outbox.Row) {
 	w, m := b.node.w, r.Message
-	if m.Due.After(w.now()) {
-		w.broken("message %d is delivered at %v and is due at %v", m.Sequence, w.now(), m.Due)
+	if m.Due.After(w.latest) {
+		w.broken("message %d is delivered, and is due at %v; no clock has shown more than %v", m.Sequence, m.Due, w.latest)
+	}
+	if !b.Fits(m) {
+		w.broken("message %d is delivered by node %d, which has no rule for it", m.Sequence, b.node.name)
 	}
 	d := &delivery{box: b, row: r, started: w.tick()}
 	c := &entity.Call{

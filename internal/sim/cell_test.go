@@ -101,6 +101,11 @@ func (c *cell) retry() {
 func (c *cell) load() {
 	w := c.node.w
 	fold := c.core.Load()
+	if w.ill.freezes(c.key) {
+		c.loading = true
+		w.ill.hung = append(w.ill.hung, func() { c.loaded(fold, c.read(fold)) })
+		return
+	}
 	if w.chance(0.5) {
 		c.core.Loaded(fold, c.read(fold))
 		return
@@ -109,18 +114,27 @@ func (c *cell) load() {
 	w.later(func() {
 		err := c.read(fold)
 		w.later(func() {
-			c.loading = false
-			if !c.forgotten() {
-				c.core.Loaded(fold, err)
-				c.drive()
-			}
+			c.loaded(fold, err)
 		}, "node %d: %v is loaded: %v", c.node.name, c.key, err)
 	}, "node %d: %v is read", c.node.name, c.key)
 }
 
+// loaded ends a load that has taken time.
+func (c *cell) loaded(fold *entity.Fold, err error) {
+	c.loading = false
+	if err != nil {
+		c.node.failed()
+	}
+	if !c.forgotten() {
+		c.core.Loaded(fold, err)
+		c.drive()
+	}
+}
+
 func (c *cell) read(fold *entity.Fold) error {
 	w := c.node.w
-	if w.sick() {
+	if w.sick() || w.ill.deadens(c.key) {
+		c.node.failed()
 		return errIO
 	}
 	limit := len(w.disk.books[c.key].entries)
@@ -151,7 +165,10 @@ func (c *cell) recall() {
 	c.fetch(func() func() {
 		var list []*store.Receipt
 		if w.sick() {
-			return func() { c.core.Recalled(nil, errIO) }
+			return func() {
+				c.node.failed()
+				c.core.Recalled(nil, errIO)
+			}
 		}
 		for r, err := range w.disk.log.Receipts(background, c.key) {
 			if err != nil {
@@ -177,6 +194,7 @@ func (c *cell) repeat(call *entity.Call) {
 func (c *cell) answer(call *entity.Call) (first store.ID, out entity.Outcome, err error) {
 	w := c.node.w
 	if w.sick() {
+		c.node.failed()
 		return first, out, errIO
 	}
 	r, err := w.disk.log.Receipt(background, c.key, call.Name)
@@ -220,9 +238,7 @@ func (c *cell) Submit(i *commit.Item) {
 	if o := n.w.ops[n.w.disk.cause(&i.Batch)]; n.w.twin.sendsEarly && o != nil {
 		n.box.send(c.key, o.call)
 	}
-	for r := range i.Batch.Enqueue {
-		i.Batch.Enqueue[r].Owner = n.box.owner
-	}
+	n.box.queue.Claim(i.Batch.Enqueue)
 	if n.w.instant {
 		n.commitAlone(i)
 		c.settled++
@@ -276,4 +292,4 @@ func (c *cell) Reply(call *entity.Call) {
 }
 
 // Now is part of [entity.Shell].
-func (c *cell) Now() time.Time { return c.node.w.now() }
+func (c *cell) Now() time.Time { return c.node.wall() }

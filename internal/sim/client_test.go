@@ -31,23 +31,24 @@ const triesMax = 8
 
 // An op is one call, from its beginning to its end as the client sees it.
 type op struct {
-	w         *world
-	client    *client
-	node      *node
-	key       store.Key
-	call      *entity.Call
-	started   int
-	since     time.Time
-	delivered bool
-	begun     bool
-	left      bool // its client has left before it began
-	early     bool // a twin has answered it
-	gaveUp    bool // its client does not wait any more
-	last      bool // nothing else is going on, so it must see everything
-	replies   int
-	over      bool // the client knows all that it will ever know
-	definite  bool // it was told that nothing is stored
-	status    entity.Status
+	w           *world
+	client      *client
+	node        *node
+	key         store.Key
+	call        *entity.Call
+	started     int
+	since       time.Time
+	sinceStored time.Time // by the clock of the store
+	delivered   bool
+	begun       bool
+	left        bool // its client has left before it began
+	early       bool // a twin has answered it
+	gaveUp      bool // its client does not wait any more
+	last        bool // nothing else is going on, so it must see everything
+	replies     int
+	over        bool // the client knows all that it will ever know
+	definite    bool // it was told that nothing is stored
+	status      entity.Status
 }
 
 func (o *op) String() string {
@@ -311,9 +312,41 @@ func (o *op) check(out *entity.Outcome) {
 		if o.last {
 			w.broken("%v is answered with status %d when nothing fails: %v", o, out.Status, out.Err)
 		}
+		o.checkReason(out)
 	}
 	if w.disk.did[o.call.ID] {
 		w.broken("%v is answered with status %d and is stored: %v", o, out.Status, out.Err)
+	}
+}
+
+// checkReason checks that there was a reason for a failure between the beginning and
+// the end of the call.
+func (o *op) checkReason(out *entity.Outcome) {
+	w := o.w
+	_, misbehaves := o.call.Message.(*testv1.Misbehave)
+	var ok bool
+	switch out.Status {
+	case entity.StatusConflict: // other copies of the entity were faster, each time but the first since it began
+		rivals := 0
+		for _, wr := range w.disk.books[o.key].writes {
+			if wr.at >= o.started && wr.by != o.node {
+				rivals++
+			}
+		}
+		ok = rivals >= w.limits.Conflicts
+	case entity.StatusFault: // the store has failed
+		ok = w.failed >= o.started || w.ill.deadens(o.key)
+	case entity.StatusExpired:
+		ok = o.call.Ctx.Err() != nil
+	case entity.StatusOverloaded: // all places were taken
+		ok = o.node.cell(o.key).core.Pending() >= w.limits.Calls
+	case entity.StatusClosed:
+		ok = o.node == nil || o.node.stops
+	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusUnhandled:
+		ok = misbehaves
+	}
+	if !ok {
+		w.broken("%v is answered with status %d for no reason: %v", o, out.Status, out.Err)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -28,6 +27,7 @@ type disk struct {
 	outbox  ledger
 	keys    map[keyName]*promise
 	claims  map[string][]holding // by value, the latest last
+	writer  *node                // whose group is being stored
 }
 
 // A book is the history of one entity.
@@ -35,13 +35,20 @@ type book struct {
 	durable  bool
 	entries  []entry // of version 1, 2, …
 	snapshot store.Version
-	uses     []*use // of keys, in the order of their commits
+	uses     []*use  // of keys, in the order of their commits
+	writes   []write // that others could be in conflict with
 }
 
 type entry struct {
 	command store.ID
 	state   *testv1.Account // after it
 	at      int             // the moment in which it became durable
+}
+
+// A write is one commit about an entity.
+type write struct {
+	at int
+	by *node // nil is another writer
 }
 
 // A writing is what one command has stored.
@@ -56,7 +63,7 @@ func newDisk(w *world) *disk {
 		w: w, books: make(map[store.Key]*book), written: make(map[store.ID]*writing), did: make(map[store.ID]bool),
 		outbox: newLedger(w), keys: make(map[keyName]*promise), claims: make(map[string][]holding),
 	}
-	options := []memory.Option{memory.WithClock(func() time.Time { return w.now() })}
+	options := []memory.Option{memory.WithClock(w.storeClock)}
 	if w.shared {
 		options = append(options, memory.Shared())
 	}
@@ -101,6 +108,9 @@ func (d *disk) verdict() verdict {
 
 // commit is the moment in which a group is stored, or not.
 func (d *disk) commit(group []*commit.Item, v verdict) ([]store.Result, error) {
+	if v != stores {
+		d.w.failed = d.w.tick()
+	}
 	switch v {
 	case refuses:
 		return nil, fmt.Errorf("commit: %w", store.ErrNotStored)
@@ -193,7 +203,10 @@ func (d *disk) overtake(b *store.Batch) {
 		panic(fmt.Sprintf("the book of %v is wrong: %v", b.Key, r.Err))
 	}
 	d.w.note("  another writer overtakes %v", b.Key)
+	writer := d.writer
+	d.writer = nil
 	d.enter(rival, &r)
+	d.writer = writer
 }
 
 // twisted returns the batch that a twin stores in the place of another one.
@@ -242,6 +255,7 @@ func (d *disk) enter(b *store.Batch, r *store.Result) {
 	}
 	command := d.cause(b)
 	bk := d.books[b.Key]
+	bk.writes = append(bk.writes, write{at, d.writer})
 	d.append(b, bk, at)
 	d.w.target.record(b, r)
 	if store.Version(len(bk.entries)) != b.Next() {

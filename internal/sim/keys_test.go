@@ -30,6 +30,7 @@ type use struct {
 	refusal     *store.Refusal
 	time        time.Time
 	since       time.Time // when the call began, so that it was decided later
+	sinceStored time.Time // the same, by the clock of the store
 	forgotten   int       // the moment in which its receipt was removed; 0 if it is there
 }
 
@@ -72,7 +73,10 @@ func (d *disk) keep(b *store.Batch, command store.ID, r *store.Result, at int) {
 		}
 		u := &use{
 			command: command, fingerprint: o.call.Fingerprint, version: b.Next(), position: r.Position,
-			time: d.w.now(), since: o.since,
+			time: d.w.now(), since: o.since, sinceStored: o.sinceStored,
+		}
+		if t := d.w.storeClock(); t.Before(u.sinceStored) {
+			u.sinceStored = t // the clock was set back
 		}
 		if len(b.Receipts) > 0 {
 			u.refusal = b.Receipts[0].Refusal
@@ -92,9 +96,10 @@ func (d *disk) keep(b *store.Batch, command store.ID, r *store.Result, at int) {
 		if d.w.shared && len(p.uses) > 1 {
 			continue // the node may take it for the older use of that name
 		}
-		if newer := bk.newer(u); newer < d.w.receiptsMax && d.w.now().Sub(u.since) < d.w.receiptsFor {
+		age := max(d.w.now().Sub(u.since), d.w.stored.Sub(u.sinceStored))
+		if newer := bk.newer(u); newer < d.w.receiptsMax && age < d.w.receiptsFor {
 			d.w.broken("%v forgets the key %q after %d newer ones and %v; it keeps %d for %v",
-				b.Key, name, newer, d.w.now().Sub(u.since), d.w.receiptsMax, d.w.receiptsFor)
+				b.Key, name, newer, age, d.w.receiptsMax, d.w.receiptsFor)
 		}
 	}
 }

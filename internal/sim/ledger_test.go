@@ -120,8 +120,8 @@ func (g *ledger) decide(l *left, b *store.Batch, at int) {
 		g.w.broken("%v is decided, and it was %s before", l, l.how)
 	case m.Target != b.Key:
 		g.w.broken("%v is decided by %v", l, b.Key)
-	case m.Due.After(g.w.now()):
-		g.w.broken("%v is decided at %v, and is due at %v", l, g.w.now(), m.Due)
+	case m.Due.After(g.w.latest):
+		g.w.broken("%v is decided, and is due at %v; no clock has shown more than %v", l, m.Due, g.w.latest)
 	}
 	g.checkOrder(l, "decided", func(o *left) bool { return o.decided == 0 })
 	l.decided = at
@@ -132,7 +132,7 @@ func (g *ledger) decide(l *left, b *store.Batch, at int) {
 // change notes a failed attempt.
 func (g *ledger) change(l *left, m *store.Message) {
 	if m.LastError == "" && m.Attempts == l.tried {
-		l.message.Owner = m.Owner
+		l.message.Owner, l.message.Open = m.Owner, m.Open
 		g.w.note("  %v is claimed by engine %d", l, m.Owner)
 		return
 	}
@@ -245,14 +245,14 @@ func (g *ledger) once(r *outbox.Row, b *box) {
 	b.sent[source] = version
 }
 
-// auditOrphans checks that nothing waits for a rescue but orphans, what belongs to an
+// rescued returns the rows that only a rescue can have delivered: orphans, those of an
 // engine that is gone, and what stands behind such a row.
-func (g *ledger) auditOrphans() {
+func (g *ledger) rescued() map[*left]bool {
 	type lane struct {
 		source, target store.Key
 		handler        string
 	}
-	lost := make(map[lane]bool)
+	lost, rows := make(map[lane]bool), make(map[*left]bool)
 	for _, l := range g.order {
 		if l.closed != 0 || l.parked {
 			continue
@@ -262,10 +262,20 @@ func (g *ledger) auditOrphans() {
 		if m.Target.IsZero() {
 			key.handler = m.Type
 		}
-		alive := slices.ContainsFunc(g.w.nodes, func(n *node) bool { return n.box.owner == m.Owner })
+		alive := m.Open || slices.ContainsFunc(g.w.nodes, func(n *node) bool { return n.box.owner == m.Owner })
 		if l.orphan || !alive {
 			lost[key] = true
-		} else if !lost[key] {
+		}
+		rows[l] = lost[key]
+	}
+	return rows
+}
+
+// auditOrphans checks that nothing else waits for a rescue.
+func (g *ledger) auditOrphans() {
+	rescued := g.rescued()
+	for _, l := range g.order {
+		if l.closed == 0 && !l.parked && !rescued[l] {
 			g.w.broken("%v waits to be rescued: it was handled %d times and tried %d times", l, l.handled, l.tried)
 		}
 	}

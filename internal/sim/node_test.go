@@ -13,6 +13,7 @@ import (
 
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/storeclock"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -23,8 +24,11 @@ var background = context.Background()
 type node struct {
 	w       *world
 	name    int
-	gone    bool // it has crashed or stopped; another one has its place
-	stops   bool // it takes no more groups
+	gone    bool          // it has crashed or stopped; another one has its place
+	stops   bool          // it takes no more groups
+	skew    time.Duration // of its clock
+	lacks   string        // the type of the messages for which its program has no rule, if there are any
+	clock   storeclock.Clock
 	busy    bool // a task of the committer is on its way
 	queue   commit.Queue
 	box     *box
@@ -46,9 +50,16 @@ func newNode(w *world, name int) *node {
 			Shared: w.shared && !w.twin.skipsCheck,
 			Limits: w.limits,
 
-			Refusal:  refusal,
-			Performs: func(proto.Message) bool { return true },
+			Refusal:   refusal,
+			Performs:  func(proto.Message) bool { return true },
+			StoreTime: func() time.Time { return n.clock.Now(n.elapsed) },
 		}
+	}
+	if w.clocks && w.faulty {
+		n.skew = time.Duration(w.random.Int64N(int64(stepMax)))
+	}
+	if w.differ && w.faulty && name > 0 {
+		n.lacks = []string{"", "perdure.test.v1.Note", "perdure.test.v1.Deposit"}[w.random.IntN(3)]
 	}
 	n.box = newBox(n)
 	n.watch()
@@ -57,7 +68,16 @@ func newNode(w *world, name int) *node {
 }
 
 // wall is the time of day that the node has.
-func (n *node) wall() time.Time { return n.w.now() }
+func (n *node) wall() time.Time {
+	t := n.w.now().Add(n.skew)
+	if t.After(n.w.latest) {
+		n.w.latest = t
+	}
+	return t
+}
+
+// elapsed is how much time has passed on the node since the run began.
+func (n *node) elapsed() time.Duration { return n.w.now().Sub(epoch) }
 
 // cell returns the entity, bringing it into memory if need be.
 func (n *node) cell(key store.Key) *cell {
@@ -111,7 +131,7 @@ func (n *node) take() {
 		if !arrives {
 			return
 		}
-		n.w.disk.outbox.orphans = n.gone
+		n.w.disk.outbox.orphans, n.w.disk.writer = n.gone, n
 		results, err := n.w.disk.commit(group, v)
 		n.w.disk.outbox.orphans = false
 		if n.w.twin.retriesUnknown && err != nil && !errors.Is(err, store.ErrNotStored) {
@@ -129,6 +149,9 @@ func (n *node) settle(results []store.Result, err error) {
 	}
 	n.storing = nil
 	tw := &n.w.twin
+	if err != nil {
+		n.failed()
+	}
 	if tw.takesUnknownForNotStored && err != nil {
 		err = fmt.Errorf("%w: %w", store.ErrNotStored, err)
 	}
@@ -163,11 +186,20 @@ func (n *node) observe(group []*commit.Item, results []store.Result, err error) 
 
 // Stored is part of [commit.Observer].
 func (n *node) Stored(i *commit.Item, r *store.Result) {
+	n.clock.Heard(r.Time, n.elapsed)
 	n.publish(i, r)
 	if len(i.Batch.Enqueue) > 0 {
 		n.box.committed(&i.Batch, r)
+		for _, other := range n.w.nodes {
+			if other != n && n.w.shared {
+				n.w.later(other.box.changed, "node %d hears that the log has grown", other.name)
+			}
+		}
 	}
 }
+
+// failed notes that the store has failed the node.
+func (n *node) failed() { n.w.failed = n.w.tick() }
 
 // Doubted is part of [commit.Observer].
 func (n *node) Doubted() { n.box.doubted() }
@@ -193,6 +225,7 @@ func (n *node) commitAlone(i *commit.Item) {
 		return
 	}
 	group := []*commit.Item{i}
+	n.w.disk.writer = n
 	results, err := n.w.disk.commit(group, n.w.disk.verdict())
 	n.observe(group, results, err)
 	i.Settle(results, err)

@@ -2,7 +2,6 @@ package sim_test
 
 import (
 	"flag"
-	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -193,7 +192,7 @@ func TestABrokenTwinIsCaught(t *testing.T) {
 			t.Parallel()
 			for seed := range uint64(twinSeedsMax) {
 				w := newWorld(seed, tw)
-				if fault := caught(w); fault != "" {
+				if fault := w.run(); fault != "" {
 					t.Logf("caught with seed %d: %s", seed, fault)
 					return
 				}
@@ -201,14 +200,4 @@ func TestABrokenTwinIsCaught(t *testing.T) {
 			t.Errorf("a world that %s breaks no promise in %d seeds", tw.name, twinSeedsMax)
 		})
 	}
-}
-
-// caught runs a twin. A mistake may break so much that the world itself fails.
-func caught(w *world) (fault string) {
-	defer func() {
-		if v := recover(); v != nil {
-			fault = fmt.Sprint("panic: ", v)
-		}
-	}()
-	return w.run()
 }

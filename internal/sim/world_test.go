@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,9 @@ import (
 const (
 	// stepsMax bounds a run: one that takes longer does not come to rest.
 	stepsMax = 50_000
+	// faultyMax bounds the steps in which things fail: an illness may keep clients from
+	// getting anything done.
+	faultyMax = 3000
 	// traceMax bounds the lines that a failure prints.
 	traceMax = 80
 )
@@ -37,6 +41,12 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // often the others look: longer than any other pause, and shorter than receipts
 // are kept.
 const rescueAfter = 10 * time.Minute
+
+// stallAfter is how long a delivery to an entity that hangs counts.
+const stallAfter = time.Second
+
+// stepMax is how far off a clock may be.
+const stepMax = 3 * time.Hour
 
 // rescues is how often that much time passes in the end: what a node takes over may
 // have others behind it.
@@ -62,6 +72,14 @@ type world struct {
 
 	attempts    uint32        // until a message is parked
 	prunes      bool          // events are deleted behind snapshots
+	clocks      bool          // the clocks of nodes and of the store differ, and step
+	skew        time.Duration // of the store's clock
+	latest      time.Time     // that any node has had for the time of day
+	stored      time.Time     // the latest that the clock of the store has shown
+	differ      bool          // nodes run programs with other rules
+	failed      int           // when the store has last failed a node
+	ails        bool          // one thing will be broken until the end
+	ill         *illness      // what stays broken when nothing else fails any more
 	crashes     bool          // nodes crash and stop
 	timers      bool          // entities set timers
 	receiptsMax int           // keys that an entity remembers
@@ -124,6 +142,7 @@ func newWorld(seed uint64, tw twin) *world {
 	w.box = outbox.Limits{
 		Window: 2 + w.random.IntN(10), LaneMax: 1 + w.random.IntN(4), InFlight: 1 + w.random.IntN(4), Late: w.random.IntN(4),
 	}
+	w.box.Stall = stallAfter
 	if w.chance(0.5) {
 		w.box.Window, w.box.LaneMax, w.box.Late = 1000, 1000, 1000
 	}
@@ -135,6 +154,8 @@ func newWorld(seed uint64, tw twin) *world {
 	w.prunes, w.crashes, w.timers = w.chance(0.5), w.chance(0.7), w.chance(0.6)
 	w.receiptsMax = []int{1, 2, 4, 1000, 1000}[w.random.IntN(5)]
 	w.receiptsFor = []time.Duration{100 * time.Millisecond, time.Hour, time.Hour, time.Hour}[w.random.IntN(4)]
+	w.ails = w.chance(0.5)
+	w.clocks, w.differ = w.chance(0.4), w.shared && w.chance(0.4)
 	w.builds = rand.New(rand.NewPCG(seed, 2))
 	w.version = []uint64{0, 0, 1, 2}[w.builds.IntN(4)]
 	w.rules = newRules(w)
@@ -154,19 +175,31 @@ func newWorld(seed uint64, tw twin) *world {
 }
 
 // run is the whole run. It returns the promise that was broken, or nothing.
-func (w *world) run() string {
+func (w *world) run() (fault string) {
+	defer func() {
+		if v := recover(); v != nil {
+			w.broken("panic: %v\n%s", v, debug.Stack())
+			fault = w.fault
+		}
+	}()
 	for _, c := range w.clients {
 		c.next()
 	}
-	for patience := w.random.IntN(400); w.step(); {
-		if w.faulty && w.quiet() {
+	for patience := w.random.IntN(400); w.step() && (w.faulty || w.ill == nil); {
+		if w.faulty && (w.quiet() || w.steps > faultyMax) {
 			if patience--; patience < 0 {
 				w.calm()
 			}
 		}
 	}
 	w.calm()
+	w.suffer()
 	w.rest()
+	if w.clocks {
+		w.note("nothing happens until timers are due that were set by clocks ahead")
+		w.ahead += 2 * stepMax
+		w.rest()
+	}
 	if w.shared {
 		// A group of a node that has crashed may have come to the store when the
 		// node in its place had read the outbox: only a rescue finds its messages.
@@ -181,11 +214,16 @@ func (w *world) run() string {
 	return w.fault
 }
 
-// calm ends all faults.
+// calm ends all faults, but for an illness. The clocks are set right.
 func (w *world) calm() {
-	if w.faulty {
-		w.faulty = false
-		w.note("nothing fails any more")
+	if !w.faulty {
+		return
+	}
+	w.faulty, w.skew = false, 0
+	w.note("nothing fails any more")
+	for _, n := range w.nodes {
+		n.skew = 0
+		n.box.wake()
 	}
 }
 
@@ -276,6 +314,10 @@ func (w *world) accidents() {
 		n.readers[w.random.IntN(len(n.readers))].die()
 	case x > 0.065 && x < 0.085:
 		n.meddle()
+	case x > 0.085 && x < 0.095 && w.clocks:
+		w.stepClock(n)
+	case x > 0.095 && x < 0.1 && w.ails && w.ill == nil:
+		w.falls()
 	}
 }
 
@@ -301,6 +343,27 @@ func (w *world) tick() int {
 
 func (w *world) now() time.Time {
 	return epoch.Add(time.Duration(w.steps)*time.Millisecond + w.ahead)
+}
+
+// stepClock sets a clock forward or back: that of a node, or that of the store.
+func (w *world) stepClock(n *node) {
+	d := time.Duration(w.random.Int64N(int64(2*stepMax))) - stepMax
+	if w.chance(0.4) {
+		w.skew = d
+		w.note("the clock of the store is off by %v", d)
+		return
+	}
+	n.skew = d
+	w.note("the clock of node %d is off by %v", n.name, d)
+}
+
+// storeClock is the clock of the store.
+func (w *world) storeClock() time.Time {
+	t := w.now().Add(w.skew)
+	if t.After(w.stored) {
+		w.stored = t
+	}
+	return t
 }
 
 // chance is true with probability p.
@@ -409,7 +472,7 @@ func (w *world) ask(n *node, key store.Key) {
 
 // begin keeps a call in mind.
 func (w *world) begin(o *op) {
-	o.since = w.now()
+	o.since, o.sinceStored = w.now(), w.storeClock()
 	w.ops[o.call.ID] = o
 	w.all = append(w.all, o)
 }
