@@ -32,6 +32,7 @@ type Engine struct {
 	committer *committer // nil if the log commits on the spot
 	hub       *stream.Hub
 	pruner    *pruner
+	receipts  *receiptSweeper // nil if the store keeps none, or lists no entities
 
 	effects     map[reflect.Type]*effectRule
 	effectTypes map[string]*effectRule // by full protobuf name
@@ -127,6 +128,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		e.dispatcher = newDispatcher(e, box, shared)
 		e.dispatcher.start()
 	}
+	e.receipts = newReceiptSweeper(e)
 	opened = true
 	e.startServices()
 	if err := e.attach(ctx); err != nil {
@@ -180,6 +182,9 @@ func (e *Engine) acquire(ctx context.Context) (shared bool, err error) {
 func (e *Engine) attach(ctx context.Context) error {
 	detach, err := guard.Apart(ctx, "the clock", func() (func(), error) {
 		e.scheduleSweep()
+		if e.receipts != nil {
+			e.receipts.arm(e.receipts.pause())
+		}
 		c, ok := e.config.Clock.(*guardedClock)
 		if !ok || e.dispatcher == nil {
 			return nil, nil
@@ -271,6 +276,9 @@ func (e *Engine) Close(ctx context.Context) error {
 		if stop != nil {
 			stop()
 		}
+		if e.receipts != nil {
+			e.receipts.stop()
+		}
 		if e.detach != nil {
 			e.detach()
 		}
@@ -279,6 +287,11 @@ func (e *Engine) Close(ctx context.Context) error {
 	err = errors.Join(err, e.services.stop(ctx))
 	if err != nil {
 		err = fmt.Errorf("close engine: %w", err)
+	}
+	if e.receipts != nil {
+		if err2 := e.receipts.close(ctx); err == nil && err2 != nil {
+			err = fmt.Errorf("close engine: removal of receipts: %w", err2)
+		}
 	}
 	e.drain()
 	select {

@@ -269,8 +269,12 @@ const (
 // came with an idempotency key (see [WithIdempotencyKey]): at least the last
 // count of them, as long as they are not older than age. What is too many or too
 // old goes with later commands that have a key, in groups of up to a sixteenth
-// of all, so some more may be remembered. The defaults are [ReceiptsMaxDefault]
-// and [ReceiptsForDefault].
+// of all, so some more may be remembered. Where an entity gets no such command, what is
+// older than age and an eighth of it is removed in the background while the entity is
+// not in memory, if the store lists its entities ([store.Catalog]) and this entity has a
+// version above 0. A command whose outcome is unknown for as long as age is no longer
+// found out: it ends with [ErrOutcomeUnknown]. The defaults are [ReceiptsMaxDefault] and
+// [ReceiptsForDefault].
 func KeepReceipts(count int, age time.Duration) KindOption {
 	return kindOption(func(c *compiler) {
 		if count < 1 || age <= 0 {

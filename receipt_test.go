@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/perdure/perdure"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/memory"
 )
 
 // keyed are commands with what they are answered, on an empty account or shelf,
@@ -140,4 +143,134 @@ func TestAReceiptOutsideTheBatchIsCaught(t *testing.T) {
 			t.Errorf("got %v, %v: without its receipt a command is applied twice, or the other tests prove nothing", s, err)
 		}
 	})
+}
+
+// TestOldReceipts has entities rest that have remembered keys.
+func TestOldReceipts(t *testing.T) {
+	t.Parallel()
+	const entities = 150 // more than two pages
+	ask := func(t *testing.T, ref perdure.Ref[*testv1.Account], key string) {
+		t.Helper()
+		if _, err := ref.Do(t.Context(), &testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey(key)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := func(t *testing.T, log store.Log, id string) (names []string) {
+		t.Helper()
+		for r, err := range log.(store.Receipts).Receipts(t.Context(), store.Key{Kind: "account", ID: id}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, r.Name)
+		}
+		return names
+	}
+	t.Run("of_entities_at_rest_are_removed_when_they_are_too_old", func(t *testing.T) {
+		t.Parallel()
+		onBothLogs(t, func(t *testing.T, log store.Log) {
+			kind := accounts(perdure.KeepReceipts(100, 8*time.Hour), perdure.PassivateAfter(time.Minute))
+			e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind, shelves()}})
+			for n := range entities {
+				ref := kind.Ref(e, fmt.Sprintf("%03d", n))
+				for _, key := range []string{"a", "b"} {
+					ask(t, ref, key)
+				}
+			}
+			<-time.After(5 * time.Hour)
+			ask(t, kind.Ref(e, "001"), "later")
+			<-time.After(4*time.Hour - time.Minute)
+			for _, id := range []string{"000", "001", "149"} {
+				if got := kept(t, log, id); len(got) < 2 {
+					t.Errorf("entity %s after 8 h 59 min: got receipts %q, want all: they are kept for 8 hours, and an eighth of that longer", id, got)
+				}
+			}
+			<-time.After(2 * time.Hour)
+			for n := range entities {
+				want := 0
+				if n == 1 {
+					want = 1
+				}
+				if got := kept(t, log, fmt.Sprintf("%03d", n)); len(got) != want {
+					t.Errorf("entity %03d after 11 hours: got receipts %q, want %d", n, got, want)
+				}
+			}
+			if s, err := kind.Ref(e, "001").State(t.Context()); err != nil || s.GetBalance() != 3 {
+				t.Errorf("got %v, %v, want balance 3", s, err)
+			}
+			ask(t, kind.Ref(e, "001"), "later") // it is remembered
+			ask(t, kind.Ref(e, "000"), "a")     // and this one is not any more
+			for id, want := range map[string]int64{"001": 3, "000": 3} {
+				if s, err := kind.Ref(e, id).State(t.Context()); err != nil || s.GetBalance() != want {
+					t.Errorf("entity %s: got %v, %v, want balance %d", id, s, err, want)
+				}
+			}
+		})
+	})
+	t.Run("of_an_entity_in_memory_are_left_to_its_commands", func(t *testing.T) {
+		t.Parallel()
+		onBothLogs(t, func(t *testing.T, log store.Log) {
+			kind := accounts(perdure.KeepReceipts(100, 8*time.Hour), perdure.PassivateAfter(0))
+			e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}})
+			ask(t, kind.Ref(e, "1"), "a")
+			<-time.After(24 * time.Hour)
+			if got := kept(t, log, "1"); len(got) != 1 {
+				t.Errorf("got receipts %q, want one", got)
+			}
+			ask(t, kind.Ref(e, "1"), "b")
+			if got := kept(t, log, "1"); len(got) != 1 || got[0] != "b" {
+				t.Errorf("after a command with a key: got receipts %q, want b", got)
+			}
+		})
+	})
+	t.Run("are_removed_on_a_log_that_engines_share_while_one_has_the_entity_in_memory", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			log := memory.New(memory.Shared())
+			kind := accounts(perdure.KeepReceipts(100, 8*time.Minute), perdure.PassivateAfter(0))
+			config := perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}}
+			a := openConfig(t, config)
+			b := openConfig(t, config)
+			ask(t, kind.Ref(a, "1"), "a")
+			ask(t, kind.Ref(b, "2"), "b") // so that it knows the store's clock
+			<-time.After(24 * time.Minute)
+			if got := kept(t, log, "1"); len(got) != 0 {
+				t.Errorf("got receipts %q, want none", got)
+			}
+			for range 2 {
+				ask(t, kind.Ref(a, "1"), "a") // the key is free again, and then used
+				if s, err := kind.Ref(a, "1").State(t.Context()); err != nil || s.GetBalance() != 2 {
+					t.Errorf("got %v, %v, want balance 2", s, err)
+				}
+			}
+		})
+	})
+	t.Run("do_not_end_the_process_when_the_store_panics", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			log := &brittleCatalog{Log: memory.New()}
+			kind := accounts(perdure.KeepReceipts(100, 8*time.Hour), perdure.PassivateAfter(time.Minute))
+			e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}})
+			ask(t, kind.Ref(e, "1"), "a")
+			log.panics.Store(true)
+			<-time.After(24 * time.Hour)
+			log.panics.Store(false)
+			<-time.After(2 * time.Hour)
+			if got := kept(t, log, "1"); len(got) != 0 {
+				t.Errorf("once the store works: got receipts %q, want none", got)
+			}
+		})
+	})
+}
+
+// A brittleCatalog is a store that cannot list its entities at times.
+type brittleCatalog struct {
+	*memory.Log
+	panics atomic.Bool
+}
+
+func (b *brittleCatalog) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
+	if b.panics.Load() {
+		panic("the list is torn")
+	}
+	return b.Log.Entities(ctx, kind, after)
 }

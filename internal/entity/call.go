@@ -2,6 +2,7 @@ package entity
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -67,6 +68,7 @@ type Call struct {
 	silent    bool          // that attempt made no version, so that no event tells
 	expected  store.Version // version before that attempt
 	receipt   receiptPlace  // of that attempt, of a command with a key
+	tried     time.Time     // when the first attempt began that may be stored, of a command with a key
 	cause     error         // of the uncertainty
 	found     bool          // the log holds the attempt, at position
 	position  store.Position

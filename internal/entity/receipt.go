@@ -154,6 +154,24 @@ func sortReceipts(list []*store.Receipt, shared bool) {
 	})
 }
 
+// expiredShare is the part of the time for which receipts are kept that those of an
+// entity at rest are kept for longer. A command in doubt is not run again once that time
+// is over, so it does so while its receipt, if there is one, is still there.
+const expiredShare = 8
+
+// Expired returns the names of the receipts that an entity at rest need not keep at a
+// time of the store's clock, the oldest first.
+func Expired(list []*store.Receipt, shared bool, now time.Time, keep time.Duration) (names []string) {
+	sortReceipts(list, shared)
+	for _, r := range list {
+		if now.Sub(r.Time) < keep+keep/expiredShare {
+			break // what is stored after it is younger, whatever the clock has shown since
+		}
+		names = append(names, r.Name)
+	}
+	return names
+}
+
 // Heads reads the receipts of an entity without their answers, which may be as
 // large as the state each.
 func Heads(receipts iter.Seq2[*store.Receipt, error]) (list []*store.Receipt, err error) {
@@ -266,12 +284,19 @@ func (e *Entity) recall(c *Call) bool {
 // was one, may have been taken out by later ones. Receipts are forgotten in the order
 // of their places. So one with a place before that of the attempt shows that the
 // attempt has not been forgotten; and so does the first receipt that the entity
-// ever had. No clock is asked.
+// ever had, or has had since all were too old. For that, the engine's clock is asked
+// how long ago the first attempt was, and no other is compared with it.
 func (e *Entity) mayBeForgotten(c *Call) bool {
-	if !c.uncertain || canary.Broken("window-not-considered") || len(e.rare.receipts.order) == 0 {
+	if !c.uncertain || canary.Broken("window-not-considered") {
 		return false
 	}
+	if e.shell.Now().Sub(c.tried) >= e.opts.Rules.ReceiptsFor {
+		return true // by whoever removes the receipts of entities at rest
+	}
 	order := e.rare.receipts.order
+	if len(order) == 0 {
+		return false
+	}
 	oldest := order[0].place
 	if e.opts.Shared && oldest.version == c.receipt.version && len(order) >= e.opts.Rules.ReceiptsMax {
 		return true // other engines may have refused that many, and their counts say nothing here
@@ -286,6 +311,9 @@ const firstOrder = 1
 // is too old or too much.
 func (e *Entity) remember(c *Call, w *work) {
 	b, rs := &w.Batch, e.rare.receipts
+	if !c.uncertain {
+		c.tried = e.shell.Now()
+	}
 	now := rs.newest
 	if e.opts.StoreTime != nil && !e.opts.Shared {
 		// Where others write too, the clock of the store may have been set back since

@@ -394,3 +394,44 @@ func TestAbortTellsTheDoubtAboutAKey(t *testing.T) {
 	l.core.Abort()
 	l.wantAnswer("the command in doubt", c, entity.StatusUnknown, 0)
 }
+
+func TestADoubtAsOldAsReceiptsAreKeptIsTold(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, shelf, func(o *entity.Options) { o.Rules.ReceiptsFor = time.Minute })
+	c := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
+	l.overwrite()
+	l.clock = l.clock.Add(time.Minute)
+	l.commit(&store.Batch{Key: l.key(), Expected: 2, Forget: []string{"k"}}) // as of an entity at rest
+	l.lose(false)
+	l.wantAnswer("a command in doubt for a minute, without a receipt", c, entity.StatusUnknown, 0)
+	l.wantBalance(7)
+}
+
+func TestExpired(t *testing.T) {
+	t.Parallel()
+	begin := time.Unix(1000, 0)
+	receipt := func(name string, version store.Version, order uint64, after time.Duration) *store.Receipt {
+		return &store.Receipt{Name: name, Version: version, Order: order, Time: begin.Add(after)}
+	}
+	list := []*store.Receipt{
+		receipt("d", 3, 4, 8*time.Minute),
+		receipt("a", 1, 1, 0),
+		receipt("c", 2, 3, time.Minute), // the store's clock was set back before it
+		receipt("b", 2, 2, 2*time.Minute),
+	}
+	for _, c := range []struct {
+		after time.Duration
+		want  []string
+	}{
+		{9*time.Minute - 1, nil},
+		{9 * time.Minute, []string{"a"}},
+		{10 * time.Minute, []string{"a"}}, // c is as young as b, behind which it is
+		{11 * time.Minute, []string{"a", "b", "c"}},
+		{17 * time.Minute, []string{"a", "b", "c", "d"}},
+	} {
+		got := entity.Expired(slices.Clone(list), false, begin.Add(c.after), 8*time.Minute)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("receipts that are kept for 8 minutes, and a minute longer, after %v: got %q, want %q", c.after, got, c.want)
+		}
+	}
+}

@@ -44,14 +44,28 @@ func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.R
 // Receipts implements [store.Receipts]. Receipts that come or go during the
 // iteration may or may not be seen.
 func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return l.receipts(ctx, key, store.DecodeReceipt)
+}
+
+// ReceiptHeads implements [store.ReceiptHeads]. The server sends the answers too, a page
+// of them at a time, and none is kept.
+func (l *Log) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return l.receipts(ctx, key, store.DecodeReceiptHead)
+}
+
+func (l *Log) receipts(ctx context.Context, key store.Key, decode func([]byte) (*store.Receipt, error)) iter.Seq2[*store.Receipt, error] {
 	args := func(after string) []any { return []any{key.Kind, key.ID, after, pageRowsMax, pageBytesMax} }
 	return records(ctx, l, "receipts", l.statements.receiptsOf, args, func(name string, record []byte) (*store.Receipt, error) {
-		return decodeReceipt(key, name, record)
+		return checkReceipt(key, name, record, decode)
 	})
 }
 
 func decodeReceipt(key store.Key, name string, record []byte) (*store.Receipt, error) {
-	r, err := store.DecodeReceipt(record)
+	return checkReceipt(key, name, record, store.DecodeReceipt)
+}
+
+func checkReceipt(key store.Key, name string, record []byte, decode func([]byte) (*store.Receipt, error)) (*store.Receipt, error) {
+	r, err := decode(record)
 	if err == nil && (r.Entity != key || r.Name != name) {
 		err = &store.CorruptError{What: "receipt", Reason: fmt.Sprintf("found receipt %q of %v in its place", r.Name, r.Entity)}
 	}
