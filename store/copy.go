@@ -48,7 +48,7 @@ func (r *CopyReport) Err() error {
 	case err == nil:
 		return nil
 	case r.Damaged+r.Skipped == 0:
-		return fmt.Errorf("the copy is whole, and the log that was copied is damaged: %w", err)
+		return fmt.Errorf("the log that was copied is damaged; all that it names is in the copy: %w", err)
 	}
 	return fmt.Errorf("the log that was copied is damaged; %d records of the copy are, too, and %d were left out: %w", r.Damaged, r.Skipped, err)
 }
@@ -157,6 +157,11 @@ func transfer(ctx context.Context, from Log, importer Importer, report *CopyRepo
 	if err := v.run(ctx); err != nil {
 		return err
 	}
+	if opened, ok := from.(FaultTeller); ok {
+		for _, err := range opened.Faults() {
+			v.fault(err)
+		}
+	}
 	report.Faults, report.FaultCount = v.Faults, v.FaultCount
 	origin := x.Origin()
 	origin.Damaged = v.FaultCount > 0
@@ -168,7 +173,7 @@ func transfer(ctx context.Context, from Log, importer Importer, report *CopyRepo
 	chunk := chunk{in: in}
 	add := func(r Record, n int) error { return chunk.add(ctx, r, n) }
 	if v.FaultCount > 0 {
-		beside := &besideDamage{Export: x, from: from, report: report, add: add}
+		beside := &besideDamage{Export: x, from: from, pruned: v.parts, report: report, add: add}
 		report.Digest, err = digestOf(ctx, beside, progress, add)
 		if err == nil {
 			err = beside.failed

@@ -202,7 +202,7 @@ func TestCopyOfADamagedLog(t *testing.T) {
 			}
 			// Some records are lost with their names, with and without an error.
 			nameless := rnd.IntN(2) == 0
-			lost := &losingLog{Log: l, seed: seed, nameless: nameless, one: 1 + rnd.IntN(25)}
+			lost := &losingLog{Log: l, seed: seed, nameless: nameless, one: 1 + rnd.IntN(25), silent: 1 + rnd.Uint64N(60)}
 			whole, _, _ := readable(t, lost)
 			to := memory.New(memory.WithPartitions(partitions))
 			report, err := store.Copy(t.Context(), lost, to, nil)
@@ -258,6 +258,22 @@ type losingLog struct {
 	seed     uint64
 	one      int  // of so many
 	nameless bool // the error does not say which
+	// silent is the number of an event that is lost without an error, in all places.
+	silent uint64
+}
+
+// Read implements [store.Log].
+func (l *losingLog) Read(ctx context.Context, key store.Key, after store.Version) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		for e, err := range l.Log.Read(ctx, key, after) {
+			if err == nil && e.Position.Sequence() == l.silent {
+				err = &store.CorruptError{What: "event", Reason: "it is lost"}
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
 }
 
 func (l *losingLog) Export(ctx context.Context) (store.Export, error) {
@@ -278,6 +294,9 @@ func (x losingExport) Records(ctx context.Context, s store.Sort) iter.Seq2[store
 				if !yield(nil, &store.CorruptError{What: "page", Reason: "it cannot be read"}) {
 					return
 				}
+				continue
+			}
+			if e, ok := r.(*store.Event); ok && err == nil && e.Position.Sequence() == x.l.silent {
 				continue
 			}
 			if !yield(r, err) {

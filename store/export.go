@@ -268,6 +268,14 @@ type Verifier interface {
 	VerifyFiles(ctx context.Context, fault func(error)) error
 }
 
+// FaultTeller is the ability of a [Log] that was opened although it is damaged to say
+// what is wrong with its files. It is optional; [Copy] uses it.
+type FaultTeller interface {
+	// Faults returns what was found when the log was opened, errors that match
+	// [ErrCorrupt]. It is empty for a log that was opened as usual.
+	Faults() []error
+}
+
 // Backuper is the ability of a [Log] to copy its files while it is used. It is
 // optional; [Backup] calls it, and then verifies what it has written.
 type Backuper interface {

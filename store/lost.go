@@ -36,7 +36,9 @@ const (
 //     one of the positions where events were lost that fits its version.
 //  4. Where the index names none of the events that were lost between two that can be
 //     read, one of [LostKind] is added behind the first of the two, and one at the head
-//     of a partition whose last event is lost.
+//     of a partition whose last event is lost. The same is done where no error tells of
+//     a loss, and fewer events were deleted than are missing: in each gap, or in the
+//     first one if some of the gaps are those of deleted events.
 //  5. For all other records of a sort that were lost with their names, one of
 //     [LostKind] is added.
 //
@@ -45,10 +47,16 @@ const (
 type besideDamage struct {
 	Export
 	from   Log
+	pruned []partitionTally
 	report *CopyReport
 	add    func(r Record, n int) error
 	failed error
 	lost   lostEvents
+
+	// By partition: how many events are missing that nothing names, and whether events
+	// have been deleted.
+	silent  []uint64
+	deleted []bool
 
 	// Of the partition that events are read from:
 	at       Position            // the last event that was copied
@@ -273,6 +281,9 @@ func (b *besideDamage) placed(ctx context.Context, r Record) (Record, error) {
 
 // events copies the events.
 func (b *besideDamage) events(ctx context.Context, hand func(Record) bool) error {
+	if err := b.countSilent(ctx); err != nil {
+		return err
+	}
 	b.lost = lostEvents{x: b.Export}
 	b.at = NewPosition(0, 0)
 	for r, err := range b.Export.Records(ctx, SortEvent) {
@@ -305,6 +316,71 @@ func (b *besideDamage) events(ctx context.Context, hand func(Record) bool) error
 		b.at = e.Position
 	}
 	return b.advance(ctx, len(b.Origin().Heads), hand)
+}
+
+// countSilent finds how many events of each partition are missing that neither the index
+// names nor a deletion explains.
+func (b *besideDamage) countSilent(ctx context.Context) error {
+	heads := b.Origin().Heads
+	b.silent, b.deleted = make([]uint64, len(heads)), make([]bool, len(heads))
+	for p, h := range heads {
+		b.silent[p] = h.Sequence()
+		b.deleted[p] = b.pruned[p].pruned > 0
+		b.silent[p] -= min(b.silent[p], b.pruned[p].pruned)
+	}
+	kept := b.Stats().Events // or those that are lost, in the end
+	explained := func(p Position) {
+		b.silent[p.Partition()] -= min(b.silent[p.Partition()], 1)
+		kept--
+	}
+	at := NewPosition(0, 0)
+	told := lostEvents{x: b.Export}
+	for r, err := range b.Export.Records(ctx, SortEvent) {
+		if err != nil {
+			c, ok := errors.AsType[*CorruptError](err)
+			if !ok {
+				return err
+			}
+			p := c.Position
+			if p == 0 || p.Partition() >= len(heads) || p <= at || p > heads[p.Partition()] {
+				continue
+			}
+			e, err := told.behind(ctx, p-1)
+			if err != nil {
+				return err
+			}
+			if e == nil || e.position != p { // the others are counted below
+				explained(p)
+			}
+			continue
+		}
+		e := r.(*Event)
+		if p := e.Position.Partition(); p < len(heads) && fits(e, at, heads) {
+			at = e.Position
+			explained(at)
+		}
+	}
+	named := lostEvents{x: b.Export}
+	for at := NewPosition(0, 0); ; {
+		e, err := named.behind(ctx, at)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			break
+		}
+		at = e.position
+		explained(at)
+	}
+	for _, n := range b.silent {
+		kept -= int64(n)
+	}
+	for p := range b.silent {
+		if kept > 0 && b.deleted[p] { // what seems to be deleted is lost, in part
+			b.silent[p] += uint64(kept)
+		}
+	}
+	return nil
 }
 
 // fits reports whether an event can come behind the position at in a log with these heads.
@@ -356,35 +432,51 @@ func (b *besideDamage) fill(ctx context.Context, next Position, hand func(Record
 		}
 	}
 	slices.Sort(told)
-	begun := b.at
+	begun, p := b.at, b.at.Partition()
 	for next > b.at+1 {
 		e, err := b.lost.behind(ctx, b.at)
 		if err != nil {
 			return err
 		}
+		known := next // where the next one is that is known
+		if e != nil {
+			known = min(known, e.position)
+		}
+		if len(told) > 0 {
+			known = min(known, told[0])
+		}
+		reason := ""
 		switch {
-		case e != nil && e.position < next && (len(told) == 0 || e.position <= told[0]):
-			if len(told) > 0 && told[0] == e.position {
-				told = told[1:]
+		case known == b.at+1:
+		case b.silent[p] > 0:
+			reason = cmp.Or(b.unplaced, "events are missing here, and nothing names them")
+			if b.deleted[p] {
+				b.silent[p] = 0 // the next gap may be one of deletions
 			}
-			if err := b.again(ctx, *e, hand); err != nil {
-				return err
-			}
-			b.at = e.position
-			continue
-		case len(told) > 0:
-			if err := b.putLost(told[0], b.reasons[told[0]]); err != nil {
-				return err
-			}
-			b.at, told = told[0], told[1:]
-			continue
-		case b.unplaced != "" && b.at == begun:
-			if err := b.putLost(b.at+1, b.unplaced); err != nil {
+		case known == next && b.at == begun:
+			reason = b.unplaced
+		}
+		if reason != "" {
+			if err := b.putLost(b.at+1, reason); err != nil {
 				return err
 			}
 			b.at++
 		}
-		break
+		if known == next {
+			break
+		}
+		if len(told) > 0 && told[0] == known {
+			told = told[1:]
+		}
+		if e != nil && e.position == known {
+			err = b.again(ctx, *e, hand)
+		} else {
+			err = b.putLost(known, b.reasons[known])
+		}
+		if err != nil {
+			return err
+		}
+		b.at = known
 	}
 	for p := range b.reasons {
 		if p < next {

@@ -34,6 +34,33 @@ place, and the program ends with 3.`,
 	}
 }
 
+func (a *app) salvageCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "salvage FROM TO",
+		Short: "Copy what can be read of a broken bbolt or Pebble log to a new log",
+		Long: `Copy what can be read of a broken bbolt or Pebble log to a new log.
+
+FROM is not changed. It may lack files, or have damaged ones, so that it cannot be
+opened otherwise. TO is created and filled as by copy: what is missing is named, TO
+has damage in its place, and the program ends with 3. A Pebble log is first brought
+together in the directory for temporary files (TMPDIR), which needs as much room as
+the log. If nothing tells any more how many partitions the log had, say so:
+pebble:DIRECTORY?partitions=4.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) (failure error) {
+			ctx := cmd.Context()
+			from, err := open.ForSalvage(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			defer func() { failure = errors.Join(failure, from.Close()) }()
+			m, stop := a.startProgress()
+			defer stop()
+			return a.copy(ctx, from, args[1], m.set)
+		},
+	}
+}
+
 func (a *app) copy(ctx context.Context, from store.Log, uri string, tell func(store.Progress)) (failure error) {
 	heads, err := from.Heads(ctx)
 	if err != nil {

@@ -84,8 +84,8 @@ func (a *app) root() *cobra.Command {
 		Long: `Verify, copy, back up and compare logs.
 
 A log is named by a URI: FILE or bbolt:FILE, pebble:DIRECTORY, or postgres://…; with
-?salvage=true a bbolt file with a damaged meta page is read. No command but copy,
-compact and "readers remove" writes to a log, and none creates one that it should
+?salvage=true a broken bbolt or Pebble log is read as far as it can be. No command but
+copy, salvage, compact and "readers remove" writes to a log, and none creates one that it should
 read.
 
 The program ends with 0 if all is well, 1 if something cannot be done, 2 if it
@@ -99,7 +99,7 @@ was called in a wrong way, and 3 if a log is damaged.`,
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "do not say how far it is")
 	root.PersistentFlags().DurationVar(&a.interval, "interval", progress.IntervalDefault, "how often to say how far it is, where there is no terminal")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.verifyCommand(), a.copyCommand(), a.backupCommand(), a.compactCommand(), a.digestCommand(), a.statsCommand(), a.readersCommand())
+	root.AddCommand(a.verifyCommand(), a.copyCommand(), a.salvageCommand(), a.backupCommand(), a.compactCommand(), a.digestCommand(), a.statsCommand(), a.readersCommand())
 	return root
 }
 

@@ -112,7 +112,7 @@ func spoil(t *testing.T, path string) {
 func TestTheCommandsSayWhatTheyDo(t *testing.T) {
 	t.Parallel()
 	golden(t, "help", mustExecute(t, "help"))
-	for _, name := range []string{"verify", "copy", "backup", "digest", "stats", "readers"} {
+	for _, name := range []string{"verify", "copy", "salvage", "backup", "digest", "stats", "readers"} {
 		golden(t, "help_"+name, mustExecute(t, name, "--help"))
 	}
 }
@@ -178,6 +178,37 @@ func TestADamagedLog(t *testing.T) {
 		if out, errs, code := execute(t, "stats", to); code != exitFine {
 			t.Errorf("stats of what %s has made: ended with %d: %s\n%s", command, code, errs, out)
 		}
+	}
+}
+
+// TestSalvage copies a Pebble log whose list of tables is gone, and a bbolt file.
+func TestSalvage(t *testing.T) {
+	t.Parallel()
+	path := newLog(t)
+	dir := filepath.Join(t.TempDir(), "log")
+	mustExecute(t, "copy", "-q", path, "pebble:"+dir)
+	lists, err := filepath.Glob(filepath.Join(dir, "MANIFEST-*"))
+	if err != nil || len(lists) == 0 {
+		t.Fatalf("lists of tables: got %v, %v", lists, err)
+	}
+	for _, list := range lists {
+		if err := os.Remove(list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, errs, code := execute(t, "copy", "-q", "pebble:"+dir, filepath.Join(t.TempDir(), "to.db")); code != exitDamaged {
+		t.Errorf("copy of a broken log: ended with %d: %s", code, errs)
+	}
+	to := filepath.Join(t.TempDir(), "to.db")
+	out, errs, code := execute(t, "salvage", "-q", "pebble:"+dir, to)
+	if code != exitDamaged || !strings.Contains(out, "4 events\n") || !strings.Contains(out, "4 receipts\n") || !strings.Contains(out, "MANIFEST") {
+		t.Errorf("salvage: ended with %d: %s\n%s", code, errs, out)
+	}
+	if out, errs, code := execute(t, "salvage", "-q", path, filepath.Join(t.TempDir(), "whole.db")); code != exitFine || strings.Contains(out, "fault") {
+		t.Errorf("salvage of a whole file: ended with %d: %s\n%s", code, errs, out)
+	}
+	if _, errs, code := execute(t, "salvage", "memory:", to); code != exitFailed || !strings.Contains(errs, "unsupported") {
+		t.Errorf("salvage of a log in memory: ended with %d: %s", code, errs)
 	}
 }
 

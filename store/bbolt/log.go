@@ -62,6 +62,7 @@ type Log struct {
 	db   *bolt.DB
 	file *os.File // that of db, for what db cannot do any more
 	*config
+	faults []error // despite which it was opened
 
 	closed atomic.Bool
 	broken atomic.Pointer[error] // why
@@ -98,6 +99,10 @@ var (
 	_ store.Verifier   = (*Log)(nil)
 	_ store.Backuper   = (*Log)(nil)
 )
+
+// Faults implements [store.FaultTeller]. It is not empty for a log with a damaged meta
+// page that was opened by [Salvage].
+func (l *Log) Faults() []error { return l.faults }
 
 // Path returns the path that the log was opened by.
 func (l *Log) Path() string { return l.path }

@@ -201,8 +201,11 @@ func (l *Log) probe() error {
 			return err
 		})
 	})
-	if err == nil && !l.salvage {
+	if err == nil {
 		err = l.locate(checkMeta(l.file, l.db.Info().PageSize))
+		if l.salvage && errors.Is(err, store.ErrCorrupt) {
+			l.faults, err = []error{err}, nil
+		}
 	}
 	return errors.Join(err, l.guard(l.db.Close))
 }

@@ -27,6 +27,9 @@
 //	        salvage       true does so despite a damaged meta page (false)
 //	pebble  partitions, lock_timeout, read_only
 //	                      as of bbolt, with a directory in place of the file
+//	        salvage       true reads all that can be read of a broken log, in
+//	                      a copy of it in the directory for temporary files
+//	                      (false); it may need partitions
 //	        wal_dir       another directory for the write-ahead log; one that
 //	                      is relative is within the directory (none)
 //
@@ -92,6 +95,20 @@ func Path(uri string) (string, error) {
 // URI said read_only=true where its scheme knows that. It creates nothing.
 func ForReading(ctx context.Context, uri string) (store.Log, error) {
 	return openWith(ctx, uri, func(t *place.Target) { t.ReadOnly = true })
+}
+
+// ForSalvage is like [ForReading] for a log that may be broken, as if the URI said
+// salvage=true. It returns an error matching [errors.ErrUnsupported] for a store that
+// cannot be read past its own checks: PostgreSQL has tools of its own.
+func ForSalvage(ctx context.Context, uri string) (store.Log, error) {
+	t, err := place.Parse(uri)
+	if err != nil {
+		return nil, fmt.Errorf("open %q: %w", place.Masked(uri), err)
+	}
+	if t.Scheme != "bbolt" && t.Scheme != "pebble" {
+		return nil, fmt.Errorf("salvage %q: %w: copy the log as it is; a copy goes on behind damage", place.Masked(uri), errors.ErrUnsupported)
+	}
+	return openWith(ctx, uri, func(t *place.Target) { t.ReadOnly, t.Salvage = true, true })
 }
 
 // ForFilling opens the log that uri names, and creates one with so many
@@ -176,6 +193,9 @@ func openPebble(_ context.Context, t *place.Target) (store.Log, error) {
 	}
 	if t.ReadOnly {
 		options = append(options, pebble.ReadOnly())
+	}
+	if t.Salvage {
+		options = append(options, pebble.Salvage())
 	}
 	log, err := pebble.Open(t.Path, options...)
 	if err != nil {

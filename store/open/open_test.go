@@ -193,7 +193,7 @@ func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
 		"bbolt:x.db?wal_dir=wal":           `"wal_dir" of bbolt`,
 		"pebble:":                          "path is empty",
 		"pebble://host/dir":                "names a host",
-		"pebble:dir?shared=true":           `"shared" of pebble is not one of lock_timeout, partitions, read_only, wal_dir`,
+		"pebble:dir?shared=true":           `"shared" of pebble is not one of lock_timeout, partitions, read_only, salvage, wal_dir`,
 		"pebble:dir?partitions=0":          `partitions="0"`,
 		"pebble:dir?wal_dir=":              `wal_dir=""`,
 	} {

@@ -51,7 +51,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	if err == nil {
 		var report *store.Report
 		if report, err = l.checkBackup(ctx, partial, options); err != nil {
-			keep := false
+			var keep bool
 			if keep, err = storekit.JudgeBackup(ctx, l, path, report, err, options.Progress); keep {
 				damage, err = err, nil
 			}

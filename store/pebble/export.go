@@ -65,7 +65,9 @@ func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Reco
 			}
 			return yield(r, nil)
 		}
-		x.each(ctx, s, hand)
+		if x.log.salvaged.missed(s, hand) {
+			x.each(ctx, s, hand)
+		}
 	}
 }
 

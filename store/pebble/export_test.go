@@ -239,3 +239,8 @@ func Fenced(files vfs.FS) vfs.FS { return &fence{FS: files} }
 
 // FlushNoticed reports whether a flush waits to be marked.
 func (l *Log) FlushNoticed() bool { return l.flushed.Load() }
+
+// CompactAll compacts all tables, as Pebble does with time.
+func (l *Log) CompactAll() error {
+	return l.db.Compact(context.Background(), []byte{0}, []byte{0xff}, false)
+}

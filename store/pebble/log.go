@@ -29,6 +29,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -60,9 +61,11 @@ type Log struct {
 	path string
 	dir  string // path without symbolic links, by which it is locked
 	info store.LogInfo
-	db   *pebble.DB
-	lock *pebble.Lock
-	fs   *fence
+	// markless is why the log was opened without its mark, see begin.
+	markless error
+	db       *pebble.DB
+	lock     *pebble.Lock
+	fs       *fence
 	*config
 
 	closed  atomic.Bool
@@ -103,6 +106,8 @@ var (
 	_ store.Importer   = (*Log)(nil)
 	_ store.Verifier   = (*Log)(nil)
 	_ store.Backuper   = (*Log)(nil)
+
+	_ store.FaultTeller = (*Log)(nil)
 )
 
 // Path returns the path that the log was opened by.
@@ -199,8 +204,24 @@ func (l *Log) Close() error {
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if err := l.shut(); err != nil {
+	err := l.shut()
+	if l.salvaged != nil {
+		err = errors.Join(err, os.RemoveAll(l.salvaged.scratch))
+	}
+	if err != nil {
 		return fmt.Errorf("close %s: %w", l.path, err)
+	}
+	return nil
+}
+
+// Faults implements [store.FaultTeller]. It is not empty for a broken log that was opened
+// by [Salvage], and for one without a mark that can be read that was opened by [ReadOnly].
+func (l *Log) Faults() []error {
+	switch {
+	case l.salvaged != nil:
+		return l.salvaged.told()
+	case l.markless != nil:
+		return []error{l.markless}
 	}
 	return nil
 }

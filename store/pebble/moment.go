@@ -177,10 +177,43 @@ func fillWith(r pebble.Reader, p *storekit.Page, from, upper []byte, keep func(k
 	return next, err
 }
 
-// behind returns where to go on after damage that comes after a key: at the
-// next key that begins or ends a table, or behind it, since the tables are what
-// Pebble finds without reading a damaged one. It returns nil if there is none.
+// behind returns where to go on after damage that comes after a key: at the first
+// key that can be read before the next table begins or ends, or there, since the tables
+// are what Pebble finds without reading a damaged one. It returns nil if there is none.
 func (m *moment) behind(ctx context.Context, k, upper []byte) (next []byte, err error) {
+	next, err = m.nextTable(ctx, k, upper)
+	if err != nil {
+		return nil, err
+	}
+	end := next
+	if end == nil {
+		end = upper
+	}
+	var failure error
+	within := pass(k, end, func(from []byte) (first []byte, ok bool) {
+		err := m.view(ctx, func(r pebble.Reader) error {
+			return iterate(r, from, end, func(c *pebble.Iterator) error {
+				if c.First() {
+					first = bytes.Clone(c.Key())
+					_, err := c.ValueAndErr()
+					return err
+				}
+				return nil
+			})
+		})
+		if err != nil && !errors.Is(err, store.ErrCorrupt) {
+			failure = err
+		}
+		return first, err == nil
+	})
+	if within != nil {
+		next = within
+	}
+	return next, failure
+}
+
+// nextTable returns where the next table begins or ends after a key, or nil.
+func (m *moment) nextTable(ctx context.Context, k, upper []byte) (next []byte, err error) {
 	err = m.view(ctx, func(pebble.Reader) error {
 		levels, err := m.log.db.SSTables()
 		if err != nil {

@@ -44,6 +44,14 @@ func Open(path string, opts ...Option) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
+	if c.salvage {
+		l, err := openSalvaged(path, c)
+		if err != nil {
+			return nil, fmt.Errorf("salvage %s: %w", path, err)
+		}
+		l.path = path
+		return l, nil
+	}
 	l := &Log{path: path, config: c, fs: &fence{FS: c.files, readOnly: c.readOnly}, down: make(chan struct{})}
 	l.writer.log = l
 	if err := l.open(); err != nil {
@@ -84,6 +92,7 @@ func (l *Log) begin() (*mark, error) {
 	m, err := readMark(l.fs, l.dir)
 	switch {
 	case errors.Is(err, store.ErrCorrupt) && l.readOnly:
+		l.markless = l.locate(err)
 		l.logger.Error("the mark of a log is damaged; it is read without", "log", l.path, "error", err)
 		return nil, nil //nolint:nilnil // there is none that can be believed
 	case err != nil:
@@ -443,6 +452,9 @@ func (l *Log) loadHeads(r pebble.Reader) error {
 				}
 				w.heads[i] = n
 				l.heads[i].Store(n)
+			}
+			if l.salvaged != nil {
+				continue // the ends may be missing
 			}
 			want := logKey(store.NewPosition(i, w.heads[i]))
 			ok := c.SeekGE(want)

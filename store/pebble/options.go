@@ -103,6 +103,21 @@ func ReadOnly() Option {
 	return option(func(c *config) { c.readOnly = true })
 }
 
+// Salvage opens a broken log for reading alone: all that can be read of its files is
+// written to a directory for temporary files (see [os.TempDir]), which needs as much room
+// as the log, and is opened there; Close removes it. The directory of the log is not
+// changed. Open then takes as long as reading the whole log, and little memory.
+//
+// It works if tables, write-ahead logs, the list of tables or the file PERDURE are
+// damaged, cut off or missing. [Log.Faults] says what was wrong, and so does
+// [store.Verify]; [store.Copy] makes a log of it that can be written to. Where records
+// may be missing without a trace, the copy has a damaged record of [store.LostKind] for
+// them, so it is never called whole. Example: of a log whose list of tables is lost, all
+// events are there, and a claim that was released just before may be back.
+func Salvage() Option {
+	return option(func(c *config) { c.readOnly, c.salvage = true, true })
+}
+
 type config struct {
 	partitions      int
 	partitionsSet   bool
@@ -114,11 +129,13 @@ type config struct {
 	cacheBytes      int64
 	logger          *slog.Logger
 	readOnly        bool
+	salvage         bool
 
 	// Not for users.
 	files    vfs.FS
 	sync     *pebble.WriteOptions
-	trusting bool // takes Pebble's word for what the mark would tell
+	salvaged *salvaged // of a log that is one; it is opened whatever is missing
+	trusting bool      // takes Pebble's word for what the mark would tell
 }
 
 func newConfig(opts []Option) (*config, error) {

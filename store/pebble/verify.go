@@ -53,6 +53,11 @@ type fileCheck struct {
 }
 
 func (v *fileCheck) run(ctx context.Context) error {
+	if s := v.log.salvaged; s != nil {
+		for _, err := range s.told() {
+			v.fault(err)
+		}
+	}
 	if err := v.tell(v.mark(ctx)); err != nil {
 		return err
 	}

@@ -64,6 +64,7 @@ var schemes = map[string]scheme{
 			"lock_timeout": setLockTimeout,
 			"read_only":    func(t *Target, v string) error { return setBool(&t.ReadOnly, v) },
 			"wal_dir":      setWALDir,
+			"salvage":      func(t *Target, v string) error { return setBool(&t.Salvage, v) },
 		},
 	},
 	"postgres":   postgresScheme,
