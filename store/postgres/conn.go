@@ -127,6 +127,23 @@ func refusal(err error) *pgconn.PgError {
 	return e
 }
 
+// Codes of the server for files of its own that are damaged: a page of a table whose
+// checksum or header is wrong, or a broken index.
+const (
+	codeDataCorrupted  = "XX001"
+	codeIndexCorrupted = "XX002"
+)
+
+// damaged makes damage of an error of the server about its files, so that it matches
+// [store.ErrCorrupt]. It leaves all other errors as they are.
+func damaged(err error) error {
+	e := refusal(err)
+	if e == nil || e.Code != codeDataCorrupted && e.Code != codeIndexCorrupted {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", &store.CorruptError{What: "file", Where: "the server", Reason: e.Message}, err)
+}
+
 // passing reports whether an error of a transaction that has not been stored
 // may be gone the next time.
 func passing(err error) bool {

@@ -285,3 +285,6 @@ func (l *Log) FillPool(t testing.TB) {
 
 // InDoubt reports whether the log waits for the outcome of a commit.
 func (l *Log) InDoubt() bool { return l.inDoubt() != nil }
+
+// Damaged is damaged.
+func Damaged(err error) error { return damaged(err) }

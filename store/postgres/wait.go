@@ -81,7 +81,7 @@ func (a *attendance) end(err error) error {
 	if err != nil && a.lost != nil && refusal(err) == nil {
 		return fmt.Errorf("%w: %w", a.lost, err)
 	}
-	return err
+	return damaged(err)
 }
 
 // tick looks after the connection once it has been silent for a while.
