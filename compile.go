@@ -23,6 +23,7 @@ type compiler struct {
 	prune          bool
 	foldVersion    uint64
 	upcasts        map[reflect.Type]*upcast
+	splits         map[reflect.Type]*split
 	migrations     map[reflect.Type]*upcast
 	stuck          []string // event types whose rules do not return for a sample
 	mistakes       []error
@@ -30,7 +31,7 @@ type compiler struct {
 
 func (k *Kind[S]) compile() *compiler {
 	k.once.Do(func() {
-		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}, migrations: map[reflect.Type]*upcast{}}
+		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}, splits: map[reflect.Type]*split{}, migrations: map[reflect.Type]*upcast{}}
 		c.rules = entity.Rules{
 			Kind: k.name, Durable: k.durable,
 			Decide:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
@@ -128,12 +129,16 @@ func (c *compiler) finish(state reflect.Type) {
 	if r.Durable && len(c.upcasts) > 0 {
 		c.mistake("Upcast is for event-sourced kinds")
 	}
+	if r.Durable && len(c.splits) > 0 {
+		c.mistake("UpcastMany is for event-sourced kinds")
+	}
 	for _, e := range r.Evolve {
 		r.Stored[e.Type] = &entity.StoredRule{New: e.New, Evolve: e}
 	}
 	for from := range c.upcasts {
 		c.resolveUpcast(from)
 	}
+	c.resolveSplits()
 	for from := range c.migrations {
 		c.resolveMigration(from, state)
 	}
@@ -158,6 +163,10 @@ func (c *compiler) resolveUpcast(from reflect.Type) {
 		return
 	}
 	evolve := c.rules.Evolve[end]
+	if evolve == nil && c.splits[end] != nil {
+		c.storeMany(from)
+		return
+	}
 	if evolve == nil {
 		c.mistake("Upcast of %s ends at %s, which has no Evolve rule", old, messageName(newMessage(end)))
 		return

@@ -55,10 +55,9 @@ func (c *compiler) fold() *fingerprint.Fold {
 	}
 	for name, rule := range c.rules.Stored {
 		f.Events[name] = fingerprint.Event{New: rule.New, Apply: func(state, event proto.Message) {
-			if rule.Upcast != nil {
-				event = rule.Upcast(event)
+			if err := rule.Apply(c.rules.Evolve, state, event); err != nil {
+				panic(err) // as the rule would have: the sample is left out
 			}
-			rule.Evolve.Apply(state, event)
 		}}
 	}
 	for name, m := range c.rules.Migrate {

@@ -150,6 +150,12 @@ func (h *hooking) hookedKinds() []perdure.AnyKind {
 			}
 			return &testv1.Deposited{Amount: e.GetUnits()}
 		}),
+		perdure.UpcastMany(func(e *testv1.DepositedV00) []proto.Message {
+			if h.Reached("UpcastMany(fn)") || h.Reached("UpcastMany(fn), when the engine is opened") {
+				return []proto.Message{nil}
+			}
+			return []proto.Message{&testv1.Deposited{Amount: int64(len(e.GetText()))}}
+		}, (*testv1.Deposited)(nil)),
 		perdure.MigrateSnapshot(func(s *testv1.Balance) *testv1.Account {
 			if h.Reached("MigrateSnapshot(fn)") || h.Reached("MigrateSnapshot(fn), when the engine is opened") {
 				return nil
@@ -468,6 +474,7 @@ var hooks = map[string]hook{
 	"Evolve(fn)":                                     {holds: true, trigger: func(h *hooking) error { return h.do(note("text")) }},
 	"Evolve(fn), when the engine is opened":          {opens: true, silent: true},
 	"Upcast(fn), when the engine is opened":          {opens: true, silent: true},
+	"UpcastMany(fn), when the engine is opened":      {opens: true, silent: true},
 	"MigrateSnapshot(fn), when the engine is opened": {opens: true, silent: true},
 	"Evolve(fn), of a load": {
 		before: func(h *hooking) {
@@ -480,6 +487,13 @@ var hooks = map[string]hook{
 		holds: true,
 		before: func(h *hooking) {
 			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "perdure.test.v1.DepositedV0"}}})
+		},
+		trigger: deposits1,
+	},
+	"UpcastMany(fn)": {
+		holds: true,
+		before: func(h *hooking) {
+			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "perdure.test.v1.DepositedV00"}}})
 		},
 		trigger: deposits1,
 	},

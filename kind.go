@@ -323,6 +323,42 @@ func Upcast[Old, New proto.Message](fn func(Old) New) KindOption {
 	})
 }
 
+// UpcastPartsMax bounds what [UpcastMany] makes of one event.
+const UpcastPartsMax = 1000
+
+// UpcastMany turns an event that was stored as Old into several events, in order, or
+// into none. Becomes names the types that fn may return, for each of which the kind has
+// an Evolve rule, an [Upcast] or another UpcastMany; without any, fn returns none, and
+// the events have no meaning any more. For example, an event that was stored for a
+// transfer within a bank may be read as a withdrawal and a deposit:
+//
+//	perdure.UpcastMany(func(e *bankv1.Moved) []proto.Message {
+//		return []proto.Message{&bankv1.Withdrawn{…}, &bankv1.Deposited{…}}
+//	}, (*bankv1.Withdrawn)(nil), (*bankv1.Deposited)(nil))
+//
+// It runs when the event is read; what is stored stays as it is, and so the events it
+// becomes share one version and one position: an entity, a snapshot and a reader have
+// all of them or none. It must be a pure function, and returns at most
+// [UpcastPartsMax] events. They share no memory when they are applied.
+func UpcastMany[Old proto.Message](fn func(Old) []proto.Message, becomes ...proto.Message) KindOption {
+	return kindOption(func(c *compiler) {
+		from := c.message("UpcastMany", reflect.TypeFor[Old](), fn == nil)
+		if c.taken("UpcastMany", c.splits[from] != nil, from) {
+			return
+		}
+		s := &split{fn: func(m proto.Message) []proto.Message { return fn(m.(Old)) }}
+		for _, m := range becomes {
+			t := reflect.TypeOf(m)
+			if t == nil {
+				c.mistake("UpcastMany of %s becomes nil: name a type, such as (*v1.Deposited)(nil)", messageName(newMessage(from)))
+			} else if c.message("UpcastMany", t, false) != nil {
+				s.to = append(s.to, t)
+			}
+		}
+		c.splits[from] = s
+	})
+}
+
 // MigrateSnapshot turns a state that was stored as Old, a message of another name,
 // into a New: the state of the kind, or an Old of another MigrateSnapshot. It runs
 // when the state is read. It must be a pure function and must not return nil.

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/perdure/perdure/internal/entity"
 	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
@@ -113,10 +114,19 @@ type StoredEvent struct {
 	// Type is the full protobuf name under which events are stored.
 	Type string
 	// Becomes is the type of the message that they are read as, which is another
-	// one if the kind has an [Upcast] for Type.
+	// one if the kind has an [Upcast] for Type. It is empty if the kind has an
+	// [UpcastMany] for it, or for what it is upcast to: see BecomesAny.
 	Becomes string
-	// Decode returns the message of a payload, after the upcasts.
+	// Decode returns the message of a payload, after the upcasts. With an [UpcastMany]
+	// it returns an error unless there is one message; see DecodeAll.
 	Decode func(payload []byte) (proto.Message, error)
+	// BecomesAny are the types of the messages that they are read as: Becomes, or those
+	// that an [UpcastMany] names; none if that makes nothing of them.
+	BecomesAny []string
+	// DecodeAll returns the messages of a payload, after the upcasts, in order: one, or
+	// any number with an [UpcastMany]. They share the version and the position of the
+	// record.
+	DecodeAll func(payload []byte) ([]proto.Message, error)
 }
 
 // StoredEvents returns how the events of a kind are read: those that have an
@@ -129,7 +139,11 @@ func StoredEvents(k AnyKind) ([]StoredEvent, error) {
 	}
 	events := make([]StoredEvent, 0, len(c.rules.Stored))
 	for name, rule := range c.rules.Stored {
-		events = append(events, StoredEvent{Type: name, Becomes: rule.Evolve.Type, Decode: func(payload []byte) (proto.Message, error) {
+		if rule.Many != nil {
+			events = append(events, storedMany(name, rule))
+			continue
+		}
+		e := StoredEvent{Type: name, Becomes: rule.Evolve.Type, BecomesAny: []string{rule.Evolve.Type}, Decode: func(payload []byte) (proto.Message, error) {
 			m := rule.New()
 			if err := proto.Unmarshal(payload, m); err != nil {
 				return nil, fmt.Errorf("decode %s: %w", name, err)
@@ -140,7 +154,40 @@ func StoredEvents(k AnyKind) ([]StoredEvent, error) {
 				}
 			}
 			return m, nil
-		}})
+		}}
+		e.DecodeAll = func(payload []byte) ([]proto.Message, error) {
+			m, err := e.Decode(payload)
+			return []proto.Message{m}, err
+		}
+		events = append(events, e)
 	}
 	return events, nil
+}
+
+// storedMany is the stored event of a type that becomes any number of events.
+func storedMany(name string, rule *entity.StoredRule) StoredEvent {
+	all := func(payload []byte) ([]proto.Message, error) {
+		m := rule.New()
+		if err := proto.Unmarshal(payload, m); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", name, err)
+		}
+		events, err := rule.Many(m)
+		if err != nil {
+			return nil, fmt.Errorf("decode %s: %w", name, err)
+		}
+		return events, nil
+	}
+	return StoredEvent{
+		Type: name, BecomesAny: rule.Becomes, DecodeAll: all,
+		Decode: func(payload []byte) (proto.Message, error) {
+			events, err := all(payload)
+			if err == nil && len(events) != 1 {
+				err = fmt.Errorf("decode %s: its UpcastMany makes %d events of it: use DecodeAll", name, len(events))
+			}
+			if err != nil {
+				return nil, err
+			}
+			return events[0], nil
+		},
+	}
 }

@@ -58,7 +58,11 @@ func (k *checker) wrap(r *entity.Rules) *entity.Rules {
 	}
 	for name, rule := range r.Stored {
 		s := *rule
-		s.Evolve = w.Evolve[reflect.TypeOf(rule.Evolve.New())]
+		if rule.Many != nil {
+			s.Many = k.upcastMany(name, rule)
+		} else {
+			s.Evolve = w.Evolve[reflect.TypeOf(rule.Evolve.New())]
+		}
 		if rule.Upcast != nil {
 			s.Upcast = k.upcast(name, rule)
 		}
@@ -202,6 +206,31 @@ func (k *checker) upcast(name string, rule *entity.StoredRule) func(proto.Messag
 			k.fault("Upcast of %s makes another event of the same one (-first +again):\n%s", name, diff)
 		}
 		return first
+	}
+}
+
+func (k *checker) upcastMany(name string, rule *entity.StoredRule) func(proto.Message) ([]proto.Message, error) {
+	return func(old proto.Message) ([]proto.Message, error) {
+		again := proto.Clone(old)
+		first, err := rule.Many(old)
+		if err != nil {
+			return nil, err
+		}
+		second, err := rule.Many(again)
+		switch {
+		case err != nil:
+			k.fault("UpcastMany of %s makes events of one and then says: %v", name, err)
+		case len(first) != len(second):
+			k.fault("UpcastMany of %s makes %d events of one and then %d", name, len(first), len(second))
+		default:
+			for i := range first {
+				if diff := differ(first[i], second[i]); diff != "" {
+					k.fault("UpcastMany of %s makes other events of the same one (-first +again):\n%s", name, diff)
+					break
+				}
+			}
+		}
+		return first, nil
 	}
 }
 

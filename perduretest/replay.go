@@ -153,7 +153,13 @@ func (r *replay) unreached(rules *entity.Rules) []string {
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		if rule := rules.Stored[s.Type]; rule != nil && !s.Snapshot {
-			reached[s.Type], reached[rule.Evolve.Type] = true, true
+			reached[s.Type] = true
+			if rule.Evolve != nil {
+				reached[rule.Evolve.Type] = true
+			}
+			for _, name := range rule.Becomes {
+				reached[name] = true
+			}
 		}
 	}
 	var missing []string
@@ -328,11 +334,7 @@ func (s *replayStep) apply(rules *entity.Rules, state *proto.Message, version st
 	if err := readWhole(s.Payload, message); err != nil {
 		return err
 	}
-	if rule.Upcast != nil {
-		message = rule.Upcast(message)
-	}
-	rule.Evolve.Apply(*state, message)
-	return nil
+	return rule.Apply(rules.Evolve, *state, message)
 }
 
 // readWhole decodes a payload that must hold no field which the message lacks.

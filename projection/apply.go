@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -29,7 +30,7 @@ type plan struct {
 func makePlan(s *settings, kinds []perdure.AnyKind) (*plan, error) {
 	p := &plan{
 		query:   store.Query{Kinds: s.kinds, Tags: s.tags, Types: s.types},
-		decoder: decoder{kinds: map[store.Key]func([]byte) (proto.Message, error){}},
+		decoder: decoder{kinds: map[store.Key]func([]byte) (proto.Message, error){}, many: map[store.Key]func([]byte) ([]proto.Message, error){}},
 		becomes: map[store.Key]string{},
 	}
 	types := slices.Clone(s.rules)
@@ -46,12 +47,15 @@ func makePlan(s *settings, kinds []perdure.AnyKind) (*plan, error) {
 				continue
 			}
 			if slices.Contains(s.rules, e.Type) {
-				return nil, fmt.Errorf("its On rule for %s is never used: kind %q reads it as %s", e.Type, k.Name(), e.Becomes)
+				return nil, fmt.Errorf("its On rule for %s is never used: kind %q reads it as %s", e.Type, k.Name(), readAs(&e))
 			}
 			key := store.Key{Kind: k.Name(), ID: e.Type}
 			p.decoder.kinds[key] = e.Decode
 			p.becomes[key] = e.Becomes
-			if slices.Contains(s.rules, e.Becomes) {
+			if e.Becomes == "" {
+				p.decoder.many[key] = e.DecodeAll
+			}
+			if slices.ContainsFunc(e.BecomesAny, func(name string) bool { return slices.Contains(s.rules, name) }) {
 				types = append(types, e.Type)
 			}
 		}
@@ -66,6 +70,14 @@ func makePlan(s *settings, kinds []perdure.AnyKind) (*plan, error) {
 		p.types[t] = struct{}{}
 	}
 	return p, nil
+}
+
+// readAs tells people what a stored event is read as.
+func readAs(e *perdure.StoredEvent) string {
+	if len(e.BecomesAny) == 0 {
+		return "nothing"
+	}
+	return strings.Join(e.BecomesAny, " and ")
 }
 
 // wants reports whether the plan is for the event.
@@ -141,6 +153,12 @@ func (b *bound[Tx]) applyEach(ctx context.Context, t *batch, at *int) error {
 		var m proto.Message
 		if len(t.plan.becomes) > 0 {
 			key := store.Key{Kind: e.Key.Kind, ID: e.Type}
+			if many := t.plan.decoder.many[key]; many != nil {
+				if err := b.applyMany(ctx, t, i, many); err != nil {
+					return err
+				}
+				continue
+			}
 			if to, ok := t.plan.becomes[key]; ok {
 				h, last = b.handlers[to], ""
 				if h == nil {
@@ -164,7 +182,31 @@ func (b *bound[Tx]) applyEach(ctx context.Context, t *batch, at *int) error {
 				return &eventError{from: i, to: i + 1, err: fmt.Errorf("decode %s: %w", e.Type, err), hopeless: true}
 			}
 		}
-		if err := h.handle(ctx, b.tx, e, m); err != nil {
+		if err := h.handle(ctx, b.tx, e, m, 0); err != nil {
+			return &eventError{from: i, to: i + 1, err: sound(err)}
+		}
+		if b.checker != nil {
+			if err := b.check(ctx, t.note); err != nil {
+				return &eventError{from: i, to: i + 1, err: err}
+			}
+		}
+	}
+	return nil
+}
+
+// applyMany calls the rules of the messages that one event becomes.
+func (b *bound[Tx]) applyMany(ctx context.Context, t *batch, i int, decode func([]byte) ([]proto.Message, error)) error {
+	e := &t.events[i]
+	messages, err := decode(e.Payload)
+	if err != nil {
+		return &eventError{from: i, to: i + 1, err: err, hopeless: true}
+	}
+	for part, m := range messages {
+		h := b.handlers[string(m.ProtoReflect().Descriptor().FullName())]
+		if h == nil {
+			continue
+		}
+		if err := h.handle(ctx, b.tx, e, m, part); err != nil {
 			return &eventError{from: i, to: i + 1, err: sound(err)}
 		}
 		if b.checker != nil {

@@ -65,7 +65,7 @@ func Handle[M proto.Message](fn func(ctx context.Context, e Event[M]) error) Rul
 		return On[*Consumer, M](nil)
 	}
 	return On(func(ctx context.Context, c *Consumer, e Event[M]) error {
-		return c.once(ctx, e.Event, func() error { return fn(ctx, e) })
+		return c.once(ctx, e.Event, e.Part, func() error { return fn(ctx, e) })
 	})
 }
 
@@ -77,7 +77,7 @@ func HandleAny(fn func(ctx context.Context, e AnyEvent) error) Rule[*Consumer] {
 	}
 	return OnBatch(func(ctx context.Context, c *Consumer, events []AnyEvent) error {
 		for i, e := range events {
-			if err := c.once(ctx, e.Event, func() error { return fn(ctx, e) }); err != nil {
+			if err := c.once(ctx, e.Event, 0, func() error { return fn(ctx, e) }); err != nil {
 				return FailedAt(i, err)
 			}
 		}
@@ -96,13 +96,14 @@ type Consumer struct {
 
 // once calls a handler, unless that is not for this version to do, or has been done
 // since the note of the lane was written.
-func (c *Consumer) once(ctx context.Context, e *store.Event, handle func() error) error {
-	if Replaying(ctx) || c.target.done(c.lane, e.Position) {
+func (c *Consumer) once(ctx context.Context, e *store.Event, part int, handle func() error) error {
+	at := done{e.Position, part}
+	if Replaying(ctx) || c.target.done(c.lane, at) {
 		return nil
 	}
 	err := handle()
 	if err == nil {
-		c.target.did(c.lane, e.Position)
+		c.target.did(c.lane, at)
 	}
 	return err
 }
@@ -128,21 +129,27 @@ type inLog struct {
 // of one batch at most.
 type handled struct {
 	note []byte
-	at   map[store.Position]bool
+	at   map[done]bool
 }
 
-func (t *inLog) done(lane string, p store.Position) bool {
+// A done is a message that was handled: one of those that an event has become.
+type done struct {
+	position store.Position
+	part     int
+}
+
+func (t *inLog) done(lane string, at done) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.lanes[lane]
-	return h != nil && h.at[p]
+	return h != nil && h.at[at]
 }
 
-func (t *inLog) did(lane string, p store.Position) {
+func (t *inLog) did(lane string, at done) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if h := t.lanes[lane]; h != nil {
-		h.at[p] = true
+		h.at[at] = true
 	}
 }
 
@@ -151,7 +158,7 @@ func (t *inLog) read(lane string, note []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if h := t.lanes[lane]; h == nil || !bytes.Equal(h.note, note) {
-		t.lanes[lane] = &handled{note: note, at: make(map[store.Position]bool)}
+		t.lanes[lane] = &handled{note: note, at: make(map[done]bool)}
 	}
 }
 

@@ -64,6 +64,9 @@ type Event[M proto.Message] struct {
 	*store.Event
 	// Message is the decoded payload, after the upcasts of its kind.
 	Message M
+	// Part counts the messages that a [perdure.UpcastMany] makes of the record, from
+	// 0. They have one position, and are handled in one transaction.
+	Part int
 }
 
 // An AnyEvent is what an [OnBatch] rule gets: an event of any type. It is valid
@@ -75,8 +78,22 @@ type AnyEvent struct {
 }
 
 // Message returns the decoded payload, after the upcasts of its kind. It decodes
-// at every call.
+// at every call. Where a [perdure.UpcastMany] makes several messages of it, or none, it
+// returns an error: see [AnyEvent.Messages].
 func (e AnyEvent) Message() (proto.Message, error) { return e.decode.message(e.Event) }
+
+// Messages returns what the decoded payload is after the upcasts of its kind, in order:
+// one message, or any number with a [perdure.UpcastMany].
+func (e AnyEvent) Messages() ([]proto.Message, error) {
+	if many := e.decode.many[store.Key{Kind: e.Key.Kind, ID: e.Type}]; many != nil {
+		return many(e.Payload)
+	}
+	m, err := e.Message()
+	if err != nil {
+		return nil, err
+	}
+	return []proto.Message{m}, nil
+}
 
 // A Rule is what [New] takes.
 type Rule[Tx any] interface{ rule(*definition[Tx]) }
@@ -117,8 +134,8 @@ func On[Tx any, M proto.Message](fn func(ctx context.Context, tx Tx, e Event[M])
 		kind := zero.ProtoReflect().Type()
 		d.handlers[name] = &handler[Tx]{
 			fresh: func() proto.Message { return kind.New().Interface() },
-			handle: func(ctx context.Context, tx Tx, e *store.Event, m proto.Message) error {
-				return fn(ctx, tx, Event[M]{Event: e, Message: m.(M)})
+			handle: func(ctx context.Context, tx Tx, e *store.Event, m proto.Message, part int) error {
+				return fn(ctx, tx, Event[M]{Event: e, Message: m.(M), Part: part})
 			},
 		}
 	})
@@ -184,7 +201,7 @@ type definition[Tx any] struct {
 
 type handler[Tx any] struct {
 	fresh  func() proto.Message
-	handle func(context.Context, Tx, *store.Event, proto.Message) error
+	handle func(ctx context.Context, tx Tx, e *store.Event, m proto.Message, part int) error
 }
 
 func (d *definition[Tx]) once(what string, at *func(context.Context, Tx) error, fn func(context.Context, Tx) error) {
@@ -247,6 +264,8 @@ func validName(s string) bool {
 type decoder struct {
 	// kinds has the types that are upcast, by kind and type.
 	kinds map[store.Key]func([]byte) (proto.Message, error)
+	// many has those that become any number of messages.
+	many map[store.Key]func([]byte) ([]proto.Message, error)
 }
 
 // message decodes an event of any type.

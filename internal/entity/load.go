@@ -291,12 +291,9 @@ func (f *Fold) apply(rule *StoredRule, ev *store.Event) (err error) {
 			err = fmt.Errorf("event version %d: %w", ev.Version, newPanic(v, "Evolve "+ev.Type))
 		}
 	}()
-	if rule.Upcast != nil {
-		if message = rule.Upcast(message); isNil(message) {
-			return fmt.Errorf("event version %d: the Upcast of %s has returned nil", ev.Version, ev.Type)
-		}
+	if err := rule.Apply(f.e.opts.Rules.Evolve, f.state, message); err != nil {
+		return fmt.Errorf("event version %d: %w", ev.Version, err)
 	}
-	rule.Evolve.Apply(f.state, message)
 	return nil
 }
 

@@ -86,10 +86,36 @@ type StoredRule struct {
 	New func() proto.Message
 	// Upcast turns it into the event that Evolve has a rule for; nil if it is that.
 	Upcast func(proto.Message) proto.Message
-	// Evolve is the rule for the event after Upcast.
+	// Evolve is the rule for the event after Upcast. It is nil if Many is not.
 	Evolve *EvolveRule
+	// Many turns it into any number of events that [Rules.Evolve] has rules for, in
+	// order; nil for most. Becomes are the types that these may have.
+	Many    func(proto.Message) ([]proto.Message, error)
+	Becomes []string
 	// Flat is true if the stored type holds neither messages nor enums.
 	Flat bool
+}
+
+// Apply changes a state by a stored event that has been decoded. The error says what
+// is wrong with an upcast. It runs code of the user, so the caller guards it.
+func (r *StoredRule) Apply(evolve map[reflect.Type]*EvolveRule, state, message proto.Message) error {
+	if r.Many != nil {
+		events, err := r.Many(message)
+		if err != nil {
+			return err
+		}
+		for _, event := range events {
+			evolve[reflect.TypeOf(event)].Apply(state, event)
+		}
+		return nil
+	}
+	if r.Upcast != nil {
+		if message = r.Upcast(message); isNil(message) {
+			return fmt.Errorf("the Upcast of %s has returned nil", typeName(r.New()))
+		}
+	}
+	r.Evolve.Apply(state, message)
+	return nil
 }
 
 // A Migration reads states of an old type.
