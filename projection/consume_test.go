@@ -274,6 +274,32 @@ func TestConsumer(t *testing.T) {
 			}
 		})
 	})
+	t.Run("goes_on_after_another_program_has_been_at_work", func(t *testing.T) {
+		t.Parallel()
+		bubble(t, func(t *testing.T) {
+			log, d := memory.New(), &desk{}
+			c := projection.Config{Log: log}
+			r := d.consumer().Into(projection.InLog(log))
+			defer background(t, c, r)()
+			for n := range 3 {
+				deposit(t, log, "a", 20*n, 10)
+				atLeast(t, r, position(20*n+10))
+				if err := r.Pause(); err != nil {
+					t.Fatal(err)
+				}
+				deposit(t, log, "a", 20*n+10, 10)
+				if err := projection.RunOnce(t.Context(), c, d.consumer().Into(projection.InLog(log))); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.Resume(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			deposit(t, log, "a", 60, 1)
+			atLeast(t, r, position(61))
+			d.want(t, "a", 61)
+		})
+	})
 	t.Run("registers_before_the_first_delivery_and_holds_the_log", func(t *testing.T) {
 		t.Parallel()
 		bubble(t, func(t *testing.T) {
