@@ -69,17 +69,15 @@ type Observer interface {
 // Observe tells an observer what the store has answered for a group.
 func Observe(group []*Item, results []store.Result, err error, to Observer) {
 	switch {
-	case errors.Is(err, store.ErrNotStored):
-	case err != nil || len(results) != len(group):
-		if slices.ContainsFunc(group, leavesMessages) {
-			to.Doubted()
-		}
-	default:
+	case err == nil && len(results) == len(group):
 		for n, i := range group {
 			if results[n].Err == nil {
 				to.Stored(i, &results[n])
 			}
 		}
+	case errors.Is(err, store.ErrNotStored):
+	case slices.ContainsFunc(group, leavesMessages):
+		to.Doubted()
 	}
 }
 
