@@ -289,31 +289,31 @@ func (s hookHandler) WithGroup(name string) slog.Handler {
 type hookClock struct{ h *hooking }
 
 func (c hookClock) Now() time.Time {
-	if c.h.Reached("perdure.Clock.Now") || c.h.Reached("perdure.Clock.Now, in a rule") || c.h.Reached("perdure.Clock.Now, when the engine is opened") {
+	if c.h.Reached("Clock.Now") || c.h.Reached("Clock.Now, in a rule") || c.h.Reached("Clock.Now, when the engine is opened") {
 		return time.Time{}
 	}
 	return time.Now()
 }
 
 func (c hookClock) AfterFunc(d time.Duration, f func()) func() bool {
-	if c.h.Reached("perdure.Clock.AfterFunc") || c.h.Reached("perdure.Clock.AfterFunc, when the engine is opened") {
+	if c.h.Reached("Clock.AfterFunc") || c.h.Reached("Clock.AfterFunc, when the engine is opened") {
 		return nil
 	}
 	stop := time.AfterFunc(d, f).Stop
-	return func() bool { c.h.Reached("perdure.Clock.AfterFunc, stop"); return stop() }
+	return func() bool { c.h.Reached("Clock.AfterFunc, stop"); return stop() }
 }
 
 func (c hookClock) Elapsed() time.Duration {
-	c.h.Reached("perdure.steadyClock.Elapsed")
-	c.h.Reached("perdure.steadyClock.Elapsed, when the engine is opened")
+	c.h.Reached("steadyClock.Elapsed")
+	c.h.Reached("steadyClock.Elapsed, when the engine is opened")
 	return time.Since(stopwatchStart)
 }
 
 func (c hookClock) Attach(settle func(context.Context)) func() {
-	if c.h.Reached("perdure.patientClock.Attach") {
+	if c.h.Reached("patientClock.Attach") {
 		return nil
 	}
-	return func() { c.h.Reached("perdure.patientClock.Attach, detach") }
+	return func() { c.h.Reached("patientClock.Attach, detach") }
 }
 
 var stopwatchStart = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -419,7 +419,7 @@ func (l *hookStore) Changed() <-chan struct{} {
 type hookService struct{ h *hooking }
 
 func (s hookService) Serve(ctx context.Context, e *perdure.Engine) error {
-	if s.h.Reached("perdure.Service.Serve") {
+	if s.h.Reached("Service.Serve") {
 		return nil
 	}
 	if s.h.At == "slog.Handler.WithAttrs" || s.h.At == "slog.Handler.WithGroup" {
@@ -478,7 +478,7 @@ var hooks = map[string]hook{
 	"MigrateSnapshot(fn), when the engine is opened": {opens: true, silent: true},
 	"Evolve(fn), of a load": {
 		before: func(h *hooking) {
-			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "perdure.test.v1.Annotated"}}})
+			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "test.v1.Annotated"}}})
 		},
 		holds:   true,
 		trigger: deposits1,
@@ -486,7 +486,7 @@ var hooks = map[string]hook{
 	"Upcast(fn)": {
 		holds: true,
 		before: func(h *hooking) {
-			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "perdure.test.v1.DepositedV0"}}})
+			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "test.v1.DepositedV0"}}})
 		},
 		trigger: deposits1,
 	},
@@ -503,7 +503,7 @@ var hooks = map[string]hook{
 			h.stored(&store.Batch{
 				Key:      store.Key{Kind: "hooked", ID: "1"},
 				Events:   []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "unknown"}},
-				Snapshot: &store.State{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "perdure.test.v1.Balance", Payload: payload(&testv1.Balance{Amount: 1})},
+				Snapshot: &store.State{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "test.v1.Balance", Payload: payload(&testv1.Balance{Amount: 1})},
 			})
 		},
 		trigger: deposits1,
@@ -543,19 +543,19 @@ var hooks = map[string]hook{
 	"slog.Handler.WithAttrs": {silent: true, trigger: enqueues},
 	"slog.Handler.WithGroup": {silent: true, trigger: enqueues},
 
-	"perdure.Service.Serve": {opens: true},
-	"perdure.Clock.Now":     {config: withClock, stalls: true, silent: true, trigger: deposits1},
-	"perdure.Clock.Now, in a rule": {config: withClock, holds: true, stalls: true, silent: true, trigger: func(h *hooking) error {
+	"Service.Serve": {opens: true},
+	"Clock.Now":     {config: withClock, stalls: true, silent: true, trigger: deposits1},
+	"Clock.Now, in a rule": {config: withClock, holds: true, stalls: true, silent: true, trigger: func(h *hooking) error {
 		return h.do(&testv1.Open{})
 	}},
-	"perdure.Clock.Now, when the engine is opened":           {config: withClock, opens: true, stalls: true, silent: true},
-	"perdure.Clock.AfterFunc":                                {config: withClock, stalls: true, silent: true, trigger: func(h *hooking) error { return h.do(note("timer")) }},
-	"perdure.Clock.AfterFunc, when the engine is opened":     {config: withClock, opens: true, stalls: true, silent: true},
-	"perdure.Clock.AfterFunc, stop":                          {config: withClock, closes: true, silent: true},
-	"perdure.steadyClock.Elapsed":                            {config: withClock, stalls: true, silent: true, trigger: enqueues},
-	"perdure.steadyClock.Elapsed, when the engine is opened": {config: withClock, opens: true, stalls: true, silent: true},
-	"perdure.patientClock.Attach":                            {config: withClock, opens: true},
-	"perdure.patientClock.Attach, detach":                    {config: withClock, closes: true},
+	"Clock.Now, when the engine is opened":           {config: withClock, opens: true, stalls: true, silent: true},
+	"Clock.AfterFunc":                                {config: withClock, stalls: true, silent: true, trigger: func(h *hooking) error { return h.do(note("timer")) }},
+	"Clock.AfterFunc, when the engine is opened":     {config: withClock, opens: true, stalls: true, silent: true},
+	"Clock.AfterFunc, stop":                          {config: withClock, closes: true, silent: true},
+	"steadyClock.Elapsed":                            {config: withClock, stalls: true, silent: true, trigger: enqueues},
+	"steadyClock.Elapsed, when the engine is opened": {config: withClock, opens: true, stalls: true, silent: true},
+	"patientClock.Attach":                            {config: withClock, opens: true},
+	"patientClock.Attach, detach":                    {config: withClock, closes: true},
 
 	"store.Exclusive.Acquire":          {opens: true},
 	"store.Exclusive.Acquire, release": {closes: true, silent: true, keeps: true},

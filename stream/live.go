@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/internal/canary"
+	"github.com/perdure/perdure/internal/guard"
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 	"github.com/perdure/perdure/store"
 )
@@ -152,7 +153,14 @@ func (l *live) store(ctx context.Context) error {
 
 // loop moves the registration until nobody reads, and then removes it.
 func (l *live) loop(end chan struct{}) {
-	defer close(end)
+	over := false
+	defer func() {
+		if over {
+			close(end)
+		} else {
+			go l.loop(end) // the log has ended the goroutine
+		}
+	}()
 	for failed := false; ; {
 		t := time.NewTimer(liveEvery)
 		closed := false
@@ -163,13 +171,14 @@ func (l *live) loop(end chan struct{}) {
 		}
 		t.Stop()
 		ctx, cancel := context.WithTimeout(context.Background(), liveWaitMax)
-		ended, err := l.step(ctx, closed)
+		ended, err := guard.Call("log", func() (bool, error) { return l.step(ctx, closed) })
 		cancel()
 		if err != nil && !failed && !closed {
 			l.hub.logger.Warn("the live readers of this engine cannot be registered in the log", "error", err)
 		}
 		failed = err != nil
 		if ended || closed {
+			over = true
 			return
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
 
@@ -160,6 +161,8 @@ type Subscription struct {
 	checkpoint Checkpoint
 	stop       context.CancelFunc // of the goroutines
 	running    sync.WaitGroup
+	ended      chan struct{} // closed when all of them have ended
+	retry      time.Time     // no save before, after an error; of the goroutine that saves
 
 	mu      sync.Mutex
 	ledgers []*ledger // by partition
@@ -198,7 +201,7 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 		return nil, fmt.Errorf("subscribe: %w", err)
 	}
 	s := &Subscription{
-		config: c, hub: h, checkpoint: checkpoint, closing: make(chan struct{}, 1),
+		config: c, hub: h, checkpoint: checkpoint, closing: make(chan struct{}, 1), ended: make(chan struct{}),
 		ledgers: make([]*ledger, len(h.parts)), notices: make([]notices, len(h.parts)), readErr: make([]error, len(h.parts)),
 	}
 	if err := s.resume(ctx, saved); err != nil {
@@ -213,6 +216,10 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 		s.running.Go(func() { s.feed(running, part) })
 	}
 	s.running.Go(func() { s.saveLoop(running) })
+	go func() {
+		s.running.Wait()
+		close(s.ended)
+	}()
 	return s, nil
 }
 
@@ -496,16 +503,25 @@ func (s *Subscription) Close(ctx context.Context) error {
 	s.stop()
 	select {
 	case s.closing <- struct{}{}:
-		defer func() { <-s.closing }()
 	case <-ctx.Done():
 		return fmt.Errorf("close subscription: %w", ctx.Err())
 	}
-	s.running.Wait()
-	if s.fenced {
-		return nil
-	}
-	if err := s.save(ctx); err != nil {
+	// The log and the checkpoints are user code, which may not return.
+	_, err := guard.Apart(ctx, "log or checkpoints", func() (struct{}, error) {
+		defer func() { <-s.closing }()
+		select {
+		case <-s.ended:
+		case <-ctx.Done():
+			return struct{}{}, ctx.Err()
+		}
+		if s.fenced {
+			return struct{}{}, nil
+		}
+		err := s.save(ctx)
 		s.fenced = errors.Is(err, ErrFenced) // which another Close does not say again
+		return struct{}{}, err
+	})
+	if err != nil {
 		return fmt.Errorf("close subscription: %w", err)
 	}
 	return nil
@@ -523,12 +539,19 @@ func (s *Subscription) end(err error) {
 
 // feed reads the commits of a partition into its ledger.
 func (s *Subscription) feed(ctx context.Context, part int) {
-	if err := s.read(ctx, part); err != nil {
-		s.mu.Lock()
-		s.end(fmt.Errorf("subscription %q: %w", s.config.Name, err))
-		s.mu.Unlock()
-	}
+	err := errExited
+	defer func() {
+		if err != nil {
+			s.mu.Lock()
+			s.end(fmt.Errorf("subscription %q: %w", s.config.Name, err))
+			s.mu.Unlock()
+		}
+	}()
+	err = s.read(ctx, part)
 }
+
+// errExited says that the code of a user has ended the goroutine that it ran on.
+var errExited = errors.New("the log or the checkpoints have called runtime.Goexit")
 
 // read reads a partition until it cannot go on, or the context ends.
 func (s *Subscription) read(ctx context.Context, part int) (err error) {
@@ -617,7 +640,18 @@ func (s *Subscription) put(ctx context.Context, l *ledger, c *Commit) error {
 
 // saveLoop saves positions when they are due.
 func (s *Subscription) saveLoop(ctx context.Context) {
-	var retry time.Time // not before, after an error
+	ended := false
+	defer func() {
+		if !ended { // the checkpoints have ended the goroutine
+			s.retry = time.Now().Add(s.config.SaveAfter)
+			s.running.Go(func() { s.saveLoop(ctx) })
+		}
+	}()
+	s.saves(ctx)
+	ended = true
+}
+
+func (s *Subscription) saves(ctx context.Context) {
 	for {
 		s.mu.Lock()
 		var due time.Time
@@ -625,13 +659,13 @@ func (s *Subscription) saveLoop(ctx context.Context) {
 			due = earlier(due, l.saveAt())
 		}
 		if s.behind {
-			due = earlier(due, retry)
+			due = earlier(due, s.retry)
 		}
 		woken := s.dirty.wait()
 		s.mu.Unlock()
 		now := time.Now()
-		if !due.IsZero() && due.Before(retry) {
-			due = retry
+		if !due.IsZero() && due.Before(s.retry) {
+			due = s.retry
 		}
 		if due.IsZero() || due.After(now) {
 			if await(ctx, woken, due) != nil {
@@ -645,7 +679,7 @@ func (s *Subscription) saveLoop(ctx context.Context) {
 			s.mu.Unlock()
 			return
 		} else if err != nil {
-			retry = time.Now().Add(s.config.SaveAfter)
+			s.retry = time.Now().Add(s.config.SaveAfter)
 		}
 	}
 }
@@ -653,17 +687,23 @@ func (s *Subscription) saveLoop(ctx context.Context) {
 // save saves the positions of all partitions that have moved, and then moves the
 // bookmarks of checkpoints that are elsewhere. It is called by one goroutine at a
 // time.
-func (s *Subscription) save(ctx context.Context) error {
-	err := s.savePositions(ctx)
-	if err == nil {
-		err = s.moveBookmarks(ctx)
+func (s *Subscription) save(ctx context.Context) (err error) {
+	err = errExited
+	saved := false
+	defer func() {
 		s.mu.Lock()
-		s.behind = err != nil
-		s.mu.Unlock()
+		defer s.mu.Unlock()
+		s.saveErr = err
+		if saved {
+			s.behind = err != nil
+		}
+	}()
+	if failed := s.savePositions(ctx); failed != nil {
+		err = failed
+		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.saveErr = err
+	saved = true
+	_, err = guard.Call("log", func() (struct{}, error) { return struct{}{}, s.moveBookmarks(ctx) })
 	return err
 }
 
@@ -681,12 +721,21 @@ func (s *Subscription) savePositions(ctx context.Context) error {
 	if len(positions) == 0 {
 		return nil
 	}
-	err := s.keepProofs(ctx, proofs)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range positions {
-		s.ledgers[p.Partition()].keep(p, err == nil, time.Now())
-	}
+	err := errExited
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, p := range positions {
+			s.ledgers[p.Partition()].keep(p, err == nil, time.Now())
+		}
+	}()
+	_, err = guard.Call("checkpoints", func() (struct{}, error) {
+		err := s.keepProofs(ctx, proofs)
+		if err != nil {
+			_, _ = err.Error(), errors.Is(err, ErrFenced) // they are user code, which others will call
+		}
+		return struct{}{}, err
+	})
 	return err
 }
 
