@@ -2,10 +2,10 @@ package perdure
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
 	"sync/atomic"
 	"time"
+
+	"github.com/perdure/perdure/internal/guard"
 )
 
 // A Clock tells the time to rules and runs the engine's timers. Package
@@ -51,60 +51,6 @@ type patientClock interface {
 	Attach(settle func(context.Context)) (detach func())
 }
 
-// A guardedClock calls the clock of a user, which may panic or end the goroutine: then
-// the clock of the system takes its place for this one call. It is called under no lock.
-type guardedClock struct {
-	clock  Clock
-	logger *slog.Logger
-	told   *atomic.Bool // that the clock has failed
-}
-
-// failed is deferred around each call.
-func (c *guardedClock) failed(method string, returned *bool, instead func()) {
-	if *returned {
-		return
-	}
-	v := recover()
-	if instead != nil {
-		instead()
-	}
-	if c.told.Swap(true) {
-		return
-	}
-	text := "called runtime.Goexit"
-	if v != nil {
-		text = fmt.Sprintf("panic: %v", v)
-	}
-	c.logger.Error("clock has failed: the clock of the system stands in", "method", method, "error", text)
-}
-
-// Now implements [Clock].
-func (c *guardedClock) Now() (t time.Time) {
-	returned := false
-	defer c.failed("Now", &returned, func() { t = time.Now() })
-	t = c.clock.Now()
-	returned = true
-	return t
-}
-
-// AfterFunc implements [Clock].
-func (c *guardedClock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
-	returned := false
-	defer c.failed("AfterFunc", &returned, func() { stop = time.AfterFunc(d, f).Stop })
-	inner := c.clock.AfterFunc(d, f)
-	if inner == nil {
-		panic("it has returned no function to stop it")
-	}
-	returned = true
-	return func() (inTime bool) {
-		returned := false
-		defer c.failed("stop of AfterFunc", &returned, nil)
-		inTime = inner()
-		returned = true
-		return inTime
-	}
-}
-
 // A stopwatch measures the time that has passed, whatever is done to the time of day.
 type stopwatch struct {
 	elapsed func() time.Duration
@@ -121,12 +67,12 @@ func (s *stopwatch) start(c Clock) { s.elapsed = elapsedOf(c) }
 // elapsedOf returns a function that tells how much time has passed by a clock since
 // some moment, whatever is done to the time of day.
 func elapsedOf(c Clock) func() time.Duration {
-	if guarded, ok := c.(*guardedClock); ok {
-		if steady, ok := guarded.clock.(steadyClock); ok {
+	if guarded, ok := c.(*guard.Clock); ok {
+		if steady, ok := guarded.Inner.(steadyClock); ok {
 			var last atomic.Int64
 			return func() (d time.Duration) {
 				returned := false
-				defer guarded.failed("Elapsed", &returned, func() { d = time.Duration(last.Load()) })
+				defer guarded.Failed("Elapsed", &returned, func() { d = time.Duration(last.Load()) })
 				d = steady.Elapsed()
 				last.Store(int64(d))
 				returned = true

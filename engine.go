@@ -90,7 +90,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		}
 	}()
 	if _, ok := c.Clock.(systemClock); !ok {
-		c.Clock = &guardedClock{clock: c.Clock, logger: c.Logger, told: new(atomic.Bool)}
+		c.Clock = guard.NewClock(c.Clock, c.Logger)
 		e.config.Clock = c.Clock
 	}
 	e.elapsed = elapsedOf(c.Clock)
@@ -185,11 +185,11 @@ func (e *Engine) attach(ctx context.Context) error {
 		if e.receipts != nil {
 			e.receipts.arm(e.receipts.pause())
 		}
-		c, ok := e.config.Clock.(*guardedClock)
+		c, ok := e.config.Clock.(*guard.Clock)
 		if !ok || e.dispatcher == nil {
 			return nil, nil
 		}
-		p, ok := c.clock.(patientClock)
+		p, ok := c.Inner.(patientClock)
 		if !ok {
 			return nil, nil
 		}

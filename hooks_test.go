@@ -143,7 +143,7 @@ func (h *hooking) hookedKinds() []perdure.AnyKind {
 			}
 			return &testv1.Balance{}, nil
 		}),
-	).With(perdure.SnapshotEvery(2), perdure.RetainEvents(0),
+	).With(perdure.SnapshotEvery(2), perdure.RetainEvents(0), perdure.KeepReceipts(100, time.Minute),
 		perdure.Upcast(func(e *testv1.DepositedV0) *testv1.Deposited {
 			if h.Reached("Upcast(fn)") || h.Reached("Upcast(fn), when the engine is opened") {
 				return nil
@@ -410,6 +410,13 @@ func (l *hookStore) Receipt(ctx context.Context, key store.Key, name string) (*s
 	return l.Log.Receipt(ctx, key, name)
 }
 
+func (l *hookStore) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
+	return func(yield func(store.Entity, error) bool) {
+		l.h.Reached("store.Catalog.Entities")
+		l.Log.Entities(ctx, kind, after)(yield)
+	}
+}
+
 // Changed is of a log that engines share.
 func (l *hookStore) Changed() <-chan struct{} {
 	l.h.Reached("store.Watcher.Changed")
@@ -478,7 +485,7 @@ var hooks = map[string]hook{
 	"MigrateSnapshot(fn), when the engine is opened": {opens: true, silent: true},
 	"Evolve(fn), of a load": {
 		before: func(h *hooking) {
-			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "test.v1.Annotated"}}})
+			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "perdure.test.v1.Annotated"}}})
 		},
 		holds:   true,
 		trigger: deposits1,
@@ -486,7 +493,7 @@ var hooks = map[string]hook{
 	"Upcast(fn)": {
 		holds: true,
 		before: func(h *hooking) {
-			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "test.v1.DepositedV0"}}})
+			h.stored(&store.Batch{Key: store.Key{Kind: "hooked", ID: "1"}, Events: []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "perdure.test.v1.DepositedV0"}}})
 		},
 		trigger: deposits1,
 	},
@@ -503,7 +510,7 @@ var hooks = map[string]hook{
 			h.stored(&store.Batch{
 				Key:      store.Key{Kind: "hooked", ID: "1"},
 				Events:   []store.Event{{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "unknown"}},
-				Snapshot: &store.State{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "test.v1.Balance", Payload: payload(&testv1.Balance{Amount: 1})},
+				Snapshot: &store.State{ID: store.ID{6: 0x70, 8: 0x80, 15: 1}, Type: "perdure.test.v1.Balance", Payload: payload(&testv1.Balance{Amount: 1})},
 			})
 		},
 		trigger: deposits1,
@@ -578,7 +585,8 @@ var hooks = map[string]hook{
 		first := h.do(&testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey("k"))
 		return errors.Join(first, h.do(&testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey("k")))
 	}},
-	"store.Watcher.Changed": {config: sharedLog, opens: true},
+	"store.Catalog.Entities": {trigger: func(*hooking) error { pass(2 * time.Minute); return nil }},
+	"store.Watcher.Changed":  {config: sharedLog, opens: true},
 
 	"Engine.Events(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Events(h.short(), 0)) }},
 	"Engine.Follow(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Follow(h.short(), store.Query{})) }},

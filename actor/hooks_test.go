@@ -4,15 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"log/slog"
 	"maps"
-	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -130,6 +125,17 @@ func (c hookContext) Err() error {
 	return nil
 }
 
+// A hookDone is a context of a caller with code in its method Done.
+type hookDone struct {
+	context.Context
+	do func()
+}
+
+func (c hookDone) Done() <-chan struct{} {
+	c.do()
+	return c.Context.Done()
+}
+
 // A hookError is an error with code in its method. That of a nil one panics.
 type hookError struct{ do func() }
 
@@ -209,7 +215,7 @@ func supervised(s actor.Strategy) func(func()) actor.Config {
 	return func(func()) actor.Config { return actor.Config{Supervision: s} }
 }
 
-// hooks are all of them: TestHooksAreAllOfThem looks for others.
+// hooks are all of them: a test of package tidy looks for others.
 var hooks = map[string]hook{
 	"Behavior.Receive":          {trigger: func(h *hooking) { h.tells("Behavior.Receive", hookNothing) }},
 	"Started.Started":           {trigger: func(h *hooking) { h.spawn("Started.Started") }},
@@ -353,13 +359,13 @@ var hooks = map[string]hook{
 	"Event.Title": {trigger: func(h *hooking) {
 		actor.Log(context.Background(), slog.New(slog.DiscardHandler), hookEvent{level: hookNone, title: h.do})
 	}},
-	"handler of the logger": {
+	"slog.Handler.Handle": {
 		config: func(do func()) actor.Config {
 			return actor.Config{Logger: slog.New(hookHandler{slog.NewTextHandler(new(bytes.Buffer), nil), do})}
 		},
 		trigger: func(h *hooking) { h.tells("", hookFails) },
 	},
-	"error that a behavior panics with": {
+	"error.Error, that a behavior panics with": {
 		config: func(func()) actor.Config {
 			return actor.Config{Logger: slog.New(slog.NewTextHandler(new(bytes.Buffer), nil))}
 		},
@@ -367,7 +373,7 @@ var hooks = map[string]hook{
 			_ = spawn(h.t, h.s, actor.Func[int](func(*actor.Context[int], int) { panic(&hookError{h.do}) })).Tell(0)
 		},
 	},
-	"error that a behavior stops with, told to who has asked": {
+	"error.Error, that a behavior stops with, told to who has asked": {
 		config: supervised(actor.Strategy{RestartsMax: -1}),
 		trigger: func(h *hooking) {
 			gate := make(chan struct{})
@@ -386,13 +392,23 @@ var hooks = map[string]hook{
 			h.do()
 		},
 	},
-	"context of Ask": {trigger: func(h *hooking) {
+	"context.Context.Err, of Ask": {trigger: func(h *hooking) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		r := spawn(h.t, h.s, actor.Func[request](func(_ *actor.Context[request], m request) { m.reply.Keep() }))
 		_, _ = actor.Ask(hookContext{ctx, h.do}, r, asking(1))
 	}},
-	"context of TellWait": {trigger: func(h *hooking) {
+	"context.Context.Done": {trigger: func(h *hooking) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		r := spawn(h.t, h.s, actor.Func[request](func(_ *actor.Context[request], m request) { m.reply.Keep() }))
+		_, _ = actor.Ask(hookDone{ctx, h.do}, r, asking(1))
+	}},
+	"System.Walk(yield)": {trigger: func(h *hooking) {
+		h.spawn("")
+		h.s.Walk()(func(actor.Info) bool { h.do(); return false })
+	}},
+	"context.Context.Err, of TellWait": {trigger: func(h *hooking) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		r, free := h.parked(actor.MailboxMax(1))
@@ -403,79 +419,6 @@ var hooks = map[string]hook{
 			h.do()
 		}}, 2)
 	}},
-}
-
-// TestHooksAreAllOfThem reads the package for exported interfaces, types of
-// functions, fields and parameters that are functions.
-func TestHooksAreAllOfThem(t *testing.T) {
-	t.Parallel()
-	found := make(map[string]bool)
-	fset := token.NewFileSet()
-	entries, err := os.ReadDir(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".go") || strings.HasSuffix(e.Name(), "_test.go") {
-			continue
-		}
-		f, err := parser.ParseFile(fset, e.Name(), nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range f.Decls {
-			hooksOf(d, found)
-		}
-	}
-	for name := range found {
-		if _, ok := hooks[name]; !ok {
-			t.Errorf("%s is code of the user that no row of the table makes fail", name)
-		}
-	}
-	for name := range hooks {
-		if strings.ToLower(name[:1]) != name[:1] && !found[name] {
-			t.Errorf("the table has a row for %s, which the package does not call", name)
-		}
-	}
-}
-
-// hooksOf notes the hooks of one declaration.
-func hooksOf(d ast.Decl, found map[string]bool) {
-	functions := func(owner string, list *ast.FieldList, mark string) {
-		for _, field := range list.List {
-			if _, ok := field.Type.(*ast.FuncType); !ok {
-				continue
-			}
-			for _, n := range field.Names {
-				if mark == "(" {
-					found[owner+"("+n.Name+")"] = true
-				} else if n.IsExported() {
-					found[owner+"."+n.Name] = true
-				}
-			}
-		}
-	}
-	switch d := d.(type) {
-	case *ast.FuncDecl:
-		if d.Name.IsExported() {
-			functions(d.Name.Name, d.Type.Params, "(")
-		}
-	case *ast.GenDecl:
-		for _, s := range d.Specs {
-			s, ok := s.(*ast.TypeSpec)
-			if !ok || !s.Name.IsExported() {
-				continue
-			}
-			switch x := s.Type.(type) {
-			case *ast.FuncType:
-				found[s.Name.Name] = true
-			case *ast.StructType:
-				functions(s.Name.Name, x.Fields, ".")
-			case *ast.InterfaceType:
-				functions(s.Name.Name, x.Methods, ".")
-			}
-		}
-	}
 }
 
 func TestHooks(t *testing.T) {

@@ -203,8 +203,9 @@ func (l *lane) load(ctx context.Context) {
 		<-ctx.Done()
 		err = ctx.Err()
 	}
+	now := l.run.now() // the clock is user code: not under the lock
 	l.input(func(c *project.Lane) {
-		c.Loaded(state, parked, err, l.run.now())
+		c.Loaded(state, parked, err, now)
 		l.moves++
 	})
 	if err != nil && ctx.Err() == nil {
@@ -238,7 +239,8 @@ func (l *lane) look(ctx context.Context) {
 		s.Version, s.Lanes = version, statesOf(lanes, l.id.partition)
 		return err
 	})
-	l.input(func(c *project.Lane) { c.Looked(s, err, l.run.now()) })
+	now := l.run.now() // the clock is user code: not under the lock
+	l.input(func(c *project.Lane) { c.Looked(s, err, now) })
 	if err != nil && ctx.Err() == nil {
 		l.run.complain(l, fmt.Errorf("read the notes of the version that serves: %w", err))
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure"
+	guarded "github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
@@ -65,6 +66,8 @@ func (c *Config) defaults() error {
 	}
 	if c.Clock == nil {
 		c.Clock = systemClock{}
+	} else if _, ok := c.Clock.(*guarded.Clock); !ok {
+		c.Clock = guarded.NewClock(c.Clock, c.Logger)
 	}
 	if c.follow == nil && c.Hub != nil {
 		c.follow = c.Hub.Follow

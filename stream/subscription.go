@@ -494,9 +494,14 @@ func (s *Subscription) Stats() SubscriptionStats {
 // tries again; otherwise later calls do nothing.
 func (s *Subscription) Close(ctx context.Context) error {
 	s.mu.Lock()
+	before := s.err
+	s.mu.Unlock()
+	// It may wrap an error of the log or of the consumer, whose methods are user code.
+	fenced, _ := guard.Call("error", func() (bool, error) { return errors.Is(before, ErrFenced), nil })
+	s.mu.Lock()
 	if !s.closed {
 		s.closed = true
-		s.fenced = errors.Is(s.err, ErrFenced)
+		s.fenced = fenced
 		s.end(fmt.Errorf("subscription %q: %w", s.config.Name, ErrClosed))
 	}
 	s.mu.Unlock()

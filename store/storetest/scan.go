@@ -2,6 +2,9 @@ package storetest
 
 import (
 	"fmt"
+	"iter"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -111,6 +114,62 @@ var scanCases = []testCase{
 		}
 		x.wantTexts("scan of the rest", x.scan(store.Query{After: 1009}), "more")
 	}},
+	{name: "a function that fails in a read holds up no commit", run: func(x *fixture) {
+		key := book("a")
+		b := &store.Batch{Key: key, Events: x.events("one", "two"), Snapshot: x.state("two")}
+		if _, ok := x.log.(store.Outbox); ok {
+			b.Enqueue = []store.Message{x.message("m")}
+		}
+		x.commit(b)
+		reads := map[string]func(fn func()){
+			"the accept of Load": func(fn func()) {
+				everyStep(x.log.Load(x.ctx, key, func(*store.State) bool { fn(); return false }), func() {})
+			},
+			"Load": func(fn func()) { everyStep(x.log.Load(x.ctx, key, func(*store.State) bool { return false }), fn) },
+			"Read": func(fn func()) { everyStep(x.log.Read(x.ctx, key, 0), fn) },
+			"Scan": func(fn func()) { everyStep(x.log.Scan(x.ctx, store.Query{}), fn) },
+		}
+		if box, ok := x.log.(store.Outbox); ok {
+			reads["Messages"] = func(fn func()) { everyStep(box.Messages(x.ctx, store.MessageQuery{}), fn) }
+		}
+		if all, ok := x.log.(store.Catalog); ok {
+			reads["Entities"] = func(fn func()) { everyStep(all.Entities(x.ctx, key.Kind, ""), fn) }
+		}
+		commits := 0
+		for what, read := range reads {
+			for _, fault := range []func(gate chan struct{}){
+				func(chan struct{}) { panic("fault") },
+				func(chan struct{}) { runtime.Goexit() },
+				func(gate chan struct{}) { <-gate },
+			} {
+				gate := make(chan struct{})
+				begun, ended, committed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+				once := sync.OnceFunc(func() { close(begun) })
+				go func() {
+					defer close(ended)
+					defer func() { _ = recover() }()
+					read(func() { once(); fault(gate) })
+				}()
+				x.soon("the first step of "+what, begun)
+				commits++
+				next := &store.Batch{Key: book(fmt.Sprint("b", commits)), Events: x.events("more")}
+				go func() {
+					defer close(committed)
+					if r, err := x.log.Commit(x.ctx, []*store.Batch{next}); err != nil || r[0].Err != nil {
+						x.Errorf("commit beside a failing %s: %v", what, err)
+					}
+				}()
+				x.soon("a commit beside a failing "+what, committed)
+				close(gate)
+				x.soon("the end of a failing "+what, ended)
+			}
+		}
+	}},
+}
+
+// everyStep calls a function at each step of an iteration.
+func everyStep[T any](all iter.Seq2[T, error], fn func()) {
+	all(func(T, error) bool { fn(); return true })
 }
 
 // pausedRead takes one step of a sequence of 2000 events, commits many batches
