@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/internal/outbox"
 	"github.com/perdure/perdure/store"
 )
 
@@ -50,11 +51,7 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 		}
 	}
 	if err == nil {
-		m.Parked, m.Attempts, m.LastError = false, 0, ""
-		list := []store.Message{*m}
-		e.dispatcher.queue.Claim(list)
-		m.Owner, m.Open = list[0].Owner, list[0].Open
-		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{{Sequence: sequence, Message: m, Required: true}}})
+		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{e.dispatcher.queue.Unpark(m)}})
 	}
 	if err != nil {
 		return fmt.Errorf("unpark message %d: %w", sequence, err)
@@ -73,9 +70,9 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 // Drop removes a parked message for good. The error matches [store.ErrSettled]
 // if no message with that sequence is parked.
 func (e *Engine) Drop(ctx context.Context, sequence uint64) error {
-	_, err := e.parked(ctx, sequence)
+	m, err := e.parked(ctx, sequence)
 	if err == nil {
-		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{{Sequence: sequence, Required: true}}})
+		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{outbox.EndParked(m)}})
 	}
 	if err != nil {
 		return fmt.Errorf("drop message %d: %w", sequence, err)

@@ -92,7 +92,7 @@ func (i *Item) ObserveAlone(results []store.Result, err error, to Observer) {
 // ones, or parked ones that are delivered again.
 func leavesMessages(i *Item) bool {
 	return len(i.Batch.Enqueue) > 0 ||
-		slices.ContainsFunc(i.Batch.Settle, func(s store.Settlement) bool { return s.Required && !s.Conditional && s.Message != nil })
+		slices.ContainsFunc(i.Batch.Settle, func(s store.Settlement) bool { return s.Required && s.Message != nil })
 }
 
 // Events returns the events of a batch that is stored, complete with what the store

@@ -254,6 +254,25 @@ func (d *Dispatcher) Claim(messages []store.Message) {
 	}
 }
 
+// Unpark changes a parked message so that it is delivered again, and returns the
+// settlement that stores it. [Queue.Unparked] follows. It may be called by several
+// goroutines, like [Dispatcher.Claim].
+func (d *Dispatcher) Unpark(m *store.Message) store.Settlement {
+	s := EndParked(m)
+	m.Parked, m.Attempts, m.LastError, m.Owner, m.Open = false, 0, "", 0, false
+	list := [1]store.Message{*m}
+	d.Claim(list[:])
+	m.Owner, m.Open = list[0].Owner, list[0].Open
+	s.Message = m
+	return s
+}
+
+// EndParked returns the settlement that ends a parked message for good. It is refused if
+// somebody has been faster, as far as the owner of the message shows that.
+func EndParked(m *store.Message) store.Settlement {
+	return store.Settlement{Sequence: m.Sequence, Required: true, Conditional: true, IfOwner: m.Owner}
+}
+
 // Committed returns the messages of a batch as the store has stored them.
 func Committed(b *store.Batch, r *store.Result) []*store.Message {
 	messages := make([]*store.Message, len(b.Enqueue))

@@ -30,6 +30,7 @@ type group struct {
 	left    uint64
 	hungry  bool // a scan from left is wanted
 	filling bool // and runs
+	starved bool // it has room and its class has not
 
 	class *class // that the group is, or
 	lane  *lane
@@ -48,6 +49,26 @@ type class struct {
 	started  fifo // deliveries to entities, in order
 	freed    bool
 	targets  map[store.Key]*target
+	starved  []*group // of targets, to be fed when the class has room
+}
+
+// isFull reports whether no group of a class is fed.
+func (q *Queue) isFull(c *class) bool {
+	return c.bytes > q.limits.BytesMax/2 || c.places > q.limits.PlacesMax/4*3
+}
+
+// feedClass asks for a scan of what was left out of a class and of its targets, if
+// there is room now.
+func (q *Queue) feedClass(c *class) {
+	q.feed(&c.group)
+	if len(c.starved) == 0 || q.isFull(c) {
+		return
+	}
+	for i, g := range c.starved {
+		c.starved[i], g.starved = nil, false
+		q.feed(g)
+	}
+	c.starved = c.starved[:0]
 }
 
 // A target is an entity that messages of a class are for.
@@ -189,7 +210,11 @@ func (q *Queue) feed(g *group) {
 	switch c := g.class; {
 	case g.lane != nil && g.lane.delayed:
 		return
-	case c != nil && (c.bytes > q.limits.BytesMax/2 || c.places > q.limits.PlacesMax/4*3):
+	case c != nil && q.isFull(c):
+		if g != &c.group && !g.starved {
+			g.starved = true
+			c.starved = append(c.starved, g)
+		}
 		return
 	}
 	g.hungry = true

@@ -493,6 +493,7 @@ func (q *Queue) admit(m *store.Message) {
 		return // another sweep may have room for it
 	case c.places >= q.limits.PlacesMax:
 		q.leave(&c.group, mark)
+		q.sweepBy(q.now) // it finds rows of other engines that are gone
 		return
 	case s != own:
 	case l != nil && l.rows >= q.limits.LaneMax:
@@ -557,7 +558,7 @@ func (q *Queue) release(r *Row) {
 	r.class.rows--
 	r.class.bytes -= len(r.Message.Payload)
 	r.Message = nil
-	q.feed(&r.class.group)
+	q.feedClass(r.class)
 }
 
 // link puts a row at the end of its lane.

@@ -27,9 +27,10 @@ type Scan struct {
 // A scan is a read of the store that runs.
 type scan struct {
 	running bool
-	tail    bool // it reads all from next on
-	sweep   bool // it reads everything
-	first   bool // it asks for the first due time
+	tail    bool   // it reads all from next on
+	sweep   bool   // it reads everything
+	swept   uint64 // up to where an earlier scan has done so
+	first   bool   // it asks for the first due time
 	groups  []*group
 	filling int                 // groups that still take what they had left out
 	meets   bool                // a message that it has read is being admitted
@@ -80,7 +81,7 @@ func (q *Queue) ScanBegins() Scan {
 	after := uint64(math.MaxUint64)
 	switch {
 	case s.sweep:
-		after = q.sweptTo
+		after, s.swept = q.sweptTo, q.sweptTo
 		if after == 0 {
 			q.sweeps++
 		}
@@ -250,7 +251,7 @@ func (q *Queue) tailed(whole, failed bool) {
 		q.next = max(q.next, s.read+1)
 		q.behind = true
 	default:
-		q.next = max(q.next, s.read+1, s.mark+1)
+		q.next = max(q.next, s.read+1, s.mark+1, s.swept+1)
 		q.behind = q.behind || s.most >= q.next
 	}
 	for sequence := range q.ahead {
@@ -281,7 +282,9 @@ func (q *Queue) swept() {
 		}
 	}
 	for _, c := range q.classes {
-		q.feed(&c.group)
+		if q.feedClass(c); c.left != 0 && c.places >= q.limits.PlacesMax {
+			q.sweepBy(q.now) // it finds rows of other engines that are gone
+		}
 	}
 }
 

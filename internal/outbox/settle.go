@@ -33,7 +33,7 @@ func (q *Queue) forget(r *Row) {
 		q.release(r)
 	} else {
 		r.class.places--
-		q.feed(&r.class.group)
+		q.feedClass(r.class)
 	}
 	if s := &q.scan; s.running {
 		if s.gone == nil {

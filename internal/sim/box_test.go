@@ -137,6 +137,7 @@ func (b *box) step() {
 		b.fetch(w.Fetch)
 	}
 	if w.Scans {
+		n.w.note("  node %d begins a scan: %+v", n.name, w.Scan)
 		b.scan(&scan{Scan: w.Scan, by: wall})
 	}
 	if w.Again {
@@ -209,11 +210,8 @@ func (b *box) unpark() {
 			panic(err)
 		}
 		w.note("node %d unparks message %d", b.node.name, m.Sequence)
-		m.Parked, m.Attempts, m.LastError, m.Owner = false, 0, "", b.owner
 		u := &unparking{box: b, message: m}
-		u.item = &commit.Item{Lane: &commit.Lane{Owner: u}, Batch: store.Batch{
-			Settle: []store.Settlement{{Sequence: m.Sequence, Message: m, Required: true}},
-		}}
+		u.item = &commit.Item{Lane: &commit.Lane{Owner: u}, Batch: store.Batch{Settle: []store.Settlement{b.queue.Unpark(m)}}}
 		b.node.submit(u.item)
 		return
 	}
@@ -271,6 +269,7 @@ func (b *box) scanned(s *scan, page []*store.Message, failed bool) {
 	}
 	more := !failed && len(page) == scanPage
 	for _, m := range page {
+		b.node.w.note("  it has met message %d", m.Sequence)
 		if failed || !b.queue.Scanned(m) {
 			more = false
 			break

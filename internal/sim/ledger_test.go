@@ -95,8 +95,8 @@ func (g *ledger) settle(b *store.Batch, at int) {
 		switch {
 		case l == nil:
 			g.w.broken("row %d is settled and was never stored", s.Sequence)
-		case s.Required && !s.Conditional && s.Message != nil:
-			l.parked, l.unparked, l.tried, l.message.Owner = false, true, 0, s.Message.Owner
+		case s.Required && l.parked && s.Message != nil:
+			l.parked, l.unparked, l.tried, l.message.Owner, l.message.Open = false, true, 0, s.Message.Owner, s.Message.Open
 			g.w.note("  %v is no longer parked", l)
 		case s.Required && !s.Conditional:
 			g.decide(l, b, at)
