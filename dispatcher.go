@@ -392,11 +392,11 @@ func (d *dispatcher) Settled(int) {
 func (d *dispatcher) settled(now time.Time) {
 	list := d.item.Batch.Settle
 	if err := errors.Join(d.item.Err, d.item.Result.Err); err != nil {
-		level, text := slog.LevelError, "outbox messages could not be settled"
 		if errors.Is(err, store.ErrSettled) {
-			level, text = slog.LevelDebug, "an outbox message is another engine's by now"
+			d.engine.config.Logger.Debug("an outbox message is another engine's by now", "messages", len(list), "error", err)
+		} else {
+			d.engine.config.Logger.Error("outbox messages could not be settled", "messages", len(list), "error", err)
 		}
-		d.engine.config.Logger.Log(d.context, level, text, "messages", len(list), "error", err)
 		d.lane.Reset()
 	}
 	if !d.item.Failed() {

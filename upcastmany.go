@@ -73,7 +73,7 @@ func (c *compiler) expand(t reflect.Type, above []reflect.Type, ends *[]string) 
 		c.mistake("UpcastMany of %s goes in a circle", name)
 		return nil
 	}
-	above = append(above[:len(above):len(above)], t)
+	above = append(slices.Clip(above), t)
 	if evolve := c.rules.Evolve[t]; evolve != nil {
 		*ends = append(*ends, evolve.Type)
 		return func(m proto.Message) ([]proto.Message, error) { return []proto.Message{m}, nil }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,7 +54,7 @@ const (
 // written with each batch, and with [AdoptCopies].
 func Consume(name string, handlers ...Rule[*Consumer]) *Projection[*Consumer] {
 	nothing := func(context.Context, *Consumer) error { return nil }
-	return New(name, append(handlers[:len(handlers):len(handlers)], Clear(nothing))...).With(
+	return New(name, append(slices.Clip(handlers), Clear(nothing))...).With(
 		Lanes(ConsumeLanesDefault), BatchMax(ConsumeBatchDefault), ParkedMax(ConsumeParkedDefault), DeadLettersMax(ConsumeDeadLettersDefault),
 		AdoptCopies(), option(func(s *settings) { s.limits.FlushAfter = time.Second }),
 	)

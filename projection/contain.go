@@ -73,7 +73,7 @@ func sound(err error) error {
 		return nil
 	}); bad != nil {
 		why := any(bad)
-		if p, ok := bad.(*panicError); ok {
+		if p, ok := errors.AsType[*panicError](bad); ok {
 			why = p.value
 		}
 		return &ruleError{text: fmt.Sprintf("rule has returned an error of type %T that cannot be read, since its methods fail: %v", err, why)}

@@ -211,19 +211,20 @@ func (e *Entity) Pending() int { return int(e.pending) }
 type Task uint8
 
 const (
-	// TaskNone: there is nothing to do, but see [Entity.WantsRetry].
+	// TaskNone is nothing, but see [Entity.WantsRetry].
 	TaskNone Task = iota
-	// TaskLoad: the shell reads the entity into the fold that [Entity.Load] returns
-	// and calls [Entity.Loaded].
+	// TaskLoad asks the shell to read the entity into the fold that [Entity.Load]
+	// returns, and to call [Entity.Loaded].
 	TaskLoad
-	// TaskRecall: the shell reads the receipts of the entity and calls [Entity.Recalled].
+	// TaskRecall asks the shell to read the receipts of the entity and to call
+	// [Entity.Recalled].
 	TaskRecall
-	// TaskRepeat: the call of [Entity.Next] repeats an answered one. The shell reads
-	// the receipt of that, makes the outcome with [Entity.Answer], and calls
-	// [Entity.Repeated].
+	// TaskRepeat says that the call of [Entity.Next] repeats an answered one. The
+	// shell reads the receipt of that, makes the outcome with [Entity.Answer], and
+	// calls [Entity.Repeated].
 	TaskRepeat
-	// TaskResume: calls wait that could run now. The shell calls [Entity.Resume],
-	// where it can run rules.
+	// TaskResume says that calls wait which could run now. The shell calls
+	// [Entity.Resume], where it can run rules.
 	TaskResume
 )
 

@@ -96,7 +96,7 @@ func (f *faulty) recovers(t *testing.T) {
 	go func() { // what fails before the fault is seen to be over
 		for {
 			select {
-			case _ = <-f.blamed:
+			case <-f.blamed: //nolint:errcheck // it is not the one that is waited for
 			case <-done:
 				return
 			}
