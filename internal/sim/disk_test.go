@@ -63,7 +63,7 @@ func newDisk(w *world) *disk {
 		w: w, books: make(map[store.Key]*book), written: make(map[store.ID]*writing), did: make(map[store.ID]bool),
 		outbox: newLedger(w), keys: make(map[keyName]*promise), claims: make(map[string][]holding),
 	}
-	options := []memory.Option{memory.WithClock(w.storeClock)}
+	options := []memory.Option{memory.WithClock(w.storeClock), memory.WithPartitions(w.parts)}
 	if w.shared {
 		options = append(options, memory.Shared())
 	}
@@ -385,15 +385,18 @@ func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
 	}
 }
 
+// partition returns the partition of an entity.
+func (d *disk) partition(key store.Key) int { return store.PartitionOf(key, d.w.parts) }
+
 // prune deletes events that the last snapshot covers and the projection has done with.
 func (d *disk) prune(key store.Key) {
 	bk := d.books[key]
 	if bk.durable || bk.snapshot == 0 || !d.w.prunes {
 		return
 	}
-	through := d.w.target.passed()
+	through := d.w.target.passed(d.partition(key))
 	if d.w.twin.prunesUnread {
-		through = store.LastPosition(0)
+		through = store.LastPosition(d.partition(key))
 	}
 	n, err := d.log.DeleteEvents(background, key, bk.snapshot, through)
 	if err != nil {

@@ -50,7 +50,7 @@ func (l *lane) look() {
 	if l.busy {
 		return
 	}
-	if l.core.Wants() && l.at < w.target.head() {
+	if l.core.Wants() && l.at < w.target.head(l.number) {
 		l.begin(l.read, "reads behind %v", l.at)
 		return
 	}
@@ -78,7 +78,7 @@ func (l *lane) next() (time.Time, bool) {
 	switch {
 	case l.busy:
 		return time.Time{}, false
-	case !l.sleeps || l.core.Wants() && l.at < w.target.head():
+	case !l.sleeps || l.core.Wants() && l.at < w.target.head(l.number):
 		return w.now(), true
 	}
 	return l.until, !l.until.IsZero()
@@ -133,7 +133,7 @@ func (l *lane) read() {
 		l.told()
 		return
 	}
-	c := project.Chunk{After: l.at, Through: min(w.target.head(), l.at+1+store.Position(w.random.IntN(chunkMax)))}
+	c := project.Chunk{After: l.at, Through: min(w.target.head(l.number), l.at+1+store.Position(w.random.IntN(chunkMax)))}
 	for e, err := range w.disk.log.Scan(background, store.Query{After: c.After, Through: c.Through}) {
 		if err != nil {
 			panic(err)

@@ -63,13 +63,13 @@ func (n *node) watch() {
 	}
 	n.hub = hub
 	for range n.w.random.IntN(readersMax + 1) {
-		n.follow(0)
+		n.follow(store.NewPosition(n.w.random.IntN(n.w.parts), 0))
 	}
 }
 
 // follow begins a reader above a position.
 func (n *node) follow(after store.Position) {
-	r := &reader{node: n, name: n.w.tick(), last: after, told: n.w.disk.head()}
+	r := &reader{node: n, name: n.w.tick(), last: after, told: n.w.disk.head(after.Partition())}
 	r.begin(after)
 	n.readers = append(n.readers, r)
 	n.w.later(r.read, "node %d: reader %d begins above position %v", n.name, r.name, after)
@@ -80,13 +80,13 @@ func (r *reader) begin(after store.Position) {
 	r.next, r.stop = iter.Pull2(r.node.hub.Follow(background, store.Query{After: after}))
 }
 
-// head returns the position of the last event in the log.
-func (d *disk) head() store.Position {
+// head returns the position of the last event in a partition of the log.
+func (d *disk) head(partition int) store.Position {
 	heads, err := d.log.Heads(background)
 	if err != nil {
 		panic(err)
 	}
-	return heads[0]
+	return heads[partition]
 }
 
 // publish tells the readers of a node that a batch is stored.
@@ -94,7 +94,7 @@ func (n *node) publish(i *commit.Item, res *store.Result) {
 	events := i.Events(res)
 	for k := range events {
 		if res.Err != nil {
-			events[k].Position = n.w.disk.head() + store.Position(k) // the twin's mistake
+			events[k].Position = n.w.disk.head(n.w.disk.partition(i.Batch.Key)) + store.Position(k) // the twin's mistake
 		}
 	}
 	n.hub.Publish(events)
@@ -105,11 +105,12 @@ func (n *node) publish(i *commit.Item, res *store.Result) {
 
 // foretell publishes a group at the positions that it would have, for a twin.
 func (n *node) foretell(group []*commit.Item) {
-	head := n.w.disk.head()
+	heads := make(map[int]store.Position)
 	for _, i := range group {
-		if len(i.Batch.Events) > 0 {
-			head += store.Position(len(i.Batch.Events))
-			n.publish(i, &store.Result{Position: head})
+		if events := len(i.Batch.Events); events > 0 {
+			p := n.w.disk.partition(i.Batch.Key)
+			heads[p] = max(heads[p], n.w.disk.head(p)) + store.Position(events)
+			n.publish(i, &store.Result{Position: heads[p]})
 		}
 	}
 }
@@ -117,7 +118,9 @@ func (n *node) foretell(group []*commit.Item) {
 // reach says how far the hub knows the log.
 func (n *node) reach(p store.Position) {
 	for _, r := range n.readers {
-		r.told = max(r.told, p)
+		if r.told.Partition() == p.Partition() {
+			r.told = max(r.told, p)
+		}
 	}
 }
 
@@ -204,7 +207,8 @@ func (r *reader) die() {
 			break
 		}
 	}
-	n.follow(store.NewPosition(0, n.w.random.Uint64N(n.w.disk.head().Sequence()+1)))
+	p := n.w.random.IntN(n.w.parts)
+	n.follow(store.NewPosition(p, n.w.random.Uint64N(n.w.disk.head(p).Sequence()+1)))
 }
 
 // audit checks that the reader can get, and has got, all that its node knows of.
@@ -214,7 +218,7 @@ func (r *reader) audit() {
 	if r.behind() {
 		r.node.w.broken("reader %d of node %d is behind %v when all is over, and the log was known up to %v", r.name, r.node.name, r.last, r.told)
 	}
-	if head := r.node.w.disk.head(); !r.node.w.shared && max(r.last, r.gone) < head {
+	if head := r.node.w.disk.head(r.told.Partition()); !r.node.w.shared && max(r.last, r.gone) < head {
 		r.node.w.broken("reader %d of node %d is behind %v when all is over, and the log ends at %v", r.name, r.node.name, r.last, head)
 	}
 	r.stop()

@@ -64,10 +64,13 @@ func newTarget(w *world) *target {
 		t.policy.OnFailure = project.Park
 	}
 	for _, k := range w.keys {
-		t.laneOf[k] = w.random.IntN(lanesMax)
+		if t.laneOf[k] = w.random.IntN(lanesMax); w.parts > 1 {
+			t.laneOf[k] = w.disk.partition(k)
+		}
 		t.rows[k] = &row{state: new(testv1.Account)}
 	}
 	for n := range t.parked {
+		t.notes[n].Position = store.NewPosition(t.partition(n), 0)
 		t.parked[n] = make(map[store.Key]project.Parked)
 	}
 	return t
@@ -93,12 +96,22 @@ func (t *target) record(b *store.Batch, r *store.Result) {
 	}
 }
 
-// head returns the last position that the log has given.
-func (t *target) head() store.Position {
-	if len(t.history) == 0 {
-		return store.NewPosition(0, 0)
+// partition returns the partition that a lane reads: one of its own, if there are many.
+func (t *target) partition(lane int) int {
+	if t.w.parts > 1 {
+		return lane
 	}
-	return t.history[len(t.history)-1].Position
+	return 0
+}
+
+// head returns the last position that the log has given in the partition of a lane.
+func (t *target) head(lane int) store.Position {
+	for i := range t.history {
+		if p := t.history[len(t.history)-1-i].Position; p.Partition() == t.partition(lane) {
+			return p
+		}
+	}
+	return store.NewPosition(t.partition(lane), 0)
 }
 
 // wants reports whether a lane wants an event.
@@ -106,11 +119,14 @@ func (t *target) wants(lane int, e *store.Event) bool {
 	return e.Type != unwanted && t.laneOf[e.Key] == lane
 }
 
-// passed returns the position that no lane will ever want an event at or below
+// passed returns the position of a partition that no lane will ever want an event at or below
 // of: the bookmark of the projection.
-func (t *target) passed() store.Position {
-	p := store.LastPosition(0)
+func (t *target) passed(partition int) store.Position {
+	p := store.LastPosition(partition)
 	for n := range t.notes {
+		if t.partition(n) != partition {
+			continue
+		}
 		p = min(p, t.notes[n].Position)
 		for _, o := range t.parked[n] {
 			p = min(p, o.Position-1)
@@ -302,8 +318,8 @@ func (t *target) heal() {
 func (t *target) auditWhileSick() {
 	for n := range t.notes {
 		t.check(n)
-		if t.policy.OnFailure != project.Stop && t.notes[n].Position != t.head() {
-			t.w.broken("lane %d rests at %v while a rule fails, and the log ends at %v", n, t.notes[n].Position, t.head())
+		if t.policy.OnFailure != project.Stop && t.notes[n].Position != t.head(n) {
+			t.w.broken("lane %d rests at %v while a rule fails, and the log ends at %v", n, t.notes[n].Position, t.head(n))
 		}
 	}
 }
@@ -316,8 +332,8 @@ func (t *target) audit() {
 		if len(t.parked[n]) > 0 {
 			t.w.broken("lane %d still has %d parked entities when all is over", n, len(t.parked[n]))
 		}
-		if t.notes[n].Position != t.head() {
-			t.w.broken("lane %d rests at %v when all is over, and the log ends at %v", n, t.notes[n].Position, t.head())
+		if t.notes[n].Position != t.head(n) {
+			t.w.broken("lane %d rests at %v when all is over, and the log ends at %v", n, t.notes[n].Position, t.head(n))
 		}
 	}
 }

@@ -63,6 +63,7 @@ type world struct {
 	shared  bool    // several nodes share the store
 	instant bool    // the store commits on the spot, without a committer
 	harm    float64 // how often things fail, in this run
+	parts   int     // partitions of the log
 	faulty  bool    // things still fail
 	twin    twin
 	limits  entity.Limits
@@ -159,6 +160,9 @@ func newWorld(seed uint64, tw twin) *world {
 	w.builds = rand.New(rand.NewPCG(seed, 2))
 	w.version = []uint64{0, 0, 1, 2}[w.builds.IntN(4)]
 	w.rules = newRules(w)
+	if w.parts = 1; w.chance(0.3) {
+		w.parts = lanesMax // a lane for each
+	}
 	w.disk = newDisk(w)
 	w.laneBounds, w.target = w.laneLimits(), newTarget(w)
 	nodes := 1
