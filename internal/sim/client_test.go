@@ -339,7 +339,7 @@ func (o *op) checkReason(out *entity.Outcome) {
 	case entity.StatusExpired:
 		ok = o.call.Ctx.Err() != nil
 	case entity.StatusOverloaded: // all places were taken
-		ok = o.node.cell(o.key).core.Pending() >= w.limits.Calls
+		ok = o.node != nil && o.node.cell(o.key).core.Pending() >= w.limits.Calls
 	case entity.StatusClosed:
 		ok = o.node == nil || o.node.stops
 	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusUnhandled:

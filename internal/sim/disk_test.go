@@ -158,9 +158,23 @@ func (d *disk) store(group []*commit.Item) []store.Result {
 			d.w.broken("a batch of %v is stored behind a refused one", i.Batch.Key)
 		default:
 			d.enter(&i.Batch, &results[n])
+			d.tell(&i.Batch)
 		}
 	}
 	return results
+}
+
+// tell tells nodes that share the log of messages in it, as a store does that can be
+// watched, whatever the node that has stored them knows.
+func (d *disk) tell(b *store.Batch) {
+	if !d.w.shared || len(b.Enqueue) == 0 {
+		return
+	}
+	for _, n := range d.w.nodes {
+		if n != d.writer {
+			d.w.later(n.box.changed, "node %d hears that the log has grown", n.name)
+		}
+	}
 }
 
 // foretell says what the store would answer if all went well, for a twin that
@@ -388,22 +402,30 @@ func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
 // partition returns the partition of an entity.
 func (d *disk) partition(key store.Key) int { return store.PartitionOf(key, d.w.parts) }
 
-// prune deletes events that the last snapshot covers and the projection has done with.
-func (d *disk) prune(key store.Key) {
+// prune deletes events that the last snapshot covers and that every reader has done
+// with, as far as the hub of a node knows.
+func (d *disk) prune(n *node, key store.Key) {
 	bk := d.books[key]
 	if bk.durable || bk.snapshot == 0 || !d.w.prunes {
 		return
 	}
-	through := d.w.target.passed(d.partition(key))
+	keep, err := n.hub.Keep(background, d.partition(key))
+	if err != nil {
+		panic(fmt.Sprintf("what is to be kept of %v: %v", key, err))
+	}
+	if keep.Sequence() == 0 {
+		return
+	}
+	through := keep - 1
 	if d.w.twin.prunesUnread {
 		through = store.LastPosition(d.partition(key))
 	}
-	n, err := d.log.DeleteEvents(background, key, bk.snapshot, through)
+	deleted, err := d.log.DeleteEvents(background, key, bk.snapshot, through)
 	if err != nil {
 		panic(fmt.Sprintf("prune %v below %d: %v", key, bk.snapshot, err))
 	}
-	if n > 0 {
-		d.w.note("%d events of %v are deleted", n, key)
+	if deleted > 0 {
+		d.w.note("%d events of %v are deleted", deleted, key)
 	}
 }
 

@@ -254,6 +254,8 @@ func (n *node) meddle() {
 		w.target.heal()
 	case x < 5:
 		l.resume()
+	case x < 10:
+		w.target.mark()
 	default:
 		l.job(project.JobKind(w.random.IntN(3)), w.keys[w.random.IntN(len(w.keys))])
 	}

@@ -190,11 +190,6 @@ func (n *node) Stored(i *commit.Item, r *store.Result) {
 	n.publish(i, r)
 	if len(i.Batch.Enqueue) > 0 {
 		n.box.committed(&i.Batch, r)
-		for _, other := range n.w.nodes {
-			if other != n && n.w.shared {
-				n.w.later(other.box.changed, "node %d hears that the log has grown", other.name)
-			}
-		}
 	}
 }
 

@@ -135,6 +135,17 @@ func (t *target) passed(partition int) store.Position {
 	return p
 }
 
+// mark stores the bookmarks of the projection, for retention.
+func (t *target) mark() {
+	b := &store.Batch{}
+	for p := range t.w.parts {
+		b.Bookmarks = append(b.Bookmarks, store.Bookmark{Name: "projection", Position: t.passed(p)})
+	}
+	if r := t.w.disk.commitNow(b)[0]; r.Err != nil {
+		panic(fmt.Sprintf("store the bookmarks: %v", r.Err))
+	}
+}
+
 // load returns the notes of a lane.
 func (t *target) load(lane int) (*project.State, []*project.Parked) {
 	state := t.notes[lane]

@@ -165,6 +165,7 @@ func newWorld(seed uint64, tw twin) *world {
 	}
 	w.disk = newDisk(w)
 	w.laneBounds, w.target = w.laneLimits(), newTarget(w)
+	w.target.mark()
 	nodes := 1
 	if w.shared {
 		nodes = 2 + w.random.IntN(2)
@@ -311,7 +312,7 @@ func (w *world) accidents() {
 	case x < 0.03:
 		n.passivate()
 	case x < 0.05:
-		w.disk.prune(w.keys[w.random.IntN(len(w.keys))])
+		w.disk.prune(n, w.keys[w.random.IntN(len(w.keys))])
 	case x < 0.06 && !n.stops:
 		n.box.unpark()
 	case x < 0.065 && len(n.readers) > 0:
