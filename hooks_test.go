@@ -184,7 +184,7 @@ func (h *hooking) hookedEffects() []perdure.EffectRule {
 		perdure.Perform(func(context.Context, *testv1.Note) error {
 			h.Reached("Perform(fn)")
 			h.Reached("Perform(fn), of a sent effect")
-			if strings.HasPrefix(h.At, "error.") || strings.HasPrefix(h.At, "slog.") || strings.HasSuffix(h.At, "of a handler") || h.At == "Engine.Parked(yield)" {
+			if strings.HasPrefix(h.At, "error.") || strings.HasPrefix(h.At, "slog.") || strings.HasSuffix(h.At, "of a handler") || h.At == "Engine.Parked(yield)" || strings.HasSuffix(h.At, "(match)") {
 				return &hookError{h}
 			}
 			return nil
@@ -592,6 +592,17 @@ var hooks = map[string]hook{
 	"Engine.Follow(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Follow(h.short(), store.Query{})) }},
 	"Engine.Pending(yield)": {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Pending(h.short())) }},
 	"Engine.Parked(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Parked(h.short())) }},
+
+	"Engine.UnparkWhere(match)": {holds: true, silent: true, trigger: func(h *hooking) error { return matches(h, h.e.UnparkWhere) }},
+	"Engine.DropWhere(match)":   {holds: true, silent: true, trigger: func(h *hooking) error { return matches(h, h.e.DropWhere) }},
+}
+
+// matches has a message parked, and the fault when the engine asks whether it matches.
+func matches(h *hooking, where func(context.Context, func(*store.Message) bool) (int, error)) error {
+	_ = h.do(note("enqueue"))
+	pass(time.Second)
+	_, err := where(h.short(), func(*store.Message) bool { return !h.Do() })
+	return err
 }
 
 func inContext(h *hooking) error {

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/internal/outbox"
 	"github.com/perdure/perdure/store"
 )
@@ -37,10 +40,14 @@ func (e *Engine) messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*
 	return box.Messages(ctx, q)
 }
 
-// Unpark has a parked message delivered again, with its attempts counted anew.
+// Unpark has a parked message delivered again, with its attempts counted from zero.
 // If message is not nil it takes the place of what the parked one says; it is of
 // the same type. The error matches [store.ErrSettled] if no message with that
 // sequence is parked.
+//
+// If ctx ends before the store has answered, the error matches [ErrOutcomeUnknown]. If
+// the store takes the change after that, the message is delivered all the same. See
+// [Engine.UnparkWhere] for many messages.
 func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Message) error {
 	m, err := e.parked(ctx, sequence)
 	if err == nil && message != nil {
@@ -51,33 +58,221 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 		}
 	}
 	if err == nil {
-		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{e.dispatcher.queue.Unpark(m)}})
+		_, err = e.commitRequest(ctx, e.unparking(m))
 	}
 	if err != nil {
 		return fmt.Errorf("unpark message %d: %w", sequence, err)
 	}
-	d := e.dispatcher
-	defer d.wake()
-	d.asked(func(wall, now time.Time, alive bool) {
-		if alive {
-			d.queue.Clock(wall, now)
-		}
-		d.queue.Unparked(m, now)
-	})
 	return nil
 }
 
 // Drop removes a parked message for good. The error matches [store.ErrSettled]
-// if no message with that sequence is parked.
+// if no message with that sequence is parked. See [Engine.DropWhere] for many messages.
 func (e *Engine) Drop(ctx context.Context, sequence uint64) error {
 	m, err := e.parked(ctx, sequence)
 	if err == nil {
-		_, err = e.commitBatch(ctx, &store.Batch{Settle: []store.Settlement{outbox.EndParked(m)}})
+		_, err = e.commitRequest(ctx, dropping(m))
 	}
 	if err != nil {
 		return fmt.Errorf("drop message %d: %w", sequence, err)
 	}
 	return nil
+}
+
+// UnparkWhere has all parked messages delivered again for which match returns true, as
+// [Engine.Unpark] does with one, oldest first. It returns how many the store has taken.
+// For example, after a mail server was repaired:
+//
+//	n, err := engine.UnparkWhere(ctx, func(m *store.Message) bool {
+//		return m.Type == "mail.v1.Welcome" && strings.Contains(m.LastError, "connection refused")
+//	})
+//
+// The messages are those that are parked when it begins. One that is parked again
+// while it runs is not unparked a second time. One that another caller or another
+// engine has unparked or dropped first is passed over and not counted. A message that
+// is damaged in the store stays where it is, and the first of them is the error once
+// the others are done.
+//
+// Each message is committed by itself, some of them in one group, and a part of the
+// messages is in memory at a time. With the first error of the store, or when ctx ends,
+// it begins no further one and returns the number so far with an error; call it again
+// to go on. If that error matches [ErrOutcomeUnknown], up to [SettlePartMax] messages
+// besides those counted may be unparked too.
+//
+// It calls match on the goroutine of the caller, under no lock, with a copy of the
+// message. A panic of match is an error, and no further message is unparked.
+func (e *Engine) UnparkWhere(ctx context.Context, match func(*store.Message) bool) (n int, err error) {
+	if n, err = e.settleWhere(ctx, match, e.unparking); err != nil {
+		return n, fmt.Errorf("unpark messages: %w", err)
+	}
+	return n, nil
+}
+
+// DropWhere removes all parked messages for good for which match returns true, oldest
+// first, and returns how many. Otherwise it is like [Engine.UnparkWhere].
+func (e *Engine) DropWhere(ctx context.Context, match func(*store.Message) bool) (n int, err error) {
+	if n, err = e.settleWhere(ctx, match, dropping); err != nil {
+		return n, fmt.Errorf("drop messages: %w", err)
+	}
+	return n, nil
+}
+
+// SettlePartMax bounds how many messages [Engine.UnparkWhere] and [Engine.DropWhere]
+// have on their way to the store at a time.
+const SettlePartMax = 128
+
+// settleBytesMax bounds the payloads of a part, but for its last message.
+const settleBytesMax = 8 << 20
+
+// settleWhere settles the parked messages that match, part by part. No read of the
+// store is open while match runs or a commit is made: a store may keep a commit waiting
+// for its reads.
+func (e *Engine) settleWhere(ctx context.Context, match func(*store.Message) bool, settling func(*store.Message) *request) (n int, err error) {
+	if match == nil {
+		return 0, fmt.Errorf("%w: match is nil: to select all parked messages, pass a function that returns true", store.ErrInvalid)
+	}
+	last, err := e.lastParked(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var damaged error
+	for after := uint64(0); after < last; {
+		part, end, broken, err := e.parkedPart(ctx, after, last)
+		if err != nil {
+			return n, err
+		}
+		if damaged == nil {
+			damaged = broken
+		}
+		after = end
+		chosen, failure := choose(part, match)
+		settled, err := e.settleAll(ctx, chosen, settling)
+		if n += settled; err != nil || failure != nil {
+			return n, errors.Join(err, failure)
+		}
+	}
+	return n, damaged
+}
+
+// lastParked returns the highest sequence of a parked message, and zero if none is
+// parked. Without that end, a call would follow messages that are parked while it runs,
+// perhaps as fast as it goes on.
+func (e *Engine) lastParked(ctx context.Context) (last uint64, err error) {
+	_, err = e.eachParked(ctx, 0, func(m *store.Message) bool {
+		last = m.Sequence
+		return true
+	})
+	return last, err
+}
+
+// parkedPart reads parked messages with sequences above after and up to last. It
+// returns the sequence up to which it has read, and the first error about damage.
+func (e *Engine) parkedPart(ctx context.Context, after, last uint64) (part []*store.Message, end uint64, damaged, err error) {
+	bytes := 0
+	end = last
+	damaged, err = e.eachParked(ctx, after, func(m *store.Message) bool {
+		if m.Sequence > last {
+			return false
+		}
+		part = append(part, m)
+		bytes += len(m.Payload)
+		if len(part) < SettlePartMax && bytes < settleBytesMax {
+			return true
+		}
+		end = m.Sequence
+		return false
+	})
+	return part, end, damaged, err
+}
+
+// eachParked calls a function with the parked messages above a sequence until it says
+// that it is enough. It passes over those that are damaged.
+func (e *Engine) eachParked(ctx context.Context, after uint64, fn func(*store.Message) (more bool)) (damaged, err error) {
+	for m, err := range e.messages(ctx, store.MessageQuery{Parked: true, After: after}) {
+		switch {
+		case errors.Is(err, store.ErrCorrupt):
+			if damaged == nil {
+				damaged = err
+			}
+		case err != nil:
+			return damaged, err
+		case !fn(m):
+			return damaged, nil
+		}
+	}
+	return damaged, nil
+}
+
+// choose returns those messages of a part that match, up to the first failure of match.
+func choose(part []*store.Message, match func(*store.Message) bool) (chosen []*store.Message, err error) {
+	for _, m := range part {
+		yes, err := guard.Call("match", func() (bool, error) {
+			lent := *m
+			lent.Payload, lent.Metadata.Values = slices.Clone(m.Payload), maps.Clone(m.Metadata.Values)
+			return match(&lent), nil
+		})
+		if err != nil {
+			return chosen, fmt.Errorf("message %d: %w", m.Sequence, err)
+		}
+		if yes {
+			chosen = append(chosen, m)
+		}
+	}
+	return chosen, nil
+}
+
+// settleAll settles messages, each by a batch of its own so that one that is settled
+// by another holds up no other, and returns how many the store has taken.
+func (e *Engine) settleAll(ctx context.Context, chosen []*store.Message, settling func(*store.Message) *request) (n int, err error) {
+	s := &e.stripes[0]
+	if err := e.enter(s); err != nil {
+		return 0, err
+	}
+	defer e.leave(s)
+	requests := make([]*request, 0, len(chosen))
+	for _, m := range chosen {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		r := settling(m)
+		requests = append(requests, r)
+		e.submit(&r.Item)
+		if e.instant && r.failed() {
+			break // a store that failed would be asked for each of the others
+		}
+	}
+	for _, r := range requests {
+		_, failure := e.await(ctx, r)
+		switch {
+		case failure == nil:
+			n++
+		case r.passed():
+		case err == nil, errors.Is(failure, ErrOutcomeUnknown) && !errors.Is(err, ErrOutcomeUnknown):
+			err = fmt.Errorf("message %d: %w", r.Batch.Settle[0].Sequence, failure)
+		}
+	}
+	return n, err
+}
+
+// unparking returns the request that unparks a message.
+func (e *Engine) unparking(m *store.Message) *request {
+	d := e.dispatcher
+	r := newRequest(&store.Batch{Settle: []store.Settlement{d.queue.Unpark(m)}})
+	r.stored = func() {
+		defer d.wake()
+		d.asked(func(wall, now time.Time, alive bool) {
+			if alive {
+				d.queue.Clock(wall, now)
+			}
+			d.queue.Unparked(m, now)
+		})
+	}
+	return r
+}
+
+// dropping returns the request that drops a message.
+func dropping(m *store.Message) *request {
+	return newRequest(&store.Batch{Settle: []store.Settlement{outbox.EndParked(m)}})
 }
 
 // parked returns a parked message.
@@ -98,35 +293,88 @@ func (e *Engine) parked(ctx context.Context, sequence uint64) (*store.Message, e
 
 // commitBatch stores a batch that belongs to no entity in memory, and waits.
 func (e *Engine) commitBatch(ctx context.Context, b *store.Batch) (store.Result, error) {
+	return e.commitRequest(ctx, newRequest(b))
+}
+
+func (e *Engine) commitRequest(ctx context.Context, r *request) (store.Result, error) {
 	s := &e.stripes[0]
 	if err := e.enter(s); err != nil {
 		return store.Result{}, err
 	}
 	defer e.leave(s)
-	done := make(settledSignal, 1)
-	i := &commit.Item{Batch: *b, Lane: &commit.Lane{Owner: done}}
-	e.submit(i)
+	e.submit(&r.Item)
+	return e.await(ctx, r)
+}
+
+// await waits until a request is settled, and returns what has become of it.
+func (e *Engine) await(ctx context.Context, r *request) (store.Result, error) {
 	select {
-	case <-done:
+	case <-r.settled:
+		return r.outcome()
+	default:
+	}
+	select {
+	case <-r.settled:
 	case <-ctx.Done():
 		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
 	case <-e.closed:
-		if len(done) > 0 {
+		if r.done() {
 			break
 		}
-		if e.committer.queued(i) {
+		if e.committer.queued(&r.Item) {
 			return store.Result{}, ErrClosed
 		}
 		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed)
 	}
-	if i.Err != nil && !errors.Is(i.Err, store.ErrNotStored) {
-		return i.Result, fmt.Errorf("%w: %w", ErrOutcomeUnknown, i.Err)
-	}
-	return i.Result, errors.Join(i.Err, i.Result.Err)
+	return r.outcome()
 }
 
-// A settledSignal is the owner of a lane with one item.
-type settledSignal chan struct{}
+// A request is a batch that belongs to no entity in memory, on its way to the store. It
+// owns its lane.
+type request struct {
+	commit.Item
+
+	lane    commit.Lane
+	stored  func()        // called once the batch is stored, also if the caller has gone; may be nil
+	settled chan struct{} // closed after that, or when the batch is not stored
+}
+
+func newRequest(b *store.Batch) *request {
+	r := &request{settled: make(chan struct{})}
+	r.Batch, r.Lane, r.lane.Owner = *b, &r.lane, r
+	return r
+}
 
 // Settled is part of [commit.Owner].
-func (s settledSignal) Settled(int) { s <- struct{}{} }
+func (r *request) Settled(int) {
+	defer close(r.settled)
+	if r.stored != nil && !r.Failed() {
+		r.stored()
+	}
+}
+
+// done reports whether the request is settled.
+func (r *request) done() bool {
+	select {
+	case <-r.settled:
+		return true
+	default:
+		return false
+	}
+}
+
+// failed reports whether the request is settled with an error that others would meet too.
+func (r *request) failed() bool { return r.done() && r.Failed() && !r.passed() }
+
+// passed reports whether another caller or engine has settled the message first.
+func (r *request) passed() bool {
+	return r.done() && r.Err == nil && errors.Is(r.Result.Err, store.ErrSettled)
+}
+
+// outcome returns what has become of a request that is settled.
+func (r *request) outcome() (store.Result, error) {
+	if r.Err != nil && !errors.Is(r.Err, store.ErrNotStored) {
+		return r.Result, fmt.Errorf("%w: %w", ErrOutcomeUnknown, r.Err)
+	}
+	return r.Result, errors.Join(r.Err, r.Result.Err)
+}
