@@ -25,13 +25,14 @@ type compiler struct {
 	upcasts        map[reflect.Type]*upcast
 	splits         map[reflect.Type]*split
 	migrations     map[reflect.Type]*upcast
+	commands       map[reflect.Type]*upcast
 	stuck          []string // event types whose rules do not return for a sample
 	mistakes       []error
 }
 
 func (k *Kind[S]) compile() *compiler {
 	k.once.Do(func() {
-		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}, splits: map[reflect.Type]*split{}, migrations: map[reflect.Type]*upcast{}}
+		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}, splits: map[reflect.Type]*split{}, migrations: map[reflect.Type]*upcast{}, commands: map[reflect.Type]*upcast{}}
 		c.rules = entity.Rules{
 			Kind: k.name, Durable: k.durable,
 			Decide:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
@@ -142,6 +143,7 @@ func (c *compiler) finish(state reflect.Type) {
 	for from := range c.migrations {
 		c.resolveMigration(from, state)
 	}
+	c.resolveCommands()
 	for _, rule := range r.Stored {
 		rule.Flat = entity.Flat(rule.New().ProtoReflect().Descriptor())
 	}
@@ -192,21 +194,71 @@ func (c *compiler) resolveMigration(from, state reflect.Type) {
 	}
 }
 
+// resolveCommands gives the old types of commands rules of their own: they run the rule
+// of the type at the end of a chain.
+func (c *compiler) resolveCommands() {
+	rules := c.rules.Decide
+	name := "Decide"
+	if c.rules.Durable {
+		rules, name = c.rules.Update, "Update"
+	}
+	resolved := make(map[reflect.Type]decideRule, len(c.commands))
+	for from := range c.commands {
+		old := messageName(newMessage(from))
+		if rules[from] != nil {
+			c.mistake("%s has both an UpcastCommand and a rule of %s", old, name)
+			continue
+		}
+		end, convert := c.follow("UpcastCommand", from, c.commands)
+		if convert == nil {
+			continue
+		}
+		rule := rules[end]
+		if rule == nil {
+			c.mistake("UpcastCommand of %s ends at %s, which has no %s rule", old, messageName(newMessage(end)), name)
+			continue
+		}
+		resolved[from] = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error) {
+			if command = convert(command); command == nil {
+				panic(fmt.Sprintf("the UpcastCommand of %s has returned nil", old)) // a refusal would settle the message
+			}
+			return rule(ctx, state, command)
+		}
+	}
+	for from, rule := range resolved { // not before: what ends at an old type goes on from there
+		rules[from] = rule
+		c.command(from)
+	}
+}
+
+type decideRule = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error)
+
 // follow follows a chain of conversions from an old type to the last one, and
 // returns that with a function for the whole chain, or nil if it has no end.
 func (c *compiler) follow(option string, from reflect.Type, steps map[reflect.Type]*upcast) (end reflect.Type, convert func(proto.Message) proto.Message) {
+	end, convert = follow(from, steps)
+	if convert == nil {
+		c.mistake("%s of %s goes in a circle", option, messageName(newMessage(from)))
+	}
+	return end, convert
+}
+
+// follow is like the method of the compiler, and returns no function if the chain goes
+// in a circle. The function returns nil as soon as one of the conversions does.
+func follow(from reflect.Type, steps map[reflect.Type]*upcast) (end reflect.Type, convert func(proto.Message) proto.Message) {
 	var chain []func(proto.Message) proto.Message
 	end = from
 	for u := steps[end]; u != nil; u = steps[end] {
 		chain = append(chain, u.fn)
 		if end = u.to; end == nil || len(chain) > len(steps) {
-			c.mistake("%s of %s goes in a circle", option, messageName(newMessage(from)))
 			return nil, nil
 		}
 	}
 	return end, func(m proto.Message) proto.Message {
 		for _, fn := range chain {
-			m = fn(m)
+			if m = fn(m); m == nil || !m.ProtoReflect().IsValid() {
+				return nil
+			}
 		}
 		return m
 	}

@@ -29,6 +29,7 @@ type effectRule struct {
 	perform func(context.Context, proto.Message) error
 	policy  outbox.Policy
 	timeout time.Duration // of one attempt, zero for none
+	upcast  *upcast       // to the type that is performed in its place; nil for most
 	err     error
 }
 
@@ -70,6 +71,35 @@ func PerformElsewhere[M proto.Message]() EffectRule {
 	if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
 		r.err = fmt.Errorf("PerformElsewhere rule: %v is not a generated message type", t)
 	}
+	return r
+}
+
+// UpcastEffect is the rule for effects of the type Old that wait in the outbox, or are
+// parked there, after a program has renamed or changed them: it turns each into a New,
+// which has a [Perform] rule, a [PerformElsewhere] rule or another UpcastEffect, and is
+// performed in its place, with the options of that rule. For example:
+//
+//	perdure.UpcastEffect(func(m *mailv1.Welcome) *mailv1.Mail {
+//		return &mailv1.Mail{To: m.GetAddress(), Template: "welcome"}
+//	})
+//
+// What is stored stays as it is. The conversion runs with each attempt, on the goroutine
+// of the attempt, and must be a pure function. A panic is a failed attempt. If it
+// returns nil, the message is parked. See [UpcastCommand] for commands.
+func UpcastEffect[Old, New proto.Message](fn func(Old) New) EffectRule {
+	from, to := reflect.TypeFor[Old](), reflect.TypeFor[New]()
+	r := &effectRule{message: from}
+	if fn == nil {
+		r.err = fmt.Errorf("UpcastEffect rule for %v is nil", from)
+		return r
+	}
+	for _, t := range []reflect.Type{from, to} {
+		if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
+			r.err = fmt.Errorf("UpcastEffect rule: %v is not a generated message type", t)
+			return r
+		}
+	}
+	r.upcast = &upcast{to: to, fn: func(m proto.Message) proto.Message { return fn(m.(Old)) }}
 	return r
 }
 
@@ -190,12 +220,17 @@ func (e *Engine) performs(m proto.Message) bool {
 func (e *Engine) addEffects() error {
 	e.effects = make(map[reflect.Type]*effectRule, len(e.config.Effects))
 	e.effectTypes = make(map[string]*effectRule, len(e.config.Effects))
+	upcasts := make(map[reflect.Type]*upcast)
 	var errs []error
 	for _, rule := range e.config.Effects {
 		r := rule.effect()
 		switch {
 		case r.err != nil:
 			errs = append(errs, r.err)
+		case r.upcast != nil && upcasts[r.message] != nil:
+			errs = append(errs, fmt.Errorf("two UpcastEffect rules for %s", messageName(newMessage(r.message))))
+		case r.upcast != nil:
+			upcasts[r.message] = r.upcast
 		case e.effects[r.message] != nil:
 			errs = append(errs, fmt.Errorf("two Perform rules for %s", messageName(newMessage(r.message))))
 		default:
@@ -203,8 +238,48 @@ func (e *Engine) addEffects() error {
 			e.effectTypes[messageName(newMessage(r.message))] = r
 		}
 	}
+	errs = append(errs, e.addOldEffects(upcasts))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrInvalid, err)
 	}
 	return nil
+}
+
+// addOldEffects gives the old types of effects rules of their own: they perform what
+// the type at the end of a chain does.
+func (e *Engine) addOldEffects(upcasts map[reflect.Type]*upcast) error {
+	var errs []error
+	resolved := make(map[reflect.Type]*effectRule, len(upcasts))
+	for from := range upcasts {
+		old := messageName(newMessage(from))
+		if e.effects[from] != nil {
+			errs = append(errs, fmt.Errorf("%s has both an UpcastEffect and a Perform rule", old))
+			continue
+		}
+		end, convert := follow(from, upcasts)
+		if convert == nil {
+			errs = append(errs, fmt.Errorf("UpcastEffect of %s goes in a circle", old))
+			continue
+		}
+		rule := e.effects[end]
+		if rule == nil {
+			errs = append(errs, fmt.Errorf("UpcastEffect of %s ends at %s, which has no Perform rule", old, messageName(newMessage(end))))
+			continue
+		}
+		r := *rule
+		r.message = from
+		if rule.perform != nil {
+			r.perform = func(ctx context.Context, m proto.Message) error {
+				if m = convert(m); m == nil {
+					return Park(fmt.Errorf("the UpcastEffect of %s has returned nil", old))
+				}
+				return rule.perform(ctx, m)
+			}
+		}
+		resolved[from] = &r
+	}
+	for from, r := range resolved {
+		e.effects[from], e.effectTypes[messageName(newMessage(from))] = r, r
+	}
+	return errors.Join(errs...)
 }

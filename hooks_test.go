@@ -116,6 +116,8 @@ func (h *hooking) hookedKinds() []perdure.AnyKind {
 			switch c.GetNote().GetText() {
 			case "panic":
 				panic(hookPanic{h})
+			case "enqueue old":
+				return perdure.None().Enqueue(&testv1.Touch{}), nil
 			case "enqueue":
 				return perdure.None().Enqueue(&testv1.Note{Text: "hooked"}), nil
 			case "send":
@@ -156,6 +158,12 @@ func (h *hooking) hookedKinds() []perdure.AnyKind {
 			}
 			return []proto.Message{&testv1.Deposited{Amount: int64(len(e.GetText()))}}
 		}, (*testv1.Deposited)(nil)),
+		perdure.UpcastCommand(func(*testv1.DepositedV0) *testv1.Deposit {
+			if h.Reached("UpcastCommand(fn)") {
+				return nil
+			}
+			return &testv1.Deposit{Amount: 1}
+		}),
 		perdure.MigrateSnapshot(func(s *testv1.Balance) *testv1.Account {
 			if h.Reached("MigrateSnapshot(fn)") || h.Reached("MigrateSnapshot(fn), when the engine is opened") {
 				return nil
@@ -189,6 +197,12 @@ func (h *hooking) hookedEffects() []perdure.EffectRule {
 			}
 			return nil
 		}, perdure.MaxAttempts(1)),
+		perdure.UpcastEffect(func(*testv1.Touch) *testv1.Note {
+			if h.Reached("UpcastEffect(fn)") {
+				return nil
+			}
+			return &testv1.Note{Text: "old"}
+		}),
 		perdure.Perform(func(context.Context, *testv1.Balance) error { h.done <- "performed"; return nil }),
 	}
 }
@@ -515,6 +529,8 @@ var hooks = map[string]hook{
 		},
 		trigger: deposits1,
 	},
+	"UpcastCommand(fn)":             {holds: true, trigger: func(h *hooking) error { return h.do(&testv1.DepositedV0{}) }},
+	"UpcastEffect(fn)":              {trigger: func(h *hooking) error { return h.do(note("enqueue old")) }},
 	"Perform(fn)":                   {trigger: enqueues},
 	"Perform(fn), of a sent effect": {trigger: func(h *hooking) error { return h.do(note("send")) }},
 

@@ -323,6 +323,32 @@ func Upcast[Old, New proto.Message](fn func(Old) New) KindOption {
 	})
 }
 
+// UpcastCommand turns a command of the type Old into a New, for which the kind has a
+// [Decide] or [Update] rule or another UpcastCommand. It lets a program rename or change
+// a command while commands of the old type wait in the outbox, in timers, or as parked
+// messages: they are delivered to the rule for New. For example:
+//
+//	perdure.UpcastCommand(func(c *bankv1.Deposit) *bankv1.DepositV2 {
+//		return &bankv1.DepositV2{Cents: 100 * c.GetAmount()}
+//	})
+//
+// It runs right before the rule, whenever that runs, and is a part of it: it must be a
+// pure function, a panic fails the command, and to return nil is the same as a panic.
+// What is stored stays as it is: a recurring timer goes on with the command that it was
+// set with, so keep the option until the timer has been set again or cancelled. It also
+// takes commands of the type Old that callers send, such as clients of an earlier
+// version, and their idempotency keys stay valid. See [UpcastEffect] for effects.
+func UpcastCommand[Old, New proto.Message](fn func(Old) New) KindOption {
+	return kindOption(func(c *compiler) {
+		from := c.message("UpcastCommand", reflect.TypeFor[Old](), fn == nil)
+		to := c.message("UpcastCommand", reflect.TypeFor[New](), fn == nil)
+		if c.taken("UpcastCommand", c.commands[from] != nil, from) {
+			return
+		}
+		c.commands[from] = &upcast{to: to, fn: func(m proto.Message) proto.Message { return fn(m.(Old)) }}
+	})
+}
+
 // UpcastPartsMax bounds what [UpcastMany] makes of one event.
 const UpcastPartsMax = 1000
 
