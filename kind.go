@@ -311,7 +311,8 @@ func FoldVersion(version uint64) KindOption {
 
 // Upcast turns an event that was stored as Old into a New, for which the kind
 // has an Evolve rule or another Upcast. It runs when the event is read; what is
-// stored stays as it is. It must be a pure function.
+// stored stays as it is. It must be a pure function. See [UpcastMany] for an event that
+// becomes several ones, and [UpcastCommand] for commands.
 func Upcast[Old, New proto.Message](fn func(Old) New) KindOption {
 	return kindOption(func(c *compiler) {
 		from := c.message("Upcast", reflect.TypeFor[Old](), fn == nil)

@@ -19,7 +19,8 @@ import (
 
 // Parked yields the messages that are parked, oldest first: those whose
 // delivery has failed too often, or for good. Their LastError says why. They
-// stay until [Engine.Unpark] or [Engine.Drop] is called.
+// stay until [Engine.Unpark], [Engine.Drop], [Engine.UnparkWhere] or [Engine.DropWhere]
+// is called.
 func (e *Engine) Parked(ctx context.Context) iter.Seq2[*store.Message, error] {
 	return e.messages(ctx, store.MessageQuery{Parked: true})
 }

@@ -274,6 +274,24 @@ func TestUpcastEffect(t *testing.T) {
 			t.Errorf("%v are parked, want the one that fails", list)
 		}
 	})
+	bubble("leaves_what_others_perform_to_them", func(t *testing.T) {
+		log := newLog(t, memory.Shared())
+		leave(t, log)
+		here, there := &postman{}, mailers()
+		e := sharing(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{mailers()}, Effects: []perdure.EffectRule{
+			toText, toNote, perdure.PerformElsewhere[*testv1.Note](),
+		}})
+		pass(time.Hour)
+		if parked, pending := len(messages(t, e.Parked(t.Context()))), len(messages(t, e.Pending(t.Context()))); parked != 0 || pending != 2 {
+			t.Errorf("%d messages are parked and %d pending, want both pending", parked, pending)
+		}
+		other := sharing(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{there}, Effects: []perdure.EffectRule{toText, toNote, here.rule()}})
+		pass(time.Hour)
+		if got := here.list(); !strings.Contains(got, "text") || !strings.Contains(got, "number 7") {
+			t.Errorf("the other engine has performed %q, want both", got)
+		}
+		closeAll(t, e, other)
+	})
 	bubble("that_returns_nil_parks_the_message", func(t *testing.T) {
 		log := newLog(t)
 		leave(t, log)
