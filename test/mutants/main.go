@@ -11,6 +11,14 @@
 //	+++ b/internal/entity/entity.go
 //	@@ …
 //
+// A line "Ends: the process" says that the mutant ends the process of its tests by
+// a panic, which counts as a failure of the test that was running:
+//
+//	A panic of the function Random of a Backoff ends the process.
+//	Promise: G12
+//	Ends: the process
+//	Test: ./actor TestHooks
+//
 // A patch of several files has a line "diff --git a/FILE b/FILE" before each.
 // The patch is applied to a copy of the files that it names, and the tests are
 // built with the copy by go test -overlay: the tree itself is not changed, and

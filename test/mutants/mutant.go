@@ -19,6 +19,7 @@ type mutant struct {
 	says    string // what it breaks, and what a user would lose
 	promise string // G1 to G12
 	tests   []test // each must fail with the mutant
+	ends    bool   // a test may also fail by the end of its process
 	files   []string
 	patch   string // the text of the file
 }
@@ -84,6 +85,11 @@ func parse(text string) (mutant, error) {
 				return m, fmt.Errorf("line %d: want a package and a test, such as \"./stream TestHub\", got %q", number, value)
 			}
 			m.tests = append(m.tests, test{f[0], f[1]})
+		case key == "Ends":
+			if value != "the process" {
+				return m, fmt.Errorf("line %d: want \"Ends: the process\", got %q", number, value)
+			}
+			m.ends = true
 		default:
 			m.says = strings.TrimSpace(m.says + "\n" + line)
 		}

@@ -68,6 +68,7 @@ func TestMutant_with_a_mistake_in_its_header_is_refused(t *testing.T) {
 		"It breaks.\nTest: . TestX\n" + diff:                      "no line \"Promise",
 		"It breaks.\nPromise: G13\nTest: . TestX\n" + diff:        `line 2: want one promise, G1 to G12, got "G13"`,
 		"It breaks.\nPromise: G1\nPromise: G2\n" + diff:           "line 3: want one promise",
+		"It breaks.\nPromise: G1\nEnds: it\n" + diff:              `line 3: want "Ends: the process", got "it"`,
 		"It breaks.\nPromise: G1\n" + diff:                        "no line \"Test",
 		"It breaks.\nPromise: G1\nTest: store TestX\n" + diff:     "line 3: want a package and a test",
 		"It breaks.\nPromise: G1\nTest: ./store Benchmark\n":      "line 3: want a package and a test",
@@ -80,6 +81,28 @@ func TestMutant_with_a_mistake_in_its_header_is_refused(t *testing.T) {
 	m, err := parse("It breaks\na rule.\nPromise: G1\nTest: . TestX\nTest: ./store TestY\n\n" + diff)
 	if err != nil || m.says != "It breaks\na rule." || len(m.tests) != 2 || len(m.files) != 1 || m.files[0] != "x.go" {
 		t.Errorf("got %+v, %v", m, err)
+	}
+}
+
+func TestMutant_that_ends_the_process_is_told_from_one_that_does_not_compile(t *testing.T) {
+	t.Parallel()
+	m, err := parse("It breaks.\nPromise: G1\nEnds: the process\nTest: . TestX\n\n--- a/x.go\n+++ b/x.go\n")
+	if err != nil || !m.ends {
+		t.Errorf("got %+v, %v, want a mutant that ends the process", m, err)
+	}
+	const end = "FAIL\texample.com/x\t0.053s\nFAIL\n"
+	for out, want := range map[string]bool{
+		"panic: fault\n\ngoroutine 7 [running]:\n" + end:                                   true,
+		"fatal error: all goroutines are asleep - deadlock!\n" + end:                       true,
+		"panic: test timed out after 2m0s\n\trunning tests:\n" + end:                       false,
+		"--- FAIL: TestX (0.00s)\n    x_test.go:3: want no panic: got one\n" + end:         false,
+		"# example.com/x\npanic: the compiler\nFAIL\texample.com/x [build failed]\nFAIL\n": false,
+		"panic: fault\nexit status 2\n":                                                    false,
+		"ok  \texample.com/x\t0.053s\n":                                                    false,
+	} {
+		if got := endsProcess(out); got != want {
+			t.Errorf("got %t, want %t, of:\n%s", got, want, out)
+		}
 	}
 }
 

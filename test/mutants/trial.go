@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -51,11 +52,25 @@ func (t *trial) try(ctx context.Context, m mutant) error {
 			return fmt.Errorf("%v passes", x)
 		case strings.Contains(out, "[build failed]") || strings.Contains(out, "[setup failed]"):
 			return fmt.Errorf("it does not compile:\n%s", tail(out))
+		case m.ends && endsProcess(out):
 		case !strings.Contains(out, "--- FAIL: "):
 			return fmt.Errorf("%v ends in another way than by failing: %w\n%s", x, err, tail(out))
 		}
 	}
 	return nil
+}
+
+var (
+	endedPattern = regexp.MustCompile(`(?m)^FAIL\t\S+\t[0-9.]+s$`)
+	panicPattern = regexp.MustCompile(`(?m)^(panic: |fatal error: )`)
+)
+
+// endsProcess reports whether a run of go test shows that the test program has run
+// and was ended by a panic or by a fault that Go cannot recover. A program that
+// does not compile has not run. A test that has timed out does not count: a test
+// that waits has a bound of its own.
+func endsProcess(out string) bool {
+	return endedPattern.MatchString(out) && panicPattern.MatchString(out) && !strings.Contains(out, "panic: test timed out")
 }
 
 // apply applies the patch to copies of its files below tmp and returns the name
