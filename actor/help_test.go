@@ -3,6 +3,7 @@ package actor_test
 import (
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/perdure/perdure/actor"
@@ -35,6 +36,19 @@ func await[T any](t *testing.T, what string, c <-chan T) T {
 		t.Fatalf("waited %v for %s", patience, what)
 		panic("unreachable")
 	}
+}
+
+// bubble runs f in a bubble of its own and waits a bounded time for its end. A
+// fault that blocks a goroutine on a mutex stops the clock of the bubble too, so
+// the bound is one outside of it.
+func bubble(t *testing.T, what string, f func(t *testing.T)) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		synctest.Test(t, f)
+	}()
+	await(t, what, done)
 }
 
 // stopped waits a bounded time until an actor has stopped.

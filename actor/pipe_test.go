@@ -101,6 +101,34 @@ func TestAResultComesAsAMessage(t *testing.T) {
 	}
 }
 
+func TestStop_in_the_turn_of_a_Pipe_waits_for_its_result(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string][]actor.Option{"inline": nil, "on a goroutine": {actor.InlineNever()}} {
+		synctest.Test(t, func(t *testing.T) {
+			var log diary
+			r := spawn(t, newSystem(t, actor.Config{}), &do{log: &log}, opts...)
+			work := func(context.Context) (int, error) { sleepOnly(time.Second); return 8, nil }
+			tell(t, r, task(func(c *actor.Context[task]) {
+				if err := actor.Pipe(c, work, resulting(&log)); err != nil {
+					t.Errorf("%s: Pipe: %v", name, err)
+				}
+				c.Stop()
+			}))
+			synctest.Wait()
+			if is := r.Address().Info().Condition; is != actor.ShuttingDown {
+				t.Errorf("%s: while its work is under way the actor is %s, want shutting down", name, is)
+			}
+			sleep(time.Minute)
+			if got := written(&log); !slices.Equal(got, []string{"8"}) {
+				t.Errorf("%s: got %q, want the result 8", name, got)
+			}
+			if is := r.Address().Info().Condition; is != actor.Gone {
+				t.Errorf("%s: after the result the actor is %s, want gone", name, is)
+			}
+		})
+	}
+}
+
 func TestAResultOfABehaviorBeforeIsDropped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

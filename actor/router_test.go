@@ -51,6 +51,9 @@ func TestARouterReplacesItsMembers(t *testing.T) {
 			m := r.Members()[0]
 			m.Stop()
 			for r.Members()[0] == m {
+				if time.Since(begin) > time.Minute {
+					t.Fatal("waited a minute for the member that takes the place of one that has stopped")
+				}
 				sleep(100 * time.Millisecond)
 			}
 		}

@@ -246,7 +246,7 @@ func TestEveryEventKnowsHowToLogItself(t *testing.T) {
 
 func TestAListenerThatDropsTheOldestHearsOfDeadLettersToo(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, "the publisher and the listeners", func(t *testing.T) {
 		s := newSystem(t, actor.Config{})
 		gate := make(chan struct{})
 		got := make(chan string, 100)

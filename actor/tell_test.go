@@ -115,6 +115,45 @@ func TestTellWaitEndsWithItsContextOrTheActor(t *testing.T) {
 	})
 }
 
+// A contextThatAsks asks for the state of an actor, which waits for the lock of its
+// mailbox, in each call of Err after its end.
+type contextThatAsks struct {
+	context.Context
+	t  *testing.T
+	of actor.Address
+}
+
+func (c contextThatAsks) Err() error {
+	err := c.Context.Err()
+	if err != nil {
+		answered := make(chan actor.Info, 1)
+		go func() { answered <- c.of.Info() }()
+		select {
+		case <-answered:
+		case <-time.After(patience):
+			c.t.Errorf("waited %v for Info of the actor: TellWait holds the lock of its mailbox while it calls Err of the context", patience)
+		}
+	}
+	return err
+}
+
+// The waits are real: a goroutine that waits for a lock would stop the clock of a
+// bubble.
+func TestTellWait_holds_no_lock_while_it_asks_its_context(t *testing.T) {
+	t.Parallel()
+	p := gated()
+	r := spawn(t, newSystem(t, actor.Config{}), p, actor.MailboxMax(1))
+	tell(t, r, 0)
+	await(t, "the first message", p.got)
+	tell(t, r, 1) // the mailbox is full
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.TellWait(contextThatAsks{ctx, t, r.Address()}, 2); !errors.Is(err, context.Canceled) {
+		t.Errorf("TellWait with an ended context: got %v, want Canceled", err)
+	}
+	close(p.gate)
+}
+
 func TestRunHandlesOnTheCallersGoroutineWhenIdle(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
