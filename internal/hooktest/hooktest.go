@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // A Fault is a way in which code of a user fails.
@@ -101,7 +102,7 @@ func Each[P any](t *testing.T, hooks map[string]P, test func(t *testing.T, place
 		for fault := range Fault(len(names)) {
 			t.Run(at+" "+fault.String(), func(t *testing.T) {
 				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
+				bounded(t, func(t *testing.T) {
 					h := &Hook{At: at, Fault: fault, gate: make(chan struct{})}
 					defer h.Release()
 					test(t, hooks[at], h)
@@ -109,6 +110,43 @@ func Each[P any](t *testing.T, hooks map[string]P, test func(t *testing.T, place
 			})
 		}
 	}
+}
+
+// standsAfter is how long a bubble may take by the real clock. It needs milliseconds.
+const standsAfter = time.Minute
+
+// stands is closed when a bubble has taken longer than standsAfter.
+var (
+	stands    = make(chan struct{})
+	standOnce sync.Once
+)
+
+// bounded runs a test in a bubble, whose clock stands while a goroutine waits for a
+// lock. So if code of a user blocks under a lock, the test would hang: it fails
+// instead, and with it at once all others that hang in the same way.
+func bounded(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		synctest.Test(t, test)
+	}()
+	alarm := time.NewTimer(standsAfter)
+	defer alarm.Stop()
+	select {
+	case <-done:
+		return
+	case <-alarm.C:
+		standOnce.Do(func() { close(stands) })
+	case <-stands:
+		// Others may be slow and sound: they get the time that is left to the first.
+		select {
+		case <-done:
+			return
+		case <-time.After(standsAfter / 6):
+		}
+	}
+	t.Fatal("the bubble stands: waited in vain for its end, while one of its goroutines waits for a lock or does not end; the code of the user is called under a lock")
 }
 
 // Armed reports whether the next call fails, or has failed.
