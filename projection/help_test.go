@@ -113,6 +113,19 @@ func background(t *testing.T, c projection.Config, runners ...*projection.Runner
 	}
 }
 
+// runOnce is projection.RunOnce within ten minutes of a bubble, which is far longer
+// than it needs: one that goes on and on fails.
+func runOnce(t *testing.T, c projection.Config, r *projection.Runner) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	err := projection.RunOnce(ctx, c, r)
+	if ctx.Err() != nil {
+		t.Errorf("waited ten minutes for RunOnce: %v", err)
+	}
+	return err
+}
+
 func status(t *testing.T, r *projection.Runner) projection.Status {
 	t.Helper()
 	s, err := r.Status(t.Context())

@@ -98,7 +98,7 @@ func TestSelection(t *testing.T) {
 			if err := old.Healthy(t.Context()); !errors.Is(err, projection.ErrLagging) || !errors.Is(err, projection.ErrSelection) {
 				t.Errorf("minutes later the older program is healthy: %v", err)
 			}
-			if err := projection.RunOnce(t.Context(), c, older().Into(g)); !errors.Is(err, projection.ErrSelection) {
+			if err := runOnce(t, c, older().Into(g)); !errors.Is(err, projection.ErrSelection) {
 				t.Errorf("running the older rules once says %v", err)
 			}
 			defer background(t, c, fresh)() // and back
@@ -114,16 +114,16 @@ func TestSelection(t *testing.T) {
 			c := projection.Config{Log: log}
 			deposit(t, log, "a", 0, 1)
 			annotate(t, log, "a", 1)
-			if err := projection.RunOnce(t.Context(), c, older().Into(g)); err != nil {
+			if err := runOnce(t, c, older().Into(g)); err != nil {
 				t.Fatal(err)
 			}
 			r := newer().Into(g)
-			err := projection.RunOnce(t.Context(), c, r)
+			err := runOnce(t, c, r)
 			if !errors.Is(err, projection.ErrSelection) || !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "perdure.test.v1.Annotated of account/a at 2") ||
 				!strings.Contains(err.Error(), "new Version") {
 				t.Errorf("it says %v", err)
 			}
-			if err := projection.RunOnce(t.Context(), c, older().Into(g)); err != nil { // nothing has changed
+			if err := runOnce(t, c, older().Into(g)); err != nil { // nothing has changed
 				t.Errorf("the older rules say %v", err)
 			}
 			defer background(t, c, r)()
@@ -167,7 +167,7 @@ func TestSelection(t *testing.T) {
 			log, g := memory.New(), newTarget()
 			old, c := older().Into(g), projection.Config{Log: log}
 			deposit(t, log, "a", 0, 3)
-			if err := projection.RunOnce(t.Context(), c, old); err != nil {
+			if err := runOnce(t, c, old); err != nil {
 				t.Fatal(err)
 			}
 			annotate(t, log, "a", 3) // above the position, so that it may be taken over yet
@@ -176,12 +176,12 @@ func TestSelection(t *testing.T) {
 			looked := &lookedThrough{Log: log, after: func() {
 				if !passed {
 					passed = true
-					if err := projection.RunOnce(t.Context(), c, old); err != nil {
+					if err := runOnce(t, c, old); err != nil {
 						t.Error(err)
 					}
 				}
 			}}
-			err := projection.RunOnce(t.Context(), projection.Config{Log: looked}, newer().Into(g))
+			err := runOnce(t, projection.Config{Log: looked}, newer().Into(g))
 			if !passed || !errors.Is(err, projection.ErrSelection) {
 				t.Errorf("the other runner has come between: %t, and it says %v, with %d remarks", passed, err, g.row("remarks"))
 			}
@@ -193,7 +193,7 @@ func TestSelection(t *testing.T) {
 			log, g := newLog(t, 1), newTarget()
 			c := projection.Config{Log: log}
 			deposit(t, log, "a", 0, 1)
-			if err := projection.RunOnce(t.Context(), c, older().Into(g)); err != nil {
+			if err := runOnce(t, c, older().Into(g)); err != nil {
 				t.Fatal(err)
 			}
 			other := projection.New("sums", projection.On(func(context.Context, *memo, projection.Event[*testv1.Annotated]) error { return nil }))
@@ -202,11 +202,11 @@ func TestSelection(t *testing.T) {
 				"one kind":     older().With(projection.Kinds("account")).Into(g),
 				"one tag":      older().With(projection.Tags("red")).Into(g),
 			} {
-				if err := projection.RunOnce(t.Context(), c, r); !errors.Is(err, projection.ErrSelection) {
+				if err := runOnce(t, c, r); !errors.Is(err, projection.ErrSelection) {
 					t.Errorf("%s says %v", name, err)
 				}
 			}
-			if err := projection.RunOnce(t.Context(), c, older().Into(g)); err != nil {
+			if err := runOnce(t, c, older().Into(g)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -224,7 +224,7 @@ func TestSelection(t *testing.T) {
 				return nil
 			}
 			deposit(t, log, "a", 0, 2)
-			if err := projection.RunOnce(t.Context(), c, picky(check).With(projection.Retry(1, 1, 1)).Into(g)); err != nil {
+			if err := runOnce(t, c, picky(check).With(projection.Retry(1, 1, 1)).Into(g)); err != nil {
 				t.Fatal(err)
 			}
 			remarks := 0
