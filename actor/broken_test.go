@@ -22,12 +22,12 @@ func TestStressFindsBrokenMailboxes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it builds the tests once more")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
 	bin := filepath.Join(t.TempDir(), "broken.test")
-	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "actorbroken", "-o", bin, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-tags", "actorbroken", "-o", bin, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build the tests: %v\n%s", err, out)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
 	// All at once: each is a process of its own, and most of them wait for an
 	// answer that does not come.
 	var running sync.WaitGroup
