@@ -6,6 +6,7 @@ import (
 	"iter"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,14 +108,14 @@ func (l *badLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Resu
 type failures struct {
 	call string
 	how  string
-	left int
+	left atomic.Int32
 }
 
 func (f *failures) before(call string) {
-	if call != f.call || f.left == 0 {
+	if call != f.call || f.left.Load() == 0 {
 		return
 	}
-	f.left--
+	f.left.Add(-1)
 	if f.how == "panics" {
 		panic(call)
 	}
@@ -185,10 +186,10 @@ func TestForeignCode(t *testing.T) {
 				bubble(t, func(t *testing.T) {
 					log, g := newLog(t, 1), newTarget()
 					f := &failures{call: call, how: how}
-					sick := false
+					var sick atomic.Bool
 					r := picky(func(e projection.Event[*testv1.Deposited]) error {
-						if sick && e.Key.ID == "b" {
-							sick = false
+						if sick.Load() && e.Key.ID == "b" {
+							sick.Store(false)
 							return errors.New("once")
 						}
 						return nil
@@ -199,8 +200,8 @@ func TestForeignCode(t *testing.T) {
 					defer background(t, projection.Config{Log: log}, r)()
 					deposit(t, log, "a", 0, 3)
 					within(t, r, position(3))
-					sick = call == "Blame" || call == "Classify"
-					f.left = 5
+					sick.Store(call == "Blame" || call == "Classify")
+					f.left.Store(5)
 					deposit(t, log, "b", 0, 3)
 					if call == "View" {
 						if err := r.Switch(t.Context()); err != nil { // its own, so it has the notes read again
@@ -222,10 +223,12 @@ func TestForeignCode(t *testing.T) {
 				t.Parallel()
 				bubble(t, func(t *testing.T) {
 					m, g := memory.New(), newTarget()
-					f := &failures{call: call, how: how, left: 3}
-					sick := true
+					f := &failures{call: call, how: how}
+					f.left.Store(3)
+					var sick atomic.Bool
+					sick.Store(true)
 					r := picky(func(e projection.Event[*testv1.Deposited]) error {
-						if sick && e.Key.ID == "bad" {
+						if sick.Load() && e.Key.ID == "bad" {
 							return errPoison
 						}
 						return nil
@@ -234,12 +237,12 @@ func TestForeignCode(t *testing.T) {
 					deposit(t, m, "bad", 0, 2)
 					defer background(t, projection.Config{Log: &badLog{m, f.before}}, r)()
 					<-time.After(time.Minute) // no call of this goroutine is to meet the failure
-					f.left = 3
+					f.left.Store(3)
 					deposit(t, m, "a", 3, 3)
 					<-time.After(time.Minute)
 					within(t, r, position(8))
 					wantRow(t, g, "sum a", sum(6))
-					sick = false
+					sick.Store(false)
 					bad := store.Key{Kind: "account", ID: "bad"}
 					for range 3 {
 						if err := r.Retry(t.Context(), bad); err == nil {

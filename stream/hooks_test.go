@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/perdure/perdure/internal/hooktest"
@@ -300,7 +301,8 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pass(time.Second)
+	pass(1500 * time.Millisecond) // between two looks at the log
+	synctest.Wait()
 	h.Arm()
 	ended := make(chan struct{})
 	go func() {

@@ -22,6 +22,7 @@ const waitMax = 30 * time.Second
 
 // A writer commits events to a log, and publishes them when it is told to.
 type writer struct {
+	mu  sync.Mutex
 	tb  testing.TB
 	log store.Log
 	hub *stream.Hub
@@ -42,6 +43,8 @@ func newWriter(tb testing.TB, log store.Log, poll time.Duration) *writer {
 // to be published.
 func (w *writer) commit(key store.Key, events ...store.Event) []store.Event {
 	w.tb.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for i := range events {
 		e := &events[i]
 		w.ids++

@@ -66,7 +66,10 @@ func newHole(t testing.TB, d *pgtest.Database) (h *hole, address string) {
 }
 
 func (h *hole) open(client net.Conn) {
-	server, err := net.Dial("unix", h.socket)
+	h.mu.Lock()
+	socket := h.socket
+	h.mu.Unlock()
+	server, err := net.Dial("unix", socket)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err != nil || h.closed {
