@@ -108,6 +108,7 @@ func TestARouterWaitsForRoom(t *testing.T) {
 				members[i] = spawn(t, s, actor.Func[int](func(_ *actor.Context[int], m int) { <-gate; got <- m }), actor.MailboxMax(1))
 			}
 			members[2].Stop()
+			synctest.Wait()
 			if key != nil {
 				members = members[:1]
 			}
