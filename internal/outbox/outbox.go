@@ -483,12 +483,12 @@ func (q *Queue) admit(m *store.Message) {
 	if !m.Due.IsZero() {
 		mark = 1 // timers are not left out by sequence
 	}
-	if q.isLeft(&c.group, mark, m) || t != nil && q.isLeft(&t.group, mark, m) || l != nil && q.isLeft(&l.group, mark, m) {
+	left := q.isLeft(&c.group, mark, m) || t != nil && q.isLeft(&t.group, mark, m) || l != nil && q.isLeft(&l.group, mark, m)
+	if left && !canary.Broken("message-overtakes") {
 		return
 	}
 	s := q.sortOf(m)
 	switch {
-	case canary.Broken("message-overtakes"):
 	case s == misfit && c.places >= q.limits.PlacesMax:
 		return // another sweep may have room for it
 	case c.places >= q.limits.PlacesMax:
