@@ -206,6 +206,24 @@ func TestOldReceipts(t *testing.T) {
 			}
 		})
 	})
+	t.Run("are_not_removed_by_a_time_that_was_heard_before_them", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			var ahead atomic.Int64 // the clock of the log
+			ahead.Store(int64(10 * time.Hour))
+			log := newLog(t, memory.Shared(), memory.WithClock(func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }))
+			kind := accounts(perdure.KeepReceipts(100, 8*time.Hour), perdure.PassivateAfter(time.Minute))
+			a, b := open(t, log, kind), open(t, log, kind)
+			ask(t, kind.Ref(a, "1"), "a")
+			ahead.Store(0) // the log stands still for ten hours
+			<-time.After(9*time.Hour + 30*time.Minute)
+			ask(t, kind.Ref(b, "2"), "b")
+			<-time.After(3 * time.Hour)
+			if got := kept(t, log, "2"); len(got) != 1 {
+				t.Errorf("three hours after its command: got receipts %q, want one", got)
+			}
+		})
+	})
 	t.Run("of_an_entity_in_memory_are_left_to_its_commands", func(t *testing.T) {
 		t.Parallel()
 		onBothLogs(t, func(t *testing.T, log store.Log) {

@@ -170,17 +170,37 @@ func (s *receiptSweeper) entity(k *kindRuntime, ent store.Entity, now time.Time)
 	if err != nil {
 		return err
 	}
+	b := &store.Batch{Key: ent.Key, Expected: ent.Version}
 	names := entity.Expired(list, k.options.Shared, now, k.options.Rules.ReceiptsFor)
+	if len(names) > 0 && k.options.Shared {
+		// Others may have stored the receipts since this engine has heard of a time, so
+		// only a later commit says how old they are. This one changes nothing.
+		r, err := s.commit(b)
+		if r == nil {
+			return err
+		}
+		names = entity.Expired(list, k.options.Shared, r.Time, k.options.Rules.ReceiptsFor)
+	}
 	for part := range slices.Chunk(names, receiptsPerBatch) {
-		_, err := s.engine.commitBatch(s.context, &store.Batch{Key: ent.Key, Expected: ent.Version, Forget: part})
-		switch {
-		case errors.Is(err, store.ErrConflict), errors.Is(err, ErrOverloaded):
-			return nil // it is at work, or the engine is; another pass comes
-		case err != nil:
+		b.Forget = part
+		if r, err := s.commit(b); r == nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// commit commits a batch. It returns nil without an error if the entity is at work, or
+// the engine is: another pass comes.
+func (s *receiptSweeper) commit(b *store.Batch) (*store.Result, error) {
+	r, err := s.engine.commitBatch(s.context, b)
+	switch {
+	case errors.Is(err, store.ErrConflict), errors.Is(err, ErrOverloaded):
+		return nil, nil //nolint:nilnil // as it says
+	case err != nil:
+		return nil, err
+	}
+	return &r, nil
 }
 
 // stop keeps the next page from being swept. It calls the clock.
