@@ -229,6 +229,7 @@ func TestAReaderLearnsOfACommitThatWasInDoubt(t *testing.T) {
 			}
 		}()
 		deposits(t, ref, 1)
+		synctest.Wait() // the reader waits at the end of the log
 		log.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
 			log.on(nil)
 			if _, err := next(group); err != nil {
