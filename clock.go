@@ -61,9 +61,6 @@ type stopwatch struct {
 // the zero one.
 var stopwatchZero = time.Unix(1_000_000_000, 0)
 
-// start starts the stopwatch.
-func (s *stopwatch) start(c Clock) { s.elapsed = elapsedOf(c) }
-
 // elapsedOf returns a function that tells how much time has passed by a clock since
 // some moment, whatever is done to the time of day.
 func elapsedOf(c Clock) func() time.Duration {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
 
@@ -32,7 +33,7 @@ type committer struct {
 
 func newCommitter(e *Engine) *committer {
 	c := &committer{engine: e, work: make(chan struct{}, 1), ended: make(chan struct{})}
-	go c.run()
+	go guard.Loop(c.run, c.wake, c.ended) // the store or the clock may end the goroutine
 	return c
 }
 
@@ -71,15 +72,6 @@ func (c *committer) queued(i *commit.Item) bool {
 }
 
 func (c *committer) run() {
-	closed := false
-	defer func() {
-		if closed {
-			close(c.ended)
-			return
-		}
-		c.wake() // the store or the clock has ended the goroutine
-		go c.run()
-	}()
 	for {
 		<-c.work
 		for {
@@ -87,7 +79,6 @@ func (c *committer) run() {
 			c.mu.Lock()
 			if c.closing {
 				c.mu.Unlock()
-				closed = true
 				return
 			}
 			batches := c.queue.Take()
@@ -98,7 +89,6 @@ func (c *committer) run() {
 				break
 			}
 			if !c.engine.seal.enter() {
-				closed = true
 				return
 			}
 			c.commit(batches)

@@ -94,7 +94,7 @@ func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 		work: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}), followed: make(chan struct{}),
 	}
 	d.lane.Owner = d
-	d.watch.start(e.config.Clock)
+	d.watch.elapsed = e.elapsed
 	d.context, d.cancel = context.WithCancel(context.Background())
 	limits := outbox.Limits{
 		Window: outboxWindow, LaneMax: outboxLaneMax, BytesMax: outboxBytesMax, Late: outboxLate,
@@ -113,9 +113,11 @@ func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 
 // start begins with a scan of the store. The engine knows the dispatcher by then.
 func (d *dispatcher) start() {
-	go d.run()
+	go guard.Loop(d.run, d.wake, d.ended) // the clock may end the goroutine
 	if d.owner != 0 {
-		go d.follow()
+		go guard.Loop(d.follow, func() {
+			d.engine.config.Logger.Error("store cannot tell of changes", "error", "Changed of the store has called runtime.Goexit")
+		}, d.followed)
 	} else {
 		close(d.followed)
 	}
@@ -126,15 +128,6 @@ func (d *dispatcher) start() {
 // there may be some, and from time to time. What other processes do goes by real time,
 // whatever the clock of the engine is.
 func (d *dispatcher) follow() {
-	quit := false
-	defer func() {
-		if quit {
-			close(d.followed)
-		} else {
-			d.engine.config.Logger.Error("store cannot tell of changes", "error", "Changed of the store has called runtime.Goexit")
-			go d.follow()
-		}
-	}()
 	every := d.engine.config.Poll
 	w, watched := d.engine.log.(store.Watcher)
 	if watched {
@@ -147,7 +140,6 @@ func (d *dispatcher) follow() {
 		select { // a log may tell of each commit
 		case <-pause.C:
 		case <-d.quit:
-			quit = true
 			return
 		}
 		var changed <-chan struct{}
@@ -162,7 +154,6 @@ func (d *dispatcher) follow() {
 		case <-changed:
 		case <-look.C:
 		case <-d.quit:
-			quit = true
 			return
 		}
 		look.Reset(every)
@@ -236,21 +227,11 @@ func (d *dispatcher) wake() {
 }
 
 func (d *dispatcher) run() {
-	quit := false
-	defer func() {
-		if quit {
-			close(d.ended)
-			return
-		}
-		d.wake() // the clock has ended the goroutine
-		go d.run()
-	}()
 	for {
 		select {
 		case <-d.work:
 			d.step()
 		case <-d.quit:
-			quit = true
 			return
 		}
 	}
@@ -263,12 +244,7 @@ func (d *dispatcher) asked(fn func(wall, now time.Time, alive bool)) {
 	alive := false
 	var wall, now time.Time
 	defer func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if now.After(d.last) {
-			d.last = now
-		}
-		fn(wall, d.last, alive)
+		d.locked(now, func(now time.Time) { fn(wall, now, alive) })
 	}()
 	wall = d.engine.config.Clock.Now()
 	now = d.watch.now()
@@ -278,15 +254,19 @@ func (d *dispatcher) asked(fn func(wall, now time.Time, alive bool)) {
 // timed is asked without the time of day.
 func (d *dispatcher) timed(fn func(now time.Time)) {
 	var now time.Time
-	defer func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if now.After(d.last) {
-			d.last = now
-		}
-		fn(d.last)
-	}()
+	defer func() { d.locked(now, fn) }()
 	now = d.watch.now()
+}
+
+// locked calls a function under the lock with the latest time that the watch has shown,
+// of which now is one, or zero if it could not be asked.
+func (d *dispatcher) locked(now time.Time, fn func(now time.Time)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now.After(d.last) {
+		d.last = now
+	}
+	fn(d.last)
 }
 
 // step does what there is to do at this moment.
@@ -294,11 +274,11 @@ func (d *dispatcher) step() {
 	var w outbox.Work
 	var item *commit.Item
 	var wall, now time.Time
-	d.asked(func(w2, n2 time.Time, alive bool) {
+	d.asked(func(atWall, atNow time.Time, alive bool) {
 		if !alive {
 			return // nothing that is taken now would be done
 		}
-		wall, now = w2, n2
+		wall, now = atWall, atNow
 		w = d.queue.Step(wall, now)
 		if w.Settle != nil {
 			item = &commit.Item{Lane: &d.lane, Batch: store.Batch{Settle: w.Settle}}

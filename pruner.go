@@ -2,11 +2,10 @@ package perdure
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -82,27 +81,19 @@ func (p *pruner) run(ctx context.Context) {
 // guarded prunes on a goroutine of its own, because a rule that builds an answer, or
 // the store, may end the one that it runs on; and other entities are pruned after it.
 func (p *pruner) guarded(ctx context.Context, job prune) error {
-	ended := make(chan error, 1)
-	go func() {
-		err := errors.New("a rule or the store has called runtime.Goexit")
-		defer func() { ended <- err }()
-		err = p.prune(ctx, job)
-	}()
-	return <-ended
+	_, err := guard.Apart(context.Background(), "a rule or the store", func() (struct{}, error) {
+		return struct{}{}, p.prune(ctx, job)
+	})
+	return err
 }
 
 // prune deletes strictly below what is to be kept: the event at a bookmark stays,
 // because its id proves to the reader that the log is the one it has read.
-func (p *pruner) prune(ctx context.Context, job prune) (err error) {
+func (p *pruner) prune(ctx context.Context, job prune) error {
 	if !p.seal.enter() {
 		return nil
 	}
 	defer p.seal.leave()
-	defer func() {
-		if r := recover(); r != nil { // a store's bug is not the end of the process
-			err = fmt.Errorf("the store has panicked: %v\n%s", r, debug.Stack())
-		}
-	}()
 	keep, err := p.hub.Keep(ctx, job.position.Partition())
 	if err != nil || keep.Sequence() == 0 {
 		return err

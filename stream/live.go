@@ -93,7 +93,7 @@ func (l *live) join(ctx context.Context, after store.Position) (lapses uint64, e
 	}
 	if l.ended == nil {
 		l.ended = make(chan struct{})
-		go l.loop(l.ended)
+		go guard.Loop(l.loop, func() {}, l.ended) // the log may end the goroutine
 	}
 	return l.lapses, nil
 }
@@ -152,15 +152,7 @@ func (l *live) store(ctx context.Context) error {
 }
 
 // loop moves the registration until nobody reads, and then removes it.
-func (l *live) loop(end chan struct{}) {
-	over := false
-	defer func() {
-		if over {
-			close(end)
-		} else {
-			go l.loop(end) // the log has ended the goroutine
-		}
-	}()
+func (l *live) loop() {
 	for failed := false; ; {
 		t := time.NewTimer(liveEvery)
 		closed := false
@@ -178,7 +170,6 @@ func (l *live) loop(end chan struct{}) {
 		}
 		failed = err != nil
 		if ended || closed {
-			over = true
 			return
 		}
 	}

@@ -22,6 +22,23 @@ func panicked(what string, v any) error {
 	return fmt.Errorf("%s: panic: %v\n%s", what, v, debug.Stack())
 }
 
+// Loop runs a loop until it returns, and then closes ended. If code of a user has ended
+// its goroutine, Loop calls exited and runs the loop again, on another goroutine. A panic
+// of the loop is not guarded.
+func Loop(loop, exited func(), ended chan<- struct{}) {
+	returned := false
+	defer func() {
+		if returned {
+			close(ended)
+			return
+		}
+		exited()
+		go Loop(loop, exited, ended)
+	}()
+	loop()
+	returned = true
+}
+
 // Apart calls a function on a goroutine of its own, and makes errors of a panic and of
 // a [runtime.Goexit]. It does not wait for longer than the context: then the error is
 // the context's, the function may still run, and its result is lost.

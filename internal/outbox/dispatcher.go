@@ -66,9 +66,8 @@ type Dispatcher struct {
 	alarm    time.Time          // when the alarm rings, if it is set
 	isSet    bool
 	alarms   uint64 // counts the alarms
-	closing  bool
-	spared   int  // deliveries that the end does not wait for, because they wait for it
-	sent     bool // and that are of sent effects
+	spared   int    // deliveries that the end does not wait for, because they wait for it
+	sent     bool   // and that are of sent effects
 }
 
 // NewDispatcher returns a dispatcher whose queue begins with a scan of the store.
@@ -93,7 +92,7 @@ func (d *Dispatcher) Step(wall, now time.Time) Work {
 	if w.Fetch = d.Fetches(d.bounds.Fetches); w.Fetch != nil {
 		d.running++
 	}
-	if w.Scans = !d.closing && d.WantsScan(now); w.Scans {
+	if w.Scans = d.WantsScan(now); w.Scans {
 		w.Scan = d.ScanBegins()
 		d.running++
 	}
@@ -122,7 +121,7 @@ func (d *Dispatcher) arm(now time.Time) (at time.Time, n uint64) {
 	if d.pause.After(now) && (!ok || d.pause.Before(at)) {
 		at, ok = d.pause, true
 	}
-	if !ok || d.closing {
+	if !ok || d.closed {
 		return time.Time{}, 0
 	}
 	if look := now.Add(d.bounds.Look); look.Before(at) {
@@ -208,14 +207,13 @@ func (d *Dispatcher) Rests(now time.Time) bool {
 		return false
 	}
 	at, ok := d.Wake()
-	return !ok || at.After(now) || d.closing
+	return !ok || at.After(now) || d.closed
 }
 
 // Close is the input that no delivery of a stored message is to begin. If within is
 // true, a delivery that is under way waits for the end, so that the end does not
 // wait for it; sent says that it is one of a sent effect.
 func (d *Dispatcher) Close(within, sent bool) {
-	d.closing = true
 	d.Queue.Close()
 	if within {
 		d.spared, d.sent = 1, sent
@@ -223,7 +221,7 @@ func (d *Dispatcher) Close(within, sent bool) {
 }
 
 // Closing reports whether it has been closed.
-func (d *Dispatcher) Closing() bool { return d.closing }
+func (d *Dispatcher) Closing() bool { return d.closed }
 
 // Drained reports whether all deliveries and reads have ended.
 func (d *Dispatcher) Drained() bool {
