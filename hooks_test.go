@@ -229,32 +229,18 @@ type hookPanic struct{ h *hooking }
 func (p hookPanic) String() string { p.h.Do(); return "text" }
 
 // A hookContext is a context of a caller.
-type hookContext struct {
-	context.Context
-	h *hooking
-}
-
-func (c hookContext) Err() error {
-	c.h.Reached("context.Context.Err")
-	return c.Context.Err()
-}
-
-func (c hookContext) Done() <-chan struct{} {
-	c.h.Reached("context.Context.Done")
-	return c.Context.Done()
-}
-
-func (c hookContext) Deadline() (time.Time, bool) {
-	c.h.Reached("context.Context.Deadline")
-	return c.Context.Deadline()
-}
+type hookContext struct{ hooktest.Context }
 
 func (c hookContext) Value(key any) any {
-	c.h.Reached("context.Context.Value")
 	if _, ok := key.(hookKey); ok {
-		c.h.Reached("context.Context.Value, by a rule")
+		c.Hook.Reached("context.Context.Value, by a rule")
 	}
 	return c.Context.Value(key)
+}
+
+// context returns a context of a caller around another one.
+func (h *hooking) context(ctx context.Context) hookContext {
+	return hookContext{hooktest.Context{Context: ctx, Hook: h.Hook}}
 }
 
 // A hookMessage is a message with a method of the user's.
@@ -555,7 +541,7 @@ var hooks = map[string]hook{
 	"context.Context.Value":    {holds: true, silent: true, trigger: inContext},
 	"context.Context.Deadline": {holds: true, silent: true, closes: true},
 	"context.Context.Value, by a rule": {holds: true, trigger: func(h *hooking) error {
-		_, err := h.kind.Ref(h.e, "1").Do(hookContext{h.short(), h}, &testv1.Open{})
+		_, err := h.kind.Ref(h.e, "1").Do(h.context(h.short()), &testv1.Open{})
 		return err
 	}},
 	"proto.Message.ProtoReflect": {holds: true, silent: true, trigger: func(h *hooking) error {
@@ -623,7 +609,7 @@ func matches(h *hooking, where func(context.Context, func(*store.Message) bool) 
 }
 
 func inContext(h *hooking) error {
-	_, err := h.kind.Ref(h.e, "1").Do(hookContext{h.short(), h}, &testv1.Deposit{Amount: 1})
+	_, err := h.kind.Ref(h.e, "1").Do(h.context(h.short()), &testv1.Deposit{Amount: 1})
 	return err
 }
 
@@ -716,7 +702,7 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook, instant bool) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if place.closes && strings.HasPrefix(h.At, "context.") {
-			ctx = hookContext{ctx, h}
+			ctx = h.context(ctx)
 		}
 		return h.e.Close(ctx)
 	})
@@ -903,7 +889,7 @@ func TestABadContext(t *testing.T) {
 				for i := range 3 {
 					ctx := h.short()
 					if i == 1 {
-						ctx = hookContext{ctx, h}
+						ctx = h.context(ctx)
 					}
 					calls = append(calls, h.starts(func() error { _, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}); return err }))
 					synctest.Wait()

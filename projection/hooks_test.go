@@ -159,39 +159,12 @@ func (c hookClock) AfterFunc(d time.Duration, f func()) func() bool {
 	return time.AfterFunc(d, f).Stop
 }
 
-type hookHandler struct {
-	slog.Handler
-	h *hooking
-}
-
-func (s hookHandler) Handle(ctx context.Context, r slog.Record) error {
-	s.h.Reached("slog.Handler.Handle")
-	return s.Handler.Handle(ctx, r)
-}
-
 // A hookError has hooks in its methods.
 type hookError struct{ h *hooking }
 
 func (e *hookError) Error() string { e.h.Reached("error.Error"); return "text" }
 func (e *hookError) Is(error) bool { e.h.Reached("error.Is"); return false }
 func (e *hookError) As(any) bool   { e.h.Reached("error.As"); return false }
-
-type hookContext struct {
-	context.Context
-	h *hooking
-}
-
-func (c hookContext) Err() error { c.h.Reached("context.Context.Err"); return c.Context.Err() }
-
-func (c hookContext) Done() <-chan struct{} {
-	c.h.Reached("context.Context.Done")
-	return c.Context.Done()
-}
-
-func (c hookContext) Value(key any) any {
-	c.h.Reached("context.Context.Value")
-	return c.Context.Value(key)
-}
 
 // fails are the places that need a rule that fails.
 func (h *hooking) fails() bool {
@@ -328,9 +301,12 @@ var hooks = map[string]hook{
 	"store.Log.Read":          {trigger: retries},
 	"store.Statistics.Stats":  {shared: true, early: true, trigger: deposits},
 	"store.Deletions.Deleted": {shared: true, early: true, trigger: deposits},
-	"context.Context.Err":     {trigger: func(h *hooking) { _ = h.r.AtLeast(hookContext{h.short(), h}, position(50)) }},
-	"context.Context.Done":    {trigger: func(h *hooking) { _ = h.r.AtLeast(hookContext{h.short(), h}, position(50)) }},
-	"context.Context.Value":   {trigger: func(h *hooking) { _ = projection.TableName(hookContext{h.short(), h}, "x"); deposits(h) }},
+	"context.Context.Err":     {trigger: func(h *hooking) { _ = h.r.AtLeast(hooktest.Context{Context: h.short(), Hook: h.Hook}, position(50)) }},
+	"context.Context.Done":    {trigger: func(h *hooking) { _ = h.r.AtLeast(hooktest.Context{Context: h.short(), Hook: h.Hook}, position(50)) }},
+	"context.Context.Value": {trigger: func(h *hooking) {
+		_ = projection.TableName(hooktest.Context{Context: h.short(), Hook: h.Hook}, "x")
+		deposits(h)
+	}},
 }
 
 func loops2[T any](h *hooking, all iter.Seq2[T, error]) {
@@ -364,7 +340,7 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	ran := make(chan error, 1)
 	go func() {
 		ran <- projection.Run(ctx, projection.Config{
-			Log: &hookLog{h.log, h}, Clock: hookClock{h}, Logger: slog.New(hookHandler{slog.NewTextHandler(h, nil), h}),
+			Log: &hookLog{h.log, h}, Clock: hookClock{h}, Logger: slog.New(hooktest.Handler{Handler: slog.NewTextHandler(h, nil), Hook: h.Hook}),
 			Kinds: []perdure.AnyKind{accounts()},
 		}, h.r, good)
 	}()

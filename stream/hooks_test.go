@@ -157,31 +157,6 @@ func (c hookProof) SaveProofs(context.Context, []stream.Proof) error {
 	return nil
 }
 
-type hookContext struct {
-	context.Context
-	h *hooking
-}
-
-func (c hookContext) Err() error {
-	c.h.Reached("context.Context.Err")
-	return c.Context.Err()
-}
-
-func (c hookContext) Done() <-chan struct{} {
-	c.h.Reached("context.Context.Done")
-	return c.Context.Done()
-}
-
-type hookHandler struct {
-	slog.Handler
-	h *hooking
-}
-
-func (s hookHandler) Handle(ctx context.Context, r slog.Record) error {
-	s.h.Reached("slog.Handler.Handle")
-	return s.Handler.Handle(ctx, r)
-}
-
 func (h *hooking) short() context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	h.t.Cleanup(cancel)
@@ -259,8 +234,8 @@ var hooks = map[string]hook{
 	"Hub.Follow(yield)":       {holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Follow(h.short(), store.Query{})) }},
 	"Hub.Commits(yield)":      {holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Commits(h.short(), stream.Query{})) }},
 	"Subscription.All(yield)": {holds: true, trigger: func(h *hooking) { iterates(h, h.s.All(h.short())) }},
-	"context.Context.Err":     {holds: true, trigger: func(h *hooking) { _, _ = h.s.Next(hookContext{h.short(), h}) }},
-	"context.Context.Done":    {holds: true, trigger: func(h *hooking) { _, _ = h.s.Next(hookContext{h.short(), h}) }},
+	"context.Context.Err":     {holds: true, trigger: func(h *hooking) { _, _ = h.s.Next(hooktest.Context{Context: h.short(), Hook: h.Hook}) }},
+	"context.Context.Done":    {holds: true, trigger: func(h *hooking) { _, _ = h.s.Next(hooktest.Context{Context: h.short(), Hook: h.Hook}) }},
 	"slog.Handler.Handle":     {trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }, ends: true},
 }
 
@@ -278,7 +253,7 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	blocks := fault.Fault == hooktest.Waits || fault.Fault == hooktest.Blocks
 	h.w = newWriter(t, h.log, time.Second)
 	hub, err := stream.NewHub(t.Context(), stream.Config{
-		Log: h.log, Poll: time.Second, Register: true, Logger: slog.New(hookHandler{slog.NewTextHandler(new(bytes.Buffer), nil), h}),
+		Log: h.log, Poll: time.Second, Register: true, Logger: slog.New(hooktest.Handler{Handler: slog.NewTextHandler(new(bytes.Buffer), nil), Hook: h.Hook}),
 	})
 	if err != nil {
 		t.Fatal(err)

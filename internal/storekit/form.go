@@ -47,6 +47,35 @@ func SplitEntity(k []byte) (kind, id, rest []byte, ok bool) {
 	return kind, id, rest, ok
 }
 
+// MessageAt returns the place of the message of a key, which is its sequence, or nil
+// if the key cannot be one.
+func MessageAt(k []byte) store.Record {
+	if len(k) != 8 {
+		return nil
+	}
+	return &store.Message{Sequence: binary.BigEndian.Uint64(k)}
+}
+
+// ClaimAt returns the place of the claim of a key, which is its space and its value,
+// or nil if the key cannot be one.
+func ClaimAt(k []byte) store.Record {
+	space, value, ok := bytes.Cut(k, []byte{0})
+	if !ok {
+		return nil
+	}
+	return &store.Claimed{Claim: store.Claim{Space: string(space), Value: string(value)}}
+}
+
+// BookmarkKeyAt returns the place of the bookmark of a key, which is the name of the
+// reader and a partition, or nil if the key cannot be one.
+func BookmarkKeyAt(k []byte) store.Record {
+	name, rest, ok := bytes.Cut(k, []byte{0})
+	if !ok || len(rest) != 2 {
+		return nil
+	}
+	return BookmarkAt(string(name), binary.BigEndian.Uint16(rest))
+}
+
 // BookmarkAt returns the place of the bookmark of a reader in a partition, or nil if
 // there can be no such partition.
 func BookmarkAt(name string, partition uint16) store.Record {

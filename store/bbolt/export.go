@@ -304,17 +304,11 @@ func placeOf(b bucket, k, v []byte) store.Record {
 	}
 	switch b {
 	case bucketMessage:
-		if len(k) == 8 {
-			return &store.Message{Sequence: binary.BigEndian.Uint64(k)}
-		}
+		return storekit.MessageAt(k)
 	case bucketClaim:
-		if space, value, ok := bytes.Cut(k, []byte{0}); ok {
-			return &store.Claimed{Claim: store.Claim{Space: string(space), Value: string(value)}}
-		}
+		return storekit.ClaimAt(k)
 	case bucketBookmark:
-		if name, rest, ok := bytes.Cut(k, []byte{0}); ok && len(rest) == 2 {
-			return storekit.BookmarkAt(string(name), binary.BigEndian.Uint16(rest))
-		}
+		return storekit.BookmarkKeyAt(k)
 	default:
 		kind, id, rest, ok := storekit.SplitEntity(k)
 		key := store.Key{Kind: string(kind), ID: string(id)}

@@ -181,21 +181,15 @@ func (d *recordDecoder) decode(k, v []byte) (store.Record, error) {
 func placeOf(k []byte) store.Record {
 	switch b, k := bucket(k[0]), k[1:]; b {
 	case bucketMessage:
-		if len(k) == 8 {
-			return &store.Message{Sequence: binary.BigEndian.Uint64(k)}
-		}
+		return storekit.MessageAt(k)
 	case bucketReceipt:
 		if kind, id, name, ok := storekit.SplitEntity(k); ok {
 			return &store.Receipt{Entity: store.Key{Kind: string(kind), ID: string(id)}, Name: string(name)}
 		}
 	case bucketClaim:
-		if space, value, ok := bytes.Cut(k, []byte{0}); ok {
-			return &store.Claimed{Claim: store.Claim{Space: string(space), Value: string(value)}}
-		}
+		return storekit.ClaimAt(k)
 	case bucketBookmark:
-		if name, rest, ok := bytes.Cut(k, []byte{0}); ok && len(rest) == 2 {
-			return storekit.BookmarkAt(string(name), binary.BigEndian.Uint16(rest))
-		}
+		return storekit.BookmarkKeyAt(k)
 	}
 	return nil
 }

@@ -113,12 +113,7 @@ var wholeCases = []testCase{
 	}},
 	{name: "every damaged record is found", needs: []need{exporter, damage}, run: func(x *fixture) {
 		fill(x)
-		e := x.export()
-		var records []store.Record
-		for _, s := range store.Sorts() {
-			records = append(records, exported[store.Record](x, e, s)...)
-		}
-		x.wantNoError("close", e.Close())
+		records := x.allExported()
 		for i, r := range records {
 			x.damage(r, flips[i%len(flips)].flip)
 			if found := x.verify(x.log).FaultCount; found <= int64(i) {
@@ -188,12 +183,7 @@ var wholeCases = []testCase{
 	}},
 	{name: "a copy of a damaged log has the rest, and the damage in its place", needs: append(copyNeed, damage), run: func(x *fixture) {
 		fill(x)
-		e := x.export()
-		var records []store.Record
-		for _, s := range store.Sorts() {
-			records = append(records, exported[store.Record](x, e, s)...)
-		}
-		x.wantNoError("close", e.Close())
+		records := x.allExported()
 		seen := make(map[store.Sort]bool)
 		damaged := int64(0)
 		var event *store.Event
@@ -464,6 +454,17 @@ func (x *fixture) export() store.Export {
 	e, err := ability[store.Exporter](x).Export(x.ctx)
 	x.wantNoError("export", err)
 	return e
+}
+
+// allExported returns copies of all records of the log.
+func (x *fixture) allExported() (records []store.Record) {
+	x.Helper()
+	e := x.export()
+	for _, s := range store.Sorts() {
+		records = append(records, exported[store.Record](x, e, s)...)
+	}
+	x.wantNoError("close", e.Close())
+	return records
 }
 
 // exported returns copies of the records of a sort.
