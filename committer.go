@@ -171,7 +171,8 @@ func ownError(err error) (own error) {
 	return err
 }
 
-// An observer tells the parts of an engine what has become of batches.
+// An observer tells the hub, the dispatcher and the pruner of an engine which batches
+// the store has stored.
 type observer struct{ engine *Engine }
 
 // Doubted is part of [commit.Observer]: the dispatcher has to look for messages in

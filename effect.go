@@ -83,7 +83,7 @@ func PerformElsewhere[M proto.Message]() EffectRule {
 //		return &mailv1.Mail{To: m.GetAddress(), Template: "welcome"}
 //	})
 //
-// What is stored stays as it is. The conversion runs with each attempt, on the goroutine
+// Stored messages do not change. The conversion runs with each attempt, on the goroutine
 // of the attempt, and must be a pure function. A panic is a failed attempt. If it
 // returns nil, the message is parked. See [UpcastCommand] for commands.
 func UpcastEffect[Old, New proto.Message](fn func(Old) New) EffectRule {

@@ -824,7 +824,7 @@ func (h *hooking) unlocked() {
 	}
 }
 
-// others uses what has nothing to do with the fault.
+// others uses entities, readers and effects that the fault must not touch.
 func (h *hooking) others(when string, stalled, delayed bool) {
 	h.unlocked()
 	if stalled && h.log.instant {

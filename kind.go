@@ -335,7 +335,7 @@ func Upcast[Old, New proto.Message](fn func(Old) New) KindOption {
 //
 // It runs right before the rule, whenever that runs, and is a part of it: it must be a
 // pure function, a panic fails the command, and to return nil is the same as a panic.
-// What is stored stays as it is: a recurring timer goes on with the command that it was
+// Stored messages do not change: a recurring timer goes on with the command that it was
 // set with, so keep the option until the timer has been set again or cancelled. It also
 // takes commands of the type Old that callers send, such as clients of an earlier
 // version, and their idempotency keys stay valid. See [UpcastEffect] for effects.

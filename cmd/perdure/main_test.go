@@ -159,8 +159,8 @@ func TestDamageIsTold(t *testing.T) {
 	}
 }
 
-// TestADamagedLog is copied and backed up, the faults are named, and what is made is not
-// called whole.
+// TestADamagedLog copies a damaged log and backs it up. The commands name the faults and
+// do not call the copy or the backup whole.
 func TestADamagedLog(t *testing.T) {
 	t.Parallel()
 	path := newLog(t)

@@ -57,12 +57,13 @@ func (i *Item) Settle(results []store.Result, err error) {
 	i.Lane.failed = i.Failed()
 }
 
-// An Observer hears what has become of batches before their owners do.
+// An Observer learns from [Observe] which batches the store has stored, before the
+// owners of the batches do.
 type Observer interface {
-	// Stored hears that a batch is stored.
+	// Stored is called for each batch that the store has stored.
 	Stored(*Item, *store.Result)
-	// Doubted hears that a group of batches may be stored, and that one of them at
-	// least leaves messages to be delivered.
+	// Doubted is called for a group of batches that may be stored, if at least one of
+	// them leaves messages to be delivered.
 	Doubted()
 }
 

@@ -165,7 +165,7 @@ func Expired(list []*store.Receipt, shared bool, now time.Time, keep time.Durati
 	sortReceipts(list, shared)
 	for _, r := range list {
 		if now.Sub(r.Time) < keep+keep/expiredShare {
-			break // what is stored after it is younger, whatever the clock has shown since
+			break // the receipts after it are younger, whatever the clock has shown since
 		}
 		names = append(names, r.Name)
 	}
@@ -291,7 +291,7 @@ func (e *Entity) mayBeForgotten(c *Call) bool {
 		return false
 	}
 	if e.shell.Now().Sub(c.tried) >= e.opts.Rules.ReceiptsFor {
-		return true // by whoever removes the receipts of entities at rest
+		return true // the receipts of entities at rest may have been removed
 	}
 	order := e.rare.receipts.order
 	if len(order) == 0 {
@@ -317,7 +317,7 @@ func (e *Entity) remember(c *Call, w *work) {
 	now := rs.newest
 	if e.opts.StoreTime != nil && !e.opts.Shared {
 		// Where others write too, the clock of the store may have been set back since
-		// it was heard, and what was stored from then on would look old at once.
+		// it was heard, and receipts stored after that would look old at once.
 		now = rs.reached(e.opts.StoreTime())
 	}
 	if group := min(max(len(rs.order)/forgetShare, 1), forgetMax); e.mayForget(group-1, now) {

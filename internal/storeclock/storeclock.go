@@ -11,8 +11,8 @@ import (
 // one of the store, however far the two are apart, and no step of the engine's time of
 // day counts. It may be used by several goroutines.
 //
-// If the clock of the store is set back, so is the estimate: else what is stored from
-// then on would look old at once.
+// If the clock of the store is set back, so is the estimate: else receipts that are
+// stored after that would look old at once.
 type Clock struct{ last atomic.Pointer[storeTime] }
 
 type storeTime struct {
