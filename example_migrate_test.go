@@ -11,9 +11,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// The state of an account was a number once, and is a message of its own now. The
-// events of accounts are deleted behind snapshots, so the old snapshots are all that
-// is left of them.
+// The state of an account was a number, and is a message of its own now. The events were
+// deleted behind snapshots, so the new program converts the old snapshots.
 func ExampleMigrateSnapshot() {
 	ctx, log := context.Background(), memory.New()
 	decide := func(c *testv1.Deposit) (*perdure.Decision, error) {
@@ -28,19 +27,18 @@ func ExampleMigrateSnapshot() {
 	).With(perdure.SnapshotEvery(1), perdure.RetainEvents(0))
 	engine, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{before}})
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
 	for range 3 {
 		if _, err := before.Ref(engine, "ada").Do(ctx, &testv1.Deposit{Amount: 5}); err != nil {
-			fmt.Println(err)
+			panic(err)
 		}
 	}
 	if err := engine.Close(ctx); err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 
-	now := perdure.EventSourced("account",
+	after := perdure.EventSourced("account",
 		perdure.Decide(func(_ context.Context, _ *testv1.Balance, c *testv1.Deposit) (*perdure.Decision, error) {
 			return decide(c)
 		}),
@@ -49,18 +47,17 @@ func ExampleMigrateSnapshot() {
 		perdure.SnapshotEvery(1), perdure.RetainEvents(0),
 		perdure.MigrateSnapshot(func(s *wrapperspb.Int64Value) *testv1.Balance { return &testv1.Balance{Amount: s.GetValue()} }),
 	)
-	engine, err = perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{now}})
+	engine, err = perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{after}})
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
-	state, err := now.Ref(engine, "ada").Ask(ctx, &testv1.Deposit{Amount: 7})
+	state, err := after.Ref(engine, "ada").Ask(ctx, &testv1.Deposit{Amount: 7})
 	if err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 	fmt.Println("balance", state.GetAmount())
 	if err := engine.Close(ctx); err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 	// Output: balance 22
 }

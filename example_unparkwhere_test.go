@@ -14,8 +14,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A mail server was down, and the mails of that time are parked. Once it works again, an
-// operator has those delivered that failed because of it.
+// A mail server was down, so some mails are parked. After its repair, an operator unparks
+// the mails that failed because of it, and the engine delivers them.
 func ExampleEngine_UnparkWhere() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -38,11 +38,10 @@ func ExampleEngine_UnparkWhere() {
 		}, perdure.MaxAttempts(1))},
 	})
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
 	if _, err := kind.Ref(engine, "1").Do(ctx, &testv1.Open{Owner: "Ada"}); err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 	<-attempts
 	isDown = false
@@ -53,15 +52,14 @@ func ExampleEngine_UnparkWhere() {
 			return m.Type == "perdure.test.v1.Note" && strings.Contains(m.LastError, "connection refused")
 		})
 		if err != nil {
-			fmt.Println(err)
-			return
+			panic(err)
 		}
 		unparked += n
 	}
 	fmt.Println(<-mails)
 	fmt.Println("unparked:", unparked)
 	if err := engine.Close(ctx); err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 	// Output:
 	// Welcome, Ada

@@ -13,8 +13,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A reminder was a text once and is a message of its own now. A timer that the earlier
-// program has set fires after the change.
+// A reminder was a plain text, and is a message of its own now. A timer that the old
+// program set fires in the new one, which converts its command.
 func ExampleUpcastCommand() {
 	ctx := context.Background()
 	clock := perduretest.NewClock(time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC))
@@ -31,17 +31,16 @@ func ExampleUpcastCommand() {
 	)
 	engine, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{before}, Clock: clock})
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
 	if _, err := before.Ref(engine, "1").Do(ctx, &testv1.Touch{}); err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 	if err := engine.Close(ctx); err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 
-	now := perdure.EventSourced("task",
+	after := perdure.EventSourced("task",
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Annotate) (*perdure.Decision, error) {
 			return perdure.Persist(&testv1.Annotated{Note: c.GetNote()}), nil
 		}),
@@ -51,21 +50,20 @@ func ExampleUpcastCommand() {
 			return &testv1.Annotate{Note: &testv1.Note{Text: "reminder: " + c.GetValue()}}
 		}),
 	)
-	engine, err = perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{now}, Clock: clock})
+	engine, err = perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{after}, Clock: clock})
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
 	clock.Advance(time.Hour)
-	state, err := now.Ref(engine, "1").State(ctx)
+	state, err := after.Ref(engine, "1").State(ctx)
 	if err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 	for _, n := range state.GetNotes() {
 		fmt.Println(n.GetText())
 	}
 	if err := engine.Close(ctx); err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 	// Output: reminder: pay the rent
 }

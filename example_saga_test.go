@@ -1,0 +1,66 @@
+package perdure_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/perdure/perdure"
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/memory"
+)
+
+// A transfer is a saga. One commit of the payer stores the withdrawal and a deposit for
+// the payee, which decides it exactly once. If the payee refuses, the payer gets a reply
+// with the refusal and puts the money back.
+func ExampleDecision_EnqueueTo() {
+	payers := perdure.EventSourced("payer",
+		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Withdraw) (*perdure.Decision, error) {
+			payee := store.Key{Kind: "payee", ID: "bob"}
+			return perdure.Persist(&testv1.Withdrawn{Amount: c.GetAmount()}).
+				EnqueueTo(payee, &testv1.Deposit{Amount: c.GetAmount()}, perdure.ReplyTo("transfer")), nil
+		}),
+		perdure.Decide(func(_ context.Context, a *testv1.Account, r *perdurev1.Reply) (*perdure.Decision, error) {
+			if err := perdure.ReplyError(r); err != nil {
+				fmt.Printf("%s to %s: %v\n", r.GetName(), r.GetEntityId(), err)
+				return perdure.Persist(&testv1.Deposited{Amount: int64(a.GetOperations())}), nil
+			}
+			return perdure.None(), nil
+		}),
+		perdure.Evolve(func(a *testv1.Account, e *testv1.Withdrawn) {
+			a.Balance -= e.GetAmount()
+			a.Operations = uint64(e.GetAmount()) // the amount on its way
+		}),
+		perdure.Evolve(func(a *testv1.Account, e *testv1.Deposited) { a.Balance += e.GetAmount() }),
+	)
+	payees := perdure.DurableState("payee",
+		perdure.Update(func(context.Context, *testv1.Account, *testv1.Deposit) (*perdure.Change, error) {
+			return nil, perdure.Reject(perdure.FailedPrecondition, "the account is closed")
+		}),
+	)
+	ctx := context.Background()
+	engine, err := perdure.Open(ctx, perdure.Config{Store: memory.New(), Kinds: []perdure.AnyKind{payers, payees}})
+	if err != nil {
+		panic(err)
+	}
+	if _, err := payers.Ref(engine, "ada").Do(ctx, &testv1.Withdraw{Amount: 30}); err != nil {
+		panic(err)
+	}
+	for e, err := range engine.Events(ctx, 0) { // the events as they are committed
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(e.Key, e.Version, e.Type)
+		if e.Type == "perdure.test.v1.Deposited" {
+			break
+		}
+	}
+	if err := engine.Close(ctx); err != nil {
+		panic(err)
+	}
+	// Output:
+	// payer/ada 1 perdure.test.v1.Withdrawn
+	// transfer to bob: the account is closed
+	// payer/ada 2 perdure.test.v1.Deposited
+}
