@@ -315,13 +315,15 @@ func TestSpawnIsRefusedToAnActorThatStopsItself(t *testing.T) {
 	}
 }
 
-// A restless behavior signals itself without end.
+// A restless behavior signals itself without end. Its first signal waits for begin.
 type restless struct {
 	*probe
+	begin chan struct{}
 	calls int
 }
 
 func (b *restless) Signal(c *actor.Context[int]) {
+	<-b.begin
 	b.calls++
 	c.Self().Signal()
 }
@@ -333,13 +335,14 @@ func TestMessagesAndTheStopComeThroughSignalsWithoutEnd(t *testing.T) {
 		if executor != nil {
 			s = executor.NewSystem(t, actor.Config{})
 		}
-		b := &restless{probe: newProbe()}
+		b := &restless{probe: newProbe(), begin: make(chan struct{})}
 		r := spawn(t, s, b)
 		r.Signal()
 		for m := range 3 {
 			tell(t, r, m)
 		}
 		r.Stop()
+		close(b.begin)
 		if executor != nil {
 			executor.Run(t)
 		}
