@@ -8,6 +8,7 @@ require (
 	github.com/perdure/perdure v0.0.0
 	github.com/perdure/perdure/store/crashtest v0.0.0
 	github.com/perdure/perdure/store/storetest v0.0.0
+	google.golang.org/protobuf v1.36.12
 )
 
 require (
@@ -41,7 +42,6 @@ require (
 	golang.org/x/exp v0.0.0-20230626212559-97b1e661b5df // indirect
 	golang.org/x/sys v0.45.0 // indirect
 	golang.org/x/text v0.14.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 	pgregory.net/rapid v1.3.0 // indirect
 )
 

@@ -8,6 +8,7 @@ require (
 	github.com/perdure/perdure v0.0.0
 	github.com/perdure/perdure/store/crashtest v0.0.0
 	github.com/perdure/perdure/store/storetest v0.0.0-00010101000000-000000000000
+	google.golang.org/protobuf v1.36.12
 )
 
 require (
@@ -18,7 +19,6 @@ require (
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.45.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 	pgregory.net/rapid v1.3.0 // indirect
 )
 
