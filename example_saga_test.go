@@ -23,8 +23,8 @@ func ExampleDecision_EnqueueTo() {
 		}),
 		perdure.Decide(func(_ context.Context, a *testv1.Account, r *perdurev1.Reply) (*perdure.Decision, error) {
 			if err := perdure.ReplyError(r); err != nil {
-				fmt.Printf("%s to %s: %v\n", r.GetName(), r.GetEntityId(), err)
-				return perdure.Persist(&testv1.Deposited{Amount: int64(a.GetOperations())}), nil
+				note := &testv1.Note{Text: r.GetName() + " to " + r.GetEntityId() + ": " + err.Error()}
+				return perdure.Persist(&testv1.Deposited{Amount: int64(a.GetOperations())}, &testv1.Annotated{Note: note}), nil
 			}
 			return perdure.None(), nil
 		}),
@@ -33,6 +33,7 @@ func ExampleDecision_EnqueueTo() {
 			a.Operations = uint64(e.GetAmount()) // the amount on its way
 		}),
 		perdure.Evolve(func(a *testv1.Account, e *testv1.Deposited) { a.Balance += e.GetAmount() }),
+		perdure.Evolve(func(a *testv1.Account, e *testv1.Annotated) { a.Notes = append(a.Notes, e.GetNote()) }),
 	)
 	payees := perdure.DurableState("payee",
 		perdure.Update(func(context.Context, *testv1.Account, *testv1.Deposit) (*perdure.Change, error) {
@@ -44,7 +45,8 @@ func ExampleDecision_EnqueueTo() {
 	if err != nil {
 		panic(err)
 	}
-	if _, err := payers.Ref(engine, "ada").Do(ctx, &testv1.Withdraw{Amount: 30}); err != nil {
+	ada := payers.Ref(engine, "ada")
+	if _, err := ada.Do(ctx, &testv1.Withdraw{Amount: 30}); err != nil {
 		panic(err)
 	}
 	for e, err := range engine.Events(ctx, 0) { // the events as they are committed
@@ -52,15 +54,21 @@ func ExampleDecision_EnqueueTo() {
 			panic(err)
 		}
 		fmt.Println(e.Key, e.Version, e.Type)
-		if e.Type == "perdure.test.v1.Deposited" {
+		if e.Version == 3 {
 			break
 		}
 	}
+	state, err := ada.State(ctx)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("balance", state.GetBalance(), "after", state.GetNotes()[0].GetText())
 	if err := engine.Close(ctx); err != nil {
 		panic(err)
 	}
 	// Output:
 	// payer/ada 1 perdure.test.v1.Withdrawn
-	// transfer to bob: the account is closed
 	// payer/ada 2 perdure.test.v1.Deposited
+	// payer/ada 3 perdure.test.v1.Annotated
+	// balance 0 after transfer to bob: the account is closed
 }
