@@ -53,7 +53,7 @@ var withoutUsers = []string{
 	"actor/actortest", "perduretest", "projection/projectiontest", "stream/streamtest",
 	"store/crashtest/...", "store/storetest", "store/postgres/pgtest",
 	"internal/canary", "internal/guard", "internal/hooktest", "internal/progress", "internal/scribble", "internal/storekit",
-	"internal/testproto/...", "store/open/internal/...",
+	"internal/testproto/...",
 }
 
 // theirs are the packages whose interfaces are not implemented by users where we call

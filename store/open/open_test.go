@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -204,13 +203,6 @@ func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
 		if l != nil {
 			t.Errorf("open %q: got a log, want nil", uri)
 		}
-	}
-}
-
-func TestEverySchemeHasAStore(t *testing.T) {
-	t.Parallel()
-	if got, want := open.Openers(), open.Schemes(); !slices.Equal(got, want) {
-		t.Errorf("stores are opened for %q, want %q", got, want)
 	}
 }
 

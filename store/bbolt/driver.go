@@ -1,0 +1,44 @@
+package bbolt
+
+import (
+	"context"
+	"slices"
+
+	"github.com/perdure/perdure/store"
+)
+
+// Driver returns the driver of bbolt:FILE, and of a path alone, for [store.Open]. The
+// parameters, all optional:
+//
+//	partitions    number of partitions of a new log (1), or the number that an existing
+//	              one must have (any)
+//	lock_timeout  wait for another process that has the file open, such as 500ms (1s)
+//	read_only     true opens an existing log for reading alone (false)
+//	salvage       true does so despite a damaged meta page (false)
+func Driver(options ...Option) store.Driver {
+	return store.Driver{
+		Schemes: []string{"bbolt"},
+		Prepare: func(u *store.URI) func(context.Context) (store.Log, error) {
+			path, all := u.Path(), slices.Clip(options) // append copies
+			if n := u.Partitions(); n > 0 {
+				all = append(all, WithPartitions(n))
+			}
+			if d := u.Duration("lock_timeout"); d > 0 {
+				all = append(all, WithLockTimeout(d))
+			}
+			if u.Bool("read_only", false) {
+				all = append(all, ReadOnly())
+			}
+			if u.Bool("salvage", false) {
+				all = append(all, Salvage())
+			}
+			return func(context.Context) (store.Log, error) {
+				log, err := Open(path, all...)
+				if err != nil {
+					return nil, err // a nil *Log would be a store.Log that is not nil
+				}
+				return log, nil
+			}
+		},
+	}
+}
