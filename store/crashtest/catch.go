@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// Catches fails t unless fn fails with a message that holds reason, and logs what
-// fn complains about. It is for broken twins: stores with one promise taken away,
-// which show that the kit would notice.
+// Catches fails t unless fn fails with a message that contains reason, and logs the message
+// that it caught. It is for tests of the kit itself: fn runs the kit on a mutant, a store
+// that breaks one promise, and Catches shows that the kit notices.
 //
 //	crashtest.Catches(t, "is lost", func(t testing.TB) { crashtest.Power(t, unsynced) })
 func Catches(t testing.TB, reason string, fn func(t testing.TB)) {
@@ -33,7 +33,7 @@ func Catches(t testing.TB, reason string, fn func(t testing.TB)) {
 	}
 }
 
-// A recorder is a testing.TB that notes failures instead of failing.
+// A recorder is a testing.TB that records failures instead of failing.
 type recorder struct {
 	testing.TB
 	mu       sync.Mutex

@@ -12,8 +12,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// child does what the environment orders, if it does, and returns the code to
-// exit with.
+// child carries out the orders in the environment, if there are any, and returns the exit
+// code. If there are none, ok is false.
 func (k *kit) child() (code int, ok bool) {
 	text := os.Getenv(childVariable)
 	if text == "" {
@@ -26,7 +26,7 @@ func (k *kit) child() (code int, ok bool) {
 		err = k.obey(&o, j)
 	}
 	if err != nil {
-		_ = j.write(&line{Failure: err.Error()}) // nobody may read it any more
+		_ = j.write(&line{Failure: err.Error()}) // the test may be gone, so the error is dropped
 		return codeFailure, true
 	}
 	return 0, true
@@ -34,7 +34,7 @@ func (k *kit) child() (code int, ok bool) {
 
 func (k *kit) obey(o *orders, j *journal) error {
 	if o.Mode == "janitor" {
-		_, _ = io.Copy(io.Discard, os.Stdin) // until the test has ended, in whichever way
+		_, _ = io.Copy(io.Discard, os.Stdin) // returns when the test process has ended
 		return sweep(o.Place)
 	}
 	var s *Subject
@@ -49,7 +49,7 @@ func (k *kit) obey(o *orders, j *journal) error {
 	if o.Mode == "look" {
 		return lookAll(context.Background(), s, j)
 	}
-	// The test may be gone; then nobody would end this process.
+	// If the test process dies, nothing else ends this one. The end of its input does.
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		end()
@@ -68,8 +68,7 @@ func end() {
 	}
 }
 
-// load lets clients commit until one of them meets an error, or the process is
-// killed.
+// load lets the clients commit until one of them gets an error or the process is killed.
 func load(ctx context.Context, s *Subject, o *orders, j *journal) error {
 	log, err := s.Open(o.Place)
 	if err != nil {
@@ -102,12 +101,12 @@ func load(ctx context.Context, s *Subject, o *orders, j *journal) error {
 	return <-failed
 }
 
-// livesMax bounds how often a script opens its log anew.
+// livesMax bounds how often a script reopens its log.
 const livesMax = 3
 
-// script lets one client commit some commands. After an error it asks the log
-// once more, opens it anew, looks at what became of the commands that have
-// failed, and goes on as another life. It ends without closing the log.
+// script lets one client commit a few commands. After an error it tries one more commit,
+// reopens the log, reads the outcome of the failed commands and continues as the next life.
+// It ends without closing the log.
 func script(ctx context.Context, s *Subject, o *orders, j *journal) error {
 	var failed []*command
 	for life := o.Life; life < o.Life+livesMax; life++ {
@@ -126,13 +125,13 @@ func script(ctx context.Context, s *Subject, o *orders, j *journal) error {
 		if failed, err = scriptLife(ctx, log, o, life, j); err != nil || len(failed) == 0 {
 			return err
 		}
-		_ = log.Close() // of a broken log it may fail
+		_ = log.Close() // closing a broken log may fail
 	}
 	return errors.New("errors do not end")
 }
 
-// scriptLife commits commands until one fails, and one more, and returns those
-// that have failed.
+// scriptLife commits commands until one fails, then tries one more, and returns the
+// commands that failed.
 func scriptLife(ctx context.Context, log store.Log, o *orders, life int, j *journal) (failed []*command, err error) {
 	clients, err := newClients(ctx, log, life, 1, o.Seed)
 	if err != nil {
@@ -156,8 +155,7 @@ func scriptLife(ctx context.Context, log store.Log, o *orders, life int, j *jour
 		if failed = append(failed, cmd); len(failed) == 2 {
 			return failed, nil
 		}
-		// The next command is decided on what the log says by now, if it says
-		// anything.
+		// Decide the next command on the versions that the log has now, if it can be read.
 		for _, key := range c.own {
 			if v, err := versionOf(ctx, log, key); err == nil {
 				c.versions[key] = v
@@ -167,7 +165,8 @@ func scriptLife(ctx context.Context, log store.Log, o *orders, life int, j *jour
 	return failed, nil
 }
 
-// look reads whether a command is stored, where one record tells.
+// look reads whether a command is stored, and writes the answer to the journal. It does
+// nothing for a command whose first batch has neither an event nor a receipt to look for.
 func look(ctx context.Context, log store.Log, cmd *command, j *journal) error {
 	p, n := &cmd.Parts[0], cmd.name(0)
 	saw := &sight{Life: cmd.Life, Client: cmd.Client, Number: cmd.Number}

@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of what a client remembers to settle and release later.
+// Bounds of the messages and claims that a client remembers to settle and release later.
 const (
 	keptMessagesMax = 16
 	keptClaimsMax   = 8
@@ -27,22 +27,22 @@ func abilitiesOf(log store.Log) (a abilities) {
 	return a
 }
 
-// A client plans commands and learns from their outcomes. It is the only one
-// that commits to its own entities, so those commands cannot conflict; the
-// others are shared, and their versions are known only from the last look.
+// A client plans commands and learns from their outcomes. Only this client commits to its
+// own entities, so commands on those cannot conflict. The other entities are shared by all
+// clients; the client knows their versions only from their last outcome.
 type client struct {
-	life, number int // number of the client
-	commands     int // planned so far
+	life, number int // life of the process, number of the client within it
+	commands     int // number of commands planned so far
 	random       *rand.Rand
 	able         abilities
 	own          []store.Key
 	shared       *sharedVersions
-	versions     map[store.Key]store.Version // of own entities
+	versions     map[store.Key]store.Version // versions of the client's own entities
 	messages     []taken
 	claims       map[store.Key][]name
 }
 
-// sharedVersions are the versions of the entities that all clients commit to.
+// sharedVersions holds the versions of the entities that all clients commit to.
 type sharedVersions struct {
 	mu       sync.Mutex
 	keys     []store.Key
@@ -61,9 +61,9 @@ func (s *sharedVersions) moved(key store.Key, v store.Version) {
 	s.versions[key] = max(s.versions[key], v)
 }
 
-// Entities of the workload.
+// The numbers of entities of the workload.
 const (
-	ownEntities    = 4 // of each client: the last one keeps a state
+	ownEntities    = 4 // per client; the last one is a durable-state entity
 	sharedEntities = 2
 )
 
@@ -83,7 +83,7 @@ func sharedKeys() []store.Key {
 	return keys
 }
 
-// allKeys returns the entities that so many clients work on.
+// allKeys returns the entities that the given number of clients work on.
 func allKeys(clients int) []store.Key {
 	keys := sharedKeys()
 	for i := range clients {
@@ -92,7 +92,7 @@ func allKeys(clients int) []store.Key {
 	return keys
 }
 
-// versionOf returns at which version an entity is.
+// versionOf returns the version of an entity, as the log has it now.
 func versionOf(ctx context.Context, log store.Log, key store.Key) (v store.Version, err error) {
 	for e, err := range log.Load(ctx, key, func(s *store.State) bool {
 		v = s.Version
@@ -106,7 +106,7 @@ func versionOf(ctx context.Context, log store.Log, key store.Key) (v store.Versi
 	return v, nil
 }
 
-// newClients returns the clients of one life.
+// newClients returns the clients of one life, with the versions that the log has now.
 func newClients(ctx context.Context, log store.Log, life, clients int, seed uint64) ([]*client, error) {
 	shared := &sharedVersions{keys: sharedKeys(), versions: map[store.Key]store.Version{}}
 	all := make([]*client, clients)
@@ -168,7 +168,7 @@ func (c *client) change(key store.Key, at store.Version) part {
 	}
 	p := c.events(key, at)
 	if c.often(12) && at > 0 && c.able.receipts {
-		p.Sizes = nil // a command that only answers
+		p.Sizes = nil // a command with a reply and no event
 		p.Receipt = true
 	}
 	p.Snapshot = c.often(6) && p.next() > 0
@@ -189,7 +189,8 @@ func (c *client) events(key store.Key, at store.Version) part {
 	return p
 }
 
-// decorate adds what goes beside events and states.
+// decorate adds the records other than events and states: receipts, messages, timers,
+// settlements, bookmarks and claims.
 func (c *client) decorate(p *part) {
 	if p.Save {
 		p.Receipt = c.able.receipts
@@ -213,7 +214,7 @@ func (c *client) decorate(p *part) {
 	}
 }
 
-// take returns some of the messages to settle and forgets them.
+// take returns some of the remembered messages to settle, and forgets them.
 func (c *client) take() []taken {
 	n := 1 + c.random.IntN(len(c.messages))
 	some := c.messages[:n:n]
@@ -221,7 +222,7 @@ func (c *client) take() []taken {
 	return some
 }
 
-// learn notes what a command has brought.
+// learn updates the client's versions, messages and claims with the results of a command.
 func (c *client) learn(cmd *command, results []store.Result) {
 	for i, r := range results {
 		p := &cmd.Parts[i]
@@ -249,8 +250,8 @@ func (c *client) learn(cmd *command, results []store.Result) {
 	}
 }
 
-// commit commits the next command: it is written down before and after. The
-// error is that of the journal.
+// commit plans and commits the next command, and writes it to the journal before and after.
+// The error is an error of the journal; an error of Commit is in the outcome.
 func (c *client) commit(ctx context.Context, log store.Log, j *journal) (*command, *outcome, error) {
 	cmd := c.plan()
 	if err := j.begin(cmd); err != nil {

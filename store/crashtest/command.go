@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Kinds, spaces and sizes of the workload.
+// Kinds, claim space and sizes of the workload.
 const (
 	kindEvents = "ledger" // event-sourced entities
 	kindSaved  = "gauge"  // durable-state entities
@@ -19,26 +19,27 @@ const (
 	eventsMax       = 4
 	groupMax        = 4
 	payloadBytesMax = 2 << 10
-	// One payload of largeOdds is of largeBytes, so that it does not fit in a
-	// page of a usual size. It is not larger, because Pebble looks for the one bit
-	// that may have flipped in a damaged block in a time of the square of its size.
+	// One payload in largeOdds has largeBytes, so that it does not fit in a page of a usual
+	// size. It is not larger, because for a damaged block Pebble searches for the one bit
+	// that may have flipped, and that takes time in the square of the block's size.
 	largeOdds  = 64
 	largeBytes = 12 << 10
 )
 
-// A command is what one client commits by one call: a group of batches.
+// A command is one client's call of Commit: a group of batches.
 type command struct {
-	// Life counts the processes that have worked on the log, Client names one
-	// client within it, Number counts its commands from 1.
+	// Life is the number of the process that works on the log, Client is the number of the
+	// client within it, Number counts the client's commands from 1.
 	Life, Client, Number int
 	Parts                []part
 }
 
-// A part is one batch of a command, as far as it is not the same for all.
+// A part describes one batch of a command, without the fields that are the same in all
+// batches.
 type part struct {
 	Key      store.Key
 	Expected store.Version
-	// Sizes are the bytes of the payloads of the events.
+	// Sizes are the payload sizes of the events, in bytes.
 	Sizes    []int   `json:",omitempty"`
 	Save     bool    `json:",omitempty"`
 	Snapshot bool    `json:",omitempty"`
@@ -52,14 +53,15 @@ type part struct {
 	Shared   bool    `json:",omitempty"` // other clients commit to the entity too, so it may conflict
 }
 
-// A taken message is one that a part settles.
+// A taken message is an earlier message that a part settles.
 type taken struct {
 	Sequence uint64
 	Message  name
 }
 
-// A name identifies what a command has made: life.client.number.part, and for
-// records the sort with its number.
+// A name identifies a batch or a record of the workload. It is life.client.number.part for
+// a batch, such as "0.3.12.1", followed by the sort and the index for a record, such as
+// "0.3.12.1.event0".
 type name string
 
 func (c *command) name(part int) name {
@@ -68,32 +70,32 @@ func (c *command) name(part int) name {
 
 func (n name) of(sort string, i int) name { return name(fmt.Sprintf("%s.%s%d", n, sort, i)) }
 
-// id returns the id of a record.
+// id returns the id of the record, which is derived from its name.
 func (n name) id() store.ID {
 	sum := sha256.Sum256([]byte(n))
 	return store.ID(sum[:16])
 }
 
-// payload returns size bytes, or a few more, that begin with the name and that
-// no other name gives.
+// payload returns at least size bytes that begin with the name and differ from the payload
+// of every other name. A name longer than size makes it longer.
 func (n name) payload(size int) []byte {
 	sum := sha256.Sum256([]byte(n))
 	b := append([]byte(n), ' ')
 	random := rand.NewChaCha8(sum)
 	if from := len(b); size > from {
 		b = append(b, make([]byte, size-from)...)
-		_, _ = random.Read(b[from:]) // it cannot fail
+		_, _ = random.Read(b[from:]) // ChaCha8.Read never fails
 	}
 	return b
 }
 
-// nameOf returns the name that a payload begins with.
+// nameOf returns the name at the beginning of a payload.
 func nameOf(payload []byte) name {
 	n, _, _ := strings.Cut(string(payload[:min(len(payload), 100)]), " ")
 	return name(n)
 }
 
-// owner returns the name of the batch that has made what n names.
+// owner returns the name of the batch that contains the record n.
 func (n name) owner() name {
 	fields := strings.SplitN(string(n), ".", 5)
 	return name(strings.Join(fields[:min(4, len(fields))], "."))
@@ -101,7 +103,7 @@ func (n name) owner() name {
 
 func bookmarkName(life, client int) string { return fmt.Sprintf("reader %d.%d", life, client) }
 
-// far is when timers are due: never within a test.
+// far is the due time of timers: none becomes due within a test.
 var far = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // batches returns the group that the command commits.
@@ -170,12 +172,12 @@ func (p *part) next() store.Version {
 	return p.Expected + store.Version(len(p.Sizes))
 }
 
-// An outcome is what one Commit has returned.
+// An outcome is what one call of Commit returned.
 type outcome struct {
 	Life, Client, Number int
-	// Error is that of Commit as a whole, empty if there was none.
+	// Error is the error of the whole call, empty if there was none.
 	Error     string `json:",omitempty"`
-	NotStored bool   `json:",omitempty"` // it claims that nothing was stored
+	NotStored bool   `json:",omitempty"` // the error says that nothing was stored
 	Broken    bool   `json:",omitempty"`
 	Results   []result
 }

@@ -15,42 +15,44 @@ import (
 // hangs: on a busy machine a process that reads a damaged log may take a minute.
 const waitMax = 5 * time.Minute
 
-// A Subject is a store under test. The zero counts mean the defaults, which
-// together take well below two minutes; under the race detector a quarter of it
-// is done, and with -short a tenth. The flags -crash.kills, -crash.powers,
-// -crash.rots and -crash.stride of the test binary go before all of them.
+// A Subject is a store under test. A count of zero means the default. The defaults together
+// take well below two minutes; under the race detector a quarter of the work is done, and
+// with -short a tenth. The flags -crash.kills, -crash.powers, -crash.rots and -crash.stride
+// of the test binary take precedence over the counts.
 type Subject struct {
-	// Name tells subjects of one test binary apart.
+	// Name identifies the subject among the subjects of one test binary.
 	Name string
-	// Open opens the log at a place, and creates it if there is none. The place
-	// is a directory that exists, or what Place has returned. Processes of their
-	// own call it too, so it must not depend on a running test.
+	// Open opens the log at a place, and creates it if there is none. The place is a
+	// directory that exists, or the value that Place returned. Child processes call it too,
+	// so it must not depend on a running test.
 	Open func(place string) (store.Log, error)
 	// Place returns the place of a new, empty log, such as the URI of a new
 	// database of a server. Nil means a new directory. Only [Kill] works on a
 	// store with Place; the others need its files.
 	Place func(t testing.TB) string
-	// Quiet waits until a server has ended what a client that was killed had
-	// begun, which may still be committed after the client's death. Kill calls it
-	// before it looks. Nil is for a store without a server.
+	// Quiet waits until the server has finished the work that a killed client had begun,
+	// because that work may still be committed after the client's death. Kill calls it
+	// before it reads the log. Nil is for a store without a server.
 	Quiet func(ctx context.Context, place string) error
-	// Blind reports whether the store is known, and documented, not to notice
-	// damage to a byte of a file; the file's name is relative to the place. Rot
-	// leaves those bytes alone. Nil means that it notices all.
+	// Blind reports whether the store is known, and documented, not to notice damage to the
+	// byte at an offset of a file. The file's name is relative to the place. Rot does not
+	// damage those bytes. Nil means that the store notices all damage.
 	Blind func(file string, at int64) bool
 
-	// Verify checks a whole log and returns what is wrong with it. If it is set,
-	// Rot demands that it notices every damage that any read notices.
+	// Verify checks a whole log and returns the damage that it finds as an error. If it is
+	// set, Rot demands that Verify notices all damage that any read notices.
 	Verify func(ctx context.Context, log store.Log) error
 
-	// Kills is how often Kill ends a process, by default KillsDefault.
+	// Kills is the number of times that Kill ends a process. Zero means KillsDefault.
 	Kills int
-	// Powers is how often Power cuts the power, by default PowersDefault.
+	// Powers is the number of times that Power cuts the power. Zero means PowersDefault.
 	Powers int
-	// Rots is how many damages Rot does, by default RotsDefault.
+	// Rots is the number of times that Rot damages a copy of the log. Zero means
+	// RotsDefault.
 	Rots int
-	// Stride is the distance of the operations at which IO lets one fail, by
-	// default StrideDefault. 1 means each of them, with each fault that it can have.
+	// Stride is the distance between the operations that IO makes fail. With 1 each
+	// operation fails in one run, with each fault that it can have. Zero means
+	// StrideDefault.
 	Stride int
 }
 
@@ -62,27 +64,26 @@ const (
 	StrideDefault = 4
 )
 
-// counts are what the flags say.
+// counts are the values of the flags; zero means that a flag is not set.
 type counts struct{ kills, powers, rots, stride int }
 
-// A kit is what Main has been told; there is one per test binary.
+// A kit holds the subjects and flags of Main. There is one per test binary.
 type kit struct {
 	subjects []Subject
 	counts   counts
 	seed     uint64
 }
 
-// theKit is set by Main before a test runs, and read after that.
+// theKit is set by Main before a test runs, and only read after that.
 var theKit *kit
 
-// Main runs the tests of a package that uses the kit, and returns the code to
-// exit with. It is to be called by TestMain with all subjects, before flags are
-// parsed:
+// Main runs the tests of a package that uses the kit, and returns the exit code. TestMain
+// calls it with all subjects, before flags are parsed:
 //
 //	func TestMain(m *testing.M) { os.Exit(crashtest.Main(m, subject)) }
 //
-// It turns the test binary into the process that is to be killed where the kit
-// has started it as one.
+// In a process that the kit started as a child, Main carries out the kit's orders instead
+// of running tests.
 func Main(m *testing.M, subjects ...Subject) int {
 	k := &kit{subjects: subjects}
 	if code, ok := k.child(); ok {
@@ -97,12 +98,11 @@ func Main(m *testing.M, subjects ...Subject) int {
 	return m.Run()
 }
 
-// shortDivisor is by how much less is done by default with -short.
+// shortDivisor divides the default counts with -short.
 const shortDivisor = 10
 
-// Run runs all of the kit that applies to the subject, as sub-tests of t that
-// run at the same time. With -short it is [Kill] alone, the part whose processes
-// do more than one thing at a time.
+// Run runs every part of the kit that applies to the subject, as parallel sub-tests of t.
+// With -short it runs [Kill] alone, the only part in which several clients commit at once.
 func Run(t *testing.T, s Subject) {
 	for _, part := range []struct {
 		name string
@@ -118,7 +118,7 @@ func Run(t *testing.T, s Subject) {
 	}
 }
 
-// prepare returns the kit and the subject with its counts.
+// prepare returns the kit, and the subject with its counts filled in.
 func prepare(t testing.TB, s Subject) (*kit, Subject) {
 	t.Helper()
 	if theKit == nil {
@@ -166,18 +166,18 @@ func (s *Subject) place(t testing.TB) string {
 	return tempDir(t)
 }
 
-// homePrefix begins the names of all directories of the kit; the id of the
-// process follows, so that those of processes that are gone can be told.
+// homePrefix begins the names of all directories of the kit. The process id follows, so
+// that directories of processes that have ended can be recognized.
 const homePrefix = "perdure-crash-"
 
-// makeHome makes a directory for files that need not be on a disk, and removes
-// those of processes that are gone.
+// makeHome makes a directory for files that need not be on a disk, and removes the
+// directories of processes that have ended.
 func makeHome() (string, error) {
 	sweepLeftovers()
 	return os.MkdirTemp(scratch(), homePrefix+strconv.Itoa(os.Getpid())+"-")
 }
 
-// tempDir returns a new directory that goes with the test.
+// tempDir returns a new directory that is removed at the end of the test.
 func tempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := makeHome()

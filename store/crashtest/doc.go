@@ -1,7 +1,7 @@
-// Package crashtest is the crash kit that every durable store must survive.
+// Package crashtest is the crash test kit that every durable store must pass.
 //
-// A store names itself in TestMain, so that the test binary can run itself as the
-// process that is killed, and calls the kit from a test:
+// The package of a store calls [Main] in TestMain, because the kit starts the test binary
+// again as the process that it kills, and calls the kit from a test:
 //
 //	var subject = crashtest.Subject{
 //		Name: "mystore",
@@ -12,37 +12,35 @@
 //
 //	func TestTheLogSurvivesEveryCrash(t *testing.T) { crashtest.Run(t, subject) }
 //
-// [Run] is [Kill], [Power], [IO] and [Rot] at once. In the first three a process
-// commits commands of all shapes and writes down each before it is committed and
-// its outcome after Commit has returned, on a pipe. When the process is gone the
-// log is opened and everything in it is compared with what was written down:
+// [Run] runs [Kill], [Power], [IO] and [Rot]. In the first three a child process commits
+// commands of all shapes. It writes each command to a pipe before the commit, and its
+// outcome after Commit has returned. When the process is gone, the test opens the log and
+// compares everything in it with the lines from the pipe:
 //
-//   - what was acknowledged is there, every part of it, once, at its version and
-//     position, with its bytes;
-//   - what was refused, or whose error says that it is not stored, is not there;
-//   - what was in flight is there as a whole or not at all, and so is its group;
-//   - there is nothing else, versions and positions have no gap, heads are those of
-//     the last events, and the commands of one client lie in their order;
-//   - what was once read as stored stays stored.
+//   - An acknowledged command is stored completely: every part of it, once, at its version
+//     and position, with its bytes.
+//   - A refused command, or one whose error says that it is not stored, is not stored.
+//   - A command in flight is stored completely or not at all, and so is its group.
+//   - Nothing else is stored, versions and positions have no gap, the heads are the
+//     positions of the last events, and the commands of one client are in order.
+//   - A command that was once read as stored stays stored.
 //
-// Each part finds what the others cannot. A process that is killed loses nothing
-// that it has written, synced or not: only a power cut tells whether a store
-// syncs before it answers. Neither says what a store does when a sync fails.
-// [Catches] shows that the kit would notice: it runs it on a store with one promise
-// taken away.
+// Each part finds faults that the others cannot find. A killed process loses nothing that
+// it has written, synced or not: only a power cut shows whether a store syncs before it
+// answers. Neither shows how a store behaves when a sync fails. [Catches] tests the kit
+// itself: it runs the kit on a store that breaks one promise.
 //
-// A store that has a server, and no files of its own, sets [Subject.Place] and
-// calls Kill alone:
+// A store that has a server, and no files of its own, sets [Subject.Place] and calls Kill
+// alone:
 //
 //	subject.Place = func(t testing.TB) string { return newDatabase(t) } // its URI
 //	crashtest.Kill(t, subject)
 //
-// The counts are fields of [Subject], and flags of the test binary for the long
-// version:
+// The counts are fields of [Subject]. Flags of the test binary set them for a long run:
 //
 //	go test . -run Crash -timeout 2h -crash.kills 1000 -crash.powers 1000 -crash.rots 5000 -crash.stride 1 -crash.seed 7
 //
-// Power needs root, loop devices and mkfs.ext4 (and uses mkfs.xfs if it is there),
-// IO needs /dev/fuse; elsewhere they are skipped. What they mount is unmounted by
-// a process that outlives the test, however it ends.
+// Power needs root, loop devices and mkfs.ext4 (and uses mkfs.xfs if it is there), IO needs
+// /dev/fuse; without them they are skipped. A separate process that outlives the test
+// unmounts their file systems, even if the test is killed.
 package crashtest

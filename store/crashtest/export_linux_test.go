@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// NewHome returns a directory for mounts, and what lets its janitor go to work
-// and waits for it.
+// NewHome returns a directory for mounts, and a function that ends the directory's janitor
+// and waits until it has cleaned up.
 func NewHome(t testing.TB) (home string, leave func()) {
 	t.Helper()
 	r := &leaver{TB: t}
@@ -27,8 +27,8 @@ type leaver struct {
 
 func (l *leaver) Cleanup(fn func()) { l.cleanups = append(l.cleanups, fn) }
 
-// HomeOf returns a directory for mounts that a process could have made.
+// HomeOf returns the name of a directory for mounts as the process pid could have made it.
 func HomeOf(pid int) string { return filepath.Join(scratch(), homePrefix+strconv.Itoa(pid)+"-1") }
 
-// SweepLeftovers removes what processes that are gone have left.
+// SweepLeftovers removes the directories of processes that have ended.
 func SweepLeftovers() { sweepLeftovers() }

@@ -6,11 +6,11 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A History is what clients have told.
+// A History is the commands and outcomes that clients wrote to their journals.
 type History = history
 
-// Work lets three clients commit in turn, until each has committed so many
-// commands or one of them has met an error.
+// Work lets three clients commit in turn, until each has committed the given number of
+// commands or one of them has got an error.
 func Work(t testing.TB, log store.Log, commands int) *History {
 	t.Helper()
 	const clients = 3
@@ -47,13 +47,13 @@ func (w lineWriter) Write(b []byte) (int, error) {
 	return len(b), err
 }
 
-// Judge returns what is wrong with a log.
+// Judge returns the faults that it finds in a log.
 func (h *history) Judge(t testing.TB, log store.Log) []string {
 	t.Helper()
 	return judgeLog(t.Context(), log, h)
 }
 
-// Forget takes away the outcomes of the last commands, as if they were in flight.
+// Forget removes the outcomes of the last commands, as if they were in flight.
 func (h *history) Forget(commands int) {
 	for _, e := range h.entries[len(h.entries)-commands:] {
 		e.out = nil

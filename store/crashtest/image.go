@@ -8,11 +8,11 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An image is all that a log holds, as far as the workload knows of it.
+// An image holds all records of a log that the workload can have written.
 type image struct {
 	heads     []store.Position
-	events    map[name]*store.Event // without those whose payload is not of the workload
-	positions []*store.Event        // in the order of the partitions
+	events    map[name]*store.Event // by the name that the payload begins with
+	positions []*store.Event        // all events, by partition and position
 	versions  map[store.Key]store.Version
 	states    map[store.Key]*store.State
 	receipts  map[name]*store.Receipt
@@ -21,8 +21,8 @@ type image struct {
 	bookmarks map[string]store.Position
 }
 
-// readImage reads a log. Faults are what contradicts itself; an error is what
-// the log answers where it must answer.
+// readImage reads a log. It returns the contradictions within the log as faults, and an
+// error if the log cannot be read.
 func readImage(ctx context.Context, log store.Log, keys []store.Key) (*image, []string, error) {
 	m := &image{
 		events: map[name]*store.Event{}, versions: map[store.Key]store.Version{}, states: map[store.Key]*store.State{},
@@ -42,8 +42,8 @@ func readImage(ctx context.Context, log store.Log, keys []store.Key) (*image, []
 	return m, f.all, err
 }
 
-// readPartitions reads the events in the order of the log, and checks that
-// positions have no gap and that the heads are those of the last events.
+// readPartitions reads the events in the order of the log. It checks that positions have no
+// gap and that the heads are the positions of the last events.
 func (m *image) readPartitions(ctx context.Context, log store.Log, f *faults) (err error) {
 	if m.heads, err = log.Heads(ctx); err != nil {
 		return err
@@ -77,8 +77,8 @@ func (m *image) readPartitions(ctx context.Context, log store.Log, f *faults) (e
 	return nil
 }
 
-// readEntity reads an entity by itself and compares it with what the partitions
-// hold of it.
+// readEntity reads the events of one entity and compares them with its events in the
+// partitions.
 func (m *image) readEntity(ctx context.Context, log store.Log, key store.Key, f *faults) error {
 	at := store.Version(0)
 	for e, err := range log.Read(ctx, key, 0) {
@@ -187,10 +187,10 @@ func (m *image) readCatalog(ctx context.Context, log store.Log, keys []store.Key
 	return nil
 }
 
-// faultsMax bounds how many faults one judgement tells; the first say enough.
+// faultsMax bounds the number of faults in one report; the first few say enough.
 const faultsMax = 12
 
-// faults collects what is wrong.
+// faults collects descriptions of faults.
 type faults struct {
 	all  []string
 	more int

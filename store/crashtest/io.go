@@ -11,25 +11,25 @@ import (
 )
 
 const (
-	// stepsOfScript is how many commands one run under a fault commits.
+	// stepsOfScript is the number of commands that one run under a fault commits.
 	stepsOfScript = 6
-	// operationsMax bounds the operations at which a fault is tried.
+	// operationsMax bounds the operations that are made to fail.
 	operationsMax = 20_000
 )
 
-// IO lets one file operation fail in each run, the first, the second, and so on
-// until a run does not reach it: by an I/O error, a full disk, a short write, a
-// lack of descriptors. A sync that fails loses what it was to write, as Linux
-// does. The client that meets an error asks the log once more, opens it anew,
-// looks at what became of its command, and goes on; at the end the power is cut.
+// IO makes one file operation fail in each run: the first, the second, and so on, until a
+// run does not reach it. The faults are an I/O error, a full disk, a short write and a lack
+// of file descriptors. A sync that fails loses the data that it was to write, as on Linux.
+// A client that gets an error tries one more commit, reopens the log, reads the outcome of
+// its command, and continues. The power is cut at the end.
 //
-// The process must not die of it, an error must not say "not stored" of what is
-// found stored, after a failed sync the log must say that it is broken (an error
-// matching [store.ErrBroken]) and must not sync the same file again as if nothing
-// were, and what was acknowledged, or read as stored, must be there after the cut.
+// The process must not die. An error must not say "not stored" of a command that is found
+// stored. After a failed sync the log must report that it is broken (an error matching
+// [store.ErrBroken]) and must not sync the same file again as if nothing had happened.
+// Commands that were acknowledged, or read as stored, must be there after the power cut.
 //
-// It needs /dev/fuse and root, and is skipped elsewhere; it fails instead where
-// the variable CI is set and both are there.
+// It needs /dev/fuse and root, and is skipped without them. If the variable CI is set and
+// both are there, a mount that fails is a failure of the test.
 func IO(t testing.TB, s Subject) {
 	t.Helper()
 	k, s := prepare(t, s)
@@ -58,7 +58,8 @@ func IO(t testing.TB, s Subject) {
 		missed := 0
 		for _, f := range faults {
 			f.At = at
-			// What was read before anything else is committed must stay, too.
+			// After a failed sync the run is repeated without further commits: the outcome
+			// that was read right after reopening must stay, too.
 			if r.run(&f, false) || op == faultfs.OpSync && r.run(&f, true) {
 				return
 			}
@@ -87,7 +88,7 @@ type ioRun struct {
 	runs       int
 }
 
-// run runs one script under a fault, and reports whether something is wrong.
+// run runs one script under a fault, and reports whether it found something wrong.
 func (r *ioRun) run(f *faultfs.Fault, rest bool) (wrong bool) {
 	r.Helper()
 	r.runs++
@@ -121,7 +122,8 @@ func (r *ioRun) run(f *faultfs.Fault, rest bool) (wrong bool) {
 	return report(r, when, faults)
 }
 
-// child runs the script in a process and returns why it could not go on.
+// child runs the script in a process. It returns the reason why the script could not
+// continue, or "".
 func (r *ioRun) child(h *history, sub string, rest bool) string {
 	r.Helper()
 	p, err := r.k.start(&orders{
@@ -137,11 +139,11 @@ func (r *ioRun) child(h *history, sub string, rest bool) string {
 	return failure
 }
 
-// failures returns how many commands have failed.
+// failures returns the number of commands that have failed or are open.
 func (h *history) failures() int { return len(h.entries) - h.acknowledged() }
 
-// trusting returns the lives in which a log went on as if nothing were after an
-// error that has left the outcome open.
+// trusting describes each error that left the outcome of a command open and after which the
+// same log accepted another commit.
 func (h *history) trusting() []string {
 	var wrong []string
 	for i, e := range h.entries {
@@ -155,7 +157,7 @@ func (h *history) trusting() []string {
 	return wrong
 }
 
-// mountFaults mounts the file system that fails.
+// mountFaults mounts a file system whose operations can be made to fail.
 func mountFaults(t testing.TB, k *kit) (m *faultfs.Mount, shown, dir string) {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {

@@ -7,42 +7,42 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A history is all that the processes of one log have told. It judges what the
-// log holds afterwards:
+// A history is everything that the processes of one log have written to their journals. It
+// checks the contents of the log against these rules:
 //
-//  1. What was acknowledged is stored: every part of the batch, once, with the
-//     bytes, the version, the position and the sequence that it was said to have.
-//  2. What was refused, or whose error claims that it is not stored, is not.
-//  3. What was in flight, or whose error leaves it open, is stored or not, but as
-//     a whole; so is the group, unless a batch of it may have conflicted.
-//  4. Nothing else is there.
-//  5. The commands of one client lie in the order in which they were committed.
-//  6. What has once been read as stored, or as not stored, stays so.
+//  1. An acknowledged command is stored: every part of each batch, once, with the bytes,
+//     the version, the position and the sequence of the acknowledgement.
+//  2. A refused command, or one whose error says that it is not stored, is not stored.
+//  3. A command in flight, or one whose error leaves the outcome open, is stored or not,
+//     but each batch as a whole. So is the group, unless one of its batches may have
+//     conflicted.
+//  4. Nothing else is stored.
+//  5. The commands of one client are in the order in which they were committed.
+//  6. A command that was once read as stored, or as not stored, stays so.
 //
-// Whether the log contradicts itself (gaps, wrong heads, doubles) is told by
-// [readImage].
+// [readImage] reports contradictions within the log: gaps, wrong heads and duplicates.
 type history struct {
 	entries []*entry
-	byName  map[name]int // of parts, index in entries
+	byName  map[name]int // index in entries, by the name of a part
 	flying  map[[2]int]*entry
-	// deaf says that outcomes do not count any more: they may have come after the
-	// power was gone.
+	// deaf means that outcomes do not count any more: they may have been written after the
+	// power was cut.
 	deaf bool
 }
 
-// An entry is one command with what is known of it.
+// An entry is one command with its outcome, as far as it is known.
 type entry struct {
 	*command
 	out    *outcome // nil while it is in flight
 	judged bool
-	stored []bool // of each part, once judged
+	stored []bool // whether each part is stored; valid if judged
 }
 
 func newHistory() *history {
 	return &history{byName: map[name]int{}, flying: map[[2]int]*entry{}}
 }
 
-// add notes a line of a journal.
+// add adds a line of a journal.
 func (h *history) add(l *line) error {
 	switch {
 	case l.Begin != nil:
@@ -76,7 +76,7 @@ func (h *history) add(l *line) error {
 	return nil
 }
 
-// settle notes what was read of a command.
+// settle records that a command was read as stored or not stored.
 func (e *entry) settle(stored bool) {
 	e.judged = true
 	for i := range e.stored {
@@ -84,7 +84,7 @@ func (e *entry) settle(stored bool) {
 	}
 }
 
-// acknowledged returns how many commands were.
+// acknowledged returns the number of acknowledged commands.
 func (h *history) acknowledged() int {
 	n := 0
 	for _, e := range h.entries {
@@ -95,7 +95,7 @@ func (h *history) acknowledged() int {
 	return n
 }
 
-// crashed notes that a life has ended: nobody is going to end what it has begun.
+// crashed records that a process has ended: its commands in flight get no outcome any more.
 func (h *history) crashed() {
 	clear(h.flying)
 	h.deaf = false
@@ -121,12 +121,12 @@ type judge struct {
 	h *history
 	m *image
 	faults
-	stored map[name]bool // of parts
+	stored map[name]bool // by the name of the part
 	gone   map[name]bool // messages that were settled and claims that were released
 }
 
-// judge returns what is wrong with an image. What it finds out about commands
-// whose outcome was open is part of the history from then on.
+// judge returns the faults that it finds in an image. It adds to the history what the image
+// says about commands whose outcome was open.
 func (h *history) judge(m *image) []string {
 	j := &judge{h: h, m: m, stored: map[name]bool{}, gone: map[name]bool{}}
 	for _, e := range h.entries {
@@ -143,7 +143,7 @@ func (h *history) judge(m *image) []string {
 			}
 		}
 	}
-	// What explains other faults comes first.
+	// The checks that explain other faults come first.
 	j.checkStrangers()
 	j.checkOrder()
 	for _, e := range h.entries {
@@ -166,7 +166,8 @@ func (h *history) judge(m *image) []string {
 	return j.all
 }
 
-// isStored decides by the part of the batch that nothing takes away later.
+// isStored looks for the record of the batch that no later command can remove: an event,
+// else a receipt.
 func (j *judge) isStored(e *entry, i int) bool {
 	p, n := &e.Parts[i], e.name(i)
 	switch {
@@ -174,7 +175,7 @@ func (j *judge) isStored(e *entry, i int) bool {
 		return j.m.events[n.of("event", 0)] != nil
 	case p.Receipt:
 		return j.m.receipts[n] != nil
-	case e.judged: // seen when nothing came after it
+	case e.judged: // the log was read right after this command
 		return e.stored[i]
 	case p.Save:
 		return j.m.versions[p.Key] > p.Expected
@@ -183,7 +184,7 @@ func (j *judge) isStored(e *entry, i int) bool {
 	}
 }
 
-// checkPart checks that all of a batch is there, or nothing.
+// checkPart checks that a batch is stored completely or not at all.
 func (j *judge) checkPart(e *entry, i int) {
 	p, n := &e.Parts[i], e.name(i)
 	stored := j.stored[n]
@@ -263,7 +264,7 @@ func (j *judge) checkPart(e *entry, i int) {
 	}
 }
 
-// checkOutcome compares what was answered with what is stored.
+// checkOutcome compares the answer to a command with the log.
 func (j *judge) checkOutcome(e *entry) {
 	stored, shared := 0, false
 	for i := range e.Parts {
@@ -292,8 +293,7 @@ func (j *judge) checkOutcome(e *entry) {
 	}
 }
 
-// checkStates checks that the latest state of each entity is the one that was
-// stored last.
+// checkStates checks that the latest state of each entity is the last one stored.
 func (j *judge) checkStates() {
 	latest := map[store.Key]name{}
 	versions := map[store.Key]store.Version{}
@@ -319,7 +319,7 @@ func (j *judge) checkStates() {
 	}
 }
 
-// checkBookmarks checks that each bookmark is where it was moved to last.
+// checkBookmarks checks that each bookmark is at its last position.
 func (j *judge) checkBookmarks() {
 	want := map[string]store.Position{}
 	for _, e := range j.h.entries {
@@ -336,7 +336,7 @@ func (j *judge) checkBookmarks() {
 	}
 }
 
-// checkStrangers looks for what no command has made.
+// checkStrangers looks for records that belong to no command.
 func (j *judge) checkStrangers() {
 	check := func(what string, n name) {
 		if _, ok := j.h.byName[n.owner()]; !ok {
@@ -357,15 +357,14 @@ func (j *judge) checkStrangers() {
 	}
 }
 
-// checkOrder checks that each partition has the commands of each client in
-// their order.
+// checkOrder checks that each partition has the commands of each client in order.
 func (j *judge) checkOrder() {
 	type lane struct{ partition, life, client int }
 	last := map[lane]int{}
 	for _, ev := range j.m.positions {
 		at, ok := j.h.byName[nameOf(ev.Payload).owner()]
 		if !ok {
-			continue // a stranger
+			continue // checkStrangers reports it
 		}
 		e := j.h.entries[at]
 		l := lane{ev.Position.Partition(), e.Life, e.Client}

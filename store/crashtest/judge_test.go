@@ -16,15 +16,14 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A doubled log answers from one log and keeps another, which is what the judge
-// gets to see.
+// A doubled log answers from one log and stores in another. The judge reads the second one.
 type doubled struct {
 	*memory.Log
 	kept *memory.Log
-	// spoil changes a group before it is kept, and says whether it has. It is
-	// called for groups until it has changed one.
+	// spoil changes a group before it is stored, and reports whether it did. It is called
+	// for each group until it has changed one.
 	spoil func(group []*store.Batch) ([]*store.Batch, bool)
-	// answer changes what is answered for the spoilt group.
+	// answer changes the answer to the spoilt group.
 	answer func(results []store.Result) ([]store.Result, error)
 	spoilt bool
 }
@@ -35,7 +34,7 @@ func clone(group []*store.Batch) (c []*store.Batch) {
 		err = json.Unmarshal(b, &c)
 	}
 	if err != nil {
-		panic(err) // a group can be encoded
+		panic(err) // every group can be encoded
 	}
 	return c
 }
@@ -56,14 +55,14 @@ func (l *doubled) Commit(ctx context.Context, group []*store.Batch) ([]store.Res
 	return results, err
 }
 
-// each spoils the first batch for which fn says that it has.
+// each makes a spoil function that spoils the first batch for which fn returns true.
 func each(fn func(b *store.Batch) bool) func([]*store.Batch) ([]*store.Batch, bool) {
 	return func(group []*store.Batch) ([]*store.Batch, bool) {
 		return group, slices.ContainsFunc(group, fn)
 	}
 }
 
-// own reports whether nobody else commits to the entities of the group.
+// own reports whether all entities of the group belong to one client.
 func own(group []*store.Batch) bool {
 	return !slices.ContainsFunc(group, func(b *store.Batch) bool { return strings.HasPrefix(b.Key.ID, "shared") })
 }
@@ -83,8 +82,8 @@ func TestASoundLogIsJudgedSound(t *testing.T) {
 	}
 }
 
-// receiptsFit keeps the receipts of a batch that has been spoilt within the versions
-// that it makes, so that a log takes it.
+// receiptsFit limits the receipts of a spoilt batch to the versions that it makes, because
+// the log refuses others.
 func receiptsFit(b *store.Batch) {
 	for i := range b.Receipts {
 		b.Receipts[i].Version = min(b.Receipts[i].Version, b.Next())
@@ -93,7 +92,7 @@ func receiptsFit(b *store.Batch) {
 
 func TestTheJudgeNoticesWhatALogHasDoneWrong(t *testing.T) {
 	t.Parallel()
-	const manyClaims = 50 // nearly all
+	const manyClaims = 50 // nearly all claims of the run
 	var held []*store.Batch
 	claims := 0
 	for _, c := range []struct {
@@ -119,7 +118,7 @@ func TestTheJudgeNoticesWhatALogHasDoneWrong(t *testing.T) {
 		})},
 		{name: "a claim is lost", want: "claim is missing", spoil: each(func(b *store.Batch) bool {
 			if claims += len(b.Claim); claims < manyClaims {
-				return false // it may be released later
+				return false // a later command may release it
 			}
 			had := len(b.Claim) > 0
 			b.Claim = nil
@@ -176,8 +175,8 @@ func TestTheJudgeNoticesWhatALogHasDoneWrong(t *testing.T) {
 			return append(group, &store.Batch{Key: store.Key{Kind: "other", ID: "other"}, Events: []store.Event{e}}), true
 		}},
 		{name: "commands change their order", want: "behind command", spoil: func(group []*store.Batch) ([]*store.Batch, bool) {
-			// The first command of client 0 is held back until the next one that
-			// has nothing to do with it.
+			// The first command of client 0 is held back and stored behind the client's
+			// next one.
 			first := func(b *store.Batch) bool { return b.Key.Kind == "ledger" && strings.HasPrefix(b.Key.ID, "0-") }
 			switch {
 			case !slices.ContainsFunc(group, first) || !own(group):

@@ -13,20 +13,19 @@ import (
 )
 
 const (
-	// clientsInLife is how many clients commit at once.
+	// clientsInLife is the number of clients that commit at the same time.
 	clientsInLife = 6
-	// livesOfLog is how many processes work on one log before a new one is
-	// made, which is the moment where creation is cut off too.
+	// livesOfLog is the number of processes that work on one log before the test makes a
+	// new one. New logs are needed to kill processes while they create one.
 	livesOfLog = 8
-	// linesMax bounds after how many lines of the journal a process is cut off.
+	// linesMax bounds the lines of the journal after which a process is killed.
 	linesMax = 90
 )
 
-// Kill runs clients in a process and kills it at a random moment, again and
-// again. After each kill it opens the log and judges what is there. It finds
-// torn batches and lost records of the process itself, and says nothing about
-// the disk: what a process has written survives its death without any sync; see
-// [Power] for that.
+// Kill runs clients in a process and kills it at a random time, again and again. After each
+// kill it opens the log and checks its contents. It finds torn batches and records that the
+// process itself loses. It says nothing about the disk: data that a process has written
+// survives its death without any sync; see [Power] for that.
 func Kill(t testing.TB, s Subject) {
 	t.Helper()
 	k, s := prepare(t, s)
@@ -68,7 +67,7 @@ func count(h *history) int {
 	return h.acknowledged()
 }
 
-// run reads the journal until a random moment.
+// run reads a random number of lines of the journal.
 func (p *process) run(h *history, random *rand.Rand) error {
 	limit := time.AfterFunc(waitMax, p.kill)
 	defer limit.Stop()
@@ -90,7 +89,7 @@ func (p *process) run(h *history, random *rand.Rand) error {
 	return nil
 }
 
-// judgeAt opens the log and judges it.
+// judgeAt opens the log at a place and returns the faults that it finds.
 func judgeAt(ctx context.Context, s *Subject, place string, h *history) []string {
 	h.crashed()
 	if s.Quiet != nil {
@@ -109,7 +108,7 @@ func judgeAt(ctx context.Context, s *Subject, place string, h *history) []string
 	return wrong
 }
 
-// judgeLog judges an open log.
+// judgeLog returns the faults that it finds in an open log.
 func judgeLog(ctx context.Context, log store.Log, h *history) []string {
 	m, wrong, err := readImage(ctx, log, h.keys())
 	if err != nil {
@@ -118,7 +117,7 @@ func judgeLog(ctx context.Context, log store.Log, h *history) []string {
 	return append(wrong, h.judge(m)...)
 }
 
-// report tells what is wrong, and whether something is.
+// report reports faults as errors of t, and returns whether there were any.
 func report(t testing.TB, when string, wrong []string) bool {
 	t.Helper()
 	for _, w := range wrong {

@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/store/crashtest"
 )
 
-// mountIn mounts something in a directory.
+// mountIn mounts a small file system in a directory.
 func mountIn(t *testing.T, home string) (at string) {
 	t.Helper()
 	if os.Geteuid() != 0 {

@@ -8,15 +8,15 @@ import (
 	"testing"
 )
 
-// Power runs clients in a process, on a file system of its own that loses the
-// power at a random moment, again and again: whatever was not synced is gone.
-// After each cut the file system is mounted anew and the log is opened and
-// judged. Every third time the process is killed first and the log is opened and
-// read before the power goes, because what was read as stored must stay.
+// Power runs clients in a process on a file system of its own and cuts the file system's
+// power at a random time, again and again: data that was not synced is lost. After each cut
+// it remounts the file system, opens the log and checks its contents. About every third
+// time it kills the process first, and opens and reads the log before it cuts the power,
+// because a command that was read as stored must stay.
 //
-// It needs root, mkfs.ext4, loop devices, and Linux, and is skipped elsewhere. It
-// fails instead where the variable CI is set, root runs it, and a program is missing.
-// If there is mkfs.xfs, a third of the cuts is done on XFS.
+// It needs root, mkfs.ext4, loop devices and Linux, and is skipped without them. It fails
+// instead if the variable CI is set, root runs it, and a program is missing. If mkfs.xfs is
+// installed, a third of the cuts is done on XFS.
 func Power(t testing.TB, s Subject) {
 	t.Helper()
 	k, s := prepare(t, s)
@@ -33,7 +33,7 @@ func Power(t testing.TB, s Subject) {
 	}
 }
 
-// How the power is cut.
+// The ways to cut the power.
 const (
 	cutStopped = iota // the process is stopped, then the power goes
 	cutRunning        // the power goes under load
@@ -94,16 +94,16 @@ func cutPower(t testing.TB, s *Subject, v *volume, p *process, h *history, place
 		stop(v.shutdown())
 		p.kill()
 	case cutRunning:
-		// What is told from now on may be told after the power has gone, when no
-		// machine would run any more. And ext4 can answer a sync that meets the
-		// shutdown as if it had been done.
+		// The process may write outcomes after the power is gone, when a real machine would
+		// not run any more. Besides, ext4 can report success for a sync that meets the
+		// shutdown. So outcomes do not count from here on.
 		h.deaf = true
 		stop(v.shutdown())
 		p.kill()
 	case cutRead:
 		p.kill()
 	}
-	_, err := p.drain(h) // without power the process may say so
+	_, err := p.drain(h) // without power the process may report a failure
 	stop(err)
 	if err := p.wait(); err != nil && how == cutRead {
 		stop(err)
@@ -113,7 +113,7 @@ func cutPower(t testing.TB, s *Subject, v *volume, p *process, h *history, place
 		log, err := s.Open(place)
 		stop(err)
 		if report(t, when+", before it", judgeLog(t.Context(), log, h)) {
-			_ = log.Close() // what is wrong is told
+			_ = log.Close() // the faults are reported already
 			return true
 		}
 		stop(v.shutdown())
@@ -123,7 +123,7 @@ func cutPower(t testing.TB, s *Subject, v *volume, p *process, h *history, place
 	return report(t, when+howNames[how], judgeAt(t.Context(), s, place, h))
 }
 
-// makeDurableDir makes a directory that outlives the power.
+// makeDurableDir makes a directory that survives a power cut.
 func makeDurableDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err

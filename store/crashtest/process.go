@@ -16,10 +16,10 @@ import (
 // childVariable holds the orders of a child process.
 const childVariable = "PERDURE_CRASH_CHILD"
 
-// codeFailure is what a child exits with that has told why it cannot go on.
+// codeFailure is the exit code of a child that has written why it cannot continue.
 const codeFailure = 3
 
-// Orders are what a child process is to do.
+// Orders tell a child process what to do.
 type orders struct {
 	Mode    string // "load", "script", "look" or "janitor"
 	Subject string
@@ -29,7 +29,7 @@ type orders struct {
 	Seed    uint64
 	// Steps bounds the commands of a script.
 	Steps int
-	// Rest ends a script when it has looked at what became of a failed command.
+	// Rest ends a script after it has read the outcome of a failed command.
 	Rest bool
 }
 
@@ -42,8 +42,8 @@ type process struct {
 	done   bool
 }
 
-// start starts the test binary as a child. It ends with this process, because
-// it then reads the end of its input.
+// start starts the test binary as a child. The child ends with this process, because it
+// then reads the end of its input.
 func (k *kit) start(o *orders) (*process, error) {
 	b, err := json.Marshal(o)
 	if err != nil {
@@ -56,7 +56,7 @@ func (k *kit) start(o *orders) (*process, error) {
 	p := &process{cmd: exec.Command(self), stderr: new(strings.Builder)}
 	p.cmd.Env = append(os.Environ(), childVariable+"="+string(b), "GOTRACEBACK=single")
 	p.cmd.Stderr = p.stderr
-	p.cmd.Dir = os.TempDir() // never in a file system that is going to be unmounted
+	p.cmd.Dir = os.TempDir() // never in a file system that is to be unmounted
 	endWithParent(p.cmd, o.Mode == "janitor")
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -72,23 +72,23 @@ func (k *kit) start(o *orders) (*process, error) {
 	return p, nil
 }
 
-// next returns the next line of the journal, or io.EOF after the last whole one.
+// next returns the next line of the journal, or io.EOF after the last complete one.
 func (p *process) next() (*line, error) {
 	b, err := p.out.ReadBytes('\n')
 	if err != nil {
 		if errors.Is(err, os.ErrClosed) {
 			err = io.EOF
 		}
-		return nil, err // what has no end was never written
+		return nil, err // a line without its newline does not count
 	}
 	return parseLine(b[:len(b)-1])
 }
 
 // kill ends the process at once.
-func (p *process) kill() { _ = p.cmd.Process.Kill() } // it may have ended by itself
+func (p *process) kill() { _ = p.cmd.Process.Kill() } // it may have ended already
 
-// wait waits until the process has ended, after its output was read, and
-// returns how, unless it was killed or has told why it cannot go on.
+// wait waits until the process has ended, after its output was read. It returns an error
+// that says how it ended, unless it was killed or has written why it cannot continue.
 func (p *process) wait() error {
 	if p.done {
 		return nil
@@ -108,14 +108,14 @@ func (p *process) wait() error {
 	return nil
 }
 
-// firstLines returns the begin of what a process has said.
+// firstLines returns the first lines of s.
 func firstLines(s string) string {
 	const linesMax = 30
 	lines := strings.SplitN(s, "\n", linesMax+1)
 	return strings.Join(lines[:min(len(lines), linesMax)], "\n")
 }
 
-// launch starts a child that ends with the test.
+// launch starts a child that is killed at the end of the test.
 func (k *kit) launch(t testing.TB, o *orders) *process {
 	t.Helper()
 	p, err := k.start(o)
@@ -129,8 +129,8 @@ func (k *kit) launch(t testing.TB, o *orders) *process {
 	return p
 }
 
-// drain reads the journal to its end and adds it to the history. It returns why
-// the process could not go on, if it says so.
+// drain reads the journal to its end and adds it to the history. Failure is the reason why
+// the process could not continue, if it wrote one.
 func (p *process) drain(h *history) (failure string, err error) {
 	limit := time.AfterFunc(waitMax, p.kill)
 	defer limit.Stop()

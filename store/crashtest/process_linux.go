@@ -5,8 +5,9 @@ import (
 	"syscall"
 )
 
-// endWithParent lets a child die with the thread that has started it, even
-// while it is stopped. A janitor outlives all, signals to the group included.
+// endWithParent makes the kernel kill a child when the thread that started it dies, even
+// while the child is stopped. A janitor (outlive) gets a session of its own instead, so
+// that it survives, signals to the process group included.
 func endWithParent(cmd *exec.Cmd, outlive bool) {
 	if outlive {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -2,5 +2,5 @@
 
 package crashtest
 
-// raceDivisor is by how much less is done by default under the race detector.
+// raceDivisor divides the default counts under the race detector.
 const raceDivisor = 1

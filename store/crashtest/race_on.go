@@ -2,6 +2,6 @@
 
 package crashtest
 
-// raceDivisor is by how much less is done by default under the race detector,
-// which makes everything many times slower and changes nothing on the disk.
+// raceDivisor divides the default counts under the race detector, which makes everything
+// many times slower and changes nothing on the disk.
 const raceDivisor = 4

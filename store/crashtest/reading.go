@@ -17,11 +17,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A wish asks a process to read a log.
+// A wish asks a child process to read a log.
 type wish struct {
 	Place string
 	Keys  []store.Key
-	// Versions of the entities, to be checked by a batch. Nil checks none.
+	// Versions are the expected versions of the entities, which an empty batch for each
+	// entity checks. Nil checks none.
 	Versions []store.Version
 }
 
@@ -34,7 +35,7 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// eachWish calls fn for each wish until there is none any more.
+// eachWish calls fn for each wish until the end of the input.
 func eachWish(r io.Reader, fn func(*wish) error) error {
 	lines := bufio.NewReader(r)
 	for {
@@ -55,7 +56,7 @@ func eachWish(r io.Reader, fn func(*wish) error) error {
 	}
 }
 
-// A reading is all that a log says, in groups that are asked for one by one.
+// A reading is everything that a log returns, grouped by question.
 type reading struct {
 	Open   *fault `json:",omitempty"`
 	Groups map[string]*group
@@ -64,14 +65,14 @@ type reading struct {
 // A group is the answer to one question.
 type group struct {
 	Lines int
-	Sum   string // of the lines
-	First string // line, cut off
+	Sum   string // hash of all lines
+	First string // the beginning of the first line
 	Last  store.Version
 	Err   *fault `json:",omitempty"`
 	sum   hash.Hash
 }
 
-// A fault is an error as far as a test asks for it.
+// A fault is an error, reduced to the properties that a test checks.
 type fault struct {
 	Text                    string
 	Corrupt, Format, Broken bool
@@ -89,7 +90,7 @@ func faultOf(err error) *fault {
 	return f
 }
 
-// corrupt reports whether some answer was an error about corruption.
+// corrupt reports whether an answer was an error about corruption.
 func (r *reading) corrupt() bool {
 	for _, g := range r.Groups {
 		if g.Err != nil && g.Err.Corrupt {
@@ -99,7 +100,7 @@ func (r *reading) corrupt() bool {
 	return false
 }
 
-// version returns the version that an entity was loaded at.
+// version returns the version at which an entity was loaded.
 func (r *reading) version(key store.Key) store.Version {
 	if g := r.Groups["load "+key.String()]; g != nil {
 		return g.Last
@@ -107,10 +108,10 @@ func (r *reading) version(key store.Key) store.Version {
 	return 0
 }
 
-// verifyGroup is the answer of [Subject.Verify].
+// verifyGroup is the group with the answer of [Subject.Verify].
 const verifyGroup = "verify"
 
-// lineBytesMax bounds what is kept of a line.
+// lineBytesMax bounds the part of a line that is kept.
 const lineBytesMax = 120
 
 func (r *reading) add(name string, err error, format string, args ...any) {
@@ -129,10 +130,10 @@ func (r *reading) add(name string, err error, format string, args ...any) {
 	if g.Lines++; g.Lines == 1 {
 		g.First = strings.ToValidUTF8(s[:min(len(s), lineBytesMax)], "?")
 	}
-	_, _ = fmt.Fprintf(g.sum, "%d %s", len(s), s) // a hash does not fail
+	_, _ = fmt.Fprintf(g.sum, "%d %s", len(s), s) // writing to a hash does not fail
 }
 
-// addEvent adds an event; its payload as it is, because it is long.
+// addEvent adds an event. The payload is added as bytes, because it is long.
 func (r *reading) addEvent(name string, e *store.Event, err error) {
 	if err != nil {
 		r.add(name, err, "")
@@ -150,7 +151,7 @@ func addAll[T any](r *reading, name string, all iter.Seq2[T, error]) {
 	}
 }
 
-// read opens a log and reads all of it.
+// read opens a log and reads everything in it.
 func read(ctx context.Context, s *Subject, w *wish) *reading {
 	r := &reading{Groups: map[string]*group{}}
 	log, err := s.Open(w.Place)
@@ -181,7 +182,7 @@ func read(ctx context.Context, s *Subject, w *wish) *reading {
 	if s.Verify != nil {
 		r.add(verifyGroup, s.Verify(ctx, log), "sound")
 	}
-	_ = log.Close() // a log that has met damage may say so again
+	_ = log.Close() // a log that has found damage may report it again
 	for _, g := range r.Groups {
 		g.Sum = hex.EncodeToString(g.sum.Sum(nil))
 	}
@@ -200,7 +201,7 @@ func (r *reading) readEntity(ctx context.Context, log store.Log, key store.Key) 
 			last = s.Version
 		}
 		states++
-		return states > 1 // so that the older one is looked at too
+		return states > 1 // refuse the first state, so that the older one is read too
 	}) {
 		r.addEvent(load, e, err)
 		if err == nil {

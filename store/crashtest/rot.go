@@ -18,19 +18,20 @@ import (
 )
 
 const (
-	// stepsOfRot is how many commands each of clientsOfRot commits to the log
-	// that is damaged.
+	// stepsOfRot is the number of commands that each of clientsOfRot clients commits to the
+	// log before it is damaged.
 	stepsOfRot   = 30
 	clientsOfRot = 2
-	// truncationOdds is how many flips there are to one truncation.
+	// truncationOdds is the ratio: one damage in truncationOdds is a truncation, the others
+	// flip a bit.
 	truncationOdds = 8
 )
 
-// Rot fills a log, and damages copies of its files: a bit that flips, or a file
-// that loses its end. A process opens each copy and reads all of it. It must not
-// die; whatever it reads must be what was stored, or an error that matches
-// [store.ErrCorrupt] ([store.ErrFormat] too when the log is opened), names the
-// place, and where an entity was asked for, that entity.
+// Rot fills a log and damages copies of its files: it flips one bit or truncates a file. A
+// child process opens each copy and reads everything in it. The process must not die. Each
+// answer must be the stored data, or an error that matches [store.ErrCorrupt]
+// ([store.ErrFormat] too when the log is opened) and names the file, and the entity too if
+// the question was about one.
 func Rot(t testing.TB, s Subject) {
 	t.Helper()
 	k, s := prepare(t, s)
@@ -83,7 +84,7 @@ func Rot(t testing.TB, s Subject) {
 	}
 }
 
-// fill stores some of everything and returns the entities.
+// fill stores records of all sorts and returns the entities.
 func fill(t testing.TB, k *kit, s *Subject, place string) []store.Key {
 	t.Helper()
 	log, err := s.Open(place)
@@ -133,8 +134,8 @@ func filesOf(t testing.TB, place string) (files []rotFile) {
 	return files
 }
 
-// copyFiles copies a directory. The zeros at the end of a file become a hole: a
-// store may have made room there, which nobody needs to write again.
+// copyFiles copies a directory. The zeros at the end of a file become a hole: a store may
+// have allocated that room in advance, and copying it would take time for nothing.
 func copyFiles(to, from string) error {
 	return fs.WalkDir(os.DirFS(from), ".", func(name string, d fs.DirEntry, err error) error {
 		path := filepath.Join(to, name)
@@ -155,8 +156,8 @@ func copyFiles(to, from string) error {
 	})
 }
 
-// damage damages one byte, or cuts a file off, at a place that each byte of all
-// files has the same chance to be.
+// damage flips one bit or truncates a file, at an offset chosen with equal probability from
+// all bytes of all files. It returns a description of the damage.
 func damage(t testing.TB, s *Subject, place string, files []rotFile, random *rand.Rand) string {
 	t.Helper()
 	total := int64(0)
@@ -202,8 +203,8 @@ func flip(path string, at int64, bit int) error {
 	return errors.Join(err, f.Close())
 }
 
-// compare returns where a reading differs from that of the whole log without an
-// error that says so, and whether there was such an error.
+// compare returns the answers that differ from the answers of the undamaged log without a
+// proper error, and whether there was any error.
 func (r *reading) compare(want *reading, place string) (wrong []string, noticed bool) {
 	check := func(what string, e *fault, format bool) {
 		noticed = true
@@ -237,13 +238,13 @@ func (r *reading) compare(want *reading, place string) (wrong []string, noticed 
 	return wrong, noticed
 }
 
-// wantsKey reports whether an entity was asked for, and the error does not name it.
+// wantsKey reports whether the question was about an entity that the error does not name.
 func (e *fault) wantsKey(what string) bool {
 	sort, key, ok := strings.Cut(what, " ")
 	return ok && (sort == "load" || sort == "read") && e.Key != key
 }
 
-// A looker reads logs in a process, and starts another one when it has died.
+// A looker reads logs in a child process, and starts another one when the child has died.
 type looker struct {
 	testing.TB
 	k    *kit
@@ -252,7 +253,7 @@ type looker struct {
 	died string
 }
 
-// look returns what the process reads, or nil if it dies.
+// look returns the reading of the child process, or nil if the process died.
 func (l *looker) look(w *wish) *reading {
 	l.Helper()
 	if l.p == nil {
@@ -274,7 +275,7 @@ func (l *looker) look(w *wish) *reading {
 	return nil
 }
 
-// lookAll reads logs as long as somebody wishes.
+// lookAll reads one log for each wish, until the end of the input.
 func lookAll(ctx context.Context, s *Subject, j *journal) error {
 	return eachWish(os.Stdin, func(w *wish) error {
 		return j.write(&line{Reading: read(ctx, s, w)})

@@ -42,7 +42,7 @@ type toy struct {
 	path   string
 	f      *os.File
 	size   int64
-	held   []byte // what buffered has not written
+	held   []byte // frames that a buffered toy has not written
 	broken error
 }
 
@@ -83,7 +83,7 @@ func openToy(place string, how flaw) (store.Log, error) {
 
 func (l *toy) notePath() string { return l.path + ".closed" }
 
-// check compares the file with the note of the last Close, if there is one.
+// check compares the file with the note of the last Close, if there is a note.
 func (l *toy) check(whole []byte) ([]byte, error) {
 	note, err := os.ReadFile(l.notePath())
 	if errors.Is(err, os.ErrNotExist) {
@@ -98,7 +98,7 @@ func (l *toy) check(whole []byte) ([]byte, error) {
 		}
 		return nil, &store.CorruptError{What: "file", Where: l.path, Reason: "it is not what was closed"}
 	}
-	// A note that came back would speak of another file.
+	// The note is removed: after the next write it would not match the file.
 	return whole, errors.Join(os.Remove(l.notePath()), syncDir(filepath.Dir(l.path)))
 }
 
@@ -115,7 +115,7 @@ func (l *toy) replay(whole []byte) (n int64, err error) {
 		}
 		b := rest[8 : 8+size]
 		if l.flaw != trusting && crc32.ChecksumIEEE(b) != sum {
-			break // the end of what was written
+			break // end of the complete frames
 		}
 		var group []*store.Batch
 		if err := json.Unmarshal(b, &group); err != nil {
@@ -130,7 +130,7 @@ func (l *toy) replay(whole []byte) (n int64, err error) {
 	return n, nil
 }
 
-// renew writes the file anew, so that all that was replayed is durable.
+// renew writes the file again, so that everything replayed is durable.
 func (l *toy) renew(whole []byte) (err error) {
 	name := l.path + ".new"
 	if l.f, err = os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600); err != nil {
@@ -195,7 +195,7 @@ func (l *toy) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	return l.Log.Commit(ctx, group)
 }
 
-// heldMax is how much buffered keeps in memory.
+// heldMax bounds the bytes that a buffered toy keeps in memory.
 const heldMax = 50 << 10
 
 func (l *toy) write(b []byte) error {

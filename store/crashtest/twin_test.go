@@ -15,12 +15,12 @@ func toySubject(name string, how flaw) crashtest.Subject {
 	}
 }
 
-// A twin is a toy with a flaw, and the part of the kit that must notice it.
+// A twin is a mutant: a toy with a flaw, and the part of the kit that must notice it.
 type twin struct {
 	name  string
 	how   flaw
 	catch func(testing.TB, crashtest.Subject)
-	want  string // what the kit says
+	want  string // part of the kit's message
 }
 
 var twins = []twin{
@@ -49,7 +49,7 @@ func TestASoundLogSurvives(t *testing.T) {
 	crashtest.Run(t, soundToy)
 }
 
-// longOnly leaves a test that kills processes to runs without -short.
+// longOnly skips a test that kills processes if -short is set.
 func longOnly(t testing.TB) {
 	if testing.Short() {
 		t.Skip("-short: it kills processes, and does one thing at a time")

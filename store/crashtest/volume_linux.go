@@ -18,19 +18,20 @@ import (
 )
 
 const (
-	// imageBytes is the size of a file system, which is sparse. XFS takes no less.
+	// imageBytes is the size of the file system, whose file is sparse. XFS needs at least
+	// this.
 	imageBytes = 512 << 20
-	// goingDown is EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN; noLogFlush loses
-	// also what is only in memory of the journal.
+	// goingDown is the ioctl EXT4_IOC_SHUTDOWN, which is XFS_IOC_GOINGDOWN too. The flag
+	// noLogFlush drops the part of the file system's journal that is only in memory.
 	goingDown  = 0x8004587d
 	noLogFlush = 2
 )
 
-// memoryBytesMin is how much room a file system in memory must have to be used.
+// memoryBytesMin is the free room that a file system in memory must have to be used.
 const memoryBytesMin = 4 << 30
 
-// scratch returns a directory for files that need not be on a disk: in memory,
-// where syncs cost nothing, if there is room.
+// scratch returns a directory for files that need not be on a disk. The directory is in
+// memory, where syncs cost nothing, if there is room.
 func scratch() string {
 	const memory = "/dev/shm"
 	var s unix.Statfs_t
@@ -40,21 +41,21 @@ func scratch() string {
 	return memory
 }
 
-// inCI reports whether what the tests need has to be there.
+// inCI reports whether the tests run in CI, where a missing program is a failure.
 func inCI() bool { return os.Getenv("CI") != "" }
 
-// missing skips the test, or fails it where what is missing must be there.
+// missing skips the test, or fails it if must is set.
 func missing(t testing.TB, must bool, format string, args ...any) {
 	t.Helper()
 	text := fmt.Sprintf(format, args...)
 	if must {
 		t.Fatalf("%s: %s", t.Name(), text)
 	}
-	_, _ = fmt.Fprintf(os.Stderr, "SKIPPED %s: %s\n", t.Name(), text) // louder than Skip, which needs -v to be seen
+	_, _ = fmt.Fprintf(os.Stderr, "SKIPPED %s: %s\n", t.Name(), text) // louder than Skip, which prints only with -v
 	t.Skip(text)
 }
 
-// fileSystems returns those that can be made here, the usual one first.
+// fileSystems returns the file systems that can be made here, ext4 first.
 func fileSystems(t testing.TB) []string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -77,7 +78,7 @@ type volume struct {
 	fs, image, dir string
 }
 
-// newVolume makes and mounts a file system, which goes with the test.
+// newVolume makes and mounts a file system, which is removed at the end of the test.
 func newVolume(t testing.TB, k *kit, fs string) *volume {
 	t.Helper()
 	home := newHome(t, k)
@@ -122,7 +123,7 @@ func (v *volume) shutdown() error {
 	return nil
 }
 
-// remount gives the power back.
+// remount mounts the file system again, as after a restart of the machine.
 func (v *volume) remount() error {
 	if err := unmount(v.dir); err != nil {
 		return err
@@ -130,8 +131,8 @@ func (v *volume) remount() error {
 	return v.mount()
 }
 
-// unmount waits until nobody uses a mount. A process that another test is
-// starting at this moment holds all files of this one until its program runs.
+// unmount waits until no process uses a mount. A process that another test is just starting
+// holds all files of this one until its program runs.
 func unmount(dir string) error {
 	limit := time.After(waitMax)
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -152,8 +153,8 @@ func unmount(dir string) error {
 	}
 }
 
-// newHome returns a directory for mounts. It is swept when the test or the
-// process ends, in whichever way.
+// newHome returns a directory for mounts. It is removed, with its mounts, when the test or
+// the process ends, even if the process is killed.
 func newHome(t testing.TB, k *kit) string {
 	t.Helper()
 	home, err := makeHome()
@@ -173,19 +174,19 @@ func newHome(t testing.TB, k *kit) string {
 	return home
 }
 
-// sweepLeftovers removes what processes that are gone have left.
+// sweepLeftovers removes the directories of processes that have ended.
 func sweepLeftovers() {
-	found, _ := filepath.Glob(filepath.Join(scratch(), homePrefix+"*")) // the pattern is sound
+	found, _ := filepath.Glob(filepath.Join(scratch(), homePrefix+"*")) // the pattern is valid
 	for _, dir := range found {
 		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), homePrefix), "-")
 		n, err := strconv.Atoi(pid)
 		if err == nil && errors.Is(syscall.Kill(n, 0), syscall.ESRCH) {
-			_ = sweep(dir) // a janitor may be at it
+			_ = sweep(dir) // a janitor may be removing it too
 		}
 	}
 }
 
-// sweep unmounts what is mounted in a directory, and removes it.
+// sweep unmounts all mounts in a directory, and removes it.
 func sweep(dir string) error {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -201,7 +202,7 @@ func sweep(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// stop stops a process and waits until it stands still.
+// stop stops a process and waits until it is stopped.
 func (p *process) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		return fmt.Errorf("stop the process: %w", err)

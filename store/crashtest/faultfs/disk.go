@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// An Op is a sort of operation that can be told to fail.
+// An Op is a sort of file operation that can be made to fail.
 type Op string
 
-// The operations that are counted. What only looks things up is not.
+// The operations that are counted. Lookups, such as stat, are not counted.
 const (
 	OpOpen     Op = "open"
 	OpCreate   Op = "create"
@@ -27,22 +27,22 @@ const (
 	OpRemove   Op = "remove"
 )
 
-// A Fault says which operation fails, and how.
+// A Fault says which operation fails, and how it fails.
 type Fault struct {
 	// At is the number of the operation, from 0.
 	At int
-	// Errno is what it answers. Zero is no failure.
+	// Errno is the error of the operation. Zero means that it does not fail.
 	Errno syscall.Errno
-	// Short lets a write store the first half of its bytes and say so, instead
-	// of failing.
+	// Short makes a write store only the first half of its bytes and return their number,
+	// instead of an error.
 	Short bool
-	// Stays lets the later operations that need room (writes, creations,
-	// allocations) fail as well: the disk is full.
+	// Stays makes later operations that need room (writes, creations, allocations) fail as
+	// well: the disk is full.
 	Stays bool
 }
 
-// Faults returns the faults that an operation can have: an I/O error, no room
-// left, no file descriptor left, a short write with or without room after it.
+// Faults returns the faults that an operation can have: an I/O error, a full disk, a lack
+// of file descriptors, a short write with or without a full disk after it.
 func Faults(op Op) []Fault {
 	all := []Fault{{Errno: syscall.EIO}}
 	full := Fault{Errno: syscall.ENOSPC, Stays: true}
@@ -79,20 +79,19 @@ func (o Op) needsRoom() bool {
 	return o == OpCreate || o == OpWrite || o == OpAllocate || o == OpMkdir
 }
 
-// A Disk decides what fails, and remembers what has not reached the medium.
-//
-// Files are written at once; of each page that was written since the last sync
-// of its file the disk keeps what it held before. A sync that succeeds makes the
-// pages durable. One that fails makes them lost, as Linux does: they read as
-// written, the kernel takes them for clean, and no later sync writes them. Only
-// writing them once more makes them dirty again. [Disk.Cut] gives dirty and lost
-// pages back what they held. Directories are durable at once.
+// A Disk makes operations fail, and remembers the data that has not reached the medium.
+// Data is written to the files at once. For each page that was written since the last sync
+// of its file, the disk keeps the bytes that the medium holds. A sync that succeeds makes
+// the pages durable. A sync that fails makes them lost, as on Linux: they read as written,
+// the kernel considers them clean, and no later sync writes them. A page becomes dirty
+// again only when it is written again. [Disk.Cut] restores the bytes that the medium holds
+// in dirty and lost pages. Changes of directories are durable at once.
 type Disk struct {
 	mu     sync.Mutex
 	fault  *Fault
 	count  int
 	ops    []Op
-	failed Op // that has failed, empty if none has
+	failed Op // operation that has failed, empty if none has
 	full   bool
 
 	retried []string // files that were synced again after a failed sync
@@ -102,17 +101,17 @@ type Disk struct {
 // pageBytes is the unit in which the kernel writes.
 const pageBytes = 4096
 
-// A file is what the disk knows of one file.
+// A file is the state of one file.
 type file struct {
 	name    string
 	backing *os.File
-	size    int64            // that is durable
-	dirty   map[int64][]byte // by page, what the medium holds
+	size    int64            // size that is durable
+	dirty   map[int64][]byte // by page number, the bytes that the medium holds
 	lost    map[int64][]byte
 	failed  map[uint64]bool // handles whose sync has failed
 }
 
-// Arm begins to count anew, and lets operations fail as f says; nil lets none fail.
+// Arm restarts the count of operations and sets the fault; with nil no operation fails.
 func (d *Disk) Arm(f *Fault) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -126,7 +125,7 @@ func (d *Disk) Ops() []Op {
 	return append([]Op(nil), d.ops...)
 }
 
-// Failed returns which sort of operation has failed first since Arm, or "".
+// Failed returns the sort of the first operation that has failed since Arm, or "".
 func (d *Disk) Failed() Op {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -141,7 +140,7 @@ func (d *Disk) Retried() []string {
 	return append([]string(nil), d.retried...)
 }
 
-// op counts an operation and returns how it fails, if it does.
+// op counts an operation and returns its failure, if it is to fail.
 func (d *Disk) op(o Op) (errno syscall.Errno, short bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -163,8 +162,8 @@ func (d *Disk) op(o Op) (errno syscall.Errno, short bool) {
 	return d.fault.Errno, false
 }
 
-// file returns what is known of an open file. The backing file can be read and
-// written, and belongs to the disk if the file is new to it.
+// file returns the state of an open file. If the file is new to the disk, open returns a
+// file for reading and writing, which the disk then owns.
 func (d *Disk) file(ino uint64, name string, open func() (*os.File, error)) (*file, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -201,7 +200,7 @@ func (d *Disk) write(f *file, data []byte, off int64) (int, error) {
 	return f.backing.WriteAt(data, off)
 }
 
-// keep remembers what the medium holds where something is going to be written.
+// keep saves the bytes that the medium holds where a write is about to happen.
 func (f *file) keep(off, n int64) error {
 	for page := off / pageBytes; page*pageBytes < off+n; page++ {
 		if _, ok := f.dirty[page]; ok {
@@ -239,7 +238,7 @@ func (d *Disk) truncate(f *file, size int64) error {
 	return nil
 }
 
-// sized notes that room was allocated, which is durable at once.
+// sized records the size after room was allocated, which is durable at once.
 func (d *Disk) sized(f *file) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -248,7 +247,7 @@ func (d *Disk) sized(f *file) {
 	}
 }
 
-// sync makes what was written to a file durable, or loses it.
+// sync makes the written pages of a file durable, or lost if errno is set.
 func (d *Disk) sync(f *file, handle uint64, errno syscall.Errno) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -265,8 +264,8 @@ func (d *Disk) sync(f *file, handle uint64, errno syscall.Errno) {
 	}
 }
 
-// Cut cuts the power: what has not reached the medium is gone. Nobody may use the
-// files meanwhile. The disk forgets them.
+// Cut cuts the power: data that has not reached the medium is lost. No process may use the
+// files during the call. The disk forgets the files.
 func (d *Disk) Cut() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -16,8 +16,8 @@ import (
 	"github.com/perdure/perdure/store/crashtest/faultfs"
 )
 
-// stepsVariable holds the file and the steps of the process that uses the file
-// system, which this one must not, since it serves it.
+// stepsVariable holds the file and the steps of the child process that uses the file
+// system. This process must not use it, because it serves it.
 const stepsVariable = "PERDURE_FAULTFS_STEPS"
 
 func TestMain(m *testing.M) {
@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// takeSteps opens the file that the first word names, and does what the other
-// words say. A question mark at the end of one lets it fail.
+// takeSteps opens the file that the first word names, and carries out the other words in
+// order. A question mark at the end of a word expects the step to fail.
 func takeSteps(words []string) error {
 	f, err := os.OpenFile(words[0], os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -74,7 +74,7 @@ func takeSteps(words []string) error {
 	return nil
 }
 
-// mount returns a file system and the directories that it shows and is at.
+// mount mounts a file system at dir that shows the directory shown.
 func mount(t *testing.T) (m *faultfs.Mount, shown, dir string) {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {
@@ -169,7 +169,7 @@ func TestTheOperationThatIsNamedFails(t *testing.T) {
 		{"write:one mkdir:x? mkdir:x", faultfs.Fault{At: 2, Errno: syscall.EIO}, faultfs.OpMkdir},
 		{"write:one rename:x? rename:x", faultfs.Fault{At: 2, Errno: syscall.EIO}, faultfs.OpRename},
 		{"write:one remove? remove", faultfs.Fault{At: 2, Errno: syscall.EIO}, faultfs.OpRemove},
-		// A short write is a success, and Go writes the rest by another one.
+		// A short write is not an error; Go writes the rest by a second write.
 		{"write:onetwo sync", faultfs.Fault{At: 1, Short: true}, faultfs.OpWrite},
 		{"write:onetwo? sync", faultfs.Fault{At: 1, Short: true, Errno: syscall.ENOSPC, Stays: true}, faultfs.OpWrite},
 	} {

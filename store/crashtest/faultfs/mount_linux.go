@@ -13,16 +13,16 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// A Mount is a mounted file system. Processes use its directory; the one that
-// has mounted it must not, since it serves it.
+// A Mount is a mounted file system. Other processes use its directory. The process that
+// mounted it must not, because it serves the file system.
 type Mount struct {
-	// Disk decides what fails.
+	// Disk makes operations fail.
 	Disk   *Disk
 	server *fuse.Server
 }
 
-// New mounts a file system at a directory that shows what is in another one. It
-// needs root, or the program fusermount.
+// New mounts a file system at dir that shows the files of the directory shown. It needs
+// root, or the program fusermount.
 func New(dir, shown string) (*Mount, error) {
 	var st syscall.Stat_t
 	if err := syscall.Stat(shown, &st); err != nil {
@@ -42,7 +42,7 @@ func New(dir, shown string) (*Mount, error) {
 	return m, nil
 }
 
-// Close unmounts the file system, which nobody may use any more.
+// Close unmounts the file system. No process may use it any more.
 func (m *Mount) Close() error { return m.server.Unmount() }
 
 // A node is a file or a directory.
@@ -68,7 +68,7 @@ type handle struct {
 
 func (n *node) path() string { return filepath.Join(n.RootData.Path, n.Path(n.Root())) }
 
-// open returns a handle of a file that is there.
+// open returns a handle of an existing file.
 func (n *node) open(path string, flags int) (*handle, error) {
 	f, err := os.OpenFile(path, flags, 0)
 	if err != nil {
@@ -90,7 +90,7 @@ func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 	if errno, _ := n.disk.op(OpOpen); errno != 0 {
 		return nil, 0, errno
 	}
-	// The kernel truncates and appends by operations of their own.
+	// The kernel sends truncations and appends as separate operations.
 	h, err := n.open(n.path(), int(flags)&^(syscall.O_APPEND|syscall.O_TRUNC|syscall.O_CREAT|syscall.O_EXCL))
 	if err != nil {
 		return nil, 0, fs.ToErrno(err)
@@ -187,12 +187,12 @@ func (n *node) Fsync(_ context.Context, fh fs.FileHandle, _ uint32) syscall.Errn
 	return errno
 }
 
-// CopyFileRange says that there is none, so that the kernel reads and writes.
+// CopyFileRange says that the call is not supported, so that the kernel reads and writes.
 func (n *node) CopyFileRange(context.Context, fs.FileHandle, uint64, *fs.Inode, fs.FileHandle, uint64, uint64, uint64) (uint32, syscall.Errno) {
 	return 0, syscall.ENOSYS
 }
 
-// PassthroughFd says that the kernel must not go past this file system.
+// PassthroughFd says that the kernel must not bypass this file system.
 func (h *handle) PassthroughFd() (int, bool) { return 0, false }
 
 // Read implements [fs.FileReader].

@@ -4,9 +4,9 @@ package faultfs
 
 import "errors"
 
-// A Mount is a mounted file system, which this system cannot have.
+// A Mount is a mounted file system, which this operating system does not support.
 type Mount struct {
-	// Disk decides what fails.
+	// Disk makes operations fail.
 	Disk *Disk
 }
 
