@@ -8,32 +8,32 @@ import (
 )
 
 const (
-	// Chunks grow from the least to the most, so that a small log is small. An
-	// event above that has a chunk of its own.
+	// Chunks grow from chunkBytesMin to chunkBytesMax, so that a small log is small. An
+	// event larger than chunkBytesMax has a chunk of its own.
 	chunkBytesMin = 8 << 10
 	chunkBytesMax = 1 << 20
-	// pageRefs is how many events a page of a partition names.
+	// pageRefs is the number of events in a page of a partition.
 	pageRefs = 1024
-	// tailBytes is what follows the position in a stored event: the tag
+	// tailBytes is the size of the fields behind the position in a stored event: the tag
 	// and the time.
 	tailBytes = 1 + 8
 )
 
-// An arena holds stored events, many to a chunk, so that an append seldom
-// allocates and the garbage collector has little to look at. A chunk is let go
-// when the last of its events has been deleted.
+// An arena holds stored events, many to a chunk, so that an append seldom allocates and the
+// garbage collector has little to scan. A chunk is dropped when the last of its events has
+// been deleted.
 type arena struct {
 	chunks [][]byte // nil where all events have been deleted
-	live   []int    // events in each chunk
-	used   int      // bytes of the last chunk
+	live   []int    // number of events in each chunk
+	used   int      // bytes used of the last chunk
 }
 
-// A ref is where a stored event is. The zero ref is that of a deleted event.
+// A ref is the place of a stored event. The zero ref stands for a deleted event.
 type ref struct {
 	chunk, offset, length uint32
 }
 
-// event stores e and returns where.
+// event stores e and returns its place.
 func (a *arena) event(e *store.Event) ref {
 	last := len(a.chunks) - 1
 	if n := store.SizeEvent(e); last < 0 || len(a.chunks[last])-a.used < n {
@@ -48,8 +48,8 @@ func (a *arena) event(e *store.Event) ref {
 	return at
 }
 
-// whole stores an event in its stored form, in a chunk of its own. The last
-// chunk is full with it, so the next event begins another.
+// whole stores an event in its stored form, in a chunk of its own. That chunk is full, so
+// the next event begins another one.
 func (a *arena) whole(sealed []byte) ref {
 	last := a.begin(sealed)
 	a.live[last] = 1
@@ -57,7 +57,7 @@ func (a *arena) whole(sealed []byte) ref {
 	return ref{chunk: uint32(last), length: uint32(len(sealed))}
 }
 
-// begin makes chunk the last one and returns its number.
+// begin appends chunk as the last one and returns its number.
 func (a *arena) begin(chunk []byte) int {
 	if last := len(a.chunks) - 1; last >= 0 && a.live[last] == 0 {
 		a.drop(last)
@@ -73,13 +73,13 @@ func (a *arena) drop(i int) {
 	a.chunks[i] = nil
 }
 
-// bytes returns a stored event. It works on a copy of a.chunks as well.
+// bytes returns a stored event. Chunks is a.chunks or an older copy of it.
 func (at ref) bytes(chunks [][]byte) []byte {
 	return chunks[at.chunk][at.offset : at.offset+at.length : at.offset+at.length]
 }
 
-// position returns the position of a stored event. It checks the event, but does
-// not decode the rest: the position has a fixed place near the end.
+// position returns the position of a stored event. It verifies the checksum, but decodes
+// only the position, which has a fixed place near the end.
 func (a *arena) position(at ref) (store.Position, error) {
 	b, reason := store.Unseal(at.bytes(a.chunks))
 	if reason != "" {
@@ -88,7 +88,7 @@ func (a *arena) position(at ref) (store.Position, error) {
 	return store.Position(binary.LittleEndian.Uint64(b[len(b)-tailBytes-8:])), nil
 }
 
-// release forgets one event.
+// release removes one event.
 func (a *arena) release(at ref) {
 	i := int(at.chunk)
 	a.live[i]--
@@ -97,8 +97,8 @@ func (a *arena) release(at ref) {
 	}
 }
 
-// A partition names its events in order: the event with sequence n is at place
-// n-1. Pages do not move, so that a long log grows without being copied.
+// A partition lists its events in order: the event with sequence n is at index n-1. Pages
+// do not move, so that a long log grows without being copied.
 type partition struct {
 	pages []*page
 	head  uint64 // sequence of the last event
@@ -115,8 +115,8 @@ func (p *partition) append(at ref) {
 	p.head++
 }
 
-// replace changes the refs of the given sequences, in fresh copies of their
-// pages, because readers hold the old ones.
+// replace changes the refs of the given sequences, in new copies of their pages, because
+// readers hold the old ones.
 func (p *partition) replace(refs map[uint64]ref) {
 	p.pages = slices.Clone(p.pages)
 	fresh := make(map[uint64]bool)

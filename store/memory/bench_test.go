@@ -103,8 +103,8 @@ func BenchmarkScan(b *testing.B) {
 	b.ReportMetric(float64(b.N*benchmarkEvents)/b.Elapsed().Seconds(), "events/s")
 }
 
-// BenchmarkOutbox enqueues a message, reads the first one and settles it, beside
-// 10,000 that wait.
+// BenchmarkOutbox enqueues a message, reads the first one and settles it, while 10,000
+// others wait.
 func BenchmarkOutbox(b *testing.B) {
 	log := memory.New()
 	ctx := b.Context()

@@ -11,15 +11,15 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A kind keeps its entities. Those with a version above 0 are in the catalog:
-// ids names them in the order of their first change, and is only sorted when
-// somebody asks, outside the lock of the log.
+// A kind holds its entities. The entities with a version above 0 are in the catalog: ids
+// lists them in the order of their first change. The list is sorted when a caller asks for
+// the catalog, outside the lock of the log.
 type kind struct {
 	entities map[string]*entity
 	ids      []string
 
 	sorting sync.Mutex
-	sorted  []string // the first len(sorted) of ids in order; replaced, never changed
+	sorted  []string // the first len(sorted) elements of ids, sorted; replaced, never changed
 }
 
 // Kinds implements [store.Catalog].
@@ -39,9 +39,9 @@ func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 	return kinds, nil
 }
 
-// Entities implements [store.Catalog]. Entities that appear during the
-// iteration are not seen; versions may be of any time during it. It sorts the
-// entities that are new since the last call.
+// Entities implements [store.Catalog]. It does not yield entities that appear during the
+// iteration, and yields each version as of some time during it. It sorts the entities that
+// are new since the last call.
 func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
 	return func(yield func(store.Entity, error) bool) {
 		ids, err := l.sortedIDs(ctx, kind)
@@ -116,7 +116,7 @@ func (l *Log) versions(ctx context.Context, kind string, ids []string, dst []sto
 	return dst, nil
 }
 
-// DeleteEvents implements [store.Pruner]. Readers that have begun still see the events.
+// DeleteEvents implements [store.Pruner]. Iterations that have begun still see the events.
 func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("delete events of %v: %w", key, err)

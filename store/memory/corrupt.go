@@ -8,14 +8,14 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// errNoRecord says that there is nothing to corrupt.
+// errNoRecord says that the record to corrupt does not exist.
 var errNoRecord = errors.New("the log has no such record")
 
-// Corrupt lets flip change the stored form of one record, its checksum included,
-// as a broken disk or memory would. It is for tests of what comes after. The
-// record is a [*store.Event], [*store.State], [*store.Message],
-// [*store.Receipt], [*store.Claimed] or [*store.Bookmark] as the log has handed
-// it out. Flip must keep the length. Iterators that have begun do not see it.
+// Corrupt makes flip change the stored form of one record, its checksum included, as a
+// broken disk or memory would. It is for tests. The record is a [*store.Event],
+// [*store.State], [*store.Message], [*store.Receipt], [*store.Claimed] or [*store.Bookmark]
+// as the log returned it. Flip must keep the length. Iterations that have begun still see
+// the old form.
 func (l *Log) Corrupt(record any, flip func(sealed []byte)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -59,8 +59,8 @@ func (l *Log) Corrupt(record any, flip func(sealed []byte)) error {
 	return nil
 }
 
-// corruptEvent gives the event a damaged copy in a chunk of its own, both where
-// its entity and where its partition names it.
+// corruptEvent replaces the event by a damaged copy in a chunk of its own, both in the list
+// of its entity and in its partition.
 func (l *Log) corruptEvent(r *store.Event, damaged func([]byte) []byte) bool {
 	e := l.find(r.Key)
 	if e == nil || r.Version == 0 || r.Version > e.version || e.version-r.Version >= store.Version(len(e.events)) {

@@ -13,8 +13,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An export is a log at one moment. Events and states are not copied, since they
-// never change; the lists that name them are.
+// An export is a consistent read view of a log. Events and states are not copied, since
+// they never change; the lists of them are.
 type export struct {
 	origin   store.Origin
 	stats    store.Stats
@@ -26,7 +26,7 @@ type export struct {
 	marks    []bookmark // by name and partition
 }
 
-// An exported entity is one at a moment.
+// An exported entity is an entity in a read view.
 type exported struct {
 	history
 	receipts []named
@@ -42,8 +42,8 @@ type bookmark struct {
 	sealed []byte
 }
 
-// Export implements [store.Exporter]. It copies a list of all entities, messages
-// and names under the lock; commits wait so long.
+// Export implements [store.Exporter]. It copies the lists of all entities, messages and
+// names under the lock; commits wait during that time.
 func (l *Log) Export(ctx context.Context) (store.Export, error) {
 	x, err := l.export(ctx)
 	if err != nil {
@@ -115,7 +115,7 @@ func (x *export) Close() error         { return nil }
 func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
 	return func(yield func(store.Record, error) bool) {
 		n := 0
-		// hand hands on what each has decoded, and looks at the context.
+		// hand yields one decoded record, and checks the context from time to time.
 		hand := func(r store.Record, err error) bool {
 			if n++; n%contextEvery == 0 && ctx.Err() != nil {
 				yield(nil, fmt.Errorf("export %vs: %w", s, ctx.Err()))
@@ -182,7 +182,7 @@ func (x *export) each(s store.Sort, hand func(store.Record, error) bool) {
 	}
 }
 
-// ofRecord says in an error about a corrupt record which one it is.
+// ofRecord adds the record to an error about a corrupt record.
 func ofRecord(err error, r store.Record) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Record = r
@@ -222,8 +222,8 @@ func (x *export) events(hand func(store.Record, error) bool) {
 	}
 }
 
-// versions decodes each event for its position: an entity names its events and
-// not their positions.
+// versions decodes each event to get its position, because an entity's list of events has
+// no positions.
 func (x *export) versions(hand func(store.Record, error) bool) {
 	var d store.Decoder
 	var e store.Event
@@ -269,8 +269,8 @@ func (x *export) states(hand func(store.Record, error) bool) {
 	}
 }
 
-// VerifyFiles implements [store.Verifier]. There are no files: it holds the
-// lists of the log against the records that they name.
+// VerifyFiles implements [store.Verifier]. There are no files: it compares the lists of the
+// log with the records in them.
 func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	unlock, err := l.begin(ctx)
 	if err != nil {
@@ -287,7 +287,7 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	for i, r := range append(pending, parked...) {
 		m, err := store.DecodeMessage(r.sealed)
 		if err != nil {
-			continue // an export tells of it
+			continue // an export reports it
 		}
 		if r.parked != (i >= len(pending)) || m.Parked != r.parked || dueKey(m.Due) != r.due || l.outbox.rows[r.sequence] != r {
 			wrong("message", m.Source, "message %d is not where it belongs in the lists", r.sequence)

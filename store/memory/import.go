@@ -9,11 +9,11 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A filling is a log that is being filled.
+// A filling is an import into a log.
 type filling struct {
 	log    *Log
 	origin store.Origin
-	sort   store.Sort // of the last record
+	sort   store.Sort // sort of the last record
 	failed error
 	done   bool
 }
@@ -43,7 +43,7 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	return &filling{log: l, origin: from}, nil
 }
 
-// touched reports whether the log has ever kept anything.
+// touched reports whether the log has ever stored a record.
 func (l *Log) touched() bool {
 	heads := slices.ContainsFunc(l.partitions, func(p partition) bool { return p.head > 0 })
 	return heads || len(l.kinds)+len(l.bookmarks)+len(l.claims) > 0 || l.outbox.last > 0
@@ -126,7 +126,7 @@ func (f *filling) event(r *store.Event) error {
 		return fmt.Errorf("%w: %s comes after version %d", store.ErrInvalid, at, e.version)
 	}
 	for p.head+1 < r.Position.Sequence() {
-		p.append(ref{}) // of a deleted event
+		p.append(ref{}) // place of a deleted event
 	}
 	ev := *r
 	place := l.arena.event(&ev)

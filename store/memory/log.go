@@ -1,7 +1,7 @@
-// Package memory is the reference store: a [store.Log] that keeps everything in
-// memory and offers every optional ability but [store.Backuper]. It is obviously right rather than
-// clever, and fast enough that nothing else is needed for tests, for
-// simulations and for what may be lost.
+// Package memory is the reference store: a [store.Log] that keeps everything in memory. It
+// offers every optional ability but [store.Backuper] and [store.Watcher]. It is simple
+// rather than clever, so that its correctness is easy to see, and fast enough for tests,
+// for simulations and for data that may be lost with the process.
 package memory
 
 import (
@@ -21,39 +21,40 @@ import (
 )
 
 const (
-	// formatVersion is the format that [store.LogInfo] tells.
+	// formatVersion is the format in [store.LogInfo].
 	formatVersion = 1
-	// snapshotsMax is how many snapshots of an entity are kept.
+	// snapshotsMax is the number of snapshots kept for each entity.
 	snapshotsMax = 2
 )
 
-// A Log is a [store.Log] in memory. It has all optional abilities: it is a
-// [store.Catalog], [store.Pruner], [store.Deletions], [store.Outbox], [store.Receipts],
+// A Log is a [store.Log] in memory. It has all optional abilities that make sense without
+// files and without other processes: it is a [store.Catalog], [store.Pruner],
+// [store.Deletions], [store.Outbox], [store.Receipts], [store.ReceiptHeads],
 // [store.Claims], [store.Bookmarks], [store.Statistics], [store.Exclusive],
-// [store.Instant], [store.Exporter], [store.Importer] and [store.Verifier]; it
-// has no files to back up. Nothing of it outlives the process.
+// [store.Instant], [store.Exporter], [store.Importer] and [store.Verifier]. Its records are
+// lost when the process ends.
 //
-// Records are kept in their stored form and are decoded, and their checksums
-// checked, on every read. Invariants:
+// Records are kept in their stored form. Every read decodes them and verifies their
+// checksums. Invariants:
 //
-//  1. Bytes that a ref points to never change, nor does a row or a slice of
-//     refs below its length; what is replaced is replaced as a whole.
-//  2. All that the fields below mu reach changes under mu only, a whole group
-//     of batches at a time.
+//  1. The bytes that a ref points to never change, nor does a row or a slice of refs below
+//     its length. A changed record is a new value in a new place.
+//  2. The data that the fields below mu refer to changes under mu only, a whole group of
+//     batches at a time.
 //
-// So a reader takes mu once, notes what there is, and reads it at leisure
-// without a lock: it sees whole groups only, and holds up nobody. A reader of
-// the outbox, of receipts or of claims does so for one page at a time.
+// So a reader takes mu once, copies the slices that it needs, and reads them without a
+// lock: it sees whole groups only and delays no commit. A reader of the outbox, of receipts
+// or of claims does so for one page at a time.
 type Log struct {
 	info   store.LogInfo
 	clock  func() time.Time
 	shared bool
-	last   time.Time // of the last commit, if shared
+	last   time.Time // time of the last commit, if shared
 
 	mu         sync.RWMutex
 	closed     bool
-	held       bool // by an engine, see Acquire
-	unfinished bool // see Import
+	held       bool // an engine holds the log, see Acquire
+	unfinished bool // an import has not finished, see Import
 	arena      arena
 	partitions []partition
 	kinds      map[string]*kind
@@ -80,15 +81,15 @@ var (
 	_ store.Verifier   = (*Log)(nil)
 )
 
-// An entity costs about 130 bytes in all with its entry in the catalog, so what
-// few entities have is behind a pointer.
+// An entity takes about 130 bytes together with its entry in the catalog. To keep it small,
+// the fields that few entities need are behind a pointer.
 type entity struct {
 	version store.Version
-	events  []ref // the kept ones; the last makes version, if there are any
+	events  []ref // the events that are kept; if there are any, the last one is at version
 	rare    *rare
 }
 
-// rare is what only some entities have.
+// rare holds the fields that only some entities need.
 type rare struct {
 	saved    bool // the entity is a durable-state one
 	states   []state
@@ -96,14 +97,13 @@ type rare struct {
 	receipts ordered[named]
 }
 
-// A state is a snapshot or saved state. The states of an entity are in order of
-// version.
+// A state is a snapshot or a saved state. The states of an entity are sorted by version.
 type state struct {
 	version store.Version
 	sealed  []byte
 }
 
-// A named is a record that is found by its name.
+// A named is a stored record that is found by its name.
 type named struct {
 	name   string
 	sealed []byte
@@ -114,8 +114,8 @@ func compareNamed(a, b named) int { return strings.Compare(a.name, b.name) }
 // An Option changes how [New] makes a log.
 type Option func(*Log)
 
-// WithPartitions gives the log n partitions instead of one. It panics if a log
-// cannot have so many.
+// WithPartitions gives the log n partitions instead of one. It panics if n is below 1 or
+// above [store.PartitionsMax].
 func WithPartitions(n int) Option {
 	if n < 1 || n > store.PartitionsMax {
 		panic(fmt.Sprintf("memory: %d partitions, a log has 1 to %d", n, store.PartitionsMax))
@@ -123,20 +123,20 @@ func WithPartitions(n int) Option {
 	return func(l *Log) { l.partitions = make([]partition, n) }
 }
 
-// WithClock takes commit times from now instead of [time.Now]. Now is called
-// once for each group, by one goroutine at a time.
+// WithClock takes commit times from now instead of [time.Now]. The log calls now once for
+// each group, and never from two goroutines at the same time.
 func WithClock(now func() time.Time) Option {
 	return func(l *Log) { l.clock = now }
 }
 
-// Shared lets many engines use the log at once: Acquire then returns
-// [errors.ErrUnsupported].
+// Shared allows several engines to use the log at the same time: Acquire then returns an
+// error matching [errors.ErrUnsupported].
 func Shared() Option {
 	return func(l *Log) { l.shared = true }
 }
 
-// New returns an empty log with one partition, the system's clock, and room for
-// one engine at a time, as far as the options do not say otherwise.
+// New returns an empty log. Unless an option says otherwise it has one partition, uses the
+// system's clock and is for one engine at a time.
 func New(options ...Option) *Log {
 	l := &Log{
 		clock:      time.Now,
@@ -158,7 +158,7 @@ func New(options ...Option) *Log {
 	return l
 }
 
-// now returns the time as it will be read back.
+// latest returns the later of two times.
 func latest(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return b
@@ -166,9 +166,10 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
+// now returns the time with the precision and zone that a record keeps.
 func (l *Log) now() time.Time { return time.Unix(0, l.clock().UnixNano()).UTC() }
 
-// Commit implements [store.Log]. It never waits but for other commits.
+// Commit implements [store.Log]. It waits only for other commits.
 func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	if _, err := store.CheckGroup(group); err != nil {
 		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, err)
@@ -191,7 +192,7 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 		return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, err)
 	}
 	now := l.now()
-	if l.shared { // as of every store that several engines write to
+	if l.shared { // as in every store that several engines write to, times do not go back
 		now = latest(now, l.last)
 		l.last = now
 	}
@@ -199,7 +200,7 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	for i, b := range group {
 		r := &results[i]
 		if b == nil {
-			continue // it is refused
+			continue // it is refused already
 		}
 		if r.Err == nil && refused[b.Key] {
 			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
@@ -220,12 +221,12 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	return results, nil
 }
 
-// lockTries is how often a commit yields before it queues for the lock.
+// lockTries is the number of times that a commit yields before it queues for the lock.
 const lockTries = 32
 
-// lock takes mu for a commit. The lock is held for less than a microsecond, so
-// letting others run for a moment is cheaper than to queue for it: a mutex that
-// many queue for is handed from one sleeper to the next, and each must be woken.
+// lock takes mu for a commit. The lock is held for less than a microsecond, so yielding to
+// other goroutines is cheaper than queueing: a mutex with a long queue is handed from one
+// sleeping goroutine to the next, and each must be woken.
 func (l *Log) lock() {
 	for range lockTries {
 		if l.mu.TryLock() {
@@ -236,8 +237,8 @@ func (l *Log) lock() {
 	l.mu.Lock()
 }
 
-// check returns why the batch cannot be stored as things are, or nil, and its
-// entity if there is one. After it, apply cannot fail.
+// check returns the reason why the batch cannot be stored, or nil, and the batch's entity
+// if it exists. After check has returned nil, apply cannot fail.
 func (l *Log) check(b *store.Batch) (e *entity, err error) {
 	if !b.Key.IsZero() {
 		e = l.find(b.Key)
@@ -248,7 +249,7 @@ func (l *Log) check(b *store.Batch) (e *entity, err error) {
 	return e, l.checkRest(b)
 }
 
-// checkRest checks what is not about the entity itself.
+// checkRest checks the parts of a batch that do not depend on its entity's version.
 func (l *Log) checkRest(b *store.Batch) error {
 	if len(b.Settle) > 0 {
 		if err := l.checkSettle(b); err != nil {
@@ -292,8 +293,8 @@ func (l *Log) checkEntity(b *store.Batch, e *entity) error {
 	return nil
 }
 
-// apply stores a checked batch, part by part in the order of its fields. The
-// entity is nil if there is none yet.
+// apply stores a checked batch, part by part in the order of its fields. E is nil if the
+// entity does not exist yet.
 func (l *Log) apply(b *store.Batch, e *entity, now time.Time, r *store.Result) {
 	r.Time = now
 	if b.IsCheck() {
@@ -345,7 +346,7 @@ func (l *Log) putStates(e *entity, b *store.Batch, now time.Time) {
 	x := e.more()
 	s.Key, s.Version, s.Time, s.Position = b.Key, e.version, now, 0
 	if b.Snapshot != nil {
-		s.Position, _ = l.arena.position(e.events[len(e.events)-1]) // check has read it
+		s.Position, _ = l.arena.position(e.events[len(e.events)-1]) // check has read it without an error
 	}
 	kept := x.states
 	if n := len(kept); b.Save != nil {
@@ -356,10 +357,10 @@ func (l *Log) putStates(e *entity, b *store.Batch, now time.Time) {
 	kept = kept[max(0, len(kept)-snapshotsMax+1):]
 	l.stats.Snapshots += int64(len(kept) + 1 - len(x.states))
 	x.saved = b.Save != nil
-	x.states = append(slices.Clip(kept), state{s.Version, store.AppendState(nil, s)}) // in a fresh slice
+	x.states = append(slices.Clip(kept), state{s.Version, store.AppendState(nil, s)}) // in a new slice, because readers hold the old one
 }
 
-// find returns an entity, or nil if nothing of it is kept.
+// find returns an entity, or nil if the log has no record of it.
 func (l *Log) find(key store.Key) *entity {
 	k := l.kinds[key.Kind]
 	if k == nil {
@@ -368,8 +369,8 @@ func (l *Log) find(key store.Key) *entity {
 	return k.entities[key.ID]
 }
 
-// findOrCreate returns an entity and makes it if need be. Changes says that its
-// version is about to grow: from its first version on it is in the catalog.
+// findOrCreate returns an entity, and creates it if necessary. Changes says that its
+// version is about to grow: from its first version on an entity is in the catalog.
 func (l *Log) findOrCreate(key store.Key, changes bool) *entity {
 	k := l.kinds[key.Kind]
 	if k == nil {
@@ -413,7 +414,7 @@ func (l *Log) Heads(ctx context.Context) ([]store.Position, error) {
 	return heads, nil
 }
 
-// Close implements [store.Log]. Iterators that have begun may be drained.
+// Close implements [store.Log]. Iterations that have begun continue.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -424,13 +425,13 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// Reopen closes l, unless it is closed, and returns a log that holds what l has
-// held, as if it had been read from a disk. It is for tests of what outlives a
-// process; nobody holds the new log, and it has the options of l.
+// Reopen closes l, unless it is closed, and returns a log with the same records, as if it
+// had been read from a disk. It is for tests that continue after a simulated crash. The new
+// log has the options of l, and no engine holds it.
 func (l *Log) Reopen() *Log {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.closed = true // for good, so all else can be handed on
+	l.closed = true // l stays closed, so the new log can take over all data
 	return &Log{
 		info: l.info, clock: l.clock, shared: l.shared, unfinished: l.unfinished,
 		arena: l.arena, partitions: l.partitions, kinds: l.kinds, stats: l.stats,
@@ -462,7 +463,7 @@ func (l *Log) Acquire() (release func(), err error) {
 // Instant implements [store.Instant].
 func (l *Log) Instant() bool { return true }
 
-// Stats implements [store.Statistics]. Files take nothing.
+// Stats implements [store.Statistics]. The sizes of files are 0.
 func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 	unlock, err := l.begin(ctx)
 	if err != nil {
@@ -479,7 +480,7 @@ func (l *Log) figures() store.Stats {
 	return s
 }
 
-// usable returns why the log cannot be used, or nil. The caller holds mu.
+// usable returns the reason why the log cannot be used, or nil. The caller holds mu.
 func (l *Log) usable() error {
 	switch {
 	case l.closed:

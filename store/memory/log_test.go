@@ -12,8 +12,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// The promises of the port are tested by the suite in storetest; here is what
-// only this store promises.
+// The promises of the port are tested by the suite in storetest. The tests here are about
+// the promises of this store alone.
 
 func event(n int) store.Event {
 	var id store.ID
@@ -35,8 +35,8 @@ func commit(t testing.TB, log *memory.Log, b *store.Batch) store.Result {
 
 func key(n int) store.Key { return store.Key{Kind: "book", ID: fmt.Sprintf("book-%07d", n)} }
 
-// An idle entity must cost little, since millions of them may be kept. This test
-// is not parallel, so that nothing else is on the heap that it measures.
+// An idle entity must cost little, since a log may hold millions of them. This test is not
+// parallel, so that no other test allocates on the heap that it measures.
 //
 //nolint:paralleltest // other goroutines would be counted too
 func TestAnEntityCostsAtMost200BytesBesideItsRecords(t *testing.T) {
@@ -66,7 +66,7 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// Not parallel, because other tests would be counted as well.
+// Not parallel, because the allocations of other tests would be counted as well.
 //
 //nolint:paralleltest // other goroutines would be counted too
 func TestACommitAllocatesAtMostThreeTimes(t *testing.T) {
@@ -86,7 +86,7 @@ func TestACommitAllocatesAtMostThreeTimes(t *testing.T) {
 	}
 }
 
-// Not parallel, because other tests would be counted as well.
+// Not parallel, because the allocations of other tests would be counted as well.
 //
 //nolint:paralleltest // other goroutines would be counted too
 func TestRecoveryAllocatesNothingPerEvent(t *testing.T) {
@@ -242,7 +242,7 @@ func TestNothingToCorruptIsAnError(t *testing.T) {
 	}
 }
 
-// Damage must not make the store believe wrong positions.
+// The store must not use the position of a damaged event.
 func TestACorruptEventIsNoticedByDeletionAndBySnapshots(t *testing.T) {
 	t.Parallel()
 	for name, sealed := range map[string]func([]byte){

@@ -12,7 +12,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// checkReceipts refuses a batch with a receipt that is there already.
+// checkReceipts refuses a batch with a receipt that exists already.
 func (l *Log) checkReceipts(b *store.Batch) error {
 	if len(b.Receipts) == 0 {
 		return nil
@@ -101,7 +101,7 @@ func (l *Log) receipts(ctx context.Context, key store.Key, decode func(sealed []
 	})
 }
 
-// owner returns who holds a value, or store.ErrNotFound.
+// owner returns the owner of a value, or store.ErrNotFound.
 func (l *Log) owner(c store.Claim) (*store.Claimed, error) {
 	if space := l.claims[c.Space]; space != nil {
 		if n, ok := space.get(named{name: c.Value}); ok {
@@ -131,7 +131,7 @@ func (l *Log) putClaims(b *store.Batch, now time.Time) {
 	}
 	for _, c := range b.Claim {
 		if _, err := l.owner(c); err == nil {
-			continue // the batch's own: check has seen to it
+			continue // the batch's entity holds it already; check made sure of that
 		}
 		space := l.claims[c.Space]
 		if space == nil {
@@ -170,8 +170,8 @@ func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed,
 	})
 }
 
-// pages yields the records of a list, a page under each lock. List is called
-// under the lock and may return nil.
+// pages yields the records of a list, and takes the lock once per page. It calls list under
+// the lock; list may return nil.
 func pages[T any](ctx context.Context, l *Log, list func() *ordered[named], decode func(named) (T, error)) iter.Seq2[T, error] {
 	above := func(last named, page []named) ([]named, error) {
 		unlock, err := l.begin(ctx)
@@ -207,7 +207,7 @@ func pages[T any](ctx context.Context, l *Log, list func() *ordered[named], deco
 	}
 }
 
-// A bookmarkKey says which bookmark a reader means.
+// A bookmarkKey identifies a bookmark.
 type bookmarkKey struct {
 	name      string
 	partition int
@@ -227,7 +227,8 @@ func (l *Log) putBookmarks(marks []store.Bookmark, now time.Time) {
 	}
 }
 
-// noteDeletion moves the bookmark that says how far events of a kind are deleted.
+// noteDeletion moves the bookmark that records through which position events of a kind are
+// deleted.
 func (l *Log) noteDeletion(kind string, through store.Position) error {
 	m := store.Deletion{Kind: kind}.Mark()
 	key := bookmarkKey{m.Name, through.Partition()}

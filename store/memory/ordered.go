@@ -5,19 +5,19 @@ import (
 	"sort"
 )
 
-// blockMax bounds a block of an ordered set.
+// blockMax bounds the elements in a block of an ordered set.
 const blockMax = 256
 
-// An ordered set keeps elements sorted in blocks of bounded size, each of them a
-// sorted slice: to insert or remove moves no more than one block and the list of
-// blocks. No block is empty.
+// An ordered set keeps its elements sorted, in blocks of bounded size. Each block is a
+// sorted slice. An insertion or removal moves only the elements of one block, and the list
+// of blocks. No block is empty.
 type ordered[T any] struct {
 	compare func(a, b T) int
 	blocks  [][]T
 	length  int
 }
 
-// find returns the block where x is, or belongs, and its place in it.
+// find returns the block of x and its index there, or the place where x would be inserted.
 func (o *ordered[T]) find(x T) (block, at int, found bool) {
 	block = sort.Search(len(o.blocks), func(i int) bool { return o.compare(o.blocks[i][0], x) > 0 })
 	if block == 0 {
@@ -37,7 +37,7 @@ func (o *ordered[T]) get(x T) (y T, found bool) {
 	return y, found
 }
 
-// put adds x, in place of the element that compares equal to it if there is one.
+// put adds x, or replaces the element that compares equal to it.
 func (o *ordered[T]) put(x T) {
 	block, at, found := o.find(x)
 	if found {

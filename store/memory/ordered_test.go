@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// An ordered set holds the same as a sorted slice, whatever is done to it.
+// An ordered set has the same elements as a sorted slice after any operations.
 func TestAnOrderedSetEqualsASortedSlice(t *testing.T) {
 	t.Parallel()
 	const seed, steps, span = 42, 30_000, 3_000
@@ -17,7 +17,7 @@ func TestAnOrderedSetEqualsASortedSlice(t *testing.T) {
 	for step := range steps {
 		x := random.IntN(span)
 		i, found := slices.BinarySearch(model, x)
-		// It grows at first and shrinks in the end.
+		// The set grows at first and shrinks in the end.
 		if random.IntN(steps) > step {
 			set.put(x)
 			if !found {

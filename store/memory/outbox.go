@@ -11,16 +11,16 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// namesPerPage is how many rows or names a reader takes under one lock.
+// namesPerPage is the number of rows or names that a reader takes under one lock.
 const namesPerPage = 128
 
-// The outbox of a log. Every row is in rows, in one of pending and parked, and
-// if it is a timer in the timers of its owner.
+// An outbox is the outbox of a log. Every row is in rows and in one of pending and parked.
+// The row of a timer is also in the timers of its owner.
 type outbox struct {
-	last    uint64 // sequence
+	last    uint64 // sequence of the last message
 	rows    map[uint64]*row
-	pending ordered[*row] // by due and sequence
-	parked  ordered[*row] // by sequence
+	pending ordered[*row] // sorted by due and sequence
+	parked  ordered[*row] // sorted by sequence
 }
 
 // A row is a message of the outbox. It never changes.
@@ -28,7 +28,7 @@ type row struct {
 	due      int64
 	sequence uint64
 	parked   bool
-	owner    *entity // whose message it is
+	owner    *entity // entity that enqueued the message
 	timer    string
 	sealed   []byte
 }
@@ -43,17 +43,17 @@ func newOutbox() outbox {
 	}
 }
 
-// dueKey orders due times. The zero time comes first, and so does 1970, because
-// a record cannot tell it from zero.
+// dueKey returns a key that orders due times. The zero time is first. The first nanosecond
+// of 1970 is first too, because a stored record does not distinguish it from the zero time.
 func dueKey(due time.Time) int64 {
 	if n := nearestNanos(due); n != 0 {
 		return n
 	}
-	return math.MinInt64 // records keep the first nanosecond of 1970 as no time
+	return math.MinInt64 // a record stores the first nanosecond of 1970 as no time
 }
 
-// nearestNanos returns t in nanoseconds since 1970, or the nearest time that they
-// can hold. The zero time is the earliest.
+// nearestNanos returns t in nanoseconds since 1970, or the nearest value that an int64 can
+// hold. The zero time gives the lowest value.
 func nearestNanos(t time.Time) int64 {
 	switch {
 	case t.Before(time.Unix(0, math.MinInt64)):
@@ -99,8 +99,8 @@ func (o *outbox) remove(sequence uint64) {
 	}
 }
 
-// checkSettle returns why the settlements of b cannot be made, or nil. They take
-// effect one after the other, so a row that one removes is gone for the next.
+// checkSettle returns the reason why the settlements of b cannot be applied, or nil. They
+// take effect one after another, so a row that one removes does not exist for the next.
 func (l *Log) checkSettle(b *store.Batch) error {
 	var gone map[uint64]bool
 	for i := range b.Settle {

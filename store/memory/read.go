@@ -11,11 +11,11 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// contextEvery is after how many events a reader looks at its context.
+// contextEvery is the number of events after which a reader checks its context.
 const contextEvery = 256
 
-// A reader is what one iteration decodes into. Readers are used again, since an
-// event is valid only until the next step and its iteration is over.
+// A reader holds the values into which an iteration decodes. Readers are pooled. That is
+// possible because an event is valid only until the next step of its iteration.
 type reader struct {
 	decoder store.Decoder
 	event   store.Event
@@ -24,7 +24,7 @@ type reader struct {
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
-// A history is one entity as it was at one moment.
+// A history is a consistent read view of one entity.
 type history struct {
 	key     store.Key
 	version store.Version
@@ -56,9 +56,9 @@ func (h *history) first() store.Version {
 	return h.version - store.Version(len(h.events)) + 1
 }
 
-// Load implements [store.Log]. The whole read sees the entity as it was when
-// the iteration began. A snapshot that deleted events come after is not offered,
-// because nothing can be rebuilt from it.
+// Load implements [store.Log]. The whole read sees the entity as it was when the iteration
+// began. It does not offer a snapshot if events after it are deleted, because the state
+// cannot be rebuilt from such a snapshot.
 func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		h, err := l.history(ctx, key)
@@ -77,8 +77,8 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 	}
 }
 
-// offer calls accept with the states, latest first, and returns the version of
-// the one that it takes, or 0.
+// offer calls accept with the states, latest first, and returns the version of the state
+// that it accepts, or 0.
 func (h *history) offer(r *reader, accept func(*store.State) bool) (store.Version, error) {
 	if accept == nil {
 		return 0, nil
@@ -159,8 +159,8 @@ func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, e
 	}
 }
 
-// A section is the part of a partition that a scan reads, as it was at one
-// moment: the sequences above from, up to and including to.
+// A section is a consistent read view of the part of a partition that a scan reads: the
+// sequences above from, up to and including to.
 type section struct {
 	pages    []*page
 	chunks   [][]byte
@@ -188,8 +188,8 @@ func (l *Log) section(ctx context.Context, q *store.Query) (s section, err error
 	return s, nil
 }
 
-// yield yields the events of the section that q selects. It returns an error
-// that the caller has yet to yield.
+// yield yields the events of the section that q selects. It returns an error that the
+// caller must yield.
 func (s *section) yield(ctx context.Context, r *reader, q *store.Query, yield func(*store.Event, error) bool) error {
 	for i := s.from; i < s.to; i++ {
 		at := s.pages[i/pageRefs][i%pageRefs]
@@ -216,8 +216,7 @@ func (s *section) yield(ctx context.Context, r *reader, q *store.Query, yield fu
 	return nil
 }
 
-// misplaced returns the error for an event that is whole but not the one that
-// was asked for.
+// misplaced returns the error for an intact event that is not the expected one.
 func misplaced(e *store.Event) error {
 	return &store.CorruptError{
 		What:   "event",
@@ -225,7 +224,8 @@ func misplaced(e *store.Event) error {
 	}
 }
 
-// where tells a corrupt record apart from all others.
+// where adds the place to an error about a corrupt record, and returns other errors
+// unchanged.
 func where(err error, key store.Key, version store.Version, position store.Position) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Where, c.Key, c.Version, c.Position = "memory", key, version, position

@@ -45,7 +45,7 @@ var bookmarkCases = []testCase{
 			}
 		}
 		for i := range wanted {
-			x.mark(wanted[(i*11)%len(wanted)]) // in another order
+			x.mark(wanted[(i*11)%len(wanted)]) // not in the order of their names
 		}
 		want(x, "bookmarks", x.marks(), wanted)
 		x.mark(store.Bookmark{Name: "a", Position: store.NewPosition(1, 0), Remove: true})

@@ -26,7 +26,7 @@ var catalogCases = []testCase{
 			wanted = append(wanted, store.Entity{Key: book(id), Version: store.Version(i%3 + 1)})
 		}
 		for i := range wanted {
-			w := wanted[(i*17)%len(wanted)] // in another order
+			w := wanted[(i*17)%len(wanted)] // not in the order of their ids
 			x.append(w.Key, 0, numbered("%d", int(w.Version))...)
 			x.append(store.Key{Kind: "bookx", ID: w.Key.ID}, 0, "e")
 		}
@@ -56,7 +56,7 @@ var catalogCases = []testCase{
 				got, after = append(got, e.Key.ID), e.Key.ID
 				break
 			}
-			x.append(book(fmt.Sprintf("-%04d", i)), 0, "e") // before all others
+			x.append(book(fmt.Sprintf("-%04d", i)), 0, "e") // sorts before all others
 		}
 		want(x, "entities", got, ids)
 		want(x, "number of entities", len(x.entities("book", "")), 600)
@@ -97,7 +97,7 @@ var catalogCases = []testCase{
 			x.wantNoError("entities", err)
 			break
 		}
-		x.append(book("c"), 0, "e") // nothing is left locked
+		x.append(book("c"), 0, "e") // an iteration that was broken off holds no lock
 	}},
 }
 

@@ -102,7 +102,7 @@ var claimCases = []testCase{
 	}},
 	{name: "claims are sorted by value in byte order", needs: claimNeed, run: func(x *fixture) {
 		for i := range oddIDs {
-			c := store.Claim{Space: "odd", Value: oddIDs[(i*17)%len(oddIDs)]} // in another order
+			c := store.Claim{Space: "odd", Value: oddIDs[(i*17)%len(oddIDs)]} // not in the order of their values
 			x.commit(&store.Batch{Key: book(fmt.Sprint(i)), Claim: []store.Claim{c}})
 		}
 		var values []string
@@ -144,11 +144,11 @@ var claimCases = []testCase{
 			x.wantNoError("claims", err)
 			break
 		}
-		x.append(book("a"), 0, "one") // nothing is left locked
+		x.append(book("a"), 0, "one") // an iteration that was broken off holds no lock
 	}},
 }
 
-// wantClaimed fails unless err says who holds the value.
+// wantClaimed fails unless err names the owner of the value.
 func (x *fixture) wantClaimed(err error, c store.Claim, owner store.Key) {
 	x.Helper()
 	x.wantError("result", err, store.ErrClaimed)

@@ -56,7 +56,7 @@ var commitCases = []testCase{
 		for i := range 20 {
 			b := &store.Batch{Key: book(fmt.Sprint(i)), Events: x.events(fmt.Sprint(i))}
 			if i%3 == 1 {
-				b.Expected = 7 // refused
+				b.Expected = 7 // the version does not match, so the batch is refused
 			}
 			group = append(group, b)
 		}
@@ -100,7 +100,8 @@ var commitCases = []testCase{
 		results := x.group(
 			&store.Batch{Key: book("a"), Expected: 1, Events: x.events("no")},
 			&store.Batch{Key: book("a"), Expected: 2, Events: x.events("behind")},
-			// This one would be accepted, had it not been decided on the others.
+			// This batch would be accepted by itself. It is refused because it was decided
+			// after the refused ones.
 			&store.Batch{Key: book("a"), Expected: 0, Events: x.events("behind too")},
 		)
 		x.wantConflict("first", results[0].Err, store.ConflictError{Key: book("a"), Expected: 1})
@@ -336,8 +337,8 @@ var commitCases = []testCase{
 	}},
 }
 
-// largeGroup returns a group that takes so many bytes at least, and less than a
-// payload more. Its batches, but for the last, are as large as a batch may be.
+// largeGroup returns a group of at least size bytes, and less than one payload more. All
+// its batches but the last are as large as a batch may be.
 func (x *fixture) largeGroup(size int) (group []*store.Batch) {
 	payload := make([]byte, store.PayloadBytesMax)
 	for n := 0; n < size; {
@@ -354,7 +355,8 @@ func (x *fixture) largeGroup(size int) (group []*store.Batch) {
 	return group
 }
 
-// metadataBatch returns a batch of a quarter of the bytes of a group, nearly all of it metadata.
+// metadataBatch returns a batch with a quarter of the bytes that a group may have, nearly
+// all of them metadata.
 func (x *fixture) metadataBatch(id string) *store.Batch {
 	b := &store.Batch{Key: book(id)}
 	values := map[string]string{"a": strings.Repeat("v", store.MetadataBytesMax-1)}
@@ -366,8 +368,8 @@ func (x *fixture) metadataBatch(id string) *store.Batch {
 	return b
 }
 
-// conflict is the case that an entity with so many events refuses a batch that
-// expects another version.
+// conflict returns the case that an entity with the given number of events refuses a batch
+// that expects another version.
 func conflict(name string, events int, expected store.Version) testCase {
 	return testCase{name: name, run: func(x *fixture) {
 		texts := numbered("%d", events)

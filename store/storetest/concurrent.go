@@ -14,7 +14,7 @@ import (
 const (
 	writers       = 64
 	readers       = 3
-	groupsEach    = 8 // of every writer
+	groupsEach    = 8 // per writer
 	eventsOfBatch = 3
 )
 
@@ -99,7 +99,7 @@ var concurrentCases = []testCase{
 					return fmt.Errorf("head went from %v back to %v", head, heads[0])
 				}
 				if heads[0] == head {
-					runtime.Gosched() // a query through 0 would end nowhere
+					runtime.Gosched() // the partition is empty, and Through 0 would set no end
 					continue
 				}
 				last := head
@@ -211,7 +211,7 @@ var concurrentCases = []testCase{
 	}},
 }
 
-// tryFrom commits one batch and returns why it is not stored. Unlike try it may
+// tryFrom commits one batch and returns the reason why it is not stored. Unlike try it may
 // be called by any goroutine.
 func (x *fixture) tryFrom(b *store.Batch) error {
 	results, err := x.log.Commit(x.ctx, []*store.Batch{b})
@@ -221,8 +221,8 @@ func (x *fixture) tryFrom(b *store.Batch) error {
 	return results[0].Err
 }
 
-// race calls try from n goroutines at once and returns how many succeeded. The
-// others must get an error matching target.
+// race calls try from n goroutines at the same time and returns the number of calls that
+// succeeded. The others must get an error matching target.
 func race(x *fixture, n int, try func(i int) error, target error) (winners int) {
 	x.Helper()
 	start := make(chan struct{})
@@ -244,8 +244,8 @@ func race(x *fixture, n int, try func(i int) error, target error) (winners int) 
 	return winners
 }
 
-// writeAll lets 64 writers commit batches to an entity each, some of them two
-// as a group, and calls committed for each, from many goroutines.
+// writeAll runs 64 writers. Each commits batches to an entity of its own, some of them as
+// groups of two, and calls committed for each batch on its own goroutine.
 func writeAll(x *fixture, committed func(text string, r store.Result)) {
 	x.Helper()
 	var wg sync.WaitGroup
@@ -287,7 +287,7 @@ func batchOf(e *store.Event) string {
 	return text[:len(text)-len("-0")]
 }
 
-// followers runs several readers while writeAll writes, and waits for them.
+// followers runs several readers while writeAll writes, and waits until they have ended.
 func followers(x *fixture, follow func(context.Context) error) {
 	x.Helper()
 	ctx, cancel := context.WithTimeout(x.ctx, waitMax)

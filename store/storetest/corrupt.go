@@ -20,7 +20,7 @@ var flips = []struct {
 	{"all of it", func(b []byte) { clear(b) }},
 }
 
-// corruptCases damage each sort of record and read it every way there is.
+// corruptCases damage one record of each sort and read it by every method that returns it.
 var corruptCases = slices.Concat(
 	damaged("event", nil, func(x *fixture) any {
 		x.append(book("a"), 0, "1", "2", "3")
@@ -133,8 +133,8 @@ var corruptCases = slices.Concat(
 	},
 )
 
-// damaged are the cases that each way to damage a record is noticed by each way
-// to read it. Put stores the record and returns it.
+// damaged returns one case for each flip: every function in reads must notice the damage.
+// Put stores the record and returns it.
 func damaged(what string, needs []need, put func(*fixture) any, reads map[string]func(*fixture) error) []testCase {
 	cases := make([]testCase, 0, len(flips))
 	for _, f := range flips {
@@ -157,8 +157,8 @@ func damaged(what string, needs []need, put func(*fixture) any, reads map[string
 	return cases
 }
 
-// corruptAfter returns the error that a sequence ends with, after events with
-// the given texts.
+// corruptAfter reads a sequence that must yield events with the given texts and then an
+// error, and returns the error.
 func corruptAfter(x *fixture, what string, seq func(func(*store.Event, error) bool), texts ...string) error {
 	x.Helper()
 	var last error

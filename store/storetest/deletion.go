@@ -9,7 +9,7 @@ import (
 
 var deletionNeed = []need{pruner, deletions}
 
-// deletionCases are about the notes that a deletion of events leaves.
+// deletionCases test the marks that a deletion of events leaves behind.
 var deletionCases = []testCase{
 	{name: "a log tells of no deletion before there is one", needs: deletionNeed, run: func(x *fixture) {
 		threeSnapshots(x)
@@ -26,8 +26,8 @@ var deletionCases = []testCase{
 		want(x, "deletions", x.deleted(), map[string]store.Position{"book": 3})
 	}},
 	{name: "a deletion below an earlier one shows in its time alone", needs: deletionNeed, run: func(x *fixture) {
-		x.commit(&store.Batch{Key: book("b"), Events: x.events("1", "2", "3"), Snapshot: x.state("s")}) // at 1 to 3
-		x.commit(&store.Batch{Key: book("a"), Events: x.events("1", "2", "3"), Snapshot: x.state("s")}) // at 4 to 6
+		x.commit(&store.Batch{Key: book("b"), Events: x.events("1", "2", "3"), Snapshot: x.state("s")}) // at positions 1 to 3
+		x.commit(&store.Batch{Key: book("a"), Events: x.events("1", "2", "3"), Snapshot: x.state("s")}) // at positions 4 to 6
 		x.deleteEvents(book("a"), 3, all)
 		before := x.deletions()
 		for below := range store.Version(2) {
@@ -39,7 +39,7 @@ var deletionCases = []testCase{
 			}
 			before = after
 		}
-		x.deleteEvents(book("b"), 3, all) // there is nothing left to delete
+		x.deleteEvents(book("b"), 3, all) // no event is left to delete
 		want(x, "deletions", x.deletions(), before)
 	}},
 	{name: "every deletion has another time, though the clock stands still", needs: append(deletionNeed, clock), setup: Setup{Clock: func() time.Time { return noon }}, run: func(x *fixture) {
@@ -134,7 +134,7 @@ var deletionCases = []testCase{
 	}),
 }
 
-// deletions returns what the log tells of deletions, and checks its order.
+// deletions returns the deletions that the log reports, and checks that they are in order.
 func (x *fixture) deletions() []store.Deletion {
 	x.Helper()
 	all, err := ability[store.Deletions](x).Deleted(x.ctx)
@@ -152,7 +152,8 @@ func (x *fixture) deletions() []store.Deletion {
 	return all
 }
 
-// deleted returns how far each kind is deleted, of a log with one partition.
+// deleted returns, for each kind, the position through which events were deleted. The log
+// has one partition.
 func (x *fixture) deleted() map[string]store.Position {
 	x.Helper()
 	through := map[string]store.Position{}
@@ -162,8 +163,8 @@ func (x *fixture) deleted() map[string]store.Position {
 	return through
 }
 
-// tellsDeletions reports whether the log has the ability, also if the features
-// do not name it.
+// tellsDeletions reports whether the log has the ability, even if the features do not say
+// so.
 func (x *fixture) tellsDeletions() bool {
 	d, ok := x.log.(store.Deletions)
 	if !ok {

@@ -11,16 +11,16 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// An early twin gives events the place in the order that their commit had when
-// it began: what stores do that number events by a sequence of the database, or
-// whose readers go by time.
+// An early twin is a mutant that assigns positions at the beginning of a commit. Stores
+// make this mistake if they number events by a database sequence, or if their readers go by
+// time.
 type early struct {
-	// take returns the number of the first of so many events, and what lies
-	// between the numbers of two.
+	// take returns the number of the first of the given number of events, and the distance
+	// between the numbers of two consecutive ones.
 	take func(events int) (first, step uint64)
 
 	mu     sync.Mutex
-	places map[store.Position]store.Position // of the committed events, by the position that the store gave
+	places map[store.Position]store.Position // assigned positions of the committed events, by the position that the store assigned
 }
 
 func (w *early) spoil(t *twin) {

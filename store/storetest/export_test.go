@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Watch runs one case and returns what it complains about, without failing t. A
-// case that does not exist or is skipped fails t.
+// Watch runs one case and returns its failures, without failing t. If the case does not
+// exist or is skipped, t fails.
 func Watch(t *testing.T, name string, open Open, f Features) []string {
 	t.Helper()
 	for _, c := range cases() {
@@ -37,7 +37,7 @@ func Names() []string {
 	return names
 }
 
-// A recorder is a testing.TB that notes failures instead of failing.
+// A recorder is a testing.TB that records failures instead of failing.
 type recorder struct {
 	testing.TB
 	mu       sync.Mutex

@@ -7,7 +7,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// without turns a need around.
+// without returns the opposite need: the case needs a store that lacks the feature.
 func without(n need) need {
 	return need{"lack of " + n.name, func(f *Features) bool { return !n.met(f) }}
 }
@@ -22,7 +22,7 @@ var featureCases = []testCase{
 		f := &x.features
 		check("store.Catalog", has[store.Catalog](x), f.Catalog)
 		check("store.Pruner", has[store.Pruner](x), f.Pruner)
-		if f.Deletions { // a log may have the ability and return errors.ErrUnsupported
+		if f.Deletions { // a log may have the methods and return errors.ErrUnsupported
 			check("store.Deletions", has[store.Deletions](x), f.Deletions)
 		}
 		check("store.Outbox", has[store.Outbox](x), f.Outbox)
@@ -71,8 +71,8 @@ func has[A any](x *fixture) bool {
 	return reflect.TypeOf(x.log).Implements(reflect.TypeFor[A]())
 }
 
-// unsupported is the case that a log without an ability refuses what needs it,
-// and the events beside it.
+// unsupported returns the case that a log without an ability refuses a batch that needs it,
+// and stores none of the batch's events.
 func unsupported(what string, n need, add func(*fixture, *store.Batch)) testCase {
 	return testCase{name: "a log that cannot keep " + what + " refuses them", needs: []need{without(n)}, run: func(x *fixture) {
 		b := &store.Batch{Key: book("a"), Events: x.events("one")}

@@ -18,7 +18,7 @@ import (
 // waitMax bounds every wait of the suite.
 const waitMax = 30 * time.Second
 
-// A fixture is one log under test, with what the cases say to it.
+// A fixture is one log under test, with helpers for the cases.
 type fixture struct {
 	testing.TB
 	open     Open
@@ -53,7 +53,7 @@ func (x *fixture) id() store.ID {
 
 func book(id string) store.Key { return store.Key{Kind: "book", ID: id} }
 
-// event returns an event that carries a text.
+// event returns an event whose payload is the text.
 func (x *fixture) event(text string, tags ...string) store.Event {
 	return store.Event{ID: x.id(), Type: "test.v1.Happened", Payload: []byte(text), Tags: tags}
 }
@@ -139,8 +139,8 @@ func (x *fixture) scan(q store.Query) []*store.Event {
 	return events
 }
 
-// kept returns a copy of an event in which what is empty is nil, because a store
-// may hand out either.
+// kept returns a copy of an event in which empty fields are nil, because a store may return
+// either form.
 func kept(e *store.Event) *store.Event {
 	e = e.Clone()
 	if len(e.Tags) == 0 {
@@ -155,8 +155,8 @@ func kept(e *store.Event) *store.Event {
 	return e
 }
 
-// load loads an entity, accepts the state that accept accepts, and returns all
-// states that were offered and the events.
+// load loads an entity. It returns the events, and all states that were offered until
+// accept returned true.
 func (x *fixture) load(key store.Key, accept func(*store.State) bool) (offered []*store.State, events []*store.Event) {
 	x.Helper()
 	seq := x.log.Load(x.ctx, key, func(s *store.State) bool {
@@ -230,7 +230,7 @@ func (x *fixture) claims(space string) []store.Claimed {
 	return held
 }
 
-// owner returns who holds a value, or the zero key.
+// owner returns the owner of a value, or the zero key.
 func (x *fixture) owner(c store.Claim) store.Key {
 	x.Helper()
 	owner, err := ability[store.Claims](x).Owner(x.ctx, c)
@@ -264,7 +264,7 @@ func (x *fixture) entities(kind, after string) []store.Entity {
 	return entities
 }
 
-// ability returns the log as an optional ability that Features says it has.
+// ability returns the log as one of its optional abilities.
 func ability[A any](x *fixture) A {
 	x.Helper()
 	a, ok := x.log.(A)
@@ -280,13 +280,13 @@ func (x *fixture) reopen() {
 	x.log = x.features.Reopen(x, x.log, x.setup)
 }
 
-// damage lets flip change the stored form of a record.
+// damage replaces the log by one in which flip has changed the stored form of a record.
 func (x *fixture) damage(record any, flip func([]byte)) {
 	x.Helper()
 	x.log = x.features.Damage(x, x.log, record, flip)
 }
 
-// ---- what the cases want
+// ---- checks
 
 // want fails unless got equals want.
 func want[V any](x *fixture, what string, got, want V) {
@@ -296,7 +296,7 @@ func want[V any](x *fixture, what string, got, want V) {
 	}
 }
 
-// show formats a value, with what the pointers of a slice point to.
+// show formats a value. For a slice of pointers it shows the values that they point to.
 func show(v any) string {
 	list := reflect.ValueOf(v)
 	if list.Kind() != reflect.Slice || list.Type().Elem().Kind() != reflect.Pointer {
@@ -317,7 +317,7 @@ func (x *fixture) wantError(what string, err, target error) {
 	}
 }
 
-// wantTexts fails unless the payloads of the events are these.
+// wantTexts fails unless the payloads of the events are the texts.
 func (x *fixture) wantTexts(what string, events []*store.Event, texts ...string) {
 	x.Helper()
 	if got := textsOf(events); !slices.Equal(got, texts) {
@@ -333,7 +333,7 @@ func textsOf(events []*store.Event) []string {
 	return texts
 }
 
-// wantMessages fails unless the payloads of the messages are these.
+// wantMessages fails unless the payloads of the messages are the texts.
 func (x *fixture) wantMessages(what string, messages []*store.Message, texts ...string) {
 	x.Helper()
 	var got []string
@@ -363,14 +363,14 @@ func (x *fixture) wantConflict(what string, err error, want store.ConflictError)
 		return
 	}
 	if want.Behind {
-		want.Actual = got.Actual // is not known
+		want.Actual = got.Actual // the actual version is not known in this case
 	}
 	if *got != want {
 		x.Errorf("%s: got %+v, want %+v", what, *got, want)
 	}
 }
 
-// wantNoError fails the case at once if err is one.
+// wantNoError ends the case with a failure if err is not nil.
 func (x *fixture) wantNoError(what string, err error) {
 	x.Helper()
 	if err != nil {
@@ -378,8 +378,8 @@ func (x *fixture) wantNoError(what string, err error) {
 	}
 }
 
-// first returns the first error that a sequence yields, or nil. It fails if the
-// sequence goes on after it.
+// first returns the first error of a sequence, or nil. It fails if the sequence continues
+// after the error.
 func first[V any](x *fixture, what string, seq func(yield func(V, error) bool)) error {
 	x.Helper()
 	var first error
@@ -393,7 +393,7 @@ func first[V any](x *fixture, what string, seq func(yield func(V, error) bool)) 
 	return first
 }
 
-// soon waits for a signal.
+// soon waits for a signal, for waitMax at most.
 func (x *fixture) soon(what string, done <-chan struct{}) {
 	x.Helper()
 	select {

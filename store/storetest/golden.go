@@ -10,25 +10,25 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// goldenDigest is that of a golden log, in whatever store. It changes only if
-// records are encoded in another way, which makes all golden data useless: then
-// there is a new format, and golden data of both.
+// goldenDigest is the digest of a golden log, the same in every store. It changes only if
+// the encoding of records changes. That is a new format: then keep the golden data of the
+// old format, and add data of the new one.
 const (
 	goldenDigest = "4aede4b05bc1a249650cfda0ce3499c93fac2286f1f405fa8bdd4d793fc590a8"
-	// goldenDigestOlder is that of golden data from before stores kept deletions:
-	// of what was deleted from it, it does not tell.
+	// goldenDigestOlder is the digest of golden data from before stores kept deletions.
+	// Such a log does not report the deletions.
 	goldenDigestOlder = "6b5f0c5d300da480b6f059cf9a19d57eafc91d4bc281908fe001865af55bb5c5"
 )
 
-// GoldenSetup is how a golden log is opened when it is made.
+// GoldenSetup returns the setup with which a golden log is created and opened.
 func GoldenSetup() Setup {
 	return Setup{Partitions: 2, Clock: func() time.Time { return noon }}
 }
 
-// FillGolden stores in a new, empty log, opened with [GoldenSetup], what golden
-// data holds: some of everything that a log with all abilities can keep. What it
-// leaves, in a file or a dump, is committed beside the store, so that later
-// versions of the store can prove by [CheckGolden] that they read it.
+// FillGolden fills a new, empty log, opened with [GoldenSetup], with the golden data:
+// records of every sort that a log with all abilities can keep. The resulting file or dump
+// is committed to the repository of the store, so that later versions of the store can
+// prove by [CheckGolden] that they read it.
 func FillGolden(t testing.TB, log store.Log) {
 	t.Helper()
 	x := golden(t, log)
@@ -62,7 +62,7 @@ func golden(t testing.TB, log store.Log) *fixture {
 	}}
 }
 
-// checkGolden fails unless the log holds what golden data holds.
+// checkGolden fails unless the log holds the golden data.
 func (x *fixture) checkGolden(digests ...string) {
 	x.Helper()
 	if got := x.digest(x.log).String(); !slices.Contains(digests, got) {
@@ -71,9 +71,9 @@ func (x *fixture) checkGolden(digests ...string) {
 	x.wantWhole(x.log)
 }
 
-// CheckGolden fails unless the log, which an earlier version of its store has
-// written by [FillGolden], holds all of it, answers as it would have then, and
-// goes on where it was. It changes the log, so it is a copy of the golden data.
+// CheckGolden fails unless the log holds everything that an earlier version of its store
+// wrote by [FillGolden], answers as it would have then, and accepts further commits. It
+// changes the log, so call it on a copy of the golden data.
 func CheckGolden(t testing.TB, log store.Log) {
 	t.Helper()
 	x := golden(t, log)
@@ -117,7 +117,7 @@ func CheckGolden(t testing.TB, log store.Log) {
 		Settle:    []store.Settlement{{Sequence: parked.Sequence, Required: true}},
 		Bookmarks: []store.Bookmark{{Name: "also", Position: heads[0]}},
 	})
-	// The timers that were there are replaced, and are not beside the new ones.
+	// Timers of the same names replace the old ones.
 	x.wantMessages("messages", x.messages(store.MessageQuery{}), "m", "again", "again", "again", "again", "wake")
 	want(x, "deleted", x.deleteEvents(goldenKey(1), 5, store.LastPosition(store.PartitionOf(goldenKey(1), 2))), 4)
 	if x.tellsDeletions() {

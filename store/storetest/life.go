@@ -230,7 +230,7 @@ var lifeCases = []testCase{
 	}},
 }
 
-// closed is the case that an ability of a closed log says that it is closed.
+// closed returns the case that a method of a closed log returns an error that says so.
 func closed(what string, n need, call func(x *fixture, check func(string, error))) testCase {
 	return testCase{name: "the " + what + " of a closed log cannot be used", needs: []need{n}, run: func(x *fixture) {
 		x.wantNoError("close", x.log.Close())
@@ -250,7 +250,7 @@ func (x *fixture) stats() store.Stats {
 	return s
 }
 
-// wantCount fails unless the figure is right, or not known.
+// wantCount fails unless the figure is right, or -1 for "not known".
 func (x *fixture) wantCount(what string, got, count int64) {
 	x.Helper()
 	if got != count && got != -1 {

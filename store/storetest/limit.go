@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// limitCases are the bounds and rules of a batch, from both sides.
+// limitCases test the bounds and rules of a batch, just within and just beyond them.
 var limitCases = slices.Concat(invalidCases, []testCase{
 	{name: "the longest names are kept", run: func(x *fixture) {
 		key := store.Key{Kind: strings.Repeat("k", store.KindBytesMax), ID: strings.Repeat("ü", store.IDBytesMax/2)}
@@ -156,8 +156,8 @@ var invalidCases = func() []testCase {
 	}
 }()
 
-// refused is the case that a batch that breaks a rule is refused whole, and
-// nothing but it.
+// refused returns the case that a log refuses a batch that breaks a rule, stores nothing of
+// it, and accepts the other batches of the group.
 func refused(what string, target error, spoil func(*fixture, *store.Batch), needs ...need) testCase {
 	return testCase{name: "refused is " + what, needs: needs, run: func(x *fixture) {
 		bad := &store.Batch{Key: book("bad"), Events: x.events("no")}

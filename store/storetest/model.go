@@ -10,8 +10,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// modelCases commit random sequences of groups and compare all that can be read
-// with a model that is too simple to be wrong.
+// modelCases commit random sequences of groups and compare all reads with a model that is
+// too simple to be wrong.
 var modelCases = []testCase{
 	{name: "random groups leave what a simple model says", run: func(x *fixture) { runModel(x, 1) }},
 	{name: "random groups in many partitions leave what a simple model says", needs: []need{partitions}, run: func(x *fixture) {
@@ -19,7 +19,7 @@ var modelCases = []testCase{
 	}},
 }
 
-// A model is what a log should hold. It keeps plain values in plain maps and
+// A model holds the records that a log should hold. It keeps plain values in plain maps and
 // slices, and does each thing in the most obvious way.
 type model struct {
 	entities  map[store.Key]*modelEntity
@@ -81,7 +81,8 @@ func (m *model) entity(key store.Key) *modelEntity {
 	return e
 }
 
-// commit applies a group whose results are given and returns what is wrong with them.
+// commit applies a group to the model and compares it with the results of the log. It
+// returns the difference as an error.
 func (m *model) commit(group []*store.Batch, results []store.Result) error {
 	refused := make(map[store.Key]bool)
 	for i, b := range group {
@@ -103,8 +104,7 @@ func (m *model) commit(group []*store.Batch, results []store.Result) error {
 	return nil
 }
 
-// refusals returns all reasons to refuse a batch. Which of them the log gives is
-// up to the log.
+// refusals returns all reasons to refuse a batch. The log may report any of them.
 func (m *model) refusals(b *store.Batch, behind bool) (reasons []error) {
 	if !b.Key.IsZero() && (behind || m.entity(b.Key).version != b.Expected) {
 		reasons = append(reasons, store.ErrConflict)
@@ -132,7 +132,8 @@ func (m *model) message(sequence uint64) int {
 	return slices.IndexFunc(m.messages, func(r modelMessage) bool { return r.sequence == sequence })
 }
 
-// settled returns which message a settlement is of, or -1 if it counts that as gone.
+// settled returns the index of the message that a settlement applies to, or -1 if the
+// settlement counts the message as gone.
 func (m *model) settled(s *store.Settlement) int {
 	i := m.message(s.Sequence)
 	if i >= 0 && s.Misses(&store.Message{Owner: m.messages[i].owner}) {
@@ -222,8 +223,8 @@ func (m *model) applyOutbox(b *store.Batch, r store.Result) {
 	}
 }
 
-// deleteEvents returns how many events the log should delete, or false if it
-// should refuse to.
+// deleteEvents returns the number of events that the log should delete, or false if it
+// should refuse.
 func (m *model) deleteEvents(key store.Key, below store.Version) (int, bool) {
 	e := m.entity(key)
 	covered := store.Version(0)

@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// noon is when the timers of the cases are due.
+// noon is the due time of the timers in the cases.
 var noon = time.Date(2030, 5, 6, 12, 0, 0, 0, time.UTC)
 
 var outboxNeed = []need{outbox}
@@ -129,7 +129,7 @@ var outboxCases = []testCase{
 			x.wantNoError("outbox", err)
 			break
 		}
-		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("3")}}) // nothing is left locked
+		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("3")}}) // an iteration that was broken off holds no lock
 	}},
 	{name: "many messages of many entities are kept and settled", needs: outboxNeed, run: func(x *fixture) {
 		for i := range 10 {
@@ -254,7 +254,7 @@ var outboxCases = []testCase{
 		}
 		r := x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{owned("1"), owned("2"), owned("3"), owned("4")}})
 		for _, m := range x.messages(store.MessageQuery{})[:3] {
-			m.Owner = 2 // it is taken over
+			m.Owner = 2 // owner 2 takes the message over
 			x.commit(&store.Batch{Settle: []store.Settlement{{Sequence: m.Sequence, Message: m, Required: true, Conditional: true, IfOwner: 1}}})
 		}
 		var parked []store.Settlement
@@ -416,7 +416,7 @@ func (x *fixture) wantSettled(err error, sequence uint64) {
 	}
 }
 
-// park enqueues messages and parks all but every second one.
+// park enqueues one message for each text and parks every other one.
 func park(x *fixture, texts ...string) {
 	x.Helper()
 	b := &store.Batch{Key: book("a")}

@@ -11,21 +11,20 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The worst bug of event stores: a writer takes its place in the order, pauses,
-// and commits late. Meanwhile others that came after it have committed, readers
-// have read them and have moved on, and the event of the late one is below
-// where they are: nobody ever reads it. The cases here make every commit pause
-// at its last moment, see [Setup.Pause], and let those that came last end first,
-// as far as the store lets them.
+// These cases look for a bug that loses events: a writer is assigned its position, pauses,
+// and commits late. Other writers with higher positions commit first, and readers read
+// their events and move on. The event of the late writer is now below the readers'
+// positions, so no reader sees it. The cases make every commit pause at the end (see
+// [Setup.Pause]) and let later commits end first, as far as the store allows it.
 
 const (
-	// pauseMax bounds how long a commit is held for others to overtake it. A
-	// store that commits one after another never lets them; then it is
-	// futileMax, after futileCount such waits.
+	// pauseMax bounds the pause of a commit in which others may overtake it. A store that
+	// commits one transaction at a time never lets them. After futileCount pauses in which
+	// no other commit ended, the bound is futileMax.
 	pauseMax    = 50 * time.Millisecond
 	futileMax   = time.Millisecond
 	futileCount = 4
-	// handles is how many engines share the store, if it can be shared.
+	// handles is the number of engines that share the store, if it can be shared.
 	handles = 4
 )
 
@@ -49,7 +48,7 @@ var pausedCases = []testCase{
 			select {
 			case got := <-seen:
 				want(y, "seen during the pause", got, "head 1, scan 1, read 0")
-			case <-time.After(pauseMax): // readers wait for the commit, so they do not see it
+			case <-time.After(pauseMax): // readers wait for the commit, so they cannot see half of it
 			}
 		})
 		y.append(book("early"), 0, "one")
@@ -60,13 +59,13 @@ var pausedCases = []testCase{
 	}},
 }
 
-// paused returns a fixture with a log of its own, whose commits pause in hold.
+// paused returns a fixture with a log of its own, whose commits call hold to pause.
 func (x *fixture) paused(partitions int, hold func()) *fixture {
 	x.Helper()
 	return newFixture(x.TB, x.open, x.features, Setup{Partitions: partitions, Pause: hold})
 }
 
-// whatIsSeen tells what a reader sees now, from any goroutine.
+// whatIsSeen describes the events that a reader sees now. Any goroutine may call it.
 func (x *fixture) whatIsSeen(key store.Key) string {
 	heads, err := x.log.Heads(x.ctx)
 	if err != nil {
@@ -88,19 +87,19 @@ func (x *fixture) whatIsSeen(key store.Key) string {
 	return fmt.Sprintf("head %v, scan %d, read %d", heads[0], scanned, read)
 }
 
-// A pacer holds commits so that of each 64 those that came last end first: the
-// first one is held until 63 others have ended, or as long as the store allows.
+// A pacer holds commits so that of each 64 the last ones end first: the first one is held
+// until 63 others have ended, or as long as the store allows.
 type pacer struct {
 	mu     sync.Mutex
 	calls  int
 	ends   int
-	futile int           // waits in which nothing ended
+	futile int           // number of waits in which no commit ended
 	end    chan struct{} // closed and replaced at each end
 }
 
 func newPacer() *pacer { return &pacer{end: make(chan struct{})} }
 
-// ended is told that a commit has returned.
+// ended records that a commit has returned.
 func (p *pacer) ended() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -136,18 +135,18 @@ func (p *pacer) hold() {
 	p.mu.Unlock()
 }
 
-// A pausedReader follows one partition and keeps the ids of what it gets.
+// A pausedReader follows one partition and keeps the ids of the events that it reads.
 type pausedReader struct {
 	name  string
 	log   store.Log
-	query store.Query // After is where the reader is
-	heads bool        // it asks for the head, reads up to it, and goes on from there
+	query store.Query // After is the position of the reader
+	heads bool        // read up to the partition's head, and continue from that position
 	got   []store.ID
 	err   error
 }
 
-// pausedCommits lets 64 writers commit while their commits pause and readers
-// follow, and compares what the readers have got with what is stored.
+// pausedCommits runs 64 writers whose commits pause, and readers that follow them. It
+// compares the events that the readers got with the stored ones.
 func pausedCommits(x *fixture, partitions int) {
 	x.Helper()
 	p := newPacer()
@@ -209,7 +208,7 @@ func pausedWriters(x *fixture, logs []store.Log, p *pacer) {
 	writing.Wait()
 }
 
-// follow reads until it has read all that there was when written was closed.
+// follow reads until it has read all events that were stored when written was closed.
 func (r *pausedReader) follow(ctx context.Context, written <-chan struct{}) {
 	for last := false; !last && r.err == nil; runtime.Gosched() {
 		select {
@@ -240,12 +239,12 @@ func (r *pausedReader) round(ctx context.Context) error {
 		r.query.After = e.Position
 	}
 	if r.heads {
-		r.query.After = q.Through // what is not selected is passed as well
+		r.query.After = q.Through // the reader passes events that the query does not select, too
 	}
 	return nil
 }
 
-// check compares what the reader has got with what is stored.
+// check compares the events that the reader got with the stored ones.
 func (r *pausedReader) check(x *fixture) {
 	x.Helper()
 	if r.err != nil {

@@ -9,7 +9,7 @@ import (
 
 var pruneNeed = []need{pruner}
 
-// all is at or above all positions of partition 0.
+// all is a position at or above all positions of partition 0.
 var all = store.LastPosition(0)
 
 var pruneCases = []testCase{
@@ -109,7 +109,7 @@ var pruneCases = []testCase{
 				accepted = s.Version
 				return true
 			})
-			next := store.Version(6) // the first that is kept
+			next := store.Version(6) // version of the first event that is kept
 			if accepted > 0 {
 				next = accepted + 1
 			}
@@ -136,7 +136,7 @@ var pruneCases = []testCase{
 					_, err := ability[store.Pruner](x).DeleteEvents(x.ctx, book("a"), 1000, all)
 					done <- err
 				}()
-				// The store may let the deletion wait for the read, or not.
+				// The store may delay the deletion until the read has ended, or not.
 				defer func() { x.wantNoError("delete", <-done) }()
 			}
 		}

@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// oddIDs are ids that a store may confuse, in byte order.
+// oddIDs are ids that a store could confuse, in byte order.
 var oddIDs = []string{
 	"\x01", "\x01\x01", "\x02", " ", "!", "%00", "..", "/", "0", "1", "10", "2",
 	"A", "\\", "a", "a\x01", "a\x01a", "a/b", "a:b", "aa", "aaa", "b", "z", "{}",
@@ -73,7 +73,7 @@ var readCases = []testCase{
 			}
 		}
 		want(x, "steps", n, 3)
-		x.append(book("a"), 10, "11") // nothing is left locked
+		x.append(book("a"), 10, "11") // an iteration that was broken off holds no lock
 	}},
 	{name: "a cloned event outlives the step", run: func(x *fixture) {
 		b := fullEventBatch(x)

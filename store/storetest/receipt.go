@@ -53,7 +53,7 @@ var receiptCases = []testCase{
 		want(x, "reply type", x.receipt(book("a"), "r").ReplyType, "old")
 		want(x, "number of receipts", len(x.receipts(book("a"))), 1)
 		x.wantVersion(book("a"), 0)
-		x.commit(&store.Batch{Key: book("b"), Receipts: []store.Receipt{{Name: "r"}}}) // another's
+		x.commit(&store.Batch{Key: book("b"), Receipts: []store.Receipt{{Name: "r"}}}) // the name is free for another entity
 	}},
 	{name: "a receipt is there for later batches of the group", needs: receiptNeed, run: func(x *fixture) {
 		r := x.group(
@@ -82,7 +82,7 @@ var receiptCases = []testCase{
 	}},
 	{name: "receipts are sorted by name in byte order", needs: receiptNeed, run: func(x *fixture) {
 		for i := range oddIDs {
-			name := oddIDs[(i*17)%len(oddIDs)] // in another order
+			name := oddIDs[(i*17)%len(oddIDs)] // not in the order of their names
 			x.commit(&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: name}}})
 		}
 		want(x, "receipts", x.receiptNames(book("a")), oddIDs)
@@ -130,7 +130,7 @@ var receiptCases = []testCase{
 			x.wantNoError("receipts", err)
 			break
 		}
-		x.append(book("a"), 0, "one") // nothing is left locked
+		x.append(book("a"), 0, "one") // an iteration that was broken off holds no lock
 	}},
 }
 
@@ -152,8 +152,7 @@ func (x *fixture) receiptNames(key store.Key) []string {
 	return names
 }
 
-// fullReceipt returns a receipt that has all of its fields but those that the
-// store sets.
+// fullReceipt returns a receipt with all fields set, except those that the store sets.
 func fullReceipt(x *fixture) store.Receipt {
 	return store.Receipt{
 		Name: "key/1", CommandID: x.id(), Fingerprint: []byte{9, 0, 0xff}, Version: 2,

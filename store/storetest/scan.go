@@ -69,7 +69,7 @@ var scanCases = []testCase{
 			}
 		}
 		want(x, "steps", n, 3)
-		x.append(book("a"), 10, "11") // nothing is left locked
+		x.append(book("a"), 10, "11") // an iteration that was broken off holds no lock
 	}},
 	{name: "scan yields the whole of each event", run: func(x *fixture) {
 		b := fullEventBatch(x)
@@ -202,7 +202,7 @@ func pausedRead(x *fixture, what string, seq func(func(*store.Event, error) bool
 	}
 }
 
-// filter is the case that a scan with a query yields these events of filterLog.
+// filter returns the case that a scan of filterLog with the query yields these events.
 func filter(what string, q store.Query, texts ...string) testCase {
 	return testCase{name: "scan selects by " + what, run: func(x *fixture) {
 		filterLog(x)
@@ -210,7 +210,7 @@ func filter(what string, q store.Query, texts ...string) testCase {
 	}}
 }
 
-// filterLog makes six events of several kinds, types and tags.
+// filterLog commits six events of several kinds, types and tags.
 func filterLog(x *fixture) {
 	x.Helper()
 	put := func(kind string, expected store.Version, text, typ string, tags ...string) {
@@ -417,7 +417,7 @@ var recordCases = []testCase{
 				x.Errorf("time of the %s: got %v, want that of the result, %v", what, got, r.Time)
 			}
 		}
-		// A store on another machine has another clock, so "near" is generous.
+		// A store on another machine has another clock, so the bound is wide.
 		if r.Time.Before(before.Add(-time.Hour)) || r.Time.After(after.Add(time.Hour)) {
 			x.Errorf("commit time: got %v, want about %v", r.Time, after)
 		}
@@ -431,7 +431,8 @@ var recordCases = []testCase{
 	}},
 }
 
-// oddClock is a clock that stands still, at a nanosecond, far from UTC.
+// oddClock is a clock that stands still, at a time with nanoseconds and in a zone far from
+// UTC.
 func oddClock() time.Time {
 	return time.Date(2031, 2, 3, 4, 5, 6, 123456789, time.FixedZone("odd", 5*3600+45*60))
 }

@@ -147,7 +147,7 @@ var stateCases = []testCase{
 			}
 		}
 		want(x, "steps", n, 2)
-		x.append(book("a"), 7, "8") // nothing is left locked
+		x.append(book("a"), 7, "8") // an iteration that was broken off holds no lock
 	}},
 	{name: "only the latest two snapshots are kept", run: func(x *fixture) {
 		var kept []store.Version
@@ -163,7 +163,7 @@ var stateCases = []testCase{
 	}},
 }
 
-// threeSnapshots makes book a with seven events and snapshots at 2, 4 and 6.
+// threeSnapshots gives book a seven events and snapshots at versions 2, 4 and 6.
 func threeSnapshots(x *fixture) {
 	x.Helper()
 	for v := range store.Version(7) {

@@ -7,69 +7,67 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Open returns a new, empty log. The suite closes it; what else has to be
-// cleaned up is up to Open, by the Cleanup of t. Many cases run at once, so
-// each call returns a log of its own.
+// Open returns a new, empty log. The suite closes the log; Open cleans up everything else
+// by t.Cleanup. Many cases run at the same time, so each call returns a log of its own.
 type Open func(t testing.TB, s Setup) store.Log
 
-// A Setup says how a case wants its log.
+// A Setup describes the log that a case needs.
 type Setup struct {
-	// Partitions is how many partitions the log has: 1 unless
+	// Partitions is the number of partitions of the log. It is 1 unless
 	// [Features.Partitions] is set.
 	Partitions int
-	// Clock is where the log takes its commit times from, nil for the system's
-	// clock. It is only set if [Features.Clock] is.
+	// Clock returns the commit times of the log. Nil is the system's clock. It is set only
+	// if [Features.Clock] is.
 	Clock func() time.Time
-	// Pause, if it is set, is called by the log for each transaction, at the
-	// last moment at which nothing of it is durable or visible to others, when
-	// it has reserved whatever it reserves (positions, locks). The transaction
-	// waits until Pause returns. The log may call it from many goroutines at
-	// once, if it can have many such transactions, and at other times as well.
-	// It is only set if [Features.Pause] is.
+	// If Pause is set, the log calls it for each transaction, at the last point at which
+	// nothing of the transaction is durable or visible to others, when it already holds
+	// everything that it reserves (positions, locks). The transaction waits until Pause
+	// returns. The log may call Pause from many goroutines at the same time, if it can have
+	// many such transactions, and it may call it at other times as well. Pause is set only
+	// if [Features.Pause] is.
 	Pause func()
 }
 
-// Features says what a store offers beyond [store.Log].
+// Features describes what a store offers beyond [store.Log].
 type Features struct {
-	// Each of these says that the log has the optional ability of that name. An
-	// Exclusive log that was opened by Open can be acquired; an Instant one
-	// reports true.
+	// Each of these says that the log has the optional ability of that name. If Exclusive
+	// is set, a log from Open can be acquired; if Instant is set, the log's method returns
+	// true.
 	Catalog, Pruner, Outbox, Receipts, Claims, Bookmarks, Statistics, Exclusive, Instant, Watcher bool
 	// Deletions says that the log is a [store.Deletions].
 	Deletions bool
-	// So do these, of what is about whole logs.
+	// These say that the log has the optional ability of that name, for work on whole logs.
 	Exporter, Importer, Verifier bool
 
-	// Partitions says that Open honours a number of partitions above 1.
+	// Partitions says that Open supports a number of partitions above 1.
 	Partitions bool
-	// Clock says that Open honours [Setup.Clock].
+	// Clock says that Open supports [Setup.Clock].
 	Clock bool
-	// Pause says that Open, and Share if there is one, honour [Setup.Pause].
+	// Pause says that Open, and Share if there is one, support [Setup.Pause].
 	Pause bool
-	// Share opens what a log stores once more, beside it, with the Setup that
-	// the log was opened with, as an engine on another machine does. The caller
-	// closes it. Nil says that a store has one log at a time.
+	// Share opens the stored log a second time, while the first one stays open, with the
+	// Setup of the first one, as an engine on another machine does. The caller closes it.
+	// Nil means that only one log can be open.
 	Share func(t testing.TB, log store.Log, s Setup) store.Log
 
-	// Reopen closes a log and opens what it has stored, with the Setup that it
-	// was opened with first. Nil says that the store is not durable.
+	// Reopen closes a log and opens it again from its stored form, with the Setup that it
+	// was opened with first. Nil means that the store is not durable.
 	Reopen func(t testing.TB, log store.Log, s Setup) store.Log
-	// OpenBackup opens what the log's Backup has written to path, with the Setup
-	// of the log. It is set if the log is a [store.Backuper].
+	// OpenBackup opens the backup that the log's Backup wrote to path, with the Setup of
+	// the log. It is set if the log is a [store.Backuper].
 	OpenBackup func(t testing.TB, path string, s Setup) store.Log
-	// Damage lets flip change the stored form, checksum included, of one record
-	// behind the log's back. The record is a [*store.Event], [*store.State],
-	// [*store.Message], [*store.Receipt], [*store.Claimed] or
-	// [*store.Bookmark] as the log has handed it out. Damage returns the log to
-	// go on with: log itself, or a new one if the store had to be opened anew.
-	// Nil leaves out the cases about damaged records.
+	// Damage makes flip change the stored form, checksum included, of one record without
+	// the knowledge of the log. The record is a [*store.Event], [*store.State],
+	// [*store.Message], [*store.Receipt], [*store.Claimed] or [*store.Bookmark] as the log
+	// returned it. Damage returns the log to continue with: log itself, or a new one if the
+	// store had to be reopened. Nil skips the cases about damaged records.
 	Damage func(t testing.TB, log store.Log, record any, flip func(sealed []byte)) store.Log
 }
 
-// Run runs every case that the features allow against logs from open, each as a
-// parallel sub-test of t. Cases that need a missing feature are skipped by name.
-// With -short only those run in which several goroutines use a log at once, as it
-// suits the race detector.
+// Run runs every case that the features allow, each on a log from open and as a parallel
+// sub-test of t. Cases that need a missing feature are skipped by name. With -short it runs
+// only the cases in which several goroutines use a log at the same time; those are the ones
+// worth running under the race detector.
 func Run(t *testing.T, open Open, f Features) {
 	for _, c := range cases() {
 		t.Run(c.name, func(t *testing.T) {
@@ -84,20 +82,20 @@ func Run(t *testing.T, open Open, f Features) {
 
 // A testCase tries to break one promise of the port.
 type testCase struct {
-	// name is the promise, as a sentence.
+	// name states the promise, as a sentence.
 	name string
-	// concurrent says that several goroutines use the log at once.
+	// concurrent says that several goroutines use the log at the same time.
 	concurrent bool
-	// needs are the features without which the case makes no sense.
+	// needs are the features that the case requires.
 	needs []need
-	// setup is how the case wants its log; zero is one partition.
+	// setup describes the log that the case needs. The zero Setup is one partition.
 	setup Setup
-	// run gets a fixture around a new log. It must not touch the log's files.
+	// run gets a fixture with a new log. It must not touch the log's files.
 	run func(x *fixture)
 }
 
-// execute runs the case on t, or skips it. It works on any testing.TB, so that
-// the suite's own tests can watch a case fail.
+// execute runs the case on t, or skips it. It accepts any testing.TB, so that the suite's
+// own tests can watch a case fail.
 func (c *testCase) execute(t testing.TB, open Open, f Features) {
 	t.Helper()
 	for _, n := range c.needs {
@@ -108,7 +106,7 @@ func (c *testCase) execute(t testing.TB, open Open, f Features) {
 	c.run(newFixture(t, open, f, c.setup))
 }
 
-// A need is a feature that a case cannot do without.
+// A need is a feature that a case requires.
 type need struct {
 	name string
 	met  func(*Features) bool

@@ -18,8 +18,8 @@ func openMemory(t testing.TB, s storetest.Setup) store.Log {
 		options = append(options, memory.WithClock(s.Clock))
 	}
 	if s.Pause != nil {
-		// A commit asks for the time when it has the lock that all others and all
-		// readers wait for, which is all that it reserves.
+		// Commit calls the clock while it holds the lock that all other commits and all
+		// readers wait for. The lock is the only thing that it reserves.
 		options = append(options, memory.WithClock(func() time.Time {
 			s.Pause()
 			return time.Now()
@@ -46,7 +46,7 @@ var memoryFeatures = storetest.Features{
 	},
 }
 
-// A handle is a log that another engine uses as well: closing it leaves the log open.
+// A handle is a log for a second engine. Closing the handle leaves the log open.
 type handle struct{ *memory.Log }
 
 func (handle) Close() error { return nil }
@@ -64,7 +64,7 @@ func (b bare) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	for i, batch := range group {
 		allowed[i] = batch
 		if needsAbility(batch) {
-			// It conflicts, so that batches behind it are refused as well.
+			// The replaced batch conflicts, so that batches behind it are refused as well.
 			allowed[i] = &store.Batch{Key: batch.Key, Expected: 1 << 60}
 		}
 	}

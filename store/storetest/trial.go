@@ -16,16 +16,16 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A trial is one random sequence, on one log or on two by turns that share what
-// is stored.
+// A trial is one random sequence of operations, on one log or alternately on two logs that
+// share their storage.
 type trial struct {
 	x      *fixture
 	m      *model
 	serial int
 }
 
-// A trialTB lets rapid see what a fixture finds, so that it can look for a
-// smaller sequence. Cleanup and folders are those of the whole case.
+// A trialTB reports the failures of a fixture to rapid, so that rapid can look for a
+// smaller sequence. Cleanups and folders are those of the whole case.
 type trialTB struct {
 	testing.TB
 	rt *rapid.T
@@ -40,10 +40,10 @@ func runModel(x *fixture, partitions int) {
 	setup := Setup{Partitions: partitions}
 	rapid.Check(x, func(rt *rapid.T) {
 		y := &fixture{TB: &trialTB{x.TB, rt}, open: x.open, features: x.features, setup: setup, log: x.open(x.TB, setup), ctx: x.ctx}
-		own, other := y.log, store.Log(nil) // of those that share what is stored
+		own, other := y.log, store.Log(nil) // the two logs share their storage
 		leave := func() {
 			if y.log = own; other != nil {
-				_ = other.Close() // an error would hide what has failed
+				_ = other.Close() // an error would hide the earlier failure
 				other = nil
 			}
 		}
@@ -85,7 +85,7 @@ func runModel(x *fixture, partitions int) {
 	})
 }
 
-// verify looks for faults: there are none, whatever has been committed.
+// verify verifies the log, which must have no fault after any sequence.
 func (r *trial) verify(rt *rapid.T) {
 	if !r.x.features.Exporter {
 		return
@@ -103,7 +103,7 @@ var (
 	modelDues   = rapid.SampledFrom([]time.Time{{}, noon, noon.Add(1)})
 	modelBools  = rapid.Bool()
 	modelOwners = rapid.Uint64Range(0, 2)
-	modelOften  = rapid.IntRange(0, 7) // 0 means: do the odd thing
+	modelOften  = rapid.IntRange(0, 7) // 0 means: make the odd choice
 )
 
 func (r *trial) text() string {
@@ -113,7 +113,7 @@ func (r *trial) text() string {
 
 func (r *trial) commit(rt *rapid.T) {
 	n := rapid.IntRange(1, 5).Draw(rt, "batches")
-	versions := make(map[store.Key]store.Version) // as they will be if all are accepted
+	versions := make(map[store.Key]store.Version) // versions of the entities if the log accepts all batches
 	group := make([]*store.Batch, n)
 	for i := range group {
 		group[i] = r.batch(rt, versions)
@@ -168,8 +168,8 @@ func (r *trial) batch(rt *rapid.T, versions map[store.Key]store.Version) *store.
 	return b
 }
 
-// change draws events, a state, a snapshot, messages and timers. A book or b is
-// event-sourced, a shelf keeps a state.
+// change draws events, a state, a snapshot, messages and timers. An entity of kind shelf is
+// durable-state; the others are event-sourced.
 func (r *trial) change(rt *rapid.T, b *store.Batch) {
 	if b.Key.Kind == "shelf" {
 		if modelBools.Draw(rt, "save") {
@@ -251,9 +251,9 @@ func (r *trial) deleteSnapshots(rt *rapid.T) {
 	}
 }
 
-// ---- what the log holds, compared with the model
+// ---- comparison of the log with the model
 
-// compare reads everything and compares it with the model.
+// compare reads everything in the log and compares it with the model.
 func (r *trial) compare(rt *rapid.T) {
 	r.comparePartitions(rt)
 	for _, key := range slices.SortedFunc(maps.Keys(r.m.entities), compareKeys) {
@@ -401,5 +401,5 @@ func (r *trial) compareCatalog(rt *rapid.T) {
 	same(rt, "catalog", got, wanted)
 }
 
-// spaceOf puts the names into two spaces.
+// spaceOf distributes the names over two spaces.
 func spaceOf(name string) string { return fmt.Sprint("s", len(name)%2+1) }

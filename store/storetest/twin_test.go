@@ -17,21 +17,21 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// The broken twins fail the model on purpose: nobody wants to know by which
-	// smallest sequence, unless the command line says so.
+	// The mutants fail the model case on purpose, and its smallest failing sequence is of
+	// no interest, so shrinking is short unless the command line sets it.
 	if err := flag.Set("rapid.shrinktime", "100ms"); err != nil {
 		panic(err)
 	}
 	flag.Parse()
-	// Nor is it anything to keep.
+	// Failure files of the mutants are of no use either.
 	if err := flag.Set("rapid.nofailfile", "true"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
 }
 
-// A twin is the reference store with one thing broken: the hooks that are set
-// replace what the store does.
+// A twin is a mutant of the reference store: the hooks that are set replace parts of the
+// store.
 type twin struct {
 	*memory.Log
 	pause  func() // see storetest.Setup
@@ -108,7 +108,7 @@ func (w *twin) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return all, err
 }
 
-// each returns a commit that changes every batch before it is stored.
+// each returns a commit function that changes every batch before it is stored.
 func each(change func(*memory.Log, *store.Batch)) func(*memory.Log, context.Context, []*store.Batch) ([]store.Result, error) {
 	return func(l *memory.Log, ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 		changed := make([]*store.Batch, len(group))
@@ -131,24 +131,25 @@ func version(l *memory.Log, key store.Key) store.Version {
 	return 0
 }
 
-// model is the case that random sequences are stored right.
+// model is the case with random sequences.
 const model = "random groups leave what a simple model says"
 
-// pausedCaught are the cases that catch positions that are not assigned under
-// the commit.
+// pausedCaught are the cases that catch a store that does not assign positions within the
+// commit.
 var pausedCaught = []string{
 	"readers skip and double nothing while 64 commits pause",
 	"readers skip and double nothing while 64 commits to many partitions pause",
 }
 
-// A spoiled store is broken in one way, and named with cases that must catch it.
+// A spoiled store is a mutant with one fault, and the names of the cases that must catch
+// it.
 type spoiled struct {
 	name   string
 	spoil  func(*twin)
 	caught []string
 }
 
-// twins are the broken stores.
+// twins are the mutants.
 var twins = []spoiled{
 	{"ignores the expected version", func(w *twin) {
 		w.commit = func(l *memory.Log, ctx context.Context, group []*store.Batch) ([]store.Result, error) {
@@ -244,7 +245,7 @@ var twins = []spoiled{
 				if _, err := l.Commit(ctx, []*store.Batch{&head}); err != nil {
 					return nil, err
 				}
-				// Most likely somebody looks at the half now.
+				// Wait until another goroutine has most likely read the half.
 				for before, i := scans.Load(), 0; scans.Load() < before+2 && i < 1000; i++ {
 					runtime.Gosched()
 				}
@@ -504,8 +505,7 @@ func TestTheSuiteCatchesBrokenStores(t *testing.T) {
 	}
 }
 
-// The whole twin does nothing wrong: what the suite says about the others is
-// about what is broken in them.
+// The twin without hooks has no fault, so the failures of the others come from their hooks.
 func TestTheWholeTwinPasses(t *testing.T) {
 	t.Parallel()
 	checked := make(map[string]bool)
@@ -516,7 +516,7 @@ func TestTheWholeTwinPasses(t *testing.T) {
 			}
 			checked[name] = true
 			if testing.Short() && name == model {
-				continue // no twin is given to it either
+				continue // no mutant runs it with -short either
 			}
 			failures := storetest.Watch(t, name, func(t testing.TB, s storetest.Setup) store.Log {
 				return &twin{Log: openMemory(t, s).(*memory.Log)}
@@ -555,7 +555,7 @@ var twinFeatures = func() storetest.Features {
 	return f
 }()
 
-// without leaves out the events that hidden says.
+// without omits the events for which hidden returns true.
 func without(seq iter.Seq2[*store.Event, error], hidden func(*store.Event) bool) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		for e, err := range seq {
@@ -579,7 +579,7 @@ func collect(seq iter.Seq2[*store.Event, error]) (events []*store.Event, err err
 	return events, nil
 }
 
-// emit yields events, then the error if there is one.
+// emit yields the events, and then the error if there is one.
 func emit(events []*store.Event, err error, yield func(*store.Event, error) bool) {
 	for _, e := range events {
 		if !yield(e, nil) {
@@ -600,7 +600,7 @@ func reversed(seq iter.Seq2[*store.Event, error]) iter.Seq2[*store.Event, error]
 	}
 }
 
-// beheaded leaves out the last event.
+// beheaded omits the last event.
 func beheaded(seq iter.Seq2[*store.Event, error]) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		events, err := collect(seq)
@@ -608,7 +608,7 @@ func beheaded(seq iter.Seq2[*store.Event, error]) iter.Seq2[*store.Event, error]
 	}
 }
 
-// blind ends a sequence where it meets a damaged record, as if that were its end.
+// blind ends a sequence at a damaged record, without the error.
 func blind(seq iter.Seq2[*store.Event, error]) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		events, _ := collect(seq)

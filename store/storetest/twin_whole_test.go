@@ -24,7 +24,7 @@ func (w *twin) Import(ctx context.Context, from store.Origin) (store.Import, err
 	return w.fill(in), nil
 }
 
-// An exportTwin is an export with other records.
+// An exportTwin is an export that returns other records.
 type exportTwin struct {
 	store.Export
 	records func(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error]
@@ -34,7 +34,7 @@ func (e exportTwin) Records(ctx context.Context, s store.Sort) iter.Seq2[store.R
 	return e.records(ctx, s)
 }
 
-// An importTwin is an import whose records are changed, or whose end is.
+// An importTwin is an import that changes its records or the result of Close.
 type importTwin struct {
 	store.Import
 	change func(store.Record) store.Record
@@ -61,7 +61,7 @@ func (in importTwin) Close() error {
 	return in.close()
 }
 
-// leavesOut is a store that does not export every second record of a sort.
+// leavesOut returns a store whose export omits every second record of a sort.
 func leavesOut(s store.Sort, caught ...string) spoiled {
 	return spoiled{"does not export every second " + s.String(), func(w *twin) {
 		w.export = func(_ *memory.Log, e store.Export) store.Export {
@@ -87,7 +87,7 @@ const (
 	copyCase  = "a copy has everything as it was"
 )
 
-// wholeTwins are broken in what reads or fills whole logs.
+// wholeTwins are mutants that break the methods for whole logs.
 var wholeTwins = []spoiled{
 	leavesOut(store.SortEvent, wholeCase, copyCase),
 	leavesOut(store.SortVersion, wholeCase),

@@ -17,7 +17,7 @@ var (
 	copyNeed   = []need{exporter, importer}
 )
 
-// wholeCases are about what reads, checks, fills or copies a whole log.
+// wholeCases test the methods that export, verify, fill or copy a whole log.
 var wholeCases = []testCase{
 	{name: "an export holds every record in its order", needs: exportNeed, run: func(x *fixture) {
 		fill(x)
@@ -125,7 +125,7 @@ var wholeCases = []testCase{
 		epoch := x.timer("t", "due in 1970", time.Unix(0, 0))
 		x.commit(&store.Batch{
 			Key: book("a"), Events: x.events("1"), Receipts: []store.Receipt{{Name: "r", Version: 1}}, Enqueue: []store.Message{epoch},
-			// Those of a reader of another log.
+			// Bookmarks of a reader that follows another log.
 			Bookmarks: []store.Bookmark{{Name: "b", Position: 9}, {Name: "c", Position: store.NewPosition(100, 0)}},
 		})
 		for what, b := range map[string]*store.Batch{
@@ -190,7 +190,7 @@ var wholeCases = []testCase{
 		for i, r := range records {
 			s := store.SortOf(r)
 			if ev, ok := r.(*store.Event); seen[s] || ok && ev.Key != book("a") {
-				continue // one of each sort, and an event that others follow
+				continue // take one record of each sort, but an event that others follow
 			} else if ok {
 				event = ev
 			}
@@ -243,7 +243,7 @@ var wholeCases = []testCase{
 		y.commit(&store.Batch{Key: store.Key{Kind: "shelf", ID: "s"}, Expected: 2, Save: y.state("3")})
 		if x.features.Outbox {
 			r := y.commit(&store.Batch{Key: book("a"), Expected: 8, Enqueue: []store.Message{y.timer("t", "again", noon)}})
-			want(x, "sequence", r.Sequence, 5) // 4 was settled before the copy
+			want(x, "sequence", r.Sequence, 5) // sequence 4 was settled before the copy
 			y.wantMessages("the timer is replaced", y.messages(store.MessageQuery{}), "m", "again")
 		}
 		if x.features.Receipts {
@@ -372,11 +372,11 @@ var wholeCases = []testCase{
 	}},
 }
 
-// filled are the keys of fill, sorted.
+// filled are the keys that fill uses, sorted.
 var filled = []store.Key{book("a"), book("b"), {Kind: "shelf", ID: "s"}}
 
-// fill stores some of everything that the log can keep. Golden data begins with
-// it, so it stays as it is.
+// fill stores records of every sort that the log can keep. Golden data begins with them, so
+// fill must not change.
 func fill(x *fixture) {
 	x.Helper()
 	threeSnapshots(x)
@@ -416,7 +416,7 @@ func fill(x *fixture) {
 	}
 }
 
-// exportedNames compares what is found by name.
+// exportedNames compares the records that are found by name.
 func (x *fixture) exportedNames(e store.Export) {
 	x.Helper()
 	f := &x.features
@@ -495,7 +495,7 @@ func (x *fixture) verify(log store.Log) *store.Report {
 	return report
 }
 
-// wantWhole fails unless nothing is wrong with a log.
+// wantWhole fails if verification finds a fault in a log.
 func (x *fixture) wantWhole(log store.Log) {
 	x.Helper()
 	for _, fault := range x.verify(log).Faults {
@@ -523,7 +523,7 @@ func (x *fixture) around(log store.Log) *fixture {
 	return y
 }
 
-// copy copies the log to another one.
+// copy copies the log to a new one.
 func (x *fixture) copy() *fixture {
 	x.Helper()
 	y := x.another()
@@ -533,7 +533,7 @@ func (x *fixture) copy() *fixture {
 	return y
 }
 
-// beginImport begins to fill the log with a number of events.
+// beginImport begins to fill the log with the given number of events.
 func (x *fixture) beginImport(events uint64) store.Import {
 	x.Helper()
 	in, err := ability[store.Importer](x).Import(x.ctx, store.Origin{Heads: []store.Position{store.NewPosition(0, events)}, Sequence: 2})
@@ -541,14 +541,14 @@ func (x *fixture) beginImport(events uint64) store.Import {
 	return in
 }
 
-// stored returns an event as a log hands it out.
+// stored returns an event as a log returns it.
 func (x *fixture) stored(key store.Key, version store.Version, position store.Position) *store.Event {
 	e := x.event(fmt.Sprint(version))
 	e.Key, e.Version, e.Position, e.Time = key, version, position, noon
 	return &e
 }
 
-// counts returns the counts of the log's figures.
+// counts returns the counts in the log's statistics.
 func (x *fixture) counts() [5]int64 {
 	x.Helper()
 	s, err := ability[store.Statistics](x).Stats(x.ctx)
