@@ -14,13 +14,12 @@ type Lendings struct {
 	Total int
 }
 
-// A transaction that fails leaves the model as it was, and what reads it does
-// not see it half-way.
+// Update changes a copy of the model and puts it in place as a whole. A transaction that
+// fails leaves the model as it was.
 func ExampleMemory() {
 	target, err := projection.NewMemory(Lendings{})
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
 	ctx := context.Background()
 	for _, books := range [][]string{{"emma", "walden"}, {"emma"}, {"dracula", ""}} {
@@ -43,15 +42,15 @@ func ExampleMemory() {
 		for book, n := range m.Books.All() {
 			fmt.Println(book, n)
 		}
-		fmt.Println("in all", m.Total)
+		fmt.Println("total", m.Total)
 		return nil
 	})
 	if err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
 	// Output:
 	// update: a book has no name
 	// emma 2
 	// walden 1
-	// in all 3
+	// total 3
 }

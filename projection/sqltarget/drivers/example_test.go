@@ -3,76 +3,70 @@ package drivers_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
+	"github.com/perdure/perdure"
+	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
+	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/projection/sqltarget"
+	"github.com/perdure/perdure/store/memory"
 )
 
-// The read model and the note about how far it has come are stored together, or
-// neither is.
+// A projection with its read model in a SQL database: each rule gets the transaction in
+// which the position of the event is stored, so every event counts exactly once.
 func Example() {
-	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() {
-		if err := os.RemoveAll(dir); err != nil {
-			fmt.Println(err)
-		}
-	}()
 	ctx := context.Background()
-	db, err := sql.Open("sqlite", "file:"+filepath.ToSlash(filepath.Join(dir, "model.db"))+"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)")
+	db, err := sql.Open("sqlite", ":memory:")
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			fmt.Println(err)
-		}
-	}()
-	if _, err := db.ExecContext(ctx, "CREATE TABLE lent (book TEXT PRIMARY KEY, times INTEGER NOT NULL)"); err != nil {
-		fmt.Println(err)
-		return
-	}
+	db.SetMaxOpenConns(1) // each connection has an in-memory database of its own
 	target, err := sqltarget.Open(ctx, db, sqltarget.SQLite, sqltarget.CreateTable())
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
-	lend := func(book, position string, failure error) error {
-		return target.Update(ctx, func(tx *sql.Tx) error {
-			if _, err := tx.ExecContext(ctx, "INSERT INTO lent VALUES (?, 1) ON CONFLICT (book) DO UPDATE SET times = times + 1", book); err != nil {
-				return err
-			}
-			if err := target.SetNote(ctx, tx, "position", []byte(position)); err != nil {
-				return err
-			}
-			return failure
-		})
-	}
-	if err := errors.Join(lend("emma", "1", nil), lend("emma", "2", nil)); err != nil {
-		fmt.Println(err)
-	}
-	fmt.Println(lend("emma", "3", errors.New("a handler that fails")))
-	err = target.View(ctx, func(tx *sql.Tx) error {
-		position, err := target.Note(ctx, tx, "position")
-		if err != nil {
+	runner := projection.New("balances",
+		projection.Prepare(func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, "CREATE TABLE balances (account TEXT PRIMARY KEY, amount INTEGER NOT NULL)")
 			return err
-		}
-		var times int
-		err = tx.QueryRowContext(ctx, "SELECT times FROM lent WHERE book = 'emma'").Scan(&times)
-		fmt.Printf("emma was lent %d times at position %s\n", times, position)
-		return err
+		}),
+		projection.On(func(ctx context.Context, tx *sql.Tx, e projection.Event[*testv1.Deposited]) error {
+			_, err := tx.ExecContext(ctx, "INSERT INTO balances VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET amount = amount + excluded.amount",
+				e.Key.ID, e.Message.GetAmount())
+			return err
+		}),
+	).Into(target)
+	accounts := perdure.EventSourced("account",
+		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
+			return perdure.Persist(&testv1.Deposited{Amount: c.GetAmount()}), nil
+		}),
+		perdure.Evolve(func(a *testv1.Account, e *testv1.Deposited) { a.Balance += e.GetAmount() }),
+	)
+	engine, err := perdure.Open(ctx, perdure.Config{
+		Store: memory.New(), Kinds: []perdure.AnyKind{accounts}, Services: []perdure.Service{projection.Service(runner)},
 	})
 	if err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
-	// Output:
-	// update: a handler that fails
-	// emma was lent 2 times at position 2
+	for _, amount := range []int64{30, 12} {
+		receipt, err := accounts.Ref(engine, "ada").Do(ctx, &testv1.Deposit{Amount: amount})
+		if err != nil {
+			panic(err)
+		}
+		if err := projection.WaitFor(ctx, runner, receipt); err != nil {
+			panic(err)
+		}
+	}
+	var amount int64
+	if err := db.QueryRowContext(ctx, "SELECT amount FROM balances WHERE account = 'ada'").Scan(&amount); err != nil {
+		panic(err)
+	}
+	fmt.Println("ada has", amount)
+	if err := engine.Close(ctx); err != nil {
+		panic(err)
+	}
+	if err := db.Close(); err != nil {
+		panic(err)
+	}
+	// Output: ada has 42
 }
