@@ -2,7 +2,6 @@
 
 package canary
 
-// Broken reports whether the promise behind a twin is broken on purpose. In a
-// real build none is: the function is false for the compiler, which removes what
-// it guards.
+// Broken reports whether a mutant is switched on. In a real build it is constantly false,
+// so that the compiler removes the code that it guards.
 func Broken(string) bool { return false }

@@ -4,8 +4,8 @@ package canary
 
 import "os"
 
-// broken is the one twin that is switched on; empty is none.
+// broken is the name of the mutant that is switched on, or empty.
 var broken = os.Getenv("PERDURE_CANARY")
 
-// Broken reports whether the promise behind a twin is broken on purpose.
+// Broken reports whether a mutant is switched on.
 func Broken(twin string) bool { return twin == broken }

@@ -15,13 +15,13 @@ import (
 	"github.com/perdure/perdure/internal/fingerprint"
 )
 
-// A program is a version of a program: messages, in the text form of a file, and
-// what it does with events. Fields are by name, so that they can be moved.
+// A program is one version of an application: its messages, as fields of a descriptor, and
+// its rules. Rules use fields by name, so that a version can renumber them.
 type program struct {
 	state   []*descriptorpb.FieldDescriptorProto
 	events  map[string][]*descriptorpb.FieldDescriptorProto
-	enum    []string // of the enum Colour, from 0
-	numbers []int32  // of these, if they are not 1, 2, 3 and so on
+	enum    []string // names of the values of the enum Colour, from 0
+	numbers []int32  // numbers of these values, if they are not 1, 2, 3 and so on
 	more    []*descriptorpb.DescriptorProto
 	evolve  map[string]func(s, e fieldsOf)
 	upcasts map[string]func(e fieldsOf)
@@ -149,7 +149,7 @@ func (p program) print(t testing.TB) *fingerprint.Print {
 
 type fields = []*descriptorpb.FieldDescriptorProto
 
-// base is the program that others differ from.
+// base is the program that the others differ from.
 func base() program {
 	return program{
 		state: fields{field(1, "owner", str), field(2, "balance", num), field(3, "count", num)},
@@ -178,8 +178,8 @@ func deposited(evolve func(s, e fieldsOf)) program {
 	return with(func(p *program) { p.evolve["Deposited"] = evolve })
 }
 
-// TestPrint/… : what another program is to a snapshot of the base program, and the
-// other way round.
+// TestPrint/… names the verdict of another program about a snapshot of the base program,
+// and the reverse.
 func TestPrint(t *testing.T) {
 	t.Parallel()
 	plain := base().evolve["Deposited"]
@@ -305,8 +305,8 @@ func TestPrint(t *testing.T) {
 	}
 }
 
-// rich is a program whose event has members of a oneof, lists, optional fields and
-// a message.
+// rich is a program whose event has members of a oneof, lists, optional fields and a
+// message.
 func rich(evolve func(s, e fieldsOf)) program {
 	part := &descriptorpb.DescriptorProto{Name: new("Part"), Field: fields{field(1, "text", str), field(2, "size", num)}}
 	return program{
@@ -368,8 +368,7 @@ func TestPrintSees(t *testing.T) {
 	}
 }
 
-// TestPrintOfEnums/… : a kind whose rules depend on the value of an enum gets other
-// values.
+// TestPrintOfEnums/… : the enum on which the rules of a kind depend gets other values.
 func TestPrintOfEnums(t *testing.T) {
 	t.Parallel()
 	coloured := func(names []string, numbers []int32, worth func(colour int) int64) *fingerprint.Print {
@@ -412,8 +411,8 @@ func TestPrintOfEnums(t *testing.T) {
 	}
 }
 
-// TestPrintIsBounded asks a kind of thirty event types. Its print must be small,
-// since each snapshot holds it, and the rules must not be asked too often.
+// TestPrintIsBounded makes the print of a kind with thirty event types. The print must be
+// small, since each snapshot holds it, and the number of rule calls must be bounded.
 func TestPrintIsBounded(t *testing.T) {
 	t.Parallel()
 	const applicationsMax = 40_000
@@ -439,8 +438,8 @@ func TestPrintIsBounded(t *testing.T) {
 	t.Logf("%d applications, %d bytes", applied, len(own.Encode()))
 }
 
-// TestPrintOfLargeStates asks a kind one event of which makes a state of a megabyte.
-// Opening an engine must not take long for it.
+// TestPrintOfLargeStates makes the print of a kind with an event that makes a state of a
+// megabyte. An engine makes prints when it opens, so this must not take long.
 func TestPrintOfLargeStates(t *testing.T) {
 	t.Parallel()
 	grown := func(evolve func(s, e fieldsOf)) (own *fingerprint.Print, bytes int) {

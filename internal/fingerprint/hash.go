@@ -8,9 +8,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// A hash is an FNV-1a hash with a stronger end. It depends on numbers and values
-// alone: not on names of fields, on the order of declarations, or on how a version
-// of the protobuf library encodes a message.
+// A hash is an FNV-1a hash with a stronger finalizer. It depends on numbers and values
+// alone: not on names of fields, on the order of declarations, or on the encoding of a
+// message by a version of the protobuf library.
 type hash uint64
 
 func newHash(text string) hash { return hash(14695981039346656037).text(text) }
@@ -25,7 +25,7 @@ func (h hash) text(s string) hash {
 
 func (h hash) bytes(b []byte) hash { return h.text(string(b)) }
 
-// number adds a number; its bits go through the finalizer of MurmurHash3.
+// number adds a number, mixed by the finalizer of MurmurHash3.
 func (h hash) number(n uint64) hash {
 	x := (uint64(h) ^ n) * 0x9e3779b97f4a7c15
 	x ^= x >> 33
@@ -36,7 +36,8 @@ func (h hash) number(n uint64) hash {
 	return hash(x + 0x632be59bd9b4e019)
 }
 
-// message adds a message. Fields are added up, so their order does not matter.
+// message adds a message. The hashes of its fields are summed, so their order does not
+// matter.
 func (h hash) message(m protoreflect.Message) hash {
 	total := uint64(0)
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
@@ -96,9 +97,9 @@ func byNumber(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
 	return fields
 }
 
-// numbers adds the numbers of the first fields of a message, and of all in the
-// messages that they hold: so much tells which fields a sample has set. Of an enum
-// it adds the value that samples have, which another program may not have.
+// numbers adds the numbers of the first cut fields of a message, and of all fields in the
+// messages that they hold. That identifies the fields that a sample has set. For an enum it
+// adds the value that samples use, because another program may not have that value.
 func numbers(h hash, d protoreflect.MessageDescriptor, cut int, above []protoreflect.FullName) hash {
 	return shape(h, d, cut, above, func(h hash, f protoreflect.FieldDescriptor) hash {
 		h = h.number(uint64(f.Number()))
@@ -112,7 +113,7 @@ func numbers(h hash, d protoreflect.MessageDescriptor, cut int, above []protoref
 	})
 }
 
-// classes adds the types of these fields.
+// classes adds the types of the first cut fields.
 func classes(h hash, d protoreflect.MessageDescriptor, cut int, above []protoreflect.FullName) hash {
 	return shape(h, d, cut, above, class)
 }
@@ -135,7 +136,8 @@ func shape(h hash, d protoreflect.MessageDescriptor, cut int, above []protorefle
 	return h
 }
 
-// class adds the type of a field. Types between which protobuf can switch are one.
+// class adds the type of a field. Types that protobuf can convert into each other are one
+// class.
 func class(h hash, f protoreflect.FieldDescriptor) hash {
 	switch {
 	case f.IsMap():

@@ -11,23 +11,23 @@ import (
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 )
 
-// A Verdict says what a print has to do with another one.
+// A Verdict is the result of comparing two prints.
 type Verdict uint8
 
-// The verdicts. The zero value is the careful one.
+// The verdicts. The zero value is the safe one.
 const (
-	// Other: the folds differ, or nothing can be said about them.
+	// Other: the folds differ, or the prints allow no conclusion.
 	Other Verdict = iota
-	// Same: the folds answer alike what both were asked.
+	// Same: the folds give the same answers to all questions that both were asked.
 	Same
-	// Unreadable: the states themselves differ in a way that protobuf does not
-	// bridge: one field number, two types.
+	// Unreadable: the states themselves differ in a way that protobuf does not convert: one
+	// field number with two types.
 	Unreadable
-	// Unknown: there is no question that both were asked.
+	// Unknown: both were asked no common question.
 	Unknown
 )
 
-// A Print describes a fold, see the package. It does not change.
+// A Print describes a fold, see the package comment. It does not change.
 type Print struct {
 	fold    perdurev1.Fold
 	marks   []mark
@@ -40,32 +40,32 @@ type mark struct {
 	question uint32
 	answer   uint16
 	sort     sort
-	// of a pair: the questions that a print answers if it knows the events with
-	// the same fields, so that it was asked about the pair
+	// for a pair: the questions that a program was asked if and only if it knows the events
+	// with the same fields, so that it was asked about the pair too
 	first, second uint32
 }
 
-// A sort of question.
+// A sort is a sort of question.
 type sort uint8
 
 const (
-	// ofFold: what do the rules make of events?
+	// ofFold: which state do the rules make of events?
 	ofFold sort = iota
-	// ofState: what is the type of a field of the state?
+	// ofState: which type does a field of the state have?
 	ofState
-	// ofPair: what does an event do after another one? The answer plain, which
-	// most pairs have, is not encoded.
+	// ofPair: what does an event do after another one? Most pairs have the answer plain,
+	// which is not encoded.
 	ofPair
 )
 
-// plain is the answer that the second event does what it does to an empty state,
-// beside what the first one has done.
+// plain is the answer of a pair whose second event adds to the first one's state just what
+// it adds to an empty state.
 const plain = 0
 
 const (
 	markBytes = 6
-	// pairsMax bounds the pairs that are encoded one by one, marksMax all marks: of
-	// a kind with more than that, only the hash of all answers is.
+	// pairsMax bounds the pairs that are encoded one by one, marksMax bounds all marks. For
+	// a kind with more, only the hash of all answers is encoded.
 	pairsMax = 384
 	marksMax = 4096
 )
@@ -95,18 +95,18 @@ func (p *Print) seal() {
 	}
 	var err error
 	if p.encoded, err = (proto.MarshalOptions{Deterministic: true}).Marshal(&p.fold); err != nil {
-		panic("perdure: encode a fingerprint: " + err.Error()) // numbers and bytes
+		panic("perdure: encode a fingerprint: " + err.Error()) // the message holds only numbers and bytes
 	}
 }
 
 // Encode returns the stored form, which must not be changed.
 func (p *Print) Encode() []byte { return p.encoded }
 
-// Stuck returns the names of the events and old states whose rule has not returned
-// for a sample. Such a rule goes on, on a goroutine that nothing can end.
+// Stuck returns the names of the events and old states whose rule did not return for a
+// sample. Such a rule continues on a goroutine that cannot be ended.
 func (p *Print) Stuck() []string { return p.stuck }
 
-// Compare says whether a stored print is one of the same fold.
+// Compare compares a stored print with p.
 func (p *Print) Compare(stored []byte) Verdict {
 	if bytes.Equal(stored, p.encoded) {
 		return Same

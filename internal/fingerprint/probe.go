@@ -9,36 +9,36 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Bounds of what is asked. With thirty event types of six fields it is about ten
-// thousand applications of a rule, some tens of milliseconds.
+// Bounds of the questions. With thirty event types of six fields there are about ten
+// thousand calls of a rule, which take some tens of milliseconds.
 const (
-	// cutsMax is how many beginnings of the list of an event's fields are asked
-	// about, so that programs which have some fields more agree on the others.
+	// cutsMax is the number of prefixes of an event's list of fields that are asked about,
+	// so that a program with a few more fields agrees on the others.
 	cutsMax = 3
-	// pairsAskedMax bounds the pairs of event types; of more types a part is asked.
+	// pairsAskedMax bounds the pairs of event types. Of more pairs, a part is asked.
 	pairsAskedMax = 1024
-	// walks of so many steps try what longer histories do.
+	// walks is the number of longer histories that are tried, walkSteps their length.
 	walks     = 24
 	walkSteps = 12
-	// stateBytesMax bounds the states, as encoded, that pairs and walks begin with.
-	// Behind it no more of them are asked about.
+	// stateBytesMax bounds the encoded bytes of the states that pairs and walks begin with.
+	// Above it, no further pairs and walks are asked.
 	stateBytesMax = 16 << 20
-	// stuckAfter is how long a rule may take for one sample.
+	// stuckAfter bounds the time of a rule for one sample.
 	stuckAfter = 10 * time.Second
 )
 
-// A Fold is what is asked: the rules of an event-sourced kind.
+// A Fold holds the rules of an event-sourced kind, which the questions are about.
 type Fold struct {
 	NewState func() proto.Message
-	// Events and Migrations are keyed by full protobuf name: of the events that may
-	// be stored, and of states that are migrated.
+	// Events and Migrations are keyed by full protobuf name: of the events that may be
+	// stored, and of the old states that are migrated.
 	Events     map[string]Event
 	Migrations map[string]Migration
-	// Version is raised by hand where a change escapes the questions.
+	// Version is raised by hand for a change that the questions do not find.
 	Version uint64
 }
 
-// An Event is a type of event with its rule, after its upcasts.
+// An Event is a type of event and its rule, which runs after its upcasts.
 type Event struct {
 	New   func() proto.Message
 	Apply func(state, event proto.Message)
@@ -50,27 +50,26 @@ type Migration struct {
 	Migrate func(proto.Message) proto.Message
 }
 
-// Of asks the rules of a kind.
+// Of asks the rules of a kind all questions and returns the answers.
 //
-// The questions are, for each type of event that is stored (those that are
-// upcast included; a sample goes through the upcast first):
+// The questions are, for each type of event that is stored (types that are upcast included;
+// a sample goes through the upcast first):
 //
-//  1. What becomes of an empty state with an event that has no field set?
-//  2. What becomes of it with each of the samples of the event, and with the
-//     sample twice? Samples have all fields set, one alone, all but one, and each
-//     field false, zero, negative, or as another member of its oneof; lists are
-//     empty, of one and of two elements. The question is asked for all fields of
-//     the event, and for all but the last one or two, which another program may
-//     not have.
-//  3. What becomes of it with each value of each enum, alone and with all other
+//  1. Which state does an empty state become after an event without any field set?
+//  2. Which state does it become after each of the samples of the event, and after the
+//     sample twice? Samples have all fields set, one alone, all but one, and each field
+//     false, zero, negative, or as another member of its oneof; lists are empty, of one and
+//     of two elements. The question is asked for all fields of the event, and for all but
+//     the last one or two, which another program may not have.
+//  3. Which state does it become after each value of each enum, alone and with all other
 //     fields set?
 //  4. What does the event do after one of another type, for each pair?
 //  5. What does it do after all the others, in several orders?
 //
-// The answers to the last question are only in the hash of all answers, which
-// counts between programs that are asked the same. If the states are very large, the
-// last two questions are asked in part. Beside them stand the types
-// of the fields of the state, and what the migrations of snapshots make of samples.
+// The answers to the last question are only in the hash of all answers, which counts
+// between programs that were asked the same questions. If the states are very large, the
+// last two questions are asked in part. The print also holds the types of the fields of the
+// state, and the results of the migrations of snapshots for samples.
 func Of(f *Fold) *Print {
 	b := &builder{print: new(Print), rules: f, questions: newHash("1"), answers: newHash("1"), timer: time.NewTimer(stuckAfter)}
 	b.print.fold.Version = f.Version
@@ -91,7 +90,7 @@ func Of(f *Fold) *Print {
 	return b.print
 }
 
-// A builder asks and writes the answers down.
+// A builder asks the questions and records the answers.
 type builder struct {
 	print     *Print
 	rules     *Fold
@@ -99,7 +98,7 @@ type builder struct {
 	questions hash
 	answers   hash
 	timer     *time.Timer
-	bytes     int // of states that have been decoded
+	bytes     int // total bytes of the states that were decoded
 }
 
 // An event is a stored type of event.
@@ -107,14 +106,14 @@ type event struct {
 	name    string
 	rule    Event
 	desc    protoreflect.MessageDescriptor
-	fields  hash     // numbers of its fields
-	known   uint32   // question that each program answers which knows the event with these fields
+	fields  hash     // hash of the numbers of its fields
+	known   uint32   // question that a program is asked if and only if it knows the event with these fields
 	samples [][]byte // the first ones have all fields set
 	choices []choice
-	after   [2]step // what the first two samples make of an empty state
+	after   [2]step // states that the first two samples make of an empty state
 }
 
-// A step is a state that a sample leads to.
+// A step is the result of applying a sample: a state and an outcome.
 type step struct {
 	state []byte
 	outcome
@@ -138,7 +137,7 @@ func newEvent(name string, rule Event) *event {
 	return e
 }
 
-// note writes an answer down.
+// note records an answer.
 func (b *builder) note(m mark, question, answer hash) {
 	m.question = uint32(question.text(sortNames[m.sort]))
 	m.answer = uint16(answer)
@@ -152,7 +151,7 @@ func (b *builder) note(m mark, question, answer hash) {
 
 var sortNames = [...]string{ofFold: "fold", ofState: "state", ofPair: "pair"}
 
-// state asks for the types of the fields of the state, and of the messages in it.
+// state records the types of the fields of the state, and of the messages in it.
 func (b *builder) state(d protoreflect.MessageDescriptor, seen map[protoreflect.FullName]bool) {
 	if seen[d.FullName()] {
 		return
@@ -200,10 +199,10 @@ func (b *builder) alone(e *event) {
 	}
 }
 
-// sample returns the i-th sample that has all fields set.
+// sample returns the i-th of the samples that have all fields set.
 func (e *event) sample(i int) []byte { return e.samples[min(i, len(e.samples)-1)] }
 
-// after returns the state that a sample makes of an empty one.
+// after applies a sample to an empty state.
 func (b *builder) after(e *event, sample []byte) (s step) {
 	state := b.rules.NewState()
 	if s.outcome = b.apply(e, state, sample); s.outcome == returned {
@@ -212,7 +211,7 @@ func (b *builder) after(e *event, sample []byte) (s step) {
 	return s
 }
 
-// twice returns what one and two events make of an empty state.
+// twice applies an event to an empty state twice, and returns the hash of both results.
 func (b *builder) twice(e *event, sample []byte) hash {
 	state := b.rules.NewState()
 	h := newHash("")
@@ -227,7 +226,7 @@ func (b *builder) twice(e *event, sample []byte) hash {
 	return h
 }
 
-// pairs asks what events do after others.
+// pairs asks what each event does after each other one.
 func (b *builder) pairs() {
 	stride := uint64(1 + len(b.events)*len(b.events)/(pairsAskedMax+1))
 	b.print.fold.Partial = stride > 1
@@ -248,7 +247,7 @@ func (b *builder) pairs() {
 					h, usual = h.number(uint64(got)), usual && is
 				}
 			}
-			if h |= 1 << 16; usual { // the bit is in no answer that is plain
+			if h |= 1 << 16; usual { // an answer other than plain has this bit
 				h = plain
 			}
 			b.note(mark{sort: ofPair, first: first.known, second: second.known}, question, h)
@@ -269,8 +268,8 @@ func (b *builder) pairs() {
 	}
 }
 
-// pair returns what a sample of an event makes of the state before, and whether
-// that is what it does to an empty state, added to it.
+// pair applies a sample of an event to the state before. Usual reports whether the event
+// adds to that state just what it adds to an empty state.
 func (b *builder) pair(before *step, second *event, n int) (got hash, usual bool) {
 	alone := &second.after[n]
 	if before.outcome != returned {
@@ -290,7 +289,7 @@ func (b *builder) pair(before *step, second *event, n int) (got hash, usual bool
 	return got, got == newHash("").message(sum.ProtoReflect())
 }
 
-// walks asks what longer histories lead to, in an order that is always the same.
+// walks asks for the results of longer histories, in an order that is always the same.
 func (b *builder) walks() {
 	if len(b.events) == 0 {
 		return
@@ -314,7 +313,7 @@ func (b *builder) walks() {
 		}
 		b.answers = b.answers.number(uint64(h))
 	}
-	// Each sample of each event after one of all the others, forwards and backwards.
+	// Apply each sample of each event after one of all the others, forwards and backwards.
 	for range 2 {
 		state := b.rules.NewState()
 		for _, e := range b.events {
@@ -343,7 +342,7 @@ func (b *builder) walks() {
 	}
 }
 
-// migration asks what a migration makes of old states.
+// migration asks for the results of a migration for samples of old states.
 func (b *builder) migration(name string, m Migration) {
 	d := m.New().ProtoReflect().Descriptor()
 	all := len(byNumber(d))
@@ -358,8 +357,8 @@ func (b *builder) migration(name string, m Migration) {
 	b.note(mark{sort: ofFold}, question, h)
 }
 
-// apply changes a state by a sample of an event. The state must not be used
-// afterwards unless the rule has returned.
+// apply applies a sample of an event to a state. The state must not be used afterwards
+// unless the rule has returned.
 func (b *builder) apply(e *event, state proto.Message, sample []byte) outcome {
 	message := decode(e.rule.New(), sample)
 	return b.run(e.name, func() { e.rule.Apply(state, message) })
@@ -376,9 +375,9 @@ func (b *builder) migrate(name string, m Migration, sample []byte) (state proto.
 	return result, returned
 }
 
-// run runs a rule on a goroutine of its own, because a rule may end the one that it
-// runs on, or never return: rules are written for events that happen, and a sample
-// may be one that does not. A rule that has not returned once is not asked again.
+// run runs a rule on a goroutine of its own, because a rule may end its goroutine or never
+// return: rules are written for events that happen, and a sample may be one that cannot
+// happen. A rule that did not return once is not called again.
 func (b *builder) run(name string, rule func()) outcome {
 	if slices.Contains(b.print.stuck, name) {
 		return stuck
@@ -390,7 +389,7 @@ func (b *builder) run(name string, rule func()) outcome {
 	return o
 }
 
-// Ends runs a rule as [Of] does, and reports whether it has returned or panicked.
+// Ends runs a rule as [Of] does, and reports whether it returned or panicked.
 func Ends(rule func()) bool {
 	o := run(time.NewTimer(stuckAfter), rule)
 	return o == returned || o == panicked
@@ -419,8 +418,8 @@ func run(t *time.Timer, rule func()) outcome {
 	}
 }
 
-// add changes a state by another one as events do that have nothing to do with
-// each other: numbers are added, lists and maps joined, all else is taken over.
+// add merges the state from into to, as independent events would do: numbers are added,
+// lists and maps joined, and all other values replaced.
 func add(to, from protoreflect.Message) {
 	from.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
@@ -460,14 +459,14 @@ func sum(f protoreflect.FieldDescriptor, a, b protoreflect.Value) protoreflect.V
 	return b
 }
 
-// decoded returns an encoded state for something to begin with.
+// decoded returns an encoded state as a message, to begin with.
 func (b *builder) decoded(encoded []byte) proto.Message {
 	b.bytes += len(encoded)
 	return decode(b.rules.NewState(), encoded)
 }
 
-// encode returns the encoding of a state, or nil if a rule has made it one that
-// cannot be encoded.
+// encode returns the encoding of a state, or nil if a rule has made a state that cannot be
+// encoded.
 func encode(m proto.Message) []byte {
 	b, err := proto.Marshal(m)
 	if err != nil {
@@ -477,6 +476,6 @@ func encode(m proto.Message) []byte {
 }
 
 func decode(m proto.Message, b []byte) proto.Message {
-	_ = proto.UnmarshalOptions{AllowPartial: true}.Unmarshal(b, m) // it comes from encode or from samples
+	_ = proto.UnmarshalOptions{AllowPartial: true}.Unmarshal(b, m) // b comes from encode or from samples, so it can be decoded
 	return m
 }

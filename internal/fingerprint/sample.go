@@ -9,25 +9,24 @@ import (
 )
 
 const (
-	// depthMax bounds the nesting of samples, for messages that hold themselves.
+	// depthMax bounds the nesting of samples, for message types that contain themselves.
 	depthMax = 3
-	// samplesMax bounds the samples of one type of event, choicesMax those of the
-	// values of its enums.
+	// samplesMax bounds the samples of one type of event, choicesMax the values of its
+	// enums.
 	samplesMax = 96
 	choicesMax = 48
 )
 
-// The ways to fill a message. Values are small, so that a rule which counts up to
-// one of them comes to an end.
+// The ways to fill a message. Values are small, so that a rule that counts up to one of
+// them ends quickly.
 const (
 	usual    = iota // true, the second value of an enum, the last member of a oneof, one element
 	other           // false, other numbers and texts, the first member, two elements
 	negative        // negative numbers, false
 )
 
-// samples returns encoded messages in which the first fields, up to cut, are set:
-// all of them in each of the ways, one alone, and all but one or with one of them
-// another.
+// samples returns encoded messages in which the first cut fields are set: all of them in
+// each of the ways, one alone, and all but one or with one of them changed.
 func samples(message func() proto.Message, cut int) [][]byte {
 	var list [][]byte
 	add := func(change func(m protoreflect.Message)) {
@@ -70,7 +69,7 @@ func samples(message func() proto.Message, cut int) [][]byte {
 	return list
 }
 
-// paths returns the ways to the fields, and to those in messages below them.
+// paths returns the paths to the fields, and to the fields of messages below them.
 func paths(fields []protoreflect.FieldDescriptor, above []protoreflect.FieldDescriptor) [][]protoreflect.FieldDescriptor {
 	var list [][]protoreflect.FieldDescriptor
 	for _, f := range fields {
@@ -80,13 +79,13 @@ func paths(fields []protoreflect.FieldDescriptor, above []protoreflect.FieldDesc
 			list = append(list, paths(byNumber(f.Message()), p)...)
 		}
 	}
-	// Those at the top first, because the number of samples is bounded.
+	// Fields at the top come first, because the number of samples is bounded.
 	slices.SortStableFunc(list, func(a, b []protoreflect.FieldDescriptor) int { return cmp.Compare(len(a), len(b)) })
 	return list
 }
 
-// follow returns the message that the last field of a path is of. It makes what
-// is missing on the way.
+// follow returns the message that contains the last field of a path. It creates missing
+// messages on the path.
 func follow(m protoreflect.Message, path []protoreflect.FieldDescriptor) protoreflect.Message {
 	for _, f := range path[:len(path)-1] {
 		if !f.IsList() {
@@ -102,7 +101,7 @@ func follow(m protoreflect.Message, path []protoreflect.FieldDescriptor) protore
 	return m
 }
 
-// fill sets fields of a message.
+// fill sets the given fields of a message.
 func fill(m protoreflect.Message, fields []protoreflect.FieldDescriptor, way, depth int) {
 	for _, f := range fields {
 		if o := f.ContainingOneof(); o != nil && way == other && m.WhichOneof(o) != nil {
@@ -182,13 +181,13 @@ func value(f protoreflect.FieldDescriptor, way, i int) protoreflect.Value {
 	}
 }
 
-// usualValue returns the value of an enum that samples have.
+// usualValue returns the enum value that samples use.
 func usualValue(d protoreflect.EnumDescriptor) protoreflect.EnumNumber {
 	values := byValue(d)
 	return values[min(1, len(values)-1)]
 }
 
-// byValue returns the numbers of an enum, each once, in their order.
+// byValue returns the numbers of an enum, each once, in ascending order.
 func byValue(d protoreflect.EnumDescriptor) []protoreflect.EnumNumber {
 	var list []protoreflect.EnumNumber
 	for i := range d.Values().Len() {
@@ -198,22 +197,22 @@ func byValue(d protoreflect.EnumDescriptor) []protoreflect.EnumNumber {
 	return slices.Compact(list)
 }
 
-// A choice is a value of an enum somewhere in an event.
+// A choice is a value of an enum field somewhere in an event.
 type choice struct {
-	path   hash // numbers of the fields on the way
+	path   hash // hash of the numbers of the fields on the path
 	number protoreflect.EnumNumber
-	// alone is an event with nothing but the value, among one with all fields set.
+	// alone is an event with the value and nothing else, among is one with all fields set.
 	alone, among []byte
 }
 
-// question returns the question about the value alone, which every program can be
-// asked that has the value, if of is the name of the event; or that about the value
-// among others, if of is the fields of the event.
+// question returns a question about the value. If of is the hash of the event's name, it is
+// the question about the value alone, which every program that has the value can be asked.
+// If of is the hash of the event's fields, it is the question about the value among others.
 func (c *choice) question(of hash) hash {
 	return of.text("enum").number(uint64(c.path)).number(uint64(c.number))
 }
 
-// choices returns the values of the enums of an event.
+// choices returns the values of all enum fields of an event.
 func choices(message func() proto.Message) []choice {
 	var list []choice
 	fields := byNumber(message().ProtoReflect().Descriptor())
@@ -253,7 +252,7 @@ func choices(message func() proto.Message) []choice {
 func encodeSample(m proto.Message) []byte {
 	b, err := proto.MarshalOptions{AllowPartial: true, Deterministic: true}.Marshal(m)
 	if err != nil {
-		panic("perdure: encode a sample: " + err.Error()) // it is made of plain values
+		panic("perdure: encode a sample: " + err.Error()) // a sample is made of plain values
 	}
 	return b
 }

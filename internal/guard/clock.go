@@ -7,27 +7,27 @@ import (
 	"time"
 )
 
-// A TimeSource is the clock of a user.
+// A TimeSource is a clock that the user provides.
 type TimeSource interface {
 	Now() time.Time
 	AfterFunc(d time.Duration, f func()) (stop func() bool)
 }
 
-// A Clock calls the clock of a user, which may panic or end the goroutine: then the
-// clock of the system takes its place for this one call. It is called under no lock.
+// A Clock calls the clock of a user. If that panics or ends the goroutine, the system's
+// clock is used for this one call. A Clock must not be called under a lock.
 type Clock struct {
 	Inner  TimeSource
 	logger *slog.Logger
-	told   atomic.Bool // that the clock has failed
+	told   atomic.Bool // whether the failure has been logged
 }
 
-// NewClock returns a clock that calls another one, and tells the logger when that
-// fails for the first time.
+// NewClock returns a clock that calls inner, and logs its first failure.
 func NewClock(inner TimeSource, logger *slog.Logger) *Clock {
 	return &Clock{Inner: inner, logger: logger}
 }
 
-// Failed is deferred around each call.
+// Failed is deferred around each call of the user's clock. If the call has not returned,
+// Failed recovers the panic, calls instead, and logs the first failure.
 func (c *Clock) Failed(method string, returned *bool, instead func()) {
 	if *returned {
 		return

@@ -1,4 +1,4 @@
-// Package guard calls code of users that may panic, end its goroutine, or block.
+// Package guard calls user code that may panic, end its goroutine, or block.
 package guard
 
 import (
@@ -7,8 +7,8 @@ import (
 	"runtime/debug"
 )
 
-// Call calls a function and makes an error of a panic. The error says what was
-// called, such as "the store". A [runtime.Goexit] ends the goroutine of the caller.
+// Call calls a function and turns a panic into an error. The error begins with what, such
+// as "the store". A [runtime.Goexit] still ends the goroutine of the caller.
 func Call[T any](what string, fn func() (T, error)) (result T, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -22,9 +22,9 @@ func panicked(what string, v any) error {
 	return fmt.Errorf("%s: panic: %v\n%s", what, v, debug.Stack())
 }
 
-// Loop runs a loop until it returns, and then closes ended. If code of a user has ended
-// its goroutine, Loop calls exited and runs the loop again, on another goroutine. A panic
-// of the loop is not guarded.
+// Loop runs a loop until it returns, and then closes ended. If user code ends the goroutine
+// of the loop, Loop calls exited and runs the loop again on another goroutine. A panic of
+// the loop is not recovered.
 func Loop(loop, exited func(), ended chan<- struct{}) {
 	returned := false
 	defer func() {
@@ -39,9 +39,9 @@ func Loop(loop, exited func(), ended chan<- struct{}) {
 	returned = true
 }
 
-// Apart calls a function on a goroutine of its own, and makes errors of a panic and of
-// a [runtime.Goexit]. It does not wait for longer than the context: then the error is
-// the context's, the function may still run, and its result is lost.
+// Apart calls a function on a goroutine of its own, and turns a panic or a [runtime.Goexit]
+// into an error. It waits until the context ends at most: then the error is the context's,
+// the function may still be running, and its result is lost.
 func Apart[T any](ctx context.Context, what string, fn func() (T, error)) (T, error) {
 	type outcome struct {
 		result T

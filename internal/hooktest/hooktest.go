@@ -1,11 +1,11 @@
-// Package hooktest lets code of users fail, for tests of the packages that call it.
+// Package hooktest makes user code fail, for tests of the packages that call it.
 //
-// A package that calls code of users has a table named hooks in its tests, a map
-// with a key for each place where it does: "Perform(fn)" for a parameter that is a
-// function, "Config.Random" for a field, "store.Log.Commit" for a method of an
-// interface. What follows a comma in a key tells several ways to one place apart.
-// [Each] runs a test for each place with each [Fault]. A test of package tidy looks
-// for places that no table has.
+// A package that calls user code has a table named hooks in its tests. The table is a map
+// with a key for each place where the package calls user code: "Perform(fn)" for a
+// parameter that is a function, "Config.Random" for a field, "store.Log.Commit" for a
+// method of an interface. Text after a comma distinguishes several ways to reach one place.
+// [Each] runs a test for each place with each [Fault]. A test of package tidy looks for
+// places that are in no table.
 package hooktest
 
 import (
@@ -19,12 +19,12 @@ import (
 	"time"
 )
 
-// A Fault is a way in which code of a user fails.
+// A Fault is a way in which user code fails.
 type Fault int
 
 // The faults.
 const (
-	// Nothing returns at once, with nil or zero results where the place has any.
+	// Nothing returns at once, with nil or zero results if the place has results.
 	Nothing Fault = iota
 	// Panics panics with a string.
 	Panics
@@ -32,10 +32,11 @@ const (
 	PanicsWithNil
 	// Exits ends the goroutine by [runtime.Goexit].
 	Exits
-	// Waits returns when the test calls [Hook.Release]: before the engine or the
-	// actors are closed.
+	// Waits blocks until the test calls [Hook.Release], which it does before it closes the
+	// engine or the actors.
 	Waits
-	// Blocks is like Waits, and the test calls Release when they have been closed.
+	// Blocks blocks until the test calls [Hook.Release], which it does after it has closed
+	// the engine or the actors.
 	Blocks
 )
 
@@ -46,15 +47,14 @@ var names = [...]string{
 
 func (f Fault) String() string { return names[f] }
 
-// Text is what a panic of [Panics] says.
+// Text is the value of a panic of [Panics].
 const Text = "a fault of the code of a user"
 
 type nilError struct{ text string }
 
 func (e *nilError) Error() string { return e.text }
 
-// A Hook is one place with one fault, which it has the first time that it is called
-// once it is armed.
+// A Hook is one place with one fault. The fault occurs once, at the first call after Arm.
 type Hook struct {
 	At    string
 	Fault Fault
@@ -64,16 +64,16 @@ type Hook struct {
 	release    sync.Once
 }
 
-// Arm has the next call of [Hook.Do] fail.
+// Arm makes the next call of [Hook.Do] fail.
 func (h *Hook) Arm() { h.armed.Store(true) }
 
-// Hit reports whether the fault has been there.
+// Hit reports whether the fault has occurred.
 func (h *Hook) Hit() bool { return h.hit.Load() }
 
-// Release lets a fault that blocks go on.
+// Release ends the wait of a fault that blocks.
 func (h *Hook) Release() { h.release.Do(func() { close(h.gate) }) }
 
-// Do is the fault. It reports whether the place is to return nothing.
+// Do fails as the hook's fault says. It reports whether the place must return nothing.
 func (h *Hook) Do() (nothing bool) {
 	if !h.armed.Load() || !h.hit.CompareAndSwap(false, true) {
 		return false
@@ -91,7 +91,7 @@ func (h *Hook) Do() (nothing bool) {
 	return h.Fault == Nothing
 }
 
-// Reached is [Hook.Do] if the hook is the one of a place.
+// Reached calls [Hook.Do] if the hook is at the given place.
 func (h *Hook) Reached(at string) (nothing bool) { return h.At == at && h.Do() }
 
 // Each runs a test for each place of a table with each fault, in a bubble of package
@@ -112,7 +112,7 @@ func Each[P any](t *testing.T, hooks map[string]P, test func(t *testing.T, place
 	}
 }
 
-// standsAfter is how long a bubble may take by the real clock. It needs milliseconds.
+// standsAfter bounds the real time of a bubble. A bubble needs milliseconds.
 const standsAfter = time.Minute
 
 // stands is closed when a bubble has taken longer than standsAfter.
@@ -121,9 +121,9 @@ var (
 	standOnce sync.Once
 )
 
-// bounded runs a test in a bubble, whose clock stands while a goroutine waits for a
-// lock. So if code of a user blocks under a lock, the test would hang: it fails
-// instead, and with it at once all others that hang in the same way.
+// bounded runs a test in a bubble. The clock of a bubble stands still while a goroutine
+// waits for a lock, so a test in which user code blocks under a lock would hang. Bounded
+// makes it fail instead, and soon after it all other tests that hang in the same way.
 func bounded(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	done := make(chan struct{})
@@ -139,7 +139,7 @@ func bounded(t *testing.T, test func(t *testing.T)) {
 	case <-alarm.C:
 		standOnce.Do(func() { close(stands) })
 	case <-stands:
-		// Others may be slow and sound: they get the time that is left to the first.
+		// Other tests may be slow but correct, so they get some more time.
 		select {
 		case <-done:
 			return
@@ -149,5 +149,5 @@ func bounded(t *testing.T, test func(t *testing.T)) {
 	t.Fatal("the bubble stands: waited in vain for its end, while one of its goroutines waits for a lock or does not end; the code of the user is called under a lock")
 }
 
-// Armed reports whether the next call fails, or has failed.
+// Armed reports whether Arm was called.
 func (h *Hook) Armed() bool { return h.armed.Load() }

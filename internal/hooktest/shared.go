@@ -8,29 +8,29 @@ import (
 
 // A Context has hooks in its methods, such as "context.Context.Err".
 type Context struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context // the type is a context itself
 	Hook            *Hook
 }
 
-// Err is a hook.
+// Err calls the hook first.
 func (c Context) Err() error {
 	c.Hook.Reached("context.Context.Err")
 	return c.Context.Err()
 }
 
-// Done is a hook.
+// Done calls the hook first.
 func (c Context) Done() <-chan struct{} {
 	c.Hook.Reached("context.Context.Done")
 	return c.Context.Done()
 }
 
-// Deadline is a hook.
+// Deadline calls the hook first.
 func (c Context) Deadline() (time.Time, bool) {
 	c.Hook.Reached("context.Context.Deadline")
 	return c.Context.Deadline()
 }
 
-// Value is a hook.
+// Value calls the hook first.
 func (c Context) Value(key any) any {
 	c.Hook.Reached("context.Context.Value")
 	return c.Context.Value(key)
@@ -42,7 +42,7 @@ type Handler struct {
 	Hook *Hook
 }
 
-// Handle is a hook.
+// Handle calls the hook first.
 func (s Handler) Handle(ctx context.Context, r slog.Record) error {
 	s.Hook.Reached("slog.Handler.Handle")
 	return s.Handler.Handle(ctx, r)

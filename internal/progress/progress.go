@@ -1,5 +1,5 @@
-// Package progress says how far long work is: by a bar that is drawn in place on
-// a terminal, by a line from time to time elsewhere.
+// Package progress reports the progress of long work: by a bar that is redrawn in place on
+// a terminal, and by a line from time to time elsewhere.
 package progress
 
 import (
@@ -11,35 +11,34 @@ import (
 	"time"
 )
 
-// BarInterval is how often a bar is drawn.
+// BarInterval is the time between two drawings of a bar.
 const BarInterval = 100 * time.Millisecond
 
-// IntervalDefault is how often a line says how far it is, unless a [Config] says
-// otherwise.
+// IntervalDefault is the time between two lines, unless a [Config] sets another one.
 const IntervalDefault = 5 * time.Second
 
 // barWidth is the width of a bar in characters.
 const barWidth = 30
 
-// A State is how far the work is at one moment.
+// A State is the progress of the work at one time.
 type State struct {
-	// Phase is what is being done, such as "read events". It may be empty.
+	// Phase is the current step, such as "read events". It may be empty.
 	Phase string
-	// Unit is what is counted, such as "records".
+	// Unit is the thing that is counted, such as "records".
 	Unit string
-	// Done and Total count what is done and all there is. A negative Total is not
-	// known.
+	// Done is the number of units done, Total the number of all units. A negative Total is
+	// unknown.
 	Done, Total int64
-	// Earlier is what of Done was there before Elapsed began: it tells nothing
-	// about how fast the rest is going to be.
+	// Earlier is the part of Done that was done before Elapsed began. It does not count for
+	// the rate.
 	Earlier int64
-	// Bytes says that bytes are counted, which are written as such.
+	// Bytes says that the unit is bytes, which are printed with prefixes such as Mi.
 	Bytes bool
-	// Elapsed is how long the work has taken so far.
+	// Elapsed is the duration of the work so far.
 	Elapsed time.Duration
 }
 
-// Rate returns how many units have been done in a second.
+// Rate returns the number of units done per second.
 func (s State) Rate() float64 {
 	if s.Elapsed <= 0 {
 		return 0
@@ -47,8 +46,8 @@ func (s State) Rate() float64 {
 	return float64(s.Done-s.Earlier) / s.Elapsed.Seconds()
 }
 
-// Left returns how long the rest is going to take at the rate so far, and false
-// if that cannot be told.
+// Left returns the remaining duration at the rate so far, and false if it cannot be
+// estimated.
 func (s State) Left() (time.Duration, bool) {
 	rate := s.Rate()
 	if rate <= 0 || s.Total < s.Done {
@@ -57,7 +56,7 @@ func (s State) Left() (time.Duration, bool) {
 	return time.Duration(float64(s.Total-s.Done) / rate * float64(time.Second)), true
 }
 
-// Line says it in a line, without its end.
+// Line returns the state as a line of text, without a newline.
 func (s State) Line() string {
 	amount := Count
 	if s.Bytes {
@@ -78,7 +77,7 @@ func (s State) Line() string {
 		s.percent(), phase, amount(s.Done), amount(s.Total), s.Unit, amount(int64(s.Rate())), left)
 }
 
-// Bar says it in a line that begins with a bar, if the total is known.
+// Bar returns the state as a line that begins with a bar, if the total is known.
 func (s State) Bar() string {
 	if s.Total < 0 {
 		return s.Line()
@@ -94,31 +93,31 @@ func (s State) percent() int64 {
 	return min(100*s.Done/s.Total, 100)
 }
 
-// A Config says how and where to tell.
+// A Config says where and how a [Teller] reports.
 type Config struct {
-	// Out is what is written to. Its errors are ignored: there is nobody else to
-	// tell.
+	// Out is the destination. Its errors are ignored, since there is no other place to
+	// report them.
 	Out io.Writer
-	// State returns how far it is, and false if there is nothing to tell. It is
-	// called by one goroutine, beside the work.
+	// State returns the current progress, and false if there is nothing to report. The
+	// Teller calls it on its own goroutine, at the same time as the work.
 	State func() (State, bool)
-	// Bar draws a bar, see [IsTerminal].
+	// Bar selects a bar instead of lines, see [IsTerminal].
 	Bar bool
-	// Interval is how often a line is written where there is no bar;
-	// [IntervalDefault] if it is not above zero.
+	// Interval is the time between two lines if there is no bar. If it is not above zero,
+	// it is [IntervalDefault].
 	Interval time.Duration
-	// Quiet tells nothing.
+	// Quiet disables the reports.
 	Quiet bool
 }
 
-// A Teller tells how far it is until it is stopped.
+// A Teller reports progress until it is stopped.
 type Teller struct {
 	config        Config
 	stopped       sync.Once
 	ending, ended chan struct{}
 }
 
-// Start begins to tell, in a goroutine that Stop ends.
+// Start begins to report, on a goroutine that Stop ends.
 func Start(c Config) *Teller {
 	t := &Teller{config: c, ending: make(chan struct{}), ended: make(chan struct{})}
 	switch {
@@ -134,8 +133,8 @@ func Start(c Config) *Teller {
 	return t
 }
 
-// Stop tells no more and waits until what is being written is out. A bar is wiped
-// off, so that what follows has the line to itself. It may be called again.
+// Stop ends the reports and waits until the last write has returned. It clears a bar, so
+// that the next output begins on an empty line. It may be called again.
 func (t *Teller) Stop() {
 	t.stopped.Do(func() { close(t.ending) })
 	<-t.ended
@@ -171,7 +170,7 @@ func (t *Teller) tell() {
 
 func (t *Teller) write(text string) { _, _ = io.WriteString(t.config.Out, text) }
 
-// Count writes a number with commas between the thousands.
+// Count returns a number with commas between the thousands.
 func Count(n int64) string {
 	s := fmt.Sprint(n)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
@@ -180,7 +179,7 @@ func Count(n int64) string {
 	return s
 }
 
-// Size writes a number of bytes for people.
+// Size returns a number of bytes in a readable form, such as "1.5 Mi".
 func Size(n int64) string {
 	const step = 1024
 	units := []string{"", " Ki", " Mi", " Gi", " Ti"}
@@ -194,7 +193,7 @@ func Size(n int64) string {
 	return fmt.Sprintf("%.1f%s", f, units[i])
 }
 
-// IsTerminal reports whether w is something that a bar can be drawn on.
+// IsTerminal reports whether a bar can be drawn on w.
 func IsTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	if !ok {

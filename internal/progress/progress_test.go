@@ -18,7 +18,7 @@ func TestAStateIsALineThatSaysHowFarItIs(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		state     progress.State
-		line, bar string // the bar that comes before the line
+		line, bar string // bar is the part before the line
 	}{
 		{
 			progress.State{Phase: "read events", Unit: "records", Done: 1234, Total: -1, Elapsed: time.Second},
@@ -32,7 +32,7 @@ func TestAStateIsALineThatSaysHowFarItIs(t *testing.T) {
 			progress.State{Phase: "write", Unit: "bytes", Done: 3 << 19, Total: 3 << 20, Bytes: true, Elapsed: 2 * time.Second},
 			" 50 %  write: 1.5 Mi of 3.0 Mi bytes, 768.0 Ki a second, 2s left", "[###############...............] ",
 		},
-		{ // what was there before is no work of this run
+		{ // units done before this run do not count for its rate
 			progress.State{Unit: "commands", Done: 5000, Earlier: 4000, Total: 20_000, Elapsed: 2 * time.Second},
 			" 25 %  5,000 of 20,000 commands, 500 a second, 30s left", "[#######.......................] ",
 		},
@@ -52,7 +52,7 @@ func TestAStateIsALineThatSaysHowFarItIs(t *testing.T) {
 			progress.State{Unit: "commands"},
 			"100 %  0 of 0 commands, 0 a second, ? left", "[##############################] ",
 		},
-		{ // a total that was only an estimate
+		{ // the total was only an estimate
 			progress.State{Unit: "records", Done: 150, Total: 100, Elapsed: time.Second},
 			"100 %  150 of 100 records, 150 a second, ? left", "[##############################] ",
 		},
@@ -66,7 +66,7 @@ func TestAStateIsALineThatSaysHowFarItIs(t *testing.T) {
 	}
 }
 
-// states returns one state after the other, and nothing to tell after the last.
+// states returns the given states one after another, and then nothing to report.
 func states(all ...progress.State) func() (progress.State, bool) {
 	return func() (progress.State, bool) {
 		if len(all) == 0 {
@@ -117,7 +117,7 @@ func TestATellerTellsAtItsPace(t *testing.T) {
 				<-time.After(c.after + progress.BarInterval/2)
 				teller.Stop()
 				teller.Stop()
-				<-time.After(time.Hour) // and no more
+				<-time.After(time.Hour) // no more writes after Stop
 				if b.String() != c.want {
 					t.Errorf("it has written\n got %q\nwant %q", b.String(), c.want)
 				}
@@ -126,7 +126,7 @@ func TestATellerTellsAtItsPace(t *testing.T) {
 	}
 }
 
-// A lost writer has lost its reader.
+// A lost writer fails every write.
 type lost struct{ tries int }
 
 func (l *lost) Write([]byte) (int, error) {
@@ -172,14 +172,14 @@ func TestAFileIsNoTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = file.Close() }() // it is thrown away
+	defer func() { _ = file.Close() }() // the file is not used
 	if progress.IsTerminal(file) || progress.IsTerminal(new(strings.Builder)) {
 		t.Error("a file or a text is a terminal; want neither")
 	}
 }
 
 func TestADumbTerminalIsNoneToDrawOn(t *testing.T) { //nolint:paralleltest // it sets the environment
-	device, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0) // a character device, as terminals are
+	device, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0) // a character device, like a terminal
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,11 +4,11 @@ package scribble
 
 import "google.golang.org/protobuf/proto"
 
-// On reports whether memory is spoilt.
+// On reports whether the build tag scribble is set.
 const On = false
 
-// Message spoils a message.
+// Message does nothing.
 func Message(proto.Message) {}
 
-// Values spoils a map.
+// Values does nothing.
 func Values(map[string]string) {}

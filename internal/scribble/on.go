@@ -7,19 +7,19 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// On reports whether memory is spoilt.
+// On reports whether the build tag scribble is set.
 const On = true
 
 const text = "spoilt"
 
-// Message spoils a message and all that is in it, in place.
+// Message overwrites a message and everything in it, in place.
 func Message(m proto.Message) {
 	if m != nil && m.ProtoReflect().IsValid() {
 		spoil(m.ProtoReflect())
 	}
 }
 
-// Values spoils a map.
+// Values overwrites the values of a map.
 func Values(values map[string]string) {
 	for k := range values {
 		values[k] = text

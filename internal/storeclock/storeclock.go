@@ -1,4 +1,5 @@
-// Package storeclock tells the time that the clock of a store shows, without asking it.
+// Package storeclock estimates the current time of a store's clock without asking the
+// store.
 package storeclock
 
 import (
@@ -6,27 +7,27 @@ import (
 	"time"
 )
 
-// A Clock estimates the time that the clock of the store shows: that of a commit,
-// and for how long it has been known since. So no time of the engine is compared with
-// one of the store, however far the two are apart, and no step of the engine's time of
-// day counts. It may be used by several goroutines.
+// A Clock estimates the current time of the store's clock: the time of a commit plus the
+// time that has elapsed since that commit. So times of the engine are never compared with
+// times of the store, and it does not matter how far the two clocks differ or whether the
+// engine's clock is set. Several goroutines may use it.
 //
-// If the clock of the store is set back, so is the estimate: else receipts that are
-// stored after that would look old at once.
+// If the clock of the store is set back, the estimate goes back too. Otherwise receipts
+// that are stored after that would look old at once.
 type Clock struct{ last atomic.Pointer[storeTime] }
 
 type storeTime struct {
 	stored time.Time
 	heard  time.Duration
-	nanos  int64 // of stored, since 1970: they are compared with every commit
+	nanos  int64 // stored in nanoseconds since 1970, for fast comparison with every commit
 }
 
-// step is how much later a commit must be to replace the one that is kept,
-// so that most commits cost a look at it and no more.
+// step is the least distance between the time of a commit and the one that it replaces, so
+// that most commits only read the stored time.
 const step = time.Second
 
-// Heard takes the time of a commit. The caller says with elapsed how much time has
-// passed since some moment, by a clock that never steps.
+// Heard records the time of a commit. Elapsed returns the time since a fixed point, by a
+// monotonic clock.
 func (c *Clock) Heard(t time.Time, elapsed func() time.Duration) {
 	last, nanos := c.last.Load(), t.UnixNano()
 	if last == nil || nanos-last.nanos >= int64(step) || nanos < last.nanos {
@@ -34,7 +35,7 @@ func (c *Clock) Heard(t time.Time, elapsed func() time.Duration) {
 	}
 }
 
-// Now returns the time that the clock of the store shows, or zero before the first commit.
+// Now returns the estimated time of the store's clock, or zero before the first commit.
 func (c *Clock) Now(elapsed func() time.Duration) time.Time {
 	last := c.last.Load()
 	if last == nil {

@@ -18,7 +18,7 @@ func TestClock(t *testing.T) {
 	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	for _, tt := range []struct {
 		does  string
-		after time.Duration // of the engine
+		after time.Duration // elapsed time of the engine
 		heard time.Time
 		want  time.Time
 	}{

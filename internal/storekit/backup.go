@@ -8,10 +8,10 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// JudgeBackup decides whether a backup in which damage was found is kept: it is if the
-// log has the same damage. Then keep is true and the error is a
-// [*store.DamagedBackupError]. A backup that has damage of its own is not kept. Failure
-// is what opening the backup returned, or the error of the report about it.
+// JudgeBackup decides whether a backup with damage is kept. It is kept if the log has the
+// same damage: then keep is true and the error is a [*store.DamagedBackupError]. A backup
+// with damage of its own is not kept. Failure is the error of opening the backup, or the
+// error of the report about it.
 func JudgeBackup(ctx context.Context, log store.Log, path string, report *store.Report, failure error, progress func(store.Progress)) (keep bool, err error) {
 	if !errors.Is(failure, store.ErrCorrupt) {
 		return false, failure

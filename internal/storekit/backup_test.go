@@ -11,7 +11,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// TestJudgeBackup keeps a backup with the damage of its log, and no other.
+// TestJudgeBackup expects that a backup with the damage of its log is kept, and no other.
 func TestJudgeBackup(t *testing.T) {
 	t.Parallel()
 	damage := &store.CorruptError{What: "event", Reason: "test"}

@@ -1,6 +1,6 @@
 package storekit
 
-// The bounds, for the tests.
+// The bounds, exported for the tests.
 const (
 	MergeBatchesMax = mergeBatchesMax
 	MergeBytesMax   = mergeBytesMax

@@ -11,7 +11,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Lengths of what comes before or after a value.
+// Lengths of checksums and numbers, in bytes.
 const (
 	SumBytes    = 4
 	NumberBytes = 8 + SumBytes
@@ -21,8 +21,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ---- keys
 
-// AppendEntity appends kind 0 id 0. Names hold no zero byte, so keys sort as
-// the names do, and none is a prefix of another.
+// AppendEntity appends kind 0 id 0. Names contain no zero byte, so keys sort as the names
+// do, and no key is a prefix of another.
 func AppendEntity(dst []byte, key store.Key) []byte {
 	dst = append(dst, key.Kind...)
 	dst = append(dst, 0)
@@ -37,7 +37,7 @@ func AppendPair(dst []byte, a, b string) []byte {
 	return append(dst, b...)
 }
 
-// SplitEntity takes kind and id off the front of a key.
+// SplitEntity splits kind and id off the beginning of a key.
 func SplitEntity(k []byte) (kind, id, rest []byte, ok bool) {
 	kind, rest, ok = bytes.Cut(k, []byte{0})
 	if !ok {
@@ -47,8 +47,8 @@ func SplitEntity(k []byte) (kind, id, rest []byte, ok bool) {
 	return kind, id, rest, ok
 }
 
-// MessageAt returns the place of the message of a key, which is its sequence, or nil
-// if the key cannot be one.
+// MessageAt returns a message with the sequence in the key, to name the record of a damaged
+// entry. It returns nil if the key cannot be one of a message.
 func MessageAt(k []byte) store.Record {
 	if len(k) != 8 {
 		return nil
@@ -56,8 +56,8 @@ func MessageAt(k []byte) store.Record {
 	return &store.Message{Sequence: binary.BigEndian.Uint64(k)}
 }
 
-// ClaimAt returns the place of the claim of a key, which is its space and its value,
-// or nil if the key cannot be one.
+// ClaimAt returns a claim with the space and value in the key, to name the record of a
+// damaged entry. It returns nil if the key cannot be one of a claim.
 func ClaimAt(k []byte) store.Record {
 	space, value, ok := bytes.Cut(k, []byte{0})
 	if !ok {
@@ -66,8 +66,8 @@ func ClaimAt(k []byte) store.Record {
 	return &store.Claimed{Claim: store.Claim{Space: string(space), Value: string(value)}}
 }
 
-// BookmarkKeyAt returns the place of the bookmark of a key, which is the name of the
-// reader and a partition, or nil if the key cannot be one.
+// BookmarkKeyAt returns a bookmark with the name and partition in the key, to name the
+// record of a damaged entry. It returns nil if the key cannot be one of a bookmark.
 func BookmarkKeyAt(k []byte) store.Record {
 	name, rest, ok := bytes.Cut(k, []byte{0})
 	if !ok || len(rest) != 2 {
@@ -76,8 +76,8 @@ func BookmarkKeyAt(k []byte) store.Record {
 	return BookmarkAt(string(name), binary.BigEndian.Uint16(rest))
 }
 
-// BookmarkAt returns the place of the bookmark of a reader in a partition, or nil if
-// there can be no such partition.
+// BookmarkAt returns a bookmark with a name and a partition, or nil if the partition is out
+// of range.
 func BookmarkAt(name string, partition uint16) store.Record {
 	if int(partition) >= store.PartitionsMax {
 		return nil
@@ -85,19 +85,19 @@ func BookmarkAt(name string, partition uint16) store.Record {
 	return &store.Bookmark{Name: name, Position: store.NewPosition(int(partition), 0)}
 }
 
-// AppendDue appends a due time so that it sorts: the sign bit is flipped, and
-// no due time comes before all others. The records keep the first nanosecond
-// of 1970 as no time, so it sorts as none.
+// AppendDue appends a due time in a form that sorts by time: the sign bit is flipped, and
+// no due time is before all others. The records store the first nanosecond of 1970 as no
+// time, so it sorts as no time.
 func AppendDue(dst []byte, due time.Time) []byte {
 	return binary.BigEndian.AppendUint64(dst, uint64(DueKey(due))^1<<63)
 }
 
-// AppendDueBy appends the last key of messages that are due by a time.
+// AppendDueBy appends the last key of the messages that are due by the given time.
 func AppendDueBy(dst []byte, due time.Time) []byte {
 	return binary.BigEndian.AppendUint64(dst, uint64(DueBound(due))^1<<63)
 }
 
-// DueKey returns the number by which a message with a due time is sorted, see
+// DueKey returns the number by which a message with the due time is sorted, see
 // [AppendDue].
 func DueKey(due time.Time) int64 {
 	if n := DueBound(due); n != 0 {
@@ -106,8 +106,8 @@ func DueKey(due time.Time) int64 {
 	return math.MinInt64
 }
 
-// DueBound returns t in nanoseconds since 1970, or the nearest time that they can
-// hold. A message is due by t if its DueKey is at or below this number.
+// DueBound returns t in nanoseconds since 1970, or the nearest time that an int64 can hold.
+// A message is due by t if its DueKey is at or below this number.
 func DueBound(t time.Time) int64 {
 	switch {
 	case t.Before(time.Unix(0, math.MinInt64)):
@@ -120,7 +120,7 @@ func DueBound(t time.Time) int64 {
 
 // ---- values
 
-// AppendNumber appends the value that holds n under k: n and the CRC-32C of key
+// AppendNumber appends the value that holds n under the key k: n, and the CRC-32C of key
 // and number.
 func AppendNumber(dst, k []byte, n uint64) []byte {
 	from := len(dst)
@@ -129,7 +129,7 @@ func AppendNumber(dst, k []byte, n uint64) []byte {
 	return binary.LittleEndian.AppendUint32(dst, sum)
 }
 
-// Number reads what AppendNumber has written, and says what is wrong.
+// Number reads a value of AppendNumber. Reason describes a fault of the value, or is empty.
 func Number(k, v []byte) (n uint64, reason string) {
 	if len(v) != NumberBytes {
 		return 0, fmt.Sprintf("value of %d bytes, not %d", len(v), NumberBytes)
@@ -141,13 +141,13 @@ func Number(k, v []byte) (n uint64, reason string) {
 	return binary.BigEndian.Uint64(v), ""
 }
 
-// AppendKeySum appends what comes before a sealed record that is kept under k:
-// the CRC-32C of the key, so that the entry proves that it belongs there.
+// AppendKeySum appends the prefix of a sealed record that is stored under the key k: the
+// CRC-32C of the key, which proves that the entry belongs there.
 func AppendKeySum(dst, k []byte) []byte {
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(k, castagnoli))
 }
 
-// Sealed returns the sealed record of a value, and says what is wrong.
+// Sealed returns the sealed record in a value. Reason describes a fault of the value, or is empty.
 func Sealed(k, v []byte) (record []byte, reason string) {
 	if len(v) < SumBytes {
 		return nil, fmt.Sprintf("value of %d bytes", len(v))

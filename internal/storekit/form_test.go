@@ -69,7 +69,7 @@ func TestDueTimesSortAsTimesDo(t *testing.T) {
 		t.Errorf("keys of %v are %x; want them to rise", times, keys)
 	}
 	none := storekit.AppendDue(nil, time.Time{})
-	for _, first := range []time.Time{epoch, time.Unix(0, math.MinInt64), {}} { // no time, as the records have it
+	for _, first := range []time.Time{epoch, time.Unix(0, math.MinInt64), {}} { // records store each of these as no time
 		if got := storekit.AppendDue(nil, first); !bytes.Equal(got, none) || bytes.Compare(got, keys[0]) >= 0 {
 			t.Errorf("key of %v is %x; want it to be that of no time, before all others", first, got)
 		}
@@ -77,7 +77,7 @@ func TestDueTimesSortAsTimesDo(t *testing.T) {
 	if late := storekit.AppendDue(nil, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)); !bytes.Equal(late, keys[len(keys)-1]) {
 		t.Errorf("key of a time that is too late is %x, want the last", late)
 	}
-	// What is due by a time: every message with a due time up to it.
+	// Every message with a due time up to the bound is due by it.
 	for _, by := range append(times, epoch, time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)) {
 		last := storekit.AppendDueBy(nil, by)
 		for _, at := range times {
@@ -129,7 +129,7 @@ func TestEveryFlippedBitOfAnEntryIsNoticedAndSoIsAWrongKey(t *testing.T) {
 	for bit := range 8 * len(number) {
 		wantNumber("a flipped bit", k, flipped(number, bit))
 	}
-	for bit := range 8 * storekit.SumBytes { // the record seals itself
+	for bit := range 8 * storekit.SumBytes { // the record's own checksum covers the rest
 		wantSealed("a flipped bit", k, flipped(sealed, bit))
 	}
 	for n := range len(number) {

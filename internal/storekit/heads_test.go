@@ -11,7 +11,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A headCache is what the checks below take: the cache, or a broken twin of it.
+// A headCache is the cache, or a mutant of it, as the checks below use it.
 type headCache interface {
 	Get(key store.Key) (storekit.Head, bool)
 	Put(key store.Key, h storekit.Head)
@@ -19,9 +19,9 @@ type headCache interface {
 
 func bookKey(i int) store.Key { return store.Key{Kind: "book", ID: fmt.Sprint(i)} }
 
-// checkHeads writes entities at random and returns what is wrong with the cache:
-// it may forget, but what it says is what was written last, and it remembers
-// those that were written last.
+// checkHeads writes entities at random and returns the first error of the cache. It may
+// forget entities, but a remembered head is the last one written, and the entities written
+// last are remembered.
 func checkHeads(c headCache) error {
 	if h, ok := c.Get(bookKey(0)); ok {
 		return fmt.Errorf("an empty cache says %+v", h)
@@ -59,13 +59,13 @@ func checkHeads(c headCache) error {
 			remembered++
 		}
 	}
-	if remembered > storekit.RecentMax+1 { // the young generation is all of others
+	if remembered > storekit.RecentMax+1 { // the young generation holds only other entities
 		return fmt.Errorf("%d earlier entities are remembered, want at most %d", remembered, storekit.RecentMax)
 	}
 	return nil
 }
 
-// Broken twins of the cache.
+// Mutants of the cache.
 type (
 	// boundless never forgets.
 	boundless map[store.Key]storekit.Head

@@ -15,8 +15,8 @@ import (
 // patience bounds every wait of these tests, by the clock of the bubble.
 const patience = time.Hour
 
-// group returns a group of so many batches that are valid. Its name is the
-// entity of all of them, and tells one group from another.
+// group returns a group of the given number of valid batches. Its name is the entity of all
+// of them, and identifies the group.
 func group(name string, batches int) []*store.Batch {
 	g := make([]*store.Batch, batches)
 	for i := range g {
@@ -27,17 +27,17 @@ func group(name string, batches int) []*store.Batch {
 
 func nameOf(c *storekit.Call) string { return c.Group[0].Key.ID }
 
-// A log is what a store does with a queue: it commits calls as the stores do, and
-// keeps what it has committed. It notices who commits beside another one.
+// A log uses a queue as the stores do, and keeps the groups that it has committed. It
+// notices two commits at the same time.
 type log struct {
 	storekit.Queue
-	// before runs in each transaction, before anything is stored.
+	// before runs in each transaction, before a group is stored.
 	before func(calls []*storekit.Call)
 
 	mu       sync.Mutex
 	inside   int
 	beside   bool
-	stored   []string   // groups, in order
+	stored   []string   // names of groups, in order
 	together [][]string // the groups of each transaction
 }
 
@@ -69,7 +69,7 @@ func (l *log) commit(calls []*storekit.Call) {
 	}
 }
 
-// put commits a group and holds the answer against what is stored.
+// put commits a group and compares the answer with the stored groups.
 func (l *log) put(ctx context.Context, name string, batches int) error {
 	results, err := l.Commit(ctx, group(name, batches), l.commit)
 	if err != nil {
@@ -88,13 +88,13 @@ func (l *log) put(ctx context.Context, name string, batches int) error {
 	return nil
 }
 
-// A pending is a call on its way.
+// A pending is a call of put that may not have ended.
 type pending struct {
 	name string
 	end  chan error
 }
 
-// start begins to commit a group, and returns once it is in the queue or further.
+// start begins to commit a group. It returns when the call is in the queue or further.
 func (l *log) start(ctx context.Context, name string, batches int) *pending {
 	p := &pending{name, make(chan error, 1)}
 	go func() { p.end <- l.put(ctx, name, batches) }()
@@ -102,7 +102,7 @@ func (l *log) start(ctx context.Context, name string, batches int) *pending {
 	return p
 }
 
-// wait returns how a call has ended.
+// wait returns the error with which a call has ended.
 func (p *pending) wait(t *testing.T) error {
 	t.Helper()
 	select {
@@ -117,7 +117,7 @@ func (p *pending) wait(t *testing.T) error {
 // ended reports whether a call has ended, without waiting.
 func (p *pending) ended() bool { return len(p.end) > 0 }
 
-// A gate stops transactions until it is told how many may pass.
+// A gate holds each transaction until the test opens it.
 type gate chan struct{}
 
 func (g gate) pass([]*storekit.Call) { <-g }
@@ -132,7 +132,7 @@ func (g gate) open(t *testing.T) {
 	synctest.Wait()
 }
 
-// wantIdle checks that the queue is left as it was found, and was led by one at a time.
+// wantIdle checks that the queue is empty, and that there was one leader at a time.
 func wantIdle(t *testing.T, l *log) {
 	t.Helper()
 	if n, led := l.Waiting(); n != 0 || led {

@@ -6,21 +6,22 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of what one read copies out at once: a page is full when it has
-// reached one of them.
+// Bounds of the rows that one read copies out at once. A page is full when it has reached
+// one of them.
 const (
 	pageRowsMax  = 1000
 	pageBytesMax = 1 << 20
-	// keptBytesMax bounds the buffer of a page that is kept for the next reader;
-	// a page is longer if its last record is.
+	// keptBytesMax bounds the buffer of a page that is pooled. A page with a large last
+	// record may be longer.
 	keptBytesMax = 2 * pageBytesMax
 )
 
-// A Page is what one read has copied out of the store, and what it is decoded
-// into, so that no consumer's code runs while the store is held. Pages are used again.
+// A Page holds the rows that one read has copied out of the store, and the values that they
+// are decoded into, so that no consumer's code runs while the store is locked. Pages are
+// pooled.
 type Page struct {
 	Rows []Row
-	// Sealed holds a state, beside the rows.
+	// Sealed holds a state, in addition to the rows.
 	Sealed  []byte
 	Decoder store.Decoder
 	Event   store.Event
@@ -37,9 +38,9 @@ var pages = sync.Pool{New: func() any { return new(Page) }}
 // NewPage returns an empty page. The caller releases it.
 func NewPage() *Page { return pages.Get().(*Page) }
 
-// Release gives the page to the next reader.
+// Release returns the page to the pool.
 func (p *Page) Release() {
-	p.Reset() // a reader finds nothing of another's
+	p.Reset() // the next reader must not see old rows
 	p.Sealed, p.Event, p.State = p.Sealed[:0], store.Event{}, store.State{}
 	if cap(p.buf) <= keptBytesMax && cap(p.Sealed) <= keptBytesMax {
 		pages.Put(p)

@@ -13,12 +13,12 @@ func TestAPageKeepsItsOwnCopyOfEveryRow(t *testing.T) {
 	t.Parallel()
 	p := storekit.NewPage()
 	defer p.Release()
-	const rows = 200 // enough for the buffer to move
+	const rows = 200 // enough to make the buffer move
 	k, v := make([]byte, 0, 16), make([]byte, 0, 64)
 	key := func(i int) string { return fmt.Sprint("key ", i) }
 	value := func(i int) string { return strings.Repeat(fmt.Sprint(i), i%7) } // some are empty
 	for i := range rows {
-		// The store's own memory, which is something else afterwards.
+		// The store reuses this memory after Add.
 		k, v = append(k[:0], key(i)...), append(v[:0], value(i)...)
 		p.Add(k, v)
 	}
@@ -46,8 +46,8 @@ func TestAPageIsFullAtOneOfItsBounds(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name       string
-		key, value int // bytes of each row
-		want       int // rows
+		key, value int // bytes per row
+		want       int // number of rows
 	}{
 		{"many small rows", 8, 0, storekit.PageRowsMax},
 		{"some large rows", 16, 1<<16 - 16, storekit.PageBytesMax >> 16},
@@ -74,7 +74,7 @@ func TestAPageIsFullAtOneOfItsBounds(t *testing.T) {
 
 func TestANewPageHoldsNothingOfAnothersReader(t *testing.T) {
 	t.Parallel()
-	for range 50 { // until one comes back
+	for range 50 { // until the pool returns a used page
 		p := storekit.NewPage()
 		if len(p.Rows) != 0 || len(p.Sealed) != 0 || p.Full() || p.Event.Type != "" || p.State.Type != "" {
 			t.Fatalf("a new page has %d rows, %d bytes of a state, event %q and state %q; want nothing",
@@ -91,7 +91,7 @@ func TestANewPageHoldsNothingOfAnothersReader(t *testing.T) {
 
 func TestAPageThatHasGrownIsNotKept(t *testing.T) {
 	t.Parallel()
-	grown := make(map[*storekit.Page]bool) // which also keeps their addresses from being used again
+	grown := make(map[*storekit.Page]bool) // the map also prevents reuse of the addresses
 	for range 10 {
 		p := storekit.NewPage()
 		if grown[p] {

@@ -13,37 +13,37 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of what one transaction takes from callers that wait. A caller's group
-// is never split, so one that is larger goes alone. From 256 batches on more
-// gain little, and everybody waits for the largest.
+// Bounds of the calls that one transaction takes from the queue. A caller's group is never
+// split, so a larger group is committed alone. Above 256 batches, more of them gain little,
+// and all callers wait for the largest.
 const (
 	mergeBatchesMax = 1024
 	mergeBytesMax   = 4 << 20
-	// callsEnough is how many calls are worth a transaction, whatever it costs: the
-	// others make themselves ready for the next one while it runs.
+	// callsEnough is the number of waiting calls at which a leader stops waiting, whatever
+	// a transaction costs. Callers left out prepare the next transaction while it runs.
 	callsEnough = 256
 )
 
-// A Call is a Commit that waits for its turn. It belongs to the function that
-// commits until that returns.
+// A Call is a Commit that waits for its turn. Until the commit function returns, it belongs
+// to that function.
 type Call struct {
 	Ctx   context.Context
 	Group []*store.Batch
-	// Results are, until the commit, those of batches that are refused as they are.
+	// Before the commit, Results holds the errors of batches that failed validation.
 	Results []store.Result
-	// Err is that of the whole group.
+	// Err is the error of the whole group.
 	Err error
 
-	refused []error // of batches that are refused as they are; nil if there are none
-	bytes   int     // that the group stores
+	refused []error // errors of batches that failed validation; nil if there are none
+	bytes   int     // number of bytes that the group stores
 	one     [1]store.Result
-	// wake tells a caller that had to wait, once, that it leads (true) or that
-	// it is done (false).
+	// wake receives one value for a caller that had to wait: true if it leads now, false if
+	// its call is done.
 	wake chan bool
 }
 
-// Refused returns why a batch is refused as it is, or nil, whatever has become of
-// its result.
+// Refused returns the validation error of a batch, or nil, even if its result has changed
+// since.
 func (c *Call) Refused(i int) error {
 	if c.refused == nil {
 		return nil
@@ -51,35 +51,34 @@ func (c *Call) Refused(i int) error {
 	return c.refused[i]
 }
 
-// A Queue holds the calls that wait. Each is a goroutine that is blocked, so
-// the queue is as long as its callers are many and needs no bound of its own.
+// A Queue holds the waiting calls. Each is a blocked goroutine, so the length of the queue
+// is bounded by the number of callers.
 //
-// One caller at a time leads: it takes what waits, up to a bound, itself
-// included, commits it as one transaction, tells the others, and hands the lead
-// to the first that is left. So there is no goroutine beside the callers, a
-// caller that is alone commits without a switch, and nobody serves others for
-// longer than one transaction.
+// One caller at a time is the leader. It takes the waiting calls up to a bound, its own
+// included, commits them as one transaction, wakes the other callers, and makes the first
+// remaining caller the leader. So there is no goroutine besides the callers, a single
+// caller commits without a switch, and a leader serves others for one transaction only.
 //
-// The zero Queue is ready.
+// The zero Queue is ready to use.
 type Queue struct {
-	// Patience is for how long a leader waits at most, for each call that it expects,
-	// while fewer wait than the last transactions had: so those whose commit has
-	// just ended can queue their next one, and with many callers that nearly
-	// doubles the group. If it is zero, the leader yields once.
+	// Patience bounds the wait of a leader, per call that it expects, while fewer calls
+	// wait than the last transactions had. In that time callers whose commit has just ended
+	// can queue their next one; with many callers that nearly doubles the group. If it is
+	// zero, the leader yields once.
 	Patience time.Duration
 
 	mu      sync.Mutex
 	waiting []*Call
 	led     bool
-	last    int           // calls of the last transaction, or an eighth less than was expected of it
-	want    int           // how many calls whoever leads waits for, if it does
-	enough  chan struct{} // closed when they are there
+	last    int           // number of calls of the last transaction, or the number expected of it minus an eighth
+	want    int           // number of calls that the leader waits for, or 0
+	enough  chan struct{} // closed when that many calls wait
 }
 
-// Commit queues a group and returns once it is committed by commit, which one
-// caller at a time calls for itself and others. Commit sets the results and the
-// errors of its calls. An error of a group that is too large, or whose context
-// ends before it is taken, matches [store.ErrNotStored].
+// Commit queues a group. It returns when commit, which one caller at a time calls for
+// itself and others, has committed the group. Commit sets the results and the errors of its
+// calls. The error for a group that is too large, or whose context ends before a leader
+// takes it, matches [store.ErrNotStored].
 func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]*Call)) ([]store.Result, error) {
 	bytes, err := store.CheckGroup(group)
 	if err != nil {
@@ -117,12 +116,12 @@ func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]
 	return c.Results, nil
 }
 
-// errPanicked is the error of calls whose commit has not returned: what it has
-// stored is not known.
+// errPanicked is the error of calls whose commit function panicked or ended its goroutine.
+// It is unknown whether they are stored.
 var errPanicked = errors.New("outcome unknown: the commit has panicked")
 
-// lead commits what waits. If the commit panics, or ends its goroutine, the
-// others are told, and the lead is handed on all the same.
+// lead commits the waiting calls. If commit panics or ends the goroutine, the other callers
+// still get an answer, and the next leader is still chosen.
 func (q *Queue) lead(c *Call, commit func([]*Call)) {
 	calls, returned := q.take(), false
 	defer func() {
@@ -137,14 +136,15 @@ func (q *Queue) lead(c *Call, commit func([]*Call)) {
 	returned = true
 }
 
-// Waiting returns how many calls wait for their turn, and whether one leads.
+// Waiting returns the number of waiting calls, and whether there is a leader.
 func (q *Queue) Waiting() (calls int, led bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.waiting), q.led
 }
 
-// wait waits until c leads or is done, or its context ends before it is taken.
+// wait waits until c leads or is done, or until its context ends before a leader has taken
+// it.
 func (q *Queue) wait(c *Call) (lead bool) {
 	select {
 	case lead = <-c.wake:
@@ -174,7 +174,7 @@ func (q *Queue) enter(c *Call) (lead bool) {
 	return true
 }
 
-// withdraw takes c out of the queue, unless it leads or has been taken.
+// withdraw removes c from the queue, unless it leads or a leader has taken it.
 func (q *Queue) withdraw(c *Call) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -189,8 +189,8 @@ func (q *Queue) withdraw(c *Call) bool {
 	return true
 }
 
-// take takes the calls to commit next, as many as wait and the bounds allow. The
-// leader's own is the first.
+// take takes the calls to commit next: all that wait, as far as the bounds allow. The
+// leader's own call is the first.
 func (q *Queue) take() []*Call {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -208,9 +208,9 @@ func (q *Queue) take() []*Call {
 	return calls
 }
 
-// gather waits until so many calls wait, or patience ends. It does not yield again
-// and again: a goroutine that is always runnable keeps the processor that it runs
-// on from taking over callers of another.
+// gather waits until the given number of calls wait, or until patience ends. It does not
+// yield in a loop: a goroutine that is always runnable prevents its processor from stealing
+// callers of another processor.
 func (q *Queue) gather(want int) {
 	if len(q.waiting) >= want {
 		return
@@ -234,7 +234,7 @@ func (q *Queue) gather(want int) {
 	q.want = 0
 }
 
-// leave tells the next caller to lead, and all calls but own that they are done.
+// leave makes the next caller the leader, and wakes the callers of all calls but own.
 func (q *Queue) leave(calls []*Call, own *Call) {
 	q.mu.Lock()
 	q.last = max(len(calls), q.last-(q.last+7)/8)
@@ -243,7 +243,7 @@ func (q *Queue) leave(calls []*Call, own *Call) {
 			q.waiting[0].wake <- true
 		}
 	} else {
-		q.waiting = nil // what it was part of is not to be kept
+		q.waiting = nil // let the collector free the array
 	}
 	q.mu.Unlock()
 	for _, c := range calls {
@@ -253,5 +253,5 @@ func (q *Queue) leave(calls []*Call, own *Call) {
 	}
 }
 
-// NotStored returns err as one that also matches [store.ErrNotStored].
+// NotStored wraps err so that it also matches [store.ErrNotStored].
 func NotStored(err error) error { return fmt.Errorf("%w: %w", store.ErrNotStored, err) }

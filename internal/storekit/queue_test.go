@@ -62,7 +62,7 @@ func TestOneCallerAtATimeCommitsAndEachGetsItsOwnResult(t *testing.T) {
 func TestNobodyStarvesAndNobodyServesOthersForLongerThanOneTransaction(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const each, waiters = 3, 20 // groups a transaction, in all
+		const each, waiters = 3, 20 // groups per transaction, groups in total
 		g := make(gate)
 		l := &log{before: g.pass}
 		size := storekit.MergeBatchesMax / each
@@ -78,7 +78,7 @@ func TestNobodyStarvesAndNobodyServesOthersForLongerThanOneTransaction(t *testin
 			t.Fatal("the first caller is still there after its transaction: it serves the others")
 		}
 		for i := 0; i < waiters; i += each {
-			// Somebody new comes while each transaction runs, and is behind all others.
+			// A new caller comes while each transaction runs, and is behind all others.
 			name := fmt.Sprint("late ", i)
 			calls = append(calls, l.start(t.Context(), name, size))
 			order = append(order, name)
@@ -106,7 +106,7 @@ func TestNobodyStarvesAndNobodyServesOthersForLongerThanOneTransaction(t *testin
 
 func TestATransactionIsBounded(t *testing.T) {
 	t.Parallel()
-	mib := make([]byte, 1<<20-1<<10) // and what a record takes beside its payload
+	mib := make([]byte, 1<<20-1<<10) // a record has fields besides its payload
 	event := func(n int) []store.Event {
 		e := make([]store.Event, n)
 		for i := range e {
@@ -126,7 +126,7 @@ func TestATransactionIsBounded(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		groups [][]*store.Batch
-		want   []int // groups of each transaction
+		want   []int // number of groups in each transaction
 	}{
 		{"by batches", batches(half, half, 1, half, half, half), []int{2, 2, 2}},
 		{"by batches, a large one alone", batches(1, store.GroupBatchesMax, 1, 1), []int{1, 1, 2}},
@@ -234,7 +234,7 @@ func TestACallThatIsTakenGetsItsResultThoughItsContextEnds(t *testing.T) {
 		l := &log{before: g.pass}
 		commit := func(calls []*storekit.Call) {
 			l.commit(calls)
-			<-stored // durable, and not told yet
+			<-stored // durable, but the callers have no answer yet
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ends := make([]*pending, 3)
@@ -252,7 +252,7 @@ func TestACallThatIsTakenGetsItsResultThoughItsContextEnds(t *testing.T) {
 		}
 		g.open(t)
 		stored.open(t)
-		g.open(t) // the two others, one of which leads
+		g.open(t) // opens for the two others, one of which leads
 		cancel()
 		synctest.Wait()
 		if ends[2].ended() {
@@ -292,7 +292,7 @@ func TestWhateverMomentAContextEndsAtNothingIsLostAndNothingIsDenied(t *testing.
 				go func() {
 					for r := range rounds {
 						name := fmt.Sprintf("%d.%d", c, r)
-						// Contexts end at the same moments as transactions, before, and never.
+						// Contexts end at the same time as transactions, earlier, or never.
 						ctx, cancel := context.WithTimeout(t.Context(), upTo(8))
 						err := l.put(ctx, name, 1+c)
 						cancel()
@@ -333,7 +333,7 @@ func TestALeaderLeavesTimeForThoseWhoseCommitHasJustEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const callers, full = 8, 20
 		g := make(gate)
-		seen, failed := 0, false // transactions of all callers
+		seen, failed := 0, false // number of transactions seen by all callers
 		l := &log{Queue: storekit.Queue{Patience: time.Second}}
 		l.before = func(calls []*storekit.Call) {
 			l.mu.Lock()
@@ -372,7 +372,7 @@ func TestALeaderLeavesTimeForThoseWhoseCommitHasJustEnded(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		// And not for ever: the next caller is alone.
+		// The wait is bounded: the next caller is alone.
 		if err := l.put(t.Context(), "alone", 1); err != nil {
 			t.Error(err)
 		}
@@ -399,7 +399,7 @@ func TestABatchThatIsWrongIsRefusedAloneAndAnErrorOfAGroupIsItsCallersAlone(t *t
 		}
 		mixed := group("mixed", 4)
 		mixed[1] = nil
-		mixed[2].Events = []store.Event{{ID: store.ID{1}}} // without a type
+		mixed[2].Events = []store.Event{{ID: store.ID{1}}} // invalid: it has no type
 		answers := make(map[string]*answer)
 		for _, batches := range [][]*store.Batch{group("first", 1), group("fails", 2), mixed, group("last", 1)} {
 			a := new(answer)
@@ -439,7 +439,7 @@ func TestACommitThatPanicsIsUnknownToTheOthersAndTheNextGoOn(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := make(gate)
 			l := &log{before: g.pass}
-			ending := 1 // the transaction that does
+			ending := 1 // number of the transaction that does so
 			commit := func(calls []*storekit.Call) {
 				l.commit(calls)
 				if ending--; ending < 0 && ending > -2 {
@@ -451,7 +451,7 @@ func TestACommitThatPanicsIsUnknownToTheOthersAndTheNextGoOn(t *testing.T) {
 			for i := range 4 {
 				go func() {
 					defer func() {
-						if i == 1 { // it leads the second transaction
+						if i == 1 { // this caller leads the second transaction
 							led <- recover()
 						}
 					}()
@@ -460,8 +460,8 @@ func TestACommitThatPanicsIsUnknownToTheOthersAndTheNextGoOn(t *testing.T) {
 				}()
 				synctest.Wait()
 			}
-			g.open(t) // the first
-			g.open(t) // the three others
+			g.open(t) // opens for the first
+			g.open(t) // opens for the three others
 			synctest.Wait()
 			if got := <-led; (got == nil) != (name == "goexit") {
 				t.Errorf("%s: the leader's goroutine recovers %v", name, got)

@@ -10,21 +10,20 @@ import (
 	"testing"
 )
 
-// cores are the packages that hold a protocol as a state machine: inputs in,
-// outputs out. A simulation replays them from a seed, so they start no
-// goroutine, wait for nothing, and get the time and all chance from outside.
+// cores are the packages that implement a protocol as a state machine with inputs and
+// outputs. A simulation replays them from a seed, so they start no goroutine, wait for
+// nothing, and get the time and all random numbers from outside.
 var cores = []string{"internal/commit", "internal/entity", "internal/outbox", "internal/project"}
 
-// worldly are the packages of the standard library through which the world
-// gets in.
+// worldly are the packages of the standard library that depend on more than their inputs.
 var worldly = []string{
 	"crypto/rand", "io/fs", "log", "log/slog", "math/rand", "net", "net/http", "os", "os/exec", "os/signal",
 	"runtime", "sync/atomic", "syscall",
 }
 
-// worldlyNames are those names of other packages that read the clock, draw from
-// the shared source of chance, or wait. A rand.Rand with a seed is fine, and so
-// is a sync.Pool, which nobody waits for.
+// worldlyNames are the names in other packages that read the clock, use the shared random
+// source, or wait. A rand.Rand with a seed is allowed, and so is a sync.Pool, which never
+// waits.
 var worldlyNames = map[string][]string{
 	"time": {"After", "AfterFunc", "NewTicker", "NewTimer", "Now", "Since", "Sleep", "Tick", "Until"},
 	"sync": {"Cond", "Mutex", "NewCond", "RWMutex", "WaitGroup"},
@@ -81,7 +80,7 @@ func step(in chan int, d time.Duration) {
 		"core.go:18:2: waits", "core.go:19:2: waits", "core.go:20:6: uses time.Now", "core.go:23:6: uses rand.IntN")
 }
 
-// replayFaults returns what in a file depends on more than its inputs.
+// replayFaults returns the uses in a file that depend on more than the inputs.
 func replayFaults(fset *token.FileSet, syntax *ast.File) []string {
 	var faults []string
 	add := func(n ast.Node, what string) {

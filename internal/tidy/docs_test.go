@@ -10,14 +10,14 @@ import (
 	"testing"
 )
 
-// errorMethods are the methods that package errors calls; what they do is said
-// there, and where it is not, at the type.
+// errorMethods are the methods that package errors calls. Their documentation is there; a
+// method with more to say has it at its type.
 var errorMethods = []string{"Error", "Is", "As", "Unwrap"}
 
 func TestExportedNamesAreDocumented(t *testing.T) {
 	t.Parallel()
 	fset := token.NewFileSet()
-	packages := map[string]bool{} // whether the package has a comment
+	packages := map[string]bool{} // by package, whether the package has a comment
 	var faults []string
 	for _, f := range files(t, func(name string) bool {
 		return isGo(name) && !isTest(name) && !slices.Contains(strings.Split(name, "/"), "internal")
@@ -108,14 +108,13 @@ func Old() {}
 	)
 }
 
-// docFaults returns the exported names of a file without a comment that begins
-// with the name, an article before it allowed. Constants and variables of a
-// group need no comment of their own if the group has one; nor does the only
-// method of an interface.
+// docFaults returns the exported names of a file without a comment that begins with the
+// name, after an article if there is one. Constants and variables of a group need no
+// comment of their own if the group has one; nor does the only method of an interface.
 func docFaults(fset *token.FileSet, syntax *ast.File) []string {
 	var faults []string
 	check := func(name *ast.Ident, doc *ast.CommentGroup, covered bool) {
-		text := doc.Text() // without directives
+		text := doc.Text() // the text has no directives
 		if !name.IsExported() || covered && text == "" || begins(text, name.Name) {
 			return
 		}
@@ -172,7 +171,7 @@ func begins(comment, name string) bool {
 	return false
 }
 
-// receiver returns the name of the type that a method belongs to.
+// receiver returns the name of the type of a method.
 func receiver(decl *ast.FuncDecl) string {
 	name := ""
 	ast.Inspect(decl.Recv.List[0].Type, func(n ast.Node) bool {

@@ -11,16 +11,15 @@ import (
 	"testing"
 )
 
-// A room is a package, or a package with all that lies below it, that is one
-// thing from the point of view of the import rule. Its name is a path from the
-// root in which * stands for one segment and a last ... for any number of
-// them, none included.
+// A room is a set of packages that the import rule treats as one: a package, or a package
+// with all packages below it. Its name is a path from the root of the repository, in which
+// * stands for one segment, and a last ... for any number of segments, including none.
 type room = string
 
-// floors lists the rooms of the house from the top down. A package imports only
-// what is on a floor below its own; packages on one floor do not import each
-// other, packages of one room do. Tests are free: they may look at anything
-// that their module requires.
+// floors lists the rooms from the top layer to the bottom layer. A package imports only
+// packages on a floor below its own, and packages of its own room. Packages on one floor do
+// not import each other. Tests are free: they may import everything that their module
+// requires.
 var floors = [][]room{
 	{"bench/...", "proof", "cmd/*/...", "examples/*/...", "test/*/..."},
 	{"store/open/...", "projection/projectiontest"},
@@ -35,8 +34,8 @@ var floors = [][]room{
 	{"proto/..."},
 }
 
-// outside names the modules that the core module may require, and the rooms
-// that may import them; the others make do with the standard library.
+// outside names the modules that the core module may require, and the rooms that may import
+// them. All other packages import only the standard library.
 var outside = map[string][]room{
 	"google.golang.org/protobuf": {".", "store", "store/memory", "perduretest", "projection/...", "stream", "cluster", "internal/*/...", "proto/..."},
 	"github.com/gofrs/uuid/v5":   {".", "store", "store/memory", "perduretest", "internal/*/..."},
@@ -82,7 +81,7 @@ func TestAnImportThatPointsUpIsFound(t *testing.T) {
 	}
 }
 
-// importFaults returns what is wrong with the imports of one Go file.
+// importFaults returns the forbidden imports of one Go file.
 func importFaults(name string, syntax *ast.File) []string {
 	from := goPackage(name)
 	high, home := floorOf(from)
@@ -93,7 +92,7 @@ func importFaults(name string, syntax *ast.File) []string {
 	for _, spec := range syntax.Imports {
 		imported, err := strconv.Unquote(spec.Path.Value)
 		if err != nil {
-			panic(err) // the parser has read it
+			panic(err) // the parser has accepted it
 		}
 		to, ours := within(imported, corePath)
 		if !ours {
@@ -113,8 +112,8 @@ func importFaults(name string, syntax *ast.File) []string {
 	return faults
 }
 
-// mayImport reports whether a package of the core module may import a package
-// that is not ours.
+// mayImport reports whether a package of the core module may import a package of another
+// project.
 func mayImport(from, imported string) bool {
 	first, _, _ := strings.Cut(imported, "/")
 	if !strings.Contains(first, ".") {
@@ -133,8 +132,8 @@ func mayImport(from, imported string) bool {
 	return false
 }
 
-// inCore reports whether a package belongs to the core module; where it does
-// not, its own go.mod says what it may import.
+// inCore reports whether a package belongs to the core module. For other packages their own
+// go.mod says which modules they may import.
 func inCore(pkg string) bool {
 	for _, dir := range moduleDirs {
 		if _, ok := within(pkg, dir); ok && dir != "." {
@@ -144,9 +143,9 @@ func inCore(pkg string) bool {
 	return true
 }
 
-// floorOf returns the number of a package's floor, 0 for the top one, and the
-// package or directory that its room begins at; -1 if it has no place.
-// A more exact name of a room goes before one with a star.
+// floorOf returns the number of a package's floor, 0 for the top one, and the package or
+// directory at which its room begins; -1 if no floor has it. A more exact name of a room
+// takes precedence over one with a star.
 func floorOf(pkg string) (floor int, home string) {
 	floor = -1
 	stars := 0
@@ -173,7 +172,7 @@ func match(r room, pkg string) (home string, ok bool) {
 	home = strings.Join(segments[:n], "/")
 	ok, err := path.Match(r, home)
 	if err != nil {
-		panic(err) // the tables above hold a bad pattern
+		panic(err) // a pattern in the tables above is wrong
 	}
 	return home, ok
 }

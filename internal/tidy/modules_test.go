@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// moduleDirs are the directories of the workspace's modules. A dependency that
-// is heavy gets a module of its own, so that who does not use it does not fetch it.
+// moduleDirs are the directories of the workspace's modules. A heavy dependency gets a
+// module of its own, so that users who do not need it do not download it.
 var moduleDirs = []string{
 	".",
 	"bench",
@@ -28,8 +28,8 @@ var moduleDirs = []string{
 	"store/storetest",
 }
 
-// toolsDir is the module that only pins the programs of the Makefile. It is no
-// part of the workspace, so that their requirements do not become ours.
+// toolsDir is the module that only pins the programs of the Makefile. It is not part of the
+// workspace, so that the requirements of those programs do not affect the other modules.
 const toolsDir = "tools"
 
 func TestTheWorkspaceHoldsEveryModule(t *testing.T) {
@@ -105,9 +105,9 @@ replace github.com/gofrs/uuid/v5 => ../uuid
 	wantFaults(t, mod, coreFaults(mod), "requires go.etcd.io/bbolt", "requires golang.org/x/sys", "replaces github.com/gofrs/uuid/v5")
 }
 
-// coreFaults returns what the core module's go.mod says that it may not:
-// a requirement, even an indirect one, of a module that is not in outside, or a
-// replacement, which would hold here and not where the module is used.
+// coreFaults returns the forbidden lines in the core module's go.mod: a requirement, even
+// an indirect one, of a module that is not in outside, or a replacement, which would hold
+// in this repository and not where the module is used.
 func coreFaults(mod string) []string {
 	var faults []string
 	for _, line := range directives(mod, "require") {
@@ -123,8 +123,8 @@ func coreFaults(mod string) []string {
 	return faults
 }
 
-// directives returns what a go.mod or go.work file says after a keyword, in a
-// line or in a block, without comments.
+// directives returns the arguments of a keyword in a go.mod or go.work file, in a line or
+// in a block, without comments.
 func directives(text, keyword string) []string {
 	var found []string
 	block := ""

@@ -35,8 +35,8 @@ func TestDesignNotesThatAreNotListedAreFound(t *testing.T) {
 	}
 }
 
-// noteFaults returns the notes that have no number, begin with another line than
-// their number and title, or are missing in the index, which is README.md.
+// noteFaults returns the notes that have no number, do not begin with their number and
+// title, or are missing in the index, README.md.
 func noteFaults(notes []file) []string {
 	var index string
 	for _, f := range notes {

@@ -18,9 +18,8 @@ var (
 	funcPattern = regexp.MustCompile(`(?m)^func ((Test|Fuzz|Benchmark|Example)\w*)\(`)
 )
 
-// The code on a page is the code of a file that is compiled, line by line; only
-// the indentation may differ. Design notes are free: they also show what was
-// rejected.
+// The code on a page must be in a file that is compiled, line by line; only the indentation
+// may differ. Design notes are exempt: they also show rejected code.
 func TestCodeOnPagesIsCompiled(t *testing.T) {
 	t.Parallel()
 	var sources []string
@@ -126,8 +125,7 @@ func codeFaults(page file, sources []string) []string {
 	return faults
 }
 
-// nameFaults returns the tests and the files that a page speaks of and that do
-// not exist.
+// nameFaults returns the tests and files that a page mentions and that do not exist.
 func nameFaults(page file, tests map[string]bool, exists func(name string) bool) []string {
 	var faults []string
 	for _, name := range namePattern.FindAllString(page.text, -1) {
@@ -164,8 +162,8 @@ func compiled(t *testing.T, name string) bool {
 	return ok
 }
 
-// normal returns a text between line ends, each line without its indentation
-// and without empty lines around it all.
+// normal returns a text with a newline at both ends, each line without its indentation, and
+// without empty lines at the beginning and the end.
 func normal(text string) string {
 	var b strings.Builder
 	b.WriteByte('\n')
@@ -176,7 +174,8 @@ func normal(text string) string {
 	return b.String()
 }
 
-// anyContains reports whether one of the sources holds a block that holds anything.
+// anyContains reports whether one of the sources contains the block. An empty block is in
+// none.
 func anyContains(sources []string, block string) bool {
 	if strings.TrimSpace(block) == "" {
 		return false

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// stray is what a text may not say, with the reason. The patterns are put
-// together from parts so that they do not find themselves.
+// stray lists forbidden texts with the reasons. The patterns are put together from parts so
+// that they do not match themselves.
 var stray = []struct {
 	what    string
 	pattern *regexp.Regexp

@@ -1,10 +1,9 @@
-// Package tidy_test checks what holds for the repository as a whole: which
-// package may import which, what each module may require, that every exported
-// name is documented, and that the pages tell the truth about the code.
+// Package tidy_test checks rules for the repository as a whole: which package may import
+// which, which modules each module may require, that every exported name is documented, and
+// that the pages agree with the code.
 //
-// A check is a function from sources to the faults in them. It runs over the
-// tree, and over a small source with faults planted in it, so that a check that
-// finds nothing any more is itself found.
+// A check is a function from sources to the faults in them. It runs over the tree, and over
+// a small source with planted faults, which shows that the check still finds faults.
 package tidy_test
 
 import (
@@ -22,18 +21,18 @@ import (
 	"testing"
 )
 
-// corePath is the path of the core module; every other module lies below it,
-// in the directory that its path names.
+// corePath is the path of the core module. Every other module is below it, in the directory
+// that its path names.
 const corePath = "github.com/perdure/perdure"
 
 // A file is one text file of the tree.
 type file struct {
-	path string // from the root of the tree, with slashes
+	path string // relative to the root of the tree, with slashes
 	text string
 }
 
-// tree returns the text files of the repository, sorted by path, without what
-// version control ignores or keeps for itself.
+// tree returns the text files of the repository, sorted by path, without ignored files and
+// the files of version control.
 var tree = sync.OnceValues(func() ([]file, error) {
 	root := filepath.Join("..", "..")
 	var files []file
@@ -79,7 +78,7 @@ func ignored(name string) bool {
 	return name == "notices.txt"
 }
 
-// files returns the files of the tree that keep wants.
+// files returns the files of the tree for which keep returns true.
 func files(t *testing.T, keep func(name string) bool) []file {
 	t.Helper()
 	if testing.Short() {
@@ -105,7 +104,7 @@ func isGo(name string) bool       { return strings.HasSuffix(name, ".go") }
 func isTest(name string) bool     { return strings.HasSuffix(name, "_test.go") }
 func isMarkdown(name string) bool { return strings.HasSuffix(name, ".md") }
 
-// goPackage is the directory of a file, from the root; the root itself is ".".
+// goPackage returns the directory of a file, relative to the root; the root itself is ".".
 func goPackage(name string) string { return path.Dir(name) }
 
 func parse(t *testing.T, fset *token.FileSet, f file, mode parser.Mode) *ast.File {
@@ -126,8 +125,8 @@ func report(t *testing.T, faults []string) {
 	}
 }
 
-// wantFaults checks what a check says about a source with faults planted in it:
-// as many faults as wanted, in order, each containing the text wanted of it.
+// wantFaults compares the faults that a check found in a source with the planted ones:
+// there must be as many as in want, in order, each containing the wanted text.
 func wantFaults(t *testing.T, input string, got []string, want ...string) {
 	t.Helper()
 	if !slices.EqualFunc(got, want, strings.Contains) {

@@ -21,22 +21,23 @@ import (
 	"testing"
 )
 
-// Code of users is called through functions and interfaces that they hand over. Each
-// place where a package does that is a row of the table named hooks in its tests, which
-// lets the code fail (see package hooktest), or a line of usercode.txt, which says why
-// it has no row. A place has one of these names:
+// User code is called through functions and interfaces that users hand over. Each place
+// where a package calls user code is a row of the table named hooks in its tests, which
+// makes the code fail (see package hooktest), or a line of usercode.txt, which says why it
+// has no row. A place has one of these names:
 //
 //   - Perform(fn): a parameter that is a function, of an exported function or method.
-//   - Engine.Events(yield): the loop over an iterator that it returns.
+//   - Engine.Events(yield): the loop over an iterator that the method returns.
 //   - Backoff.Random: an exported field that is a function.
-//   - Func: an exported type of functions.
+//   - Func: an exported function type.
 //   - store.Log.Commit: a method of an interface that users can implement, where the
-//     package calls it; without the name of the package if it is the package's own.
+//     package calls it; without the name of the package if the interface is the package's
+//     own.
 //   - error.Is: package errors calls that method; slog.Handler.Handle: a logger does.
 //
-// A row may say more behind a comma: "error.Is, of a handler".
+// A row may say more after a comma: "error.Is, of a handler".
 
-// hookTables says which package has the table for others that it runs.
+// hookTables maps a package to the package whose table covers it.
 var hookTables = map[string]string{
 	"internal/commit":      ".",
 	"internal/entity":      ".",
@@ -46,8 +47,8 @@ var hookTables = map[string]string{
 	"internal/wheel":       "actor",
 }
 
-// withoutUsers are packages that call no code of users: programs, and what only tests
-// use, where a fault of the test is to end the test.
+// withoutUsers are packages that call no user code: programs, and packages that only tests
+// use, where a fault of the user's test may end the test.
 var withoutUsers = []string{
 	"bench/...", "cmd/...", "examples/...", "proof", "test/...", "proto/...",
 	"actor/actortest", "perduretest", "projection/projectiontest", "stream/streamtest",
@@ -56,9 +57,9 @@ var withoutUsers = []string{
 	"internal/testproto/...",
 }
 
-// theirs are the packages whose interfaces are not implemented by users where we call
-// them: the values come from the standard library, from protobuf, or from the driver
-// that a package opens itself.
+// theirs are the packages whose interfaces users do not implement in the places where our
+// code calls them: the values come from the standard library, from protobuf, or from the
+// driver that a package opens itself.
 var theirs = []string{"hash", "net", "os", "pebble", "pgx", "protoreflect", "runtime", "sync", "syscall", "uuid", "vfs"}
 
 func TestCodeOfUsersIsInATable(t *testing.T) {
@@ -137,7 +138,7 @@ func wait(ctx context.Context, c Config) bool { c.Logger.Info("x"); return error
 		"usercode.txt:3: shelf does not call Gone", "usercode.txt:4: want a package, a place and a reason")
 }
 
-// userCodeFaults holds the places against the tables and the reasons.
+// userCodeFaults compares the places with the tables and the reasons.
 func userCodeFaults(reasons file, found, tables map[string]map[string]bool) (faults []string) {
 	excused := map[string]map[string]bool{}
 	number := 0
@@ -214,7 +215,7 @@ func hookRows(syntax *ast.File) map[string]bool {
 	return rows
 }
 
-// A listed package is what go list tells of one.
+// A listed package is an entry in the output of go list.
 type listed struct {
 	ImportPath, Dir, Export string
 	GoFiles                 []string
@@ -284,7 +285,7 @@ func checked(t *testing.T, fset *token.FileSet, name string, syntax []*ast.File,
 	return pkg, info
 }
 
-// offers notes where the exported names of a package take functions of users.
+// offers records the places where exported names of a package take functions of users.
 func offers(pkg *types.Package, places map[string]bool) {
 	for _, name := range pkg.Scope().Names() {
 		o := pkg.Scope().Lookup(name)
@@ -316,7 +317,7 @@ func offers(pkg *types.Package, places map[string]bool) {
 	}
 }
 
-// functions notes the parameters of a function that are functions, and its iterators.
+// functions records the parameters of a function that are functions, and its iterators.
 func functions(name string, s *types.Signature, places map[string]bool) {
 	for p := range s.Params().Variables() {
 		if isFunction(p.Type()) {
@@ -339,7 +340,7 @@ func isFunction(t types.Type) bool {
 	return ok
 }
 
-// calls notes which methods of interfaces a file calls that users can implement.
+// calls records the interface methods that a file calls and users can implement.
 func calls(pkg *types.Package, info *types.Info, f *ast.File, places map[string]bool) {
 	ast.Inspect(f, func(n ast.Node) bool {
 		s, ok := n.(*ast.SelectorExpr)

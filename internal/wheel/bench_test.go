@@ -17,8 +17,8 @@ import (
 
 func nothing() {}
 
-// BenchmarkTimeout schedules a timer and stops it, as a call with a timeout
-// does, on every processor, while so many others wait.
+// BenchmarkTimeout schedules a timer and stops it, as a call with a timeout does, on every
+// processor, while the given number of other timers wait.
 func BenchmarkTimeout(b *testing.B) {
 	for _, waiting := range []struct {
 		name string
@@ -61,7 +61,7 @@ func BenchmarkTimeout(b *testing.B) {
 	}
 }
 
-// BenchmarkReset sets a timer again and again, as a receive timeout does.
+// BenchmarkReset resets a timer again and again, as a receive timeout does.
 func BenchmarkReset(b *testing.B) {
 	b.Run("wheel", func(b *testing.B) {
 		b.ReportAllocs()
@@ -85,8 +85,8 @@ func BenchmarkReset(b *testing.B) {
 // A stopper is a timer of either sort.
 type stopper interface{ Stop() bool }
 
-// BenchmarkMillion schedules a million timers over ten seconds and stops them,
-// and tells what one of them takes while they wait.
+// BenchmarkMillion schedules a million timers over ten seconds and stops them, and reports
+// the memory of one of them while they wait.
 func BenchmarkMillion(b *testing.B) {
 	const n = 1_000_000
 	delay := func(i int) time.Duration { return time.Minute + time.Duration(i*7919%10_000)*time.Millisecond }

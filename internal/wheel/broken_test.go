@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestTheTestsFindABrokenWheel builds the tests with the tag wheelbroken and
-// runs them with one fault at a time. Tests that pass then would prove nothing.
+// TestTheTestsFindABrokenWheel builds the tests with the tag wheelbroken and runs them with
+// one fault at a time. The tests must fail then; if they passed, they would prove nothing.
 func TestTheTestsFindABrokenWheel(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -31,10 +31,10 @@ func TestTheTestsFindABrokenWheel(t *testing.T) {
 		caught     bool
 	}{
 		{"none", shell, false},
-		{"cascade", core, true},      // what is on a higher level is forgotten
-		{"interruption", core, true}, // a cascade is not taken up again before what has come out of it
+		{"cascade", core, true},      // timers on a higher level are lost
+		{"interruption", core, true}, // an interrupted cascade is not continued before its timers come out
 		{"order", core, true},        // a slot is a stack
-		{"bit", core, true},          // an empty slot is still looked at
+		{"bit", core, true},          // an empty slot is looked at
 		{"early", "^TestATimerIsCalledInItsStep", true},
 		{"alarm", "^TestAnEarlierTimer", true}, // an earlier timer does not set the alarm
 		{"stop", "^TestAStopped|^TestEveryTimer", true},

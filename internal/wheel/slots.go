@@ -7,20 +7,20 @@ import (
 
 const (
 	digitBits = 6
-	slotsLen  = 1 << digitBits // of one level
-	// levelsMax levels tell 2^48 ticks apart, which at [Resolution] is more than
-	// a [time.Duration] can say.
+	slotsLen  = 1 << digitBits // slots per level
+	// levelsMax levels distinguish 2^48 ticks. At [Resolution] that is longer than the
+	// longest [time.Duration].
 	levelsMax = 8
-	// cascadeMax is how many timers one step moves down.
+	// cascadeMax bounds the timers that one step moves down.
 	cascadeMax = 256
 )
 
-// A tick is a moment, in steps of [Resolution] since the wheel was made.
+// A tick is a time, in steps of [Resolution] since the wheel was made.
 type tick uint64
 
 const never tick = math.MaxUint64
 
-// A place is the number of a slot, counted through all levels from 1.
+// A place is the number of a slot. All slots of all levels are numbered from 1.
 type place uint16
 
 const nowhere place = 0
@@ -31,37 +31,34 @@ func (p place) level() int { return int(p-1) / slotsLen }
 
 func (p place) bit() uint64 { return 1 << (uint64(p-1) % slotsLen) }
 
-// Slots is the core of a wheel: which timer is next, and nothing else. It is a
-// hierarchical timing wheel, scheme 7 of G. Varghese and T. Lauck, "Hashed and
-// hierarchical timing wheels", SOSP 1987, with digits of six bits and, per
-// level, a word that tells which slots hold something. A moment is a number of
-// levelsMax digits. It holds to these rules:
+// Slots is the core of a wheel. It finds the next timer, and nothing else. It is a
+// hierarchical timing wheel, scheme 7 of G. Varghese and T. Lauck, "Hashed and hierarchical
+// timing wheels", SOSP 1987, with digits of six bits, and one word per level whose bits say
+// which slots hold timers. A tick is a number of levelsMax digits. Invariants:
 //
-//  1. No timer that is held is before now. A timer lies on the level of the
-//     highest digit in which its moment differs from now (level 0 if in none), in
-//     the slot of that digit. So timers of one moment share a slot.
-//  2. A slot is a ring in the order of arrival, and its bit in full is set if and
-//     only if the ring holds something.
-//  3. By 1, every timer of a level is before all those of the levels above, and
-//     the first slot of the lowest level that holds something has the next one.
-//     On level 0 a slot is a single moment.
-//  4. While a slot cascades, now is the tick before the slot begins. By 1, what
-//     is added then comes to lie behind the rest of that slot or above its level;
-//     levels below hold only what has come out of it, filed as from its beginning.
+//  1. No timer that is held is before now. A timer is on the level of the highest digit in
+//     which its tick differs from now (level 0 if they are equal), in the slot of that
+//     digit. So timers of one tick share a slot.
+//  2. A slot is a ring in the order of arrival. Its bit in full is set if and only if the
+//     ring holds a timer.
+//  3. By 1, every timer of a level is before all timers of the levels above, and the first
+//     slot of the lowest level that holds timers has the next one. On level 0 a slot is one
+//     tick.
+//  4. While a slot cascades, now is the tick before the slot begins. By 1, a timer that is
+//     added then comes to lie behind the rest of that slot or above its level; the levels
+//     below hold only timers of the slot, filed as seen from its beginning.
 //
-// A step takes the next slot, if it has been reached. On level 0 it yields the
-// first timer. Above, now moves to the beginning of the slot, and its timers
-// are filed again, each on a lower level: that is the cascade. A timer goes
-// down at most once a level, in the order of its ring, so timers of one moment
-// come out in the order in which they went in.
+// A step takes the next slot, if its time has come. On level 0 it yields the first timer.
+// Above, now moves to the beginning of the slot, and the slot's timers are filed again,
+// each on a lower level: that is the cascade. A timer goes down at most once per level, in
+// the order of its ring, so timers of one tick come out in the order in which they went in.
 //
-// The reasons: a cascade stops after cascadeMax timers and is taken up by the
-// next step, because the caller holds a lock and a slot may hold a million. A
-// heap was rejected because it pays for order among timers that are stopped
-// before it matters; a single ring of slots, because it looks at every timer
-// once in each round. Waking at the moment of the next timer instead of at the
-// next slot would save a few wake-ups of a timer that is far away, and cost a
-// search.
+// The reasons: a cascade stops after cascadeMax timers and the next step continues it,
+// because the caller holds a lock and a slot may hold a million timers. A heap was rejected
+// because it pays for the order of timers that are stopped before the order matters. A
+// single ring of slots was rejected because it looks at every timer once per round. Waking
+// at the tick of the next timer instead of at the next slot would save a few wake-ups for a
+// timer that is far away, and cost a search.
 type slots struct {
 	now       tick
 	cascading place
@@ -70,15 +67,15 @@ type slots struct {
 	first     [levelsMax*slotsLen + 1]*Timer
 }
 
-// skip brings slots that hold nothing to a moment, which saves the cascades of
-// the time in which there was nothing to do.
+// skip moves empty slots to a tick. That saves the cascades of the time in which there was
+// no timer.
 func (s *slots) skip(to tick) {
 	if s.n == 0 {
 		s.now, s.cascading = max(s.now, to), nowhere
 	}
 }
 
-// add files a timer that is nowhere. One whose moment has passed is due at once.
+// add files a timer that is not held. If its tick has passed, it is due at once.
 func (s *slots) add(t *Timer, at tick) {
 	earliest := s.now
 	if s.cascading != nowhere {
@@ -89,7 +86,7 @@ func (s *slots) add(t *Timer, at tick) {
 	s.file(t, s.now)
 }
 
-// remove takes a timer out. It reports whether the timer was held.
+// remove removes a timer. It reports whether the timer was held.
 func (s *slots) remove(t *Timer) bool {
 	if t.place == nowhere {
 		return false
@@ -99,7 +96,8 @@ func (s *slots) remove(t *Timer) bool {
 	return true
 }
 
-// next returns the first slot that holds something and when it begins, or never.
+// next returns the first slot that holds a timer, and the tick at which it begins, or
+// never.
 func (s *slots) next() (at tick, p place) {
 	if s.cascading != nowhere && !broken("interruption") {
 		return s.now + 1, s.cascading
@@ -116,8 +114,8 @@ func (s *slots) next() (at tick, p place) {
 	return never, nowhere
 }
 
-// step moves towards a moment. If more is false, nothing is due until then;
-// otherwise due, if it is not nil, was the next timer, and is taken out.
+// step moves towards the tick to. If more is false, no timer is due until then. Otherwise
+// due, if it is not nil, is the next timer, which step has removed.
 func (s *slots) step(to tick) (due *Timer, more bool) {
 	at, p := s.next()
 	if at > to {
@@ -134,7 +132,7 @@ func (s *slots) step(to tick) (due *Timer, more bool) {
 	return nil, true
 }
 
-// cascade files timers of a slot again, as from its beginning.
+// cascade files timers of a slot again, as seen from the beginning of the slot.
 func (s *slots) cascade(at tick, p place) {
 	s.now, s.cascading = at-1, p
 	for range cascadeMax {
@@ -153,7 +151,7 @@ func (s *slots) cascade(at tick, p place) {
 	}
 }
 
-// file links a timer into the slot that is its own as seen from a moment.
+// file links a timer into its slot as seen from a tick.
 func (s *slots) file(t *Timer, from tick) {
 	differs := uint64(t.at^from) | (slotsLen - 1)
 	level := (bits.Len64(differs) - 1) / digitBits
@@ -173,7 +171,7 @@ func (s *slots) file(t *Timer, from tick) {
 	}
 }
 
-// unlink takes a timer out of its slot.
+// unlink removes a timer from its slot.
 func (s *slots) unlink(t *Timer) {
 	p := t.place
 	t.place = nowhere
@@ -192,7 +190,7 @@ func (s *slots) unlink(t *Timer) {
 	t.next, t.prev = nil, nil
 }
 
-// clear takes every timer out.
+// clear removes every timer.
 func (s *slots) clear() {
 	for p := range s.first {
 		for t := s.first[p]; t != nil; t = s.first[p] {

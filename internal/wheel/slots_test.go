@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// A model is the obvious form of slots: a list, sorted by moment and then by
-// arrival.
+// A model is the obvious form of slots: a list sorted by tick and then by arrival.
 type model struct {
 	slots   slots
 	sorted  []*Timer
@@ -43,7 +42,7 @@ func (m *model) remove(t *testing.T, x *Timer) {
 	}
 }
 
-// step makes one step and reports whether there is more.
+// step makes one step and reports whether more timers are due.
 func (m *model) step(t *testing.T, to tick) bool {
 	t.Helper()
 	m.reached = max(m.reached, to)
@@ -62,7 +61,7 @@ func (m *model) step(t *testing.T, to tick) bool {
 	return more
 }
 
-// drain steps until nothing more is due.
+// drain steps until no more timer is due.
 func (m *model) drain(t *testing.T, to tick) {
 	t.Helper()
 	left := 2 * levelsMax * (len(m.sorted) + 1) // each timer moves down levelsMax times at most
@@ -73,7 +72,7 @@ func (m *model) drain(t *testing.T, to tick) {
 	}
 }
 
-// check looks at the rules of slots.
+// check checks the invariants of slots.
 func (m *model) check(t *testing.T) {
 	t.Helper()
 	s := &m.slots
@@ -121,7 +120,7 @@ func TestSlotsAgreeWithASortedList(t *testing.T) {
 			timers := make([]Timer, 1+r.IntN(2*cascadeMax))
 			var m model
 			const end = 1 << 46
-			reach := 1 + r.IntN(44) // how far apart moments are, in bits
+			reach := 1 + r.IntN(44) // largest distance of ticks, in bits
 			for range 1500 {
 				x := &timers[r.IntN(len(timers))]
 				far := min(tick(r.Uint64()>>(64-r.IntN(reach+1))), end-m.reached)
@@ -131,14 +130,14 @@ func TestSlotsAgreeWithASortedList(t *testing.T) {
 				case 1, 2, 3:
 					m.remove(t, x)
 					m.add(t, x, m.reached+far)
-				case 4: // a crowd in one slot, so that its cascade is interrupted
+				case 4: // many timers in one slot, so that its cascade is interrupted
 					for i := range timers[:r.IntN(len(timers))] {
 						m.remove(t, &timers[i])
 						m.add(t, &timers[i], m.reached+far+tick(r.IntN(slotsLen)))
 					}
 				case 5:
 					m.remove(t, x)
-					m.add(t, x, m.reached-min(far, m.reached)) // passed already
+					m.add(t, x, m.reached-min(far, m.reached)) // its tick has passed
 				case 6:
 					m.step(t, m.reached+far)
 				case 7:

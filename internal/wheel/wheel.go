@@ -9,26 +9,24 @@ import (
 // Resolution is the step of a wheel.
 const Resolution = time.Millisecond
 
-// A Wheel holds timers. Its methods may be called by any goroutine, also from
-// the calls that it makes, except for Close. It holds to these rules, all of
-// them under mu:
+// A Wheel holds timers. Any goroutine may call its methods, and the scheduled calls may do
+// so too, except for Close. Invariants, all under mu:
 //
-//  1. Nobody but the round that has set turning steps through the slots, so
-//     calls never overlap.
-//  2. While no round is turning, the alarm is set to the beginning of the next
-//     slot or to a moment before. A round sets it when it ends, Reset when it
-//     schedules for an earlier moment. To stop a timer leaves it as it is: it may
-//     ring in vain, once, which costs less than setting it at each stop.
-//  3. Rounds counts the goroutines of the wheel: one if the alarm is set, and
-//     those that it has started and that have not ended. A ring that meets a
-//     turning round is over at once.
+//  1. Only the round that has set turning steps through the slots, so calls never overlap.
+//  2. While no round is turning, the alarm is set to the beginning of the next slot or to
+//     an earlier tick. A round sets it when it ends, Reset sets it when it schedules for an
+//     earlier tick. Stop leaves it as it is: the alarm may ring once for nothing, which
+//     costs less than setting it at each stop.
+//  3. Rounds counts the goroutines of the wheel: one if the alarm is set, and each one that
+//     the alarm has started and that has not ended. If the alarm rings while a round is
+//     turning, its goroutine ends at once.
 type Wheel struct {
 	start time.Time
 
 	mu      sync.Mutex
 	slots   slots
-	reached tick // up to which the turning round has read the clock
-	rings   tick // when the alarm is set for, or never
+	reached tick // last tick that the turning round has read from the clock
+	rings   tick // tick of the alarm, or never
 	alarm   *time.Timer
 	rounds  int
 	turning bool
@@ -36,15 +34,16 @@ type Wheel struct {
 	ended   sync.Cond // rounds has become zero
 }
 
-// New returns a wheel without timers. It costs about 4 KiB and no goroutine.
+// New returns a wheel without timers. A wheel takes about 4 KiB, and has no goroutine while
+// it is idle.
 func New() *Wheel {
 	w := &Wheel{start: time.Now(), rings: never}
 	w.ended.L = &w.mu
 	return w
 }
 
-// A Timer is a call that a [Wheel] makes later. It must not be copied once it
-// is scheduled. The zero Timer, and one of a closed wheel, is never called.
+// A Timer is a call that a [Wheel] makes later. It must not be copied once it is scheduled.
+// The call of the zero Timer, or of a timer of a closed wheel, is never made.
 type Timer struct {
 	wheel      *Wheel
 	fn         func()
@@ -53,14 +52,13 @@ type Timer struct {
 	place      place
 }
 
-// Schedule calls fn once, after d, and returns the timer to stop it by. A d
-// below zero counts as zero. Timers that fall due in the same step of
-// [Resolution] are called in the order in which they were scheduled.
+// Schedule calls fn once, after d, and returns the timer, by which the call can be stopped.
+// A d below zero counts as zero. Timers that fall due in the same step of [Resolution] are
+// called in the order in which they were scheduled.
 //
-// Fn is called on the wheel's goroutine, so it must be quick, or hand over what
-// takes long: every other timer waits for it. It must not panic, which ends the
-// process as in any goroutine that is not guarded. After Close nothing is
-// scheduled any more.
+// Fn is called on the wheel's goroutine, and every other timer waits for it. So it must be
+// quick, or start a goroutine for longer work. It must not panic: a panic ends the process,
+// as in any goroutine without recover. After Close, Schedule does nothing.
 func (w *Wheel) Schedule(d time.Duration, fn func()) *Timer {
 	t := new(Timer)
 	w.Init(t, fn)
@@ -68,21 +66,21 @@ func (w *Wheel) Schedule(d time.Duration, fn func()) *Timer {
 	return t
 }
 
-// Init makes t a timer of w for fn, without scheduling it: [Timer.Reset] does
-// that. It is for a timer that lies in a larger struct and is used again and
-// again. T must not be scheduled.
+// Init makes t a timer of w for fn, without scheduling it: [Timer.Reset] does that. It is
+// for a timer that is part of a larger struct and is used again and again. T must not be
+// scheduled.
 func (w *Wheel) Init(t *Timer, fn func()) { t.wheel, t.fn = w, fn }
 
-// Len returns how many timers are scheduled.
+// Len returns the number of scheduled timers.
 func (w *Wheel) Len() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.slots.n
 }
 
-// Close stops every timer and waits until a call that is being made has
-// returned and no goroutine of the wheel is left. A call of the wheel that
-// calls Close waits for itself. Close may be called again.
+// Close stops every timer. It waits until a running call has returned and no goroutine of
+// the wheel is left. A call of the wheel that calls Close waits for itself, so it never
+// returns. Close may be called again.
 func (w *Wheel) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -96,10 +94,9 @@ func (w *Wheel) Close() {
 	}
 }
 
-// Reset schedules t for d from now, whether it was scheduled, stopped or called
-// before. It reports whether that replaces an earlier moment, for which t is
-// then not called. A call that has begun goes on, and the next begins after it.
-// It allocates nothing.
+// Reset schedules t for d from now, whether it was scheduled, stopped or called before. It
+// reports whether it replaced an earlier schedule, for which t is then not called. A call
+// that has begun continues, and the next begins after it. Reset allocates nothing.
 func (t *Timer) Reset(d time.Duration) bool {
 	w := t.wheel
 	if w == nil {
@@ -121,9 +118,9 @@ func (t *Timer) Reset(d time.Duration) bool {
 	return replaced
 }
 
-// Stop keeps t from being called. It reports whether it was in time: after true
-// the call is not made; after false it has been made, or has begun, or was not
-// scheduled. Stop does not wait for a call that has begun.
+// Stop prevents the call of t. It reports whether it was in time: after true the call is
+// not made. After false the call has been made, or has begun, or t was not scheduled. Stop
+// does not wait for a call that has begun.
 func (t *Timer) Stop() bool {
 	w := t.wheel
 	if w == nil {
@@ -137,8 +134,8 @@ func (t *Timer) Stop() bool {
 	return w.slots.remove(t)
 }
 
-// roundUp returns the first step that begins not before d after passed. The sum
-// of two durations fits into 64 bits without a sign.
+// roundUp returns the first step that begins at passed plus d or later. The sum of two
+// durations fits into an unsigned 64-bit integer.
 func roundUp(passed, d time.Duration) tick {
 	sum := uint64(passed) + uint64(max(d, 0))
 	if broken("early") {
@@ -147,10 +144,10 @@ func roundUp(passed, d time.Duration) tick {
 	return tick((sum + uint64(Resolution) - 1) / uint64(Resolution))
 }
 
-// roundDown returns the step that passed lies in.
+// roundDown returns the step that contains passed.
 func roundDown(passed time.Duration) tick { return tick(passed / Resolution) }
 
-// arm sets the alarm. It is called under the lock.
+// arm sets the alarm. The caller holds mu.
 func (w *Wheel) arm(at tick) {
 	w.rings = at
 	passed := uint64(time.Since(w.start))
@@ -177,7 +174,7 @@ func (w *Wheel) round() {
 	}
 	w.turning = true
 	w.mu.Unlock()
-	defer w.end() // also if a call ends the goroutine
+	defer w.end() // also runs if a call ends the goroutine
 	for {
 		fn, more := w.take()
 		if !more {
@@ -189,8 +186,8 @@ func (w *Wheel) round() {
 	}
 }
 
-// take makes one step, and reads the clock only when nothing more is due at the
-// moment it was read before.
+// take makes one step. It reads the clock only when no more timer is due at the time that
+// it read before.
 func (w *Wheel) take() (fn func(), more bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -216,7 +213,7 @@ func (w *Wheel) end() {
 	w.leave()
 }
 
-// leave counts a round that is over. It is called under the lock.
+// leave counts down a round that has ended. The caller holds mu.
 func (w *Wheel) leave() {
 	if w.rounds--; w.rounds == 0 {
 		w.ended.Broadcast()

@@ -28,9 +28,9 @@ func await[T any](t *testing.T, what string, c <-chan T) T {
 	}
 }
 
-// pass lets time pass in a bubble, with all that it brings.
+// pass lets virtual time pass in a bubble, and waits until its effects are done.
 func pass(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // it is the time of the bubble
+	time.Sleep(d) // the sleep takes virtual time
 	synctest.Wait()
 }
 
@@ -52,7 +52,7 @@ func TestATimerIsCalledInItsStepAndNotBefore(t *testing.T) {
 				}
 			})
 		}
-		pass(1<<62 + wheel.Resolution) // the clock of a bubble ends at 2^63
+		pass(1<<62 + wheel.Resolution) // the clock of a bubble ends at 2^63 ns
 		if called != n || w.Len() != 0 {
 			t.Errorf("%d timers were called and %d are left, want %d and none", called, w.Len(), n)
 		}
@@ -171,7 +171,7 @@ func TestResetReplacesTheMoment(t *testing.T) {
 		var x wheel.Timer
 		w.Init(&x, func() {
 			if at = append(at, time.Since(start)); len(at) < 3 {
-				x.Reset(time.Second) // as a ticker does
+				x.Reset(time.Second) // like a ticker
 			}
 		})
 		if x.Reset(time.Hour) {
@@ -280,9 +280,9 @@ func TestTheZeroTimerDoesNothing(t *testing.T) {
 	}
 }
 
-// TestEveryTimerIsCalledOrStopped lets goroutines schedule, reset and stop the
-// same timers for a while. Each schedule ends in exactly one way: it is
-// replaced or stopped in time, or it is called.
+// TestEveryTimerIsCalledOrStopped makes goroutines schedule, reset and stop the same timers
+// for a while. Each schedule ends in exactly one way: it is replaced or stopped in time, or
+// its call is made.
 func TestEveryTimerIsCalledOrStopped(t *testing.T) {
 	t.Parallel()
 	const goroutines, rounds, shared = 8, 3000, 16
