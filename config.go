@@ -30,65 +30,63 @@ const loadRetriesMax = 11
 // about a second. See [ErrOutcomeUnknown].
 const doubtsMax = 7
 
-// A Config says what an engine runs, and within which bounds. Store and Kinds
-// are needed; the zero value of everything else is a good default.
+// A Config configures an engine: what it runs, and its bounds. Store and Kinds are
+// required. For all other fields, the zero value is a good default.
 type Config struct {
-	// Store keeps everything. The engine does not close it.
+	// Store is the log that holds all records. The engine does not close it.
 	Store store.Log
-	// Kinds are the kinds that the engine runs. Their names differ.
+	// Kinds are the kinds that the engine runs. No two of them have the same name.
 	Kinds []AnyKind
 
-	// Effects say what to do with messages that commands send or enqueue without
-	// an entity as their target.
+	// Effects are the rules for the messages that commands send or enqueue without a target
+	// entity.
 	Effects []EffectRule
 
-	// Services work beside the entities from when the engine is open until it
-	// is closed, such as projections.
+	// Services run from the opening of the engine until it is closed, such as projections.
 	Services []Service
 
-	// Logger takes what the engine has to say. Nil discards it. Its handler is called
-	// on a goroutine of its own, one record after the other; while it is slower than
-	// what there is to say, records are left out, see [Stats].
+	// Logger is the logger of the engine. Nil discards all records. The engine calls its
+	// handler on a separate goroutine, one record at a time. If the handler is too slow,
+	// records are dropped and counted in [Stats].
 	Logger *slog.Logger
-	// Clock tells the time. Nil is the clock of the system.
+	// Clock is the source of time and timers. Nil is the system clock.
 	Clock Clock
 
-	// CallsMax bounds the calls in the engine that have not been answered.
-	// Above it a call fails with [ErrOverloaded]. Zero is [CallsMaxDefault].
+	// CallsMax bounds the calls of the engine that are not yet answered. A call above the
+	// bound fails with [ErrOverloaded]. Zero is [CallsMaxDefault].
 	CallsMax int
-	// EntityCallsMax is the same for one entity. Zero is [EntityCallsMaxDefault].
+	// EntityCallsMax is the same bound for one entity. Zero is [EntityCallsMaxDefault].
 	EntityCallsMax int
-	// EntitiesMax bounds the entities in memory. Above it those that have been
-	// idle for longest are passivated, whatever their kinds say of [PassivateAfter];
-	// entities that are at work stay. Zero is [EntitiesMaxDefault].
+	// EntitiesMax bounds the entities in memory. Above the bound, the engine passivates the
+	// entities that have been idle longest, before the time of their [PassivateAfter].
+	// Entities with work in progress stay. Zero is [EntitiesMaxDefault].
 	EntitiesMax int
-	// InFlightMax bounds how many commands an entity decides ahead of the
-	// store. Zero is [InFlightMaxDefault].
+	// InFlightMax bounds the commands that one entity has decided and the store has not yet
+	// committed. Zero is [InFlightMaxDefault].
 	InFlightMax int
-	// ConflictsMax bounds how often a command is decided anew because another
-	// engine was faster. Zero is [ConflictsMaxDefault].
+	// ConflictsMax bounds how often a command is decided again because another engine
+	// changed the entity first. Zero is [ConflictsMaxDefault].
 	ConflictsMax int
-	// DeliveriesMax bounds the deliveries that are under way at a time. Messages to
-	// entities, timers, and the effects of each [Perform] rule have that bound each,
-	// so that none of them holds up the others. Messages to one entity take an
-	// eighth of it at most. Zero is [DeliveriesMaxDefault].
+	// DeliveriesMax bounds the deliveries in progress. Messages to entities, timers, and
+	// the effects of each [Perform] rule are counted separately, each with this bound, so
+	// that a slow one does not delay the others. Messages to one entity use at most an
+	// eighth of it. Zero is [DeliveriesMaxDefault].
 	DeliveriesMax int
-	// Delivery says how often a message to an entity, or a timer, is tried again
-	// when its target fails. A refusal is no failure: it ends the message. The zero
-	// value tries for about a day, see [RetryPolicy].
+	// Delivery configures the retries of a message to an entity, or of a timer, whose
+	// target fails. A refusal is not a failure: it ends the message. The zero value retries
+	// for about a day; see [RetryPolicy].
 	Delivery RetryPolicy
-	// Poll is how often the readers of [Engine.Events] look for commits of
-	// other engines, on a store that several engines share. Zero is [PollDefault].
-	// If the store tells of them, as a [store.Watcher] does, they hear of them at
-	// once and look every second or less often.
+	// Poll is the interval at which readers of [Engine.Events] look for commits of other
+	// engines, on a store that several engines share. Zero is [PollDefault]. If the store
+	// notifies readers of commits, as a [store.Watcher] does, they read at once, and poll
+	// only every second or less often.
 	Poll time.Duration
-	// RescueAfter is how long a message of another engine must have been seen in
-	// the outbox, on a store that several engines share, before this one delivers it:
-	// that engine may have died. The pause that the message waits for another attempt
-	// comes on top. The time counts from when this engine has met the message, by its
-	// own monotonic clock; how far the clocks of machines differ does not matter. It
-	// should be longer than the slowest effect takes, else that may be performed by two
-	// engines. Zero is [RescueAfterDefault].
+	// RescueAfter is the time after which this engine delivers a message of another engine,
+	// which may have died, on a store that several engines share. The time begins when this
+	// engine first sees the message in the outbox, and is measured by its own monotonic
+	// clock, so a difference between the clocks of machines does not matter. A pause before
+	// a retry is added to it. Set it above the duration of the slowest effect; otherwise
+	// two engines may perform that effect. Zero is [RescueAfterDefault].
 	RescueAfter time.Duration
 
 	logs bool // there is a logger

@@ -1,43 +1,43 @@
-// Package perdure keeps entities that always exist: event-sourced and
-// durable-state actors whose every answer is already safe on disk.
+// Package perdure runs entities that always exist: event-sourced and durable-state
+// actors. Each answer is returned after everything that it is based on is on disk.
 //
-// A kind is declared from plain functions, one per message:
+// A kind is declared from plain functions, one for each message:
 //
 //	var Books = perdure.EventSourced("book",
 //		perdure.Decide(lend),
 //		perdure.Evolve(onLent),
 //	)
 //
-// An [Engine] runs the kinds on a store. An entity is never created; a [Ref]
-// is all it takes to talk to it:
+// An [Engine] runs the kinds on a store. An entity is never created. To send it a
+// message, make a [Ref] from its id:
 //
 //	book := Books.Ref(engine, "978-0")
 //	state, err := book.Ask(ctx, &libraryv1.LendBook{Borrower: "ada"})
 //
-// When Ask returns, the events of the command are durable, and so is
-// everything that the answer was based on.
+// When Ask returns, the events of the command are durable, and so is everything that the
+// answer was based on.
 //
 // # Words
 //
-//   - kind: a sort of entity, with its messages and rules.
+//   - kind: a type of entity, with its messages and rules.
 //   - entity: one thing of a kind, named by its id. It always exists.
 //   - ref: the address of one entity.
 //   - command: a message that asks an entity to do something.
 //   - query: a message that asks an entity a question.
-//   - decision: what an entity makes of a command: events, or a refusal.
+//   - decision: the result of a command: events and other records, or a refusal.
 //   - event: a fact about an entity, named in the past tense.
-//   - state: what all events of an entity add up to.
+//   - state: the result of applying all events of an entity in order.
 //   - version: the number of changes of an entity.
 //   - position: the place of an event in the log of all entities.
-//   - snapshot: a stored state that saves reading old events.
-//   - receipt: what a caller may know of a command: version and position.
-//   - effect, outbox, timer: work that is left for after the commit.
+//   - snapshot: a stored state, from which an entity is loaded instead of from old events.
+//   - receipt: the version and position of an entity after a command.
+//   - effect, outbox, timer: work that is stored with a decision and done after its commit.
 //   - projection: a read model that follows the log.
-//   - engine: what runs entities on a store.
+//   - engine: the part of a program that runs entities on a store.
 //   - node: a machine of a cluster.
-//   - actor, mailbox: what an entity runs on, see package actor.
-//   - parent, guardian, path, watch: how actors know each other.
-//   - strategy, directive: what is done about an actor that has failed.
-//   - dead letter: a message to an actor that nobody handles any more.
+//   - actor, mailbox: an entity runs as an actor; see package actor.
+//   - parent, guardian, path, watch: the relations between actors.
+//   - strategy, directive: the reaction to the failure of an actor.
+//   - dead letter: a message to an actor that has stopped.
 //   - stash, middleware: messages kept for later; code around a behavior.
 package perdure

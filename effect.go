@@ -13,15 +13,15 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Defaults of how deliveries are tried again, see [MaxAttempts] and [Backoff].
+// Defaults of [MaxAttempts] and [Backoff].
 const (
 	AttemptsMaxDefault = 20
 	BackoffMinDefault  = 100 * time.Millisecond
 	BackoffMaxDefault  = time.Minute
 )
 
-// An EffectRule says what to do with a message that is sent or enqueued without
-// an entity as its target. Make one with [Perform].
+// An EffectRule handles the messages of one type that are sent or enqueued without a
+// target entity. Make one with [Perform].
 type EffectRule interface{ effect() *effectRule }
 
 type effectRule struct {
@@ -35,14 +35,15 @@ type effectRule struct {
 
 func (r *effectRule) effect() *effectRule { return r }
 
-// Perform is the rule for an effect M: it does what the message says, outside
-// of Perdure: write a mail, call another service. An error has it tried again,
-// if the message was enqueued, with growing pauses and then no more, see
-// [MaxAttempts] and [Park]. It may be called by many goroutines at once.
+// Perform is the rule for an effect M. It does work outside of Perdure: it sends a mail,
+// or calls another service. If it returns an error, an enqueued message is retried with
+// exponential backoff until it is parked; see [MaxAttempts] and [Park]. Several
+// goroutines may call fn at the same time.
 //
-// An enqueued message is performed at least once: a handler may have done its
-// work and not come to say so. [DeliveryFrom] tells the id of the message, which
-// is the same each time, so that the handler, or whom it calls, can notice.
+// An enqueued message is performed at least once: a process may die after a handler has
+// done its work and before the store knows it. The id of the message is the same in
+// every attempt; see [DeliveryFrom]. The handler, or the service that it calls, can use
+// the id to recognize a repeated attempt.
 func Perform[M proto.Message](fn func(ctx context.Context, message M) error, options ...EffectOption) EffectRule {
 	t := reflect.TypeFor[M]()
 	r := &effectRule{message: t, policy: defaultPolicy}
@@ -60,11 +61,11 @@ func Perform[M proto.Message](fn func(ctx context.Context, message M) error, opt
 	return r
 }
 
-// PerformElsewhere is the rule for an effect M that commands of this engine enqueue,
-// and that other engines on the same log perform, with a [Perform] rule: this program
-// only leaves the work, and another one does it. The log must be one that several
-// engines share, or the messages wait until an engine with the rule opens it. Such an
-// effect cannot be sent.
+// PerformElsewhere is the rule for an effect M that commands of this engine enqueue, and
+// that other engines on the same log perform with a [Perform] rule. Use it if one
+// program creates work and another program does it. Several engines must share the log;
+// otherwise the messages wait until an engine with the Perform rule opens it. Such an
+// effect can be enqueued but not sent.
 func PerformElsewhere[M proto.Message]() EffectRule {
 	t := reflect.TypeFor[M]()
 	r := &effectRule{message: t, policy: defaultPolicy}
@@ -74,18 +75,19 @@ func PerformElsewhere[M proto.Message]() EffectRule {
 	return r
 }
 
-// UpcastEffect is the rule for effects of the type Old that wait in the outbox, or are
-// parked there, after a program has renamed or changed them: it turns each into a New,
-// which has a [Perform] rule, a [PerformElsewhere] rule or another UpcastEffect, and is
-// performed in its place, with the options of that rule. For example:
+// UpcastEffect is the rule for effects of an old type, Old, that still wait in the
+// outbox, or are parked there, after a program has renamed or changed the type. It
+// converts each to a New, which is performed instead. New needs a [Perform] rule, a
+// [PerformElsewhere] rule or another UpcastEffect; the options of that rule apply. For
+// example:
 //
 //	perdure.UpcastEffect(func(m *mailv1.Welcome) *mailv1.Mail {
 //		return &mailv1.Mail{To: m.GetAddress(), Template: "welcome"}
 //	})
 //
-// Stored messages do not change. The conversion runs with each attempt, on the goroutine
-// of the attempt, and must be a pure function. A panic is a failed attempt. If it
-// returns nil, the message is parked. See [UpcastCommand] for commands.
+// The stored message does not change. The conversion runs in each attempt, on the
+// goroutine of the attempt, and must be a pure function. A panic is a failed attempt. If
+// it returns nil, the message is parked. See [UpcastCommand] for commands.
 func UpcastEffect[Old, New proto.Message](fn func(Old) New) EffectRule {
 	from, to := reflect.TypeFor[Old](), reflect.TypeFor[New]()
 	r := &effectRule{message: from}
@@ -114,7 +116,7 @@ type effectOption func(*effectRule)
 
 func (o effectOption) effectOption(r *effectRule) { o(r) }
 
-// MaxAttempts parks a message after so many failed attempts. The default is
+// MaxAttempts parks a message after n failed attempts. The default is
 // [AttemptsMaxDefault].
 func MaxAttempts(n int) EffectOption {
 	return effectOption(func(r *effectRule) {
@@ -125,13 +127,14 @@ func MaxAttempts(n int) EffectOption {
 	})
 }
 
-// MaxAge parks a message with the first attempt that fails d or more after this engine
-// came to know the message: when the engine stored it, read it after it was opened, or
-// took it over from another engine. The time is measured by the engine's own clock, and
-// not from [Delivery.Enqueued], so an engine that opens the log, or takes a message over,
-// begins to count again: with MaxAge(time.Hour), a message that has failed for
-// 59 minutes before a restart is tried for another hour. It does not end an attempt, see
-// [AttemptTimeout], and parks nothing between two attempts. Zero, the default, is never.
+// MaxAge parks a message at its first failed attempt after the age d. The age begins
+// when this engine first knows the message: when the engine stores it, reads it after
+// the engine was opened, or takes it over from another engine. It is measured by the
+// engine's own clock and not from [Delivery.Enqueued], so it begins again after a
+// restart or a takeover. For example, with MaxAge(time.Hour), a message that has failed
+// for 59 minutes before a restart is retried for another hour. MaxAge does not end an
+// attempt in progress (see [AttemptTimeout]) and does not park a message between two
+// attempts. Zero, the default, is no limit.
 func MaxAge(d time.Duration) EffectOption {
 	return effectOption(func(r *effectRule) {
 		if d < 0 {
@@ -141,8 +144,8 @@ func MaxAge(d time.Duration) EffectOption {
 	})
 }
 
-// Backoff sets the pauses between attempts: the first one, doubled with each
-// attempt up to the longest. Each is shortened at random by up to a half. The
+// Backoff sets the pauses between attempts. The first pause is doubled after each
+// attempt, up to the longest. Each pause is shortened at random by up to a half. The
 // defaults are [BackoffMinDefault] and [BackoffMaxDefault].
 func Backoff(first, longest time.Duration) EffectOption {
 	return effectOption(func(r *effectRule) {
@@ -153,9 +156,9 @@ func Backoff(first, longest time.Duration) EffectOption {
 	})
 }
 
-// AttemptTimeout ends the context of a handler after so long, with
-// [context.DeadlineExceeded]. A handler that does not heed its context is still
-// waited for: nobody could tell what it has done. Zero, the default, is never.
+// AttemptTimeout ends the context of a handler after d, with [context.DeadlineExceeded].
+// The engine still waits for a handler that ignores its context, because it cannot know
+// what the handler has done. Zero, the default, is no timeout.
 func AttemptTimeout(d time.Duration) EffectOption {
 	return effectOption(func(r *effectRule) {
 		if d < 0 {
@@ -165,7 +168,7 @@ func AttemptTimeout(d time.Duration) EffectOption {
 	})
 }
 
-// Park wraps the error of a handler that no further attempt would help: the
+// Park wraps an error of a handler to say that a further attempt would not help: the
 // message is parked at once.
 func Park(err error) error { return &parkError{err} }
 
@@ -174,18 +177,20 @@ type parkError struct{ err error }
 func (e *parkError) Error() string { return e.err.Error() }
 func (e *parkError) Unwrap() error { return e.err }
 
-// A Delivery tells a handler about the message it performs.
+// A Delivery describes the message that a handler performs.
 type Delivery struct {
-	// ID is the same for every attempt to perform the message.
+	// ID is the id of the message. It is the same in every attempt.
 	ID store.ID
-	// Attempt counts from 1. A message that was sent has one attempt only.
+	// Attempt is the number of the attempt, from 1. A message that was sent, and not
+	// enqueued, has one attempt only.
 	Attempt int
-	// Source is the entity whose command has left the message, Causation the
-	// id of that command, Correlation the conversation it belongs to.
+	// Source is the entity whose command created the message, Causation is the id of that
+	// command, and Correlation is the correlation id of the conversation.
 	Source      store.Key
 	Causation   store.ID
 	Correlation string
-	// Enqueued is when the message was stored; zero for one that was sent.
+	// Enqueued is the time when the message was stored. It is zero for a message that was
+	// sent.
 	Enqueued time.Time
 
 	engine *Engine
@@ -193,7 +198,8 @@ type Delivery struct {
 
 type deliveryKey struct{}
 
-// DeliveryFrom returns the delivery that a handler runs for, or nil elsewhere.
+// DeliveryFrom returns the delivery of the handler that runs with ctx, or nil if ctx is
+// not the context of a handler.
 func DeliveryFrom(ctx context.Context) *Delivery {
 	d, _ := ctx.Value(deliveryKey{}).(*Delivery)
 	return d

@@ -15,11 +15,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Code says why an entity refuses, by the numbers of gRPC. A Code is an error
-// itself, so that errors.Is(err, perdure.NotFound) asks for it.
+// A Code is the reason of a refusal, with the numbers of gRPC. A Code is an error
+// itself: errors.Is(err, perdure.NotFound) reports whether err is a refusal with that
+// code.
 type Code uint32
 
-// The codes of gRPC that an entity can refuse with.
+// The codes with which an entity can refuse. Their meanings are those of gRPC.
 const (
 	Canceled           Code = 1
 	Unknown            Code = 2
@@ -53,26 +54,27 @@ func (c Code) Error() string {
 	return fmt.Sprintf("code %d", uint32(c))
 }
 
-// Bounds of a refusal. One that is larger is shortened when its rule returns, and
-// says so: the text is cut and ends with the number of bytes that are left out, and
-// details are left out from the first one that does not fit.
+// Bounds of a refusal, in bytes. The engine shortens a larger refusal when its rule
+// returns: it cuts the text, which then ends with the number of bytes left out, and it
+// leaves out the first detail that does not fit and all details after it.
 const (
 	RefusalMessageBytesMax = 64 << 10
 	RefusalDetailsBytesMax = 1 << 20
 )
 
-// An Error is an entity's refusal: its answer to a command or query, safe to
-// show to the caller. Make one with [Reject].
+// An Error is a refusal: the answer of an entity to a command or query that it does not
+// accept. It is safe to show to the caller. Make one with [Reject].
 //
-// The engine copies a refusal when the rule returns it, as a receipt would keep it:
-// text that is valid UTF-8, and the details that can be encoded, both within
-// [RefusalMessageBytesMax] and [RefusalDetailsBytesMax]. So the first answer is the
-// same as a repeated one, and the rule may point at parts of its state.
+// The engine copies a refusal when the rule returns it, in the form in which a receipt
+// stores it: text that is valid UTF-8, and the details that can be encoded, within
+// [RefusalMessageBytesMax] and [RefusalDetailsBytesMax]. So a repeated command gets
+// exactly the first answer, and the details may be parts of the state.
 //
-// A rule may return an error of any other type. Its text and code are taken when the
-// rule returns ([Unknown], unless it wraps an Error or is a [Code]), and the caller
-// gets an error that shows them and still matches what the rule's error matches. The
-// rule's own error is reached by [errors.As] only, and is not copied.
+// A rule may return an error of any other type. The engine takes its text and its code
+// when the rule returns. The code is [Unknown], unless the error wraps an Error or is a
+// [Code]. The caller gets an error with that text and code, which matches everything
+// that the rule's error matches. The rule's own error is not copied; [errors.As] finds
+// it.
 type Error struct {
 	Code    Code
 	Message string
@@ -105,60 +107,62 @@ func Reject(code Code, format string, args ...any) error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// What a call can fail with besides a refusal. Only [ErrOutcomeUnknown] leaves
-// open whether the command has been stored; all others mean that it has not, but
-// for [ErrStateGone].
+// The errors of a call, besides a refusal. All of them mean that the command is not
+// stored, with two exceptions: after [ErrOutcomeUnknown] it may be stored, and after
+// [ErrStateGone] it is.
 var (
-	// ErrOutcomeUnknown: the store failed, or the caller's context ended while
-	// the command was on its way, and whether it is stored is not known.
+	// ErrOutcomeUnknown: the command may be stored or not. The store failed, or the
+	// caller's context ended while the command was on its way. To find out, repeat the
+	// command with the same idempotency key; see [WithIdempotencyKey].
 	ErrOutcomeUnknown = errors.New("outcome is unknown")
-	// ErrOverloaded: too many calls wait, at the entity or in the engine. The
-	// error is an [*OverloadedError].
+	// ErrOverloaded: too many calls are waiting, for the entity or in the engine. The error
+	// is an [*OverloadedError].
 	ErrOverloaded = errors.New("overloaded")
 	// ErrVersion: the entity is not at the version that [IfVersion] asks for.
 	// The error is a [*VersionError].
 	ErrVersion = errors.New("wrong version")
 	// ErrUnhandled: the kind has no rule for the message.
 	ErrUnhandled = errors.New("no rule for the message")
-	// ErrInvalidDecision: what a rule has returned cannot be stored or told, for
-	// instance because an event has no Evolve rule, a timer has no name, or the
-	// error is a nil pointer.
+	// ErrInvalidDecision: a rule returned a decision or an error that cannot be stored. For
+	// instance, an event has no Evolve rule, a timer has no name, or the error is a nil
+	// pointer.
 	ErrInvalidDecision = errors.New("invalid decision")
 	// ErrPanicked: a rule panicked. The error is a [*PanicError].
 	ErrPanicked = errors.New("rule panicked")
 	// ErrStore: the store failed, and nothing of the command is stored.
 	ErrStore = errors.New("store failed")
-	// ErrSnapshot: the events of the entity are deleted, and its state is in a
-	// snapshot that the kind cannot read, see [RetainEvents] and [MigrateSnapshot].
-	// Nothing is damaged. The error matches [ErrStore] too.
+	// ErrSnapshot: the kind cannot read the snapshot of the entity, and the events below
+	// the snapshot are deleted; see [RetainEvents] and [MigrateSnapshot]. Nothing is
+	// damaged. The error matches [ErrStore] too.
 	ErrSnapshot = entity.ErrSnapshot
-	// ErrContention: other writers were faster too often, see [Config.ConflictsMax].
+	// ErrContention: other writers changed the entity first, more often than
+	// [Config.ConflictsMax] times.
 	ErrContention = errors.New("too many conflicts")
-	// ErrFailed: the entity has failed outside of its rules, by a mistake of the
-	// engine or of what the engine was given. The next call begins from what is
-	// stored.
+	// ErrFailed: the entity failed outside of its rules, because of a bug in the engine or
+	// in a value that the engine was given. The next call loads the entity from the store.
 	ErrFailed = errors.New("entity has failed")
 	// ErrClosed: the engine is closed or closing.
 	ErrClosed = errors.New("engine is closed")
-	// ErrKeyReused: another command of the entity was answered under the same
-	// idempotency key. The error is a [*KeyReusedError].
+	// ErrKeyReused: the idempotency key belongs to another command of the entity, which was
+	// answered before. The error is a [*KeyReusedError].
 	ErrKeyReused = errors.New("idempotency key is used for another command")
-	// ErrStateGone: the command has been stored before, under the same idempotency
-	// key, and the state after it is no longer kept. [Ref.Do] and [WithReceipt] still
-	// say its version. It does not happen within the window of [KeepReceipts], but
-	// for states that are larger than [store.PayloadBytesMax].
+	// ErrStateGone: the command was stored before, under the same idempotency key, and the
+	// state after it is no longer kept. [Ref.Do] and [WithReceipt] still return its
+	// version. Within the window of [KeepReceipts] this happens only if the state is larger
+	// than [store.PayloadBytesMax].
 	ErrStateGone = errors.New("command is stored, and the state after it is no longer kept")
-	// ErrNested: a rule has called an entity. Rules are functions of their
-	// arguments; what a command causes elsewhere happens after its commit.
+	// ErrNested: a rule called an entity. A rule is a function of its arguments. To send a
+	// command to another entity, return a decision with [Decision.EnqueueTo].
 	ErrNested = errors.New("call from inside a rule")
 )
 
-// An OverloadedError says what was full. It matches [ErrOverloaded] and
-// [ResourceExhausted].
+// An OverloadedError names the bound that a call exceeded. It matches [ErrOverloaded]
+// and [ResourceExhausted].
 type OverloadedError struct {
-	// Key names the entity; it is zero if the engine as a whole was full.
+	// Key is the entity that has too many calls. It is zero if the engine as a whole has
+	// too many.
 	Key store.Key
-	// CallsMax is the bound that was met.
+	// CallsMax is the bound: [Config.EntityCallsMax] or [Config.CallsMax].
 	CallsMax int
 }
 
@@ -174,8 +178,8 @@ func (e *OverloadedError) Is(target error) bool {
 	return target == ErrOverloaded || target == error(ResourceExhausted)
 }
 
-// A VersionError says at which version an entity was. It matches [ErrVersion]
-// and [Aborted].
+// A VersionError has the version that the caller wanted and the version of the entity.
+// It matches [ErrVersion] and [Aborted].
 type VersionError struct {
 	Key    store.Key
 	Want   store.Version
@@ -196,8 +200,8 @@ type PanicError struct {
 	Key store.Key
 	// Rule names the rule, such as "Decide library.v1.LendBook".
 	Rule string
-	// Value is what was passed to panic, a copy if it is a message; nil if the
-	// rule called [runtime.Goexit].
+	// Value is the argument of panic, a copy if it is a message. It is nil if the rule
+	// called [runtime.Goexit].
 	Value any
 	Stack []byte
 
@@ -362,8 +366,8 @@ func decodeRefusal(r *store.Refusal) *Error {
 	return e
 }
 
-// ReplyError returns the refusal that a reply tells of, an [*Error], or nil if
-// the command was not refused.
+// ReplyError returns the refusal that a reply reports, an [*Error], or nil if the target
+// accepted the command.
 func ReplyError(r *perdurev1.Reply) error {
 	f := r.GetRefusal()
 	if f == nil {
