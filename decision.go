@@ -12,19 +12,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Decision is what an event-sourced entity makes of a command. Its methods
-// add to it and return it, so that they chain. They take effect in the order of the
-// calls: a timer that is set and then cancelled is not set.
+// A Decision is the result of a command of an event-sourced entity. Its methods add to
+// the decision and return it, so that calls can be chained. They take effect in the
+// order of the calls: for example, a timer that is set and then cancelled is not set.
 //
-// The entity checks a decision as a whole when the rule has returned, and fails the
-// command with [ErrInvalidDecision] before anything of it is stored: for instance if
-// a message is nil, a target is the zero key, or the name of a timer is empty. It
-// copies all that it keeps of the messages, so they may be parts of the state and of
-// the command, and the rule may use them again.
+// The entity checks the whole decision after the rule has returned. It fails the command
+// with [ErrInvalidDecision], and stores nothing of it, if for instance a message is nil,
+// a target is the zero key, or the name of a timer is empty. The entity copies the
+// messages that it keeps, so they may be parts of the state and of the command, and the
+// rule may use them again.
 type Decision struct{ d entity.Decision }
 
-// Persist decides that events have happened, in this order. The entity keeps copies
-// of them.
+// Persist returns a decision that the events have happened, in this order. The entity
+// keeps copies of them.
 func Persist(events ...proto.Message) *Decision {
 	return &Decision{entity.Decision{Events: events}}
 }
@@ -37,7 +37,7 @@ func (d *Decision) left() *entity.Left {
 	return d.d.Left
 }
 
-// None decides that nothing happens. The command succeeds.
+// None returns a decision without events. The command succeeds.
 func None() *Decision { return &Decision{} }
 
 // Tag puts tags on all events of the decision, so that readers of the log can
@@ -47,18 +47,19 @@ func (d *Decision) Tag(tags ...string) *Decision {
 	return d
 }
 
-// Send has effects performed after the commit, at most once each, in this order
-// and after those of earlier commands of the entity. Config.Effects needs a
-// [Perform] rule for each. The handler gets a copy that shows the message as it was
-// when the rule returned, also if it is the state, which goes on to change.
+// Send adds effects that are performed after the commit, at most once each. They are
+// performed in this order, and after the effects of earlier commands of the entity.
+// Config.Effects needs a [Perform] rule for each. The handler gets a copy of the message
+// as it was when the rule returned, even if the message is a part of the state, which
+// changes later.
 func (d *Decision) Send(effects ...proto.Message) *Decision {
 	l := d.left()
 	l.Effects = append(l.Effects, effects...)
 	return d
 }
 
-// Enqueue leaves messages in the outbox, which is part of the commit: each is
-// performed at least once. Config.Effects needs a [Perform] rule for each.
+// Enqueue adds messages to the outbox, as part of the commit. Each message is performed
+// at least once, after the commit. Config.Effects needs a [Perform] rule for each.
 // Messages of one type from one entity are performed in order.
 func (d *Decision) Enqueue(messages ...proto.Message) *Decision {
 	for _, m := range messages {
@@ -67,21 +68,21 @@ func (d *Decision) Enqueue(messages ...proto.Message) *Decision {
 	return d
 }
 
-// EnqueueTo leaves a command for another entity, or the entity itself, in the
-// outbox, which is part of the commit. The target decides it exactly once: the
-// message ends with the target's own commit. Messages from one entity to another
-// arrive in order. A refusal ends the message too; see [ReplyTo] for how to
-// hear of it.
+// EnqueueTo adds a command for another entity, or for the same one, to the outbox, as
+// part of the commit. The target decides the command exactly once: the message is
+// removed by the target's own commit. Messages from one entity to another arrive in
+// order. A refusal ends the message too; use [ReplyTo] to learn of it.
 func (d *Decision) EnqueueTo(target store.Key, command proto.Message, options ...MessageOption) *Decision {
 	d.left().Messages = append(d.left().Messages, message(entity.Message{Message: command, Command: true, Target: target}, options))
 	return d
 }
 
-// Schedule sets a timer: at its time the entity gets the command, exactly once.
-// The timer is part of the commit, survives everything that the log survives,
-// and fires late if no engine was there at its time. Its name is not empty. A timer
-// of the same name that has not fired is replaced. The entity's Decide rule finds the command like any
-// other; it may set the timer again, which makes it a recurring one.
+// Schedule sets a timer: when it is due, the entity gets the command, exactly once. The
+// timer is part of the commit, so it is as durable as the events. If no engine runs at
+// that time, the timer fires when an engine is opened. The name must not be empty. A
+// timer of the same name that has not fired is replaced. The command needs a Decide rule
+// like any other; the rule may set the timer again. See [Decision.Every] for recurring
+// timers.
 func (d *Decision) Schedule(name string, at time.Time, command proto.Message) *Decision {
 	d.left().Messages = append(d.left().Messages, entity.Message{
 		Message: command, Command: true, Self: true, Timed: true, Timer: name, Due: at,
@@ -97,8 +98,8 @@ func (d *Decision) ScheduleTo(target store.Key, name string, at time.Time, comma
 	return d
 }
 
-// Cancel takes back timers by name, also those that the decision itself has set
-// before. One that is not set, or has fired, is ignored.
+// Cancel cancels timers by name, including timers that the same decision has set before.
+// A timer that is not set, or has fired, is ignored.
 func (d *Decision) Cancel(names ...string) *Decision {
 	l := d.left()
 	l.Messages = slices.DeleteFunc(l.Messages, func(m entity.Message) bool {
@@ -108,18 +109,18 @@ func (d *Decision) Cancel(names ...string) *Decision {
 	return d
 }
 
-// Claim takes a value that only one entity may hold within a space, such as an
-// address in the space of all addresses. If another entity holds it, nothing of
-// the decision is stored, and the command fails with an error that matches
-// [AlreadyExists] and is a [*store.ClaimedError], which names the holder.
+// Claim claims a value that only one entity may hold within a space, such as a mail
+// address in the space "address". If another entity holds the value, nothing of the
+// decision is stored, and the command fails with a [*store.ClaimedError], which names
+// the holder and matches [AlreadyExists].
 func (d *Decision) Claim(space, value string) *Decision {
 	l := d.left()
 	l.Claim = append(l.Claim, store.Claim{Space: space, Value: value})
 	return d
 }
 
-// Release gives up a value that the entity holds, or that the decision itself has
-// claimed before. Others are ignored.
+// Release releases a value that the entity holds, or that the same decision has claimed
+// before. Any other value is ignored.
 func (d *Decision) Release(space, value string) *Decision {
 	l, c := d.left(), store.Claim{Space: space, Value: value}
 	l.Claim = slices.DeleteFunc(l.Claim, func(o store.Claim) bool { return o == c })
@@ -127,23 +128,23 @@ func (d *Decision) Release(space, value string) *Decision {
 	return d
 }
 
-// A MessageOption changes one message of a decision.
+// A MessageOption configures one message of a decision.
 type MessageOption interface{ messageOption(*entity.Message) }
 
 type messageOption func(*entity.Message)
 
 func (o messageOption) messageOption(m *entity.Message) { o(m) }
 
-// ReplyTo asks for a reply: when the target has decided, the entity that sends
-// the command gets a [perdurev1.Reply] with that name as a command, which says
-// what the target has made of it. The entity needs a Decide rule for it. A
-// command that is parked, because its target fails again and again, is not
-// replied to; a timer tells the entity that no reply has come.
+// ReplyTo requests a reply. When the target has decided the command, the sender gets a
+// [perdurev1.Reply] with that name as a command of its own, with the version of the
+// target or its refusal. The sender needs a Decide or Update rule for Reply. No reply
+// comes for a command that is parked because its target fails again and again; set a
+// timer to notice that a reply is missing.
 func ReplyTo(name string) MessageOption {
 	return messageOption(func(m *entity.Message) { m.Asks, m.Reply = true, name })
 }
 
-// Unordered lets the message be delivered before older ones to the same target.
+// Unordered allows the message to be delivered before older messages to the same target.
 func Unordered() MessageOption {
 	return messageOption(func(m *entity.Message) { m.Unordered = true })
 }
@@ -155,7 +156,7 @@ func message(m entity.Message, options []MessageOption) entity.Message {
 	return m
 }
 
-// Events returns the events of the decision, for tests.
+// Events returns the events of the decision. It is for tests.
 func (d *Decision) Events() []proto.Message {
 	if d == nil {
 		return nil
@@ -163,7 +164,7 @@ func (d *Decision) Events() []proto.Message {
 	return d.d.Events
 }
 
-// Tags returns the tags of the decision, for tests.
+// Tags returns the tags of the decision. It is for tests.
 func (d *Decision) Tags() []string {
 	if d == nil {
 		return nil
@@ -171,14 +172,15 @@ func (d *Decision) Tags() []string {
 	return d.d.Tags
 }
 
-// A Change is what a durable-state entity makes of a command.
+// A Change is the result of a command of a durable-state entity. Its methods are those
+// of a [Decision].
 type Change struct{ d entity.Decision }
 
-// Save decides that the state, as the rule has changed it, is the new state.
+// Save returns a change that stores the state as the rule has changed it.
 func Save() *Change { return &Change{entity.Decision{Save: true}} }
 
-// Unchanged decides that the state stays what it was, whatever the rule has
-// done to its copy. The command succeeds.
+// Unchanged returns a change that keeps the stored state. Changes that the rule has made
+// to its copy are dropped. The command succeeds.
 func Unchanged() *Change { return &Change{} }
 
 // Send is like [Decision.Send].
@@ -229,12 +231,12 @@ func (c *Change) Release(space, value string) *Change {
 	return c
 }
 
-// Saved reports whether the change keeps the state, for tests.
+// Saved reports whether the change stores the state. It is for tests.
 func (c *Change) Saved() bool { return c != nil && c.d.Save }
 
-// Now returns the time of the decision, from the engine's clock. Rules use it
-// instead of [time.Now], so that they can be tested and run again. It is in UTC,
-// whatever the zone of the machine. Outside a rule it is the time of the system.
+// Now returns the time of the decision, from the engine's clock, in UTC. A rule uses it
+// instead of [time.Now], so that the rule can be tested and repeated. Outside a rule it
+// returns the system time.
 func Now(ctx context.Context) time.Time {
 	if i := entity.InfoFrom(ctx); i != nil {
 		return i.Now()
@@ -242,9 +244,9 @@ func Now(ctx context.Context) time.Time {
 	return time.Now().UTC()
 }
 
-// Rand returns a source of random numbers for one decision. It depends on the
-// id of the command alone, so that a command which has to be decided again
-// decides the same. Outside a rule it returns nil.
+// Rand returns a source of random numbers for one decision. Its seed is the id of the
+// command, so a command that is decided again gets the same numbers. Outside a rule it
+// returns nil.
 func Rand(ctx context.Context) *rand.Rand {
 	if i := entity.InfoFrom(ctx); i != nil {
 		return i.Rand()
@@ -261,8 +263,8 @@ func Self(ctx context.Context) (store.Key, store.Version) {
 	return store.Key{}, 0
 }
 
-// CommandID returns the id of the command that is being decided with ctx, or
-// the zero ID outside a rule.
+// CommandID returns the id of the command whose rule runs with ctx. Outside a rule it is
+// the zero ID.
 func CommandID(ctx context.Context) store.ID {
 	if i := entity.InfoFrom(ctx); i != nil {
 		return i.Command

@@ -11,13 +11,12 @@ import (
 	"github.com/perdure/perdure/internal/entity"
 )
 
-// PassivateAfterDefault is how long an entity stays in memory without a call,
-// unless its kind says otherwise with [PassivateAfter].
+// PassivateAfterDefault is the default of [PassivateAfter].
 const PassivateAfterDefault = 10 * time.Minute
 
-// A Kind is a sort of entity with state S: its name, its rules and its options.
-// It is a value: declare it once, hand it to every engine that runs it, and
-// make refs from it. It may be used by many goroutines at once.
+// A Kind is a type of entity with state S: its name, its rules and its options. It is a
+// value: declare it once, give it to every engine that runs it, and make refs from it.
+// Any number of goroutines may use it at the same time.
 type Kind[S proto.Message] struct {
 	name    string
 	durable bool
@@ -28,7 +27,7 @@ type Kind[S proto.Message] struct {
 	compiled *compiler
 }
 
-// An AnyKind is a [*Kind] of any state.
+// An AnyKind is a [*Kind] with any type of state.
 type AnyKind interface {
 	// Name returns the name of the kind.
 	Name() string
@@ -36,12 +35,12 @@ type AnyKind interface {
 	compile() *compiler
 }
 
-// EventSourced declares a kind whose state is what its events add up to. Its
-// rules are [Decide], [Evolve] and [Answer]. The name becomes part of every
-// record, so it must never change.
+// EventSourced declares a kind whose state is built from its events. Its rules are
+// [Decide], [Evolve] and [Answer]. The name becomes part of every record, so it must
+// never change.
 //
-// Mistakes in the declaration (a bad name, two rules for one message, a rule
-// that is missing) are reported by [Open], which names the kind and the message.
+// [Open] reports mistakes in the declaration, such as a bad name, two rules for one
+// message, or a missing rule. Its error names the kind and the message.
 func EventSourced[S proto.Message](name string, rules ...Rule[S]) *Kind[S] {
 	k := &Kind[S]{name: name}
 	for i, r := range rules {
@@ -54,8 +53,8 @@ func EventSourced[S proto.Message](name string, rules ...Rule[S]) *Kind[S] {
 	return k
 }
 
-// DurableState declares a kind that keeps only its latest state. Its rules are
-// [Update] and [Answer]. Otherwise it is like [EventSourced].
+// DurableState declares a kind that stores only its latest state. Its rules are [Update]
+// and [Answer]. Otherwise it is like [EventSourced].
 func DurableState[S proto.Message](name string, rules ...StateRule[S]) *Kind[S] {
 	k := &Kind[S]{name: name, durable: true}
 	for i, r := range rules {
@@ -73,7 +72,7 @@ func missingRule(i int) func(*compiler) {
 	return func(c *compiler) { c.mistake("rule %d is nil", i) }
 }
 
-// With returns a copy of the kind with more options.
+// With returns a copy of the kind with the options added.
 func (k *Kind[S]) With(options ...KindOption) *Kind[S] {
 	c := &Kind[S]{name: k.name, durable: k.durable, rules: k.rules}
 	c.options = append(append(c.options, k.options...), options...)
@@ -83,24 +82,25 @@ func (k *Kind[S]) With(options ...KindOption) *Kind[S] {
 // Name returns the name of the kind.
 func (k *Kind[S]) Name() string { return k.name }
 
-// Ref returns the address of the entity with that id, which always exists. It
-// neither waits nor fails: a bad id, or a kind that the engine does not run,
-// is reported by the first call.
+// Ref returns the address of the entity with that id. The entity always exists. Ref does
+// not wait and does not fail: the first call reports a bad id, or a kind that the engine
+// does not run.
 func (k *Kind[S]) Ref(e *Engine, id string) Ref[S] {
 	return Ref[S]{engine: e, kind: e.kinds[k.name], id: id, name: k.name}
 }
 
-// A Rule is what [EventSourced] takes: [Decide], [Evolve] or [Answer].
+// A Rule is an argument of [EventSourced]: [Decide], [Evolve] or [Answer].
 type Rule[S proto.Message] interface {
 	rule(*Kind[S]) func(*compiler)
 }
 
-// A StateRule is what [DurableState] takes: [Update] or [Answer].
+// A StateRule is an argument of [DurableState]: [Update] or [Answer].
 type StateRule[S proto.Message] interface {
 	stateRule(*Kind[S]) func(*compiler)
 }
 
-// An AnswerRule fits both sorts of kind.
+// An AnswerRule is a rule for both types of kind: an argument of [EventSourced] and of
+// [DurableState].
 type AnswerRule[S proto.Message] interface {
 	Rule[S]
 	StateRule[S]
@@ -119,12 +119,12 @@ type anyRule[S proto.Message] func(*compiler)
 func (r anyRule[S]) rule(*Kind[S]) func(*compiler)      { return r }
 func (r anyRule[S]) stateRule(*Kind[S]) func(*compiler) { return r }
 
-// Decide is the rule for a command C: given the state, which it must not
-// change, it returns a [Decision] or refuses with an error, best one made by
-// [Reject]. A nil Decision is the same as [None].
+// Decide is the rule for a command C. It returns a [Decision], or refuses with an error,
+// preferably one made by [Reject]. It must not change the state. A nil Decision is the
+// same as [None].
 //
-// It must be a pure function of its arguments, but for [Now] and [Rand]: it may
-// run again, when another writer was faster.
+// The rule must be a pure function of its arguments, [Now] and [Rand]: if another writer
+// changed the entity first, the rule runs again with the new state.
 func Decide[S, C proto.Message](fn func(ctx context.Context, state S, command C) (*Decision, error)) Rule[S] {
 	return eventRule[S](func(c *compiler) {
 		t := c.message("Decide", reflect.TypeFor[C](), fn == nil)
@@ -142,9 +142,9 @@ func Decide[S, C proto.Message](fn func(ctx context.Context, state S, command C)
 	})
 }
 
-// Evolve is the rule for an event E: it changes the state in place. It cannot
-// fail, and must depend on nothing but its arguments: it runs again whenever
-// the entity is loaded, for as long as the event is kept.
+// Evolve is the rule for an event E: it applies the event to the state, in place. It
+// cannot fail and must depend only on its arguments, because it runs again whenever the
+// entity is loaded, for as long as the event is kept.
 func Evolve[S, E proto.Message](fn func(state S, event E)) Rule[S] {
 	return eventRule[S](func(c *compiler) {
 		t := c.message("Evolve", reflect.TypeFor[E](), fn == nil)
@@ -161,10 +161,10 @@ func Evolve[S, E proto.Message](fn func(state S, event E)) Rule[S] {
 	})
 }
 
-// Update is the rule of a durable-state kind for a command C. The state is the
-// rule's own copy: it changes it and returns [Save], or returns [Unchanged], or
-// refuses with an error, best one made by [Reject]. A nil Change is the same as
-// Unchanged. It must be pure, like a [Decide] rule.
+// Update is the rule of a durable-state kind for a command C. It gets a copy of the
+// state. It changes the copy and returns [Save], or returns [Unchanged], or refuses with
+// an error, preferably one made by [Reject]. A nil Change is the same as Unchanged. The
+// rule must be pure, like a [Decide] rule.
 func Update[S, C proto.Message](fn func(ctx context.Context, state S, command C) (*Change, error)) StateRule[S] {
 	return stateRule[S](func(c *compiler) {
 		t := c.message("Update", reflect.TypeFor[C](), fn == nil)
@@ -182,9 +182,9 @@ func Update[S, C proto.Message](fn func(ctx context.Context, state S, command C)
 	})
 }
 
-// Answer is the rule for a query Q: given the state, which it must not change,
-// it returns an answer or refuses with an error. The caller gets a copy of the
-// answer, so the rule may return the state or a part of it.
+// Answer is the rule for a query Q. It returns an answer, or refuses with an error. It
+// must not change the state. The caller gets a copy of the answer, so the rule may
+// return the state or a part of it.
 func Answer[S, Q, R proto.Message](fn func(ctx context.Context, state S, query Q) (R, error)) AnswerRule[S] {
 	return anyRule[S](func(c *compiler) {
 		t := c.message("Answer", reflect.TypeFor[Q](), fn == nil)
@@ -197,33 +197,34 @@ func Answer[S, Q, R proto.Message](fn func(ctx context.Context, state S, query Q
 	})
 }
 
-// A KindOption changes how entities of a kind are kept, see [Kind.With].
+// A KindOption configures how entities of a kind are kept; see [Kind.With].
 type KindOption interface{ kindOption(*compiler) }
 
 type kindOption func(*compiler)
 
 func (o kindOption) kindOption(c *compiler) { o(c) }
 
-// SnapshotEvery stores a snapshot with every command that completes so many
-// events since the last one, in the command's own commit, so that loading an
-// entity does not depend on the length of its history. Zero, the default, is
-// never. It is for event-sourced kinds.
+// SnapshotEvery stores a snapshot after every so many events, in the commit of the
+// command that completes them. Then the time to load an entity does not depend on the
+// length of its history. Zero, the default, stores none. The option is for event-sourced
+// kinds.
 //
-// A snapshot carries a fingerprint of the rules that made it: what they make of
-// sample events. One that the present Evolve and Upcast rules would not have made
-// is ignored, the entity is built from its events, and a later command writes a new
-// snapshot. Event types, fields and values of enums that are new do not count, nor
-// does the order of declarations, so two versions of a program that differ in them
-// use each other's snapshots. What the samples do not show needs [FoldVersion]. The
-// rules are asked once, when an engine opens. One that has not returned for a sample
-// within ten seconds, such as a loop that never ends for a negative number, is not
-// asked again; that is logged as a warning.
+// A snapshot has a fingerprint of the rules that made it: their results for sample
+// events. If the current Evolve and Upcast rules give other results, the snapshot is
+// ignored, the entity is built from its events, and a later command writes a new
+// snapshot. New event types, new fields, new enum values and the order of declarations
+// do not change the fingerprint, so two versions of a program that differ only in these
+// use each other's snapshots. Use [FoldVersion] for a change that the samples do not
+// show.
 //
-// There is no snapshot of a state that is larger than [store.PayloadBytesMax], and
-// none of a state that is made of events or of an earlier snapshot with fields or
-// values of enums which this program does not know; declare what was removed from a
-// message as reserved.
-// Both are logged as a warning.
+// The fingerprint is computed once, when an engine opens. A rule that does not return for
+// a sample within ten seconds, for example because it loops on a negative number, is not
+// run for further samples, and a warning is logged.
+//
+// No snapshot is stored of a state that is larger than [store.PayloadBytesMax]. The same
+// holds for a state built from events, or from an earlier snapshot, that have fields or
+// enum values which this program does not know; declare fields that were removed from a
+// message as reserved. In both cases a warning is logged.
 func SnapshotEvery(events uint64) KindOption {
 	return kindOption(func(c *compiler) {
 		if c.rules.Durable {
@@ -233,28 +234,29 @@ func SnapshotEvery(events uint64) KindOption {
 	})
 }
 
-// RetainEvents deletes events once a snapshot covers them and so many newer
-// events exist below the snapshot. It deletes only what is strictly below the
-// lowest reader of [Engine.Events], of this and every other engine on the store,
-// and below every bookmark in the store: of subscriptions, projections and other
-// readers in the same partition, see [stream.Readers]. The event at a bookmark
-// stays, since its id proves to the reader that the store is the one it has read.
-// A reader that does not come back holds the events for as long as its bookmark is
-// there; the command "perdure readers" lists and removes such bookmarks. Without
-// this option all events are kept. It needs [SnapshotEvery] and a store that can
-// delete.
+// RetainEvents deletes events that are covered by a snapshot, and keeps this many of the
+// newest events below the snapshot. Without this option all events are kept. It needs
+// [SnapshotEvery] and a store that can delete.
 //
-// Where events are deleted, the snapshot is no copy any more: it is the state. A
-// later change of a rule, of an Upcast or of [FoldVersion] applies to the events
-// that are kept above the snapshot, and cannot be applied to those that are gone:
-// the state that the earlier rules made of them stays. The engine logs a warning
-// when it meets the first such entity of a kind, and how many there were when it is
-// closed. If the state becomes another message, [MigrateSnapshot] says how to
-// read the old one; without it, or if a field of the state has another type under
-// the same number, calls fail with an error matching [ErrSnapshot].
+// It deletes only events strictly below the lowest reader of [Engine.Events], in this
+// and every other engine on the store, and strictly below every bookmark in the same
+// partition: the bookmarks of subscriptions, projections and other readers; see
+// [stream.Readers]. The event at a bookmark stays, because its id proves to the reader
+// that the store is the one that it has read before. A reader that does not come back
+// keeps the events as long as its bookmark exists; the command "perdure readers" lists
+// and removes such bookmarks.
 //
-// Answers to commands with an idempotency key outlast their events: what an answer
-// that was stored before this option was in use needs of them is kept with it.
+// Where events are deleted, the snapshot is the only copy of the state. A later change
+// of a rule, of an Upcast or of [FoldVersion] applies only to the events above the
+// snapshot; the part of the state that comes from deleted events stays as the earlier
+// rules computed it. The engine logs a warning when it loads the first such entity of a
+// kind, and their number when it is closed. If the state becomes another message,
+// [MigrateSnapshot] converts the old one. Without it, or if a field of the state gets
+// another type under the same number, calls fail with an error matching [ErrSnapshot].
+//
+// Answers to commands with an idempotency key are kept longer than their events: if an
+// answer was stored before this option was used, the data that it needs from its events
+// is kept with it.
 func RetainEvents(events uint64) KindOption {
 	return kindOption(func(c *compiler) { c.retain, c.prune = events, true })
 }
@@ -265,16 +267,19 @@ const (
 	ReceiptsForDefault = 24 * time.Hour
 )
 
-// KeepReceipts says how long an entity remembers the answers to commands that
-// came with an idempotency key (see [WithIdempotencyKey]): at least the last
-// count of them, as long as they are not older than age. What is too many or too
-// old goes with later commands that have a key, in groups of up to a sixteenth
-// of all, so some more may be remembered. Where an entity gets no such command, what is
-// older than age and an eighth of it is removed in the background while the entity is
-// not in memory, if the store lists its entities ([store.Catalog]) and this entity has a
-// version above 0. A command whose outcome is unknown for as long as age is no longer
-// found out: it ends with [ErrOutcomeUnknown]. The defaults are [ReceiptsMaxDefault] and
+// KeepReceipts bounds the answers to commands with an idempotency key that an entity
+// remembers, by number and age; see [WithIdempotencyKey]. The last count answers are
+// kept as long as they are not older than age. The defaults are [ReceiptsMaxDefault] and
 // [ReceiptsForDefault].
+//
+// Pruning is lazy. Later commands with a key remove answers in groups of up to a
+// sixteenth of all, so some more may be kept. If no such command comes,
+// answers older than 9/8 of age are removed in the background while the entity is not in
+// memory. This needs a store that lists its entities ([store.Catalog]), and an entity
+// with a version above 0.
+//
+// If the outcome of a command is still unknown after age, the engine stops searching for
+// it, and the command ends with [ErrOutcomeUnknown].
 func KeepReceipts(count int, age time.Duration) KindOption {
 	return kindOption(func(c *compiler) {
 		if count < 1 || age <= 0 {
@@ -284,8 +289,8 @@ func KeepReceipts(count int, age time.Duration) KindOption {
 	})
 }
 
-// PassivateAfter forgets the state of an entity that has had no call for so
-// long; the next call loads it again. Zero is never. The default is
+// PassivateAfter removes an entity from memory after it has been idle for this time. The
+// next call loads it again. Zero disables passivation by time. The default is
 // [PassivateAfterDefault].
 func PassivateAfter(idle time.Duration) KindOption {
 	return kindOption(func(c *compiler) {
@@ -296,23 +301,23 @@ func PassivateAfter(idle time.Duration) KindOption {
 	})
 }
 
-// FoldVersion changes the fingerprint of the kind's snapshots by hand. The
-// fingerprint follows what the rules make of sample events, see [SnapshotEvery].
-// Raise the version where a change of a rule escapes the samples: because it shows
-// for large numbers, for certain texts, or at the end of a long history only.
-// [perduretest.ReplayGuard] says when that is needed. Then snapshots of other
-// versions are not used where the entity has all its events, and written again with
-// a later command. Where [RetainEvents] has deleted events, they are used as they are.
+// FoldVersion is a part of the fingerprint of the kind's snapshots that is set by hand.
+// The fingerprint itself is computed from the results of the rules for sample events;
+// see [SnapshotEvery]. Increase the version if a change of a rule does not show in the
+// samples, because it affects only large numbers, certain texts, or the end of a long
+// history. [perduretest.ReplayGuard] reports when that is necessary. Snapshots of other
+// versions are then ignored, if the entity has all its events, and a later command
+// writes new ones. If [RetainEvents] has deleted events, the snapshots are still used.
 //
 // [perduretest.ReplayGuard]: https://pkg.go.dev/github.com/perdure/perdure/perduretest#ReplayGuard
 func FoldVersion(version uint64) KindOption {
 	return kindOption(func(c *compiler) { c.foldVersion = version })
 }
 
-// Upcast turns an event that was stored as Old into a New, for which the kind
-// has an Evolve rule or another Upcast. It runs when the event is read; what is
-// stored stays as it is. It must be a pure function. See [UpcastMany] for an event that
-// becomes several ones, and [UpcastCommand] for commands.
+// Upcast converts an event that was stored as Old into a New, which has an Evolve rule
+// or another Upcast. The function runs when the event is read and must be pure. The
+// stored event does not change. See [UpcastMany] to convert one event into several, and
+// [UpcastCommand] for commands.
 func Upcast[Old, New proto.Message](fn func(Old) New) KindOption {
 	return kindOption(func(c *compiler) {
 		from := c.message("Upcast", reflect.TypeFor[Old](), fn == nil)
@@ -324,21 +329,21 @@ func Upcast[Old, New proto.Message](fn func(Old) New) KindOption {
 	})
 }
 
-// UpcastCommand turns a command of the type Old into a New, for which the kind has a
-// [Decide] or [Update] rule or another UpcastCommand. It lets a program rename or change
-// a command while commands of the old type wait in the outbox, in timers, or as parked
-// messages: they are delivered to the rule for New. For example:
+// UpcastCommand converts a command of an old type, Old, into a New, which has a [Decide]
+// or [Update] rule or another UpcastCommand. It lets a program rename or change a
+// command while commands of the old type wait in the outbox, in timers, or as parked
+// messages. For example:
 //
 //	perdure.UpcastCommand(func(c *bankv1.Deposit) *bankv1.DepositV2 {
 //		return &bankv1.DepositV2{Cents: 100 * c.GetAmount()}
 //	})
 //
-// It runs right before the rule, whenever that runs, and is a part of it: it must be a
-// pure function, a panic fails the command, and to return nil is the same as a panic.
-// Stored messages do not change: a recurring timer goes on with the command that it was
-// set with, so keep the option until the timer has been set again or cancelled. It also
-// takes commands of the type Old that callers send, such as clients of an earlier
-// version, and their idempotency keys stay valid. See [UpcastEffect] for effects.
+// The function runs immediately before the rule and is a part of it: it must be pure,
+// and if it panics or returns nil, the command fails as if the rule had panicked. Stored
+// messages do not change. A recurring timer keeps the command that it was set with, so
+// keep the option until the timer has been set again or cancelled. Callers may send
+// commands of the type Old too, such as clients of an earlier version, and their
+// idempotency keys stay valid. See [UpcastEffect] for effects.
 func UpcastCommand[Old, New proto.Message](fn func(Old) New) KindOption {
 	return kindOption(func(c *compiler) {
 		from := c.message("UpcastCommand", reflect.TypeFor[Old](), fn == nil)
@@ -350,23 +355,23 @@ func UpcastCommand[Old, New proto.Message](fn func(Old) New) KindOption {
 	})
 }
 
-// UpcastPartsMax bounds what [UpcastMany] makes of one event.
+// UpcastPartsMax bounds the events that [UpcastMany] may return for one stored event.
 const UpcastPartsMax = 1000
 
-// UpcastMany turns an event that was stored as Old into several events, in order, or
-// into none. Becomes names the types that fn may return, for each of which the kind has
-// an Evolve rule, an [Upcast] or another UpcastMany; without any, fn returns none, and
-// the events have no meaning any more. For example, an event that was stored for a
+// UpcastMany converts an event that was stored as Old into several events, in order, or
+// into none. The parameter becomes lists the types that fn may return; each needs an
+// Evolve rule, an [Upcast] or another UpcastMany. If the list is empty, fn returns none,
+// and the stored events are ignored. For example, an event that was stored for a
 // transfer within a bank may be read as a withdrawal and a deposit:
 //
 //	perdure.UpcastMany(func(e *bankv1.Moved) []proto.Message {
 //		return []proto.Message{&bankv1.Withdrawn{…}, &bankv1.Deposited{…}}
 //	}, (*bankv1.Withdrawn)(nil), (*bankv1.Deposited)(nil))
 //
-// It runs when the event is read; what is stored stays as it is, and so the events it
-// becomes share one version and one position: an entity, a snapshot and a reader have
-// all of them or none. It must be a pure function, and returns at most
-// [UpcastPartsMax] events. They share no memory when they are applied.
+// The function runs when the event is read and must be pure. It returns at most
+// [UpcastPartsMax] events, which share no memory when they are applied. The stored event
+// does not change, so the resulting events have one version and one position: an entity,
+// a snapshot and a reader have all of them or none.
 func UpcastMany[Old proto.Message](fn func(Old) []proto.Message, becomes ...proto.Message) KindOption {
 	return kindOption(func(c *compiler) {
 		from := c.message("UpcastMany", reflect.TypeFor[Old](), fn == nil)
@@ -386,13 +391,13 @@ func UpcastMany[Old proto.Message](fn func(Old) []proto.Message, becomes ...prot
 	})
 }
 
-// MigrateSnapshot turns a state that was stored as Old, a message of another name,
-// into a New: the state of the kind, or an Old of another MigrateSnapshot. It runs
-// when the state is read. It must be a pure function and must not return nil.
+// MigrateSnapshot converts a state that was stored as Old, a message of another name,
+// into a New, which is the state of the kind or the Old of another MigrateSnapshot. The
+// function runs when the state is read. It must be pure and must not return nil.
 //
-// A durable-state kind needs it when its state becomes another message. An
-// event-sourced kind needs it only for entities whose events are deleted (see
-// [RetainEvents]) or have lost their rules: the others are built from their events.
+// A durable-state kind needs it when its state becomes another message. An event-sourced
+// kind needs it only for entities whose events are deleted (see [RetainEvents]) or have
+// no rules any more. All other entities are built from their events.
 func MigrateSnapshot[Old, New proto.Message](fn func(Old) New) KindOption {
 	return kindOption(func(c *compiler) {
 		from := c.message("MigrateSnapshot", reflect.TypeFor[Old](), fn == nil)

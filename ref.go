@@ -28,12 +28,12 @@ type Ref[S proto.Message] struct {
 	name   string // of the kind, for errors
 }
 
-// Key returns the entity's name in the log.
+// Key returns the key of the entity in the log: the name of its kind, and its id.
 func (r Ref[S]) Key() store.Key { return store.Key{Kind: r.name, ID: r.id} }
 
-// Ask sends a command and returns the state after it, a copy that is the
-// caller's. It returns after the command's events are durable. The error is the
-// entity's refusal, or one of those listed at [ErrOutcomeUnknown].
+// Ask sends a command and returns the state after it, after the command's events are
+// durable. The state is a copy, which the caller may change. The error is the entity's
+// refusal, or one of the errors listed at [ErrOutcomeUnknown].
 func (r Ref[S]) Ask(ctx context.Context, command proto.Message, options ...CallOption) (S, error) {
 	c, err := r.call(ctx, entity.OpCommand, command, true, options)
 	if err != nil {
@@ -57,10 +57,9 @@ func (r Ref[S]) Do(ctx context.Context, command proto.Message, options ...CallOp
 	return receipt, nil
 }
 
-// Tell sends a command and does not wait: it returns once the entity has
-// accepted the command, which may yet be refused or lost. Refusals and failures
-// are logged. The end of ctx does not stop the command. Tell copies the command,
-// so the caller may change it afterwards.
+// Tell sends a command without waiting for its result: it returns when the entity has accepted the command. The command may still be refused or lost;
+// refusals and failures are logged. The end of ctx does not stop the command. Tell
+// copies the command, so the caller may change it afterwards.
 func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...CallOption) error {
 	if err := r.check(ctx, command); err != nil {
 		return err
@@ -81,8 +80,8 @@ func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...Call
 	return nil
 }
 
-// State returns the present state of the entity, a copy that is the caller's.
-// It is a read like any query: it waits until all that it shows is durable.
+// State returns a copy of the current state of the entity, which the caller may change.
+// Like any query, it waits until everything that the state shows is durable.
 func (r Ref[S]) State(ctx context.Context, options ...CallOption) (S, error) {
 	c, err := r.call(ctx, entity.OpState, nil, false, options)
 	if err != nil {
@@ -104,8 +103,8 @@ func handOut(m proto.Message) proto.Message {
 	return copied
 }
 
-// Query asks an [Answer] rule of the entity and returns its answer, a copy that
-// is the caller's. It waits until all that the answer shows is durable.
+// Query sends a query to its [Answer] rule and returns a copy of the answer, which the
+// caller may change. It waits until everything that the answer shows is durable.
 func Query[R, S proto.Message](ctx context.Context, r Ref[S], query proto.Message, options ...CallOption) (R, error) {
 	var zero R
 	c, err := r.call(ctx, entity.OpQuery, query, false, options)
@@ -186,63 +185,65 @@ func (r Ref[S]) checkRef(ctx context.Context) error {
 	return nil
 }
 
-// A Receipt says where a command has left its entity.
+// A Receipt has the version and position of an entity after a command.
 type Receipt struct {
-	// Version is the entity's after the command.
+	// Version is the version of the entity after the command.
 	Version store.Version
-	// Position is that of the entity's last event, which is the command's own
+	// Position is the position of the entity's last event: the last event of the command,
 	// if it had any. It is zero for an entity without events.
 	Position store.Position
 }
 
-// A CallOption changes one call.
+// A CallOption configures one call.
 type CallOption interface{ callOption(*call) }
 
 type callOption func(*call)
 
 func (o callOption) callOption(c *call) { o(c) }
 
-// WithReceipt stores the receipt of the call in r before the call returns, also
-// when the entity refuses; then the receipt says what the refusal has seen.
+// WithReceipt stores the receipt of the call in r before the call returns. If the entity
+// refuses, the receipt has the version that the refusal was based on.
 func WithReceipt(r *Receipt) CallOption {
 	return callOption(func(c *call) { c.receipt = r })
 }
 
-// IfVersion refuses the command with an error matching [ErrVersion] unless the
-// entity is at version v.
+// IfVersion makes the command fail with an error matching [ErrVersion] unless the entity
+// is at version v.
 func IfVersion(v store.Version) CallOption {
 	return callOption(func(c *call) { c.Conditional, c.Call.IfVersion = true, v })
 }
 
-// WithIdempotencyKey makes a command that may be sent again: the answer is
-// stored with what the command does, under the key, and a command of the same
-// entity with the same key gets that answer without being decided. It is
-// applied once, however often it is sent, also after a restart and after
-// [ErrOutcomeUnknown]. With another body it fails with an error matching
-// [ErrKeyReused]. Refusals and commands that do nothing are remembered too.
+// WithIdempotencyKey makes a command safe to repeat. The answer is stored under the key,
+// in the same commit as the events. A later command of the same entity with the same key
+// gets that answer and is not decided. So the command is applied once, however often it
+// is sent, also after a restart and after [ErrOutcomeUnknown]. Refusals, and commands
+// without events, are stored too. If the later command has another body, it fails with
+// an error matching [ErrKeyReused].
 //
-// Answers are remembered for the window that [KeepReceipts] states. The key is
-// text of at most [store.NameBytesMax] bytes, such as a UUID made by the caller.
-// A repeated answer has the state after the first command, and refusals have
-// code, message and details.
+// [KeepReceipts] bounds how long answers are kept. The key is text of at most
+// [store.NameBytesMax] bytes, such as a UUID made by the caller. A repeated answer has
+// the state after the first command; a repeated refusal has its code, message and
+// details.
 func WithIdempotencyKey(key string) CallOption {
 	return callOption(func(c *call) { c.Name, c.keyed = key, true })
 }
 
-// WithMetadata keeps values in the metadata of all records of the command. The call
-// copies the map, so the caller may change it once the call has returned. Keys and
+// WithMetadata adds values to the metadata of all records of the command. The call
+// copies the map, so the caller may change it after the call has returned. Keys and
 // values are text, at most [store.MetadataBytesMax] bytes together.
 func WithMetadata(values map[string]string) CallOption {
 	return callOption(func(c *call) { c.Metadata.Values = values })
 }
 
-// WithCorrelationID names the conversation that the command belongs to, in the
-// metadata of all its records. Without it the command begins one of its own.
+// WithCorrelationID sets the correlation id in the metadata of all records of the
+// command. Messages that the command causes carry the same id. Without this option the
+// command begins a conversation of its own, with the id of the command as its
+// correlation id.
 func WithCorrelationID(id string) CallOption {
 	return callOption(func(c *call) { c.Metadata.CorrelationID = id })
 }
 
-// WithTrace keeps a W3C trace context in the metadata of all records of the command.
+// WithTrace adds a W3C trace context to the metadata of all records of the command.
 func WithTrace(traceParent, traceState string) CallOption {
 	return callOption(func(c *call) { c.Metadata.TraceParent, c.Metadata.TraceState = traceParent, traceState })
 }
