@@ -9,10 +9,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The optional abilities of a log, each as a part that shape adds to a
-// faultyLog if the log beneath has it. They are types of their own because the
-// method set of a type is fixed: a log with some of the abilities needs a type
-// that embeds these and no others.
+// The optional abilities of a log. Each is a part that shape adds to a faultyLog if the log
+// beneath has the ability. They are separate types because the method set of a type is
+// fixed: a log with some of the abilities needs a type that embeds these and no others.
 type (
 	catalog    struct{ l *faultyLog }
 	pruner     struct{ l *faultyLog }

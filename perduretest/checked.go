@@ -14,32 +14,32 @@ import (
 	"github.com/perdure/perdure/internal/entity"
 )
 
-// repeats is how often a rule runs again on the same input. A rule that ranges
-// over a map of two keys does the same every time with a chance of 1/8.
+// repeats is the number of times that a rule runs again on the same input. A rule that
+// ranges over a map of two keys gives the same result every time with a probability of 1/8.
 const repeats = 3
 
-// A checker stands between an entity and its rules. It runs each rule several
-// times, on copies, and notes what is wrong with the rule itself.
+// A checker wraps the rules of an entity. It runs each rule several times, on copies, and
+// records faults of the rule itself.
 //
-// The entity gets the result of the first run on its own state, so a rule that
-// passes does here what it does in an engine.
+// The entity gets the result of the first run on its own state, so a correct rule has the
+// same effect as in an engine.
 type checker struct {
 	faults   []string
-	decision *entity.Decision // of the last command
+	decision *entity.Decision // decision of the last command
 }
 
 func (k *checker) fault(format string, args ...any) {
 	k.faults = append(k.faults, fmt.Sprintf(format, args...))
 }
 
-// take returns what was noted since the last call.
+// take returns the faults recorded since the last call.
 func (k *checker) take() []string {
 	faults := k.faults
 	k.faults = nil
 	return faults
 }
 
-// wrap returns rules that do what the given ones do and are looked after.
+// wrap returns rules that do the same as the given ones and are checked.
 func (k *checker) wrap(r *entity.Rules) *entity.Rules {
 	w := *r
 	w.Decide, w.Update, w.Answer = maps.Clone(r.Decide), maps.Clone(r.Update), maps.Clone(r.Answer)
@@ -73,8 +73,8 @@ func (k *checker) wrap(r *entity.Rules) *entity.Rules {
 
 type commandRule = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error)
 
-// command looks after a Decide or an Update rule. The latter may change the
-// state, and its result is the state as well as the decision.
+// command checks a Decide or an Update rule. An Update rule may change the state, and its
+// result is the state as well as the decision.
 func (k *checker) command(rule string, run commandRule, update bool) commandRule {
 	return func(ctx context.Context, state, command proto.Message) (*entity.Decision, error) {
 		name := rule + " " + nameOf(command)
@@ -111,9 +111,9 @@ func (k *checker) command(rule string, run commandRule, update bool) commandRule
 	}
 }
 
-// copied returns a decision with copies of what it leaves, as they are when the rule
-// returns: the engine copies too, so a rule may leave its state, which goes on to
-// change.
+// copied returns a decision with copies of its effects and messages, as they are when the
+// rule returns. The engine copies too, so a rule may use parts of its state, which changes
+// later.
 func copied(d *entity.Decision) *entity.Decision {
 	if d == nil || d.Left == nil {
 		return d
@@ -240,8 +240,8 @@ func (k *checker) unchanged(rule, what string, before, after proto.Message) {
 	}
 }
 
-// copies returns what other runs of a rule that has not run yet get in the place
-// of ctx: all that ctx tells the first one, and the same random numbers to come.
+// copies returns the rule information for the other runs of a rule: the same as in ctx,
+// with the same random numbers to come. The rule must not have run yet.
 func copies(ctx context.Context) []entity.Info {
 	infos := make([]entity.Info, repeats)
 	for i := range infos {
@@ -250,7 +250,7 @@ func copies(ctx context.Context) []entity.Info {
 	return infos
 }
 
-// differ returns how got differs from want, or the empty string.
+// differ returns the difference of got from want, or the empty string.
 func differ(want, got proto.Message) string {
 	if isNil(want) && isNil(got) {
 		return ""

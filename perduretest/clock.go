@@ -10,19 +10,19 @@ import (
 	"github.com/perdure/perdure"
 )
 
-// A Clock is a [perdure.Clock] that stands still until a test moves it. It may
-// be used by many goroutines at once.
+// A Clock is a [perdure.Clock] that stands still until a test moves it. Several goroutines
+// may use it at the same time.
 //
-// It shows a time of day, which [Clock.Advance] and [Clock.Set] move, and it runs
-// functions once a duration has passed, which only Advance lets happen: after
-// Set(yesterday) a function that is due in an hour is still due in an hour.
+// It shows a time of day, which [Clock.Advance] and [Clock.Set] move. It runs functions
+// after a duration, which passes only in Advance: after Set(yesterday) a function that is
+// due in an hour is still due in an hour.
 type Clock struct {
 	moving sync.Mutex // held by Advance and Set
 
 	mu       sync.Mutex
 	now      time.Time
 	elapsed  time.Duration
-	waiting  []*alarm // in the order in which they go off
+	waiting  []*alarm // sorted by time
 	attached map[int]func(context.Context)
 	attaches int
 }
@@ -31,7 +31,7 @@ var _ perdure.Clock = (*Clock)(nil)
 
 // An alarm is a function that waits for its time.
 type alarm struct {
-	at time.Duration // that has to have passed
+	at time.Duration // elapsed time at which f is due
 	f  func()
 }
 
@@ -45,20 +45,20 @@ func (c *Clock) Now() time.Time {
 	return c.now
 }
 
-// Elapsed returns by how much the clock was advanced in all. Set does not count.
+// Elapsed returns the sum of all durations of Advance. Set does not count.
 func (c *Clock) Elapsed() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.elapsed
 }
 
-// AfterFunc implements [perdure.Clock]. The function is run by [Clock.Advance];
-// one that is due at once waits for the next Advance too.
+// AfterFunc implements [perdure.Clock]. [Clock.Advance] runs the function; even a function
+// with d of zero waits for the next Advance.
 func (c *Clock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	a := &alarm{at: c.elapsed + max(d, 0), f: f}
-	// Behind all that are due at the same time.
+	// Insert it behind all alarms that are due at the same time.
 	n, _ := slices.BinarySearchFunc(c.waiting, a, func(b, a *alarm) int {
 		if b.at > a.at {
 			return 1
@@ -78,9 +78,9 @@ func (c *Clock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
 	}
 }
 
-// Attach tells the clock of an engine that runs by it: settle returns when the engine
-// has done what is to be done at the present time, or when the context ends. The
-// engine calls Attach when it is opened, and detach when it is closed.
+// Attach registers an engine that runs by the clock. Settle must return when the engine has
+// done all work that is due at the present time, or when the context ends. The engine calls
+// Attach when it is opened, and detach when it is closed.
 func (c *Clock) Attach(settle func(context.Context)) (detach func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -97,26 +97,26 @@ func (c *Clock) Attach(settle func(context.Context)) (detach func()) {
 	}
 }
 
-// Waiting returns how many functions wait for their time.
+// Waiting returns the number of functions that wait for their time.
 func (c *Clock) Waiting() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.waiting)
 }
 
-// Advance moves the clock by d and runs the functions that become due on the
-// way, also those that are set meanwhile: one after the other in the order of
-// their times, each on a goroutine of its own while the clock shows its time. It
-// returns when they have returned.
+// Advance moves the clock by d and runs the functions that become due in that time,
+// including functions that are set during the call. It runs them one after another in the
+// order of their times, each on a goroutine of its own, while the clock shows the
+// function's time. Advance returns when they have returned.
 //
-// It waits for the engines that run by the clock: before it begins, and after each
-// function, until they have delivered what is due, messages, timers and effects, and
-// what that has caused. So a timer that sets itself again every hour fires 24 times
-// in Advance(24 * time.Hour). A delivery that hangs, or itself waits for the clock, is
-// waited for once, for [SettleMax].
+// It waits for the engines that run by the clock, before it begins and after each function,
+// until they have delivered all messages, timers and effects that are due, and those that
+// the deliveries cause. So a timer that sets itself again every hour fires 24 times in
+// Advance(24 * time.Hour). If a delivery hangs, or itself waits for the clock, Advance
+// waits for [SettleMax] in all and then continues.
 //
-// Calls of Advance take turns, so a function that the clock runs must not call it. It
-// panics if d is negative; see [Clock.Set].
+// Concurrent calls of Advance run one after another, so a function that the clock runs must
+// not call it. It panics if d is negative; see [Clock.Set].
 func (c *Clock) Advance(d time.Duration) {
 	if d < 0 {
 		panic(fmt.Sprintf("perduretest: Advance(%v): a clock is set back with Set", d))
@@ -147,10 +147,10 @@ func (c *Clock) Advance(d time.Duration) {
 // SettleMax bounds how long one [Clock.Advance] waits for engines, in real time.
 const SettleMax = 5 * time.Second
 
-// Set sets the time of day, forward or back, as an administrator does, or as a
-// machine finds it that has slept. No duration passes and no function is run: an
-// engine looks at the time of day within the next ten seconds, so after Set and
-// Advance(10 * time.Second) the timers have fired that are due by then.
+// Set sets the time of day, forward or back, as an administrator does, or as it looks to a
+// machine that was suspended. No duration passes and no function is run. An engine reads
+// the time of day at least every ten seconds, so after Set and Advance(10 * time.Second)
+// the timers that are due by then have fired.
 func (c *Clock) Set(t time.Time) {
 	c.moving.Lock()
 	defer c.moving.Unlock()
@@ -161,8 +161,8 @@ func (c *Clock) Set(t time.Time) {
 	c.settle(patience)
 }
 
-// settle waits for the engines for as long as patience lasts, and returns what is
-// left of it.
+// settle waits for the engines for patience at most, and returns the patience that is left:
+// all of it if they settled in time, otherwise zero.
 func (c *Clock) settle(patience time.Duration) time.Duration {
 	c.mu.Lock()
 	engines := make([]func(context.Context), 0, len(c.attached))
@@ -179,7 +179,7 @@ func (c *Clock) settle(patience time.Duration) time.Duration {
 	defer cancel()
 	rounds := 1
 	if len(engines) > 1 {
-		rounds = settleRounds // one engine may give another one something to do
+		rounds = settleRounds // one engine may cause work in another one
 	}
 	for range rounds {
 		for _, settle := range engines {
@@ -192,10 +192,10 @@ func (c *Clock) settle(patience time.Duration) time.Duration {
 	return patience
 }
 
-// settleRounds is how often engines are asked in turn.
+// settleRounds is the number of times that each of several engines is asked to settle.
 const settleRounds = 2
 
-// next moves the clock to the first function that is due by end and takes it,
+// next moves the clock to the first function that is due by end and returns the function,
 // or moves the clock to end and returns nil.
 func (c *Clock) next(end time.Duration) func() {
 	c.mu.Lock()
@@ -210,7 +210,7 @@ func (c *Clock) next(end time.Duration) func() {
 	return a.f
 }
 
-// pass lets time pass until so much has. It is called under the lock.
+// pass moves the clock to an elapsed time. The caller holds mu.
 func (c *Clock) pass(elapsed time.Duration) {
 	c.now = c.now.Add(elapsed - c.elapsed)
 	c.elapsed = elapsed

@@ -1,8 +1,6 @@
-// Package perduretest tests kinds without an engine, and engines against a
-// world that fails.
+// Package perduretest tests kinds without an engine, and engines with stores that fail.
 //
-// A test of a kind says what has happened, sends a command, and says what must
-// come of it:
+// A test of a kind gives the past events, sends a command, and states the expected result:
 //
 //	perduretest.Given(t, Books, &libraryv1.BookRegistered{Title: "Emma"}).
 //		When(&libraryv1.LendBook{Borrower: "ada"}).
@@ -10,17 +8,17 @@
 //		When(&libraryv1.LendBook{Borrower: "bob"}).
 //		ThenRefused(perdure.FailedPrecondition, "lent to ada")
 //
-// What a command leaves for after its commit is compared as well, see
-// [Outcome.ThenSent], [Outcome.ThenEnqueuedTo], [Outcome.ThenScheduled] and
-// [Outcome.ThenClaimed]. A scenario delivers none of it.
+// The messages, timers and claims of a command are checked as well, see [Outcome.ThenSent],
+// [Outcome.ThenEnqueuedTo], [Outcome.ThenScheduled] and [Outcome.ThenClaimed]. A scenario
+// delivers none of them.
 //
-// The rules run in the very state machine that an engine runs them in, on
-// records that are encoded and decoded as in a store. So a test fails on all
-// that an engine would refuse: a command without a rule, an event without an
-// Evolve rule, a message that cannot be encoded, a panic. It also fails on what
-// an engine has no time to look for: a rule that changes what it must only
-// read, and a rule that is not a pure function of its arguments.
+// The rules run in the same state machine as in an engine, on records that are encoded and
+// decoded as in a store. So a test fails on everything that an engine would refuse: a
+// command without a rule, an event without an Evolve rule, a message that cannot be
+// encoded, a panic. It also fails on faults that an engine has no time to look for: a rule
+// that changes a value that it may only read, and a rule that is not a pure function of its
+// arguments.
 //
-// [Clock] is a clock that tests move by hand. [Faults] makes a store fail where
-// and how a test wants it to.
+// [Clock] is a clock that tests move by hand. [Faults] makes a store fail where and how a
+// test wants it to.
 package perduretest

@@ -11,67 +11,66 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrInjected is what a fault fails with if the test has not said otherwise.
+// ErrInjected is the error of a fault, unless the test sets another one.
 var ErrInjected = errors.New("injected fault")
 
 var errNoExclusive = fmt.Errorf("%w: the log beneath the faults cannot be held", errors.ErrUnsupported)
 
-// A Fault is what happens to one call of a method. The zero Fault is [Pass].
+// A Fault describes the failure of one call of a method. The zero Fault is [Pass].
 type Fault struct {
 	name string
 	wait <-chan struct{}
 
 	before, after           error
 	panicBefore, panicAfter any
-	wrong                   bool // Commit returns another number of results
+	wrong                   bool // Commit returns a wrong number of results
 	results                 int
 	conflict                bool
 	messages                []proto.Message
 }
 
-// Pass lets the call through.
+// Pass does not fail the call.
 func Pass() Fault { return Fault{} }
 
 // NotStored makes the call do nothing and fail with an error that matches
-// [store.ErrNotStored], so that the caller can be sure of it.
+// [store.ErrNotStored], so that the caller knows that nothing is stored.
 func NotStored() Fault {
 	return Fault{name: "NotStored", before: fmt.Errorf("%w: %w", store.ErrNotStored, ErrInjected)}
 }
 
-// FailBefore makes the call do nothing and fail with err; nil is [ErrInjected].
-// A caller of Commit cannot know that nothing was stored, unless err says so.
-// An iteration yields the error at once.
+// FailBefore makes the call do nothing and fail with err; nil is [ErrInjected]. A caller of
+// Commit cannot know that nothing was stored, unless err says so. An iteration yields the
+// error at once.
 func FailBefore(err error) Fault { return Fault{name: "FailBefore", before: orInjected(err)} }
 
-// FailAfter makes the call do everything and fail with err; nil is [ErrInjected].
-// So what a commit was given is stored, and the caller does not know it. An
-// iteration yields the error at its end, after all that there is.
+// FailAfter makes the call do its work and fail with err; nil is [ErrInjected]. So a commit
+// is stored, and the caller does not know it. An iteration yields the error at its end,
+// after all values.
 func FailAfter(err error) Fault { return Fault{name: "FailAfter", after: orInjected(err)} }
 
 // PanicBefore makes the call do nothing and panic with value.
 func PanicBefore(value any) Fault { return Fault{name: "PanicBefore", panicBefore: value} }
 
-// PanicAfter makes the call do everything and panic with value.
+// PanicAfter makes the call do its work and panic with value.
 func PanicAfter(value any) Fault { return Fault{name: "PanicAfter", panicAfter: value} }
 
-// WrongResults makes Commit do everything and return n results, however many
-// batches there are. It is [Pass] for other methods.
+// WrongResults makes Commit do its work and return n results, however many batches the
+// group has. It is [Pass] for other methods.
 func WrongResults(n int) Fault { return Fault{name: "WrongResults", wrong: true, results: max(0, n)} }
 
-// Conflict has another writer commit first, for the first batch with a key, so
-// that the batch is refused with a conflict by the store itself. The messages
-// are the events that the other writer adds to the entity, or the new state of
-// one that keeps its state. Without messages it does over again what the batch
-// does first or, where that is nothing, what the entity's last change was; for
-// an entity without a past that leaves nothing to do. It is [Pass] for other
-// methods than Commit.
+// Conflict makes another writer commit first, for the first batch with a key, so that the
+// store itself refuses that batch with a conflict. The messages are the events that the
+// other writer adds to the entity, or the new state of a durable-state entity. Without
+// messages the other writer repeats the first change in the batch or, if the batch has
+// none, the entity's last change; for an entity without a past it does nothing. Conflict is
+// [Pass] for methods other than Commit.
 func Conflict(messages ...proto.Message) Fault {
 	return Fault{name: "Conflict", conflict: true, messages: messages}
 }
 
-// Delay makes the call wait until release is closed before it does anything.
-// If the context of the call ends first, the call fails with its error and has
-// done nothing.
+// Delay makes the call wait until release is closed, before it does its work. If the
+// context of the call ends first, the call fails with the context's error and has done
+// nothing.
 func Delay(release <-chan struct{}) Fault { return Fault{name: "Delay", wait: release} }
 
 // Until returns the fault with a [Delay] before it.
@@ -90,7 +89,7 @@ func orInjected(err error) error {
 	return err
 }
 
-// hold waits as the fault says.
+// hold waits as long as the fault's Delay says.
 func (f Fault) hold(ctx context.Context) error {
 	if f.wait == nil {
 		return nil
@@ -103,7 +102,7 @@ func (f Fault) hold(ctx context.Context) error {
 	}
 }
 
-// strike does what comes before the call.
+// strike applies the part of the fault that comes before the call.
 func (f Fault) strike() error {
 	if f.panicBefore != nil {
 		panic(f.panicBefore)
@@ -111,7 +110,7 @@ func (f Fault) strike() error {
 	return f.before
 }
 
-// end does what comes after the call, which has ended with err.
+// end applies the part of the fault that comes after the call, which has ended with err.
 func (f Fault) end(err error) error {
 	if f.panicAfter != nil {
 		panic(f.panicAfter)
@@ -122,8 +121,7 @@ func (f Fault) end(err error) error {
 	return err
 }
 
-// overtake commits something for the first entity of the group, as another
-// writer would.
+// overtake commits a batch for the first entity of the group, as another writer would.
 func (l *faultyLog) overtake(ctx context.Context, group []*store.Batch, messages []proto.Message) error {
 	for _, b := range group {
 		if b.Key.IsZero() {
@@ -143,12 +141,12 @@ func (l *faultyLog) overtake(ctx context.Context, group []*store.Batch, messages
 		if err != nil && !errors.Is(err, store.ErrConflict) {
 			return fmt.Errorf("conflict for %v: %w: %w", b.Key, store.ErrNotStored, err)
 		}
-		return nil // a conflict means that a real rival has been there
+		return nil // a conflict must mean that there was another writer
 	}
 	return nil
 }
 
-// rival returns the batch that goes before b.
+// rival returns the batch that the other writer commits before b.
 func (l *faultyLog) rival(ctx context.Context, b *store.Batch, messages []proto.Message) (*store.Batch, error) {
 	other := &store.Batch{Key: b.Key, Expected: b.Expected}
 	event, state, err := l.model(ctx, b)
@@ -189,8 +187,8 @@ func (l *faultyLog) rival(ctx context.Context, b *store.Batch, messages []proto.
 	return other, nil
 }
 
-// model returns what a rival of b makes one like: the first event of the batch
-// or its state or, if it has neither, the last event or the state of the entity.
+// model returns the change that the other writer repeats: the first event of the batch or
+// its state or, if it has neither, the last event or the state of the entity.
 func (l *faultyLog) model(ctx context.Context, b *store.Batch) (*store.Event, *store.State, error) {
 	switch {
 	case len(b.Events) > 0:

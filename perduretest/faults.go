@@ -37,15 +37,15 @@ const (
 	MethodStats           Method = "Stats"
 )
 
-// Faults makes the methods of a store fail where and how a test wants it. The
-// store under it is a real one, so what a fault does not touch is as it always
-// is, and what a failed commit has stored can be looked up.
+// Faults makes the methods of a store fail where and how a test wants it. The store under
+// it is a real one: a call without a fault works as usual, and the records that a failed
+// commit has stored can be read.
 //
 //	faults := perduretest.NewFaults(memory.New())
 //	engine, err := perdure.Open(ctx, perdure.Config{Store: faults.Log(), …})
 //	faults.Next(perduretest.MethodCommit, perduretest.FailAfter(nil))
 //
-// Its methods may be called by many goroutines at once, also while the log is in use.
+// Several goroutines may call its methods at the same time, also while the log is in use.
 type Faults struct {
 	log store.Log
 
@@ -56,23 +56,23 @@ type Faults struct {
 	injected map[Injection]int
 }
 
-// An Injection is a sort of fault that has met a method, for counting.
+// An Injection is a sort of fault in a method, for counting.
 type Injection struct {
 	Method Method
 	// Fault is the name of the function that made the fault, such as "FailAfter".
 	Fault string
 }
 
-// A Call is a call of a method of the store, which a hook may make fail.
+// A Call is a call of a method of the store. A hook chooses its fault.
 type Call struct {
 	Method Method
 	// Number counts the calls of the method, from 1.
 	Number int
-	// Group is what Commit is given. It must not be changed.
+	// Group is the argument of Commit. It must not be changed.
 	Group []*store.Batch
 }
 
-// NewFaults returns faults for a log, none at first.
+// NewFaults returns a Faults for a log, without any fault yet.
 func NewFaults(log store.Log) *Faults {
 	return &Faults{
 		log: log, script: make(map[Method][]Fault),
@@ -80,42 +80,42 @@ func NewFaults(log store.Log) *Faults {
 	}
 }
 
-// Log returns the log with the faults in it.
+// Log returns the log with the faults.
 //
-// It has the optional abilities of the log beneath it and no others, but for
-// two. It is always a [store.Exclusive]: where the log beneath is not, Acquire
-// returns [errors.ErrUnsupported], which means the same. And it is never a
-// [store.Instant], because a log that a fault can hold up is not.
+// It has the optional abilities of the log beneath it and no others, with two exceptions.
+// It is always a [store.Exclusive]: if the log beneath is not, Acquire returns an error
+// matching [errors.ErrUnsupported], which means the same. And it is never a
+// [store.Instant], because a fault can delay it.
 func (f *Faults) Log() store.Log { return shape(&faultyLog{faults: f, log: f.log}) }
 
-// Next makes the next calls of a method fail, one fault for each, after those
-// that have been set for it before. [Pass] lets one call through.
+// Next makes the next calls of a method fail, one fault for each, after the faults that
+// earlier calls of Next have set. [Pass] in the list lets one call succeed.
 func (f *Faults) Next(m Method, faults ...Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.script[m] = append(f.script[m], faults...)
 }
 
-// Hook has every call for which [Faults.Next] has set nothing decided by hook,
-// instead of the hook before it. Nil ends that. One call at a time is decided,
-// and hook must not call a method of f.
+// Hook makes hook choose the fault of every call for which [Faults.Next] has set none. It
+// replaces the hook before it; nil removes it. Hook is called for one call at a time, and
+// must not call a method of f.
 func (f *Faults) Hook(hook func(*Call) Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hook = hook
 }
 
-// Rates are how probable the faults of [Faults.Random] are, from 0 to 1 each
-// and not above 1 together. What is left goes well.
+// Rates are the probabilities of the faults of [Faults.Random], each from 0 to 1, and 1 at
+// most in sum. The remaining calls succeed.
 type Rates struct {
-	// Of each Commit.
+	// Rates for each Commit.
 	NotStored, FailBefore, FailAfter, PanicBefore, PanicAfter, Conflict, WrongResults float64
-	// Of each call of every other method but Close and Acquire.
+	// Rates for each call of every other method but Close and Acquire.
 	ReadFailBefore, ReadFailAfter float64
 }
 
-// Random is a [Faults.Hook] that draws faults at random. The same seed draws the
-// same ones for the same calls in the same order.
+// Random sets a [Faults.Hook] that draws faults at random. The same seed draws the same
+// faults for the same calls in the same order.
 func (f *Faults) Random(seed uint64, rates Rates) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	f.Hook(func(c *Call) Fault {
@@ -148,7 +148,7 @@ func (f *Faults) Random(seed uint64, rates Rates) {
 	})
 }
 
-// Clear takes back all faults that have not happened, and the hook.
+// Clear removes the hook and all faults that have not occurred yet.
 func (f *Faults) Clear() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -156,21 +156,21 @@ func (f *Faults) Clear() {
 	f.hook = nil
 }
 
-// Calls returns how often a method has been called.
+// Calls returns the number of calls of a method.
 func (f *Faults) Calls(m Method) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.calls[m]
 }
 
-// Injected returns how many faults of each sort have met each method.
+// Injected returns the number of faults that occurred, by method and sort.
 func (f *Faults) Injected() map[Injection]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.injected)
 }
 
-// take counts a call and returns the fault that meets it.
+// take counts a call and returns its fault.
 func (f *Faults) take(m Method, group []*store.Batch) Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -189,13 +189,13 @@ func (f *Faults) take(m Method, group []*store.Batch) Fault {
 	return fault
 }
 
-// A faultyLog is a log with faults in it, and the methods that every log has.
+// A faultyLog is a log with faults, with the methods that every log has.
 type faultyLog struct {
 	faults *Faults
 	log    store.Log
 }
 
-// begin takes the fault of a call and does what comes before the call.
+// begin takes the fault of a call and applies the part of it that comes before the call.
 func (l *faultyLog) begin(ctx context.Context, m Method) (Fault, error) {
 	fault := l.faults.take(m, nil)
 	if err := fault.hold(ctx); err != nil {
@@ -288,7 +288,7 @@ func called[T any](ctx context.Context, l *faultyLog, m Method, call func(contex
 	return value, nil
 }
 
-// faulty is an iteration with a fault, which it takes when it begins.
+// faulty returns an iteration with a fault, which it takes when it begins.
 func faulty[T any](ctx context.Context, l *faultyLog, m Method, values iter.Seq2[T, error]) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T

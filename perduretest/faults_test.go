@@ -32,7 +32,7 @@ func batch(t *testing.T, expected store.Version, amount int64) *store.Batch {
 	}}}
 }
 
-// amounts returns what is deposited in the log.
+// amounts returns the deposits in the log.
 func amounts(t *testing.T, log store.Log) []int64 {
 	t.Helper()
 	var amounts []int64
@@ -134,7 +134,7 @@ func TestAConflictMeetsChecksAndSavedStatesToo(t *testing.T) {
 		fault perduretest.Fault
 		want  string
 	}{
-		{&store.Batch{Key: ada}, perduretest.Conflict(), "1 results"}, // nothing to do over again
+		{&store.Batch{Key: ada}, perduretest.Conflict(), "1 results"}, // the other writer has no change to repeat
 		{&store.Batch{Key: ada}, perduretest.Conflict(deposited(5)), "1 results, conflict"},
 		{&store.Batch{Key: ada, Expected: 1}, perduretest.Conflict(), "1 results, conflict"},
 		{save(0), perduretest.Conflict(), "1 results, conflict"},
@@ -204,7 +204,7 @@ func TestACommitThatIsDelayedTooLongIsNotStored(t *testing.T) {
 	}
 }
 
-// calls calls each method of a log once, by its name.
+// calls returns functions that call each method of a log once, by the method's name.
 func calls(ctx context.Context, log store.Log) map[perduretest.Method]func() error {
 	drain := func(seq func(yield func(error) bool)) func() error {
 		return func() (last error) {
@@ -300,9 +300,9 @@ func TestEveryMethodCanFail(t *testing.T) {
 			t.Errorf("%s with FailBefore: got %v, want %v", m, err, errBefore)
 		}
 	}
-	// Close is the last, since it happens although it fails.
+	// Close comes last, since it takes effect although it fails.
 	for _, m := range append(slices.DeleteFunc(slices.Sorted(maps.Keys(all)), func(m perduretest.Method) bool {
-		// Those that find nothing have failed already.
+		// These methods find nothing, so they have failed already.
 		return m == perduretest.MethodReceipt || m == perduretest.MethodOwner || m == perduretest.MethodClose
 	}), perduretest.MethodClose) {
 		faults.Next(m, perduretest.FailAfter(nil))
@@ -388,7 +388,7 @@ func TestAHookSeesTheCall(t *testing.T) {
 	}
 }
 
-// TestAnEngineAnswersTheTruthOverFaults is the use that faults are made for.
+// TestAnEngineAnswersTheTruthOverFaults shows the purpose of faults.
 func TestAnEngineAnswersTheTruthOverFaults(t *testing.T) {
 	t.Parallel()
 	log := memory.New()
@@ -405,8 +405,8 @@ func TestAnEngineAnswersTheTruthOverFaults(t *testing.T) {
 		want  error
 	}{
 		{"Pass", perduretest.Pass(), nil},
-		{"FailAfter", perduretest.FailAfter(nil), nil},   // it is found in the log
-		{"FailBefore", perduretest.FailBefore(nil), nil}, // it is not, and runs again
+		{"FailAfter", perduretest.FailAfter(nil), nil},   // the engine finds the command in the log
+		{"FailBefore", perduretest.FailBefore(nil), nil}, // the engine does not find it, and runs it again
 		{"PanicAfter", perduretest.PanicAfter("no"), nil},
 		{"Conflict", perduretest.Conflict(), nil},
 		{"WrongResults", perduretest.WrongResults(0), nil},
@@ -421,7 +421,7 @@ func TestAnEngineAnswersTheTruthOverFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Six of the commands are stored, once each, and the rival's copy of one.
+	// Six of the commands are stored, once each, and the other writer's copy of one.
 	if got := state.GetBalance(); got != 7 {
 		t.Errorf("balance: got %d, want 7; the log holds %d", got, amounts(t, log))
 	}

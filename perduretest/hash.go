@@ -14,9 +14,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// hashOf returns a hash of a message that is the same for equal messages in all
-// versions of the protobuf library, whose own encoding promises no such thing.
-// Names of messages and fields are part of it.
+// hashOf returns a hash of a message that is the same for equal messages in all versions of
+// the protobuf library. The library's own encoding does not promise that. The names of
+// messages and fields are part of the hash.
 func hashOf(m proto.Message) string {
 	h := sha256.New()
 	writeMessage(h, m.ProtoReflect())
@@ -85,11 +85,11 @@ func writeValue(w io.Writer, d protoreflect.FieldDescriptor, v protoreflect.Valu
 }
 
 func write(w io.Writer, format string, args ...any) {
-	_, _ = fmt.Fprintf(w, format+"\n", args...) // a hash takes everything
+	_, _ = fmt.Fprintf(w, format+"\n", args...) // writing to a hash does not fail
 }
 
-// unknownField returns the path and number of a field that a message holds and
-// its definition does not have, or nothing.
+// unknownField returns the path and number of a field in the message that its definition
+// lacks, or the empty string.
 func unknownField(m protoreflect.Message) (found string) {
 	if unknown := m.GetUnknown(); len(unknown) > 0 {
 		number, _, _ := protowire.ConsumeTag(unknown)

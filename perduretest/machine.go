@@ -14,8 +14,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A machine is the world around the protocol core of one entity, as small as it
-// can be: everything is stored at once and nothing fails.
+// A machine runs the protocol core of one entity in the simplest environment: commits
+// complete at once and nothing fails.
 type machine struct {
 	core  entity.Entity
 	rules *entity.Rules
@@ -23,17 +23,17 @@ type machine struct {
 	key   store.Key
 	now   time.Time
 
-	saved   *store.State  // what a load begins with
-	history []store.Event // and goes on with
+	saved   *store.State  // state that a load begins with
+	history []store.Event // events that a load continues with
 	version store.Version
-	made    []store.Event // by the last call
+	made    []store.Event // events of the last call
 	changed bool          // the last call has saved a state
-	settled int           // items that the core has not been told of
+	settled int           // number of completed items that the core does not know of yet
 	calls   uint64
-	err     error // of a load
+	err     error // error of a load
 }
 
-// start ends the preparation: from here on the machine takes calls.
+// start ends the preparation: from here on the machine accepts calls.
 func (m *machine) start(rules *entity.Rules) {
 	m.rules = m.check.wrap(rules)
 	m.core.Init(&entity.Options{
@@ -75,7 +75,7 @@ func (*machine) Reply(*entity.Call) {}
 // Now is part of [entity.Shell].
 func (m *machine) Now() time.Time { return m.now }
 
-// run brings one call to its end.
+// run executes one call.
 func (m *machine) run(ctx context.Context, op entity.Op, message proto.Message) entity.Outcome {
 	m.made, m.changed, m.check.decision = nil, false, nil
 	m.calls++
@@ -99,7 +99,7 @@ func (m *machine) run(ctx context.Context, op entity.Op, message proto.Message) 
 	}
 }
 
-// load reads what is stored into a fold, as a store would hand it out.
+// load folds the stored state and events, as they would come from a store.
 func (m *machine) load(f *entity.Fold) error {
 	after := store.Version(0)
 	if m.saved != nil {
@@ -118,7 +118,7 @@ func (m *machine) load(f *entity.Fold) error {
 	return nil
 }
 
-// happened adds an event to what is stored.
+// happened adds an event to the stored history.
 func (m *machine) happened(event proto.Message) error {
 	if isNil(event) {
 		return errors.New("it is nil")
@@ -135,7 +135,7 @@ func (m *machine) happened(event proto.Message) error {
 	return nil
 }
 
-// save makes a state what is stored.
+// save replaces the stored state.
 func (m *machine) save(rules *entity.Rules, state proto.Message) error {
 	if isNil(state) {
 		return errors.New("it is nil")
@@ -152,7 +152,7 @@ func (m *machine) save(rules *entity.Rules, state proto.Message) error {
 	return nil
 }
 
-// events returns the events of the last call, as they will be read back.
+// events returns the events of the last call, decoded from their stored form.
 func (m *machine) events() ([]proto.Message, error) {
 	var events []proto.Message
 	for i := range m.made {
@@ -174,15 +174,15 @@ func (m *machine) tags() []string {
 	return m.made[0].Tags
 }
 
-// commandID returns the id of the n-th command of a scenario, always the same
-// so that random numbers are.
+// commandID returns the id of the n-th command of a scenario. It is always the same, so
+// that random numbers are the same too.
 func commandID(n uint64) store.ID { return newID(1, n) }
 
 func recordID(v store.Version) store.ID { return newID(2, uint64(v)) }
 
 func newID(sort byte, n uint64) (id store.ID) {
 	id[0] = sort
-	id[6], id[8] = 0x70, 0x80 // version 7
+	id[6], id[8] = 0x70, 0x80 // UUID version 7
 	binary.BigEndian.PutUint32(id[12:], uint32(n))
 	return id
 }

@@ -14,13 +14,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A textError is an error as people write them: a nil pointer to it panics in Error.
+// A textError is a common form of an error: a nil pointer to it panics in Error.
 type textError struct{ text string }
 
 func (e *textError) Error() string { return e.text }
 
-// TestAScenario has rules return what no engine can
-// store or tell.
+// TestAScenario makes rules return values that no engine can store or report.
 func TestAScenario(t *testing.T) {
 	t.Parallel()
 	var noError *textError

@@ -21,31 +21,29 @@ import (
 
 const (
 	replayFormat = 1
-	// replayEventsMax bounds the events of a recording: it is kept in version
-	// control and folded by every run of the tests.
+	// replayEventsMax bounds the events of a recording, because a recording is kept in
+	// version control and every run of the tests folds it.
 	replayEventsMax = 10_000
 )
 
-// ReplayGuard folds the events of a recording with the rules that the kind has
-// now, and fails the test where a state is another one than when it was
-// recorded. So it notices a change of an Evolve rule, of an upcast or of a
-// message that would give entities which exist another state than they have had,
-// however it came about: commands have been decided on the old one.
+// ReplayGuard folds the events of a recording with the current rules of the kind, and fails
+// the test if a state differs from the recorded one. So it detects every change of an
+// Evolve rule, of an upcast or of a message that would change the state of existing
+// entities. Such a change matters because past commands were decided on the old states.
 //
-// It names the entity, the version and the event. It also fails where an event
-// cannot be read any more, where it holds fields that its message no longer
-// has, and where folding the same events again gives another state: because a
-// rule looks at a clock, ranges over a map, draws a random number, or remembers
-// something. Where the change is meant, [RecordReplay] records the states anew,
-// and version control shows which.
+// A failure names the entity, the version and the event. The guard also fails if an event
+// cannot be read any more, if an event has fields that its message no longer has, and if
+// folding the same events again gives another state: because a rule reads a clock, ranges
+// over a map, draws a random number, or keeps something between calls. If the change is
+// intended, [RecordReplay] records the new states, and version control shows the
+// differences.
 //
-// Where the states have changed and the fingerprint that snapshots carry has not
-// (see [perdure.SnapshotEvery]), the guard says so: then [perdure.FoldVersion] must
-// be raised, or entities with snapshots keep their old states. It logs which Evolve
-// rules and upcasts the recording never reaches, so that it cannot guard them.
+// If the states have changed but the fingerprint in snapshots has not (see
+// [perdure.SnapshotEvery]), the guard reports it: then raise [perdure.FoldVersion],
+// otherwise entities with snapshots keep their old states. The guard logs the Evolve rules
+// and upcasts that the recording never reaches, because it cannot guard those.
 //
-// The recording holds what [RecordReplay] has read from a log. It is for
-// event-sourced kinds.
+// [RecordReplay] makes the recording from a log. The guard is for event-sourced kinds.
 func ReplayGuard[S proto.Message](tb testing.TB, kind *perdure.Kind[S], file string) {
 	tb.Helper()
 	rules, err := kind.Rules()
@@ -77,15 +75,14 @@ func ReplayGuard[S proto.Message](tb testing.TB, kind *perdure.Kind[S], file str
 	}
 }
 
-// RecordReplay writes a recording for [ReplayGuard] to a file: all that the log
-// keeps of the entities with these ids, with the states that the rules make of
-// it now. An entity whose first events are deleted begins with its oldest
-// snapshot. Without a log (nil) it keeps what the file holds, and only the
-// states are recorded anew.
+// RecordReplay writes a recording for [ReplayGuard] to a file: all events that the log
+// keeps of the entities with these ids, with the states that the current rules make of
+// them. An entity whose first events are deleted begins with its oldest snapshot. If log is
+// nil, RecordReplay keeps the events of the file and records only the states again.
 //
-// Call it from a test that a flag turns on, and look at what has changed before
-// it is committed. A recording of made-up entities that have been through
-// everything once is worth more than one of many that are alike.
+// Call it from a test that a flag turns on, and look at the changes before you commit them.
+// A recording of a few invented entities that use every event and rule is worth more than a
+// recording of many similar ones.
 func RecordReplay[S proto.Message](tb testing.TB, kind *perdure.Kind[S], file string, log store.Log, ids ...string) {
 	tb.Helper()
 	rules, err := kind.Rules()
@@ -111,8 +108,8 @@ type replay struct {
 	Format int    `json:"format"`
 	Kind   string `json:"kind"`
 	State  string `json:"state"`
-	// Fingerprint and Fold are what snapshots of the rules that recorded it carry.
-	// Recordings of earlier programs have no Fold.
+	// Fingerprint and Fold are those that a snapshot by the recording rules carries.
+	// Recordings of earlier versions have no Fold.
 	Fingerprint string `json:"fingerprint"`
 	Fold        []byte `json:"fold,omitempty"`
 
@@ -130,7 +127,7 @@ type replayStep struct {
 	Hash     string        `json:"hash"`
 }
 
-// name says which step it is.
+// name describes a step for errors.
 func (r *replay) name(i int) string {
 	s := &r.Steps[i]
 	what := "event"
@@ -140,14 +137,14 @@ func (r *replay) name(i int) string {
 	return fmt.Sprintf("kind %s, entity %s, version %d, %s %s", r.Kind, s.ID, s.Version, what, s.Type)
 }
 
-// sameFingerprint reports whether the rules believe snapshots of those that
-// recorded the states.
+// sameFingerprint reports whether the rules accept snapshots of the rules that recorded the
+// states.
 func (r *replay) sameFingerprint(rules *entity.Rules) bool {
 	n, err := strconv.ParseUint(r.Fingerprint, 16, 64)
 	return err == nil && rules.Judge(&store.State{Type: rules.StateType, Fingerprint: n, Fold: r.Fold}) == entity.SnapshotSame
 }
 
-// unreached returns the types of events for which there is a rule and no step.
+// unreached returns the types of events that have a rule and no step.
 func (r *replay) unreached(rules *entity.Rules) []string {
 	reached := make(map[string]bool)
 	for i := range r.Steps {
@@ -213,7 +210,7 @@ func recordLog(tb testing.TB, rules *entity.Rules, log store.Log, ids []string) 
 		oldest := replayStep{}
 		for e, err := range log.Load(tb.Context(), key, func(s *store.State) bool {
 			oldest = replayStep{ID: id, Version: s.Version, Snapshot: true, Type: s.Type, Payload: bytes.Clone(s.Payload)}
-			return false // offer the older one, and then all events
+			return false // refuse it, so that the older one is offered too, and then all events
 		}) {
 			if err != nil {
 				return nil, err
@@ -239,7 +236,7 @@ func recordLog(tb testing.TB, rules *entity.Rules, log store.Log, ids []string) 
 	return r, nil
 }
 
-// write folds the recording and writes it with the states of now.
+// write folds the recording and writes it with the current states.
 func (r *replay) write(file string, rules *entity.Rules) error {
 	for i := range r.Steps {
 		r.Steps[i].Hash = ""
@@ -248,7 +245,7 @@ func (r *replay) write(file string, rules *entity.Rules) error {
 	for i := range r.Steps {
 		r.Steps[i].Hash = folded.states[i]
 	}
-	// What is still wrong is not that a state has changed.
+	// A fault that is left now is not a changed state.
 	if faults := r.fold(rules).faults; len(faults) > 0 {
 		return errors.New(faults[0])
 	}
@@ -266,16 +263,16 @@ func (r *replay) write(file string, rules *entity.Rules) error {
 	return os.WriteFile(file, b.Bytes(), 0o600)
 }
 
-// A foldedReplay is what came of a recording: the hash of the state after each
-// step, empty where it could not be told, and what is wrong.
+// A foldedReplay is the result of folding a recording: the hash of the state after each
+// step, empty if the state is unknown, and the faults.
 type foldedReplay struct {
 	states  []string
 	faults  []string
-	changed bool // a state is another one than recorded
+	changed bool // a state differs from the recorded one
 }
 
-// fold folds all entities. One whose fold fails is not followed any further,
-// since all that comes after it would differ as well.
+// fold folds all entities. After a failure it skips the rest of the entity, since all later
+// states would differ as well.
 func (r *replay) fold(rules *entity.Rules) *foldedReplay {
 	check := new(checker)
 	checked := check.wrap(rules)
@@ -310,7 +307,7 @@ func (r *replay) fold(rules *entity.Rules) *foldedReplay {
 	return f
 }
 
-// apply takes one step.
+// apply applies one step to the state.
 func (s *replayStep) apply(rules *entity.Rules, state *proto.Message, version store.Version) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -337,7 +334,7 @@ func (s *replayStep) apply(rules *entity.Rules, state *proto.Message, version st
 	return rule.Apply(rules.Evolve, *state, message)
 }
 
-// readWhole decodes a payload that must hold no field which the message lacks.
+// readWhole decodes a payload, which must not have fields that the message lacks.
 func readWhole(payload []byte, m proto.Message) error {
 	if err := proto.Unmarshal(payload, m); err != nil {
 		return err

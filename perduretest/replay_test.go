@@ -26,7 +26,7 @@ var recordAnew = flag.Bool("record", false, "record the states of the replay gua
 
 const recording = "testdata/account.replay"
 
-// replayed is a kind with the rules of accounts, one of which a test replaces.
+// replayed returns a kind with the rules of accounts, one of which a test replaces.
 func replayed(rules ...perdure.Rule[*testv1.Account]) *perdure.Kind[*testv1.Account] {
 	r := goodRules()
 	if len(rules) == 0 {
@@ -43,8 +43,8 @@ func replayed(rules ...perdure.Rule[*testv1.Account]) *perdure.Kind[*testv1.Acco
 	)
 }
 
-// lived returns a log with entities that have been through everything, one of
-// them without its first events.
+// lived returns a log with entities that have used all rules, one of them without its first
+// events.
 func lived(t testing.TB) *memory.Log {
 	t.Helper()
 	l := memory.New()
@@ -91,7 +91,7 @@ func TestTheStatesOfAccountsAreWhatTheyWere(t *testing.T) {
 	perduretest.ReplayGuard(t, replayed(), recording)
 }
 
-// guard returns what the guard says of a kind.
+// guard returns the messages of the guard about a kind.
 func guard(t *testing.T, kind *perdure.Kind[*testv1.Account], file string) string {
 	t.Helper()
 	said, _ := failures(t, func(r *record) { perduretest.ReplayGuard(r, kind, file) })
@@ -220,7 +220,7 @@ func TestReplayGuard(t *testing.T) {
 	})
 }
 
-// A logging test keeps what is logged.
+// A logging test keeps the logged text.
 type logging struct {
 	record
 	logged string
@@ -237,8 +237,8 @@ func TestAnEventWithoutARuleIsNoticed(t *testing.T) {
 	}
 }
 
-// TestAFieldThatIsGoneIsNoticed records an event with a field that the message
-// does not have, as one that was renamed and got another number.
+// TestAFieldThatIsGoneIsNoticed records an event with a field that the message does not
+// have, like a field that was renamed and got another number.
 func TestAFieldThatIsGoneIsNoticed(t *testing.T) {
 	t.Parallel()
 	l := memory.New()
@@ -319,7 +319,7 @@ func ExampleReplayGuard() {
 	// Output: ada and bob are what they were
 }
 
-// FuzzReplayGuard reads recordings that hold anything.
+// FuzzReplayGuard reads recordings with arbitrary content.
 func FuzzReplayGuard(f *testing.F) {
 	whole, err := os.ReadFile(recording)
 	if err != nil {

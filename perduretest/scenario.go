@@ -14,26 +14,26 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// entityID is the id of the entity of a scenario, unless it is told another.
+// entityID is the default id of the entity of a scenario.
 const entityID = "test"
 
-// A Scenario is one entity with its past, ready for a command or a query. It is
-// for one goroutine.
+// A Scenario is one entity with its past, ready for a command or a query. It is for one
+// goroutine.
 type Scenario[S proto.Message] struct {
 	tb      testing.TB
 	rules   *entity.Rules
-	machine *machine // of the scenario so far
+	machine *machine // machine that holds the scenario so far
 	started bool
 	last    *Outcome[S]
 }
 
-// Given returns a scenario in which the events have happened to an entity that
-// was new. Old events that the kind upcasts are welcome. A kind of durable
-// states keeps no events: give it none, or see [GivenState].
+// Given returns a scenario with a new entity to which the events have happened. Old events
+// that the kind upcasts are allowed. A durable-state kind keeps no events: give it none, or
+// use [GivenState].
 //
-// The entity has the id "test" and the clock shows midnight of 1 January 2000,
-// UTC, unless [Scenario.For] and [Scenario.At] say otherwise. A mistake in the
-// kind or in the events ends the test.
+// The entity has the id "test" and the clock shows midnight of 1 January 2000, UTC, unless
+// [Scenario.For] and [Scenario.At] set others. A mistake in the kind or in the events ends
+// the test.
 func Given[S proto.Message](tb testing.TB, kind *perdure.Kind[S], events ...proto.Message) *Scenario[S] {
 	tb.Helper()
 	s := newScenario(tb, kind)
@@ -51,9 +51,9 @@ func Given[S proto.Message](tb testing.TB, kind *perdure.Kind[S], events ...prot
 	return s
 }
 
-// GivenState returns a scenario with an entity that is in the state, at version
-// 1. It does for kinds of both sorts: the state is what was saved, or a snapshot.
-// Otherwise it is like [Given].
+// GivenState returns a scenario with an entity that is in the state, at version 1. It works
+// for both sorts of kinds: the state is a saved state or a snapshot. Otherwise it is like
+// [Given].
 func GivenState[S proto.Message](tb testing.TB, kind *perdure.Kind[S], state S) *Scenario[S] {
 	tb.Helper()
 	s := newScenario(tb, kind)
@@ -75,8 +75,8 @@ func newScenario[S proto.Message](tb testing.TB, kind *perdure.Kind[S]) *Scenari
 	}}
 }
 
-// For gives the entity an id, for rules that ask [perdure.Self]. It comes
-// before the first command.
+// For sets the id of the entity, for rules that call [perdure.Self]. Call it before the
+// first command.
 func (s *Scenario[S]) For(id string) *Scenario[S] {
 	s.tb.Helper()
 	s.machine.key.ID = id
@@ -89,24 +89,24 @@ func (s *Scenario[S]) For(id string) *Scenario[S] {
 	return s
 }
 
-// At sets the clock that the rules see through [perdure.Now].
+// At sets the time that rules get from [perdure.Now].
 func (s *Scenario[S]) At(t time.Time) *Scenario[S] {
 	s.machine.now = t
 	return s
 }
 
-// When sends a command. The test fails if the engine would not take the
-// decision, or if a rule is at fault; a refusal is as good an outcome as any.
+// When sends a command. The test fails if the engine would not accept the decision, or if a
+// rule has a fault. A refusal is a normal outcome.
 //
-// Where the outcome of the command before was a refusal that nothing has asked
-// for (by [Outcome.ThenRefused]), the test fails as well, because what follows
-// is not what it seems.
+// If the command before was refused and no method (such as [Outcome.ThenRefused]) expected
+// the refusal, the test fails as well, because the scenario is then not in the expected
+// state.
 func (s *Scenario[S]) When(command proto.Message) *Outcome[S] {
 	s.tb.Helper()
 	return s.run(entity.OpCommand, command)
 }
 
-// WhenAsked sends a query. It is like [Scenario.When] otherwise.
+// WhenAsked sends a query. Otherwise it is like [Scenario.When].
 func (s *Scenario[S]) WhenAsked(query proto.Message) *Outcome[S] {
 	s.tb.Helper()
 	return s.run(entity.OpQuery, query)
@@ -151,7 +151,7 @@ func (s *Scenario[S]) run(op entity.Op, message proto.Message) *Outcome[S] {
 	if m.err != nil {
 		s.tb.Fatalf("load %v again after %s: %v", m.key, nameOf(message), m.err)
 	}
-	m.check.take() // a reload only says again what was said
+	m.check.take() // a reload would report the same faults again
 	if _, err := proto.Marshal(state); err != nil {
 		o.fail("the state that it leaves cannot be encoded, so it cannot be stored: %v", err)
 	}
@@ -159,7 +159,7 @@ func (s *Scenario[S]) run(op entity.Op, message proto.Message) *Outcome[S] {
 	return o
 }
 
-// verdict fails the test if an engine would not have done what the rule wants.
+// verdict fails the test if an engine would not have carried out the rule's decision.
 func (o *Outcome[S]) verdict() {
 	o.s.tb.Helper()
 	var panicked *entity.Panic
@@ -182,9 +182,9 @@ func (o *Outcome[S]) take(faults []string) {
 	}
 }
 
-// An Outcome is what came of one command or query. Its methods compare that
-// with what is wanted and return it, so that they chain. A mismatch is an error
-// of the test that shows the difference, the message and the state before it.
+// An Outcome is the result of one command or query. Its methods compare the result with the
+// expected one and return the outcome, so that calls chain. A mismatch is an error of the
+// test that shows the difference, the message and the state before it.
 type Outcome[S proto.Message] struct {
 	s       *Scenario[S]
 	op      entity.Op
@@ -195,14 +195,14 @@ type Outcome[S proto.Message] struct {
 	tags    []string
 	saved   bool
 	state   S
-	// decision is that of a command that was accepted, else empty.
+	// decision is the decision of an accepted command, otherwise empty.
 	decision entity.Decision
 
-	expected bool // a refusal was asked for
-	broken   bool // it has failed already, and more would only be noise
+	expected bool // a refusal was expected
+	broken   bool // the test has failed already, so further checks are skipped
 }
 
-// fail marks the test as failed and goes on.
+// fail marks the test as failed, and the test continues.
 func (o *Outcome[S]) fail(format string, args ...any) {
 	o.s.tb.Helper()
 	o.broken = true
@@ -212,7 +212,7 @@ func (o *Outcome[S]) fail(format string, args ...any) {
 
 func text(m proto.Message) string { return prototext.MarshalOptions{}.Format(m) }
 
-// At sets the clock for what follows.
+// At sets the clock for the next commands.
 func (o *Outcome[S]) At(t time.Time) *Outcome[S] {
 	o.s.At(t)
 	return o
@@ -230,6 +230,6 @@ func (o *Outcome[S]) WhenAsked(query proto.Message) *Outcome[S] {
 	return o.s.WhenAsked(query)
 }
 
-// State returns a copy of the entity's state after the command or query, for
-// checks that no method here makes.
+// State returns a copy of the entity's state after the command or query, for checks that no
+// method here makes.
 func (o *Outcome[S]) State() S { return proto.CloneOf(o.state) }

@@ -18,7 +18,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A rules is a set of rules that a test changes before it makes a kind of them.
+// A rules is a set of rules that a test changes before it makes a kind with them.
 type rules struct {
 	deposit     func(context.Context, *testv1.Account, *testv1.Deposit) (*perdure.Decision, error)
 	onDeposited func(*testv1.Account, *testv1.Deposited)
@@ -85,7 +85,7 @@ func (r rules) kind() *perdure.Kind[*testv1.Account] {
 	)
 }
 
-// bob is the entity that messages go to.
+// bob is the target of messages.
 var bob = store.Key{Kind: "account", ID: "bob"}
 
 func shelf() *perdure.Kind[*testv1.Account] {
@@ -207,7 +207,7 @@ func TestWhatTheCallerChangesLaterChangesNothing(t *testing.T) {
 		ThenState(&testv1.Account{Notes: []*testv1.Note{{Text: "first"}}})
 }
 
-// A record takes what a scenario says to its test.
+// A record keeps the failures that a scenario reports.
 type record struct {
 	testing.TB
 	said  strings.Builder
@@ -228,7 +228,7 @@ func (r *record) Fatalf(format string, args ...any) {
 
 func (r *record) Fatal(args ...any) { r.Fatalf("%s", fmt.Sprint(args...)) }
 
-// failures returns what a scenario says to its test.
+// failures returns the failures that a scenario reports to its test.
 func failures(t *testing.T, scenario func(r *record)) (said string, fatal bool) {
 	t.Helper()
 	r := &record{TB: t}
@@ -250,7 +250,7 @@ func TestAScenarioThatDoesNotHoldFails(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		scenario func(r *record)
-		want     []string // parts of what it says
+		want     []string // parts of the failures
 		fatal    bool
 	}{
 		{
@@ -585,7 +585,7 @@ func TestAScenarioThatDoesNotHoldFails(t *testing.T) {
 	}
 }
 
-// decides returns a kind whose Deposit leads to the event.
+// decides returns a kind whose Deposit returns the event.
 func decides(event proto.Message) *perdure.Kind[*testv1.Account] {
 	r := goodRules()
 	r.deposit = func(context.Context, *testv1.Account, *testv1.Deposit) (*perdure.Decision, error) {

@@ -13,11 +13,11 @@ import (
 
 var update = flag.Bool("update", false, "write shapes.go anew")
 
-// parts are the types that a shape is put together from, by the number of the bit.
+// parts are the types that a shape consists of, by the number of the bit.
 var parts = []string{"catalog", "pruner", "outbox", "receipts", "claims", "bookmarks", "statistics"}
 
-// TestShapesAreGenerated fails if shapes.go is not what this test writes with
-// -update. The file has a case for each set of abilities that a log can have.
+// TestShapesAreGenerated fails if shapes.go differs from the text that this test writes
+// with -update. The file has a case for each set of abilities that a log can have.
 func TestShapesAreGenerated(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder

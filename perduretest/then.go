@@ -15,8 +15,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Then wants the command to be accepted and exactly these events to happen, in
-// this order. It is for event-sourced kinds.
+// Then expects that the command is accepted and exactly these events happen, in this order.
+// It is for event-sourced kinds.
 func (o *Outcome[S]) Then(events ...proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	if o.s.rules.Durable {
@@ -39,8 +39,8 @@ func (o *Outcome[S]) Then(events ...proto.Message) *Outcome[S] {
 	return o
 }
 
-// ThenNothing wants the command to be accepted and to change nothing: no event
-// happens, no state is saved, and nothing is left for after the commit.
+// ThenNothing expects that the command is accepted and changes nothing: no event happens,
+// no state is saved, and nothing is to be done after the commit.
 func (o *Outcome[S]) ThenNothing() *Outcome[S] {
 	o.s.tb.Helper()
 	if !o.accepted("nothing to happen") {
@@ -58,16 +58,16 @@ func (o *Outcome[S]) ThenNothing() *Outcome[S] {
 	return o
 }
 
-// ThenSent wants the command to send exactly these effects, in this order: those
-// of [perdure.Decision.Send].
+// ThenSent expects that the command sends exactly these effects, in this order: those of
+// [perdure.Decision.Send].
 func (o *Outcome[S]) ThenSent(effects ...proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	return o.left("effects", effects, o.decision.Effects)
 }
 
-// ThenEnqueued wants the command to leave exactly these messages in the outbox,
-// in this order: those of [perdure.Decision.Enqueue] and
-// [perdure.Decision.EnqueueTo], but no timers.
+// ThenEnqueued expects that the command puts exactly these messages into the outbox, in
+// this order: those of [perdure.Decision.Enqueue] and [perdure.Decision.EnqueueTo], but no
+// timers.
 func (o *Outcome[S]) ThenEnqueued(messages ...proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	var got []proto.Message
@@ -79,7 +79,7 @@ func (o *Outcome[S]) ThenEnqueued(messages ...proto.Message) *Outcome[S] {
 	return o.left("messages in the outbox", messages, got)
 }
 
-// left compares what a command leaves for after its commit.
+// left compares messages that a command leaves for after its commit.
 func (o *Outcome[S]) left(what string, want, got []proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	if !o.accepted(what) || len(want) == 0 && len(got) == 0 {
@@ -91,9 +91,9 @@ func (o *Outcome[S]) left(what string, want, got []proto.Message) *Outcome[S] {
 	return o
 }
 
-// ThenEnqueuedTo wants the command to leave exactly these commands for the
-// target in the outbox, in this order: those of [perdure.Decision.EnqueueTo].
-// It may leave other messages for others.
+// ThenEnqueuedTo expects that the command puts exactly these commands for the target into
+// the outbox, in this order: those of [perdure.Decision.EnqueueTo]. Messages for other
+// targets are allowed.
 func (o *Outcome[S]) ThenEnqueuedTo(target store.Key, commands ...proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	var got []proto.Message
@@ -105,8 +105,8 @@ func (o *Outcome[S]) ThenEnqueuedTo(target store.Key, commands ...proto.Message)
 	return o.left("messages to "+target.String(), commands, got)
 }
 
-// ThenReplyTo wants the command to ask for exactly one reply of that name
-// (see [perdure.ReplyTo]), to this command that it leaves for another entity.
+// ThenReplyTo expects that the command asks for exactly one reply of that name (see
+// [perdure.ReplyTo]), to this command for another entity.
 func (o *Outcome[S]) ThenReplyTo(name string, command proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	var got []proto.Message
@@ -118,16 +118,16 @@ func (o *Outcome[S]) ThenReplyTo(name string, command proto.Message) *Outcome[S]
 	return o.left(fmt.Sprintf("messages with the reply %q", name), []proto.Message{command}, got)
 }
 
-// ThenScheduled wants the command to set the timer of the entity itself with
-// that name, time and command, which is the first time of a recurring one. It may
-// set others beside it.
+// ThenScheduled expects that the command sets a timer of the entity itself with that name,
+// time and command. For a recurring timer the time is its first one. Other timers are
+// allowed.
 func (o *Outcome[S]) ThenScheduled(name string, at time.Time, command proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	return o.ThenScheduledTo(o.s.machine.key, name, at, command)
 }
 
-// ThenScheduledTo is [Outcome.ThenScheduled] for a timer whose command goes to
-// the target, see [perdure.Decision.ScheduleTo].
+// ThenScheduledTo is like [Outcome.ThenScheduled], for a timer whose command goes to the
+// target, see [perdure.Decision.ScheduleTo].
 func (o *Outcome[S]) ThenScheduledTo(target store.Key, name string, at time.Time, command proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	if !o.accepted("a timer") {
@@ -136,7 +136,7 @@ func (o *Outcome[S]) ThenScheduledTo(target store.Key, name string, at time.Time
 	var timer *entity.Message
 	for i := range o.decision.Messages {
 		if m := &o.decision.Messages[i]; m.Timer == name {
-			timer = m // a later one replaces it
+			timer = m // a later timer of the same name replaces it
 		}
 	}
 	if timer == nil {
@@ -159,7 +159,7 @@ func (o *Outcome[S]) ThenScheduledTo(target store.Key, name string, at time.Time
 	return o
 }
 
-// target returns the entity that a message goes to; zero for an effect.
+// target returns the entity that a message goes to; it is zero for an effect.
 func (o *Outcome[S]) target(m *entity.Message) store.Key {
 	if m.Self {
 		return o.s.machine.key
@@ -167,7 +167,7 @@ func (o *Outcome[S]) target(m *entity.Message) store.Key {
 	return m.Target
 }
 
-// ThenCancelled wants the command to take back exactly these timers, in this order.
+// ThenCancelled expects that the command cancels exactly these timers, in this order.
 func (o *Outcome[S]) ThenCancelled(names ...string) *Outcome[S] {
 	o.s.tb.Helper()
 	if !o.accepted("timers to be taken back") || len(names) == 0 && len(o.decision.Cancel) == 0 {
@@ -179,16 +179,16 @@ func (o *Outcome[S]) ThenCancelled(names ...string) *Outcome[S] {
 	return o
 }
 
-// ThenClaimed wants the command to claim exactly these values in the space, in
-// this order: those of [perdure.Decision.Claim]. A scenario has no other entity
-// that could hold them.
+// ThenClaimed expects that the command claims exactly these values in the space, in this
+// order: those of [perdure.Decision.Claim]. A scenario has no other entity that could hold
+// them.
 func (o *Outcome[S]) ThenClaimed(space string, values ...string) *Outcome[S] {
 	o.s.tb.Helper()
 	return o.held("claims", space, values, o.decision.Claim)
 }
 
-// ThenReleased wants the command to give up exactly these values in the space,
-// in this order: those of [perdure.Decision.Release].
+// ThenReleased expects that the command releases exactly these values in the space, in this
+// order: those of [perdure.Decision.Release].
 func (o *Outcome[S]) ThenReleased(space string, values ...string) *Outcome[S] {
 	o.s.tb.Helper()
 	return o.held("values given up", space, values, o.decision.Release)
@@ -211,8 +211,8 @@ func (o *Outcome[S]) held(what, space string, want []string, claims []store.Clai
 	return o
 }
 
-// ThenState wants the entity to be in this state now, whether the command was
-// accepted or refused.
+// ThenState expects that the entity has this state now, whether the command was accepted or
+// refused.
 func (o *Outcome[S]) ThenState(want S) *Outcome[S] {
 	o.s.tb.Helper()
 	if o.broken {
@@ -227,8 +227,7 @@ func (o *Outcome[S]) ThenState(want S) *Outcome[S] {
 	return o
 }
 
-// ThenTagged wants the events of the command to have exactly these tags, in
-// this order.
+// ThenTagged expects that the events of the command have exactly these tags, in this order.
 func (o *Outcome[S]) ThenTagged(tags ...string) *Outcome[S] {
 	o.s.tb.Helper()
 	if !o.accepted("tagged events") {
@@ -247,7 +246,7 @@ func (o *Outcome[S]) ThenTagged(tags ...string) *Outcome[S] {
 	return o
 }
 
-// ThenAnswer wants the query to be answered so.
+// ThenAnswer expects that the query gets this answer.
 func (o *Outcome[S]) ThenAnswer(want proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	if o.op != entity.OpQuery {
@@ -262,8 +261,8 @@ func (o *Outcome[S]) ThenAnswer(want proto.Message) *Outcome[S] {
 	return o
 }
 
-// ThenRefused wants the command or query to be refused with this code, and with
-// a message that holds each of the words.
+// ThenRefused expects that the command or query is refused with this code, and with a
+// message that contains each of the words.
 func (o *Outcome[S]) ThenRefused(code perdure.Code, words ...string) *Outcome[S] {
 	o.s.tb.Helper()
 	o.expected = true
@@ -298,7 +297,7 @@ func (o *Outcome[S]) accepted(wanted string) bool {
 	case o.broken:
 		return false
 	case o.out.Status == entity.StatusRefused:
-		o.expected = true // said once
+		o.expected = true // the refusal is reported only once
 		o.fail("got a refusal, wanted %s: %v", wanted, o.out.Err)
 		return false
 	}

@@ -14,29 +14,29 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// triesMax bounds how often a client sends a command with a key again.
+// triesMax bounds the calls by which a client sends a command with a key.
 const triesMax = 30
 
-// A host gives clients an engine to call. It may be another one each time.
+// A host gives clients an engine to call. It may be another one at each call.
 type host interface {
-	// ref returns the entity with a number on the n-th engine, counted round. It
-	// waits until there is one.
+	// ref returns the entity with a number on engine n modulo the number of engines. It
+	// waits while that engine is being opened.
 	ref(ctx context.Context, n, entity int) (perdure.Ref[*testv1.Account], error)
 }
 
-// A client calls one entity, one call after the other.
+// A client calls one entity, one call after another.
 type client struct {
-	number  int // its own, among all clients of all entities
+	number  int // its own, unique among all clients of all entities
 	entity  int
 	random  *rand.Rand
 	record  recorder
 	host    host
-	wanted  uint64 // the version that it has seen last
-	numbers int64  // commands so far
-	base    int64  // above which its numbers are
+	wanted  uint64 // version that it saw last
+	numbers int64  // number of commands sent so far
+	base    int64  // lower bound of its command numbers
 }
 
-// numbersMax is how many commands a client can send.
+// numbersMax bounds the commands that a client can send.
 const numbersMax = 1 << 20
 
 func newClient(number, entity int, seed uint64, record recorder, h host) *client {
@@ -46,8 +46,8 @@ func newClient(number, entity int, seed uint64, record recorder, h host) *client
 	}
 }
 
-// call makes one call, and for a command with a key all that it takes to know
-// its answer, and once more now and then.
+// call makes one call. For a command with a key it repeats the call until it has an answer,
+// and sometimes once more.
 func (c *client) call(ctx context.Context) {
 	o := op{Client: c.number, Entity: c.entity}
 	switch x := c.random.IntN(100); {
@@ -75,7 +75,7 @@ func (c *client) call(ctx context.Context) {
 		o.Conditional, o.IfVersion = true, c.wanted
 	}
 	for try := 1; ; try++ {
-		again := o // every call has a record of its own
+		again := o // a copy, because every call has a record of its own
 		c.send(ctx, &again)
 		answered := again.Ending == endDone || again.Ending == endRefused
 		if o.Key == "" || try == triesMax || answered && c.random.IntN(4) > 0 || ctx.Err() != nil {
@@ -84,13 +84,13 @@ func (c *client) call(ctx context.Context) {
 	}
 }
 
-// impatient is how long a client waits that does not wait for long.
+// impatient bounds the deadline of a call whose client does not wait long.
 const impatient = 2 * time.Millisecond
 
 func (c *client) send(ctx context.Context, o *op) {
 	ref, err := c.host.ref(ctx, c.random.IntN(1000), c.entity)
 	if err != nil {
-		return // there is no engine: nothing has begun
+		return // there is no engine, so no call has begun
 	}
 	if c.random.IntN(12) == 0 {
 		short, cancel := context.WithTimeout(ctx, time.Duration(c.random.Int64N(int64(impatient))))
@@ -110,7 +110,7 @@ func (c *client) send(ctx context.Context, o *op) {
 	c.record.end(o)
 }
 
-// ask makes the call and notes the state that it shows.
+// ask makes the call and records the state in the answer.
 func (c *client) ask(ctx context.Context, ref perdure.Ref[*testv1.Account], o *op, options []perdure.CallOption) error {
 	show := func(digest int64) { o.Shows, o.Digest = true, digest }
 	var command proto.Message
@@ -145,7 +145,7 @@ func (c *client) ask(ctx context.Context, ref perdure.Ref[*testv1.Account], o *o
 	return err
 }
 
-// finish notes what the client knows now.
+// finish records what the client knows after the call.
 func (c *client) finish(o *op, r *perdure.Receipt, err error) {
 	o.Ending = endingOf(err)
 	if err != nil {
@@ -160,8 +160,8 @@ func (c *client) finish(o *op, r *perdure.Receipt, err error) {
 	}
 }
 
-// endingOf says what an error means. Only ErrOutcomeUnknown leaves open whether
-// anything is stored.
+// endingOf returns the ending that an error stands for. Only ErrOutcomeUnknown leaves open
+// whether the command is stored.
 func endingOf(err error) ending {
 	refusal, refused := errors.AsType[*perdure.Error](err)
 	switch {

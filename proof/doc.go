@@ -1,12 +1,11 @@
-// Package proof holds the tests that try to break the engine as a whole: real
-// goroutines, real stores, a clock that runs.
+// Package proof holds the tests that try to break the engine as a whole, with real
+// goroutines, real stores and a running clock.
 //
-// Clients call entities while the store fails, entities are passivated, engines
-// are closed and opened and processes are killed. What each client has seen is a
-// history, and histories are judged: by a checker that decides in one pass
-// whether they are linearizable (see type judge), and by porcupine, which knows
-// nothing of versions and logs. Beside them are tests of overload, of rules that
-// do the worst, and of many entities for a long time.
+// Clients call entities while the store fails, entities are passivated, engines are closed
+// and opened, and processes are killed. The calls and answers of all clients are a history.
+// Two checkers check each history: one decides in one pass whether it is linearizable (see
+// type judge), the other is porcupine, which does not know versions and logs. Other tests
+// are about overload, about rules that misbehave, and about many entities over a long time.
 //
 //	go test ./proof                                  # in the workspace
 //	go test ./proof -run Linearizable -seed=7 -v     # the same faults and clients again
@@ -14,8 +13,8 @@
 //	go test ./proof -run Overload -overload=10s
 //	go test ./proof -run Soak -soak=45s
 //
-// A seed decides what the clients do and which commits fail, but not how the
-// goroutines take turns: a run can be repeated as far as a real run can.
+// A seed decides the calls of the clients and the commits that fail, but not the scheduling
+// of the goroutines, so a second run with the same seed is similar and not identical.
 //
-// The package has nothing to import.
+// The package exports nothing.
 package proof

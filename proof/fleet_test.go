@@ -13,20 +13,20 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// rates are how often the store of a faulty run fails.
+// rates are the fault rates of the store in a faulty run.
 var rates = perduretest.Rates{
 	NotStored: 0.01, FailBefore: 0.01, FailAfter: 0.015, PanicBefore: 0.005, PanicAfter: 0.005, WrongResults: 0.005,
 	ReadFailBefore: 0.02, ReadFailAfter: 0.02,
 }
 
-// slowRate is how often a commit is held up, for slowMax at most.
+// slowRate is the part of the commits that are delayed, by slowMax at most.
 const (
 	slowRate = 0.02
 	slowMax  = 3 * time.Millisecond
 )
 
-// A fleet is the engines of a run on one store, which are closed and opened again
-// while clients call them. It is a host.
+// A fleet is the engines of a run on one store, which are closed and opened again while
+// clients call them. It is a host.
 type fleet struct {
 	t    testing.TB
 	sc   storeCase
@@ -35,9 +35,9 @@ type fleet struct {
 
 	mu      sync.RWMutex
 	log     store.Log           // the store itself
-	faults  *perduretest.Faults // on it, or nil
-	engines []*machine          // nil where one is being opened
-	changed chan struct{}       // closed when one is open
+	faults  *perduretest.Faults // faults injected into it, or nil
+	engines []*machine          // nil while an engine is being opened
+	changed chan struct{}       // closed when an engine has been opened
 	opened  int
 }
 
@@ -61,7 +61,7 @@ func newFleet(t testing.TB, sc storeCase, dir string, seed uint64) *fleet {
 	return f
 }
 
-// openStore opens the store, anew if it was open before.
+// openStore opens the store, or reopens it if it was open before.
 func (f *fleet) openStore() error {
 	log, err := f.sc.open(f.t, f.dir, f.log)
 	if err != nil {
@@ -76,7 +76,7 @@ func (f *fleet) openStore() error {
 	return nil
 }
 
-// faulty draws the faults of a run.
+// faulty returns the hook that draws the faults of a run at random.
 func faulty(seed uint64) func(*perduretest.Call) perduretest.Fault {
 	random := rand.New(rand.NewPCG(seed, 1))
 	commits := []struct {
@@ -164,16 +164,16 @@ func (f *fleet) ref(ctx context.Context, n, entity int) (perdure.Ref[*testv1.Acc
 	}
 }
 
-// closeMax bounds how long an engine may take to close; hurry is how long it may
-// take to answer what is on its way when it is closed in a hurry.
+// closeMax bounds the time to close an engine. hurry is the time limit that a close in a
+// hurry gives to the calls in flight.
 const (
 	closeMax = 20 * time.Second
 	hurry    = time.Millisecond
 )
 
-// restart closes an engine under its clients and opens another in its place; if
-// it was the only one, the store as well. In a hurry, calls on their way are
-// answered with errors.
+// restart closes an engine while clients call it, and opens another in its place. If it was
+// the only one, the store is reopened as well. In a hurry, calls in flight are answered
+// with errors.
 func (f *fleet) restart(i int, inHurry bool) {
 	f.t.Helper()
 	f.mu.Lock()
@@ -208,7 +208,7 @@ func (f *fleet) closeEngine(m *machine, inHurry bool) {
 	}
 }
 
-// calm ends all faults, and closes the engines and the store. It returns the store, opened anew.
+// calm ends all faults, closes the engines and the store, and returns the reopened store.
 func (f *fleet) calm() store.Log {
 	f.t.Helper()
 	if f.faults != nil {

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// A what is what a call asks for.
+// A what names the sort of a call: a command or a query.
 type what string
 
 const (
@@ -17,27 +17,27 @@ const (
 	whatState    what = "state"
 )
 
-// An ending says what a client knows of its call afterwards.
+// An ending is the client's knowledge of its call after the call.
 type ending string
 
 const (
 	pending     ending = ""             // the call has not returned
-	endDone     ending = "done"         // it was answered
-	endRefused  ending = "refused"      // its rule has refused
-	endVersion  ending = "version"      // the entity was not at the version that it wanted
-	endNothing  ending = "nothing"      // it has failed, and nothing of it is stored
-	endUnknown  ending = "unknown"      // whether anything of it is stored is not known
-	endConflict ending = "key conflict" // its key is another command's
+	endDone     ending = "done"         // the call was answered
+	endRefused  ending = "refused"      // the rule has refused
+	endVersion  ending = "version"      // the entity was not at the required version
+	endNothing  ending = "nothing"      // the call failed, and nothing of it is stored
+	endUnknown  ending = "unknown"      // it is unknown whether the command is stored
+	endConflict ending = "key conflict" // another command has the same key
 )
 
-// An op is one call of one client. Begin and End are moments of one counter,
-// taken before the call and after it: if one op has ended before another has
-// begun, its End is below the other's Begin.
+// An op is one call of one client. Begin and End are values of one counter, taken before
+// and after the call: if one op has ended before another has begun, its End is below the
+// other's Begin.
 type op struct {
 	Client int    `json:"client"`
 	Entity int    `json:"entity"`
 	What   what   `json:"what"`
-	Number int64  `json:"number,omitempty"` // of the command; the same for all calls with one key
+	Number int64  `json:"number,omitempty"` // number of the command; the same for all calls with one key
 	Parts  int    `json:"parts,omitempty"`
 	Key    string `json:"key,omitempty"` // idempotency key
 
@@ -48,8 +48,8 @@ type op struct {
 	End   int64 `json:"end,omitempty"`
 
 	Ending  ending `json:"ending,omitempty"`
-	Version uint64 `json:"version,omitempty"` // that the answer tells
-	Digest  int64  `json:"digest,omitempty"`  // of the state that it shows, if Shows
+	Version uint64 `json:"version,omitempty"` // version in the answer
+	Digest  int64  `json:"digest,omitempty"`  // digest of the state in the answer, if Shows is set
 	Shows   bool   `json:"shows,omitempty"`
 	Error   string `json:"error,omitempty"`
 }
@@ -78,14 +78,14 @@ func (o *op) String() string {
 // writes reports whether the op may change its entity.
 func (o *op) writes() bool { return o.What == whatDeposit || o.What == whatWithdraw }
 
-// A recorder keeps what clients do. Both methods stamp the op with a moment.
+// A recorder records the calls of clients. Both methods stamp the op with the counter.
 type recorder interface {
 	begin(o *op)
 	end(o *op)
 }
 
-// A history is what happened to all entities of a run: a recorder in memory. It
-// is bounded by the ops that a run makes.
+// A history is the record of all calls of a run, in memory. The number of calls of a run
+// bounds it.
 type history struct {
 	mu  sync.Mutex
 	now int64
@@ -107,8 +107,8 @@ func (h *history) end(o *op) {
 	o.End = h.now
 }
 
-// of returns the ops of one entity, in the order in which they began. A call that
-// has not returned has no known outcome.
+// of returns the ops of one entity, in the order in which they began. A call that has not
+// returned has an unknown outcome.
 func (h *history) of(entity int) (ops []*op) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

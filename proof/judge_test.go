@@ -6,75 +6,74 @@ import (
 	"slices"
 )
 
-// never is when an op ends whose outcome is not known: it may take effect at any
+// never is the End of an op with an unknown outcome: the command may take effect at any
 // time after its beginning.
 const never = math.MaxInt64
 
-// A judge decides whether the history of one entity keeps the promises, given
-// what the log holds in the end: the number of the command that has made each
-// version. It takes one pass over the log and one over the history, after sorting
-// the moments of the latter.
+// A judge decides whether the history of one entity keeps the promises, given the final
+// log: the number of the command that made each version. It takes one pass over the log and
+// one over the history, after sorting the history by time.
 //
-// The ops that count are one for each command that the log holds, whatever its
-// clients were told, and one for each answer that has not changed anything
-// (queries, states, refusals, commands that do nothing, wrong versions). The
-// calls of one command, which share a key, are one op: from the first call that
-// has not failed with nothing stored, to the first answer. An unknown outcome ends
-// never. Ops that are not in the log and have no answer are left out: they did
-// not happen, and the log does not change any more.
+// One op counts for each command in the log, whatever its clients were told, and one for
+// each answer that changed nothing (queries, states, refusals, commands that do nothing,
+// wrong versions). The calls of one command, which share a key, are one op: from the first
+// call that did not fail with nothing stored, to the first answer. The end of an op with an
+// unknown outcome is never. Ops that are not in the log and have no answer are left out:
+// they did not happen, and the log does not change any more.
 //
 // It checks
 //
-//  1. that the log is a run of the entity: versions without a gap, each command
-//     one that a client has sent, whole, once, accepted in the state that it met,
-//     and on the version that it wanted;
-//  2. that a command which was answered as done made exactly the version that the
-//     answer tells, however often it was sent; and that one which was refused, or
-//     failed with nothing stored, made none;
-//  3. that an answer shows the state of the version that it tells, and that the
-//     state of a refusal is a reason to refuse;
-//  4. that no op misses what was over before it began: the version that it saw (or,
-//     of a command, found) is not below that of any op that ended before it began.
+//  1. that the log is a run of the entity: versions without a gap, each command one that a
+//     client has sent, whole, once, accepted by the state before it, and at the version
+//     that it required;
+//  2. that a command answered as done made exactly the version in the answer, however often
+//     it was sent, and that a command that was refused, or failed with nothing stored, made
+//     none;
+//  3. that an answer shows the state of the version in the answer, and that the state of a
+//     refusal is a reason to refuse;
+//  4. that no op misses an op that had ended before it began: the version that it saw (or,
+//     for a command, found) is not below the version of any op that ended before it began.
 //
-// This proves that the history is linearizable. Put the ops in the order of their
-// versions, at the same version first the command that made it, then the others in
-// the order of their beginnings. By 1 to 3 each op does and shows in this order
-// what it did and showed. And the order respects time: let A end before B begins.
-// If B is a command, 4 says that A's version is at most the one that B found, so A
-// comes before B. If B is not, A's version is at most B's: if it is below, or A is
-// the command that made it, A comes first; else both are reads, and A began first.
-// Nor does an op show what was only begun after it: that command would then have
-// found a version below that of an op which was over, against 4.
+// This proves that the history is linearizable. Put the ops in the order of their versions,
+// at the same version first the command that made it, then the others in the order of their
+// beginnings. By 1 to 3 each op does and shows in this order what it did and showed. And
+// the order respects time: let A end before B begins. If B is a command, 4 says that A's
+// version is at most the one that B found, so A comes before B. If B is not a command, A's
+// version is at most B's: if it is below, or A is the command that made it, A comes first;
+// otherwise both are reads, and A began first. An op cannot show a command that began only
+// after the op had ended: that command would have found a version below that of an op that
+// had ended, against 4.
 //
-// Conversely a linearizable history passes: its order can only be that of the
-// versions, and then 4 is what time demands.
+// Conversely a linearizable history passes: its order can only be the order of the
+// versions, and then 4 follows from real time.
 type judge struct {
 	kind    string
-	log     []int64 // numbers, of version 1, 2, …
-	digests []int64 // after version 0, 1, 2, …
+	log     []int64 // command numbers of version 1, 2, …
+	digests []int64 // digests after version 0, 1, 2, …
 	ops     []*op
 
 	commands map[int64]*command
 	timed    []timed
 }
 
-// A command is all calls with one number, and its place in the log.
+// A command is all calls with one number, and the command's place in the log.
 type command struct {
 	number      int64
 	calls       []*op
-	first, last uint64 // versions; 0 if the log does not hold it
+	first, last uint64 // its versions; 0 if the log does not hold it
 	begin, end  int64
 	answer      *op // the first answer
 }
 
-// A timed is an op that counts: what it found, what it led to, and when.
+// A timed is an op that counts: the version that it found, the version that it led to, and
+// its times.
 type timed struct {
 	found, left uint64
 	begin, end  int64
 	op          *op
 }
 
-// judgeEntity returns what is wrong with a history, or nil.
+// judgeEntity returns the first broken promise in a history as an error, or nil.
 func judgeEntity(kind string, log []int64, ops []*op) error {
 	j := &judge{kind: kind, log: log, ops: ops, commands: make(map[int64]*command)}
 	for _, step := range []func() error{j.collect, j.replay, j.answers, j.order} {
@@ -85,7 +84,7 @@ func judgeEntity(kind string, log []int64, ops []*op) error {
 	return nil
 }
 
-// collect brings the calls of each command together.
+// collect groups the calls by command.
 func (j *judge) collect() error {
 	for _, o := range j.ops {
 		if !o.writes() {
@@ -142,7 +141,7 @@ func (j *judge) replay() error {
 	return nil
 }
 
-// answers checks what the clients were told (2, 3), and notes the ops that count.
+// answers checks the answers (2, 3), and collects the ops that count.
 func (j *judge) answers() error {
 	for _, o := range j.ops {
 		c := j.commands[o.Number]
@@ -209,8 +208,8 @@ func (j *judge) answers() error {
 	return nil
 }
 
-// order checks that nobody missed what was over (4). It goes through all moments
-// in their order and keeps the highest version of an op that has ended.
+// order checks that no op misses an op that had ended before it began (4). It goes through
+// all times in order and keeps the highest version of an op that has ended.
 func (j *judge) order() error {
 	byEnd := slices.Clone(j.timed)
 	slices.SortFunc(byEnd, func(a, b timed) int { return compare(a.end, b.end) })

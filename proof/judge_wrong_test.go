@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// A teller writes histories by hand. Each op takes place by itself, one after the
-// other, unless it is said to begin earlier.
+// A teller writes histories by hand. The ops do not overlap, unless a test sets an earlier
+// beginning.
 type teller struct {
 	kind string
 	log  []int64
@@ -14,7 +14,7 @@ type teller struct {
 	now  int64
 }
 
-// digest is that of the log at a version.
+// digest returns the digest of the log at a version.
 func (w *teller) digest(version int) (d int64) {
 	for _, n := range w.log[:min(version, len(w.log))] {
 		d = mix(d, n)
@@ -29,17 +29,17 @@ func (w *teller) tell(o *op) *op {
 	return o
 }
 
-// did tells of a command that has made versions up to one.
+// did adds a command whose last version is the given one.
 func (w *teller) did(number int64, parts, version int) *op {
 	return w.tell(&op{What: whatDeposit, Number: number, Parts: parts, Ending: endDone, Version: uint64(version), Digest: w.digest(version), Shows: true})
 }
 
-// saw tells of a query that shows a version.
+// saw adds a query that shows a version.
 func (w *teller) saw(version int) *op {
 	return w.tell(&op{What: whatQuery, Ending: endDone, Version: uint64(version), Digest: w.digest(version), Shows: true})
 }
 
-// right is a history with one of everything and nothing wrong.
+// right returns a correct history with one op of every sort.
 func right() *teller {
 	w := &teller{kind: ledgerKind, log: []int64{1, 2, 2, 4, 6}}
 	w.saw(0)
@@ -57,7 +57,7 @@ func right() *teller {
 	return w
 }
 
-// refusing returns a number after which a Withdraw is refused, or is not.
+// refusing returns a number after which a Withdraw is refused, or accepted.
 func refusing(refused bool) int64 {
 	for n := int64(1); ; n++ {
 		if refuses(mix(0, n)) == refused {
@@ -77,15 +77,15 @@ func TestARightHistoryIsNotBlamed(t *testing.T) {
 	}
 }
 
-// TestAWrongHistoryIsCaught has one mistake in each history. Those that can be
-// seen without the log must be caught by porcupine as well.
+// TestAWrongHistoryIsCaught has one mistake in each history. If the mistake shows without
+// the log, porcupine must catch it as well.
 func TestAWrongHistoryIsCaught(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		history func() *teller
 		want    string
-		seen    bool // by the answers alone
+		seen    bool // the answers alone show the mistake
 	}{
 		{"an acknowledged command is lost", func() *teller {
 			w := &teller{kind: ledgerKind, log: []int64{1}}

@@ -15,8 +15,8 @@ import (
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 )
 
-// The environment of a process that is to be killed: its store, the directory of
-// that, which life it is, and the seed.
+// The environment of a process that will be killed: the name of its store, the directory of
+// the store, the number of its life, and the seed.
 const (
 	victimStore = "PERDURE_PROOF_STORE"
 	victimDir   = "PERDURE_PROOF_STORE_DIR"
@@ -36,15 +36,15 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	lives        = 5   // of the process
-	victimLines  = 900 // that it writes before it is killed, and more in each life
-	victimsEach  = 2   // clients of each entity
+	lives        = 5   // number of processes
+	victimLines  = 900 // lines that a process writes before it is killed; more in each life
+	victimsEach  = 2   // clients per entity
 	victimNumber = 1000
 )
 
-// beVictim runs clients for ever and writes what they do. A line is one write to
-// the pipe, made before the call and after it, so the order of the lines is an
-// order in time, and what was written is there however the process ends.
+// beVictim runs clients until the process is killed, and writes their calls. Each line is
+// one write to the pipe, before the call and after it. So the lines are in the order of
+// time, and all written lines are there however the process ends.
 func beVictim(name string) error {
 	var life int
 	var seed uint64
@@ -101,12 +101,12 @@ func (w *lineWriter) write(o *op) {
 		_, err = w.out.Write(append(line, '\n'))
 	}
 	if err != nil {
-		panic(err) // nobody listens any more
+		panic(err) // the test has closed the pipe
 	}
 }
 
-// TestEntitiesAreLinearizableWhenProcessesAreKilled kills the process in which the
-// clients and the engine are, again and again, on every store that outlives it.
+// TestEntitiesAreLinearizableWhenProcessesAreKilled kills the process of the clients and
+// the engine, again and again, on every store that survives a kill.
 func TestEntitiesAreLinearizableWhenProcessesAreKilled(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -138,7 +138,7 @@ func TestEntitiesAreLinearizableWhenProcessesAreKilled(t *testing.T) {
 	}
 }
 
-// create opens the store once, in this process: only a test can make a database.
+// create opens the store once in this process, because only a test can create a database.
 func create(t *testing.T, sc storeCase, dir string) {
 	t.Helper()
 	log, err := sc.open(t, dir, nil)
@@ -150,9 +150,8 @@ func create(t *testing.T, sc storeCase, dir string) {
 	}
 }
 
-// runAndKill lets a process call until it has written some lines, kills it, and
-// adds what it has written to the history. Calls that have not returned are of
-// unknown outcome.
+// runAndKill starts a process, kills it when it has written some lines, and adds its lines
+// to the history. Calls that have not returned have an unknown outcome.
 func runAndKill(t *testing.T, h *history, sc storeCase, dir string, life int, seed uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), runMax)
@@ -171,7 +170,7 @@ func runAndKill(t *testing.T, h *history, sc storeCase, dir string, life int, se
 	kill := sync.OnceFunc(func() { _ = cmd.Process.Kill() })
 	defer func() {
 		kill()
-		_ = cmd.Wait() // killed
+		_ = cmd.Wait() // it was killed
 	}()
 	open := make(map[int]*op) // by client
 	n := 0
@@ -179,7 +178,7 @@ func runAndKill(t *testing.T, h *history, sc storeCase, dir string, life int, se
 		o := new(op)
 		if err := json.Unmarshal(lines.Bytes(), o); err != nil {
 			if n > victimLines {
-				return // the line that was being written when it died
+				return // the process was writing this line when it died
 			}
 			t.Fatalf("the process says %q", lines.Text())
 		}

@@ -11,26 +11,26 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The names of the two kinds. Their entities do the same with the same commands,
-// which are told apart by numbers that no two commands share:
+// The names of the two kinds. Their entities react to commands in the same way. Each
+// command has a number that no other command has:
 //
-//   - Deposit with the number as its amount is accepted, and makes as many events
-//     as it has parts (one version, in a kind that keeps its state);
-//   - Withdraw with the number as its amount is refused at about every third
-//     state, and makes one event otherwise;
+//   - Deposit with the number as its amount is accepted, and makes as many events as it has
+//     parts (one version, in the durable-state kind);
+//   - Withdraw with the number as its amount is refused by about every third state, and
+//     makes one event otherwise;
 //   - Touch changes nothing.
 //
-// The balance of a state is a digest of the numbers so far, in their order. So an
-// answer that shows a state shows all that has happened, and in which order.
+// The balance of a state is a digest of the numbers so far, in order. So an answer that
+// shows a state shows the whole history of the entity, in order.
 const (
 	ledgerKind = "ledger" // event-sourced
 	shelfKind  = "shelf"  // durable state; its notes are the numbers
 )
 
-// passivateAfter is so short that entities come and go during a run.
+// passivateAfter is so short that entities are passivated and loaded again during a run.
 const passivateAfter = 4 * time.Millisecond
 
-// mix is the digest after another number.
+// mix returns the digest after another number.
 func mix(digest, number int64) int64 {
 	x := uint64(digest)*0x9e3779b97f4a7c15 + uint64(number)
 	x ^= x >> 29
@@ -76,7 +76,7 @@ func shelves() *perdure.Kind[*testv1.Account] {
 		}),
 		perdure.Update(func(_ context.Context, a *testv1.Account, c *testv1.Withdraw) (*perdure.Change, error) {
 			if refuses(a.GetBalance()) {
-				a.Balance = 0 // what must never be seen
+				a.Balance = 0 // the engine must discard this change
 				return nil, reject(a.GetBalance())
 			}
 			add(a, c.GetAmount())
@@ -104,7 +104,7 @@ func getBalance(_ context.Context, a *testv1.Account, _ *testv1.GetBalance) (*te
 	return &testv1.Balance{Amount: a.GetBalance(), Operations: a.GetOperations()}, nil
 }
 
-// versionsOf is how many versions a command makes where it is accepted.
+// versionsOf returns the number of versions that a command makes if it is accepted.
 func versionsOf(kind string, o *op) int {
 	switch {
 	case o.What == whatDeposit && kind == ledgerKind:
@@ -115,7 +115,7 @@ func versionsOf(kind string, o *op) int {
 	return 0
 }
 
-// entityKey names the n-th entity of a run.
+// entityKey returns the key of the n-th entity of a run.
 func entityKey(n int) store.Key {
 	kind := ledgerKind
 	if n%3 == 2 {

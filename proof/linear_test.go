@@ -25,14 +25,14 @@ var (
 
 const (
 	entities = 50
-	clients  = 8 // of each entity
-	restarts = 4 // of an engine during a run
+	clients  = 8 // per entity
+	restarts = 4 // restarts of an engine during a run
 )
 
 // runMax bounds a run of clients.
 const runMax = 2 * time.Minute
 
-// chooseSeed returns the seed of a test, and says how to use it again.
+// chooseSeed returns the seed of a test, and logs how to use it again.
 func chooseSeed(t *testing.T) uint64 {
 	t.Helper()
 	seed := *seedFlag
@@ -43,8 +43,8 @@ func chooseSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// TestEntitiesAreLinearizableWhateverFails has eight clients for each of fifty
-// entities, on every store, with all that can go wrong at once.
+// TestEntitiesAreLinearizableWhateverFails runs eight clients for each of fifty entities,
+// on every store, with all faults at the same time.
 func TestEntitiesAreLinearizableWhateverFails(t *testing.T) {
 	t.Parallel()
 	for _, sc := range stores {
@@ -66,7 +66,7 @@ func TestEntitiesAreLinearizableWhateverFails(t *testing.T) {
 	}
 }
 
-// run lets the clients of all entities call, and restarts engines meanwhile.
+// run runs the clients of all entities, and restarts engines during that time.
 func (f *fleet) run(t *testing.T, h *history, seed uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), runMax)
@@ -75,7 +75,7 @@ func (f *fleet) run(t *testing.T, h *history, seed uint64) {
 	var wg sync.WaitGroup
 	ended := make(chan struct{})
 	all := int64(entities * clients * *opsFlag)
-	reached := make([]chan struct{}, restarts) // when to restart
+	reached := make([]chan struct{}, restarts) // closed when it is time for a restart
 	for i := range reached {
 		reached[i] = make(chan struct{})
 	}
@@ -106,8 +106,8 @@ func (f *fleet) run(t *testing.T, h *history, seed uint64) {
 	}
 }
 
-// watch reads the events of the first engine as they come, as long as it lives,
-// and checks their order. What it returns ends that.
+// watch reads the events of the first engine as they come, until the engine is closed, and
+// checks their order. Stop ends it.
 func (f *fleet) watch(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -120,7 +120,7 @@ func (f *fleet) watch(t *testing.T) (stop func()) {
 		var last store.Position
 		for e, err := range m.engine.Events(ctx, 0) {
 			if err != nil {
-				return // the engine is closed, or the store fails to be read
+				return // the engine is closed, or a read of the store fails
 			}
 			if e.Position != last+1 {
 				t.Errorf("a reader meets position %v after %v", e.Position, last)
@@ -131,7 +131,7 @@ func (f *fleet) watch(t *testing.T) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// look asks for every state when all is over, as part of the history.
+// look reads every state after the run, as part of the history.
 func look(t *testing.T, h *history, log store.Log) {
 	t.Helper()
 	m, err := newMachine(t.Context(), log)
@@ -153,8 +153,7 @@ func look(t *testing.T, h *history, log store.Log) {
 	}
 }
 
-// judgeAll holds the history of every entity against what the log holds, and
-// asks porcupine.
+// judgeAll checks the history of every entity against the log, and by porcupine.
 func judgeAll(t *testing.T, h *history, log store.Log) {
 	t.Helper()
 	counts := make(map[ending]int)
@@ -195,8 +194,8 @@ func lines(ops []*op) (s string) {
 	return s
 }
 
-// readNumbers returns the number of the command of each version, from the events
-// of an entity or from the state that it keeps.
+// readNumbers returns the number of the command that made each version, from the events of
+// an entity or from its saved state.
 func readNumbers(ctx context.Context, log store.Log, key store.Key) (numbers []int64, err error) {
 	if key.Kind == shelfKind {
 		return shelfNumbers(ctx, log, key)
@@ -208,7 +207,7 @@ func readNumbers(ctx context.Context, log store.Log, key store.Key) (numbers []i
 		if int(e.Version) != len(numbers)+1 {
 			return nil, fmt.Errorf("version %d comes after version %d", e.Version, len(numbers))
 		}
-		// Deposited and Withdrawn are one on the wire: the number is the first field.
+		// Deposited and Withdrawn have the same encoding: the number is the first field.
 		m := new(testv1.Deposited)
 		if err := proto.Unmarshal(e.Payload, m); err != nil {
 			return nil, err

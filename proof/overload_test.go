@@ -20,8 +20,8 @@ import (
 
 var overloadFlag = flag.Duration("overload", 2*time.Second, "how long the engine is overloaded")
 
-// The load: a store that takes serviceTime for a commit, and an engine that takes
-// loadCalls calls at a time.
+// The load: a store whose commit takes serviceTime, and an engine that admits loadCalls
+// calls at a time.
 const (
 	serviceTime     = 5 * time.Millisecond
 	loadCalls       = 64
@@ -30,24 +30,25 @@ const (
 	overloadFactor  = 10
 )
 
-// What is demanded of it. The bounds are wide, because the machine that runs the
-// test has other work; what they exclude is growth with the load.
+// The requirements. The bounds are wide, because the machine that runs the test has other
+// work. They exclude growth with the load.
 const (
 	heapMoreMax   = 64 << 20
-	refusalMax    = 250 * time.Millisecond // 99 of 100 refusals, and
-	refusalTurns  = 10                     // so many turns of a bystander
-	recoverMax    = time.Second            // until the rate is looked at again
-	recoveredPart = 3                      // the rate afterwards is at least a third,
-	servedPart    = 10                     // and under overload a tenth: the callers take the processors
+	refusalMax    = 250 * time.Millisecond // 99 of 100 refusals come within this time, plus
+	refusalTurns  = 10                     // this many turns of a bystander
+	recoverMax    = time.Second            // time until the rate is measured again
+	recoveredPart = 3                      // the rate afterwards is at least a third of the rate before,
+	servedPart    = 10                     // and under overload at least a tenth: the callers take processor time
 )
 
-// A load is callers that send deposits to an engine, and what they were told.
+// A load is a set of callers that send deposits to an engine, and the answers that they
+// got.
 type load struct {
 	engine *machine
 	acked  []map[int64]store.Version // by caller
 	doubt  []map[int64]bool
 	sent   []int64
-	wait   [][]time.Duration // of refusals, by caller
+	wait   [][]time.Duration // durations of refused calls, by caller
 	stop   atomic.Bool
 	done   atomic.Int64
 	wrong  atomic.Pointer[error]
@@ -60,9 +61,9 @@ func newLoad(m *machine, callers int) *load {
 	}
 }
 
-// run has callers first to last send for some time, and returns how many of their
-// commands were done a second. Each sends one command per period, or the next as
-// soon as the one before is answered if period is zero.
+// run makes the callers first to last send for the given duration, and returns the number
+// of their commands done per second. Each caller sends one command per period; if period is
+// zero, it sends the next one as soon as the one before is answered.
 func (l *load) run(ctx context.Context, first, last int, duration, period time.Duration) (rate float64) {
 	l.stop.Store(false)
 	l.done.Store(0)
@@ -112,9 +113,8 @@ func (l *load) caller(ctx context.Context, n int, period time.Duration) {
 	}
 }
 
-// check holds what the log holds against what the callers were told: each
-// acknowledged command is there once, at its version, and nothing else is but
-// what is in doubt.
+// check compares the log with the answers: each acknowledged command is stored once, at its
+// version, and every other stored command is one with an unknown outcome.
 func (l *load) check(t *testing.T, log store.Log) (acked int) {
 	t.Helper()
 	held := make(map[int64]store.Version)
@@ -151,7 +151,7 @@ func (l *load) check(t *testing.T, log store.Log) (acked int) {
 	return acked
 }
 
-// TestOverloadIsRefusedAtOnceAndPasses offers ten times the load that can be served.
+// TestOverloadIsRefusedAtOnceAndPasses offers ten times the load that the store can serve.
 func TestOverloadIsRefusedAtOnceAndPasses(t *testing.T) { //nolint:paralleltest // it compares rates
 	log := memory.New()
 	faults := perduretest.NewFaults(log)
@@ -182,7 +182,7 @@ func TestOverloadIsRefusedAtOnceAndPasses(t *testing.T) { //nolint:paralleltest 
 	var heapMost uint64
 	var goroutinesMost int
 	watched, stop := make(chan struct{}), make(chan struct{})
-	var turns []time.Duration // of this goroutine among all others
+	var turns []time.Duration // scheduling delays of this goroutine
 	go func() {
 		defer close(watched)
 		tick := time.NewTicker(window / 10)
@@ -213,9 +213,9 @@ func TestOverloadIsRefusedAtOnceAndPasses(t *testing.T) { //nolint:paralleltest 
 		t.Fatal("nothing was refused: there was no overload")
 	}
 	p99 := refusals[len(refusals)*99/100]
-	turn := slices.Max(append(turns, 0)) // how long the machine keeps anybody waiting
+	turn := slices.Max(append(turns, 0)) // longest time that the machine made this goroutine wait
 	var after float64
-	for range 3 { // a rate is looked at until it is good: the machine may do something else now and then
+	for range 3 { // measure up to three times, because the machine may have other work
 		if after = max(after, l.run(t.Context(), 0, loadCalls/2, recoverMax/3, 0)); after >= before/recoveredPart {
 			break
 		}

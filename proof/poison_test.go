@@ -20,19 +20,19 @@ import (
 )
 
 const (
-	poisoners       = 64 // bad commands at a time
-	poisoned        = 40 // entities
+	poisoners       = 64 // number of bad commands at the same time
+	poisoned        = 40 // number of entities that get bad commands
 	neighbours      = 8
 	neighbourEach   = 500
-	hugeEvery       = 1000 // of the poisons one is a message that is too large
-	goroutinesExtra = 20   // that may be there afterwards: timers, the garbage collector
+	hugeEvery       = 1000 // one in this many bad commands is a message that is too large
+	goroutinesExtra = 20   // goroutines that may remain: timers, the garbage collector
 	settleMax       = 20 * time.Second
 )
 
-// spinning holds the rules that loop, as long as it is false.
+// spinning makes the rules that loop continue while enough is false.
 type spinning struct{ enough atomic.Bool }
 
-// poisonous is a kind whose rules do the worst.
+// poisonous returns a kind whose rules misbehave in every way.
 func (s *spinning) poisonous() *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("poisonous",
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
@@ -64,7 +64,7 @@ func (s *spinning) poisonous() *perdure.Kind[*testv1.Account] {
 		perdure.Evolve(func(a *testv1.Account, e *testv1.Annotated) { a.Notes = append(a.Notes, e.GetNote()) }),
 		perdure.Evolve(func(a *testv1.Account, e *testv1.Opened) { a.Owner = e.GetOwner() }),
 		perdure.Evolve(func(a *testv1.Account, e *testv1.Misbehaved) {
-			a.Balance = -1 // what must never be seen
+			a.Balance = -1 // no caller may ever see this balance
 			if e.GetHow() == testv1.Misbehave_HOW_EVOLVE_EXIT {
 				runtime.Goexit()
 			}
@@ -73,7 +73,7 @@ func (s *spinning) poisonous() *perdure.Kind[*testv1.Account] {
 	).With(perdure.SnapshotEvery(50))
 }
 
-// poison returns the n-th bad command and what it must be answered with.
+// poison returns the n-th bad command and the error that it must be answered with.
 func poison(n int) (command proto.Message, want error) {
 	hows := []testv1.Misbehave_How{
 		testv1.Misbehave_HOW_PANIC, testv1.Misbehave_HOW_EXIT, testv1.Misbehave_HOW_EVOLVE_PANIC, testv1.Misbehave_HOW_EVOLVE_EXIT,
@@ -93,8 +93,9 @@ func poison(n int) (command proto.Message, want error) {
 	}
 }
 
-// TestThousandsOfBadCommandsHarmNobodyElse poisons some entities from many sides,
-// while others go on. Between the bad commands the poisoned ones do good ones.
+// TestThousandsOfBadCommandsHarmNobodyElse sends bad commands to some entities from many
+// goroutines, while other entities work normally. Between the bad commands the same
+// entities execute good ones.
 func TestThousandsOfBadCommandsHarmNobodyElse(t *testing.T) {
 	t.Parallel()
 	s := new(spinning)
@@ -112,7 +113,7 @@ func TestThousandsOfBadCommandsHarmNobodyElse(t *testing.T) {
 	wg.Go(func() {
 		for n := range poisons {
 			room <- struct{}{}
-			wg.Go(func() { // a rule may end the goroutine of its caller
+			wg.Go(func() { // a goroutine of its own, because a rule may end the goroutine of its caller
 				defer func() { <-room }()
 				entity := n % poisoned
 				ref := kind.Ref(engine, fmt.Sprint(entity))
@@ -155,10 +156,10 @@ func TestThousandsOfBadCommandsHarmNobodyElse(t *testing.T) {
 	}
 }
 
-// TestARuleThatNeverEndsHoldsUpItsOwnEntityOnly has a rule loop. Go cannot end it:
-// the goroutine that runs it, which may be its caller's own, is held. Everybody
-// else is answered: who calls the entity, by the deadline of the call and with the
-// certainty that it was not run; who calls another one, as always.
+// TestARuleThatNeverEndsHoldsUpItsOwnEntityOnly makes a rule loop. Go cannot end it: the
+// goroutine that runs it, which may be its caller's own, stays occupied. Other callers of
+// the entity are answered by the deadline of their call, with an error that says that the
+// command was not run. Callers of other entities are answered as usual.
 func TestARuleThatNeverEndsHoldsUpItsOwnEntityOnly(t *testing.T) {
 	t.Parallel()
 	s := new(spinning)
@@ -197,8 +198,8 @@ func TestARuleThatNeverEndsHoldsUpItsOwnEntityOnly(t *testing.T) {
 	s.enough.Store(true)
 }
 
-// TestAnEntityOfManyMegabytesIsAnEntity lets the state of an entity become larger
-// than a snapshot can be.
+// TestAnEntityOfManyMegabytesIsAnEntity makes the state of an entity larger than a snapshot
+// can be.
 func TestAnEntityOfManyMegabytesIsAnEntity(t *testing.T) {
 	t.Parallel()
 	s := new(spinning)

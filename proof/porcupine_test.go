@@ -10,18 +10,18 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// porcupineMax bounds the search for the order of one entity's ops. Most are
-// found in milliseconds; ops of unknown outcome, which may come anywhere, can
-// make it long.
+// porcupineMax bounds the search for an order of one entity's ops. Most searches take
+// milliseconds. Ops with an unknown outcome, which may take effect at any time, can make a
+// search long.
 const porcupineMax = 3 * time.Second
 
-// A sequential is the state of an entity as porcupine's model sees it.
+// A sequential is the state of an entity in porcupine's model.
 type sequential struct {
 	version uint64
 	digest  int64
 }
 
-// An answer is what porcupine is told of the end of an op.
+// An answer is the output of an op for porcupine.
 type answer struct {
 	ending  ending
 	version uint64
@@ -29,7 +29,7 @@ type answer struct {
 	shows   bool
 }
 
-// model is what an entity does with one call after the other.
+// model returns the model of an entity that executes one call after another.
 func model(kind string) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return sequential{} },
@@ -54,7 +54,7 @@ func model(kind string) porcupine.Model {
 	}
 }
 
-// step is what an op does in a state.
+// step returns the next state and the ending of an op in a state.
 func step(kind string, s sequential, o *op) (sequential, ending) {
 	switch {
 	case o.Conditional && o.IfVersion != s.version:
@@ -68,19 +68,20 @@ func step(kind string, s sequential, o *op) (sequential, ending) {
 	return s, endDone
 }
 
-// operations returns the ops that porcupine is to put in an order. The calls of
-// one command are one op, as in a judge. What has failed with nothing stored did
-// not happen, nor what is of unknown outcome and not in the log: that is all that
-// porcupine learns of the log, because it would try each such op at every place.
+// operations returns the ops that porcupine must put in an order. The calls of one command
+// are one op, as in a judge. Two sorts of ops are left out, because they did not happen:
+// ops that failed with nothing stored, and ops with an unknown outcome that are not in the
+// log. Porcupine gets no other information from the log. Without this it would try each
+// such op at every place.
 func operations(log []int64, ops []*op) (list []porcupine.Operation) {
-	at := make(map[int64]int) // place in list by number
+	at := make(map[int64]int) // index in list, by number
 	held := make(map[int64]bool)
 	for _, n := range log {
 		held[n] = true
 	}
 	for _, o := range ops {
 		if o.Ending == endRefused {
-			held[o.Number] = true // with a key, it may have been refused by an earlier call
+			held[o.Number] = true // a command with a key may have been refused by an earlier call
 		}
 	}
 	for _, o := range ops {
@@ -106,8 +107,8 @@ func operations(log []int64, ops []*op) (list []porcupine.Operation) {
 	return list
 }
 
-// linearizable asks porcupine. An error means that there is no order; decided is
-// false if none was found in time.
+// linearizable asks porcupine. An error means that no order exists; decided is false if the
+// search did not end in time.
 func linearizable(t *testing.T, kind, name string, log []int64, ops []*op) (decided bool, err error) {
 	t.Helper()
 	m := model(kind)

@@ -2,5 +2,5 @@
 
 package proof_test
 
-// poisons is how many bad commands there are.
+// poisons is the number of bad commands.
 const poisons = 10_000

@@ -2,5 +2,5 @@
 
 package proof_test
 
-// poisons is less here, because a panic takes twenty times as long.
+// poisons is lower under the race detector, where a panic takes twenty times as long.
 const poisons = 1_500

@@ -21,11 +21,11 @@ const (
 	soakEntities  = 100_000
 	soakCallers   = 256
 	soakPassivate = 300 * time.Millisecond
-	soakHeapMax   = 48 << 20 // that may stay; 100,000 entities in memory are more
+	soakHeapMax   = 48 << 20 // bytes that may remain; 100,000 entities in memory take more
 )
 
-// TestMemoryAndGoroutinesComeBack has many entities come into memory and go, and
-// looks what is left when the last one has gone.
+// TestMemoryAndGoroutinesComeBack loads and passivates many entities, and measures memory
+// and goroutines when the last one is passivated.
 func TestMemoryAndGoroutinesComeBack(t *testing.T) { //nolint:paralleltest // it measures the heap
 	log, err := openBolt(t, t.TempDir(), nil)
 	if err != nil {
@@ -46,13 +46,13 @@ func TestMemoryAndGoroutinesComeBack(t *testing.T) { //nolint:paralleltest // it
 		wg.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(c)))
 			for ctx.Err() == nil {
-				// Half of the calls go round all entities, half to any of them.
+				// Half of the calls go to all entities in turn, half to a random one.
 				n := int(next.Add(1) % soakEntities)
 				if random.IntN(2) == 0 {
 					n = random.IntN(soakEntities)
 				}
 				ref := kind.Ref(engine, fmt.Sprint(n))
-				if random.IntN(4) > 0 { // most come into memory only to be read
+				if random.IntN(4) > 0 { // most entities are loaded only to be read
 					if _, err := ref.State(t.Context()); err != nil {
 						t.Errorf("read entity %d: %v", n, err)
 						return
@@ -99,9 +99,9 @@ func TestMemoryAndGoroutinesComeBack(t *testing.T) { //nolint:paralleltest // it
 	}
 }
 
-// liveHeap is what the garbage collector cannot take.
+// liveHeap returns the bytes that the garbage collector cannot free.
 func liveHeap() uint64 {
 	runtime.GC()
-	runtime.GC() // what pools and finalizers held the first time
+	runtime.GC() // frees the memory that pools and finalizers held the first time
 	return heapBytes()
 }

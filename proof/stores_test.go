@@ -16,22 +16,22 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// A storeCase is a store that histories are made on.
+// A storeCase is a store that the histories are recorded on.
 type storeCase struct {
 	name string
-	// engines is how many run on it at once; more than one needs a log that is
-	// opened to be shared.
+	// engines is the number of engines that run on it at the same time; more than one needs
+	// a shared log.
 	engines int
-	// durable is true if what it holds outlives a process that is killed.
+	// durable says that its records survive the kill of the process.
 	durable bool
-	// bare runs it as it is, without faults: a memory log then commits on the spot.
+	// bare runs it without injected faults: a memory log then commits without waiting.
 	bare bool
-	// open opens the log in dir, which is the test's own, or opens it anew: then
-	// before is the log that was there before, and is closed.
+	// open opens the log in dir, which belongs to the test, or reopens it: then before is
+	// the closed log that was there before.
 	open func(t testing.TB, dir string, before store.Log) (store.Log, error)
 }
 
-// stores are all stores that the engine is proved on. A new one is a line here.
+// stores are all stores that the engine is tested on. A new store needs a line here.
 var stores = []storeCase{
 	{name: "memory", engines: 1, bare: true, open: openMemory()},
 	{name: "memory-faulty", engines: 1, open: openMemory()},
@@ -55,8 +55,8 @@ func openBolt(_ testing.TB, dir string, _ store.Log) (store.Log, error) {
 	return bbolt.Open(filepath.Join(dir, "log.db"))
 }
 
-// openPostgres makes a database for dir at first. A file in dir has its URL, so
-// that another process, which has no test, finds it.
+// openPostgres creates a database for dir at the first call. A file in dir holds its URL,
+// so that another process, which has no test, finds it.
 func openPostgres(t testing.TB, dir string, _ store.Log) (store.Log, error) {
 	file := filepath.Join(dir, "url")
 	url, err := os.ReadFile(file)
@@ -70,7 +70,7 @@ func openPostgres(t testing.TB, dir string, _ store.Log) (store.Log, error) {
 	return postgres.Open(context.Background(), string(url))
 }
 
-// openPebble opens a log with little memory, since many are open at once.
+// openPebble opens a log with little memory, since many are open at the same time.
 func openPebble(_ testing.TB, dir string, _ store.Log) (store.Log, error) {
 	return pebble.Open(filepath.Join(dir, "log"), pebble.WithMemTable(4<<20), pebble.WithCache(4<<20))
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/perdure/perdure/actor/actortest"
 )
 
-// A verdict stands in for a test, and keeps what is said against it.
+// A verdict stands in for a test, and keeps the failures reported to it.
 type verdict struct {
 	testing.TB
 	mu   sync.Mutex
@@ -34,7 +34,7 @@ func (v *verdict) Fatalf(format string, args ...any) {
 	panic(v)
 }
 
-// against returns what is said against a test that does f.
+// against returns the failures that f reports to its test.
 func against(t *testing.T, f func(t testing.TB)) (said string) {
 	t.Helper()
 	v := &verdict{TB: t}
@@ -61,7 +61,7 @@ func TestProbeTellsWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		look func(p *actortest.Probe[int])
-		want string // what is said against the test
+		want string // the reported failure
 	}{
 		"the right ones":   {func(p *actortest.Probe[int]) { p.Expect(1, 2) }, ""},
 		"another":          {func(p *actortest.Probe[int]) { p.Expect(1, 3) }, "message 2 of 2 is 2, want 3"},
@@ -104,7 +104,7 @@ func TestRecordingKeepsEventsOfItsType(t *testing.T) {
 	})
 }
 
-// race lets three actors write down their messages, and returns the order.
+// race makes three actors record their messages, and returns the order.
 func race(t *testing.T, s *actortest.Scheduler) []string {
 	t.Helper()
 	system := s.NewSystem(t, actor.Config{})
@@ -203,7 +203,7 @@ func TestSchedulerRepeatsItsOrder(t *testing.T) {
 		stops := actortest.Record[actor.StoppedEvent](t, s)
 		done := make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
-		cancel() // Shutdown asks all to stop, and does not wait
+		cancel() // with an ended context Shutdown asks all actors to stop, and does not wait
 		go func() {
 			defer close(done)
 			_ = s.Shutdown(ctx)

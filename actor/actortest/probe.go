@@ -12,21 +12,21 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// KeptMax is how many messages a [Probe] keeps that nobody has looked at. More
-// fail the test.
+// KeptMax bounds the messages that a [Probe] keeps and the test has not taken yet. One more
+// message fails the test.
 const KeptMax = 1 << 16
 
-// A Probe is an actor that keeps its messages for the test. Its methods are for
-// the goroutine of the test.
+// A Probe is an actor that keeps its messages for the test. Only the goroutine of the test
+// may call its methods.
 type Probe[M any] struct {
 	t    testing.TB
 	ref  actor.Ref[M]
 	mu   sync.Mutex
 	kept []M
-	more chan struct{} // holds a token when a message has come
+	more chan struct{} // holds a token after a message has come
 }
 
-// NewProbe spawns an anonymous probe.
+// NewProbe spawns a probe without a name.
 func NewProbe[M any](t testing.TB, parent actor.Parent) *Probe[M] {
 	t.Helper()
 	p := &Probe[M]{t: t, more: make(chan struct{}, 1)}
@@ -57,8 +57,8 @@ func (p *Probe[M]) keep(_ *actor.Context[M], m M) {
 // Ref returns the ref of the probe.
 func (p *Probe[M]) Ref() actor.Ref[M] { return p.ref }
 
-// Got returns the messages that have come and that no call has returned yet.
-// It does not wait.
+// Got returns the messages that have come and that no call has returned yet. It does not
+// wait.
 func (p *Probe[M]) Got() []M {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -79,14 +79,14 @@ func (p *Probe[M]) take() (m M, ok bool) {
 	return m, true
 }
 
-// within returns the next message, if there is one before the time is over.
+// within returns the next message, if one comes within the duration.
 func (p *Probe[M]) within(d time.Duration) (M, bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	return p.before(ctx)
 }
 
-// before returns the next message, if there is one before ctx ends.
+// before returns the next message, if one comes before ctx ends.
 func (p *Probe[M]) before(ctx context.Context) (m M, ok bool) {
 	for {
 		if m, ok = p.take(); ok {
@@ -100,7 +100,7 @@ func (p *Probe[M]) before(ctx context.Context) (m M, ok bool) {
 	}
 }
 
-// Next waits for a message and returns it.
+// Next waits for a message and returns it. It fails the test after [Patience].
 func (p *Probe[M]) Next() M {
 	p.t.Helper()
 	m, ok := p.within(Patience)
@@ -110,8 +110,8 @@ func (p *Probe[M]) Next() M {
 	return m
 }
 
-// Expect waits for messages and compares them, as [reflect.DeepEqual] does,
-// with these, in order.
+// Expect waits for messages and compares them with want, in order, as [reflect.DeepEqual]
+// does.
 func (p *Probe[M]) Expect(want ...M) {
 	p.t.Helper()
 	for i, w := range want {
@@ -134,14 +134,14 @@ func (p *Probe[M]) ExpectNone(d time.Duration) {
 	}
 }
 
-// Fish waits for a message that match accepts and returns it. Those before it
-// are thrown back.
+// Fish waits for a message that match accepts and returns it. It drops the messages before
+// it.
 func (p *Probe[M]) Fish(match func(M) bool) M {
 	p.t.Helper()
 	return fish(p.t, "message", p.before, match)
 }
 
-// fish waits for what match accepts.
+// fish waits for a value that match accepts.
 func fish[M any](t testing.TB, what string, next func(context.Context) (M, bool), match func(M) bool) M {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)

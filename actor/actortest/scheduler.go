@@ -8,38 +8,37 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// StepsMax is how many steps [Scheduler.Run] makes before it gives up.
+// StepsMax bounds the steps of [Scheduler.Run].
 const StepsMax = 1_000_000
 
-// A Scheduler decides which actor works next. A step is one turn of one actor,
-// which handles at most one message. Nothing happens between two steps, so the
-// order of everything is that of the steps: what is sent makes its receiver wait
-// behind, or among, those that wait already. The actors of such a system are listed,
-// walked, told and stopped in the order in which they were spawned and have begun
-// to watch, so the same program and seed make the same steps each time. (Time is
-// not part of it: a timer fires when it does.)
+// A Scheduler decides which actor works next. A step is one turn of one actor, which
+// handles at most one message. Nothing happens between two steps, so the order of all work
+// is the order of the steps: a message makes its receiver wait behind, or among, the actors
+// that wait already. The actors of such a system are listed, walked, notified and stopped
+// in the order in which they were spawned and began to watch, so the same program and seed
+// make the same steps each time. (Time is not included: a timer fires when it is due.)
 //
-// [actor.Ref.Run] and [actor.Ask] still run an idle actor at once, on their own
-// goroutine. An Ask that has to wait needs another goroutine to make the steps.
+// [actor.Ref.Run] and [actor.Ask] still run an idle actor at once, on their own goroutine.
+// An Ask that has to wait needs another goroutine to make the steps.
 type Scheduler struct {
 	mu    sync.Mutex
 	turns []func()
-	rand  *rand.Rand // nil: in the order of arrival
+	rand  *rand.Rand // nil: the order of arrival
 	free  bool
 }
 
-// NewScheduler returns a scheduler that lets actors work in the order in which
-// they have got something to do.
+// NewScheduler returns a scheduler that runs actors in the order in which they got work.
 func NewScheduler() *Scheduler { return &Scheduler{} }
 
-// NewShuffler returns a scheduler that chooses at random who works next. The
-// same seed makes the same choices.
+// NewShuffler returns a scheduler that chooses the next actor at random. The same seed
+// makes the same choices.
 func NewShuffler(seed uint64) *Scheduler {
 	return &Scheduler{rand: rand.New(rand.NewPCG(seed, 0))}
 }
 
-// NewSystem returns a system whose turns the scheduler makes. At the end of the
-// test it is freed, and shut down as by [NewSystem].
+// NewSystem returns a system whose turns the scheduler runs. At the end of the test the
+// scheduler is freed (see [Scheduler.Free]), and the system is shut down as by the function
+// [NewSystem].
 func (s *Scheduler) NewSystem(t testing.TB, c actor.Config) *actor.System {
 	t.Helper()
 	c.Executor = s.execute
@@ -58,15 +57,14 @@ func (s *Scheduler) execute(turn func()) {
 	s.turns = append(s.turns, turn)
 }
 
-// Len returns how many turns wait.
+// Len returns the number of waiting turns.
 func (s *Scheduler) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.turns)
 }
 
-// Step makes one turn and returns when it is over. It returns false if there
-// is none.
+// Step runs one turn and returns when it has ended. It returns false if no turn waits.
 func (s *Scheduler) Step() bool {
 	s.mu.Lock()
 	if len(s.turns) == 0 {
@@ -90,8 +88,8 @@ func (s *Scheduler) Step() bool {
 	return true
 }
 
-// Run makes steps until there is nothing to do any more, and returns how many
-// there were. It fails the test after [StepsMax].
+// Run runs steps until no turn waits, and returns their number. It fails the test after
+// [StepsMax].
 func (s *Scheduler) Run(t testing.TB) int {
 	t.Helper()
 	for n := range StepsMax {
@@ -103,7 +101,7 @@ func (s *Scheduler) Run(t testing.TB) int {
 	return StepsMax
 }
 
-// Free gives every turn a goroutine, those that wait and those to come.
+// Free runs every turn on a goroutine of its own, both the waiting turns and later ones.
 func (s *Scheduler) Free() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"github.com/perdure/perdure/actor/actortest"
 )
 
-// An account takes payments and fails at what it cannot read.
+// An account takes payments and fails at messages that it cannot read.
 type account struct {
 	balance int
 	out     actor.Ref[int]
@@ -24,7 +24,7 @@ func (a *account) Receive(c *actor.Context[int], payment int) {
 	}
 }
 
-// This is how supervision is tested: no sleep, and the same order each time.
+// This is how to test supervision: no sleep, and the same order each time.
 func TestAnAccountIsRestartedAfterAFailure(t *testing.T) {
 	t.Parallel()
 	scheduler := actortest.NewScheduler()

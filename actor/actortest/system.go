@@ -8,12 +8,12 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// Patience bounds every wait of this package. It is long, because a test that
-// is right never waits for its end.
+// Patience bounds every wait of this package. It is long, because a test that passes never
+// waits until its end.
 const Patience = 20 * time.Second
 
-// NewSystem returns a system that is shut down at the end of the test, which
-// fails if that takes longer than [Patience].
+// NewSystem returns a system that is shut down at the end of the test. The test fails if
+// that takes longer than [Patience].
 func NewSystem(t testing.TB, c actor.Config) *actor.System {
 	t.Helper()
 	s := actor.NewSystem(c)
@@ -27,7 +27,7 @@ func NewSystem(t testing.TB, c actor.Config) *actor.System {
 	return s
 }
 
-// ExpectStopped waits until an actor has stopped, children and all.
+// ExpectStopped waits until an actor and all its children have stopped.
 func ExpectStopped(t testing.TB, a actor.Address) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
