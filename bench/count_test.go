@@ -15,7 +15,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// addTo adds to a count in a bucket.
+// addTo adds n to a count in a bucket.
 func addTo(b *bolt.Bucket, key string, n uint64) error {
 	if v := b.Get([]byte(key)); v != nil {
 		n += binary.BigEndian.Uint64(v)
@@ -23,10 +23,10 @@ func addTo(b *bolt.Bucket, key string, n uint64) error {
 	return b.Put([]byte(key), binary.BigEndian.AppendUint64(nil, n))
 }
 
-// BenchmarkCount counts the 200,000 events of a log on bbolt by entity, into a
-// read model that survives a crash with its position: one rule for each event,
-// one for each batch, and one for each batch in memory. The bare scan of
-// [BenchmarkCatchUp] is what it compares with.
+// BenchmarkCount counts the 200,000 events of a log on bbolt by entity, into a read model
+// that survives a crash together with its position: with one rule per event, one rule per
+// batch, and one rule per batch in memory. Compare it with the bare scan of
+// [BenchmarkCatchUp].
 func BenchmarkCount(b *testing.B) {
 	log := filled(b)
 	events := projection.New("count",
@@ -110,7 +110,7 @@ func countBolt(ctx context.Context, tx *bolt.Tx, counts map[string]uint64) error
 	return nil
 }
 
-// wantCount looks whether all events were counted.
+// wantCount checks that all events were counted.
 func wantCount(b *testing.B, target *bolttarget.Target) {
 	b.Helper()
 	err := target.View(b.Context(), func(tx *bolt.Tx) error {

@@ -1,5 +1,5 @@
-// Package bench_test compares the engine on bbolt with bare loops on bbolt that
-// store the same bytes, in one run.
+// Package bench_test compares the engine on bbolt with plain loops on bbolt that store the
+// same bytes, in one run.
 package bench_test
 
 import (
@@ -29,7 +29,7 @@ const (
 	entities = 1000
 )
 
-// text makes an event's record about 400 bytes long.
+// text makes the record of an event about 400 bytes long.
 var text = strings.Repeat("x", 290)
 
 var remarks = perdure.EventSourced("remarks",
@@ -39,7 +39,7 @@ var remarks = perdure.EventSourced("remarks",
 	perdure.Evolve(func(a *testv1.Account, e *testv1.Opened) { a.Owner = e.GetOwner(); a.Operations++ }),
 ).With(perdure.PassivateAfter(0))
 
-// inParallel runs b.N operations on so many goroutines and reports their rate.
+// inParallel runs b.N operations on the given number of goroutines and reports their rate.
 func inParallel(b *testing.B, callers int, fn func(n int) error) {
 	b.Helper()
 	var next atomic.Int64
@@ -61,8 +61,8 @@ func inParallel(b *testing.B, callers int, fn func(n int) error) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
 }
 
-// A bare is a bbolt file with the buckets and bytes that an append of one event
-// takes, and nothing of what makes it a log.
+// A bare is a bbolt file with the buckets and bytes of appends of one event, without the
+// other parts of a log.
 type bare struct {
 	db       *bolt.DB
 	position uint64
@@ -123,7 +123,8 @@ func (s *bare) put(tx *bolt.Tx, entity int) error {
 	return tx.Bucket([]byte("index")).Put(key, append(position, 1, 2, 3, 4))
 }
 
-// commit groups what waits, like the committer of an engine, until ctx ends.
+// commit commits all waiting operations as one group, like the committer of an engine,
+// until ctx ends.
 func (s *bare) commit(ctx context.Context) {
 	var group []bareOp
 	for {
@@ -198,7 +199,7 @@ func openEngine(b *testing.B, log store.Log) []perdure.Ref[*testv1.Account] {
 	return refs
 }
 
-// BenchmarkBolt compares commands on bbolt, with every sync, with bare loops.
+// BenchmarkBolt compares commands on bbolt, with every sync, with plain loops.
 func BenchmarkBolt(b *testing.B) {
 	command := &testv1.Open{Owner: text}
 	ctx := context.Background()

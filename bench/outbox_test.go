@@ -19,9 +19,8 @@ import (
 	"github.com/perdure/perdure/store/bbolt"
 )
 
-// senders is a kind whose commands leave messages: Annotate leaves one to the
-// entity that it names, where it becomes a Deposit. Open has the same event and
-// leaves nothing.
+// senders is a kind whose commands enqueue messages: Annotate enqueues one to the entity
+// that it names, where it becomes a Deposit. Open has the same event and enqueues nothing.
 var senders = perdure.EventSourced("senders",
 	perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Open) (*perdure.Decision, error) {
 		return perdure.Persist(&testv1.Opened{Owner: c.GetOwner()}), nil
@@ -53,10 +52,9 @@ func closeEngine(b *testing.B, e *perdure.Engine) {
 	}
 }
 
-// BenchmarkOutbox compares commands of 256 callers on bbolt with the same
-// commands that enqueue one message each to another entity, and that have an
-// idempotency key. The time of the messages includes that until the last one is
-// decided.
+// BenchmarkOutbox compares commands of 256 callers on bbolt with the same commands that
+// enqueue one message each to another entity, and with commands that have an idempotency
+// key. With messages the measured time ends when the last message is decided.
 func BenchmarkOutbox(b *testing.B) {
 	ctx := context.Background()
 	names := make([]string, entities)
@@ -94,7 +92,7 @@ func BenchmarkOutbox(b *testing.B) {
 	})
 }
 
-// delivered waits until so many messages have become events.
+// delivered waits until the given number of messages have become events.
 func delivered(b *testing.B, e *perdure.Engine, messages int) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
@@ -113,14 +111,15 @@ func delivered(b *testing.B, e *perdure.Engine, messages int) {
 	}
 }
 
-// timersEnv names how many timers BenchmarkOpenWithTimers sets.
+// timersEnv is the environment variable with the number of timers of
+// BenchmarkOpenWithTimers.
 const (
 	timersEnv     = "PERDURE_BENCH_TIMERS"
 	timersDefault = 200_000
 )
 
-// BenchmarkOpenWithTimers opens a log with many timers that are not due, and an
-// engine on it, and has it answer a command:
+// BenchmarkOpenWithTimers opens a log with many timers that are not due, opens an engine on
+// it, and sends it one command:
 //
 //	PERDURE_BENCH_TIMERS=1000000 go test -run '^$' -bench OpenWithTimers ./bench
 func BenchmarkOpenWithTimers(b *testing.B) {
@@ -156,7 +155,7 @@ func BenchmarkOpenWithTimers(b *testing.B) {
 	b.ReportMetric(float64(timers), "timers")
 }
 
-// setTimers stores timers that are due tomorrow, a thousand to an entity.
+// setTimers stores timers that are due tomorrow, a thousand per entity.
 func setTimers(b *testing.B, file string, timers int) {
 	b.Helper()
 	log, err := bbolt.Open(file)

@@ -22,10 +22,10 @@ import (
 	"github.com/perdure/perdure/store/bbolt"
 )
 
-// stored is how many events the logs of these benchmarks hold.
+// stored is the number of events in the logs of these benchmarks.
 const stored = 200_000
 
-// notes is a target that keeps nothing but notes, in memory.
+// notes is a target that keeps only the notes of its projections, in memory.
 type notes struct {
 	mu    sync.Mutex
 	notes map[string][]byte
@@ -99,8 +99,8 @@ func filled(b *testing.B) store.Log {
 	return log
 }
 
-// BenchmarkCatchUp reads a log of 200,000 events of 400 bytes on bbolt: bare, and
-// into projections whose rules do nothing.
+// BenchmarkCatchUp reads a log of 200,000 events of 400 bytes on bbolt: with a bare scan,
+// and into projections whose rules do nothing.
 func BenchmarkCatchUp(b *testing.B) {
 	log := filled(b)
 	nothing := func(context.Context, *notes, []projection.AnyEvent) error { return nil }
@@ -139,8 +139,8 @@ func BenchmarkCatchUp(b *testing.B) {
 	})
 }
 
-// BenchmarkReadYourWrites measures a command on bbolt, alone and with the wait
-// until a projection shows what it did; the difference is what the projection adds.
+// BenchmarkReadYourWrites measures a command on bbolt, alone and with the wait until a
+// projection shows its event. The difference is the cost of the projection.
 func BenchmarkReadYourWrites(b *testing.B) {
 	for _, wait := range []bool{false, true} {
 		name := "commit"
@@ -152,7 +152,7 @@ func BenchmarkReadYourWrites(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			defer func() { _ = log.Close() }() // the temporary directory goes anyway
+			defer func() { _ = log.Close() }() // the temporary directory is removed anyway
 			r := projection.New("all", projection.OnBatch(func(context.Context, *notes, []projection.AnyEvent) error { return nil })).
 				Into(&notes{notes: map[string][]byte{}})
 			engine, err := perdure.Open(b.Context(), perdure.Config{

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// TestEveryContenderDoesEveryWork runs each measurement at a small size. A run
-// ends only when all messages are handled, and fails if an answer is wrong.
+// TestEveryContenderDoesEveryWork runs each measurement at a small size. A run ends only
+// when all messages are handled, and fails if an answer is wrong.
 func TestEveryContenderDoesEveryWork(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -172,7 +172,7 @@ func TestASingleMeasurementPrintsItsRate(t *testing.T) {
 //
 //	go test -run '^$' -bench . ./actors
 //
-// in the directory of the module. The command compares better: its measurements
+// in the directory of the module. The command gives a better comparison: its measurements
 // do not share a heap.
 func BenchmarkActors(b *testing.B) {
 	for _, w := range works {

@@ -2,12 +2,12 @@ package main
 
 import "sync"
 
-// channel is a goroutine per actor that reads a buffered channel: what one
-// writes in Go without actors. It has no names, no supervision and no bound on
-// what an idle one costs.
+// channel runs one goroutine per actor, which reads a buffered channel: the usual Go code
+// without an actor library. It has no names, no supervision, and no limit on the cost of an
+// idle actor.
 type channel struct{}
 
-// serve starts goroutines that handle what their channels bring.
+// serve starts goroutines that handle the messages of their channels.
 func serve[M any](n int, handler func(i int) func(M)) (boxes []chan M, end func() error) {
 	boxes = make([]chan M, n)
 	var all sync.WaitGroup
@@ -48,7 +48,7 @@ func (channel) tell(l load) trial {
 	}, end}
 }
 
-// A parcel is a question with the way back.
+// A parcel is a question with a channel for the answer.
 type parcel struct {
 	n     uint64
 	reply chan<- uint64

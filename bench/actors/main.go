@@ -1,16 +1,16 @@
-// Command actors compares the actors of this repository with those of
-// Proto.Actor and with goroutines that read plain channels, at the same work:
+// Command actors compares the actors of this repository with those of Proto.Actor and with
+// goroutines that read plain channels, at the same work:
 //
 //	go run ./bench/actors [-runs 5] [-only regexp]
 //
-// Every measurement has a process of its own, so that no heap disturbs another.
-// In each run, work after work, the contenders take turns, so that what disturbs
-// the machine disturbs all of them. The table shows medians, in millions of
-// operations a second, and how many times as fast as its rivals ours is. An
-// operation is one message handled (tell), one answer (ask), one message of
-// either side (ping-pong), one actor (spawn) or one leaf of the tree (skynet).
+// Every measurement has a process of its own, so that they do not share a heap. In each
+// run, work after work, the contenders take turns, so that other load on the machine
+// affects all of them alike. The table shows medians, in millions of operations a second,
+// and the ratio of our rate to each rival's. An operation is one message handled (tell),
+// one answer (ask), one message of either side (ping-pong), one actor (spawn) or one leaf
+// of the tree (skynet).
 //
-// A single measurement, to be profiled:
+// A single measurement with a CPU profile:
 //
 //	go run ./bench/actors -measure 'perdure/ask 1-1' -cpuprofile cpu.prof
 package main
@@ -93,7 +93,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	return writeTable(out, chosen, rates, *runs)
 }
 
-// measureOne makes the measurement of one process.
+// measureOne makes the single measurement of this process.
 func measureOne(name, profile string, out io.Writer) (err error) {
 	c, w, err := find(name)
 	if err != nil {
@@ -118,7 +118,7 @@ func measureOne(name, profile string, out io.Writer) (err error) {
 	return err
 }
 
-// find returns the contestant and the work that a name, contender/work, says.
+// find returns the contestant and the work in a name of the form contender/work.
 func find(name string) (contestant, work, error) {
 	who, what, _ := strings.Cut(name, "/")
 	for _, c := range contestants {

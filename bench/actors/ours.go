@@ -9,11 +9,11 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// ours are the actors of this repository: anonymous, with mailboxes of the
-// default length. Who finds a mailbox full yields and tries again.
+// ours are the actors of this repository: without names, with mailboxes of the default
+// length. A sender that finds a mailbox full yields and tries again.
 type ours struct{}
 
-// system returns a system and how to end it.
+// system returns a system and a function that ends it.
 func (ours) system() (s *actor.System, end func() error) {
 	s = actor.NewSystem(actor.Config{MailboxMax: mailboxLen})
 	return s, func() error {
@@ -23,7 +23,7 @@ func (ours) system() (s *actor.System, end func() error) {
 	}
 }
 
-// spawnAll starts actors whose behaviors make returns.
+// spawnAll starts n actors with the behaviors that the function behavior returns.
 func spawnAll[M any](s *actor.System, n int, behavior func(i int) actor.Behavior[M]) ([]actor.Ref[M], error) {
 	refs := make([]actor.Ref[M], n)
 	for i := range refs {
@@ -35,7 +35,7 @@ func spawnAll[M any](s *actor.System, n int, behavior func(i int) actor.Behavior
 	return refs, nil
 }
 
-// push sends m as soon as there is room.
+// push sends m as soon as the mailbox has room.
 func push[M any](r actor.Ref[M], m M) error {
 	for {
 		err := r.Tell(m)
@@ -46,7 +46,7 @@ func push[M any](r actor.Ref[M], m M) error {
 	}
 }
 
-// A counter tells when it has got all its messages.
+// A counter counts its messages, and signals done when it has all of them.
 type counter struct {
 	n, want uint64
 	done    *sync.WaitGroup
@@ -65,7 +65,7 @@ func (c *counter) count() {
 	}
 }
 
-// Receive makes a counter a behavior.
+// Receive implements [actor.Behavior].
 func (c *counter) Receive(*actor.Context[uint64], uint64) { c.count() }
 
 func (o ours) tell(l load) trial {
@@ -87,7 +87,7 @@ func (o ours) tell(l load) trial {
 	}, end}
 }
 
-// A question asks for the double of n.
+// A question asks for twice n.
 type question struct {
 	n     uint64
 	reply actor.Reply[uint64]
@@ -115,7 +115,7 @@ func (o ours) ask(l load) trial {
 	}, end}
 }
 
-// A ball is hit until it is worn out.
+// A ball is returned until it has no hits left.
 type ball struct {
 	left int
 	from actor.Ref[ball]
@@ -132,7 +132,7 @@ func (o ours) pingPong(pairs, hits int) trial {
 				return
 			}
 			if err := actor.Tell(c, b.from, ball{b.left, c.Self()}); err != nil {
-				panic(err) // nobody else sends to that mailbox
+				panic(err) // the mailbox has no other sender, so it has room
 			}
 		})
 	})
@@ -159,8 +159,8 @@ func (o ours) spawn(n int) trial {
 	}, end}
 }
 
-// A growth is what nodes of the skynet tell each other: grow a subtree, or, if
-// leaves is zero, what the sum of one is.
+// A growth is a message between nodes of the skynet. It asks a node to grow a subtree or,
+// if leaves is zero, it tells a parent the sum of a subtree.
 type growth struct {
 	first  uint64
 	leaves int
@@ -171,12 +171,12 @@ type growth struct {
 type node struct {
 	system *actor.System
 	parent actor.Ref[growth] // the zero Ref for the root
-	sums   chan<- uint64     // of the root
+	sums   chan<- uint64     // set in the root only
 	sum    uint64
 	left   int
 }
 
-// Receive makes a node a behavior.
+// Receive implements [actor.Behavior].
 func (n *node) Receive(c *actor.Context[growth], g growth) {
 	switch {
 	case g.leaves == 1:
@@ -206,7 +206,7 @@ func (n *node) finish(c *actor.Context[growth], sum uint64) {
 	if n.sums != nil {
 		n.sums <- sum
 	} else if err := actor.Tell(c, n.parent, growth{sum: sum}); err != nil {
-		panic(err) // a parent waits for all its children, and has room for them
+		panic(err) // a parent waits for all its children, and has room for their messages
 	}
 	c.Stop()
 }

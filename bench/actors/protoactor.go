@@ -8,11 +8,11 @@ import (
 	proto "github.com/asynkron/protoactor-go/actor"
 )
 
-// protoActor is Proto.Actor as it comes, with unbounded mailboxes and names
-// that it draws itself, and without its log.
+// protoActor is Proto.Actor with its defaults: unbounded mailboxes and generated names.
+// Only its log is turned off.
 type protoActor struct{}
 
-// system returns a system and how to end it.
+// system returns a system and a function that ends it.
 func (protoActor) system() (root *proto.RootContext, end func() error) {
 	s := proto.NewActorSystem(proto.WithLoggerFactory(func(*proto.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }))
 	return s.Root, func() error {
@@ -123,12 +123,12 @@ func (p protoActor) spawn(n int) trial {
 type protoNode struct {
 	props  *proto.Props
 	parent *proto.PID    // nil for the root
-	sums   chan<- uint64 // of the root
+	sums   chan<- uint64 // set in the root only
 	sum    uint64
 	left   int
 }
 
-// A subtree is to be grown.
+// A subtree asks a node to grow a subtree.
 type subtree struct {
 	first  uint64
 	leaves int

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// together runs f on so many goroutines and returns their errors.
+// together runs f on n goroutines and returns their errors, joined.
 func together(n int, f func(i int) error) error {
 	errs := make([]error, n)
 	var all sync.WaitGroup

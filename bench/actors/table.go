@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// rates holds operations a second, by work and contestant, one for each run.
+// rates holds operations per second, by work and contestant, with one value for each run.
 type rates [][][]float64
 
-// interleave makes every measurement so many times: run by run, counted from
-// 1, work by work, and one contestant after the other.
+// interleave makes every measurement in each of the runs: run by run, counted from 1, work
+// by work, and one contestant after another.
 func interleave(chosen []work, runs int, measure func(run int, c contestant, w work) (float64, error)) (rates, error) {
 	all := make(rates, len(chosen))
 	for i := range all {
@@ -34,14 +34,14 @@ func interleave(chosen []work, runs int, measure func(run int, c contestant, w w
 	return all, nil
 }
 
-// median returns the middle one of some values, of an even number the mean of
-// the two in the middle.
+// median returns the middle value, or the mean of the two middle values if their number is
+// even.
 func median(values []float64) float64 {
 	s := slices.Sorted(slices.Values(values))
 	return (s[len(s)/2] + s[(len(s)-1)/2]) / 2
 }
 
-// writeTable prints the medians, and how many times as fast as each rival ours is.
+// writeTable prints the medians, and the ratio of our rate to each rival's.
 func writeTable(out io.Writer, chosen []work, all rates, runs int) error {
 	w := new(strings.Builder)
 	fmt.Fprintf(w, "%s, %s/%s, %d of %d processors, %s; medians of %d, millions of operations a second\n\n",
@@ -76,7 +76,7 @@ func writeTable(out io.Writer, chosen []work, all rates, runs int) error {
 	return err
 }
 
-// processor returns the name of the processor, where it can be found out.
+// processor returns the name of the processor, if it can be found.
 func processor() string {
 	text, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

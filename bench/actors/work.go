@@ -8,39 +8,39 @@ import (
 )
 
 const (
-	// mailboxLen is how many messages wait in a mailbox or channel, where that
-	// can be said.
+	// mailboxLen is the capacity of a mailbox or channel, where it can be set.
 	mailboxLen = 1024
-	// spawnedLen is that of a channel that is made only to be made.
+	// spawnedLen is the capacity of a channel in the spawn work, which never gets a
+	// message.
 	spawnedLen = 16
-	// children is how many each node of the skynet has that is not a leaf.
+	// children is the number of children of an inner node of the skynet.
 	children = 10
-	// patience bounds an ask, where a contender needs that.
+	// patience bounds an ask, for contenders that need a bound.
 	patience = time.Minute
 )
 
-// A contender does the work of the table in its own way. Its methods get ready;
-// what is timed is the run of the trial that they return.
+// A contender does the work of the table in its own way. Its methods prepare the work; only
+// the run of the returned trial is timed.
 type contender interface {
-	// tell lets every sender send as its order says.
+	// tell makes every sender send as its order says.
 	tell(load) trial
-	// ask lets every sender ask as its order says, one question after another,
-	// for the double of a number.
+	// ask makes every sender ask for twice a number, one question after another, as its
+	// order says.
 	ask(load) trial
-	// pingPong lets so many pairs hit a ball back and forth so many times.
+	// pingPong makes pairs of actors send a ball back and forth, hits times per pair.
 	pingPong(pairs, hits int) trial
-	// spawn starts so many actors, which then wait for messages.
+	// spawn starts n actors, which then wait for messages.
 	spawn(n int) trial
-	// skynet grows a tree of actors with so many leaves, a power of children.
-	// The leaves send their numbers to their parents, which send the sum to
-	// theirs. Each stops when it has sent.
+	// skynet grows a tree of actors with the given number of leaves, a power of children.
+	// The leaves send their numbers to their parents, which send the sum to theirs. Each
+	// stops after it has sent.
 	skynet(leaves int) trial
 }
 
-// A trial is work that is ready to be done.
+// A trial is work that is ready to run.
 type trial struct {
-	run func() error // returns when all of it is done, with what was wrong
-	end func() error // gives back what it took
+	run func() error // returns when all work is done, with an error if a result is wrong
+	end func() error // releases the resources of the trial
 }
 
 // A contestant is a contender with its name in the table.
@@ -52,14 +52,14 @@ type contestant struct {
 // contestants holds ours first, then its rivals.
 var contestants = []contestant{{"perdure", ours{}}, {"proto.actor", protoActor{}}, {"channel", channel{}}}
 
-// A load says who sends to whom, the same for every contender.
+// A load says which sender sends to which receivers. It is the same for every contender.
 type load struct {
 	receivers int
-	orders    [][]uint32 // for each sender, the receivers in order
-	rounds    int        // how often each sender goes through its order
+	orders    [][]uint32 // for each sender, its receivers in order
+	rounds    int        // number of times that each sender goes through its order
 }
 
-// want returns how many messages each receiver gets.
+// want returns the number of messages for each receiver.
 func (l load) want() []uint64 {
 	want := make([]uint64, l.receivers)
 	for _, order := range l.orders {
@@ -70,7 +70,7 @@ func (l load) want() []uint64 {
 	return want
 }
 
-// each calls f for every message of a sender, until it fails.
+// each calls f for every message of a sender, until f returns an error.
 func (l load) each(sender int, f func(receiver uint32, n uint64) error) error {
 	n := uint64(0)
 	for range l.rounds {
@@ -87,7 +87,7 @@ func (l load) each(sender int, f func(receiver uint32, n uint64) error) error {
 // A work is a row of the table.
 type work struct {
 	name string
-	n    int // how many operations, about, make a measurement
+	n    int // approximate number of operations of a measurement
 	prep func(c contender, n int) (t trial, operations int)
 }
 
@@ -111,10 +111,10 @@ var works = []work{
 	}},
 }
 
-// parties are those who take part in a tell or an ask.
+// parties are the numbers of senders and receivers of a tell or an ask.
 type parties struct{ senders, receivers int }
 
-// inTurn lets a sender go through the receivers one after the other.
+// inTurn returns an order that goes through the receivers one after another.
 func inTurn(p parties, _ int) []uint32 {
 	order := make([]uint32, max(p.receivers, 64))
 	for i := range order {
@@ -123,7 +123,7 @@ func inTurn(p parties, _ int) []uint32 {
 	return order
 }
 
-// atRandom lets a sender draw the receivers, the same in each process.
+// atRandom returns an order of random receivers, the same in each process.
 func atRandom(p parties, sender int) []uint32 {
 	r := rand.New(rand.NewPCG(uint64(sender), 1))
 	order := make([]uint32, 8*1024)
@@ -166,7 +166,7 @@ func pingPongWork(name string, n, pairs int) work {
 	}}
 }
 
-// measure does a work once and returns its operations a second.
+// measure does a work once and returns its operations per second.
 func measure(c contestant, w work) (rate float64, err error) {
 	t, operations := w.prep(c, w.n)
 	runtime.GC()
@@ -181,12 +181,12 @@ func measure(c contestant, w work) (rate float64, err error) {
 	return float64(operations) / took.Seconds(), nil
 }
 
-// wrongAnswer is the error of an ask.
+// wrongAnswer returns the error of an ask with a wrong answer.
 func wrongAnswer(n, got uint64) error {
 	return fmt.Errorf("the answer to %d is %d, want %d", n, got, 2*n)
 }
 
-// wrongSum returns the error of a skynet, if there is one.
+// wrongSum returns an error if the sum of a skynet is wrong.
 func wrongSum(leaves int, got uint64) error {
 	if want := uint64(leaves) * uint64(leaves-1) / 2; got != want {
 		return fmt.Errorf("the sum of %d leaves is %d, want %d", leaves, got, want)

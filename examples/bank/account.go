@@ -12,8 +12,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Accounts is the kind of all accounts. It knows nothing of transfers but the
-// name of the one that a movement belongs to.
+// Accounts is the kind of all accounts. An account does not know transfers. It only stores,
+// with each movement, the id of the transfer that the movement belongs to.
 var Accounts = perdure.EventSourced("account",
 	perdure.Decide(openAccount), perdure.Decide(withdraw), perdure.Decide(deposit),
 	perdure.Decide(refund), perdure.Decide(closeAccount), perdure.Decide(payInterest),
@@ -24,7 +24,7 @@ var Accounts = perdure.EventSourced("account",
 // account is the key of an account, for messages to it.
 func account(id string) store.Key { return store.Key{Kind: "account", ID: id} }
 
-// openAccount is where the recurring timer begins, if there is interest to pay.
+// openAccount sets the recurring timer for the first time, if the account pays interest.
 func openAccount(ctx context.Context, a *bankv1.Account, c *bankv1.OpenAccount) (*perdure.Decision, error) {
 	if a.GetOwner() != "" {
 		return nil, perdure.Reject(perdure.AlreadyExists, "the account is open")
@@ -42,15 +42,15 @@ func openAccount(ctx context.Context, a *bankv1.Account, c *bankv1.OpenAccount) 
 
 const interestTimer = "interest"
 
-// payInterest is what the timer says. It sets the timer again, so that it
-// recurs: in the same commit as the payment, so there is no moment in which
-// interest is paid and the next one forgotten.
+// payInterest is the command of the timer. It sets the timer again, in the same commit as
+// the payment: there is no time at which interest is paid and the next payment is not
+// scheduled.
 //
-// The next time is counted from when this one was due, and not from now. After a
-// long night all payments that were missed are made up for, one by one.
+// The next time is counted from the due time of this payment, not from now. After a
+// downtime all missed payments are made, one after another.
 func payInterest(_ context.Context, a *bankv1.Account, c *bankv1.PayInterest) (*perdure.Decision, error) {
 	if a.GetClosed() {
-		return perdure.None(), nil // and the timer is not set any more
+		return perdure.None(), nil // the timer is not set again
 	}
 	next := c.GetDue().AsTime().Add(a.GetInterest().GetEvery().AsDuration())
 	amount := a.GetBalance() * a.GetInterest().GetRate() / 1_000_000
@@ -76,8 +76,8 @@ func deposit(_ context.Context, a *bankv1.Account, c *bankv1.Deposit) (*perdure.
 	return perdure.Persist(&bankv1.Deposited{Amount: c.GetAmount(), Transfer: c.GetTransfer()}), nil
 }
 
-// refund is a compensation, and a compensation must not be refused: money that
-// neither account takes would be nowhere. So a closed account takes it too.
+// refund is a compensation, and a compensation must not be refused, because the money would
+// then be in neither account. So a closed account accepts it too.
 func refund(_ context.Context, _ *bankv1.Account, c *bankv1.Refund) (*perdure.Decision, error) {
 	return perdure.Persist(&bankv1.Refunded{Amount: c.GetAmount(), Transfer: c.GetTransfer()}), nil
 }

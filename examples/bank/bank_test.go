@@ -22,9 +22,9 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A need is a command that a test wants done, whatever happens.
+// A need is a command that a test executes in spite of crashes.
 type need struct {
-	account, transfer string // which of them it is for
+	account, transfer string // the entity that it is for: one of the two
 	message           proto.Message
 }
 
@@ -54,9 +54,9 @@ var needs = []need{
 	{transfer: "back", message: &bankv1.StartTransfer{From: "bob", To: "ada", Amount: 0o_01, Patience: durationpb.New(time.Nanosecond)}},
 }
 
-// audit reads the whole log and returns how much money there is in all accounts
-// and how much is on its way. It returns an error if a transfer has taken, given
-// or returned money that it had no right to.
+// audit reads the whole log and returns the money in all accounts and the money in
+// transfer. It returns an error if a transfer has taken, given or returned money that it
+// was not allowed to.
 func audit(ctx context.Context, log store.Log) (balance, moving int64, err error) {
 	taken := map[string]int64{}
 	ended := map[string]bool{}
@@ -107,8 +107,8 @@ func decode[M proto.Message](ev *store.Event, m M) M {
 	return m
 }
 
-// live has all needs done by processes that die by f, and returns what is wrong
-// with the money at any time, or in the end.
+// live executes all needs by processes that die as f says. It returns an error if the sum
+// of the money is wrong at any time or a transfer ends wrongly.
 func live(ctx context.Context, log *memory.Log, f *fate) error {
 	var engine *perdure.Engine
 	restart := func() error {
@@ -134,7 +134,7 @@ func live(ctx context.Context, log *memory.Log, f *fate) error {
 	if err := restart(); err != nil {
 		return err
 	}
-	defer func() { engine.Close(ctx) }() //nolint:errcheck // it may have died
+	defer func() { engine.Close(ctx) }() // it may have died
 	for _, n := range needs {
 		for err := n.do(ctx, engine); err != nil || f.died(); err = n.do(ctx, engine) {
 			if !f.died() {
@@ -160,7 +160,7 @@ func live(ctx context.Context, log *memory.Log, f *fate) error {
 	return settled(ctx, engine, log)
 }
 
-// settled checks that all transfers have ended, each as it must.
+// settled checks that all transfers have ended, each in the right step.
 func settled(ctx context.Context, engine *perdure.Engine, log store.Log) error {
 	balance, moving, err := audit(ctx, log)
 	if err != nil {
@@ -171,7 +171,7 @@ func settled(ctx context.Context, engine *perdure.Engine, log store.Log) error {
 	}
 	for id, want := range map[string]bankv1.Step{
 		"fine": bankv1.Step_STEP_COMPLETED, "refused": bankv1.Step_STEP_FAILED, "nobody": bankv1.Step_STEP_FAILED,
-		"too much": bankv1.Step_STEP_FAILED, "back": bankv1.Step_STEP_UNSPECIFIED, // either
+		"too much": bankv1.Step_STEP_FAILED, "back": bankv1.Step_STEP_UNSPECIFIED, // either step is right
 	} {
 		t, err := Transfers.Ref(engine, id).State(ctx)
 		if err != nil {
@@ -193,7 +193,7 @@ func settled(ctx context.Context, engine *perdure.Engine, log store.Log) error {
 	return nil
 }
 
-// inBubble has all needs done in a bubble of its own.
+// inBubble runs live in a bubble of its own.
 func inBubble(t *testing.T, f *fate) (err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -250,7 +250,7 @@ func TestATransferThatTakesTooLongGivesBackWhatItTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, log := t.Context(), memory.New()
 		letter := perdure.Perform(func(context.Context, *bankv1.Notice) error { return nil })
-		// The accounts are away: nobody runs their kind.
+		// No engine runs the kind of the accounts.
 		engine, err := perdure.Open(ctx, perdure.Config{Store: log, Kinds: []perdure.AnyKind{Transfers}, Effects: []perdure.EffectRule{letter}})
 		if err != nil {
 			t.Fatal(err)
@@ -325,7 +325,7 @@ func TestInterestIsPaidForEveryMonthAlsoForThoseThatWereMissed(t *testing.T) {
 		if err := engine.Close(ctx); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(2 * month) // nobody is there
+		<-time.After(2 * month) // no engine runs during this time
 		engine = open()
 		want(engine, 133_10, 3)
 		<-time.After(month)
@@ -370,8 +370,7 @@ func TestTheProgramSaysWhereItFails(t *testing.T) {
 	}
 }
 
-// TestMain makes the test binary be a bank of its own, for tests that need
-// processes to kill.
+// TestMain makes the test binary a bank process, for tests that need processes to kill.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
 		if err := busy(context.Background(), dir); err != nil {

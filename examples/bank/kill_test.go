@@ -21,12 +21,12 @@ import (
 	"github.com/perdure/perdure/store/open"
 )
 
-// childEnv names the directory of a process that is there to be killed.
+// childEnv is the variable with the directory of a process that will be killed.
 const childEnv = "PERDURE_BANK_CHILD"
 
 const (
 	killsMax  = 10
-	patience  = time.Minute // for the whole test
+	patience  = time.Minute // bounds the whole test
 	customers = 10
 	transfers = 300
 	riches    = 1000_00
@@ -48,9 +48,9 @@ func (l *locked) Write(b []byte) (int, error) {
 func logFile(dir string) string    { return "bbolt:" + filepath.Join(dir, "bank.db") }
 func letterFile(dir string) string { return filepath.Join(dir, "letters") }
 
-// busy makes many transfers at once, each of which it waits for. It says "ready"
-// when the first have begun. The same keys each time make it go on where another
-// process has been killed. Of each letter it writes down the id and the cause.
+// busy makes many transfers at the same time and waits for each. It prints "ready" when the
+// first have begun. It uses the same keys each time, so it continues where an earlier
+// process was killed. It writes the id and the cause of each letter.
 func busy(ctx context.Context, dir string) (err error) {
 	log, err := open.Open(ctx, logFile(dir))
 	if err != nil {
@@ -77,7 +77,7 @@ func busy(ctx context.Context, dir string) (err error) {
 			return err
 		}
 	}
-	// The last one takes no money.
+	// The last account accepts no money.
 	if _, err := Accounts.Ref(engine, name(customers-1)).Do(ctx, &bankv1.CloseAccount{}, perdure.WithIdempotencyKey("close")); err != nil {
 		return err
 	}
@@ -126,8 +126,8 @@ func posted(ctx context.Context, engine *perdure.Engine) error {
 	}
 }
 
-// child runs busy in a process of its own. With a time to live it is killed so
-// long after it was ready; killed says whether that was soon enough.
+// child runs busy in a process of its own. If life is above zero, it kills the process that
+// long after "ready"; killed reports whether the process was still running then.
 func child(ctx context.Context, t *testing.T, dir string, life time.Duration) (killed bool) {
 	t.Helper()
 	self, err := os.Executable()
@@ -196,7 +196,7 @@ func TestMoneyIsNeitherMadeNorLostByKill9(t *testing.T) {
 		t.Errorf("%d in accounts and %d on the way, %v, want %d and nothing", balance, moving, err, customers*riches)
 	}
 	ends := map[string]int{}
-	causes := map[string]bool{} // of the letters that are to be written
+	causes := map[string]bool{} // causes of the letters that must be written
 	completed := 0
 	for ev, err := range log.Scan(ctx, store.Query{Kinds: []string{Transfers.Name()}}) {
 		if err != nil {
@@ -223,7 +223,7 @@ func TestMoneyIsNeitherMadeNorLostByKill9(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids := map[string]string{} // by cause
+	ids := map[string]string{} // ids of letters, by cause
 	for line := range strings.Lines(string(written)) {
 		id, cause, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if !causes[cause] {

@@ -1,5 +1,5 @@
-// Bank moves money between accounts by a process manager that survives every
-// crash, pays interest by a timer that sets itself again, and writes letters.
+// Bank moves money between accounts by a process manager that survives every crash, pays
+// interest by a timer that sets itself again, and writes letters.
 //
 //	go run ./examples/bank                 in memory
 //	go run ./examples/bank bbolt:bank.db   in a file; run it twice
@@ -35,7 +35,7 @@ func main() {
 	}
 }
 
-// month is a month of this bank, which has no time to lose.
+// month is a very short month, for the example.
 const month = 100 * time.Millisecond
 
 func run(ctx context.Context, uri string, out io.Writer) (err error) {
@@ -61,8 +61,8 @@ func run(ctx context.Context, uri string, out io.Writer) (err error) {
 		{"eve", &bankv1.CloseAccount{}},
 		{"fay", &bankv1.OpenAccount{Owner: "fay", Balance: 1000_00, Interest: interest}},
 	} {
-		// The key makes the command safe to send again: on a second run of the
-		// program it gets its first answer.
+		// The key makes the command safe to send again: in a second run of the program it
+		// gets its first answer.
 		key := perdure.WithIdempotencyKey(string(proto.MessageName(command.message)))
 		if _, err := Accounts.Ref(engine, command.account).Do(ctx, command.message, key); err != nil {
 			return err
@@ -91,16 +91,16 @@ func run(ctx context.Context, uri string, out io.Writer) (err error) {
 	return report(ctx, engine, out)
 }
 
-// openBank opens an engine with all that the bank needs.
+// openBank opens an engine with the kinds and effects of the bank.
 func openBank(ctx context.Context, log store.Log, effects ...perdure.EffectRule) (*perdure.Engine, error) {
 	return perdure.Open(ctx, perdure.Config{
 		Store: log, Kinds: []perdure.AnyKind{Accounts, Transfers}, Effects: effects,
 	})
 }
 
-// letters performs notices by writing them to out, which is written to by many
-// goroutines. A letter may be written twice, if the program dies between writing
-// it and saying so; the id of its [perdure.Delivery] would tell.
+// letters performs notices by writing them to out, from many goroutines. If the program
+// dies between the write and its acknowledgement, a letter is written twice; the id in its
+// [perdure.Delivery] is the same both times.
 func letters(out io.Writer) perdure.EffectRule {
 	return perdure.Perform(func(_ context.Context, n *bankv1.Notice) error {
 		_, err := fmt.Fprintf(out, "  letter to %s: %s\n", n.GetTo(), n.GetText())
@@ -123,7 +123,7 @@ func wait(ctx context.Context, engine *perdure.Engine, key store.Key, events ...
 	return ctx.Err()
 }
 
-// report writes what has come of it.
+// report writes the transfers and accounts at the end.
 func report(ctx context.Context, engine *perdure.Engine, out io.Writer) error {
 	lines := []string{"transfers:"}
 	for _, id := range []string{"1", "2", "3"} {

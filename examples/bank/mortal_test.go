@@ -11,22 +11,22 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A fate says when the processes of a test die. A step is a commit, before and
-// after it is stored, or the writing of a letter; so there is one in every gap.
+// A fate decides when the processes of a test die. A step is a commit, before it is stored
+// and after it, or the writing of a letter; so a process can die in every gap.
 type fate struct {
-	dieAt []int // steps
-	apart bool  // a fault: messages do not end with the commit of their target
+	dieAt []int // numbers of the steps at which a process dies
+	apart bool  // a mutant: the commit of the target does not remove the message
 
 	mu    sync.Mutex
 	steps int
 	life  int
 	dead  bool
-	death chan struct{} // closed when the process that runs now dies
+	death chan struct{} // closed when the running process dies
 }
 
 var errDead = errors.New("the process is dead")
 
-// begin begins the life of another process.
+// begin starts the life of the next process.
 func (f *fate) begin() (life int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -35,7 +35,7 @@ func (f *fate) begin() (life int) {
 	return f.life
 }
 
-// step returns an error if the process dies here, or is dead.
+// step returns an error if the process dies at this step, or is dead.
 func (f *fate) step(life int) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -56,7 +56,7 @@ func (f *fate) died() bool {
 	return f.dead
 }
 
-// A mortalLog is the log as one process sees it. What it has stored stays.
+// A mortalLog is the log as one process sees it. Its stored records survive the process.
 type mortalLog struct {
 	*memory.Log
 	fate *fate

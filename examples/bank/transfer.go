@@ -9,10 +9,10 @@ import (
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 )
 
-// Transfers is the kind of all transfers: a process manager, or saga. It is an
-// entity like any other. What it has others do it leaves in the outbox, with the
-// event that says so, in one commit; what they make of it comes back as a
-// command. So it goes on wherever it was when the power went.
+// Transfers is the kind of all transfers: a process manager, or saga. It is an entity like
+// any other. It sends commands to other entities through the outbox, in the commit of the
+// event that records the step; the results come back as commands. So after a power failure
+// it continues at the step where it was.
 //
 //	StartTransfer ─► withdraw ──refused──────────────────────► failed
 //	                    │ done
@@ -27,7 +27,7 @@ var Transfers = perdure.EventSourced("transfer",
 	perdure.Evolve(onRefundStarted), perdure.Evolve(onTransferCompleted), perdure.Evolve(onTransferFailed),
 )
 
-// What a transfer calls the commands that it sends, and its timer.
+// Names of the commands that a transfer sends, and of its timer.
 const (
 	withdrawal   = "withdrawal"
 	depositing   = "deposit"
@@ -51,8 +51,8 @@ func startTransfer(ctx context.Context, t *bankv1.Transfer, c *bankv1.StartTrans
 	return d, nil
 }
 
-// onReply goes on with what an account has made of a command. A reply comes
-// exactly once, so there is no need to guard against a second one.
+// onReply continues with the result of a command to an account. A reply comes exactly once,
+// so the rule needs no guard against a second one.
 func onReply(ctx context.Context, t *bankv1.Transfer, r *perdurev1.Reply) (*perdure.Decision, error) {
 	refusal := r.GetRefusal() // nil if there is none; perdure.ReplyError makes an error of it
 	self, _ := perdure.Self(ctx)
@@ -67,7 +67,7 @@ func onReply(ctx context.Context, t *bankv1.Transfer, r *perdurev1.Reply) (*perd
 		case t.GetLate():
 			return giveBack(perdure.Persist(&bankv1.MoneyTaken{}, &bankv1.RefundStarted{Reason: "it took too long"})), nil
 		}
-		// From here on it ends by itself: no time-out could call the deposit back.
+		// From here on the transfer always ends: a time-out could not revoke the deposit.
 		return perdure.Persist(&bankv1.MoneyTaken{}).Cancel(timeOutTimer).
 			EnqueueTo(account(t.GetTo()), &bankv1.Deposit{Amount: t.GetAmount(), Transfer: self.ID}, perdure.ReplyTo(depositing)), nil
 	case depositing:
@@ -82,14 +82,14 @@ func onReply(ctx context.Context, t *bankv1.Transfer, r *perdurev1.Reply) (*perd
 	return nil, perdure.Reject(perdure.InvalidArgument, "a reply to %q", r.GetName())
 }
 
-// failed ends a transfer with all as it was before.
+// failed ends a transfer that leaves the accounts as they were before it.
 func failed(t *bankv1.Transfer, reason string) *perdure.Decision {
 	return perdure.Persist(&bankv1.TransferFailed{Reason: reason}).Cancel(timeOutTimer).Enqueue(
 		&bankv1.Notice{To: t.GetFrom(), Text: fmt.Sprintf("Your transfer of %s to %s has failed: %s.", cents(t.GetAmount()), t.GetTo(), reason)})
 }
 
-// onTimeOut gives a transfer up, as far as it can be. Whether the money is taken
-// is not known before the reply, so it only notes what is to come of that.
+// onTimeOut gives a transfer up, if that is still possible. The transfer learns from the
+// reply whether the money was withdrawn, so the rule only records that it is too late.
 func onTimeOut(_ context.Context, t *bankv1.Transfer, _ *bankv1.TimeOut) (*perdure.Decision, error) {
 	if t.GetStep() != bankv1.Step_STEP_WITHDRAWING {
 		return perdure.None(), nil

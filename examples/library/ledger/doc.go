@@ -1,8 +1,7 @@
-// Package ledger brings a library's ledger, a CSV file of loans, to its books.
+// Package ledger imports a library's ledger, a CSV file of loans, into its books.
 //
-// [Read] takes the file and sets aside the rows that make no loan. [Import]
-// turns the loans into commands, in the order in which things happened at the
-// desk, and sends them to the entities of [library.Books]. An import that is
-// stopped or killed at any moment and started again goes on where it was, see
-// [Import] for how it knows.
+// [Read] reads the file and sets aside the rows that make no loan. [Import] turns the loans
+// into commands, in the order of the events at the desk, and sends them to the entities of
+// [library.Books]. An import that was stopped or killed at any time continues where it was
+// when it is started again; see [Import] for how it finds that place.
 package ledger

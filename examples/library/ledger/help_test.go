@@ -40,7 +40,7 @@ func inMemory(t testing.TB, options ...memory.Option) store.Log {
 	return closing(t, memory.New(options...))
 }
 
-// onFile returns an empty log in a file, which the test closes at its end.
+// onFile returns an empty log in a file. The log is closed at the end of the test.
 func onFile(t testing.TB) store.Log {
 	t.Helper()
 	log, err := bbolt.Open(filepath.Join(t.TempDir(), "library.db"))
@@ -50,13 +50,13 @@ func onFile(t testing.TB) store.Log {
 	return closing(t, log)
 }
 
-// onEngine runs do on an engine of its own, which is closed when it returns.
+// onEngine runs do with an engine of its own, and closes the engine when do returns.
 func onEngine(t testing.TB, log store.Log, do func(*perdure.Engine)) {
 	t.Helper()
 	onEngineWith(t, log, notice.New(""), do)
 }
 
-// onEngineWith is onEngine with reminders that go to a file of the test.
+// onEngineWith is onEngine with a file for the reminders.
 func onEngineWith(t testing.TB, log store.Log, notices *notice.File, do func(*perdure.Engine)) {
 	t.Helper()
 	engine, err := perdure.Open(t.Context(), perdure.Config{
@@ -77,8 +77,8 @@ func onEngineWith(t testing.TB, log store.Log, notices *notice.File, do func(*pe
 // settleMax bounds the wait for the outbox.
 const settleMax = time.Minute
 
-// settle waits until no message is pending, which is so in a ledger whose loans
-// are all due long ago.
+// settle waits until no message is pending. It is for ledgers whose loans were all due long
+// ago.
 func settle(t testing.TB, engine *perdure.Engine) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), settleMax)
@@ -106,8 +106,7 @@ func settle(t testing.TB, engine *perdure.Engine) {
 	}
 }
 
-// checkReaders compares what the readers of a ledger know with the events of
-// the books.
+// checkReaders compares the states of a ledger's readers with the events of the books.
 func checkReaders(t testing.TB, log store.Log, l *ledger.Ledger) {
 	t.Helper()
 	out, lent := map[string]*libraryv1.BookLent{}, map[string]uint64{}
@@ -159,14 +158,14 @@ func checkReaders(t testing.TB, log store.Log, l *ledger.Ledger) {
 	})
 }
 
-// bring imports a ledger by an engine of its own.
+// bring imports a ledger with an engine of its own.
 func bring(t testing.TB, log store.Log, l *ledger.Ledger, o ledger.Options) (report *ledger.Report, err error) {
 	t.Helper()
 	onEngine(t, log, func(engine *perdure.Engine) { report, err = ledger.Import(t.Context(), engine, l, o) })
 	return report, err
 }
 
-// mustBring is bring without an error.
+// mustBring is bring for imports that must succeed.
 func mustBring(t testing.TB, log store.Log, l *ledger.Ledger, o ledger.Options) *ledger.Report {
 	t.Helper()
 	report, err := bring(t, log, l, o)
@@ -176,7 +175,7 @@ func mustBring(t testing.TB, log store.Log, l *ledger.Ledger, o ledger.Options) 
 	return report
 }
 
-// figures are what every run of an import must report the same.
+// figures returns the part of a report that must be the same after every run of an import.
 func figures(t testing.TB, r *ledger.Report) string {
 	t.Helper()
 	c := *r
@@ -188,8 +187,8 @@ func figures(t testing.TB, r *ledger.Report) string {
 	return string(b)
 }
 
-// stores open an empty log of every sort. That is no matter of URIs: package open
-// would bring all stores into the tests, and into what is fuzzed.
+// stores open an empty log of every store. They do not use package open, which would link
+// all stores into the tests and into the fuzzed program.
 var stores = map[string]func(testing.TB) store.Log{
 	"memory": func(t testing.TB) store.Log { return inMemory(t) },
 	"bbolt":  onFile,
@@ -198,7 +197,7 @@ var stores = map[string]func(testing.TB) store.Log{
 	},
 }
 
-// fewer returns how many rows a ledger has, which is less with -short.
+// fewer returns rows, or a quarter of it with -short.
 func fewer(rows int) int {
 	if testing.Short() {
 		return rows / 4
@@ -206,7 +205,7 @@ func fewer(rows int) int {
 	return rows
 }
 
-// chance makes a ledger with many refusals: loans of few books at few times.
+// chance makes a random ledger with many refusals: loans of few books at few times.
 func chance(seed uint64, rows, books int) *ledger.Ledger {
 	random := rand.New(rand.NewPCG(seed, 0))
 	l := new(ledger.Ledger)
@@ -225,8 +224,8 @@ func chance(seed uint64, rows, books int) *ledger.Ledger {
 	return l
 }
 
-// replay is another way to find what a ledger makes: all operations in one
-// list, sorted as the rule says, on a table of who has what.
+// replay computes the report of a ledger in another way: it sorts all operations in one
+// list by the documented rule, and applies them to a table of books and borrowers.
 func replay(l *ledger.Ledger) *ledger.Report {
 	type key struct {
 		at              time.Time

@@ -14,31 +14,32 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// WorkersDefault is how many books are at work at one time, unless
-// [Options.Workers] says otherwise.
+// WorkersDefault is the number of books that are imported at the same time, unless
+// [Options.Workers] sets another one.
 const WorkersDefault = 256
 
 // WorkersMax bounds [Options.Workers], so that the commands in flight stay
 // below [perdure.CallsMaxDefault].
 const WorkersMax = inFlightMax
 
-// Options say how a ledger is imported. The zero value is a good default.
+// Options configure an import. The zero value is a good default.
 type Options struct {
-	// Workers is how many books are at work at one time; zero is [WorkersDefault].
+	// Workers is the number of books that are imported at the same time. Zero means
+	// [WorkersDefault].
 	Workers int
-	// Expected is how long every loan is expected to last; zero says nothing.
-	// With it, borrowers are reminded of loans that the ledger leaves open; then
-	// the engine needs a handler for reminders, see [library.Books].
+	// Expected is the expected duration of every loan. Zero sets none. If it is set,
+	// borrowers are reminded of loans that are open at the end of the ledger, and the
+	// engine needs a handler for reminders, see [library.Books].
 	Expected time.Duration
-	// Source is kept in the metadata of every event, beside the line it is from.
+	// Source is stored in the metadata of every event, with the line of the event's loan.
 	Source string
-	// Done is called with the number of operations that are known to be safe
-	// from now on; earlier says that an earlier run has done them. It is called
-	// by many goroutines at once. It may be nil.
+	// Done is called with the number of operations that have become safe; earlier says that
+	// an earlier run has done them. Several goroutines call it at the same time. It may be
+	// nil.
 	Done func(operations int, earlier bool)
 }
 
-// Operations returns how many commands the ledger makes: one to register each
+// Operations returns the number of commands that the ledger makes: one to register each
 // book, one for each lending and one for each return.
 func (l *Ledger) Operations() int {
 	books := make(map[string]struct{})
@@ -52,27 +53,24 @@ func (l *Ledger) Operations() int {
 	return n + len(books)
 }
 
-// Import sends a ledger to its books and returns what became of it. Each book
-// has its commands in order; many books are at work at one time, and each has
-// many commands in flight.
+// Import sends a ledger to its books and returns a report. Each book gets its commands in
+// order. Many books are imported at the same time, and each has many commands in flight.
 //
-// # How an import goes on
+// # How an import continues
 //
-// An import knows what an earlier one has done because the rules of a book are
-// functions of nothing but the ledger: it rehearses them on a state of its own
-// and compares each event with the one that the log holds, until the log has no
-// more; there it goes on. A log that holds something else ends the import with a
-// [*MismatchError], before anything is stored. So a ledger may be imported
-// again, also after rows have been added to it, as long as they are later than
-// those of the same book.
+// An import finds out how far an earlier one came, because the rules of a book depend on
+// the ledger alone. It rehearses them on a state of its own and compares each event with
+// the one in the log, until the log has no more events for the book; it continues there. If
+// the log has a different event, the import ends with a [*MismatchError] before anything is
+// stored. So a ledger may be imported again, also with additional rows, if these are later
+// than the other rows of the same book.
 //
-// Every command has an idempotency key, made of the loan and the action, so that
-// it can be sent again when its answer is lost. The keys do not tell where to go
-// on after a restart: a book remembers a thousand of them for a day, and a
-// ledger may have more for it, and be taken up again later than that. For the
-// same reason every command is also on condition of the version that the
-// rehearsal has come to. No command is therefore applied twice, whoever else
-// imports, and whatever becomes of an answer.
+// Every command has an idempotency key, made of the loan and the action, so that it can be
+// sent again when its answer is lost. The keys do not show where to continue after a
+// restart: a book remembers a thousand of them for a day, and a ledger may have more rows
+// for it and be continued later than that. For the same reason every command has the
+// condition that the book is at the version of the rehearsal. So no command is applied
+// twice, even if another import runs at the same time or answers are lost.
 func Import(ctx context.Context, engine *perdure.Engine, l *Ledger, o Options) (*Report, error) {
 	o.Workers = cmp.Or(o.Workers, WorkersDefault)
 	if o.Workers < 0 || o.Workers > WorkersMax {
@@ -88,7 +86,7 @@ func Import(ctx context.Context, engine *perdure.Engine, l *Ledger, o Options) (
 		lanes = append(lanes, newLane(engine, l, s, o, &open))
 	}
 	open.Store(int64(len(lanes)))
-	// All books are compared before the first is changed.
+	// Compare all books before the first is changed.
 	if err := each(ctx, o.Workers, lanes, (*lane).begin); err != nil {
 		return nil, fmt.Errorf("import: %w", err)
 	}
@@ -106,8 +104,8 @@ func Import(ctx context.Context, engine *perdure.Engine, l *Ledger, o Options) (
 	return r, nil
 }
 
-// each calls do for every lane, so many at a time, and returns the first error,
-// which ends the calls in progress.
+// each calls do for every book, on the given number of goroutines, and returns the first
+// error, which ends the calls in progress.
 func each(ctx context.Context, workers int, lanes []*lane, do func(*lane, context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -135,11 +133,11 @@ func each(ctx context.Context, workers int, lanes []*lane, do func(*lane, contex
 	return context.Cause(ctx)
 }
 
-// A MismatchError says that the log holds something for a book that does not
-// follow from the ledger.
+// A MismatchError says that the log has records of a book that do not follow from the
+// ledger.
 type MismatchError struct {
 	Key store.Key
-	// Stored and Want describe what the log has and what the ledger makes.
+	// Stored describes the event in the log, Want the event that the ledger makes.
 	Stored, Want string
 }
 
@@ -147,15 +145,15 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("%v: the log is not of this ledger: it holds %s; the ledger makes %s", e.Key, e.Stored, e.Want)
 }
 
-// A book is tried again this often in a row without getting any further, with
-// pauses that double; together they are about five seconds.
+// Bounds of the retries for a book: triesMax attempts in a row that make no progress, with
+// pauses that double from pauseMin to pauseLongest. Together they take about five seconds.
 const (
 	triesMax     = 10
 	pauseMin     = 10 * time.Millisecond
 	pauseLongest = time.Second
 )
 
-// again reports whether an attempt that ended with err is worth another one.
+// again reports whether the attempt that ended with err can succeed if it is repeated.
 func again(err error) bool {
 	if errors.Is(err, store.ErrBroken) || errors.Is(err, store.ErrClosed) || errors.Is(err, store.ErrCorrupt) {
 		return false
@@ -170,7 +168,7 @@ func again(err error) bool {
 	return false
 }
 
-// pause waits before the next try, the longer the more tries there were.
+// pause waits before the next try, longer after each try.
 func pause(ctx context.Context, tries int) error {
 	t := time.NewTimer(min(pauseMin<<tries, pauseLongest))
 	defer t.Stop()
@@ -182,16 +180,16 @@ func pause(ctx context.Context, tries int) error {
 	}
 }
 
-// A Refusal is what a book has refused.
+// A Refusal is a command that a book has refused.
 type Refusal struct {
 	Loan *Loan
-	// Return tells the return of the loan from its lending.
+	// Return says that the command was the return of the loan, not its lending.
 	Return bool
-	// Err is why, by the book's rules, see [library.ReasonOf].
+	// Err is the reason, by the book's rules, see [library.ReasonOf].
 	Err error
 }
 
-// At returns when the refused command was given, by the ledger.
+// At returns the time of the refused command, by the ledger.
 func (r *Refusal) At() time.Time {
 	if r.Return {
 		return r.Loan.ReturnedOn

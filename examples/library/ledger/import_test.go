@@ -27,7 +27,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// story tells what has happened to a book, a word for each event.
+// story returns one word for each event of a book.
 func story(t *testing.T, log store.Log, book string) []string {
 	t.Helper()
 	var words []string
@@ -89,9 +89,9 @@ func TestWhatHappensToABookHappensInTheOrderOfTheDesk(t *testing.T) {
 
 const smallLedger = header +
 	"1,emma,Emma,Ada,1891-01-01,1891-01-10\n" +
-	"2,emma,Emma,Basil,1891-01-05,1891-01-12\n" + // emma is out
+	"2,emma,Emma,Basil,1891-01-05,1891-01-12\n" + // refused: emma is out
 	"3,walden,Walden,Ada,1891-01-02,\n" +
-	"4,walden,Walden,Cora,1891-01-03,1891-01-04\n" + // walden is out, and stays it
+	"4,walden,Walden,Cora,1891-01-03,1891-01-04\n" + // refused: walden is out, and stays out
 	"5,faust,Faust,,1891-01-03,1891-01-04\n"
 
 func TestAReportSumsUpTheBooks(t *testing.T) {
@@ -329,7 +329,7 @@ func TestNoCommandIsLostOrDoubledByAStoreThatFails(t *testing.T) {
 			faults.Random(seed, perduretest.Rates{
 				NotStored: 0.05, FailBefore: 0.05, FailAfter: 0.05, WrongResults: 0.02, ReadFailBefore: 0.02,
 			})
-			// Where groups are large, chance has few commits to choose from.
+			// If groups are large, there are few commits that the random faults can hit.
 			faults.Next(perduretest.MethodCommit, perduretest.Pass(), perduretest.FailAfter(nil), perduretest.Pass(), perduretest.NotStored())
 			l := chance(seed, 300, 12)
 			notices := notice.New("")
@@ -434,7 +434,7 @@ func TestAnImportGoesOnWhenTheBookHasForgottenTheKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := inMemory(t)
 		l := chance(6, 2*perdure.ReceiptsMaxDefault, 1)
-		for i := range l.Loans { // a loan that stays open would refuse all others
+		for i := range l.Loans { // an open loan would make the book refuse all later ones
 			loan := &l.Loans[i]
 			loan.Returned, loan.ReturnedOn = true, loan.LentOn.AddDate(0, 0, 1)
 		}

@@ -19,36 +19,36 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of the commands in flight: of one book, which are fewer than it
-// remembers keys (see [perdure.ReceiptsMaxDefault]), and of all.
+// Bounds of the commands in flight, for one book and for all books together. For one book
+// they are fewer than the keys that it remembers (see [perdure.ReceiptsMaxDefault]).
 const (
 	windowMax   = perdure.InFlightMaxDefault
 	inFlightMax = perdure.CallsMaxDefault / 2
 )
 
-// A lane runs the operations of one book.
+// A lane is the queue of one book's operations, and sends them.
 //
-//  1. book is what the first next operations make of an empty book by the rules
-//     alone, version counts the events of that, refusals what was refused.
-//  2. A command is sent under a key of its own, and on condition of the version
-//     that the rehearsal had before it.
-//  3. The last command of a window is waited for. Its answer, given at the
-//     expected version, proves that as many events as the commands before it
-//     make are stored, and none by those that were to be refused; their answers
-//     need not be waited for. That they are the same events, and not those of a
-//     rival on a shared store, is what the comparison at the end is for.
+//  1. book is the state after the first next operations, computed by the rules alone.
+//     version is the number of events of these operations, refusals the refused ones.
+//  2. Each command has a key of its own, and the condition that the book is at the version
+//     of the rehearsal before the command.
+//  3. The lane waits for the answer to the last command of a window only. An answer at the
+//     expected version proves that the commands before it have stored the expected number
+//     of events, and that the commands expected to be refused have stored none. The
+//     comparison at the end proves that these are the expected events and not those of
+//     another import on a shared store.
 //
-// After an error nobody knows how far the book has come. The rehearsal then
-// begins anew and follows the log, see catchUp. What the log does not show may
-// still be on its way, and is sent again: the book decides a key once. It
-// remembers more keys than are on their way, see windowMax, but not all of them;
-// where a rival has gone on further, the condition holds the command back.
+// After an error it is unknown how many of the operations are stored. The rehearsal then
+// begins again and follows the log, see catchUp. Operations that the log does not show may
+// still be in flight, and are sent again: the book decides each key once. It remembers more
+// keys than are in flight, see windowMax, but not all keys. If another import has continued
+// further, the condition on the version makes the book refuse the command.
 type lane struct {
 	engine *perdure.Engine
 	ledger *Ledger
 	shelf  shelf
 	o      Options
-	open   *atomic.Int64 // how many lanes have not ended
+	open   *atomic.Int64 // number of lanes that have not ended
 	ref    perdure.Ref[*libraryv1.Book]
 
 	book     *libraryv1.Book
@@ -58,7 +58,7 @@ type lane struct {
 	lent     int
 	returned int
 
-	reported int // operations that Done has been told of
+	reported int // operations reported to Done
 }
 
 func newLane(engine *perdure.Engine, l *Ledger, s shelf, o Options, open *atomic.Int64) *lane {
@@ -68,7 +68,7 @@ func newLane(engine *perdure.Engine, l *Ledger, s shelf, o Options, open *atomic
 	}
 }
 
-// begin finds out what an earlier import has done.
+// begin finds out which operations an earlier import has done.
 func (l *lane) begin(ctx context.Context) error {
 	if err := l.retry(ctx, l.catchUp); err != nil {
 		return err
@@ -77,7 +77,8 @@ func (l *lane) begin(ctx context.Context) error {
 	return nil
 }
 
-// run sends what is left, and has the book confirm where that has led.
+// run sends the remaining operations, and compares the book's final state with the
+// rehearsal.
 func (l *lane) run(ctx context.Context) error {
 	defer l.open.Add(-1)
 	lost := false
@@ -92,8 +93,8 @@ func (l *lane) run(ctx context.Context) error {
 	})
 }
 
-// retry makes attempts until one succeeds, or fails for good, or triesMax of
-// them in a row have led no further.
+// retry makes attempts until one succeeds, or fails permanently, or triesMax of them in a
+// row have made no progress.
 func (l *lane) retry(ctx context.Context, attempt func(context.Context) error) error {
 	for tries := 0; ; {
 		before := l.reported
@@ -118,7 +119,7 @@ func (l *lane) retry(ctx context.Context, attempt func(context.Context) error) e
 	}
 }
 
-// finish sends what the rehearsal has not reached, and compares the end.
+// finish sends the operations that are not rehearsed yet, and compares the final state.
 func (l *lane) finish(ctx context.Context) error {
 	for l.next < len(l.shelf.operations) {
 		if err := l.window(ctx); err != nil {
@@ -141,7 +142,7 @@ func (l *lane) finish(ctx context.Context) error {
 	return nil
 }
 
-// report tells how many operations are safe, once for each.
+// report reports the number of newly safe operations to Done.
 func (l *lane) report(earlier bool) {
 	if l.next > l.reported {
 		l.o.Done(l.next-l.reported, earlier)
@@ -149,9 +150,9 @@ func (l *lane) report(earlier bool) {
 	}
 }
 
-// window sends the next commands and waits for the last of them. The fewer
-// books are left, the larger the windows are: the sum of those that are open
-// stays below inFlightMax, because the number of lanes only falls.
+// window sends the next commands and waits for the last of them. The fewer books are left,
+// the larger the windows are. The sum of the open windows stays below inFlightMax, because
+// the number of lanes only decreases.
 func (l *lane) window(ctx context.Context) error {
 	lanes := min(l.open.Load(), int64(l.o.Workers))
 	size := max(1, min(windowMax, inFlightMax/lanes))
@@ -188,11 +189,11 @@ func (l *lane) check(s *step, receipt perdure.Receipt, err error) error {
 	return nil
 }
 
-// catchUp rehearses the operations whose events the log holds.
+// catchUp rehearses the operations whose events are in the log.
 func (l *lane) catchUp(ctx context.Context) error {
 	l.book, l.version, l.next = new(libraryv1.Book), 0, 0
 	l.refusals, l.lent, l.returned = nil, 0, 0
-	var events []proto.Message // of the ledger, that the log is yet to show
+	var events []proto.Message // events of the ledger that the log has not shown yet
 	for stored, err := range l.engine.Store().Read(ctx, l.ref.Key(), 0) {
 		if err != nil {
 			return fmt.Errorf("%v: %w: %w", l.ref.Key(), perdure.ErrStore, err)
@@ -219,7 +220,7 @@ func (l *lane) mismatch(stored *store.Event, want string) error {
 	return &MismatchError{Key: l.ref.Key(), Stored: fmt.Sprintf("event %d, %s", stored.Version, text), Want: want}
 }
 
-// holds reports whether a stored event is the message.
+// holds reports whether a stored event has the message.
 func holds(stored *store.Event, m proto.Message) bool {
 	if stored.Type != string(m.ProtoReflect().Descriptor().FullName()) {
 		return false
@@ -228,12 +229,12 @@ func holds(stored *store.Event, m proto.Message) bool {
 	return proto.Unmarshal(stored.Payload, got) == nil && proto.Equal(got, m)
 }
 
-// A step is an operation that has been rehearsed.
+// A step is a rehearsed operation.
 type step struct {
 	loan    *Loan
 	key     string
 	command proto.Message
-	version store.Version // of the book before it
+	version store.Version // version of the book before the operation
 	events  []proto.Message
 	refusal error
 }
@@ -258,11 +259,12 @@ func (l *lane) rehearse(ctx context.Context) step {
 	return s
 }
 
-// keys end the idempotency keys of the actions, which begin with the loan's id.
+// keys are the suffixes of the idempotency keys, by action. A key begins with the loan's
+// id.
 var keys = [...]string{actRegister: "/register", actLend: "/lend", actReturn: "/return"}
 
-// command makes the command of an operation. Nobody is reminded of a loan that
-// has ended by the ledger, however long ago it was due.
+// command makes the command of an operation. A loan that ends within the ledger gets no
+// reminder, even if it was due long before.
 func command(a action, loan *Loan, expected time.Duration) proto.Message {
 	switch a {
 	case actRegister:
@@ -280,7 +282,7 @@ func command(a action, loan *Loan, expected time.Duration) proto.Message {
 	}
 }
 
-// describe writes a message on one line, for people.
+// describe formats a message on one line, for error texts.
 func describe(m proto.Message) string {
 	return fmt.Sprintf("%s{%s}", m.ProtoReflect().Descriptor().Name(), prototext.MarshalOptions{}.Format(m))
 }

@@ -15,13 +15,13 @@ import (
 	"unicode/utf8"
 )
 
-// BytesMax bounds the text of a ledger, after decompression. A ledger is held
-// in memory as a whole, because its rows are put in order before any is run.
+// BytesMax bounds the text of a ledger after decompression. A ledger is kept in memory as a
+// whole, because its rows are sorted before the first is imported.
 const BytesMax = 1 << 30
 
-// What can be wrong with a file as a whole.
+// Errors about a file as a whole.
 var (
-	// ErrNotLedger: the file is no CSV file, or it is empty.
+	// ErrNotLedger: the file is not a CSV file, or it is empty.
 	ErrNotLedger = errors.New("not a ledger")
 	// ErrColumns: the header lacks a column. The error is a [*ColumnsError].
 	ErrColumns = errors.New("missing columns")
@@ -29,8 +29,8 @@ var (
 	ErrTooLarge = errors.New("too large")
 )
 
-// A ColumnsError says which columns a ledger lacks, or has more than once, and
-// which there are. It matches [ErrColumns].
+// A ColumnsError lists the columns that a ledger lacks or has more than once, and the
+// columns that it has. It matches [ErrColumns].
 type ColumnsError struct {
 	Missing, Repeated, Present []string
 }
@@ -60,45 +60,46 @@ func quoted(names []string) string {
 	return b.String()
 }
 
-// Columns names the columns of a ledger. All but Title are needed.
+// Columns names the columns of a ledger. All but Title are required.
 type Columns struct {
 	Book, Loan, Borrower, Lent, Returned string
-	// Title is the column with the titles of the books. If it is empty, or a
-	// row has no title, the id of the book stands in.
+	// Title is the column with the titles of the books. If it is empty, or a row has no
+	// title, the id of the book is used as the title.
 	Title string
 }
 
-// A Loan is one good row of a ledger.
+// A Loan is one valid row of a ledger.
 type Loan struct {
-	// Line is where the row begins in the file, from 1.
+	// Line is the number of the row's first line in the file, from 1.
 	Line               int
 	ID, Book, Borrower string
 	Title              string
 	LentOn             time.Time
-	// ReturnedOn is not before LentOn. It means nothing unless Returned is set.
+	// ReturnedOn is not before LentOn. It is valid only if Returned is set.
 	ReturnedOn time.Time
 	Returned   bool
 }
 
 // A Reject is a row that makes no loan.
 type Reject struct {
-	// Line is where the row begins in the file, from 1.
+	// Line is the number of the row's first line in the file, from 1.
 	Line   int
 	Reason string
-	// Fields are the row's own; just one, the line as it is, if its quotes are broken.
+	// Fields are the fields of the row, or the whole line as one field if its quotes are
+	// broken.
 	Fields []string
 }
 
-// A Ledger is what a file holds, in the order of its rows.
+// A Ledger is the content of a file, in the order of its rows.
 type Ledger struct {
 	Header  []string
 	Loans   []Loan
 	Rejects []Reject
 }
 
-// Read reads a CSV file in UTF-8, as it is or compressed by gzip. The first row
-// names the columns. Rows that make no loan are set aside with a reason and stop
-// nothing; an error is about the file as a whole.
+// Read reads a CSV file in UTF-8, plain or compressed by gzip. The first row names the
+// columns. A row that makes no loan is set aside with a reason, and reading continues. An
+// error is about the file as a whole.
 func Read(file io.Reader, columns Columns) (*Ledger, error) {
 	text, err := readAll(file)
 	if err != nil {
@@ -141,20 +142,21 @@ func readAll(file io.Reader) ([]byte, error) {
 	return text, nil
 }
 
-// sampleBytes is how far a file is searched for signs that it is no text.
+// sampleBytes bounds the part of a file that is searched for signs that it is not text.
 const sampleBytes = 64 << 10
 
-// A reader takes a ledger apart, row by row.
+// A reader splits a ledger into rows.
 type reader struct {
 	ledger  Ledger
-	text    []byte // what is left
-	line    int    // where it begins
+	text    []byte // the unread rest of the text
+	line    int    // number of the first line of the rest
 	columns columnIndexes
-	words   map[string]string // each word once, to keep a ledger small
+	words   map[string]string // one copy of each word, to keep a ledger small
 	seen    map[string]int    // loan ids and their lines
 }
 
-// columnIndexes say where in a row the values are; title is -1 if there is none.
+// columnIndexes are the indexes of the values in a row; title is -1 if there is no such
+// column.
 type columnIndexes struct{ book, loan, borrower, lent, returned, title int }
 
 func (r *reader) header(c Columns) error {
@@ -195,7 +197,7 @@ func (r *reader) header(c Columns) error {
 	return nil
 }
 
-// row takes one row and keeps it as a loan or as a reject.
+// row reads one row and keeps it as a loan or as a reject.
 func (r *reader) row() {
 	rec, ok := r.next()
 	if !ok {
@@ -213,12 +215,12 @@ func (r *reader) row() {
 	r.ledger.Loans = append(r.ledger.Loans, loan)
 }
 
-// next takes the next record that is not an empty line.
+// next reads the next record that is not an empty line.
 func (r *reader) next() (record, bool) {
 	for len(r.text) > 0 {
 		rec := cut(r.text)
 		if rec.several() && rec.broken == "" && r.ledger.Header != nil && len(rec.fields) != len(r.ledger.Header) {
-			// A quote that was never closed has found a later one to close it.
+			// A quote that was never closed was matched with a later one.
 			rec = firstLine(r.text, "a quote that is not closed")
 		}
 		rec.line = r.line
@@ -232,7 +234,7 @@ func (r *reader) next() (record, bool) {
 	return record{}, false
 }
 
-// loan makes a loan of a record, or says why that is not possible.
+// loan makes a loan of a record, or returns the reason why it cannot.
 func (r *reader) loan(rec *record) (loan Loan, reason string) {
 	switch {
 	case rec.broken != "":
@@ -275,13 +277,13 @@ func (r *reader) loan(rec *record) (loan Loan, reason string) {
 	if loan.Title == "" {
 		loan.Title = loan.Book
 	}
-	// The fields point into the text of the whole file, which is not kept.
+	// Clone the fields: they point into the text of the whole file, which is not kept.
 	loan.ID = strings.Clone(loan.ID)
 	loan.Book, loan.Borrower, loan.Title = r.word(loan.Book), r.word(loan.Borrower), r.word(loan.Title)
 	return loan, ""
 }
 
-// missing names what a row lacks, if anything.
+// missing lists the required values that a row lacks.
 func missing(l *Loan, lent string) string {
 	var lacks []string
 	for _, n := range []struct{ what, value string }{
@@ -303,8 +305,8 @@ func (r *reader) word(s string) string {
 	return s
 }
 
-// WriteRejects writes the rows that were set aside as a CSV file: line, reason,
-// and the fields as they were.
+// WriteRejects writes the rows that were set aside as a CSV file: line, reason, and the
+// original fields.
 func (l *Ledger) WriteRejects(w io.Writer) error {
 	out := csv.NewWriter(w)
 	rows := [][]string{append([]string{"line", "reason"}, l.Header...)}

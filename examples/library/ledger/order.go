@@ -15,8 +15,7 @@ const (
 	actReturn
 )
 
-// An operation is one thing that happens to a book: the loan that it is about,
-// as an index, and what is done.
+// An operation is one change of a book: an action, and the index of its loan.
 type operation struct {
 	loan   int32
 	action action
@@ -28,13 +27,13 @@ type shelf struct {
 	operations []operation
 }
 
-// shelves sorts the operations of a ledger by book. Within a book they are in
-// the order of the desk: by time; at one time the returns of earlier loans come
-// before what is lent, and a return at the time of its own lending comes right
-// after that; otherwise by row. A book is registered when it is first met.
+// shelves sorts the operations of a ledger by book. Within a book they are in the order of
+// the desk: by time; at one time the returns of earlier loans come before lendings, and a
+// return at the time of its own lending comes right after that lending; otherwise by row. A
+// book is registered at its first appearance.
 //
-// The book with the most operations comes first, because they run one after
-// the other and whatever begins last should end soon.
+// The book with the most operations comes first. The operations of a book run one after
+// another, so a long book that begins late would delay the end.
 func shelves(loans []Loan) []shelf {
 	index := make(map[string]int)
 	var all []shelf
@@ -63,7 +62,7 @@ func shelves(loans []Loan) []shelf {
 	return all
 }
 
-// compare puts two operations on the same book in order.
+// compare orders two operations on the same book.
 func compare(loans []Loan, a, b operation) int {
 	timeA, turnA := a.turn(loans)
 	timeB, turnB := b.turn(loans)
@@ -71,8 +70,7 @@ func compare(loans []Loan, a, b operation) int {
 		cmp.Compare(a.loan, b.loan), cmp.Compare(a.action, b.action))
 }
 
-// turn returns when an operation happens, and its turn among all that happen at
-// that time.
+// turn returns the time of an operation, and its rank among the operations at that time.
 func (o operation) turn(loans []Loan) (at time.Time, turn int) {
 	l := &loans[o.loan]
 	if o.action != actReturn {

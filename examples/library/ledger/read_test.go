@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/examples/library/ledger"
 )
 
-// columns are those of all ledgers of the tests.
+// columns are the columns of all ledgers in the tests.
 var columns = ledger.Columns{
 	Book: "book", Loan: "loan", Borrower: "borrower", Lent: "lent", Returned: "returned", Title: "title",
 }
@@ -32,7 +32,7 @@ func read(t *testing.T, text string) *ledger.Ledger {
 	return l
 }
 
-// outline says which loans a ledger holds and which rows it rejects.
+// outline describes the loans and the rejected rows of a ledger.
 func outline(l *ledger.Ledger) []string {
 	var lines []string
 	for _, loan := range l.Loans {
@@ -287,7 +287,7 @@ func FuzzReadLedger(f *testing.F) {
 	})
 }
 
-// write writes loans as a ledger.
+// write formats loans as a ledger.
 func write(t testing.TB, loans []ledger.Loan) string {
 	t.Helper()
 	var b strings.Builder

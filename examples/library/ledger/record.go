@@ -10,19 +10,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// recordBytesMax bounds one record. It is also how far a quote is followed that
-// nobody closes.
+// recordBytesMax bounds one record. It also bounds the search for the end of a quote that
+// is not closed.
 const recordBytesMax = 64 << 10
 
-// A record is one row of a CSV file by RFC 4180: fields between commas, quoted
-// ones may hold commas, line breaks and doubled quotes. The package encoding/csv
-// is not used because after a quote that is not closed it has swallowed the rest
-// of the file.
+// A record is one row of a CSV file by RFC 4180: fields between commas; quoted fields may
+// contain commas, line breaks and doubled quotes. The package encoding/csv is not used
+// because it treats the whole rest of the file as one field after a quote that is not
+// closed.
 type record struct {
-	text   []byte // all of it, with its line end
+	text   []byte // the whole text, with its line end
 	line   int
 	fields []string
-	broken string // what is wrong with its quotes, if anything
+	broken string // the error in its quotes, or empty
 }
 
 // several reports whether the record spans more than one line.
@@ -30,8 +30,8 @@ func (r *record) several() bool {
 	return bytes.IndexByte(r.text[:len(r.text)-1], '\n') >= 0
 }
 
-// cut takes the first record off a text that is not empty. If its quotes are
-// broken, that is the first line.
+// cut splits the first record off a text that is not empty. If its quotes are broken, the
+// record is the first line.
 func cut(text []byte) record {
 	fields := make([]string, 0, 1+bytes.Count(line(text), []byte{','}))
 	rest := text[:min(len(text), recordBytesMax)]
@@ -72,8 +72,8 @@ func cut(text []byte) record {
 	return record{text: text[:size], fields: fields}
 }
 
-// cutQuoted takes the field in quotes that rest begins with. What follows it is
-// a comma or the end of the record.
+// cutQuoted splits off the field in quotes at the beginning of rest. It must be followed by
+// a comma or by the end of the record.
 func cutQuoted(rest []byte) (value string, size int, broken string) {
 	var b strings.Builder
 	for size = 1; ; {
@@ -96,7 +96,7 @@ func cutQuoted(rest []byte) (value string, size int, broken string) {
 	return b.String(), size, ""
 }
 
-// firstLine is the first line of a text as a broken record.
+// firstLine returns the first line of a text as a broken record.
 func firstLine(text []byte, broken string) record {
 	return record{text: line(text), broken: broken}
 }
@@ -109,7 +109,7 @@ func line(text []byte) []byte {
 	return text
 }
 
-// checkNames says what is wrong with the names of a loan, if anything.
+// checkNames returns the error in the names of a loan, or an empty string.
 func checkNames(l *Loan) string {
 	for _, n := range []struct {
 		what, value string
@@ -126,9 +126,9 @@ func checkNames(l *Loan) string {
 	return ""
 }
 
-// parseTime reads a date, or a date and a time, which is in UTC if it has no
-// zone. What it may be is told by its length, because every layout that is tried
-// in vain costs an error.
+// parseTime parses a date, or a date and a time, which is in UTC if it has no zone. The
+// length of the text selects the layout, because every failed attempt with a layout
+// allocates an error.
 func parseTime(s string) (time.Time, bool) {
 	const date, minute, second = len("2006-01-02"), len("2006-01-02T15:04"), len("2006-01-02T15:04:05")
 	if len(s) > date && s[date] == ' ' {

@@ -10,29 +10,29 @@ import (
 	"time"
 )
 
-// A Report says what became of a ledger. Its figures are about the books of the
-// ledger alone, whatever else the log holds, and they cover earlier runs of the
-// same import: however often that was stopped, the report at its end is the
-// same, but for Resumed and Seconds.
+// A Report is the result of an import. Its figures are about the books of the ledger alone,
+// not about other records of the log, and they include earlier runs of the same import.
+// However often an import was stopped, its final report is the same except for Resumed and
+// Seconds.
 type Report struct {
 	Registered, Lent, Returned int
-	// Refusals are what the books have refused, in order of time.
+	// Refusals are the refused commands, in order of time.
 	Refusals []Refusal
 	// Events is the sum of the versions of the books, Longest the highest.
 	Events, Longest uint64
-	// Entities is the number of books, Open how many of them are out.
+	// Entities is the number of books, Open the number of books that are out.
 	Entities, Open int
 	// Digest is the SHA-256 of the lines "book:version" of all books, sorted
 	// and joined by line breaks.
 	Digest string
-	// Rejected is how many rows made no loan.
+	// Rejected is the number of rows that made no loan.
 	Rejected int
-	// Resumed is how many commands an earlier run had done.
+	// Resumed is the number of commands that an earlier run had done.
 	Resumed int
 	Seconds float64
 }
 
-// newReport sums up what the lanes have done and the books have confirmed.
+// newReport sums up the results of the lanes.
 func newReport(lanes []*lane) *Report {
 	r := &Report{Entities: len(lanes), Registered: len(lanes)}
 	lines := make([]string, 0, len(lanes))
@@ -54,15 +54,15 @@ func newReport(lanes []*lane) *Report {
 	return r
 }
 
-// Commands returns the number of commands, those of earlier runs included.
+// Commands returns the number of commands, including those of earlier runs.
 func (r *Report) Commands() int { return r.Registered + r.Lent + r.Returned + len(r.Refusals) }
 
-// Rate returns how many commands this run has sent in a second.
+// Rate returns the number of commands that this run sent per second.
 func (r *Report) Rate() float64 {
 	return float64(r.Commands()-r.Resumed) / max(r.Seconds, time.Microsecond.Seconds())
 }
 
-// Refused returns how many lendings and returns were refused.
+// Refused returns the numbers of refused lendings and returns.
 func (r *Report) Refused() (lendings, returns int) {
 	for i := range r.Refusals {
 		if r.Refusals[i].Return {

@@ -13,11 +13,10 @@ import (
 	"github.com/perdure/perdure/examples/library/ledger"
 )
 
-// strashun reads a file of the borrowing ledgers of the Strashun library in
-// Vilna: real loans of the years 1902 to 1940. They are no part of the
-// repository; the test is skipped where they are missing. They are looked for
-// in the directory that PERDURE_STRASHUN names, and in the shared data beside
-// the repository.
+// strashun opens a file of the borrowing ledgers of the Strashun library in Vilna: real
+// loans of the years 1902 to 1940. The files are not part of the repository. The function
+// looks for them in the directory that PERDURE_STRASHUN names, and in the shared data
+// beside the repository, and skips the test if they are missing.
 func strashun(t *testing.T, name string) *os.File {
 	t.Helper()
 	dir := os.Getenv("PERDURE_STRASHUN")

@@ -11,12 +11,11 @@ import (
 	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
 )
 
-// Books is the kind of all books. The id of an entity is whatever the library
-// calls the book by: an inventory number, an ISBN, a shelf mark.
+// Books is the kind of all books. The id of an entity is the library's own name for the
+// book: an inventory number, an ISBN, a shelf mark.
 //
-// A book tells the entities of [Readers] what they have out. It has overdue
-// loans reminded of by an effect, a WriteNotice, for which the engine needs a
-// handler.
+// A book sends messages about its loans to the entities of [Readers]. For an overdue loan
+// it requests the effect WriteNotice, for which the engine needs a handler.
 var Books = perdure.EventSourced("book",
 	perdure.Decide(register),
 	perdure.Decide(lend),
@@ -31,10 +30,9 @@ var Books = perdure.EventSourced("book",
 	perdure.PassivateAfter(10*time.Minute),
 )
 
-// Rehearse does with b what the entity would do with a command, but stores
-// nothing and tells nobody: it runs the rules of [Books] on a state that is the
-// caller's. It returns the events of the command after applying them to b, or
-// the refusal.
+// Rehearse applies a command to b as the entity would do, but stores nothing and sends
+// nothing: it runs the rules of [Books] on a state that belongs to the caller. It returns
+// the events of the command after applying them to b, or the refusal.
 func Rehearse(ctx context.Context, b *libraryv1.Book, command proto.Message) ([]proto.Message, error) {
 	var decision *perdure.Decision
 	var err error

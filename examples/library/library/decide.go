@@ -77,11 +77,11 @@ func giveBack(ctx context.Context, b *libraryv1.Book, c *libraryv1.ReturnBook) (
 	}
 }
 
-// overdue is the timer of a book that is set to when its loan is due.
+// overdue is the name of the timer that a book sets to the due time of its loan.
 const overdue = "overdue"
 
-// remind is what the timer leads to. The return of the loan cancels the timer,
-// but may come when it is already on its way.
+// remind is the command of the timer. The return of the loan cancels the timer, but may
+// come when the command is already on its way.
 func remind(_ context.Context, b *libraryv1.Book, c *libraryv1.RemindBorrower) (*perdure.Decision, error) {
 	if b.GetLoan() == nil || b.GetLoan().GetId() != c.GetLoanId() {
 		return perdure.None(), nil
@@ -99,7 +99,7 @@ func getLoan(_ context.Context, b *libraryv1.Book, _ *libraryv1.GetLoan) (*libra
 	return b.GetLoan(), nil
 }
 
-// due returns when the loan is expected to end, or its beginning if nobody has said.
+// due returns the expected end of the loan, or its beginning if no duration is set.
 func due(c *libraryv1.LendBook) *timestamppb.Timestamp { return later(c.GetDate(), c.GetExpected()) }
 
 func registered(b *libraryv1.Book) bool { return b.GetTitle() != "" }

@@ -21,8 +21,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A desk is an engine for a test that runs in a bubble, with the reminders that
-// have gone out.
+// A desk is an engine for a test that runs in a bubble, with the reminders that were
+// written.
 type desk struct {
 	t      *testing.T
 	engine *perdure.Engine
@@ -58,7 +58,7 @@ func openDesk(t *testing.T, log store.Log) *desk {
 	return d
 }
 
-// do sends a book its commands, which it must not refuse.
+// do sends commands to a book, which must not refuse them.
 func (d *desk) do(book string, commands ...proto.Message) {
 	d.t.Helper()
 	for _, c := range commands {
@@ -68,7 +68,7 @@ func (d *desk) do(book string, commands ...proto.Message) {
 	}
 }
 
-// reminds compares the reminders that have gone out by now.
+// reminds compares the reminders that were written so far.
 func (d *desk) reminds(want ...string) {
 	d.t.Helper()
 	synctest.Wait()
@@ -79,7 +79,7 @@ func (d *desk) reminds(want ...string) {
 	}
 }
 
-// has compares what a reader knows.
+// has compares the state of a reader.
 func (d *desk) has(reader string, lent uint64, want ...string) {
 	d.t.Helper()
 	synctest.Wait()

@@ -9,22 +9,22 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Readers is the kind of all readers. The id of an entity is the name of the
-// borrower. A reader keeps no history, only what it has out.
+// Readers is the kind of all readers. The id of an entity is the name of the borrower. A
+// reader has no history, only the books that it has out.
 //
-// It knows that from the books, which leave a message with every loan and
-// return, in the same commit. Each message arrives once, and those of one book
-// in order; so a reader is always right about what it has heard, and hears of
-// it a moment later.
+// It learns of them from the books, which enqueue a message with every loan and return, in
+// the same commit. Each message arrives once, and the messages of one book arrive in order.
+// So the state of a reader is always correct for the messages that have arrived, and a new
+// message arrives shortly after the commit.
 var Readers = perdure.DurableState("reader",
 	perdure.Update(addBook),
 	perdure.Update(removeBook),
 )
 
-// OutMax bounds the books that a reader lists. Those above it are counted.
+// OutMax bounds the books that a reader lists. Books above it are only counted.
 const OutMax = 1000
 
-// ReaderKey names a reader in the log.
+// ReaderKey returns the key of a reader.
 func ReaderKey(borrower string) store.Key { return store.Key{Kind: Readers.Name(), ID: borrower} }
 
 func addBook(_ context.Context, r *libraryv1.Reader, c *libraryv1.AddBook) (*perdure.Change, error) {

@@ -10,16 +10,16 @@ import (
 	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
 )
 
-// A Reason is why a book or a reader refuses a command or a query.
+// A Reason is the reason why a book or a reader refuses a command or a query.
 type Reason = libraryv1.Refusal_Reason
 
 // The reasons of a refusal.
 const (
-	// Incomplete: the command lacks something that it cannot do without.
+	// Incomplete: the command lacks a required value.
 	Incomplete = libraryv1.Refusal_REASON_INCOMPLETE
-	// AlreadyRegistered: a book is registered once.
+	// AlreadyRegistered: the book is registered, and can be registered once only.
 	AlreadyRegistered = libraryv1.Refusal_REASON_ALREADY_REGISTERED
-	// NotRegistered: nobody has registered the book.
+	// NotRegistered: the book was never registered.
 	NotRegistered = libraryv1.Refusal_REASON_NOT_REGISTERED
 	// AlreadyLent: the book is out.
 	AlreadyLent = libraryv1.Refusal_REASON_ALREADY_LENT
@@ -31,7 +31,7 @@ const (
 	BeforeLent = libraryv1.Refusal_REASON_BEFORE_LENT
 )
 
-// codes says by which gRPC code a reason goes.
+// codes maps a reason to its gRPC code.
 var codes = map[Reason]perdure.Code{
 	Incomplete:        perdure.InvalidArgument,
 	AlreadyRegistered: perdure.AlreadyExists,
@@ -42,7 +42,7 @@ var codes = map[Reason]perdure.Code{
 	BeforeLent:        perdure.InvalidArgument,
 }
 
-// refuse makes a refusal that says why to people and, in its details, to programs.
+// refuse makes a refusal whose message is for people and whose details are for programs.
 func refuse(why Reason, format string, args ...any) error {
 	return &perdure.Error{
 		Code:    codes[why],
@@ -51,8 +51,8 @@ func refuse(why Reason, format string, args ...any) error {
 	}
 }
 
-// ReasonOf returns why a book or a reader has refused. It returns false if err
-// is no refusal of theirs, such as a failure of the store.
+// ReasonOf returns the reason of a refusal by a book or a reader. It returns false if err
+// is another error, such as a failure of the store.
 func ReasonOf(err error) (why Reason, ok bool) {
 	var refusal *perdure.Error
 	if !errors.As(err, &refusal) {

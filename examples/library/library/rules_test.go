@@ -65,7 +65,7 @@ func TestABookIsRegisteredLentAndReturned(t *testing.T) {
 		})
 }
 
-// refusals is every way in which a book refuses a command.
+// refusals has every reason for which a book refuses a command.
 var refusals = []struct {
 	name    string
 	given   []proto.Message
@@ -168,7 +168,8 @@ func TestAQueryForALoanThatIsNotThereIsRefused(t *testing.T) {
 		WhenAsked(&libraryv1.GetLoan{}).ThenRefused(perdure.FailedPrecondition, "not lent")
 }
 
-// TestARehearsalIsWhatTheBookDoes sends the commands of the other tests to both.
+// TestARehearsalIsWhatTheBookDoes sends the commands of the other tests to a rehearsal and
+// to an entity.
 func TestARehearsalIsWhatTheBookDoes(t *testing.T) {
 	t.Parallel()
 	book := new(libraryv1.Book)
@@ -207,7 +208,7 @@ func rehearse(t *testing.T, book *libraryv1.Book, command proto.Message) []proto
 	return events
 }
 
-// commandOf returns the command that an event comes from.
+// commandOf returns the command that makes an event.
 func commandOf(event proto.Message) proto.Message {
 	switch e := event.(type) {
 	case *libraryv1.BookRegistered:

@@ -8,14 +8,14 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// The functions below calculate with seconds and nanoseconds because a
-// time.Duration ends at 292 years, and libraries have lent books for longer.
+// The functions below calculate with seconds and nanoseconds because a time.Duration is
+// limited to 292 years, and libraries have lent books for longer.
 
 func before(a, b *timestamppb.Timestamp) bool {
 	return a.GetSeconds() < b.GetSeconds() || a.GetSeconds() == b.GetSeconds() && a.GetNanos() < b.GetNanos()
 }
 
-// between returns the time from a to b, which is not before a.
+// between returns the time from a to b. B must not be before a.
 func between(a, b *timestamppb.Timestamp) *durationpb.Duration {
 	return sum(
 		&durationpb.Duration{Seconds: b.GetSeconds(), Nanos: b.GetNanos()},
@@ -23,7 +23,7 @@ func between(a, b *timestamppb.Timestamp) *durationpb.Duration {
 	)
 }
 
-// later returns the time that is d after t; no d is no time at all.
+// later returns the time that is d after t; a nil d counts as zero.
 func later(t *timestamppb.Timestamp, d *durationpb.Duration) *timestamppb.Timestamp {
 	s := sum(&durationpb.Duration{Seconds: t.GetSeconds(), Nanos: t.GetNanos()}, d)
 	return &timestamppb.Timestamp{Seconds: s.GetSeconds(), Nanos: s.GetNanos()}
@@ -41,8 +41,8 @@ func sum(a, b *durationpb.Duration) *durationpb.Duration {
 	return s
 }
 
-// timerAt returns when a timer fires that is meant for t: a log keeps the times
-// of timers in nanoseconds, and those end in 1677 and 2262.
+// timerAt returns the time at which a timer for t fires: a log keeps the times of timers in
+// nanoseconds, which are limited to the years 1677 to 2262.
 func timerAt(t *timestamppb.Timestamp) time.Time {
 	at, first, last := t.AsTime(), time.Unix(0, math.MinInt64), time.Unix(0, math.MaxInt64)
 	switch {
@@ -54,11 +54,11 @@ func timerAt(t *timestamppb.Timestamp) time.Time {
 	return at
 }
 
-// day writes a time for people: the date alone where there is no more to it.
+// day formats a time like [Day].
 func day(t *timestamppb.Timestamp) string { return Day(t.AsTime()) }
 
-// Day writes a time for people, in UTC: the date alone if it is midnight,
-// RFC 3339 otherwise.
+// Day formats a time in UTC for people: the date alone if it is midnight, RFC 3339
+// otherwise.
 func Day(t time.Time) string {
 	t = t.UTC()
 	if t.Equal(t.Truncate(24 * time.Hour)) {

@@ -1,4 +1,4 @@
-// Package notice writes the reminders of a library to a file, each once.
+// Package notice writes the reminders of a library to a file, each exactly once.
 package notice
 
 import (
@@ -22,32 +22,31 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrForeign says that a file is not one of notices. It is left as it is.
+// ErrForeign says that a file is not a file of notices. Such a file is not changed.
 var ErrForeign = errors.New("not a file of notices")
 
 // A Notice is a reminder that was written.
 type Notice struct {
-	// ID is that of the message that asked for it.
+	// ID is the id of the message that asked for the reminder.
 	ID store.ID
 	// Due and LentOn are days, as [library.Day] writes them.
 	Due, LentOn string
-	// Book is the id of the book, Loan that of the loan.
+	// Book is the id of the book, Loan the id of the loan.
 	Book, Loan      string
 	Borrower, Title string
 }
 
-// A File is a file of notices, one on each line behind a line that names the
-// columns, with tabs between them. It may be used by many goroutines at once.
+// A File is a file of notices: one notice per line, with tabs between the fields, after a
+// first line that names the columns. Several goroutines may use it at the same time.
 //
-//  1. The file is durable up to size, and holds whole lines up to there.
-//  2. A line is written at size, and counts once it is durable. What a crash or
-//     a full disk has cut short is behind size, and is written over.
-//  3. written holds the id of every line, so that a message which is performed
-//     again writes nothing.
+//  1. The file is durable up to size, and that part consists of whole lines.
+//  2. A line is written at size, and counts once it is durable. The remains of a line that
+//     a crash or a full disk has cut short are behind size, and are overwritten.
+//  3. written has the id of every line, so that a message that is performed again writes
+//     nothing.
 //
-// The ids make it safe to perform a message twice; that the file is read back
-// before its first use makes it safe across a crash. All notices are held in
-// memory, with some 300 bytes for each.
+// The ids make it safe to perform a message twice. Reading the file before its first use
+// makes that safe across a crash. All notices are kept in memory, about 300 bytes for each.
 type File struct {
 	name string
 
@@ -58,17 +57,17 @@ type File struct {
 	notices []Notice
 }
 
-// New returns the file with that name, which is made with the first notice.
-// With no name, notices are kept in memory alone.
+// New returns the file of that name, which is created with the first notice. If the name is
+// empty, notices are kept in memory only.
 func New(name string) *File { return &File{name: name, written: make(map[store.ID]bool)} }
 
 // columns is the first line of a file.
 const columns = "message\tdue\tlent\tbook\tloan\tborrower\ttitle\n"
 
-// Write writes a notice down and returns once it is durable. It is the handler
-// of a [libraryv1.WriteNotice], for [perdure.Perform]: a message that was
-// written before, by its id, succeeds and writes nothing. An error that would be
-// the same the next time, such as [ErrForeign], is parked.
+// Write writes a notice and returns once it is durable. It is the handler of a
+// [libraryv1.WriteNotice], for [perdure.Perform]: for a message that was written before, by
+// its id, it succeeds and writes nothing. An error that would occur again, such as
+// [ErrForeign], parks the message.
 func (f *File) Write(ctx context.Context, m *libraryv1.WriteNotice) error {
 	d := perdure.DeliveryFrom(ctx)
 	n := Notice{
@@ -97,7 +96,7 @@ func (f *File) write(n *Notice) error {
 		if err == nil {
 			err = f.file.Sync()
 		}
-		if err != nil { // nobody knows what is there now: read it again
+		if err != nil { // the file's content is unknown now: read it again
 			err = errors.Join(fmt.Errorf("write a notice: %w", err), f.file.Close())
 			f.file = nil
 			return err
@@ -113,8 +112,8 @@ func (f *File) keep(n *Notice, line string) {
 	f.notices = append(f.notices, *n)
 }
 
-// All returns the notices, in the order in which they were written. A file that
-// does not exist holds none.
+// All returns the notices in the order in which they were written. A file that does not
+// exist has none.
 func (f *File) All() ([]Notice, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -124,7 +123,7 @@ func (f *File) All() ([]Notice, error) {
 	return slices.Clone(f.notices), nil
 }
 
-// Close closes the file. It may be used again.
+// Close closes the file. A later call reopens it.
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -136,7 +135,7 @@ func (f *File) Close() error {
 	return err
 }
 
-// load opens and reads the file, if that has not been done.
+// load opens and reads the file, unless it is open.
 func (f *File) load(create bool) (err error) {
 	if f.name == "" || f.file != nil {
 		return nil
@@ -174,14 +173,14 @@ func (f *File) load(create bool) (err error) {
 	if err := file.Truncate(int64(len(whole))); err != nil {
 		return err
 	}
-	if err := file.Sync(); err != nil { // what was read may not have been durable
+	if err := file.Sync(); err != nil { // the data read may not have been durable
 		return err
 	}
 	clear(f.written)
 	f.file, f.size, f.notices = file, 0, nil
 	for line := range strings.Lines(string(whole)) {
 		n, ok := parse(line)
-		if !ok { // the columns, or what somebody has put in by hand
+		if !ok { // the line with the columns, or a line added by hand
 			f.size += int64(len(line))
 			continue
 		}
@@ -220,7 +219,7 @@ func parse(line string) (n Notice, ok bool) {
 	return n, true
 }
 
-// clean makes a text fit between two tabs.
+// clean replaces control characters in a text, so that it fits between two tabs.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

@@ -28,12 +28,12 @@ import (
 type lib struct {
 	log   *memory.Log
 	file  *notice.File
-	lost  int // so many answers of the file are lost, for each message
+	lost  int // for each message, the number of first answers of the file that are lost
 	mu    sync.Mutex
 	tries map[store.ID]int
 }
 
-// perform writes a notice, and forgets at first to say so.
+// perform writes a notice, and reports a failure for the first attempts.
 func (l *lib) perform(ctx context.Context, m *libraryv1.WriteNotice) error {
 	if err := l.file.Write(ctx, m); err != nil {
 		return err
@@ -47,7 +47,7 @@ func (l *lib) perform(ctx context.Context, m *libraryv1.WriteNotice) error {
 	return nil
 }
 
-// run opens an engine for as long as do takes, and until it is still.
+// run opens an engine, calls do, and closes the engine when it has no more work.
 func (l *lib) run(t *testing.T, do func(*perdure.Engine)) {
 	t.Helper()
 	engine, err := perdure.Open(t.Context(), perdure.Config{
@@ -65,10 +65,10 @@ func (l *lib) run(t *testing.T, do func(*perdure.Engine)) {
 	}
 }
 
-// title cannot be in a file of lines and tabs as it is.
+// title has characters that a file of lines and tabs cannot contain.
 const title = "Moby-Dick;\tor,\nThe Whale"
 
-// lend lends so many books that are overdue at once.
+// lend lends the given number of books, all of which are overdue at once.
 func lend(t *testing.T, engine *perdure.Engine, books int) {
 	t.Helper()
 	lent := timestamppb.New(time.Date(1891, 1, 5, 0, 0, 0, 0, time.UTC))
@@ -85,7 +85,7 @@ func lend(t *testing.T, engine *perdure.Engine, books int) {
 	}
 }
 
-// check compares what a file holds, read anew, with one notice of each book.
+// check reads a file again and expects one notice of each book.
 func check(t *testing.T, f *notice.File, books int) {
 	t.Helper()
 	all, err := f.All()
@@ -136,8 +136,8 @@ func TestAMessageThatIsPerformedAgainWritesNothing(t *testing.T) {
 	}
 }
 
-// TestAFileThatWasCutShortIsMadeWhole takes the file as a crash may leave it, at
-// every length, with the messages still in the outbox.
+// TestAFileThatWasCutShortIsMadeWhole tries every length at which a crash may cut the file,
+// with the messages still in the outbox.
 func TestAFileThatWasCutShortIsMadeWhole(t *testing.T) {
 	t.Parallel()
 	name := fileName(t)
@@ -155,7 +155,7 @@ func TestAFileThatWasCutShortIsMadeWhole(t *testing.T) {
 		}
 		for size := range len(text) {
 			torn := text[:size]
-			if size > len(text)/2 { // a line that is longer than what takes its place
+			if size > len(text)/2 { // the remains are longer than the line that replaces them
 				torn = append(torn[:size:size], strings.Repeat("x", len(text))...)
 			}
 			if err := os.WriteFile(name, torn, 0o600); err != nil {
@@ -198,7 +198,7 @@ func TestAFileOfSomethingElseIsLeftAloneAndTheMessageParked(t *testing.T) {
 			l := &lib{log: memory.New(), file: notice.New(name)}
 			l.run(t, func(engine *perdure.Engine) {
 				lend(t, engine, 1)
-				synctest.Wait() // no further attempt is waited for
+				synctest.Wait() // do not wait for further attempts
 				var errs []string
 				for m, err := range engine.Parked(t.Context()) {
 					if err != nil {

@@ -1,5 +1,5 @@
-// Package readmodel keeps the tables that the reports of the library are made
-// of: projections of its events into a file of SQLite.
+// Package readmodel keeps the tables for the reports of the library: projections of its
+// events into a SQLite file.
 package readmodel
 
 import (
@@ -30,13 +30,13 @@ const (
 // Names are the names of the projections, sorted.
 var Names = []string{Books, Borrowers, Months}
 
-// timeLayout writes a time so that the texts are in the order of the times.
+// timeLayout formats a time so that the order of the texts is the order of the times.
 const timeLayout = "2006-01-02T15:04:05.000000000Z"
 
-// Time writes a time as the tables have it.
+// Time formats a time as the tables store it.
 func Time(t time.Time) string { return t.UTC().Format(timeLayout) }
 
-// of declares the projection of a name.
+// of returns the projection with a name.
 func of(name string) *projection.Projection[*sql.Tx] {
 	switch name {
 	case Books:
@@ -65,7 +65,7 @@ func drop(name string) projection.Rule[*sql.Tx] {
 	})
 }
 
-// exec runs a statement about the table of the version whose rule runs.
+// exec runs a statement on the table of the version whose rule runs.
 func exec(ctx context.Context, tx *sql.Tx, table, statement string, args ...any) error {
 	_, err := tx.ExecContext(ctx, fmt.Sprintf(statement, projection.TableName(ctx, table)), args...)
 	return err
@@ -80,7 +80,7 @@ func bookLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.Boo
 	lent := e.Message.GetDate().AsTime()
 	due := sql.NullString{}
 	if e.Message.GetExpected() != nil {
-		d, x := e.Message.GetDate(), e.Message.GetExpected() // a time.Duration would end at 292 years
+		d, x := e.Message.GetDate(), e.Message.GetExpected() // a time.Duration is limited to 292 years
 		due.String, due.Valid = Time(time.Unix(d.GetSeconds()+x.GetSeconds(), int64(d.GetNanos())+int64(x.GetNanos()))), true
 	}
 	return exec(ctx, tx, Books, "UPDATE %s SET lent = lent + 1, borrower = ?, loan = ?, lent_on = ?, due = ? WHERE book = ?",
@@ -97,8 +97,9 @@ func borrowerLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1
 		e.Message.GetBorrower())
 }
 
-// borrowerTag is how a book tags what happens to a loan, with the borrower. A
-// return itself names only who brings the book, who need not be the borrower.
+// borrowerTag is the prefix of the tag by which a book adds the borrower to the events of a
+// loan. The event of a return has only the name of the person who brings the book, who need
+// not be the borrower.
 const borrowerTag = "borrower:"
 
 func borrowerReturned(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookReturned]) error {
@@ -127,8 +128,8 @@ type Model struct {
 	runners map[string]*projection.Runner
 }
 
-// Open opens the read models in a file, and creates it if it is not there, for
-// its owner alone. Without a file they are in memory.
+// Open opens the read models in a file. It creates the file if it does not exist, readable
+// by its owner only. If file is empty, the read models are in memory.
 func Open(ctx context.Context, file string) (*Model, error) {
 	m := &Model{runners: make(map[string]*projection.Runner)}
 	name := ":memory:"
@@ -149,7 +150,7 @@ func Open(ctx context.Context, file string) (*Model, error) {
 		return nil, fmt.Errorf("open read models: %w", err)
 	}
 	if file == "" {
-		db.SetMaxOpenConns(1) // each connection would have a database of its own
+		db.SetMaxOpenConns(1) // in memory each connection has a database of its own
 	}
 	m.db = db
 	if err := m.start(ctx); err != nil {
@@ -181,10 +182,11 @@ func (m *Model) version(name string, version int) *projection.Runner {
 	return of(name).With(projection.Version(version)).Into(m.target)
 }
 
-// Runners returns the projections that readers use, by name.
+// Runners returns the runners of the projections that readers use, by name.
 func (m *Model) Runners() map[string]*projection.Runner { return m.runners }
 
-// Next returns the version after the one that readers use, to be run beside it.
+// Next returns a runner of the version after the one that readers use, to run at the same
+// time.
 func (m *Model) Next(name string) *projection.Runner {
 	return m.version(name, m.runners[name].Version()+1)
 }

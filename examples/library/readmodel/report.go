@@ -22,22 +22,23 @@ type Book struct {
 	Due      string `json:"due,omitempty"`
 }
 
-// A Borrower says how often somebody was lent a book, and how many are out.
+// A Borrower has the number of books that a borrower was lent in all, and the number of
+// books that are out.
 type Borrower struct {
 	Borrower string `json:"borrower"`
 	Lent     int    `json:"lent"`
 	Out      int    `json:"out"`
 }
 
-// A Month says how many loans began and ended in it.
+// A Month has the numbers of loans that began and ended in it.
 type Month struct {
 	Month    string `json:"month"`
 	Lent     int    `json:"lent"`
 	Returned int    `json:"returned"`
 }
 
-// A Report is what the read models say at one moment. Lists that nobody has
-// asked for are nil.
+// A Report is the content of the read models at one time. Sections that were not requested
+// are nil.
 type Report struct {
 	Catalogue []Book     `json:"catalogue,omitzero"`
 	Borrowers []Borrower `json:"borrowers,omitzero"`
@@ -58,17 +59,17 @@ const (
 // Sections are the sections of a report, in order.
 var Sections = []string{SectionCatalogue, SectionBorrowers, SectionMostLent, SectionOverdue, SectionMonths}
 
-// A Query selects what is reported.
+// A Query selects the content of a report.
 type Query struct {
-	// Section is one section alone, or empty for all.
+	// Section is the name of the only section, or empty for all sections.
 	Section string
-	// Limit bounds the rows of each section but the months; zero is none.
+	// Limit bounds the rows of each section but the months; zero means no bound.
 	Limit int
-	// Now is when what is due before it is overdue.
+	// Now is the present time: a loan due before it is overdue.
 	Now time.Time
 }
 
-// Report reads the read models, all of them in one state.
+// Report reads the read models, all in one transaction, so that the sections agree.
 func (m *Model) Report(ctx context.Context, q Query) (*Report, error) {
 	r := &Report{}
 	limit := q.Limit
@@ -118,7 +119,8 @@ func scanBook(r *sql.Rows, b *Book) error {
 	return r.Scan(&b.Book, &b.Title, &b.Lent, &b.Borrower, &b.Loan, &b.LentOn, &b.Due)
 }
 
-// rows reads the table of the version that readers use. Before there is one, there are none.
+// rows reads the table of the version that readers use. If there is no version yet, it
+// returns no rows.
 func rows[R any](ctx context.Context, tx *sql.Tx, m *Model, name string, scan func(*sql.Rows, *R) error, statement string, args ...any) (all []R, err error) {
 	all = []R{}
 	table, err := projection.ServingTable(ctx, tx, m.target, name, name)
