@@ -139,6 +139,16 @@ func (x *export) events(ctx context.Context, p *page, hand func(store.Record, er
 				p.rows = append(p.rows, p.keep(0, number(v[0]), v[1]))
 				return nil
 			})
+			if isDamage(err) {
+				if err = x.back(ctx); err != nil {
+					return err
+				}
+				goOn, err := x.eventsBeside(ctx, p, next, head, hand)
+				if err != nil || !goOn {
+					return err
+				}
+				break
+			}
 			if err != nil {
 				return err
 			}
@@ -158,7 +168,7 @@ func (x *export) events(ctx context.Context, p *page, hand func(store.Record, er
 func (x *export) list(ctx context.Context, p *page, s store.Sort, all []listing, hand func(store.Record, error) bool) error {
 	one := all[0]
 	sql := in(x.log.schema, sqlListing(all))
-	last := rowKey{number: math.MinInt64}
+	last, begun := rowKey{number: math.MinInt64}, false
 	var keys []rowKey
 	for more := true; more; more = p.full() {
 		p.reset()
@@ -182,11 +192,17 @@ func (x *export) list(ctx context.Context, p *page, s store.Sort, all []listing,
 			p.rows = append(p.rows, p.keep(0, 0, v[len(v)-1]))
 			return nil
 		})
+		if isDamage(err) {
+			if err = x.back(ctx); err != nil {
+				return err
+			}
+			return x.listBeside(ctx, p, s, all, last, begun, hand)
+		}
 		if err != nil {
 			return err
 		}
 		for i, k := range keys {
-			last = k
+			last, begun = k, true
 			r, err := p.decode(s, k, p.record(p.rows[i]))
 			if c, ok := errors.AsType[*store.CorruptError](err); ok {
 				c.Record = placeOf(s, k)

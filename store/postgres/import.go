@@ -36,13 +36,13 @@ type filling struct {
 }
 
 const (
-	sqlEmpty = `SELECT unfinished, pruned > 0 OR (SELECT is_called FROM S.message_sequence)
-			OR EXISTS (SELECT FROM S.events) OR EXISTS (SELECT FROM S.snapshots) OR EXISTS (SELECT FROM S.states)
+	// A refused commit may have drawn numbers of messages, so those say nothing.
+	sqlEmpty = `SELECT unfinished, pruned > 0 OR EXISTS (SELECT FROM S.events) OR EXISTS (SELECT FROM S.snapshots) OR EXISTS (SELECT FROM S.states)
 			OR EXISTS (SELECT FROM S.messages) OR EXISTS (SELECT FROM S.receipts) OR EXISTS (SELECT FROM S.claims)
 			OR EXISTS (SELECT FROM S.bookmarks) FROM S.log`
 	sqlMark   = `UPDATE S.log SET unfinished = true`
 	sqlUnmark = `UPDATE S.log SET unfinished = false, pruned = $1`
-	sqlFinish = `SELECT CASE WHEN $1::bigint > 0 THEN setval('S.message_sequence', $1::bigint) ELSE 0 END,
+	sqlFinish = `SELECT setval('S.message_sequence', greatest($1::bigint, 1), $1::bigint > 0),
 		CASE WHEN $2::bigint > last_value THEN setval('S.clock', $2::bigint) ELSE 0 END FROM S.clock`
 )
 

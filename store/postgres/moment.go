@@ -16,6 +16,8 @@ type moment struct {
 	conn   *pgx.Conn
 	origin store.Origin
 	stats  store.Stats
+	// cursors counts those of tables with damaged pages.
+	cursors int
 }
 
 // sqlOrigin reads what the log says of itself. A sequence is what it is now, not
@@ -57,19 +59,36 @@ func (m *moment) begin(ctx context.Context) error {
 	b.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 	b.Queue("SET LOCAL idle_in_transaction_session_timeout = 0") // whoever reads takes the time that it takes
 	b.Queue(in(l.schema, sqlOrigin)).QueryRow(func(row pgx.Row) error { return row.Scan(&unfinished, &sequence) })
-	n.queueHeads(b, &l.statements, f)
+	b.Queue(sqlSave)
 	if err := m.conn.SendBatch(ctx, b).Close(); err != nil {
 		return err
 	}
 	if unfinished {
 		return store.ErrUnfinished
 	}
+	damage, err := m.try(ctx, func() error {
+		b := &pgx.Batch{}
+		n.queueHeads(b, &l.statements, f)
+		return m.conn.SendBatch(ctx, b).Close()
+	})
+	if err == nil && damage != nil {
+		err = m.headsBeside(ctx, f)
+	}
+	if err != nil {
+		return err
+	}
 	m.origin.Sequence = uint64(sequence)
 	for p := range all {
 		m.origin.Heads = append(m.origin.Heads, store.NewPosition(p, f.heads[p]))
 	}
-	var err error
-	m.stats, err = l.figures(ctx, m.conn, m.origin.Heads)
+	damage, err = m.try(ctx, func() (err error) {
+		m.stats, err = l.figures(ctx, m.conn, m.origin.Heads)
+		return err
+	})
+	if damage != nil {
+		m.stats.Pending, m.stats.Parked = -1, -1
+		m.stats.Events, m.stats.FileBytes = -1, -1
+	}
 	return err
 }
 

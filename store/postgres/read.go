@@ -151,7 +151,7 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 			err = s.yield(ctx, p, yield)
 		}
 		if err != nil {
-			yield(nil, fmt.Errorf("load %v: %w", key, err))
+			yield(nil, fmt.Errorf("load %v: %w", key, ofEntity(err, key)))
 		}
 	}
 }
@@ -251,7 +251,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 			err = s.yield(ctx, p, yield)
 		}
 		if err != nil {
-			yield(nil, fmt.Errorf("read %v: %w", key, err))
+			yield(nil, fmt.Errorf("read %v: %w", key, ofEntity(err, key)))
 		}
 	}
 }
@@ -357,6 +357,14 @@ func (s *stream) corrupt(err error, version store.Version, position store.Positi
 		}
 	}
 	return located(err, "events", fmt.Sprint("version ", version))
+}
+
+// ofEntity says in an error about damaged pages which entity was read.
+func ofEntity(err error, key store.Key) error {
+	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Key.IsZero() {
+		c.Key = key
+	}
+	return err
 }
 
 func gap(from, to store.Version) error {

@@ -55,18 +55,39 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 	sql, filters := l.filtered(q)
 	whole := len(filters) == 0
 	bounded := false // last is not above the head that the partition had at some time
+	how := anyWay    // until the server meets damage
+	var lost error   // it was met behind the page
 	for next := q.After + 1; next <= last; {
-		if err := l.fillScan(ctx, p, sql, next, last, filters); err != nil {
+		err := l.fillScan(ctx, p, sql, next, last, filters, how)
+		if isDamage(err) && lost == nil && how < byTable {
+			// Perhaps only a page is damaged that another way does not read.
+			how++
+			continue
+		}
+		if isDamage(err) && lost == nil {
+			at, named, err := l.firstLost(ctx, next, last, err)
+			if err != nil {
+				return err
+			}
+			if at == next {
+				return named
+			}
+			last, lost, how = at-1, named, byIndex
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		more := p.full()
 		if more && !bounded {
 			// Only a scan that takes longer needs to know where to end.
 			head, err := l.head(ctx, partition)
-			if err != nil {
+			switch {
+			case err == nil:
+				last, bounded = min(last, max(head, p.rows[len(p.rows)-1].position)), true
+			case !isDamage(err): // that of the last event is met at its place
 				return err
 			}
-			last, bounded = min(last, max(head, p.rows[len(p.rows)-1].position)), true
 		}
 		for _, r := range p.rows {
 			if whole && r.position != next {
@@ -86,10 +107,10 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 			}
 		}
 		if !more {
-			return nil
+			return lost
 		}
 	}
-	return nil
+	return lost
 }
 
 // decodeAt decodes the event of a row that was found by its position.
@@ -104,9 +125,10 @@ func (p *page) decodeAt(r row) error {
 	return located(err, "events", fmt.Sprint("position ", int64(r.position)))
 }
 
-func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last store.Position, filters []any) error {
+// fillScan reads a page.
+func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last store.Position, filters []any, how way) error {
 	args := append([]any{int64(next), int64(last), pageRowsMax, pageBytesMax}, filters...)
-	return l.read(ctx, func(conn *pgxpool.Conn) error {
+	return l.by(ctx, how, func(conn *pgxpool.Conn) error {
 		p.reset()
 		return query(ctx, conn, sql, args, func(v [][]byte) error {
 			p.rows = append(p.rows, p.keep(0, number(v[0]), v[1]))

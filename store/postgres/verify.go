@@ -50,11 +50,20 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", l.name, err)
 	}
-	for _, check := range []func(context.Context, func(error)) error{m.verifyEvents, m.verifyMessages, m.verifyIndexes} {
+	// Damage does not end the check: what is behind it is looked at too.
+	for _, table := range []struct {
+		name  string
+		check func(context.Context, func(error)) error
+	}{{"events", m.verifyEvents}, {"messages", m.verifyMessages}} {
 		if err == nil {
-			a := l.attend(m.conn)
-			err = a.end(check(ctx, fault))
+			var damage error
+			if damage, err = m.try(ctx, func() error { return table.check(ctx, fault) }); damage != nil {
+				fault(unread("table "+table.name, damage))
+			}
 		}
+	}
+	if err == nil {
+		err = m.verifyIndexes(ctx, fault)
 	}
 	_ = m.Close() // it has only read
 	if err != nil {
@@ -122,17 +131,30 @@ func (m *moment) verifyMessages(ctx context.Context, fault func(error)) error {
 	return err
 }
 
-// verifyIndexes compares the rows that an index lists with those of the table.
+// verifyIndexes compares the rows that an index lists with those of the table. It does
+// not compare with a table that cannot be read.
 func (m *moment) verifyIndexes(ctx context.Context, fault func(error)) error {
+	damaged := make(map[string]bool)
 	for _, x := range indexes {
 		var count, sum [2]int64
-		for i, how := range []struct{ settings, order string }{{sqlByTable, ""}, {sqlByIndex, "ORDER BY " + x.order}} {
-			if _, err := m.conn.Exec(ctx, how.settings); err != nil {
+		for i, how := range []struct{ settings, order, file string }{{sqlByTable, "", "table " + x.table}, {sqlByIndex, "ORDER BY " + x.order, "index " + x.name}} {
+			if damaged[x.table] {
+				break
+			}
+			damage, err := m.try(ctx, func() error {
+				if _, err := m.conn.Exec(ctx, how.settings); err != nil {
+					return err
+				}
+				row := m.conn.QueryRow(ctx, in(m.log.schema, fmt.Sprintf(sqlRows, x.table, x.where, how.order)))
+				return row.Scan(&count[i], &sum[i])
+			})
+			if err != nil {
 				return err
 			}
-			row := m.conn.QueryRow(ctx, in(m.log.schema, fmt.Sprintf(sqlRows, x.table, x.where, how.order)))
-			if err := row.Scan(&count[i], &sum[i]); err != nil {
-				return err
+			if damage != nil {
+				fault(unread(how.file, damage))
+				damaged[x.table] = i == 0
+				count[1], sum[1] = count[0], sum[0] // it is not another fault
 			}
 		}
 		if count[0] != count[1] || sum[0] != sum[1] {
@@ -143,4 +165,9 @@ func (m *moment) verifyIndexes(ctx context.Context, fault func(error)) error {
 		}
 	}
 	return nil
+}
+
+// unread is the fault of a table or an index that the server cannot read to its end.
+func unread(file string, damage error) error {
+	return &store.CorruptError{What: "file", Where: file, Reason: "the server cannot read all of it: " + said(damage)}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
 	"github.com/perdure/perdure/store/storetest"
@@ -238,5 +239,28 @@ func TestAnImportWhoseConnectionIsLostLeavesOnlyItsMark(t *testing.T) {
 	row := connect(t, p.db).QueryRow(ctx, postgres.In(p.schema, "SELECT (SELECT count(*) FROM S.events), unfinished FROM S.log"))
 	if err := row.Scan(&events, &unfinished); err != nil || events != 0 || !unfinished {
 		t.Errorf("what is left: got %d events, unfinished %t, %v, want none and true", events, unfinished, err)
+	}
+}
+
+// A refused commit draws the number of its message, and stores nothing.
+func TestImportAfterARefusedCommit(t *testing.T) {
+	t.Parallel()
+	l := newLog(t)
+	for v := range store.Version(2) {
+		b := one(key("a"), v+7, "refused")
+		b.Enqueue = []store.Message{{ID: newID(), Type: "test.v1.Message", Payload: []byte("refused")}}
+		if err := commitOne(t.Context(), l, b); !errors.Is(err, store.ErrConflict) {
+			t.Fatalf("commit: got %v, want %v", err, store.ErrConflict)
+		}
+	}
+	from := memory.New()
+	if err := commitOne(t.Context(), from, rich(key("a"), 0, "1")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Copy(t.Context(), from, l, nil); err != nil {
+		t.Fatalf("copy: %v", err)
+	}
+	if got := texts(t, l, key("a")); len(got) != 1 {
+		t.Errorf("events of the copy: got %q, want one", got)
 	}
 }

@@ -275,6 +275,28 @@ var wholeCases = []testCase{
 		x.wantTexts("read", x.read(book("a"), 0), "1")
 		x.append(book("a"), 1, "2")
 	}},
+	{name: "a log whose commits were all refused is empty", needs: append(copyNeed, outbox), run: func(x *fixture) {
+		refuse := func(y *fixture) {
+			b := &store.Batch{Key: book("a"), Expected: 7, Events: y.events("1"), Enqueue: []store.Message{y.message("refused")}}
+			y.wantError("commit", y.try(b).Err, store.ErrConflict)
+			z := &store.Batch{Key: book("a"), Expected: 8, Events: y.events("1"), Enqueue: []store.Message{y.message("refused")}}
+			y.wantError("commit", y.try(z).Err, store.ErrConflict)
+		}
+		refuse(x)
+		x.copy() // of nothing
+		y := x.another()
+		refuse(y)
+		x.commit(&store.Batch{Key: book("a"), Events: x.events("1"), Enqueue: []store.Message{x.message("first")}})
+		report, err := store.Copy(x.ctx, x.log, y.log, nil)
+		x.wantNoError("copy to a log whose commits were all refused", err)
+		want(x, "difference", report.Digest.Difference(x.digest(y.log)), "")
+		y.wantWhole(y.log)
+		last := x.messages(store.MessageQuery{})[0].Sequence
+		r := y.commit(&store.Batch{Key: book("b"), Events: y.events("1"), Enqueue: []store.Message{y.message("second")}})
+		if r.Sequence <= last {
+			x.Errorf("sequence of the next message: got %d, want one above %d", r.Sequence, last)
+		}
+	}},
 	{name: "a log with other partitions cannot be filled", needs: copyNeed, run: func(x *fixture) {
 		_, err := ability[store.Importer](x).Import(x.ctx, store.Origin{Heads: []store.Position{0, store.NewPosition(1, 0)}})
 		x.wantError("import", err, store.ErrInvalid)

@@ -228,6 +228,34 @@ func (s *Server) Restart(tb testing.TB) {
 	}
 }
 
+// Checksums has a stopped server keep a checksum on each page, those that there are too.
+func (s *Server) Checksums(tb testing.TB) {
+	tb.Helper()
+	cred, err := credential()
+	if err != nil {
+		tb.Fatalf("checksums: %v", err)
+	}
+	enable := exec.Command(filepath.Join(s.bin, "pg_checksums"), "--enable", "--no-sync", "-D", filepath.Join(s.dir, "data"))
+	enable.Dir, enable.SysProcAttr = s.dir, attributes(cred)
+	if out, err := enable.CombinedOutput(); err != nil {
+		tb.Fatalf("pg_checksums: %v\n%s", err, out)
+	}
+}
+
+// Overwrite writes bytes over a file of a stopped server, whose name is that of
+// pg_relation_filepath.
+func (s *Server) Overwrite(tb testing.TB, file string, at int64, bytes []byte) {
+	tb.Helper()
+	f, err := os.OpenFile(filepath.Join(s.dir, "data", file), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt(bytes, at)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		tb.Fatalf("overwrite: %v", err)
+	}
+}
+
 func (s *Server) close() {
 	s.end("remove")
 	_ = os.RemoveAll(s.dir) // if it was stopped before
