@@ -2,6 +2,7 @@ package projection
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -210,6 +211,9 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 		want.log = id
 	}
 	err = r.back.update(ctx, func(t txn) error { return r.openVersion(ctx, t, &f, &want, scanned, copied) })
+	if err == nil {
+		err = r.skipsAtBegin(ctx)
+	}
 	if err == nil && copied {
 		r.saysAdopted()
 	}
@@ -273,6 +277,11 @@ func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*sc
 		if _, err := proof.Check(ctx, r.log); errors.Is(err, ErrReplaced) {
 			return nil, fmt.Errorf("%w: projection %q version %d lane %v: %w; the read model holds what the log does not: "+
 				"give it a new Version, Reset it, or restore it to the time of the log", store.ErrInvalid, r.name, r.version, id, err)
+		} else if errors.Is(err, store.ErrCorrupt) {
+			// The event was read, and is damaged now: nothing proves the position.
+			if known, failure := r.skips(ctx, n.Position); failure != nil || !known {
+				return nil, cmp.Or(failure, atDamage(n.Position, err))
+			}
 		} else if err != nil {
 			return nil, err
 		}
@@ -332,7 +341,7 @@ func (r *run) lookThrough(ctx context.Context, have *selection, lanes map[laneID
 		s.through = append(s.through, head)
 		q := r.plan.selection.query(have)
 		q.After, q.Through = store.NewPosition(p, 0), head
-		for e, err := range r.log.Scan(ctx, q) {
+		for e, err := range r.scanBeside(ctx, q) {
 			if err != nil {
 				return nil, fmt.Errorf("look for events that were not selected before: %w", err)
 			}

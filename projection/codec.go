@@ -21,6 +21,7 @@ import (
 //	<name>/v<version>/lane/<partition>/<lane>
 //	<name>/v<version>/parked/<partition>/<lane>/<length of kind>/<kind>/<id>
 //	<name>/v<version>/dead/<partition>/<lane>/<sequence>
+//	<name>/v<version>/damaged/<partition>/<sequence>
 //	<name>/done/about
 //	<name>/done/lane/<partition>/<lane>
 //

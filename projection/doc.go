@@ -61,6 +61,9 @@
 //   - [ErrSelection]: the rules are for other events, see [Version]. While a program
 //     whose rules are for more keeps the model, this is [StateStandby].
 //
+// Before an event that the log cannot read, because it is damaged, the runner stays, tries
+// again, and names the position; [Runner.SkipDamaged] has it pass over the event.
+//
 // # Reading
 //
 // The reply to a command has a position, and [WaitFor] waits until the read model

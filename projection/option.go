@@ -59,6 +59,7 @@ type settings struct {
 	strict   bool
 	classify func(error) Blame
 	adopts   bool
+	skips    []store.Position // damaged events
 	mistakes []error
 }
 

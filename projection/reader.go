@@ -186,14 +186,19 @@ func (r *reader) read(ctx context.Context, at store.Position) error {
 			through := min(head, at+windowMax)
 			if err := r.scan(ctx, at, through); err != nil {
 				r.mode(true) // what was read before is whole
-				return err
+				if err := r.passDamage(ctx, through, err); err != nil {
+					return err
+				}
+				through = r.at()
 			}
 			r.well()
 			at = through
 		case r.run.follow != nil:
 			r.well()
 			if err := r.follow(ctx, at); err != nil {
-				return err
+				if err := r.passDamage(ctx, head, err); err != nil {
+					return err
+				}
 			}
 			at = r.at()
 		default:
@@ -249,12 +254,16 @@ func (r *reader) scan(ctx context.Context, after, through store.Position) error 
 	return nil
 }
 
-// idAt returns the id of the event at a position, zero if it has been deleted.
+// idAt returns the id of the event at a position, zero if it has been deleted, or if
+// it is one that the rules do not select and that cannot be read.
 func (r *reader) idAt(ctx context.Context, p store.Position) (id store.ID, err error) {
 	if at, id := r.seen.get(); at == p && !id.IsZero() {
 		return id, nil
 	}
 	for e, err := range r.run.log.Scan(ctx, store.Query{After: p - 1, Through: p}) {
+		if errors.Is(err, store.ErrCorrupt) {
+			return store.ID{}, nil
+		}
 		if err != nil {
 			return id, err
 		}

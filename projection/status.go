@@ -75,6 +75,9 @@ type Status struct {
 	Handled uint64
 	// Parked counts the parked entities, Dead the dead letters.
 	Parked, Dead int
+	// Damaged counts the events that the log could not read, and that the version passes
+	// over, see [Runner.SkipDamaged].
+	Damaged int
 	// Processes are those that have written the notes last, as host:pid.
 	Processes []string
 }
@@ -112,7 +115,7 @@ func (r *Runner) Status(ctx context.Context) (Status, error) {
 // readStatus reads what the notes say.
 func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 	return r.back.view(ctx, func(t txn) error {
-		s.Partitions, s.Parked, s.Dead, s.Processes, s.Serving = nil, 0, 0, nil, 0
+		s.Partitions, s.Parked, s.Dead, s.Damaged, s.Processes, s.Serving = nil, 0, 0, 0, nil, 0
 		var err error
 		if s.Serving, err = servingOf(ctx, t, r.name); err != nil {
 			return err
@@ -130,6 +133,12 @@ func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 			if a, err = decodeAbout(b); err != nil {
 				return err
 			}
+		}
+		for _, err := range t.notes(ctx, versionPrefix(r.name, r.version)+"damaged/") {
+			if err != nil {
+				return err
+			}
+			s.Damaged++
 		}
 		processes := map[string]bool{}
 		for id, l := range lanes {

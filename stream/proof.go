@@ -90,7 +90,13 @@ func (p Proof) Check(ctx context.Context, log store.Log) (proved bool, err error
 
 // check is Check with the heads of the log.
 func (p Proof) check(ctx context.Context, log store.Log, heads []store.Position) (proved bool, err error) {
-	found, head, err := eventAt(ctx, log, p.Position, heads)
+	var found store.ID
+	head, err := headAt(p.Position, heads)
+	if err == nil && !p.Event.IsZero() {
+		// Without an event there is nothing to compare, and it may be one that was passed
+		// over because it is damaged.
+		found, head, err = eventAt(ctx, log, p.Position, heads)
+	}
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("check position %v: %w", p.Position, err)
@@ -103,10 +109,9 @@ func (p Proof) check(ctx context.Context, log store.Log, heads []store.Position)
 // eventAt returns the id of the event at a position, zero if it has been deleted
 // or not been committed, and the head of the partition.
 func eventAt(ctx context.Context, log store.Log, p store.Position, heads []store.Position) (id store.ID, head store.Position, err error) {
-	if p.Partition() >= len(heads) {
-		return id, 0, fmt.Errorf("%w: the log has %d partitions", store.ErrInvalid, len(heads))
+	if head, err = headAt(p, heads); err != nil {
+		return id, 0, err
 	}
-	head = heads[p.Partition()]
 	if p.Sequence() == 0 || p > head {
 		return id, head, nil
 	}
@@ -119,4 +124,38 @@ func eventAt(ctx context.Context, log store.Log, p store.Position, heads []store
 		}
 	}
 	return id, head, nil
+}
+
+// headAt returns the head of the partition of a position.
+func headAt(p store.Position, heads []store.Position) (store.Position, error) {
+	if p.Partition() >= len(heads) {
+		return 0, fmt.Errorf("%w: the log has %d partitions", store.ErrInvalid, len(heads))
+	}
+	return heads[p.Partition()], nil
+}
+
+// Damaged returns what the log says of a damaged event. It returns a failure that
+// matches [store.ErrInvalid] if the event at the position can be read, or there is none,
+// and any other one if the log cannot be read. Heads are those of the log.
+func Damaged(ctx context.Context, log store.Log, heads []store.Position, p store.Position) (damage, failure error) {
+	head, err := headAt(p, heads)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("position %v: %w", p, err)
+	case p.Sequence() == 0 || p > head:
+		return nil, fmt.Errorf("%w: position %v: the log has no event there, its partition ends at %v", store.ErrInvalid, p, head)
+	}
+	for e, err := range log.Scan(ctx, store.Query{After: p - 1, Through: p}) {
+		switch {
+		case errors.Is(err, store.ErrCorrupt):
+			return err, nil
+		case err != nil:
+			return nil, fmt.Errorf("position %v: %w", p, err)
+		}
+		return nil, fmt.Errorf("%w: position %v: the event there can be read: it is a %s of %v", store.ErrInvalid, p, e.Type, e.Key)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: position %v: the event there has been deleted", store.ErrInvalid, p)
 }

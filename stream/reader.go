@@ -24,6 +24,8 @@ type reader struct {
 	q      Query
 	marked bool            // it has a bookmark of its own, so it is not registered
 	failed func(why error) // is told when the log cannot be read, and nil when it can be; may be nil
+	// pass reports whether the reader is to pass over a damaged event; nil passes over none.
+	pass   func(store.Position, error) bool
 	watch  *Deletions
 	lapses uint64 // of the registration, as far as the reader knows
 
@@ -262,6 +264,9 @@ func (r *reader) scan(ctx context.Context, head store.Position, yield step) (aga
 		r.owing, r.owed = true, r.at
 	}
 	for e, err := range r.hub.log.Scan(ctx, q) {
+		if errors.Is(err, store.ErrCorrupt) {
+			return r.passDamage(ctx, q.Through, err, yield)
+		}
 		if err != nil {
 			return false, err
 		}

@@ -39,6 +39,12 @@ type SubscriptionConfig struct {
 	// another name with another selection: it goes on from where it was.
 	Kinds, Types, Tags []string
 	Keys               []store.Key
+	// SkipDamaged names the events that the log cannot read and that the subscription
+	// passes over. Without them it ends before a damaged event with an error that names
+	// the position. Each that it passes over is logged, and is among those of
+	// [SubscriptionStats]. Subscribe returns an error matching [store.ErrInvalid] if one
+	// of them can be read, or is not there, such as after the log has been repaired.
+	SkipDamaged []store.Position
 	// FromHead begins at the head of the log if the subscription is new.
 	// Otherwise a new one begins with the first event.
 	FromHead bool
@@ -165,12 +171,13 @@ type Subscription struct {
 	retry      time.Time     // no save before, after an error; of the goroutine that saves
 
 	mu      sync.Mutex
-	ledgers []*ledger // by partition
-	turn    int       // whose ledger is asked first
-	notices []notices // for Next, of each partition
-	err     error     // why it has ended
-	saveErr error     // of the last save, if it failed
-	readErr []error   // of each partition: why the log cannot be read
+	ledgers []*ledger        // by partition
+	turn    int              // whose ledger is asked first
+	notices []notices        // for Next, of each partition
+	err     error            // why it has ended
+	saveErr error            // of the last save, if it failed
+	readErr []error          // of each partition: why the log cannot be read
+	damaged []store.Position // that were passed over
 	closed  bool
 	fenced  bool // and Next has said so, or Close
 
@@ -204,7 +211,11 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 		config: c, hub: h, checkpoint: checkpoint, closing: make(chan struct{}, 1), ended: make(chan struct{}),
 		ledgers: make([]*ledger, len(h.parts)), notices: make([]notices, len(h.parts)), readErr: make([]error, len(h.parts)),
 	}
-	if err := s.resume(ctx, saved); err != nil {
+	err = s.resume(ctx, saved)
+	if err == nil {
+		err = s.checkSkips(ctx)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("subscribe: %w", err)
 	}
 	if err := s.begin(ctx); err != nil {
@@ -464,6 +475,9 @@ type SubscriptionStats struct {
 	// Open is how many events count for [SubscriptionConfig.OpenMax], and Late how many
 	// commits are refused and wait to be delivered again.
 	Open, Late int
+	// Damaged are the damaged events that it has passed over since it was opened, see
+	// [SubscriptionConfig.SkipDamaged].
+	Damaged []store.Position
 	// SaveErr is the error of the last attempt to save, nil if it succeeded. The
 	// subscription goes on and tries again.
 	SaveErr error
@@ -476,7 +490,7 @@ type SubscriptionStats struct {
 func (s *Subscription) Stats() SubscriptionStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stats := SubscriptionStats{SaveErr: s.saveErr, ReadErr: errors.Join(s.readErr...)}
+	stats := SubscriptionStats{SaveErr: s.saveErr, ReadErr: errors.Join(s.readErr...), Damaged: slices.Clone(s.damaged)}
 	for _, l := range s.ledgers {
 		stats.Positions = append(stats.Positions, l.done)
 		stats.Saved = append(stats.Saved, l.saved)
@@ -565,7 +579,7 @@ func (s *Subscription) read(ctx context.Context, part int) (err error) {
 	q := s.query(part)
 	q.After = l.read
 	begin := func() *reader {
-		return &reader{hub: s.hub, q: q, marked: true, failed: func(why error) {
+		return &reader{hub: s.hub, q: q, marked: true, pass: s.passes, failed: func(why error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.readErr[part] = why

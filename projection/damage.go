@@ -1,0 +1,283 @@
+package projection
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
+)
+
+// DamagedMax bounds the damaged events that a version passes over.
+const DamagedMax = 10_000
+
+// A DamagedEvent is one that the log cannot read, and that a version passes over
+// because it was told to, see [Runner.SkipDamaged].
+type DamagedEvent struct {
+	Position store.Position
+	// Error is what the log said of it, and Time is when the version was told.
+	Error string
+	Time  time.Time
+}
+
+// SkipDamaged has each version pass over damaged events of the log, as
+// [Runner.SkipDamaged] does once. It is for read models in memory, which are built
+// again with each start. The runner does not begin if one of the positions is wrong,
+// such as after the log has been repaired.
+func SkipDamaged(positions ...store.Position) Option {
+	return option(func(s *settings) {
+		for _, p := range positions {
+			if p.Sequence() == 0 {
+				s.mistake("SkipDamaged(%v): no event is at the sequence 0", p)
+			}
+		}
+		s.skips = append(s.skips, positions...)
+	})
+}
+
+// SkipDamaged has the version pass over events that the log cannot read. Without it a
+// runner stays before a damaged event, tries again, and names its position in the error
+// of its [Status]. The rows lack the event from then on; all events behind it are
+// handled. What was skipped is noted in the target, where [Runner.Damaged] finds it and
+// [Status] counts it, and logged. Another version, or this one after a [Runner.Reset],
+// must be told again.
+//
+// All positions are skipped or none. It returns an error matching [store.ErrInvalid] if
+// the event at one of them can be read, or there is none, or the version has passed it.
+// The runner must be running, so that the log is known. Example: the status says that
+// the event at position 500 cannot be read, and no backup has it; SkipDamaged(ctx, 500)
+// has the runner go on with event 501.
+func (r *Runner) SkipDamaged(ctx context.Context, positions ...store.Position) error {
+	n, err := r.running()
+	if err == nil {
+		if err = n.skipDamaged(ctx, positions); err == nil {
+			n.restart()
+		}
+	}
+	return r.wrap("skip damaged events of", err)
+}
+
+// Damaged yields the damaged events that the version passes over, by position.
+func (r *Runner) Damaged(ctx context.Context) iter.Seq2[*DamagedEvent, error] {
+	return listNotes(ctx, r, "damaged/", func(b []byte) (*DamagedEvent, error) {
+		d, err := decodeDead(b)
+		if err != nil {
+			return nil, err
+		}
+		return &DamagedEvent{Position: d.Position, Error: d.Error, Time: d.Time}, nil
+	})
+}
+
+func (r *run) damagedPrefix() string { return versionPrefix(r.name, r.version) + "damaged/" }
+
+func (r *run) damagedKey(p store.Position) string {
+	return fmt.Sprintf("%s%04d/%016d", r.damagedPrefix(), p.Partition(), p.Sequence())
+}
+
+// skipDamaged notes that events are to be passed over.
+func (r *run) skipDamaged(ctx context.Context, positions []store.Position) error {
+	heads, _, err := r.identify(ctx)
+	if err != nil {
+		return err
+	}
+	for range beginTriesMax {
+		f, err := r.found(ctx)
+		if err == nil {
+			err = r.skipFound(ctx, &f, heads, positions)
+		}
+		if !errors.Is(err, errAgain) {
+			return err
+		}
+	}
+	return errAgain
+}
+
+func (r *run) skipFound(ctx context.Context, f *found, heads, positions []store.Position) error {
+	lost := make(map[store.Position]error)
+	for _, p := range positions {
+		known, err := r.skips(ctx, p)
+		if err != nil {
+			return err
+		}
+		if known {
+			continue
+		}
+		if lost[p], err = stream.Damaged(ctx, r.log, heads, p); err != nil {
+			return err
+		}
+		least := store.LastPosition(p.Partition())
+		for id, l := range f.lanes {
+			if id.partition == p.Partition() {
+				least = min(least, l.Position)
+			}
+		}
+		if p < least {
+			return fmt.Errorf("%w: position %v: the version has come to %v already", store.ErrInvalid, p, least)
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	return r.back.update(ctx, func(t txn) error {
+		b, err := t.note(ctx, r.aboutKey())
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(b, f.note) {
+			return errAgain
+		}
+		count := len(lost)
+		for _, err := range t.notes(ctx, r.damagedPrefix()) {
+			if err != nil {
+				return err
+			}
+			count++
+		}
+		if count > DamagedMax {
+			return fmt.Errorf("%w: %d damaged events, at most %d are passed over; restore the log, or copy it and begin with the copy", store.ErrTooLarge, count, DamagedMax)
+		}
+		for p, why := range lost {
+			d := &project.DeadLetter{
+				Key: store.Key{Kind: store.LostKind, ID: p.String()}, Version: 1, Position: p, Through: p,
+				Error: project.Text(why.Error(), store.DamageBytesMax), Time: r.now(),
+			}
+			if err := t.setNote(ctx, r.damagedKey(p), encodeDead(d)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// skips reports whether the version is to pass over a damaged event.
+func (r *run) skips(ctx context.Context, p store.Position) (known bool, err error) {
+	err = r.back.view(ctx, func(t txn) error {
+		b, err := t.note(ctx, r.damagedKey(p))
+		if err == nil && b != nil {
+			_, err = decodeDead(b)
+		}
+		known = err == nil && b != nil
+		return err
+	})
+	return known, err
+}
+
+// atDamage returns the error of a runner that stays before a damaged event.
+func atDamage(p store.Position, err error) error {
+	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Position == 0 {
+		c.Position = p
+	}
+	return fmt.Errorf("the event at position %v cannot be read; restore it, or pass over it by Runner.SkipDamaged: %w", p, err)
+}
+
+// passDamage puts the events behind the position of the reader one by one, and passes
+// over the damaged ones that the version is told to. It returns nil when the reader
+// may go on from where it is then.
+func (r *reader) passDamage(ctx context.Context, head store.Position, cause error) error {
+	c, ok := errors.AsType[*store.CorruptError](cause)
+	if !ok {
+		return cause
+	}
+	r.mode(true) // what was read before is whole
+	after := r.at()
+	p := after + 1
+	if c.Position > p && c.Position <= head {
+		p = c.Position // all before it that is wanted has been put
+	}
+	passed := false
+	for ; p <= head; p++ {
+		err := r.putAt(ctx, p)
+		switch {
+		case err == nil && passed:
+			return r.undeleted(ctx, after)
+		case err == nil:
+			continue
+		case !errors.Is(err, store.ErrCorrupt):
+			return err
+		}
+		known, failure := r.run.skips(ctx, p)
+		if failure != nil {
+			return failure
+		}
+		if !known {
+			return atDamage(p, err)
+		}
+		r.run.logger.Warn("projection passes over a damaged event", "projection", r.run.name, "version", r.run.version,
+			"position", p.String(), "error", err)
+		r.seen.set(p, store.ID{})
+		passed = true
+	}
+	if !passed {
+		return cause // and it cannot be found
+	}
+	return r.undeleted(ctx, after)
+}
+
+// putAt puts the event at a position, if it is wanted.
+func (r *reader) putAt(ctx context.Context, p store.Position) error {
+	q := r.run.plan.query
+	q.After, q.Through = p-1, p
+	id := store.ID{}
+	for e, err := range r.run.log.Scan(ctx, q) {
+		if err != nil {
+			return err
+		}
+		id = e.ID
+		l := r.laneOf(e.Key)
+		ready, err := l.feed.put(ctx, e)
+		if err != nil {
+			return err
+		}
+		if ready {
+			l.signal()
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.seen.set(p, id)
+	return nil
+}
+
+// skipsAtBegin notes what the options say.
+func (r *run) skipsAtBegin(ctx context.Context) error {
+	if len(r.settings.skips) == 0 {
+		return nil
+	}
+	return r.skipDamaged(ctx, slices.Clone(r.settings.skips))
+}
+
+// scanBeside is a scan that passes over the damaged events that the version does.
+func (r *run) scanBeside(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		for {
+			again := false
+			for e, err := range r.log.Scan(ctx, q) {
+				if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Position > q.After {
+					known, failure := r.skips(ctx, c.Position)
+					if again = failure == nil && known; again {
+						q.After = c.Position
+						break
+					}
+					err = cmp.Or(failure, err)
+				}
+				if err == nil {
+					q.After = e.Position
+				}
+				if !yield(e, err) {
+					return
+				}
+			}
+			if !again || q.Through != 0 && q.After >= q.Through {
+				return
+			}
+		}
+	}
+}

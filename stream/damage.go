@@ -1,0 +1,104 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/perdure/perdure/store"
+)
+
+// passDamage yields what is selected behind the position of the reader event by event,
+// after a scan has met damage, and passes over the damaged events that it may. It returns
+// an error that names the first one that it may not pass over.
+func (r *reader) passDamage(ctx context.Context, through store.Position, cause error, yield step) (again bool, err error) {
+	c, ok := errors.AsType[*store.CorruptError](cause)
+	if !ok {
+		return false, cause
+	}
+	p := r.at + 1
+	if c.Position > p && c.Position <= through {
+		p = c.Position // what is selected before it has been yielded
+	}
+	passed := false
+	for ; p <= through; p++ {
+		again, err := r.yieldAt(ctx, p, yield)
+		switch {
+		case err == nil && !again:
+			return false, nil
+		case err == nil && passed:
+			return r.tell(yield), nil
+		case err == nil:
+			continue
+		case !errors.Is(err, store.ErrCorrupt):
+			return false, err
+		case r.pass == nil || !r.pass(p, err):
+			if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Position == 0 {
+				c.Position = p
+			}
+			return false, fmt.Errorf("the event at position %v cannot be read: %w", p, err)
+		}
+		r.at, passed = p, true
+	}
+	if !passed {
+		return false, cause // and it cannot be found
+	}
+	return r.tell(yield), nil
+}
+
+// yieldAt yields the event at a position if it is selected.
+func (r *reader) yieldAt(ctx context.Context, p store.Position, yield step) (again bool, err error) {
+	q := r.q.Query
+	q.After, q.Through = p-1, p
+	for e, err := range r.hub.log.Scan(ctx, q) {
+		if err != nil {
+			return false, err
+		}
+		r.at = e.Position
+		if !r.q.Match(e) {
+			continue
+		}
+		r.told = r.at
+		if !yield(e, r.at, nil) {
+			return false, nil
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	r.at = max(r.at, p)
+	return true, nil
+}
+
+// checkSkips returns an error matching [store.ErrInvalid] if one of the events that are
+// to be passed over is not damaged.
+func (s *Subscription) checkSkips(ctx context.Context) error {
+	if len(s.config.SkipDamaged) == 0 {
+		return nil
+	}
+	heads, err := s.hub.log.Heads(ctx)
+	if err != nil {
+		return fmt.Errorf("read heads: %w", err)
+	}
+	for _, p := range s.config.SkipDamaged {
+		if _, err := Damaged(ctx, s.hub.log, heads, p); err != nil {
+			return fmt.Errorf("SubscriptionConfig.SkipDamaged of %q: %w", s.config.Name, err)
+		}
+	}
+	return nil
+}
+
+// passes reports whether the subscription passes over a damaged event, and tells of it.
+func (s *Subscription) passes(p store.Position, why error) bool {
+	for _, skip := range s.config.SkipDamaged {
+		if skip != p {
+			continue
+		}
+		s.mu.Lock()
+		s.damaged = append(s.damaged, p)
+		s.mu.Unlock()
+		s.hub.logger.Warn("subscription passes over a damaged event", "subscription", s.config.Name, "position", p.String(), "error", why)
+		return true
+	}
+	return false
+}
