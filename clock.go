@@ -8,29 +8,29 @@ import (
 	"github.com/perdure/perdure/internal/guard"
 )
 
-// A Clock tells the time to rules and runs the engine's timers. Package
-// perduretest has one that tests move by hand.
+// A Clock is the source of time for rules, and runs the engine's timers. Package
+// perduretest has a Clock that tests advance by hand.
 //
-// Now is the time of day, which may step: rules see it, and it decides when a timer
-// of [Decision.Schedule] is due. On a log that several engines share that is the
-// clock of the engine which looks first. Everything else that takes time, such as
-// the pauses between attempts, goes by the durations of AfterFunc.
+// Now returns the time of day, which may jump. Rules see it, and it decides when a timer
+// of [Decision.Schedule] is due. If several engines share a log, the first engine whose
+// clock has reached that time fires the timer. All other waits, such as the pauses
+// between attempts, use the durations of AfterFunc.
 //
-// A clock may have a method Elapsed() time.Duration, which returns how much time has
-// passed since some moment and never steps. The engine asks it for durations; without
-// it, it asks the monotonic clock of the system. And it may have a method
-// Attach(settle func(context.Context)) (detach func()): then the engine hands it a
-// function that returns when the engine has done what is to be done at the present
-// time, or when the context ends.
+// A clock may have a method Elapsed() time.Duration, which returns the time passed since
+// some fixed start and never jumps. The engine uses it to measure durations; without it,
+// the engine uses the monotonic clock of the system. A clock may also have a method
+// Attach(settle func(context.Context)) (detach func()). The engine calls Attach with a
+// function that returns when the engine has finished everything that is due at the
+// current time, or when the context ends.
 //
-// The methods of a clock return at once. The engine calls them under no lock. For a
-// call that panics, or ends its goroutine, the clock of the system stands in, and the
-// log says so.
+// The methods of a clock must return at once. The engine holds no lock when it calls
+// them. If a call panics, or ends its goroutine, the engine uses the system clock for
+// that call and logs it.
 type Clock interface {
 	// Now returns the time of the next decision.
 	Now() time.Time
-	// AfterFunc calls f on a goroutine of its own once d has passed. Stop keeps
-	// that from happening and reports whether it was in time.
+	// AfterFunc calls f on a separate goroutine after the duration d. Stop prevents the
+	// call and reports whether it was in time.
 	AfterFunc(d time.Duration, f func()) (stop func() bool)
 }
 

@@ -19,8 +19,8 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// An Engine runs entities on a store. Its methods may be called by many
-// goroutines at once.
+// An Engine runs entities on a store. Any number of goroutines may call its methods at
+// the same time.
 type Engine struct {
 	config  Config
 	log     store.Log
@@ -57,13 +57,12 @@ type Engine struct {
 	seal    seal
 }
 
-// Open starts an engine. It returns an error that names what is wrong with the
-// configuration or a kind, or what the store says. The context bounds the
-// opening only.
+// Open starts an engine. Its error names the mistake in the configuration or in a kind,
+// or is an error of the store. The context bounds the opening only.
 //
-// An engine takes its store for itself where the store can be held (see
-// [store.Exclusive]); then reads are answered from memory. On a store that is
-// opened to be shared, every read is checked against the store.
+// If the store can be held by one engine (see [store.Exclusive]), the engine takes it
+// for itself and answers reads from memory. On a store that was opened to be shared, the
+// engine checks every read against the store.
 func Open(ctx context.Context, c Config) (*Engine, error) {
 	if c.Store == nil {
 		return nil, fmt.Errorf("open engine: %w: Config.Store is nil", store.ErrInvalid)
@@ -246,18 +245,19 @@ func (e *Engine) addKinds() error {
 	return nil
 }
 
-// Close refuses new calls, ends the services and waits for them, waits until all
-// calls in progress are answered and all effects that run are performed, and stops the
-// engine. Effects have half of the time until the deadline of ctx, or two seconds where
-// it has none; then their contexts end, and Close goes on to wait for them.
+// Close stops the engine. It refuses new calls, ends the services and waits for them,
+// and waits until all calls in progress are answered and all running effects have
+// returned. Effects get half of the time until the deadline of ctx, or two seconds if it
+// has none; then Close ends their contexts and continues to wait for them.
 //
-// If the context ends first, what has not been answered is answered with an error and
-// Close returns the context's error, whatever hangs: a rule, an effect or the store is
-// not waited for any longer. What such a rule decides is not stored. The store is given
-// up for other engines as soon as nothing of this engine can be written to it any more,
-// so not before a commit that hangs has ended. With the context of a handler, Close does
-// not wait for that handler. Close does not close the store. Later calls of Close do
-// nothing.
+// If the context ends first, Close answers the remaining calls with an error and returns
+// the context's error. It does not wait any longer for a rule, an effect or the store;
+// the decision of a rule that returns later is not stored. The store is released for
+// other engines as soon as this engine can no longer write to it, so not before a
+// hanging commit has ended.
+//
+// If ctx is the context of a handler, Close does not wait for that handler. Close does
+// not close the store. Later calls of Close do nothing.
 func (e *Engine) Close(ctx context.Context) error {
 	self := DeliveryFrom(ctx)
 	if self != nil && self.engine != e {
@@ -434,38 +434,37 @@ func (c *closingContext) Err() error {
 	return context.Canceled
 }
 
-// Events yields the events of the log above after, in its partition, and then
-// new ones as they are committed, without a gap, a duplicate or an inversion.
-// It ends when the context ends, the caller breaks, or the engine is closed;
-// in the first and last case it yields the error as its last. It does not end when
-// the store cannot be read for a while: it tries again, with growing pauses, see
-// [Stats]. It ends with an error if that cannot help, because the store is closed
-// or broken or a record is damaged, and if after is above the head of the log: then
-// the position is not of this log, and the error matches [ErrReplaced].
+// Events yields the events of the log above after, in its partition, and then new events
+// as they are committed, without a gap, a duplicate or an inversion. The events are
+// valid until the next step and must not be changed; see [store.Event.Clone].
 //
-// A reader cannot slow down a writer. One that was up to date and has fallen
-// far behind gets an error matching [ErrLagged]; that is a notice, the iteration
-// goes on from where it was if the caller wants it to.
+// The iteration ends when the context ends, the caller breaks, or the engine is closed.
+// If the context ends or the engine is closed, it yields that error as its last element.
+// If the store cannot be read, the reader retries with growing pauses; see [Stats]. It
+// ends with an error if a retry cannot help: the store is closed or broken, or a record
+// is damaged. It also ends if after is above the head of the log: then the position is
+// from another log, and the error matches [ErrReplaced].
 //
-// While a reader lives, no engine deletes events that it has not passed, see
-// [RetainEvents]: on a store that others share it is registered there before it
-// gets its first event. An engine that stands still for longer than
-// [stream.LiveSilenceMax] is taken for dead by the others. If events have been
-// deleted before the reader came to them, then or because it begins at a position
-// that nothing held, it gets an error matching [ErrDeleted]; that is a notice too. One
-// that begins with 0 begins with what is kept.
+// A reader never slows down a writer. A reader that was up to date and has fallen far
+// behind gets an error matching [ErrLagged]. This is a notice: to go on from the same
+// place, continue the iteration.
 //
-// The events are valid until the next step and must not be changed; see
-// [store.Event.Clone].
+// As long as a reader is running, no engine deletes events that it has not passed; see
+// [RetainEvents]. On a store that several engines share, the reader is registered in the
+// store before it gets its first event. If an engine is suspended for longer than
+// [stream.LiveSilenceMax], the other engines treat it as dead. If events that the reader
+// has not passed are deleted, then or before it began, it gets an error matching
+// [ErrDeleted], which is a notice too. A reader that begins with 0 begins with the
+// oldest event that is kept.
 func (e *Engine) Events(ctx context.Context, after store.Position) iter.Seq2[*store.Event, error] {
 	return e.Follow(ctx, store.Query{After: after})
 }
 
-// Subscribe opens a subscription to the log of the engine: a consumer with a name
-// that gets commits at least once, acknowledges them, and goes on where it was
-// after a crash; see [stream.Subscription]. Its position is kept in the store of
-// the engine unless the configuration says otherwise. The caller closes it, before
-// or after the engine: the end of the engine ends it with [stream.ErrClosed].
+// Subscribe opens a subscription: a named consumer of the log that gets each commit at
+// least once, acknowledges it, and resumes after a restart where it was; see
+// [stream.Subscription]. Its position is stored in the store of the engine, unless the
+// configuration names another place. The caller closes the subscription. When the engine
+// is closed, the subscription ends with [stream.ErrClosed].
 func (e *Engine) Subscribe(ctx context.Context, c stream.SubscriptionConfig) (*stream.Subscription, error) {
 	if c.Checkpoints == nil {
 		c.Checkpoints = stream.LogCheckpoints(e.log)
@@ -473,24 +472,24 @@ func (e *Engine) Subscribe(ctx context.Context, c stream.SubscriptionConfig) (*s
 	return e.hub.Subscribe(ctx, c)
 }
 
-// ErrLagged is a notice to a reader of [Engine.Events]. The error is a [*LaggedError].
+// ErrLagged is a notice to a reader of [Engine.Events] that it has fallen far behind.
+// The error is a [*LaggedError].
 var ErrLagged = stream.ErrLagged
 
-// A LaggedError tells a reader of [Engine.Events] how far behind it is. It
-// matches [ErrLagged].
+// A LaggedError has the distance between a reader of [Engine.Events] and the head of the
+// log. It matches [ErrLagged].
 type LaggedError = stream.LaggedError
 
-// ErrDeleted is a notice to a reader of [Engine.Events] that it misses events. The
-// error is a [*DeletedError].
+// ErrDeleted is a notice to a reader of [Engine.Events] that events were deleted before
+// it came to them. The error is a [*DeletedError].
 var ErrDeleted = stream.ErrDeleted
 
-// A DeletedError tells a reader of [Engine.Events] which events it misses. It
-// matches [ErrDeleted].
+// A DeletedError names the events that a reader of [Engine.Events] misses. It matches
+// [ErrDeleted].
 type DeletedError = stream.DeletedError
 
-// ErrReplaced tells a reader that a position is not of this log: the log has been
-// restored from a backup that is older, or replaced. The error is a
-// [*stream.ReplacedError].
+// ErrReplaced means that a position is not a position of this log: the log was restored
+// from an older backup, or replaced. The error is a [*stream.ReplacedError].
 var ErrReplaced = stream.ErrReplaced
 
 func streamError(err error) error {
@@ -506,34 +505,34 @@ func streamError(err error) error {
 // storeTime is what is known of the time of the store.
 func (e *Engine) storeTime() time.Time { return e.storeClock.Now(e.elapsed) }
 
-// Store returns the log that the engine runs on.
+// Store returns the log of the engine.
 func (e *Engine) Store() store.Log { return e.log }
 
-// Stats are figures about an engine.
+// Stats are statistics of an engine.
 type Stats struct {
-	// Calls is how many calls are in progress.
+	// Calls is the number of calls in progress.
 	Calls int
-	// Entities is how many entities are in memory.
+	// Entities is the number of entities in memory.
 	Entities int
-	// Deliveries is how many outbox messages and effects are in memory, and
-	// Delivering how many of them are being delivered. What else is pending
-	// waits in the store.
+	// Deliveries is the number of outbox messages and effects in memory, and Delivering the
+	// number of those that are being delivered. All other pending messages wait in the
+	// store.
 	Deliveries, Delivering int
-	// ReadErr is why a reader of [Engine.Events] or a subscription cannot read the
-	// store at this moment, nil if all can. They try again.
+	// ReadErr is the error of a reader of [Engine.Events], or of a subscription, that
+	// cannot read the store at the moment and retries. It is nil if all can read.
 	ReadErr error
-	// Waiting is how many messages the engine knows of without having them in
-	// memory: those that wait for another attempt, for another engine, or for an
-	// engine that has the rule for them.
+	// Waiting is the number of messages that the engine knows of and does not have in
+	// memory: they wait for a retry, for another engine, or for an engine that has the rule
+	// for them.
 	Waiting int
-	// Delivered counts the messages, timers and effects that were delivered since
-	// the engine was opened, DeliveriesFailed the attempts that failed, and Parked
-	// the messages that this engine has parked.
+	// Delivered counts the messages, timers and effects delivered since the engine was
+	// opened, DeliveriesFailed the failed attempts, and Parked the messages that this
+	// engine has parked.
 	Delivered, DeliveriesFailed, Parked uint64
-	// TellsFailed counts the commands of [Ref.Tell] that have failed, refusals
-	// included, and ServicesFailed the services that have ended with an error.
+	// TellsFailed counts the commands of [Ref.Tell] that failed or were refused, and
+	// ServicesFailed the services that ended with an error.
 	TellsFailed, ServicesFailed uint64
-	// LogsLost counts the log records that were left out because the handler of
+	// LogsLost counts the log records that were dropped because the handler of
 	// Config.Logger was too slow.
 	LogsLost uint64
 }
@@ -541,7 +540,7 @@ type Stats struct {
 // failureCounts are figures since the engine was opened.
 type failureCounts struct{ tells, services atomic.Uint64 }
 
-// Stats returns figures about the engine at this moment.
+// Stats returns the current statistics of the engine.
 func (e *Engine) Stats() Stats {
 	s := Stats{Calls: e.callCount(), ReadErr: e.hub.ReadErr()}
 	for _, k := range e.kinds {

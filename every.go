@@ -11,7 +11,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Recurrence says when a recurring timer fires, see [Decision.Every]. Make one with
+// A Recurrence is the schedule of a recurring timer; see [Decision.Every]. Make one with
 // [Period] or [Daily].
 type Recurrence struct {
 	spec string // the form in which the outbox keeps it
@@ -22,9 +22,9 @@ type Recurrence struct {
 // periodMin is the shortest time between two firings of a recurring timer.
 const periodMin = time.Millisecond
 
-// Period is a recurrence with the same time between two firings, such as every hour,
-// whatever clocks on walls show. The first firing is a period after the decision. The
-// period is at least a millisecond.
+// Period is a recurrence with a fixed time between two firings, such as an hour. It does
+// not depend on time zones or on changes of the clock. The first firing is one period
+// after the decision. The period is at least a millisecond.
 func Period(d time.Duration) Recurrence {
 	if d < periodMin {
 		return Recurrence{err: fmt.Errorf("%w: Period(%v) is shorter than %v", store.ErrInvalid, d, periodMin)}
@@ -37,12 +37,12 @@ type period time.Duration
 // Next is part of [entity.Recurrence].
 func (p period) Next(after time.Time) time.Time { return after.Add(time.Duration(p)) }
 
-// Daily is a recurrence at a time of day in a zone, such as at 9:30 in Europe/Berlin.
-// It fires once on each date of the zone, also on those on which clocks are changed: a
-// time that is skipped then is taken as one an hour before or after it, one that comes
-// twice is taken once. A nil zone is UTC. The zone has a name of the IANA database,
-// which [time.LoadLocation] finds on every machine that runs the engine; [time.Local]
-// has none.
+// Daily is a recurrence at a time of day in a time zone, such as 9:30 in Europe/Berlin.
+// It fires once on each date of the zone, also when clocks change: a time that is
+// skipped on that date fires an hour earlier or later, and a time that comes twice fires
+// once. A nil zone is UTC. The zone must have a name of the IANA database, so that
+// [time.LoadLocation] finds it on every machine that runs the engine; [time.Local] has
+// no such name.
 func Daily(hour, minute int, zone *time.Location) Recurrence {
 	if zone == nil {
 		zone = time.UTC
@@ -134,20 +134,20 @@ func nextTimer(m *store.Message, now time.Time) (*store.Message, error) {
 	return &next, nil
 }
 
-// Every sets a recurring timer: the entity gets the command again and again, each
-// time exactly once, until the timer is cancelled or a timer of the same name is set.
-// It is part of the commit and survives everything that the log survives, like
+// Every sets a recurring timer: the entity gets the command at each firing, each time
+// exactly once, until the timer is cancelled or a timer of the same name is set. The
+// timer is part of the commit and as durable as the events, like that of
 // [Decision.Schedule]:
 //
 //	perdure.None().Every("interest", perdure.Daily(0, 5, berlin), &bankv1.AddInterest{})
 //	perdure.None().Every("sample", perdure.Period(time.Minute), &plantv1.Sample{})
 //
-// The next firing is set by the commit in which the command is decided, also if the
-// entity refuses it. After a time in which no engine ran, it fires once for all that
-// were missed, and goes on in its rhythm. While the rule fails, the command is tried
-// again like any message, and the next firing waits; if it is parked in the end, the
-// timer is too, until [Engine.Unpark]. The rule may cancel the timer or set it anew:
-// what the rule decides holds.
+// The commit in which the command is decided sets the next firing, also if the entity
+// refuses the command. If no engine was running for a while, the timer fires once for
+// all missed firings, and then continues on its schedule. If the rule fails, the command
+// is retried like any message, and the next firing waits for it. If the message is
+// parked in the end, the timer stops until [Engine.Unpark]. The rule may cancel the
+// timer or set it again; its decision takes precedence.
 func (d *Decision) Every(name string, r Recurrence, command proto.Message) *Decision {
 	l := d.left()
 	l.Messages = append(l.Messages, entity.Message{

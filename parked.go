@@ -17,16 +17,16 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Parked yields the messages that are parked, oldest first: those whose
-// delivery has failed too often, or for good. Their LastError says why. They
-// stay until [Engine.Unpark], [Engine.Drop], [Engine.UnparkWhere] or [Engine.DropWhere]
-// is called.
+// Parked yields the parked messages, oldest first. A message is parked after too many
+// failed attempts, or after a failure that a retry cannot repair; its LastError has the
+// reason. It stays parked until [Engine.Unpark], [Engine.Drop], [Engine.UnparkWhere] or
+// [Engine.DropWhere] is called.
 func (e *Engine) Parked(ctx context.Context) iter.Seq2[*store.Message, error] {
 	return e.messages(ctx, store.MessageQuery{Parked: true})
 }
 
-// Pending yields the messages of the outbox that are not parked, in the order in
-// which they are due: messages first, then timers.
+// Pending yields the messages of the outbox that are not parked, in the order in which
+// they are due: messages first, then timers.
 func (e *Engine) Pending(ctx context.Context) iter.Seq2[*store.Message, error] {
 	return e.messages(ctx, store.MessageQuery{})
 }
@@ -41,13 +41,13 @@ func (e *Engine) messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*
 	return box.Messages(ctx, q)
 }
 
-// Unpark has a parked message delivered again, with its attempts counted from zero.
-// If message is not nil it takes the place of what the parked one says; it is of
-// the same type. The error matches [store.ErrSettled] if no message with that
+// Unpark makes the engine deliver a parked message again, with its attempts counted from
+// zero. If message is not nil, it replaces the payload of the parked message and must be
+// of the same type. The error matches [store.ErrSettled] if no message with that
 // sequence is parked.
 //
 // If ctx ends before the store has answered, the error matches [ErrOutcomeUnknown]. If
-// the store takes the change after that, the message is delivered all the same. See
+// the store accepts the change after that, the message is still delivered. See
 // [Engine.UnparkWhere] for many messages.
 func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Message) error {
 	m, err := e.parked(ctx, sequence)
@@ -67,8 +67,8 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 	return nil
 }
 
-// Drop removes a parked message for good. The error matches [store.ErrSettled]
-// if no message with that sequence is parked. See [Engine.DropWhere] for many messages.
+// Drop removes a parked message permanently. The error matches [store.ErrSettled] if no
+// message with that sequence is parked. See [Engine.DropWhere] for many messages.
 func (e *Engine) Drop(ctx context.Context, sequence uint64) error {
 	m, err := e.parked(ctx, sequence)
 	if err == nil {
@@ -80,28 +80,29 @@ func (e *Engine) Drop(ctx context.Context, sequence uint64) error {
 	return nil
 }
 
-// UnparkWhere has all parked messages delivered again for which match returns true, as
-// [Engine.Unpark] does with one, oldest first. It returns how many the store has taken.
-// For example, after a mail server was repaired:
+// UnparkWhere unparks all parked messages for which match returns true, oldest first, as
+// [Engine.Unpark] does with one message. It returns the number of messages that the
+// store has unparked. For example, after a mail server was repaired:
 //
 //	n, err := engine.UnparkWhere(ctx, func(m *store.Message) bool {
 //		return m.Type == "mail.v1.Welcome" && strings.Contains(m.LastError, "connection refused")
 //	})
 //
-// The messages are those that are parked when it begins. One that is parked again
-// while it runs is not unparked a second time. One that another caller or another
-// engine has unparked or dropped first is passed over and not counted. A message that
-// is damaged in the store stays where it is, and the first of them is the error once
-// the others are done.
+// It looks at the messages that are parked when it begins. A message that is parked
+// again during the call is not unparked a second time. A message that another caller or
+// another engine has unparked or dropped first is skipped and not counted. A message
+// that is damaged in the store stays parked; after all other messages are done, the
+// error is that of the first damaged one.
 //
-// Each message is committed by itself, some of them in one group, and a part of the
-// messages is in memory at a time. With the first error of the store, or when ctx ends,
-// it begins no further one and returns the number so far with an error; call it again
-// to go on. If that error matches [ErrOutcomeUnknown], up to [SettlePartMax] messages
-// besides those counted may be unparked too.
+// Each message is committed in a batch of its own, several of them in one group, and
+// only a part of the messages is in memory at a time. After the first error of the
+// store, or when ctx ends, UnparkWhere begins no further commit and returns the number
+// so far with an error. Call it again to continue. If that error matches
+// [ErrOutcomeUnknown], up to [SettlePartMax] more messages than counted may be unparked.
 //
-// It calls match on the goroutine of the caller, under no lock, with a copy of the
-// message. A panic of match is an error, and no further message is unparked.
+// UnparkWhere calls match on the caller's goroutine, with a copy of the message, and
+// holds no lock. A panic of match is returned as an error, and no further message is
+// unparked.
 func (e *Engine) UnparkWhere(ctx context.Context, match func(*store.Message) bool) (n int, err error) {
 	if n, err = e.settleWhere(ctx, match, e.unparking); err != nil {
 		return n, fmt.Errorf("unpark messages: %w", err)
@@ -109,8 +110,8 @@ func (e *Engine) UnparkWhere(ctx context.Context, match func(*store.Message) boo
 	return n, nil
 }
 
-// DropWhere removes all parked messages for good for which match returns true, oldest
-// first, and returns how many. Otherwise it is like [Engine.UnparkWhere].
+// DropWhere removes all parked messages permanently for which match returns true, oldest
+// first, and returns their number. Otherwise it is like [Engine.UnparkWhere].
 func (e *Engine) DropWhere(ctx context.Context, match func(*store.Message) bool) (n int, err error) {
 	if n, err = e.settleWhere(ctx, match, dropping); err != nil {
 		return n, fmt.Errorf("drop messages: %w", err)
@@ -118,8 +119,8 @@ func (e *Engine) DropWhere(ctx context.Context, match func(*store.Message) bool)
 	return n, nil
 }
 
-// SettlePartMax bounds how many messages [Engine.UnparkWhere] and [Engine.DropWhere]
-// have on their way to the store at a time.
+// SettlePartMax bounds the messages that one call of [Engine.UnparkWhere] or
+// [Engine.DropWhere] commits at a time.
 const SettlePartMax = 128
 
 // settleBytesMax bounds the payloads of a part, but for its last message.

@@ -57,9 +57,10 @@ func (r Ref[S]) Do(ctx context.Context, command proto.Message, options ...CallOp
 	return receipt, nil
 }
 
-// Tell sends a command without waiting for its result: it returns when the entity has accepted the command. The command may still be refused or lost;
-// refusals and failures are logged. The end of ctx does not stop the command. Tell
-// copies the command, so the caller may change it afterwards.
+// Tell sends a command without waiting for its result: it returns when the entity has
+// accepted the command. The command may still be refused or lost; refusals and failures
+// are logged. The end of ctx does not stop the command. Tell copies the command, so the
+// caller may change it afterwards.
 func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...CallOption) error {
 	if err := r.check(ctx, command); err != nil {
 		return err

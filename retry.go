@@ -9,26 +9,27 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Defaults of [RetryPolicy]. The pauses double from the first to the longest, so
-// that the attempts take about a day.
+// Defaults of [RetryPolicy]. The pauses double from the shortest to the longest, so that
+// all attempts together take about a day.
 const (
 	MessageAttemptsMaxDefault = 1500
 	MessageBackoffMinDefault  = 10 * time.Millisecond
 )
 
-// A RetryPolicy says how often a message to an entity, or a timer, is tried again
-// after its target has failed: its rule panicked or made an invalid decision, or the
-// entity cannot be loaded. Then the message is parked, see [Engine.Parked]. While the
-// target is only busy, that is no attempt; after a day of it the message is parked too.
+// A RetryPolicy configures the retries of a message to an entity, or of a timer, whose
+// target fails: its rule panics or returns an invalid decision, or the entity cannot be
+// loaded. After the last attempt the message is parked; see [Engine.Parked]. An attempt
+// that finds the target busy is not counted; after a day of that, the message is parked
+// too.
 type RetryPolicy struct {
-	// MaxAttempts parks a message after so many failed attempts. Zero is
+	// MaxAttempts parks a message after this number of failed attempts. Zero is
 	// [MessageAttemptsMaxDefault].
 	MaxAttempts int
-	// MaxAge parks a message with the first attempt that fails once the engine has known
-	// it for so long, as [MaxAge] tells. Zero is never.
+	// MaxAge parks a message at its first failed attempt after the engine has known it for
+	// this time; see the effect option [MaxAge]. Zero is no limit.
 	MaxAge time.Duration
-	// BackoffMin is the pause after the first failure, doubled with each further one
-	// up to BackoffMax. Each is shortened at random by up to a half. Zero is
+	// BackoffMin is the pause after the first failure. The pause is doubled after each
+	// further failure, up to BackoffMax, and shortened at random by up to a half. Zero is
 	// [MessageBackoffMinDefault] and [BackoffMaxDefault].
 	BackoffMin, BackoffMax time.Duration
 }

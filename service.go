@@ -14,22 +14,22 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Service works beside the entities of an engine for as long as it is open,
-// such as the projections of package projection. See Config.Services.
+// A Service runs as long as the engine is open, such as the projections of package
+// projection. See Config.Services.
 type Service interface {
-	// Serve works until the context ends, and returns after all that it has
-	// started has ended. An error before that is logged and shown by
-	// [Engine.Services]; the engine and the other services go on. So does a panic.
+	// Serve works until the context ends, and returns after everything that it has started
+	// has ended. If it returns an error or panics before that, the engine logs the error
+	// and shows it in [Engine.Services]; the engine and the other services continue.
 	Serve(ctx context.Context, e *Engine) error
 }
 
-// A ServiceState says how a service of an engine is.
+// A ServiceState describes a service of an engine.
 type ServiceState struct {
 	Service Service
 	// Running is true until Serve has returned.
 	Running bool
-	// Err is what Serve has returned, or a panic of it, unless the engine is
-	// being closed.
+	// Err is the error that Serve returned, or its panic. It is nil if Serve ended because
+	// the engine was closed.
 	Err error
 }
 
@@ -87,15 +87,15 @@ func (s *services) stop(ctx context.Context) error {
 	}
 }
 
-// Services returns the services of Config.Services, in that order, and how they are.
+// Services returns the states of the services, in the order of Config.Services.
 func (e *Engine) Services() []ServiceState {
 	e.services.mu.Lock()
 	defer e.services.mu.Unlock()
 	return append([]ServiceState(nil), e.services.states...)
 }
 
-// Config returns the configuration of the engine, with the defaults of what was
-// not set. It must not be changed.
+// Config returns the configuration of the engine, with defaults filled in. The caller
+// must not change it.
 func (e *Engine) Config() Config { return e.config }
 
 // Follow is like [Engine.Events] for the events that q selects.
@@ -109,29 +109,30 @@ func (e *Engine) Follow(ctx context.Context, q store.Query) iter.Seq2[*store.Eve
 	}
 }
 
-// A StoredEvent says how one stored type of event of a kind is read.
+// A StoredEvent describes how one stored type of event of a kind is read.
 type StoredEvent struct {
 	// Type is the full protobuf name under which events are stored.
 	Type string
-	// Becomes is the type of the message that they are read as, which is another
-	// one if the kind has an [Upcast] for Type. It is empty if the kind has an
-	// [UpcastMany] for it, or for what it is upcast to: see BecomesAny.
+	// Becomes is the type of the message that these events are read as. It differs from
+	// Type if the kind has an [Upcast] for Type. It is empty if the kind has an
+	// [UpcastMany] for Type, or for the type that Type is upcast to; see BecomesAny.
 	Becomes string
-	// Decode returns the message of a payload, after the upcasts. With an [UpcastMany]
-	// it returns an error unless there is one message; see DecodeAll.
+	// Decode returns the message of a payload, after the upcasts. With an [UpcastMany] it
+	// returns an error unless the result is exactly one message; see DecodeAll.
 	Decode func(payload []byte) (proto.Message, error)
-	// BecomesAny are the types of the messages that they are read as: Becomes, or those
-	// that an [UpcastMany] names; none if that makes nothing of them.
+	// BecomesAny are the types of the messages that these events are read as: Becomes
+	// alone, or the types that an [UpcastMany] lists. It is empty if the list of the
+	// UpcastMany is empty.
 	BecomesAny []string
-	// DecodeAll returns the messages of a payload, after the upcasts, in order: one, or
-	// any number with an [UpcastMany]. They share the version and the position of the
-	// record.
+	// DecodeAll returns the messages of a payload, after the upcasts, in order: one
+	// message, or any number with an [UpcastMany]. They share the version and the position
+	// of the record.
 	DecodeAll func(payload []byte) ([]proto.Message, error)
 }
 
-// StoredEvents returns how the events of a kind are read: those that have an
-// [Evolve] rule, and those that are upcast. It is for readers of the log. The
-// error says what is wrong with the declaration of the kind.
+// StoredEvents returns the stored event types of a kind: those that have an Evolve rule,
+// and those that are upcast. Use it to write a reader of the log. Its error names the
+// mistakes in the declaration of the kind.
 func StoredEvents(k AnyKind) ([]StoredEvent, error) {
 	c := k.compile()
 	if err := c.err(); err != nil {
