@@ -24,7 +24,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Event is one fact about one entity, as it is kept in the log.
+// Event is one fact about one entity, as stored in the log.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUIDv7, 16 bytes, unique to this event.
@@ -42,13 +42,13 @@ type Event struct {
 	Metadata *Metadata `protobuf:"bytes,7,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The event itself, a protobuf message of the named type.
 	Payload []byte `protobuf:"bytes,8,opt,name=payload,proto3" json:"payload,omitempty"`
-	// Place in the log: the top 12 bits are the partition, the rest a gapless
-	// sequence within it. Assigned under the commit.
+	// Position in the log: the top 12 bits are the partition, the rest is a sequence without
+	// gaps within it. Assigned by the commit.
 	Position uint64 `protobuf:"fixed64,9,opt,name=position,proto3" json:"position,omitempty"`
-	// When the store committed the event, in nanoseconds since 1970 UTC.
+	// Commit time of the event, in nanoseconds since 1970 UTC.
 	TimeUnixNano int64 `protobuf:"fixed64,10,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
-	// How many events of the same commit follow this one: they have the next
-	// positions. 0 for the last one.
+	// Number of events of the same commit that follow this one, at the next positions. 0 for
+	// the last one.
 	More          uint32 `protobuf:"varint,11,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -166,12 +166,12 @@ type Metadata struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the command that caused the record, 16 bytes.
 	CausationId []byte `protobuf:"bytes,1,opt,name=causation_id,json=causationId,proto3" json:"causation_id,omitempty"`
-	// Names the whole conversation. Empty means the text form of causation_id.
+	// Id of the whole conversation. Empty means the text form of causation_id.
 	CorrelationId string `protobuf:"bytes,2,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
 	// W3C trace context of the command.
 	Traceparent string `protobuf:"bytes,3,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	Tracestate  string `protobuf:"bytes,4,opt,name=tracestate,proto3" json:"tracestate,omitempty"`
-	// Whatever the caller wants to keep beside the record.
+	// Values that the caller stores with the record.
 	Values        map[string]string `protobuf:"bytes,5,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -242,8 +242,8 @@ func (x *Metadata) GetValues() map[string]string {
 	return nil
 }
 
-// State is the state of an entity at a version: a snapshot of an event-sourced
-// entity, or the one and only state of a durable-state entity.
+// State is the state of an entity at a version: a snapshot of an event-sourced entity, or
+// the single state of a durable-state entity.
 type State struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUIDv7, 16 bytes, unique to this record.
@@ -252,18 +252,18 @@ type State struct {
 	Type     string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	Kind     string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	EntityId string `protobuf:"bytes,4,opt,name=entity_id,json=entityId,proto3" json:"entity_id,omitempty"`
-	// Version of the entity that this is the state of.
+	// Version of the entity that has this state.
 	Version  uint64    `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
 	Metadata *Metadata `protobuf:"bytes,6,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Payload  []byte    `protobuf:"bytes,7,opt,name=payload,proto3" json:"payload,omitempty"`
-	// Fingerprint of the schema of the state and of the fold that built it, by the
-	// first algorithm. Readers that know fold go by that instead.
+	// Fingerprint of the schema of the state and of the fold that built it, by the first
+	// algorithm. Readers that understand fold use that instead.
 	Fingerprint uint64 `protobuf:"fixed64,8,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
 	// Position of the event of this version; 0 for a durable-state entity.
 	Position     uint64 `protobuf:"fixed64,9,opt,name=position,proto3" json:"position,omitempty"`
 	TimeUnixNano int64  `protobuf:"fixed64,10,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
-	// Fingerprint of the fold in parts: an encoded Fold. Empty in the snapshots of
-	// earlier programs and in saved states. A store does not look into it.
+	// Fingerprint of the fold in parts: an encoded Fold. Empty in saved states, and in
+	// snapshots of earlier versions of Perdure. A store does not interpret it.
 	Fold          []byte `protobuf:"bytes,11,opt,name=fold,proto3" json:"fold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -376,20 +376,20 @@ func (x *State) GetFold() []byte {
 	return nil
 }
 
-// Fold describes what a program does with the events of a kind: questions that
-// can be put to every program, and what this one has answered. Two programs that
-// answer alike what both of them were asked build the same states.
+// Fold describes how a program folds the events of a kind: questions about its rules, with
+// the answers of this program. Two programs that give the same answers to all questions
+// that both were asked build the same states.
 type Fold struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Raised by hand where a change escapes the questions.
+	// Raised by hand for a change that the questions do not find.
 	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	// Hash of all questions, and of all answers.
+	// Hashes of all questions and of all answers.
 	Questions uint64 `protobuf:"fixed64,2,opt,name=questions,proto3" json:"questions,omitempty"`
 	Answers   uint64 `protobuf:"fixed64,3,opt,name=answers,proto3" json:"answers,omitempty"`
-	// The answers one by one: a hash of the question (4 bytes, little endian) and
-	// one of the answer (2 bytes), in the order of the questions.
+	// The answers one by one: a hash of the question (4 bytes, little endian) and a hash of the
+	// answer (2 bytes), in the order of the questions.
 	Marks []byte `protobuf:"bytes,4,opt,name=marks,proto3" json:"marks,omitempty"`
-	// Set if there are questions whose answers are only in the hash of all.
+	// Set if the answers to some questions are only in the hash of all answers.
 	Partial       bool `protobuf:"varint,5,opt,name=partial,proto3" json:"partial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -460,15 +460,15 @@ func (x *Fold) GetPartial() bool {
 	return false
 }
 
-// Message is a row of the outbox: work that a command has left to be done
-// after its commit, at once or at a due time.
+// Message is a row of the outbox: work that follows the commit of a command, at once or at
+// a due time.
 type Message struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Number of the row, assigned under the commit, growing in commit order.
+	// Number of the row, assigned by the commit. Numbers grow in commit order.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// UUIDv7, 16 bytes: the same for every attempt to deliver the message.
+	// UUIDv7, 16 bytes, the same for every attempt to deliver the message.
 	Id []byte `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// The entity whose command left the message.
+	// The entity whose command enqueued the message.
 	SourceKind     string `protobuf:"bytes,3,opt,name=source_kind,json=sourceKind,proto3" json:"source_kind,omitempty"`
 	SourceEntityId string `protobuf:"bytes,4,opt,name=source_entity_id,json=sourceEntityId,proto3" json:"source_entity_id,omitempty"`
 	// The entity that receives it; empty for an effect.
@@ -476,7 +476,7 @@ type Message struct {
 	TargetEntityId string `protobuf:"bytes,6,opt,name=target_entity_id,json=targetEntityId,proto3" json:"target_entity_id,omitempty"`
 	// Name of a timer, unique within its source; empty for other messages.
 	Timer string `protobuf:"bytes,7,opt,name=timer,proto3" json:"timer,omitempty"`
-	// Not to be delivered before; 0 means at once.
+	// The message is not delivered before this time; 0 means at once.
 	DueUnixNano int64 `protobuf:"fixed64,8,opt,name=due_unix_nano,json=dueUnixNano,proto3" json:"due_unix_nano,omitempty"`
 	// Full protobuf name of the message in payload.
 	Type     string    `protobuf:"bytes,9,opt,name=type,proto3" json:"type,omitempty"`
@@ -489,19 +489,19 @@ type Message struct {
 	Attempts uint32 `protobuf:"varint,14,opt,name=attempts,proto3" json:"attempts,omitempty"`
 	// Error of the last attempt.
 	LastError string `protobuf:"bytes,15,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
-	// Parked messages are not delivered until somebody says so.
+	// A parked message is not delivered until an operator unparks it.
 	Parked       bool  `protobuf:"varint,16,opt,name=parked,proto3" json:"parked,omitempty"`
 	TimeUnixNano int64 `protobuf:"fixed64,17,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
-	// What the sender calls the message, for its Reply.
+	// The sender's name for the message, which its Reply repeats.
 	ReplyName string `protobuf:"bytes,18,opt,name=reply_name,json=replyName,proto3" json:"reply_name,omitempty"`
 	// Set if the message may be delivered before older ones to the same target.
 	Unordered bool `protobuf:"varint,19,opt,name=unordered,proto3" json:"unordered,omitempty"`
 	// Number of the engine that delivers it, on a log that several engines share;
 	// 0 if that is not known.
 	Owner uint64 `protobuf:"fixed64,20,opt,name=owner,proto3" json:"owner,omitempty"`
-	// Set if no engine has claimed it: the one that stored it cannot deliver it.
+	// Set if no engine owns it, because the engine that stored it cannot deliver it.
 	Open bool `protobuf:"varint,21,opt,name=open,proto3" json:"open,omitempty"`
-	// When a recurring timer is due next, such as "1h0m0s" or "daily 09:00
+	// The rule for the next due time of a recurring timer, such as "1h0m0s" or "daily 09:00
 	// Europe/Berlin"; empty for a timer that fires once.
 	Every         string `protobuf:"bytes,22,opt,name=every,proto3" json:"every,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -692,7 +692,7 @@ func (x *Message) GetEvery() string {
 	return ""
 }
 
-// Receipt is the remembered answer to a command that came with an idempotency key.
+// Receipt is the remembered answer to a command with an idempotency key.
 type Receipt struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Kind     string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -712,8 +712,8 @@ type Receipt struct {
 	ReplyType    string `protobuf:"bytes,9,opt,name=reply_type,json=replyType,proto3" json:"reply_type,omitempty"`
 	Reply        []byte `protobuf:"bytes,10,opt,name=reply,proto3" json:"reply,omitempty"`
 	TimeUnixNano int64  `protobuf:"fixed64,11,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
-	// Tells which of the receipts of one version came first: it grows with every
-	// receipt that the entity makes, from 1. Zero in older receipts.
+	// Order of the receipts of one entity: it grows with every receipt, from 1. Zero in older
+	// receipts.
 	Order         uint64 `protobuf:"varint,12,opt,name=order,proto3" json:"order,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -833,7 +833,7 @@ func (x *Receipt) GetOrder() uint64 {
 	return 0
 }
 
-// Refusal is an entity's no.
+// Refusal is an entity's answer that it rejects a command or a query.
 type Refusal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A gRPC status code.
@@ -1094,7 +1094,7 @@ type LogInfo struct {
 	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Version of the format of the whole log, 1 for now.
 	Format uint32 `protobuf:"varint,2,opt,name=format,proto3" json:"format,omitempty"`
-	// How many partitions the log has.
+	// Number of partitions of the log.
 	Partitions      uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	CreatedUnixNano int64  `protobuf:"fixed64,4,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
 	unknownFields   protoimpl.UnknownFields
@@ -1159,19 +1159,19 @@ func (x *LogInfo) GetCreatedUnixNano() int64 {
 	return 0
 }
 
-// DamagedRecord stands in a copy for a record that could not be read in the log that
-// was copied. Its checksum is another one than that of the other records, so that each
-// read of it is an error.
+// DamagedRecord replaces, in a copy of a log, a record that could not be read. Its checksum
+// is calculated in another way than the checksums of other records, so that each read of it
+// is an error.
 type DamagedRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The sort of the record, such as "event".
 	Sort string `protobuf:"bytes,1,opt,name=sort,proto3" json:"sort,omitempty"`
-	// Whose event it is, which, and where, as far as that is known.
+	// Entity, version and position of the lost record, as far as they are known.
 	Kind     string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	EntityId string `protobuf:"bytes,3,opt,name=entity_id,json=entityId,proto3" json:"entity_id,omitempty"`
 	Version  uint64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
 	Position uint64 `protobuf:"fixed64,5,opt,name=position,proto3" json:"position,omitempty"`
-	// Why it could not be read, as UTF-8 unless it was cut.
+	// Reason why it could not be read, in UTF-8 unless it was cut off.
 	Reason        []byte `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -23,13 +23,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Reply tells an entity what has become of a command that it sent to another
-// one and asked a reply for. It is a command: the entity needs a rule for it.
+// Reply brings an entity the result of a command that it sent to another entity with a
+// request for a reply. It is a command: the entity needs a rule for it.
 type Reply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the sender has called its command.
+	// The sender's name for the command.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The message that is replied to, 16 bytes.
+	// Id of the message that this is the reply to, 16 bytes.
 	MessageId []byte `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
 	// Full protobuf name of the command.
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`

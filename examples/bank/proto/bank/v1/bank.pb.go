@@ -25,20 +25,20 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Step is how far a transfer has come.
+// Step is the progress of a transfer.
 type Step int32
 
 const (
 	Step_STEP_UNSPECIFIED Step = 0
-	// The money is asked for.
+	// The source account was asked for the money.
 	Step_STEP_WITHDRAWING Step = 1
-	// It is taken, and on its way to the other account.
+	// The money is withdrawn, and on its way to the target account.
 	Step_STEP_DEPOSITING Step = 2
-	// It is on its way back.
+	// The money is on its way back.
 	Step_STEP_REFUNDING Step = 3
-	// The end: it is where it was to go.
+	// The end: the money is in the target account.
 	Step_STEP_COMPLETED Step = 4
-	// The end: it is where it was.
+	// The end: the money is in the source account.
 	Step_STEP_FAILED Step = 5
 )
 
@@ -158,10 +158,10 @@ func (x *Account) GetInterest() *Interest {
 	return nil
 }
 
-// Interest says what an account earns, and how often.
+// Interest is the interest rate of an account, and the period of its payments.
 type Interest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Parts of a million of the balance.
+	// In millionths of the balance.
 	Rate          int64                `protobuf:"varint,1,opt,name=rate,proto3" json:"rate,omitempty"`
 	Every         *durationpb.Duration `protobuf:"bytes,2,opt,name=every,proto3" json:"every,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -277,7 +277,7 @@ func (x *OpenAccount) GetInterest() *Interest {
 type Withdraw struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Amount int64                  `protobuf:"varint,1,opt,name=amount,proto3" json:"amount,omitempty"`
-	// The transfer that wants it.
+	// Id of the transfer that takes the money.
 	Transfer      string `protobuf:"bytes,2,opt,name=transfer,proto3" json:"transfer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -380,7 +380,7 @@ func (x *Deposit) GetTransfer() string {
 	return ""
 }
 
-// Refund puts back what a transfer has taken. It is never refused.
+// Refund returns money that a transfer has withdrawn. It is never refused.
 type Refund struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Amount        int64                  `protobuf:"varint,1,opt,name=amount,proto3" json:"amount,omitempty"`
@@ -433,7 +433,7 @@ func (x *Refund) GetTransfer() string {
 	return ""
 }
 
-// CloseAccount has the account take no more deposits.
+// CloseAccount closes an account, which then refuses deposits.
 type CloseAccount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -470,7 +470,7 @@ func (*CloseAccount) Descriptor() ([]byte, []int) {
 	return file_bank_v1_bank_proto_rawDescGZIP(), []int{6}
 }
 
-// PayInterest pays what is due at a time.
+// PayInterest pays the interest that is due at a time.
 type PayInterest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Due           *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=due,proto3" json:"due,omitempty"`
@@ -772,7 +772,7 @@ func (*AccountClosed) Descriptor() ([]byte, []int) {
 	return file_bank_v1_bank_proto_rawDescGZIP(), []int{12}
 }
 
-// InterestPaid says that the account has earned something.
+// InterestPaid says that interest was added to the account.
 type InterestPaid struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Amount        int64                  `protobuf:"varint,1,opt,name=amount,proto3" json:"amount,omitempty"`
@@ -824,9 +824,9 @@ type Transfer struct {
 	To     string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	Amount int64                  `protobuf:"varint,3,opt,name=amount,proto3" json:"amount,omitempty"`
 	Step   Step                   `protobuf:"varint,4,opt,name=step,proto3,enum=bank.v1.Step" json:"step,omitempty"`
-	// It took too long: what is taken goes back.
+	// It took too long: money that is withdrawn from now on is returned.
 	Late bool `protobuf:"varint,5,opt,name=late,proto3" json:"late,omitempty"`
-	// Why it has failed, or is going to.
+	// Why the transfer has failed, or will fail.
 	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -910,7 +910,7 @@ type StartTransfer struct {
 	From   string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	To     string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	Amount int64                  `protobuf:"varint,3,opt,name=amount,proto3" json:"amount,omitempty"`
-	// How long it may take until the money is taken; none is for ever.
+	// Longest time until the money is withdrawn; not set means no limit.
 	Patience      *durationpb.Duration `protobuf:"bytes,4,opt,name=patience,proto3" json:"patience,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -974,7 +974,7 @@ func (x *StartTransfer) GetPatience() *durationpb.Duration {
 	return nil
 }
 
-// TimeOut says that the patience is over.
+// TimeOut says that the patience has run out.
 type TimeOut struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1072,7 +1072,7 @@ func (x *TransferStarted) GetAmount() int64 {
 	return 0
 }
 
-// TransferLate says that it takes too long.
+// TransferLate says that the transfer takes too long.
 type TransferLate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1109,7 +1109,7 @@ func (*TransferLate) Descriptor() ([]byte, []int) {
 	return file_bank_v1_bank_proto_rawDescGZIP(), []int{18}
 }
 
-// MoneyTaken says that the one account has given the money.
+// MoneyTaken says that the money was withdrawn from the source account.
 type MoneyTaken struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1146,7 +1146,7 @@ func (*MoneyTaken) Descriptor() ([]byte, []int) {
 	return file_bank_v1_bank_proto_rawDescGZIP(), []int{19}
 }
 
-// RefundStarted says that the money goes back.
+// RefundStarted says that the money is being returned.
 type RefundStarted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -1191,7 +1191,7 @@ func (x *RefundStarted) GetReason() string {
 	return ""
 }
 
-// TransferCompleted says that the other account has the money.
+// TransferCompleted says that the target account has the money.
 type TransferCompleted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1228,7 +1228,7 @@ func (*TransferCompleted) Descriptor() ([]byte, []int) {
 	return file_bank_v1_bank_proto_rawDescGZIP(), []int{21}
 }
 
-// TransferFailed says that all is as it was before.
+// TransferFailed says that the transfer has ended and both accounts are as before.
 type TransferFailed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -1273,7 +1273,7 @@ func (x *TransferFailed) GetReason() string {
 	return ""
 }
 
-// Notice is an effect: a letter to somebody.
+// Notice is an effect: a letter to a customer.
 type Notice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`

@@ -270,7 +270,7 @@ func (x *Open) GetAt() *timestamppb.Timestamp {
 type Deposit struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Amount int64                  `protobuf:"varint,1,opt,name=amount,proto3" json:"amount,omitempty"`
-	// Say so many events instead of one.
+	// Number of events to make; zero means one.
 	Parts         uint32   `protobuf:"varint,2,opt,name=parts,proto3" json:"parts,omitempty"`
 	Tags          []string `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -455,7 +455,7 @@ func (*Touch) Descriptor() ([]byte, []int) {
 	return file_perdure_test_v1_account_proto_rawDescGZIP(), []int{6}
 }
 
-// Misbehave makes a rule do what a rule must not do.
+// Misbehave makes a rule break a rule for rules, such as not to panic.
 type Misbehave struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	How           Misbehave_How          `protobuf:"varint,1,opt,name=how,proto3,enum=perdure.test.v1.Misbehave_How" json:"how,omitempty"`
@@ -733,7 +733,7 @@ func (x *Deposited) GetAmount() int64 {
 	return 0
 }
 
-// DepositedV0 is how Deposited looked before amounts were counted in cents.
+// DepositedV0 is the form of Deposited before amounts were counted in cents.
 type DepositedV0 struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Units         int64                  `protobuf:"varint,1,opt,name=units,proto3" json:"units,omitempty"`
@@ -778,7 +778,7 @@ func (x *DepositedV0) GetUnits() int64 {
 	return 0
 }
 
-// DepositedV00 is how it looked before that.
+// DepositedV00 is the form before DepositedV0.
 type DepositedV00 struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
@@ -913,7 +913,7 @@ func (x *Annotated) GetNote() *Note {
 	return nil
 }
 
-// Misbehaved makes an Evolve rule do what it must not do.
+// Misbehaved makes an Evolve rule break a rule for rules.
 type Misbehaved struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	How           Misbehave_How          `protobuf:"varint,1,opt,name=how,proto3,enum=perdure.test.v1.Misbehave_How" json:"how,omitempty"`
