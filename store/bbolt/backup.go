@@ -96,8 +96,11 @@ func (l *Log) writeBackup(ctx context.Context, file backupFile, options *store.B
 			_, err := m.tx.WriteTo(w)
 			return err
 		})
-		if w.failed != nil {
+		switch {
+		case w.failed != nil:
 			err = w.failed // bbolt keeps only its text
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			err = nil // the file of the log has lost its end, and so has the backup
 		}
 		err = errors.Join(err, m.Close())
 	}

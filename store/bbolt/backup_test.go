@@ -335,3 +335,38 @@ func TestAnUnfinishedCopyIsNotOpened(t *testing.T) {
 		}
 	}
 }
+
+func TestBackupOfAFileThatHasLostItsEnd(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "log.db")
+	l := openAt(t, path)
+	for i := range 40 {
+		b := happened(book(fmt.Sprint(i)), 0, 1)
+		b.Events[0].Payload = make([]byte, 30_000)
+		commit(t, l, b)
+	}
+	closeLog(t, l)
+	file := read(t, path)
+	made := 0
+	for n := range 16 {
+		cut := fmt.Sprintf("%s.%d", path, n)
+		write(t, cut, file[:len(file)*(n+1)/17])
+		l, err := bbolt.Open(cut, bbolt.ReadOnly())
+		if err != nil {
+			continue // what opening reads was lost
+		}
+		err = store.Backup(t.Context(), l, cut+".backup", store.BackupOptions{})
+		if _, ok := errors.AsType[*store.DamagedBackupError](err); err != nil && !ok {
+			t.Errorf("backup of %d bytes of %d: got %v, want it made", len(file)*(n+1)/17, len(file), err)
+		}
+		if len(read(t, cut+".backup")) > 0 {
+			made++
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if made == 0 {
+		t.Error("no file that has lost its end was opened, so this test shows nothing")
+	}
+}

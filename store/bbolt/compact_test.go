@@ -78,6 +78,14 @@ func TestFreelist(t *testing.T) {
 			t.Errorf("ten small commits wrote %d pages, and %d after many events had been deleted", few, many)
 		}
 		whole(t, l)
+		closeLog(t, l)
+		if _, err := bbolt.Compact(t.Context(), l.Path(), nil); err != nil {
+			t.Fatal(err)
+		}
+		l = openAt(t, l.Path())
+		if small := pages(2); small > 3*few {
+			t.Errorf("ten small commits wrote %d pages, and %d after a compaction", few, small)
+		}
 	})
 	t.Run("is written by Close", func(t *testing.T) {
 		t.Parallel()

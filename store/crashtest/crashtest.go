@@ -50,6 +50,8 @@ type Subject struct {
 	// Rots is the number of times that Rot damages a copy of the log. Zero means
 	// RotsDefault.
 	Rots int
+	// Medias is how many logs Media damages, by default MediasDefault.
+	Medias int
 	// Stride is the distance between the operations that IO makes fail. With 1 each
 	// operation fails in one run, with each fault that it can have. Zero means
 	// StrideDefault.
@@ -61,11 +63,12 @@ const (
 	KillsDefault  = 100
 	PowersDefault = 60
 	RotsDefault   = 200
+	MediasDefault = 80
 	StrideDefault = 4
 )
 
 // counts are the values of the flags; zero means that a flag is not set.
-type counts struct{ kills, powers, rots, stride int }
+type counts struct{ kills, powers, rots, medias, stride int }
 
 // A kit holds the subjects and flags of Main. There is one per test binary.
 type kit struct {
@@ -92,6 +95,7 @@ func Main(m *testing.M, subjects ...Subject) int {
 	flag.IntVar(&k.counts.kills, "crash.kills", 0, "how often a process is killed (0: as the subject says)")
 	flag.IntVar(&k.counts.powers, "crash.powers", 0, "how often the power is cut (0: as the subject says)")
 	flag.IntVar(&k.counts.rots, "crash.rots", 0, "how many damages are done to the files (0: as the subject says)")
+	flag.IntVar(&k.counts.medias, "crash.media", 0, "how many logs are damaged as failing media do (0: as the subject says)")
 	flag.IntVar(&k.counts.stride, "crash.stride", 0, "at every how many operations one fails, 1 for all of them (0: as the subject says)")
 	flag.Uint64Var(&k.seed, "crash.seed", 1, "what decides everything that is random")
 	theKit = k
@@ -147,6 +151,7 @@ func prepare(t testing.TB, s Subject) (*kit, Subject) {
 	choose(&s.Kills, theKit.counts.kills, KillsDefault)
 	choose(&s.Powers, theKit.counts.powers, PowersDefault)
 	choose(&s.Rots, theKit.counts.rots, RotsDefault)
+	choose(&s.Medias, theKit.counts.medias, MediasDefault)
 	if s.Stride == 0 {
 		s.Stride = StrideDefault
 	}

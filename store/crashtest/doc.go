@@ -36,6 +36,9 @@
 //	subject.Place = func(t testing.TB) string { return newDatabase(t) } // its URI
 //	crashtest.Kill(t, subject)
 //
+// [Media] damages the files of logs in more ways than Rot, and looks at what verification,
+// copies, backups and salvage make of them.
+//
 // The counts are fields of [Subject]. Flags of the test binary set them for a long run:
 //
 //	go test . -run Crash -timeout 2h -crash.kills 1000 -crash.powers 1000 -crash.rots 5000 -crash.stride 1 -crash.seed 7

@@ -39,7 +39,7 @@ func Rot(t testing.TB, s Subject) {
 		t.Skipf("%s does not keep its files in a directory", s.Name)
 	}
 	whole := s.place(t)
-	keys := fill(t, k, &s, whole)
+	keys := fill(t, k, &s, whole, 0)
 	looker := &looker{TB: t, k: k, s: &s}
 	want := looker.look(&wish{Place: whole, Keys: keys})
 	if want == nil || want.Open != nil {
@@ -85,14 +85,14 @@ func Rot(t testing.TB, s Subject) {
 }
 
 // fill stores records of all sorts and returns the entities.
-func fill(t testing.TB, k *kit, s *Subject, place string) []store.Key {
+func fill(t testing.TB, k *kit, s *Subject, place string, life int) []store.Key {
 	t.Helper()
 	log, err := s.Open(place)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
 	ctx := t.Context()
-	clients, err := newClients(ctx, log, 0, clientsOfRot, k.seed)
+	clients, err := newClients(ctx, log, life, clientsOfRot, k.seed)
 	if err != nil {
 		t.Fatalf("begin: %v", err)
 	}

@@ -57,6 +57,13 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 			}
 		}
 	}
+	if err == nil && damage == nil && len(l.Faults()) > 0 {
+		// The backup has a mark of its own, and nothing tells how far the log had come.
+		var own *store.Report
+		if own, err = store.Verify(ctx, l, store.VerifyOptions{Progress: options.Progress}); err == nil {
+			damage = &store.DamagedBackupError{Path: path, Report: own}
+		}
+	}
 	if err == nil {
 		err = l.free(path)
 	}

@@ -296,3 +296,27 @@ func tablesOf(t testing.TB, dir string) (names []string) {
 	}
 	return names
 }
+
+// The mark of a log says how far it had come. A backup of a log without it may lack
+// commits, which nothing can notice.
+func TestBackupWithoutAMark(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "log")
+	l := openAt(t, path)
+	commit(t, l, happened(book("1"), 0, 1))
+	closeLog(t, l)
+	mark, err := os.ReadFile(filepath.Join(path, "PERDURE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark[len(mark)/2] ^= 1
+	write(t, filepath.Join(path, "PERDURE"), string(mark))
+	l = openAt(t, path, pebble.ReadOnly())
+	backup := filepath.Join(dir, "backup")
+	err = store.Backup(t.Context(), l, backup, store.BackupOptions{})
+	if d, ok := errors.AsType[*store.DamagedBackupError](err); !ok || d.Path != backup || d.Report.FaultCount == 0 {
+		t.Errorf("backup: got %v, want a %T that names the fault", err, d)
+	}
+	wantVersions(t, versions(t, openAt(t, backup, pebble.ReadOnly()).Read(t.Context(), book("1"), 0)), span(1, 1))
+}

@@ -244,3 +244,22 @@ func (l *Log) FlushNoticed() bool { return l.flushed.Load() }
 func (l *Log) CompactAll() error {
 	return l.db.Compact(context.Background(), []byte{0}, []byte{0xff}, false)
 }
+
+// No test but that of leftovers minds what the logs that others break hold.
+var _ = func() bool { left.bytesMax = 1 << 62; return true }()
+
+// Leftovers are those of a process of its own.
+type Leftovers = leftovers
+
+// NewLeftovers returns leftovers with a bound.
+func NewLeftovers(bytesMax int64) *Leftovers { return &leftovers{bytesMax: bytesMax} }
+
+// Left returns how many logs there are, and how much memory they hold.
+func (f *leftovers) Left() (logs int, bytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.logs, f.bytes
+}
+
+// WithLeftovers has a log count to leftovers.
+func WithLeftovers(f *Leftovers) Option { return option(func(c *config) { c.left = f }) }

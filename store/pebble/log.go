@@ -70,6 +70,7 @@ type Log struct {
 
 	closed  atomic.Bool
 	broken  atomic.Pointer[error] // why
+	begun   bool                  // Pebble has begun to open the directory
 	down    chan struct{}         // closed once broken
 	held    atomic.Bool           // by an engine, see Acquire
 	flushed atomic.Bool           // a table has been written since the last mark
@@ -197,7 +198,9 @@ func (l *Log) Metrics() (*pebble.Metrics, error) {
 // A broken log cannot be closed as a whole, since some of Pebble's locks may
 // never come free. Then Close closes its files and gives back the lock of the
 // directory, so that it can be opened anew, and the memory of the log stays until
-// the process ends.
+// the process ends: a write buffer and a cache. Once the broken logs of a process hold
+// 1 GiB, Open returns an error matching [store.ErrBroken] that says so, and the process
+// must be started again.
 func (l *Log) Close() error {
 	if !l.closed.CompareAndSwap(false, true) {
 		return fmt.Errorf("close %s: %w", l.path, store.ErrClosed)
@@ -240,6 +243,9 @@ func (l *Log) shut() error {
 	l.fs.raise()
 	err = errors.Join(err, l.fs.unlock())
 	if l.broken.Load() != nil {
+		if l.begun {
+			l.left.add(int64(l.memTableBytes) + l.cacheBytes)
+		}
 		_ = l.fs.abandon() // nothing is written to them any more
 		return nil         // why has been told
 	}

@@ -327,6 +327,10 @@ func (l *Log) options(files vfs.FS, cache *pebble.Cache) *pebble.Options {
 
 // openDB opens Pebble.
 func (l *Log) openDB() error {
+	if err := l.left.check(); err != nil {
+		return err
+	}
+	l.begun = true
 	cache := pebble.NewCache(l.cacheBytes)
 	defer cache.Unref() // the database has a share of its own
 	opened, files := make(chan *pebble.DB, 1), &pit{fence: l.fs, log: l}

@@ -126,6 +126,7 @@ type config struct {
 	walDir          string
 	walBytesPerSync int
 	memTableBytes   int
+	left            *leftovers
 	cacheBytes      int64
 	logger          *slog.Logger
 	readOnly        bool
@@ -141,7 +142,7 @@ type config struct {
 func newConfig(opts []Option) (*config, error) {
 	c := &config{
 		partitions: 1, now: time.Now, lockTimeout: LockTimeout,
-		walBytesPerSync: WALBytesPerSync, memTableBytes: MemTableBytes, cacheBytes: CacheBytes,
+		walBytesPerSync: WALBytesPerSync, memTableBytes: MemTableBytes, cacheBytes: CacheBytes, left: left,
 		logger: slog.New(slog.DiscardHandler),
 		files:  vfs.Default, sync: pebble.Sync,
 	}

@@ -1,0 +1,19 @@
+package pebble_test
+
+import (
+	"testing"
+
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/crashtest"
+	"github.com/perdure/perdure/store/pebble"
+)
+
+func TestMedia(t *testing.T) {
+	t.Parallel()
+	longOnly(t)
+	crashtest.Media(t, crashSubject, crashtest.Medium{
+		ReadOnly:   func(place string) (store.Log, error) { return crashOpen(place, pebble.ReadOnly()) },
+		Salvage:    func(place string) (store.Log, error) { return crashOpen(place, pebble.Salvage()) },
+		OpenBackup: func(path string) (store.Log, error) { return pebble.Open(path, pebble.ReadOnly()) },
+	})
+}
