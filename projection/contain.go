@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"runtime/debug"
+	"sync"
 )
 
 // Rules, targets, logs and errors are code that this package does not know. Where it
@@ -43,6 +44,24 @@ func contained(fn func() error) error {
 	}()
 	<-done
 	return err
+}
+
+// untilDone runs fn on a goroutine, and on another one if a clock has ended that, until
+// it has returned. Then it calls end, if that is not nil.
+func untilDone(wait *sync.WaitGroup, fn, end func()) {
+	wait.Go(func() {
+		returned := false
+		defer func() {
+			switch {
+			case !returned:
+				untilDone(wait, fn, end)
+			case end != nil:
+				end()
+			}
+		}()
+		fn()
+		returned = true
+	})
 }
 
 // A ruleError is an error that a rule has returned, with the text that it had.

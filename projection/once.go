@@ -60,7 +60,7 @@ func runThrough(ctx context.Context, c Config, through []store.Position, runners
 	defer wait.Wait()
 	defer cancel()
 	for _, n := range runs {
-		wait.Go(func() { n.serve(running) })
+		n.start(running, &wait)
 	}
 	for _, n := range runs {
 		for _, p := range through {

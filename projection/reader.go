@@ -126,7 +126,10 @@ func (r *reader) loop(ctx context.Context) {
 		}
 		r.run.logger.Warn("projection cannot read the log", "projection", r.run.name, "version", r.run.version,
 			"partition", r.partition, "position", r.at().String(), "error", err)
-		r.run.sleep(ctx, backoff(readRetryMin, readRetryMax, fails), r.asking)
+		_ = contained(func() error { // the clock may end the goroutine
+			r.run.sleep(ctx, backoff(readRetryMin, readRetryMax, fails), r.asking)
+			return nil
+		})
 		fails++
 	}
 }

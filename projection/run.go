@@ -35,7 +35,8 @@ type Config struct {
 	Poll time.Duration
 	// Kinds tell which events are upcast, and how.
 	Kinds []perdure.AnyKind
-	// Logger takes what the runners have to say. Nil discards it.
+	// Logger takes what the runners have to say. Nil discards it. A record at which
+	// its handler panics or ends its goroutine is lost, and the runner goes on.
 	Logger *slog.Logger
 	// Clock tells the time and runs timers. Nil is the clock of the system.
 	Clock perdure.Clock
@@ -63,6 +64,8 @@ func (c *Config) defaults() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	} else {
+		c.Logger = guarded.Logger(c.Logger)
 	}
 	if c.Clock == nil {
 		c.Clock = systemClock{}
@@ -89,7 +92,7 @@ func Run(ctx context.Context, c Config, runners ...*Runner) error {
 	}
 	var wait sync.WaitGroup
 	for _, r := range runs {
-		wait.Go(func() { r.serve(ctx) })
+		r.start(ctx, &wait)
 	}
 	wait.Wait()
 	return nil
@@ -223,11 +226,17 @@ func (r *run) sleep(ctx context.Context, d time.Duration, signal <-chan struct{}
 	return true
 }
 
+// start serves on a goroutine until the context ends.
+func (r *run) start(ctx context.Context, wait *sync.WaitGroup) {
+	untilDone(wait, func() { r.serve(ctx) }, func() {
+		r.runner.detach(r)
+		close(r.ended)
+	})
+}
+
 // serve runs the runner until the context ends. It begins again when the notes of
 // the version have become others: it was reset, or another program has taken it over.
 func (r *run) serve(ctx context.Context) {
-	defer close(r.ended)
-	defer r.runner.detach(r)
 	for {
 		a, ok := r.begin(ctx)
 		if !ok {
@@ -258,9 +267,9 @@ func (r *run) work(ctx context.Context, a about) {
 			l.start(ctx, &wait)
 		}
 	}
-	wait.Go(func() { r.keepBookmarks(ctx) })
+	untilDone(&wait, func() { r.keepBookmarks(ctx) }, nil)
 	if r.auto {
-		wait.Go(func() { r.switchWhenLive(ctx) })
+		untilDone(&wait, func() { r.switchWhenLive(ctx) }, nil)
 	}
 	wait.Wait()
 	r.mu.Lock()

@@ -307,10 +307,22 @@ func (k *logCheckpoint) save(ctx context.Context, all []Proof) error {
 // contain makes an error of a panic of the log. It is deferred where the package calls
 // a log on its own account, on a goroutine that is its own or a reader's: a mistake of
 // a store ends neither the process nor a reader.
-func contain(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("the log has panicked: %v\n%s", r, debug.Stack())
+func contain(err *error) { containIn(recover(), err) }
+
+func containIn(value any, err *error) {
+	if value != nil {
+		*err = &panicError{value, debug.Stack()}
 	}
+}
+
+// A panicError is a panic of the log.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string {
+	return fmt.Sprintf("the log has panicked: %v\n%s", e.value, e.stack)
 }
 
 func commit(ctx context.Context, log store.Log, b *store.Batch) (err error) {

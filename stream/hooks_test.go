@@ -24,10 +24,8 @@ type hook struct {
 	trigger func(h *hooking)
 	// holds says that the code runs on the goroutine of the caller.
 	holds bool
-	// ends says that a fault may end the subscription, with an error.
-	ends bool
-	// silent says that the caller sees the fault itself.
-	silent bool
+	// shared says that other subscriptions call the code too.
+	shared bool
 }
 
 // A hooking is one hook with one fault.
@@ -57,12 +55,12 @@ func (l *hookLog) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Even
 		if l.h.Reached("store.Log.Scan") {
 			return
 		}
-		if l.h.At == "slog.Handler.Handle" && l.h.Armed() && !l.h.Hit() {
+		if l.h.At == "slog.Handler.Handle" && l.h.Failing() {
 			yield(nil, errors.New("the log cannot be read"))
 			return
 		}
 		for _, method := range []string{"Error", "Is", "As", "Unwrap"} {
-			if at := "error." + method + ", of the log"; l.h.At == at && l.h.Armed() && !l.h.Hit() {
+			if at := "error." + method + ", of the log"; l.h.At == at && l.h.Failing() {
 				yield(nil, &hookError{at, l.h})
 				return
 			}
@@ -133,7 +131,7 @@ type hookCheckpoint struct{ h *hooking }
 func (c hookCheckpoint) Save(context.Context, []store.Position) error {
 	c.h.Reached("Checkpoint.Save")
 	for _, method := range []string{"Error", "Is", "Unwrap"} {
-		if at := "error." + method + ", of the checkpoints"; c.h.At == at && c.h.Armed() && !c.h.Hit() {
+		if at := "error." + method + ", of the checkpoints"; c.h.At == at && c.h.Failing() {
 			return &hookError{at, c.h}
 		}
 	}
@@ -202,16 +200,16 @@ func iterates[T any](h *hooking, all iter.Seq2[T, error]) {
 
 // hooks are the places where the package calls code of users.
 var hooks = map[string]hook{
-	"store.Log.Heads":                  {holds: true, trigger: subscribes(nil)},
+	"store.Log.Heads":                  {shared: true, holds: true, trigger: subscribes(nil)},
 	"store.Log.Load":                   {holds: true, trigger: subscribes(nil)},
 	"store.Log.Commit":                 {trigger: moves},
-	"store.Log.Scan":                   {ends: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
-	"error.Error, of the log":          {silent: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }, ends: true},
-	"error.Is, of the log":             {trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }, ends: true},
-	"error.Unwrap, of the log":         {trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }, ends: true},
+	"store.Log.Scan":                   {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
+	"error.Error, of the log":          {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
+	"error.Is, of the log":             {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
+	"error.Unwrap, of the log":         {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
 	"store.Deletions.Deleted":          {holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Follow(h.short(), store.Query{})) }},
 	"store.Bookmarks.Bookmarks":        {holds: true, trigger: func(h *hooking) { _, _ = h.w.hub.Keep(h.short(), 0) }},
-	"store.Watcher.Changed":            {holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Follow(h.short(), store.Query{})) }},
+	"store.Watcher.Changed":            {shared: true, holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Follow(h.short(), store.Query{})) }},
 	"Checkpoints.Claim":                {holds: true, trigger: subscribes(func(h *hooking) stream.Checkpoints { return hookCheckpoints{h} })},
 	"Checkpoint.Save":                  {config: elsewhere, trigger: moves},
 	"ProofKeeper.Proofs":               {holds: true, trigger: subscribes(func(h *hooking) stream.Checkpoints { return hookProofs{hookCheckpoints{h}} })},
@@ -236,17 +234,16 @@ var hooks = map[string]hook{
 	"Subscription.All(yield)": {holds: true, trigger: func(h *hooking) { iterates(h, h.s.All(h.short())) }},
 	"context.Context.Err":     {holds: true, trigger: func(h *hooking) { _, _ = h.s.Next(hooktest.Context{Context: h.short(), Hook: h.Hook}) }},
 	"context.Context.Done":    {holds: true, trigger: func(h *hooking) { _, _ = h.s.Next(hooktest.Context{Context: h.short(), Hook: h.Hook}) }},
-	"slog.Handler.Handle":     {trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }, ends: true},
+	"slog.Handler.Handle":     {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
 }
 
 func TestHooks(t *testing.T) {
 	t.Parallel()
-	hooktest.Each(t, hooks, testHook)
+	hooktest.EachLasting(t, hooks, testHook)
 }
 
 // testHook has code of a user fail, and demands that other subscriptions and readers go
-// on, that the subscription goes on or ends with an error, and that Close keeps its
-// context.
+// on, that the subscription goes on, and that Close keeps its context.
 func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	h := &hooking{Hook: fault, t: t}
 	h.log = &hookLog{memory.New(), h}
@@ -289,20 +286,16 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	if !h.Hit() {
 		t.Error("the code was not called")
 	}
-	otherEnded := false // the fault has met its reader of the log
+	released := false
 	read := func(when string) {
 		t.Helper()
-		if otherEnded {
-			return
-		}
 		h.w.write(book(fmt.Sprint(when)), 1)
 		h.Stats()
 		for d, err := range other.All(h.short()) {
 			if err != nil && !errors.Is(err, stream.ErrLagged) {
-				if !place.ends {
+				if !(place.shared && fault.Fault >= hooktest.Waits && !released) { // the fault has met its reader of the log
 					t.Errorf("%s: another subscription: %v", when, err)
 				}
-				otherEnded = true
 				return
 			}
 			if d != nil {
@@ -315,10 +308,11 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	}
 	read("while the code fails")
 	if fault.Fault == hooktest.Waits || !blocks {
+		released = true
 		h.Release()
 		pass(time.Minute)
 		read("after the code has returned")
-		h.goesOn(place.ends && !otherEnded)
+		h.goesOn()
 		<-ended
 	}
 	begin := time.Now()
@@ -329,7 +323,7 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	if fault.Fault != hooktest.Blocks && err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	if err := other.Close(h.short()); err != nil && !(fault.Fault == hooktest.Blocks && place.ends) {
+	if err := other.Close(h.short()); err != nil && !(fault.Fault == hooktest.Blocks && place.shared) {
 		t.Errorf("Close of another subscription: %v", err)
 	}
 	begin = time.Now()
@@ -353,16 +347,14 @@ func (h *hooking) Stats() {
 	_, _ = h.w.hub.Passed(0), h.w.hub.ReadErr()
 }
 
-// goesOn wants the subscription to deliver and save, or to say why not.
-func (h *hooking) goesOn(mayEnd bool) {
+// goesOn wants the subscription to deliver and save.
+func (h *hooking) goesOn() {
 	h.w.write(book("last"), 1)
 	for d, err := range h.s.All(h.short()) {
 		switch {
 		case errors.Is(err, stream.ErrLagged) || errors.Is(err, stream.ErrDeleted):
 		case err != nil:
-			if !mayEnd || errors.Is(err, context.DeadlineExceeded) {
-				h.t.Errorf("the subscription has ended: %v", err)
-			}
+			h.t.Errorf("the subscription does not go on: %v", err)
 			return
 		default:
 			_ = d.Ack()
@@ -372,7 +364,7 @@ func (h *hooking) goesOn(mayEnd bool) {
 		}
 	}
 	pass(time.Minute)
-	if s := h.s.Stats(); s.SaveErr != nil || s.Saved[0] != s.Positions[0] {
-		h.t.Errorf("the subscription does not save: %+v", s)
+	if s := h.s.Stats(); s.SaveErr != nil || s.ReadErr != nil || s.Saved[0] != s.Positions[0] {
+		h.t.Errorf("the subscription does not read or save: %+v", s)
 	}
 }

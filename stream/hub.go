@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
 
@@ -125,7 +126,8 @@ type Config struct {
 	// and does nothing on one without [store.Bookmarks].
 	Register bool
 	// Logger is told when the log cannot be read, and when it can be again. Nil
-	// discards that.
+	// discards that. A record at which its handler panics or ends its goroutine is
+	// lost, and the reader goes on.
 	Logger *slog.Logger
 }
 
@@ -146,6 +148,8 @@ func NewHub(ctx context.Context, c Config) (*Hub, error) {
 	}
 	if h.logger == nil {
 		h.logger = slog.New(slog.DiscardHandler)
+	} else {
+		h.logger = guard.Logger(h.logger)
 	}
 	if c.Register {
 		if readers, err := NewReaders(c.Log); err == nil {
@@ -242,6 +246,15 @@ func (h *Hub) Close() {
 	}
 }
 
+func (h *Hub) isClosed() bool {
+	select {
+	case <-h.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Follow yields the events above q.After in its partition that q selects, and
 // goes on with new ones as they are committed, until the context ends, the
 // caller breaks, or q.Through is reached. It then yields the error, if there is
@@ -249,8 +262,8 @@ func (h *Hub) Close() {
 //
 // An error matching [ErrLagged] or [ErrDeleted] is a notice and does not end the
 // iteration, see [LaggedError] and [DeletedError]. While the log cannot be read, the
-// reader tries again with growing pauses, see [Hub.ReadErr]; it ends where that
-// cannot help: the log is closed, broken, unfinished or damaged, or the query makes
+// reader tries again with growing pauses, see [Hub.ReadErr], and so after up to 16
+// panics of the log in a row; it ends where that cannot help: the log is closed, broken, unfinished or damaged, or the query makes
 // no sense. If q.After is above the head of the log, the position is not of this
 // log, and the error matches [ErrReplaced].
 //

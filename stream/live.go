@@ -93,7 +93,8 @@ func (l *live) join(ctx context.Context, after store.Position) (lapses uint64, e
 	}
 	if l.ended == nil {
 		l.ended = make(chan struct{})
-		go guard.Loop(l.loop, func() {}, l.ended) // the log may end the goroutine
+		exited := false // the log has ended the goroutine
+		go guard.Loop(func() { l.loop(exited) }, func() { exited = true }, l.ended)
 	}
 	return l.lapses, nil
 }
@@ -151,9 +152,10 @@ func (l *live) store(ctx context.Context) error {
 	return nil
 }
 
-// loop moves the registration until nobody reads, and then removes it.
-func (l *live) loop() {
-	for failed := false; ; {
+// loop moves the registration until nobody reads, and then removes it. After the
+// hub is closed it tries that once, which may have exited.
+func (l *live) loop(exited bool) {
+	for failed := false; !exited || !l.hub.isClosed(); {
 		t := time.NewTimer(liveEvery)
 		closed := false
 		select {

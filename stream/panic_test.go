@@ -52,6 +52,7 @@ func TestALogThatPanics(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(*panickyLog){
 		"in Heads":   func(l *panickyLog) { l.heads.Store(1) },
+		"in Scan":    func(l *panickyLog) { l.scans.Store(2) },
 		"in Deleted": func(l *panickyLog) { l.deleted.Store(1) },
 		"in Commit":  func(l *panickyLog) { l.commits.Store(1) },
 	} {
@@ -71,7 +72,7 @@ func TestALogThatPanics(t *testing.T) {
 			})
 		})
 	}
-	t.Run("in Scan ends its subscription with an error", func(t *testing.T) {
+	t.Run("in Scan and goes on with that ends its subscription with an error", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			log := &panickyLog{Log: memory.New()}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/internal/canary"
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
 
@@ -37,6 +38,7 @@ type reader struct {
 	owed    store.Position
 	asked   bool        // the log has answered in this turn
 	failing bool        // it waits because the log cannot be read
+	calling bool        // the caller of the iterator has the turn: a panic is its own
 	own     store.Event // what is yielded from the ring
 }
 
@@ -59,15 +61,21 @@ func (r *reader) follow(ctx context.Context, yield step) {
 	h.active.Add(1)
 	defer r.leave()
 
+	call := func(e *store.Event, through store.Position, err error) bool {
+		r.calling = true
+		again := yield(e, through, err)
+		r.calling = false
+		return again
+	}
 	begun := false
 	for fails := 0; ; {
 		before := r.at
 		r.asked = false
-		again, err := r.turn(ctx, yield, &begun)
+		again, err := r.turn(ctx, call, &begun)
 		if err == nil && !again {
 			return
 		}
-		if r.at > before || r.asked {
+		if r.at > before || r.asked && err == nil { // of several reads in a turn the last may fail
 			fails = 0
 		}
 		if err == nil {
@@ -84,8 +92,14 @@ func (r *reader) follow(ctx context.Context, yield step) {
 	}
 }
 
-// turn begins, or yields what is there and waits for more.
+// turn begins, or yields what is there and waits for more. A panic of the log is an
+// error of it.
 func (r *reader) turn(ctx context.Context, yield step, begun *bool) (again bool, err error) {
+	defer func() {
+		if !r.calling {
+			containIn(recover(), &err)
+		}
+	}()
 	if *begun {
 		if r.q.Through != 0 && r.at >= r.q.Through {
 			return false, nil
@@ -122,6 +136,9 @@ func (r *reader) begin(ctx context.Context, yield step) (again bool, err error) 
 const (
 	readRetryMin = 50 * time.Millisecond
 	readRetryMax = 10 * time.Second
+	// panicsMax is after how many panics of the log in a row, or ends of the goroutine,
+	// a reader ends: after a minute and a half it is no accident. Errors have no bound.
+	panicsMax = 16
 )
 
 // hopeless are the errors of a log that waiting does not help.
@@ -133,10 +150,22 @@ var hopeless = []error{
 // pause waits after so many failures in a row and returns nil, or the error that
 // ends the reader.
 func (r *reader) pause(ctx context.Context, why error, fails int) error {
-	if ctx.Err() != nil || slices.ContainsFunc(hopeless, func(h error) bool { return errors.Is(why, h) }) {
+	if ctx.Err() != nil {
+		return why
+	}
+	if _, panicked := why.(*panicError); panicked && fails >= panicsMax { //nolint:errorlint // methods of other errors are code of the log
+		return why
+	}
+	helpless, why := judge(why)
+	if helpless {
 		return why
 	}
 	r.fail(why)
+	return r.hub.rest(ctx, fails)
+}
+
+// rest waits after so many failures in a row.
+func (h *Hub) rest(ctx context.Context, fails int) error {
 	t := time.NewTimer(min(readRetryMin<<min(fails, 16), readRetryMax))
 	defer t.Stop()
 	select {
@@ -144,10 +173,26 @@ func (r *reader) pause(ctx context.Context, why error, fails int) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-r.hub.done:
+	case <-h.done:
 		return ErrClosed
 	}
 }
+
+// judge says whether waiting does not help against an error of the log. The methods of
+// the error are code of the log, which may panic or end the goroutine: then the
+// result is an error in its place.
+func judge(why error) (helpless bool, sound error) {
+	helpless, bad := guard.Apart(context.Background(), "a method of the error", func() (bool, error) {
+		_ = why.Error()
+		return slices.ContainsFunc(hopeless, func(h error) bool { return errors.Is(why, h) }), nil
+	})
+	if bad != nil {
+		return false, fmt.Errorf("the log has returned an error of type %T that cannot be read: %w", why, bad)
+	}
+	return helpless, why
+}
+
+const cannotRead = "the log cannot be read: readers of events wait and try again"
 
 // fail notes that the reader cannot read the log, or, with nil, that it can. The
 // logger is told by the first one, and when the last one can read again.
@@ -171,7 +216,7 @@ func (r *reader) fail(why error) {
 	r.failing = why != nil
 	switch {
 	case before == 0 && after > 0:
-		h.logger.Warn("the log cannot be read: readers of events wait and try again", "error", why)
+		h.logger.Warn(cannotRead, "error", why)
 	case before > 0 && after == 0 && why == nil:
 		h.logger.Info("the log can be read again: readers of events go on")
 	}

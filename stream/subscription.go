@@ -154,7 +154,9 @@ func (c *SubscriptionConfig) defaults() error {
 // error matching [ErrDeleted].
 //
 // While the log cannot be read it waits and tries again, see
-// [SubscriptionStats.ReadErr]; while positions cannot be saved it goes on.
+// [SubscriptionStats.ReadErr]; while positions cannot be saved it goes on. A log that
+// panics, or ends the goroutine that reads it, is tried again too, 16 times in a row;
+// then the subscription ends with an error.
 //
 // Its methods, and those of its deliveries, may be called by many goroutines at
 // once.
@@ -224,7 +226,7 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	for part := range s.ledgers {
-		s.running.Go(func() { s.feed(running, part) })
+		s.running.Go(func() { s.feed(running, part, 0) })
 	}
 	s.running.Go(func() { s.saveLoop(running) })
 	go func() {
@@ -556,30 +558,64 @@ func (s *Subscription) end(err error) {
 	s.dirty.fire()
 }
 
-// feed reads the commits of a partition into its ledger.
-func (s *Subscription) feed(ctx context.Context, part int) {
-	err := errExited
+// feed reads the commits of a partition into its ledger. If the log ends the
+// goroutine, another one goes on from there after a pause, as after a panic. So many
+// have been ended in a row.
+func (s *Subscription) feed(ctx context.Context, part, exits int) {
+	l := s.ledgers[part]
+	from := l.read
+	exited := true
 	defer func() {
-		if err != nil {
-			s.mu.Lock()
-			s.end(fmt.Errorf("subscription %q: %w", s.config.Name, err))
-			s.mu.Unlock()
+		if !exited {
+			return
 		}
+		if l.read > from {
+			exits = 0
+		}
+		s.mu.Lock()
+		s.readErr[part] = errExited
+		s.mu.Unlock()
+		if exits == 0 {
+			s.hub.logger.Warn(cannotRead, "error", errExited)
+		}
+		if exits >= panicsMax {
+			s.endWith(errExited)
+			return
+		}
+		s.running.Go(func() {
+			err := s.hub.rest(ctx, exits)
+			if err == nil {
+				s.feed(ctx, part, exits+1)
+				return
+			}
+			s.endWith(err)
+		})
 	}()
-	err = s.read(ctx, part)
+	err := s.read(ctx, part, exits > 0)
+	exited = false
+	if err != nil {
+		s.endWith(err)
+	}
+}
+
+func (s *Subscription) endWith(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.end(fmt.Errorf("subscription %q: %w", s.config.Name, err))
 }
 
 // errExited says that the code of a user has ended the goroutine that it ran on.
 var errExited = errors.New("the log or the checkpoints have called runtime.Goexit")
 
-// read reads a partition until it cannot go on, or the context ends.
-func (s *Subscription) read(ctx context.Context, part int) (err error) {
+// read reads a partition until it cannot go on, or the context ends. Failing says
+// that the last reading has failed.
+func (s *Subscription) read(ctx context.Context, part int, failing bool) (err error) {
 	defer contain(&err)
 	l := s.ledgers[part]
 	q := s.query(part)
 	q.After = l.read
 	begin := func() *reader {
-		return &reader{hub: s.hub, q: q, marked: true, pass: s.passes, failed: func(why error) {
+		return &reader{hub: s.hub, q: q, marked: true, pass: s.passes, failing: failing, failed: func(why error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.readErr[part] = why

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -15,10 +16,15 @@ type TimeSource interface {
 
 // A Clock calls the clock of a user. If that panics or ends the goroutine, the system's
 // clock is used for this one call. A Clock must not be called under a lock.
+//
+// The first call that ends the goroutine ends that of the caller, who must expect it
+// once. From then on the Clock makes each call on a goroutine of its own. It does not
+// do that before, because such a call costs ten times as much.
 type Clock struct {
 	Inner  TimeSource
 	logger *slog.Logger
 	told   atomic.Bool // whether the failure has been logged
+	exits  atomic.Bool // whether the clock has ended a goroutine
 }
 
 // NewClock returns a clock that calls inner, and logs its first failure.
@@ -33,6 +39,9 @@ func (c *Clock) Failed(method string, returned *bool, instead func()) {
 		return
 	}
 	v := recover()
+	if v == nil {
+		c.exits.Store(true)
+	}
 	if instead != nil {
 		instead()
 	}
@@ -50,7 +59,7 @@ func (c *Clock) Failed(method string, returned *bool, instead func()) {
 func (c *Clock) Now() (t time.Time) {
 	returned := false
 	defer c.Failed("Now", &returned, func() { t = time.Now() })
-	t = c.Inner.Now()
+	t = call(c, c.Inner.Now)
 	returned = true
 	return t
 }
@@ -59,7 +68,7 @@ func (c *Clock) Now() (t time.Time) {
 func (c *Clock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
 	returned := false
 	defer c.Failed("AfterFunc", &returned, func() { stop = time.AfterFunc(d, f).Stop })
-	inner := c.Inner.AfterFunc(d, f)
+	inner := call(c, func() func() bool { return c.Inner.AfterFunc(d, f) })
 	if inner == nil {
 		panic("it has returned no function to stop it")
 	}
@@ -67,8 +76,20 @@ func (c *Clock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
 	return func() (inTime bool) {
 		returned := false
 		defer c.Failed("stop of AfterFunc", &returned, nil)
-		inTime = inner()
+		inTime = call(c, inner)
 		returned = true
 		return inTime
 	}
+}
+
+// call calls a method of the clock, apart if that may end the goroutine.
+func call[T any](c *Clock, method func() T) T {
+	if !c.exits.Load() {
+		return method()
+	}
+	v, err := Apart(context.Background(), "clock", func() (T, error) { return method(), nil })
+	if err != nil {
+		panic(err)
+	}
+	return v
 }

@@ -38,11 +38,15 @@ const (
 	// Blocks blocks until the test calls [Hook.Release], which it does after it has closed
 	// the engine or the actors.
 	Blocks
+	// KeepsPanicking panics at every call until the test calls [Hook.Release].
+	KeepsPanicking
+	// KeepsExiting ends the goroutine of every call until the test calls Release.
+	KeepsExiting
 )
 
 var names = [...]string{
 	"returns nothing", "panics", "panics with a typed nil", "ends its goroutine",
-	"blocks for a while", "blocks until the test is over",
+	"blocks for a while", "blocks until the test is over", "panics at every call", "ends the goroutine of every call",
 }
 
 func (f Fault) String() string { return names[f] }
@@ -54,14 +58,15 @@ type nilError struct{ text string }
 
 func (e *nilError) Error() string { return e.text }
 
-// A Hook is one place with one fault. The fault occurs once, at the first call after Arm.
+// A Hook is one place with one fault. The fault occurs once, at the first call after
+// Arm; one that lasts occurs at every call from then on.
 type Hook struct {
 	At    string
 	Fault Fault
 
-	armed, hit atomic.Bool
-	gate       chan struct{}
-	release    sync.Once
+	armed, hit, released atomic.Bool
+	gate                 chan struct{}
+	release              sync.Once
 }
 
 // Arm makes the next call of [Hook.Do] fail.
@@ -70,20 +75,31 @@ func (h *Hook) Arm() { h.armed.Store(true) }
 // Hit reports whether the fault has occurred.
 func (h *Hook) Hit() bool { return h.hit.Load() }
 
-// Release ends the wait of a fault that blocks.
-func (h *Hook) Release() { h.release.Do(func() { close(h.gate) }) }
+// Failing reports whether the next call fails.
+func (h *Hook) Failing() bool {
+	return h.armed.Load() && (!h.hit.Load() || h.Lasts() && !h.released.Load())
+}
+
+// Lasts reports whether the fault is there at every call until [Hook.Release].
+func (h *Hook) Lasts() bool { return h.Fault == KeepsPanicking || h.Fault == KeepsExiting }
+
+// Release ends a fault that lasts, and lets one that blocks go on.
+func (h *Hook) Release() {
+	h.released.Store(true)
+	h.release.Do(func() { close(h.gate) })
+}
 
 // Do fails as the hook's fault says. It reports whether the place must return nothing.
 func (h *Hook) Do() (nothing bool) {
-	if !h.armed.Load() || !h.hit.CompareAndSwap(false, true) {
+	if !h.Failing() || !h.hit.CompareAndSwap(false, true) && !h.Lasts() {
 		return false
 	}
 	switch h.Fault {
-	case Panics:
+	case Panics, KeepsPanicking:
 		panic(Text)
 	case PanicsWithNil:
 		panic((*nilError)(nil))
-	case Exits:
+	case Exits, KeepsExiting:
 		runtime.Goexit()
 	case Waits, Blocks:
 		<-h.gate
@@ -95,11 +111,22 @@ func (h *Hook) Do() (nothing bool) {
 func (h *Hook) Reached(at string) (nothing bool) { return h.At == at && h.Do() }
 
 // Each runs a test for each place of a table with each fault, in a bubble of package
-// synctest.
+// synctest, but for those that last.
 func Each[P any](t *testing.T, hooks map[string]P, test func(t *testing.T, place P, h *Hook)) {
 	t.Helper()
+	each(t, hooks, KeepsPanicking, test)
+}
+
+// EachLasting is [Each] with the faults that last too.
+func EachLasting[P any](t *testing.T, hooks map[string]P, test func(t *testing.T, place P, h *Hook)) {
+	t.Helper()
+	each(t, hooks, Fault(len(names)), test)
+}
+
+func each[P any](t *testing.T, hooks map[string]P, end Fault, test func(t *testing.T, place P, h *Hook)) {
+	t.Helper()
 	for _, at := range slices.Sorted(maps.Keys(hooks)) {
-		for fault := range Fault(len(names)) {
+		for fault := range end {
 			t.Run(at+" "+fault.String(), func(t *testing.T) {
 				t.Parallel()
 				bounded(t, func(t *testing.T) {
