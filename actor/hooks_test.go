@@ -8,6 +8,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -424,13 +425,19 @@ var hooks = map[string]hook{
 func TestHooks(t *testing.T) {
 	t.Parallel()
 	gate := func() chan struct{} { return make(chan struct{}) }
-	for name, fault := range map[string]func(gate chan struct{}){
-		"panics":                        func(chan struct{}) { panic("fault") },
-		"panics with a typed nil":       func(chan struct{}) { panic((*hookError)(nil)) },
-		"ends its goroutine":            func(chan struct{}) { runtime.Goexit() },
-		"blocks until the test is over": func(gate chan struct{}) { <-gate },
+	for name, fault := range map[string]hookFault{
+		"panics":                               {false, func(chan struct{}) { panic("fault") }},
+		"panics with a typed nil":              {false, func(chan struct{}) { panic((*hookError)(nil)) }},
+		"ends its goroutine":                   {false, func(chan struct{}) { runtime.Goexit() }},
+		"blocks until the test is over":        {false, func(gate chan struct{}) { <-gate }},
+		"panics at every call":                 {true, func(chan struct{}) { panic("fault") }},
+		"ends the goroutine of every call":     {true, func(chan struct{}) { runtime.Goexit() }},
+		"blocks at every call to the test end": {true, func(gate chan struct{}) { <-gate }},
 	} {
 		for _, at := range slices.Sorted(maps.Keys(hooks)) {
+			if at == "Config.Executor" && fault.lasts && !strings.HasPrefix(name, "panics") {
+				continue // it is called by the goroutine of the test too, and nothing else runs a turn
+			}
 			t.Run(at+" "+name, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) { testHook(t, hooks[at], fault, gate()) })
@@ -439,13 +446,19 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+// A hookFault is a fault that comes once, or lasts until the end of the test.
+type hookFault struct {
+	lasts bool
+	do    func(gate chan struct{})
+}
+
 // testHook makes a hook fail and demands that the fault harms no other actor
 // and does not keep Shutdown.
-func testHook(t *testing.T, k hook, fault func(chan struct{}), gate chan struct{}) {
-	var hit atomic.Bool
+func testHook(t *testing.T, k hook, fault hookFault, gate chan struct{}) {
+	var hit, over atomic.Bool
 	h := &hooking{t: t, do: func() {
-		if hit.CompareAndSwap(false, true) {
-			fault(gate)
+		if hit.CompareAndSwap(false, true) || fault.lasts && !over.Load() {
+			fault.do(gate)
 		}
 	}}
 	var c actor.Config
@@ -492,6 +505,7 @@ func testHook(t *testing.T, k hook, fault func(chan struct{}), gate chan struct{
 			t.Errorf("after Shutdown actor %d is %s, want gone", i, is)
 		}
 	}
+	over.Store(true)
 	close(gate)
 	if err != nil {
 		err = h.s.Shutdown(t.Context())

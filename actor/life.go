@@ -286,27 +286,35 @@ func (a *actor[M]) empty() (undelivered []M, askers []asker) {
 	stashed := a.stashed()
 	a.mu.Lock()
 	left := a.disown()
-	defer left.end(a)
-	defer a.mu.Unlock()
+	var void []late[M]
+	defer func() {
+		a.mu.Unlock()
+		left.end(a)
+		for _, l := range void {
+			l.dropped()
+		}
+	}()
 	a.flags |= closed
 	a.flags &^= urgent
 	a.refuseWaiting()
 	if n := int(a.length()) + len(stashed); n > 0 {
-		undelivered, askers = a.collect(stashed, n)
+		undelivered, askers, void = a.collect(stashed, n)
 	}
 	// The chunks are left to the garbage collector: they hold messages still.
 	a.cur, a.head, a.tail, a.queued = nil, nil, nil, 0
 	return undelivered, askers
 }
 
-// collect returns the n messages that are stashed and queued, and who waits for
-// their answers. It is called under the lock.
-func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers []asker) {
+// collect returns the n messages that are stashed and queued, who waits for
+// their answers, and the letters without a message. It is called under the lock.
+func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers []asker, void []late[M]) {
 	undelivered = make([]M, 0, n)
 	add := func(m M, from asker) {
 		if l := lateOf[M](from); l != nil {
 			if l.kept() {
 				undelivered = append(undelivered, m)
+			} else {
+				void = append(void, l)
 			}
 			return
 		}
@@ -329,7 +337,7 @@ func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers 
 	for ch := a.head; ch != nil; ch = ch.next {
 		left(ch)
 	}
-	return undelivered, askers
+	return undelivered, askers, void
 }
 
 // settle tells everybody that the actor has stopped.

@@ -122,10 +122,12 @@ func (a *actor[M]) replace(m M, from asker, told bool) (wake bool) {
 	a.put(m, from)
 	wake = a.flags&busy == 0
 	a.flags |= busy
+	l := lateOf[M](who)
+	void := l != nil && !l.kept()
 	a.mu.Unlock()
-	switch l := lateOf[M](who); {
+	switch {
 	case !dropped:
-	case l != nil && !l.kept():
+	case void:
 		l.dropped()
 	default:
 		if who.slot != nil && l == nil {

@@ -107,7 +107,8 @@ type late[M any] interface {
 	// kept reports whether the letter holds a message that counts as undelivered
 	// if the actor stops first. It is called under the lock.
 	kept() bool
-	// dropped tells that the letter was pushed out of the mailbox.
+	// dropped tells that the letter was pushed out of the mailbox, or was in it when
+	// the actor stopped, and holds no message. It is not called under a lock.
 	dropped()
 }
 

@@ -28,12 +28,15 @@ func AskThen[R, M, N any](ctx context.Context, c *Context[M], to Ref[N], message
 		return err
 	}
 	s.then = func() { p.arrive(s.v, s.err) } // nothing writes them any more
-	p.stop = context.AfterFunc(ctx, func() { s.close(0, fmt.Errorf("ask: %w", ctx.Err())) })
+	stop := context.AfterFunc(ctx, func() { s.close(0, fmt.Errorf("ask: %w", ctx.Err())) })
+	c.a.mu.Lock()
+	p.stop = stop
+	c.a.mu.Unlock()
 	err = post(c, to, m, asker{slot: &s.slotHead})
 	if err == nil {
 		return nil
 	}
-	p.stop()
+	stop()
 	s.mu.Lock()
 	arrives := s.done // ctx has ended in between: that is told as a result
 	s.done = true
@@ -86,7 +89,7 @@ type result[R, M any] struct {
 	a    *actor[M]
 	life uint32
 	then func(R, error) M
-	stop func() bool // ends the wait for a context; the owner's
+	stop func() bool // ends the wait for a context; under the lock of the actor
 	v    R
 	err  error
 	slot slotHead // leads back here
@@ -120,6 +123,7 @@ func (p *result[R, M]) arrive(v R, err error) {
 	a.mu.Lock()
 	if a.life() != p.life || a.flags&(halting|closed) != 0 {
 		a.mu.Unlock()
+		p.dropped()
 		return
 	}
 	a.owns().awaiting--
@@ -128,9 +132,7 @@ func (p *result[R, M]) arrive(v R, err error) {
 }
 
 func (p *result[R, M]) open(c *Context[M], none M) (M, bool) {
-	if p.stop != nil {
-		p.stop()
-	}
+	p.dropped()
 	p.a.mu.Lock()
 	current := p.a.life() == p.life
 	p.a.mu.Unlock()
@@ -143,4 +145,12 @@ func (p *result[R, M]) open(c *Context[M], none M) (M, bool) {
 
 func (p *result[R, M]) kept() bool { return false }
 
-func (p *result[R, M]) dropped() {}
+// dropped ends the wait for the context, which would keep the result in memory.
+func (p *result[R, M]) dropped() {
+	p.a.mu.Lock()
+	stop := p.stop
+	p.a.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}

@@ -72,9 +72,12 @@ type System struct {
 }
 
 // Pins count what must be gone before something ends, and one for itself until
-// it is asked to end. The channel gone is closed when they fall to zero.
+// it is asked to end. The channel gone is closed when they fall to zero for the first
+// time: an actor of another system may still tell one of this system of its end, to
+// which there is no answer any more.
 type pins struct {
 	n    atomic.Int64
+	once sync.Once
 	gone chan struct{}
 }
 
@@ -87,7 +90,7 @@ func (p *pins) pin() { p.n.Add(1) }
 
 func (p *pins) unpin() {
 	if p.n.Add(-1) == 0 {
-		close(p.gone)
+		p.once.Do(func() { close(p.gone) })
 	}
 }
 
