@@ -22,7 +22,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-var recordAnew = flag.Bool("record", false, "record the states of the replay guard anew")
+var recordAnew = flag.Bool("record", false, "record the states of the replay guard again")
 
 const recording = "testdata/account.replay"
 

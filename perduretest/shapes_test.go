@@ -11,7 +11,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-var update = flag.Bool("update", false, "write shapes.go anew")
+var update = flag.Bool("update", false, "write shapes.go again")
 
 // parts are the types that a shape consists of, by the number of the bit.
 var parts = []string{"catalog", "pruner", "outbox", "receipts", "claims", "bookmarks", "statistics"}

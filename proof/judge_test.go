@@ -117,7 +117,7 @@ func (j *judge) replay() error {
 	for v := 0; v < len(j.log); {
 		c := j.commands[j.log[v]]
 		if c == nil {
-			return fmt.Errorf("version %d was made by command %d, which nobody has sent", v+1, j.log[v])
+			return fmt.Errorf("version %d was made by command %d, which no client has sent", v+1, j.log[v])
 		}
 		o := c.calls[0]
 		switch {

@@ -194,7 +194,7 @@ func TestAWrongHistoryIsCaught(t *testing.T) {
 			w := &teller{kind: ledgerKind, log: []int64{9}}
 			w.saw(1)
 			return w
-		}, "nobody has sent", true},
+		}, "no client has sent", true},
 		{"a query misses what was acknowledged", func() *teller {
 			w := &teller{kind: ledgerKind, log: []int64{1, 2}}
 			w.did(1, 1, 1)

@@ -127,7 +127,7 @@ func (g gate) open(t *testing.T) {
 	select {
 	case g <- struct{}{}:
 	case <-time.After(patience):
-		t.Fatalf("nobody commits within %v", patience)
+		t.Fatalf("no caller commits within %v", patience)
 	}
 	synctest.Wait()
 }
@@ -136,7 +136,7 @@ func (g gate) open(t *testing.T) {
 func wantIdle(t *testing.T, l *log) {
 	t.Helper()
 	if n, led := l.Waiting(); n != 0 || led {
-		t.Errorf("%d calls wait, led %t; want nobody", n, led)
+		t.Errorf("%d calls wait, led %t; want no call and no leader", n, led)
 	}
 	if l.beside {
 		t.Error("two callers have committed at one time")

@@ -98,7 +98,7 @@ func TestAPageThatNamesNothingIsFound(t *testing.T) {
 	}
 }
 
-// codeFaults returns the Go code blocks of a page that are in none of the sources.
+// codeFaults returns the Go code blocks of a page that are in no source.
 func codeFaults(page file, sources []string) []string {
 	var faults []string
 	fence, start, number := "", 0, 0

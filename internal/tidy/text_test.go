@@ -55,8 +55,8 @@ func TestAStrayTextIsFound(t *testing.T) {
 	}
 }
 
-// isData reports whether a file holds inputs of a test or a program, which are
-// as they come.
+// isData reports whether a file is the input of a test or a program. Such files are not
+// checked.
 func isData(name string) bool {
 	return path.Ext(name) == ".csv" || path.Ext(name) == ".patch" || strings.Contains("/"+name, "/testdata/")
 }

@@ -14,10 +14,10 @@ var (
 	quotedPattern = regexp.MustCompile("`([^`]*)`")
 )
 
-// A twin is a line of internal/canary/twins.txt.
+// A twin is a line of internal/canary/twins.txt: a mutant in the code, and a test for it.
 type twin struct{ promise, name, pkg, test string }
 
-// twins reads the list of the twins that are in the code itself.
+// twins reads the list of the mutants that are in the code itself.
 func twins(list file) (found []twin, faults []string) {
 	number := 0
 	for line := range strings.Lines(list.text) {
@@ -34,8 +34,8 @@ func twins(list file) (found []twin, faults []string) {
 	return found, faults
 }
 
-// twinFaults holds the list against the code: each twin is asked about somewhere,
-// each that is asked about is in the list, and its test exists.
+// twinFaults compares the list with the code: the code asks about each mutant in the list,
+// each mutant that it asks about is in the list, and the tests exist.
 func twinFaults(list file, sources []file) []string {
 	found, faults := twins(list)
 	asked := make(map[string]bool)
@@ -71,9 +71,9 @@ func twinFaults(list file, sources []file) []string {
 	return faults
 }
 
-// twinNameFaults returns the twins and mutants that a page speaks of, in paragraphs
-// that begin with "Twins:" or "Mutants:", and that are neither in the list, nor
-// named by a test, nor a patch.
+// twinNameFaults returns the mutants that a page mentions, in paragraphs that begin with
+// "Twins:" or "Mutants:", and that are neither in the list, nor named by a test, nor a
+// patch.
 func twinNameFaults(page, list file, tests []file, mutants []string) []string {
 	known := make(map[string]bool)
 	for _, name := range mutants {

@@ -27,7 +27,7 @@ func Catches(t testing.TB, reason string, fn func(t testing.TB)) {
 	case r.skipped:
 		t.SkipNow()
 	case !slices.ContainsFunc(r.failures, func(f string) bool { return strings.Contains(f, reason) }):
-		t.Errorf("the broken twin was not caught: got failures %q, want one that says %q", r.failures, reason)
+		t.Errorf("the mutant was not caught: got failures %q, want one that says %q", r.failures, reason)
 	default:
 		t.Logf("caught: %.500s", r.failures[0])
 	}

@@ -283,7 +283,7 @@ func (j *judge) checkOutcome(e *entry) {
 			case r.Refused != "" && is:
 				j.addf("%s: batch %d was refused (%s) and is stored", what, i, r.Refused)
 			case r.Refused != "" && !e.Parts[i].Shared:
-				j.addf("%s: batch %d was refused, though nobody else commits to %v: %s", what, i, e.Parts[i].Key, r.Refused)
+				j.addf("%s: batch %d was refused, though no other client commits to %v: %s", what, i, e.Parts[i].Key, r.Refused)
 			}
 		}
 	case e.out != nil && e.out.NotStored && stored > 0:

@@ -25,16 +25,16 @@ const (
 	unsynced          // it never syncs
 	buffered          // it keeps frames in memory for a while
 	retrying          // it syncs again after a sync has failed
-	forgetful         // it goes on after a sync has failed
+	forgetful         // it continues after a sync has failed
 	sure              // it says "not stored" of every error
 	trusting          // it checks no checksums
-	fragile           // it panics when it meets damage
+	fragile           // it panics when it finds damage
 	halfReplayed      // it makes nothing durable when it opens
 )
 
-// A toy is a small durable log that is obviously right: it keeps each group as a
-// frame in one file, and replays them in memory when it opens. Beside it lies a
-// note of how long the file is and what it sums up to, while the log is closed.
+// A toy is a small durable log that is simple enough to be correct: it keeps each group as a
+// frame in one file, and replays the frames in memory when it opens. While the log is closed,
+// a second file has a note of the length and the checksum of the first one.
 type toy struct {
 	*memory.Log
 	flaw   flaw

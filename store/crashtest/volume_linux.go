@@ -148,7 +148,7 @@ func unmount(dir string) error {
 		select {
 		case <-tick.C:
 		case <-limit:
-			return fmt.Errorf("waited %v until nobody uses %s", waitMax, dir)
+			return fmt.Errorf("waited %v until no process uses %s", waitMax, dir)
 		}
 	}
 }

@@ -187,7 +187,7 @@ func TestReleasingTwiceReleasesOnce(t *testing.T) {
 	}
 	first()
 	if _, err := log.Acquire(); !errors.Is(err, store.ErrInUse) {
-		t.Errorf("acquire after somebody else's second release: got error %v, want %v", err, store.ErrInUse)
+		t.Errorf("acquire after another holder's second release: got error %v, want %v", err, store.ErrInUse)
 	}
 }
 

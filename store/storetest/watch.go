@@ -37,6 +37,6 @@ func (x *fixture) waitChanged(changed <-chan struct{}) {
 	select {
 	case <-changed:
 	case <-time.After(waitMax):
-		x.Fatalf("nobody has been told of a change after %v", waitMax)
+		x.Fatalf("no change was reported after %v", waitMax)
 	}
 }
