@@ -390,6 +390,9 @@ func (b *Batch) validateOutbox() (bytes, settled int, err error) {
 		if err := m.validate(); err != nil {
 			return 0, 0, fmt.Errorf("message %d: %w", i, err)
 		}
+		if m.Halted {
+			return 0, 0, fmt.Errorf("message %d: %w: a new message is not halted; a settlement halts it", i, ErrInvalid)
+		}
 		bytes += len(m.Payload)
 	}
 	return bytes, settled, nil
@@ -443,6 +446,10 @@ func (m *Message) validate() error {
 	}
 	if len(m.LastError) > PayloadBytesMax {
 		return fmt.Errorf("%w: last error of %d bytes, at most %d are allowed", ErrTooLarge, len(m.LastError), PayloadBytesMax)
+	}
+	if m.Halted && (!m.Parked || m.Unordered || m.Timer != "" || !m.Due.IsZero()) {
+		return fmt.Errorf("%w: a halted message is parked, ordered and no timer; this one has Parked %t, Unordered %t, Timer %q, Due %v",
+			ErrInvalid, m.Parked, m.Unordered, m.Timer, m.Due)
 	}
 	if m.Every != "" {
 		if err := validateName("recurrence", m.Every, NameBytesMax); err != nil {

@@ -483,7 +483,7 @@ func AppendMessage(dst []byte, m *Message) []byte {
 		Type: m.Type, Payload: m.Payload, Metadata: metadataProto(&m.Metadata),
 		ReplyToKind: m.ReplyTo.Kind, ReplyToEntityId: m.ReplyTo.ID, ReplyName: m.ReplyName, Unordered: m.Unordered,
 		Attempts: m.Attempts, LastError: m.LastError, Parked: m.Parked,
-		TimeUnixNano: nanos(m.Time), Owner: m.Owner, Open: m.Open, Every: m.Every,
+		TimeUnixNano: nanos(m.Time), Owner: m.Owner, Open: m.Open, Every: m.Every, Halted: m.Halted,
 	})
 }
 
@@ -502,7 +502,7 @@ func DecodeMessage(sealed []byte) (*Message, error) {
 		Type: p.GetType(), Payload: p.GetPayload(), Metadata: fromMetadataProto(p.GetMetadata()),
 		ReplyTo: Key{p.GetReplyToKind(), p.GetReplyToEntityId()}, ReplyName: p.GetReplyName(), Unordered: p.GetUnordered(),
 		Attempts: p.GetAttempts(), LastError: p.GetLastError(), Parked: p.GetParked(),
-		Time: fromNanos(p.GetTimeUnixNano()), Owner: p.GetOwner(), Open: p.GetOpen(), Every: p.GetEvery(),
+		Time: fromNanos(p.GetTimeUnixNano()), Owner: p.GetOwner(), Open: p.GetOpen(), Every: p.GetEvery(), Halted: p.GetHalted(),
 	}
 	copy(m.ID[:], p.GetId())
 	return m, nil

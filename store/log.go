@@ -149,9 +149,20 @@ type Outbox interface {
 	Messages(ctx context.Context, q MessageQuery) iter.Seq2[*Message, error]
 }
 
+// Halting is an optional ability of an [Outbox] that keeps halted messages in their
+// lanes, see [Message.Halted]. An engine that keeps the order of messages needs it.
+type Halting interface {
+	// Undelivered yields what [Outbox.Messages] yields for q, and as well, in their
+	// places, the halted messages. A message that is halted, or taken up again, while
+	// the iteration goes on is yielded in one of its states; it is never left out.
+	// Parked of q does not matter.
+	Undelivered(ctx context.Context, q MessageQuery) iter.Seq2[*Message, error]
+}
+
 // A MessageQuery selects messages of the outbox.
 type MessageQuery struct {
-	// Parked selects the parked messages; otherwise pending ones are selected.
+	// Parked selects the parked messages, also halted ones; otherwise pending ones are
+	// selected.
 	Parked bool
 	// DueBy selects pending messages that are due at or before it; zero selects
 	// all of them. It does not matter for parked ones.

@@ -149,8 +149,14 @@ type Message struct {
 	// one said.
 	Attempts  uint32
 	LastError string
-	// Parked messages are left alone until somebody settles them.
+	// Parked messages are left alone until an operator settles them.
 	Parked bool
+	// Halted is true if the message holds up those behind it in its lane, which are
+	// those from the same source to the same target, or of the same type if they have
+	// no target. It is the state of a parked message: Parked is true as well. So a
+	// program that does not know the field does not deliver it. Timers and unordered
+	// messages have no lane, and are never halted. See [Halting].
+	Halted bool
 	// Owner is the number of the engine that delivers the message, on a log that
 	// several engines share. Zero means that it is not known. Open is true if no
 	// engine has claimed the message, because the engine that stored it cannot
@@ -176,15 +182,20 @@ type Settlement struct {
 	// Required refuses the whole batch with [ErrSettled] if the row is gone, so
 	// that what the batch does is done once for the message.
 	Required bool
-	// Conditional has a row whose [Message.Owner] is not IfOwner count as gone. So an
-	// engine does not overwrite what another one has made of the row since.
+	// Conditional has a row count as gone whose [Message.Owner] is not IfOwner or whose
+	// [Message.Parked] is not IfParked. So an engine does not overwrite what another one
+	// has made of the row since; and of two operators who settle a parked message at the
+	// same time, one succeeds.
 	Conditional bool
 	IfOwner     uint64
+	IfParked    bool
 }
 
 // Misses reports whether the settlement counts a row of the outbox, as it is in the
 // store, as gone.
-func (s *Settlement) Misses(row *Message) bool { return s.Conditional && row.Owner != s.IfOwner }
+func (s *Settlement) Misses(row *Message) bool {
+	return s.Conditional && (row.Owner != s.IfOwner || row.Parked != s.IfParked)
+}
 
 // A Receipt is the remembered answer to a command that came with an idempotency key.
 type Receipt struct {

@@ -310,7 +310,7 @@ func DecodeEntry(b int, k, v []byte) error {
 			return which.corrupt(k, reason)
 		}
 		return nil
-	case bucketDue, bucketParked, bucketTimer:
+	case bucketDue, bucketParked, bucketTimer, bucketHalted:
 		if reason := which.check(k, v); reason != "" {
 			return which.corrupt(k, reason)
 		}

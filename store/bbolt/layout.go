@@ -27,9 +27,14 @@ import (
 //	message   be64(sequence)                   record: Message
 //	due       be64(due) be64(sequence)         number: sequence, of pending messages
 //	parked    be64(sequence)                   number: sequence, of parked messages
+//	halted    be64(due) be64(sequence)         number: sequence, of parked messages that are halted
 //	timer     kind 0 id 0 name                 number: sequence
 //	claim     space 0 value                    record: Claimed
 //	bookmark  name 0 be16(partition)           record: Bookmark, also of deletions, see store.DeletionPrefix
+//
+// An earlier version of this package knows nothing of halted messages, and leaves an
+// entry of halted where it is when it takes one up or removes it. So such an entry counts
+// only if its message says that it is halted.
 //
 // Names hold no zero byte, so keys sort as the names do. A number is be64
 // followed by the CRC-32C of key and number; a record is the CRC-32C of the key
@@ -51,11 +56,12 @@ const (
 	bucketClaim
 	bucketBookmark
 	bucketOldReceipt // of format 1
+	bucketHalted     // made with the first entry
 	bucketCount
 )
 
 var bucketNames = [bucketCount]string{
-	"meta", "log", "index", "state", "snapshot", "message", "due", "parked", "timer", "claim", "bookmark", "receipt",
+	"meta", "log", "index", "state", "snapshot", "message", "due", "parked", "timer", "claim", "bookmark", "receipt", "halted",
 }
 
 func (b bucket) String() string { return bucketNames[b] }
@@ -63,7 +69,7 @@ func (b bucket) String() string { return bucketNames[b] }
 // holdsNumber reports whether the value under a key of the bucket is a number.
 func (b bucket) holdsNumber(k []byte) bool {
 	switch b {
-	case bucketDue, bucketParked, bucketTimer:
+	case bucketDue, bucketParked, bucketTimer, bucketHalted:
 		return true
 	case bucketIndex:
 		_, _, rest, _ := storekit.SplitEntity(k)

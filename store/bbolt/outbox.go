@@ -15,7 +15,8 @@ import (
 )
 
 // A row of the outbox is a message under its sequence, an entry of due if it is
-// pending or of parked if it is not, and an entry of timer if it is one.
+// pending or of parked if it is not, one of halted as well if it is halted, and an entry
+// of timer if it is one.
 
 // checkSettle returns why the settlements cannot be made, or nil. They take
 // effect one after the other, so a row that one removes is gone for the next.
@@ -126,6 +127,14 @@ func (w *writer) putMessage(m *store.Message) error {
 			return err
 		}
 	}
+	if m.Halted {
+		if err := w.makeHalted(); err != nil {
+			return err
+		}
+		if err := w.putNumber(bucketHalted, dueKey(m), m.Sequence); err != nil {
+			return err
+		}
+	}
 	if m.Parked {
 		w.counters.parked++
 		return w.putNumber(bucketParked, k, m.Sequence)
@@ -144,12 +153,28 @@ func (w *writer) removeMessage(m *store.Message) error {
 			return err
 		}
 	}
+	if m.Halted {
+		if err := w.makeHalted(); err != nil {
+			return err
+		}
+		if err := w.delete(bucketHalted, dueKey(m)); err != nil {
+			return err
+		}
+	}
 	if m.Parked {
 		w.counters.parked--
 		return w.delete(bucketParked, k)
 	}
 	w.counters.pending--
 	return w.delete(bucketDue, dueKey(m))
+}
+
+// makeHalted makes the bucket of halted messages unless it is there.
+func (w *writer) makeHalted() (err error) {
+	if w.trees[bucketHalted] == nil {
+		w.trees[bucketHalted], err = w.tx.CreateBucketIfNotExists([]byte(bucketHalted.String()))
+	}
+	return err
 }
 
 // message returns a row, or nil.
@@ -198,7 +223,18 @@ func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
 // Messages implements [store.Outbox]. Rows that come or go during the iteration
 // may or may not be seen.
 func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
-	o := outboxReader{log: l, list: bucketDue}
+	return l.messages(ctx, q, false)
+}
+
+// Undelivered implements [store.Halting]. Rows that come or go during the iteration may
+// or may not be seen.
+func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	q.Parked = false
+	return l.messages(ctx, q, true)
+}
+
+func (l *Log) messages(ctx context.Context, q store.MessageQuery, halted bool) iter.Seq2[*store.Message, error] {
+	o := outboxReader{log: l, list: bucketDue, halted: halted}
 	o.next = binary.BigEndian.AppendUint64(storekit.AppendDue(nil, q.AfterDue), q.After)
 	switch {
 	case q.Parked:
@@ -239,6 +275,7 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 type outboxReader struct {
 	log     *Log
 	list    bucket // due or parked
+	halted  bool   // with those of the list of halted ones, in one order
 	next    []byte // where to go on in list; nil at the end
 	through []byte // the last due time, nil for all
 }
@@ -247,33 +284,75 @@ type outboxReader struct {
 func (o *outboxReader) fill(tx *bolt.Tx, p *storekit.Page) error {
 	p.Reset()
 	messages := bucketMessage.open(tx)
-	c := o.list.open(tx).Cursor()
-	k, v, _, err := o.list.find(c, o.next)
+	list, err := newListReader(o.list, o.list.open(tx), o.next)
 	if err != nil {
 		return err
 	}
-	o.next = nil
-	for k != nil {
-		sequence, reason := storekit.Number(k, v)
-		if reason != "" {
-			return o.list.corrupt(k, reason)
-		}
-		if o.through != nil && bytes.Compare(k[:8], o.through) > 0 {
-			_, _, err := o.list.step(c, k)
+	var halted *listReader
+	if t := tx.Bucket([]byte(bucketHalted.String())); o.halted && t != nil {
+		if halted, err = newListReader(bucketHalted, t, o.next); err != nil {
 			return err
 		}
+	}
+	o.next = nil
+	for {
+		r := list
+		if halted != nil && halted.k != nil && (list.k == nil || bytes.Compare(halted.k, list.k) < 0) {
+			r = halted
+		}
+		if r.k == nil {
+			return nil
+		}
+		sequence, reason := storekit.Number(r.k, r.v)
+		if reason != "" {
+			return r.corrupt(r.k, reason)
+		}
+		if o.through != nil && bytes.Compare(r.k[:8], o.through) > 0 {
+			return r.step()
+		}
 		if p.Full() {
-			o.next = bytes.Clone(k)
+			o.next = bytes.Clone(r.k)
 			return nil
 		}
 		record, err := bucketMessage.getRecord(messages, be64(sequence))
 		if err != nil && !errors.Is(err, store.ErrCorrupt) {
 			return err
 		}
-		p.Add(be64(sequence), record) // none of a damaged message, which is told when its turn comes
-		if k, v, err = o.list.step(c, k); err != nil {
+		if r != halted || isHalted(record, err) {
+			p.Add(be64(sequence), record) // none of a damaged message, which is told when its turn comes
+		}
+		if err := r.step(); err != nil {
 			return err
 		}
 	}
-	return nil
+}
+
+// isHalted reports whether an entry of the list of halted messages counts.
+func isHalted(record []byte, failure error) bool {
+	if record == nil {
+		return failure != nil // damaged
+	}
+	m, err := store.DecodeMessage(record)
+	return err != nil || m.Halted
+}
+
+// A listReader goes through the entries of a list of messages.
+type listReader struct {
+	bucket
+	c    *bolt.Cursor
+	k, v []byte // of the present entry; nil at the end
+}
+
+// newListReader returns a reader at the first entry at or above a key.
+func newListReader(b bucket, t *bolt.Bucket, from []byte) (*listReader, error) {
+	r := &listReader{bucket: b, c: t.Cursor()}
+	var err error
+	r.k, r.v, _, err = b.find(r.c, from)
+	return r, err
+}
+
+// step goes on to the next entry.
+func (r *listReader) step() (err error) {
+	r.k, r.v, err = r.bucket.step(r.c, r.k)
+	return err
 }

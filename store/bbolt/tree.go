@@ -259,7 +259,7 @@ func (m *moment) places(ctx context.Context, seen pageSet, fault func(error)) (p
 	w.page(m.root, 0, nil, nil)
 	for b, ok := range found {
 		if !ok && err == nil {
-			if bucket(b) != bucketOldReceipt {
+			if bucket(b) < bucketOldReceipt {
 				fault(m.fault(m.root, "bucket %v is missing", bucket(b)))
 			}
 			places[b].inline = make([]byte, pageHeaderBytes)

@@ -125,7 +125,7 @@ func (v *fileCheck) entry(b bucket, k, value []byte) {
 		if r, err := v.decoder.decode(b, k, value); err == nil {
 			v.message(k, r.(*store.Message))
 		}
-	case bucketDue, bucketParked, bucketTimer:
+	case bucketDue, bucketParked, bucketTimer, bucketHalted:
 		v.listEntry(b, k, value)
 	}
 }
@@ -215,6 +215,9 @@ func (v *fileCheck) message(k []byte, m *store.Message) {
 	} else {
 		v.refers(bucketMessage, k, bucketDue, dueKey(m), m.Sequence)
 	}
+	if m.Halted {
+		v.refers(bucketMessage, k, bucketHalted, dueKey(m), m.Sequence)
+	}
 	if m.Timer != "" {
 		v.refers(bucketMessage, k, bucketTimer, timerKey(m.Source, m.Timer), m.Sequence)
 	}
@@ -232,6 +235,8 @@ func (v *fileCheck) listEntry(b bucket, k, value []byte) {
 	case err != nil:
 		v.fault(err)
 		return
+	case record == nil && b == bucketHalted:
+		return // an earlier version has removed the message
 	case record == nil:
 		v.fault(b.corrupt(k, fmt.Sprintf("there is no message %d", n)))
 		return
@@ -246,6 +251,8 @@ func (v *fileCheck) listEntry(b bucket, k, value []byte) {
 	switch b {
 	case bucketParked:
 		want, right = be64(n), m.Parked
+	case bucketHalted:
+		right = true // an earlier version may have taken the message up
 	case bucketTimer:
 		want, right = timerKey(m.Source, m.Timer), m.Timer != ""
 	}

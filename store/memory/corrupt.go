@@ -36,7 +36,9 @@ func (l *Log) Corrupt(record any, flip func(sealed []byte)) error {
 			fresh := *old
 			fresh.sealed = damaged(old.sealed)
 			l.outbox.rows[r.Sequence] = &fresh
-			l.outbox.list(fresh.parked).put(&fresh)
+			for _, list := range l.outbox.lists(&fresh) {
+				list.put(&fresh)
+			}
 		}
 	case *store.Receipt:
 		if e := l.find(r.Entity); e != nil && e.rare != nil {

@@ -284,6 +284,11 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	if n := len(pending) + len(parked); n != len(l.outbox.rows) {
 		wrong("outbox", store.Key{}, "the lists name %d messages, there are %d", n, len(l.outbox.rows))
 	}
+	for _, r := range l.outbox.halted.all() {
+		if l.outbox.rows[r.sequence] != r || !r.halted {
+			wrong("outbox", store.Key{}, "the list of halted messages names message %d, which is not halted", r.sequence)
+		}
+	}
 	for i, r := range append(pending, parked...) {
 		m, err := store.DecodeMessage(r.sealed)
 		if err != nil {
@@ -291,6 +296,9 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 		}
 		if r.parked != (i >= len(pending)) || m.Parked != r.parked || dueKey(m.Due) != r.due || l.outbox.rows[r.sequence] != r {
 			wrong("message", m.Source, "message %d is not where it belongs in the lists", r.sequence)
+		}
+		if m.Halted != r.halted {
+			wrong("message", m.Source, "message %d is not where it belongs in the list of halted ones", r.sequence)
 		}
 		if m.Timer != "" && (r.owner.rare == nil || r.owner.rare.timers[m.Timer] != m.Sequence) {
 			wrong("message", m.Source, "timer %q does not name message %d", m.Timer, r.sequence)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -15,12 +16,13 @@ import (
 const namesPerPage = 128
 
 // An outbox is the outbox of a log. Every row is in rows and in one of pending and parked.
-// The row of a timer is also in the timers of its owner.
+// A halted row is also in halted, and the row of a timer in the timers of its owner.
 type outbox struct {
 	last    uint64 // sequence of the last message
 	rows    map[uint64]*row
 	pending ordered[*row] // sorted by due and sequence
 	parked  ordered[*row] // sorted by sequence
+	halted  ordered[*row] // parked rows that are halted, sorted by due and sequence
 }
 
 // A row is a message of the outbox. It never changes.
@@ -28,6 +30,7 @@ type row struct {
 	due      int64
 	sequence uint64
 	parked   bool
+	halted   bool
 	owner    *entity // entity that enqueued the message
 	timer    string
 	sealed   []byte
@@ -35,12 +38,15 @@ type row struct {
 
 func newOutbox() outbox {
 	return outbox{
-		rows: make(map[uint64]*row),
-		pending: ordered[*row]{compare: func(a, b *row) int {
-			return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.sequence, b.sequence))
-		}},
-		parked: ordered[*row]{compare: func(a, b *row) int { return cmp.Compare(a.sequence, b.sequence) }},
+		rows:    make(map[uint64]*row),
+		pending: ordered[*row]{compare: compareDue},
+		halted:  ordered[*row]{compare: compareDue},
+		parked:  ordered[*row]{compare: func(a, b *row) int { return cmp.Compare(a.sequence, b.sequence) }},
 	}
+}
+
+func compareDue(a, b *row) int {
+	return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.sequence, b.sequence))
 }
 
 // dueKey returns a key that orders due times. The zero time is first. The first nanosecond
@@ -71,13 +77,23 @@ func (o *outbox) list(parked bool) *ordered[*row] {
 	return &o.pending
 }
 
+// lists returns the lists that a row is in.
+func (o *outbox) lists(r *row) []*ordered[*row] {
+	if r.halted {
+		return []*ordered[*row]{&o.parked, &o.halted}
+	}
+	return []*ordered[*row]{o.list(r.parked)}
+}
+
 func (o *outbox) put(m *store.Message, owner *entity) {
 	r := &row{
-		due: dueKey(m.Due), sequence: m.Sequence, parked: m.Parked,
+		due: dueKey(m.Due), sequence: m.Sequence, parked: m.Parked, halted: m.Halted,
 		owner: owner, timer: m.Timer, sealed: store.AppendMessage(nil, m),
 	}
 	o.rows[r.sequence] = r
-	o.list(r.parked).put(r)
+	for _, list := range o.lists(r) {
+		list.put(r)
+	}
 	if r.timer != "" {
 		x := owner.more()
 		if x.timers == nil {
@@ -93,7 +109,9 @@ func (o *outbox) remove(sequence uint64) {
 		return
 	}
 	delete(o.rows, sequence)
-	o.list(r.parked).remove(r)
+	for _, list := range o.lists(r) {
+		list.remove(r)
+	}
 	if r.timer != "" {
 		delete(r.owner.rare.timers, r.timer)
 	}
@@ -193,12 +211,22 @@ func (l *Log) enqueue(e *entity, b *store.Batch, r *store.Result) {
 // Messages implements [store.Outbox]. Rows that come or go during the iteration
 // may or may not be seen.
 func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	return l.messages(ctx, q, false)
+}
+
+// Undelivered implements [store.Halting].
+func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	q.Parked = false
+	return l.messages(ctx, q, true)
+}
+
+func (l *Log) messages(ctx context.Context, q store.MessageQuery, halted bool) iter.Seq2[*store.Message, error] {
 	return func(yield func(*store.Message, error) bool) {
 		page := make([]*row, 0, namesPerPage)
 		last := &row{due: dueKey(q.AfterDue), sequence: q.After}
 		for {
 			var err error
-			page, err = l.rowsAbove(ctx, q.Parked, last, page[:0])
+			page, err = l.rowsAbove(ctx, q.Parked, halted, last, page[:0])
 			if err != nil {
 				yield(nil, fmt.Errorf("outbox: %w", err))
 				return
@@ -222,11 +250,18 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 	}
 }
 
-func (l *Log) rowsAbove(ctx context.Context, parked bool, last *row, page []*row) ([]*row, error) {
+func (l *Log) rowsAbove(ctx context.Context, parked, halted bool, last *row, page []*row) ([]*row, error) {
 	unlock, err := l.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	return l.outbox.list(parked).above(last, page), nil
+	page = l.outbox.list(parked).above(last, page)
+	if halted && l.outbox.halted.length > 0 {
+		most := cap(page)
+		page = append(page, l.outbox.halted.above(last, make([]*row, 0, most))...)
+		slices.SortFunc(page, compareDue)
+		page = page[:min(len(page), most):most]
+	}
+	return page, nil
 }

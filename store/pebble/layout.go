@@ -24,10 +24,15 @@ import (
 //	o be64(sequence)                          record: Message
 //	d be64(due) be64(sequence)                number: sequence, of pending messages
 //	q be64(sequence)                          number: sequence, of parked messages
+//	h be64(due) be64(sequence)                number: sequence, of parked messages that are halted
 //	t kind 0 id 0 name                        number: sequence of a timer
 //	r kind 0 id 0 name                        record: Receipt
 //	c space 0 value                           record: Claimed
 //	b name 0 be16(partition)                  record: Bookmark, also of deletions, see store.DeletionPrefix
+//
+// An earlier version of this package knows nothing of halted messages, and leaves an
+// entry of h where it is when it takes one up or removes it. So such an entry counts only
+// if its message says that it is halted.
 //
 // Names hold no zero byte, so keys sort as the names do. A number is be64
 // followed by the CRC-32C of key and number; a record is the CRC-32C of the key
@@ -45,6 +50,7 @@ const (
 	bucketMessage  bucket = 'o'
 	bucketDue      bucket = 'd'
 	bucketParked   bucket = 'q'
+	bucketHalted   bucket = 'h'
 	bucketTimer    bucket = 't'
 	bucketReceipt  bucket = 'r'
 	bucketClaim    bucket = 'c'
@@ -132,6 +138,12 @@ func bookmarkKey(name string, partition int) []byte {
 
 func dueKey(m *store.Message) []byte {
 	return binary.BigEndian.AppendUint64(storekit.AppendDue([]byte{byte(bucketDue)}, m.Due), m.Sequence)
+}
+
+func haltedKey(m *store.Message) []byte {
+	k := dueKey(m)
+	k[0] = byte(bucketHalted)
+	return k
 }
 
 // ---- values

@@ -15,7 +15,8 @@ import (
 )
 
 // A row of the outbox is a message under its sequence, an entry of due if it is
-// pending or of parked if it is not, and an entry of timer if it is one.
+// pending or of parked if it is not, one of halted as well if it is halted, and an entry
+// of timer if it is one.
 
 // checkSettle returns why the settlements cannot be made, or nil. They take
 // effect one after the other, so a row that one removes is gone for the next.
@@ -126,6 +127,11 @@ func (w *writer) putMessage(m *store.Message) error {
 			return err
 		}
 	}
+	if m.Halted {
+		if err := w.putNumber(haltedKey(m), m.Sequence); err != nil {
+			return err
+		}
+	}
 	if m.Parked {
 		w.counters.parked++
 		return w.putNumber(sequenceKey(bucketParked, m.Sequence), m.Sequence)
@@ -140,6 +146,11 @@ func (w *writer) removeMessage(m *store.Message) error {
 	}
 	if m.Timer != "" {
 		if err := w.delete(nameKey(bucketTimer, m.Source, m.Timer)); err != nil {
+			return err
+		}
+	}
+	if m.Halted {
+		if err := w.delete(haltedKey(m)); err != nil {
 			return err
 		}
 	}
@@ -188,8 +199,19 @@ func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
 // Messages implements [store.Outbox]. Rows that come or go during the iteration
 // may or may not be seen.
 func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	return l.messages(ctx, q, false)
+}
+
+// Undelivered implements [store.Halting]. Rows that come or go during the iteration may
+// or may not be seen.
+func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	q.Parked = false
+	return l.messages(ctx, q, true)
+}
+
+func (l *Log) messages(ctx context.Context, q store.MessageQuery, halted bool) iter.Seq2[*store.Message, error] {
 	_, end := bounds(bucketDue)
-	o := outboxReader{log: l, end: end}
+	o := outboxReader{log: l, end: end, halted: halted}
 	o.next = binary.BigEndian.AppendUint64(storekit.AppendDue([]byte{byte(bucketDue)}, q.AfterDue), q.After)
 	switch {
 	case q.Parked:
@@ -229,9 +251,10 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 
 // An outboxReader reads the messages that a list names, a page at a time.
 type outboxReader struct {
-	log  *Log
-	next []byte // where to go on in the list of due or parked; nil at the end
-	end  []byte // above the last one
+	log    *Log
+	halted bool   // with those of the list of halted ones, in one order
+	next   []byte // where to go on in the list of due or parked; nil at the end
+	end    []byte // above the last one
 }
 
 // fill copies the next page of messages, each under its sequence.
@@ -240,25 +263,65 @@ func (o *outboxReader) fill(r pebble.Reader, p *storekit.Page) error {
 	from := o.next
 	o.next = nil
 	return iterate(r, from, o.end, func(c *pebble.Iterator) error {
-		for ok := c.First(); ok; ok = c.Next() {
-			v, err := c.ValueAndErr()
-			if err != nil {
-				return err
+		if !o.halted {
+			return o.page(r, p, c, nil)
+		}
+		from, end := bytes.Clone(from), bytes.Clone(o.end)
+		from[0] = byte(bucketHalted)
+		if len(end) == 1 {
+			_, end = bounds(bucketHalted)
+		} else {
+			end[0] = byte(bucketHalted)
+		}
+		return iterate(r, from, end, func(halted *pebble.Iterator) error { return o.page(r, p, c, halted) })
+	})
+}
+
+// page is fill with an iterator of the list, and one of the list of halted messages or nil.
+func (o *outboxReader) page(r pebble.Reader, p *storekit.Page, list, halted *pebble.Iterator) error {
+	ok := list.First()
+	more := halted != nil && halted.First()
+	for ok || more {
+		c := list
+		if more && (!ok || bytes.Compare(halted.Key()[1:], list.Key()[1:]) < 0) {
+			c = halted
+		}
+		v, err := c.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		sequence, reason := storekit.Number(c.Key(), v)
+		if reason != "" {
+			return corruptKey(c.Key(), reason)
+		}
+		if p.Full() {
+			o.next = bytes.Clone(c.Key())
+			if c == halted {
+				o.next[0] = byte(bucketDue)
 			}
-			sequence, reason := storekit.Number(c.Key(), v)
-			if reason != "" {
-				return corruptKey(c.Key(), reason)
-			}
-			if p.Full() {
-				o.next = bytes.Clone(c.Key())
-				return nil
-			}
-			record, err := getRecord(r, sequenceKey(bucketMessage, sequence))
-			if err = o.log.translate(err); err != nil && !errors.Is(err, store.ErrCorrupt) {
-				return err
-			}
+			return nil
+		}
+		record, err := getRecord(r, sequenceKey(bucketMessage, sequence))
+		if err = o.log.translate(err); err != nil && !errors.Is(err, store.ErrCorrupt) {
+			return err
+		}
+		if c != halted || isHalted(record, err) {
 			p.Add(binary.BigEndian.AppendUint64(nil, sequence), record) // none of a damaged message, which is told when its turn comes
 		}
-		return nil
-	})
+		if c == halted {
+			more = halted.Next()
+		} else {
+			ok = list.Next()
+		}
+	}
+	return nil
+}
+
+// isHalted reports whether an entry of the list of halted messages counts.
+func isHalted(record []byte, failure error) bool {
+	if record == nil {
+		return failure != nil // damaged
+	}
+	m, err := store.DecodeMessage(record)
+	return err != nil || m.Halted
 }

@@ -47,7 +47,7 @@ func TestLogPassesTheSuite(t *testing.T) {
 		return openAnew(t, l.(*pebble.Log).Path(), s)
 	}
 	storetest.Run(t, open, storetest.Features{
-		Catalog: true, Pruner: true, Deletions: true, Outbox: true, Receipts: true, Claims: true,
+		Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true,
 		Bookmarks: true, Statistics: true, Exclusive: true,
 		Partitions: true, Clock: true, Pause: true,
 		Exporter: true, Importer: true, Verifier: true,

@@ -199,7 +199,7 @@ func (v *fileCheck) entry(ctx context.Context, k, value []byte) error {
 			return nil //nolint:nilerr // an export tells of it
 		}
 		return v.message(ctx, k, r.(*store.Message))
-	case bucketDue, bucketParked, bucketTimer:
+	case bucketDue, bucketParked, bucketTimer, bucketHalted:
 		return v.listEntry(ctx, k, value)
 	case bucketReceipt, bucketClaim, bucketBookmark:
 		// An export reads them, and they refer to nothing.
@@ -311,8 +311,14 @@ func (v *fileCheck) message(ctx context.Context, k []byte, m *store.Message) err
 	if m.Parked {
 		list = sequenceKey(bucketParked, m.Sequence)
 	}
-	if err := v.tell(v.refers(ctx, k, list, m.Sequence)); err != nil || m.Timer == "" {
+	if err := v.tell(v.refers(ctx, k, list, m.Sequence)); err != nil {
 		return err
+	}
+	if m.Halted {
+		return v.refers(ctx, k, haltedKey(m), m.Sequence) // it is no timer
+	}
+	if m.Timer == "" {
+		return nil
 	}
 	return v.refers(ctx, k, nameKey(bucketTimer, m.Source, m.Timer), m.Sequence)
 }
@@ -328,6 +334,8 @@ func (v *fileCheck) listEntry(ctx context.Context, k, value []byte) error {
 	switch {
 	case err != nil:
 		return err
+	case found == nil && bucket(k[0]) == bucketHalted:
+		return nil // an earlier version has removed the message
 	case found == nil:
 		return corruptKey(k, fmt.Sprintf("there is no message %d", n))
 	}
@@ -340,6 +348,8 @@ func (v *fileCheck) listEntry(ctx context.Context, k, value []byte) error {
 	switch bucket(k[0]) {
 	case bucketParked:
 		want, right = sequenceKey(bucketParked, n), m.Parked
+	case bucketHalted:
+		want, right = haltedKey(m), true // an earlier version may have taken the message up
 	case bucketTimer:
 		want, right = nameKey(bucketTimer, m.Source, m.Timer), m.Timer != ""
 	}

@@ -365,12 +365,12 @@ type statements struct {
 	clock, entities, snapshots, heads, messages, timers, receipts, claims string
 	guard, guardEntities, guardReceipts, drawn                            string
 
-	insertEvents, copyEvents, copyMessages, copyReceipts       string
-	deleteSnapshots, putSnapshots, putStates                   string
-	deleteMessages, addMessages, changeMessages                string
-	deleteReceipts, addReceipts                                string
-	deleteClaims, addClaims, deleteBookmarks, putBookmarks     string
-	proof, trim, depart                                        string
-	load, stream, scan, first, pending, parked, receipt, owner string
-	receiptsOf, claimsOf, bookmarks, deletions, pruned         string
+	insertEvents, copyEvents, copyMessages, copyReceipts                    string
+	deleteSnapshots, putSnapshots, putStates                                string
+	deleteMessages, addMessages, changeMessages                             string
+	deleteReceipts, addReceipts                                             string
+	deleteClaims, addClaims, deleteBookmarks, putBookmarks                  string
+	proof, trim, depart                                                     string
+	load, stream, scan, first, pending, undelivered, parked, receipt, owner string
+	receiptsOf, claimsOf, bookmarks, deletions, pruned                      string
 }

@@ -365,7 +365,7 @@ func (f *filling) addMessages(records []store.Record) ([]copying, error) {
 	}
 	return []copying{{
 		"messages",
-		[]string{"sequence", "due", "parked", "kind", "id", "timer", "record"},
+		[]string{"sequence", "due", "parked", "halted", "kind", "id", "timer", "record"},
 		len(records),
 		func(i int) []any {
 			m := records[i].(*store.Message)
@@ -373,7 +373,7 @@ func (f *filling) addMessages(records []store.Record) ([]copying, error) {
 			if m.Timer != "" {
 				timer = &m.Timer
 			}
-			return []any{int64(m.Sequence), storekit.DueKey(m.Due), m.Parked, m.Source.Kind, m.Source.ID, timer, store.AppendMessage(nil, m)}
+			return []any{int64(m.Sequence), storekit.DueKey(m.Due), m.Parked, m.Halted, m.Source.Kind, m.Source.ID, timer, store.AppendMessage(nil, m)}
 		},
 	}}, nil
 }

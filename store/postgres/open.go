@@ -254,7 +254,7 @@ func newStatements(schema string) statements {
 		proof: s(sqlProof), trim: s(sqlTrim), depart: s(sqlDepart),
 
 		load: s(sqlLoad), stream: s(sqlStream), scan: strings.Replace(s(sqlScan), "%s", "", 1),
-		first: s(sqlFirst), pruned: s(sqlPruned), pending: s(sqlPending), parked: s(sqlParked),
+		first: s(sqlFirst), pruned: s(sqlPruned), pending: s(sqlPending), undelivered: s(sqlUndelivered), parked: s(sqlParked),
 		receipt: s(sqlReceipt), receiptsOf: s(sqlReceiptsOf), owner: s(sqlOwner), claimsOf: s(sqlClaimsOf),
 		bookmarks: s(sqlBookmarks), deletions: s(sqlDeletions),
 	}

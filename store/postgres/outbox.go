@@ -20,6 +20,17 @@ const (
 				WHERE NOT parked AND (due, sequence) > ($1, $2) AND due <= $3 ORDER BY due, sequence LIMIT $4) p
 		) q WHERE before < $5 ORDER BY due, sequence`
 
+	sqlUndelivered = `SELECT sequence, due, record FROM (
+			SELECT sequence, due, record, sum(octet_length(record)) OVER (ORDER BY due, sequence ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
+			FROM (
+				(SELECT sequence, due, record FROM S.messages
+					WHERE NOT parked AND (due, sequence) > ($1, $2) AND due <= $3 ORDER BY due, sequence LIMIT $4)
+				UNION ALL
+				(SELECT sequence, due, record FROM S.messages
+					WHERE halted AND parked AND (due, sequence) > ($1, $2) AND due <= $3 ORDER BY due, sequence LIMIT $4)
+				ORDER BY due, sequence LIMIT $4) p
+		) q WHERE before < $5 ORDER BY due, sequence`
+
 	sqlParked = `SELECT sequence, due, record FROM (
 			SELECT sequence, due, record, sum(octet_length(record)) OVER (ORDER BY sequence ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
 			FROM (SELECT sequence, due, record FROM S.messages
@@ -30,22 +41,44 @@ const (
 // Messages implements [store.Outbox]. Rows that come or go during the iteration
 // may or may not be seen.
 func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	return l.outbox(ctx, q, l.statements.pending)
+}
+
+// Undelivered implements [store.Halting]. Rows that come or go during the iteration may
+// or may not be seen.
+func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	q.Parked = false
+	pending := l.outbox(ctx, q, l.statements.undelivered)
+	return func(yield func(*store.Message, error) bool) {
+		for m, err := range pending {
+			if m != nil && m.Parked && !m.Halted {
+				continue // a program that does not know the column has parked it again
+			}
+			if !yield(m, err) {
+				return
+			}
+		}
+	}
+}
+
+// outbox yields the messages that q selects, pending ones by a statement.
+func (l *Log) outbox(ctx context.Context, q store.MessageQuery, pending string) iter.Seq2[*store.Message, error] {
 	return func(yield func(*store.Message, error) bool) {
 		p := newPage()
 		defer p.release()
-		if err := l.messages(ctx, p, q, yield); err != nil {
+		if err := l.messages(ctx, p, q, pending, yield); err != nil {
 			yield(nil, fmt.Errorf("outbox: %w", err))
 		}
 	}
 }
 
-func (l *Log) messages(ctx context.Context, p *page, q store.MessageQuery, yield func(*store.Message, error) bool) error {
+func (l *Log) messages(ctx context.Context, p *page, q store.MessageQuery, pending string, yield func(*store.Message, error) bool) error {
 	due, sequence, through := storekit.DueKey(q.AfterDue), int64(min(q.After, math.MaxInt64)), int64(math.MaxInt64)
 	if !q.DueBy.IsZero() {
 		through = storekit.DueBound(q.DueBy)
 	}
 	for more := true; more; {
-		sql, args := l.statements.pending, []any{due, sequence, through, pageRowsMax, pageBytesMax}
+		sql, args := pending, []any{due, sequence, through, pageRowsMax, pageBytesMax}
 		if q.Parked {
 			sql, args = l.statements.parked, []any{sequence, pageRowsMax, pageBytesMax}
 		}

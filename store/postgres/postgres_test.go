@@ -37,7 +37,7 @@ func TestLogPassesTheSuite(t *testing.T) {
 		return openAt(t, placeOf(l), append(options(s), postgres.WithoutProbation())...)
 	}
 	storetest.Run(t, open, storetest.Features{
-		Catalog: true, Pruner: true, Deletions: true, Outbox: true, Receipts: true, Claims: true,
+		Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true,
 		Bookmarks: true, Statistics: true, Watcher: true,
 		Partitions: true, Clock: true, Pause: true,
 		Exporter: true, Importer: true, Verifier: true,

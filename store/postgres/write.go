@@ -21,8 +21,8 @@ const (
 	// a sequence that is behind must not replace a message.
 	sqlAddMessages = `INSERT INTO S.messages (sequence, due, parked, kind, id, timer, record)
 		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::text[], $5::text[], $6::text[], $7::bytea[]) WHERE ` + sqlIfHeld
-	sqlChangeMessages = `UPDATE S.messages m SET due = k.due, parked = k.parked, record = k.record
-		FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::bytea[]) AS k (sequence, due, parked, record)
+	sqlChangeMessages = `UPDATE S.messages m SET due = k.due, parked = k.parked, halted = k.halted, record = k.record
+		FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::boolean[], $5::bytea[]) AS k (sequence, due, parked, halted, record)
 		WHERE m.sequence = k.sequence AND ` + sqlIfHeld
 
 	sqlDeleteReceipts = `DELETE FROM S.receipts r USING unnest($1::text[], $2::text[], $3::text[]) AS k (kind, id, name)
@@ -177,14 +177,14 @@ func (p *plan) queueMessages(out *message, s *statements) {
 		out.addCopied(s.copyMessages, s.addMessages, a.sequences, a.dues, a.parked, a.kinds, a.ids, a.timers, a.records)
 	}
 	if c := &changed; len(c.records) > 0 {
-		out.add(s.changeMessages, c.sequences, c.dues, c.parked, c.records)
+		out.add(s.changeMessages, c.sequences, c.dues, c.parked, c.halted, c.records)
 	}
 }
 
 // messageRows are the columns of rows of the outbox.
 type messageRows struct {
 	sequences, dues []int64
-	parked          []bool
+	parked, halted  []bool // new messages are not halted
 	kinds, ids      []string
 	timers          []*string
 	records         [][]byte
@@ -192,6 +192,7 @@ type messageRows struct {
 
 func (r *messageRows) add(m *store.Message) {
 	r.sequences, r.dues, r.parked = append(r.sequences, int64(m.Sequence)), append(r.dues, storekit.DueKey(m.Due)), append(r.parked, m.Parked)
+	r.halted = append(r.halted, m.Halted)
 	r.kinds, r.ids = append(r.kinds, m.Source.Kind), append(r.ids, m.Source.ID)
 	var timer *string
 	if m.Timer != "" {

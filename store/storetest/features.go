@@ -25,6 +25,9 @@ var featureCases = []testCase{
 		if f.Deletions { // a log may have the methods and return errors.ErrUnsupported
 			check("store.Deletions", has[store.Deletions](x), f.Deletions)
 		}
+		if f.Halting {
+			check("store.Halting", has[store.Halting](x), f.Halting)
+		}
 		check("store.Outbox", has[store.Outbox](x), f.Outbox)
 		check("store.Receipts", has[store.Receipts](x), f.Receipts)
 		check("store.Claims", has[store.Claims](x), f.Claims)

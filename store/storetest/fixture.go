@@ -196,14 +196,7 @@ func (x *fixture) heads() []store.Position {
 
 func (x *fixture) messages(q store.MessageQuery) []*store.Message {
 	x.Helper()
-	var messages []*store.Message
-	for m, err := range ability[store.Outbox](x).Messages(x.ctx, q) {
-		if err != nil {
-			x.Fatalf("outbox %+v: %v", q, err)
-		}
-		messages = append(messages, m)
-	}
-	return messages
+	return x.all(fmt.Sprintf("outbox %+v", q), ability[store.Outbox](x).Messages(x.ctx, q))
 }
 
 func (x *fixture) receipts(key store.Key) []*store.Receipt {

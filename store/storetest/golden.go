@@ -131,5 +131,10 @@ func CheckGolden(t testing.TB, log store.Log) {
 			x.Errorf("deletions after one: got %+v, want one of partition %d", x.deletions(), store.PartitionOf(goldenKey(1), 2))
 		}
 	}
+	if has[store.Halting](x) { // which the version that has written the data may not have known
+		m := x.halt("m")
+		want(x, "parked", x.messages(store.MessageQuery{Parked: true}), []*store.Message{m})
+		x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "m", "again", "again", "again", "again", "wake")
+	}
 	x.wantWhole(x.log)
 }

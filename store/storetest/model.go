@@ -57,6 +57,7 @@ type modelMessage struct {
 	due      time.Time
 	text     string
 	parked   bool
+	halted   bool
 	owner    uint64
 }
 
@@ -136,7 +137,7 @@ func (m *model) message(sequence uint64) int {
 // settlement counts the message as gone.
 func (m *model) settled(s *store.Settlement) int {
 	i := m.message(s.Sequence)
-	if i >= 0 && s.Misses(&store.Message{Owner: m.messages[i].owner}) {
+	if i >= 0 && s.Misses(&store.Message{Owner: m.messages[i].owner, Parked: m.messages[i].parked}) {
 		return -1
 	}
 	return i
@@ -208,7 +209,8 @@ func (m *model) applyOutbox(b *store.Batch, r store.Result) {
 		case s.Message == nil:
 			m.messages = slices.Delete(m.messages, i, i+1)
 		default:
-			m.messages[i].parked, m.messages[i].due, m.messages[i].owner = s.Message.Parked, s.Message.Due, s.Message.Owner
+			r := &m.messages[i]
+			r.parked, r.halted, r.due, r.owner = s.Message.Parked, s.Message.Halted, s.Message.Due, s.Message.Owner
 		}
 	}
 	for _, name := range b.Cancel {

@@ -36,6 +36,8 @@ type Features struct {
 	Catalog, Pruner, Outbox, Receipts, Claims, Bookmarks, Statistics, Exclusive, Instant, Watcher bool
 	// Deletions says that the log is a [store.Deletions].
 	Deletions bool
+	// Halting says that the log is a [store.Halting].
+	Halting bool
 	// These say that the log has the optional ability of that name, for work on whole logs.
 	Exporter, Importer, Verifier bool
 
@@ -116,6 +118,7 @@ var (
 	catalog    = need{"Catalog", func(f *Features) bool { return f.Catalog }}
 	pruner     = need{"Pruner", func(f *Features) bool { return f.Pruner }}
 	deletions  = need{"Deletions", func(f *Features) bool { return f.Deletions }}
+	halting    = need{"Halting", func(f *Features) bool { return f.Halting }}
 	outbox     = need{"Outbox", func(f *Features) bool { return f.Outbox }}
 	receipts   = need{"Receipts", func(f *Features) bool { return f.Receipts }}
 	claims     = need{"Claims", func(f *Features) bool { return f.Claims }}
@@ -146,7 +149,7 @@ func cases() []testCase {
 	for _, part := range [][]testCase{
 		featureCases, commitCases, stateCases, limitCases,
 		readCases, scanCases, positionCases, recordCases,
-		outboxCases, receiptCases, claimCases, bookmarkCases,
+		outboxCases, haltedCases, receiptCases, claimCases, bookmarkCases,
 		catalogCases, pruneCases, deletionCases, lifeCases, corruptCases, wholeCases,
 		concurrent, modelCases,
 	} {

@@ -209,7 +209,7 @@ func (r *trial) settle(rt *rapid.T, b *store.Batch) {
 		Required: modelBools.Draw(rt, "required"),
 	}
 	if s.Conditional = modelBools.Draw(rt, "conditional"); s.Conditional {
-		s.IfOwner = modelOwners.Draw(rt, "if owner")
+		s.IfOwner, s.IfParked = modelOwners.Draw(rt, "if owner"), modelBools.Draw(rt, "if parked")
 	}
 	if modelOften.Draw(rt, "unknown message") == 0 {
 		s.Sequence += 1000
@@ -220,6 +220,7 @@ func (r *trial) settle(rt *rapid.T, b *store.Batch) {
 				if m.Sequence == s.Sequence {
 					m.Parked, m.Due = modelBools.Draw(rt, "park"), modelDues.Draw(rt, "due")
 					m.Owner = modelOwners.Draw(rt, "next owner")
+					m.Halted = r.x.features.Halting && m.Parked && m.Timer == "" && m.Due.IsZero() && modelBools.Draw(rt, "halt")
 					s.Message = m
 				}
 			}
@@ -353,16 +354,29 @@ func (r *trial) compareOutbox(rt *rapid.T) {
 		if !parked {
 			slices.SortStableFunc(rows, func(a, b modelMessage) int { return a.due.Compare(b.due) })
 		}
-		var got []modelMessage
-		for _, m := range r.x.messages(store.MessageQuery{Parked: parked}) {
-			got = append(got, modelMessage{
-				sequence: m.Sequence, source: m.Source, timer: m.Timer, due: m.Due, text: string(m.Payload), parked: m.Parked, owner: m.Owner,
-			})
-		}
+		got := modelMessages(r.x.messages(store.MessageQuery{Parked: parked}))
 		if len(got)+len(rows) > 0 {
 			same(rt, fmt.Sprintf("messages, parked %t", parked), got, rows)
 		}
 	}
+	if !r.x.features.Halting {
+		return
+	}
+	rows := slices.DeleteFunc(slices.Clone(r.m.messages), func(m modelMessage) bool { return m.parked && !m.halted })
+	slices.SortStableFunc(rows, func(a, b modelMessage) int { return a.due.Compare(b.due) })
+	if got := modelMessages(r.x.undelivered(store.MessageQuery{})); len(got)+len(rows) > 0 {
+		same(rt, "undelivered messages", got, rows)
+	}
+}
+
+// modelMessages returns messages as the model has them.
+func modelMessages(messages []*store.Message) (rows []modelMessage) {
+	for _, m := range messages {
+		rows = append(rows, modelMessage{
+			sequence: m.Sequence, source: m.Source, timer: m.Timer, due: m.Due, text: string(m.Payload), parked: m.Parked, halted: m.Halted, owner: m.Owner,
+		})
+	}
+	return rows
 }
 
 func (r *trial) compareReceipts(rt *rapid.T) {

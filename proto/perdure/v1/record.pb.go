@@ -503,7 +503,9 @@ type Message struct {
 	Open bool `protobuf:"varint,21,opt,name=open,proto3" json:"open,omitempty"`
 	// The rule for the next due time of a recurring timer, such as "1h0m0s" or "daily 09:00
 	// Europe/Berlin"; empty for a timer that fires once.
-	Every         string `protobuf:"bytes,22,opt,name=every,proto3" json:"every,omitempty"`
+	Every string `protobuf:"bytes,22,opt,name=every,proto3" json:"every,omitempty"`
+	// Set, beside parked, if the messages behind it in its lane wait for it.
+	Halted        bool `protobuf:"varint,23,opt,name=halted,proto3" json:"halted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -690,6 +692,13 @@ func (x *Message) GetEvery() string {
 		return x.Every
 	}
 	return ""
+}
+
+func (x *Message) GetHalted() bool {
+	if x != nil {
+		return x.Halted
+	}
+	return false
 }
 
 // Receipt is the remembered answer to a command with an idempotency key.
@@ -1297,7 +1306,7 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\tquestions\x18\x02 \x01(\x06R\tquestions\x12\x18\n" +
 	"\aanswers\x18\x03 \x01(\x06R\aanswers\x12\x14\n" +
 	"\x05marks\x18\x04 \x01(\fR\x05marks\x12\x18\n" +
-	"\apartial\x18\x05 \x01(\bR\apartial\"\xac\x05\n" +
+	"\apartial\x18\x05 \x01(\bR\apartial\"\xc4\x05\n" +
 	"\aMessage\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1f\n" +
@@ -1325,7 +1334,8 @@ const file_perdure_v1_record_proto_rawDesc = "" +
 	"\tunordered\x18\x13 \x01(\bR\tunordered\x12\x14\n" +
 	"\x05owner\x18\x14 \x01(\x06R\x05owner\x12\x12\n" +
 	"\x04open\x18\x15 \x01(\bR\x04open\x12\x14\n" +
-	"\x05every\x18\x16 \x01(\tR\x05every\"\xe3\x02\n" +
+	"\x05every\x18\x16 \x01(\tR\x05every\x12\x16\n" +
+	"\x06halted\x18\x17 \x01(\bR\x06halted\"\xe3\x02\n" +
 	"\aReceipt\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tentity_id\x18\x02 \x01(\tR\bentityId\x12\x10\n" +

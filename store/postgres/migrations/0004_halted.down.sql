@@ -1,0 +1,1 @@
+ALTER TABLE S.messages DROP COLUMN halted;
