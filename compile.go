@@ -19,6 +19,7 @@ import (
 type compiler struct {
 	rules          entity.Rules
 	passivateAfter time.Duration
+	keepOrder      bool
 	retain         uint64
 	prune          bool
 	foldVersion    uint64

@@ -61,8 +61,9 @@ const (
 type dispatcher struct {
 	engine *Engine
 	box    store.Outbox
-	lane   commit.Lane // of the batches that settle messages
-	owner  uint64      // number of the engine; zero if no other engine uses the log
+	orders store.Halting // how the box is read where messages keep their order, else nil
+	lane   commit.Lane   // of the batches that settle messages
+	owner  uint64        // number of the engine; zero if no other engine uses the log
 	counts deliveryCounts
 	watch  stopwatch
 
@@ -76,6 +77,7 @@ type dispatcher struct {
 	flushed  chan struct{}   // closed when nothing is left to settle, once closing
 	waiters  []chan struct{} // closed when there is nothing to do at the present time
 	said     map[string]struct{}
+	crammed  bool // it has said that too many messages are halted
 
 	work     chan struct{} // one element: there may be something to do
 	quit     chan struct{}
@@ -92,6 +94,9 @@ func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 	d := &dispatcher{
 		engine: e, box: box, said: make(map[string]struct{}),
 		work: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}), followed: make(chan struct{}),
+	}
+	if e.keepsOrder() {
+		d.orders = e.log.(store.Halting) // Open has checked it
 	}
 	d.lane.Owner = d
 	d.watch.elapsed = e.elapsed
@@ -170,7 +175,11 @@ func (d *dispatcher) Policy(m *store.Message) outbox.Policy {
 	if r := d.engine.effectTypes[m.Type]; r != nil && m.Target.IsZero() {
 		return r.policy
 	}
-	return d.engine.config.Delivery.policy()
+	p := d.engine.config.Delivery.policy()
+	if k := d.engine.kinds[m.Target.Kind]; k != nil {
+		p.KeepOrder = k.keepOrder
+	}
+	return p
 }
 
 // Jitter is part of [outbox.Shell].
@@ -392,7 +401,11 @@ func (d *dispatcher) parked(list []store.Settlement) {
 	for i := range list {
 		if m := list[i].Message; m != nil && m.Parked {
 			d.counts.parked.Add(1)
-			d.engine.config.Logger.Error("message is parked", "type", m.Type, "id", m.ID.String(), "sequence", list[i].Sequence,
+			what := "message is parked"
+			if m.Halted {
+				what = "message is halted, and those behind it in its lane wait: unpark or drop it"
+			}
+			d.engine.config.Logger.Error(what, "type", m.Type, "id", m.ID.String(), "sequence", list[i].Sequence,
 				"entity", m.Source.String(), "target", m.Target.String(), "timer", m.Timer,
 				"attempts", m.Attempts, "error", m.LastError)
 		}
@@ -506,7 +519,11 @@ func (d *dispatcher) messages(q store.MessageQuery, fn func(*store.Message) (mor
 			err = fmt.Errorf("store: outbox: panic: %v\n%s", v, debug.Stack())
 		}
 	}()
-	for m, err := range d.box.Messages(d.context, q) {
+	read := d.box.Messages
+	if d.orders != nil {
+		read = d.orders.Undelivered
+	}
+	for m, err := range read(d.context, q) {
 		switch {
 		case errors.Is(err, store.ErrCorrupt):
 			d.damaged(err)
@@ -583,6 +600,10 @@ func (d *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) 
 	d.timed(func(now time.Time) {
 		d.queue.Finished(r, result, cause, now)
 		d.drain()
+		if n, crammed := d.queue.Halted(); crammed && !d.crammed {
+			d.crammed = true
+			d.engine.config.Logger.Error("too many messages are halted: others that fail for good are tried on and on", "halted", n)
+		}
 	})
 }
 

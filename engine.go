@@ -99,6 +99,9 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err := e.addEffects(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
+	if err := e.checkOrder(); err != nil {
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
 	shared, err := e.acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
@@ -525,9 +528,11 @@ type Stats struct {
 	// memory: they wait for a retry, for another engine, or for an engine that has the rule
 	// for them.
 	Waiting int
+	// Halted is the number of halted messages that the engine knows of, see [KeepOrder].
+	Halted int
 	// Delivered counts the messages, timers and effects delivered since the engine was
 	// opened, DeliveriesFailed the failed attempts, and Parked the messages that this
-	// engine has parked.
+	// engine has parked or halted.
 	Delivered, DeliveriesFailed, Parked uint64
 	// TellsFailed counts the commands of [Ref.Tell] that failed or were refused, and
 	// ServicesFailed the services that ended with an error.
@@ -549,7 +554,8 @@ func (e *Engine) Stats() Stats {
 	if d := e.dispatcher; d != nil {
 		d.mu.Lock()
 		s.Deliveries, s.Delivering = d.queue.Load()
-		s.Waiting = d.queue.Waiting()
+		s.Halted, _ = d.queue.Halted()
+		s.Waiting = d.queue.Waiting() - s.Halted
 		d.mu.Unlock()
 		s.Delivered, s.DeliveriesFailed, s.Parked = d.counts.delivered.Load(), d.counts.failed.Load(), d.counts.parked.Load()
 	}

@@ -23,6 +23,7 @@ type kindRuntime struct {
 	engine         *Engine
 	options        entity.Options
 	passivateAfter time.Duration
+	keepOrder      bool
 	retain         uint64
 	prune          bool
 	notices        snapshotNotices
@@ -38,7 +39,7 @@ type shard struct {
 
 func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
 	k := &kindRuntime{
-		engine: e, passivateAfter: c.passivateAfter, retain: c.retain, prune: c.prune, seed: maphash.MakeSeed(),
+		engine: e, passivateAfter: c.passivateAfter, keepOrder: c.keepOrder, retain: c.retain, prune: c.prune, seed: maphash.MakeSeed(),
 		options: entity.Options{Rules: &c.rules, Refusal: encodeRefusal, Performs: e.performs, StoreTime: e.storeTime, Limits: entity.Limits{
 			Calls: e.config.EntityCallsMax, InFlight: e.config.InFlightMax,
 			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax, Doubts: doubtsMax,

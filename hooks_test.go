@@ -385,6 +385,21 @@ func (l *hookStore) Messages(ctx context.Context, q store.MessageQuery) iter.Seq
 	}
 }
 
+func (l *hookStore) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	if l.h.Reached("store.Halting.Undelivered") {
+		return nil
+	}
+	return func(yield func(*store.Message, error) bool) {
+		l.h.Reached("store.Halting.Undelivered, iterator")
+		l.Log.Undelivered(ctx, q)(yield)
+	}
+}
+
+// withOrder gives the engine an effect that keeps its order.
+func withOrder(_ *hooking, c *perdure.Config) {
+	c.Effects = append(c.Effects, perdure.Perform(func(context.Context, *testv1.Withdrawn) error { return nil }, perdure.KeepOrder()))
+}
+
 func (l *hookStore) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
 	l.h.Reached("store.Pruner.DeleteEvents")
 	return l.Log.DeleteEvents(ctx, key, below, through)
@@ -567,17 +582,19 @@ var hooks = map[string]hook{
 	"patientClock.Attach":                            {config: withClock, opens: true},
 	"patientClock.Attach, detach":                    {config: withClock, closes: true},
 
-	"store.Exclusive.Acquire":          {opens: true},
-	"store.Exclusive.Acquire, release": {closes: true, silent: true, keeps: true},
-	"store.Instant.Instant":            {opens: true},
-	"store.Log.Heads":                  {opens: true},
-	"store.Log.Commit":                 {stalls: true, trigger: deposits1},
-	"store.Log.Commit, of settlements": {stalls: true, trigger: enqueues},
-	"store.Log.Load":                   {spot: true, trigger: deposits1},
-	"store.Log.Load, iterator":         {spot: true, trigger: deposits1},
-	"store.Outbox.Messages":            {opens: true, delays: true},
-	"store.Outbox.Messages, iterator":  {opens: true, delays: true},
-	"store.Pruner.DeleteEvents":        {trigger: func(h *hooking) error { return errors.Join(deposits1(h), deposits1(h), deposits1(h)) }},
+	"store.Exclusive.Acquire":             {opens: true},
+	"store.Exclusive.Acquire, release":    {closes: true, silent: true, keeps: true},
+	"store.Instant.Instant":               {opens: true},
+	"store.Log.Heads":                     {opens: true},
+	"store.Log.Commit":                    {stalls: true, trigger: deposits1},
+	"store.Log.Commit, of settlements":    {stalls: true, trigger: enqueues},
+	"store.Log.Load":                      {spot: true, trigger: deposits1},
+	"store.Log.Load, iterator":            {spot: true, trigger: deposits1},
+	"store.Halting.Undelivered":           {config: withOrder, opens: true, delays: true},
+	"store.Halting.Undelivered, iterator": {config: withOrder, opens: true, delays: true},
+	"store.Outbox.Messages":               {opens: true, delays: true},
+	"store.Outbox.Messages, iterator":     {opens: true, delays: true},
+	"store.Pruner.DeleteEvents":           {trigger: func(h *hooking) error { return errors.Join(deposits1(h), deposits1(h), deposits1(h)) }},
 	"store.Receipts.Receipts": {trigger: func(h *hooking) error {
 		return errors.Join(h.do(&testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey("k")), deposits1(h), deposits1(h), deposits1(h))
 	}},

@@ -19,8 +19,9 @@ import (
 
 // Parked yields the parked messages, oldest first. A message is parked after too many
 // failed attempts, or after a failure that a retry cannot repair; its LastError has the
-// reason. It stays parked until [Engine.Unpark], [Engine.Drop], [Engine.UnparkWhere] or
-// [Engine.DropWhere] is called.
+// reason. Halted is true if it holds up the messages behind it, see [KeepOrder]. It stays
+// parked until [Engine.Unpark], [Engine.Drop], [Engine.UnparkWhere] or [Engine.DropWhere]
+// is called.
 func (e *Engine) Parked(ctx context.Context) iter.Seq2[*store.Message, error] {
 	return e.messages(ctx, store.MessageQuery{Parked: true})
 }
@@ -43,8 +44,10 @@ func (e *Engine) messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*
 
 // Unpark makes the engine deliver a parked message again, with its attempts counted from
 // zero. If message is not nil, it replaces the payload of the parked message and must be
-// of the same type. The error matches [store.ErrSettled] if no message with that
-// sequence is parked.
+// of the same type. A halted message is delivered in its place, before those that waited
+// for it. The error matches [store.ErrSettled] if no message with that sequence is parked,
+// or no longer: if several callers and engines unpark or drop a message at the same time,
+// one of them succeeds.
 //
 // If ctx ends before the store has answered, the error matches [ErrOutcomeUnknown]. If
 // the store accepts the change after that, the message is still delivered. See
@@ -59,7 +62,7 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 		}
 	}
 	if err == nil {
-		_, err = e.commitRequest(ctx, e.unparking(m))
+		err = faster(e.commitRequest(ctx, e.unparking(m)))
 	}
 	if err != nil {
 		return fmt.Errorf("unpark message %d: %w", sequence, err)
@@ -67,12 +70,21 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 	return nil
 }
 
-// Drop removes a parked message permanently. The error matches [store.ErrSettled] if no
-// message with that sequence is parked. See [Engine.DropWhere] for many messages.
+// faster adds to the error of a message that is no longer parked why that is so.
+func faster(_ store.Result, err error) error {
+	if errors.Is(err, store.ErrSettled) {
+		return fmt.Errorf("another caller or engine has unparked or dropped it first: %w", err)
+	}
+	return err
+}
+
+// Drop removes a parked message permanently. If it was halted, its lane goes on. The error
+// matches [store.ErrSettled] if no message with that sequence is parked, or no longer, like
+// that of [Engine.Unpark]. See [Engine.DropWhere] for many messages.
 func (e *Engine) Drop(ctx context.Context, sequence uint64) error {
 	m, err := e.parked(ctx, sequence)
 	if err == nil {
-		_, err = e.commitRequest(ctx, dropping(m))
+		err = faster(e.commitRequest(ctx, e.dropping(m)))
 	}
 	if err != nil {
 		return fmt.Errorf("drop message %d: %w", sequence, err)
@@ -113,7 +125,7 @@ func (e *Engine) UnparkWhere(ctx context.Context, match func(*store.Message) boo
 // DropWhere removes all parked messages permanently for which match returns true, oldest
 // first, and returns their number. Otherwise it is like [Engine.UnparkWhere].
 func (e *Engine) DropWhere(ctx context.Context, match func(*store.Message) bool) (n int, err error) {
-	if n, err = e.settleWhere(ctx, match, dropping); err != nil {
+	if n, err = e.settleWhere(ctx, match, e.dropping); err != nil {
 		return n, fmt.Errorf("drop messages: %w", err)
 	}
 	return n, nil
@@ -273,8 +285,14 @@ func (e *Engine) unparking(m *store.Message) *request {
 }
 
 // dropping returns the request that drops a message.
-func dropping(m *store.Message) *request {
-	return newRequest(&store.Batch{Settle: []store.Settlement{outbox.EndParked(m)}})
+func (e *Engine) dropping(m *store.Message) *request {
+	d := e.dispatcher
+	r := newRequest(&store.Batch{Settle: []store.Settlement{outbox.EndParked(m)}})
+	r.stored = func() {
+		defer d.wake()
+		d.timed(func(now time.Time) { d.queue.Dropped(m.Sequence, now) })
+	}
+	return r
 }
 
 // parked returns a parked message.

@@ -100,6 +100,17 @@ func (a outbox) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*s
 	return faulty(ctx, a.l, MethodMessages, a.l.log.(store.Outbox).Messages(ctx, q))
 }
 
+// Undelivered implements [store.Halting], as far as the log beneath does.
+func (a outbox) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	h, ok := a.l.log.(store.Halting)
+	if !ok {
+		return func(yield func(*store.Message, error) bool) {
+			yield(nil, fmt.Errorf("outbox: %w: a %T does not keep halted messages in their lanes", errors.ErrUnsupported, a.l.log))
+		}
+	}
+	return faulty(ctx, a.l, MethodMessages, h.Undelivered(ctx, q))
+}
+
 // Receipt is part of [store.Receipts].
 func (a receipts) Receipt(ctx context.Context, key store.Key, name string) (*store.Receipt, error) {
 	return called(ctx, a.l, MethodReceipt, func(ctx context.Context) (*store.Receipt, error) {

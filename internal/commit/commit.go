@@ -63,7 +63,7 @@ type Observer interface {
 	// Stored is called for each batch that the store has stored.
 	Stored(*Item, *store.Result)
 	// Doubted is called for a group of batches that may be stored, if at least one of
-	// them leaves messages to be delivered.
+	// them leaves messages to be delivered, or ends parked ones.
 	Doubted()
 }
 
@@ -90,10 +90,10 @@ func (i *Item) ObserveAlone(results []store.Result, err error, to Observer) {
 }
 
 // leavesMessages reports whether messages are to be delivered after a batch: new
-// ones, or parked ones that are delivered again.
+// ones, parked ones that are delivered again, or those that waited for a parked one.
 func leavesMessages(i *Item) bool {
 	return len(i.Batch.Enqueue) > 0 ||
-		slices.ContainsFunc(i.Batch.Settle, func(s store.Settlement) bool { return s.Required && s.Message != nil })
+		slices.ContainsFunc(i.Batch.Settle, func(s store.Settlement) bool { return s.IfParked || s.Required && s.Message != nil })
 }
 
 // Events returns the events of a batch that is stored, complete with what the store

@@ -257,7 +257,7 @@ func (d *Dispatcher) Claim(messages []store.Message) {
 // goroutines, like [Dispatcher.Claim].
 func (d *Dispatcher) Unpark(m *store.Message) store.Settlement {
 	s := EndParked(m)
-	m.Parked, m.Attempts, m.LastError, m.Owner, m.Open = false, 0, "", 0, false
+	m.Parked, m.Halted, m.Attempts, m.LastError, m.Owner, m.Open = false, false, 0, "", 0, false
 	list := [1]store.Message{*m}
 	d.Claim(list[:])
 	m.Owner, m.Open = list[0].Owner, list[0].Open
@@ -266,9 +266,9 @@ func (d *Dispatcher) Unpark(m *store.Message) store.Settlement {
 }
 
 // EndParked returns the settlement that ends a parked message for good. It is refused if
-// somebody has been faster, as far as the owner of the message shows that.
+// the message is no longer parked: another operator or engine was faster.
 func EndParked(m *store.Message) store.Settlement {
-	return store.Settlement{Sequence: m.Sequence, Required: true, Conditional: true, IfOwner: m.Owner}
+	return store.Settlement{Sequence: m.Sequence, Required: true, Conditional: true, IfOwner: m.Owner, IfParked: true}
 }
 
 // Committed returns the messages of a batch as the store has stored them.

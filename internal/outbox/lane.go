@@ -208,7 +208,7 @@ func (q *Queue) feed(g *group) {
 		return
 	}
 	switch c := g.class; {
-	case g.lane != nil && g.lane.delayed:
+	case g.lane != nil && (g.lane.delayed || g.lane.isHalted()):
 		return
 	case c != nil && q.isFull(c):
 		if g != &c.group && !g.starved {

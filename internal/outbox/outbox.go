@@ -23,6 +23,9 @@ type Limits struct {
 	// PlacesMax is how many messages are in memory with nothing but their place:
 	// those that wait for another attempt or for another engine. Zero is a default.
 	PlacesMax int
+	// HaltedMax is how many lanes this engine halts. When there are so many, a message
+	// that would halt one more is tried on and on. Zero is a default.
+	HaltedMax int
 	// InFlight is how many deliveries of one class are under way at a time,
 	// TargetFlight how many of them to one entity. Zero is a default for TargetFlight.
 	InFlight, TargetFlight int
@@ -61,6 +64,7 @@ func (l *Limits) defaults() {
 	l.TargetMax = cmp.Or(l.TargetMax, max(l.Window/4, 1))
 	l.BytesMax = cmp.Or(l.BytesMax, bytesMaxDefault)
 	l.PlacesMax = cmp.Or(l.PlacesMax, placesWindows*l.Window)
+	l.HaltedMax = cmp.Or(l.HaltedMax, placesWindows*l.Window)
 	l.TargetFlight = cmp.Or(l.TargetFlight, max(l.InFlight/8, 1))
 }
 
@@ -73,6 +77,8 @@ type Policy struct {
 	// BackoffMin is the pause after the first failure. Each further one doubles
 	// it, up to BackoffMax.
 	BackoffMin, BackoffMax time.Duration
+	// KeepOrder has a message that fails for good halt its lane instead of being parked.
+	KeepOrder bool
 }
 
 // A Shell is the world around the queue.
@@ -134,15 +140,19 @@ type Row struct {
 	pause    time.Duration // that another engine may make before it tries it again
 	sort     sort
 
+	halting bool // it is the first of its lane and to be halted, and waits for that to be durable
 	settled bool // it is handled or parked, and waits for that to be durable
 	changed bool // it has a settlement that is not on its way
 	storing bool // and one that is
 	saving  bool // the store could not take its last failed attempt
 	claim   bool // it is to be claimed, by a settlement, before it is delivered
-	again   bool // it was parked, and has been committed anew since
+	again   bool // it was parked or halted, and has been committed anew since
 	flying  bool // it is being delivered
 	stalled bool // for so long that it does not count any more
 	fetched bool // it is to be read again, or is being read
+	queued  bool // it is in the list of rows to be read
+	reading bool // the shell reads it
+	refetch bool // and what it reads may be old
 	stale   bool // the store may have it in another way than it is here: it is read again before it is used
 }
 
@@ -158,6 +168,8 @@ const (
 	foreign
 	// misfit: this engine cannot deliver it.
 	misfit
+	// halted: it holds up its lane until an operator decides.
+	halted
 )
 
 // Place returns where the row is in the order of pending messages.
@@ -190,7 +202,8 @@ func (r *Row) Place() (due time.Time, sequence uint64) { return r.due, r.sequenc
 //  8. A row of another engine keeps its place in its lane, because own ones may
 //     come to stand behind it. That a message to an entity is decided once does
 //     not depend on whose it is: the settlement in the target's commit sees to it.
-//  9. changed holds the rows whose settlement is to be stored, once each: only
+//  9. Nothing behind a row that is halting or halted is delivered, see halt.go.
+//  10. changed holds the rows whose settlement is to be stored, once each: only
 //     the latest of several counts. Rows that are forgotten stay in it, not
 //     marked any more; unsaved is how many are.
 //
@@ -210,7 +223,7 @@ type Queue struct {
 	wallAt time.Time // when that was told
 
 	rows     map[uint64]*Row
-	places   map[uint64]*Row // those that are not this engine's
+	places   map[uint64]*Row // those that are not this engine's, or halted
 	lanes    map[laneKey]*lane
 	classes  map[classKey]*class
 	ready    fifo     // rows that may be delivered
@@ -218,8 +231,11 @@ type Queue struct {
 	delayed  laneHeap
 	fetches  []*Row
 	flight   int
-	loaded   int // rows with a payload
-	volatile int // volatile rows in memory
+	loaded   int  // rows with a payload
+	volatile int  // volatile rows in memory
+	halts    int  // rows that are halting or halted
+	crammed  bool // there was no room to halt a lane
+	known    bool // a whole sweep has been made
 	closed   bool
 
 	scan    scan
@@ -352,7 +368,13 @@ const aheadMin = 1024
 func (q *Queue) Unparked(m *store.Message, now time.Time) {
 	q.now = now
 	switch r := q.rows[m.Sequence]; {
+	case r == nil && q.keepsOrder(m) && (!q.known || m.Sequence >= q.next):
+		q.wantSweep() // what comes before it may not be known
+		return
 	case r == nil:
+	case r.halting || r.sort == halted:
+		q.decided(r)
+		return
 	case r.settled && r.Message != nil && r.Message.Parked:
 		q.unparked(r)
 	case !r.settled && r.sort == own && q.shared:
@@ -451,6 +473,8 @@ func (q *Queue) dueAt(t time.Time) {
 // sortOf says whose a message is, by what the store says of it.
 func (q *Queue) sortOf(m *store.Message) sort {
 	switch {
+	case m.Halted:
+		return halted
 	case q.judge != nil && q.judge.Misfit(m) != nil:
 		return misfit
 	case !q.shared || m.Owner == q.limits.Owner:
@@ -463,6 +487,9 @@ func (q *Queue) sortOf(m *store.Message) sort {
 
 // admit takes a message into memory, or leaves it to a later scan.
 func (q *Queue) admit(m *store.Message) {
+	if m.Halted && !q.keepsOrder(m) {
+		return // to this engine it is a parked one
+	}
 	if r := q.rows[m.Sequence]; r != nil {
 		q.meet(r, m, false)
 		return
@@ -489,6 +516,10 @@ func (q *Queue) admit(m *store.Message) {
 	}
 	s := q.sortOf(m)
 	switch {
+	case s == halted:
+	case l != nil && l.isHalted():
+		q.leave(&l.group, mark)
+		return
 	case s == misfit && c.places >= q.limits.PlacesMax:
 		return // another sweep may have room for it
 	case c.places >= q.limits.PlacesMax:
@@ -512,9 +543,14 @@ func (q *Queue) admit(m *store.Message) {
 	}
 	r := &Row{sequence: m.Sequence, due: m.Due, met: q.now, sort: s, pass: q.sweeps, owner: m.Owner, class: c, lane: l}
 	q.rows[r.sequence] = r
-	if s == own {
+	switch s {
+	case own:
 		q.load(r, m)
-	} else {
+	case halted:
+		q.halts++
+		q.places[r.sequence] = r
+		q.observe(r, m)
+	default:
 		c.places++
 		q.places[r.sequence] = r
 		q.observe(r, m)
@@ -592,6 +628,8 @@ func (q *Queue) head(l *lane) {
 	r := l.first
 	switch {
 	case r.fetched || r.flying:
+	case r.sort == halted || r.halting:
+		q.shorten(l)
 	case r.sequence == 0:
 		q.ready.push(r)
 	case r.sort == own && r.claim:
@@ -840,8 +878,15 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 	changed.LastError = errorText(cause)
 	r.Message = &changed
 	if result == Never || changed.Attempts >= p.AttemptsMax || p.AgeMax > 0 && now.Sub(r.met) >= p.AgeMax {
-		q.park(r)
-		return
+		switch {
+		case !q.keepsOrder(m):
+			q.park(r)
+			return
+		case q.hasRoomToHalt():
+			q.halt(r)
+			return
+		}
+		q.crammed = true // to park it would break the order
 	}
 	q.change(r)
 	q.delay(l, q.shell.Jitter(backoff(p, changed.Attempts+r.later)))
@@ -894,6 +939,9 @@ func (q *Queue) shorten(l *lane) {
 	for ; r != nil; r = r.next {
 		if r.Message != nil {
 			q.unload(r)
+		}
+		if r.sort == halted {
+			q.unhalt(r)
 		}
 		delete(q.rows, r.sequence)
 		delete(q.places, r.sequence)

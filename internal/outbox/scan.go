@@ -265,7 +265,7 @@ func (q *Queue) tailed(whole, failed bool) {
 // swept deals with the rows of other engines after a sweep: those that it has not
 // met are gone.
 func (q *Queue) swept() {
-	q.sweepAt = time.Time{}
+	q.sweepAt, q.known = time.Time{}, true
 	if q.shared {
 		q.sweepBy(q.now.Add(q.shell.Jitter(q.limits.RescueEvery)))
 	}
@@ -331,27 +331,29 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 		default: // another engine has taken it over, so a failure here is no news
 			q.unchange(r)
 			q.place(r)
-			r.sort, r.met, r.saving, r.claim = s, q.now, false, false
+			r.saving, r.claim = false, false
 			q.places[r.sequence] = r
-			q.observe(r, m)
+			q.turn(r, s, m)
 		}
 		q.head(r.lane)
 		return
 	}
+	if r.sort == halted && s != halted && !fetched {
+		q.fetch(r) // what a scan says may be from before it was halted
+		return
+	}
 	if r.attempts != m.Attempts || r.owner != m.Owner || r.sort != s {
-		r.sort, r.met = s, q.now
-		q.observe(r, m)
+		q.turn(r, s, m)
 		if s != own && r == r.lane.first && !r.lane.delayed {
 			q.head(r.lane)
 		}
 	}
 	switch age := q.now.Sub(r.met); {
+	case s == halted: // an operator decides
 	case s == own, s == open && fetched:
 		q.takeOver(r, m)
 	case s == misfit && q.limits.ParkAfter > 0 && age >= q.limits.ParkAfter:
-		q.mine(r, m)
-		r.Message.LastError = errorText(q.judge.Misfit(m))
-		q.park(r)
+		q.give(r, m)
 	case s == misfit:
 	case fetched && !r.due.IsZero(), fetched && r.next != nil && !m.Target.IsZero(), !q.now.Before(q.rescueAt(r)):
 		if r.class.rows < q.limits.Window || fetched {
@@ -360,6 +362,37 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 	}
 	if fetched && r.sort != own && r == r.lane.first && !r.lane.delayed {
 		q.head(r.lane)
+	}
+}
+
+// turn makes a row, of which only the place is in memory, one of another sort, as the
+// store has it.
+func (q *Queue) turn(r *Row, s sort, m *store.Message) {
+	if r.sort == halted && s != halted {
+		q.unhalt(r)
+	}
+	if r.sort != halted && s == halted {
+		q.halts++
+		r.class.places--
+		q.feedClass(r.class)
+	}
+	r.sort, r.met = s, q.now
+	q.observe(r, m)
+}
+
+// give gives up a message that this engine has had no rule for, for too long.
+func (q *Queue) give(r *Row, m *store.Message) {
+	order := q.keepsOrder(m)
+	if order && (r != r.lane.first || !q.hasRoomToHalt()) {
+		r.met = q.now // its turn has not come
+		return
+	}
+	q.mine(r, m)
+	r.Message.LastError = errorText(q.judge.Misfit(m))
+	if order {
+		q.halt(r)
+	} else {
+		q.park(r)
 	}
 }
 
@@ -402,8 +435,17 @@ func (q *Queue) mine(r *Row, m *store.Message) {
 
 // fetch asks for a row to be read again.
 func (q *Queue) fetch(r *Row) {
-	if !r.fetched {
-		r.fetched = true
+	if r.fetched {
+		return
+	}
+	r.fetched, r.refetch = true, r.reading
+	q.enqueue(r)
+}
+
+// enqueue lists a row to be read, unless it is listed or being read.
+func (q *Queue) enqueue(r *Row) {
+	if !r.queued && !r.reading {
+		r.queued = true
 		q.fetches = append(q.fetches, r)
 	}
 }
@@ -416,6 +458,9 @@ func (q *Queue) Fetches(most int) []*Row {
 	}
 	n := min(most, len(q.fetches))
 	list := append([]*Row(nil), q.fetches[:n]...)
+	for _, r := range list {
+		r.queued, r.reading = false, true
+	}
 	if q.fetches = q.fetches[n:]; len(q.fetches) == 0 {
 		q.fetches = nil
 	}
@@ -426,10 +471,19 @@ func (q *Queue) Fetches(most int) []*Row {
 // nil, or not at all.
 func (q *Queue) Fetched(r *Row, m *store.Message, failed bool, now time.Time) {
 	q.now = now
+	r.reading = false
 	if q.rows[r.sequence] != r || !r.fetched {
 		return
 	}
+	if r.refetch { // what was read is from before it was asked for again
+		r.refetch = false
+		q.enqueue(r)
+		return
+	}
 	r.fetched = false
+	if m != nil && m.Halted && !q.keepsOrder(m) {
+		m = nil // to this engine it is a parked one
+	}
 	switch {
 	case failed:
 		if !r.lane.delayed && r.lane.first == r {

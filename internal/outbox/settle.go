@@ -29,9 +29,14 @@ func (q *Queue) forget(r *Row) {
 	delete(q.rows, r.sequence)
 	delete(q.places, r.sequence)
 	q.unchange(r)
-	if r.Message != nil {
+	if r.halting || r.sort == halted {
+		q.halts--
+		r.halting = false
+	}
+	switch {
+	case r.Message != nil:
 		q.release(r)
-	} else {
+	case r.sort != halted:
 		r.class.places--
 		q.feedClass(r.class)
 	}
@@ -102,11 +107,13 @@ func (q *Queue) Unsettled(list []store.Settlement) {
 		}
 		switch {
 		case r == nil:
+		case r.again && r.halting:
+			q.reread(r)
 		case r.again:
 			q.forget(r) // what is committed anew was parked
 			q.wantSweep()
 		case r.Message != nil:
-			r.saving = !r.settled && !r.claim
+			r.saving = !r.settled && !r.claim && !r.halting
 			q.change(r)
 		}
 	}
@@ -124,6 +131,10 @@ func (q *Queue) Settled(list []store.Settlement) {
 		}
 		switch {
 		case r == nil:
+		case r.halting && r.again:
+			q.reread(r)
+		case r.halting && !r.changed && s.Message != nil && s.Message.Halted:
+			q.rest(r)
 		case r.claim && !r.settled && !r.changed && s.Message != nil && s.Message.Owner == q.limits.Owner:
 			r.claim = false
 			if r.lane.first == r && !r.lane.delayed {
@@ -163,6 +174,10 @@ func (q *Queue) Refused(s store.Settlement) {
 
 // doubt has a row of this engine read again before it is used.
 func (q *Queue) doubt(r *Row) {
+	if r.halting {
+		r.halting = false
+		q.halts--
+	}
 	r.claim, r.saving = false, false
 	if r.changed {
 		r.changed = false

@@ -45,6 +45,8 @@ type world struct {
 	clock  bool // the queue is told the time of day, which the store reads by
 	err    error
 	calm   bool // nothing fails any more
+	order  bool // what fails for good halts its lane
+	limits outbox.Limits
 
 	rows     map[uint64]*store.Message // what is in the store
 	sequence uint64
@@ -118,13 +120,21 @@ func newWorld(seed uint64, fault string) *world {
 		random: rand.New(rand.NewPCG(seed, 0)), fault: fault, now: time.Unix(1000, 0),
 		rows: map[uint64]*store.Message{}, facts: map[uint64]*fact{},
 	}
-	w.queue = outbox.New(w, tight)
+	w.limits = tight
 	w.epoch, w.load, w.clock = 1, 1+w.random.IntN(25), w.random.IntN(2) == 0
+	if w.order = w.random.IntN(2) == 0; w.order {
+		w.limits.HaltedMax = 1 + w.random.IntN(4)
+	}
+	w.queue = outbox.New(w, w.limits)
 	return w
 }
 
 // Policy is part of [outbox.Shell].
-func (w *world) Policy(*store.Message) outbox.Policy { return policy }
+func (w *world) Policy(*store.Message) outbox.Policy {
+	p := policy
+	p.KeepOrder = w.order
+	return p
+}
 
 // Jitter is part of [outbox.Shell].
 func (w *world) Jitter(d time.Duration) time.Duration {
@@ -158,6 +168,9 @@ func (w *world) run(steps int) error {
 		}
 		w.calm = true
 		w.rest()
+		for w.order && w.err == nil && w.unpark(func(m *store.Message) bool { return m.Halted }) {
+			w.rest() // what was behind it goes on, and perhaps something is halted there
+		}
 	}
 	return w.err
 }
@@ -181,7 +194,7 @@ func (w *world) step() {
 	case n < 90:
 		w.send()
 	case n < 93:
-		w.unpark()
+		w.unpark(func(m *store.Message) bool { return m.Parked })
 	case n < 94:
 		w.remove()
 	case n < 99:
@@ -287,17 +300,20 @@ func (w *world) tell() {
 		}
 	}
 	w.look()
-	if n.unparked {
+	switch {
+	case n.unparked:
 		w.queue.Unparked(n.list[0], w.now)
-	} else {
+	case n.dropped:
+		w.queue.Dropped(n.list[0].Sequence, w.now)
+	default:
 		w.queue.Committed(n.list, w.now)
 	}
 }
 
 // news are messages of the store that the queue has yet to be told of.
 type news struct {
-	list     []*store.Message
-	unparked bool
+	list              []*store.Message
+	unparked, dropped bool
 }
 
 // next takes a message from the queue, if it hands one out.
@@ -365,6 +381,9 @@ func (w *world) checkNext(m *store.Message) {
 		return
 	}
 	f.waiting, f.revived = false, false
+	if row := w.rows[m.Sequence]; row != nil && row.Halted {
+		w.failf("message %d is handed out, and is halted", m.Sequence)
+	}
 	if m.ID != f.id {
 		w.failf("message %d has the id %v, want %v", m.Sequence, m.ID, f.id)
 	}
@@ -387,7 +406,7 @@ func (w *world) checkNext(m *store.Message) {
 	}
 	for sequence, o := range w.rows {
 		of := w.facts[sequence]
-		if sequence < m.Sequence && of.lane == f.lane && !o.Parked && of.over != w.epoch &&
+		if sequence < m.Sequence && of.lane == f.lane && (!o.Parked || o.Halted) && of.over != w.epoch &&
 			!of.unparked && !f.unparked && !of.timer && !f.timer {
 			w.failf("message %d overtakes %d of the lane %q", m.Sequence, sequence, f.lane)
 		}
@@ -443,6 +462,8 @@ func (w *world) note(f *fact, m *store.Message, result outbox.Result, unheard bo
 		if !unheard {
 			f.finished = w.epoch
 		}
+		return
+	case m != nil && m.Halted:
 		return
 	case m != nil && m.Parked:
 		f.over = w.epoch
@@ -508,7 +529,7 @@ func (w *world) apply() {
 		if m.ID != old.ID || m.Source != old.Source || m.Timer != old.Timer || !m.Time.Equal(old.Time) {
 			w.failf("message %d is settled as another one", s.Sequence)
 		}
-		if m.Attempts == 0 || m.Attempts > policy.AttemptsMax || m.Attempts == policy.AttemptsMax && !m.Parked || m.LastError == "" {
+		if m.Attempts == 0 || m.Attempts > policy.AttemptsMax && !w.order || m.Attempts == policy.AttemptsMax && !m.Parked && !w.order || m.LastError == "" {
 			w.failf("message %d is settled with %d attempts, parked %t, error %q", s.Sequence, m.Attempts, m.Parked, m.LastError)
 		}
 		w.rows[s.Sequence] = &m
@@ -587,7 +608,7 @@ func (w *world) fetch() {
 		w.queue.Fetched(f.row, nil, true, w.now)
 	case !f.read:
 		f.read = true
-		if m := w.rows[sequence]; m != nil && !m.Parked && storekit.DueKey(m.Due) == storekit.DueKey(due) {
+		if m := w.rows[sequence]; m != nil && (!m.Parked || m.Halted) && storekit.DueKey(m.Due) == storekit.DueKey(due) {
 			c := *m
 			f.message = &c
 		}
@@ -615,7 +636,7 @@ func (w *world) pending(after *store.Message, by time.Time, most int) []*store.M
 	}
 	var list []*store.Message
 	for _, m := range w.rows {
-		if !m.Parked && order(m, after) > 0 && (by.IsZero() || storekit.DueKey(m.Due) <= storekit.DueBound(by)) {
+		if (!m.Parked || m.Halted) && order(m, after) > 0 && (by.IsZero() || storekit.DueKey(m.Due) <= storekit.DueBound(by)) {
 			list = append(list, m)
 		}
 	}
@@ -638,18 +659,26 @@ func (w *world) send() {
 	}
 }
 
-// unpark has somebody take a parked message out of the park.
-func (w *world) unpark() {
-	if m := w.first(func(m *store.Message) bool { return m.Parked }); m != nil {
-		c := *m
-		c.Parked, c.Attempts, c.LastError = false, 0, ""
-		w.rows[m.Sequence] = &c
-		f := w.facts[m.Sequence]
-		f.unparked, f.waiting = true, true
-		f.finished, f.done, f.over, f.tried = 0, 0, 0, 0
-		told := c
-		w.announce = append(w.announce, news{list: []*store.Message{&told}, unparked: true})
+// unpark has an operator take a parked message up again, the first for which ok is true,
+// and reports whether there is one. One that is halted keeps its place.
+func (w *world) unpark(ok func(*store.Message) bool) bool {
+	m := w.first(ok)
+	if m == nil {
+		return false
 	}
+	c := *m
+	c.Parked, c.Halted, c.Attempts, c.LastError = false, false, 0, ""
+	w.rows[m.Sequence] = &c
+	f := w.facts[m.Sequence]
+	f.unparked, f.waiting = !m.Halted, true
+	f.finished, f.done, f.over, f.tried = 0, 0, 0, 0
+	if m.Halted && w.random.IntN(4) == 0 { // the commit has failed, and is stored all the same
+		w.queue.Doubted()
+		return true
+	}
+	told := c
+	w.announce = append(w.announce, news{list: []*store.Message{&told}, unparked: true})
+	return true
 }
 
 // remove has somebody drop a parked message or cancel a timer.
@@ -658,6 +687,13 @@ func (w *world) remove() {
 	if m != nil {
 		delete(w.rows, m.Sequence)
 		w.facts[m.Sequence].excused = true
+		switch {
+		case !m.Parked:
+		case w.random.IntN(4) == 0: // the commit has failed, and is stored all the same
+			w.queue.Doubted()
+		default:
+			w.announce = append(w.announce, news{list: []*store.Message{m}, dropped: true})
+		}
 	}
 }
 
@@ -678,7 +714,7 @@ func (w *world) crash() {
 	}
 	w.announce, w.commits, w.flight, w.item, w.itemState, w.scan, w.fetches = nil, nil, nil, nil, noItem, nil, nil
 	w.epoch++
-	w.queue = outbox.New(w, tight)
+	w.queue = outbox.New(w, w.limits)
 }
 
 // restsMax bounds the rounds until everything has come to rest.
@@ -722,10 +758,35 @@ func (w *world) busy() bool {
 	return len(w.announce) > 0 || len(w.commits) > 0 || len(w.flight) > 0 || w.itemState != noItem || w.scan != nil || len(w.fetches) > 0
 }
 
+// isBehindHalted reports whether a message waits for one that is halted.
+func (w *world) isBehindHalted(m *store.Message) bool {
+	lane := w.facts[m.Sequence].lane
+	for sequence, o := range w.rows {
+		if lane != "" && o.Halted && w.facts[sequence].lane == lane && sequence < m.Sequence {
+			return true
+		}
+	}
+	return false
+}
+
+// halted returns how many lanes have a halted message.
+func (w *world) halted() int {
+	lanes := map[string]bool{}
+	for sequence, o := range w.rows {
+		if o.Halted {
+			lanes[w.facts[sequence].lane] = true
+		}
+	}
+	return len(lanes)
+}
+
 // checkRest checks what must be when nothing is left to do.
 func (w *world) checkRest() {
+	if n, _ := w.queue.Halted(); n != w.halted() {
+		w.failf("the queue knows of %d halted messages, the store has %d", n, w.halted())
+	}
 	for sequence, m := range w.rows {
-		if !m.Parked && !m.Due.After(w.now) {
+		if !m.Parked && !m.Due.After(w.now) && !w.isBehindHalted(m) {
 			w.failf("message %d is stuck in the store: %s", sequence, w.queue.Dump(m))
 		}
 	}
