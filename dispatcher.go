@@ -401,13 +401,16 @@ func (d *dispatcher) parked(list []store.Settlement) {
 	for i := range list {
 		if m := list[i].Message; m != nil && m.Parked {
 			d.counts.parked.Add(1)
-			what := "message is parked"
-			if m.Halted {
-				what = "message is halted, and those behind it in its lane wait: unpark or drop it"
-			}
-			d.engine.config.Logger.Error(what, "type", m.Type, "id", m.ID.String(), "sequence", list[i].Sequence,
+			attrs := []any{
+				"type", m.Type, "id", m.ID.String(), "sequence", list[i].Sequence,
 				"entity", m.Source.String(), "target", m.Target.String(), "timer", m.Timer,
-				"attempts", m.Attempts, "error", m.LastError)
+				"attempts", m.Attempts, "error", m.LastError,
+			}
+			if m.Halted {
+				d.engine.config.Logger.Error("message is halted, and those behind it in its lane wait: unpark or drop it", attrs...)
+			} else {
+				d.engine.config.Logger.Error("message is parked", attrs...)
+			}
 		}
 	}
 }
