@@ -7,6 +7,7 @@ import (
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/crashtest"
+	"github.com/perdure/perdure/store/memory"
 )
 
 func TestMedia(t *testing.T) {
@@ -18,6 +19,7 @@ func TestMedia(t *testing.T) {
 	crashtest.Media(t, crashSubject, crashtest.Medium{
 		ReadOnly:   with(bbolt.ReadOnly()),
 		Salvage:    with(bbolt.Salvage()),
+		Empty:      func() store.Log { return memory.New(memory.WithPartitions(2)) },
 		OpenBackup: func(path string) (store.Log, error) { return bbolt.Open(path, bbolt.ReadOnly()) },
 	})
 }

@@ -14,14 +14,11 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/store"
-	"github.com/perdure/perdure/store/memory"
 )
 
 const (
 	// mediaFills is how often the log is opened and filled, so that Pebble writes tables.
 	mediaFills = 3
-	// mediaPartitions is how many partitions the logs of subjects have.
-	mediaPartitions = 2
 	// controlOdds is how many damaged logs there are to one that is not damaged.
 	controlOdds = 8
 	// mediaBytesMax bounds what one step with a log of less than a MiB may allocate: a
@@ -39,6 +36,8 @@ type Medium struct {
 	ReadOnly, Salvage func(place string) (store.Log, error)
 	// OpenBackup opens for reading what a backup to the path has made.
 	OpenBackup func(path string) (store.Log, error)
+	// Empty returns a new, empty log of any store with as many partitions, to copy to.
+	Empty func() store.Log
 }
 
 // Media fills a log and damages copies of its files as failing media do: bits that flip,
@@ -296,7 +295,7 @@ func (c *mediaCase) wantAll(log store.Log) {
 // copy copies a log to another store.
 func (c *mediaCase) copy(how string, log store.Log) {
 	end := c.begin(how)
-	to := memory.New(memory.WithPartitions(mediaPartitions))
+	to := c.m.Empty()
 	report, err := store.Copy(c.ctx, log, to, nil)
 	end()
 	if !c.expected(err) || err != nil {

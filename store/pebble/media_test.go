@@ -5,6 +5,7 @@ import (
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/crashtest"
+	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/store/pebble"
 )
 
@@ -14,6 +15,7 @@ func TestMedia(t *testing.T) {
 	crashtest.Media(t, crashSubject, crashtest.Medium{
 		ReadOnly:   func(place string) (store.Log, error) { return crashOpen(place, pebble.ReadOnly()) },
 		Salvage:    func(place string) (store.Log, error) { return crashOpen(place, pebble.Salvage()) },
+		Empty:      func() store.Log { return memory.New(memory.WithPartitions(2)) },
 		OpenBackup: func(path string) (store.Log, error) { return pebble.Open(path, pebble.ReadOnly()) },
 	})
 }
