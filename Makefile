@@ -21,7 +21,7 @@ TESTFLAGS ?= -timeout 15m
 # Packages whose tests are about processes, files and servers, or whose goroutines
 # are those of the packages below them: the race detector makes them many times
 # slower, and finds what it finds in the others. And those that have none, by rule.
-NORACE := /(internal/(commit|outbox|project|sim|tidy)|bench(/.*)?|cmd/.*|mutants|examples/library(/hello|/library|/notice)?|sqltarget/drivers|pgxtarget|pgtest|crashtest(/faultfs)?)$$
+NORACE := /(internal/(commit|outbox|project|sim|tidy)|bench(/.*)?|cmd/.*|mutants|examples/hello|examples/library(/library|/notice)?|sqltarget/drivers|pgxtarget|pgtest|crashtest(/faultfs)?)$$
 
 # The package whose tests take longest. It is named before all others, so that
 # these run beside it and not before it; go test names each package once.
@@ -31,7 +31,7 @@ LONGEST := ./store/pebble
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
 ##       then what runs long
 .PHONY: test
-test: format-check vet test-go scribble modules proto lint test-race bench endure canary mutants
+test: format-check vet test-go scribble modules outside proto lint test-race bench endure canary mutants
 test: N = 5
 
 ## check: the part of test that does not run the code
@@ -129,10 +129,22 @@ vet:
 lint: bin/golangci-lint
 	bin/golangci-lint run $(addsuffix /...,$(MODULES))
 
-## modules: every go.mod and go.sum is what go mod tidy would write
+## modules: every go.mod and go.sum is what go mod tidy would write, and the tests
+##          of the program that looks after modules; make tidy writes them
 .PHONY: modules
 modules:
-	for m in $(MODULES) tools; do echo "go mod tidy -diff # $$m"; (cd $$m && GOWORK=off go mod tidy -diff); done
+	cd tools && GOWORK=off go vet ./modules && GOWORK=off go test ./modules && GOWORK=off go run ./modules tidy
+
+## tidy: write the go.mod and go.sum files
+.PHONY: tidy
+tidy:
+	cd tools && GOWORK=off go run ./modules tidy -w
+
+## outside: programs outside of the repository get, build and run each module of the
+##          working tree with nothing but the go command
+.PHONY: outside
+outside:
+	cd tools && GOWORK=off go run ./modules outside
 
 ## proto: the protobuf files follow the rules, break nobody, and the code
 ##       generated from them is up to date

@@ -4,9 +4,9 @@ go 1.26
 
 require (
 	github.com/asynkron/protoactor-go v0.0.0-20240822202345-3c0e61ca19c9
-	github.com/perdure/perdure v0.0.0
-	github.com/perdure/perdure/projection/bolttarget v0.0.0
-	github.com/perdure/perdure/store/bbolt v0.0.0
+	github.com/perdure/perdure v0.1.0
+	github.com/perdure/perdure/projection/bolttarget v0.1.0
+	github.com/perdure/perdure/store/bbolt v0.1.0
 	go.etcd.io/bbolt v1.5.0
 	google.golang.org/protobuf v1.36.12
 )
@@ -37,12 +37,4 @@ require (
 	go.opentelemetry.io/otel/sdk/metric v1.21.0 // indirect
 	go.opentelemetry.io/otel/trace v1.21.0 // indirect
 	golang.org/x/sys v0.45.0 // indirect
-)
-
-replace (
-	github.com/perdure/perdure => ..
-	github.com/perdure/perdure/projection/bolttarget => ../projection/bolttarget
-	github.com/perdure/perdure/store/bbolt => ../store/bbolt
-	github.com/perdure/perdure/store/crashtest => ../store/crashtest
-	github.com/perdure/perdure/store/storetest => ../store/storetest
 )

@@ -4,10 +4,10 @@ go 1.26
 
 require (
 	github.com/anishathalye/porcupine v1.3.1
-	github.com/perdure/perdure v0.0.0
-	github.com/perdure/perdure/store/bbolt v0.0.0-00010101000000-000000000000
-	github.com/perdure/perdure/store/pebble v0.0.0-00010101000000-000000000000
-	github.com/perdure/perdure/store/postgres v0.0.0
+	github.com/perdure/perdure v0.1.0
+	github.com/perdure/perdure/store/bbolt v0.1.0
+	github.com/perdure/perdure/store/pebble v0.1.0
+	github.com/perdure/perdure/store/postgres v0.1.0
 	google.golang.org/protobuf v1.36.12
 )
 
@@ -50,13 +50,4 @@ require (
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.45.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
-)
-
-replace (
-	github.com/perdure/perdure => ..
-	github.com/perdure/perdure/store/bbolt => ../store/bbolt
-	github.com/perdure/perdure/store/crashtest => ../store/crashtest
-	github.com/perdure/perdure/store/pebble => ../store/pebble
-	github.com/perdure/perdure/store/postgres => ../store/postgres
-	github.com/perdure/perdure/store/storetest => ../store/storetest
 )

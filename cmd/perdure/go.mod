@@ -3,9 +3,9 @@ module github.com/perdure/perdure/cmd/perdure
 go 1.26
 
 require (
-	github.com/perdure/perdure v0.0.0
-	github.com/perdure/perdure/store/bbolt v0.0.0
-	github.com/perdure/perdure/store/open v0.0.0
+	github.com/perdure/perdure v0.1.0
+	github.com/perdure/perdure/store/bbolt v0.1.0
+	github.com/perdure/perdure/store/open v0.1.0
 	github.com/spf13/cobra v1.10.2
 )
 
@@ -37,8 +37,8 @@ require (
 	github.com/kr/text v0.2.0 // indirect
 	github.com/matttproud/golang_protobuf_extensions v1.0.4 // indirect
 	github.com/minio/minlz v1.0.1-0.20250507153514-87eb42fe8882 // indirect
-	github.com/perdure/perdure/store/pebble v0.0.0 // indirect
-	github.com/perdure/perdure/store/postgres v0.0.0 // indirect
+	github.com/perdure/perdure/store/pebble v0.1.0 // indirect
+	github.com/perdure/perdure/store/postgres v0.1.0 // indirect
 	github.com/pkg/errors v0.9.1 // indirect
 	github.com/prometheus/client_golang v1.16.0 // indirect
 	github.com/prometheus/client_model v0.3.0 // indirect
@@ -53,16 +53,3 @@ require (
 	golang.org/x/text v0.41.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )
-
-replace (
-	github.com/perdure/perdure => ../..
-	github.com/perdure/perdure/store/bbolt => ../../store/bbolt
-	github.com/perdure/perdure/store/open => ../../store/open
-	github.com/perdure/perdure/store/storetest => ../../store/storetest
-)
-
-replace github.com/perdure/perdure/store/crashtest => ../../store/crashtest
-
-replace github.com/perdure/perdure/store/pebble => ../../store/pebble
-
-replace github.com/perdure/perdure/store/postgres => ../../store/postgres

@@ -14,8 +14,8 @@ var moduleDirs = []string{
 	".",
 	"bench",
 	"cmd/perdure",
-	"examples/bank",
-	"examples/library",
+	"examples",
+	"examples/hello",
 	"projection/bolttarget",
 	"projection/pgxtarget",
 	"projection/sqltarget/drivers",
@@ -25,7 +25,6 @@ var moduleDirs = []string{
 	"store/open",
 	"store/pebble",
 	"store/postgres",
-	"store/storetest",
 }
 
 // toolsDir is the module that only pins the programs of the Makefile. It is not part of the

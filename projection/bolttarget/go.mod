@@ -3,7 +3,7 @@ module github.com/perdure/perdure/projection/bolttarget
 go 1.26
 
 require (
-	github.com/perdure/perdure v0.0.0
+	github.com/perdure/perdure v0.1.0
 	go.etcd.io/bbolt v1.5.0
 )
 
@@ -12,5 +12,3 @@ require (
 	golang.org/x/sys v0.45.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )
-
-replace github.com/perdure/perdure => ../..

@@ -4,8 +4,8 @@ go 1.26
 
 require (
 	github.com/jackc/pgx/v5 v5.12.0
-	github.com/perdure/perdure v0.0.0
-	github.com/perdure/perdure/store/postgres v0.0.0
+	github.com/perdure/perdure v0.1.0
+	github.com/perdure/perdure/store/postgres v0.1.0
 )
 
 require (
@@ -16,10 +16,4 @@ require (
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
-)
-
-replace (
-	github.com/perdure/perdure => ../..
-	github.com/perdure/perdure/store/postgres => ../../store/postgres
-	github.com/perdure/perdure/store/storetest => ../../store/storetest
 )

@@ -4,9 +4,8 @@ go 1.26
 
 require (
 	github.com/gofrs/uuid/v5 v5.5.1
-	github.com/perdure/perdure v0.0.0
-	github.com/perdure/perdure/store/crashtest v0.0.0
-	github.com/perdure/perdure/store/storetest v0.0.0
+	github.com/perdure/perdure v0.1.0
+	github.com/perdure/perdure/store/crashtest v0.1.0
 	go.etcd.io/bbolt v1.5.0
 )
 
@@ -15,10 +14,4 @@ require (
 	golang.org/x/sys v0.45.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 	pgregory.net/rapid v1.3.0 // indirect
-)
-
-replace (
-	github.com/perdure/perdure => ../..
-	github.com/perdure/perdure/store/crashtest => ../crashtest
-	github.com/perdure/perdure/store/storetest => ../storetest
 )

@@ -3,10 +3,10 @@ module github.com/perdure/perdure/store/open
 go 1.26
 
 require (
-	github.com/perdure/perdure v0.0.0
-	github.com/perdure/perdure/store/bbolt v0.0.0
-	github.com/perdure/perdure/store/pebble v0.0.0
-	github.com/perdure/perdure/store/postgres v0.0.0
+	github.com/perdure/perdure v0.1.0
+	github.com/perdure/perdure/store/bbolt v0.1.0
+	github.com/perdure/perdure/store/pebble v0.1.0
+	github.com/perdure/perdure/store/postgres v0.1.0
 )
 
 require (
@@ -48,13 +48,4 @@ require (
 	golang.org/x/sys v0.45.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
-)
-
-replace (
-	github.com/perdure/perdure => ../..
-	github.com/perdure/perdure/store/bbolt => ../bbolt
-	github.com/perdure/perdure/store/crashtest => ../crashtest
-	github.com/perdure/perdure/store/pebble => ../pebble
-	github.com/perdure/perdure/store/postgres => ../postgres
-	github.com/perdure/perdure/store/storetest => ../storetest
 )

@@ -5,9 +5,8 @@ go 1.26
 require (
 	github.com/gofrs/uuid/v5 v5.5.1
 	github.com/jackc/pgx/v5 v5.12.0
-	github.com/perdure/perdure v0.0.0
-	github.com/perdure/perdure/store/crashtest v0.0.0
-	github.com/perdure/perdure/store/storetest v0.0.0-00010101000000-000000000000
+	github.com/perdure/perdure v0.1.0
+	github.com/perdure/perdure/store/crashtest v0.1.0
 	google.golang.org/protobuf v1.36.12
 )
 
@@ -20,10 +19,4 @@ require (
 	golang.org/x/sys v0.45.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
 	pgregory.net/rapid v1.3.0 // indirect
-)
-
-replace (
-	github.com/perdure/perdure => ../..
-	github.com/perdure/perdure/store/crashtest => ../crashtest
-	github.com/perdure/perdure/store/storetest => ../storetest
 )

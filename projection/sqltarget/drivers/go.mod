@@ -4,8 +4,8 @@ go 1.26
 
 require (
 	github.com/jackc/pgx/v5 v5.12.0
-	github.com/perdure/perdure v0.0.0
-	github.com/perdure/perdure/store/postgres v0.0.0
+	github.com/perdure/perdure v0.1.0
+	github.com/perdure/perdure/store/postgres v0.1.0
 	google.golang.org/protobuf v1.36.12
 	modernc.org/sqlite v1.58.0
 )
@@ -26,10 +26,4 @@ require (
 	modernc.org/libc v1.75.6 // indirect
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.12.1 // indirect
-)
-
-replace (
-	github.com/perdure/perdure => ../../..
-	github.com/perdure/perdure/store/postgres => ../../../store/postgres
-	github.com/perdure/perdure/store/storetest => ../../../store/storetest
 )

@@ -1,6 +1,9 @@
 // Hello is a whole program on one screen: a book that can be lent once.
 //
-//	go run ./examples/library/hello
+//	go run ./examples/hello
+//
+// The first run lends the book to ada and refuses it to bob. Every later run refuses it to
+// both, because the loan is in the file hello.db.
 package main
 
 import (
@@ -10,27 +13,28 @@ import (
 	"os"
 
 	"github.com/perdure/perdure"
-	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
-	"github.com/perdure/perdure/store/open"
+	hellov1 "github.com/perdure/perdure/examples/hello/proto/hello/v1"
+	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/bbolt"
 )
 
 // Books is the kind of all books: its name in the log, and its rules.
-var Books = perdure.EventSourced("hello",
+var Books = perdure.EventSourced("book",
 	perdure.Decide(lend),
 	perdure.Evolve(onLent),
 )
 
 // lend is the rule for a command: it refuses, or says what happens.
-func lend(_ context.Context, b *libraryv1.Book, c *libraryv1.LendBook) (*perdure.Decision, error) {
-	if b.GetLoan() != nil {
-		return nil, perdure.Reject(perdure.FailedPrecondition, "it is lent to %s", b.GetLoan().GetBorrower())
+func lend(_ context.Context, b *hellov1.Book, c *hellov1.LendBook) (*perdure.Decision, error) {
+	if b.GetBorrower() != "" {
+		return nil, perdure.Reject(perdure.FailedPrecondition, "it is lent to %s", b.GetBorrower())
 	}
-	return perdure.Persist(&libraryv1.BookLent{Borrower: c.GetBorrower()}), nil
+	return perdure.Persist(&hellov1.BookLent{Borrower: c.GetBorrower()}), nil
 }
 
 // onLent is the rule for an event: it changes the state and cannot fail.
-func onLent(b *libraryv1.Book, e *libraryv1.BookLent) {
-	b.Loan = &libraryv1.Loan{Borrower: e.GetBorrower()}
+func onLent(b *hellov1.Book, e *hellov1.BookLent) {
+	b.Borrower = e.GetBorrower()
 }
 
 func main() {
@@ -41,7 +45,7 @@ func main() {
 }
 
 func run(ctx context.Context) (err error) {
-	log, err := open.Open(ctx, "bbolt:hello.db")
+	log, err := store.Open(ctx, "bbolt:hello.db", bbolt.Driver())
 	if err != nil {
 		return err
 	}
@@ -54,14 +58,14 @@ func run(ctx context.Context) (err error) {
 
 	book := Books.Ref(engine, "978-0")
 	for _, borrower := range []string{"ada", "bob"} {
-		state, err := book.Ask(ctx, &libraryv1.LendBook{Borrower: borrower})
+		state, err := book.Ask(ctx, &hellov1.LendBook{Borrower: borrower})
 		switch {
 		case errors.Is(err, perdure.FailedPrecondition):
 			fmt.Printf("%s: no, %v\n", borrower, err)
 		case err != nil:
 			return err
 		default: // what is said here is safe on disk
-			fmt.Printf("%s: yes, the book is lent to %s\n", borrower, state.GetLoan().GetBorrower())
+			fmt.Printf("%s: yes, the book is lent to %s\n", borrower, state.GetBorrower())
 		}
 	}
 	return nil
