@@ -128,6 +128,7 @@ vet:
 .PHONY: lint
 lint: bin/golangci-lint
 	bin/golangci-lint run $(addsuffix /...,$(MODULES))
+	cd tools && GOWORK=off ../bin/golangci-lint run ./modules/...
 
 ## modules: every go.mod and go.sum is what go mod tidy would write, and the tests
 ##          of the program that looks after modules; make tidy writes them

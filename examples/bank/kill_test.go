@@ -18,7 +18,7 @@ import (
 	"github.com/perdure/perdure"
 	bankv1 "github.com/perdure/perdure/examples/bank/proto/bank/v1"
 	"github.com/perdure/perdure/store"
-	"github.com/perdure/perdure/store/open"
+	"github.com/perdure/perdure/store/bbolt"
 )
 
 // childEnv is the variable with the directory of a process that will be killed.
@@ -52,7 +52,7 @@ func letterFile(dir string) string { return filepath.Join(dir, "letters") }
 // first have begun. It uses the same keys each time, so it continues where an earlier
 // process was killed. It writes the id and the cause of each letter.
 func busy(ctx context.Context, dir string) (err error) {
-	log, err := open.Open(ctx, logFile(dir))
+	log, err := store.Open(ctx, logFile(dir), bbolt.Driver())
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func TestMoneyIsNeitherMadeNorLostByKill9(t *testing.T) {
 	t.Logf("%d of %d processes were killed, seed %d", killed, killsMax, seed)
 	child(ctx, t, dir, 0)
 
-	log, err := open.Open(ctx, logFile(dir))
+	log, err := store.Open(ctx, logFile(dir), bbolt.Driver())
 	if err != nil {
 		t.Fatal(err)
 	}

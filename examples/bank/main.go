@@ -21,7 +21,8 @@ import (
 	"github.com/perdure/perdure"
 	bankv1 "github.com/perdure/perdure/examples/bank/proto/bank/v1"
 	"github.com/perdure/perdure/store"
-	"github.com/perdure/perdure/store/open"
+	"github.com/perdure/perdure/store/bbolt"
+	"github.com/perdure/perdure/store/memory"
 )
 
 func main() {
@@ -39,7 +40,7 @@ func main() {
 const month = 100 * time.Millisecond
 
 func run(ctx context.Context, uri string, out io.Writer) (err error) {
-	log, err := open.Open(ctx, uri)
+	log, err := store.Open(ctx, uri, bbolt.Driver(), memory.Driver())
 	if err != nil {
 		return err
 	}

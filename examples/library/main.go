@@ -6,6 +6,11 @@
 // that everything is still there. The other commands are listed by
 //
 //	go run ./examples/library help
+//
+// The program keeps its log in a bbolt file or in memory. Built with all stores, it also
+// knows pebble:DIRECTORY and postgres://…:
+//
+//	go run -tags allstores ./examples/library --store pebble:library
 package main
 
 import (
@@ -29,7 +34,6 @@ import (
 	"github.com/perdure/perdure/examples/library/readmodel"
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/store"
-	"github.com/perdure/perdure/store/open"
 )
 
 func main() {
@@ -59,7 +63,7 @@ second time, everything is still there, and nobody is reminded again.`,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context()) },
 	}
-	root.PersistentFlags().StringVar(&a.store, "store", "bbolt:library.db", "where the log is kept, as a `URI`: bbolt:FILE, pebble:DIRECTORY, memory:")
+	root.PersistentFlags().StringVar(&a.store, "store", "bbolt:library.db", "where the log is kept, as a `URI`: bbolt:FILE, memory:; see the package for others")
 	root.PersistentFlags().StringVar(&a.noticesName, "notices", "", "where reminders are written, as a `FILE`; without it, in notices.txt beside the log")
 	root.AddCommand(
 		a.importCommand(), a.showCommand(), a.historyCommand(), a.listCommand(), a.eventsCommand(),
@@ -98,7 +102,7 @@ const (
 // long as do takes, and closes them. All that do was told is durable before; what is in
 // progress when it returns is waited for.
 func (a *app) withEngine(ctx context.Context, do func(*perdure.Engine) error) (failure error) {
-	log, err := open.Open(ctx, a.store)
+	log, err := store.Open(ctx, a.store, drivers()...)
 	if err != nil {
 		return err
 	}
@@ -171,9 +175,9 @@ func bookKey(id string) store.Key { return store.Key{Kind: library.Books.Name(),
 // fileOf returns the file or directory that a URI names, or nothing if it names
 // none. A URI that is wrong names none, and is refused when it is opened.
 func fileOf(uri string) string {
-	path, err := open.Path(uri)
-	if err != nil {
+	u, err := store.ParseURI(uri)
+	if err != nil || u.Scheme() != "bbolt" && u.Scheme() != "pebble" {
 		return ""
 	}
-	return path
+	return u.Path()
 }

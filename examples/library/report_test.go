@@ -27,7 +27,6 @@ import (
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/projection/sqltarget"
 	"github.com/perdure/perdure/store"
-	"github.com/perdure/perdure/store/open"
 )
 
 var projectionKills = flag.Int("projection.kills", 30, "how often a process that projects is killed")
@@ -67,7 +66,7 @@ func TestAReportTellsOfTheDemo(t *testing.T) {
 // fold makes the tables from the log alone: all that the read models hold, as text.
 func fold(t *testing.T, uri string) string {
 	t.Helper()
-	log, err := open.Open(t.Context(), uri)
+	log, err := store.Open(t.Context(), uri, drivers()...)
 	if err != nil {
 		t.Fatal(err)
 	}
