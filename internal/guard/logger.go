@@ -6,11 +6,11 @@ import (
 	"slices"
 )
 
-// Logger returns a logger that hands records to the handler of a user. The handler,
-// and the methods of what is logged, may panic or end the goroutine that calls them:
-// then the record is lost, since there is no place to tell of it, and the caller
-// goes on. A handler that blocks holds its caller up. The handler is called on a
-// goroutine of its own, so this is for what is logged rarely, such as failures.
+// Logger returns a logger that passes records to the handler of a user. The handler, and
+// the methods of logged values, may panic or end their goroutine: then the record is lost,
+// since there is no place to report the loss, and the caller continues. A handler that
+// blocks delays its caller. Each record is handled on a goroutine of its own, so use the
+// logger for rare records, such as failures.
 func Logger(l *slog.Logger) *slog.Logger {
 	if _, ok := l.Handler().(*handler); ok {
 		return l
@@ -20,10 +20,10 @@ func Logger(l *slog.Logger) *slog.Logger {
 
 type handler struct {
 	inner slog.Handler
-	with  []func(slog.Handler) slog.Handler // what the inner handler is asked for first
+	with  []func(slog.Handler) slog.Handler // calls to make on the inner handler before each record
 }
 
-// Enabled implements [slog.Handler]. The inner handler is asked by Handle.
+// Enabled implements [slog.Handler]. Handle asks the inner handler.
 func (h *handler) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle implements [slog.Handler].
@@ -51,8 +51,8 @@ func (h *handler) WithGroup(name string) slog.Handler {
 	return h.later(func(inner slog.Handler) slog.Handler { return inner.WithGroup(name) })
 }
 
-// later returns a handler for which the inner one is asked with each record, where it
-// is guarded.
+// later returns a handler that makes a call on the inner handler before each record, in
+// Handle, where a panic is caught.
 func (h *handler) later(with func(slog.Handler) slog.Handler) slog.Handler {
 	return &handler{h.inner, append(slices.Clip(h.with), with)}
 }

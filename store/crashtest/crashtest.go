@@ -26,9 +26,9 @@ type Subject struct {
 	// directory that exists, or the value that Place returned. Child processes call it too,
 	// so it must not depend on a running test.
 	Open func(place string) (store.Log, error)
-	// Place returns the place of a new, empty log, such as the URI of a new
-	// database of a server. Nil means a new directory. Only [Kill] works on a
-	// store with Place; the others need its files.
+	// Place returns the place of a new, empty log, such as the URI of a new database of a
+	// server. Nil means a new directory. Only [Kill] works on a store with Place; the
+	// others need its files.
 	Place func(t testing.TB) string
 	// Quiet waits until the server has finished the work that a killed client had begun,
 	// because that work may still be committed after the client's death. Kill calls it
@@ -50,7 +50,8 @@ type Subject struct {
 	// Rots is the number of times that Rot damages a copy of the log. Zero means
 	// RotsDefault.
 	Rots int
-	// Medias is how many logs Media damages, by default MediasDefault.
+	// Medias is the number of copies of the log that Media damages. Zero means
+	// MediasDefault.
 	Medias int
 	// Stride is the distance between the operations that IO makes fail. With 1 each
 	// operation fails in one run, with each fault that it can have. Zero means

@@ -36,8 +36,8 @@
 //	subject.Place = func(t testing.TB) string { return newDatabase(t) } // its URI
 //	crashtest.Kill(t, subject)
 //
-// [Media] damages the files of logs in more ways than Rot, and looks at what verification,
-// copies, backups and salvage make of them.
+// [Media] damages the files of logs in more ways than Rot, and checks the results of
+// verification, copies, backups and salvage.
 //
 // The counts are fields of [Subject]. Flags of the test binary set them for a long run:
 //

@@ -17,36 +17,38 @@ import (
 )
 
 const (
-	// mediaFills is how often the log is opened and filled, so that Pebble writes tables.
+	// mediaFills is the number of times that the log is opened and filled, so that Pebble
+	// writes tables.
 	mediaFills = 3
-	// controlOdds is how many damaged logs there are to one that is not damaged.
+	// controlOdds is the ratio: one log in controlOdds is not damaged.
 	controlOdds = 8
-	// mediaBytesMax bounds what one step with a log of less than a MiB may allocate: a
-	// length that damage has made huge allocates more.
+	// mediaBytesMax bounds the memory that one step allocates for a log of less than a MiB.
+	// A step that trusts a length which damage has made huge allocates more.
 	mediaBytesMax = 1 << 30
-	// mediaMax bounds one case. It only ends a step that hangs.
+	// mediaMax bounds the time of one case. It only ends a step that hangs.
 	mediaMax = 5 * time.Minute
 )
 
-// A Medium is a store whose files [Media] damages. All functions take the place of a log,
-// as [Subject.Open] does.
+// A Medium describes how [Media] opens a store whose files it damages. All functions take
+// the place of a log, as [Subject.Open] does.
 type Medium struct {
 	// ReadOnly opens a log for reading, Salvage opens one that cannot be opened
 	// otherwise.
 	ReadOnly, Salvage func(place string) (store.Log, error)
-	// OpenBackup opens for reading what a backup to the path has made.
+	// OpenBackup opens for reading the backup at the path.
 	OpenBackup func(path string) (store.Log, error)
-	// Empty returns a new, empty log of any store with as many partitions, to copy to.
+	// Empty returns a new, empty log of any store, with the same number of partitions as
+	// the subject. Media copies damaged logs to it.
 	Empty func() store.Log
 }
 
 // Media fills a log and damages copies of its files as failing media do: bits that flip,
-// sectors and pages that are zero, random, or in the place of others, and files that have
-// lost their end. Each copy is opened, verified, copied, backed up, salvaged and written
-// to. Nothing may panic, hang, or allocate without a bound. What is called whole must
-// hold what was stored, all of it; each event that is read must be one that was stored;
-// and a log without damage is never called damaged. The flag -crash.media says how many
-// copies there are.
+// sectors and pages that are zero, random, or exchanged, and files that have lost their
+// end. It opens, verifies, copies, backs up, salvages and writes to each copy. No step may
+// panic, hang, or allocate without a bound. A log that is reported as undamaged must hold
+// all stored records. Each event that is read must be one that was stored. A log without
+// damage must never be reported as damaged. The flag -crash.media sets the number of
+// copies.
 func Media(t testing.TB, s Subject, m Medium) {
 	t.Helper()
 	k, s := prepare(t, s)
@@ -119,7 +121,7 @@ func Media(t testing.TB, s Subject, m Medium) {
 	}
 }
 
-// wear damages the files of a log and says how.
+// wear damages the files of a log and returns a description of the damage.
 func wear(t testing.TB, s *Subject, place string, files []rotFile, random *rand.Rand) (what string) {
 	t.Helper()
 	for range 1 + random.IntN(3) {
@@ -131,7 +133,7 @@ func wear(t testing.TB, s *Subject, place string, files []rotFile, random *rand.
 		}
 		used := int(min(f.used, int64(len(b))))
 		if used == 0 {
-			continue // it has been cut off before
+			continue // an earlier damage has cut off the whole file
 		}
 		size := []int{512, 4096}[random.IntN(2)]
 		at := random.IntN(used) / size * size
@@ -173,17 +175,17 @@ func wear(t testing.TB, s *Subject, place string, files []rotFile, random *rand.
 	return what
 }
 
-// A mediaCase is a damaged log that is being looked at.
+// A mediaCase is a damaged log during its checks.
 type mediaCase struct {
-	ctx    context.Context //nolint:containedctx // of the test
+	ctx    context.Context // context of the test
 	s      *Subject
 	m      *Medium
 	want   *store.Digest
-	events map[uint64]bool // sums of all that were stored
+	events map[uint64]bool // sums of all stored events
 	step   atomic.Pointer[string]
 
 	place   string
-	control bool // it is not damaged
+	control bool // the log is not damaged
 	found   []string
 	verdict string
 }
@@ -192,7 +194,7 @@ func (c *mediaCase) faultf(format string, args ...any) {
 	c.found = append(c.found, *c.step.Load()+": "+fmt.Sprintf(format, args...))
 }
 
-// begin begins a step, and returns what looks at what it has allocated.
+// begin begins a step. End checks the memory that the step has allocated.
 func (c *mediaCase) begin(step string) (end func()) {
 	c.step.Store(&step)
 	var before runtime.MemStats
@@ -206,7 +208,8 @@ func (c *mediaCase) begin(step string) (end func()) {
 	}
 }
 
-// expected reports whether an error is one that damage may end a step with.
+// expected reports whether the error is nil or one with which a step on a damaged log may
+// end. It records other errors as faults.
 func (c *mediaCase) expected(err error) bool {
 	if err == nil {
 		return true
@@ -230,7 +233,7 @@ func (c *mediaCase) run() {
 	c.write()
 }
 
-// open opens a log, or returns nil.
+// open opens a log. It returns nil if that fails.
 func (c *mediaCase) open(how string, open func(string) (store.Log, error)) store.Log {
 	end := c.begin(how)
 	log, err := open(c.place)
@@ -244,7 +247,7 @@ func (c *mediaCase) open(how string, open func(string) (store.Log, error)) store
 
 func (c *mediaCase) close(log store.Log) {
 	end := c.begin("close")
-	_ = log.Close() // a log that has met damage may say so again
+	_ = log.Close() // a log that has found damage may report it again
 	end()
 }
 
@@ -281,7 +284,7 @@ func (c *mediaCase) look(how string, open func(string) (store.Log, error), backu
 	}
 }
 
-// wantAll demands that a log that is called whole holds all that was stored.
+// wantAll demands that a log that is reported as undamaged holds all stored records.
 func (c *mediaCase) wantAll(log store.Log) {
 	got, err := store.NewDigest(c.ctx, log, nil)
 	switch {
@@ -308,7 +311,7 @@ func (c *mediaCase) copy(how string, log store.Log) {
 		return
 	}
 	t, ok := log.(store.FaultTeller)
-	told := ok && len(t.Faults()) > 0 // that more may be missing than it knows
+	told := ok && len(t.Faults()) > 0 // the log says that more may be missing than it knows
 	if report.Err() == nil || !told && verified.Err() == nil && report.Damaged+report.Skipped == 0 {
 		c.wantAll(to)
 	}
@@ -316,7 +319,7 @@ func (c *mediaCase) copy(how string, log store.Log) {
 		c.faultf("the copy is called whole, and %d of its records are damaged", report.Damaged)
 	}
 	err = c.eachRecord(to, func(sort store.Sort, sum uint64) error {
-		if sort == store.SortEvent && !c.events[sum] { // others may be of an earlier time
+		if sort == store.SortEvent && !c.events[sum] { // other records may be of an earlier time
 			return errors.New("it has an event that was never stored")
 		}
 		return nil
@@ -326,7 +329,7 @@ func (c *mediaCase) copy(how string, log store.Log) {
 	}
 }
 
-// backup backs a log up, and reads the backup.
+// backup makes a backup of a log, and reads it.
 func (c *mediaCase) backup(how string, log store.Log) {
 	path := filepath.Join(filepath.Dir(c.place), "backup")
 	if err := os.RemoveAll(path); err != nil {
@@ -349,7 +352,7 @@ func (c *mediaCase) backup(how string, log store.Log) {
 	}
 }
 
-// write opens the log for writing and commits to it.
+// write opens the log for writing, commits an event to it, and reads the event.
 func (c *mediaCase) write() {
 	log := c.open("open for writing", c.s.Open)
 	if log == nil {
@@ -378,7 +381,7 @@ func (c *mediaCase) write() {
 	}
 }
 
-// eachRecord calls fn with the sum of each record that can be read.
+// eachRecord calls fn with the sum of each readable record.
 func (c *mediaCase) eachRecord(log store.Log, fn func(store.Sort, uint64) error) (failure error) {
 	x, err := log.(store.Exporter).Export(c.ctx)
 	if err != nil {
@@ -396,7 +399,7 @@ func (c *mediaCase) eachRecord(log store.Log, fn func(store.Sort, uint64) error)
 			}
 			buf = store.AppendRecord(append(buf[:0], byte(sort)), r)
 			h := fnv.New64a()
-			_, _ = h.Write(buf) // a hash does not fail
+			_, _ = h.Write(buf) // writing to a hash does not fail
 			if err := fn(sort, h.Sum64()); err != nil {
 				return err
 			}
