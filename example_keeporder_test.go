@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 
 	"github.com/perdure/perdure"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
@@ -39,16 +38,16 @@ func ExampleKeepOrder() {
 		Store: memory.New(), Kinds: []perdure.AnyKind{accounts}, Effects: []perdure.EffectRule{ledger},
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer func() {
 		if err := engine.Close(ctx); err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 	}()
 	for _, text := range []string{"pay 10 EUR", "pay -5 EUR", "close the day"} {
 		if _, err := accounts.Ref(engine, "ada").Do(ctx, &testv1.Annotate{Note: &testv1.Note{Text: text}}); err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 	}
 	<-failed
@@ -57,14 +56,14 @@ func ExampleKeepOrder() {
 	for halted == nil { // the store is told a little later
 		for m, err := range engine.Parked(ctx) {
 			if err != nil {
-				log.Fatal(err)
+				panic(err)
 			}
 			halted = m
 		}
 	}
 	fmt.Println("halted:", halted.Halted, halted.LastError)
 	if err := engine.Unpark(ctx, halted.Sequence, &testv1.Note{Text: "pay 5 EUR"}); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	<-posted
 	// Output:
