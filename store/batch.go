@@ -57,9 +57,11 @@ type Batch struct {
 	// Events make the versions Expected+1, Expected+2, …
 	Events []Event
 	// Save is the new state of a durable-state entity and makes version
-	// Expected+1. An entity has either events or a saved state for its whole
+	// Expected+1, or Expected+Saves if Saves is not zero: then it is the state after
+	// so many commands, each of which has a version of its own. An entity has either events or a saved state for its whole
 	// life; a batch that mixes them is refused with [ErrInvalid].
-	Save *State
+	Save  *State
+	Saves Version
 	// Snapshot is the state after Events. It needs no event in the same batch.
 	// The log keeps the latest two snapshots of an entity and drops older ones.
 	Snapshot *State
@@ -92,7 +94,7 @@ type Batch struct {
 // Next returns the version of the entity after the batch.
 func (b *Batch) Next() Version {
 	if b.Save != nil {
-		return b.Expected + 1
+		return b.Expected + max(b.Saves, 1)
 	}
 	return b.Expected + Version(len(b.Events))
 }
@@ -242,6 +244,9 @@ func (b *Batch) validateParts() error {
 	}
 	if b.Save != nil && b.Snapshot != nil {
 		return fmt.Errorf("%w: it holds both a state to save and a snapshot", ErrInvalid)
+	}
+	if b.Saves > 0 && (b.Save == nil || b.Saves > BatchRecordsMax) {
+		return fmt.Errorf("%w: Saves is %d; it is at most %d, and zero without a state to save", ErrInvalid, b.Saves, BatchRecordsMax)
 	}
 	if b.Snapshot != nil && b.Next() == 0 {
 		return fmt.Errorf("%w: it holds a snapshot of version 0", ErrInvalid)

@@ -338,7 +338,7 @@ func (l *Log) putStates(e *entity, b *store.Batch, now time.Time) {
 	s := b.Snapshot
 	if b.Save != nil {
 		s = b.Save
-		e.version++
+		e.version = b.Next()
 	}
 	if s == nil {
 		return

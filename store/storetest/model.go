@@ -165,7 +165,7 @@ func (m *model) apply(b *store.Batch, r store.Result) error {
 		return fmt.Errorf("got position %v, want that of the last event, %d", r.Position, len(m.log[p]))
 	}
 	if b.Save != nil {
-		e.version++
+		e.version = b.Next()
 		e.states = map[store.Version]string{e.version: string(b.Save.Payload)}
 		m.saved[b.Key] = true
 	}

@@ -48,6 +48,21 @@ var stateCases = []testCase{
 		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("a"), Expected: 1, Actual: 2})
 		want(x, "payload", string(x.latest(book("a")).Payload), "two")
 	}},
+	{name: "a saved state of several commands has the version of the last", run: func(x *fixture) {
+		x.commit(&store.Batch{Key: book("a"), Save: x.state("one")})
+		results := x.group(
+			&store.Batch{Key: book("a"), Expected: 1, Save: x.state("four"), Saves: 3},
+			&store.Batch{Key: book("a"), Expected: 4, Save: x.state("five")},
+			&store.Batch{Key: book("a"), Expected: 2, Save: x.state("no"), Saves: 3},
+		)
+		want(x, "error of the first", results[0].Err, nil)
+		want(x, "error of the second", results[1].Err, nil)
+		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("a"), Expected: 2, Actual: 5})
+		x.commit(&store.Batch{Key: book("a"), Expected: 5, Save: x.state("seven"), Saves: 2})
+		s := x.latest(book("a"))
+		want(x, "payload", string(s.Payload), "seven")
+		want(x, "version", s.Version, 7)
+	}},
 	{name: "a saved state is read back as it was written", run: func(x *fixture) {
 		roundTripState(x, func(b *store.Batch, s *store.State) { b.Save = s })
 	}},
