@@ -294,6 +294,78 @@ func TestEntitiesInMemoryHaveABound(t *testing.T) {
 	wantBalance(t, kind.Ref(e, "used 0"), 1)
 }
 
+func TestEntitiesInMemoryHaveABoundInBytes(t *testing.T) {
+	t.Parallel()
+	const most = 1 << 20
+	for _, test := range []struct {
+		name string
+		one  int // bytes that one entity takes at most
+		do   func(ctx context.Context, ref perdure.Ref[*testv1.Account], i int) error
+	}{
+		{"of states", 200 << 10, func(ctx context.Context, ref perdure.Ref[*testv1.Account], _ int) error {
+			_, err := ref.Do(ctx, &testv1.Annotate{Note: &testv1.Note{Text: strings.Repeat("x", 2000)}})
+			return err
+		}},
+		{"of receipts", 20 << 10, func(ctx context.Context, ref perdure.Ref[*testv1.Account], i int) error {
+			_, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey(fmt.Sprint(i)))
+			return err
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, kind := testContext(t), accounts()
+			log := &loads{Log: newLog(t), of: "hot"}
+			e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, EntitiesBytesMax: most})
+			const entities, times = 600, 20
+			for n := range entities {
+				for i := range times {
+					if err := test.do(ctx, kind.Ref(e, fmt.Sprint(n)), i); err != nil {
+						t.Fatal(err)
+					}
+					if _, err := kind.Ref(e, "hot").Do(ctx, &testv1.Deposit{Amount: 1}); err != nil {
+						t.Fatal(err)
+					}
+					if got := e.Stats().EntitiesBytes; got > most+test.one {
+						t.Fatalf("with %d entities: they take %d bytes, want %d at most, and one entity more", n+1, got, most)
+					}
+				}
+			}
+			if got := e.Stats().Entities; got >= entities/2 {
+				t.Errorf("%d of %d entities are in memory, want fewer than half: all take several times %d bytes", got, entities, most)
+			}
+			if n := log.count.Load(); n != 1 {
+				t.Errorf("an entity that is used all the time was loaded %d times, want once", n)
+			}
+			state, err := kind.Ref(e, "0").State(ctx)
+			if err != nil || len(state.GetNotes()) != times && state.GetBalance() != times {
+				t.Errorf("an entity that had to leave: got %v and %v, want all %d commands", state, err, times)
+			}
+		})
+	}
+}
+
+func TestEntitiesThatGrowMakeOthersLeave(t *testing.T) {
+	t.Parallel()
+	ctx, kind := testContext(t), accounts()
+	const most = 1 << 20
+	e := openConfig(t, perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{kind}, EntitiesBytesMax: most})
+	const entities = 20
+	annotate := func(n, bytes int) {
+		if _, err := kind.Ref(e, fmt.Sprint(n)).Do(ctx, &testv1.Annotate{Note: &testv1.Note{Text: strings.Repeat("x", bytes)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range entities {
+		annotate(n, 1)
+	}
+	for n := range entities / 2 { // the others are idle, and none comes
+		annotate(n, 60_000)
+	}
+	if s := e.Stats(); s.EntitiesBytes > most || s.Entities == entities {
+		t.Errorf("%d entities take %d bytes, want %d at most", s.Entities, s.EntitiesBytes, most)
+	}
+}
+
 // loads counts how often an entity is loaded.
 type loads struct {
 	*memory.Log

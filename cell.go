@@ -26,6 +26,7 @@ type cell struct {
 	kind    *kindRuntime
 	ref     actor.Ref[*entity.Call]
 	used    atomic.Uint64 // time of the last turn, see residents
+	weight  atomic.Int32  // memory that it takes, in steps of weightStep
 	settled atomic.Int32  // items that the core has not heard of
 	due     atomic.Bool   // the pause before a retry is over
 	armed   bool          // that pause is running
@@ -50,6 +51,9 @@ func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 	if own != nil {
 		own.inline = false
 	}
+	if c.weigh() {
+		c.kind.engine.makeRoom()
+	}
 }
 
 // Signal is a turn without a call: items have settled, a pause is over, or
@@ -61,6 +65,19 @@ func (c *cell) Signal(*actor.Context[*entity.Call]) {
 		return // the committer must neither read from the store nor run rules
 	}
 	c.drive(nil)
+	c.weigh() // this may be the goroutine of the committer, which others wait for
+}
+
+// weigh notes how much memory the entity takes, and reports whether entities may have to
+// leave because of that. A turn that changes little of it costs a few additions.
+func (c *cell) weigh() (full bool) {
+	weight := int32(c.core.Bytes() / weightStep)
+	more := weight - c.weight.Load()
+	if more == 0 {
+		return false
+	}
+	c.weight.Store(weight)
+	return c.kind.engine.entities.weigh(int64(more)) && more > 0
 }
 
 // handOver leaves the work at hand to a turn that has a goroutine of its own,

@@ -11,14 +11,15 @@ import (
 
 // Defaults of [Config].
 const (
-	EntityCallsMaxDefault = 1024
-	CallsMaxDefault       = 16_384
-	InFlightMaxDefault    = 512
-	EntitiesMaxDefault    = 100_000
-	ConflictsMaxDefault   = 32
-	DeliveriesMaxDefault  = 256
-	PollDefault           = 50 * time.Millisecond
-	RescueAfterDefault    = 30 * time.Second
+	EntityCallsMaxDefault   = 1024
+	CallsMaxDefault         = 16_384
+	InFlightMaxDefault      = 512
+	EntitiesMaxDefault      = 100_000
+	EntitiesBytesMaxDefault = 64 << 20
+	ConflictsMaxDefault     = 32
+	DeliveriesMaxDefault    = 256
+	PollDefault             = 50 * time.Millisecond
+	RescueAfterDefault      = 30 * time.Second
 )
 
 // loadRetriesMax bounds how often a load is tried again while the outcome of a
@@ -61,6 +62,12 @@ type Config struct {
 	// entities that have been idle longest, before the time of their [PassivateAfter].
 	// Entities with work in progress stay. Zero is [EntitiesMaxDefault].
 	EntitiesMax int
+	// EntitiesBytesMax bounds about how many bytes of memory the entities take: their
+	// states, the receipts of their commands with a key, and a kilobyte each. Above the
+	// bound, the engine passivates entities as it does above EntitiesMax. A program with
+	// few entities that are large and have long histories sets it above the sum of those
+	// that it always uses. Zero is [EntitiesBytesMaxDefault].
+	EntitiesBytesMax int
 	// InFlightMax bounds the commands that one entity has decided and the store has not yet
 	// committed. Zero is [InFlightMaxDefault].
 	InFlightMax int
@@ -70,7 +77,7 @@ type Config struct {
 	// DeliveriesMax bounds the deliveries in progress. Messages to entities, timers, and
 	// the effects of each [Perform] rule are counted separately, each with this bound, so
 	// that a slow one does not delay the others. Messages to one entity use at most an
-	// eighth of it. Zero is [DeliveriesMaxDefault].
+	// eighth of it, or more while half of it is free. Zero is [DeliveriesMaxDefault].
 	DeliveriesMax int
 	// Delivery configures the retries of a message to an entity, or of a timer, whose
 	// target fails. A refusal is not a failure: it ends the message. The zero value retries
@@ -102,6 +109,7 @@ func (c *Config) defaults() error {
 		{"CallsMax", &c.CallsMax, CallsMaxDefault},
 		{"EntityCallsMax", &c.EntityCallsMax, EntityCallsMaxDefault},
 		{"EntitiesMax", &c.EntitiesMax, EntitiesMaxDefault},
+		{"EntitiesBytesMax", &c.EntitiesBytesMax, EntitiesBytesMaxDefault},
 		{"InFlightMax", &c.InFlightMax, InFlightMaxDefault},
 		{"ConflictsMax", &c.ConflictsMax, ConflictsMaxDefault},
 		{"DeliveriesMax", &c.DeliveriesMax, DeliveriesMaxDefault},

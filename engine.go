@@ -75,6 +75,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		unlock: func() {}, drained: make(chan struct{}), closed: make(chan struct{}),
 	}
 	e.entities.now.Store(1<<roundBits | 1) // later than neverUsed
+	e.entities.most = int64(e.config.EntitiesBytesMax / weightStep)
 	for i := range e.stripes {
 		e.stripes[i].ids = uuid.NewGen()
 	}
@@ -515,8 +516,9 @@ func (e *Engine) Store() store.Log { return e.log }
 type Stats struct {
 	// Calls is the number of calls in progress.
 	Calls int
-	// Entities is the number of entities in memory.
-	Entities int
+	// Entities is the number of entities in memory, and EntitiesBytes about the number of
+	// bytes that they take; see [Config.EntitiesBytesMax].
+	Entities, EntitiesBytes int
 	// Deliveries is the number of outbox messages and effects in memory, and Delivering the
 	// number of those that are being delivered. All other pending messages wait in the
 	// store.
@@ -547,7 +549,7 @@ type failureCounts struct{ tells, services atomic.Uint64 }
 
 // Stats returns the current statistics of the engine.
 func (e *Engine) Stats() Stats {
-	s := Stats{Calls: e.callCount(), ReadErr: e.hub.ReadErr()}
+	s := Stats{Calls: e.callCount(), ReadErr: e.hub.ReadErr(), EntitiesBytes: int(e.entities.weight.Load()) * weightStep}
 	for _, k := range e.kinds {
 		s.Entities += k.count()
 	}

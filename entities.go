@@ -79,9 +79,12 @@ func (k *kindRuntime) find(id string) (*cell, error) {
 	c = &cell{kind: k}
 	c.used.Store(k.engine.entities.now.Load())
 	c.core.Init(&k.options, id, c)
+	c.weight.Store(1)
+	k.engine.entities.weigh(1)
 	ref, err := actor.Spawn(k.engine.system, "", c)
 	if err != nil {
 		k.engine.entities.count.Add(-1)
+		k.engine.entities.weigh(-1)
 		return nil, ErrClosed
 	}
 	c.ref = ref
@@ -98,6 +101,7 @@ func (k *kindRuntime) forget(c *cell) {
 	if s.cells[id] == c {
 		delete(s.cells, id)
 		k.engine.entities.count.Add(-1)
+		k.engine.entities.weigh(-int64(c.weight.Load()))
 	}
 }
 
@@ -161,19 +165,22 @@ func (e *Engine) sweep(every time.Duration) {
 			continue
 		}
 		idle := uint64((k.passivateAfter + every - 1) / every)
-		k.passivate(func(used uint64) bool { return now-sweepOf(used) > idle || used == neverUsed })
+		k.passivate(func(c *cell) bool {
+			used := c.used.Load()
+			return now-sweepOf(used) > idle || used == neverUsed
+		})
 	}
 }
 
-// passivate stops the entities whose last turn fn selects and that have nothing to do.
-func (k *kindRuntime) passivate(fn func(used uint64) bool) {
+// passivate stops the entities that fn selects and that have nothing to do.
+func (k *kindRuntime) passivate(fn func(*cell) bool) {
 	var old []*cell
 	for i := range k.shards {
 		s := &k.shards[i]
 		old = old[:0]
 		s.mu.RLock()
 		for _, c := range s.cells {
-			if fn(c.used.Load()) {
+			if fn(c) {
 				old = append(old, c)
 			}
 		}
@@ -185,16 +192,21 @@ func (k *kindRuntime) passivate(fn func(used uint64) bool) {
 	}
 }
 
-// residents bound the entities in memory.
+// residents bound the entities in memory, by their number and by about how many bytes
+// they take.
 //
 // now tells the time of turns, in sweeps and in rounds: a round is over when a share
-// of Config.EntitiesMax entities has come into memory. A turn notes the time of its
-// entity, which costs a load and a store. When the bound is met, the entities whose last
-// turn was longest ago are passivated, a share of all at once, so that finding them
-// costs a few steps for each that comes.
+// of Config.EntitiesMax entities, or of Config.EntitiesBytesMax, has come into memory. A
+// turn notes the time of its entity, which costs a load and a store. When a bound is met,
+// the entities whose last turn was longest ago are passivated, a share of all at once, so
+// that finding them costs a few steps for each that comes.
 type residents struct {
-	now   atomic.Uint64 // sweep<<roundBits | round
-	count atomic.Int64  // of the entities in memory, and of those that come
+	now    atomic.Uint64 // sweep<<roundBits | round
+	count  atomic.Int64  // of the entities in memory, and of those that come
+	weight atomic.Int64  // what they take, in steps of weightStep
+	grown  atomic.Int64  // what has come to it since the round began
+	most   int64         // the bound of weight
+	again  atomic.Int64  // the weight at which to look again
 
 	mu     sync.Mutex
 	coming int   // since the round began
@@ -207,33 +219,68 @@ const (
 	roundsPerMax  = 64 // rounds in which EntitiesMax entities come
 	passivateOnce = 8  // one of so many is passivated at once
 	neverUsed     = 0  // of entities without a history, which are the first to go
+	weightStep    = 1024
 )
 
 func sweepOf(t uint64) uint64 { return t >> roundBits }
+
+// weigh notes that entities take more memory, or less, in steps. It reports whether they
+// take too much.
+func (r *residents) weigh(more int64) (full bool) {
+	weight := r.weight.Add(more)
+	if more > 0 && r.grown.Add(more) > r.most/roundsPerMax {
+		r.grown.Store(0)
+		r.now.Add(1)
+	}
+	return weight > max(r.most, r.again.Load())
+}
 
 // takePlace counts an entity before it comes into memory. If there are too many, it
 // first passivates those that have been idle for longest. Entities that are at work stay, and
 // may be more than the bound: the calls in progress bound them.
 func (e *Engine) takePlace() {
-	r, most := &e.entities, int64(e.config.EntitiesMax)
+	r := &e.entities
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.count.Add(1)
-	if r.coming++; int64(r.coming) > most/roundsPerMax {
+	if r.coming++; r.coming > e.config.EntitiesMax/roundsPerMax {
 		r.coming = 0
 		r.now.Add(1)
 	}
-	if r.count.Load() < max(most, r.next) {
+	e.passivateExcess()
+}
+
+// makeRoom passivates entities if those in memory take too much, unless another
+// goroutine does.
+func (e *Engine) makeRoom() {
+	if r := &e.entities; r.mu.TryLock() {
+		defer r.mu.Unlock()
+		e.passivateExcess()
+	}
+}
+
+// passivateExcess passivates the entities that have been idle for longest, if a bound is met.
+// The caller holds the lock.
+func (e *Engine) passivateExcess() {
+	r, most := &e.entities, int64(e.config.EntitiesMax)
+	var excess, weight int64
+	if n := r.count.Load(); n >= max(most, r.next) {
+		excess = n - most + max(most/passivateOnce, 1)
+	}
+	if n := r.weight.Load(); n > max(r.most, r.again.Load()) {
+		weight = n - r.most + max(r.most/passivateOnce, 1)
+	}
+	if excess == 0 && weight == 0 {
 		return
 	}
-	excess := r.count.Load() - most + max(most/passivateOnce, 1)
-	before := e.oldest(excess)
+	before := e.oldest(excess, weight)
 	for _, k := range e.kinds {
-		k.passivate(func(used uint64) bool {
-			if excess <= 0 || used&roundMask > before {
+		k.passivate(func(c *cell) bool {
+			if excess <= 0 && weight <= 0 || c.used.Load()&roundMask > before {
 				return false
 			}
 			excess--
+			weight -= int64(c.weight.Load())
 			return true
 		})
 	}
@@ -241,23 +288,33 @@ func (e *Engine) takePlace() {
 	if n := r.count.Load(); n >= most {
 		r.next = n + max(most/passivateOnce, 1) // they are at work
 	}
+	again := int64(0)
+	if n := r.weight.Load(); n > r.most {
+		again = n + max(r.most/passivateOnce, 1) // the same
+	}
+	r.again.Store(again)
 }
 
-// oldest returns the round up to which the last turns of at least n entities were.
-func (e *Engine) oldest(n int64) uint64 {
-	rounds := map[uint64]int64{}
+// oldest returns the round up to which the last turns of at least n entities were, which
+// take at least so much memory.
+func (e *Engine) oldest(n, weight int64) uint64 {
+	type sum struct{ entities, weight int64 }
+	rounds := map[uint64]sum{}
 	for _, k := range e.kinds {
 		for i := range k.shards {
 			s := &k.shards[i]
 			s.mu.RLock()
 			for _, c := range s.cells {
-				rounds[c.used.Load()&roundMask]++
+				round := c.used.Load() & roundMask
+				of := rounds[round]
+				rounds[round] = sum{of.entities + 1, of.weight + int64(c.weight.Load())}
 			}
 			s.mu.RUnlock()
 		}
 	}
 	for _, round := range slices.Sorted(maps.Keys(rounds)) {
-		if n -= rounds[round]; n <= 0 {
+		n -= rounds[round].entities
+		if weight -= rounds[round].weight; n <= 0 && weight <= 0 {
 			return round
 		}
 	}

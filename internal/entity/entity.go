@@ -107,9 +107,11 @@ const (
 type work struct {
 	commit.Item
 
-	call  *Call // whose batch it is
-	after calls // calls that saw its version; they are answered after it
-	next  *work
+	call   *Call   // whose batch it is
+	joined []*Call // whose batch it is as well: those before call in a group
+	after  calls   // calls that saw its version; they are answered after it
+	next   *work
+	mails  bool // it ends messages of a durable-state entity
 
 	event   [1]store.Event   // the usual one event, without another allocation
 	receipt [1]store.Receipt // of a command that has a key
@@ -164,6 +166,8 @@ type Entity struct {
 	running            *Call // in the hands of the core, and in no list
 	inFlight           int32
 	pending            int32 // calls that are here unanswered
+	size               int32 // of the encoded state, when it was last measured
+	grown              int32 // bytes of events since then
 	phase              phase
 	retries            uint8 // loads that have failed since the last good one
 	doubts             uint8 // loads after commits with an unknown outcome since the last good one
@@ -178,6 +182,8 @@ type Entity struct {
 type rare struct {
 	redo     calls // calls of failed items, to run again before those that wait
 	receipts *receipts
+	mail     mail
+	group    *group // that is being decided
 }
 
 func (e *Entity) more() *rare {
@@ -202,6 +208,39 @@ func (e *Entity) Idle() bool { return e.pending == 0 && e.inFlight == 0 }
 // Unknown reports whether nothing is known of the entity: it is in memory, nothing
 // has ever been stored of it, and nothing is to be done.
 func (e *Entity) Unknown() bool { return e.phase == live && e.version == 0 && e.Idle() }
+
+// What an entity takes in memory, on average: itself with what its shell keeps of it, a
+// receipt, and a state for each byte of its encoding.
+const (
+	entityBytes    = 1024
+	receiptBytes   = 192
+	bytesPerByte   = 4
+	measureBytes   = 1024 // events of so many bytes before a state is measured again
+	sizeBytesLimit = 256 << 20
+)
+
+// Bytes returns about how many bytes of memory the entity takes while it is idle. It
+// costs a few additions.
+func (e *Entity) Bytes() int {
+	n := entityBytes + bytesPerByte*(int(e.size)+int(e.grown))
+	if e.rare != nil && e.rare.receipts != nil {
+		n += receiptBytes * len(e.rare.receipts.order)
+	}
+	return n
+}
+
+// measure notes how large the state is.
+func (e *Entity) measure() { e.measured(proto.Size(e.state)) }
+
+func (e *Entity) measured(size int) { e.size, e.grown = int32(min(size, sizeBytesLimit)), 0 }
+
+// grow notes that events of so many bytes have been applied. A state is measured when
+// it may have doubled, so that this costs little for each event.
+func (e *Entity) grow(bytes int) {
+	if e.grown += int32(min(bytes, sizeBytesLimit)); e.grown > max(e.size, measureBytes) {
+		e.measure()
+	}
+}
 
 // Pending returns how many calls are at the entity unanswered.
 func (e *Entity) Pending() int { return int(e.pending) }
@@ -272,6 +311,10 @@ func (e *Entity) Deliver(c *Call) {
 	}
 	e.pending++
 	if e.phase == live && e.waiting.first == nil && int(e.inFlight) < e.opts.Limits.InFlight {
+		if e.joins(c) && e.mailWaits() {
+			e.rare.mail.push(c)
+			return
+		}
 		e.run(c)
 		return
 	}
@@ -291,6 +334,9 @@ func (e *Entity) Settled(items int) {
 			e.flightLast = nil
 		}
 		e.inFlight--
+		if w.mails && e.rare != nil {
+			e.rare.mail.flight--
+		}
 		if w.Failed() {
 			e.undo(w)
 			w.release()
@@ -302,6 +348,9 @@ func (e *Entity) Settled(items int) {
 		}
 		if e.rare != nil && e.rare.receipts != nil {
 			e.rare.receipts.stored(w)
+		}
+		for _, c := range w.joined {
+			e.finish(c)
 		}
 		e.finish(w.call)
 		for c := w.after.pop(); c != nil; c = w.after.pop() {
@@ -346,16 +395,29 @@ func (e *Entity) fail(c *Call, s Status, err error) {
 
 // WantsResume reports whether calls wait that could run now.
 func (e *Entity) WantsResume() bool {
-	return e.phase == live && e.waiting.first != nil && int(e.inFlight) < e.opts.Limits.InFlight
+	return e.phase == live && e.waiting.first != nil && int(e.inFlight) < e.opts.Limits.InFlight || e.mailIsReady()
 }
 
 // Next returns the call that is to run next, of those that wait, or nil.
-func (e *Entity) Next() *Call { return e.waiting.first }
+func (e *Entity) Next() *Call {
+	if e.mailIsReady() {
+		return e.rare.mail.first
+	}
+	return e.waiting.first
+}
 
 // Resume runs calls that wait, as far as the bound of items in flight allows.
 func (e *Entity) Resume() {
 	for e.WantsResume() {
-		e.run(e.waiting.pop())
+		for c := e.waiting.first; c != nil && e.joins(c); c = e.waiting.first {
+			e.more().mail.push(e.waiting.pop())
+		}
+		switch {
+		case e.mailIsReady():
+			e.runMail()
+		case e.waiting.first != nil:
+			e.run(e.waiting.pop())
+		}
 	}
 }
 
@@ -364,7 +426,20 @@ func (e *Entity) Resume() {
 func (e *Entity) undo(w *work) {
 	e.phase = fenced
 	e.state = nil
-	c, redo := w.call, &e.more().redo
+	redo := &e.more().redo
+	if w.joined != nil && w.Err == nil && !isBehind(w.Result.Err) && !errors.Is(w.Result.Err, store.ErrConflict) {
+		e.undoGroup(w)
+	} else {
+		for c := range w.all() {
+			e.undoCall(w, c)
+		}
+	}
+	redo.append(&w.after)
+}
+
+// undoCall takes back a call whose work has failed.
+func (e *Entity) undoCall(w *work, c *Call) {
+	redo := &e.more().redo
 	switch err := w.Result.Err; {
 	case errors.Is(w.Err, store.ErrNotStored), w.Err != nil && canary.Broken("unknown-taken-for-not-stored"):
 		e.fail(c, StatusFault, w.Err)
@@ -383,7 +458,7 @@ func (e *Entity) undo(w *work) {
 				}
 			}
 			c.silent = c.uncertain && c.silent || w.Batch.Next() == w.Batch.Expected
-			c.uncertain, c.cause = true, w.Err
+			c.uncertain, c.cause, c.with = true, w.Err, w.call.ID
 		}
 		redo.push(c)
 	case isBehind(err):
@@ -401,7 +476,6 @@ func (e *Entity) undo(w *work) {
 	default:
 		e.fail(c, StatusInvalid, err)
 	}
-	redo.append(&w.after)
 }
 
 func isBehind(err error) bool {
@@ -416,6 +490,7 @@ func (e *Entity) reload() {
 	e.state, e.version, e.position, e.snapshot = nil, 0, 0, 0
 	e.retries, e.blind, e.foreign = 0, false, false
 	if e.rare != nil {
+		e.rare.redo.append(&e.rare.mail.calls)
 		e.rare.redo.append(&e.waiting)
 		e.waiting = e.rare.redo
 		e.rare = nil
@@ -447,21 +522,28 @@ func (e *Entity) Fail(reason error) { e.abandon(StatusFailed, reason, reason) }
 // abandon answers every call: with the status if nothing of it can be stored, and
 // with StatusUnknown if it is on its way.
 func (e *Entity) abandon(s Status, doubt, cause error) {
+	if e.rare != nil && e.rare.group != nil {
+		e.rare.group.giveUp()
+	}
 	if c := e.running; c != nil {
 		e.fail(c, s, cause)
 	}
 	for w := e.flight; w != nil; w = w.next {
-		if w.Batch.IsCheck() {
-			e.fail(w.call, s, cause)
-		} else {
-			e.fail(w.call, StatusUnknown, doubt)
+		for c := range w.all() {
+			if w.Batch.IsCheck() {
+				e.fail(c, s, cause)
+			} else {
+				e.fail(c, StatusUnknown, doubt)
+			}
 		}
 		for c := w.after.pop(); c != nil; c = w.after.pop() {
 			e.fail(c, s, cause)
 		}
 	}
 	e.flight, e.flightLast, e.inFlight = nil, nil, 0
-	redo := &e.more().redo
+	e.more().mail.flight = 0
+	redo := &e.rare.redo
+	redo.append(&e.rare.mail.calls)
 	redo.append(&e.waiting)
 	for c := redo.pop(); c != nil; c = redo.pop() {
 		e.fail(c, s, cause)

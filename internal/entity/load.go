@@ -141,8 +141,8 @@ func (f *Fold) Accept(s *store.State) bool {
 			return false
 		}
 		f.state, f.version, f.position = state, s.Version, s.Position
-		if c := f.doubted[s.Metadata.CausationID]; c != nil {
-			c.found = true
+		for _, c := range f.doubted {
+			c.found = c.found || c.with == s.Metadata.CausationID
 		}
 		return true
 	}
@@ -315,6 +315,7 @@ func (e *Entity) Loaded(f *Fold, err error) {
 		if e.state == nil {
 			e.state = e.opts.Rules.NewState()
 		}
+		e.measure()
 		e.resolve()
 	}
 }

@@ -30,17 +30,20 @@ func (e *Entity) encodeLeft(c *Call, d *Decision, b *store.Batch) (effects []pro
 		return effects, nil
 	}
 	b.Cancel, b.Claim, b.Release = slices.Clone(d.Cancel), slices.Clone(d.Claim), slices.Clone(d.Release)
-	b.Enqueue = make([]store.Message, len(d.Messages), len(d.Messages)+1)
+	from := len(b.Enqueue) // of the messages of a group before this one
+	b.Enqueue = slices.Grow(b.Enqueue, len(d.Messages)+1)[:from+len(d.Messages)]
 	for i := range d.Messages {
-		if err := e.encodeMessage(c, &d.Messages[i], b, i); err != nil {
+		if err := e.encodeMessage(c, &d.Messages[i], b, from, i); err != nil {
+			b.Enqueue = b.Enqueue[:from]
 			return nil, fmt.Errorf("decision of %s: message %d: %w", typeName(c.Message), i, err)
 		}
 	}
 	return effects, nil
 }
 
-// encodeMessage makes the i-th row that a batch adds to the outbox.
-func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, i int) error {
+// encodeMessage makes the i-th row that a command adds to the outbox, behind others of
+// its batch.
+func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, from, i int) error {
 	target := m.Target
 	if m.Self {
 		target = b.Key
@@ -70,7 +73,7 @@ func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, i int) error
 	if err != nil {
 		return fmt.Errorf("%s: %w", typeName(m.Message), err)
 	}
-	row := &b.Enqueue[i]
+	row := &b.Enqueue[from+i]
 	*row = store.Message{
 		ID: DerivedID(c.ID, messageID+uint64(i)), Target: target, Timer: m.Timer, Due: due, Every: m.Every,
 		Type: typeName(m.Message), Payload: payload, Metadata: c.Onward(), Unordered: m.Unordered,

@@ -93,6 +93,10 @@ func (e *Entity) submit(w *work) {
 	}
 	e.flightLast = w
 	e.inFlight++
+	if e.joins(w.call) {
+		w.mails = true
+		e.more().mail.flight++
+	}
 	e.running = nil
 	w.Item.Lane = &e.lane
 	e.shell.Submit(&w.Item)
@@ -113,7 +117,7 @@ func (e *Entity) answer(c *Call, rule func(ctx context.Context, state, query pro
 	e.guard = guarded
 	defer e.caught(c, "Answer")
 	c.Outcome = Outcome{Version: e.version}
-	answer, err := rule(e.info(c), e.state, c.Message)
+	answer, err := rule(e.info(c, e.version), e.state, c.Message)
 	switch {
 	case err != nil:
 		e.refuse(c, "Answer", err)
@@ -166,7 +170,7 @@ func (e *Entity) command(c *Call) {
 	if e.opts.Rules.Durable {
 		state = proto.Clone(state)
 	}
-	d := e.decide(c, decide, state)
+	d := e.decide(c, decide, state, c.Message, e.version)
 	if scribble.On && d != nil {
 		d = d.lent()
 		defer d.spoil()
@@ -187,13 +191,13 @@ func (e *Entity) command(c *Call) {
 	}
 }
 
-// decide runs the rule of a command. If it returns nil, the outcome of the call
-// says why.
-func (e *Entity) decide(c *Call, rule ruleFunc, state proto.Message) (decided *Decision) {
+// decide runs the rule of a command on a state at a version. If it returns nil, the
+// outcome of the call says why. The message is that of the call, or a copy.
+func (e *Entity) decide(c *Call, rule ruleFunc, state, message proto.Message, version store.Version) (decided *Decision) {
 	e.guard = guarded
 	defer e.caught(c, "Decide")
-	c.Outcome = Outcome{Version: e.version}
-	d, err := rule(e.info(c), state, c.Message)
+	c.Outcome = Outcome{Version: version}
+	d, err := rule(e.info(c, version), state, message)
 	switch {
 	case err != nil:
 		e.refuse(c, "Decide", err)
@@ -263,13 +267,18 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 		e.gate(c)
 		return
 	case e.opts.Rules.Durable:
-		e.state = state
+		if e.state = state; b.Save != nil {
+			e.measured(len(b.Save.Payload))
+		}
 	case !e.evolve(c, d, w):
 		w.release()
 		e.crash(c)
 		return
 	}
 	e.version = b.Next()
+	for i := range b.Events {
+		e.grow(len(b.Events[i].Payload))
+	}
 	if n := e.opts.Rules.SnapshotEvery; n > 0 && len(b.Events) > 0 && uint64(e.version-e.snapshot) >= n {
 		b.Snapshot = e.encodeState(c)
 		e.snapshot = e.version // also if there is none: the next attempt is due as a snapshot would be
@@ -473,9 +482,9 @@ func (e *Entity) crash(c *Call) {
 
 type ruleFunc = func(ctx context.Context, state, command proto.Message) (*Decision, error)
 
-// info is what the rule of a call may know.
-func (e *Entity) info(c *Call) *Info {
-	return &Info{Context: c.Ctx, Key: e.Key(), Version: e.version, Command: c.ID, shell: e.shell}
+// info is what the rule of a call may know, which runs on the state at a version.
+func (e *Entity) info(c *Call, version store.Version) *Info {
+	return &Info{Context: c.Ctx, Key: e.Key(), Version: version, Command: c.ID, shell: e.shell}
 }
 
 // A guard says which code of a user runs on behalf of the running call.
@@ -531,6 +540,12 @@ func (e *Entity) Interrupted() bool { return e.running != nil }
 func (e *Entity) Exited() {
 	c, was := e.running, e.guard
 	e.guard = unguarded
+	if e.rare != nil && e.rare.group != nil {
+		// The rule may end the goroutine again, alone. Its copy of the state is garbage.
+		c.alone = true
+		e.rare.group.giveUp()
+		return
+	}
 	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: &Panic{Goexit: true, Rule: "rule of " + typeName(c.Message)}}
 	if was == evolving {
 		e.crash(c)

@@ -215,6 +215,9 @@ func (q *Queue) feed(g *group) {
 			g.starved = true
 			c.starved = append(c.starved, g)
 		}
+		if c.places > q.limits.PlacesMax/4*3 {
+			q.sweepBy(q.now) // it finds rows of other engines that are gone
+		}
 		return
 	}
 	g.hungry = true

@@ -27,7 +27,8 @@ type Limits struct {
 	// that would halt one more is tried on and on. Zero is a default.
 	HaltedMax int
 	// InFlight is how many deliveries of one class are under way at a time,
-	// TargetFlight how many of them to one entity. Zero is a default for TargetFlight.
+	// TargetFlight how many of them to one entity, which has more while half of
+	// InFlight is free. Zero is a default for TargetFlight.
 	InFlight, TargetFlight int
 	// Stall is how long a delivery to an entity counts as one that is under way.
 	// An entity that hangs then holds up only itself. Zero is without end.
@@ -755,7 +756,7 @@ func (q *Queue) begin(r *Row) bool {
 	case c.flight >= q.limits.InFlight:
 		c.waiting.push(r)
 		return false
-	case t != nil && t.flight >= q.limits.TargetFlight:
+	case t != nil && t.flight >= q.limits.TargetFlight && max(t.flight, c.flight) >= q.limits.InFlight/2:
 		t.waiting.push(r)
 		return false
 	}

@@ -278,11 +278,22 @@ func (d *disk) enter(b *store.Batch, r *store.Result) {
 	}
 	if b.Next() > b.Expected {
 		d.w.note("  %v is at version %d: %s", b.Key, len(bk.entries), stateText(bk.state(b.Next())))
-		if w := d.written[command]; w != nil {
-			d.w.broken("%v is stored at version %d and again at version %d", d.said(command), w.last, b.Next())
-			return
+		commands := []store.ID{command}
+		if b.Saves > 1 {
+			commands = d.members(b)
 		}
-		d.written[command] = &writing{b.Expected + 1, b.Next(), r.Position, at}
+		for i, command := range commands {
+			first, last := b.Expected+1, b.Next()
+			if b.Saves > 1 {
+				first += store.Version(i)
+				last = first
+			}
+			if w := d.written[command]; w != nil {
+				d.w.broken("%v is stored at version %d and again at version %d", d.said(command), w.last, last)
+				return
+			}
+			d.written[command] = &writing{first, last, r.Position, at}
+		}
 	}
 	d.outbox.settle(b, at)
 	d.outbox.add(b, r, at)
@@ -314,7 +325,9 @@ func (d *disk) cause(b *store.Batch) store.ID {
 
 // append adds what a batch changes to the history of its entity.
 func (d *disk) append(b *store.Batch, bk *book, at int) {
-	if b.Save != nil {
+	if b.Saves > 1 {
+		d.appendGroup(b, bk, at)
+	} else if b.Save != nil {
 		state := new(testv1.Account)
 		decode(b.Save.Payload, state)
 		bk.entries = append(bk.entries, entry{b.Save.Metadata.CausationID, state, at})
@@ -324,6 +337,40 @@ func (d *disk) append(b *store.Batch, bk *book, at int) {
 		state := proto.CloneOf(bk.state(store.Version(len(bk.entries))))
 		apply(state, e)
 		bk.entries = append(bk.entries, entry{e.Metadata.CausationID, state, at})
+	}
+}
+
+// members returns the ids of the messages that a batch ends.
+func (d *disk) members(b *store.Batch) (ids []store.ID) {
+	for _, s := range b.Settle {
+		if l := d.outbox.rows[s.Sequence]; l != nil {
+			ids = append(ids, l.message.ID)
+		}
+	}
+	return ids
+}
+
+// appendGroup adds the versions of several messages that one state holds. The states
+// before the last one are those of the model.
+func (d *disk) appendGroup(b *store.Batch, bk *book, at int) {
+	members := d.members(b)
+	d.w.groups++
+	for i, id := range members {
+		v := store.Version(len(bk.entries))
+		states, ok := expect(bk.durable, uint64(v), bk.state(v), d.said(id).message)
+		if !ok || len(states) != 1 {
+			d.w.broken("%v is in a group, though it makes %d versions on version %d, accepted: %t", d.said(id), len(states), v, ok)
+			return
+		}
+		if i == len(members)-1 {
+			state := new(testv1.Account)
+			decode(b.Save.Payload, state)
+			if !proto.Equal(state, states[0]) {
+				d.w.broken("a group of %d messages leads to version %d with %s, want %s", len(members), v+1, stateText(state), stateText(states[0]))
+			}
+			states[0] = state
+		}
+		bk.entries = append(bk.entries, entry{id, states[0], at})
 	}
 }
 
@@ -355,6 +402,10 @@ func (s *said) String() string {
 
 // checkBatch holds what a command has stored against the model.
 func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
+	if b.Saves > 1 {
+		d.checkGroup(b)
+		return
+	}
 	c := d.said(command)
 	if c == nil {
 		return // another writer, or a batch that does not tell
@@ -396,6 +447,26 @@ func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
 	}
 	if c.op.definite && d.did[command] {
 		d.w.broken("%v was answered with %v and is stored afterwards", c, c.op.status)
+	}
+}
+
+// checkGroup holds what several messages have stored together against the model. Their
+// versions have been held against it before.
+func (d *disk) checkGroup(b *store.Batch) {
+	rows, members := 0, d.members(b)
+	if len(members) != int(b.Saves) {
+		d.w.broken("a group of %d messages makes %d versions", len(members), b.Saves)
+	}
+	for i, id := range members {
+		c := d.said(id)
+		n, _ := leaves(c.message)
+		if rows += n; d.outbox.checkJoinedReply(b, d.outbox.left[id], b.Expected+store.Version(i)+1) {
+			rows++
+		}
+		d.did[id] = true
+	}
+	if rows != len(b.Enqueue) {
+		d.w.broken("a group of %d messages leaves %d rows in the outbox, want %d", len(members), len(b.Enqueue), rows)
 	}
 }
 

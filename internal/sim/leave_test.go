@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -135,6 +136,9 @@ func command(name, kind, id string) proto.Message {
 	panic("no such command: " + name)
 }
 
+// pickOf draws one of several values.
+func pickOf[T any](r *rand.Rand, values ...T) T { return values[r.IntN(len(values))] }
+
 // tags draws what a Deposit leaves to be done.
 func (c *client) tags() []string {
 	r := c.w.random
@@ -152,7 +156,9 @@ func (c *client) tags() []string {
 			tags = append(tags, fmt.Sprintf("to %s %s %s %s", key.Kind, key.ID,
 				pick("deposit", "withdraw", "touch", "relay", "whisper"), pick("", "", "pay")))
 		case x < 12 || x < 15 && !c.w.timers:
-			tags = append(tags, fmt.Sprintf("astray %s %s deposit", key.Kind, key.ID))
+			for range pickOf(r, 1, 1, 2, 9) { // which come to be decided together
+				tags = append(tags, fmt.Sprintf("astray %s %s %s", key.Kind, key.ID, pick("deposit", "deposit", "deposit", "relay", "withdraw")))
+			}
 		case x < 14:
 			tags = append(tags, fmt.Sprintf("timer %s %d", timer, r.IntN(150)))
 		case x < 15:

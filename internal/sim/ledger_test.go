@@ -192,6 +192,30 @@ func (g *ledger) checkReply(b *store.Batch, c *said, ok bool) bool {
 	return false
 }
 
+// checkJoinedReply checks that a batch which decides several messages, of which one makes a
+// version, leaves the reply that this one asks for, and says whether it does.
+func (g *ledger) checkJoinedReply(b *store.Batch, l *left, version store.Version) bool {
+	if l.message.ReplyTo.IsZero() {
+		return false
+	}
+	for i := range b.Enqueue {
+		m := &b.Enqueue[i]
+		var reply perdurev1.Reply
+		if m.Target != l.message.ReplyTo || m.Type != string(reply.ProtoReflect().Descriptor().FullName()) {
+			continue
+		}
+		if decode(m.Payload, &reply); store.ID(reply.GetMessageId()) != l.message.ID {
+			continue
+		}
+		if reply.GetName() != l.message.ReplyName || reply.GetVersion() != uint64(version) || reply.GetRefusal() != nil {
+			g.w.broken("the reply to %v at version %d is %v", l, version, &reply)
+		}
+		return true
+	}
+	g.w.broken("%v asks for a reply and gets none", l)
+	return false
+}
+
 // perform is the moment in which a handler does its work.
 func (g *ledger) perform(r *outbox.Row, b *box) {
 	if r.Message.Sequence == 0 {

@@ -47,6 +47,7 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 				for what, n := range w.target.seen {
 					seen[what] += n
 				}
+				seen["of several messages"] += w.groups
 				mu.Unlock()
 				if fault == "" {
 					continue
@@ -65,7 +66,7 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 		t.Fatalf("seed %d: %s\n\n%s\nTo see all of it again: go test ./internal/sim -run '^%s$' -seed=%d -whole -v",
 			worst.seed, worst.fault, worst.tail(), t.Name(), worst.seed)
 	}
-	for _, what := range []string{"refused", "moved", "failed", "lost", "stored, and the answer lost", "parked", "unparked", "left out", "stopped"} {
+	for _, what := range []string{"refused", "moved", "failed", "lost", "stored, and the answer lost", "parked", "unparked", "left out", "stopped", "of several messages"} {
 		if seen[what] == 0 && *seeds >= seedsDefault {
 			t.Errorf("no run has an attempt that was %s: %v", what, seen)
 		}

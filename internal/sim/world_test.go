@@ -64,6 +64,7 @@ type world struct {
 	instant bool    // the store commits on the spot, without a committer
 	harm    float64 // how often things fail, in this run
 	parts   int     // partitions of the log
+	groups  int     // batches that have ended several messages
 	faulty  bool    // things still fail
 	twin    twin
 	limits  entity.Limits
@@ -142,6 +143,9 @@ func newWorld(seed uint64, tw twin) *world {
 	w.instant = tw.forgivesOnTheSpot || !tw.committer && w.chance(0.2)
 	w.box = outbox.Limits{
 		Window: 2 + w.random.IntN(10), LaneMax: 1 + w.random.IntN(4), InFlight: 1 + w.random.IntN(4), Late: w.random.IntN(4),
+	}
+	if w.chance(0.5) {
+		w.box.InFlight, w.box.TargetFlight = w.box.InFlight+8, 8
 	}
 	w.box.Stall = stallAfter
 	if w.chance(0.5) {
