@@ -51,7 +51,8 @@ type lane struct {
 	open   *atomic.Int64 // number of lanes that have not ended
 	ref    perdure.Ref[*libraryv1.Book]
 
-	book     *libraryv1.Book
+	book     *libraryv1.Book // nil before the first operation, and after the last
+	out      bool            // the book was lent at the end
 	version  store.Version
 	next     int
 	refusals []Refusal
@@ -64,7 +65,7 @@ type lane struct {
 func newLane(engine *perdure.Engine, l *Ledger, s shelf, o Options, open *atomic.Int64) *lane {
 	return &lane{
 		engine: engine, ledger: l, shelf: s, o: o, open: open,
-		ref: library.Books.Ref(engine, s.book), book: new(libraryv1.Book),
+		ref: library.Books.Ref(engine, s.book),
 	}
 }
 
@@ -74,6 +75,9 @@ func (l *lane) begin(ctx context.Context) error {
 		return err
 	}
 	l.report(true)
+	if l.next == 0 {
+		l.book = nil // books that wait for their turn are many
+	}
 	return nil
 }
 
@@ -139,6 +143,7 @@ func (l *lane) finish(ctx context.Context) error {
 			Want:   fmt.Sprintf("version %d, %s", l.version, describe(l.book)),
 		}
 	}
+	l.book, l.out = nil, book.GetLoan() != nil
 	return nil
 }
 
@@ -241,6 +246,9 @@ type step struct {
 
 // rehearse runs the rules for the next operation.
 func (l *lane) rehearse(ctx context.Context) step {
+	if l.book == nil {
+		l.book = new(libraryv1.Book)
+	}
 	op := l.shelf.operations[l.next]
 	s := step{loan: &l.ledger.Loans[op.loan], version: l.version}
 	s.key = s.loan.ID + keys[op.action]

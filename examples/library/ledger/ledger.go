@@ -112,7 +112,9 @@ func Read(file io.Reader, columns Columns) (*Ledger, error) {
 	for len(r.text) > 0 {
 		r.row()
 	}
-	return &r.ledger, nil
+	l := r.ledger // the reader holds the text of the file
+	l.Loans = slices.Clip(l.Loans)
+	return &l, nil
 }
 
 // readAll returns the text of a file without its byte order mark.

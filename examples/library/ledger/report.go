@@ -42,7 +42,7 @@ func newReport(lanes []*lane) *Report {
 		r.Refusals = append(r.Refusals, l.refusals...)
 		r.Events += uint64(l.version)
 		r.Longest = max(r.Longest, uint64(l.version))
-		if l.book.GetLoan() != nil {
+		if l.out {
 			r.Open++
 		}
 		lines = append(lines, fmt.Sprintf("%s:%d", l.shelf.book, l.version))
