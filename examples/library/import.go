@@ -33,7 +33,9 @@ when it is first met. There is one copy of each: a book that is out cannot be
 lent, and only the loan that it is out on can be returned.
 
 The whole file is read and checked before the first command is sent; it is held
-in memory, with some 300 bytes for a row, up to 1 GiB of text.
+in memory, with some 200 bytes for a row, up to 1 GiB of text. An import ends when
+the readers have heard of all loans and the tables of the reports show them; what
+is left of that is said beside the commands.
 
 With --days, the borrower is reminded of every loan that the ledger leaves open,
 once it is due: see the help of notices. Nobody is reminded of a loan that has
@@ -115,16 +117,20 @@ func (a *app) importFile(ctx context.Context, name string, f *importFlags) error
 	m, stop := a.startProgress(total, f)
 	var report *ledger.Report
 	err = a.withEngine(ctx, func(engine *perdure.Engine) error {
+		m.rest.Store(&backlog{context: ctx, engine: engine, runners: a.runners()})
 		var err error
 		report, err = ledger.Import(ctx, engine, l, ledger.Options{
 			Workers: f.workers, Expected: time.Duration(f.days) * 24 * time.Hour,
 			Source: filepath.Base(name), Done: m.add,
 		})
-		stop()
-		if err != nil {
-			return err
+		if err == nil {
+			err = a.settle(ctx, engine)
 		}
-		return a.settle(ctx, engine)
+		if err == nil {
+			err = a.catchUp(ctx, engine)
+		}
+		stop() // before the engine is closed
+		return err
 	})
 	stop()
 	switch {

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/perdure/perdure"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -415,6 +417,27 @@ func TestProgressSaysHowFarAnImportIs(t *testing.T) {
 			t.Errorf("%d are done, and it says\n got %q\nwant %q", m.done(), b.String(), want)
 		}
 	})
+}
+
+func TestProgressSaysWhatIsLeftBesideTheCommands(t *testing.T) {
+	t.Parallel()
+	uri, _ := newStore(t)
+	day := time.Now().UTC().Format(time.DateOnly)
+	mustExecute(t, "import", ledgerFile(t, "1,emma,ada,"+day+",\n"), "--store", uri, "--quiet", "--days", "1000")
+	a := &app{store: uri, out: newPrinter(io.Discard), err: newPrinter(io.Discard)}
+	err := a.withLibrary(t.Context(), func(engine *perdure.Engine) error {
+		m := &meter{begun: time.Now(), total: 2}
+		m.rest.Store(&backlog{context: t.Context(), engine: engine, runners: a.runners()})
+		m.add(2, false)
+		s, _ := m.state()
+		if s.Rest != "1 messages left" { // the reminder that is not due yet; the read models show all
+			t.Errorf("got %q, want the message of the reminder", s.Rest)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A fullDisk is a writer that has no room.

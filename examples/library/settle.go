@@ -20,18 +20,18 @@ const (
 func (a *app) settle(ctx context.Context, engine *perdure.Engine) error {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
-	load, moved := -1, time.Now()
+	delivered, moved := uint64(0), time.Now()
 	for {
 		// The figures of the engine are free; the log is asked only when they
 		// say that nothing is on its way.
-		now := engine.Stats().Deliveries
-		if now == 0 {
+		now := engine.Stats()
+		if now.Deliveries == 0 {
 			if pending, err := anyDue(ctx, engine); err != nil || !pending {
 				return err
 			}
 		}
-		if now != load {
-			load, moved = now, time.Now()
+		if now.Delivered != delivered {
+			delivered, moved = now.Delivered, time.Now()
 		}
 		if time.Since(moved) > settleMax {
 			a.err.printf("not all that is due is done yet; the next command goes on with it\n")

@@ -36,6 +36,8 @@ type State struct {
 	Bytes bool
 	// Elapsed is the duration of the work so far.
 	Elapsed time.Duration
+	// Rest is what else is left, such as "12 messages to deliver". It may be empty.
+	Rest string
 }
 
 // Rate returns the number of units done per second.
@@ -73,8 +75,12 @@ func (s State) Line() string {
 	if d, ok := s.Left(); ok {
 		left = d.Round(time.Second).String()
 	}
-	return fmt.Sprintf("%3d %%  %s%s of %s %s, %s a second, %s left",
-		s.percent(), phase, amount(s.Done), amount(s.Total), s.Unit, amount(int64(s.Rate())), left)
+	rest := ""
+	if s.Rest != "" {
+		rest = "; " + s.Rest
+	}
+	return fmt.Sprintf("%3d %%  %s%s of %s %s, %s a second, %s left%s",
+		s.percent(), phase, amount(s.Done), amount(s.Total), s.Unit, amount(int64(s.Rate())), left, rest)
 }
 
 // Bar returns the state as a line that begins with a bar, if the total is known.

@@ -52,6 +52,10 @@ func TestAStateIsALineThatSaysHowFarItIs(t *testing.T) {
 			progress.State{Unit: "commands"},
 			"100 %  0 of 0 commands, 0 a second, ? left", "[##############################] ",
 		},
+		{
+			progress.State{Unit: "commands", Done: 5, Total: 5, Elapsed: time.Second, Rest: "7 messages left"},
+			"100 %  5 of 5 commands, 5 a second, 0s left; 7 messages left", "[##############################] ",
+		},
 		{ // the total was only an estimate
 			progress.State{Unit: "records", Done: 150, Total: 100, Elapsed: time.Second},
 			"100 %  150 of 100 records, 150 a second, ? left", "[##############################] ",
