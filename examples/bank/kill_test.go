@@ -26,7 +26,7 @@ const childEnv = "PERDURE_BANK_CHILD"
 
 const (
 	killsMax  = 10
-	patience  = time.Minute // bounds the whole test
+	patience  = 10 * time.Minute // bounds the whole test
 	customers = 10
 	transfers = 300
 	riches    = 1000_00

@@ -30,7 +30,7 @@ import (
 // processes together may take.
 const (
 	killsMax = 20
-	patience = 2 * time.Minute
+	patience = 10 * time.Minute
 )
 
 // manyRows makes a ledger with a row for each of so many loans, some of which
