@@ -284,7 +284,7 @@ func (c *cell) Submit(i *commit.Item) {
 func (c *cell) Reply(ec *entity.Call) { ec.Owner.(*call).reply(&c.core) }
 
 // Now is part of [entity.Shell].
-func (c *cell) Now() time.Time { return c.kind.engine.config.Clock.Now().UTC() }
+func (c *cell) Now() time.Time { return c.kind.engine.config.Clock.Now() }
 
 // Settled is part of [commit.Owner]. It may be called by any goroutine.
 func (c *cell) Settled(items int) {

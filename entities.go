@@ -40,7 +40,7 @@ type shard struct {
 func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
 	k := &kindRuntime{
 		engine: e, passivateAfter: c.passivateAfter, keepOrder: c.keepOrder, retain: c.retain, prune: c.prune, seed: maphash.MakeSeed(),
-		options: entity.Options{Rules: &c.rules, Refusal: encodeRefusal, Performs: e.performs, StoreTime: e.storeTime, Limits: entity.Limits{
+		options: entity.Options{Rules: &c.rules, Refusal: encodeRefusal, Performs: e.performs, StoreTime: e.storeTime, Elapsed: e.elapsed, Limits: entity.Limits{
 			Calls: e.config.EntityCallsMax, InFlight: e.config.InFlightMax,
 			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax, Doubts: doubtsMax,
 		}},

@@ -38,11 +38,12 @@ type period time.Duration
 func (p period) Next(after time.Time) time.Time { return after.Add(time.Duration(p)) }
 
 // Daily is a recurrence at a time of day in a time zone, such as 9:30 in Europe/Berlin.
-// It fires once on each date of the zone, also when clocks change: a time that is
-// skipped on that date fires an hour earlier or later, and a time that comes twice fires
-// once. A nil zone is UTC. The zone must have a name of the IANA database, so that
-// [time.LoadLocation] finds it on every machine that runs the engine; [time.Local] has
-// no such name.
+// It fires once on each date of the zone, also when clocks change. A time that comes
+// twice fires once. A time that is skipped, such as 2:30 where 3:00 follows 2:00, fires
+// later by what is skipped, here at 3:30, or earlier by as much if later is another date.
+// A date that the zone skips has no firing. A nil zone is UTC. The zone must be one of the
+// IANA database, so that [time.LoadLocation] finds it by its name on every machine that
+// runs the engine; [time.Local] and zones of [time.FixedZone] are not.
 func Daily(hour, minute int, zone *time.Location) Recurrence {
 	if zone == nil {
 		zone = time.UTC
@@ -54,8 +55,12 @@ func Daily(hour, minute int, zone *time.Location) Recurrence {
 	if name == "Local" {
 		return Recurrence{err: fmt.Errorf("%w: Daily in time.Local: load the zone by its name with time.LoadLocation", store.ErrInvalid)}
 	}
-	if _, err := time.LoadLocation(name); err != nil {
+	switch known, err := time.LoadLocation(name); {
+	case err != nil:
 		return Recurrence{err: fmt.Errorf("%w: Daily in the zone %q: %w", store.ErrInvalid, name, err)}
+	case !sameZone(known, zone):
+		return Recurrence{err: fmt.Errorf("%w: Daily in a zone that is named %q and is another one than that of the IANA database: load it with time.LoadLocation",
+			store.ErrInvalid, name)}
 	}
 	return Recurrence{spec: fmt.Sprintf("daily %02d:%02d %s", hour, minute, name), next: daily{hour, minute, name}}
 }
@@ -72,11 +77,48 @@ func (d daily) Next(after time.Time) time.Time {
 		zone = time.UTC // it was there when the recurrence was made
 	}
 	year, month, day := after.In(zone).Date()
-	t := time.Date(year, month, day, d.Hour, d.Minute, 0, 0, zone)
-	for n := 1; !t.After(after); n++ {
-		t = time.Date(year, month, day+n, d.Hour, d.Minute, 0, 0, zone)
+	for n := 0; ; n++ {
+		if t, ok := d.on(year, month, day+n, zone); ok && t.After(after) {
+			return t.UTC()
+		}
 	}
-	return t.UTC()
+}
+
+// on returns when the timer fires on a date of the zone, or false if the zone skips
+// that date.
+func (d daily) on(year int, month time.Month, day int, zone *time.Location) (time.Time, bool) {
+	t := time.Date(year, month, day, d.Hour, d.Minute, 0, 0, zone)
+	clock := time.Date(year, month, day, d.Hour, d.Minute, 0, 0, time.UTC)
+	shown := time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), 0, 0, time.UTC)
+	if shown.Equal(clock) {
+		return t, true
+	}
+	// Clocks skip that time, and t is on one of the two sides of the gap.
+	start, end := t.ZoneBounds()
+	if shown.Before(clock) {
+		start = end
+	}
+	for _, side := range []time.Time{start.Add(-1), start} {
+		_, offset := side.Zone()
+		t = clock.Add(-time.Duration(offset) * time.Second).In(zone)
+		if t.Day() == clock.Day() {
+			return t, true
+		}
+	}
+	return t, false
+}
+
+// sameZone reports whether two zones agree on the time in winter and in summer.
+func sameZone(a, b *time.Location) bool {
+	for _, month := range []time.Month{time.January, time.July} {
+		t := time.Date(2020, month, 1, 0, 0, 0, 0, time.UTC)
+		_, x := t.In(a).Zone()
+		_, y := t.In(b).Zone()
+		if x != y {
+			return false
+		}
+	}
+	return true
 }
 
 // parseRecurrence returns the recurrence that the outbox keeps as spec.

@@ -153,12 +153,56 @@ func TestEvery(t *testing.T) {
 			}
 		}
 	})
+	t.Run("fires_once_on_each_date_of_every_zone", func(t *testing.T) {
+		t.Parallel()
+		for _, c := range []struct {
+			zone         string
+			hour, minute int
+			begin, want  string
+		}{
+			{"Europe/Berlin", 2, 30, "2026-03-28T00:00:00Z", "2026-03-28T02:30:00+01:00 2026-03-29T03:30:00+02:00 2026-03-30T02:30:00+02:00"},
+			{"Europe/Berlin", 2, 0, "2026-03-28T12:00:00Z", "2026-03-29T03:00:00+02:00 2026-03-30T02:00:00+02:00"},
+			{"Europe/Berlin", 2, 30, "2026-10-24T12:00:00Z", "2026-10-25T02:30:00+01:00 2026-10-26T02:30:00+01:00"},
+			{"America/New_York", 2, 15, "2026-03-07T12:00:00Z", "2026-03-08T03:15:00-04:00 2026-03-09T02:15:00-04:00"},
+			{"America/New_York", 1, 30, "2026-10-31T12:00:00Z", "2026-11-01T01:30:00-04:00 2026-11-02T01:30:00-05:00"},
+			// By half an hour.
+			{"Australia/Lord_Howe", 2, 15, "2026-10-03T00:00:00Z", "2026-10-04T02:45:00+11:00 2026-10-05T02:15:00+11:00"},
+			{"Australia/Lord_Howe", 1, 45, "2026-04-04T00:00:00Z", "2026-04-05T01:45:00+10:30 2026-04-06T01:45:00+10:30"},
+			{"Pacific/Chatham", 2, 45, "2026-09-26T00:00:00Z", "2026-09-27T03:45:00+13:45 2026-09-28T02:45:00+13:45"},
+			{"Asia/Kathmandu", 0, 0, "1985-12-31T00:00:00Z", "1986-01-01T00:15:00+05:45 1986-01-02T00:00:00+05:45"},
+			// At midnight, and to midnight.
+			{"America/Sao_Paulo", 0, 30, "2018-11-02T12:00:00Z", "2018-11-03T00:30:00-03:00 2018-11-04T01:30:00-02:00 2018-11-05T00:30:00-02:00"},
+			{"America/Sao_Paulo", 23, 30, "2018-02-17T12:00:00Z", "2018-02-17T23:30:00-02:00 2018-02-18T23:30:00-03:00"},
+			{"America/Toronto", 23, 45, "1919-03-30T01:00:00Z", "1919-03-29T23:45:00-05:00 1919-03-30T22:45:00-05:00 1919-03-31T23:45:00-04:00"},
+			// There is no 30 December.
+			{"Pacific/Apia", 9, 0, "2011-12-29T00:00:00Z", "2011-12-29T09:00:00-10:00 2011-12-31T09:00:00+14:00 2012-01-01T09:00:00+14:00"},
+		} {
+			zone, err := time.LoadLocation(c.zone)
+			if err != nil {
+				t.Skip(err)
+			}
+			at := func(s string) time.Time {
+				at, err := time.Parse(time.RFC3339, s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return at
+			}
+			now := at(c.begin)
+			for _, want := range strings.Fields(c.want) {
+				perduretest.Given(t, tickers(perdure.Daily(c.hour, c.minute, zone))).At(now).When(&testv1.Open{}).
+					ThenScheduled("tick", at(want), &testv1.Annotate{})
+				now = at(want)
+			}
+		}
+	})
 	t.Run("refuses_what_is_no_recurrence", func(t *testing.T) {
 		t.Parallel()
 		for _, r := range []perdure.Recurrence{
 			{},
 			perdure.Period(0), perdure.Period(-time.Hour), perdure.Daily(24, 0, nil), perdure.Daily(9, 60, nil),
 			perdure.Daily(9, 0, time.Local), perdure.Daily(9, 0, time.FixedZone("here", 3600)),
+			perdure.Daily(9, 0, time.FixedZone("Europe/Berlin", 3600)),
 		} {
 			kind := tickers(r)
 			e := open(t, newLog(t), kind)

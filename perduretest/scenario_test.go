@@ -140,6 +140,15 @@ func TestAScenarioThatHoldsPasses(t *testing.T) {
 		When(&testv1.Open{Owner: "Ada"}).
 		Then(&testv1.Opened{Owner: "Ada of account/ada at 2", At: timestamppb.New(midnight)})
 
+	var now time.Time
+	clock := perdure.EventSourced("clock", perdure.Decide(func(ctx context.Context, _ *testv1.Account, _ *testv1.Touch) (*perdure.Decision, error) {
+		now = perdure.Now(ctx)
+		return perdure.None(), nil
+	}), perdure.Evolve(func(*testv1.Account, *testv1.Opened) {}))
+	perduretest.Given(t, clock).At(midnight.In(time.FixedZone("east", 13*3600))).When(&testv1.Touch{})
+	if now.Location() != time.UTC || !now.Equal(midnight) {
+		t.Errorf("in a scenario at midnight, given in another zone: a rule is told %v, want it in UTC as from an engine", now)
+	}
 	if got, want := perduretest.Given(t, kind).When(&testv1.Open{}).State().GetOpenedAt().AsTime(), midnight; !got.Equal(want) {
 		t.Errorf("clock of a scenario that sets none: got %v, want %v", got, want)
 	}

@@ -63,20 +63,21 @@ type Call struct {
 
 	Outcome Outcome
 
-	alone     bool          // a message that is not decided in a group, see mail
-	again     bool          // it repeats a command in flight, and runs again after it
-	uncertain bool          // whether an attempt is stored is not known
-	silent    bool          // that attempt made no version, so that no event tells
-	expected  store.Version // version before that attempt
-	receipt   receiptPlace  // of that attempt, of a command with a key
-	tried     time.Time     // when the first attempt began that may be stored, of a command with a key
-	cause     error         // of the uncertainty
-	with      store.ID      // the command that the state of that attempt names, of a durable-state entity
-	found     bool          // the log holds the attempt, at position
-	position  store.Position
-	conflicts int // attempts that met a conflict
-	doubts    int // attempts whose outcome the store did not tell
-	next      *Call
+	alone      bool          // a message that is not decided in a group, see mail
+	again      bool          // it repeats a command in flight, and runs again after it
+	uncertain  bool          // whether an attempt is stored is not known
+	silent     bool          // that attempt made no version, so that no event tells
+	expected   store.Version // version before that attempt
+	receipt    receiptPlace  // of that attempt, of a command with a key
+	tried      time.Time     // when the first attempt began that may be stored, of a command with a key
+	triedAfter time.Duration // the same by [Options.Elapsed]
+	cause      error         // of the uncertainty
+	with       store.ID      // the command that the state of that attempt names, of a durable-state entity
+	found      bool          // the log holds the attempt, at position
+	position   store.Position
+	conflicts  int // attempts that met a conflict
+	doubts     int // attempts whose outcome the store did not tell
+	next       *Call
 }
 
 // Reset makes the call ready for another use.

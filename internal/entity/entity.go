@@ -65,6 +65,9 @@ type Options struct {
 	// StoreTime returns the time that the clock of the store shows, as far as it is
 	// known, or zero. Nil if nothing is known but the times of the entity's commits.
 	StoreTime func() time.Time
+	// Elapsed returns how much time has passed since some moment, by a clock that never
+	// steps. Nil if there is only the time of day.
+	Elapsed func() time.Duration
 	// Shared is true if others may write to the log, so that what was read from
 	// memory must be checked against the store before it is told.
 	Shared bool

@@ -66,7 +66,7 @@ func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, from, i int)
 	}
 	due := m.Due
 	if m.First != nil {
-		due = m.First.Next(e.shell.Now())
+		due = m.First.Next(e.shell.Now()).UTC()
 	}
 	due = DueTime(due)
 	payload, err := proto.Marshal(m.Message)

@@ -263,6 +263,7 @@ func (e *Entity) recall(c *Call) bool {
 		return false
 	case !ok:
 		c.uncertain = false // without a receipt it has not been applied
+		e.clocks(c)
 		return true
 	case known.pending && !canary.Broken("repeat-past-the-gate"):
 		c.again = true // once the first one is durable, or has failed
@@ -285,12 +286,12 @@ func (e *Entity) recall(c *Call) bool {
 // of their places. So one with a place before that of the attempt shows that the
 // attempt has not been forgotten; and so does the first receipt that the entity
 // ever had, or has had since all were too old. For that, the engine's clock is asked
-// how long ago the first attempt was, and no other is compared with it.
+// how long ago the first attempt was, and no other is compared with it: see sinceTried.
 func (e *Entity) mayBeForgotten(c *Call) bool {
 	if !c.uncertain || canary.Broken("window-not-considered") {
 		return false
 	}
-	if e.shell.Now().Sub(c.tried) >= e.opts.Rules.ReceiptsFor {
+	if e.sinceTried(c) >= e.opts.Rules.ReceiptsFor {
 		return true // the receipts of entities at rest may have been removed
 	}
 	order := e.rare.receipts.order
@@ -304,6 +305,31 @@ func (e *Entity) mayBeForgotten(c *Call) bool {
 	return oldest.order != firstOrder && !oldest.before(c.receipt)
 }
 
+// sinceTried returns how long ago the first attempt of a command was, or more. The time of
+// day may have been set back since, and a steady clock may stand still while the machine
+// sleeps, so the longer one counts. A doubt that is taken for older than it is, is told.
+func (e *Entity) sinceTried(c *Call) time.Duration {
+	d := e.shell.Now().Round(0).Sub(c.tried)
+	if e.opts.Elapsed != nil {
+		d = max(d, e.opts.Elapsed()-c.triedAfter)
+	}
+	return d
+}
+
+// clocks asks the clocks for what the receipt of a command needs. They are user code,
+// which may end the goroutine, so they are asked before anything of the command is applied.
+func (e *Entity) clocks(c *Call) {
+	c.tried = e.shell.Now().Round(0)
+	if e.opts.Elapsed != nil {
+		c.triedAfter = e.opts.Elapsed()
+	}
+	if e.opts.StoreTime != nil && !e.opts.Shared {
+		// Where others write too, the clock of the store may have been set back since
+		// it was heard, and receipts stored after that would look old at once.
+		e.rare.receipts.reached(e.opts.StoreTime())
+	}
+}
+
 // firstOrder is the Order of the first receipt of an entity.
 const firstOrder = 1
 
@@ -311,15 +337,7 @@ const firstOrder = 1
 // is too old or too much.
 func (e *Entity) remember(c *Call, w *work) {
 	b, rs := &w.Batch, e.rare.receipts
-	if !c.uncertain {
-		c.tried = e.shell.Now()
-	}
 	now := rs.newest
-	if e.opts.StoreTime != nil && !e.opts.Shared {
-		// Where others write too, the clock of the store may have been set back since
-		// it was heard, and receipts stored after that would look old at once.
-		now = rs.reached(e.opts.StoreTime())
-	}
 	if group := min(max(len(rs.order)/forgetShare, 1), forgetMax); e.mayForget(group-1, now) {
 		for len(b.Forget) < forgetMax && e.mayForget(0, now) && !rs.known[rs.order[0].name].pending {
 			name := rs.order[0].name

@@ -397,14 +397,28 @@ func TestAbortTellsTheDoubtAboutAKey(t *testing.T) {
 
 func TestADoubtAsOldAsReceiptsAreKeptIsTold(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, shelf, func(o *entity.Options) { o.Rules.ReceiptsFor = time.Minute })
-	c := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
-	l.overwrite()
-	l.clock = l.clock.Add(time.Minute)
-	l.commit(&store.Batch{Key: l.key(), Expected: 2, Forget: []string{"k"}}) // as of an entity at rest
-	l.lose(false)
-	l.wantAnswer("a command in doubt for a minute, without a receipt", c, entity.StatusUnknown, 0)
-	l.wantBalance(7)
+	for name, c := range map[string]struct{ day, steady time.Duration }{
+		"by_both_clocks":                          {time.Minute, time.Minute},
+		"though_the_time_of_day_was_set_back":     {-time.Hour, time.Minute},
+		"though_the_steady_clock_has_stood_still": {time.Minute, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var steady time.Duration
+			l := newLab(t, shelf, func(o *entity.Options) {
+				o.Rules.ReceiptsFor = time.Minute
+				o.Elapsed = func() time.Duration { return steady }
+			})
+			command := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
+			l.overwrite()
+			l.clock = l.clock.Add(c.day)
+			steady += c.steady
+			l.commit(&store.Batch{Key: l.key(), Expected: 2, Forget: []string{"k"}}) // as of an entity at rest
+			l.lose(false)
+			l.wantAnswer("a command in doubt for a minute, without a receipt", command, entity.StatusUnknown, 0)
+			l.wantBalance(7)
+		})
+	}
 }
 
 func TestExpired(t *testing.T) {

@@ -339,10 +339,10 @@ func (i *Info) Value(key any) any {
 	return i.Context.Value(key)
 }
 
-// Now returns the time of the decision, which is when the rule first asks.
+// Now returns the time of the decision, which is when the rule first asks, in UTC.
 func (i *Info) Now() time.Time {
 	if i.now.IsZero() {
-		i.now = i.shell.Now()
+		i.now = i.shell.Now().UTC()
 	}
 	return i.now
 }
