@@ -41,16 +41,10 @@ func (q *Queue) halt(r *Row) {
 
 // rest lets go of the payload of a row that the store has as halted now.
 func (q *Queue) rest(r *Row) {
-	r.halting, r.saving, r.sort = false, false, halted
+	r.halting, r.saving = false, false
 	q.unload(r)
-	r.class.places--
+	q.setSort(r, halted)
 	q.places[r.sequence] = r
-}
-
-// unhalt makes a row that only its place is known of one that is not halted.
-func (q *Queue) unhalt(r *Row) {
-	q.halts--
-	r.class.places++
 }
 
 // decided deals with a row that an operator has taken up again or removed.

@@ -27,6 +27,8 @@ type classKey struct {
 type group struct {
 	rows    int // with a payload
 	max     int
+	places  int // rows without one: of a class all but the misfits, of a target this engine's
+	most    int // bound of rows and places together, of a target; zero is none
 	left    uint64
 	hungry  bool // a scan from left is wanted
 	filling bool // and runs
@@ -41,7 +43,7 @@ type class struct {
 	group
 	key      classKey
 	bytes    int
-	places   int // rows without a payload
+	misfits  int // rows without a payload that this engine cannot deliver
 	volatile int
 	flight   int  // deliveries that count
 	stalled  int  // deliveries that have taken too long to count
@@ -111,7 +113,7 @@ func (q *Queue) targetOf(c *class, m *store.Message) *target {
 	}
 	t := c.targets[m.Target]
 	if t == nil {
-		t = &target{group: group{max: q.limits.TargetMax, class: c}}
+		t = &target{group: group{max: q.limits.TargetMax, most: q.limits.TargetPlaces, class: c}}
 		c.targets[m.Target] = t
 	}
 	t.lanes++
@@ -169,6 +171,37 @@ func (q *Queue) drop(l *lane) {
 	}
 }
 
+// takesPlace counts a row that has no payload now, and givesPlace one that has it again or
+// is gone. Those that this engine cannot deliver have places of their own: they take none
+// from the others.
+func (q *Queue) takesPlace(r *Row) { q.countPlace(r, 1) }
+
+func (q *Queue) givesPlace(r *Row) { q.countPlace(r, -1) }
+
+func (q *Queue) countPlace(r *Row, n int) {
+	switch r.sort {
+	case misfit:
+		r.class.misfits += n
+		return
+	case halted:
+		return // Limits.HaltedMax bounds them
+	default:
+	}
+	r.class.places += n
+	if t := r.lane.target; t != nil && r.sort == own {
+		if t.places += n; n < 0 {
+			q.feed(&t.group)
+		}
+	}
+}
+
+// setSort says whose a row without a payload is.
+func (q *Queue) setSort(r *Row, s sort) {
+	q.givesPlace(r)
+	r.sort = s
+	q.takesPlace(r)
+}
+
 // forgetTargets forgets the targets of a class that have no lane any more.
 func (q *Queue) forgetTargets(c *class) {
 	for key, t := range c.targets {
@@ -204,7 +237,7 @@ func (q *Queue) leave(g *group, mark uint64) {
 
 // feed asks for what a group has left out, if there is room for it.
 func (q *Queue) feed(g *group) {
-	if g.left == 0 || g.hungry || g.filling || g.rows > g.max/2 {
+	if g.left == 0 || g.hungry || g.filling || g.rows > g.max/2 || g.most > 0 && g.rows+g.places > g.most-g.most/4 {
 		return
 	}
 	switch c := g.class; {

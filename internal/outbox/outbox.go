@@ -20,9 +20,11 @@ type Limits struct {
 	// payload of one class. What is more waits in the store. Zero is a default
 	// for TargetMax and BytesMax.
 	Window, LaneMax, TargetMax, BytesMax int
-	// PlacesMax is how many messages are in memory with nothing but their place:
-	// those that wait for another attempt or for another engine. Zero is a default.
-	PlacesMax int
+	// PlacesMax is how many messages of one class are in memory with nothing but their
+	// place: those that wait for another attempt or for another engine, and as many
+	// again that this engine has no rule for. TargetPlaces is how many messages of this
+	// engine to one entity are in memory, with a payload or without. Zero is a default.
+	PlacesMax, TargetPlaces int
 	// HaltedMax is how many lanes this engine halts. When there are so many, a message
 	// that would halt one more is tried on and on. Zero is a default.
 	HaltedMax int
@@ -59,6 +61,7 @@ type Limits struct {
 const (
 	bytesMaxDefault = 64 << 20
 	placesWindows   = 4 // windows of places
+	placesShare     = 8 // one entity has so much of the places
 )
 
 func (l *Limits) defaults() {
@@ -66,6 +69,7 @@ func (l *Limits) defaults() {
 	l.BytesMax = cmp.Or(l.BytesMax, bytesMaxDefault)
 	l.PlacesMax = cmp.Or(l.PlacesMax, placesWindows*l.Window)
 	l.HaltedMax = cmp.Or(l.HaltedMax, placesWindows*l.Window)
+	l.TargetPlaces = cmp.Or(l.TargetPlaces, max(l.PlacesMax/placesShare, l.TargetMax))
 	l.TargetFlight = cmp.Or(l.TargetFlight, max(l.InFlight/8, 1))
 }
 
@@ -521,8 +525,12 @@ func (q *Queue) admit(m *store.Message) {
 	case l != nil && l.isHalted():
 		q.leave(&l.group, mark)
 		return
-	case s == misfit && c.places >= q.limits.PlacesMax:
+	case s == misfit && c.misfits >= q.limits.PlacesMax:
 		return // another sweep may have room for it
+	case s == misfit:
+	case s == own && t != nil && t.rows+t.places >= t.most:
+		q.leave(&t.group, mark)
+		return
 	case c.places >= q.limits.PlacesMax:
 		q.leave(&c.group, mark)
 		q.sweepBy(q.now) // it finds rows of other engines that are gone
@@ -552,7 +560,7 @@ func (q *Queue) admit(m *store.Message) {
 		q.places[r.sequence] = r
 		q.observe(r, m)
 	default:
-		c.places++
+		q.takesPlace(r)
 		q.places[r.sequence] = r
 		q.observe(r, m)
 	}
@@ -575,7 +583,7 @@ func (q *Queue) load(r *Row, m *store.Message) {
 func (q *Queue) unload(r *Row) {
 	q.leaves(r)
 	q.release(r)
-	r.class.places++
+	q.takesPlace(r)
 }
 
 // leaves takes a row with a payload out of the count of its lane.
@@ -918,15 +926,17 @@ func backoff(p Policy, attempts uint32) time.Duration {
 // delay has a lane wait for its next attempt.
 func (q *Queue) delay(l *lane, d time.Duration) {
 	q.hold(l, q.now.Add(d))
-	if q.crowded(l.first.class) {
+	if q.crowded(l) {
 		q.shorten(l)
 		q.lighten(l.first)
 	}
 }
 
-// crowded reports whether rows that wait should make room for others.
-func (q *Queue) crowded(c *class) bool {
-	return c.rows > q.limits.Window/2 || c.bytes > q.limits.BytesMax/2
+// crowded reports whether rows of a lane that wait should make room for others, of its
+// class or to its target.
+func (q *Queue) crowded(l *lane) bool {
+	c, t := l.first.class, l.target
+	return c.rows > q.limits.Window/2 || c.bytes > q.limits.BytesMax/2 || t != nil && t.rows > t.max/2
 }
 
 // shorten leaves all rows of a lane but the first to the store.
@@ -942,11 +952,11 @@ func (q *Queue) shorten(l *lane) {
 			q.unload(r)
 		}
 		if r.sort == halted {
-			q.unhalt(r)
+			q.halts--
 		}
 		delete(q.rows, r.sequence)
 		delete(q.places, r.sequence)
-		r.class.places--
+		q.givesPlace(r)
 	}
 }
 

@@ -326,7 +326,7 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 		case s == own:
 			r.owner = m.Owner
 			q.place(r)
-			r.class.places--
+			q.givesPlace(r)
 			q.load(r, m)
 		default: // another engine has taken it over, so a failure here is no news
 			q.unchange(r)
@@ -368,15 +368,16 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 // turn makes a row, of which only the place is in memory, one of another sort, as the
 // store has it.
 func (q *Queue) turn(r *Row, s sort, m *store.Message) {
-	if r.sort == halted && s != halted {
-		q.unhalt(r)
-	}
-	if r.sort != halted && s == halted {
+	was := r.sort
+	q.setSort(r, s)
+	switch {
+	case was == halted && s != halted:
+		q.halts--
+	case was != halted && s == halted:
 		q.halts++
-		r.class.places--
 		q.feedClass(r.class)
 	}
-	r.sort, r.met = s, q.now
+	r.met = q.now
 	q.observe(r, m)
 }
 
@@ -424,12 +425,12 @@ func (q *Queue) takeOver(r *Row, m *store.Message) {
 func (q *Queue) mine(r *Row, m *store.Message) {
 	delete(q.places, r.sequence)
 	mine := *m
+	q.givesPlace(r)
 	r.sort, r.met, r.fetched, r.later, r.tried = own, q.now, false, 0, time.Time{}
 	if q.shared && m.Owner != q.limits.Owner {
 		mine.Owner, mine.Open = q.limits.Owner, false
 		r.claim = m.Target.IsZero()
 	}
-	r.class.places--
 	q.load(r, &mine)
 }
 

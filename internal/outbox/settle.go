@@ -37,7 +37,7 @@ func (q *Queue) forget(r *Row) {
 	case r.Message != nil:
 		q.release(r)
 	case r.sort != halted:
-		r.class.places--
+		q.givesPlace(r)
 		q.feedClass(r.class)
 	}
 	if s := &q.scan; s.running {
@@ -143,7 +143,7 @@ func (q *Queue) Settled(list []store.Settlement) {
 		case !r.settled || s.Message != nil && !s.Message.Parked:
 			if !r.changed { // else it has failed again since
 				r.saving = false
-				if l := r.lane; l.delayed && l.first == r && q.crowded(r.class) {
+				if l := r.lane; l.delayed && l.first == r && q.crowded(l) {
 					q.lighten(r)
 				}
 			}
