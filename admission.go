@@ -25,14 +25,18 @@ type stripe struct {
 	_     [40]byte // apart from its neighbour in the processor's cache
 }
 
-// enter admits a call.
-func (e *Engine) enter(s *stripe) error {
+// enter admits a call. Calls with messages to entities count, so that the engine waits for
+// them when it is closed, but not for the bound of callers: the dispatcher has bounds of its
+// own for them, and neither takes the room of the other.
+func (e *Engine) enter(s *stripe, delivers bool) error {
 	n := int(s.calls.Add(1))
 	switch {
 	case e.closing.Load():
 		e.leave(s)
 		return ErrClosed
-	case n > e.config.CallsMax/stripeCount && e.callCount() > e.config.CallsMax && !canary.Broken("engine-unbounded"):
+	case delivers:
+		e.delivering.Add(1)
+	case n > e.config.CallsMax/stripeCount && e.callCount()-int(e.delivering.Load()) > e.config.CallsMax && !canary.Broken("engine-unbounded"):
 		e.leave(s)
 		return &OverloadedError{CallsMax: e.config.CallsMax}
 	}

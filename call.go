@@ -63,6 +63,7 @@ type call struct {
 	keyed    bool        // it has an idempotency key, be it a wrong one
 	key      store.Key   // of the entity, of a call that no caller waits for
 	sink     func(*call) // takes the outcome, where no caller waits
+	invalid  error       // what is wrong with its options
 }
 
 func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, options []CallOption) *call {
@@ -74,7 +75,11 @@ func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, opt
 	if op == entity.OpCommand {
 		c.ID = c.ids.next(c.stripe)
 	}
-	for _, o := range options {
+	for i, o := range options {
+		if o == nil {
+			c.invalid = fmt.Errorf("%w: option %d of the call is nil", store.ErrInvalid, i)
+			continue
+		}
 		o.callOption(c)
 	}
 	if values := c.Metadata.Values; values != nil {
@@ -92,13 +97,14 @@ func (e *Engine) release(c *call) {
 	c.Call.Reset()
 	c.progress.Store(callQueued)
 	c.receipt, c.inline, c.owned, c.told, c.keyed, c.key, c.sink = nil, false, false, false, false, store.Key{}, nil
+	c.invalid = nil
 	e.pool.Put(c)
 }
 
-// prepare checks the idempotency key of a call, if it has one.
+// prepare checks the options of a call, and its idempotency key, if it has one.
 func (c *call) prepare() (err error) {
-	if !c.keyed {
-		return nil
+	if !c.keyed || c.invalid != nil {
+		return c.invalid
 	}
 	if c.Op != entity.OpCommand {
 		return fmt.Errorf("%w: only a command has an idempotency key", store.ErrInvalid)
@@ -155,6 +161,7 @@ func (c *call) reply(from *entity.Entity) {
 	switch {
 	case c.sink != nil:
 		c.sink(c)
+		e.delivering.Add(-1)
 		e.release(c)
 	case c.told && c.Outcome.Status != entity.StatusDone:
 		go c.logOutcome() // a handler of the logger may wait for anything, even for this entity
@@ -241,7 +248,7 @@ func (c *call) await() bool {
 // send brings a call to its entity. If nobody waits for the answer the entity
 // decides it on a goroutine of its own.
 func (e *Engine) send(k *kindRuntime, id string, c *call) error {
-	if err := e.enter(c.stripe); err != nil {
+	if err := e.enter(c.stripe, c.sink != nil); err != nil {
 		e.release(c)
 		return err
 	}
@@ -264,6 +271,9 @@ func (e *Engine) send(k *kindRuntime, id string, c *call) error {
 			continue
 		case errors.Is(err, actor.ErrMailboxFull):
 			err = &OverloadedError{Key: cell.core.Key(), CallsMax: e.config.EntityCallsMax}
+		}
+		if c.sink != nil {
+			e.delivering.Add(-1)
 		}
 		e.leave(c.stripe)
 		e.release(c)

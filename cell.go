@@ -303,7 +303,7 @@ func (c *cell) Failed(f *actor.Failure) actor.Directive {
 		c.ref.Signal()
 		return actor.Resume
 	}
-	c.kind.engine.config.Logger.Error("entity has failed", "entity", c.core.Key().String(), "error", f.Error())
+	c.kind.engine.config.Logger.Error("entity has failed", "entity", c.core.Key().String(), "error", f.Error(), "stack", string(f.Stack))
 	return actor.Stop
 }
 

@@ -59,7 +59,11 @@ func (k *Kind[S]) compile() *compiler {
 		for _, r := range k.rules {
 			r(c)
 		}
-		for _, o := range k.options {
+		for i, o := range k.options {
+			if o == nil {
+				c.mistake("option %d is nil", i)
+				continue
+			}
 			o.kindOption(c)
 		}
 		c.finish(t)

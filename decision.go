@@ -2,6 +2,7 @@ package perdure
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -150,7 +151,11 @@ func Unordered() MessageOption {
 }
 
 func message(m entity.Message, options []MessageOption) entity.Message {
-	for _, o := range options {
+	for i, o := range options {
+		if o == nil {
+			m.Err = fmt.Errorf("%w: option %d of the message is nil", store.ErrInvalid, i)
+			continue
+		}
 		o.messageOption(&m)
 	}
 	return m

@@ -119,41 +119,61 @@ func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 // start begins with a scan of the store. The engine knows the dispatcher by then.
 func (d *dispatcher) start() {
 	go guard.Loop(d.run, d.wake, d.ended) // the clock may end the goroutine
-	if d.owner != 0 {
-		go guard.Loop(d.follow, func() {
-			d.engine.config.Logger.Error("store cannot tell of changes", "error", "Changed of the store has called runtime.Goexit")
-		}, d.followed)
-	} else {
+	if d.owner == 0 {
 		close(d.followed)
+	} else {
+		go func() {
+			defer close(d.followed)
+			d.follow()
+		}()
 	}
 	d.wake()
 }
 
 // follow has the queue look for messages of other engines: when the log says that
 // there may be some, and from time to time. What other processes do goes by real time,
-// whatever the clock of the engine is.
+// whatever the clock of the engine is. The log is asked before the queue looks: what is
+// committed between the two is told of, or met.
 func (d *dispatcher) follow() {
-	every := d.engine.config.Poll
-	w, watched := d.engine.log.(store.Watcher)
-	if watched {
-		every = max(every, stream.PollWatched)
-	}
-	look, pause := time.NewTimer(every), time.NewTimer(0)
+	w, _ := d.engine.log.(store.Watcher)
+	look, pause := time.NewTimer(0), time.NewTimer(0)
 	defer look.Stop()
 	defer pause.Stop()
+	var asked <-chan notice // the log has been asked and has not answered yet
+	told := false
 	for {
+		var changed <-chan struct{}
+		every := d.engine.config.Poll
+		if w != nil {
+			if asked == nil {
+				asked = d.askLog(w)
+			}
+			pause.Reset(watchPause)
+			select {
+			case n := <-asked:
+				asked, changed = nil, n.changed
+				if n.err != nil && !told {
+					told = true
+					d.engine.config.Logger.Error("store cannot tell of changes", "error", n.err)
+				}
+			case <-pause.C: // a log that does not answer holds nothing up
+			case <-d.quit:
+				return
+			}
+		}
+		if changed != nil {
+			every = max(every, stream.PollWatched)
+		}
+		d.mu.Lock()
+		d.queue.Changed()
+		d.mu.Unlock()
+		d.wake()
+		look.Reset(every)
+		pause.Reset(watchPause)
 		select { // a log may tell of each commit
 		case <-pause.C:
 		case <-d.quit:
 			return
-		}
-		var changed <-chan struct{}
-		if watched {
-			var err error
-			changed, err = guard.Call("Changed of the store", func() (<-chan struct{}, error) { return w.Changed(), nil })
-			if err != nil {
-				d.engine.config.Logger.Error("store cannot tell of changes", "error", err)
-			}
 		}
 		select {
 		case <-changed:
@@ -161,13 +181,32 @@ func (d *dispatcher) follow() {
 		case <-d.quit:
 			return
 		}
-		look.Reset(every)
-		d.mu.Lock()
-		d.queue.Changed()
-		d.mu.Unlock()
-		d.wake()
-		pause.Reset(watchPause)
 	}
+}
+
+// A notice is what a log has answered to the question when it changes.
+type notice struct {
+	changed <-chan struct{}
+	err     error
+}
+
+// askLog asks a log when it changes, on a goroutine of its own: it is code of the store.
+func (d *dispatcher) askLog(w store.Watcher) <-chan notice {
+	asked := make(chan notice, 1)
+	go func() {
+		changed, err := guard.Apart(d.context, "Changed of the store", func() (<-chan struct{}, error) {
+			changed := w.Changed()
+			if changed == nil {
+				return nil, errors.New("method Changed of the store has returned no channel")
+			}
+			return changed, nil
+		})
+		if d.context.Err() != nil {
+			err = nil // the engine is closed
+		}
+		asked <- notice{changed, err}
+	}()
+	return asked
 }
 
 // Policy is part of [outbox.Shell].
@@ -650,14 +689,18 @@ func (d *dispatcher) perform(r *outbox.Row) {
 	}
 	err, result := errors.New("handler called runtime.Goexit"), outbox.Retry
 	defer func() {
-		if v := recover(); v != nil {
-			err, result = fmt.Errorf("handler panicked: %v\n%s", v, debug.Stack()), outbox.Retry
-		}
 		if err == nil {
 			d.finished(r, outbox.Done, nil)
 			return
 		}
 		d.failed(r, result, err)
+	}()
+	defer func() {
+		if v := recover(); v != nil {
+			stack := debug.Stack()
+			err, result = fmt.Errorf("handler panicked with a %T whose text cannot be told\n%s", v, stack), outbox.Retry
+			err = fmt.Errorf("handler panicked: %v\n%s", v, stack) // its methods are user code
+		}
 	}()
 	returned := d.handle(r)
 	if returned == nil {

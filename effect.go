@@ -55,7 +55,11 @@ func Perform[M proto.Message](fn func(ctx context.Context, message M) error, opt
 	default:
 		r.perform = func(ctx context.Context, m proto.Message) error { return fn(ctx, m.(M)) }
 	}
-	for _, o := range options {
+	for i, o := range options {
+		if o == nil {
+			r.err = fmt.Errorf("option %d of the Perform rule for %v is nil", i, t)
+			continue
+		}
 		o.effectOption(r)
 	}
 	return r
@@ -169,8 +173,13 @@ func AttemptTimeout(d time.Duration) EffectOption {
 }
 
 // Park wraps an error of a handler to say that a further attempt would not help: the
-// message is parked at once.
-func Park(err error) error { return &parkError{err} }
+// message is parked at once. Park(nil) is nil: the message is handled.
+func Park(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &parkError{err}
+}
 
 type parkError struct{ err error }
 
@@ -228,7 +237,11 @@ func (e *Engine) addEffects() error {
 	e.effectTypes = make(map[string]*effectRule, len(e.config.Effects))
 	upcasts := make(map[reflect.Type]*upcast)
 	var errs []error
-	for _, rule := range e.config.Effects {
+	for i, rule := range e.config.Effects {
+		if rule == nil {
+			errs = append(errs, fmt.Errorf("Config.Effects[%d] is nil", i))
+			continue
+		}
 		r := rule.effect()
 		switch {
 		case r.err != nil:

@@ -45,6 +45,7 @@ type Engine struct {
 	pool       sync.Pool // of *call
 	stripes    [stripeCount]stripe
 	striped    atomic.Uint32 // the last stripe that was given to a call
+	delivering atomic.Int64  // calls in progress that are messages to entities
 	storeClock storeclock.Clock
 	elapsed    func() time.Duration // never steps
 	entities   residents
@@ -123,7 +124,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if e.prunes() {
 		e.pruner = newPruner(c.Store, &e.seal, e.hub, c.Logger, !shared)
 	}
-	e.system = actor.NewSystem(actor.Config{Logger: c.Logger, MailboxMax: c.EntityCallsMax})
+	e.system = actor.NewSystem(actor.Config{MailboxMax: c.EntityCallsMax}) // failures are told by those that fail
 	if !e.instant {
 		e.committer = newCommitter(e)
 	}
@@ -226,7 +227,11 @@ func (e *Engine) addKinds() error {
 	}
 	e.kinds = make(map[string]*kindRuntime, len(e.config.Kinds))
 	var errs []error
-	for _, k := range e.config.Kinds {
+	for i, k := range e.config.Kinds {
+		if v := reflect.ValueOf(k); !v.IsValid() || v.IsNil() {
+			errs = append(errs, fmt.Errorf("Config.Kinds[%d] is nil", i))
+			continue
+		}
 		c := k.compile()
 		if err := c.err(); err != nil {
 			errs = append(errs, err)

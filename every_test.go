@@ -189,7 +189,7 @@ func TestEvery(t *testing.T) {
 				return at
 			}
 			now := at(c.begin)
-			for _, want := range strings.Fields(c.want) {
+			for want := range strings.FieldsSeq(c.want) {
 				perduretest.Given(t, tickers(perdure.Daily(c.hour, c.minute, zone))).At(now).When(&testv1.Open{}).
 					ThenScheduled("tick", at(want), &testv1.Annotate{})
 				now = at(want)

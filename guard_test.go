@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strings"
 	"testing"
@@ -29,6 +30,11 @@ func (e *badError) As(any) bool     { call(e.as); return false }
 func (e *badError) Unwrap() error   { call(e.unwrap); return nil }
 func (e *badError) GRPCStatus() any { panic("GRPCStatus") }
 
+// badErrors is a list of errors as validators return it: a nil one is not equal to nil.
+type badErrors []error
+
+func (badErrors) Error() string { return "bad" }
+
 func call(f func()) {
 	if f != nil {
 		f()
@@ -51,6 +57,7 @@ func TestAnErrorOfARule(t *testing.T) {
 	}{
 		{"that is a nil pointer", noText, perdure.ErrInvalidDecision, "a nil *perdure_test.badError as its error"},
 		{"that is a nil refusal", noRefusal, perdure.ErrInvalidDecision, "a nil *perdure.Error as its error"},
+		{"that is a nil slice", badErrors(nil), perdure.ErrInvalidDecision, "a nil perdure_test.badErrors as its error"},
 		{"that wraps a nil refusal", errors.Join(noRefusal), perdure.ErrInvalidDecision, "wraps a nil *perdure.Error"},
 		{"with a nil detail", &perdure.Error{Code: perdure.NotFound, Details: []proto.Message{nil}}, perdure.ErrInvalidDecision, "detail 0 of the refusal is nil"},
 		{"with a typed nil detail", &perdure.Error{Details: []proto.Message{(*testv1.Note)(nil)}}, perdure.ErrInvalidDecision, "detail 0 of the refusal is nil"},
@@ -121,6 +128,125 @@ func answerOf(ctx context.Context, t *testing.T, try func() error, what string) 
 	case <-ctx.Done():
 		t.Fatalf("%s is not answered: %v", what, ctx.Err())
 		return false, nil
+	}
+}
+
+// A badText is a value that is passed to panic and whose text cannot be told.
+type badText struct{ text func() }
+
+func (b badText) Error() string { b.text(); return "bad" }
+
+func TestAPanicOfAHandler(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]func(){
+		"whose text is told":                  func() {},
+		"whose text panics":                   func() { panic("in Error") },
+		"whose text ends the goroutine":       runtime.Goexit,
+		"whose text is never told until then": func() { pass(time.Second) },
+	} {
+		for _, sends := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s is a failed attempt, sent %v", name, sends), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					kind := perdure.EventSourced("k", perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
+						if sends {
+							return perdure.None().Send(&testv1.Note{}), nil
+						}
+						return perdure.None().Enqueue(&testv1.Note{}), nil
+					}), perdure.Evolve(onDeposited))
+					e := openConfig(t, perdure.Config{
+						Store: newLog(t), Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{
+							perdure.Perform(func(context.Context, *testv1.Note) error { panic(badText{text}) }, perdure.MaxAttempts(3)),
+						},
+					})
+					if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Touch{}); err != nil {
+						t.Fatal(err)
+					}
+					pass(time.Minute)
+					want := perdure.Stats{Entities: 1, DeliveriesFailed: 3, Parked: 1}
+					if sends {
+						want.DeliveriesFailed, want.Parked = 1, 0
+					}
+					if got := e.Stats(); got != want {
+						t.Errorf("got %+v, want %+v", got, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestAGoroutineThatARuleEndsIsToldWithItsStack(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	kind := accounts()
+	var log strings.Builder
+	e, err := perdure.Open(ctx, perdure.Config{
+		Store: &hookedLog{Log: newLog(t)}, Kinds: []perdure.AnyKind{kind}, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for how, rule := range map[testv1.Misbehave_How]string{
+		testv1.Misbehave_HOW_EXIT: "perdure_test.misbehave", testv1.Misbehave_HOW_EVOLVE_EXIT: "perdure_test.onMisbehaved",
+	} {
+		if err := kind.Ref(e, "1").Tell(ctx, &testv1.Misbehave{How: how}); err != nil {
+			t.Fatal(err)
+		}
+		waitUntil(ctx, t, "the command has failed", func() bool { return e.Stats().Calls == 0 })
+		answered, err := answerOf(ctx, t, func() error {
+			_, err := kind.Ref(e, "2").Do(ctx, &testv1.Misbehave{How: how})
+			return err
+		}, "a command")
+		var p *perdure.PanicError
+		if answered && (!errors.As(err, &p) || !strings.Contains(string(p.Stack), rule)) {
+			t.Errorf("%v: got %v, want a PanicError with the stack of %s", how, err, rule)
+		}
+	}
+	closeAll(t, e)
+	if text := log.String(); strings.Count(text, "level=ERROR") != 2 || !strings.Contains(text, "perdure_test.misbehave") || !strings.Contains(text, "perdure_test.onMisbehaved") {
+		t.Errorf("two told commands have failed, want a line with a stack for each: got\n%s", text)
+	}
+}
+
+// TestNil has a nil where the configuration, a kind, an effect, a call or a message has
+// something. Each is told by name, and none is a panic.
+func TestNil(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	var noKind *perdure.Kind[*testv1.Account]
+	perform := func(context.Context, *testv1.Note) error { return nil }
+	for text, c := range map[string]perdure.Config{
+		"Config.Store is nil":                   {Kinds: []perdure.AnyKind{accounts()}},
+		"Config.Kinds[1] is nil":                {Kinds: []perdure.AnyKind{accounts(), nil}},
+		"Config.Kinds[0] is nil":                {Kinds: []perdure.AnyKind{noKind}},
+		"Config.Effects[0] is nil":              {Kinds: []perdure.AnyKind{accounts()}, Effects: []perdure.EffectRule{nil}},
+		"Config.Services[0] is nil":             {Kinds: []perdure.AnyKind{accounts()}, Services: []perdure.Service{nil}},
+		`kind "account": option 0 is nil`:       {Kinds: []perdure.AnyKind{accounts(nil)}},
+		"option 0 of the Perform rule for *tes": {Kinds: []perdure.AnyKind{accounts()}, Effects: []perdure.EffectRule{perdure.Perform(perform, nil)}},
+	} {
+		if c.Store = newLog(t); text == "Config.Store is nil" {
+			c.Store = nil
+		}
+		if _, err := perdure.Open(ctx, c); !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), text) {
+			t.Errorf("got %v, want an error that says %q", err, text)
+		}
+	}
+	kind := perdure.EventSourced("k", perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
+		return perdure.None().EnqueueTo(store.Key{Kind: "k", ID: "2"}, &testv1.Touch{}, nil), nil
+	}), perdure.Decide(deposit), perdure.Evolve(onDeposited))
+	ref := kind.Ref(open(t, newLog(t), kind), "1")
+	if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}, nil); !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "option 0 of the call is nil") {
+		t.Errorf("an option of a call: got %v", err)
+	}
+	if _, err := ref.Do(ctx, &testv1.Touch{}); !errors.Is(err, perdure.ErrInvalidDecision) || !strings.Contains(err.Error(), "option 0 of the message is nil") {
+		t.Errorf("an option of a message: got %v", err)
+	}
+	if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}); err != nil {
+		t.Errorf("the next command: got %v", err)
+	}
+	if err := perdure.Park(nil); err != nil {
+		t.Errorf("Park(nil): got %v, want nil", err)
 	}
 }
 

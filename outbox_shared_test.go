@@ -1,7 +1,10 @@
 package perdure_test
 
 import (
+	"context"
 	"fmt"
+	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -137,5 +140,116 @@ func TestMessagesOfAnEngineThatHasDiedAreDelivered(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	})
+}
+
+// A watchedLog answers otherwise to the question when it changes.
+type watchedLog struct {
+	hookedLog
+	changed func() <-chan struct{}
+}
+
+func (l *watchedLog) Changed() <-chan struct{} { return l.changed() }
+
+func TestHops(t *testing.T) {
+	t.Parallel()
+	never := func() <-chan struct{} { return nil }
+	for name, c := range map[string]struct {
+		changed func() <-chan struct{} // nil is what the log itself says
+		most    time.Duration
+		commits time.Duration // between those of a third engine
+	}{
+		"between two services take no poll":               {nil, 50 * time.Millisecond, 0},
+		"between two services on a busy log take no poll": {nil, 50 * time.Millisecond, 7 * time.Millisecond},
+		"of a log that does not tell take a poll":         {never, 100 * time.Millisecond, 0},
+		"of a log that panics take a poll":                {func() <-chan struct{} { panic("in Changed") }, 100 * time.Millisecond, 0},
+		"of a log that ends the goroutine take a poll":    {func() <-chan struct{} { runtime.Goexit(); return nil }, 100 * time.Millisecond, 0},
+		"of a log that is slow to answer take a poll":     {func() <-chan struct{} { pass(time.Hour); return nil }, 100 * time.Millisecond, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				inner := newLog(t, memory.Shared())
+				var log store.Log = inner
+				if c.changed != nil {
+					log = &watchedLog{hookedLog: hookedLog{Log: inner}, changed: c.changed}
+				}
+				var at time.Time
+				var hops []time.Duration
+				from := perdure.EventSourced("from", perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
+					at = time.Now()
+					return perdure.None().EnqueueTo(store.Key{Kind: "to", ID: "1"}, &testv1.Deposit{Amount: 1}), nil
+				}), perdure.Decide(deposit), perdure.Evolve(onDeposited))
+				to := perdure.EventSourced("to", perdure.Decide(func(context.Context, *testv1.Account, *testv1.Deposit) (*perdure.Decision, error) {
+					hops = append(hops, time.Since(at))
+					return perdure.Persist(&testv1.Deposited{Amount: 1}), nil
+				}), perdure.Evolve(onDeposited))
+				a := sharing(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{from}})
+				b := sharing(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{to}})
+				pass(12345 * time.Millisecond)
+				for n := range 100 {
+					pass(time.Duration(n*37) * time.Millisecond)
+					if c.commits > 0 { // one just before, whose notice the other engine deals with
+						if _, err := from.Ref(a, "2").Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
+							t.Fatal(err)
+						}
+						pass(c.commits)
+					}
+					if _, err := from.Ref(a, "1").Do(t.Context(), &testv1.Touch{}); err != nil {
+						t.Fatal(err)
+					}
+					pass(2 * time.Second)
+				}
+				if len(hops) != 100 {
+					t.Fatalf("got %d of 100 messages", len(hops))
+				}
+				if longest := slices.Max(hops); longest > c.most {
+					t.Errorf("the longest of 100 hops took %v, want at most %v", longest, c.most)
+				}
+				closeAll(t, a, b)
+				pass(2 * time.Hour)
+			})
+		})
+	}
+}
+
+// TestMessagesTakeNoRoomOfCallers has more messages hang at entities than callers may be
+// in the engine.
+func TestMessagesTakeNoRoomOfCallers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		kind := perdure.EventSourced("k",
+			perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Open) (*perdure.Decision, error) {
+				d, target := perdure.None(), store.Key{Kind: "k", ID: c.GetOwner()}
+				for i := range 50 {
+					d.EnqueueTo(target, &testv1.Touch{}, perdure.Unordered()).ScheduleTo(target, fmt.Sprint(i), time.Now(), &testv1.Touch{})
+				}
+				return d, nil
+			}),
+			perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
+				<-hang
+				return perdure.None(), nil
+			}),
+			perdure.Decide(deposit), perdure.Evolve(onDeposited))
+		e := sharing(t, perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{kind}, CallsMax: 20})
+		for n := range 4 {
+			if _, err := kind.Ref(e, "source").Do(t.Context(), &testv1.Open{Owner: fmt.Sprint(n)}); err != nil {
+				t.Errorf("with %+v: %v", e.Stats(), err)
+			}
+			pass(10 * time.Second)
+		}
+		if s := e.Stats(); s.Delivering <= 20 {
+			t.Errorf("got %+v, want more than 20 deliveries that hang", s)
+		}
+		if _, err := kind.Ref(e, "other").Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
+			t.Errorf("another call while messages hang: %v", err)
+		}
+		close(hang)
+		pass(time.Hour)
+		if s := e.Stats(); s.Calls != 0 || s.Delivering != 0 || s.Deliveries != 0 {
+			t.Errorf("at the end: got %+v, want nothing in progress", s)
+		}
+		closeAll(t, e)
 	})
 }

@@ -239,7 +239,7 @@ func choose(part []*store.Message, match func(*store.Message) bool) (chosen []*s
 // by another holds up no other, and returns how many the store has taken.
 func (e *Engine) settleAll(ctx context.Context, chosen []*store.Message, settling func(*store.Message) *request) (n int, err error) {
 	s := &e.stripes[0]
-	if err := e.enter(s); err != nil {
+	if err := e.enter(s, false); err != nil {
 		return 0, err
 	}
 	defer e.leave(s)
@@ -318,7 +318,7 @@ func (e *Engine) commitBatch(ctx context.Context, b *store.Batch) (store.Result,
 
 func (e *Engine) commitRequest(ctx context.Context, r *request) (store.Result, error) {
 	s := &e.stripes[0]
-	if err := e.enter(s); err != nil {
+	if err := e.enter(s, false); err != nil {
 		return store.Result{}, err
 	}
 	defer e.leave(s)

@@ -160,7 +160,7 @@ type Panic struct {
 	Goexit bool
 	// Rule names the rule, such as "Decide library.v1.LendBook".
 	Rule string
-	// Stack is the stack at the panic.
+	// Stack is the stack at the panic, or at the Goexit.
 	Stack []byte
 }
 

@@ -187,6 +187,7 @@ type rare struct {
 	receipts *receipts
 	mail     mail
 	group    *group // that is being decided
+	exit     []byte // stack of the rule that has ended its goroutine, until Exited
 }
 
 func (e *Entity) more() *rare {

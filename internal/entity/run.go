@@ -133,7 +133,7 @@ func (e *Entity) answer(c *Call, rule func(ctx context.Context, state, query pro
 // of the error, so the caller guards it like the rule.
 func (e *Entity) refuse(c *Call, rule string, err error) {
 	out := &c.Outcome
-	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
+	if isNilError(err) {
 		out.Status = StatusInvalid
 		out.Err = fmt.Errorf("%s %s has returned a nil %T as its error, which is not equal to nil: return nil itself", rule, typeName(c.Message), err)
 		return
@@ -145,6 +145,17 @@ func (e *Entity) refuse(c *Call, rule string, err error) {
 	refusal, mistake := e.opts.Rules.Refuse(err)
 	if out.Err = refusal; mistake != nil {
 		out.Status, out.Err = StatusInvalid, fmt.Errorf("%s %s: %w", rule, typeName(c.Message), mistake)
+	}
+}
+
+// isNilError reports whether an error is a nil pointer, slice, map or the like, which a
+// variable of its type holds that nothing was assigned to.
+func isNilError(err error) bool {
+	switch v := reflect.ValueOf(err); v.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Func, reflect.Chan:
+		return v.IsNil()
+	default:
+		return false
 	}
 }
 
@@ -504,7 +515,8 @@ func (e *Entity) caught(c *Call, rule string) {
 	}
 	v := recover()
 	if v == nil {
-		return // a Goexit, see Exited: the goroutine is going away
+		e.more().exit = debug.Stack() // of a Goexit, see Exited: the goroutine is going away
+		return
 	}
 	if canary.Broken("panic-not-caught") {
 		panic(v)
@@ -538,7 +550,10 @@ func (e *Entity) Interrupted() bool { return e.running != nil }
 
 // Exited is the input that the goroutine of the running call has gone.
 func (e *Entity) Exited() {
-	c, was := e.running, e.guard
+	c, was, exit := e.running, e.guard, []byte(nil)
+	if e.rare != nil {
+		exit, e.rare.exit = e.rare.exit, nil
+	}
 	e.guard = unguarded
 	if e.rare != nil && e.rare.group != nil {
 		// The rule may end the goroutine again, alone. Its copy of the state is garbage.
@@ -546,7 +561,7 @@ func (e *Entity) Exited() {
 		e.rare.group.giveUp()
 		return
 	}
-	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: &Panic{Goexit: true, Rule: "rule of " + typeName(c.Message)}}
+	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: &Panic{Goexit: true, Rule: "rule of " + typeName(c.Message), Stack: exit}}
 	if was == evolving {
 		e.crash(c)
 	} else {

@@ -62,6 +62,7 @@ type Log struct {
 	outbox     outbox
 	claims     map[string]*ordered[named] // by space
 	bookmarks  map[bookmarkKey][]byte
+	changed    chan struct{} // closed by the next commit of events or messages; nil if nobody waits
 }
 
 var (
@@ -70,6 +71,7 @@ var (
 	_ store.Pruner     = (*Log)(nil)
 	_ store.Deletions  = (*Log)(nil)
 	_ store.Outbox     = (*Log)(nil)
+	_ store.Watcher    = (*Log)(nil)
 	_ store.Receipts   = (*Log)(nil)
 	_ store.Claims     = (*Log)(nil)
 	_ store.Bookmarks  = (*Log)(nil)
@@ -211,6 +213,9 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 		}
 		if r.Err == nil {
 			l.apply(b, e, now, r)
+			if len(b.Events)+len(b.Enqueue)+len(b.Settle) > 0 {
+				l.tell()
+			}
 		} else if !b.Key.IsZero() {
 			if refused == nil {
 				refused = make(map[store.Key]bool)
@@ -219,6 +224,29 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 		}
 	}
 	return results, nil
+}
+
+// Changed implements [store.Watcher].
+func (l *Log) Changed() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		closed := make(chan struct{})
+		close(closed)
+		return closed
+	}
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	return l.changed
+}
+
+// tell tells those who wait for it that the log has changed. It is called under the lock.
+func (l *Log) tell() {
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
 }
 
 // lockTries is the number of times that a commit yields before it queues for the lock.
@@ -422,6 +450,7 @@ func (l *Log) Close() error {
 		return fmt.Errorf("close: %w", store.ErrClosed)
 	}
 	l.closed = true
+	l.tell()
 	return nil
 }
 

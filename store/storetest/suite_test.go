@@ -30,7 +30,7 @@ func openMemory(t testing.TB, s storetest.Setup) store.Log {
 
 var memoryFeatures = storetest.Features{
 	Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true, Bookmarks: true,
-	Statistics: true, Exclusive: true, Instant: true, Partitions: true, Clock: true, Pause: true,
+	Statistics: true, Exclusive: true, Instant: true, Watcher: true, Partitions: true, Clock: true, Pause: true,
 	Exporter: true, Importer: true, Verifier: true,
 	Reopen: func(_ testing.TB, log store.Log, _ storetest.Setup) store.Log {
 		return log.(*memory.Log).Reopen()
