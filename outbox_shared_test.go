@@ -174,13 +174,18 @@ func TestHops(t *testing.T) {
 				if c.changed != nil {
 					log = &watchedLog{hookedLog: hookedLog{Log: inner}, changed: c.changed}
 				}
+				var mu sync.Mutex
 				var at time.Time
 				var hops []time.Duration
 				from := perdure.EventSourced("from", perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
+					mu.Lock()
+					defer mu.Unlock()
 					at = time.Now()
 					return perdure.None().EnqueueTo(store.Key{Kind: "to", ID: "1"}, &testv1.Deposit{Amount: 1}), nil
 				}), perdure.Decide(deposit), perdure.Evolve(onDeposited))
 				to := perdure.EventSourced("to", perdure.Decide(func(context.Context, *testv1.Account, *testv1.Deposit) (*perdure.Decision, error) {
+					mu.Lock()
+					defer mu.Unlock()
 					hops = append(hops, time.Since(at))
 					return perdure.Persist(&testv1.Deposited{Amount: 1}), nil
 				}), perdure.Evolve(onDeposited))
@@ -200,6 +205,8 @@ func TestHops(t *testing.T) {
 					}
 					pass(2 * time.Second)
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				if len(hops) != 100 {
 					t.Fatalf("got %d of 100 messages", len(hops))
 				}
