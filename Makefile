@@ -31,8 +31,8 @@ LONGEST := ./store/pebble
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
 ##       then what runs long
 .PHONY: test
-test: format-check vet test-go scribble modules outside proto lint test-race bench endure canary mutants
-test: N = 5
+test: format-check vet test-go scribble modules outside proto lint test-race bench endure mutants
+test: N = 8
 
 ## check: the part of test that does not run the code
 .PHONY: check
@@ -71,13 +71,6 @@ bench:
 .PHONY: sim
 sim:
 	go test ./internal/sim -run TestEntitiesKeepTheirWordWhateverFails -timeout 60m -seeds=$(SEEDS) -v
-
-## canary: tests must fail when their promise is broken on purpose; all twins,
-##         or the next N of them, another few every day, or one by its name:
-##         make canary N=5, make canary N=crc-off
-.PHONY: canary
-canary:
-	.ci/canary $(N)
 
 ## mutants: tests must fail when a patch of test/mutants breaks their promise; all
 ##          patches, the next N of them, another few every day, or those named:

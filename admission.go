@@ -8,7 +8,6 @@ import (
 
 	"github.com/gofrs/uuid/v5"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/entity"
 	"github.com/perdure/perdure/store"
 )
@@ -36,7 +35,7 @@ func (e *Engine) enter(s *stripe, delivers bool) error {
 		return ErrClosed
 	case delivers:
 		e.delivering.Add(1)
-	case n > e.config.CallsMax/stripeCount && e.callCount()-int(e.delivering.Load()) > e.config.CallsMax && !canary.Broken("engine-unbounded"):
+	case n > e.config.CallsMax/stripeCount && e.callCount()-int(e.delivering.Load()) > e.config.CallsMax:
 		e.leave(s)
 		return &OverloadedError{CallsMax: e.config.CallsMax}
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/actor"
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/internal/entity"
 	"github.com/perdure/perdure/store"
@@ -44,9 +43,6 @@ func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 		own.inline = true
 	}
 	c.core.Deliver(ec)
-	if canary.Broken("effect-before-commit") && len(ec.Outcome.Effects) > 0 {
-		c.kind.engine.dispatcher.send(c.core.Key(), ec)
-	}
 	c.drive(ec)
 	if own != nil {
 		own.inline = false
@@ -148,7 +144,7 @@ func (c *cell) load() {
 		}
 		return nil
 	}, func(err error) {
-		if err == nil && !canary.Broken("doubtful-events-unread") {
+		if err == nil {
 			e.hub.Reach(fold.Position()) // it may be of a commit that nobody could tell of
 		}
 		c.core.Loaded(fold, err)
@@ -293,7 +289,7 @@ func (c *cell) Settled(items int) {
 }
 
 // Idle lets the actor be stopped only while nothing is in flight.
-func (c *cell) Idle() bool { return c.core.Idle() || canary.Broken("passivate-while-busy") }
+func (c *cell) Idle() bool { return c.core.Idle() }
 
 // Failed is called after a panic that did not come from a rule, or after a rule
 // has ended its goroutine.

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
@@ -137,10 +136,6 @@ func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result,
 			results, err = nil, fmt.Errorf("store: commit: panic: %v\n%s", v, debug.Stack())
 		}
 	}()
-	if canary.Broken("acknowledge-before-commit") {
-		go func() { _, _ = log.Commit(context.Background(), slices.Clone(batches)) }()
-		return make([]store.Result, len(batches)), nil
-	}
 	results, err = log.Commit(context.Background(), batches)
 	if err != nil {
 		return nil, ownError(err)

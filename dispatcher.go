@@ -15,7 +15,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/internal/entity"
 	"github.com/perdure/perdure/internal/guard"
@@ -682,11 +681,6 @@ func (d *dispatcher) drain() {
 
 // perform runs the handler of an effect.
 func (d *dispatcher) perform(r *outbox.Row) {
-	if canary.Broken("done-before-handled") {
-		d.finished(r, outbox.Done, nil)
-		_ = d.handle(r)
-		return
-	}
 	err, result := errors.New("handler called runtime.Goexit"), outbox.Retry
 	defer func() {
 		if err == nil {

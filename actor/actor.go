@@ -223,7 +223,7 @@ func (a *actor[M]) own(patience bool) bool {
 func (a *actor[M]) tryOwn() (idle, last bool) {
 	a.mu.Lock()
 	if a.flags&refusing == 0 {
-		idle = a.flags&busy == 0 || broken("owner")
+		idle = a.flags&busy == 0
 		last = !idle && a.head == nil
 		if idle {
 			a.flags |= busy

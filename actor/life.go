@@ -205,7 +205,7 @@ func (a *actor[M]) prepare(b Stopping[M], reason error) {
 // wind stops the children, or finishes if there are none.
 func (a *actor[M]) wind(reason error) {
 	a.mu.Lock()
-	if a.hasChildren() && !broken("children") {
+	if a.hasChildren() {
 		a.outlive(reason) // it releases the lock
 		return
 	}
@@ -331,7 +331,7 @@ func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers 
 			add(ch.m[i], ch.asker(i))
 		}
 	}
-	if a.cur != nil && !broken("undelivered") {
+	if a.cur != nil {
 		left(a.cur)
 	}
 	for ch := a.head; ch != nil; ch = ch.next {

@@ -124,9 +124,6 @@ func resume(n node) {
 		c.flags &^= suspended
 		child := c.ext.health.cause.child
 		c.mu.Unlock()
-		if broken("resume") {
-			return
-		}
 		n.system().start(n)
 		n = child
 	}
@@ -149,9 +146,6 @@ func (a *actor[M]) renew(c *Context[M]) bool {
 	h := a.ext.health
 	cause, known := h.cause, h.retired
 	h.retired = true
-	if broken("restart") && a.cur != nil {
-		a.cur.taken.Store(a.cur.n) // forgets what was to be kept
-	}
 	a.mu.Unlock()
 	c.calling = inWakeup
 	if b, ok := plain(a.behavior).(Stopped); ok && !known {

@@ -1,7 +1,5 @@
 package actor
 
-import "runtime"
-
 // urgentMax is how many signals and notices in a row come before a message that
 // waits.
 const urgentMax = 16
@@ -183,11 +181,6 @@ func (a *actor[M]) attend(c *Context[M]) bool {
 		b.Signal(c)
 		c.calling = atRest
 	}
-	if broken("signal") {
-		a.mu.Lock()
-		a.flags &^= signaled // and with it what came during the call
-		a.mu.Unlock()
-	}
 	c.w.count(1)
 	return true
 }
@@ -235,11 +228,6 @@ func (a *actor[M]) detachOne() *chunk[M] {
 // rest ends a turn with an empty mailbox: the actor becomes idle, or c.over is
 // set if it is to stop. It is called under the lock and releases it.
 func (a *actor[M]) rest(c *Context[M], done *chunk[M]) {
-	if broken("wake-up") {
-		a.mu.Unlock() // what arrives now finds the actor busy, and nobody looks again
-		runtime.Gosched()
-		a.mu.Lock()
-	}
 	stop := a.flags&draining != 0 && !a.awaits()
 	if !stop {
 		a.flags &^= busy

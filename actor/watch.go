@@ -73,7 +73,7 @@ func (w *watching[M]) send(m M) {
 	a.mu.Lock()
 	o := a.owns()
 	current := o.life == w.life && (w.to == nil || o.watching[w.to] == observer(w))
-	if !current || a.flags&refusing != 0 || broken("terminated") && a.length() >= a.max {
+	if !current || a.flags&refusing != 0 {
 		a.mu.Unlock()
 		return
 	}

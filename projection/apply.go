@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure"
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
 )
@@ -147,7 +146,7 @@ func (b *bound[Tx]) applyEach(ctx context.Context, t *batch, at *int) error {
 	for i := range t.events {
 		*at = i
 		e := &t.events[i]
-		if len(t.parked) > 0 && t.parked[e.Key] != nil && !canary.Broken("parked-not-passed-over") {
+		if len(t.parked) > 0 && t.parked[e.Key] != nil {
 			continue
 		}
 		var m proto.Message

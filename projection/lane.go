@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
 )
@@ -258,14 +257,6 @@ func (e *ownError) Unwrap() error { return e.err }
 
 // try runs one attempt.
 func (l *lane) try(ctx context.Context, a *project.Attempt) {
-	if canary.Broken("position-before-rows") {
-		_ = l.run.back.update(ctx, func(t txn) error {
-			if err := l.compare(ctx, t, a); err != nil {
-				return err
-			}
-			return l.move(ctx, t, a)
-		})
-	}
 	err := l.run.back.update(ctx, func(t txn) error {
 		if err := l.transaction(ctx, t, a); err != nil {
 			return &ownError{err}
@@ -310,7 +301,7 @@ func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error
 			return errMoved
 		}
 	}
-	if err := l.compare(ctx, t, a); err != nil && !canary.Broken("position-before-rows") {
+	if err := l.compare(ctx, t, a); err != nil {
 		return err
 	}
 	if err := l.take(ctx, t, a); err != nil {
@@ -322,7 +313,7 @@ func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error
 		l.ruling = true
 		err := t.apply(ctx, &l.batch)
 		l.ruling = false
-		if err != nil && !canary.Broken("position-without-rows") {
+		if err != nil {
 			return err
 		}
 	}
@@ -352,7 +343,7 @@ func (l *lane) compare(ctx context.Context, t txn, a *project.Attempt) error {
 		return errMoved
 	case err != nil:
 		return err
-	case n.State != a.Old && !canary.Broken("note-not-compared"):
+	case n.State != a.Old:
 		return errMoved
 	}
 	return nil

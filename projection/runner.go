@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/project"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
@@ -203,11 +202,7 @@ func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.
 			return err
 		}
 	}
-	if canary.Broken("effects-not-handed-over") {
-		for id, n := range others {
-			n.SetLatch(project.Closed(id.partition))
-		}
-	} else if _, _, err := handOver(others, mine, nil); err != nil {
+	if _, _, err := handOver(others, mine, nil); err != nil {
 		return err
 	}
 	for id, n := range mine {

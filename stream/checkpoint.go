@@ -13,7 +13,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/canary"
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 	"github.com/perdure/perdure/store"
 )
@@ -228,9 +227,6 @@ func (k *logCheckpoint) next(ctx context.Context, m proofs, marks []store.Bookma
 		return err
 	}
 	b := &store.Batch{Key: k.key, Expected: k.version, Save: s, Bookmarks: marks}
-	if canary.Broken("claim-not-fenced") && len(marks) > 0 {
-		b.Key, b.Expected, b.Save = store.Key{}, 0, nil
-	}
 	err = commit(ctx, k.log, b)
 	switch {
 	case err == nil:

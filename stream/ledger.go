@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -128,9 +127,6 @@ func (l *ledger) outstanding(u *unit, attempt int) bool {
 // ack acknowledges a unit that is handed out or spent.
 func (l *ledger) ack(u *unit, now time.Time) {
 	l.settle(u)
-	if canary.Broken("ack-not-gapless") {
-		l.done = max(l.done, u.through)
-	}
 	l.advance(now)
 }
 
@@ -214,9 +210,6 @@ func (l *ledger) save() (store.Position, bool) {
 		return 0, false
 	}
 	l.acks, l.dirty = 0, time.Time{}
-	if canary.Broken("save-ahead-of-ack") {
-		return l.read, true
-	}
 	return l.done, true
 }
 

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/guard"
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 	"github.com/perdure/perdure/store"
@@ -253,9 +252,6 @@ func (h *Hub) lowest() map[int]store.Position {
 // deleted; its readers are told by a [*DeletedError].
 func (h *Hub) Keep(ctx context.Context, partition int) (store.Position, error) {
 	keep := h.Passed(partition)
-	if canary.Broken("delete-before-readers") {
-		keep = store.LastPosition(partition)
-	}
 	marks, ok := h.log.(store.Bookmarks)
 	if !ok {
 		return keep, nil
@@ -271,7 +267,7 @@ func (h *Hub) Keep(ctx context.Context, partition int) (store.Position, error) {
 	for _, m := range all {
 		if m.Name == LiveReaders {
 			registered = true
-		} else if m.Position.Partition() == partition && !canary.Broken("prune-before-bookmarks") {
+		} else if m.Position.Partition() == partition {
 			keep = min(keep, m.Position)
 		}
 	}

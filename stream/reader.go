@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
@@ -260,10 +259,6 @@ func (r *reader) next(ctx context.Context, yield step) (again bool, err error) {
 		if again, err := r.run(ctx, ring, head, yield); !again || err != nil || r.at > before {
 			return again && r.tell(yield), err
 		}
-	}
-	if canary.Broken("slow-reader-skips") && r.live && head-r.at > BufferEventsMax {
-		r.at = head - BufferEventsMax
-		return true, nil
 	}
 	if r.live && head-r.at > BufferEventsMax {
 		r.live = false

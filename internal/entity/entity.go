@@ -15,7 +15,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/commit"
 	"github.com/perdure/perdure/store"
 )
@@ -308,7 +307,7 @@ const (
 
 // Deliver is the input of a call.
 func (e *Entity) Deliver(c *Call) {
-	if int(e.pending) >= e.opts.Limits.Calls && !canary.Broken("mailbox-unbounded") {
+	if int(e.pending) >= e.opts.Limits.Calls {
 		c.Outcome.Status = StatusOverloaded
 		e.shell.Reply(c)
 		return
@@ -445,7 +444,7 @@ func (e *Entity) undo(w *work) {
 func (e *Entity) undoCall(w *work, c *Call) {
 	redo := &e.more().redo
 	switch err := w.Result.Err; {
-	case errors.Is(w.Err, store.ErrNotStored), w.Err != nil && canary.Broken("unknown-taken-for-not-stored"):
+	case errors.Is(w.Err, store.ErrNotStored):
 		e.fail(c, StatusFault, w.Err)
 	case w.Err != nil && w.Batch.IsCheck() && c.doubts >= e.opts.Limits.Doubts:
 		e.fail(c, StatusFault, w.Err)
@@ -468,7 +467,7 @@ func (e *Entity) undoCall(w *work, c *Call) {
 	case isBehind(err):
 		redo.push(c) // nothing was wrong with the command itself
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrAnswered):
-		if c.conflicts++; c.conflicts > e.opts.Limits.Conflicts || canary.Broken("conflict-not-retried") {
+		if c.conflicts++; c.conflicts > e.opts.Limits.Conflicts {
 			e.fail(c, StatusConflict, err)
 		} else {
 			redo.push(c)

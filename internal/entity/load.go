@@ -8,7 +8,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -154,9 +153,6 @@ func (f *Fold) Accept(s *store.State) bool {
 		return false
 	}
 	judgement := rules.judge(s)
-	if canary.Broken("snapshot-fingerprint-ignored") {
-		judgement = SnapshotSame
-	}
 	same := judgement == SnapshotSame && s.Type == rules.StateType
 	if !same && f.spare.state != nil {
 		return false
@@ -373,7 +369,7 @@ func (e *Entity) resolve() {
 			// Whether it was this engine's attempt that is stored, or another's,
 			// does not show.
 			e.fail(c, StatusSettled, nil)
-		case c.found && !canary.Broken("stored-command-run-again"):
+		case c.found:
 			// The outcome is the one of the attempt, made when it was decided.
 			c.Outcome.Position = c.position
 			e.reply(c)

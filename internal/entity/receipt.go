@@ -12,7 +12,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -265,13 +264,13 @@ func (e *Entity) recall(c *Call) bool {
 		c.uncertain = false // without a receipt it has not been applied
 		e.clocks(c)
 		return true
-	case known.pending && !canary.Broken("repeat-past-the-gate"):
+	case known.pending:
 		c.again = true // once the first one is durable, or has failed
 		e.running = nil
 		e.flightLast.after.push(c)
 	case known.fingerprint != c.Fingerprint && e.mayBeForgotten(c):
 		e.fail(c, StatusUnknown, nil) // the key was free again, and another engine has used it anew
-	case known.fingerprint != c.Fingerprint && !canary.Broken("key-without-its-body"):
+	case known.fingerprint != c.Fingerprint:
 		e.fail(c, StatusKeyReused, nil)
 	default:
 		e.running = nil
@@ -288,7 +287,7 @@ func (e *Entity) recall(c *Call) bool {
 // ever had, or has had since all were too old. For that, the engine's clock is asked
 // how long ago the first attempt was, and no other is compared with it: see sinceTried.
 func (e *Entity) mayBeForgotten(c *Call) bool {
-	if !c.uncertain || canary.Broken("window-not-considered") {
+	if !c.uncertain {
 		return false
 	}
 	if e.sinceTried(c) >= e.opts.Rules.ReceiptsFor {

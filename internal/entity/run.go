@@ -12,7 +12,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/scribble"
 	"github.com/perdure/perdure/store"
 )
@@ -58,7 +57,7 @@ func (e *Entity) begin(c *Call) (how beginning) {
 	defer e.caught(c, "context of")
 	err := c.Ctx.Err()
 	switch {
-	case err != nil && !canary.Broken("deadline-ignored"):
+	case err != nil:
 		c.Outcome = Outcome{Status: StatusExpired, Err: err}
 	case c.Begin == nil || c.Begin(c):
 		how = begun
@@ -73,11 +72,11 @@ func (e *Entity) begin(c *Call) (how beginning) {
 // on a shared log, once the store says that it is still so.
 func (e *Entity) gate(c *Call) {
 	switch {
-	case e.opts.Shared && !canary.Broken("read-without-check"):
+	case e.opts.Shared:
 		w := newWork(c)
 		w.Batch.Key, w.Batch.Expected = e.Key(), e.version
 		e.submit(w)
-	case e.flightLast != nil && !canary.Broken("query-past-the-gate"):
+	case e.flightLast != nil:
 		e.running = nil
 		e.flightLast.after.push(c)
 	default:
@@ -172,7 +171,7 @@ func (e *Entity) command(c *Call) {
 	if c.Name != "" && !e.recall(c) {
 		return
 	}
-	if c.Conditional && c.IfVersion != e.version && !canary.Broken("if-version-ignored") {
+	if c.Conditional && c.IfVersion != e.version {
 		c.Outcome = Outcome{Status: StatusWrongVersion, Version: e.version}
 		e.gate(c)
 		return
@@ -244,13 +243,13 @@ func (e *Entity) record(c *Call) {
 // receipt, the end of the message that it comes from, and the reply to that.
 func (e *Entity) conclude(c *Call, w *work) {
 	b := &w.Batch
-	if c.Name != "" && !canary.Broken("receipt-not-in-the-batch") {
+	if c.Name != "" {
 		e.remember(c, w)
 	}
 	if c.Row == 0 {
 		return
 	}
-	b.Settle = append(b.Settle, store.Settlement{Sequence: c.Row, Required: !canary.Broken("message-not-required")})
+	b.Settle = append(b.Settle, store.Settlement{Sequence: c.Row, Required: true})
 	if c.Next != nil && !setsTimer(b, c.Next.Timer) {
 		b.Enqueue = append(b.Enqueue, *c.Next)
 	}
@@ -388,7 +387,7 @@ func (e *Entity) evolve(c *Call, d *Decision, w *work) (ok bool) {
 		if i > 0 {
 			rule = e.opts.Rules.Evolve[reflect.TypeOf(event)]
 		}
-		if rule.Shares && !canary.Broken("state-shared-with-the-caller") {
+		if rule.Shares {
 			// The state must not come to share memory with what the caller or
 			// the command holds.
 			event = rule.New()
@@ -476,10 +475,6 @@ func (e *Entity) notice(n Notice, err error) {
 // the memory away. Nothing of the command has been submitted.
 func (e *Entity) crash(c *Call) {
 	c.Outcome.Version = e.version
-	if canary.Broken("half-an-apply-kept") {
-		e.gate(c)
-		return
-	}
 	e.state = nil
 	e.phase = fenced
 	if e.flightLast != nil {
@@ -517,9 +512,6 @@ func (e *Entity) caught(c *Call, rule string) {
 	if v == nil {
 		e.more().exit = debug.Stack() // of a Goexit, see Exited: the goroutine is going away
 		return
-	}
-	if canary.Broken("panic-not-caught") {
-		panic(v)
 	}
 	e.guard = unguarded
 	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: newPanic(v, rule+" "+typeName(c.Message))}

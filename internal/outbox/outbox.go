@@ -8,7 +8,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -406,7 +405,7 @@ func (q *Queue) timer(m *store.Message) {
 	if s := &q.scan; s.running && s.timed != beforeTimers && p.less(s.timed) {
 		s.timed, s.passed = p, true
 	}
-	if !q.isDue(m.Due) && !canary.Broken("timer-early") {
+	if !q.isDue(m.Due) {
 		q.dueAt(m.Due)
 		return
 	}
@@ -516,7 +515,7 @@ func (q *Queue) admit(m *store.Message) {
 		mark = 1 // timers are not left out by sequence
 	}
 	left := q.isLeft(&c.group, mark, m) || t != nil && q.isLeft(&t.group, mark, m) || l != nil && q.isLeft(&l.group, mark, m)
-	if left && !canary.Broken("message-overtakes") {
+	if left {
 		return
 	}
 	s := q.sortOf(m)

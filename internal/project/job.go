@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -144,7 +143,7 @@ func (l *Lane) unparking(p *Parked) {
 // goOn has the attempt park the entity at the missing event of number n, or
 // unpark it if there is none.
 func (l *Lane) goOn(p *Parked, n int) {
-	if n < len(l.missing) && !canary.Broken("unpark-before-rows") {
+	if n < len(l.missing) {
 		l.attempt.Park = moved(p, &l.missing[n])
 	} else {
 		l.unparking(p)

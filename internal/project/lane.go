@@ -7,7 +7,6 @@ import (
 	"maps"
 	"time"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -166,7 +165,7 @@ func (l *Lane) Offer(c Chunk, now time.Time) {
 	switch {
 	case c.Through <= l.covered:
 		return
-	case c.After > l.covered && !canary.Broken("window-with-a-gap"):
+	case c.After > l.covered:
 		l.seek = true
 		return
 	}
@@ -218,7 +217,7 @@ func (l *Lane) Next(now time.Time) Action {
 		}
 		return l.tryWindow(now)
 	}
-	if l.covered > l.state.Position && !canary.Broken("filtered-position-not-noted") {
+	if l.covered > l.state.Position {
 		at := l.idleSince.Add(l.limits.FlushAfter)
 		if uint64(l.covered-l.state.Position) < l.limits.FlushEvents && now.Before(at) {
 			return Action{Kind: Wait, At: at}
@@ -580,10 +579,6 @@ func (l *Lane) Tried(o Outcome, now time.Time) {
 		l.spare()
 		l.retry(o.Err, now)
 	case Unknown:
-		if canary.Broken("unknown-rows-taken-for-stored") {
-			l.stored(now)
-			return
-		}
 		l.stale = true
 		l.spare()
 		l.retry(o.Err, now)

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -105,9 +104,7 @@ func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]
 		}
 	}
 	lead := q.enter(c)
-	if !lead && canary.Broken("two-callers-lead") && q.withdraw(c) {
-		commit([]*Call{c})
-	} else if lead || q.wait(c) {
+	if lead || q.wait(c) {
 		q.lead(c, commit)
 	}
 	if c.Err != nil {
@@ -180,10 +177,7 @@ func (q *Queue) withdraw(c *Call) bool {
 	defer q.mu.Unlock()
 	i := slices.Index(q.waiting, c)
 	if i < 0 || len(c.wake) > 0 {
-		return canary.Broken("taken-call-given-up")
-	}
-	if canary.Broken("withdrawn-call-committed") {
-		return true
+		return false
 	}
 	q.waiting = slices.Delete(q.waiting, i, i+1)
 	return true
@@ -198,7 +192,7 @@ func (q *Queue) take() []*Call {
 	n, batches, bytes := 0, 0, 0
 	for _, c := range q.waiting {
 		batches, bytes = batches+len(c.Group), bytes+c.bytes
-		if n > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) && !canary.Broken("merge-unbounded") {
+		if n > 0 && (batches > mergeBatchesMax || bytes > mergeBytesMax) {
 			break
 		}
 		n++
@@ -239,9 +233,7 @@ func (q *Queue) leave(calls []*Call, own *Call) {
 	q.mu.Lock()
 	q.last = max(len(calls), q.last-(q.last+7)/8)
 	if q.led = len(q.waiting) > 0; q.led {
-		if !canary.Broken("lead-not-handed-on") {
-			q.waiting[0].wake <- true
-		}
+		q.waiting[0].wake <- true
 	} else {
 		q.waiting = nil // let the collector free the array
 	}

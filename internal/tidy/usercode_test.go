@@ -53,7 +53,7 @@ var withoutUsers = []string{
 	"bench/...", "cmd/...", "examples/...", "proof", "test/...", "proto/...",
 	"actor/actortest", "perduretest", "projection/projectiontest", "stream/streamtest",
 	"store/crashtest/...", "store/storetest", "store/postgres/pgtest",
-	"internal/canary", "internal/guard", "internal/hooktest", "internal/progress", "internal/scribble", "internal/storekit",
+	"internal/guard", "internal/hooktest", "internal/progress", "internal/scribble", "internal/storekit",
 	"internal/testproto/...",
 }
 

@@ -99,7 +99,7 @@ func (s *slots) remove(t *Timer) bool {
 // next returns the first slot that holds a timer, and the tick at which it begins, or
 // never.
 func (s *slots) next() (at tick, p place) {
-	if s.cascading != nowhere && !broken("interruption") {
+	if s.cascading != nowhere {
 		return s.now + 1, s.cascading
 	}
 	for level, full := range s.full {
@@ -141,9 +141,6 @@ func (s *slots) cascade(at tick, p place) {
 			break
 		}
 		s.unlink(t)
-		if broken("cascade") {
-			continue
-		}
 		s.file(t, at)
 	}
 	if s.first[p] == nil {
@@ -166,9 +163,6 @@ func (s *slots) file(t *Timer, from tick) {
 	}
 	t.next, t.prev = head, head.prev
 	t.prev.next, head.prev = t, t
-	if broken("order") {
-		s.first[p] = t
-	}
 }
 
 // unlink removes a timer from its slot.
@@ -178,9 +172,7 @@ func (s *slots) unlink(t *Timer) {
 	switch {
 	case t.next == t:
 		s.first[p] = nil
-		if !broken("bit") {
-			s.full[p.level()] &^= p.bit()
-		}
+		s.full[p.level()] &^= p.bit()
 	case s.first[p] == t:
 		s.first[p] = t.next
 		fallthrough

@@ -89,7 +89,7 @@ func (w *Wheel) Close() {
 	if w.alarm != nil && w.alarm.Stop() {
 		w.rounds--
 	}
-	for w.rounds > 0 && !broken("close") {
+	for w.rounds > 0 {
 		w.ended.Wait()
 	}
 }
@@ -112,7 +112,7 @@ func (t *Timer) Reset(d time.Duration) bool {
 	replaced := w.slots.remove(t)
 	w.slots.skip(roundDown(passed))
 	w.slots.add(t, at)
-	if !w.turning && t.at < w.rings && !broken("alarm") {
+	if !w.turning && t.at < w.rings {
 		w.arm(t.at)
 	}
 	return replaced
@@ -128,9 +128,6 @@ func (t *Timer) Stop() bool {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if broken("stop") {
-		return t.place != nowhere
-	}
 	return w.slots.remove(t)
 }
 
@@ -138,9 +135,6 @@ func (t *Timer) Stop() bool {
 // durations fits into an unsigned 64-bit integer.
 func roundUp(passed, d time.Duration) tick {
 	sum := uint64(passed) + uint64(max(d, 0))
-	if broken("early") {
-		return tick(sum / uint64(Resolution))
-	}
 	return tick((sum + uint64(Resolution) - 1) / uint64(Resolution))
 }
 

@@ -7,7 +7,6 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
@@ -93,9 +92,7 @@ func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 	l.db.NoFreelistSync = l.leaveOutFreelist(tx)
 	if err := l.guard(tx.Commit); err != nil {
 		_ = l.guard(tx.Rollback) // after a panic it gives back the lock; else it does nothing
-		if !canary.Broken("go-on-after-a-failed-sync") {
-			l.breakDown(err)
-		}
+		l.breakDown(err)
 		return false, fmt.Errorf("outcome unknown: %w: %w", store.ErrBroken, err)
 	}
 	l.writer.publish()

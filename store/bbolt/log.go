@@ -30,7 +30,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
@@ -263,9 +262,6 @@ func (l *Log) view(ctx context.Context, fn func(tx *bolt.Tx) error) error {
 	})
 	if err != nil {
 		return err
-	}
-	if canary.Broken("read-before-the-sync") {
-		return nil
 	}
 	return l.await(seen)
 }

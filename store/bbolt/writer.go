@@ -9,7 +9,6 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/internal/storekit"
 	"github.com/perdure/perdure/store"
 )
@@ -212,7 +211,7 @@ func (w *writer) check(b *store.Batch) (h storekit.Head, err error) {
 		if err != nil {
 			return h, err
 		}
-		if owned != nil && owned.Owner != b.Key && !canary.Broken("claim-not-checked") {
+		if owned != nil && owned.Owner != b.Key {
 			return h, &store.ClaimedError{Claim: c, Owner: owned.Owner}
 		}
 	}
@@ -223,7 +222,7 @@ func (w *writer) checkEntity(b *store.Batch) (storekit.Head, error) {
 	h, err := w.head(b.Key)
 	if err == nil {
 		switch {
-		case h.Version != b.Expected && !canary.Broken("expected-version-ignored"):
+		case h.Version != b.Expected:
 			return h, &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: h.Version}
 		case b.Save != nil && h.Version > 0 && !h.Saved:
 			err = fmt.Errorf("%w: a state to save for an entity with events", store.ErrInvalid)

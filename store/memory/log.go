@@ -16,7 +16,6 @@ import (
 
 	"github.com/gofrs/uuid/v5"
 
-	"github.com/perdure/perdure/internal/canary"
 	"github.com/perdure/perdure/store"
 )
 
@@ -289,7 +288,7 @@ func (l *Log) checkRest(b *store.Batch) error {
 	}
 	for _, c := range b.Claim {
 		owner, err := l.owner(c)
-		if err == nil && owner.Owner != b.Key && !canary.Broken("claim-not-checked") {
+		if err == nil && owner.Owner != b.Key {
 			return &store.ClaimedError{Claim: c, Owner: owner.Owner}
 		}
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -303,7 +302,7 @@ func (l *Log) checkEntity(b *store.Batch, e *entity) error {
 	if e == nil {
 		e = &entity{}
 	}
-	if e.version != b.Expected && !canary.Broken("expected-version-ignored") {
+	if e.version != b.Expected {
 		return &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: e.version}
 	}
 	saved := e.rare != nil && e.rare.saved

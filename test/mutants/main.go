@@ -19,6 +19,9 @@
 //	Ends: the process
 //	Test: ./actor TestHooks
 //
+// A line "Runs: 100" is for a test that finds its mutant by chance, such as a stress
+// test: with the mutant it is run up to so many times, until it fails.
+//
 // A patch of several files has a line "diff --git a/FILE b/FILE" before each.
 // The patch is applied to a copy of the files that it names, and the tests are
 // built with the copy by go test -overlay: the tree itself is not changed, and

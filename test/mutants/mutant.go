@@ -5,12 +5,15 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
 const (
 	dir    = "test/mutants" // where the patches are, from the root of the repository
 	suffix = ".patch"
+
+	runsMax = 1000 // of a test that finds its mutant by chance
 )
 
 // A mutant is one patch with what its header says.
@@ -20,6 +23,7 @@ type mutant struct {
 	promise string // G1 to G12
 	tests   []test // each must fail with the mutant
 	ends    bool   // a test may also fail by the end of its process
+	runs    int    // how often a test is run at most, because it finds the mutant by chance
 	files   []string
 	patch   string // the text of the file
 }
@@ -90,6 +94,12 @@ func parse(text string) (mutant, error) {
 				return m, fmt.Errorf("line %d: want \"Ends: the process\", got %q", number, value)
 			}
 			m.ends = true
+		case key == "Runs":
+			n, err := strconv.Atoi(value)
+			if err != nil || n < 2 || n > runsMax {
+				return m, fmt.Errorf("line %d: want a number of runs from 2 to %d, got %q", number, runsMax, value)
+			}
+			m.runs = n
 		default:
 			m.says = strings.TrimSpace(m.says + "\n" + line)
 		}

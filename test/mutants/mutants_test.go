@@ -68,6 +68,7 @@ func TestMutant_with_a_mistake_in_its_header_is_refused(t *testing.T) {
 		"It breaks.\nTest: . TestX\n" + diff:                      "no line \"Promise",
 		"It breaks.\nPromise: G13\nTest: . TestX\n" + diff:        `line 2: want one promise, G1 to G12, got "G13"`,
 		"It breaks.\nPromise: G1\nPromise: G2\n" + diff:           "line 3: want one promise",
+		"It breaks.\nPromise: G1\nRuns: 1\n" + diff:               `line 3: want a number of runs from 2 to 1000, got "1"`,
 		"It breaks.\nPromise: G1\nEnds: it\n" + diff:              `line 3: want "Ends: the process", got "it"`,
 		"It breaks.\nPromise: G1\n" + diff:                        "no line \"Test",
 		"It breaks.\nPromise: G1\nTest: store TestX\n" + diff:     "line 3: want a package and a test",

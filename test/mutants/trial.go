@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -46,7 +47,11 @@ func (t *trial) try(ctx context.Context, m mutant) error {
 		if err := t.passed[x]; err != nil {
 			return err
 		}
-		out, err := t.run(ctx, x, "-overlay", overlay)
+		args := []string{"-overlay", overlay}
+		if m.runs > 0 {
+			args = append(args, "-failfast", "-count", strconv.Itoa(m.runs))
+		}
+		out, err := t.run(ctx, x, args...)
 		switch {
 		case err == nil:
 			return fmt.Errorf("%v passes", x)
