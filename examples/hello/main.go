@@ -18,13 +18,13 @@ import (
 	"github.com/perdure/perdure/store/bbolt"
 )
 
-// Books is the kind of all books: its name in the log, and its rules.
+// Books is the kind of all books: its name in the log, and its rules. The rule for a command
+// refuses, or says what happens. The rule for an event changes the state and cannot fail.
 var Books = perdure.EventSourced("book",
 	perdure.Decide(lend),
 	perdure.Evolve(onLent),
 )
 
-// lend is the rule for a command: it refuses, or says what happens.
 func lend(_ context.Context, b *hellov1.Book, c *hellov1.LendBook) (*perdure.Decision, error) {
 	if b.GetBorrower() != "" {
 		return nil, perdure.Reject(perdure.FailedPrecondition, "it is lent to %s", b.GetBorrower())
@@ -32,7 +32,6 @@ func lend(_ context.Context, b *hellov1.Book, c *hellov1.LendBook) (*perdure.Dec
 	return perdure.Persist(&hellov1.BookLent{Borrower: c.GetBorrower()}), nil
 }
 
-// onLent is the rule for an event: it changes the state and cannot fail.
 func onLent(b *hellov1.Book, e *hellov1.BookLent) {
 	b.Borrower = e.GetBorrower()
 }
