@@ -57,6 +57,48 @@ func TestLeft(t *testing.T) {
 		read(t, q, now, false, list[1], third)
 		next(t, q, now, 2)
 	})
+	t.Run("by_a_full_class_before_the_clock_was_set_back", func(t *testing.T) {
+		t.Parallel()
+		q := outbox.New(calm{}, outbox.Limits{Window: 1, LaneMax: 8, InFlight: 8, Late: 8})
+		wall := time.Unix(500_000, 0)
+		timer := func(sequence uint64) *store.Message {
+			m := to("x", sequence)
+			m.Timer, m.Due = "t", wall
+			return m
+		}
+		list := []*store.Message{timer(1), timer(2)} // the second has no room
+		scan := func(wall time.Time) {
+			q.Clock(wall, now)
+			if !q.WantsScan(now) {
+				t.Fatal("no scan is wanted")
+			}
+			plan := q.ScanBegins()
+			var due time.Time
+			for _, m := range list {
+				switch {
+				case m.Due.After(wall):
+					due = m.Due
+				case plan.Timers:
+					copied := *m
+					q.Scanned(&copied)
+				}
+			}
+			if !plan.First {
+				due = time.Time{}
+			}
+			q.ScanEnded(due, false, now)
+		}
+		scan(wall)
+		q.Finished(next(t, q, now, 1), outbox.Gone, nil, now)
+		list = list[1:]
+		scan(wall.Add(-time.Hour))
+		at, ok := q.Wake()
+		if want := now.Add(time.Hour); !ok || !at.Equal(want) {
+			t.Fatalf("with a timer that is due in an hour: wake %v, %t, want %v", at, ok, want)
+		}
+		scan(wall)
+		next(t, q, now, 2)
+	})
 	t.Run("by_a_full_class", func(t *testing.T) {
 		t.Parallel()
 		// Ten places: five of them are of other engines, and one target is full.

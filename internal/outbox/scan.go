@@ -98,7 +98,8 @@ func (q *Queue) ScanBegins() Scan {
 		g.filling = true
 		s.groups = append(s.groups, g)
 		if g.ofTimers() {
-			due = true
+			// The clock may have been set back since: what was left out is not due any more.
+			due, s.first = true, true
 			continue
 		}
 		s.filling++
