@@ -44,13 +44,15 @@ type box struct {
 	item    *commit.Item // the settlements on their way, or nil
 	alarm   time.Time    // when it rings, if alarms is not zero
 	alarms  uint64
-	looking bool   // a step is on its way
-	owner   uint64 // number of the engine, on a shared store
+	looking bool            // a step is on its way
+	owner   uint64          // number of the engine, on a shared store
+	swept   int             // when its latest whole sweep began
+	did     map[uint64]bool // messages that it has handled
 	sent    map[store.Key]store.Version
 }
 
 func newBox(n *node) *box {
-	b := &box{node: n, sent: make(map[store.Key]store.Version)}
+	b := &box{node: n, sent: make(map[store.Key]store.Version), did: make(map[uint64]bool)}
 	b.lane.Owner = b
 	limits := n.w.box
 	if n.w.shared {
@@ -67,7 +69,7 @@ func newBox(n *node) *box {
 
 // Policy is part of [outbox.Shell].
 func (b *box) Policy(m *store.Message) outbox.Policy {
-	p := outbox.Policy{AttemptsMax: b.node.w.attempts, BackoffMin: 5 * time.Millisecond, BackoffMax: 100 * time.Millisecond}
+	p := outbox.Policy{AttemptsMax: b.node.w.attempts, BackoffMin: 5 * time.Millisecond, BackoffMax: 100 * time.Millisecond, KeepOrder: b.node.w.order()}
 	if !m.Target.IsZero() {
 		p.AttemptsMax = math.MaxUint32
 	}
@@ -138,7 +140,11 @@ func (b *box) step() {
 	}
 	if w.Scans {
 		n.w.note("  node %d begins a scan: %+v", n.name, w.Scan)
-		b.scan(&scan{Scan: w.Scan, by: wall})
+		s := &scan{Scan: w.Scan, by: wall}
+		if s.Undue && s.After == 0 {
+			s.began = n.w.tick()
+		}
+		b.scan(s)
 	}
 	if w.Again {
 		b.wake()
@@ -195,41 +201,11 @@ func (b *box) send(key store.Key, c *entity.Call) {
 	b.wake()
 }
 
-// An unparking takes a parked message out of the park, as people do by hand.
-type unparking struct {
-	box     *box
-	item    *commit.Item
-	message *store.Message
-}
-
-// unpark has the first parked message delivered again.
-func (b *box) unpark() {
-	w := b.node.w
-	for m, err := range w.disk.log.Messages(background, store.MessageQuery{Parked: true}) {
-		if err != nil {
-			panic(err)
-		}
-		w.note("node %d unparks message %d", b.node.name, m.Sequence)
-		u := &unparking{box: b, message: m}
-		u.item = &commit.Item{Lane: &commit.Lane{Owner: u}, Batch: store.Batch{Settle: []store.Settlement{b.queue.Unpark(m)}}}
-		b.node.submit(u.item)
-		return
-	}
-}
-
-// Settled is part of [commit.Owner].
-func (u *unparking) Settled(int) {
-	if !u.item.Failed() {
-		u.box.queue.Clock(u.box.node.wall(), u.box.node.w.now())
-		u.box.queue.Unparked(u.message, u.box.node.w.now())
-		u.box.wake()
-	}
-}
-
 // A scan is what is yet to be read for the queue.
 type scan struct {
 	outbox.Scan
-	by time.Time
+	by    time.Time
+	began int // when, if it reads everything
 }
 
 // query selects what is to be read next.
@@ -246,7 +222,7 @@ func (b *box) scan(s *scan) {
 	w := b.node.w
 	w.later(func() {
 		var page []*store.Message
-		for m, err := range w.disk.log.Messages(background, s.query()) {
+		for m, err := range w.disk.log.Undelivered(background, s.query()) {
 			if err != nil {
 				panic(err)
 			}
@@ -271,7 +247,7 @@ func (b *box) scanned(s *scan, page []*store.Message, failed bool) {
 	for _, m := range page {
 		b.node.w.note("  it has met message %d", m.Sequence)
 		if failed || !b.queue.Scanned(m) {
-			more = false
+			more, s.began = false, 0
 			break
 		}
 		if s.Undue {
@@ -296,7 +272,7 @@ func (b *box) scanned(s *scan, page []*store.Message, failed bool) {
 func (b *box) read(s *scan, failed bool) {
 	w := b.node.w
 	var due time.Time
-	for m, err := range w.disk.log.Messages(background, store.MessageQuery{AfterDue: s.by, After: math.MaxUint64}) {
+	for m, err := range w.disk.log.Undelivered(background, store.MessageQuery{AfterDue: s.by, After: math.MaxUint64}) {
 		if err != nil {
 			panic(err)
 		}
@@ -307,6 +283,9 @@ func (b *box) read(s *scan, failed bool) {
 	}
 	w.later(func() {
 		if !b.node.gone {
+			if !failed {
+				b.swept = max(b.swept, s.began)
+			}
 			b.queue.ScanEnded(due, failed, w.now())
 			b.wake()
 		}
@@ -324,7 +303,7 @@ func (b *box) fetch(rows []*outbox.Row) {
 	w.later(func() {
 		due, sequence := r.Place()
 		var found *store.Message
-		for m, err := range w.disk.log.Messages(background, store.MessageQuery{AfterDue: due, After: sequence - 1}) {
+		for m, err := range w.disk.log.Undelivered(background, store.MessageQuery{AfterDue: due, After: sequence - 1}) {
 			if err != nil {
 				panic(err)
 			}
@@ -345,6 +324,7 @@ func (b *box) fetch(rows []*outbox.Row) {
 }
 
 func (b *box) deliver(r *outbox.Row) {
+	b.node.w.disk.outbox.checkHalted(r, b)
 	if r.Message.Target.IsZero() {
 		b.perform(r)
 	} else {
@@ -354,6 +334,7 @@ func (b *box) deliver(r *outbox.Row) {
 
 func (b *box) finished(r *outbox.Row, result outbox.Result, cause error) {
 	if !b.node.gone {
+		b.did[r.Message.Sequence] = b.did[r.Message.Sequence] || result == outbox.Done
 		b.queue.Finished(r, result, cause, b.node.w.now())
 		b.wake()
 	}

@@ -83,7 +83,7 @@ func (w *world) suffer() {
 }
 
 // waitsFor says what has yet to be done that has nothing to do with the illness and
-// neither waits for its time nor for a rescue.
+// waits neither for its time, nor for a sweep, nor for an operator.
 func (w *world) waitsFor() string {
 	for _, c := range w.clients {
 		if c.op != nil && !w.ill.deadens(c.op.key) {
@@ -92,7 +92,7 @@ func (w *world) waitsFor() string {
 	}
 	rescued := w.disk.outbox.rescued()
 	for _, l := range w.disk.outbox.order {
-		if l.closed == 0 && !l.parked && !l.message.Due.After(w.now()) && !w.ill.touches(&l.message) && !rescued[l] {
+		if l.closed == 0 && !l.parked && !l.message.Due.After(w.now()) && !w.ill.touches(&l.message) && !rescued[l] && !w.disk.outbox.behindHalted(l) {
 			return fmt.Sprintf("%v is not done", l)
 		}
 	}

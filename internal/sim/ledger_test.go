@@ -32,6 +32,9 @@ type left struct {
 	how      string // by what
 	tried    uint32
 	parked   bool
+	halted   bool // parked, and what is behind it in its lane waits
+	freed    int  // when an operator has decided about it, as a halted one; 0 if none has
+	by       *box // by way of which
 	gaveUp   bool // its last attempt has failed
 	unparked bool // it was parked once, and others have overtaken it
 	orphan   bool // it came to the store after its node had crashed, so only a rescue finds it
@@ -95,9 +98,8 @@ func (g *ledger) settle(b *store.Batch, at int) {
 		switch {
 		case l == nil:
 			g.w.broken("row %d is settled and was never stored", s.Sequence)
-		case s.Required && l.parked && s.Message != nil:
-			l.parked, l.unparked, l.tried, l.message.Owner, l.message.Open = false, true, 0, s.Message.Owner, s.Message.Open
-			g.w.note("  %v is no longer parked", l)
+		case s.IfParked:
+			g.free(l, s.Message, at)
 		case s.Required && !s.Conditional:
 			g.decide(l, b, at)
 		case l.closed != 0:
@@ -111,6 +113,29 @@ func (g *ledger) settle(b *store.Batch, at int) {
 			}
 		}
 	}
+}
+
+// free is what an operator has decided about a parked message: to deliver it again, as
+// m, or to drop it.
+func (g *ledger) free(l *left, m *store.Message, at int) {
+	if !l.parked || l.closed != 0 {
+		g.w.broken("an operator has decided about %v, which is not parked", l)
+		return
+	}
+	if l.halted {
+		l.freed, l.by = at, g.w.disk.writer.box
+		g.w.freed++
+	} else {
+		l.unparked = true // others have overtaken it
+	}
+	l.parked, l.halted = false, false
+	if m == nil {
+		l.close(at, "dropped")
+		g.w.note("  %v is dropped", l)
+		return
+	}
+	l.tried, l.message.Owner, l.message.Open = 0, m.Owner, m.Open
+	g.w.note("  %v is no longer parked", l)
 }
 
 // decide is the end of a message by the commit of its target.
@@ -136,7 +161,7 @@ func (g *ledger) change(l *left, m *store.Message) {
 		g.w.note("  %v is claimed by engine %d", l, m.Owner)
 		return
 	}
-	l.tried, l.parked, l.message.Owner = m.Attempts, m.Parked, m.Owner
+	l.tried, l.parked, l.halted, l.message.Owner = m.Attempts, m.Parked, m.Halted, m.Owner
 	if m.Parked {
 		g.w.note("  %v is parked after %d attempts", l, m.Attempts)
 	}
@@ -161,9 +186,30 @@ func (g *ledger) checkOrder(l *left, how string, missing func(*left) bool) {
 		if o == l {
 			return
 		}
-		if b := &o.message; b.Source == m.Source && b.Target == m.Target && (b.Type == m.Type || !m.Target.IsZero()) &&
-			!b.Unordered && b.Timer == "" && o.closed == 0 && !o.parked && !o.gaveUp && !o.unparked && missing(o) {
+		if o.precedes(l) && o.closed == 0 && (!o.parked && !o.gaveUp || g.w.order()) && !o.unparked && missing(o) {
 			g.w.broken("%v is %s before %v", l, how, o)
+		}
+	}
+}
+
+// precedes reports whether a row that was stored before another one is of its lane.
+func (l *left) precedes(o *left) bool {
+	m, b := &l.message, &o.message
+	return b.Source == m.Source && b.Target == m.Target && (b.Type == m.Type || !m.Target.IsZero()) &&
+		!m.Unordered && m.Timer == "" && !b.Unordered && b.Timer == ""
+}
+
+// checkHalted checks, when the delivery of a message begins, that no one before it in its
+// lane is halted. An engine that has handled that one itself, before another engine has
+// taken it over and halted it, may go on.
+func (g *ledger) checkHalted(r *outbox.Row, b *box) {
+	l := g.rows[r.Message.Sequence]
+	for _, o := range g.order {
+		if l == nil || o == l {
+			return
+		}
+		if o.halted && o.precedes(l) && !b.did[o.message.Sequence] {
+			g.w.broken("node %d delivers %v, and %v is halted", b.node.name, l, o)
 		}
 	}
 }
@@ -269,25 +315,29 @@ func (g *ledger) once(r *outbox.Row, b *box) {
 	b.sent[source] = version
 }
 
-// rescued returns the rows that only a rescue can have delivered: orphans, those of an
-// engine that is gone, and what stands behind such a row.
+// rescued returns the rows that only a sweep can have delivered: orphans, those of an
+// engine that is gone, those of one that has not heard of what an operator has decided by
+// way of another engine, and what stands behind such a row.
 func (g *ledger) rescued() map[*left]bool {
 	type lane struct {
 		source, target store.Key
 		handler        string
 	}
-	lost, rows := make(map[lane]bool), make(map[*left]bool)
+	lost, rows, freed := make(map[lane]bool), make(map[*left]bool), make(map[lane][]*left)
 	for _, l := range g.order {
-		if l.closed != 0 || l.parked {
-			continue
-		}
 		m := &l.message
 		key := lane{source: m.Source, target: m.Target}
 		if m.Target.IsZero() {
 			key.handler = m.Type
 		}
+		if l.freed != 0 {
+			freed[key] = append(freed[key], l)
+		}
+		if l.closed != 0 || l.parked {
+			continue
+		}
 		alive := m.Open || slices.ContainsFunc(g.w.nodes, func(n *node) bool { return n.box.owner == m.Owner })
-		if l.orphan || !alive {
+		if l.orphan || !alive || slices.ContainsFunc(freed[key], func(o *left) bool { return g.unheard(o, l) }) {
 			lost[key] = true
 		}
 		rows[l] = lost[key]
@@ -295,12 +345,33 @@ func (g *ledger) rescued() map[*left]bool {
 	return rows
 }
 
-// auditOrphans checks that nothing else waits for a rescue.
+// unheard reports whether an engine that delivers a row has not made a sweep since an
+// operator has decided, by way of another engine, about a halted one.
+func (g *ledger) unheard(o, l *left) bool {
+	return slices.ContainsFunc(g.w.nodes, func(n *node) bool {
+		return (l.message.Open || n.box.owner == l.message.Owner) && n.box != o.by && n.box.swept < o.freed
+	})
+}
+
+// behindHalted reports whether a row waits for one of its lane that is halted.
+func (g *ledger) behindHalted(l *left) bool {
+	for _, o := range g.order {
+		if o == l {
+			return false
+		}
+		if o.halted && o.precedes(l) {
+			return true
+		}
+	}
+	return false
+}
+
+// auditOrphans checks that nothing else waits, but what is behind a halted one.
 func (g *ledger) auditOrphans() {
 	rescued := g.rescued()
 	for _, l := range g.order {
-		if l.closed == 0 && !l.parked && !rescued[l] {
-			g.w.broken("%v waits to be rescued: it was handled %d times and tried %d times", l, l.handled, l.tried)
+		if l.closed == 0 && !l.parked && !rescued[l] && !g.behindHalted(l) {
+			g.w.broken("%v waits for a sweep: it was handled %d times and tried %d times", l, l.handled, l.tried)
 		}
 	}
 }
@@ -310,6 +381,7 @@ func (g *ledger) audit() {
 	for _, l := range g.order {
 		m := &l.message
 		switch {
+		case l.how == "dropped":
 		case l.closed == 0 && !l.parked:
 			g.w.broken("%v is stuck: it was handled %d times and tried %d times", l, l.handled, l.tried)
 		case !m.Target.IsZero() && m.Timer == "" && l.decided == 0:

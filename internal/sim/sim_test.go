@@ -48,6 +48,7 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 					seen[what] += n
 				}
 				seen["of several messages"] += w.groups
+				seen["of an operator"] += w.freed
 				mu.Unlock()
 				if fault == "" {
 					continue
@@ -66,7 +67,7 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 		t.Fatalf("seed %d: %s\n\n%s\nTo see all of it again: go test ./internal/sim -run '^%s$' -seed=%d -whole -v",
 			worst.seed, worst.fault, worst.tail(), t.Name(), worst.seed)
 	}
-	for _, what := range []string{"refused", "moved", "failed", "lost", "stored, and the answer lost", "parked", "unparked", "left out", "stopped", "of several messages"} {
+	for _, what := range []string{"refused", "moved", "failed", "lost", "stored, and the answer lost", "parked", "unparked", "left out", "stopped", "of several messages", "of an operator"} {
 		if seen[what] == 0 && *seeds >= seedsDefault {
 			t.Errorf("no run has an attempt that was %s: %v", what, seen)
 		}

@@ -65,6 +65,7 @@ type world struct {
 	harm    float64 // how often things fail, in this run
 	parts   int     // partitions of the log
 	groups  int     // batches that have ended several messages
+	freed   int     // halted messages about which an operator has decided
 	faulty  bool    // things still fail
 	twin    twin
 	limits  entity.Limits
@@ -116,6 +117,9 @@ type task struct {
 	name string
 	run  func()
 }
+
+// order reports whether effects that fail for good halt their lanes.
+func (w *world) order() bool { return w.seed%2 == 0 }
 
 func newWorld(seed uint64, tw twin) *world {
 	w := &world{
@@ -209,14 +213,17 @@ func (w *world) run() (fault string) {
 		w.ahead += 2 * stepMax
 		w.rest()
 	}
+	w.disk.outbox.auditOrphans()
+	w.operateAll()
+	w.disk.outbox.auditOrphans()
 	if w.shared {
 		// A group of a node that has crashed may have come to the store when the
 		// node in its place had read the outbox: only a rescue finds its messages.
-		w.disk.outbox.auditOrphans()
 		w.note("nothing happens for so long that what is left is rescued")
 		for range rescues {
 			w.ahead += 2 * rescueAfter
 			w.rest()
+			w.operateAll()
 		}
 	}
 	w.audit()
@@ -318,7 +325,7 @@ func (w *world) accidents() {
 	case x < 0.05:
 		w.disk.prune(n, w.keys[w.random.IntN(len(w.keys))])
 	case x < 0.06 && !n.stops:
-		n.box.unpark()
+		w.operate(n)
 	case x < 0.065 && len(n.readers) > 0:
 		n.readers[w.random.IntN(len(n.readers))].die()
 	case x > 0.065 && x < 0.085:
