@@ -13,14 +13,14 @@ func TestACommandBehindAConflict(t *testing.T) {
 	t.Parallel()
 	t.Run("does not count the conflict as its own", func(t *testing.T) {
 		t.Parallel()
-		l := newLab(t, account, nil) // which gives up after two conflicts
+		l := newLab(t, account, nil) // the core gives up after two conflicts
 		first := l.send(&testv1.Deposit{Amount: 1}, nil)
 		behind := l.send(&testv1.Deposit{Amount: 2}, nil)
 		for range l.options.Limits.Conflicts {
 			l.other(&testv1.Deposited{Amount: 1})
 			l.store()
 		}
-		// Now the first one is stored, and the other meets its first conflict.
+		// The store commits the first item, and the other one meets its first conflict.
 		results, err := l.log.Commit(l.Context(), []*store.Batch{&l.items[0].Batch})
 		if err != nil || results[0].Err != nil {
 			t.Fatal(err, results)
@@ -45,7 +45,7 @@ func TestAbort(t *testing.T) {
 			c.Conditional = true
 		})
 		l.overwrite()
-		l.lose(false) // the second attempt finds another version, and only checks that
+		l.lose(false) // the second attempt finds another version, and only checks it
 		if len(l.items) != 1 || !l.items[0].Batch.IsCheck() {
 			t.Fatalf("got %d items, want a check", len(l.items))
 		}

@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An Op is what a call wants of an entity.
+// An Op is the operation of a call.
 type Op uint8
 
 // The operations of a call.
@@ -22,85 +22,85 @@ const (
 	OpState
 )
 
-// A Call is one message to an entity, with room for the outcome. It belongs to
-// the entity from Deliver until Reply, and to the caller before and after.
+// A Call is one message to an entity, with room for the outcome. The entity owns it from
+// Deliver until Reply; the caller owns it before and after.
 //
-// Message and Metadata are read by rules and by later attempts, so nobody changes
-// them while the call is at the entity. Where a caller may take them back before
-// the reply, Begin puts a copy in their place.
+// Rules and later attempts read Message and Metadata, so the caller must not change them while
+// the call is at the entity. If the caller may reuse them before the reply, Begin replaces them
+// with copies.
 type Call struct {
 	Ctx     context.Context
 	Op      Op
 	Message proto.Message
-	// ID is the id of the command; events get theirs from it.
+	// ID is the id of the command. The ids of its events are derived from it.
 	ID store.ID
-	// Metadata goes with the records. Its CausationID is set to ID.
+	// Metadata is stored with the records of the command. Their CausationID is set to ID.
 	Metadata store.Metadata
-	// WantState asks a command for a copy of the state after it.
+	// WantState makes a command return a copy of the state after it.
 	WantState bool
-	// Name is the idempotency key of a command, or empty; Fingerprint identifies
-	// its body.
+	// Name is the idempotency key of a command, or empty. Fingerprint identifies the body of
+	// the command.
 	Name        string
 	Fingerprint [fingerprintBytes]byte
-	// Row is the outbox message that a command comes from, or zero. It is
-	// settled by the command's own batch. Reply is where to tell the outcome.
+	// Row is the sequence of the outbox message that delivered the command, or zero. The
+	// command's own batch completes that message. ReplyTo and ReplyName say where the outcome
+	// is sent.
 	Row       uint64
 	ReplyTo   store.Key
 	ReplyName string
-	// Next is the message that takes the place of a recurring timer, by the same
-	// batch, unless the command cancels the timer or sets it anew.
+	// Next is the next occurrence of a recurring timer. The same batch stores it, unless the
+	// command cancels the timer or sets it again.
 	Next *store.Message
-	// IfVersion, where Conditional is set, refuses the command unless the
-	// entity is at that version.
+	// IfVersion is used if Conditional is set: the command is refused unless the entity is at
+	// that version.
 	IfVersion   store.Version
 	Conditional bool
-	// Begin is asked before each run of the call, and may say no because its
-	// caller has gone; then the entity forgets the call without a reply. Nil means
-	// yes.
+	// Begin is called before each run of the call. It returns false if the caller has gone; the
+	// entity then drops the call without a reply. A nil Begin means true.
 	Begin func(*Call) bool
-	// Owner is for the shell.
+	// Owner belongs to the shell; the core does not use it.
 	Owner any
 
 	Outcome Outcome
 
-	alone      bool          // a message that is not decided in a group, see mail
-	again      bool          // it repeats a command in flight, and runs again after it
-	uncertain  bool          // whether an attempt is stored is not known
-	silent     bool          // that attempt made no version, so that no event tells
+	alone      bool          // the message is never decided in a group, see mail
+	again      bool          // it repeats a command in flight, and runs again after that one
+	uncertain  bool          // an earlier attempt may or may not be stored
+	silent     bool          // that attempt made no version, so no event can prove it
 	expected   store.Version // version before that attempt
-	receipt    receiptPlace  // of that attempt, of a command with a key
-	tried      time.Time     // when the first attempt began that may be stored, of a command with a key
+	receipt    receiptPlace  // place of that attempt's receipt, if the command has a key
+	tried      time.Time     // start of the first attempt that may be stored, if the command has a key
 	triedAfter time.Duration // the same by [Options.Elapsed]
-	cause      error         // of the uncertainty
-	with       store.ID      // the command that the state of that attempt names, of a durable-state entity
+	cause      error         // the error that made the outcome uncertain
+	with       store.ID      // the command id in the state of that attempt, for a durable-state entity
 	found      bool          // the log holds the attempt, at position
 	position   store.Position
-	conflicts  int // attempts that met a conflict
-	doubts     int // attempts whose outcome the store did not tell
+	conflicts  int // attempts that ended with a conflict
+	doubts     int // attempts with an unknown outcome
 	next       *Call
 }
 
-// Reset makes the call ready for another use.
+// Reset clears the call for reuse.
 func (c *Call) Reset() { *c = Call{} }
 
-// An Outcome is what became of a call.
+// An Outcome is the result of a call.
 type Outcome struct {
 	Status Status
-	// Err is the cause: of StatusRefused the rule's own error, of
-	// StatusPanicked a [*Panic]; nil of StatusDone.
+	// Err is the cause. For StatusRefused it is the rule's own error, for StatusPanicked a
+	// [*Panic], for StatusDone nil.
 	Err error
-	// State is a copy of the state, of a command that wanted it or of OpState.
+	// State is a copy of the state, for OpState or a command with WantState.
 	State proto.Message
-	// Answer is what an Answer rule gave.
+	// Answer is the message that an Answer rule returned.
 	Answer proto.Message
-	// Version is the entity's, after the call or as it was seen. It is zero
-	// where the call has not seen the entity.
+	// Version is the entity's version after the call, or the version that the call saw. It is
+	// zero if the call did not see the entity.
 	Version store.Version
-	// Position is that of the entity's last event as far as it is known.
+	// Position is the position of the entity's last event, as far as it is known.
 	Position store.Position
-	// Effects are those of the decision, of StatusDone.
+	// Effects are the effects that the decision sent, for StatusDone.
 	Effects []proto.Message
-	// Repeated is true if the command was answered before, and this is that answer.
+	// Repeated is true if the command was answered before and this is the earlier answer.
 	Repeated bool
 }
 
@@ -109,50 +109,51 @@ type Status uint8
 
 // The ways in which a call ends.
 const (
-	// StatusDone: what it saw and did is durable.
+	// StatusDone: everything that the call saw and did is durable.
 	StatusDone Status = iota
 	// StatusRefused: the rule returned an error, on a durable state.
 	StatusRefused
-	// StatusWrongVersion: the entity is not at IfVersion but at Version.
+	// StatusWrongVersion: the entity is not at IfVersion. Outcome.Version is its version.
 	StatusWrongVersion
 	// StatusUnhandled: the kind has no rule for the message.
 	StatusUnhandled
-	// StatusInvalid: what the rule has returned cannot be stored or told, and was not.
+	// StatusInvalid: the rule returned something that cannot be stored or answered, and nothing
+	// is stored.
 	StatusInvalid
 	// StatusPanicked: user code panicked; nothing of the command is stored.
 	StatusPanicked
-	// StatusOverloaded: the entity has too many calls waiting; it was not run.
+	// StatusOverloaded: too many calls wait at the entity; the call did not run.
 	StatusOverloaded
-	// StatusExpired: the context ended before it was run; Err is the cause.
+	// StatusExpired: the context ended before the call ran; Err is the cause.
 	StatusExpired
-	// StatusConflict: others were faster too often; nothing was stored.
+	// StatusConflict: other writers were faster too often; nothing was stored.
 	StatusConflict
 	// StatusFault: the store failed; nothing of the command is stored.
 	StatusFault
-	// StatusUnknown: the store failed, and whether the command is stored could
-	// not be found out.
+	// StatusUnknown: the store failed, and the core could not find out whether the command is
+	// stored.
 	StatusUnknown
 	// StatusKeyReused: another command has been answered under the same key.
 	StatusKeyReused
-	// StatusGone: it has been answered before with the state at Version, which is
-	// no longer kept.
+	// StatusGone: the command was answered before with the state at Version, and the store no
+	// longer keeps that state.
 	StatusGone
 	// StatusClaimed: another entity holds a value that the command claims.
 	StatusClaimed
-	// StatusSettled: the outbox message that the command comes from has been
-	// settled by somebody else.
+	// StatusSettled: another delivery has already completed the outbox message that the command
+	// comes from.
 	StatusSettled
 	// StatusClosed: the engine is closing; nothing of the command is stored.
 	StatusClosed
-	// StatusFailed: the entity has failed outside of a rule; nothing of the
-	// command is stored. Err is the reason.
+	// StatusFailed: the entity failed outside of its rules; nothing of the command is stored.
+	// Err is the reason.
 	StatusFailed
 )
 
 // A Panic is a panic or a Goexit of user code.
 type Panic struct {
-	// Value is what was passed to panic; nil after [runtime.Goexit]. It is a copy
-	// if it is a message, which could be a part of the state.
+	// Value is the argument of panic, and nil after [runtime.Goexit]. A protobuf message is
+	// copied, because it could be a part of the state.
 	Value any
 	// Text is Value as text, made when the panic was caught.
 	Text string
@@ -177,7 +178,7 @@ func (p *Panic) Unwrap() error {
 	return err
 }
 
-// calls is a list of calls in order. A call is in one list at a time.
+// calls is a linked list of calls in order. A call is in at most one list at a time.
 type calls struct{ first, last *Call }
 
 func (l *calls) push(c *Call) {

@@ -1,11 +1,10 @@
-// Package entity holds the protocol core of one entity: a state machine that
-// decides commands on a state that may be ahead of the store, and lets nothing
-// out before everything it saw is durable.
+// Package entity holds the protocol core of one entity. The core is a state machine that
+// decides commands on a state which may be ahead of the store. It answers a call only when
+// every event that the call has seen is durable.
 //
-// The core has no goroutine, clock, randomness or I/O of its own. Its inputs
-// are methods (Deliver, Settled, Resume, Load, Loaded, Retry, Exited, Abort), its outputs are
-// calls of a [Shell]. Nothing in it may be called by two goroutines at once,
-// and a Shell must not call back into it.
+// The core has no goroutine, clock, randomness or I/O of its own. Its inputs are methods, such
+// as Deliver, Settled, Resume, Load, Loaded, Retry, Exited and Abort. Its outputs are calls of
+// a [Shell]. Only one goroutine at a time may call it, and a Shell must not call back into it.
 package entity
 
 import (
@@ -19,15 +18,16 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Shell is the world around an entity, as far as its core needs it. All
-// methods return at once.
+// A Shell connects the core of an entity to the engine: it stores items, delivers replies and
+// tells the time. All methods return at once.
 type Shell interface {
-	// The owner of the lane hears when items have settled, and then calls
-	// [Entity.Settled].
+	// The committer calls the owner of the lane (the sequence of this entity's batches) when
+	// items have an outcome. The owner then calls [Entity.Settled].
 	commit.Owner
-	// Submit takes an item to be stored.
+	// Submit queues an item for the store.
 	Submit(*commit.Item)
-	// Reply hands a call back with its outcome. The core has forgotten it.
+	// Reply gives a call back to its caller with its outcome. The core keeps no reference to
+	// it.
 	Reply(*Call)
 	// Now returns the time for the next decision.
 	Now() time.Time
@@ -35,89 +35,90 @@ type Shell interface {
 
 // Limits bound what one entity holds.
 type Limits struct {
-	// Calls is how many calls may be at the entity unanswered.
+	// Calls is the maximum number of unanswered calls at the entity.
 	Calls int
-	// InFlight is how many batches may be submitted and not settled.
+	// InFlight is the maximum number of batches that are submitted and have no outcome yet.
 	InFlight int
-	// Conflicts is how many conflicts a command may meet before it is given up.
+	// Conflicts is the number of conflicts after which a command is run again. At the next
+	// conflict the core gives the command up with StatusConflict.
 	Conflicts int
-	// LoadRetries is how often a failed load is tried again while the outcome
+	// LoadRetries is the number of times that the core repeats a failed load while the outcome
 	// of a command is unknown.
 	LoadRetries int
-	// Doubts is how often a call runs again after a commit whose outcome is
-	// unknown and which the log turns out not to hold. Then its outcome is told
-	// to be unknown: the store takes nothing, and what it says may come late.
+	// Doubts is the number of times that a call runs again after a commit with an unknown
+	// outcome which the log turns out not to hold. After that the core answers with
+	// StatusUnknown: such a store accepts no writes, and the commit may still arrive late.
 	Doubts int
 }
 
-// Options are what all entities of one kind in one engine share.
+// Options are the settings that all entities of one kind in one engine share.
 type Options struct {
 	Rules *Rules
-	// Refusal returns what a receipt keeps of the error of a rule.
+	// Refusal returns the form in which a receipt stores the error of a rule.
 	Refusal func(error) *store.Refusal
-	// Performs reports whether an effect of the type has a handler.
+	// Performs reports whether effects of the message's type have a handler.
 	Performs func(proto.Message) bool
 	Limits   Limits
-	// Notice hears why an entity has no snapshot though one is due. Nil means that
-	// nobody wants to know.
+	// Notice is called with the reason when a snapshot is due and cannot be made. It may be
+	// nil.
 	Notice func(store.Key, Notice, error)
-	// StoreTime returns the time that the clock of the store shows, as far as it is
-	// known, or zero. Nil if nothing is known but the times of the entity's commits.
+	// StoreTime returns the latest known time of the store's clock, or zero. It is nil if the
+	// only known times are the commit times of the entity.
 	StoreTime func() time.Time
-	// Elapsed returns how much time has passed since some moment, by a clock that never
-	// steps. Nil if there is only the time of day.
+	// Elapsed returns the time since a fixed start, by a clock that never steps. It is nil if
+	// there is only the time of day.
 	Elapsed func() time.Duration
-	// Shared is true if others may write to the log, so that what was read from
-	// memory must be checked against the store before it is told.
+	// Shared is true if other processes may write to the log. A result that was computed from
+	// memory must then be checked against the store before the core answers with it.
 	Shared bool
 }
 
-// A Notice says why an entity has no snapshot though one is due.
+// A Notice is the reason why an entity has no snapshot although one is due.
 type Notice uint8
 
 // The notices.
 const (
 	// NoSnapshotSize: the state is larger than a payload may be.
 	NoSnapshotSize Notice = iota
-	// NoSnapshotForeign: an event holds what this program does not know.
+	// NoSnapshotForeign: an event holds fields or enum values that this program does not know.
 	NoSnapshotForeign
 	// NoSnapshotEncoding: the state cannot be encoded.
 	NoSnapshotEncoding
 )
 
-// A phase is where an entity is in its life.
+// A phase is a stage in the life of an entity in memory.
 type phase uint8
 
 const (
-	// cold: nothing is in memory.
+	// cold: the state is not in memory.
 	cold phase = iota
-	// loading: a load has been asked for.
+	// loading: the core has asked for a load.
 	loading
-	// waitingToLoad: the store has failed, and a load is to be tried after a pause.
+	// waitingToLoad: the store has failed, and the core wants another load after a pause.
 	waitingToLoad
 	// live: the state is in memory, durable up to the first item in flight.
 	live
-	// recalling: the receipts are being read, for the first call that waits.
+	// recalling: the shell reads the receipts, for the first waiting call.
 	recalling
-	// repeating: the answer to the first call that waits is being read.
+	// repeating: the shell reads the stored answer to the first waiting call.
 	repeating
-	// fenced: the memory is not to be used; items in flight are yet to settle.
+	// fenced: the state in memory must not be used; items in flight have no outcome yet.
 	fenced
 )
 
-// A work is an item in flight with what waits for it.
+// A work is an item in flight together with the calls that wait for its outcome.
 type work struct {
 	commit.Item
 
-	call   *Call   // whose batch it is
-	joined []*Call // whose batch it is as well: those before call in a group
-	after  calls   // calls that saw its version; they are answered after it
+	call   *Call   // the call that the batch stores
+	joined []*Call // earlier calls of a group that the same batch stores
+	after  calls   // calls that saw its version; the core answers them after it
 	next   *work
-	mails  bool // it ends messages of a durable-state entity
+	mails  bool // the batch completes outbox messages to a durable-state entity
 
-	event   [1]store.Event   // the usual one event, without another allocation
-	receipt [1]store.Receipt // of a command that has a key
-	rule    *EvolveRule      // of the first event
+	event   [1]store.Event   // room for a single event, the usual case, without another allocation
+	receipt [1]store.Receipt // receipt of a command that has an idempotency key
+	rule    *EvolveRule      // rule of the first event
 }
 
 // works are pooled, because they are large and live for one commit each.
@@ -129,27 +130,27 @@ func newWork(c *Call) *work {
 	return w
 }
 
-// release makes a settled work ready for another use. Nobody else has it any more.
+// release resets a completed work and puts it back into the pool. The caller must hold the only
+// reference.
 func (w *work) release() {
 	*w = work{}
 	works.Put(w)
 }
 
-// An Entity is one entity, as it is in memory.
+// An Entity is one entity in memory.
 //
 // Invariants:
 //
-//  1. state is the fold of all durable events and then of the events of the
-//     items in flight, and version is its version.
-//  2. The items in flight expect version-by-version what the ones before them
-//     make: the first expects the durable version.
-//  3. A call is answered once, and not before all events its outcome depends on
-//     are durable: it waits in its own item, or behind the last item that was
-//     in flight when it ran.
-//  4. After a failed item nothing more is submitted or answered from this
-//     memory. Once all items have settled, the entity is loaded anew and every
-//     call that had run runs again, in the old order, but for those that the
-//     log turns out to hold.
+//  1. state is the fold of all durable events followed by the events of the items in flight.
+//     version is the version of that state.
+//  2. Each item in flight expects the version that the item before it makes. The first one
+//     expects the durable version.
+//  3. A call is answered once, and not before all events that its outcome depends on are
+//     durable. It waits in its own item, or behind the last item that was in flight when it
+//     ran.
+//  4. After an item has failed, the core submits and answers nothing more from this memory.
+//     When all items have an outcome, the entity is loaded again. Then every call that had run
+//     runs again, in the old order, except those whose result the log turns out to hold.
 //  5. An event is checked, encoded and known to have a rule before it is applied.
 type Entity struct {
 	opts  *Options
@@ -158,34 +159,34 @@ type Entity struct {
 	id    string
 
 	state    proto.Message
-	version  store.Version  // of state
-	position store.Position // of the last event that is known to be durable
-	snapshot store.Version  // of the last snapshot, in flight or stored, or of the last that there should have been
+	version  store.Version  // version of state
+	position store.Position // position of the last event that is known to be durable
+	snapshot store.Version  // version of the last snapshot, in flight or stored, or of the last one that was due
 
 	flight, flightLast *work
-	waiting            calls // calls that are to run, in order
+	waiting            calls // calls that have yet to run, in order
 	rare               *rare
-	running            *Call // in the hands of the core, and in no list
+	running            *Call // the call that runs now; it is in no list
 	inFlight           int32
-	pending            int32 // calls that are here unanswered
-	size               int32 // of the encoded state, when it was last measured
+	pending            int32 // unanswered calls at the entity
+	size               int32 // size of the encoded state in bytes, when it was last measured
 	grown              int32 // bytes of events since then
 	phase              phase
-	retries            uint8 // loads that have failed since the last good one
-	doubts             uint8 // loads after commits with an unknown outcome since the last good one
-	doubted            bool  // such a commit has fenced the entity
-	guard              guard // the code of a user that runs
-	blind              bool  // the next load cannot look for what is in doubt
-	foreign            bool  // the state has an event in it that the program does not know all of
-	noticed            bool  // the shell has heard why there is no snapshot
+	retries            uint8 // failed loads since the last good one
+	doubts             uint8 // loads after commits with an unknown outcome, since the last good commit
+	doubted            bool  // a commit with an unknown outcome has fenced the entity
+	guard              guard // the kind of user code that runs now
+	blind              bool  // the next load cannot find out whether uncertain attempts were stored
+	foreign            bool  // the state includes data that this program does not know completely
+	noticed            bool  // the core has called Notice
 }
 
-// A rare is what most entities do without.
+// A rare holds the fields that most entities do not need.
 type rare struct {
-	redo     calls // calls of failed items, to run again before those that wait
+	redo     calls // calls of failed items; they run again before the waiting ones
 	receipts *receipts
 	mail     mail
-	group    *group // that is being decided
+	group    *group // the group that the core decides now
 	exit     []byte // stack of the rule that has ended its goroutine, until Exited
 }
 
@@ -196,7 +197,7 @@ func (e *Entity) more() *rare {
 	return e.rare
 }
 
-// Init makes e ready, with nothing in memory. An entity is not copied afterwards.
+// Init initializes e with no state in memory. An entity must not be copied afterwards.
 func (e *Entity) Init(opts *Options, id string, shell Shell) {
 	*e = Entity{opts: opts, id: id, lane: commit.Lane{Owner: shell}, shell: shell}
 }
@@ -204,26 +205,25 @@ func (e *Entity) Init(opts *Options, id string, shell Shell) {
 // Key returns the entity's name.
 func (e *Entity) Key() store.Key { return store.Key{Kind: e.opts.Rules.Kind, ID: e.id} }
 
-// Idle reports whether the entity has nothing to do, so that it can be
-// forgotten and loaded again later.
+// Idle reports whether the entity has no call and no item in flight. The shell may then drop it
+// from memory and load it again later.
 func (e *Entity) Idle() bool { return e.pending == 0 && e.inFlight == 0 }
 
-// Unknown reports whether nothing is known of the entity: it is in memory, nothing
-// has ever been stored of it, and nothing is to be done.
+// Unknown reports whether the entity is idle and in memory, and the store holds nothing of it.
 func (e *Entity) Unknown() bool { return e.phase == live && e.version == 0 && e.Idle() }
 
-// What an entity takes in memory, on average: itself with what its shell keeps of it, a
-// receipt, and a state for each byte of its encoding.
+// Estimates of the memory that an entity uses, on average: the entity with the fields that its
+// shell adds, one receipt, and the bytes of memory for each byte of the encoded state.
 const (
 	entityBytes    = 1024
 	receiptBytes   = 192
 	bytesPerByte   = 4
-	measureBytes   = 1024 // events of so many bytes before a state is measured again
+	measureBytes   = 1024 // measure a state again after this many bytes of events
 	sizeBytesLimit = 256 << 20
 )
 
-// Bytes returns about how many bytes of memory the entity takes while it is idle. It
-// costs a few additions.
+// Bytes returns an estimate of the memory in bytes that an idle entity uses. It costs a few
+// additions.
 func (e *Entity) Bytes() int {
 	n := entityBytes + bytesPerByte*(int(e.size)+int(e.grown))
 	if e.rare != nil && e.rare.receipts != nil {
@@ -232,28 +232,28 @@ func (e *Entity) Bytes() int {
 	return n
 }
 
-// measure notes how large the state is.
+// measure records the size of the state.
 func (e *Entity) measure() { e.measured(proto.Size(e.state)) }
 
 func (e *Entity) measured(size int) { e.size, e.grown = int32(min(size, sizeBytesLimit)), 0 }
 
-// grow notes that events of so many bytes have been applied. A state is measured when
-// it may have doubled, so that this costs little for each event.
+// grow records that events with this many encoded bytes have been applied. It measures the
+// state only when the state may have doubled, so the cost for each event stays small.
 func (e *Entity) grow(bytes int) {
 	if e.grown += int32(min(bytes, sizeBytesLimit)); e.grown > max(e.size, measureBytes) {
 		e.measure()
 	}
 }
 
-// Pending returns how many calls are at the entity unanswered.
+// Pending returns the number of unanswered calls at the entity.
 func (e *Entity) Pending() int { return int(e.pending) }
 
-// A Task is what an entity wants its shell to do next. All but TaskNone read the store
-// or run rules.
+// A Task is the next thing that an entity asks its shell to do. All tasks but TaskNone read the
+// store or run rules.
 type Task uint8
 
 const (
-	// TaskNone is nothing, but see [Entity.WantsRetry].
+	// TaskNone means that there is nothing to do, apart from [Entity.WantsRetry].
 	TaskNone Task = iota
 	// TaskLoad asks the shell to read the entity into the fold that [Entity.Load]
 	// returns, and to call [Entity.Loaded].
@@ -261,19 +261,19 @@ const (
 	// TaskRecall asks the shell to read the receipts of the entity and to call
 	// [Entity.Recalled].
 	TaskRecall
-	// TaskRepeat says that the call of [Entity.Next] repeats an answered one. The
-	// shell reads the receipt of that, makes the outcome with [Entity.Answer], and
-	// calls [Entity.Repeated].
+	// TaskRepeat says that the call of [Entity.Next] repeats an answered one. The shell reads
+	// the receipt of the earlier call, makes the outcome with [Entity.Answer], and calls
+	// [Entity.Repeated].
 	TaskRepeat
-	// TaskResume says that calls wait which could run now. The shell calls
-	// [Entity.Resume], where it can run rules.
+	// TaskResume says that waiting calls could run now. The shell calls [Entity.Resume], on a
+	// goroutine on which it can run rules.
 	TaskResume
 )
 
 // Reads reports whether a task reads the store.
 func (t Task) Reads() bool { return t == TaskLoad || t == TaskRecall || t == TaskRepeat }
 
-// Task returns what the shell has to do next.
+// Task returns the next thing that the shell has to do.
 func (e *Entity) Task() Task {
 	switch e.phase {
 	case loading:
@@ -289,8 +289,8 @@ func (e *Entity) Task() Task {
 	return TaskNone
 }
 
-// WantsRetry reports whether a load is to be tried after a pause, since the store
-// has failed, and how long the pause is. The shell then calls [Entity.Retry].
+// WantsRetry reports whether the core wants another load after a pause because the store has
+// failed, and how long the pause is. The shell then calls [Entity.Retry].
 func (e *Entity) WantsRetry() (after time.Duration, ok bool) {
 	if e.phase != waitingToLoad {
 		return 0, false
@@ -299,13 +299,14 @@ func (e *Entity) WantsRetry() (after time.Duration, ok bool) {
 	return retryMin << min(failures-1, retryDoublings), true
 }
 
-// The first pause before a load is tried again, and how often it doubles.
+// Bounds of the pause before a failed load is repeated: the first pause, and how often it may
+// double.
 const (
 	retryMin       = 10 * time.Millisecond
 	retryDoublings = 7 // up to 1.28 s
 )
 
-// Deliver is the input of a call.
+// Deliver is the input of a new call.
 func (e *Entity) Deliver(c *Call) {
 	if int(e.pending) >= e.opts.Limits.Calls {
 		c.Outcome.Status = StatusOverloaded
@@ -327,9 +328,9 @@ func (e *Entity) Deliver(c *Call) {
 	}
 }
 
-// Settled is the input that the oldest items in flight have settled. It answers
-// what may be answered but runs nothing; if [Entity.WantsResume] reports true
-// afterwards, the shell calls [Entity.Resume], where it can run rules.
+// Settled is the input that the oldest items in flight have an outcome. It answers calls that
+// can be answered now, and runs no rule. If [Entity.WantsResume] reports true afterwards, the
+// shell calls [Entity.Resume] on a goroutine on which it can run rules.
 func (e *Entity) Settled(items int) {
 	for ; items > 0 && e.flight != nil; items-- {
 		w := e.flight
@@ -371,7 +372,7 @@ func (e *Entity) Settled(items int) {
 	}
 }
 
-// finish answers a call whose outcome may be told now.
+// finish answers a call that has its outcome, at the durable position.
 func (e *Entity) finish(c *Call) {
 	c.Outcome.Position = e.position
 	e.reply(c)
@@ -385,9 +386,8 @@ func (e *Entity) reply(c *Call) {
 	e.shell.Reply(c)
 }
 
-// fail answers a call at once. The outcome says nothing about the entity,
-// because what is in memory may not be durable; and it does not say that nothing
-// is stored while that is in doubt.
+// fail answers a call at once. The outcome shows no state, because the state in memory may not
+// be durable. If an attempt of the call may have been stored, the status is StatusUnknown.
 func (e *Entity) fail(c *Call, s Status, err error) {
 	if c.uncertain && s != StatusKeyReused && s != StatusSettled {
 		s, err = StatusUnknown, errors.Join(c.cause, err)
@@ -396,12 +396,12 @@ func (e *Entity) fail(c *Call, s Status, err error) {
 	e.reply(c)
 }
 
-// WantsResume reports whether calls wait that could run now.
+// WantsResume reports whether waiting calls could run now.
 func (e *Entity) WantsResume() bool {
 	return e.phase == live && e.waiting.first != nil && int(e.inFlight) < e.opts.Limits.InFlight || e.mailIsReady()
 }
 
-// Next returns the call that is to run next, of those that wait, or nil.
+// Next returns the waiting call that runs next, or nil.
 func (e *Entity) Next() *Call {
 	if e.mailIsReady() {
 		return e.rare.mail.first
@@ -409,7 +409,7 @@ func (e *Entity) Next() *Call {
 	return e.waiting.first
 }
 
-// Resume runs calls that wait, as far as the bound of items in flight allows.
+// Resume runs waiting calls until the limit of items in flight is reached.
 func (e *Entity) Resume() {
 	for e.WantsResume() {
 		for c := e.waiting.first; c != nil && e.joins(c); c = e.waiting.first {
@@ -424,8 +424,8 @@ func (e *Entity) Resume() {
 	}
 }
 
-// undo takes back a work that has failed, or stands behind a failed one. What
-// ran is to run again, in the old order, in front of what has not run.
+// undo takes back a work that has failed, or that stands behind a failed one. Its calls run
+// again in the old order, before the calls that have not run yet.
 func (e *Entity) undo(w *work) {
 	e.phase = fenced
 	e.state = nil
@@ -465,7 +465,7 @@ func (e *Entity) undoCall(w *work, c *Call) {
 		}
 		redo.push(c)
 	case isBehind(err):
-		redo.push(c) // nothing was wrong with the command itself
+		redo.push(c) // the command itself was not refused
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrAnswered):
 		if c.conflicts++; c.conflicts > e.opts.Limits.Conflicts {
 			e.fail(c, StatusConflict, err)
@@ -486,8 +486,8 @@ func isBehind(err error) bool {
 	return errors.As(err, &conflict) && conflict.Behind
 }
 
-// reload begins to load the entity anew after its memory has been thrown away
-// and nothing is in flight.
+// reload begins another load of the entity. The state in memory has been dropped, and no item
+// is in flight.
 func (e *Entity) reload() {
 	e.lane.Reset()
 	e.state, e.version, e.position, e.snapshot = nil, 0, 0, 0
@@ -508,22 +508,22 @@ func (e *Entity) reload() {
 	switch {
 	case e.waiting.first == nil:
 	case e.doubts > 1:
-		e.phase = waitingToLoad // the store has not recovered from the first one
+		e.phase = waitingToLoad // the store has not recovered since the first unknown outcome
 	default:
 		e.phase = loading
 	}
 }
 
-// Abort answers every call that has not been answered: the engine is closing
-// and nobody will settle what is in flight.
+// Abort answers every unanswered call. The engine calls it when it closes, because no outcome
+// will arrive for the items in flight.
 func (e *Entity) Abort() { e.abandon(StatusClosed, store.ErrClosed, nil) }
 
-// Fail is like Abort for an entity that cannot go on, for a reason outside of its
-// rules.
+// Fail answers every unanswered call like Abort, for an entity that cannot continue for a
+// reason outside of its rules.
 func (e *Entity) Fail(reason error) { e.abandon(StatusFailed, reason, reason) }
 
-// abandon answers every call: with the status if nothing of it can be stored, and
-// with StatusUnknown if it is on its way.
+// abandon answers every call: with status s if nothing of the call can be stored, and with
+// StatusUnknown if its batch is in flight.
 func (e *Entity) abandon(s Status, doubt, cause error) {
 	if e.rare != nil && e.rare.group != nil {
 		e.rare.group.giveUp()

@@ -88,17 +88,17 @@ var shelf = perdure.DurableState("shelf",
 	}),
 )
 
-// A lab is the world around one entity, in which nothing happens by itself.
+// A lab connects one entity to a store. A test triggers every step of it.
 type lab struct {
 	*testing.T
 	core    entity.Entity
 	options entity.Options
 	log     *memory.Log
-	items   []*commit.Item // submitted and not settled
+	items   []*commit.Item // submitted items without an outcome
 	replies []*entity.Call
 	calls   int
-	sick    error // of the next loads
-	blank   error // of the next reads of receipts
+	sick    error // error of the next loads
+	blank   error // error of the next reads of receipts
 	clock   time.Time
 }
 
@@ -131,7 +131,7 @@ func (l *lab) Settled(items int)            { l.core.Settled(items) }
 func (l *lab) key() store.Key               { return l.core.Key() }
 func (l *lab) answered(c *entity.Call) bool { return slices.Contains(l.replies, c) }
 
-// send delivers a call and does what the core wants done.
+// send delivers a call and carries out the core's tasks.
 func (l *lab) send(m proto.Message, change func(*entity.Call)) *entity.Call {
 	l.Helper()
 	l.calls++
@@ -155,7 +155,7 @@ func (l *lab) deposit(amount int64) *entity.Call {
 	return l.send(&testv1.Deposit{Amount: amount}, nil)
 }
 
-// turn runs what may run rules, on a goroutine that a rule may end.
+// turn runs f on a goroutine of its own, because a rule in it may end that goroutine.
 func (l *lab) turn(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -168,7 +168,7 @@ func (l *lab) turn(f func()) {
 	}
 }
 
-// drive loads and resumes as the core wants it.
+// drive carries out the loads and resumes that the core asks for.
 func (l *lab) drive() {
 	l.Helper()
 	for {
@@ -203,7 +203,7 @@ func (l *lab) load(f *entity.Fold) error {
 	return nil
 }
 
-// store commits all that is in flight and tells the core.
+// store commits all items in flight and gives the core their results.
 func (l *lab) store() {
 	l.Helper()
 	var batches []*store.Batch
@@ -217,8 +217,8 @@ func (l *lab) store() {
 	l.settle(results, nil)
 }
 
-// lose settles all that is in flight with an error, although all of it is
-// stored if stored is true.
+// lose completes all items in flight with an error. If stored is true, the store has them all
+// the same.
 func (l *lab) lose(stored bool) {
 	l.Helper()
 	if stored {
@@ -248,7 +248,7 @@ func (l *lab) settle(results []store.Result, err error) {
 	l.drive()
 }
 
-// other lets another writer add events, past this entity.
+// other appends events of another writer, which this entity does not know of.
 func (l *lab) other(events ...proto.Message) {
 	l.Helper()
 	b := &store.Batch{Key: l.key(), Expected: l.stored()}
@@ -272,7 +272,7 @@ func (l *lab) commit(b *store.Batch) {
 	}
 }
 
-// stored returns the version in the log.
+// stored returns the entity's version in the log.
 func (l *lab) stored() (v store.Version) {
 	l.Helper()
 	for e, err := range l.log.Load(l.Context(), l.key(), func(s *store.State) bool { v = s.Version; return true }) {
@@ -318,7 +318,7 @@ func TestNothingIsToldBeforeAllItSawIsDurable(t *testing.T) {
 	l := newLab(t, account, nil)
 	calls := []*entity.Call{
 		l.deposit(5),
-		l.send(&testv1.Withdraw{Amount: 9}, nil), // refused, on what is not yet durable
+		l.send(&testv1.Withdraw{Amount: 9}, nil), // refused, on a state that is not durable yet
 		l.send(&testv1.GetBalance{}, nil),
 		l.send(&testv1.GetBalance{Refuse: true}, nil),
 		l.send(nil, nil),
@@ -533,15 +533,15 @@ func TestALoadThatFailsAnswersAllWhoWait(t *testing.T) {
 	l.wantBalance(0)
 }
 
-// TestDoubtThatCannotBeResolvedIsTold deletes the events in which a command in
-// doubt would be found.
+// TestDoubtThatCannotBeResolvedIsTold deletes the events in which the core would find an
+// uncertain command.
 func TestDoubtThatCannotBeResolvedIsTold(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account.With(perdure.SnapshotEvery(2)), nil)
 	l.deposit(1)
 	l.store()
 	doubted := l.deposit(2) // makes version 2, with a snapshot
-	l.sick = errIO          // until the events are gone
+	l.sick = errIO          // loads fail until the events are deleted
 	l.lose(true)
 	l.other(&testv1.Deposited{Amount: 3}, &testv1.Deposited{Amount: 4})
 	payload, err := proto.Marshal(&testv1.Account{Balance: 10})

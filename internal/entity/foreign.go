@@ -8,10 +8,10 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Foreign reports whether an event that has been read holds a field or a value of
-// an enum that the program does not know, and has not declared reserved. A newer
-// program has stored it, and may make another state of it; so a state with such an
-// event in it must not become a snapshot, which the newer program would believe.
+// Foreign reports whether a stored event holds a field or an enum value that the program
+// neither knows nor has declared reserved. A newer program has stored such an event and may
+// fold it to another state. A state that includes it must not become a snapshot, because the
+// newer program would trust that snapshot.
 func (r *StoredRule) Foreign(event proto.Message) bool {
 	m := event.ProtoReflect()
 	if r.Flat {
@@ -20,7 +20,7 @@ func (r *StoredRule) Foreign(event proto.Message) bool {
 	return foreign(m)
 }
 
-// Flat reports whether messages of a type hold neither messages nor enums.
+// Flat reports whether messages of a type have no fields that are messages or enums.
 func Flat(d protoreflect.MessageDescriptor) bool {
 	for i := range d.Fields().Len() {
 		if f := d.Fields().Get(i); f.Message() != nil || f.Enum() != nil {
@@ -64,9 +64,9 @@ func foreign(m protoreflect.Message) (found bool) {
 	return found
 }
 
-// mismatch returns an error if a stored message has a field whose type does not go
-// with that of the known field of its number, so that protobuf has put it aside: a
-// rule would take the field for one that is not set.
+// mismatch returns an error if the wire type of a field in a stored message differs from the
+// type of the known field with the same number. Protobuf then keeps the stored value as an
+// unknown field, and a rule would see the known field as not set.
 func mismatch(m protoreflect.Message) (err error) {
 	for b := m.GetUnknown(); len(b) > 0; {
 		number, typ, n := protowire.ConsumeField(b)
@@ -99,7 +99,7 @@ func mismatch(m protoreflect.Message) (err error) {
 	return err
 }
 
-// wireType returns how a field, or an element of it, is encoded.
+// wireType returns the wire type of a field, or of one element of it.
 func wireType(f protoreflect.FieldDescriptor) protowire.Type {
 	switch f.Kind() {
 	case protoreflect.BoolKind, protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Uint32Kind,

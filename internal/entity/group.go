@@ -12,62 +12,63 @@ import (
 
 // Bounds of a group of messages.
 const (
-	// groupsMax is how many batches that end messages of a durable-state entity are in
-	// flight: while one is at the store, the next is decided and others gather.
+	// groupsMax is the maximum number of batches in flight that complete messages of a
+	// durable-state entity. While one is at the store, the next one is decided and further
+	// messages gather.
 	groupsMax = 2
-	// groupCallsMax is how many messages one group decides. The doublings of its
-	// beginning, 1, come to it.
+	// groupCallsMax is the maximum number of messages in one group. The size of groups starts
+	// at 1 and doubles up to it.
 	groupCallsMax = 256
-	// groupBytesMax bounds what the messages of a group leave in the outbox.
+	// groupBytesMax bounds the bytes of messages that the decisions of a group put into the
+	// outbox.
 	groupBytesMax = 1 << 20
 )
 
-// A mail holds the messages of the outbox that a durable-state entity has yet to
-// decide. To decide one alone costs two copies of the state and its encoding, however
-// little changes, and a row in the store; so what gathers while others are being stored
-// is decided as a group, on one copy, and stored as one state.
+// A mail holds the outbox messages that a durable-state entity has yet to decide. One message
+// alone costs two copies of the state, its encoding and a row in the store, however little
+// changes. Messages that gather while others are being stored are therefore decided as a group:
+// on one copy of the state, which is stored once.
 //
-//  1. Messages leave the mail in the order in which they came. Calls that are no
-//     messages do not wait for them.
-//  2. Each message of a group has a version, as if it had been decided alone: the batch
-//     says how many its state makes. It sees the versions before its own.
-//  3. A group holds only messages whose rules have changed the state and done nothing
-//     that could fail the batch for a reason of their own, see [joins]. The first one
-//     that is different ends the group before it and is decided alone. Its rule may have
-//     changed the copy, so the messages before it are decided once more, on another one.
-//  4. The calls of a group are answered together. If its batch fails for a reason of one
-//     of them, that one has the outcome which it would have had alone, or if it is not
-//     known which one it is, each is decided alone.
+//  1. Messages leave the mail in the order in which they came. Calls that are no messages do
+//     not wait for them.
+//  2. Each message of a group has a version, as if it had been decided alone. The batch says
+//     how many versions its state makes. A message sees the versions before its own.
+//  3. A group holds only messages whose rules have changed the state and done nothing that
+//     could fail the batch for a reason of their own, see [joins]. The first message that is
+//     different ends the group before it and is decided alone. Its rule may have changed the
+//     copy, so the core decides the messages before it again, on another copy.
+//  4. The calls of a group are answered together. If the batch fails because of one of them,
+//     that call gets the outcome that it would have had alone. If the core cannot tell which
+//     call it was, it decides each of them alone.
 type mail struct {
 	calls
-	flight int // batches in flight that end messages
-	most   int // messages that the next group takes
+	flight int // batches in flight that complete messages
+	most   int // maximum number of messages in the next group
 }
 
-// joins reports whether a call waits in the mail.
+// joins reports whether a call belongs into the mail.
 func (e *Entity) joins(c *Call) bool {
 	return c.Row != 0 && c.Op == OpCommand && e.opts.Rules.Durable
 }
 
-// isAlone reports whether a message is decided alone: its outcome may fail the batch, or
-// it has.
+// isAlone reports whether a message is decided alone, because its outcome may fail the batch or
+// has failed one before.
 func (c *Call) isAlone() bool {
 	return c.alone || c.Next != nil || c.Name != "" || c.Conditional || c.WantState
 }
 
-// mailWaits reports whether a message has to wait for those before it.
+// mailWaits reports whether a new message has to wait for earlier ones.
 func (e *Entity) mailWaits() bool {
 	return e.rare != nil && (e.rare.mail.first != nil || e.rare.mail.flight >= groupsMax)
 }
 
-// mailIsReady reports whether the entity could decide messages that wait.
+// mailIsReady reports whether the entity could decide waiting messages now.
 func (e *Entity) mailIsReady() bool {
 	return e.phase == live && e.rare != nil && e.rare.mail.first != nil && e.rare.mail.flight < groupsMax &&
 		int(e.inFlight) < e.opts.Limits.InFlight
 }
 
-// runMail decides the messages that wait, as far as one group goes. At least one of
-// them leaves the mail.
+// runMail decides one group of waiting messages. At least one message leaves the mail.
 func (e *Entity) runMail() {
 	m := &e.rare.mail
 	switch c := m.first; {
@@ -92,19 +93,19 @@ func (e *Entity) runMail() {
 	g.submit()
 }
 
-// A group is several messages that are decided in one turn. It lives for that turn.
+// A group is a set of messages that are decided in one turn. It lives for that turn only.
 type group struct {
 	e       *Entity
-	state   proto.Message // after the messages decided so far
+	state   proto.Message // state after the messages decided so far
 	work    *work
-	calls   []*Call // decided so far
+	calls   []*Call // calls decided so far
 	version store.Version
-	bytes   int // that they leave in the outbox
-	most    int // messages that it takes
+	bytes   int // bytes of messages that they put into the outbox
+	most    int // maximum number of messages
 }
 
-// decide decides a message on the state of the group. If it returns false, the group
-// has been given up.
+// decide decides a message on the state of the group. It returns false if the core has given
+// the group up.
 func (g *group) decide(c *Call) bool {
 	e := g.e
 	e.running = c
@@ -124,7 +125,7 @@ func (g *group) decide(c *Call) bool {
 	}
 	message := c.Message
 	if e.opts.Rules.StateShares {
-		message = proto.Clone(message) // the state may come to hold parts of it, which others may change
+		message = proto.Clone(message) // the state may come to hold parts of it, which other code may change
 	}
 	d := e.decide(c, decide, g.state, message, e.version+g.version)
 	if scribble.On && d != nil {
@@ -148,8 +149,8 @@ func (g *group) decide(c *Call) bool {
 	return true
 }
 
-// joins reports whether a decision can be stored with others: it changes the state, and
-// its batch cannot fail for another reason than the version or the message.
+// joins reports whether a decision can be stored together with others: it changes the state,
+// and its batch can fail only because of the version or the message itself.
 func (d *Decision) joins() bool {
 	if !d.Save {
 		return false // its rule may have changed the state all the same
@@ -165,7 +166,8 @@ func (d *Decision) joins() bool {
 	return len(d.Cancel)+len(d.Claim)+len(d.Release) == 0
 }
 
-// encode adds what a decision leaves to the batch. It runs code of users, so it is guarded.
+// encode adds the outbox messages of a decision to the batch. It runs user code, so it is
+// guarded.
 func (g *group) encode(c *Call, d *Decision) (ok bool) {
 	if d.Left == nil {
 		return true
@@ -177,7 +179,7 @@ func (g *group) encode(c *Call, d *Decision) (ok bool) {
 	effects, err := e.encodeLeft(c, d, b)
 	e.guard = unguarded
 	if err != nil {
-		return false // it is decided again, alone, and answered then
+		return false // the call is decided again, alone, and then answered
 	}
 	c.Outcome.Effects = effects
 	for i := range b.Enqueue[from:] {
@@ -186,8 +188,8 @@ func (g *group) encode(c *Call, d *Decision) (ok bool) {
 	return true
 }
 
-// giveUp puts the messages of the group back, in their order: those that were decided,
-// and then the one that was running.
+// giveUp puts the messages of the group back in their order: the decided ones, then the running
+// one.
 func (g *group) giveUp() {
 	e := g.e
 	m := &e.rare.mail
@@ -206,7 +208,7 @@ func (g *group) giveUp() {
 	e.running, e.rare.group = nil, nil
 }
 
-// submit stores the state that the messages of the group have led to.
+// submit submits the state after all messages of the group.
 func (g *group) submit() {
 	e, w := g.e, g.work
 	e.rare.mail.most = min(2*g.most, groupCallsMax)
@@ -219,7 +221,7 @@ func (g *group) submit() {
 	e.running = last
 	state, ok := e.encodeGroup(g, last)
 	if !ok {
-		for _, c := range g.calls { // the one whose state cannot be stored is found alone
+		for _, c := range g.calls { // a later run alone finds the one whose state cannot be stored
 			c.alone = true
 		}
 		g.giveUp()
@@ -232,7 +234,8 @@ func (g *group) submit() {
 	e.submit(w)
 }
 
-// encodeGroup fills the batch of a group with its state, and returns the state to go on with.
+// encodeGroup fills the batch of a group with its state, and returns the state to continue
+// with.
 func (e *Entity) encodeGroup(g *group, last *Call) (state proto.Message, ok bool) {
 	e.guard = guarded
 	defer e.caught(last, "decision of")
@@ -246,8 +249,8 @@ func (e *Entity) encodeGroup(g *group, last *Call) (state proto.Message, ok bool
 	return state, err == nil
 }
 
-// undoGroup deals with the calls of a group whose batch the store has refused for a
-// reason of one of them.
+// undoGroup handles the calls of a group whose batch the store has refused because of one of
+// them.
 func (e *Entity) undoGroup(w *work) {
 	refused := 0
 	var settled *store.SettledError
@@ -270,7 +273,7 @@ func (e *Entity) undoGroup(w *work) {
 	}
 }
 
-// all ranges over the calls whose batch a work is, in order.
+// all ranges over the calls that the work's batch stores, in order.
 func (w *work) all() func(yield func(*Call) bool) {
 	return func(yield func(*Call) bool) {
 		for _, c := range w.joined {

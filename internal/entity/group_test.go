@@ -15,7 +15,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// purse is a durable-state kind whose rules change the state even where they fail.
+// purse is a durable-state kind whose rules change the state even if they fail.
 var purse = perdure.DurableState("purse",
 	perdure.Update(func(ctx context.Context, a *testv1.Account, c *testv1.Deposit) (*perdure.Change, error) {
 		a.Balance += c.GetAmount()
@@ -49,7 +49,7 @@ var purse = perdure.DurableState("purse",
 		return perdure.Save(), nil
 	}),
 	perdure.Update(func(_ context.Context, a *testv1.Account, _ *testv1.Touch) (*perdure.Change, error) {
-		a.Balance = -1000 // what must never be seen
+		a.Balance = -1000 // a state that must never be visible
 		return perdure.Unchanged(), nil
 	}),
 	perdure.Update(func(_ context.Context, a *testv1.Account, c *testv1.Misbehave) (*perdure.Change, error) {
@@ -69,7 +69,7 @@ var purse = perdure.DurableState("purse",
 	}),
 )
 
-// mail delivers messages, of which the i-th is m(i), and returns their calls.
+// mail delivers n messages, the i-th is m(i), and returns their calls.
 func (l *lab) mail(n int, m func(i int) proto.Message) (calls []*entity.Call) {
 	l.Helper()
 	for i := range n {
@@ -80,7 +80,7 @@ func (l *lab) mail(n int, m func(i int) proto.Message) (calls []*entity.Call) {
 	return calls
 }
 
-// storeAll commits what is in flight until nothing is, and returns the batches.
+// storeAll commits items until none is in flight, and returns the number of batches.
 func (l *lab) storeAll() (batches int) {
 	l.Helper()
 	for len(l.items) > 0 {
@@ -90,7 +90,7 @@ func (l *lab) storeAll() (batches int) {
 	return batches
 }
 
-// replies returns the versions that the replies in the outbox tell, by the message's id.
+// repliesByID returns the replies in the outbox by the id of the message that each answers.
 func (l *lab) repliesByID() map[store.ID]*perdurev1.Reply {
 	l.Helper()
 	replies := make(map[store.ID]*perdurev1.Reply)
@@ -131,7 +131,7 @@ func TestGroup(t *testing.T) {
 				t.Errorf("reply to message %d: got %v, want version %d", i, r, i+1)
 			}
 		}
-		if got := l.messages(); len(got) != 2*n { // a reply to each, and what its rule leaves
+		if got := l.messages(); len(got) != 2*n { // one reply to each, and one message of each rule
 			t.Errorf("got %d messages in the outbox, want %d", len(got), 2*n)
 		}
 		if got := l.stored(); got != n {
@@ -201,7 +201,7 @@ func TestGroup(t *testing.T) {
 		l := newPurse(t)
 		calls := l.mail(20, one)
 		l.store()
-		for _, i := range []int{9, 12} { // of a group that is in flight, or in none yet
+		for _, i := range []int{9, 12} { // message of a group that is in flight, or of none yet
 			l.commit(&store.Batch{Settle: []store.Settlement{{Sequence: calls[i].Row, Required: true}}})
 		}
 		l.storeAll()
@@ -245,7 +245,7 @@ func TestGroup(t *testing.T) {
 				t.Errorf("message %d: got status %d and %v", i, c.Outcome.Status, c.Outcome.Err)
 			}
 		}
-		l.wantBalance(1000 + 20 - 2) // the other state has left out those that were stored before it
+		l.wantBalance(1000 + 20 - 2) // the other writer's state does not include the messages stored before it
 	})
 	t.Run("makes no other command wait", func(t *testing.T) {
 		t.Parallel()

@@ -6,8 +6,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// TestDerivedIDsDoNotComeBack derives ids from derived ids, as chains of messages
-// that cause each other do.
+// TestDerivedIDsDoNotComeBack derives ids from derived ids, like a chain of messages that cause
+// each other.
 func TestDerivedIDsDoNotComeBack(t *testing.T) {
 	t.Parallel()
 	const indexes, depth = 4, 8

@@ -11,25 +11,24 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// errBlind ends a load that has passed over a snapshot to find out what became
-// of commands in doubt, and found that the events below it have been deleted.
+// errBlind ends a load that skipped a snapshot in order to find out whether uncertain commands
+// were stored, and then found that the events below the snapshot have been deleted.
 var errBlind = errors.New("events below the snapshot are gone")
 
-// ErrSnapshot is what a load fails with if the state of an entity is in a snapshot
-// alone, because the events below it are deleted, and the rules cannot use the
-// snapshot. Nothing is damaged: other rules can.
+// ErrSnapshot is the error of a load that has to use a snapshot and cannot: the events below
+// the snapshot are deleted, and the rules cannot read it. The data is not damaged; other rules
+// can read it.
 var ErrSnapshot = errors.New("snapshot cannot be used")
 
-// A Fold builds the state of an entity from what the store holds. It belongs to
-// one load.
+// A Fold builds the state of an entity from its stored snapshots and events. It belongs to one
+// load.
 //
-//  1. It begins with a snapshot that the present fold would have made, if the
-//     store offers one, and applies the events above it.
-//  2. Without one it begins with an empty state and applies all events.
-//  3. If that cannot be done, because the first events are deleted or are of a
-//     type that the rules do not know any more, a snapshot of another fold is no
-//     copy of something else but the only record of what it holds. The fold takes
-//     it as it is, or as a migration makes it, and applies the events above it.
+//  1. It begins with a snapshot that the present fold would have made, if the store offers
+//     one, and applies the events above it.
+//  2. Without such a snapshot it begins with an empty state and applies all events.
+//  3. If it cannot, because the first events are deleted or the rules no longer know their
+//     type, then a snapshot of another fold is the only record of that data. The Fold uses
+//     that snapshot as it is, or after a migration, and applies the events above it.
 type Fold struct {
 	e        *Entity
 	state    proto.Message
@@ -38,34 +37,34 @@ type Fold struct {
 	snapshot store.Version
 
 	spare   spare
-	taken   bool  // the spare one
-	foreign bool  // the snapshot or an event holds what its message does not know
-	refused error // why a snapshot cannot be used
+	taken   bool  // the fold uses the spare snapshot
+	foreign bool  // the snapshot or an event holds data that its message type does not know
+	refused error // the reason why a snapshot cannot be used
 
 	doubted map[store.ID]*Call
-	oldest  store.Version // expected version of the oldest call in doubt
-	passed  bool          // a snapshot was passed over for the sake of doubt
-	base    store.Version // the last version that a snapshot may have, if bounded
-	until   store.Version // the last version that is wanted
-	bounded bool          // nothing behind it is
+	oldest  store.Version // lowest expected version of the uncertain calls
+	passed  bool          // a snapshot was skipped in order to look for uncertain calls
+	base    store.Version // highest version that a snapshot may have, if bounded
+	until   store.Version // last version to fold, if bounded
+	bounded bool          // the fold stops at until
 	err     error
 }
 
-// A spare is the newest snapshot of another fold that can be read.
+// A spare is the newest readable snapshot that another fold has made.
 type spare struct {
 	state    proto.Message
 	version  store.Version
 	position store.Position
 }
 
-// ErrEnough is what [Fold.Apply] returns behind the last version that is wanted.
+// ErrEnough is returned by [Fold.Apply] for an event above the last version to fold.
 var ErrEnough = errors.New("enough")
 
-// ErrGone is what a fold says of a state that can no longer be built, because
-// events of it are deleted.
+// ErrGone is the error of a state that can no longer be built, because some of its events are
+// deleted.
 var ErrGone = errors.New("state is no longer kept")
 
-// Until returns a fold that ends at a version, for reading what was.
+// Until returns a fold that ends at a version, to read an earlier state.
 func (e *Entity) Until(version store.Version) *Fold { return e.Between(version, version) }
 
 // Between returns a fold that ends at the last version and passes through the
@@ -74,7 +73,7 @@ func (e *Entity) Between(first, last store.Version) *Fold {
 	return &Fold{e: e, base: first, until: last, bounded: true}
 }
 
-// At returns the version that the fold is at, and its state, which must not be changed.
+// At returns the version of the fold and its state. The caller must not change the state.
 func (f *Fold) At() (store.Version, proto.Message) {
 	if f.state == nil {
 		f.state = f.e.opts.Rules.NewState()
@@ -82,8 +81,8 @@ func (f *Fold) At() (store.Version, proto.Message) {
 	return f.version, f.state
 }
 
-// State returns the state that the fold has built, or an error matching [ErrGone]
-// if it is not the one of the last version that is wanted.
+// State returns the state that the fold has built. It returns an error matching [ErrGone] if
+// the fold did not reach the last version to fold.
 func (f *Fold) State() (proto.Message, error) {
 	f.end()
 	switch {
@@ -97,10 +96,11 @@ func (f *Fold) State() (proto.Message, error) {
 	return f.state, nil
 }
 
-// Position returns that of the last event that the fold has met, or of its state.
+// Position returns the position of the last event that the fold has read, or of its saved
+// state.
 func (f *Fold) Position() store.Position { return f.position }
 
-// Load begins a load and returns the fold that takes what is read.
+// Load begins a load and returns the fold that the shell fills with the stored records.
 func (e *Entity) Load() *Fold {
 	f := &Fold{e: e}
 	if e.blind {
@@ -120,8 +120,7 @@ func (e *Entity) Load() *Fold {
 	return f
 }
 
-// Taken returns the version of the snapshot of another fold that the fold had to
-// begin with, or 0.
+// Taken returns the version of the snapshot of another fold that the fold had to use, or 0.
 func (f *Fold) Taken() store.Version {
 	if !f.taken {
 		return 0
@@ -129,8 +128,8 @@ func (f *Fold) Taken() store.Version {
 	return f.spare.version
 }
 
-// Accept takes the saved state or the latest snapshot, or returns false where
-// the fold cannot begin with it.
+// Accept offers the fold the saved state or a snapshot. It returns false if the fold cannot
+// begin with it.
 func (f *Fold) Accept(s *store.State) bool {
 	rules := f.e.opts.Rules
 	if rules.Durable {
@@ -162,7 +161,7 @@ func (f *Fold) Accept(s *store.State) bool {
 		err = fmt.Errorf("fields of the stored %s have other types than the present ones of the same number: give fields whose type changes a new number", s.Type)
 	}
 	if err == nil && !same && s.Type == rules.StateType {
-		err = mismatch(state.ProtoReflect()) // a snapshot that has no print does not tell
+		err = mismatch(state.ProtoReflect()) // a snapshot without a fingerprint does not show a changed type
 	}
 	switch {
 	case err != nil && f.refused == nil:
@@ -175,12 +174,12 @@ func (f *Fold) Accept(s *store.State) bool {
 		return false
 	}
 	f.state, f.version, f.position, f.snapshot = state, s.Version, s.Position, s.Version
-	// The same program has not written what it does not know.
+	// A snapshot of the same program holds no data that the program does not know.
 	f.foreign = (rules.Fold == nil || !bytes.Equal(s.Fold, rules.Fold())) && f.holdsForeign(state)
 	return true
 }
 
-// take goes on with the spare snapshot.
+// take continues with the spare snapshot.
 func (f *Fold) take() {
 	f.taken = true
 	f.state, f.snapshot = f.spare.state, f.spare.version
@@ -188,9 +187,9 @@ func (f *Fold) take() {
 	f.foreign = f.holdsForeign(f.state)
 }
 
-// holdsForeign reports whether a state of a snapshot holds what the program does not
-// know, see [StoredRule.Foreign]. The newer program that has made it may have rules
-// that change that part of the state with events which both programs know.
+// holdsForeign reports whether a snapshot holds data that the program does not know, see
+// [StoredRule.Foreign]. The newer program that made the snapshot may have rules that change
+// this data with events which both programs know.
 func (f *Fold) holdsForeign(state proto.Message) bool {
 	return f.e.opts.Rules.SnapshotEvery > 0 && foreign(state.ProtoReflect())
 }
@@ -219,7 +218,7 @@ func (f *Fold) Apply(ev *store.Event) error {
 	}
 	switch {
 	case f.taken && ev.Version <= f.version:
-		f.met(ev) // the snapshot covers it
+		f.met(ev) // the snapshot covers the event
 		return nil
 	case ev.Version != f.version+1 && f.passed:
 		return errBlind
@@ -249,21 +248,21 @@ func (f *Fold) Apply(ev *store.Event) error {
 	return nil
 }
 
-// met notes that the log holds an event of a call in doubt.
+// met records that the log holds an event of an uncertain call.
 func (f *Fold) met(ev *store.Event) {
 	if c := f.doubted[ev.Metadata.CausationID]; c != nil {
 		c.found, c.position = true, ev.Position
 	}
 }
 
-// lost says that the state is in a snapshot that cannot be used.
+// lost returns the error of a state that is only in a snapshot which cannot be used.
 func (f *Fold) lost(first store.Version) error {
 	return fmt.Errorf("%w: %w; the events below version %d, from which the state could be built without it, are deleted (RetainEvents). "+
 		"The snapshot has the fingerprint of another version of the program, and is not damaged: that version can still read it",
 		ErrSnapshot, f.refused, first)
 }
 
-// end is called when no more events come.
+// end is called when there are no more events.
 func (f *Fold) end() {
 	switch {
 	case f.err != nil || f.version > 0:
@@ -293,7 +292,7 @@ func (f *Fold) apply(rule *StoredRule, ev *store.Event) (err error) {
 	return nil
 }
 
-// Loaded is the input that a load has ended.
+// Loaded is the input that a load has ended. The error is the store's, or nil.
 func (e *Entity) Loaded(f *Fold, err error) {
 	if err == nil {
 		f.end()
@@ -301,7 +300,7 @@ func (e *Entity) Loaded(f *Fold, err error) {
 	}
 	switch {
 	case errors.Is(err, errBlind):
-		e.blind = true // and load again
+		e.blind = true // the phase stays loading: load again
 	case err != nil:
 		e.loadFailed(err)
 	default:
@@ -316,8 +315,8 @@ func (e *Entity) Loaded(f *Fold, err error) {
 	}
 }
 
-// loadFailed tries again later if the truth about a command depends on it, and
-// answers all calls otherwise.
+// loadFailed schedules another load if the outcome of a command depends on it. Otherwise it
+// answers all calls.
 func (e *Entity) loadFailed(err error) {
 	if int(e.retries) < e.opts.Limits.LoadRetries && e.hasUncertain() {
 		e.retries++
@@ -347,14 +346,14 @@ func (e *Entity) Retry() {
 	}
 }
 
-// resolve answers the calls in doubt that the log holds, and those that can no
-// longer be found out; the others have not happened and run again.
+// resolve answers the uncertain calls that the log holds, and those whose outcome can no longer
+// be found out. The other uncertain calls were not stored; they run again.
 func (e *Entity) resolve() {
 	var list []*Call
 	for c := e.waiting.pop(); c != nil; c = e.waiting.pop() {
 		list = append(list, c)
 	}
-	stored := false // a later batch of the same copy is stored, so this one is
+	stored := false // a later batch of the same activation is stored, so the earlier one is too
 	for _, c := range slices.Backward(list) {
 		if c.uncertain && stored {
 			c.found = true
@@ -362,15 +361,15 @@ func (e *Entity) resolve() {
 		stored = stored || c.uncertain && c.found && c.Row == 0
 	}
 	for _, c := range list {
-		traced := c.Name != "" || c.Row != 0 // a receipt or a message tells
+		traced := c.Name != "" || c.Row != 0 // a receipt or an outbox message proves the outcome
 		untold := c.silent || (e.blind || e.opts.Rules.Durable) && e.version > c.expected
 		switch {
 		case c.found && c.Row != 0:
-			// Whether it was this engine's attempt that is stored, or another's,
-			// does not show.
+			// The log does not show whether this engine's attempt is stored or another
+			// engine's.
 			e.fail(c, StatusSettled, nil)
 		case c.found:
-			// The outcome is the one of the attempt, made when it was decided.
+			// The outcome was computed when the attempt was decided.
 			c.Outcome.Position = c.position
 			e.reply(c)
 		case c.uncertain && untold && !traced:

@@ -11,9 +11,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// TestFold/…: what a load makes of the snapshots that it is offered, newest first,
-// and of the events that come then. Every event is worth 1, every snapshot 100 times
-// its version.
+// TestFold checks the state that a load makes of the snapshots that it is offered, newest
+// first, and of the events after them. Every event is worth 1, every snapshot 100 times its
+// version.
 func TestFold(t *testing.T) {
 	t.Parallel()
 	type snapshot struct {
@@ -23,7 +23,7 @@ func TestFold(t *testing.T) {
 	const same, other, unreadable = entity.SnapshotSame, entity.SnapshotOther, entity.SnapshotUnreadable
 	for name, tt := range map[string]struct {
 		offered     []snapshot
-		first, last store.Version // events
+		first, last store.Version // range of stored events
 		want        int64
 		taken       store.Version
 		err         error

@@ -12,10 +12,10 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// encodeLeft returns copies of the effects that a decision sends, and fills the
-// batch with the rest of what it leaves for after its commit. All are as they were
-// when the rule returned: a rule may send its state, which changes with the events
-// of the same decision. The batch may be nil if there is nothing to store.
+// encodeLeft returns copies of the effects that a decision sends, and fills the batch with the
+// decision's messages, timers and claims. It copies everything as it was when the rule
+// returned: a rule may send its state, which the events of the same decision change. The batch
+// may be nil if there is nothing to store.
 func (e *Entity) encodeLeft(c *Call, d *Decision, b *store.Batch) (effects []proto.Message, err error) {
 	if d.Left == nil {
 		return nil, nil
@@ -30,7 +30,7 @@ func (e *Entity) encodeLeft(c *Call, d *Decision, b *store.Batch) (effects []pro
 		return effects, nil
 	}
 	b.Cancel, b.Claim, b.Release = slices.Clone(d.Cancel), slices.Clone(d.Claim), slices.Clone(d.Release)
-	from := len(b.Enqueue) // of the messages of a group before this one
+	from := len(b.Enqueue) // index behind the messages of earlier decisions of the group
 	b.Enqueue = slices.Grow(b.Enqueue, len(d.Messages)+1)[:from+len(d.Messages)]
 	for i := range d.Messages {
 		if err := e.encodeMessage(c, &d.Messages[i], b, from, i); err != nil {
@@ -41,8 +41,8 @@ func (e *Entity) encodeLeft(c *Call, d *Decision, b *store.Batch) (effects []pro
 	return effects, nil
 }
 
-// encodeMessage makes the i-th row that a command adds to the outbox, behind others of
-// its batch.
+// encodeMessage makes the i-th outbox row of a command. Rows before from belong to other
+// commands of the batch.
 func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, from, i int) error {
 	target := m.Target
 	if m.Self {
@@ -84,9 +84,9 @@ func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, from, i int)
 	return nil
 }
 
-// DueTime returns the due time that a message is stored with which is due at t. A store
-// keeps two times as no due time, see [store.Message]; a message for one of them is due
-// a nanosecond later, so that the engine and the store say the same of it.
+// DueTime returns the due time that the store keeps for a message which is due at t. A store
+// reads two times as "no due time", see [store.Message]; DueTime adds a nanosecond to them, so
+// that the engine and the store agree.
 func DueTime(t time.Time) time.Time {
 	if t.Equal(time.Unix(0, 0)) || t.Equal(time.Unix(0, math.MinInt64)) {
 		return t.Add(1)
@@ -105,8 +105,8 @@ func (e *Entity) performs(m proto.Message) error {
 	return nil
 }
 
-// Onward is the metadata of what a command causes elsewhere: the command is the
-// cause, and the conversation is the command's.
+// Onward returns the metadata of the records that a command causes at other entities. The cause
+// is the command, and the correlation id is the command's own.
 func (c *Call) Onward() store.Metadata {
 	m := c.Metadata
 	m.CausationID = c.ID
@@ -114,7 +114,7 @@ func (c *Call) Onward() store.Metadata {
 	return m
 }
 
-// replyMessage is the reply to the message that a command comes from.
+// replyMessage returns the reply to the outbox message that the command comes from.
 func (e *Entity) replyMessage(c *Call, version store.Version) store.Message {
 	key := e.Key()
 	reply := &perdurev1.Reply{
@@ -125,7 +125,7 @@ func (e *Entity) replyMessage(c *Call, version store.Version) store.Message {
 		reply.Refusal = e.opts.Refusal(c.Outcome.Err).Proto()
 	}
 	payload, err := proto.Marshal(reply)
-	if err != nil { // the text of a refusal that is not UTF-8
+	if err != nil { // the text of the refusal is not UTF-8
 		reply.Refusal.Message = fmt.Sprintf("%q", reply.GetRefusal().GetMessage())
 		payload, _ = proto.Marshal(reply)
 	}

@@ -18,7 +18,7 @@ import (
 // bob is the entity that messages go to.
 var bob = store.Key{Kind: "account", ID: "bob"}
 
-// leave returns a decision by name that leaves something for after the commit.
+// leave returns a decision with the named side effect.
 func leave(what string) (*perdure.Decision, error) {
 	switch what {
 	case "all":
@@ -40,7 +40,7 @@ func leave(what string) (*perdure.Decision, error) {
 	panic("no such decision: " + what)
 }
 
-// messages returns what waits in the outbox.
+// messages returns the messages in the outbox.
 func (l *lab) messages() (list []*store.Message) {
 	l.Helper()
 	for m, err := range l.log.Messages(l.Context(), store.MessageQuery{}) {
@@ -52,7 +52,7 @@ func (l *lab) messages() (list []*store.Message) {
 	return list
 }
 
-// from makes a call the delivery of an outbox message.
+// from turns a call into the delivery of an outbox message.
 func from(m *store.Message) func(*entity.Call) {
 	return func(c *entity.Call) {
 		c.ID, c.Metadata = m.ID, m.Metadata
@@ -60,7 +60,7 @@ func from(m *store.Message) func(*entity.Call) {
 	}
 }
 
-// incoming stores a message that another entity sends to this one.
+// incoming stores a message from another entity to this one.
 func (l *lab) incoming(id byte) *store.Message {
 	l.Helper()
 	m := store.Message{
@@ -73,7 +73,7 @@ func (l *lab) incoming(id byte) *store.Message {
 	return &m
 }
 
-// saved lets another command of a durable-state entity change its state.
+// saved stores another state of a durable-state entity, as another command would.
 func (l *lab) saved(balance int64) {
 	l.Helper()
 	payload, err := proto.Marshal(&testv1.Account{Balance: balance})
@@ -148,7 +148,7 @@ func TestACommandThatIsDecidedAgainLeavesTheSameMessages(t *testing.T) {
 	c := l.send(&testv1.Open{Owner: "all"}, nil)
 	first := l.items[0].Batch.Enqueue
 	l.other(&testv1.Deposited{Amount: 1})
-	l.store() // a conflict, and it runs again
+	l.store() // the call meets a conflict and runs again
 	l.store()
 	l.wantAnswer("after the conflict", c, entity.StatusDone, 3)
 	for i, m := range l.messages() {
@@ -265,7 +265,7 @@ func TestTheDecisionOfAMessageProvesNothingElse(t *testing.T) {
 		m := l.incoming(1)
 		before := l.deposit(100)
 		ours := l.send(&testv1.Deposit{Amount: 2}, from(m))
-		l.commit(&store.Batch{ // another attempt at the message is stored, and ours is not
+		l.commit(&store.Batch{ // the store has another attempt at the message, and not ours
 			Key: l.key(), Settle: []store.Settlement{{Sequence: m.Sequence, Required: true}},
 			Events: []store.Event{{
 				ID: store.ID{7}, Type: "perdure.test.v1.Deposited", Metadata: store.Metadata{CausationID: m.ID},
@@ -287,8 +287,8 @@ func TestADoubtAboutAMessageOutlivesASecondAttempt(t *testing.T) {
 	m := l.incoming(1)
 	c := l.send(&testv1.Deposit{Amount: 2}, from(m))
 	l.overwrite()
-	l.lose(false) // nothing tells of the first attempt,
-	l.lose(false) // nor of the second one
+	l.lose(false) // no record proves the first attempt,
+	l.lose(false) // nor the second one
 	l.settle(nil, store.ErrNotStored)
 	l.wantAnswer("a message that is decided", c, entity.StatusUnknown, 0)
 }

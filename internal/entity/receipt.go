@@ -15,41 +15,40 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Forgetting a receipt writes to a place in the store that the command would not
-// touch otherwise. So receipts that are too old or too many wait until they are
-// a share of all, and go together, at most so many with one command.
+// Deleting a receipt writes to a place in the store that the command would not touch otherwise.
+// Receipts that are too old or too many therefore wait until they are a share of all (one in
+// forgetShare). They are then deleted together, at most forgetMax with one command.
 const (
 	forgetShare = 16
 	forgetMax   = 64
 )
 
-// fingerprintBytes is how much of a SHA-256 identifies a command's body.
+// fingerprintBytes is the number of SHA-256 bytes that identify a command's body.
 const fingerprintBytes = 16
 
-// receipts are the idempotency keys that an entity remembers. They are read
-// from the store with the first command that has a key, and are complete from
-// then on, so that a new key costs no look-up. An entity whose commands have no
-// keys has none.
+// receipts are the idempotency keys that an entity remembers. The first command with a key
+// reads them from the store. From then on they are complete, so a new key costs no look-up. An
+// entity whose commands have no keys has no receipts.
 //
-//  1. known holds a name exactly if a receipt of that name is stored, or is in
-//     an item in flight; then it is pending.
-//  2. order holds the names of known once each, by their places. Receipts are
-//     forgotten from its beginning.
-//  3. The times in order are those of the store and do not go back: where the
-//     store's clock did, a receipt has the latest time before it.
+//  1. known holds a name exactly if a receipt of that name is stored or is in an item in
+//     flight. A receipt in flight is pending.
+//  2. order holds each name of known once, sorted by place. Receipts are deleted from its
+//     beginning.
+//  3. The times in order come from the store's clock and do not go back. If the clock did go
+//     back, a receipt has the latest time before it.
 //
-// Which receipt is older, and whether one may have been forgotten, follows from
-// versions, and within a version from counts. Only where several engines write to a
-// log, and may have refused commands at one version without knowing of each other,
-// the times within that version decide, which such a store keeps from going back.
-// Otherwise time decides nothing but when a receipt is too old, and there the store's
-// clock is compared with itself alone. It may be set back, or be that of another
-// machine after a failover: then receipts are kept for longer.
+// Versions decide which receipt is older and whether a receipt may have been deleted; within
+// one version, counts decide. There is one exception: several engines that write to one log may
+// have refused commands at one version without knowing of each other. Then the times within
+// that version decide, and such a store keeps these times from going back. In all other cases
+// time decides only whether a receipt is too old, and the store's clock is compared only with
+// itself. If that clock is set back, or is another machine's clock after a failover, receipts
+// are kept for longer.
 type receipts struct {
 	known  map[string]receipt
 	order  []receiptAge
-	last   uint64    // highest Order
-	newest time.Time // of the receipts, and of other commits of the entity
+	last   uint64    // highest Order of a receipt
+	newest time.Time // latest commit time of the receipts and of other commits of the entity
 }
 
 type receipt struct {
@@ -60,12 +59,12 @@ type receipt struct {
 type receiptAge struct {
 	name  string
 	place receiptPlace
-	time  time.Time // zero while it is pending
+	time  time.Time // commit time; zero while the receipt is pending
 }
 
-// A receiptPlace says where a receipt stands among those of its entity. A receipt
-// that is stored later has a later place, but for those of two engines that
-// have refused commands at one version without knowing of each other.
+// A receiptPlace is the rank of a receipt among the receipts of its entity. A receipt that is
+// stored later has a later place, except when two engines have refused commands at one version
+// without knowing of each other.
 type receiptPlace struct {
 	version store.Version
 	order   uint64
@@ -77,7 +76,7 @@ func (p receiptPlace) before(q receiptPlace) bool {
 	return p.version < q.version || p.version == q.version && p.order < q.order
 }
 
-// Fingerprint identifies the type and body of a command.
+// Fingerprint returns a hash of the type and body of a command.
 func Fingerprint(m proto.Message) ([fingerprintBytes]byte, error) {
 	var f [fingerprintBytes]byte
 	scratch := scratches.Get().(*[]byte)
@@ -93,11 +92,11 @@ func Fingerprint(m proto.Message) ([fingerprintBytes]byte, error) {
 	return f, nil
 }
 
-// Answer makes the outcome of a repeated call from the receipt of the first one. A
-// state that is not in the receipt is built by load, which reads the entity into a fold.
+// Answer makes the outcome of a repeated call from the receipt of the first call. If the
+// receipt does not contain the state, load builds it by reading the entity into a fold.
 func (e *Entity) Answer(c *Call, r *store.Receipt, refusal func(*store.Refusal) error, load func(*Fold) error) (out Outcome, err error) {
 	if !bytes.Equal(r.Fingerprint, c.Fingerprint[:]) {
-		return out, store.ErrNotFound // another engine has forgotten it and used the key again
+		return out, store.ErrNotFound // another engine has deleted the receipt and used the key again
 	}
 	out = Outcome{Version: r.Version, Position: r.Position}
 	switch {
@@ -118,11 +117,11 @@ func (e *Entity) Answer(c *Call, r *store.Receipt, refusal func(*store.Refusal) 
 	return out, err
 }
 
-// Recalled is the input that the receipts have been read. Their answers are not
-// needed, see [Heads].
+// Recalled is the input that the shell has read the receipts. They need no answers, see
+// [Heads].
 func (e *Entity) Recalled(list []*store.Receipt, err error) {
 	if e.phase != recalling {
-		return // the memory has been thrown away since the read began
+		return // the memory has been dropped since the read began
 	}
 	e.phase = live
 	if err != nil {
@@ -141,8 +140,8 @@ func (e *Entity) Recalled(list []*store.Receipt, err error) {
 	e.more().receipts = r
 }
 
-// sortReceipts sorts receipts of an entity, oldest first. Receipts that were written
-// before there was an Order have none; then their times decide.
+// sortReceipts sorts receipts of an entity, oldest first. Receipts from before the Order field
+// existed have no Order; their times decide.
 func sortReceipts(list []*store.Receipt, shared bool) {
 	slices.SortStableFunc(list, func(a, b *store.Receipt) int {
 		order, times := cmp.Compare(a.Order, b.Order), a.Time.Compare(b.Time)
@@ -153,26 +152,26 @@ func sortReceipts(list []*store.Receipt, shared bool) {
 	})
 }
 
-// expiredShare is the part of the time for which receipts are kept that those of an
-// entity at rest are kept for longer. A command in doubt is not run again once that time
-// is over, so it does so while its receipt, if there is one, is still there.
+// expiredShare is the divisor for the extra time, one eighth of the retention time, for which
+// an entity at rest keeps its receipts. An uncertain command does not run again after the
+// retention time, so whenever it does run again its receipt, if there was one, still exists.
 const expiredShare = 8
 
-// Expired returns the names of the receipts that an entity at rest need not keep at a
-// time of the store's clock, the oldest first.
+// Expired returns the names of the receipts that an entity at rest need not keep, the oldest
+// first. The parameter now is a time of the store's clock.
 func Expired(list []*store.Receipt, shared bool, now time.Time, keep time.Duration) (names []string) {
 	sortReceipts(list, shared)
 	for _, r := range list {
 		if now.Sub(r.Time) < keep+keep/expiredShare {
-			break // the receipts after it are younger, whatever the clock has shown since
+			break // later receipts are younger, whatever the clock has shown since
 		}
 		names = append(names, r.Name)
 	}
 	return names
 }
 
-// Heads reads the receipts of an entity without their answers, which may be as
-// large as the state each.
+// Heads reads the receipts of an entity without their answers. Each answer may be as large as
+// the state.
 func Heads(receipts iter.Seq2[*store.Receipt, error]) (list []*store.Receipt, err error) {
 	for r, err := range receipts {
 		if err != nil {
@@ -185,7 +184,8 @@ func Heads(receipts iter.Seq2[*store.Receipt, error]) (list []*store.Receipt, er
 	return list, nil
 }
 
-// reached notes a time that the store's clock has shown, and returns the latest.
+// reached records a time that the store's clock has shown, and returns the latest recorded
+// time.
 func (rs *receipts) reached(t time.Time) time.Time {
 	if t.After(rs.newest) {
 		rs.newest = t
@@ -193,8 +193,7 @@ func (rs *receipts) reached(t time.Time) time.Time {
 	return rs.newest
 }
 
-// stored notes the time of a work that is stored, and that its receipt, if it has
-// one, is durable.
+// stored records the commit time of a stored work, and marks its receipt, if any, as durable.
 func (rs *receipts) stored(w *work) {
 	latest := rs.reached(w.Result.Time)
 	if len(w.Batch.Receipts) == 0 {
@@ -205,7 +204,7 @@ func (rs *receipts) stored(w *work) {
 		r.pending = false
 		rs.known[name] = r
 	}
-	for i := range rs.order { // it is one of the last
+	for i := range rs.order { // the receipt is one of the last
 		if a := &rs.order[len(rs.order)-1-i]; a.name == name {
 			a.time = latest
 			break
@@ -213,26 +212,26 @@ func (rs *receipts) stored(w *work) {
 	}
 }
 
-// Repeated is the input that the answer to a repeated call has been read. The
-// outcome is that of the first call, whose id is first.
+// Repeated is the input that the shell has read the answer to a repeated call. The outcome is
+// that of the first call, whose command id is first.
 func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 	if e.phase != repeating {
 		return // the memory has been thrown away since the read began
 	}
 	e.phase = live
 	c := e.waiting.pop()
-	if errors.Is(err, store.ErrNotFound) { // another engine has forgotten it
+	if errors.Is(err, store.ErrNotFound) { // another engine has deleted the receipt
 		e.more().receipts = nil
 		e.waiting.pushFront(c)
 		return
 	}
 	gone := errors.Is(err, ErrGone)
 	if err != nil && !gone {
-		e.fail(c, StatusUnknown, err) // it has been answered, but how is not known
+		e.fail(c, StatusUnknown, err) // the call has been answered, but the answer could not be read
 		return
 	}
 	if first != c.ID && e.mayBeForgotten(c) {
-		e.fail(c, StatusUnknown, nil) // that answer is about another attempt, and this one may be stored too
+		e.fail(c, StatusUnknown, nil) // the answer belongs to another attempt, and this one may be stored too
 		return
 	}
 	c.Outcome = out
@@ -240,14 +239,14 @@ func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 	if gone {
 		c.Outcome.Status, c.Outcome.Err = StatusGone, err
 	}
-	if out.Position == 0 { // it had no events: all that it saw is durable by now
+	if out.Position == 0 { // the first call made no events: everything that it saw is durable by now
 		c.Outcome.Position = e.position
 	}
 	e.reply(c)
 }
 
-// recall looks a keyed command up among the receipts. It returns false if the
-// command is not to be decided now.
+// recall looks up a keyed command among the receipts. It returns false if the command must not
+// be decided now.
 func (e *Entity) recall(c *Call) bool {
 	if e.rare == nil || e.rare.receipts == nil {
 		e.running = nil
@@ -261,15 +260,15 @@ func (e *Entity) recall(c *Call) bool {
 		e.fail(c, StatusUnknown, nil)
 		return false
 	case !ok:
-		c.uncertain = false // without a receipt it has not been applied
+		c.uncertain = false // no receipt: the command has not been applied
 		e.clocks(c)
 		return true
 	case known.pending:
-		c.again = true // once the first one is durable, or has failed
+		c.again = true // run it again when the first one is durable or has failed
 		e.running = nil
 		e.flightLast.after.push(c)
 	case known.fingerprint != c.Fingerprint && e.mayBeForgotten(c):
-		e.fail(c, StatusUnknown, nil) // the key was free again, and another engine has used it anew
+		e.fail(c, StatusUnknown, nil) // the key had expired, and another engine has used it for another command
 	case known.fingerprint != c.Fingerprint:
 		e.fail(c, StatusKeyReused, nil)
 	default:
@@ -280,18 +279,18 @@ func (e *Entity) recall(c *Call) bool {
 	return false
 }
 
-// mayBeForgotten reports whether a command is in doubt and its receipt, if there
-// was one, may have been taken out by later ones. Receipts are forgotten in the order
-// of their places. So one with a place before that of the attempt shows that the
-// attempt has not been forgotten; and so does the first receipt that the entity
-// ever had, or has had since all were too old. For that, the engine's clock is asked
-// how long ago the first attempt was, and no other is compared with it: see sinceTried.
+// mayBeForgotten reports whether a command is uncertain and later commands may have deleted the
+// receipt of its attempt. Receipts are deleted in the order of their places. A remaining
+// receipt with a place before the attempt's therefore proves that the attempt's receipt was not
+// deleted. The entity's first receipt ever proves the same, and so does an empty list. All of
+// this holds only within the retention time since the first attempt. The engine's own clock
+// measures that time and is compared with no other clock, see sinceTried.
 func (e *Entity) mayBeForgotten(c *Call) bool {
 	if !c.uncertain {
 		return false
 	}
 	if e.sinceTried(c) >= e.opts.Rules.ReceiptsFor {
-		return true // the receipts of entities at rest may have been removed
+		return true // the engine may have deleted the receipts of an entity at rest
 	}
 	order := e.rare.receipts.order
 	if len(order) == 0 {
@@ -299,14 +298,15 @@ func (e *Entity) mayBeForgotten(c *Call) bool {
 	}
 	oldest := order[0].place
 	if e.opts.Shared && oldest.version == c.receipt.version && len(order) >= e.opts.Rules.ReceiptsMax {
-		return true // other engines may have refused that many, and their counts say nothing here
+		return true // other engines may have refused that many commands; their counts prove nothing here
 	}
 	return oldest.order != firstOrder && !oldest.before(c.receipt)
 }
 
-// sinceTried returns how long ago the first attempt of a command was, or more. The time of
-// day may have been set back since, and a steady clock may stand still while the machine
-// sleeps, so the longer one counts. A doubt that is taken for older than it is, is told.
+// sinceTried returns the time since the first attempt of a command, or more. The time of day
+// may have been set back since then, and a steady clock may stand still while the machine
+// sleeps; the longer of the two counts. An estimate that is too long makes the core answer with
+// StatusUnknown, which is safe.
 func (e *Entity) sinceTried(c *Call) time.Duration {
 	d := e.shell.Now().Round(0).Sub(c.tried)
 	if e.opts.Elapsed != nil {
@@ -315,16 +315,16 @@ func (e *Entity) sinceTried(c *Call) time.Duration {
 	return d
 }
 
-// clocks asks the clocks for what the receipt of a command needs. They are user code,
-// which may end the goroutine, so they are asked before anything of the command is applied.
+// clocks reads the clocks for the receipt of a command. The clocks are user code, which may end
+// the goroutine, so the core calls them before it applies anything of the command.
 func (e *Entity) clocks(c *Call) {
 	c.tried = e.shell.Now().Round(0)
 	if e.opts.Elapsed != nil {
 		c.triedAfter = e.opts.Elapsed()
 	}
 	if e.opts.StoreTime != nil && !e.opts.Shared {
-		// Where others write too, the clock of the store may have been set back since
-		// it was heard, and receipts stored after that would look old at once.
+		// If other processes write too, the clock of the store may have been set back since the
+		// core read it. Receipts stored after that would look old at once.
 		e.rare.receipts.reached(e.opts.StoreTime())
 	}
 }
@@ -332,8 +332,8 @@ func (e *Entity) clocks(c *Call) {
 // firstOrder is the Order of the first receipt of an entity.
 const firstOrder = 1
 
-// remember adds the receipt of a keyed command to its batch, and takes out what
-// is too old or too much.
+// remember adds the receipt of a keyed command to its batch, and deletes receipts that are too
+// old or too many.
 func (e *Entity) remember(c *Call, w *work) {
 	b, rs := &w.Batch, e.rare.receipts
 	now := rs.newest
@@ -347,9 +347,9 @@ func (e *Entity) remember(c *Call, w *work) {
 	}
 	rs.last++
 	w.receipt[0] = store.Receipt{
-		// The batch may outlive the call: a commit that hangs is given up before it ends.
+		// The batch may outlive the call: the engine may give up a commit that hangs.
 		Name: c.Name, CommandID: c.ID, Fingerprint: bytes.Clone(c.Fingerprint[:]),
-		Version: b.Next(), Order: rs.last, // and the store adds the position, if there are events
+		Version: b.Next(), Order: rs.last, // the store adds the position, if there are events
 	}
 	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
 	rs.order = append(rs.order, receiptAge{name: c.Name, place: placeOf(&w.receipt[0])})
@@ -365,8 +365,8 @@ func (e *Entity) remember(c *Call, w *work) {
 	}
 }
 
-// mayForget reports whether the i-th oldest receipt is too old, or one too many
-// if a new one comes.
+// mayForget reports whether the i-th oldest receipt is too old, or would be one too many after
+// the next new one.
 func (e *Entity) mayForget(i int, now time.Time) bool {
 	order, rules := e.rare.receipts.order, e.opts.Rules
 	if i >= len(order) {

@@ -40,7 +40,7 @@ func (l *lab) receipts() (list []*store.Receipt, err error) {
 	return list, nil
 }
 
-// names returns the keys that the log has receipts for.
+// names returns the keys of all receipts in the log.
 func (l *lab) names() (names []string) {
 	l.Helper()
 	for r, err := range l.log.Receipts(l.Context(), l.key()) {
@@ -52,7 +52,7 @@ func (l *lab) names() (names []string) {
 	return names
 }
 
-// answer reads the answer that was kept for a call, as the shell does.
+// answer reads the stored answer to a call, as the shell does.
 func (l *lab) answer(c *entity.Call) (first store.ID, out entity.Outcome, err error) {
 	if l.blank != nil {
 		return first, out, l.blank
@@ -77,8 +77,8 @@ func (l *lab) answer(c *entity.Call) (first store.ID, out entity.Outcome, err er
 	return r.CommandID, out, err
 }
 
-// overwrite stores the batch in flight and another command's state on top of
-// it, so that the receipt alone tells of it.
+// overwrite stores the batch in flight and another command's state after it. Only the receipt
+// then proves that the batch was stored.
 func (l *lab) overwrite() {
 	l.Helper()
 	stored := l.items[0].Batch
@@ -86,7 +86,7 @@ func (l *lab) overwrite() {
 	l.saved(7)
 }
 
-// restart gives the lab another core, as after a passivation or a restart.
+// restart replaces the core, as a passivation or a restart does.
 func (l *lab) restart() {
 	l.core = entity.Entity{}
 	l.core.Init(&l.options, "ada", l)
@@ -240,7 +240,7 @@ func TestTheOldestReceiptsAreForgotten(t *testing.T) {
 	byCount := func(o *entity.Options) { o.Rules.ReceiptsMax = 2 }
 	for _, restarted := range []bool{false, true} {
 		l := newLab(t, account, byCount)
-		for _, name := range []string{"c", "b", "a"} { // one commit, and so one time
+		for _, name := range []string{"c", "b", "a"} { // one commit, therefore one time
 			l.send(&testv1.Deposit{Amount: 1}, keyed(name))
 		}
 		l.store()
@@ -306,14 +306,14 @@ func TestADoubtBehindTheWindowOfReceiptsIsTold(t *testing.T) {
 
 func TestAKeyThatWasUsedAnewSaysNothingOfADoubtBehindTheWindow(t *testing.T) {
 	t.Parallel()
-	for _, message := range []proto.Message{&testv1.Deposit{Amount: 2}, &testv1.Withdraw{Amount: 9}} { // the same and another one
+	for _, message := range []proto.Message{&testv1.Deposit{Amount: 2}, &testv1.Withdraw{Amount: 9}} { // the same command and another one
 		f, err := entity.Fingerprint(message)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, refusal := range []*store.Refusal{nil, {Message: "no"}} {
 			l := newLab(t, shelf, func(o *entity.Options) { o.Shared, o.Rules.ReceiptsMax = true, 1 })
-			l.clock = l.clock.Add(time.Hour) // that of this engine is ahead
+			l.clock = l.clock.Add(time.Hour) // this engine's clock is ahead
 			c := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
 			l.clock = l.clock.Add(-time.Hour)
 			l.overwrite()
@@ -332,13 +332,13 @@ func TestAKeyThatWasUsedAnewSaysNothingOfADoubtBehindTheWindow(t *testing.T) {
 func TestADoubtWithinTheWindowIsToldByTheKey(t *testing.T) {
 	t.Parallel()
 	deposit := &testv1.Deposit{Amount: 2}
-	// Its own receipt, though the window is full with it.
+	// The receipt is the command's own, although the window is full with it.
 	l := newLab(t, shelf, func(o *entity.Options) { o.Shared, o.Rules.ReceiptsMax = true, 1 })
 	c := l.send(deposit, keyed("k"))
 	l.overwrite()
 	l.lose(false)
 	l.wantRepeated("a command whose receipt is there", c, 1, 2)
-	// Somebody else's that was there before.
+	// The receipt is an older one of another command.
 	for _, message := range []proto.Message{deposit, &testv1.Withdraw{Amount: 9}} {
 		f, err := entity.Fingerprint(message)
 		if err != nil {
@@ -368,7 +368,7 @@ func TestAKeyInFlightIsNotToldByAnotherCall(t *testing.T) {
 	deposited := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
 	second := l.items
 	l.items = first
-	l.store() // the panic is told
+	l.store() // the caller gets the panic
 	other := l.send(&testv1.Withdraw{Amount: 1}, keyed("k"))
 	l.wantSilence("before the key is durable", deposited, other)
 	l.items = second
@@ -413,7 +413,7 @@ func TestADoubtAsOldAsReceiptsAreKeptIsTold(t *testing.T) {
 			l.overwrite()
 			l.clock = l.clock.Add(c.day)
 			steady += c.steady
-			l.commit(&store.Batch{Key: l.key(), Expected: 2, Forget: []string{"k"}}) // as of an entity at rest
+			l.commit(&store.Batch{Key: l.key(), Expected: 2, Forget: []string{"k"}}) // as the engine does for an entity at rest
 			l.lose(false)
 			l.wantAnswer("a command in doubt for a minute, without a receipt", command, entity.StatusUnknown, 0)
 			l.wantBalance(7)

@@ -15,8 +15,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Rules are the compiled rules of one kind. They do not change once the first
-// entity uses them.
+// Rules are the compiled rules of one kind. They must not change after the first entity has
+// used them.
 type Rules struct {
 	Kind string
 	// Durable is true for kinds that keep only their latest state.
@@ -25,44 +25,45 @@ type Rules struct {
 	NewState func() proto.Message
 	// StateType is the full protobuf name of the state.
 	StateType string
-	// StateShares is true if the state can point into another message.
+	// StateShares is true if a state can point into another message.
 	StateShares bool
 
-	// Decide and Update are keyed by the Go type of the command, Answer by that
-	// of the query, Evolve by that of the event.
+	// Decide and Update are keyed by the Go type of the command, Answer by the Go type of the
+	// query, Evolve by the Go type of the event.
 	Decide map[reflect.Type]func(ctx context.Context, state, command proto.Message) (*Decision, error)
 	Update map[reflect.Type]func(ctx context.Context, state, command proto.Message) (*Decision, error)
 	Answer map[reflect.Type]func(ctx context.Context, state, query proto.Message) (proto.Message, error)
 	Evolve map[reflect.Type]*EvolveRule
-	// Stored says how to read an event, by its full protobuf name. It holds the
-	// types that Evolve has, and the old ones that are upcast.
+	// Stored maps the full protobuf name of a stored event to the rule that reads it. It holds
+	// the types that Evolve has, and the old types that have an upcast.
 	Stored map[string]*StoredRule
-	// Commands makes a zero command, by its full protobuf name.
+	// Commands maps the full protobuf name of a command to a function that makes a zero
+	// command.
 	Commands map[string]func() proto.Message
-	// Refuse returns a copy of the error of a rule that shares no memory with the
-	// state and is as large as a receipt may hold, or a mistake if the error cannot
-	// be told to a caller. It calls methods of the error, which are user code. Nil
-	// hands over the error itself.
+	// Refuse returns a copy of a rule's error that shares no memory with the state and fits
+	// into a receipt. It returns a mistake instead if the error cannot be given to a caller. It
+	// calls methods of the error, which are user code. If Refuse is nil, the core uses the
+	// error itself.
 	Refuse func(error) (refusal, mistake error)
 
-	// SnapshotEvery is how many events lie between two snapshots; 0 is none.
+	// SnapshotEvery is the number of events between two snapshots. Zero means no snapshots.
 	SnapshotEvery uint64
-	// Fingerprint and Fold identify the schema of the state and the fold; a
-	// snapshot carries both. Fold may be nil. Judge says whether a snapshot is one
-	// of this fold; if it is nil, the fingerprint decides.
+	// Fingerprint and Fold identify the schema of the state and the fold; a snapshot carries
+	// both. Fold may be nil. Judge decides whether this fold can use a snapshot. If Judge is
+	// nil, the fingerprint decides.
 	Fingerprint uint64
 	Fold        func() []byte
 	Judge       func(*store.State) Judgement
-	// Migrate says how to read a state that is stored under another type, by the
-	// full protobuf name of that.
+	// Migrate maps the full protobuf name of another stored state type to the migration that
+	// reads it.
 	Migrate map[string]*Migration
 
-	// ReceiptsMax is how many idempotency keys an entity remembers, and
-	// ReceiptsFor for how long.
+	// ReceiptsMax is the number of idempotency keys that an entity remembers, and ReceiptsFor
+	// the time for which it remembers them.
 	ReceiptsMax int
 	ReceiptsFor time.Duration
-	// KeepsReplies is true if a receipt must hold the state after the command,
-	// because it cannot be had from the events later.
+	// KeepsReplies is true if a receipt must hold the state after the command, because the
+	// events cannot give it later.
 	KeepsReplies bool
 }
 
@@ -74,30 +75,31 @@ type EvolveRule struct {
 	New func() proto.Message
 	// Apply changes the state by the event.
 	Apply func(state, event proto.Message)
-	// Shares is true if a state could come to point into an event of the type,
-	// because the type has fields other than numbers and strings, or because the
-	// state has a field of the type.
+	// Shares is true if a state could come to point into an event of the type. This is so if
+	// the type has fields other than numbers and strings, or if the state has a field of the
+	// type.
 	Shares bool
 }
 
-// A StoredRule reads one stored type of event.
+// A StoredRule reads events of one stored type.
 type StoredRule struct {
 	// New returns a zero event of the stored type.
 	New func() proto.Message
-	// Upcast turns it into the event that Evolve has a rule for; nil if it is that.
+	// Upcast converts the stored event to one that Evolve has a rule for. It is nil if the
+	// stored event is already one.
 	Upcast func(proto.Message) proto.Message
-	// Evolve is the rule for the event after Upcast. It is nil if Many is not.
+	// Evolve is the rule for the event after Upcast. It is nil if Many is set.
 	Evolve *EvolveRule
-	// Many turns it into any number of events that [Rules.Evolve] has rules for, in
-	// order; nil for most. Becomes are the types that these may have.
+	// Many converts the stored event to any number of events that [Rules.Evolve] has rules for,
+	// in order. It is nil for most types. Becomes lists the types of these events.
 	Many    func(proto.Message) ([]proto.Message, error)
 	Becomes []string
 	// Flat is true if the stored type holds neither messages nor enums.
 	Flat bool
 }
 
-// Apply changes a state by a stored event that has been decoded. The error says what
-// is wrong with an upcast. It runs code of the user, so the caller guards it.
+// Apply applies a decoded stored event to a state. The error describes a mistake of an upcast.
+// Apply runs user code, so the caller guards it.
 func (r *StoredRule) Apply(evolve map[reflect.Type]*EvolveRule, state, message proto.Message) error {
 	if r.Many != nil {
 		events, err := r.Many(message)
@@ -122,21 +124,21 @@ func (r *StoredRule) Apply(evolve map[reflect.Type]*EvolveRule, state, message p
 type Migration struct {
 	// New returns a zero state of the old type.
 	New func() proto.Message
-	// Migrate turns it into the state of the kind.
+	// Migrate converts the old state to the state of the kind.
 	Migrate func(proto.Message) proto.Message
 }
 
-// A Judgement says what a snapshot is worth to the rules.
+// A Judgement says whether the rules can use a snapshot.
 type Judgement uint8
 
 // The judgements.
 const (
-	// SnapshotOther: another fold has made it, or an unknown one.
+	// SnapshotOther: the snapshot was made by another fold, or by an unknown one.
 	SnapshotOther Judgement = iota
 	// SnapshotSame: the rules would have made the same state.
 	SnapshotSame
-	// SnapshotUnreadable: the state has fields with the number of another field
-	// and another type, so that it cannot even be read.
+	// SnapshotUnreadable: a field of the stored state has the number of a present field but
+	// another type, so the state cannot be read.
 	SnapshotUnreadable
 )
 
@@ -150,8 +152,8 @@ func (r *Rules) judge(s *store.State) Judgement {
 	return SnapshotOther
 }
 
-// ReadState decodes a stored state, of the kind's type or of one that can be
-// migrated to it.
+// ReadState decodes a stored state. Its type is the kind's state type or one that has a
+// migration.
 func (r *Rules) ReadState(typ string, payload []byte) (state proto.Message, err error) {
 	m := r.Migrate[typ]
 	switch {
@@ -179,61 +181,62 @@ func (r *Rules) ReadState(typ string, payload []byte) (state proto.Message, err 
 	return state, nil
 }
 
-// A Decision is what a command has decided.
+// A Decision is the result of a command's rule.
 type Decision struct {
-	// Events are what happened, in order.
+	// Events are the events of the decision, in order.
 	Events []proto.Message
-	// Save is set by a durable-state kind whose state has changed.
+	// Save is true if the kind is durable-state and the rule has changed the state.
 	Save bool
 	// Tags are put on each event.
 	Tags []string
-	// Left is what is left for after the commit; nil for most decisions, which
-	// is why it is apart.
+	// Left holds the side effects after the commit. It is a pointer because most decisions have
+	// none.
 	*Left
 }
 
-// Left is what a decision leaves for after its commit.
+// Left holds the side effects of a decision after its commit.
 type Left struct {
-	// Effects are told to the shell once all else is durable.
+	// Effects are given to the shell when everything else is durable.
 	Effects []proto.Message
-	// Messages are left in the outbox, Cancel takes timers out of it.
+	// Messages are added to the outbox. Cancel names timers to remove from it.
 	Messages []Message
 	Cancel   []string
-	// Claim takes values that must be unique, Release gives them up.
+	// Claim claims values that must be unique. Release gives claimed values up.
 	Claim, Release []store.Claim
 }
 
-// A Message is what a decision leaves in the outbox.
+// A Message is a message that a decision adds to the outbox.
 type Message struct {
 	Message proto.Message
-	// Command means that an entity receives it: Target, or with Self the entity
-	// whose decision it is. Otherwise it is an effect.
+	// Command is true if the message is for an entity: for Target, or if Self is true for the
+	// entity that decided. Otherwise the message is an effect.
 	Command bool
 	Target  store.Key
 	Self    bool
-	// Timed means that it is a timer named Timer, which is due at Due.
+	// Timed is true for a timer. Timer is its name and Due its due time.
 	Timed bool
 	Timer string
 	Due   time.Time
-	// Every says when a recurring timer fires again, First when it fires first, after
-	// the time of the decision, and Err what is wrong with that.
+	// Every is the schedule of a recurring timer as text, First computes its first due time
+	// after the decision, and Err is the mistake in the schedule, if any.
 	Every string
 	First Recurrence
 	Err   error
-	// Asks means that the sender wants a reply by the name Reply.
+	// Asks is true if the sender wants a reply. Reply is the name of the reply.
 	Asks  bool
 	Reply string
-	// Unordered lets it overtake others.
+	// Unordered allows the message to overtake others.
 	Unordered bool
 }
 
-// A Recurrence says when a recurring timer fires.
+// A Recurrence is the schedule of a recurring timer.
 type Recurrence interface {
-	// Next returns the first time after a time.
+	// Next returns the first due time after the given time.
 	Next(after time.Time) time.Time
 }
 
-// lent returns a decision with copies of all messages, which a test may spoil.
+// lent returns a copy of the decision with copies of all its messages. A test may overwrite
+// them.
 func (d *Decision) lent() *Decision {
 	c := *d
 	c.Events = clones(d.Events)
@@ -256,7 +259,7 @@ func clones(list []proto.Message) []proto.Message {
 	return list
 }
 
-// spoil changes the messages of a decision, as its rule might do once it has returned.
+// spoil overwrites the messages of a decision, as its rule might do after it has returned.
 func (d *Decision) spoil() {
 	for _, m := range d.Events {
 		scribble.Message(m)
@@ -272,13 +275,12 @@ func (d *Decision) spoil() {
 	}
 }
 
-// stores reports whether the decision has anything to store besides events and state.
+// stores reports whether the decision stores anything besides events and state.
 func (d *Decision) stores() bool {
 	return d.Left != nil && len(d.Messages)+len(d.Cancel)+len(d.Claim)+len(d.Release) > 0
 }
 
-// Holds reports whether a message of type d can have one of type part in it, at
-// any depth.
+// Holds reports whether a message of type d can contain one of type part, at any depth.
 func Holds(d, part protoreflect.MessageDescriptor) bool {
 	return holds(d, part.FullName(), map[protoreflect.FullName]bool{})
 }
@@ -297,9 +299,8 @@ func holds(d protoreflect.MessageDescriptor, part protoreflect.FullName, seen ma
 	return false
 }
 
-// Shares reports whether messages of a type can have parts in common with
-// another message: numbers and strings are copied by assignment, all else is
-// a pointer.
+// Shares reports whether messages of a type can share memory with another message. An
+// assignment copies numbers and strings; all other fields are pointers.
 func Shares(d protoreflect.MessageDescriptor) bool {
 	fields := d.Fields()
 	for i := range fields.Len() {
@@ -314,11 +315,11 @@ func Shares(d protoreflect.MessageDescriptor) bool {
 	return false
 }
 
-// Info is what a rule may know beside the state and the message.
+// Info is the information that a rule may use besides the state and the message.
 type Info struct {
 	context.Context
 
-	// Key names the entity, Version is that of the state the rule sees.
+	// Key is the entity's name. Version is the version of the state that the rule sees.
 	Key     store.Key
 	Version store.Version
 	// Command identifies the command.
@@ -331,7 +332,7 @@ type Info struct {
 
 type infoKey struct{}
 
-// Value finds the Info itself under its own key.
+// Value returns the Info itself for its own key.
 func (i *Info) Value(key any) any {
 	if key == (infoKey{}) {
 		return i
@@ -339,7 +340,7 @@ func (i *Info) Value(key any) any {
 	return i.Context.Value(key)
 }
 
-// Now returns the time of the decision, which is when the rule first asks, in UTC.
+// Now returns the time of the decision in UTC: the time at which the rule first calls Now.
 func (i *Info) Now() time.Time {
 	if i.now.IsZero() {
 		i.now = i.shell.Now().UTC()
@@ -347,8 +348,8 @@ func (i *Info) Now() time.Time {
 	return i.now
 }
 
-// Rand returns a source that depends on the command alone, so that a command
-// that is decided again draws the same numbers.
+// Rand returns a random source that depends on the command id alone. A command that is decided
+// again draws the same numbers.
 func (i *Info) Rand() *rand.Rand {
 	if i.random == nil {
 		var seed [32]byte
@@ -364,8 +365,8 @@ func InfoFrom(ctx context.Context) *Info {
 	return i
 }
 
-// NewCommand returns a zero command of the full protobuf name, or nil if the
-// kind has no rule for it.
+// NewCommand returns a zero command with the full protobuf name, or nil if the kind has no rule
+// for it.
 func (r *Rules) NewCommand(name string) proto.Message {
 	if fn := r.Commands[name]; fn != nil {
 		return fn()

@@ -16,9 +16,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// run runs one call on the state in memory. The entity is live and may submit.
-// From here on the call is the running one, until it is answered or in a list,
-// so that it is never lost whatever the code of users does.
+// run runs one call on the state in memory. The entity must be live and allowed to submit. From
+// here on the call is the running one until it is answered or in a list, so user code cannot
+// make the core lose it.
 func (e *Entity) run(c *Call) {
 	e.running = c
 	switch e.begin(c) {
@@ -27,7 +27,7 @@ func (e *Entity) run(c *Call) {
 		return
 	case beginLeft:
 		e.running = nil
-		e.pending-- // its caller has gone, and with it the call
+		e.pending-- // its caller has gone and expects no reply
 		return
 	}
 	switch c.Op {
@@ -41,17 +41,17 @@ func (e *Entity) run(c *Call) {
 	}
 }
 
-// A beginning says whether a call runs.
+// A beginning is the result of begin: whether the call runs.
 type beginning uint8
 
 const (
-	beginFailed beginning = iota // the outcome of the call says why
-	beginLeft                    // its caller has gone
+	beginFailed beginning = iota // the outcome of the call has the reason
+	beginLeft                    // the caller has gone
 	begun
 )
 
-// begin asks whether a call is to run still. The context and the message are user
-// code in part, so it is guarded like a rule.
+// begin decides whether a call still has to run. The context and the message are partly user
+// code, so begin is guarded like a rule.
 func (e *Entity) begin(c *Call) (how beginning) {
 	e.guard = guarded
 	defer e.caught(c, "context of")
@@ -68,8 +68,8 @@ func (e *Entity) begin(c *Call) (how beginning) {
 	return how
 }
 
-// gate answers a call that changes nothing once all that it saw is durable and,
-// on a shared log, once the store says that it is still so.
+// gate answers a call that changes nothing. It waits until everything that the call saw is
+// durable and, on a shared log, until the store confirms that the version is still current.
 func (e *Entity) gate(c *Call) {
 	switch {
 	case e.opts.Shared:
@@ -123,13 +123,13 @@ func (e *Entity) answer(c *Call, rule func(ctx context.Context, state, query pro
 	case isNil(answer):
 		c.Outcome.Answer = answer
 	default:
-		c.Outcome.Answer = proto.Clone(answer) // it may point into the state
+		c.Outcome.Answer = proto.Clone(answer) // the answer may point into the state
 	}
 	e.guard = unguarded
 }
 
-// refuse makes the outcome of a rule that has returned an error. It calls methods
-// of the error, so the caller guards it like the rule.
+// refuse makes the outcome of a rule that has returned an error. It calls methods of the error,
+// so the caller guards it like the rule.
 func (e *Entity) refuse(c *Call, rule string, err error) {
 	out := &c.Outcome
 	if isNilError(err) {
@@ -147,8 +147,8 @@ func (e *Entity) refuse(c *Call, rule string, err error) {
 	}
 }
 
-// isNilError reports whether an error is a nil pointer, slice, map or the like, which a
-// variable of its type holds that nothing was assigned to.
+// isNilError reports whether an error is a typed nil, such as a nil pointer, slice or map in a
+// variable of type error.
 func isNilError(err error) bool {
 	switch v := reflect.ValueOf(err); v.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Func, reflect.Chan:
@@ -201,8 +201,8 @@ func (e *Entity) command(c *Call) {
 	}
 }
 
-// decide runs the rule of a command on a state at a version. If it returns nil, the
-// outcome of the call says why. The message is that of the call, or a copy.
+// decide runs the rule of a command on a state at a version. If it returns nil, the outcome of
+// the call has the reason. The message is the call's own, or a copy.
 func (e *Entity) decide(c *Call, rule ruleFunc, state, message proto.Message, version store.Version) (decided *Decision) {
 	e.guard = guarded
 	defer e.caught(c, "Decide")
@@ -220,17 +220,18 @@ func (e *Entity) decide(c *Call, rule ruleFunc, state, message proto.Message, ve
 	return decided
 }
 
-// done completes the outcome of a command that leaves the entity as it is now.
+// done completes the outcome of a command that leaves the entity in its present state.
 func (e *Entity) done(c *Call, effects []proto.Message) {
 	out := &c.Outcome
 	out.Version, out.Effects = e.version, effects
 	if c.WantState {
 		out.State = e.opts.Rules.NewState()
-		proto.Merge(out.State, e.state) // cheaper than Clone, which makes the copy by reflection
+		proto.Merge(out.State, e.state) // cheaper than Clone, which copies by reflection
 	}
 }
 
-// record submits what is to be remembered of a command that was refused.
+// record submits the batch of a refused command: its receipt, and the completion of its
+// message.
 func (e *Entity) record(c *Call) {
 	w := newWork(c)
 	b := &w.Batch
@@ -239,8 +240,8 @@ func (e *Entity) record(c *Call) {
 	e.submit(w)
 }
 
-// conclude adds to the batch of a command what tells others of its outcome: its
-// receipt, the end of the message that it comes from, and the reply to that.
+// conclude adds to the batch of a command the records that report its outcome: its receipt, the
+// completion of the outbox message that it comes from, and the reply to that message.
 func (e *Entity) conclude(c *Call, w *work) {
 	b := &w.Batch
 	if c.Name != "" {
@@ -264,8 +265,8 @@ func setsTimer(b *store.Batch, name string) bool {
 		slices.ContainsFunc(b.Enqueue, func(m store.Message) bool { return m.Timer == name })
 }
 
-// persist encodes a decision, applies it and submits it. State is the rule's
-// own copy, of a durable-state entity.
+// persist encodes a decision, applies it and submits it. The parameter state is the rule's own
+// copy, for a durable-state entity.
 func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 	w := newWork(c)
 	b := &w.Batch
@@ -291,18 +292,18 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 	}
 	if n := e.opts.Rules.SnapshotEvery; n > 0 && len(b.Events) > 0 && uint64(e.version-e.snapshot) >= n {
 		b.Snapshot = e.encodeState(c)
-		e.snapshot = e.version // also if there is none: the next attempt is due as a snapshot would be
+		e.snapshot = e.version // also without a snapshot: the next attempt comes when a snapshot would be due
 	}
 	e.done(c, effects)
 	e.conclude(c, w)
 	e.submit(w)
 }
 
-// encode checks a decision as a whole and fills the batch of a work with it, as far
-// as it is the rule's; nothing is applied yet. It returns the state to go on with,
-// of a durable-state entity, and copies of the effects to send. The work is nil if
-// there is nothing to store. If it returns false, the outcome of the call says why.
-// Messages are user code in part, so it is guarded like the rule.
+// encode checks a decision as a whole and fills the batch of a work with the decision's
+// records. It applies nothing yet. It returns the next state of a durable-state entity, and
+// copies of the effects to send. The work is nil if there is nothing to store. If encode
+// returns false, the outcome of the call has the reason. Messages are partly user code, so
+// encode is guarded like the rule.
 func (e *Entity) encode(c *Call, d *Decision, w *work, state proto.Message) (next proto.Message, effects []proto.Message, ok bool) {
 	e.guard = guarded
 	defer e.caught(c, "decision of")
@@ -314,7 +315,7 @@ func (e *Entity) encode(c *Call, d *Decision, w *work, state proto.Message) (nex
 		if e.opts.Rules.Durable {
 			next, err = e.encodeSave(c, d, b, state)
 		} else {
-			scratch = scratches.Get().(*[]byte) // what a panic keeps from coming back is garbage
+			scratch = scratches.Get().(*[]byte) // if a panic keeps it from the pool, it becomes garbage
 			err = e.encodeEvents(c, d, w, scratch)
 		}
 	}
@@ -334,7 +335,7 @@ func (e *Entity) encode(c *Call, d *Decision, w *work, state proto.Message) (nex
 	return next, effects, err == nil
 }
 
-// scratches hold payloads until [store.Batch.Prepare] has copied them.
+// scratches is a pool of buffers for payloads until [store.Batch.Prepare] has copied them.
 var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 // encodeEvents fills the batch with the events of the decision.
@@ -377,8 +378,8 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (e
 	return nil
 }
 
-// evolve applies the events of a batch to the state. If it returns false, the state
-// is damaged, and the outcome of the call says why.
+// evolve applies the events of a batch to the state. If it returns false, the state is damaged,
+// and the outcome of the call has the reason.
 func (e *Entity) evolve(c *Call, d *Decision, w *work) (ok bool) {
 	e.guard = evolving
 	defer e.caught(c, "Evolve after")
@@ -388,8 +389,8 @@ func (e *Entity) evolve(c *Call, d *Decision, w *work) (ok bool) {
 			rule = e.opts.Rules.Evolve[reflect.TypeOf(event)]
 		}
 		if rule.Shares {
-			// The state must not come to share memory with what the caller or
-			// the command holds.
+			// The state must not share memory with an event that the caller or the command
+			// holds.
 			event = rule.New()
 			if err := proto.Unmarshal(b.Events[i].Payload, event); err != nil {
 				e.guard = unguarded
@@ -403,8 +404,8 @@ func (e *Entity) evolve(c *Call, d *Decision, w *work) (ok bool) {
 	return true
 }
 
-// encodeSave fills the batch with the new state of a durable-state entity, if
-// there is one, and returns the state to go on with.
+// encodeSave fills the batch with the new state of a durable-state entity, if the state has
+// changed, and returns the state to continue with.
 func (e *Entity) encodeSave(c *Call, d *Decision, b *store.Batch, state proto.Message) (proto.Message, error) {
 	if !d.Save {
 		return e.state, nil
@@ -424,8 +425,8 @@ func (e *Entity) encodeSave(c *Call, d *Decision, b *store.Batch, state proto.Me
 	return state, nil
 }
 
-// ownState returns a copy of the state that a rule has made, since the rule may
-// keep its own, and the state may hold parts of the command.
+// ownState returns a copy of the state that a rule has made. The rule may keep a reference to
+// its own, and the state may hold parts of the command.
 func (e *Entity) ownState(made proto.Message, payload []byte) (proto.Message, error) {
 	state := e.opts.Rules.NewState()
 	if e.opts.Rules.StateShares {
@@ -435,9 +436,9 @@ func (e *Entity) ownState(made proto.Message, payload []byte) (proto.Message, er
 	return state, nil
 }
 
-// encodeState returns a snapshot of the state in memory, or nil if it cannot be
-// one: a snapshot is a convenience, and no reason to refuse a command. The shell
-// is told why there is none.
+// encodeState returns a snapshot of the state in memory, or nil if none can be made. A missing
+// snapshot only makes the next load slower, so the command is not refused. The shell gets the
+// reason through notice.
 func (e *Entity) encodeState(c *Call) *store.State {
 	if e.foreign {
 		e.notice(NoSnapshotForeign, nil)
@@ -463,7 +464,8 @@ func (e *Entity) encodeState(c *Call) *store.State {
 	return s
 }
 
-// notice tells the shell, once while the entity is in memory, why it has no snapshot.
+// notice calls Options.Notice with the reason for a missing snapshot, once while the entity is
+// in memory.
 func (e *Entity) notice(n Notice, err error) {
 	if !e.noticed && e.opts.Notice != nil {
 		e.opts.Notice(e.Key(), n, err)
@@ -471,8 +473,8 @@ func (e *Entity) notice(n Notice, err error) {
 	e.noticed = true
 }
 
-// crash answers a command whose Evolve rule has damaged the state, and throws
-// the memory away. Nothing of the command has been submitted.
+// crash answers a command whose Evolve rule has damaged the state, and drops the memory.
+// Nothing of the command has been submitted.
 func (e *Entity) crash(c *Call) {
 	c.Outcome.Version = e.version
 	e.state = nil
@@ -488,37 +490,37 @@ func (e *Entity) crash(c *Call) {
 
 type ruleFunc = func(ctx context.Context, state, command proto.Message) (*Decision, error)
 
-// info is what the rule of a call may know, which runs on the state at a version.
+// info returns the Info for the rule of a call that runs on the state at a version.
 func (e *Entity) info(c *Call, version store.Version) *Info {
 	return &Info{Context: c.Ctx, Key: e.Key(), Version: version, Command: c.ID, shell: e.shell}
 }
 
-// A guard says which code of a user runs on behalf of the running call.
+// A guard is the sort of user code that runs for the running call.
 type guard uint8
 
 const (
-	unguarded guard = iota // none
-	guarded                // code that sees the state and does not change it
+	unguarded guard = iota // no user code
+	guarded                // code that reads the state and does not change it
 	evolving               // an Evolve rule
 )
 
-// caught turns a panic of a rule into the outcome of its call. It is deferred by what
-// sets the guard, and takes the guard off again when the rule has returned.
+// caught makes the outcome of a call whose rule has panicked. The function that sets the guard
+// defers it, and removes the guard when the rule has returned.
 func (e *Entity) caught(c *Call, rule string) {
 	if e.guard == unguarded {
 		return // the rule has returned
 	}
 	v := recover()
 	if v == nil {
-		e.more().exit = debug.Stack() // of a Goexit, see Exited: the goroutine is going away
+		e.more().exit = debug.Stack() // a Goexit, see Exited: the goroutine is ending
 		return
 	}
 	e.guard = unguarded
 	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: newPanic(v, rule+" "+typeName(c.Message))}
 }
 
-// newPanic keeps what was passed to panic. It is user code that may change later,
-// and whose methods may panic themselves.
+// newPanic makes a Panic from the argument of panic. The argument is user code: it may change
+// later, and its methods may panic themselves.
 func newPanic(v any, rule string) *Panic {
 	p := &Panic{Value: v, Rule: rule, Stack: debug.Stack()}
 	func() {
@@ -535,12 +537,12 @@ func newPanic(v any, rule string) *Panic {
 	return p
 }
 
-// Interrupted reports whether the code of a user that ran has neither returned nor
-// panicked, so its goroutine has been ended by [runtime.Goexit]. The shell then
-// calls [Entity.Exited] before anything else.
+// Interrupted reports whether user code has neither returned nor panicked, which means that
+// [runtime.Goexit] has ended its goroutine. The shell then calls [Entity.Exited] before
+// anything else.
 func (e *Entity) Interrupted() bool { return e.running != nil }
 
-// Exited is the input that the goroutine of the running call has gone.
+// Exited is the input that the goroutine of the running call has ended.
 func (e *Entity) Exited() {
 	c, was, exit := e.running, e.guard, []byte(nil)
 	if e.rare != nil {
@@ -548,7 +550,8 @@ func (e *Entity) Exited() {
 	}
 	e.guard = unguarded
 	if e.rare != nil && e.rare.group != nil {
-		// The rule may end the goroutine again, alone. Its copy of the state is garbage.
+		// The rule may end the goroutine again when it runs alone. Its copy of the state is
+		// garbage.
 		c.alone = true
 		e.rare.group.giveUp()
 		return
@@ -561,7 +564,7 @@ func (e *Entity) Exited() {
 	}
 }
 
-// typeName returns the full protobuf name of a message, whatever its methods do.
+// typeName returns the full protobuf name of a message, even if the message's methods panic.
 func typeName(m proto.Message) (name string) {
 	if m == nil {
 		return "nil"
@@ -574,12 +577,12 @@ func typeName(m proto.Message) (name string) {
 	return string(m.ProtoReflect().Descriptor().FullName())
 }
 
-// Indexes of the ids of a command's records that are not events.
+// Indexes for the ids of a command's records that are not events.
 const (
 	snapshotID = 1 << 32
 	replyID    = 1<<32 + 1
-	messageID  = 1 << 33 // and those above it
-	effectID   = 1 << 34 // and those above it
+	messageID  = 1 << 33 // and the following indexes
+	effectID   = 1 << 34 // and the following indexes
 )
 
 // EffectID returns the id of the index-th effect that a command has sent.
@@ -587,11 +590,10 @@ func EffectID(command store.ID, index int) store.ID {
 	return DerivedID(command, effectID+uint64(index))
 }
 
-// DerivedID returns the id of the index-th record of a command: the command's
-// own with other random bits, so that the records of a command that is decided
-// again have the same ids again. The bits go through the finalizer of
-// MurmurHash3, because ids are derived from derived ones: a message of a message
-// of a message must not come back to an id that its chain has had.
+// DerivedID returns the id of the index-th record of a command. It is the command's id with
+// other random bits. The records of a command that is decided again therefore get the same ids.
+// The bits go through the finalizer of MurmurHash3, because ids are also derived from derived
+// ids: in a long chain of messages no id may repeat.
 func DerivedID(command store.ID, index uint64) store.ID {
 	const random = 1<<62 - 1 // the low bits of a version 7 UUID, below the variant
 	low := binary.BigEndian.Uint64(command[8:])
