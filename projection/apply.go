@@ -14,14 +14,14 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A plan says which events a projection gets and how they are decoded, once the
-// kinds are known.
+// A plan says which events a projection gets and how they are decoded. It is made once the kinds
+// are known.
 type plan struct {
 	query   store.Query // without positions
 	types   map[string]struct{}
 	decoder decoder
-	becomes map[store.Key]string // kind and stored type to the type after upcasts
-	// selection is what the query selects.
+	becomes map[store.Key]string // from kind and stored type to the type after the upcasts
+	// selection is the selection of the query.
 	selection *selection
 }
 
@@ -71,7 +71,7 @@ func makePlan(s *settings, kinds []perdure.AnyKind) (*plan, error) {
 	return p, nil
 }
 
-// readAs tells people what a stored event is read as.
+// readAs names, for an error text, the types that a stored event becomes.
 func readAs(e *perdure.StoredEvent) string {
 	if len(e.BecomesAny) == 0 {
 		return "nothing"
@@ -79,7 +79,7 @@ func readAs(e *perdure.StoredEvent) string {
 	return strings.Join(e.BecomesAny, " and ")
 }
 
-// wants reports whether the plan is for the event.
+// wants reports whether the plan selects the event.
 func (p *plan) wants(e *store.Event) bool {
 	if len(p.types) > 0 {
 		if _, ok := p.types[e.Type]; !ok {
@@ -92,17 +92,17 @@ func (p *plan) wants(e *store.Event) bool {
 	return p.query.Match(e)
 }
 
-// A batch is what an attempt hands to the rules.
+// A batch has the arguments for the rules in one attempt.
 type batch struct {
 	plan   *plan
 	events []store.Event
-	parked map[store.Key]*project.Parked // to be passed over
-	note   string                        // the key of a note that is there
+	parked map[store.Key]*project.Parked // the rules do not get events of these
+	note   string                        // the key of a note that exists
 	any    []AnyEvent                    // a buffer for OnBatch
-	index  []int                         // of the events in any
+	index  []int                         // the index in events of each element of any
 }
 
-// An eventError says that a rule has failed at one of the events in [from, to).
+// An eventError says that a rule has failed at one of the events with index in [from, to).
 type eventError struct {
 	from, to int
 	err      error
@@ -117,10 +117,11 @@ func (b *bound[Tx]) apply(ctx context.Context, t *batch) error {
 		return err
 	}
 	if b.checker != nil && b.definition.batch == nil {
-		return nil // it was checked after each rule
+		return nil // each event was checked after its rule
 	}
 	if err := b.check(ctx, t.note); err != nil {
-		return &eventError{from: 0, to: len(t.events), err: err} // which of them it was shows when they are fewer
+		// Attempts with fewer events find out which one it was.
+		return &eventError{from: 0, to: len(t.events), err: err}
 	}
 	return nil
 }
@@ -138,8 +139,7 @@ func (b *bound[Tx]) rules(ctx context.Context, t *batch) error {
 	return err
 }
 
-// applyEach calls the rule of each event. It leaves the index of the event that
-// it is at in *at.
+// applyEach calls the rule of each event. It keeps the index of the current event in *at.
 func (b *bound[Tx]) applyEach(ctx context.Context, t *batch, at *int) error {
 	var last string
 	var h *handler[Tx]
@@ -193,7 +193,7 @@ func (b *bound[Tx]) applyEach(ctx context.Context, t *batch, at *int) error {
 	return nil
 }
 
-// applyMany calls the rules of the messages that one event becomes.
+// applyMany calls the rules of all messages that one event becomes.
 func (b *bound[Tx]) applyMany(ctx context.Context, t *batch, i int, decode func([]byte) ([]proto.Message, error)) error {
 	e := &t.events[i]
 	messages, err := decode(e.Payload)

@@ -16,43 +16,41 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// What keeps a version from beginning until somebody helps. All of them match
-// [store.ErrInvalid] too.
+// The reasons that stop a version at its beginning until the operator helps. All of them also
+// match [store.ErrInvalid].
 var (
-	// ErrOtherLog says that the notes of a version are of another log than the one
-	// that the runner reads. If this one is a copy of it, see [Runner.Adopt];
-	// otherwise give the projection a new [Version], or have it begin at the start
-	// by [Runner.Reset].
+	// ErrOtherLog says that the notes of a version name another log than the one that the runner
+	// reads. If this log is a copy of that one, see [Runner.Adopt]; otherwise give the projection
+	// a new [Version], or build it from the start by [Runner.Reset].
 	ErrOtherLog = errors.New("read model is of another log")
-	// ErrReplaced says that the log does not have the event up to which the read
-	// model was built: it has been restored from a backup that is older, or
-	// replaced. The rows hold what the log does not. Give the projection a new
-	// [Version], have it begin at the start by [Runner.Reset], or restore the
-	// read model to the same time as the log.
+	// ErrReplaced says that the log lacks the event up to which the read model was built: the log
+	// was restored from an older backup, or replaced. So the read model has rows of events that
+	// the log does not have. Give the projection a new [Version], build it from the start by
+	// [Runner.Reset], or restore the read model to the same time as the log.
 	ErrReplaced = stream.ErrReplaced
-	// ErrDeleted says that events which the version had yet to handle may have been
-	// deleted from the log. Rows may be missing. Give the projection a new
-	// [Version], or have it begin with what is kept by [Runner.Reset].
+	// ErrDeleted says that events which the version had yet to handle may have been deleted from
+	// the log. Rows may be missing. Give the projection a new [Version], or build it from the
+	// events that are left by [Runner.Reset].
 	ErrDeleted = stream.ErrDeleted
 )
 
 const (
-	// beginTriesMax bounds how often a version is looked at while others change it.
+	// beginTriesMax bounds the attempts to begin a version while other processes change it.
 	beginTriesMax = 16
-	// supersededEvery is how often a runner looks whether the version is its own again.
+	// supersededEvery is how often a runner checks whether the version is its own again.
 	supersededEvery = 2 * time.Second
 )
 
-// errAgain says that the notes have changed since they were looked at.
+// errAgain says that the notes have changed since they were read.
 var errAgain = errors.New("notes of the version have changed")
 
-// begin makes the version, or finds it, and tries until it can. It returns false
-// if the context has ended.
+// begin makes the version, or finds it, and tries until it succeeds. It returns false if the
+// context has ended.
 func (r *run) begin(ctx context.Context) (about, bool) {
 	said := ""
 	for fails := 0; ctx.Err() == nil; fails++ {
 		select {
-		case <-r.retry: // it has begun again by now
+		case <-r.retry: // this attempt begins again anyway
 		default:
 		}
 		var a about
@@ -107,12 +105,12 @@ func (r *run) isRemoved() bool {
 	return r.removed
 }
 
-// A found is what the notes of a version say before it begins.
+// A found has the notes of a version before it begins.
 type found struct {
-	note  []byte // nil if there is none
+	note  []byte // the version's note; nil if there is none
 	about about
 	lanes map[laneID]laneNote
-	marks []store.Position // for bookmarks, one for each partition
+	marks []store.Position // positions for bookmarks, one for each partition
 }
 
 // look reads the notes of the version.
@@ -134,7 +132,7 @@ func (r *run) look(ctx context.Context) (f found, err error) {
 	return f, err
 }
 
-// identify returns the heads of the log and its id, zero if it does not say.
+// identify returns the heads of the log and its id; the id is zero if the log does not tell it.
 func (r *run) identify(ctx context.Context) (heads []store.Position, id store.ID, err error) {
 	if heads, err = r.log.Heads(ctx); err != nil {
 		return nil, id, fmt.Errorf("read heads: %w", err)
@@ -149,8 +147,8 @@ func (r *run) identify(ctx context.Context) (heads []store.Position, id store.ID
 	return heads, id, nil
 }
 
-// open finds the notes of the version and checks that they are of this log and of
-// these rules, or makes the version in one transaction.
+// open finds the notes of the version and checks that they fit this log and these rules. If there
+// are none, open makes the version in one transaction.
 func (r *run) open(ctx context.Context) (about, error) {
 	for range beginTriesMax {
 		a, err := r.openOnce(ctx)
@@ -177,7 +175,7 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 		return about{}, err
 	}
 	if want.instance.IsZero() {
-		want.instance = r.fresh // a note of former times
+		want.instance = r.fresh // notes of former releases lack it
 	}
 	marks := f.marks
 	if f.note == nil {
@@ -185,7 +183,7 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 			marks = append(marks, store.NewPosition(p, 0))
 		}
 	}
-	// Before anything is read, so that nothing is deleted that is yet to be read.
+	// Register before any event is read, so that no unread event is deleted.
 	if err := r.register(ctx, &want, marks); err != nil {
 		return about{}, err
 	}
@@ -224,7 +222,7 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 	return want, err
 }
 
-// suits returns why a version cannot go on with this log and these options.
+// suits returns an error if the version cannot go on with this log and these options.
 func (r *run) suits(a *about, partitions int, id store.ID) error {
 	const cure = "if this log is a copy of that one, Adopt proves it and goes on; else give it a new Version, or Reset or Remove it"
 	switch {
@@ -238,14 +236,13 @@ func (r *run) suits(a *about, partitions int, id store.ID) error {
 	return nil
 }
 
-// otherLog reports whether the notes say that they are of another log than that
-// with an id.
+// otherLog reports whether the notes name another log than the log with this id.
 func (r *run) otherLog(a *about, id store.ID) bool {
 	return !a.log.IsZero() && !id.IsZero() && a.log != id
 }
 
-// prove returns an error matching [ErrOtherLog] unless the log has, at the position of
-// each lane, the event that the note names.
+// prove returns an error matching [ErrOtherLog] unless the log has, at the position of each lane,
+// the event that the lane's note names.
 func (r *run) prove(ctx context.Context, lanes map[laneID]laneNote) error {
 	for lane, l := range lanes {
 		proof := stream.Proof{Position: l.Position, Event: l.At}
@@ -267,10 +264,10 @@ func (r *run) saysAdopted() {
 	r.logger.Info("projection goes on with another log, which has the same events", "projection", r.name, "version", r.version)
 }
 
-// verify checks that the positions of a version are of this log, that nothing was
-// deleted that it has yet to handle, and that the rules are for the events that
-// it was built of. It returns what a look through the log for events that the rules
-// have come to select has found, or nil if they select what they did.
+// verify checks that the positions of a version belong to this log, that no event was deleted
+// that the version has yet to handle, and that the rules select the events that built the
+// version. If the rules select more, verify also returns the result of a search through the log
+// for such events; otherwise nil.
 func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*scanned, error) {
 	for id, n := range f.lanes {
 		proof := stream.Proof{Position: n.Position, Event: n.At}
@@ -278,7 +275,8 @@ func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*sc
 			return nil, fmt.Errorf("%w: projection %q version %d lane %v: %w; the read model holds what the log does not: "+
 				"give it a new Version, Reset it, or restore it to the time of the log", store.ErrInvalid, r.name, r.version, id, err)
 		} else if errors.Is(err, store.ErrCorrupt) {
-			// The event was read, and is damaged now: nothing proves the position.
+			// The version has handled this event, which is damaged now: nothing proves the
+			// position.
 			if known, failure := r.skips(ctx, n.Position); failure != nil || !known {
 				return nil, cmp.Or(failure, atDamage(n.Position, err))
 			}
@@ -304,29 +302,30 @@ func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*sc
 	return r.lookThrough(ctx, have, f.lanes, heads)
 }
 
-// A scanned is what a look through the log has found for rules that select more.
+// A scanned is the result of a search through the log for rules that select more events.
 type scanned struct {
-	// through is up to where each partition has been looked through.
+	// through is the last position of the search in each partition.
 	through []store.Position
-	// first is the first event of a lane that was not selected before; none for a
-	// lane that has no such event.
+	// first is the first event of a lane that was not selected before. A lane without such an
+	// event is missing.
 	first map[laneID]store.Position
 }
 
-// passed reports whether a lane at a position may have passed over an event that the
-// rules have come to select.
+// passed reports whether a lane at a position may have passed over an event that the rules now
+// select.
 func (s *scanned) passed(id laneID, at store.Position) bool {
 	first, ok := s.first[id]
 	return at > s.through[id.partition] || ok && at >= first
 }
 
-// errOlder marks the error of a runner whose version is kept by a program that
-// selects more events.
+// errOlder marks the error of a runner whose version belongs to a program that selects more
+// events.
 var errOlder = errors.New("version is kept by another program")
 
-// lookThrough returns an error if the log holds an event that the rules select, and
-// the selection that the version has does not, where the version has been already.
-// A runner with the former rules may go on at the same time, so it looks beyond.
+// lookThrough searches the part of the log that the version has already passed. It returns an
+// error if there is an event that the rules select and that the version's selection does not. The
+// search goes beyond the positions of the version, because a runner with the former rules may go
+// on at the same time.
 func (r *run) lookThrough(ctx context.Context, have *selection, lanes map[laneID]laneNote, heads []store.Position) (*scanned, error) {
 	s := &scanned{first: make(map[laneID]store.Position)}
 	for p, head := range heads {
@@ -361,8 +360,8 @@ func (r *run) lookThrough(ctx context.Context, have *selection, lanes map[laneID
 
 func (r *run) aboutKey() string { return versionPrefix(r.name, r.version) + "about" }
 
-// openVersion makes the version that want describes, or makes the one that was
-// found what want says. Copied says that it goes on with a copy of its log.
+// openVersion makes the version that want describes, or changes the version that was found to fit
+// want. copied says that the version goes on with a copy of its log.
 func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, looked *scanned, copied bool) error {
 	b, err := t.note(ctx, r.aboutKey())
 	switch {
@@ -378,7 +377,7 @@ func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, loo
 		return nil
 	}
 	if looked != nil || copied {
-		// From here on no runner with the other rules, or on the other log, moves a note.
+		// From here on no runner with the other rules, or on the other log, can change a note.
 		lanes, err := r.runner.hold(ctx, t, r.version)
 		if err != nil {
 			return err
@@ -386,9 +385,9 @@ func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, loo
 		for id, n := range lanes {
 			switch {
 			case looked != nil && looked.passed(id, n.Position):
-				return errAgain // it may have passed over what these rules select
+				return errAgain // it may have passed over an event that these rules select
 			case copied && n.Position != f.lanes[id].Position:
-				return errAgain // what was proved is the position that it had
+				return errAgain // only the former position was proved
 			}
 			n.Revision++
 			n.Writer, n.process, n.time = r.self, r.process, r.now()
@@ -400,7 +399,7 @@ func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, loo
 	return t.setNote(ctx, r.aboutKey(), next)
 }
 
-// makeVersion makes the notes of a version and runs Prepare.
+// makeVersion writes the notes of a new version and runs Prepare.
 func (r *run) makeVersion(ctx context.Context, t txn, want *about) error {
 	rules := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
 	if err := t.prepareVersion(rules); err != nil {
@@ -438,8 +437,8 @@ func (r *run) makeVersion(ctx context.Context, t txn, want *about) error {
 	return t.setNote(ctx, r.aboutKey(), encodeAbout(*want))
 }
 
-// succeed has a version take over from the one that served last and was removed:
-// what that one has done has had its effects.
+// succeed makes a version take over from the version that served last and was removed: the events
+// that the former version has handled have had their effects.
 func (r *run) succeed(ctx context.Context, t txn, want *about, lanes map[laneID]laneNote) error {
 	b, err := t.note(ctx, donePrefix(r.name)+"about")
 	if err != nil || b == nil {
@@ -465,9 +464,9 @@ func (r *run) succeed(ctx context.Context, t txn, want *about, lanes map[laneID]
 	return removeNotes(ctx, t, donePrefix(r.name))
 }
 
-// handOver gives the effects that a version owns to another one, as
-// [project.HandOver] does for a partition. It returns which lanes have changed. No
-// effect is held to be done above a head, where heads are given.
+// handOver gives the effects that a version owns to another version, as [project.HandOver] does
+// for a partition. It returns the lanes that have changed. If heads are given, no event above a
+// head counts as done.
 func handOver(from, to map[laneID]laneNote, heads []store.Position) (gave, took map[laneID]bool, err error) {
 	gave, took = make(map[laneID]bool), make(map[laneID]bool)
 	for p := range partitionsOf(from, to) {
@@ -498,7 +497,7 @@ func handOver(from, to map[laneID]laneNote, heads []store.Position) (gave, took 
 	return gave, took, nil
 }
 
-// partitionsOf returns the partitions of which both versions have lanes.
+// partitionsOf returns the partitions in which both versions have lanes.
 func partitionsOf(a, b map[laneID]laneNote) map[int]bool {
 	both := make(map[int]bool)
 	for id := range a {
@@ -509,7 +508,7 @@ func partitionsOf(a, b map[laneID]laneNote) map[int]bool {
 	return both
 }
 
-// statesOf returns the lanes of a partition, in order.
+// statesOf returns the states of the lanes of a partition, in order.
 func statesOf(lanes map[laneID]laneNote, partition int) (states []project.State) {
 	for i := 0; ; i++ {
 		n, ok := lanes[laneID{partition, i}]
@@ -520,8 +519,8 @@ func statesOf(lanes map[laneID]laneNote, partition int) (states []project.State)
 	}
 }
 
-// deletions returns how far events that the rules select have been deleted: one
-// position for each partition in which there were any.
+// deletions returns the positions up to which events that the rules select have been deleted, one
+// for each partition with deletions.
 func (r *run) deletions(ctx context.Context) ([]store.Position, error) {
 	d, ok := r.log.(store.Deletions)
 	if !ok {
@@ -549,8 +548,8 @@ func (r *run) deletions(ctx context.Context) ([]store.Position, error) {
 	return through, nil
 }
 
-// undeleted returns an error matching [ErrDeleted] if events above the position of
-// a lane may have been deleted since the version began.
+// undeleted returns an error matching [ErrDeleted] if events above the position of a lane may
+// have been deleted since the version began.
 func (r *run) undeleted(ctx context.Context, a *about, lanes map[laneID]laneNote) error {
 	through, err := r.deletions(ctx)
 	if err != nil {

@@ -8,12 +8,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// diskErrors are errors of an operating system that no event is to blame for.
+// diskErrors are errors of the operating system for which no event is to blame.
 var diskErrors = []error{
 	syscall.ENOSPC, syscall.EROFS, syscall.EIO, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
 }
 
-// blameOf says whose fault the error of a rule is, as far as the error tells.
+// blameOf says whose fault the error of a rule is, as far as the error itself shows.
 func (r *run) blameOf(err error) (b Blame) {
 	if failed := contained(func() error {
 		b = r.blameIn(err)
@@ -46,8 +46,8 @@ func (r *run) blameIn(err error) Blame {
 	return BlameUnknown
 }
 
-// works reports whether the target can write: if it cannot, the error of a rule
-// need not be the event's fault. It writes the note of the lane as it is.
+// works reports whether the target can write. If it cannot, the error of a rule may be the
+// target's fault. works writes the note of the lane, unchanged.
 func (l *lane) works(ctx context.Context) bool {
 	return l.run.back.update(ctx, func(t txn) error {
 		b, err := t.note(ctx, l.keys.lane)

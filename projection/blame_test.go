@@ -24,8 +24,8 @@ import (
 type spoilable struct {
 	*target
 	spoilt  map[*memo]bool
-	refuses atomic.Int32 // writes to come that are refused
-	parks   atomic.Int32 // writes of parked entities to come that are refused
+	refuses atomic.Int32 // the number of next writes to refuse
+	parks   atomic.Int32 // the number of next writes of parked entities to refuse
 }
 
 var (
@@ -65,7 +65,7 @@ func TestBlame(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		err  error
-		want int // parked
+		want int // number of parked entities
 	}{
 		"a_full_disk_parks_no_entity":              {fmt.Errorf("write row: %w", syscall.ENOSPC), 0},
 		"a_disk_that_fails_parks_no_entity":        {syscall.EIO, 0},
@@ -162,7 +162,7 @@ func TestBlame(t *testing.T) {
 			}).With(projection.Retry(2, time.Second, time.Second)).Into(projection.Target[*memo](g))
 			defer background(t, projection.Config{Log: log}, r)()
 			<-time.After(time.Second)
-			g.parks.Store(1) // the target fails as the entity is to be parked
+			g.parks.Store(1) // the target fails when the runner parks the entity
 			deposit(t, log, "a", 0, 1)
 			atLeast(t, r, position(1))
 			if n := len(parkedOf(t, r)); n != 0 || tries != 4 {
@@ -177,7 +177,7 @@ func TestBlame(t *testing.T) {
 				log, g := newLog(t, 1), &spoilable{target: newTarget(), spoilt: map[*memo]bool{}}
 				one := func(m *memo, e *store.Event) error {
 					if g.spoilt[m] {
-						return errSpoiltTx // whoever comes next notices
+						return errSpoiltTx // a later statement fails
 					}
 					if e.Key.ID == "bad" && e.Version == 2 {
 						g.spoilt[m] = true

@@ -11,9 +11,9 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// bookmarkEvery is how often a runner moves its bookmarks in the log. They are
-// never ahead of what is in the read model, and as long behind as they may be:
-// they only keep the log from deleting what is yet to be read.
+// bookmarkEvery is how often a runner moves its bookmarks in the log. A bookmark is never ahead
+// of the read model, and it may lag behind: its only purpose is to keep unread events from being
+// deleted.
 const bookmarkEvery = 5 * time.Second
 
 // bookmarkName names the bookmarks of a version.
@@ -21,7 +21,7 @@ func bookmarkName(name string, version int) string {
 	return fmt.Sprintf("projection/%s/v%d", name, version)
 }
 
-// readers returns the registered readers of the log, nil if it keeps no bookmarks.
+// readersOf returns the registered readers of the log, nil if the log keeps no bookmarks.
 func (r *run) readersOf() (*stream.Readers, error) {
 	readers, err := stream.NewReaders(r.log)
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -30,10 +30,10 @@ func (r *run) readersOf() (*stream.Readers, error) {
 	return readers, err
 }
 
-// register has the log keep what the version has yet to read: above positions, one
-// for each partition. A read model is registered as an instance, since several of
-// one name can be built from one log. Every reset makes it another instance: a
-// runner that has not heard of the reset moves the one that is gone, or none.
+// register makes the log keep the events that the version has yet to read: those above positions,
+// one for each partition. A read model is registered as an instance, since several models of one
+// name can be built from one log. Every reset makes it another instance. So a runner that does
+// not know of the reset can only move bookmarks of the former instance.
 func (r *run) register(ctx context.Context, a *about, positions []store.Position) error {
 	readers, err := r.readersOf()
 	if readers == nil || err != nil {
@@ -42,7 +42,7 @@ func (r *run) register(ctx context.Context, a *about, positions []store.Position
 	if r.back.volatile() {
 		positions = slices.Clone(positions)
 		for i, p := range positions {
-			positions[i] = store.NewPosition(p.Partition(), 0) // it is built from the start again
+			positions[i] = store.NewPosition(p.Partition(), 0) // from the start again
 		}
 	}
 	id := r.instanceID(a)
@@ -67,8 +67,8 @@ func (r *run) register(ctx context.Context, a *about, positions []store.Position
 	return nil
 }
 
-// reserve registers the version as it will be after a reset, beside what it is, and
-// returns what is to be called after the reset, whatever has become of it.
+// reserve registers the version as it will be after a reset, beside its present registration. The
+// caller must call release after the reset, whether the reset has worked or not.
 func (r *run) reserve(ctx context.Context, a *about, positions []store.Position) (release func(), err error) {
 	readers, err := r.readersOf()
 	if readers == nil || err != nil || r.back.volatile() {
@@ -83,7 +83,7 @@ func (r *run) reserve(ctx context.Context, a *about, positions []store.Position)
 		return nil, fmt.Errorf("set bookmarks: %w", err)
 	}
 	return func() {
-		// What is registered under the other id goes when the run begins again.
+		// The next beginning of the run removes the registration of the other id.
 		r.marking.Lock()
 		defer r.marking.Unlock()
 		r.reserved = append(r.reserved, id, r.registered)
@@ -91,7 +91,7 @@ func (r *run) reserve(ctx context.Context, a *about, positions []store.Position)
 	}, nil
 }
 
-// unregister removes the registration of the version, as it is or was noted.
+// unregister removes the registration of the version, under its present id and its former ones.
 func (r *run) unregister(ctx context.Context, a *about) error {
 	readers, err := r.readersOf()
 	if readers == nil || err != nil {
@@ -111,8 +111,8 @@ func (r *run) unregister(ctx context.Context, a *about) error {
 	return nil
 }
 
-// passed returns what the notes say: the positions that no lane of a partition
-// will want an event at or below of.
+// passed returns, for each partition, the position up to which no lane needs an event any more,
+// according to the notes.
 func (r *run) passed(ctx context.Context, t txn, lanes map[laneID]laneNote, partitions int) ([]store.Position, error) {
 	marks := make([]store.Position, partitions)
 	for p := range marks {
@@ -138,7 +138,7 @@ func (r *run) passed(ctx context.Context, t txn, lanes map[laneID]laneNote, part
 	}
 	for p := range marks {
 		if marks[p] == store.LastPosition(p) {
-			marks[p] = store.NewPosition(p, 0) // there are no lanes of it
+			marks[p] = store.NewPosition(p, 0) // the partition has no lanes
 		}
 	}
 	return marks, nil
@@ -153,16 +153,16 @@ func (r *run) keepBookmarks(ctx context.Context) {
 	}
 }
 
-// mark moves the bookmarks to where the notes are. Only the beginning of a version
-// sets bookmarks that are not there: a version without notes has been removed, and
-// one without a registration has been taken from the log by somebody.
+// mark moves the bookmarks to the positions of the notes. Only the beginning of a version creates
+// bookmarks. A version without notes has been removed, and if the registration is missing, an
+// operator has removed it from the log.
 func (r *run) mark(ctx context.Context) error {
 	r.mu.Lock()
 	a := r.about
 	r.mu.Unlock()
 	f, err := r.look(ctx)
 	if err != nil {
-		// The target does not answer; the lanes know what was noted last.
+		// The target does not answer; the lanes know the positions that were noted last.
 		known, ok := r.known(a.partitions)
 		if !ok {
 			return err
@@ -183,12 +183,12 @@ func (r *run) mark(ctx context.Context) error {
 	if g == nil {
 		return nil
 	}
-	// Without the lock: a reset, which makes another instance of the version, does
-	// not wait for it.
+	// Move runs without the lock, so that a reset, which makes another instance of the version,
+	// does not wait for it.
 	err = g.Move(ctx, f.marks...)
 	if errors.Is(err, stream.ErrUnregistered) {
-		// It begins again if the version is still there, and finds out whether
-		// anything was deleted since.
+		// If the version still exists, the run begins again and finds out whether events were
+		// deleted since.
 		r.restart()
 		return nil
 	}
@@ -196,7 +196,7 @@ func (r *run) mark(ctx context.Context) error {
 	return err
 }
 
-// known is what passed returns, as far as the lanes of this run know.
+// known returns the same positions as passed, as far as the lanes of this run know.
 func (r *run) known(partitions int) ([]store.Position, bool) {
 	marks := make([]store.Position, partitions)
 	for p := range marks {
@@ -216,8 +216,8 @@ func (r *run) known(partitions int) ([]store.Position, bool) {
 	return marks, len(lanes) > 0
 }
 
-// borrow takes the registration with an id, which one goroutine may use at a time,
-// or returns nil.
+// borrow takes the registration with an id out of the run, so that one goroutine at a time uses
+// it. It returns nil if there is no such registration.
 func (r *run) borrow(id string) *stream.Registration {
 	r.marking.Lock()
 	defer r.marking.Unlock()

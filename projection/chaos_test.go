@@ -44,9 +44,8 @@ func TestATargetThatTearsItsTransactionsIsCaught(t *testing.T) {
 	}
 }
 
-// chaos runs two runners of a projection with failing rules, a failing target and
-// restarts, then lets all of it come to rest, and returns what is wrong with the
-// read model.
+// chaos runs two runners of a projection with failing rules, a failing target and restarts, then
+// stops all faults, and returns the errors that it finds in the read model.
 func chaos(t *testing.T, seed uint64, torn bool) error {
 	t.Helper()
 	const entities, partitions = 6, 2
@@ -114,7 +113,7 @@ func chaos(t *testing.T, seed uint64, torn bool) error {
 	clear(poison)
 	mu.Unlock()
 	g.set(func(g *target) { g.before, g.after = nil, nil })
-	synctest.Wait() // both runners are there
+	synctest.Wait() // both runners have started
 	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
 	var errs []error

@@ -25,13 +25,13 @@ import (
 //	<name>/done/about
 //	<name>/done/lane/<partition>/<lane>
 //
-// The last two are those of the version that served last, if it has been removed:
-// they say which events have had their effects.
+// The last two are the notes of the version that served last, after its removal: they tell which
+// events have had their effects.
 const notesPrefix = "projection/"
 
 func servingKey(name string) string { return notesPrefix + name + "/serving" }
 
-// donePrefix begins the notes that are left of the version that served last.
+// donePrefix is the prefix of the notes that the version that served last has left behind.
 func donePrefix(name string) string { return notesPrefix + name + "/done/" }
 
 func versionsPrefix(name string) string { return notesPrefix + name + "/v" }
@@ -62,12 +62,12 @@ func (k *keys) deadAt(p store.Position) string { return fmt.Sprintf("%s%016d", k
 func seal(m proto.Message) []byte {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
-		panic(fmt.Sprintf("projection: encode a note: %v", err)) // text in it is valid by then
+		panic(fmt.Sprintf("projection: encode a note: %v", err)) // its text is valid UTF-8
 	}
 	return store.Seal(b, 0)
 }
 
-// unseal decodes a note. An error matches [store.ErrCorrupt].
+// unseal decodes a note. Its error matches [store.ErrCorrupt].
 func unseal(what string, sealed []byte, m proto.Message) error {
 	b, reason := store.Unseal(sealed)
 	if reason == "" {
@@ -100,19 +100,19 @@ func decodeServing(b []byte) (int, error) {
 	return int(p.GetVersion()), nil
 }
 
-// about says how a version began.
+// about is the note about a version: how it began.
 type about struct {
 	lanes, partitions int
 	log               store.ID
 	began             time.Time
-	selection         *selection // nil in notes of former times
-	instance          store.ID   // zero in notes of former times
+	selection         *selection // nil in notes of former releases
+	instance          store.ID   // zero in notes of former releases
 	resets            uint64
-	deleted           []store.Position // one for each partition in which something was deleted
+	deleted           []store.Position // one for each partition with deleted events
 }
 
-// missing returns the position up to which events of a partition may have been
-// deleted when the version began.
+// missing returns the position up to which events of a partition may have been deleted before the
+// version began.
 func (a *about) missing(partition int) store.Position {
 	for _, p := range a.deleted {
 		if p.Partition() == partition {
@@ -170,7 +170,7 @@ func decodeAbout(b []byte) (about, error) {
 	return a, nil
 }
 
-// laneNote is the note of a lane with what is for people only.
+// laneNote is the note of a lane, with fields that only people read.
 type laneNote struct {
 	project.State
 
@@ -269,7 +269,7 @@ func decodeDead(b []byte) (*project.DeadLetter, error) {
 	return d, nil
 }
 
-// servingOf returns the version that serves, or zero.
+// servingOf returns the version that readers use, or zero.
 func servingOf(ctx context.Context, t txn, name string) (int, error) {
 	b, err := t.note(ctx, servingKey(name))
 	if b == nil || err != nil {
@@ -278,11 +278,10 @@ func servingOf(ctx context.Context, t txn, name string) (int, error) {
 	return decodeServing(b)
 }
 
-// errGone says that a note that must be there is not.
+// errGone says that a note that must exist does not.
 var errGone = errors.New("there is no such note")
 
-// readLane reads the note of a lane, and returns an error matching errGone if
-// there is none.
+// readLane reads the note of a lane. It returns an error matching errGone if there is none.
 func readLane(ctx context.Context, t txn, key string, partition int) (laneNote, error) {
 	b, err := t.note(ctx, key)
 	if err != nil {
@@ -303,7 +302,7 @@ func laneNotes(ctx context.Context, t txn, name string, version int) (map[laneID
 	return lanesUnder(ctx, t, versionPrefix(name, version))
 }
 
-// lanesUnder reads the notes of all lanes of the version whose keys have a prefix.
+// lanesUnder reads the notes of all lanes whose keys begin with a prefix.
 func lanesUnder(ctx context.Context, t txn, prefix string) (map[laneID]laneNote, error) {
 	prefix += "lane/"
 	list := map[laneID]laneNote{}

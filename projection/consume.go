@@ -21,37 +21,36 @@ const (
 	ConsumeDeadLettersDefault = 256
 )
 
-// Consume declares a consumer: a projection without a read model, which calls a
-// handler for each event, such as one that sends mail. [InLog] keeps its notes in the
-// log itself, so it needs no database:
+// Consume declares a consumer: a projection without a read model, which calls a handler for each
+// event, for example to send mail. [InLog] keeps its notes in the log itself, so a consumer needs
+// no database:
 //
 //	var Mails = projection.Consume("mails", projection.Handle(onLent), projection.Handle(onReturned))
 //
 //	runner := Mails.Into(projection.InLog(log)) // and projection.Service(runner), or projection.Run
 //
-// All that is said of projections holds. Events of one entity come in order. Entities
-// are divided into [Lanes], [ConsumeLanesDefault] of them, which work at the same time:
-// so many calls of handlers are under way at most. A handler that fails is called again
-// with growing pauses, see [Retry]; then its entity is parked, and so its later events
-// wait, until [Runner.Retry], while the other entities go on. Several programs may run
+// The promises of projections hold for consumers too. Each handler gets the events of one entity
+// in order. The entities are divided into [Lanes], [ConsumeLanesDefault] of them by default,
+// which work at the same time; each lane makes one call at a time. The runner calls a handler
+// that fails again, with growing pauses, see [Retry]. Then it parks the entity: later events of
+// the entity wait until [Runner.Retry], while the other entities go on. Several programs may run
 // a consumer on one log: one of them works, and another one goes on if it stops.
 //
-// Each event is handled at least once. It is handled again if the program dies, or
-// another one takes over, before what was handled is noted, which happens after at
-// most [BatchMax] events of a lane, by default [ConsumeBatchDefault]. A handler that
-// has returned nil is not called again for that event because another one of the batch
-// has failed. When the runner is stopped, the context of the handlers ends; a batch
-// of which all have returned nil is noted still, and one of which a handler returns an
-// error is handled again.
+// Each event is handled at least once. The event is handled again if the program ends, or another
+// one takes over, before the note of the lane is written. That happens after at most [BatchMax]
+// events of a lane, by default [ConsumeBatchDefault]. If one handler of a batch fails, the
+// handlers that have returned nil are not called again for their events. When the runner is
+// stopped, the context of the handlers ends. If all handlers of the batch return nil, the batch
+// is still noted; if one returns an error, the batch is handled again.
 //
-// A consumer with a higher [Version] and [SwitchWhenLive] goes on where the former one
-// was, with other rules or other lanes: what that one has handled is not handled again.
-// The same holds after [Runner.Reset] and [Runner.Remove]. To have all events handled
+// A consumer with a higher [Version] and [SwitchWhenLive] goes on where the version before it
+// was, with other rules or other lanes. Events that the version before has handled are not
+// handled again. The same holds after [Runner.Reset] and [Runner.Remove]. To handle all events
 // once more, give the consumer another name.
 //
-// Its options begin with those defaults, with [ParkedMax] of [ConsumeParkedDefault] and
-// [DeadLettersMax] of [ConsumeDeadLettersDefault] in each lane, since every note is
-// written with each batch, and with [AdoptCopies].
+// Its options begin with these defaults, with [AdoptCopies], and with a [ParkedMax] of
+// [ConsumeParkedDefault] and a [DeadLettersMax] of [ConsumeDeadLettersDefault] in each lane.
+// These bounds are low because every batch writes all notes.
 func Consume(name string, handlers ...Rule[*Consumer]) *Projection[*Consumer] {
 	nothing := func(context.Context, *Consumer) error { return nil }
 	return New(name, append(slices.Clip(handlers), Clear(nothing))...).With(
@@ -60,7 +59,7 @@ func Consume(name string, handlers ...Rule[*Consumer]) *Projection[*Consumer] {
 	)
 }
 
-// Handle is the rule of a consumer for an event M.
+// Handle returns the rule of a consumer for events of type M.
 func Handle[M proto.Message](fn func(ctx context.Context, e Event[M]) error) Rule[*Consumer] {
 	if fn == nil {
 		return On[*Consumer, M](nil)
@@ -70,8 +69,8 @@ func Handle[M proto.Message](fn func(ctx context.Context, e Event[M]) error) Rul
 	})
 }
 
-// HandleAny is the rule of a consumer for events of all types, or those that [Types]
-// names, one by one. It takes the place of [Handle] rules.
+// HandleAny returns the rule of a consumer for events of all types, or of the types that [Types]
+// names. It gets them one by one, and takes the place of [Handle] rules.
 func HandleAny(fn func(ctx context.Context, e AnyEvent) error) Rule[*Consumer] {
 	if fn == nil {
 		return OnBatch[*Consumer](nil)
@@ -86,17 +85,17 @@ func HandleAny(fn func(ctx context.Context, e AnyEvent) error) Rule[*Consumer] {
 	})
 }
 
-// A Consumer is a transaction of [InLog]. Rules of consumers are made by [Handle] and
-// [HandleAny], which have no use for it.
+// A Consumer is a transaction of [InLog]. Handlers do not use it: [Handle] and [HandleAny] make
+// the rules of consumers.
 type Consumer struct {
 	plain  *Plain[struct{}]
 	target *inLog
-	writes bool   // it is an update
+	writes bool   // the transaction is an Update
 	lane   string // the key of the lane's note, once it has been read
 }
 
-// once calls a handler, unless that is not for this version to do, or has been done
-// since the note of the lane was written.
+// once calls a handler, unless another version does the effects of the event, or this handler has
+// handled the event since the note of the lane was written.
 func (c *Consumer) once(ctx context.Context, e *store.Event, part int, handle func() error) error {
 	at := done{e.Position, part}
 	if Replaying(ctx) || c.target.done(c.lane, at) {
@@ -109,9 +108,9 @@ func (c *Consumer) once(ctx context.Context, e *store.Event, part int, handle fu
 	return err
 }
 
-// InLog returns a target for consumers, see [Consume], which keeps their notes in a
-// log: as the state of an entity of the kind [NotesKind] for each name. They are part
-// of its copies and backups. The runner reads the same log.
+// InLog returns a target for consumers, see [Consume]. It keeps their notes in the log that the
+// runner reads: the notes of each projection are the state of one entity of the kind [NotesKind].
+// Copies and backups of the log include them.
 func InLog(log store.Log) Target[*Consumer] {
 	return &inLog{
 		plain: &plainTarget[*notesTx, struct{}]{target: &logNotes{log: log, turn: make(chan struct{}, 1)}},
@@ -126,14 +125,14 @@ type inLog struct {
 	lanes map[string]*handled // by the key of the lane's note
 }
 
-// handled are the events that were handled since the note of a lane was written: those
-// of one batch at most.
+// handled is the set of messages that were handled since the note of a lane was written: at most
+// one batch of them.
 type handled struct {
 	note []byte
 	at   map[done]bool
 }
 
-// A done is a message that was handled: one of those that an event has become.
+// A done names a handled message: an event, and the part of it if it has become several messages.
 type done struct {
 	position store.Position
 	part     int
@@ -154,7 +153,8 @@ func (t *inLog) did(lane string, at done) {
 	}
 }
 
-// read says what the note of a lane is: if it is another one, nothing was handled since.
+// read takes note of the value of a lane's note. If the value has changed, nothing was handled
+// since.
 func (t *inLog) read(lane string, note []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -173,8 +173,8 @@ func (t *inLog) View(ctx context.Context, do func(*Consumer) error) error {
 	return t.plain.View(ctx, func(b *Plain[struct{}]) error { return do(&Consumer{plain: b, target: t}) })
 }
 
-// Note implements [Target]. The first note of a lane that is read is that of the lane
-// whose events are handled.
+// Note implements [Target]. The first note of a lane that a transaction reads belongs to the lane
+// whose events it handles.
 func (t *inLog) Note(ctx context.Context, c *Consumer, key string) ([]byte, error) {
 	if c.writes { // also after the handlers, when the runner may have been stopped
 		var cancel context.CancelFunc

@@ -19,10 +19,10 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A desk handles deposits, and notes which.
+// A desk handles deposits, and records which ones.
 type desk struct {
 	mu    sync.Mutex
-	calls []string // of each handler: entity and version
+	calls []string // the calls of each handler: entity and version
 	sick  map[string]error
 }
 
@@ -129,7 +129,7 @@ func TestConsumer(t *testing.T) {
 				}
 				stop()
 			}
-			// Two of the batch that was cut off come again, and none is left out.
+			// Two events of the interrupted batch come again, and none is left out.
 			seen := map[string]int{}
 			for _, v := range d.of("a") {
 				seen[v]++
@@ -393,10 +393,10 @@ func TestConsumer(t *testing.T) {
 	})
 }
 
-// consumers runs two versions of a consumer in two programs each, which come and go,
-// while the log fails that keeps their notes. No event may be left out, no event comes
-// before an earlier one of its entity was handled, and one that is handled again is so
-// because a batch was not noted.
+// consumers runs two versions of a consumer in two programs each. The programs start and stop,
+// while the log that keeps their notes fails. No event may be left out, and none may come before
+// an earlier event of its entity was handled. An event may be handled again only because its
+// batch was not noted.
 func consumers(t *testing.T, seed uint64) {
 	t.Helper()
 	random := rand.New(rand.NewPCG(seed, 11))

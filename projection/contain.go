@@ -8,14 +8,14 @@ import (
 	"sync"
 )
 
-// Rules, targets, logs and errors are code that this package does not know. Where it
-// calls them, a panic and a goroutine that is ended become an error of that call:
-// the process, the other projections and the other events go on.
+// Rules, targets, logs and errors are code of other packages. Where this package calls them, a
+// panic, or the end of the goroutine, becomes an error of that call: the process, the other
+// projections and the other events go on.
 
-// errExited says that what was called has called runtime.Goexit.
+// errExited says that the called code has called runtime.Goexit.
 var errExited = errors.New("what was called has ended its goroutine, by runtime.Goexit or FailNow of a test")
 
-// A panicError is a panic of what was called.
+// A panicError is a panic of the called code.
 type panicError struct {
 	value any
 	stack []byte
@@ -23,7 +23,7 @@ type panicError struct {
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
 
-// guard makes an error of a panic.
+// guard turns a panic of fn into an error.
 func guard(fn func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -33,8 +33,8 @@ func guard(fn func() error) (err error) {
 	return fn()
 }
 
-// contained runs fn on a goroutine of its own and waits for it. It makes an error of
-// a panic, and of the end of that goroutine.
+// contained runs fn on a goroutine of its own and waits for it. It turns a panic of fn, and the
+// end of that goroutine, into an error.
 func contained(fn func() error) error {
 	err := errExited
 	done := make(chan struct{})
@@ -46,8 +46,8 @@ func contained(fn func() error) error {
 	return err
 }
 
-// untilDone runs fn on a goroutine, and on another one if a clock has ended that, until
-// it has returned. Then it calls end, if that is not nil.
+// untilDone runs fn on a goroutine until fn has returned. If a clock ends that goroutine, fn runs
+// again on another one. Then untilDone calls end, if that is not nil.
 func untilDone(wait *sync.WaitGroup, fn, end func()) {
 	wait.Go(func() {
 		returned := false
@@ -64,7 +64,7 @@ func untilDone(wait *sync.WaitGroup, fn, end func()) {
 	})
 }
 
-// A ruleError is an error that a rule has returned, with the text that it had.
+// A ruleError is an error of a rule, with its text at that time.
 type ruleError struct {
 	text  string
 	cause error
@@ -73,13 +73,13 @@ type ruleError struct {
 func (e *ruleError) Error() string { return e.text }
 func (e *ruleError) Unwrap() error { return e.cause }
 
-// A probe is no error that a rule can return.
+// A probe is a type of error that no rule can return.
 type probe struct{}
 
 func (*probe) Error() string { return "probe" }
 
-// sound returns an error of a rule as one whose text can be asked for at any time. If
-// its methods panic, or it is a nil pointer, the result says so in its place.
+// sound returns an error of a rule in a form whose text can be read at any time. If its methods
+// panic, or if it is a nil pointer, the result says so instead.
 func sound(err error) error {
 	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
 		return &ruleError{text: fmt.Sprintf("rule has returned a nil %T as its error, which is not equal to nil: return nil itself", err)}

@@ -38,7 +38,7 @@ type badText struct{}
 
 func (badText) String() string { panic("in String") }
 
-// A badTarget and a badLog call a function before the call that it is told of.
+// A badTarget and a badLog call a function before each call, and tell it which call.
 type badTarget struct {
 	*target
 	before func(call string)
@@ -104,7 +104,7 @@ func (l *badLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Resu
 	return l.Log.Commit(ctx, group)
 }
 
-// failures panics, or ends the goroutine, a number of times in one call.
+// failures panics, or ends the goroutine, a given number of times in one call.
 type failures struct {
 	call string
 	how  string
@@ -204,7 +204,8 @@ func TestForeignCode(t *testing.T) {
 					f.left.Store(5)
 					deposit(t, log, "b", 0, 3)
 					if call == "View" {
-						if err := r.Switch(t.Context()); err != nil { // its own, so it has the notes read again
+						// Of the runner itself, so it makes the runner read its notes again.
+						if err := r.Switch(t.Context()); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -236,7 +237,7 @@ func TestForeignCode(t *testing.T) {
 					deposit(t, m, "a", 0, 3)
 					deposit(t, m, "bad", 0, 2)
 					defer background(t, projection.Config{Log: &badLog{m, f.before}}, r)()
-					<-time.After(time.Minute) // no call of this goroutine is to meet the failure
+					<-time.After(time.Minute) // no call of this goroutine must get the failure
 					f.left.Store(3)
 					deposit(t, m, "a", 3, 3)
 					<-time.After(time.Minute)

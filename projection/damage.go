@@ -15,22 +15,22 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// DamagedMax bounds the damaged events that a version passes over.
+// DamagedMax bounds the number of damaged events that a version passes over.
 const DamagedMax = 10_000
 
-// A DamagedEvent is one that the log cannot read, and that a version passes over
-// because it was told to, see [Runner.SkipDamaged].
+// A DamagedEvent is an event that the log cannot read, and that a version passes over because the
+// operator said so, see [Runner.SkipDamaged].
 type DamagedEvent struct {
 	Position store.Position
-	// Error is what the log said of it, and Time is when the version was told.
+	// Error is the error of the log. Time is when the version was told to pass over the event.
 	Error string
 	Time  time.Time
 }
 
-// SkipDamaged has each version pass over damaged events of the log, as
-// [Runner.SkipDamaged] does once. It is for read models in memory, which are built
-// again with each start. The runner does not begin if one of the positions is wrong,
-// such as after the log has been repaired.
+// SkipDamaged makes each version pass over these damaged events of the log, as
+// [Runner.SkipDamaged] does for one version. It is for read models in memory, which each start
+// builds again. The runner does not begin if one of the positions is wrong, such as after the log
+// has been repaired.
 func SkipDamaged(positions ...store.Position) Option {
 	return option(func(s *settings) {
 		for _, p := range positions {
@@ -42,18 +42,17 @@ func SkipDamaged(positions ...store.Position) Option {
 	})
 }
 
-// SkipDamaged has the version pass over events that the log cannot read. Without it a
-// runner stays before a damaged event, tries again, and names its position in the error
-// of its [Status]. The rows lack the event from then on; all events behind it are
-// handled. What was skipped is noted in the target, where [Runner.Damaged] finds it and
-// [Status] counts it, and logged. Another version, or this one after a [Runner.Reset],
-// must be told again.
+// SkipDamaged makes the version pass over events that the log cannot read. Without it a runner
+// waits before a damaged event, tries again, and names its position in the error of its [Status].
+// After SkipDamaged the rows lack the event, and the runner handles all later events. The skipped
+// events are logged, and noted in the target, where [Runner.Damaged] finds them and [Status]
+// counts them. Another version, or this one after a [Runner.Reset], needs its own call.
 //
-// All positions are skipped or none. It returns an error matching [store.ErrInvalid] if
-// the event at one of them can be read, or there is none, or the version has passed it.
-// The runner must be running, so that the log is known. Example: the status says that
-// the event at position 500 cannot be read, and no backup has it; SkipDamaged(ctx, 500)
-// has the runner go on with event 501.
+// SkipDamaged skips all positions or none. It returns an error matching [store.ErrInvalid] if the
+// log can read one of the events or has no event there, or if the version has passed the
+// position. The runner must be running, so that the log is known. For example, if the status says
+// that the event at position 500 cannot be read, and no backup has it, SkipDamaged(ctx, 500)
+// makes the runner go on with event 501.
 func (r *Runner) SkipDamaged(ctx context.Context, positions ...store.Position) error {
 	n, err := r.running()
 	if err == nil {
@@ -81,7 +80,7 @@ func (r *run) damagedKey(p store.Position) string {
 	return fmt.Sprintf("%s%04d/%016d", r.damagedPrefix(), p.Partition(), p.Sequence())
 }
 
-// skipDamaged notes that events are to be passed over.
+// skipDamaged stores notes about the events to pass over.
 func (r *run) skipDamaged(ctx context.Context, positions []store.Position) error {
 	heads, _, err := r.identify(ctx)
 	if err != nil {
@@ -156,7 +155,7 @@ func (r *run) skipFound(ctx context.Context, f *found, heads, positions []store.
 	})
 }
 
-// skips reports whether the version is to pass over a damaged event.
+// skips reports whether the version passes over the damaged event at a position.
 func (r *run) skips(ctx context.Context, p store.Position) (known bool, err error) {
 	err = r.back.view(ctx, func(t txn) error {
 		b, err := t.note(ctx, r.damagedKey(p))
@@ -169,7 +168,7 @@ func (r *run) skips(ctx context.Context, p store.Position) (known bool, err erro
 	return known, err
 }
 
-// atDamage returns the error of a runner that stays before a damaged event.
+// atDamage returns the error of a runner that waits before a damaged event.
 func atDamage(p store.Position, err error) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Position == 0 {
 		c.Position = p
@@ -177,19 +176,19 @@ func atDamage(p store.Position, err error) error {
 	return fmt.Errorf("the event at position %v cannot be read; restore it, or pass over it by Runner.SkipDamaged: %w", p, err)
 }
 
-// passDamage puts the events behind the position of the reader one by one, and passes
-// over the damaged ones that the version is told to. It returns nil when the reader
-// may go on from where it is then.
+// passDamage puts the events after the position of the reader one by one, and passes over the
+// damaged ones that the notes name. It returns nil when the reader may go on from its new
+// position.
 func (r *reader) passDamage(ctx context.Context, head store.Position, cause error) error {
 	c, ok := errors.AsType[*store.CorruptError](cause)
 	if !ok {
 		return cause
 	}
-	r.mode(true) // what was read before is whole
+	r.mode(true) // all events that were read before are complete
 	after := r.at()
 	p := after + 1
 	if c.Position > p && c.Position <= head {
-		p = c.Position // all before it that is wanted has been put
+		p = c.Position // all selected events before it have been put
 	}
 	passed := false
 	for ; p <= head; p++ {
@@ -215,12 +214,12 @@ func (r *reader) passDamage(ctx context.Context, head store.Position, cause erro
 		passed = true
 	}
 	if !passed {
-		return cause // and it cannot be found
+		return cause // the damaged event was not found
 	}
 	return r.undeleted(ctx, after)
 }
 
-// putAt puts the event at a position, if it is wanted.
+// putAt puts the event at a position, if the plan selects it.
 func (r *reader) putAt(ctx context.Context, p store.Position) error {
 	q := r.run.plan.query
 	q.After, q.Through = p-1, p
@@ -246,7 +245,7 @@ func (r *reader) putAt(ctx context.Context, p store.Position) error {
 	return nil
 }
 
-// skipsAtBegin notes what the options say.
+// skipsAtBegin stores the notes for the positions of the option [SkipDamaged].
 func (r *run) skipsAtBegin(ctx context.Context) error {
 	if len(r.settings.skips) == 0 {
 		return nil
@@ -254,7 +253,7 @@ func (r *run) skipsAtBegin(ctx context.Context) error {
 	return r.skipDamaged(ctx, slices.Clone(r.settings.skips))
 }
 
-// scanBeside is a scan that passes over the damaged events that the version does.
+// scanBeside is a scan that passes over the same damaged events as the version.
 func (r *run) scanBeside(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		for {

@@ -36,7 +36,7 @@ func breakEvents(t *testing.T, log *memory.Log, positions ...int) {
 	}
 }
 
-// staysAt waits until a runner says that it stays before a damaged event.
+// staysAt waits until the status of a runner says that it waits before a damaged event.
 func staysAt(t *testing.T, r *projection.Runner, at int) {
 	t.Helper()
 	for range 1000 {
@@ -68,7 +68,7 @@ func damagedOf(t *testing.T, r *projection.Runner) (all []int) {
 
 func TestDamagedEvents(t *testing.T) {
 	t.Parallel()
-	const few, many = 40, 5000 // the reader goes by the stream, and by scans
+	const few, many = 40, 5000 // the reader uses the stream for few, and scans for many
 	for _, c := range []struct {
 		name string
 		n    int
@@ -98,7 +98,7 @@ func TestDamagedEvents(t *testing.T) {
 				staysAt(t, r, 5)
 				wantRow(t, g, "sum_v1 a", sum(4))
 
-				// A wrong position is refused, and the right one beside it is not skipped.
+				// A wrong position is refused, and a right one in the same call is not skipped.
 				for _, wrong := range []int{4, 7, c.n + 1} {
 					if err := r.SkipDamaged(t.Context(), position(5), position(wrong)); !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), position(wrong).String()) {
 						t.Errorf("skip position %d: got %v, want %v that names it", wrong, err, store.ErrInvalid)
@@ -132,7 +132,7 @@ func TestDamagedEvents(t *testing.T) {
 					t.Errorf("skip above the head: got %v, want %v", err, store.ErrInvalid)
 				}
 
-				// A runner that starts behind the damage goes on, with what comes later too.
+				// A runner that starts behind the damage goes on, with later events too.
 				stop()
 				stop = background(t, config, r)
 				deposit(t, log, "b", 0, 3)

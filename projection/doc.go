@@ -1,10 +1,10 @@
-// Package projection keeps read models: tables, buckets or documents that are
-// built from the events of a log, in order, each event once, and that can be
-// rebuilt while they are read.
+// Package projection keeps read models: tables, buckets or documents that are built from the
+// events of a log. A projection handles the events in order, each event once, and can be rebuilt
+// while programs read the model.
 //
 // # Declaring and running
 //
-// A projection is a name and a rule for each event, which writes to the native
+// A projection is a name and a rule for each type of event. A rule writes to the native
 // transaction of a database:
 //
 //	var Loans = projection.New("loans",
@@ -18,51 +18,52 @@
 //		return err
 //	}
 //
-// [Projection.Into] binds it to a [Target], which is the database, and makes a
-// [Runner]. An engine runs it as a [Service], or [Run] runs it on a bare log, or
-// [RunOnce] brings it up to date and returns.
+// [Projection.Into] binds the projection to a [Target], which is the database, and makes a
+// [Runner]. An engine runs it as a [Service], [Run] runs it on a bare log, and [RunOnce] brings
+// it up to date and returns.
 //
-// # What may be relied on
+// # Guarantees
 //
-// The position of a projection is a note beside the rows, written in the same
-// transaction. So every event is in the read model exactly once, whatever fails
-// and however many runners there are: each transaction compares the note with
-// what its runner knows, and does nothing if another one was there. A target
-// without transactions gets every event at least once, see [AtLeastOnce].
+// The position of a projection is a note beside the rows, written in the same transaction. So
+// every event is in the read model exactly once, whatever fails and however many runners there
+// are: each transaction compares the note with the note that its runner knows, and writes nothing
+// if another runner has changed it. A target without transactions gets every event at least once,
+// see [AtLeastOnce].
 //
-// Events of one entity are handled in order; with one lane, which is the default
-// (see [Lanes]), all events of a partition are.
+// The rules get the events of one entity in order. By default they get all events of a partition
+// in order; [Lanes] gives up the second promise to handle several entities at a time.
 //
-// A rule that fails does not stop the rest: its event is tried again, alone, with
-// growing pauses, and then its entity is parked, see [OnFailure]. Parked entities
-// are listed by [Runner.Parked] and brought back by [Runner.Retry]. A database
-// that is down, full, locked or read-only is no event's fault: the runner waits for
-// it. Targets know the errors of their databases, and [Classify] adds others. A rule
-// that returns nil and has spoilt its transaction has failed too.
+// A rule that fails does not stop the rest: the runner tries its event again, alone, with growing
+// pauses, and then parks its entity, see [OnFailure]. [Runner.Parked] lists parked entities and
+// [Runner.Retry] brings them back. If a database is down, full, locked or read-only, the runner
+// waits for it and blames no event. Targets know the errors of their databases, and [Classify]
+// adds others. A rule that returns nil and leaves a transaction that cannot be committed has
+// failed too.
 //
-// The log keeps what a projection has yet to read, also while it does not run: a
-// runner has bookmarks in the log that pruning respects, until [Runner.Remove].
-// Each read model has its own, so replicas with a database each hold the log for
-// the slowest of them. A model that is gone with the process, as in [Memory], holds
-// all of the log. A new version begins at the first event that is kept, and
-// [Status] and the log line of its beginning say if that is not the first one.
+// The log keeps the events that a projection has yet to read, also while the projection does not
+// run: a runner has bookmarks in the log, and pruning deletes nothing above them until
+// [Runner.Remove]. Each read model has its own bookmarks. If there are replicas with a database
+// each, the log keeps the events that the slowest of them needs. For a model that ends with the
+// process, as in [Memory], the log keeps all events. A new version begins at the first event that
+// the log still has. If earlier events were deleted, [Status] and a log line at its beginning say
+// so.
 //
 // # When a runner stops
 //
-// A position is believed only if the log still has the event that was there, and if
-// the rules are for the events that the model was built of. Otherwise the runner
-// stops in [StateFailed], with an error that names the cure, and skips nothing:
+// A runner goes on from a position only if the log still has the event at that position, and if
+// the rules select the events that the model was built from. Otherwise the runner stops in
+// [StateFailed], skips nothing, and returns an error that names the cure:
 //
-//   - [ErrReplaced]: the log was restored from a backup, and the model is ahead of it.
-//     Restore the model too, give the projection a new [Version], or [Runner.Reset] it.
-//   - [ErrOtherLog]: it is another log. If it is a copy, [Runner.Adopt] proves that.
-//   - [ErrDeleted]: events were deleted before they were handled. A new version, or a
-//     reset, begins with what is kept.
-//   - [ErrSelection]: the rules are for other events, see [Version]. While a program
-//     whose rules are for more keeps the model, this is [StateStandby].
+//   - [ErrReplaced]: the log was restored from a backup, and the model is ahead of it. Restore
+//     the model too, give the projection a new [Version], or [Runner.Reset] it.
+//   - [ErrOtherLog]: this is another log. If it is a copy, [Runner.Adopt] proves that.
+//   - [ErrDeleted]: the log deleted events before the projection handled them. A new version, or
+//     a reset, begins with the events that are left.
+//   - [ErrSelection]: the rules select other events, see [Version]. While a program whose rules
+//     select more events keeps the model, the state is [StateStandby].
 //
-// Before an event that the log cannot read, because it is damaged, the runner stays, tries
-// again, and names the position; [Runner.SkipDamaged] has it pass over the event.
+// If the log cannot read an event, because it is damaged, the runner waits before it, tries
+// again, and names the position. [Runner.SkipDamaged] makes it pass over the event.
 //
 // # Reading
 //
@@ -72,18 +73,18 @@
 //
 // # Consumers
 //
-// [Consume] declares a projection without a read model: handlers that send mail or
-// call other services, at least once for each event, with entities in parallel. Its
-// notes are kept in the log by [InLog].
+// [Consume] declares a projection without a read model: its handlers send mail or call other
+// services, at least once for each event, and handle several entities at a time. [InLog] keeps
+// its notes in the log.
 //
 // # Rebuilding
 //
-// Give the changed projection a higher [Version] and run both. The new one is
-// built beside the old one, in tables of its own, since [TableName] adds the
-// version to their names, and never gets ahead of it. [Runner.Status] tells how far
-// it is: [StateHolding] says that it has come to where the old one is.
-// [Runner.Switch] has readers use it, in one transaction, and back if need be;
-// [Runner.Remove] takes the old one away. What a rule does outside of the database
-// belongs behind [Replaying], so that a rebuild does not do it again. The old program
-// need not run: with [SwitchWhenLive] the new version goes on from where it stopped.
+// Give the changed projection a higher [Version] and run both versions. The runner builds the new
+// version beside the old one, in tables of its own: [TableName] adds the version to their names.
+// The new version never gets ahead of the old one. [Runner.Status] tells its progress:
+// [StateHolding] says that it has reached the position of the old version. [Runner.Switch] makes
+// readers use the new version, in one transaction, and can switch back; [Runner.Remove] removes
+// the old one. Put effects outside of the database behind [Replaying], so that a rebuild does not
+// repeat them. The old program need not run: with [SwitchWhenLive] the new version goes on from
+// the position where the old one stopped.
 package projection

@@ -48,7 +48,7 @@ func TestACallerReadsWhatItHasWritten(t *testing.T) {
 			}
 			wantRow(t, g, "sum_v1 "+account(i%10), i/10+1)
 		}
-		// A command that the projection does not want, and one without events.
+		// A command whose events the projection does not select, and one without events.
 		receipt, err := kind.Ref(engine, "a0").Do(t.Context(), &testv1.Annotate{Note: &testv1.Note{}})
 		if err != nil {
 			t.Fatal(err)
@@ -90,7 +90,7 @@ func TestAnotherProcessWaitsByTheNotes(t *testing.T) {
 	})
 }
 
-// A blind log tells nobody of its bookmarks.
+// A blind log has no support for bookmarks.
 type blind struct{ *memory.Log }
 
 func (blind) Bookmarks(context.Context) ([]store.Bookmark, error) { return nil, nil }
@@ -115,8 +115,8 @@ func TestPruningThatIgnoresBookmarksIsCaught(t *testing.T) {
 	})
 }
 
-// prune runs a projection with a parked entity on a log that is pruned, and then
-// lets it be pruned without the projection. It returns what is missing.
+// prune runs a projection with a parked entity on a log that is pruned, and then prunes it
+// without the projection. It returns errors for missing events.
 func prune(t *testing.T, log *memory.Log, pruned store.Log) error {
 	t.Helper()
 	g := newTarget()
@@ -163,7 +163,7 @@ func prune(t *testing.T, log *memory.Log, pruned store.Log) error {
 	}
 	closeEngine(t, engine)
 
-	// The projection does not run, and nothing above its position goes.
+	// The projection does not run, and no event above its position is deleted.
 	engine, kind = open(t, pruned)
 	add("later", 60)
 	if n := kept("later"); n != 60 {
@@ -171,7 +171,7 @@ func prune(t *testing.T, log *memory.Log, pruned store.Log) error {
 	}
 	closeEngine(t, engine)
 	if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, r); err != nil {
-		return errors.Join(append(errs, err)...) // it says that something is missing
+		return errors.Join(append(errs, err)...) // the projection says that events are missing
 	}
 	if n := g.row("sum later"); n != 60 {
 		errs = append(errs, fmt.Errorf("the read model has %d of 60", n))

@@ -10,8 +10,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A consumer calls a handler for each event and keeps its position in the log. An
-// entity whose event cannot be handled is parked; the others go on.
+// A consumer calls a handler for each event and keeps its position in the log. If the handler
+// cannot handle an event, the entity of the event is parked and the others go on.
 func ExampleConsume() {
 	ctx := context.Background()
 	log := memory.New()

@@ -14,8 +14,8 @@ type Lendings struct {
 	Total int
 }
 
-// Update changes a copy of the model and puts it in place as a whole. A transaction that
-// fails leaves the model as it was.
+// Update changes a copy of the model and then replaces the model by the copy. A transaction that
+// fails leaves the model unchanged.
 func ExampleMemory() {
 	target, err := projection.NewMemory(Lendings{})
 	if err != nil {

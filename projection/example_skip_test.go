@@ -11,8 +11,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A poison event is one that its rule can never handle. SkipEvent leaves it out of the
-// read model, keeps a dead letter that says so, and goes on with the later events.
+// A poison event is an event that its rule can never handle. SkipEvent leaves it out of the read
+// model, keeps a dead letter that names it, and goes on with the later events.
 func ExampleRunner_SkipEvent() {
 	type model struct{ Total int64 }
 	target, err := projection.NewMemory(model{})

@@ -9,8 +9,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A new version of a read model is built beside the version that readers use. Switch
-// hands the readers over in one transaction.
+// The runner builds a new version of a read model beside the version that readers use. Switch
+// makes readers use the new version, in one transaction.
 func ExampleRunner_Switch() {
 	type model struct {
 		Totals projection.Table[string, int64]

@@ -9,8 +9,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A projection makes a read model from events: an On rule writes to the model what one
-// event means for it. Here the model is in memory, and is built from the log at each start.
+// A projection makes a read model from events: an On rule writes to the model the changes that
+// one event makes. Here the model is in memory, and is built from the log at each start.
 func Example() {
 	type model struct {
 		Balances projection.Table[string, int64]

@@ -10,8 +10,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A read model follows its log with a small delay. The caller of a command reads its own
-// write: WaitFor returns when the model shows the command of the receipt.
+// A read model follows its log with a small delay. WaitFor returns when the model shows the
+// command of the receipt, so that its caller reads its own write.
 func ExampleWaitFor() {
 	type model struct{ Deposits int }
 	target, err := projection.NewMemory(model{})

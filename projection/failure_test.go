@@ -17,8 +17,7 @@ import (
 
 var errPoison = errors.New("poison")
 
-// picky is sums with a rule that fails at the amounts that bad says, and writes
-// before it does.
+// picky is sums with a rule that fails for the events that bad rejects, after it has written.
 func picky(bad func(e projection.Event[*testv1.Deposited]) error) *projection.Projection[*memo] {
 	return projection.New("sums",
 		projection.On(func(_ context.Context, m *memo, e projection.Event[*testv1.Deposited]) error {

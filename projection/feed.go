@@ -9,16 +9,16 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of what a reader holds for a lane: two buffers, one that is filled while
-// the other is handled.
+// Bounds of the memory that a reader uses for a lane. A lane has two buffers: the reader fills
+// one while the lane handles the other.
 const (
-	// feedBytesMax bounds the payloads of one; it is longer if its last event is.
+	// feedBytesMax bounds the payloads of one buffer. Only its last event may exceed the bound.
 	feedBytesMax = 4 << 20
-	// feedKeptMax bounds the buffer that is kept for the next batch.
+	// feedKeptMax bounds the size of a buffer that is kept for the next batch.
 	feedKeptMax = 4 * feedBytesMax
 )
 
-// A buffer is a run of events that are its own.
+// A buffer is a series of events. It owns copies of their payloads and tags.
 type buffer struct {
 	events []store.Event
 	bytes  []byte   // the payloads
@@ -32,7 +32,7 @@ func (b *buffer) reset() {
 	}
 }
 
-// add copies the event.
+// add adds a copy of the event.
 func (b *buffer) add(e *store.Event) {
 	b.events = append(b.events, *e)
 	own := &b.events[len(b.events)-1]
@@ -49,8 +49,8 @@ func (b *buffer) add(e *store.Event) {
 	}
 }
 
-// seen is how far a reader is, with the id of the event there, zero if it is not
-// known. One goroutine sets it.
+// seen is the position up to which a reader has read, with the id of the event there; the id is
+// zero if it is unknown. Only one goroutine sets it.
 type seen struct {
 	mu sync.Mutex
 	p  store.Position
@@ -69,18 +69,18 @@ func (s *seen) get() (store.Position, store.ID) {
 	return s.p, s.id
 }
 
-// A feed hands events from the reader of a partition to one lane.
+// A feed is a queue of events from the reader of a partition to one lane.
 //
-//  1. Everything that the lane wants at or below at is in filling or has been
-//     taken. What filling holds begins above after.
-//  2. A closed feed takes and gives nothing: the lane has asked the reader to go
-//     back, and the reader has yet to come to it.
-//  3. The buffer that was taken last is not touched before the next take.
-//  4. seen is looked at under the lock: what the reader had seen before it has
-//     opened the feed anew says nothing about what it has put since.
+//   - All events that the lane selects at or below the position at are in filling or have been
+//     taken. The events in filling are above the position after.
+//   - A closed feed takes and gives no events: the lane has asked the reader to go back, and the
+//     reader has not done so yet.
+//   - The buffer that was taken last does not change before the next take.
+//   - Read seen only under the lock: a value from before the reader opened the feed again says
+//     nothing about the events that the reader has put since.
 type feed struct {
 	batch int
-	seen  *seen // of the reader: all that an open feed is to get through it has been put
+	seen  *seen // of the reader: an open feed has got all its events up to here
 
 	mu      sync.Mutex
 	closed  bool
@@ -88,8 +88,8 @@ type feed struct {
 	at      store.Position
 	filling *buffer
 	spare   *buffer
-	eager   bool          // what is there may be taken, however little
-	flush   bool          // the same, once
+	eager   bool          // the lane may take the events at once, however few
+	flush   bool          // the same, for the next take only
 	space   chan struct{} // one element: there may be room
 }
 
@@ -125,8 +125,8 @@ func (f *feed) full() bool {
 	return len(f.filling.events) >= f.batch || len(f.filling.bytes) >= feedBytesMax
 }
 
-// put adds an event, and waits for room. It reports whether the lane has
-// something to take.
+// put adds an event; if the feed is full, put waits. It reports whether the lane has events to
+// take.
 func (f *feed) put(ctx context.Context, e *store.Event) (ready bool, err error) {
 	f.mu.Lock()
 	for !f.closed && f.full() {
@@ -147,9 +147,9 @@ func (f *feed) put(ctx context.Context, e *store.Event) (ready bool, err error) 
 	return f.eager || f.flush || f.full(), nil
 }
 
-// mode says whether the lane is to take what is there at once, or to wait until
-// it is much or the mode is called eager once. It reports whether the lane must be
-// told, because it may have found too little there before.
+// mode sets whether the lane may take events at once, or must wait until the buffer is full.
+// Events that were put in eager mode may still be taken at once after it. mode reports whether
+// the lane must be woken, because it may have found too few events before.
 func (f *feed) mode(eager bool) (tell bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -159,7 +159,7 @@ func (f *feed) mode(eager bool) (tell bool) {
 	return tell
 }
 
-// take gives what is there to the lane, which has it until the next take.
+// take hands the buffer to the lane, which may use it until the next take.
 func (f *feed) take() (c project.Chunk, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -182,7 +182,7 @@ func (f *feed) take() (c project.Chunk, ok bool) {
 	return c, true
 }
 
-// ready reports whether there is something to take.
+// ready reports whether take would return events or progress.
 func (f *feed) ready() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -31,27 +31,27 @@ func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 			t.Errorf("took %v to %v", c.After, c.Through)
 		}
 	}
-	put(1, false) // it is closed
+	put(1, false) // the feed is closed
 	none()
 	f.open(0)
 	seen.set(0, store.ID{})
 	none()
-	put(1, false) // too little
+	put(1, false) // too few
 	none()
 	if !f.mode(true) || f.mode(true) {
 		t.Error("the lane is told when it may take what is there, once")
 	}
 	take(0, 1, 1)
-	seen.set(5, store.ID{}) // nothing that is wanted
+	seen.set(5, store.ID{}) // no event up to here is selected
 	take(1, 5, 0)
 	none()
-	put(4, false) // it was there before
+	put(4, false) // it was put before
 	put(6, true)
 	f.shut()
 	none()
 	put(7, false)
 	seen.set(2, store.ID{})
-	f.open(2) // as if it were far behind
+	f.open(2) // as if the lane were far behind
 	none()
 	put(3, true)
 	take(2, 3, 1)

@@ -33,8 +33,8 @@ func accounts(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 	).With(options...)
 }
 
-// sums adds up the deposits of each account, under the name of the version's
-// table, and counts them.
+// sums adds up the deposits of each account, under the name of the version's table, and counts
+// them.
 func sums(rules ...projection.Rule[*memo]) *projection.Projection[*memo] {
 	rules = append(rules,
 		projection.On(func(ctx context.Context, m *memo, e projection.Event[*testv1.Deposited]) error {
@@ -113,8 +113,8 @@ func background(t *testing.T, c projection.Config, runners ...*projection.Runner
 	}
 }
 
-// runOnce is projection.RunOnce within ten minutes of a bubble, which is far longer
-// than it needs: one that goes on and on fails.
+// runOnce is projection.RunOnce within ten minutes of virtual time, which is far more than it
+// needs. A runner that never ends fails the test.
 func runOnce(t *testing.T, c projection.Config, r *projection.Runner) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
@@ -161,7 +161,7 @@ func position(n int) store.Position { return store.NewPosition(0, uint64(n)) }
 
 func account(n int) string { return fmt.Sprintf("a%d", n) }
 
-// depositOld commits a deposit as it was stored in former times.
+// depositOld commits a deposit in the form of former releases.
 func depositOld(t testing.TB, log store.Log, id string, units int64) {
 	t.Helper()
 	payload, err := proto.Marshal(&testv1.DepositedV0{Units: units})

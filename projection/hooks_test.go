@@ -20,15 +20,15 @@ import (
 
 // A hook is a place where the package calls code of a user, see package hooktest.
 type hook struct {
-	// early has the fault from before the runner begins.
+	// early makes the fault active before the runner begins.
 	early bool
 	// batch gives the runner an OnBatch rule.
 	batch bool
-	// consumer has a consumer in the place of the projection.
+	// consumer, if set, runs a consumer instead of the projection.
 	consumer func(h *hooking) projection.Rule[*projection.Consumer]
 	// shared says that other runners call the code too.
 	shared bool
-	// trigger has the code called.
+	// trigger makes the package call the code.
 	trigger func(h *hooking)
 }
 
@@ -146,7 +146,7 @@ func (l *hookLog) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return l.Log.Deleted(ctx)
 }
 
-// A hookClock is the clock of the system with hooks.
+// A hookClock is the system clock with hooks.
 type hookClock struct{ h *hooking }
 
 func (c hookClock) Now() time.Time {
@@ -166,7 +166,7 @@ func (e *hookError) Error() string { e.h.Reached("error.Error"); return "text" }
 func (e *hookError) Is(error) bool { e.h.Reached("error.Is"); return false }
 func (e *hookError) As(any) bool   { e.h.Reached("error.As"); return false }
 
-// fails are the places that need a rule that fails.
+// fails reports whether the place needs a rule that fails.
 func (h *hooking) fails() bool {
 	for _, at := range []string{"error.", "Classif", "slog.", "Runner.", "store.Log.Read"} {
 		if strings.HasPrefix(h.At, at) {
@@ -206,7 +206,7 @@ func handles(h *hooking) projection.Rule[*projection.Consumer] {
 
 func deposits(h *hooking) { deposit(h.t, h.log, "bad", 0, 3) }
 
-// retries has the events of a parked entity read again.
+// retries makes the runner read the events of a parked entity again.
 func retries(h *hooking) {
 	deposits(h)
 	<-time.After(time.Second)
@@ -232,7 +232,7 @@ func newMemory(h *hooking) *projection.Memory[memo] {
 
 type hookTable struct{ Rows projection.Table[string, int] }
 
-// tables loops over a table in a view.
+// tables iterates over a table in a view.
 func tables(all func(t *hookTable) iter.Seq2[string, int]) func(h *hooking) {
 	return func(h *hooking) {
 		m, err := projection.NewMemory(hookTable{})
@@ -318,8 +318,8 @@ func TestHooks(t *testing.T) {
 	hooktest.EachLasting(t, hooks, testHook)
 }
 
-// testHook has code of a user fail, and demands that other projections go on, also
-// while it blocks, that the projection goes on afterwards, and that Run ends.
+// testHook makes the code of a user fail. It checks that other projections go on, even while the
+// code blocks, that the projection goes on afterwards, and that Run ends.
 func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	h := &hooking{Hook: fault, t: t, log: memory.New()}
 	blocks := fault.Fault == hooktest.Waits || fault.Fault == hooktest.Blocks

@@ -14,8 +14,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A lane is the shell that runs the protocol core of package project for one
-// lane, on a goroutine of its own.
+// A lane runs the state machine of package project for one lane of a partition, on a goroutine of
+// its own. It does the input and output that the state machine asks for.
 type lane struct {
 	run    *run
 	id     laneID
@@ -23,14 +23,14 @@ type lane struct {
 	reader *reader
 	feed   *feed
 	wake   chan struct{} // one element: there may be something to do
-	idle   atomic.Bool   // it wants to know of anything that is read
+	idle   atomic.Bool   // the lane wants a signal for anything that is read
 
-	mu      sync.Mutex // held while the core runs, not while an action does
+	mu      sync.Mutex // held while the state machine runs, not during its actions
 	core    *project.Lane
 	handled uint64 // events handed to rules, since the start
 	moves   uint64 // times that the notes were read or written, since the start
 
-	// What the lane's own goroutine is at.
+	// The action that the lane's own goroutine does at present.
 	doing  project.ActionKind
 	ruling bool // in an attempt: its rules are running
 	batch  batch
@@ -63,7 +63,8 @@ func (l *lane) input(fn func(*project.Lane)) {
 	l.signal()
 }
 
-// start runs the lane on a goroutine, and on another one if what it calls ends that.
+// start runs the lane on a goroutine. If code that the lane calls ends that goroutine, the lane
+// goes on on another one.
 func (l *lane) start(ctx context.Context, wait *sync.WaitGroup) {
 	wait.Go(func() {
 		ended := false
@@ -83,9 +84,9 @@ func (l *lane) start(ctx context.Context, wait *sync.WaitGroup) {
 	})
 }
 
-// exited is called when the goroutine has been ended within an action. If the rules
-// were running, they have ended it. Otherwise it was the target or the log, and what
-// has become of an attempt is not known.
+// exited runs after called code has ended the goroutine during an action. If the rules were
+// running, they have ended it. Otherwise the target or the log has, and the outcome of an attempt
+// is unknown.
 func (l *lane) exited(err error) {
 	doing, ruling, now := l.doing, l.ruling, l.run.now()
 	l.doing, l.ruling = project.Wait, false
@@ -134,7 +135,7 @@ func (l *lane) loop(ctx context.Context) {
 	}
 }
 
-// next gives the core what was read, and returns what it wants done.
+// next gives the state machine the events that were read, and returns its next action.
 func (l *lane) next(now time.Time) project.Action {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -212,9 +213,9 @@ func (l *lane) load(ctx context.Context) {
 	}
 }
 
-// isOther reports whether the note of the version is another one than when the run
-// began: it was reset, or another program has taken it over. It is not another one
-// if there is none any more.
+// isOther reports whether the note of the version has changed since the run began: the version
+// was reset, or another program has taken it over. If the note no longer exists, isOther returns
+// false.
 func (r *run) isOther(ctx context.Context, t txn) (bool, error) {
 	b, err := t.note(ctx, r.aboutKey())
 	if b == nil || err != nil {
@@ -225,7 +226,7 @@ func (r *run) isOther(ctx context.Context, t txn) (bool, error) {
 	return !bytes.Equal(b, r.note), nil
 }
 
-// look reads where the version is that readers use.
+// look reads the positions of the version that readers use.
 func (l *lane) look(ctx context.Context) {
 	var s project.Serving
 	err := l.run.back.view(ctx, func(t txn) error {
@@ -245,11 +246,10 @@ func (l *lane) look(ctx context.Context) {
 	}
 }
 
-// errMoved says that the note of a lane is not the one that was expected.
+// errMoved says that the note of a lane has changed unexpectedly.
 var errMoved = errors.New("note has moved")
 
-// An ownError is what the function of an Update has returned itself, so nothing
-// is stored.
+// An ownError is an error of the function that Update was called with, so nothing was stored.
 type ownError struct{ err error }
 
 func (e *ownError) Error() string { return e.err.Error() }
@@ -335,7 +335,7 @@ func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error
 	return l.move(ctx, t, a)
 }
 
-// compare returns errMoved unless the note of the lane is the one that is expected.
+// compare returns errMoved unless the note of the lane has the expected value.
 func (l *lane) compare(ctx context.Context, t txn, a *project.Attempt) error {
 	n, err := readLane(ctx, t, l.keys.lane, l.id.partition)
 	switch {
@@ -349,8 +349,8 @@ func (l *lane) compare(ctx context.Context, t txn, a *project.Attempt) error {
 	return nil
 }
 
-// take has the attempt take effects over from the version that serves. It returns
-// errMoved if that is not where it was looked at.
+// take makes the attempt take effects over from the version that serves. It returns errMoved if
+// the notes of that version have changed since look read them.
 func (l *lane) take(ctx context.Context, t txn, a *project.Attempt) error {
 	for i := range a.Taken {
 		k := &a.Taken[i]
@@ -372,12 +372,12 @@ func (l *lane) take(ctx context.Context, t txn, a *project.Attempt) error {
 	return nil
 }
 
-// move writes the note of the lane: the position, and what goes with it.
+// move writes the note of the lane: the new position and the rest of its state.
 func (l *lane) move(ctx context.Context, t txn, a *project.Attempt) error {
 	return t.setNote(ctx, l.keys.lane, encodeLane(&laneNote{State: a.New, process: l.run.process, time: l.run.now()}))
 }
 
-// outcome says what an error of an Update means.
+// outcome returns the outcome of an attempt, according to the error of its Update.
 func (l *lane) outcome(ctx context.Context, err error) project.Outcome {
 	if err == nil {
 		return project.Outcome{Result: project.Stored}
@@ -405,7 +405,7 @@ func (l *lane) outcome(ctx context.Context, err error) project.Outcome {
 	return project.Outcome{Result: project.Unknown, Err: err}
 }
 
-// read reads the events of one entity that the projection wants.
+// read reads the events of one entity that the projection selects.
 func (l *lane) read(ctx context.Context, a *project.Action) {
 	var events []store.Event
 	whole := false

@@ -41,13 +41,13 @@ func (l *absentLog) Heads(ctx context.Context) ([]store.Position, error) {
 	return l.Log.Heads(ctx)
 }
 
-// Each goroutine of a runner waits by the clock of the user: one that the clock has
-// ended has another one in its place.
+// Each goroutine of a runner waits by the clock of the user. If the clock ends a goroutine,
+// another one takes its place.
 func TestAClockThatEndsAGoroutine(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		d    time.Duration
-		away int32 // reads of the heads that fail
+		away int32 // the number of reads of the heads that fail
 	}{
 		"leaves the bookmarks moving":               {d: 5 * time.Second},
 		"leaves a version that switches":            {d: 200 * time.Millisecond},

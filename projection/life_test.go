@@ -112,7 +112,8 @@ func TestBookmark(t *testing.T) {
 				deposit(t, m, "a", 0, 3)
 				atLeast(t, held, position(3))
 				resets := held
-				<-time.After(3 * time.Second) // so that the two do not move bookmarks at the same time
+				// So that the two runners do not move bookmarks at the same time.
+				<-time.After(3 * time.Second)
 				if other {
 					resets = p.Into(g)
 					defer background(t, projection.Config{Log: m}, resets)()
@@ -129,7 +130,7 @@ func TestBookmark(t *testing.T) {
 				}
 				synctest.Wait() // the version has begun again, and is registered
 				close(log.gate)
-				synctest.Wait() // the commit is through, and nobody has moved a bookmark since
+				synctest.Wait() // the commit is through, and no bookmark has moved since
 				wantMarks(t, m, "projection/sums/v1@0")
 				<-time.After(time.Minute)
 				wantMarks(t, m, "projection/sums/v1@0")
@@ -141,7 +142,7 @@ func TestBookmark(t *testing.T) {
 	})
 }
 
-// heldMarks holds up the next commit of a bookmark that is not at the beginning.
+// heldMarks holds up the next commit of a bookmark above the start of the log.
 type heldMarks struct {
 	*memory.Log
 	hold atomic.Bool
@@ -234,7 +235,7 @@ func TestReadiness(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var slow atomic.Int64 // how long an event takes
+			var slow atomic.Int64 // the time that an event takes
 			r := projection.New("n", projection.On(func(ctx context.Context, m *struct{ N int }, _ projection.Event[*testv1.Deposited]) error {
 				if d := slow.Load(); d > 0 {
 					select {
@@ -250,7 +251,7 @@ func TestReadiness(t *testing.T) {
 			if err := r.Ready(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			slow.Store(int64(450 * time.Microsecond)) // it keeps up with 2000 in a second, just
+			slow.Store(int64(450 * time.Microsecond)) // just fast enough for 2000 in a second
 			n := 0
 			for range 40 {
 				deposit(t, log, "a", n, 200)
@@ -263,7 +264,7 @@ func TestReadiness(t *testing.T) {
 					t.Errorf("under load: %v", err)
 				}
 			}
-			slow.Store(int64(time.Second)) // it does not any more
+			slow.Store(int64(time.Second)) // now too slow
 			deposit(t, log, "a", n, 200)
 			<-time.After(30 * time.Second)
 			if r.Ready(t.Context()) == nil {
@@ -304,7 +305,7 @@ func TestReadiness(t *testing.T) {
 	})
 }
 
-// A deaf log cannot be read while it is down, nor past a damaged record.
+// A deaf log cannot be read while it is down, and cannot be read past a damaged record.
 type deaf struct {
 	*memory.Log
 	down    atomic.Bool

@@ -19,59 +19,59 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// NotesKind is the kind of the entities that keep the notes of [InLog].
+// NotesKind is the kind of the entities in which [InLog] keeps its notes.
 const NotesKind = "perdure.notes"
 
 const (
-	// notesTriesMax bounds how often a transaction is run again because another
-	// program has changed the notes.
+	// notesTriesMax bounds the runs of one transaction. It runs again when another program has
+	// changed the notes.
 	notesTriesMax = 32
-	// notesWaitMax bounds one transaction. It does not end with the context of the
-	// runner, so that what handlers have done is noted when that is stopped.
+	// notesWaitMax bounds the time of one transaction. A transaction goes on after the context of
+	// the runner has ended, so that the work of the handlers is noted when the runner is stopped.
 	notesWaitMax = 10 * time.Second
 )
 
-// A logNotes target keeps notes in a log and nothing else: those of a projection are
-// the state of one entity. A transaction reads the state, and stores the next version
-// of it: if another program has come between, it is run again on what is stored.
+// A logNotes is a target that keeps only notes, in a log. The notes of a projection are the state
+// of one entity. A transaction reads the state and stores the next version of it. If another
+// program has stored that version first, the transaction runs again on the stored state.
 type logNotes struct {
 	log store.Log
 
 	turn  chan struct{} // held by an Update
-	known sync.Map      // *notesState by name of the projection, as it was stored last
+	known sync.Map      // projection name to *notesState, as it was stored last
 }
 
-// A notesState is one version of the state. It is not changed.
+// A notesState is one version of the state. It never changes.
 type notesState struct {
 	version store.Version
 	notes   map[string][]byte
 }
 
-// A notesTx is a transaction. It is about one projection: the first key says which.
+// A notesTx is a transaction on the notes of one projection. Its first key names the projection.
 type notesTx struct {
 	target  *logNotes
 	writes  bool
-	guessed bool // the state is the one that is known, and may be an old one
-	fresh   bool // it must not be
+	guessed bool // the state comes from the cache, and may be out of date
+	fresh   bool // the state must be read from the log
 
 	name  string
 	state *notesState // nil until a key was named
 	write map[string][]byte
 }
 
-// projectionOf returns the name of the projection that a key or prefix is of.
+// projectionOf returns the name of the projection in a key or prefix.
 func projectionOf(key string) string {
 	rest, _ := strings.CutPrefix(key, notesPrefix)
 	name, _, _ := strings.Cut(rest, "/")
 	return name
 }
 
-// isLaneKey reports whether a note is that of a lane of a version.
+// isLaneKey reports whether a key names the note of a lane.
 func isLaneKey(key string) bool {
 	return strings.HasPrefix(key, notesPrefix) && strings.Contains(key, "/lane/")
 }
 
-// open reads the state of the projection that a key is of.
+// open reads the state of the projection that a key names.
 func (x *notesTx) open(ctx context.Context, key string) error {
 	name := projectionOf(key)
 	switch {
@@ -94,7 +94,7 @@ func (x *notesTx) open(ctx context.Context, key string) error {
 
 func notesKey(name string) store.Key { return store.Key{Kind: NotesKind, ID: name} }
 
-// load reads what is stored.
+// load reads the state from the log.
 func (t *logNotes) load(ctx context.Context, name string) (*notesState, error) {
 	var list perdurev1.ProjectionNotes
 	s := &notesState{notes: make(map[string][]byte)}
@@ -124,12 +124,12 @@ func (t *logNotes) load(ctx context.Context, name string) (*notesState, error) {
 	return s, nil
 }
 
-// lasting returns a context that goes on for some time after ctx has ended.
+// lasting returns a context that ends notesWaitMax from now, even if ctx ends before.
 func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), notesWaitMax)
 }
 
-// Update implements [Target]. Do may be run several times.
+// Update implements [Target]. It may run do several times.
 func (t *logNotes) Update(ctx context.Context, do func(*notesTx) error) error {
 	ctx, cancel := lasting(ctx)
 	defer cancel()
@@ -144,7 +144,7 @@ func (t *logNotes) Update(ctx context.Context, do func(*notesTx) error) error {
 		x := &notesTx{target: t, writes: true, fresh: n > 0, write: make(map[string][]byte)}
 		if err = do(x); err != nil {
 			if x.guessed {
-				continue // it may be about notes of former times
+				continue // the error may come from out-of-date notes
 			}
 			return fmt.Errorf("update: %w", err)
 		}
@@ -158,8 +158,8 @@ func (t *logNotes) Update(ctx context.Context, do func(*notesTx) error) error {
 	return fmt.Errorf("%w: %w", store.ErrNotStored, err)
 }
 
-// commit stores what the transaction has written. A transaction that has only read
-// what is known finds out whether it still is so.
+// commit stores the writes of the transaction. If the transaction has only read cached notes,
+// commit checks that they are still current.
 func (x *notesTx) commit(ctx context.Context) error {
 	next := &notesState{version: x.state.version + 1, notes: maps.Clone(x.state.notes)}
 	for k, v := range x.write {
@@ -181,7 +181,7 @@ func (x *notesTx) commit(ctx context.Context) error {
 	} else {
 		next = x.state
 	}
-	x.target.known.Delete(x.name) // nobody knows until it is stored
+	x.target.known.Delete(x.name) // the result is unknown until the commit returns
 	results, err := x.target.log.Commit(ctx, []*store.Batch{b})
 	if err == nil {
 		err = results[0].Err
@@ -206,7 +206,7 @@ func (s *notesState) encode() ([]byte, error) {
 	return b, err
 }
 
-// View implements [Target]: it reads what is stored.
+// View implements [Target]: it reads the stored notes, not the cached ones.
 func (t *logNotes) View(_ context.Context, do func(*notesTx) error) error {
 	return do(&notesTx{target: t})
 }

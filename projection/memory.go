@@ -14,24 +14,22 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Memory is a [Target] that keeps a read model in memory. It keeps nothing
-// beyond the process: a projection builds it anew from the log with every
-// start, which is what a small model is quick at. A transaction is a pointer to
-// a copy of the model, so handlers are plain functions on it.
+// A Memory is a [Target] that keeps a read model in memory. It keeps nothing beyond the process:
+// with every start a projection builds the model from the log again, which is fast for a small
+// model. A transaction is a pointer to a copy of the model, so handlers are plain functions on
+// the model.
 //
-// Reading waits for nobody: a View has the model as it was committed last,
-// whatever an Update does meanwhile. Updates run one after the other.
+// Readers do not wait: a View gets the model of the last commit, whatever an Update does at the
+// same time. Updates run one after the other.
 //
 // # Why the model is a struct of tables
 //
-// When a handler fails or panics half-way, the model must be what it was
-// before. Nobody can take back what was done to ordinary maps and slices;
-// copying all of the model before each transaction costs more the more there is
-// in it. So a model holds its entries in a [Table], which shares with its copies
-// all that does not change. Then to copy the model is to copy a struct, to roll
-// back is to forget the copy, and to commit is to replace one pointer. A model
-// that comes in another form, such as one protobuf message, is kept by
-// [NewMemoryClone] at the price of the copies.
+// When a handler fails or panics half-way, the model must be as it was before. Changes to
+// ordinary maps and slices cannot be undone, and a copy of the whole model before each
+// transaction costs more the larger the model is. So a model holds its entries in a [Table],
+// which shares all unchanged entries with its copies. Then a copy of the model is a copy of a
+// struct, a rollback drops the copy, and a commit replaces one pointer. [NewMemoryClone] keeps a
+// model of another form, such as one protobuf message, and pays for the copies.
 type Memory[M any] struct {
 	clone   func(*M) *M
 	tables  [][]int // where the tables are in M
@@ -42,7 +40,7 @@ type Memory[M any] struct {
 	open map[*M]memoryTx[M]
 }
 
-// A memoryState is what a commit leaves. It is never changed.
+// A memoryState is the result of a commit. It never changes.
 type memoryState[M any] struct {
 	model *M
 	notes Table[string, string]
@@ -56,15 +54,15 @@ type memoryTx[M any] struct {
 
 var _ Target[*struct{}] = (*Memory[struct{}])(nil)
 
-// A table is what a Memory asks of the tables of a model.
+// table is the interface that a Memory needs from the tables of a model.
 type table interface {
 	begin(l *life)
 	check() error
 }
 
-// NewMemory returns a target that begins with a model: a struct of plain values
-// and of [Table]s, nested as you like. It returns an error that names the field
-// if there is anything in it that two copies would share, such as a map.
+// NewMemory returns a target that begins with a model: a struct of plain values and of [Table]s,
+// which may be nested. If two copies of the model would share a field, such as a map, NewMemory
+// returns an error that names the field.
 func NewMemory[M any](model M) (*Memory[M], error) {
 	m := newMemory[M]()
 	err := m.inspect(reflect.TypeFor[M](), nil, nil)
@@ -76,10 +74,10 @@ func NewMemory[M any](model M) (*Memory[M], error) {
 	return m, nil
 }
 
-// NewMemoryClone returns a target that begins with a model of any form, and
-// copies all of it by clone, such as proto.CloneOf, for each Update and each
-// View. That is for small models. It panics if there is no model or no clone,
-// and later if what clone returns is not another model.
+// NewMemoryClone returns a target that begins with a model of any form. It copies the whole model
+// by clone, such as proto.CloneOf, for each Update and each View. Use it for small models. It
+// panics if model or clone is nil, and an Update or View panics if clone does not return another
+// model.
 func NewMemoryClone[M any](model *M, clone func(*M) *M) *Memory[M] {
 	if model == nil || clone == nil {
 		panic("projection: NewMemoryClone without a model or without a function to copy it")
@@ -100,7 +98,7 @@ func newMemory[M any]() *Memory[M] {
 	return &Memory[M]{writing: make(chan struct{}, 1), open: make(map[*M]memoryTx[M])}
 }
 
-// copyStruct copies a struct to an address that no other has, even if it is empty.
+// copyStruct copies a struct to an address that no other copy has, even if the struct is empty.
 func copyStruct[M any](m *M) *M {
 	c := &struct {
 		model M
@@ -109,7 +107,7 @@ func copyStruct[M any](m *M) *M {
 	return &c.model
 }
 
-// inspect notes where the tables are in a model, and says what cannot be there.
+// inspect finds the tables of a model, and returns an error for fields that a model cannot have.
 func (m *Memory[M]) inspect(t reflect.Type, path []int, names []string) error {
 	if isTable(t) {
 		if err := reflect.New(t).Interface().(table).check(); err != nil {
@@ -137,7 +135,7 @@ func (m *Memory[M]) inspect(t reflect.Type, path []int, names []string) error {
 	return nil
 }
 
-// isTable tells a Table from a struct that one is embedded in.
+// isTable distinguishes a Table from a struct that embeds one.
 func isTable(t reflect.Type) bool {
 	return t.PkgPath() == reflect.TypeFor[Note]().PkgPath() && strings.HasPrefix(t.Name(), "Table[")
 }
@@ -159,14 +157,14 @@ func holdsTable(t reflect.Type) bool {
 	return false
 }
 
-// publish ends the life of a state's transaction and makes it the current one.
+// publish ends the transaction of a state and makes the state the current one.
 func (m *Memory[M]) publish(s *memoryState[M], l *life) {
 	m.adopt(s, l)
 	l.ended = true
 	m.current.Store(s)
 }
 
-// adopt makes the tables of a state those of a transaction.
+// adopt makes the tables of a state part of a transaction.
 func (m *Memory[M]) adopt(s *memoryState[M], l *life) {
 	s.notes.begin(l)
 	for _, path := range m.tables {
@@ -176,7 +174,7 @@ func (m *Memory[M]) adopt(s *memoryState[M], l *life) {
 	}
 }
 
-// enter makes a transaction known, so that its notes are found by its model.
+// enter registers a transaction, so that the model leads to its notes.
 func (m *Memory[M]) enter(s *memoryState[M], write bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -189,7 +187,7 @@ func (m *Memory[M]) leave(model *M) {
 	delete(m.open, model)
 }
 
-// Volatile implements [Volatile]: the model is gone with the process.
+// Volatile implements [Volatile]: the model ends with the process.
 func (m *Memory[M]) Volatile() bool { return true }
 
 // Update implements [Target]. It waits until no other Update runs.
@@ -219,13 +217,13 @@ func (m *Memory[M]) Update(ctx context.Context, do func(*M) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("update: %w: %w", store.ErrNotStored, err)
 	}
-	l.ended = true // before anybody else sees the tables
+	l.ended = true // before other goroutines see the tables
 	m.current.Store(s)
 	return nil
 }
 
-// View implements [Target]. It waits for nobody. Do gets a copy of the model,
-// whose tables cannot be changed.
+// View implements [Target]. It does not wait. do gets a copy of the model, whose tables cannot be
+// changed.
 func (m *Memory[M]) View(ctx context.Context, do func(*M) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("view: %w", err)
@@ -240,10 +238,10 @@ func (m *Memory[M]) View(ctx context.Context, do func(*M) error) error {
 	return nil
 }
 
-// errEnded says that a pointer is of no transaction that runs.
+// errEnded says that a model pointer belongs to no transaction that is in progress.
 var errEnded = errors.New("the transaction has ended")
 
-// tx returns the transaction that a pointer stands for.
+// tx returns the transaction of a model pointer.
 func (m *Memory[M]) tx(model *M) (memoryTx[M], error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -288,8 +286,8 @@ func (m *Memory[M]) SetNote(_ context.Context, model *M, key string, value []byt
 	return nil
 }
 
-// Notes implements [Target]. Notes may be changed while it yields; it yields
-// them as they were when it began.
+// Notes implements [Target]. It yields the notes as they were at its beginning, so the caller may
+// change notes during the iteration.
 func (m *Memory[M]) Notes(ctx context.Context, model *M, prefix string) iter.Seq2[Note, error] {
 	return func(yield func(Note, error) bool) {
 		tx, err := m.tx(model)

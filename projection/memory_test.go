@@ -90,7 +90,7 @@ func TestPlainFieldsAreRolledBackToo(t *testing.T) {
 		if s.Counts.total != 2 || n != 2 || !s.last.Equal(time.Time{}.Add(2*time.Hour)) {
 			t.Errorf("model: got total %d, count %d, time %v; want 2, 2 and two hours", s.Counts.total, n, s.last)
 		}
-		s.Counts.total = 100 // of a copy
+		s.Counts.total = 100 // changes a copy only
 		return nil
 	})
 	if err != nil {
@@ -134,7 +134,7 @@ func TestAModelThatCannotBeRolledBackIsRefusedByItsField(t *testing.T) {
 	}
 }
 
-// shelves has the methods of the table that is embedded in it.
+// shelves has the methods of its embedded table.
 type shelves struct {
 	projection.Table[string, int]
 	Also map[string]int

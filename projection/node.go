@@ -2,7 +2,7 @@ package projection
 
 import "slices"
 
-// mine returns the node itself if it was made by e, else a copy that is.
+// mine returns the node itself if e made it, else a copy that belongs to e.
 func (n *node[K, V]) mine(e *edit) *node[K, V] {
 	if n.edit == e {
 		return n
@@ -16,7 +16,7 @@ func (n *node[K, V]) mine(e *edit) *node[K, V] {
 	return c
 }
 
-// kid returns a kid that may be changed.
+// kid returns a kid that e may change.
 func (n *node[K, V]) kid(i int, e *edit) *node[K, V] {
 	n.kids[i] = n.kids[i].mine(e)
 	return n.kids[i]
@@ -42,7 +42,7 @@ func (n *node[K, V]) put(k K, v V, e *edit) bool {
 	}
 }
 
-// split makes two of a full kid; the item between them comes to n.
+// split divides a full kid into two; the item between them moves to n.
 func (n *node[K, V]) split(i int, e *edit) {
 	left := n.kid(i, e)
 	right := &node[K, V]{edit: e}
@@ -61,8 +61,8 @@ func (n *node[K, V]) split(i int, e *edit) {
 	left.keys, left.values = left.keys[:itemsMin], left.values[:itemsMin]
 }
 
-// remove removes the item of k, which is below n. But for the root, n has more
-// than itemsMin items.
+// remove removes the item of k, which is below n. Unless n is the root, n has more than itemsMin
+// items.
 func (n *node[K, V]) remove(k K, e *edit) {
 	for {
 		i, found := slices.BinarySearch(n.keys, k)
@@ -99,8 +99,8 @@ func (n *node[K, V]) removeLast(e *edit) (K, V) {
 	return k, v
 }
 
-// fill gives a kid that has only itemsMin items one more: from a neighbour that
-// can spare it, or by making one of the two.
+// fill gives a kid that has only itemsMin items one more: it moves an item from a neighbour with
+// more items, or merges the kid with a neighbour.
 func (n *node[K, V]) fill(i int, e *edit) {
 	switch {
 	case i > 0 && len(n.kids[i-1].keys) > itemsMin:
@@ -138,7 +138,7 @@ func (n *node[K, V]) fill(i int, e *edit) {
 	}
 }
 
-// ascend yields the items from a key on, or all of them, until yield says stop.
+// ascend yields the items from a key on, or all of them, until yield returns false.
 func (n *node[K, V]) ascend(from *K, yield func(K, V) bool) bool {
 	if n == nil {
 		return true
@@ -166,7 +166,7 @@ func (n *node[K, V]) ascend(from *K, yield func(K, V) bool) bool {
 	return true
 }
 
-// descend yields all items backward, until yield says stop.
+// descend yields all items backward, until yield returns false.
 func (n *node[K, V]) descend(yield func(K, V) bool) bool {
 	if n == nil {
 		return true

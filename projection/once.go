@@ -8,10 +8,10 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// RunOnce runs the runners until they have handled everything that is in the log
-// when it is called, and returns. It is for jobs and tests. The error matches
-// [ErrStopped] if one of them has stopped, and is the context's if that ends
-// first. Entities may be parked by it.
+// RunOnce runs the runners until they have handled all events that are in the log when it is
+// called, and returns. It is for jobs and tests. The error matches [ErrStopped] if one of the
+// runners has stopped. If the context ends first, RunOnce returns the context's error. A nil
+// error does not mean that no entity was parked.
 func RunOnce(ctx context.Context, c Config, runners ...*Runner) error {
 	if err := c.defaults(); err != nil {
 		return fmt.Errorf("run projections once: %w", err)
@@ -23,9 +23,9 @@ func RunOnce(ctx context.Context, c Config, runners ...*Runner) error {
 	return runThrough(ctx, c, heads, runners)
 }
 
-// RunRange is like [RunOnce] and goes only through a position in each partition
-// that is given, and handles nothing above it. Other partitions are left alone.
-// What is below where a runner has been is not handled again; see [Runner.Reset].
+// RunRange is like [RunOnce], but handles events only through the given positions, at most one
+// for each partition. It leaves other partitions alone. Events below the position of a runner are
+// not handled again; see [Runner.Reset].
 func RunRange(ctx context.Context, c Config, through []store.Position, runners ...*Runner) error {
 	if err := c.defaults(); err != nil {
 		return fmt.Errorf("run projections through %v: %w", through, err)

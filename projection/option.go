@@ -21,15 +21,15 @@ const (
 	LanesMax           = 256
 )
 
-// A Failure says what to do with an event that its rule fails at, again and again.
+// A Failure is the policy for an event whose rule fails at each of its attempts.
 type Failure uint8
 
-// What [OnFailure] takes.
+// The policies for [OnFailure].
 const (
-	// Park leaves the entity of the event alone from that event on, until
-	// somebody has it retried or dropped. All other entities go on.
+	// Park keeps this event and all later events of its entity from the rules, until the operator
+	// retries or drops the entity. All other entities go on.
 	Park Failure = iota
-	// Skip leaves the event out and keeps a dead letter that says so.
+	// Skip leaves the event out and keeps a dead letter that names it.
 	Skip
 	// Stop stops the projection at the event.
 	Stop
@@ -42,12 +42,12 @@ type option func(*settings)
 
 func (o option) option(s *settings) { o(s) }
 
-// settings are what does not depend on Tx.
+// settings are the parts of a declaration that do not depend on Tx.
 type settings struct {
 	name     string
 	version  int
 	kinds    []string
-	types    []string // as said by Types
+	types    []string // the argument of Types
 	tags     []string
 	rules    []string // the types that have On rules
 	clears   bool
@@ -81,7 +81,7 @@ func (s *settings) mistake(format string, args ...any) {
 	s.mistakes = append(s.mistakes, fmt.Errorf(format, args...))
 }
 
-// err returns what is wrong with the projection, or nil.
+// err returns an error that lists the mistakes in the declaration, or nil.
 func (s *settings) err() error {
 	if len(s.mistakes) == 0 {
 		return nil
@@ -89,15 +89,15 @@ func (s *settings) err() error {
 	return fmt.Errorf("%w: projection %q: %w", store.ErrInvalid, s.name, errors.Join(s.mistakes...))
 }
 
-// Version numbers the read model, from 1, which is the default. A higher version
-// is built from the start of the log beside the lower one, which goes on; see
-// [Runner.Switch]. A change of rules that old rows must show needs a new version.
+// Version sets the number of the read model, from 1, which is the default. The runner builds a
+// higher version from the start of the log, beside the lower version, which goes on; see
+// [Runner.Switch]. If a change of rules must also change old rows, it needs a new version.
 //
-// A rule for one more type of event needs none as long as the log has no such
-// event: the program with the rule takes the version over, and one without it stands
-// by from then on, also after a restart, rather than pass over what it has no rule
-// for. If the log has such events before the position, or if a rule is taken away,
-// the runner stops with an error matching [ErrSelection] that asks for a new version.
+// A rule for one more type of event needs no new version as long as the log has no such event.
+// The program with the new rule takes the version over. From then on a program without it stands
+// by, also after a restart, because it would pass over those events. If the log has such events
+// before the position, or if a rule was removed, the runner stops with an error matching
+// [ErrSelection] that asks for a new version.
 func Version(n int) Option {
 	return option(func(s *settings) {
 		if n < 1 || n > 1<<30 {
@@ -107,9 +107,10 @@ func Version(n int) Option {
 	})
 }
 
-// Classify says whose fault an error of a rule is, where the error itself or the
-// target does not tell: return [BlameUnknown] for all others. For example, a rule
-// that calls a service may say that the service being away is the fault of no event.
+// Classify sets a function that says whose fault an error of a rule is. The runner asks it first,
+// and then the target. For example, if a rule calls a service, the function can return
+// [BlameTarget] while the service is down, so that no event is blamed. Return [BlameUnknown] for
+// all other errors.
 func Classify(blame func(error) Blame) Option {
 	return option(func(s *settings) {
 		if blame == nil {
@@ -119,8 +120,8 @@ func Classify(blame func(error) Blame) Option {
 	})
 }
 
-// AdoptCopies has a version whose notes are of another log go on with the log that
-// it is given, if that is a copy: see [Runner.Adopt].
+// AdoptCopies makes a version whose notes name another log go on with the log that the runner
+// reads, if that log is a copy: see [Runner.Adopt].
 func AdoptCopies() Option { return option(func(s *settings) { s.adopts = true }) }
 
 // Kinds selects the events of entities of these kinds.
@@ -128,8 +129,8 @@ func Kinds(kinds ...string) Option {
 	return option(func(s *settings) { s.kinds = append(s.kinds, kinds...) })
 }
 
-// Types selects the events of these types, by their full protobuf names as they
-// are stored. It is for [OnBatch]; [On] rules select by themselves.
+// Types selects the events of these types, by the full protobuf names in the log, for example
+// "library.v1.BookLent". It is for [OnBatch]; [On] rules select their types themselves.
 func Types(types ...string) Option {
 	return option(func(s *settings) { s.types = append(s.types, types...) })
 }
@@ -139,8 +140,8 @@ func Tags(tags ...string) Option {
 	return option(func(s *settings) { s.tags = append(s.tags, tags...) })
 }
 
-// OnFailure says what becomes of an event whose rule fails as often as [Retry]
-// says. The default is [Park].
+// OnFailure sets the policy for an event after the last attempt that [Retry] allows has failed.
+// The default is [Park].
 func OnFailure(f Failure) Option {
 	return option(func(s *settings) {
 		if f > Stop {
@@ -150,12 +151,11 @@ func OnFailure(f Failure) Option {
 	})
 }
 
-// Retry says how often an event is tried in all, and how long the pauses are:
-// the first one, doubled with each failure up to the longest, and each longer by up
-// to a quarter, so that lanes and programs that fail together do not try again
-// together. While an event
-// waits for its next attempt, its lane waits with it. The defaults are
-// [AttemptsDefault], [BackoffMinDefault] and [BackoffMaxDefault].
+// Retry sets the number of attempts for an event, and the pauses between them. The first pause is
+// first; each failure doubles it, up to longest. A random part of up to a quarter is added to
+// each pause, so that lanes and programs that fail together do not try again together. While an
+// event waits for its next attempt, its lane waits too. The defaults are [AttemptsDefault],
+// [BackoffMinDefault] and [BackoffMaxDefault].
 func Retry(attempts int, first, longest time.Duration) Option {
 	return option(func(s *settings) {
 		if attempts < 1 || first <= 0 || longest < first {
@@ -165,10 +165,10 @@ func Retry(attempts int, first, longest time.Duration) Option {
 	})
 }
 
-// Lanes has the events of a partition handled in n transactions at a time. Then
-// only the events of one entity are handled in their order, so it is for read
-// models whose rows depend on one entity each. It never changes for a version.
-// The default is 1, the most [LanesMax].
+// Lanes divides the entities of a partition into n lanes, each with its own goroutine and
+// transactions, so that n transactions run at a time. Then only the events of one entity are
+// handled in order. Use it for read models in which each row depends on one entity. The number of
+// lanes of a version never changes. The default is 1, the maximum [LanesMax].
 func Lanes(n int) Option {
 	return option(func(s *settings) {
 		if n < 1 || n > LanesMax {
@@ -178,8 +178,8 @@ func Lanes(n int) Option {
 	})
 }
 
-// BatchMax bounds the events of one transaction. The default is
-// [BatchMaxDefault], the most [BatchMaxMax].
+// BatchMax bounds the number of events in one transaction. The default is [BatchMaxDefault], the
+// maximum [BatchMaxMax].
 func BatchMax(events int) Option {
 	return option(func(s *settings) {
 		if events < 1 || events > BatchMaxMax {
@@ -189,8 +189,8 @@ func BatchMax(events int) Option {
 	})
 }
 
-// ParkedMax bounds the parked entities of a lane; one more stops the projection.
-// The default is [ParkedMaxDefault].
+// ParkedMax bounds the number of parked entities of a lane. One more stops the projection. The
+// default is [ParkedMaxDefault].
 func ParkedMax(entities int) Option {
 	return option(func(s *settings) {
 		if entities < 0 {
@@ -200,8 +200,8 @@ func ParkedMax(entities int) Option {
 	})
 }
 
-// DeadLettersMax bounds the dead letters of a lane; one more stops the
-// projection. The default is [DeadLettersDefault].
+// DeadLettersMax bounds the number of dead letters of a lane. One more stops the projection. The
+// default is [DeadLettersDefault].
 func DeadLettersMax(events int) Option {
 	return option(func(s *settings) {
 		if events < 0 {
@@ -211,15 +211,14 @@ func DeadLettersMax(events int) Option {
 	})
 }
 
-// SwitchWhenLive has readers switched to the version as soon as it has caught up
-// with the log for the first time.
+// SwitchWhenLive switches readers to the version as soon as it has caught up with the log for the
+// first time.
 func SwitchWhenLive() Option {
 	return option(func(s *settings) { s.auto = true })
 }
 
-// Unhealthy has [Runner.Healthy] fail not only when the projection has failed,
-// but also when it is further behind than lag (if that is above zero), or has
-// parked entities (if parked is true).
+// Unhealthy makes [Runner.Healthy] stricter. Healthy then also fails if the projection is further
+// behind than lag (if that is above zero), or has parked entities (if parked is true).
 func Unhealthy(lag time.Duration, parked bool) Option {
 	return option(func(s *settings) {
 		if lag < 0 {

@@ -12,30 +12,29 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Plain is what the rules of a projection get whose read model has no
-// transactions: files, a search engine, another service. See [AtLeastOnce].
+// A Plain is the transaction of a read model that has no transactions of its own: files, a search
+// engine, another service. See [AtLeastOnce].
 type Plain[H any] struct {
-	// Handle is what the rules write to.
+	// Handle is the object that the rules write to.
 	Handle H
 
 	source noteSource
-	read   map[string][]byte // what notes were when they were read first
-	write  map[string][]byte // what they are to become
+	read   map[string][]byte // the values of notes when they were read first
+	write  map[string][]byte // the values to store
 }
 
-// noteSource reads notes in transactions of its own.
+// noteSource reads notes, each call in a transaction of its own.
 type noteSource interface {
 	note(ctx context.Context, key string) ([]byte, error)
 	notes(ctx context.Context, prefix string) ([]Note, error)
 }
 
-// AtLeastOnce returns a target whose rules write to handle, while its notes are
-// kept by another target. The notes are stored after the rules have returned, so
-// every event is handled at least once: after a failure or a crash in between, a
-// whole batch is handled again, or a part of it by another runner. Rules must
-// write what an event makes of things (set, replace, delete by the key of the
-// entity, or remember its position) and not add to them; then the read model is
-// right once all is handled.
+// AtLeastOnce returns a target whose rules write to handle, while another target keeps its notes.
+// The notes are stored after the rules have returned, so every event is handled at least once:
+// after a failure or a crash in between, the same runner handles the whole batch again, or
+// another runner handles a part of it. So rules must be idempotent: set, replace or delete a
+// value by the key of the entity, or remember the position of the event, but never add to a
+// value. Then the read model is right once all events are handled.
 func AtLeastOnce[Tx, H any](notes Target[Tx], handle H) Target[*Plain[H]] {
 	return &plainTarget[Tx, H]{target: notes, handle: handle}
 }
@@ -49,8 +48,8 @@ func (p *plainTarget[Tx, H]) begin() *Plain[H] {
 	return &Plain[H]{Handle: p.handle, source: p, read: map[string][]byte{}, write: map[string][]byte{}}
 }
 
-// Update implements [Target]: it runs do, then stores the notes, if those that do
-// has read are still what they were.
+// Update implements [Target]: it runs do, then stores the notes if the notes that do has read are
+// unchanged.
 func (p *plainTarget[Tx, H]) Update(ctx context.Context, do func(*Plain[H]) error) error {
 	b := p.begin()
 	if err := do(b); err != nil {
@@ -75,13 +74,14 @@ func (p *plainTarget[Tx, H]) Update(ctx context.Context, do func(*Plain[H]) erro
 	})
 }
 
-// Volatile implements [Volatile]: without the notes all is handled again.
+// Volatile implements [Volatile]: if the notes end with the process, all events are handled
+// again.
 func (p *plainTarget[Tx, H]) Volatile() bool {
 	v, ok := p.target.(Volatile)
 	return ok && v.Volatile()
 }
 
-// Blame implements [Classifier] by the target of the notes.
+// Blame implements [Classifier] by asking the target of the notes.
 func (p *plainTarget[Tx, H]) Blame(err error) Blame {
 	if c, ok := p.target.(Classifier); ok {
 		return c.Blame(err)
@@ -89,7 +89,7 @@ func (p *plainTarget[Tx, H]) Blame(err error) Blame {
 	return BlameUnknown
 }
 
-// View implements [Target]. Its notes are read one by one.
+// View implements [Target]. Each note is read in a transaction of its own.
 func (p *plainTarget[Tx, H]) View(_ context.Context, do func(*Plain[H]) error) error {
 	return do(p.begin())
 }

@@ -23,8 +23,8 @@ var poisonEvents = flag.Int("poison.events", 1_000_000, "how long the log with o
 const (
 	poisonEntities = 500
 	poisonBatch    = 100     // events of one entity in a row
-	poisonHeapMax  = 8 << 20 // that a runner may hold beside the log and the model
-	poisonLooks    = 10      // at the heap
+	poisonHeapMax  = 8 << 20 // bound for a runner, without the log and the model
+	poisonLooks    = 10      // measurements of the heap
 	poisonPatience = time.Minute
 )
 
@@ -32,19 +32,19 @@ const (
 type poisoned struct {
 	log      *memory.Log
 	events   int
-	want     map[string]int64 // sum of each account
+	want     map[string]int64 // the sum of each account
 	bad      store.Key
 	at       store.Version
 	position store.Position
-	before   int64 // sum of the bad account before that event
+	before   int64 // the sum of the bad account before that event
 }
 
-// newPoisoned commits so many deposits, in groups. Each tenth batch is one of the
-// account of the bad event, so that much of the log is behind it.
+// newPoisoned commits that number of deposits, in groups. Each tenth batch belongs to the account
+// of the bad event, so that much of the log comes after that event.
 func newPoisoned(t *testing.T, events int) *poisoned {
 	t.Helper()
 	log := memory.New()
-	t.Cleanup(func() { _ = log.Close() }) // it holds nothing
+	t.Cleanup(func() { _ = log.Close() }) // it is empty
 	p := &poisoned{log: log, want: make(map[string]int64), bad: store.Key{Kind: "account", ID: account(0)}}
 	payload, err := proto.Marshal(&testv1.Deposited{Amount: 3})
 	if err != nil {
@@ -90,15 +90,14 @@ type tally struct {
 	sums projection.Table[string, int64]
 }
 
-// A poisonTwin is how a runner can be wrong about a bad event.
+// A poisonTwin is a mutant: a way in which a runner can treat a bad event wrongly.
 type poisonTwin struct {
 	options []projection.Option
-	spreads bool // others fail after the bad one
-	keeps   bool // every event that was handled
+	spreads bool // other entities fail after the bad one
+	keeps   bool // keeps every event that was handled
 }
 
-// check runs a projection over the log and returns what is wrong with what has
-// become of it.
+// check runs a projection over the log and returns the errors in its result.
 func (p *poisoned) check(t *testing.T, twin poisonTwin) (faults []string) {
 	t.Helper()
 	wrong := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
@@ -180,7 +179,7 @@ func (p *poisoned) check(t *testing.T, twin poisonTwin) (faults []string) {
 	return faults
 }
 
-// liveBytes is what the garbage collector cannot take.
+// liveBytes is the number of bytes that the garbage collector cannot free.
 func liveBytes() uint64 {
 	runtime.GC()
 	var m runtime.MemStats

@@ -22,15 +22,15 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// A restorable log does not say which log it is.
+// A restorable log does not tell its id.
 type restorable struct{ *memory.Log }
 
 func (restorable) Stats(context.Context) (store.Stats, error) {
 	return store.Stats{}, errors.ErrUnsupported
 }
 
-// A swapped log is one log now and another one later, as when it is restored from a
-// backup under the program.
+// A swapped log can be replaced by another log, as when the log is restored from a backup while
+// the program runs.
 type swapped struct{ now atomic.Pointer[memory.Log] }
 
 func (s *swapped) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
@@ -71,7 +71,7 @@ func depositAs(t *testing.T, log store.Log, mark byte, id string, expected, n in
 	}
 }
 
-// failed waits until a runner has failed, and returns why.
+// failed waits until a runner has failed, and returns the error.
 func failed(t *testing.T, r *projection.Runner) error {
 	t.Helper()
 	for range 1000 {
@@ -197,7 +197,7 @@ func TestPosition(t *testing.T) {
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: third}, r); err != nil {
 				t.Errorf("with the option it says %v", err)
 			}
-			// From then on it is a model of that log.
+			// From then on the model belongs to that log.
 			r = sums().Into(g)
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: third}, r); err != nil {
 				t.Errorf("without the option, on the log that was adopted, it says %v", err)
@@ -215,7 +215,7 @@ func TestPosition(t *testing.T) {
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, sums().Into(g)); err != nil {
 				t.Fatal(err)
 			}
-			// Of the other log nobody knows which event was at position 3.
+			// The notes do not say which event of the other log was at position 3.
 			depositAs(t, other, 2, "b", 0, 4)
 			covered := &store.Batch{Key: store.Key{Kind: "account", ID: "b"}, Expected: 4, Snapshot: &store.State{
 				ID: store.ID{9}, Type: "perdure.test.v1.Account",
@@ -277,7 +277,7 @@ func TestPosition(t *testing.T) {
 			deposit(t, log, "a", 0, 3)
 			deposit(t, log, "bad", 0, 1)
 			deposit(t, log, "a", 3, 2)
-			// Version 1 serves and is at 4, with bad parked; version 2 is at 6 already.
+			// Readers use version 1, which is at 4, with bad parked; version 2 is at 6 already.
 			f, err := os.Open("testdata/notes-v1.txt")
 			if err != nil {
 				t.Fatal(err)
@@ -360,7 +360,8 @@ func TestDeletion(t *testing.T) {
 			if s := status(t, r); s.Partitions[0].Missing != position(5) {
 				t.Errorf("status says that events through %v are missing, want 5", s.Partitions[0].Missing)
 			}
-			v2 := sums().With(projection.Version(2)).Into(g) // a new version begins with what is kept
+			// A new version begins with the events that are left.
+			v2 := sums().With(projection.Version(2)).Into(g)
 			defer background(t, projection.Config{Log: log}, v2)()
 			atLeast(t, v2, position(7))
 			wantRow(t, g, "sum_v2 a", 6+7)

@@ -14,22 +14,22 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Projection says how a read model is made from events: its name, its rules
-// and its options. Tx is what the rules write to, the native transaction of a
-// [Target]. It is a value: declare it once, and bind it to a target by [Projection.Into].
+// A Projection declares how a read model is made from events: a name, rules and options. Tx is
+// the native transaction of a [Target], which the rules write to. A Projection is a value:
+// declare it once, and bind it to a target by [Projection.Into].
 type Projection[Tx any] struct {
 	name    string
 	rules   []Rule[Tx]
 	options []Option
 }
 
-// New declares a projection. Its rules are [On] or [OnBatch], [Prepare] and
-// [Clear]. The name is part of every note that is kept in the target, so it must
-// not change: lower-case letters, digits, _ and -, beginning with a letter, at
-// most [NameBytesMax] bytes.
+// New declares a projection. Its rules are [On] or [OnBatch], [Prepare] and [Clear]. The name
+// consists of lower-case letters, digits, _ and -, begins with a letter, and has at most
+// [NameBytesMax] bytes, for example "loans". It is part of the key of every note in the target,
+// so it must not change.
 //
-// Mistakes in the declaration (a bad name, two rules for one message, no rule)
-// are reported at start, by [Run] and the like, with the name of the projection.
+// [Run] and the other functions that start runners report mistakes in the declaration (a bad
+// name, two rules for one message, no rule) with the name of the projection.
 func New[Tx any](name string, rules ...Rule[Tx]) *Projection[Tx] {
 	return &Projection[Tx]{name: name, rules: rules}
 }
@@ -42,9 +42,9 @@ func (p *Projection[Tx]) With(options ...Option) *Projection[Tx] {
 // Name returns the name of the projection.
 func (p *Projection[Tx]) Name() string { return p.name }
 
-// Into binds the projection to the target that keeps its read model. The runner
-// does nothing until [Run], or the engine that has it as a service, runs it. A
-// runner is run once at a time.
+// Into binds the projection to the target that keeps its read model. The runner does nothing
+// until [Run], or an engine that has it as a service, runs it. A runner can run only once at a
+// time.
 func (p *Projection[Tx]) Into(target Target[Tx]) *Runner {
 	d := compile(p)
 	if target == nil {
@@ -58,31 +58,31 @@ func (p *Projection[Tx]) Into(target Target[Tx]) *Runner {
 // NameBytesMax bounds the names of projections.
 const NameBytesMax = 64
 
-// An Event is what a rule gets: the record as it is in the log, and its message.
-// Both are valid until the rule returns, but for the message, which is the rule's.
+// An Event is the argument of an [On] rule: the record as the log has it, and its decoded
+// message. The record is valid until the rule returns. The rule may keep the message.
 type Event[M proto.Message] struct {
 	*store.Event
 	// Message is the decoded payload, after the upcasts of its kind.
 	Message M
-	// Part counts the messages that a [perdure.UpcastMany] makes of the record, from
-	// 0. They have one position, and are handled in one transaction.
+	// Part is the index of the message, from 0, among the messages that a [perdure.UpcastMany]
+	// makes of the record. All of them have one position, and one transaction handles them.
 	Part int
 }
 
-// An AnyEvent is what an [OnBatch] rule gets: an event of any type. It is valid
-// until the rule returns.
+// An AnyEvent is an event of any type, as an [OnBatch] rule gets it. It is valid until the rule
+// returns.
 type AnyEvent struct {
 	*store.Event
 
 	decode *decoder
 }
 
-// Message returns the decoded payload, after the upcasts of its kind. It decodes
-// at every call. Where a [perdure.UpcastMany] makes several messages of it, or none, it
-// returns an error: see [AnyEvent.Messages].
+// Message returns the decoded payload, after the upcasts of its kind. Every call decodes it
+// again. If a [perdure.UpcastMany] makes several messages of the event, or none, Message returns
+// an error: see [AnyEvent.Messages].
 func (e AnyEvent) Message() (proto.Message, error) { return e.decode.message(e.Event) }
 
-// Messages returns what the decoded payload is after the upcasts of its kind, in order:
+// Messages returns the messages of the decoded payload, after the upcasts of its kind, in order:
 // one message, or any number with a [perdure.UpcastMany].
 func (e AnyEvent) Messages() ([]proto.Message, error) {
 	if many := e.decode.many[store.Key{Kind: e.Key.Kind, ID: e.Type}]; many != nil {
@@ -95,25 +95,24 @@ func (e AnyEvent) Messages() ([]proto.Message, error) {
 	return []proto.Message{m}, nil
 }
 
-// A Rule is what [New] takes.
+// A Rule is a part of a projection: an argument of [New].
 type Rule[Tx any] interface{ rule(*definition[Tx]) }
 
 type rule[Tx any] func(*definition[Tx])
 
 func (r rule[Tx]) rule(d *definition[Tx]) { r(d) }
 
-// On is the rule for an event M: it writes to tx what the event means for the
-// read model. The transaction is committed with the position of the event, so
-// the rule is done once for each event, in the order of the log; but it may have
-// to be run again when the transaction was not committed, so it must have no
-// effects outside of tx, or look at [Replaying] and be ready for at least once.
+// On returns the rule for events of type M. The rule writes to tx the changes that the event
+// makes to the read model. The transaction commits these rows together with the position of the
+// event, so the read model has the result of each event once, in the order of the log. The rule
+// may run again if a transaction was not committed. So it must have no effects outside of tx, or
+// check [Replaying] and be ready for effects that happen more than once.
 //
-// If it returns an error or panics, nothing of what it wrote is kept; see
-// [OnFailure]. An error that matches [ErrTarget] or [store.ErrCorrupt] is the
-// target's fault instead, and so is what the target or [Classify] says so of, such
-// as that the disk is full. A rule must not end the transaction, nor leave it so
-// that nothing more can be done in it, such as with an error of PostgreSQL that it
-// passes over: that is its failure too, even if it returns nil.
+// If the rule returns an error or panics, the target keeps nothing of its writes; see
+// [OnFailure]. The error is the target's fault, and not the event's, if it matches [ErrTarget] or
+// [store.ErrCorrupt], or if the target or [Classify] says so, for example of a full disk. A rule
+// must not end the transaction or leave it unusable. For example, a rule that ignores an error of
+// PostgreSQL leaves an aborted transaction. The rule has failed then, even if it returns nil.
 func On[Tx any, M proto.Message](fn func(ctx context.Context, tx Tx, e Event[M]) error) Rule[Tx] {
 	return rule[Tx](func(d *definition[Tx]) {
 		t := reflect.TypeFor[M]()
@@ -141,12 +140,11 @@ func On[Tx any, M proto.Message](fn func(ctx context.Context, tx Tx, e Event[M])
 	})
 }
 
-// OnBatch is the rule for all events together, for targets that are written to
-// in bulk. It gets up to [BatchMax] events at once, of all types or those that
-// [Types] names, and takes the place of [On] rules. The slice is valid until it
-// returns. What is said at [On] holds for the whole batch. An error made by
-// [FailedAt] says which event it is about; otherwise smaller and smaller batches
-// tell.
+// OnBatch returns one rule for all events together, for targets with bulk writes. The rule gets
+// up to [BatchMax] events at once, of all types or of the types that [Types] names. A projection
+// has either this rule or [On] rules. The slice is valid until the rule returns. The statements
+// at [On] hold for the whole batch. If the rule returns an error made by [FailedAt], the error
+// names the event; otherwise the runner tries smaller and smaller batches to find it.
 func OnBatch[Tx any](fn func(ctx context.Context, tx Tx, events []AnyEvent) error) Rule[Tx] {
 	return rule[Tx](func(d *definition[Tx]) {
 		switch {
@@ -160,25 +158,25 @@ func OnBatch[Tx any](fn func(ctx context.Context, tx Tx, events []AnyEvent) erro
 	})
 }
 
-// Prepare is the rule that creates what a version needs, such as its tables. It
-// runs in the first transaction of the version, and in that of a reset after
-// [Clear]. [TableName] tells it the names.
+// Prepare returns the rule that creates the tables or buckets of a version; [TableName] tells it
+// their names. It runs in the first transaction of the version, and again, after [Clear], in the
+// transaction of a reset.
 func Prepare[Tx any](fn func(ctx context.Context, tx Tx) error) Rule[Tx] {
 	return rule[Tx](func(d *definition[Tx]) { d.once("Prepare", &d.prepare, fn) })
 }
 
-// Clear is the rule that removes what a version has written, all of it, when the
-// version is removed or reset. Without it neither can be done.
+// Clear returns the rule that removes everything that a version has written. It runs when the
+// version is removed or reset. Without a Clear rule both are refused.
 func Clear[Tx any](fn func(ctx context.Context, tx Tx) error) Rule[Tx] {
 	return rule[Tx](func(d *definition[Tx]) { d.once("Clear", &d.clear, fn) })
 }
 
-// ErrTarget marks an error of a rule that is the target's fault and no event's,
-// such as a lost connection: the batch is tried again until it works.
+// ErrTarget marks an error of a rule as the target's fault, such as a lost connection. The runner
+// tries the batch again until it works, and blames no event.
 var ErrTarget = errors.New("target failed")
 
-// FailedAt wraps the error of an [OnBatch] rule that is about the event with that
-// index.
+// FailedAt wraps the error of an [OnBatch] rule and says which event caused it: the one at index
+// in the slice that the rule got.
 func FailedAt(index int, err error) error { return &indexError{index, err} }
 
 type indexError struct {
@@ -262,9 +260,9 @@ func validName(s string) bool {
 
 // A decoder turns payloads into messages.
 type decoder struct {
-	// kinds has the types that are upcast, by kind and type.
+	// kinds decodes the events that are upcast, by kind and type.
 	kinds map[store.Key]func([]byte) (proto.Message, error)
-	// many has those that become any number of messages.
+	// many decodes the events that become any number of messages.
 	many map[store.Key]func([]byte) ([]proto.Message, error)
 }
 
@@ -284,20 +282,20 @@ func (d *decoder) message(e *store.Event) (proto.Message, error) {
 	return m, nil
 }
 
-// binding is a definition with its target: what needs to know Tx.
+// binding is a definition with its target. It holds the code that needs to know Tx.
 type binding[Tx any] struct {
 	*definition[Tx]
 
 	target  Target[Tx]
-	checker Checker[Tx] // nil if the target is none
+	checker Checker[Tx] // nil if the target is not a Checker
 }
 
-// backend is a binding for those who need not know Tx.
+// backend is a binding for code that need not know Tx.
 type backend interface {
-	// update and view make an error of a panic.
+	// update and view turn a panic into an error.
 	update(ctx context.Context, do func(txn) error) error
 	view(ctx context.Context, do func(txn) error) error
-	// blame and volatile ask for the optional abilities of the target.
+	// blame and volatile ask for the optional interfaces of the target.
 	blame(err error) Blame
 	volatile() bool
 }
@@ -309,8 +307,8 @@ type txn interface {
 	notes(ctx context.Context, prefix string) iter.Seq2[Note, error]
 	prepareVersion(ctx context.Context) error
 	clearVersion(ctx context.Context) error
-	// apply hands the events to the rules. It returns an *eventError if a rule
-	// has failed, or has left a transaction that cannot go on.
+	// apply hands the events to the rules. It returns an *eventError if a rule has failed, or has
+	// left a transaction that cannot go on.
 	apply(ctx context.Context, b *batch) error
 }
 
@@ -322,8 +320,8 @@ type bound[Tx any] struct {
 
 func (b *binding[Tx]) update(ctx context.Context, do func(txn) error) error {
 	return guard(func() error {
-		// A panic in the transaction is the target's to see as an error, so that it
-		// ends the transaction as for any other.
+		// Inside of the transaction a panic becomes an error for the target, so that the target
+		// rolls back as after any other error.
 		return b.target.Update(ctx, func(tx Tx) error { return guard(func() error { return do(&bound[Tx]{b, tx}) }) })
 	})
 }
@@ -346,12 +344,11 @@ func (b *binding[Tx]) volatile() bool {
 	return ok && v.Volatile()
 }
 
-// errSpoilt says that rules have returned no error and left a transaction that
-// cannot go on.
+// errSpoilt says that rules have returned no error but left a transaction that cannot go on.
 var errSpoilt = errors.New("rule has spoilt its transaction, and returned no error")
 
-// check returns an error if rules have spoilt or ended the transaction. It reads
-// the note with a key if the target cannot tell, which must be there.
+// check returns an error if rules have ended the transaction or made it unusable. If the target
+// is not a Checker, check reads the note with this key, which must exist.
 func (b *bound[Tx]) check(ctx context.Context, key string) error {
 	var err error
 	if b.checker != nil {

@@ -15,38 +15,38 @@ import (
 )
 
 const (
-	// windowMax is how many positions one scan goes over. Between two of them a
-	// reader tells its lanes where it is.
+	// windowMax bounds the positions of one scan. After each scan a reader tells its lanes its
+	// position.
 	windowMax = 1 << 16
-	// nearMax is how far behind the head a reader goes over to the live stream.
+	// nearMax is the distance to the head at which a reader changes to the live stream.
 	nearMax = 1024
-	// pollMin is the pause before a waiting reader looks again, on a log without
-	// a stream. It doubles, up to Config.Poll.
+	// pollMin is the first pause before a waiting reader looks again, on a log without a stream.
+	// The pause doubles, up to Config.Poll.
 	pollMin = time.Millisecond
 	// readRetryMin and readRetryMax bound the pauses after the log has failed.
 	readRetryMin = 50 * time.Millisecond
 	readRetryMax = 10 * time.Second
 )
 
-// A reader reads one partition for all of its lanes, on a goroutine of its own:
-// far behind the head by scans with a filter, near to it from the live stream.
+// A reader reads one partition for all of its lanes, on a goroutine of its own. Far behind the
+// head it uses scans with a filter, near the head the live stream.
 type reader struct {
 	run       *run
 	partition int
 	lanes     []*lane
 
-	// seen: all that the open lanes want through it has been put. Only the
-	// reader's goroutine changes it.
+	// All events up to seen that the open lanes select have been put. Only the reader's goroutine
+	// changes seen.
 	seen seen
-	head atomic.Uint64 // the last that was heard of
+	head atomic.Uint64 // the last head that the reader has seen
 
 	rate   rate         // how fast the slowest of the lanes passes the log
-	rateAt atomic.Int64 // when it is to be measured next
+	rateAt atomic.Int64 // time of the next measurement
 
 	mu     sync.Mutex
 	seeks  map[*lane]store.Position
-	stop   context.CancelFunc // of the reading under way
-	err    error              // of the last read, if it has failed
+	stop   context.CancelFunc // ends the current reading
+	err    error              // error of the last read, nil if it worked
 	asking chan struct{}      // one element: there are seeks
 }
 
@@ -54,7 +54,7 @@ func newReader(r *run, partition int) *reader {
 	return &reader{run: r, partition: partition, seeks: map[*lane]store.Position{}, asking: make(chan struct{}, 1)}
 }
 
-// seek has a lane fed from above after.
+// seek makes the reader feed a lane from above a position.
 func (r *reader) seek(l *lane, after store.Position) {
 	l.feed.shut()
 	r.mu.Lock()
@@ -69,14 +69,14 @@ func (r *reader) seek(l *lane, after store.Position) {
 	}
 }
 
-// begin opens the lanes that have sought and returns where to read from, and the
-// context of the reading. It waits for the first seek.
+// begin opens the feeds of the lanes that have asked to seek. It returns the position to read
+// from, and the context of the reading. It waits for the first seek.
 func (r *reader) begin(ctx context.Context, at store.Position) (context.Context, store.Position) {
 	for {
 		r.mu.Lock()
 		for _, after := range r.seeks {
 			if at == 0 || after < at-1 {
-				at = after + 1 // one more, so that 0 is nowhere
+				at = after + 1 // plus one, so that 0 means no position
 			}
 		}
 		if at != 0 {
@@ -139,7 +139,7 @@ func (r *reader) at() store.Position {
 	return p
 }
 
-// measure measures the rate from time to time.
+// measure measures the rate, at most once in rateEvery.
 func (r *reader) measure(now time.Time) {
 	if due := r.rateAt.Load(); now.UnixNano() < due || !r.rateAt.CompareAndSwap(due, now.Add(rateEvery).UnixNano()) {
 		return
@@ -155,7 +155,7 @@ func (r *reader) measure(now time.Time) {
 	r.mu.Unlock()
 }
 
-// well forgets the failure of the last read: the log is read again.
+// well clears the error of the last read: the log can be read again.
 func (r *reader) well() {
 	r.mu.Lock()
 	r.err = nil
@@ -175,7 +175,7 @@ func (r *reader) read(ctx context.Context, at store.Position) error {
 		}
 		head := heads[r.partition]
 		if head < at {
-			// The log is shorter than it was: the run finds out what that means.
+			// The log is shorter than before. The next beginning of the run finds out why.
 			r.run.restart()
 			return fmt.Errorf("%w: it has been read through %v, and ends at %v", ErrReplaced, at, head)
 		}
@@ -188,7 +188,7 @@ func (r *reader) read(ctx context.Context, at store.Position) error {
 			pause = pollMin
 			through := min(head, at+windowMax)
 			if err := r.scan(ctx, at, through); err != nil {
-				r.mode(true) // what was read before is whole
+				r.mode(true) // all events that were read before are complete
 				if err := r.passDamage(ctx, through, err); err != nil {
 					return err
 				}
@@ -223,7 +223,7 @@ func (r *reader) mode(eager bool) {
 	}
 }
 
-// scan puts the events above after through a position.
+// scan puts the events above after, up to and including through.
 func (r *reader) scan(ctx context.Context, after, through store.Position) error {
 	r.mode(false)
 	q := r.run.plan.query
@@ -257,8 +257,8 @@ func (r *reader) scan(ctx context.Context, after, through store.Position) error 
 	return nil
 }
 
-// idAt returns the id of the event at a position, zero if it has been deleted, or if
-// it is one that the rules do not select and that cannot be read.
+// idAt returns the id of the event at a position. The id is zero if the event was deleted, or if
+// the rules do not select it and the log cannot read it.
 func (r *reader) idAt(ctx context.Context, p store.Position) (id store.ID, err error) {
 	if at, id := r.seen.get(); at == p && !id.IsZero() {
 		return id, nil
@@ -275,8 +275,8 @@ func (r *reader) idAt(ctx context.Context, p store.Position) (id store.ID, err e
 	return id, nil
 }
 
-// undeleted returns an error if events above a position may have been deleted
-// before they were read.
+// undeleted returns an error if events above a position may have been deleted before they were
+// read.
 func (r *reader) undeleted(ctx context.Context, after store.Position) error {
 	through, err := r.run.deletions(ctx)
 	if err != nil {
@@ -294,8 +294,8 @@ func (r *reader) undeleted(ctx context.Context, after store.Position) error {
 	return nil
 }
 
-// follow puts the events above after as they are committed. It returns nil when
-// the reader had better scan.
+// follow puts the events above after as they are committed. It returns nil when the reader should
+// scan instead.
 func (r *reader) follow(ctx context.Context, after store.Position) error {
 	r.mode(true)
 	for e, err := range r.run.follow(ctx, store.Query{After: after}) {
@@ -306,7 +306,7 @@ func (r *reader) follow(ctx context.Context, after store.Position) error {
 			if err := r.undeleted(ctx, r.at()); err != nil {
 				return err
 			}
-			continue // it is what was deleted before the version began
+			continue // it was deleted before the version began
 		case err != nil:
 			return err
 		}
@@ -352,7 +352,7 @@ func (r *reader) problem() error {
 	return r.err
 }
 
-// backoff returns the pause after so many failures before.
+// backoff returns the pause after a failure, given the number of failures before it.
 func backoff(least, most time.Duration, before int) time.Duration {
 	d := least
 	for range before {

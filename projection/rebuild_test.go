@@ -53,7 +53,7 @@ func TestAVersionIsBuiltBesideTheOtherAndReadersSwitchAtOnce(t *testing.T) {
 		if v := serving(t, g, "sums"); v != 1 {
 			t.Errorf("version %d serves", v)
 		}
-		last = annotate() // v1 has the effect
+		last = annotate() // v1 does the effect
 		atLeast(t, v1, last)
 		atLeast(t, v2, last)
 		if err := v2.Switch(t.Context()); err != nil {
@@ -62,7 +62,7 @@ func TestAVersionIsBuiltBesideTheOtherAndReadersSwitchAtOnce(t *testing.T) {
 		if v := serving(t, g, "sums"); v != 2 {
 			t.Errorf("version %d serves", v)
 		}
-		last = annotate() // v2 has the effect
+		last = annotate() // v2 does the effect
 		atLeast(t, v1, last)
 		atLeast(t, v2, last)
 		if err := v1.Switch(t.Context()); err != nil {

@@ -19,31 +19,30 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// PollDefault is how often at least a runner looks at a log that nobody tells it
-// about.
+// PollDefault is the maximum pause before a runner looks at the log again, if no [stream.Hub]
+// wakes it.
 const PollDefault = 50 * time.Millisecond
 
-// A Config says what runners read. Log is needed; the zero value of everything
-// else is a good default. An engine that runs them as a [Service] fills it in.
+// A Config has the log for runners and their environment. Log is required; the zero value of each
+// other field is a good default. An engine that runs them as a [Service] fills it in.
 type Config struct {
-	// Log has the events.
+	// Log is the log with the events.
 	Log store.Log
-	// Hub wakes the runners when something is committed. Without one they look
-	// at the heads of the log: often after something has come, and in the end
-	// every Poll. Zero is [PollDefault].
+	// Hub wakes the runners after a commit. Without a hub they poll the heads of the log: after
+	// new events with short pauses that grow up to Poll. Zero Poll is [PollDefault].
 	Hub  *stream.Hub
 	Poll time.Duration
-	// Kinds tell which events are upcast, and how.
+	// Kinds say which events are upcast, and how.
 	Kinds []perdure.AnyKind
-	// Logger takes what the runners have to say. Nil discards it. A record at which
-	// its handler panics or ends its goroutine is lost, and the runner goes on.
+	// Logger gets the log records of the runners. Nil discards them. If its handler panics or
+	// ends its goroutine, that record is lost and the runner goes on.
 	Logger *slog.Logger
-	// Clock tells the time and runs timers. Nil is the clock of the system.
+	// Clock tells the time and runs timers. Nil is the system clock.
 	Clock perdure.Clock
 
 	follow func(context.Context, store.Query) iter.Seq2[*store.Event, error]
-	limit  []store.Position // nothing above it is read, if it is not nil
-	once   bool             // somebody waits for the notes
+	limit  []store.Position // if not nil, no event above it is read
+	once   bool             // a caller waits until the notes are written
 }
 
 type systemClock struct{}
@@ -78,10 +77,10 @@ func (c *Config) defaults() error {
 	return nil
 }
 
-// Run runs the runners until the context ends, and returns after all of it has
-// ended. It returns nil then, and at once an error that says what is wrong with
-// the configuration or a projection. What happens to one of the runners later is
-// seen in its [Runner.Status] and does not disturb the others.
+// Run runs the runners until the context ends. It waits for all their goroutines and then returns
+// nil. If the configuration or a projection has mistakes, Run starts nothing and returns an error
+// that lists them. Later failures of one runner appear in its [Runner.Status] and do not disturb
+// the others.
 func Run(ctx context.Context, c Config, runners ...*Runner) error {
 	if err := c.defaults(); err != nil {
 		return fmt.Errorf("run projections: %w", err)
@@ -98,8 +97,8 @@ func Run(ctx context.Context, c Config, runners ...*Runner) error {
 	return nil
 }
 
-// Service returns a service that runs the runners in an engine, see
-// [perdure.Config]. They follow its commits without a delay, and know its kinds.
+// Service returns a service that runs the runners in an engine, see [perdure.Config]. The engine
+// gives them its kinds, and wakes them after each of its commits.
 func Service(runners ...*Runner) perdure.Service { return service(runners) }
 
 type service []*Runner
@@ -110,7 +109,7 @@ func (s service) Serve(ctx context.Context, e *perdure.Engine) error {
 	return Run(ctx, Config{Log: c.Store, Kinds: c.Kinds, Logger: c.Logger, Clock: c.Clock, follow: e.Follow}, s...)
 }
 
-// prepare checks everything and makes the runs.
+// prepare checks the configuration and makes the runs.
 func prepare(c *Config, runners []*Runner) ([]*run, error) {
 	var errs []error
 	names := map[string]bool{}
@@ -160,7 +159,7 @@ func prepare(c *Config, runners []*Runner) ([]*run, error) {
 	return runs, nil
 }
 
-// processText tells people which process has written a note.
+// processText returns the text that names this process in notes, such as "host:123".
 func processText() string {
 	host, err := os.Hostname()
 	if err != nil {
@@ -169,7 +168,7 @@ func processText() string {
 	return fmt.Sprintf("%s:%d", host, os.Getpid())
 }
 
-// A run is a runner at work.
+// A run is the state of a runner while it runs.
 type run struct {
 	*settings
 
@@ -184,24 +183,24 @@ type run struct {
 	process string
 
 	waiting atomic.Int32 // callers of AtLeast
-	fresh   store.ID     // the instance of a version that begins here
-	live    atomic.Bool  // it has been live
+	fresh   store.ID     // the instance id for a version that begins here
+	live    atomic.Bool  // the run has been live
 
 	mu         sync.Mutex
 	readers    []*reader // nil until the version has begun
 	about      about     // what the version note says, once it has begun
-	note       []byte    // and how it is stored
+	note       []byte    // the stored form of about
 	again      func()    // ends the work of the readers, so that the run begins again
-	err        error     // why it has not begun
-	failed     bool      // and will not without help
+	err        error     // the reason why the version has not begun
+	failed     bool      // the version will not begin without help
 	superseded bool      // another program has taken the version over
 	removed    bool
-	resumed    chan struct{} // closed when it is no longer paused; nil if it is not
+	resumed    chan struct{} // closed when Resume is called; nil unless paused
 	retry      chan struct{} // one element: begin again
-	changed    chan struct{} // closed at the next progress; nil if nobody waits
-	ended      chan struct{} // closed when the runner is not run any more
+	changed    chan struct{} // closed at the next progress; nil without waiting callers
+	ended      chan struct{} // closed when the runner no longer runs
 
-	marking      sync.Mutex // held while the registration is used
+	marking      sync.Mutex // held while a goroutine uses the registration
 	registration *stream.Registration
 	registered   string   // the id of the registration
 	reserved     []string // ids that were registered for a reset, or before one
@@ -209,7 +208,8 @@ type run struct {
 
 func (r *run) now() time.Time { return r.config.Clock.Now() }
 
-// sleep waits for a time, a signal, or the end of the context; then it returns false.
+// sleep waits for a duration or a signal, and returns true. If the context ends, it returns
+// false.
 func (r *run) sleep(ctx context.Context, d time.Duration, signal <-chan struct{}) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
@@ -226,7 +226,7 @@ func (r *run) sleep(ctx context.Context, d time.Duration, signal <-chan struct{}
 	return true
 }
 
-// start serves on a goroutine until the context ends.
+// start runs serve on a goroutine until the context ends.
 func (r *run) start(ctx context.Context, wait *sync.WaitGroup) {
 	untilDone(wait, func() { r.serve(ctx) }, func() {
 		r.runner.detach(r)
@@ -234,8 +234,8 @@ func (r *run) start(ctx context.Context, wait *sync.WaitGroup) {
 	})
 }
 
-// serve runs the runner until the context ends. It begins again when the notes of
-// the version have become others: it was reset, or another program has taken it over.
+// serve runs the runner until the context ends. It begins again when the notes of the version
+// have changed: the version was reset, or another program has taken it over.
 func (r *run) serve(ctx context.Context) {
 	for {
 		a, ok := r.begin(ctx)
@@ -249,8 +249,8 @@ func (r *run) serve(ctx context.Context) {
 	}
 }
 
-// work runs the lanes of a version that has begun, until the context ends or
-// the run is to begin again.
+// work runs the lanes of a version that has begun, until the context ends or the run must begin
+// again.
 func (r *run) work(ctx context.Context, a about) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -294,14 +294,14 @@ func (r *run) makeReaders(a about) (readers []*reader) {
 	return readers
 }
 
-// restart has the run begin again, from what the notes say now.
+// restart makes the run begin again, from the notes as they are then.
 func (r *run) restart() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.again != nil {
 		r.again()
 	} else if !r.removed {
-		r.err, r.failed, r.superseded = nil, false, false // what it was may be cured
+		r.err, r.failed, r.superseded = nil, false, false // the cause of the failure may be gone
 	}
 	select {
 	case r.retry <- struct{}{}:
@@ -309,7 +309,7 @@ func (r *run) restart() {
 	}
 }
 
-// hold waits while the runner is paused. It returns true if it has waited.
+// hold waits while the runner is paused. It reports whether it has waited.
 func (r *run) hold(ctx context.Context) bool {
 	r.mu.Lock()
 	resumed := r.resumed
@@ -324,7 +324,7 @@ func (r *run) hold(ctx context.Context) bool {
 	return true
 }
 
-// progress tells those who wait that something may have changed.
+// progress wakes the callers that wait for progress.
 func (r *run) progress() {
 	if r.waiting.Load() == 0 {
 		return
@@ -341,13 +341,13 @@ func (r *run) complain(l *lane, err error) {
 	r.logger.Warn("projection has failed", "projection", r.name, "version", r.version, "lane", l.id.String(), "error", err)
 }
 
-// blame tells people at which event a rule has failed.
+// blame logs the event at which a rule has failed.
 func (r *run) blame(l *lane, e *store.Event, err error) {
 	r.logger.Warn("projection has failed at an event", "projection", r.name, "version", r.version, "lane", l.id.String(),
 		"position", e.Position.String(), "type", e.Type, "entity", e.Key.String(), "entity_version", uint64(e.Version), "error", err)
 }
 
-// list returns the lanes, none before the version has begun.
+// list returns the lanes; there are none before the version has begun.
 func (r *run) list() []*lane {
 	r.mu.Lock()
 	defer r.mu.Unlock()

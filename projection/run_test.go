@@ -94,7 +94,7 @@ func TestTwoRunnersOfOneProjectionNeverDouble(t *testing.T) {
 		atLeast(t, two, position(500))
 		wantRow(t, g, "count_v1", 500)
 		stop()
-		deposit(t, log, "a", 500, 10) // the other one takes over
+		deposit(t, log, "a", 500, 10) // the other runner takes over
 		atLeast(t, two, position(510))
 		wantRow(t, g, "sum_v1 a", sum(510))
 		wantRow(t, g, "count_v1", 510)
@@ -115,7 +115,8 @@ func TestAFilteredPositionIsNoted(t *testing.T) {
 		if s := status(t, nothing); s.Partitions[0].Position != position(300) || s.Lag != 0 || s.Handled != 0 {
 			t.Errorf("status is %+v", s)
 		}
-		if s := status(t, none.Into(g)); s.Partitions[0].Position != position(300) { // which is not run, and goes by the notes
+		// It does not run, so its status comes from the notes.
+		if s := status(t, none.Into(g)); s.Partitions[0].Position != position(300) {
 			t.Errorf("status by the notes is %+v", s)
 		}
 		var updates int
@@ -294,7 +295,8 @@ func TestAHubWakesTheRunnersWithoutAPause(t *testing.T) {
 		synctest.Wait()
 		start := time.Now()
 		for i := range 100 {
-			deposit(t, log, "a", 5000+50*i, 50) // more than a batch, and than the lane can take at once
+			// More than a batch, and more than the lane can take at once.
+			deposit(t, log, "a", 5000+50*i, 50)
 			var events []store.Event
 			for e, err := range log.Read(t.Context(), store.Key{Kind: "account", ID: "a"}, store.Version(5000+50*i)) {
 				if err != nil {

@@ -14,13 +14,13 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// What callers of a [Runner] branch on.
+// The errors of a [Runner] that callers can test for.
 var (
-	// ErrNotRunning: the call needs a runner that is run in this process.
+	// ErrNotRunning: the call needs a runner that runs in this process.
 	ErrNotRunning = errors.New("projection is not running here")
-	// ErrRunning: the runner is run already.
+	// ErrRunning: the runner runs already.
 	ErrRunning = errors.New("projection is running already")
-	// ErrServing: the version is the one that readers use.
+	// ErrServing: readers use this version.
 	ErrServing = errors.New("version serves readers")
 	// ErrNotParked: the entity is not parked.
 	ErrNotParked = project.ErrNotParked
@@ -28,10 +28,9 @@ var (
 	ErrRemoved = project.ErrRemoved
 )
 
-// A Runner is one version of a projection with its target. Make it by
-// [Projection.Into]. Its methods may be called by many goroutines at once, and
-// most of them also where the runner is not run: then they go by the notes in
-// the target.
+// A Runner is one version of a projection with its target. Make it by [Projection.Into]. Many
+// goroutines may call its methods at once. Most methods also work where the runner does not run:
+// they use the notes in the target then.
 type Runner struct {
 	*settings
 
@@ -39,7 +38,7 @@ type Runner struct {
 
 	mu       sync.Mutex
 	run      *run          // nil if it is not running here
-	attached chan struct{} // closed once it is
+	attached chan struct{} // closed once the runner runs here
 }
 
 func newRunner(s *settings, b backend) *Runner {
@@ -49,7 +48,7 @@ func newRunner(s *settings, b backend) *Runner {
 // Name returns the name of the projection.
 func (r *Runner) Name() string { return r.name }
 
-// Version returns the version that the runner is of.
+// Version returns the version of the runner's projection.
 func (r *Runner) Version() int { return r.version }
 
 func (r *Runner) attach(n *run) error {
@@ -78,7 +77,7 @@ func (r *Runner) active() *run {
 	return n
 }
 
-// activeOr returns the run, or nil and what is closed once there is one.
+// activeOr returns the run, or nil and a channel that is closed once there is a run.
 func (r *Runner) activeOr() (*run, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +91,7 @@ func (r *Runner) wrap(doing string, err error) error {
 	return fmt.Errorf("%s projection %q version %d: %w", doing, r.name, r.version, err)
 }
 
-// check returns what is wrong with the declaration of the projection.
+// check returns an error that lists the mistakes in the declaration of the projection.
 func (r *Runner) check() error { return r.settings.err() }
 
 // running returns the run, or an error matching ErrNotRunning.
@@ -106,8 +105,8 @@ func (r *Runner) running() (*run, error) {
 	return nil, ErrNotRunning
 }
 
-// Pause has the runner handle nothing more, after what it is at, until
-// [Runner.Resume] or the end of the process.
+// Pause makes the runner handle no more events after its current batches, until [Runner.Resume]
+// or the end of the process.
 func (r *Runner) Pause() error {
 	n, err := r.running()
 	if err != nil {
@@ -124,7 +123,7 @@ func (r *Runner) Pause() error {
 	return nil
 }
 
-// Resume ends a [Runner.Pause], and has a runner that has stopped try again.
+// Resume ends a [Runner.Pause], and makes a runner that has stopped try again.
 func (r *Runner) Resume() error {
 	n, err := r.running()
 	if err != nil {
@@ -146,7 +145,7 @@ func (r *Runner) Resume() error {
 	return nil
 }
 
-// reload has the lanes read their notes again.
+// reload makes the lanes read their notes again.
 func (r *run) reload() {
 	for _, l := range r.list() {
 		l.input(func(c *project.Lane) {
@@ -156,15 +155,15 @@ func (r *run) reload() {
 	}
 }
 
-// Switch has readers use this version, from the next query on, and takes the
-// effects over from the version that they have used, see [Replaying]: all that
-// the old version has yet to handle, so that each effect is done once, by one of
-// the two, whichever of them is further, and whether or not the old one runs on. It is
-// one transaction. The old version goes on as long as it is run, so that switching
-// back is as quick; remove it by [Runner.Remove]. Switching to the version that
+// Switch makes readers use this version from their next query on. In the same transaction this
+// version takes over from the old one the effects of all events that the old one has yet to
+// handle, see [Replaying]. So each effect is done once, by one of the two versions, whichever is
+// further ahead, and whether or not the old one still runs. As long as the old version runs, it
+// goes on, so that switching back is as quick. Remove it by [Runner.Remove]. If readers use this
+// version already, Switch does nothing.
 // serves does nothing.
-//
-// Whether the version has caught up is not asked; see [Runner.Status] and
+// Switch does not check whether the version has caught up; see [Runner.Status] and
+// [SwitchWhenLive].
 // [SwitchWhenLive].
 func (r *Runner) Switch(ctx context.Context) error {
 	if err := r.check(); err != nil {
@@ -211,8 +210,8 @@ func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.
 			mine[id] = n
 		}
 	}
-	// The notes of both have another revision, so no transaction that is under way
-	// goes by who served before.
+	// The notes of both versions get a new revision, so a transaction in progress that read which
+	// version served before cannot commit.
 	for _, v := range []struct {
 		version int
 		lanes   map[laneID]laneNote
@@ -228,8 +227,8 @@ func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.
 	return t.setNote(ctx, servingKey(r.name), encodeServing(r.version, now))
 }
 
-// hold reads the notes of all lanes of a version so that nobody else can change
-// them until the end of the transaction.
+// hold reads the notes of all lanes of a version, and keeps other transactions from changing them
+// until this one ends.
 func (r *Runner) hold(ctx context.Context, t txn, version int) (map[laneID]laneNote, error) {
 	lanes, err := laneNotes(ctx, t, r.name, version)
 	if err != nil {
@@ -243,13 +242,13 @@ func (r *Runner) hold(ctx context.Context, t txn, version int) (map[laneID]laneN
 	return lanes, nil
 }
 
-// Reset has the version begin anew: [Clear] and [Prepare] run in one transaction
-// with the new positions, which are the start of the log, or the given ones, one
-// per partition that is not to begin at its start. None may be above the head of
-// the log. What it has handled before counts as replayed, see [Replaying], and what
-// its parked entities miss too. The runner must be running, so that the log is
-// known; it may have stopped, such as because the log or the rules are others than
-// those of the notes: a reset makes them those of the runner.
+// Reset builds the version again: [Clear] and [Prepare] run in one transaction with the new
+// positions. The version begins at the start of the log, or above the given positions, at most
+// one for each partition. No position may be above the head of the log. Events that the version
+// has handled before count as replayed, see [Replaying], and so do the events that its parked
+// entities miss. The runner must be running, so that the log is known. It may have stopped, for
+// example because its notes name another log or other rules: a reset replaces these by the log
+// and the rules of the runner.
 func (r *Runner) Reset(ctx context.Context, after ...store.Position) error {
 	n, err := r.running()
 	if err == nil && !r.clears {
@@ -261,7 +260,7 @@ func (r *Runner) Reset(ctx context.Context, after ...store.Position) error {
 	return r.wrap("reset", err)
 }
 
-// found returns the notes of the version, which must have some.
+// found returns the notes of the version, or an error if it has none.
 func (r *run) found(ctx context.Context) (f found, err error) {
 	if f, err = r.look(ctx); err == nil && f.note == nil {
 		err = fmt.Errorf("%w: it has not begun", store.ErrNotFound)
@@ -322,8 +321,8 @@ func (r *run) resetFrom(ctx context.Context, f *found, from, heads []store.Posit
 		}
 		ids[p] = proof.Event
 	}
-	// The log keeps what is to be read again before the notes say so, and what the
-	// notes have said before as long as nobody knows that they do not.
+	// Before the notes change, the log is made to keep the events that the reset version reads
+	// again. It keeps the events of the old notes too until the result of the reset is known.
 	release, err := r.reserve(ctx, &want, from)
 	if err != nil {
 		return err
@@ -335,7 +334,7 @@ func (r *run) resetFrom(ctx context.Context, f *found, from, heads []store.Posit
 	return err
 }
 
-// resetIn is the transaction of a reset.
+// resetIn does a reset in its transaction.
 func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []store.Position, ids []store.ID, heads []store.Position) error {
 	b, err := t.note(ctx, r.aboutKey())
 	if err != nil {
@@ -368,7 +367,7 @@ func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []
 			lanes[laneID{p, i}] = l
 		}
 	}
-	// What it had yet to do of effects is to do still, and nothing else.
+	// The version must still do the effects that it had yet to do, and no others.
 	clamp := heads
 	if len(heads) != f.about.partitions {
 		clamp = nil
@@ -398,12 +397,11 @@ func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []
 	return t.setNote(ctx, r.aboutKey(), encodeAbout(*want))
 }
 
-// Adopt has a version whose notes are of another log go on with the log that the
-// runner reads, which must be a copy of that log, as [store.Copy] and `perdure
-// copy` make it: the events at all positions of the version are the same. If they
-// are not, or if the notes do not say which events they were, nothing is changed and
-// the error matches [ErrOtherLog]. Without it, or [AdoptCopies], the runner stops at
-// a log that is not that of its notes.
+// Adopt lets a version whose notes name another log go on with the log that the runner reads.
+// That log must be a copy, as [store.Copy] and `perdure copy` make it: the events at all
+// positions of the version are the same. If they differ, or if the notes do not name the events,
+// Adopt changes nothing and returns an error that matches [ErrOtherLog]. Without Adopt, or
+// [AdoptCopies], the runner stops if the log is not the one that its notes name.
 func (r *Runner) Adopt(ctx context.Context) error {
 	n, err := r.running()
 	if err == nil {
@@ -449,7 +447,7 @@ func (r *run) adopt(ctx context.Context) error {
 		}
 		for lane, l := range lanes {
 			if l.Position != f.lanes[lane].Position {
-				return errAgain // by a runner on the other log
+				return errAgain // a runner on the other log has moved it
 			}
 			l.Revision++
 			l.Writer, l.process, l.time = r.self, r.process, r.now()
@@ -466,7 +464,7 @@ func (r *run) adopt(ctx context.Context) error {
 	return err
 }
 
-// removeBatch bounds the notes that are looked at before they are removed.
+// removeBatch is the number of notes that are read at once before they are removed.
 const removeBatch = 256
 
 func removeNotes(ctx context.Context, t txn, prefix string) error {
@@ -491,13 +489,13 @@ func removeNotes(ctx context.Context, t txn, prefix string) error {
 	}
 }
 
-// Remove removes the version: [Clear] runs, and all of its notes go, in one
-// transaction; then its bookmarks in the log go too. The runner stops, also in
-// other processes. It is how a rebuild is cancelled and an old version cleaned
-// up. The version that readers use cannot be removed while there is another one;
-// the error matches [ErrServing]. The runner must be running, so that the log is
-// known; it may have stopped. A version that is run again afterwards begins anew. Which
-// effects were done is kept, so that whatever version comes next does not repeat them.
+// Remove removes the version: [Clear] runs, and all of its notes are removed, in one transaction;
+// then its bookmarks are removed from the log. The runner stops, also in other processes. Use it
+// to cancel a rebuild, or to remove an old version. If readers use the version and there is
+// another one, Remove refuses with an error that matches [ErrServing]. The runner must be
+// running, so that the log is known; it may have stopped. If the version runs again later, it
+// begins from the start. The target keeps a note of the effects that were done, so that the next
+// version does not repeat them.
 func (r *Runner) Remove(ctx context.Context) error {
 	n, err := r.running()
 	if err == nil && !r.clears {
@@ -529,7 +527,7 @@ func (r *run) remove(ctx context.Context) error {
 	return r.unregister(ctx, &f.about)
 }
 
-// removeIn is the transaction of a removal.
+// removeIn does a removal in its transaction.
 func (r *run) removeIn(ctx context.Context, t txn, f *found) error {
 	serving, err := servingOf(ctx, t, r.name)
 	if err != nil {
@@ -566,7 +564,7 @@ func (r *run) removeIn(ctx context.Context, t txn, f *found) error {
 	return removeNotes(ctx, t, versionPrefix(r.name, r.version))
 }
 
-// leave takes the serving note away and leaves which effects were done.
+// leave removes the note about the serving version and stores which effects were done.
 func (r *run) leave(ctx context.Context, t txn, f *found, lanes map[laneID]laneNote) error {
 	if err := t.setNote(ctx, servingKey(r.name), nil); err != nil {
 		return err
@@ -589,7 +587,7 @@ func (r *run) leave(ctx context.Context, t txn, f *found, lanes map[laneID]laneN
 	return nil
 }
 
-// giveBack returns the effects that the version has yet to do to the one that serves.
+// giveBack returns the effects that the version has yet to do to the version that serves.
 func (r *run) giveBack(ctx context.Context, t txn, serving int, lanes map[laneID]laneNote) error {
 	others, err := r.runner.hold(ctx, t, serving)
 	if err != nil {
@@ -614,11 +612,11 @@ func (r *run) giveBack(ctx context.Context, t txn, serving int, lanes map[laneID
 
 func hasPrefix(s, prefix string) bool { return len(s) >= len(prefix) && s[:len(prefix)] == prefix }
 
-// A ParkedEntity misses its events from Version on, at Position, in a read model.
+// A ParkedEntity is an entity whose events, from Version on at Position, a read model lacks.
 type ParkedEntity = project.Parked
 
-// A DeadLetter says which events of an entity are left out of a read model for
-// good: the one at Position, or all of them through Through.
+// A DeadLetter names events of an entity that a read model leaves out permanently: the one at
+// Position, or all of them through Through.
 type DeadLetter = project.DeadLetter
 
 // Parked yields the entities that are parked, by partition, lane and name.
@@ -626,7 +624,7 @@ func (r *Runner) Parked(ctx context.Context) iter.Seq2[*ParkedEntity, error] {
 	return listNotes(ctx, r, "parked/", decodeParked)
 }
 
-// DeadLetters yields what is left out, by partition, lane and position.
+// DeadLetters yields the dead letters, by partition, lane and position.
 func (r *Runner) DeadLetters(ctx context.Context) iter.Seq2[*DeadLetter, error] {
 	return listNotes(ctx, r, "dead/", decodeDead)
 }
@@ -663,22 +661,22 @@ func listNotes[N any](ctx context.Context, r *Runner, what string, decode func([
 	}
 }
 
-// Retry hands a parked entity the events that it misses, in order, and unparks
-// it with the last of them. If a rule fails again, the entity stays parked at
-// that event and the error is returned. An entity that is not parked gives an
-// error matching [ErrNotParked]. The other entities go on meanwhile.
+// Retry hands a parked entity the events that it misses, in order, and unparks the entity after
+// the last of them. If a rule fails again, the entity stays parked at that event and Retry
+// returns the error. If the entity is not parked, the error matches [ErrNotParked]. The other
+// entities go on during a retry.
 func (r *Runner) Retry(ctx context.Context, key store.Key) error {
 	return r.wrap("retry in", r.job(ctx, key, project.Retry))
 }
 
-// SkipEvent leaves the first event that a parked entity misses out for good,
-// with a dead letter, and goes on like [Runner.Retry].
+// SkipEvent leaves out the first event that a parked entity misses, permanently and with a dead
+// letter. Then it does the same as [Runner.Retry].
 func (r *Runner) SkipEvent(ctx context.Context, key store.Key) error {
 	return r.wrap("skip in", r.job(ctx, key, project.SkipOne))
 }
 
-// DropEvents leaves all events that a parked entity misses out for good, with a
-// dead letter, and unparks it: it gets the events that come from now on.
+// DropEvents leaves out all events that a parked entity misses, permanently and with a dead
+// letter, and unparks the entity. Its rules get later events as usual.
 func (r *Runner) DropEvents(ctx context.Context, key store.Key) error {
 	return r.wrap("drop in", r.job(ctx, key, project.Drop))
 }

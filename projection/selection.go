@@ -12,23 +12,22 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrSelection says that the rules of a runner are for other events than those
-// for which the positions of the read model were noted. If it went on, events
-// would be missing. See [Version].
+// ErrSelection says that the rules of a runner select other events than the rules that built the
+// read model. If the runner went on, events would be missing. See [Version].
 var ErrSelection = errors.New("rules select other events")
 
 // selectionBytesMax bounds the names in the note of a selection.
 const selectionBytesMax = 32 << 10
 
-// A selection says which events a version handles. Empty lists select all. It is
-// compared by its fingerprint: the lists may have been left out of the note.
+// A selection says which events a version handles. Empty lists select all events. Two selections
+// are compared by their fingerprints, because a note may lack the lists.
 type selection struct {
 	kinds, types, tags []string // sorted
 	print              []byte
 	short              bool
 }
 
-// newSelection returns what a query selects.
+// newSelection returns the selection of a query.
 func newSelection(q store.Query) *selection {
 	sorted := func(list []string) []string {
 		list = slices.Clone(list)
@@ -70,8 +69,8 @@ type field struct {
 	of, in []string
 }
 
-// covers reports whether everything that o selects is selected by s too. If not,
-// it returns what s leaves out.
+// covers reports whether s selects every event that o selects. If not, left names the events that
+// s leaves out.
 func (s *selection) covers(o *selection) (left string, ok bool) {
 	if s.short || o.short {
 		return "more types than a note can name", false
@@ -100,8 +99,8 @@ func without(list, other []string) (rest []string) {
 	return rest
 }
 
-// query returns a query for the events that s selects and o, which it covers, may
-// not. What it yields must be held against [selection.match] of o.
+// query returns a query for the events that s selects and o, which it covers, may not. The caller
+// must check each result with [selection.match] of o.
 func (s *selection) query(o *selection) store.Query {
 	q := store.Query{Kinds: s.kinds, Types: s.types, Tags: s.tags}
 	if slices.Equal(s.kinds, o.kinds) && slices.Equal(s.tags, o.tags) && len(s.types) > 0 {
@@ -110,7 +109,7 @@ func (s *selection) query(o *selection) store.Query {
 	return q
 }
 
-// match reports whether the selection has an event.
+// match reports whether the selection includes an event.
 func (s *selection) match(e *store.Event) bool {
 	q := store.Query{Kinds: s.kinds, Types: s.types, Tags: s.tags}
 	return q.Match(e)

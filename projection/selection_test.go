@@ -73,7 +73,7 @@ func TestSelection(t *testing.T) {
 			old, fresh := older().Into(g), newer().Into(g)
 			defer background(t, c, old)()
 			atLeast(t, old, position(3))
-			stop := background(t, c, fresh) // both run, as in a rolling deploy
+			stop := background(t, c, fresh) // both programs run, as in a rolling deploy
 			annotate(t, log, "a", 3)
 			annotate(t, log, "b", 0)
 			atLeast(t, fresh, position(5))
@@ -90,7 +90,7 @@ func TestSelection(t *testing.T) {
 				t.Errorf("%d log lines say that it stands by: %s", n, said.String())
 			}
 
-			stop() // a rollback: the older program is alone
+			stop() // a rollback: only the older program runs
 			annotate(t, log, "a", 4)
 			deposit(t, log, "a", 5, 1)
 			<-time.After(10 * time.Minute)
@@ -152,8 +152,8 @@ func TestSelection(t *testing.T) {
 				annotate(t, log, account(i), 5)
 			}
 			<-time.After(time.Minute)
-			// Either it has taken over before the first remark was passed, and has them
-			// all, or it says that it was too late.
+			// Either the new program has taken over before the first remark was passed, and has
+			// all of them, or it says that it was too late.
 			s := status(t, fresh)
 			if n := g.row("remarks"); n != 20 && !(s.State == projection.StateFailed && errors.Is(s.Err, projection.ErrSelection)) {
 				t.Errorf("%d of 20 remarks are counted, and the runner is %s: %v", n, s.State, s.Err)
@@ -170,7 +170,8 @@ func TestSelection(t *testing.T) {
 			if err := runOnce(t, c, old); err != nil {
 				t.Fatal(err)
 			}
-			annotate(t, log, "a", 3) // above the position, so that it may be taken over yet
+			// Above the position, so that the new program can still take over.
+			annotate(t, log, "a", 3)
 			deposit(t, log, "b", 0, 1)
 			passed := false
 			looked := &lookedThrough{Log: log, after: func() {

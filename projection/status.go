@@ -10,91 +10,91 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A State says what a runner is doing.
+// A State says what a runner does at present.
 type State string
 
 // The states of a runner.
 const (
-	// StateIdle: it is not run in this process; another one may run it.
+	// StateIdle: the runner does not run in this process; it may run in another one.
 	StateIdle State = "idle"
-	// StateStarting: it has not yet found where it is.
+	// StateStarting: the runner has not yet found its position.
 	StateStarting State = "starting"
 	// StateCatchingUp: it is far behind the head of the log.
 	StateCatchingUp State = "catching up"
-	// StateLive: it handles events as they come.
+	// StateLive: the runner handles events as they come.
 	StateLive State = "live"
-	// StatePaused: somebody has paused it.
+	// StatePaused: [Runner.Pause] has paused the runner.
 	StatePaused State = "paused"
-	// StateStandby: another process is at work on the same read model. If Err is
-	// not nil, it is a program whose rules select more events, see [Version].
+	// StateStandby: another process works on the same read model. If Err is not nil, the rules of
+	// that program select more events, see [Version].
 	StateStandby State = "standby"
-	// StateHolding: the version does not serve. It has come to where the version that
-	// serves is, which goes first, and holds there: switch to it to have it go on.
+	// StateHolding: readers use another version. This version has reached the position of that
+	// one, never gets ahead of it, and waits there. Switch to this version to make it go on.
 	StateHolding State = "holding"
-	// StateRetrying: an event, the target or the log has failed and is tried again.
+	// StateRetrying: an event, the target or the log has failed, and the runner tries again.
 	StateRetrying State = "retrying"
-	// StateFailed: it has stopped and needs help, see [Runner.Resume].
+	// StateFailed: the runner has stopped and needs help, see [Runner.Resume].
 	StateFailed State = "failed"
 )
 
 const (
-	// liveMax is how many events behind the head a runner still counts as live,
-	// and liveAge how long ago the first of them was committed if they are more.
+	// A runner counts as live if it is at most liveMax events behind the head, or if the first
+	// event that it has not handled was committed at most liveAge ago.
 	liveMax = 100
 	liveAge = 2 * time.Second
-	// readyAge is how long ago that may be before a runner that has been live is no
+	// readyAge is the age of the first unhandled event at which a runner that has been live is no
 	// longer ready.
 	readyAge = 15 * time.Second
-	// supersededAge is how long ago that may be for a runner that leaves its work to
-	// another program, before it is not healthy.
+	// supersededAge is the age of the first unhandled event at which a runner that leaves its
+	// work to another program is no longer healthy.
 	supersededAge = time.Minute
 )
 
-// A Status is how a runner is at one moment.
+// A Status describes a runner at one point in time.
 type Status struct {
-	// Name and Version say which projection it is, Serving which version of it
-	// readers use (zero before there is one).
+	// Name and Version name the projection and its version. Serving is the version that readers
+	// use (zero before there is one).
 	Name    string
 	Version int
 	Serving int
 	State   State
-	// Err is the last error, if that is why the state is what it is.
+	// Err is the error that explains State, or nil.
 	Err error
-	// Partitions say where it is. They are empty before the version has begun.
+	// Partitions has the position in each partition. It is empty before the version has begun.
 	Partitions []PartitionStatus
-	// Lag is how many events of the log, wanted or not, it is behind, and LagTime
-	// how long ago the first of them was committed. Both are zero where the head
-	// is not known, because the runner is not run here.
+	// Lag is the number of events of the log, selected or not, that the runner is behind. LagTime
+	// is the age of the first of them, counted from its commit. Both are zero if the head is
+	// unknown because the runner does not run here.
 	Lag     uint64
 	LagTime time.Duration
-	// Rate is how many events of the log it passes in a second at the moment, ETA
-	// how long it will take to catch up at that rate; zero if that is unknown.
+	// Rate is the current speed, in events of the log per second. ETA is the time to catch up at
+	// that rate. Both are zero if unknown.
 	Rate float64
 	ETA  time.Duration
-	// Handled counts the events that were handed to rules since the start.
+	// Handled counts the events that rules got since the start.
 	Handled uint64
-	// Parked counts the parked entities, Dead the dead letters.
+	// Parked counts the parked entities, and Dead the dead letters.
 	Parked, Dead int
-	// Damaged counts the events that the log could not read, and that the version passes
-	// over, see [Runner.SkipDamaged].
+	// Damaged counts the events that the log cannot read and that the version passes over, see
+	// [Runner.SkipDamaged].
 	Damaged int
-	// Processes are those that have written the notes last, as host:pid.
+	// Processes are the processes that wrote the notes last, as host:pid.
 	Processes []string
 }
 
-// A PartitionStatus is where a runner is in one partition of the log.
+// A PartitionStatus is the progress of a runner in one partition of the log.
 type PartitionStatus struct {
-	// Position: what it wants up to here is in the read model. Head is that of
-	// the log, or zero if it is not known.
+	// All events that the projection selects up to Position are in the read model. Head is the
+	// head of the partition, or zero if it is unknown.
 	Position, Head store.Position
-	// Missing: when the version began, events up to here had been deleted from the
-	// log, some or all, so it was built without them. Its sequence is zero if none
-	// were.
+	// Missing is the position up to which events had been deleted from the log, some or all of
+	// them, when the version began. The model was built without them. Its sequence is zero if
+	// there were none.
 	Missing store.Position
 }
 
-// Status returns how the runner is. It reads the notes in the target, so it works
-// where the runner is not run too, and the heads of the log where it is.
+// Status returns the status of the runner. It reads the notes in the target, so it also works
+// where the runner does not run. If the runner runs here, it also reads the heads of the log.
 func (r *Runner) Status(ctx context.Context) (Status, error) {
 	s := Status{Name: r.name, Version: r.version, State: StateIdle}
 	if err := r.check(); err != nil {
@@ -112,7 +112,7 @@ func (r *Runner) Status(ctx context.Context) (Status, error) {
 	return s, r.wrap("status of", n.status(ctx, &s))
 }
 
-// readStatus reads what the notes say.
+// readStatus fills in the status from the notes.
 func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 	return r.back.view(ctx, func(t txn) error {
 		s.Partitions, s.Parked, s.Dead, s.Damaged, s.Processes, s.Serving = nil, 0, 0, 0, nil, 0
@@ -159,7 +159,7 @@ func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 	})
 }
 
-// status adds what a run knows.
+// status adds the facts that a run knows.
 func (r *run) status(ctx context.Context, s *Status) error {
 	r.mu.Lock()
 	readers, err, failed, superseded, paused := r.readers, r.err, r.failed, r.superseded, r.resumed != nil
@@ -223,7 +223,7 @@ func (r *run) status(ctx context.Context, s *Status) error {
 		if p < len(heads) {
 			at.Head = heads[p]
 		}
-		if at.Head <= covered { // what is between is not wanted, and noted later
+		if at.Head <= covered { // no event between is selected; the lane notes the position later
 			at.Position = max(at.Position, covered)
 			continue
 		}
@@ -259,7 +259,7 @@ func (r *run) status(ctx context.Context, s *Status) error {
 	return nil
 }
 
-// worse returns the one of two phases that people need to know of.
+// worse returns the phase of the two that is more important for the operator.
 func worse(a, b project.Phase) project.Phase {
 	rank := func(p project.Phase) int {
 		switch p {
@@ -280,7 +280,7 @@ func worse(a, b project.Phase) project.Phase {
 	return a
 }
 
-// age returns how long ago the first event above a position was committed.
+// age returns the time since the commit of the first event above a position.
 func (r *run) age(ctx context.Context, after store.Position) time.Duration {
 	for e, err := range r.log.Scan(ctx, store.Query{After: after}) {
 		if err != nil {
@@ -291,17 +291,17 @@ func (r *run) age(ctx context.Context, after store.Position) time.Duration {
 	return 0
 }
 
-// What [Runner.Healthy] reports.
+// The errors of [Runner.Healthy].
 var (
-	// ErrLagging: the projection is further behind than it may be.
+	// ErrLagging: the projection is further behind than [Unhealthy] allows.
 	ErrLagging = errors.New("projection lags behind")
 	// ErrParked: entities are parked.
 	ErrParked = errors.New("entities are parked")
 )
 
-// Healthy returns nil if all is well, and otherwise an error that says what is
-// not: it matches [ErrStopped] if the runner has failed, [ErrNotRunning] if it is
-// not run here, and [ErrLagging] or [ErrParked] where [Unhealthy] asks for that.
+// Healthy returns nil if the runner works well. Otherwise it returns an error that matches
+// [ErrStopped] if the runner has failed, [ErrNotRunning] if it does not run here, and
+// [ErrLagging] or [ErrParked] if [Unhealthy] asks for these.
 func (r *Runner) Healthy(ctx context.Context) error {
 	s, err := r.Status(ctx)
 	switch {
@@ -321,11 +321,11 @@ func (r *Runner) Healthy(ctx context.Context) error {
 	return r.wrap("health of", err)
 }
 
-// Ready returns nil once the runner is live, which is when requests that read its
-// model had better come; otherwise an error that says what it is doing. It stays
-// ready after that while it retries something or has much to do, as long as the
-// first event that it has yet to handle is not older than 15 seconds. A runner that
-// stands by, or holds, is ready: readers read what another one keeps.
+// Ready returns nil once the runner is live: then requests that read its model may come.
+// Otherwise it returns an error that says what the runner does. A runner that was live stays
+// ready while it retries or has much to do, as long as its first unhandled event is not older
+// than 15 seconds. A runner in standby or holding is ready, because readers use the model that
+// another runner keeps.
 func (r *Runner) Ready(ctx context.Context) error {
 	s, err := r.Status(ctx)
 	if err != nil {
@@ -346,10 +346,10 @@ func (r *Runner) Ready(ctx context.Context) error {
 	return err
 }
 
-// rateEvery is how often at most a rate is measured.
+// rateEvery is the minimum time between two measurements of a rate.
 const rateEvery = 200 * time.Millisecond
 
-// rateNow returns how many events of the partition the runner passes in a second.
+// rateNow returns the number of events of the partition that the runner passes per second.
 func (r *reader) rateNow(now time.Time) float64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -364,8 +364,8 @@ type rate struct {
 	until time.Time
 }
 
-// rateSpan is how long one measurement takes at least, and rateMax how long it
-// says something.
+// rateSpan is the minimum time of one measurement. rateMax is the time after which a measurement
+// is too old.
 const (
 	rateSpan = time.Second
 	rateMax  = 5 * time.Second
@@ -389,12 +389,11 @@ func (r *rate) now(now time.Time) float64 {
 	return r.last
 }
 
-// switchEvery is how often a runner with [SwitchWhenLive] looks whether it is.
+// switchEvery is the pause between the checks of a runner with [SwitchWhenLive].
 const switchEvery = 200 * time.Millisecond
 
-// switchWhenLive switches readers to the version once it has caught up: with the
-// version that serves, if that is behind the head or does not run, else with the
-// log.
+// switchWhenLive switches readers to the version once it has caught up: with the log, or with the
+// version that serves if that one is behind the head or does not run.
 func (r *run) switchWhenLive(ctx context.Context) {
 	for r.sleep(ctx, switchEvery, nil) {
 		var s Status

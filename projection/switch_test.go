@@ -13,7 +13,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// mails has an effect for each deposit that it does not replay.
+// mails has an effect for each deposit, which it does not repeat in a replay.
 func mails(sent *[]store.Position) *projection.Projection[*memo] {
 	return projection.New("mails", projection.On(func(ctx context.Context, m *memo, e projection.Event[*testv1.Deposited]) error {
 		m.rows[projection.TableName(ctx, "n")]++
@@ -204,7 +204,7 @@ func TestSwitch(t *testing.T) {
 			<-time.After(time.Hour)
 			wantRow(t, g, "n_v2", 3)
 			wantSent(t, sent, 3)
-			// A rebuild that is given up takes nothing with it.
+			// A rebuild that is given up removes no effects.
 			if err := v2.Remove(t.Context()); err != nil {
 				t.Fatal(err)
 			}

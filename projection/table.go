@@ -11,38 +11,38 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// A Table is an ordered map for the model of a [Memory]: a copy of it is a
-// snapshot that costs nothing. The zero Table is empty. A Table by itself, for
-// example in a test of a handler, works too, at a higher cost for each change.
+// A Table is an ordered map for the model of a [Memory]. A copy of a Table is a snapshot that
+// costs nothing. The zero Table is empty. A Table also works outside of a Memory, for example in
+// a test of a handler, but each change costs more there.
 //
-// Values are not shared with the caller, because one that is changed in place
-// would change in all snapshots. So V is one of these, and anything else makes
-// [NewMemory] return an error, and Put of a Table by itself panic:
+// The caller and the table never share a value, because a value that is changed in place would
+// change in all snapshots. So V is one of these types; for any other type [NewMemory] returns an
+// error, and Put of a Table outside of a Memory panics:
 //
 //   - a plain value: a number, a boolean, a string, a [time.Time], or an array
 //     or a struct of plain values;
 //   - a [proto.Message];
 //   - a type with a method Clone that returns a V.
 //
-// Messages and types with Clone are copied when they are put and when they are
-// read. To change one: get it, change it, put it.
+// The table copies messages and types with Clone when they are put and when they are read. To
+// change one: get it, change it, put it.
 //
-// Within Update a Table is used by one goroutine. Within View, and as long as
-// nobody changes it, many may read it.
+// Within Update one goroutine uses a Table. Within View, and as long as no goroutine changes it,
+// many goroutines may read it.
 //
 // # How it works
 //
-// It is a B-tree whose nodes are never changed once two tables may share them:
+// A Table is a B-tree. Its nodes never change once two tables may share them:
 //
-//  1. A node is changed only by who made it: its edit is the one of the table.
-//     Any other node is copied first, on the path from the root.
-//  2. An edit belongs to one transaction, and is given up when an iteration
-//     begins, so that neither a snapshot nor an iteration sees a change.
-//  3. All nodes but the root have at least itemsMin items.
+//   - A node is changed only by the edit that made it, if that is the current edit of the table.
+//     Any other node on the path from the root is copied first.
+//   - An edit belongs to one transaction. It ends when an iteration begins, so that neither a
+//     snapshot nor an iteration sees a change.
+//   - All nodes but the root have at least itemsMin items.
 type Table[K cmp.Ordered, V any] struct {
 	root   *node[K, V]
 	length int
-	life   *life // of the transaction; nil for a table by itself
+	life   *life // the transaction; nil for a table outside of a Memory
 	edit   *edit // nil if all nodes may be shared
 	copies copies
 }
@@ -57,13 +57,13 @@ type node[K cmp.Ordered, V any] struct {
 	edit   *edit
 	keys   []K
 	values []V
-	kids   []*node[K, V] // one more than keys, or none
+	kids   []*node[K, V] // one more than keys, or none in a leaf
 }
 
-// A life is the time of a transaction.
+// A life is the lifetime of a transaction.
 type life struct{ ended bool }
 
-// An edit is an identity. It has a size so that no two are at one address.
+// An edit is an identity. It is not empty, so that no two edits have the same address.
 type edit struct{ _ byte }
 
 // copies says how values are copied.
@@ -141,8 +141,8 @@ func (t *Table[K, V]) Delete(k K) bool {
 	return true
 }
 
-// All yields the entries in the order of their keys, as they are when the
-// iteration begins: the table may be changed meanwhile.
+// All yields the entries in the order of their keys, as they are when the iteration begins. The
+// table may change during the iteration.
 func (t *Table[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		t.share()
@@ -150,7 +150,7 @@ func (t *Table[K, V]) All() iter.Seq2[K, V] {
 	}
 }
 
-// From is All for the entries whose key is k or above.
+// From is like All, but begins at the first key that is k or above.
 func (t *Table[K, V]) From(k K) iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		t.share()
@@ -158,7 +158,7 @@ func (t *Table[K, V]) From(k K) iter.Seq2[K, V] {
 	}
 }
 
-// Backward is All the other way round.
+// Backward is like All, in the reverse order.
 func (t *Table[K, V]) Backward() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		t.share()
@@ -187,14 +187,14 @@ func (t *Table[K, V]) has(k K) bool {
 	return false
 }
 
-// begin makes the table one of a transaction.
+// begin makes the table part of a transaction.
 func (t *Table[K, V]) begin(l *life) { t.life, t.edit = l, nil }
 
 // change returns the edit for a change.
 func (t *Table[K, V]) change() *edit {
 	switch {
 	case t.life == nil:
-		return new(edit) // for this change alone: nobody says when the table is copied
+		return new(edit) // for this change alone: a copy of the table does not end the edit
 	case t.life.ended:
 		panic("projection: a table is changed outside of Update")
 	case t.edit == nil:
@@ -203,14 +203,14 @@ func (t *Table[K, V]) change() *edit {
 	return t.edit
 }
 
-// share keeps the nodes from being changed, because an iteration begins.
+// share ends the edit, because an iteration begins: from here on a change copies the nodes first.
 func (t *Table[K, V]) share() {
 	if t.edit != nil && !t.life.ended {
 		t.edit = nil
 	}
 }
 
-// own returns a value that is shared with nobody.
+// own returns a copy of a value, which no other table or caller shares.
 func (t *Table[K, V]) own(v V) V {
 	switch t.copies {
 	case copyMessage:
@@ -223,7 +223,7 @@ func (t *Table[K, V]) own(v V) V {
 	return v
 }
 
-// check says whether the values of the table can be kept.
+// check returns an error if the table cannot keep values of its type.
 func (t *Table[K, V]) check() error {
 	_, err := howToCopy(reflect.TypeFor[V]())
 	return err
@@ -242,8 +242,7 @@ func howToCopy(t reflect.Type) (copies, error) {
 	return copyPlain, nil
 }
 
-// shared says what of a type would be shared by two copies of a value, if
-// anything.
+// shared names the part of a type that two copies of a value would share, or returns "".
 func shared(t reflect.Type) string {
 	if t == reflect.TypeFor[time.Time]() {
 		return "" // it points to its zone, which never changes

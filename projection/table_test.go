@@ -16,7 +16,7 @@ import (
 
 type numbers struct{ t projection.Table[int, int] }
 
-// A snapshot is a copy of a table, with what it must hold for ever.
+// A snapshot is a copy of a table, with the entries that it must keep.
 type snapshot struct {
 	table projection.Table[int, int]
 	want  map[int]int
@@ -165,7 +165,7 @@ func TestAnIterationSeesTheTableAsItWas(t *testing.T) {
 	}
 }
 
-// A list has a Clone, so it may be a value.
+// A list has a Clone method, so it may be a value.
 type list struct{ items []string }
 
 func (l list) Clone() list { return list{slices.Clone(l.items)} }

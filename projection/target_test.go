@@ -21,14 +21,14 @@ type memo struct {
 	notes map[string][]byte
 }
 
-// A target keeps a memo. It runs one transaction at a time, and fails if told to.
+// A target keeps a memo. It runs one transaction at a time, and fails if a test says so.
 type target struct {
 	mu   sync.Mutex
 	memo memo
-	// before and after fail the next Updates before or after they are stored.
+	// before and after are errors for the next Updates, before or after they are stored.
 	before, after []error
-	down          error // everything fails
-	torn          bool  // an Update that fails after it is stored has stored its notes alone
+	down          error // the error of all calls
+	torn          bool  // an Update that fails after it is stored has stored only its notes
 	updates       int
 }
 

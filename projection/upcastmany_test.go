@@ -17,7 +17,7 @@ import (
 
 func TestUpcastMany(t *testing.T) {
 	t.Parallel()
-	// An old deposit of n units is n deposits of 10 and a remark.
+	// An old deposit of n units becomes n deposits of 10 and a remark.
 	kinds := []perdure.AnyKind{accounts(perdure.UpcastMany(func(o *testv1.DepositedV0) (events []proto.Message) {
 		for range o.GetUnits() {
 			events = append(events, &testv1.Deposited{Amount: 10})

@@ -26,8 +26,8 @@ func TestVersionsHaveEveryRowAndEveryEffectOnceWhateverFails(t *testing.T) {
 	}
 }
 
-// effects counts, in the rows, how often each event has had its effect, and adds up
-// deposits for each version.
+// effects counts, in the rows, how often the effect of each event was done, and adds up deposits
+// for each version.
 func effects() *projection.Projection[*memo] {
 	return projection.New("effects", projection.On(func(ctx context.Context, m *memo, e projection.Event[*testv1.Deposited]) error {
 		m.rows[projection.TableName(ctx, "sum")+" "+e.Key.ID] += int(e.Message.GetAmount())
@@ -45,9 +45,9 @@ func effects() *projection.Projection[*memo] {
 	}))
 }
 
-// versions runs two versions, each in two programs, which come and go, switch, reset
-// and remove them, while the target fails. Then all comes to rest, and it returns
-// what is wrong.
+// versions runs two versions, each in two programs. The programs start, stop, switch, reset and
+// remove the versions, while the target fails. At the end all faults stop, and versions returns
+// the errors that it finds.
 func versions(t *testing.T, seed uint64) error {
 	t.Helper()
 	const entities, partitions = 5, 2
@@ -122,7 +122,7 @@ func versions(t *testing.T, seed uint64) error {
 		}
 	}
 	g.set(func(g *target) { g.before, g.after = nil, nil })
-	for v := range runners { // programs that were left alone by a removal start again
+	for v := range runners { // programs that a removal has stopped start again
 		for i := range runners[v] {
 			stop(v, i)
 			start(v, i)

@@ -12,30 +12,29 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrStopped says that a projection has stopped, so that waiting for it is of no
-// use. The error says why.
+// ErrStopped says that a projection has stopped, so that waiting for it is of no use. The error
+// gives the reason.
 var ErrStopped = errors.New("projection has stopped")
 
-// WaitFor waits until the read model shows what the caller of a command has
-// done: read your writes. The receipt is what [perdure.Ref.Do] returns. See
-// [Runner.AtLeast].
+// WaitFor waits until the read model shows the result of a command, so that its caller can read
+// its own writes. The receipt is the result of [perdure.Ref.Do]. See [Runner.AtLeast].
 func WaitFor(ctx context.Context, r *Runner, receipt perdure.Receipt) error {
 	return r.AtLeast(ctx, receipt.Position)
 }
 
-// AtLeast waits until everything that the projection wants at or below a
-// position, in its partition, is in the read model, but for what is missing of
-// parked entities. A position travels as text, such as in a header of HTTP, by
-// [store.Position.String] and [store.ParsePosition]; a position with sequence 0
-// is reached always.
+// AtLeast waits until the read model has everything that the projection selects at or below a
+// position, in the partition of that position. Events that parked entities miss are the
+// exception. A position can be sent as text, such as in an HTTP header, by
+// [store.Position.String] and [store.ParsePosition]. A position with sequence 0 is always
+// reached.
 //
-// A version that readers do not use goes behind the one that they use, and waiting
-// for it waits for both; but if that one has stood still for a second, such as
-// because its program is gone, this one does its work, effects and all.
+// A version that readers do not use stays behind the version that they use, so AtLeast waits for
+// both. If the version that serves has stood still for a second, for example because its program
+// has ended, this version does its work, effects included.
 //
-// Where the runner is run, it is woken; elsewhere it looks at the notes every
-// [PollDefault]. It returns an error matching [ErrStopped] if the runner has
-// stopped, and the context's error if that ends first.
+// If the runner runs in this process, it wakes AtLeast; otherwise AtLeast reads the notes every
+// [PollDefault]. It returns an error matching [ErrStopped] if the runner has stopped, and the
+// context's error if that ends first.
 func (r *Runner) AtLeast(ctx context.Context, p store.Position) error {
 	if err := r.check(); err != nil {
 		return err
@@ -69,7 +68,7 @@ func (r *Runner) AtLeast(ctx context.Context, p store.Position) error {
 	}
 }
 
-// noted reports whether the notes say that a position is reached.
+// noted reports whether the positions in the notes have reached a position.
 func (r *Runner) noted(ctx context.Context, p store.Position) (bool, error) {
 	reached := false
 	err := r.back.view(ctx, func(t txn) error {
@@ -91,8 +90,7 @@ func (r *Runner) noted(ctx context.Context, p store.Position) (bool, error) {
 	return reached, err
 }
 
-// await waits for a position. It returns false without an error if the run has
-// ended meanwhile.
+// await waits for a position. It returns false without an error if the run ends first.
 func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 	r.waiting.Add(1)
 	defer r.waiting.Add(-1)
@@ -123,7 +121,7 @@ func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 		}
 		if first {
 			for _, l := range r.list() {
-				l.signal() // it may have gone to sleep before it knew that somebody waits
+				l.signal() // it may have gone to sleep before it could see the waiting caller
 			}
 		}
 		for _, l := range r.lanesOf(p) {
@@ -132,7 +130,7 @@ func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 				l.input(func(c *project.Lane) { c.Demand(p) })
 			}
 		}
-		if standby { // another process is at work, which tells nobody here
+		if standby { // another process does the work, and sends no signal here
 			if done, err := r.runner.noted(ctx, p); done || err != nil {
 				return done, err
 			}
@@ -156,8 +154,8 @@ func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 	}
 }
 
-// moves returns how often each lane of the partition of a position has read or
-// written its note.
+// moves returns, for each lane of the partition of a position, how often it has read or written
+// its note.
 func (r *run) moves(p store.Position) map[*lane]uint64 {
 	counts := make(map[*lane]uint64)
 	for _, l := range r.lanesOf(p) {
@@ -177,10 +175,9 @@ func (r *run) lanesOf(p store.Position) []*lane {
 	return nil
 }
 
-// confirm reports whether the read model is still what the lanes know of it: all of
-// them have read or written their notes since the caller has begun to wait, or the
-// version has not been reset, by another process. If that cannot be found out, the
-// caller had better ask again.
+// confirm reports whether the read model is still as the lanes know it: all of them have read or
+// written their notes since the caller began to wait, or no other process has reset the version.
+// If confirm cannot find that out, again tells the caller to ask again.
 func (r *run) confirm(ctx context.Context, p store.Position, begun map[*lane]uint64) (ok, again bool) {
 	known := true
 	for _, l := range r.lanesOf(p) {
@@ -215,7 +212,7 @@ func (r *run) confirm(ctx context.Context, p store.Position, begun map[*lane]uin
 	return true, false
 }
 
-// pass waits for one of the signals, or the end.
+// pass waits for one of the signals, or for the end.
 func (r *run) pass(ctx context.Context, changed, timer <-chan struct{}) {
 	select {
 	case <-changed:
@@ -225,8 +222,8 @@ func (r *run) pass(ctx context.Context, changed, timer <-chan struct{}) {
 	}
 }
 
-// reached reports whether the lanes of a partition have covered a position, and
-// if not, whether it is for others to do that.
+// reached reports whether the lanes of a partition have covered a position, and if not, whether
+// other processes do that work.
 func (r *run) reached(p store.Position) (done, standby bool, err error) {
 	r.mu.Lock()
 	readers := r.readers
@@ -249,7 +246,7 @@ func (r *run) reached(p store.Position) (done, standby bool, err error) {
 		}
 		l.mu.Unlock()
 		if loaded && covered >= p && !errors.Is(failure, project.ErrRemoved) {
-			continue // also if it has stopped at what comes later
+			continue // also if it has stopped at a later event
 		}
 		done = false
 		switch phase {
