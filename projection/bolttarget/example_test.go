@@ -12,8 +12,7 @@ import (
 	"github.com/perdure/perdure/projection/bolttarget"
 )
 
-// The read model and the note about how far it has come are stored together, or
-// neither is.
+// The target stores the read model and the note of its position together, or stores neither.
 func ExampleNew() {
 	dir, err := os.MkdirTemp("", "example")
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// guard runs fn, which calls bbolt and nobody else, and turns a panic or a fault
-// into an error matching [store.ErrCorrupt].
+// guard runs fn, which calls only bbolt, and turns a panic or a memory fault into an error
+// matching [store.ErrCorrupt].
 func (t *Target) guard(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -22,9 +22,9 @@ func (t *Target) guard(fn func() error) (err error) {
 	return fn()
 }
 
-// recover is deferred where the caller's code has run. It turns a panic into an
-// error if the file is to blame, and lets any other one pass. It must be
-// deferred itself, not be called by what is.
+// recover is deferred by functions that run code of the caller. It turns a panic into an error if
+// the file is to blame, and lets any other panic pass. Defer it directly: Go's recover does not
+// work in a function that a deferred function calls.
 func (t *Target) recover(failure *error) {
 	r := recover()
 	switch {
@@ -40,8 +40,8 @@ func (t *Target) corrupt(r any) error {
 	return &store.CorruptError{What: "file", Where: t.path, Reason: fmt.Sprint(r)}
 }
 
-// outOfFile reports whether a panic is the fault of an address that is mapped to
-// nothing: those of a bug are around zero, and have none.
+// outOfFile reports whether a panic is a fault at a mapped address without a page of the file
+// behind it. A nil pointer faults near address zero, and its error has no address.
 func outOfFile(r any) bool {
 	var fault interface {
 		runtime.Error
@@ -51,12 +51,12 @@ func outOfFile(r any) bool {
 	return errors.As(err, &fault)
 }
 
-// framesMax is how much of a stack is looked at for the origin of a panic.
+// framesMax bounds the frames of a stack that are searched for the origin of a panic.
 const framesMax = 64
 
-// ofBolt reports whether it is bbolt that has panicked. It is called while the
-// panic is recovered from, when its stack is still there. A nil pointer is the
-// handler's: a bucket that is not there is nil.
+// ofBolt reports whether bbolt itself has panicked. Call it during the recovery, while the stack
+// of the panic still exists. A nil pointer dereference is the handler's fault: Bucket returns nil
+// for a bucket that does not exist.
 func ofBolt(r any) bool {
 	if err, ok := r.(runtime.Error); ok && strings.Contains(err.Error(), "nil pointer") {
 		return false

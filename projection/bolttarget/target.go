@@ -1,15 +1,13 @@
-// Package bolttarget keeps a read model and its notes in a file of
-// go.etcd.io/bbolt: handlers write to the buckets of the file, in the same
-// transaction as the position of their projection, so that each event counts
-// exactly once.
+// Package bolttarget keeps a read model and its notes in a file of go.etcd.io/bbolt: handlers
+// write to the buckets of the file, in the same transaction as the position of their projection,
+// so that each event counts exactly once.
 //
-// The file is the caller's: open it, give it to [New], and close it after the
-// projections have stopped. It should be another file than that of the log, so
-// that neither waits for the other.
+// The caller owns the file: open it, give it to [New], and close it after the projections have
+// stopped. Use another file than that of the log, so that neither waits for the other.
 //
-// Readers of the file should be short. A View that stays open keeps the space of
-// what is changed meanwhile from being used again, and holds up a commit that
-// must map a file that has grown; [bbolt.Options.InitialMmapSize] makes that rare.
+// Keep read transactions short. While a View is open, bbolt cannot reuse the space of the pages
+// that later commits replace, and a commit that must map a larger file waits for the View; a
+// large [bbolt.Options.InitialMmapSize] makes such commits rare.
 package bolttarget
 
 import (
@@ -29,31 +27,29 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// BucketDefault is the bucket that holds the notes, unless [Bucket] says otherwise.
+// BucketDefault is the name of the bucket for the notes, unless the option [Bucket] sets another
+// one.
 const BucketDefault = "perdure.notes"
 
-// A Target keeps a read model in a bbolt file. All its methods may be called by
-// many goroutines at once.
+// A Target keeps a read model in a bbolt file. Many goroutines may call all its methods at once.
 //
 // Invariants:
 //
-//  1. One transaction writes to a file at a time, so within Update a note is
-//     held against all other writers, and an Update never runs twice.
-//  2. After an error of bbolt's commit nobody knows what is stored: it may have
-//     come behind the meta page, from where on every new transaction would see
-//     what may not be on the disk. So the target is broken: every call returns
-//     an error matching [store.ErrBroken] until the file is closed and opened
-//     anew, for a new target.
-//  3. Damage of the file makes bbolt panic, or fault on a page that is not
-//     there. Where bbolt has panicked, or the file was read where it has no
-//     page, that becomes an error matching [store.ErrCorrupt]; any other panic
-//     of a handler is the handler's and passes through. Either way the
-//     transaction is rolled back.
+//   - One transaction writes to a file at a time, so an Update holds each note against all other
+//     writers, and never runs do twice.
+//   - After an error of bbolt's commit the outcome is unknown. The error may come after the meta
+//     page was written; then every new transaction would see data that may not be on the disk. So
+//     the target is broken: every call returns an error matching [store.ErrBroken], until the
+//     file is closed and opened again for a new target.
+//   - Damage of the file makes bbolt panic, or fault on a page that does not exist. If bbolt has
+//     panicked, or a read went to an address of the file without a page, the target returns an
+//     error matching [store.ErrCorrupt]. Any other panic of a handler passes through. In both
+//     cases the transaction is rolled back.
 type Target struct {
 	db      *bbolt.DB
 	path    string
 	bucket  []byte
-	writing chan struct{} // has one element while a writable transaction runs, or is waited for
+	writing chan struct{} // has one element while a writable transaction runs or waits
 	broken  atomic.Pointer[error]
 }
 
@@ -70,15 +66,15 @@ type option func(*Target)
 
 func (o option) apply(t *Target) { o(t) }
 
-// Bucket names the bucket of the notes, which is created if it is not there.
-// Nobody else should write to it.
+// Bucket sets the name of the bucket for the notes. The target creates the bucket if it does not
+// exist. Do not write to it.
 func Bucket(name string) Option {
 	return option(func(t *Target) { t.bucket = []byte(name) })
 }
 
-// New returns a target in db, which it does not close. It creates the bucket of
-// the notes, unless db is open for reading alone; then the target cannot Update.
-// There should be one target for a file and a bucket.
+// New returns a target in db. It does not close db. New creates the bucket for the notes, unless
+// db is open for reading only; then the target cannot Update. Make only one target for a file and
+// a bucket.
 func New(db *bbolt.DB, options ...Option) (*Target, error) {
 	t := &Target{db: db, path: db.Path(), bucket: []byte(BucketDefault), writing: make(chan struct{}, 1)}
 	for _, o := range options {
@@ -100,9 +96,9 @@ func New(db *bbolt.DB, options ...Option) (*Target, error) {
 	return t, nil
 }
 
-// Update implements [projection.Target]. It waits until nobody else writes to
-// the file, as long as ctx allows. An error that leaves the outcome unknown
-// breaks the target, see [Target]. Do must not end the transaction.
+// Update implements [projection.Target]. It waits for other writers of the file until ctx ends.
+// An error that leaves the outcome unknown breaks the target, see [Target]. do must not end the
+// transaction.
 func (t *Target) Update(ctx context.Context, do func(*bbolt.Tx) error) error {
 	if err := t.update(ctx, do); err != nil {
 		return fmt.Errorf("update %s: %w", t.path, err)
@@ -158,10 +154,10 @@ func (t *Target) commit(tx *bbolt.Tx) error {
 
 func notStored(err error) error { return fmt.Errorf("%w: %w", store.ErrNotStored, err) }
 
-// begin begins a writable transaction. It is called by who holds writing, and
-// gives that back unless it returns one. Bbolt waits for other writers without a
-// context, so it is a goroutine that waits; it lives no longer than those
-// writers take, and as it holds writing there is one at a time.
+// begin begins a writable transaction. The caller must hold writing; begin releases it unless it
+// returns a transaction. bbolt waits for other writers without a context, so begin waits in a
+// goroutine of its own. That goroutine ends after the other writers, and because it holds
+// writing, there is only one at a time.
 func (t *Target) begin(ctx context.Context) (*bbolt.Tx, error) {
 	type result struct {
 		tx  *bbolt.Tx
@@ -191,8 +187,8 @@ func (t *Target) begin(ctx context.Context) (*bbolt.Tx, error) {
 	}
 }
 
-// beginTx begins a transaction. If bbolt panics in that, it does so with its
-// locks held, and every later call of it would wait for ever.
+// beginTx begins a transaction. If bbolt panics here, it keeps its locks, so every later call of
+// bbolt would block permanently.
 func (t *Target) beginTx(writable bool) (tx *bbolt.Tx, err error) {
 	begun := false
 	defer func() {
@@ -249,7 +245,7 @@ func (t *Target) view(ctx context.Context, do func(*bbolt.Tx) error) (failure er
 	return do(tx)
 }
 
-// usable returns why the target cannot be used, or nil.
+// usable returns the reason why the target cannot be used, or nil.
 func (t *Target) usable() error {
 	if why := t.broken.Load(); why != nil {
 		return fmt.Errorf("%w: %w", store.ErrBroken, *why)
@@ -265,7 +261,7 @@ func (t *Target) notes(tx *bbolt.Tx) (*bbolt.Bucket, error) {
 		return b, nil
 	}
 	if tx.DB() != nil && tx.DB().IsReadOnly() {
-		return nil, nil // nobody has ever written one
+		return nil, nil // no Update has created it yet
 	}
 	return nil, &store.CorruptError{What: "notes", Where: t.path, Reason: fmt.Sprintf("bucket %q is gone", t.bucket)}
 }
@@ -281,9 +277,9 @@ func (t *Target) Check(_ context.Context, tx *bbolt.Tx) error {
 	return nil
 }
 
-// Blame implements [projection.Classifier]: that the file is not open, or only for
-// reading, that its lock is not to be had, and that the target is broken are no
-// event's fault. So are errors of the disk, for every target.
+// Blame implements [projection.Classifier]. A file that is not open, or open only for reading, a
+// lock that is not available in time, and a broken target are the target's fault. For every
+// target errors of the disk are too.
 func (t *Target) Blame(err error) projection.Blame {
 	for _, own := range []error{
 		berrors.ErrDatabaseNotOpen, berrors.ErrDatabaseReadOnly, berrors.ErrTimeout, store.ErrBroken, store.ErrClosed,
@@ -336,7 +332,7 @@ func (t *Target) SetNote(_ context.Context, tx *bbolt.Tx, key string, value []by
 		if value == nil {
 			return b.Delete([]byte(key))
 		}
-		return b.Put([]byte(key), bytes.Clone(value)) // bbolt keeps it until the commit
+		return b.Put([]byte(key), bytes.Clone(value)) // bbolt keeps the slice until the commit
 	})
 	if err != nil {
 		return fmt.Errorf("set note %q: %w", key, err)
@@ -344,12 +340,12 @@ func (t *Target) SetNote(_ context.Context, tx *bbolt.Tx, key string, value []by
 	return nil
 }
 
-// pageNotes is how many notes are read at once, so that no cursor is open while
-// the caller may write.
+// pageNotes is the number of notes that are read at once, so that no cursor is open while the
+// caller may write.
 const pageNotes = 128
 
-// Notes implements [projection.Target]. Notes that it has yielded may be changed
-// while it goes on.
+// Notes implements [projection.Target]. The caller may change notes that it already got during
+// the iteration.
 func (t *Target) Notes(ctx context.Context, tx *bbolt.Tx, prefix string) iter.Seq2[projection.Note, error] {
 	return func(yield func(projection.Note, error) bool) {
 		from := prefix
@@ -367,7 +363,7 @@ func (t *Target) Notes(ctx context.Context, tx *bbolt.Tx, prefix string) iter.Se
 			if len(page) < pageNotes {
 				return
 			}
-			from = page[len(page)-1].Key + "\x00" // the next one there can be
+			from = page[len(page)-1].Key + "\x00" // the smallest key after the last one
 		}
 	}
 }

@@ -18,14 +18,14 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// mapped is enough room for the model of a test, so that a commit need not wait
-// for a view in the same test.
+// mapped is the initial size of the memory map. It is enough for the model of a test, so that a
+// commit need not wait for a view in the same test.
 const mapped = 1 << 24
 
-// A file is a database that a test works on, with what opens it.
+// A file is the database of a test and the open file below it.
 type file struct {
 	db   *bbolt.DB
-	file *os.File // under db
+	file *os.File // the open file of db
 }
 
 func openFile(t testing.TB, name string) *file {
@@ -43,7 +43,7 @@ func openFile(t testing.TB, name string) *file {
 		t.Fatal(err)
 	}
 	f.db = db
-	t.Cleanup(func() { _ = db.Close() }) // it may be closed already
+	t.Cleanup(func() { _ = db.Close() }) // the test may have closed it
 	return f
 }
 
@@ -82,7 +82,7 @@ func get(_ context.Context, tx *bbolt.Tx, key string) (string, bool, error) {
 	return string(v), v != nil, nil
 }
 
-// An opened target is one with the database that it is in.
+// An opened target is a target with its database.
 type opened struct {
 	*bolttarget.Target
 	*file
@@ -124,7 +124,7 @@ func TestACommitThatFailsIsUnknownAndBreaksTheTarget(t *testing.T) {
 	target, f := open(t)
 	name := f.db.Path()
 	err := target.Update(t.Context(), func(tx *bbolt.Tx) error {
-		if err := f.file.Close(); err != nil { // so that nothing can be written
+		if err := f.file.Close(); err != nil { // so that every write fails
 			return err
 		}
 		return put(t.Context(), tx, "a", "1")
@@ -249,7 +249,7 @@ func TestAWaitForAWriterWhoIsNoTargetEndsWithTheContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 3 { // the second waits for the first one's goroutine
+	for range 3 { // the second one waits for the goroutine of the first one
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- target.Update(ctx, func(*bbolt.Tx) error { return nil }) }()
@@ -325,7 +325,7 @@ func TestDamageIsAnErrorAndNeverAPanic(t *testing.T) {
 	}
 	found := 0
 	page := os.Getpagesize()
-	for at := 2 * page; at+page <= len(whole); at += page { // the first two are for bbolt's Open to judge
+	for at := 2 * page; at+page <= len(whole); at += page { // bbolt's Open checks the first two
 		damaged := append([]byte{}, whole...)
 		for i := range 64 {
 			damaged[at+8+i] ^= 0x5a
@@ -340,8 +340,8 @@ func TestDamageIsAnErrorAndNeverAPanic(t *testing.T) {
 	}
 }
 
-// damagedFails reports whether reading or writing all of a damaged file fails
-// with an error.
+// damagedFails reports whether reading or writing the whole of a damaged file fails with an
+// error.
 func damagedFails(t *testing.T, content []byte) bool {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "damaged.db")
@@ -353,8 +353,8 @@ func damagedFails(t *testing.T, content []byte) bool {
 		return true
 	}
 	defer func() {
-		defer func() { _ = recover() }() // the damage is bbolt's to meet here
-		_ = db.Close()                   // it is thrown away
+		defer func() { _ = recover() }() // here bbolt itself may panic
+		_ = db.Close()                   // it is not used any more
 	}()
 	target, err := bolttarget.New(db)
 	failed := err != nil

@@ -1,11 +1,10 @@
-// Package pgxtarget keeps a read model and its notes in PostgreSQL by pgx:
-// handlers write to tables through a [pgx.Tx], in the same transaction as the
-// position of their projection, so that each event counts exactly once.
+// Package pgxtarget keeps a read model and its notes in PostgreSQL by pgx: handlers write to
+// tables through a [pgx.Tx], in the same transaction as the position of their projection, so that
+// each event counts exactly once.
 //
-// The pool is the caller's: make it, give it to [Open], and close it after the
-// projections have stopped. The encoding of the database must be UTF-8. Updates
-// are READ COMMITTED and hold the notes that they read; views are REPEATABLE
-// READ.
+// The caller owns the pool: make it, give it to [Open], and close it after the projections have
+// stopped. The encoding of the database must be UTF-8. Updates are READ COMMITTED and lock the
+// notes that they read; views are REPEATABLE READ.
 package pgxtarget
 
 import (
@@ -25,28 +24,28 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// TableDefault is the table that holds the notes, unless [Table] says otherwise.
+// TableDefault is the name of the table for the notes, unless the option [Table] sets another
+// one.
 const TableDefault = notetable.Default
 
-// A transaction that fails for the sake of another one is tried so often, with
-// pauses that double.
+// The number of attempts and the first pause for a transaction that fails because of another one.
+// Each pause is twice as long as the one before.
 const (
 	triesMax = 8
 	pauseMin = 5 * time.Millisecond
 	pauseMax = 500 * time.Millisecond
 )
 
-// rollbackMax bounds the wait for a rollback after a context has ended. A
-// connection that does not answer by then is closed, which rolls back too.
+// rollbackMax bounds the wait for a rollback after a context has ended. A connection that does
+// not answer in that time is closed, which rolls back too.
 const rollbackMax = 5 * time.Second
 
-// A Target keeps a read model in PostgreSQL. All its methods may be called by
-// many goroutines at once.
+// A Target keeps a read model in PostgreSQL. Many goroutines may call all its methods at once.
 //
-// An update that fails because of another one (a serialization failure, a
-// deadlock) has stored nothing; it is done again a few times, with pauses, as
-// long as its context allows. Nothing is stored either where the server says
-// that it has rolled back. Any other error of a commit leaves the outcome unknown.
+// An update that fails because of another one (a serialization failure, a deadlock) has stored
+// nothing. The target runs it again a few times, with pauses, as long as its context allows. If
+// the server says that it has rolled back, nothing is stored either. Any other error of a commit
+// leaves the outcome unknown.
 type Target struct {
 	pool   *pgxpool.Pool
 	table  string
@@ -67,15 +66,15 @@ type option func(*Target)
 
 func (o option) apply(t *Target) { o(t) }
 
-// Table names the table of the notes, with its schema or without: lower-case
-// letters, digits and _.
+// Table sets the name of the table for the notes, with or without its schema: lower-case letters,
+// digits and _, for example "public.notes".
 func Table(name string) Option { return option(func(t *Target) { t.table = name }) }
 
-// CreateTable has Open create the table of the notes if it is not there.
+// CreateTable makes Open create the table for the notes if it does not exist.
 func CreateTable() Option { return option(func(t *Target) { t.create = true }) }
 
-// Schema returns the statement by which [CreateTable] creates a table, for those
-// who create their tables themselves.
+// Schema returns the statement that [CreateTable] uses, for programs that create their tables
+// themselves.
 func Schema(table string) (string, error) {
 	quoted, err := notetable.Quote(table)
 	if err != nil {
@@ -84,9 +83,8 @@ func Schema(table string) (string, error) {
 	return notetable.Postgres(quoted).Table, nil
 }
 
-// Open returns a target in the database of a pool, which it does not close. It
-// checks that the table of the notes is there. The error matches
-// [store.ErrInvalid] if the options are wrong.
+// Open returns a target in the database of a pool. It does not close the pool. Open checks that
+// the table for the notes exists. If the options are wrong, the error matches [store.ErrInvalid].
 func Open(ctx context.Context, pool *pgxpool.Pool, options ...Option) (*Target, error) {
 	t := &Target{pool: pool, table: TableDefault}
 	for _, o := range options {
@@ -119,27 +117,27 @@ func Open(ctx context.Context, pool *pgxpool.Pool, options ...Option) (*Target, 
 	return t, nil
 }
 
-// again says that a transaction has failed for the sake of another one.
+// again reports whether a transaction has failed because of another one.
 func again(err error) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) && (e.Code == "40001" || e.Code == "40P01")
 }
 
-// rolledBack says that an error of a commit means that nothing is stored: the
-// server has answered with a rollback, or with an error of the classes for
-// transactions that were rolled back and for constraints. Others, such as that
-// the connection is closed for the sake of a shutdown, may come after the commit.
+// rolledBack reports whether an error of a commit means that nothing is stored: the server has
+// answered with a rollback, or with an error of the classes for transactions that were rolled
+// back and for constraints. Other errors, such as a connection that is closed by a shutdown, may
+// come after the commit.
 func rolledBack(err error) bool {
 	var e *pgconn.PgError
 	return errors.Is(err, pgx.ErrTxCommitRollback) ||
 		errors.As(err, &e) && e.Code != codeUnknown && (strings.HasPrefix(e.Code, "40") || strings.HasPrefix(e.Code, "23"))
 }
 
-// codeUnknown says that it is not known whether a statement is completed.
+// codeUnknown is the SQLSTATE of a statement with an unknown outcome.
 const codeUnknown = "40003"
 
-// Update implements [projection.Target]. It may call do more than once. Do must
-// not end the transaction.
+// Update implements [projection.Target]. It may call do more than once. do must not end the
+// transaction.
 func (t *Target) Update(ctx context.Context, do func(pgx.Tx) error) error {
 	pause := pauseMin
 	for tries := 1; ; tries++ {
@@ -168,7 +166,7 @@ func (t *Target) update(ctx context.Context, do func(pgx.Tx) error) error {
 	}
 	ended := false
 	defer func() {
-		if !ended { // do has failed, or panics
+		if !ended { // do has failed or panicked
 			rollback(ctx, tx)
 		}
 	}()
@@ -179,7 +177,7 @@ func (t *Target) update(ctx context.Context, do func(pgx.Tx) error) error {
 	if guarded.ended {
 		return fmt.Errorf("%w: %w", store.ErrNotStored, errEnds)
 	}
-	if guarded.ending { // and not checked since
+	if guarded.ending { // and there was no check since
 		if err := guarded.same(ctx); err != nil {
 			return fmt.Errorf("%w: %w", store.ErrNotStored, because(ctx, err))
 		}
@@ -195,14 +193,14 @@ func (t *Target) update(ctx context.Context, do func(pgx.Tx) error) error {
 	return err
 }
 
-// rollback ends a transaction. If the connection is lost, the server does it by itself.
+// rollback rolls a transaction back. If the connection is lost, the server rolls back by itself.
 func rollback(ctx context.Context, tx pgx.Tx) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackMax)
 	defer cancel()
 	_ = tx.Rollback(ctx)
 }
 
-// because adds to an error that the context has ended, if the driver does not say so.
+// because adds the context's error, if the context has ended and the driver does not mention it.
 func because(ctx context.Context, err error) error {
 	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		return fmt.Errorf("%w: %w", ended, err)
@@ -226,38 +224,38 @@ func (t *Target) View(ctx context.Context, do func(pgx.Tx) error) error {
 // errUnfit says that rules have left a transaction that cannot go on.
 var errUnfit = errors.New("the transaction cannot go on")
 
-// errEnds says that do wanted to end the transaction.
+// errEnds says that do has called Commit or Rollback.
 var errEnds = errors.New("the transaction ends after its rules, and not by their Commit or Rollback")
 
-// A guardedTx is the transaction of an update. Its Commit and Rollback only note that
-// they were called, so that nothing is stored without the note of the position.
-// Transactions within it, made by Begin, end as they are told.
+// A guardedTx is the transaction of an update. Its Commit and Rollback return an error and only
+// note the call, so that nothing is stored without the note of the position. Nested transactions,
+// made by Begin, do commit and roll back.
 //
-// A statement can end the transaction too, and begin another one in the same breath
-// (ROLLBACK AND CHAIN): the session is in a transaction then as it was before, and the
-// note of the position would be stored without the rows of the events. So before a
-// statement that may do that the guard asks the server for the number of the
-// transaction, and compares it afterwards. Other statements cost nothing.
+// A statement can also end the transaction and begin another one (ROLLBACK AND CHAIN). The
+// session is then in a transaction as before, and the note of the position would be stored
+// without the rows of the events. So before a statement that may do that, the guard asks the
+// server for the number of the transaction, and compares it afterwards. Other statements cost
+// nothing.
 type guardedTx struct {
 	pgx.Tx
 
 	ended  bool
-	ending bool  // a statement since the last check may have ended it
-	loose  bool  // statements may pass by the guard
-	number int64 // of the transaction at the server, 0 if it has not been asked for
+	ending bool  // a statement since the last check may have ended the transaction
+	loose  bool  // statements may bypass the guard
+	number int64 // transaction number from the server, 0 until it is asked
 }
 
 const sqlNumber = "SELECT txid_current()"
 
-// suspect notes that what comes next may end the transaction.
+// suspect notes that the next statement may end the transaction.
 func (g *guardedTx) suspect(ctx context.Context) {
 	g.ending = true
 	if g.number == 0 {
-		_ = g.Tx.QueryRow(ctx, sqlNumber).Scan(&g.number) // without a number the check fails
+		_ = g.Tx.QueryRow(ctx, sqlNumber).Scan(&g.number) // if this fails, the check fails too
 	}
 }
 
-// same returns an error if the transaction at the server is another one than it was.
+// same returns an error if the transaction at the server is no longer the same one.
 func (g *guardedTx) same(ctx context.Context) error {
 	var number *int64
 	if err := g.Tx.QueryRow(ctx, "SELECT txid_current_if_assigned()").Scan(&number); err != nil {
@@ -324,11 +322,11 @@ func (g *guardedTx) Conn() *pgx.Conn {
 	return conn
 }
 
-// endings are the words that a statement begins with which ends a transaction.
+// endings are the first words of the statements that end a transaction.
 var endings = []string{"commit", "rollback", "abort", "end", "prepare"}
 
-// mayEnd reports whether the text of one or more statements may end a transaction. It
-// takes text in quotes for statements as well, and does not look behind comments.
+// mayEnd reports whether the text of one or more statements may end a transaction. It also finds
+// statements in quoted text, and does not skip comments.
 func mayEnd(sql string) bool {
 	if strings.Contains(sql, "--") || strings.Contains(sql, "/*") {
 		return true
@@ -346,21 +344,21 @@ func mayEnd(sql string) bool {
 	return false
 }
 
-// Commit returns an error.
+// Commit only returns an error.
 func (g *guardedTx) Commit(context.Context) error {
 	g.ended = true
 	return errEnds
 }
 
-// Rollback returns an error.
+// Rollback only returns an error.
 func (g *guardedTx) Rollback(context.Context) error {
 	g.ended = true
 	return errEnds
 }
 
-// Check implements [projection.Checker]. It sends nothing to the server, unless rules
-// have run a statement that may have ended the transaction, such as ROLLBACK TO SAVEPOINT,
-// or used Begin or Conn of the transaction: then it asks the server.
+// Check implements [projection.Checker]. It sends nothing to the server, unless rules have run a
+// statement that may have ended the transaction, such as ROLLBACK TO SAVEPOINT, or have used
+// Begin or Conn of the transaction. Then it asks the server.
 func (t *Target) Check(ctx context.Context, tx pgx.Tx) error {
 	g, guarded := tx.(*guardedTx)
 	if guarded {
@@ -371,7 +369,7 @@ func (t *Target) Check(ctx context.Context, tx pgx.Tx) error {
 	case guarded && g.ended:
 		return fmt.Errorf("%w: %w", errUnfit, errEnds)
 	case conn.IsClosed():
-		// It was seen to be lost by a statement whose error the rule has passed over.
+		// A statement has lost the connection, and the rule has ignored its error.
 		return fmt.Errorf("%w: the connection is closed", errUnfit)
 	case conn.IsBusy():
 		return fmt.Errorf("%w: rows are still open", errUnfit)
@@ -385,10 +383,10 @@ func (t *Target) Check(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// Blame implements [projection.Classifier]: full disks and too few connections,
-// timeouts of locks and statements, a server that is read-only, shuts down or
-// cannot do what it should, and transactions in each other's way are the database's
-// fault, and so is a lost connection.
+// Blame implements [projection.Classifier]. The database is at fault if its disk is full, if it
+// has too few connections, if a lock or a statement times out, if the server is read-only, shuts
+// down or has an internal failure, if transactions are in each other's way, and if a connection
+// is lost.
 func (t *Target) Blame(err error) projection.Blame {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		if notetable.PostgresFault(e.Code) {
@@ -403,8 +401,8 @@ func (t *Target) Blame(err error) projection.Blame {
 	return projection.BlameUnknown
 }
 
-// rowsOpen is how pgconn says that rows have been left open, by a rule, for which it
-// has no exported error.
+// rowsOpen is part of pgconn's error for rows that a rule has left open. pgconn exports no error
+// for it.
 const rowsOpen = "conn busy"
 
 // Note implements [projection.Target].
@@ -420,11 +418,11 @@ func (t *Target) Note(ctx context.Context, tx pgx.Tx, key string) (value []byte,
 	return value, nil
 }
 
-// hold locks the row of the note. Where there is none it locks a number that
-// stands for it, which keeps others from making one, and looks again. Whoever
-// has found a row may have removed it and made another one since, which a
-// statement that was waiting for the first one does not see; so it looks until
-// two ways of looking agree that there is none.
+// hold locks the row of the note. If there is no row, hold takes an advisory lock on a number
+// computed from the name, so that no other update can insert the row, and looks again. Another
+// update may have removed the row that hold found first, and inserted a new one, which a
+// statement that was waiting for the first row does not see. So hold repeats both steps until two
+// reads agree that there is no row.
 func (t *Target) hold(ctx context.Context, tx pgx.Tx, name string) ([]byte, error) {
 	for locked := false; ; locked = true {
 		value, err := get(ctx, tx, t.sql.Hold, name)
@@ -475,8 +473,8 @@ func (t *Target) SetNote(ctx context.Context, tx pgx.Tx, key string, value []byt
 	return nil
 }
 
-// Notes implements [projection.Target]. Notes that it has yielded may be changed
-// while it goes on.
+// Notes implements [projection.Target]. The caller may change notes that it already got during
+// the iteration.
 func (t *Target) Notes(ctx context.Context, tx pgx.Tx, prefix string) iter.Seq2[projection.Note, error] {
 	return func(yield func(projection.Note, error) bool) {
 		statement, from := t.sql.First, prefix

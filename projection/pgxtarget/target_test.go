@@ -19,7 +19,7 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// An opened target is one with its database.
+// An opened target is a target with its database.
 type opened struct {
 	*pgxtarget.Target
 	db   *pgtest.Database
@@ -50,7 +50,7 @@ func get(ctx context.Context, tx pgx.Tx, key string) (value string, ok bool, err
 	return value, err == nil, err
 }
 
-// misuses are what a rule may do to a pgx.Tx.
+// misuses are the ways in which a rule may misuse a pgx.Tx.
 func misuses() []projectiontest.Misuse[pgx.Tx] {
 	statement := func(text string) func(context.Context, pgx.Tx) {
 		return func(ctx context.Context, tx pgx.Tx) { _, _ = tx.Exec(ctx, text) }
@@ -86,7 +86,7 @@ func misuses() []projectiontest.Misuse[pgx.Tx] {
 
 func TestATargetKeepsThePort(t *testing.T) {
 	t.Parallel()
-	pgtest.Open(t) // or skip
+	pgtest.Open(t) // skips the test without a server
 	another := func(t testing.TB, target projection.Target[pgx.Tx]) projection.Target[pgx.Tx] {
 		return open(t, target.(opened).db)
 	}
@@ -122,7 +122,7 @@ func TestAConstraintThatFailsAtTheCommitHasStoredNothing(t *testing.T) {
 	if !errors.Is(err, store.ErrNotStored) {
 		t.Errorf("update: got error %v, want %v", err, store.ErrNotStored)
 	}
-	// A handler that keeps the error of a statement to itself.
+	// A handler that ignores the error of a statement.
 	err = target.Update(t.Context(), func(tx pgx.Tx) error {
 		if err := put(t.Context(), tx, "a", "1"); err != nil {
 			return err
@@ -269,8 +269,8 @@ func TestLostCommit(t *testing.T) {
 	})
 }
 
-// TestEndedTransaction has do end its transaction by statements that leave the session in
-// another one.
+// TestEndedTransaction makes do end its transaction by statements that begin another one in the
+// session.
 func TestEndedTransaction(t *testing.T) {
 	t.Parallel()
 	target := open(t, pgtest.Open(t))
@@ -374,8 +374,8 @@ func TestBadOptionsAreRefused(t *testing.T) {
 	}
 }
 
-// The read model and the note about how far it has come are stored together, or
-// neither is. It needs a server, so it only compiles here.
+// The target stores the read model and the note of its position together, or stores neither. It
+// needs a server, so here it only compiles.
 func ExampleOpen() {
 	lend := func(ctx context.Context, pool *pgxpool.Pool, book string) error {
 		target, err := pgxtarget.Open(ctx, pool, pgxtarget.CreateTable())

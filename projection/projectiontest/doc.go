@@ -1,8 +1,8 @@
 // Package projectiontest is the conformance suite that every target of
 // projections must pass.
 //
-// A target runs it from its own tests, with two functions that write and read
-// something of a read model through the target's transaction:
+// A target runs the suite from its own tests, with two functions that write and read a value of a
+// read model through the target's transaction:
 //
 //	func TestTarget(t *testing.T) {
 //		projectiontest.Run(t, func(t testing.TB) projection.Target[*mydb.Tx] {
@@ -10,6 +10,6 @@
 //		}, projectiontest.Features[*mydb.Tx]{Put: put, Get: get})
 //	}
 //
-// Each case is a sub-test named after the one promise of the port that it tries
-// to break.
+// Each case is a sub-test that tries to break one promise of the port, and has that promise as
+// its name.
 package projectiontest

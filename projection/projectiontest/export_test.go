@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Watch runs one case and returns what it complains about, without failing t. A
-// case that does not exist or is skipped fails t.
+// Watch runs one case and returns its failure messages, without failing t. If the case does not
+// exist or is skipped, Watch fails t.
 func Watch[Tx any](t *testing.T, name string, open Open[Tx], f Features[Tx]) []string {
 	t.Helper()
 	for _, c := range cases[Tx]() {
@@ -18,7 +18,7 @@ func Watch[Tx any](t *testing.T, name string, open Open[Tx], f Features[Tx]) []s
 			continue
 		}
 		r := &recorder{TB: t}
-		c.wait = time.Second // a twin may make it wait for nothing
+		c.wait = time.Second // a broken target may make it wait in vain
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -40,7 +40,7 @@ func Names() []string {
 	return names
 }
 
-// A recorder is a testing.TB that notes failures instead of failing.
+// A recorder is a testing.TB that records failures instead of failing.
 type recorder struct {
 	testing.TB
 	mu       sync.Mutex
@@ -53,7 +53,7 @@ func (r *recorder) note(s string) {
 	r.failures = append(r.failures, s)
 }
 
-// noted returns what has been noted by now; the case may have left a goroutine.
+// noted returns the messages so far; the case may have left a goroutine that adds more.
 func (r *recorder) noted() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

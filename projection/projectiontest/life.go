@@ -14,7 +14,7 @@ func lifeCases[Tx any]() []testCase[Tx] {
 	return []testCase[Tx]{
 		{name: "what is stored is there when it is opened again", needs: "Reopen", run: func(x *fixture[Tx]) {
 			x.store("a", "1")
-			_ = x.target.Update(x.ctx, func(tx Tx) error { // it is to fail
+			_ = x.target.Update(x.ctx, func(tx Tx) error { // this update must fail
 				return errors.Join(x.write(tx, "a", "2"), &testError{"no"})
 			})
 			x.target = x.Reopen(x, x.target)
@@ -63,8 +63,8 @@ func lifeCases[Tx any]() []testCase[Tx] {
 	}
 }
 
-// random runs random transactions, some of which fail, and compares what is
-// stored with a map after each.
+// random runs random transactions, some of which fail. After each it compares the stored values
+// with a map.
 func (x *fixture[Tx]) random(random *rand.Rand) {
 	const transactions = 40
 	want := map[string]string{}

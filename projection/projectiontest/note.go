@@ -12,8 +12,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// hardKeys are keys that a database may get wrong: their case, their signs with
-// a meaning in patterns, and their order.
+// hardKeys are keys that a database may get wrong: because of their letter case, of characters
+// with a meaning in patterns, or of their order.
 var hardKeys = []string{
 	"a", "A", "aa", "aB", "ab", "a b", "a%", "a%b", "a_", "a_b", "a*", "a/", "a/b", "a0", "a\x01", "a\x7f", "a'b", `a"b`, `a\b`, "a?", "a$1",
 	"b", "B", "ä", "Ä", "áb", "a\u0301b", "é", "ß", "ss", "ﬁ", "日本", "\U0001F4DA", "\U0010FFFF", "\uFFFD", "\u00a0", " ", " a", "0", "10", "9", "-", "_", "%",
@@ -86,7 +86,7 @@ func noteCases[Tx any]() []testCase[Tx] {
 			for i := range all {
 				all[i] = byte(i)
 			}
-			var key strings.Builder // of many different signs, so that it cannot be made shorter
+			var key strings.Builder // of many different characters, so that it cannot be compressed
 			for key.Len() < projection.NoteKeyBytesMax {
 				key.WriteByte(byte('!' + random.IntN('~'-'!')))
 			}

@@ -16,17 +16,17 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A plain target keeps two maps, which it copies for every transaction. It can
-// be broken in many ways.
+// A plain target keeps two maps, which it copies for every transaction. A twist can break it in
+// many ways.
 type plain struct {
 	twist
 	writing chan struct{}
 	shared  *plainData
-	fail    error // of the next commit
+	fail    error // the error of the next commit
 	buf     []byte
 }
 
-// A twist says what is broken.
+// A twist has one field for each way to break the target.
 type twist struct {
 	commitsFailed, commitsPanics, swallows, renames, catches   bool
 	notesApart, modelAlone, valueEarly, readsAnew, halfAtATime bool
@@ -49,10 +49,10 @@ type plainData struct {
 
 type plainTx struct {
 	values, notes map[string]string
-	before        map[string]string // the notes as they were
+	before        map[string]string // the notes before the transaction
 	view          bool
 	listing       bool
-	spoilt        bool // by a rule
+	spoilt        bool // a rule has spoilt the transaction
 }
 
 func newPlain(w twist) *plain {
@@ -141,16 +141,16 @@ func (p *plain) Update(ctx context.Context, do func(*plainTx) error) (failure er
 	err := do(tx)
 	ended = true
 	if p.keepsLock {
-		<-p.writing // but not if do has panicked
+		<-p.writing // not reached if do has panicked
 	}
 	return p.end(ctx, tx, err)
 }
 
-// end commits a transaction, or does not.
+// end commits a transaction, or drops it.
 func (p *plain) end(ctx context.Context, tx *plainTx, err error) error {
 	switch {
 	case p.swallows && err != nil:
-		return nil //nolint:nilerr // it is what this twin does wrong
+		return nil //nolint:nilerr // this mistake is the point of the mutant
 	case p.renames && err != nil:
 		return errors.New(err.Error())
 	case p.notesApart && err != nil:
@@ -186,7 +186,7 @@ func (p *plain) end(ctx context.Context, tx *plainTx, err error) error {
 	return err
 }
 
-// failure returns what is to fail the commit. Twins may commit at one time.
+// failure returns the error for the commit, or nil. In mutants several commits may run at once.
 func (p *plain) failure() (err error) {
 	p.shared.mu.Lock()
 	defer p.shared.mu.Unlock()
@@ -336,7 +336,7 @@ func (p *plain) Notes(_ context.Context, tx *plainTx, prefix string) iter.Seq2[p
 	}
 }
 
-// cutAtZero ends a value at its first zero byte.
+// cutAtZero cuts a value at its first zero byte.
 func cutAtZero(b []byte) []byte {
 	b, _, _ = bytes.Cut(b, []byte{0})
 	return append([]byte{}, b...)

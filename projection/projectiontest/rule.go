@@ -19,16 +19,16 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A Misuse is something that a rule does to its transaction and says nothing of, such
-// as a statement that fails and whose error is passed over.
+// A Misuse is a mistake of a rule that it does not report, such as a statement that fails and
+// whose error the rule ignores.
 type Misuse[Tx any] struct {
 	Name string
 	Do   func(ctx context.Context, tx Tx)
-	// Stores says that the target cannot keep the rule from storing what the
-	// transaction has written until then: the event counts once for each attempt, and
-	// the events before it in its batch count once more.
+	// Stores says that the target cannot keep the rule from storing the writes that the
+	// transaction has made so far. Then the event counts once for each attempt, and the events
+	// before it in its batch count once more.
 	Stores bool
-	// Harmless says that the transaction goes on as if nothing had been done.
+	// Harmless says that the mistake does not change the transaction.
 	Harmless bool
 }
 
@@ -37,7 +37,7 @@ const (
 	spoiltEvents   = 3
 	spoiltAttempts = 2
 	spoiltKind     = "entity"
-	spoiltBad      = 10 // the number of the entity whose second event is misused
+	spoiltBad      = 10 // the number of the entity whose second event has the misuse
 )
 
 func ruleCases[Tx any]() []testCase[Tx] {
@@ -65,7 +65,7 @@ func ruleCases[Tx any]() []testCase[Tx] {
 		}},
 		{name: "a transaction that rules have left alone passes its check", needs: "Checker", run: func(x *fixture[Tx]) {
 			c := x.target.(projection.Checker[Tx])
-			x.store("a", "0") // a runner has a note
+			x.store("a", "0") // a runner has a note, so the transaction has one too
 			x.update(func(tx Tx) error {
 				if _, err := x.target.Note(x.ctx, tx, "a"); err != nil {
 					return err
@@ -90,7 +90,7 @@ func ruleCases[Tx any]() []testCase[Tx] {
 	}
 }
 
-// misuse runs a projection with a rule that misuses its transaction at one event.
+// misuse runs a projection whose rule misuses its transaction at one event.
 func (x *fixture[Tx]) misuse(m Misuse[Tx], target projection.Target[Tx]) {
 	x.Helper()
 	log, all := x.deposits()
@@ -100,7 +100,7 @@ func (x *fixture[Tx]) misuse(m Misuse[Tx], target projection.Target[Tx]) {
 		if err != nil {
 			return err
 		}
-		n, _ := strconv.Atoi(value) // nothing is nought
+		n, _ := strconv.Atoi(value) // an empty value counts as 0
 		if err := x.Put(ctx, tx, e.Key.ID, strconv.Itoa(n+1)); err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (x *fixture[Tx]) misuse(m Misuse[Tx], target projection.Target[Tx]) {
 			x.Fatalf("%s: view: %v", m.Name, err)
 		}
 	}
-	most := 0 // that may count beyond
+	most := 0 // the number of events that may count too often
 	if m.Stores {
 		most = spoiltEvents
 	}
@@ -166,7 +166,7 @@ func (x *fixture[Tx]) misuse(m Misuse[Tx], target projection.Target[Tx]) {
 	}
 }
 
-// first returns the first entity, for a message.
+// first returns the first parked entity, for a message.
 func first(parked []*projection.ParkedEntity) (p projection.ParkedEntity) {
 	if len(parked) > 0 {
 		p = *parked[0]
@@ -174,7 +174,7 @@ func first(parked []*projection.ParkedEntity) (p projection.ParkedEntity) {
 	return p
 }
 
-// deposits returns a log with events of many entities, and how many they are.
+// deposits returns a log with events of many entities, and their number.
 func (x *fixture[Tx]) deposits() (log store.Log, all int) {
 	x.Helper()
 	log = memory.New(memory.WithPartitions(1))
@@ -208,7 +208,7 @@ func (b *buffer) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
-// line reports whether a line has all of the texts.
+// line reports whether one line contains all of the texts.
 func (b *buffer) line(texts ...string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

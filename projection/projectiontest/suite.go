@@ -11,44 +11,41 @@ import (
 	"github.com/perdure/perdure/projection"
 )
 
-// Open returns a new target whose read model is empty. What has to be cleaned
-// up is up to Open, by the Cleanup of t. Many cases run at once, so each call
-// returns a target of its own.
+// Open returns a new target with an empty read model. Open registers its own clean-up by
+// t.Cleanup. Many cases run at once, so each call must return a target of its own.
 //
-// A View must not have to wait for an Update that runs, so a target on a
-// database needs at least two connections to it, and at least 32 if it has more
-// than one writer.
+// A View must not wait for an Update that runs. So a target on a database needs at least two
+// connections to it, and at least 32 if it has more than one writer.
 type Open[Tx any] func(t testing.TB) projection.Target[Tx]
 
-// Features says how to get at what a target keeps.
+// Features has the functions by which the suite reads and writes the data of a target.
 type Features[Tx any] struct {
-	// Put writes a value of the read model and Get reads it, by the means of
-	// the transaction itself. Both are needed.
+	// Put writes a value of the read model, and Get reads it, through the transaction itself.
+	// Both are required.
 	Put func(ctx context.Context, tx Tx, key, value string) error
 	Get func(ctx context.Context, tx Tx, key string) (value string, ok bool, err error)
 
-	// Reopen closes a target with its database and opens what they have stored.
-	// Nil says that the target keeps nothing.
+	// Reopen closes a target with its database and opens the stored data again. Nil says that the
+	// target keeps nothing.
 	Reopen func(t testing.TB, target projection.Target[Tx]) projection.Target[Tx]
-	// Another opens a second target on what a target keeps, as another process
-	// would do. Nil says that there cannot be two.
+	// Another opens a second target on the data of a target, as another process would do. Nil
+	// says that there cannot be two.
 	Another func(t testing.TB, target projection.Target[Tx]) projection.Target[Tx]
-	// FailCommit makes the next commit of a target fail; stored says whether it
-	// is to be stored all the same, as when only its answer is lost. Nil leaves
-	// out the case.
+	// FailCommit makes the next commit of a target fail. If stored is true, the commit is stored
+	// nevertheless, as when only its answer is lost. Nil leaves the case out.
 	FailCommit func(t testing.TB, target projection.Target[Tx], stored bool)
 
-	// Misuses are what a rule may do to its transaction in silence. Empty says that
-	// nothing can be done to it.
+	// Misuses are the mistakes that a rule may make with its transaction without reporting them.
+	// Empty says that none are possible.
 	Misuses []Misuse[Tx]
-	// Faults are errors that a target must call its own, and Failures errors of
-	// statements that it must not. They are for a [projection.Classifier].
+	// Faults are errors that a target must call its own fault. Failures are errors of statements
+	// that it must not. Both are for a [projection.Classifier].
 	Faults, Failures []error
 }
 
-// Run runs every case that the features allow against targets from open, each
-// as a parallel sub-test of t. Cases that need a missing feature are skipped by
-// name.
+// Run runs every case that the features allow against targets from open, each as a parallel
+// sub-test of t. A case that needs a missing feature is skipped, and the skip message names the
+// feature.
 func Run[Tx any](t *testing.T, open Open[Tx], f Features[Tx]) {
 	if f.Put == nil || f.Get == nil {
 		t.Fatal("projectiontest: Features without Put or Get")
@@ -65,15 +62,15 @@ func Run[Tx any](t *testing.T, open Open[Tx], f Features[Tx]) {
 type testCase[Tx any] struct {
 	// name is the promise, as a sentence.
 	name string
-	// needs is the name of a feature without which the case makes no sense.
+	// needs is the name of a feature that the case requires, or empty.
 	needs string
 	// wait bounds every wait of the case; zero is waitMax.
 	wait time.Duration
 	run  func(x *fixture[Tx])
 }
 
-// execute runs the case on t, or skips it. It works on any testing.TB, so that
-// the suite's own tests can watch a case fail.
+// execute runs the case on t, or skips it. It works on any testing.TB, so that the tests of the
+// suite can watch a case fail.
 func (c *testCase[Tx]) execute(t testing.TB, open Open[Tx], f Features[Tx]) {
 	t.Helper()
 	has := map[string]bool{
@@ -104,7 +101,7 @@ func cases[Tx any]() []testCase[Tx] {
 // waitMax bounds every wait of a case.
 const waitMax = 30 * time.Second
 
-// A fixture is one target under test, with what the cases say to it.
+// A fixture is a target under test, with helpers for the cases.
 type fixture[Tx any] struct {
 	testing.TB
 	Features[Tx]
@@ -114,7 +111,7 @@ type fixture[Tx any] struct {
 	wait   time.Duration
 }
 
-// update runs do in an Update that must work.
+// update runs do in an Update that must succeed.
 func (x *fixture[Tx]) update(do func(tx Tx) error) {
 	x.Helper()
 	if err := x.target.Update(x.ctx, do); err != nil {
@@ -122,7 +119,7 @@ func (x *fixture[Tx]) update(do func(tx Tx) error) {
 	}
 }
 
-// view runs do in a View that must work.
+// view runs do in a View that must succeed.
 func (x *fixture[Tx]) view(do func(tx Tx) error) {
 	x.Helper()
 	if err := x.target.View(x.ctx, do); err != nil {
@@ -144,7 +141,7 @@ func (x *fixture[Tx]) store(key, value string) {
 	x.update(func(tx Tx) error { return x.write(tx, key, value) })
 }
 
-// none stands for what is not there.
+// none stands for a value or note that does not exist.
 const none = "(none)"
 
 // read returns a value of the model and the note of the same name.
@@ -187,7 +184,7 @@ func (x *fixture[Tx]) wantIn(tx Tx, key, want string) error {
 	return err
 }
 
-// wantError complains unless err matches target.
+// wantError fails the test unless err matches target.
 func (x *fixture[Tx]) wantError(what string, err, target error) {
 	x.Helper()
 	if !errors.Is(err, target) {
@@ -207,8 +204,8 @@ func (x *fixture[Tx]) list(tx Tx, prefix string) ([]string, error) {
 	return all, nil
 }
 
-// background runs fn and returns what waits for its end, as long as
-// a case may wait, and gives its error.
+// background runs fn on a goroutine. The returned function waits until fn ends, at most as long
+// as a case may wait, and returns its error.
 func (x *fixture[Tx]) background(what string, fn func() error) (wait func() error) {
 	done := make(chan error, 1)
 	go func() {
@@ -239,7 +236,7 @@ func (x *fixture[Tx]) await(what string, signal <-chan struct{}) {
 	}
 }
 
-// short shortens what is printed.
+// short shortens a value for a message.
 func short(s string) string {
 	if len(s) > 100 {
 		return s[:100] + "…"

@@ -37,7 +37,7 @@ func TestAMemoryPasses(t *testing.T) {
 
 var errCommit = errors.New("the answer is lost")
 
-// features are those of a plain target, with all that a durable one has.
+// features are the features of a plain target, with everything that a durable target has.
 var features = projectiontest.Features[*plainTx]{
 	Put: func(_ context.Context, tx *plainTx, key, value string) error {
 		if tx.view {

@@ -9,10 +9,10 @@ import (
 	"github.com/perdure/perdure/projection/projectiontest"
 )
 
-// random is the case that random transactions are stored right.
+// random is the name of the case that compares random transactions with a simple model.
 const random = "random transactions leave what a simple model says"
 
-// twins are the broken targets, each with cases that must catch it.
+// twins are broken targets (mutants), each with the cases that must fail for it.
 var twins = []struct {
 	name   string
 	twist  twist
@@ -116,7 +116,7 @@ func under(all []projection.Note, prefix string) []projection.Note {
 	return slices.DeleteFunc(all, func(n projection.Note) bool { return !strings.HasPrefix(n.Key, prefix) })
 }
 
-// like is LIKE of SQL with a prefix whose signs have not been escaped.
+// like is SQL's LIKE for a prefix whose special characters are not escaped.
 func like(key, prefix []rune) bool {
 	for i, r := range prefix {
 		if i >= len(key) || r != '_' && r != '%' && r != key[i] {

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// A testError is an error of a handler, to be found again by its type.
+// A testError is an error of a handler. Tests recognise it by its type.
 type testError struct{ text string }
 
 func (e *testError) Error() string { return e.text }
@@ -94,7 +94,7 @@ func updateCases[Tx any]() []testCase[Tx] {
 					return nil
 				})
 			})
-			_ = wait() // that the goroutine has ended
+			_ = wait() // waits until the goroutine has ended
 			x.want("a", none)
 			x.store("a", "later")
 			x.want("a", "later")

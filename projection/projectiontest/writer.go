@@ -12,7 +12,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// racers is how many writers there are at once.
+// racers is the number of concurrent writers.
 const racers = 16
 
 func contextCases[Tx any]() []testCase[Tx] {
@@ -100,8 +100,8 @@ func (x *fixture[Tx]) count(target projection.Target[Tx], key string) error {
 		if err != nil {
 			return err
 		}
-		n, _ := strconv.Atoi(string(b)) // nothing is nought
-		runtime.Gosched()               // lets the others in, if nothing else keeps them out
+		n, _ := strconv.Atoi(string(b)) // an empty value counts as 0
+		runtime.Gosched()               // lets other goroutines run, unless a lock keeps them out
 		b = strconv.AppendInt(nil, int64(n+1), 10)
 		return errors.Join(x.Put(x.ctx, tx, key, string(b)), target.SetNote(x.ctx, tx, key, b))
 	})
@@ -151,7 +151,7 @@ func writerCases[Tx any]() []testCase[Tx] {
 			}
 		}},
 		{name: "a note that comes and goes under sixteen writers loses nothing", run: func(x *fixture[Tx]) {
-			// Each hands on a total from one note to the other, and removes the first.
+			// Each racer moves a total from one note to the other, and removes the first.
 			x.update(func(tx Tx) error { return x.target.SetNote(x.ctx, tx, "a", []byte("0")) })
 			var waits []func() error
 			for range racers {
@@ -184,8 +184,8 @@ func writerCases[Tx any]() []testCase[Tx] {
 	}
 }
 
-// handOn moves the total from note a to b or back, and adds one on the way back
-// and none on the way there. It does both ways.
+// handOn moves the total from note a to b and back, in one transaction. It adds one on the way
+// back only.
 func (x *fixture[Tx]) handOn(tx Tx) error {
 	for _, way := range [][2]string{{"a", "b"}, {"b", "a"}} {
 		b, err := x.target.Note(x.ctx, tx, way[0])

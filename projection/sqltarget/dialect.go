@@ -11,29 +11,29 @@ import (
 	"github.com/perdure/perdure/projection/internal/notetable"
 )
 
-// A Dialect says which database a target is in: [SQLite] or [PostgreSQL].
+// A Dialect is the kind of the database: [SQLite] or [PostgreSQL].
 type Dialect interface {
 	statements(quoted string) *notetable.Statements
 	options(view bool) *sql.TxOptions
-	// ready is called in a new transaction, before do.
+	// ready prepares a new transaction before do runs.
 	ready(ctx context.Context, tx *sql.Tx, t *Target, view bool) error
-	// hold returns the note and keeps other writers from it.
+	// hold returns the note and locks it against other writers.
 	hold(ctx context.Context, tx *sql.Tx, t *Target, u *update, name string) ([]byte, error)
-	// readOnly makes a connection one for reading, and undoes that.
+	// readOnly makes a connection read-only, or writable again.
 	readOnly(ctx context.Context, conn *sql.Conn, on bool) error
 
 	judge
 }
 
-// A judge tells what has become of a transaction.
+// A judge classifies the errors of a database.
 type judge interface {
-	// again says that a transaction has failed for the sake of another one, and
-	// stored nothing.
+	// again reports whether a transaction has failed because of another transaction, so that
+	// nothing was stored.
 	again(err error) bool
-	// fault says that an error is the database's own, such as that the disk is full.
+	// fault reports whether an error is the database's own, for example because the disk is full.
 	fault(err error) bool
-	// check returns an error if the transaction of an update has been ended, whether or
-	// not another one has begun since, or cannot go on.
+	// check returns an error if the transaction of an update cannot go on, or if it was ended,
+	// even if another one has begun since.
 	check(ctx context.Context, tx *sql.Tx, u *update) error
 }
 
@@ -52,11 +52,10 @@ func (sqlite) statements(quoted string) *notetable.Statements { return notetable
 
 func (sqlite) options(view bool) *sql.TxOptions { return &sql.TxOptions{ReadOnly: view} }
 
-// ready takes the write lock by a statement that writes nothing, which is what
-// BEGIN IMMEDIATE does, but for which the connection string of every driver has
-// another word. Without it a transaction that has read could not write any more
-// once another one has. A view begins to read, so that from here on nothing that
-// it reads changes, and nobody keeps it from reading.
+// ready takes the write lock by a statement that writes nothing. BEGIN IMMEDIATE has the same
+// effect, but each driver has its own setting for it. Without the lock, a transaction that has
+// read could no longer write after another one has written. In a View, ready begins to read, so
+// that from here on the View sees one state and does not wait.
 func (sqlite) ready(ctx context.Context, tx *sql.Tx, t *Target, view bool) error {
 	if view {
 		rows, err := tx.QueryContext(ctx, t.sql.First, "", 1)
@@ -66,15 +65,15 @@ func (sqlite) ready(ctx context.Context, tx *sql.Tx, t *Target, view bool) error
 		rows.Next()
 		return errors.Join(rows.Err(), rows.Close())
 	}
-	_, err := tx.ExecContext(ctx, t.sql.Delete, "") // no note has this name
+	_, err := tx.ExecContext(ctx, t.sql.Delete, "") // no note has this name, so nothing is deleted
 	if err == nil {
 		_, err = tx.ExecContext(ctx, sqlMark)
 	}
 	return err
 }
 
-// The statements about a savepoint by which a transaction is known: the end of the
-// transaction takes it away.
+// The statements on a savepoint that marks a transaction: the end of the transaction removes the
+// savepoint.
 const (
 	sqlMark   = "SAVEPOINT perdure_transaction"
 	sqlUnmark = "RELEASE perdure_transaction"
@@ -93,8 +92,8 @@ func (sqlite) readOnly(ctx context.Context, conn *sql.Conn, on bool) error {
 	return err
 }
 
-// The primary result codes of SQLite for a lock that somebody else has; the
-// other bits of a code are details.
+// The primary result codes of SQLite for a lock that another connection holds. The upper bits of
+// a code are details.
 const (
 	codeBusy   = 5
 	codeLocked = 6
@@ -110,7 +109,7 @@ func (sqlite) again(err error) bool {
 	return code == codeBusy || code == codeLocked
 }
 
-// The primary result codes of SQLite that no statement is to blame for.
+// The primary result codes of SQLite for which no statement is to blame.
 var sqliteFaults = map[int]bool{
 	codeBusy: true, codeLocked: true,
 	7:  true, // NOMEM
@@ -128,7 +127,8 @@ func (sqlite) fault(err error) bool {
 	return errors.As(err, &e) && sqliteFaults[e.Code()&codeMask]
 }
 
-// check releases the savepoint of the transaction, and sets it again.
+// check releases the savepoint of the transaction, and sets it again. This fails if the
+// transaction was ended.
 func (sqlite) check(ctx context.Context, tx *sql.Tx, _ *update) error {
 	_, err := tx.ExecContext(ctx, sqlUnmark)
 	if err == nil {
@@ -156,11 +156,11 @@ func (postgres) options(view bool) *sql.TxOptions {
 
 func (postgres) ready(context.Context, *sql.Tx, *Target, bool) error { return nil }
 
-// hold locks the row of the note. Where there is none it locks a number that
-// stands for it, which keeps others from making one, and looks again. Whoever
-// has found a row may have removed it and made another one since, which a
-// statement that was waiting for the first one does not see; so it looks until
-// two ways of looking agree that there is none.
+// hold locks the row of the note. If there is no row, hold takes an advisory lock on a number
+// computed from the name, so that no other update can insert the row, and looks again. Another
+// update may have removed the row that hold found first, and inserted a new one, which a
+// statement that was waiting for the first row does not see. So hold repeats both steps until two
+// reads agree that there is no row.
 func (postgres) hold(ctx context.Context, tx *sql.Tx, t *Target, u *update, name string) ([]byte, error) {
 	for locked := false; ; locked = true {
 		var number int64
@@ -190,7 +190,7 @@ func (postgres) again(err error) bool {
 		return false
 	}
 	state := e.SQLState()
-	return state == "40001" || state == "40P01" // a serialization failure, a deadlock
+	return state == "40001" || state == "40P01" // serialization failure, deadlock
 }
 
 func (postgres) fault(err error) bool {
@@ -198,7 +198,8 @@ func (postgres) fault(err error) bool {
 	return errors.As(err, &e) && notetable.PostgresFault(e.SQLState())
 }
 
-// check asks whether the transaction has the number of the one that holds the note.
+// check compares the number of the current transaction with the number of the one that holds the
+// note.
 func (postgres) check(ctx context.Context, tx *sql.Tx, u *update) error {
 	var number sql.NullInt64
 	err := tx.QueryRowContext(ctx, "SELECT txid_current_if_assigned()").Scan(&number)
@@ -215,8 +216,8 @@ func (postgres) check(ctx context.Context, tx *sql.Tx, u *update) error {
 	return nil
 }
 
-// get returns the value that a statement selects, nil if there is none, and what else
-// it selects.
+// get returns the value that a statement selects, nil if there is none. It scans the other
+// columns into more.
 func get(ctx context.Context, tx *sql.Tx, statement, name string, more ...any) ([]byte, error) {
 	var value []byte
 	err := tx.QueryRowContext(ctx, statement, name).Scan(append([]any{&value}, more...)...)
@@ -226,12 +227,12 @@ func get(ctx context.Context, tx *sql.Tx, statement, name string, more ...any) (
 	case err != nil:
 		return nil, err
 	case value == nil:
-		value = []byte{} // some drivers make nil of an empty one
+		value = []byte{} // some drivers return nil for an empty value
 	}
 	return value, nil
 }
 
-// discard has a connection closed that is not what it was.
+// discard closes a connection whose settings could not be restored.
 func discard(conn *sql.Conn) {
-	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // it returns just that
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // Raw returns this same error
 }

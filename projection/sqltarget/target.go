@@ -1,35 +1,33 @@
-// Package sqltarget keeps a read model and its notes in a database of
-// database/sql, SQLite or PostgreSQL: handlers write to its tables, in the same
-// transaction as the position of their projection, so that each event counts
-// exactly once.
+// Package sqltarget keeps a read model and its notes in a database of database/sql, SQLite or
+// PostgreSQL: handlers write to its tables, in the same transaction as the position of their
+// projection, so that each event counts exactly once.
 //
-// The database is the caller's: open it with the driver of your choice, give it
-// to [Open], and close it after the projections have stopped.
+// The caller owns the database: open it with a driver of your choice, give it to [Open], and
+// close it after the projections have stopped.
 //
 // # SQLite
 //
-// Any driver will do; modernc.org/sqlite is tested. Open the file with these
-// settings, in the words of the driver, here those of modernc.org/sqlite:
+// Any driver works; the tests use modernc.org/sqlite. Open the file with these settings. Each
+// driver writes them in its own way; here they are for modernc.org/sqlite:
 //
 //	file:model.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)&_pragma=synchronous(FULL)
 //
-// WAL lets views read while an update writes; without it an update cannot commit
-// as long as a view reads. The timeout lets writers wait for each other. FULL
-// keeps what is committed through a loss of power; with NORMAL the last commits
-// may be gone then, position and all, and are done again, which is as good for a
-// read model that nobody has told others about. A database in memory must have
-// one connection, and then its views wait for updates.
+// WAL lets views read while an update writes; without it an update cannot commit as long as a
+// view reads. The timeout lets writers wait for each other. FULL keeps committed data through a
+// loss of power. With NORMAL a loss of power may undo the last commits, rows and positions
+// together; the projection then handles their events again, which is as good as long as no reader
+// has used the lost rows. A database in memory must have one connection, and then its views wait
+// for updates.
 //
-// An update takes the lock of the file when it begins, whatever the settings
-// say about how transactions begin, so that it never fails half-way because
-// somebody else has written.
+// An update takes the lock of the file when it begins, whatever the settings say about how
+// transactions begin. So it never fails half-way because another connection has written.
 //
 // # PostgreSQL
 //
-// Any driver whose errors have a method SQLState will do, such as pgx by its
-// stdlib package, which is tested; package pgxtarget does without database/sql.
-// The encoding of the database must be UTF-8. Updates are READ COMMITTED and
-// hold the notes that they read; views are REPEATABLE READ.
+// Any driver works whose errors have a method SQLState, such as pgx by its stdlib package, which
+// is tested. Package pgxtarget uses pgx without database/sql. The encoding of the database must
+// be UTF-8. Updates are READ COMMITTED and lock the notes that they read; views are REPEATABLE
+// READ.
 package sqltarget
 
 import (
@@ -47,40 +45,39 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// TableDefault is the table that holds the notes, unless [Table] says otherwise.
+// TableDefault is the name of the table for the notes, unless the option [Table] sets another
+// one.
 const TableDefault = notetable.Default
 
-// A transaction that fails for the sake of another one is tried so often, with
-// pauses that double.
+// The number of attempts and the first pause for a transaction that fails because of another one.
+// Each pause is twice as long as the one before.
 const (
 	triesMax = 8
 	pauseMin = 5 * time.Millisecond
 	pauseMax = 500 * time.Millisecond
 )
 
-// A Target keeps a read model in a database. All its methods may be called by
-// many goroutines at once.
+// A Target keeps a read model in a database. Many goroutines may call all its methods at once.
 //
-// An update that fails because of another one (SQLITE_BUSY, a serialization
-// failure, a deadlock) has stored nothing; it is done again a few times, with
-// pauses, as long as its context allows. Any other error of a commit leaves the
-// outcome unknown.
+// An update that fails because of another one (SQLITE_BUSY, a serialization failure, a deadlock)
+// has stored nothing. The target runs it again a few times, with pauses, as long as its context
+// allows. Any other error of a commit leaves the outcome unknown.
 type Target struct {
 	db      *sql.DB
 	dialect Dialect
 	table   string
 	create  bool
 	sql     *notetable.Statements
-	again   func(error) bool // of the user, or nil
-	writing sync.Map         // the transactions of updates, each with its *update
+	again   func(error) bool // the function for the option Retry, or nil
+	writing sync.Map         // from the *sql.Tx of each update to its *update
 }
 
-// An update is the transaction of one call of do, as the database knows it.
+// An update is the database's view of the transaction in which one call of do runs.
 type update struct {
-	number int64 // in PostgreSQL, 0 as long as it is not known
+	number int64 // number in PostgreSQL, 0 until it is known
 }
 
-// begun takes in the number of the transaction, the first time that it is read.
+// begun stores the number of the transaction when it is read for the first time.
 func (u *update) begun(number int64) {
 	if u.number == 0 {
 		u.number = number
@@ -100,20 +97,20 @@ type option func(*Target)
 
 func (o option) apply(t *Target) { o(t) }
 
-// Table names the table of the notes, with its schema or without: lower-case
-// letters, digits and _.
+// Table sets the name of the table for the notes, with or without its schema: lower-case letters,
+// digits and _, for example "public.notes".
 func Table(name string) Option { return option(func(t *Target) { t.table = name }) }
 
-// CreateTable has Open create the table of the notes if it is not there.
+// CreateTable makes Open create the table for the notes if it does not exist.
 func CreateTable() Option { return option(func(t *Target) { t.create = true }) }
 
-// Retry adds to the errors after which an update is done again: those for which
-// busy reports true. They must mean that nothing was stored. It is for drivers
-// whose errors have no method Code or SQLState, such as github.com/mattn/go-sqlite3.
+// Retry adds to the errors after which an update runs again: those for which busy reports true.
+// Such an error must mean that nothing was stored. Use it for drivers whose errors have no method
+// Code or SQLState, such as github.com/mattn/go-sqlite3.
 func Retry(busy func(error) bool) Option { return option(func(t *Target) { t.again = busy }) }
 
-// Schema returns the statement by which [CreateTable] creates a table, for those
-// who create their tables themselves.
+// Schema returns the statement that [CreateTable] uses, for programs that create their tables
+// themselves.
 func Schema(d Dialect, table string) (string, error) {
 	quoted, err := notetable.Quote(table)
 	if err != nil {
@@ -122,9 +119,8 @@ func Schema(d Dialect, table string) (string, error) {
 	return d.statements(quoted).Table, nil
 }
 
-// Open returns a target in db, which it does not close. It checks that the table
-// of the notes is there. The error matches [store.ErrInvalid] if the options are
-// wrong.
+// Open returns a target in db. It does not close db. Open checks that the table for the notes
+// exists. If the options are wrong, the error matches [store.ErrInvalid].
 func Open(ctx context.Context, db *sql.DB, d Dialect, options ...Option) (*Target, error) {
 	t := &Target{db: db, dialect: d, table: TableDefault}
 	for _, o := range options {
@@ -171,8 +167,7 @@ func (t *Target) busy(err error) bool {
 	return t.dialect.again(err) || t.again != nil && t.again(err)
 }
 
-// try calls do until it works or fails for another reason than that somebody
-// was in the way.
+// try calls do until it succeeds, or fails with another error than busy.
 func (t *Target) try(ctx context.Context, do func(context.Context) error) error {
 	pause := pauseMin
 	for tries := 1; ; tries++ {
@@ -191,8 +186,8 @@ func (t *Target) try(ctx context.Context, do func(context.Context) error) error 
 	}
 }
 
-// Update implements [projection.Target]. It may call do more than once. Do must
-// not end the transaction.
+// Update implements [projection.Target]. It may call do more than once. do must not end the
+// transaction.
 func (t *Target) Update(ctx context.Context, do func(*sql.Tx) error) error {
 	err := t.try(ctx, func(ctx context.Context) error { return t.update(ctx, do) })
 	if err != nil {
@@ -208,8 +203,8 @@ func (t *Target) update(ctx context.Context, do func(*sql.Tx) error) error {
 	}
 	ended := false
 	defer func() {
-		if !ended { // do has failed, or panics
-			_ = tx.Rollback() // if the connection is lost, the database does it by itself
+		if !ended { // do has failed or panicked
+			_ = tx.Rollback() // if the connection is lost, the database rolls back by itself
 		}
 	}()
 	if err := t.dialect.ready(ctx, tx, t, false); err != nil {
@@ -231,13 +226,13 @@ func (t *Target) update(ctx context.Context, do func(*sql.Tx) error) error {
 	return err
 }
 
-// notStored marks an error of what comes before the commit.
+// notStored marks an error from before the commit.
 func notStored(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", store.ErrNotStored, because(ctx, err))
 }
 
-// because adds to an error that the context has ended, which some drivers and
-// sql.ErrTxDone do not say.
+// because adds the context's error, if the context has ended, to errors that do not mention it:
+// those of some drivers, and sql.ErrTxDone.
 func because(ctx context.Context, err error) error {
 	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		return fmt.Errorf("%w: %w", ended, err)
@@ -248,7 +243,7 @@ func because(ctx context.Context, err error) error {
 // View implements [projection.Target]. It calls do once.
 func (t *Target) View(ctx context.Context, do func(*sql.Tx) error) error {
 	begun := false
-	var failure error // of do
+	var failure error // the error of do
 	err := t.try(ctx, func(ctx context.Context) error {
 		if begun {
 			return nil
@@ -270,12 +265,12 @@ func (t *Target) view(ctx context.Context, do func(*sql.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }() // it goes back to the pool, or was lost
+	defer func() { _ = conn.Close() }() // returns it to the pool, if it is not lost
 	if err := t.dialect.readOnly(ctx, conn, true); err != nil {
 		return err
 	}
 	defer func() {
-		// Whatever has become of the context, the next one may write again.
+		// Even if the context has ended, the connection must be able to write again.
 		if err := t.dialect.readOnly(context.WithoutCancel(ctx), conn, false); err != nil {
 			discard(conn)
 		}
@@ -284,16 +279,16 @@ func (t *Target) view(ctx context.Context, do func(*sql.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback() }() // there is nothing to keep
+	defer func() { _ = tx.Rollback() }() // a view has nothing to commit
 	if err := t.dialect.ready(ctx, tx, t, true); err != nil {
 		return err
 	}
 	return do(tx)
 }
 
-// Check implements [projection.Checker]. In PostgreSQL it is a round trip to the server
-// for each event, or each batch of [projection.OnBatch], since database/sql does not show
-// what a rule has done; package pgxtarget needs none.
+// Check implements [projection.Checker]. In PostgreSQL it costs a round trip to the server for
+// each event, or each batch of [projection.OnBatch], because database/sql does not show which
+// statements a rule has run. Package pgxtarget needs no round trip.
 func (t *Target) Check(ctx context.Context, tx *sql.Tx) error {
 	u, ok := t.writing.Load(tx)
 	if !ok {
@@ -306,11 +301,10 @@ func (t *Target) Check(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
-// Blame implements [projection.Classifier]: the database being full, locked,
-// read-only, out of memory, damaged, overloaded or shut down, a timeout of a lock or a
-// statement, and transactions in each other's way are the database's fault. That a
-// connection cannot be used any more is unknown: drivers also say so of rows that a
-// rule has left open.
+// Blame implements [projection.Classifier]. The database is at fault if it is full, locked,
+// read-only, out of memory, damaged, overloaded or shut down, if a lock or a statement times out,
+// and if transactions are in each other's way. If a connection cannot be used any more, the fault
+// is unknown, because drivers report the same for rows that a rule has not closed.
 func (t *Target) Blame(err error) projection.Blame {
 	if t.busy(err) || t.dialect.fault(err) {
 		return projection.BlameTarget
@@ -348,8 +342,8 @@ func (t *Target) SetNote(ctx context.Context, tx *sql.Tx, key string, value []by
 	return nil
 }
 
-// Notes implements [projection.Target]. Notes that it has yielded may be changed
-// while it goes on.
+// Notes implements [projection.Target]. The caller may change notes that it already got during
+// the iteration.
 func (t *Target) Notes(ctx context.Context, tx *sql.Tx, prefix string) iter.Seq2[projection.Note, error] {
 	return func(yield func(projection.Note, error) bool) {
 		statement, from := t.sql.First, prefix

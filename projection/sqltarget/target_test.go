@@ -17,10 +17,10 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A script is a driver whose commits fail as a test says. It keeps nothing.
+// A script is a driver whose commits fail as a test says. It stores nothing.
 type script struct {
 	mu         sync.Mutex
-	commits    []error // of the next commits; nil is a good one
+	commits    []error // the results of the next commits; nil is a success
 	begins     []error
 	statements []string
 	rollbacks  int
@@ -93,7 +93,7 @@ func (s *scriptStmt) Query([]driver.Value) (driver.Rows, error) {
 	return noRows{}, nil
 }
 
-// A numberRow is the number of a transaction.
+// A numberRow is a result with the number of a transaction.
 type numberRow struct{ read bool }
 
 func (*numberRow) Columns() []string { return []string{"txid_current"} }
@@ -112,7 +112,7 @@ func (noRows) Columns() []string         { return []string{"name", "value"} }
 func (noRows) Close() error              { return nil }
 func (noRows) Next([]driver.Value) error { return io.EOF }
 
-// The errors of drivers, by the methods that they have.
+// The errors of drivers, named by their methods.
 type codeError int
 
 func (e codeError) Error() string { return fmt.Sprintf("code %d", int(e)) }
@@ -155,7 +155,7 @@ func TestAnErrorOfTheCommitIsUnknownUnlessItIsProved(t *testing.T) {
 		{sqltarget.SQLite, codeError(broken), false},
 		{sqltarget.SQLite, stateError("40001"), false},
 		{sqltarget.SQLite, driver.ErrBadConn, false},
-		{sqltarget.SQLite, errMine, true}, // by the option
+		{sqltarget.SQLite, errMine, true}, // by the option Retry
 		{sqltarget.PostgreSQL, stateError("40001"), true},
 		{sqltarget.PostgreSQL, stateError("40P01"), true},
 		{sqltarget.PostgreSQL, stateError("57P01"), false},
@@ -258,7 +258,7 @@ func TestANoteThatIsNotThereIsHeldInPostgreSQL(t *testing.T) {
 func TestBadOptionsAreRefused(t *testing.T) {
 	t.Parallel()
 	db := sql.OpenDB(&script{})
-	defer func() { _ = db.Close() }() // there is nothing in it
+	defer func() { _ = db.Close() }() // it is empty
 	for what, open := range map[string]func() error{
 		"no database": func() error {
 			_, err := sqltarget.Open(t.Context(), nil, sqltarget.SQLite)

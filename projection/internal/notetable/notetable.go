@@ -1,4 +1,4 @@
-// Package notetable is the SQL of the tables that hold notes.
+// Package notetable has the SQL statements for the tables that hold notes.
 package notetable
 
 import (
@@ -10,12 +10,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Default is the name of the table, unless the user says otherwise.
+// Default is the name of the table, unless the user sets another one.
 const Default = "perdure_notes"
 
-// name is what a table may be called, with its schema or without: what needs no
-// quotes anywhere, within the length that PostgreSQL allows. It is quoted all
-// the same, because it may be a word of the language.
+// name matches the allowed names of a table, with or without its schema: names that need no
+// quotes in any database, within PostgreSQL's bound for their length. They are quoted
+// nevertheless, because a name may be a keyword of SQL.
 var name = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?$`)
 
 // Quote checks and quotes the name of a table. The error matches [store.ErrInvalid].
@@ -26,25 +26,25 @@ func Quote(table string) (string, error) {
 	return `"` + strings.ReplaceAll(table, ".", `"."`) + `"`, nil
 }
 
-// Statements are those about one table. What is a parameter is marked as the
-// database wants it.
+// Statements are the statements for one table, with placeholders in the syntax of the database.
 type Statements struct {
-	// Table creates the table if it is not there. Create are the statements of
-	// the transaction that does so while others may do the same.
+	// Table creates the table if it does not exist. Create are the statements of a transaction
+	// that does the same while other programs may do so too.
 	Table  string
 	Create []string
-	// Check fails if the table is not there or is another one.
+	// Check fails if the table does not exist or has other columns.
 	Check string
-	// Get selects the value of a name, Hold as well, and locks the row. HoldNumbered
-	// also selects the number of the transaction, in PostgreSQL.
+	// Get selects the value of a name. Hold does the same and locks the row. HoldNumbered also
+	// selects the number of the transaction, in PostgreSQL.
 	Get, Hold, HoldNumbered string
-	// Set stores a name and a value, Delete removes a name.
+	// Set stores a name and a value. Delete removes a name.
 	Set, Delete string
-	// First lists from a name on, Next behind it; both up to a number of rows.
+	// First lists rows from a name on, Next lists rows after a name; both list a limited number
+	// of rows.
 	First, Next string
 }
 
-// SQLite returns the statements for SQLite, where a writer has the whole file.
+// SQLite returns the statements for SQLite, where a writer locks the whole file.
 func SQLite(quoted string) *Statements {
 	s := statements(quoted, "?", "?", "?")
 	s.Table = "CREATE TABLE IF NOT EXISTS " + quoted + " (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID"
@@ -53,12 +53,12 @@ func SQLite(quoted string) *Statements {
 	return s
 }
 
-// Postgres returns the statements for PostgreSQL. Names are compared by their
-// bytes, whatever the language of the database.
+// Postgres returns the statements for PostgreSQL. Names are compared by their bytes, whatever the
+// collation of the database.
 func Postgres(quoted string) *Statements {
 	s := statements(quoted, "$1", "$2", "$2")
 	s.Table = "CREATE TABLE IF NOT EXISTS " + quoted + ` (name text COLLATE "C" NOT NULL PRIMARY KEY, value bytea NOT NULL)`
-	// Two that create a table at once may fail although each says IF NOT EXISTS.
+	// Two concurrent statements may fail although each says IF NOT EXISTS.
 	s.Create = []string{fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", LockID(quoted, "")), s.Table}
 	s.Hold = s.Get + " FOR UPDATE"
 	s.HoldNumbered = strings.Replace(s.Hold, "SELECT value", "SELECT value, txid_current()", 1)
@@ -76,21 +76,21 @@ func statements(quoted, first, second, limit string) *Statements {
 	}
 }
 
-// AdvisoryLock is the statement by which PostgreSQL locks a name that has no
-// row, for the rest of the transaction. Its parameter is a [LockID].
+// AdvisoryLock is the statement by which PostgreSQL locks a name that has no row, until the end
+// of the transaction. Its parameter is a [LockID].
 const AdvisoryLock = "SELECT pg_advisory_xact_lock($1)"
 
 // AdvisoryLockNumbered also selects the number of the transaction.
 const AdvisoryLockNumbered = "SELECT txid_current() FROM pg_advisory_xact_lock($1)"
 
-// LockID returns the number that stands for a name of a table. Two names that
-// have the same number wait for each other, which does no harm.
+// LockID returns the number for a name in a table. Two names with the same number wait for each
+// other, which does no harm.
 func LockID(table, name string) int64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte("perdure note\x00" + table + "\x00" + name)) // it cannot fail
 	return int64(h.Sum64())
 }
 
-// PageNotes is how many notes are read at once, so that no rows are open while
-// the caller uses the transaction.
+// PageNotes is the number of notes that are read at once, so that no rows are open while the
+// caller uses the transaction.
 const PageNotes = 128

@@ -12,8 +12,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A projection with its read model in a SQL database: each rule gets the transaction in
-// which the position of the event is stored, so every event counts exactly once.
+// A projection with its read model in a SQL database. Each rule gets the transaction in which the
+// position of the event is stored, so every event counts exactly once.
 func Example() {
 	ctx := context.Background()
 	db, err := sql.Open("sqlite", ":memory:")

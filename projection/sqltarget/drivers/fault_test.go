@@ -29,7 +29,7 @@ const faultEntities = 3
 // A faulty is a projection whose target has a fault.
 type faulty struct {
 	runner *projection.Runner
-	blamed chan error // errors of rules
+	blamed chan error // the errors of rules
 }
 
 // runFaulty runs a projection that parks an entity after two attempts, until the test
@@ -87,16 +87,16 @@ func (f *faulty) failures(t *testing.T, n int) (err error) {
 	return err
 }
 
-// recovers waits until all events are handled without help, and none is given up.
+// recovers waits until all events are handled without help, and checks that none is given up.
 func (f *faulty) recovers(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitMax)
 	defer cancel()
 	done := make(chan struct{})
-	go func() { // what fails before the fault is seen to be over
+	go func() { // rules may fail until the runner notices the end of the fault
 		for {
 			select {
-			case <-f.blamed: //nolint:errcheck // it is not the one that is waited for
+			case <-f.blamed: //nolint:errcheck // the test does not wait for this one
 			case <-done:
 				return
 			}
@@ -135,7 +135,7 @@ func TestSQLite(t *testing.T) {
 	t.Run("that_is_full_parks_no_entity", func(t *testing.T) {
 		t.Parallel()
 		target := openTarget(t, "sqlite", sqliteName(filepath.Join(t.TempDir(), "model.db")), sqltarget.SQLite)
-		target.db.SetMaxOpenConns(1) // the bound is one of the connection
+		target.db.SetMaxOpenConns(1) // the bound holds for one connection
 		limit := func(pages string) {
 			t.Helper()
 			if _, err := target.db.ExecContext(t.Context(), "PRAGMA max_page_count = "+pages); err != nil {
@@ -168,7 +168,7 @@ func TestSQLite(t *testing.T) {
 		defer func() { _ = other.Close() }()
 		locked := false
 		f := runFaulty(t, target.Target, func(ctx context.Context, tx *sql.Tx, id string) error {
-			if !locked { // as from another connection that the rule asks
+			if !locked { // as from another connection that the rule uses
 				locked = true
 				return fmt.Errorf("rule: %w", busy(ctx, t, other))
 			}
@@ -182,7 +182,7 @@ func TestSQLite(t *testing.T) {
 	})
 }
 
-// busy returns an error of a connection that waits for the writer that the rule is.
+// busy returns the error of a connection that waits for the rule's own transaction.
 func busy(ctx context.Context, t *testing.T, c *sql.Conn) error {
 	t.Helper()
 	_, err := c.ExecContext(ctx, "INSERT INTO model VALUES ('other', '')")
@@ -254,7 +254,7 @@ func TestPostgreSQL(t *testing.T) {
 		server := pgtest.Start(t, "max_connections = 8", "superuser_reserved_connections = 0")
 		db := server.Database(t)
 		target := openTarget(t, "pgx", db.URL, sqltarget.PostgreSQL)
-		target.db.SetMaxIdleConns(0) // each transaction connects
+		target.db.SetMaxIdleConns(0) // each transaction opens a connection
 		var held []*sql.Conn
 		other := openDB(t, "pgx", db.URL)
 		f := runFaulty(t, target.Target, func(ctx context.Context, tx *sql.Tx, id string) error {

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver that is tested
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver under test
 
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/projection/projectiontest"
@@ -27,7 +27,7 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it starts a server, for what SQLite shows as well")
 	}
-	pgtest.Open(t) // or skip
+	pgtest.Open(t) // skips the test without a server
 	another := func(t testing.TB, target projection.Target[*sql.Tx]) projection.Target[*sql.Tx] {
 		return openTarget(t, "pgx", target.(opened).name, sqltarget.PostgreSQL)
 	}
@@ -74,14 +74,15 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 	})
 }
 
-// Two updates that take two notes in opposite order are a deadlock, which
-// PostgreSQL ends by failing one of them; that one is done again.
+// Two updates that take two notes in opposite order cause a deadlock. PostgreSQL ends it by
+// failing one of them, and that one runs again.
 func TestADeadlockIsDoneAgain(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: it starts a server, for what SQLite shows as well")
 	}
-	url := pgtest.Open(t).URL + "&deadlock_timeout=10ms" // after which the server looks for one
+	// The time after which the server looks for a deadlock.
+	url := pgtest.Open(t).URL + "&deadlock_timeout=10ms"
 	target := openTarget(t, "pgx", url, sqltarget.PostgreSQL)
 	met := make(chan struct{}, 2)
 	both := make(chan struct{})

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	_ "modernc.org/sqlite" // the driver that is tested
+	_ "modernc.org/sqlite" // the driver under test
 
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/projection/projectiontest"
@@ -18,7 +18,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An opened target is one with its database, and the name to open that by.
+// An opened target is a target with its database and the name that opens the database.
 type opened struct {
 	*sqltarget.Target
 	db   *sql.DB
@@ -54,7 +54,7 @@ func openTarget(t testing.TB, driver, name string, d sqltarget.Dialect) opened {
 	return opened{target, db, name}
 }
 
-// sqliteName names a database in a file. Options are more settings.
+// sqliteName returns the name of a database in a file. options are more settings.
 func sqliteName(file string, options ...string) string {
 	u := url.URL{Scheme: "file", Opaque: filepath.ToSlash(file)}
 	u.RawQuery = strings.Join(append(options, "_pragma=journal_mode(WAL)", "_pragma=synchronous(OFF)"), "&")
@@ -104,7 +104,7 @@ type sqliteCode int
 func (c sqliteCode) Error() string { return fmt.Sprintf("code %d", int(c)) }
 func (c sqliteCode) Code() int     { return int(c) }
 
-// sqlMisuses are those that end a transaction, in every database.
+// sqlMisuses are the statements that end a transaction in every database.
 func sqlMisuses() []projectiontest.Misuse[*sql.Tx] {
 	statement := func(text string) func(context.Context, *sql.Tx) {
 		return func(ctx context.Context, tx *sql.Tx) { _, _ = tx.ExecContext(ctx, text) }
@@ -144,7 +144,7 @@ func TestSQLiteWithAJournalThatIsRolledBackLosesNothing(t *testing.T) {
 	if err := target.Update(t.Context(), func(tx *sql.Tx) error { return f.Put(t.Context(), tx, "a", "before") }); err != nil {
 		t.Fatal(err)
 	}
-	// A view keeps the update from its commit: it gives up, and says what it knows.
+	// A view keeps the update from its commit: the update gives up and returns an error.
 	if err := target.View(t.Context(), func(*sql.Tx) error {
 		err := target.Update(t.Context(), func(tx *sql.Tx) error { return f.Put(t.Context(), tx, "a", "after") })
 		if !errors.Is(err, store.ErrNotStored) {
@@ -198,7 +198,8 @@ func TestAViewLeavesItsConnectionAsItWas(t *testing.T) {
 	target.db.SetMaxOpenConns(1)
 	for range 3 {
 		ctx, cancel := context.WithCancel(t.Context())
-		_ = target.View(ctx, func(*sql.Tx) error { // whatever it says of a context that ends within
+		// The context ends within; its result does not matter.
+		_ = target.View(ctx, func(*sql.Tx) error {
 			cancel()
 			return nil
 		})
