@@ -1,5 +1,5 @@
-// Package commit holds the protocol core of the committer: what waits to be
-// stored, what is being stored, and what became of it.
+// Package commit holds the protocol core of the committer: a queue of batches, the group of
+// batches at the store, and the outcome of each batch.
 package commit
 
 import (
@@ -9,33 +9,33 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of one group. Larger groups gain nothing: the cost of the sync is
-// spread thin long before.
+// Bounds of one group. Larger groups gain nothing: at this size each batch already pays only a
+// small part of the cost of the sync.
 const (
 	GroupItemsMax = 1024
 	GroupBytesMax = 4 << 20
 )
 
-// An Item is one batch on its way to the store. From [Queue.Add] until it is
-// settled it belongs to the queue.
+// An Item is one batch on its way to the store. The queue owns it from [Queue.Add] until it has
+// an outcome.
 type Item struct {
 	Batch store.Batch
 	Lane  *Lane
 
-	// Result is the store's, if the group was stored. Result.Err means that
-	// nothing of the batch is stored.
+	// Result is the store's result for the batch, if the store answered for the group. If
+	// Result.Err is set, nothing of the batch is stored.
 	Result store.Result
-	// Err is the error of the whole group. It leaves the outcome unknown unless
-	// it matches [store.ErrNotStored].
+	// Err is the error of the whole group. The outcome is then unknown, unless Err matches
+	// [store.ErrNotStored].
 	Err error
 
 	bytes int
 	alone [1]*store.Batch
 }
 
-// Alone returns the batch as a group of its own, for a store that commits on
-// the spot; [Item.Settle] follows. It returns nil if the lane has failed: then
-// the item is settled already.
+// Alone returns the batch as a group of its own, for a store that commits at once. The caller
+// then calls [Item.Settle]. Alone returns nil if the lane has failed; the item then already has
+// its outcome.
 func (i *Item) Alone() []*store.Batch {
 	if i.Lane.failed {
 		i.Result = store.Result{Err: behind(i)}
@@ -45,7 +45,7 @@ func (i *Item) Alone() []*store.Batch {
 	return i.alone[:]
 }
 
-// Settle ends an item that was stored alone, with what the store said.
+// Settle sets the outcome of an item that was stored alone.
 func (i *Item) Settle(results []store.Result, err error) {
 	if err == nil && len(results) != 1 {
 		err = errResults
@@ -56,17 +56,17 @@ func (i *Item) Settle(results []store.Result, err error) {
 	i.Lane.failed = i.Failed()
 }
 
-// An Observer learns from [Observe] which batches the store has stored, before the
-// owners of the batches do.
+// An Observer learns from [Observe] which batches the store has stored. It learns this before
+// the owners of the batches do.
 type Observer interface {
 	// Stored is called for each batch that the store has stored.
 	Stored(*Item, *store.Result)
-	// Doubted is called for a group of batches that may be stored, if at least one of
-	// them leaves messages to be delivered, or ends parked ones.
+	// Doubted is called for a group of batches with an unknown outcome, if at least one batch
+	// adds messages to the outbox or ends parked messages.
 	Doubted()
 }
 
-// Observe tells an observer what the store has answered for a group.
+// Observe reports the store's answer for a group to an observer.
 func Observe(group []*Item, results []store.Result, err error, to Observer) {
 	switch {
 	case err == nil && len(results) == len(group):
@@ -81,22 +81,21 @@ func Observe(group []*Item, results []store.Result, err error, to Observer) {
 	}
 }
 
-// ObserveAlone tells an observer what the store has answered for an item that is a
-// group of its own.
+// ObserveAlone reports the store's answer for an item that is a group of its own.
 func (i *Item) ObserveAlone(results []store.Result, err error, to Observer) {
 	group := [1]*Item{i}
 	Observe(group[:], results, err, to)
 }
 
-// leavesMessages reports whether messages are to be delivered after a batch: new
-// ones, parked ones that are delivered again, or those that waited for a parked one.
+// leavesMessages reports whether the dispatcher may have messages to deliver after a batch: new
+// messages, parked messages that are delivered again, or messages that waited for a parked one.
 func leavesMessages(i *Item) bool {
 	return len(i.Batch.Enqueue) > 0 ||
 		slices.ContainsFunc(i.Batch.Settle, func(s store.Settlement) bool { return s.IfParked || s.Required && s.Message != nil })
 }
 
-// Events returns the events of a batch that is stored, complete with what the store
-// has said of them.
+// Events returns the events of a stored batch, with the version, position and time that the
+// store gave them.
 func (i *Item) Events(r *store.Result) []store.Event {
 	events := i.Batch.Events
 	for n := range events {
@@ -108,30 +107,30 @@ func (i *Item) Events(r *store.Result) []store.Event {
 	return events
 }
 
-// errResults says that a store has broken the port.
+// errResults is the error of a store that returns the wrong number of results.
 var errResults = errors.New("store: number of results is not the number of batches")
 
-// Failed reports whether the batch of a settled item is not known to be stored.
+// Failed reports whether the outcome of an item is anything but stored.
 func (i *Item) Failed() bool { return i.Err != nil || i.Result.Err != nil }
 
-// A Lane is the sequence of batches of one copy of one entity. Once a batch of
-// a lane has failed, those behind it fail too, because they were decided on it:
-// without that, a batch could meet the version it expects by chance.
+// A Lane is the sequence of batches of one activation of one entity. After a batch of a lane
+// has failed, the batches behind it fail too, because they were decided on its events. Without
+// this rule, a later batch could meet its expected version by chance.
 //
-// A lane is used again after [Lane.Reset], when nothing of it is in the queue.
+// A lane can be used again after [Lane.Reset], when none of its items is in the queue.
 type Lane struct {
-	// Owner is told after items of the lane have been settled.
+	// Owner is called when items of the lane have an outcome.
 	Owner Owner
 
-	settled int32 // items settled since the owner was told
+	settled int32 // items with an outcome since the last call of Owner
 	failed  bool
 }
 
-// An Owner hears that the next items of its lane, in the order in which they
-// were added, have been settled. They are its own again.
+// An Owner is called when the next items of its lane have an outcome, in the order in which
+// they were added. It then owns these items again.
 type Owner interface{ Settled(items int) }
 
-// A Settled says how many items of a lane have been settled.
+// A Settled is the number of items of a lane that have an outcome and were not reported yet.
 type Settled struct {
 	Lane  *Lane
 	Items int
@@ -144,36 +143,36 @@ func (l *Lane) Reset() { l.failed = false }
 //
 //  1. Items leave the queue in the order in which they were added.
 //  2. At most one group is at the store at a time.
-//  3. Each item is settled exactly once, those of a lane in order.
-//  4. After a failed item of a lane every later one fails without being tried,
+//  3. Each item gets exactly one outcome. The items of a lane get theirs in order.
+//  4. After a failed item of a lane every later item of the lane fails without being stored,
 //     until the lane is reset.
 //
-// It is for one goroutine at a time; it neither waits nor calls anybody.
+// It is for one goroutine at a time. It never waits and calls no other code.
 type Queue struct {
 	waiting  []*Item
-	head     int // of waiting: those before it have been taken
+	head     int // index into waiting; the items before it are gone
 	group    []*Item
 	batches  []*store.Batch
-	settled  []*Lane // with items settled, for Settled
+	settled  []*Lane // lanes with new outcomes, for Settled
 	inFlight bool
 }
 
-// Waits reports whether an item waits and has not been taken.
+// Waits reports whether an item is in the queue and not yet in a group.
 func (q *Queue) Waits(i *Item) bool { return slices.Contains(q.waiting[q.head:], i) }
 
-// Len returns how many items wait, without those at the store.
+// Len returns the number of waiting items, without the group at the store.
 func (q *Queue) Len() int { return len(q.waiting) - q.head }
 
-// Add puts an item at the end of the queue. Its bound is the number of calls
-// that an engine admits, since each has at most one item here.
+// Add appends an item to the queue. The number of calls that an engine admits bounds the queue,
+// because each call has at most one item in it.
 func (q *Queue) Add(i *Item) {
 	i.bytes = i.Batch.Bytes()
 	q.waiting = append(q.waiting, i)
 }
 
-// Take moves items from the queue into a group and returns their batches, or
-// nil if nothing is to be stored or a group is at the store already. The slice
-// is valid until the next call of Take.
+// Take moves items from the queue into a group and returns their batches. It returns nil if
+// there is nothing to store or a group is at the store already. The slice is valid until the
+// next call of Take.
 func (q *Queue) Take() []*store.Batch {
 	if q.inFlight {
 		return nil
@@ -210,10 +209,10 @@ func (q *Queue) Take() []*store.Batch {
 	return q.batches
 }
 
-// Group returns the items of the group at the store, in order, until it is settled.
+// Group returns the items of the group at the store, in order, until the group has its outcome.
 func (q *Queue) Group() []*Item { return q.group }
 
-// Settle ends the group at the store with what the store said.
+// Settle sets the outcome of the group at the store.
 func (q *Queue) Settle(results []store.Result, err error) {
 	if err == nil && len(results) != len(q.group) {
 		err = errResults
@@ -224,8 +223,8 @@ func (q *Queue) Settle(results []store.Result, err error) {
 			i.Lane.failed = true
 			q.settle(i, store.Result{}, err)
 		case i.Lane.failed && results[n].Err == nil:
-			// The store has broken its word and stored a batch behind a refused
-			// one of the same entity. The entity reloads and sees it.
+			// The store has broken its promise and stored a batch behind a refused one of the
+			// same entity. The entity reloads and then sees the batch.
 			q.settle(i, results[n], errors.New("store: a batch behind a refused batch was stored"))
 		default:
 			i.Lane.failed = i.Lane.failed || results[n].Err != nil
@@ -235,8 +234,8 @@ func (q *Queue) Settle(results []store.Result, err error) {
 	q.inFlight = false
 }
 
-// Settled appends to list how many items of which lanes have been settled since
-// the last call, in the order in which the lanes' first ones were.
+// Settled appends to list the lanes whose items got an outcome since the last call, with the
+// number of these items. Lanes are in the order of their first such item.
 func (q *Queue) Settled(list []Settled) []Settled {
 	for n, l := range q.settled {
 		list = append(list, Settled{l, int(l.settled)})

@@ -13,7 +13,7 @@ import (
 
 var errIO = errors.New("input/output error")
 
-// item returns an item of a lane that can be told from others by its version.
+// item returns an item of a lane. Its version identifies it.
 func item(lane *commit.Lane, version, payload int) *commit.Item {
 	return &commit.Item{Lane: lane, Batch: store.Batch{
 		Key:      store.Key{Kind: "account", ID: "ada"},
@@ -22,7 +22,7 @@ func item(lane *commit.Lane, version, payload int) *commit.Item {
 	}}
 }
 
-// versions returns what the batches expect, which tells them apart.
+// versions returns the versions that the batches expect. They identify the batches.
 func versions(batches []*store.Batch) (v []int) {
 	for _, b := range batches {
 		v = append(v, int(b.Expected))
@@ -33,7 +33,7 @@ func versions(batches []*store.Batch) (v []int) {
 // accept returns results for batches that are all stored.
 func accept(batches []*store.Batch) []store.Result { return make([]store.Result, len(batches)) }
 
-// outcome describes a settled item.
+// outcome describes the outcome of an item.
 func outcome(i *commit.Item) string {
 	var conflict *store.ConflictError
 	switch {
@@ -92,7 +92,7 @@ func TestItemsLeaveInTheOrderInWhichTheyCame(t *testing.T) {
 
 func TestAGroupIsBounded(t *testing.T) {
 	t.Parallel()
-	const half = commit.GroupBytesMax/2 - 1<<10 // and what a record takes beside its payload
+	const half = commit.GroupBytesMax/2 - 1<<10 // minus the size of a record without its payload
 	for _, c := range []struct {
 		name     string
 		payloads []int
@@ -140,9 +140,9 @@ func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name    string
-		results []store.Result // of a group of two of a lane and one of another
+		results []store.Result // results of a group of two items of one lane and one of another
 		err     error
-		want    []string // of those, then of two more of the lane and one of the other
+		want    []string // outcomes of these items, then of two more of the lane and one of the other
 	}{
 		{
 			"a conflict",
@@ -200,7 +200,7 @@ func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
 				t.Errorf("after %s: the batch that expects %d was tried", c.name, b.Expected)
 			}
 		}
-		// A lane is good again after a reset.
+		// A lane can be used again after a reset.
 		lane.Reset()
 		again := item(&lane, 6, 1)
 		q.Add(again)
@@ -260,8 +260,8 @@ func TestAnItemAloneIsSettledLikeAGroup(t *testing.T) {
 	}
 }
 
-// TestAQueueKeepsItsInvariantsWhateverComes adds, takes and settles at random
-// and holds what comes of it against what the Queue says of itself.
+// TestAQueueKeepsItsInvariantsWhateverComes adds, takes and completes items at random, and
+// compares the results with the invariants of Queue.
 func TestAQueueKeepsItsInvariantsWhateverComes(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
@@ -274,8 +274,8 @@ func TestAQueueKeepsItsInvariantsWhateverComes(t *testing.T) {
 func play(random *rand.Rand) (fault string) {
 	var q commit.Queue
 	lanes := make([]commit.Lane, 4)
-	open := make([][]*commit.Item, len(lanes)) // added and not heard of, by lane
-	failed := make([]bool, len(lanes))         // an item of the lane that is open has failed
+	open := make([][]*commit.Item, len(lanes)) // items by lane that were added and have no outcome yet
+	failed := make([]bool, len(lanes))         // an open item of the lane has failed
 	added, next := 0, 0
 	var batches []*store.Batch
 	hear := func() {
