@@ -2,7 +2,8 @@ package actor
 
 import "reflect"
 
-// Abilities of a behavior that matter at the beginning and the end of each actor.
+// An ability is a set of bits. Each bit is an optional interface that a behavior
+// satisfies, such as [Started].
 type ability uint8
 
 const (
@@ -16,15 +17,15 @@ const (
 	atEnd = canStopping | canStopped | canClose // the hooks of the end of an actor
 )
 
-// A trained is a type of behavior with its abilities.
+// A trained is a type of behavior together with its abilities.
 type trained struct {
 	behavior reflect.Type
 	can      ability
 }
 
-// can returns the abilities of a behavior. Asking for them one by one takes as
-// long as spawning the actor does, so they are kept for each type, and that of
-// the last one where it is found at once.
+// can returns the abilities of a behavior. A type assertion for each ability would take
+// as long as spawning the actor, so can keeps the abilities of each type. The abilities
+// of the type that was asked for last are found without a map.
 func (k *kind[M]) can(b Behavior[M]) ability {
 	t := reflect.TypeOf(b)
 	x := k.last.Load()

@@ -8,87 +8,88 @@ import (
 
 // Flags of an actor.
 const (
-	busy      uint16 = 1 << iota // somebody owns the turn, or it is on its way to somebody
-	signaled                     // Signal is to be called
-	noticed                      // there are notices
-	draining                     // Stop: nothing new is accepted
-	halting                      // StopNow: what is queued is not handled either
-	renewing                     // a fresh behavior is to take over
-	suspended                    // a failure is not decided yet, or the back-off runs
+	busy      uint16 = 1 << iota // a goroutine owns the turn, or the turn is being handed to one
+	signaled                     // the owner must call Signal
+	noticed                      // the family has notices
+	draining                     // Stop was called: the mailbox accepts nothing more
+	halting                      // StopNow was called: queued messages are not handled either
+	renewing                     // the owner must replace the behavior by a fresh one
+	suspended                    // the parent has not decided about a failure, or the back-off runs
 	winding                      // the children are stopping
 	ending                       // Stopping has been called
-	closed                       // the mailbox is emptied for ever
+	closed                       // the mailbox was emptied and stays empty
 	stopped                      // Closed has returned and the name is free
-	leaving                      // it stops by its own wish
+	leaving                      // the actor has called Context.Stop
 
 	refusing = draining | halting | closed
-	urgent   = signaled | noticed | halting | renewing // comes before the next message
+	urgent   = signaled | noticed | halting | renewing // the owner looks at these before the next message
 )
 
 // Traits of an actor, which never change.
 const (
 	blocking uint8 = 1 << iota // InlineNever
-	signals                    // the behavior is Signaled
-	fosters                    // the behavior is ChildStopped
-	internal                   // it lives below the guardian of the system
+	signals                    // the behavior satisfies Signaled
+	fosters                    // the behavior satisfies ChildStopped
+	internal                   // the actor lives below the guardian "system"
 	dropping                   // DropOldest
-	single                     // its chunks are worked through one message at a time
-	sending                    // there is middleware around what it sends
+	single                     // the turn detaches one message at a time
+	sending                    // there is middleware around the messages that the actor sends
 )
 
-// An actor is a behavior with its mailbox. It holds to these rules:
+// An actor is a behavior with its mailbox. These rules hold:
 //
-//  1. The flag busy is the ownership of the turn. Who sets it owns the actor
-//     until he clears it, passes it on (to a worker) or closes the actor. Only
-//     the owner calls the behavior and touches cur's messages.
-//  2. Ownership is taken and given up under mu, and given up only when, in the
-//     same critical section, nothing is queued, urgent or to be stopped. So
-//     whoever leaves something to do in an actor finds it busy, and then the
-//     owner will look again, or finds it idle and becomes the owner: no wake-up
-//     is lost.
+//  1. The flag busy is the ownership of the turn. The goroutine that sets the flag owns
+//     the actor until it clears the flag, passes the ownership on (to a worker) or
+//     closes the actor. Only the owner calls the behavior and touches cur's messages.
+//  2. Ownership is taken and given up under mu, and given up only when, in the same
+//     critical section, nothing is queued, urgent or to be stopped. A goroutine that
+//     leaves work in an actor therefore finds the actor busy, and then the owner looks
+//     again, or finds it idle and becomes the owner. No wake-up is lost.
 //  3. An idle actor has no chunk: head, tail and cur are nil.
-//  4. queued counts the messages in cur (taken ones too) and in the chain from
-//     head (but those dropped from it). The messages that wait are those less
-//     the ones taken from cur. Accepting a message never makes them more than
-//     max; a Terminated and what comes back from a stash go above it.
-//  5. The chain from head is in the order of acceptance, and every message of
-//     cur comes before it. Senders that wait for room come after it.
-//  6. Once one of the refusing flags is set nothing is accepted any more. The
-//     flag closed is set once, by the owner, who keeps the ownership for ever;
-//     what was queued at that moment is the undelivered.
-//  7. While suspended or winding is set nobody runs the actor and busy stays
-//     set. Who clears the flag under mu is the owner: of suspended the timer,
-//     the parent that decides or a StopNow, of winding the last child.
+//  4. queued counts the messages in cur, including the taken ones, and the messages in
+//     the chain from head, without the dropped ones. The number of waiting messages is
+//     queued minus the number taken from cur. Accepting a message never makes that
+//     number larger than max. Only letters put in by force (a Terminated, a timer's
+//     message, a result) and unstashed messages go above max.
+//  5. The chain from head is in the order of acceptance, and every message of cur comes
+//     before it. Messages of senders that wait for room come after the chain.
+//  6. Once one of the refusing flags is set, no message is accepted any more. The owner
+//     sets the flag closed once and then never gives up the ownership. The messages
+//     that are queued when closed is set are the undelivered ones.
+//  7. While suspended or winding is set, no goroutine runs the actor and busy stays
+//     set. The goroutine that clears the flag under mu becomes the owner. The timer,
+//     the deciding parent or a stop clears suspended; the last child clears winding.
 //  8. No goroutine holds the locks of two actors.
 //
-// The steps of a turn are in turn.go, those of the end in life.go. The reasons:
-// one short lock makes the rules above easy to check, and the turn takes it
-// once a chunk, not once a message. A lock that only spins was no faster at
-// telling on two cores, and it wastes one of them while its holder is
-// preempted. A message is kept by value in a chunk that comes from a pool, so
-// sending allocates nothing. A list linked into the actors was rejected for the
-// registry: it costs 32 bytes an actor, a slice of the living costs 16.
+// turn.go lists the steps of a turn, life.go the steps of the end.
+//
+// The reasons: one short lock makes the rules above easy to check, and the turn takes
+// the lock once a chunk, not once a message. A spin lock made Tell no faster on two
+// cores, and wastes a core while its holder is preempted. A chunk keeps messages by
+// value and comes from a pool, so sending allocates nothing. The registry is a slice of
+// the living actors, which costs 16 bytes an actor; a list linked through the actors
+// was rejected because it costs 32.
 type actor[M any] struct {
 	core
 	k        *kind[M]
-	behavior Behavior[M] // the owner's; nil once stopped
+	behavior Behavior[M] // only the owner uses it; nil once stopped
 	head     *chunk[M]
 	tail     *chunk[M]
-	cur      *chunk[M] // what the turn works through
+	cur      *chunk[M] // the chunk that the turn works through
 }
 
-// A core is what of an actor does not depend on its message type.
+// A core holds the fields of an actor that do not depend on its message type.
 type core struct {
 	mu      sync.Mutex
 	flags   uint16
 	traits  uint8
-	shard   uint8 // of the guardian's registry
+	shard   uint8 // the actor's shard of the guardian's registry
 	queued  uint32
 	max     uint32
-	index   uint32 // among its siblings, guarded by the lock of who holds them
-	id      uint64 // among its siblings, set before it is known to anybody
+	index   uint32 // place among its siblings, guarded by the lock of the list that holds them
+	id      uint64 // number among its siblings, set before other goroutines can reach the actor
 	handled uint64
-	ext     *extension // what few actors need
+	ext     *extension // fields that few actors need; nil in most
 }
 
 // A node is an actor without its message type.
@@ -96,38 +97,41 @@ type node interface {
 	runnable
 	base() *core
 	system() *System
-	// stop asks the actor to stop and returns children that are to be stopped
-	// now too. With away it never calls the behavior on the calling goroutine.
+	// stop asks the actor to stop and returns the children that the caller must stop
+	// too. If away is true, stop never calls the behavior on the calling goroutine.
 	stop(how uint16, away bool) (kids []node)
 	inspect(i *Info)
-	// order adds a notice for the owner. It returns false if the actor takes none.
+	// order adds a notice for the owner. It returns false if the actor accepts no
+	// notices any more.
 	order(n notice) bool
 }
 
-// An extension holds what an actor may do without. It is allocated on demand.
+// An extension holds the fields that most actors do not need. It is allocated on
+// demand.
 type extension struct {
-	name    string        // set before the actor is known to anybody
-	parent  node          // likewise; nil below a guardian
-	done    chan struct{} // made by the first who waits for the stop
+	name    string        // set before other goroutines can reach the actor
+	parent  node          // set at the same time as name; nil below a guardian
+	done    chan struct{} // made by the first call of wait
 	waiting []waiter
 	family  *family
 	health  *health
 }
 
-// A family is whom an actor has around itself.
+// A family holds an actor's children, its watchers, its notices and its belongings.
 type family struct {
 	children []node
 	names    map[string]node
 	ids      uint64
-	strategy *Strategy // for the children; nil is that of the system
-	tally    tally     // of restarts of all children together
+	strategy *Strategy // the strategy for the children; nil: the strategy of the system
+	tally    tally     // restarts of all children together, see Strategy.All
 	watchers map[node]observer
-	observed uint64 // how many watches of this actor there have been, which is their order
+	observed uint64 // number of watches of this actor so far; numbers the next watch
 	notices  []notice
 	own      *belongings
 }
 
-// A kind holds what the actors of one message type in one system share.
+// A kind holds the pools and tables that all actors of one message type in one system
+// share.
 type kind[M any] struct {
 	sys      *System
 	chunks   sync.Pool
@@ -147,7 +151,7 @@ func (c *core) base() *core { return c }
 
 func (a *actor[M]) system() *System { return a.k.sys }
 
-// extra returns the extension, making it if need be. It is called under the lock.
+// extra returns the extension and allocates it if necessary. The caller holds the lock.
 func (c *core) extra() *extension {
 	if c.ext == nil {
 		c.ext = new(extension)
@@ -155,7 +159,7 @@ func (c *core) extra() *extension {
 	return c.ext
 }
 
-// kin returns the family, making it if need be. It is called under the lock.
+// kin returns the family and allocates it if necessary. The caller holds the lock.
 func (c *core) kin() *family {
 	x := c.extra()
 	if x.family == nil {
@@ -164,7 +168,7 @@ func (c *core) kin() *family {
 	return x.family
 }
 
-// children returns a copy of the list of children. It is called under the lock.
+// children returns a copy of the list of children. The caller holds the lock.
 func (c *core) children() []node {
 	if c.ext == nil || c.ext.family == nil {
 		return nil
@@ -172,13 +176,13 @@ func (c *core) children() []node {
 	return append([]node(nil), c.ext.family.children...)
 }
 
-// hasChildren is called under the lock.
+// hasChildren reports whether the actor has living children. The caller holds the lock.
 func (c *core) hasChildren() bool {
 	return c.ext != nil && c.ext.family != nil && len(c.ext.family.children) > 0
 }
 
-// origin returns the name and the parent, which is nil for an actor below a
-// guardian. Both are set before the actor is known to anybody.
+// origin returns the name and the parent, which is nil for an actor below a guardian.
+// Both are set before other goroutines can reach the actor.
 func (c *core) origin() (name string, parent node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,10 +202,10 @@ func (c *core) parent() node {
 	return parent
 }
 
-// own makes the caller the owner if the actor is idle and may run on the
-// caller's goroutine, which [actor.inline] must follow. With patience it yields
-// and looks again if the actor is busy with its last message: a turn on another
-// core is often over by then, and to queue means to park and to be woken.
+// own makes the caller the owner if the actor is idle and may run on the caller's
+// goroutine, and a call of [actor.inline] must follow. With patience, own yields and
+// looks a second time if the actor is busy with its last message: a turn on another
+// core is often over by then, and queueing would park the caller and wake it again.
 func (a *actor[M]) own(patience bool) bool {
 	if a.traits&blocking != 0 {
 		return false
@@ -218,8 +222,8 @@ func (a *actor[M]) own(patience bool) bool {
 	return idle
 }
 
-// tryOwn makes the caller the owner of an idle actor. If it is busy, last tells
-// whether nothing is queued behind what it does.
+// tryOwn makes the caller the owner of an idle actor. If the actor is busy, last
+// reports whether the queue behind its current chunk is empty.
 func (a *actor[M]) tryOwn() (idle, last bool) {
 	a.mu.Lock()
 	if a.flags&refusing == 0 {
@@ -233,7 +237,7 @@ func (a *actor[M]) tryOwn() (idle, last bool) {
 	return idle, last
 }
 
-// signal asks for a call of Signal. An idle actor is started.
+// signal requests a call of the behavior's Signal method, and starts an idle actor.
 func (a *actor[M]) signal() {
 	if a.traits&signals == 0 {
 		return
@@ -246,8 +250,8 @@ func (a *actor[M]) signal() {
 	a.press(signaled)
 }
 
-// press sets urgent flags and starts an idle actor. It is called under the
-// lock and releases it.
+// press sets urgent flags and starts an idle actor. The caller holds the lock; press
+// releases it.
 func (a *actor[M]) press(flags uint16) {
 	idle := a.flags&busy == 0
 	a.flags |= busy | flags

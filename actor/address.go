@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// An Address is an actor without its message type, for tools and logs. It is a
-// small value, comparable with ==, and may be used by any goroutine. The zero
-// Address is that of an actor that has stopped, and has no path.
+// An Address is an actor without its message type, for tools and logs. It is a small
+// value, comparable with ==, and may be used by any goroutine. The zero Address behaves
+// like the address of a stopped actor, and has no path.
 type Address struct{ n node }
 
 // Address returns the address of the actor.
@@ -25,13 +25,15 @@ func nodeOf[M any](r Ref[M]) node {
 	return r.a
 }
 
-// RefOf returns the ref of the actor at an address, if M is its message type.
+// RefOf returns the ref of the actor at an address. It returns false if M is not the
+// actor's message type.
 func RefOf[M any](a Address) (Ref[M], bool) {
 	x, ok := a.n.(*actor[M])
 	return Ref[M]{x}, ok
 }
 
-// Lookup returns the living actor with a path, such as "/user/library/book-7".
+// Lookup returns the living actor with a path, such as "/user/library/book-7". It
+// returns false if there is none.
 func (s *System) Lookup(path string) (Address, bool) {
 	names := strings.Split(path, "/")
 	if len(names) < 3 || names[0] != "" {
@@ -53,7 +55,8 @@ func (s *System) Lookup(path string) (Address, bool) {
 	return Address{n}, n != nil
 }
 
-// child returns the child with a name, or with the number that stands for one.
+// child returns the child with a name. A name such as "$7" is the number of an
+// anonymous child.
 func (c *core) child(name string) node {
 	c.mu.Lock()
 	if c.ext == nil || c.ext.family == nil {
@@ -77,9 +80,9 @@ func (a Address) Name() string {
 	return a.n.base().name()
 }
 
-// Path returns the names of the guardian, the ancestors and the actor, each
-// after a slash. It is unique among the living actors of a system. In it a
-// number after "$" stands for the name of an anonymous actor.
+// Path returns the names of the guardian, the ancestors and the actor, each after a
+// slash. It is unique among the living actors of a system. An anonymous actor has a
+// number after "$" in place of a name, such as "/user/$7".
 func (a Address) Path() string {
 	if a.n == nil {
 		return ""
@@ -132,21 +135,21 @@ func addresses(ns []node) []Address {
 	return as
 }
 
-// Stop is [Ref.Stop].
+// Stop stops the actor as [Ref.Stop] does.
 func (a Address) Stop() {
 	if a.n != nil {
 		stop(a.n, draining)
 	}
 }
 
-// StopNow is [Ref.StopNow].
+// StopNow stops the actor as [Ref.StopNow] does.
 func (a Address) StopNow() {
 	if a.n != nil {
 		stop(a.n, halting)
 	}
 }
 
-// Wait is [Ref.Wait].
+// Wait waits for the end of the actor as [Ref.Wait] does.
 func (a Address) Wait(ctx context.Context) error {
 	if a.n == nil {
 		return nil
@@ -159,11 +162,11 @@ type Condition uint8
 
 // The conditions of an actor.
 const (
-	Idle         Condition = iota // it waits for messages
-	Busy                          // it handles a message, or is about to
-	Suspended                     // it waits for a restart, or for the decision of its parent
-	ShuttingDown                  // it is to stop, or waits for its children to do so
-	Gone                          // it has stopped
+	Idle         Condition = iota // the actor waits for messages
+	Busy                          // the actor handles a message, or is about to
+	Suspended                     // the actor waits for a restart, or for the decision of its parent
+	ShuttingDown                  // the actor was asked to stop, or waits for its children to stop
+	Gone                          // the actor has stopped
 )
 
 // String returns the name of the condition.
@@ -183,21 +186,21 @@ func (c Condition) String() string {
 	return fmt.Sprintf("condition %d", uint8(c))
 }
 
-// An Info is what a tool may want to know of an actor.
+// An Info describes one actor for a tool, such as a page of a debug server.
 type Info struct {
 	Actor      Address
 	Path       string
-	Message    reflect.Type // of the messages that the actor understands
+	Message    reflect.Type // type of the messages that the actor handles
 	Condition  Condition
-	Mailbox    int // how many messages wait
+	Mailbox    int // number of waiting messages
 	MailboxMax int
-	Handled    uint64 // messages, from the start
+	Handled    uint64 // number of messages handled since the actor was spawned
 	Restarts   uint64
 	LastError  error // the last failure, or nil
 	Children   int
 }
 
-// Info returns what is known of the actor at this moment.
+// Info describes the actor at the time of the call.
 func (a Address) Info() Info {
 	if a.n == nil {
 		return Info{Condition: Gone}
@@ -207,7 +210,7 @@ func (a Address) Info() Info {
 	return i
 }
 
-// inspect fills in what is guarded by the lock.
+// inspect fills in the fields that the lock guards.
 func (a *actor[M]) inspect(i *Info) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -234,9 +237,8 @@ func (a *actor[M]) inspect(i *Info) {
 	}
 }
 
-// Walk goes through the living actors, each before its children, and yields
-// what is known of each when its turn comes. It takes a copy of one list of
-// siblings at a time.
+// Walk yields an [Info] of every living actor, each before its children. An Info is as
+// of the time at which it is yielded. Walk copies one list of siblings at a time.
 func (s *System) Walk() iter.Seq[Info] {
 	return func(yield func(Info) bool) {
 		for _, g := range []*guardian{&s.user, &s.system} {
@@ -247,8 +249,8 @@ func (s *System) Walk() iter.Seq[Info] {
 	}
 }
 
-// walk keeps the lists of siblings that it is inside of, so that a long chain of
-// parents and children needs no stack.
+// walk keeps its own list of open sibling lists instead of calling itself, so a long
+// chain of parents and children needs no deep stack.
 func walk(siblings []Address, yield func(Info) bool) bool {
 	inside := [][]Address{siblings}
 	for len(inside) > 0 {

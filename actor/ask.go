@@ -7,23 +7,22 @@ import (
 	"sync"
 )
 
-// Ask sends the message that message builds around a [Reply] and returns the
-// answer. If the actor is idle, its turn runs on the calling goroutine, under
-// the conditions of [Ref.Run]; then ctx is not looked at until the behavior
-// returns. Otherwise Ask waits for the answer or for ctx, whichever comes first.
-// No answer that comes later reaches another Ask. After warm-up Ask allocates
-// nothing but what message does.
+// Ask sends the message that message builds around a [Reply] and returns the answer. If
+// the actor is idle, its turn runs on the calling goroutine, under the conditions of
+// [Ref.Run]; then Ask does not look at ctx until the behavior returns. Otherwise Ask
+// waits for the answer or for ctx, whichever comes first. An answer that comes too late
+// is dropped; it never reaches another Ask. Once its pools are filled, Ask itself
+// allocates nothing; the function message may.
 //
-// The error matches [ErrMailboxFull] or [ErrStopped] if the message was not
-// accepted, ErrStopped if the actor stopped before it handled the message,
-// [ErrFailed] if the behavior failed at it, [ErrNoReply] if the behavior neither
-// answered nor kept the reply, and the error of ctx if that ended first: then
-// the message may still be handled. An error given to [Reply.Fail] is returned
-// as it is.
+// The error matches [ErrMailboxFull] or [ErrStopped] if the message was not accepted,
+// ErrStopped if the actor stopped before it handled the message, [ErrFailed] if the
+// behavior failed while it handled the message, [ErrNoReply] if the behavior neither
+// answered nor kept the reply, and the error of ctx if ctx ended first: then the
+// message may still be handled. Ask returns an error given to [Reply.Fail] unchanged.
 //
-// An actor that asks itself, or one that is waiting for it, waits in vain
-// until ctx ends. Inside of a turn [AskFrom] notices that, and [AskThen] does not
-// wait at all.
+// An actor that asks itself, or asks an actor that is waiting for it, waits in vain
+// until ctx ends. Inside a turn, [AskFrom] notices such a circle, and [AskThen] does
+// not wait at all.
 func Ask[R, M any](ctx context.Context, to Ref[M], message func(Reply[R]) M) (R, error) {
 	var none R
 	a := to.a
@@ -53,12 +52,12 @@ func Ask[R, M any](ctx context.Context, to Ref[M], message func(Reply[R]) M) (R,
 	return s.await(ctx, pool)
 }
 
-// A Reply is the right to answer one [Ask]. It is a value that may be copied
-// and used by any goroutine; the first answer counts and later ones are ignored.
-// The zero Reply is usable and answers nobody.
+// A Reply is the right to answer one [Ask]. It is a value that may be copied and used
+// by any goroutine; the first answer counts and later ones are ignored. The zero Reply
+// is usable: an answer to it is ignored.
 //
-// A behavior answers before Receive returns. To answer later, or to leave the
-// answer to somebody else, it calls [Reply.Keep] first.
+// A behavior answers before Receive returns. To answer later, or to let another actor
+// answer, it calls [Reply.Keep] first.
 type Reply[R any] struct {
 	s   *slot[R]
 	gen uint64
@@ -81,8 +80,8 @@ func (r Reply[R]) Send(v R) {
 	}
 }
 
-// Fail answers with an error. For a nil error that is one that matches
-// [ErrInvalid]: an asker never takes a failure for an answer.
+// Fail answers with an error. A nil err is replaced by an error that matches
+// [ErrInvalid], so an asker never mistakes a failure for an answer.
 func (r Reply[R]) Fail(err error) {
 	if err == nil {
 		err = fmt.Errorf("%w: Reply.Fail was called with a nil error", ErrInvalid)
@@ -92,10 +91,10 @@ func (r Reply[R]) Fail(err error) {
 	}
 }
 
-// Keep promises an answer after Receive, or [Closed], has returned. From then
-// on the package does not know who is to give it: whoever keeps a reply answers
-// it in every case, in Closed at the latest, or the asker waits until its
-// context ends. Keep returns r.
+// Keep promises an answer after Receive, or [Closed], has returned. From then on the
+// package does not answer for the behavior: the code that keeps a reply must answer it
+// in every case, in Closed at the latest. Otherwise the asker waits until its context
+// ends. Keep returns r.
 func (r Reply[R]) Keep() Reply[R] {
 	if r.s != nil {
 		r.s.mu.Lock()
@@ -107,12 +106,12 @@ func (r Reply[R]) Keep() Reply[R] {
 	return r
 }
 
-// A slot is where an answer meets its asker. It is pooled. The asker raises the
-// generation before giving it back, so a Reply of the past finds another
+// A slot carries one answer to its asker. Slots are pooled. The asker raises the
+// generation before it returns the slot to the pool, so an old Reply finds another
 // generation and does nothing.
 //
-// The channel carries at most one token, only for an asker that is parked, and
-// is empty whenever the slot is in the pool.
+// The channel carries at most one token, and only to a parked asker. It is empty
+// whenever the slot is in the pool.
 type slot[R any] struct {
 	slotHead
 	v R
@@ -124,16 +123,16 @@ type slotHead struct {
 	done   bool // answered: v and err are set
 	kept   bool
 	parked bool
-	moved  bool   // handed on, or put aside
-	gen    uint64 // changed by the asker only
+	moved  bool   // the message was forwarded or stashed
+	gen    uint64 // only the asker changes it
 	err    error
 	token  chan struct{} // made when an asker parks for the first time
-	then   func()        // of [AskThen]: runs once the answer is there
-	late   any           // a late[M]: the slot belongs to a message that is made when its turn comes
+	then   func()        // set by [AskThen]: called once the answer is there
+	late   any           // a late[M]: the slot belongs to a message that is made only when the actor handles it
 }
 
-// slotsOf returns the pool of slots for answers of type R. It belongs to the
-// system because a channel must stay in the bubble that made it.
+// slotsOf returns the pool of slots for answers of type R. The pool belongs to the
+// system because a channel must stay in the testing/synctest bubble that made it.
 func slotsOf[R any](s *System) *sync.Pool {
 	t := reflect.TypeFor[R]()
 	p, ok := s.slots.Load(t)
@@ -143,8 +142,8 @@ func slotsOf[R any](s *System) *sync.Pool {
 	return p.(*sync.Pool)
 }
 
-// finish marks the slot as answered. It is called under the lock, and returns what
-// is to be called without it.
+// finish marks the slot as answered. The caller holds the lock, and calls the returned
+// function, if there is one, after it has released the lock.
 func (s *slotHead) finish(err error) (then func()) {
 	s.done, s.err = true, err
 	if s.parked {
@@ -153,7 +152,7 @@ func (s *slotHead) finish(err error) (then func()) {
 	return s.then
 }
 
-// drop answers with err if nobody has answered or promised to.
+// drop answers with err, unless there is an answer already or Keep has promised one.
 func (s *slotHead) drop(gen uint64, err error) {
 	var then func()
 	s.mu.Lock()
@@ -166,7 +165,7 @@ func (s *slotHead) drop(gen uint64, err error) {
 	}
 }
 
-// close answers with err if nobody has answered.
+// close answers with err, unless there is an answer already.
 func (s *slotHead) close(gen uint64, err error) {
 	var then func()
 	s.mu.Lock()
@@ -192,10 +191,10 @@ func (s *slot[R]) await(ctx context.Context, pool *sync.Pool) (R, error) {
 		case <-s.token:
 			s.mu.Lock()
 		case <-ctx.Done():
-			err := fmt.Errorf("ask: %w", ctx.Err()) // a context is the caller's code: not under the lock
+			err := fmt.Errorf("ask: %w", ctx.Err()) // ctx.Err is the caller's code, so it is called without the lock
 			s.mu.Lock()
 			if s.done {
-				<-s.token // the answer came with the end of ctx, and counts
+				<-s.token // the answer came at the same time as the end of ctx, and counts
 			} else {
 				s.err = err
 			}

@@ -11,7 +11,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A request is a message with room for an answer.
+// A request is a message that carries the reply for its answer.
 type request struct {
 	n     int
 	reply actor.Reply[int]
@@ -21,7 +21,7 @@ func asking(n int) func(actor.Reply[int]) request {
 	return func(r actor.Reply[int]) request { return request{n, r} }
 }
 
-// A server handles requests with a function.
+// A server is a behavior that handles each request with a function.
 type server = actor.Func[request]
 
 func TestAskReturnsItsOwnAnswer(t *testing.T) {

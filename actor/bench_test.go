@@ -17,10 +17,10 @@ import (
 //
 //	go test -run '^$' -bench . ./actor
 //
-// One operation is one message handled (tell), one answer (ask), one message of
-// either side (ping-pong), or one actor (spawn).
+// One operation is one handled message (tell), one answer (ask), one message of either
+// side (ping-pong), or one actor (spawn).
 
-// counter counts messages of eight bytes and tells when it has seen them all.
+// counter counts messages of eight bytes and signals when it has seen all of them.
 type counter struct {
 	n, want uint64
 	done    chan struct{}
@@ -66,8 +66,8 @@ func benchmarkTell(b *testing.B, senders, receivers int) {
 	shutdown(b, s)
 }
 
-// These benchmarks spread b.N over goroutines, so they loop over b.N and not
-// with b.Loop, which counts on one goroutine.
+// These benchmarks spread b.N over goroutines, so they loop over b.N and not with
+// b.Loop, which works on one goroutine only.
 
 func BenchmarkTell(b *testing.B) {
 	for _, n := range []struct{ senders, receivers int }{{1, 1}, {4, 1}, {4, 1000}} {
@@ -123,7 +123,8 @@ func BenchmarkAsk(b *testing.B) {
 	b.Run("64-1000 never inline", func(b *testing.B) { benchmarkAsk(b, 64, 1000, actor.InlineNever()) })
 }
 
-// A ball is hit back and forth until it is worn out.
+// A ball is a message that two actors send to each other until its count of hits is
+// used up.
 type ball struct {
 	left int
 	from actor.Ref[ball]
@@ -221,7 +222,7 @@ func shutdown(t testing.TB, s *actor.System) {
 	}
 }
 
-// BenchmarkTellRandom sends from 20 goroutines to 2,000 actors at random.
+// BenchmarkTellRandom sends from 20 goroutines to actors chosen at random out of 2,000.
 func BenchmarkTellRandom(b *testing.B) {
 	b.ReportAllocs()
 	const senders, receivers = 20, 2000
@@ -252,8 +253,7 @@ func BenchmarkTellRandom(b *testing.B) {
 	shutdown(b, s)
 }
 
-// A skynet node spawns ten children down to the leaves, and adds up what they
-// answer.
+// A skynet node spawns ten children, down to the leaves, and adds up their answers.
 type skynet struct {
 	parent actor.Ref[int]
 	out    chan<- int
@@ -261,7 +261,7 @@ type skynet struct {
 	left   int
 }
 
-// skynetSize is how many leaves there are.
+// skynetSize is the number of leaves.
 const skynetSize = 10_000
 
 func (n *skynet) Receive(c *actor.Context[int], m int) {
@@ -297,7 +297,7 @@ func (n *skynet) answer(c *actor.Context[int], sum int) {
 	}
 }
 
-// One operation is a tree of 11,111 actors, spawned, counted and stopped.
+// One operation spawns, counts and stops a tree of 11,111 actors.
 func BenchmarkSkynet(b *testing.B) {
 	b.ReportAllocs()
 	s := actor.NewSystem(actor.Config{})
@@ -318,7 +318,7 @@ func BenchmarkSkynet(b *testing.B) {
 	shutdown(b, s)
 }
 
-// One operation is a failure and the restart after it.
+// One operation is one failure with the restart that follows it.
 func BenchmarkRestart(b *testing.B) {
 	b.ReportAllocs()
 	s := actor.NewSystem(actor.Config{Supervision: actor.Strategy{RestartsMax: actor.RestartsMaxMax, Within: 1}})
@@ -352,7 +352,8 @@ func BenchmarkMiddleware(b *testing.B) {
 	shutdown(b, s)
 }
 
-// BenchmarkPublish is an event for one subscriber that reads along.
+// BenchmarkPublish publishes events for one subscriber, which reads them at the same
+// time.
 func BenchmarkPublish(b *testing.B) {
 	b.ReportAllocs()
 	s := actor.NewSystem(actor.Config{})

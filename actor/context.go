@@ -1,31 +1,32 @@
 package actor
 
-// A Context is a behavior's view of the actor that it runs in. It is valid
-// during the call that it was handed to and on the goroutine of that call.
-// It is a [Parent]: what is spawned with it is a child of the actor.
+// A Context is a behavior's view of the actor that it runs in. A Context is valid only
+// during the call that it was passed to and on the goroutine of that call. A Context is
+// a [Parent]: actors spawned with it are children of its actor.
 type Context[M any] struct {
 	a *actor[M]
 	w *worker // nil on a caller's goroutine
-	// calling says what the behavior is doing, so that leaving it by a panic or
-	// an exit can be told from returning.
+	// calling says which call of the behavior is running. If it is not atRest in a
+	// deferred function, the call has not returned: it has panicked or has ended the
+	// goroutine.
 	calling call
-	failure *Failure  // the last one
-	over    bool      // the turn has come to the end of the actor, see conclude
-	streak  uint8     // signals and notices since the last message, see givesWay
-	asks    *slotHead // who waits for the answer to a message that is in no chunk
+	failure *Failure  // the last failure of this turn
+	over    bool      // the owner must end the actor, see conclude
+	streak  uint8     // number of signals and notices since the last message, see givesWay
+	asks    *slotHead // the slot of the asker, for a message that is in no chunk
 }
 
-// A call says what a behavior is doing.
+// A call says which method of the behavior is running.
 type call uint8
 
 const (
 	atRest    call = iota
 	inMessage      // Receive, with a message of the current chunk
-	inWakeup       // anything else
+	inWakeup       // any other method
 )
 
-// Self returns the ref of the actor itself. It is the zero Ref after the
-// context has become invalid.
+// Self returns the ref of the actor itself. Self returns the zero Ref once the context
+// is no longer valid.
 func (c *Context[M]) Self() Ref[M] { return Ref[M]{c.a} }
 
 // Inline reports whether the behavior runs on the goroutine that has called
@@ -35,8 +36,8 @@ func (c *Context[M]) Inline() bool { return c.w == nil }
 // System returns the system that the actor lives in.
 func (c *Context[M]) System() *System { return c.a.k.sys }
 
-// Stop is [Ref.Stop] on the actor itself: what its mailbox has accepted is
-// still handled, then it stops. From now on it can spawn nothing.
+// Stop stops the actor itself as [Ref.Stop] does: the actor handles the messages that
+// its mailbox has accepted, then it stops. After this call it cannot spawn children.
 func (c *Context[M]) Stop() {
 	if c.a == nil {
 		return
@@ -47,13 +48,11 @@ func (c *Context[M]) Stop() {
 	c.Self().Stop()
 }
 
-// Fail ends the handling of the message: it does not return. It is how a
-// behavior reports an error that its supervision is to decide about, and the
-// same as a panic with err.
+// Fail ends the handling of the message and does not return; it panics with err. A
+// behavior calls it to report an error about which its supervision decides.
 func (c *Context[M]) Fail(err error) { panic(err) }
 
-// Unhandled reports that the behavior does nothing about m, with the event
-// [Unhandled].
+// Unhandled publishes the event [Unhandled], which says that the behavior ignored m.
 func (c *Context[M]) Unhandled(m M) {
 	if s := c.a.k.sys; s.heard() {
 		s.Publish(Unhandled{Actor: Address{c.a}, Message: m})
@@ -63,12 +62,12 @@ func (c *Context[M]) Unhandled(m M) {
 // Children returns the addresses of the children, in no particular order.
 func (c *Context[M]) Children() []Address { return Address{c.a}.Children() }
 
-// Tell is [Ref.Tell] from inside a turn, and cheaper: if the receiver is idle
-// it may run next on the same goroutine, after the message that is being
-// handled and a few more. It does not wait longer than about two milliseconds
-// for that, even if the sender blocks. One receiver at a time waits in this
-// way; for others a goroutine is started as by Ref.Tell. Middleware around
-// sending sees what is sent by Tell and [Forward], and nothing else.
+// Tell is a cheaper [Ref.Tell] for use inside a turn: an idle receiver may run next on
+// the same goroutine, after the message that is being handled and a few more. The
+// receiver waits at most about two milliseconds for that, even if the sender blocks.
+// One receiver at a time waits like this; for others Tell starts a goroutine, as
+// Ref.Tell does. Middleware around sending sees only the messages sent by Tell and
+// [Forward].
 func Tell[M, N any](c *Context[M], to Ref[N], m N) error {
 	a := to.a
 	if a == nil || c.a.traits&sending != 0 {
@@ -84,10 +83,10 @@ func Tell[M, N any](c *Context[M], to Ref[N], m N) error {
 	return err
 }
 
-// Forward is [Tell] that also hands on who waits for the answer to the message
-// that is being handled: the asker waits for the receiver of m, and its Ask ends
-// as if it had asked that. So m is to hold the same [Reply]. If Forward returns
-// an error, nothing is handed on. A second Forward is a Tell.
+// Forward is a [Tell] that also passes on the asker of the message that is being
+// handled: the asker then waits for the receiver of m, and its Ask ends as if it had
+// asked the receiver. Therefore m must hold the same [Reply]. If Forward returns an
+// error, the asker was not passed on. A second Forward for the same message is a Tell.
 func Forward[M, N any](c *Context[M], to Ref[N], m N) error {
 	return send(c, to, m, forward[M, N])
 }
@@ -119,11 +118,11 @@ func post[M, N any](c *Context[M], to Ref[N], m N, from asker) error {
 	return err
 }
 
-// takeAsker takes over who waits for the answer to the current message.
+// takeAsker takes the asker away from the current message and returns it.
 func (c *Context[M]) takeAsker() (from asker) {
 	if c.calling != inMessage {
 		if c.asks != nil {
-			from = asker{c.asks, c.asks.gen} // it is the asker's own goroutine
+			from = asker{c.asks, c.asks.gen} // this is the asker's own goroutine, so gen needs no lock
 			c.asks = nil
 		}
 		from.move(true)
@@ -138,8 +137,7 @@ func (c *Context[M]) takeAsker() (from asker) {
 	return from
 }
 
-// move notes whether the answer is to come from somewhere else than the actor that
-// was asked.
+// move records whether the answer comes from another actor than the one that was asked.
 func (f asker) move(moved bool) {
 	if f.slot == nil {
 		return

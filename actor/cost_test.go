@@ -48,7 +48,7 @@ func TestSendingAllocatesNothing(t *testing.T) { //nolint:paralleltest // it mea
 	}
 }
 
-// A beacon tells that it was signaled, if somebody is to be told.
+// A beacon is a behavior that reports each signal on a channel, if it has one.
 type beacon struct{ seen chan struct{} }
 
 func (*beacon) Receive(*actor.Context[int], int) {}
@@ -67,7 +67,7 @@ func TestIdleActorCostsNoGoroutineAndLittleMemory(t *testing.T) { //nolint:paral
 	for _, c := range []struct {
 		name     string
 		named    bool
-		bytesMax uint64 // of the actor, its place in the registry and its name
+		bytesMax uint64 // bound for the actor, its place in the registry and its name
 	}{{"anonymous", false, 120}, {"named", true, 300}} {
 		const n = 100_000
 		s := newSystem(t, actor.Config{})
@@ -102,7 +102,7 @@ func TestIdleActorCostsNoGoroutineAndLittleMemory(t *testing.T) { //nolint:paral
 // heap returns the bytes in use after a collection.
 func heap() uint64 {
 	runtime.GC()
-	runtime.GC() // the first one only moves what pools hold aside
+	runtime.GC() // the first collection only moves the contents of pools to their victim caches
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc

@@ -7,16 +7,18 @@ import (
 	"strings"
 )
 
-// cycleMax bounds how many actors that wait for each other [AskFrom] looks at.
+// cycleMax bounds the length of the chain of waiting actors that [AskFrom] follows.
 const cycleMax = 1024
 
 // ErrCycle is the error of [AskFrom] when actors wait for each other's answers in a
 // circle. It is matched by a [*CycleError].
 var ErrCycle = errors.New("actors wait for each other")
 
-// A CycleError names the actors of a circle. It matches [ErrCycle].
+// A CycleError names the actors that wait for each other in a circle. It matches
+// [ErrCycle].
 type CycleError struct {
-	// Paths begin and end with the actor that has asked last.
+	// Paths are the paths of the actors, each of which asks the next one. The first and
+	// the last path belong to the actor that has asked last.
 	Paths []string
 }
 
@@ -27,19 +29,20 @@ func (e *CycleError) Error() string {
 // Unwrap returns [ErrCycle].
 func (e *CycleError) Unwrap() error { return ErrCycle }
 
-// AskFrom is [Ask] from inside a turn, which the actor of c spends waiting. If
-// the actor asked, or one that it waits for, waits by AskFrom for the actor of c
-// itself, none of them could ever answer: then AskFrom does not send the message
-// and returns a [*CycleError], instead of waiting until ctx ends. (An answer that
-// was promised by [Reply.Keep], or a message that was handed on by [Forward] or put
-// aside by [Context.Stash], is not taken for a part of a circle.)
+// AskFrom is [Ask] from inside a turn of the actor of c, which waits for the answer. If
+// the asked actor, or an actor that it waits for, itself waits by AskFrom for the actor
+// of c, none of them could ever answer: then AskFrom does not send the message and
+// returns a [*CycleError], instead of waiting until ctx ends. (An answer that was
+// promised by [Reply.Keep], and a message that was passed on by [Forward] or put aside
+// by [Context.Stash], are not counted as part of a circle.)
 func AskFrom[R, M, N any](ctx context.Context, c *Context[M], to Ref[N], message func(Reply[R]) N) (R, error) {
 	v, _, err := ask(ctx, &c.a.core, to, message)
 	return v, err
 }
 
-// ask is Ask that knows who asks, if from is not nil, and that reports whether the
-// message was accepted, or else is not to be sent to another actor.
+// ask is Ask with two additions. If from is not nil, it is the asking actor. And
+// accepted reports that the message was accepted, or that sending it to another actor
+// would not help.
 func ask[R, M any](ctx context.Context, from *core, to Ref[M], message func(Reply[R]) M) (v R, accepted bool, err error) {
 	a := to.a
 	if a == nil {
@@ -82,7 +85,7 @@ func ask[R, M any](ctx context.Context, from *core, to Ref[M], message func(Repl
 	return v, true, err
 }
 
-// waitFor notes whom the actor waits for, or that it waits no longer.
+// waitFor records the actor that this one waits for, or nil if it waits no longer.
 func (c *core) waitFor(to node, s *slotHead, gen uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,13 +109,14 @@ func (c *core) waitsFor() node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gen != gen || s.done || s.kept || s.moved {
-		return nil // the answer does not depend on that actor, or is there
+		return nil // the answer does not depend on that actor, or is there already
 	}
 	return to
 }
 
-// cycle returns an error if to waits, over however many others, for from. An actor
-// notes whom it waits for before it looks, so the one that closes a circle sees it.
+// cycle returns an error if to waits for from, directly or over other actors. An actor
+// records its wait before it looks for a circle, so the actor that closes a circle sees
+// it.
 func cycle(from *core, to node) error {
 	path := []node{to}
 	for n := to; n.base() != from; path = append(path, n) {

@@ -5,34 +5,37 @@ import (
 	"fmt"
 )
 
-// What callers branch on.
+// The errors on which callers may branch, by [errors.Is].
 var (
-	// ErrStopped: the actor or the system has stopped or is stopping, and the
+	// ErrStopped means that the actor or the system has stopped or is stopping: the
 	// message was not accepted or will not be handled.
 	ErrStopped = errors.New("actor is stopped")
-	// ErrMailboxFull: the mailbox holds as many messages as it may.
+	// ErrMailboxFull means that the mailbox holds its maximum of messages.
 	ErrMailboxFull = errors.New("mailbox is full")
-	// ErrNoReply: the behavior handled the message of an [Ask] without
+	// ErrNoReply means that the behavior handled the message of an [Ask] without
 	// answering it and without [Reply.Keep].
 	ErrNoReply = errors.New("message was handled without a reply")
-	// ErrFailed: the behavior failed. The error is a [*Failure].
+	// ErrFailed means that the behavior failed. The error is a [*Failure].
 	ErrFailed = errors.New("actor failed")
-	// ErrNameTaken: a living actor has the name. The error is a [*NameError].
+	// ErrNameTaken means that a living actor already has the name. The error is a
+	// [*NameError].
 	ErrNameTaken = errors.New("name is taken")
-	// ErrStashFull: the stash holds as many messages as it may.
+	// ErrStashFull means that the stash holds its maximum of messages.
 	ErrStashFull = errors.New("stash is full")
-	// ErrMissed: events have come faster than they were taken. The error is a
-	// [*MissedError].
+	// ErrMissed means that events came faster than the subscriber read them. The error
+	// is a [*MissedError].
 	ErrMissed = errors.New("events were missed")
-	// ErrUnsubscribed: the subscription was closed and nothing is left in it.
+	// ErrUnsubscribed means that the subscription was closed and all its events were
+	// read.
 	ErrUnsubscribed = errors.New("subscription is closed")
-	// ErrInvalid: an argument breaks a rule; the text says which.
+	// ErrInvalid means that an argument breaks a rule. The text names the argument and
+	// the rule.
 	ErrInvalid = errors.New("invalid")
 )
 
 var errNilBehavior = fmt.Errorf("%w: behavior is nil", ErrInvalid)
 
-// A NameError says which name was taken. It matches [ErrNameTaken].
+// A NameError names the name that was taken. It matches [ErrNameTaken].
 type NameError struct{ Name string }
 
 func (e *NameError) Error() string { return fmt.Sprintf("spawn %q: name is taken", e.Name) }

@@ -7,19 +7,20 @@ import (
 	"log/slog"
 )
 
-// An Event is something that has happened to an actor, or to a message. Events
-// of the package itself are [StartedEvent], [StoppedEvent], [RestartedEvent],
-// [FailedEvent], [DeadLetter], [MailboxFull] and [Unhandled]. They are made only
-// while somebody subscribes.
+// An Event says that something has happened to an actor or to a message. The package
+// itself publishes [StartedEvent], [StoppedEvent], [RestartedEvent], [FailedEvent],
+// [DeadLetter], [MailboxFull] and [Unhandled]. It makes events only while there are
+// subscribers.
 type Event interface {
-	// Level is how much the event matters in a log.
+	// Level is the level at which the event is logged.
 	Level() slog.Level
-	// Title is a constant text that says what has happened.
+	// Title is the constant log message of the event, such as "actor started".
 	Title() string
 	slog.LogValuer
 }
 
-// Log logs an event as it wants to be logged.
+// Log logs an event at its level, with its title as the message and its value as the
+// attribute "event".
 func Log(ctx context.Context, l *slog.Logger, e Event) {
 	l.LogAttrs(ctx, e.Level(), e.Title(), slog.Any("event", e)) //nolint:sloglint // each type of event has a constant title
 }
@@ -67,7 +68,7 @@ type RestartedEvent struct {
 	Actor Address
 	// Reason is the failure of the behavior before, or of a sibling.
 	Reason *Failure
-	// Restarts is how many there have been.
+	// Restarts is the number of restarts of the actor, including this one.
 	Restarts uint64
 }
 
@@ -82,8 +83,8 @@ func (e RestartedEvent) LogValue() slog.Value {
 	return logged(e.Actor, slog.String("reason", text(e.Reason)), slog.Uint64("restarts", e.Restarts))
 }
 
-// A FailedEvent says that a behavior has failed, before it is decided what
-// that means.
+// A FailedEvent says that a behavior has failed. It is published before the decision
+// about the failure.
 type FailedEvent struct {
 	Actor   Address
 	Failure *Failure
@@ -95,17 +96,18 @@ func (FailedEvent) Level() slog.Level { return slog.LevelError }
 // Title is "actor failed".
 func (FailedEvent) Title() string { return "actor failed" }
 
-// LogValue returns what the failure returns.
+// LogValue returns the value of the failure.
 func (e FailedEvent) LogValue() slog.Value { return e.Failure.LogValue() }
 
-// A DeadLetter is a message that nobody handles: it was sent to a stopped
-// actor, dropped from a full mailbox, or left in one whose behavior is not
-// [Closed]. What an event of [Listen] pushes out of a mailbox is not told.
+// A DeadLetter is a message that no actor handles: it was sent to a stopped actor,
+// dropped from a full mailbox, or left in the mailbox of an actor whose behavior is not
+// [Closed]. A message that an event of [Listen] pushes out of a mailbox is not
+// published as a DeadLetter.
 type DeadLetter struct {
-	// Actor is whom it was for.
+	// Actor is the receiver of the message.
 	Actor   Address
 	Message any
-	// Reason is [ErrStopped], or [ErrMailboxFull] for one that was dropped.
+	// Reason is [ErrStopped], or [ErrMailboxFull] for a message that was dropped.
 	Reason error
 }
 
@@ -120,8 +122,8 @@ func (e DeadLetter) LogValue() slog.Value {
 	return logged(e.Actor, slog.String("message", fmt.Sprintf("%T", e.Message)), slog.String("reason", text(e.Reason)))
 }
 
-// A MailboxFull says that a message was refused because the mailbox holds its
-// maximum. Its sender knows, by [ErrMailboxFull].
+// A MailboxFull says that a message was refused because the mailbox holds its maximum.
+// The sender got [ErrMailboxFull].
 type MailboxFull struct {
 	Actor   Address
 	Message any
@@ -156,14 +158,15 @@ func (e Unhandled) LogValue() slog.Value {
 	return logged(e.Actor, slog.String("message", fmt.Sprintf("%T", e.Message)))
 }
 
-// text returns the text of an error, whose method may be the user's and may panic.
+// text returns the text of an error. Sprintf recovers a panic of its Error method,
+// which may be the user's code.
 func text(err error) string { return fmt.Sprintf("%v", err) }
 
 func logged(a Address, more ...slog.Attr) slog.Value {
 	return slog.GroupValue(append([]slog.Attr{slog.String("path", a.Path())}, more...)...)
 }
 
-// refused tells of a message that its sender has got back.
+// refused publishes the event of a message that was not accepted.
 func (a *actor[M]) refused(m M, err error) {
 	s := a.k.sys
 	switch {
@@ -175,7 +178,7 @@ func (a *actor[M]) refused(m M, err error) {
 	}
 }
 
-// deadLetters tells of messages that nobody handles.
+// deadLetters publishes messages that no actor handles.
 func deadLetters[M any](a *actor[M], reason error, ms []M) {
 	s := a.k.sys
 	if !s.heard() {

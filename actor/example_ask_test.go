@@ -10,13 +10,13 @@ import (
 
 var errOverdrawn = errors.New("account would be overdrawn")
 
-// A withdrawal is a message with room for an answer.
+// A withdrawal is a message that carries the reply for its answer.
 type withdrawal struct {
 	amount int
 	reply  actor.Reply[int]
 }
 
-// An account needs no lock: one message at a time is handled.
+// An account needs no lock: it handles one message at a time.
 type account struct{ balance int }
 
 func (a *account) Receive(_ *actor.Context[withdrawal], w withdrawal) {
@@ -28,7 +28,8 @@ func (a *account) Receive(_ *actor.Context[withdrawal], w withdrawal) {
 	w.reply.Send(a.balance)
 }
 
-// The answer has the type that the message says, and refusals are errors.
+// The type of the Reply in the message is the type of the answer, and a refusal is an
+// error.
 func ExampleAsk() {
 	ctx := context.Background()
 	s := actor.NewSystem(actor.Config{})

@@ -22,7 +22,7 @@ func openDoor(c *actor.Context[string], m string) {
 	}
 }
 
-// A behavior may let another one handle the messages from now on.
+// A behavior may call Become to make another behavior handle the later messages.
 func ExampleContext_Become() {
 	s := actor.NewSystem(actor.Config{})
 	d, err := actor.Spawn(s, "door", actor.Func[string](door))

@@ -7,7 +7,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A librarian has a clerk of its own for each desk.
+// A librarian spawns a clerk for each desk.
 type librarian struct{}
 
 func (librarian) Receive(c *actor.Context[string], desk string) {

@@ -8,7 +8,8 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A panic fails the message, not the process. Here the actor goes on.
+// A panic fails the message, not the process. Here the actor goes on with the next
+// message.
 func ExampleOnFailure() {
 	ctx := context.Background()
 	s := actor.NewSystem(actor.Config{})

@@ -7,13 +7,14 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A question is for whoever knows the subject.
+// A question names its subject, such as "birds".
 type question struct {
 	subject string
 	reply   actor.Reply[string]
 }
 
-// A desk hands questions on to those who know. The asker waits for them.
+// A desk forwards each question to the actor that knows the subject. The asker then
+// waits for that actor.
 func ExampleForward() {
 	ctx := context.Background()
 	s := actor.NewSystem(actor.Config{})

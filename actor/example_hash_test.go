@@ -7,10 +7,10 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A visit is by somebody.
+// A visit is one page view of one visitor.
 type visit struct{ who, page string }
 
-// A counter sees all visits of a visitor, so it can count them alone.
+// A counter gets all visits of a visitor, so it can count them without the others.
 type visits map[string]int
 
 func (v visits) Receive(_ *actor.Context[visit], m visit) {

@@ -7,7 +7,8 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// An actor is a function with a mailbox. Shutdown lets it handle what it has got.
+// An actor is a function with a mailbox. Shutdown lets it handle the messages that it
+// has accepted.
 func Example() {
 	s := actor.NewSystem(actor.Config{})
 	greeter, err := actor.Spawn(s, "greeter", actor.Func[string](func(_ *actor.Context[string], name string) {

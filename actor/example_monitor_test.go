@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// withoutTime leaves out of a log what changes from run to run.
+// withoutTime drops the attributes that change from run to run.
 func withoutTime(_ []string, a slog.Attr) slog.Attr {
 	if a.Key == slog.TimeKey || a.Key == "stack" {
 		return slog.Attr{}
@@ -44,7 +44,7 @@ func ExampleSubscribe() {
 		if errors.Is(err, actor.ErrUnsubscribed) {
 			break
 		}
-		if err != nil { // perhaps some were missed
+		if err != nil { // events may have been missed
 			logger.Warn("events", "error", err)
 			continue
 		}

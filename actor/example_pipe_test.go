@@ -15,8 +15,8 @@ type caller struct {
 	err   error
 }
 
-// A doorman looks names up without keeping the next visitor waiting. The result
-// comes as a message, and the context of the work ends with the actor.
+// A doorman looks up names on other goroutines, so the next visitor does not wait. The
+// result comes as a message, and the context of the work ends with the actor.
 func ExamplePipe() {
 	lookUp := func(_ context.Context, name string) (bool, error) {
 		if name == "" {

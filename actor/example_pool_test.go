@@ -12,7 +12,8 @@ func printer() actor.Behavior[string] {
 	return actor.Func[string](func(c *actor.Context[string], m string) { fmt.Println(c.Self().Name(), "prints", m) })
 }
 
-// A pool shares the work of one sort of actor. Each message goes to the next one.
+// A pool is a group of actors of the same behavior. Each message goes to the next
+// member.
 func ExampleRoundRobin() {
 	s := actor.NewSystem(actor.Config{})
 	pool, err := actor.SpawnPool(s, "printer", 2, printer)

@@ -10,8 +10,8 @@ import (
 // A bookReturned is an event of the program's own.
 type bookReturned struct{ title string }
 
-// The type of an event is its topic. Whoever listens gets it as a message of
-// its own type, and is told if it was too slow.
+// The type of an event is its topic. A listener gets the event as a message of its own
+// type, and another message if it was too slow and missed events.
 func ExampleListen() {
 	s := actor.NewSystem(actor.Config{})
 	for _, reader := range []string{"ada", "grace"} {

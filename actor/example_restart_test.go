@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A register counts, and loses its paper now and then.
+// A register counts items. It fails when it is out of paper.
 type register struct{ count int }
 
 func (r *register) Receive(c *actor.Context[string], item string) {
@@ -24,8 +24,8 @@ func (*register) Restarted(_ *actor.Context[string], reason *actor.Failure) {
 	fmt.Println("restarted:", reason)
 }
 
-// A restart makes a fresh behavior, keeps what is queued, and is granted a few
-// times only.
+// A restart makes a fresh behavior and keeps the queued messages. The strategy bounds
+// the number of restarts.
 func ExampleSpawnFrom() {
 	s := actor.NewSystem(actor.Config{Supervision: actor.Strategy{
 		RestartsMax: 3,

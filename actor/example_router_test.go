@@ -13,7 +13,7 @@ type square struct {
 	reply actor.Reply[int]
 }
 
-// A router shares work out to a group of actors, and replaces those that stop.
+// A router distributes work over a group of actors, and replaces members that stop.
 func ExampleSpawnRouter() {
 	ctx := context.Background()
 	s := actor.NewSystem(actor.Config{})

@@ -7,14 +7,14 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// An order names who is to hear of it. That is a ref like any other, so the
-// answer has the type that the sender understands.
+// An order carries the ref of the actor that gets the answer. The ref is typed, so the
+// answer has a type that the sender handles.
 type order struct {
 	dish string
 	from actor.Ref[string]
 }
 
-// To be answered without waiting, a sender puts its own ref into the message.
+// A sender that does not wait for the answer puts its own ref into the message.
 func Example_replyToSender() {
 	s := actor.NewSystem(actor.Config{})
 	served := make(chan struct{})

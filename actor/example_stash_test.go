@@ -7,7 +7,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A link keeps what comes before it is connected.
+// A link stashes messages that come before it is connected.
 func link(c *actor.Context[string], m string) {
 	if m != "connected" {
 		if err := c.Stash(m); err != nil {
@@ -19,7 +19,8 @@ func link(c *actor.Context[string], m string) {
 	c.Unstash()
 }
 
-// Messages that come too early are put aside, and handled first when it is time.
+// Messages that come too early are put aside by Stash. After Unstash they are handled
+// first.
 func ExampleContext_Stash() {
 	s := actor.NewSystem(actor.Config{})
 	r, err := actor.Spawn(s, "link", actor.Func[string](link))

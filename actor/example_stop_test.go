@@ -7,7 +7,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A journal writes down its messages and says goodbye.
+// A journal prints its messages, and a last line when it has stopped.
 type journal struct{}
 
 func (journal) Receive(_ *actor.Context[string], line string) { fmt.Println("line:", line) }
@@ -16,7 +16,7 @@ func (journal) Closed(reason error, undelivered []string) {
 	fmt.Println("closed:", reason, undelivered)
 }
 
-// Stop lets the actor handle what it has accepted. Wait waits for the end.
+// Stop lets the actor handle the messages that it has accepted. Wait waits for the end.
 func ExampleRef_Stop() {
 	ctx := context.Background()
 	s := actor.NewSystem(actor.Config{})

@@ -8,7 +8,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// An actor that has had nothing to do for a while may stop.
+// An actor that has had nothing to do for a while may stop itself.
 func ExampleContext_ReceiveTimeout() {
 	ctx := context.Background()
 	s := actor.NewSystem(actor.Config{})

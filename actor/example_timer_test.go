@@ -8,8 +8,8 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A timer is a message for later, to the actor itself or to any other. It can
-// be stopped.
+// A timer sends a message later, to the actor itself or to another one. It can be
+// stopped.
 func ExampleRef_TellEvery() {
 	s := actor.NewSystem(actor.Config{})
 	done := make(chan struct{})
@@ -21,7 +21,7 @@ func ExampleRef_TellEvery() {
 			every = c.Self().TellEvery(5*time.Millisecond, "tick")
 		case "tick":
 			if ticks++; ticks > 3 {
-				return // it was on its way when the timer was stopped
+				return // this tick was in the mailbox when the timer was stopped
 			}
 			fmt.Println(m, ticks)
 			if ticks == 3 {

@@ -7,7 +7,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A tool can look at every actor.
+// A tool can list every actor.
 func ExampleSystem_Walk() {
 	ctx := context.Background()
 	s := actor.NewSystem(actor.Config{})

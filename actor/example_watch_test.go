@@ -8,7 +8,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A watcher gets a message when another actor has stopped, for whatever reason.
+// A watcher gets a message when another actor has stopped, for any reason.
 func ExampleWatch() {
 	ctx := context.Background()
 	s := actor.NewSystem(actor.Config{})

@@ -13,20 +13,21 @@ import (
 type Directive uint8
 
 const (
-	// Stop ends the actor: what is queued is undelivered. It is the default.
+	// Stop ends the actor: its queued messages are undelivered. Stop is the zero
+	// Directive.
 	Stop Directive = iota
 	// Resume goes on with the next message and the behavior as it is. The
 	// message that failed is not handled again.
 	Resume
 	// Restart stops the children and goes on with the next message and a fresh
-	// behavior, which [SpawnFrom] knows how to make. What is queued is kept, the
-	// message that failed is not handled again. For an actor of [Spawn], and if
-	// the [Strategy] grants no more restarts, it is the same as Stop.
+	// behavior, made by the function given to [SpawnFrom]. The queued messages are
+	// kept; the message that failed is not handled again. Restart is the same as Stop
+	// for an actor of [Spawn], and if the [Strategy] grants no more restarts.
 	Restart
-	// Escalate makes it a failure of the parent, whose own supervision decides.
-	// The actor waits for that: if the parent resumes, so does the actor, in any
-	// other case it is stopped with the parent's other children. Below a guardian
-	// it is the same as Stop.
+	// Escalate makes the failure a failure of the parent, whose own supervision
+	// decides. The actor waits for the decision: if the parent resumes, so does the
+	// actor; in any other case it is stopped with the parent's other children. Below a
+	// guardian, Escalate is the same as Stop.
 	Escalate
 )
 
@@ -45,23 +46,23 @@ func (d Directive) String() string {
 	return fmt.Sprintf("directive %d", uint8(d))
 }
 
-// A Failure is a panic in a behavior, or its end by [runtime.Goexit]. It is an
-// error that matches [ErrFailed], and the value of the panic if that is an error.
+// A Failure is a panic in a behavior, or its end by [runtime.Goexit]. A Failure is an
+// error. It matches [ErrFailed], and also the value of the panic if that is an error.
 type Failure struct {
 	// Actor is the name of the actor, empty for an anonymous one.
 	Actor string
 	// Path is the whole path of the actor.
 	Path string
-	// Value is that of the panic, or the error of [Context.Fail]; nil for Goexit.
-	// If a child has escalated, it is the child's *Failure.
+	// Value is the value of the panic, or the error of [Context.Fail]; nil for Goexit.
+	// If a child has escalated, Value is the child's *Failure.
 	Value any
 	// Goexit is true if the behavior has called runtime.Goexit.
 	Goexit bool
-	// Stack is that of the goroutine at the failure, as [debug.Stack] formats it.
+	// Stack is the stack of the goroutine at the failure, as [debug.Stack] formats it.
 	Stack []byte
 
 	resumed bool
-	child   node // that has escalated
+	child   node // the child that has escalated
 }
 
 func newFailure(n node, value any) *Failure {
@@ -93,7 +94,7 @@ func (f *Failure) Unwrap() []error {
 	return []error{ErrFailed}
 }
 
-// LogValue returns what is worth logging about a failure.
+// LogValue returns the actor, its path, the value, goexit and the stack, as a group.
 func (f *Failure) LogValue() slog.Value {
 	return slog.GroupValue(
 		slog.String("actor", f.Actor),
@@ -104,9 +105,9 @@ func (f *Failure) LogValue() slog.Value {
 	)
 }
 
-// errUndelivered is the answer to the ask of a message that is not handled. Its
-// text is made when it is asked for: it may hold that of a value of the user,
-// whose methods are not to be called while an actor comes to its end.
+// errUndelivered is the answer to an ask whose message is not handled. Error builds its
+// text when it is called, and not earlier, because the text may need an Error or String
+// method of the user. Such a method must not run while an actor ends.
 type errUndelivered struct{ reason error }
 
 func (e *errUndelivered) Error() string {
@@ -123,18 +124,19 @@ func (e *errUndelivered) Unwrap() []error {
 	return []error{ErrStopped, e.reason}
 }
 
-// contain is deferred around every call of a behavior. If the call has not
-// returned, it does what the actor's supervision says. After Goexit this
-// goroutine cannot go on, so an actor that resumes gets another.
+// contain is deferred around every call of a behavior. If the call has not returned,
+// contain carries out the decision of the actor's supervision. After Goexit this
+// goroutine cannot go on, so an actor that resumes gets another one.
 func (a *actor[M]) contain(c *Context[M]) {
 	if c.calling != atRest {
 		a.failed(c, newFailure(a, recover()))
 	}
 }
 
-// failed does what the actor's supervision says about a failure. The logger, the
-// decision and the length of the pause are code of the user: each may panic or end
-// the goroutine; failed then goes on with the decision that it had before the call.
+// failed carries out the decision of the actor's supervision about a failure. The
+// logger, the decision and the length of the pause are code of the user: each may panic
+// or end the goroutine; failed then goes on with the decision as it was before that
+// call.
 func (a *actor[M]) failed(c *Context[M], f *Failure) {
 	c.failure = f
 	was := c.calling
@@ -164,7 +166,7 @@ func (a *actor[M]) failed(c *Context[M], f *Failure) {
 // A verdict is the decision about a failure.
 type verdict struct {
 	then   Directive
-	pause  time.Duration // before a restart
+	pause  time.Duration // length of the pause before a restart
 	shared bool          // the strategy of the parent has decided, so it may concern all children
 	exits  bool          // code of the user has ended the goroutine during the decision
 }
@@ -198,8 +200,8 @@ func (a *actor[M]) goOn(c *Context[M], f *Failure, v verdict) {
 	}
 }
 
-// grant counts a restart and says how long the pause before it is. It says Stop
-// if there are to be no more.
+// grant counts a restart, and sets the verdict to Restart with its pause. The verdict
+// stays Stop if the actor cannot be restarted or the strategy grants no more restarts.
 func (a *actor[M]) grant(v *verdict) {
 	a.mu.Lock()
 	h := a.vitals()
@@ -241,7 +243,8 @@ func (a *actor[M]) grant(v *verdict) {
 	a.try(func() { v.pause = shorten(v.pause, s.Backoff.Random()) })
 }
 
-// together does to the siblings what was decided, if the strategy wants that.
+// together applies the decision to the siblings too, if the strategy of the parent has
+// All.
 func (a *actor[M]) together(parent node, f *Failure, then Directive, pause time.Duration) {
 	if !a.k.sys.strategyOf(parent).All {
 		return
@@ -282,7 +285,8 @@ func (s *System) strategyOf(parent node) *Strategy {
 	return &s.strategy
 }
 
-// directive asks what a failure means. One who fails at that decides to stop.
+// directive asks the actor's own supervision, else the strategy of its parent, for a
+// decision. The decision is Stop if the called function fails.
 func (a *actor[M]) directive(f *Failure) (d Directive, shared bool) {
 	a.mu.Lock()
 	decide := a.ext.health.onFailure
@@ -308,8 +312,8 @@ func (a *actor[M]) directive(f *Failure) (d Directive, shared bool) {
 	return d, shared
 }
 
-// report logs a failure and publishes it. A logger that panics is no reason to
-// end the process.
+// report logs a failure and publishes it. It recovers a panic of the logger, so that
+// the process does not end.
 func (s *System) report(n node, f *Failure) {
 	defer func() { _ = recover() }()
 	if s.heard() {

@@ -20,7 +20,7 @@ type fragile struct {
 	then   actor.Directive
 }
 
-// What a fragile behavior does at a message.
+// The things that a fragile behavior does at a message.
 const (
 	panics = -1 - iota
 	exits

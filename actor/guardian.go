@@ -9,15 +9,15 @@ import (
 	"sync"
 )
 
-// A guardian holds the actors that have no parent among the actors. It is a
-// registry, spread over several locks, and not an actor itself.
+// A guardian is the registry of the actors that have no actor as a parent. It is spread
+// over several locks (shards), and is not an actor itself.
 type guardian struct {
 	sys        *System
 	name       string
-	traits     uint8 // of the actors below it
+	traits     uint8 // traits of the actors below the guardian
 	middleware []Middleware
 	seed       maphash.Seed
-	living     pins // its actors and all their descendants
+	living     pins // counts its actors and all their descendants
 	closing    sync.Once
 	shards     [shardsMax]shard
 }
@@ -39,7 +39,7 @@ func (g *guardian) init(s *System, name string, traits uint8, around []Middlewar
 	g.living.init()
 }
 
-// guardian returns the guardian that an actor with these traits lives below.
+// guardian returns the guardian above an actor with these traits.
 func (s *System) guardian(traits uint8) *guardian {
 	if traits&internal != 0 {
 		return &s.system
@@ -47,7 +47,7 @@ func (s *System) guardian(traits uint8) *guardian {
 	return &s.user
 }
 
-// stopAll closes the registry and stops whom it holds.
+// stopAll closes the registry and stops the actors in it.
 func (g *guardian) stopAll(how uint16) {
 	for i := range g.shards {
 		sh := &g.shards[i]
@@ -60,7 +60,7 @@ func (g *guardian) stopAll(how uint16) {
 	g.closing.Do(g.living.unpin)
 }
 
-// add enters an actor in the registry.
+// add puts an actor in the registry.
 func (g *guardian) add(n node, name string) error {
 	b := n.base()
 	if name == "" {
@@ -87,12 +87,12 @@ func (g *guardian) add(n node, name string) error {
 
 func (g *guardian) shardOf(name string) uint8 {
 	if g.sys.executor != nil {
-		return 0 // one list, in the order of the spawns, which a scheduler of tests repeats
+		return 0 // one list in the order of the spawns, so that runs with a test scheduler are repeatable
 	}
 	return uint8(maphash.String(g.seed, name) % shardsMax)
 }
 
-// anyShard returns a shard for an actor that has no name to choose it by.
+// anyShard returns a random shard, for an actor without a name.
 func (s *System) anyShard() uint8 {
 	if s.executor != nil {
 		return 0 // see shardOf
@@ -109,7 +109,8 @@ func (g *guardian) remove(n node, name string) {
 	sh.members = without(sh.members, n)
 }
 
-// find returns the actor with a name, or with the number that stands for one.
+// find returns the actor with a name. A name such as "$7" is the number of an anonymous
+// actor.
 func (g *guardian) find(name string) node {
 	if id, ok := anonymous(name); ok {
 		sh := &g.shards[id%shardsMax]
@@ -154,9 +155,9 @@ func (c *core) join(n node, name string) error {
 	return nil
 }
 
-// leave takes an actor out of the registry or its family. It returns the parent
-// if that waits for its children and this was the last: the caller owns it. And
-// it returns how often the parent has been restarted.
+// leave takes an actor out of the registry or out of its parent's family. If the parent
+// waits for its children and this was the last one, leave returns the parent, which the
+// caller then owns. It also returns the number of restarts of the parent.
 func (a *actor[M]) leave() (last node, restarts uint64) {
 	name, parent := a.origin()
 	if parent == nil {
@@ -176,7 +177,7 @@ func (a *actor[M]) leave() (last node, restarts uint64) {
 	return parent, p.restarts()
 }
 
-// enter takes a name. It is called under the lock of the names.
+// enter reserves a name. The caller holds the lock that guards the names.
 func enter(n node, name string, names *map[string]node) error {
 	if name == "" {
 		return nil
@@ -191,8 +192,8 @@ func enter(n node, name string, names *map[string]node) error {
 	return nil
 }
 
-// without takes an actor out of a list. The last one takes its place. It is
-// called under the lock of the list.
+// without takes an actor out of a list, and moves the last actor of the list to its
+// place. The caller holds the lock of the list.
 func without(list []node, n node) []node {
 	i, last := n.base().index, len(list)-1
 	list[i] = list[last]
@@ -205,10 +206,11 @@ func without(list []node, n node) []node {
 	return list
 }
 
-// anonymousMark begins what stands for the name of an anonymous actor in a path.
+// anonymousMark precedes the number of an anonymous actor in a path, such as "$7".
 const anonymousMark = "$"
 
-// anonymous returns the number that stands for a name.
+// anonymous returns the number in a name such as "$7". It returns false for any other
+// name.
 func anonymous(name string) (id uint64, ok bool) {
 	if len(name) < 2 || name[:1] != anonymousMark {
 		return 0, false

@@ -9,8 +9,9 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// patience bounds every wait of a test. It is short where a fault is switched
-// on, since then the test is to wait in vain.
+// patience bounds every wait of a test. The bound is much longer than any of these
+// tests takes. It is shorter if ACTOR_BROKEN is set, for runs with a deliberate fault,
+// in which tests wait in vain.
 var patience = func() time.Duration {
 	if os.Getenv("ACTOR_BROKEN") != "" {
 		return 3 * time.Second
@@ -38,9 +39,9 @@ func await[T any](t *testing.T, what string, c <-chan T) T {
 	}
 }
 
-// bubble runs f in a bubble of its own and waits a bounded time for its end. A
-// fault that blocks a goroutine on a mutex stops the clock of the bubble too, so
-// the bound is one outside of it.
+// bubble runs f in a bubble of its own and waits a bounded time for its end. A fault
+// that blocks a goroutine on a mutex also stops the clock of the bubble, so the bound
+// is a timer outside of the bubble.
 func bubble(t *testing.T, what string, f func(t *testing.T)) {
 	t.Helper()
 	done := make(chan struct{})
@@ -61,7 +62,8 @@ func stopped[M any](t *testing.T, r actor.Ref[M]) {
 	}
 }
 
-// A probe hands out what happens to its behavior, and waits where it is told to.
+// A probe is a behavior that sends each of its calls on a channel, and can be made to
+// wait inside of Receive.
 type probe struct {
 	got     chan int
 	gate    chan struct{} // if not nil, a message waits for a value of it
@@ -95,7 +97,7 @@ func (p *probe) Signal(*actor.Context[int]) { p.signals <- struct{}{} }
 
 func (p *probe) Closed(reason error, undelivered []int) { p.closed <- closing{reason, undelivered} }
 
-// tell sends and fails the test if that is refused.
+// tell sends m and fails the test if the actor refuses it.
 func tell[M any](t testing.TB, r actor.Ref[M], m M) {
 	t.Helper()
 	if err := r.Tell(m); err != nil {

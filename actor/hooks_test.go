@@ -17,12 +17,12 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// A hook is a place where the package calls code of its user. Hooks that the
-// package cannot be asked for by name, such as the methods of a logger, have
-// names in lower case.
+// A hook is a place where the package calls code of its user, such as
+// "Behavior.Receive". Hooks without a name in this package, such as the methods of a
+// logger, have names in lower case.
 type hook struct {
 	config func(do func()) actor.Config
-	// trigger makes the package call do at the hook.
+	// trigger makes the package call the function do at the hook.
 	trigger func(h *hooking)
 }
 
@@ -30,7 +30,7 @@ type hook struct {
 type hooking struct {
 	t  *testing.T
 	s  *actor.System
-	do func() // the fault, the first time that it is called
+	do func() // the fault, at the first call
 }
 
 // A hooked behavior calls the fault in one of its methods.
@@ -45,11 +45,11 @@ func (b *hooked) hit(where string) {
 	}
 }
 
-// What a hooked behavior does at a message, besides.
+// The things that a hooked behavior does at a message, in addition.
 const (
 	hookNothing = iota
 	hookFails
-	hookSpawns // a child, and stops it
+	hookSpawns // spawns a child and stops it
 )
 
 func (b *hooked) Receive(c *actor.Context[int], m int) {
@@ -137,7 +137,7 @@ func (c hookDone) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-// A hookError is an error with code in its method. That of a nil one panics.
+// A hookError is an error with code in its method. The method panics on a nil error.
 type hookError struct{ do func() }
 
 func (e *hookError) Error() string {
@@ -163,7 +163,7 @@ func (e hookEvent) Title() string {
 // hookNone does nothing.
 func hookNone() {}
 
-// parked returns an actor that handles nothing until the end of the test.
+// parked returns an actor that handles no message until the end of the test.
 func (h *hooking) parked(opts ...actor.Option) (actor.Ref[int], func()) {
 	gate := make(chan struct{})
 	r, err := actor.Spawn(h.s, "", actor.Func[int](func(*actor.Context[int], int) { <-gate }), opts...)
@@ -175,7 +175,7 @@ func (h *hooking) parked(opts ...actor.Option) (actor.Ref[int], func()) {
 	return r, func() { close(gate) }
 }
 
-// watched lets an actor watch another, whose end it is.
+// watched makes an actor watch another one, and then stops that one.
 func (h *hooking) watched(watch func(c *actor.Context[int], to actor.Ref[int])) {
 	to, err := actor.Spawn(h.s, "", actor.Func[int](func(*actor.Context[int], int) {}))
 	if err != nil {
@@ -189,7 +189,7 @@ func (h *hooking) watched(watch func(c *actor.Context[int], to actor.Ref[int])) 
 	to.Stop()
 }
 
-// asksThen lets an actor ask another, and not wait.
+// asksThen makes an actor ask another one by AskThen.
 func (h *hooking) asksThen(message func(actor.Reply[int]) int, then func(int, error) int) {
 	to := h.spawn("")
 	_ = spawn(h.t, h.s, actor.Func[int](func(c *actor.Context[int], m int) {
@@ -216,7 +216,8 @@ func supervised(s actor.Strategy) func(func()) actor.Config {
 	return func(func()) actor.Config { return actor.Config{Supervision: s} }
 }
 
-// hooks are all of them: a test of package tidy looks for others.
+// hooks is the list of all hooks. A test of package tidy fails if the package calls
+// code of users that is not in the list.
 var hooks = map[string]hook{
 	"Behavior.Receive":          {trigger: func(h *hooking) { h.tells("Behavior.Receive", hookNothing) }},
 	"Started.Started":           {trigger: func(h *hooking) { h.spawn("Started.Started") }},
@@ -416,7 +417,7 @@ var hooks = map[string]hook{
 		defer free()
 		_ = r.Tell(1)
 		_ = r.TellWait(hookContext{ctx, func() {
-			r.Address().Info() // it would wait for the lock that the package holds
+			r.Address().Info() // Info would wait for the lock if the package held it
 			h.do()
 		}}, 2)
 	}},
@@ -436,7 +437,7 @@ func TestHooks(t *testing.T) {
 	} {
 		for _, at := range slices.Sorted(maps.Keys(hooks)) {
 			if at == "Config.Executor" && fault.lasts && !strings.HasPrefix(name, "panics") {
-				continue // it is called by the goroutine of the test too, and nothing else runs a turn
+				continue // the test itself calls the executor too, and only the executor runs turns
 			}
 			t.Run(at+" "+name, func(t *testing.T) {
 				t.Parallel()
@@ -452,8 +453,8 @@ type hookFault struct {
 	do    func(gate chan struct{})
 }
 
-// testHook makes a hook fail and demands that the fault harms no other actor
-// and does not keep Shutdown.
+// testHook makes a hook fail, and checks that the fault harms no other actor and does
+// not delay Shutdown.
 func testHook(t *testing.T, k hook, fault hookFault, gate chan struct{}) {
 	var hit, over atomic.Bool
 	h := &hooking{t: t, do: func() {
@@ -472,7 +473,7 @@ func testHook(t *testing.T, k hook, fault hookFault, gate chan struct{}) {
 			others = append(others, spawn(t, h.s, &steady{}))
 		}
 	}
-	if c.Executor == nil { // it is the first use of the executor that fails
+	if c.Executor == nil { // the first use of the executor fails
 		spawnOthers()
 	}
 	ended := make(chan struct{})
@@ -481,7 +482,7 @@ func testHook(t *testing.T, k hook, fault hookFault, gate chan struct{}) {
 		defer func() { _ = recover() }() // a panic of a hook that the caller runs itself reaches the caller
 		k.trigger(h)
 	}()
-	sleep(10 * time.Second) // of the bubble: pauses and contexts end
+	sleep(10 * time.Second) // 10 s of the bubble's clock: pauses and contexts end
 	if !hit.Load() {
 		t.Error("the hook was not called")
 	}
@@ -516,7 +517,7 @@ func testHook(t *testing.T, k hook, fault hookFault, gate chan struct{}) {
 	<-ended
 }
 
-// A steady behavior answers, and has something to do at its end.
+// A steady behavior answers asks, and has the abilities of the end of an actor.
 type steady struct{ stopped bool }
 
 func (*steady) Receive(_ *actor.Context[request], m request) { m.reply.Send(m.n) }

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// The tests of this file look into the package, for what cannot be seen from
-// outside: that nothing is left behind, and orders that a race would need.
+// The tests of this file are inside of the package, because they check things that
+// cannot be seen from outside: leftover state, and interleavings that are rare in a
+// race.
 
 func TestAWatcherThatStopsIsForgotten(t *testing.T) {
 	t.Parallel()
@@ -58,7 +59,7 @@ func TestAWatcherThatStopsIsForgotten(t *testing.T) {
 	})
 }
 
-// A nanny tells of the ends of children.
+// A nanny is a behavior that reports the ends of its children.
 type nanny struct{ ends chan Terminated }
 
 func (nanny) Receive(_ *Context[int], m int) {
@@ -81,7 +82,7 @@ func TestNewsOfAChildOfTheBehaviorBeforeIsDropped(t *testing.T) {
 		_ = r.Tell(-1)
 		synctest.Wait()
 		// A child of the first behavior has left its family before the restart, and
-		// tells of it late.
+		// reports its end late.
 		r.a.order(notice{what: childStopped, restarts: 0})
 		synctest.Wait()
 		if n := len(ends); n != 0 {

@@ -16,7 +16,8 @@ type countingContext struct {
 	waiting *atomic.Int32
 }
 
-// Value hides the context within, which would count by itself.
+// Value hides the inner context, because package context would use it directly and add
+// no function here.
 func (countingContext) Value(any) any { return nil }
 
 func (c countingContext) AfterFunc(f func()) (stop func() bool) {
@@ -31,8 +32,8 @@ func (c countingContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
-// The context of a question may live for as long as the program. It must not keep
-// what asked.
+// The context of a question may live for as long as the program. It must not keep the
+// asking actor in memory.
 func TestAQuestionThatIsOver(t *testing.T) {
 	t.Parallel()
 	const (
@@ -109,13 +110,13 @@ func TestAQuestionThatIsOver(t *testing.T) {
 	}
 }
 
-// A watch may lead from one system to another, which knows nothing of the first.
+// An actor may watch an actor of another system, which does not know the first system.
 func TestASystemThatHasShutDownIsToldOfAnEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		watchers := actor.NewSystem(actor.Config{})
 		var once atomic.Bool
-		// The listener is told in the middle of the end of the watched actor.
+		// The listener runs in the middle of the end of the watched actor.
 		listeners := actor.NewSystem(actor.Config{Executor: func(turn func()) {
 			if once.CompareAndSwap(false, true) {
 				if err := watchers.Shutdown(t.Context()); err != nil {

@@ -7,25 +7,25 @@ import (
 	"slices"
 )
 
-// Ways of an actor to its end:
+// The end of an actor has four steps:
 //
-//  1. stop, a failure or the parent asks for it; the owner comes to conclude,
-//     at once or when the mailbox is empty.
-//  2. conclude calls Stopping and stops the children. Without children it goes
-//     on with 3. With children the actor is winding: nobody runs it, and the
-//     last child that leaves starts it again, to conclude once more.
+//  1. A call of stop, a failure or the parent requests the end. The owner calls
+//     conclude, at once or when the mailbox is empty.
+//  2. conclude calls Stopping and stops the children. Without children it goes on with
+//     step 3. With children the actor is winding: no goroutine runs it, and the last
+//     child to stop starts it again, which calls conclude a second time.
 //  3. finish empties the mailbox and calls Stopped and Closed.
-//  4. settle tells everybody: askers, the registry or the parent, watchers and
-//     those who wait.
+//  4. settle reports the end to the askers, the registry or the parent, the watchers
+//     and the callers of Wait.
 //
-// So children are always gone before their parent, and each step is done by
-// the owner, on whatever goroutine he is.
+// Children have therefore always stopped before their parent. The owner does each step,
+// on the goroutine on which it runs at that time.
 
-// stop asks the actor to stop. An idle one without children is closed by the
-// caller, others by a goroutine. (Closing a tree on the goroutine of the caller
-// would nest as deep as the tree.) With away the caller closes it only if that
-// calls nothing of the behavior, so that a Stopped that blocks does not keep the
-// caller from the next actor.
+// stop asks the actor to stop. The caller closes an idle actor without children, a
+// goroutine closes any other. (Closing a tree on the goroutine of the caller would nest
+// as deep as the tree.) If away is true, the caller closes the actor only if that calls
+// no method of the behavior, so that a Stopped that blocks does not keep the caller
+// from the next actor.
 func (a *actor[M]) stop(how uint16, away bool) (kids []node) {
 	a.mu.Lock()
 	a.flags |= how
@@ -44,7 +44,7 @@ func (a *actor[M]) stop(how uint16, away bool) (kids []node) {
 	}
 	a.refuseWaiting()
 	if idle && a.flags&halting == 0 && a.awaits() {
-		a.mu.Unlock() // the last result that it waits for starts it
+		a.mu.Unlock() // the last result that the actor waits for starts it
 		return nil
 	}
 	a.flags |= busy
@@ -67,9 +67,9 @@ func (a *actor[M]) stop(how uint16, away bool) (kids []node) {
 	return kids
 }
 
-// endSuspension ends the wait for a restart of an actor that is to stop. One
-// that has messages left is restarted at once, to handle them; another needs no
-// fresh behavior. It is called under the lock, and makes the caller the owner.
+// endSuspension ends the wait for a restart of an actor that is to stop. An actor with
+// messages left is restarted at once, to handle them; any other needs no fresh
+// behavior. The caller holds the lock, and becomes the owner.
 func (a *actor[M]) endSuspension(how uint16) {
 	a.flags &^= suspended
 	a.ext.health.timer.Stop()
@@ -77,18 +77,18 @@ func (a *actor[M]) endSuspension(how uint16) {
 		a.flags |= renewing
 		return
 	}
-	a.flags |= halting // its children end as at a restart; one may have left its failure to it
+	a.flags |= halting // stop the children now, as a restart does: a child may wait for a decision of this actor
 }
 
-// pending reports whether messages wait in the mailbox or in the stash. It is
-// called under the lock by the owner.
+// pending reports whether messages wait in the mailbox or in the stash. The caller is
+// the owner and holds the lock.
 func (a *actor[M]) pending() bool {
 	s, ok := a.behavior.(*shell[M])
 	return a.length() > 0 || ok && len(s.stash) > 0
 }
 
-// concludeHere is conclude on the goroutine of a caller. Where that would nest
-// too deep, because the end of one actor stops the next, a goroutine does it.
+// concludeHere is conclude on the goroutine of a caller. If such calls nest too deep,
+// because the end of one actor stops the next, a goroutine does the work instead.
 func (a *actor[M]) concludeHere() {
 	g := &a.k.sys.inline[a.shard]
 	if !g.enter() {
@@ -99,16 +99,17 @@ func (a *actor[M]) concludeHere() {
 	a.conclude(nil)
 }
 
-// stop asks one actor to stop, which may be closed on the goroutine of the caller.
+// stop asks one actor to stop. An idle actor may be closed on the goroutine of the
+// caller.
 func stop(n node, how uint16) {
 	if kids := n.stop(how, false); len(kids) > 0 {
 		stopAll(kids, how)
 	}
 }
 
-// stopAll asks actors to stop, and then the children that are left of those
-// that wait for their children already. It is a loop: a long chain of parents
-// and children needs no stack. It calls nothing of a behavior.
+// stopAll asks actors to stop. For an actor that already waits for its children, it
+// asks the remaining children too. It is a loop and not a recursion, so a long chain of
+// parents and children needs no deep stack. It calls no method of a behavior.
 func stopAll(ns []node, how uint16) {
 	for i := 0; i < len(ns); i++ {
 		if kids := ns[i].stop(how, true); len(kids) > 0 {
@@ -117,7 +118,8 @@ func stopAll(ns []node, how uint16) {
 	}
 }
 
-// refuseWaiting turns away who waits for room. It is called under the lock.
+// refuseWaiting refuses the messages of all senders that wait for room. The caller
+// holds the lock.
 func (a *actor[M]) refuseWaiting() {
 	if a.ext == nil {
 		return
@@ -128,8 +130,8 @@ func (a *actor[M]) refuseWaiting() {
 	a.ext.waiting = nil
 }
 
-// stopIfIdle stops the actor if it has nothing to do. It reports whether the
-// actor is stopped.
+// stopIfIdle stops the actor if it has nothing to do. It reports whether the actor has
+// stopped or stops now.
 func (a *actor[M]) stopIfIdle() bool {
 	a.mu.Lock()
 	if a.flags&busy != 0 || a.hasChildren() || a.awaits() {
@@ -157,8 +159,8 @@ func (a *actor[M]) stopIfIdle() bool {
 	return true
 }
 
-// asksIdle asks whether the behavior is idle, and gives the turn up if it is
-// not, or if it fails at the question.
+// asksIdle calls Idle of the behavior. It gives up the turn if Idle returns false or
+// fails.
 func (a *actor[M]) asksIdle(b Idler) (idle bool) {
 	defer func() {
 		if !idle {
@@ -169,12 +171,12 @@ func (a *actor[M]) asksIdle(b Idler) (idle bool) {
 	return idle
 }
 
-// conclude begins the end, or goes on with it when the children are gone. The
-// caller is the owner and is not any more when conclude returns.
+// conclude begins the end, or goes on with it when the children have stopped. The
+// caller is the owner, and is no longer the owner when conclude returns.
 func (a *actor[M]) conclude(reason error) {
 	a.mu.Lock()
 	again := a.flags&ending != 0
-	if again { // it has been winding
+	if again { // the actor has waited for its children
 		reason = a.ext.health.reason
 	}
 	a.flags |= ending
@@ -213,8 +215,8 @@ func (a *actor[M]) wind(reason error) {
 	a.finish(reason)
 }
 
-// outlive stops the children and gives up the turn until the last is gone. It is
-// called under the lock and releases it.
+// outlive stops the children and gives up the turn until the last one has stopped. The
+// caller holds the lock; outlive releases it.
 func (a *actor[M]) outlive(reason error) {
 	how := draining
 	if a.flags&halting != 0 || reason != nil {
@@ -229,13 +231,13 @@ func (a *actor[M]) outlive(reason error) {
 	stopAll(kids, how)
 	for _, n := range notices {
 		if n.what == escalated {
-			stopAll([]node{n.child}, halting) // no parent decides about it any more
+			stopAll([]node{n.child}, halting) // its parent will not decide about it any more
 		}
 	}
 }
 
-// finish closes the actor. The caller is the owner and remains it for ever, so
-// nobody else calls the behavior any more.
+// finish closes the actor. The caller is the owner. The ownership is never given up
+// again, so no other goroutine calls the behavior after this.
 func (a *actor[M]) finish(reason error) {
 	undelivered, askers := a.empty()
 	can := a.k.can(plain(a.behavior))
@@ -243,10 +245,10 @@ func (a *actor[M]) finish(reason error) {
 		a.farewell(reason, can, undelivered, askers)
 		return
 	}
-	a.settle(reason, nil) // an ask is undelivered with its message
+	a.settle(reason, nil) // there are no undelivered messages, so there are no open asks
 }
 
-// farewell calls Stopped and Closed, or tells the dead letters, and goes on with
+// farewell calls Stopped and Closed, or publishes the dead letters, and goes on with
 // the end.
 func (a *actor[M]) farewell(reason error, can ability, undelivered []M, askers []asker) {
 	defer a.settle(reason, askers) // also if Closed ends the goroutine
@@ -261,15 +263,14 @@ func (a *actor[M]) farewell(reason error, can ability, undelivered []M, askers [
 	}
 }
 
-// retired reports whether the behavior was given up, and a fresh one could not
-// be made.
+// retired reports whether the behavior was given up and a fresh one could not be made.
 func (c *core) retired() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ext != nil && c.ext.health != nil && c.ext.health.retired
 }
 
-// try calls f. If it does not return, the reason is reported.
+// try calls f. If f panics or ends the goroutine, try reports that as a failure.
 func (a *actor[M]) try(f func()) {
 	returned := false
 	defer func() {
@@ -281,7 +282,7 @@ func (a *actor[M]) try(f func()) {
 	returned = true
 }
 
-// empty closes the mailbox and takes what is left in it.
+// empty closes the mailbox and takes the remaining messages out of it.
 func (a *actor[M]) empty() (undelivered []M, askers []asker) {
 	stashed := a.stashed()
 	a.mu.Lock()
@@ -300,13 +301,14 @@ func (a *actor[M]) empty() (undelivered []M, askers []asker) {
 	if n := int(a.length()) + len(stashed); n > 0 {
 		undelivered, askers, void = a.collect(stashed, n)
 	}
-	// The chunks are left to the garbage collector: they hold messages still.
+	// The chunks still hold messages, so they go to the garbage collector and not to
+	// the pool.
 	a.cur, a.head, a.tail, a.queued = nil, nil, nil, 0
 	return undelivered, askers
 }
 
-// collect returns the n messages that are stashed and queued, who waits for
-// their answers, and the letters without a message. It is called under the lock.
+// collect returns the stashed and queued messages, at most n, with the askers that wait
+// for their answers, and the late letters without a message. The caller holds the lock.
 func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers []asker, void []late[M]) {
 	undelivered = make([]M, 0, n)
 	add := func(m M, from asker) {
@@ -340,7 +342,8 @@ func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers 
 	return undelivered, askers, void
 }
 
-// settle tells everybody that the actor has stopped.
+// settle marks the actor as stopped and reports that to its askers, its parent, its
+// watchers and the callers of Wait.
 func (a *actor[M]) settle(reason error, askers []asker) {
 	if len(askers) > 0 {
 		err := &errUndelivered{reason}
@@ -360,10 +363,10 @@ func (a *actor[M]) settle(reason error, askers []asker) {
 	a.k.sys.guardian(a.traits).living.unpin()
 }
 
-// announce tells the watchers and the listeners of the end, and starts last, which
-// is the parent if the parent has waited for the end. Nothing of the behavior is called: a message for a
-// watcher is made on a goroutine of its own. It is called under the lock and
-// releases it.
+// announce reports the end to the watchers and the listeners. It starts last, which is
+// the parent if the parent has waited for this end, else nil. It calls no method of the
+// behavior, and the message for a watcher is made on a goroutine of its own. The caller
+// holds the lock; announce releases it.
 func (a *actor[M]) announce(reason error, last node, restarts uint64) {
 	s := a.k.sys
 	if reason != nil {
@@ -386,7 +389,8 @@ func (a *actor[M]) announce(reason error, last node, restarts uint64) {
 		s.Publish(StoppedEvent{Actor: Address{a}, Reason: reason})
 	}
 	t := Terminated{Actor: Address{a}, Reason: reason}
-	// In the order of the watches, so that a scheduler of tests repeats it.
+	// The order is the order of the watches, so that runs with a test scheduler are
+	// repeatable.
 	slices.SortFunc(watchers, func(x, y observer) int { return cmp.Compare(x.order(), y.order()) })
 	for _, o := range watchers {
 		o.tell(t)

@@ -110,7 +110,7 @@ func TestShutdownLeavesNoGoroutineOfTimersOrSubscribers(t *testing.T) {
 		r.TellEvery(time.Second, 1)
 		r.TellAfter(time.Hour, 2)
 		out := actortest.NewProbe[int](t, s)
-		tell(t, restartable(t, s, "", out.Ref()), cellPanics) // it waits for its restart
+		tell(t, restartable(t, s, "", out.Ref()), cellPanics) // the actor waits for its restart
 		q := spawn(t, s, actor.Func[int](func(c *actor.Context[int], m int) { c.ReceiveTimeout(time.Second, m) }))
 		tell(t, q, 1)
 		sleep(10 * time.Second)
@@ -203,7 +203,7 @@ func TestWatchAddressNeedsNoType(t *testing.T) {
 		_ = told.Ref().Tell(a)
 	}))
 	tell(t, watcher, watched.Address())
-	told.Expect(actor.Address{}) // nobody has stopped long ago
+	told.Expect(actor.Address{}) // the zero Address counts as stopped
 	watched.Stop()
 	told.Expect(told.Ref().Address())
 }

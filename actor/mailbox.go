@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 )
 
-// chunkLen is how many messages share a chunk. Shorter chunks cost more trips
-// to the pool, longer ones more memory for a mailbox that holds one message.
+// chunkLen is the number of messages in a chunk. Shorter chunks cost more trips to the
+// pool; longer ones cost more memory for a mailbox that holds one message.
 const chunkLen = 32
 
 // Bits of chunk.taken above the count.
@@ -21,12 +21,12 @@ const (
 
 // A chunk is a fixed run of messages in a mailbox.
 //
-// It is filled under the lock of the mailbox, then detached by the turn, which
-// alone reads it. The word taken is where the two meet afterwards: the turn
-// counts in it what it has taken, and others ask in it for the turn's
-// attention. So a turn touches nothing that senders write while it works
-// through a chunk, and yet a sender that finds the mailbox full can tell
-// exactly how full it is.
+// Senders fill it under the lock of the mailbox. Then the turn detaches it, and from
+// then on only the turn reads its messages. After that the two sides share only the
+// word taken: the turn counts in it the messages that it has taken, and others set bits
+// in it to get the turn's attention. While a turn works through a chunk, it therefore
+// reads nothing that senders write at each message, and a sender that finds the mailbox
+// full can still compute exactly how full it is.
 type chunk[M any] struct {
 	next  *chunk[M]
 	n     uint32
@@ -35,13 +35,14 @@ type chunk[M any] struct {
 	m     [chunkLen]M
 }
 
-// An asker is who waits for the answer to a message, at one generation.
+// An asker is the slot, at one generation, of the caller that waits for the answer to a
+// message.
 type asker struct {
 	slot *slotHead
 	gen  uint64
 }
 
-// asker returns who waits for the answer to message i.
+// asker returns the asker of message i.
 func (ch *chunk[M]) asker(i uint32) asker {
 	if ch.asks == nil {
 		return asker{}
@@ -49,7 +50,7 @@ func (ch *chunk[M]) asker(i uint32) asker {
 	return ch.asks[i]
 }
 
-// asked notes who waits for the answer to message i.
+// asked sets the asker of message i.
 func (ch *chunk[M]) asked(i uint32, from asker) {
 	if ch.asks == nil {
 		ch.asks = new([chunkLen]asker)
@@ -64,7 +65,7 @@ type waiting[M any] struct {
 	err  error
 }
 
-// A waiter is a waiting of any message type.
+// A waiter is a waiting without its message type.
 type waiter interface{ refuse() }
 
 func (w *waiting[M]) refuse() {
@@ -72,8 +73,8 @@ func (w *waiting[M]) refuse() {
 	close(w.done)
 }
 
-// push accepts m if it may. It reports whether the actor was idle: then the
-// caller owns its turn and must start it.
+// push accepts m if the mailbox has room. If it returns wake, the actor was idle: then
+// the caller owns the turn and must start the actor.
 func (a *actor[M]) push(m M, from asker) (wake bool, err error) {
 	a.mu.Lock()
 	wake, err = a.accept(m, from)
@@ -85,10 +86,10 @@ func (a *actor[M]) push(m M, from asker) (wake bool, err error) {
 	return wake, err
 }
 
-// pushEvent is push for an event that an actor listens to. The message that it
-// pushes out of a mailbox with [DropOldest] is not told as a dead letter: that
-// would be an event about an event, which comes back to the same listener and
-// pushes out the next message, without end.
+// pushEvent is push for an event that an actor listens to. A message that the event
+// pushes out of a mailbox with [DropOldest] is not published as a dead letter.
+// Publishing it would be an event about an event, which would come back to the same
+// listener and push out the next message, without end.
 func (a *actor[M]) pushEvent(from asker) (wake bool, err error) {
 	var none M
 	a.mu.Lock()
@@ -101,9 +102,9 @@ func (a *actor[M]) pushEvent(from asker) (wake bool, err error) {
 	return wake, err
 }
 
-// replace accepts m in the place of the oldest message that waits, and tells
-// that one as a dead letter if it is to be told. It is called under the lock and
-// releases it.
+// replace accepts m in the place of the oldest waiting message. It publishes the oldest
+// message as a dead letter if told is true. The caller holds the lock; replace releases
+// it.
 func (a *actor[M]) replace(m M, from asker, told bool) (wake bool) {
 	var old M
 	var who asker
@@ -140,8 +141,9 @@ func (a *actor[M]) replace(m M, from asker, told bool) (wake bool) {
 	return wake
 }
 
-// shorten removes the first chunk of the chain if nothing is left in it. It is
-// called under the lock, where messages are taken from the chain one at a time.
+// shorten removes the first chunk of the chain if nothing is left in it. It is used for
+// mailboxes whose messages are taken from the chain one at a time. The caller holds the
+// lock.
 func (a *actor[M]) shorten() {
 	ch := a.head
 	if ch.taken.Load() < ch.n {
@@ -153,7 +155,7 @@ func (a *actor[M]) shorten() {
 	a.k.recycle(ch)
 }
 
-// accept is push under the lock.
+// accept is push for a caller that holds the lock.
 func (a *actor[M]) accept(m M, from asker) (wake bool, err error) {
 	if a.flags&refusing != 0 {
 		return false, ErrStopped
@@ -167,29 +169,30 @@ func (a *actor[M]) accept(m M, from asker) (wake bool, err error) {
 	return wake, nil
 }
 
-// room reports whether one more message fits once those who wait for room have
-// got theirs. It is called under the lock when the coarse count says no: what
-// the turn has taken of its chunk is still part of that count.
+// room first accepts messages of senders that wait, and then reports whether one more
+// message fits. accept calls it when queued, which is a coarse count, says no: queued
+// still includes the messages that the turn has taken from its chunk. The caller holds
+// the lock.
 func (a *actor[M]) room() bool {
 	a.admit()
 	return a.length() < a.max
 }
 
-// length returns how many messages are accepted and not taken. It is called
-// under the lock.
+// length returns the number of messages that are accepted and not taken. The caller
+// holds the lock.
 func (a *actor[M]) length() uint32 {
 	n := a.queued
 	switch {
 	case a.cur == nil:
 	case a.traits&dropping != 0:
-		n -= a.cur.n // its one message is out of reach, as if it were being handled
+		n -= a.cur.n // its one message cannot be dropped any more, so it counts as being handled
 	default:
 		n -= a.cur.taken.Load() & counted
 	}
 	return n
 }
 
-// put appends m. It is called under the lock.
+// put appends m. The caller holds the lock.
 func (a *actor[M]) put(m M, from asker) {
 	t := a.tail
 	if t == nil || t.n == chunkLen {
@@ -209,8 +212,8 @@ func (a *actor[M]) put(m M, from asker) {
 	a.queued++
 }
 
-// force accepts a letter though the mailbox may be full. It is called under the
-// lock and releases it.
+// force accepts a letter even if the mailbox is full. The caller holds the lock; force
+// releases it.
 func (a *actor[M]) force(m M, from asker) {
 	a.put(m, from)
 	idle := a.flags&busy == 0
@@ -221,8 +224,8 @@ func (a *actor[M]) force(m M, from asker) {
 	}
 }
 
-// admit accepts the messages of waiting senders as far as there is room, in
-// order. It is called under the lock.
+// admit accepts the messages of waiting senders, in order, as far as there is room. The
+// caller holds the lock.
 func (a *actor[M]) admit() {
 	if a.ext == nil || len(a.ext.waiting) == 0 {
 		return
@@ -254,7 +257,7 @@ func (a *actor[M]) admitLate() {
 // pushWait is push that waits for room.
 func (a *actor[M]) pushWait(ctx context.Context, m M) (wake bool, err error) {
 	if a.traits&dropping != 0 {
-		return a.push(m, asker{}) // which makes room
+		return a.push(m, asker{}) // push makes room
 	}
 	a.mu.Lock()
 	if wake, err = a.accept(m, asker{}); !errors.Is(err, ErrMailboxFull) {
@@ -273,7 +276,7 @@ func (a *actor[M]) pushWait(ctx context.Context, m M) (wake bool, err error) {
 		return false, w.err
 	case <-ctx.Done():
 	}
-	err = fmt.Errorf("wait for room: %w", ctx.Err()) // a context is the caller's code: not under the lock
+	err = fmt.Errorf("wait for room: %w", ctx.Err()) // ctx.Err is the caller's code, so it is called without the lock
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if i := slices.Index(a.ext.waiting, waiter(w)); i >= 0 {

@@ -128,14 +128,14 @@ func TestBecomeLeavesTheOtherAbilities(t *testing.T) {
 	}
 }
 
-// A becoming becomes something else at its first message.
+// A becoming is a behavior that calls Become at its first message.
 type becoming struct{ *probe }
 
 func (*becoming) Receive(c *actor.Context[int], _ int) {
 	c.Become(actor.Func[int](func(*actor.Context[int], int) {}))
 }
 
-// A shop stashes customers until it is open, at 0.
+// A shop stashes customers until it opens, at message 0.
 type shop struct {
 	open   bool
 	out    chan int

@@ -2,32 +2,33 @@ package actor
 
 import "slices"
 
-// A Delivery is a message on its way, as [Middleware] sees it.
+// A Delivery is a message with its sender or receiver, as [Middleware] sees it.
 type Delivery struct {
-	// Actor is who handles the message, or sends it.
+	// Actor is the actor that has the middleware: it handles the message, or sends it.
 	Actor Address
-	// To is who is to get the message. It is Actor around receive.
+	// To is the receiver of the message. Around Receive it is the same as Actor.
 	To Address
 	// Message is the message itself.
 	Message any
 }
 
-// A Middleware is code around the messages of an actor, for such things as
-// metrics, traces and checks. An actor without middleware pays nothing for it;
-// with it, each message is boxed in an interface. Signals and the calls of all
-// other abilities pass by it.
+// A Middleware is code around the messages of an actor, for example for metrics, traces
+// and checks. An actor without middleware pays nothing; with it, each message is boxed
+// in an interface. Signals and the methods of all other abilities do not go through the
+// middleware.
 //
 // The first of an actor's middleware is the outermost.
 type Middleware struct {
-	// Receive is called in place of the handling of each message, which it does
-	// by calling next, on the same goroutine and at most once. If it does not
-	// call next, the message counts as handled. Nil: none.
+	// Receive is called for each message instead of the behavior. It calls next to
+	// handle the message, on the same goroutine and at most once. If it does not call
+	// next, the message counts as handled. Nil means no middleware around receiving.
 	Receive func(d Delivery, next func())
-	// Send is called in place of each [Tell] and [Forward] of the actor, which it
-	// does by calling next; it returns the error that the sender gets. Nil: none.
+	// Send is called for each [Tell] and [Forward] of the actor. It calls next to send
+	// the message, and returns the error that the sender gets. Nil means no middleware
+	// around sending.
 	Send func(d Delivery, next func() error) error
-	// Inherit hands the middleware on to the children of the actor, before their
-	// own, and to their children.
+	// Inherit also puts the middleware around the messages of all descendants of the
+	// actor, outside their own middleware.
 	Inherit bool
 }
 
@@ -43,8 +44,7 @@ func receive[M any](c *Context[M], b Behavior[M], around []Middleware, m M) {
 	b.Receive(c, m)
 }
 
-// send lets the last function send m, inside the middleware of the sender,
-// if it has any.
+// send calls last to send m, inside the sender's middleware if it has any.
 func send[M, N any](c *Context[M], to Ref[N], m N, last func(*Context[M], Ref[N], N) error) error {
 	if c.a.traits&sending == 0 {
 		return last(c, to, m)
@@ -61,7 +61,7 @@ func send[M, N any](c *Context[M], to Ref[N], m N, last func(*Context[M], Ref[N]
 	return next()
 }
 
-// inherited returns what a child takes over.
+// inherited returns the middleware that children inherit.
 func inherited(ms []Middleware) (hand []Middleware) {
 	for _, m := range ms {
 		if m.Inherit {

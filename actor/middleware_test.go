@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-// around writes down what comes by.
+// around returns a middleware that records each message that it sees.
 func around(log *diary, name string, inherit bool) actor.Middleware {
 	return actor.Middleware{
 		Receive: func(d actor.Delivery, next func()) {
@@ -120,7 +120,7 @@ func TestMiddlewareMayHoldMessagesBack(t *testing.T) {
 	if err := await(t, "the refusal", errs); !errors.Is(err, refusal) {
 		t.Errorf("Tell: %v, want %v", err, refusal)
 	}
-	r.Signal() // passes by the middleware
+	r.Signal() // a signal does not go through the middleware
 	await(t, "the signal", p.signals)
 }
 

@@ -2,40 +2,41 @@ package actor
 
 import "time"
 
-// What a notice is about.
+// The kinds of notices.
 const (
-	begun        uint8 = iota // Started is to be called
-	childStopped              // ChildStopped is to be called
-	escalated                 // a child has failed and leaves it to its parent
-	together                  // a sibling restarts, and this one with it
+	begun        uint8 = iota // call Started
+	childStopped              // call ChildStopped
+	escalated                 // a child has failed and leaves the decision to this actor
+	together                  // a sibling restarts, so this actor restarts too
 	timedOut                  // the receive timeout may be over
 )
 
-// A notice is something for the owner to do, before messages. Notices need no
-// bound of their own: there are at most two from each child, and one of each
-// other sort at a time.
+// A notice tells the owner to do something before the next message, such as to call
+// ChildStopped. The queue of notices needs no bound of its own: each child adds at most
+// two, and each restart of a sibling adds one, which the strategy of the parent bounds.
 type notice struct {
 	what       uint8
 	terminated Terminated
 	failure    *Failure
 	pause      time.Duration
 	child      node
-	restarts   uint64 // of the parent when the child was its own
+	restarts   uint64 // number of restarts of the parent when the child lived
 }
 
-// An escalation is what the parent panics with in the place of its child.
+// An escalation is the value with which the parent panics when a child has escalated
+// its failure.
 type escalation struct {
 	failure *Failure
 	child   node
 }
 
-// begin makes a new actor, which is [Started], busy with its first notice.
+// begin makes a new actor whose behavior is [Started] busy, with its first notice.
 func (c *core) begin() {
 	c.flags |= busy | noticed
 	c.kin().notices = []notice{{what: begun}}
 }
 
-// order adds a notice.
+// order adds a notice and starts an idle actor.
 func (a *actor[M]) order(n notice) bool {
 	a.mu.Lock()
 	if a.flags&(halting|winding|closed) != 0 {
@@ -48,8 +49,8 @@ func (a *actor[M]) order(n notice) bool {
 	return true
 }
 
-// notice does what the first notice says. It is called under the lock and
-// releases it. It returns false if the turn is over.
+// notice carries out the first notice. It returns false if the turn is over. The caller
+// holds the lock; notice releases it.
 func (a *actor[M]) notice(c *Context[M]) bool {
 	f := a.ext.family
 	n := f.notices[0]

@@ -59,34 +59,37 @@ func (m aroundOption) apply(o options) options {
 	return o
 }
 
-// MailboxMax bounds the mailbox at n messages, of which the one being handled
-// is none. It is brought into 1 to [MailboxMaxMax].
+// MailboxMax bounds the mailbox at n messages, not counting the one being handled. An n
+// below 1 means 1, an n above [MailboxMaxMax] means MailboxMaxMax.
 func MailboxMax(n int) Option { return mailboxOption(n) }
 
-// MailboxUnbounded takes the bound away: a mailbox that grows faster than it is
-// worked off takes all memory there is. (It is a bound of 4,294,967,295.)
+// MailboxUnbounded removes the bound of the mailbox. If messages arrive faster than the
+// actor handles them, the mailbox uses up all memory. (Strictly, the bound is
+// 4,294,967,295 messages.)
 func MailboxUnbounded() Option { return boundOption{} }
 
-// DropOldest makes a full mailbox accept a message in the place of the one that
-// has waited longest, which becomes a [DeadLetter] and whose [Ask] fails with
-// [ErrMailboxFull]. Such an actor takes its messages one at a time, which costs
-// more than taking many.
+// DropOldest makes a full mailbox accept a message in the place of the one that has
+// waited longest. That one becomes a [DeadLetter], and its [Ask] fails with
+// [ErrMailboxFull]. Such an actor takes its messages from the mailbox one at a time,
+// which costs more than taking many.
 func DropOldest() Option { return dropOption{} }
 
-// InlineNever is for an actor that may block or take long: [Ask] and [Ref.Run]
-// never execute it on the goroutine of a caller, who could not be freed at his
-// deadline, and nobody whom it sends to is kept waiting for it.
+// InlineNever makes [Ask] and [Ref.Run] leave the message to a goroutine of the actor
+// instead of handling it on the goroutine of the caller. Use it for an actor that may
+// block or take long: otherwise a caller could not return at its deadline. With
+// InlineNever, [Tell] also starts the receiver at once, so a receiver never waits until
+// the actor has finished.
 func InlineNever() Option { return inlineOption{} }
 
-// OnFailure lets decide say how the actor goes on when its behavior panics,
-// calls [runtime.Goexit] or [Context.Fail]. Without it, and without [Supervised],
-// the strategy of the parent decides, see [Supervise]. Decide runs between two
-// turns of the actor; if it panics, the actor stops.
+// OnFailure calls decide when the behavior panics, or calls [runtime.Goexit] or
+// [Context.Fail]; the returned [Directive] says how the actor goes on. Without it, and
+// without [Supervised], the strategy of the parent decides, see [Supervise]. Decide
+// runs between two turns of the actor; if it panics, the actor stops.
 func OnFailure(decide func(f *Failure) Directive) Option { return failureOption(decide) }
 
-// Supervise says what becomes of the children of the actor that fail. The
-// strategy also grants the restarts that they decide on themselves. Without it
-// that is done by Config.Supervision.
+// Supervise sets the strategy for the failures of the actor's children. The strategy
+// also bounds the restarts on which a child decides itself. Without Supervise,
+// Config.Supervision is the strategy.
 func Supervise(s Strategy) Option { return careOption(s) }
 
 // Use puts middleware around the messages of the actor. It may be given more

@@ -2,22 +2,23 @@ package actor
 
 import "context"
 
-// Belongings are what one behavior of an actor has begun and what ends with it,
-// at a restart or with the actor: its watches, timers, calls under way and its
-// [Context.Context]. They are guarded by the lock of the actor.
+// Belongings are the watches, timers, running calls and the [Context.Context] that one
+// behavior of an actor has begun. They end with that behavior, at a restart or with the
+// actor. The lock of the actor guards them.
 //
-// The life is their generation. A message that one of them has put in the
-// mailbox is a [late] letter, which knows the life that it was made in, and is
-// dropped when its turn comes in another one. So the fresh behavior gets no
-// message of something that it has not begun.
+// The field life is their generation: 0 for the first behavior, 1 after the first
+// restart. A message that a belonging puts in the mailbox is a [late] letter, which
+// keeps the life in which it was made. It is dropped if the actor reaches it in another
+// life, so the fresh behavior gets no message of a watch or timer that it has not
+// begun.
 type belongings struct {
 	life     uint32
 	watching map[node]observer
 	timers   map[string]stopper
-	awaiting int // results under way in this life
+	awaiting int // number of results that this behavior waits for
 	scope    context.Context
-	asking   node      // whom the actor waits for, see [AskFrom]
-	asks     *slotHead // where the answer is to come
+	asking   node      // the actor that this one waits for, see [AskFrom]
+	asks     *slotHead // the slot that gets the answer
 	asksGen  uint64
 	cancel   context.CancelCauseFunc
 }
@@ -25,8 +26,8 @@ type belongings struct {
 // A stopper is a timer that belongs to an actor.
 type stopper interface{ stop() }
 
-// belongings returns what the behavior has, making it if need be. It is called
-// under the lock.
+// belongings returns the belongings of the behavior and allocates them if necessary.
+// The caller holds the lock.
 func (c *core) belongings() *belongings {
 	f := c.kin()
 	if f.own == nil {
@@ -35,7 +36,7 @@ func (c *core) belongings() *belongings {
 	return f.own
 }
 
-// owns returns what the behavior has, or nil. It is called under the lock.
+// owns returns the belongings of the behavior, or nil. The caller holds the lock.
 func (c *core) owns() *belongings {
 	if c.ext == nil || c.ext.family == nil {
 		return nil
@@ -43,7 +44,7 @@ func (c *core) owns() *belongings {
 	return c.ext.family.own
 }
 
-// life returns the generation of the behavior. It is called under the lock.
+// life returns the generation of the behavior. The caller holds the lock.
 func (c *core) life() uint32 {
 	if o := c.owns(); o != nil {
 		return o.life
@@ -51,21 +52,23 @@ func (c *core) life() uint32 {
 	return 0
 }
 
-// awaits reports whether results are under way that a stop waits for. It is
-// called under the lock.
+// awaits reports whether the behavior waits for results, which a stop lets come first.
+// The caller holds the lock.
 func (c *core) awaits() bool {
 	o := c.owns()
 	return o != nil && o.awaiting > 0
 }
 
-// leftovers are belongings that have ended under the lock, and whose end others
-// are still to be told of.
+// leftovers are belongings that were taken from a behavior under the lock. The caller
+// reports their end to other actors after it has released the lock.
 type leftovers struct {
 	watching map[node]observer
 	cancel   context.CancelCauseFunc
 }
 
-// disown ends the life of a behavior. It is called under the lock.
+// disown ends the life of a behavior: it stops the timers and starts the next
+// generation. The caller holds the lock, and calls end on the result after it has
+// released the lock.
 func (c *core) disown() (l leftovers) {
 	o := c.owns()
 	if o == nil {
@@ -79,7 +82,8 @@ func (c *core) disown() (l leftovers) {
 	return l
 }
 
-// end tells of the end. It is not called under a lock.
+// end removes the watches from the watched actors and cancels the context. The caller
+// holds no lock.
 func (l leftovers) end(n node) {
 	for watched, o := range l.watching {
 		watched.base().unwatch(n, o)
@@ -89,7 +93,8 @@ func (l leftovers) end(n node) {
 	}
 }
 
-// cancelScope takes what ends the context of the actor. It is called under the lock.
+// cancelScope takes the function that cancels the actor's context out of the
+// belongings, and returns it. The caller holds the lock.
 func (c *core) cancelScope() (cancel context.CancelCauseFunc) {
 	if o := c.owns(); o != nil {
 		cancel, o.cancel = o.cancel, nil
@@ -97,25 +102,25 @@ func (c *core) cancelScope() (cancel context.CancelCauseFunc) {
 	return cancel
 }
 
-// A late is a letter in a mailbox whose message is made, or looked at again,
-// when its turn comes. Its place is in the mailbox like that of any message; the
-// asker of the place holds a slot that leads here.
+// A late is a letter in a mailbox whose message is made, or checked again, when the
+// actor reaches it. It takes a place in the mailbox as any message does; the asker of
+// that place holds a slot whose field late is this value.
 type late[M any] interface {
-	// open returns the message to handle. It is called by the owner, on a
-	// goroutine of the actor and never on that of a caller.
+	// open returns the message to handle, or false if there is none. The owner calls
+	// it, on a goroutine of the actor and never on the goroutine of a caller.
 	open(c *Context[M], m M) (M, bool)
-	// kept reports whether the letter holds a message that counts as undelivered
-	// if the actor stops first. It is called under the lock.
+	// kept reports whether the letter holds a message that counts as undelivered if the
+	// actor stops first. The caller holds the lock.
 	kept() bool
-	// dropped tells that the letter was pushed out of the mailbox, or was in it when
-	// the actor stopped, and holds no message. It is not called under a lock.
+	// dropped is called if the letter holds no message and was pushed out of the
+	// mailbox, or was in it when the actor stopped. The caller holds no lock.
 	dropped()
 }
 
-// late reports whether the place of a message is that of a late one.
+// late reports whether the asker belongs to a late letter.
 func (f asker) late() bool { return f.slot != nil && f.slot.late != nil }
 
-// lateOf returns the late letter of a place, or nil.
+// lateOf returns the late letter of an asker, or nil.
 func lateOf[M any](from asker) late[M] {
 	if !from.late() {
 		return nil

@@ -5,18 +5,19 @@ import (
 	"fmt"
 )
 
-// AwaitedMax is how many results of [AskThen] and [Pipe] one actor may wait for.
+// AwaitedMax bounds the results of [AskThen] and [Pipe] for which one actor may wait.
 const AwaitedMax = 1024
 
-// AskThen is [Ask] that does not wait: the answer, or the error that Ask would
-// return, comes as the message that then makes of it, though the mailbox be full.
-// No goroutine waits for it. AskThen returns the error if the question is not
-// accepted, or if the actor waits for [AwaitedMax] results already; then no message
-// comes.
+// AskThen is an [Ask] that does not wait. The function then makes a message of the
+// answer, or of the error that Ask would return, and the actor gets that message even
+// if its mailbox is full. No goroutine waits for the answer. AskThen returns an error
+// if the question is not accepted, or if the actor already waits for [AwaitedMax]
+// results; then no message comes.
 //
-// A result is part of what the actor has accepted: [Ref.Stop] and [System.Shutdown]
-// wait for it until ctx ends. It does not come any more after [Ref.StopNow] or a
-// restart. Then is called by the actor itself, like a part of Receive.
+// A result counts as an accepted message: [Ref.Stop] and [System.Shutdown] wait for it
+// until ctx ends. After [Ref.StopNow] or a restart the result does not come any more.
+// The actor itself calls then, in the turn of the message, so then may use the fields
+// of the behavior.
 func AskThen[R, M, N any](ctx context.Context, c *Context[M], to Ref[N], message func(Reply[R]) N, then func(R, error) M) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("ask: %w", err)
@@ -38,7 +39,7 @@ func AskThen[R, M, N any](ctx context.Context, c *Context[M], to Ref[N], message
 	}
 	stop()
 	s.mu.Lock()
-	arrives := s.done // ctx has ended in between: that is told as a result
+	arrives := s.done // ctx has ended in between: that comes as a result
 	s.done = true
 	s.mu.Unlock()
 	if arrives {
@@ -48,13 +49,13 @@ func AskThen[R, M, N any](ctx context.Context, c *Context[M], to Ref[N], message
 	return err
 }
 
-// Pipe does work on a goroutine of its own, with the [Context.Context] of the actor.
-// Its result comes as the message that then makes of it, under the conditions of
-// [AskThen]: [Ref.Stop] and [System.Shutdown] wait for work. If work panics or ends
-// its goroutine, the error is a [*Failure]. Pipe returns an error if the actor waits
-// for [AwaitedMax] results already.
+// Pipe calls work on a goroutine of its own, with the [Context.Context] of the actor.
+// The function then makes a message of the result, under the conditions of [AskThen]:
+// [Ref.Stop] and [System.Shutdown] wait for work. If work panics or ends its goroutine,
+// the error is a [*Failure]. Pipe returns an error if the actor already waits for
+// [AwaitedMax] results.
 //
-// Work must not touch the behavior; it is to return when its context ends.
+// Work must not touch the behavior, and must return when its context ends.
 func Pipe[R, M any](c *Context[M], work func(ctx context.Context) (R, error), then func(R, error) M) error {
 	p, err := awaitResult(c.a, then)
 	if err != nil {
@@ -84,12 +85,12 @@ func (w *piping[R, M]) turn(*worker) {
 	returned = true
 }
 
-// A result is one that an actor waits for.
+// A result is the pending result of one AskThen or Pipe.
 type result[R, M any] struct {
 	a    *actor[M]
 	life uint32
 	then func(R, error) M
-	stop func() bool // ends the wait for a context; under the lock of the actor
+	stop func() bool // ends the wait for a context; guarded by the lock of the actor
 	v    R
 	err  error
 	slot slotHead // leads back here
@@ -139,7 +140,7 @@ func (p *result[R, M]) open(c *Context[M], none M) (M, bool) {
 	if !current {
 		return none, false
 	}
-	c.calling = inMessage // a failure of then is one of the behavior
+	c.calling = inMessage // a failure of then is a failure of the behavior
 	return p.then(p.v, p.err), true
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/perdure/perdure/actor/actortest"
 )
 
-// resulting makes a task of a result, which writes it down.
+// resulting returns a task that records a result.
 func resulting(log *diary) func(int, error) task {
 	return func(v int, err error) task {
 		return func(*actor.Context[task]) {
@@ -31,7 +31,7 @@ func resulting(log *diary) func(int, error) task {
 	}
 }
 
-// written returns what resulting has written.
+// written returns the results that resulting has recorded.
 func written(log *diary) []string {
 	return slices.DeleteFunc(log.read(), func(l string) bool {
 		return len(l) > 2 && l[:2] == "a " || l == " started" || l == " restarted" || l == " stopping" || l == " stopped" || l == " closed"
@@ -157,7 +157,7 @@ func TestAResultOfABehaviorBeforeIsDropped(t *testing.T) {
 		if got := written(&log); len(got) != 0 || !ended {
 			t.Errorf("after a restart the results %q have come, and the work has ended: %t; want none and true", got, ended)
 		}
-		r.Stop() // it waits for none of them
+		r.Stop() // Stop waits for no result that does not come any more
 		synctest.Wait()
 		if is := r.Address().Info().Condition; is != actor.Gone {
 			t.Errorf("after Stop the actor is %s", is)
@@ -257,7 +257,7 @@ func TestASchedulerMakesTheStepsOfResults(t *testing.T) {
 	}
 }
 
-// asks lets an actor ask another by AskFrom for a number.
+// asks makes an actor ask another one for a number, by AskFrom.
 type asks struct {
 	to    func() actor.Ref[request]
 	keeps bool
@@ -331,7 +331,7 @@ func TestAnAskThatCanBeAnsweredIsNoCircle(t *testing.T) {
 	}
 }
 
-// An ask that was handed on does not wait for the actor that was asked.
+// The asker of a forwarded message does not wait for the actor that it asked.
 func TestAForwardedAskIsNoCircle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -5,10 +5,10 @@ import (
 	"errors"
 )
 
-// A Ref sends messages of type M to one actor. It is a small value, comparable
-// with ==, and may be used by any goroutine. The zero Ref is usable: it is that
-// of an actor that has stopped. A Ref keeps the memory of its actor, but not
-// of a stopped one's behavior.
+// A Ref sends messages of type M to one actor. It is a small value, comparable with ==,
+// and may be used by any goroutine. The zero Ref is usable: it behaves like the ref of
+// a stopped actor. A Ref keeps its actor in memory, but not the behavior of an actor
+// that has stopped.
 type Ref[M any] struct{ a *actor[M] }
 
 // Name returns the name of the actor, or "" if it is anonymous.
@@ -19,9 +19,9 @@ func (r Ref[M]) Name() string {
 	return r.a.name()
 }
 
-// Tell hands m to the actor's mailbox and returns at once. It returns
-// [ErrMailboxFull] if the mailbox holds its maximum and [ErrStopped] if the
-// actor accepts nothing any more; then m is dropped. It allocates nothing.
+// Tell puts m in the actor's mailbox and returns at once. It returns [ErrMailboxFull]
+// if the mailbox holds its maximum, and [ErrStopped] if the actor accepts no messages
+// any more; in both cases m is dropped. Tell allocates nothing.
 func (r Ref[M]) Tell(m M) error {
 	if r.a == nil {
 		return ErrStopped
@@ -36,9 +36,9 @@ func (r Ref[M]) Tell(m M) error {
 	return err
 }
 
-// TellWait is [Ref.Tell] that waits for room in a full mailbox. Those who wait
-// are served in order. It returns the error of ctx if that ends first; then m
-// is dropped. A behavior that waits for room in its own mailbox waits in vain.
+// TellWait is a [Ref.Tell] that waits for room in a full mailbox. Waiting senders are
+// served in order. TellWait returns the error of ctx if ctx ends first; then m is
+// dropped. A behavior that waits for room in its own mailbox waits in vain.
 func (r Ref[M]) TellWait(ctx context.Context, m M) error {
 	if r.a == nil {
 		return ErrStopped
@@ -53,15 +53,15 @@ func (r Ref[M]) TellWait(ctx context.Context, m M) error {
 	return err
 }
 
-// Run is [Ref.Tell], but if the actor is idle its turn runs on the calling
-// goroutine, and m has been handled when Run returns. Messages that arrive
-// during that turn are handed to another goroutine, so the caller is held for
-// its own message only. A panic of the behavior does not reach the caller, but
-// [runtime.Goexit] ends the caller's goroutine: nothing in Go can stop that.
+// Run is [Ref.Tell], but if the actor is idle its turn runs on the calling goroutine,
+// and m has been handled when Run returns. Messages that arrive during that turn are
+// handled by another goroutine, so the caller waits for its own message only. A panic
+// of the behavior does not reach the caller, but [runtime.Goexit] ends the caller's
+// goroutine: nothing in Go can stop that.
 //
-// Run is Tell for an actor with [InlineNever], and where the stack might become
-// too deep: at most 1,024 turns of a system run on callers' goroutines at a
-// time, so no more than that are nested in each other.
+// Run is the same as Tell for an actor with [InlineNever], for an actor that is not
+// idle, and if the stack might become too deep: at most 1,024 turns of a system run on
+// callers' goroutines at a time, so no more than that are nested in each other.
 func (r Ref[M]) Run(m M) error {
 	if r.a == nil || !r.a.own(false) {
 		return r.Tell(m)
@@ -70,12 +70,12 @@ func (r Ref[M]) Run(m M) error {
 	return nil
 }
 
-// Signal wakes the actor without a message: its behavior's Signal method is
-// called at least once from now, before any further message. Signals that come
-// before that call share it. (If 16 calls come in a row, up to 32 messages that wait
-// are handled before the next one, and an actor that is to stop and has none left
-// stops: so a behavior may signal itself.) Signal never fails, takes no room in the mailbox
-// and allocates nothing. It does nothing on a stopped actor, and on one whose
+// Signal wakes the actor without a message: its behavior's Signal method is called at
+// least once from now, before any further message. Signals that come before that call
+// share it. (After 16 such calls in a row, the actor first handles up to 32 waiting
+// messages, and an actor that was asked to stop and has no messages left stops.
+// Therefore a behavior may signal itself.) Signal never fails, takes no room in the
+// mailbox and allocates nothing. Signal does nothing if the actor has stopped or its
 // behavior is not [Signaled].
 func (r Ref[M]) Signal() {
 	if r.a != nil {
@@ -97,22 +97,22 @@ func (r Ref[M]) RunSignal() {
 	r.a.inline(none, true, nil)
 }
 
-// Stop lets the actor handle what its mailbox has accepted and then ends it.
-// From now on nothing is accepted. It may be called any number of times, also
-// by the actor itself, and does not wait. An idle actor is stopped, and its
-// [Closed] called, when Stop returns; with [InlineNever], with children, or where
-// ends of actors that stop each other would nest too deep, a goroutine does that.
-// An actor that waits for its restart does not wait any longer; one that waits for
-// results of [AskThen] or [Pipe] stops when they are handled. Children are stopped in the same way, when the mailbox is
-// empty and before the actor itself.
+// Stop lets the actor handle the messages that its mailbox has accepted, and then ends
+// the actor. From the call on, the mailbox accepts no messages. Stop may be called any
+// number of times, also by the actor itself, and does not wait. An idle actor is
+// stopped, and its [Closed] called, when Stop returns; but a goroutine does that if the
+// actor has [InlineNever] or children, or if actors that stop each other would nest too
+// deep. An actor that waits for its restart does not wait any longer; one that waits
+// for results of [AskThen] or [Pipe] stops after it has handled them. Children are
+// stopped in the same way, when the mailbox is empty and before the actor itself.
 func (r Ref[M]) Stop() {
 	if r.a != nil {
 		stop(r.a, draining)
 	}
 }
 
-// StopNow is [Ref.Stop] that leaves what is queued unhandled: the actor ends
-// after the message that it is handling, and so do its children.
+// StopNow is a [Ref.Stop] that leaves queued messages unhandled: the actor ends after
+// the message that it is handling, and so do its children.
 func (r Ref[M]) StopNow() {
 	if r.a != nil {
 		stop(r.a, halting)
@@ -120,19 +120,18 @@ func (r Ref[M]) StopNow() {
 }
 
 // StopIfIdle stops the actor if it is idle, has no children, waits for no result of
-// [AskThen] or [Pipe], its mailbox is empty
-// and its behavior, if it is an [Idler], says so too. It reports whether the actor is
-// stopped now. It is exact: no message that was accepted
-// is lost by it, and after true nothing is accepted. [Closed] is called, with
-// nothing undelivered, before StopIfIdle returns; with [InlineNever] a goroutine
-// calls it.
+// [AskThen] or [Pipe], has an empty mailbox, and if Idle of its behavior returns true
+// (if it is an [Idler]). StopIfIdle returns true if the actor has stopped or stops now.
+// The check is exact: no accepted message is lost, and after true the mailbox accepts
+// no messages. [Closed] is called, with no undelivered messages, before StopIfIdle
+// returns; with [InlineNever] a goroutine calls it.
 func (r Ref[M]) StopIfIdle() bool {
 	return r.a == nil || r.a.stopIfIdle()
 }
 
-// Wait returns nil once the actor has stopped, which includes its call of
-// [Closed] and the release of its name, or the error of ctx if that ends first.
-// An actor that waits for itself waits in vain.
+// Wait returns nil once the actor has stopped: [Closed] has returned and the actor's
+// name is free. It returns the error of ctx if ctx ends first. An actor that waits for
+// itself waits in vain.
 func (r Ref[M]) Wait(ctx context.Context) error {
 	if r.a == nil {
 		return nil

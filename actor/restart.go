@@ -2,20 +2,21 @@ package actor
 
 import "time"
 
-// A health is what failures have left behind in an actor.
+// A health holds an actor's supervision: its decisions, its restarts and its last
+// failure.
 type health struct {
 	onFailure func(*Failure) Directive
-	fresh     any // func() Behavior[M]; nil: it cannot be restarted
+	fresh     any // func() Behavior[M]; nil: the actor cannot be restarted
 	restarts  uint64
 	tally     tally
 	last      error    // the last failure
-	cause     *Failure // of the suspension or the restart
-	timer     *Timer   // of the back-off; nil while the parent decides
+	cause     *Failure // the failure that led to the suspension or the restart
+	timer     *Timer   // timer of the back-off; nil while the parent decides
 	retired   bool     // Stopped was called on the behavior
-	reason    error    // of the end, while the children stop
+	reason    error    // reason of the end, kept while the children stop
 }
 
-// vitals returns the health, making it if need be. It is called under the lock.
+// vitals returns the health and allocates it if necessary. The caller holds the lock.
 func (c *core) vitals() *health {
 	x := c.extra()
 	if x.health == nil {
@@ -24,7 +25,7 @@ func (c *core) vitals() *health {
 	return x.health
 }
 
-// restarts returns how many there have been. It is called under the lock.
+// restarts returns the number of restarts. The caller holds the lock.
 func (c *core) restarts() uint64 {
 	if c.ext == nil || c.ext.health == nil {
 		return 0
@@ -32,20 +33,20 @@ func (c *core) restarts() uint64 {
 	return c.ext.health.restarts
 }
 
-// restart makes the actor be renewed after the pause. It returns false if the
-// turn is over until then. An actor that is to stop has no pause, and needs no
-// fresh behavior if there is nothing to handle.
+// restart schedules the replacement of the behavior after the pause. It returns false
+// if the turn is over. An actor that was asked to stop gets no pause, and no fresh
+// behavior if no messages wait.
 func (a *actor[M]) restart(cause *Failure, pause time.Duration) bool {
 	a.mu.Lock()
 	h := a.vitals()
 	h.cause, h.timer = cause, nil
-	// What the behavior has begun ends now: before its children do, or it would
-	// be told of their end.
+	// The belongings of the behavior end now and not after its children, or the
+	// behavior would get messages about their end.
 	left := a.disown()
 	stop, end := a.flags&draining != 0, false
 	switch {
 	case a.flags&halting != 0, stop && !a.pending():
-		a.flags |= halting // its children end as at any restart; one may have left its failure to it
+		a.flags |= halting // stop the children now, as a restart does: a child may wait for a decision of this actor
 		end = true
 	case pause > 0 && !stop:
 		a.flags |= suspended
@@ -64,8 +65,8 @@ func (a *actor[M]) restart(cause *Failure, pause time.Duration) bool {
 	return !end
 }
 
-// suspend gives up the turn until the parent has decided. It returns false, and
-// the actor ends, if that is to stop.
+// suspend gives up the turn until the parent has decided. If StopNow was called,
+// suspend ends the actor instead and returns false.
 func (a *actor[M]) suspend(cause *Failure) bool {
 	a.mu.Lock()
 	if a.flags&halting != 0 {
@@ -80,7 +81,7 @@ func (a *actor[M]) suspend(cause *Failure) bool {
 	return true
 }
 
-// awake ends the back-off.
+// awake ends the back-off and starts the actor. The timer calls it.
 func (a *actor[M]) awake() {
 	a.mu.Lock()
 	again := a.flags&suspended != 0
@@ -103,7 +104,7 @@ func (a *actor[M]) escalate(f *Failure, parent node) {
 		return
 	}
 	a.mu.Lock()
-	mine := a.flags&suspended != 0 // else the parent has stopped it already
+	mine := a.flags&suspended != 0 // else the parent has stopped the actor already
 	a.flags &^= suspended
 	a.mu.Unlock()
 	if mine {
@@ -111,8 +112,8 @@ func (a *actor[M]) escalate(f *Failure, parent node) {
 	}
 }
 
-// resume lets an actor go on that has left a failure to its parent, and the
-// child that had left it to that actor.
+// resume lets an actor go on that has escalated its failure. If that failure was itself
+// escalated by a child, the child goes on too, and so on.
 func resume(n node) {
 	for n != nil {
 		c := n.base()
@@ -129,9 +130,8 @@ func resume(n node) {
 	}
 }
 
-// renew puts a fresh behavior in the place of the old one, when the children
-// are gone. It is called under the lock and releases it. It returns false if
-// the turn is over.
+// renew replaces the behavior by a fresh one, once the children have stopped. It
+// returns false if the turn is over. The caller holds the lock; renew releases it.
 func (a *actor[M]) renew(c *Context[M]) bool {
 	if kids := a.children(); len(kids) > 0 {
 		a.flags |= winding
@@ -141,7 +141,7 @@ func (a *actor[M]) renew(c *Context[M]) bool {
 	}
 	a.flags &^= renewing | noticed
 	if f := a.ext.family; f != nil {
-		f.notices = nil // of children that are gone
+		f.notices = nil // they are about children that have stopped
 	}
 	h := a.ext.health
 	cause, known := h.cause, h.retired
@@ -174,7 +174,8 @@ func (a *actor[M]) renew(c *Context[M]) bool {
 	return true
 }
 
-// replaceBehavior is the change of the behavior at a restart.
+// replaceBehavior sets the fresh behavior at a restart, and puts the stash back in the
+// mailbox.
 func (a *actor[M]) replaceBehavior(b Behavior[M]) {
 	s, ok := a.behavior.(*shell[M])
 	if !ok {

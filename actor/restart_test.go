@@ -13,18 +13,19 @@ import (
 	"github.com/perdure/perdure/actor/actortest"
 )
 
-// A cell counts what it has handled since it was made, and tells of it.
+// A cell is a behavior that counts the messages since it was made, and reports the
+// count to a ref.
 type cell struct {
 	count int
 	out   actor.Ref[int]
 }
 
-// What a cell does at a message.
+// The things that a cell does at a message.
 const (
 	cellPanics = -1 - iota
 	cellExits
 	cellFails
-	cellCounts // and tells the count
+	cellCounts // reports the count
 )
 
 func (b *cell) Receive(c *actor.Context[int], m int) {
@@ -44,7 +45,7 @@ func (b *cell) Receive(c *actor.Context[int], m int) {
 	}
 }
 
-// restartable spawns a cell that tells what happens to it.
+// restartable spawns a cell that can be restarted and reports its calls to a ref.
 func restartable(t *testing.T, p actor.Parent, name string, out actor.Ref[int], opts ...actor.Option) actor.Ref[int] {
 	t.Helper()
 	r, err := actor.SpawnFrom(p, name, func() actor.Behavior[int] { return &cell{out: out} }, opts...)
@@ -130,7 +131,7 @@ func TestRestartsStopBeyondTheirNumberAndTheParentIsTold(t *testing.T) {
 		if i := r.Address().Info(); i.Restarts != 12 {
 			t.Errorf("%d restarts, want 12", i.Restarts)
 		}
-		run(t, parent, func(*actor.Context[task]) {}) // it lives
+		run(t, parent, func(*actor.Context[task]) {}) // the parent is alive
 	})
 }
 
@@ -182,7 +183,7 @@ func TestStopsReachAnActorInItsPause(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		stop func(r actor.Ref[int])
-		want []int // what is handled still
+		want []int // the messages that are still handled
 	}{
 		"StopNow": {actor.Ref[int].StopNow, nil},
 		"Stop":    {actor.Ref[int].Stop, []int{1}}, // by a fresh behavior
@@ -342,7 +343,8 @@ func TestEscalationIsDecidedAbove(t *testing.T) {
 		var seen *actor.Failure
 		above := func(f *actor.Failure) actor.Directive { seen = f; return then }
 		up := actor.Supervise(actor.Strategy{Decide: func(*actor.Failure) actor.Directive { return actor.Escalate }})
-		// The top escalates nothing, the middle escalates what comes from the cell.
+		// The top actor escalates nothing; the middle one escalates the failure of the
+		// cell.
 		top := spawn(t, s, &do{log: new(diary)}, actor.Supervise(actor.Strategy{Decide: above}))
 		var middle actor.Ref[task]
 		var r actor.Ref[int]
@@ -400,13 +402,13 @@ func TestAnActorThatEscalatesCanBeStopped(t *testing.T) {
 		run(t, parent, func(c *actor.Context[task]) {
 			r = restartable(t, c, "", out.Ref(), actor.OnFailure(func(*actor.Failure) actor.Directive { return actor.Escalate }))
 		})
-		tell(t, parent, func(*actor.Context[task]) { <-gate }) // it cannot decide
+		tell(t, parent, func(*actor.Context[task]) { <-gate }) // the parent cannot decide yet
 		tell(t, r, cellPanics)
 		synctest.Wait()
 		r.StopNow()
 		stopped(t, r)
 		close(gate)
-		stopped(t, parent) // of the failure that came to it all the same
+		stopped(t, parent) // it stops because of the failure that came to it after all
 	})
 }
 
@@ -417,7 +419,7 @@ func TestNobodyIsLeftToDecideAboutAChildOfAnActorThatStops(t *testing.T) {
 		var child actor.Ref[int]
 		parent := spawn(t, s, &clumsy{do: &do{log: new(diary)}, at: "stopping", fail: func() {
 			tell(t, child, cellPanics)
-			synctest.Wait() // it has escalated, and nothing else happens any more
+			synctest.Wait() // the child has escalated, and all goroutines wait
 		}})
 		out := actortest.NewProbe[int](t, s)
 		run(t, parent, func(c *actor.Context[task]) {
@@ -476,8 +478,8 @@ func TestAChildThatIsStoppedDoesNotEscalate(t *testing.T) {
 	})
 }
 
-// failing spawns an actor that fails at each message, and tells it more of them
-// than it can be restarted for.
+// failing spawns an actor that fails at each message, and sends it more messages than
+// the strategy grants restarts.
 func failing(t *testing.T, strategy actor.Strategy, messages int) actor.Ref[int] {
 	t.Helper()
 	s := newSystem(t, actor.Config{Supervision: strategy})
@@ -540,7 +542,7 @@ func TestARestartStopsCountingWhenTheChildHasWorkedForLong(t *testing.T) {
 			Backoff: actor.Backoff{Min: time.Hour, Random: func() float64 { return 1 }},
 		}})
 		r := restartable(t, s, "", actor.Ref[int]{})
-		for range 10 { // the pause is an hour each time, never two
+		for range 10 { // the pause is an hour each time and does not double
 			tell(t, r, cellPanics)
 			sleep(time.Hour + time.Minute + time.Second)
 			if i := r.Address().Info(); i.Condition != actor.Idle {
@@ -597,7 +599,7 @@ func TestAStopInAPauseNeedsNoFreshBehavior(t *testing.T) {
 	})
 }
 
-// An ending behavior fails at each message, and tells of its end.
+// An ending behavior fails at each message, and reports its end.
 type ending struct{ ends chan closing }
 
 func (*ending) Receive(*actor.Context[int], int) { panic("ill") }
@@ -627,7 +629,7 @@ func TestAFailureDuringAStopHasNoPause(t *testing.T) {
 			t.Errorf("Wait: %v after %v, want nil at once", err, time.Since(begin))
 		}
 		out.Expect(1, 1)
-		if n := r.Address().Info().Restarts; n != 1 { // none after the last message
+		if n := r.Address().Info().Restarts; n != 1 { // there is no restart after the last message
 			t.Errorf("%d restarts, want 1", n)
 		}
 	})

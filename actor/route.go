@@ -9,15 +9,15 @@ import (
 	"sync/atomic"
 )
 
-// A Route sends a message to one or all of a fixed group of actors. It is a
-// function and not an actor, so it adds no mailbox on the way, and may be called
-// by any goroutine. A group without members refuses with [ErrStopped]. A [Router]
-// can ask and wait for room too, and replace members that have stopped.
+// A Route sends a message to one or all of a fixed group of actors. It is a function
+// and not an actor, so it adds no mailbox on the way, and may be called by any
+// goroutine. A route without members returns [ErrStopped]. A [Router] can also ask and
+// wait for room, and replaces members that have stopped.
 type Route[M any] func(m M) error
 
-// SpawnPool spawns n actors of one sort, with the names name-0, name-1 and so
-// on; without a name all are anonymous. If one of them cannot be spawned, none
-// is left: those before it are stopped.
+// SpawnPool spawns n actors of the same behavior, with the names name-0, name-1 and so
+// on; if name is "", all are anonymous. If one of them cannot be spawned, SpawnPool
+// stops those that it has spawned and returns the error.
 func SpawnPool[M any](p Parent, name string, n int, fresh func() Behavior[M], opts ...Option) ([]Ref[M], error) {
 	members := make([]Ref[M], 0, max(n, 0))
 	whole := false
@@ -44,8 +44,8 @@ func SpawnPool[M any](p Parent, name string, n int, fresh func() Behavior[M], op
 	return members, nil
 }
 
-// RoundRobin routes each message to the next member in turn. One that refuses
-// is passed over; the error is that of the last one if all of them refuse.
+// RoundRobin routes each message to the next member in turn. It skips a member that
+// refuses the message. If all members refuse, it returns the error of the last one.
 func RoundRobin[M any](members ...Ref[M]) Route[M] {
 	members = slices.Clone(members)
 	var turn atomic.Uint64
@@ -61,9 +61,9 @@ func RoundRobin[M any](members ...Ref[M]) Route[M] {
 	}
 }
 
-// ConsistentHash routes all messages with one key to one member. The choice
-// depends on the key and the number of members only. One member more takes its
-// share of the keys from all others, and moves no other key.
+// ConsistentHash routes all messages with the same key to the same member. The choice
+// depends only on the key and the number of members. If a member is added at the end,
+// it takes its share of the keys from all others, and no other key moves.
 func ConsistentHash[M any](key func(M) string, members ...Ref[M]) Route[M] {
 	members = slices.Clone(members)
 	return func(m M) error {
@@ -74,9 +74,9 @@ func ConsistentHash[M any](key func(M) string, members ...Ref[M]) Route[M] {
 	}
 }
 
-// rendezvous returns the member that has the highest weight for a key. It looks
-// at every member, which for groups of up to a few hundred costs no more than a
-// ring, and needs no memory.
+// rendezvous returns the member that has the highest weight for a key. It computes the
+// weight of every member. For groups of up to a few hundred members that costs no more
+// than a hash ring, and it needs no memory.
 func rendezvous(key string, members int) (best int) {
 	h := fnv.New64a()
 	h.Write([]byte(key))
@@ -97,8 +97,8 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// Broadcast routes each message to all members. The error joins those of the
-// members that refuse; the others have got the message.
+// Broadcast routes each message to all members. It joins the errors of the members that
+// refuse; the others have got the message.
 func Broadcast[M any](members ...Ref[M]) Route[M] {
 	members = slices.Clone(members)
 	return func(m M) error {

@@ -11,24 +11,26 @@ import (
 	"time"
 )
 
-// routerPause is how long a [Router] waits before it replaces a member that has
-// stopped more than once within a minute.
+// routerPause is the back-off before a [Router] replaces a member that has stopped more
+// than once within a minute.
 var routerPause = Backoff{Min: 100 * time.Millisecond, Max: time.Minute}
 
-// A Router sends each message to one of a group of actors: without a key to the
-// members in turn, where one that refuses is passed over; with one, all messages of
-// a key to one member, as [ConsistentHash] does. It is not an actor, so it adds no
-// mailbox on the way, and may be used by any goroutine. What all members refuse is
-// refused with [ErrMailboxFull] if one of them is full, else with [ErrStopped].
+// A Router sends each message to one of a group of actors. Without a key function it
+// sends to the members in turn, and skips a member that refuses. With a key function it
+// sends all messages with the same key to the same member, as [ConsistentHash] does. A
+// Router is not an actor, so it adds no mailbox on the way, and any goroutine may use
+// it. If all members refuse a message, the error is [ErrMailboxFull] if one of them is
+// full, else [ErrStopped].
 type Router[M any] struct {
 	key     func(M) string
 	turn    atomic.Uint64
-	keeper  Ref[int]                 // of a group that is kept whole
-	mu      sync.Mutex               // for changes of members
+	keeper  Ref[int]                 // parent of the members of SpawnRouter
+	mu      sync.Mutex               // guards changes of members
 	members atomic.Pointer[[]Ref[M]] // never changed in place
 }
 
-// NewRouter returns a router to actors that live on their own. Key may be nil.
+// NewRouter returns a router to existing actors, which it neither stops nor replaces.
+// Key may be nil.
 func NewRouter[M any](key func(M) string, members ...Ref[M]) *Router[M] {
 	r := &Router[M]{key: key}
 	members = slices.Clone(members)
@@ -36,11 +38,12 @@ func NewRouter[M any](key func(M) string, members ...Ref[M]) *Router[M] {
 	return r
 }
 
-// SpawnRouter spawns an actor with n children of one sort, named 0, 1 and so on,
-// and returns the router to them. A member that has stopped, for whatever reason, is
-// replaced by a fresh one in its place: at once the first time in a minute, then
-// after pauses that grow from 0.1 s to a minute. Key may be nil. The options are for
-// the members. If one of them cannot be spawned, none is left.
+// SpawnRouter spawns an actor with n children of the same behavior, named 0, 1 and so
+// on, and returns the router to them. A member that has stopped, for any reason, is
+// replaced by a fresh one in its place: at once the first time in a minute, then after
+// pauses that grow from 0.1 s to a minute. Key may be nil. The options are for the
+// members. If one of them cannot be spawned, SpawnRouter stops the others and returns
+// the error.
 func SpawnRouter[M any](p Parent, name string, n int, key func(M) string, fresh func() Behavior[M], opts ...Option) (*Router[M], error) {
 	if fresh == nil {
 		return nil, fmt.Errorf("spawn router %q: %w: function is nil", name, ErrInvalid)
@@ -67,7 +70,7 @@ func SpawnRouter[M any](p Parent, name string, n int, key func(M) string, fresh 
 	return r, nil
 }
 
-// Tell is [Ref.Tell] to a member.
+// Tell sends m to a member as [Ref.Tell] does.
 func (r *Router[M]) Tell(m M) error {
 	return r.each(m, func(to Ref[M]) (bool, error) {
 		err := to.Tell(m)
@@ -75,8 +78,8 @@ func (r *Router[M]) Tell(m M) error {
 	})
 }
 
-// TellWait is [Ref.TellWait] to a member. Without a key it waits only if no member
-// has room, and then for the one whose turn it is.
+// TellWait sends m to a member as [Ref.TellWait] does. Without a key function it waits
+// only if no member has room, and then for the member whose turn it is.
 func (r *Router[M]) TellWait(ctx context.Context, m M) error {
 	if r.key == nil {
 		if err := r.Tell(m); !errors.Is(err, ErrMailboxFull) {
@@ -89,8 +92,8 @@ func (r *Router[M]) TellWait(ctx context.Context, m M) error {
 	})
 }
 
-// AskRouter is [Ask] of a member. With a key, message is called once more before,
-// with the zero [Reply], to know the key of its message.
+// AskRouter asks a member as [Ask] does. If the router has a key function, AskRouter
+// first calls message once with the zero [Reply], to compute the key.
 func AskRouter[R, M any](ctx context.Context, r *Router[M], message func(Reply[R]) M) (v R, err error) {
 	var key M
 	if r.key != nil {
@@ -103,7 +106,7 @@ func AskRouter[R, M any](ctx context.Context, r *Router[M], message func(Reply[R
 	return v, err
 }
 
-// each lets try send to one member after another until one has accepted.
+// each calls try with one member after another until one has accepted the message.
 func (r *Router[M]) each(m M, try func(to Ref[M]) (accepted bool, err error)) error {
 	members := *r.members.Load()
 	n := uint64(len(members))
@@ -131,8 +134,8 @@ func (r *Router[M]) each(m M, try func(to Ref[M]) (accepted bool, err error)) er
 // Members returns the refs of the members, in their order.
 func (r *Router[M]) Members() []Ref[M] { return slices.Clone(*r.members.Load()) }
 
-// Address returns the address of the actor above the members. It is the zero
-// Address for a router of [NewRouter].
+// Address returns the address of the parent of the members. For a router of [NewRouter]
+// it returns the zero Address.
 func (r *Router[M]) Address() Address { return r.keeper.Address() }
 
 // Stop stops the members of [SpawnRouter] as [Ref.Stop] does.
@@ -141,8 +144,8 @@ func (r *Router[M]) Stop() { r.keeper.Stop() }
 // StopNow stops the members of [SpawnRouter] as [Ref.StopNow] does.
 func (r *Router[M]) StopNow() { r.keeper.StopNow() }
 
-// A keeper is the parent of the members of a router. Its messages are the places of
-// members that are to be replaced.
+// A keeper is the parent of the members of a router. Its messages are the places of the
+// members to replace.
 type keeper[M any] struct {
 	r     *Router[M]
 	fresh func() Behavior[M]
@@ -150,8 +153,9 @@ type keeper[M any] struct {
 	stops map[int]*tally
 }
 
-// spawn puts a fresh member in a place. The first one of a place does not replace
-// another, which has come there because the first has stopped already.
+// spawn puts a fresh member in a place. With first, it does not replace a member that
+// is in the place already: the first member may have stopped, and been replaced, before
+// spawn got here.
 func (k *keeper[M]) spawn(c *Context[int], place int, first bool) error {
 	ref, err := SpawnFrom(c, strconv.Itoa(place), k.fresh, k.opts...)
 	if err != nil {
@@ -170,7 +174,8 @@ func (k *keeper[M]) spawn(c *Context[int], place int, first bool) error {
 	return nil
 }
 
-// Receive replaces a member. If that fails, it is tried again after a longer pause.
+// Receive replaces a member. If that fails, the keeper tries again after a longer
+// pause.
 func (k *keeper[M]) Receive(c *Context[int], place int) {
 	key := strconv.Itoa(place)
 	c.SetTimer(key, k.pause(place), place)
@@ -179,10 +184,11 @@ func (k *keeper[M]) Receive(c *Context[int], place int) {
 	}
 	c.CancelTimer(key)
 	t := k.stops[place]
-	t.at = t.at[:len(t.at)-1] // it was no failure
+	t.at = t.at[:len(t.at)-1] // the replacement succeeded, so it does not count
 }
 
-// Failed goes on: what has failed is the making of a member.
+// Failed makes the keeper go on: only making a member can fail in it, and a timer is
+// set that tries again.
 func (*keeper[M]) Failed(*Failure) Directive { return Resume }
 
 // ChildStopped replaces a member, the first time in a minute at once.
@@ -198,8 +204,8 @@ func (k *keeper[M]) ChildStopped(c *Context[int], t Terminated) {
 	k.Receive(c, place)
 }
 
-// pause counts a stop of a member, or a try to replace it, and returns how long to
-// wait before the next try.
+// pause counts a stop of a member, or an attempt to replace it, and returns the pause
+// before the next attempt.
 func (k *keeper[M]) pause(place int) time.Duration {
 	if k.stops == nil {
 		k.stops = make(map[int]*tally)

@@ -7,13 +7,13 @@ import (
 	"github.com/perdure/perdure/internal/wheel"
 )
 
-// Context returns a context for what the behavior does, such as a call of a
-// database. It ends when the actor is to stop now ([Ref.StopNow], or a
-// [System.Shutdown] whose context has ended), when the behavior has failed and is
-// given up, and when the actor has stopped; its cause is [ErrStopped]. A [Ref.Stop]
-// does not end it, because what the mailbox has accepted is still handled. It may be
-// used by any goroutine, and has no deadline and no values. It is made by the first
-// call; an actor that does not ask for it pays nothing.
+// Context returns a context for the work of the behavior, such as a call of a database.
+// The context ends at [Ref.StopNow], when the context of a [System.Shutdown] has ended,
+// when the behavior has failed and is given up, and when the actor has stopped; its
+// cause is [ErrStopped]. A [Ref.Stop] does not end the context, because the actor still
+// handles the messages that its mailbox has accepted. Any goroutine may use it. It has
+// no deadline and no values. The first call makes it; an actor that never calls Context
+// pays nothing.
 func (c *Context[M]) Context() context.Context {
 	a := c.a
 	a.mu.Lock()
@@ -22,37 +22,38 @@ func (c *Context[M]) Context() context.Context {
 	if o.scope == nil {
 		o.scope, o.cancel = context.WithCancelCause(context.Background())
 		if a.flags&halting != 0 {
-			a.cancelScope()(ErrStopped) // nothing depends on it yet, so it calls nothing
+			a.cancelScope()(ErrStopped) // nothing depends on the context yet, so cancelling it calls no other code
 		}
 	}
 	return o.scope
 }
 
 // SetTimer makes the actor handle m after the time d. The timer belongs to the
-// behavior: it is replaced by another one with the same key, and ends by
-// [Context.CancelTimer], at a restart and when the actor is to stop. After that m
-// does not come any more, not even if it waits in the mailbox already. It comes
-// though the mailbox be full, once for each timer.
+// behavior. It is replaced by another timer with the same key, and ends by
+// [Context.CancelTimer] and at a restart. After that m does not come any more, even if
+// it is already in the mailbox. No timer fires once the actor was asked to stop. The
+// message m comes even if the mailbox is full; each timer has at most one message in
+// the mailbox.
 func (c *Context[M]) SetTimer(key string, d time.Duration, m M) { c.a.setTimer(key, d, 0, m) }
 
-// SetTicker is [Context.SetTimer] that makes the actor handle m after each period.
-// The n-th message is due n periods from now; while one waits in the mailbox no
-// other is added, and periods that have passed altogether are left out. A period is
-// at least [TimerEveryMin].
+// SetTicker is a [Context.SetTimer] that repeats: it makes the actor handle m after
+// each period. The n-th message is due n periods from now. While one message waits in
+// the mailbox no other is added, and the ticker skips periods that have passed
+// completely. A period below [TimerEveryMin] means TimerEveryMin.
 func (c *Context[M]) SetTicker(key string, period time.Duration, m M) {
 	period = max(period, TimerEveryMin)
 	c.a.setTimer(key, period, period, m)
 }
 
-// CancelTimer ends the timer with a key. It reports whether there was one whose
-// message, or next message, had still to come.
+// CancelTimer ends the timer with a key. It returns true if there was such a timer and
+// its message, or its next message, had not yet been handled.
 func (c *Context[M]) CancelTimer(key string) bool {
 	c.a.mu.Lock()
 	defer c.a.mu.Unlock()
 	return c.a.cancelTimer(key)
 }
 
-// cancelTimer is called under the lock.
+// cancelTimer is CancelTimer for a caller that holds the lock.
 func (c *core) cancelTimer(key string) bool {
 	o := c.owns()
 	if o == nil || o.timers[key] == nil {
@@ -69,7 +70,7 @@ type keyed[M any] struct {
 	a      *actor[M]
 	key    string
 	m      M
-	period time.Duration // zero: it fires once
+	period time.Duration // zero: the timer fires once
 	due    time.Time
 	queued bool // its message waits in the mailbox
 	timer  wheel.Timer
@@ -93,13 +94,13 @@ func (a *actor[M]) setTimer(key string, d, period time.Duration, m M) {
 
 func (t *keyed[M]) stop() { t.timer.Stop() }
 
-// current reports whether the timer is still set. It is called under the lock.
+// current reports whether the timer is still set. The caller holds the lock.
 func (t *keyed[M]) current() bool {
 	o := t.a.owns()
 	return o != nil && o.timers[t.key] == stopper(t)
 }
 
-// fire is called by the goroutine of all timers.
+// fire puts the message in the mailbox. The goroutine of all timers calls it.
 func (t *keyed[M]) fire() {
 	a := t.a
 	a.mu.Lock()
@@ -129,8 +130,8 @@ func (t *keyed[M]) open(*Context[M], M) (M, bool) {
 	return t.m, t.taken()
 }
 
-// taken notes that the message is no longer in the mailbox. It reports whether the
-// timer is still set. It is called under the lock.
+// taken records that the message is no longer in the mailbox. It reports whether the
+// timer is still set. The caller holds the lock.
 func (t *keyed[M]) taken() bool {
 	t.queued = false
 	if !t.current() {

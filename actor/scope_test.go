@@ -83,7 +83,7 @@ func TestTheContextEndsWithItsBehavior(t *testing.T) {
 	})
 }
 
-// timing spawns an actor that writes down what it handles, with the time.
+// timing spawns an actor that records each message with its time.
 func timing(t *testing.T, receive func(c *actor.Context[string], m string)) (actor.Ref[string], *diary) {
 	t.Helper()
 	var log diary

@@ -5,22 +5,22 @@ import (
 	"time"
 )
 
-// StashMaxDefault is how many messages a stash holds if nothing else is said.
+// StashMaxDefault bounds the messages in a stash.
 const StashMaxDefault = 1024
 
-// A shell stands between an actor and its behavior if that behavior has
-// middleware, was changed by Become, or has a stash or a receive timeout. An
-// actor without any of these has none, and pays nothing for them. All of it is
-// the owner's.
+// A shell is a behavior that wraps the user's behavior. An actor has one if it has
+// middleware, has called Become, or has a stash or a receive timeout. Any other actor
+// has none, and pays nothing for these features. Only the owner of the actor uses the
+// shell.
 type shell[M any] struct {
-	spawned    Behavior[M] // whose abilities count
-	current    Behavior[M] // what handles messages
+	spawned    Behavior[M] // the behavior whose abilities count
+	current    Behavior[M] // the behavior that handles messages
 	middleware []Middleware
 	stash      []letter[M]
 	idle       *idling[M]
 }
 
-// A letter is a message with who waits for its answer.
+// A letter is a message together with its asker.
 type letter[M any] struct {
 	m    M
 	from asker
@@ -34,7 +34,7 @@ type idling[M any] struct {
 	timer *Timer
 }
 
-// plain returns the behavior that was spawned, or that of the last restart.
+// plain returns the behavior that was spawned, or the one made by the last restart.
 func plain[M any](b Behavior[M]) Behavior[M] {
 	if s, ok := b.(*shell[M]); ok {
 		return s.spawned
@@ -42,7 +42,7 @@ func plain[M any](b Behavior[M]) Behavior[M] {
 	return b
 }
 
-// shell returns the shell of the actor, making it if need be.
+// shell returns the shell of the actor and allocates it if necessary.
 func (c *Context[M]) shell() *shell[M] {
 	s, ok := c.a.behavior.(*shell[M])
 	if !ok {
@@ -60,28 +60,28 @@ func (s *shell[M]) Receive(c *Context[M], m M) {
 	}
 }
 
-// Signal hands a signal on.
+// Signal passes a signal on to the spawned behavior.
 func (s *shell[M]) Signal(c *Context[M]) {
 	if b, ok := s.spawned.(Signaled[M]); ok {
 		b.Signal(c)
 	}
 }
 
-// Become lets b handle the messages from the next one on. All abilities but
-// Receive stay those of the behavior that was spawned.
+// Become makes b handle the messages from the next one on. Only Receive changes: all
+// abilities, such as [Stopping], stay with the behavior that was spawned.
 func (c *Context[M]) Become(b Behavior[M]) { c.shell().current = b }
 
-// Unbecome lets the behavior that was spawned handle the messages again.
+// Unbecome makes the behavior that was spawned handle the messages again.
 func (c *Context[M]) Unbecome() {
 	if s, ok := c.a.behavior.(*shell[M]); ok {
 		s.current = s.spawned
 	}
 }
 
-// Stash puts the message that is being handled aside, for [Context.Unstash].
-// An [Ask] goes on waiting with it. It returns [ErrStashFull] if the stash holds
-// [StashMaxDefault] messages. What is in the stash when the actor stops is
-// undelivered, before anything else.
+// Stash puts the message that is being handled aside until [Context.Unstash]. If the
+// message came from an [Ask], the asker goes on waiting. Stash returns [ErrStashFull]
+// if the stash holds [StashMaxDefault] messages. Messages that are in the stash when
+// the actor stops are the first of the undelivered ones, see [Closed].
 func (c *Context[M]) Stash(m M) error {
 	s := c.shell()
 	if len(s.stash) >= StashMaxDefault {
@@ -91,10 +91,10 @@ func (c *Context[M]) Stash(m M) error {
 	return nil
 }
 
-// Unstash puts all that was stashed in front of the mailbox, in the order in
-// which it was stashed. It comes before every message that is waiting. The
-// mailbox may hold more than its bound by that, and accepts nothing until it is
-// below it again. A restart does the same for the fresh behavior.
+// Unstash puts all stashed messages in front of the mailbox, in the order in which they
+// were stashed: they come before every waiting message. The mailbox may then hold more
+// than its bound, and accepts no messages until it is below the bound again. A restart
+// does the same for the fresh behavior.
 func (c *Context[M]) Unstash() {
 	s, ok := c.a.behavior.(*shell[M])
 	if !ok || len(s.stash) == 0 {
@@ -105,8 +105,8 @@ func (c *Context[M]) Unstash() {
 	c.a.prepend(stash)
 }
 
-// prepend puts letters before everything that waits. The caller is the owner.
-// What is left of the current chunk moves to the chain, behind the letters.
+// prepend puts letters before everything that waits. The rest of the current chunk
+// moves to the chain, behind the letters. The caller is the owner.
 func (a *actor[M]) prepend(letters []letter[M]) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -133,7 +133,8 @@ func (a *actor[M]) prepend(letters []letter[M]) {
 	}
 }
 
-// stashed takes what is in the stash of an actor that ends, and with it its timer.
+// stashed empties the stash and returns its messages, and stops the receive timeout. It
+// is called at the end of an actor and at a restart.
 func (a *actor[M]) stashed() []letter[M] {
 	s, ok := a.behavior.(*shell[M])
 	if !ok {
@@ -147,9 +148,9 @@ func (a *actor[M]) stashed() []letter[M] {
 	return stash
 }
 
-// ReceiveTimeout makes the actor handle m whenever it has handled nothing for
-// the time d, again and again. It replaces the timeout before; zero ends it.
-// A restart ends it too.
+// ReceiveTimeout makes the actor handle m each time that it has handled no message for
+// the time d. It replaces an earlier receive timeout. If d is zero or less, it only
+// ends the earlier one. A restart ends it too.
 func (c *Context[M]) ReceiveTimeout(d time.Duration, m M) {
 	s := c.shell()
 	if s.idle != nil {
@@ -163,13 +164,13 @@ func (c *Context[M]) ReceiveTimeout(d time.Duration, m M) {
 	c.a.watchIdle(s.idle, d)
 }
 
-// watchIdle looks again after the time d.
+// watchIdle makes the actor check the receive timeout after the time d.
 func (a *actor[M]) watchIdle(i *idling[M], d time.Duration) {
 	i.timer = a.k.sys.after(d, func() { a.order(notice{what: timedOut}) })
 }
 
-// timedOut handles the receive timeout if it is over, else looks again later.
-// It may come from a timer that was replaced just when it fired.
+// timedOut hands the message to the behavior if the receive timeout is over, else it
+// checks again later. It may come from a timer that was replaced just when it fired.
 func (a *actor[M]) timedOut(c *Context[M]) {
 	s, ok := a.behavior.(*shell[M])
 	if !ok || s.idle == nil {

@@ -7,12 +7,13 @@ import (
 	"strings"
 )
 
-// A Parent is whom an actor is spawned below: a [*System], where it lives below
-// the guardian of the user, [System.Internal], or the [*Context] of an actor,
-// which makes it a child of that actor. A child stops before its parent does.
+// A Parent is the place in the tree where an actor is spawned: a [*System] puts it
+// below the guardian "user", [System.Internal] below the guardian "system", and the
+// [*Context] of an actor makes it a child of that actor. A child stops before its
+// parent does.
 type Parent interface{ adopt() lineage }
 
-// A lineage is what an actor gets from its parent.
+// A lineage holds what an actor gets from its parent: guardian, parent and middleware.
 type lineage struct {
 	guardian   *guardian
 	parent     node // nil below the guardian
@@ -34,24 +35,25 @@ func (c *Context[M]) adopt() lineage {
 	return lineage{guardian: c.a.k.sys.guardian(c.a.traits), parent: c.a, middleware: around}
 }
 
-// Spawn starts an actor. It is idle until somebody sends to it, unless it is
-// [Started], and lives until it is stopped or fails. A name is unique among the
-// living children of a parent: another with the same name gives a [*NameError].
-// A name has at most [NameBytesMax] bytes, no slash, which is kept for paths, and
-// does not begin with "$". The name "" makes an anonymous actor; below a
-// guardian nothing but the actor is allocated for it. Spawn returns [ErrStopped]
-// if the context is over, once a system shuts down, and once the parent has called
-// [Context.Stop], has failed for good or has nothing left to handle. A parent that
-// others have stopped may spawn while it handles what its mailbox has accepted.
-// Spawn returns [ErrInvalid] if the name, the behavior, an option or the
-// [Strategy] of the system breaks a rule.
+// Spawn starts an actor. The actor is idle until the first message, unless its behavior
+// is [Started], and lives until it is stopped or fails. A name is unique among the
+// living children of a parent: a second actor with the same name gives a [*NameError].
+// A name has at most [NameBytesMax] bytes, contains no slash (paths use it) and does
+// not begin with "$". The name "" makes an anonymous actor; below a guardian, Spawn
+// allocates only the actor itself for it. Spawn returns [ErrStopped] if the context is
+// no longer valid, once the system shuts down, and once the parent has called
+// [Context.Stop], has failed without a restart or has no messages left after a Stop. A
+// parent that was stopped by [Ref.Stop] may still spawn while it handles the messages
+// that its mailbox has accepted. Spawn returns [ErrInvalid] if the name, the behavior,
+// an option or the [Strategy] of the system breaks a rule.
 func Spawn[M any](p Parent, name string, b Behavior[M], opts ...Option) (Ref[M], error) {
 	return spawn(p, name, b, nil, opts)
 }
 
-// SpawnFrom is [Spawn] for an actor that can be restarted: fresh makes its
-// behavior, now and at each [Restart]. It is called by one goroutine at a time,
-// that of the caller first. What fails in it at a restart is a failure of the actor.
+// SpawnFrom spawns an actor that can be restarted, and is otherwise as [Spawn]: fresh
+// makes its behavior, now and at each [Restart]. One goroutine at a time calls fresh;
+// the first call is on the goroutine of the caller. A failure of fresh at a restart is
+// a failure of the actor.
 func SpawnFrom[M any](p Parent, name string, fresh func() Behavior[M], opts ...Option) (Ref[M], error) {
 	if fresh == nil {
 		return Ref[M]{}, fmt.Errorf("spawn %q: %w: function is nil", name, ErrInvalid)
@@ -59,8 +61,8 @@ func SpawnFrom[M any](p Parent, name string, fresh func() Behavior[M], opts ...O
 	return spawn(p, name, fresh(), fresh, opts)
 }
 
-// mind returns the error of a behavior that is nil, of a name that breaks a
-// rule, or of a context that is over.
+// mind returns an error if the behavior is nil, the name breaks a rule, or the context
+// is no longer valid.
 func mind(name string, without, over bool) error {
 	switch {
 	case without:
@@ -77,8 +79,8 @@ func mind(name string, without, over bool) error {
 	return nil
 }
 
-// spawn is the common part of Spawn and SpawnFrom. It runs below a behavior, on
-// whatever stack that has left, so what few actors need is done elsewhere.
+// spawn is the common part of Spawn and SpawnFrom. It often runs inside a behavior, on
+// the rest of its stack, so rare work is in functions of its own.
 func spawn[M any](p Parent, name string, b Behavior[M], fresh func() Behavior[M], opts []Option) (Ref[M], error) {
 	l := p.adopt()
 	if name != "" || b == nil || l.guardian == nil {
@@ -122,8 +124,8 @@ func spawn[M any](p Parent, name string, b Behavior[M], fresh func() Behavior[M]
 	return Ref[M]{a}, nil
 }
 
-// newActor returns an actor, which is one piece of memory together with its
-// extension if it needs that from the start.
+// newActor returns an actor. If the actor needs its extension from the start, both are
+// one allocation.
 func newActor[M any](name string, parent node) *actor[M] {
 	if name == "" && parent == nil {
 		return new(actor[M])
@@ -137,8 +139,8 @@ func newActor[M any](name string, parent node) *actor[M] {
 	return &both.actor
 }
 
-// fit does to a new actor what the options say, gives it the middleware that is
-// around all actors of its parent, and notes how to make a fresh behavior.
+// fit applies the options to a new actor, adds the middleware that it inherits from its
+// parent, and keeps the function that makes a fresh behavior.
 func (a *actor[M]) fit(around []Middleware, fresh func() Behavior[M], opts []Option) error {
 	o := options{mailboxMax: a.max}
 	for _, opt := range opts {

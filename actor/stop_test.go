@@ -183,7 +183,7 @@ func TestShutdownGivesUpAtItsDeadline(t *testing.T) {
 	})
 }
 
-// A moody behavior says itself whether it is idle.
+// A moody behavior is an Idler whose answer the test sets.
 type moody struct{ idle bool }
 
 func (m *moody) Receive(_ *actor.Context[bool], idle bool) { m.idle = idle }
@@ -210,7 +210,7 @@ func TestStopIfIdleAsksTheBehavior(t *testing.T) {
 	}
 }
 
-// A chained behavior stops the next actor of a chain when it stops itself.
+// A chained behavior stops the next actor of a chain when its own actor stops.
 type chained struct {
 	next  actor.Ref[int]
 	depth *atomic.Int32
@@ -243,7 +243,7 @@ func TestAChainOfStopsNestsNoDeeperThanItsBound(t *testing.T) {
 	}
 }
 
-// A deep tree is stopped and walked without a stack that grows with it.
+// Stopping and walking a deep tree must not need a stack that grows with the depth.
 func TestAChainOfChildrenIsStoppedAndWalkedInALoop(t *testing.T) {
 	t.Parallel()
 	const depth = 1000
@@ -283,7 +283,7 @@ func TestAChainOfChildrenIsStoppedAndWalkedInALoop(t *testing.T) {
 	if n != depth+1 {
 		t.Errorf("the walk has seen %d actors, want %d", n, depth+1)
 	}
-	top.Stop() // all but the last wait for their children
+	top.Stop() // all actors but the last one wait for their children
 	top.StopNow()
 	close(gate)
 	actortest.ExpectStopped(t, a)
@@ -360,7 +360,7 @@ func TestStopIfIdleLeavesTheEndOfABlockingActorToAGoroutine(t *testing.T) {
 		gate := make(chan struct{})
 		r := spawn(t, s, &lasting{gate}, actor.InlineNever())
 		synctest.Wait()
-		if !r.StopIfIdle() { // it returns although Stopped blocks
+		if !r.StopIfIdle() { // StopIfIdle must return although Stopped blocks
 			t.Error("StopIfIdle: false, want true")
 		}
 		if err := r.Tell(1); !errors.Is(err, actor.ErrStopped) {

@@ -8,43 +8,44 @@ import (
 )
 
 const (
-	// RestartsMaxDefault is how many restarts a [Strategy] grants if it says
-	// nothing else.
+	// RestartsMaxDefault is the number of restarts that a [Strategy] grants by default.
 	RestartsMaxDefault = 10
-	// RestartsMaxMax is the most that it can grant.
+	// RestartsMaxMax is the largest number of restarts that a [Strategy] can grant.
 	RestartsMaxMax = 1000
-	// RestartsWithinDefault is the time in which they are counted.
+	// RestartsWithinDefault is the time within which a [Strategy] counts restarts by
+	// default.
 	RestartsWithinDefault = time.Minute
 )
 
-// A Strategy says what becomes of children that fail. The zero Strategy
-// restarts the one that has failed, at most ten times in a minute, and at once.
+// A Strategy decides about children that fail. The zero Strategy restarts the failed
+// child at once, at most ten times in a minute.
 type Strategy struct {
 	// Decide says how the child goes on. It is called on the goroutine of the
 	// child, perhaps for several children at a time, so it must not touch the
 	// state of the parent, and must not block. If it panics, the child stops.
 	// Nil: [Restart].
 	Decide func(f *Failure) Directive
-	// All makes what is decided for one child, [Restart] or [Stop], be done to all
-	// of its siblings too, and counts the restarts of all children together. A
-	// guardian does not look at it.
+	// All applies the decision about one child, if it is [Restart] or [Stop], to all of
+	// its siblings too, and counts the restarts of all children together. Below a
+	// guardian All has no effect.
 	All bool
-	// RestartsMax is how many restarts are granted within the time Within. At
-	// the next failure the child stops; its parent learns of it as of any stop.
-	// Zero: [RestartsMaxDefault]; below zero: none. At most [RestartsMaxMax].
+	// RestartsMax is the number of restarts granted within the time Within. At the next
+	// failure the child stops, and its parent learns of that as of any other stop. Zero
+	// means [RestartsMaxDefault]; a negative number means no restarts; a number above
+	// [RestartsMaxMax] means RestartsMaxMax.
 	RestartsMax int
-	// Within is the time that restarts are counted in: a restart stops counting
-	// when the child has been there for so long since. The pauses of Backoff are
-	// not part of that time, so a child that fails as soon as it is back comes to
-	// the end of its restarts, however long the pauses. Zero:
-	// [RestartsWithinDefault]. Below zero: [Spawn] returns [ErrInvalid].
+	// Within is the time for which a restart counts: a restart that is older than
+	// Within counts no more. The pauses of Backoff are not part of that time, so a
+	// child that fails again right after each restart uses up its restarts, however
+	// long the pauses are. Zero means [RestartsWithinDefault]. With a negative time,
+	// [Spawn] returns [ErrInvalid].
 	Within time.Duration
-	// Backoff is how long a child waits before a restart.
+	// Backoff is the pause before a restart.
 	Backoff Backoff
 }
 
-// check returns the error of a strategy that says what cannot be. The name is
-// that of the strategy for the user.
+// check returns an error if a time of the strategy is negative. The name is the user's
+// name for the strategy, such as "Config.Supervision".
 func (s *Strategy) check(name string) error {
 	for _, f := range []struct {
 		name  string
@@ -62,26 +63,27 @@ func (s *Strategy) check(name string) error {
 	return nil
 }
 
-// A Backoff is a pause that doubles with each of the restarts that still
-// count, up to Max, and is shortened at random, by up to a half, so that children
-// that have failed together do not come back together. It is as long as Min again
-// when the child has been there for the time Within without a failure. During the
-// pause the mailbox accepts messages. An actor that is to stop does not wait: it
-// is restarted at once if it has messages left, and else stops.
+// A Backoff is a pause that doubles with each of the restarts that still count, up to
+// Max, and is shortened at random, by up to a half, so that children that have failed
+// together do not come back together. The pause is Min again when the child has run for
+// the time Within without a failure. During the pause the mailbox accepts messages. An
+// actor that was asked to stop does not wait: it is restarted at once if it has
+// messages left, else it stops.
 type Backoff struct {
-	// Min is the first pause. Zero: no pause at all. Below zero: [Spawn] returns
-	// [ErrInvalid].
+	// Min is the first pause. Zero means no pause at all. With a negative time, [Spawn]
+	// returns [ErrInvalid].
 	Min time.Duration
-	// Max bounds the pause. Zero: no bound but that of RestartsMax. Below zero:
-	// [Spawn] returns [ErrInvalid].
+	// Max bounds the pause. Zero means no bound; then only RestartsMax limits the
+	// doubling. With a negative time, [Spawn] returns [ErrInvalid].
 	Max time.Duration
-	// Random returns a number from 0 up to 1, at 0 for the shortest pause. It is
-	// called by several goroutines, and must not block. If it panics, that is
-	// reported and the pause is not shortened. Nil: at random.
+	// Random returns a number from 0 to 1: 0 halves the pause, 1 leaves it as it is. It
+	// is called by several goroutines, and must not block. If it panics, the panic is
+	// reported and the pause is not shortened. Nil means a random number.
 	Random func() float64
 }
 
-// pause returns the longest pause before the restart with this number, from 1.
+// pause returns the pause, before it is shortened, of the n-th restart that counts. The
+// first restart is n = 1.
 func (b Backoff) pause(n int) time.Duration {
 	const most = time.Duration(1) << 62
 	limit := cmp.Or(b.Max, most)
@@ -92,23 +94,24 @@ func (b Backoff) pause(n int) time.Duration {
 	return d
 }
 
-// shorten shortens a pause by a number from 0 to 1, at 0 by a half.
+// shorten shortens a pause by a random number from 0 to 1: 0 halves it, 1 leaves it as
+// it is.
 func shorten(d time.Duration, random float64) time.Duration {
-	if !(random < 1) { // not a number too
+	if !(random < 1) { // true for NaN too
 		return d
 	}
 	return d/2 + time.Duration(max(random, 0)*float64(d-d/2))
 }
 
-// A tally keeps the times of the restarts that count. Its clock stands still
-// during the pauses: what is in it moves on by each of them.
+// A tally keeps the times of the restarts that count. Pauses do not count as time: each
+// pause shifts the kept times by its length.
 type tally struct {
 	at    []time.Time
 	until time.Time // the end of the last pause
 }
 
-// add counts one more at the time now. It returns how many there are, or false
-// if that is more than the strategy grants.
+// add counts one more restart at the time now, and returns the number of restarts that
+// count. It returns false if the strategy does not grant one more.
 func (t *tally) add(now time.Time, s *Strategy) (n int, granted bool) {
 	within := cmp.Or(s.Within, RestartsWithinDefault)
 	t.at = slices.DeleteFunc(t.at, func(at time.Time) bool { return now.Sub(at) >= within })
@@ -119,8 +122,8 @@ func (t *tally) add(now time.Time, s *Strategy) (n int, granted bool) {
 	return len(t.at), true
 }
 
-// pause leaves the time d from now out of the count. Of two pauses of children
-// whose restarts are counted together, what they share is left out once.
+// pause excludes the time d from now on. If the pauses of two children whose restarts
+// are counted together overlap, the overlap is excluded once.
 func (t *tally) pause(now time.Time, d time.Duration) {
 	end := now.Add(d)
 	if now.Before(t.until) {

@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 )
 
-// EventsMaxDefault is how many events a [Subscription] keeps if nothing else is said.
+// EventsMaxDefault is the number of events that a [Subscription] keeps by default.
 const EventsMaxDefault = 1024
 
-// A MissedError says how many events are missing at one place of a stream. It
+// A MissedError is the number of events that are missing at one place of a stream. It
 // matches [ErrMissed].
 type MissedError struct{ Count uint64 }
 
@@ -21,16 +21,16 @@ func (e *MissedError) Error() string { return fmt.Sprintf("%d events were missed
 // Unwrap returns [ErrMissed].
 func (e *MissedError) Unwrap() error { return ErrMissed }
 
-// A subscriber is offered every event. It must not wait.
+// A subscriber is offered every event. Method offer must not wait.
 type subscriber interface{ offer(e any) }
 
-// heard reports whether anybody subscribes to events.
+// heard reports whether there are subscribers to events.
 func (s *System) heard() bool { return s.subscribers.Load() != nil }
 
-// Publish hands a value to all who subscribe to its type, or to an interface
-// that it satisfies, and does not wait for them. The package publishes each
-// [Event]; a program may publish what it likes. The events of one goroutine keep
-// their order.
+// Publish offers a value to every subscriber of its type, or of an interface that it
+// satisfies, and does not wait for them. The package itself publishes each [Event]; a
+// program may publish values of any type. Subscribers get the events of one goroutine
+// in the order in which they were published.
 func (s *System) Publish(e any) {
 	list := s.subscribers.Load()
 	if list == nil {
@@ -67,29 +67,31 @@ func (s *System) unsubscribe(sub subscriber) {
 	s.subscribers.Store(&list)
 }
 
-// A Subscription gets the events of type E, which may be an interface, that
-// are published from [Subscribe] to Close. Its buffer is bounded: when it is
-// full, events are missed, and the reader is told so in their place.
+// A Subscription gets the events of type E, which may be an interface, that are
+// published from [Subscribe] to Close. Its buffer is bounded: when the buffer is full,
+// events are missed, and in their place the reader gets a [*MissedError].
 //
-// The buffer is a queue of runs: some events, then a number of missed ones.
+// The buffer is a queue of entries: each is an event, or the number of events missed at
+// that place.
 type Subscription[E any] struct {
 	sys    *System
 	max    int
 	mu     sync.Mutex
 	closed bool
 	queue  []entry[E]
-	ready  chan struct{} // holds a token when there is something to look at
+	ready  chan struct{} // holds a token when there is something to read
 }
 
-// An entry is an event, or, if missed is not zero, the place of missed ones.
+// An entry is an event or, if missed is not zero, the number of events missed at this
+// place.
 type entry[E any] struct {
 	e      E
 	missed uint64
 }
 
-// Subscribe begins a subscription that keeps at most eventsMax events for its
-// reader; zero or less is [EventsMaxDefault]. Who subscribes is to read on, or
-// to close it.
+// Subscribe begins a subscription that keeps at most eventsMax events for its reader;
+// zero or less means [EventsMaxDefault]. The subscriber must read on or close the
+// subscription.
 func Subscribe[E any](s *System, eventsMax int) *Subscription[E] {
 	if eventsMax <= 0 {
 		eventsMax = EventsMaxDefault
@@ -120,7 +122,7 @@ func (u *Subscription[E]) offer(e any) {
 	u.wake()
 }
 
-// wake tells the reader to look. It is called under the lock.
+// wake wakes the reader. The caller holds the lock.
 func (u *Subscription[E]) wake() {
 	select {
 	case u.ready <- struct{}{}:
@@ -128,10 +130,10 @@ func (u *Subscription[E]) wake() {
 	}
 }
 
-// Next returns the next event. Where events were missed it returns a
-// [*MissedError] once, and the call after that goes on behind them. It returns
-// [ErrUnsubscribed] when the subscription is closed and empty, and the error of
-// ctx if that ends first. It is for one goroutine.
+// Next returns the next event. Where events were missed, Next returns one
+// [*MissedError], and the next call goes on behind them. It returns [ErrUnsubscribed]
+// when the subscription is closed and empty, and the error of ctx if ctx ends first.
+// Only one goroutine at a time may call Next.
 func (u *Subscription[E]) Next(ctx context.Context) (E, error) {
 	var none E
 	for {
@@ -160,7 +162,7 @@ func (u *Subscription[E]) Next(ctx context.Context) (E, error) {
 	}
 }
 
-// Close ends the subscription. What it keeps can still be read.
+// Close ends the subscription. Events in its buffer can still be read.
 func (u *Subscription[E]) Close() {
 	u.sys.unsubscribe(u)
 	u.mu.Lock()
@@ -169,27 +171,27 @@ func (u *Subscription[E]) Close() {
 	u.wake()
 }
 
-// A Listener hands events on to an actor, see [Listen].
+// A Listener sends events to an actor, see [Listen].
 type Listener struct {
 	sys *System
 	sub subscriber
 }
 
-// Close ends it. Events that are in the mailbox still come.
+// Close ends the listener. The actor still gets events that are in its mailbox already.
 func (l *Listener) Close() { l.sys.unsubscribe(l.sub) }
 
-// Listen tells an actor of every event of type E that is published from now
-// on, as the message that event makes of it. The mailbox is the buffer: while it
-// is full, events are missed, and when it has room again the message that missed
-// makes of their number comes before the next event. With [DropOldest] none is
-// missed: an event pushes out the oldest message, without a [DeadLetter]. It ends
-// with Close, or at the first event after the actor has stopped. Events that wait
+// Listen sends an actor a message for every event of type E that is published from now
+// on; the function event makes the message. The mailbox is the buffer: while it is
+// full, events are missed. When it has room again, the actor first gets the message
+// that missed makes of their number, then the next event. With [DropOldest] no event is
+// missed: an event pushes out the oldest message, without a [DeadLetter]. The listener
+// ends with Close, or at the first event after the actor has stopped. Events that wait
 // when the actor stops are dropped.
 //
-// Event and missed are called by the actor itself, when the turn of the event
-// comes: never on the goroutine of the publisher, whom they cannot hold up. If one
-// of them panics or ends its goroutine, that is reported, the listener is closed,
-// and the actor goes on with the next message.
+// The actor itself calls event and missed, when it reaches the event in its mailbox.
+// They never run on the goroutine of the publisher, so they cannot delay it. If one of
+// them panics or ends its goroutine, that is reported, the listener is closed, and the
+// actor goes on with the next message.
 func Listen[E, M any](s *System, to Ref[M], event func(E) M, missed func(count uint64) M) *Listener {
 	l := &listening[E, M]{sys: s, to: to.a, event: event, missed: missed}
 	if to.a != nil {
@@ -205,12 +207,12 @@ type listening[E, M any] struct {
 	missed func(uint64) M
 	failed atomic.Bool
 	mu     sync.Mutex
-	count  uint64 // of the missed ones that the actor was not told of
+	count  uint64 // number of missed events for which no message is in the mailbox yet
 }
 
-// offer puts a place for v in the mailbox, and before it one for what is
-// missing. Nothing is published and no code of the user is called under the lock:
-// it keeps the order of two publishers, and no more.
+// offer puts a late letter for v in the mailbox, and before it one for missed events if
+// there are any. Under the lock, which only keeps the order of publishers, offer
+// publishes nothing and calls no code of the user.
 func (l *listening[E, M]) offer(e any) {
 	v, ok := e.(E)
 	if !ok {
@@ -226,7 +228,8 @@ func (l *listening[E, M]) offer(e any) {
 	}
 }
 
-// put does not make an event of what is refused, which would come back here.
+// put adds a late letter to the mailbox. It publishes no event if the mailbox refuses
+// the letter, because that event would come back to this listener.
 func (l *listening[E, M]) put(message func() M) bool {
 	h := &heard[E, M]{l: l, message: message}
 	h.slot.late = h
@@ -240,7 +243,7 @@ func (l *listening[E, M]) put(message func() M) bool {
 	return err == nil
 }
 
-// A heard is an event in the mailbox of an actor that listens.
+// A heard is the late letter of one event in the mailbox of an actor that listens.
 type heard[E, M any] struct {
 	l       *listening[E, M]
 	message func() M
@@ -256,7 +259,7 @@ func (h *heard[E, M]) open(*Context[M], M) (m M, ok bool) {
 		if ok {
 			return
 		}
-		exits, value := true, recover() // exits: also if the logger ends the goroutine
+		exits, value := true, recover() // exits stays true if the logger ends the goroutine
 		defer func() {
 			if exits {
 				l.to.k.sys.start(l.to) // another goroutine goes on behind this message

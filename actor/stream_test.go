@@ -43,7 +43,7 @@ func TestSubscribersGetTheEventsOfTheirType(t *testing.T) {
 	}
 }
 
-// drain returns what is left in a closed subscription.
+// drain returns the remaining events of a closed subscription.
 func drain[E any](t *testing.T, u *actor.Subscription[E]) (got []string) {
 	t.Helper()
 	for {
@@ -121,7 +121,7 @@ func TestAnActorListensWithoutSlowingThePublisher(t *testing.T) {
 	p.gate <- struct{}{}
 	await(t, "event 2", p.got)
 	p.gate <- struct{}{}
-	await(t, "event 3", p.got) // there is room for two now
+	await(t, "event 3", p.got) // the mailbox has room for two now
 	s.Publish(7)
 	l.Close()
 	s.Publish(8)
@@ -261,7 +261,7 @@ func TestAListenerThatDropsTheOldestHearsOfDeadLettersToo(t *testing.T) {
 		monitor()
 		monitor()
 		synctest.Wait()
-		for i := range 100 { // each pushes out the oldest one of both
+		for i := range 100 { // each event pushes out the oldest message of both mailboxes
 			s.Publish(i)
 		}
 		close(gate)

@@ -20,19 +20,19 @@ const (
 	stressOps     = 20_000
 )
 
-// A stress is a world of actors with senders that do everything at random. It
-// keeps a record of each message and checks the promises of the package:
+// A stress is a set of actors with senders that use the whole API at random. It keeps a
+// record of each message and checks the promises of the package:
 //
-//   - a message that was accepted is handled once or undelivered once, and one
-//     that was refused neither;
+//   - an accepted message is either handled once or undelivered once; a refused message
+//     is neither;
 //   - messages of one sender to one actor are handled in order, and undelivered
 //     ones come last;
 //   - one goroutine at a time is inside an actor (also checked by the race
 //     detector, through the plain fields of victim);
 //   - Closed is called once for each actor;
 //   - an Ask gets its own answer or an error, and never hangs;
-//   - after each Signal there is a call of Signal that sees what was written
-//     before it, and it comes before any message that is sent later.
+//   - after each Ref.Signal there is a call of the method Signal that sees all writes
+//     before it, and that call comes before any message that is sent later.
 type stress struct {
 	t       *testing.T
 	s       *actor.System
@@ -43,14 +43,14 @@ type stress struct {
 	names   atomic.Int64
 }
 
-// A parcel is a message with a record of what becomes of it.
+// A parcel is a message with a record of its outcome.
 type parcel struct {
 	sender, seq int
 	do          action
 	outcomes    *atomic.Int32
 	reply       actor.Reply[int]
-	to          *victim // whom do concerns
-	after       int64   // the signal that comes before it
+	to          *victim // the actor that the parcel's action concerns
+	after       int64   // number of the signal that was sent before the message
 }
 
 type action int
@@ -68,8 +68,8 @@ const (
 	actions
 )
 
-// A victim is an actor of the stress. Its plain fields are guarded by nothing
-// but the actor.
+// A victim is an actor of the stress. No lock guards its plain fields: only its actor
+// uses them.
 type victim struct {
 	*stress
 	ref    actor.Ref[parcel]
@@ -84,7 +84,7 @@ type victim struct {
 	ended    atomic.Bool
 }
 
-// signal signals by post, which must be followed by a call that sees it.
+// signal sends a signal. A call of Signal that sees it must follow.
 func (v *victim) signal(post func()) {
 	n := v.wanted.Add(1)
 	post()
@@ -220,7 +220,7 @@ func (st *stress) spawnAt(i int, r *rand.Rand) {
 	st.mu.Unlock()
 }
 
-// send sends m by post, and takes back its record if it is refused.
+// send sends m, and removes its record if the actor refuses it.
 func (st *stress) send(m parcel, post func() error) {
 	st.open.Add(1)
 	err := post()
@@ -276,7 +276,7 @@ func (st *stress) sender(id int, seed uint64) {
 		switch n := r.IntN(1000); {
 		case n < 400:
 			if r.IntN(100) == 0 {
-				m.do = exitNow // where it runs on the actor's own goroutine
+				m.do = exitNow // because the message is handled on a goroutine of the actor
 			}
 			st.send(m, func() error { return v.ref.Tell(m) })
 		case n < 550:
@@ -290,7 +290,7 @@ func (st *stress) sender(id int, seed uint64) {
 				m.do = keepReply
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
-			_ = st.ask(ctx, v, m) // it has looked at the error
+			_ = st.ask(ctx, v, m) // ask has checked the error
 			if ctx.Err() != nil {
 				st.t.Errorf("Ask %d of sender %d hangs", seq, id)
 			}
@@ -309,7 +309,7 @@ func (st *stress) sender(id int, seed uint64) {
 	}
 }
 
-// check looks at the world when nobody sends any more.
+// check checks all promises after the last sender has ended.
 func (st *stress) check() {
 	quiet := make(chan struct{})
 	go func() {
@@ -321,7 +321,8 @@ func (st *stress) check() {
 	case <-time.After(patience):
 		st.t.Fatalf("waited %v for the outcome of every accepted message", patience)
 	}
-	// The last Signals may still be on their way: a message behind them tells.
+	// The last Signals may still be pending. Once a message sent after them is handled,
+	// they have come.
 	for i := range st.victims {
 		v := st.victims[i].Load()
 		ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -19,16 +19,15 @@ const (
 	treeOps      = 6_000
 )
 
-// A forest is a world of actors with children, watchers and failures. It checks
-// that
+// A forest is a set of actors with children, watchers and failures. It checks that
 //
-//   - a message that was accepted is handled once or undelivered once, across
-//     restarts, pauses and escalations;
+//   - an accepted message is handled once or undelivered once, across restarts, pauses
+//     and escalations;
 //   - messages of one sender to one actor are handled in order, and one
 //     goroutine at a time is inside an actor;
 //   - a behavior is given up when all children of its actor are closed;
 //   - Stopped is called once on each behavior, and Closed once for each actor;
-//   - a watcher that lives is told once of each end;
+//   - a living watcher gets one message for each end;
 //   - everything ends at a shutdown.
 type forest struct {
 	t       *testing.T
@@ -44,8 +43,8 @@ type forest struct {
 type seed struct {
 	sender, seq int
 	do          deed
-	slot        int   // where a child goes
-	other       *tree // whom the deed concerns
+	slot        int   // the slot for a new child
+	other       *tree // the other actor that the deed concerns
 	outcomes    *atomic.Int32
 	reply       actor.Reply[int]
 	watch       *watching // not nil: a Terminated, and nothing else
@@ -55,10 +54,10 @@ type deed int
 
 const (
 	idle  deed = iota
-	fail       // and be restarted or stopped by the strategy
-	leave      // it to the parent
+	fail       // fail, and let the strategy restart or stop the actor
+	leave      // escalate the failure to the parent
 	sprout
-	look // at the end of another
+	look // watch the end of another actor
 	wither
 	deeds
 )
@@ -66,13 +65,13 @@ const (
 // A watching is one watch.
 type watching struct {
 	watcher, watched *tree
-	life             int32 // of the watcher
+	life             int32 // generation of the watcher
 	told             atomic.Int32
 	done             chan struct{}
 }
 
-// A tree is what the forest knows of an actor. Its plain fields are guarded by
-// nothing but the actor.
+// A tree is the forest's record of one actor. No lock guards its plain fields: only its
+// actor uses them.
 type tree struct {
 	*forest
 	ref      actor.Ref[seed]
@@ -80,11 +79,11 @@ type tree struct {
 	depth    int
 	inside   atomic.Bool
 	last     [treeSenders]int
-	living   atomic.Int32 // children
+	living   atomic.Int32 // number of living children
 	closed   atomic.Bool
-	stopping atomic.Bool // somebody may have asked it to stop
+	stopping atomic.Bool // set before any call that may stop the actor
 	watching map[*tree]bool
-	lives    atomic.Int32 // behaviors that have failed
+	lives    atomic.Int32 // number of behaviors that have failed
 }
 
 // A growth is the behavior of a tree. There is a fresh one after each restart.
@@ -143,8 +142,8 @@ func (g *growth) Receive(c *actor.Context[seed], m seed) {
 	m.reply.Send(m.seq)
 }
 
-// account notes the outcome of a message, which is over when what it returns is
-// called.
+// account records the outcome of a message. The caller calls the returned function when
+// the message is done.
 func (g *growth) account(m seed) (over func()) {
 	if m.outcomes.Add(1) != 1 {
 		g.t.Errorf("message %d of sender %d has a second outcome", m.seq, m.sender)
@@ -199,7 +198,7 @@ func (g *growth) Closed(_ error, undelivered []seed) {
 	}
 }
 
-// plant puts a new tree in a slot, unless the parent is to stop.
+// plant puts a new tree in a slot, unless the parent was asked to stop.
 func (f *forest) plant(p actor.Parent, parent *tree, slot int, dice uint64) *tree {
 	r := rand.New(rand.NewPCG(dice, uint64(slot)))
 	x := &tree{forest: f, parent: parent, watching: make(map[*tree]bool)}
@@ -210,7 +209,7 @@ func (f *forest) plant(p actor.Parent, parent *tree, slot int, dice uint64) *tre
 	for i := range x.last {
 		x.last[i] = -1
 	}
-	f.mu.Lock() // so that nobody looks at ref before it is set
+	f.mu.Lock() // so that no other goroutine reads ref before it is set
 	defer f.mu.Unlock()
 	decide := func(e *actor.Failure) actor.Directive {
 		if _, escalated := e.Value.(*actor.Failure); escalated {
@@ -309,7 +308,7 @@ func (f *forest) ask(x *tree, m seed) {
 	}
 }
 
-// check looks at the forest when nobody sends any more.
+// check checks all promises after the last sender has ended.
 func (f *forest) check() {
 	quiet := make(chan struct{})
 	go func() {
@@ -325,7 +324,7 @@ func (f *forest) check() {
 	for _, w := range f.watches {
 		for p := w.watcher; p != nil; p = p.parent {
 			if p.stopping.Load() || p.closed.Load() {
-				w.watcher.stopping.Store(true) // it stops with its ancestors
+				w.watcher.stopping.Store(true) // the watcher stops with its ancestors
 			}
 		}
 		if w.watcher.stopping.Load() || !w.watched.closed.Load() || w.life != w.watcher.lives.Load() {

@@ -12,49 +12,52 @@ import (
 )
 
 const (
-	// MailboxMaxDefault is how many messages a mailbox holds if nothing else is said.
+	// MailboxMaxDefault is the number of messages that a mailbox holds by default.
 	MailboxMaxDefault = 1024
 	// MailboxMaxMax is the largest bound that a mailbox can have.
 	MailboxMaxMax = 1 << 30
 	// NameBytesMax bounds the name of an actor.
 	NameBytesMax = 1024
 
-	// shardsMax is over how many locks the registry is spread.
+	// shardsMax is the number of shards, each with its own lock, of the registry.
 	shardsMax = 16
-	// inlineMax is how many turns of one shard run on callers' goroutines at a time.
+	// inlineMax bounds the turns of one shard that run on callers' goroutines at a
+	// time.
 	inlineMax = 64
-	// shrinkMin is the smallest capacity of a shard that is worth shrinking.
+	// shrinkMin is the capacity up to which a list of actors is not made smaller.
 	shrinkMin = 1024
 )
 
-// A Config says how a [System] works. The zero Config is usable.
+// A Config configures a [System]. The zero Config is usable.
 type Config struct {
-	// Logger gets the failures of behaviors, at level Error. Nil: none.
+	// Logger logs the failures of behaviors, at level Error. Nil discards them.
 	Logger *slog.Logger
-	// MailboxMax bounds the mailbox of every actor that has no bound of its
-	// own. Zero: [MailboxMaxDefault]. It is brought into 1 to [MailboxMaxMax].
+	// MailboxMax bounds the mailbox of every actor that has no bound of its own. Zero
+	// means [MailboxMaxDefault]. A negative number means 1, a number above
+	// [MailboxMaxMax] means MailboxMaxMax.
 	MailboxMax int
-	// Supervision is for all actors whose parent has no [Supervise]. Its All is
-	// not looked at. If it breaks a rule, [Spawn] returns [ErrInvalid].
+	// Supervision is the strategy for all actors whose parent has no [Supervise]. Its
+	// field All has no effect. If it breaks a rule, [Spawn] returns [ErrInvalid].
 	Supervision Strategy
-	// Middleware is around the messages of all actors below the guardian of the
-	// user, and of their children as far as it is to be inherited.
+	// Middleware is put around the messages of all actors directly below the guardian
+	// "user", and, if it has Inherit, of all their descendants.
 	Middleware []Middleware
-	// Executor runs a turn that needs a goroutine, and may do that later. With
-	// it an actor handles one message a turn, so that whoever executes the turns
-	// has their order in his hand. It is for tests, see package actortest. Nil: a
-	// goroutine for as long as there is something to do.
+	// Executor runs each turn that needs a goroutine, now or later. With it an actor
+	// handles one message in each turn, so the executor decides the order of all
+	// messages. It is for tests, see package actortest. Nil means that an actor with
+	// work runs on a goroutine.
 	Executor func(turn func())
 }
 
-// A System is a home of actors. Systems do not know each other; one that is
-// made in a bubble of testing/synctest must be used in that bubble only.
+// A System is a tree of actors with its workers, timers and pools. Systems share
+// nothing. A System that is made in a bubble of testing/synctest must be used in that
+// bubble only.
 type System struct {
 	logger     *slog.Logger
 	mailboxMax uint32
 	strategy   Strategy
 	executor   func(func())
-	invalid    error // of the Config, which Spawn returns
+	invalid    error // error of the Config, which Spawn returns
 	user       guardian
 	system     guardian
 	inline     [shardsMax]gauge
@@ -71,10 +74,11 @@ type System struct {
 	shutdown   sync.Once
 }
 
-// Pins count what must be gone before something ends, and one for itself until
-// it is asked to end. The channel gone is closed when they fall to zero for the first
-// time: an actor of another system may still tell one of this system of its end, to
-// which there is no answer any more.
+// Pins is a counter, like a WaitGroup whose wait has a context. It counts things that
+// must end first, such as living actors, and one more until its owner asks for the end.
+// The channel gone is closed when the counter falls to zero for the first time. The
+// counter may rise and fall again later: a watched actor of another system may report
+// its end to an actor of this system, which no longer handles it.
 type pins struct {
 	n    atomic.Int64
 	once sync.Once
@@ -94,7 +98,7 @@ func (p *pins) unpin() {
 	}
 }
 
-// wait returns when nothing is pinned any more, or reports that ctx ended first.
+// wait returns true when the counter has fallen to zero, and false if ctx ends first.
 func (p *pins) wait(ctx context.Context) bool {
 	select {
 	case <-p.gone:
@@ -104,8 +108,8 @@ func (p *pins) wait(ctx context.Context) bool {
 	}
 }
 
-// A gauge counts turns on callers' goroutines. A turn inside a turn counts
-// too, so it bounds how deep they nest without knowing who calls whom.
+// A gauge counts turns on callers' goroutines. A turn inside a turn counts too, so the
+// gauge also bounds the depth of nested turns.
 type gauge struct {
 	n atomic.Int32
 	_ [60]byte // two gauges share no cache line
@@ -144,18 +148,17 @@ func NewSystem(c Config) *System {
 
 func mailboxMax(n int) uint32 { return uint32(min(max(n, 1), MailboxMaxMax)) }
 
-// Internal returns the guardian of the system as a parent. What is spawned below
-// it serves the other actors: Shutdown stops it when they are gone.
+// Internal returns the guardian of the system as a parent. Actors spawned below it
+// serve the other actors: Shutdown stops them after all others have stopped.
 func (s *System) Internal() Parent { return &s.system }
 
-// Shutdown stops all actors as [Ref.Stop] does, those below [System.Internal]
-// last, and waits until the last turn has ended and no goroutine is left. If
-// ctx ends first, the actors are stopped as by [Ref.StopNow] and Shutdown returns
-// the error of ctx without waiting for those that still handle a message, or whose
-// Stopping, Stopped or Closed blocks: these run on goroutines of their own.
-// Shutdown may be called again, to wait again. From its beginning nothing can be
-// spawned below the guardian of the user. An actor of the system that calls it
-// waits for itself.
+// Shutdown stops all actors as [Ref.Stop] does, those below [System.Internal] last, and
+// waits until the last turn has ended and no goroutine is left. If ctx ends first,
+// Shutdown stops the actors as [Ref.StopNow] does and returns the error of ctx without
+// waiting for those that still handle a message, or whose Stopping, Stopped or Closed
+// blocks: these run on goroutines of their own. Shutdown may be called again, to wait
+// again. From its beginning, [Spawn] below the guardian "user" returns [ErrStopped]. An
+// actor of the system that calls Shutdown waits for itself.
 func (s *System) Shutdown(ctx context.Context) error {
 	for _, g := range []*guardian{&s.user, &s.system} {
 		g.stopAll(draining)

@@ -34,7 +34,7 @@ func TestMailboxHoldsExactlyItsBound(t *testing.T) {
 		p := gated()
 		r := spawn(t, newSystem(t, actor.Config{}), p, actor.MailboxMax(bound))
 		tell(t, r, 0)
-		await(t, "the first message", p.got) // it is being handled and takes no room
+		await(t, "the first message", p.got) // the message is being handled and takes no room
 		for handled := range 3 {
 			accepted := 0
 			for r.Tell(1) == nil {
@@ -115,8 +115,8 @@ func TestTellWaitEndsWithItsContextOrTheActor(t *testing.T) {
 	})
 }
 
-// A contextThatAsks asks for the state of an actor, which waits for the lock of its
-// mailbox, in each call of Err after its end.
+// A contextThatAsks is a context whose method Err, after the end, calls Info of an
+// actor. Info waits for the lock of the actor's mailbox.
 type contextThatAsks struct {
 	context.Context
 	t  *testing.T
@@ -137,8 +137,8 @@ func (c contextThatAsks) Err() error {
 	return err
 }
 
-// The waits are real: a goroutine that waits for a lock would stop the clock of a
-// bubble.
+// The waits use the real clock: a goroutine that waits for a lock would stop the clock
+// of a bubble.
 func TestTellWait_holds_no_lock_while_it_asks_its_context(t *testing.T) {
 	t.Parallel()
 	p := gated()
@@ -188,7 +188,7 @@ func TestRunNeverExecutesABlockingActor(t *testing.T) {
 	t.Parallel()
 	p := gated()
 	r := spawn(t, newSystem(t, actor.Config{}), p, actor.InlineNever())
-	if err := r.Run(1); err != nil { // would wait for the gate
+	if err := r.Run(1); err != nil { // a Run on this goroutine would wait for the gate
 		t.Errorf("Run: %v", err)
 	}
 	r.RunSignal()
@@ -211,7 +211,7 @@ func TestNestedRunsDoNotDeepenTheStackWithoutBound(t *testing.T) {
 			defer running.Add(-1)
 			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
 			}
-			if behind.Run(m+1) != nil { // the last one has nobody behind
+			if behind.Run(m+1) != nil { // the last one has no actor behind it
 				last <- m
 			}
 		}))
@@ -222,7 +222,7 @@ func TestNestedRunsDoNotDeepenTheStackWithoutBound(t *testing.T) {
 	if got := await(t, "the end of the chain", last); got != length {
 		t.Errorf("the last of the chain got %d, want %d", got, length)
 	}
-	// Besides the nested turns some may run on goroutines that they were handed to.
+	// In addition to the nested turns, a few may run on goroutines of workers.
 	if most.Load() > 2*nestedMax {
 		t.Errorf("%d turns ran at a time in a chain of %d, want about %d at most", most.Load(), length, nestedMax)
 	}
@@ -318,7 +318,7 @@ func TestSignalsCoalesceAndComeBeforeMessages(t *testing.T) {
 		tell(t, r, m)
 	}
 	for range 100 {
-		r.Signal() // also though the mailbox is full
+		r.Signal() // also if the mailbox is full
 	}
 	close(p.gate)
 	r.Stop()
@@ -329,7 +329,7 @@ func TestSignalsCoalesceAndComeBeforeMessages(t *testing.T) {
 	}
 }
 
-// An ordered probe writes down what it is called for.
+// An ordered probe records the order of its calls.
 type ordered struct {
 	*probe
 	order *[]string

@@ -11,12 +11,12 @@ import (
 // TimerEveryMin is the shortest period of [Ref.TellEvery].
 const TimerEveryMin = time.Millisecond
 
-// A Timer is a message for later. All timers of a system share one goroutine,
-// which exists only while something is due, and are as exact as a millisecond.
+// A Timer sends a message later. All timers of a system share one goroutine, which
+// exists only while timers are set. Timers are exact to about a millisecond.
 type Timer struct {
 	wheel wheel.Timer
 
-	mu      sync.Mutex // of those that repeat
+	mu      sync.Mutex // guards stopped, for timers that repeat
 	stopped bool
 }
 
@@ -40,20 +40,20 @@ func (s *System) after(d time.Duration, f func()) *Timer {
 	return t
 }
 
-// TellAfter is [Ref.Tell] after the time d, with a timer to stop it by. What
-// the mailbox does not accept then is dropped. It belongs to the caller: a restart of
-// the actor does not end it, as it ends one of [Context.SetTimer].
+// TellAfter calls [Ref.Tell] after the time d, and returns a timer that can be stopped.
+// If the mailbox does not accept m then, m is dropped. The timer belongs to the caller:
+// a restart of the actor does not end it, unlike a timer of [Context.SetTimer].
 func (r Ref[M]) TellAfter(d time.Duration, m M) *Timer {
 	if r.a == nil {
 		return new(Timer)
 	}
-	return r.a.k.sys.after(d, func() { _ = r.Tell(m) }) // nobody is there to be told
+	return r.a.k.sys.after(d, func() { _ = r.Tell(m) }) // Tell publishes an event about a refused message
 }
 
-// TellEvery is [Ref.Tell] after each period, until the timer or the actor is
-// stopped. The n-th message is due n periods from now, however long the others
-// took; one that the mailbox does not accept is dropped, and periods that have
-// passed altogether are left out. A period is at least [TimerEveryMin].
+// TellEvery calls [Ref.Tell] after each period, until the timer or the actor is
+// stopped. The n-th message is due n periods from now, however late the others were. A
+// message that the mailbox does not accept is dropped, and periods that have passed
+// completely are skipped. A period below [TimerEveryMin] means TimerEveryMin.
 func (r Ref[M]) TellEvery(period time.Duration, m M) *Timer {
 	t := new(Timer)
 	if r.a == nil {

@@ -15,7 +15,7 @@ type timed struct {
 	at time.Duration
 }
 
-// clock spawns an actor that writes down when it handles what.
+// clock spawns an actor that records each message with its time.
 func clock(t *testing.T, s *actor.System, begin time.Time, log *[]timed, on func(c *actor.Context[string], m string)) actor.Ref[string] {
 	t.Helper()
 	return spawn(t, s, actor.Func[string](func(c *actor.Context[string], m string) {
@@ -76,7 +76,7 @@ func TestPeriodsAreNotMadeUpFor(t *testing.T) {
 		r := clock(t, s, time.Now(), &log, func(*actor.Context[string], string) {
 			if len(log) == 1 {
 				sleep := time.NewTimer(10 * time.Second)
-				<-sleep.C // the mailbox is full meanwhile
+				<-sleep.C // the mailbox is full during this time
 			}
 		})
 		every := r.TellEvery(2*time.Second, "again")
@@ -104,7 +104,7 @@ func TestReceiveTimeoutComesWhenNothingElseDoes(t *testing.T) {
 		tell(t, r, "begin")
 		sleep(7 * time.Second)
 		tell(t, r, "word")
-		sleep(23 * time.Second) // 10 s after the word, and once more
+		sleep(23 * time.Second) // the timeout comes 10 s after the message, and 10 s later
 		tell(t, r, "end")
 		sleep(time.Minute)
 		want := []timed{{"begin", 0}, {"word", 7 * time.Second}, {"quiet", 17 * time.Second}, {"quiet", 27 * time.Second}, {"end", 30 * time.Second}}
@@ -121,7 +121,7 @@ func TestReceiveTimeoutEndsWithItsActor(t *testing.T) {
 		r := clock(t, newSystem(t, actor.Config{}), time.Now(), &log, func(c *actor.Context[string], m string) {
 			c.ReceiveTimeout(10*time.Second, "quiet")
 			if m == "quiet" {
-				c.Stop() // passivation
+				c.Stop() // the actor stops because it was idle
 			}
 		})
 		tell(t, r, "begin")
@@ -162,7 +162,7 @@ func TestNoReceiveTimeoutWhileMessagesWait(t *testing.T) {
 		synctest.Wait()
 		r.Signal()
 		synctest.Wait()
-		tell(t, r, 2) // it waits for longer than the timeout
+		tell(t, r, 2) // the message waits for longer than the timeout
 		sleep(3500 * time.Millisecond)
 		r.StopNow()
 		synctest.Wait()

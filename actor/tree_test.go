@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/actor/actortest"
 )
 
-// A do is a behavior that runs its messages inside its turn.
+// A do is a behavior whose messages are functions, which it calls inside its turn.
 type do struct {
 	log     *diary
 	name    string
@@ -24,7 +24,7 @@ type do struct {
 	child   func(c *actor.Context[task], t actor.Terminated)
 }
 
-// A task is a message that is a piece of the behavior.
+// A task is a message that is a function with the context of the turn.
 type task func(c *actor.Context[task])
 
 func (d *do) Receive(c *actor.Context[task], m task) { m(c) }
@@ -55,7 +55,7 @@ func (d *do) ChildStopped(c *actor.Context[task], t actor.Terminated) {
 	}
 }
 
-// A diary writes down what happens, in order.
+// A diary records lines in order.
 type diary struct {
 	mu    sync.Mutex
 	lines []string
@@ -73,7 +73,7 @@ func (d *diary) read() []string {
 	return slices.Clone(d.lines)
 }
 
-// run does something in a turn of an actor and waits until it is done.
+// run calls a function in a turn of an actor and waits until it returns.
 func run(t *testing.T, r actor.Ref[task], m task) {
 	t.Helper()
 	done := make(chan struct{})
@@ -295,10 +295,10 @@ func TestWatchersAreToldOnceAndAfterTheLastMessage(t *testing.T) {
 	watcher := spawn(t, s, actor.Func[any](func(c *actor.Context[any], m any) {
 		switch m := m.(type) {
 		case actor.Ref[int]:
-			for range 2 { // the second one changes the message, and adds none
+			for range 2 { // the second Watch replaces the function, and adds no message
 				actor.Watch(c, m, func(t actor.Terminated) any { return t })
 			}
-			_ = m.Tell(n) // refused the second time
+			_ = m.Tell(n) // the second Tell is refused
 		case actor.Terminated:
 			got <- news{end: m}
 		case int:
@@ -320,7 +320,7 @@ func TestWatchersAreToldOnceAndAfterTheLastMessage(t *testing.T) {
 	if e := await(t, "the end", got); e.end.Actor != watched.Address() || !errors.Is(e.end.Reason, actor.ErrFailed) {
 		t.Errorf("got %+v, want the end of the watched actor with its failure", e)
 	}
-	tell[any](t, watcher, watched) // it has stopped; its last Tell is refused
+	tell[any](t, watcher, watched) // the watcher has stopped and refuses the Tell
 	if e := await(t, "the end again", got); !errors.Is(e.end.Reason, actor.ErrFailed) {
 		t.Errorf("got %+v, want the end with its failure, at once", e)
 	}
@@ -452,7 +452,8 @@ func TestADeepTreeStopsWithoutNesting(t *testing.T) {
 	}
 }
 
-// A level of a tree does something at its message and at its end.
+// A level is the behavior of one level of a tree. It calls functions at its message and
+// at its end.
 type level struct {
 	next   func(c *actor.Context[int])
 	closed func()
@@ -509,7 +510,7 @@ func TestAWatchEndsWithItsBehavior(t *testing.T) {
 		synctest.Wait()
 		close(gate)
 		synctest.Wait()
-		others[1].Stop() // the fresh behavior does not watch it
+		others[1].Stop() // the fresh behavior does not watch this actor
 		others[2].Stop()
 		synctest.Wait()
 		tell[any](t, r, fail)
@@ -522,7 +523,8 @@ func TestAWatchEndsWithItsBehavior(t *testing.T) {
 	})
 }
 
-// A lifeOf is a behavior that begins in the same way after each restart.
+// A lifeOf is a behavior that calls the same function at its start and after each
+// restart.
 type lifeOf struct {
 	life    int
 	receive func(c *actor.Context[any], m any)

@@ -1,30 +1,34 @@
 package actor
 
-// urgentMax is how many signals and notices in a row come before a message that
-// waits.
+// urgentMax bounds the signals and notices in a row that come before a waiting message.
 const urgentMax = 16
 
-// runnable is an actor without its message type.
+// runnable is something that a worker runs: an actor, a watch whose message is to be
+// made, or a function of [Pipe].
 type runnable interface {
-	// turn works until the actor is idle or stopped. The caller is the owner.
+	// turn runs until there is nothing left to do. For an actor, the caller is the
+	// owner.
 	turn(w *worker)
 }
 
 // turn runs the actor on a worker until it has nothing to do:
 //
-//  1. Under the lock: a signal first, then a stop, then the next chunk; if
-//     there is none of them, the ownership is given up. After urgentMax signals
-//     in a row a chunk comes first.
-//  2. Message by message through the chunk without the lock, as long as nobody
-//     asks for attention in the chunk's word.
-//  3. From the start, after at most turnMessagesMax messages with a yield.
+//  1. Under the lock: urgent things first (StopNow, a restart, notices, signals), then
+//     the next chunk. If there are neither, the turn ends the actor if it was stopped,
+//     else it gives up the ownership. After urgentMax signals and notices in a row, a
+//     chunk comes first.
+//  2. Without the lock: message by message through the chunk, until another goroutine
+//     sets a bit in the chunk's word taken.
+//  3. Go back to step 1. After at most turnMessagesMax messages the goroutine yields
+//     first.
 //
-// A failure of the behavior ends drain, and the next round goes on behind it.
+// A failure of the behavior ends drain. If the actor goes on, the next call of drain
+// begins after the failed message.
 //
-// A fresh goroutine has about a kilobyte of stack to use, and to grow it takes
-// longer than a short turn. So what is rare has functions of its own here and on
-// the way to the end, and an actor whose turn comes to its end is concluded from
-// here and not from below drain.
+// A fresh goroutine has about a kilobyte of free stack, and growing the stack takes
+// longer than a short turn. Therefore rare work, here and at the end of an actor, is in
+// functions of its own, and turn calls conclude itself instead of drain, which would be
+// deeper in the stack.
 func (a *actor[M]) turn(w *worker) {
 	c, own := w.spare.(*Context[M])
 	if own {
@@ -63,7 +67,7 @@ next:
 		for i := ch.taken.Load() & counted; i < n; i++ {
 			if x := ch.taken.Add(1); x > counted {
 				if x&control != 0 {
-					ch.taken.Add(^uint32(0)) // it is not taken yet
+					ch.taken.Add(^uint32(0)) // undo the Add: the message is not taken yet
 					continue next
 				}
 				a.admitLate()
@@ -93,9 +97,10 @@ func (a *actor[M]) answered(ch *chunk[M], i uint32, err error) {
 	from.slot.drop(from.gen, err)
 }
 
-// next returns the chunk to work through, or nil if the turn is over: then the
-// actor is still the caller's, who is to conclude it, if c.over is set. If not,
-// it is idle, stopped or waits for something, and no longer the caller's.
+// next returns the chunk to work through, or nil if the turn is over. If it is over and
+// c.over is set, the caller is still the owner and must call conclude. If c.over is not
+// set, the actor is idle, has stopped or waits for something, and the caller is no
+// longer the owner.
 func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 	for {
 		a.mu.Lock()
@@ -138,7 +143,7 @@ func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 			c.w.count(n)
 			c.w.share()
 			if c.w.step {
-				a.k.sys.start(a) // for the next message
+				a.k.sys.start(a) // another step handles the next message
 				return nil
 			}
 		}
@@ -146,11 +151,11 @@ func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 	}
 }
 
-// givesWay reports whether a signal or a notice is to let messages, or the stop,
-// pass: after urgentMax of them in a row, if there is something to let pass. A
-// behavior that signals itself in each Signal would else never get a message,
-// and never come to its end. If there is nothing, pause tells that the step of a
-// worker that makes one turn only is long enough. It is called under the lock.
+// givesWay counts a signal or a notice. It returns pass if a message or the stop must
+// come before it: after urgentMax of them in a row, if messages or a stop wait.
+// Otherwise a behavior that signals itself in each Signal would never get a message and
+// never stop. If neither waits, it returns pause for a worker that makes one turn only,
+// whose step is then long enough. The caller holds the lock.
 func (a *actor[M]) givesWay(c *Context[M]) (pass, pause bool) {
 	if c.streak++; c.streak <= urgentMax || a.flags&(halting|renewing) != 0 {
 		return false, false
@@ -161,8 +166,9 @@ func (a *actor[M]) givesWay(c *Context[M]) (pass, pause bool) {
 	return pass, !pass && c.w.step
 }
 
-// attend does one of the urgent things. It is called under the lock and
-// releases it. It returns false if the turn is over.
+// attend does the most urgent thing: it sees a StopNow, restarts, carries out a notice
+// or calls Signal. It returns false if the turn is over. The caller holds the lock;
+// attend releases it.
 func (a *actor[M]) attend(c *Context[M]) bool {
 	switch {
 	case a.flags&halting != 0:
@@ -185,8 +191,7 @@ func (a *actor[M]) attend(c *Context[M]) bool {
 	return true
 }
 
-// detach makes the first chunk of the chain the current one. It is called
-// under the lock.
+// detach makes the first chunk of the chain the current one. The caller holds the lock.
 func (a *actor[M]) detach() *chunk[M] {
 	ch := a.head
 	switch {
@@ -204,7 +209,7 @@ func (a *actor[M]) detach() *chunk[M] {
 	if a.ext != nil && len(a.ext.waiting) > 0 {
 		a.admit()
 		if a.cur == nil {
-			return a.detach() // what has been let in just now
+			return a.detach() // take the messages that admit has just accepted
 		}
 	}
 	return a.cur
@@ -225,8 +230,8 @@ func (a *actor[M]) detachOne() *chunk[M] {
 	return to
 }
 
-// rest ends a turn with an empty mailbox: the actor becomes idle, or c.over is
-// set if it is to stop. It is called under the lock and releases it.
+// rest ends a turn with an empty mailbox: the actor becomes idle, or c.over is set if
+// it is to stop. The caller holds the lock; rest releases it.
 func (a *actor[M]) rest(c *Context[M], done *chunk[M]) {
 	stop := a.flags&draining != 0 && !a.awaits()
 	if !stop {
@@ -241,9 +246,10 @@ func (a *actor[M]) rest(c *Context[M], done *chunk[M]) {
 	c.over = stop
 }
 
-// inline handles m (or, with signal, calls Signal) on the caller's goroutine.
-// The caller has just become the owner of an idle actor. If he asks, and the
-// behavior has neither answered nor handed the ask on, it ends here.
+// inline handles m (or, if signal is true, calls Signal) on the caller's goroutine. The
+// caller has just become the owner of an idle actor. If the caller asks, and the
+// behavior has neither answered nor kept, forwarded or stashed the ask, inline answers
+// it with an error.
 func (a *actor[M]) inline(m M, signal bool, asks *slotHead) {
 	c := a.k.contexts.Get().(*Context[M])
 	c.a, c.asks = a, asks
@@ -267,7 +273,7 @@ func (a *actor[M]) inline(m M, signal bool, asks *slotHead) {
 	}
 }
 
-// once calls the behavior once.
+// once makes one call of the behavior, on a caller's goroutine.
 func (a *actor[M]) once(c *Context[M], m M, signal bool) {
 	defer a.contain(c)
 	c.calling = inWakeup // the message is in no chunk
@@ -279,8 +285,8 @@ func (a *actor[M]) once(c *Context[M], m M, signal bool) {
 	c.calling = atRest
 }
 
-// giveUp ends an inline turn that has handled so many messages. What has come
-// meanwhile is handed to a worker.
+// giveUp ends an inline turn. It adds handled to the number of handled messages. A
+// worker handles the messages that came during the turn.
 func (a *actor[M]) giveUp(handled uint64) {
 	a.mu.Lock()
 	a.handled += handled

@@ -2,32 +2,32 @@ package actor
 
 // A Terminated says that an actor has stopped.
 type Terminated struct {
-	// Actor is who has stopped.
+	// Actor is the actor that has stopped.
 	Actor Address
 	// Reason is nil for an orderly stop, else the [*Failure].
 	Reason error
 }
 
-// Watch makes the actor be told when another one has stopped, which may be at
-// once: as the message that message makes of a [Terminated]. It comes exactly
-// once, after all that the other has sent before its end, though the mailbox be
-// full; it does not come any more once the actor itself is to stop. When it
-// comes, the name of the other is free. To watch again before the end changes
-// the message.
+// Watch sends the actor of c a message when another actor stops, or at once if it has
+// stopped already; the function message makes it of a [Terminated]. The message comes
+// exactly once, after all messages that the other actor has sent to this one, and even
+// if the mailbox is full. It does not come once the actor of c itself was asked to
+// stop. When it comes, the name of the other actor is free. A second Watch of the same
+// actor replaces the function message.
 //
 // A watch ends with the behavior that began it: after a restart the fresh behavior
 // gets no message about an actor that it does not watch itself, not even one that
 // was in the mailbox already. It watches in [Started] or [Restarted] again.
 //
-// Message is called once, on a goroutine of its own, and never under a lock. If it
-// panics or ends its goroutine, that is reported as a failure of this actor, and
-// there is no message; if it blocks, it holds up nothing but the message and the
-// end of a Shutdown.
+// The function message is called once, on a goroutine of its own, and never under a
+// lock. If it panics or ends its goroutine, that is reported as a failure of the actor
+// of c, and no message comes. If it blocks, it delays only its own message and the end
+// of a Shutdown.
 func Watch[M, N any](c *Context[M], to Ref[N], message func(Terminated) M) {
 	observe(c.a, nodeOf(to), message)
 }
 
-// WatchAddress is [Watch] for an actor whose message type is not known.
+// WatchAddress is [Watch] for an actor known by its [Address] only.
 func WatchAddress[M any](c *Context[M], to Address, message func(Terminated) M) {
 	observe(c.a, to.n, message)
 }
@@ -35,22 +35,22 @@ func WatchAddress[M any](c *Context[M], to Address, message func(Terminated) M) 
 // An observer is a watch of any message type.
 type observer interface {
 	runnable
-	// tell makes and sends the message, on a goroutine of its own.
+	// tell starts a goroutine that makes and sends the message.
 	tell(t Terminated)
-	// order is the place among the watches of the watched actor.
+	// order is the number of the watch among all watches of the watched actor.
 	order() uint64
 }
 
-// A watching is one watch. When the watched actor has stopped, it is run by a
-// worker, which calls message; then the letter is put in the mailbox, if the
-// watch is still the one that the watcher has.
+// A watching is one watch. When the watched actor has stopped, a worker runs it and
+// calls message. Then it puts the letter in the mailbox, if the watcher still has this
+// watch.
 type watching[M any] struct {
 	a       *actor[M]
-	to      node // nil: an actor that has stopped long ago
+	to      node // nil: the zero Address or zero Ref was watched
 	message func(Terminated) M
 	t       Terminated
 	seq     uint64
-	life    uint32   // of the watcher
+	life    uint32   // generation of the watcher's behavior
 	slot    slotHead // leads back here
 }
 
@@ -62,12 +62,12 @@ func (w *watching[M]) tell(t Terminated) {
 }
 
 func (w *watching[M]) turn(*worker) {
-	defer w.a.unwatched(w.to, w) // also if there is no message
+	defer w.a.unwatched(w.to, w) // even if message has failed
 	w.a.try(func() { w.send(w.message(w.t)) })
 }
 
-// send puts the message in the mailbox, unless the watch or the behavior that
-// has begun it has ended, or the actor is to stop.
+// send puts the message in the mailbox, unless the watch has ended, its behavior was
+// replaced, or the actor was asked to stop.
 func (w *watching[M]) send(m M) {
 	a := w.a
 	a.mu.Lock()
@@ -129,8 +129,8 @@ func observe[M any](a *actor[M], to node, message func(Terminated) M) {
 	w.tell(t)
 }
 
-// Unwatch ends what [Watch] began. No message is sent any more once it has
-// returned; one that is in the mailbox already still comes.
+// Unwatch ends a watch. After it returns, no message is put in the mailbox; a message
+// that is in the mailbox already still comes.
 func Unwatch[M, N any](c *Context[M], to Ref[N]) {
 	n := nodeOf(to)
 	if n == nil {
@@ -149,7 +149,7 @@ func Unwatch[M, N any](c *Context[M], to Ref[N]) {
 	}
 }
 
-// unwatched notes that a watch of n has ended.
+// unwatched removes the watch of n from the watcher.
 func (c *core) unwatched(n node, w observer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -158,7 +158,7 @@ func (c *core) unwatched(n node, w observer) {
 	}
 }
 
-// unwatch notes that n watches the actor no longer.
+// unwatch removes the watcher n from the watched actor.
 func (c *core) unwatch(n node, w observer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

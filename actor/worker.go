@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// turnMessagesMax is how many messages a goroutine handles before it yields
-	// to the others.
+	// turnMessagesMax is the number of messages that a goroutine handles before it
+	// yields to the others.
 	turnMessagesMax = 1024
-	// heldMax is how long an actor may be held back behind the one that has
-	// sent to it, before another goroutine takes it. It is checked at this
-	// interval, so it may become twice as long.
+	// heldMax bounds the time for which an actor waits behind the actor that has sent
+	// to it, before another goroutine runs it. The watch checks at this interval, so
+	// the wait may become twice as long.
 	heldMax = time.Millisecond
 )
 
@@ -28,28 +28,28 @@ const (
 
 // A worker is a goroutine that runs turns, one actor after another.
 //
-// An actor that the running one wakes by [Tell] is held by the worker and runs
-// next, which saves starting a goroutine and keeps the message in the cache of
-// this core. One actor is held at a time. It is let go to a goroutine of its
-// own if the running actor goes on with another chunk, if the worker has used
-// up its messages, if the goroutine ends, and, by the watch, if it is held for
-// too long because the running actor blocks: so nobody depends on his
-// neighbour's good behavior.
+// An actor that the running one wakes by [Tell] is held by the worker and runs next,
+// which saves starting a goroutine and keeps the message in the cache of this core. One
+// actor is held at a time. The held actor gets a goroutine of its own if the running
+// actor goes on with another chunk, if the worker has handled turnMessagesMax messages,
+// or if the goroutine ends. The watch gives it one if it is held for too long because
+// the running actor blocks. Thus no actor depends on the good behavior of another one.
 //
-// The word held is full while next is set. Only the worker fills it; whoever
-// empties it by compare-and-swap, the worker or the watch, has the actor.
+// The word held is full while next is set. Only the worker sets held to full. The
+// worker or the watch empties it by compare-and-swap, and the one that succeeds owns
+// the actor.
 type worker struct {
 	sys     *System
-	loop    func() // run, bound once so that starting it allocates nothing
+	loop    func() // the method value of run, made once so that starting it allocates nothing
 	first   runnable
 	next    runnable
 	held    atomic.Uint64
 	handled uint32
 	step    bool // the worker makes one turn only
-	spare   any  // a context to use again, if the message type is the same
+	spare   any  // a *Context[M] for the next turn, if the message type is the same
 
-	// Of the watch, under its lock.
-	watched        bool // also read by the worker, who alone sets it
+	// The lock of the watch guards the fields below.
+	watched        bool // only the worker sets it, so the worker reads it without the lock
 	seen           uint64
 	before, behind *worker
 }
@@ -60,7 +60,7 @@ func newWorker(s *System) *worker {
 	return w
 }
 
-// start runs the turn of an actor on a goroutine. The caller is the owner.
+// start runs a turn on a goroutine. For the turn of an actor, the caller is the owner.
 func (s *System) start(r runnable) {
 	w := s.workers.Get().(*worker)
 	w.first = r
@@ -72,8 +72,8 @@ func (s *System) start(r runnable) {
 	go w.loop()
 }
 
-// execute hands a turn to the executor of the Config. One that panics, or ends
-// its goroutine, before it has run the turn loses nothing: a goroutine runs it.
+// execute passes a turn to the executor of the Config. If the executor panics or ends
+// its goroutine before it has run the turn, a goroutine runs the turn instead.
 func (s *System) execute(turn func()) {
 	var begun atomic.Bool
 	once := func() {
@@ -114,8 +114,8 @@ func (w *worker) end() {
 	s.goroutines.unpin()
 }
 
-// hold keeps r to be run next. It returns false if an actor is held already, or
-// if somebody else is to say who runs next.
+// hold keeps r, which the worker runs next. It returns false if an actor is held
+// already, or if an executor decides the order of turns.
 func (w *worker) hold(r runnable) bool {
 	x := w.held.Load()
 	if x&stateMask != heldNone || w.step {
@@ -132,7 +132,7 @@ func (w *worker) hold(r runnable) bool {
 	return true
 }
 
-// release returns the actor that is held, or nil.
+// release takes the held actor from the worker and returns it, or nil.
 func (w *worker) release() runnable {
 	x := w.held.Load()
 	if x&stateMask != heldFull || !w.held.CompareAndSwap(x, x-heldFull) {
@@ -143,14 +143,15 @@ func (w *worker) release() runnable {
 	return r
 }
 
-// share lets the actor that is held go to a goroutine of its own.
+// share starts a goroutine of its own for the held actor, if there is one.
 func (w *worker) share() {
 	if r := w.release(); r != nil {
 		w.sys.start(r)
 	}
 }
 
-// count adds n handled messages and yields when there were enough.
+// count adds n handled messages. After turnMessagesMax messages it shares the held
+// actor and yields.
 func (w *worker) count(n uint32) {
 	if w.handled += n; w.handled >= turnMessagesMax {
 		w.handled = 0
@@ -159,12 +160,13 @@ func (w *worker) count(n uint32) {
 	}
 }
 
-// A watch frees actors that are held too long. It has a timer, which is set only
-// while a worker holds an actor, and no goroutine.
+// A watch starts goroutines for actors that are held too long. It has a timer, which is
+// set only while a worker holds an actor, and no goroutine.
 //
-// A worker that holds an actor first fills held and then reads looks; the watch,
-// before it rests, first clears looks and then reads held of every worker. So one
-// of them sees what the other has done, and no actor is held while the watch rests.
+// A worker that holds an actor first fills held and then reads looks; the watch, before
+// it rests, first clears looks and then reads held of every worker. Therefore at least
+// one of the two sees the write of the other, and no actor is held while the watch
+// rests.
 type watch struct {
 	mu    sync.Mutex
 	first *worker
@@ -173,7 +175,7 @@ type watch struct {
 	looks atomic.Bool // the same, for workers to read without the lock
 }
 
-// join makes the watch look after a worker.
+// join adds a worker to the list that the watch checks.
 func (t *watch) join(w *worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -201,7 +203,7 @@ func (t *watch) arm() {
 	}
 }
 
-// leave ends what join began.
+// leave removes a worker from the list.
 func (t *watch) leave(w *worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -216,7 +218,7 @@ func (t *watch) leave(w *worker) {
 	w.watched, w.before, w.behind = false, nil, nil
 }
 
-// look frees the actors that were held at the last look too.
+// look starts a goroutine for each actor that was already held at the previous look.
 func (t *watch) look() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
