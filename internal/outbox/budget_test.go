@@ -26,8 +26,8 @@ func (s selective) Misfit(m *store.Message) error {
 // A shelf is the store of a queue: its messages by sequence.
 type shelf map[uint64]*store.Message
 
-// turn has a queue read what it wants, and deliver what it can. Those of the entity "dead"
-// fail. It returns the sequences of the others.
+// turn lets a queue read the messages that it wants and deliver as many as it can. Deliveries
+// to the entity "dead" fail. It returns the sequences of the other deliveries.
 func (s shelf) turn(q *outbox.Queue, now time.Time) (delivered []uint64) {
 	q.Clock(now, now)
 	for _, r := range q.Fetches(1000) {
@@ -73,7 +73,7 @@ func (s shelf) turn(q *outbox.Queue, now time.Time) (delivered []uint64) {
 	return delivered
 }
 
-// TestBudgets tests that what waits takes the room of nothing that could go on.
+// TestBudgets checks that waiting messages use no room of messages that could be delivered.
 func TestBudgets(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
@@ -104,7 +104,7 @@ func TestBudgets(t *testing.T) {
 		if rows, _ := q.Load(); rows+q.Waiting() > 4 {
 			t.Errorf("got %d timers of the dead entity in memory, want 4 at most", rows+q.Waiting())
 		}
-		// They come to their turn when the first ones are parked.
+		// Their turn comes when the first ones are parked.
 		for turn := range 4000 {
 			s.turn(q, now.Add(time.Duration(turn)*time.Second))
 		}

@@ -8,23 +8,23 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds bound what a [Dispatcher] does.
+// Bounds limit the work of a [Dispatcher].
 type Bounds struct {
-	// Deliveries is how many deliveries begin in one step, and Fetches how many
-	// messages are read again.
+	// Deliveries is the maximum number of deliveries that begin in one step. Fetches is the
+	// maximum number of messages that one step reads again.
 	Deliveries, Fetches int
-	// Settlements is how many settlements are in one batch.
+	// Settlements is the maximum number of settlements in one batch.
 	Settlements int
-	// Pause is how long no settlements are stored after a group that has failed.
+	// Pause is the time for which no settlements are stored after a failed group.
 	Pause time.Duration
-	// Look is how far ahead the alarm is set at most: the time of day may step, and
-	// the machine may sleep.
+	// Look is the longest time to the next alarm. It is bounded because the time of day may
+	// step, and the machine may sleep.
 	Look time.Duration
 }
 
-// Work is what the shell has to do after a step, without the step having waited for it.
+// Work is the work that a step gives to the shell. The step does not wait for it.
 type Work struct {
-	// Deliver holds deliveries that begin. Each ends with [Dispatcher.Finished].
+	// Deliver holds the rows to deliver. Each delivery ends with [Dispatcher.Finished].
 	Deliver []*Row
 	// Settle holds settlements to be stored as one batch. It ends with
 	// [Dispatcher.Stored].
@@ -32,42 +32,42 @@ type Work struct {
 	// Fetch holds messages to be read again, each with [Queue.Fetched]. It ends
 	// with [Dispatcher.FetchEnded].
 	Fetch []*Row
-	// Scan is what is to be read from the store, if Scans is true. It ends with
+	// Scan describes the messages to read from the store, if Scans is true. The read ends with
 	// [Dispatcher.ScanEnded].
 	Scan  Scan
 	Scans bool
-	// Alarm is the time of the next step, in place of that of an earlier alarm, if
-	// Alarms is not zero. When it comes, the shell calls [Dispatcher.Rang] with Alarms.
+	// Alarm is the time of the next step, if Alarms is not zero. It replaces an earlier alarm.
+	// At that time the shell calls [Dispatcher.Rang] with Alarms.
 	Alarm  time.Time
 	Alarms uint64
-	// Again says that there may be more to do at once.
+	// Again is true if there may be more work at once.
 	Again bool
 }
 
-// A Dispatcher is a [Queue] with what is done around it: how much is done in one step,
-// which settlements are on their way to the store, when the next step is, and how
-// the engine closes. Like the queue it is a state machine for one goroutine at a
-// time, without a clock, which calls nothing but its [Shell].
+// A Dispatcher is a [Queue] with the schedule around it: how much one step does, which
+// settlements are at the store, when the next step is due, and how the engine closes. Like the
+// queue it is a state machine for one goroutine at a time. It has no clock and calls only its
+// [Shell].
 //
-//  1. At most one batch of settlements is on its way.
-//  2. If anything is to be done at a later time, an alarm is set to that time or to
-//     an earlier one. An alarm that rings too early does no harm.
-//  3. Once it is closing, no delivery of a stored message begins. It is drained
-//     when all deliveries and reads have ended, and flushed when nothing is left
-//     to settle or the store does not take it.
+//  1. At most one batch of settlements is at the store at a time.
+//  2. If there is work at a later time, an alarm is set to that time or to an earlier one. An
+//     alarm that rings too early does no harm.
+//  3. After Close no delivery of a stored message begins. The dispatcher is drained when all
+//     deliveries and reads have ended. It is flushed when no settlement is left, or the store
+//     does not accept the rest.
 type Dispatcher struct {
 	*Queue
 	bounds Bounds
 
-	settling []store.Settlement // on their way to the store
-	pause    time.Time          // no settlements before
-	single   int                // settlements that are tried one by one
-	running  int                // deliveries, scans and other reads under way
-	alarm    time.Time          // when the alarm rings, if it is set
+	settling []store.Settlement // settlements at the store
+	pause    time.Time          // earliest time of the next settlements
+	single   int                // number of settlements that are stored one by one
+	running  int                // number of deliveries, scans and other reads in progress
+	alarm    time.Time          // time of the alarm, if it is set
 	isSet    bool
-	alarms   uint64 // counts the alarms
-	spared   int    // deliveries that the end does not wait for, because they wait for it
-	sent     bool   // and that are of sent effects
+	alarms   uint64 // number of the latest alarm
+	spared   int    // number of deliveries that Close does not wait for, because they wait for Close
+	sent     bool   // these deliveries are of sent effects
 }
 
 // NewDispatcher returns a dispatcher whose queue begins with a scan of the store.
@@ -75,7 +75,7 @@ func NewDispatcher(shell Shell, limits Limits, bounds Bounds) *Dispatcher {
 	return &Dispatcher{Queue: New(shell, limits), bounds: bounds}
 }
 
-// Step decides what is to be done now. The time of day is wall, see [Queue.Clock].
+// Step returns the work to do now. The parameter wall is the time of day, see [Queue.Clock].
 func (d *Dispatcher) Step(wall, now time.Time) Work {
 	var w Work
 	d.Clock(wall, now)
@@ -100,7 +100,7 @@ func (d *Dispatcher) Step(wall, now time.Time) Work {
 	return w
 }
 
-// settlements returns what is to be settled, if nothing is on its way.
+// settlements returns the settlements to store, if none are at the store.
 func (d *Dispatcher) settlements(now time.Time) []store.Settlement {
 	if d.settling != nil || now.Before(d.pause) {
 		return nil
@@ -115,7 +115,7 @@ func (d *Dispatcher) settlements(now time.Time) []store.Settlement {
 	return d.settling
 }
 
-// arm sets the alarm for what is to be done later, if it has to ring earlier than it does.
+// arm sets the alarm for later work, if it has to ring earlier than it does now.
 func (d *Dispatcher) arm(now time.Time) (at time.Time, n uint64) {
 	at, ok := d.Wake()
 	if d.pause.After(now) && (!ok || d.pause.Before(at)) {
@@ -135,8 +135,8 @@ func (d *Dispatcher) arm(now time.Time) (at time.Time, n uint64) {
 	return at, d.alarms
 }
 
-// Rang is the input that an alarm has rung. It returns the time to which it was set,
-// and false if another alarm has taken its place.
+// Rang is the input that an alarm has rung. It returns the time to which the alarm was set, and
+// false if another alarm has replaced it.
 func (d *Dispatcher) Rang(n uint64) (at time.Time, ok bool) {
 	if n != d.alarms {
 		return time.Time{}, false
@@ -145,8 +145,8 @@ func (d *Dispatcher) Rang(n uint64) (at time.Time, ok bool) {
 	return d.alarm, true
 }
 
-// Stored is the input that the settlements on their way have been stored, or have
-// not: group is the error of the whole group of batches, refused that of their batch.
+// Stored is the input that the store has answered for the settlements. The parameter group is
+// the error of the whole group of batches, refused the error of the settlements' own batch.
 func (d *Dispatcher) Stored(group, refused error, now time.Time) {
 	list := d.settling
 	d.settling = nil
@@ -156,21 +156,21 @@ func (d *Dispatcher) Stored(group, refused error, now time.Time) {
 		d.single -= min(d.single, len(list))
 	case group == nil && d.refused(list, refused):
 	case group == nil && len(list) == 1:
-		// The store refuses this one, which is damaged. It stays there; the
-		// others must not wait for it.
+		// The store refuses this settlement: its row is damaged. The row stays in the store;
+		// the others must not wait for it.
 		d.Settled(list)
 		d.single -= min(d.single, 1)
 	case group == nil:
 		d.Unsettled(list)
-		d.single = len(list) // find out which one it is
+		d.single = len(list) // find the refused one
 	default:
 		d.Unsettled(list)
 		d.pause = now.Add(d.bounds.Pause)
 	}
 }
 
-// refused deals with settlements that are not stored because one of them is of a row
-// that is gone or another engine's. It returns false if they are refused for another reason.
+// refused handles settlements that are not stored because one of their rows is gone or belongs
+// to another engine. It returns false if the store refused them for another reason.
 func (d *Dispatcher) refused(list []store.Settlement, err error) bool {
 	var gone *store.SettledError
 	if !errors.As(err, &gone) {
@@ -201,7 +201,7 @@ func (d *Dispatcher) ScanEnded(due time.Time, failed bool, now time.Time) {
 // FetchEnded is the input that all messages of a step have been read again.
 func (d *Dispatcher) FetchEnded() { d.running-- }
 
-// Rests reports whether there is nothing to do at the present time.
+// Rests reports whether there is no work at the present time.
 func (d *Dispatcher) Rests(now time.Time) bool {
 	if d.running > 0 || d.settling != nil || d.Unsaved() && !now.Before(d.pause) {
 		return false
@@ -210,9 +210,9 @@ func (d *Dispatcher) Rests(now time.Time) bool {
 	return !ok || at.After(now) || d.closed
 }
 
-// Close is the input that no delivery of a stored message is to begin. If within is
-// true, a delivery that is under way waits for the end, so that the end does not
-// wait for it; sent says that it is one of a sent effect.
+// Close is the input that no delivery of a stored message is to begin. If within is true, a
+// delivery in progress waits for the dispatcher to end, so the dispatcher does not wait for
+// that delivery. If sent is true, it is the delivery of a sent effect.
 func (d *Dispatcher) Close(within, sent bool) {
 	d.Queue.Close()
 	if within {
@@ -220,7 +220,7 @@ func (d *Dispatcher) Close(within, sent bool) {
 	}
 }
 
-// Closing reports whether it has been closed.
+// Closing reports whether Close has been called.
 func (d *Dispatcher) Closing() bool { return d.closed }
 
 // Drained reports whether all deliveries and reads have ended.
@@ -228,18 +228,19 @@ func (d *Dispatcher) Drained() bool {
 	return d.running <= d.spared && d.Queue.Drained(d.spared, d.sent)
 }
 
-// Flush has what is left to settle stored at once. It is called when it is drained.
+// Flush makes the next step store the remaining settlements at once. The caller calls it when
+// the dispatcher is drained.
 func (d *Dispatcher) Flush() { d.pause = time.Time{} }
 
-// Flushed reports, after [Dispatcher.Flush], whether nothing is left to settle or the
-// store has not taken it.
+// Flushed reports, after [Dispatcher.Flush], whether no settlement is left, or the store has
+// not accepted the rest.
 func (d *Dispatcher) Flushed() bool {
 	return d.settling == nil && (!d.Unsaved() || !d.pause.IsZero())
 }
 
-// Claim notes in messages that are going to be stored that this engine delivers them,
-// or that any other may, because this one has no rule for them. It may be called by
-// several goroutines, and at the same time as other methods.
+// Claim sets the owner of messages that are going to be stored: this engine, or any engine if
+// this one has no rule for them. Several goroutines may call it, at the same time as other
+// methods.
 func (d *Dispatcher) Claim(messages []store.Message) {
 	if !d.shared {
 		return
@@ -252,9 +253,9 @@ func (d *Dispatcher) Claim(messages []store.Message) {
 	}
 }
 
-// Unpark changes a parked message so that it is delivered again, and returns the
-// settlement that stores it. [Queue.Unparked] follows. It may be called by several
-// goroutines, like [Dispatcher.Claim].
+// Unpark changes a parked message so that it is delivered again, and returns the settlement
+// that stores the change. The caller then calls [Queue.Unparked]. Several goroutines may call
+// Unpark, like [Dispatcher.Claim].
 func (d *Dispatcher) Unpark(m *store.Message) store.Settlement {
 	s := EndParked(m)
 	m.Parked, m.Halted, m.Attempts, m.LastError, m.Owner, m.Open = false, false, 0, "", 0, false
@@ -265,8 +266,8 @@ func (d *Dispatcher) Unpark(m *store.Message) store.Settlement {
 	return s
 }
 
-// EndParked returns the settlement that ends a parked message for good. It is refused if
-// the message is no longer parked: another operator or engine was faster.
+// EndParked returns the settlement that removes a parked message permanently. The store refuses
+// it if the message is no longer parked, because another operator or engine was faster.
 func EndParked(m *store.Message) store.Settlement {
 	return store.Settlement{Sequence: m.Sequence, Required: true, Conditional: true, IfOwner: m.Owner, IfParked: true}
 }

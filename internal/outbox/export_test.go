@@ -8,13 +8,13 @@ import (
 
 // The faults that Break makes.
 const (
-	// ForgetGone forgets what was settled during a scan.
+	// ForgetGone drops the record of rows that were settled during a scan.
 	ForgetGone = "gone is forgotten"
-	// ForgetBehind forgets that the store holds what is not in memory.
+	// ForgetBehind drops the record that the store holds rows which are not in memory.
 	ForgetBehind = "behind is ignored"
-	// ForgetLate forgets what was committed during a scan.
+	// ForgetLate drops the messages that were committed during a scan.
 	ForgetLate = "late is forgotten"
-	// ForgetSettled lets go of a row before its settlement is durable.
+	// ForgetSettled drops a row before its settlement is durable.
 	ForgetSettled = "a settled row is let go of at once"
 )
 
@@ -45,7 +45,7 @@ func (q *Queue) Break(fault string) {
 	}
 }
 
-// ScannedBehind is [Queue.Scanned] that reads on behind what it has left out.
+// ScannedBehind is a [Queue.Scanned] that continues past the rows that it has left out.
 func (q *Queue) ScannedBehind(m *store.Message) bool {
 	for _, l := range q.lanes {
 		l.left = 0
@@ -53,7 +53,7 @@ func (q *Queue) ScannedBehind(m *store.Message) bool {
 	return q.Scanned(m)
 }
 
-// Dump says what the queue knows of a message.
+// Dump describes the queue's state of a message.
 func (q *Queue) Dump(m *store.Message) string {
 	c, l := q.classOf(m), q.lanes[keyOf(m)]
 	s := fmt.Sprintf("next %d told %d behind %t full %t hungry %d; class: rows %d left %d hungry %t filling %t flight %d;",
@@ -73,5 +73,5 @@ func (q *Queue) Dump(m *store.Message) string {
 	return s
 }
 
-// ReadyPlaces returns how many places the list of what is ready has.
+// ReadyPlaces returns the capacity of the list of ready rows.
 func (q *Queue) ReadyPlaces() int { return cap(q.ready.rows) }

@@ -6,16 +6,16 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// What the queue does for lanes that keep their order, see [Policy.KeepOrder].
+// This file handles lanes that keep their order, see [Policy.KeepOrder].
 //
-// A row that fails for good in such a lane is halting until the store has it as halted,
-// and then of the sort halted. All that time it is the first of its lane, so nothing
-// behind it is delivered: rows that come are left to the store, and those that were in
-// memory are let go of. An operator ends that, by a commit that takes the message up
-// again or removes it. An engine learns of it from its own commits, and of those of other
-// engines from its next sweep; either way it reads the row again and goes by what the
-// store says. A scan yields halted messages in their places, so the same holds after a
-// restart, for other engines, and for lanes that a full class has left to the store.
+// If a row of such a lane fails for good, it is halting until the store has it as halted, and
+// its sort is halted from then on. All that time it is the first row of its lane, so no row
+// behind it is delivered: new rows stay in the store, and the lane's rows in memory are
+// dropped. An operator ends the halt with a commit that unparks or removes the message. An
+// engine learns of its own commits at once, and of commits of other engines from its next
+// sweep. In both cases it reads the row again and follows the store. A scan returns halted
+// messages in their places. The lane is therefore also halted after a restart, for other
+// engines, and when a full class had left it to the store.
 
 // keepsOrder reports whether a message halts its lane when it fails for good.
 func (q *Queue) keepsOrder(m *store.Message) bool {
@@ -27,10 +27,11 @@ func (l *lane) isHalted() bool {
 	return l.first != nil && (l.first.sort == halted || l.first.halting)
 }
 
-// hasRoomToHalt reports whether one more lane may be halted.
+// hasRoomToHalt reports whether another lane may be halted.
 func (q *Queue) hasRoomToHalt() bool { return q.halts < q.limits.HaltedMax }
 
-// halt halts a lane whose first row, with a message that says the rest, has failed for good.
+// halt halts a lane whose first row has failed for good. The other fields of the row's message
+// are already set.
 func (q *Queue) halt(r *Row) {
 	r.Message.Parked, r.Message.Halted = true, true
 	r.halting, r.saving, r.claim = true, false, false
@@ -39,7 +40,7 @@ func (q *Queue) halt(r *Row) {
 	q.shorten(r.lane)
 }
 
-// rest lets go of the payload of a row that the store has as halted now.
+// rest drops the payload of a row that the store now has as halted.
 func (q *Queue) rest(r *Row) {
 	r.halting, r.saving = false, false
 	q.unload(r)
@@ -47,19 +48,19 @@ func (q *Queue) rest(r *Row) {
 	q.places[r.sequence] = r
 }
 
-// decided deals with a row that an operator has taken up again or removed.
+// decided handles a row that an operator has unparked or removed.
 func (q *Queue) decided(r *Row) {
 	switch {
 	case r.sort == halted:
 		q.fetch(r)
 	case r.storing:
-		r.again = true // the queue has not heard that it was halted
-	default: // the settlement that halted it seemed to have failed, and is stored
+		r.again = true // the store has not yet confirmed that the row is halted
+	default: // the settlement that halted the row seemed to have failed, and is stored
 		q.reread(r)
 	}
 }
 
-// reread has a halting row read again: the store knows better what it is.
+// reread makes the queue read a halting row again, because the store knows its state.
 func (q *Queue) reread(r *Row) {
 	r.halting, r.saving, r.again = false, false, false
 	r.later, r.tried = 0, time.Time{}
@@ -74,12 +75,12 @@ func (q *Queue) Dropped(sequence uint64, now time.Time) {
 	q.now = now
 	switch r := q.rows[sequence]; {
 	case r == nil:
-		q.scan.again = q.scan.again || q.scan.running // it may have read the message, and not told of it yet
+		q.scan.again = q.scan.again || q.scan.running // the scan may have read the message without reporting it yet
 	case r.halting || r.sort == halted:
 		q.decided(r)
 	}
 }
 
-// Halted returns how many messages are known to hold up their lanes, and whether there
-// was no room for one more, so that a message is tried on and on.
+// Halted returns the number of messages that are known to hold up their lanes, and whether
+// HaltedMax was reached, so that a message is tried again and again.
 func (q *Queue) Halted() (rows int, crammed bool) { return q.halts, q.crammed }

@@ -6,60 +6,59 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A classSort is a sort of messages that has a budget of its own.
+// A classSort is a sort of messages that has its own limits.
 type classSort uint8
 
 const (
-	messages classSort = iota // to entities
+	messages classSort = iota // messages to entities
 	timers
-	effects // of one type
+	effects // effects of one type
 )
 
 // A classKey names a class.
 type classKey struct {
 	sort classSort
-	name string // type of the effects
+	name string // type of the effects, else empty
 }
 
-// A group is a set of rows that has a bound. Left is the sequence of the first row
-// that has been left to the store because the group was full, or zero; of timers it
-// is 1.
+// A group is a set of rows with a limit. Left is the sequence of the first row that was left in
+// the store because the group was full, or zero. For timers it is 1.
 type group struct {
-	rows    int // with a payload
+	rows    int // number of rows with a payload
 	max     int
-	places  int // rows without one: of a class all but the misfits, of a target this engine's
-	most    int // bound of rows and places together, of a target; zero is none
+	places  int // number of rows without a payload: for a class all but the misfits, for a target this engine's
+	most    int // limit of rows and places together, for a target; zero means no limit
 	left    uint64
-	hungry  bool // a scan from left is wanted
-	filling bool // and runs
-	starved bool // it has room and its class has not
+	hungry  bool // the queue wants a scan from left
+	filling bool // such a scan runs
+	starved bool // the group has room and its class has not
 
-	class *class // that the group is, or
+	class *class // the class that contains this group or is it
 	lane  *lane
 }
 
-// A class is all messages of one sort.
+// A class is the set of all messages of one sort.
 type class struct {
 	group
 	key      classKey
 	bytes    int
-	misfits  int // rows without a payload that this engine cannot deliver
+	misfits  int // number of rows without a payload that this engine cannot deliver
 	volatile int
-	flight   int  // deliveries that count
-	stalled  int  // deliveries that have taken too long to count
-	waiting  fifo // rows that wait for others to land
-	started  fifo // deliveries to entities, in order
+	flight   int  // number of deliveries that count
+	stalled  int  // number of deliveries that have taken too long to count
+	waiting  fifo // rows that wait for another delivery to end
+	started  fifo // deliveries to entities, oldest first
 	freed    bool
 	targets  map[store.Key]*target
-	starved  []*group // of targets, to be fed when the class has room
+	starved  []*group // groups of targets to feed when the class has room
 }
 
-// isFull reports whether no group of a class is fed.
+// isFull reports whether the class is too full to read more rows for any of its groups.
 func (q *Queue) isFull(c *class) bool {
 	return c.bytes > q.limits.BytesMax/2 || c.places > q.limits.PlacesMax/4*3
 }
 
-// feedClass asks for a scan of what was left out of a class and of its targets, if
+// feedClass requests a scan of the rows that were left out of a class and of its targets, if
 // there is room now.
 func (q *Queue) feedClass(c *class) {
 	q.feed(&c.group)
@@ -73,7 +72,7 @@ func (q *Queue) feedClass(c *class) {
 	c.starved = c.starved[:0]
 }
 
-// A target is an entity that messages of a class are for.
+// A target is an entity that receives messages of a class.
 type target struct {
 	group
 	lanes   int
@@ -91,10 +90,10 @@ func (q *Queue) class(key classKey) *class {
 	return c
 }
 
-// isTimer reports whether a message is one of those that have no order.
+// isTimer reports whether a message is a timer, which has no order.
 func isTimer(m *store.Message) bool { return m.Timer != "" || !m.Due.IsZero() }
 
-// isOrdered reports whether a message waits for those before it.
+// isOrdered reports whether a message waits for earlier ones.
 func isOrdered(m *store.Message) bool { return !m.Unordered && !isTimer(m) }
 
 func (q *Queue) classOf(m *store.Message) *class {
@@ -120,8 +119,8 @@ func (q *Queue) targetOf(c *class, m *store.Message) *target {
 	return t
 }
 
-// A laneKey names messages that are delivered in order: those from one source
-// to one target, or to one handler.
+// A laneKey names a sequence of messages that are delivered in order: from one source to one
+// target entity, or to one handler.
 type laneKey struct {
 	source, target store.Key
 	handler        string
@@ -140,12 +139,12 @@ func keyOf(m *store.Message) laneKey {
 type lane struct {
 	group
 	key         laneKey
-	named       bool // it is in the map of lanes
+	named       bool // the lane is in the map of lanes
 	target      *target
 	first, last *Row
-	delayed     bool // the first row waits until then
+	delayed     bool // the first row waits until the time until
 	until       time.Time
-	index       int // in the heap
+	index       int // index in the heap of delayed lanes
 }
 
 func (q *Queue) newLane(key laneKey, named bool) *lane {
@@ -171,9 +170,9 @@ func (q *Queue) drop(l *lane) {
 	}
 }
 
-// takesPlace counts a row that has no payload now, and givesPlace one that has it again or
-// is gone. Those that this engine cannot deliver have places of their own: they take none
-// from the others.
+// takesPlace counts a row that has no payload now. givesPlace counts a row that has its payload
+// again or is gone. Rows that this engine cannot deliver are counted separately, so they use no
+// room of the others.
 func (q *Queue) takesPlace(r *Row) { q.countPlace(r, 1) }
 
 func (q *Queue) givesPlace(r *Row) { q.countPlace(r, -1) }
@@ -195,14 +194,14 @@ func (q *Queue) countPlace(r *Row, n int) {
 	}
 }
 
-// setSort says whose a row without a payload is.
+// setSort changes the sort of a row without a payload.
 func (q *Queue) setSort(r *Row, s sort) {
 	q.givesPlace(r)
 	r.sort = s
 	q.takesPlace(r)
 }
 
-// forgetTargets forgets the targets of a class that have no lane any more.
+// forgetTargets removes the targets of a class that have no lane any more.
 func (q *Queue) forgetTargets(c *class) {
 	for key, t := range c.targets {
 		if t.lanes == 0 && t.left == 0 {
@@ -211,9 +210,8 @@ func (q *Queue) forgetTargets(c *class) {
 	}
 }
 
-// isLeft reports whether a row with the mark is one that the group leaves to the
-// store for now. A message that was committed while a scan reads what comes before
-// it is put aside.
+// isLeft reports whether the group leaves a row with the mark in the store for now. A message
+// that was committed while a scan reads earlier ones is put aside.
 func (q *Queue) isLeft(g *group, mark uint64, m *store.Message) bool {
 	if g.left == 0 || mark < g.left || g.filling && q.scan.meets {
 		return false
@@ -224,7 +222,7 @@ func (q *Queue) isLeft(g *group, mark uint64, m *store.Message) bool {
 	return true
 }
 
-// leave leaves the row with the mark, and those after it, to the store.
+// leave leaves the row with the mark, and all later rows, in the store.
 func (q *Queue) leave(g *group, mark uint64) {
 	g.left = mark
 	if g.filling {
@@ -235,7 +233,7 @@ func (q *Queue) leave(g *group, mark uint64) {
 	}
 }
 
-// feed asks for what a group has left out, if there is room for it.
+// feed requests a scan of the rows that a group has left out, if there is room for them.
 func (q *Queue) feed(g *group) {
 	if g.left == 0 || g.hungry || g.filling || g.rows > g.max/2 || g.most > 0 && g.rows+g.places > g.most-g.most/4 {
 		return
@@ -249,7 +247,7 @@ func (q *Queue) feed(g *group) {
 			c.starved = append(c.starved, g)
 		}
 		if c.places > q.limits.PlacesMax/4*3 {
-			q.sweepBy(q.now) // it finds rows of other engines that are gone
+			q.sweepBy(q.now) // the sweep finds rows of other engines that are gone
 		}
 		return
 	}
@@ -279,10 +277,10 @@ func (f *fifo) peek() *Row {
 	return f.rows[f.head]
 }
 
-// fifoKeep is how much room an empty fifo keeps.
+// fifoKeep is the maximum capacity that an empty fifo keeps.
 const fifoKeep = 1024
 
-// pop takes the first row, if ok is true and there is one.
+// pop removes and returns the first row, if ok is true and there is one.
 func (f *fifo) pop(ok bool) *Row {
 	if !ok || f.head == len(f.rows) {
 		return nil
@@ -298,7 +296,7 @@ func (f *fifo) pop(ok bool) *Row {
 	return r
 }
 
-// A laneHeap orders delayed lanes by when they go on.
+// A laneHeap orders delayed lanes by the end of their delay.
 type laneHeap []*lane
 
 func (h *laneHeap) Len() int           { return len(*h) }

@@ -8,8 +8,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// TestLeft tests that a message which was left to the store, because there was no room
-// for it, is taken when there is.
+// TestLeft checks that a message which stayed in the store for lack of room is read when there
+// is room.
 func TestLeft(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
@@ -110,7 +110,7 @@ func TestLeft(t *testing.T) {
 		foreign := func(m *store.Message) *store.Message { m.Owner = 8; m.Source.ID = "other"; return m }
 		list := []*store.Message{
 			own(to("x", 1)), own(to("x", 2)), // the second has no room
-			foreign(to("f1", 3)), foreign(to("f2", 4)), foreign(to("f3", 5)), foreign(to("f4", 6)), // these fill the places
+			foreign(to("f1", 3)), foreign(to("f2", 4)), foreign(to("f3", 5)), foreign(to("f4", 6)), // these rows fill the places
 		}
 		read(t, q, now, false, list...)
 		r := next(t, q, now, 1)
@@ -123,7 +123,7 @@ func TestLeft(t *testing.T) {
 		q.ScanBegins()
 		second := *list[1]
 		q.Scanned(&second)
-		q.ScanEnded(time.Time{}, false, now) // the others have delivered theirs
+		q.ScanEnded(time.Time{}, false, now) // the other engines have delivered theirs
 		if q.WantsScan(now) {
 			q.ScanBegins()
 			third := *list[1]

@@ -1,5 +1,5 @@
-// Package outbox holds the protocol core that delivers what commands have left
-// to be done after their commits: outbox messages, timers and effects.
+// Package outbox holds the protocol core that delivers the records which commands add to the
+// outbox with their commits: messages, timers and effects.
 package outbox
 
 import (
@@ -11,56 +11,56 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Limits bound a queue. Messages to entities, timers, and the effects of each
-// type are classes, with budgets of their own.
+// Limits bound a queue. Messages to entities, timers, and the effects of each type are classes.
+// Each class has limits of its own.
 type Limits struct {
-	// Window is how many messages of one class are in memory, LaneMax how many of
-	// one lane, TargetMax how many to one entity, BytesMax how many bytes of
-	// payload of one class. What is more waits in the store. Zero is a default
-	// for TargetMax and BytesMax.
+	// Window is the maximum number of messages of one class in memory, LaneMax of one lane (the
+	// queue of messages that keep their order), TargetMax of one target entity. BytesMax bounds
+	// the bytes of payload of one class. Further messages wait in the store. Zero means a
+	// default for TargetMax and BytesMax.
 	Window, LaneMax, TargetMax, BytesMax int
-	// PlacesMax is how many messages of one class are in memory with nothing but their
-	// place: those that wait for another attempt or for another engine, and as many
-	// again that this engine has no rule for. TargetPlaces is how many messages of this
-	// engine to one entity are in memory, with a payload or without. Zero is a default.
+	// PlacesMax is the maximum number of messages of one class of which only the place (due
+	// time and sequence) is in memory. These are the messages that wait for another attempt or
+	// for another engine; as many again may be there that this engine has no rule for.
+	// TargetPlaces is the maximum number of this engine's messages to one entity in memory,
+	// with or without their payloads. Zero means a default.
 	PlacesMax, TargetPlaces int
-	// HaltedMax is how many lanes this engine halts. When there are so many, a message
-	// that would halt one more is tried on and on. Zero is a default.
+	// HaltedMax is the maximum number of halted lanes. When it is reached, a message that would
+	// halt another lane is tried again and again instead. Zero means a default.
 	HaltedMax int
-	// InFlight is how many deliveries of one class are under way at a time,
-	// TargetFlight how many of them to one entity, which has more while half of
-	// InFlight is free. Zero is a default for TargetFlight.
+	// InFlight is the maximum number of deliveries of one class at a time. TargetFlight is the
+	// maximum for one entity, which may have more while half of InFlight is free. Zero means a
+	// default for TargetFlight.
 	InFlight, TargetFlight int
-	// Stall is how long a delivery to an entity counts as one that is under way.
-	// An entity that hangs then holds up only itself. Zero is without end.
+	// Stall is the time after which a delivery to an entity no longer counts against InFlight.
+	// An entity that hangs then holds up only itself. Zero means that deliveries always count.
 	Stall time.Duration
-	// Late is how many messages are remembered that are committed while the
-	// store is scanned.
+	// Late is the maximum number of messages that the queue remembers when they are committed
+	// during a scan of the store.
 	Late int
-	// ParkAfter is how long a message is left alone that this engine cannot
-	// deliver because it has no rule for it, or tried that never could be tried.
-	// Then it is parked. Zero is never.
+	// ParkAfter is the time after which a message is parked that this engine has no rule for,
+	// or that could not be tried even once. Zero means never.
 	ParkAfter time.Duration
 
-	// Owner is the number of this engine on a store that several engines share,
-	// and zero on one that no other engine uses.
+	// Owner is the number of this engine on a store that several engines share, and zero on a
+	// store with one engine.
 	Owner uint64
-	// Poll is how often a shared store is read for messages of other engines.
+	// Poll is the time between two reads of a shared store for messages of other engines.
 	Poll time.Duration
-	// RescueEvery is how often all pending messages of a shared store are read,
-	// RescueAfter how long a message of another engine must have been seen
-	// unchanged before this one delivers it: its engine may have died.
+	// RescueEvery is the time between two reads of all pending messages of a shared store. If a
+	// message of another engine stays unchanged for RescueAfter, this engine delivers it,
+	// because the other engine may have died.
 	RescueEvery, RescueAfter time.Duration
-	// Grace bounds the random time for which a message that several engines could
-	// deliver at once is left to the others.
+	// Grace bounds the delay, different for each engine and target, for which this engine
+	// leaves a message that several engines could deliver to the others.
 	Grace time.Duration
 }
 
 // Defaults of [Limits].
 const (
 	bytesMaxDefault = 64 << 20
-	placesWindows   = 4 // windows of places
-	placesShare     = 8 // one entity has so much of the places
+	placesWindows   = 4 // PlacesMax is this many windows
+	placesShare     = 8 // one entity may use this fraction of the places
 )
 
 func (l *Limits) defaults() {
@@ -72,20 +72,20 @@ func (l *Limits) defaults() {
 	l.TargetFlight = cmp.Or(l.TargetFlight, max(l.InFlight/8, 1))
 }
 
-// A Policy says how often and when the delivery of a message is tried again.
+// A Policy says how often and when a failed delivery is tried again.
 type Policy struct {
-	// AttemptsMax and AgeMax end the attempts; then the message is parked. The age
-	// counts from when this engine has met the message, by its own clock.
+	// AttemptsMax and AgeMax end the attempts; the message is then parked. This engine counts
+	// the age from the time at which it first read the message, by its own clock.
 	AttemptsMax uint32
 	AgeMax      time.Duration
-	// BackoffMin is the pause after the first failure. Each further one doubles
-	// it, up to BackoffMax.
+	// BackoffMin is the pause after the first failure. Each further failure doubles the pause,
+	// up to BackoffMax.
 	BackoffMin, BackoffMax time.Duration
-	// KeepOrder has a message that fails for good halt its lane instead of being parked.
+	// KeepOrder makes a message that has failed for good halt its lane instead of being parked.
 	KeepOrder bool
 }
 
-// A Shell is the world around the queue.
+// A Shell gives the queue its retry policies and its randomness.
 type Shell interface {
 	// Policy returns the policy for a message.
 	Policy(*store.Message) Policy
@@ -93,35 +93,35 @@ type Shell interface {
 	Jitter(d time.Duration) time.Duration
 }
 
-// A Judge is a [Shell] that cannot deliver every message.
+// A Judge is a [Shell] of an engine that cannot deliver every message.
 type Judge interface {
 	// Fits reports whether this engine has a rule for a message. It may be called
 	// by several goroutines.
 	Fits(*store.Message) bool
-	// Misfit says why this engine cannot deliver a message at all, such as a
-	// missing rule; it returns nil if it can.
+	// Misfit returns the reason why this engine cannot deliver a message at all, such as a
+	// missing rule. It returns nil if it can.
 	Misfit(*store.Message) error
 }
 
-// A Result says what came of a delivery.
+// A Result is the outcome of a delivery.
 type Result uint8
 
 // The results of a delivery.
 const (
-	// Done: it was handled; the row is to be removed from the store.
+	// Done: the message was handled; its row is to be removed from the store.
 	Done Result = iota
-	// Gone: it was handled, and the row is removed already.
+	// Gone: the message was handled, and its row is already removed.
 	Gone
-	// Later: it could not be tried; that is no attempt.
+	// Later: the message could not be tried; this does not count as an attempt.
 	Later
-	// Retry: it failed.
+	// Retry: the attempt failed.
 	Retry
-	// Never: it failed, and no further attempt would help.
+	// Never: the attempt failed, and no further attempt would help.
 	Never
 )
 
-// A Row is a message on its way. Volatile rows, with sequence 0, are effects
-// that are tried once and are not in the store.
+// A Row is a message that is to be delivered. A volatile row has sequence 0: it is an effect
+// that is tried once and is not in the store.
 type Row struct {
 	// Message is nil while only the place of the row is in memory.
 	Message *store.Message
@@ -130,139 +130,137 @@ type Row struct {
 
 	class    *class
 	lane     *lane
-	next     *Row // of the lane
+	next     *Row // next row of the lane
 	sequence uint64
 	due      time.Time
-	met      time.Time     // since when it is known, unchanged by another engine
-	began    time.Time     // when the delivery under way began
-	tried    time.Time     // when it could not be tried first, since it last could; zero if it could
-	owner    uint64        // in the store, as far as is known
-	fresh    time.Time     // when the store was last known to have the row as this engine's
-	attempts uint32        // the same
-	later    uint32        // times that it could not be tried
-	pass     uint32        // the last sweep that has met it
-	pause    time.Duration // that another engine may make before it tries it again
+	met      time.Time     // time since which the row is known, unchanged by another engine
+	began    time.Time     // start of the delivery in progress
+	tried    time.Time     // first failed try since the row could last be tried; zero if none
+	owner    uint64        // owner of the row in the store, as far as is known
+	fresh    time.Time     // latest time at which the store was known to have the row as this engine's
+	attempts uint32        // attempts in the store, as far as is known
+	later    uint32        // number of deliveries that could not be tried
+	pass     uint32        // the last sweep that read the row
+	pause    time.Duration // pause that another engine may make before its next attempt
 	sort     sort
 
-	halting bool // it is the first of its lane and to be halted, and waits for that to be durable
-	settled bool // it is handled or parked, and waits for that to be durable
-	changed bool // it has a settlement that is not on its way
-	storing bool // and one that is
-	saving  bool // the store could not take its last failed attempt
-	claim   bool // it is to be claimed, by a settlement, before it is delivered
-	again   bool // it was parked or halted, and has been committed anew since
-	flying  bool // it is being delivered
-	stalled bool // for so long that it does not count any more
-	fetched bool // it is to be read again, or is being read
-	queued  bool // it is in the list of rows to be read
-	reading bool // the shell reads it
-	refetch bool // and what it reads may be old
-	stale   bool // the store may have it in another way than it is here: it is read again before it is used
+	halting bool // the row is the first of its lane and will be halted when that is durable
+	settled bool // the row is handled or parked, and waits until that is durable
+	changed bool // the row has a settlement that is not at the store yet
+	storing bool // the row has a settlement at the store
+	saving  bool // the store could not store its last failed attempt
+	claim   bool // the row must be claimed, by a settlement, before its delivery
+	again   bool // the row was parked or halted, and a commit has made it pending again since then
+	flying  bool // the row is being delivered
+	stalled bool // the delivery has taken so long that it does not count any more
+	fetched bool // the row waits to be read again, or is being read
+	queued  bool // the row is in the list of rows to read
+	reading bool // the shell is reading the row
+	refetch bool // the result of that read may be out of date
+	stale   bool // the row in the store may differ from this one; it must be read before it is used
 }
 
-// A sort says whose a row is.
+// A sort says which engine may deliver a row.
 type sort uint8
 
 const (
 	// own: this engine delivers it.
 	own sort = iota
-	// open: no engine has claimed it.
+	// open: no engine has claimed the row.
 	open
 	// foreign: another engine delivers it.
 	foreign
-	// misfit: this engine cannot deliver it.
+	// misfit: this engine cannot deliver the row.
 	misfit
-	// halted: it holds up its lane until an operator decides.
+	// halted: the row holds up its lane until an operator decides.
 	halted
 )
 
-// Place returns where the row is in the order of pending messages.
+// Place returns the row's place in the order of pending messages.
 func (r *Row) Place() (due time.Time, sequence uint64) { return r.due, r.sequence }
 
 // A Queue is the state machine of the dispatcher.
 //
-//  1. rows holds every message of the store that is in memory, with its payload
-//     or only with its place, from when it is admitted until its settlement is
-//     durable or it is known to be gone, so that a scan of the store never admits
-//     it twice.
-//  2. The rows of a lane are in the order of their sequences, but for what has been
-//     unparked; and at most the first one is in flight. A timer has a lane of its own.
-//  3. Rows without a due time and with a sequence below next are known, gone, or
-//     left out of a group: its left is the lowest of them, and no row from there on
-//     is admitted to it before a scan that begins there has met the row. So none
-//     overtakes one that is only in the store.
-//  4. While a scan runs, what is committed is put aside if the scan could meet
-//     something that comes before it, and admitted after the scan; what is settled
-//     is remembered until it ends, because the scan may have read it before.
-//  5. A sweep is a scan from the first message. It marks what it meets; rows of
-//     other engines that a whole sweep has not met are gone.
-//  6. Groups count the rows with a payload. A row that waits loses its payload if
-//     its class is more than half full, and is read again when its time comes.
-//  7. A row that several engines may have taken over belongs to the one that has its
-//     number in the store. So failures and claims are stored only if the row is as
-//     this engine knows it, and an effect is claimed once more if it has waited for so
-//     long that another engine may have taken it over. A success is stored in any
-//     case: what has been done is not to be done again.
-//  8. A row of another engine keeps its place in its lane, because own ones may
-//     come to stand behind it. That a message to an entity is decided once does
-//     not depend on whose it is: the settlement in the target's commit sees to it.
-//  9. Nothing behind a row that is halting or halted is delivered, see halt.go.
-//  10. changed holds the rows whose settlement is to be stored, once each: only
-//     the latest of several counts. Rows that are forgotten stay in it, not
-//     marked any more; unsaved is how many are.
+//  1. rows holds every stored message that is in memory, with its payload or only with its
+//     place. A row stays there from its admission until its settlement is durable or the row
+//     is known to be gone. A scan of the store therefore never admits a message twice.
+//  2. The rows of a lane are in the order of their sequences, except unparked ones. At most
+//     the first row is in flight. A timer has a lane of its own.
+//  3. A row without a due time and with a sequence below next is known, gone, or left out of a
+//     group. The field left of a group is the lowest sequence that was left out. No row from
+//     there on is admitted to the group before a scan that begins there has read the row. A
+//     row in memory therefore never overtakes one that is only in the store.
+//  4. While a scan runs, the queue puts a newly committed message aside if the scan could
+//     still read an earlier one, and admits it after the scan. It also remembers settled rows
+//     until the scan ends, because the scan may have read them before.
+//  5. A sweep is a scan from the first message. It marks each row that it reads. Rows of other
+//     engines that a whole sweep did not find are gone.
+//  6. Groups count the rows with a payload. A waiting row loses its payload if its class is
+//     more than half full, and is read again when its time comes.
+//  7. A row that several engines may have taken over belongs to the engine whose number is in
+//     the store. Failures and claims are therefore stored only if the row in the store is as
+//     this engine knows it. An effect is claimed again if it has waited so long that another
+//     engine may have taken it over. A success is stored in any case, because completed work
+//     must not be repeated.
+//  8. A row of another engine keeps its place in its lane, because this engine's rows may come
+//     to stand behind it. A message to an entity is decided once whichever engine owns it: the
+//     settlement in the target's commit ensures that.
+//  9. No row behind a halting or halted one is delivered, see halt.go.
+//  10. changed holds each row whose settlement is to be stored, once: only the latest of
+//     several settlements counts. A forgotten row stays in changed without its mark. unsaved
+//     is the number of marked rows.
 //
-// The times that are passed to it are of one clock that never steps, such as the
-// start of the process and what has passed since; only [Queue.Clock] tells the
-// time of day, by which messages are due.
+// Times that are passed to the queue come from one clock that never steps, such as the start of
+// the process plus the time that has passed since then. Only [Queue.Clock] receives the time of
+// day, which decides when messages are due.
 //
-// It is for one goroutine at a time; it neither waits nor calls anything but its
-// Shell.
+// It is for one goroutine at a time. It never waits and calls only its Shell.
 type Queue struct {
 	shell  Shell
 	judge  Judge // nil if the shell can deliver every message
 	limits Limits
 	shared bool
-	now    time.Time // of the latest input
+	now    time.Time // time of the latest input
 	wall   time.Time // the time of day
-	wallAt time.Time // when that was told
+	wallAt time.Time // time at which wall was passed in
 
 	rows     map[uint64]*Row
-	places   map[uint64]*Row // those that are not this engine's, or halted
+	places   map[uint64]*Row // rows that are halted or not this engine's
 	lanes    map[laneKey]*lane
 	classes  map[classKey]*class
-	ready    fifo     // rows that may be delivered
+	ready    fifo     // rows that can be delivered
 	freed    []*class // classes that may have room for rows that waited for it
 	delayed  laneHeap
 	fetches  []*Row
 	flight   int
-	loaded   int  // rows with a payload
-	volatile int  // volatile rows in memory
-	halts    int  // rows that are halting or halted
-	crammed  bool // there was no room to halt a lane
-	known    bool // a whole sweep has been made
+	loaded   int  // number of rows with a payload
+	volatile int  // number of volatile rows in memory
+	halts    int  // number of rows that are halting or halted
+	crammed  bool // a lane could not be halted, because HaltedMax was reached
+	known    bool // a whole sweep has ended
 	closed   bool
 
 	scan    scan
-	next    uint64              // undue rows below it are known, gone, or left out
+	next    uint64              // rows without a due time below it are known, gone, or left out
 	ahead   map[uint64]struct{} // sequences above next that are known to be committed
 	told    uint64              // the highest sequence that is known to be committed
-	behind  bool                // a scan from next is needed
-	full    bool                // a sweep is needed
-	timers  bool                // a scan of what is due is needed
-	hungry  []*group            // those whose left is to be read
-	timed   place               // timers at or before it are known or gone, where no other engine is
-	due     time.Time           // of the first message that is not due yet; zero if there is none
+	behind  bool                // the queue wants a scan from next
+	full    bool                // the queue wants a sweep
+	timers  bool                // the queue wants a scan of due timers
+	hungry  []*group            // groups whose left-out rows are to be read
+	timed   place               // timers at or before it are known or gone, if there is no other engine
+	due     time.Time           // due time of the first message that is not due yet; zero if there is none
 	pollAt  time.Time
 	sweepAt time.Time // when the next sweep is due; zero if none is
 	sweeps  uint32
-	sweptTo uint64    // up to where a sweep has got that was broken off
-	scanAt  time.Time // not before, after a scan has failed
+	sweptTo uint64    // the sequence up to which an interrupted sweep has read
+	scanAt  time.Time // earliest time of the next scan after a failed one
 
 	changed []*Row
 	unsaved int
 }
 
-// A place is one in the order of timers.
+// A place is a position in the order of timers.
 type place struct {
 	due      time.Time
 	sequence uint64
@@ -290,10 +288,10 @@ func New(shell Shell, limits Limits) *Queue {
 	return q
 }
 
-// Clock is the input that the time of day is wall. It may step.
+// Clock is the input of the time of day, wall. The time of day may step.
 func (q *Queue) Clock(wall, now time.Time) { q.wall, q.wallAt, q.now = wall, now, now }
 
-// isDue reports whether a message is due by the time of day.
+// isDue reports whether a message is due, by the time of day.
 func (q *Queue) isDue(due time.Time) bool {
 	if q.wall.IsZero() {
 		return !due.After(q.now)
@@ -301,8 +299,8 @@ func (q *Queue) isDue(due time.Time) bool {
 	return !due.After(q.wall)
 }
 
-// Committed is the input that new messages are durable in the store. They are the
-// queue's afterwards.
+// Committed is the input that new messages are durable in the store. The queue owns them from
+// then on.
 func (q *Queue) Committed(messages []*store.Message, now time.Time) {
 	q.now = now
 	for _, m := range messages {
@@ -319,8 +317,8 @@ func (q *Queue) Committed(messages []*store.Message, now time.Time) {
 				q.admit(m)
 			}
 		case m.Sequence < q.next && !timed:
-			// A scan has met it before its commit was told of: sequences are in the
-			// order of commits, so a scan that has read one has met all before it.
+			// A scan has read the message before its commit was reported. Sequences are in the
+			// order of commits, so a scan that has read one message has read all earlier ones.
 			if r := q.rows[m.Sequence]; r != nil {
 				q.meet(r, m, false)
 			}
@@ -328,16 +326,15 @@ func (q *Queue) Committed(messages []*store.Message, now time.Time) {
 	}
 }
 
-// reach notes that a sequence is known to be committed, and reports whether
-// nothing that is not known can have been committed before it. Else a scan finds
-// its message.
+// reach records that a sequence is known to be committed. It reports whether every earlier
+// committed message is known. If not, a scan will find the message.
 func (q *Queue) reach(sequence uint64) bool {
 	switch {
 	case sequence < q.next:
 		return false
 	case q.behind || q.full || q.scan.again || q.shared && sequence > q.next:
-		// The store holds messages before it that are not known, or may hold
-		// some of other engines.
+		// The store holds earlier messages that are not known, or may hold some of other
+		// engines.
 		q.behind = true
 		return false
 	}
@@ -345,12 +342,12 @@ func (q *Queue) reach(sequence uint64) bool {
 	return true
 }
 
-// follow notes that a sequence is known to be committed.
+// follow records that a sequence is known to be committed.
 func (q *Queue) follow(sequence uint64) {
 	if sequence > q.next {
 		q.ahead[sequence] = struct{}{}
 		if len(q.ahead) > q.limits.Late+aheadMin {
-			q.behind = true // a message in between is not told of
+			q.behind = true // the report of a message in between is missing
 		}
 		return
 	}
@@ -364,8 +361,8 @@ func (q *Queue) follow(sequence uint64) {
 	}
 }
 
-// aheadMin is how many commits at least may be told of in another order than they
-// were made in.
+// aheadMin is the number of commits, besides Limits.Late, that may be reported in another order
+// than that of the commits.
 const aheadMin = 1024
 
 // Unparked is the input that a parked message is no longer parked in the store.
@@ -373,7 +370,7 @@ func (q *Queue) Unparked(m *store.Message, now time.Time) {
 	q.now = now
 	switch r := q.rows[m.Sequence]; {
 	case r == nil && q.keepsOrder(m) && (!q.known || m.Sequence >= q.next):
-		q.wantSweep() // what comes before it may not be known
+		q.wantSweep() // earlier messages may not be known
 		return
 	case r == nil:
 	case r.halting || r.sort == halted:
@@ -382,11 +379,11 @@ func (q *Queue) Unparked(m *store.Message, now time.Time) {
 	case r.settled && r.Message != nil && r.Message.Parked:
 		q.unparked(r)
 	case !r.settled && r.sort == own && q.shared:
-		r.stale = true // another engine had parked it, and it may have been edited
+		r.stale = true // another engine had parked the row, and the row may have been edited
 		return
 	}
 	if _, gone := q.scan.gone[m.Sequence]; gone {
-		q.scan.again = true // what the scan reads of it may be old
+		q.scan.again = true // the scan may have read an old version of it
 		return
 	}
 	if m.Due.IsZero() {
@@ -396,7 +393,7 @@ func (q *Queue) Unparked(m *store.Message, now time.Time) {
 	}
 }
 
-// timer takes a message with a due time.
+// timer handles a committed message with a due time.
 func (q *Queue) timer(m *store.Message) {
 	p := place{m.Due, m.Sequence - 1}
 	if q.timed != beforeTimers && p.less(q.timed) {
@@ -412,7 +409,7 @@ func (q *Queue) timer(m *store.Message) {
 	q.admit(m)
 }
 
-// late puts a message aside until the scan has ended.
+// late keeps a message until the scan has ended.
 func (q *Queue) late(m *store.Message) {
 	if len(q.scan.late) < q.limits.Late {
 		q.scan.late = append(q.scan.late, m)
@@ -421,8 +418,7 @@ func (q *Queue) late(m *store.Message) {
 	q.scan.missed, q.scan.most = min(q.scan.missed, m.Sequence), max(q.scan.most, m.Sequence)
 }
 
-// Volatile is the input that an effect is to be tried once. It returns false if
-// there is no room.
+// Volatile is the input of an effect that is tried once. It returns false if there is no room.
 func (q *Queue) Volatile(m *store.Message, value any) bool {
 	c := q.class(classKey{effects, m.Type})
 	if c.volatile >= q.limits.Window {
@@ -439,8 +435,8 @@ func (q *Queue) Volatile(m *store.Message, value any) bool {
 	return true
 }
 
-// Doubted is the input that a commit has failed that may have stored messages
-// all the same, or taken some out of the park. They are read from the store.
+// Doubted is the input that a commit has failed, but may have stored messages or unparked some.
+// The queue reads them from the store.
 func (q *Queue) Doubted() {
 	if q.scan.running {
 		q.scan.again = true
@@ -458,12 +454,12 @@ func (q *Queue) Changed() {
 	}
 }
 
-// Close is the input that from now on only effects are to be delivered, which
-// would be lost otherwise. Messages stay in the store.
+// Close is the input that only effects are to be delivered from now on, because they would
+// otherwise be lost. Messages stay in the store.
 func (q *Queue) Close() { q.closed = true }
 
-// Drained reports whether no more than so many deliveries are under way, and no
-// effect is left that was sent, unless the deliveries are of such ones.
+// Drained reports whether at most but deliveries are in progress and no volatile effect is
+// left. If sent is true, up to but volatile effects may be left.
 func (q *Queue) Drained(but int, sent bool) bool {
 	return q.flight <= but && (q.volatile == 0 || sent && q.volatile <= but)
 }
@@ -474,7 +470,7 @@ func (q *Queue) dueAt(t time.Time) {
 	}
 }
 
-// sortOf says whose a message is, by what the store says of it.
+// sortOf returns the sort of a message, by its fields in the store.
 func (q *Queue) sortOf(m *store.Message) sort {
 	switch {
 	case m.Halted:
@@ -489,10 +485,10 @@ func (q *Queue) sortOf(m *store.Message) sort {
 	return foreign
 }
 
-// admit takes a message into memory, or leaves it to a later scan.
+// admit adds a message to memory, or leaves it to a later scan.
 func (q *Queue) admit(m *store.Message) {
 	if m.Halted && !q.keepsOrder(m) {
-		return // to this engine it is a parked one
+		return // this engine treats it as a parked message
 	}
 	if r := q.rows[m.Sequence]; r != nil {
 		q.meet(r, m, false)
@@ -512,7 +508,7 @@ func (q *Queue) admit(m *store.Message) {
 	}
 	mark := m.Sequence
 	if !m.Due.IsZero() {
-		mark = 1 // timers are not left out by sequence
+		mark = 1 // timers are not left out by their sequence
 	}
 	left := q.isLeft(&c.group, mark, m) || t != nil && q.isLeft(&t.group, mark, m) || l != nil && q.isLeft(&l.group, mark, m)
 	if left {
@@ -525,14 +521,14 @@ func (q *Queue) admit(m *store.Message) {
 		q.leave(&l.group, mark)
 		return
 	case s == misfit && c.misfits >= q.limits.PlacesMax:
-		return // another sweep may have room for it
+		return // a later sweep may have room for it
 	case s == misfit:
 	case s == own && t != nil && t.rows+t.places >= t.most:
 		q.leave(&t.group, mark)
 		return
 	case c.places >= q.limits.PlacesMax:
 		q.leave(&c.group, mark)
-		q.sweepBy(q.now) // it finds rows of other engines that are gone
+		q.sweepBy(q.now) // the sweep finds rows of other engines that are gone
 		return
 	case s != own:
 	case l != nil && l.rows >= q.limits.LaneMax:
@@ -566,7 +562,7 @@ func (q *Queue) admit(m *store.Message) {
 	q.link(l, r)
 }
 
-// load gives a row its payload.
+// load sets the payload of a row.
 func (q *Queue) load(r *Row, m *store.Message) {
 	r.Message, r.fresh, r.stale = m, q.now, false
 	q.loaded++
@@ -578,14 +574,14 @@ func (q *Queue) load(r *Row, m *store.Message) {
 	}
 }
 
-// unload lets go of the payload of a row that is in a lane, and keeps its place.
+// unload drops the payload of a row that is in a lane, and keeps its place.
 func (q *Queue) unload(r *Row) {
 	q.leaves(r)
 	q.release(r)
 	q.takesPlace(r)
 }
 
-// leaves takes a row with a payload out of the count of its lane.
+// leaves removes a row with a payload from the count of its lane.
 func (q *Queue) leaves(r *Row) {
 	l := r.lane
 	l.rows--
@@ -596,7 +592,7 @@ func (q *Queue) leaves(r *Row) {
 	}
 }
 
-// release takes a payload out of the count of its class.
+// release removes a payload from the count of its class.
 func (q *Queue) release(r *Row) {
 	q.loaded--
 	r.class.rows--
@@ -605,7 +601,7 @@ func (q *Queue) release(r *Row) {
 	q.feedClass(r.class)
 }
 
-// link puts a row at the end of its lane.
+// link appends a row to its lane.
 func (q *Queue) link(l *lane, r *Row) {
 	r.lane = l
 	if l.first == nil {
@@ -616,22 +612,22 @@ func (q *Queue) link(l *lane, r *Row) {
 	l.last.next = r
 	l.last = r
 	if s := l.first.sort; (s == foreign || s == misfit) && !l.delayed {
-		q.head(l) // something waits for it now
+		q.head(l) // another row waits for it now
 	}
 }
 
-// peekMin is the first pause before a row is looked for again that only another engine
-// delivers, with an own one behind it. Each further one doubles it.
+// peekMin is the first pause before the queue reads a row again that only another engine
+// delivers and that a row of this engine waits for. Each further pause is twice as long.
 const peekMin = 50 * time.Millisecond
 
-// peek has the first row of a lane looked for again, because others wait for its end.
+// peek schedules another read of the first row of a lane, because other rows wait for its end.
 func (q *Queue) peek(l *lane) {
 	r := l.first
 	q.hold(l, q.now.Add(min(peekMin<<min(r.later, 20), max(q.limits.RescueAfter/8, peekMin))))
 	r.later++
 }
 
-// head deals with the first row of a lane that is not delayed.
+// head starts the next step of the first row of a lane that is not delayed.
 func (q *Queue) head(l *lane) {
 	r := l.first
 	switch {
@@ -647,7 +643,7 @@ func (q *Queue) head(l *lane) {
 	case r.sort == own:
 		q.fetch(r)
 	case r.sort == open, r.sort == foreign && !r.due.IsZero():
-		// Any engine may deliver it; one of them is a little earlier.
+		// Any engine may deliver it. The grace makes one of them a little earlier.
 		q.hold(l, r.met.Add(q.grace(r)))
 	case r.sort == misfit:
 		if q.limits.ParkAfter > 0 {
@@ -663,14 +659,14 @@ func (q *Queue) head(l *lane) {
 		case l.key.target.IsZero():
 			q.peek(l)
 		default:
-			q.fetch(r) // the target decides it once, whoever delivers it
+			q.fetch(r) // the target decides it once, whichever engine delivers it
 		}
 	}
 }
 
-// grace is how long a row is left to other engines that could deliver it as well.
-// It depends on the engine and the target, so that a target comes to be in the
-// memory of one engine.
+// grace returns the time for which a row is left to other engines that could deliver it as
+// well. The time depends on the engine and the target, so the same engine tends to deliver to a
+// target and keeps it in memory.
 func (q *Queue) grace(r *Row) time.Duration {
 	if q.limits.Grace <= 0 {
 		return 0
@@ -691,7 +687,7 @@ func (q *Queue) grace(r *Row) time.Duration {
 	return time.Duration(h % uint64(q.limits.Grace))
 }
 
-// hold delays a lane.
+// hold delays a lane until a time.
 func (q *Queue) hold(l *lane, until time.Time) {
 	l.delayed, l.until = true, until
 	heap.Push(&q.delayed, l)
@@ -719,7 +715,7 @@ func (q *Queue) wakes() {
 	}
 }
 
-// Next returns a row to deliver, or nil. [Queue.Finished] follows.
+// Next returns a row to deliver, or nil. The caller ends the delivery with [Queue.Finished].
 func (q *Queue) Next(now time.Time) *Row {
 	q.now = now
 	q.wakes()
@@ -744,7 +740,7 @@ func (q *Queue) Next(now time.Time) *Row {
 	return nil
 }
 
-// begin begins a delivery unless its class or target is busy.
+// begin starts a delivery, unless its class or target is busy.
 func (q *Queue) begin(r *Row) bool {
 	c, t := r.class, r.lane.target
 	switch {
@@ -757,7 +753,7 @@ func (q *Queue) begin(r *Row) bool {
 		r.claim = true
 		q.change(r)
 		return false
-	case q.isOld(r) && r.Message.Attempts+r.later > 0: // one of the few that another engine may have parked
+	case q.isOld(r) && r.Message.Attempts+r.later > 0: // one of the few rows that another engine may have parked
 		q.fetch(r)
 		return false
 	case c.flight >= q.limits.InFlight:
@@ -779,13 +775,13 @@ func (q *Queue) begin(r *Row) bool {
 	return true
 }
 
-// isOld reports whether another engine may have taken a row over, since the store has
-// not heard of it from this one.
+// isOld reports whether another engine may have taken a row over, because this engine has not
+// written to the row for half of RescueAfter.
 func (q *Queue) isOld(r *Row) bool {
 	return q.shared && r.sequence != 0 && q.limits.RescueAfter > 0 && q.now.Sub(r.fresh) >= q.limits.RescueAfter/2
 }
 
-// stall takes deliveries to entities that hang out of the count of their class.
+// stall removes deliveries to entities that hang from the count of their class.
 func (q *Queue) stall() {
 	for _, sort := range [...]classKey{{sort: messages}, {sort: timers}} {
 		c := q.classes[sort]
@@ -807,7 +803,7 @@ func (q *Queue) stall() {
 	}
 }
 
-// free lets rows go on that have waited for room in their class.
+// free makes rows of a class available that have waited for room in it.
 func (q *Queue) free(c *class) {
 	if !c.freed && c.waiting.peek() != nil {
 		c.freed = true
@@ -869,14 +865,14 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 		}
 		result = Never
 	}
-	if r.stale { // the failure says nothing about the row as the store has it
+	if r.stale { // the failure says nothing about the row as it is in the store
 		q.fetch(r)
 		return
 	}
 	changed := *m
 	if r.saving {
-		// The store could not take the last failure: it is away, and the attempts
-		// say nothing about the message.
+		// The store could not store the last failure. It is unavailable, and the attempts say
+		// nothing about the message.
 		r.later++
 	} else {
 		r.later, r.tried = 0, time.Time{}
@@ -894,13 +890,13 @@ func (q *Queue) Finished(r *Row, result Result, cause error, now time.Time) {
 			q.halt(r)
 			return
 		}
-		q.crammed = true // to park it would break the order
+		q.crammed = true // parking the row would break the order
 	}
 	q.change(r)
 	q.delay(l, q.shell.Jitter(backoff(p, changed.Attempts+r.later)))
 }
 
-// park parks a row whose message says the rest.
+// park parks a row. The other fields of its message are already set.
 func (q *Queue) park(r *Row) {
 	r.Message.Parked = true
 	r.settled, r.saving, r.claim = true, false, false
@@ -909,7 +905,7 @@ func (q *Queue) park(r *Row) {
 	q.unlink(r)
 }
 
-// laterMax bounds the pause before a delivery that could not be tried.
+// laterMax bounds the pause before a delivery that could not be tried is tried again.
 const laterMax = time.Second
 
 func backoff(p Policy, attempts uint32) time.Duration {
@@ -922,7 +918,7 @@ func backoff(p Policy, attempts uint32) time.Duration {
 	return d
 }
 
-// delay has a lane wait for its next attempt.
+// delay makes a lane wait for its next attempt.
 func (q *Queue) delay(l *lane, d time.Duration) {
 	q.hold(l, q.now.Add(d))
 	if q.crowded(l) {
@@ -931,14 +927,15 @@ func (q *Queue) delay(l *lane, d time.Duration) {
 	}
 }
 
-// crowded reports whether rows of a lane that wait should make room for others, of its
-// class or to its target.
+// crowded reports whether waiting rows of a lane should make room for other rows, of the same
+// class or to the same target.
 func (q *Queue) crowded(l *lane) bool {
 	c, t := l.first.class, l.target
 	return c.rows > q.limits.Window/2 || c.bytes > q.limits.BytesMax/2 || t != nil && t.rows > t.max/2
 }
 
-// shorten leaves all rows of a lane but the first to the store.
+// shorten drops all rows of a lane but the first. They stay in the store and are read again
+// later.
 func (q *Queue) shorten(l *lane) {
 	r := l.first.next
 	if r == nil {
@@ -959,7 +956,7 @@ func (q *Queue) shorten(l *lane) {
 	}
 }
 
-// lighten leaves the payload of a row that waits to the store.
+// lighten drops the payload of a waiting row. The payload stays in the store.
 func (q *Queue) lighten(r *Row) {
 	if !r.changed && !r.saving && !r.claim && !r.storing && r.Message != nil {
 		r.attempts = r.Message.Attempts
@@ -967,7 +964,7 @@ func (q *Queue) lighten(r *Row) {
 	}
 }
 
-// unlink takes a row out of its lane, and goes on with the lane.
+// unlink removes a row from its lane, and starts the next row.
 func (q *Queue) unlink(r *Row) {
 	l := r.lane
 	if l.first != r {
@@ -995,8 +992,8 @@ func (q *Queue) unlink(r *Row) {
 	}
 }
 
-// Wake returns when the queue has something to do by itself; false if never.
-// What it does as soon as another input comes does not count.
+// Wake returns the time at which the queue has work without another input, and false if there
+// is none. Work that any next input would trigger does not count.
 func (q *Queue) Wake() (at time.Time, ok bool) {
 	if q.closed {
 		return time.Time{}, false
@@ -1040,9 +1037,9 @@ func (q *Queue) Wake() (at time.Time, ok bool) {
 	return at, ok
 }
 
-// Load returns how many messages are in memory, and how many of them are being
+// Load returns the number of messages in memory, and the number of them that are being
 // delivered.
 func (q *Queue) Load() (rows, flight int) { return q.loaded + q.volatile, q.flight }
 
-// Waiting returns how many messages are in memory with only their place.
+// Waiting returns the number of messages of which only the place is in memory.
 func (q *Queue) Waiting() int { return len(q.rows) - q.loaded }

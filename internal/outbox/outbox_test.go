@@ -65,7 +65,7 @@ func (calm) Policy(m *store.Message) outbox.Policy {
 
 func (calm) Jitter(d time.Duration) time.Duration { return d }
 
-// scanned returns a queue that has read its store, which is empty.
+// scanned returns a queue that has read its empty store.
 func scanned(limits outbox.Limits, now time.Time) *outbox.Queue {
 	q := outbox.New(calm{}, limits)
 	q.ScanBegins()
@@ -73,7 +73,7 @@ func scanned(limits outbox.Limits, now time.Time) *outbox.Queue {
 	return q
 }
 
-// from returns messages to one handler, each from another source.
+// from returns messages to one handler, each from a different source.
 func from(name string, first uint64, count int, now time.Time) (list []*store.Message) {
 	for n := range count {
 		list = append(list, &store.Message{
@@ -87,7 +87,7 @@ func TestAQueueThatIsFullDoesNotAskToBeWoken(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	q := scanned(outbox.Limits{Window: 4, LaneMax: 4, InFlight: 4, Late: 4}, now)
-	list := from("slow", 1, 6, now) // two more than there is room for
+	list := from("slow", 1, 6, now) // two more than the limit
 	q.Committed(list, now)
 	var rows []*outbox.Row
 	for r := q.Next(now); r != nil; r = q.Next(now) {
@@ -148,14 +148,14 @@ func TestQueue(t *testing.T) {
 		}
 		q.ScanEnded(time.Time{}, false, now)
 	}
-	// delivers returns the sequences of what is delivered now, which goes on.
+	// delivers returns the sequences of the deliveries that begin now. They do not end.
 	delivers := func(q *outbox.Queue, now time.Time) (list []uint64) {
 		for r := q.Next(now); r != nil; r = q.Next(now) {
 			list = append(list, r.Message.Sequence)
 		}
 		return list
 	}
-	// fetch answers for all that the queue wants to read again.
+	// fetch answers every read that the queue wants.
 	fetch := func(q *outbox.Queue, now time.Time, list ...*store.Message) {
 		for _, r := range q.Fetches(100) {
 			_, sequence := r.Place()
@@ -182,7 +182,7 @@ func TestQueue(t *testing.T) {
 		m.Time = begin.Add(-1000 * hour) // the clock of the store does not matter
 		scan(q, now, m)
 		for now.Before(begin.Add(shared.RescueAfter)) {
-			scan(q, now, m) // whatever it is for
+			scan(q, now, m) // whether it is undue or due
 			if got := delivers(q, now); got != nil || q.Unsaved() {
 				t.Fatalf("after %v: it is taken from the engine that has it", now.Sub(begin))
 			}
@@ -229,7 +229,7 @@ func TestQueue(t *testing.T) {
 		list := []*store.Message{foreign(1), foreign(2)}
 		list[1].Owner, list[1].Source = 7, list[0].Source
 		scan(q, now)
-		q.Committed(list[1:], now) // the first one is of an engine that was a little faster
+		q.Committed(list[1:], now) // the first message is of another engine that was a little faster
 		scan(q, now, list...)
 		for range 20 {
 			if got := delivers(q, now); got != nil {
@@ -238,7 +238,7 @@ func TestQueue(t *testing.T) {
 			fetch(q, now, list...)
 			now = now.Add(time.Second)
 		}
-		list = list[1:] // the other engine has performed it
+		list = list[1:] // the other engine has performed the effect
 		now = now.Add(shared.RescueAfter / 8)
 		delivers(q, now)
 		fetch(q, now, list...)
@@ -246,8 +246,8 @@ func TestQueue(t *testing.T) {
 			t.Errorf("after the end of message 1: got %d delivered, want 2", got)
 		}
 	})
-	// waiting returns a queue that performs effect 1, and has had effect 2 of the same
-	// lane for so long that another engine may have taken it over.
+	// waiting returns a queue that performs effect 1. It has kept effect 2 of the same lane for
+	// so long that another engine may have taken effect 2 over.
 	waiting := func() (q *outbox.Queue, now time.Time, list []*store.Message) {
 		q, now = outbox.New(calm{}, shared), begin
 		list = []*store.Message{foreign(1), foreign(2)}
@@ -302,7 +302,7 @@ func TestQueue(t *testing.T) {
 			t.Fatalf("got the settlements %+v, want one on the condition that the message is of engine 7", list)
 		}
 		q.Refused(list[0])
-		fetch(q, now) // the other engine has come to an end with it
+		fetch(q, now) // the other engine has ended the delivery
 		if got := delivers(q, now.Add(time.Minute)); got != nil || q.Unsaved() {
 			t.Errorf("got %d delivered, or a settlement: the message is gone", got)
 		}
@@ -314,7 +314,7 @@ func TestQueue(t *testing.T) {
 		scan(q, now)
 		q.Committed([]*store.Message{m}, now)
 		r := q.Next(now)
-		edited := *m // another engine has taken it over and parked it, and it was unparked with another body
+		edited := *m // another engine has taken it over and parked it; then it was unparked with another body
 		edited.Payload = []byte("edited")
 		q.Unparked(&edited, now)
 		q.Finished(r, outbox.Retry, errors.New("no"), now)
@@ -406,7 +406,7 @@ func TestQueue(t *testing.T) {
 		now := begin
 		q := scanned(outbox.Limits{Window: 16, LaneMax: 16, PlacesMax: 64, InFlight: 2, Late: 16}, now)
 		var stored []*store.Message
-		for n := range 40 { // a handler that fails, of forty sources
+		for n := range 40 { // a handler fails, for forty sources
 			list := from("broken", uint64(1+5*n), 5, now)
 			for _, m := range list {
 				m.Source.ID = fmt.Sprint(n)
@@ -452,7 +452,7 @@ func TestQueue(t *testing.T) {
 		for range 3 {
 			add()
 		}
-		for range 20_000 { // three wait at any time
+		for range 20_000 { // three rows wait at any time
 			add()
 			q.Finished(q.Next(now), outbox.Gone, nil, now)
 		}
@@ -537,7 +537,7 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// A picky shell has no rule for anything.
+// A picky shell has no rule for any message.
 type picky struct{ calm }
 
 func (picky) Fits(*store.Message) bool { return false }
@@ -578,8 +578,8 @@ func TestADeliveryThatCannotBeTriedIsNoAttempt(t *testing.T) {
 	}
 }
 
-// A message is parked that could not be tried for a day: from the first time that it
-// could not be, and not from attempts that the store could not take.
+// A message is parked that could not be tried for a day. The day counts from its first delivery
+// that could not be tried, and not from attempts that the store could not record.
 func TestAMessageThatCouldNotBeTriedIsParkedAfterADay(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
@@ -587,7 +587,7 @@ func TestAMessageThatCouldNotBeTriedIsParkedAfterADay(t *testing.T) {
 	q := scanned(outbox.Limits{Window: 4, LaneMax: 4, InFlight: 4, Late: 4, ParkAfter: day}, now)
 	q.Committed(from("mail", 1, 1, now), now)
 	away := errors.New("away")
-	// deliver lets an attempt end, and returns what is to be stored of it.
+	// deliver ends an attempt, and returns the settlements to store.
 	deliver := func(result outbox.Result) []store.Settlement {
 		t.Helper()
 		r := q.Next(now)
@@ -604,7 +604,7 @@ func TestAMessageThatCouldNotBeTriedIsParkedAfterADay(t *testing.T) {
 		}
 		now = at
 	}
-	for range 3 { // the store is away: it cannot take that the attempt has failed
+	for range 3 { // the store is unavailable: it cannot record the failure of the attempt
 		q.Unsettled(deliver(outbox.Retry))
 		pass()
 	}
@@ -679,7 +679,7 @@ func TestSettlementsFitInABatch(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	q := scanned(outbox.Limits{Window: 100, LaneMax: 4, InFlight: 100, Late: 4}, now)
-	const count = 4 // as many as a class may have in memory
+	const count = 4 // the maximum number of messages of a class in memory
 	list := from("large", 1, count, now)
 	for _, m := range list {
 		m.Payload = make([]byte, store.PayloadBytesMax)

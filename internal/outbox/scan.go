@@ -9,13 +9,13 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Scan says what is to be read from the store, in this order, each message into
-// [Queue.Scanned].
+// A Scan describes a read of the store. The shell reads the parts in the order of the fields
+// and passes each message to [Queue.Scanned].
 type Scan struct {
 	// Undue asks for the messages without a due time and with a sequence above After.
 	Undue bool
 	After uint64
-	// Timers asks for those that are due by the time of day, above the place of
+	// Timers asks for the timers that are due by the time of day and behind the place of
 	// AfterDue and AfterTimer.
 	Timers     bool
 	AfterDue   time.Time
@@ -24,34 +24,34 @@ type Scan struct {
 	First bool
 }
 
-// A scan is a read of the store that runs.
+// A scan is the state of a read of the store.
 type scan struct {
 	running bool
-	tail    bool   // it reads all from next on
-	sweep   bool   // it reads everything
-	swept   uint64 // up to where an earlier scan has done so
+	tail    bool   // it reads all messages from next on
+	sweep   bool   // it reads all messages
+	swept   uint64 // the sequence up to which an interrupted sweep has read
 	first   bool   // it asks for the first due time
 	groups  []*group
-	filling int                 // groups that still take what they had left out
-	meets   bool                // a message that it has read is being admitted
-	read    uint64              // the highest sequence of an undue message that it has read
-	mark    uint64              // what was told to be committed before it began
-	timed   place               // up to where all timers are known
+	filling int                 // number of groups that still take messages that they had left out
+	meets   bool                // a message that the scan has read is being admitted
+	read    uint64              // the highest sequence of a message without a due time that it has read
+	mark    uint64              // the highest sequence that was known to be committed when the scan began
+	timed   place               // the place up to which all timers are known
 	passed  bool                // a timer has been left out
-	late    []*store.Message    // committed since it began
-	missed  uint64              // the lowest sequence of those that late had no room for
-	most    uint64              // and the highest
-	gone    map[uint64]struct{} // settled since it began
-	cut     bool                // too much was settled since
-	again   bool                // a sweep is needed after it
-	changed bool                // a scan from next is needed after it
+	late    []*store.Message    // messages that were committed since the scan began
+	missed  uint64              // the lowest sequence of messages that late had no room for
+	most    uint64              // the highest sequence of these messages
+	gone    map[uint64]struct{} // sequences that were settled since the scan began
+	cut     bool                // too many rows were settled since the scan began
+	again   bool                // a sweep is needed after the scan
+	changed bool                // a scan from next is needed after this one
 }
 
-// wanted reports whether there is something to be scanned.
+// wanted reports whether the queue wants a scan.
 func (q *Queue) wanted() bool { return q.full || q.behind || q.timers || len(q.hungry) > 0 }
 
-// WantsScan reports whether messages are to be read from the store. The queue has
-// been told the time of day before.
+// WantsScan reports whether messages are to be read from the store. The caller must have called
+// [Queue.Clock] before.
 func (q *Queue) WantsScan(now time.Time) bool {
 	q.now = now
 	if q.scan.running || q.closed {
@@ -69,13 +69,13 @@ func (q *Queue) WantsScan(now time.Time) bool {
 	return q.wanted() && !now.Before(q.scanAt)
 }
 
-// ScanBegins is the input that a scan begins now, since the queue wants it.
+// ScanBegins is the input that a scan begins, because WantsScan returned true.
 func (q *Queue) ScanBegins() Scan {
 	s := &q.scan
 	*s = scan{
 		running: true, tail: q.full || q.behind, sweep: q.full, mark: q.told, missed: math.MaxUint64,
 		timed: q.timed, late: s.late[:0], groups: s.groups[:0],
-		// Another engine may have set an earlier timer that only this one can deliver.
+		// Another engine may have set an earlier timer that only this engine can deliver.
 		first: q.full || q.timers || q.shared && q.behind,
 	}
 	after := uint64(math.MaxUint64)
@@ -98,7 +98,7 @@ func (q *Queue) ScanBegins() Scan {
 		g.filling = true
 		s.groups = append(s.groups, g)
 		if g.ofTimers() {
-			// The clock may have been set back since: what was left out is not due any more.
+			// The clock may have been set back since: the left-out timers may not be due any more.
 			due, s.first = true, true
 			continue
 		}
@@ -122,9 +122,9 @@ func (q *Queue) ScanBegins() Scan {
 
 func (g *group) ofTimers() bool { return g.class != nil && g.class.key.sort == timers }
 
-// Scanned is the input of a message that a scan has read. It returns false if the
-// scan need not go on with messages of this sort, undue or due: then it goes on
-// with what else it is to read.
+// Scanned is the input of a message that a scan has read. If it returns false, the shell skips
+// the other messages of this part, with or without a due time, and continues with the next
+// part.
 func (q *Queue) Scanned(m *store.Message) bool {
 	s := &q.scan
 	if s.cut {
@@ -141,7 +141,7 @@ func (q *Queue) Scanned(m *store.Message) bool {
 		return !s.cut
 	}
 	if _, told := q.ahead[m.Sequence]; !s.tail && m.Sequence >= q.next && !told {
-		return m.Sequence < q.told // it is to be told of
+		return m.Sequence < q.told // its commit will be reported
 	}
 	s.read = max(s.read, m.Sequence)
 	q.scanned(m)
@@ -154,9 +154,8 @@ func (q *Queue) scanned(m *store.Message) {
 	q.scan.meets = false
 }
 
-// ScanEnded is the input that the scan is over. Due is when the first message
-// is due that was not due yet, or zero. A scan that failed is to be made again
-// after a pause.
+// ScanEnded is the input that the scan is over. The parameter due is the due time of the first
+// message that was not due yet, or zero. A failed scan is repeated after a pause.
 func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
 	s := &q.scan
 	q.now = now
@@ -204,7 +203,7 @@ func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
 		case m.Due.IsZero():
 			q.Committed([]*store.Message{m}, now)
 		default:
-			q.reach(m.Sequence) // it was taken when it was told of
+			q.reach(m.Sequence) // Committed has already handled the timer
 		}
 	}
 	s.gone = nil
@@ -213,10 +212,10 @@ func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
 	}
 }
 
-// lateKeep is how much room for late messages is kept from scan to scan.
+// lateKeep is the maximum capacity for late messages that is kept from scan to scan.
 const lateKeep = 256
 
-// filled deals with a group that a scan has not filled.
+// filled handles a group that took all the messages that a scan gave it.
 func (q *Queue) filled(g *group, whole bool) {
 	s := &q.scan
 	switch {
@@ -241,7 +240,7 @@ func (q *Queue) filled(g *group, whole bool) {
 	}
 }
 
-// tailed notes up to where a scan has met everything.
+// tailed records the sequence up to which a scan has read everything.
 func (q *Queue) tailed(whole, failed bool) {
 	s := &q.scan
 	switch {
@@ -263,17 +262,17 @@ func (q *Queue) tailed(whole, failed bool) {
 	q.follow(q.next - 1)
 }
 
-// swept deals with the rows of other engines after a sweep: those that it has not
-// met are gone.
+// swept handles the rows of other engines after a sweep. Rows that the sweep did not find are
+// gone.
 func (q *Queue) swept() {
 	q.sweepAt, q.known = time.Time{}, true
 	if q.shared {
 		q.sweepBy(q.now.Add(q.shell.Jitter(q.limits.RescueEvery)))
 	}
-	for _, sequence := range slices.Sorted(maps.Keys(q.places)) { // a run of the queue depends on its inputs only
+	for _, sequence := range slices.Sorted(maps.Keys(q.places)) { // sorted, because the same inputs must give the same run
 		r := q.places[sequence]
 		switch {
-		case r == nil: // the end of another one has ended it
+		case r == nil: // losing another row has removed this one
 		case r.pass != q.sweeps && !r.fetched:
 			q.lose(r)
 		case r.sort == misfit && q.limits.ParkAfter > 0:
@@ -284,15 +283,16 @@ func (q *Queue) swept() {
 	}
 	for _, c := range q.classes {
 		if q.feedClass(c); c.left != 0 && c.places >= q.limits.PlacesMax {
-			q.sweepBy(q.now) // it finds rows of other engines that are gone
+			q.sweepBy(q.now) // the sweep finds rows of other engines that are gone
 		}
 	}
 }
 
-// rescueAt is when a row of another engine is taken over if it does not change.
+// rescueAt returns the time at which this engine takes over a row of another engine if the row
+// does not change.
 func (q *Queue) rescueAt(r *Row) time.Time { return r.met.Add(q.limits.RescueAfter + r.pause) }
 
-// sweepBy asks for a sweep at a time, or later if there was one just now.
+// sweepBy requests a sweep at a time, or later if the last sweep was just now.
 func (q *Queue) sweepBy(t time.Time) {
 	if soonest := q.now.Add(q.limits.RescueAfter / sweepsPerRescue); q.shared && t.Before(soonest) {
 		t = soonest
@@ -302,11 +302,10 @@ func (q *Queue) sweepBy(t time.Time) {
 	}
 }
 
-// sweepsPerRescue is how many sweeps there are at most while a message of another
-// engine grows old.
+// sweepsPerRescue bounds the number of sweeps during RescueAfter.
 const sweepsPerRescue = 32
 
-// meet deals with a row that has been read from the store once more.
+// meet handles a row in memory that has been read from the store again.
 func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 	r.pass = q.sweeps
 	if r.settled || r.flying {
@@ -318,10 +317,10 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 			return
 		}
 		switch {
-		case s == own && (r.changed || r.storing): // the store does not know the last attempt yet
+		case s == own && (r.changed || r.storing): // the store does not have the last attempt yet
 			r.fresh = q.now
 			if r.stale && r == r.lane.first && !r.lane.delayed {
-				q.hold(r.lane, q.now.Add(peekMin)) // until it does
+				q.hold(r.lane, q.now.Add(peekMin)) // until the store has it
 				return
 			}
 		case s == own:
@@ -329,7 +328,7 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 			q.place(r)
 			q.givesPlace(r)
 			q.load(r, m)
-		default: // another engine has taken it over, so a failure here is no news
+		default: // another engine has taken the row over, so a failure here no longer matters
 			q.unchange(r)
 			q.place(r)
 			r.saving, r.claim = false, false
@@ -340,7 +339,7 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 		return
 	}
 	if r.sort == halted && s != halted && !fetched {
-		q.fetch(r) // what a scan says may be from before it was halted
+		q.fetch(r) // the scan may have read the row before it was halted
 		return
 	}
 	if r.attempts != m.Attempts || r.owner != m.Owner || r.sort != s {
@@ -366,8 +365,7 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 	}
 }
 
-// turn makes a row, of which only the place is in memory, one of another sort, as the
-// store has it.
+// turn changes the sort of a row without a payload to its sort in the store.
 func (q *Queue) turn(r *Row, s sort, m *store.Message) {
 	was := r.sort
 	q.setSort(r, s)
@@ -382,11 +380,11 @@ func (q *Queue) turn(r *Row, s sort, m *store.Message) {
 	q.observe(r, m)
 }
 
-// give gives up a message that this engine has had no rule for, for too long.
+// give parks or halts a message that this engine has had no rule for, for ParkAfter.
 func (q *Queue) give(r *Row, m *store.Message) {
 	order := q.keepsOrder(m)
 	if order && (r != r.lane.first || !q.hasRoomToHalt()) {
-		r.met = q.now // its turn has not come
+		r.met = q.now // the row is not yet at its turn
 		return
 	}
 	q.mine(r, m)
@@ -398,7 +396,7 @@ func (q *Queue) give(r *Row, m *store.Message) {
 	}
 }
 
-// observe notes what the store says of a row of another engine.
+// observe records the state of another engine's row in the store.
 func (q *Queue) observe(r *Row, m *store.Message) {
 	r.attempts, r.owner, r.pause, r.later = m.Attempts, m.Owner, 0, 0
 	if m.Attempts > 0 {
@@ -406,15 +404,15 @@ func (q *Queue) observe(r *Row, m *store.Message) {
 	}
 }
 
-// place lets go of the payload of a row, if it has one.
+// place drops the payload of a row, if it has one.
 func (q *Queue) place(r *Row) {
 	if r.Message != nil {
 		q.unload(r)
 	}
 }
 
-// takeOver makes a row this engine's. An effect is claimed before it is delivered,
-// so that other engines see that.
+// takeOver makes a row this engine's. An effect is claimed before its delivery, so that other
+// engines see the claim.
 func (q *Queue) takeOver(r *Row, m *store.Message) {
 	q.mine(r, m)
 	if l := r.lane; l.first == r {
@@ -435,7 +433,7 @@ func (q *Queue) mine(r *Row, m *store.Message) {
 	q.load(r, &mine)
 }
 
-// fetch asks for a row to be read again.
+// fetch requests another read of a row.
 func (q *Queue) fetch(r *Row) {
 	if r.fetched {
 		return
@@ -444,7 +442,7 @@ func (q *Queue) fetch(r *Row) {
 	q.enqueue(r)
 }
 
-// enqueue lists a row to be read, unless it is listed or being read.
+// enqueue adds a row to the list of rows to read, unless the row is listed or being read.
 func (q *Queue) enqueue(r *Row) {
 	if !r.queued && !r.reading {
 		r.queued = true
@@ -452,8 +450,8 @@ func (q *Queue) enqueue(r *Row) {
 	}
 }
 
-// Fetches returns rows whose messages are to be read again. [Queue.Fetched]
-// follows for each.
+// Fetches returns at most most rows whose messages are to be read again. The shell calls
+// [Queue.Fetched] for each.
 func (q *Queue) Fetches(most int) []*Row {
 	if q.closed || len(q.fetches) == 0 {
 		return nil
@@ -469,27 +467,27 @@ func (q *Queue) Fetches(most int) []*Row {
 	return list
 }
 
-// Fetched is the input that a row has been read again: as m, or as gone if that is
-// nil, or not at all.
+// Fetched is the input that a row has been read again. A nil message means that the row is
+// gone, unless failed is true: then the read has failed.
 func (q *Queue) Fetched(r *Row, m *store.Message, failed bool, now time.Time) {
 	q.now = now
 	r.reading = false
 	if q.rows[r.sequence] != r || !r.fetched {
 		return
 	}
-	if r.refetch { // what was read is from before it was asked for again
+	if r.refetch { // the read began before the latest request
 		r.refetch = false
 		q.enqueue(r)
 		return
 	}
 	r.fetched = false
 	if m != nil && m.Halted && !q.keepsOrder(m) {
-		m = nil // to this engine it is a parked one
+		m = nil // this engine treats it as a parked message
 	}
 	switch {
 	case failed:
 		if !r.lane.delayed && r.lane.first == r {
-			q.hold(r.lane, now.Add(scanPause)) // a row that is stale stays so
+			q.hold(r.lane, now.Add(scanPause)) // a stale row stays stale
 		}
 	case m != nil:
 		q.meet(r, m, true)
@@ -498,7 +496,7 @@ func (q *Queue) Fetched(r *Row, m *store.Message, failed bool, now time.Time) {
 	}
 }
 
-// lose lets go of a row that the store has no more.
+// lose drops a row that is no longer in the store.
 func (q *Queue) lose(r *Row) {
 	if r.Message != nil {
 		q.leaves(r)
@@ -507,5 +505,5 @@ func (q *Queue) lose(r *Row) {
 	q.forget(r)
 }
 
-// scanPause is how long to wait after a read has failed.
+// scanPause is the pause after a failed read.
 const scanPause = time.Second

@@ -15,7 +15,7 @@ func (q *Queue) change(r *Row) {
 	}
 }
 
-// unchange takes a mark back: there is nothing of the row to be stored any more.
+// unchange removes the mark: the row has nothing to store any more.
 func (q *Queue) unchange(r *Row) {
 	if r.changed {
 		r.changed = false
@@ -23,8 +23,8 @@ func (q *Queue) unchange(r *Row) {
 	}
 }
 
-// forget lets go of a row that the store has no more, or has parked, and that is
-// in no lane any more.
+// forget drops a row that is in no lane any more, because the store no longer has it or has it
+// parked.
 func (q *Queue) forget(r *Row) {
 	delete(q.rows, r.sequence)
 	delete(q.places, r.sequence)
@@ -49,8 +49,8 @@ func (q *Queue) forget(r *Row) {
 	}
 }
 
-// unparked deals with a row that is parked in the store, and no longer, before
-// the queue has heard that it ever was.
+// unparked handles a row that was parked in the store and unparked again, before the store had
+// confirmed to the queue that the row was parked.
 func (q *Queue) unparked(r *Row) {
 	if r.changed {
 		q.forget(r) // the settlement seemed to have failed, and is stored
@@ -59,13 +59,13 @@ func (q *Queue) unparked(r *Row) {
 	}
 }
 
-// settleBytesMax bounds the payloads of what is stored at a time, far below what
-// a batch may hold.
+// settleBytesMax bounds the payload bytes of one batch of settlements, far below the limit of a
+// batch.
 const settleBytesMax = 8 << 20
 
-// Settlements returns what is to be stored, at most so many and not too large
-// for a batch. Nothing of it is returned again. [Queue.Settled] or
-// [Queue.Unsettled] follows.
+// Settlements returns the settlements to store, at most most of them and not too large for one
+// batch. It does not return them a second time. The caller then calls [Queue.Settled] or
+// [Queue.Unsettled].
 func (q *Queue) Settlements(most int) []store.Settlement {
 	var list []store.Settlement
 	n, bytes := 0, 0
@@ -97,8 +97,8 @@ func (q *Queue) Settlements(most int) []store.Settlement {
 // Unsaved reports whether there are settlements to be stored.
 func (q *Queue) Unsaved() bool { return q.unsaved > 0 }
 
-// Unsettled is the input that settlements could not be stored, or may not be.
-// They are tried again: to settle twice does no harm.
+// Unsettled is the input that settlements were not stored, or may not have been stored. They
+// are tried again: storing a settlement twice does no harm.
 func (q *Queue) Unsettled(list []store.Settlement) {
 	for _, s := range list {
 		r := q.rows[s.Sequence]
@@ -110,7 +110,7 @@ func (q *Queue) Unsettled(list []store.Settlement) {
 		case r.again && r.halting:
 			q.reread(r)
 		case r.again:
-			q.forget(r) // what is committed anew was parked
+			q.forget(r) // the row that the later commit made pending had been parked
 			q.wantSweep()
 		case r.Message != nil:
 			r.saving = !r.settled && !r.claim && !r.halting
@@ -141,7 +141,7 @@ func (q *Queue) Settled(list []store.Settlement) {
 				q.head(r.lane)
 			}
 		case !r.settled || s.Message != nil && !s.Message.Parked:
-			if !r.changed { // else it has failed again since
+			if !r.changed { // otherwise it has failed again since
 				r.saving = false
 				if l := r.lane; l.delayed && l.first == r && q.crowded(l) {
 					q.lighten(r)
@@ -156,8 +156,8 @@ func (q *Queue) Settled(list []store.Settlement) {
 	}
 }
 
-// Refused is the input that a settlement is not stored because the row is gone, or
-// another engine's by now, or was edited by one.
+// Refused is the input that the store refused a settlement, because the row is gone, belongs to
+// another engine now, or was edited by another engine.
 func (q *Queue) Refused(s store.Settlement) {
 	r := q.rows[s.Sequence]
 	if r == nil {
@@ -166,13 +166,13 @@ func (q *Queue) Refused(s store.Settlement) {
 	r.storing = false
 	if r.settled {
 		q.forget(r)
-		q.wantSweep() // the other engine may come to an end
+		q.wantSweep() // the other engine may stop before it delivers the row
 		return
 	}
 	q.doubt(r)
 }
 
-// doubt has a row of this engine read again before it is used.
+// doubt makes the queue read a row of this engine again before it uses the row.
 func (q *Queue) doubt(r *Row) {
 	if r.halting {
 		r.halting = false
@@ -190,7 +190,7 @@ func (q *Queue) doubt(r *Row) {
 	}
 }
 
-// wantSweep asks for a sweep, after the scan that runs if one does.
+// wantSweep requests a sweep, after the current scan if one runs.
 func (q *Queue) wantSweep() {
 	if q.scan.running {
 		q.scan.again = true
@@ -199,11 +199,11 @@ func (q *Queue) wantSweep() {
 	}
 }
 
-// errorBytesMax bounds what is kept of the error of an attempt.
+// errorBytesMax bounds the stored error text of an attempt, in bytes.
 const errorBytesMax = 1024
 
-// errorText returns the text of an error as it is stored: valid UTF-8, and cut
-// between characters.
+// errorText returns the text of an error in the form in which it is stored: valid UTF-8, and
+// cut between characters.
 func errorText(err error) string {
 	if err == nil {
 		return "unknown error"

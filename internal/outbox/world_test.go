@@ -15,7 +15,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Faults of the shell, beside those that [outbox.Queue.Break] makes.
+// Faults of the shell, in addition to the faults of [outbox.Queue.Break].
 const (
 	dispatchBeforeCommit = "messages are dispatched before the commit"
 	doneBeforeHandled    = "rows are removed before they are handled"
@@ -25,63 +25,62 @@ const (
 	ignoreDoubt          = "commits in doubt are ignored"
 )
 
-// The bounds of the queues of a world are so tight that every way around them
-// is taken.
+// The limits of the queues of a world are so tight that the random steps reach every path
+// around them.
 var (
 	tight  = outbox.Limits{Window: 4, LaneMax: 2, TargetMax: 3, InFlight: 3, TargetFlight: 2, Late: 1}
 	policy = outbox.Policy{AttemptsMax: 3, BackoffMin: 10 * time.Millisecond, BackoffMax: 15 * time.Millisecond}
 )
 
-// A world is a queue with a model of everything around it: the store, the
-// committer, the handlers, the clock and the crashes. It takes steps from a
-// seeded source of chance, and notes the first thing that must not be.
+// A world is a queue with a model of everything around it: the store, the committer, the
+// handlers, the clock and the crashes. It takes random steps from a seed, and records the first
+// violation of a promise.
 type world struct {
 	random *rand.Rand
 	fault  string
 	now    time.Time
-	epoch  int // grows with each crash
+	epoch  int // number of crashes so far
 	queue  *outbox.Queue
-	load   int  // how many of a hundred steps commit something
-	clock  bool // the queue is told the time of day, which the store reads by
+	load   int  // percentage of steps that commit messages
+	clock  bool // the queue receives the time of day, by which the store reads
 	err    error
-	calm   bool // nothing fails any more
-	order  bool // what fails for good halts its lane
+	calm   bool // no step fails any more
+	order  bool // a message that fails for good halts its lane
 	limits outbox.Limits
 
-	rows     map[uint64]*store.Message // what is in the store
+	rows     map[uint64]*store.Message // the messages in the store
 	sequence uint64
-	facts    map[uint64]*fact // about every message that was ever committed
+	facts    map[uint64]*fact // state of every message that was ever committed
 	sent     []*volatile
 
-	commits   []*store.Message // handed out before the commit, by a fault
+	commits   []*store.Message // delivered before the commit, by a fault
 	announce  []news
 	flight    []*delivery
-	item      []store.Settlement // on its way to the store
+	item      []store.Settlement // settlements at the store
 	itemState itemState
 	scan      *scan
 	fetches   []*fetch
 }
 
-// A fetch reads one message again. What it has read may be old by the time it is
-// looked at.
+// A fetch reads one message again. The result may be out of date when the queue gets it.
 type fetch struct {
 	row     *outbox.Row
 	read    bool
 	message *store.Message
 }
 
-// A fact is what has become of a message.
+// A fact records the fate of a message.
 type fact struct {
 	id       store.ID
-	lane     string // empty if it is unordered
+	lane     string // empty if the message is unordered
 	timer    bool
 	unparked bool
-	waiting  bool // it was unparked, and has not been handed out since
-	revived  bool // and the queue has been told so
-	excused  bool // the end of it may come about without a delivery
+	waiting  bool // the message was unparked, and has not been delivered since
+	revived  bool // the queue knows that it was unparked
+	excused  bool // the message may end without a delivery
 	handled  int
-	finished int // epoch in which it was handled, of which the queue had been told
-	over     int // epoch in which it has left its lane
+	finished int // epoch in which it was handled, if the queue knows
+	over     int // epoch in which it left its lane
 	done     int // epoch in which it was handled
 	tried    int // epoch of the last attempt that failed
 	until    time.Time
@@ -96,7 +95,7 @@ type volatile struct {
 
 type delivery struct {
 	row  *outbox.Row
-	gone bool // its target has committed, and has removed the row
+	gone bool // its target has committed and removed the row
 }
 
 type itemState int
@@ -107,7 +106,7 @@ const (
 	stored
 )
 
-// A scan reads the store in pages, which are old by the time they are looked at.
+// A scan reads the store in pages. A page may be out of date when the queue gets it.
 type scan struct {
 	by    time.Time
 	plan  outbox.Scan
@@ -153,8 +152,8 @@ func (w *world) failf(format string, args ...any) {
 	}
 }
 
-// run takes random steps, lets everything come to rest from time to time, and
-// returns what went wrong.
+// run takes random steps, lets everything come to rest from time to time, and returns the first
+// violation.
 func (w *world) run(steps int) error {
 	const rests = 4
 	for range rests {
@@ -169,7 +168,7 @@ func (w *world) run(steps int) error {
 		w.calm = true
 		w.rest()
 		for w.order && w.err == nil && w.unpark(func(m *store.Message) bool { return m.Halted }) {
-			w.rest() // what was behind it goes on, and perhaps something is halted there
+			w.rest() // the messages behind it continue, and another message may halt there
 		}
 	}
 	return w.err
@@ -204,7 +203,7 @@ func (w *world) step() {
 	}
 }
 
-// commit stores messages of one source. The queue is told of them later.
+// commit stores messages of one source. The queue learns of them later.
 func (w *world) commit() {
 	source := store.Key{Kind: "source", ID: fmt.Sprint(w.random.IntN(2))}
 	var told []*store.Message
@@ -235,7 +234,7 @@ func (w *world) commit() {
 		told = append(told, &c)
 	}
 	if w.fault != dispatchBeforeCommit && w.random.IntN(10) == 0 {
-		if w.fault != ignoreDoubt { // the commit has failed, and is stored all the same
+		if w.fault != ignoreDoubt { // the commit reports an error, and is stored all the same
 			w.queue.Doubted()
 		}
 		return
@@ -243,14 +242,14 @@ func (w *world) commit() {
 	w.announce = append(w.announce, news{list: told})
 }
 
-// The due times at the ends of what a store can hold, and around the one that it keeps
-// as none. The last two do not come while a world lasts.
+// Due times at the limits of a store's range, and around the time that a store keeps as "no due
+// time". The last two lie behind the end of a world.
 var extremes = []time.Time{
 	time.Unix(0, math.MinInt64), time.Unix(0, math.MinInt64+1), time.Unix(0, -1), time.Unix(0, 0), time.Unix(0, 1),
 	time.Unix(0, math.MaxInt64-1), time.Unix(0, math.MaxInt64),
 }
 
-// keeps returns the message that a store keeps for m.
+// keeps returns m in the form in which a store keeps it.
 func keeps(m *store.Message) *store.Message {
 	kept, err := store.DecodeMessage(store.AppendMessage(nil, m))
 	if err != nil {
@@ -259,7 +258,7 @@ func keeps(m *store.Message) *store.Message {
 	return kept
 }
 
-// look tells the queue the time of day, as a shell does before it asks for anything.
+// look passes the time of day to the queue, as a shell does before each other call.
 func (w *world) look() {
 	if w.clock {
 		w.queue.Clock(w.now, w.now)
@@ -278,7 +277,7 @@ func (w *world) store(m *store.Message) {
 	w.facts[m.Sequence] = f
 }
 
-// tell tells the queue of what was committed first among what it has not heard of.
+// tell reports to the queue the first committed message that it does not know.
 func (w *world) tell() {
 	if len(w.announce) == 0 {
 		if len(w.commits) > 0 && w.random.IntN(3) == 0 {
@@ -296,7 +295,7 @@ func (w *world) tell() {
 		}
 		f.revived = f.revived || f.waiting
 		if f.done == w.epoch && w.rows[m.Sequence] != nil {
-			f.finished = w.epoch // the queue has to remember that until the row is gone
+			f.finished = w.epoch // the queue must remember this until the row is gone
 		}
 	}
 	w.look()
@@ -310,13 +309,13 @@ func (w *world) tell() {
 	}
 }
 
-// news are messages of the store that the queue has yet to be told of.
+// news are stored messages that the queue has yet to learn of.
 type news struct {
 	list              []*store.Message
 	unparked, dropped bool
 }
 
-// next takes a message from the queue, if it hands one out.
+// next takes a message from the queue, if the queue returns one.
 func (w *world) next() bool {
 	w.look()
 	r := w.queue.Next(w.now)
@@ -348,7 +347,7 @@ func (w *world) next() bool {
 	return true
 }
 
-// class names the messages that share a budget with m.
+// class returns the name of the messages that share limits with m.
 func class(m *store.Message) string {
 	switch {
 	case m.Sequence == 0:
@@ -361,7 +360,7 @@ func class(m *store.Message) string {
 	return "message"
 }
 
-// inOrder checks that v is the first of its source that was not tried.
+// inOrder checks that v is the first effect of its source that was not tried.
 func (w *world) inOrder(v *volatile) {
 	for _, o := range w.sent {
 		if o == v {
@@ -373,7 +372,7 @@ func (w *world) inOrder(v *volatile) {
 	}
 }
 
-// checkNext checks a message that the queue hands out.
+// checkNext checks a message that the queue returns for delivery.
 func (w *world) checkNext(m *store.Message) {
 	f := w.facts[m.Sequence]
 	if f == nil {
@@ -413,7 +412,7 @@ func (w *world) checkNext(m *store.Message) {
 	}
 }
 
-// finish lets a delivery end, or the target of one commit.
+// finish ends a delivery, or commits the target of one.
 func (w *world) finish() {
 	if len(w.flight) == 0 {
 		return
@@ -427,7 +426,7 @@ func (w *world) finish() {
 	case d.gone:
 		result = outbox.Gone
 	case m.Sequence != 0 && !m.Target.IsZero() && (w.calm || w.random.IntN(2) == 0):
-		if w.rows[m.Sequence] != nil { // else somebody else has settled it
+		if w.rows[m.Sequence] != nil { // otherwise another engine or operator has settled it
 			delete(w.rows, m.Sequence)
 			f.handled++
 		}
@@ -442,18 +441,18 @@ func (w *world) finish() {
 		result = []outbox.Result{outbox.Retry, outbox.Retry, outbox.Later, outbox.Never}[w.random.IntN(4)]
 	}
 	if f != nil {
-		f.waiting, f.revived = false, false // it was under way while it was unparked: this is an attempt since then
+		f.waiting, f.revived = false, false // it was unparked during this attempt: the attempt counts as one after that
 	}
 	w.flight = slices.Delete(w.flight, n, n+1)
-	unheard := f != nil && w.unheard(m.Sequence) // so the queue cannot know that it has had it
+	unheard := f != nil && w.unheard(m.Sequence) // the queue cannot know that it has already delivered it
 	w.queue.Finished(d.row, result, cause, w.now)
 	if f != nil {
 		w.note(f, d.row.Message, result, unheard)
 	}
 }
 
-// note notes what the end of a delivery means for what may come next; m is what the
-// queue has made of the message.
+// note records the effect of a delivery's end on the order of the following messages. The
+// message m is the queue's version of it.
 func (w *world) note(f *fact, m *store.Message, result outbox.Result, unheard bool) {
 	pause := policy.BackoffMin
 	switch {
@@ -474,15 +473,15 @@ func (w *world) note(f *fact, m *store.Message, result outbox.Result, unheard bo
 	f.tried, f.until = w.epoch, w.now.Add(pause/2)
 }
 
-// unheard reports whether the queue has yet to be told of a message.
+// unheard reports whether the queue has yet to learn of a message.
 func (w *world) unheard(sequence uint64) bool {
 	return slices.ContainsFunc(w.announce, func(n news) bool {
 		return slices.ContainsFunc(n.list, func(m *store.Message) bool { return m.Sequence == sequence })
 	})
 }
 
-// settle takes settlements to the store, stores them, and tells the queue of it,
-// one after the other.
+// settle takes settlements to the store, stores them, and reports the result to the queue, one
+// step at a time.
 func (w *world) settle() {
 	switch w.itemState {
 	case noItem:
@@ -490,7 +489,7 @@ func (w *world) settle() {
 			w.itemState = onItsWay
 		}
 		for _, s := range w.item {
-			// One that only counts an attempt leaves the message pending.
+			// A settlement that only counts an attempt leaves the message pending.
 			final := s.Message == nil || s.Message.Parked
 			if f := w.facts[s.Sequence]; final && f != nil && f.revived {
 				w.failf("message %d is settled by what was before it was unparked", s.Sequence)
@@ -508,13 +507,13 @@ func (w *world) settle() {
 		if w.calm || w.random.IntN(4) > 0 {
 			w.queue.Settled(w.item)
 		} else {
-			w.queue.Unsettled(w.item) // the error of a commit that was made
+			w.queue.Unsettled(w.item) // the commit reports an error, and is stored
 		}
 	}
 	w.item, w.itemState = nil, noItem
 }
 
-// apply stores the settlements that are on their way.
+// apply stores the settlements that are at the store.
 func (w *world) apply() {
 	for _, s := range w.item {
 		old := w.rows[s.Sequence]
@@ -536,7 +535,7 @@ func (w *world) apply() {
 	}
 }
 
-// read begins a scan, takes it a step further, or ends it.
+// read begins a scan, reads its next page, or ends it.
 func (w *world) read() {
 	if w.scan == nil {
 		w.look()
@@ -592,7 +591,7 @@ func (w *world) read() {
 	w.scan = nil
 }
 
-// fetch has the queue ask for messages, reads one, or answers for it.
+// fetch makes the queue ask for messages, reads one of them, or passes its result to the queue.
 func (w *world) fetch() {
 	for _, r := range w.queue.Fetches(1 + w.random.IntN(3)) {
 		w.fetches = append(w.fetches, &fetch{row: r})
@@ -629,7 +628,7 @@ func (s *scan) part() {
 	}
 }
 
-// pending returns rows that are due, in the order in which stores keep them.
+// pending returns the due rows in the order in which a store keeps them.
 func (w *world) pending(after *store.Message, by time.Time, most int) []*store.Message {
 	order := func(a, b *store.Message) int {
 		return cmp.Or(cmp.Compare(storekit.DueKey(a.Due), storekit.DueKey(b.Due)), cmp.Compare(a.Sequence, b.Sequence))
@@ -659,8 +658,8 @@ func (w *world) send() {
 	}
 }
 
-// unpark has an operator take a parked message up again, the first for which ok is true,
-// and reports whether there is one. One that is halted keeps its place.
+// unpark lets an operator unpark the first parked message for which ok is true, and reports
+// whether there is one. A halted message keeps its place.
 func (w *world) unpark(ok func(*store.Message) bool) bool {
 	m := w.first(ok)
 	if m == nil {
@@ -672,7 +671,7 @@ func (w *world) unpark(ok func(*store.Message) bool) bool {
 	f := w.facts[m.Sequence]
 	f.unparked, f.waiting = !m.Halted, true
 	f.finished, f.done, f.over, f.tried = 0, 0, 0, 0
-	if m.Halted && w.random.IntN(4) == 0 { // the commit has failed, and is stored all the same
+	if m.Halted && w.random.IntN(4) == 0 { // the commit reports an error, and is stored all the same
 		w.queue.Doubted()
 		return true
 	}
@@ -681,7 +680,7 @@ func (w *world) unpark(ok func(*store.Message) bool) bool {
 	return true
 }
 
-// remove has somebody drop a parked message or cancel a timer.
+// remove lets an operator drop a parked message, or cancels a timer.
 func (w *world) remove() {
 	m := w.first(func(m *store.Message) bool { return m.Parked || m.Timer != "" && !m.Target.IsZero() })
 	if m != nil {
@@ -689,7 +688,7 @@ func (w *world) remove() {
 		w.facts[m.Sequence].excused = true
 		switch {
 		case !m.Parked:
-		case w.random.IntN(4) == 0: // the commit has failed, and is stored all the same
+		case w.random.IntN(4) == 0: // the commit reports an error, and is stored all the same
 			w.queue.Doubted()
 		default:
 			w.announce = append(w.announce, news{list: []*store.Message{m}, dropped: true})
@@ -707,7 +706,7 @@ func (w *world) first(ok func(*store.Message) bool) *store.Message {
 	return nil
 }
 
-// crash ends the queue and all around it but the store.
+// crash drops the queue and everything around it, except the store.
 func (w *world) crash() {
 	if w.itemState == onItsWay && w.random.IntN(2) == 0 {
 		w.apply()
@@ -717,11 +716,11 @@ func (w *world) crash() {
 	w.queue = outbox.New(w, w.limits)
 }
 
-// restsMax bounds the rounds until everything has come to rest.
+// restsMax bounds the rounds until the world is at rest.
 const restsMax = 5000
 
-// rest lets everything go well until nothing is left to do. The clock goes on
-// only when the queue says that it waits for it, and not to the end of time.
+// rest runs without failures until nothing is left to do. The clock advances only to times that
+// the queue waits for, and not beyond the end of the world.
 func (w *world) rest() {
 	for range restsMax {
 		if w.err != nil {
@@ -751,7 +750,7 @@ func (w *world) rest() {
 	w.failf("not at rest after %d rounds: %d rows are in the store", restsMax, len(w.rows))
 }
 
-// end is later than all that happens in a world.
+// end is later than all events of a world.
 var end = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func (w *world) busy() bool {
@@ -769,7 +768,7 @@ func (w *world) isBehindHalted(m *store.Message) bool {
 	return false
 }
 
-// halted returns how many lanes have a halted message.
+// halted returns the number of lanes with a halted message.
 func (w *world) halted() int {
 	lanes := map[string]bool{}
 	for sequence, o := range w.rows {
@@ -780,7 +779,7 @@ func (w *world) halted() int {
 	return len(lanes)
 }
 
-// checkRest checks what must be when nothing is left to do.
+// checkRest checks the promises that hold when nothing is left to do.
 func (w *world) checkRest() {
 	if n, _ := w.queue.Halted(); n != w.halted() {
 		w.failf("the queue knows of %d halted messages, the store has %d", n, w.halted())
