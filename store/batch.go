@@ -8,87 +8,84 @@ import (
 	"time"
 )
 
-// Bounds of what one commit can hold.
+// Bounds of one commit.
 const (
-	// PayloadBytesMax bounds one payload.
+	// PayloadBytesMax bounds one payload, in bytes.
 	PayloadBytesMax = 16 << 20
-	// MetadataBytesMax bounds the metadata of one record, keys and values summed.
+	// MetadataBytesMax bounds the metadata of one record: the sum of its keys and values.
 	MetadataBytesMax = 64 << 10
 	// FoldBytesMax bounds the fold of one state.
 	FoldBytesMax = 64 << 10
 	// TagsMax bounds the tags of one event.
 	TagsMax = 64
-	// BatchRecordsMax bounds the records of a batch that say what happens: events, a
-	// state to save, messages, cancelled timers and claims, summed. It bounds in the
-	// same way, but apart from those, the records that go with them: a snapshot,
-	// settlements, receipts that come or go, and bookmarks. So nothing that goes with
-	// a command takes room from it. A batch that settles a message may have a message
-	// more, the reply.
+	// BatchRecordsMax bounds the sum of the records in a batch that are the effects of a command:
+	// events, a state to save, messages, cancelled timers and claims. The same bound holds
+	// separately for the sum of the records that accompany them: a snapshot, settlements,
+	// receipts that are added or removed, and bookmarks. So the second group takes no room from
+	// the first. A batch that settles a message may have one message more, the reply.
 	BatchRecordsMax = 10_000
-	// BatchBytesMax bounds the payloads of a batch, in the same two sums.
+	// BatchBytesMax bounds the payloads of a batch, separately for the same two groups.
 	BatchBytesMax = 64 << 20
-	// batchReplyBytes is room for the reply to a message, beside BatchBytesMax.
+	// batchReplyBytes is the room for the reply to a message, in addition to BatchBytesMax.
 	batchReplyBytes = 64 << 10
 	// GroupBatchesMax bounds the batches of one [Log.Commit].
 	GroupBatchesMax = 16_384
-	// GroupBytesMax bounds the bytes of one [Log.Commit], as [Batch.Bytes] counts
-	// them, all batches summed. A batch whose payloads are within [BatchBytesMax]
-	// always fits in a group of its own, unless it holds more than 128 MiB beside
-	// its payloads. Every store can hold a group of this size in one transaction.
+	// GroupBytesMax bounds the sum of the bytes of all batches in one [Log.Commit], as
+	// [Batch.Bytes] counts them. A batch whose payloads are within [BatchBytesMax] always fits in
+	// a group alone, unless it has more than 128 MiB in addition to its payloads. Every store can
+	// commit a group of this size in one transaction.
 	GroupBytesMax = 256 << 20
 )
 
-// A Batch is all that one command changes. It is stored whole or not at all.
+// A Batch has all changes of one command. A store stores all of it or nothing.
 //
-// A batch has a Key, or it holds nothing but settlements and bookmarks. A batch
-// with a key is conditional: the entity must be at version Expected when the
-// batch's turn comes within its group. A batch with a key and nothing else only
-// checks that.
+// A batch has a Key, or it has only settlements and bookmarks. A batch with a key is conditional:
+// when its turn comes within the group, the entity must be at version Expected. A batch with a
+// key and nothing else only checks that version.
 //
-// The parts take effect in the order of the fields, so a value that a batch
-// releases can be claimed by the same batch, and a timer that it cancels can be
-// set again.
+// The parts take effect in the order of the fields. So a batch can release a value and claim it
+// again, or cancel a timer and set it again.
 type Batch struct {
 	// Key names the entity that the batch belongs to.
 	Key Key
 	// Expected is the entity's version before the batch.
 	Expected Version
 
-	// Events make the versions Expected+1, Expected+2, …
+	// Events become the versions Expected+1, Expected+2, …
 	Events []Event
-	// Save is the new state of a durable-state entity and makes version
-	// Expected+1, or Expected+Saves if Saves is not zero: then it is the state after
-	// so many commands, each of which has a version of its own. An entity has either events or a saved state for its whole
-	// life; a batch that mixes them is refused with [ErrInvalid].
+	// Save is the new state of a durable-state entity. It becomes version Expected+1, or version
+	// Expected+Saves if Saves is not zero: then it is the state after Saves commands, each with a
+	// version of its own. An entity has either events or a saved state during its whole life; a
+	// batch that mixes them is refused with [ErrInvalid].
 	Save  *State
 	Saves Version
-	// Snapshot is the state after Events. It needs no event in the same batch.
-	// The log keeps the latest two snapshots of an entity and drops older ones.
+	// Snapshot is the state after Events. It does not need an event in the same batch. The log
+	// keeps the latest two snapshots of an entity and deletes older ones.
 	Snapshot *State
 
 	// Settle ends or changes outbox messages of any entity.
 	Settle []Settlement
-	// Cancel removes timers of Key by name; a name that is not set is ignored.
+	// Cancel removes timers of Key by name. Names of timers that are not set are ignored.
 	Cancel []string
 	// Enqueue adds messages and timers to the outbox.
 	Enqueue []Message
 
-	// Forget removes receipts of Key by name, Receipts adds them. A receipt
-	// whose name is there refuses the batch with [ErrAnswered], so that a
-	// command is answered once whoever decides it.
+	// Forget removes receipts of Key by name, and Receipts adds them. If a receipt with the same
+	// name exists, the batch is refused with [ErrAnswered], so that a command is answered once,
+	// whichever process decides it.
 	Forget   []string
 	Receipts []Receipt
 
-	// Release gives up values that Key holds; others are ignored. Claim takes
-	// values; one that Key already holds is no error.
+	// Release gives up values that Key holds; other values are ignored. Claim takes values; a
+	// value that Key already holds is no error.
 	Release []Claim
 	Claim   []Claim
 
 	// Bookmarks moves or removes bookmarks.
 	Bookmarks []Bookmark
 
-	prepared bool // Key and Events are checked, and Events encoded
-	bytes    int  // of the events, once they are encoded
+	prepared bool // Prepare has checked Key and Events, and has encoded Events
+	bytes    int  // size of the encoded events
 }
 
 // Next returns the version of the entity after the batch.
@@ -116,13 +113,13 @@ func (b *Batch) records() int {
 	return n
 }
 
-// recordFrame is what a record takes at most beside its texts and payloads:
-// numbers, times, ids, lengths and a checksum.
+// recordFrame is the maximum size of a record in addition to its texts and payloads: numbers,
+// times, ids, lengths and a checksum.
 const recordFrame = 128
 
-// Bytes returns how many bytes the records of the batch take in a store, rounded
-// up by some hundred bytes a record: payloads, metadata, tags and names. It costs a
-// few additions for each record, and reads no payload. [GroupBytesMax] bounds it.
+// Bytes returns the size of the batch's records in a store: payloads, metadata, tags and names,
+// rounded up by some hundred bytes for each record. It costs a few additions for each record, and
+// reads no payload. [GroupBytesMax] bounds it.
 func (b *Batch) Bytes() int {
 	key := len(b.Key.Kind) + len(b.Key.ID)
 	n := b.bytes
@@ -132,7 +129,7 @@ func (b *Batch) Bytes() int {
 		}
 	}
 	if b.records() == len(b.Events) {
-		return n // as of most commands
+		return n // most batches end here
 	}
 	for _, s := range []*State{b.Save, b.Snapshot} {
 		if s != nil {
@@ -168,13 +165,13 @@ func (b *Batch) Bytes() int {
 	return n
 }
 
-// bytes returns how many bytes the texts and payloads of the message take.
+// bytes returns the size of the texts and payloads of the message.
 func (m *Message) bytes() int {
 	return len(m.Source.Kind) + len(m.Source.ID) + len(m.Target.Kind) + len(m.Target.ID) + len(m.ReplyTo.Kind) + len(m.ReplyTo.ID) +
 		len(m.Timer) + len(m.Type) + len(m.Payload) + len(m.ReplyName) + len(m.LastError) + sizeMetadata(&m.Metadata)
 }
 
-// bytes returns how many bytes the refusal, or nil, takes.
+// bytes returns the size of the refusal, which may be nil.
 func (r *Refusal) bytes() int {
 	if r == nil {
 		return 0
@@ -186,9 +183,9 @@ func (r *Refusal) bytes() int {
 	return n
 }
 
-// CheckGroup returns an error matching [ErrTooLarge] if a group holds more batches
-// or bytes than one [Log.Commit] may, else how many bytes it holds. Every store
-// calls it before it stores anything. A nil batch holds nothing.
+// CheckGroup returns the size of a group in bytes. It returns an error matching [ErrTooLarge] if
+// the group has more batches or bytes than one [Log.Commit] may have. Every store calls it before
+// it stores anything. A nil batch counts as empty.
 func CheckGroup(group []*Batch) (bytes int, err error) {
 	if len(group) > GroupBatchesMax {
 		return 0, fmt.Errorf("%w: group of %d batches, at most %d are allowed", ErrTooLarge, len(group), GroupBatchesMax)
@@ -205,10 +202,9 @@ func CheckGroup(group []*Batch) (bytes int, err error) {
 	return bytes, nil
 }
 
-// Validate returns an error matching [ErrInvalid] or [ErrTooLarge] that says
-// what is wrong with the batch on its own, and where. Every store calls it
-// before it stores anything, also because it tells each event how many follow,
-// see [Event.More].
+// Validate returns an error matching [ErrInvalid] or [ErrTooLarge] if the batch itself has a
+// mistake; the error names the mistake and its place. Every store calls Validate before it stores
+// anything. Validate also sets [Event.More] of each event.
 func (b *Batch) Validate() error {
 	switch {
 	case b.prepared && b.records() == len(b.Events):
@@ -261,7 +257,7 @@ func (b *Batch) validateParts() error {
 		bytes += len(e.Payload)
 	}
 	if records == len(b.Events) && bytes <= BatchBytesMax {
-		return nil // as of most commands
+		return nil // most batches end here
 	}
 	bytesMax, bytesWith := BatchBytesMax, 0
 	if len(b.Settle) > 0 {
@@ -352,7 +348,7 @@ func (b *Batch) validateParts() error {
 	return nil
 }
 
-// validateCounts checks how many records there are.
+// validateCounts checks the number of records.
 func (b *Batch) validateCounts(records int) error {
 	with := len(b.Settle) + len(b.Forget) + len(b.Receipts) + len(b.Bookmarks)
 	if b.Snapshot != nil {
@@ -403,7 +399,7 @@ func (b *Batch) validateOutbox() (bytes, settled int, err error) {
 	return bytes, settled, nil
 }
 
-// whole returns an error if a record is a damaged one: those are for copies.
+// whole returns an error if a record is a damaged record: only copies may have these.
 func whole(damage string) error {
 	if damage != "" {
 		return fmt.Errorf("%w: a damaged record cannot be committed: %s", ErrInvalid, damage)
@@ -488,10 +484,10 @@ func validateRecord(id ID, typ string, payload []byte, m *Metadata) error {
 	return m.validate()
 }
 
-// Prepare checks the batch and encodes its events as far as that can be done
-// before the commit, so that the store has less to do under its lock. It is
-// optional. It copies the payloads of the events: what they pointed to before
-// may be used again, but the batch must not be changed afterwards.
+// Prepare checks the batch and encodes its events, except for the fields that only the commit
+// knows, so that the store has less work under its lock. It is optional. Prepare copies the
+// payloads of the events: the caller may reuse the payloads it passed, but must not change the
+// batch afterwards.
 func (b *Batch) Prepare() error {
 	if err := b.Validate(); err != nil {
 		return err

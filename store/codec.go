@@ -15,15 +15,14 @@ import (
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 )
 
-// A stored record is the wire form of a message of proto/perdure/v1 followed by
-// four bytes: the CRC-32C (Castagnoli) of the wire form, little endian.
+// A stored record is a message of proto/perdure/v1 in wire form, followed by four bytes: the
+// CRC-32C (Castagnoli) of the wire form, little endian.
 //
-// Events and states are the hot path and are written and read by hand, without
-// reflection; the tests hold them against the generated code. The position and
-// the time, which only the commit knows, are fixed-width fields at the end: all
-// before them is encoded by Batch.Prepare outside the store's lock, and
-// protobuf lets fields come in any order. The other records go through the
-// generated messages.
+// Events and states are on the hot path, so they are encoded and decoded by hand, without
+// reflection. The tests compare them with the generated code. Only the commit knows the position
+// and the time. So these are fixed-width fields at the end: Batch.Prepare encodes all fields
+// before them outside of the store's lock. protobuf allows fields in any order. The other records
+// use the generated messages.
 
 const sealBytes = 4
 
@@ -62,8 +61,8 @@ func Seal(record []byte, from int) []byte {
 	return binary.LittleEndian.AppendUint32(record, crc32.Checksum(record[from:], castagnoli))
 }
 
-// Unseal checks the CRC-32C at the end of a stored record and returns the
-// record without it. The reason is empty if all is well.
+// Unseal checks the CRC-32C at the end of a stored record and returns the record without it. If
+// the check fails, reason says why; otherwise reason is empty.
 func Unseal(sealed []byte) (record []byte, reason string) {
 	n := len(sealed) - sealBytes
 	if n < 0 {
@@ -97,7 +96,7 @@ func AppendEvent(dst []byte, e *Event) []byte {
 	return binary.LittleEndian.AppendUint32(dst, crc32.Update(sum, castagnoli, dst[from:]))
 }
 
-// SizeEvent returns how many bytes [AppendEvent] appends, or a few more.
+// SizeEvent returns the number of bytes that [AppendEvent] appends, or a few more.
 func SizeEvent(e *Event) int {
 	const tail = 2*9 + sealBytes
 	if e.head != nil {
@@ -110,7 +109,7 @@ func SizeEvent(e *Event) int {
 }
 
 func (e *Event) sizeHead(key Key) int {
-	const framing = 43 // tags, lengths, the version and what is behind More
+	const framing = 43 // the tags, lengths, the version and the fields after More
 	n := framing + len(e.ID) + len(e.Type) + len(key.Kind) + len(key.ID) + len(e.Payload) + sizeMetadata(&e.Metadata)
 	for _, t := range e.Tags {
 		n += len(t) + 3
@@ -161,7 +160,7 @@ func AppendState(dst []byte, s *State) []byte {
 	return Seal(dst, from)
 }
 
-// appendTag appends a tag that fits in a byte, as all of ours do.
+// appendTag appends a tag of one byte; all tags in this file have one byte.
 func appendTag(dst []byte, field protowire.Number, typ protowire.Type) []byte {
 	return append(dst, byte(field)<<3|byte(typ))
 }
@@ -191,7 +190,7 @@ func appendString(dst []byte, field protowire.Number, s string) []byte {
 	return append(appendLength(appendTag(dst, field, protowire.BytesType), len(s)), s...)
 }
 
-func sizeString(n int) int { // of a field with a one-byte tag
+func sizeString(n int) int { // the size of a field with a one-byte tag
 	if n == 0 {
 		return 0
 	}
@@ -219,7 +218,7 @@ func appendMetadata(dst []byte, m *Metadata) []byte {
 	if len(m.Values) == 0 {
 		return dst
 	}
-	for _, k := range slices.Sorted(maps.Keys(m.Values)) { // the same bytes each time
+	for _, k := range slices.Sorted(maps.Keys(m.Values)) { // equal metadata, equal bytes
 		v := m.Values[k]
 		dst = appendLength(appendTag(dst, metadataValues, protowire.BytesType), sizeString(len(k))+sizeString(len(v)))
 		dst = appendString(dst, 1, k)
@@ -230,7 +229,7 @@ func appendMetadata(dst []byte, m *Metadata) []byte {
 
 func (m *Metadata) validate() error {
 	if len(m.CorrelationID)+len(m.TraceParent)+len(m.TraceState)+len(m.Values) == 0 {
-		return nil // as of most commands
+		return nil // most records end here
 	}
 	n := len(m.CorrelationID) + len(m.TraceParent) + len(m.TraceState)
 	for _, s := range []string{m.CorrelationID, m.TraceParent, m.TraceState} {
@@ -258,14 +257,14 @@ func (m *Metadata) validate() error {
 	return nil
 }
 
-// A Decoder decodes stored records. It remembers the names it has met, so that
-// decoding many events allocates next to nothing. The zero Decoder is ready; it
-// is for one goroutine at a time.
+// A Decoder decodes stored records. It caches the names that it has decoded, so that decoding
+// many events allocates very little. The zero Decoder is ready. One goroutine at a time may use
+// it.
 type Decoder struct {
 	names map[string]string
 }
 
-// namesMax bounds the names that a Decoder remembers.
+// namesMax bounds the names in the cache of a Decoder.
 const namesMax = 4096
 
 func (d *Decoder) name(b []byte) string {
@@ -280,10 +279,9 @@ func (d *Decoder) name(b []byte) string {
 	return s
 }
 
-// Event checks and decodes a stored event into e. The payload of e is part of
-// sealed afterwards, so it is valid only as long as that. The strings that e
-// holds already are kept where they are right. An error matches [ErrCorrupt];
-// then e is not to be used.
+// Event checks and decodes a stored event into e. The payload of e is then a part of sealed, so
+// it is valid as long as sealed. Strings that e already has are kept if they are equal. If the
+// error matches [ErrCorrupt], do not use e.
 func (d *Decoder) Event(sealed []byte, e *Event) error {
 	b, reason := Unseal(sealed)
 	if reason != "" {
@@ -337,8 +335,8 @@ func (d *Decoder) Event(sealed []byte, e *Event) error {
 	return nil
 }
 
-// corruptEvent returns the error about an event whose checksum is wrong, with what a
-// damaged record of a copy says of it.
+// corruptEvent returns the error for an event whose checksum is wrong. If the event is a damaged
+// record of a copy, the error has the reason from that record.
 func corruptEvent(sealed []byte, reason string) error {
 	c := &CorruptError{What: "event", Reason: reason}
 	if d := damaged(sealed); d != nil {
@@ -394,7 +392,7 @@ func (d *Decoder) State(sealed []byte, s *State) error {
 	return nil
 }
 
-// metadata decodes b into m and returns what is wrong, or nothing.
+// metadata decodes b into m. If it cannot, it returns the reason.
 func (d *Decoder) metadata(b []byte, m *Metadata) (reason string) {
 	for len(b) > 0 {
 		var f field
@@ -439,11 +437,12 @@ func (d *Decoder) metadata(b []byte, m *Metadata) (reason string) {
 // A field is one field of a message in wire form.
 type field struct {
 	id     protowire.Number
-	bytes  []byte // of a length-delimited field
-	number uint64 // of a varint or fixed field
+	bytes  []byte // content of a length-delimited field
+	number uint64 // value of a varint or fixed field
 }
 
-// consume takes the first field off b and returns the rest, or what is wrong.
+// consume takes the first field off b and returns the rest. If b does not begin with a field, it
+// returns the reason.
 func (f *field) consume(b []byte) (rest []byte, reason string) {
 	id, typ, n := protowire.ConsumeTag(b)
 	if n < 0 {
@@ -486,8 +485,8 @@ func AppendMessage(dst []byte, m *Message) []byte {
 	})
 }
 
-// DecodeMessage checks and decodes a stored message. The result shares nothing
-// with sealed. An error matches [ErrCorrupt].
+// DecodeMessage checks and decodes a stored message. The result shares no memory with sealed. An
+// error matches [ErrCorrupt].
 func DecodeMessage(sealed []byte) (*Message, error) {
 	var p perdurev1.Message
 	if err := decodeProto("message", sealed, &p); err != nil {
@@ -507,8 +506,8 @@ func DecodeMessage(sealed []byte) (*Message, error) {
 	return m, nil
 }
 
-// Fields of the message of a receipt, which every command with an idempotency
-// key appends.
+// Field numbers of the message of a receipt. Every command with an idempotency key appends a
+// receipt, so this encoding is written by hand too.
 const (
 	receiptKind        = 1
 	receiptEntityID    = 2
@@ -578,8 +577,8 @@ func receiptOf(p *perdurev1.Receipt) *Receipt {
 	return r
 }
 
-// DecodeReceiptHead is [DecodeReceipt] without the answer: Position, Refusal, ReplyType
-// and Reply are left out. It takes memory for the rest only.
+// DecodeReceiptHead is like [DecodeReceipt], but leaves out the answer: Position, Refusal,
+// ReplyType and Reply. It allocates no memory for these.
 func DecodeReceiptHead(sealed []byte) (*Receipt, error) {
 	b, reason := Unseal(sealed)
 	if reason != "" {
@@ -605,7 +604,7 @@ func DecodeReceiptHead(sealed []byte) (*Receipt, error) {
 	return receiptOf(&p), nil
 }
 
-// Proto returns the refusal as a message. It shares the payloads of the details.
+// Proto returns the refusal as a protobuf message. It shares the payloads of the details.
 func (r *Refusal) Proto() *perdurev1.Refusal {
 	p := &perdurev1.Refusal{Code: r.Code, Message: r.Message}
 	for _, d := range r.Details {
@@ -734,9 +733,9 @@ func nanos(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// fromDueNanos returns the due time that a message was stored with. The first time that
-// nanoseconds can hold is no due time: a store sorts it as none, before all due times, so
-// a reader of the messages without one would take it for the end of them.
+// fromDueNanos returns the due time of a stored message. The first time that nanoseconds can
+// express counts as no due time: a store sorts it before all due times, as it sorts a message
+// without one. Otherwise a reader of the messages without a due time would stop at it.
 func fromDueNanos(n int64) time.Time {
 	if n == math.MinInt64 {
 		return time.Time{}

@@ -59,7 +59,7 @@ func fullReceipt() *store.Receipt {
 	}
 }
 
-// A record is one sort of record, for the tests that are the same for all.
+// A record is one kind of record, for the tests that are the same for all kinds.
 type record struct {
 	name   string
 	sealed []byte
@@ -159,7 +159,7 @@ func TestEveryShortenedRecordIsNoticed(t *testing.T) {
 	}
 }
 
-// What is sealed may still be no record, for example because of a bug.
+// Sealed bytes may still be no record, for example because of a bug.
 func TestSealedNonsenseIsCorrupt(t *testing.T) {
 	t.Parallel()
 	short := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), []byte("short id"))
@@ -181,7 +181,7 @@ func TestSealedNonsenseIsCorrupt(t *testing.T) {
 func TestAnEventWithoutAnEntityIsCorrupt(t *testing.T) {
 	t.Parallel()
 	var d store.Decoder
-	e := fullEvent() // its entity id must not be taken for that of the record
+	e := fullEvent() // the record's entity id must not be confused with it
 	if err := d.Event(store.Seal(nil, 0), e); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("decode an empty event: got error %v, want %v", err, store.ErrCorrupt)
 	}
@@ -290,7 +290,7 @@ func sealProto(t testing.TB, m proto.Message) []byte {
 	return store.Seal(b, 0)
 }
 
-// A later format may add fields; they must not hurt this one.
+// A later format may add fields; this version must ignore them.
 func TestUnknownFieldsAreIgnored(t *testing.T) {
 	t.Parallel()
 	unknown := func(wire []byte) []byte {
@@ -328,7 +328,7 @@ func TestRecordsAreAppended(t *testing.T) {
 	}
 }
 
-// Maps have no order, the stored form has one.
+// Maps have no order; the stored form has one.
 func TestTheSameEventHasTheSameBytes(t *testing.T) {
 	t.Parallel()
 	want := store.AppendEvent(nil, fullEvent())
@@ -390,7 +390,7 @@ func TestSizeEventIsEnough(t *testing.T) {
 	}
 }
 
-// Not parallel, because other tests would be counted as well.
+// Not parallel, because allocations of other tests would be counted too.
 //
 //nolint:paralleltest // other goroutines would be counted too
 func TestDecodingEventsAllocatesNothing(t *testing.T) {
@@ -436,14 +436,13 @@ func TestADecodedEventKeepsNothingOfTheOneBefore(t *testing.T) {
 	if len(e.Tags) > 0 {
 		t.Errorf("tags: got %q, want none", e.Tags)
 	}
-	e.Tags = nil // as they are in the other
+	e.Tags = nil // the other event has none
 	if !reflect.DeepEqual(e, plain) {
 		t.Errorf("decode: got %+v, want %+v", e, plain)
 	}
 }
 
-// Two damaged bits are noticed as well, wherever they are: that is what the
-// polynomial is chosen for.
+// Two flipped bits are noticed too, wherever they are: the polynomial is chosen for that.
 func TestEveryTwoFlippedBitsOfAShortRecordAreNoticed(t *testing.T) {
 	t.Parallel()
 	sealed := store.Seal([]byte("short"), 0)
@@ -470,7 +469,7 @@ func FuzzDecodeEvent(f *testing.F) {
 		if err := d.Event(b, &e); err != nil && !errors.Is(err, store.ErrCorrupt) {
 			t.Errorf("decode %x: got error %v, want one matching %v", b, err, store.ErrCorrupt)
 		}
-		// What is sealed gets past the checksum, to the parser.
+		// sealed bytes pass the checksum and get to the parser
 		frugal(t, b, func() { _ = d.Event(store.Seal(bytes.Clone(b), 0), new(store.Event)) })
 		if err := d.Event(store.Seal(bytes.Clone(b), 0), &e); err != nil {
 			if !errors.Is(err, store.ErrCorrupt) {
@@ -585,8 +584,8 @@ func BenchmarkDecodeMessage(b *testing.B) {
 	}
 }
 
-// TestAReceiptIsTheMessageThatProtobufWrites compares the encoding that is
-// written by hand.
+// TestAReceiptIsTheMessageThatProtobufWrites compares the hand-written encoding with the
+// generated one.
 func TestAReceiptIsTheMessageThatProtobufWrites(t *testing.T) {
 	t.Parallel()
 	refused := fullReceipt()

@@ -9,39 +9,39 @@ import (
 )
 
 const (
-	// copyRecordsMax and copyBytesMax bound what one [Import.Add] of a copy adds.
+	// copyRecordsMax and copyBytesMax bound one [Import.Add] of a copy.
 	copyRecordsMax = 1000
 	copyBytesMax   = 4 << 20
 )
 
-// A CopyReport says what a copy has copied.
+// A CopyReport is the result of a copy.
 type CopyReport struct {
-	// Digest is that of both logs, without damaged records.
+	// Digest is the digest of both logs, without damaged records.
 	Digest *Digest
-	// Records and Bytes are how many there were, and how long their stored forms are,
+	// Records is the number of copied records, and Bytes is the size of their stored forms, both
 	// without damaged records.
 	Records, Bytes int64
-	// Faults are what is wrong with the log that was copied, as a [Report] of [Verify]
-	// has them, and FaultCount counts all of them.
+	// Faults are the faults of the log that was copied, as in a [Report] of [Verify]. FaultCount
+	// counts all of them.
 	Faults     []error
 	FaultCount int64
-	// Damaged counts the damaged records of the copy: each stands for one record that
-	// could not be read, or for several whose names were lost as well. It is zero
-	// if the copy holds everything although its origin has faults: if only an index was
-	// damaged, or the store had each lost event a second time.
+	// Damaged counts the damaged records of the copy. Each stands for one record that could not
+	// be read, or for several whose names were lost too. Damaged is zero if the copy has
+	// everything although its origin has faults: if only an index was damaged, or if the store
+	// had each lost event a second time.
 	Damaged int64
-	// Recovered counts the events that could not be read where they belong, and were
-	// found in another place of the log.
+	// Recovered counts the events that could not be read in their place and were found in another
+	// place of the log.
 	Recovered int64
-	// Skipped counts the records that can be read and were left out, since they
-	// contradict others: one that is out of order, or of another partition.
+	// Skipped counts the readable records that were left out because they contradict others: for
+	// example a record that is out of order, or in a wrong partition.
 	Skipped int64
-	// Duration is how long it took, the check at the end included.
+	// Duration is the time of the copy, including the check at the end.
 	Duration time.Duration
 }
 
-// Err returns nil if the log that was copied has no faults, or an error that matches
-// [ErrCorrupt] and names the first one, and how many records of the copy are damaged.
+// Err returns nil if the log that was copied has no faults. Otherwise its error matches
+// [ErrCorrupt], names the first fault, and has the number of damaged records in the copy.
 func (r *CopyReport) Err() error {
 	err := (&Report{Faults: r.Faults, FaultCount: r.FaultCount}).Err()
 	switch {
@@ -53,28 +53,27 @@ func (r *CopyReport) Err() error {
 	return fmt.Errorf("the log that was copied is damaged; %d records of the copy are, too, and %d were left out: %w", r.Damaged, r.Skipped, err)
 }
 
-// Copy fills a new, empty log with all that another one holds: events, states,
-// messages, receipts, claims and bookmarks with the versions, positions,
-// sequences, ids and times that they have. At the end it reads the copy and
-// compares the digests of both. The copy has an identity of its own ([LogInfo]).
+// Copy fills a new, empty log with all records of another one: events, states, messages,
+// receipts, claims and bookmarks, with their versions, positions, sequences, ids and times. At
+// the end Copy reads the new log and compares the digests of both. The new log has an identity of
+// its own ([LogInfo]).
 //
-// What is copied is the log as it was when Copy began, as one moment. Commits
-// may go on, and are not in the copy; who wants to go on with the copy ends the
-// engine first.
+// Copy reads the log as it was when Copy began, from one read view. Later commits are possible,
+// but are not in the copy. To go on with the copy, stop the engine before Copy.
 //
-// Damage does not end a copy. Copy verifies the records of the log first, and its
-// report names all that is wrong with them: look at [CopyReport.Err]. A record that
-// cannot be read is a damaged record in the copy: its place is taken, and each read
-// of it is an error matching [ErrCorrupt], so that no reader passes it without a
-// word, and [Verify] calls the copy damaged. Example: of a log whose event 500 cannot
-// be read, the copy has 999 events, and at position 500 an error. Where the names of
-// records are lost too, such as with a page of a file, one damaged record under
-// [LostKind] stands for all of them, and entities may look younger than they were.
+// Damage does not end a copy. Copy verifies the records of the log first, and its report names
+// all faults: check [CopyReport.Err]. For a record that cannot be read, the copy has a damaged
+// record. It takes the place of the lost one, and each read of it returns an error matching
+// [ErrCorrupt], so that no reader passes over it unnoticed, and [Verify] reports the copy as
+// damaged. For example, if event 500 of a log with 1,000 events cannot be read, the copy has 999
+// events, and an error at position 500. If the names of records are lost too, for example with a
+// page of a file, one damaged record under [LostKind] stands for all of them, and entities may be
+// at an older version than before.
 //
-// From must be an [Exporter] and to an [Exporter] and [Importer] with as many
-// partitions, else the error matches [errors.ErrUnsupported] or [ErrInvalid]. After an
-// error to is left unfinished (see [Importer]), unless the error came before the
-// first record. Progress may be nil.
+// from must be an [Exporter], and to must be an [Exporter] and [Importer] with the same number of
+// partitions; otherwise the error matches [errors.ErrUnsupported] or [ErrInvalid]. After an
+// error, the log to is unfinished (see [Importer]), unless the error came before the first
+// record. progress may be nil.
 func Copy(ctx context.Context, from, to Log, progress func(Progress)) (*CopyReport, error) {
 	begun := time.Now()
 	importer, ok := to.(Importer)
@@ -113,8 +112,8 @@ func Copy(ctx context.Context, from, to Log, progress func(Progress)) (*CopyRepo
 	return report, nil
 }
 
-// digestBeside returns the digest of the records of a log that can be read, and how
-// many cannot.
+// digestBeside returns the digest of the readable records of a log, and the number of damaged
+// ones.
 func digestBeside(ctx context.Context, log Log, progress func(Progress)) (d *Digest, damaged int64, failure error) {
 	x, err := export(ctx, log)
 	if err != nil {
@@ -125,7 +124,7 @@ func digestBeside(ctx context.Context, log Log, progress func(Progress)) (d *Dig
 	return d, damaged, err
 }
 
-// skipping is an export without its damaged records, which it counts.
+// skipping is an export that leaves out damaged records, and counts them.
 type skipping struct {
 	Export
 	damaged *int64
@@ -145,8 +144,8 @@ func (s skipping) Records(ctx context.Context, of Sort) iter.Seq2[Record, error]
 	}
 }
 
-// transfer copies all records and fills the report, but for what the copy itself
-// tells.
+// transfer copies all records and fills in the report, except for the fields that the export
+// fills in.
 func transfer(ctx context.Context, from Log, importer Importer, report *CopyReport, progress func(Progress)) (failure error) {
 	x, err := export(ctx, from)
 	if err != nil {
@@ -190,7 +189,7 @@ func transfer(ctx context.Context, from Log, importer Importer, report *CopyRepo
 	return in.Finish(ctx)
 }
 
-// A chunk gathers records for one Add.
+// A chunk collects records for one Add.
 type chunk struct {
 	in      Import
 	records []Record
@@ -216,7 +215,7 @@ func (c *chunk) flush(ctx context.Context) error {
 	return err
 }
 
-// cloneRecord returns a record that outlives the step that it was yielded by.
+// cloneRecord returns a copy of a record that stays valid after the next step of the iteration.
 func cloneRecord(r Record) Record {
 	switch r := r.(type) {
 	case *Event:
@@ -239,8 +238,8 @@ func cloneRecord(r Record) Record {
 	panic(fmt.Sprintf("store: a %T is no record", r))
 }
 
-// Backup lets a log copy its files to path (see [Backuper]). The log must be
-// able to, else the error matches [errors.ErrUnsupported].
+// Backup makes a log copy its files to path (see [Backuper]). If the log is no Backuper, the
+// error matches [errors.ErrUnsupported].
 func Backup(ctx context.Context, log Log, path string, options BackupOptions) error {
 	b, ok := log.(Backuper)
 	if !ok {

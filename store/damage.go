@@ -10,24 +10,24 @@ import (
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 )
 
-// LostKind is the kind of the entities under which a copy keeps what its origin had
-// lost together with its name. No entity of a program has it.
+// LostKind is the kind of the entities in a copy that stand for records whose names were lost
+// too. Do not use it for your own entities.
 const LostKind = "perdure.lost"
 
-// DamageBytesMax bounds the reason that a damaged record keeps.
+// DamageBytesMax bounds the reason in a damaged record.
 const DamageBytesMax = 1024
 
-// damageSeed is what the checksum of a damaged record begins with. So it is never the
-// checksum of a whole one: a program that does not know damaged records finds that the
-// checksum is wrong, which is what it should find.
+// damageSeed is the start value for the checksum of a damaged record. So that checksum is never
+// the right one for a whole record: a program that does not know damaged records reports a wrong
+// checksum, as it should.
 const damageSeed = 0x64616d67
 
-// copiedDamage begins what a reader of a damaged record is told.
+// copiedDamage is the beginning of the error text for a damaged record.
 const copiedDamage = "it was damaged in the log that this one was copied from: "
 
-// damageOf returns why a record is a damaged one, and nothing if it is a whole one.
-// A damaged record stands in a copy for one that could not be read in the log that was
-// copied: its place is taken, and each read of it is an error matching [ErrCorrupt].
+// damageOf returns the reason in a damaged record, and "" for a whole record. A damaged record in
+// a copy stands for a record that could not be read in the log that was copied. It takes the
+// place of that record, and each read of it returns an error matching [ErrCorrupt].
 func damageOf(r Record) string {
 	switch r := r.(type) {
 	case *Event:
@@ -65,7 +65,7 @@ func setDamage(r Record, reason string) {
 	}
 }
 
-// cut returns at most n bytes of s.
+// cut returns at most the first n bytes of s.
 func cut(s string, n int) string {
 	if len(s) > n {
 		return s[:n]
@@ -73,8 +73,8 @@ func cut(s string, n int) string {
 	return s
 }
 
-// appendDamaged appends the stored form of a damaged record: a message of its own, and
-// the checksum of it that begins with damageSeed.
+// appendDamaged appends the stored form of a damaged record: a message of its own, and the
+// checksum that begins with damageSeed.
 func appendDamaged(dst []byte, r Record) []byte {
 	from := len(dst)
 	p := &perdurev1.DamagedRecord{Sort: r.sort().String(), Reason: []byte(damageOf(r))}
@@ -85,8 +85,8 @@ func appendDamaged(dst []byte, r Record) []byte {
 	return binary.LittleEndian.AppendUint32(dst, crc32.Update(damageSeed, castagnoli, dst[from:]))
 }
 
-// damaged returns what the stored form of a damaged record says, or nil if sealed is
-// none.
+// damaged returns the message of a damaged record, or nil if sealed is not the stored form of
+// one.
 func damaged(sealed []byte) *perdurev1.DamagedRecord {
 	n := len(sealed) - sealBytes
 	if n < 0 || crc32.Update(damageSeed, castagnoli, sealed[:n]) != binary.LittleEndian.Uint32(sealed[n:]) {
@@ -99,11 +99,11 @@ func damaged(sealed []byte) *perdurev1.DamagedRecord {
 	return p
 }
 
-// IsDamaged reports whether sealed is the stored form of a damaged record, which a copy
-// keeps in the place of one that its origin had lost.
+// IsDamaged reports whether sealed is the stored form of a damaged record, which a copy has in
+// the place of a record that could not be read.
 func IsDamaged(sealed []byte) bool { return damaged(sealed) != nil }
 
-// validateDamaged is validateShape for a damaged record, of which only the place counts.
+// validateDamaged is validateShape for a damaged record, of which only the place is checked.
 func validateDamaged(r Record) error {
 	if n := len(damageOf(r)); n > DamageBytesMax {
 		return fmt.Errorf("%w: a reason of %d bytes, at most %d are allowed", ErrTooLarge, n, DamageBytesMax)

@@ -14,7 +14,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// damagedRecords are one damaged record of each sort.
+// damagedRecords returns one damaged record of each kind.
 func damagedRecords() []store.Record {
 	key := store.Key{Kind: "book", ID: "a"}
 	return []store.Record{
@@ -61,7 +61,7 @@ func TestDamagedRecord(t *testing.T) {
 			if err := decode(s, sealed); !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "copied from: lost") {
 				t.Errorf("%v: got %v, want an error that matches %v and says why", s, err, store.ErrCorrupt)
 			}
-			for i := range sealed { // damaged once more it is an error as well
+			for i := range sealed { // further damage is an error as well
 				spoilt := bytes.Clone(sealed)
 				spoilt[i] ^= 1
 				if err := decode(s, spoilt); !errors.Is(err, store.ErrCorrupt) || store.IsDamaged(spoilt) {
@@ -105,8 +105,8 @@ func TestDamagedRecord(t *testing.T) {
 	})
 }
 
-// readable returns the stored forms of all records of a log that can be read, and how
-// many of each sort can and cannot.
+// readable returns the stored forms of all readable records of a log, and the numbers of readable
+// and of damaged records of each kind.
 func readable(t *testing.T, l store.Log) (records map[string]bool, sound, damaged map[store.Sort]int) {
 	t.Helper()
 	x, err := l.(store.Exporter).Export(t.Context())
@@ -131,7 +131,7 @@ func readable(t *testing.T, l store.Log) (records map[string]bool, sound, damage
 	return records, sound, damaged
 }
 
-// richLog returns a log with some of everything in several partitions.
+// richLog returns a log with records of all kinds in several partitions.
 func richLog(t *testing.T, rnd *rand.Rand) *memory.Log {
 	t.Helper()
 	l := memory.New(memory.WithPartitions(1 + rnd.IntN(3)))
@@ -170,8 +170,8 @@ func mustCommit(t *testing.T, l store.Log, b *store.Batch) {
 	}
 }
 
-// TestCopyOfADamagedLog damages records at random, hides others from the export, and
-// lets damage have no name, as that of a page of a file.
+// TestCopyOfADamagedLog damages random records, hides others from the export, and in some runs
+// loses the names of damaged records, as a damaged page of a file does.
 func TestCopyOfADamagedLog(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(60) {
@@ -252,13 +252,13 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// A losingLog loses each record of some number of its export, the same ones each time.
+// A losingLog loses some records of its export, the same ones each time.
 type losingLog struct {
 	*memory.Log
 	seed     uint64
-	one      int  // of so many
-	nameless bool // the error does not say which
-	// silent is the number of an event that is lost without an error, in all places.
+	one      int  // it loses one record of this number
+	nameless bool // the error does not name the record
+	// silent is the number of an event that is lost in all places without an error.
 	silent uint64
 }
 

@@ -12,32 +12,32 @@ import (
 	"strings"
 )
 
-// A Digest tells whether two logs hold the same: it is equal for logs with the
-// same records, heads and last sequence, whatever store keeps them, and differs
-// if one bit of them does. The identity of a log ([LogInfo]) is not part of it.
+// A Digest is a fingerprint of the content of a log. It is equal for two logs with the same
+// records, heads and last sequence, even in different stores, and differs if one bit of them
+// differs. The identity of a log ([LogInfo]) is not part of it.
 type Digest struct {
-	// Sorts are the records of each sort, by its number.
+	// Sorts are the digests of the records of each kind, indexed by [Sort].
 	Sorts [sortCount]SortDigest
-	// Total is the SHA-256 of all of it.
+	// Total is the SHA-256 of the whole content.
 	Total [sha256.Size]byte
 }
 
-// A SortDigest tells whether two logs hold the same records of one sort.
+// A SortDigest is a fingerprint of the records of one kind.
 type SortDigest struct {
-	// Count is how many there are, Bytes how long their stored forms are.
+	// Count is the number of records, and Bytes is the size of their stored forms.
 	Count, Bytes int64
-	// Sum is the SHA-256 of the stored forms in their order, each with its
-	// length before it.
+	// Sum is the SHA-256 of the stored forms in their order, each preceded by its length.
 	Sum [sha256.Size]byte
 }
 
-// Of returns the digest of a sort.
+// Of returns the digest of the records of one kind.
 func (d *Digest) Of(s Sort) SortDigest { return d.Sorts[s] }
 
 // String returns the total in hexadecimal digits.
 func (d *Digest) String() string { return hex.EncodeToString(d.Total[:]) }
 
-// Difference says in which sorts two digests differ, and is empty if they are equal.
+// Difference names the kinds of records in which two digests differ. It is empty if they are
+// equal.
 func (d *Digest) Difference(other *Digest) string {
 	var parts []string
 	for s, a := range d.Sorts {
@@ -55,9 +55,9 @@ func (d *Digest) Difference(other *Digest) string {
 	return strings.Join(parts, ", ")
 }
 
-// NewDigest reads a log as it is now and returns its digest. The log must be an
-// [Exporter], else the error matches [errors.ErrUnsupported]. The first damaged
-// record ends it with an error matching [ErrCorrupt]. Progress may be nil.
+// NewDigest reads a log as it is now and returns its digest. If the log is no [Exporter], the
+// error matches [errors.ErrUnsupported]. At the first damaged record NewDigest stops with an
+// error matching [ErrCorrupt]. progress may be nil.
 func NewDigest(ctx context.Context, log Log, progress func(Progress)) (d *Digest, failure error) {
 	x, err := export(ctx, log)
 	if err != nil {
@@ -71,7 +71,7 @@ func NewDigest(ctx context.Context, log Log, progress func(Progress)) (d *Digest
 	return d, nil
 }
 
-// export begins an export if the log can do so.
+// export begins an export if the log is an Exporter.
 func export(ctx context.Context, log Log) (Export, error) {
 	exporter, ok := log.(Exporter)
 	if !ok {
@@ -80,8 +80,8 @@ func export(ctx context.Context, log Log) (Export, error) {
 	return exporter.Export(ctx)
 }
 
-// digestOf returns the digest of an export and calls each with every record and
-// the length of its stored form.
+// digestOf returns the digest of an export. It calls each for every record, with the size of its
+// stored form.
 func digestOf(ctx context.Context, x Export, progress func(Progress), each func(r Record, n int) error) (*Digest, error) {
 	d := new(Digest)
 	stats := x.Stats()
@@ -104,7 +104,7 @@ func digestOf(ctx context.Context, x Export, progress func(Progress), each func(
 	return d, nil
 }
 
-// seal computes the total.
+// seal computes Total.
 func (d *Digest) seal(o Origin) {
 	total := sha256.New()
 	for _, s := range d.Sorts {
@@ -118,7 +118,7 @@ func (d *Digest) seal(o Origin) {
 	total.Sum(d.Total[:0])
 }
 
-// A recordSum is the digest of records one after the other.
+// A recordSum is a running digest of records.
 type recordSum struct {
 	d    SortDigest
 	hash hash.Hash
@@ -127,7 +127,7 @@ type recordSum struct {
 
 func newRecordSum() *recordSum { return &recordSum{hash: sha256.New()} }
 
-// add adds a record and returns how long its stored form is.
+// add adds a record and returns the size of its stored form.
 func (s *recordSum) add(r Record) int {
 	s.buf = AppendRecord(s.buf[:0], r)
 	writeNumber(s.hash, uint64(len(s.buf)))

@@ -8,31 +8,29 @@ import (
 	"strings"
 )
 
-// A Driver opens the logs of one store by their URIs. Each package of a store has a
-// function Driver that returns one and takes the options that a URI cannot hold, such as
-// a logger: bbolt.Driver(), pebble.Driver(pebble.WithLogger(l)). Options apply first and
-// parameters of the URI second.
+// A Driver opens the logs of one store by their URIs. Each store package has a function Driver
+// that returns one. Its arguments are the options that a URI cannot express, such as a logger:
+// bbolt.Driver(), pebble.Driver(pebble.WithLogger(l)). Options apply first and parameters of the
+// URI second.
 type Driver struct {
 	// Schemes are the schemes of the URIs that the driver opens, in lower case:
 	// "bbolt", or "postgres" and "postgresql".
 	Schemes []string
-	// Prepare reads the place and the parameters of u by its methods and returns a
-	// function that opens the log. It opens nothing and reports no error itself: a
-	// value of u that is wrong, a parameter that Prepare did not read, and a place that
-	// it did not read are errors of u, and then the function is not called. The
-	// function returns a log or an error and never both.
+	// Prepare reads the place and the parameters of u by its methods, and returns a function that
+	// opens the log. Prepare opens nothing and returns no error. u itself records errors: a wrong
+	// value, a parameter that Prepare did not read, or a place that it did not read. If u has an
+	// error, the returned function is not called. That function returns either a log or an error.
 	Prepare func(u *URI) func(ctx context.Context) (Log, error)
 }
 
-// Open opens the log that uri names with the one of drivers that knows its scheme; see
-// [URI] for how a URI is written. A program holds the code of the stores whose drivers
-// it hands over, and of no other:
+// Open opens the log that uri names, with the driver for its scheme; see [URI] for the syntax of
+// a URI. A program links only the stores whose drivers it passes:
 //
 //	log, err := store.Open(ctx, uri, bbolt.Driver(), memory.Driver())
 //
-// Open returns an error matching [ErrInvalid] that names the part of the URI that is
-// wrong, or the package to import if no driver has the scheme; or the error of the
-// store. The caller closes the log.
+// If the URI is wrong, Open returns an error matching [ErrInvalid] that names the wrong part, or
+// the package to import if no driver has the scheme. Otherwise the error is the store's. The
+// caller must close the log.
 func Open(ctx context.Context, uri string, drivers ...Driver) (Log, error) {
 	u, err := ParseURI(uri)
 	if err != nil {
@@ -41,7 +39,7 @@ func Open(ctx context.Context, uri string, drivers ...Driver) (Log, error) {
 	return u.Open(ctx, drivers...)
 }
 
-// Open is like the function [Open], for a URI that was parsed before.
+// Open is like the function [Open], for a URI that has been parsed.
 func (u *URI) Open(ctx context.Context, drivers ...Driver) (Log, error) {
 	open, err := u.prepare(drivers)
 	if err != nil {
@@ -53,20 +51,20 @@ func (u *URI) Open(ctx context.Context, drivers ...Driver) (Log, error) {
 	return open(ctx)
 }
 
-// Check returns the error that [URI.Open] would return for the URI itself: of its
-// scheme, its place or its parameters. It opens nothing.
+// Check returns the error of [URI.Open] for the URI itself: for its scheme, its place or its
+// parameters. It opens nothing.
 func (u *URI) Check(drivers ...Driver) error {
 	_, err := u.prepare(drivers)
 	return err
 }
 
-// prepare lets the driver of the scheme read the URI.
+// prepare calls the Prepare function of the driver for the scheme.
 func (u *URI) prepare(drivers []Driver) (func(context.Context) (Log, error), error) {
 	d, err := driverOf(u.scheme, drivers)
 	if err != nil {
 		return nil, fmt.Errorf("open %q: %w: %w", u, ErrInvalid, err)
 	}
-	read := *u // a URI can be read again, by another driver
+	read := *u // another driver may read the same URI later
 	read.values, read.known = maps.Clone(u.values), nil
 	open := d.Prepare(&read)
 	if err := read.fault(); err != nil {
@@ -75,7 +73,7 @@ func (u *URI) prepare(drivers []Driver) (func(context.Context) (Log, error), err
 	return open, nil
 }
 
-// packages are the packages of the library's own stores, by scheme, for an error.
+// packages are the packages of this module's own stores, by scheme, for error texts.
 var packages = map[string]string{"memory": "memory", "bbolt": "bbolt", "pebble": "pebble", "postgres": "postgres", "postgresql": "postgres"}
 
 // driverOf returns the driver that has a scheme.

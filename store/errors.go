@@ -5,57 +5,54 @@ import (
 	"fmt"
 )
 
-// What callers branch on. Errors of a single batch are in its [Result] and mean
+// Errors that callers can test for. The errors of a single batch are in its [Result] and mean
 // that nothing of that batch was stored.
 var (
-	// ErrConflict: the entity is not at the expected version, or an earlier
-	// batch of the same entity in the group was refused. The error is a
-	// [*ConflictError].
+	// ErrConflict: the entity is not at the expected version, or an earlier batch of the same
+	// entity in the group was refused. The error is a [*ConflictError].
 	ErrConflict = errors.New("version conflict")
 	// ErrClaimed: another entity holds a claimed value. The error is a [*ClaimedError].
 	ErrClaimed = errors.New("value is claimed")
-	// ErrSettled: an outbox message that the batch requires has been settled by
-	// somebody else. The error is a [*SettledError].
+	// ErrSettled: the batch requires an outbox message that another batch has already settled.
+	// The error is a [*SettledError].
 	ErrSettled = errors.New("message is settled")
-	// ErrAnswered: the entity keeps a receipt of that name already. The error is
-	// an [*AnsweredError].
+	// ErrAnswered: the entity already has a receipt with that name. The error is an
+	// [*AnsweredError].
 	ErrAnswered = errors.New("command is answered")
-	// ErrInvalid: the argument breaks a rule of the port; the text says which.
+	// ErrInvalid: the argument breaks a rule of the port; the error text says which rule.
 	ErrInvalid = errors.New("invalid")
 	// ErrTooLarge: a record or batch is above its bound.
 	ErrTooLarge = errors.New("too large")
 
-	// ErrNotStored: nothing of the group was stored, for certain. An error of
-	// [Log.Commit] that does not match ErrNotStored leaves the outcome of the
-	// whole group unknown.
+	// ErrNotStored: nothing of the group was stored, for certain. If an error of [Log.Commit]
+	// does not match ErrNotStored, the outcome of the whole group is unknown.
 	ErrNotStored = errors.New("not stored")
-	// ErrClosed: the log is closed. It also matches ErrNotStored where Commit
-	// returns it.
+	// ErrClosed: the log is closed. If Commit returns it, it also matches ErrNotStored.
 	ErrClosed = errors.New("log is closed")
-	// ErrBroken: the log has met an error after which it cannot trust its file
-	// or connection (such as a failed sync); it must be closed and opened anew.
-	ErrBroken = errors.New("log is broken until it is opened anew")
+	// ErrBroken: after an error, such as a failed sync, the log cannot trust its file or
+	// connection any more. Close it and open it again.
+	ErrBroken = errors.New("log is broken until it is opened again")
 	// ErrInUse: another process or engine holds the log.
 	ErrInUse = errors.New("log is in use")
-	// ErrFormat: the file or database is not a log, or of a newer format.
+	// ErrFormat: the file or database is not a log, or has a newer format.
 	ErrFormat = errors.New("unknown format")
-	// ErrUnfinished: the log is being filled by an [Importer], or that was broken
-	// off, so it does not hold all that it should.
+	// ErrUnfinished: an [Importer] is filling the log, or has stopped before the end, so the log
+	// is not complete.
 	ErrUnfinished = errors.New("log is an unfinished copy")
 	// ErrNotFound: there is no such receipt, claim or bookmark.
 	ErrNotFound = errors.New("not found")
-	// ErrCorrupt: what was read is not what was written. The error is a
+	// ErrCorrupt: the data that was read is not the data that was written. The error is a
 	// [*CorruptError].
 	ErrCorrupt = errors.New("corrupt record")
 )
 
-// A ConflictError says at which version an entity was found. It matches [ErrConflict].
+// A ConflictError has the version at which an entity was found. It matches [ErrConflict].
 type ConflictError struct {
 	Key      Key
 	Expected Version
 	Actual   Version
-	// Behind is true if the batch was refused only because an earlier batch of
-	// the same entity was; then Actual is not known.
+	// Behind is true if the batch was refused only because an earlier batch of the same entity
+	// was refused; then Actual is unknown.
 	Behind bool
 }
 
@@ -68,7 +65,7 @@ func (e *ConflictError) Error() string {
 
 func (e *ConflictError) Unwrap() error { return ErrConflict }
 
-// A ClaimedError names who holds a claimed value. It matches [ErrClaimed].
+// A ClaimedError names the entity that holds a claimed value. It matches [ErrClaimed].
 type ClaimedError struct {
 	Claim Claim
 	Owner Key
@@ -80,7 +77,7 @@ func (e *ClaimedError) Error() string {
 
 func (e *ClaimedError) Unwrap() error { return ErrClaimed }
 
-// A SettledError names the message that is gone. It matches [ErrSettled].
+// A SettledError names the message that no longer exists. It matches [ErrSettled].
 type SettledError struct{ Sequence uint64 }
 
 func (e *SettledError) Error() string {
@@ -89,7 +86,7 @@ func (e *SettledError) Error() string {
 
 func (e *SettledError) Unwrap() error { return ErrSettled }
 
-// An AnsweredError names the receipt that is there. It matches [ErrAnswered].
+// An AnsweredError names the receipt that exists. It matches [ErrAnswered].
 type AnsweredError struct {
 	Key  Key
 	Name string
@@ -101,21 +98,21 @@ func (e *AnsweredError) Error() string {
 
 func (e *AnsweredError) Unwrap() error { return ErrAnswered }
 
-// A CorruptError says what was damaged, as far as that is known. It matches [ErrCorrupt].
+// A CorruptError describes a damaged record, as far as it is known. It matches [ErrCorrupt].
 type CorruptError struct {
-	// What is the sort of record: "event", "state", "message", …
+	// What names the kind of record: "event", "state", "message", …
 	What string
 	// Where names the place in the store, such as a file and a key.
 	Where string
-	// Key, Version and Position are of the record that was asked for, or zero.
+	// Key, Version and Position are those of the requested record, or zero.
 	Key      Key
 	Version  Version
 	Position Position
-	// Reason says how it was noticed.
+	// Reason says how the damage was noticed.
 	Reason string
-	// Record says which record it was, in an error of an [Export] whose store can tell:
-	// an [*Event], [*State] or other record of which only what it is found by is set,
-	// such as Claim of a [*Claimed]. It is nil otherwise.
+	// Record is the place of the damaged record, in an error of an [Export] whose store can tell
+	// it: an [*Event], [*State] or other record of which only the identifying fields are set,
+	// such as Claim of a [*Claimed]. Otherwise it is nil.
 	Record Record
 }
 
@@ -138,15 +135,15 @@ func (e *CorruptError) Error() string {
 
 func (e *CorruptError) Unwrap() error { return ErrCorrupt }
 
-// A DamagedBackupError says that a backup was made of a log that is damaged. The backup
-// is at Path, synced, and holds what the log holds, with the same damage. It matches
+// A DamagedBackupError says that a log was damaged when it was backed up. The backup is at Path,
+// synced, and has the same content as the log, with the same damage. The error matches
 // [ErrCorrupt].
 type DamagedBackupError struct {
 	Path string
-	// Report is what [Verify] has found in the log.
+	// Report is the result of [Verify] on the log.
 	Report *Report
-	// Opening is why the backup cannot be opened as a log, if it cannot. Example: the
-	// record with the head of a partition is damaged. The files can then be salvaged.
+	// Opening is the error of opening the backup as a log, or nil. For example, the record with
+	// the head of a partition may be damaged. The files can then be salvaged.
 	Opening error
 }
 

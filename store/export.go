@@ -6,18 +6,18 @@ import (
 	"iter"
 )
 
-// A Sort is a sort of record, and says in which order an [Export] yields them.
+// A Sort is a kind of record. Its number gives the order in which an [Export] yields the kinds.
 type Sort uint8
 
 const (
-	// SortEvent are the events that are kept, as [*Event], in the order of their
-	// positions, partition after partition.
+	// SortEvent are the events of the log, as [*Event], partition by partition, in the order of
+	// their positions.
 	SortEvent Sort = iota
-	// SortState are snapshots and saved states, as [*State], in the order of
-	// kind, id and version.
+	// SortState are snapshots and saved states, as [*State], in the order of kind, id and
+	// version.
 	SortState
-	// SortMessage are the messages of the outbox, pending and parked, as
-	// [*Message], in the order of their sequences.
+	// SortMessage are the messages of the outbox, pending and parked, as [*Message], in the order
+	// of their sequences.
 	SortMessage
 	// SortReceipt are the receipts, as [*Receipt], in the order of kind, id and name.
 	SortReceipt
@@ -26,18 +26,17 @@ const (
 	// SortBookmark are the bookmarks, as [*Bookmark], in the order of name and partition.
 	SortBookmark
 
-	// SortVersion are the same events once more, found by entity: as [*Event]
-	// with nothing but Key, Version and Position, in the order of kind, id and
-	// version. Where a log has an index of its entities, they are read from it
-	// alone, so that it can be held against the events.
+	// SortVersion are the same events again, found by entity: as [*Event] with only Key, Version
+	// and Position, in the order of kind, id and version. If a log has an index of its entities,
+	// these come from the index alone, so that [Verify] can compare it with the events.
 	SortVersion
 
-	sortCount = int(SortVersion) // those that hold records of their own
+	sortCount = int(SortVersion) // the number of kinds that have records of their own
 )
 
 var sortNames = [...]string{"event", "state", "message", "receipt", "claim", "bookmark", "version"}
 
-// String returns the name of the sort, such as "event".
+// String returns the name of the kind, such as "event".
 func (s Sort) String() string {
 	if int(s) < len(sortNames) {
 		return sortNames[s]
@@ -45,7 +44,7 @@ func (s Sort) String() string {
 	return fmt.Sprintf("sort %d", uint8(s))
 }
 
-// Sorts returns the sorts that hold all records of a log, each once: all but
+// Sorts returns the kinds that together have all records of a log, each once: all but
 // [SortVersion].
 func Sorts() []Sort {
 	sorts := make([]Sort, sortCount)
@@ -55,8 +54,8 @@ func Sorts() []Sort {
 	return sorts
 }
 
-// A Record is one of the things that a log keeps: an [*Event], [*State],
-// [*Message], [*Receipt], [*Claimed] or [*Bookmark].
+// A Record is one entry of a log: an [*Event], [*State], [*Message], [*Receipt], [*Claimed] or
+// [*Bookmark].
 type Record interface{ sort() Sort }
 
 func (*Event) sort() Sort    { return SortEvent }
@@ -66,11 +65,11 @@ func (*Receipt) sort() Sort  { return SortReceipt }
 func (*Claimed) sort() Sort  { return SortClaim }
 func (*Bookmark) sort() Sort { return SortBookmark }
 
-// SortOf returns the sort of a record.
+// SortOf returns the kind of a record.
 func SortOf(r Record) Sort { return r.sort() }
 
-// AppendRecord appends the stored form of a record, as the function for its sort
-// does. Equal records have equal forms.
+// AppendRecord appends the stored form of a record, like the function for its kind. Equal records
+// have equal forms.
 func AppendRecord(dst []byte, r Record) []byte {
 	switch r := r.(type) {
 	case *Event:
@@ -89,8 +88,8 @@ func AppendRecord(dst []byte, r Record) []byte {
 	panic(fmt.Sprintf("store: a %T is no record", r))
 }
 
-// ValidateRecord returns an error matching [ErrInvalid] or [ErrTooLarge] that
-// says why a record cannot have come from a log, as far as it shows by itself.
+// ValidateRecord returns an error matching [ErrInvalid] or [ErrTooLarge] if a record cannot come
+// from a log, as far as the record alone shows it. The error gives the reason.
 func ValidateRecord(r Record) error {
 	err := validateShape(r)
 	if err != nil {
@@ -147,7 +146,7 @@ func validateShape(r Record) error {
 	return fmt.Errorf("%w: a %T", ErrInvalid, r)
 }
 
-// nameOf says which record it is, for people.
+// nameOf returns a text that names the record, for error messages.
 func nameOf(r Record) string {
 	switch r := r.(type) {
 	case *Event:
@@ -166,48 +165,46 @@ func nameOf(r Record) string {
 	return ""
 }
 
-// Exporter is the ability of a [Log] to be read as a whole, as it was at one
-// moment. It is optional; [Verify], [Copy] and [NewDigest] need it.
+// Exporter is an optional interface of a [Log]. It reads the whole log from one read view, a
+// consistent state of the log. [Verify], [Copy] and [NewDigest] need it.
 type Exporter interface {
-	// Export begins to read the log as it is now. Commits go on meanwhile, but
-	// the store may have to keep for the export what they replace; the caller
-	// closes the export.
+	// Export begins to read the log as it is now. Commits go on during the export, but the store
+	// may have to keep replaced data until the caller closes the export.
 	Export(ctx context.Context) (Export, error)
 }
 
-// An Export is a log at one moment. Its methods may be called by one goroutine
-// at a time, and not after Close.
+// An Export is a read view of a whole log. One goroutine at a time may call its methods, and none
+// after Close.
 type Export interface {
-	// Origin says how far the log had come.
+	// Origin returns the heads and the last sequence of the log.
 	Origin() Origin
-	// Stats are the figures of the log at that moment.
+	// Stats returns the figures of the log in this read view.
 	Stats() Stats
-	// Records yields all records of a sort, in its order. Events and states are
-	// valid only until the next step, the others are the caller's to keep. A
-	// damaged record is yielded as a nil record with an error that matches [ErrCorrupt]
-	// and says in Record which one it was, if its place says so; if the caller takes
-	// the next step, the iteration goes on behind it, as far as the store can find what
-	// is there.
+	// Records yields all records of a kind, in its order. Events and states are valid only until
+	// the next step; the caller may keep the others. For a damaged record, Records yields a nil
+	// record and an error that matches [ErrCorrupt]; its field Record names the damaged record,
+	// if the store can tell. If the caller takes the next step, the iteration goes on after the
+	// damage, as far as the store can find more records.
 	// Any other error ends the iteration.
 	Records(ctx context.Context, s Sort) iter.Seq2[Record, error]
-	// Close lets go of the moment.
+	// Close releases the read view.
 	Close() error
 }
 
-// An Origin says how far a log has come.
+// An Origin describes the progress of a log: its heads and its last sequence.
 type Origin struct {
-	// Heads are the positions of the last committed event of every partition.
+	// Heads are the positions of the last committed event of each partition.
 	Heads []Position
-	// Sequence is that of the last message ever enqueued.
+	// Sequence is the sequence of the last message ever enqueued.
 	Sequence uint64
-	// Damaged says to an [Importer] that some of the records could not be read: then
-	// versions of an entity may have gaps, and its states may be above its events. An
-	// Export never sets it.
+	// Damaged tells an [Importer] that some of the records could not be read. Then versions of an
+	// entity may have gaps, and its states may have higher versions than its events. An Export
+	// never sets it.
 	Damaged bool
 }
 
-// Validate returns an error matching [ErrInvalid] if a log with so many
-// partitions cannot have come as far as o says.
+// Validate returns an error matching [ErrInvalid] if a log with this number of partitions cannot
+// have the heads and the sequence of o.
 func (o *Origin) Validate(partitions int) error {
 	if len(o.Heads) != partitions {
 		return fmt.Errorf("%w: the records come from a log with %d partitions, this one has %d", ErrInvalid, len(o.Heads), partitions)
@@ -220,79 +217,77 @@ func (o *Origin) Validate(partitions int) error {
 	return nil
 }
 
-// Follows reports whether an [Importer] may add an event of the version next to an
-// entity whose last event so far is of the version last, 0 if it has none: the next one,
-// the first one that is kept of an entity, and any later one of a damaged log.
+// Follows reports whether an [Importer] may add an event of version next to an entity. The last
+// event of the entity so far has version last, or last is 0 if it has none. Follows allows the
+// next version, the first event that the log still has of an entity, and any later version in a
+// damaged log.
 func (o *Origin) Follows(last, next Version) bool {
 	return last == 0 || next == last+1 || o.Damaged && next > last
 }
 
-// Importer is the ability of a [Log] to be filled with the records of another
-// one as they are: with their versions, positions, sequences, ids and times. It
-// is optional; [Copy] needs it.
+// Importer is an optional interface of a [Log]. It fills the log with the records of another log
+// unchanged: with their versions, positions, sequences, ids and times. [Copy] needs it.
 type Importer interface {
-	// Import begins to fill the log, which must be empty and have as many
-	// partitions as the other; else the error matches [ErrInvalid]. Until the
-	// import is finished the log takes no commits and answers nothing: each call
-	// returns an error matching [ErrUnfinished]. The mark of that is as durable
-	// as the log, so a log whose import has been broken off cannot be mistaken
-	// for a whole one: to open it is such an error too. An import is not resumed;
-	// what it has left is deleted, and another one begins anew.
+	// Import begins to fill the log, which must be empty and have the same number of partitions
+	// as the other log; otherwise the error matches [ErrInvalid]. Until the import is finished,
+	// the log accepts no commits and no reads: each call returns an error matching
+	// [ErrUnfinished]. This mark is as durable as the log. So a log whose import has stopped
+	// before the end cannot be confused with a complete one: opening it returns the same error.
+	// An import cannot be resumed: delete the log and begin another one.
 	Import(ctx context.Context, from Origin) (Import, error)
 }
 
-// An Import fills a log. Its methods may be called by one goroutine at a time.
+// An Import fills a log. One goroutine at a time may call its methods.
 type Import interface {
-	// Add adds records. It takes the sorts in the order of their numbers and the
-	// records of a sort in its order, as an [Export] yields them; what does not
-	// fit is an error matching [ErrInvalid]. Versions of an entity and positions
-	// may have gaps where events have been deleted. A damaged record (see [Copy]) is
-	// stored in its place in its stored form, which cannot be read. Add does not keep
-	// the records. After an error the import can only be closed.
+	// Add adds records. It accepts the kinds in the order of their numbers and the records of a
+	// kind in its order, as an [Export] yields them. A record that does not fit causes an error
+	// matching [ErrInvalid]. Versions of an entity and positions may have gaps where events have
+	// been deleted. A damaged record (see [Copy]) is stored in its place in its stored form,
+	// which cannot be read. Add does not keep the records. After an error the caller can only
+	// close the import.
 	Add(ctx context.Context, records ...Record) error
-	// Finish makes the log whole, durably. It returns an error matching
-	// [ErrInvalid] if records are missing for certain.
+	// Finish completes the log, durably. It returns an error matching [ErrInvalid] if records are
+	// certainly missing.
 	Finish(ctx context.Context) error
-	// Close breaks the import off, unless it is finished, and leaves a log that
-	// can only be closed and deleted.
+	// Close ends an import that is not finished, and leaves a log that can only be closed and
+	// deleted.
 	Close() error
 }
 
-// Verifier is the ability of a [Log] to check what cannot be seen through an
-// [Export]: its files and its indices. It is optional; [Verify] uses it.
+// Verifier is an optional interface of a [Log]. It checks the parts that an [Export] does not
+// show: files and indices. [Verify] uses it.
 type Verifier interface {
-	// VerifyFiles reads all that the log has stored, as it is at one moment, and
-	// calls fault with everything that is wrong, an error matching [ErrCorrupt]
-	// each, going on as far as it can. It need not tell again of damaged records
-	// that an Export tells of. It returns an error if it cannot finish.
+	// VerifyFiles reads everything that the log has stored, from one read view. It calls fault
+	// with every fault, an error matching [ErrCorrupt] each, and goes on as far as it can. It
+	// need not report damaged records that an Export reports. It returns an error if it cannot
+	// finish.
 	VerifyFiles(ctx context.Context, fault func(error)) error
 }
 
-// FaultTeller is the ability of a [Log] that was opened although it is damaged to say
-// what is wrong with its files. It is optional; [Copy] uses it.
+// FaultTeller is an optional interface of a [Log] that was opened although it is damaged. It
+// returns the faults of its files. [Copy] uses it.
 type FaultTeller interface {
-	// Faults returns what was found when the log was opened, errors that match
+	// Faults returns the faults that were found when the log was opened, as errors that match
 	// [ErrCorrupt]. It is empty for a log that was opened as usual.
 	Faults() []error
 }
 
-// Backuper is the ability of a [Log] to copy its files while it is used. It is
-// optional; [Backup] calls it, and then verifies what it has written.
+// Backuper is an optional interface of a [Log]. It copies the files of the log while the log is
+// in use. [Backup] calls it, and then verifies the backup.
 type Backuper interface {
-	// Backup writes all that was durable when it began, and nothing half, to a
-	// new file or directory at path, which must not exist. What is at path is
-	// whole and synced, or it is not there; after a crash beside it a file may
-	// be left whose name begins with path and ".partial". It opens again as a
-	// log of the same store. The backup of a damaged log has the same damage, and the
-	// error is a [*DamagedBackupError].
+	// Backup writes everything that was durable when it began to a new file or directory at path,
+	// which must not exist. The result at path is complete and synced, or it does not exist;
+	// after a crash a file whose name begins with path and ".partial" may be left beside it. The
+	// backup opens as a log of the same store. The backup of a damaged log has the same damage,
+	// and the error is a [*DamagedBackupError].
 	Backup(ctx context.Context, path string, options BackupOptions) error
 }
 
-// BackupOptions change how [Backuper] works. The zero value is fine.
+// BackupOptions change how [Backuper] works. The zero value has good defaults.
 type BackupOptions struct {
-	// Progress is called from time to time, by one goroutine.
+	// Progress is called from time to time, by one goroutine at a time.
 	Progress func(Progress)
-	// BytesPerSecondMax bounds how fast the backup reads and writes, so that
-	// commits keep their share of the disk. Zero means no bound.
+	// BytesPerSecondMax bounds the speed at which the backup reads and writes, so that commits
+	// keep their share of the disk. Zero means no bound.
 	BytesPerSecondMax int64
 }

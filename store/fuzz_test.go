@@ -16,16 +16,16 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A record that passes its checksum may still have been made by somebody who
-// means harm. Decoding it must not allocate more than amplificationMax times its
-// length, and a little that does not depend on it. The worst that protobuf can
-// do here are empty details of a refusal: two bytes each, and about 200 decoded.
+// An attacker may have made a record that passes its checksum. Decoding it must not allocate more
+// than amplificationMax times its length, and a little that does not depend on its length. The
+// worst case in protobuf are empty details of a refusal: two bytes each, and about 200 decoded.
 const (
 	amplificationMax = 128
 	amplificationLow = 256 << 10
 )
 
-// allocated returns how many bytes fn allocates, with what runs beside it.
+// allocated returns the number of bytes that fn allocates, including allocations of other
+// goroutines.
 func allocated(fn func()) uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)
@@ -35,8 +35,8 @@ func allocated(fn func()) uint64 {
 	return sample[0].Value.Uint64() - before
 }
 
-// frugal fails if fn, which decodes b, allocates too much: always, not only
-// because something else runs at the same time.
+// frugal fails if fn, which decodes b, allocates too much in each of several runs; a single run
+// may include allocations of other goroutines.
 func frugal(t testing.TB, b []byte, fn func()) {
 	t.Helper()
 	limit := amplificationLow + amplificationMax*uint64(len(b))
@@ -50,15 +50,15 @@ func frugal(t testing.TB, b []byte, fn func()) {
 	t.Errorf("decode %d bytes: allocates %d bytes, want at most %d", len(b), got, limit)
 }
 
-// fuzzDecoder fuzzes a decoder of sealed records: what it takes, it writes and
-// reads again as the same.
+// fuzzDecoder fuzzes a decoder of sealed records: a record that it accepts must be the same after
+// it is encoded and decoded again.
 func fuzzDecoder[R any](f *testing.F, decode func([]byte) (*R, error), encode func([]byte, *R) []byte, seeds ...*R) {
 	f.Helper()
 	f.Add([]byte{})
 	for _, s := range seeds {
 		sealed := encode(nil, s)
 		f.Add(sealed)
-		f.Add(sealed[:len(sealed)-4]) // what is sealed gets past the checksum
+		f.Add(sealed[:len(sealed)-4]) // sealed bytes pass the checksum
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, sealed := range [][]byte{b, store.Seal(bytes.Clone(b), 0)} {
@@ -125,8 +125,8 @@ func FuzzParseID(f *testing.F) {
 	})
 }
 
-// FuzzKey holds a key that is valid against what stores rely on, and the order
-// of keys in stores against the order of kinds and ids.
+// FuzzKey checks that each valid key has the properties that stores rely on, and that the order
+// of keys in stores is the order of kinds and ids.
 func FuzzKey(f *testing.F) {
 	for _, s := range []string{"", "a", "a\x00b", "\xff", "é", "a/b", strings.Repeat("x", store.IDBytesMax+1)} {
 		f.Add("book", s)
@@ -152,8 +152,8 @@ func FuzzKey(f *testing.F) {
 	})
 }
 
-// TestNoRecordAllocatesMuchMoreThanItsSize decodes records that are made to
-// become large.
+// TestNoRecordAllocatesMuchMoreThanItsSize decodes records that grow as much as possible when
+// decoded.
 //
 //nolint:paralleltest // it reads how much the process has allocated
 func TestNoRecordAllocatesMuchMoreThanItsSize(t *testing.T) {
@@ -189,10 +189,10 @@ func TestNoRecordAllocatesMuchMoreThanItsSize(t *testing.T) {
 	}
 }
 
-// TestUnknownFieldsOfAPayloadSurviveARewriteAndACopy says what becomes of fields that a later
-// version has added. A payload is kept to the byte, whoever rewrites the record.
-// Of the record itself unknown fields are not kept, so whoever adds one that must
-// not be lost raises the format of logs, which earlier versions refuse.
+// TestUnknownFieldsOfAPayloadSurviveARewriteAndACopy checks fields that a later version has
+// added. A payload keeps every byte, whichever program rewrites the record. Unknown fields of the
+// record itself are lost. So a change that adds a field which must not be lost also raises the
+// format of logs, and earlier versions refuse that format.
 func TestUnknownFieldsOfAPayloadSurviveARewriteAndACopy(t *testing.T) {
 	t.Parallel()
 	payload := protowire.AppendVarint(protowire.AppendTag(nil, 12345, protowire.VarintType), 7)

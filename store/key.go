@@ -21,26 +21,26 @@ const (
 	NameBytesMax = 1024
 )
 
-// A Version counts the changes of one entity: it is the number of its events,
-// or of the times its state has been saved. The first change makes version 1;
-// an entity that nothing has happened to has version 0.
+// A Version counts the changes of one entity: it is the number of its events, or the number of
+// times that its state has been saved. The first change makes version 1; an entity without
+// changes has version 0.
 type Version uint64
 
-// A Key names one entity for ever.
+// A Key is the permanent name of one entity.
 type Key struct {
-	// Kind is the sort of entity, such as "book".
+	// Kind is the kind of entity, such as "book".
 	Kind string
 	// ID names the entity within its kind. It is valid UTF-8 without a zero byte.
 	ID string
 }
 
-// String returns kind/id, for people.
+// String returns kind/id, for logs and error texts.
 func (k Key) String() string { return k.Kind + "/" + k.ID }
 
 // IsZero reports whether k is the zero Key, which names no entity.
 func (k Key) IsZero() bool { return k == Key{} }
 
-// Validate returns an error matching [ErrInvalid] that says what is wrong with k.
+// Validate returns an error matching [ErrInvalid] that names the mistake in k, or nil.
 func (k Key) Validate() error {
 	if err := validateName("kind", k.Kind, KindBytesMax); err != nil {
 		return err
@@ -48,9 +48,9 @@ func (k Key) Validate() error {
 	return validateName("entity id", k.ID, IDBytesMax)
 }
 
-// ValidateName returns an error matching [ErrInvalid] that says what is wrong
-// with a name of at most [NameBytesMax] bytes: a timer's, an idempotency key, a
-// claim's, a bookmark's. What says in the error which it is.
+// ValidateName returns an error matching [ErrInvalid] that names the mistake in a name of at most
+// [NameBytesMax] bytes: the name of a timer, an idempotency key, a claim or a bookmark. what
+// names the kind of name in the error, for example "timer name".
 func ValidateName(what, name string) error { return validateName(what, name, NameBytesMax) }
 
 // validateName checks a name that becomes part of a store's key.
@@ -71,8 +71,8 @@ func validateName(what, s string, bytesMax int) error {
 	return nil
 }
 
-// plain reports whether s is not empty and has no byte that needs a closer look,
-// as nearly all names are.
+// plain reports whether s is not empty and has only bytes that need no further check, as nearly
+// all names do.
 func plain(s string) bool {
 	for i := range len(s) {
 		if s[i]-1 >= utf8.RuneSelf-1 {
@@ -82,8 +82,8 @@ func plain(s string) bool {
 	return s != ""
 }
 
-// An ID identifies one record or one command. It is a UUID, version 7 where
-// Perdure makes it.
+// An ID identifies one record or one command. It is a UUID; those that Perdure makes are version
+// 7.
 type ID [16]byte
 
 // String returns the usual text form of a UUID.
@@ -101,11 +101,10 @@ func ParseID(s string) (ID, error) {
 	return ID(id), nil
 }
 
-// PartitionOf returns the partition that keeps the entity, in a log with so
-// many partitions: the 64-bit FNV-1a hash of kind, a zero byte and id, mixed by
-// one round of MurmurHash3's finalizer so that its low bits are good, modulo
-// partitions.
-// It never changes, because an entity must stay in one partition.
+// PartitionOf returns the partition of the entity in a log with this number of partitions. It is
+// the 64-bit FNV-1a hash of kind, a zero byte and id, mixed by one round of MurmurHash3's
+// finalizer so that its low bits are good, modulo partitions. The result never changes, because
+// an entity must stay in one partition.
 func PartitionOf(key Key, partitions int) int {
 	if partitions <= 1 {
 		return 0

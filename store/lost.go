@@ -13,37 +13,39 @@ import (
 )
 
 const (
-	// lostMax bounds the gaps and the lost events that a copy of a damaged log holds in
-	// memory. If there are more, it reads the log once more for the next ones.
+	// lostMax bounds the gaps and the lost events that a copy of a damaged log holds in memory.
+	// If there are more, the copy reads the log again for the next ones.
 	lostMax = 1 << 16
-	// reasonsMax bounds the damaged events without a readable one behind them whose
-	// reasons a copy holds.
+	// reasonsMax bounds the reasons that a copy holds for damaged events without a readable event
+	// after them.
 	reasonsMax = 1 << 10
 	// nowhereMax bounds, for one entity, the lost events whose positions are lost too.
 	nowhereMax = 1 << 8
-	// damagedFrame is what a damaged record counts in a chunk of a copy.
+	// damagedFrame is the size that a damaged record counts in a chunk of a copy.
 	damagedFrame = 512
 )
 
-// besideDamage is an export of a damaged log for a copy. It yields the records that can
-// be read, and adds the damaged ones to the copy by itself, each in its place:
+// besideDamage is an export of a damaged log for a copy. It yields the readable records. It adds
+// the damaged records to the copy itself, each in its place:
 //
-//  1. A record whose place says which one it was is added under that name.
-//  2. A lost event is one that the index of the entities names at a position where no
-//     event can be read. It is read from its entity, where some stores have it a second
-//     time; else it is added with the version and the entity that the index says.
-//  3. An event that the index of the entities names, but not its position, is added at
-//     one of the positions where events were lost that fits its version.
-//  4. Where the index names none of the events that were lost between two that can be
-//     read, one of [LostKind] is added behind the first of the two, and one at the head
-//     of a partition whose last event is lost. The same is done where no error tells of
-//     a loss, and fewer events were deleted than are missing: in each gap, or in the
-//     first one if some of the gaps are those of deleted events.
-//  5. For all other records of a sort that were lost with their names, one of
+//   - If the place of a record shows which record it was, a damaged record with that name is
+//     added.
+//   - A lost event is an event that the index of the entities names at a position where no event
+//     can be read. Some stores have each event a second time under its entity: then it is read
+//     from there. Otherwise a damaged event is added with the version and the entity from the
+//     index.
+//   - If the index of the entities names an event without its position, the event is added at a
+//     position where events were lost and that fits its version.
+//   - If events were lost between two readable ones and the index names none of them, one damaged
+//     event of [LostKind] is added after the first of the two. If the last event of a partition
+//     is lost, one is added at the head. The same is done if no error reports a loss, and fewer
+//     events were deleted than are missing: in each gap, or only in the first one if deletions
+//     explain some of the gaps.
+//   - For all other records of a kind that were lost with their names, one damaged record of
 //     [LostKind] is added.
 //
-// It reads the records of a sort more than once, and holds no more in memory than its
-// bounds say.
+// It reads the records of a kind more than once, and its memory is bounded by the constants
+// above.
 type besideDamage struct {
 	Export
 	from   Log
@@ -53,15 +55,15 @@ type besideDamage struct {
 	failed error
 	lost   lostEvents
 
-	// By partition: how many events are missing that nothing names, and whether events
-	// have been deleted.
+	// By partition: the number of missing events that nothing names, and whether events have been
+	// deleted.
 	silent  []uint64
 	deleted []bool
 
-	// Of the partition that events are read from:
+	// State of the partition whose events are read at present:
 	at       Position            // the last event that was copied
-	reasons  map[Position]string // of damaged events behind it
-	unplaced string              // why events behind it were lost that have no position
+	reasons  map[Position]string // reasons for damaged events after at
+	unplaced string              // reason for lost events after at that have no position
 }
 
 // Records implements [Export]. It ends early if failed is set.
@@ -93,14 +95,14 @@ func (b *besideDamage) put(r Record, reason string) error {
 
 // ---- states, messages, receipts, claims and bookmarks
 
-// named copies the records of a sort other than events.
+// named copies the records of a kind other than events.
 func (b *besideDamage) named(ctx context.Context, s Sort, hand func(Record) bool) error {
 	lost, err := b.lostNames(ctx, s)
 	if err != nil {
 		return err
 	}
-	last := uint64(0) // sequence of the message before
-	var before Record // the place of the record before
+	last := uint64(0) // sequence of the previous message
+	var before Record // place of the previous record
 	for r, err := range b.Export.Records(ctx, s) {
 		reason := ""
 		if err == nil {
@@ -128,7 +130,7 @@ func (b *besideDamage) named(ctx context.Context, s Sort, hand func(Record) bool
 			lost = nil
 		}
 		if before != nil && compareRecords(before, r) >= 0 {
-			b.report.Skipped++ // the faults tell of it
+			b.report.Skipped++ // the faults of the report include it
 			continue
 		}
 		before = placeOf(r)
@@ -155,8 +157,8 @@ func (b *besideDamage) named(ctx context.Context, s Sort, hand func(Record) bool
 	return nil
 }
 
-// lostNames returns the record that stands for those of a sort that were lost with their
-// names, or nil if there are none. The place of one of a message depends on the others.
+// lostNames returns the record that stands for the records of a kind that were lost with their
+// names, or nil if there are none. Its place among messages depends on the other messages.
 func (b *besideDamage) lostNames(ctx context.Context, s Sort) (lost Record, err error) {
 	if s == SortMessage {
 		return nil, nil //nolint:nilnil // as it says
@@ -190,7 +192,7 @@ func (b *besideDamage) lostNames(ctx context.Context, s Sort) (lost Record, err 
 	return nil, fmt.Errorf("%w: a %v has no name", ErrInvalid, s)
 }
 
-// named returns the place of a damaged record of a sort, or nil if it is not known.
+// named returns the place of a damaged record of a kind, or nil if it is unknown.
 func named(c *CorruptError, s Sort) Record {
 	if c.Record == nil || c.Record.sort() != s {
 		return nil
@@ -202,7 +204,7 @@ func named(c *CorruptError, s Sort) Record {
 	return r
 }
 
-// placeOf returns a record with what r is found by, and nothing else.
+// placeOf returns a record with only the identifying fields of r.
 func placeOf(r Record) Record {
 	switch r := r.(type) {
 	case *Event:
@@ -221,7 +223,7 @@ func placeOf(r Record) Record {
 	return nil
 }
 
-// compareRecords compares two records of one sort by their places.
+// compareRecords compares two records of one kind by their places.
 func compareRecords(a, b Record) int {
 	switch a := a.(type) {
 	case *State:
@@ -242,7 +244,7 @@ func compareRecords(a, b Record) int {
 	return 0
 }
 
-// completed returns a damaged record with what a store needs to keep it beside its place.
+// completed returns a damaged record with the fields that a store needs in addition to its place.
 func completed(r Record) Record {
 	switch r := r.(type) {
 	case *State:
@@ -253,16 +255,15 @@ func completed(r Record) Record {
 	return r
 }
 
-// placed completes the place that a store has told of a damaged record. Some stores do
-// not know whether a state was a snapshot or a saved one: an entity with events has no
-// saved state.
+// placed completes the place of a damaged record. Some stores do not know whether a state was a
+// snapshot or a saved state: an entity with events has no saved state.
 func (b *besideDamage) placed(ctx context.Context, r Record) (Record, error) {
 	r = completed(placeOf(r))
 	s, ok := r.(*State)
 	if !ok {
 		return r, nil
 	}
-	at := NewPosition(PartitionOf(s.Key, len(b.Origin().Heads)), 1) // of some event
+	at := NewPosition(PartitionOf(s.Key, len(b.Origin().Heads)), 1) // of any event
 	if s.Position != 0 {
 		s.Position = at
 		return s, nil
@@ -297,7 +298,7 @@ func (b *besideDamage) events(ctx context.Context, hand func(Record) bool) error
 		}
 		e := r.(*Event)
 		if e.Position.Partition() >= len(b.Origin().Heads) {
-			b.report.Skipped++ // the faults tell of it
+			b.report.Skipped++ // the faults of the report include it
 			continue
 		}
 		if err := b.advance(ctx, e.Position.Partition(), hand); err != nil {
@@ -318,8 +319,8 @@ func (b *besideDamage) events(ctx context.Context, hand func(Record) bool) error
 	return b.advance(ctx, len(b.Origin().Heads), hand)
 }
 
-// countSilent finds how many events of each partition are missing that neither the index
-// names nor a deletion explains.
+// countSilent counts the missing events of each partition that the index does not name and that
+// no deletion explains.
 func (b *besideDamage) countSilent(ctx context.Context) error {
 	heads := b.Origin().Heads
 	b.silent, b.deleted = make([]uint64, len(heads)), make([]bool, len(heads))
@@ -328,7 +329,7 @@ func (b *besideDamage) countSilent(ctx context.Context) error {
 		b.deleted[p] = b.pruned[p].pruned > 0
 		b.silent[p] -= min(b.silent[p], b.pruned[p].pruned)
 	}
-	kept := b.Stats().Events // or those that are lost, in the end
+	kept := b.Stats().Events // at the end: the number of lost events
 	explained := func(p Position) {
 		b.silent[p.Partition()] -= min(b.silent[p.Partition()], 1)
 		kept--
@@ -376,20 +377,20 @@ func (b *besideDamage) countSilent(ctx context.Context) error {
 		kept -= int64(n)
 	}
 	for p := range b.silent {
-		if kept > 0 && b.deleted[p] { // what seems to be deleted is lost, in part
+		if kept > 0 && b.deleted[p] { // some events that look deleted are lost
 			b.silent[p] += uint64(kept)
 		}
 	}
 	return nil
 }
 
-// fits reports whether an event can come behind the position at in a log with these heads.
+// fits reports whether an event may follow the position at in a log with these heads.
 func fits(e *Event, at Position, heads []Position) bool {
 	p := e.Position.Partition()
 	return e.Position > at && e.Position <= heads[p] && PartitionOf(e.Key, len(heads)) == p && ValidateRecord(e) == nil
 }
 
-// note notes damage among the events.
+// note records damage among the events.
 func (b *besideDamage) note(c *CorruptError) {
 	if c.Position == 0 || len(b.reasons) >= reasonsMax {
 		b.unplaced = cmp.Or(b.unplaced, c.Reason)
@@ -401,7 +402,7 @@ func (b *besideDamage) note(c *CorruptError) {
 	b.reasons[c.Position] = c.Reason
 }
 
-// advance ends the partitions before one.
+// advance completes the partitions before the given one.
 func (b *besideDamage) advance(ctx context.Context, partition int, hand func(Record) bool) error {
 	heads := b.Origin().Heads
 	for p := b.at.Partition(); p < partition; p++ {
@@ -423,7 +424,7 @@ func (b *besideDamage) advance(ctx context.Context, partition int, hand func(Rec
 	return nil
 }
 
-// fill copies what was lost behind b.at and before the position next.
+// fill copies the lost events between b.at and the position next.
 func (b *besideDamage) fill(ctx context.Context, next Position, hand func(Record) bool) error {
 	var told []Position
 	for p := range b.reasons {
@@ -438,7 +439,7 @@ func (b *besideDamage) fill(ctx context.Context, next Position, hand func(Record
 		if err != nil {
 			return err
 		}
-		known := next // where the next one is that is known
+		known := next // the next known position
 		if e != nil {
 			known = min(known, e.position)
 		}
@@ -451,7 +452,7 @@ func (b *besideDamage) fill(ctx context.Context, next Position, hand func(Record
 		case b.silent[p] > 0:
 			reason = cmp.Or(b.unplaced, "events are missing here, and nothing names them")
 			if b.deleted[p] {
-				b.silent[p] = 0 // the next gap may be one of deletions
+				b.silent[p] = 0 // deletions may explain the next gap
 			}
 		case known == next && b.at == begun:
 			reason = b.unplaced
@@ -489,8 +490,8 @@ func (b *besideDamage) fill(ctx context.Context, next Position, hand func(Record
 	return nil
 }
 
-// again copies a lost event from its entity if it can be read there, and else puts a
-// damaged one in its place.
+// again copies a lost event from its entity if it can be read there. Otherwise it adds a damaged
+// event in its place.
 func (b *besideDamage) again(ctx context.Context, lost lostEvent, hand func(Record) bool) error {
 	for e, err := range b.from.Read(ctx, lost.key, lost.version-1) {
 		if err != nil && !errors.Is(err, ErrCorrupt) {
@@ -508,8 +509,8 @@ func (b *besideDamage) again(ctx context.Context, lost lostEvent, hand func(Reco
 	return b.put(&Event{Key: lost.key, Version: lost.version, Position: lost.position}, b.reasons[lost.position])
 }
 
-// putLost puts a damaged event at a position that the index does not name: one whose
-// position is not known, or one of [LostKind].
+// putLost adds a damaged event at a position that the index does not name: an event whose
+// position is unknown, or one of [LostKind].
 func (b *besideDamage) putLost(at Position, reason string) error {
 	if e := b.lost.at(at); e != nil {
 		return b.put(&Event{Key: e.key, Version: e.version, Position: at}, reason)
@@ -524,34 +525,34 @@ func (b *besideDamage) putLost(at Position, reason string) error {
 	return b.put(&Event{Key: key, Version: 1, Position: at}, reason)
 }
 
-// A lostEvent is an event that the index of the entities names, at a position where no
-// event can be read.
+// A lostEvent is an event that the index of the entities names at a position where no event can
+// be read.
 type lostEvent struct {
 	position Position
 	version  Version
 	key      Key
 }
 
-// lostEvents finds the lost events of an export in the order of their positions. It
-// holds at most lostMax of them, and reads the export again for the next ones.
+// lostEvents finds the lost events of an export in the order of their positions. It holds at most
+// lostMax of them, and reads the export again for the next ones.
 type lostEvents struct {
 	x     Export
 	found []lostEvent // by position
 	begun bool
-	end   Position // all up to here are among found, or were
-	// nowhere are those that the index names without a position, by kind, id and version.
+	end   Position // all lost events up to here are or were in found
+	// nowhere are the events that the index names without a position, by kind, id and version.
 	nowhere []*nowhereEvent
 }
 
-// A nowhereEvent is a lost event whose position is lost, too. It was between those of
-// the versions before and behind it.
+// A nowhereEvent is a lost event whose position is lost too. Its position was between those of
+// the versions before and after it.
 type nowhereEvent struct {
 	lostEvent
 	after, before Position
-	found         bool // it is not lost
+	found         bool // the event is not lost
 }
 
-// at takes the first event without a position that may have been at one.
+// at removes and returns the first event without a position that may have been at p.
 func (l *lostEvents) at(p Position) *lostEvent {
 	for i, e := range l.nowhere {
 		if e.after < p && p < e.before && PartitionOf(e.key, len(l.x.Origin().Heads)) == p.Partition() {
@@ -605,7 +606,8 @@ func (l *lostEvents) findNowhere(ctx context.Context) error {
 	return nil
 }
 
-// behind returns the first lost event above a position, or nil. Positions only grow.
+// behind returns the first lost event above a position, or nil. The positions of the calls must
+// grow.
 func (l *lostEvents) behind(ctx context.Context, at Position) (*lostEvent, error) {
 	for {
 		for len(l.found) > 0 && l.found[0].position <= at {
@@ -623,8 +625,7 @@ func (l *lostEvents) behind(ctx context.Context, at Position) (*lostEvent, error
 	}
 }
 
-// A gap is a range of positions, from the first to the last of it, at which no event can
-// be read.
+// A gap is a range of positions, from first to last, at which no event can be read.
 type gap struct{ first, last Position }
 
 // load finds the first lost events above a position.
@@ -664,7 +665,7 @@ func (l *lostEvents) load(ctx context.Context, after Position) error {
 	return nil
 }
 
-// cut sorts what was found, and keeps the first lostMax of it.
+// cut sorts the lost events that were found, and keeps the first lostMax of them.
 func (l *lostEvents) cut() {
 	slices.SortFunc(l.found, func(a, b lostEvent) int { return cmp.Compare(a.position, b.position) })
 	l.found = slices.CompactFunc(l.found, func(a, b lostEvent) bool { return a.position == b.position })

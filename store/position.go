@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// PartitionsMax is how many partitions a log can have.
+	// PartitionsMax bounds the number of partitions of a log.
 	PartitionsMax = 1 << partitionBits
 
 	partitionBits = 12
@@ -15,15 +15,14 @@ const (
 	sequenceMask  = 1<<sequenceBits - 1
 )
 
-// A Position is a place in a log: the top 12 bits are the partition, the other
-// 52 a sequence number in it. Sequence numbers are assigned under the commit
-// and have no gaps, so a reader that has seen a position will never later meet
-// a new event at or below it in the same partition. The first event of a
-// partition has sequence 1; a position with sequence 0 is the place before it.
+// A Position is a place in a log: the top 12 bits are the partition, the other 52 bits a sequence
+// number in it. The commit assigns sequence numbers in order and without gaps. So after a reader
+// has seen a position, no new event appears at or below it in the same partition. The first event
+// of a partition has sequence 1; a position with sequence 0 is the place before it.
 type Position uint64
 
-// NewPosition returns the position of a sequence number in a partition. It
-// panics if one of them does not fit, which a store cannot reach.
+// NewPosition returns the position of a sequence number in a partition. It panics if one of them
+// is out of range, which cannot happen in a store.
 func NewPosition(partition int, sequence uint64) Position {
 	if partition < 0 || partition >= PartitionsMax || sequence > sequenceMask {
 		panic(fmt.Sprintf("store: position %d of partition %d does not exist", sequence, partition))
@@ -31,7 +30,7 @@ func NewPosition(partition int, sequence uint64) Position {
 	return Position(uint64(partition)<<sequenceBits | sequence)
 }
 
-// LastPosition returns the highest position that a partition could ever have.
+// LastPosition returns the highest possible position of a partition.
 func LastPosition(partition int) Position { return NewPosition(partition, sequenceMask) }
 
 // Partition returns the number of the partition, from 0.

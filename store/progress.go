@@ -2,19 +2,18 @@ package store
 
 import "time"
 
-// A Progress says how far long work is.
+// A Progress describes the progress of a long operation.
 type Progress struct {
-	// Phase is what is being done, such as "read events".
+	// Phase names the current step, such as "read events".
 	Phase string
-	// Done and Total count records, or bytes where Bytes is set. Total is -1 if
-	// it is not known.
+	// Done and Total count records, or bytes if Bytes is set. Total is -1 if it is unknown.
 	Done, Total int64
 	Bytes       bool
-	// Elapsed is how long the phase has taken so far.
+	// Elapsed is the time of the phase so far.
 	Elapsed time.Duration
 }
 
-// Rate returns how many records or bytes have been done in a second.
+// Rate returns the number of records or bytes per second.
 func (p Progress) Rate() float64 {
 	if p.Elapsed <= 0 {
 		return 0
@@ -22,8 +21,7 @@ func (p Progress) Rate() float64 {
 	return float64(p.Done) / p.Elapsed.Seconds()
 }
 
-// Left returns how long the rest of the phase is going to take at the rate so
-// far, and false if that cannot be told.
+// Left returns the remaining time of the phase at the rate so far, and false if it is unknown.
 func (p Progress) Left() (time.Duration, bool) {
 	rate := p.Rate()
 	if rate == 0 || p.Total < p.Done {
@@ -32,10 +30,10 @@ func (p Progress) Left() (time.Duration, bool) {
 	return time.Duration(float64(p.Total-p.Done) / rate * float64(time.Second)), true
 }
 
-// progressEvery is after how many records somebody is told how far it is.
+// progressEvery is the number of records between two progress calls.
 const progressEvery = 1024
 
-// A meter counts the records of a phase and tells somebody from time to time.
+// A meter counts the records of a phase and calls a progress function from time to time.
 type meter struct {
 	tell  func(Progress)
 	begun time.Time
@@ -61,7 +59,7 @@ func (m *meter) report() {
 	}
 }
 
-// totalOf returns how many records of a sort the figures promise, or -1.
+// totalOf returns the number of records of a kind according to the figures, or -1.
 func totalOf(s Sort, stats *Stats) int64 {
 	switch s {
 	case SortEvent, SortVersion:

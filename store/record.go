@@ -8,44 +8,44 @@ import (
 
 // An Event is one fact about one entity.
 //
-// An event that a store hands out, with all it points to, is valid only until
-// the iterator takes its next step; [Event.Clone] keeps it.
+// An event from a store, and all it points to, is valid only until the iterator takes its next
+// step; use [Event.Clone] to keep it.
 type Event struct {
 	// ID is unique to this event.
 	ID ID
 	// Type is the full protobuf name of the message in Payload.
 	Type string
-	// Key and Version say whose event it is, and which. In a [Batch] the store
-	// sets both.
+	// Key is the entity of the event, and Version its version in that entity. In a [Batch] the
+	// store sets both.
 	Key     Key
 	Version Version
-	// Position is the place in the log, set by the store.
+	// Position is the place of the event in the log, set by the store.
 	Position Position
-	// More is how many events of the same batch follow, so 0 for the last one;
-	// see [Event.End]. [Batch.Validate] sets it.
+	// More is the number of events that follow in the same batch. It is 0 for the last one; see
+	// [Event.End]. [Batch.Validate] sets it.
 	More uint32
-	// Tags are words that readers may filter by.
+	// Tags are words by which readers can filter.
 	Tags     []string
 	Metadata Metadata
 	// Time is when the store committed the event, in UTC, set by the store.
 	Time time.Time
 	// Payload is the encoded message. A store does not look into it.
 	Payload []byte
-	// Damage is set in a damaged record alone, which stands in a copy for one that could
-	// not be read, and says why; see [Copy]. A log never hands out such a record, and
-	// Commit refuses it.
+	// Damage is the reason in a damaged record, and empty in all others. In a copy a damaged
+	// record stands for a record that could not be read; see [Copy]. Reads of a log never return
+	// such a record, and Commit refuses it.
 	Damage string
 
-	head    []byte // encoded fields but position and time, once prepared
+	head    []byte // all encoded fields but position and time, once prepared
 	headSum uint32 // its checksum
 }
 
-// End returns the position of the last event of the batch that e was stored
-// with. Two events of a partition are of one batch exactly if they have one end,
-// and a reader that has seen the end has seen the whole batch.
+// End returns the position of the last event of the batch that stored e. Two events of a
+// partition belong to one batch exactly if they have the same end. A reader that has seen the end
+// has seen the whole batch.
 func (e *Event) End() Position { return e.Position + Position(e.More) }
 
-// Clone returns a copy that shares nothing with e.
+// Clone returns a copy that shares no memory with e.
 func (e *Event) Clone() *Event {
 	c := *e
 	if c.Tags = nil; len(e.Tags) > 0 {
@@ -57,22 +57,21 @@ func (e *Event) Clone() *Event {
 	return &c
 }
 
-// Metadata says where a record comes from.
+// Metadata describes the origin of a record.
 type Metadata struct {
 	// CausationID is the id of the command that caused the record.
 	CausationID ID
-	// CorrelationID names the whole conversation. Empty means that the command
-	// began it: then it is the text form of CausationID, see [Metadata.Correlation].
+	// CorrelationID names the whole conversation. If it is empty, this command began the
+	// conversation, and its id is the text form of CausationID, see [Metadata.Correlation].
 	CorrelationID string
 	// TraceParent and TraceState are the W3C trace context of the command.
 	TraceParent string
 	TraceState  string
-	// Values is whatever the caller wants to keep beside the record.
+	// Values are further facts that the caller stores with the record.
 	Values map[string]string
 }
 
-// Correlation returns the correlation id, which is the text form of the
-// causation id where none was given.
+// Correlation returns the correlation id, or the text form of the causation id if there is none.
 func (m *Metadata) Correlation() string {
 	if m.CorrelationID == "" && !m.CausationID.IsZero() {
 		return m.CausationID.String()
@@ -87,27 +86,27 @@ type State struct {
 	ID ID
 	// Type is the full protobuf name of the message in Payload.
 	Type string
-	// Key and Version say whose state it is, and after which change. In a
-	// [Batch] the store sets both.
+	// Key is the entity of the state, and Version the change after which it holds. In a [Batch]
+	// the store sets both.
 	Key     Key
 	Version Version
-	// Position is that of the event of this version, set by the store; 0 for a
+	// Position is the position of the event with this version, set by the store; 0 for a
 	// durable-state entity.
 	Position Position
 	Metadata Metadata
-	// Fingerprint identifies the schema of the state and the fold that built it.
-	// Fold is the same in parts, an encoded perdure.v1.Fold; it is empty in saved
-	// states and in the snapshots of earlier programs. A store looks into neither.
+	// Fingerprint identifies the schema of the state and the fold that built it. Fold has the
+	// same facts in parts, as an encoded perdure.v1.Fold; it is empty in saved states and in the
+	// snapshots of earlier releases. A store reads neither.
 	Fingerprint uint64
 	Fold        []byte
 	// Time is when the store committed the state, in UTC, set by the store.
 	Time    time.Time
 	Payload []byte
-	// Damage is set in a damaged record alone, as in an [Event].
+	// Damage is set only in a damaged record, as in an [Event].
 	Damage string
 }
 
-// Clone returns a copy that shares nothing with s.
+// Clone returns a copy that shares no memory with s.
 func (s *State) Clone() *State {
 	c := *s
 	c.Metadata.Values = maps.Clone(s.Metadata.Values)
@@ -115,91 +114,88 @@ func (s *State) Clone() *State {
 	return &c
 }
 
-// A Message is a row of the outbox: work that a command has left to be done
-// after its commit, at once or at a due time.
+// A Message is a row of the outbox: work of a command that an engine does after the commit, at
+// once or at a due time.
 type Message struct {
-	// Sequence numbers the rows in commit order, set by the store. A row keeps
-	// it for life.
+	// Sequence numbers the rows in commit order, set by the store. It never changes.
 	Sequence uint64
 	// ID is the same for every attempt to deliver the message.
 	ID ID
-	// Source is the entity whose command left the message, set by the store.
+	// Source is the entity whose command enqueued the message, set by the store.
 	Source Key
 	// Target is the entity that receives the message; zero for an effect.
 	Target Key
-	// Timer names a timer; it is unique within the source: a new message with
-	// the same timer replaces the old one. Empty for other messages.
+	// Timer is the name of a timer. It is unique within the source: a new message with the same
+	// timer replaces the old one. It is empty for other messages.
 	Timer string
-	// Due is when to deliver; zero means at once. A store keeps two times as zero:
-	// 1970-01-01T00:00:00Z, and the first one that nanoseconds since then can hold as
-	// an int64, in 1677.
+	// Due is the time to deliver the message; zero means at once. A store keeps two other times
+	// as zero: 1970-01-01T00:00:00Z, and the first time that nanoseconds since then can express
+	// as an int64, in 1677.
 	Due time.Time
 	// Type is the full protobuf name of the message in Payload.
 	Type     string
 	Payload  []byte
 	Metadata Metadata
-	// ReplyTo is the entity that receives the reply or the refusal; zero for
-	// none. ReplyName is what that entity calls the message.
+	// ReplyTo is the entity that receives the reply or the refusal; zero means no reply.
+	// ReplyName is the name that this entity gave the message.
 	ReplyTo   Key
 	ReplyName string
 	// Unordered is true if the message may be delivered before older ones from
 	// the same source to the same target.
 	Unordered bool
-	// Attempts counts the deliveries tried so far, LastError is what the last
-	// one said.
+	// Attempts counts the attempts to deliver so far. LastError is the error of the last one.
 	Attempts  uint32
 	LastError string
-	// Parked messages are left alone until an operator settles them.
+	// Parked messages are not delivered until an operator settles them.
 	Parked bool
-	// Halted is true if the message holds up those behind it in its lane, which are
-	// those from the same source to the same target, or of the same type if they have
-	// no target. It is the state of a parked message: Parked is true as well. So a
-	// program that does not know the field does not deliver it. Timers and unordered
-	// messages have no lane, and are never halted. See [Halting].
+	// Halted is true if the message holds up the messages after it in the same queue: those from
+	// the same source to the same target, or of the same type if they have no target. A halted
+	// message is also a parked one: Parked is true too, so a program that does not know the field
+	// Halted does not deliver it. Timers and unordered messages have no such queue, and are never
+	// halted. See [Halting].
 	Halted bool
-	// Owner is the number of the engine that delivers the message, on a log that
-	// several engines share. Zero means that it is not known. Open is true if no
-	// engine has claimed the message, because the engine that stored it cannot
-	// deliver it: any engine that can may claim it.
+	// Owner is the number of the engine that delivers the message, on a log that several engines
+	// share. Zero means that it is unknown. Open is true if no engine has claimed the message,
+	// because the engine that stored it cannot deliver it. Any engine that can deliver it may
+	// claim it.
 	Owner uint64
 	Open  bool
-	// Every says when a recurring timer is due next. It is empty for a timer that
-	// fires once, and means nothing to a store.
+	// Every is the schedule of a recurring timer. It is empty for a timer that fires once. A
+	// store does not interpret it.
 	Every string
-	// Time is when the store committed the message first, in UTC, set by the store.
+	// Time is when the store first committed the message, in UTC, set by the store.
 	Time time.Time
-	// Damage is set in a damaged record alone, as in an [Event].
+	// Damage is set only in a damaged record, as in an [Event].
 	Damage string
 }
 
-// A Settlement ends or changes a row of the outbox. Settling a row that is gone
-// does nothing, unless Required is set.
+// A Settlement removes or changes a row of the outbox. If the row does not exist, it does
+// nothing, unless Required is set.
 type Settlement struct {
 	Sequence uint64
-	// Message replaces the row (for a later attempt, or parked, or edited); nil
-	// removes it. Its ID, Source, Timer and Time must be those of the row.
+	// Message replaces the row (to try again later, to park it, or to edit it); nil removes the
+	// row. The ID, Source, Timer and Time of Message must equal those of the row.
 	Message *Message
-	// Required refuses the whole batch with [ErrSettled] if the row is gone, so
-	// that what the batch does is done once for the message.
+	// Required refuses the whole batch with [ErrSettled] if the row does not exist, so that the
+	// effects of the batch happen once for the message.
 	Required bool
-	// Conditional has a row count as gone whose [Message.Owner] is not IfOwner or whose
-	// [Message.Parked] is not IfParked. So an engine does not overwrite what another one
-	// has made of the row since; and of two operators who settle a parked message at the
-	// same time, one succeeds.
+	// Conditional makes a row count as missing if its [Message.Owner] is not IfOwner or its
+	// [Message.Parked] is not IfParked. So an engine does not overwrite a later change of another
+	// engine, and if two operators settle a parked message at the same time, one of them
+	// succeeds.
 	Conditional bool
 	IfOwner     uint64
 	IfParked    bool
 }
 
-// Misses reports whether the settlement counts a row of the outbox, as it is in the
-// store, as gone.
+// Misses reports whether the settlement counts a stored row of the outbox as missing.
 func (s *Settlement) Misses(row *Message) bool {
 	return s.Conditional && (row.Owner != s.IfOwner || row.Parked != s.IfParked)
 }
 
 // A Receipt is the remembered answer to a command that came with an idempotency key.
 type Receipt struct {
-	// Entity is whose answer it is, set by the store.
+	// Entity is the entity that answered, set by the store.
 	Entity Key
 	// Name is the idempotency key, unique within the entity.
 	Name string
@@ -207,13 +203,12 @@ type Receipt struct {
 	CommandID ID
 	// Fingerprint is a hash of the command's type and body.
 	Fingerprint []byte
-	// Version and Position are the entity's after the command. Position is set
-	// by the store if the batch has events and it is zero.
+	// Version and Position are the version and position of the entity after the command. If
+	// Position is zero and the batch has events, the store sets it.
 	Version  Version
 	Position Position
-	// Order tells which of the receipts of one version came first. It grows with
-	// every receipt that an entity makes, from 1; zero in receipts that are older
-	// than the field.
+	// Order is the order of the receipts of one version. It grows from 1 with every receipt of an
+	// entity; it is zero in receipts that are older than this field.
 	Order uint64
 	// Refusal is set if the command was refused.
 	Refusal *Refusal
@@ -222,11 +217,11 @@ type Receipt struct {
 	Reply     []byte
 	// Time is when the store committed the receipt, in UTC, set by the store.
 	Time time.Time
-	// Damage is set in a damaged record alone, as in an [Event].
+	// Damage is set only in a damaged record, as in an [Event].
 	Damage string
 }
 
-// A Refusal is an entity's no, as it is kept in a [Receipt].
+// A Refusal is the refusal of an entity, as a [Receipt] keeps it.
 type Refusal struct {
 	// Code is a gRPC status code.
 	Code    uint32
@@ -241,8 +236,8 @@ type Detail struct {
 	Payload []byte
 }
 
-// A Claim is a value that only one entity may hold within a space, such as an
-// address in the space of all addresses.
+// A Claim is a value that only one entity may hold within a space, such as one e-mail address in
+// the space of all addresses.
 type Claim struct {
 	Space string
 	Value string
@@ -252,17 +247,17 @@ type Claim struct {
 type Bookmark struct {
 	Name     string
 	Position Position
-	// Remove deletes the bookmark of the reader in the partition of Position.
-	// Bookmarks that a store hands out never have it set.
+	// Remove deletes the bookmark of the reader in the partition of Position. It is never set in
+	// bookmarks that a store returns.
 	Remove bool
 	// Time is when the store committed the bookmark, in UTC, set by the store.
 	Time time.Time
-	// Damage is set in a damaged record alone, as in an [Event].
+	// Damage is set only in a damaged record, as in an [Event].
 	Damage string
 }
 
-// LogInfo describes a log. It is written when the log is created; later only its
-// Format is raised, when a newer version of the store changes the layout.
+// LogInfo describes a log. It is written when the log is created. Later only its Format is
+// raised, when a newer version of the store changes the layout.
 type LogInfo struct {
 	ID         ID
 	Format     uint32

@@ -19,34 +19,34 @@ import (
 //	path/file.db
 //	postgres://user@host/database?schema=perdure&partitions=4
 //
-// Two letters or more, digits, "+", "-" or "." in front of the first colon are a scheme;
-// everything else is a path, taken as it is, and means bbolt. So C:\data\file.db is a
-// path, and a path that looks like a scheme is written ./like:this.
+// If two or more letters, digits, "+", "-" or "." stand before the first colon, they are the
+// scheme. Any other text is the path of a bbolt file, without escapes. So C:\data\file.db is a
+// path. Write a path that looks like a scheme as ./like:this.
 //
-// In the path of a URI, %3F stands for a question mark, %25 for a percent sign, and so
-// on; spaces and # stand for themselves. bbolt:///dir/file.db is bbolt:/dir/file.db. The
-// parameters are those of a URL's query, and each can be given once; the Driver function
-// of a store lists those that it knows.
+// In the path of a URI, %3F stands for a question mark, %25 for a percent sign, and so on; spaces
+// and # stand for themselves. bbolt:///dir/file.db equals bbolt:/dir/file.db. The parameters have
+// the syntax of a URL's query, and each can be given once. The documentation of a store's Driver
+// function lists its parameters.
 //
-// The methods that read a URI are for [Driver.Prepare]. They return the zero value for
-// a value that is wrong, and [Open] reports the first one.
+// The methods that read a URI are for [Driver.Prepare]. For a wrong value they return the zero
+// value, and [Open] reports the first one.
 type URI struct {
 	scheme string
-	text   string     // as it was written, without a password
-	place  string     // as it was written
-	bare   bool       // place is a path as it is
+	text   string     // the text as it was written, without a password
+	place  string     // the place as it was written
+	bare   bool       // place is a path without escapes
 	values url.Values // parameters that were not read yet
-	known  []string   // names of those that were asked for
-	placed bool       // the place was read
-	rest   bool       // all other parameters were taken with the address
-	err    error      // of the first value that is wrong
+	known  []string   // names of the parameters that the driver has read
+	placed bool       // the driver has read the place
+	rest   bool       // Address has returned all other parameters
+	err    error      // the error about the first wrong value
 }
 
 // bareScheme is the scheme of a path without one.
 const bareScheme = "bbolt"
 
-// ParseURI reads a URI as far as it can be read without the driver of its store. The
-// error matches [ErrInvalid].
+// ParseURI parses a URI as far as possible without the driver of its store. The error matches
+// [ErrInvalid].
 func ParseURI(uri string) (*URI, error) {
 	scheme, rest, ok := cutScheme(uri)
 	if !ok {
@@ -65,11 +65,11 @@ func ParseURI(uri string) (*URI, error) {
 // String returns the URI as it was written, without a password.
 func (u *URI) String() string { return u.text }
 
-// Scheme returns the scheme in lower case; that of a path alone is "bbolt".
+// Scheme returns the scheme in lower case. For a path alone it is "bbolt".
 func (u *URI) Scheme() string { return u.scheme }
 
-// Path returns the place as a file or directory of this machine. A URI that names a host
-// has none.
+// Path returns the place as a file or directory of this machine. A URI that names a host is wrong
+// and has none.
 func (u *URI) Path() string {
 	u.placed = true
 	path := u.place
@@ -98,9 +98,8 @@ func (u *URI) Path() string {
 	return ""
 }
 
-// Address returns the URI with all parameters that no other method has read, for a store
-// that has a syntax of its own for both, such as a database server. A driver reads its own
-// parameters first.
+// Address returns the URI with all parameters that no other method has read, for a store with its
+// own syntax for both, such as a database server. A driver must read its own parameters first.
 func (u *URI) Address() string {
 	u.placed, u.rest = true, true
 	address := u.scheme + ":" + u.place
@@ -113,7 +112,7 @@ func (u *URI) Address() string {
 // Has reports whether the URI has a parameter.
 func (u *URI) Has(name string) bool { return u.values.Has(name) }
 
-// Set gives a parameter a value, in place of the one that was written.
+// Set sets a parameter to a value, and replaces the value in the URI.
 func (u *URI) Set(name, value string) {
 	if u.values == nil {
 		u.values = url.Values{}
@@ -121,12 +120,12 @@ func (u *URI) Set(name, value string) {
 	u.values.Set(name, value)
 }
 
-// Partitions reads the parameter partitions: a number from 1 to [PartitionsMax], or 0 if
-// the URI does not have it.
+// Partitions reads the parameter partitions: a number from 1 to [PartitionsMax], or 0 if the URI
+// does not have the parameter.
 func (u *URI) Partitions() int { return u.Int("partitions", 1, PartitionsMax) }
 
-// Int reads a parameter that is a number from lowest to highest, or returns 0 if the URI
-// does not have it.
+// Int reads a parameter that is a number from lowest to highest. It returns 0 if the URI does not
+// have the parameter.
 func (u *URI) Int(name string, lowest, highest int) int {
 	return read(u, name, 0, func(v string) (int, error) {
 		n, err := strconv.Atoi(v)
@@ -137,8 +136,8 @@ func (u *URI) Int(name string, lowest, highest int) int {
 	})
 }
 
-// Bool reads a parameter that is true or false, or returns otherwise if the URI does not
-// have it.
+// Bool reads a parameter that is true or false. It returns otherwise if the URI does not have the
+// parameter.
 func (u *URI) Bool(name string, otherwise bool) bool {
 	return read(u, name, otherwise, func(v string) (bool, error) {
 		if v != "true" && v != "false" {
@@ -148,8 +147,8 @@ func (u *URI) Bool(name string, otherwise bool) bool {
 	})
 }
 
-// Duration reads a parameter that is a time above zero such as 500ms, or returns 0 if the
-// URI does not have it.
+// Duration reads a parameter that is a duration above zero such as 500ms. It returns 0 if the URI
+// does not have the parameter.
 func (u *URI) Duration(name string) time.Duration {
 	return read(u, name, 0, func(v string) (time.Duration, error) {
 		d, err := time.ParseDuration(v)
@@ -160,8 +159,8 @@ func (u *URI) Duration(name string) time.Duration {
 	})
 }
 
-// Text reads a parameter that is a text, or returns an empty one if the URI does not have
-// it. One that is there and empty is wrong, and so is one with a zero byte.
+// Text reads a parameter that is a text. It returns "" if the URI does not have the parameter. An
+// empty value, or one with a zero byte, is wrong.
 func (u *URI) Text(name string) string {
 	return read(u, name, "", func(v string) (string, error) {
 		switch {
@@ -174,7 +173,7 @@ func (u *URI) Text(name string) string {
 	})
 }
 
-// read takes a parameter out of those that were not read.
+// read removes a parameter from those that were not read, and parses it.
 func read[T any](u *URI, name string, otherwise T, parse func(string) (T, error)) T {
 	u.known = append(u.known, name)
 	given, ok := u.values[name]
@@ -193,14 +192,14 @@ func read[T any](u *URI, name string, otherwise T, parse func(string) (T, error)
 	return value
 }
 
-// fail keeps the first thing that is wrong.
+// fail keeps the first error.
 func (u *URI) fail(format string, args ...any) {
 	if u.err == nil {
 		u.err = fmt.Errorf("open %q: %w: %w", u, ErrInvalid, fmt.Errorf(format, args...))
 	}
 }
 
-// fault returns the first thing that is wrong with a URI that its driver has read.
+// fault returns the first error of a URI that its driver has read.
 func (u *URI) fault() error {
 	if !u.placed && u.place != "" {
 		u.fail("%q after %s: that takes no path", u.place, u.scheme)
@@ -212,7 +211,7 @@ func (u *URI) fault() error {
 	return u.err
 }
 
-// cutScheme cuts off the scheme. One letter is no scheme but a Windows drive.
+// cutScheme cuts off the scheme. A single letter is a Windows drive and no scheme.
 func cutScheme(uri string) (scheme, rest string, ok bool) {
 	scheme, rest, ok = strings.Cut(uri, ":")
 	if !ok || len(scheme) < 2 {

@@ -11,8 +11,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// fileDriver is a driver with a path and a parameter of each type. It opens a log in
-// memory and keeps what it has read.
+// fileDriver is a driver with a path and a parameter of each type. It opens a log in memory and
+// keeps the values that it has read.
 type fileDriver struct {
 	path, text string
 	n          int

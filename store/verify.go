@@ -11,45 +11,43 @@ import (
 	"time"
 )
 
-// FaultsMax is how many faults a [Report] names unless VerifyOptions say
-// otherwise. They are all counted.
+// FaultsMax is the default bound for the faults that a [Report] names. All faults are counted.
 const FaultsMax = 1000
 
-// VerifyOptions change how [Verify] works. The zero value is fine.
+// VerifyOptions change how [Verify] works. The zero value has good defaults.
 type VerifyOptions struct {
-	// Progress is called from time to time, by one goroutine.
+	// Progress is called from time to time, by one goroutine at a time.
 	Progress func(Progress)
-	// FaultsMax bounds the faults that the report names, [FaultsMax] if it is zero.
+	// FaultsMax bounds the faults that the report names. Zero means [FaultsMax].
 	FaultsMax int
 }
 
-// A Report is what [Verify] has found.
+// A Report is the result of [Verify].
 type Report struct {
-	// Origin is how far the log had come, Stats what it says about itself.
+	// Origin has the heads and the last sequence of the log, and Stats the log's own figures.
 	Origin Origin
 	Stats  Stats
-	// Counts are the whole records of each sort, by its number; Bytes is how
-	// long their stored forms are.
+	// Counts are the numbers of whole records of each kind, indexed by [Sort]. Bytes is the size
+	// of their stored forms.
 	Counts [sortCount]int64
 	Bytes  int64
-	// Files says that the store has checked its files and indices as well, as a
-	// [Verifier].
+	// Files says that the store, as a [Verifier], has checked its files and indices too.
 	Files bool
-	// Faults are the first faults that were found, each an error that matches
-	// [ErrCorrupt] and is a [*CorruptError] that names the place as far as it is
-	// known. FaultCount counts all of them. One damage can be more than one
-	// fault: an event that cannot be read is missing in its entity, too.
+	// Faults are the first faults that were found. Each is a [*CorruptError] that matches
+	// [ErrCorrupt] and names the place as far as it is known. FaultCount counts all faults. One
+	// damage can cause several faults: for example, an event that cannot be read is also missing
+	// in its entity.
 	Faults     []error
 	FaultCount int64
-	// Duration is how long it took.
+	// Duration is the time that Verify took.
 	Duration time.Duration
 }
 
-// Count returns how many whole records of a sort there are.
+// Count returns the number of whole records of a kind.
 func (r *Report) Count(s Sort) int64 { return r.Counts[s] }
 
-// Err returns nil if no fault was found, or an error that matches [ErrCorrupt]
-// and names the first one and how many there are.
+// Err returns nil if no fault was found. Otherwise its error matches [ErrCorrupt], names the
+// first fault and has the number of faults.
 func (r *Report) Err() error {
 	switch {
 	case r.FaultCount == 0:
@@ -60,27 +58,25 @@ func (r *Report) Err() error {
 	return fmt.Errorf("%d faults, the first: %w", r.FaultCount, r.Faults[0])
 }
 
-// Verify reads every live record of a log, as it is now, and checks all that can
-// be checked:
+// Verify reads every live record of a log, as the log is now, and checks everything that can be
+// checked:
 //
-//   - every record decodes, with its checksum, and is what its place says;
-//   - the positions of a partition end at its head, and are without gaps but for
-//     events that have been deleted: exactly those that their entities lack;
-//   - the versions of an entity are without gaps, but for deleted ones at the
-//     beginning that a state covers;
-//   - batches are whole: behind each event come as many of its batch as it says;
+//   - every record decodes, has a right checksum, and is the record that belongs to its place;
+//   - the positions of a partition end at its head, and have no gaps other than deleted events:
+//     exactly those that are missing in their entities;
+//   - the versions of an entity have no gaps, except for deleted ones at the beginning that a
+//     state covers;
+//   - batches are whole: after each event there are as many events of its batch as it says;
 //   - the events found by position and those found by entity are the same;
-//   - states, receipts and messages refer to what has happened;
+//   - states, receipts and messages refer to events and versions that exist;
 //   - the log's own counts are right;
-//   - what the store itself can check of its files and indices (see [Verifier]).
+//   - the store's own check of its files and indices passes (see [Verifier]).
 //
-// It goes on after damage, so that it finds all of it. Commits may go on
-// meanwhile. It holds a few records in memory, and what the store needs for an
-// [Export].
+// Verify goes on after damage, so that it finds all of it. Commits may go on at the same time.
+// Verify holds a few records in memory, and the data that the store needs for an [Export].
 //
-// The log must be an [Exporter], else the error matches
-// [errors.ErrUnsupported]. An error means that the log could not be read to its
-// end, not that it is damaged: that is what the report is for.
+// If the log is no [Exporter], the error matches [errors.ErrUnsupported]. An error means that the
+// log could not be read to its end, not that it is damaged: the report has the damage.
 func Verify(ctx context.Context, log Log, options VerifyOptions) (report *Report, failure error) {
 	begun := time.Now()
 	x, err := export(ctx, log)
@@ -104,8 +100,8 @@ func Verify(ctx context.Context, log Log, options VerifyOptions) (report *Report
 	return &v.Report, nil
 }
 
-// A verifier goes through an export once for each order of its records, and
-// keeps a few numbers for each partition.
+// A verifier reads an export once for each order of its records, and keeps a few numbers for each
+// partition.
 type verifier struct {
 	Report
 	x         Export
@@ -115,7 +111,7 @@ type verifier struct {
 	parts  []partitionTally
 	inLog  eventSum // events by position
 	byName eventSum // events by entity
-	// entities counts those with events or a saved state.
+	// entities counts the entities with events or a saved state.
 	entities int64
 }
 
@@ -126,19 +122,19 @@ func newVerifier(x Export, options VerifyOptions) *verifier {
 	}
 }
 
-// A partitionTally is what is known of a partition.
+// A partitionTally has the counts of one partition.
 type partitionTally struct {
 	last   Position // the last event that was found
 	found  uint64   // events found, damaged ones included
 	pruned uint64   // events that entities lack at their beginning
 }
 
-// An eventSum tells whether two sets of events are the same, in whatever order
-// they come: it adds up a mixed number for each.
+// An eventSum is equal for two equal sets of events, in whatever order they come: it adds up a
+// mixed number for each event.
 type eventSum struct {
 	count   int64
 	sum     uint64
-	unknown bool // some could not be read
+	unknown bool // some events could not be read
 }
 
 func (s *eventSum) add(e *Event) {
@@ -170,7 +166,7 @@ func (v *verifier) run(ctx context.Context) error {
 	return nil
 }
 
-// fault notes that something is wrong.
+// fault records a fault.
 func (v *verifier) fault(err error) {
 	v.FaultCount++
 	if len(v.Faults) < v.faultsMax {
@@ -183,8 +179,8 @@ func (v *verifier) faultf(c CorruptError, format string, args ...any) {
 	v.fault(&c)
 }
 
-// records yields the records of a sort that can be read and notes the others.
-// It hands on, as damaged, what is known about those.
+// records yields the readable records of a kind and records the faults of the others. It calls
+// damaged with each error about a damaged record.
 func (v *verifier) records(ctx context.Context, s Sort, failure *error, damaged func(*CorruptError)) iter.Seq[Record] {
 	m := newMeter(v.progress, fmt.Sprintf("check %vs", s), totalOf(s, &v.Stats))
 	var buf []byte
@@ -222,7 +218,7 @@ func (v *verifier) records(ctx context.Context, s Sort, failure *error, damaged 
 // events checks the events in the order of their positions.
 func (v *verifier) events(ctx context.Context) (failure error) {
 	heads := v.Origin.Heads
-	var before Event // without what it points to
+	var before Event // without the memory that it points to
 	damaged := func(c *CorruptError) {
 		v.inLog.unknown = true
 		if p := c.Position.Partition(); c.Position != 0 && p < len(v.parts) {
@@ -266,7 +262,7 @@ func (v *verifier) events(ctx context.Context) (failure error) {
 	return failure
 }
 
-// compare holds the tallies against each other and against what the log says.
+// compare compares the tallies with each other and with the log's own figures.
 func (v *verifier) compare() {
 	if !v.inLog.unknown && !v.byName.unknown {
 		for p, t := range v.parts {
@@ -280,7 +276,7 @@ func (v *verifier) compare() {
 		}
 	}
 	if v.FaultCount > 0 {
-		return // the counts are wrong, then, and say nothing new
+		return // then the counts are wrong anyway
 	}
 	for _, c := range []struct {
 		what      string
@@ -314,7 +310,7 @@ func (v *verifier) messages(ctx context.Context) (failure error) {
 	return failure
 }
 
-// claims checks that nothing is claimed twice.
+// claims checks that no value is claimed twice.
 func (v *verifier) claims(ctx context.Context) (failure error) {
 	var last Claim
 	for r := range v.records(ctx, SortClaim, &failure, nil) {
@@ -337,7 +333,7 @@ func (v *verifier) bookmarks(ctx context.Context) (failure error) {
 	return failure
 }
 
-// ---- what is checked entity by entity
+// ---- checks entity by entity
 
 // A feed is a sequence of records in the order of their entities.
 type feed struct {
@@ -349,7 +345,7 @@ func (f *feed) step() {
 	f.current, _ = f.next()
 }
 
-// is reports whether the current record is of an entity.
+// is reports whether the current record belongs to an entity.
 func (f *feed) is(key Key) bool { return f.current != nil && entityOf(f.current) == key }
 
 // entityOf returns the entity that a record belongs to.
@@ -369,10 +365,10 @@ func compareKeys(a, b Key) int {
 	return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.ID, b.ID))
 }
 
-// perEntity goes through versions, states and receipts side by side.
+// perEntity reads versions, states and receipts side by side.
 func (v *verifier) perEntity(ctx context.Context) error {
 	var failures [3]error
-	unread := make(map[Sort]bool) // sorts with records that cannot be read
+	unread := make(map[Sort]bool) // kinds with records that cannot be read
 	var stops []func()
 	open := func(i int, s Sort) *feed {
 		next, stop := iter.Pull(v.records(ctx, s, &failures[i], func(*CorruptError) {
@@ -405,7 +401,7 @@ func (v *verifier) perEntity(ctx context.Context) error {
 	}
 }
 
-// An entityCheck is the entity that is being checked.
+// An entityCheck is the check of one entity.
 type entityCheck struct {
 	v        *verifier
 	unread   map[Sort]bool
@@ -415,12 +411,12 @@ type entityCheck struct {
 
 	key           Key
 	partition     int
-	first, last   Version // of its events, 0 if it has none
+	first, last   Version // versions of its events, 0 if it has none
 	position      Position
-	covered       Version // by its latest state
+	covered       Version // version of its latest state
 	savedVersion  Version
 	stateVersions []Version
-	name          string // of the receipt before
+	name          string // name of the previous receipt
 }
 
 func (e *entityCheck) lowest() (key Key, ok bool) {
@@ -446,7 +442,7 @@ func (e *entityCheck) at(what string, version Version, position Position) Corrup
 	return CorruptError{What: what, Key: e.key, Version: version, Position: position}
 }
 
-// check consumes all that belongs to the entity.
+// check consumes all records of the entity.
 func (e *entityCheck) check() {
 	v := e.v
 	for ; e.versions.is(e.key); e.versions.step() {
@@ -508,7 +504,7 @@ func (e *entityCheck) note(s *State) {
 	}
 }
 
-// state checks a state that no event of the entity has come up to.
+// state checks a state whose version no event of the entity has.
 func (e *entityCheck) state(s *State) {
 	at := e.at("state", s.Version, s.Position)
 	switch {

@@ -31,7 +31,7 @@ func filledLog(t testing.TB, entities, events int) *memory.Log {
 	return l
 }
 
-// A bare log has no abilities.
+// A bare log has no optional interfaces.
 type bareLog struct{ store.Log }
 
 func TestALogThatCannotBeExportedIsNeitherVerifiedNorCopied(t *testing.T) {
@@ -53,7 +53,7 @@ func TestALogThatCannotBeExportedIsNeitherVerifiedNorCopied(t *testing.T) {
 	}
 }
 
-// A changed log exports something else than it holds.
+// A changed log exports other records than it holds.
 type changedLog struct {
 	*memory.Log
 	change func(store.Sort, store.Record) store.Record
@@ -93,8 +93,8 @@ func (e changedExport) Records(ctx context.Context, s store.Sort) iter.Seq2[stor
 	}
 }
 
-// TestVerifyFindsWhatIsInconsistent changes whole records: every checksum is
-// right, and what they say together is not.
+// TestVerifyFindsWhatIsInconsistent changes whole records: every checksum is right, but the
+// records contradict each other.
 func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 	t.Parallel()
 	ofEvent := func(sort store.Sort, n store.Position, change func(*store.Event) store.Record) func(store.Sort, store.Record) store.Record {
