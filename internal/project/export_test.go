@@ -7,11 +7,11 @@ import (
 
 // The faults that Break makes.
 const (
-	// ForgetUnknown goes on after an unknown outcome as if nothing were stored.
+	// ForgetUnknown continues after an unknown outcome as if nothing were stored.
 	ForgetUnknown = "unknown is taken for not stored"
-	// ForgetFiltered never notes a position that moves over nothing.
+	// ForgetFiltered never stores a position that moves only over unwanted events.
 	ForgetFiltered = "a position over nothing is not noted"
-	// ForgetWindow keeps a window that does not begin where the note is.
+	// ForgetWindow keeps a window that does not begin at the position of the note.
 	ForgetWindow = "the window does not begin where the note is"
 )
 

@@ -9,33 +9,33 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrNotParked says that a job is about an entity that is not parked.
+// ErrNotParked is the error of a job whose entity is not parked.
 var ErrNotParked = errors.New("entity is not parked")
 
-// A JobKind is a sort of [Job].
+// A JobKind is the kind of a [Job].
 type JobKind uint8
 
-// The sorts of jobs.
+// The kinds of jobs.
 const (
-	// Retry handles what is missing, and unparks the entity.
+	// Retry handles the missing events, and unparks the entity.
 	Retry JobKind = iota
-	// SkipOne leaves the first missing event out and goes on like Retry.
+	// SkipOne leaves the first missing event out and continues like Retry.
 	SkipOne
-	// Drop leaves out everything that is missing, and unparks the entity.
+	// Drop leaves out all missing events, and unparks the entity.
 	Drop
 )
 
-// A Job is what somebody wants done with a parked entity.
+// A Job is an operator's request about a parked entity.
 type Job struct {
 	Kind JobKind
 	Key  store.Key
-	// Done is called once with what became of it. It must not wait.
+	// Done is called once with the result. It must not wait.
 	Done func(error)
 
-	first   store.Version // of what was missing at first
+	first   store.Version // version of the first event that was missing when the job began
 	skipped bool
-	ending  bool    // an attempt that ends it may have been stored
-	failed  *Parked // what is to be noted of a failure, and the failure
+	ending  bool    // an attempt that ends the job may have been stored
+	failed  *Parked // the note of a failure that is to be stored; err is the failure
 	err     error
 }
 
@@ -45,13 +45,13 @@ func (j *Job) end(err error) {
 	}
 }
 
-// JobsMax bounds the jobs that wait for a lane.
+// JobsMax bounds the number of waiting jobs of a lane.
 const JobsMax = 1024
 
-// ErrBusy says that too many jobs wait.
+// ErrBusy is the error of a job when too many jobs wait.
 var ErrBusy = errors.New("too many jobs wait")
 
-// Do is the input of a job.
+// Do is the input of a new job.
 func (l *Lane) Do(j *Job) {
 	switch {
 	case l.stopped:
@@ -63,7 +63,7 @@ func (l *Lane) Do(j *Job) {
 	}
 }
 
-// nextOfJob returns what the job wants done, if there is one.
+// nextOfJob returns the next action of the job, if there is one.
 func (l *Lane) nextOfJob(now time.Time) (Action, bool) {
 	for {
 		if l.job == nil {
@@ -72,7 +72,7 @@ func (l *Lane) nextOfJob(now time.Time) (Action, bool) {
 			}
 			l.job, l.jobs = l.jobs[0], l.jobs[1:]
 			l.endRead()
-			l.stale, l.busy = true, true // somebody else may have parked it
+			l.stale, l.busy = true, true // another runner may have parked the entity
 			return Action{Kind: Load}, true
 		}
 		j, p := l.job, l.parked[l.job.Key]
@@ -116,7 +116,7 @@ func (l *Lane) nextOfJob(now time.Time) (Action, bool) {
 	}
 }
 
-// tryJob begins an attempt of the job, which leaves the position where it is.
+// tryJob begins an attempt of the job. It does not move the lane's position.
 func (l *Lane) tryJob(events []store.Event) {
 	l.try(events, l.state.Position, store.ID{})
 	l.attempt.Replaying = len(events) > 0 && !l.latch.Owns(events[0].Key, events[0].Position)
@@ -140,8 +140,8 @@ func (l *Lane) unparking(p *Parked) {
 	l.job.ending = true
 }
 
-// goOn has the attempt park the entity at the missing event of number n, or
-// unpark it if there is none.
+// goOn makes the attempt park the entity at its n-th missing event, or unpark the entity if
+// there is no such event.
 func (l *Lane) goOn(p *Parked, n int) {
 	if n < len(l.missing) {
 		l.attempt.Park = moved(p, &l.missing[n])
@@ -150,15 +150,15 @@ func (l *Lane) goOn(p *Parked, n int) {
 	}
 }
 
-// moved returns the note of a parked entity whose first missing event is e.
+// moved returns the note of a parked entity with e as its first missing event.
 func moved(p *Parked, e *store.Event) *Parked {
 	n := *p
 	n.Version, n.Position, n.Type = e.Version, e.Position, e.Type
 	return &n
 }
 
-// tryMissing handles the next events that are missing. The one behind them that
-// was read too, if there is one, is where the entity is parked then.
+// tryMissing handles the next missing events. If an event behind them was read too, the entity
+// is then parked at that event.
 func (l *Lane) tryMissing(p *Parked) {
 	n := min(len(l.missing), l.size, l.limits.Batch)
 	if n > 0 {
@@ -168,7 +168,7 @@ func (l *Lane) tryMissing(p *Parked) {
 	l.goOn(p, n)
 }
 
-// ReadDone is the input of what was read, in order of version.
+// ReadDone is the input that the missing events have been read, in order of version.
 func (l *Lane) ReadDone(events []store.Event, err error) {
 	l.busy = false
 	if err != nil {
@@ -187,7 +187,7 @@ func (l *Lane) endJob(err error) {
 	j.end(err)
 }
 
-// jobStored goes on with the job after an attempt of it.
+// jobStored continues the job after the target has stored an attempt of it.
 func (l *Lane) jobStored() {
 	a := &l.attempt
 	switch {
@@ -203,8 +203,8 @@ func (l *Lane) jobStored() {
 	l.endRead()
 }
 
-// jobFailed ends the job at the event that its handler has failed at, after what
-// is before it has been handled.
+// jobFailed ends the job at the event at which its handler has failed, after the events before
+// it have been handled.
 func (l *Lane) jobFailed(o Outcome, now time.Time) {
 	n := len(l.attempt.Events)
 	switch {
@@ -221,7 +221,7 @@ func (l *Lane) jobFailed(o Outcome, now time.Time) {
 	l.job.failed, l.job.err = failed, o.Err
 }
 
-// Text returns s as valid UTF-8 of at most so many bytes.
+// Text returns s as valid UTF-8, cut to at most bytesMax bytes.
 func Text(s string, bytesMax int) string {
 	if len(s) > bytesMax {
 		s = s[:bytesMax]

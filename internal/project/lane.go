@@ -10,157 +10,156 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Why a lane stops.
+// The reasons why a lane stops.
 var (
-	// ErrRemoved: the version has no note any more.
+	// ErrRemoved: the version has no note any more, because it was removed.
 	ErrRemoved = errors.New("version is removed")
-	// ErrParkedMax: one more entity would have to be parked than may be.
+	// ErrParkedMax: the limit of parked entities is reached, and another one would have to be
+	// parked.
 	ErrParkedMax = errors.New("too many entities are parked")
-	// ErrDeadMax: there would be one more dead letter than there may be.
+	// ErrDeadMax: the limit of dead letters is reached, and another one would have to be
+	// stored.
 	ErrDeadMax = errors.New("too many dead letters")
 )
 
-// ErrFinal marks an error of [Lane.Loaded] that the lane must not wait for: it
-// stops until [Lane.Resume].
+// ErrFinal marks an error of [Lane.Loaded] that waiting cannot cure. The lane stops until
+// [Lane.Resume].
 var ErrFinal = errors.New("projection cannot go on")
 
-// An Action is what a lane wants done.
+// An Action is the next thing that a lane asks its runner to do.
 type Action struct {
 	Kind ActionKind
 	// Attempt is the transaction of [Try].
 	Attempt *Attempt
-	// After is where [Seek] goes, or above which version [Read] begins.
+	// After is the position from which [Seek] continues reading.
 	After store.Position
-	// At is when the lane has something to do by itself, for [Wait]; zero if never.
+	// At is the time until which [Wait] waits without another input, or zero if there is none.
 	At time.Time
-	// Key, Version and Through are for [Read]: what to read.
+	// Key, Version, Through and Max describe the events for [Read].
 	Key     store.Key
 	Version store.Version
 	Through store.Position
 	Max     int
 }
 
-// An ActionKind is a sort of [Action].
+// An ActionKind is the kind of an [Action].
 type ActionKind uint8
 
-// The sorts of actions.
+// The kinds of actions.
 const (
-	// Wait for an input, or until At.
+	// Wait waits for an input, or until At.
 	Wait ActionKind = iota
-	// Load the notes of the lane; [Lane.Loaded] follows.
+	// Load reads the notes of the lane. The runner then calls [Lane.Loaded].
 	Load
-	// Try an attempt; [Lane.Tried] follows.
+	// Try runs an attempt. The runner then calls [Lane.Tried].
 	Try
-	// Read the events of an entity that the lane wants, at most Max of them, from
-	// Version on and at or below Through, and the one behind them if there is one;
-	// [Lane.ReadDone] follows.
+	// Read reads events of one entity: at most Max of those that the lane wants, from Version
+	// on and at or below Through, and the next one behind them if there is one. The runner then
+	// calls [Lane.ReadDone].
 	Read
-	// Seek: chunks are to begin at After, or before.
+	// Seek makes the reader continue with chunks that begin at After, or before.
 	Seek
-	// Look at which version serves, and where it is; [Lane.Looked] follows.
+	// Look reads which version serves, and its positions. The runner then calls [Lane.Looked].
 	Look
 )
 
-// A Lane is the state machine that brings the events of a part of a partition
-// into a read model: a lane has all events of an entity, in order.
+// A Lane is the state machine that brings the events of a part of a partition into a read
+// model. It handles all events of an entity, in order.
 //
-//  1. The note in the target, with its revision, is the truth; state is the
-//     copy of it that was read or written last. Every attempt compares the note
-//     with state and does nothing if they differ, so nothing that is decided on
-//     an old copy is ever stored, whoever else is at work, and whatever became of
-//     an attempt with an unknown outcome.
-//  2. An attempt changes rows and notes in one transaction. Therefore, whenever
-//     it is looked at, the read model holds every event of the lane at or below
-//     state.Position once, but for the events of a parked entity from its
-//     Version on, and no other event.
-//  3. covered is at or above state.Position, and between them is nothing that
-//     the lane wants. The window holds everything that the lane wants above
-//     covered, through through. A chunk that does not continue it is refused.
-//  4. A parked entity is passed over by every attempt on the window, and its
-//     events at or below state.Position are handled by its retry alone. The
-//     last attempt of a retry unparks it, when nothing at or below
-//     state.Position is missing. So every event of it belongs to one of the two.
-//  5. One action is under way at a time. Waiting and seeking are none.
-//  6. An event is tried alone before it is given up, so that it takes the blame
-//     for nothing else; only its own failures count as its attempts, and only as
-//     long as the target works: one that refuses to park an entity has failed too,
-//     and the event begins again.
-//  7. An event whose effects are not the lane's own is handled only at or below
-//     the frontier: where the version that serves has done them, or another one
-//     before it. Above it, the lane holds; or, if somebody waits and the version
-//     that serves does not move, it takes the effects over in the attempt that
-//     does them. So a version that begins to serve is never ahead of the one
-//     before it, and no event is in between.
+//  1. The note in the target, with its revision, is the truth. The field state is the copy of
+//     the note that was read or written last. Every attempt compares the note with state and
+//     does nothing if they differ. A decision that is based on an old copy is therefore never
+//     stored, even if other runners are at work or the outcome of an attempt is unknown.
+//  2. An attempt changes rows and notes in one transaction. The read model therefore always
+//     holds every event of the lane at or below state.Position once, and no other event. The
+//     exception is a parked entity: its events from the Version of its note on are missing.
+//  3. covered is at or above state.Position, and the lane wants no event between them. The
+//     window holds every event that the lane wants above covered and at or below through. A
+//     chunk that does not continue it is refused.
+//  4. Every attempt on the window passes over a parked entity. Only the entity's retry handles
+//     its events at or below state.Position. The last attempt of a retry unparks the entity,
+//     when none of its events at or below state.Position is missing. Every event of the entity
+//     therefore belongs to one of the two.
+//  5. One action is under way at a time. Waiting and seeking do not count.
+//  6. An event is tried alone before the lane gives it up, so it is not blamed for failures of
+//     other events. Only its own failures count as its attempts, and only while the target
+//     works. A target that refuses to park an entity has failed too, and the attempts of the
+//     event then begin again.
+//  7. An event whose effects are not the lane's own is handled only at or below the frontier:
+//     there the version that serves, or an earlier one, has done its effects. Above the
+//     frontier the lane holds. There is one exception: if a caller waits and the version that
+//     serves does not move, the lane takes the effects over, in the attempt that does them. A
+//     version that begins to serve is therefore never ahead of the one before it, and no event
+//     lies in between.
 //
-// It is for one goroutine at a time; it neither waits nor calls anybody.
+// It is for one goroutine at a time. It never waits and calls no other code.
 type Lane struct {
 	self   store.ID
 	limits Limits
 	policy Policy
 
 	state  State
-	latch  Latch // of state
+	latch  Latch // the latch of state
 	parked map[store.Key]*Parked
 
 	loaded  bool // the notes have been read once
 	stale   bool // the notes must be read before anything else
-	busy    bool // an action is under way
-	foreign bool // somebody else has moved the note
+	busy    bool // an action is in progress
+	foreign bool // another runner has moved the note
 	until   time.Time
-	fails   int // of the target, in a row
-	stands  int // times of standing by, in a row
+	fails   int // consecutive failures of the target
+	stands  int // consecutive times of standing by
 	err     error
 	stopped bool
 
 	covered   store.Position
-	window    []store.Event // what is left of the chunk
+	window    []store.Event // the events of the chunk that are not handled yet
 	through   store.Position
 	throughAt store.ID // the id of the event at through
 	coveredAt store.ID // the id of the event at covered
 	seek      bool
-	idleSince time.Time // when covered began to be above state.Position
+	idleSince time.Time // time since which covered is above state.Position
 
-	size     int // how many events the next attempt has at most
-	bound    int // if above 0, events in the window before the one that has failed
+	size     int // maximum number of events in the next attempt
+	bound    int // if above 0, the number of events in the window before the one that has failed
 	attempts int // failures of the first event of the window, tried alone or first
 	verdict  error
-	give     bool // the first event of the window is given up
+	give     bool // the lane gives up the first event of the window
 
-	serving  Serving        // as it was looked at last
-	frontier store.Position // nothing above it is handled that is not the lane's own
+	serving  Serving        // the serving version as it was last read
+	frontier store.Position // the lane handles only its own events above it
 	mark     mark
-	looked   bool      // at the version that serves, since the window has changed
-	lookAt   time.Time // when to look again
-	looks    int       // that were in vain, in a row
-	stillAt  time.Time // since when the version that serves has not moved
+	looked   bool      // the serving version was read since the window changed
+	lookAt   time.Time // time of the next look
+	looks    int       // consecutive looks without progress
+	stillAt  time.Time // time since which the version that serves has not moved
 	demand   store.Position
 	taking   bool // the next attempt takes effects over
 
 	attempt  Attempt
-	consumed int            // events of the window in the attempt
+	consumed int            // number of events of the window in the attempt
 	reached  store.Position // covered after the attempt
 	ofJob    bool           // the attempt is the job's
 	job      *Job
 	jobs     []*Job
 	turn     bool          // the window has its turn before the job goes on
-	missing  []store.Event // of the entity that the job is about
+	missing  []store.Event // missing events of the job's entity
 	haveRead bool
 }
 
-// New returns a lane that begins with loading its notes. Self tells its notes
-// from those of other runners.
+// New returns a lane that begins by loading its notes. The id self marks the notes that this
+// runner writes.
 func New(self store.ID, limits Limits, policy Policy) *Lane {
 	return &Lane{self: self, limits: limits, policy: policy, stale: true, size: limits.Batch, latch: Closed(0)}
 }
 
-// Wants reports whether the lane takes a chunk: it has handled the last one.
+// Wants reports whether the lane accepts a chunk, because it has handled the last one.
 func (l *Lane) Wants() bool {
 	return l.loaded && !l.stale && !l.seek && !l.busy && len(l.window) == 0 && !l.stopped
 }
 
-// Offer is the input of a chunk. The lane has it until it wants the next one. A
-// chunk that leaves out something above what the lane has is refused, and the
-// lane seeks.
+// Offer is the input of a chunk. The lane owns the chunk until it wants the next one. If the
+// chunk leaves out events above covered, the lane refuses it and seeks.
 func (l *Lane) Offer(c Chunk, now time.Time) {
 	switch {
 	case c.Through <= l.covered:
@@ -180,7 +179,7 @@ func (l *Lane) Offer(c Chunk, now time.Time) {
 	}
 }
 
-// cover moves covered up, over nothing that the lane wants.
+// cover moves covered up over positions without events for this lane.
 func (l *Lane) cover(p store.Position, at store.ID, now time.Time) {
 	if l.covered == l.state.Position {
 		l.idleSince = now
@@ -190,8 +189,8 @@ func (l *Lane) cover(p store.Position, at store.ID, now time.Time) {
 	}
 }
 
-// Next returns what the lane wants done. The attempt of an action is valid until
-// the input that follows it.
+// Next returns the next action of the lane. The attempt of an action is valid until the next
+// input.
 func (l *Lane) Next(now time.Time) Action {
 	switch {
 	case l.busy || l.stopped:
@@ -227,8 +226,8 @@ func (l *Lane) Next(now time.Time) Action {
 	return Action{Kind: Wait}
 }
 
-// free returns how many of the events, from the first on, the lane may handle as
-// it is: those whose effects are its own, or below the frontier.
+// free returns the number of events, counted from the first, that the lane may handle as it is:
+// events whose effects are its own, or that are at or below the frontier.
 func (l *Lane) free(events []store.Event) int {
 	last := events[len(events)-1].Position
 	if last <= l.frontier || l.latch.Open() {
@@ -242,8 +241,8 @@ func (l *Lane) free(events []store.Event) int {
 	return len(events)
 }
 
-// hold waits until the version that serves has handled the next event, and looks
-// at it with growing pauses.
+// hold waits until the version that serves has handled the next event. It reads that version's
+// positions with growing pauses.
 func (l *Lane) hold(now time.Time) Action {
 	if now.Before(l.lookAt) {
 		return Action{Kind: Wait, At: l.lookAt}
@@ -252,7 +251,7 @@ func (l *Lane) hold(now time.Time) Action {
 	return Action{Kind: Look}
 }
 
-// Looked is the input of which version serves, and where it is.
+// Looked is the input of the version that serves and its positions.
 func (l *Lane) Looked(s Serving, err error, now time.Time) {
 	l.busy = false
 	if err != nil {
@@ -280,16 +279,17 @@ func (l *Lane) Looked(s Serving, err error, now time.Time) {
 	l.looks++
 }
 
-// Demand is the input that somebody waits for a position. If the version that
-// serves stands still below it, the lane does its work, effects and all.
+// Demand is the input that a caller waits for a position. If the version that serves stands
+// still below it, the lane does the work of that version, including its effects.
 func (l *Lane) Demand(p store.Position) {
 	if p > l.demand {
 		l.demand, l.lookAt, l.looks = p, time.Time{}, 0
 	}
 }
 
-// Caught reports whether all that the version that serves has handled is in the
-// read model, and of the log what is at or below head if no other version serves.
+// Caught reports whether the read model holds every event that the version that serves has
+// handled. If no other version serves, it reports whether the read model holds every event at
+// or below head.
 func (l *Lane) Caught(head store.Position) bool {
 	return l.loaded && (l.covered >= head || l.holding())
 }
@@ -298,8 +298,8 @@ func (l *Lane) holding() bool {
 	return len(l.window) > 0 && l.looked && !l.taking && l.free(l.window[:1]) == 0
 }
 
-// take has the attempt take over the effects of its events from the version that
-// serves. It reports whether that can be done.
+// take makes the attempt take over the effects of its events from the version that serves. It
+// reports whether that is possible.
 func (l *Lane) take(a *Attempt, through store.Position) bool {
 	from := append([]State(nil), l.serving.Lanes...)
 	to := make([]State, l.limits.Lanes)
@@ -372,13 +372,14 @@ func (l *Lane) tryFirst(n int, now time.Time) Action {
 	return a
 }
 
-// cannotTake goes on holding.
+// cannotTake makes the lane continue to hold.
 func (l *Lane) cannotTake(now time.Time) Action {
 	l.taking = false
 	return Action{Kind: Wait, At: l.lookAt}
 }
 
-// cut returns how many of the events are owned, or not, like the first.
+// cut returns the number of events, counted from the first, that are owned, or not owned, like
+// the first.
 func cut(latch Latch, events []store.Event) int {
 	first, last := &events[0], &events[len(events)-1]
 	if latch.same(first.Position, last.Position) {
@@ -392,7 +393,8 @@ func cut(latch Latch, events []store.Event) int {
 	return n
 }
 
-// try begins an attempt that moves the position to that of the event with an id.
+// try begins an attempt that moves the lane to a position. The id at is the id of the event
+// there.
 func (l *Lane) try(events []store.Event, position store.Position, at store.ID) Action {
 	l.attempt = Attempt{Old: l.state, New: l.state, Events: events, Parked: l.parked}
 	a := &l.attempt
@@ -446,10 +448,10 @@ func (l *Lane) giveUp(e *store.Event, now time.Time) Action {
 	return a
 }
 
-// errorBytesMax bounds the text of an error in a note.
+// errorBytesMax bounds the text of an error in a note, in bytes.
 const errorBytesMax = 1024
 
-// errorText returns what a note says of an error: valid text of bounded length.
+// errorText returns the text of an error for a note: valid UTF-8 of bounded length.
 func errorText(err error) string {
 	return Text(err.Error(), errorBytesMax)
 }
@@ -464,8 +466,8 @@ func (l *Lane) stop(err error) {
 	l.job, l.jobs = nil, nil
 }
 
-// Loaded is the input of the lane's notes. A nil state means that there is no
-// note. The lane keeps parked.
+// Loaded is the input that the lane's notes have been read. A nil state means that there is no
+// note. The lane owns parked from then on.
 func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) {
 	l.busy = false
 	if errors.Is(err, ErrFinal) {
@@ -490,7 +492,7 @@ func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) 
 	}
 	l.endRead()
 	if l.foreign = l.foreign && !first && !same && state.Writer != l.self; l.foreign {
-		// Somebody else is at work: look again later, and go on once they rest.
+		// Another runner is at work: look again later, and continue once it rests.
 		l.until = now.Add(backoff(l.limits.StandbyMin, l.limits.StandbyMax, l.stands))
 		l.stands++
 	} else {
@@ -499,7 +501,7 @@ func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) 
 	if !same {
 		l.place(first)
 		if l.job != nil {
-			l.job.failed = nil // it may not be true any more
+			l.job.failed = nil // it may be out of date
 		}
 	}
 	if !same || len(l.window) == 0 && l.covered == l.state.Position {
@@ -507,7 +509,7 @@ func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) 
 	}
 }
 
-// place fits the window to a state that is not the one it was read for.
+// place fits the window to a changed position.
 func (l *Lane) place(first bool) {
 	switch p := l.state.Position; {
 	case first || p < l.covered:
@@ -520,21 +522,21 @@ func (l *Lane) place(first bool) {
 		}
 		l.covered, l.coveredAt = p, l.state.At
 		if len(l.window) == 0 && l.through > p {
-			l.covered, l.coveredAt = l.through, l.throughAt // the rest of the chunk is not for this lane
+			l.covered, l.coveredAt = l.through, l.throughAt // the rest of the chunk has no event for this lane
 		}
 	}
 	l.clear()
 }
 
-// clear forgets what is known about the failures of the first event, and whether
-// it is for this lane to do its effects.
+// clear resets the failures of the first event, and the decision whether the lane takes its
+// effects over.
 func (l *Lane) clear() {
 	l.bound, l.attempts, l.give, l.verdict = 0, 0, false, nil
 	l.looked, l.taking, l.lookAt = false, false, time.Time{}
 }
 
 func (l *Lane) park(p *Parked) {
-	m := make(map[store.Key]*Parked, len(l.parked)+1) // an attempt may have the old one
+	m := make(map[store.Key]*Parked, len(l.parked)+1) // an attempt may still use the old map
 	maps.Copy(m, l.parked)
 	m[p.Key] = p
 	l.parked = m
@@ -550,14 +552,14 @@ func (l *Lane) unpark(key store.Key) {
 	l.parked = m
 }
 
-// retry waits before what the target has failed at is tried again.
+// retry schedules another attempt after the target has failed.
 func (l *Lane) retry(err error, now time.Time) {
 	l.err = err
 	l.until = now.Add(backoff(l.limits.RetryMin, l.limits.RetryMax, l.fails))
 	l.fails++
 }
 
-// Tried is the input of what became of the attempt.
+// Tried is the input of the outcome of the attempt.
 func (l *Lane) Tried(o Outcome, now time.Time) {
 	l.busy = false
 	switch o.Result {
@@ -566,7 +568,7 @@ func (l *Lane) Tried(o Outcome, now time.Time) {
 	case Failed:
 		switch {
 		case len(l.attempt.Events) == 0:
-			l.retry(o.Err, now) // no handler was asked: it is the target after all
+			l.retry(o.Err, now) // no handler ran, so the target has failed
 		case l.ofJob:
 			l.jobFailed(o, now)
 		default:
@@ -574,7 +576,7 @@ func (l *Lane) Tried(o Outcome, now time.Time) {
 		}
 	case Moved:
 		l.stale, l.foreign = true, true
-		l.looked, l.taking, l.lookAt = false, false, time.Time{} // it may be the version that serves that has moved
+		l.looked, l.taking, l.lookAt = false, false, time.Time{} // the version that serves may have moved
 	case Refused:
 		l.spare()
 		l.retry(o.Err, now)
@@ -585,15 +587,15 @@ func (l *Lane) Tried(o Outcome, now time.Time) {
 	}
 }
 
-// spare forgets the verdict on an event if the target has failed to store it: what
-// its rule has failed at may have been the target too.
+// spare drops the verdict on an event if the target has failed to store it. The failure of the
+// event's handler may have been a failure of the target too.
 func (l *Lane) spare() {
 	if l.attempt.Park != nil && !l.ofJob || l.attempt.Dead != nil && !l.ofJob {
 		l.clear()
 	}
 }
 
-// stored takes over what an attempt has stored.
+// stored updates the lane after the target has stored an attempt.
 func (l *Lane) stored(now time.Time) {
 	a := &l.attempt
 	if l.state = a.New; a.New.Latched != a.Old.Latched || a.New.Edges != a.Old.Edges {
@@ -611,9 +613,9 @@ func (l *Lane) stored(now time.Time) {
 		l.jobStored()
 		return
 	}
-	l.endRead() // it ends at the position that there was
+	l.endRead() // it was read up to the old position
 	if l.bound > 0 {
-		l.bound -= l.consumed // what comes next is the event that has failed
+		l.bound -= l.consumed // the next event is the one that has failed
 		if l.bound == 0 && l.verdict != nil {
 			l.attempts = 1
 			l.until = now.Add(l.pause())
@@ -632,9 +634,9 @@ func (l *Lane) stored(now time.Time) {
 	}
 }
 
-// pause returns how long to wait after the failure of a handler. It is up to a quarter
-// longer than the policy says, so that lanes and runners that fail together, such as
-// because of a service that is down, do not all try again together.
+// pause returns the pause after the failure of a handler. It is up to a quarter longer than the
+// policy says. Lanes and runners that fail together, for example because a service is down,
+// therefore do not all try again at the same time.
 func (l *Lane) pause() time.Duration {
 	d := backoff(l.policy.BackoffMin, l.policy.BackoffMax, l.attempts-1)
 	h := fnv.New32a()
@@ -643,8 +645,8 @@ func (l *Lane) pause() time.Duration {
 	return d + d/4*time.Duration(h.Sum32()%1024)/1024
 }
 
-// failed finds the event that a handler has failed at: first what is before it
-// is tried without it, then the event alone.
+// failed finds the event at which a handler has failed. The lane first tries the events before
+// it, and then that event alone.
 func (l *Lane) failed(o Outcome, now time.Time) {
 	n := len(l.attempt.Events)
 	switch {
@@ -664,7 +666,7 @@ func (l *Lane) failed(o Outcome, now time.Time) {
 	l.until = now.Add(l.pause())
 }
 
-// backoff returns the pause after a number of failures before.
+// backoff returns the pause after the given number of earlier failures.
 func backoff(least, most time.Duration, before int) time.Duration {
 	d := least
 	for range before {
@@ -675,10 +677,10 @@ func backoff(least, most time.Duration, before int) time.Duration {
 	return min(d, most)
 }
 
-// Reload is the input that somebody here has changed the notes.
+// Reload is the input that another caller in this process has changed the notes.
 func (l *Lane) Reload() { l.stale = true }
 
-// Resume is the input that a lane that has stopped is to try again.
+// Resume is the input that a stopped lane is to try again.
 func (l *Lane) Resume() {
 	if l.stopped {
 		l.stopped, l.stale, l.err = false, true, nil
@@ -687,21 +689,21 @@ func (l *Lane) Resume() {
 	}
 }
 
-// Close ends the lane: it does nothing more, and its jobs end with an error.
+// Close ends the lane. It does nothing more, and its jobs end with an error.
 func (l *Lane) Close(err error) { l.stop(err) }
 
 // State returns the lane's copy of its note, and whether it has one.
 func (l *Lane) State() (State, bool) { return l.state, l.loaded }
 
-// Covered returns the position up to which nothing that the lane wants is
-// missing in the read model, but for parked entities.
+// Covered returns the position up to which the read model holds every event that the lane
+// wants, except those of parked entities.
 func (l *Lane) Covered() store.Position { return l.covered }
 
-// Stale reports whether the notes are to be read again, so that what the lane says
-// may not be so any more.
+// Stale reports whether the notes must be read again. The results of the other methods may then
+// be out of date.
 func (l *Lane) Stale() bool { return l.stale }
 
-// Passed returns a position that the lane will never want an event at or below of.
+// Passed returns a position. The lane will never want an event at or below it.
 func (l *Lane) Passed() store.Position {
 	p := l.state.Position
 	for _, o := range l.parked {
@@ -710,7 +712,7 @@ func (l *Lane) Passed() store.Position {
 	return p
 }
 
-// Phase returns what the lane is doing, and the last error if that is why.
+// Phase returns the present activity of the lane, and the last error if that is the reason.
 func (l *Lane) Phase() (Phase, error) {
 	switch {
 	case l.stopped:

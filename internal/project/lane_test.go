@@ -11,7 +11,7 @@ import (
 
 var seeds = flag.Int("seeds", 150, "how many worlds are tried")
 
-// steps is how many steps a world takes.
+// steps is the number of steps of a world.
 const steps = 1400
 
 func TestTheReadModelIsTheFoldOfTheLogWhateverFails(t *testing.T) {

@@ -9,40 +9,39 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrTangled says that a handover between versions has to wait: too much of
-// what earlier handovers have divided is not handled yet.
+// ErrTangled is the error of a handover between versions that has to wait: too many effects
+// that earlier handovers have divided are not done yet.
 var ErrTangled = errors.New("earlier handovers of effects are not finished")
 
 // edgesMax bounds the edges of a latch, so that it fits into a note.
 const edgesMax = 4096
 
-// A span is a run of positions: those above From, through To.
+// A span is a range of positions: above From, through To.
 type span struct{ From, To store.Position }
 
-// A Latch says which events have their effects in a lane. An event whose effects
-// belong to the lane is handed to the rules as new; any other one is replayed.
+// A Latch is the set of events whose effects a lane does. The rules see an event of that set as
+// new. They see every other event as a replay.
 //
-//  1. Of all versions of a projection, one owns the effects of an event: they are
-//     in its latch and above its position, or it has done them.
-//  2. A version whose latch is open owns whatever comes. That is the version that
-//     readers use, and no other.
+//  1. Of all versions of a projection, one owns the effects of an event: either the event is
+//     in that version's latch and above its position, or that version has done the effects.
+//  2. A version whose latch is open owns all future events. That is the version that readers
+//     use, and no other.
 //
-// The entities of a lane are divided into classes, by [LaneOf], because another
-// version with another number of lanes may have got further with some of them. A
-// latch has spans of its own for each class; nearly always there is one class.
-// A latch is not changed: methods return a new one.
+// The entities of a lane are divided into classes, by [LaneOf], because another version with
+// another number of lanes may have got further with some of them. A latch has spans of its own
+// for each class; nearly always there is one class. A latch is immutable: methods return a new
+// one.
 type Latch struct {
 	partition int
-	classes   [][]span // owned, in order, none touches the next
+	classes   [][]span // owned spans in order; no two of them touch
 }
 
-// LaneOf returns which of n lanes, or classes, an entity belongs to. It never changes.
+// LaneOf returns the number of an entity's lane, or class, out of n. The number never changes.
 func LaneOf(key store.Key, n int) int {
 	if n <= 1 {
 		return 0
 	}
-	// With kind and id the other way round, so that it says nothing about the
-	// partition.
+	// Kind and id are exchanged, so the lane does not depend on the partition.
 	return store.PartitionOf(store.Key{Kind: key.ID, ID: key.Kind}, n)
 }
 
@@ -75,7 +74,7 @@ func (s *State) SetLatch(l Latch) {
 	s.Edges = l.encode()
 }
 
-// Check returns what is wrong with the stored form of the latch, or nil.
+// Check returns an error if the stored form of the latch is invalid.
 func (s *State) Check() error {
 	if s.Edges == "" {
 		return nil
@@ -84,8 +83,8 @@ func (s *State) Check() error {
 	return err
 }
 
-// spans makes spans of edges: the lane owns nothing up to the first edge, what
-// comes up to the second, and so on.
+// spans converts edges to spans. The lane owns nothing up to the first edge, everything from
+// there through the second, and so on.
 func spans(edges []store.Position, partition int) (list []span) {
 	last := store.LastPosition(partition)
 	for i := 0; i < len(edges); i += 2 {
@@ -100,7 +99,7 @@ func spans(edges []store.Position, partition int) (list []span) {
 	return list
 }
 
-// edges is the inverse of spans. There is always one.
+// edges is the inverse of spans. It returns at least one edge.
 func edges(list []span, partition int) (edges []store.Position) {
 	last := store.LastPosition(partition)
 	for _, s := range list {
@@ -182,7 +181,7 @@ func (l Latch) Owns(key store.Key, p store.Position) bool {
 	return false
 }
 
-// Open reports whether the lane owns what is to come.
+// Open reports whether the lane owns all future events.
 func (l Latch) Open() bool {
 	_, open := l.openFrom()
 	return open
@@ -201,8 +200,8 @@ func (l Latch) openFrom() (lowest store.Position, open bool) {
 	return lowest, true
 }
 
-// same reports whether all events above first's position, through last, are
-// owned, or none of them, whichever entity they are of. It may say no too often.
+// same reports whether the lane owns all events from position first through last, or none of
+// them, for every entity. It may return false although that is so.
 func (l Latch) same(first, last store.Position) bool {
 	if len(l.classes) > 1 {
 		return false
@@ -215,13 +214,13 @@ func (l Latch) same(first, last store.Position) bool {
 	return true
 }
 
-// Forget returns the latch without what is owned at or below a position.
+// Forget returns the latch without the spans at or below a position.
 func (l Latch) Forget(p store.Position) Latch {
 	return l.change(func(c []span) []span { return minus(c, span{store.NewPosition(l.partition, 0), p}) })
 }
 
-// Clamp returns the latch for a log that ends at a position, and ended further on
-// before: what comes above it is new, so an open latch owns it.
+// Clamp returns the latch for a log that has become shorter and now ends at head. Events above
+// head are new, so an open latch owns them.
 func (l Latch) Clamp(head store.Position) Latch {
 	last := store.LastPosition(l.partition)
 	return l.change(func(c []span) []span {
@@ -240,7 +239,7 @@ func (l Latch) change(fn func([]span) []span) Latch {
 	return n.plain()
 }
 
-// plain returns the latch with one class if all are the same.
+// plain returns the latch with one class if all classes are equal.
 func (l Latch) plain() Latch {
 	for _, c := range l.classes[1:] {
 		if !slices.Equal(c, l.classes[0]) {
@@ -257,7 +256,7 @@ func (l Latch) size() (n int) {
 	return n
 }
 
-// minus returns the list without a span.
+// minus returns the list without the positions of a span.
 func minus(list []span, s span) (rest []span) {
 	for _, o := range list {
 		if o.To <= s.From || s.To <= o.From {
@@ -274,7 +273,7 @@ func minus(list []span, s span) (rest []span) {
 	return rest
 }
 
-// plus returns the list with a span.
+// plus returns the list with the positions of a span added.
 func plus(list []span, s span) (all []span) {
 	if s.From >= s.To {
 		return list
@@ -296,12 +295,12 @@ func plus(list []span, s span) (all []span) {
 	return all
 }
 
-// HandOver gives the effects that the lanes of a version own, and have yet to do,
-// to the lanes of another version, through a position: all that neither of the two
-// has handled. Both are the lanes of one partition, in order. Only the given lane
-// of the other version takes part, or all of them if it is below zero. It changes
-// the states, but for their revisions, and reports which lanes it has changed. An
-// error matches [ErrTangled], and then nothing is changed.
+// HandOver moves effects from the lanes of one version to the lanes of another version: the
+// effects through a position that the first version owns and that neither version has handled.
+// Both lists are the lanes of one partition, in order. If lane is not negative, only that lane
+// of the other version takes part; otherwise all do. HandOver changes the states except for
+// their revisions, and reports which lanes it has changed. If it returns an error, the error
+// matches [ErrTangled] and no state is changed.
 func HandOver(from, to []State, lane int, through store.Position) (fromChanged, toChanged []bool, err error) {
 	gives, takes := make([]Latch, len(from)), make([]Latch, len(to))
 	for i := range from {
@@ -358,7 +357,7 @@ func HandOver(from, to []State, lane int, through store.Position) (fromChanged, 
 	return fromChanged, toChanged, err
 }
 
-// settled returns the latch of a lane without what it has done.
+// settled returns the latch of a lane without the events that the lane has handled.
 func settled(s *State) Latch {
 	l := s.Latch()
 	if s.Parked == 0 {
@@ -367,7 +366,7 @@ func settled(s *State) Latch {
 	return l.plain()
 }
 
-// unhandled returns what one lane owns that neither lane has handled.
+// unhandled returns the spans that one lane owns and neither lane has handled.
 func unhandled(owned []span, one, other, through store.Position) (list []span) {
 	for _, s := range owned {
 		s = span{max(s.From, one, other), min(s.To, through)}
@@ -388,8 +387,9 @@ func counts(latches []Latch) (list []int) {
 // classesMax bounds the classes of a latch.
 const classesMax = 1024
 
-// divide returns a copy of the latch of one of so many lanes, with classes that
-// tell apart what any of the numbers of lanes and classes does.
+// divide returns a copy of a lane's latch with enough classes to separate entities by any of
+// the given numbers of lanes and classes. The parameter lanes is the number of lanes of its own
+// version.
 func divide(l Latch, lane, lanes int, numbers []int) (Latch, error) {
 	want := 1
 	for _, n := range append(numbers, len(l.classes)) {
@@ -421,11 +421,11 @@ func multiple(a, b int) int {
 	return a / x * b
 }
 
-// entities are those in a lane, of so many, and in a class, of so many. The number
-// of classes is one, or a multiple of that of the lanes.
+// entities are the entities in one lane out of lanes and in one class out of classes. The
+// number of classes is one, or a multiple of the number of lanes.
 type entities struct{ of, lanes, class, classes int }
 
-// in returns which of a number of lanes or classes the entities are in.
+// in returns the number of the lane or class of the entities, out of the given number.
 func (e *entities) in(number int) int {
 	if e.classes == 1 {
 		return e.of % number
@@ -433,10 +433,10 @@ func (e *entities) in(number int) int {
 	return e.class % number
 }
 
-// any reports whether there can be such entities.
+// any reports whether such entities can exist.
 func (e *entities) any() bool { return e.classes == 1 || e.class%e.lanes == e.of }
 
-// fill makes the classes without entities like one that has some.
+// fill copies the spans of a class with entities to the classes without entities.
 func fill(classes [][]span, of, lanes int) {
 	if len(classes) == 1 {
 		return
@@ -465,16 +465,16 @@ func assign(states []State, before, after []Latch) ([]bool, error) {
 	return changed, nil
 }
 
-// A Serving is what a lane knows of the version that readers use.
+// A Serving is the state of the version that readers use, as a lane has last read it.
 type Serving struct {
-	// Version is zero if no other version serves than the lane's own.
+	// Version is the number of that version, or zero if only the lane's own version serves.
 	Version int
-	// Lanes are those of the version in the partition, in order.
+	// Lanes are the states of the version's lanes in the partition, in order.
 	Lanes []State
 }
 
-// frontier returns a position at or below which the effects of all events, of the
-// entities of one of so many lanes, are done or will be.
+// frontier returns a position. For the entities of one lane out of lanes, the effects of all
+// events at or below it are done or will be.
 func (s *Serving) frontier(lane, lanes int, partition int) store.Position {
 	lowest := store.LastPosition(partition)
 	for i := range s.Lanes {
@@ -489,7 +489,7 @@ func (s *Serving) frontier(lane, lanes int, partition int) store.Position {
 	return lowest
 }
 
-// A mark tells whether the serving version has moved.
+// A mark shows whether the serving version has moved since the last look.
 type mark struct {
 	version int
 	sum     uint64

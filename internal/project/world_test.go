@@ -12,14 +12,14 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Faults of the shell, beside those that [project.Lane.Break] makes.
+// Faults of the shell, in addition to the faults of [project.Lane.Break].
 const (
 	positionFirst  = "the position is stored before the rows"
 	noCompare      = "the note is not compared"
 	parkNoVersion  = "parking does not remember the version"
 	unparkFirst    = "an entity is unparked before its rows are stored"
 	ignoreParked   = "parked entities are not passed over"
-	oneRunner      = "there is one runner" // which is no fault
+	oneRunner      = "there is one runner" // this is no fault
 	replayedAreNew = "what was replayed counts as new"
 	switchAPoint   = "a switch hands over a point, and not what is between the versions"
 	neverHolds     = "a version that does not serve goes ahead of the one that does"
@@ -30,7 +30,7 @@ const (
 const (
 	runners  = 2
 	entities = 8
-	versions = 2 // that there are at a time
+	versions = 2 // number of versions at a time
 )
 
 var limits = project.Limits{
@@ -40,10 +40,9 @@ var limits = project.Limits{
 	HoldMin: time.Millisecond, HoldMax: 8 * time.Millisecond, TakeAfter: 12 * time.Millisecond,
 }
 
-// A world is some runners of two versions of a projection with a model of
-// everything around them: the log, the target, the handlers, the clock and the
-// crashes. It takes steps from a seeded source of chance, and notes the first thing
-// that must not be.
+// A world is some runners of two versions of a projection with a model of everything around
+// them: the log, the target, the handlers, the clock and the crashes. It takes random steps
+// from a seed, and records the first violation of a promise.
 type world struct {
 	random *rand.Rand
 	faults []string
@@ -55,20 +54,20 @@ type world struct {
 
 	events []store.Event
 	latest map[store.Key]store.Version
-	poison map[store.Position]int // failures to come; many are for ever
+	poison map[store.Position]int // failures to come; a large number means permanent failure
 	writer byte
 	jobs   int
 	stats  map[string]int
 
 	versions [versions]*version
-	numbers  int             // of versions that there have been
+	numbers  int             // number of versions so far
 	serving  int             // the number of the version that serves; 0 if there is none
-	done     []project.State // the lanes of the last version, if it has been removed
+	done     []project.State // lanes of the last version, if it has been removed
 	effects  map[store.Position]int
-	excused  map[store.Position]bool // what may have no effect, because somebody has said so
+	excused  map[store.Position]bool // events that may have no effect, because an operator has said so
 }
 
-// A version is a read model with its notes, and what runs it.
+// A version is a read model with its notes and its runners.
 type version struct {
 	number int
 	lanes  int
@@ -85,8 +84,8 @@ type runner struct {
 	of      *version
 	lane    *project.Lane
 	number  int
-	at      store.Position // of the reader
-	pending func()         // what the lane has yet to be told
+	at      store.Position // position of the reader
+	pending func()         // the next input of the lane
 }
 
 func newWorld(seed uint64, faults ...string) *world {
@@ -104,7 +103,7 @@ func newWorld(seed uint64, faults ...string) *world {
 	return w
 }
 
-// begin makes the next version in a place.
+// begin makes the next version in a slot.
 func (w *world) begin(place int) {
 	w.numbers++
 	v := &version{number: w.numbers, lanes: 1 + w.random.IntN(3), rows: map[store.Key][]store.Version{}}
@@ -133,7 +132,7 @@ func (w *world) begin(place int) {
 	}
 }
 
-// handOver gives what is owned to the lanes of another version.
+// handOver moves the owned effects to the lanes of another version.
 func (w *world) handOver(from, to []project.State) bool {
 	if _, _, err := project.HandOver(from, to, -1, store.LastPosition(0)); err != nil {
 		w.stats["tangled"]++
@@ -151,7 +150,7 @@ func (w *world) handOver(from, to []project.State) bool {
 	return true
 }
 
-// numbered returns a version, or nil.
+// numbered returns the version with a number, or nil.
 func (w *world) numbered(n int) *version {
 	for _, v := range w.versions {
 		if v != nil && v.number == n {
@@ -161,7 +160,7 @@ func (w *world) numbered(n int) *version {
 	return nil
 }
 
-// anyVersion returns one of those that there are.
+// anyVersion returns one of the present versions.
 func (w *world) anyVersion() *version {
 	for {
 		if v := w.versions[w.random.IntN(versions)]; v != nil {
@@ -180,7 +179,7 @@ func (w *world) failf(format string, args ...any) {
 
 func (w *world) chance(percent int) bool { return !w.calm && w.random.IntN(100) < percent }
 
-// start begins a runner anew, as after a crash.
+// start replaces a runner, as after a crash.
 func (w *world) start(v *version, i int) {
 	w.writer++
 	l := limits
@@ -188,7 +187,7 @@ func (w *world) start(v *version, i int) {
 	v.ran[i] = &runner{of: v, lane: project.New(store.ID{w.writer}, l, w.policy), number: i % v.lanes}
 }
 
-// wants says which events are wanted by a lane.
+// wants reports whether a lane wants an event.
 func wanted(e *store.Event) bool { return e.Type == "wanted" }
 
 func (v *version) wants(n int, e *store.Event) bool {
@@ -247,7 +246,7 @@ func (w *world) step() {
 	}
 }
 
-// switchTo has readers use a version.
+// switchTo makes readers use a version.
 func (w *world) switchTo(v *version) {
 	old := w.numbered(w.serving)
 	if old == v {
@@ -269,7 +268,7 @@ func (w *world) switchTo(v *version) {
 	w.serving = v.number
 }
 
-// remove takes a version away. The one that serves goes last.
+// remove removes a version. The version that serves is removed last.
 func (w *world) remove(place int) {
 	v := w.versions[place]
 	other := w.versions[1-place]
@@ -294,7 +293,7 @@ func (w *world) remove(place int) {
 	}
 }
 
-// excuse says that the effects of what is parked in a lane need not come.
+// excuse records that the effects of the events parked in a lane may be missing.
 func (w *world) excuse(v *version, n int) {
 	for k, p := range v.parked[n] {
 		for _, e := range w.events {
@@ -329,7 +328,7 @@ func (w *world) commit() {
 
 func (w *world) heal() { clear(w.poison) }
 
-// turn lets a runner do one thing.
+// turn runs one action or input of a runner.
 func (w *world) turn(v *version, i int) {
 	r := v.ran[i]
 	if v.off || w.alone && i >= v.lanes {
@@ -367,7 +366,7 @@ func (w *world) turn(v *version, i int) {
 	case project.Seek:
 		r.at = a.After
 		if r.at+2 < store.Position(len(w.events)) && w.chance(12) {
-			r.at += 2 // a reader with a mistake
+			r.at += 2 // a faulty reader
 		}
 	case project.Wait:
 		if phase, err := r.lane.Phase(); phase == project.Stopped {
@@ -402,7 +401,7 @@ func (w *world) feed(r *runner) {
 // idOf returns the id of the event at a position.
 func idOf(p store.Position) store.ID { return store.ID{1, byte(p >> 8), byte(p)} }
 
-// look shows a lane the version that serves.
+// look passes the version that serves to a lane.
 func (w *world) look(r *runner) {
 	if w.chance(10) {
 		r.pending = func() { r.lane.Looked(project.Serving{}, errors.New("look"), w.now) }
@@ -509,7 +508,7 @@ func (w *world) try(r *runner, a *project.Attempt) project.Outcome {
 	return project.Outcome{Result: project.Stored}
 }
 
-// mayTake reports whether what an attempt takes over is still there.
+// mayTake reports whether the effects that an attempt takes over can still be taken.
 func (w *world) mayTake(a *project.Attempt) bool {
 	if len(a.Taken) == 0 {
 		return true
@@ -556,7 +555,7 @@ func (w *world) note(t *version, n int, a *project.Attempt) {
 	}
 }
 
-// check compares the rows of a lane with what its notes promise.
+// check compares the rows of a lane with the promises of its notes.
 func (w *world) check(t *version, n int) {
 	s := t.notes[n]
 	want := map[store.Key][]store.Version{}
@@ -601,8 +600,7 @@ func (w *world) job(v *version) {
 	}
 }
 
-// reset has a version begin anew. What it has handled counts as replayed, and what
-// it has parked too.
+// reset makes a version begin again. Events that it has handled or parked count as replayed.
 func (w *world) reset(v *version) {
 	w.stats["reset"]++
 	clear(v.rows)
@@ -617,9 +615,9 @@ func (w *world) reset(v *version) {
 	}
 }
 
-// rest lets everything come to an end without failures, and looks whether
-// anything is missing: first with the version alone that serves, if chance says so,
-// as when the program of the other one is gone.
+// rest runs everything to its end without failures, and checks that no event is missing. If the
+// random source says so, it first runs only the version that serves, as if the program of the
+// other one were gone.
 func (w *world) rest() {
 	w.heal()
 	for i := range w.versions {
@@ -647,8 +645,8 @@ func (w *world) rest() {
 	}
 }
 
-// settle runs all versions that are on until there is nothing to do, and looks
-// whether anything is missing in one of them.
+// settle runs all active versions until there is nothing to do, and checks that no event is
+// missing in any of them.
 func (w *world) settle(t *version) {
 	for round := range 400 {
 		for _, v := range w.versions {
@@ -695,8 +693,8 @@ func (w *world) settle(t *version) {
 	}
 }
 
-// parkedElsewhere reports whether an event waits in a version whose program does
-// not run, because its entity is parked there.
+// parkedElsewhere reports whether an event waits in a version whose program does not run,
+// because its entity is parked there.
 func (w *world) parkedElsewhere(e *store.Event) bool {
 	for _, v := range w.versions {
 		if v == nil || !v.off {
