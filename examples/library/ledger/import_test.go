@@ -329,8 +329,9 @@ func TestNoCommandIsLostOrDoubledByAStoreThatFails(t *testing.T) {
 			faults.Random(seed, perduretest.Rates{
 				NotStored: 0.05, FailBefore: 0.05, FailAfter: 0.05, WrongResults: 0.02, ReadFailBefore: 0.02,
 			})
-			// If groups are large, there are few commits that the random faults can hit.
-			faults.Next(perduretest.MethodCommit, perduretest.Pass(), perduretest.FailAfter(nil), perduretest.Pass(), perduretest.NotStored())
+			// If groups are large, there are few commits that the random faults can hit. On a
+			// busy machine one commit may hold the whole import.
+			faults.Next(perduretest.MethodCommit, perduretest.FailAfter(nil), perduretest.Pass(), perduretest.NotStored())
 			l := chance(seed, 300, 12)
 			notices := notice.New("")
 			var r *ledger.Report
