@@ -10,8 +10,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-func TestMedia(t *testing.T) {
-	t.Parallel()
+func TestMedia(t *testing.T) { //nolint:paralleltest // it measures the memory of the whole process
 	longOnly(t)
 	with := func(opts ...bbolt.Option) func(string) (store.Log, error) {
 		return func(place string) (store.Log, error) { return bbolt.Open(filepath.Join(place, "log.db"), opts...) }

@@ -48,7 +48,8 @@ type Medium struct {
 // panic, hang, or allocate without a bound. A log that is reported as undamaged must hold
 // all stored records. Each event that is read must be one that was stored. A log without
 // damage must never be reported as damaged. The flag -crash.media sets the number of
-// copies.
+// copies. Media measures the memory that the whole process allocates, so no other test may
+// run beside it.
 func Media(t testing.TB, s Subject, m Medium) {
 	t.Helper()
 	k, s := prepare(t, s)

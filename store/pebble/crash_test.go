@@ -28,7 +28,7 @@ func verifyAll(ctx context.Context, log store.Log) error {
 
 var crashSubject = crashtest.Subject{Name: "pebble", Verify: verifyAll, Open: func(place string) (store.Log, error) {
 	return crashOpen(place)
-}, Stride: 8, Medias: 24}
+}, Stride: 8, Medias: 16}
 
 // The broken twins: stores with one promise taken away.
 var (

@@ -9,8 +9,7 @@ import (
 	"github.com/perdure/perdure/store/pebble"
 )
 
-func TestMedia(t *testing.T) {
-	t.Parallel()
+func TestMedia(t *testing.T) { //nolint:paralleltest // it measures the memory of the whole process
 	longOnly(t)
 	crashtest.Media(t, crashSubject, crashtest.Medium{
 		ReadOnly:   func(place string) (store.Log, error) { return crashOpen(place, pebble.ReadOnly()) },
