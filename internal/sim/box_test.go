@@ -383,10 +383,10 @@ func (b *box) attempt(r *outbox.Row) (outbox.Result, error) {
 	l := w.disk.outbox.rows[r.Message.Sequence]
 	result, err := outbox.Retry, errHandler
 	switch x := w.random.Float64() / w.harm; {
-	case x < 0.02:
+	case x < 0.02, w.order() && x < 0.25: // lanes are to be halted often, where they are
 		result, err = outbox.Never, errNever
-	case x < 0.10:
-	case x < 0.15:
+	case x < 0.30 && w.order(), x < 0.10:
+	case x < 0.35 && w.order(), x < 0.15:
 		done()
 	default:
 		done()

@@ -152,6 +152,9 @@ func (c *client) tags() []string {
 			tags = append(tags, "send")
 		case x < 7:
 			tags = append(tags, "enqueue")
+			if c.w.order() { // more of them stand in one lane
+				tags = append(tags, slices.Repeat([]string{"enqueue"}, r.IntN(4))...)
+			}
 		case x < 11:
 			tags = append(tags, fmt.Sprintf("to %s %s %s %s", key.Kind, key.ID,
 				pick("deposit", "withdraw", "touch", "relay", "whisper"), pick("", "", "pay")))
