@@ -2,24 +2,24 @@ package stream
 
 import "sync/atomic"
 
-// A bell wakes all who wait for it, at a cost for the one who rings that does
-// not grow with their number.
+// A bell wakes all waiting readers, like a condition variable. The cost of ring does
+// not grow with the number of waiters.
 //
-// Those who wait do so for one stroke, on two channels: first, which holds one
-// token, and all, which is closed. The one who rings puts the token into first,
-// if it is not full, which wakes at most one. That one wakes the others by
-// closing all, on its own time; see hear. Strokes that come before it has done
-// so are one stroke.
+// A waiter waits for one stroke, on two channels: first, which holds one token, and
+// all, which is closed. ring puts the token into first, unless it is full, and so wakes
+// at most one waiter. That waiter calls hear, which wakes the others by closing all;
+// the work is done on the waiter's goroutine. Calls of ring before that count as one
+// stroke.
 //
-//  1. Who has got a stroke by next before something has happened that is rung
-//     for, is woken: the ring finds that stroke, or a later one, which begins
-//     only when the earlier one has been heard.
+//  1. A waiter that calls next before it checks its condition cannot miss a wake-up:
+//     ring finds the stroke of that waiter, or a later stroke, and a later stroke
+//     begins only when hear has closed the earlier one.
 type bell struct {
 	stroke atomic.Pointer[stroke]
 }
 
 type stroke struct {
-	first chan struct{} // one token
+	first chan struct{} // holds at most one token
 	all   chan struct{}
 }
 
@@ -29,7 +29,7 @@ func newStroke() *stroke {
 
 func (b *bell) init() { b.stroke.Store(newStroke()) }
 
-// next returns the stroke that comes next.
+// next returns the stroke to wait for.
 func (b *bell) next() *stroke { return b.stroke.Load() }
 
 func (b *bell) ring() {
@@ -39,9 +39,9 @@ func (b *bell) ring() {
 	}
 }
 
-// hear is called by one who has taken a token of a stroke: it begins the next
-// one and wakes all others that wait for this one. There is a second token if
-// somebody has rung in between; then the first to hear does it for both.
+// hear begins the next stroke and wakes all others that wait for stroke s. A waiter
+// calls it after it has taken the token of s. If ring was called again before that,
+// there is a second token; then the first call of hear does the work for both.
 func (b *bell) hear(s *stroke) {
 	if b.stroke.CompareAndSwap(s, newStroke()) {
 		close(s.all)

@@ -17,77 +17,82 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrFenced ends a subscription whose name somebody else has claimed since.
+// ErrFenced ends a subscription whose name was claimed again, for example by another
+// process.
 var ErrFenced = errors.New("subscription is taken over")
 
 // Checkpoints keep the positions of subscriptions by name. An implementation
 // must pass [github.com/perdure/perdure/stream/streamtest.RunCheckpoints].
 //
-// A subscription whose checkpoints are not in the log that it reads has a bookmark
-// in that log as well, [BookmarkPrefix] and its name, which follows what is saved
-// here: so the log keeps what the subscription has yet to read, also while it is
-// closed. One that does not come back is removed from both places; from the log by
-// [Readers.Remove] or by the command "perdure readers".
+// A subscription whose checkpoints are not in the log that it reads has a bookmark in
+// that log as well, [BookmarkPrefix] and its name, which follows the saved positions.
+// With it the log keeps the events that the subscription has not yet read, also while
+// the subscription is closed. An operator removes a subscription that does not come
+// back from both places; from the log by [Readers.Remove] or the command "perdure
+// readers".
 //
-// If the log is restored from a backup, positions that were saved later are above
-// it, or of other events. [Hub.Subscribe] then returns an error matching
-// [ErrReplaced]; a [ProofKeeper] lets it notice that for certain. The position is
-// then removed from the checkpoints, so that the subscription begins again.
+// If the log is restored from a backup, positions that were saved later are above the
+// head of the log, or belong to other events. [Hub.Subscribe] then returns an error
+// matching [ErrReplaced]; with a [ProofKeeper] it always notices that. The operator
+// then removes the position from the checkpoints, and the subscription begins from the
+// start.
 type Checkpoints interface {
-	// Claim makes the caller the keeper of a name, in place of the one before it,
-	// if there is one, and returns its positions: at most one for each partition,
-	// none for those that have never been saved. From then on nobody else can
-	// save positions of the name, and what others have saved is in what it
-	// returns.
+	// Claim makes the caller the only owner of a name and returns its saved positions:
+	// at most one for each partition, and none for a partition that was never saved.
+	// After Claim, saves by earlier owners fail, and the returned positions include all
+	// that they have saved.
 	Claim(ctx context.Context, name string) (Checkpoint, []store.Position, error)
 }
 
-// A Checkpoint keeps the positions of one name for the one who has claimed it.
+// A Checkpoint saves the positions of one claimed name.
 type Checkpoint interface {
-	// Save keeps positions, at most one for each partition, in place of those that
-	// were kept for the same partitions: all of them or none, and for good once it
-	// returns. It returns an error matching [ErrFenced], and keeps nothing, if
-	// somebody else has claimed the name. After any other error the outcome is
-	// unknown. It is not called by two goroutines at once.
+	// Save stores positions, at most one for each partition, in place of the earlier
+	// positions of the same partitions. It stores all of them or none, and they are
+	// durable once it returns nil. It returns an error matching [ErrFenced], and stores
+	// nothing, if the name was claimed again. After any other error the outcome is
+	// unknown. Only one goroutine at a time calls it.
 	Save(ctx context.Context, positions []store.Position) error
 }
 
 // Names under which [LogCheckpoints] keeps things in a log.
 const (
-	// BookmarkPrefix is what the bookmark of a subscription has before its name.
+	// BookmarkPrefix precedes the name of a subscription in the name of its bookmark:
+	// the bookmark of "mail" is "subscription/mail".
 	BookmarkPrefix = "subscription/"
-	// ClaimKind is the kind of the entities that count the claims of a name.
+	// ClaimKind is the kind of the entities whose versions count the claims and saves
+	// of a name.
 	ClaimKind = "perdure.subscription"
 )
 
-// A ProofKeeper is a [Checkpoint] that keeps, with each position, the id of the
-// event at it. A subscription checks these proofs when it begins, and so notices
-// that the log has been restored from a backup or replaced since. Without it only
-// a position above the head of the log is noticed. It is optional.
+// A ProofKeeper is a [Checkpoint] that keeps, with each position, the id of the event
+// at it. A subscription checks these proofs when it begins. It then notices if the log
+// was restored from a backup or replaced. Without proofs it notices only a position
+// above the head of the log. This interface is optional.
 type ProofKeeper interface {
 	Checkpoint
-	// Proofs returns, for each position that the claim has returned, what was
-	// saved with it: a position that was saved by Save has a proof without event.
+	// Proofs returns the proof of each position that Claim has returned. A position
+	// that was saved by Save has a proof without an event.
 	Proofs() []Proof
-	// SaveProofs is Save for positions with their proofs.
+	// SaveProofs stores positions with their proofs, and otherwise does the same as
+	// Save.
 	SaveProofs(ctx context.Context, proofs []Proof) error
 }
 
-// LogCheckpoints returns checkpoints that are bookmarks of the log. Its claims
-// are a durable-state entity for each name, of the kind [ClaimKind]: a claim makes
-// the next version, and so does every save, which depends on the one before, so
-// whoever has been overtaken cannot save. The state keeps the proofs of the
-// positions. A log without [store.Bookmarks] cannot be used: Claim returns an
-// error matching [errors.ErrUnsupported].
+// LogCheckpoints returns checkpoints that are bookmarks of the log. Each name has a
+// durable-state entity of the kind [ClaimKind]. Each claim and each save writes the
+// next version of it, and a save expects the version that its owner has written last.
+// So an owner whose name was claimed again cannot save. The state keeps the proofs of
+// the positions. A log without [store.Bookmarks] cannot be used: Claim returns an error
+// matching [errors.ErrUnsupported].
 //
-// What is restored from a backup has its subscriptions with it, at the positions
-// that they had then: commits that were acknowledged after the backup, and are in
-// it no more, are not missed, and those that are stored later are delivered.
+// A backup of the log includes its subscriptions. After a restore they are at their
+// positions of that time, so they deliver every commit that is stored after the
+// restore, and cannot skip commits because of a later position.
 func LogCheckpoints(log store.Log) Checkpoints { return logCheckpoints{log} }
 
 type logCheckpoints struct{ log store.Log }
 
-// claimTriesMax bounds how often a claim is tried while others claim the name.
+// claimTriesMax bounds the attempts of a claim while others claim the same name.
 const claimTriesMax = 16
 
 func (c logCheckpoints) Claim(ctx context.Context, name string) (Checkpoint, []store.Position, error) {
@@ -116,10 +121,11 @@ func (c logCheckpoints) Claim(ctx context.Context, name string) (Checkpoint, []s
 	return k, positions, nil
 }
 
-// proofs are those of a name by partition.
+// proofs holds the proofs of one name by partition.
 type proofs map[int]Proof
 
-// of returns the proofs of positions.
+// of returns the proofs of positions. A position that is not in the map gets a proof
+// without an event.
 func (m proofs) of(positions []store.Position) (all []Proof) {
 	for _, p := range positions {
 		proof := Proof{Position: p}
@@ -131,7 +137,7 @@ func (m proofs) of(positions []store.Position) (all []Proof) {
 	return all
 }
 
-// with returns a copy that holds more proofs, or others.
+// with returns a copy in which the given proofs replace those of the same partitions.
 func (m proofs) with(more []Proof) proofs {
 	next := maps.Clone(m)
 	if next == nil {
@@ -143,7 +149,7 @@ func (m proofs) with(more []Proof) proofs {
 	return next
 }
 
-// state returns the state that keeps the proofs.
+// state encodes the proofs as the state of the entity.
 func (m proofs) state() (*store.State, error) {
 	c := &perdurev1.Checkpoint{}
 	for _, part := range slices.Sorted(maps.Keys(m)) {
@@ -159,7 +165,7 @@ func decodeProofs(s *store.State) (proofs, error) {
 	var c perdurev1.Checkpoint
 	m := proofs{}
 	if s.Type != string(c.ProtoReflect().Descriptor().FullName()) {
-		return m, nil // an earlier version of this package has saved it, without proofs
+		return m, nil // an earlier version of this package has saved the state, without proofs
 	}
 	if err := proto.Unmarshal(s.Payload, &c); err != nil {
 		return nil, &store.CorruptError{What: "checkpoint", Key: s.Key, Version: s.Version, Reason: err.Error()}
@@ -174,23 +180,24 @@ func decodeProofs(s *store.State) (proofs, error) {
 	return m, nil
 }
 
-// A logCheckpoint is the keeper of one name in a log. Every version of its entity
-// but the claims of others is its own, so the version it has made last fences it.
+// A logCheckpoint is the owner of one name in a log. Until another claim it alone
+// writes versions of the entity, so a save that expects its last version fails after
+// another claim.
 type logCheckpoint struct {
 	log     store.Log
 	name    string
 	key     store.Key
 	claimed []Proof
 
-	version store.Version // of the claim or the last save
-	proofs  proofs        // as of that
-	// doubt is the state of a save whose outcome is not known, and then what
-	// would hold.
+	version store.Version // version of the claim or of the last save
+	proofs  proofs        // proofs as of that version
+	// doubt is the id of the state of a save whose outcome is unknown, and doubtsThen
+	// are the proofs if that save is stored.
 	doubt      store.ID
 	doubtsThen proofs
 }
 
-// read returns the version, the id and the proofs of what is stored.
+// read returns the version, the id and the proofs of the stored state.
 func (k *logCheckpoint) read(ctx context.Context) (version store.Version, id store.ID, m proofs, err error) {
 	defer contain(&err)
 	var bad error
@@ -206,7 +213,7 @@ func (k *logCheckpoint) read(ctx context.Context) (version store.Version, id sto
 	return version, id, m, bad
 }
 
-// claim makes the next version of the entity, with the proofs as they are.
+// claim writes the next version of the entity, with unchanged proofs.
 func (k *logCheckpoint) claim(ctx context.Context) error {
 	var err error
 	for range claimTriesMax {
@@ -220,7 +227,7 @@ func (k *logCheckpoint) claim(ctx context.Context) error {
 	return err
 }
 
-// next stores the next version together with bookmarks.
+// next stores the next version together with bookmarks, in one batch.
 func (k *logCheckpoint) next(ctx context.Context, m proofs, marks []store.Bookmark) error {
 	s, err := m.state()
 	if err != nil {
@@ -240,7 +247,7 @@ func (k *logCheckpoint) next(ctx context.Context, m proofs, marks []store.Bookma
 	return err
 }
 
-// resolve finds out whether the save whose outcome is not known is stored.
+// resolve reads whether the save whose outcome is unknown is stored.
 func (k *logCheckpoint) resolve(ctx context.Context) error {
 	if k.doubt.IsZero() {
 		return nil
@@ -256,7 +263,8 @@ func (k *logCheckpoint) resolve(ctx context.Context) error {
 	return nil
 }
 
-// overtake claims the name, if it has ever been claimed, and changes bookmarks with it.
+// overtake claims the name in the batch that changes the bookmarks. It reports false if
+// the name was never claimed.
 func (k *logCheckpoint) overtake(ctx context.Context, marks []store.Bookmark) (there bool, err error) {
 	for range claimTriesMax {
 		if k.version, _, _, err = k.read(ctx); err != nil || k.version == 0 {
@@ -300,9 +308,9 @@ func (k *logCheckpoint) save(ctx context.Context, all []Proof) error {
 	return k.next(ctx, k.proofs.with(all), marks)
 }
 
-// contain makes an error of a panic of the log. It is deferred where the package calls
-// a log on its own account, on a goroutine that is its own or a reader's: a mistake of
-// a store ends neither the process nor a reader.
+// contain turns a panic of the log into an error. It is deferred around calls of the
+// log, on goroutines of the package and of readers, so that a bug in a store ends
+// neither the process nor a reader.
 func contain(err *error) { containIn(recover(), err) }
 
 func containIn(value any, err *error) {
@@ -332,7 +340,7 @@ func commit(ctx context.Context, log store.Log, b *store.Batch) (err error) {
 
 // newID returns a UUID of version 7.
 func newID() (id store.ID) {
-	_, _ = rand.Read(id[:]) // it never fails
+	_, _ = rand.Read(id[:]) // rand.Read never fails
 	var ms [8]byte
 	binary.BigEndian.PutUint64(ms[:], uint64(time.Now().UnixMilli()))
 	copy(id[:6], ms[2:])

@@ -13,9 +13,9 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// commits reads commits on a goroutine of its own until the context ends, and
-// returns what it has got so far: of each commit its positions and what it has
-// passed.
+// commits reads commits on a goroutine of its own until the context ends. The returned
+// function returns the commits so far, each as the positions of its events and its
+// Through.
 func commits(ctx context.Context, t *testing.T, hub *stream.Hub, q stream.Query) (got func() []string) {
 	var mu sync.Mutex
 	var all []string
@@ -48,7 +48,7 @@ func TestCommitsAreWhole(t *testing.T) {
 	cases := []struct {
 		name       string
 		q          stream.Query
-		past, live []string // what is read of the log, and then of the ring
+		past, live []string // commits read from the log, and then from the ring
 	}{
 		{
 			"all",
@@ -119,8 +119,8 @@ func TestCommitsAreWhole(t *testing.T) {
 	}
 }
 
-// wantCommits compares commits but for notices that nothing was selected, of
-// which only the last before a wait is promised.
+// wantCommits compares commits. It ignores commits without events, except for the last
+// one before a wait, which is promised.
 func wantCommits(t *testing.T, what string, got, want []string) {
 	t.Helper()
 	kept := func(all []string) []string {
@@ -140,7 +140,7 @@ func wantCommits(t *testing.T, what string, got, want []string) {
 func TestACommitOfManyEventsIsWholeAndItsReadersOwn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const events = 1000 // more than a reader takes at once
+		const events = 1000 // more events than a reader takes in one turn
 		w := newWriter(t, memory.New(), 0)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -158,7 +158,7 @@ func TestACommitOfManyEventsIsWholeAndItsReadersOwn(t *testing.T) {
 				batch[n].Payload = fmt.Append(nil, i, n)
 			}
 			if i == 2 {
-				synctest.Wait() // the last one is read from the ring
+				synctest.Wait() // the last commit is read from the ring
 			}
 			w.hub.Publish(w.commit(book("a"), batch...))
 		}

@@ -8,9 +8,10 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// passDamage yields what is selected behind the position of the reader event by event,
-// after a scan has met damage, and passes over the damaged events that it may. It returns
-// an error that names the first one that it may not pass over.
+// passDamage continues a scan that has found a damaged event. It reads the next events
+// one by one, yields those that the query selects, and passes over the damaged ones
+// that the reader may pass over. It returns an error that names the first damaged event
+// that the reader may not pass over.
 func (r *reader) passDamage(ctx context.Context, through store.Position, cause error, yield step) (again bool, err error) {
 	c, ok := errors.AsType[*store.CorruptError](cause)
 	if !ok {
@@ -18,7 +19,7 @@ func (r *reader) passDamage(ctx context.Context, through store.Position, cause e
 	}
 	p := r.at + 1
 	if c.Position > p && c.Position <= through {
-		p = c.Position // what is selected before it has been yielded
+		p = c.Position // the selected events before the damaged one have been yielded
 	}
 	passed := false
 	for ; p <= through; p++ {
@@ -41,12 +42,12 @@ func (r *reader) passDamage(ctx context.Context, through store.Position, cause e
 		r.at, passed = p, true
 	}
 	if !passed {
-		return false, cause // and it cannot be found
+		return false, cause // no single event shows the damage
 	}
 	return r.tell(yield), nil
 }
 
-// yieldAt yields the event at a position if it is selected.
+// yieldAt reads the event at a position and yields it if the query selects it.
 func (r *reader) yieldAt(ctx context.Context, p store.Position, yield step) (again bool, err error) {
 	q := r.q.Query
 	q.After, q.Through = p-1, p
@@ -88,7 +89,8 @@ func (s *Subscription) checkSkips(ctx context.Context) error {
 	return nil
 }
 
-// passes reports whether the subscription passes over a damaged event, and tells of it.
+// passes reports whether the subscription passes over a damaged event. If it does, it
+// logs that and adds the position to the statistics.
 func (s *Subscription) passes(p store.Position, why error) bool {
 	for _, skip := range s.config.SkipDamaged {
 		if skip != p {

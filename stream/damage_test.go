@@ -48,7 +48,8 @@ func TestSubscriptionOverDamage(t *testing.T) {
 		subscribe := func(skip ...store.Position) (*stream.Subscription, error) {
 			return hub.Subscribe(t.Context(), stream.SubscriptionConfig{Name: "s", Checkpoints: stream.LogCheckpoints(log), SkipDamaged: skip})
 		}
-		// read acknowledges what comes until the subscription ends, or has all.
+		// read acknowledges deliveries until the subscription ends or has delivered all
+		// events.
 		read := func(s *stream.Subscription) (got []store.Position, failure error) {
 			for {
 				d, err := s.Next(t.Context())

@@ -10,25 +10,27 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrDeleted is a notice. The error is a [*DeletedError].
+// ErrDeleted is a notice, after which the reader may go on. The error is a
+// [*DeletedError].
 var ErrDeleted = errors.New("events were deleted before they were read")
 
-// A DeletedError is a notice to a reader that events which it may have selected
-// were deleted before it came to them: it does not see all that has happened. The
-// reader may go on with what is left, or stop. A reader that begins at the very
-// beginning of a partition is not told of what was deleted before; it begins with
-// what is kept. The error matches [ErrDeleted].
+// A DeletedError is a notice to a reader: events that it may have selected were deleted
+// before it has read them, so its view is not complete. The reader may go on with the
+// remaining events, or stop. A reader that begins at the very beginning of a partition
+// gets no notice of earlier deletions; it begins with the events that exist. The error
+// matches [ErrDeleted].
 //
-// It happens to a reader that nothing keeps events for: one that begins at a
-// position that no bookmark holds, one that lives in an engine of which the others
-// have heard nothing for [LiveSilenceMax], and one whose registration an operator
-// has removed. What was deleted is known by kind only, so a reader that selects by
-// type, tag or key may be told of events that it would not have got.
+// Only a reader whose events no bookmark holds gets this notice: a reader that begins
+// at a position below which events may be deleted, a reader of an engine from which the
+// others have heard nothing for [LiveSilenceMax], and a reader whose registration an
+// operator has removed. The log records deletions by kind only, so a reader that
+// selects by type, tag or key may get a notice about events that it would not have
+// selected.
 type DeletedError struct {
-	// After is the position that the reader had passed: what is missing is above.
+	// After is the position that the reader had passed: all missing events are above
+	// it.
 	After store.Position
-	// Through is the highest position of an event that was deleted: nothing above
-	// it is missing.
+	// Through is the highest position of a deleted event: no event above it is missing.
 	Through store.Position
 	// Kinds are the kinds of the events that were deleted, sorted.
 	Kinds []string
@@ -41,7 +43,7 @@ func (e *DeletedError) Error() string {
 
 func (e *DeletedError) Unwrap() error { return ErrDeleted }
 
-// merge returns one notice that says what both say. The other may be nil.
+// merge returns one notice that covers both. The other may be nil.
 func (e *DeletedError) merge(other *DeletedError) *DeletedError {
 	if other == nil {
 		return e
@@ -50,31 +52,33 @@ func (e *DeletedError) merge(other *DeletedError) *DeletedError {
 	return &DeletedError{After: min(e.After, other.After), Through: max(e.Through, other.Through), Kinds: slices.Compact(kinds)}
 }
 
-// Deletions tell one reader of a partition what was deleted before it came to it.
-// Whoever reads a log by [store.Log.Scan] itself uses it as [Hub.Follow] does:
-// [WatchDeletions] before the first scan, [Deletions.Check] after each.
+// Deletions finds the events of a partition that were deleted before one reader has
+// read them. A program that reads a log by [store.Log.Scan] uses it as [Hub.Follow]
+// does: it calls [WatchDeletions] before the first scan and [Deletions.Check] after
+// each scan.
 //
-// Why no loss goes unnoticed: a deletion is stored in the transaction that deletes
-// the events. If Check finds none, then none was stored before the scan ended, so
-// the scan has met all that it was to meet. If it finds one, it is above what the
-// reader has passed, or it does not matter to it.
+// Why no loss goes unnoticed: the store records a deletion in the transaction that
+// deletes the events. If Check finds no new record, no events were deleted before the
+// scan ended, so the scan has read all of them. If Check finds one, it compares its
+// position with the position that the reader had passed.
 //
-// A deletion is known by the highest position of its kind. One below an earlier one
-// of the same kind shows in its time alone, and may be at or below what the reader
-// has passed. Where a bookmark holds the events that the reader has yet to read,
-// it is; so such a deletion counts only if the reader has not been held.
+// A record of deletions keeps only the highest position for each kind. A deletion below
+// an earlier one of the same kind changes only the time of the record, so its position
+// is unknown: the reader may have passed it or not. If a bookmark holds the events that
+// the reader has not yet read, the reader has passed it. Therefore such a deletion
+// counts only if no bookmark has held the reader's events.
 type Deletions struct {
-	log   store.Deletions // nil if the log does not tell
+	log   store.Deletions // nil if the log does not record deletions
 	query Query
-	known map[string]store.Deletion // by kind: what the reader has been told, or need not be told
+	known map[string]store.Deletion // by kind: the deletions that the reader knows or that do not concern it
 }
 
 // WatchDeletions begins to watch for a reader that begins above q.After. It returns
 // a notice if events above it are deleted already, unless q.After is the very
 // beginning.
 //
-// A deletion that is under way while the watch begins may count as one from before:
-// a reader at the very beginning is not told of it.
+// A deletion that runs while the watch begins may count as an earlier one: a reader at
+// the very beginning then gets no notice of it.
 func WatchDeletions(ctx context.Context, log store.Log, q Query) (*Deletions, *DeletedError, error) {
 	d, lost, err := watchDeletions(ctx, log, q)
 	if q.After.Sequence() == 0 {
@@ -83,8 +87,9 @@ func WatchDeletions(ctx context.Context, log store.Log, q Query) (*Deletions, *D
 	return d, lost, err
 }
 
-// deletedAbove returns a notice if events above q.After are deleted, also if that is
-// the very beginning: for a reader that was there when nothing held its events.
+// deletedAbove returns a notice if events above q.After are deleted, also if q.After is
+// the very beginning. It is for a reader that was open while no bookmark held its
+// events.
 func deletedAbove(ctx context.Context, log store.Log, q Query) (*DeletedError, error) {
 	_, lost, err := watchDeletions(ctx, log, q)
 	return lost, err
@@ -100,10 +105,10 @@ func watchDeletions(ctx context.Context, log store.Log, q Query) (*Deletions, *D
 	return d, d.compare(all, q.After, true), nil
 }
 
-// Check returns a notice if events above after, which the reader had passed before
-// its last scan, were deleted since the last Check. Held says that a bookmark has
-// held all events above after for as long as that; it is asked only if something
-// was deleted, and may be nil, which means yes.
+// Check returns a notice if events above after, which the reader had passed before its
+// last scan, were deleted since the last Check. The function held reports whether a
+// bookmark has held all events above after during that time. Check calls it only if
+// events were deleted. A nil held means yes.
 func (d *Deletions) Check(ctx context.Context, after store.Position, held func() (bool, error)) (*DeletedError, error) {
 	all, err := d.read(ctx)
 	if err != nil {
@@ -120,7 +125,8 @@ func (d *Deletions) Check(ctx context.Context, after store.Position, held func()
 	return d.compare(all, after, loose), nil
 }
 
-// read returns the deletions that matter to the reader.
+// read returns the deletions in the reader's partition and of kinds that its query may
+// select.
 func (d *Deletions) read(ctx context.Context) (marks []store.Deletion, err error) {
 	defer contain(&err)
 	if d.log == nil {
@@ -139,8 +145,9 @@ func (d *Deletions) read(ctx context.Context) (marks []store.Deletion, err error
 	}), nil
 }
 
-// compare returns what is new and above a position, and keeps it as known. Loose
-// says that a deletion whose highest position is not new counts as well.
+// compare returns a notice of the deletions that are new and above a position, and
+// keeps all deletions as known. With loose, a deletion that changes only the time of
+// the record counts too.
 func (d *Deletions) compare(all []store.Deletion, after store.Position, loose bool) (lost *DeletedError) {
 	for _, x := range all {
 		was := d.known[x.Kind]

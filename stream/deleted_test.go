@@ -36,7 +36,7 @@ func (w *writer) prune(key store.Key) {
 	}
 }
 
-// readTo reads until a position and returns what it gets.
+// readTo reads up to a position and returns the events and notices.
 func readTo(t *testing.T, hub *stream.Hub, q store.Query, between func(at store.Position)) (got []store.Position, notices []*stream.DeletedError) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -58,7 +58,7 @@ func readTo(t *testing.T, hub *stream.Hub, q store.Query, between func(at store.
 	return got, notices
 }
 
-// pass lets time go by in a bubble of package synctest.
+// pass advances the clock of a synctest bubble.
 func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // it is the time of the bubble
 
 func TestAReaderIsToldOfDeletedEvents(t *testing.T) {
@@ -129,7 +129,7 @@ func TestAReaderIsToldOfDeletedEvents(t *testing.T) {
 	run("while it reads", func(t *testing.T, w *writer) {
 		w.commit(book("a"), make([]store.Event, 1)...)
 		got, notices := readTo(t, w.hub, store.Query{}, func(at store.Position) {
-			if at == 1 { // nobody publishes, so these are read from the log
+			if at == 1 { // these events are not published, so they are read from the log
 				w.commit(book("a"), make([]store.Event, 9)...)
 				w.prune(book("a"))
 			}
@@ -185,8 +185,8 @@ func TestAReaderIsToldOfDeletedEvents(t *testing.T) {
 	})
 }
 
-// A mute log fails to tell of deletions, as often as it is told, or, below zero,
-// never can.
+// A mute log returns an error from Deleted, for the set number of calls. Below zero it
+// returns ErrUnsupported.
 type mute struct {
 	*memory.Log
 	fails atomic.Int32
@@ -203,11 +203,11 @@ func (m *mute) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return m.Log.Deleted(ctx)
 }
 
-// A gone log cannot be read while it is told so.
+// A gone log cannot be read while the test has set it so.
 type gone struct {
 	*memory.Log
 	fails atomic.Bool
-	reads atomic.Int32 // that have failed
+	reads atomic.Int32 // number of failed reads
 }
 
 func (g *gone) Heads(ctx context.Context) ([]store.Position, error) {
@@ -247,13 +247,14 @@ func TestReadersSurviveALogThatIsAwayForAWhile(t *testing.T) {
 		wantSeen(t, "before", f, 1, 2)
 		log.fails.Store(true)
 		pass(time.Hour)
-		late := follow(ctx, hub, store.Query{After: 1}) // it cannot even begin
+		late := follow(ctx, hub, store.Query{After: 1}) // this reader cannot begin
 		pass(time.Hour)
 		synctest.Wait()
 		if err := s.Stats().ReadErr; !errors.Is(err, errLost) || !errors.Is(hub.ReadErr(), errLost) {
 			t.Errorf("while the log is away: got the errors %v and %v, want %v", err, hub.ReadErr(), errLost)
 		}
-		// Two and a half readers for two hours, each at most every ten seconds.
+		// This is the number of reads of two and a half readers in two hours, each at
+		// most once in ten seconds.
 		if got := log.reads.Load(); got < 100 || got > 4000 {
 			t.Errorf("reads in two hours: got %d, want some, with pauses of ten seconds in the end", got)
 		}
@@ -302,7 +303,7 @@ func TestAFailedSaveIsRepeatedWithPauses(t *testing.T) {
 		s := w.subscribe(stream.SubscriptionConfig{SaveEvery: 1, SaveAfter: time.Minute, Checkpoints: f})
 		f.fails.Store(true)
 		before := f.saves.Load()
-		for range 3600 { // there is always something new to save
+		for range 3600 { // each round has a new position to save
 			w.write(book("a"), 1)
 			ack(t, s, next(t, s))
 			pass(time.Second)
@@ -362,9 +363,9 @@ func TestCheckpointsElsewhereHoldTheLog(t *testing.T) {
 		}
 		wantMarks(t, "after Close", log, "subscription/s@3")
 
-		// An operator removes it by mistake, and events are deleted.
+		// An operator removes the bookmark by mistake, and events are deleted.
 		s = open()
-		synctest.Wait() // it has read what there is
+		synctest.Wait() // the reader has read all events
 		if err := readersOf(t, log).Remove(t.Context(), "subscription/s"); err != nil {
 			t.Fatal(err)
 		}
@@ -400,7 +401,7 @@ func TestASubscriptionNoticesThatItsLogWasReplaced(t *testing.T) {
 	shorter.write(book("a"), 2)
 	other.ids = 100
 	other.write(book("a"), 9)
-	without := &flaky{Checkpoints: elsewhere} // it keeps no proofs
+	without := &flaky{Checkpoints: elsewhere} // these checkpoints keep no proofs
 	for _, c := range []struct {
 		name        string
 		log         store.Log
@@ -418,7 +419,7 @@ func TestASubscriptionNoticesThatItsLogWasReplaced(t *testing.T) {
 	}
 }
 
-// A sealed log takes no commits, as one that is opened for reading.
+// A sealed log takes no commits, like a log that is open for reading only.
 type sealed struct{ *memory.Log }
 
 func (sealed) Commit(context.Context, []*store.Batch) ([]store.Result, error) {

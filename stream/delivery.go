@@ -7,15 +7,16 @@ import (
 	"time"
 )
 
-// A Delivery is a commit in the hands of a consumer, which settles it: by Ack,
-// AckThrough or Nack, once, from any goroutine. The events must not be changed,
-// since they may be delivered again.
+// A Delivery is a commit that was delivered to a consumer. The consumer answers it
+// once, by Ack, AckThrough or Nack, from any goroutine. The consumer must not change
+// the events, since they may be delivered again.
 type Delivery struct {
 	Commit
-	// Attempt counts the deliveries of this commit by this subscription, from 1.
-	// After a crash it begins again.
+	// Attempt counts the deliveries of this commit by this subscription, from 1. After
+	// a crash or a new Subscribe the count begins again.
 	Attempt int
-	// Cause is why the last attempt was refused, nil at the first.
+	// Cause is the error with which the previous attempt was refused, nil at the first
+	// attempt.
 	Cause error
 
 	subscription *Subscription
@@ -23,16 +24,16 @@ type Delivery struct {
 	part         int
 }
 
-// Ack says that the commit is done with. It returns an error matching
-// [ErrSettled] if the delivery is settled already, or [ErrClosed] if the
+// Ack acknowledges the commit: the consumer has finished it. Ack returns an error
+// matching [ErrSettled] if the delivery was answered before, or [ErrClosed] if the
 // subscription is closed: then the commit comes again. It does not wait for the
 // position to be saved.
 func (d *Delivery) Ack() error {
 	return d.settle(func(l *ledger, now time.Time) { l.ack(d.unit, now) })
 }
 
-// AckThrough acknowledges the commit and all that were delivered before it in its
-// partition, those that were refused and wait to come again included.
+// AckThrough acknowledges the commit and all commits below it in its partition,
+// including refused commits that wait for their next delivery.
 func (d *Delivery) AckThrough() error {
 	return d.settle(func(l *ledger, now time.Time) { l.ackThrough(d.unit, now) })
 }
@@ -50,7 +51,7 @@ func (d *Delivery) settle(how func(l *ledger, now time.Time)) error {
 	return nil
 }
 
-// check returns why the delivery cannot be settled any more, or nil.
+// check returns an error if the delivery cannot be answered any more, else nil.
 func (d *Delivery) check() error {
 	s := d.subscription
 	switch {
@@ -62,9 +63,9 @@ func (d *Delivery) check() error {
 	return nil
 }
 
-// Nack refuses the commit for a reason. It is delivered again after the delay, or,
-// if that was the last attempt, given to [SubscriptionConfig.DeadLetter] with the
-// context. It returns the same errors as Ack.
+// Nack refuses the commit because of an error. The commit is delivered again after the
+// delay, or, if that was the last attempt, passed to [SubscriptionConfig.DeadLetter]
+// with the context. Nack returns the same errors as Ack.
 func (d *Delivery) Nack(ctx context.Context, delay time.Duration, cause error) error {
 	s := d.subscription
 	s.mu.Lock()
@@ -100,14 +101,14 @@ func (d *Delivery) Nack(ctx context.Context, delay time.Duration, cause error) e
 	return nil
 }
 
-// brokenRetryMin is the least pause before a commit is delivered again whose
+// brokenRetryMin is the shortest pause before a commit is delivered again after
 // DeadLetter has panicked or ended its goroutine.
 const brokenRetryMin = time.Second
 
-// decide asks what becomes of a spent commit, and then calls conclude with the
-// answer. If DeadLetter panics or ends its goroutine, the commit comes again, and
-// the panic goes on to the caller of Nack. The caller holds mu, and has it again
-// afterwards.
+// decide calls DeadLetter for a commit whose attempts are used up, and then calls
+// conclude with the result. If DeadLetter panics or ends its goroutine, the commit
+// comes again, and the panic goes on to the caller of Nack. The caller holds mu; decide
+// releases it for the call of DeadLetter and takes it again.
 func (s *Subscription) decide(ctx context.Context, d *Delivery, cause error, conclude func(err error, returned bool)) {
 	err, returned := errors.New("DeadLetter has not returned"), false
 	defer func() {

@@ -11,9 +11,9 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// A consumer that is not a read model, such as one that sends mail, subscribes by
-// name. It acknowledges what it has done, refuses what it could not do, and after
-// a restart goes on where it was.
+// A consumer that is not a read model, such as one that sends mail, subscribes by name.
+// It acknowledges the commits that it has handled, refuses those that it could not
+// handle, and after a restart goes on at its saved position.
 func ExampleHub_Subscribe() {
 	ctx := context.Background()
 	books := memory.New()
@@ -61,8 +61,8 @@ func ExampleHub_Subscribe() {
 	// book/walden is put aside: no address
 }
 
-// A reader with a filter gets the selected events of each commit together, and
-// learns how far it is where there is nothing for it.
+// A reader with a filter gets the selected events of each commit together, and gets its
+// position from a commit without events where nothing is selected.
 func ExampleHub_Commits() {
 	ctx := context.Background()
 	books := memory.New()

@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/stream/streamtest"
 )
 
-// pruneBelow deletes what no reader holds of an entity, as a pruner does.
+// pruneBelow deletes the events of an entity that no reader holds, as a pruner does.
 func (w *writer) pruneBelow(hub *stream.Hub, key store.Key, pause time.Duration) {
 	w.tb.Helper()
 	parts, err := w.log.Heads(context.Background())
@@ -25,7 +25,7 @@ func (w *writer) pruneBelow(hub *stream.Hub, key store.Key, pause time.Duration)
 	}
 	keep, err := hub.Keep(context.Background(), store.PartitionOf(key, len(parts)))
 	if err != nil || keep.Sequence() == 0 || w.at[key] == 0 {
-		return // it is tried again with the next snapshot
+		return // the next snapshot tries it again
 	}
 	pass(pause)
 	results, err := w.log.Commit(context.Background(), []*store.Batch{{
@@ -119,9 +119,9 @@ func TestASubscriptionMissesNothingWhateverFails(t *testing.T) {
 	}
 }
 
-// TestALiveReaderMissesNothingUntoldWhateverFails has a slow reader on an engine whose
-// log fails at random, also for minutes, while another engine deletes events. Each
-// event is read, or the reader is told that it may be missing.
+// TestALiveReaderMissesNothingUntoldWhateverFails runs a slow reader on an engine whose
+// log fails at random, also for minutes, while another engine deletes events. The
+// reader reads each event, or gets a notice that it may be missing.
 func TestALiveReaderMissesNothingUntoldWhateverFails(t *testing.T) {
 	t.Parallel()
 	missing := 0
@@ -131,7 +131,7 @@ func TestALiveReaderMissesNothingUntoldWhateverFails(t *testing.T) {
 			sound := memory.New()
 			faults := perduretest.NewFaults(sound)
 			w := newWriter(t, sound, 0)
-			var hubs []*stream.Hub // that of the reader, and another one
+			var hubs []*stream.Hub // the hub of the reader, and another hub
 			for _, log := range []store.Log{faults.Log(), sound} {
 				hub, err := stream.NewHub(t.Context(), stream.Config{Log: log, Poll: time.Second, Register: true})
 				if err != nil {

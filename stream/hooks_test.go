@@ -20,7 +20,8 @@ import (
 // A hook is a place where the package calls code of a user, see package hooktest.
 type hook struct {
 	config func(h *hooking, c *stream.SubscriptionConfig)
-	// trigger has the code called by a subscription, or by itself if there is none.
+	// trigger makes a subscription call the code, or calls the code itself if no
+	// subscription does.
 	trigger func(h *hooking)
 	// holds says that the code runs on the goroutine of the caller.
 	holds bool
@@ -242,8 +243,8 @@ func TestHooks(t *testing.T) {
 	hooktest.EachLasting(t, hooks, testHook)
 }
 
-// testHook has code of a user fail, and demands that other subscriptions and readers go
-// on, that the subscription goes on, and that Close keeps its context.
+// testHook makes code of a user fail, and checks that other subscriptions and readers
+// go on, that the subscription goes on, and that Close ends with its context.
 func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	h := &hooking{Hook: fault, t: t}
 	h.log = &hookLog{memory.New(), h}
@@ -279,7 +280,7 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		defer func() { _ = recover() }() // of code that the caller runs itself
+		defer func() { _ = recover() }() // recovers a panic of code that the caller runs itself
 		place.trigger(h)
 	}()
 	pass(10 * time.Second)
@@ -293,7 +294,7 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 		h.Stats()
 		for d, err := range other.All(h.short()) {
 			if err != nil && !errors.Is(err, stream.ErrLagged) {
-				if !(place.shared && fault.Fault >= hooktest.Waits && !released) { // the fault has met its reader of the log
+				if !(place.shared && fault.Fault >= hooktest.Waits && !released) { // else the fault has blocked this subscription's reader of the log
 					t.Errorf("%s: another subscription: %v", when, err)
 				}
 				return
@@ -341,13 +342,13 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	}
 }
 
-// Stats wants no lock to be held, or the test stands still.
+// Stats takes the locks of the package. If one of them is held, the test blocks.
 func (h *hooking) Stats() {
 	_ = h.s.Stats()
 	_, _ = h.w.hub.Passed(0), h.w.hub.ReadErr()
 }
 
-// goesOn wants the subscription to deliver and save.
+// goesOn checks that the subscription delivers and saves.
 func (h *hooking) goesOn() {
 	h.w.write(book("last"), 1)
 	for d, err := range h.s.All(h.short()) {

@@ -1,11 +1,11 @@
-// Package stream follows a log: what is stored first, then what is committed,
-// without a gap, a duplicate or an inversion.
+// Package stream follows a log: a reader gets first the stored events, then new ones as
+// they are committed, without a gap, a duplicate or a change of order.
 //
-// A [Hub] has many readers. [Hub.Follow] yields events, [Hub.Commits] yields
-// whole commits and tells how far a reader with a filter has got. A
-// [Subscription] is a reader with a name and a memory: it hands out commits,
-// takes acknowledgements in any order, and keeps in [Checkpoints] up to where
-// everything is acknowledged, so that what was not comes again after a crash.
+// A [Hub] has many readers. [Hub.Follow] yields events, [Hub.Commits] yields whole
+// commits and also reports the position of a reader with a filter. A [Subscription] is
+// a reader with a name and a saved position: it delivers commits, takes
+// acknowledgements in any order, and saves in [Checkpoints] the position up to which
+// all commits are acknowledged. After a crash it delivers the others again.
 package stream
 
 import (
@@ -22,22 +22,23 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Errors that a reader meets.
+// Errors that a reader yields.
 var (
 	// ErrClosed ends the readers of a closed hub.
 	ErrClosed = errors.New("stream is closed")
-	// ErrLagged is a notice. The error is a [*LaggedError].
+	// ErrLagged is a notice, after which the reader may go on. The error is a
+	// [*LaggedError].
 	ErrLagged = errors.New("reader lags behind")
 )
 
-// A LaggedError is a notice to a reader of [Hub.Follow] that was up to date and
-// has fallen so far behind that it now reads from the log again. Nothing is
-// lost: the reader may go on, or stop and come back later; see [DeletedError] for
-// what may be. It matches [ErrLagged].
+// A LaggedError is a notice to a reader of [Hub.Follow] that was up to date and has
+// fallen so far behind that it now reads from the log again. Nothing is lost by that:
+// the reader may go on, or stop and come back later; see [DeletedError] for events that
+// may be deleted until then. The error matches [ErrLagged].
 type LaggedError struct {
-	// Position is that of the last event the reader has got.
+	// Position is the position of the last event that the reader has got.
 	Position store.Position
-	// Head is that of the last committed event.
+	// Head is the position of the last committed event.
 	Head store.Position
 }
 
@@ -49,26 +50,26 @@ func (e *LaggedError) Unwrap() error { return ErrLagged }
 
 // A Hub lets many readers follow the partitions of one log.
 //
-// Whoever commits tells it what is now durable ([Hub.Publish]). It keeps the
-// latest events of each partition in a ring, by position. Positions have no
-// gaps, so a reader at position p needs nothing but the event p+1: if the ring
-// has it, the reader takes it from there; if it is committed but not in the
-// ring, the reader scans the log; else it waits. Therefore nothing depends on
-// the order in which commits are published, or on all of them being published.
+// The committer passes it the events that are now durable ([Hub.Publish]). The hub
+// keeps the latest events of each partition in a ring buffer, by position. Positions
+// have no gaps, so a reader at position p needs nothing but the event p+1: if the ring
+// has it, the reader takes it from there; if it is committed but not in the ring, the
+// reader scans the log; else it waits. Therefore nothing depends on the order in which
+// commits are published, or on all of them being published.
 //
-//  1. While there are readers, head is at or above every published position.
-//     It is taken from the log when the first reader comes: then a publisher
-//     either sees that there is a reader, or has committed before the head was
-//     read.
-//  2. slot p mod len(ring) holds the event of position p or another position,
-//     never another event under the position p. What a slot points to never
+//  1. While there are readers, head is at or above every published position. Each
+//     reader reads it from the log when it begins, after it has raised the count of
+//     readers: so a publisher either sees that there is a reader, or has committed
+//     before the head was read.
+//  2. slot p mod len(ring) holds the event of position p or of another position, never
+//     a different event with the position p. The event that a slot points to never
 //     changes.
-//  3. A publisher never waits for a reader, nor does a reader for another: the
-//     ring and the head are atomic, and mu, which is about who reads, is not
-//     taken by a publisher, but for the first one of a partition.
-//  4. A publisher raises the head before it rings, and a reader looks at the
-//     head once more after it has got the bell that it is going to wait for: so
-//     no reader sleeps through a publication.
+//  3. A publisher never waits for a reader, and no reader waits for another: the ring
+//     and the head are atomic, and a publisher never takes mu, which guards the sets of
+//     readers.
+//  4. A publisher raises the head before it rings the bell, and a reader gets the
+//     stroke that it will wait for before it checks the head. So no reader misses a
+//     wake-up.
 type Hub struct {
 	log  store.Log
 	poll time.Duration
@@ -77,18 +78,18 @@ type Hub struct {
 	parts  []part
 	bell   bell
 	began  time.Time
-	polled atomic.Int64 // when the heads were polled last, since began
+	polled atomic.Int64 // time of the last poll of the heads, as a duration since began
 
-	watcher store.Watcher                   // nil if there is none, or nobody else commits
-	heard   atomic.Pointer[<-chan struct{}] // from before the heads were read last
+	watcher store.Watcher                   // nil if the log is none, or if no other process commits
+	heard   atomic.Pointer[<-chan struct{}] // the watcher's channel from before the last read of the heads
 
 	logger *slog.Logger
 	live   *live   // nil if readers are not registered
-	others silence // of other engines
+	others silence // times since the registrations of other engines have changed
 
 	mu      sync.Mutex
 	readers map[*reader]struct{}
-	failing map[*reader]error // why readers wait before they read again
+	failing map[*reader]error // the error because of which a reader waits before it reads again
 	closed  bool
 	done    chan struct{}
 }
@@ -98,7 +99,8 @@ type part struct {
 	ring atomic.Pointer[ring]
 }
 
-// raise moves the head up to a position and reports whether it was below.
+// raise moves the head up to a position. It reports whether the head was below that
+// position.
 func (p *part) raise(to store.Position) bool {
 	for {
 		at := p.head.Load()
@@ -111,28 +113,28 @@ func (p *part) raise(to store.Position) bool {
 	}
 }
 
-// A Config says how a hub follows its log.
+// A Config configures a [Hub].
 type Config struct {
-	// Log is what is followed.
+	// Log is the log to follow.
 	Log store.Log
-	// Poll is how often a waiting reader looks for events that others have
-	// committed without publishing them here; zero means that there are none.
-	// If the log is a [store.Watcher], a reader is told of them, and only looks
-	// every [PollWatched] or less often.
+	// Poll is the interval at which a waiting reader looks for events that other
+	// processes have committed. Zero means that no other process commits. If the log is
+	// a [store.Watcher], the log notifies readers of such events, and they poll at most
+	// once in [PollWatched].
 	Poll time.Duration
-	// Register has the hub register its readers in the log while there are any, as
-	// an instance of [LiveReaders], so that other processes do not delete what they
-	// have yet to read, see [Hub.Keep]. It is for a log that others may write to,
-	// and does nothing on one without [store.Bookmarks].
+	// Register makes the hub register its readers in the log while it has any, as an
+	// instance of [LiveReaders], so that other processes do not delete events that
+	// these readers have not yet read, see [Hub.Keep]. Use it for a log to which other
+	// processes may write. It has no effect on a log without [store.Bookmarks].
 	Register bool
-	// Logger is told when the log cannot be read, and when it can be again. Nil
-	// discards that. A record at which its handler panics or ends its goroutine is
-	// lost, and the reader goes on.
+	// Logger logs when the log cannot be read, and when it can be read again. Nil
+	// discards these records. If the handler panics or ends its goroutine, that record
+	// is lost and the reader goes on.
 	Logger *slog.Logger
 }
 
-// PollWatched is how often a reader looks for events at most if the log tells of
-// them: a notice can be lost with a connection.
+// PollWatched is the shortest poll interval on a log that notifies readers of new
+// events. Polling is still necessary: a notice can be lost with a connection.
 const PollWatched = time.Second
 
 // NewHub returns a hub for the log.
@@ -165,12 +167,12 @@ func NewHub(ctx context.Context, c Config) (*Hub, error) {
 	return h, nil
 }
 
-// Partitions returns how many partitions the log has.
+// Partitions returns the number of partitions of the log.
 func (h *Hub) Partitions() int { return len(h.parts) }
 
-// Publish tells the hub that the events are durable. They must have their
-// positions. The hub copies what it keeps but for payloads, which must not be
-// changed afterwards. It does not wait, and what it costs does not grow with the
+// Publish hands durable events, with their positions, to the readers of the hub. The
+// hub copies the events that it keeps, except for their payloads, which the caller must
+// not change afterwards. Publish does not wait, and its cost does not grow with the
 // number of readers.
 func (h *Hub) Publish(events []store.Event) {
 	if len(events) == 0 || h.active.Load() == 0 {
@@ -188,7 +190,7 @@ func (h *Hub) Publish(events []store.Event) {
 	h.bell.ring()
 }
 
-// ring returns the ring of a partition and makes it if there is none.
+// ring returns the ring of a partition and allocates it if there is none.
 func (h *Hub) ring(p *part) *ring {
 	if r := p.ring.Load(); r != nil {
 		return r
@@ -197,11 +199,11 @@ func (h *Hub) ring(p *part) *ring {
 	if r := p.ring.Load(); r != nil {
 		return r
 	}
-	return new(ring) // the last reader has just gone
+	return new(ring) // the last reader has just left and removed the ring
 }
 
-// Passed returns a position of the partition that every reader has passed, and
-// the highest one there can be if nobody reads the partition.
+// Passed returns a position of the partition that every reader of this hub has passed.
+// If the partition has no reader, it returns the highest possible position.
 func (h *Hub) Passed(partition int) store.Position {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -214,8 +216,8 @@ func (h *Hub) Passed(partition int) store.Position {
 	return passed
 }
 
-// ReadErr returns why a reader waits because it cannot read the log, or nil if all
-// can. It tries again, with growing pauses.
+// ReadErr returns the error of a reader that cannot read the log, or nil if all readers
+// can. Such a reader tries again, with growing pauses.
 func (h *Hub) ReadErr() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -225,9 +227,10 @@ func (h *Hub) ReadErr() error {
 	return nil
 }
 
-// Shutdown is Close, and then waits until the hub has removed its registration
-// from the log, see [Config], or the context ends. Where it could not be removed,
-// it holds the log until other engines have watched it for [LiveSilenceMax].
+// Shutdown calls Close, and then waits until the hub has removed its registration from
+// the log, see [Config], or the context ends. A registration that could not be removed
+// keeps events from being deleted until other engines have watched it without a change
+// for [LiveSilenceMax].
 func (h *Hub) Shutdown(ctx context.Context) error {
 	h.Close()
 	if h.live == nil {
@@ -255,17 +258,17 @@ func (h *Hub) isClosed() bool {
 	}
 }
 
-// Follow yields the events above q.After in its partition that q selects, and
-// goes on with new ones as they are committed, until the context ends, the
-// caller breaks, or q.Through is reached. It then yields the error, if there is
-// one, as its last.
+// Follow yields the events above q.After in its partition that q selects, and goes on
+// with new ones as they are committed, until the context ends, the caller breaks, or
+// q.Through is reached. The last step yields the error, if there is one.
 //
 // An error matching [ErrLagged] or [ErrDeleted] is a notice and does not end the
 // iteration, see [LaggedError] and [DeletedError]. While the log cannot be read, the
-// reader tries again with growing pauses, see [Hub.ReadErr], and so after up to 16
-// panics of the log in a row; it ends where that cannot help: the log is closed, broken, unfinished or damaged, or the query makes
-// no sense. If q.After is above the head of the log, the position is not of this
-// log, and the error matches [ErrReplaced].
+// reader tries again with growing pauses, see [Hub.ReadErr], also after up to 16 panics
+// of the log in a row. It ends with an error that waiting cannot cure: the log is
+// closed, broken, unfinished or damaged, or the query is invalid. If q.After is above
+// the head of the log, the position does not belong to this log, and the error matches
+// [ErrReplaced].
 //
 // The events are valid only until the next step; they share their
 // payload with other readers and must not be changed.
@@ -278,7 +281,8 @@ func (h *Hub) Follow(ctx context.Context, q store.Query) iter.Seq2[*store.Event,
 	}
 }
 
-// readHeads learns of commits that nobody has published here.
+// readHeads reads the heads of the log, to find commits that were not published to this
+// hub.
 func (h *Hub) readHeads(ctx context.Context) (err error) {
 	defer contain(&err)
 	if h.watcher != nil {
@@ -299,9 +303,9 @@ func (h *Hub) readHeads(ctx context.Context) (err error) {
 	return nil
 }
 
-// pollHeads reads the heads, unless another reader has done so just now: many
-// readers ask the log as often as one does. It reports whether the log has
-// answered it.
+// pollHeads reads the heads, unless another reader has read them within the last half
+// interval, so many readers poll the log no more often than a few do. It returns asked
+// if it has read them without an error.
 func (h *Hub) pollHeads(ctx context.Context) (asked bool, err error) {
 	now, last := time.Since(h.began), h.polled.Load()
 	if now-time.Duration(last) < h.poll/2 || !h.polled.CompareAndSwap(last, int64(now)) {
@@ -311,9 +315,9 @@ func (h *Hub) pollHeads(ctx context.Context) (asked bool, err error) {
 	return err == nil, err
 }
 
-// hearHeads reads the heads after the log has told of a change. Of the readers
-// that have been told by the same channel one does. It reports whether the log has
-// answered it.
+// hearHeads reads the heads after the log has notified its readers of a change. Only
+// one of the readers that were notified by the same channel does so. It returns asked
+// if it has read them without an error.
 func (h *Hub) hearHeads(ctx context.Context, heard *<-chan struct{}) (asked bool, err error) {
 	if !h.heard.CompareAndSwap(heard, new(<-chan struct{})) {
 		return false, nil

@@ -20,7 +20,7 @@ import (
 // waitMax bounds every wait that is not in a bubble of synctest.
 const waitMax = 30 * time.Second
 
-// A writer commits events to a log, and publishes them when it is told to.
+// A writer commits events to a log. Its method write also publishes them.
 type writer struct {
 	mu  sync.Mutex
 	tb  testing.TB
@@ -39,8 +39,8 @@ func newWriter(tb testing.TB, log store.Log, poll time.Duration) *writer {
 	return &writer{tb: tb, log: log, hub: hub, at: make(map[store.Key]store.Version)}
 }
 
-// commit commits events of an entity as one batch and returns them as they are
-// to be published.
+// commit commits events of an entity as one batch and returns them with their
+// positions, ready to publish.
 func (w *writer) commit(key store.Key, events ...store.Event) []store.Event {
 	w.tb.Helper()
 	w.mu.Lock()
@@ -75,14 +75,14 @@ func (w *writer) write(key store.Key, n int) {
 
 func book(id string) store.Key { return store.Key{Kind: "book", ID: id} }
 
-// A follower keeps what a reader gets.
+// A follower keeps the events and errors of a reader.
 type follower struct {
 	mu     sync.Mutex
 	got    []store.Position
 	lagged []*stream.LaggedError
 	err    error
 	ended  bool
-	pause  chan struct{} // if set, the next event is held until it is closed
+	pause  chan struct{} // if set, the follower waits at the next event until it is closed
 }
 
 // follow reads on a goroutine of its own.
@@ -126,7 +126,7 @@ func (f *follower) seen() (sequences []int) {
 	return sequences
 }
 
-// end returns whether the reader has ended, and with what.
+// end reports whether the reader has ended, and with which error.
 func (f *follower) end() (ended bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -442,7 +442,7 @@ func TestCommitsOfOthersAreFoundByPolling(t *testing.T) {
 	})
 }
 
-// A brokenLog fails to read.
+// A brokenLog returns an error from each read.
 type brokenLog struct {
 	store.Log
 	heads, scan error
@@ -464,7 +464,7 @@ func (l *brokenLog) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Ev
 
 func TestAReaderIsToldWhatTheLogSays(t *testing.T) {
 	t.Parallel()
-	errIO := &store.CorruptError{What: "event", Reason: "a bit has flipped"} // waiting does not help
+	errIO := &store.CorruptError{What: "event", Reason: "a bit has flipped"} // waiting cannot cure this error
 	log := &brokenLog{Log: memory.New()}
 	w := newWriter(t, log, 0)
 	w.write(book("a"), 1)
@@ -539,12 +539,12 @@ func TestPassedIsWhatEveryReaderHasPassed(t *testing.T) {
 	})
 }
 
-// TestManyReadersSeeEverythingOnceInOrder runs readers, one of which stands
-// still for the whole time, beside writers who publish as it comes.
+// TestManyReadersSeeEverythingOnceInOrder runs readers, one of which is blocked for the
+// whole time, beside writers that publish in any order.
 func TestManyReadersSeeEverythingOnceInOrder(t *testing.T) {
 	t.Parallel()
 	const readers, writers, commits, perCommit = 20, 16, 350, 2
-	const total = writers * commits * perCommit // more than the hub keeps
+	const total = writers * commits * perCommit // more events than the hub keeps
 	log := memory.New()
 	hub := newWriter(t, log, 0).hub
 	ctx, cancel := context.WithTimeout(t.Context(), waitMax)
@@ -567,7 +567,7 @@ func TestManyReadersSeeEverythingOnceInOrder(t *testing.T) {
 			var kept []store.Event
 			for n := range commits {
 				events := w.commit(book(fmt.Sprint(i)), make([]store.Event, perCommit)...)
-				if n%3 == i%3 { // overtaken by the next
+				if n%3 == i%3 { // the next commit is published first
 					kept = events
 					continue
 				}
@@ -594,7 +594,7 @@ func TestManyReadersSeeEverythingOnceInOrder(t *testing.T) {
 	}
 }
 
-// firstDifference returns the index from which two lists differ.
+// firstDifference returns the first index at which two lists differ.
 func firstDifference(a, b []int) int {
 	for i := range min(len(a), len(b)) {
 		if a[i] != b[i] {
@@ -604,8 +604,8 @@ func firstDifference(a, b []int) int {
 	return min(len(a), len(b))
 }
 
-// BenchmarkPublish is what a writer pays for an event, beside readers that each
-// get it. On a machine with few cores the readers' own work is part of it.
+// BenchmarkPublish measures the cost of one event for a writer, with readers that each
+// get the event. On a machine with few cores the time includes the work of the readers.
 func BenchmarkPublish(b *testing.B) {
 	for _, readers := range []int{0, 1, 16, 100} {
 		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) {
@@ -629,7 +629,7 @@ func BenchmarkPublish(b *testing.B) {
 			beginning.Wait()
 			for b.Loop() {
 				w.hub.Publish(events)
-				events[0].Position++ // as if it were another one
+				events[0].Position++ // the next operation publishes another event
 			}
 			cancel()
 			reading.Wait()

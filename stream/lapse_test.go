@@ -15,10 +15,10 @@ import (
 	"github.com/perdure/perdure/stream/streamtest"
 )
 
-// TestASubscriptionAtTheBeginningIsToldOfDeletions has a subscription that has
-// acknowledged nothing when an operator removes its bookmark by mistake, and events
-// that it has not got are deleted: below the highest position of an earlier
-// deletion, so that they show in its time alone.
+// TestASubscriptionAtTheBeginningIsToldOfDeletions opens a subscription that has
+// acknowledged no commit when an operator removes its bookmark by mistake. Then events
+// that it has not read are deleted below the highest position of an earlier deletion,
+// so that only the time of the record shows the later one.
 func TestASubscriptionAtTheBeginningIsToldOfDeletions(t *testing.T) {
 	t.Parallel()
 	for name, acked := range map[string]int{"nothing_is_acknowledged": 0, "something_is_acknowledged": 1} {
@@ -63,7 +63,8 @@ func TestASubscriptionAtTheBeginningIsToldOfDeletions(t *testing.T) {
 	}
 }
 
-// TestASubscriptionNeedsNoLogThatTakesCommits has its checkpoints elsewhere.
+// TestASubscriptionNeedsNoLogThatTakesCommits opens a subscription whose checkpoints
+// are not in the log.
 func TestASubscriptionNeedsNoLogThatTakesCommits(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, memory.New(), 0)
@@ -78,7 +79,7 @@ func TestASubscriptionNeedsNoLogThatTakesCommits(t *testing.T) {
 	}
 }
 
-// An unmarked log has the method for bookmarks and keeps none.
+// An unmarked log has the method Bookmarks, which returns ErrUnsupported.
 type unmarked struct{ *memory.Log }
 
 func (unmarked) Bookmarks(context.Context) ([]store.Bookmark, error) {
@@ -116,12 +117,12 @@ func TestALogThatKeepsNoBookmarksAfterAllCanBePruned(t *testing.T) {
 	})
 }
 
-// A moody log refuses commits of registrations, or to say what is deleted, while it
-// is told to.
+// A moody log returns errors from commits of registrations, or from Deleted, while the
+// test has set it so.
 type moody struct {
 	*memory.Log
 	refuses atomic.Bool
-	blind   atomic.Bool // it does not tell what is deleted
+	blind   atomic.Bool // Deleted returns an error
 }
 
 func (m *moody) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
@@ -138,8 +139,8 @@ func (m *moody) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return m.Log.Deleted(ctx)
 }
 
-// TestARemovedBookmarkIsSetAgainWhateverFails has the bookmark of a subscription
-// removed by mistake, and the log away when the subscription notices that.
+// TestARemovedBookmarkIsSetAgainWhateverFails removes the bookmark of a subscription,
+// and makes the log fail when the subscription notices that.
 func TestARemovedBookmarkIsSetAgainWhateverFails(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(m *moody) *atomic.Bool{

@@ -7,58 +7,60 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A ledger is the bookkeeping of a subscription to one partition: which commits
-// are there, handed out, acknowledged, and up to which position all of them are.
-// It is a state machine without goroutines, clock or I/O; [Subscription] runs it
-// under its lock.
+// A ledger tracks the acknowledgements of a subscription in one partition: which
+// commits were read, delivered and acknowledged, and the position up to which all are
+// acknowledged. It is a state machine without goroutines, clock or I/O; [Subscription]
+// runs it under its lock.
 //
 //  1. units are in the order of their positions, all above done.
-//  2. done is the highest position that is read such that everything selected up
-//     to it is acknowledged. It never goes back.
-//  3. saved is at or below done, and so is all that is ever given to be saved.
+//  2. done is the highest read position up to which all selected commits are
+//     acknowledged. It never goes back.
+//  3. saved is at or below done, and so is every position that save returns.
 //  4. The units have at most openMax events together, or there is only one. That
-//     counts acknowledged ones behind one that is not: so what is held, and what
-//     comes again after a crash, has a bound even if one commit stays open.
-//  5. units below fresh have been handed out at least once, those from fresh on
-//     never: first deliveries are in order.
+//     includes acknowledged units behind one that is not. So the events in memory, and
+//     the events that come again after a crash, are bounded even if one commit is never
+//     acknowledged.
+//  5. units below the index fresh have been delivered at least once, units from fresh
+//     on never: first deliveries are in order.
 type ledger struct {
-	openMax     int // events in units
-	attemptsMax int // deliveries of one unit; 0 means no bound
-	saveEvery   int // acknowledgements after which the position is to be saved
+	openMax     int // bound of the events in units
+	attemptsMax int // bound of the deliveries of one unit; 0 means no bound
+	saveEvery   int // number of acknowledgements after which the position must be saved
 	saveAfter   time.Duration
 
 	read store.Position
 	done store.Position
-	// last is the event of the last commit below done, as far as one was there.
+	// last is the position and id of the last event at or below done, if the ledger has
+	// had one.
 	last  Proof
 	saved store.Position
 
 	units []*unit
 	fresh int
-	late  []*unit // refused, waiting to be due
-	open  int     // events in units
+	late  []*unit // refused units that wait for their next delivery
+	open  int     // number of events in units
 
-	acks  int       // acknowledgements since the last save
-	dirty time.Time // when done went above saved; zero if it is not
+	acks  int       // number of acknowledgements since the last save
+	dirty time.Time // time at which done went above saved; zero if it is not above
 }
 
 // A unit is a commit that is not acknowledged, or is behind one that is not.
 type unit struct {
 	commit  *Commit
-	through store.Position // as of the next unit: what is passed with it
+	through store.Position // position up to which nothing more is selected behind this unit, before the next one
 	state   unitState
-	attempt int // how often it has been handed out
+	attempt int // number of deliveries so far
 	due     time.Time
-	cause   error // of the last refusal
+	cause   error // error of the last refusal
 }
 
 type unitState uint8
 
 const (
-	unitReady unitState = iota // has never been handed out
-	unitOut                    // is handed out
-	unitLate                   // is refused, and comes again when it is due
-	unitSpent                  // is refused too often; somebody decides on it
+	unitReady unitState = iota // was never delivered
+	unitOut                    // is delivered and not answered
+	unitLate                   // is refused, and is delivered again when it is due
+	unitSpent                  // was refused too often; DeadLetter decides about it
 	unitDone                   // is acknowledged
 )
 
@@ -69,12 +71,12 @@ func newLedger(c *SubscriptionConfig, at, saved store.Position) *ledger {
 	}
 }
 
-// room reports whether a commit of so many events may be added.
+// room reports whether a commit with this number of events may be added.
 func (l *ledger) room(events int) bool {
 	return len(l.units) == 0 || l.open+events <= l.openMax
 }
 
-// add takes a commit that was read. There must be room for it.
+// add adds a commit that was read. The caller has checked that there is room for it.
 func (l *ledger) add(c *Commit, now time.Time) {
 	l.read = c.Through
 	if len(c.Events) > 0 {
@@ -86,7 +88,7 @@ func (l *ledger) add(c *Commit, now time.Time) {
 	l.advance(now)
 }
 
-// take hands out a unit: a refused one that is due, the lowest first, else the
+// take returns the unit to deliver next: the lowest refused unit that is due, else the
 // next new one. It returns nil if there is none.
 func (l *ledger) take(now time.Time) *unit {
 	var u *unit
@@ -118,21 +120,21 @@ func (l *ledger) due() (at time.Time) {
 	return at
 }
 
-// outstanding reports whether a delivery is the current one of its unit, so that
-// the consumer may still settle it.
+// outstanding reports whether a delivery is the current one of its unit, so that the
+// consumer may still answer it.
 func (l *ledger) outstanding(u *unit, attempt int) bool {
 	return u.state == unitOut && u.attempt == attempt
 }
 
-// ack acknowledges a unit that is handed out or spent.
+// ack acknowledges a unit that is delivered or spent.
 func (l *ledger) ack(u *unit, now time.Time) {
 	l.settle(u)
 	l.advance(now)
 }
 
-// ackThrough acknowledges a unit and all below it. They have been handed out, all
-// of them, since first deliveries are in order. Spent ones are left to whoever
-// decides on them.
+// ackThrough acknowledges a unit and all units below it. All of them have been
+// delivered, since first deliveries are in order. It leaves out spent units, about
+// which DeadLetter decides.
 func (l *ledger) ackThrough(u *unit, now time.Time) {
 	for _, b := range l.units {
 		if b.commit.Through > u.commit.Through {
@@ -153,9 +155,9 @@ func (l *ledger) settle(u *unit) {
 	l.acks++
 }
 
-// nack takes back a unit that is handed out. It comes again after the delay,
-// unless it has been handed out as often as it may: then it is spent, and stays
-// where it is until ack or again is called.
+// nack refuses a delivered unit. The unit is delivered again when it is due, unless it
+// has used up its attempts: then it is spent, and stays in place until ack or again is
+// called.
 func (l *ledger) nack(u *unit, cause error, due time.Time) (spent bool) {
 	u.cause = cause
 	if l.attemptsMax > 0 && u.attempt >= l.attemptsMax {
@@ -166,13 +168,14 @@ func (l *ledger) nack(u *unit, cause error, due time.Time) (spent bool) {
 	return false
 }
 
-// again has a unit handed out once more.
+// again schedules another delivery of a unit.
 func (l *ledger) again(u *unit, due time.Time) {
 	u.state, u.due = unitLate, due
 	l.late = append(l.late, u)
 }
 
-// advance moves done over what is acknowledged without a gap.
+// advance moves done over the acknowledged units at the front, up to the first one that
+// is not acknowledged.
 func (l *ledger) advance(now time.Time) {
 	n := 0
 	for n < len(l.units) && l.units[n].state == unitDone {
@@ -203,8 +206,8 @@ func (l *ledger) saveAt() time.Time {
 	return l.dirty.Add(l.saveAfter)
 }
 
-// save says that the position is being saved; what is acknowledged from now on
-// is for the next time.
+// save returns the position to save, or false if there is nothing to save. Later
+// acknowledgements count for the next save.
 func (l *ledger) save() (store.Position, bool) {
 	if l.dirty.IsZero() {
 		return 0, false
@@ -213,8 +216,8 @@ func (l *ledger) save() (store.Position, bool) {
 	return l.done, true
 }
 
-// eventAt returns the id of the event at a position, or zero if it is not that of
-// a commit that was read.
+// eventAt returns the id of the last event at or below done if that event is at
+// position p, else zero.
 func (l *ledger) eventAt(p store.Position) (id store.ID) {
 	if l.last.Position == p {
 		id = l.last.Event
@@ -222,8 +225,8 @@ func (l *ledger) eventAt(p store.Position) (id store.ID) {
 	return id
 }
 
-// keep says what has become of a save: the position is kept, or nobody knows, and
-// it is to be saved again.
+// keep records the outcome of a save: the position is saved, or the outcome is unknown
+// and the position must be saved again.
 func (l *ledger) keep(p store.Position, kept bool, now time.Time) {
 	if kept {
 		l.saved = max(l.saved, p)

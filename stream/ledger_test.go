@@ -9,24 +9,24 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A ledgerModel says what a ledger should do, in the most obvious way: it keeps
-// all commits for ever and looks at all of them each time.
+// A ledgerModel is a model of a ledger in the simplest form: it keeps all commits and
+// looks at all of them in each step.
 type ledgerModel struct {
 	l       *ledger
 	now     time.Time
 	read    store.Position
 	commits []*modelCommit
-	given   []store.Position // saves that are under way
+	given   []store.Position // positions whose save has begun and has no outcome yet
 	kept    store.Position
-	taken   store.Position // the highest that was taken for the first time
+	taken   store.Position // highest commit that was delivered for the first time
 	changed func(*ledger)  // breaks the ledger after each step, if it is set
 }
 
 type modelCommit struct {
 	through store.Position
 	events  int
-	unit    *unit // once it has been taken
-	taken   bool  // is out
+	unit    *unit // set once the commit was delivered
+	taken   bool  // is delivered and not answered
 	late    time.Time
 	spent   bool
 	done    bool
@@ -56,7 +56,7 @@ func (m *ledgerModel) done() store.Position {
 	return last
 }
 
-// window is how many events lie behind done.
+// window returns the number of events and commits above done.
 func (m *ledgerModel) window() (events, commits int) {
 	done := m.done()
 	for _, c := range m.commits {
@@ -68,7 +68,7 @@ func (m *ledgerModel) window() (events, commits int) {
 	return events, commits
 }
 
-// out returns the commits that are handed out.
+// out returns the commits that are delivered and not answered.
 func (m *ledgerModel) out() (all []*modelCommit) {
 	for _, c := range m.commits {
 		if c.taken {
@@ -78,7 +78,8 @@ func (m *ledgerModel) out() (all []*modelCommit) {
 	return all
 }
 
-// step does what one byte says, and returns what is wrong afterwards.
+// step carries out one byte as an action, and returns a difference between ledger and
+// model, if there is one.
 func (m *ledgerModel) step(b byte) error {
 	m.now = m.now.Add(time.Second)
 	arg := int(b >> 3)
@@ -123,8 +124,8 @@ func (m *ledgerModel) add(arg int) {
 	m.l.add(&Commit{Events: make([]store.Event, events), Through: m.read}, m.now)
 }
 
-// take compares what is handed out with the lowest commit that is due, or the
-// first one that has never been handed out.
+// take compares the delivered unit with the lowest commit that is due, or else the
+// first one that was never delivered.
 func (m *ledgerModel) take() error {
 	var want *modelCommit
 	for _, c := range m.commits {
@@ -173,7 +174,7 @@ func (m *ledgerModel) settle(arg int) {
 
 func (m *ledgerModel) nack(arg int) {
 	for _, c := range m.commits {
-		if c.spent { // somebody decides at last
+		if c.spent { // DeadLetter decides
 			c.spent = false
 			if arg%2 == 0 {
 				m.l.ack(c.unit, m.now)
@@ -202,7 +203,7 @@ func (m *ledgerModel) nack(arg int) {
 
 func (m *ledgerModel) save() error {
 	if len(m.given) > 0 {
-		return nil // one at a time
+		return nil // only one save at a time
 	}
 	p, ok := m.l.save()
 	if ok != (m.done() > m.kept) {
@@ -263,7 +264,7 @@ func (m *ledgerModel) check() error {
 	return nil
 }
 
-// play runs steps and returns the first thing that is wrong.
+// play runs steps and returns the first difference.
 func (m *ledgerModel) play(steps []byte) error {
 	for i, b := range steps {
 		if err := m.step(b); err != nil {
@@ -341,7 +342,7 @@ func TestBrokenLedgersAreCaught(t *testing.T) {
 	}
 }
 
-// wrong returns 1 if a broken ledger is found out.
+// wrong returns 1 if the model detects the broken ledger.
 func wrong(steps []byte, change func(*ledger)) (n int) {
 	defer func() {
 		if recover() != nil {

@@ -15,16 +15,17 @@ import (
 )
 
 const (
-	// LiveSilenceMax is how long an engine must watch the registration of the
-	// live readers of another one without a change until it takes that engine for
-	// dead, removes the registration, and deletes what those readers have not
-	// read. It measures that by its own monotonic clock.
+	// LiveSilenceMax is the time for which an engine must watch the registration of
+	// another engine's live readers without a change. After that it considers the other
+	// engine dead, removes the registration, and may delete events that those readers
+	// have not read. It measures the time by its own monotonic clock.
 	LiveSilenceMax = 2 * time.Minute
 
-	// liveEvery is how often a hub moves the registration of its readers.
+	// liveEvery is the interval at which a hub moves the registration of its readers.
 	liveEvery = 5 * time.Second
-	// liveBeats is after how many of these times without a move it stores a sign
-	// of life: a good deal more often than LiveSilenceMax.
+	// liveBeats is the number of these intervals without a move after which the hub
+	// stores a heartbeat. With 4 it does so every 20 s, much more often than
+	// LiveSilenceMax.
 	liveBeats = 4
 	// liveWaitMax bounds one attempt to store or remove the registration, where
 	// no caller waits for it.
@@ -32,29 +33,29 @@ const (
 )
 
 // A live keeps the readers of a hub registered in the log, as one instance of
-// [LiveReaders], so that other engines on the log do not delete what they have yet
-// to read.
+// [LiveReaders], so that other engines on the log do not delete events that these
+// readers have not yet read.
 //
-//  1. A reader is among those of the hub before it joins, and has joined before it
+//  1. A reader is in the hub's set of readers before it joins, and has joined before it
 //     gets its first event.
-//  2. While readers that have joined are there, what is stored is at or below each
-//     of them, unless somebody has removed the registration. Then the next change
-//     or look notices that, counts it in lapses, and registers again.
-//     On a log that takes no commits nothing is registered, and readers are told of
-//     what is deleted before them.
-//  3. A loop moves it, and removes it when it finds no reader, or the hub is closed.
+//  2. While readers have joined, the stored positions are at or below each of them,
+//     unless the registration was removed. Then the next call of store or held notices
+//     that, counts it in lapses, and registers again. On a log that takes no commits
+//     nothing is registered, and readers get a notice of deleted events.
+//  3. A loop moves the registration, and removes it when the hub has no readers or is
+//     closed.
 type live struct {
 	hub     *Hub
 	readers *Readers
 	id      string
 
-	turn   chan struct{} // held by the one who uses the fields below
+	turn   chan struct{} // a semaphore of one: the goroutine that has put the token uses the fields below
 	stored map[int]store.Position
 	reg    *Registration // nil if nothing is registered
 	lapses uint64
-	idle   int // times that the loop has not moved it
+	idle   int // number of intervals since the last store
 
-	ended chan struct{} // closed by the loop at its end; nil if there is none
+	ended chan struct{} // closed by the loop at its end; nil if no loop runs
 }
 
 func newLive(h *Hub, readers *Readers) *live {
@@ -74,8 +75,8 @@ func (l *live) take(ctx context.Context) error {
 
 func (l *live) give() { <-l.turn }
 
-// join makes sure that what is stored is at or below a reader of the hub that is
-// about to begin, and returns how often the registration has lapsed so far.
+// join makes sure that the stored positions are at or below the position of a reader
+// that is about to begin. It returns the number of lapses of the registration so far.
 func (l *live) join(ctx context.Context, after store.Position) (lapses uint64, err error) {
 	if err := l.take(ctx); err != nil {
 		return 0, err
@@ -84,7 +85,7 @@ func (l *live) join(ctx context.Context, after store.Position) (lapses uint64, e
 	if at, ok := l.stored[after.Partition()]; !ok || at > after {
 		err := l.store(ctx)
 		if errors.Is(err, errors.ErrUnsupported) {
-			return l.lapses, nil // the log is opened for reading: nothing can hold it
+			return l.lapses, nil // the log is open for reading only: no registration is possible
 		}
 		if err != nil {
 			return 0, err
@@ -92,14 +93,14 @@ func (l *live) join(ctx context.Context, after store.Position) (lapses uint64, e
 	}
 	if l.ended == nil {
 		l.ended = make(chan struct{})
-		exited := false // the log has ended the goroutine
+		exited := false // set if the log has ended the goroutine of the loop
 		go guard.Loop(func() { l.loop(exited) }, func() { exited = true }, l.ended)
 	}
 	return l.lapses, nil
 }
 
-// held reports whether the registration has not lapsed more often than a reader
-// knows of, and how often it has. It looks at what is stored.
+// held reads the stored registration. It returns true if the registration has not
+// lapsed since the reader last learned the number of lapses, and the present number.
 func (l *live) held(ctx context.Context, lapses uint64) (bool, uint64, error) {
 	if err := l.take(ctx); err != nil {
 		return false, lapses, err
@@ -140,19 +141,20 @@ func (l *live) store(ctx context.Context) error {
 	}
 	if l.reg == nil {
 		if l.reg, err = l.readers.Register(ctx, LiveReaders, l.id, positions...); err == nil {
-			l.lapses++ // until now nothing has held the log for readers that have begun
+			l.lapses++ // until now no registration has held events for the readers that have begun
 		}
 	}
 	if err != nil {
-		l.stored = nil // it may be anything
+		l.stored = nil // the stored positions are unknown now
 		return fmt.Errorf("register live readers: %w", err)
 	}
 	l.stored, l.idle = lowest, 0
 	return nil
 }
 
-// loop moves the registration until nobody reads, and then removes it. After the
-// hub is closed it tries that once, which may have exited.
+// loop moves the registration until the hub has no readers, and then removes it. After
+// the hub is closed it tries once to remove it. The parameter exited says that an
+// earlier attempt has ended its goroutine; then it does not try again on a closed hub.
 func (l *live) loop(exited bool) {
 	for failed := false; !exited || !l.hub.isClosed(); {
 		t := time.NewTimer(liveEvery)
@@ -176,7 +178,7 @@ func (l *live) loop(exited bool) {
 	}
 }
 
-// step does what is due, and reports whether the loop has ended.
+// step moves, renews or removes the registration. It returns true if the loop must end.
 func (l *live) step(ctx context.Context, closed bool) (ended bool, err error) {
 	if err := l.take(ctx); err != nil {
 		return closed, err
@@ -191,7 +193,7 @@ func (l *live) step(ctx context.Context, closed bool) (ended bool, err error) {
 	}
 	if l.reg != nil {
 		if err := l.reg.Remove(ctx); err != nil && !closed {
-			return false, err // it is tried again
+			return false, err // the next step tries again
 		}
 	}
 	l.reg, l.stored, l.ended = nil, nil, nil
@@ -216,7 +218,7 @@ func (l *live) wait(ctx context.Context) error {
 	}
 }
 
-// lowest returns the lowest position of the readers of each partition that keep no
+// lowest returns the lowest position in each partition of the readers that have no
 // bookmark of their own.
 func (h *Hub) lowest() map[int]store.Position {
 	h.mu.Lock()
@@ -234,22 +236,21 @@ func (h *Hub) lowest() map[int]store.Position {
 	return at
 }
 
-// Keep returns the position of a partition at and above which no event may be
-// deleted: the lowest of the readers of this hub, of all bookmarks, and of the
-// live readers of other engines. It is above all events if nobody reads.
+// Keep returns the position of a partition at and above which no event may be deleted:
+// the lowest position of the readers of this hub, of all bookmarks, and of the live
+// readers of other engines. If there is no reader, the position is above all events.
 //
-// Why nobody misses an event in silence that way. A reader first stores its
-// position, as a bookmark or among the live readers, and then reads the deletions
-// of the log, and then events. If Keep reads the bookmarks after that, it sees the
-// reader. If it reads them before, what is deleted on its word is told to the
-// reader by [Deletions]: when it begins if it was deleted before, after a scan if
-// it was deleted later.
+// Why no reader misses an event without a notice: a reader first stores its position,
+// as a bookmark or among the live readers, then reads the deletions of the log, and
+// then events. If Keep reads the bookmarks after that, it sees the reader. If Keep
+// reads them before, the reader finds the deletions that follow by [Deletions]: when it
+// begins if the events were deleted before, after a scan if they were deleted later.
 //
-// Engines that have died leave their registration behind. Keep notes by its own
-// clock for how long one has not changed, and removes it after [LiveSilenceMax]
-// before it passes over it. An engine that lives on after that finds that out with
-// its next scan, since it looks whether it is registered when something has been
-// deleted; its readers are told by a [*DeletedError].
+// An engine that has died leaves its registration behind. Keep measures by its own
+// clock the time for which a registration has not changed. After [LiveSilenceMax] it
+// removes the registration, and only then ignores it. If that engine is still alive, it
+// finds out after its next scan, because it checks its registration when events were
+// deleted; its readers get a [*DeletedError].
 func (h *Hub) Keep(ctx context.Context, partition int) (store.Position, error) {
 	keep := h.Passed(partition)
 	marks, ok := h.log.(store.Bookmarks)
@@ -258,7 +259,7 @@ func (h *Hub) Keep(ctx context.Context, partition int) (store.Position, error) {
 	}
 	all, err := marks.Bookmarks(ctx)
 	if errors.Is(err, errors.ErrUnsupported) {
-		return keep, nil // it keeps none after all
+		return keep, nil // the log keeps no bookmarks after all
 	}
 	if err != nil {
 		return 0, err
@@ -277,19 +278,19 @@ func (h *Hub) Keep(ctx context.Context, partition int) (store.Position, error) {
 	return keep, nil
 }
 
-// The silence of other engines: for how long their registrations have not changed.
+// A silence records for how long the registrations of other engines have not changed.
 type silence struct {
 	mu   sync.Mutex
-	seen map[string]sight // by instance
+	seen map[string]sight // by id of the instance
 }
 
 type sight struct {
 	beat  uint64
-	since time.Time // with a monotonic clock
+	since time.Time // time by the monotonic clock
 }
 
-// keep returns the lowest of a position and those of the live readers of other
-// engines, after it has removed the ones of which nothing was heard for too long.
+// keep returns the lowest of a position and the positions of the live readers of other
+// engines. Before that it removes instances that have not changed for LiveSilenceMax.
 func (s *silence) keep(ctx context.Context, h *Hub, partition int, keep store.Position) (store.Position, error) {
 	readers, err := NewReaders(h.log)
 	if err != nil {
@@ -312,7 +313,7 @@ func (s *silence) keep(ctx context.Context, h *Hub, partition int, keep store.Po
 	}
 	for _, in := range all.Instances {
 		if h.live != nil && in.Id == h.live.id {
-			continue // Passed knows better
+			continue // Passed has the newer positions of this hub
 		}
 		for _, at := range in.Positions {
 			if p := store.Position(at); p.Partition() == partition {
@@ -323,7 +324,8 @@ func (s *silence) keep(ctx context.Context, h *Hub, partition int, keep store.Po
 	return keep, nil
 }
 
-// look notes what has changed and returns those that have not for too long.
+// look records which instances have changed, and returns those that have not changed
+// for LiveSilenceMax.
 func (s *silence) look(all *perdurev1.Reader, now time.Time) (silent []*perdurev1.ReaderInstance) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -342,7 +344,8 @@ func (s *silence) look(all *perdurev1.Reader, now time.Time) (silent []*perdurev
 	return silent
 }
 
-// removeSilent removes an instance of the live readers, unless it has changed.
+// removeSilent removes an instance of the live readers, unless it has changed since it
+// was loaded.
 func (r *Readers) removeSilent(ctx context.Context, silent *perdurev1.ReaderInstance) (gone bool, err error) {
 	_, _, err = r.change(ctx, LiveReaders, 0, nil, func(s *perdurev1.Reader) (bool, error) {
 		i := slices.IndexFunc(s.Instances, func(in *perdurev1.ReaderInstance) bool { return in.Id == silent.Id })

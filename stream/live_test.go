@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A refusing log takes no commits while it is told to.
+// A refusing log takes no commits while the test has set it so.
 type refusing struct {
 	*memory.Log
 	refuses bool
@@ -23,9 +23,9 @@ func (r *refusing) Commit(ctx context.Context, group []*store.Batch) ([]store.Re
 	return r.Log.Commit(ctx, group)
 }
 
-// TestARegistrationThatIsMissingCountsUntilItIsRenewed has a reader that knows of a
-// lapse already when its registration is renewed: what was deleted between the two
-// was not held either.
+// TestARegistrationThatIsMissingCountsUntilItIsRenewed has a reader that already knows
+// of a lapse when its registration is renewed: no registration has held the events that
+// were deleted between the two.
 func TestARegistrationThatIsMissingCountsUntilItIsRenewed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestARegistrationThatIsMissingCountsUntilItIsRenewed(t *testing.T) {
 			t.Fatal(err)
 		}
 		log.refuses = true
-		for range 2 { // it does not know what is stored, and then cannot register
+		for range 2 { // the first attempt cannot read the registration, the second cannot store it
 			if _, _, err := l.held(t.Context(), lapses); err == nil {
 				t.Fatal("the commit of the registration was to fail")
 			}

@@ -14,7 +14,7 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// A panickyLog panics in a method as often as it is told to.
+// A panickyLog panics in a method, for the set number of calls.
 type panickyLog struct {
 	*memory.Log
 	heads, scans, commits, deleted atomic.Int32
@@ -46,8 +46,8 @@ func (l *panickyLog) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return l.Log.Deleted(ctx)
 }
 
-// A store that panics takes neither the process with it nor, where the call can be
-// repeated, a reader.
+// A store that panics must not end the process, nor a reader if the call can be
+// repeated.
 func TestALogThatPanics(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(*panickyLog){
@@ -67,7 +67,7 @@ func TestALogThatPanics(t *testing.T) {
 				fail(log)
 				pass(time.Minute)
 				log.commits.Store(0)
-				w.commit(book("a"), store.Event{}) // it is not published, so it is read from the log
+				w.commit(book("a"), store.Event{}) // the event is not published, so the reader reads it from the log
 				w.write(book("a"), 1)
 				ack(t, s, next(t, s))
 				ack(t, s, next(t, s))

@@ -8,22 +8,23 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrReplaced says that a position is not of this log, because the log was restored from a
-// backup that is older, or replaced by another one. The error is a [*ReplacedError].
+// ErrReplaced says that a position does not belong to this log, because the log was
+// restored from an older backup or replaced by another log. The error is a
+// [*ReplacedError].
 var ErrReplaced = errors.New("position is not of this log")
 
-// A ReplacedError says why a position is not of a log. Nothing that was read up to
-// it can be relied on: what the reader has made of it holds events that the log
-// does not have, and the log has others at their positions. So the reader starts
-// again from the beginning with what it keeps emptied, or what it keeps is
-// restored to the same time as the log. The error matches [ErrReplaced].
+// A ReplacedError says why a position does not belong to a log. The reader's own data,
+// such as a read model, may then contain events that the log does not have, and the log
+// may have other events at their positions. Either empty that data and read the log
+// again from the beginning, or restore the data to the same time as the log. The error
+// matches [ErrReplaced].
 type ReplacedError struct {
-	// Position is the position that was checked, and Event the id of the event
-	// that was at it, zero if that is not known.
+	// Position is the position that was checked. Event is the id of the event that the
+	// reader has read there, zero if that is unknown.
 	Position store.Position
 	Event    store.ID
-	// Head is the position of the last event of the partition, and Found the id
-	// of the event that is at Position now, zero if Position is above Head.
+	// Head is the position of the last event of the partition. Found is the id of the
+	// event that is at Position now, zero if Position is above Head.
 	Head  store.Position
 	Found store.ID
 }
@@ -39,12 +40,12 @@ func (e *ReplacedError) Error() string {
 
 func (e *ReplacedError) Unwrap() error { return ErrReplaced }
 
-// A Proof is a position together with the id of the event at it. A reader that
-// keeps its position outside of the log keeps the proof, and checks it before it
-// goes on: a log that was restored from a backup has the same identity and soon
-// the same positions, but never the same events at them.
+// A Proof is a position together with the id of the event at it. A reader that saves
+// its position outside of the log saves the proof, and checks it before it goes on: a
+// log that was restored from a backup has the same identity and soon the same
+// positions, but never the same events at them.
 //
-// The event at a bookmark is not deleted, so a reader that has a bookmark at its
+// The event at a bookmark is never deleted, so a reader that has a bookmark at its
 // position, see [Readers], can always check its proof.
 type Proof struct {
 	Position store.Position
@@ -54,7 +55,7 @@ type Proof struct {
 }
 
 // ProofAt returns the proof of a position that a reader has reached. It reads one
-// event. It returns an error matching [ErrReplaced] if the log ends below.
+// event. It returns an error matching [ErrReplaced] if the log ends below the position.
 func ProofAt(ctx context.Context, log store.Log, p store.Position) (Proof, error) {
 	proof := Proof{Position: p}
 	heads, err := log.Heads(ctx)
@@ -72,14 +73,14 @@ func ProofAt(ctx context.Context, log store.Log, p store.Position) (Proof, error
 	return proof, nil
 }
 
-// Check holds the proof against a log.
+// Check compares the proof with a log.
 //
-// It returns true if the event is there, or if the position is before the first
-// event, where there is nothing to prove. It returns false if nothing can be said:
-// the event has been deleted, or the proof has no event; the log is then at least
-// as long as the position. It returns an error matching [ErrReplaced] if the log is
-// shorter or has another event at the position, [store.ErrInvalid] if it has no
-// such partition, and any other error if the log cannot be read.
+// Check returns true if the log has the event at the position, or if the position is
+// before the first event and needs no proof. It returns false if it cannot know: the
+// event has been deleted, or the proof has no event; the log is then at least as long
+// as the position. It returns an error matching [ErrReplaced] if the log is shorter or
+// has another event at the position, [store.ErrInvalid] if it has no such partition,
+// and any other error if the log cannot be read.
 func (p Proof) Check(ctx context.Context, log store.Log) (proved bool, err error) {
 	heads, err := log.Heads(ctx)
 	if err != nil {
@@ -88,13 +89,13 @@ func (p Proof) Check(ctx context.Context, log store.Log) (proved bool, err error
 	return p.check(ctx, log, heads)
 }
 
-// check is Check with the heads of the log.
+// check is Check for a caller that has read the heads of the log.
 func (p Proof) check(ctx context.Context, log store.Log, heads []store.Position) (proved bool, err error) {
 	var found store.ID
 	head, err := headAt(p.Position, heads)
 	if err == nil && !p.Event.IsZero() {
-		// Without an event there is nothing to compare, and it may be one that was passed
-		// over because it is damaged.
+		// A proof without an event is not compared: the event may be damaged and have
+		// been passed over.
 		found, head, err = eventAt(ctx, log, p.Position, heads)
 	}
 	switch {
@@ -134,9 +135,10 @@ func headAt(p store.Position, heads []store.Position) (store.Position, error) {
 	return heads[p.Partition()], nil
 }
 
-// Damaged returns what the log says of a damaged event. It returns a failure that
-// matches [store.ErrInvalid] if the event at the position can be read, or there is none,
-// and any other one if the log cannot be read. Heads are those of the log.
+// Damaged reads an event that should be damaged, and returns the log's error about it
+// as damage. It returns a failure matching [store.ErrInvalid] if the event can be read,
+// or if there is no event at the position, and any other failure if the log cannot be
+// read. The caller passes the heads of the log.
 func Damaged(ctx context.Context, log store.Log, heads []store.Position, p store.Position) (damage, failure error) {
 	head, err := headAt(p, heads)
 	switch {

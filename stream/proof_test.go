@@ -37,7 +37,7 @@ func TestAPositionIsProvedByTheEventAtIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := newWriter(t, memory.New(memory.WithPartitions(2)), 0)
-	other.ids = 100 // so that the ids are others
+	other.ids = 100 // so that the ids differ
 	other.write(key, 3)
 	cases := []struct {
 		name   string

@@ -12,40 +12,41 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A step takes an event with its position, a position alone up to which nothing
-// more is selected, or an error. It returns false to end.
+// A step is called with an event and its position, with only a position up to which no
+// more events are selected, or with an error. It returns false to end the reader.
 type step func(e *store.Event, through store.Position, err error) bool
 
-// A reader is one iteration of [Hub.Follow]. It belongs to one goroutine; others
-// see only seen.
+// A reader is one iteration of [Hub.Follow]. One goroutine uses it; other goroutines
+// read only the field seen.
 type reader struct {
 	hub    *Hub
 	part   *part
 	q      Query
-	marked bool            // it has a bookmark of its own, so it is not registered
-	failed func(why error) // is told when the log cannot be read, and nil when it can be; may be nil
-	// pass reports whether the reader is to pass over a damaged event; nil passes over none.
+	marked bool            // the reader has a bookmark of its own, so the hub does not register it
+	failed func(why error) // called with an error when the log cannot be read, and with nil when it can be read again; may be nil
+	// pass reports whether the reader passes over a damaged event; nil passes over
+	// none.
 	pass   func(store.Position, error) bool
 	watch  *Deletions
-	lapses uint64 // of the registration, as far as the reader knows
+	lapses uint64 // number of lapses of the registration that the reader knows
 
 	at      store.Position // everything up to here has been yielded or filtered out
-	told    store.Position // what the caller knows of at
-	seen    atomic.Uint64  // at, as of the last look at the ring: what others may rely on
-	live    bool           // it has caught up with the ring
-	owing   bool           // a scan has begun above owed that is not checked for deletions
+	told    store.Position // the last position that was passed to the caller
+	seen    atomic.Uint64  // the value of at at the last look at the ring, for other goroutines
+	live    bool           // the reader has caught up with the ring
+	owing   bool           // a scan that began above owed is not yet checked for deletions
 	owed    store.Position
-	asked   bool        // the log has answered in this turn
-	failing bool        // it waits because the log cannot be read
-	calling bool        // the caller of the iterator has the turn: a panic is its own
-	own     store.Event // what is yielded from the ring
+	asked   bool        // the log has answered without an error in this turn
+	failing bool        // the reader waits because the log cannot be read
+	calling bool        // code of the iterator's caller runs: a panic belongs to the caller
+	own     store.Event // copy of the event that is yielded from the ring
 }
 
-// follow reads until the context ends, the caller of the iterator has had enough,
-// or there is an error that waiting does not help. Besides events and errors it
-// yields steps that have neither: they say that the reader has passed the position
-// without an event that q selects. There is one before it waits and one at the
-// end, if they say something new.
+// follow reads until the context ends, the caller of the iterator breaks, or an error
+// occurs that waiting cannot cure. In addition to events and errors it yields steps
+// with a position only: the reader has passed that position without another selected
+// event. It yields one of them before it waits and one at the end, if the position is
+// new.
 func (r *reader) follow(ctx context.Context, yield step) {
 	h := r.hub
 	if r.q.After.Partition() >= len(h.parts) {
@@ -74,7 +75,7 @@ func (r *reader) follow(ctx context.Context, yield step) {
 		if err == nil && !again {
 			return
 		}
-		if r.at > before || r.asked && err == nil { // of several reads in a turn the last may fail
+		if r.at > before || r.asked && err == nil { // a turn may read several times, and only the last read may have failed
 			fails = 0
 		}
 		if err == nil {
@@ -91,8 +92,8 @@ func (r *reader) follow(ctx context.Context, yield step) {
 	}
 }
 
-// turn begins, or yields what is there and waits for more. A panic of the log is an
-// error of it.
+// turn begins the reader, or yields available events, or waits for new ones. It returns
+// a panic of the log as an error.
 func (r *reader) turn(ctx context.Context, yield step, begun *bool) (again bool, err error) {
 	defer func() {
 		if !r.calling {
@@ -110,7 +111,8 @@ func (r *reader) turn(ctx context.Context, yield step, begun *bool) (again bool,
 	return again, err
 }
 
-// begin does what comes before the first event. The order matters, see [Hub.Keep].
+// begin reads the heads, registers the reader and starts its watch for deletions, in
+// this order, see [Hub.Keep].
 func (r *reader) begin(ctx context.Context, yield step) (again bool, err error) {
 	if err := r.hub.readHeads(ctx); err != nil {
 		return false, err
@@ -135,19 +137,20 @@ func (r *reader) begin(ctx context.Context, yield step) (again bool, err error) 
 const (
 	readRetryMin = 50 * time.Millisecond
 	readRetryMax = 10 * time.Second
-	// panicsMax is after how many panics of the log in a row, or ends of the goroutine,
-	// a reader ends: after a minute and a half it is no accident. Errors have no bound.
+	// panicsMax bounds the panics of the log in a row, and the ends of the goroutine,
+	// after which a reader ends. With the pauses that takes about a minute and a half.
+	// Errors have no bound.
 	panicsMax = 16
 )
 
-// hopeless are the errors of a log that waiting does not help.
+// hopeless are the errors of a log that waiting cannot cure.
 var hopeless = []error{
 	ErrClosed, ErrReplaced, store.ErrClosed, store.ErrBroken, store.ErrCorrupt, store.ErrFormat,
 	store.ErrInvalid, store.ErrUnfinished, errors.ErrUnsupported,
 }
 
-// pause waits after so many failures in a row and returns nil, or the error that
-// ends the reader.
+// pause waits after the given number of failures in a row and returns nil, or returns
+// the error that ends the reader.
 func (r *reader) pause(ctx context.Context, why error, fails int) error {
 	if ctx.Err() != nil {
 		return why
@@ -163,7 +166,8 @@ func (r *reader) pause(ctx context.Context, why error, fails int) error {
 	return r.hub.rest(ctx, fails)
 }
 
-// rest waits after so many failures in a row.
+// rest waits for a time that grows with the number of failures in a row. It returns an
+// error if the context ends or the hub is closed.
 func (h *Hub) rest(ctx context.Context, fails int) error {
 	t := time.NewTimer(min(readRetryMin<<min(fails, 16), readRetryMax))
 	defer t.Stop()
@@ -177,9 +181,9 @@ func (h *Hub) rest(ctx context.Context, fails int) error {
 	}
 }
 
-// judge says whether waiting does not help against an error of the log. The methods of
-// the error are code of the log, which may panic or end the goroutine: then the
-// result is an error in its place.
+// judge reports whether waiting cannot cure an error of the log. The methods of the
+// error are code of the log, which may panic or end the goroutine: then judge returns
+// another error in its place.
 func judge(why error) (helpless bool, sound error) {
 	helpless, bad := guard.Apart(context.Background(), "a method of the error", func() (bool, error) {
 		_ = why.Error()
@@ -193,8 +197,9 @@ func judge(why error) (helpless bool, sound error) {
 
 const cannotRead = "the log cannot be read: readers of events wait and try again"
 
-// fail notes that the reader cannot read the log, or, with nil, that it can. The
-// logger is told by the first one, and when the last one can read again.
+// fail records that the reader cannot read the log or, with nil, that it can read
+// again. It logs when the first reader fails and when the last failing one can read
+// again.
 func (r *reader) fail(why error) {
 	if why == nil && !r.failing {
 		return
@@ -228,19 +233,19 @@ func (r *reader) leave() {
 	delete(r.hub.failing, r)
 	if delete(r.hub.readers, r); len(r.hub.readers) == 0 {
 		for i := range r.hub.parts {
-			r.hub.parts[i].ring.Store(nil) // nobody needs it: do not hold the events
+			r.hub.parts[i].ring.Store(nil) // no reader needs the ring: free its events
 		}
 	}
 }
 
-// Bounds of what a reader passes before it says how far it is.
+// Bounds of the work of a reader between two reports of its position.
 const (
-	runMax  = 256     // events from the ring
-	scanMax = 1 << 14 // positions in the log
+	runMax  = 256     // number of events from the ring
+	scanMax = 1 << 14 // number of positions in the log
 )
 
-// next yields what is there, and tells what it has passed, or waits for more. It returns false if the caller
-// of the iterator has had enough.
+// next yields available events and reports the position that it has passed, or waits
+// for new events. It returns false if the caller of the iterator breaks.
 func (r *reader) next(ctx context.Context, yield step) (again bool, err error) {
 	if r.owing {
 		if again, err := r.check(ctx, yield); !again || err != nil {
@@ -248,7 +253,7 @@ func (r *reader) next(ctx context.Context, yield step) (again bool, err error) {
 		}
 	}
 	r.seen.Store(uint64(r.at))
-	stroke := r.hub.bell.next() // before the look at the head, see [Hub]
+	stroke := r.hub.bell.next() // must come before the read of the head, see rule 4 of [Hub]
 	head := store.Position(r.part.head.Load())
 	if head <= r.at {
 		r.live = true
@@ -284,7 +289,7 @@ func (r *reader) run(ctx context.Context, ring *ring, head store.Position, yield
 		if !r.q.Match(e) {
 			continue
 		}
-		r.own = *e // so that the caller does not change what others read
+		r.own = *e // a copy, so that the caller cannot change the event of other readers
 		r.told = r.at
 		if !yield(&r.own, r.at, nil) {
 			return false, nil
@@ -293,7 +298,7 @@ func (r *reader) run(ctx context.Context, ring *ring, head store.Position, yield
 	return true, nil
 }
 
-// scan reads from the log what is committed up to head and not in the ring.
+// scan reads the next committed events, up to head, from the log.
 func (r *reader) scan(ctx context.Context, head store.Position, yield step) (again bool, err error) {
 	q := r.q.Query
 	q.After, q.Through = r.at, min(head, r.at+scanMax)
@@ -319,15 +324,15 @@ func (r *reader) scan(ctx context.Context, head store.Position, yield step) (aga
 			return false, nil
 		}
 	}
-	r.at = max(r.at, q.Through) // the rest was filtered out, or deleted
+	r.at = max(r.at, q.Through) // the rest was filtered out or deleted
 	if again, err := r.check(ctx, yield); !again || err != nil {
 		return again, err
 	}
 	return r.tell(yield), nil
 }
 
-// check looks whether anything was deleted before a scan has come to it. Until it
-// has, it is owed: also after a scan that has failed.
+// check yields a notice if events were deleted before the scans since owed have read
+// them. A failed scan leaves owing set, so the next turn checks it too.
 func (r *reader) check(ctx context.Context, yield step) (again bool, err error) {
 	lost, err := r.watch.Check(ctx, r.owed, r.held(ctx))
 	if err != nil {
@@ -337,8 +342,8 @@ func (r *reader) check(ctx context.Context, yield step) (again bool, err error) 
 	return lost == nil || yield(nil, 0, lost), nil
 }
 
-// held returns what the watch for deletions asks: nil for a reader that a bookmark
-// of its own or the pruner of this process protects.
+// held returns the function held for [Deletions.Check]. It is nil for a reader that is
+// protected by a bookmark of its own or by the pruner of this process.
 func (r *reader) held(ctx context.Context) func() (bool, error) {
 	l := r.hub.live
 	if l == nil || r.marked {
@@ -350,7 +355,7 @@ func (r *reader) held(ctx context.Context) func() (bool, error) {
 	}
 }
 
-// tell lets the caller know how far the reader is, if that is new.
+// tell yields the position of the reader if the caller does not know it yet.
 func (r *reader) tell(yield step) bool {
 	if r.told >= r.at {
 		return true
@@ -359,7 +364,8 @@ func (r *reader) tell(yield step) bool {
 	return yield(nil, r.at, nil)
 }
 
-// wait waits for a publication, or looks for commits of others from time to time.
+// wait waits for a publication or a notice of the log, or until the next poll for
+// commits of other processes.
 func (r *reader) wait(ctx context.Context, s *stroke) (err error) {
 	h := r.hub
 	var tick <-chan time.Time

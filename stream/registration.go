@@ -16,8 +16,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrUnregistered says that the registration of a reader has been removed, by an operator
-// or because nothing was heard of the reader for too long. Events that it has not
+// ErrUnregistered says that the registration of a reader has been removed, by an
+// operator or because it had not changed for too long. Events that the reader has not
 // read may be deleted from then on.
 var ErrUnregistered = errors.New("reader is not registered any more")
 
@@ -29,24 +29,24 @@ const (
 	// the readers of [Hub.Follow] and [Hub.Commits], each engine as an instance.
 	LiveReaders = "live"
 
-	// changeTriesMax bounds how often a change is tried while others change the
-	// same reader.
+	// changeTriesMax bounds the attempts of a change while others change the same
+	// reader.
 	changeTriesMax = 32
 )
 
-// Readers are the registered readers of a log: those that have it keep what they
-// have yet to read. They are in the log itself, so every engine and every tool
-// sees them.
+// Readers manages the registered readers of a log: the log does not delete events that
+// a registered reader has not yet read. Registrations are stored in the log itself, so
+// every engine and every tool sees them.
 //
-// A registered reader has a name and one or more instances, each with a position
-// for every partition that it reads. The lowest position of a partition is what
-// the [store.Bookmark] of the name says; events at or above a bookmark are not
-// deleted. So if two replicas keep a read model of their own, and one is at 3 and
-// the other at 13, the bookmark "projection/sums/v1" is at 3.
+// A registered reader has a name and one or more instances, each with a position for
+// every partition that it reads. The [store.Bookmark] of the name is at the lowest
+// position of all instances, in each partition; events at or above a bookmark are not
+// deleted. For example, two replicas keep a read model each, one at position 3 and the
+// other at 13: then the bookmark "projection/sums/v1" is at 3.
 //
-// A name is a durable-state entity of the kind [ReaderKind] that holds the
-// instances, and its bookmarks move in the batch that changes it: a change that
-// has not seen the one before it is tried again on what is stored.
+// Each name is a durable-state entity of the kind [ReaderKind] that holds the
+// instances. Its bookmarks move in the batch that changes the entity. If another change
+// has come first, the change is computed again from the stored state.
 //
 // The methods may be called by many goroutines at once.
 type Readers struct {
@@ -64,28 +64,30 @@ func NewReaders(log store.Log) (*Readers, error) {
 	return &Readers{log: log, marks: marks}, nil
 }
 
-// A Registration is one instance of a registered reader. Its methods are called
-// by one goroutine at a time.
+// A Registration is one instance of a registered reader. Only one goroutine at a time
+// may call its methods.
 type Registration struct {
 	readers  *Readers
 	name, id string
 
-	// What was stored last, as far as that is known: nil if not.
+	// The state that this value has stored last; last is nil if the stored state is
+	// unknown.
 	version store.Version
 	last    *perdurev1.Reader
 }
 
-// Register registers an instance of a reader, or sets the positions of one that is
-// registered: at most one for each partition, none for those that it does not
-// read. Once it returns nil, no event at or above them is deleted. So a reader
-// registers its first positions, and then begins to read.
+// Register registers an instance of a reader, or sets the positions of an instance that
+// is registered already: at most one position for each partition, and none for a
+// partition that the instance does not read. Once Register returns a nil error, no
+// event at or above these positions is deleted. So a reader first registers its
+// positions, and then begins to read.
 //
-// The instance is told by its id, which a reader that goes on after a restart
-// keeps. Readers whose progress is in one place, such as one database, are one
-// instance; replicas that each have a place of their own are one each.
+// An instance is identified by its id, and a reader that goes on after a restart uses
+// the same id. Readers that save their progress in one place, such as one database,
+// share one instance; replicas that save it separately have one instance each.
 //
-// Where another program has set a bookmark of the name without an instance, the
-// positions of the instances take its place.
+// If another program has set a bookmark of the name without an instance, the positions
+// of the instances replace it.
 func (r *Readers) Register(ctx context.Context, name, id string, positions ...store.Position) (*Registration, error) {
 	g := &Registration{readers: r, name: name, id: id}
 	if err := validateReader(name, id); err != nil {
@@ -103,15 +105,15 @@ func (r *Readers) Register(ctx context.Context, name, id string, positions ...st
 	return g, nil
 }
 
-// Move changes positions of the instance, forwards or, to read events once more,
-// backwards; partitions that are not named stay as they are. A position says that
-// the reader is done with all events at or below it, for good: what it would read
-// again after a crash is above. It is moved from time to time, not for every
-// event. Nothing is stored if nothing changes.
+// Move changes positions of the instance: forwards, or backwards to read events a
+// second time. Partitions without a position in the call stay as they are. A position
+// says that the reader has durably finished all events at or below it: events that it
+// would read again after a crash are above it. Call Move from time to time, for example
+// once a second, and not for every event. If no position changes, Move stores nothing.
 //
 // It returns an error matching [ErrUnregistered] if the instance was removed: the
-// reader registers again, and is told by [ErrDeleted] if it has lost events. After
-// any other error the outcome is unknown, and Move may be called again.
+// reader must register again, and gets [ErrDeleted] if events were deleted that it has
+// not read. After any other error the outcome is unknown, and Move may be called again.
 func (g *Registration) Move(ctx context.Context, positions ...store.Position) error {
 	err := g.change(ctx, false, func(in *perdurev1.ReaderInstance) bool { return move(in, positions) })
 	if err != nil {
@@ -120,14 +122,14 @@ func (g *Registration) Move(ctx context.Context, positions ...store.Position) er
 	return nil
 }
 
-// Remove removes the instance: what it had to read no longer holds the log. It is
-// no error if it has been removed.
+// Remove removes the instance, so its unread events may be deleted. It is no error if
+// the instance was removed before.
 func (g *Registration) Remove(ctx context.Context) error {
 	return g.readers.RemoveInstance(ctx, g.name, g.id)
 }
 
-// replace is Move, but the instance reads no partition that is not named. It
-// stores a sign of life even if nothing changes.
+// replace sets the positions of the instance; it then reads no other partition. It
+// stores a heartbeat even if no position changes.
 func (g *Registration) replace(ctx context.Context, positions []store.Position) error {
 	return g.change(ctx, false, func(in *perdurev1.ReaderInstance) bool {
 		before := in.Positions
@@ -140,7 +142,7 @@ func (g *Registration) replace(ctx context.Context, positions []store.Position) 
 	})
 }
 
-// move sets positions and reports whether one is another.
+// move sets positions and reports whether one of them has changed.
 func move(in *perdurev1.ReaderInstance, positions []store.Position) (moved bool) {
 	for _, p := range positions {
 		i, found := slices.BinarySearchFunc(in.Positions, p, func(at uint64, p store.Position) int {
@@ -163,11 +165,12 @@ func move(in *perdurev1.ReaderInstance, positions []store.Position) (moved bool)
 	return moved
 }
 
-// change changes the instance and stores it, if the function says that it has
-// changed. If there is none it is made, or the error matches [ErrUnregistered].
+// change calls do with the instance and stores the instance if do returns true. If
+// there is no such instance, change makes it, or returns [ErrUnregistered] if make is
+// false.
 func (g *Registration) change(ctx context.Context, make bool, do func(*perdurev1.ReaderInstance) bool) error {
 	version, last := g.version, g.last
-	g.last = nil // unknown until it is stored
+	g.last = nil // unknown until the change is stored
 	edit := func(s *perdurev1.Reader) (bool, error) {
 		i := slices.IndexFunc(s.Instances, func(in *perdurev1.ReaderInstance) bool { return in.Id == g.id })
 		if i < 0 {
@@ -175,8 +178,8 @@ func (g *Registration) change(ctx context.Context, make bool, do func(*perdurev1
 				return false, ErrUnregistered
 			}
 			i = len(s.Instances)
-			// The beat begins anywhere, so that an instance that was removed and
-			// registers again is not taken for what it was before.
+			// The beat begins at a random number, so that an instance that registers
+			// again after a removal is not mistaken for the removed one.
 			beat := newID()
 			s.Instances = append(s.Instances, &perdurev1.ReaderInstance{Id: g.id, Beat: binary.BigEndian.Uint64(beat[8:])})
 		}
@@ -189,9 +192,10 @@ func (g *Registration) change(ctx context.Context, make bool, do func(*perdurev1
 	return err
 }
 
-// change edits the state of a reader and stores it with its bookmarks, on what is
-// stored, until nobody has come between. It begins with the given state unless
-// that is nil, and returns what is stored then.
+// change edits the state of a reader and stores it with its bookmarks. If another
+// change was stored first, it loads the state and tries again. It begins with the given
+// state, or loads the state if last is nil, and returns the state that is stored at the
+// end.
 func (r *Readers) change(ctx context.Context, name string, version store.Version, last *perdurev1.Reader,
 	edit func(*perdurev1.Reader) (changed bool, err error),
 ) (store.Version, *perdurev1.Reader, error) {
@@ -266,8 +270,8 @@ func lowest(s *perdurev1.Reader) (all []store.Position) {
 	return all
 }
 
-// moves returns what makes bookmarks out of others. Those that stay where they are
-// are not stored again.
+// moves returns the changes of bookmarks from one list of positions to another one.
+// Bookmarks that stay in place are not stored again.
 func moves(name string, from, to []store.Position) (marks []store.Bookmark) {
 	for _, p := range to {
 		if !slices.Contains(from, p) {
@@ -289,28 +293,31 @@ type Reader struct {
 	Name string
 	// Positions are its bookmarks, one for each partition that it holds, sorted.
 	Positions []store.Position
-	// Moved is when the last of them moved, by the clock of the store. Whoever
-	// has read everything does not move, so it is no proof that a reader is gone.
+	// Moved is the time at which one of the bookmarks moved last, by the clock of the
+	// store. A reader that has read all events does not move, so an old time does not
+	// prove that the reader is gone.
 	Moved time.Time
-	// Instances are those that are registered. There is none for a subscription
-	// that keeps its position in the log, and for a bookmark that a program has
-	// set by itself.
+	// Instances are the registered instances. There is none for a subscription that
+	// keeps its position in the log, and for a bookmark that a program has set without
+	// registering.
 	Instances []Instance
 }
 
 // An Instance is one instance of a registered reader.
 type Instance struct {
 	ID string
-	// Positions are how far it is, one for each partition that it reads, sorted.
+	// Positions are the positions of the instance, one for each partition that it
+	// reads, sorted.
 	Positions []store.Position
-	// Moved is when it moved last, by the clock of the machine that it runs on,
-	// and Process says where that is. Both are for people.
+	// Moved is the time at which the instance moved last, by the clock of its own
+	// machine. Process is the host name and process id, such as "web-1:4711". Both are
+	// information for operators.
 	Moved   time.Time
 	Process string
 }
 
-// List returns all readers that hold the log, sorted by name: those that are
-// registered and all others that have a bookmark.
+// List returns all readers whose bookmarks keep events from being deleted, sorted by
+// name: registered readers and all others that have a bookmark.
 func (r *Readers) List(ctx context.Context) ([]Reader, error) {
 	marks, err := r.marks.Bookmarks(ctx)
 	if err != nil {
@@ -351,11 +358,12 @@ func instances(s *perdurev1.Reader) (all []Instance) {
 	return all
 }
 
-// Remove removes a reader: its bookmarks and all of its instances. It is for a
-// reader that does not come back, such as a projection whose code is gone. One that
-// runs is told by [ErrUnregistered], or by [ErrFenced] if it is a subscription; a
-// subscription that is opened again under the name begins as a new one. It returns
-// an error matching [store.ErrNotFound] if there is no such reader.
+// Remove removes a reader: its bookmarks and all of its instances. Use it for a reader
+// that does not come back, such as a projection whose code was removed. A reader that
+// still runs gets [ErrUnregistered], or [ErrFenced] if it is a subscription that keeps
+// its position in the log. A subscription that is opened again under the name begins as
+// a new one. It returns an error matching [store.ErrNotFound] if there is no such
+// reader.
 func (r *Readers) Remove(ctx context.Context, name string) error {
 	if err := r.remove(ctx, name); err != nil {
 		return fmt.Errorf("remove reader %q: %w", name, err)
@@ -378,7 +386,7 @@ func (r *Readers) remove(ctx context.Context, name string) error {
 		if there, err := k.overtake(ctx, marks); err != nil {
 			return err
 		} else if there {
-			marks = nil // they are gone with the claim
+			marks = nil // the batch of the claim has removed them
 		}
 	}
 	if validateReader(name, "-") == nil {
@@ -401,9 +409,9 @@ func (r *Readers) remove(ctx context.Context, name string) error {
 	return commit(ctx, r.log, &store.Batch{Bookmarks: marks})
 }
 
-// RemoveInstance removes one instance of a reader, such as a replica that does
-// not come back; the bookmarks move up to the lowest of the others. It is no error
-// if there is no such instance.
+// RemoveInstance removes one instance of a reader, such as a replica that does not come
+// back; the bookmarks move up to the lowest positions of the other instances. It is no
+// error if there is no such instance.
 func (r *Readers) RemoveInstance(ctx context.Context, name, id string) error {
 	err := validateReader(name, id)
 	if err == nil {
@@ -429,7 +437,7 @@ func validateReader(name, id string) error {
 	return store.Key{Kind: ReaderKind, ID: name}.Validate()
 }
 
-// processText tells people which process has registered.
+// processText returns the host name and process id, for operators.
 func processText() string {
 	host, err := os.Hostname()
 	if err != nil {

@@ -14,11 +14,10 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// A doubtful log loses the answers of commits: they are stored, and the caller
-// gets an error.
+// A doubtful log loses answers: it stores a commit and returns an error.
 type doubtful struct {
 	*memory.Log
-	lose atomic.Int32 // how many
+	lose atomic.Int32 // number of answers to lose
 }
 
 var errLost = errors.New("connection reset by peer")
@@ -56,7 +55,8 @@ func move(t *testing.T, g *stream.Registration, positions ...store.Position) {
 	}
 }
 
-// wantMarks fails unless the bookmarks of a log are these, each as name@position.
+// wantMarks fails the test unless the log has exactly these bookmarks, each written as
+// name@position.
 func wantMarks(t *testing.T, when string, log store.Bookmarks, want ...string) {
 	t.Helper()
 	marks, err := log.Bookmarks(t.Context())
@@ -202,7 +202,7 @@ func commitMarks(t *testing.T, log store.Log, marks ...store.Bookmark) {
 	}
 }
 
-// claims returns the sum of the versions of a kind.
+// claims returns the sum of the versions of all entities of a kind.
 func claims(t *testing.T, log store.Catalog, kind string) (sum store.Version) {
 	t.Helper()
 	for e, err := range log.Entities(t.Context(), kind, "") {

@@ -10,15 +10,15 @@ import (
 
 // Bounds of the live buffer of one partition.
 const (
-	// BufferEventsMax is how many of the latest events it holds.
+	// BufferEventsMax is the number of the latest events that the buffer holds.
 	BufferEventsMax = 8192
-	// BufferPayloadMax is the payload above which an event is not held; readers
-	// fetch it from the log.
+	// BufferPayloadMax is the largest payload, in bytes, of an event in the buffer.
+	// Readers read events with a larger payload from the log.
 	BufferPayloadMax = 4 << 10
 )
 
-// A ring holds the latest events of a partition by position. Publishers and
-// readers use it at once, without a lock; see the invariants of [Hub].
+// A ring holds the latest events of a partition by position. Publishers and readers use
+// it at the same time, without a lock; see the rules of [Hub].
 type ring [BufferEventsMax]atomic.Pointer[store.Event]
 
 // put stores an event, unless a later one is in its slot.
@@ -41,9 +41,9 @@ func (r *ring) get(p store.Position) *store.Event {
 	return e
 }
 
-// copied returns copies of events that share nothing with them but payloads. A
-// slice of them lives as long as one of them is in the ring; they are of one
-// commit or of a few, so they leave it together.
+// copied returns copies of events that share only the payloads with them. The slice
+// stays in memory as long as one of its events is in the ring. Its events are of one or
+// a few commits, so they leave the ring at about the same time.
 func copied(events []store.Event) []store.Event {
 	own := slices.Clone(events)
 	for i := range own {

@@ -14,10 +14,10 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// TestAStuckSubscriberIsToldAndHundredOthersNoticeNothing lets one of many stand
-// still while more is written than the hub keeps. The clock of the bubble stands
-// still while somebody can run: a subscriber that had to wait for the stuck one
-// would not have got everything before the clock moves.
+// TestAStuckSubscriberIsToldAndHundredOthersNoticeNothing blocks one of many
+// subscribers while more events are written than the hub keeps. The clock of the bubble
+// stands still while any goroutine can run: a subscriber that had to wait for the
+// blocked one would not have all events before the clock moves.
 func TestAStuckSubscriberIsToldAndHundredOthersNoticeNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestAStuckSubscriberIsToldAndHundredOthersNoticeNothing(t *testing.T) {
 	})
 }
 
-// resume takes the rest of the commits from a subscriber that was stuck.
+// resume reads the remaining commits of the subscriber that was blocked.
 func resume(t *testing.T, s *stream.Subscription, at, total, perCommit store.Position) {
 	t.Helper()
 	var lagged *stream.LaggedError

@@ -22,52 +22,54 @@ const (
 	SaveAfterDefault   = time.Second
 )
 
-// A SubscriptionConfig says what a subscription reads and within which bounds.
-// Name and Checkpoints are needed; the zero value of everything else is a good
-// default.
+// A SubscriptionConfig configures a [Subscription]. Name and Checkpoints are required;
+// the zero value of every other field is a good default.
 type SubscriptionConfig struct {
-	// Name is that of the subscription. Its position is kept under it.
+	// Name is the name of the subscription, under which its position is saved, such as
+	// "mail".
 	Name string
-	// Checkpoints keep the position. [LogCheckpoints] keeps it in the log itself. A
-	// subscription with others registers a bookmark in the log as well, which
-	// follows what they have saved: see [Readers]. On a log that takes no commits, or
-	// keeps no bookmarks, nothing holds what it has yet to read.
+	// Checkpoints save the position. [LogCheckpoints] saves it in the log itself. With
+	// other checkpoints the subscription also registers a bookmark in the log, which
+	// follows the saved position: see [Readers]. On a log that takes no commits, or
+	// keeps no bookmarks, events that the subscription has not yet read may be deleted.
 	Checkpoints Checkpoints
 
-	// Kinds, Types, Tags and Keys select events like those of a [Query]. The
-	// position moves over what is not selected. A subscription should be given
-	// another name with another selection: it goes on from where it was.
+	// Kinds, Types, Tags and Keys select events like those of a [Query]. The position
+	// also moves over events that are not selected. Choose another name for another
+	// selection: under the same name the subscription goes on from its saved position.
 	Kinds, Types, Tags []string
 	Keys               []store.Key
-	// SkipDamaged names the events that the log cannot read and that the subscription
-	// passes over. Without them it ends before a damaged event with an error that names
-	// the position. Each that it passes over is logged, and is among those of
-	// [SubscriptionStats]. Subscribe returns an error matching [store.ErrInvalid] if one
-	// of them can be read, or is not there, such as after the log has been repaired.
+	// SkipDamaged are the positions of damaged events that the subscription passes
+	// over. At any other damaged event it ends with an error that names the position.
+	// Each event that it passes over is logged and is in SubscriptionStats.Damaged.
+	// Subscribe returns an error matching [store.ErrInvalid] if one of them can be
+	// read, or is not there, such as after the log has been repaired.
 	SkipDamaged []store.Position
-	// FromHead begins at the head of the log if the subscription is new.
-	// Otherwise a new one begins with the first event.
+	// FromHead makes a new subscription begin at the head of the log. Without it a new
+	// subscription begins with the first event.
 	FromHead bool
 
-	// OpenMax bounds, for each partition, the events from the first that is not
-	// acknowledged to the last that is read: what is held in memory, and what comes
-	// again after a crash because one commit was not done with. A commit that has
-	// more events goes alone. With 1, commits come one by one, in order even when
-	// they are refused. Zero is [OpenMaxDefault].
+	// OpenMax bounds, for each partition, the number of events from the first one that
+	// is not acknowledged to the last one that is read. These events are in memory, and
+	// may come again after a crash. A commit with more events than OpenMax is delivered
+	// alone. With 1, commits come one by one, in order even if they are refused. Zero
+	// means [OpenMaxDefault].
 	OpenMax int
-	// AttemptsMax bounds the deliveries of a commit. One that is refused as often
-	// goes to DeadLetter. Zero is [AttemptsMaxDefault], and -1 no bound.
+	// AttemptsMax bounds the deliveries of a commit. A commit that was refused that
+	// many times goes to DeadLetter. Zero means [AttemptsMaxDefault]; -1 means no
+	// bound.
 	AttemptsMax int
-	// DeadLetter decides on a commit that has been refused too often. If it
-	// returns nil, the commit counts as acknowledged; an error has it delivered
-	// once more after the delay of the last refusal, and so does a panic, which goes
-	// on to the caller of Nack. It is called by the goroutine that refuses. Nil stops the subscription with an [*ExhaustedError]; [Skip]
-	// drops the commit.
+	// DeadLetter decides about a commit that was refused AttemptsMax times. If it
+	// returns nil, the commit counts as acknowledged. If it returns an error, the
+	// commit is delivered again after the delay of the last refusal. If it panics, the
+	// same happens (after at least a second), and the panic goes on to the caller of
+	// Nack. It runs on the goroutine that calls Nack. Without a DeadLetter the
+	// subscription ends with an [*ExhaustedError]; [Skip] drops the commit.
 	DeadLetter func(ctx context.Context, d *Delivery, cause error) error
 
-	// SaveEvery and SaveAfter say after how many acknowledgements, and how long
-	// after the first, the position is saved, if it has moved. Close saves it too.
-	// Zero is [SaveEveryDefault] and [SaveAfterDefault].
+	// The position is saved after SaveEvery acknowledgements, or the time SaveAfter
+	// after it has first moved, whichever comes first. Close saves it too. Zero means
+	// [SaveEveryDefault] and [SaveAfterDefault].
 	SaveEvery int
 	SaveAfter time.Duration
 }
@@ -77,21 +79,22 @@ func Skip(context.Context, *Delivery, error) error { return nil }
 
 // Errors of a subscription.
 var (
-	// ErrExhausted ends a subscription. The error is an [*ExhaustedError].
+	// ErrExhausted ends a subscription without a DeadLetter when a commit has used up
+	// its attempts. The error is an [*ExhaustedError].
 	ErrExhausted = errors.New("attempts are used up")
-	// ErrSettled: the delivery has been acknowledged or refused before.
+	// ErrSettled means that the delivery was acknowledged or refused before.
 	ErrSettled = errors.New("delivery is settled")
 )
 
-// An ExhaustedError names the commit that stops a subscription. It matches
+// An ExhaustedError names the commit that has ended a subscription. It matches
 // [ErrExhausted] and its cause.
 type ExhaustedError struct {
 	Subscription string
-	// Position is the end of the commit.
+	// Position is the position that the consumer passes with the commit, its Through.
 	Position store.Position
 	Key      store.Key
 	Attempts int
-	// Cause is why it was refused the last time.
+	// Cause is the error of the last refusal.
 	Cause error
 }
 
@@ -131,76 +134,74 @@ func (c *SubscriptionConfig) defaults() error {
 	return nil
 }
 
-// A Subscription hands out the commits of a log and takes acknowledgements.
+// A Subscription delivers the commits of a log and takes acknowledgements.
 //
-// A commit is delivered at least once: again if it is refused, and again after a
-// crash, unless the position has been saved behind it. It is never skipped: the
-// position that is saved has nothing below it that is not acknowledged. Commits
-// are delivered for the first time in the order of each partition; refused ones
-// come again behind later ones, unless [SubscriptionConfig.OpenMax] is 1. There
-// is no order between partitions.
+// A commit is delivered at least once: again if it is refused, and again after a crash,
+// unless a position at or above it was saved. No commit is skipped: all commits up to
+// the saved position are acknowledged. First deliveries come in the order of the
+// partition; a refused commit may come again after later ones, unless
+// [SubscriptionConfig.OpenMax] is 1. There is no order between partitions.
 //
-// A name has one subscription at a time, that which was opened last: it takes
-// the position over, and the earlier one ends with [ErrFenced] when it next
-// saves. Until then both deliver, so a commit may be delivered by both, but none
-// is skipped.
+// A name has one subscription at a time. The subscription that is opened last takes
+// over the position, and the earlier one ends with [ErrFenced] at its next save. Until
+// then both deliver, so a commit may be delivered twice, but none is skipped.
 //
-// A slow consumer holds up nobody but the pruning of events that it has not got.
-// If it falls far behind, it is told so by an error matching [ErrLagged], and
-// goes on where it was. Its position is a bookmark in the log from before the first
-// delivery on, also if its [Checkpoints] are elsewhere, so what it has not
-// acknowledged is not deleted, unless an operator removes the bookmark, see
-// [Readers]. If events were deleted before it came to them, it is told so by an
-// error matching [ErrDeleted].
+// A slow consumer delays no other reader and no writer; it only delays the deletion of
+// events that it has not yet acknowledged. If the consumer falls far behind, it gets an
+// error matching [ErrLagged], and goes on at its position. Before the first delivery
+// the position becomes a bookmark in the log, also if the [Checkpoints] are not in the
+// log. Therefore events that the consumer has not acknowledged are not deleted, unless
+// an operator removes the bookmark, see [Readers]. If events were deleted before the
+// subscription has read them, the consumer gets an error matching [ErrDeleted].
 //
-// While the log cannot be read it waits and tries again, see
-// [SubscriptionStats.ReadErr]; while positions cannot be saved it goes on. A log that
-// panics, or ends the goroutine that reads it, is tried again too, 16 times in a row;
-// then the subscription ends with an error.
+// While the log cannot be read, the subscription waits and tries again, see
+// [SubscriptionStats.ReadErr]. While positions cannot be saved, it goes on delivering.
+// If the log panics, or ends the goroutine that reads it, the subscription tries again
+// up to 16 times in a row; then it ends with an error.
 //
-// Its methods, and those of its deliveries, may be called by many goroutines at
-// once.
+// Many goroutines at once may call the methods of a subscription and of its deliveries.
 //
-// One goroutine for each partition reads, one saves; both end with Close. All
-// state is in the ledgers, under mu.
+// One goroutine for each partition reads the log, and one goroutine saves positions;
+// Close ends them. The state of commits is in the ledgers, which mu guards.
 type Subscription struct {
 	config     SubscriptionConfig
 	hub        *Hub
 	checkpoint Checkpoint
-	stop       context.CancelFunc // of the goroutines
+	stop       context.CancelFunc // ends the goroutines
 	running    sync.WaitGroup
-	ended      chan struct{} // closed when all of them have ended
-	retry      time.Time     // no save before, after an error; of the goroutine that saves
+	ended      chan struct{} // closed when all goroutines have ended
+	retry      time.Time     // earliest time of the next save after an error; only the saving goroutine uses it
 
 	mu      sync.Mutex
 	ledgers []*ledger        // by partition
-	turn    int              // whose ledger is asked first
-	notices []notices        // for Next, of each partition
-	err     error            // why it has ended
-	saveErr error            // of the last save, if it failed
-	readErr []error          // of each partition: why the log cannot be read
-	damaged []store.Position // that were passed over
+	turn    int              // index of the ledger that take asks first
+	notices []notices        // notices for Next, by partition
+	err     error            // the error that has ended the subscription
+	saveErr error            // error of the last save, nil if it succeeded
+	readErr []error          // by partition: error because of which the log cannot be read
+	damaged []store.Position // positions of damaged events that were passed over
 	closed  bool
-	fenced  bool // and Next has said so, or Close
+	fenced  bool // the name was taken over, and Next or Close has returned that
 
-	// The bookmarks of a subscription whose checkpoints are not in the log. Only
-	// the goroutine that saves uses them; held is where they are.
+	// hold is the registration of a subscription whose checkpoints are not in the log,
+	// and held are the positions of its bookmarks. Only the goroutine that saves uses
+	// them.
 	hold *Registration
 	held []store.Position
-	// unheld is where they were before they were removed, until they are set again
-	// and the consumer is told; else nil.
+	// unheld are the positions of the bookmarks before they were removed. It is nil
+	// unless they were removed and are not yet set again.
 	unheld []store.Position
-	behind bool // under mu: bookmarks are to be moved, and could not be
+	behind bool // guarded by mu: the last attempt to move the bookmarks has failed
 
-	closing chan struct{} // held by the one who closes
+	closing chan struct{} // a semaphore of one: the goroutine that closes has put the token
 
 	work  signal // there may be something for Next
 	room  signal // there may be room for a commit
 	dirty signal // there may be something to save
 }
 
-// Subscribe opens a subscription. It claims the name and reads the position; the
-// context is for that only. The caller closes it.
+// Subscribe opens a subscription: it claims the name and reads the position. The
+// context is only for these steps. The caller must close the subscription.
 func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscription, error) {
 	if err := c.defaults(); err != nil {
 		return nil, fmt.Errorf("subscribe: %w", err)
@@ -236,7 +237,8 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 	return s, nil
 }
 
-// resume goes on from the positions that were saved, if they are of this log.
+// resume makes ledgers at the saved positions. It returns an error if a position does
+// not belong to this log.
 func (s *Subscription) resume(ctx context.Context, saved []store.Position) error {
 	proofs := map[store.Position]Proof{}
 	if k, ok := s.checkpoint.(ProofKeeper); ok {
@@ -261,10 +263,10 @@ func (s *Subscription) resume(ctx context.Context, saved []store.Position) error
 	return nil
 }
 
-// begin sets where partitions begin that have no position yet, and saves that
-// before anything is delivered. If it did not, the log would not know of a reader
-// that has acknowledged nothing yet, and delete what it has not acknowledged; and
-// one that begins at the head would begin at a later one after a crash.
+// begin makes ledgers for partitions without a saved position, and saves their first
+// positions before the first delivery. Otherwise the log would have no bookmark of a
+// subscription that has acknowledged no commit yet, and might delete its events; and a
+// subscription that begins at the head would begin at a later head after a crash.
 func (s *Subscription) begin(ctx context.Context) error {
 	heads := make([]store.Position, len(s.ledgers))
 	if s.config.FromHead {
@@ -290,15 +292,15 @@ func (s *Subscription) begin(ctx context.Context) error {
 	return s.register(ctx)
 }
 
-// keepProofs saves positions with the ids of the events at them, if the checkpoint
-// keeps those.
+// keepProofs saves positions, with the ids of the events at them if the checkpoint is a
+// [ProofKeeper].
 func (s *Subscription) keepProofs(ctx context.Context, proofs []Proof) error {
 	if k, ok := s.checkpoint.(ProofKeeper); ok {
 		for i := range proofs {
 			if p := &proofs[i]; p.Event.IsZero() && p.Position.Sequence() > 0 {
 				if found, err := ProofAt(ctx, s.hub.log, p.Position); err == nil {
 					*p = found
-				} // else it is saved without
+				} // else the position is saved without an event
 			}
 		}
 		return k.SaveProofs(ctx, proofs)
@@ -310,14 +312,14 @@ func (s *Subscription) keepProofs(ctx context.Context, proofs []Proof) error {
 	return s.checkpoint.Save(ctx, positions)
 }
 
-// register sets bookmarks in the log for checkpoints that are elsewhere.
+// register sets bookmarks in the log if the checkpoints are not in the log.
 func (s *Subscription) register(ctx context.Context) error {
 	if k, ok := s.checkpoint.(*logCheckpoint); ok && sameLog(k.log, s.hub.log) {
-		return nil // they are its bookmarks
+		return nil // the positions are bookmarks of the log already
 	}
 	readers, err := NewReaders(s.hub.log)
 	if err != nil {
-		return nil //nolint:nilerr // a log without bookmarks respects none
+		return nil //nolint:nilerr // the log has no bookmarks
 	}
 	var at []store.Position
 	for _, l := range s.ledgers {
@@ -325,7 +327,7 @@ func (s *Subscription) register(ctx context.Context) error {
 	}
 	hold, err := readers.Register(ctx, BookmarkPrefix+s.config.Name, checkpointInstance, at...)
 	if errors.Is(err, errors.ErrUnsupported) {
-		return nil // the log is opened for reading: nothing can hold it
+		return nil // the log is open for reading only: no bookmark is possible
 	}
 	if err == nil {
 		s.hold, s.held = hold, at
@@ -333,18 +335,19 @@ func (s *Subscription) register(ctx context.Context) error {
 	return err
 }
 
-// checkpointInstance is the instance of a subscription whose checkpoints are not
-// in the log: a name has one subscription at a time.
+// checkpointInstance is the id of the registered instance of a subscription whose
+// checkpoints are not in the log. One id is enough: a name has one subscription at a
+// time.
 const checkpointInstance = "checkpoint"
 
-// sameLog reports whether two logs are one.
+// sameLog reports whether a and b are the same log.
 func sameLog(a, b store.Log) bool {
 	t := reflect.TypeOf(a)
 	return t != nil && t == reflect.TypeOf(b) && t.Comparable() && a == b
 }
 
-// moveBookmarks moves the bookmarks of checkpoints that are elsewhere to what is
-// saved there. It is called by the goroutine that saves.
+// moveBookmarks moves the bookmarks of a subscription whose checkpoints are not in the
+// log to the saved positions. The goroutine that saves calls it.
 func (s *Subscription) moveBookmarks(ctx context.Context) error {
 	if s.hold == nil {
 		return nil
@@ -377,8 +380,8 @@ func (s *Subscription) moveBookmarks(ctx context.Context) error {
 	return err
 }
 
-// registerAgain sets the bookmarks again after somebody has removed them, and
-// tells the consumer if it may have lost events.
+// registerAgain sets the bookmarks again after an operator has removed them, and gives
+// the consumer a notice if events may have been deleted before they were read.
 func (s *Subscription) registerAgain(ctx context.Context) error {
 	if s.unheld == nil {
 		s.unheld = slices.Clone(s.held)
@@ -401,10 +404,10 @@ func (s *Subscription) registerAgain(ctx context.Context) error {
 	return nil
 }
 
-// Next returns the next commit that is to be delivered, or waits for one. An error
-// matching [ErrLagged] or [ErrDeleted] is a notice: the next call goes on. Any other error
-// is the context's, or says why the subscription has ended: [ErrClosed],
-// [ErrFenced], [ErrExhausted], or what the log says.
+// Next returns the next delivery, or waits for one. An error matching [ErrLagged] or
+// [ErrDeleted] is a notice: the next call goes on. Any other error is the error of the
+// context, or says why the subscription has ended: [ErrClosed], [ErrFenced],
+// [ErrExhausted], or an error of the log.
 func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -423,7 +426,8 @@ func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
 	}
 }
 
-// take returns a delivery, or why there is none, or when there may be one.
+// take returns a delivery, or an error, or else the time at which a refused commit
+// becomes due (zero if there is none).
 func (s *Subscription) take(now time.Time) (d *Delivery, due time.Time, err error) {
 	if s.err != nil {
 		return nil, due, s.err
@@ -445,9 +449,9 @@ func (s *Subscription) take(now time.Time) (d *Delivery, due time.Time, err erro
 	return nil, due, nil
 }
 
-// All yields what [Subscription.Next] returns until the context or the
-// subscription ends; it then yields the error as its last. Several goroutines may
-// iterate at once and share the commits.
+// All yields the results of [Subscription.Next] until the context or the subscription
+// ends. The last step yields the error. Several goroutines may iterate at once and
+// share the commits.
 func (s *Subscription) All(ctx context.Context) iter.Seq2[*Delivery, error] {
 	return func(yield func(*Delivery, error) bool) {
 		for {
@@ -459,8 +463,8 @@ func (s *Subscription) All(ctx context.Context) iter.Seq2[*Delivery, error] {
 	}
 }
 
-// Ack acknowledges deliveries, see [Delivery.Ack]. It acknowledges what it can
-// and returns the errors of the others.
+// Ack acknowledges deliveries, see [Delivery.Ack]. It acknowledges all that it can, and
+// returns the joined errors of the others.
 func (s *Subscription) Ack(deliveries ...*Delivery) error {
 	var errs []error
 	for _, d := range deliveries {
@@ -471,24 +475,24 @@ func (s *Subscription) Ack(deliveries ...*Delivery) error {
 
 // SubscriptionStats are figures about a subscription.
 type SubscriptionStats struct {
-	// Positions are, for each partition, up to where all is acknowledged, and
-	// Saved up to where that is saved.
+	// Positions are, for each partition, the positions up to which all commits are
+	// acknowledged. Saved are the positions that are saved.
 	Positions, Saved []store.Position
-	// Open is how many events count for [SubscriptionConfig.OpenMax], and Late how many
-	// commits are refused and wait to be delivered again.
+	// Open is the number of events that count for [SubscriptionConfig.OpenMax]. Late is
+	// the number of refused commits that wait for their next delivery.
 	Open, Late int
-	// Damaged are the damaged events that it has passed over since it was opened, see
-	// [SubscriptionConfig.SkipDamaged].
+	// Damaged are the positions of the damaged events that the subscription has passed
+	// over since it was opened, see [SubscriptionConfig.SkipDamaged].
 	Damaged []store.Position
 	// SaveErr is the error of the last attempt to save, nil if it succeeded. The
 	// subscription goes on and tries again.
 	SaveErr error
-	// ReadErr is why the log cannot be read at this moment, nil if it can. The
-	// subscription tries again.
+	// ReadErr is the error because of which the log cannot be read now, nil if it can
+	// be read. The subscription tries again.
 	ReadErr error
 }
 
-// Stats returns figures about the subscription at this moment.
+// Stats returns figures about the subscription at the time of the call.
 func (s *Subscription) Stats() SubscriptionStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -502,17 +506,18 @@ func (s *Subscription) Stats() SubscriptionStats {
 	return stats
 }
 
-// Close ends the subscription and saves its position, for which it has as long as
-// the context. What has not been acknowledged comes again when a subscription of
-// the name is opened; acknowledgements that come later return [ErrClosed]. It
-// returns an error matching [ErrFenced] if the name was taken over and Next has
-// not said so. If the position could not be saved, Close may be called again and
-// tries again; otherwise later calls do nothing.
+// Close ends the subscription and saves its position, until the context ends. Commits
+// that are not acknowledged come again when a subscription of the same name is opened;
+// later acknowledgements return [ErrClosed]. Close returns an error matching
+// [ErrFenced] if the name was taken over and Next has not returned that error. If the
+// position could not be saved, Close may be called again and tries again; otherwise
+// later calls do nothing.
 func (s *Subscription) Close(ctx context.Context) error {
 	s.mu.Lock()
 	before := s.err
 	s.mu.Unlock()
-	// It may wrap an error of the log or of the consumer, whose methods are user code.
+	// The error may wrap an error of the log or of the consumer, whose methods are user
+	// code.
 	fenced, _ := guard.Call("error", func() (bool, error) { return errors.Is(before, ErrFenced), nil })
 	s.mu.Lock()
 	if !s.closed {
@@ -539,7 +544,7 @@ func (s *Subscription) Close(ctx context.Context) error {
 			return struct{}{}, nil
 		}
 		err := s.save(ctx)
-		s.fenced = errors.Is(err, ErrFenced) // which another Close does not say again
+		s.fenced = errors.Is(err, ErrFenced) // a second Close does not return the error again
 		return struct{}{}, err
 	})
 	if err != nil {
@@ -548,7 +553,8 @@ func (s *Subscription) Close(ctx context.Context) error {
 	return nil
 }
 
-// end ends the subscription with an error, unless it has ended. The caller holds mu.
+// end ends the subscription with an error, unless it has ended before. The caller holds
+// mu.
 func (s *Subscription) end(err error) {
 	if s.err == nil {
 		s.err = err
@@ -558,9 +564,9 @@ func (s *Subscription) end(err error) {
 	s.dirty.fire()
 }
 
-// feed reads the commits of a partition into its ledger. If the log ends the
-// goroutine, another one goes on from there after a pause, as after a panic. So many
-// have been ended in a row.
+// feed reads the commits of a partition into its ledger. If the log ends the goroutine,
+// another one goes on from the same position after a pause, as after a panic. The
+// parameter exits is the number of goroutines in a row that the log has ended.
 func (s *Subscription) feed(ctx context.Context, part, exits int) {
 	l := s.ledgers[part]
 	from := l.read
@@ -604,11 +610,12 @@ func (s *Subscription) endWith(err error) {
 	s.end(fmt.Errorf("subscription %q: %w", s.config.Name, err))
 }
 
-// errExited says that the code of a user has ended the goroutine that it ran on.
+// errExited says that the log or the checkpoints have ended the goroutine on which they
+// ran.
 var errExited = errors.New("the log or the checkpoints have called runtime.Goexit")
 
-// read reads a partition until it cannot go on, or the context ends. Failing says
-// that the last reading has failed.
+// read reads a partition until an error ends the reader, or the context ends. The
+// parameter failing says that the last attempt has failed.
 func (s *Subscription) read(ctx context.Context, part int, failing bool) (err error) {
 	defer contain(&err)
 	l := s.ledgers[part]
@@ -636,13 +643,14 @@ func (s *Subscription) read(ctx context.Context, part int, failing bool) (err er
 	return nil
 }
 
-// query returns what is selected of a partition.
+// query returns the query for the selected events of a partition.
 func (s *Subscription) query(part int) Query {
 	c := &s.config
 	return Query{Query: store.Query{After: store.NewPosition(part, 0), Kinds: c.Kinds, Types: c.Types, Tags: c.Tags}, Keys: c.Keys}
 }
 
-// notices are what Next tells of a partition: of each sort one, which says all.
+// notices are the notices that Next must return for a partition, at most one of each
+// kind: a later deletion is merged into the waiting notice, a later lag replaces it.
 type notices struct {
 	lagged  error
 	deleted *DeletedError
@@ -658,7 +666,7 @@ func (n *notices) take() (err error) {
 	return err
 }
 
-// notify has Next return a notice.
+// notify adds a notice, which Next returns.
 func (s *Subscription) notify(part int, notice error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -740,8 +748,8 @@ func (s *Subscription) saves(ctx context.Context) {
 }
 
 // save saves the positions of all partitions that have moved, and then moves the
-// bookmarks of checkpoints that are elsewhere. It is called by one goroutine at a
-// time.
+// bookmarks if the checkpoints are not in the log. Only one goroutine at a time calls
+// it.
 func (s *Subscription) save(ctx context.Context) (err error) {
 	err = errExited
 	saved := false
@@ -764,7 +772,7 @@ func (s *Subscription) save(ctx context.Context) (err error) {
 
 func (s *Subscription) savePositions(ctx context.Context) error {
 	var positions []store.Position
-	var proofs []Proof // their copies: a checkpoint may do with them what it likes
+	var proofs []Proof // copies, so that a checkpoint cannot change positions
 	s.mu.Lock()
 	for _, l := range s.ledgers {
 		if p, ok := l.save(); ok {
@@ -787,14 +795,15 @@ func (s *Subscription) savePositions(ctx context.Context) error {
 	_, err = guard.Call("checkpoints", func() (struct{}, error) {
 		err := s.keepProofs(ctx, proofs)
 		if err != nil {
-			_, _ = err.Error(), errors.Is(err, ErrFenced) // they are user code, which others will call
+			_, _ = err.Error(), errors.Is(err, ErrFenced) // these methods are user code: call them inside of the guard once, before other code calls them
 		}
 		return struct{}{}, err
 	})
 	return err
 }
 
-// await waits until it is woken, it is due, or the context ends. Zero is never due.
+// await waits until the channel woken is closed, the time due has come, or the context
+// ends. A zero due never comes.
 func await(ctx context.Context, woken <-chan struct{}, due time.Time) error {
 	var tick <-chan time.Time
 	if !due.IsZero() {
@@ -812,7 +821,7 @@ func await(ctx context.Context, woken <-chan struct{}, due time.Time) error {
 	}
 }
 
-// earlier returns the earlier of two times; zero is never.
+// earlier returns the earlier of two times. A zero time means never.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -820,7 +829,7 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// A signal wakes those who wait for it. Its user's lock guards it.
+// A signal wakes all goroutines that wait for it. The lock of its user guards it.
 type signal struct{ c chan struct{} }
 
 func (s *signal) wait() <-chan struct{} {

@@ -29,7 +29,7 @@ func (w *writer) subscribe(c stream.SubscriptionConfig) *stream.Subscription {
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	w.tb.Cleanup(func() { // most tests have closed it
+	w.tb.Cleanup(func() { // most tests close it themselves
 		if err := s.Close(context.Background()); err != nil && !errors.Is(err, stream.ErrFenced) {
 			w.tb.Errorf("close at the end: %v", err)
 		}
@@ -46,7 +46,8 @@ func next(t testing.TB, s *stream.Subscription) *stream.Delivery {
 	return d
 }
 
-// nothing fails if there is a delivery for the next while, in a bubble.
+// nothing fails the test if a delivery comes within the time d, by the clock of the
+// bubble.
 func nothing(t testing.TB, s *stream.Subscription, d time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -163,7 +164,7 @@ func TestWhatIsAboveTheSavedPositionComesAgain(t *testing.T) {
 			ack(t, s, next(t, s))
 			synctest.Wait()
 		}
-		again := w.subscribe(stream.SubscriptionConfig{}) // the first one is as good as dead
+		again := w.subscribe(stream.SubscriptionConfig{}) // the first subscription does nothing more, as after a crash
 		for want := store.Position(3); want <= 6; want++ {
 			if d := next(t, again); d.Through != want || d.Attempt != 1 {
 				t.Errorf("after a crash: got attempt %d of %v, want the first of %v", d.Attempt, d.Through, want)
@@ -181,7 +182,7 @@ func TestARefusedCommitComesAgainAfterItsDelay(t *testing.T) {
 		s := w.subscribe(stream.SubscriptionConfig{})
 		first := next(t, s)
 		nack(t, first, time.Minute)
-		ack(t, s, next(t, s)) // others go on
+		ack(t, s, next(t, s)) // other deliveries go on
 		nothing(t, s, 59*time.Second)
 		d := next(t, s)
 		if d.Through != first.Through || d.Attempt != 2 || !errors.Is(d.Cause, errRefused) || len(d.Events) != 2 {
@@ -338,7 +339,7 @@ func TestWhatIsOpenHasABound(t *testing.T) {
 		s := w.subscribe(stream.SubscriptionConfig{OpenMax: 6})
 		a, b := next(t, s), next(t, s)
 		nothing(t, s, time.Hour)
-		ack(t, s, b) // behind one that is open: it still counts
+		ack(t, s, b) // b is behind an open commit, so it still counts
 		nothing(t, s, time.Hour)
 		ack(t, s, a)
 		a, b = next(t, s), next(t, s)
@@ -409,7 +410,7 @@ func TestANewSubscriptionAtTheHeadBeginsThereForGood(t *testing.T) {
 		s := w.subscribe(stream.SubscriptionConfig{FromHead: true})
 		nothing(t, s, time.Minute)
 		w.write(book("a"), 1)
-		again := w.subscribe(stream.SubscriptionConfig{FromHead: true}) // before anything was acknowledged
+		again := w.subscribe(stream.SubscriptionConfig{FromHead: true}) // before any acknowledgement
 		if d := next(t, again); d.Through != 4 {
 			t.Errorf("after a crash: got %v, want 4", d.Through)
 		}
@@ -528,7 +529,7 @@ func TestWrongConfigurationsOfASubscriptionAreNamed(t *testing.T) {
 	}
 }
 
-// A flaky checkpoint fails to save while it is told to.
+// A flaky checkpoint returns an error from Save while the test has set it so.
 type flaky struct {
 	stream.Checkpoints
 	fails atomic.Bool
@@ -570,7 +571,7 @@ func TestAPositionThatCannotBeSavedIsSavedLater(t *testing.T) {
 		if err := s.Stats().SaveErr; !errors.Is(err, errDisk) {
 			t.Errorf("error in the statistics: got %v, want %v", err, errDisk)
 		}
-		ack(t, s, next(t, s)) // it goes on
+		ack(t, s, next(t, s)) // the subscription goes on
 		f.fails.Store(false)
 		<-time.After(time.Minute)
 		synctest.Wait()
@@ -591,8 +592,8 @@ func TestAPositionThatCannotBeSavedIsSavedLater(t *testing.T) {
 	})
 }
 
-// TestASubscriptionKeepsTheSixPromises lets many workers take commits, refuse
-// some, acknowledge the others in any order, and crash, while others write.
+// TestASubscriptionKeepsTheSixPromises runs many workers that take commits, refuse
+// some, acknowledge the others in any order, and crash, while other goroutines write.
 func TestASubscriptionKeepsTheSixPromises(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 3} {
@@ -636,7 +637,7 @@ func sixPromises(t *testing.T, partitions int, c stream.SubscriptionConfig) {
 		if last {
 			ctx, cancel = context.WithTimeout(t.Context(), 4*time.Second)
 		}
-		order := make(chan struct{}, 1) // whoever has put something in takes and notes
+		order := make(chan struct{}, 1) // a lock: the worker that has put the token takes a commit and records it
 		var working sync.WaitGroup
 		for worker := range 4 {
 			r := rand.New(rand.NewPCG(uint64(session), uint64(worker)))
@@ -656,8 +657,8 @@ func sixPromises(t *testing.T, partitions int, c stream.SubscriptionConfig) {
 	streamtest.Check(t, h, streamtest.Held(t, w.log, stream.Query{Query: store.Query{Types: c.Types}, Keys: c.Keys}))
 }
 
-// work takes commits until the context ends. Whatever it then has in its hands is
-// neither acknowledged nor refused.
+// work takes commits until the context ends. It then neither acknowledges nor refuses
+// the commits that it still has.
 func work(ctx context.Context, t *testing.T, s *stream.Subscription, h *streamtest.History, r *rand.Rand, order chan struct{}) {
 	for {
 		order <- struct{}{}
@@ -683,7 +684,7 @@ func work(ctx context.Context, t *testing.T, s *stream.Subscription, h *streamte
 	}
 }
 
-// nextNow returns a delivery if there is one at once.
+// nextNow returns a delivery if one is available without waiting.
 func nextNow(ctx context.Context, s *stream.Subscription) (*stream.Delivery, error) {
 	now, cancel := context.WithTimeout(ctx, time.Microsecond)
 	defer cancel()

@@ -12,7 +12,7 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// A watchedLog tells of changes when it is told to.
+// A watchedLog notifies of changes when the test calls it.
 type watchedLog struct {
 	*memory.Log
 	mu      sync.Mutex
@@ -52,7 +52,7 @@ func TestAReaderIsToldOfCommitsOfOthersByAWatcher(t *testing.T) {
 		if passed := time.Since(began); passed != 0 {
 			t.Errorf("the readers have waited %v", passed)
 		}
-		// A notice that is lost is made good by polling, less often than asked for.
+		// Polling, at a longer interval than configured, replaces a lost notice.
 		w.commit(book("a"), make([]store.Event, 1)...)
 		timer := time.NewTimer(stream.PollWatched - time.Millisecond)
 		<-timer.C

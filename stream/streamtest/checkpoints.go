@@ -13,8 +13,8 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// RunCheckpoints runs every case against checkpoints from open, each as a
-// parallel sub-test of t. Each call of open returns new, empty ones.
+// RunCheckpoints runs every case against checkpoints from open, each case as a parallel
+// subtest of t. Each call of open must return new, empty checkpoints.
 func RunCheckpoints(t *testing.T, open func(t testing.TB) stream.Checkpoints) {
 	for _, c := range checkpointCases {
 		t.Run(c.name, func(t *testing.T) {
@@ -24,7 +24,7 @@ func RunCheckpoints(t *testing.T, open func(t testing.TB) stream.Checkpoints) {
 	}
 }
 
-// A keeper is checkpoints under test.
+// A keeper holds the checkpoints under test.
 type keeper struct {
 	testing.TB
 	checkpoints stream.Checkpoints
@@ -132,12 +132,12 @@ var checkpointCases = []struct {
 		c = k.claim("a", 4, two.Position).(stream.ProofKeeper)
 		k.wantProofs(c, one, two)
 		k.saveProofs(c, stream.Proof{Position: 6, Event: store.ID{3}})
-		k.save(c, store.NewPosition(1, 7)) // without a proof, in place of one with
+		k.save(c, store.NewPosition(1, 7)) // without an event, in place of a proof with one
 		c = k.claim("a", 6, store.NewPosition(1, 7)).(stream.ProofKeeper)
 		k.wantProofs(c, stream.Proof{Position: 6, Event: store.ID{3}}, stream.Proof{Position: store.NewPosition(1, 7)})
 		second := k.claim("a", 6, store.NewPosition(1, 7)).(stream.ProofKeeper)
 		if err := c.SaveProofs(k.Context(), []stream.Proof{{Position: 9, Event: store.ID{4}}}); !errors.Is(err, stream.ErrFenced) {
-			k.Errorf("save proofs by somebody who has been overtaken: got error %v, want %v", err, stream.ErrFenced)
+			k.Errorf("save proofs by an earlier owner of the name: got error %v, want %v", err, stream.ErrFenced)
 		}
 		k.saveProofs(second, stream.Proof{Position: 8, Event: store.ID{5}})
 	}},
@@ -150,7 +150,7 @@ var checkpointCases = []struct {
 	}},
 }
 
-// claim claims a name and wants these positions.
+// claim claims a name and expects these positions.
 func (k keeper) claim(name string, want ...store.Position) stream.Checkpoint {
 	k.Helper()
 	c, got, err := k.checkpoints.Claim(k.Context(), name)
@@ -175,7 +175,7 @@ func (k keeper) save(c stream.Checkpoint, positions ...store.Position) {
 func (k keeper) wantFenced(c stream.Checkpoint, positions ...store.Position) {
 	k.Helper()
 	if err := c.Save(k.Context(), positions); !errors.Is(err, stream.ErrFenced) {
-		k.Errorf("save %v by somebody who has been overtaken: got error %v, want %v", positions, err, stream.ErrFenced)
+		k.Errorf("save %v by an earlier owner of the name: got error %v, want %v", positions, err, stream.ErrFenced)
 	}
 }
 

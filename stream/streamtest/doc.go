@@ -1,10 +1,10 @@
-// Package streamtest tests consumers of a log: whether a subscription, ours or
-// one that you have built, keeps the six promises of a stream.
+// Package streamtest tests consumers of a log: it checks whether a subscription of
+// package stream, or a consumer of your own, keeps the six promises of a stream.
 //
-// Let the consumer note what happens to it in a [History], over as many starts
-// and crashes as you like, and compare it with what the log holds by [Check], or
-// by one of the validators alone: [Ordered], [Unique], [Atomic], [Reliable],
-// [Resumable] and [Bookmarkable].
+// Record the steps of the consumer in a [History], over any number of starts and
+// crashes. Then compare the history with the events of the log, by [Check] or by one of
+// the validators: [Ordered], [Unique], [Atomic], [Reliable], [Resumable] and
+// [Bookmarkable].
 //
 // [RunCheckpoints] tests an implementation of [stream.Checkpoints].
 package streamtest

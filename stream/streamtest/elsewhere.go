@@ -11,9 +11,9 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// Elsewhere are checkpoints in memory, for tests of subscriptions that keep their
-// positions in another place than their log, and as an example of how such a place
-// is written. They are [stream.ProofKeeper]s. The zero value is ready to be used.
+// Elsewhere implements [stream.Checkpoints] in memory. It is for tests of subscriptions
+// whose checkpoints are not in their log, and an example for an implementation of your
+// own. Its checkpoints are [stream.ProofKeeper]s. The zero value is ready to use.
 type Elsewhere struct {
 	mu    sync.Mutex
 	names map[string]*elsewhere
@@ -21,7 +21,7 @@ type Elsewhere struct {
 
 type elsewhere struct {
 	claims int
-	kept   map[int]stream.Proof // by partition
+	kept   map[int]stream.Proof // proofs by partition
 }
 
 // Claim implements [stream.Checkpoints].

@@ -8,7 +8,7 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// WatchCheckpoints runs one case and returns what it complains about.
+// WatchCheckpoints runs one case and returns its failures.
 func WatchCheckpoints(t *testing.T, c stream.Checkpoints, name string) []string {
 	t.Helper()
 	for _, each := range checkpointCases {
@@ -28,7 +28,7 @@ func WatchCheckpoints(t *testing.T, c stream.Checkpoints, name string) []string 
 	return nil
 }
 
-// A recorder is a testing.TB that notes failures instead of failing.
+// A recorder is a testing.TB that records failures and does not fail the test.
 type recorder struct {
 	testing.TB
 	failures []string

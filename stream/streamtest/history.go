@@ -11,11 +11,12 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// A History is what has happened to a consumer, in order. Its methods may be
-// called by many goroutines at once. The zero History is empty and ready.
+// A History is a record of the steps of a consumer, in order. Many goroutines at once
+// may call its methods. The zero History is empty and ready to use.
 //
-// What a consumer does is noted before it does it, and what happens to it
-// afterwards: Acked before the acknowledgement, Saved when the position is kept.
+// Record an action of the consumer before it, and an event that comes to the consumer
+// after it: call Acked before the acknowledgement, and Saved when the position is
+// saved.
 type History struct {
 	mu    sync.Mutex
 	steps []step
@@ -24,7 +25,7 @@ type History struct {
 type step struct {
 	what     action
 	position store.Position
-	event    *store.Event // of got
+	event    *store.Event // the event, for got
 }
 
 type action uint8
@@ -43,25 +44,26 @@ func (h *History) note(s step) {
 	h.steps = append(h.steps, s)
 }
 
-// Began notes that the consumer begins to read above a position of a partition:
-// for the first time, or anew after it has been closed or has crashed.
+// Began records that the consumer begins to read above a position of a partition: for
+// the first time, or again after it was closed or has crashed.
 func (h *History) Began(after store.Position) { h.note(step{what: began, position: after}) }
 
-// Got notes that the consumer has got an event. It keeps a copy.
+// Got records that the consumer has got an event. The history keeps a copy.
 func (h *History) Got(e *store.Event) {
 	h.note(step{what: got, position: e.Position, event: e.Clone()})
 }
 
-// Acked notes that the consumer is done with an event.
+// Acked records that the consumer acknowledges an event.
 func (h *History) Acked(e *store.Event) { h.note(step{what: acked, position: e.Position}) }
 
-// Refused notes that the consumer wants to get an event again.
+// Refused records that the consumer refuses an event, so that it comes again.
 func (h *History) Refused(e *store.Event) { h.note(step{what: refused, position: e.Position}) }
 
-// Saved notes that a position is kept, above which the consumer begins after a crash.
+// Saved records that a position is saved, above which the consumer begins after a
+// crash.
 func (h *History) Saved(p store.Position) { h.note(step{what: saved, position: p}) }
 
-// Checkpoints returns checkpoints that note what c saves.
+// Checkpoints wraps c: the returned checkpoints record each position that c saves.
 func (h *History) Checkpoints(c stream.Checkpoints) stream.Checkpoints { return noting{h, c} }
 
 type noting struct {
@@ -89,8 +91,8 @@ func (n notingOne) Save(ctx context.Context, positions []store.Position) error {
 	return err
 }
 
-// Held returns all events of a log that a query selects, in every partition. The
-// positions of the query do not matter.
+// Held returns all events of a log that a query selects, in every partition. It ignores
+// the positions of the query.
 func Held(t testing.TB, log store.Log, q stream.Query) []*store.Event {
 	t.Helper()
 	heads, err := log.Heads(t.Context())
@@ -112,7 +114,7 @@ func Held(t testing.TB, log store.Log, q stream.Query) []*store.Event {
 	return held
 }
 
-// partitions splits the history, and what the log holds, by partition.
+// partitions splits the history and the events of the log by partition.
 func (h *History) partitions(held []*store.Event) []*partition {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -134,7 +136,7 @@ func (h *History) partitions(held []*store.Event) []*partition {
 		switch {
 		case s.what == began:
 			p.sessions = append(p.sessions, session{after: s.position})
-		case len(p.sessions) == 0: // a validator says so, see check
+		case len(p.sessions) == 0: // check returns an error for that
 		case s.what == got || s.what == refused:
 			last := &p.sessions[len(p.sessions)-1]
 			last.steps = append(last.steps, s)
@@ -148,18 +150,18 @@ func (h *History) partitions(held []*store.Event) []*partition {
 	return all
 }
 
-// A partition is what is known of one partition.
+// A partition holds the events of one partition and the steps of the consumer in it.
 type partition struct {
 	number   int
-	held     []*store.Event // in order
+	held     []*store.Event // events of the log, in order
 	steps    []step
 	sessions []session
 }
 
-// A session is what the consumer has got between two starts.
+// A session holds the steps of the consumer between two starts.
 type session struct {
 	after store.Position
-	steps []step // got and refused
+	steps []step // the steps got and refused
 }
 
 // firsts returns the events that the session has got, in the order in which each
@@ -190,7 +192,7 @@ func (p *partition) above(after store.Position) []*store.Event {
 	return p.held[i:]
 }
 
-// check runs a check of one partition on all of them.
+// check calls the function for each partition.
 func (h *History) check(promise string, held []*store.Event, check func(*partition) error) error {
 	for _, p := range h.partitions(held) {
 		if len(p.sessions) == 0 {

@@ -7,9 +7,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Check fails t for each of the six promises that the history breaks. Held is
-// what the log holds of what the consumer has selected, see [Held]. The consumer
-// must have been given the time to get and acknowledge all of it.
+// Check fails t for each of the six promises that the history breaks. The argument held
+// is all events of the log that the consumer has selected, see [Held]. The consumer
+// must have had time to get and acknowledge all of them.
 func Check(t testing.TB, h *History, held []*store.Event) {
 	t.Helper()
 	for _, promise := range []func(*History, []*store.Event) error{
@@ -21,9 +21,9 @@ func Check(t testing.TB, h *History, held []*store.Event) {
 	}
 }
 
-// Ordered returns an error unless, between two starts, each event came for the
-// first time behind all with a lower position in its partition and behind all
-// lower versions of its entity.
+// Ordered returns an error unless, between two starts, the first delivery of each event
+// came after all events with a lower position in its partition and after all lower
+// versions of its entity.
 func Ordered(h *History, held []*store.Event) error {
 	return h.check("ordered", held, func(p *partition) error {
 		for _, s := range p.sessions {
@@ -43,9 +43,8 @@ func Ordered(h *History, held []*store.Event) error {
 	})
 }
 
-// Unique returns an error unless, between two starts, each event came once, but
-// for those that the consumer has refused, and each position and id is that of
-// one event.
+// Unique returns an error unless, between two starts, each event came once, except for
+// refused events, and each position and each id belongs to one event only.
 func Unique(h *History, held []*store.Event) error {
 	return h.check("unique", held, func(p *partition) error {
 		ids, positions := make(map[store.Position]store.ID), make(map[store.ID]store.Position)
@@ -73,13 +72,13 @@ func Unique(h *History, held []*store.Event) error {
 	})
 }
 
-// Atomic returns an error unless the events that were committed together came
-// together: one after the other, and all of them before another commit. The last
-// commit of a session may have been cut by a crash; then it comes again as a
-// whole. Nor may a saved position lie within a commit.
+// Atomic returns an error unless the events that were committed together came together:
+// one after the other, and all of them before another commit. A crash may cut the last
+// commit of a session; then the whole commit must come again. Atomic also returns an
+// error if a saved position lies within a commit.
 func Atomic(h *History, held []*store.Event) error {
 	return h.check("atomic", held, func(p *partition) error {
-		first := make(map[store.Position]store.Position) // of a commit, by its end
+		first := make(map[store.Position]store.Position) // position of the first event of a commit, by the end of the commit
 		for _, e := range p.held {
 			if _, ok := first[e.End()]; !ok {
 				first[e.End()] = e.Position
@@ -88,7 +87,7 @@ func Atomic(h *History, held []*store.Event) error {
 		for i, s := range p.sessions {
 			whole := p.above(s.after)
 			n := 0
-			var open store.Position // end of a commit that is not whole yet
+			var open store.Position // end of a commit that is not complete yet
 			for _, e := range s.firsts() {
 				if open != 0 && e.End() != open {
 					return fmt.Errorf("got the event at position %v before the whole commit that ends at %v", e.Position, open)
@@ -154,9 +153,8 @@ func Reliable(h *History, held []*store.Event) error {
 	})
 }
 
-// Resumable returns an error unless each session began where the position that
-// was saved last says, or below, and its first event is the next that the log
-// holds.
+// Resumable returns an error unless each session began at the last saved position or
+// below, and its first event is the next event of the log.
 func Resumable(h *History, held []*store.Event) error {
 	return h.check("resumable", held, func(p *partition) error {
 		mark, n := p.sessions[0].after, -1
@@ -188,7 +186,7 @@ func Resumable(h *History, held []*store.Event) error {
 func Bookmarkable(h *History, held []*store.Event) error {
 	return h.check("bookmarkable", held, func(p *partition) error {
 		done := make(map[store.Position]bool)
-		open := p.above(p.sessions[0].after) // what was not acknowledged at the last save
+		open := p.above(p.sessions[0].after) // the events that no saved position has passed yet
 		var last store.Position
 		for _, st := range p.steps {
 			switch st.what {

@@ -14,7 +14,7 @@ import (
 	"github.com/perdure/perdure/stream/streamtest"
 )
 
-// filled returns a log with commits of one to three events of some entities.
+// filled returns a log with commits of one to three events of several entities.
 func filled(t testing.TB, partitions int) *memory.Log {
 	t.Helper()
 	log := memory.New(memory.WithPartitions(partitions))
@@ -38,15 +38,15 @@ func filled(t testing.TB, partitions int) *memory.Log {
 	return log
 }
 
-// A consumer takes the commits of each partition in two sessions, the first of
-// which crashes after it has taken some more than it has saved. What is set
-// breaks it.
+// A consumer takes the commits of each partition in two sessions, the first of which
+// crashes after it has got more commits than it has saved. Each field that is set
+// breaks it in one way.
 type consumer struct {
-	spoil     func(commits [][]*store.Event) [][]*store.Event // of the second session
-	skipsOne  bool                                            // after the crash
-	savesSoon bool                                            // before it acknowledges
+	spoil     func(commits [][]*store.Event) [][]*store.Event // changes the commits of the second session
+	skipsOne  bool                                            // skips one commit after the crash
+	savesSoon bool                                            // saves before it acknowledges
 	savesBack bool
-	savesAmid bool // within a commit
+	savesAmid bool // saves a position within a commit
 }
 
 func (c *consumer) history(held []*store.Event) *streamtest.History {
@@ -71,7 +71,7 @@ func (c *consumer) history(held []*store.Event) *streamtest.History {
 func (c *consumer) consume(h *streamtest.History, partition int, commits [][]*store.Event) {
 	at := store.NewPosition(partition, 0)
 	h.Began(at)
-	const saved = 5 // of the first session
+	const saved = 5 // number of commits that the first session saves
 	for i, commit := range commits[:saved+3] {
 		each(commit, h.Got)
 		if i < saved {
@@ -79,7 +79,7 @@ func (c *consumer) consume(h *streamtest.History, partition int, commits [][]*st
 			at = commit[0].End()
 		}
 	}
-	h.Got(commits[saved+3][0]) // it crashes amid this one, if it has more
+	h.Got(commits[saved+3][0]) // the session crashes within this commit, if it has more events
 	h.Saved(at)
 	rest := commits[saved:]
 	if c.skipsOne {
@@ -95,7 +95,7 @@ func (c *consumer) consume(h *streamtest.History, partition int, commits [][]*st
 		if c.savesSoon && i == 4 {
 			h.Saved(commit[0].End())
 		}
-		if i == 6 { // refused once
+		if i == 6 { // this commit is refused once
 			each(commit, h.Got)
 			each(commit, h.Refused)
 		}
@@ -139,7 +139,7 @@ func TestEachBrokenConsumerIsCaught(t *testing.T) {
 	cases := []struct {
 		name     string
 		consumer consumer
-		broken   string // the promises that it breaks
+		broken   string // the promises that the consumer breaks
 	}{
 		{"none", consumer{}, ""},
 		{"takes two commits in the wrong order", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
@@ -155,13 +155,13 @@ func TestEachBrokenConsumerIsCaught(t *testing.T) {
 			return slices.Insert(c, 3, c[2])
 		}}, "unique"},
 		{"takes an event under another id", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
-			e := c[0][0].Clone() // the first session has got it as it is
+			e := c[0][0].Clone() // the first session has got the event unchanged
 			e.ID[0]++
 			c[0] = append([]*store.Event{e}, c[0][1:]...)
 			return c
 		}}, "unique reliable"},
 		{"misses the middle of a commit", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
-			i := longest(c[4:]) + 4 // the first session has not got it
+			i := longest(c[4:]) + 4 // a commit that the first session has not got
 			c[i] = []*store.Event{c[i][0], c[i][2]}
 			return c
 		}}, "atomic reliable bookmarkable"},
@@ -256,7 +256,7 @@ func TestCheckpointsElsewherePass(t *testing.T) {
 	streamtest.RunCheckpoints(t, func(testing.TB) stream.Checkpoints { return new(streamtest.Elsewhere) })
 }
 
-// An unfenced twin lets everybody save.
+// An unfenced implementation of checkpoints lets every earlier owner save.
 type unfenced struct{ log store.Log }
 
 func (u unfenced) Claim(ctx context.Context, name string) (stream.Checkpoint, []store.Position, error) {
