@@ -17,7 +17,7 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// payload is what a small event of a real program takes.
+// payload has the size of a small event of a real program.
 var payload = bytes.Repeat([]byte("perdure "), 32)
 
 func benchBatch(k store.Key, expected store.Version) *store.Batch {
@@ -26,13 +26,13 @@ func benchBatch(k store.Key, expected store.Version) *store.Batch {
 	}}
 }
 
-// benchKeys is about how many entities benchmarks of appends have in all.
+// benchKeys is the approximate number of entities in the benchmarks of appends.
 const benchKeys = 1000
 
-// benchKey returns one of the entities of a caller.
+// benchKey returns the key of one of a caller's entities.
 func benchKey(caller, n int) store.Key { return key(fmt.Sprint(caller, "-", n)) }
 
-// appenders runs b.N commands on many callers, each of which has entities of its own.
+// appenders runs b.N commands from many callers, each with its own entities.
 func appenders(b *testing.B, callers, entities int, do func(caller int, k store.Key, expected store.Version) error) {
 	b.Helper()
 	b.ReportAllocs()
@@ -43,7 +43,7 @@ func appenders(b *testing.B, callers, entities int, do func(caller int, k store.
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
-// newAppenders returns a function that runs so many commands more on the callers.
+// newAppenders returns a function that runs n more commands from the callers.
 func newAppenders(b *testing.B, callers, entities int, do func(caller int, k store.Key, expected store.Version) error) func(commands int) {
 	own := max(entities/callers, 1)
 	versions := make([][]store.Version, callers)
@@ -70,9 +70,9 @@ func newAppenders(b *testing.B, callers, entities int, do func(caller int, k sto
 	}
 }
 
-// BenchmarkAppend compares the log with what it is built on, in one run: one
-// INSERT transaction for each command, on as many connections as the log commits
-// on and on 16, and a bare loop of the transactions that the log would run.
+// BenchmarkAppend compares the log, in one run, with its building blocks: one INSERT transaction for
+// each command, on one connection like the log and on 16, and a bare loop of the transactions that
+// the log would run.
 func BenchmarkAppend(b *testing.B) {
 	for _, callers := range []int{1, 64, 256} {
 		b.Run(fmt.Sprintf("log/callers=%d/entities=1000", callers), func(b *testing.B) {
@@ -96,7 +96,7 @@ func BenchmarkAppend(b *testing.B) {
 			b.Run(fmt.Sprintf("loop/group=%d/trips=%d", callers, trips), func(b *testing.B) { bareLoop(b, callers, trips == 1) })
 		}
 	}
-	// As two processes do, which therefore read before each commit.
+	// Two processes each read before a commit.
 	b.Run("two logs/callers=256/entities=1000", func(b *testing.B) {
 		l := newLog(b)
 		other := openAt(b, placeOf(l))
@@ -121,8 +121,8 @@ func insert(pool *pgxpool.Pool, sql string, position int64, k store.Key, expecte
 	return err
 }
 
-// bareLoop runs the transactions of groups of a size, by the same statements,
-// without anything around: lock, versions or guard, events, proof.
+// bareLoop runs the transactions of groups of one size. It sends the same statements as the log and
+// does nothing else: lock, versions or guard, events, proof.
 func bareLoop(b *testing.B, group int, ahead bool) {
 	run := newBareLoop(b, group, ahead)
 	b.ReportAllocs()
@@ -132,8 +132,8 @@ func bareLoop(b *testing.B, group int, ahead bool) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
-// newBareLoop returns a function that runs so many commands more by the loop: each
-// group has one of each of as many callers, about the entities that appenders has.
+// newBareLoop returns a function that runs n more commands in the loop. Each group has one command
+// of each caller. The number of entities is about that of appenders.
 func newBareLoop(b *testing.B, group int, ahead bool) func(commands int) {
 	at := placeOf(newLog(b))
 	loop, err := postgres.NewBareLoop(context.Background(), connect(b, at.db), at.schema, ahead)
@@ -164,11 +164,11 @@ func newBareLoop(b *testing.B, group int, ahead bool) func(commands int) {
 	}
 }
 
-// BenchmarkBeside compares the log with the bare loop of what it does while it is
-// alone, by turns of some tenths of a second, so that both have the same
-// moments of a machine whose speed changes.
+// BenchmarkBeside compares the log with the bare loop of its transactions while no other process
+// commits. They take turns of some tenths of a second, so that a change in the speed of the machine
+// affects both equally.
 func BenchmarkBeside(b *testing.B) {
-	const groups = 128 // in a turn
+	const groups = 128 // number of groups in a turn
 	for _, callers := range []int{24, 64, 128, 256} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 			l := newLog(b)
@@ -194,7 +194,7 @@ func BenchmarkBeside(b *testing.B) {
 	}
 }
 
-// hotEntity appends to one entity, a group of batches that build on each other at a time.
+// hotEntity appends to one entity, each time a group of batches that build on each other.
 func hotEntity(b *testing.B, l store.Log, group int) {
 	b.ReportAllocs()
 	b.ResetTimer()
@@ -219,7 +219,7 @@ func hotEntity(b *testing.B, l store.Log, group int) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
-// BenchmarkShapes appends with all that a command can leave beside its event.
+// BenchmarkShapes appends batches with every kind of record that a command can add to its event.
 func BenchmarkShapes(b *testing.B) {
 	ctx := context.Background()
 	for _, shape := range []struct {
@@ -337,8 +337,8 @@ func BenchmarkRead(b *testing.B) {
 	})
 }
 
-// BenchmarkWatch measures how long after the begin of a commit another log has
-// learned of it, by being told and by polling as an engine does by default.
+// BenchmarkWatch measures the time from the begin of a commit until another log knows of it, by a
+// notification and by polling as an engine does by default.
 func BenchmarkWatch(b *testing.B) {
 	ctx := context.Background()
 	for _, poll := range []time.Duration{0, 50 * time.Millisecond} {

@@ -17,41 +17,42 @@ import (
 
 // Reading a table that has damaged pages.
 //
-// The server ends a statement at the first damaged page that it meets (SQLSTATE XX001
-// or XX002), and with it the transaction. So a moment has a savepoint to go back to,
-// and reads the table in another way:
+// The server ends a statement at the first damaged page that it reads (SQLSTATE XX001
+// or XX002), and with the statement the transaction. A read view therefore has a
+// savepoint to go back to, and then reads the table in another way:
 //
-//  1. It finds the pages that cannot be read, by halving the table.
-//  2. A cursor lists the keys and places of all rows of the other pages, in order. The
-//     server sorts them. No index is needed, so that one may be damaged too.
-//  3. The records are read by their places. One that cannot be read, because a part of
-//     it is kept elsewhere (TOAST), is a damaged record with a known key.
-//  4. Events and messages have numbers as keys. Those that the index lists, and that
-//     were not found, are lost: they are found by halving what is between two that were
-//     found, until one number alone cannot be read.
+//  1. The view finds the pages that cannot be read, by halving the table.
+//  2. A cursor lists the keys and the places (ctid) of all rows of the other pages, in
+//     order. The server sorts them. No index is used, because it may be damaged too.
+//  3. The view reads the records by their places. A record that cannot be read although
+//     its row can, because a part of it is stored out of line (TOAST), is a damaged record
+//     with a known key.
+//  4. Events and messages have numbers as keys. A number that the index lists, and whose
+//     row was not found, is lost. The view searches between two rows that were found: it
+//     halves the range until a single number fails.
 //
-// The order of steps 1 and 2 matters: a cursor that meets damage cannot go on.
+// Step 1 must come before step 2, because a cursor fails for good at a damaged page.
 
 const (
-	// besideRunsMax bounds the runs of whole pages of a table that are read. What comes
-	// behind the last of them counts as damaged.
+	// besideRunsMax bounds the number of readable runs of pages in a table. The pages
+	// behind the last of these runs count as damaged.
 	besideRunsMax = 1000
-	// besideProbesMax bounds how many numbers in a row are looked for one by one. If
-	// there are more, as with a damaged index, one error names them all.
+	// besideProbesMax bounds how many numbers in a row are probed one by one. If there
+	// are more, as with a damaged index, one error names them all.
 	besideProbesMax = 1 << 12
-	// extentMax bounds the positions that the error of a scan names.
+	// extentMax bounds the number of positions that the error of a scan names.
 	extentMax = 1 << 8
 )
 
-// Settings by which rows are found by their places, or by an index and nothing else. A
-// plan that was made under other settings is not used.
+// Settings that make the server find rows only by their places, or only by an index.
+// force_custom_plan keeps the server from using a plan made under other settings.
 const (
 	sqlByPlace = `SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
 		SET LOCAL enable_tidscan = on; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off`
 	sqlByNumber = `SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
 		SET LOCAL enable_tidscan = off; SET LOCAL enable_indexscan = on; SET LOCAL enable_indexonlyscan = on`
 
-	// sqlByScan finds rows by reading the whole table.
+	// sqlByScan makes the server find rows by reading the whole table.
 	sqlByScan = `SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = off;
 		SET LOCAL enable_tidscan = off; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off`
 
@@ -62,7 +63,7 @@ const (
 // isDamage reports whether an error is about damaged files of the server.
 func isDamage(err error) bool { return errors.Is(err, store.ErrCorrupt) }
 
-// said returns the reason that an error about damage tells.
+// said returns the reason in an error about damage.
 func said(err error) string {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		return c.Reason
@@ -70,7 +71,7 @@ func said(err error) string {
 	return err.Error()
 }
 
-// back makes the transaction go on after damage, as it was at its last savepoint.
+// back rolls the transaction back to its savepoint, so that it can continue after damage.
 func (m *moment) back(ctx context.Context) error { return m.do(ctx, sqlBack) }
 
 // do runs statements without parameters.
@@ -80,7 +81,7 @@ func (m *moment) do(ctx context.Context, sql string) error {
 	return a.end(err)
 }
 
-// try runs statements, and goes back to the savepoint if they meet damage.
+// try runs fn, and rolls back to the savepoint if the server reports damage.
 func (m *moment) try(ctx context.Context, fn func() error) (damage, failure error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -93,16 +94,16 @@ func (m *moment) try(ctx context.Context, fn func() error) (damage, failure erro
 	return err, m.back(ctx)
 }
 
-// A run is one of pages, from the first one to before the end.
+// A run is a range of pages: first is included, end is not.
 type run struct{ first, end int64 }
 
-// where returns the condition for rows of the run.
+// where returns the SQL condition that selects the rows of the run.
 func (r run) where() string {
 	return fmt.Sprintf("ctid >= '(%d,0)'::tid AND ctid < '(%d,0)'::tid", r.first, r.end)
 }
 
-// wholePages returns the runs of pages of a table that can be read, and an error for
-// each run of those that cannot.
+// wholePages returns the runs of a table's pages that can be read, and one error for
+// each run that cannot.
 func (m *moment) wholePages(ctx context.Context, table string) (whole []run, faults []error, err error) {
 	full := in(m.log.schema, "S."+table)
 	var pages int64
@@ -159,15 +160,15 @@ func (m *moment) wholePages(ctx context.Context, table string) (whole []run, fau
 	return whole, faults, nil
 }
 
-// A place is where a row is, with its key.
+// A place is the location of a row and its key.
 type place struct {
 	rowKey
-	table int // of the listings
-	at    string
+	table int    // index of the row's table in the listings
+	at    string // ctid of the row, as text
 	bytes int
 }
 
-// A besides lists the rows of whole pages in the order of their keys.
+// A besides lists the rows on readable pages in the order of their keys.
 type besides struct {
 	m      *moment
 	all    []listing
@@ -175,12 +176,12 @@ type besides struct {
 	texts  int
 	number bool
 	done   bool
-	// damaged says that the tables have damaged pages; otherwise only an index has.
+	// damaged is true if the tables have damaged pages, and false if only an index has.
 	damaged bool
 }
 
-// besides begins to list the rows of listings that a condition, which may be empty,
-// selects. It returns the damage that it passes over as well.
+// besides begins to list the rows of the listings that satisfy the condition where, which
+// may be empty. It also returns one error for each run of pages that the list leaves out.
 func (m *moment) besides(ctx context.Context, all []listing, where string) (b *besides, faults []error, err error) {
 	one := all[0]
 	b = &besides{m: m, all: all, texts: len(one.texts), number: one.number != ""}
@@ -211,13 +212,13 @@ func (m *moment) besides(ctx context.Context, all []listing, where string) (b *b
 	}
 	m.cursors++
 	b.cursor = fmt.Sprintf("perdure_%d", m.cursors)
-	// The savepoint behind the cursor leaves it open when the transaction goes back.
+	// The cursor is older than the savepoint, so a rollback to the savepoint keeps it open.
 	sql := in(m.log.schema, fmt.Sprintf("%s; DECLARE %s NO SCROLL CURSOR FOR SELECT * FROM (%s) q ORDER BY %s; %s",
 		sqlByPlace, b.cursor, strings.Join(parts, " UNION ALL "), key, sqlSave))
 	return b, faults, m.do(ctx, sql)
 }
 
-// close gives back what the server holds for the list.
+// close closes the cursor of the list.
 func (b *besides) close(ctx context.Context) error {
 	if b.cursor == "" {
 		return nil
@@ -225,7 +226,7 @@ func (b *besides) close(ctx context.Context) error {
 	return b.m.do(ctx, "CLOSE "+b.cursor)
 }
 
-// next returns the next rows of the list, none at its end.
+// next returns the next rows of the list, or none at its end.
 func (b *besides) next(ctx context.Context) (places []place, err error) {
 	if b.done {
 		return nil, nil
@@ -261,8 +262,8 @@ func (b *besides) next(ctx context.Context) (places []place, err error) {
 	return places, err
 }
 
-// records reads the records of rows by their places, and calls hand with each in turn:
-// with the record, or with the damage. It ends early when hand returns false.
+// records reads the records of rows by their places, and calls hand for each row in
+// order, with the record or with the damage. It stops when hand returns false.
 func (b *besides) records(ctx context.Context, places []place, hand func(place, []byte, error) bool) error {
 	for len(places) > 0 {
 		n, bytes := 0, 0
@@ -312,9 +313,10 @@ func (b *besides) read(ctx context.Context, places []place, found map[string][]b
 	})
 }
 
-// lost calls hand with each number from first to last that the index of a table lists,
-// though no row was found: all of them are lost. The last argument of hand is the last
-// one of them, if they are too many to look for one by one.
+// lost calls hand for each number from first to last that the index of a table lists. The
+// caller has found no row for these numbers, so all of them are lost. The argument through
+// equals number, unless too many numbers fail in a row to probe them one by one: then one
+// call reports all numbers from number to through.
 func (m *moment) lost(ctx context.Context, l listing, first, last int64, hand func(number, through int64, reason string) bool) error {
 	if first > last {
 		return nil
@@ -403,8 +405,8 @@ func (m *moment) headsBeside(ctx context.Context, f *facts) error {
 	return nil
 }
 
-// eventsBeside yields the events of the partition of head from the position next on,
-// and an error for each that is lost.
+// eventsBeside yields the events from position next to head, the last position of the
+// partition, and an error for each event that is lost.
 func (x *export) eventsBeside(ctx context.Context, p *page, next, head store.Position, hand func(store.Record, error) bool) (more bool, err error) {
 	b, _, err := x.besides(ctx, []listing{eventListing}, fmt.Sprintf("position >= %d AND position <= %d", int64(next), int64(head)))
 	if err != nil {
@@ -454,7 +456,7 @@ func (x *export) eventsBeside(ctx context.Context, p *page, next, head store.Pos
 	return more, errors.Join(err, b.close(ctx))
 }
 
-// lostEvents is the error for events that the server cannot read.
+// lostEvents returns the error for events that the server cannot read.
 func lostEvents(first, last store.Position, reason string) error {
 	c := &store.CorruptError{What: "event", Where: "table events", Position: first, Reason: "the server cannot read it: " + reason}
 	if last > first {
@@ -463,15 +465,15 @@ func lostEvents(first, last store.Position, reason string) error {
 	return c
 }
 
-// listBeside yields the records of listings behind the key last, and damage where it
-// knows of it.
+// listBeside yields the records of the listings after the key last, and an error for each
+// known damage.
 func (x *export) listBeside(ctx context.Context, p *page, s store.Sort, all []listing, last rowKey, begun bool, hand func(store.Record, error) bool) (failure error) {
 	b, faults, err := x.besides(ctx, all, "")
 	if err != nil {
 		return err
 	}
 	defer func() { failure = errors.Join(failure, b.close(ctx)) }()
-	if s != store.SortMessage { // those are named one by one
+	if s != store.SortMessage { // lost messages get an error each, below
 		for _, err := range faults {
 			if !hand(nil, err) {
 				return nil
@@ -544,18 +546,18 @@ func (x *export) listBeside(ctx context.Context, p *page, s store.Sort, all []li
 
 // ---- scans
 
-// A way is how a scan finds the events of a page.
+// A way is the access path by which a scan finds the events of a page.
 type way int
 
 const (
 	anyWay way = iota
-	// byIndex meets no pages but those of the events that it looks for.
+	// byIndex reads only the pages that hold the wanted events.
 	byIndex
-	// byTable needs no index, and reads the whole table for each page of a scan.
+	// byTable needs no index, but reads the whole table for each page of the scan.
 	byTable
 )
 
-// by runs a statement that goes one way.
+// by runs fn with settings that force the server to use one access path.
 func (l *Log) by(ctx context.Context, w way, fn func(conn *pgxpool.Conn) error) error {
 	settings := map[way]string{byIndex: sqlByNumber, byTable: sqlByScan}[w]
 	if w == anyWay {
@@ -576,10 +578,10 @@ func (l *Log) by(ctx context.Context, w way, fn func(conn *pgxpool.Conn) error) 
 	})
 }
 
-// sqlProbe reads all bytes of the records, those that are kept elsewhere too.
+// sqlProbe reads all bytes of the records, including those stored out of line (TOAST).
 const sqlProbe = `SELECT count(md5(record)) FROM S.events WHERE position >= $1 AND position <= $2`
 
-// readable returns the damage of the events from a position to another one, or nil.
+// readable reads the events from first to last, and returns the damage if it finds any.
 func (l *Log) readable(ctx context.Context, first, last store.Position) (damage, failure error) {
 	err := l.by(ctx, byIndex, func(conn *pgxpool.Conn) error {
 		return query(ctx, conn, in(l.schema, sqlProbe), []any{int64(first), int64(last)}, func([][]byte) error { return nil })
@@ -590,10 +592,11 @@ func (l *Log) readable(ctx context.Context, first, last store.Position) (damage,
 	return nil, err
 }
 
-// firstLost finds the first event from next to last that the server cannot read, and
-// returns the error that names it and those behind it. Damage is that of reading all.
+// firstLost finds the first event from next to last that the server cannot read. It
+// returns an error that names this event and the lost events directly after it. The
+// argument damage is the error of the read of the whole range.
 func (l *Log) firstLost(ctx context.Context, next, last store.Position, damage error) (at store.Position, named, failure error) {
-	// All from next to before whole can be read, and one from there through lost cannot.
+	// The events from next to before whole can be read. One from whole to lost cannot.
 	whole, lost := next, last
 	for width := store.Position(1); whole+width-1 < lost; width *= 2 {
 		d, err := l.readable(ctx, whole, whole+width-1)
@@ -619,7 +622,7 @@ func (l *Log) firstLost(ctx context.Context, next, last store.Position, damage e
 		}
 	}
 	if d, err := l.readable(ctx, lost, lost); d == nil {
-		// Another read of the same events has met no damage.
+		// A second read of the same event found no damage.
 		return 0, nil, cmp.Or(err, damage)
 	}
 	end := lost

@@ -11,8 +11,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The statements of the catalog jump from one kind or id to the next in the
-// indexes, so they cost a search for each, however many events there are.
+// The statements of the catalog jump from one kind or id to the next in the indexes, so
+// each kind or id costs one search, however many events it has.
 const (
 	sqlKinds = `WITH RECURSIVE
 		e AS (
@@ -36,7 +36,7 @@ const (
 		ORDER BY 1 LIMIT $3`
 )
 
-// Kinds implements [store.Catalog]. It costs two searches for each kind.
+// Kinds implements [store.Catalog]. It costs two index searches for each kind.
 func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 	var kinds []string
 	err := l.read(ctx, func(conn *pgxpool.Conn) error {
@@ -52,8 +52,8 @@ func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 	return kinds, nil
 }
 
-// Entities implements [store.Catalog]. Entities that appear during the iteration
-// may or may not be seen. It costs two searches for each entity.
+// Entities implements [store.Catalog]. The iteration may or may not yield entities that
+// are created while it runs. It costs two index searches for each entity.
 func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
 	return func(yield func(store.Entity, error) bool) {
 		var found []store.Entity

@@ -13,16 +13,16 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// trimEvery is after how many transactions a committer deletes the proofs of
-// those before; it needs that of the last one only.
+// trimEvery is the number of transactions after which a committer deletes its old proofs.
+// It needs only the proof of its last transaction.
 const trimEvery = 1024
 
-// patience is how long a leader waits at most for each call that it expects. A
-// transaction costs most of a millisecond however small it is, so that it is worth
-// a tenth to have all of 64 callers in it.
+// patience is the longest time that a leader waits for each call that it expects. A small
+// transaction costs nearly a millisecond, like a large one. With 64 expected calls the
+// wait is at most a quarter of that.
 const patience = 4 * time.Microsecond
 
-// A committer is the one connection of a log that writes. Whoever holds
+// A committer is the one connection of a log that writes. The goroutine that holds
 // Log.writing owns it.
 //
 // A transaction is two round trips:
@@ -30,35 +30,36 @@ const patience = 4 * time.Microsecond
 //	begin; take the lock; read what the batches need
 //	write; leave a proof; commit
 //
-// or, while no other process commits, one, see recall:
+// While no other process commits, a transaction is one round trip, see [recall]:
 //
 //	begin; take the lock; guard; write; leave a proof; commit
 //
-// The lock is an advisory one of the log, which every transaction that writes
-// takes first and gives back by its end, after it has become visible. So they
-// come one after the other, each sees all before it, and a reader sees events in
-// the order of their positions; see docs/design/0010-postgres-order.md.
+// The lock is an advisory lock of the log. Every transaction that writes takes it first.
+// The server releases it at the end of the transaction, after the changes have become
+// visible. The transactions of a log therefore run one after the other, each sees all
+// earlier ones, and a reader sees events in the order of their positions; see
+// docs/design/0010-postgres-order.md.
 //
-// The proof is a row that no other writer writes. If the connection is lost before
-// the answer to the commit, or the server says that it has not waited for a replica,
-// a resolver finds out what has become of the transaction, see doubt.
+// The proof is a row that belongs to one writer only. If the connection is lost before
+// the answer to the commit, or the server reports that it did not wait for a replica, a
+// resolver finds out whether the transaction was committed, see [doubt].
 type committer struct {
 	session
 	writer
-	serial int64 // of the last proof
-	proofs int   // since those before were deleted
+	serial int64 // serial of the last proof
+	proofs int   // number of proofs written since the last trim
 	recall recall
-	needs  needs // of the transaction
+	needs  needs // needs of the current transaction
 }
 
-// Commit implements [store.Log]. It waits for one transaction, and for the one
-// before it if there is one; groups of callers that wait at the same time are
-// stored by the same transaction. See the package about errors.
+// Commit implements [store.Log]. It waits for one transaction, and first for the running
+// one if there is one. One transaction stores the groups of all callers that wait at the
+// same time. The package comment describes the errors.
 func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	if l.readOnly {
 		return nil, fmt.Errorf("commit to %s: %w: %w", l.name, store.ErrNotStored, errReadOnly)
 	}
-	if d := l.inDoubt(); d != nil { // a caller that waits for it can still leave
+	if d := l.inDoubt(); d != nil { // before the queue, so that the caller's context can end the wait
 		if err := l.ready(ctx); err != nil {
 			if ctx.Err() != nil || !errors.Is(err, errInDoubt) {
 				err = storekit.NotStored(err)
@@ -81,11 +82,11 @@ func (l *Log) commit(calls []*storekit.Call) {
 	if len(calls) == 0 {
 		return
 	}
-	// The transaction is everybody's: no caller's context ends it.
+	// The transaction serves all calls, so the context of one caller must not end it.
 	ctx := context.WithoutCancel(calls[0].Ctx)
 	returned := false
 	defer func() {
-		if !returned && l.committer.conn != nil && l.inDoubt() == nil { // but panicked
+		if !returned && l.committer.conn != nil && l.inDoubt() == nil { // transact panicked
 			l.dispute(ctx, errPanicked)
 		}
 	}()
@@ -109,8 +110,8 @@ func live(calls []*storekit.Call) []*storekit.Call {
 	return all
 }
 
-// transact decides and stores the calls, and sets their results. Its error matches
-// [store.ErrNotStored], or else the outcome is unknown.
+// transact decides and stores the calls, and sets their results. If its error does not
+// match [store.ErrNotStored], the outcome is unknown.
 func (l *Log) transact(ctx context.Context, calls []*storekit.Call) error {
 	n := l.needs(calls)
 	if !l.takeIn() {
@@ -136,7 +137,7 @@ func (l *Log) transact(ctx context.Context, calls []*storekit.Call) error {
 	}
 }
 
-// An outcome is what is known about a transaction that has failed.
+// An outcome says whether a transaction was committed: no, yes, or unknown.
 type outcome int
 
 const (
@@ -145,8 +146,8 @@ const (
 	yes
 )
 
-// attempt runs one transaction, or two if the first was decided ahead and in
-// vain. If it returns an error, the outcome is no or unknown.
+// attempt runs one transaction. If it decided the calls from the cache and the cache was
+// stale, it runs a second one. If it returns an error, the outcome is no or unknown.
 func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (outcome, error) {
 	w := &l.committer
 	ctx, cancel := context.WithTimeout(ctx, l.tamper.attemptMax)
@@ -162,7 +163,7 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (ou
 		a := l.attend(w.conn)
 		writer, err := l.register(ctx, w.conn)
 		if err = a.end(err); err != nil {
-			hangUp(w.conn) // a registration that is stored later is no harm
+			hangUp(w.conn) // if the server stores the registration later, it does no harm
 			return no, lost(err)
 		}
 		w.join(writer)
@@ -177,7 +178,7 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (ou
 	a := l.attend(w.conn)
 	if err := a.end(l.readFacts(ctx, w.conn, n, f)); err != nil {
 		if errors.Is(err, errStrayed) {
-			hangUp(w.conn) // the next session is set up anew
+			hangUp(w.conn) // the next attempt opens a new session
 			return no, err
 		}
 		return no, w.abandon(ctx, err)
@@ -192,14 +193,14 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (ou
 	case n.check:
 		return yes, nil
 	case p.empty():
-		_ = w.abandon(ctx, nil) // it has stored nothing whatever becomes of it
+		_ = w.abandon(ctx, nil) // the transaction has changed nothing, so a failed rollback is harmless
 		return yes, nil
 	}
 	w.recall.meet(f)
 	return l.store(ctx, &message{}, p, n)
 }
 
-// needs returns what the calls need to know, until the next calls.
+// needs returns the needs of the calls. They are valid until the next call of needs.
 func (l *Log) needs(calls []*storekit.Call) *needs {
 	l.committer.recall.takeIn()
 	n := &l.committer.needs
@@ -214,8 +215,8 @@ func (l *Log) needs(calls []*storekit.Call) *needs {
 	return n
 }
 
-// decide decides the calls on the facts, sets their results, and reports whether a
-// batch is refused for what they are.
+// decide decides the calls on the facts and sets their results. It reports whether the
+// facts made it refuse a batch.
 func (l *Log) decide(f *facts, calls []*storekit.Call, n *needs, now time.Time, ahead bool) (p *plan, refused bool) {
 	p = newPlan(f, l.info.Partitions, n.events, now)
 	p.unchecked, p.ahead = l.tamper.relaxed, ahead
@@ -233,8 +234,8 @@ func (l *Log) begin() []statement {
 	return []statement{{sql: sqlBegin}, {sql: sqlLockHeld, args: []any{l.lock, markOf(l.committer.conn)}}}
 }
 
-// store writes the plan, behind what is in the message, and commits. If it returns
-// an error, the outcome is no or unknown.
+// store appends the statements of the plan to the message, sends it, and commits. If it
+// returns an error, the outcome is no or unknown.
 func (l *Log) store(ctx context.Context, m *message, p *plan, n *needs) (outcome, error) {
 	w := &l.committer
 	stored, err := l.end(ctx, l.write(ctx, m, p))
@@ -249,8 +250,8 @@ func (l *Log) store(ctx context.Context, m *message, p *plan, n *needs) (outcome
 	return stored, err
 }
 
-// end returns the outcome of a transaction whose last message has been answered
-// with the error, or nil. If it returns an error, the outcome is no or unknown.
+// end returns the outcome of a transaction. The argument err is the answer to its last
+// message, or nil. If end returns an error, the outcome is no or unknown.
 func (l *Log) end(ctx context.Context, err error) (outcome, error) {
 	w := &l.committer
 	if err == nil {
@@ -259,7 +260,7 @@ func (l *Log) end(ctx context.Context, err error) (outcome, error) {
 	if refusal(err) != nil || errors.Is(err, errUnsent) {
 		err = w.abandon(ctx, err)
 		if e := refusal(err); e != nil && e.Code == codeMissingState {
-			hangUp(w.conn) // the next session prepares its statements anew
+			hangUp(w.conn) // the next session prepares its statements again
 		}
 		return no, err
 	}
@@ -279,9 +280,9 @@ func (l *Log) end(ctx context.Context, err error) (outcome, error) {
 	return unknown, fmt.Errorf("outcome unknown: %w", err)
 }
 
-// readFacts begins the transaction, takes the lock, and reads what the batches
-// need. Batches that only check versions need no transaction: one statement sees
-// all that is committed.
+// readFacts begins the transaction, takes the lock, and reads the facts that the batches
+// need. Batches that only check versions need no transaction, because one statement sees
+// everything that is committed.
 func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts) error {
 	if n.check {
 		if len(n.entities.all) == 0 {
@@ -314,20 +315,20 @@ func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts)
 	return conn.SendBatch(ctx, b).Close()
 }
 
-// sqlBegin begins each transaction of a committer, whatever the defaults of the
-// session are.
+// sqlBegin begins each transaction of a committer. It sets the modes explicitly, because
+// the session may have other defaults.
 const sqlBegin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
-// errUnsent says that the commit has not been sent.
+// errUnsent says that the COMMIT was not sent, or that the server rolled back instead.
 var errUnsent = errors.New("not sent")
 
-// errPanicked says that a commit has not returned.
+// errPanicked says that a commit panicked instead of returning.
 var errPanicked = errors.New("the commit has panicked")
 
-// write writes the plan, behind what is in the message, and commits.
+// write appends the statements of the plan to the message, sends it, and commits.
 func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 	w := &l.committer
-	w.serial = max(w.serial+1, p.now.UnixNano()) // so proofs have an order over all writers
+	w.serial = max(w.serial+1, p.now.UnixNano()) // the serials of all writers follow the time
 	p.queue(m, &l.statements)
 	w.prove(m, &l.statements, p.now, l.tamper.trimEvery)
 	if l.tamper.written != nil {
@@ -341,14 +342,14 @@ func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 	a := l.attend(w.conn)
 	last, err := w.send(ctx, m, &l.statements)
 	err = committed(last, w.warning, a.end(err))
-	if err == nil && w.before.RowsAffected() == 0 { // the proof was not written, nor all else
+	if err == nil && w.before.RowsAffected() == 0 { // no proof, so none of the other writes either
 		err = errMoved
 	}
 	return err
 }
 
-// errMoved says that a transaction has written nothing because the log is not as it is
-// remembered.
+// errMoved says that a transaction wrote nothing, because the log has changed since it was
+// cached.
 var errMoved = fmt.Errorf("%w: the log has moved on", errUnsent)
 
 // prove adds the proof of a transaction to a message.
@@ -357,12 +358,12 @@ func (w *committer) prove(m *message, s *statements, now time.Time, trimEvery in
 		w.proofs = 0
 		m.add(s.trim, w.id.String(), w.first, w.serial)
 	}
-	m.add(s.proof, w.id.String(), w.serial, now.UnixNano()) // the last before the commit
+	m.add(s.proof, w.id.String(), w.serial, now.UnixNano()) // must be the last statement before COMMIT
 }
 
-// committed returns the error of a message that ends with a commit: the server says
-// ROLLBACK where a statement before has failed, and warns if it has committed and has
-// not waited for a replica, or was not in a transaction.
+// committed returns the error of a message that ends with COMMIT, or nil. The server
+// answers ROLLBACK if an earlier statement failed. It sends a warning if it committed
+// without waiting for a replica, or if no transaction was open.
 func committed(last pgconn.CommandTag, warning *pgconn.Notice, err error) error {
 	switch {
 	case err != nil:
@@ -375,8 +376,8 @@ func committed(last pgconn.CommandTag, warning *pgconn.Notice, err error) error 
 	return nil
 }
 
-// abandon ends a transaction that must not be stored, and returns its error,
-// marked if the connection is lost.
+// abandon rolls back a transaction that must not be stored. It returns err, and marks it
+// with [errLost] if the connection is gone.
 func (w *committer) abandon(ctx context.Context, err error) error {
 	if w.conn.IsClosed() {
 		return lost(err)
@@ -387,13 +388,13 @@ func (w *committer) abandon(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectMax)
 	defer cancel()
 	if _, rollback := w.conn.Exec(ctx, "ROLLBACK"); rollback != nil {
-		hangUp(w.conn) // the server rolls back as well
+		hangUp(w.conn) // the server rolls back when the session ends
 	}
 	return err
 }
 
-// clock returns the time of a commit: now, or a nanosecond after the last commit
-// if that is later. So it tells commits apart.
+// clock returns the time of a commit: now, or a nanosecond after the last commit if that
+// is later. No two commits have the same time.
 func (l *Log) clock(last int64) time.Time {
 	return time.Unix(0, max(l.now().UnixNano(), last+1)).UTC()
 }

@@ -14,53 +14,52 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds in time.
+// Limits of time and of tries.
 const (
-	// lockMax is how long a transaction waits for its turn behind those of other
-	// processes, and how long the server lets a process that has its turn do
-	// nothing before it ends its session: a process that hangs holds up no one
-	// for longer.
+	// lockMax bounds how long a transaction waits for the lock that other processes
+	// hold. idleMax bounds how long a transaction may be idle before the server ends its
+	// session. A process that hangs therefore blocks the others for a limited time.
 	lockMax = 30 * time.Second
 	idleMax = 20 * time.Second
-	// resolveMax bounds how long a commit whose connection is lost waits for its
-	// outcome, and resolveWaitMax how long its resolver waits between two tries, of
-	// which there is no end.
+	// resolveMax bounds how long a commit whose connection is lost waits for its outcome.
+	// resolveWaitMax bounds the pause between two tries of the resolver. The resolver
+	// tries without a limit until the log is closed.
 	resolveMax     = 45 * time.Second
 	resolveWaitMax = 250 * time.Millisecond
-	// readyMax bounds how long a read or a commit waits for an outcome that an
-	// earlier commit has given up.
+	// readyMax bounds how long a read or a commit waits for the outcome of an earlier
+	// commit.
 	readyMax = 45 * time.Second
-	// attemptMax bounds one try of a transaction, so that a network which swallows
-	// everything is noticed; it is more than lockMax by what a large group may take.
+	// attemptMax bounds one try of a transaction, so that the log notices a network that
+	// drops all packets. It is larger than lockMax, because a large group takes time too.
 	attemptMax = 90 * time.Second
-	// connectMax bounds one try to connect, if the URL does not.
+	// connectMax bounds one try to connect. The URL may set a shorter limit.
 	connectMax = 10 * time.Second
-	// triesMax bounds how often a transaction is tried that has failed for a
-	// reason which may be gone the next time.
+	// triesMax bounds the tries of a transaction that fails for a reason which may be
+	// gone the next time, such as a lost connection.
 	triesMax = 5
 )
 
-// serverMin is the oldest PostgreSQL that a log works with, as it numbers its versions.
+// serverMin is the oldest supported PostgreSQL, in the form of server_version_num: 14.0.
 const serverMin = 140000
 
-// SQLSTATE codes that matter here.
+// SQLSTATE codes that the log handles.
 const (
 	codeUnique       = "23505"
 	codePrivilege    = "42501"
 	codeReadOnly     = "25006"
 	codeSerialize    = "40001"
-	codeUnknown      = "40003" // it is not known whether the statement is completed
+	codeUnknown      = "40003" // the server does not know whether the statement completed
 	codeDeadlock     = "40P01"
 	codeLockTimeout  = "55P03"
 	codeInvalidPlan  = "0A000" // cached plan must not change result type
-	codeMissingState = "26000" // a prepared statement is gone, as behind a pooler
-	codeConnections  = "53300" // too many of them
+	codeMissingState = "26000" // a prepared statement does not exist, as behind a pooler
+	codeConnections  = "53300" // too many connections
 
-	classConnection = "08" // of errors about connections
+	classConnection = "08" // class of connection errors
 )
 
-// poolConfig turns a URL into the configuration of the pool, and of all other
-// connections of a log.
+// poolConfig turns a URL into the configuration of the pool and of all other connections
+// of a log.
 func poolConfig(url string, c *config) (*pgxpool.Config, error) {
 	pc, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -68,10 +67,10 @@ func poolConfig(url string, c *config) (*pgxpool.Config, error) {
 	}
 	pc.MaxConns = int32(c.poolSize)
 	pc.MinConns = min(pc.MinConns, pc.MaxConns)
-	// A connection that was lost while it was idle is noticed by the read that gets it.
+	// No ping: a read that gets a connection which was lost while idle tries again.
 	pc.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	cc := pc.ConnConfig
-	// The URL of package pgx may say how statements are sent, and with that in what form results come.
+	// A URL of package pgx may choose another mode, which would change the form of results.
 	cc.DefaultQueryExecMode, cc.StatementCacheCapacity = pgx.QueryExecModeCacheStatement, statementsMax
 	cc.OnNotice = noteWarning
 	if cc.ConnectTimeout == 0 || cc.ConnectTimeout > connectMax {
@@ -85,16 +84,16 @@ func poolConfig(url string, c *config) (*pgxpool.Config, error) {
 	return pc, nil
 }
 
-// statementsMax is how many prepared statements a connection keeps.
+// statementsMax bounds the prepared statements that a connection keeps.
 const statementsMax = 512
 
-// dial opens a connection beside the pool, to a server that is fit for the log.
+// dial opens a connection outside of the pool, to a server that is fit for the log.
 func (l *Log) dial(ctx context.Context) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, l.connConfig.Copy())
 }
 
-// connect opens a connection beside the pool, to a server that has what this process
-// knows to be stored.
+// connect opens a connection outside of the pool. It refuses a server that lacks commits
+// which this process has acknowledged.
 func (l *Log) connect(ctx context.Context) (*pgx.Conn, error) {
 	conn, err := l.dial(ctx)
 	if err != nil {
@@ -111,13 +110,13 @@ func (l *Log) connect(ctx context.Context) (*pgx.Conn, error) {
 func hangUp(conn *pgx.Conn) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_ = conn.Close(ctx) // the connection is given up
+	_ = conn.Close(ctx) // the connection is not used again
 }
 
-// refusal returns the error that the server has answered a statement with, if
-// it goes on with the session: then the statement has not been done. An error of
-// a server that ends the session is none, since it can come after a commit; nor is one
-// of a pooler that has lost the server, or one that says that the outcome is not known,
+// refusal returns the error by which the server refused a statement, or nil. The server
+// has not executed that statement, and its session goes on. Three sorts of errors are not
+// refusals: one of a server that ends the session, since it can come after a commit; one
+// of a pooler that has lost the server; and one that says that the outcome is unknown,
 // although the session goes on.
 func refusal(err error) *pgconn.PgError {
 	e, ok := errors.AsType[*pgconn.PgError](err)
@@ -127,15 +126,15 @@ func refusal(err error) *pgconn.PgError {
 	return e
 }
 
-// Codes of the server for files of its own that are damaged: a page of a table whose
-// checksum or header is wrong, or a broken index.
+// SQLSTATE codes for damaged files of the server: a table page whose checksum or header
+// is wrong, or a broken index.
 const (
 	codeDataCorrupted  = "XX001"
 	codeIndexCorrupted = "XX002"
 )
 
-// damaged makes damage of an error of the server about its files, so that it matches
-// [store.ErrCorrupt]. It leaves all other errors as they are.
+// damaged turns an error of the server about its damaged files into one that matches
+// [store.ErrCorrupt]. It returns all other errors as they are.
 func damaged(err error) error {
 	e := refusal(err)
 	if e == nil || e.Code != codeDataCorrupted && e.Code != codeIndexCorrupted {
@@ -144,8 +143,8 @@ func damaged(err error) error {
 	return fmt.Errorf("%w (%w)", &store.CorruptError{What: "file", Where: "the server", Reason: e.Message}, err)
 }
 
-// passing reports whether an error of a transaction that has not been stored
-// may be gone the next time.
+// passing reports whether a transaction that failed with err, and is not stored, may
+// succeed the next time.
 func passing(err error) bool {
 	if e := refusal(err); e != nil {
 		switch e.Code {
@@ -159,11 +158,11 @@ func passing(err error) bool {
 	return errors.Is(err, errLost)
 }
 
-// errReadOnly is the error of what writes to a log that is opened for reading.
+// errReadOnly is the error of writes to a log that is opened for reading.
 var errReadOnly = fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
 
-// explained says in an error of the server what has brought it about, where its text
-// does not.
+// explained adds the cause and the cure to an error of the server whose text does not
+// tell them. Example: a message sequence that is behind the messages of the log.
 func (l *Log) explained(err error) error {
 	if e := refusal(err); e != nil && e.Code == codeUnique && e.ConstraintName == "messages_pkey" {
 		full := pgx.Identifier{l.schema, "message_sequence"}.Sanitize()
@@ -173,10 +172,10 @@ func (l *Log) explained(err error) error {
 	return err
 }
 
-// errLost says that a connection has been lost.
+// errLost marks the error of a lost connection.
 var errLost = errors.New("connection lost")
 
-// lost marks an error of a connection that is gone.
+// lost marks err with [errLost], unless the server refused a statement.
 func lost(err error) error {
 	if refusal(err) != nil {
 		return err
@@ -184,12 +183,12 @@ func lost(err error) error {
 	return fmt.Errorf("%w: %w", errLost, err)
 }
 
-// read runs fn, which only reads, on a connection of the pool. It is run again
-// if the connection is lost, as idle ones are when a server has been restarted, and
-// also after it has returned nil, if the log is in doubt then: so it must begin where
-// it began, whatever it has read before. It
-// ends with its context, and however long that lasts, when the server is found not to
-// be at work on it.
+// read runs fn, which only reads, on a connection of the pool. It runs fn again if the
+// connection was lost, as idle ones are when a server was restarted. It also runs fn again
+// after fn returned nil, if the log is in doubt by then. Each run of fn must therefore
+// start from the beginning and drop the results of the run before. The read ends with its
+// context. It has no other time limit while the server works on it, but it ends if the
+// server does not.
 func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error {
 	for try := 1; ; try++ {
 		if err := ctx.Err(); err != nil {
@@ -208,7 +207,7 @@ func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error
 		}
 		switch {
 		case err == nil && l.inDoubt() != nil:
-			try = 0 // what has been read may not last
+			try = 0 // the doubtful commit may be lost, and fn may have read it
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
@@ -219,7 +218,7 @@ func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error
 			return err
 		}
 		if dead {
-			l.pool.Reset() // what was idle at the time is likely to be lost too
+			l.pool.Reset() // the idle connections are probably lost too
 		}
 	}
 }

@@ -21,7 +21,7 @@ var crashSubject = crashtest.Subject{
 	Open: func(place string) (store.Log, error) { return crashOpen(place) },
 }
 
-// torn is a broken twin: it stores receipts after the batch that they belong to.
+// torn is a faulty log that stores receipts after the batch that they belong to.
 var torn = crashtest.Subject{
 	Name: "torn", Kills: 15,
 	Place: func(t testing.TB) string { return pgtest.Open(t).URL }, Quiet: quiet,
@@ -57,7 +57,7 @@ func crashPlace(t testing.TB) string {
 	return place
 }
 
-// quiet waits until the server has ended the sessions of a process that was killed.
+// quiet waits until the server has ended the sessions of a killed process.
 func quiet(ctx context.Context, place string) (failure error) {
 	const waitMax = time.Minute
 	ctx, cancel := context.WithTimeout(ctx, waitMax)
@@ -81,7 +81,7 @@ func quiet(ctx context.Context, place string) (failure error) {
 	}
 }
 
-// A tornLog commits the receipts of a group after the rest of it.
+// A tornLog commits the receipts of a group after the rest of the group.
 type tornLog struct{ *postgres.Log }
 
 func (l tornLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {

@@ -7,21 +7,21 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Driver returns the driver of postgres: and postgresql: for [store.Open]. Their URIs are
-// those of PostgreSQL's own programs, with all parameters of these, such as sslmode, and
-// the following besides. All are optional:
+// Driver returns the driver of the schemes postgres: and postgresql: for [store.Open]. The
+// URIs are those of PostgreSQL's own programs, with all their parameters, such as sslmode.
+// The driver adds these optional parameters, here with their defaults in parentheses:
 //
 //	partitions  number of partitions of a new log (1), or the number that an existing one
 //	            must have (any)
 //	schema      schema that the log is in (perdure)
-//	pool_size   number of connections that read at most (16)
+//	pool_size   largest number of connections for reads (16)
 //	migrate     false refuses a schema that is not up to date instead of migrating it (true)
-//	read_only   true opens an existing log for reading alone, also on a replica (false)
+//	read_only   true opens an existing log only for reading, also on a replica (false)
 func Driver(options ...Option) store.Driver {
 	return store.Driver{
 		Schemes: []string{"postgres", "postgresql"},
 		Prepare: func(u *store.URI) func(context.Context) (store.Log, error) {
-			all := slices.Clip(options) // append copies
+			all := slices.Clip(options) // so that append copies
 			if n := u.Partitions(); n > 0 {
 				all = append(all, WithPartitions(n))
 			}

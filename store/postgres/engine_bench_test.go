@@ -14,7 +14,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// remarks are entities of which each command stores one event of the size of payload.
+// remarks are entities whose commands each store one event of the size of payload.
 var remarks = perdure.EventSourced("remarks",
 	perdure.Decide(func(_ context.Context, _ *wrapperspb.UInt64Value, c *wrapperspb.BytesValue) (*perdure.Decision, error) {
 		return perdure.Persist(c), nil
@@ -22,8 +22,8 @@ var remarks = perdure.EventSourced("remarks",
 	perdure.Evolve(func(n *wrapperspb.UInt64Value, _ *wrapperspb.BytesValue) { n.Value++ }),
 ).With(perdure.PassivateAfter(0))
 
-// newEngineLoop returns a function that runs so many commands more by [perdure.Ref.Do]
-// on an engine, from a number of callers, spread over a number of entities.
+// newEngineLoop returns a function that runs n more commands by [perdure.Ref.Do] on an engine, from a
+// number of callers and spread over a number of entities.
 func newEngineLoop(b *testing.B, log store.Log, callers, entities int) func(commands int) {
 	b.Helper()
 	e, err := perdure.Open(b.Context(), perdure.Config{Store: log, Kinds: []perdure.AnyKind{remarks}})
@@ -57,12 +57,12 @@ func newEngineLoop(b *testing.B, log store.Log, callers, entities int) func(comm
 	}
 }
 
-// BenchmarkEngine compares commands through an engine, spread over 1,000 entities and
-// to one entity, with the bare loop of full groups, which sends the statements of a
-// commit, one round trip a group, and does nothing else. They run by turns of some
-// tenths of a second, so that a machine whose speed changes is the same for all.
+// BenchmarkEngine compares commands through an engine, spread over 1,000 entities and to one entity,
+// with the bare loop of full groups, which sends the statements of a commit, one round trip for each
+// group, and does nothing else. They take turns of some tenths of a second, so that a change in the
+// speed of the machine affects all equally.
 func BenchmarkEngine(b *testing.B) {
-	const groups = 64 // in a turn
+	const groups = 64 // number of groups in a turn
 	for _, callers := range []int{64, 256, 1024} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 			runs := []func(int){

@@ -15,7 +15,7 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// accounts are entities that a sender pays to.
+// accounts are entities that receive payments from a sender.
 func accounts() *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("account",
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
@@ -35,9 +35,8 @@ func senders() *perdure.Kind[*testv1.Account] {
 	)
 }
 
-// TestTwoEnginesOnOneDatabaseActAsOne has two engines, each with a log of its
-// own, work on the same entities at once: no command is lost or applied twice,
-// and messages are delivered once, whichever engine does it.
+// TestTwoEnginesOnOneDatabaseActAsOne runs two engines, each with its own log, on the same entities.
+// No command may be lost or applied twice, and each message must be delivered once, by either engine.
 func TestTwoEnginesOnOneDatabaseActAsOne(t *testing.T) {
 	t.Parallel()
 	const commands = 12
@@ -89,7 +88,7 @@ func TestTwoEnginesOnOneDatabaseActAsOne(t *testing.T) {
 	verifyDense(t, l, 2*commands)
 }
 
-// A prunedLog counts the deletions of events that are done.
+// A prunedLog counts the finished deletions of events.
 type prunedLog struct {
 	*postgres.Log
 
@@ -101,8 +100,8 @@ func (p *prunedLog) DeleteEvents(ctx context.Context, key store.Key, below store
 	return p.Log.DeleteEvents(ctx, key, below, through)
 }
 
-// TestRetention has one engine delete what it can while a reader of another one, with a
-// log of its own, stands still.
+// TestRetention makes one engine delete all events that it may delete, while a reader of another
+// engine, with its own log, does not advance.
 func TestRetention(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -14,14 +14,14 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An export reads a moment a page at a time, each page by a statement that goes
-// on behind the last row of the one before.
+// An export reads the rows of a read view page by page. The statement for each page
+// starts after the last row of the page before.
 type export struct{ *moment }
 
-// Export implements [store.Exporter]. It is a transaction of its own on a
-// connection of its own, so commits go on meanwhile; but the server keeps the
-// rows that they delete or replace until the export is closed, in all databases
-// of the server. It holds a page of records in memory for each sort that is read.
+// Export implements [store.Exporter]. The export is a transaction on a connection of its
+// own, so commits continue while it is open. But until it is closed the server keeps, in
+// all its databases, the rows that commits delete or replace. The export holds one page of
+// records in memory for each iteration of Records.
 func (l *Log) Export(ctx context.Context) (store.Export, error) {
 	m, err := l.moment(ctx)
 	if err != nil {
@@ -33,23 +33,23 @@ func (l *Log) Export(ctx context.Context) (store.Export, error) {
 func (x *export) Origin() store.Origin { return x.origin }
 func (x *export) Stats() store.Stats   { return x.stats }
 
-// A rowKey is what a row is found by, its numbers behind its texts.
+// A rowKey is the key of a row: its text columns first, then its number.
 type rowKey struct {
 	texts  [3]string
 	number int64
 }
 
-// A listing is a table in the order of its key.
+// A listing describes a table that is read in the order of its key.
 type listing struct {
 	table  string
-	texts  []string // columns of the key
-	number string   // the last of them, if it is a number
-	value  string   // what is read
-	bytes  string   // how long that is
+	texts  []string // text columns of the key
+	number string   // last column of the key, if it is a number
+	value  string   // column or expression to read
+	bytes  string   // length of the value, in SQL
 }
 
-// listings are how the sorts are read that do not go by partition. States are in
-// two tables.
+// listings describes the tables of each sort of records that is not read by partition.
+// States are in two tables.
 var listings = map[store.Sort][]listing{
 	store.SortState: {
 		{"snapshots", []string{"kind", "id"}, "version", "record", "octet_length(record)"},
@@ -62,8 +62,8 @@ var listings = map[store.Sort][]listing{
 	store.SortVersion:  {{"events", []string{"kind", "id"}, "version", "position", "8"}},
 }
 
-// sqlListing returns the statement that reads a page of listings with one key,
-// merged.
+// sqlListing returns the statement that reads one page of listings which have the same
+// key columns, merged in the order of the key.
 func sqlListing(all []listing) string {
 	one := all[0]
 	key := one.texts
@@ -93,7 +93,7 @@ func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Reco
 	return func(yield func(store.Record, error) bool) {
 		p := newPage()
 		defer p.release()
-		// hand hands on what each row has been decoded to.
+		// hand yields a record or an error, and adds the sort to the error.
 		hand := func(r store.Record, err error) bool {
 			if ctx.Err() != nil {
 				yield(nil, fmt.Errorf("export %vs: %w", s, ctx.Err()))
@@ -116,7 +116,7 @@ func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Reco
 	}
 }
 
-// fill reads a page and gives each row to add.
+// fill reads a page, and calls add for each row.
 func (x *export) fill(ctx context.Context, sql string, args []any, add func(values [][]byte) error) error {
 	err := ctx.Err()
 	if err == nil && x.log.closed.Load() {
@@ -215,7 +215,7 @@ func (x *export) list(ctx context.Context, p *page, s store.Sort, all []listing,
 	return nil
 }
 
-// placeOf returns what the key of a row says of a damaged record.
+// placeOf returns a record with the fields that the key of a damaged row tells.
 func placeOf(s store.Sort, k rowKey) store.Record {
 	switch s {
 	case store.SortState:
@@ -232,7 +232,7 @@ func placeOf(s store.Sort, k rowKey) store.Record {
 	return nil
 }
 
-// signed returns a number of four or eight bytes.
+// signed returns the signed integer in four or eight bytes.
 func signed(value []byte) int64 {
 	if len(value) == 4 {
 		return int64(int32(binary.BigEndian.Uint32(value)))
@@ -240,7 +240,7 @@ func signed(value []byte) int64 {
 	return int64(number(value))
 }
 
-// decode returns the record of a row, which must be what its key says.
+// decode decodes the record of a row, and checks it against the key of the row.
 func (p *page) decode(s store.Sort, k rowKey, record []byte) (store.Record, error) {
 	switch s {
 	case store.SortVersion:

@@ -35,38 +35,38 @@ func WithReady(most time.Duration) Option {
 	return option(func(c *config) { c.tamper.readyMax = most })
 }
 
-// WithTrimEvery sets after how many transactions proofs are deleted.
+// WithTrimEvery sets the number of transactions after which old proofs are deleted.
 func WithTrimEvery(n int) Option { return option(func(c *config) { c.tamper.trimEvery = n }) }
 
-// ErrInDoubt says that the log waits for the outcome of a commit.
+// ErrInDoubt says that the outcome of an earlier commit is still unknown.
 var ErrInDoubt = errInDoubt
 
-// WithoutProbation makes a log decide ahead as soon as it remembers something.
+// WithoutProbation makes a log decide from its cache as soon as the cache has values.
 func WithoutProbation() Option { return option(func(c *config) { c.tamper.aloneMin = 0 }) }
 
-// WithAhead makes the log call ended when a transaction has ended that was decided
-// ahead, and say whether what it was decided on still held.
+// WithAhead makes the log call ended after each transaction that was decided from the cache, and
+// say whether the cache was current.
 func WithAhead(ended func(held bool)) Option {
 	return option(func(c *config) { c.tamper.ahead = ended })
 }
 
-// AloneMin is how many transactions find that nobody else has committed before
-// one is decided ahead.
+// AloneMin is the number of transactions without another process's commit before one is decided
+// from the cache.
 const AloneMin = aloneMin
 
-// WithPlainSequence is a broken twin that takes no lock and draws positions from
-// a counter that knows no transaction. Draw returns the last number taken before n more.
+// WithPlainSequence makes a log take no lock, and draw positions from a counter outside of the
+// transaction: a fault for tests. Draw returns the last number used before n more.
 func WithPlainSequence(draw func(n int) uint64) Option {
 	return option(func(c *config) { c.tamper.unlocked, c.tamper.draw = true, draw })
 }
 
-// WithGuess is a broken twin that takes a lost connection for a commit that has failed.
+// WithGuess makes a log take a lost connection for a failed commit: a fault for tests.
 func WithGuess() Option { return option(func(c *config) { c.tamper.guess = true }) }
 
-// WithRelaxedVersions is a broken twin that does not look at versions.
+// WithRelaxedVersions makes a log ignore versions: a fault for tests.
 func WithRelaxedVersions() Option { return option(func(c *config) { c.tamper.relaxed = true }) }
 
-// WithoutGuard is a broken twin that trusts what it remembers.
+// WithoutGuard makes a log trust its cache without a check: a fault for tests.
 func WithoutGuard() Option { return option(func(c *config) { c.tamper.unguarded = true }) }
 
 // LockKey returns the key of the advisory lock that commits take.
@@ -83,9 +83,9 @@ func (l *Log) Setting(t testing.TB, name string) (value string) {
 	return value
 }
 
-// NewBareLoop returns a function that stores events by the transactions that a
-// log runs, with nothing around them, for benchmarks to compare with: those of two
-// round trips, or those that are decided ahead.
+// NewBareLoop returns a function that stores events by the same transactions as a log, and does
+// nothing else, so that benchmarks can compare with it. The transactions take two round trips, or
+// one if they are decided ahead.
 func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool) (func([]*store.Event) error, error) {
 	c, err := newConfig([]Option{WithSchema(schema)})
 	var p *peer
@@ -129,17 +129,17 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool)
 	}, nil
 }
 
-// EndSessions ends the sessions of the log's writer as a resolver does, and returns
-// how many there were. It is for a pause.
+// EndSessions ends the sessions of the log's writer as a resolver does, and returns their number.
+// Call it only from the function of WithPause.
 func (l *Log) EndSessions(ctx context.Context, conn *pgx.Conn) (ended int64, err error) {
 	tag, err := conn.Exec(ctx, sqlEndSessions, l.committer.id.String())
 	return tag.RowsAffected(), err
 }
 
-// PID returns the process id of the session that commits. It is for a pause.
+// PID returns the process id of the session that commits. Call it only from the function of WithPause.
 func (l *Log) PID() uint32 { return l.committer.conn.PgConn().PID() }
 
-// Unnest stores events by the statement that takes arrays apart.
+// Unnest stores events by the statement that inserts from arrays.
 func Unnest(ctx context.Context, conn *pgx.Conn, schema string, events []*store.Event) error {
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
@@ -161,8 +161,8 @@ func NewCopy(conn *pgx.Conn, schema string) func(context.Context, []*store.Event
 	}
 }
 
-// Execution returns how a script executes a statement with an argument, what the
-// statement has to be prepared as, and whether it can.
+// Execution returns the text by which a script executes a statement with an argument, the text to
+// prepare, and whether a script can hold the argument.
 func Execution(sql string, arg any) (text, name string, ok bool) {
 	s := &statement{sql: sql, args: []any{arg}}
 	name = nameOf(sql)
@@ -170,11 +170,11 @@ func Execution(sql string, arg any) (text, name string, ok bool) {
 	return string(w), name, ok
 }
 
-// ScriptEventsMin is from how many events on a script is faster.
+// ScriptEventsMin is the number of events from which a script is faster.
 const ScriptEventsMin = scriptEventsMin
 
-// WithSilence lets a log ask after a connection that has been silent for so long, and
-// end a holder of the lock that has not moved for stuck.
+// WithSilence sets the time after which a log asks about a silent connection, and the time after
+// which it ends a holder of the lock that makes no progress.
 func WithSilence(silent, stuck time.Duration) Option {
 	return option(func(c *config) { c.tamper.silentMax, c.tamper.stuckMax = silent, stuck })
 }
@@ -221,7 +221,7 @@ func (l *Log) Sessions(t testing.TB, look func(what string, conn *pgx.Conn)) {
 // MessageBytesMax bounds a message of the protocol.
 const MessageBytesMax = messageBytesMax
 
-// PutLength writes how long w is into its first four bytes, if it may be so long.
+// PutLength writes the length of w into its first four bytes, if a message may be that long.
 func PutLength(w []byte) bool { return putLength(w, 0, 0) }
 
 // ScriptFits reports whether the rows of events can be in a script.
@@ -230,15 +230,15 @@ func ScriptFits(events []*store.Event) bool {
 	return ok
 }
 
-// WithHearing lets a connection that listens be silent for so long.
+// WithHearing bounds the silence of a connection that listens.
 func WithHearing(d time.Duration) Option {
 	return option(func(c *config) { c.tamper.hearMax = d })
 }
 
-// WithIdle lets the server end a session that does nothing in a transaction for so long.
+// WithIdle sets the time after which the server ends a session that is idle in a transaction.
 func WithIdle(d time.Duration) Option { return option(func(c *config) { c.tamper.idleMax = d }) }
 
-// WithMigration makes the program one that knows a migration more.
+// WithMigration makes the program know one more migration.
 func WithMigration(reader, writer int, up, down string) Option {
 	return option(func(c *config) {
 		n := len(migrations()) + 1
@@ -246,8 +246,8 @@ func WithMigration(reader, writer int, up, down string) Option {
 	})
 }
 
-// Deallocate takes all prepared statements from the session that commits, as a pooler
-// does which gives a client another session.
+// Deallocate removes all prepared statements from the session that commits, like a pooler that
+// gives the client another session.
 func (l *Log) Deallocate(t testing.TB) {
 	t.Helper()
 	l.writing.Lock()
@@ -257,11 +257,11 @@ func (l *Log) Deallocate(t testing.TB) {
 	}
 }
 
-// WritersKept is of how many writers without a session proofs are kept.
+// WritersKept is the number of writers without a session whose proofs are kept.
 const WritersKept = writersKept
 
-// Reset takes the settings from the session that commits, as a pooler does which gives it
-// to others in between.
+// Reset removes the settings from the session that commits, like a pooler that gives the session to
+// other clients in between.
 func (l *Log) Reset(t testing.TB) {
 	t.Helper()
 	l.writing.Lock()
@@ -283,8 +283,8 @@ func (l *Log) FillPool(t testing.TB) {
 	}
 }
 
-// InDoubt reports whether the log waits for the outcome of a commit.
+// InDoubt reports whether the outcome of an earlier commit is still unknown.
 func (l *Log) InDoubt() bool { return l.inDoubt() != nil }
 
-// Damaged is damaged.
+// Damaged exports the function damaged.
 func Damaged(err error) error { return damaged(err) }

@@ -8,7 +8,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Keys of what is not an entity.
+// Keys of records that are not entities.
 type (
 	timerKey    struct{ kind, id, name string }
 	receiptKey  struct{ kind, id, name string }
@@ -18,43 +18,45 @@ type (
 	}
 )
 
-// An entity is where an entity is, as the transaction sees it.
+// An entity is the version, last position and snapshots of an entity as the transaction
+// sees them.
 type entity struct {
 	version   store.Version
-	position  store.Position  // of its last event
-	saved     bool            // by a saved state, not by events
-	listed    bool            // snapshots are known
-	snapshots []store.Version // kept ones, ascending
+	position  store.Position  // position of the last event
+	saved     bool            // version is that of a saved state, not of an event
+	listed    bool            // snapshots is complete
+	snapshots []store.Version // versions of the kept snapshots, ascending
 }
 
-// needs are what a group of batches has to know, each thing once.
+// needs are the keys of all rows that a group of batches depends on, each key once. The
+// facts are the values that the transaction reads for them.
 //
-// They and the facts that are read for them are used again for another group.
+// A committer reuses the buffers of its needs and facts for the next group.
 type needs struct {
 	entities  list[store.Key]
-	first     []*store.Batch // of each of them
-	where     []entity       // room for facts
+	first     []*store.Batch // first batch of each entity
+	where     []entity       // buffer for the entities of facts
 	snapshots map[store.Key]bool
-	heads     list[int] // partitions
+	heads     list[int] // partitions whose head is needed
 	messages  list[uint64]
 	timers    list[timerKey]
 	receipts  list[receiptKey]
 	claims    list[store.Claim]
-	events    int // that are going to be appended
-	sequences int // messages that are going to be enqueued
-	// reading says that a batch depends on rows that nobody remembers, or that it
-	// is refused if one is there or not.
+	events    int // number of events to append
+	sequences int // number of messages to enqueue
+	// reading is true if the batches depend on rows that are never cached (timers,
+	// claims), or settle a message in a way that requires its row to be read.
 	reading bool
 	check   bool // all batches only check versions
 }
 
-// A list is a set in the order of its first additions.
+// A list is a set that keeps the order in which its keys were first added.
 type list[K comparable] struct {
 	all  []K
-	seen map[K]int // where in all
+	seen map[K]int // index of each key in all
 }
 
-// add adds k and reports whether it was not there.
+// add adds k and reports whether k is new.
 func (l *list[K]) add(k K) bool {
 	if _, ok := l.seen[k]; ok {
 		return false
@@ -67,10 +69,10 @@ func (l *list[K]) add(k K) bool {
 	return true
 }
 
-// keysKept is for how many entities at most needs keep their room.
+// keysKept bounds the buffers that needs keep for reuse, in entities.
 const keysKept = 4096
 
-// reset makes the needs those of no batches.
+// reset empties the needs and keeps their buffers.
 func (n *needs) reset() {
 	keys, first, where := n.entities, n.first, n.where
 	*n = needs{check: true}
@@ -126,13 +128,13 @@ func (n *needs) batch(b *store.Batch, partitions int) {
 	n.reading = n.reading || len(n.timers.all)+len(n.claims.all) > 0
 }
 
-// facts are what the transaction has read of what it needs. A record that is
-// there is not nil.
+// facts are the values that a transaction has read for its needs. A record that exists is
+// never nil, even if it is empty.
 type facts struct {
 	clock    int64
-	sequence uint64 // before the first of those reserved
+	sequence uint64 // last message sequence before the reserved ones
 	keys     *list[store.Key]
-	entities []entity // of the keys
+	entities []entity // in the order of keys
 	heads    map[int]uint64
 	messages map[uint64][]byte
 	timers   map[timerKey]uint64
@@ -140,15 +142,15 @@ type facts struct {
 	claims   map[store.Claim][]byte
 }
 
-// The statements that read facts. They search an index for each thing that they
-// are asked for, and leave out what is not there.
+// The statements that read facts. Each searches an index once for each of its keys, and
+// returns no row for a key that does not exist.
 const (
-	// The lock of the log is taken in the session that the log has set up, see [errStrayed].
+	// sqlLock takes the lock of the log, and returns the mark of the session, see [errStrayed].
 	sqlLock = `SELECT pg_advisory_xact_lock($1), coalesce(current_setting('perdure.session', true), '')`
 
-	// What a committer writes is written only if a setting of the transaction is on, see
-	// [recall]. So a guard that does not hold is no error, and what arrives outside of its
-	// transaction writes nothing.
+	// A committer's writes take effect only if this setting of the transaction is on, see
+	// [recall]. A guard that does not hold is therefore no error, and a statement that
+	// arrives outside of its transaction writes nothing.
 	sqlHold     = `SELECT set_config('perdure.held', 'on', true)`
 	sqlLockHeld = `SELECT pg_advisory_xact_lock($1),
 		set_config('perdure.held', CASE WHEN current_setting('perdure.session', true) = $2 THEN 'on' ELSE 'off' END, true)`
@@ -189,7 +191,7 @@ const (
 		JOIN S.claims c ON c.space = k.space AND c.value = k.value`
 )
 
-// queue adds the statements that read facts to a batch; what they return goes to f.
+// queue adds the statements that read the facts to a pgx batch. Their results go to f.
 func (n *needs) queue(b *pgx.Batch, l *Log, f *facts) {
 	s := &l.statements
 	b.Queue(s.clock, n.sequences).QueryRow(func(row pgx.Row) error {
@@ -268,7 +270,7 @@ func (n *needs) queue(b *pgx.Batch, l *Log, f *facts) {
 	}
 }
 
-// queueEntities adds the statements that read where entities are.
+// queueEntities adds the statements that read the versions and snapshots of entities.
 func (n *needs) queueEntities(b *pgx.Batch, s *statements, f *facts) {
 	if len(n.entities.all) > 0 {
 		kinds, ids, _ := triples(n.entities.all, keyParts)
@@ -325,7 +327,7 @@ func (n *needs) queueHeads(b *pgx.Batch, s *statements, f *facts) {
 	})
 }
 
-// newFacts returns no facts yet about what is needed.
+// newFacts returns empty facts for the needs.
 func newFacts(n *needs) *facts {
 	n.where = slices.Grow(n.where[:0], len(n.entities.all))[:len(n.entities.all)]
 	clear(n.where)
@@ -336,11 +338,11 @@ func newFacts(n *needs) *facts {
 	}
 }
 
-// entity returns where an entity is that is needed; one that nothing is known of is
+// entity returns the facts about an entity that is in the needs. An entity without rows is
 // at version 0.
 func (f *facts) entity(key store.Key) *entity { return &f.entities[f.keys.seen[key]] }
 
-// there returns a record that is there, so that an empty one is not nil.
+// there returns a record that exists. It turns nil into an empty slice.
 func there(record []byte) []byte {
 	if record == nil {
 		return []byte{}
@@ -350,7 +352,7 @@ func there(record []byte) []byte {
 
 func keyParts(k store.Key) (kind, id, none string) { return k.Kind, k.ID, "" }
 
-// triples turns keys into the columns of their parts.
+// triples splits keys into up to three columns.
 func triples[K any](keys []K, parts func(K) (string, string, string)) (a, b, c []string) {
 	a, b, c = make([]string, len(keys)), make([]string, len(keys)), make([]string, len(keys))
 	for i, k := range keys {
@@ -359,8 +361,7 @@ func triples[K any](keys []K, parts func(K) (string, string, string)) (a, b, c [
 	return a, b, c
 }
 
-// statements are the texts of all statements that commits and reads run often,
-// with the schema in them.
+// statements are the texts of all statements that run often. They contain the schema.
 type statements struct {
 	clock, entities, snapshots, heads, messages, timers, receipts, claims string
 	guard, guardEntities, guardReceipts, drawn                            string

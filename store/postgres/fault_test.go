@@ -17,9 +17,8 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// cutEverywhere commits batches while the connection is cut before the first
-// message, the one a stride behind it, and so on, until a commit is not reached by
-// the cut. It returns what is wrong.
+// cutEverywhere commits batches. It cuts the connection before the first message, then before the
+// one a stride later, and so on, until a commit ends before the cut. It returns the faults found.
 func cutEverywhere(t testing.TB, stride int, batch func(k store.Key, expected store.Version, text string) *store.Batch, opts ...postgres.Option) error {
 	p := pgtest.NewProxy(t, pgtest.Open(t))
 	l, err := postgres.Open(t.Context(), p.URL(), opts...)
@@ -62,7 +61,7 @@ func TestAConnectionThatIsCutAnywhereInACommitIsMadeGood(t *testing.T) {
 	if err := cutEverywhere(t, 2, rich); err != nil {
 		t.Error(err)
 	}
-	// A commit in one message, that is decided ahead.
+	// A commit in one message, which is decided from the cache.
 	held := 0
 	count := postgres.WithAhead(func(holds bool) {
 		if holds {

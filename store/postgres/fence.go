@@ -18,35 +18,35 @@ import (
 
 // A doubt is a transaction whose outcome is not known, while a resolver looks for it.
 //
-// The client of a transaction can be gone and the transaction can still commit: its
-// message waits in a proxy or in the memory of a server that stands still, or its
-// session waits for a replica. So an outcome that has only been looked up is not one.
-// The resolver makes it one, in one transaction on a new connection:
+// A transaction can still commit after its client is gone: its message waits in a proxy
+// or in the memory of a stopped server, or its session waits for a replica. A lookup alone
+// therefore does not give an outcome that lasts. The resolver makes the outcome final, in
+// one transaction on a new connection:
 //
-//  1. It ends the sessions that this writer has had, whether they hold the lock or
-//     not; but not one that waits for a replica, since to end its wait makes visible
-//     what the replica may not have.
-//  2. It takes the lock. Whatever held it has ended then, one way or the other.
+//  1. It ends the earlier sessions of this writer, whether they hold the lock or not. It
+//     does not end a session that waits for a replica: that would make changes visible
+//     which the replica may not have.
+//  2. It takes the lock. The transaction that held the lock has then ended.
 //  3. It looks for the proof. If there is none, it moves the clock of the log forward,
-//     so that a message which was decided ahead and arrives later fails in its guard.
-//     A message that was decided on what it has read cannot arrive later: its session
-//     holds the lock until it ends.
-//  4. It changes the first row of this writer, and commits. That commit waits for a
-//     synchronous replica, which then has all that was committed before.
+//     so that a message which was decided from the cache and arrives later fails in its
+//     guard. A message that was decided on a read cannot arrive later: its session holds
+//     the lock until it ends.
+//  4. It changes the first row of this writer, and commits. This commit waits for a
+//     synchronous replica, which then has everything that was committed before.
 //
-// Until that has succeeded once, the log reads and commits nothing: see Log.ready.
+// Until the resolver has succeeded once, the log reads and commits nothing: see Log.ready.
 type doubt struct {
-	serial int64         // of the proof that is looked for
+	serial int64         // serial of the proof to look for
 	done   chan struct{} // closed when the fields below are set
 
-	outcome outcome // unknown if the proof was deleted, and so cannot be looked for
-	writer  writer  // whose session is conn
+	outcome outcome // unknown if the proof was deleted and its absence proves nothing
+	writer  writer  // writer that owns the session of conn
 	conn    *pgx.Conn
 }
 
-// A writer is what proofs belong to: a Log, as long as it is open. Its first row is
-// there from before its first proof until all of its rows are deleted at once, so that
-// a proof that is absent beside it has never been there.
+// A writer is the owner of proofs: one Log, as long as it is open. Its first row exists
+// from before its first proof until all of its rows are deleted together. If the first row
+// exists and a proof does not, that proof was never committed.
 type writer struct {
 	id    store.ID
 	first int64 // serial of the first row; all proofs have greater ones
@@ -55,12 +55,12 @@ type writer struct {
 // isZero reports whether the writer has no rows yet.
 func (w *writer) isZero() bool { return w.id == store.ID{} }
 
-// writersKept is of how many writers that have no session the last proof is kept. A
-// log that is open and has lost its connection may be one of them.
+// writersKept is the number of writers without a session whose last proof is kept. Such a
+// writer may belong to an open log that has lost its connection.
 const writersKept = 1024
 
-// Each session that commits holds an advisory lock that says whose it is, so that
-// others can tell whether a writer has a session, and the writer itself which are its own.
+// Each session that commits holds a shared advisory lock with the id of its writer. Other
+// processes can tell whether a writer has a session, and a writer can find its own.
 const (
 	sqlPresence = `SELECT pg_advisory_lock_shared(hashtextextended('perdure ' || $1::text, 0))`
 
@@ -73,19 +73,19 @@ const (
 			AND a.wait_event IS DISTINCT FROM 'SyncRep'`
 )
 
-// The statements of a resolver and of a registration. They are scripts, with literals
-// for arguments: ids and numbers.
+// The statements of a resolver and of a registration. They are sent as scripts, with their
+// arguments (ids and numbers) as literals.
 const (
 	sqlLook = `SELECT p.there, CASE WHEN p.there THEN 0 ELSE nextval('S.clock') END
 		FROM (SELECT EXISTS (SELECT FROM S.commits WHERE writer = $writer AND serial = $serial) AS there) p`
-	// The time of the first row stays that of the registration: an older program, which
-	// sweeps proofs by their age, then takes the first row no later than those after it,
-	// and what a first row without a proof says holds, see [Log.present].
+	// sqlConfirm keeps the time of the first row. An older program deletes proofs by their
+	// age, and then deletes the first row no later than the rows after it. A missing first
+	// row therefore still means what [Log.present] takes it for.
 	sqlConfirm = `UPDATE S.commits SET at = at WHERE writer = $writer AND serial = $first`
 
 	sqlRegister = `INSERT INTO S.commits (writer, serial) VALUES ($writer, nextval('S.clock')) RETURNING serial`
-	// Of a writer without a session the first and the last row are kept, until many
-	// others have come after it.
+	// sqlSweep keeps the first and the last row of a writer without a session, until more
+	// than $kept other such writers have come after it.
 	sqlSweep = `WITH held AS MATERIALIZED (` + sqlHeld + `),
 		gone AS (SELECT w.*, row_number() OVER (ORDER BY w.last DESC) AS place
 			FROM (SELECT writer, min(serial) AS first, max(serial) AS last FROM S.commits GROUP BY writer) w
@@ -94,13 +94,13 @@ const (
 			WHERE c.writer = g.writer AND (g.place > $kept OR c.serial NOT IN (g.first, g.last))`
 )
 
-// errInDoubt says that the log waits for the outcome of a commit.
+// errInDoubt says that the outcome of an earlier commit is still unknown.
 var errInDoubt = errors.New("the outcome of an earlier commit is not known yet")
 
-// errUnconfirmed says that the server has not waited for a replica.
+// errUnconfirmed says that the server committed without waiting for a replica.
 var errUnconfirmed = errors.New("the commit is not confirmed")
 
-// inDoubt returns the doubt that is not over, or nil.
+// inDoubt returns the doubt that is not resolved yet, or nil.
 func (l *Log) inDoubt() *doubt {
 	d := l.doubt.Load()
 	if d == nil {
@@ -114,9 +114,9 @@ func (l *Log) inDoubt() *doubt {
 	}
 }
 
-// ready returns why the log answers nothing, or nil. While the outcome of a commit is
-// looked for, what is read may not be what it comes to, so that ready waits until it is
-// found, the context ends, or for [readyMax].
+// ready returns nil if the log can be used, or the reason why not. While a resolver looks
+// for the outcome of a commit, a read could see rows that are not final. So ready waits
+// until the outcome is known, the context ends, or [readyMax] has passed.
 func (l *Log) ready(ctx context.Context) error {
 	err := l.usable()
 	if err == nil && l.inDoubt() != nil {
@@ -127,7 +127,7 @@ func (l *Log) ready(ctx context.Context) error {
 	return err
 }
 
-// settled waits until the log is not in doubt.
+// settled waits until no commit is in doubt.
 func (l *Log) settled(ctx context.Context) error {
 	d := l.inDoubt()
 	if d == nil {
@@ -147,8 +147,8 @@ func (l *Log) settled(ctx context.Context) error {
 	}
 }
 
-// dispute starts a resolver for the last transaction, whose outcome is not known. Its
-// caller owns the committer.
+// dispute starts a resolver for the last transaction, whose outcome is unknown. The
+// caller must own the committer.
 func (l *Log) dispute(ctx context.Context, why error) *doubt {
 	w := &l.committer
 	if w.conn != nil {
@@ -167,8 +167,8 @@ func (l *Log) dispute(ctx context.Context, why error) *doubt {
 	return d
 }
 
-// await waits for the outcome of a doubt for so long at most, and takes it in if it is
-// there. Its caller owns the committer.
+// await waits up to most for the outcome of a doubt. If the outcome is known in time, the
+// committer continues with the session of the resolver. The caller must own the committer.
 func (l *Log) await(d *doubt, most time.Duration) outcome {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
@@ -181,9 +181,9 @@ func (l *Log) await(d *doubt, most time.Duration) outcome {
 	}
 }
 
-// commitTx commits a transaction that is none of the committer's. If it returns nil, what
-// the transaction has changed is durable; if it returns an error, the transaction is not
-// going to commit later, unless the error matches [errInDoubt]: the log is in doubt then.
+// commitTx commits a transaction that does not run on the committer. If it returns nil,
+// the changes are durable. If it returns an error, the transaction will not commit later,
+// unless the error matches [errInDoubt]: then the log is in doubt.
 func (l *Log) commitTx(ctx context.Context, tx pgx.Tx) error {
 	takeWarning(tx.Conn())
 	err := tx.Commit(ctx)
@@ -193,18 +193,18 @@ func (l *Log) commitTx(ctx context.Context, tx pgx.Tx) error {
 		return nil
 	case refusal(err) != nil, errors.Is(err, pgx.ErrTxCommitRollback):
 		return err
-	case err == nil: // it is durable as soon as what comes after it is
+	case err == nil: // committed, and durable once a later commit is durable
 		return l.fence(ctx, fmt.Errorf("%w: %s (%s)", errUnconfirmed, warning.Message, warning.Code))
 	}
 	return errors.Join(lost(err), l.fence(ctx, err))
 }
 
-// fence makes sure that a transaction whose commit is lost has ended, one way or the
-// other, and that what has been committed is durable.
+// fence makes sure that a transaction whose commit was lost has ended, committed or not,
+// and that all earlier commits are durable.
 func (l *Log) fence(ctx context.Context, why error) error {
 	for own := false; !own; {
 		l.writing.Lock()
-		if l.committer.isZero() { // a role that may not write
+		if l.committer.isZero() { // the role may not write
 			l.writing.Unlock()
 			return nil
 		}
@@ -219,8 +219,8 @@ func (l *Log) fence(ctx context.Context, why error) error {
 	return nil
 }
 
-// takeIn takes in a doubt that is over, and reports whether there is none any more. Its
-// caller owns the committer.
+// takeIn gives the committer the session of a resolver that has finished. It reports
+// whether no commit is in doubt any more. The caller must own the committer.
 func (l *Log) takeIn() bool {
 	d := l.doubt.Load()
 	if d == nil {
@@ -248,7 +248,7 @@ func (l *Log) resolve(ctx context.Context, d *doubt) {
 		if ctx.Err() != nil {
 			return
 		}
-		if try&(try-1) == 0 { // fewer and fewer
+		if try&(try-1) == 0 { // at tries 1, 2, 4, 8 and so on
 			l.logger.WarnContext(ctx, "outcome is not known yet", "log", l.name, "try", try, "error", err)
 		}
 		select {
@@ -286,7 +286,7 @@ func (l *Log) look(ctx context.Context, d *doubt) (err error) {
 		if found == no {
 			found = unknown
 		}
-		// This commit waits for a replica in place of the other, which has changed nothing.
+		// The commit of the registration waits for a replica; the UPDATE changed nothing.
 		if d.writer, err = l.register(ctx, conn); err != nil {
 			return err
 		}
@@ -295,17 +295,17 @@ func (l *Log) look(ctx context.Context, d *doubt) (err error) {
 	return nil
 }
 
-// fill puts arguments into the text of a statement.
+// fill puts the arguments into the text of a statement.
 func (l *Log) fill(sql string, w writer, serial int64) string {
 	return strings.NewReplacer("$writer", "'"+w.id.String()+"'::uuid", "$first", strconv.FormatInt(w.first, 10),
 		"$serial", strconv.FormatInt(serial, 10), "$kept", strconv.Itoa(writersKept)).Replace(in(l.schema, sql))
 }
 
-// join opens a connection for a writer, and ends the other sessions of the writer.
+// join opens a connection for a writer, and ends the writer's other sessions.
 func (l *Log) join(ctx context.Context, w writer) (*pgx.Conn, error) {
 	conn, err := l.connect(ctx)
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == codeConnections {
-		l.pool.Reset() // one that is idle makes room for the next try
+		l.pool.Reset() // closes idle connections, which makes room for the next try
 	}
 	if err != nil || w.isZero() {
 		return conn, err
@@ -315,7 +315,7 @@ func (l *Log) join(ctx context.Context, w writer) (*pgx.Conn, error) {
 	if err == nil {
 		_, err = conn.Exec(ctx, sqlEndSessions, pgx.QueryExecModeExec, w.id.String())
 		if refusal(err) != nil {
-			err = nil // a role that may not end its own sessions waits for their end
+			err = nil // a role that may not end its own sessions waits until they end
 		}
 	}
 	if err = a.end(err); err != nil {
@@ -325,9 +325,9 @@ func (l *Log) join(ctx context.Context, w writer) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// attach marks a session as one of the writer. Package pgx must not ask the server to
-// cancel what runs on a session that is lost: that would end a commit's wait for a
-// replica, and make visible what the replica may not have.
+// attach marks a session as one of the writer's. From then on package pgx must not send a
+// cancel request for it when it is lost: that would end a commit's wait for a replica, and
+// make changes visible which the replica may not have.
 func attach(ctx context.Context, conn *pgx.Conn, id store.ID) error {
 	if p := peerOf(conn.PgConn()); p != nil && p.line != nil {
 		p.line.given.Store(true)
@@ -336,8 +336,8 @@ func attach(ctx context.Context, conn *pgx.Conn, id store.ID) error {
 	return err
 }
 
-// enter makes the connection of a log that is being opened that of its committer, as a
-// writer unless the role may not write.
+// enter gives the connection to the committer of a log that is being opened, and
+// registers the committer as a writer, unless the role may not write.
 func (l *Log) enter(ctx context.Context, conn *pgx.Conn) error {
 	l.committer.use(conn)
 	w, err := l.register(ctx, conn)
@@ -349,13 +349,13 @@ func (l *Log) enter(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// join makes the committer one of the writer.
+// join makes the committer use the rows of the writer as.
 func (w *committer) join(as writer) { w.writer, w.serial = as, as.first }
 
-// register makes a new writer of a session that has none, or whose rows are gone. Like
-// a resolver it moves the clock under the lock, so that a message which another Log,
-// closed or lost by now, has sent and which arrives later fails in its guard; and what
-// has been committed before is then durable. It sweeps proofs of writers that are gone.
+// register makes a new writer for a session that has none, or whose rows are gone. Like a
+// resolver it moves the clock under the lock. A message that another Log, closed or lost
+// by now, has sent and that arrives later then fails in its guard, and all earlier commits
+// are durable. register also deletes proofs of writers that are gone.
 func (l *Log) register(ctx context.Context, conn *pgx.Conn) (writer, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.tamper.attemptMax)
 	defer cancel()
@@ -375,9 +375,9 @@ func (l *Log) register(ctx context.Context, conn *pgx.Conn) (writer, error) {
 	return w, err
 }
 
-// lockedScript runs statements in a transaction under the lock of the log, as one
-// message, and returns their results. It returns an error unless the transaction is
-// committed, and durable as the server says.
+// lockedScript runs statements in one transaction under the lock of the log, sends them
+// as one message, and returns their results. It returns an error unless the transaction
+// is committed and the server confirms that it is durable.
 func (l *Log) lockedScript(ctx context.Context, conn *pgx.Conn, statements ...string) ([]*pgconn.Result, error) {
 	lock := strings.Replace(sqlLock, "$1", "'"+strconv.FormatInt(l.lock, 10)+"'", 1)
 	all := slices.Concat([]string{sqlBegin, lock}, statements, []string{"COMMIT"})
@@ -385,7 +385,7 @@ func (l *Log) lockedScript(ctx context.Context, conn *pgx.Conn, statements ...st
 	reader := conn.PgConn().Exec(ctx, strings.Join(all, ";\n"))
 	for reader.NextResult() {
 		if len(results) < len(all)-1 {
-			takeWarning(conn) // those of COMMIT matter
+			takeWarning(conn) // only a warning of COMMIT counts
 		}
 		results = append(results, reader.ResultReader().Read())
 	}
@@ -398,7 +398,7 @@ func (l *Log) lockedScript(ctx context.Context, conn *pgx.Conn, statements ...st
 		return nil, err
 	}
 	if row := results[1].Rows; len(row) != 1 || string(row[0][1]) != markOf(conn) {
-		return nil, errStrayed // what it has committed may not be durable
+		return nil, errStrayed // in another session the commit may not be durable
 	}
 	return results[2 : len(all)-1], nil
 }

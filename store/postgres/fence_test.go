@@ -15,7 +15,7 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// waitUntil asks the server until a question is answered by true.
+// waitUntil runs a query until its result is true.
 func waitUntil(t *testing.T, conn *pgx.Conn, what, question string, args ...any) {
 	t.Helper()
 	late := time.After(waitMax)
@@ -37,7 +37,7 @@ func waitUntil(t *testing.T, conn *pgx.Conn, what, question string, args ...any)
 	}
 }
 
-// standbys sets what replicas the server of a connection waits for.
+// standbys sets the names of the replicas that the server of a connection waits for.
 func standbys(t *testing.T, conn *pgx.Conn, names string) {
 	t.Helper()
 	for _, sql := range []string{fmt.Sprintf("ALTER SYSTEM SET synchronous_standby_names = '%s'", names), "SELECT pg_reload_conf()"} {
@@ -48,7 +48,7 @@ func standbys(t *testing.T, conn *pgx.Conn, names string) {
 	if names == "" {
 		return // a process of the server lets those go that wait
 	}
-	// The same process has to say that there are replicas, before a commit waits for one.
+	// This process must know about the replicas before a commit waits for one.
 	probe := connect(t, &pgtest.Database{URL: conn.Config().ConnString()})
 	for held := false; !held; {
 		done := make(chan struct{})
@@ -76,10 +76,10 @@ func standbys(t *testing.T, conn *pgx.Conn, names string) {
 	}
 }
 
-// waiting counts sessions of a log that wait for a replica.
+// waiting counts the sessions of a log that wait for a replica.
 const waiting = `(SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'victim')`
 
-// A primary is a server of one test that can be made to wait for a replica.
+// A primary is a test's own server that can be made to wait for a replica.
 type primary struct {
 	db   *pgtest.Database
 	conn *pgx.Conn
@@ -113,7 +113,7 @@ func start(t *testing.T, l store.Log, b *store.Batch) <-chan error {
 	return done
 }
 
-// outcomeOf waits for a commit.
+// outcomeOf waits for the end of a commit.
 func outcomeOf(t *testing.T, done <-chan error) error {
 	t.Helper()
 	select {
@@ -129,7 +129,7 @@ func isUnknown(err error) bool {
 	return err != nil && !errors.Is(err, store.ErrNotStored) && !errors.Is(err, store.ErrConflict)
 }
 
-// TestReplica breaks the wait of a commit for a synchronous replica that is down.
+// TestReplica interrupts a commit that waits for a synchronous replica which is down.
 func TestReplica(t *testing.T) {
 	t.Parallel()
 	for how, function := range map[string]string{"cancelled": "pg_cancel_backend", "ended": "pg_terminate_backend"} {
@@ -211,7 +211,7 @@ func TestReplica(t *testing.T) {
 	})
 }
 
-// TestReplica_that_comes_and_goes takes over in the end, and has all that was acknowledged.
+// TestReplica_that_comes_and_goes promotes the replica at the end. It must have all acknowledged commits.
 func TestReplica_that_comes_and_goes(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
@@ -300,13 +300,13 @@ func settle(t *testing.T, l *postgres.Log) {
 	}
 }
 
-// answerOfCommit is the answer that a committer waits for.
+// answerOfCommit matches the answer that a committer waits for.
 func answerOfCommit(m pgtest.Message) bool { return !m.FromClient && m.Contains('C', "COMMIT") }
 
-// scriptOfCommit is a whole transaction in one message.
+// scriptOfCommit matches a message that holds a whole transaction.
 func scriptOfCommit(m pgtest.Message) bool { return m.FromClient && m.Contains('Q', "COMMIT") }
 
-// wide is a group that is sent as a script.
+// wide returns a group that is sent as a script.
 func wide(name string, expected store.Version) []*store.Batch {
 	var all []*store.Batch
 	for i := range postgres.ScriptEventsMin {
@@ -450,7 +450,7 @@ func waitFor(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// TestSweep opens a log again and again while another has lost the answer to a commit.
+// TestSweep opens a log again and again while another log has lost the answer to a commit.
 func TestSweep(t *testing.T) {
 	t.Parallel()
 	for name, clock := range map[string]string{
@@ -531,7 +531,7 @@ func TestSweep(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// Those of the log are older than all of these.
+		// The proofs of the log are older than all of these.
 		d.Exec(t, fmt.Sprintf(`INSERT INTO perdure.commits (writer, serial)
 			SELECT lpad(w::text, 32, '0')::uuid, 4000000000000000000 + w * 1000 + s FROM generate_series(1, %d) w, generate_series(1, 3) s`,
 			postgres.WritersKept+10))
@@ -555,8 +555,8 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// TestGuard takes the last transaction away behind the back of a log, as a replica does
-// that has taken over and did not have it.
+// TestGuard deletes the last transaction in the database, as if a replica without that transaction
+// had taken over.
 func TestGuard(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Open(t)
@@ -583,7 +583,7 @@ func TestGuard(t *testing.T) {
 	verifyDense(t, again, 2)
 }
 
-// TestStatement takes the prepared statements away from a session.
+// TestStatement removes the prepared statements of a session.
 func TestStatement(t *testing.T) {
 	t.Parallel()
 	l := newLog(t, postgres.WithoutProbation())
@@ -600,8 +600,8 @@ func TestStatement(t *testing.T) {
 	verifyDense(t, l, 4+4*postgres.ScriptEventsMin)
 }
 
-// TestRegistration closes a log that could not reach the server, opens another one, and
-// lets what the first has sent arrive then.
+// TestRegistration closes a log that could not reach the server, and opens another one. Only then
+// the message of the first log arrives.
 func TestRegistration(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Open(t)
@@ -642,7 +642,7 @@ func TestRegistration(t *testing.T) {
 	verifyDense(t, next, postgres.ScriptEventsMin)
 }
 
-// TestPanic lets the clock of a log panic in the middle of a transaction.
+// TestPanic makes the clock of a log panic in the middle of a transaction.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Shared(t), newSchema()}

@@ -22,7 +22,7 @@ var schemas atomic.Int64
 // newSchema returns the name of a schema that no other test uses.
 func newSchema() string { return fmt.Sprint("log_", schemas.Add(1)) }
 
-// where remembers the database and schema of each log, for what is done behind its back.
+// where holds the database and schema of each log, so that a test can change the rows directly.
 var where sync.Map
 
 type place struct {
@@ -49,7 +49,7 @@ func openAt(t testing.TB, p place, opts ...postgres.Option) *postgres.Log {
 	return l
 }
 
-// closeAtEnd closes a log when the test ends, unless it is closed by then.
+// closeAtEnd closes a log when the test ends, unless it is already closed.
 func closeAtEnd(t testing.TB, l store.Log) {
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {
@@ -74,8 +74,8 @@ func connect(t testing.TB, d *pgtest.Database) *pgx.Conn {
 	return conn
 }
 
-// A recycler keeps places that a test has done with, for the next one: to make a
-// schema takes many times as long as to empty one.
+// A recycler keeps the schemas of finished tests for later ones: creating a schema takes many times
+// as long as emptying one.
 type recycler struct {
 	mu     sync.Mutex
 	places []place
@@ -85,7 +85,7 @@ const wipe = `DELETE FROM S.log; DELETE FROM S.events; DELETE FROM S.snapshots; 
 	DELETE FROM S.messages; DELETE FROM S.receipts; DELETE FROM S.claims; DELETE FROM S.bookmarks;
 	SELECT setval('S.clock', 0, false), setval('S.message_sequence', 1, false)`
 
-// place returns a schema with no log in it, which is emptied after the test.
+// place returns a schema without a log, and empties the schema after the test.
 func (u *recycler) place(t testing.TB, db *pgtest.Database) place {
 	t.Helper()
 	p := place{db, newSchema()}
@@ -109,14 +109,14 @@ func newLog(t testing.TB, opts ...postgres.Option) *postgres.Log {
 	return openAt(t, place{pgtest.Shared(t), newSchema()}, opts...)
 }
 
-// sessions are one connection to each database, for scripts: a new one would take
-// longer than most of them.
+// sessions holds one connection to each database, for scripts: opening one would take longer than
+// most scripts.
 var sessions struct {
 	mu    sync.Mutex
 	conns map[string]*pgx.Conn
 }
 
-// exec runs a script beside a log; S. stands for its schema.
+// exec runs a script on the schema of a log. In the script, S. stands for the schema.
 func (p place) exec(t testing.TB, script string, args ...any) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context()) // it may be for a cleanup
@@ -140,8 +140,8 @@ func (p place) exec(t testing.TB, script string, args ...any) {
 
 func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
-// longOnly leaves a test that has no goroutines beside each other, or only breaks
-// things, to runs without -short.
+// longOnly skips a test with -short. It is for tests without concurrent goroutines and for tests that
+// only break things.
 func longOnly(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

@@ -14,29 +14,29 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A filling is a log that is being filled.
+// A filling is a running import: a log that is being filled.
 //
-// The mark of it is committed first. All records are then one transaction, which
-// takes the mark away at its end: nobody ever sees part of them, whoever has
-// opened the log, and a server drops what it has of them when the import is
-// broken off, however that happens. What is left then is an empty log with a mark.
+// The import commits a mark first. All records are then one transaction, which removes
+// the mark at its end. No reader of the log ever sees a part of the records. If the import
+// is aborted, by a crash for example, the server drops the records, and an empty log with
+// a mark remains.
 type filling struct {
 	log    *Log
 	conn   *pgx.Conn
-	tx     pgx.Tx // of conn
+	tx     pgx.Tx // transaction of conn
 	origin store.Origin
 	failed error
 	done   bool
 
-	sort   store.Sort // of the last record
-	last   rowKey     // of the last record
+	sort   store.Sort // sort of the last record
+	last   rowKey     // key of the last record
 	heads  []uint64
 	events int64
-	latest time.Time // of what has been stored
+	latest time.Time // latest time of the added records
 }
 
 const (
-	// A refused commit may have drawn numbers of messages, so those say nothing.
+	// A refused commit may have used message sequences, so sqlEmpty ignores them.
 	sqlEmpty = `SELECT unfinished, pruned > 0 OR EXISTS (SELECT FROM S.events) OR EXISTS (SELECT FROM S.snapshots) OR EXISTS (SELECT FROM S.states)
 			OR EXISTS (SELECT FROM S.messages) OR EXISTS (SELECT FROM S.receipts) OR EXISTS (SELECT FROM S.claims)
 			OR EXISTS (SELECT FROM S.bookmarks) FROM S.log`
@@ -46,12 +46,11 @@ const (
 		CASE WHEN $2::bigint > last_value THEN setval('S.clock', $2::bigint) ELSE 0 END FROM S.clock`
 )
 
-// Import implements [store.Importer]. All records are one transaction, so whoever
-// else has the log open sees none of them before the end, and a commit of
-// theirs returns an error matching [store.ErrUnfinished]; their reads find the
-// log empty meanwhile. A log whose import was broken off is empty too, and has
-// nothing but the mark. The role must own the tables, or be granted UPDATE on
-// the table log, else the error matches [errors.ErrUnsupported].
+// Import implements [store.Importer]. All records are one transaction. Until it ends, other
+// processes that have the log open read an empty log, and their commits return an error
+// matching [store.ErrUnfinished]. After an aborted import the log is empty too, and has
+// only the mark. The role must own the tables, or be granted UPDATE on the table log;
+// otherwise the error matches [errors.ErrUnsupported].
 func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, error) {
 	err := ctx.Err()
 	if err == nil && l.readOnly {
@@ -86,16 +85,16 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	return &filling{log: l, conn: conn, tx: tx, origin: from, heads: make([]uint64, l.info.Partitions)}, nil
 }
 
-// mark marks an empty log, durably, and begins the transaction that fills it.
+// mark durably marks an empty log, and begins the transaction that fills it.
 func (l *Log) mark(ctx context.Context, conn *pgx.Conn) (tx pgx.Tx, err error) {
-	// The session can be ended if its commit is lost.
+	// If the commit is lost, the resolver can end this session as one of the writer's.
 	l.writing.Lock()
 	id := l.committer.id
 	l.writing.Unlock()
 	if err := attach(ctx, conn, id); err != nil {
 		return nil, err
 	}
-	// The caller takes the time between two steps that it takes.
+	// The caller may take any time between two steps of the import.
 	if _, err := conn.Exec(ctx, "SET idle_in_transaction_session_timeout = 0"); err != nil {
 		return nil, err
 	}
@@ -131,7 +130,7 @@ func (l *Log) mark(ctx context.Context, conn *pgx.Conn) (tx pgx.Tx, err error) {
 	return tx, err
 }
 
-// Add implements [store.Import]. It sends records some thousand at a time.
+// Add implements [store.Import]. It sends up to pageRowsMax records at a time.
 func (f *filling) Add(ctx context.Context, records ...store.Record) error {
 	return f.step(ctx, func() error {
 		for len(records) > 0 {
@@ -148,7 +147,7 @@ func (f *filling) Add(ctx context.Context, records ...store.Record) error {
 	})
 }
 
-// step runs fn unless the import has failed, and breaks it off if fn fails.
+// step runs fn unless the import has failed. If fn fails, step aborts the import.
 func (f *filling) step(ctx context.Context, fn func() error) error {
 	if f.failed == nil {
 		switch {
@@ -173,7 +172,7 @@ func (f *filling) step(ctx context.Context, fn func() error) error {
 	return nil
 }
 
-// end ends the session, which rolls back what it has not committed.
+// end closes the session. The server then rolls back an open transaction.
 func (f *filling) end() {
 	if f.conn != nil {
 		f.log.letGo(f.conn)
@@ -181,7 +180,7 @@ func (f *filling) end() {
 	}
 }
 
-// A copying is a table with the rows that go to it.
+// A copying is a set of rows to COPY into one table.
 type copying struct {
 	table   string
 	columns []string
@@ -189,7 +188,7 @@ type copying struct {
 	values  func(i int) []any
 }
 
-// add adds records of one sort.
+// add adds records that all have the same sort.
 func (f *filling) add(ctx context.Context, records []store.Record) error {
 	for _, r := range records {
 		if err := f.inOrder(r); err != nil {
@@ -220,7 +219,7 @@ func (f *filling) add(ctx context.Context, records []store.Record) error {
 	return err
 }
 
-// inOrder checks a record by itself, and that it comes after the one before.
+// inOrder checks that a record is valid, and that it comes after the one before.
 func (f *filling) inOrder(r store.Record) error {
 	s := store.SortOf(r)
 	if s < f.sort {
@@ -243,11 +242,11 @@ func (f *filling) inOrder(r store.Record) error {
 	return nil
 }
 
-// keyOf returns where a record is in the order of its sort, and its time.
+// keyOf returns the key of a record in the order of its sort, and the record's time.
 func keyOf(r store.Record) (rowKey, time.Time) {
 	switch r := r.(type) {
 	case *store.Event:
-		// Partitions come one after the other; their order does not fit a signed number.
+		// The partition sorts as text, because a whole Position may not fit a signed number.
 		return rowKey{texts: [3]string{fmt.Sprintf("%05d", r.Position.Partition())}, number: int64(r.Position.Sequence())}, r.Time
 	case *store.State:
 		return rowKey{texts: [3]string{r.Key.Kind, r.Key.ID}, number: int64(r.Version)}, r.Time
@@ -272,12 +271,12 @@ func (k rowKey) compare(other rowKey) int {
 	return int(min(1, max(-1, k.number-other.number))) // neither is negative
 }
 
-// String returns the parts of the key, for people.
+// String returns the parts of the key for an error text.
 func (k rowKey) String() string {
 	return fmt.Sprintf("%q %d", k.texts, k.number)
 }
 
-// where returns where the entities of records are now.
+// where reads the current versions of the entities of records.
 func (f *filling) where(ctx context.Context, records []store.Record, key func(store.Record) store.Key) (*facts, error) {
 	var n needs
 	for _, r := range records {
@@ -378,7 +377,8 @@ func (f *filling) addMessages(records []store.Record) ([]copying, error) {
 	}}, nil
 }
 
-// named returns how records are copied that are found by a name.
+// named returns the rows to COPY for receipts, claims and bookmarks: records that have a
+// name as a key.
 func named(records []store.Record) copying {
 	c := copying{rows: len(records)}
 	switch records[0].(type) {
@@ -404,8 +404,8 @@ func named(records []store.Record) copying {
 	return c
 }
 
-// Finish implements [store.Import]. If the connection is lost in its last step,
-// the error does not say whether the log is whole: to open it again does.
+// Finish implements [store.Import]. If the connection is lost in the last step, the error
+// does not tell whether the log is complete. Open the log again to find out.
 func (f *filling) Finish(ctx context.Context) error {
 	err := f.step(ctx, func() error {
 		total := int64(0)
@@ -415,7 +415,7 @@ func (f *filling) Finish(ctx context.Context) error {
 			}
 			total += int64(h)
 		}
-		clock := int64(0) // what a new log has
+		clock := int64(0) // the clock of a new log
 		if !f.latest.IsZero() {
 			clock = f.latest.UnixNano()
 		}

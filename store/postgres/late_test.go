@@ -13,24 +13,24 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// A job is a kind of commit whose connection is lost at each of its messages. What it
-// stores is found by its number.
+// A job is a kind of commit. The test loses its connection at each of its messages. The stored rows
+// of a commit are found by its number.
 type job struct {
 	name  string
 	cold  bool // the session has prepared nothing yet
 	large bool // it is lost at every fifth message only
 	setup func(n int) *store.Batch
 	group func(n int) []*store.Batch
-	// stored reports whether the commit of the number is stored, and fails the test if
-	// it is stored in part or more than once.
+	// stored reports whether the commit with the number is stored. It fails the test if the
+	// commit is stored in part or more than once.
 	stored func(t *testing.T, l *postgres.Log, n int) bool
-	// next is a commit that can follow, as it is found to be stored or not.
+	// next returns a commit that can follow, given whether the one before is stored.
 	next func(n int, stored bool) *store.Batch
 }
 
 func jobKey(n int) store.Key { return key(fmt.Sprint("job ", n)) }
 
-// events returns a job of so many events of one entity each.
+// events returns a job of n events, each of another entity.
 func events(name string, entities int, more func(n int, b *store.Batch)) *job {
 	entity := func(n, i int) store.Key { return key(fmt.Sprint("job ", n, " ", i)) }
 	return &job{
@@ -134,16 +134,16 @@ func jobs() []*job {
 	}
 }
 
-// A lateness is when the rest of a lost commit arrives.
+// A lateness is the step at which the rest of a lost commit arrives.
 type lateness int
 
 const (
 	never       lateness = iota
-	inDoubt              // before the log has found out what has become of the commit
-	afterDoubt           // after the log, which could not reach the server, has found it out
+	inDoubt              // before the resolver has found the outcome of the commit
+	afterDoubt           // after the resolver, which could not reach the server before, has found it
 	afterReturn          // after the commit has returned
 	afterNext            // after the next commit
-	afterOpen            // after the log is closed, in doubt, and opened again
+	afterOpen            // after the log was closed while in doubt and then opened again
 	latenesses
 )
 
@@ -151,12 +151,12 @@ func (l lateness) String() string {
 	return [...]string{"never", "in doubt", "after the doubt", "after the commit", "after the next commit", "after the log is opened again"}[l]
 }
 
-// refuses reports whether the log cannot reach the server in the time between.
+// refuses reports whether the log cannot reach the server before that step.
 func (l lateness) refuses() bool { return l == inDoubt || l == afterDoubt || l == afterOpen }
 
-// A trial loses one commit of a job after the other, and judges each by what the log has
-// said of it: acknowledged is stored, once; not stored is never stored; and an outcome
-// that was unknown does not change after it was found by reading.
+// A trial loses the commits of a job one after the other, and compares each with the answer of the
+// log. An acknowledged commit must be stored once. One that is reported as not stored must never be
+// stored. If the outcome was unknown, a later read finds it, and it must not change after that.
 type trial struct {
 	t    *testing.T
 	job  *job
@@ -192,7 +192,7 @@ func (x *trial) reopen() {
 	x.t.Helper()
 	opts := x.opts
 	if x.late.refuses() {
-		// The log gives up at once, as it cannot reach the server.
+		// The log gives up at once, because it cannot reach the server.
 		opts = append(slices.Clip(opts), postgres.WithBounds(30*time.Second, 20*time.Millisecond))
 	}
 	l, err := postgres.Open(x.t.Context(), x.p.URL(), opts...)
@@ -202,7 +202,7 @@ func (x *trial) reopen() {
 	x.log = l
 }
 
-// lose loses the commit at so many messages, and reports whether it had so many.
+// lose loses the commit after n messages. It reports whether the commit has so many messages.
 func (x *trial) lose(messages int) bool {
 	t, j, late := x.t, x.job, x.late
 	t.Helper()
@@ -278,7 +278,7 @@ func (x *trial) lose(messages int) bool {
 	return reached
 }
 
-// unchanged looks whether what was found of the last commit holds.
+// unchanged checks that the outcome of the last commit is still the one found before.
 func (x *trial) unchanged(messages int) {
 	x.t.Helper()
 	if stored := x.job.stored(x.t, x.real, x.n); stored != x.acks[x.n] {
@@ -287,7 +287,7 @@ func (x *trial) unchanged(messages int) {
 	}
 }
 
-// end looks at all commits once more.
+// end checks all commits a last time.
 func (x *trial) end() {
 	x.t.Helper()
 	for n, want := range x.acks {
@@ -310,8 +310,8 @@ func (x *trial) end() {
 	}
 }
 
-// TestLostCommit loses the connection of a commit at each message of it, in both
-// directions, and lets what the client has sent of it arrive at each later step.
+// TestLostCommit loses the connection of a commit at each of its messages, in both directions. The
+// rest of the client's bytes arrives at each later step.
 func TestLostCommit(t *testing.T) {
 	t.Parallel()
 	s := pgtest.Start(t, "fsync = off") // it does not crash

@@ -10,10 +10,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// How a host that is gone without a word is noticed, by the kernels of both sides:
-// a connection on which nothing arrives is asked for a sign of life after keepIdle,
-// then every keepInterval, and is lost after keepCount that are not answered; one
-// whose data is not acknowledged is lost after unackedMax.
+// TCP keepalive settings, by which the kernels of both sides notice that the other host is
+// gone. A kernel probes a connection on which nothing has arrived for keepIdle, and then
+// every keepInterval. The connection is lost after keepCount probes without an answer, or
+// when sent data has not been acknowledged for unackedMax.
 const (
 	keepIdle     = 10 * time.Second
 	keepInterval = 5 * time.Second
@@ -21,21 +21,21 @@ const (
 	unackedMax   = 25 * time.Second
 )
 
-// A line is the network connection of a session, which counts what passes.
+// A line is the network connection of a session. It counts the bytes that pass.
 type line struct {
 	net.Conn
 	moved atomic.Int64 // bytes in both directions
-	given atomic.Bool  // up, or never to be cancelled
+	given atomic.Bool  // given up, or its session must never be cancelled
 }
 
-// giveUp closes the connection, and has package pgx not ask its server to cancel what
-// runs on it: it would wait for the answer, and keep the place in the pool.
+// giveUp closes the connection. It also makes package pgx send no cancel request to the
+// server: pgx would wait for the answer, and keep the connection's place in the pool.
 func (l *line) giveUp() {
 	l.given.Store(true)
-	_ = l.Conn.Close() // nothing more is wanted of it
+	_ = l.Conn.Close() // the connection is not used again
 }
 
-// RemoteAddr returns where a request to cancel goes.
+// RemoteAddr returns the address to which package pgx sends a cancel request.
 func (l *line) RemoteAddr() net.Addr {
 	if l.given.Load() {
 		return nowhere{}
@@ -43,7 +43,7 @@ func (l *line) RemoteAddr() net.Addr {
 	return l.Conn.RemoteAddr()
 }
 
-// Nowhere is the address of a connection that has been given up. To dial it fails at once.
+// nowhere is the address of a connection that was given up. Dialing it fails at once.
 type nowhere struct{}
 
 func (nowhere) Network() string { return "nowhere" }
@@ -61,7 +61,7 @@ func (l *line) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// lineOf returns the line of a connection, below its encryption, or nil if it has none.
+// lineOf returns the line of a connection, also below TLS, or nil if it has none.
 func lineOf(conn net.Conn) *line {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
@@ -70,7 +70,7 @@ func lineOf(conn net.Conn) *line {
 	return l
 }
 
-// watched dials as dial does, and has the kernel watch whether the other side is there.
+// watched wraps dial. The kernel then checks that the other host of the connection lives.
 func watched(dial pgconn.DialFunc) pgconn.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if network == (nowhere{}).Network() {

@@ -10,7 +10,7 @@ import (
 // tcpUserTimeout is TCP_USER_TIMEOUT of tcp(7), which package syscall does not have.
 const tcpUserTimeout = 18
 
-// setUnackedMax has the kernel give a connection up whose data is not acknowledged for so long.
+// setUnackedMax makes the kernel drop a connection whose data is not acknowledged within d.
 func setUnackedMax(conn *net.TCPConn, d time.Duration) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

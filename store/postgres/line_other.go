@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// setUnackedMax does nothing: only Linux has a bound of its own for data that is not
-// acknowledged. Elsewhere the kernel's for all connections holds, and the probe of a
-// session that is silent, see attendance.
+// setUnackedMax does nothing, because only Linux has a limit per connection for data that
+// is not acknowledged. On other systems the kernel's general limit applies, and the probe
+// of a silent session, see attendance.
 func setUnackedMax(*net.TCPConn, time.Duration) error { return nil }

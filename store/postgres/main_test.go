@@ -9,8 +9,8 @@ import (
 	"github.com/perdure/perdure/store/crashtest"
 )
 
-// checks is how many random sequences the suite's model runs here by default: a
-// step costs a round trip, not a microsecond. The flag -rapid.checks sets another number.
+// checks is the default number of random sequences that the suite's model runs here. It is small,
+// because each step costs a round trip. The flag -rapid.checks sets another number.
 const checks = "4"
 
 func TestMain(m *testing.M) {

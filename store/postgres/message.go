@@ -15,41 +15,40 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A statement is one whose results nobody wants.
+// A statement is an SQL statement with its arguments. Its result rows are not read.
 type statement struct {
 	sql  string
 	args []any
-	copy string // stores the same rows, of which the arguments are the columns
+	copy string // COPY statement that stores the same rows; args are its columns
 }
 
-// A message is what a committer sends at once, and whose end it then waits for:
-// statements, and with them, if there are, the rows of events.
+// A message holds all statements that a committer sends at once and then waits for, with
+// the rows of new events among them.
 //
-// Rows of events are sent by a COPY, which the server stores in three quarters to
-// two thirds of the time that it needs to take arrays apart; BenchmarkWays
-// compares them. A COPY cannot be in a pipeline, so the message is then one
-// script, which executes what is prepared with literals for arguments. New messages and
-// receipts are sent by a COPY as well. Other records would be literals: the server writes
-// the text of a script to its log when it fails, so no payload may be in one. With them,
-// and for few events, the message is a pipeline.
+// A message is sent as a script or as a pipeline. A script sends the rows of events by COPY,
+// which takes the server a quarter to a third less time than taking arrays apart;
+// BenchmarkWays compares them. A COPY cannot be in a pipeline. A script executes prepared
+// statements, with literals as arguments. It sends new messages and receipts by COPY as
+// well. Other records would be literals, and the server writes the text of a failed script
+// to its log, so a script must not contain a payload. A message with such records, or with
+// few events, is therefore sent as a pipeline.
 type message struct {
-	before, after []statement // the rows
+	before, after []statement // statements before and after the events
 	events        []*store.Event
-	bytes         int // of records among the arguments that a script would have as literals
+	bytes         int // size of the records that a script would contain as literals
 }
 
 const (
-	// scriptEventsMin is from how many events on a script is faster.
+	// scriptEventsMin is the number of events from which a script is faster.
 	scriptEventsMin = 16
-	// messageBytesMax is less than the most that the server takes as one message of
-	// the protocol, a GiB. The protocol has 32 bits for a length: what is behind
-	// the end of a message whose length is cut off would be taken for others.
+	// messageBytesMax is less than the largest protocol message that the server accepts,
+	// one GiB. The protocol has 32 bits for a length. If a longer length were cut off, the
+	// server would read the rest of the message as other messages.
 	messageBytesMax = 1<<30 - 1<<10
 )
 
-// putLength writes how long w is from a place on, into the four bytes there, and
-// takes so many bytes off. It reports false, and writes nothing, if a message
-// cannot be as long.
+// putLength writes the length of w from index from on, minus off, into the four bytes at
+// from. It returns false, and writes nothing, if a message cannot have this length.
 func putLength(w []byte, from, off int) bool {
 	n := len(w) - from - off
 	if n < 0 || n > messageBytesMax {
@@ -61,14 +60,14 @@ func putLength(w []byte, from, off int) bool {
 
 func (m *message) add(sql string, args ...any) { m.addCopied("", sql, args...) }
 
-// addOpen adds a statement whose records have no payload: they may be literals.
+// addOpen adds a statement whose records have no payload, so that they may be literals.
 func (m *message) addOpen(sql string, args ...any) {
 	bytes := m.bytes
 	m.add(sql, args...)
 	m.bytes = bytes
 }
 
-// addCopied adds a statement that stores rows, and a COPY that does the same.
+// addCopied adds a statement that stores rows, and a COPY that stores the same rows.
 func (m *message) addCopied(copied, sql string, args ...any) {
 	s := statement{sql, args, copied}
 	for _, a := range args {
@@ -88,12 +87,12 @@ func (m *message) addCopied(copied, sql string, args ...any) {
 	}
 }
 
-// large reports whether the message is better sent as a script.
+// large reports whether the message should be sent as a script.
 func (m *message) large() bool {
 	return len(m.events) >= scriptEventsMin && m.bytes == 0
 }
 
-// pipeline returns the message as one that is no script.
+// pipeline returns the message as a pipeline.
 func (m *message) pipeline(s *statements) *pgx.Batch {
 	b := &pgx.Batch{}
 	for _, st := range m.before {
@@ -108,9 +107,9 @@ func (m *message) pipeline(s *statements) *pgx.Batch {
 	return b
 }
 
-// append appends the message as a script in the form of the protocol: a simple
-// query, and the rows that its COPY reads. It reports false if an argument cannot
-// be in one, or a statement with arguments has no name, or it would be too long.
+// append appends the message as a script in the form of the protocol: a simple query, and
+// the rows for its COPY statements. It returns false if a script cannot hold one of the
+// arguments, if a statement with arguments has no name, or if the script would be too long.
 func (m *message) append(w []byte, s *statements, names map[string]string) ([]byte, bool) {
 	from := len(w) + 1
 	w = append(w, 'Q', 0, 0, 0, 0)
@@ -151,7 +150,7 @@ func (m *message) append(w []byte, s *statements, names map[string]string) ([]by
 	return w, true
 }
 
-// executed returns the texts of the statements that a script executes by a name.
+// executed returns the texts of the prepared statements that a script executes by name.
 func (m *message) executed() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, all := range [][]statement{m.before, m.after} {
@@ -164,15 +163,15 @@ func (m *message) executed() iter.Seq[string] {
 	}
 }
 
-// nameOf returns what a statement is prepared as for scripts. Names are cut off
-// after 63 bytes.
+// nameOf returns the name under which a statement is prepared for scripts. The server cuts
+// names off after 63 bytes.
 func nameOf(sql string) string {
 	sum := sha256.Sum256([]byte(sql))
 	return "perdure_" + hex.EncodeToString(sum[:16])
 }
 
-// append appends the statement: as it is, or if it has arguments, as the execution
-// of what it is prepared as.
+// append appends the text of the statement. If it has arguments, append writes an EXECUTE
+// of its prepared form.
 func (s *statement) append(w []byte, names map[string]string) ([]byte, bool) {
 	if s.copy != "" {
 		return append(w, s.copy...), true
@@ -201,8 +200,7 @@ func (s *statement) append(w []byte, names map[string]string) ([]byte, bool) {
 	return append(w, ')'), true
 }
 
-// escaped doubles what would end a literal that begins with E, or means more
-// than itself in it, from a place on.
+// escaped doubles each quote and backslash in w[from:], the text of an E-quoted literal.
 func escaped(w []byte, from int) []byte {
 	if bytes.IndexByte(w[from:], '\'') < 0 && bytes.IndexByte(w[from:], '\\') < 0 {
 		return w
@@ -218,8 +216,8 @@ func escaped(w []byte, from int) []byte {
 	return w
 }
 
-// appendText appends an argument as the server reads its type. It reports
-// whether it is none, and false if the text of a query cannot hold it.
+// appendText appends an argument in the text form of its type. It reports whether the
+// argument is NULL, and returns false if the text of a query cannot hold it.
 func appendText(w []byte, arg any) (text []byte, null, ok bool) {
 	from := len(w)
 	switch a := arg.(type) {
@@ -265,7 +263,7 @@ func appendArray[T any](w []byte, all []T, element func([]byte, T) []byte) []byt
 	return append(w, '}')
 }
 
-// appendElement appends a text as an element of an array.
+// appendElement appends a text as one element of an array.
 func appendElement(w []byte, text string) []byte {
 	w = append(w, '"')
 	for i := range len(text) {

@@ -14,14 +14,14 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// awkward are texts that mean something in a script, a literal or an array.
+// awkward are texts with a special meaning in a script, a literal or an array.
 var awkward = []string{
 	"", "a", "'", "''", `\`, `\\`, `\'`, `'; DROP TABLE x; --`, `"`, `","`, "{}", "{a,b}", "NULL", "null", "$1", "$tag$", "é€😀",
 	"\n\t", " ", "E'\\''", `\x41`, "a,b", "(a)", "%s", "--", "/*", ";",
 }
 
-// TestALiteralMeansItsArgument lets the server read arguments as literals, whatever
-// the session says about backslashes.
+// TestALiteralMeansItsArgument sends arguments as literals, with every setting of the session for
+// backslashes, and compares the values that the server reads.
 func TestALiteralMeansItsArgument(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, pgtest.Shared(t))
@@ -85,9 +85,9 @@ func TestALiteralMeansItsArgument(t *testing.T) {
 	}
 }
 
-// TestAwkwardNamesAreKept commits all that a batch can hold by names that mean
-// something in a script, in one that is decided on what is read and in one that
-// is decided ahead.
+// TestAwkwardNamesAreKept commits every kind of record with names that have a special meaning in a
+// script. It does so in a script, in a transaction that is decided on a read, and in one that is
+// decided from the cache.
 func TestAwkwardNamesAreKept(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -154,7 +154,7 @@ func TestMessageLength(t *testing.T) {
 	}
 }
 
-// TestLargeGroups commits groups that are sent in several parts, by a COPY and by arrays.
+// TestLargeGroups commits groups that are sent in several parts, by COPY and by arrays.
 func TestLargeGroups(t *testing.T) {
 	t.Parallel()
 	l := newLog(t)

@@ -23,23 +23,25 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// schemaToken stands for the schema in the text of statements.
+// schemaToken is the placeholder for the schema in the text of statements.
 const schemaToken = "S."
 
-// A Migration is a numbered step from one form of the schema to the next.
+// A Migration is a numbered step from one version of the schema to the next.
 type Migration struct {
 	// Number counts the migrations from 1.
 	Number int
-	// Name says what the migration is about.
+	// Name describes the migration in one word, such as "outbox".
 	Name string
-	// Checksum is the SHA-256 of both of its scripts, in hexadecimal digits.
+	// Checksum is the SHA-256 of its two scripts, in hexadecimal digits.
 	Checksum string
-	// Applied is when it was applied to the database, zero if it has not been.
+	// Applied is the time when the migration was applied to the database. It is zero if
+	// the migration has not been applied.
 	Applied time.Time
-	// MinReader and MinWriter say which programs can read, and which can write, a schema
-	// that has this migration: those that know migrations up to that number. They are
-	// Number itself where no older one can. So a program can be rolled back over a
-	// migration that it does not know.
+	// MinReader and MinWriter say which programs can read and write a schema that has
+	// this migration: programs that know the migrations up to that number. Both equal
+	// Number if no older program can. With smaller numbers, a program can be rolled back
+	// after a newer one has applied this migration. Example: MinWriter of migration 4 is 3
+	// if programs that know only three migrations can still write.
 	MinReader, MinWriter int
 
 	up, down string
@@ -69,28 +71,28 @@ func migrations() []Migration {
 	return all
 }
 
-// windowFormat is the first line of a migration that older programs can work with.
+// windowFormat is the first line of a migration with which older programs can work.
 const windowFormat = "-- min_reader: %d, min_writer: %d"
 
-// MigrateUp applies the migrations that the schema at url lacks, each in a
-// transaction of its own, and creates the schema if need be. It does nothing if
-// none is lacking. Of many that migrate at once one works and the others wait.
-// The error matches [store.ErrFormat] if the schema is newer than this package,
-// or if a migration that was applied is not the one of that number here.
+// MigrateUp applies the migrations that the schema at url lacks, each in its own
+// transaction, and creates the schema if necessary. If the schema is complete, MigrateUp
+// does nothing. If several processes migrate at the same time, one works and the others
+// wait. The error matches [store.ErrFormat] if the schema is newer than this package, or if
+// an applied migration differs from the one with that number in this package.
 func MigrateUp(ctx context.Context, url string, opts ...Option) error {
 	return migrate(ctx, url, opts, func(m *migrator) error { return m.up(ctx) })
 }
 
-// MigrateDown takes back the latest migrations until the schema is at the given
-// number, each in a transaction of its own. At 0 nothing is left but the list of
-// migrations. All that the tables of a migration hold is deleted with them.
+// MigrateDown reverts the latest migrations until the schema is at the given number, each
+// in its own transaction. At 0 only the list of migrations remains. Reverting a migration
+// deletes its tables with all their rows.
 func MigrateDown(ctx context.Context, url string, number int, opts ...Option) error {
 	return migrate(ctx, url, opts, func(m *migrator) error { return m.downTo(ctx, number) })
 }
 
-// Migrations lists the migrations that this package knows, with the times when
-// they were applied to the schema at url, and behind them those that only the
-// schema knows. It changes nothing.
+// Migrations lists the migrations that this package knows, with the times when they were
+// applied to the schema at url, followed by those that only the schema knows. It changes
+// nothing.
 func Migrations(ctx context.Context, url string, opts ...Option) (all []Migration, err error) {
 	err = migrate(ctx, url, opts, func(m *migrator) error {
 		all, err = m.list(ctx)
@@ -99,44 +101,44 @@ func Migrations(ctx context.Context, url string, opts ...Option) (all []Migratio
 	return all, err
 }
 
-// ValidateMigrations returns an error matching [store.ErrFormat] unless the
-// schema at url is exactly as this package needs it, as far as its list of
-// migrations tells. It changes nothing.
+// ValidateMigrations returns an error matching [store.ErrFormat] unless the list of
+// migrations of the schema at url is exactly the one that this package needs. It changes
+// nothing.
 func ValidateMigrations(ctx context.Context, url string, opts ...Option) error {
 	return migrate(ctx, url, opts, func(m *migrator) error { return m.validate(ctx, asOwner) })
 }
 
-// A migrator works on the schema of one database.
+// A migrator migrates the schema of one database.
 type migrator struct {
 	*config
 	conn  *pgx.Conn
-	knows []Migration // this package
+	knows []Migration // migrations of this package
 }
 
 func newMigrator(conn *pgx.Conn, c *config) *migrator {
 	return &migrator{c, conn, append(migrations(), c.tamper.migrations...)}
 }
 
-// A purpose is what a program wants to do with a schema that may be newer than it.
+// A purpose is the use that a program wants to make of a schema, which may be a newer one.
 type purpose int
 
 const (
 	asReader purpose = iota
 	asWriter
-	asOwner // who needs to know all of it
+	asOwner // the program must know all migrations
 )
 
-// Bounds of waiting for those who use the tables.
+// Limits of the wait for sessions that use the tables.
 const (
-	// tableMax is how long a migration waits for a table at a time. Whoever comes later
-	// waits behind it, readers too, so it gives up soon, lets them pass, and tries again.
+	// tableMax bounds one wait of a migration for a table. Later sessions, readers too,
+	// wait behind the migration. So it gives up soon, lets them pass, and tries again.
 	tableMax = 500 * time.Millisecond
-	// migrateMax bounds all of its tries, and migrateWaitMax the time between two.
+	// migrateMax bounds all tries together, and migrateWaitMax the pause between two.
 	migrateMax     = 10 * time.Minute
 	migrateWaitMax = 2 * time.Second
 )
 
-// migrate runs fn on a connection of its own.
+// migrate runs fn with a migrator on a new connection.
 func migrate(ctx context.Context, url string, opts []Option, fn func(*migrator) error) error {
 	c, err := newConfig(opts)
 	var pc *pgxpool.Config
@@ -147,7 +149,7 @@ func migrate(ctx context.Context, url string, opts []Option, fn func(*migrator) 
 		var conn *pgx.Conn
 		if conn, err = pgx.ConnectConfig(ctx, pc.ConnConfig); err == nil {
 			err = fn(newMigrator(conn, c))
-			_ = conn.Close(context.WithoutCancel(ctx)) // the work is done or not whatever it says
+			_ = conn.Close(context.WithoutCancel(ctx)) // fn has already committed or failed
 		}
 	}
 	if err != nil {
@@ -156,22 +158,22 @@ func migrate(ctx context.Context, url string, opts []Option, fn func(*migrator) 
 	return nil
 }
 
-// lockKey returns the key of an advisory lock. Whoever else uses it in the same
-// database only makes others wait.
+// lockKey returns the key of an advisory lock. If another program in the same database uses
+// the same key, both only wait for each other.
 func lockKey(schema, purpose string) int64 {
 	h := fnv.New64a()
 	h.Write([]byte("perdure\x00" + schema + "\x00" + purpose))
 	return int64(h.Sum64())
 }
 
-// in puts the schema into the text of a statement.
+// in replaces the schema placeholder in the text of a statement.
 func in(schema, sql string) string {
 	return strings.ReplaceAll(sql, schemaToken, pgx.Identifier{schema}.Sanitize()+".")
 }
 
 func (m *migrator) up(ctx context.Context) error {
 	if m.validate(ctx, asWriter) == nil {
-		return nil // as it mostly is: nobody has to wait
+		return nil // the usual case: complete, and no lock is needed
 	}
 	for more := true; more; {
 		err := m.transact(ctx, func(tx pgx.Tx) error {
@@ -199,8 +201,8 @@ func (m *migrator) up(ctx context.Context) error {
 	return nil
 }
 
-// enter lists a migration as applied. Those that every program knows have no columns
-// that say who can work with them.
+// enter adds a migration to the list of applied ones. The first three migrations, which
+// every program knows, do not have the columns min_reader and min_writer.
 func (m *migrator) enter(ctx context.Context, tx pgx.Tx, step Migration) error {
 	const firstWithWindow = 4
 	if step.Number < firstWithWindow {
@@ -215,8 +217,8 @@ func (m *migrator) enter(ctx context.Context, tx pgx.Tx, step Migration) error {
 	return err
 }
 
-// create makes the schema and its list of migrations, unless they are there. It
-// looks first, because a role that may not create schemas may use one.
+// create creates the schema and its list of migrations if they do not exist. It checks
+// first, because a role that may not create schemas may use an existing one.
 func (m *migrator) create(ctx context.Context, tx pgx.Tx) error {
 	var there bool
 	err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", m.schema).Scan(&there)
@@ -286,8 +288,8 @@ func (m *migrator) validate(ctx context.Context, p purpose) error {
 	return nil
 }
 
-// known returns the migrations of this package with the times when they were
-// applied, and refuses a schema that knows others which do not fit the purpose.
+// known returns the migrations of this package with the times when they were applied. It
+// refuses a schema with newer migrations that do not allow the purpose.
 func (m *migrator) known(ctx context.Context, p purpose) ([]Migration, error) {
 	there, err := m.listed(ctx, m.conn)
 	if err != nil {
@@ -299,7 +301,7 @@ func (m *migrator) known(ctx context.Context, p purpose) ([]Migration, error) {
 	return m.read(ctx, m.conn, p)
 }
 
-// list is like known, but refuses nothing.
+// list is like known, but accepts every schema.
 func (m *migrator) list(ctx context.Context) ([]Migration, error) {
 	all := slices.Clone(m.knows)
 	there, err := m.listed(ctx, m.conn)
@@ -334,7 +336,7 @@ func (m *migrator) listed(ctx context.Context, q querier) (there bool, err error
 }
 
 func (m *migrator) applied(ctx context.Context, q querier) ([]Migration, error) {
-	// The columns that say who can work with a migration may not be there.
+	// The columns min_reader and min_writer may not exist.
 	rows, err := q.Query(ctx, in(m.schema, `SELECT number, name, checksum, applied, coalesce((to_jsonb(m) ->> 'min_reader')::int, number),
 		coalesce((to_jsonb(m) ->> 'min_writer')::int, number) FROM S.migrations m ORDER BY number`))
 	if err != nil {
@@ -347,8 +349,8 @@ func (m *migrator) applied(ctx context.Context, q querier) ([]Migration, error) 
 }
 
 // read returns the migrations of this package with the times when they were applied. It
-// refuses a schema with others, unless those say that a program which knows so many can
-// do with the schema what it wants.
+// refuses a schema with newer migrations, unless their min_reader or min_writer allows a
+// program of this version the purpose.
 func (m *migrator) read(ctx context.Context, q querier, p purpose) ([]Migration, error) {
 	all := slices.Clone(m.knows)
 	applied, err := m.applied(ctx, q)
@@ -373,8 +375,8 @@ func (m *migrator) read(ctx context.Context, q querier, p purpose) ([]Migration,
 	return all, nil
 }
 
-// transact runs fn in a transaction that no other migration runs beside. It tries again
-// while others use the tables.
+// transact runs fn in a transaction. No other migration of the schema runs at the same time.
+// It tries again while other sessions use the tables.
 func (m *migrator) transact(ctx context.Context, fn func(pgx.Tx) error) error {
 	wait := 50 * time.Millisecond
 	for end := time.Now().Add(migrateMax); ; wait = min(2*wait, migrateWaitMax) {
@@ -404,7 +406,7 @@ func (m *migrator) transact(ctx context.Context, fn func(pgx.Tx) error) error {
 	}
 }
 
-// users describes the sessions that use tables of the schema, for people.
+// users describes the sessions that use tables of the schema, for an error text.
 func (m *migrator) users(ctx context.Context) string {
 	var users string
 	err := m.conn.QueryRow(ctx, `SELECT coalesce(string_agg(DISTINCT concat_ws(' ', 'process', a.pid, '(' || concat_ws(', ', a.usename, nullif(a.application_name, '')) || ')',
@@ -417,11 +419,11 @@ func (m *migrator) users(ctx context.Context) string {
 	return users
 }
 
-// Grants returns a script that lets an existing role use the log in a schema,
-// with [WithoutMigration], and not change or delete an event: it is granted no
-// UPDATE, DELETE or TRUNCATE on the events, and nothing on the list of migrations
-// but to read it. [Log.DeleteEvents] then returns an error matching
-// [errors.ErrUnsupported]. The owner of the schema runs it after each migration.
+// Grants returns a script that lets an existing role use the log in a schema with
+// [WithoutMigration], but not change or delete events. The role gets no UPDATE, DELETE or
+// TRUNCATE on the events, and only SELECT on the list of migrations. [Log.DeleteEvents] then
+// returns an error matching [errors.ErrUnsupported]. The owner of the schema must run the
+// script after each migration.
 func Grants(role string, opts ...Option) (string, error) {
 	c, err := newConfig(opts)
 	if err != nil {

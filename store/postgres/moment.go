@@ -9,22 +9,23 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A moment is the log as it was when it began: a transaction on a connection of
-// its own that reads one snapshot of the database and writes nothing.
+// A moment is a read view of the log: a read-only transaction on its own connection that
+// sees one snapshot of the database.
 type moment struct {
 	log    *Log
 	conn   *pgx.Conn
 	origin store.Origin
 	stats  store.Stats
-	// cursors counts those of tables with damaged pages.
+	// cursors is the number of cursors opened so far for tables with damaged pages.
 	cursors int
 }
 
-// sqlOrigin reads what the log says of itself. A sequence is what it is now, not
-// what it was at the moment, so it is never behind the messages of the moment.
+// sqlOrigin reads the state of the log and its last message sequence. A sequence is not part
+// of the snapshot: its value is the current one, so it is never behind the messages of the
+// read view.
 const sqlOrigin = `SELECT unfinished, (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM S.message_sequence) FROM S.log`
 
-// moment begins a moment. Its caller closes it.
+// moment begins a read view. Its caller must close it.
 func (l *Log) moment(ctx context.Context) (*moment, error) {
 	err := ctx.Err()
 	if err == nil {
@@ -57,7 +58,7 @@ func (m *moment) begin(ctx context.Context) error {
 	var sequence int64
 	b := &pgx.Batch{}
 	b.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-	b.Queue("SET LOCAL idle_in_transaction_session_timeout = 0") // whoever reads takes the time that it takes
+	b.Queue("SET LOCAL idle_in_transaction_session_timeout = 0") // the reader may take any time between two pages
 	b.Queue(in(l.schema, sqlOrigin)).QueryRow(func(row pgx.Row) error { return row.Scan(&unfinished, &sequence) })
 	b.Queue(sqlSave)
 	if err := m.conn.SendBatch(ctx, b).Close(); err != nil {
@@ -92,16 +93,16 @@ func (m *moment) begin(ctx context.Context) error {
 	return err
 }
 
-// Close ends the moment.
+// Close ends the read view.
 func (m *moment) Close() error {
 	m.log.letGo(m.conn)
 	return nil
 }
 
-// letGo ends a session and waits for the server to end it, which rolls back
-// what it has begun.
+// letGo closes a connection and waits for the server to end its session, which rolls back
+// an open transaction.
 func (l *Log) letGo(conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), connectMax)
 	defer cancel()
-	_ = conn.Close(ctx) // there is nothing that could be lost
+	_ = conn.Close(ctx) // the session has nothing left to commit
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The statements that read what is found by name. Those of a page go on behind
-// the last name of the page before.
+// The statements that read records by name: receipts, claims and bookmarks. A statement for
+// a page starts after the last name of the page before.
 const (
 	sqlReceipt    = `SELECT name, record FROM S.receipts WHERE kind = $1 AND id = $2 AND name = $3`
 	sqlReceiptsOf = `SELECT name, record FROM (
@@ -21,7 +21,7 @@ const (
 	sqlOwner     = `SELECT value, record FROM S.claims WHERE space = $1 AND value = $2`
 	sqlClaimsOf  = `SELECT value, record FROM S.claims WHERE space = $1 AND value > $2 ORDER BY value LIMIT $3`
 	sqlBookmarks = `SELECT name, record FROM S.bookmarks ORDER BY name, partition`
-	// The bookmarks whose names begin with [store.DeletionPrefix], in byte order.
+	// sqlDeletions reads bookmarks whose names begin with [store.DeletionPrefix], in byte order.
 	sqlDeletions = `SELECT name, record FROM S.bookmarks WHERE name >= 'perdure.deleted/' AND name < 'perdure.deleted0' ORDER BY name, partition`
 )
 
@@ -41,14 +41,14 @@ func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.R
 	return r, nil
 }
 
-// Receipts implements [store.Receipts]. Receipts that come or go during the
-// iteration may or may not be seen.
+// Receipts implements [store.Receipts]. The iteration may or may not yield receipts that are
+// added or deleted while it runs.
 func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
 	return l.receipts(ctx, key, store.DecodeReceipt)
 }
 
-// ReceiptHeads implements [store.ReceiptHeads]. The server sends the answers too, a page
-// of them at a time, and none is kept.
+// ReceiptHeads implements [store.ReceiptHeads]. The server sends the answers as well, one
+// page at a time, but the log does not keep them.
 func (l *Log) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
 	return l.receipts(ctx, key, store.DecodeReceiptHead)
 }
@@ -91,8 +91,8 @@ func (l *Log) Owner(ctx context.Context, c store.Claim) (store.Key, error) {
 	return owned.Owner, nil
 }
 
-// Claims implements [store.Claims]. Claims that come or go during the iteration
-// may or may not be seen.
+// Claims implements [store.Claims]. The iteration may or may not yield claims that are added
+// or released while it runs.
 func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed, error] {
 	args := func(after string) []any { return []any{space, after, pageRowsMax} }
 	return records(ctx, l, "claims", l.statements.claimsOf, args, func(value string, record []byte) (store.Claimed, error) {
@@ -111,7 +111,7 @@ func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
 	return all, err
 }
 
-// Deleted implements [store.Deletions]. It reads the bookmarks of deletions only.
+// Deleted implements [store.Deletions]. It reads only the bookmarks of deletions.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	all, err := l.readBookmarks(ctx, l.statements.deletions)
 	_, deletions := store.SplitBookmarks(all)
@@ -137,7 +137,7 @@ func (l *Log) readBookmarks(ctx context.Context, sql string) ([]store.Bookmark, 
 	return all, nil
 }
 
-// named reads all rows of a statement at once, then decodes them.
+// named reads all rows of a statement, and then decodes them.
 func (l *Log) named(ctx context.Context, sql string, args []any, decode func(name string, record []byte) error) error {
 	p := newPage()
 	defer p.release()
@@ -161,8 +161,8 @@ func (l *Log) fillNamed(ctx context.Context, p *page, sql string, args []any) (n
 	return names, err
 }
 
-// records yields what decode makes of the rows of a statement, a page at a time.
-// What decode returns shares nothing with what it gets.
+// records yields the decoded rows of a statement, reading a page at a time. The result of
+// decode must not share memory with its arguments.
 func records[T any](ctx context.Context, l *Log, what, sql string, args func(after string) []any,
 	decode func(name string, record []byte) (T, error),
 ) iter.Seq2[T, error] {

@@ -16,20 +16,20 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// formatVersion is the format of the records that this package writes, and the
-// highest that it reads. The form of the tables is that of the migrations.
+// formatVersion is the record format that this package writes, and the highest that it
+// reads. The migrations determine the form of the tables.
 const formatVersion = 1
 
-// Open opens the log in a schema of the database at url, which is a URL or a
-// keyword string as libpq and pgx take it, and creates or migrates the schema if
-// need be. Open sets the size of its pool by [WithPoolSize], not by the URL.
+// Open opens the log in a schema of the database at url. The url is a URL or a keyword
+// string as libpq and pgx accept it. Open creates or migrates the schema if necessary. The
+// size of the pool is set by [WithPoolSize], not by the URL.
 //
-// The error matches [store.ErrFormat] if the schema is newer than this package,
-// or older and [WithoutMigration] is given, or the server is too old or does not
-// use UTF-8; [store.ErrInvalid] if the url or the options are wrong or do not fit
-// the log; [store.ErrUnfinished] if the log is being filled or that was broken off;
-// [store.ErrCorrupt] if its description is damaged. Errors of the connection match
-// those of package pgconn.
+// The error matches [store.ErrFormat] if the schema is newer than this package, if it is
+// older and [WithoutMigration] is given, or if the server is too old or does not use UTF-8.
+// It matches [store.ErrInvalid] if the url or the options are wrong or do not fit the log,
+// [store.ErrUnfinished] if an import to the log runs or was aborted, and [store.ErrCorrupt]
+// if the log's description is damaged. Errors of the connection match those of package
+// pgconn.
 func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -106,13 +106,13 @@ func (l *Log) start(ctx context.Context, conn *pgx.Conn, pc *pgxpool.Config) err
 		return err
 	}
 	pc.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return l.present(ctx, conn) }
-	// The pool outlives the context of its opening.
+	// The pool must outlive the context of Open.
 	l.pool, err = pgxpool.NewWithConfig(context.WithoutCancel(ctx), pc)
 	return err
 }
 
-// examine refuses a server that a log cannot be kept in, and warns of one that
-// does not keep what it says.
+// examine refuses a server on which a log cannot work. It warns about a server that can lose
+// or damage committed data in a crash.
 func (l *Log) examine(ctx context.Context, conn *pgx.Conn) error {
 	var version int
 	var encoding, fsync, pages string
@@ -140,8 +140,8 @@ const (
 	sqlPutInfo = `INSERT INTO S.log (info) VALUES ($1) ON CONFLICT (one) DO NOTHING`
 )
 
-// describe reads what the log is, and writes it if it is new. Of many that open
-// a new log at once the first decides.
+// describe reads the description of the log, and writes it first if the log is new. If
+// several processes open a new log at the same time, the first one to write decides.
 func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 	var record []byte
 	var unfinished bool
@@ -187,18 +187,18 @@ func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 	return l.checkSequences(ctx, conn)
 }
 
-// sqlSequences reads where the sequences are, and what they must not be behind. Sequences
-// are read as they are now, rows as they were when the statement began.
+// sqlSequences reads the values of the sequences and the highest message sequence in use.
+// The sequences have their current values; the rows are those at the start of the statement.
 const sqlSequences = `SELECT (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM S.message_sequence),
 	coalesce((SELECT sequence FROM S.messages ORDER BY sequence DESC LIMIT 1), 0), (SELECT last_value FROM S.clock)`
 
-// partitionsLooked is of how many partitions the time of the last event is compared with
-// the clock of the log.
+// partitionsLooked is the number of partitions whose last event is compared with the clock
+// of the log.
 const partitionsLooked = 16
 
-// checkSequences returns an error if a sequence is behind the rows that it numbers, as
-// after a logical replication or a restore of tables, which take no sequences along:
-// messages would get numbers that others have, and commits times before others.
+// checkSequences returns an error if a sequence is behind the rows that it numbers, as after
+// a logical replication or a restore of tables, which do not copy sequences. Messages would
+// then get numbers that are in use, and commits would get times before earlier ones.
 func (l *Log) checkSequences(ctx context.Context, conn *pgx.Conn) error {
 	latest := int64(math.MinInt64)
 	for p := range min(l.info.Partitions, partitionsLooked) {
@@ -211,7 +211,7 @@ func (l *Log) checkSequences(ctx context.Context, conn *pgx.Conn) error {
 		}
 		var d store.Decoder
 		var e store.Event
-		if err == nil && d.Event(record, &e) == nil { // whoever reads one that is damaged is told
+		if err == nil && d.Event(record, &e) == nil { // a damaged event is an error for its readers
 			latest = max(latest, e.Time.UnixNano())
 		}
 	}
@@ -228,7 +228,7 @@ func (l *Log) checkSequences(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// behind returns the error for a sequence that is behind the rows that it numbers.
+// behind returns the error for a sequence that is behind its rows.
 func (l *Log) behind(name string, at, last int64, what string) error {
 	full := pgx.Identifier{l.schema, name}.Sanitize()
 	return &store.CorruptError{

@@ -11,69 +11,68 @@ import (
 
 // Defaults of the options.
 const (
-	// Schema is the schema that a log is in.
+	// Schema is the default schema of a log.
 	Schema = "perdure"
-	// PoolSize is how many connections a log reads with at most.
+	// PoolSize is the default for the largest number of connections for reads.
 	PoolSize = 16
 )
 
-// poolSizeMax bounds [WithPoolSize]; a server has a few hundred connections.
+// poolSizeMax bounds [WithPoolSize]. A server usually allows a few hundred connections.
 const poolSizeMax = 10_000
 
-// An Option changes how [Open] and the functions about migrations work.
+// An Option changes how [Open] and the migration functions work.
 type Option interface{ apply(*config) }
 
 type option func(*config)
 
 func (o option) apply(c *config) { o(c) }
 
-// WithSchema sets the schema that the log is in, [Schema] by default, so that a
-// database can hold many logs. It is a name of lower-case letters, digits and
-// underscores that begins with a letter or an underscore, of at most 63 bytes.
+// WithSchema sets the schema of the log, so that a database can hold many logs. The default
+// is [Schema]. A name consists of lower-case letters, digits and underscores, begins with a
+// letter or an underscore, and has at most 63 bytes.
 func WithSchema(name string) Option {
 	return option(func(c *config) { c.schema = name })
 }
 
-// WithPartitions sets how many partitions a new log gets, from 1 (the default)
-// to [store.PartitionsMax]. A log keeps its number for ever: if the log exists
-// and has another number, Open returns an error matching [store.ErrInvalid].
+// WithPartitions sets the number of partitions of a new log, from 1 (the default) to
+// [store.PartitionsMax]. The number of an existing log never changes: if it differs from n,
+// Open returns an error matching [store.ErrInvalid].
 func WithPartitions(n int) Option {
 	return option(func(c *config) { c.partitions, c.partitionsSet = n, true })
 }
 
-// WithClock sets where commit times come from, [time.Now] by default. It is
-// called once for each transaction, by one goroutine at a time. A time that is
-// not after that of the last commit, of whatever process, is replaced by the
-// nanosecond after that one; so a machine whose clock is ahead puts such times on
-// all commits until they have come.
+// WithClock sets the source of commit times. The default is [time.Now]. The log calls it
+// once for each transaction, from one goroutine at a time. If the time is not after that of
+// the last commit of any process, the log uses the nanosecond after that commit instead. A
+// machine whose clock is ahead therefore pushes the commit times of all machines ahead,
+// until their clocks have caught up.
 func WithClock(now func() time.Time) Option {
 	return option(func(c *config) { c.now = now })
 }
 
-// WithPoolSize sets how many connections the log reads with at most, [PoolSize]
-// by default. Beside them it has one that commits and, while it announces or
-// watches, one for each of that. Connections are opened when they are needed.
+// WithPoolSize sets the largest number of connections for reads. The default is [PoolSize].
+// The log has one more connection that commits, and one more each while it announces
+// commits and while it watches for them. It opens connections when it needs them.
 func WithPoolSize(n int) Option {
 	return option(func(c *config) { c.poolSize = n })
 }
 
-// WithLogger sets who is told of what the operator should know: settings of the
-// server that endanger what is stored, connections that had to be opened anew.
-// By default nobody is.
+// WithLogger sets the logger for warnings to the operator, such as fsync being off in the
+// server or a commit whose outcome is unknown. The default discards them.
 func WithLogger(l *slog.Logger) Option {
 	return option(func(c *config) { c.logger = l })
 }
 
-// WithoutMigration lets Open refuse a database whose schema is not as this
-// package needs it, with an error matching [store.ErrFormat], instead of
-// migrating it. It is for a role that may not change the schema; see [Grants].
+// WithoutMigration makes Open refuse a database whose schema this package would have to
+// migrate, with an error matching [store.ErrFormat]. Use it for a role that may not change
+// the schema; see [Grants].
 func WithoutMigration() Option {
 	return option(func(c *config) { c.fixed = true })
 }
 
-// ReadOnly opens an existing log for reading alone: nothing is created, migrated or
-// written, the role needs no more than SELECT on the tables and sequences of the schema,
-// and the server may be a replica, which is then read as it is. Commits, imports and
+// ReadOnly opens an existing log only for reading. The log creates, migrates and writes
+// nothing. The role needs no more than SELECT on the tables and sequences of the schema. The
+// server may be a replica; reads then see the state of that replica. Commits, imports and
 // deletions return an error matching [errors.ErrUnsupported].
 func ReadOnly() Option {
 	return option(func(c *config) { c.readOnly = true })
@@ -91,20 +90,21 @@ type config struct {
 	tamper        tamper
 }
 
-// A tamper lets tests look into a commit, or break it. All of it is zero but in tests.
+// A tamper lets tests observe a commit, or break it. All fields but the bounds are zero
+// outside of tests.
 type tamper struct {
-	written func() // called when all but the commit is done, which then is a round trip of its own
-	// Bounds in place of those of the same names.
+	written func() // called before COMMIT, which is then sent in a message of its own
+	// Bounds that tests may change. Their defaults are the constants of the same names.
 	lockMax, idleMax, resolveMax, readyMax, attemptMax, silentMax, stuckMax, hearMax time.Duration
 	trimEvery, aloneMin                                                              int
-	ahead                                                                            func(held bool) // called when a transaction that was decided ahead has ended
-	migrations                                                                       []Migration     // that a newer program knows
-	// Broken twins.
-	unlocked bool               // it does not take the lock
-	draw     func(n int) uint64 // positions come from a counter that knows no transaction
-	guess    bool               // it takes a lost connection for a commit that has failed
-	relaxed  bool               // it does not look at versions
-	// unguarded decides ahead on what is remembered, whoever else has committed since.
+	ahead                                                                            func(held bool) // called after a transaction that was decided from the cache
+	migrations                                                                       []Migration     // migrations that only a newer program knows
+	// Faults that a test can switch on, to prove that a check finds them.
+	unlocked bool               // the committer does not take the lock
+	draw     func(n int) uint64 // positions come from a counter outside of the transaction
+	guess    bool               // the committer takes a lost connection for a failed commit
+	relaxed  bool               // the committer does not compare versions
+	// unguarded makes the committer trust the cache even if others have committed since.
 	unguarded bool
 }
 

@@ -21,16 +21,16 @@ const (
 	steps   = 3
 )
 
-// Bounds of a pause: how long a commit is held for others to overtake it, and how
-// long once some have been held in vain, because the log does not let them.
+// Bounds of a pause: pauseMax, how long a commit is held so that others can overtake it, and the
+// shorter time after some pauses in which no commit overtook.
 const (
 	pauseMax    = 500 * time.Millisecond
 	futileMax   = time.Millisecond
 	futileCount = 4
 )
 
-// A pacer holds commits at their last moment, until another that came later has
-// ended and the reader has looked after that.
+// A pacer holds each commit just before its COMMIT, until a later commit has ended and the reader has
+// read after that.
 type pacer struct {
 	ended, looks, futile atomic.Int64
 	holding              atomic.Bool
@@ -65,13 +65,13 @@ func (p *pacer) hold() {
 	}
 }
 
-// A reader follows a log and counts what it gets.
+// A reader follows a log and counts the events that it gets.
 type reader struct {
 	got  map[store.ID]int
 	next func(ctx context.Context, l store.Log, got func(*store.Event)) error
 }
 
-// byPosition reads on from the last position, as the port says.
+// byPosition reads the events after the last position, as the port requires.
 func byPosition(kinds ...string) *reader {
 	after := store.Position(0)
 	return &reader{got: map[store.ID]int{}, next: func(ctx context.Context, l store.Log, got func(*store.Event)) error {
@@ -86,7 +86,7 @@ func byPosition(kinds ...string) *reader {
 	}}
 }
 
-// byTime is a broken twin of it: it reads what is later than the last time.
+// byTime reads the events after the last commit time instead: a fault for tests.
 func byTime(kinds ...string) *reader {
 	var after time.Time
 	return &reader{got: map[store.ID]int{}, next: func(ctx context.Context, l store.Log, got func(*store.Event)) error {
@@ -105,9 +105,9 @@ func byTime(kinds ...string) *reader {
 	}}
 }
 
-// pausedCommits lets 64 writers commit through several logs, each commit pausing
-// at its last moment, while a reader follows. It returns how many events are
-// stored, and how many the reader has missed or got more than once.
+// pausedCommits makes 64 writers commit through several logs, with a pause just before each COMMIT,
+// while a reader follows. It returns the number of stored events, and the number that the reader has
+// missed or got more than once.
 func pausedCommits(t *testing.T, r *reader, opts ...postgres.Option) (stored, skipped, doubled int) {
 	t.Helper()
 	var p pacer
@@ -116,7 +116,7 @@ func pausedCommits(t *testing.T, r *reader, opts ...postgres.Option) (stored, sk
 	for range handles {
 		logs = append(logs, openAt(t, at, append([]postgres.Option{postgres.WithPause(p.hold)}, opts...)...))
 	}
-	for i, l := range logs { // they connect and prepare before anybody waits for another
+	for i, l := range logs { // all logs connect and prepare before a commit waits for another
 		if err := commitOne(t.Context(), l, one(key(fmt.Sprint("first of ", i)), 0, "e")); err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +159,7 @@ func pausedCommits(t *testing.T, r *reader, opts ...postgres.Option) (stored, sk
 	reading.Wait()
 	for e, err := range logs[1].Scan(t.Context(), store.Query{}) {
 		if err != nil {
-			// A twin that has been given up leaves gaps.
+			// A faulty log whose commits fail leaves gaps.
 			t.Logf("scan: %v", err)
 			break
 		}

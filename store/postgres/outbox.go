@@ -12,7 +12,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The statements that read a page of the outbox; see [sqlScan].
+// The statements that read one page of the outbox; see [sqlScan].
 const (
 	sqlPending = `SELECT sequence, due, record FROM (
 			SELECT sequence, due, record, sum(octet_length(record)) OVER (ORDER BY due, sequence ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
@@ -38,21 +38,21 @@ const (
 		) q WHERE before < $3 ORDER BY sequence`
 )
 
-// Messages implements [store.Outbox]. Rows that come or go during the iteration
-// may or may not be seen.
+// Messages implements [store.Outbox]. The iteration may or may not yield messages that are
+// added or deleted while it runs.
 func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
 	return l.outbox(ctx, q, l.statements.pending)
 }
 
-// Undelivered implements [store.Halting]. Rows that come or go during the iteration may
-// or may not be seen.
+// Undelivered implements [store.Halting]. The iteration may or may not yield messages that
+// are added or deleted while it runs.
 func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
 	q.Parked = false
 	pending := l.outbox(ctx, q, l.statements.undelivered)
 	return func(yield func(*store.Message, error) bool) {
 		for m, err := range pending {
 			if m != nil && m.Parked && !m.Halted {
-				continue // a program that does not know the column has parked it again
+				continue // a program that does not know the column halted has parked it again
 			}
 			if !yield(m, err) {
 				return
@@ -61,7 +61,7 @@ func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*
 	}
 }
 
-// outbox yields the messages that q selects, pending ones by a statement.
+// outbox yields the messages that q selects. It reads unparked ones by the statement pending.
 func (l *Log) outbox(ctx context.Context, q store.MessageQuery, pending string) iter.Seq2[*store.Message, error] {
 	return func(yield func(*store.Message, error) bool) {
 		p := newPage()

@@ -22,20 +22,19 @@ const (
 	pageEvents = 600 // of each log with a damaged page
 )
 
-// A pageCase is a log and the pages of its files that are damaged while the server is
-// stopped.
+// A pageCase is a log, and the pages of its files that the test damages while the server is stopped.
 type pageCase struct {
 	name string
-	// file is the relation, such as events or events_position, and page the damaged
-	// one: counted from the end if it is below zero.
+	// file is the relation, such as events or events_position. page is the number of the damaged
+	// page, counted from the end if it is negative.
 	file string
 	page int
-	// vacuum has the server note that all rows of its pages are visible, so that it
-	// answers from an index alone where it can.
+	// vacuum makes the server note that all rows of its pages are visible, so that it can answer
+	// some queries from an index alone.
 	vacuum bool
-	// index says that nothing but an index is damaged: nothing is lost.
+	// index is true if only an index is damaged, so that no record is lost.
 	index bool
-	// kept says that the events are all there.
+	// kept is true if no event is lost.
 	kept bool
 }
 
@@ -54,8 +53,7 @@ var pageCases = []pageCase{
 	{name: "of the bookmarks", file: "bookmarks", page: 0, kept: true},
 }
 
-// pageLog fills a log and returns its events by position, and the name of the damaged
-// file.
+// pageLog fills a log. It returns the events by position, and the name of the damaged file.
 func pageLog(t *testing.T, p place, c *pageCase) (events map[store.Position]*store.Event, file string, page int64, lost []int64) {
 	t.Helper()
 	l := openAt(t, p)
@@ -119,8 +117,8 @@ func pageLog(t *testing.T, p place, c *pageCase) (events map[store.Position]*sto
 	return events, file, page, lost
 }
 
-// TestDamagedPages damages a page of each sort of file: scans name the lost positions and go
-// on behind them, and verifications and copies tell of all of them.
+// TestDamagedPages damages a page of each kind of file. Scans must name the lost positions and
+// continue after them, and verifications and copies must report all of them.
 func TestDamagedPages(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
@@ -163,7 +161,7 @@ func TestDamagedPages(t *testing.T) {
 	}
 }
 
-// checkPageScan scans a log from each lost event on to the end.
+// checkPageScan scans a log from each lost event to the end.
 func checkPageScan(t *testing.T, l store.Log, c *pageCase, want map[store.Position]*store.Event, truth []int64) {
 	t.Helper()
 	found := make(map[store.Position]bool)
@@ -209,7 +207,7 @@ func checkPageScan(t *testing.T, l store.Log, c *pageCase, want map[store.Positi
 	}
 }
 
-// checkPageVerify holds the faults of a log against what was lost.
+// checkPageVerify compares the faults that Verify finds with the lost records.
 func checkPageVerify(t *testing.T, l store.Log, c *pageCase, want map[store.Position]*store.Event, truth []int64) {
 	t.Helper()
 	report, err := store.Verify(t.Context(), l, store.VerifyOptions{})

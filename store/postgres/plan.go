@@ -10,41 +10,40 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A plan decides a group of batches on the facts that a transaction has read,
-// and collects what the transaction has to write. It is what the database looks
-// like after the batches that are accepted so far: facts is kept up to date with
-// them, so a later batch sees what an earlier one has changed, and what is
-// written is the outcome only, however often the group has changed it.
+// A plan decides a group of batches on the facts that a transaction has read, and collects
+// the rows that the transaction has to write. The plan applies each accepted batch to its
+// facts, so a later batch sees the changes of an earlier one. It writes only the final form
+// of each row, however often the group has changed it.
 //
-// A batch is checked as a whole before any of it is applied, so that one that is
-// refused leaves no trace.
+// The plan checks a batch completely before it applies any part of it, so a refused batch
+// leaves no trace.
 type plan struct {
 	*facts
 	partitions int
 	now        time.Time
-	unchecked  bool // a broken twin: versions do not matter
-	// ahead says that the facts are remembered, and that nothing has been read of
-	// messages and receipts: those to delete may be gone, those to add may be there.
+	unchecked  bool // test fault: versions are not compared
+	// ahead is true if the facts come from the cache, and messages and receipts have not
+	// been read: rows to delete may not exist, and rows to add may exist already.
 	ahead bool
 
-	first   uint64 // of the messages that the plan adds; none has as great a sequence if it adds none
+	first   uint64 // lowest sequence of the messages that the plan adds, or MaxUint64
 	events  []*store.Event
-	puts    map[stateKey]*store.State // snapshots and saved states
-	drops   map[stateKey]bool         // snapshots that were there
+	puts    map[stateKey]*store.State // snapshots and saved states to write
+	drops   map[stateKey]bool         // existing snapshots to delete
 	writes  changed
-	stamped []*store.Receipt // whose position was not given
-	// forgotten are the receipts whose rows are deleted, those that are then added too.
+	stamped []*store.Receipt // receipts whose position the plan has set
+	// forgotten are the receipts whose rows are deleted, including those added again.
 	forgotten map[receiptKey]bool
 }
 
-// A stateKey is the place of a state; a saved state is at version 0.
+// A stateKey is the key of a state. A saved state has version 0.
 type stateKey struct {
 	key     store.Key
 	version store.Version
 }
 
-// changed is what rows are to be like after the transaction: a record, or nil
-// for none.
+// changed holds the final form of each changed row: its record, or nil if the row is to be
+// deleted.
 type changed struct {
 	messages  map[uint64]*store.Message
 	receipts  map[receiptKey]*store.Receipt
@@ -52,7 +51,7 @@ type changed struct {
 	bookmarks map[bookmarkKey]*store.Bookmark
 }
 
-// newPlan returns the plan of nothing, with room for so many events.
+// newPlan returns an empty plan, with room for the given number of events.
 func newPlan(f *facts, partitions, events int, now time.Time) *plan {
 	return &plan{
 		facts: f, partitions: partitions, now: now, first: math.MaxUint64, events: make([]*store.Event, 0, events),
@@ -70,16 +69,16 @@ func (p *plan) empty() bool {
 		len(p.writes.claims)+len(p.writes.bookmarks) == 0
 }
 
-// forget takes back what the plan has set in batches in a way that a second
-// plan for them would not.
+// forget undoes the fields that the plan set in the callers' batches, so that they can be
+// planned again.
 func (p *plan) forget() {
 	for _, r := range p.stamped {
 		r.Position = 0
 	}
 }
 
-// group decides the batches of one call, but for those that are refused as they
-// are, and sets their results. It reports whether it has refused one.
+// group decides the batches of one call and sets their results. It leaves batches alone that
+// failed validation. It reports whether it has refused a batch.
 func (p *plan) group(c *storekit.Call) (any bool) {
 	var refused map[store.Key]bool
 	for i, b := range c.Group {
@@ -110,8 +109,8 @@ func (p *plan) group(c *storekit.Call) (any bool) {
 	return any
 }
 
-// check returns why the batch, of an entity or of none, cannot be stored as things
-// are. After it, apply cannot fail.
+// check returns an error if the facts do not allow the batch. The argument e is the entity of
+// the batch, or nil. After check has succeeded, apply cannot fail.
 func (p *plan) check(b *store.Batch, e *entity) error {
 	if e != nil {
 		switch {
@@ -152,8 +151,8 @@ func (p *plan) check(b *store.Batch, e *entity) error {
 	return nil
 }
 
-// checkSettle returns why the settlements cannot be made, or nil. They take
-// effect one after the other, so a row that one removes is gone for the next.
+// checkSettle returns an error if the settlements are not possible. They take effect one
+// after the other, so a message that one removes does not exist for the next.
 func (p *plan) checkSettle(settle []store.Settlement) error {
 	var gone map[uint64]bool
 	for i := range settle {
@@ -183,7 +182,7 @@ func (p *plan) checkSettle(settle []store.Settlement) error {
 	return nil
 }
 
-// checkTimers reads the timers that the batch is going to replace or cancel.
+// checkTimers reads the timers that the batch will replace or cancel.
 func (p *plan) checkTimers(b *store.Batch) error {
 	for _, name := range b.Cancel {
 		if _, err := p.timer(b.Key, name); err != nil {
@@ -200,7 +199,7 @@ func (p *plan) checkTimers(b *store.Batch) error {
 	return nil
 }
 
-// message returns a row of the outbox, or nil.
+// message returns a message of the outbox, or nil if it does not exist.
 func (p *plan) message(sequence uint64) (*store.Message, error) {
 	if m, ok := p.writes.messages[sequence]; ok {
 		return m, nil
@@ -219,7 +218,7 @@ func (p *plan) message(sequence uint64) (*store.Message, error) {
 	return m, nil
 }
 
-// timer returns the row of a timer, or nil.
+// timer returns the message of a timer, or nil if the timer is not set.
 func (p *plan) timer(key store.Key, name string) (*store.Message, error) {
 	sequence := p.timers[timerKey{key.Kind, key.ID, name}]
 	if sequence == 0 {
@@ -233,7 +232,7 @@ func (p *plan) timer(key store.Key, name string) (*store.Message, error) {
 	return m, err
 }
 
-// claimed returns who holds a value, or nil.
+// claimed returns the owner of a claim, or nil if the claim is free.
 func (p *plan) claimed(c store.Claim) (*store.Claimed, error) {
 	if owned, ok := p.writes.claims[c]; ok {
 		return owned, nil
@@ -245,7 +244,7 @@ func (p *plan) claimed(c store.Claim) (*store.Claimed, error) {
 	return decodeClaim(c, record)
 }
 
-// apply adds a checked batch to the plan, part by part in the order of its fields.
+// apply adds a checked batch to the plan, in the order of the batch's fields.
 func (p *plan) apply(b *store.Batch, e *entity, r *store.Result) {
 	r.Time = p.now
 	if b.IsCheck() {
@@ -323,7 +322,7 @@ func (p *plan) applyEntity(b *store.Batch, e *entity, r *store.Result) {
 	}
 }
 
-// putSnapshot keeps a snapshot and the one before it, and drops older ones.
+// putSnapshot keeps the new snapshot and the one before it, and drops older ones.
 func (p *plan) putSnapshot(e *entity, s *store.State) {
 	if n := len(e.snapshots); n == 0 || e.snapshots[n-1] != s.Version {
 		e.snapshots = append(e.snapshots, s.Version)
@@ -337,7 +336,7 @@ func (p *plan) putSnapshot(e *entity, s *store.State) {
 	}
 }
 
-// snapshotsMax is how many snapshots of an entity are kept.
+// snapshotsMax is the number of snapshots that the log keeps of an entity.
 const snapshotsMax = 2
 
 // cancel removes the timer of an entity if it is set.
@@ -377,7 +376,7 @@ func (p *plan) applyClaims(b *store.Batch) {
 		}
 	}
 	for _, c := range b.Claim {
-		if owned, _ := p.claimed(c); owned == nil { // else the entity holds it already, since its own time
+		if owned, _ := p.claimed(c); owned == nil { // otherwise the entity holds it already, with its old time
 			p.writes.claims[c] = &store.Claimed{Claim: c, Owner: b.Key, Time: p.now}
 		}
 	}

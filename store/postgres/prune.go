@@ -11,15 +11,15 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// deleteMax bounds what one transaction deletes.
+// deleteMax bounds the number of rows that one transaction deletes.
 const deleteMax = 4096
 
-// The statements of the pruner, which run under the log's lock.
+// The statements of DeleteEvents and DeleteSnapshots. They run under the log's lock.
 const (
 	sqlCovered = `SELECT
 		coalesce((SELECT max(version) FROM S.snapshots WHERE kind = $1 AND id = $2), (SELECT version FROM S.states WHERE kind = $1 AND id = $2), 0),
 		coalesce((SELECT version FROM S.events WHERE kind = $1 AND id = $2 ORDER BY version DESC LIMIT 1), 0)`
-	// The events go in order of version, and the first that must stay ends it.
+	// sqlDeleteEvents deletes in order of version, and stops at the first event that must stay.
 	sqlDeleteEvents = `WITH gone AS (DELETE FROM S.events WHERE position IN (
 		SELECT position FROM (
 			SELECT position, max(position) OVER (ORDER BY version ROWS UNBOUNDED PRECEDING) AS highest
@@ -34,10 +34,10 @@ const (
 	entityVersionLimit = store.Version(math.MaxInt64)
 )
 
-// DeleteEvents implements [store.Pruner]. It deletes some thousand events in a
-// transaction, so an error may come after part of them: then it returns how
-// many are deleted for certain. If the role may not delete events, see [Grants],
-// the error matches [errors.ErrUnsupported].
+// DeleteEvents implements [store.Pruner]. It deletes up to 4,096 events in each transaction,
+// so it may fail after some of them. Then it returns the number of events that are certainly
+// deleted. If the role may not delete events, see [Grants], the error matches
+// [errors.ErrUnsupported].
 func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
 	n, err := l.prune(ctx, key, func(tx pgx.Tx, covered, last store.Version) (int, error) {
 		if below > covered+1 {
@@ -68,7 +68,7 @@ func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Versi
 	return n, nil
 }
 
-// noteDeletion moves the bookmark that says how far events of a kind are deleted.
+// noteDeletion updates the bookmark that says how far events of a kind are deleted.
 func (l *Log) noteDeletion(ctx context.Context, tx pgx.Tx, kind string, through store.Position) error {
 	d := store.Deletion{Kind: kind}
 	name, partition := d.Mark().Name, int32(through.Partition())
@@ -92,7 +92,7 @@ func (l *Log) noteDeletion(ctx context.Context, tx pgx.Tx, kind string, through 
 // DeleteSnapshots implements [store.Pruner].
 func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Version) (int, error) {
 	n, err := l.prune(ctx, key, func(tx pgx.Tx, covered, _ store.Version) (int, error) {
-		// The latest is always kept.
+		// The latest snapshot is always kept.
 		tag, err := tx.Exec(ctx, in(l.schema, sqlPruneSnapshots), key.Kind, key.ID, int64(min(below, covered, entityVersionLimit)))
 		return int(tag.RowsAffected()), err
 	})
@@ -102,8 +102,8 @@ func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Ve
 	return n, nil
 }
 
-// prune runs fn in one transaction after the other, each under the log's lock,
-// until it deletes no more than fits in one.
+// prune runs fn in transactions under the log's lock, one after the other, until fn deletes
+// fewer rows than the limit for one transaction.
 func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, covered, last store.Version) (int, error)) (int, error) {
 	if err := key.Validate(); err != nil {
 		return 0, err
@@ -127,7 +127,7 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 			}
 			n, err = fn(tx, store.Version(covered), store.Version(last))
 			if err == nil && n > 0 {
-				// A committer that remembers what has been deleted reads it anew.
+				// A committer that has cached the deleted rows must read them again.
 				_, err = tx.Exec(ctx, in(l.schema, sqlMoveClock))
 			}
 			return err
@@ -145,9 +145,9 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 	}
 }
 
-// pooled runs fn in a transaction on a connection of the pool, and commits it. It is
-// tried again, a few times, if the connection was lost before the commit, or the server
-// has given the transaction up.
+// pooled runs fn in a transaction on a connection of the pool, and commits it. It tries again,
+// up to triesMax times, if the connection was lost before the commit, or if the server has
+// aborted the transaction.
 func (l *Log) pooled(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	for try := 1; ; try++ {
 		conn, err := l.pool.Acquire(ctx)
@@ -178,7 +178,7 @@ type beginner interface {
 	BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
 }
 
-// transaction runs fn in a transaction that is none of the committer's, and commits it.
+// transaction runs fn in a transaction outside of the committer, and commits it.
 func (l *Log) transaction(ctx context.Context, on beginner, fn func(tx pgx.Tx) error) error {
 	tx, err := on.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	if err != nil {
@@ -187,7 +187,7 @@ func (l *Log) transaction(ctx context.Context, on beginner, fn func(tx pgx.Tx) e
 	if err := fn(tx); err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectMax)
 		defer cancel()
-		_ = tx.Rollback(ctx) // a session that is lost is rolled back as well
+		_ = tx.Rollback(ctx) // if the session is lost, the server rolls back
 		return err
 	}
 	return l.commitTx(ctx, tx)

@@ -14,18 +14,18 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of what one statement reads: a page ends before the record that is
-// above one of them, but has one record at least.
+// Bounds of one statement's result: a page ends before the record that exceeds a bound, but
+// has at least one record.
 const (
 	pageRowsMax  = 1000
 	pageBytesMax = 1 << 20
-	// keptBytesMax bounds the buffer of a page that is kept for the next reader;
-	// a page is longer if its last record is.
+	// keptBytesMax bounds the buffer of a page that is kept for reuse. A buffer is larger
+	// if the last record of its page was large.
 	keptBytesMax = 2 * pageBytesMax
 )
 
-// The statements that read events. Those of a page count the bytes before each
-// record, without reading the record, and end it by them.
+// The statements that read events. A statement for a page sums the lengths of the records
+// before each record, without reading the records, and ends the page by that sum.
 const (
 	sqlLoad = `WITH s AS MATERIALIZED (
 			SELECT version, record FROM S.snapshots WHERE kind = $1 AND id = $2
@@ -50,18 +50,18 @@ const (
 	sqlFirst = `SELECT version FROM S.events WHERE kind = $1 AND id = $2 ORDER BY version LIMIT 1`
 )
 
-// A page is what one statement has read, and what it is decoded into. Pages are
-// used again.
+// A page holds the rows that one statement has read, and the buffers to decode them into.
+// Pages are reused.
 type page struct {
 	buf     []byte
 	rows    []row
-	states  []row // of the entity, latest first; their number is the version
+	states  []row // states of the entity, latest first
 	decoder store.Decoder
 	event   store.Event
 	state   store.State
 }
 
-// A row is a record in the buffer of a page, with the numbers beside it.
+// A row is a record in the buffer of a page, with the row's version and position.
 type row struct {
 	version  store.Version
 	position store.Position
@@ -73,7 +73,7 @@ var pages = sync.Pool{New: func() any { return new(page) }}
 func newPage() *page { return pages.Get().(*page) }
 
 func (p *page) release() {
-	p.event, p.state = store.Event{}, store.State{} // a reader finds nothing of another's
+	p.event, p.state = store.Event{}, store.State{} // the next reader must not see old values
 	if cap(p.buf) <= keptBytesMax {
 		pages.Put(p)
 	}
@@ -89,14 +89,14 @@ func (p *page) keep(version, position uint64, record []byte) row {
 
 func (p *page) record(r row) []byte { return p.buf[r.from:r.to] }
 
-// full reports whether the page may have been ended by its bounds.
+// full reports whether the bounds may have ended the page, so that more rows may follow.
 func (p *page) full() bool {
 	n := len(p.rows)
 	return n == pageRowsMax || (n > 0 && p.rows[n-1].to-p.rows[0].from >= pageBytesMax)
 }
 
-// query runs a statement and calls add with the columns of each row, in the
-// binary form of the protocol and valid during the call.
+// query runs a statement and calls add with the columns of each row. The columns are in the
+// binary form of the protocol, and valid only during the call.
 func query(ctx context.Context, conn querier, sql string, args []any, add func(values [][]byte) error) error {
 	rows, err := conn.Query(ctx, sql, args...)
 	if err != nil {
@@ -118,23 +118,23 @@ func number(value []byte) uint64 {
 	return binary.BigEndian.Uint64(value)
 }
 
-// A stream reads the events of one entity, a page at a time.
+// A stream reads the events of one entity page by page.
 type stream struct {
 	log  *Log
 	key  store.Key
-	next store.Version // of the first event of the next page
-	last store.Version // the entity's when the first page was read
-	// dense says that the event of version next must be there if any above it
-	// is; otherwise deleted events may be missing before the first one.
+	next store.Version // version of the first event of the next page
+	last store.Version // version of the entity when the first page was read
+	// dense is true if the event of version next must exist if any later one exists. If
+	// it is false, deleted events may be missing before the first one.
 	dense bool
-	done  bool // there is no page after this one
+	done  bool // the current page is the last one
 }
 
-// Load implements [store.Log]. It sees the entity as it was when the iteration
-// began: one statement reads its states and the first page of its events. A
-// snapshot that deleted events come after is not offered, because nothing can be
-// rebuilt from it. If events that the iteration has yet to read are deleted
-// meanwhile, it ends with an error, and a new Load has a snapshot to offer.
+// Load implements [store.Log]. It sees the entity as it was when the iteration began: one
+// statement reads the entity's states and the first page of its events. Load does not offer
+// a snapshot if events after it are deleted, because such a snapshot cannot be brought up to
+// date. If events that the iteration has not read yet are deleted, it ends with an error. A
+// new Load then finds a newer snapshot.
 func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		p := newPage()
@@ -156,7 +156,7 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 	}
 }
 
-// load reads the states and the events above the latest of them.
+// load reads the states, and the events after the latest state.
 func (s *stream) load(ctx context.Context, p *page, states bool) error {
 	return s.log.read(ctx, func(conn *pgxpool.Conn) error {
 		p.reset()
@@ -189,18 +189,18 @@ func (s *stream) load(ctx context.Context, p *page, states bool) error {
 	})
 }
 
-// restore offers the states of the entity, latest first, and reads anew what
-// comes after the accepted one unless it is the latest.
+// restore offers the states of the entity to accept, latest first. If accept takes an older
+// state, restore reads the events after that state.
 func (s *stream) restore(ctx context.Context, p *page, accept func(*store.State) bool) error {
 	first := store.Version(0)
 	for i, r := range p.states {
-		if i == 1 { // rare: the latest one does not fit the program
+		if i == 1 { // rare: the program has refused the latest state
 			if err := s.first(ctx, &first); err != nil {
 				return err
 			}
 		}
 		if i > 0 && r.version+1 < first {
-			break // deleted events come after all older ones too
+			break // events after this state are deleted, and after all older ones too
 		}
 		if err := p.decoder.State(p.record(r), &p.state); err != nil {
 			return s.corrupt(err, r.version, 0)
@@ -232,9 +232,8 @@ func (s *stream) first(ctx context.Context, version *store.Version) error {
 	})
 }
 
-// Read implements [store.Log]. It ends at the version that the entity had when
-// the iteration began, or later. Events that are deleted before it reaches them
-// are left out.
+// Read implements [store.Log]. It ends at the version that the entity had when the iteration
+// began, or later. It leaves out events that are deleted before it reaches them.
 func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		if after >= math.MaxInt64 {
@@ -260,7 +259,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 func (s *stream) fill(ctx context.Context, p *page) error {
 	from := *s
 	return s.log.read(ctx, func(conn *pgxpool.Conn) error {
-		*s = from // it may be run again although it has moved on
+		*s = from // an earlier run of this function may have changed s
 		p.reset()
 		args := []any{s.key.Kind, s.key.ID, int64(s.next), int64(s.last), pageRowsMax, pageBytesMax}
 		err := query(ctx, conn, s.log.statements.stream, args, func(v [][]byte) error {
@@ -278,7 +277,7 @@ func (s *stream) fill(ctx context.Context, p *page) error {
 		case failed != nil:
 			return failed
 		case pruned && s.last == math.MaxInt64:
-			s.dense = false // those that are gone are left out
+			s.dense = false // Read leaves deleted events out
 			return s.settle(p)
 		case pruned:
 			return errDeleted
@@ -287,11 +286,11 @@ func (s *stream) fill(ctx context.Context, p *page) error {
 	})
 }
 
-// errDeleted is the error of an iteration whose next events are gone.
+// errDeleted is the error of an iteration whose next events were deleted.
 var errDeleted = errors.New("events have been deleted meanwhile")
 
-// pruned reports whether the event that comes next, and all before the first that is
-// kept, have been deleted since the page before.
+// pruned reports whether the next event, and all events before the first one that is kept,
+// have been deleted since the page before.
 func (s *stream) pruned(ctx context.Context, conn querier) (bool, error) {
 	first := store.Version(0)
 	err := query(ctx, conn, s.log.statements.first, []any{s.key.Kind, s.key.ID}, func(v [][]byte) error {
@@ -301,7 +300,7 @@ func (s *stream) pruned(ctx context.Context, conn querier) (bool, error) {
 	return first > s.next, err
 }
 
-// settle checks that the versions of a page have no gap, and moves on behind it.
+// settle checks that the versions of a page have no gap, and moves next behind the page.
 func (s *stream) settle(p *page) error {
 	next := s.next
 	if len(p.rows) > 0 && !s.dense {
@@ -321,7 +320,7 @@ func (s *stream) settle(p *page) error {
 	return nil
 }
 
-// yield yields the events of the page, then those of the pages after it.
+// yield yields the events of the page and of all pages after it.
 func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, error) bool) error {
 	for {
 		for _, r := range p.rows {
@@ -348,7 +347,7 @@ func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, er
 	}
 }
 
-// corrupt says in an error about a corrupt record what was asked for.
+// corrupt adds the wanted entity, version and position to an error about a corrupt record.
 func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Key, c.Version, c.Position = s.key, version, position
@@ -359,7 +358,7 @@ func (s *stream) corrupt(err error, version store.Version, position store.Positi
 	return located(err, "events", fmt.Sprint("version ", version))
 }
 
-// ofEntity says in an error about damaged pages which entity was read.
+// ofEntity adds the entity that was read to an error about damaged pages.
 func ofEntity(err error, key store.Key) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Key.IsZero() {
 		c.Key = key
@@ -371,8 +370,7 @@ func gap(from, to store.Version) error {
 	return &store.CorruptError{What: "event", Reason: fmt.Sprintf("the versions from %d to %d are missing", from, to-1)}
 }
 
-// misplaced returns the error for an event that is whole but not the one that
-// was asked for.
+// misplaced returns the error for an event that is intact but not the wanted one.
 func misplaced(e *store.Event) error {
 	return &store.CorruptError{
 		What:   "event",

@@ -10,52 +10,49 @@ import (
 )
 
 const (
-	// aloneMin is how many transactions in a row must have found that nobody else
-	// had committed in between, before one is sent that takes it for granted.
+	// aloneMin is the number of transactions in a row that must find no other
+	// process's commit before them. Only then is a transaction decided from the cache.
 	aloneMin = 4
-	// rememberedMax is how many entities are remembered at least, and half of how
-	// many at most.
+	// rememberedMax bounds the cached entities. The cache keeps at least half of them.
 	rememberedMax = 16 << 10
 )
 
-// A recall is what a committer remembers of the log as its last transaction has
-// left it. With it the next one is decided before it is sent, and is one round
-// trip in place of two.
+// A recall is a committer's cache of the log's state after its last transaction. With it the
+// next transaction is decided before it is sent, and takes one round trip instead of two.
 //
-// What is remembered is never trusted: the transaction begins, under the lock,
-// with a guard that has it write nothing unless the last transaction of the log is
-// the one that is remembered, and the entities that are not remembered are where their
-// batches expect them. A transaction that has written nothing is decided anew on what is
-// read. So is a group with a batch that would be refused: a refusal is always
-// about what has been read.
+// The transaction validates the cache. Under the lock it begins with a guard. The guard stops
+// all of its writes unless the last transaction of the log is the cached one, and the
+// entities that are not cached have the versions that their batches expect. If the guard has
+// stopped a transaction, the calls are decided again from a read. A group is also decided from
+// a read if the cache would make it refuse a batch: a refusal is always based on a read.
 //
-// Every commit, and whatever else changes what is remembered here, moves the
-// clock of the log forward under the lock; the guard compares it, and looks for
-// the proof of the transaction, which a replica that has fallen behind and then
-// taken over may not have.
+// Every commit, and every other change of a cached value, moves the clock of the log forward
+// under the lock. The guard compares the clock. It also looks for the proof of the cached
+// transaction, because a replica that was behind and then took over may lack it.
 type recall struct {
 	known    bool
-	clock    int64 // of the last transaction
-	serial   int64 // of its proof
+	clock    int64 // commit time of the last transaction
+	serial   int64 // serial of the last transaction's proof
 	heads    map[int]uint64
 	drawn    bool // sequence is known
 	sequence uint64
 	entities storekit.Recent[entity]
-	// What the last transaction has left, until it is in the fields above.
+	// left and needs describe the writes of the last transaction until takeIn merges them
+	// into the fields above.
 	left  *facts
 	needs *needs
-	// alone counts the transactions, up to min, that have found nobody else's
-	// since the one before.
+	// alone is the number of transactions in a row, up to min, that found no other
+	// process's commit before them.
 	alone int
-	min   int // of alone, to decide ahead
+	min   int // value of alone from which transactions are decided from the cache
 }
 
-// forget forgets all but that this process used to be alone.
+// forget empties the cache, but keeps the number of transactions in a row without another.
 func (r *recall) forget() {
 	*r = recall{alone: r.alone, min: r.min, entities: storekit.Recent[entity]{Max: rememberedMax}}
 }
 
-// meet compares what a transaction has read with what is remembered.
+// meet compares the facts that a transaction has read with the cache.
 func (r *recall) meet(f *facts) {
 	if r.known && f.clock == r.clock {
 		r.alone = min(r.alone+1, r.min)
@@ -67,16 +64,16 @@ func (r *recall) meet(f *facts) {
 	r.forget()
 }
 
-// remember takes in what a transaction, which has been committed, has left. All but
-// what the next one begins with waits for takeIn: callers have their answers first.
+// remember stores the writes of a committed transaction. Merging them into the cache waits for
+// takeIn, so that callers get their answers first.
 func (r *recall) remember(p *plan, n *needs, serial int64) {
 	r.known, r.clock, r.serial = true, p.now.UnixNano(), serial
 	r.left, r.needs = p.facts, n
-	clear(n.first) // the batches are their callers' again
+	clear(n.first) // the batches belong to their callers again
 }
 
-// takeIn takes in where the last transaction has left what it has written. It comes
-// before the needs of another.
+// takeIn merges the writes of the last transaction into the cache. It must run before the
+// needs of the next transaction are collected, because they reuse the buffers.
 func (r *recall) takeIn() {
 	f, n := r.left, r.needs
 	if f == nil {
@@ -97,19 +94,19 @@ func (r *recall) takeIn() {
 	}
 }
 
-// steady reports whether the next transaction may be decided ahead: the last ones
-// have found nobody else's between them.
+// steady reports whether the next transaction may be decided from the cache: the last min
+// transactions found no other process's commit between them.
 func (r *recall) steady() bool { return r.known && r.alone >= r.min }
 
-// Guesses are where entities must be that are not remembered: each at a version by
-// its events or at one by a saved state, and at 0 by the other.
+// guesses are the versions assumed for entities that are not cached. An entity has either
+// events or a saved state; the other version must be 0.
 type guesses struct {
 	kinds, ids    []string
 	events, saved []int64
 }
 
-// facts returns what the batches need, as far as it is remembered, and what the
-// guard has to look at for the rest. It reports whether that is enough.
+// facts returns the cached values that the batches need, and guesses for entities that are not
+// cached. It reports whether these are enough to decide the batches.
 func (r *recall) facts(n *needs) (f *facts, g guesses, enough bool) {
 	if !r.steady() || n.reading || n.sequences > 0 && !r.drawn {
 		return nil, g, false
@@ -133,14 +130,14 @@ func (r *recall) facts(n *needs) (f *facts, g guesses, enough bool) {
 		if n.snapshots[k] && !e.listed {
 			return nil, g, false
 		}
-		e.snapshots = slices.Clip(e.snapshots) // what is appended belongs to the plan
+		e.snapshots = slices.Clip(e.snapshots) // the plan must not append to the cached slice
 		f.entities[i] = e
 	}
 	return f, g, true
 }
 
-// add takes for granted that an entity is where its first batch expects it. It
-// reports false if the batch does not say what kind of entity it is.
+// add assumes that an entity has the version that its first batch expects. It returns false if
+// the batch does not show whether the entity has events or a saved state.
 func (g *guesses) add(b *store.Batch) (entity, bool) {
 	e := entity{version: b.Expected, saved: b.Save != nil && b.Expected > 0, listed: b.Expected == 0}
 	events, saved := int64(b.Expected), int64(0)
@@ -155,10 +152,9 @@ func (g *guesses) add(b *store.Batch) (entity, bool) {
 	return e, true
 }
 
-// The statements of the guard. Each turns off what the transaction writes by, see
-// sqlIfHeld, if what is remembered or guessed does not hold. The transaction is then an
-// empty one, which the server commits without a sync: that another process has committed
-// is no error, and leaves no line in the server's log.
+// The statements of the guard. Each turns the setting of [sqlIfHeld] off if the cache or a
+// guess is wrong. The transaction is then empty, and the server commits it without a sync. A
+// commit by another process is therefore no error, and leaves no line in the server's log.
 const (
 	sqlGuard = `SELECT set_config('perdure.held', CASE WHEN EXISTS (SELECT FROM S.clock c, S.commits p
 		WHERE c.last_value = $1 AND p.writer = $2::uuid AND p.serial = $3) THEN current_setting('perdure.held') ELSE 'off' END, true)`
@@ -179,14 +175,15 @@ const (
 	sqlDrawn = `SELECT CASE WHEN ` + sqlIfHeld + ` THEN setval('S.message_sequence', $1) END`
 )
 
-// A forecast is what calls come to if the log is as it is remembered.
+// A forecast is the plan of a group of calls decided from the cache instead of from a read. Its
+// transaction validates the cache before it writes.
 type forecast struct {
 	guesses guesses
 	plan    *plan
 }
 
-// foresee decides calls on what is remembered. It reports false if that is not
-// enough, or refuses a batch: a refusal is decided on what is read.
+// foresee decides calls from the cache. It returns false if the cache does not hold enough, or
+// if the plan would refuse a batch: a refusal must be based on a read.
 func (l *Log) foresee(calls []*storekit.Call, n *needs) (*forecast, bool) {
 	r := &l.committer.recall
 	f, g, enough := r.facts(n)
@@ -201,9 +198,8 @@ func (l *Log) foresee(calls []*storekit.Call, n *needs) (*forecast, bool) {
 	return &forecast{g, p}, true
 }
 
-// guard adds to a message what has it write nothing unless the log is as it is
-// remembered, the entities that are guessed are where they are guessed to be, and the
-// receipts that it adds are not there.
+// guard adds the statements that stop the transaction's writes if the log has changed since it
+// was cached, if an entity does not have its guessed version, or if a receipt to add exists.
 func (l *Log) guard(m *message, x *forecast) {
 	if l.tamper.unguarded {
 		return
@@ -222,8 +218,8 @@ func (l *Log) guard(m *message, x *forecast) {
 	added.queue(m, l.statements.guardReceipts, false)
 }
 
-// ahead runs a transaction that is decided on what is remembered. It is not done
-// if that is not enough to decide on, or does not hold.
+// ahead runs a transaction that is decided from the cache. It returns done as false if the cache
+// was not enough or was stale; the caller must then decide the calls from a read.
 func (l *Log) ahead(ctx context.Context, calls []*storekit.Call, n *needs) (stored outcome, done bool, err error) {
 	x, ok := l.foresee(calls, n)
 	if !ok || x.plan.empty() {

@@ -16,8 +16,8 @@ func saved(k store.Key, expected store.Version, text string) *store.Batch {
 	return &store.Batch{Key: k, Expected: expected, Save: &store.State{ID: newID(), Type: "test.v1.State", Payload: []byte(text)}}
 }
 
-// byTurns commits saved states and messages through two logs on one schema, in
-// random turns, and returns what is wrong with what is stored then.
+// byTurns commits saved states and messages through two logs on one schema, in random order. It
+// compares the stored rows with a model, and returns the faults found.
 func byTurns(t *testing.T, opts ...postgres.Option) (faults []string) {
 	t.Helper()
 	at := place{pgtest.Shared(t), newSchema()}
@@ -35,7 +35,7 @@ func byTurns(t *testing.T, opts ...postgres.Option) (faults []string) {
 		l, e, text := logs[turn], random.IntN(entities), fmt.Sprint(i)
 		b := saved(key(fmt.Sprint(e)), versions[e], text)
 		switch random.IntN(4) {
-		case 0: // somebody has got that far already
+		case 0: // another commit has reached that version already
 			b.Expected = max(b.Expected, 1) - 1
 		case 1:
 			b.Enqueue = []store.Message{{ID: newID(), Type: "test.v1.Message", Payload: []byte(text)}}
@@ -103,7 +103,7 @@ func TestALogThatTrustsWhatItRemembersIsCaught(t *testing.T) {
 	}
 }
 
-// TestALogDecidesAheadOnceItIsAlone counts the transactions that are one round trip.
+// TestALogDecidesAheadOnceItIsAlone counts the transactions that take one round trip.
 func TestALogDecidesAheadOnceItIsAlone(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Shared(t), newSchema()}

@@ -8,8 +8,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The statements that add rows of events: a COPY in its binary format, and one
-// that takes arrays apart.
+// The statements that add rows of events: a COPY in its binary format, and an INSERT from
+// arrays.
 const (
 	sqlCopyEvents   = `COPY S.events (position, version, kind, id, type, tags, record) FROM STDIN WITH (FORMAT binary) WHERE ` + sqlIfHeld
 	sqlCopyMessages = `COPY S.messages (sequence, due, parked, kind, id, timer, record) FROM STDIN WITH (FORMAT binary) WHERE ` + sqlIfHeld
@@ -26,12 +26,12 @@ const (
 	copyTrailer = "\xff\xff"
 	copyColumns = 7
 	copyNull    = "\xff\xff\xff\xff"
-	// copyRoom is what a row takes beside its record and its texts.
+	// copyRoom bounds the bytes of a row without its record and its texts.
 	copyRoom = 96
 	textOID  = 25
 )
 
-// rowsRoom returns how many bytes the rows of events take at most.
+// rowsRoom returns an upper bound of the bytes that the rows of events take.
 func rowsRoom(events []*store.Event) int {
 	n := len(copyHeader) + len(copyTrailer)
 	for _, e := range events {
@@ -43,8 +43,8 @@ func rowsRoom(events []*store.Event) int {
 	return n
 }
 
-// appendRows appends events as the binary format of COPY has them. Their records
-// are those of valid batches, so each is shorter than a message may be.
+// appendRows appends events in the binary format of COPY. The events belong to valid batches,
+// so each record is shorter than a message may be.
 func appendRows(w []byte, events []*store.Event) []byte {
 	w = append(slices.Grow(w, rowsRoom(events)), copyHeader...)
 	for _, e := range events {
@@ -64,16 +64,16 @@ func appendRow(w []byte, e *store.Event) []byte {
 	from := len(w)
 	w = store.AppendEvent(binary.BigEndian.AppendUint32(w, 0), e)
 	if !putLength(w, from, 4) {
-		panic("postgres: the record of an event is longer than a message may be") // the bounds of a batch are far below
+		panic("postgres: the record of an event is longer than a message may be") // a valid batch is far smaller
 	}
 	return w
 }
 
-// partBytesMax is where a part of what is sent ends: the server is seen to go on with
-// each, see [Log.inspect]. A part is longer if its last row is.
+// partBytesMax is the size at which a part of a message ends. The server reports progress after
+// each part, see [Log.inspect]. A part is larger if its last row is large.
 const partBytesMax = 256 << 10
 
-// appendParts appends events as messages that a COPY in its binary format reads.
+// appendParts appends events as the messages that a COPY in binary format reads.
 func appendParts(w []byte, events []*store.Event) ([]byte, bool) {
 	begin := func(w []byte) ([]byte, int) { return append(w, 'd', 0, 0, 0, 0), len(w) + 1 }
 	room := rowsRoom(events)
@@ -96,7 +96,7 @@ func appendParts(w []byte, events []*store.Event) ([]byte, bool) {
 	return w, putLength(w, from, 0)
 }
 
-// parts yields events in parts that are statements of their own.
+// parts splits events into parts, for one statement each.
 func parts(events []*store.Event) iter.Seq[[]*store.Event] {
 	return func(yield func([]*store.Event) bool) {
 		for len(events) > 0 {
@@ -117,8 +117,8 @@ func appendNumber(w []byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(w, 8), n)
 }
 
-// appendField appends a text of at most some thousand bytes; [store.Batch.Validate]
-// bounds those of a batch.
+// appendField appends a text of up to some thousand bytes. [store.Batch.Validate] bounds the
+// texts of a batch.
 func appendField(w []byte, text string) []byte {
 	return append(binary.BigEndian.AppendUint32(w, uint32(len(text))), text...)
 }
@@ -129,8 +129,8 @@ func appendTags(w []byte, tags []string) []byte {
 		return append(w, copyNull...)
 	}
 	from := len(w)
-	// Length, dimensions, whether there are nulls, type of the elements, size and
-	// lower bound of the only dimension.
+	// The fields are: total length, dimensions, null flag, type of the elements, and the
+	// size and lower bound of the only dimension.
 	for _, n := range []uint32{0, 1, 0, textOID, uint32(len(tags)), 1} {
 		w = binary.BigEndian.AppendUint32(w, n)
 	}
@@ -141,7 +141,7 @@ func appendTags(w []byte, tags []string) []byte {
 	return w
 }
 
-// unnested returns events as the arguments of the statement that takes arrays apart.
+// unnested returns events as the array arguments of sqlInsertEvents.
 func unnested(events []*store.Event) []any {
 	n := len(events)
 	positions, versions := make([]int64, n), make([]int64, n)
@@ -171,8 +171,8 @@ func unnested(events []*store.Event) []any {
 	return []any{positions, versions, kinds, ids, types, tags, records}
 }
 
-// appendColumns appends rows, of which each argument is a column, as messages that a
-// COPY in its binary format reads.
+// appendColumns appends rows as the messages that a COPY in binary format reads. Each element
+// of columns holds one column of all rows.
 func appendColumns(w []byte, columns []any) ([]byte, bool) {
 	from := len(w) + 1
 	w = append(append(w, 'd', 0, 0, 0, 0), copyHeader...)
@@ -217,7 +217,7 @@ func appendColumns(w []byte, columns []any) ([]byte, bool) {
 	return w, putLength(w, from, 0)
 }
 
-// lengthOf returns how many rows a column has.
+// lengthOf returns the number of rows in a column.
 func lengthOf(column any) int {
 	switch c := column.(type) {
 	case []int64:

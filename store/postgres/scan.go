@@ -24,9 +24,9 @@ const (
 	sqlPruned = `SELECT pruned FROM S.log`
 )
 
-// Scan implements [store.Log]. It ends at the head that the partition had when
-// the iteration began, or later. Kinds, types and tags are looked for by the
-// server, which passes over the events that do not match without an index.
+// Scan implements [store.Log]. It ends at the head that the partition had when the iteration
+// began, or later. The server filters kinds, types and tags without an index, and skips the
+// events that do not match.
 func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		p := newPage()
@@ -49,18 +49,18 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 		}
 		last = q.Through
 	}
-	if last <= q.After { // also so that an ended context or a closed log is told
+	if last <= q.After { // an ended context or a closed log is still an error
 		return l.read(ctx, func(*pgxpool.Conn) error { return nil })
 	}
 	sql, filters := l.filtered(q)
 	whole := len(filters) == 0
-	bounded := false // last is not above the head that the partition had at some time
-	how := anyWay    // until the server meets damage
-	var lost error   // it was met behind the page
+	bounded := false // last is at or below a head that the partition has had
+	how := anyWay    // stays anyWay until the server reports damage
+	var lost error   // damage found after the current page
 	for next := q.After + 1; next <= last; {
 		err := l.fillScan(ctx, p, sql, next, last, filters, how)
 		if isDamage(err) && lost == nil && how < byTable {
-			// Perhaps only a page is damaged that another way does not read.
+			// The damaged page may be one that another access path does not read.
 			how++
 			continue
 		}
@@ -80,12 +80,12 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 		}
 		more := p.full()
 		if more && !bounded {
-			// Only a scan that takes longer needs to know where to end.
+			// Only a scan of several pages needs the head as its end.
 			head, err := l.head(ctx, partition)
 			switch {
 			case err == nil:
 				last, bounded = min(last, max(head, p.rows[len(p.rows)-1].position)), true
-			case !isDamage(err): // that of the last event is met at its place
+			case !isDamage(err): // a damaged last event is reported when the scan reaches it
 				return err
 			}
 		}
@@ -125,7 +125,7 @@ func (p *page) decodeAt(r row) error {
 	return located(err, "events", fmt.Sprint("position ", int64(r.position)))
 }
 
-// fillScan reads a page.
+// fillScan reads one page.
 func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last store.Position, filters []any, how way) error {
 	args := append([]any{int64(next), int64(last), pageRowsMax, pageBytesMax}, filters...)
 	return l.by(ctx, how, func(conn *pgxpool.Conn) error {
@@ -137,7 +137,7 @@ func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last stor
 	})
 }
 
-// filtered returns the statement for what a query selects, and its arguments.
+// filtered returns the statement for a query, and the arguments of its filters.
 func (l *Log) filtered(q *store.Query) (sql string, filters []any) {
 	var where strings.Builder
 	for _, f := range []struct {
@@ -155,8 +155,8 @@ func (l *Log) filtered(q *store.Query) (sql string, filters []any) {
 	return in(l.schema, fmt.Sprintf(sqlScan, where.String())), filters
 }
 
-// checkGap returns an error if events are missing before a position that have
-// not been deleted by [Log.DeleteEvents].
+// checkGap returns an error if events are missing before a position although
+// [Log.DeleteEvents] has deleted none.
 func (l *Log) checkGap(ctx context.Context, next, found store.Position) error {
 	pruned := uint64(0)
 	err := l.read(ctx, func(conn *pgxpool.Conn) error {

@@ -12,7 +12,7 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// TestScan reads a log while another batch is committed for each event that is read.
+// TestScan reads a log, and commits another batch for each event that it reads.
 func TestScan(t *testing.T) {
 	t.Parallel()
 	t.Run("ends although writers go on", func(t *testing.T) {
@@ -46,8 +46,8 @@ func TestScan(t *testing.T) {
 	})
 }
 
-// TestRepeatedRead has an outcome become unknown while the second page of each iteration
-// is read: the page is read again then, since what was read may not last.
+// TestRepeatedRead makes an outcome unknown while each iteration reads its second page. The log must
+// read that page again, since the first result may not be final.
 func TestRepeatedRead(t *testing.T) {
 	t.Parallel()
 	large := strings.Repeat("x", 200<<10)
@@ -99,7 +99,7 @@ func TestRepeatedRead(t *testing.T) {
 					t.Fatal(err)
 				}
 				page := make(chan bool)
-				go func() { // what is read already, and the first event of the next page
+				go func() { // deletes the events already read and the first one of the next page
 					for take() && read%4 != 0 {
 					}
 					page <- !t.Failed() && read < events

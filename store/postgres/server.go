@@ -14,21 +14,21 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A peer is what a new session has said about itself and its server.
+// A peer describes a new session and its server.
 type peer struct {
 	line    *line // nil if the connection has none
-	pid     int64 // of the server's process, also behind a pooler
+	pid     int64 // process id of the session in the server, also behind a pooler
 	started string
-	mark    string // of the session
+	mark    string // mark of the session, see [errStrayed]
 	replica bool
-	// system is the number that initdb gave to the server and its physical replicas,
-	// timeline counts its promotions. They are 0 where the role may not ask, and
-	// the timeline of a replica is.
+	// system is the number that initdb gave to the server and its physical replicas.
+	// timeline increases with each promotion. Both are 0 if the role may not read them,
+	// and timeline is 0 for a replica.
 	system   int64
 	timeline uint32
 }
 
-// peerKey is under which a connection keeps its peer.
+// peerKey is the key under which a connection keeps its peer.
 const peerKey = "perdure"
 
 // peerOf returns the peer of a connection that a log has opened, or nil.
@@ -37,17 +37,16 @@ func peerOf(conn *pgconn.PgConn) *peer {
 	return p
 }
 
-// Servers remembers which servers the connections of one log have led to.
+// servers keeps the identity of the server that the connections of one log lead to.
 //
-// Each new connection must lead to a primary, of the system that the first one has
-// led to, on a timeline that is not below one that has been seen: so after a
-// failover neither a check nor a read is answered by a replica that is behind, nor
-// by the old primary once a connection has seen the new one.
+// Each new connection must lead to a primary of the same system as the first connection, on a
+// timeline that is not lower than one seen before. After a failover, a replica that is behind
+// can therefore not answer a check or a read, and neither can the old primary once a connection
+// has seen the new one.
 //
-// This cannot be proved of an old primary as long as no connection has seen the new
-// one: a process that is cut off together with the old primary goes on with it. The
-// old one has to be fenced before the new one is promoted, as every tool that
-// promotes replicas does.
+// As long as no connection has seen the new primary, the log cannot recognize the old one: a
+// process that is cut off together with the old primary continues to use it. The old primary
+// must be fenced before the new one is promoted, as every tool that promotes replicas does.
 type servers struct {
 	mu       sync.Mutex
 	system   int64
@@ -57,7 +56,7 @@ type servers struct {
 // errReplica says that a server is a replica.
 var errReplica = errors.New("the server is a replica, a log needs the primary")
 
-// meet refuses a server that a log must not use, and remembers it.
+// meet returns an error if a log must not use the server. Otherwise it keeps its identity.
 func (s *servers) meet(p *peer, readOnly bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,8 +77,8 @@ func (s *servers) meet(p *peer, readOnly bool) error {
 	return nil
 }
 
-// validate returns the function that makes a new connection fit for a log, or
-// refuses it; of several hosts the next one is tried then.
+// validate returns the function that sets up a new connection for a log, or refuses it. If the
+// URL names several hosts, package pgconn then tries the next one.
 func (c *config) validate(s *servers, before pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
 	return func(ctx context.Context, conn *pgconn.PgConn) error {
 		p, err := c.pin(ctx, conn)
@@ -97,17 +96,17 @@ func (c *config) validate(s *servers, before pgconn.ValidateConnectFunc) pgconn.
 	}
 }
 
-// An acknowledged commit is the last one that this process has been told to be stored.
+// acknowledged describes the last commit that the log has acknowledged to its callers.
 type acknowledged struct {
 	mu       sync.Mutex
-	clock    int64 // its time, 0 if there is none yet
+	clock    int64 // commit time, or 0 if there is no commit yet
 	writer   writer
-	serial   int64  // of its proof
-	timeline uint32 // of the server that has stored it, 0 if it is not known
+	serial   int64  // serial of the commit's proof
+	timeline uint32 // timeline of the server that stored the commit, or 0 if unknown
 }
 
-// acknowledge remembers that the last transaction of the committer is stored. Its
-// caller owns the committer.
+// acknowledge records that the last transaction of the committer is stored. The caller must own
+// the committer.
 func (l *Log) acknowledge(clock int64) {
 	w, a := &l.committer, &l.acknowledged
 	a.mu.Lock()
@@ -118,18 +117,17 @@ func (l *Log) acknowledge(clock int64) {
 	}
 }
 
-// The proof of an acknowledged commit is deleted only after a later one of its writer
-// is there.
+// sqlPast looks for the proof of the acknowledged commit or a later one of the same writer. A
+// proof is deleted only after a later one exists.
 const sqlPast = `SELECT c.last_value, l.info,
 		EXISTS (SELECT FROM S.commits WHERE writer = $1::uuid AND serial >= $2),
 		EXISTS (SELECT FROM S.commits WHERE writer = $1::uuid AND serial = $3)
 	FROM S.clock c LEFT JOIN S.log l ON true`
 
-// present refuses a server that has another log in the schema, or that lacks a commit
-// which this log has acknowledged: an old primary, a replica that was promoted without
-// it, or a backup. That the clock of the log has passed the commit is no proof of it,
-// since other processes may have gone on where the commit is missing; the row that the
-// commit has left is one.
+// present refuses a server that has another log in the schema, or that lacks a commit which
+// this log has acknowledged: an old primary, a replica that was promoted without the commit, or
+// a backup. A clock that has passed the commit proves nothing, since other processes may have
+// continued on a server without the commit. Only the row that the commit wrote is a proof.
 func (l *Log) present(ctx context.Context, conn *pgx.Conn) (err error) {
 	at := l.attend(conn)
 	defer func() { err = at.end(err) }()
@@ -150,8 +148,8 @@ func (l *Log) present(ctx context.Context, conn *pgx.Conn) (err error) {
 	if acked == 0 || proved {
 		return nil
 	}
-	// Where all rows of the writer are gone they may have been swept: then only a server
-	// that has been promoted since, or restored, is told by that.
+	// If all rows of the writer are missing, a sweep may have deleted them. The missing row then
+	// counts only if the server was promoted or restored since the commit.
 	p := peerOf(conn.PgConn())
 	another := p != nil && p.timeline != timeline && p.timeline != 0 && timeline != 0
 	if clock < acked || known || another {
@@ -161,7 +159,7 @@ func (l *Log) present(ctx context.Context, conn *pgx.Conn) (err error) {
 	return nil
 }
 
-// same returns an error if what a schema says of its log is not what the log was opened on.
+// same returns an error if the schema does not describe the log that was opened.
 func (l *Log) same(record []byte) error {
 	if bytes.Equal(record, l.record) {
 		return nil
@@ -177,10 +175,10 @@ func (l *Log) same(record []byte) error {
 	return nil
 }
 
-// errStrayed says that a statement has not run in the session that the log has set up: a
-// pooler in between has given it to another one, or has reset the session, so that
-// the settings of the log do not hold. Each session has a mark, a setting of its own,
-// that every transaction which writes compares under the lock.
+// errStrayed says that a statement has not run in a session that the log has set up: a pooler
+// has sent it to another session, or has reset the session. The settings of the log are then not
+// in force. Each session has a mark, which is a setting of its own. Every transaction that
+// writes compares the mark under the lock.
 var errStrayed = fmt.Errorf("%w: the session is not as the log has set it up: a pooler in between resets it, or gives transactions to others; a log needs a session for each connection, as PgBouncer gives it with pool_mode=session", errLost)
 
 // markOf returns the mark of a session.
@@ -191,7 +189,7 @@ func markOf(conn *pgx.Conn) string {
 	return ""
 }
 
-// lockTx takes the lock of the log in a transaction that is none of the committer's.
+// lockTx takes the lock of the log in a transaction outside of the committer.
 func (l *Log) lockTx(ctx context.Context, tx pgx.Tx) error {
 	mark := ""
 	if err := tx.QueryRow(ctx, sqlLock, l.lock).Scan(nil, &mark); err != nil {

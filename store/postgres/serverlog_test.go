@@ -13,8 +13,8 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// TestServerLog looks at what a server writes to its log while logs of two processes
-// commit by turns, meet each other, and refuse batches.
+// TestServerLog reads the server's log after two processes have committed by turns, have conflicted,
+// and have refused batches.
 func TestServerLog(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
@@ -41,7 +41,7 @@ func TestServerLog(t *testing.T) {
 	}
 	const groups = 12
 	for round := range groups {
-		// What only one of them commits to, it remembers as it is; but the other has committed since.
+		// The log caches an entity to which only it commits. But the other log has committed since.
 		own := one(key(fmt.Sprint("own ", round%2)), store.Version(round/2), payload)
 		own.Receipts = []store.Receipt{{Name: fmt.Sprint(round), Reply: []byte(payload)}}
 		if err := commitOne(t.Context(), logs[round%2], own); err != nil {
@@ -52,7 +52,7 @@ func TestServerLog(t *testing.T) {
 		if err := commitOne(t.Context(), logs[round%2], repeated); !errors.Is(err, store.ErrAnswered) {
 			t.Fatalf("a command that is answered: got %v, want %v", err, store.ErrAnswered)
 		}
-		// One event each, which is a pipeline, or so many that it is a script.
+		// A group of one event is sent as a pipeline, a large group as a script.
 		for _, events := range []int{1, postgres.ScriptEventsMin + 4} {
 			var group []*store.Batch
 			for i := range events {
@@ -74,7 +74,7 @@ func TestServerLog(t *testing.T) {
 					t.Fatal(r.Err)
 				}
 			}
-			// What the other log remembers, if anything, does not hold any more.
+			// The cache of the other log, if it has any values, is stale.
 			for _, b := range group {
 				again := one(b.Key, store.Version(round+1), payload)
 				again.Receipts = []store.Receipt{{Name: b.Receipts[0].Name, Reply: []byte(payload)}} // is there
@@ -112,7 +112,7 @@ func TestServerLog(t *testing.T) {
 		}
 	}
 	look("in normal operation")
-	// A transaction that fails as a whole is an error, without what was in it.
+	// A transaction that fails as a whole is an error in the server's log, but without its payloads.
 	tx, err := d.Pool(t).Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

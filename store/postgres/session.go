@@ -11,28 +11,27 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// A session is the connection of a committer. Beside what a connection can do by
-// itself, it sends scripts.
+// A session is the connection of a committer. It can also send scripts.
 type session struct {
 	conn  *pgx.Conn
-	names map[string]string // of the statements that scripts execute, by their text
-	// warning is what the server has warned of in the last statement of a message.
+	names map[string]string // prepared names of the scripts' statements, by their text
+	// warning is the server's warning about the last statement of a message, or nil.
 	warning *pgconn.Notice
-	before  pgconn.CommandTag // of the statement before the last
+	before  pgconn.CommandTag // tag of the statement before the last
 	last    pgconn.CommandTag
-	room    []byte // for scripts
+	room    []byte // buffer for scripts
 }
 
-// roomMax is how much room a session keeps.
+// roomMax bounds the buffer that a session keeps.
 const roomMax = 1 << 20
 
-// use makes the session one of a new connection.
+// use makes the session use a new connection.
 func (x *session) use(conn *pgx.Conn) {
 	x.conn, x.names = conn, make(map[string]string)
 }
 
-// send sends a message, with nothing on its way before it, and waits for its end.
-// It returns what the last of its statements has answered.
+// send sends a message and waits for its end. No other message may be under way. It returns the
+// command tag of the last statement.
 func (x *session) send(ctx context.Context, m *message, s *statements) (last pgconn.CommandTag, err error) {
 	if m.large() {
 		if err := x.prepare(ctx, m.executed()); err != nil {
@@ -52,13 +51,13 @@ func (x *session) send(ctx context.Context, m *message, s *statements) (last pgc
 	return last, x.conn.SendBatch(ctx, b).Close()
 }
 
-// answered takes in what a statement has answered.
+// answered records the command tag of a statement.
 func (x *session) answered(tag pgconn.CommandTag) pgconn.CommandTag {
 	x.before, x.last = x.last, tag
 	return tag
 }
 
-// prepare prepares statements for scripts where the session does not have them yet.
+// prepare prepares those of the statements that the session has not prepared yet.
 func (x *session) prepare(ctx context.Context, statements iter.Seq[string]) error {
 	for sql := range statements {
 		if x.names[sql] != "" {
@@ -73,10 +72,9 @@ func (x *session) prepare(ctx context.Context, statements iter.Seq[string]) erro
 	return nil
 }
 
-// script sends a script, which is in the room of the session or a larger one, and
-// waits for its end. While an answer has not been read the server may wait for the
-// room to write more of it, and does not read; but the answers to a script are a few
-// hundred bytes, which always have room.
+// script sends a script and waits for its end. It keeps the buffer of the script if that is not
+// too large. It writes the whole script before it reads an answer. This cannot block both sides,
+// because the answers to a script are a few hundred bytes, which fit into the socket buffers.
 func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag, err error) {
 	if cap(w) <= roomMax {
 		x.room = w
@@ -90,7 +88,7 @@ func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag,
 		return last, err
 	}
 	for {
-		// The deadline is that of the connection.
+		// The connection already has the deadline of ctx.
 		m, lost := conn.ReceiveMessage(context.Background())
 		if lost != nil {
 			return last, lost
@@ -104,25 +102,25 @@ func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag,
 			}
 		case *pgproto3.ReadyForQuery:
 			if conn.Conn().SetDeadline(time.Time{}) != nil {
-				hangUp(x.conn) // what has been answered holds
+				hangUp(x.conn) // the answer is still valid
 			}
 			return last, err
 		}
 	}
 }
 
-// warningKey is where a connection keeps what the server has warned of.
+// warningKey is the key under which a connection keeps the last warning of the server.
 const warningKey = "perdure.warning"
 
-// noteWarning keeps a warning of the server until it is taken. The server says in any
-// language what it is about, but not how severe it is.
+// noteWarning keeps a warning of the server until takeWarning. The text of a warning may be in
+// any language, but its unlocalized severity is always English.
 func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 	if n.SeverityUnlocalized == "WARNING" {
 		conn.CustomData()[warningKey] = n
 	}
 }
 
-// takeWarning returns what the server has warned of since the last time, or nil.
+// takeWarning returns the last warning since the call before, or nil.
 func takeWarning(conn *pgx.Conn) *pgconn.Notice {
 	data := conn.PgConn().CustomData()
 	n, _ := data[warningKey].(*pgconn.Notice)

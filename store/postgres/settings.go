@@ -14,21 +14,21 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A setting is one of a session that changes what a statement of the log means or
-// does. A session sets it to value, whatever the server, the database, the role or
-// the URL say, and asserts afterwards that it is one of the accepted values.
+// A setting is a session setting that changes the meaning or the effect of the log's statements.
+// A session sets it to value, whatever the server, the database, the role or the URL say. Then
+// the session asserts that the setting has one of the accepted values.
 type setting struct {
 	name  string
 	value string
-	// others are accepted beside value; a session that has one keeps it.
+	// others are accepted as well as value. A session that has one of them keeps it.
 	others []string
-	// soft settings are set where the role may, and not asserted.
+	// A soft setting is set if the role may set it, and is not asserted.
 	soft bool
 	why  string
 }
 
-// settings are what every session of a log has. A test goes through all settings of
-// a server and demands that each is here or in its list of those that do not matter.
+// settings returns the settings of every session of a log. A test reads all settings of a server
+// and checks that each is here or in the test's list of harmless settings.
 func (c *config) settings() []setting {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	all := []setting{
@@ -97,12 +97,12 @@ func onOff(on bool) string {
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
 
-// sqlSettings are the statements that set and assert settings, mark the session, see
-// [errStrayed], and ask who the server is: one message, of ASCII letters without a backslash, since the session
-// may have any encoding yet.
+// sqlSettings returns the statements that set and assert the settings, mark the session, see
+// [errStrayed], and ask for the identity of the server. They are one message. It has only ASCII
+// characters and no backslash, because the session may still have any encoding.
 //
-// Those that only a superuser may set are set where the role may, so that a refusal
-// is no error in the server's log.
+// A setting that only a superuser may change is set only if the role may do so. A role without
+// the right therefore causes no error in the server's log.
 func sqlSettings(all []setting, release int, identity bool, mark string) string {
 	var rows []string
 	for _, s := range all {
@@ -133,22 +133,22 @@ func sqlSettings(all []setting, release int, identity bool, mark string) string 
 		"SELECT " + server
 }
 
-// releaseOfGrants is the first PostgreSQL in which a role may be granted to set a setting.
+// releaseOfGrants is the first PostgreSQL in which a role can be granted the right to set a setting.
 const releaseOfGrants = 15
 
-// literal returns a plain text of this package as a literal.
+// literal quotes a text of this package that contains no quotes.
 func literal(text string) string { return "'" + text + "'" }
 
-// errSession says that a session or its server is not fit for a log.
+// errSession says that a log cannot use a session or its server.
 var errSession = errors.New("session is refused")
 
-// pin sets and asserts the settings of a new session, and finds out who the server is.
+// pin sets and asserts the settings of a new session, and reads the identity of the server.
 func (c *config) pin(ctx context.Context, conn *pgconn.PgConn) (*peer, error) {
 	all, release := c.settings(), releaseOf(conn.ParameterStatus("server_version"))
 	mark := rand.Text()
 	results, err := conn.Exec(ctx, sqlSettings(all, release, true, mark)).ReadAll()
 	if e := refusal(err); e != nil && e.Code == codePrivilege {
-		// The role may not ask who the server is: then only its being a primary is known.
+		// The role may not read the identity, so only whether the server is a primary is known.
 		results, err = conn.Exec(ctx, sqlSettings(all, release, false, mark)).ReadAll()
 	}
 	if err != nil {
@@ -169,7 +169,7 @@ func (c *config) pin(ctx context.Context, conn *pgconn.PgConn) (*peer, error) {
 		return nil, fmt.Errorf("%w: process id %q", errSession, row[1])
 	}
 	p.pid = pid
-	p.system, _ = strconv.ParseInt(string(row[3]), 10, 64) // 0 is not known
+	p.system, _ = strconv.ParseInt(string(row[3]), 10, 64) // 0 means unknown
 	if name := string(row[4]); len(name) > timelineDigits {
 		timeline, err := strconv.ParseUint(name[:timelineDigits], 16, 32)
 		if err != nil {
@@ -186,9 +186,9 @@ func releaseOf(version string) int {
 	if digits < 0 {
 		digits = len(version)
 	}
-	n, _ := strconv.Atoi(version[:digits]) // 0 for one that says nothing, such as a pooler's
+	n, _ := strconv.Atoi(version[:digits]) // 0 if the version has no number, such as a pooler's
 	return n
 }
 
-// timelineDigits are those of the timeline in the name of a file of the write-ahead log.
+// timelineDigits is the number of digits of the timeline in the name of a WAL file.
 const timelineDigits = 8

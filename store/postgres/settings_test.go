@@ -17,8 +17,8 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// leftSettings are the settings of PostgreSQL 14 to 18 that a session could change and
-// a log leaves alone, by why it does. What is neither here nor pinned fails a test.
+// leftSettings are settings of PostgreSQL 14 to 18 that a session could change and a log does not
+// set, grouped by the reason. A setting that is neither in this list nor pinned fails a test.
 var leftSettings = map[string]string{
 	"It changes how fast the server is, or how much memory it takes, and no result.": `
 		backend_flush_after commit_delay commit_siblings cpu_index_tuple_cost cpu_operator_cost cpu_tuple_cost cursor_tuple_fraction
@@ -60,7 +60,7 @@ var leftSettings = map[string]string{
 		transaction_deferrable transaction_isolation transaction_read_only`,
 }
 
-// hostile are values of pinned settings that would change what a session means.
+// hostile are values of pinned settings that would break the statements of a log.
 var hostile = map[string]string{
 	"client_encoding": "SJIS", "standard_conforming_strings": "off", "backslash_quote": "on", "escape_string_warning": "on",
 	"array_nulls": "off", "transform_null_equals": "on", "bytea_output": "escape", "DateStyle": "SQL, DMY", "IntervalStyle": "iso_8601",
@@ -191,7 +191,7 @@ func TestSettings(t *testing.T) {
 	})
 }
 
-// ofServer returns the hostile values of the settings that the server has.
+// ofServer returns the hostile values of those settings that the server has.
 func ofServer(t *testing.T, d *pgtest.Database) map[string]string {
 	t.Helper()
 	rows, _ := d.Pool(t, "pool_max_conns=1").Query(t.Context(), "SELECT name FROM pg_settings WHERE name = ANY ($1)", slices.Collect(maps.Keys(hostile)))
@@ -219,8 +219,8 @@ func setAll(t *testing.T, d *pgtest.Database, alter string) {
 	d.Exec(t, script.String())
 }
 
-// TestSerializableDefaults runs what reads after it has taken a lock in sessions whose
-// transactions would by default see what was before the lock.
+// TestSerializableDefaults runs the operations that take the lock and then read. The default
+// isolation of their sessions would let them see the state before the lock.
 func TestSerializableDefaults(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Open(t)

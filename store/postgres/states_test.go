@@ -15,24 +15,23 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// A stateOfSession is where a session that commits is held, so that something can be
-// done to it there.
+// A stateOfSession is a state in which the test holds a session that commits, to act on it there.
 type stateOfSession struct {
 	name string
-	// hold prepares that the next commit of the log gets into the state. It returns a
-	// question that is answered by true when it is there, and what releases it.
+	// hold makes the next commit of the log stop in the state. It returns a query whose result is
+	// true once the commit is there, and a function that releases the commit.
 	hold  func(t *testing.T, p *primary, l *postgres.Log) (question string, release func())
 	batch func(k store.Key, expected store.Version, text string) *store.Batch
 }
 
-// claiming returns a batch that is decided on what is read.
+// claiming returns a batch that must be decided on a read.
 func claiming(k store.Key, expected store.Version, text string) *store.Batch {
 	b := one(k, expected, text)
 	b.Claim = []store.Claim{{Space: "s", Value: fmt.Sprint(k.ID, expected, text)}}
 	return b
 }
 
-// blocked holds sessions by a transaction that holds what they need.
+// blocked holds sessions by a transaction that has the locks they need.
 func blocked(sql string) func(*testing.T, *primary, *postgres.Log) (string, func()) {
 	return func(t *testing.T, p *primary, l *postgres.Log) (string, func()) {
 		t.Helper()
@@ -72,8 +71,8 @@ var statesOfSessions = []stateOfSession{
 	}, one},
 }
 
-// TestSession does to a session, in each of its states, what administrators and machines
-// do, and judges what is told by what is stored then and stays so.
+// TestSession acts on a session in each of its states, as administrators and machines do. It then
+// checks that the answer of the log agrees with the stored rows, and that these do not change later.
 func TestSession(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
@@ -164,7 +163,7 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// TestTime waits as long as a log does that has the bounds of real ones, for all at once.
+// TestTime uses the limits of a real log. All its cases wait at the same time.
 func TestTime(t *testing.T) {
 	t.Parallel()
 	longOnly(t)

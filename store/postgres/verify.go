@@ -13,7 +13,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An index of a table, and the order in which only it can list the rows.
+// An index names an index of a table, and the order in which only this index can list the rows.
 type index struct{ table, name, where, order string }
 
 var indexes = []index{
@@ -34,24 +34,23 @@ var indexes = []index{
 const (
 	sqlByTable = `SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off`
 	sqlByIndex = `SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = on; SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off`
-	// Rows are told apart by their places in the table.
+	// sqlRows sums up the rows by their places in the table, which differ for all rows.
 	sqlRows = `SELECT count(*), coalesce(bit_xor(hashtextextended(place, 0)), 0) FROM (SELECT ctid::text AS place FROM S.%s %s %s) q`
 
 	sqlAllEvents   = `SELECT position, version, kind, id, type, coalesce(tags, '{}'), record FROM S.events`
 	sqlAllMessages = `SELECT sequence, due, parked, halted, kind, id, coalesce(timer, ''), record FROM S.messages`
 )
 
-// VerifyFiles implements [store.Verifier]. It checks what the server searches by:
-// that the columns of events and messages are what their records say, and that
-// every index lists exactly the rows of its table. It reads each table once more
-// for each index. The pages of tables and indexes are the server's own; its
-// programs pg_checksums and pg_amcheck check those.
+// VerifyFiles implements [store.Verifier]. It checks the data by which the server finds rows:
+// the columns of events and messages must match their records, and every index must list exactly
+// the rows of its table. It reads each table once more for each index. It does not check the
+// pages of tables and indexes; use PostgreSQL's programs pg_checksums and pg_amcheck for them.
 func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	m, err := l.moment(ctx)
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", l.name, err)
 	}
-	// Damage does not end the check: what is behind it is looked at too.
+	// Damage does not end the check, because later tables may have faults too.
 	for _, table := range []struct {
 		name  string
 		check func(context.Context, func(error)) error
@@ -66,7 +65,7 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	if err == nil {
 		err = m.verifyIndexes(ctx, fault)
 	}
-	_ = m.Close() // it has only read
+	_ = m.Close() // the transaction has only read
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", l.name, err)
 	}
@@ -89,7 +88,7 @@ func (m *moment) verifyEvents(ctx context.Context, fault func(error)) error {
 	var e store.Event
 	_, err = pgx.ForEachRow(rows, []any{&position, &version, &kind, &id, &typ, &tags, &record}, func() error {
 		if err := d.Event(record, &e); err != nil {
-			return nil //nolint:nilerr // an export tells of it
+			return nil //nolint:nilerr // an export reports it
 		}
 		if int64(e.Position) != position || int64(e.Version) != version || e.Key != (store.Key{Kind: kind, ID: id}) || e.Type != typ || !slices.Equal(e.Tags, tags) {
 			fault(&store.CorruptError{
@@ -117,11 +116,11 @@ func (m *moment) verifyMessages(ctx context.Context, fault func(error)) error {
 	_, err = pgx.ForEachRow(rows, []any{&sequence, &due, &parked, &halted, &kind, &id, &timer, &record}, func() error {
 		r, err := store.DecodeMessage(record)
 		if err != nil {
-			return nil //nolint:nilerr // an export tells of it
+			return nil //nolint:nilerr // an export reports it
 		}
-		// A row that an older version has written for the first nanosecond of 1970 has 0.
+		// For the first nanosecond of 1970, an older version has written 0.
 		dueWrong := storekit.DueKey(r.Due) != storekit.DueKey(time.Unix(0, due))
-		notHalted := r.Halted && !halted // a program that does not know the column may have left it set
+		notHalted := r.Halted && !halted // a program that does not know the column may leave it true
 		if int64(r.Sequence) != sequence || dueWrong || r.Parked != parked || notHalted || r.Source != (store.Key{Kind: kind, ID: id}) || r.Timer != timer {
 			fault(&store.CorruptError{
 				What: "message", Where: fmt.Sprintf("table messages, sequence %d", sequence), Key: r.Source,
@@ -133,8 +132,8 @@ func (m *moment) verifyMessages(ctx context.Context, fault func(error)) error {
 	return err
 }
 
-// verifyIndexes compares the rows that an index lists with those of the table. It does
-// not compare with a table that cannot be read.
+// verifyIndexes compares the rows that each index lists with the rows of its table. It skips
+// tables that cannot be read.
 func (m *moment) verifyIndexes(ctx context.Context, fault func(error)) error {
 	damaged := make(map[string]bool)
 	for _, x := range indexes {
@@ -156,7 +155,7 @@ func (m *moment) verifyIndexes(ctx context.Context, fault func(error)) error {
 			if damage != nil {
 				fault(unread(how.file, damage))
 				damaged[x.table] = i == 0
-				count[1], sum[1] = count[0], sum[0] // it is not another fault
+				count[1], sum[1] = count[0], sum[0] // do not report a difference as well
 			}
 		}
 		if count[0] != count[1] || sum[0] != sum[1] {
@@ -169,7 +168,7 @@ func (m *moment) verifyIndexes(ctx context.Context, fault func(error)) error {
 	return nil
 }
 
-// unread is the fault of a table or an index that the server cannot read to its end.
+// unread returns the error for a table or an index that the server cannot read completely.
 func unread(file string, damage error) error {
 	return &store.CorruptError{What: "file", Where: file, Reason: "the server cannot read all of it: " + said(damage)}
 }

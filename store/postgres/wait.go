@@ -11,39 +11,40 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Bounds of waiting for a server that is silent.
+// Limits of the wait for a silent server.
 const (
-	// silentMax is for how long nothing may pass on a connection, at most, before
-	// another one asks what the server's process does. It is looked for twice as often.
+	// silentMax bounds how long a connection may be silent before the log asks, on another
+	// connection, what the server's process does. The log checks twice in this time.
 	silentMax = 2 * time.Second
-	// confirmAfter is how much later it asks again, before it believes that the
-	// server's process waits for bytes that this one has sent.
+	// confirmAfter is the pause before the log asks a second time. Only then does it believe
+	// that the server's process waits for bytes that this process has already sent.
 	confirmAfter = 500 * time.Millisecond
 	// probeMax bounds one such question.
 	probeMax = 4 * time.Second
-	// unreachableMax is for how long a connection may be silent of which nothing can
-	// be found out because the server cannot be reached, and untoldMax because it
-	// answers with an error, such as that it has too many connections.
+	// unreachableMax bounds the silence of a connection if the server cannot be reached and
+	// therefore cannot be asked. untoldMax bounds it if the server answers with an error, such
+	// as too many connections.
 	unreachableMax = 8 * time.Second
 	untoldMax      = 2 * time.Minute
-	// stuckMax is for how long a session may hold the lock of the log while the
-	// server waits for its client and nothing comes.
+	// stuckMax bounds how long a session may hold the lock of the log while the server waits
+	// for its client and receives nothing.
 	stuckMax = 20 * time.Second
 )
 
-// An attendance watches over a wait for the server on one connection.
+// An attendance watches one wait for the server on one connection.
 //
-// Nothing but a question on another connection tells a server that works from a
-// connection that is gone without a word: a firewall, a NAT or a load balancer has
-// forgotten it, or the other host has lost its power. So after silentMax without a
-// byte it asks what the server's process does, again and again:
+// A connection can die silently: a firewall, a NAT or a load balancer drops it, or the other host
+// loses its power. Only a question on another connection can tell such a connection from a server
+// that is still working. So after silentMax without a byte, the attendance asks repeatedly what
+// the server's process does:
 //
-//   - it works, or waits for a lock: the wait goes on. If that is the lock of the
-//     log, a holder that is dead is ended, see [Log.holder];
-//   - it is gone, or it waits for its client, twice: the connection is lost;
-//   - nothing can be found out: the connection is lost after unreachableMax.
+//   - If the process works, or waits for a lock, the wait continues. If it waits for the lock of
+//     the log, and the holder of that lock is dead, the holder's session is ended, see
+//     [Log.inspect].
+//   - If the process is gone, or waits for its client twice in a row, the connection is lost.
+//   - If the server cannot be asked, the connection is lost after unreachableMax.
 //
-// A connection that is lost is closed, which ends the wait.
+// The attendance closes a lost connection, which ends the wait.
 type attendance struct {
 	log  *Log
 	peer *peer
@@ -53,11 +54,11 @@ type attendance struct {
 	done   bool
 	lost   error
 	moved  int64
-	silent time.Time // since when nothing has been found out
-	stamp  string    // of the process when it last waited for its client
+	silent time.Time // start of the time in which the log could find out nothing
+	stamp  string    // stamp of the process when it last waited for its client
 }
 
-// attend watches over a wait for the server until its caller calls end. It costs a timer.
+// attend watches a wait for the server until the caller calls end. It costs one timer.
 func (l *Log) attend(conn *pgx.Conn) *attendance {
 	a := &attendance{log: l, peer: peerOf(conn.PgConn())}
 	if a.peer == nil || a.peer.line == nil {
@@ -70,7 +71,8 @@ func (l *Log) attend(conn *pgx.Conn) *attendance {
 	return a
 }
 
-// end ends the attendance. It returns err, or why the attendance has ended the wait.
+// end ends the attendance. If the attendance has ended the wait, the error says why. Otherwise it
+// is err.
 func (a *attendance) end(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -84,7 +86,7 @@ func (a *attendance) end(err error) error {
 	return damaged(err)
 }
 
-// tick looks after the connection once it has been silent for a while.
+// tick asks the server about the connection if it has been silent.
 func (a *attendance) tick() {
 	if a.log.probes.enter() {
 		defer a.log.probes.leave()
@@ -94,7 +96,7 @@ func (a *attendance) tick() {
 	}
 }
 
-// quiet reports whether nothing has passed since the last look. If something has, it waits again.
+// quiet reports whether no byte has passed since the last check. Otherwise it restarts the timer.
 func (a *attendance) quiet() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,7 +114,7 @@ func (a *attendance) quiet() bool {
 	return true
 }
 
-// judge takes in what has been found out about the process.
+// judge decides from the state of the server's process whether the connection is lost.
 func (a *attendance) judge(s sighting, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -144,13 +146,13 @@ func (a *attendance) judge(s sighting, err error) {
 	}
 }
 
-// cut gives the connection up.
+// cut closes a lost connection.
 func (a *attendance) cut(why error) {
 	a.lost = why
 	a.peer.line.giveUp()
 }
 
-// Probes are the goroutines of attendances that ask.
+// probes are the goroutines of attendances that ask the server.
 type probes struct {
 	mu     sync.Mutex
 	closed bool
@@ -180,21 +182,22 @@ func (p *probes) close() {
 	p.wg.Wait()
 }
 
-// A sighting is what the server says of a process of its own.
+// A sighting describes the state of one process of the server.
 type sighting struct {
 	there bool
-	waits bool   // for its client to send or to take bytes
-	stamp string // changes with each message that it begins
-	locks bool   // it waits for an advisory lock
+	waits bool   // the process waits for its client to send or to receive bytes
+	stamp string // changes with each message that the process begins
+	locks bool   // the process waits for an advisory lock
 }
 
-// A process waits for its client if it reads, or if the client does not take what it writes.
+// sqlSighting asks whether a process waits for its client: it reads, or the client does not read
+// what the process writes.
 const sqlSighting = `SELECT coalesce(wait_event_type = 'Client' AND wait_event IN ('ClientRead', 'ClientWrite'), false),
 		concat_ws(' ', state, state_change, query_start), coalesce(wait_event_type = 'Lock' AND wait_event = 'advisory', false)
 	FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2`
 
-// probe asks on a connection of its own what a process does. If it waits for the lock
-// of the log, the probe looks at who has it.
+// probe asks, on a new connection, what a process of the server does. If the process waits for
+// the lock of the log, probe also inspects the holder of the lock.
 func (l *Log) probe(p *peer) (s sighting, err error) {
 	ctx, cancel := context.WithTimeout(l.probes.ctx, probeMax)
 	defer cancel()
@@ -208,33 +211,33 @@ func (l *Log) probe(p *peer) (s sighting, err error) {
 		return s, nil
 	}
 	if s.there = err == nil; s.there && s.locks {
-		_, _ = l.inspect(ctx, conn) // what it cannot do now is tried at the next look
+		_, _ = l.inspect(ctx, conn) // if this fails, the next probe tries again
 	}
 	return s, err
 }
 
-// A holder is the session that has the lock of the log, as it was seen.
+// A holder describes the session that holds the lock of the log.
 type holder struct {
 	pid          int64
 	name, state  string
 	event, stamp string
-	seconds      float64 // since its last message began
+	seconds      float64 // time since its state last changed
 }
 
-// String describes the holder for people.
+// String describes the holder for an error text.
 func (h *holder) String() string {
 	return fmt.Sprintf("process %d of the server (%s), %s %s for %.0f s", h.pid, h.name, h.state, h.event, h.seconds)
 }
 
-// A holderWatch remembers since when a holder of the lock has not moved.
+// A holderWatch keeps the time since when a holder of the lock has made no progress.
 type holderWatch struct {
 	mu    sync.Mutex
 	stamp string
 	since time.Time
 }
 
-// The stamp changes with each message that the holder begins, and with each part of
-// a COPY that arrives.
+// sqlHolderStamp changes with each message that the holder begins, and with each part of a COPY
+// that arrives.
 const (
 	sqlHolds = ` k.locktype = 'advisory' AND k.granted AND k.objsubid = 1
 		AND k.classid = ($1::bigint >> 32 & 4294967295)::oid AND k.objid = ($1::bigint & 4294967295)::oid
@@ -246,21 +249,22 @@ const (
 		coalesce(a.wait_event, 'running'), ` + sqlHolderStamp + `, coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8
 		FROM pg_locks k JOIN pg_stat_activity a ON a.pid = k.pid LEFT JOIN pg_stat_progress_copy c ON c.pid = a.pid WHERE` + sqlHolds
 
-	// sqlEndHolder ends the holder unless it has moved since it was seen.
+	// sqlEndHolder ends the holder's session unless its stamp has changed.
 	sqlEndHolder = `SELECT pg_terminate_backend(a.pid) FROM pg_locks k JOIN pg_stat_activity a ON a.pid = k.pid
 		LEFT JOIN pg_stat_progress_copy c ON c.pid = a.pid
 		WHERE` + sqlHolds + ` AND a.pid = $2::bigint AND ` + sqlHolderStamp + ` = $3 AND a.wait_event IN ('ClientRead', 'ClientWrite')`
 )
 
-// inspect looks at the session that holds the lock of the log, nil if there is none,
-// and ends it if it is dead: the server has waited for its client for stuckMax, in
-// the middle of a transaction or of a message, and nothing has come. The server's own
-// bound for sessions that do nothing does not count within a message, and its keepalive
-// does not notice a process that is stopped, or a proxy that answers for a client.
+// inspect returns the session that holds the lock of the log, or nil if there is none. It ends
+// the session if its client is dead: the server has waited for the client for stuckMax, within a
+// transaction or a message, and has received nothing. The server's own timeout for idle sessions
+// does not apply within a message. Its keepalive does not notice a process that is stopped, or a
+// proxy that answers for a client.
 //
-// A holder that moves is never ended, however long it takes: each statement of a
-// transaction and each part of a COPY is seen. What the dead one had begun is rolled
-// back, unless it was committing; its owner, if it comes back, looks for the outcome.
+// inspect never ends a session that makes progress, however slow it is: it notices each statement
+// of a transaction and each part of a COPY. The server rolls back the transaction of an ended
+// session, unless it was committing. If the owner of the session comes back, it looks for the
+// outcome.
 func (l *Log) inspect(ctx context.Context, conn *pgx.Conn) (*holder, error) {
 	h := &holder{}
 	err := conn.QueryRow(ctx, sqlHolder, l.lock).Scan(&h.pid, &h.name, &h.state, &h.event, &h.stamp, &h.seconds)
@@ -285,7 +289,7 @@ func (l *Log) inspect(ctx context.Context, conn *pgx.Conn) (*holder, error) {
 	err = conn.QueryRow(ctx, sqlEndHolder, l.lock, h.pid, h.stamp).Scan(&ended)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return h, nil // it has moved
+		return h, nil // the holder has made progress, or released the lock
 	case err != nil:
 		return h, err
 	}
@@ -293,7 +297,7 @@ func (l *Log) inspect(ctx context.Context, conn *pgx.Conn) (*holder, error) {
 	return h, nil
 }
 
-// blocked adds to an error of waiting too long for the lock who has it.
+// blocked adds the session that holds the lock to the error of a lock timeout.
 func (l *Log) blocked(ctx context.Context, err error) error {
 	if e := refusal(err); e == nil || e.Code != codeLockTimeout {
 		return err

@@ -9,39 +9,38 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Bounds of announcements.
+// Limits of announcements.
 const (
-	// announceEvery is how long a log waits after one announcement before the
-	// next: commits in between are announced together.
+	// announceEvery is the pause after an announcement. Commits in this time are announced
+	// together.
 	announceEvery = 20 * time.Millisecond
-	// listenAgain is how long it waits before it listens again on a new
-	// connection, after it has lost one.
+	// listenAgain is the pause before the log listens again on a new connection, after it has
+	// lost one.
 	listenAgain = time.Second
-	// announceMax bounds one announcement, and hearMax for how long a connection that
-	// listens may be silent before it is asked whether it is still there.
+	// announceMax bounds one announcement. hearMax bounds the silence of a listening connection;
+	// after it the log checks whether the connection still works.
 	announceMax = 5 * time.Second
 	hearMax     = 20 * time.Second
 )
 
-// A watch tells the readers of all processes, this one included, that events
-// have been committed. NOTIFY takes a lock of the whole server until its transaction has
-// ended, so it is no part of the transactions that commit: a goroutine sends one
-// for all commits of some milliseconds, in a transaction that stores nothing and
-// waits for no disk. A notification that is lost is made good by whoever reads
-// the heads from time to time.
+// A watch tells the readers of all processes, including this one, that events were committed.
+// NOTIFY takes a lock of the whole server until its transaction has ended, so commits do not
+// contain it. A separate goroutine sends one notification for all commits of some milliseconds,
+// in a transaction that stores nothing and waits for no disk. A notification can be lost, so
+// readers must also read the heads from time to time.
 type watch struct {
 	log     *Log
 	channel string
-	ctx     context.Context //nolint:containedctx // the life of its goroutines
+	ctx     context.Context //nolint:containedctx // lifetime of the watch's goroutines
 	stop    context.CancelFunc
-	news    chan struct{} // something is to be announced
+	news    chan struct{} // holds a value if there is something to announce
 	wg      sync.WaitGroup
 
 	mu         sync.Mutex
 	closed     bool
 	announcing bool
 	listening  bool
-	changed    chan struct{} // closed by the next change; nil if nobody waits
+	changed    chan struct{} // closed at the next change; nil if no reader waits
 }
 
 func (w *watch) open(l *Log) {
@@ -56,11 +55,11 @@ func (w *watch) close() {
 	w.mu.Unlock()
 	w.stop()
 	w.wg.Wait()
-	w.change() // whoever waits is told by the next read that the log is closed
+	w.change() // readers wake up, and their next read returns that the log is closed
 }
 
-// Changed implements [store.Watcher]. The first call begins to listen, on a
-// connection of its own.
+// Changed implements [store.Watcher]. The first call starts to listen, on a connection of its
+// own.
 func (l *Log) Changed() <-chan struct{} {
 	w := &l.watch
 	w.mu.Lock()
@@ -78,7 +77,7 @@ func (l *Log) Changed() <-chan struct{} {
 	return w.changed
 }
 
-// change tells the readers of this process.
+// change wakes the readers of this process.
 func (w *watch) change() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -88,8 +87,7 @@ func (w *watch) change() {
 	}
 }
 
-// announce tells readers that the events and messages of a plan are committed. It does
-// not wait.
+// announce tells readers that the events and messages of a plan are committed. It does not wait.
 func (l *Log) announce(p *plan) {
 	if len(p.events) > 0 || p.sequence > p.first {
 		l.watch.announce()
@@ -106,11 +104,11 @@ func (w *watch) announce() {
 	w.mu.Unlock()
 	select {
 	case w.news <- struct{}{}:
-	default: // it is to be announced anyway
+	default: // an announcement is already due
 	}
 }
 
-// send announces what there is to announce, until the log is closed.
+// send sends the announcements until the log is closed.
 func (w *watch) send() {
 	var conn *pgx.Conn
 	defer func() {
@@ -137,7 +135,7 @@ func (w *watch) send() {
 	}
 }
 
-// notify sends one announcement, on the connection or a new one, which it returns.
+// notify sends one announcement on conn, or on a new connection, and returns the connection.
 func (w *watch) notify(conn *pgx.Conn) (_ *pgx.Conn, err error) {
 	if conn == nil || conn.IsClosed() {
 		if conn, err = w.log.connect(w.ctx); err != nil {
@@ -150,7 +148,7 @@ func (w *watch) notify(conn *pgx.Conn) (_ *pgx.Conn, err error) {
 	return conn, w.run(conn, "SELECT pg_notify($1, '')", w.channel)
 }
 
-// run runs a statement that takes the server no time, or gives the connection up.
+// run runs a statement that takes the server almost no time. On a timeout it closes the connection.
 func (w *watch) run(conn *pgx.Conn, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeout(w.ctx, announceMax)
 	defer cancel()
@@ -161,7 +159,7 @@ func (w *watch) run(conn *pgx.Conn, sql string, args ...any) error {
 	return err
 }
 
-// listen tells the readers of this process what others announce, until the log
+// listen wakes the readers of this process at each announcement of another process, until the log
 // is closed.
 func (w *watch) listen() {
 	for w.ctx.Err() == nil {
@@ -181,14 +179,14 @@ func (w *watch) hear() error {
 		return err
 	}
 	defer hangUp(conn)
-	if p := peerOf(conn.PgConn()); p != nil && p.replica { // which has no announcements
+	if p := peerOf(conn.PgConn()); p != nil && p.replica { // a replica sends no announcements
 		<-w.ctx.Done()
 		return w.ctx.Err()
 	}
 	if err := w.run(conn, "LISTEN "+pgx.Identifier{w.channel}.Sanitize()); err != nil {
 		return err
 	}
-	w.change() // something may have been announced before
+	w.change() // another process may have announced commits before
 	for {
 		heard, err := w.await(conn)
 		switch {
@@ -200,8 +198,8 @@ func (w *watch) hear() error {
 	}
 }
 
-// await waits for an announcement. After a while without one it asks whether the
-// connection is still there, since one that is forgotten says nothing.
+// await waits for an announcement. After hearMax without one it checks whether the connection
+// still works, since a dropped connection stays silent.
 func (w *watch) await(conn *pgx.Conn) (heard bool, err error) {
 	ctx, cancel := context.WithTimeout(w.ctx, w.log.tamper.hearMax)
 	defer cancel()

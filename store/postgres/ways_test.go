@@ -12,9 +12,8 @@ import (
 	"github.com/perdure/perdure/store/postgres"
 )
 
-// BenchmarkWays stores the rows of a group in the ways that PostgreSQL has: arrays
-// that one statement takes apart, a COPY, and a statement for each row, all of
-// them in one message.
+// BenchmarkWays stores the rows of a group in the ways that PostgreSQL offers: one statement with
+// arrays, a COPY, and a statement for each row. Each way is one message.
 func BenchmarkWays(b *testing.B) {
 	for _, group := range []int{1, 4, 16, 64, 256} {
 		for _, way := range []string{"unnest", "copy", "pipeline"} {

@@ -19,9 +19,9 @@ import (
 
 var writeGolden = flag.Bool("golden", false, "write the golden data of the present schema anew")
 
-// goldenFiles are the rows of logs that the first versions with each form of the
-// schema have written, by the number of its last migration. The last is of the
-// present one. A file is never written anew, but for a form that nobody has seen.
+// goldenFiles are logs written by the first version with each form of the schema, keyed by the
+// number of its last migration. The last file is of the current form. An existing file must never be
+// rewritten, except one whose form was never released.
 var goldenFiles = map[int]string{3: "testdata/schema3.sql", 4: "testdata/schema4.sql"}
 
 var tables = []string{"log", "events", "snapshots", "states", "messages", "receipts", "claims", "bookmarks"}
@@ -97,7 +97,7 @@ func TestALogOfEverySchemaIsReadAndGoesOn(t *testing.T) {
 	}
 }
 
-// faults verifies a log and returns what is wrong with it.
+// faults verifies a log and returns the faults found.
 func faults(t *testing.T, l store.Log) string {
 	t.Helper()
 	report, err := store.Verify(t.Context(), l, store.VerifyOptions{})
@@ -150,7 +150,7 @@ func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
 	}
 }
 
-// An index that the server has stopped to keep up is one that lacks rows.
+// The server no longer maintains the index, so rows are missing from it.
 func TestAnIndexThatLacksARowIsFound(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
@@ -215,7 +215,7 @@ func TestALogThatIsBeingFilledTakesNothingFromOthers(t *testing.T) {
 	}
 }
 
-// The session of an import is ended by the server: nothing of it is left.
+// The server ends the session of an import. No record of the import remains.
 func TestAnImportWhoseConnectionIsLostLeavesOnlyItsMark(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -242,7 +242,7 @@ func TestAnImportWhoseConnectionIsLostLeavesOnlyItsMark(t *testing.T) {
 	}
 }
 
-// A refused commit draws the number of its message, and stores nothing.
+// A refused commit uses up the sequence of its message, but stores nothing.
 func TestImportAfterARefusedCommit(t *testing.T) {
 	t.Parallel()
 	l := newLog(t)

@@ -22,14 +22,14 @@ func newID() store.ID {
 
 func key(id string) store.Key { return store.Key{Kind: "account", ID: id} }
 
-// one returns a batch of one event that carries a text.
+// one returns a batch of one event with a text as its payload.
 func one(k store.Key, expected store.Version, text string) *store.Batch {
 	return &store.Batch{Key: k, Expected: expected, Events: []store.Event{
 		{ID: newID(), Type: "test.v1.Happened", Payload: []byte(text)},
 	}}
 }
 
-// rich returns a batch that has a bit of everything.
+// rich returns a batch with every kind of record.
 func rich(k store.Key, expected store.Version, text string) *store.Batch {
 	b := one(k, expected, text)
 	b.Snapshot = &store.State{ID: newID(), Type: "test.v1.State", Payload: []byte(text)}
@@ -40,7 +40,7 @@ func rich(k store.Key, expected store.Version, text string) *store.Batch {
 	return b
 }
 
-// commitOne commits one batch and returns its error, of whichever sort.
+// commitOne commits one batch. It returns the error of the commit or of the batch.
 func commitOne(ctx context.Context, l store.Log, b *store.Batch) error {
 	results, err := l.Commit(ctx, []*store.Batch{b})
 	if err != nil {
@@ -65,7 +65,7 @@ func texts(t testing.TB, l store.Log, k store.Key) []string {
 	return all
 }
 
-// A client commits to an entity of its own and remembers what was acknowledged.
+// A client commits to its own entity and keeps a list of the acknowledged events.
 type client struct {
 	key     store.Key
 	version store.Version
@@ -73,8 +73,8 @@ type client struct {
 	n       int
 }
 
-// step commits the next command, the same one again until its outcome is known.
-// It returns an error that no client may meet.
+// step commits the next command, and repeats it until its outcome is known. It returns an error that
+// no client may get.
 func (c *client) step(ctx context.Context, l store.Log) error {
 	text := fmt.Sprint(c.key.ID, "-", c.n)
 	err := commitOne(ctx, l, one(c.key, c.version, text))
@@ -90,7 +90,7 @@ func (c *client) step(ctx context.Context, l store.Log) error {
 	return fmt.Errorf("%s at version %d: %w", text, c.version, err)
 }
 
-// verify compares what is stored with what the clients remember.
+// verify compares the stored events with the clients' lists.
 func verify(t testing.TB, l store.Log, clients []*client) {
 	t.Helper()
 	total := 0

@@ -5,7 +5,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The statements that write what a plan has collected.
+// The statements that write the changes of a plan.
 const (
 	sqlDeleteSnapshots = `DELETE FROM S.snapshots s USING unnest($1::text[], $2::text[], $3::bigint[]) AS k (kind, id, version)
 		WHERE s.kind = k.kind AND s.id = k.id AND s.version = k.version AND ` + sqlIfHeld
@@ -17,8 +17,8 @@ const (
 		ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, record = excluded.record`
 
 	sqlDeleteMessages = `DELETE FROM S.messages m USING unnest($1::bigint[]) AS k (sequence) WHERE m.sequence = k.sequence AND ` + sqlIfHeld
-	// Rows that are new are added, and their keys fail the transaction if they are there:
-	// a sequence that is behind must not replace a message.
+	// sqlAddMessages only adds rows. If a sequence is behind its messages, the key of a new row
+	// exists already, and the transaction fails instead of replacing a message.
 	sqlAddMessages = `INSERT INTO S.messages (sequence, due, parked, kind, id, timer, record)
 		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::text[], $5::text[], $6::text[], $7::bytea[]) WHERE ` + sqlIfHeld
 	sqlChangeMessages = `UPDATE S.messages m SET due = k.due, parked = k.parked, halted = k.halted, record = k.record
@@ -46,16 +46,16 @@ const (
 
 	sqlProof = `INSERT INTO S.commits (writer, serial) SELECT $1::uuid, $2::bigint
 		WHERE CASE WHEN ` + sqlIfHeld + ` THEN setval('S.clock', $3::bigint) IS NOT NULL ELSE false END`
-	// The first row of a writer stays.
+	// sqlTrim keeps the first row of a writer.
 	sqlTrim   = `DELETE FROM S.commits WHERE writer = $1::uuid AND serial > $2::bigint AND serial < $3::bigint AND ` + sqlIfHeld
 	sqlDepart = `DELETE FROM S.commits WHERE writer = $1::uuid`
 )
 
-// recordRoom is more than most records take that have no payload.
+// recordRoom is the initial buffer for a record besides its payload. Most records fit.
 const recordRoom = 512
 
-// queue adds what writes the plan to a message. Rows are deleted before others are
-// put in their place.
+// queue adds the statements that write the plan to a message. It deletes rows before it puts
+// others in their place.
 func (p *plan) queue(out *message, s *statements) {
 	out.events = p.events
 	if len(p.drops)+len(p.puts) > 0 {
@@ -81,7 +81,7 @@ func (p *plan) queue(out *message, s *statements) {
 	if len(p.writes.claims) > 0 {
 		var gone, put columns
 		for c, owned := range p.writes.claims {
-			if owned == nil || p.claims[c] != nil { // it was another's
+			if owned == nil || p.claims[c] != nil { // the claim had another owner
 				gone.add(nil, c.Space, c.Value)
 			}
 			if owned != nil {
@@ -96,11 +96,11 @@ func (p *plan) queue(out *message, s *statements) {
 	}
 }
 
-// columns are the columns of rows whose key is text, and their records.
+// columns are the columns of rows that have text keys, and the rows' records.
 type columns struct {
 	texts   [3][]string
 	width   int
-	copied  string // a COPY that stores the same rows
+	copied  string // COPY statement that stores the same rows
 	records [][]byte
 }
 
@@ -112,7 +112,7 @@ func (c *columns) add(record []byte, texts ...string) {
 	c.records = append(c.records, record)
 }
 
-// queue adds a statement about the rows, if there are any.
+// queue adds a statement for the rows to a message, if there are any.
 func (c *columns) queue(out *message, sql string, records bool) {
 	if len(c.records) == 0 {
 		return
@@ -181,7 +181,7 @@ func (p *plan) queueMessages(out *message, s *statements) {
 	}
 }
 
-// messageRows are the columns of rows of the outbox.
+// messageRows are the columns of outbox rows.
 type messageRows struct {
 	sequences, dues []int64
 	parked, halted  []bool // new messages are not halted

@@ -1,4 +1,4 @@
 package pgtest
 
-// Leave sets how many databases stay that tests are done with.
+// Leave sets the number of finished tests' databases that the cluster keeps.
 func (s *Server) Leave(most int) { s.leftMax = most }

@@ -1,15 +1,14 @@
-// Package pgtest gives tests a PostgreSQL of their own.
+// Package pgtest gives tests a PostgreSQL server of their own.
 //
-// [Open] starts a throw-away cluster once for each test process, from the
-// installed binaries, and makes a fresh database in it for each test; [Shared] is
-// one for all that can do with a schema. The
-// cluster syncs to disk like a real one, listens on nothing but a Unix socket
-// in a directory of its own, and is stopped and removed when the test process
-// ends, however it ends. [Start] starts one more, for tests that stop, crash and
-// restart their server.
+// [Open] starts a temporary cluster once for each test process, from the installed binaries, and
+// creates a new database in it for each test. [Shared] returns one database for all tests that need
+// only a schema of their own. The cluster syncs to disk like a real one, and listens only on a Unix
+// socket in a directory of its own. It is stopped and removed when the test process ends, even if
+// that is killed. [Start] starts another cluster, for tests that stop, crash and restart their
+// server.
 //
-// Where PostgreSQL is not installed the test is skipped, and says so; with CI=true
-// in the environment it fails.
+// If PostgreSQL is not installed, the test is skipped with a message that says so. With CI=true in
+// the environment it fails instead.
 package pgtest
 
 import (
@@ -28,18 +27,17 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// leftMax is how many databases stay that tests are done with: to drop one the
-// server writes all that is in its memory, of every database.
+// leftMax bounds the databases of finished tests that the cluster keeps. Dropping a database is
+// slow, because the server then writes all its buffers, of every database, to disk.
 const leftMax = 50
 
-// waitMax bounds every wait for a server: it also covers a machine that is busy
-// with other things.
+// waitMax bounds every wait for a server. It is long enough for a busy machine.
 const waitMax = 2 * time.Minute
 
 var (
 	shared = sync.OnceValues(func() (*Server, error) { return newServer() })
 	serial atomic.Int64
-	// common is the name of the database that tests share, once there is one.
+	// common is the name of the database that tests share, or empty before it exists.
 	common = sync.OnceValues(func() (string, error) {
 		s, err := shared()
 		if err == nil {
@@ -53,15 +51,15 @@ var (
 type Database struct {
 	// Name is the name of the database.
 	Name string
-	// URL is what to connect with, as a superuser. It always has a query, so
-	// that parameters can be appended after an ampersand.
+	// URL is the address for connections as a superuser. It always has a query, so
+	// parameters can be appended after an ampersand.
 	URL string
 	// Server is the cluster that holds the database.
 	Server *Server
 }
 
-// Open returns a fresh database in the cluster of this test process. It is dropped
-// when the process ends, or when many others have been left. Open may be called by many tests at once.
+// Open returns a new database in the cluster of this test process. The cluster drops it when the
+// process ends, or after many other tests have finished. Many tests may call Open at the same time.
 func Open(tb testing.TB) *Database {
 	tb.Helper()
 	s, err := shared()
@@ -71,10 +69,9 @@ func Open(tb testing.TB) *Database {
 	return s.Database(tb)
 }
 
-// Shared returns a database that all tests of this process share, each in schemas
-// of its own that it need not drop: to make a database and to drop it takes the
-// server longer than most tests. A test that ends the sessions of its database
-// needs one from [Open].
+// Shared returns a database that all tests of this process share. Each test uses schemas of its own
+// and need not drop them. Creating and dropping a database takes the server longer than most tests
+// run. A test that ends the sessions of its database must use [Open].
 func Shared(tb testing.TB) *Database {
 	tb.Helper()
 	s, err := shared()
@@ -88,9 +85,8 @@ func Shared(tb testing.TB) *Database {
 	return s.named(d)
 }
 
-// Start starts a cluster that belongs to this test alone, and stops it when the
-// test ends. Settings are further lines of its configuration, such as
-// "max_connections = 10".
+// Start starts a cluster for this test alone, and stops it when the test ends. The settings are
+// additional lines of its configuration, such as "max_connections = 10".
 func Start(tb testing.TB, settings ...string) *Server {
 	tb.Helper()
 	s, err := newServer(settings...)
@@ -101,7 +97,7 @@ func Start(tb testing.TB, settings ...string) *Server {
 	return s
 }
 
-// refuse ends a test that cannot have its cluster.
+// refuse skips or fails a test for which no cluster can be started.
 func refuse(tb testing.TB, err error) {
 	tb.Helper()
 	if errors.Is(err, errMissing) && os.Getenv("CI") != "true" {
@@ -110,7 +106,7 @@ func refuse(tb testing.TB, err error) {
 	tb.Fatalf("start PostgreSQL: %v", err)
 }
 
-// Database returns a fresh database of the cluster, see [Open].
+// Database returns a new database of the cluster, see [Open].
 func (s *Server) Database(tb testing.TB) *Database {
 	tb.Helper()
 	d := s.named(fmt.Sprintf("test_%d", serial.Add(1)))
@@ -118,7 +114,7 @@ func (s *Server) Database(tb testing.TB) *Database {
 		tb.Fatalf("create database: %v", err)
 	}
 	tb.Cleanup(func() {
-		// A server that the test has stopped takes its databases along.
+		// If the test has stopped the server, its databases need not be dropped.
 		if err := s.leave(d.Name); err != nil && !s.stopped() {
 			tb.Errorf("drop database: %v", err)
 		}
@@ -126,8 +122,8 @@ func (s *Server) Database(tb testing.TB) *Database {
 	return d
 }
 
-// leave notes that a test is done with a database, and drops the one that has
-// been left for the longest if too many have.
+// leave records that a test has finished with a database. If the cluster keeps too many, leave drops
+// the oldest.
 func (s *Server) leave(database string) error {
 	s.leftMu.Lock()
 	s.left = append(s.left, database)
@@ -146,7 +142,7 @@ func (s *Server) named(database string) *Database {
 	return &Database{Name: database, URL: s.URL(database), Server: s}
 }
 
-// URL returns what to connect to a database of the cluster with, as a superuser.
+// URL returns the address of a database of the cluster, for connections as a superuser.
 func (s *Server) URL(database string) string {
 	return "postgres:///" + url.PathEscape(database) + "?" + url.Values{"host": {s.dir}, "user": {superuser}}.Encode()
 }
@@ -154,9 +150,8 @@ func (s *Server) URL(database string) string {
 // Socket returns the path of the Unix socket that the cluster listens on.
 func (s *Server) Socket() string { return s.dir + "/.s.PGSQL.5432" }
 
-// Pool returns a pool of connections to the database, which is closed when the
-// test ends. Settings are further parameters of the URL, such as
-// "pool_max_conns=4".
+// Pool returns a pool of connections to the database, and closes it when the test ends. The settings
+// are additional parameters of the URL, such as "pool_max_conns=4".
 func (d *Database) Pool(tb testing.TB, settings ...string) *pgxpool.Pool {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitMax)
@@ -169,7 +164,7 @@ func (d *Database) Pool(tb testing.TB, settings ...string) *pgxpool.Pool {
 	return pool
 }
 
-// Exec runs a script in the database and ends the test if that does not work.
+// Exec runs a script in the database. If the script fails, the test fails and ends.
 func (d *Database) Exec(tb testing.TB, script string) {
 	tb.Helper()
 	if err := execute(d.URL, script); err != nil {

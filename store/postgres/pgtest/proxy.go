@@ -12,10 +12,9 @@ import (
 	"time"
 )
 
-// A Proxy stands between clients and a server, knows where the messages of the
-// protocol begin and end, and fails on demand: at the message that the test names, of
-// both directions and all connections together. So a test can enumerate every place
-// where a connection may be lost.
+// A Proxy forwards messages of the protocol between clients and a server, and causes one failure at
+// the message that the test chooses. It counts the messages of both directions and all connections
+// together, so that a test can enumerate every place where a connection can be lost.
 type Proxy struct {
 	listener net.Listener
 	socket   string
@@ -32,37 +31,37 @@ type Proxy struct {
 	wg     sync.WaitGroup
 }
 
-// A Failure is what a [Proxy] does at the message that it is armed for.
+// A Failure says what a [Proxy] does at the chosen message.
 type Failure int
 
 // The failures of a proxy.
 const (
-	// Cut closes both ends of the connection; the message gets to nobody.
+	// Cut closes both ends of the connection. The message reaches neither side.
 	Cut Failure = iota
-	// Hold closes the client's end. The server's end stays open, as if the network had
-	// forgotten the client, and what the client has sent from the message on is kept,
-	// for [Late.Deliver].
+	// Hold closes the client's end. The server's end stays open, as if the network had dropped
+	// the client. The proxy keeps the bytes that the client has sent from that message on, for
+	// [Late.Deliver].
 	Hold
-	// CutAndRefuse and HoldAndRefuse refuse new connections from then on too, until the
-	// proxy is disarmed.
+	// CutAndRefuse and HoldAndRefuse also refuse new connections from then on, until the proxy
+	// is disarmed.
 	CutAndRefuse
 	HoldAndRefuse
-	// Stall is like Hold, but the client's end stays open too: nothing passes any more,
-	// in neither direction, until the client gives up.
+	// Stall is like Hold, but the client's end stays open too. No message passes in either
+	// direction until the client closes the connection.
 	Stall
 )
 
 func (f Failure) holds() bool { return f == Hold || f == HoldAndRefuse || f == Stall }
 
-// Late is what a client has sent before its connection was lost, and the server has not
-// got yet.
+// Late holds the bytes that a client has sent before its connection was lost, and that have not
+// reached the server.
 type Late struct {
 	server net.Conn
 	sent   []byte
 	ended  <-chan struct{} // the server has closed its end
 }
 
-// A link is a connection of a client, and one to the server.
+// A link is a connection from a client and the matching connection to the server.
 type link struct {
 	client, server net.Conn
 	ended          chan struct{} // the server has closed its end
@@ -70,8 +69,7 @@ type link struct {
 	stalled        bool          // the client's end stays open
 }
 
-// NewProxy returns a proxy before the server of the database, which is closed when the
-// test ends.
+// NewProxy returns a proxy for the server of the database, and closes it when the test ends.
 func NewProxy(tb testing.TB, d *Database) *Proxy {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -84,8 +82,8 @@ func NewProxy(tb testing.TB, d *Database) *Proxy {
 	return p
 }
 
-// URL returns what to connect to the database with through the proxy. It has a query,
-// so that parameters can be appended after an ampersand.
+// URL returns the address of the database through the proxy. It has a query, so parameters can be
+// appended after an ampersand.
 func (p *Proxy) URL() string {
 	u := url.URL{
 		Scheme: "postgres", User: url.User(superuser), Host: p.listener.Addr().String(),
@@ -94,18 +92,18 @@ func (p *Proxy) URL() string {
 	return u.String()
 }
 
-// A Message is one of the protocol, as it is sent. The first one of a client has no type.
+// A Message is a message of the protocol, as it is sent. The first message of a client has no type.
 type Message struct {
 	FromClient bool
 	Bytes      []byte
 }
 
-// Contains reports whether the message is of the type and contains the text.
+// Contains reports whether the message has the type and contains the text.
 func (m Message) Contains(kind byte, text string) bool {
 	return m.Bytes[0] == kind && bytes.Contains(m.Bytes, []byte(text))
 }
 
-// Arm lets so many messages pass before the failure.
+// Arm lets the given number of messages pass, and then causes the failure.
 func (p *Proxy) Arm(messages int, how Failure) {
 	p.ArmAt(func(Message) bool {
 		messages--
@@ -113,24 +111,24 @@ func (p *Proxy) Arm(messages int, how Failure) {
 	}, how)
 }
 
-// ArmAt lets messages pass before the failure until at, which is called for one at a
-// time, reports true.
+// ArmAt lets messages pass until at returns true, and then causes the failure. The proxy calls at
+// for one message at a time.
 func (p *Proxy) ArmAt(at func(Message) bool, how Failure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.at, p.how, p.failed = at, how, false
 }
 
-// Rewrite has each message be what edit returns for it, which is called for one at a
-// time, from now on; nil ends that. So a test can play a pooler that changes what a
-// session is, or that answers for a server.
+// Rewrite replaces each message by the result of edit from now on. The proxy calls edit for one
+// message at a time. If edit is nil, the messages pass unchanged. A test can thus act as a pooler
+// that changes a session, or that answers for a server.
 func (p *Proxy) Rewrite(edit func(Message) []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.edit = edit
 }
 
-// rewritten returns what a message is to be.
+// rewritten returns the message that the proxy sends in place of m.
 func (p *Proxy) rewritten(m Message) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,15 +138,15 @@ func (p *Proxy) rewritten(m Message) []byte {
 	return p.edit(m)
 }
 
-// Failed reports whether the proxy has failed since it was armed.
+// Failed reports whether the proxy has caused a failure since it was armed.
 func (p *Proxy) Failed() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.failed
 }
 
-// Disarm ends what the proxy was armed for, accepts new connections again, and reports
-// whether it has failed.
+// Disarm cancels the failure, accepts new connections again, and reports whether the proxy has
+// caused the failure.
 func (p *Proxy) Disarm() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -172,7 +170,7 @@ func (p *Proxy) HangUp() {
 	}
 }
 
-// Late returns what has been held since the last time.
+// Late returns the bytes held since the last call.
 func (p *Proxy) Late() []*Late {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,12 +179,12 @@ func (p *Proxy) Late() []*Late {
 	return late
 }
 
-// Deliver passes on to the server what was held, and returns when the server has done
-// all of it, or has ended the session before.
+// Deliver sends the held bytes to the server. It returns after the server has processed all of them,
+// or has ended the session.
 func (l *Late) Deliver(tb testing.TB) {
 	tb.Helper()
-	_, _ = l.server.Write(l.sent)                  // the session may be gone,
-	_, _ = l.server.Write([]byte{'X', 0, 0, 0, 4}) // or else ends behind that
+	_, _ = l.server.Write(l.sent)                  // an error means that the session is gone
+	_, _ = l.server.Write([]byte{'X', 0, 0, 0, 4}) // makes the server end the session after them
 	select {
 	case <-l.ended:
 	case <-time.After(waitMax):
@@ -195,7 +193,7 @@ func (l *Late) Deliver(tb testing.TB) {
 	_ = l.server.Close()
 }
 
-// Size returns how many bytes are held.
+// Size returns the number of held bytes.
 func (l *Late) Size() int { return len(l.sent) }
 
 func (p *Proxy) close() {
@@ -241,7 +239,7 @@ func (k *link) close() {
 	}
 }
 
-// end closes a link, but not an end that is held.
+// end closes both ends of a link, except an end that is held.
 func (p *Proxy) end(k *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -249,7 +247,7 @@ func (p *Proxy) end(k *link) {
 	delete(p.links, k)
 }
 
-// requests passes on what a client sends.
+// requests forwards the messages of a client to the server.
 func (p *Proxy) requests(k *link) {
 	defer p.end(k)
 	for first := true; ; first = false {
@@ -271,7 +269,7 @@ func (p *Proxy) requests(k *link) {
 	}
 }
 
-// hold keeps what a client sends, from a message on, up to where it waits for answers.
+// hold keeps the messages of a client, up to the one after which the client waits for answers.
 func (p *Proxy) hold(k *link, m []byte) {
 	sent := slices.Clone(m)
 	for script := false; !ends(m, &script); {
@@ -287,15 +285,15 @@ func (p *Proxy) hold(k *link, m []byte) {
 	}
 }
 
-// keep makes the server's end of a link a late one.
+// keep turns the server's end of a link into a Late.
 func (p *Proxy) keep(k *link, sent []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.late = append(p.late, &Late{server: k.server, sent: sent, ended: k.ended})
 }
 
-// ends reports whether a client waits for answers behind a message: one that ends a
-// pipeline, or a script, but for the rows that a script copies.
+// ends reports whether a client waits for answers after a message: the end of a pipeline, or a
+// script, but not the rows that a script copies.
 func ends(m []byte, script *bool) bool {
 	switch m[0] {
 	case 'Q':
@@ -307,7 +305,7 @@ func ends(m []byte, script *bool) bool {
 	return false
 }
 
-// answers passes on what the server sends, or drops it if its client is gone.
+// answers forwards the messages of the server, or drops them if the client is gone.
 func (p *Proxy) answers(k *link) {
 	defer close(k.ended)
 	defer p.end(k)
@@ -335,7 +333,7 @@ func (p *Proxy) answers(k *link) {
 	}
 }
 
-// next counts a message, and reports whether it passes, and if not, whether it is held.
+// next counts a message. It reports whether the message passes and, if not, whether it is held.
 func (p *Proxy) next(k *link, m Message) (pass, hold bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -357,7 +355,7 @@ func (p *Proxy) stalled(k *link) bool {
 	return k.stalled
 }
 
-// read reads a message. The first one of a client has no type.
+// read reads a message. The first message of a client has no type.
 func read(from io.Reader, first bool) ([]byte, bool) {
 	head := make([]byte, 5)
 	if first {

@@ -23,15 +23,15 @@ import (
 
 const (
 	superuser = "postgres"
-	// socketBytesMax is how long the path of a Unix socket may be everywhere.
+	// socketBytesMax bounds the path of a Unix socket on all systems.
 	socketBytesMax = 100
 )
 
 // errMissing says that PostgreSQL is not installed.
 var errMissing = errors.New("PostgreSQL is not installed: there is no initdb in PATH or /usr/lib/postgresql")
 
-// configuration is that of every cluster. It syncs: what a test proves of a
-// crash would mean nothing otherwise.
+// configuration is the configuration of every cluster. It keeps syncing on: without it, a crash test
+// would prove nothing.
 const configuration = `
 listen_addresses = ''
 fsync = on
@@ -43,8 +43,8 @@ log_min_messages = fatal
 log_checkpoints = off
 `
 
-// supervise runs a server until the test process says so or is gone: then its
-// end of the pipe closes, whatever has ended it. Only then is the directory removed.
+// supervise is a script that runs a server until the test process says so or is gone: then the
+// process's end of the pipe closes. Only after that does the script remove the directory.
 const supervise = `
 "$1" -D "$2/data" -k "$2" -p 5432 >>"$2/log" 2>&1 </dev/null &
 server=$!
@@ -58,18 +58,18 @@ fi
 // A Server is a running cluster.
 type Server struct {
 	bin string // directory of the binaries
-	dir string // of the socket, the log and the data
+	dir string // directory of the socket, the log and the data
 
 	mu   sync.Mutex
 	run  *exec.Cmd // the supervisor; nil if stopped
 	pipe io.WriteCloser
 
 	leftMu  sync.Mutex
-	left    []string // databases that tests are done with
+	left    []string // databases of finished tests
 	leftMax int
 }
 
-// newServer makes a cluster and starts it.
+// newServer creates a cluster and starts it.
 func newServer(settings ...string) (_ *Server, err error) {
 	bin, err := binaries()
 	if err != nil {
@@ -94,7 +94,7 @@ func newServer(settings ...string) (_ *Server, err error) {
 			return nil, err
 		}
 	}
-	// The files are synced by the first checkpoint; initdb need not wait for it.
+	// The first checkpoint syncs the files, so initdb need not.
 	init := exec.Command(filepath.Join(bin, "initdb"), "-D", filepath.Join(dir, "data"), "-U", superuser,
 		"-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 	init.Dir, init.SysProcAttr = dir, attributes(cred)
@@ -112,9 +112,8 @@ func newServer(settings ...string) (_ *Server, err error) {
 	return s, s.start()
 }
 
-// Replica makes a physical replica of the server as it is now, and starts it. It
-// follows the server if follow is true, else it stays behind. It is stopped when the
-// test ends.
+// Replica creates a physical replica of the server's current state, and starts it. If follow is
+// true, the replica follows the server; otherwise it stays behind. It is stopped when the test ends.
 func (s *Server) Replica(tb testing.TB, follow bool) *Server {
 	tb.Helper()
 	cred, err := credential()
@@ -154,7 +153,7 @@ func (s *Server) Replica(tb testing.TB, follow bool) *Server {
 	return r
 }
 
-// Promote makes a replica a primary, and waits until it is one.
+// Promote promotes a replica, and waits until it is a primary.
 func (s *Server) Promote(tb testing.TB) {
 	tb.Helper()
 	if err := s.exec("SELECT pg_promote(wait => true)"); err != nil {
@@ -162,7 +161,7 @@ func (s *Server) Promote(tb testing.TB) {
 	}
 }
 
-// Log returns what the server has written to its log.
+// Log returns the text of the server's log.
 func (s *Server) Log(tb testing.TB) string {
 	tb.Helper()
 	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
@@ -208,8 +207,8 @@ func (s *Server) start() error {
 	}
 }
 
-// Stop stops the server: "fast" rolls back and cuts connections, "immediate" is
-// as a crash of all its processes. It returns when the server is gone.
+// Stop stops the server. The mode "fast" rolls back and cuts connections; "immediate" is like a crash
+// of all its processes. Stop returns after the server has ended.
 func (s *Server) Stop(tb testing.TB, mode string) {
 	tb.Helper()
 	signal, ok := map[string]string{"fast": "INT", "immediate": "QUIT"}[mode]
@@ -219,8 +218,7 @@ func (s *Server) Stop(tb testing.TB, mode string) {
 	s.end(signal)
 }
 
-// Restart starts a server again that has been stopped, and waits for its
-// recovery.
+// Restart starts a stopped server again, and waits for its recovery.
 func (s *Server) Restart(tb testing.TB) {
 	tb.Helper()
 	if err := s.start(); err != nil {
@@ -228,7 +226,7 @@ func (s *Server) Restart(tb testing.TB) {
 	}
 }
 
-// Checksums has a stopped server keep a checksum on each page, those that there are too.
+// Checksums makes a stopped server keep a checksum on each page, including existing pages.
 func (s *Server) Checksums(tb testing.TB) {
 	tb.Helper()
 	cred, err := credential()
@@ -242,7 +240,7 @@ func (s *Server) Checksums(tb testing.TB) {
 	}
 }
 
-// Overwrite writes bytes over a file of a stopped server, whose name is that of
+// Overwrite overwrites bytes in a file of a stopped server. The name of the file is a result of
 // pg_relation_filepath.
 func (s *Server) Overwrite(tb testing.TB, file string, at int64, bytes []byte) {
 	tb.Helper()
@@ -258,19 +256,19 @@ func (s *Server) Overwrite(tb testing.TB, file string, at int64, bytes []byte) {
 
 func (s *Server) close() {
 	s.end("remove")
-	_ = os.RemoveAll(s.dir) // if it was stopped before
+	_ = os.RemoveAll(s.dir) // needed if the server was stopped before
 }
 
-// end tells the supervisor what to do, and waits for it.
+// end sends a command to the supervisor, and waits for its end.
 func (s *Server) end(how string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.run == nil {
 		return
 	}
-	_, _ = io.WriteString(s.pipe, how+"\n") // closing says the same as remove
+	_, _ = io.WriteString(s.pipe, how+"\n") // if this fails, closing the pipe means remove
 	_ = s.pipe.Close()
-	_ = s.run.Wait() // its status is the server's, which has been killed
+	_ = s.run.Wait() // the status is that of the killed server
 	s.run = nil
 }
 
@@ -292,13 +290,13 @@ func binaries() (string, error) {
 		return "", errMissing
 	}
 	release := func(path string) int {
-		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path)))) // 0 for what is no number
+		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path)))) // 0 if it is not a number
 		return n
 	}
 	return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return release(a) - release(b) })), nil
 }
 
-// credential returns whom to run the server as: PostgreSQL refuses to run as root.
+// credential returns the user that runs the server, because PostgreSQL refuses to run as root.
 func credential() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -321,14 +319,14 @@ func credential() (*syscall.Credential, error) {
 	return nil, errors.New("the tests run as root, and there is no user postgres or nobody to run PostgreSQL as")
 }
 
-// attributes makes a process one of its own session, so that an interrupt of
-// the terminal does not reach it before the tests have ended.
+// attributes puts a process into a session of its own, so that an interrupt from the terminal does
+// not reach it before the tests have ended.
 func attributes(cred *syscall.Credential) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: cred, Setsid: true}
 }
 
-// parent returns where the directory goes: where temporary files go, unless the
-// server's user cannot get there or the path is too long for a socket.
+// parent returns the directory for clusters. It is the one for temporary files, unless the server's
+// user cannot enter that one or the path is too long for a socket.
 func parent(cred *syscall.Credential) string {
 	dir := os.TempDir()
 	if len(dir) > socketBytesMax-len("/pgtest-4294967295/.s.PGSQL.5432") {
