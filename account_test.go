@@ -15,8 +15,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// accounts is the kind that most tests run. Its rules do right, unless a test
-// makes them Misbehave.
+// accounts is the kind that most tests run. Its rules keep their promises, except for
+// Misbehave.
 func accounts(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("account",
 		perdure.Decide(openAccount),
@@ -81,8 +81,8 @@ func getBalance(_ context.Context, a *testv1.Account, q *testv1.GetBalance) (*te
 	return &testv1.Balance{Amount: a.GetBalance(), Operations: a.GetOperations()}, nil
 }
 
-// blocked receives a channel from every rule that blocks, which goes on when
-// the channel is closed.
+// blocked receives a channel from every rule that blocks. The rule continues when the channel
+// is closed.
 var blocked = make(chan chan struct{}, 1)
 
 func misbehave(_ context.Context, _ *testv1.Account, c *testv1.Misbehave) (*perdure.Decision, error) {
@@ -107,7 +107,7 @@ func misbehave(_ context.Context, _ *testv1.Account, c *testv1.Misbehave) (*perd
 }
 
 func onMisbehaved(a *testv1.Account, e *testv1.Misbehaved) {
-	a.Balance = -1 // what must never be seen
+	a.Balance = -1 // a state that must never be visible
 	switch e.GetHow() {
 	case testv1.Misbehave_HOW_EVOLVE_PANIC:
 		panic("evolve")
@@ -132,7 +132,7 @@ func shelves(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 			return perdure.Save(), nil
 		}),
 		perdure.Update(func(_ context.Context, a *testv1.Account, _ *testv1.Touch) (*perdure.Change, error) {
-			a.Balance = -1 // what must never be seen
+			a.Balance = -1 // a state that must never be visible
 			return perdure.Unchanged(), nil
 		}),
 		perdure.Answer(getBalance),
@@ -149,7 +149,7 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-// pass lets time go by in a bubble of package synctest.
+// pass advances the time in a bubble of package synctest.
 func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // it is the time of the bubble
 
 // open opens an engine that is closed when the test ends.

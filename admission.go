@@ -12,21 +12,21 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// stripeCount is how many counters and sources of ids the calls share. One of
-// each would be a place where all processors meet on every call.
+// stripeCount is the number of stripes that the calls share. With a single counter or a single
+// source of ids, all processors would compete for it on every call.
 const stripeCount = 16
 
-// A stripe is what some of the calls share. A call keeps its stripe for life,
-// and calls are pooled by processor.
+// A stripe is a counter and a source of ids for some of the calls. A call keeps its stripe for
+// its lifetime, and calls are pooled by processor.
 type stripe struct {
-	calls atomic.Int64 // in progress
+	calls atomic.Int64 // number of calls in progress
 	ids   uuid.Generator
-	_     [40]byte // apart from its neighbour in the processor's cache
+	_     [40]byte // keeps neighbouring stripes in different cache lines
 }
 
-// enter admits a call. Calls with messages to entities count, so that the engine waits for
-// them when it is closed, but not for the bound of callers: the dispatcher has bounds of its
-// own for them, and neither takes the room of the other.
+// enter admits a call, or returns an error. A call that delivers an outbox message counts as a
+// call in progress, so Close waits for it. It does not count against CallsMax: the dispatcher
+// has its own bounds for these calls, and neither side uses up the room of the other.
 func (e *Engine) enter(s *stripe, delivers bool) error {
 	n := int(s.calls.Add(1))
 	switch {
@@ -50,8 +50,8 @@ func (e *Engine) leave(s *stripe) {
 	}
 }
 
-// callCount returns how many calls are in progress. If none of the stripes is
-// above its share, neither is the sum.
+// callCount returns the number of calls in progress. If no stripe is above its share, the sum
+// is not above the bound either.
 func (e *Engine) callCount() int {
 	n := 0
 	for i := range e.stripes {
@@ -60,8 +60,8 @@ func (e *Engine) callCount() int {
 	return n
 }
 
-// drain tells Close if no call is left. Whoever leaves last while the engine is
-// closing sees that.
+// drain wakes Close if no call is left. While the engine is closing, the goroutine that ends
+// the last call sees that none is left.
 func (e *Engine) drain() {
 	if e.callCount() != 0 {
 		return
@@ -75,13 +75,13 @@ func (e *Engine) drain() {
 	}
 }
 
-// idsPerSeed is how many ids an idSource makes of one seed.
+// idsPerSeed is the number of ids that an idSource makes from one seed.
 const idsPerSeed = 1024
 
-// An idSource makes ids for commands: UUIDs of version 7. The seeds are the UUID
-// library's; between two of them an id is the seed's, with the present time, and
-// with the random bits that the seed and a count are mixed to. That needs no lock
-// and no system call. It is for one goroutine at a time.
+// An idSource makes ids for commands: UUIDs of version 7. The UUID library makes the seeds.
+// From each seed the idSource makes further ids, from the present time and from random bits
+// that it mixes from the seed and a counter. This needs no lock and no system call. It is for
+// one goroutine at a time.
 type idSource struct {
 	seed store.ID
 	left uint64
@@ -99,6 +99,6 @@ func (i *idSource) next(s *stripe) store.ID {
 	id := entity.DerivedID(i.seed, i.left)
 	var now [8]byte
 	binary.BigEndian.PutUint64(now[:], uint64(time.Now().UnixMilli()))
-	copy(id[:6], now[2:]) // the 48 bits of milliseconds that a version 7 begins with
+	copy(id[:6], now[2:]) // a version 7 id begins with 48 bits of milliseconds
 	return id
 }

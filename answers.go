@@ -13,19 +13,18 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of the receipts that are completed with one commit, and of the attempts,
-// because each needs the entity at rest for the moment of the commit.
+// Bounds of the receipts that one commit completes, and of the attempts. The receipts are
+// bounded because a commit succeeds only if the entity does not change during it.
 const (
 	answersMax       = 64
 	answersBytesMax  = 16 << 20
 	answerRetriesMax = 16
 )
 
-// keepAnswers completes the receipts of an entity before events are deleted. A
-// receipt that was stored when the kind kept all events has no reply: the state
-// after the command is built from the events when the command is repeated. So the
-// state is built now and stored with the receipt. Without an error, no answer
-// depends on events.
+// keepAnswers completes the receipts of an entity before its events are deleted. A receipt from
+// a time when the kind kept all events has no reply: a repeated command builds the state from
+// the events. keepAnswers builds that state now and stores it with the receipt. If it returns
+// nil, no answer depends on events.
 func (p *pruner) keepAnswers(ctx context.Context, job *prune) error {
 	receipts, ok := p.log.(store.Receipts)
 	if _, known := p.answered[job.key]; !ok || known {
@@ -43,7 +42,7 @@ func (p *pruner) keepAnswers(ctx context.Context, job *prune) error {
 		b := &store.Batch{Key: job.key, Expected: expected}
 		bytes := 0
 		for _, r := range open {
-			if r.ReplyType == "" { // too large, or gone before
+			if r.ReplyType == "" { // the state is too large, or its events are already deleted
 				continue
 			}
 			if bytes += len(r.Reply); len(b.Receipts) == answersMax || len(b.Receipts) > 0 && bytes > answersBytesMax {
@@ -76,7 +75,7 @@ func (p *pruner) keepAnswers(ctx context.Context, job *prune) error {
 	return nil
 }
 
-// openAnswers returns the receipts whose answer is built from events.
+// openAnswers returns the receipts whose answers are built from events.
 func openAnswers(ctx context.Context, receipts store.Receipts, key store.Key) ([]*store.Receipt, error) {
 	var list []*store.Receipt
 	for r, err := range receipts.Receipts(ctx, key) {
@@ -90,8 +89,8 @@ func openAnswers(ctx context.Context, receipts store.Receipts, key store.Key) ([
 	return list, nil
 }
 
-// buildAnswers adds the replies to as many receipts as one commit takes, where
-// the events of their states are still there and the states are not too large.
+// buildAnswers adds replies to as many receipts as one commit may hold. It skips states whose
+// events are already deleted, and states that are too large.
 func (p *pruner) buildAnswers(ctx context.Context, job *prune, open []*store.Receipt) error {
 	a := &answers{rules: job.kind.options.Rules, wanted: make(map[store.Version][]*store.Receipt)}
 	for _, r := range open {
@@ -104,7 +103,7 @@ func (p *pruner) buildAnswers(ctx context.Context, job *prune, open []*store.Rec
 		err := loadInto(p.log, job.key, fold, func() error { return a.take(fold) })
 		switch {
 		case errors.Is(err, entity.ErrGone):
-			continue // deleted before there was a reply; later ones may still be there
+			continue // the events were deleted earlier; later states may still be available
 		case err != nil && !errors.Is(err, entity.ErrEnough) && !errors.Is(err, errFull):
 			return err
 		}
@@ -116,14 +115,14 @@ func (p *pruner) buildAnswers(ctx context.Context, job *prune, open []*store.Rec
 // errFull ends a load when the replies of one commit have been built.
 var errFull = errors.New("enough answers")
 
-// answers are receipts by the version whose state they want as their reply.
+// answers are receipts by the version of the state that they need as a reply.
 type answers struct {
 	rules  *entity.Rules
 	wanted map[store.Version][]*store.Receipt
 	bytes  int
 }
 
-// take adds the state that a fold is at to the receipts that want it.
+// take adds the fold's state to the receipts that need it.
 func (a *answers) take(fold *entity.Fold) error {
 	version, state := fold.At()
 	for _, r := range a.wanted[version] {

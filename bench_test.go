@@ -22,7 +22,7 @@ const (
 	benchCallers  = 64
 )
 
-// inParallel runs b.N operations on so many goroutines.
+// inParallel runs b.N operations on the given number of goroutines.
 func inParallel(b *testing.B, callers int, fn func(caller, n int) error) {
 	b.Helper()
 	b.ReportAllocs()
@@ -121,8 +121,8 @@ func BenchmarkMemory(b *testing.B) {
 	})
 }
 
-// BenchmarkIdleEntity reports what a million entities cost that have been
-// touched once.
+// BenchmarkIdleEntity measures the memory of a million idle entities that have each had one
+// call.
 func BenchmarkIdleEntity(b *testing.B) {
 	const entities = 1_000_000
 	for b.Loop() {

@@ -17,37 +17,35 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// How far a call has come. A call that is begun may change the log; one that
-// its caller has left before is never begun.
+// The progress of a call. A call that has begun may change the log. A call whose caller left
+// before it began never begins.
 const (
 	callQueued int32 = iota
-	callTaken        // a copy of the message is being made
+	callTaken        // the entity is copying the message
 	callBegun
 	callReplied
-	callLeft     // before it was begun: it is counted no more
-	callDeserted // after it was begun: the entity counts it out
+	callLeft     // the caller left before the call began, and has counted the call out
+	callDeserted // the caller left after the call began; the entity counts the call out
 
-	// callAwaited is added to the first three while the caller waits for the
-	// reply. An entity that has answered before that, on the caller's own
-	// goroutine, need not wake it.
+	// callAwaited is added to the first three while the caller waits for the reply. If the
+	// entity answers earlier, on the caller's own goroutine, it need not wake the caller.
 	callAwaited = 8
 )
 
-// A call is an [entity.Call] and its way back to the caller. It is pooled: the
-// caller lets go of it when it has taken the reply, and the entity where no caller
-// waits. One whose caller has left is not used again.
+// A call is an [entity.Call] with the fields that bring its outcome back to the caller. Calls
+// are pooled. The caller returns the call to the pool when it has read the reply. If no caller
+// waits, the entity returns it. A call whose caller has left is not used again.
 //
-// The engine owns everything that it reads of a call after the caller has gone on:
+// The engine owns all fields of a call that it reads after the caller has continued:
 //
-//  1. Metadata is copied when the call is made; that costs nothing without any.
+//  1. Metadata is copied when the call is made. This is free for a call without metadata.
 //  2. The message of [Ref.Tell] is copied before Tell returns.
-//  3. The message of a call whose caller waits stays the caller's, without a copy,
-//     while the caller cannot get away: as long as the call runs on the goroutine of
-//     its caller, or if the context of the caller has no end. Else the entity copies
-//     the message before a rule reads it (see begin). A caller whose context ends
-//     during the copy waits for the end of the copy.
-//  4. A call whose caller has left is not run again, so nothing reads the message of
-//     one that has run on the caller's goroutine and is on its way to the store.
+//  3. If the caller waits and cannot leave, its message is used without a copy. A caller
+//     cannot leave while the call runs on its goroutine, or if its context never ends.
+//     Otherwise the entity copies the message before a rule reads it (see begin). If the
+//     context ends during the copy, the caller waits for the end of the copy.
+//  4. A call whose caller has left is not run again. The message of a call that has run on its
+//     caller's goroutine and is on its way to the store is therefore not read any more.
 type call struct {
 	entity.Call
 
@@ -55,15 +53,15 @@ type call struct {
 	stripe   *stripe
 	ids      idSource
 	progress atomic.Int32
-	done     chan struct{} // one element: the reply
+	done     chan struct{} // has room for one element: the reply
 	receipt  *Receipt
-	inline   bool        // the turn that runs it is on the caller's goroutine
-	owned    bool        // the message is the engine's
+	inline   bool        // the call runs in a turn on the caller's goroutine
+	owned    bool        // the engine owns the message
 	told     bool        // no caller waits
-	keyed    bool        // it has an idempotency key, be it a wrong one
-	key      store.Key   // of the entity, of a call that no caller waits for
-	sink     func(*call) // takes the outcome, where no caller waits
-	invalid  error       // what is wrong with its options
+	keyed    bool        // the caller gave an idempotency key, valid or not
+	key      store.Key   // key of the entity, if no caller waits
+	sink     func(*call) // receives the outcome, if no caller waits
+	invalid  error       // the mistake in its options
 }
 
 func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, options []CallOption) *call {
@@ -87,12 +85,12 @@ func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, opt
 			values = maps.Clone(values)
 		}
 		c.Metadata.Values = maps.Clone(values)
-		scribble.Values(values) // a call that kept them would store them so
+		scribble.Values(values) // shows a call that did not copy the values: it would store these
 	}
 	return c
 }
 
-// release makes a call that has been answered ready for another use.
+// release resets an answered call and returns it to the pool.
 func (e *Engine) release(c *call) {
 	c.Call.Reset()
 	c.progress.Store(callQueued)
@@ -101,7 +99,7 @@ func (e *Engine) release(c *call) {
 	e.pool.Put(c)
 }
 
-// prepare checks the options of a call, and its idempotency key, if it has one.
+// prepare checks the options of a call and its idempotency key, if any.
 func (c *call) prepare() (err error) {
 	if !c.keyed || c.invalid != nil {
 		return c.invalid
@@ -116,8 +114,8 @@ func (c *call) prepare() (err error) {
 	return err
 }
 
-// begin lets a call run unless its caller has left, and sees to it that the caller
-// can leave while it runs.
+// begin reports whether a call may run: its caller has not left. It also makes sure that the
+// caller can leave while the call runs.
 func begin(ec *entity.Call) bool {
 	c := ec.Owner.(*call)
 	inline := c.inline
@@ -133,14 +131,14 @@ func begin(ec *entity.Call) bool {
 	return true
 }
 
-// advance moves the progress on, whether or not the caller waits for the reply.
+// advance moves the progress from one step to another, with or without a waiting caller.
 func (c *call) advance(from, to int32) bool {
 	return c.progress.CompareAndSwap(from, to) ||
 		c.progress.CompareAndSwap(from|callAwaited, to|callAwaited)
 }
 
-// goesOn reports whether a call that has been begun may run again. One that may not
-// is counted out, if its caller has not done so.
+// goesOn reports whether a call that has begun may run again. If it may not, and its caller has
+// not counted it out, goesOn does.
 func (c *call) goesOn() bool {
 	switch c.progress.Load() {
 	case callLeft:
@@ -152,7 +150,7 @@ func (c *call) goesOn() bool {
 	return true
 }
 
-// reply hands the outcome of the entity to the caller.
+// reply returns the entity's outcome to the caller.
 func (c *call) reply(from *entity.Entity) {
 	if len(c.Outcome.Effects) > 0 {
 		c.engine.dispatcher.send(from.Key(), &c.Call)
@@ -164,26 +162,26 @@ func (c *call) reply(from *entity.Entity) {
 		e.delivering.Add(-1)
 		e.release(c)
 	case c.told && c.Outcome.Status != entity.StatusDone:
-		go c.logOutcome() // a handler of the logger may wait for anything, even for this entity
+		go c.logOutcome() // a log handler may wait for any event, even for this entity
 		return
 	case c.told:
 		e.release(c)
 	default:
 		switch p := c.progress.Swap(callReplied); {
 		case p == callLeft:
-			return // it is counted out
+			return // the caller has counted it out
 		case p&callAwaited != 0:
 			done <- struct{}{}
 		}
 	}
-	// From the swap on the call is the caller's, who may have let go of it.
+	// From the swap on, the caller owns the call and may have returned it to the pool.
 	e.leave(s)
 }
 
-// logOutcome logs how a told command has failed, and ends the call.
+// logOutcome logs the failure of a command of Tell, and ends the call.
 func (c *call) logOutcome() {
 	defer func() {
-		_ = recover() // the handler of the logger is user code, and there is no place to log its panic
+		_ = recover() // the log handler is user code, and its panic cannot be logged
 		e, s := c.engine, c.stripe
 		e.release(c)
 		e.leave(s)
@@ -201,11 +199,11 @@ func (c *call) logOutcome() {
 	c.engine.config.Logger.Log(context.Background(), level, "told command has failed", attrs...)
 }
 
-// wait waits for the reply. An error means that the caller has left, and must
-// not touch the call any more.
+// wait waits for the reply. If it returns an error, the caller has left and must not use the
+// call any more.
 func (c *call) wait(ctx context.Context) error {
 	if !c.await() {
-		return nil // it has been answered
+		return nil // the entity has answered
 	}
 	if ctx.Done() == nil {
 		<-c.done
@@ -231,11 +229,11 @@ func (c *call) wait(ctx context.Context) error {
 			<-c.done
 			return nil
 		}
-		runtime.Gosched() // a copy of the message is being made
+		runtime.Gosched() // the entity is copying the message
 	}
 }
 
-// await notes that the caller waits. It returns false if the call has been answered.
+// await records that the caller waits. It returns false if the entity has already answered.
 func (c *call) await() bool {
 	for p := c.progress.Load(); p != callReplied; p = c.progress.Load() {
 		if c.progress.CompareAndSwap(p, p|callAwaited) {
@@ -245,8 +243,8 @@ func (c *call) await() bool {
 	return false
 }
 
-// send brings a call to its entity. If nobody waits for the answer the entity
-// decides it on a goroutine of its own.
+// send delivers a call to its entity. If no caller waits for the answer, the entity decides the
+// command on a separate goroutine.
 func (e *Engine) send(k *kindRuntime, id string, c *call) error {
 	if err := e.enter(c.stripe, c.sink != nil); err != nil {
 		e.release(c)
@@ -265,8 +263,8 @@ func (e *Engine) send(k *kindRuntime, id string, c *call) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, actor.ErrStopped):
-			// It was passivated at this moment, or has failed: another one
-			// takes its place.
+			// The actor was passivated just now, or has failed: the next activation replaces
+			// it.
 			k.forget(cell)
 			continue
 		case errors.Is(err, actor.ErrMailboxFull):

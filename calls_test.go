@@ -62,7 +62,8 @@ func TestACallerThatHasLeft(t *testing.T) {
 	})
 }
 
-// TestAStoreThatCannotTell answers every commit with an error that leaves it open.
+// TestAStoreThatCannotTell uses a store that answers every commit with an error of unknown
+// outcome.
 func TestAStoreThatCannotTell(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -86,7 +87,7 @@ func TestAStoreThatCannotTell(t *testing.T) {
 	})
 }
 
-// closing closes an engine with a deadline that passes, and wants Close to be back.
+// closing closes an engine with a deadline that has to pass, and expects Close to return.
 func closing(t *testing.T, e *perdure.Engine) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
@@ -156,7 +157,7 @@ func TestClose(t *testing.T) {
 			}()
 			<-v.begun
 			closing(t, e)
-			b := open(t, log, v.kind) // it holds the log, and answers from memory
+			b := open(t, log, v.kind) // it holds the log alone, and answers from memory
 			wantBalance(t, v.kind.Ref(b, "1"), 0)
 			close(v.open)
 			if err := <-got; !errors.Is(err, perdure.ErrClosed) && !errors.Is(err, perdure.ErrOutcomeUnknown) && !errors.Is(err, store.ErrClosed) {
@@ -236,7 +237,7 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// A panickyLog is a log whose reads of entities do what a store must not do.
+// A panickyLog is a log whose reads of entities misbehave: they panic or end the goroutine.
 type panickyLog struct {
 	hookedLog
 	fail func()
@@ -299,7 +300,7 @@ func TestEntitiesInMemoryHaveABoundInBytes(t *testing.T) {
 	const most = 1 << 20
 	for _, test := range []struct {
 		name string
-		one  int // bytes that one entity takes at most
+		one  int // maximum bytes of one entity
 		do   func(ctx context.Context, ref perdure.Ref[*testv1.Account], i int) error
 	}{
 		{"of states", 200 << 10, func(ctx context.Context, ref perdure.Ref[*testv1.Account], _ int) error {
@@ -358,7 +359,7 @@ func TestEntitiesThatGrowMakeOthersLeave(t *testing.T) {
 	for n := range entities {
 		annotate(n, 1)
 	}
-	for n := range entities / 2 { // the others are idle, and none comes
+	for n := range entities / 2 { // the others stay idle, and no new one comes
 		annotate(n, 60_000)
 	}
 	if s := e.Stats(); s.EntitiesBytes > most || s.Entities == entities {
@@ -366,7 +367,7 @@ func TestEntitiesThatGrowMakeOthersLeave(t *testing.T) {
 	}
 }
 
-// loads counts how often an entity is loaded.
+// loads counts the loads of an entity.
 type loads struct {
 	*memory.Log
 	of    string
@@ -507,11 +508,11 @@ func TestReceipts(t *testing.T) {
 		log := newLog(t, memory.Shared())
 		kind := accounts(perdure.KeepReceipts(1, time.Hour))
 		a, b := kind.Ref(open(t, log, kind), "1"), kind.Ref(open(t, log, kind), "1")
-		touch := &testv1.Touch{} // it makes no version, so the other engine does not notice
+		touch := &testv1.Touch{} // a Touch makes no version, so the other engine does not notice it
 		if _, err := a.Do(ctx, touch, perdure.WithIdempotencyKey("k")); err != nil {
 			t.Fatal(err)
 		}
-		for _, key := range []string{"x", "k"} { // "k" is forgotten, and used for another body
+		for _, key := range []string{"x", "k"} { // the key "k" is used again for another command
 			c := &testv1.Deposit{Amount: -1}
 			if _, err := b.Do(ctx, c, perdure.WithIdempotencyKey(key)); !errors.Is(err, perdure.InvalidArgument) {
 				t.Fatalf("key %s: got %v, want a refusal", key, err)
@@ -523,7 +524,7 @@ func TestReceipts(t *testing.T) {
 	})
 }
 
-// heads is a log whose receipts cannot be read with their answers.
+// heads is a log whose receipts can be read only without their answers.
 type heads struct{ *memory.Log }
 
 func (l *heads) Receipts(context.Context, store.Key) iter.Seq2[*store.Receipt, error] {

@@ -14,23 +14,23 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A cell is one entity in memory: the shell that runs its protocol core on an
-// actor, with the real clock and store. All but Settled is called by the turn
-// of the actor, so by one goroutine at a time.
+// A cell is the activation of one entity: the shell that runs its protocol core on an actor,
+// with the real clock and store. The actor's turns call all methods except Settled, so one
+// goroutine at a time uses the cell.
 //
-// An idle cell has no goroutine and no buffer. It is the core, the actor, an
-// entry in the engine's map, and the state.
+// An idle cell has no goroutine and no buffer. It consists of the core, the actor, an entry in
+// the engine's map, and the state.
 type cell struct {
 	core    entity.Entity
 	kind    *kindRuntime
 	ref     actor.Ref[*entity.Call]
 	used    atomic.Uint64 // time of the last turn, see residents
-	weight  atomic.Int32  // memory that it takes, in steps of weightStep
-	settled atomic.Int32  // items that the core has not heard of
+	weight  atomic.Int32  // memory of the entity, in steps of weightStep
+	settled atomic.Int32  // completed items that the core has not processed yet
 	due     atomic.Bool   // the pause before a retry is over
-	armed   bool          // that pause is running
-	handed  bool          // the work at hand is left to the turn of a signal
-	exited  bool          // the goroutine of a read has ended, and the core knows
+	armed   bool          // the pause is running
+	handed  bool          // the present work is left to a turn of a signal
+	exited  bool          // a read has ended its goroutine, and the core knows
 }
 
 // Receive is a turn with a call.
@@ -38,7 +38,8 @@ func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 	c.begin()
 	var own *call
 	if ctx.Inline() {
-		// On this goroutine the caller cannot use the call, nor leave it.
+		// While the call runs on the caller's goroutine, the caller can neither use nor leave
+		// it.
 		own = ec.Owner.(*call)
 		own.inline = true
 	}
@@ -52,8 +53,8 @@ func (c *cell) Receive(ctx *actor.Context[*entity.Call], ec *entity.Call) {
 	}
 }
 
-// Signal is a turn without a call: items have settled, a pause is over, or
-// there is work that a turn on somebody else's goroutine has left.
+// Signal is a turn without a call: items have an outcome, a pause is over, or a turn on another
+// caller's goroutine has left work.
 func (c *cell) Signal(*actor.Context[*entity.Call]) {
 	c.begin()
 	c.core.Settled(int(c.settled.Swap(0)))
@@ -61,11 +62,11 @@ func (c *cell) Signal(*actor.Context[*entity.Call]) {
 		return // the committer must neither read from the store nor run rules
 	}
 	c.drive(nil)
-	c.weigh() // this may be the goroutine of the committer, which others wait for
+	c.weigh() // no makeRoom here: this may be the committer's goroutine, which others wait for
 }
 
-// weigh notes how much memory the entity takes, and reports whether entities may have to
-// leave because of that. A turn that changes little of it costs a few additions.
+// weigh records the memory of the entity. It reports whether entities may have to be passivated
+// because the memory has grown. If little has changed, it costs a few additions.
 func (c *cell) weigh() (full bool) {
 	weight := int32(c.core.Bytes() / weightStep)
 	more := weight - c.weight.Load()
@@ -76,8 +77,8 @@ func (c *cell) weigh() (full bool) {
 	return c.kind.engine.entities.weigh(int64(more)) && more > 0
 }
 
-// handOver leaves the work at hand to a turn that has a goroutine of its own,
-// unless this is that turn.
+// handOver leaves the present work to a turn with a goroutine of its own, unless this is such a
+// turn.
 func (c *cell) handOver() bool {
 	if c.handed {
 		return false
@@ -87,7 +88,7 @@ func (c *cell) handOver() bool {
 	return true
 }
 
-// begin is the beginning of every turn.
+// begin begins every turn.
 func (c *cell) begin() {
 	c.used.Store(c.kind.engine.entities.now.Load())
 	if c.core.Interrupted() {
@@ -99,9 +100,9 @@ func (c *cell) begin() {
 	}
 }
 
-// drive does what the core wants done until it wants no more. If this is the turn
-// of a call, on the goroutine of its caller, the rules of other calls are left to
-// another one: a rule may end the goroutine that runs it, or hold it for ever.
+// drive carries out the core's tasks until there are none. On a caller's goroutine it runs only
+// that caller's rule and leaves the rules of other calls to another turn, because a rule may
+// end its goroutine or block it permanently.
 func (c *cell) drive(own *entity.Call) {
 	c.handed = false
 	for {
@@ -111,7 +112,7 @@ func (c *cell) drive(own *entity.Call) {
 		}
 		task := c.core.Task()
 		if own != nil && task.Reads() && !c.kind.engine.instant && c.handOver() {
-			return // the caller may have a deadline before the store answers
+			return // the caller's deadline may end before the store answers
 		}
 		switch task {
 		case entity.TaskLoad:
@@ -145,7 +146,7 @@ func (c *cell) load() {
 		return nil
 	}, func(err error) {
 		if err == nil {
-			e.hub.Reach(fold.Position()) // it may be of a commit that nobody could tell of
+			e.hub.Reach(fold.Position()) // the position may be of a commit with an unknown outcome
 		}
 		c.core.Loaded(fold, err)
 		if v := fold.Taken(); v > 0 && err == nil {
@@ -154,8 +155,8 @@ func (c *cell) load() {
 	})
 }
 
-// read reads from the store and tells the core. The store and the Evolve rules that
-// run may panic or end the goroutine; then that is the error of the read.
+// read reads from the store and passes the result to the core. The store and the Evolve rules
+// may panic or end the goroutine; that becomes the error of the read.
 func (c *cell) read(from func() error, tell func(error)) {
 	returned := false
 	defer func() {
@@ -174,8 +175,8 @@ func (c *cell) read(from func() error, tell func(error)) {
 	tell(err)
 }
 
-// loadInto reads an entity into a fold. It calls each, if there is one, with every
-// state that the fold comes to.
+// loadInto reads an entity into a fold. If each is not nil, loadInto calls it with every state
+// of the fold.
 func loadInto(log store.Log, key store.Key, fold *entity.Fold, each func() error) error {
 	for event, err := range log.Load(context.Background(), key, fold.Accept) {
 		if err == nil && each != nil {
@@ -218,7 +219,7 @@ func receiptHeads(ctx context.Context, log store.Log, key store.Key) (list []*st
 	return list, nil
 }
 
-// repeat reads the answer that a command with the key of the call had.
+// repeat reads the earlier answer to a repeated command.
 func (c *cell) repeat(ec *entity.Call) {
 	var first store.ID
 	var out entity.Outcome
@@ -228,8 +229,8 @@ func (c *cell) repeat(ec *entity.Call) {
 	}, func(err error) { c.core.Repeated(first, out, err) })
 }
 
-// answer reads the answer that a command with the key of the call had, and the id of
-// that command.
+// answer reads the earlier answer to a command with the key of the call, and the id of that
+// command.
 func (c *cell) answer(ec *entity.Call) (first store.ID, out entity.Outcome, err error) {
 	e := c.kind.engine
 	r, err := e.log.(store.Receipts).Receipt(context.Background(), c.core.Key(), ec.Name)
@@ -244,7 +245,7 @@ func (c *cell) answer(ec *entity.Call) (first store.ID, out entity.Outcome, err 
 	return r.CommandID, out, nil
 }
 
-// retryLater arms a timer if a load has failed and is to be tried again.
+// retryLater sets a timer if a load has failed and is to be repeated.
 func (c *cell) retryLater() {
 	after, wanted := c.core.WantsRetry()
 	if !wanted || c.armed {
@@ -282,13 +283,13 @@ func (c *cell) Reply(ec *entity.Call) { ec.Owner.(*call).reply(&c.core) }
 // Now is part of [entity.Shell].
 func (c *cell) Now() time.Time { return c.kind.engine.config.Clock.Now() }
 
-// Settled is part of [commit.Owner]. It may be called by any goroutine.
+// Settled is part of [commit.Owner]. Any goroutine may call it.
 func (c *cell) Settled(items int) {
 	c.settled.Add(int32(items))
 	c.ref.RunSignal()
 }
 
-// Idle lets the actor be stopped only while nothing is in flight.
+// Idle lets the actor stop only while the entity has no call and no item in flight.
 func (c *cell) Idle() bool { return c.core.Idle() }
 
 // Failed is called after a panic that did not come from a rule, or after a rule
@@ -303,7 +304,7 @@ func (c *cell) Failed(f *actor.Failure) actor.Directive {
 	return actor.Stop
 }
 
-// Closed answers what will not be run, and makes room for another cell.
+// Closed answers the calls that will not run, and makes room for another activation.
 func (c *cell) Closed(reason error, undelivered []*entity.Call) {
 	out := entity.Outcome{Status: entity.StatusClosed}
 	if reason == nil {

@@ -51,18 +51,18 @@ type patientClock interface {
 	Attach(settle func(context.Context)) (detach func())
 }
 
-// A stopwatch measures the time that has passed, whatever is done to the time of day.
+// A stopwatch measures the time that has passed. Changes of the time of day do not affect it.
 type stopwatch struct {
 	elapsed func() time.Duration
-	ahead   atomic.Int64 // an alarm has rung before that much had passed
+	ahead   atomic.Int64 // time by which alarms have rung before the clock showed their time
 }
 
-// stopwatchZero is what a stopwatch shows when it is started: any time that is not
-// the zero one.
+// stopwatchZero is the time that a stopwatch shows at its start. It may be any time but the
+// zero time.
 var stopwatchZero = time.Unix(1_000_000_000, 0)
 
-// elapsedOf returns a function that tells how much time has passed by a clock since
-// some moment, whatever is done to the time of day.
+// elapsedOf returns a function that returns the time since some fixed start by a clock. Changes
+// of the time of day do not affect it.
 func elapsedOf(c Clock) func() time.Duration {
 	if guarded, ok := c.(*guard.Clock); ok {
 		if steady, ok := guarded.Inner.(steadyClock); ok {
@@ -86,7 +86,8 @@ func (s *stopwatch) now() time.Time {
 	return stopwatchZero.Add(s.elapsed() + time.Duration(s.ahead.Load()))
 }
 
-// reach notes that an alarm which was set to at has rung now, so that time has come.
+// reach records that an alarm which was set to at has rung at now. The stopwatch then shows at
+// least at.
 func (s *stopwatch) reach(at, now time.Time) {
 	if d := at.Sub(now); d > 0 {
 		s.ahead.Add(int64(d))

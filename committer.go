@@ -14,19 +14,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A committer runs the queue of batches on a goroutine: while one group is at
-// the store, the next one gathers. That alone makes groups as large as the load
-// wants them; there is no timer. It yields once before it takes a group, so
-// that callers who have just been answered get their next command into it.
+// A committer runs the queue of batches on a goroutine. While one group is at the store, the
+// next one gathers. Groups therefore grow with the load, without a timer. The committer yields
+// once before it takes a group, so that callers which were just answered can add their next
+// command to it.
 type committer struct {
 	engine *Engine
 
 	mu      sync.Mutex
 	queue   commit.Queue
 	closing bool
-	settled []commit.Settled // used by the goroutine alone
+	settled []commit.Settled // used only by the committer's goroutine
 
-	work  chan struct{} // one element: there may be something to take
+	work  chan struct{} // has room for one element: there may be a group to take
 	ended chan struct{}
 }
 
@@ -36,8 +36,8 @@ func newCommitter(e *Engine) *committer {
 	return c
 }
 
-// submit adds an item to the queue. The queue is bounded by the calls that the
-// engine admits.
+// submit adds an item to the queue. The number of calls that the engine admits bounds the
+// queue.
 func (c *committer) submit(i *commit.Item) {
 	c.mu.Lock()
 	c.queue.Add(i)
@@ -52,9 +52,8 @@ func (c *committer) wake() {
 	}
 }
 
-// close stops the committer after what it is doing, and waits for that as long as
-// ctx allows: the store may hang. What is queued, or submitted from now on, is not
-// stored.
+// close stops the committer after the present group. It waits for that as long as ctx allows,
+// because the store may hang. Batches that wait, or are submitted from now on, are not stored.
 func (c *committer) close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closing = true
@@ -63,7 +62,7 @@ func (c *committer) close(ctx context.Context) error {
 	return waitFor(ctx, c.ended)
 }
 
-// queued reports whether an item waits, so that after close it is never stored.
+// queued reports whether an item waits. After close, a waiting item is never stored.
 func (c *committer) queued(i *commit.Item) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,10 +94,11 @@ func (c *committer) run() {
 	}
 }
 
-// errExited is the outcome of a commit in which the store has ended the goroutine.
+// errExited is the error of a commit in which the store has ended the goroutine.
 var errExited = errors.New("store: commit: called runtime.Goexit")
 
-// commit stores the group that was taken, and settles it whatever the store does.
+// commit stores the group that was taken. The group gets its outcome even if the store panics
+// or ends the goroutine.
 func (c *committer) commit(batches []*store.Batch) {
 	results, err := []store.Result(nil), errExited
 	defer func() {
@@ -112,7 +112,7 @@ func (c *committer) commit(batches []*store.Batch) {
 	results, err = commitGroup(c.engine.log, batches)
 }
 
-// settle ends the group that was taken.
+// settle sets the outcome of the group that was taken.
 func (c *committer) settle(results []store.Result, err error) {
 	c.mu.Lock()
 	c.queue.Settle(results, err)
@@ -153,8 +153,8 @@ func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result,
 	return results, nil
 }
 
-// ownError calls the methods of an error of the store, which are user code, before
-// others rely on them. If one panics the error is replaced by one that says so.
+// ownError calls the methods of a store's error, which are user code, before the engine relies
+// on them. If one panics, ownError returns an error that reports the panic.
 func ownError(err error) (own error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -166,20 +166,20 @@ func ownError(err error) (own error) {
 	return err
 }
 
-// An observer tells the hub, the dispatcher and the pruner of an engine which batches
-// the store has stored.
+// An observer reports the stored batches to the hub, the dispatcher and the pruner of an
+// engine.
 type observer struct{ engine *Engine }
 
-// Doubted is part of [commit.Observer]: the dispatcher has to look for messages in
-// batches that may be stored.
+// Doubted is part of [commit.Observer]: the dispatcher has to look for messages of batches that
+// may be stored.
 func (o observer) Doubted() {
 	if d := o.engine.dispatcher; d != nil {
 		d.doubted()
 	}
 }
 
-// submit has an item stored. Its owner is told when it is settled, possibly
-// before submit returns.
+// submit starts the commit of an item. The item's owner is called when it has an outcome,
+// possibly before submit returns.
 func (e *Engine) submit(i *commit.Item) {
 	if !e.instant {
 		e.committer.submit(i)
@@ -189,7 +189,7 @@ func (e *Engine) submit(i *commit.Item) {
 	e.commitAlone(i)
 }
 
-// commitAlone stores an item on the spot.
+// commitAlone stores an item at once, on the caller's goroutine.
 func (e *Engine) commitAlone(i *commit.Item) {
 	group := i.Alone()
 	if group == nil {
@@ -214,7 +214,7 @@ func (e *Engine) commitAlone(i *commit.Item) {
 	results, err = commitGroup(e.log, group)
 }
 
-// heard tells the clock of the store what the last batch says that was stored.
+// heard sets the store clock to the time of the last stored batch.
 func (e *Engine) heard(results []store.Result) {
 	for i := range slices.Backward(results) {
 		if results[i].Err == nil {
@@ -224,9 +224,9 @@ func (e *Engine) heard(results []store.Result) {
 	}
 }
 
-// Stored is part of [commit.Observer]: it shows the events of a stored item to the
-// readers of the log, its messages to the dispatcher, and its snapshot to the pruner,
-// before the item is settled.
+// Stored is part of [commit.Observer]. Before the owner of a stored item is called, it passes
+// the item's events to the readers of the log, its messages to the dispatcher, and its snapshot
+// to the pruner.
 func (o observer) Stored(i *commit.Item, r *store.Result) {
 	e, events := o.engine, i.Events(r)
 	e.hub.Publish(events)

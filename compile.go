@@ -14,8 +14,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A compiler turns the declaration of a kind into entity.Rules and collects
-// what is wrong with it.
+// A compiler converts the declaration of a kind to entity.Rules and collects the mistakes in
+// it.
 type compiler struct {
 	rules          entity.Rules
 	passivateAfter time.Duration
@@ -76,7 +76,7 @@ func (c *compiler) mistake(format string, args ...any) {
 	c.mistakes = append(c.mistakes, fmt.Errorf(format, args...))
 }
 
-// err returns what is wrong with the kind, or nil.
+// err returns an error with the mistakes of the kind, or nil.
 func (c *compiler) err() error {
 	if len(c.mistakes) == 0 {
 		return nil
@@ -84,8 +84,8 @@ func (c *compiler) err() error {
 	return fmt.Errorf("kind %q: %w", c.rules.Kind, errors.Join(c.mistakes...))
 }
 
-// message checks that a rule is for a concrete message type and returns the
-// type, or nil after noting a mistake.
+// message checks that a rule is for a concrete message type. It returns the type, or nil after
+// adding a mistake.
 func (c *compiler) message(rule string, t reflect.Type, missing bool) reflect.Type {
 	switch {
 	case missing:
@@ -112,12 +112,12 @@ func (c *compiler) stateHolds(d protoreflect.MessageDescriptor) bool {
 	return c.rules.NewState != nil && entity.Holds(c.rules.NewState().ProtoReflect().Descriptor(), d)
 }
 
-// command notes how to make a command of a type that has a rule.
+// command registers a type that has a rule as a command.
 func (c *compiler) command(t reflect.Type) {
 	c.rules.Commands[messageName(newMessage(t))] = func() proto.Message { return newMessage(t) }
 }
 
-// finish checks the kind as a whole and derives what the rules imply.
+// finish checks the kind as a whole and derives the remaining fields of the rules.
 func (c *compiler) finish(state reflect.Type) {
 	r := &c.rules
 	switch {
@@ -199,8 +199,8 @@ func (c *compiler) resolveMigration(from, state reflect.Type) {
 	}
 }
 
-// resolveCommands gives the old types of commands rules of their own: they run the rule
-// of the type at the end of a chain.
+// resolveCommands adds rules for the old types of commands: each runs the rule of the type at
+// the end of its chain.
 func (c *compiler) resolveCommands() {
 	rules := c.rules.Decide
 	name := "Decide"
@@ -225,12 +225,12 @@ func (c *compiler) resolveCommands() {
 		}
 		resolved[from] = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error) {
 			if command = convert(command); command == nil {
-				panic(fmt.Sprintf("the UpcastCommand of %s has returned nil", old)) // a refusal would settle the message
+				panic(fmt.Sprintf("the UpcastCommand of %s has returned nil", old)) // a refusal would complete the message
 			}
 			return rule(ctx, state, command)
 		}
 	}
-	for from, rule := range resolved { // not before: what ends at an old type goes on from there
+	for from, rule := range resolved { // not earlier: a chain must not end at an old type
 		rules[from] = rule
 		c.command(from)
 	}
@@ -238,8 +238,8 @@ func (c *compiler) resolveCommands() {
 
 type decideRule = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error)
 
-// follow follows a chain of conversions from an old type to the last one, and
-// returns that with a function for the whole chain, or nil if it has no end.
+// follow follows a chain of conversions from an old type to the last one. It returns that type
+// and a function for the whole chain, or nil if the chain has no end.
 func (c *compiler) follow(option string, from reflect.Type, steps map[reflect.Type]*upcast) (end reflect.Type, convert func(proto.Message) proto.Message) {
 	end, convert = follow(from, steps)
 	if convert == nil {
@@ -248,8 +248,8 @@ func (c *compiler) follow(option string, from reflect.Type, steps map[reflect.Ty
 	return end, convert
 }
 
-// follow is like the method of the compiler, and returns no function if the chain goes
-// in a circle. The function returns nil as soon as one of the conversions does.
+// follow is like the compiler's method. It returns a nil function if the chain is a circle. The
+// function returns nil as soon as one of the conversions does.
 func follow(from reflect.Type, steps map[reflect.Type]*upcast) (end reflect.Type, convert func(proto.Message) proto.Message) {
 	var chain []func(proto.Message) proto.Message
 	end = from

@@ -22,13 +22,13 @@ const (
 	RescueAfterDefault      = 30 * time.Second
 )
 
-// loadRetriesMax bounds how often a load is tried again while the outcome of a
-// command depends on it; with the pauses between them that is about six seconds.
+// loadRetriesMax bounds the repeated loads while the outcome of a command depends on a load.
+// With the pauses between them this takes about six seconds.
 const loadRetriesMax = 11
 
-// doubtsMax bounds how often a command is tried again after a commit whose outcome is
-// unknown, while the entity can be read; with the pauses between the attempts that is
-// about a second. See [ErrOutcomeUnknown].
+// doubtsMax bounds the further attempts of a command after a commit with an unknown outcome,
+// while the entity can be read. With the pauses between them this takes about a second. See
+// [ErrOutcomeUnknown].
 const doubtsMax = 7
 
 // A Config configures an engine: what it runs, and its bounds. Store and Kinds are
@@ -62,11 +62,11 @@ type Config struct {
 	// entities that have been idle longest, before the time of their [PassivateAfter].
 	// Entities with work in progress stay. Zero is [EntitiesMaxDefault].
 	EntitiesMax int
-	// EntitiesBytesMax bounds about how many bytes of memory the entities take: their
-	// states, the receipts of their commands with a key, and a kilobyte each. Above the
-	// bound, the engine passivates entities as it does above EntitiesMax. A program with
-	// few entities that are large and have long histories sets it above the sum of those
-	// that it always uses. Zero is [EntitiesBytesMaxDefault].
+	// EntitiesBytesMax bounds, approximately, the bytes of memory that the entities use: their
+	// states, the receipts of their commands with a key, and a kilobyte for each entity. Above
+	// the bound, the engine passivates entities as it does above EntitiesMax. If a program
+	// always uses a few large entities with long histories, set it above the sum of their
+	// sizes. Zero is [EntitiesBytesMaxDefault].
 	EntitiesBytesMax int
 	// InFlightMax bounds the commands that one entity has decided and the store has not yet
 	// committed. Zero is [InFlightMaxDefault].
@@ -96,10 +96,10 @@ type Config struct {
 	// two engines may perform that effect. Zero is [RescueAfterDefault].
 	RescueAfter time.Duration
 
-	logs bool // there is a logger
+	logs bool // the caller gave a logger
 }
 
-// defaults fills in what is zero and checks the rest.
+// defaults replaces zero fields with their defaults and checks the other fields.
 func (c *Config) defaults() error {
 	for _, f := range []struct {
 		name     string

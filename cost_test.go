@@ -7,20 +7,18 @@ import (
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 )
 
-// The allocations of one Do on the memory store, with a rule that says one event:
+// The allocations of one Do on the memory store, with a rule that persists one event:
 //
 //  1. the event, by the rule
-//  2. the slice of events that Persist is called with, by the rule's call
+//  2. the slice of events for Persist, by the rule's call
 //  3. the Decision
-//  4. the context that the rule runs with: the rule may keep it, so it is not
-//     used again
-//  5. the encoded event: its payload and record in one, kept by whoever follows
-//     the log
+//  4. the context of the rule, which the rule may keep, so it is not reused
+//  5. the encoded event, payload and record in one, which readers of the log may keep
 //  6. the results of the commit, by the store
 //
-// An Ask makes one more, and what the state holds beside it: the caller's copy.
-// Calls, batches and their events are pooled. The store's own memory grows by
-// chunks, which is a small part of an allocation for each command.
+// An Ask makes one more allocation, and those inside the state, for the caller's copy. Calls,
+// batches and their events are pooled. The store's own memory grows in chunks, which is a small
+// part of an allocation for each command.
 const (
 	doAllocationsMax  = 7
 	askAllocationsMax = 8

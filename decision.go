@@ -30,7 +30,7 @@ func Persist(events ...proto.Message) *Decision {
 	return &Decision{entity.Decision{Events: events}}
 }
 
-// left returns the part of the decision for after the commit.
+// left returns the side effects of the decision, to add to them.
 func (d *Decision) left() *entity.Left {
 	if d.d.Left == nil {
 		d.d.Left = new(entity.Left)

@@ -23,7 +23,7 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// Bounds of the dispatcher. What is above them waits in the store.
+// Bounds of the dispatcher. Messages above them wait in the store.
 const (
 	outboxWindow     = 8192
 	outboxLaneMax    = 1024
@@ -38,47 +38,47 @@ const (
 )
 
 const (
-	// lookEvery is how often the time of day is looked at while something waits for
-	// it: it may step, and the machine may sleep.
+	// lookEvery is the longest time between two looks at the time of day while a timer waits
+	// for it: the time of day may step, and the machine may sleep.
 	lookEvery = 10 * time.Second
-	// stallAfter is how long a message on its way to an entity keeps others to
-	// other entities from being delivered, if there are very many.
+	// stallAfter is the time for which a delivery to an entity delays deliveries to other
+	// entities, if there are very many.
 	stallAfter = time.Second
-	// leaveFor is how long a message that this engine has no rule for is left alone
-	// before it is parked.
+	// leaveFor is the time after which a message is parked that this engine has no rule for.
 	leaveFor = 24 * time.Hour
-	// graceMax bounds how long an engine waits with what any engine may deliver.
+	// graceMax bounds the time for which an engine leaves a message that any engine may deliver
+	// to the others.
 	graceMax = 30 * time.Millisecond
-	// watchPause is how long the dispatcher waits between two notices of a log.
+	// watchPause is the shortest time between two notifications of a log.
 	watchPause = 10 * time.Millisecond
 )
 
-// A dispatcher delivers what commands have left in the outbox: the shell that
-// runs the protocol core of package outbox. It learns of new messages from the
-// committer, and reads the store at the start, when timers are due, for what it does
-// not keep in memory, and for messages of other engines.
+// A dispatcher delivers the messages, timers and effects in the outbox. It is the shell that
+// runs the protocol core of package outbox. It learns of new messages from the committer. It
+// reads the store at the start, when timers are due, for messages that it does not keep in
+// memory, and for messages of other engines.
 type dispatcher struct {
 	engine *Engine
 	box    store.Outbox
-	orders store.Halting // how the box is read where messages keep their order, else nil
-	lane   commit.Lane   // of the batches that settle messages
+	orders store.Halting // reads the outbox if messages keep their order, else nil
+	lane   commit.Lane   // lane of the batches that complete messages
 	owner  uint64        // number of the engine; zero if no other engine uses the log
 	counts deliveryCounts
 	watch  stopwatch
 
 	mu       sync.Mutex
 	queue    *outbox.Dispatcher
-	last     time.Time       // the latest time that the watch has shown
-	item     *commit.Item    // the settlements on their way, or nil
-	closed   bool            // no alarm is wanted any more
+	last     time.Time       // the latest time of watch
+	item     *commit.Item    // the settlements at the store, or nil
+	closed   bool            // no alarm is needed any more
 	stopWake func() bool     // stops the alarm; nil if none was ever set, or the clock has not returned yet
-	drained  chan struct{}   // closed when none is left and no effect, once closing
-	flushed  chan struct{}   // closed when nothing is left to settle, once closing
-	waiters  []chan struct{} // closed when there is nothing to do at the present time
+	drained  chan struct{}   // while closing: closed when no delivery and no effect is left
+	flushed  chan struct{}   // while closing: closed when no settlement is left
+	waiters  []chan struct{} // closed when there is no work at the present time
 	said     map[string]struct{}
-	crammed  bool // it has said that too many messages are halted
+	crammed  bool // it has logged that too many messages are halted
 
-	work     chan struct{} // one element: there may be something to do
+	work     chan struct{} // has room for one element: there may be work
 	quit     chan struct{}
 	ended    chan struct{}
 	followed chan struct{} // closed at the end of follow
@@ -86,7 +86,7 @@ type dispatcher struct {
 	cancel   context.CancelFunc
 }
 
-// deliveryCounts are figures since the engine was opened.
+// deliveryCounts are counters since the engine was opened.
 type deliveryCounts struct{ delivered, failed, parked atomic.Uint64 }
 
 func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
@@ -95,7 +95,7 @@ func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 		work: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}), followed: make(chan struct{}),
 	}
 	if e.keepsOrder() {
-		d.orders = e.log.(store.Halting) // Open has checked it
+		d.orders = e.log.(store.Halting) // Open has checked the type
 	}
 	d.lane.Owner = d
 	d.watch.elapsed = e.elapsed
@@ -115,7 +115,8 @@ func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 	return d
 }
 
-// start begins with a scan of the store. The engine knows the dispatcher by then.
+// start starts the dispatcher with a scan of the store. The engine has set its dispatcher by
+// then.
 func (d *dispatcher) start() {
 	go guard.Loop(d.run, d.wake, d.ended) // the clock may end the goroutine
 	if d.owner == 0 {
@@ -129,16 +130,16 @@ func (d *dispatcher) start() {
 	d.wake()
 }
 
-// follow has the queue look for messages of other engines: when the log says that
-// there may be some, and from time to time. What other processes do goes by real time,
-// whatever the clock of the engine is. The log is asked before the queue looks: what is
-// committed between the two is told of, or met.
+// follow makes the queue look for messages of other engines: when the log reports a change, and
+// from time to time. Other processes run in real time, whatever the clock of the engine is, so
+// follow uses real time. It asks the log for the next change before the queue looks. A commit
+// between the two is then either reported or found.
 func (d *dispatcher) follow() {
 	w, _ := d.engine.log.(store.Watcher)
 	look, pause := time.NewTimer(0), time.NewTimer(0)
 	defer look.Stop()
 	defer pause.Stop()
-	var asked <-chan notice // the log has been asked and has not answered yet
+	var asked <-chan notice // waits for the log's answer; nil if no request is open
 	told := false
 	for {
 		var changed <-chan struct{}
@@ -155,7 +156,7 @@ func (d *dispatcher) follow() {
 					told = true
 					d.engine.config.Logger.Error("store cannot tell of changes", "error", n.err)
 				}
-			case <-pause.C: // a log that does not answer holds nothing up
+			case <-pause.C: // a log that does not answer delays no poll
 			case <-d.quit:
 				return
 			}
@@ -169,7 +170,7 @@ func (d *dispatcher) follow() {
 		d.wake()
 		look.Reset(every)
 		pause.Reset(watchPause)
-		select { // a log may tell of each commit
+		select { // a log may report every commit
 		case <-pause.C:
 		case <-d.quit:
 			return
@@ -183,13 +184,13 @@ func (d *dispatcher) follow() {
 	}
 }
 
-// A notice is what a log has answered to the question when it changes.
+// A notice is the log's answer to the request for its next change.
 type notice struct {
 	changed <-chan struct{}
 	err     error
 }
 
-// askLog asks a log when it changes, on a goroutine of its own: it is code of the store.
+// askLog asks a log for its next change, on a separate goroutine, because the log is user code.
 func (d *dispatcher) askLog(w store.Watcher) <-chan notice {
 	asked := make(chan notice, 1)
 	go func() {
@@ -201,7 +202,7 @@ func (d *dispatcher) askLog(w store.Watcher) <-chan notice {
 			return changed, nil
 		})
 		if d.context.Err() != nil {
-			err = nil // the engine is closed
+			err = nil // the engine is closing
 		}
 		asked <- notice{changed, err}
 	}()
@@ -225,9 +226,9 @@ func (d *dispatcher) Jitter(t time.Duration) time.Duration {
 	return t - time.Duration(rand.Int64N(int64(t)/2+1))
 }
 
-// Misfit is part of [outbox.Judge]: it tells apart what this engine can deliver and
-// what it leaves to others because it has no rule for it. It says so once for each
-// type. It is called under the lock.
+// Misfit is part of [outbox.Judge]. It returns an error for a message that this engine has no
+// rule for, and leaves to other engines. It logs this once for each type. It is called under
+// the lock.
 func (d *dispatcher) Misfit(m *store.Message) error {
 	switch {
 	case d.Fits(m):
@@ -284,9 +285,9 @@ func (d *dispatcher) run() {
 	}
 }
 
-// asked calls a function under the lock, with the time of day and the time for the
-// queue. The clocks are user code, so they are asked before. If one ends the goroutine,
-// the function is called all the same, but the goroutine is not alive afterwards.
+// asked calls fn under the lock, with the time of day and the time for the queue. The clocks
+// are user code, so asked calls them before it takes the lock. If a clock ends the goroutine,
+// fn still runs, with alive false.
 func (d *dispatcher) asked(fn func(wall, now time.Time, alive bool)) {
 	alive := false
 	var wall, now time.Time
@@ -298,15 +299,15 @@ func (d *dispatcher) asked(fn func(wall, now time.Time, alive bool)) {
 	alive = true
 }
 
-// timed is asked without the time of day.
+// timed is like asked, without the time of day.
 func (d *dispatcher) timed(fn func(now time.Time)) {
 	var now time.Time
 	defer func() { d.locked(now, fn) }()
 	now = d.watch.now()
 }
 
-// locked calls a function under the lock with the latest time that the watch has shown,
-// of which now is one, or zero if it could not be asked.
+// locked calls fn under the lock with the latest time of watch, including now. The time now is
+// zero if the clock did not return.
 func (d *dispatcher) locked(now time.Time, fn func(now time.Time)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -316,14 +317,14 @@ func (d *dispatcher) locked(now time.Time, fn func(now time.Time)) {
 	fn(d.last)
 }
 
-// step does what there is to do at this moment.
+// step carries out the present work of the queue.
 func (d *dispatcher) step() {
 	var w outbox.Work
 	var item *commit.Item
 	var wall, now time.Time
 	d.asked(func(atWall, atNow time.Time, alive bool) {
 		if !alive {
-			return // nothing that is taken now would be done
+			return // the goroutine is ending and could not carry out the work
 		}
 		wall, now = atWall, atNow
 		w = d.queue.Step(wall, now)
@@ -353,8 +354,8 @@ func (d *dispatcher) step() {
 	}
 }
 
-// setAlarm sets an alarm in place of the one before. It is the last thing that a step
-// does, and is done without the lock, because the clock is user code.
+// setAlarm replaces the alarm. It is the last part of a step, and runs without the lock,
+// because the clock is user code.
 func (d *dispatcher) setAlarm(n uint64, after time.Duration) {
 	d.mu.Lock()
 	old := d.stopWake
@@ -383,8 +384,8 @@ func (d *dispatcher) ring(n uint64) {
 	d.wake()
 }
 
-// rest tells those who wait for it that there is nothing to do at the present time.
-// It is called under the lock, at the end of a step.
+// rest wakes the goroutines that wait until there is no work at the present time. It is called
+// under the lock, at the end of a step.
 func (d *dispatcher) rest(now time.Time) {
 	if len(d.waiters) == 0 || len(d.work) > 0 || !d.queue.Rests(now) {
 		return
@@ -395,7 +396,7 @@ func (d *dispatcher) rest(now time.Time) {
 	d.waiters = nil
 }
 
-// settle waits until there is nothing to do at the present time.
+// settle waits until there is no work at the present time.
 func (d *dispatcher) settle(ctx context.Context) {
 	done := make(chan struct{})
 	d.mu.Lock()
@@ -409,13 +410,13 @@ func (d *dispatcher) settle(ctx context.Context) {
 	}
 }
 
-// Settled is part of [commit.Owner]: the settlements are stored, or not.
+// Settled is part of [commit.Owner]: the settlements at the store have an outcome.
 func (d *dispatcher) Settled(int) {
 	d.timed(d.settled)
 	d.wake()
 }
 
-// settled is Settled under the lock.
+// settled does the work of Settled, under the lock.
 func (d *dispatcher) settled(now time.Time) {
 	list := d.item.Batch.Settle
 	if err := errors.Join(d.item.Err, d.item.Result.Err); err != nil {
@@ -434,7 +435,7 @@ func (d *dispatcher) settled(now time.Time) {
 	d.flush()
 }
 
-// parked says which messages are parked now.
+// parked logs the messages that are parked or halted now.
 func (d *dispatcher) parked(list []store.Settlement) {
 	for i := range list {
 		if m := list[i].Message; m != nil && m.Parked {
@@ -453,8 +454,8 @@ func (d *dispatcher) parked(list []store.Settlement) {
 	}
 }
 
-// flush tells close when nothing is left to settle, or it cannot be. It is
-// called under the lock.
+// flush wakes close when no settlement is left, or the rest cannot be stored. It is called
+// under the lock.
 func (d *dispatcher) flush() {
 	if d.flushed != nil && d.queue.Flushed() {
 		close(d.flushed)
@@ -462,7 +463,7 @@ func (d *dispatcher) flush() {
 	}
 }
 
-// committed takes over the messages of a batch that is stored.
+// committed passes the messages of a stored batch to the queue.
 func (d *dispatcher) committed(b *store.Batch, r *store.Result) {
 	messages := outbox.Committed(b, r)
 	defer d.wake()
@@ -474,7 +475,7 @@ func (d *dispatcher) committed(b *store.Batch, r *store.Result) {
 	})
 }
 
-// doubted has the dispatcher look for messages of commits whose outcome is not known.
+// doubted makes the queue look for messages of commits with an unknown outcome.
 func (d *dispatcher) doubted() {
 	d.mu.Lock()
 	d.queue.Doubted()
@@ -482,7 +483,7 @@ func (d *dispatcher) doubted() {
 	d.wake()
 }
 
-// send has the effects of a command performed, whose answer is durable.
+// send queues the sent effects of a command whose answer is durable.
 func (d *dispatcher) send(key store.Key, c *entity.Call) {
 	lost := 0
 	d.mu.Lock()
@@ -498,7 +499,7 @@ func (d *dispatcher) send(key store.Key, c *entity.Call) {
 	d.wake()
 }
 
-// scan reads from the store what the queue wants, by the time of day.
+// scan reads the messages that the queue wants, by the time of day.
 func (d *dispatcher) scan(plan outbox.Scan, wall time.Time) {
 	var due time.Time
 	failure := errors.New("store: outbox: called runtime.Goexit")
@@ -515,7 +516,8 @@ func (d *dispatcher) scan(plan outbox.Scan, wall time.Time) {
 	due, failure = d.reads(plan, wall)
 }
 
-// reads reads what a scan is to read, and returns when the first timer behind it is due.
+// reads carries out the parts of a scan, and returns the due time of the first timer that is
+// not due yet.
 func (d *dispatcher) reads(plan outbox.Scan, wall time.Time) (due time.Time, failure error) {
 	if plan.Undue {
 		failure = d.read(store.MessageQuery{After: plan.After}, true)
@@ -526,7 +528,7 @@ func (d *dispatcher) reads(plan outbox.Scan, wall time.Time) (due time.Time, fai
 	if plan.First && failure == nil {
 		failure = d.messages(store.MessageQuery{AfterDue: wall, After: math.MaxUint64}, func(m *store.Message) bool {
 			if !m.Due.After(wall) {
-				return true // the store sorts the time of day as no due time, at 1970 exactly
+				return true // at 1970 exactly, the store sorts the time of day as "no due time"
 			}
 			due = m.Due
 			return false
@@ -535,7 +537,7 @@ func (d *dispatcher) reads(plan outbox.Scan, wall time.Time) (due time.Time, fai
 	return due, failure
 }
 
-// read hands messages to the queue: those without a due time, or those with one.
+// read passes messages to the queue: either those without a due time, or those with one.
 func (d *dispatcher) read(q store.MessageQuery, undue bool) error {
 	read := 0
 	return d.messages(q, func(m *store.Message) bool {
@@ -552,8 +554,8 @@ func (d *dispatcher) read(q store.MessageQuery, undue bool) error {
 	})
 }
 
-// messages reads messages until fn says that it is enough. One that is damaged stays
-// where it is, and the others do not wait for it. A panic of the store is an error.
+// messages reads messages until fn returns false. A damaged message stays in the store and does
+// not stop the others. A panic of the store becomes an error.
 func (d *dispatcher) messages(q store.MessageQuery, fn func(*store.Message) (more bool)) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -577,7 +579,7 @@ func (d *dispatcher) messages(q store.MessageQuery, fn func(*store.Message) (mor
 	return nil
 }
 
-// damaged says once that a message is damaged.
+// damaged logs a damaged message, once.
 func (d *dispatcher) damaged(err error) {
 	text := err.Error()
 	d.mu.Lock()
@@ -591,7 +593,7 @@ func (d *dispatcher) damaged(err error) {
 	}
 }
 
-// fetch reads rows once more.
+// fetch reads rows again.
 func (d *dispatcher) fetch(rows []*outbox.Row) {
 	if len(rows) > 0 {
 		defer d.fetch(rows[1:]) // also if the store ends the goroutine
@@ -623,7 +625,7 @@ func (d *dispatcher) fetchOne(r *outbox.Row) {
 	})
 }
 
-// deliver starts the delivery of a row. Wall is the time of day.
+// deliver starts the delivery of a row. The parameter wall is the time of day.
 func (d *dispatcher) deliver(r *outbox.Row, wall time.Time) {
 	if r.Message.Target.IsZero() {
 		go d.perform(r)
@@ -632,7 +634,7 @@ func (d *dispatcher) deliver(r *outbox.Row, wall time.Time) {
 	d.command(r, wall)
 }
 
-// finished tells the queue of the end of a delivery.
+// finished passes the result of a delivery to the queue.
 func (d *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) {
 	if result == outbox.Done || result == outbox.Gone {
 		d.counts.delivered.Add(1)
@@ -648,8 +650,8 @@ func (d *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) 
 	})
 }
 
-// failed logs the failure of a delivery, and tells the queue. It calls methods of the
-// error, which is user code, so it is called on the goroutine of the delivery.
+// failed logs the failure of a delivery, and passes it to the queue. It calls methods of the
+// error, which is user code, so it runs on the goroutine of the delivery.
 func (d *dispatcher) failed(r *outbox.Row, result outbox.Result, err error) {
 	textOf(err, func(text string) {
 		m := r.Message
@@ -670,8 +672,7 @@ func (d *dispatcher) failed(r *outbox.Row, result outbox.Result, err error) {
 	})
 }
 
-// drain tells close when the last delivery or read has ended. It is called under the
-// lock.
+// drain wakes close when the last delivery or read has ended. It is called under the lock.
 func (d *dispatcher) drain() {
 	if d.drained != nil && d.queue.Drained() {
 		close(d.drained)
@@ -693,7 +694,7 @@ func (d *dispatcher) perform(r *outbox.Row) {
 		if v := recover(); v != nil {
 			stack := debug.Stack()
 			err, result = fmt.Errorf("handler panicked with a %T whose text cannot be told\n%s", v, stack), outbox.Retry
-			err = fmt.Errorf("handler panicked: %v\n%s", v, stack) // its methods are user code
+			err = fmt.Errorf("handler panicked: %v\n%s", v, stack) // the panic value's methods are user code
 		}
 	}()
 	returned := d.handle(r)
@@ -703,7 +704,7 @@ func (d *dispatcher) perform(r *outbox.Row) {
 	}
 	kind := performResult(returned)
 	if kind == outbox.Retry && d.context.Err() != nil {
-		kind = outbox.Later // the engine is being closed, and has told the handler
+		kind = outbox.Later // the engine is closing and has ended the handler's context
 	}
 	err, result = returned, kind
 }
@@ -769,8 +770,8 @@ func (d *dispatcher) command(r *outbox.Row, wall time.Time) {
 	}
 }
 
-// commandResult says what the answer of an entity means for the message. An
-// entity that decides removes the message with its own commit.
+// commandResult converts an entity's outcome to the result of the delivery. An entity that
+// decides the command removes the message with its own commit.
 func commandResult(c *call) (outbox.Result, error) {
 	switch c.Outcome.Status {
 	case entity.StatusDone, entity.StatusRefused, entity.StatusSettled:
@@ -782,9 +783,9 @@ func commandResult(c *call) (outbox.Result, error) {
 	return outbox.Later, failure(c.key, &c.Call, 0)
 }
 
-// close lets deliveries under way and effects that were sent end, and what they
-// have settled be stored, as long as ctx allows, and stops the dispatcher. It does not
-// wait for the delivery whose handler has called it, if there is one.
+// close stops the dispatcher. As long as ctx allows, it first waits for deliveries in progress
+// and for sent effects, and then for their settlements to be stored. It does not wait for the
+// delivery self, whose handler has called Close, if there is one.
 func (d *dispatcher) close(ctx context.Context, self *Delivery) error {
 	drained, flushed := make(chan struct{}), make(chan struct{})
 	d.mu.Lock()
@@ -819,7 +820,7 @@ func (d *dispatcher) close(ctx context.Context, self *Delivery) error {
 		stopped := make(chan struct{})
 		go func() {
 			defer close(stopped)
-			stop() // it is code of the clock
+			stop() // the clock is user code
 		}()
 		if waitFor(ctx, stopped) != nil && err == nil {
 			err = ctx.Err()

@@ -28,8 +28,8 @@ type effectRule struct {
 	message reflect.Type
 	perform func(context.Context, proto.Message) error
 	policy  outbox.Policy
-	timeout time.Duration // of one attempt, zero for none
-	upcast  *upcast       // to the type that is performed in its place; nil for most
+	timeout time.Duration // limit of one attempt; zero means no limit
+	upcast  *upcast       // conversion to the type that is performed instead; nil for most
 	err     error
 }
 
@@ -214,7 +214,7 @@ func DeliveryFrom(ctx context.Context) *Delivery {
 	return d
 }
 
-// performResult says what an error of a handler means.
+// performResult converts a handler's error to the result of the delivery.
 func performResult(err error) outbox.Result {
 	var park *parkError
 	switch {
@@ -264,8 +264,8 @@ func (e *Engine) addEffects() error {
 	return nil
 }
 
-// addOldEffects gives the old types of effects rules of their own: they perform what
-// the type at the end of a chain does.
+// addOldEffects adds rules for the old types of effects: each performs the type at the end of
+// its chain.
 func (e *Engine) addOldEffects(upcasts map[reflect.Type]*upcast) error {
 	var errs []error
 	resolved := make(map[reflect.Type]*effectRule, len(upcasts))

@@ -24,37 +24,37 @@ import (
 type Engine struct {
 	config  Config
 	log     store.Log
-	instant bool // the log commits on the spot
+	instant bool // the log commits synchronously
 	kinds   map[string]*kindRuntime
-	unlock  func() // gives the store up
+	unlock  func() // releases the store
 
 	system    *actor.System
-	committer *committer // nil if the log commits on the spot
+	committer *committer // nil if the log commits synchronously
 	hub       *stream.Hub
 	pruner    *pruner
-	receipts  *receiptSweeper // nil if the store keeps none, or lists no entities
+	receipts  *receiptSweeper // nil if the store keeps no receipts, or cannot list its entities
 
 	effects     map[reflect.Type]*effectRule
 	effectTypes map[string]*effectRule // by full protobuf name
 	dispatcher  *dispatcher            // nil if the log has no outbox
 	services    services
-	reporter    *reporter // nil if nothing is logged
-	detach      func()    // from the clock; nil if it does not wait
+	reporter    *reporter // nil if there is no logger
+	detach      func()    // detaches from the clock; nil if the clock does not wait for the engine
 	failures    failureCounts
 
-	pool       sync.Pool // of *call
+	pool       sync.Pool // pool of *call
 	stripes    [stripeCount]stripe
-	striped    atomic.Uint32 // the last stripe that was given to a call
-	delivering atomic.Int64  // calls in progress that are messages to entities
+	striped    atomic.Uint32 // the last stripe that a call was given
+	delivering atomic.Int64  // number of calls in progress that deliver messages
 	storeClock storeclock.Clock
-	elapsed    func() time.Duration // never steps
+	elapsed    func() time.Duration // time since a fixed start, by a clock that never steps
 	entities   residents
 
 	mu      sync.Mutex
 	closing atomic.Bool
-	drained chan struct{} // closed once closing and no call is left
-	closed  chan struct{} // closed once nothing that is queued is stored any more
-	stop    func() bool   // of the sweep's timer
+	drained chan struct{} // closed when the engine is closing and no call is left
+	closed  chan struct{} // closed when no waiting batch will be stored any more
+	stop    func() bool   // stops the timer of the sweep
 	seal    seal
 }
 
@@ -124,7 +124,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if e.prunes() {
 		e.pruner = newPruner(c.Store, &e.seal, e.hub, c.Logger, !shared)
 	}
-	e.system = actor.NewSystem(actor.Config{MailboxMax: c.EntityCallsMax}) // failures are told by those that fail
+	e.system = actor.NewSystem(actor.Config{MailboxMax: c.EntityCallsMax}) // the callbacks of the actors report failures
 	if !e.instant {
 		e.committer = newCommitter(e)
 	}
@@ -142,8 +142,8 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	return e, nil
 }
 
-// acquire takes the store for the engine alone, or reports that it is shared. It
-// waits no longer than the context: what the store grants later is given up at once.
+// acquire locks the store for this engine alone, or reports that the store is shared. It does
+// not wait longer than the context: a lock that the store grants later is released at once.
 func (e *Engine) acquire(ctx context.Context) (shared bool, err error) {
 	var mu sync.Mutex
 	left, held := false, func() {}
@@ -181,8 +181,8 @@ func (e *Engine) acquire(ctx context.Context) (shared bool, err error) {
 	return shared, err
 }
 
-// attach begins what the clock has to do with: sweeps, and clocks that wait for the
-// engine. The clock is user code, so attach waits no longer than the context.
+// attach starts the engine's use of the clock: sweeps, and clocks that wait for the engine. The
+// clock is user code, so attach does not wait longer than the context.
 func (e *Engine) attach(ctx context.Context) error {
 	detach, err := guard.Apart(ctx, "the clock", func() (func(), error) {
 		e.scheduleSweep()
@@ -210,10 +210,10 @@ func (e *Engine) attach(ctx context.Context) error {
 	return err
 }
 
-// undoOpen gives up what an engine has that could not be opened.
+// undoOpen releases the resources of an engine that could not be opened.
 func (e *Engine) undoOpen() {
 	go func() {
-		defer func() { _ = recover() }() // it is code of the store
+		defer func() { _ = recover() }() // the store is user code
 		e.unlock()
 	}()
 	if e.reporter != nil {
@@ -313,7 +313,7 @@ func (e *Engine) Close(ctx context.Context) error {
 			err = fmt.Errorf("close engine: effects: %w", err2)
 		}
 	}
-	e.seal.enter() // the store is given up at the end of Close, or later
+	e.seal.enter() // the store is released at the end of Close, or later
 	released := make(chan error, 1)
 	var releasing atomic.Bool
 	e.seal.close(func() {
@@ -350,11 +350,11 @@ func (e *Engine) Close(ctx context.Context) error {
 	return err
 }
 
-// releaseWait is how long Close waits for the store to be given up, if its context has
-// ended before.
+// releaseWait is the time for which Close waits for the release of the store after its context
+// has ended.
 const releaseWait = 100 * time.Millisecond
 
-// waitForRelease waits until the store is given up, or cannot be before the context ends.
+// waitForRelease waits until the store is released. It stops waiting when the context ends.
 func waitForRelease(ctx context.Context, released chan error, begun bool) error {
 	least := make(<-chan time.Time)
 	if begun {
@@ -377,8 +377,7 @@ func waitForRelease(ctx context.Context, released chan error, begun bool) error 
 	return fmt.Errorf("close engine: the store is not given up: %w", ctx.Err())
 }
 
-// giveUp gives the store up. It runs on a goroutine of its own, because it is code of
-// the store.
+// giveUp releases the store. It runs on a separate goroutine, because the store is user code.
 func (e *Engine) giveUp(done chan error) {
 	_, err := guard.Apart(context.Background(), "the store", func() (struct{}, error) {
 		e.unlock()
@@ -390,12 +389,12 @@ func (e *Engine) giveUp(done chan error) {
 	done <- err
 }
 
-// effectsGrace is how long effects may go on while the engine is closed, if nothing
-// says how long it may take.
+// effectsGrace is the time for which effects may continue while the engine closes, if Close has
+// no deadline.
 const effectsGrace = 2 * time.Second
 
-// closeEffects waits for the effects that run. After a grace it ends their contexts: a
-// handler may wait for that, such as one whose server does not answer.
+// closeEffects waits for the effects in progress. After a grace period it ends their contexts,
+// because a handler may wait for that, for example one whose server does not answer.
 func (e *Engine) closeEffects(ctx context.Context, self *Delivery) error {
 	grace := effectsGrace
 	if deadline, ok := ctx.Deadline(); ok {
@@ -405,9 +404,9 @@ func (e *Engine) closeEffects(ctx context.Context, self *Delivery) error {
 	return e.dispatcher.close(ctx, self)
 }
 
-// closeContext asks a context once for what Close needs, before Close begins: the
-// context is user code, and Close must come to its end. That of a handler ends because
-// of Close, which is no reason to give up; only its deadline counts.
+// closeContext reads from a context, once and before Close begins, the values that Close needs:
+// the context is user code, and Close must not depend on it later. The context of a handler
+// ends because of Close itself, so only its deadline counts.
 func closeContext(ctx context.Context, ofHandler bool) (context.Context, context.CancelFunc) {
 	deadline, bounded := ctx.Deadline()
 	if !ofHandler {
@@ -419,7 +418,7 @@ func closeContext(ctx context.Context, ofHandler bool) (context.Context, context
 	return context.Background(), func() {}
 }
 
-// A closingContext is what Close knows of the context of its caller.
+// A closingContext is a copy of the values that Close needs from its caller's context.
 type closingContext struct {
 	context.Context
 
@@ -511,7 +510,7 @@ func streamError(err error) error {
 	return fmt.Errorf("events: %w", err)
 }
 
-// storeTime is what is known of the time of the store.
+// storeTime returns the time of the store's clock, as far as it is known.
 func (e *Engine) storeTime() time.Time { return e.storeClock.Now(e.elapsed) }
 
 // Store returns the log of the engine.
@@ -549,7 +548,7 @@ type Stats struct {
 	LogsLost uint64
 }
 
-// failureCounts are figures since the engine was opened.
+// failureCounts are counters since the engine was opened.
 type failureCounts struct{ tells, services atomic.Uint64 }
 
 // Stats returns the current statistics of the engine.

@@ -25,7 +25,7 @@ func TestAskReturnsTheStateAfterTheCommand(t *testing.T) {
 	if state.GetBalance() != 7 || receipt != (perdure.Receipt{Version: 1, Position: 1}) {
 		t.Errorf("got balance %d and receipt %+v, want 7 at version 1, position 1", state.GetBalance(), receipt)
 	}
-	state.Balance = 1000 // it is the caller's own
+	state.Balance = 1000 // the caller owns the copy
 	got, err := perdure.Query[*testv1.Balance](ctx, ref, &testv1.GetBalance{})
 	if err != nil || got.GetAmount() != 7 {
 		t.Errorf("got balance %v, %v, want 7", got, err)
@@ -119,8 +119,8 @@ func TestRecordsCarryWhatTheyShould(t *testing.T) {
 	}
 }
 
-// TestManyCallersOfOneEntityGetTheirOwnAnswers has callers and the entity meet on
-// different goroutines at every moment of a call.
+// TestManyCallersOfOneEntityGetTheirOwnAnswers makes callers and the entity meet on different
+// goroutines at every stage of a call.
 func TestManyCallersOfOneEntityGetTheirOwnAnswers(t *testing.T) {
 	t.Parallel()
 	for _, instant := range []bool{true, false} {

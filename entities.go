@@ -14,8 +14,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// shardCount is a power of two; entities of a kind are spread over so many maps
-// so that callers seldom wait for each other.
+// shardCount is the number of maps that hold the entities of a kind, a power of two. With
+// several maps, callers seldom wait for each other.
 const shardCount = 64
 
 // A kindRuntime holds the entities of one kind that are in memory.
@@ -34,7 +34,7 @@ type kindRuntime struct {
 type shard struct {
 	mu    sync.RWMutex
 	cells map[string]*cell
-	_     [32]byte // apart from its neighbour in the processor's cache
+	_     [32]byte // keeps neighbouring shards in different cache lines
 }
 
 func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
@@ -56,8 +56,7 @@ func (k *kindRuntime) shard(id string) *shard {
 	return &k.shards[maphash.String(k.seed, id)%shardCount]
 }
 
-// find returns the cell of an entity, bringing it into memory without its state
-// if need be.
+// find returns the activation of an entity. If there is none, find makes one without its state.
 func (k *kindRuntime) find(id string) (*cell, error) {
 	s := k.shard(id)
 	s.mu.RLock()
@@ -92,7 +91,7 @@ func (k *kindRuntime) find(id string) (*cell, error) {
 	return c, nil
 }
 
-// forget drops a cell whose actor has stopped.
+// forget removes an activation whose actor has stopped.
 func (k *kindRuntime) forget(c *cell) {
 	id := c.core.Key().ID
 	s := k.shard(id)
@@ -116,10 +115,10 @@ func (k *kindRuntime) count() int {
 	return n
 }
 
-// sweepsPerIdle is how many sweeps pass in the shortest idle time of a kind.
+// sweepsPerIdle is the number of sweeps during the shortest idle time of a kind.
 const sweepsPerIdle = 4
 
-// sweepEvery returns the time between two sweeps; 0 if nothing is passivated.
+// sweepEvery returns the time between two sweeps, or 0 if no kind passivates its entities.
 func (e *Engine) sweepEvery() time.Duration {
 	var shortest time.Duration
 	for _, k := range e.kinds {
@@ -133,7 +132,7 @@ func (e *Engine) sweepEvery() time.Duration {
 	return max(shortest/sweepsPerIdle, time.Millisecond)
 }
 
-// scheduleSweep arms the timer of the next sweep.
+// scheduleSweep sets the timer of the next sweep.
 func (e *Engine) scheduleSweep() {
 	every := e.sweepEvery()
 	if every == 0 || e.closing.Load() {
@@ -150,14 +149,14 @@ func (e *Engine) scheduleSweep() {
 	late := e.closing.Load()
 	e.stop = stop
 	e.mu.Unlock()
-	if late { // Close has stopped the one before
+	if late { // Close has stopped the previous timer
 		stop()
 	}
 }
 
-// sweep passivates entities that have been idle for long enough. The time is
-// counted in sweeps, so that a turn need not read the clock. The last turn was some
-// time before the sweep behind it, so one sweep more must pass.
+// sweep passivates entities that have been idle for long enough. It counts the idle time in
+// sweeps, so a turn need not read the clock. The last turn was some time before the sweep after
+// it, so one more sweep must pass.
 func (e *Engine) sweep(every time.Duration) {
 	now := sweepOf(e.entities.now.Add(1 << roundBits))
 	for _, k := range e.kinds {
@@ -172,7 +171,7 @@ func (e *Engine) sweep(every time.Duration) {
 	}
 }
 
-// passivate stops the entities that fn selects and that have nothing to do.
+// passivate stops the entities that fn selects and that are idle.
 func (k *kindRuntime) passivate(fn func(*cell) bool) {
 	var old []*cell
 	for i := range k.shards {
@@ -192,40 +191,39 @@ func (k *kindRuntime) passivate(fn func(*cell) bool) {
 	}
 }
 
-// residents bound the entities in memory, by their number and by about how many bytes
-// they take.
+// residents bound the entities in memory, by their number and by an estimate of their bytes.
 //
-// now tells the time of turns, in sweeps and in rounds: a round is over when a share
-// of Config.EntitiesMax entities, or of Config.EntitiesBytesMax, has come into memory. A
-// turn notes the time of its entity, which costs a load and a store. When a bound is met,
-// the entities whose last turn was longest ago are passivated, a share of all at once, so
-// that finding them costs a few steps for each that comes.
+// now is the time of turns, counted in sweeps and rounds. A round is over when a share of
+// Config.EntitiesMax entities, or of Config.EntitiesBytesMax, has come into memory. A turn
+// records this time for its entity, which costs a load and a store. When a bound is reached,
+// the engine passivates the entities whose last turn was longest ago. It passivates a share of
+// all at once, so the search costs only a few steps for each new entity.
 type residents struct {
 	now    atomic.Uint64 // sweep<<roundBits | round
-	count  atomic.Int64  // of the entities in memory, and of those that come
-	weight atomic.Int64  // what they take, in steps of weightStep
-	grown  atomic.Int64  // what has come to it since the round began
-	most   int64         // the bound of weight
-	again  atomic.Int64  // the weight at which to look again
+	count  atomic.Int64  // number of entities in memory, including those about to come
+	weight atomic.Int64  // memory of these entities, in steps of weightStep
+	grown  atomic.Int64  // growth of weight since the round began
+	most   int64         // bound of weight
+	again  atomic.Int64  // weight from which to passivate again
 
 	mu     sync.Mutex
-	coming int   // since the round began
-	next   int64 // the count at which to look again
+	coming int   // number of entities that came since the round began
+	next   int64 // count from which to passivate again
 }
 
 const (
 	roundBits     = 32
 	roundMask     = 1<<roundBits - 1
-	roundsPerMax  = 64 // rounds in which EntitiesMax entities come
-	passivateOnce = 8  // one of so many is passivated at once
-	neverUsed     = 0  // of entities without a history, which are the first to go
+	roundsPerMax  = 64 // number of rounds in which EntitiesMax entities come
+	passivateOnce = 8  // one of this many entities is passivated at once
+	neverUsed     = 0  // time of entities without a history, which are passivated first
 	weightStep    = 1024
 )
 
 func sweepOf(t uint64) uint64 { return t >> roundBits }
 
-// weigh notes that entities take more memory, or less, in steps. It reports whether they
-// take too much.
+// weigh adds to the memory of all entities, in steps; more may be negative. It reports whether
+// the memory is above the bound.
 func (r *residents) weigh(more int64) (full bool) {
 	weight := r.weight.Add(more)
 	if more > 0 && r.grown.Add(more) > r.most/roundsPerMax {
@@ -235,9 +233,9 @@ func (r *residents) weigh(more int64) (full bool) {
 	return weight > max(r.most, r.again.Load())
 }
 
-// takePlace counts an entity before it comes into memory. If there are too many, it
-// first passivates those that have been idle for longest. Entities that are at work stay, and
-// may be more than the bound: the calls in progress bound them.
+// takePlace counts an entity before it comes into memory. If there are too many, it first
+// passivates those that have been idle longest. Busy entities stay, and their number may exceed
+// the bound: the calls in progress limit them.
 func (e *Engine) takePlace() {
 	r := &e.entities
 	r.mu.Lock()
@@ -250,8 +248,8 @@ func (e *Engine) takePlace() {
 	e.passivateExcess()
 }
 
-// makeRoom passivates entities if those in memory take too much, unless another
-// goroutine does.
+// makeRoom passivates entities if their memory is above the bound, unless another goroutine
+// does.
 func (e *Engine) makeRoom() {
 	if r := &e.entities; r.mu.TryLock() {
 		defer r.mu.Unlock()
@@ -259,7 +257,7 @@ func (e *Engine) makeRoom() {
 	}
 }
 
-// passivateExcess passivates the entities that have been idle for longest, if a bound is met.
+// passivateExcess passivates the entities that have been idle longest, if a bound is reached.
 // The caller holds the lock.
 func (e *Engine) passivateExcess() {
 	r, most := &e.entities, int64(e.config.EntitiesMax)
@@ -286,17 +284,17 @@ func (e *Engine) passivateExcess() {
 	}
 	r.next = 0
 	if n := r.count.Load(); n >= most {
-		r.next = n + max(most/passivateOnce, 1) // they are at work
+		r.next = n + max(most/passivateOnce, 1) // the others are busy
 	}
 	again := int64(0)
 	if n := r.weight.Load(); n > r.most {
-		again = n + max(r.most/passivateOnce, 1) // the same
+		again = n + max(r.most/passivateOnce, 1) // the others are busy
 	}
 	r.again.Store(again)
 }
 
-// oldest returns the round up to which the last turns of at least n entities were, which
-// take at least so much memory.
+// oldest returns the lowest round such that at least n entities, with at least the given
+// memory, had their last turn in it or before.
 func (e *Engine) oldest(n, weight int64) uint64 {
 	type sum struct{ entities, weight int64 }
 	rounds := map[uint64]sum{}

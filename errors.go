@@ -205,7 +205,7 @@ type PanicError struct {
 	Value any
 	Stack []byte
 
-	text string // Value as text, when it was caught
+	text string // Value as text, made when the panic was caught
 }
 
 func (e *PanicError) Error() string {
@@ -245,8 +245,8 @@ func (e *KeyReusedError) Is(target error) bool {
 	return target == ErrKeyReused || target == error(InvalidArgument)
 }
 
-// A ruleError is what a caller gets of the error of a rule that is not an [*Error]
-// itself. Its text and its refusal are those of the moment when the rule returned.
+// A ruleError is the error that a caller gets if a rule returned an error that is not an
+// [*Error] itself. Its text and its refusal were taken when the rule returned.
 type ruleError struct {
 	text    string
 	refusal *Error
@@ -258,7 +258,7 @@ func (e *ruleError) Error() string { return e.text }
 // Is matches the code of the refusal.
 func (e *ruleError) Is(target error) bool { return e.refusal.Is(target) }
 
-// As finds the copy of the refusal, and not the one in the rule's error.
+// As finds the copy of the refusal instead of the refusal in the rule's error.
 func (e *ruleError) As(target any) bool {
 	t, ok := target.(**Error)
 	if ok {
@@ -269,8 +269,8 @@ func (e *ruleError) As(target any) bool {
 
 func (e *ruleError) Unwrap() error { return e.err }
 
-// refuse copies the error of a rule. It returns a mistake if the error cannot be told.
-// It calls methods of the error, which may panic.
+// refuse copies the error of a rule. It returns a mistake if the error cannot be given to a
+// caller. It calls methods of the error, which may panic.
 func refuse(err error) (refusal, mistake error) {
 	made, itself := err.(*Error) //nolint:errorlint // the error itself, and not what it wraps
 	if !itself && !errors.As(err, &made) {
@@ -294,7 +294,7 @@ func refuse(err error) (refusal, mistake error) {
 	return &ruleError{text: refusalText(err.Error()), refusal: e, err: err}, nil
 }
 
-// addDetails copies the details of a refusal as a receipt would keep them.
+// addDetails copies the details of a refusal in the form in which a receipt stores them.
 func (e *Error) addDetails(details []proto.Message) error {
 	size := 0
 	for i, d := range details {
@@ -320,9 +320,9 @@ func (e *Error) addDetails(details []proto.Message) error {
 	return nil
 }
 
-// refusalText returns a text as a receipt keeps it.
+// refusalText returns a text in the form in which a receipt stores it.
 func refusalText(s string) string {
-	const room = 64 // for what is added
+	const room = 64 // for the text that is added
 	s = validText(s)
 	if len(s) <= RefusalMessageBytesMax {
 		return s
@@ -334,8 +334,8 @@ func refusalText(s string) string {
 	return fmt.Sprintf("%s … (%d bytes are left out)", s[:cut], len(s)-cut)
 }
 
-// encodeRefusal returns what a receipt keeps of a refusal. The entity has made it
-// with refuse, so none of the methods that are called is a user's.
+// encodeRefusal returns a refusal in the form that a receipt stores. The entity has made the
+// error with refuse, so it calls no user code.
 func encodeRefusal(err error) *store.Refusal {
 	var refusal *Error
 	errors.As(err, &refusal)
@@ -350,8 +350,7 @@ func encodeRefusal(err error) *store.Refusal {
 
 func validText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
-// decodeRefusal returns the refusal that was kept. Details whose type the
-// program does not know are left out.
+// decodeRefusal returns a stored refusal. It leaves out details of unknown types.
 func decodeRefusal(r *store.Refusal) *Error {
 	e := &Error{Code: Code(r.Code), Message: r.Message}
 	for _, d := range r.Details {

@@ -26,7 +26,7 @@ func TestEventsAreReadOnceInOrderWhileTheyAreWritten(t *testing.T) {
 	var wg sync.WaitGroup
 	for reader := range readers {
 		wg.Go(func() {
-			// Each begins somewhere else, the last one at the head.
+			// Each reader begins at a different position, the last one at the head.
 			after := store.Position(reader * 10)
 			versions := map[store.Key]store.Version{}
 			for ev, err := range e.Events(ctx, after) {
@@ -78,7 +78,7 @@ func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
 	var at store.Position
 	var lagged *perdure.LaggedError
 	read := make(chan struct{})
-	go func() { // it writes when the reader waits for it: at the head
+	go func() { // write when the reader waits at the head
 		<-read
 		deposit(1)
 		<-read
@@ -103,7 +103,7 @@ func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
 		switch at = ev.Position; at {
 		case 1:
 			read <- struct{}{}
-		case 2: // live now: stay away for too long
+		case 2: // the reader is live now: stop reading for too long
 			read <- struct{}{}
 			<-read
 		}
@@ -208,8 +208,8 @@ func TestASubscriptionGetsWholeCommitsAndGoesOnWhereItWas(t *testing.T) {
 	streamtest.Check(t, &h, streamtest.Held(t, log, stream.Query{}))
 }
 
-// TestAReaderLearnsOfACommitThatWasInDoubt has a commit be stored without anybody
-// knowing. Its command is answered all the same, so a reader must get its event.
+// TestAReaderLearnsOfACommitThatWasInDoubt stores a commit whose outcome the engine does not
+// learn. The engine answers the command all the same, so a reader must get its event.
 func TestAReaderLearnsOfACommitThatWasInDoubt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

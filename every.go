@@ -14,7 +14,7 @@ import (
 // A Recurrence is the schedule of a recurring timer; see [Decision.Every]. Make one with
 // [Period] or [Daily].
 type Recurrence struct {
-	spec string // the form in which the outbox keeps it
+	spec string // text form, which the outbox stores
 	next entity.Recurrence
 	err  error
 }
@@ -74,7 +74,7 @@ type daily struct {
 func (d daily) Next(after time.Time) time.Time {
 	zone, err := time.LoadLocation(d.Zone)
 	if err != nil {
-		zone = time.UTC // it was there when the recurrence was made
+		zone = time.UTC // the zone existed when the recurrence was made
 	}
 	year, month, day := after.In(zone).Date()
 	for n := 0; ; n++ {
@@ -84,8 +84,7 @@ func (d daily) Next(after time.Time) time.Time {
 	}
 }
 
-// on returns when the timer fires on a date of the zone, or false if the zone skips
-// that date.
+// on returns the firing time on a date of the zone, or false if the zone skips that date.
 func (d daily) on(year int, month time.Month, day int, zone *time.Location) (time.Time, bool) {
 	t := time.Date(year, month, day, d.Hour, d.Minute, 0, 0, zone)
 	clock := time.Date(year, month, day, d.Hour, d.Minute, 0, 0, time.UTC)
@@ -93,7 +92,7 @@ func (d daily) on(year int, month time.Month, day int, zone *time.Location) (tim
 	if shown.Equal(clock) {
 		return t, true
 	}
-	// Clocks skip that time, and t is on one of the two sides of the gap.
+	// Clocks skip that time, and t is on one side of the gap.
 	start, end := t.ZoneBounds()
 	if shown.Before(clock) {
 		start = end
@@ -121,7 +120,7 @@ func sameZone(a, b *time.Location) bool {
 	return true
 }
 
-// parseRecurrence returns the recurrence that the outbox keeps as spec.
+// parseRecurrence returns the recurrence with the text form spec.
 func parseRecurrence(spec string) (Recurrence, error) {
 	if rest, ok := strings.CutPrefix(spec, "daily "); ok {
 		var hour, minute int
@@ -144,8 +143,8 @@ func parseRecurrence(spec string) (Recurrence, error) {
 	return r, r.err
 }
 
-// following returns when a timer that was due at due fires next: once for all times
-// that have passed by now.
+// following returns the next firing time of a timer that was due at due. All times that have
+// passed by now together make one firing.
 func (r Recurrence) following(due, now time.Time) time.Time {
 	switch {
 	case due.IsZero():
@@ -161,8 +160,7 @@ func (r Recurrence) following(due, now time.Time) time.Time {
 	return r.next.Next(now)
 }
 
-// nextTimer returns the message that takes the place of a recurring timer which fires
-// now.
+// nextTimer returns the message for the next firing of a recurring timer that fires now.
 func nextTimer(m *store.Message, now time.Time) (*store.Message, error) {
 	r, err := parseRecurrence(m.Every)
 	if err != nil {
@@ -199,7 +197,7 @@ func (d *Decision) Every(name string, r Recurrence, command proto.Message) *Deci
 	return d
 }
 
-// invalid returns what is wrong with a recurrence, or nil.
+// invalid returns an error if a recurrence is invalid, or nil.
 func (r Recurrence) invalid(name string) error {
 	switch {
 	case r.err != nil:

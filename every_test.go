@@ -112,7 +112,7 @@ func TestEvery(t *testing.T) {
 		if _, err := ref.Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
 			t.Fatal(err)
 		}
-		clock.Advance(3 * time.Minute) // refused
+		clock.Advance(3 * time.Minute) // the entity refuses this firing
 		if _, err := ref.Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
 			t.Fatal(err)
 		}
@@ -165,12 +165,12 @@ func TestEvery(t *testing.T) {
 			{"Europe/Berlin", 2, 30, "2026-10-24T12:00:00Z", "2026-10-25T02:30:00+01:00 2026-10-26T02:30:00+01:00"},
 			{"America/New_York", 2, 15, "2026-03-07T12:00:00Z", "2026-03-08T03:15:00-04:00 2026-03-09T02:15:00-04:00"},
 			{"America/New_York", 1, 30, "2026-10-31T12:00:00Z", "2026-11-01T01:30:00-04:00 2026-11-02T01:30:00-05:00"},
-			// By half an hour.
+			// The clock changes by half an hour.
 			{"Australia/Lord_Howe", 2, 15, "2026-10-03T00:00:00Z", "2026-10-04T02:45:00+11:00 2026-10-05T02:15:00+11:00"},
 			{"Australia/Lord_Howe", 1, 45, "2026-04-04T00:00:00Z", "2026-04-05T01:45:00+10:30 2026-04-06T01:45:00+10:30"},
 			{"Pacific/Chatham", 2, 45, "2026-09-26T00:00:00Z", "2026-09-27T03:45:00+13:45 2026-09-28T02:45:00+13:45"},
 			{"Asia/Kathmandu", 0, 0, "1985-12-31T00:00:00Z", "1986-01-01T00:15:00+05:45 1986-01-02T00:00:00+05:45"},
-			// At midnight, and to midnight.
+			// The clock changes at midnight, and to midnight.
 			{"America/Sao_Paulo", 0, 30, "2018-11-02T12:00:00Z", "2018-11-03T00:30:00-03:00 2018-11-04T01:30:00-02:00 2018-11-05T00:30:00-02:00"},
 			{"America/Sao_Paulo", 23, 30, "2018-02-17T12:00:00Z", "2018-02-17T23:30:00-02:00 2018-02-18T23:30:00-03:00"},
 			{"America/Toronto", 23, 45, "1919-03-30T01:00:00Z", "1919-03-29T23:45:00-05:00 1919-03-30T22:45:00-05:00 1919-03-31T23:45:00-04:00"},

@@ -11,8 +11,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// ExampleKeepOrder halts what is behind an entry that a ledger does not take, until an
-// operator has corrected the entry.
+// A ledger must get its entries in order. If it does not accept one, KeepOrder keeps the later
+// entries waiting until an operator has corrected that entry.
 func ExampleKeepOrder() {
 	accounts := perdure.EventSourced("account",
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Annotate) (*perdure.Decision, error) {

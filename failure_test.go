@@ -113,9 +113,9 @@ func TestAGoroutineThatARuleEndsTakesNothingWithIt(t *testing.T) {
 	}
 }
 
-// TestARuleEndsTheGoroutineOfNobodyElse has callers of one entity come and go
-// while others send it a command whose rule ends its goroutine. That may be the
-// goroutine of who has sent the command, and never one of the others.
+// TestARuleEndsTheGoroutineOfNobodyElse makes callers of one entity come and go while others
+// send it a command whose rule ends its goroutine. The rule may end the goroutine of the caller
+// that sent the command, and never the goroutine of another caller.
 func TestARuleEndsTheGoroutineOfNobodyElse(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

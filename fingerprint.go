@@ -17,8 +17,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// identify gives the rules the fingerprints that their snapshots carry, and says
-// which snapshots they believe.
+// identify sets the fingerprints for the snapshots of the rules, and the function that decides
+// which snapshots the rules can use.
 func (c *compiler) identify() {
 	r := &c.rules
 	first := firstFingerprint(r, c.foldVersion)
@@ -28,7 +28,7 @@ func (c *compiler) identify() {
 	}
 	own := sync.OnceValue(func() *fingerprint.Print { return fingerprint.Of(c.fold()) })
 	if r.SnapshotEvery > 0 {
-		c.stuck = own().Stuck() // the rules answer when the engine opens, not while it works
+		c.stuck = own().Stuck() // runs the rules when the engine opens, and not later
 	}
 	r.Fold = func() []byte { return own().Encode() }
 	r.Judge = func(s *store.State) entity.Judgement {
@@ -46,7 +46,7 @@ func (c *compiler) identify() {
 	}
 }
 
-// fold returns what the fingerprint is of.
+// fold returns the input of the fingerprint.
 func (c *compiler) fold() *fingerprint.Fold {
 	f := &fingerprint.Fold{
 		NewState: c.rules.NewState, Version: c.foldVersion,
@@ -56,7 +56,7 @@ func (c *compiler) fold() *fingerprint.Fold {
 	for name, rule := range c.rules.Stored {
 		f.Events[name] = fingerprint.Event{New: rule.New, Apply: func(state, event proto.Message) {
 			if err := rule.Apply(c.rules.Evolve, state, event); err != nil {
-				panic(err) // as the rule would have: the sample is left out
+				panic(err) // like a panic of the rule: the sample is left out
 			}
 		}}
 	}
@@ -66,14 +66,14 @@ func (c *compiler) fold() *fingerprint.Fold {
 	return f
 }
 
-// firstFingerprint is the fingerprint of snapshots before they carried one in
-// parts, see package internal/fingerprint. It is still written, for programs that
-// know no other, and decides about snapshots that have no other. It covers
+// firstFingerprint is the fingerprint that snapshots carried before fingerprints had parts, see
+// package internal/fingerprint. It is still written, for programs that know no other. It
+// decides about snapshots without a newer fingerprint. It covers
 //
 //   - the version that the program states with FoldVersion,
 //   - the definitions of the state, of the events, and of the messages in them,
-//   - what the Evolve rules make of sample events: each event in turn, with all
-//     fields set, applied to an empty state and then to what came of that.
+//   - the results of the Evolve rules for sample events: each event in turn, with all fields
+//     set, is applied to an empty state and then to the result.
 //
 // It must not be changed.
 func firstFingerprint(r *entity.Rules, foldVersion uint64) uint64 {
@@ -101,7 +101,7 @@ func firstFingerprint(r *entity.Rules, foldVersion uint64) uint64 {
 	return h.Sum64()
 }
 
-// describe adds the definition of a message and of all that it holds.
+// describe adds the definition of a message and of all messages in it.
 func describe(d protoreflect.MessageDescriptor, into map[protoreflect.FullName]string) {
 	if _, known := into[d.FullName()]; known {
 		return
@@ -125,7 +125,7 @@ func describe(d protoreflect.MessageDescriptor, into map[protoreflect.FullName]s
 func probe(r *entity.Rules, e *entity.EvolveRule) []byte {
 	var result []byte
 	if !fingerprint.Ends(func() { result = probeNow(r, e) }) {
-		return []byte("no end") // and the goroutine may still use what it has
+		return []byte("no end") // the other goroutine may still use the values
 	}
 	return result
 }

@@ -46,7 +46,7 @@ func (l *hookedLog) Commit(ctx context.Context, group []*store.Batch) ([]store.R
 	return commit(group, next)
 }
 
-// A reply is what came of a call that a test has sent on its way.
+// A reply is the result of a call that a test has started.
 type reply struct {
 	state *testv1.Account
 	err   error
@@ -61,7 +61,7 @@ func askLater(ctx context.Context, ref perdure.Ref[*testv1.Account], command *te
 	return done
 }
 
-// notYet fails the test if something has arrived.
+// notYet fails the test if the channel has a value.
 func notYet[T any](t *testing.T, what string, c <-chan T) {
 	t.Helper()
 	synctest.Wait()
@@ -221,7 +221,7 @@ func readBalance(t *testing.T, log store.Log, ref perdure.Ref[*testv1.Account]) 
 	return s.GetBalance()
 }
 
-// A sharedView is a log that cannot be held, so that several engines can run on it.
+// A sharedView is a log that no engine can hold alone, so several engines can run on it.
 type sharedView struct{ store.Log }
 
 func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
@@ -272,7 +272,7 @@ func (l *deafLog) Load(ctx context.Context, key store.Key, accept func(*store.St
 	return l.Log.Load(ctx, key, accept)
 }
 
-// A deafLog fails to load while it is told to, after it has waited for slow.
+// A deafLog fails every load while it is set to, after it has waited for slow.
 type deafLog struct {
 	*hookedLog
 	failure error

@@ -19,7 +19,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A badError is an error whose methods do what the methods of an error must not do.
+// A badError is an error whose methods misbehave: they panic or end the goroutine.
 type badError struct {
 	text, is, as, unwrap func()
 }
@@ -30,7 +30,8 @@ func (e *badError) As(any) bool     { call(e.as); return false }
 func (e *badError) Unwrap() error   { call(e.unwrap); return nil }
 func (e *badError) GRPCStatus() any { panic("GRPCStatus") }
 
-// badErrors is a list of errors as validators return it: a nil one is not equal to nil.
+// badErrors is a list of errors, like those that validators return: a nil list is not equal to
+// nil.
 type badErrors []error
 
 func (badErrors) Error() string { return "bad" }
@@ -41,9 +42,8 @@ func call(f func()) {
 	}
 }
 
-// TestAnErrorOfARule has rules return errors that are wrong in themselves. Each call
-// is answered, alone or with a key, and as a message; the engine is closed in good
-// order, and its other calls are answered.
+// TestAnErrorOfARule makes rules return errors that misbehave. Each call gets an answer: alone,
+// with a key, and as a message. The engine closes normally, and answers its other calls.
 func TestAnErrorOfARule(t *testing.T) {
 	t.Parallel()
 	panics := func() { panic("in a method of the error") }
@@ -98,7 +98,7 @@ func TestAnErrorOfARule(t *testing.T) {
 				} {
 					answered, err := answerOf(ctx, t, try, name)
 					if !answered && strings.Contains(tt.name, "ends the goroutine") {
-						continue // that of the caller, which has run the rule
+						continue // this is the caller's goroutine, which has run the rule
 					}
 					if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
 						t.Errorf("%s: got %v, want %v with %q", name, err, tt.want, tt.text)
@@ -113,8 +113,8 @@ func TestAnErrorOfARule(t *testing.T) {
 	}
 }
 
-// answerOf makes a call on a goroutine of its own and returns its answer, or false if
-// the call has ended the goroutine.
+// answerOf makes a call on a separate goroutine and returns its answer, or false if the call
+// has ended the goroutine.
 func answerOf(ctx context.Context, t *testing.T, try func() error, what string) (answered bool, err error) {
 	t.Helper()
 	got := make(chan error, 1)
@@ -131,7 +131,7 @@ func answerOf(ctx context.Context, t *testing.T, try func() error, what string) 
 	}
 }
 
-// A badText is a value that is passed to panic and whose text cannot be told.
+// A badText is an argument of panic whose text cannot be made.
 type badText struct{ text func() }
 
 func (b badText) Error() string { b.text(); return "bad" }
@@ -209,8 +209,8 @@ func TestAGoroutineThatARuleEndsIsToldWithItsStack(t *testing.T) {
 	}
 }
 
-// TestNil has a nil where the configuration, a kind, an effect, a call or a message has
-// something. Each is told by name, and none is a panic.
+// TestNil puts a nil into the configuration, a kind, an effect, a call or a message. The error
+// names each, and none is a panic.
 func TestNil(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -334,7 +334,7 @@ func TestARefusal(t *testing.T) {
 	})
 }
 
-// TestWhatGoesWithACommand has snapshots, receipts and replies due for decisions of the
+// TestWhatGoesWithACommand makes snapshots, receipts and replies due for decisions of the
 // largest size.
 func TestWhatGoesWithACommand(t *testing.T) {
 	t.Parallel()

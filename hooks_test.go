@@ -24,34 +24,34 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// A hook is a place where the engine calls code of a user, see package hooktest.
+// A hook is a place where the engine calls user code, see package hooktest.
 type hook struct {
-	// before prepares the log, before there is an engine.
+	// before prepares the log before there is an engine.
 	before func(h *hooking)
 	// config changes the configuration of the engine.
 	config func(h *hooking, c *perdure.Config)
-	// trigger makes the engine call the code. It returns what its caller was told. Nil
-	// if Open or Close does so.
+	// trigger makes the engine call the code, and returns the error that its caller gets. It is
+	// nil if Open or Close calls the code.
 	trigger func(h *hooking) error
-	// opens has the fault while the engine is opened.
+	// opens is true if the fault happens while the engine is opened.
 	opens bool
-	// closes has the fault only while the engine is closed.
+	// closes is true if the fault happens only while the engine is closed.
 	closes bool
-	// holds says that the code runs on the goroutine of the caller, or holds the
-	// entity of the caller, for as long as it likes.
+	// holds is true if the code runs on the caller's goroutine, or can block the caller's
+	// entity.
 	holds bool
-	// stalls says that all of the engine waits while the code does.
+	// stalls is true if the whole engine waits for the code.
 	stalls bool
-	// delays says that no delivery is made while the code waits.
+	// delays is true if no delivery is made while the code waits.
 	delays bool
-	// afar is for stores that do not commit on the spot: else the code is not called.
+	// afar is true for stores that do not commit synchronously: with others, the code is not
+	// called.
 	afar bool
-	// keeps says that the store is not given up after a fault.
+	// keeps is true if the store is not released after a fault.
 	keeps bool
-	// spot says that the code runs on the goroutine of the caller if the store
-	// commits on the spot.
+	// spot is true if the code runs on the caller's goroutine with a synchronous store.
 	spot bool
-	// silent says that a fault need not be told in the log or to the caller.
+	// silent is true if a fault need not be logged or returned.
 	silent bool
 }
 
@@ -61,12 +61,12 @@ type hooking struct {
 	t   *testing.T
 	log *hookStore
 	e   *perdure.Engine
-	own bool // callers of an instant store call the code themselves
+	own bool // callers of a synchronous store call the code themselves
 
 	kind  *perdure.Kind[*testv1.Account] // its rules are hooks
 	shelf *perdure.Kind[*testv1.Account]
 	good  *perdure.Kind[*testv1.Account]
-	done  chan string // what the good Perform rule performs
+	done  chan string // effects that the good Perform rule performs
 
 	mu   sync.Mutex
 	logs strings.Builder
@@ -187,7 +187,7 @@ func (h *hooking) hookedKinds() []perdure.AnyKind {
 	return []perdure.AnyKind{h.kind, h.shelf, h.good}
 }
 
-// hookedEffects are a Perform rule that is a hook and one that is not.
+// hookedEffects returns two Perform rules, of which one is a hook.
 func (h *hooking) hookedEffects() []perdure.EffectRule {
 	return []perdure.EffectRule{
 		perdure.Perform(func(context.Context, *testv1.Note) error {
@@ -223,7 +223,7 @@ func (e *hookError) Is(error) bool { e.reached("Is"); return false }
 func (e *hookError) As(any) bool   { e.reached("As"); return false }
 func (e *hookError) Unwrap() error { e.reached("Unwrap"); return nil }
 
-// A hookPanic is what a rule panics with.
+// A hookPanic is the argument of a rule's panic.
 type hookPanic struct{ h *hooking }
 
 func (p hookPanic) String() string { p.h.Do(); return "text" }
@@ -243,7 +243,7 @@ func (h *hooking) context(ctx context.Context) hookContext {
 	return hookContext{hooktest.Context{Context: ctx, Hook: h.Hook}}
 }
 
-// A hookMessage is a message with a method of the user's.
+// A hookMessage is a message with a method that is user code.
 type hookMessage struct {
 	*testv1.Deposit
 	h *hooking
@@ -254,7 +254,7 @@ func (m *hookMessage) ProtoReflect() protoreflect.Message {
 	return m.Deposit.ProtoReflect()
 }
 
-// A hookHandler is a handler of a log.
+// A hookHandler is a log handler.
 type hookHandler struct {
 	slog.Handler
 	h *hooking
@@ -286,7 +286,7 @@ func (s hookHandler) WithGroup(name string) slog.Handler {
 	return hookHandler{s.Handler.WithGroup(name), s.h}
 }
 
-// A hookClock is the clock of the system with hooks.
+// A hookClock is the system clock with hooks.
 type hookClock struct{ h *hooking }
 
 func (c hookClock) Now() time.Time {
@@ -324,7 +324,7 @@ type hookStore struct {
 	*memory.Log
 	h               *hooking
 	instant, shared bool
-	failed          sync.Once // a commit, with a hookError
+	failed          sync.Once // fails one commit with a hookError
 }
 
 func (l *hookStore) Acquire() (func(), error) {
@@ -395,7 +395,7 @@ func (l *hookStore) Undelivered(ctx context.Context, q store.MessageQuery) iter.
 	}
 }
 
-// withOrder gives the engine an effect that keeps its order.
+// withOrder adds an effect that keeps its order.
 func withOrder(_ *hooking, c *perdure.Config) {
 	c.Effects = append(c.Effects, perdure.Perform(func(context.Context, *testv1.Withdrawn) error { return nil }, perdure.KeepOrder()))
 }
@@ -433,7 +433,7 @@ func (l *hookStore) Entities(ctx context.Context, kind, after string) iter.Seq2[
 	}
 }
 
-// Changed is of a log that engines share.
+// Changed belongs to a log that engines share.
 func (l *hookStore) Changed() <-chan struct{} {
 	l.h.Reached("store.Watcher.Changed")
 	return nil
@@ -483,7 +483,7 @@ func tells(h *hooking) error { return h.kind.Ref(h.e, "1").Tell(h.short(), &test
 
 func deposits1(h *hooking) error { return h.do(&testv1.Deposit{Amount: 1}) }
 
-// hooks are the places where the engine calls code of users.
+// hooks are the places where the engine calls user code.
 var hooks = map[string]hook{
 	"Decide(fn)": {holds: true, trigger: func(h *hooking) error { return h.do(&testv1.Touch{}) }},
 	"Update(fn)": {holds: true, trigger: func(h *hooking) error {
@@ -617,7 +617,8 @@ var hooks = map[string]hook{
 	"Engine.DropWhere(match)":   {holds: true, silent: true, trigger: func(h *hooking) error { return matches(h, h.e.DropWhere) }},
 }
 
-// matches has a message parked, and the fault when the engine asks whether it matches.
+// matches parks a message and makes the fault happen when the engine asks whether the message
+// matches.
 func matches(h *hooking, where func(context.Context, func(*store.Message) bool) (int, error)) error {
 	_ = h.do(note("enqueue"))
 	pass(time.Second)
@@ -630,7 +631,7 @@ func inContext(h *hooking) error {
 	return err
 }
 
-// iterates has something to iterate over, and the fault at the first step.
+// iterates makes the fault happen at the first step of an iteration.
 func iterates[T any](h *hooking, all iter.Seq2[T, error]) error {
 	_ = h.do(&testv1.Deposit{Amount: 1})
 	_ = h.do(note("enqueue"))
@@ -655,8 +656,8 @@ func TestHooks(t *testing.T) {
 	}
 }
 
-// testHook has code of a user fail, and demands that each caller gets an answer, that
-// other entities and deliveries go on, and that Close keeps its context.
+// testHook makes user code fail. It requires that each caller gets an answer, that other
+// entities and deliveries continue, and that Close observes its context.
 func testHook(t *testing.T, place hook, fault *hooktest.Hook, instant bool) {
 	if place.afar && instant {
 		return
@@ -695,7 +696,7 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook, instant bool) {
 	var triggered chan error
 	if place.trigger != nil {
 		triggered = h.starts(func() error { return place.trigger(h) })
-		for range 5000 { // no time passes in the bubble if it comes to wait for a lock
+		for range 5000 { // no time passes in the bubble while a goroutine waits for a lock
 			runtime.Gosched()
 		}
 		h.unlocked()
@@ -752,7 +753,7 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook, instant bool) {
 	}
 }
 
-// free wants the store to have been given up.
+// free fails the test unless the store was released.
 func (h *hooking) free() {
 	release, err := h.log.Log.Acquire()
 	if err != nil {
@@ -762,7 +763,7 @@ func (h *hooking) free() {
 	release()
 }
 
-// notOpened is the end of a test whose fault has kept the engine from opening.
+// notOpened ends a test whose fault kept the engine from opening.
 func (h *hooking) notOpened(c perdure.Config, place hook, err error) {
 	if err == nil {
 		err = errors.New("Open has not returned")
@@ -774,7 +775,7 @@ func (h *hooking) notOpened(c perdure.Config, place hook, err error) {
 	h.Release()
 	pass(time.Minute)
 	h.free()
-	if h.e != nil { // it was opened after all
+	if h.e != nil { // the engine was opened after all
 		_ = h.e.Close(h.short())
 		return
 	}
@@ -788,7 +789,7 @@ func (h *hooking) notOpened(c perdure.Config, place hook, err error) {
 	}
 }
 
-// starts runs a call whose goroutine may end, or panic, with the fault.
+// starts runs a call that may panic or end its goroutine because of the fault.
 func (h *hooking) starts(call func() error) chan error {
 	ended := make(chan error, 1)
 	go func() {
@@ -824,8 +825,8 @@ func (h *hooking) limited(what string, held bool, call func() error) error {
 	return h.wait(what, ended)
 }
 
-// unlocked wants no lock to be held. Time stands still in the bubble while a goroutine
-// waits for a lock, so it counts.
+// unlocked fails the test if a lock is held. Time stands still in the bubble while a goroutine
+// waits for a lock, so it counts attempts instead.
 func (h *hooking) unlocked() {
 	var done atomic.Bool
 	go func() {
@@ -845,7 +846,7 @@ func (h *hooking) unlocked() {
 func (h *hooking) others(when string, stalled, delayed bool) {
 	h.unlocked()
 	if stalled && h.log.instant {
-		return // the callers call the store and the clock themselves
+		return // the callers themselves call the store and the clock
 	}
 	do := func(id string, command proto.Message) {
 		hit := h.Hit()
@@ -855,7 +856,7 @@ func (h *hooking) others(when string, stalled, delayed bool) {
 		}
 		err := h.wait("another entity", h.starts(call))
 		if err != nil && h.log.instant && h.own && !hit && h.Hit() {
-			err = h.wait("another entity", h.starts(call)) // the fault has come to this caller, and to no other
+			err = h.wait("another entity", h.starts(call)) // the fault has hit this caller, and no other
 		}
 		if err != nil && !(stalled && errors.Is(err, context.DeadlineExceeded)) {
 			h.t.Errorf("%s: another entity: %v", when, err)
@@ -890,7 +891,7 @@ func (h *hooking) others(when string, stalled, delayed bool) {
 	}
 }
 
-// TestABadContext has a caller whose context panics wait between two others.
+// TestABadContext makes a caller whose context panics wait between two others.
 func TestABadContext(t *testing.T) {
 	t.Parallel()
 	for _, fault := range []hooktest.Fault{hooktest.Panics, hooktest.Exits} {

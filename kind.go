@@ -67,7 +67,7 @@ func DurableState[S proto.Message](name string, rules ...StateRule[S]) *Kind[S] 
 	return k
 }
 
-// missingRule has [Open] say that a rule is nil.
+// missingRule makes [Open] report that a rule is nil.
 func missingRule(i int) func(*compiler) {
 	return func(c *compiler) { c.mistake("rule %d is nil", i) }
 }

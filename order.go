@@ -18,30 +18,33 @@ type orderOption struct{}
 func (orderOption) kindOption(c *compiler)     { c.keepOrder = true }
 func (orderOption) effectOption(r *effectRule) { r.policy.KeepOrder = true }
 
-// KeepOrder lets nothing pass a message that fails for good: the message is halted, and
-// those behind it in its lane wait in the store until an operator decides. A lane is the
-// messages from one entity to one entity, or to one [Perform] rule; the other lanes go
-// on. Without it, a message that fails for good is parked, and the next one of its lane is
-// delivered. With the option of a kind it holds for messages to the entities of the kind,
-// with that of a Perform rule for its effects. For example:
+// KeepOrder keeps messages in order when one fails for good. Such a message is halted, and the
+// later messages of its lane wait in the store until an operator decides. A lane is the queue
+// of messages from one entity to one entity, or from one entity to one [Perform] rule; other
+// lanes continue. Without KeepOrder, a message that fails for good is parked, and the next one
+// of its lane is delivered. As an option of a kind, KeepOrder applies to messages to the
+// entities of that kind. As an option of a Perform rule, it applies to the effects of that
+// rule. For example:
 //
 //	perdure.Perform(sendToLedger, perdure.KeepOrder())
 //
-// [Engine.Parked] lists halted messages with the parked ones; [store.Message.Halted]
-// tells them apart. [Engine.Unpark] has one delivered again, in its place, and
-// [Engine.Drop] removes it; then its lane goes on. Where several engines share a log,
-// the others learn of that at once if they deliver the message, and else when they next
-// read all pending messages, at least once in Config.RescueAfter.
+// [Engine.Parked] lists halted messages together with parked ones; [store.Message.Halted] tells
+// which they are. [Engine.Unpark] makes the engine deliver a halted message again, in its
+// place, and [Engine.Drop] removes it; either way its lane then continues. If several engines
+// share a log, an engine that delivers the message itself learns of the decision at once. The
+// other engines learn of it when they next read all pending messages, at least once in
+// Config.RescueAfter.
 //
-// Timers and messages that are [Unordered] have no lane; they are parked. To an engine
-// without this option, and to a program of a version that does not know it, a halted
-// message is a parked one: it does not deliver the message, but goes on behind it. So give
-// all engines on a log the same options. An engine halts 32768 lanes at most; beyond that a
-// message is tried on and on, which is logged. The store must be a [store.Halting], or
-// Open returns an error that matches [errors.ErrUnsupported].
+// Timers and [Unordered] messages have no lane; they are parked. An engine without this option,
+// and a program of a version that does not know it, treat a halted message as a parked one:
+// they do not deliver it, but they deliver the later messages of its lane. Therefore give all
+// engines on a log the same options. An engine halts at most 32768 lanes. Above that, a message
+// that fails for good is retried again and again, which is logged. The store must be a
+// [store.Halting]; otherwise Open returns an error that matches [errors.ErrUnsupported].
 func KeepOrder() OrderOption { return orderOption{} }
 
-// checkOrder returns an error if the configuration wants what the store cannot do.
+// checkOrder returns an error if the configuration uses KeepOrder and the store does not
+// support it.
 func (e *Engine) checkOrder() error {
 	if _, ok := e.log.(store.Halting); ok {
 		return nil

@@ -18,8 +18,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// An orderly is one log with engines whose effects keep their order: notes of the
-// entities "1", "2", … of a kind. A note fails for good while it is bad.
+// An orderly is one log with engines whose effects keep their order: notes of the entities "1",
+// "2", … of a kind. A note fails for good while it is marked bad.
 type orderly struct {
 	t    *testing.T
 	log  store.Log
@@ -58,7 +58,7 @@ func (o *orderly) open() *perdure.Engine {
 	return openConfig(o.t, o.config(perdure.KeepOrder()))
 }
 
-// notes has an entity leave so many notes: "1@1", "1@2", ….
+// notes makes an entity enqueue count notes: "1@1", "1@2", ….
 func (o *orderly) notes(e *perdure.Engine, id string, count int) {
 	o.t.Helper()
 	for range count {
@@ -68,14 +68,14 @@ func (o *orderly) notes(e *perdure.Engine, id string, count int) {
 	}
 }
 
-// repair makes all notes good.
+// repair marks no note as bad any more.
 func (o *orderly) repair() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.bad = map[string]bool{}
 }
 
-// wants fails unless the notes of an entity that were sent are those.
+// wants fails the test unless exactly these notes of an entity were sent.
 func (o *orderly) wants(id string, want ...string) {
 	o.t.Helper()
 	pass(2 * perdure.RescueAfterDefault)
@@ -203,7 +203,7 @@ func TestKeepOrder(t *testing.T) {
 		o.notes(a, "1", 3)
 		o.wants("1", "1@1")
 		o.notes(b, "1", 2) // behind a message of the other engine
-		c := o.open()      // which has never seen it pending
+		c := o.open()      // this engine has never seen it pending
 		o.notes(c, "1", 1)
 		o.notes(c, "2", 1)
 		o.wants("1", "1@1")
@@ -364,7 +364,7 @@ func TestKeepOrder(t *testing.T) {
 	})
 }
 
-// A lockedWriter lets one goroutine write at a time.
+// A lockedWriter allows one write at a time.
 type lockedWriter struct {
 	mu *sync.Mutex
 	to *strings.Builder

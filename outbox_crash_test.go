@@ -22,9 +22,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// payers is a kind whose commands leave one of everything: Deposit sends a note
-// and enqueues it too, Withdraw has "target" get the money and
-// reply, Open sets a timer.
+// payers is a kind whose commands use every sort of record. Deposit sends a note and also
+// enqueues it. Withdraw lets "target" get the money and reply. Open sets a timer.
 func payers() *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("payer",
 		perdure.Decide(func(_ context.Context, a *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
@@ -54,7 +53,7 @@ func payers() *perdure.Kind[*testv1.Account] {
 	)
 }
 
-// What a crashing run may do wrong, so that its checks can be seen to fail.
+// The faults of a crashing run, which show that its checks can fail.
 type crashFault string
 
 const (
@@ -78,9 +77,9 @@ type crashing struct {
 	mu        sync.Mutex
 	steps     int
 	dead      bool          // the process that runs now has died
-	death     chan struct{} // closed then
+	death     chan struct{} // closed when the process dies
 	life      int
-	performed []string // by handlers of enqueued messages
+	performed []string // notes that handlers of enqueued messages performed
 	ids       map[string]store.ID
 	sent      []string
 	err       error
@@ -201,8 +200,8 @@ func (r *crashing) performEarly(m *store.Message, b *store.Batch) {
 	r.note(&perdure.Delivery{ID: m.ID, Source: b.Key, Causation: m.Metadata.CausationID}, note)
 }
 
-// note notes that an enqueued message is performed. Its command is in the log
-// at that time, or something is wrong.
+// note records that an enqueued message was performed. Its command must be in the log at that
+// time.
 func (r *crashing) note(d *perdure.Delivery, m *testv1.Note) {
 	r.committed(d, m.GetText())
 	r.mu.Lock()
@@ -262,8 +261,8 @@ func (r *crashing) settle(id store.ID) {
 	}
 }
 
-// run runs the commands, each until it is answered, and everything they leave
-// behind, and returns what is wrong in the end.
+// run runs the commands, each until it has an answer, and all work that they cause. It returns
+// the violations at the end.
 func (r *crashing) run(ctx context.Context) error {
 	payer, account := payers(), accounts()
 	var engine *perdure.Engine
@@ -308,7 +307,7 @@ func (r *crashing) run(ctx context.Context) error {
 			}
 		}
 	}
-	for { // longer than the timer and all pauses
+	for { // wait longer than the timer and all pauses
 		select {
 		case <-r.death:
 		case <-time.After(2 * time.Hour):
@@ -364,7 +363,7 @@ func (r *crashing) check() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := []string{"deposit 1", "deposit 2", "deposit 3"}
-	var first []string // performances that are no repetitions
+	var first []string // performances without the repeated ones
 	for _, text := range r.performed {
 		if !slices.Contains(first, text) {
 			first = append(first, text)

@@ -15,8 +15,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// relays is a kind whose commands only leave messages: Deposit passes itself on
-// to "target", Misbehave does so too, and Annotate sends its note as an effect.
+// relays is a kind whose commands only enqueue messages: Deposit and Misbehave pass themselves
+// on to "target", and Annotate enqueues its note as an effect.
 func relays() *perdure.Kind[*testv1.Account] {
 	target := store.Key{Kind: "account", ID: "target"}
 	return perdure.EventSourced("relay",
@@ -156,7 +156,7 @@ func TestAMessageWhoseCommitIsInDoubtIsDelivered(t *testing.T) {
 	}
 }
 
-// A doubtfulLog stores every group, and says of two of three that it has failed.
+// A doubtfulLog stores every group, and reports an error for two of three.
 type doubtfulLog struct {
 	*memory.Log
 	instant bool
@@ -193,7 +193,7 @@ func TestASentEffectKnowsItsCause(t *testing.T) {
 			}),
 			perdure.Evolve(func(a *testv1.Account, e *testv1.Annotated) { a.Notes = append(a.Notes, e.GetNote()) }),
 		)
-		var got []perdure.Delivery // one after the other
+		var got []perdure.Delivery // deliveries in order
 		rule := perdure.Perform(func(ctx context.Context, _ *testv1.Note) error {
 			got = append(got, *perdure.DeliveryFrom(ctx))
 			return nil

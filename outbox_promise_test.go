@@ -22,8 +22,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// mailers is a kind whose commands leave one thing each: Deposit a mail (a Note),
-// Withdraw a command to mailer/target, Open a timer.
+// mailers is a kind whose commands enqueue one record each: Deposit a mail (a Note), Withdraw a
+// command to mailer/target, Open a timer.
 func mailers() *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("mailer",
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
@@ -88,8 +88,8 @@ func closeAll(t *testing.T, engines ...*perdure.Engine) {
 	}
 }
 
-// A stepping clock is the system's as it really is: the time of day can be set, and
-// the timers of the runtime do not notice.
+// A steppingClock is a clock like the system's: the time of day can be set, and the timers of
+// the runtime do not notice it.
 type steppingClock struct{ by atomic.Int64 }
 
 func (c *steppingClock) Now() time.Time {
@@ -152,7 +152,7 @@ func TestSharedOutbox(t *testing.T) {
 		for i, e := range []*perdure.Engine{a, b, a, b} {
 			command := &testv1.Withdraw{Amount: int64(i + 1)}
 			_, err := kind.Ref(e, "one").Do(t.Context(), command)
-			for errors.Is(err, store.ErrNotStored) { // it was in one group with what the target decides
+			for errors.Is(err, store.ErrNotStored) { // it was in one group with the target's commit
 				pass(time.Millisecond)
 				_, err = kind.Ref(e, "one").Do(t.Context(), command)
 			}
@@ -223,7 +223,7 @@ func TestSharedOutbox(t *testing.T) {
 		if _, err := sender.Ref(a, "1").Do(t.Context(), &testv1.Withdraw{Amount: 1}); err != nil {
 			t.Fatal(err)
 		}
-		pass(200 * time.Millisecond) // there, and the reply back
+		pass(200 * time.Millisecond) // to the target, and the reply back
 		s, err := sender.Ref(a, "1").State(t.Context())
 		if err != nil || len(s.GetNotes()) != 1 {
 			t.Errorf("after 200 ms the sender has %v, %v, want the reply", s, err)
@@ -509,7 +509,7 @@ func TestOutbox(t *testing.T) {
 			}
 		}
 		close(stored)
-		synctest.Wait() // the first one is on its way to the store, the others wait
+		synctest.Wait() // the first one is at the store, and the others wait
 		ended := make(chan error)
 		go func() { ended <- e.Close(context.Background()) }()
 		synctest.Wait()
@@ -531,7 +531,7 @@ func TestOutbox(t *testing.T) {
 		if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Deposit{}); err != nil {
 			t.Fatal(err)
 		}
-		pass(time.Second) // less than handlers may go on for
+		pass(time.Second) // less than the grace period of handlers
 		select {
 		case err := <-ended:
 			if err != nil {
@@ -626,11 +626,11 @@ type nilError struct{ text string }
 
 func (e *nilError) Error() string { return e.text }
 
-// A nosyHandler asks the engine for its figures at every record.
+// A nosyHandler calls Stats for every log record.
 type nosyHandler struct {
 	engine  atomic.Pointer[perdure.Engine]
 	records atomic.Int64
-	parked  chan struct{} // closed when it is told of a message that is parked
+	parked  chan struct{} // closed when a record reports a parked message
 }
 
 func (h *nosyHandler) Enabled(context.Context, slog.Level) bool { return true }

@@ -16,9 +16,9 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// TestEnginesThatShareALogDeliverToAnEntityOnce has engines come and go on one
-// log, each of which finds the messages that the others are delivering. On one
-// of the logs every second commit is in doubt.
+// TestEnginesThatShareALogDeliverToAnEntityOnce opens and closes engines on one log. Each finds
+// the messages that the others are delivering. On one of the logs every second commit has an
+// unknown outcome.
 func TestEnginesThatShareALogDeliverToAnEntityOnce(t *testing.T) {
 	t.Parallel()
 	for _, instant := range []bool{true, false} {
@@ -41,7 +41,7 @@ func TestEnginesThatShareALogDeliverToAnEntityOnce(t *testing.T) {
 					var all []*perdure.Engine
 					var wg sync.WaitGroup
 					for n := range engines {
-						e := openOne() // it reads what the others have left
+						e := openOne() // it reads the messages of the other engines
 						all = append(all, e)
 						for i := range commands {
 							wg.Go(func() {
@@ -92,8 +92,8 @@ func TestEnginesThatShareALogDeliverToAnEntityOnce(t *testing.T) {
 	}
 }
 
-// TestMessagesOfAnEngineThatHasDiedAreDelivered has an engine store messages
-// whose delivery it never comes to, beside another that goes on.
+// TestMessagesOfAnEngineThatHasDiedAreDelivered makes an engine store messages which it never
+// delivers, while another engine continues.
 func TestMessagesOfAnEngineThatHasDiedAreDelivered(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestMessagesOfAnEngineThatHasDiedAreDelivered(t *testing.T) {
 		alive := openOne(log)
 		dying := &hookedLog{Log: log}
 		dead := openOne(dying)
-		synctest.Wait() // both have looked at the store
+		synctest.Wait() // both have read the store
 		dying.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
 			if group[0].Key.Kind == kind.Name() {
 				return next(group)
@@ -143,7 +143,7 @@ func TestMessagesOfAnEngineThatHasDiedAreDelivered(t *testing.T) {
 	})
 }
 
-// A watchedLog answers otherwise to the question when it changes.
+// A watchedLog returns different answers when it is asked for the next change.
 type watchedLog struct {
 	hookedLog
 	changed func() <-chan struct{}
@@ -155,9 +155,9 @@ func TestHops(t *testing.T) {
 	t.Parallel()
 	never := func() <-chan struct{} { return nil }
 	for name, c := range map[string]struct {
-		changed func() <-chan struct{} // nil is what the log itself says
+		changed func() <-chan struct{} // nil means the log's own answer
 		most    time.Duration
-		commits time.Duration // between those of a third engine
+		commits time.Duration // time between the commits of a third engine
 	}{
 		"between two services take no poll":               {nil, 50 * time.Millisecond, 0},
 		"between two services on a busy log take no poll": {nil, 50 * time.Millisecond, 7 * time.Millisecond},
@@ -194,7 +194,7 @@ func TestHops(t *testing.T) {
 				pass(12345 * time.Millisecond)
 				for n := range 100 {
 					pass(time.Duration(n*37) * time.Millisecond)
-					if c.commits > 0 { // one just before, whose notice the other engine deals with
+					if c.commits > 0 { // a commit just before, whose notification the other engine handles
 						if _, err := from.Ref(a, "2").Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
 							t.Fatal(err)
 						}
@@ -220,8 +220,8 @@ func TestHops(t *testing.T) {
 	}
 }
 
-// TestMessagesTakeNoRoomOfCallers has more messages hang at entities than callers may be
-// in the engine.
+// TestMessagesTakeNoRoomOfCallers blocks more messages at entities than the number of callers
+// that the engine admits.
 func TestMessagesTakeNoRoomOfCallers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

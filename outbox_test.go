@@ -20,9 +20,9 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// senders is a kind whose commands leave things to be done:
-// Deposit sends and enqueues a Note, Withdraw enqueues a Deposit to "target"
-// with a reply, Open sets a timer that deposits 1, Touch cancels it.
+// senders is a kind whose commands cause further work. Deposit sends and enqueues a Note.
+// Withdraw enqueues a Deposit to "target" with a reply. Open sets a timer that deposits 1, and
+// Touch cancels it.
 func senders(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 	decide := func(d *perdure.Decision) *perdure.Decision { return d }
 	return perdure.EventSourced("sender",
@@ -109,8 +109,8 @@ func messages(t *testing.T, seq func(func(*store.Message, error) bool)) []*store
 	return list
 }
 
-// onBothLogs runs a test in a bubble on a log that commits on the spot and on
-// one that does not.
+// onBothLogs runs a test in a bubble on a log that commits synchronously and on one that does
+// not.
 func onBothLogs(t *testing.T, fn func(t *testing.T, log store.Log)) {
 	t.Helper()
 	for _, instant := range []bool{true, false} {
@@ -248,7 +248,7 @@ func TestAMessageToAnEntityIsDecidedOnceAndRepliedTo(t *testing.T) {
 		r := &recorder{}
 		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind, target}, Effects: r.rules()})
 		ref := kind.Ref(e, "a")
-		for _, amount := range []int64{5, 0, 7} { // 0 is refused
+		for _, amount := range []int64{5, 0, 7} { // the entity refuses 0
 			if _, err := ref.Do(t.Context(), &testv1.Withdraw{Amount: amount}); err != nil {
 				t.Fatal(err)
 			}
@@ -266,8 +266,8 @@ func TestAMessageToAnEntityIsDecidedOnceAndRepliedTo(t *testing.T) {
 		if pending := messages(t, e.Pending(t.Context())); len(pending) != 0 {
 			t.Errorf("%d messages are still pending", len(pending))
 		}
-		// The conversation goes on: the reply is caused by the message, that by
-		// the command, and all have the correlation of the command.
+		// The conversation continues: the message causes the reply, the command causes the
+		// message, and all have the correlation id of the command.
 		correlations := map[string]int{}
 		for ev, err := range log.Scan(t.Context(), store.Query{}) {
 			if err != nil {
@@ -281,8 +281,8 @@ func TestAMessageToAnEntityIsDecidedOnceAndRepliedTo(t *testing.T) {
 	})
 }
 
-// ends are the due times at the ends of the time that a log keeps, and around the ones
-// that it keeps as none.
+// ends returns due times at the limits of the range that a log can store, and around the times
+// that a log stores as "no due time".
 func ends() []time.Time {
 	return []time.Time{
 		time.Unix(0, math.MinInt64), time.Unix(0, math.MinInt64+1), time.Unix(0, -1), time.Unix(0, 0), time.Unix(0, 1),
@@ -292,7 +292,7 @@ func ends() []time.Time {
 
 func TestTimersAtTheEndsOfTimeHoldUpNoMessage(t *testing.T) {
 	t.Parallel()
-	const firing = 5 // of the ends
+	const firing = 5 // number of these times that fire
 	t.Run("that_are_told_before_the_first_read", func(t *testing.T) {
 		t.Parallel()
 		onBothLogs(t, func(t *testing.T, log store.Log) {
@@ -394,16 +394,16 @@ func TestTimersFireOnceInOrderAlsoAfterARestart(t *testing.T) {
 		wantNotes()
 		<-time.After(time.Hour)
 		wantNotes("first")
-		if _, err := kind.Ref(e, "a").Do(t.Context(), &testv1.Touch{}); err != nil { // cancels the second
+		if _, err := kind.Ref(e, "a").Do(t.Context(), &testv1.Touch{}); err != nil { // this cancels the second timer
 			t.Fatal(err)
 		}
-		set("third", 4*time.Hour) // moves it
+		set("third", 4*time.Hour) // this moves the third timer
 		<-time.After(150 * time.Minute)
 		wantNotes("first")
 		if err := e.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(24 * time.Hour) // nobody is there
+		<-time.After(24 * time.Hour) // no engine runs
 		e = openOne()
 		wantNotes("first", "third")
 		set("late", time.Hour) // in the past: at once
@@ -624,8 +624,8 @@ func TestReceiptsExpireByCountAndByAge(t *testing.T) {
 		if n := kept(); n != 10 {
 			t.Errorf("%d receipts are kept, want 10", n)
 		}
-		send(49) // remembered
-		send(1)  // forgotten: it is another command
+		send(49) // the receipt is still there
+		send(1)  // the receipt is deleted: this is another command
 		wantBalance(t, ref, 51)
 		<-time.After(2 * time.Hour)
 		send(100)

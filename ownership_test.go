@@ -17,8 +17,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A valve is a kind whose rules for Touch and for Annotate wait until they are let
-// go, so that a test does something while a rule runs or a command waits.
+// A valve is a kind whose rules for Touch and Annotate block until the test releases them. A
+// test can act while a rule runs or a command waits.
 type valve struct {
 	begun chan struct{}
 	open  chan struct{}
@@ -48,7 +48,7 @@ func newValve() *valve {
 	return v
 }
 
-// waitUntil waits until something is so.
+// waitUntil waits until a condition is true.
 func waitUntil(ctx context.Context, t *testing.T, what string, so func() bool) {
 	t.Helper()
 	for !so() {
@@ -59,7 +59,8 @@ func waitUntil(ctx context.Context, t *testing.T, what string, so func() bool) {
 	}
 }
 
-// TestWhatACallerHandsOver has callers change what is theirs again.
+// TestWhatACallerHandsOver changes messages and options after the call has returned, as their
+// owner, the caller, may do.
 func TestWhatACallerHandsOver(t *testing.T) {
 	t.Parallel()
 	key := store.Key{Kind: "valve", ID: "target"}
@@ -121,7 +122,7 @@ func TestWhatACallerHandsOver(t *testing.T) {
 	t.Run("the command of a caller whose context ends while the rule runs", func(t *testing.T) {
 		t.Parallel()
 		ctx, v := testContext(t), newValve()
-		ref := v.kind.Ref(open(t, &hookedLog{Log: newLog(t)}, v.kind), "1") // it is loaded, and so run, on another goroutine
+		ref := v.kind.Ref(open(t, &hookedLog{Log: newLog(t)}, v.kind), "1") // a load, and therefore this call, runs on another goroutine
 		short, leave := context.WithCancel(ctx)
 		c := &testv1.Annotate{Note: &testv1.Note{Text: "as it was sent"}}
 		left := make(chan error)
@@ -144,7 +145,7 @@ func TestWhatACallerHandsOver(t *testing.T) {
 		ctx, kind := testContext(t), accounts()
 		log := &hookedLog{Log: newLog(t)}
 		ref := kind.Ref(open(t, log, kind), "1")
-		if _, err := ref.Do(ctx, &testv1.Touch{}); err != nil { // it is in memory
+		if _, err := ref.Do(ctx, &testv1.Touch{}); err != nil { // this brings it into memory
 			t.Fatal(err)
 		}
 		short, leave := context.WithCancel(ctx)
@@ -174,7 +175,7 @@ func TestWhatACallerHandsOver(t *testing.T) {
 		ctx, kind := testContext(t), accounts()
 		log := &hookedLog{Log: newLog(t)}
 		ref := kind.Ref(open(t, log, kind), "1")
-		if _, err := ref.Do(ctx, &testv1.Touch{}); err != nil { // it is in memory
+		if _, err := ref.Do(ctx, &testv1.Touch{}); err != nil { // this brings it into memory
 			t.Fatal(err)
 		}
 		inner, leave := context.WithCancel(ctx)
@@ -208,7 +209,7 @@ func TestWhatACallerHandsOver(t *testing.T) {
 		log.on(func(group []*store.Batch, next commitFunc) ([]store.Result, error) {
 			for _, b := range group {
 				for i := range b.Events {
-					_ = maps.Clone(b.Events[i].Metadata.Values) // the race detector watches
+					_ = maps.Clone(b.Events[i].Metadata.Values) // the race detector checks this read
 					looked.Store(true)
 				}
 			}
@@ -231,12 +232,12 @@ func TestWhatACallerHandsOver(t *testing.T) {
 	})
 }
 
-// A lateContext says once that it has not ended, and waits before it does.
+// A lateContext reports once that it has not ended, and waits before it does so.
 type lateContext struct {
 	context.Context
 
-	asked atomic.Pointer[chan struct{}] // closed when it is asked; nil if it answers at once
-	gone  chan struct{}                 // closed to have it answer
+	asked atomic.Pointer[chan struct{}] // closed when Err is called; nil to answer at once
+	gone  chan struct{}                 // closed to let it answer
 }
 
 func (c *lateContext) Err() error {
@@ -248,13 +249,13 @@ func (c *lateContext) Err() error {
 	return c.Context.Err()
 }
 
-// A keeper is a kind whose rules hand over what they keep, and parts of the state.
+// A keeper is a kind whose rules return messages that they keep, and parts of the state.
 type keeper struct {
 	kind   *perdure.Kind[*testv1.Account]
 	error  *perdure.Error
 	event  *testv1.Annotated
 	shelf  *perdure.Kind[*wrapperspb.Int64Value]
-	number *wrapperspb.Int64Value // the state that an Update rule has saved
+	number *wrapperspb.Int64Value // the state that an Update rule saved
 }
 
 func newKeeper() *keeper {
@@ -265,7 +266,7 @@ func newKeeper() *keeper {
 			return perdure.Persist(k.event), nil
 		}),
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Note) (*perdure.Decision, error) {
-			return perdure.Persist(c), nil // the event is the command itself, and becomes a part of the state
+			return perdure.Persist(c), nil // the event is the command itself, and it becomes a part of the state
 		}),
 		perdure.Decide(func(_ context.Context, a *testv1.Account, _ *testv1.Withdraw) (*perdure.Decision, error) {
 			k.error = &perdure.Error{Code: perdure.AlreadyExists, Message: "there", Details: []proto.Message{a.GetNotes()[0]}}
@@ -301,7 +302,7 @@ func newKeeper() *keeper {
 	return k
 }
 
-// TestWhatARuleHandsOver has rules and callers change what a rule has returned.
+// TestWhatARuleHandsOver changes, in rules and in callers, the values that a rule has returned.
 func TestWhatARuleHandsOver(t *testing.T) {
 	t.Parallel()
 	setUp := func(t *testing.T) (context.Context, *keeper, perdure.Ref[*testv1.Account]) {

@@ -70,7 +70,7 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 	return nil
 }
 
-// faster adds to the error of a message that is no longer parked why that is so.
+// faster adds the reason to the error of a message that is no longer parked.
 func faster(_ store.Result, err error) error {
 	if errors.Is(err, store.ErrSettled) {
 		return fmt.Errorf("another caller or engine has unparked or dropped it first: %w", err)
@@ -135,12 +135,11 @@ func (e *Engine) DropWhere(ctx context.Context, match func(*store.Message) bool)
 // [Engine.DropWhere] commits at a time.
 const SettlePartMax = 128
 
-// settleBytesMax bounds the payloads of a part, but for its last message.
+// settleBytesMax bounds the payload bytes of a part, except for its last message.
 const settleBytesMax = 8 << 20
 
-// settleWhere settles the parked messages that match, part by part. No read of the
-// store is open while match runs or a commit is made: a store may keep a commit waiting
-// for its reads.
+// settleWhere unparks or drops the parked messages that match, part by part. No read of the
+// store is open while match or a commit runs, because a store may delay commits during reads.
 func (e *Engine) settleWhere(ctx context.Context, match func(*store.Message) bool, settling func(*store.Message) *request) (n int, err error) {
 	if match == nil {
 		return 0, fmt.Errorf("%w: match is nil: to select all parked messages, pass a function that returns true", store.ErrInvalid)
@@ -168,9 +167,8 @@ func (e *Engine) settleWhere(ctx context.Context, match func(*store.Message) boo
 	return n, damaged
 }
 
-// lastParked returns the highest sequence of a parked message, and zero if none is
-// parked. Without that end, a call would follow messages that are parked while it runs,
-// perhaps as fast as it goes on.
+// lastParked returns the highest sequence of a parked message, and zero if none is parked.
+// Without this limit, a call might never end while other messages are being parked.
 func (e *Engine) lastParked(ctx context.Context) (last uint64, err error) {
 	_, err = e.eachParked(ctx, 0, func(m *store.Message) bool {
 		last = m.Sequence
@@ -179,8 +177,8 @@ func (e *Engine) lastParked(ctx context.Context) (last uint64, err error) {
 	return last, err
 }
 
-// parkedPart reads parked messages with sequences above after and up to last. It
-// returns the sequence up to which it has read, and the first error about damage.
+// parkedPart reads parked messages with sequences above after and up to last. It returns the
+// last sequence that it has read, and the first error about damage.
 func (e *Engine) parkedPart(ctx context.Context, after, last uint64) (part []*store.Message, end uint64, damaged, err error) {
 	bytes := 0
 	end = last
@@ -199,8 +197,8 @@ func (e *Engine) parkedPart(ctx context.Context, after, last uint64) (part []*st
 	return part, end, damaged, err
 }
 
-// eachParked calls a function with the parked messages above a sequence until it says
-// that it is enough. It passes over those that are damaged.
+// eachParked calls fn with the parked messages above a sequence until fn returns false. It
+// skips damaged messages.
 func (e *Engine) eachParked(ctx context.Context, after uint64, fn func(*store.Message) (more bool)) (damaged, err error) {
 	for m, err := range e.messages(ctx, store.MessageQuery{Parked: true, After: after}) {
 		switch {
@@ -217,7 +215,7 @@ func (e *Engine) eachParked(ctx context.Context, after uint64, fn func(*store.Me
 	return damaged, nil
 }
 
-// choose returns those messages of a part that match, up to the first failure of match.
+// choose returns the messages of a part that match, up to the first failure of match.
 func choose(part []*store.Message, match func(*store.Message) bool) (chosen []*store.Message, err error) {
 	for _, m := range part {
 		yes, err := guard.Call("match", func() (bool, error) {
@@ -235,8 +233,9 @@ func choose(part []*store.Message, match func(*store.Message) bool) (chosen []*s
 	return chosen, nil
 }
 
-// settleAll settles messages, each by a batch of its own so that one that is settled
-// by another holds up no other, and returns how many the store has taken.
+// settleAll unparks or drops messages and returns the number that the store has accepted. Each
+// message has a batch of its own, so a message that another caller has completed does not stop
+// the others.
 func (e *Engine) settleAll(ctx context.Context, chosen []*store.Message, settling func(*store.Message) *request) (n int, err error) {
 	s := &e.stripes[0]
 	if err := e.enter(s, false); err != nil {
@@ -252,7 +251,7 @@ func (e *Engine) settleAll(ctx context.Context, chosen []*store.Message, settlin
 		requests = append(requests, r)
 		e.submit(&r.Item)
 		if e.instant && r.failed() {
-			break // a store that failed would be asked for each of the others
+			break // the store would fail for each of the others too
 		}
 	}
 	for _, r := range requests {
@@ -311,7 +310,7 @@ func (e *Engine) parked(ctx context.Context, sequence uint64) (*store.Message, e
 	return nil, &store.SettledError{Sequence: sequence}
 }
 
-// commitBatch stores a batch that belongs to no entity in memory, and waits.
+// commitBatch stores a batch that belongs to no entity in memory, and waits for its outcome.
 func (e *Engine) commitBatch(ctx context.Context, b *store.Batch) (store.Result, error) {
 	return e.commitRequest(ctx, newRequest(b))
 }
@@ -326,7 +325,7 @@ func (e *Engine) commitRequest(ctx context.Context, r *request) (store.Result, e
 	return e.await(ctx, r)
 }
 
-// await waits until a request is settled, and returns what has become of it.
+// await waits until a request has its outcome, and returns the outcome.
 func (e *Engine) await(ctx context.Context, r *request) (store.Result, error) {
 	select {
 	case <-r.settled:
@@ -355,8 +354,8 @@ type request struct {
 	commit.Item
 
 	lane    commit.Lane
-	stored  func()        // called once the batch is stored, also if the caller has gone; may be nil
-	settled chan struct{} // closed after that, or when the batch is not stored
+	stored  func()        // called when the batch is stored, even if the caller has gone; may be nil
+	settled chan struct{} // closed after stored has returned, or when the batch is not stored
 }
 
 func newRequest(b *store.Batch) *request {
@@ -373,7 +372,7 @@ func (r *request) Settled(int) {
 	}
 }
 
-// done reports whether the request is settled.
+// done reports whether the request has an outcome.
 func (r *request) done() bool {
 	select {
 	case <-r.settled:
@@ -383,15 +382,15 @@ func (r *request) done() bool {
 	}
 }
 
-// failed reports whether the request is settled with an error that others would meet too.
+// failed reports whether the request has failed with an error that others would get too.
 func (r *request) failed() bool { return r.done() && r.Failed() && !r.passed() }
 
-// passed reports whether another caller or engine has settled the message first.
+// passed reports whether another caller or engine has completed the message first.
 func (r *request) passed() bool {
 	return r.done() && r.Err == nil && errors.Is(r.Result.Err, store.ErrSettled)
 }
 
-// outcome returns what has become of a request that is settled.
+// outcome returns the outcome of a request.
 func (r *request) outcome() (store.Result, error) {
 	if r.Err != nil && !errors.Is(r.Err, store.ErrNotStored) {
 		return r.Result, fmt.Errorf("%w: %w", ErrOutcomeUnknown, r.Err)

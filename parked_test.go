@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A parking is an engine with parked mails: their texts are numbers from 1.
+// A parking is an engine with parked mails. Their texts are numbers from 1.
 type parking struct {
 	*perdure.Engine
 	t    *testing.T
@@ -25,7 +25,7 @@ type parking struct {
 
 	mu     sync.Mutex
 	sent   []string
-	broken bool // the mail server
+	broken bool // the mail server is broken
 }
 
 func newParking(t *testing.T, mails int) *parking {
@@ -56,14 +56,14 @@ func (p *parking) mail(n int) {
 	}
 }
 
-// repair lets further mails be sent, and forgets those before.
+// repair makes the mail server work, and clears the list of sent mails.
 func (p *parking) repair() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.broken, p.sent = false, nil
 }
 
-// list returns what was sent since the mail server was repaired.
+// list returns the mails that were sent since the last repair.
 func (p *parking) list() []string {
 	pass(time.Minute)
 	p.mu.Lock()
@@ -81,7 +81,7 @@ func (p *parking) wantParked(n int) {
 
 func all(*store.Message) bool { return true }
 
-// texts returns the texts of mails from a number up to another.
+// texts returns the texts of the mails from one number to another, in steps.
 func texts(from, to, step int) (list []string) {
 	for i := from; i <= to; i += step {
 		list = append(list, fmt.Sprint(i))

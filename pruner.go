@@ -10,20 +10,20 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// pruneQueueMax bounds the entities that wait to be pruned. Above it an entity
-// is passed over; its next snapshot brings it back.
+// pruneQueueMax bounds the entities that wait to be pruned. When it is reached, a further
+// entity is skipped until its next snapshot.
 const pruneQueueMax = 1024
 
-// A pruner deletes events that snapshots cover, on a goroutine of its own,
-// behind everything that still reads them.
+// A pruner deletes events that snapshots cover and that no reader needs any more. It has a
+// goroutine of its own.
 type pruner struct {
 	log    store.Log
 	seal   *seal
 	hub    *stream.Hub
 	logger *slog.Logger
-	alone  bool // nobody else writes to the log
-	// answered are entities whose receipts all have their replies, on a log to
-	// which nobody else writes. It has at most pruneQueueMax of them.
+	alone  bool // no other engine writes to the log
+	// answered are entities whose receipts all have their replies, on a log that only this
+	// engine writes. It holds at most pruneQueueMax of them.
 	answered map[store.Key]struct{}
 
 	queue  chan prune
@@ -35,9 +35,9 @@ type pruner struct {
 type prune struct {
 	kind     *kindRuntime
 	key      store.Key
-	version  store.Version // of the snapshot
+	version  store.Version // version of the snapshot
 	below    store.Version
-	position store.Position // of the entity's last event: it tells the partition
+	position store.Position // position of the entity's last event; it contains the partition
 }
 
 func newPruner(log store.Log, seal *seal, hub *stream.Hub, logger *slog.Logger, alone bool) *pruner {
@@ -50,7 +50,7 @@ func newPruner(log store.Log, seal *seal, hub *stream.Hub, logger *slog.Logger, 
 	return p
 }
 
-// offer hands over an entity whose snapshot of a version is durable. It does not wait.
+// offer adds an entity with a durable snapshot to the queue. It does not wait.
 func (p *pruner) offer(job prune) {
 	select {
 	case p.queue <- job:
@@ -78,8 +78,8 @@ func (p *pruner) run(ctx context.Context) {
 	}
 }
 
-// guarded prunes on a goroutine of its own, because a rule that builds an answer, or
-// the store, may end the one that it runs on; and other entities are pruned after it.
+// guarded runs prune on a separate goroutine: the store, or a rule that builds an answer, may
+// end its goroutine, and the pruner must continue with other entities.
 func (p *pruner) guarded(ctx context.Context, job prune) error {
 	_, err := guard.Apart(context.Background(), "a rule or the store", func() (struct{}, error) {
 		return struct{}{}, p.prune(ctx, job)
@@ -87,8 +87,9 @@ func (p *pruner) guarded(ctx context.Context, job prune) error {
 	return err
 }
 
-// prune deletes strictly below what is to be kept: the event at a bookmark stays,
-// because its id proves to the reader that the log is the one it has read.
+// prune deletes events strictly below the events to keep. It also keeps the event at a bookmark
+// (the stored position of a reader): its id proves to the reader that the log is the one it has
+// read.
 func (p *pruner) prune(ctx context.Context, job prune) error {
 	if !p.seal.enter() {
 		return nil

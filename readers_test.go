@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// A pruned log is shared by engines whose kind deletes all events that it can.
+// A pruned is a log that engines share, and whose kind deletes as many events as it can.
 type pruned struct {
 	*testing.T
 	log  *memory.Log
@@ -29,8 +29,8 @@ func newPruned(t *testing.T, options ...memory.Option) *pruned {
 
 func (p *pruned) engine() *perdure.Engine { return open(p, p.log, p.kind) }
 
-// first returns the first position that is kept of an entity, after all that may
-// be deleted is deleted.
+// first waits until everything is deleted that can be, and returns the position of an entity's
+// first remaining event.
 func (p *pruned) first(id string) store.Position {
 	p.Helper()
 	synctest.Wait()
@@ -91,7 +91,7 @@ func (p *pruned) read(e *perdure.Engine, after store.Position) *slow {
 
 func (s *slow) end(t *pruned) {
 	t.Helper()
-	pass(time.Minute) // it reads all that there is
+	pass(time.Minute) // it reads the whole log
 	synctest.Wait()
 	s.stop()
 	<-s.ended
@@ -114,7 +114,7 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 		s := p.read(reader, 0)
 		for range 10 {
 			deposits(p.T, p.kind.Ref(writer, "1"), 3)
-			pass(time.Minute) // longer than anything that is waited for
+			pass(time.Minute) // longer than all waits
 		}
 		if got := p.first("1"); got != 1 {
 			p.Errorf("first event that is kept for the reader at 1: got %v, want 1", got)
@@ -134,7 +134,7 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 			p.Errorf("while the reader is at 2: got the bookmarks %q, want live@2", got)
 		}
 		close(s.goOn)
-		pass(10*time.Second + time.Second/2) // and not at the time of a move
+		pass(10*time.Second + time.Second/2) // not at the time of a move
 		if got := p.marks(); !slices.Equal(got, []string{"live@6"}) {
 			p.Errorf("once the reader is at 6: got the bookmarks %q, want live@6", got)
 		}
@@ -227,11 +227,11 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 	for _, dead := range []bool{true, false} {
 		run(fmt.Sprintf("and a deletion below an earlier one is told where nothing held it, so %t", dead), func(p *pruned) {
 			reader, writer := p.engine(), p.engine()
-			deposits(p.T, p.kind.Ref(writer, "0"), 1) // at 1
-			deposits(p.T, p.kind.Ref(writer, "1"), 2) // at 2 and 3, of which 2 is deleted
+			deposits(p.T, p.kind.Ref(writer, "0"), 1) // position 1
+			deposits(p.T, p.kind.Ref(writer, "1"), 2) // positions 2 and 3; 2 is deleted
 			p.first("1")
-			deposits(p.T, p.kind.Ref(writer, "1"), 1)  // at 4
-			deposits(p.T, p.kind.Ref(writer, "2"), 10) // at 5 to 14, of which all but 14 are deleted
+			deposits(p.T, p.kind.Ref(writer, "1"), 1)  // position 4
+			deposits(p.T, p.kind.Ref(writer, "2"), 10) // positions 5 to 14; all but 14 are deleted
 			p.first("2")
 			s := p.read(reader, 0)
 			if dead {
@@ -250,8 +250,8 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 	}
 }
 
-// takeForDead does what an engine does that has not heard of the others for too
-// long, and leaves them no time to notice.
+// takeForDead acts like an engine that has not heard of the others for too long. It leaves them
+// no time to notice.
 func (p *pruned) takeForDead() {
 	p.Helper()
 	readers, err := stream.NewReaders(p.log)
@@ -305,7 +305,7 @@ func TestAReaderAboveTheHeadIsToldThatTheLogWasReplaced(t *testing.T) {
 					t.Errorf("events after %v of a log with one: got %v, want %v", r.Position+1, err, perdure.ErrReplaced)
 				}
 			}
-			for ev, err := range e.Events(ctx, r.Position) { // a wait for what comes is no mistake
+			for ev, err := range e.Events(ctx, r.Position) { // waiting for the next event is correct
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("events after the head: got %v and %v, want none until the context ends", ev, err)
 				}

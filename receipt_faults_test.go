@@ -13,8 +13,8 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// TestAKeyedCommandIsAppliedOnceWhateverFails sends every command again and again,
-// to two engines in turn, over a store that fails in every way it can.
+// TestAKeyedCommandIsAppliedOnceWhateverFails sends every command repeatedly, to two engines in
+// turn, over a store that fails in every way it can.
 func TestAKeyedCommandIsAppliedOnceWhateverFails(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -36,7 +36,7 @@ func TestAKeyedCommandIsAppliedOnceWhateverFails(t *testing.T) {
 		wg.Go(func() {
 			for n := range each {
 				key := fmt.Sprintf("%d/%d", caller, n)
-				// Twice to each engine, as if the answers had been lost.
+				// Each engine gets the command twice, as if the answers had been lost.
 				for try, answers := 0, 0; answers < 2*engines; try++ {
 					_, err := refs[(caller+try)%engines].Do(ctx, &testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey(key))
 					if err == nil {

@@ -18,13 +18,12 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// keyed are commands with what they are answered, on an empty account or shelf,
-// one after the other.
+// keyed are commands and their answers, in order, on an empty account or shelf.
 var keyed = []struct {
 	command proto.Message
 	balance int64
 	code    error
-	shelf   bool // shelves have a rule for it too
+	shelf   bool // shelves have a rule for the command too
 }{
 	{command: &testv1.Deposit{Amount: 600}, balance: 600, shelf: true},
 	{command: &testv1.Touch{}, balance: 600, shelf: true},
@@ -127,7 +126,7 @@ func TestAReceiptOutsideTheBatchIsCaught(t *testing.T) {
 			}
 			first = false
 			bare := *group[0]
-			bare.Receipts = nil // the store dies before it comes to them
+			bare.Receipts = nil // the store fails before it reaches them
 			if _, err := next([]*store.Batch{&bare}); err != nil {
 				return nil, err
 			}
@@ -145,7 +144,7 @@ func TestAReceiptOutsideTheBatchIsCaught(t *testing.T) {
 	})
 }
 
-// TestOldReceipts has entities rest that have remembered keys.
+// TestOldReceipts leaves entities with remembered keys at rest.
 func TestOldReceipts(t *testing.T) {
 	t.Parallel()
 	const entities = 150 // more than two pages
@@ -197,8 +196,8 @@ func TestOldReceipts(t *testing.T) {
 			if s, err := kind.Ref(e, "001").State(t.Context()); err != nil || s.GetBalance() != 3 {
 				t.Errorf("got %v, %v, want balance 3", s, err)
 			}
-			ask(t, kind.Ref(e, "001"), "later") // it is remembered
-			ask(t, kind.Ref(e, "000"), "a")     // and this one is not any more
+			ask(t, kind.Ref(e, "001"), "later") // the receipt is still there
+			ask(t, kind.Ref(e, "000"), "a")     // this receipt is deleted
 			for id, want := range map[string]int64{"001": 3, "000": 3} {
 				if s, err := kind.Ref(e, id).State(t.Context()); err != nil || s.GetBalance() != want {
 					t.Errorf("entity %s: got %v, %v, want balance %d", id, s, err, want)
@@ -215,7 +214,7 @@ func TestOldReceipts(t *testing.T) {
 			kind := accounts(perdure.KeepReceipts(100, 8*time.Hour), perdure.PassivateAfter(time.Minute))
 			a, b := open(t, log, kind), open(t, log, kind)
 			ask(t, kind.Ref(a, "1"), "a")
-			ahead.Store(0) // the log stands still for ten hours
+			ahead.Store(0) // the clock of the log stands still for ten hours
 			<-time.After(9*time.Hour + 30*time.Minute)
 			ask(t, kind.Ref(b, "2"), "b")
 			<-time.After(3 * time.Hour)
@@ -249,13 +248,13 @@ func TestOldReceipts(t *testing.T) {
 			a := openConfig(t, config)
 			b := openConfig(t, config)
 			ask(t, kind.Ref(a, "1"), "a")
-			ask(t, kind.Ref(b, "2"), "b") // so that it knows the store's clock
+			ask(t, kind.Ref(b, "2"), "b") // this tells it the store's clock
 			<-time.After(24 * time.Minute)
 			if got := kept(t, log, "1"); len(got) != 0 {
 				t.Errorf("got receipts %q, want none", got)
 			}
 			for range 2 {
-				ask(t, kind.Ref(a, "1"), "a") // the key is free again, and then used
+				ask(t, kind.Ref(a, "1"), "a") // the key has expired and is used again
 				if s, err := kind.Ref(a, "1").State(t.Context()); err != nil || s.GetBalance() != 2 {
 					t.Errorf("got %v, %v, want balance 2", s, err)
 				}
@@ -280,7 +279,7 @@ func TestOldReceipts(t *testing.T) {
 	})
 }
 
-// A brittleCatalog is a store that cannot list its entities at times.
+// A brittleCatalog is a store that sometimes cannot list its entities.
 type brittleCatalog struct {
 	*memory.Log
 	panics atomic.Bool

@@ -17,35 +17,36 @@ import (
 
 // Bounds of a [receiptSweeper].
 const (
-	// sweptPerPage is how many entities are looked at in one go, and pagePause how
-	// long the sweeper waits after it.
+	// sweptPerPage is the number of entities in one page. After each page the sweeper pauses
+	// for pagePause.
 	sweptPerPage = 64
 	pagePause    = time.Second
-	// receiptsPerBatch is how many receipts of an entity are removed by one batch.
+	// receiptsPerBatch is the number of receipts of an entity that one batch removes.
 	receiptsPerBatch = 64
-	// sweepsPerAge is how many passes begin in the time for which receipts are kept,
-	// but none begins sooner after another than passEveryMin, nor later than passEveryMax.
+	// sweepsPerAge is the number of passes that begin during the retention time of receipts.
+	// The time between two passes is at least passEveryMin and at most passEveryMax.
 	sweepsPerAge = 8
 	passEveryMin = time.Minute
 	passEveryMax = time.Hour
 )
 
-// A receiptSweeper removes receipts that are too old, of entities that get no more
-// commands with a key: a command with a key removes those of its own entity. It works in
-// passes over all entities of the log, a page at a time with pauses in between, so that
-// it costs little however many entities there are.
+// A receiptSweeper removes old receipts of entities that get no more commands with a key. (A
+// command with a key removes the old receipts of its own entity.) It makes passes over all
+// entities of the log, a page at a time with pauses in between. The cost is therefore small for
+// any number of entities.
 //
-// The entities that are in memory are passed over, since they know their receipts. Those
-// that another engine has in memory lose theirs under its hands, as they do when two
-// engines take turns: the batch is refused if the entity has changed since it was
-// listed, and an engine that looks for a receipt which is gone reads them again.
+// It skips the entities that are in memory, because they manage their own receipts. An entity
+// that is in another engine's memory loses its receipts without that engine's knowledge, as
+// when two engines take turns. This is safe: the store refuses the batch if the entity has
+// changed since it was listed, and an engine that does not find a receipt reads the receipts
+// again.
 type receiptSweeper struct {
 	engine  *Engine
 	catalog store.Catalog
 	kinds   []*kindRuntime // sorted by name
-	every   time.Duration  // between the beginnings of two passes
+	every   time.Duration  // time between the beginnings of two passes
 
-	// Where the pass goes on. A pass uses them alone.
+	// The place where the pass continues. Only the running pass uses these fields.
 	kind  int
 	after string
 
@@ -55,11 +56,11 @@ type receiptSweeper struct {
 	mu     sync.Mutex
 	closed bool
 	disarm func() bool   // stops the timer; nil if none was set
-	busy   chan struct{} // closed at the end of the page under way; nil if there is none
+	busy   chan struct{} // closed at the end of the present page; nil if there is none
 }
 
-// newReceiptSweeper returns a sweeper whose first pass is yet to be armed, or nil if the
-// store keeps no receipts or does not list its entities.
+// newReceiptSweeper returns a sweeper without a timer. It returns nil if the store keeps no
+// receipts or cannot list its entities.
 func newReceiptSweeper(e *Engine) *receiptSweeper {
 	catalog, ok := e.log.(store.Catalog)
 	if _, keeps := e.log.(store.Receipts); !ok || !keeps {
@@ -76,7 +77,8 @@ func newReceiptSweeper(e *Engine) *receiptSweeper {
 	return s
 }
 
-// pause returns the time to the next pass. Engines that share a log do not begin at once.
+// pause returns the time to the next pass. It is random, so that engines which share a log do
+// not begin at the same time.
 func (s *receiptSweeper) pause() time.Duration {
 	return s.every - time.Duration(rand.Int64N(int64(s.every)/4+1))
 }
@@ -89,7 +91,7 @@ func (s *receiptSweeper) arm(d time.Duration) {
 	late := s.closed
 	s.disarm = disarm
 	s.mu.Unlock()
-	if late { // stop has disarmed the one before
+	if late { // stop has stopped the previous timer
 		disarm()
 	}
 }
@@ -106,12 +108,12 @@ func (s *receiptSweeper) run() {
 	s.mu.Unlock()
 	more, err := false, errors.New("the store has called runtime.Goexit")
 	defer func() {
-		if v := recover(); v != nil { // a store's bug is not the end of the process
+		if v := recover(); v != nil { // a bug of the store must not end the process
 			err = fmt.Errorf("the store has panicked: %v\n%s", v, debug.Stack())
 		}
 		if err != nil && s.context.Err() == nil {
 			s.engine.config.Logger.Warn("old receipts could not be removed", "error", err)
-			s.kind, s.after = s.kind+1, "" // the other kinds do not wait for this one
+			s.kind, s.after = s.kind+1, "" // continue with the next kind
 		}
 		s.mu.Lock()
 		close(ended)
@@ -129,11 +131,11 @@ func (s *receiptSweeper) run() {
 	more, err = s.page()
 }
 
-// page looks at some entities. It reports whether the pass goes on.
+// page removes the old receipts of some entities. It reports whether the pass continues.
 func (s *receiptSweeper) page() (more bool, err error) {
 	now := s.engine.storeTime()
 	if now.IsZero() {
-		return false, nil // nothing is known of the store's clock before the first commit
+		return false, nil // the store's clock is unknown before the first commit
 	}
 	if s.kind >= len(s.kinds) {
 		s.kind, s.after = 0, ""
@@ -173,8 +175,8 @@ func (s *receiptSweeper) entity(k *kindRuntime, ent store.Entity, now time.Time)
 	b := &store.Batch{Key: ent.Key, Expected: ent.Version}
 	names := entity.Expired(list, k.options.Shared, now, k.options.Rules.ReceiptsFor)
 	if len(names) > 0 && k.options.Shared {
-		// Others may have stored the receipts since this engine has heard of a time, so
-		// only a later commit says how old they are. This one changes nothing.
+		// Other engines may have stored the receipts after the latest known time, so only a
+		// later commit shows their age. This commit changes nothing else.
 		r, err := s.commit(b)
 		if r == nil {
 			return err
@@ -190,8 +192,8 @@ func (s *receiptSweeper) entity(k *kindRuntime, ent store.Entity, now time.Time)
 	return nil
 }
 
-// commit commits a batch. It returns nil without an error if the entity is at work, or
-// the engine is: another pass comes.
+// commit commits a batch. It returns nil without an error if the entity or the engine is busy;
+// the next pass tries again.
 func (s *receiptSweeper) commit(b *store.Batch) (*store.Result, error) {
 	r, err := s.engine.commitBatch(s.context, b)
 	switch {
@@ -203,7 +205,7 @@ func (s *receiptSweeper) commit(b *store.Batch) (*store.Result, error) {
 	return &r, nil
 }
 
-// stop keeps the next page from being swept. It calls the clock.
+// stop prevents the next page. It calls the clock.
 func (s *receiptSweeper) stop() {
 	s.mu.Lock()
 	s.closed = true
@@ -214,7 +216,7 @@ func (s *receiptSweeper) stop() {
 	}
 }
 
-// close ends the sweeper, and waits for the page under way as long as ctx allows.
+// close ends the sweeper, and waits for the present page as long as ctx allows.
 func (s *receiptSweeper) close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true

@@ -50,8 +50,8 @@ func wantBalance(t *testing.T, ref perdure.Ref[*testv1.Account], want int64) {
 	}
 }
 
-// loaded returns what a load of the entity offers: the version of the newest
-// snapshot and the number of events behind it.
+// loaded returns the records that a load of the entity offers: the version of the newest
+// snapshot and the number of events after it.
 func loaded(t *testing.T, log store.Log, key store.Key) (snapshot store.Version, events int) {
 	t.Helper()
 	accept := func(s *store.State) bool { snapshot = s.Version; return true }
@@ -85,8 +85,8 @@ func TestASnapshotIsWrittenWithTheCommandThatCompletesIt(t *testing.T) {
 	session(t, log, accounts(perdure.SnapshotEvery(10)), func(ref perdure.Ref[*testv1.Account]) { wantBalance(t, ref, 35) })
 }
 
-// TestASnapshotOfAnotherFoldIsIgnoredAndRewritten changes what a deposit is
-// worth. The balance must be what the present rules make of the events.
+// TestASnapshotOfAnotherFoldIsIgnoredAndRewritten changes the factor of a deposit. The balance
+// must be the result of the present rules.
 func TestASnapshotOfAnotherFoldIsIgnoredAndRewritten(t *testing.T) {
 	t.Parallel()
 	worth := func(factor int64, options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
@@ -105,8 +105,8 @@ func TestASnapshotOfAnotherFoldIsIgnoredAndRewritten(t *testing.T) {
 		}
 	})
 	session(t, log, worth(3), func(ref perdure.Ref[*testv1.Account]) { wantBalance(t, ref, 24) })
-	// The stored snapshot is of factor 3. A kind that is told to be of another
-	// fold version does not take it, one that is not told and is the same does.
+	// The stored snapshot is of factor 3. A kind with another FoldVersion does not use it. A
+	// kind without FoldVersion and with the same rules does.
 	reads := &countingLog{Log: log}
 	session(t, reads, worth(3), func(ref perdure.Ref[*testv1.Account]) { wantBalance(t, ref, 24) })
 	if reads.events != 0 {
@@ -209,7 +209,7 @@ func TestAnIdleEntityIsForgottenAndComesBack(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 6 { // keep one awake
+		for range 6 { // keep one in memory
 			<-time.After(20 * time.Second)
 			if _, err := kind.Ref(e, "7").Do(ctx, &testv1.Deposit{Amount: 1}); err != nil {
 				t.Fatal(err)
@@ -288,9 +288,9 @@ func TestOldEventsAreDeletedBehindEveryReader(t *testing.T) {
 	})
 }
 
-// TestOldEventsAreKeptForALiveReader has a reader stop behind the first event
-// while snapshots come to cover all that it has yet to read. The events are too
-// large to be kept in memory for it.
+// TestOldEventsAreKeptForALiveReader makes a reader stop after the first event while snapshots
+// come to cover all events that it has yet to read. The events are too large to stay in memory
+// for it.
 func TestOldEventsAreKeptForALiveReader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -317,7 +317,7 @@ func TestOldEventsAreKeptForALiveReader(t *testing.T) {
 			}
 			if want == 1 {
 				annotate(last - 1)
-				synctest.Wait() // what may be deleted is deleted
+				synctest.Wait() // wait for all deletions
 			}
 			if want == last {
 				break
@@ -349,7 +349,7 @@ func TestTwoEnginesOnOneLogNeverLoseACommand(t *testing.T) {
 				}
 				last = r.Version
 				if err == nil {
-					// What was acknowledged anywhere is seen everywhere.
+					// Each engine sees every acknowledged write of the others.
 					s, err = refs[(n+1)%engines].State(ctx)
 					if err == nil && s.GetBalance() < int64(last) {
 						err = fmt.Errorf("another engine sees balance %d after %d was acknowledged", s.GetBalance(), last)

@@ -25,7 +25,7 @@ type Ref[S proto.Message] struct {
 	engine *Engine
 	kind   *kindRuntime
 	id     string
-	name   string // of the kind, for errors
+	name   string // name of the kind, for errors
 }
 
 // Key returns the key of the entity in the log: the name of its kind, and its id.
@@ -94,7 +94,7 @@ func (r Ref[S]) State(ctx context.Context, options ...CallOption) (S, error) {
 	return state, nil
 }
 
-// handOut returns what a caller gets of a message that is no entity's any more.
+// handOut returns a message for the caller. The entity must not use the message any more.
 func handOut(m proto.Message) proto.Message {
 	if !scribble.On || m == nil {
 		return m
@@ -163,7 +163,7 @@ func (r Ref[S]) call(ctx context.Context, op entity.Op, m proto.Message, wantSta
 	return c, nil
 }
 
-// check reports what is wrong with a call before it begins.
+// check returns an error if a call is invalid before it begins.
 func (r Ref[S]) check(ctx context.Context, m proto.Message) error {
 	if err := r.checkRef(ctx); err != nil {
 		return err

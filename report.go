@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// reportsMax bounds the log records that wait for the handler of the caller.
+// reportsMax bounds the log records that wait for the caller's handler.
 const reportsMax = 4096
 
-// reportsWait bounds how long Close waits for the handler of the caller.
+// reportsWait bounds the time for which Close waits for the caller's handler.
 const reportsWait = time.Second
 
-// A reporter hands log records to the slog handler of the caller, on a goroutine of
-// its own: a handler is user code, which may wait, panic, or call the engine, and
-// so do the Error methods of what is logged. Nothing in the engine waits for it. If
-// the handler cannot follow, records are left out and counted.
+// A reporter passes log records to the caller's slog handler, on a goroutine of its own. The
+// handler is user code, which may wait, panic, or call the engine; so are the Error methods of
+// logged errors. The engine never waits for the reporter. If the handler is too slow, records
+// are dropped and counted.
 type reporter struct {
 	inner slog.Handler
 	lost  atomic.Uint64
@@ -36,7 +36,7 @@ type report struct {
 	record  slog.Record
 }
 
-// newReporter returns a reporter and the logger that feeds it.
+// newReporter returns a reporter and the logger that writes to it.
 func newReporter(l *slog.Logger) (*reporter, *slog.Logger) {
 	r := &reporter{inner: l.Handler(), queue: make(chan report, reportsMax), ended: make(chan struct{})}
 	go r.run()
@@ -59,7 +59,7 @@ func (r *reporter) run() {
 }
 
 func (x *report) hand() {
-	defer func() { _ = recover() }() // there is no place to tell of it
+	defer func() { _ = recover() }() // a panic of the handler cannot be logged
 	handler := x.handler.reporter.inner
 	for _, with := range x.handler.with {
 		handler = with(handler)
@@ -69,7 +69,7 @@ func (x *report) hand() {
 	}
 }
 
-// close hands over what is left, and waits for that if it does not take long.
+// close passes the remaining records to the handler, and waits for it up to reportsWait.
 func (r *reporter) close(ctx context.Context) {
 	r.mu.Lock()
 	r.closed = true
@@ -87,10 +87,10 @@ func (r *reporter) close(ctx context.Context) {
 // A reportHandler is a [slog.Handler] that never waits.
 type reportHandler struct {
 	reporter *reporter
-	with     []func(slog.Handler) slog.Handler // what the inner handler is asked for first
+	with     []func(slog.Handler) slog.Handler // calls to the inner handler before the record
 }
 
-// Enabled implements [slog.Handler]. The inner handler is asked later.
+// Enabled implements [slog.Handler]. The reporter's goroutine asks the inner handler later.
 func (h *reportHandler) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle implements [slog.Handler].
@@ -119,21 +119,21 @@ func (h *reportHandler) WithGroup(name string) slog.Handler {
 	return h.later(func(inner slog.Handler) slog.Handler { return inner.WithGroup(name) })
 }
 
-// later returns a handler for which the inner one is asked with each record, on the
-// goroutine that calls the code of the user.
+// later returns a handler that calls with on the inner handler before each record, on the
+// reporter's goroutine, which runs user code.
 func (h *reportHandler) later(with func(slog.Handler) slog.Handler) slog.Handler {
 	return &reportHandler{h.reporter, append(slices.Clip(h.with), with)}
 }
 
-// textOf returns the text of an error whose methods are user code: it may panic, or
-// end the goroutine, and then that is the text.
+// textOf calls then with the text of an error. The error's methods are user code: if they panic
+// or end the goroutine, the text says so.
 func textOf(err error, then func(text string)) {
 	text := "the Error method of the error called runtime.Goexit"
 	defer func() { then(text) }()
 	text = safeText(err)
 }
 
-// safeText returns the text of an error, whatever its method does.
+// safeText returns the text of an error, even if the error's method panics.
 func safeText(err error) (text string) {
 	defer func() {
 		if v := recover(); v != nil {

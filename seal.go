@@ -10,18 +10,18 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// errSealed is the outcome of a batch that comes to the store after the engine has
-// given the store up.
+// errSealed is the outcome of a batch that reaches the store after the engine has released the
+// store.
 var errSealed = fmt.Errorf("%w: %w", store.ErrNotStored, ErrClosed)
 
-// A seal ends the writing of an engine. What writes to the store enters the seal
-// before and leaves it after. Once the seal is closed nothing enters, and the last one
-// inside runs what closing was to run: so an engine gives its store up for others when
-// it is certain that nothing of its own comes after, without waiting for a store that
-// hangs.
+// A seal ends the writes of an engine. Each writer enters the seal before it writes to the
+// store and leaves it afterwards. After close no writer can enter, and the last writer inside
+// runs the function that was passed to close. The engine therefore releases its store for
+// others when it is certain that no write of its own can follow, and it need not wait for a
+// store that hangs.
 //
-//  1. inside is the number of those inside, plus sealed once the seal is closed.
-//  2. last runs once, after closing, when none is inside.
+//  1. inside is the number of writers inside, plus sealed after close.
+//  2. last runs once, after close, when no writer is inside.
 type seal struct {
 	inside atomic.Int64
 	once   sync.Once
@@ -30,7 +30,7 @@ type seal struct {
 
 const sealed = math.MinInt64 / 2
 
-// enter lets a writer in, unless the seal is closed.
+// enter admits a writer, unless the seal is closed.
 func (s *seal) enter() bool {
 	if s.inside.Add(1) > 0 {
 		return true
@@ -39,14 +39,14 @@ func (s *seal) enter() bool {
 	return false
 }
 
-// leave lets a writer out.
+// leave ends a writer's stay.
 func (s *seal) leave() {
 	if s.inside.Add(-1) == sealed {
 		s.once.Do(s.last)
 	}
 }
 
-// close lets nothing more in. The function runs when none is inside, now or later.
+// close admits no more writers. The function runs when no writer is inside, now or later.
 func (s *seal) close(last func()) {
 	s.last = last
 	if s.inside.Add(sealed) == sealed {
@@ -54,5 +54,5 @@ func (s *seal) close(last func()) {
 	}
 }
 
-// isSealed reports whether an error is that of a batch that came too late.
+// isSealed reports whether an error is the error of a batch that came too late.
 func isSealed(err error) bool { return errors.Is(err, ErrClosed) && errors.Is(err, store.ErrNotStored) }

@@ -37,7 +37,7 @@ type ServiceState struct {
 type services struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
-	ended  chan struct{} // closed when all have, once closing
+	ended  chan struct{} // while closing: closed when all services have ended
 
 	mu     sync.Mutex
 	states []ServiceState
@@ -58,7 +58,7 @@ func (e *Engine) startServices() {
 	}
 }
 
-// served notes that a service has ended.
+// served records that a service has ended.
 func (s *services) served(ctx context.Context, i int, err error, e *Engine) {
 	if ctx.Err() != nil {
 		err = nil
@@ -165,7 +165,7 @@ func StoredEvents(k AnyKind) ([]StoredEvent, error) {
 	return events, nil
 }
 
-// storedMany is the stored event of a type that becomes any number of events.
+// storedMany returns the StoredEvent of a type that becomes any number of events.
 func storedMany(name string, rule *entity.StoredRule) StoredEvent {
 	all := func(payload []byte) ([]proto.Message, error) {
 		m := rule.New()

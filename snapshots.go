@@ -7,15 +7,15 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// snapshotNotices counts what is logged about the snapshots of a kind: the first
-// time when it happens, and all of it when the engine is closed.
+// snapshotNotices counts the log records about the snapshots of a kind. The first of each sort
+// is logged when it happens. The totals are logged when the engine is closed.
 type snapshotNotices struct {
 	taken   atomic.Int64
 	foreign atomic.Int64
 }
 
-// took is told of an entity whose state begins with a snapshot of another fold,
-// because the events below it cannot be folded.
+// took is called for an entity that was loaded from a snapshot of another fold, because the
+// events below it cannot be folded.
 func (k *kindRuntime) took(key store.Key, version store.Version) {
 	if k.notices.taken.Add(1) > 1 {
 		return
@@ -24,8 +24,8 @@ func (k *kindRuntime) took(key store.Key, version store.Version) {
 		"a change of rules does not apply to them", "kind", key.Kind, "entity", key.String(), "version", uint64(version))
 }
 
-// unsnapped is told of an entity that gets no snapshot though one is due. It is
-// called once for each while it is in memory.
+// unsnapped is called for an entity that gets no snapshot although one is due, once while the
+// entity is in memory.
 func (k *kindRuntime) unsnapped(key store.Key, why entity.Notice, err error) {
 	log := k.engine.config.Logger
 	switch why {
@@ -40,7 +40,7 @@ func (k *kindRuntime) unsnapped(key store.Key, why entity.Notice, err error) {
 	}
 }
 
-// summarize logs how often there was what has been logged once.
+// summarize logs the totals of the records that were logged once.
 func (k *kindRuntime) summarize() {
 	taken, foreign := k.notices.taken.Load(), k.notices.foreign.Load()
 	if taken > 1 || foreign > 1 {

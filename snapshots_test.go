@@ -24,7 +24,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// worth is a kind whose deposits are worth a factor.
+// worth is a kind that multiplies deposits by a factor.
 func worth(factor int64, options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("account",
 		perdure.Decide(deposit),
@@ -32,7 +32,7 @@ func worth(factor int64, options ...perdure.KindOption) *perdure.Kind[*testv1.Ac
 	).With(options...)
 }
 
-// worthMore is the same with another event type.
+// worthMore is like worth, with another event type.
 func worthMore(factor int64, options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("account",
 		perdure.Decide(deposit), perdure.Decide(withdraw),
@@ -41,21 +41,21 @@ func worthMore(factor int64, options ...perdure.KindOption) *perdure.Kind[*testv
 	).With(options...)
 }
 
-// A life is a log that several versions of a program use one after the other.
+// A life is a log that several versions of a program use in sequence.
 type life struct {
 	*testing.T
 	log  *memory.Log
 	said bytes.Buffer
 }
 
-// lives runs fn where deletions of events can be waited for.
+// lives runs fn in a bubble, in which it can wait for deletions of events.
 func lives(t *testing.T, fn func(l *life)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { fn(&life{T: t, log: newLog(t)}) })
 }
 
-// program runs fn with an engine that runs the kind, and waits until all that it
-// wants to delete is deleted.
+// program runs fn with an engine that runs the kind, and waits until the engine has deleted its
+// events.
 func program[S proto.Message](l *life, kind *perdure.Kind[S], fn func(ref perdure.Ref[S])) {
 	l.Helper()
 	e, err := perdure.Open(l.Context(), perdure.Config{
@@ -71,7 +71,7 @@ func program[S proto.Message](l *life, kind *perdure.Kind[S], fn func(ref perdur
 	}
 }
 
-// kept returns the versions of the events that are kept.
+// kept returns the versions of the remaining events.
 func (l *life) kept() (versions []store.Version) {
 	l.Helper()
 	for ev, err := range l.log.Read(l.Context(), store.Key{Kind: "account", ID: "1"}, 0) {
@@ -83,7 +83,7 @@ func (l *life) kept() (versions []store.Version) {
 	return versions
 }
 
-// wantSaid counts a text in what the engines have logged.
+// wantSaid checks how often the engines have logged a text.
 func (l *life) wantSaid(text string, n int) {
 	l.Helper()
 	if got := strings.Count(l.said.String(), text); got != n {
@@ -104,8 +104,8 @@ func TestPrunedEntity(t *testing.T) {
 	for name, tt := range map[string]struct {
 		then  *perdure.Kind[*testv1.Account]
 		want  int64 // balance after twelve deposits of 1, of which 9 are deleted
-		added int64 // by one more
-		taken int   // warnings
+		added int64 // amount that one more deposit adds
+		taken int   // number of warnings
 	}{
 		"is_used_by_a_program_with_an_event_type_more": {worthMore(1, pruning...), 12, 1, 0},
 		"is_used_by_a_program_with_another_rule":       {worth(100, pruning...), 10 + 200, 100, 1},
@@ -121,14 +121,14 @@ func TestPrunedEntity(t *testing.T) {
 				if got := l.kept(); len(got) == 0 || got[0] != 9 {
 					t.Fatalf("got events %v, want those from 9", got)
 				}
-				for range 3 { // the state does not depend on how often it is loaded
+				for range 3 { // the state must be the same after each load
 					program(l, tt.then, func(ref perdure.Ref[*testv1.Account]) { wantBalance(t, ref, tt.want) })
 				}
 				l.wantSaid(logTaken, 3*tt.taken)
 				program(l, tt.then, func(ref perdure.Ref[*testv1.Account]) { deposits(t, ref, 5) })
 				program(l, tt.then, func(ref perdure.Ref[*testv1.Account]) { wantBalance(t, ref, tt.want+5*tt.added) })
 				program(l, worth(1, pruning...), func(ref perdure.Ref[*testv1.Account]) {
-					s, err := ref.State(t.Context()) // the old program can go on as well
+					s, err := ref.State(t.Context()) // the old program can still read it
 					if err != nil || tt.taken == 0 && s.GetBalance() != tt.want+5*tt.added {
 						t.Errorf("the old program: got %v, %v", s, err)
 					}
@@ -138,8 +138,8 @@ func TestPrunedEntity(t *testing.T) {
 	}
 }
 
-// TestSnapshotsHealThemselves changes a program in ways that show for some events
-// only. All events are kept, so the balance must be what the present rules make of them.
+// TestSnapshotsHealThemselves changes a program in ways that affect only some events. All
+// events are kept, so the balance must be the result of the present rules.
 func TestSnapshotsHealThemselves(t *testing.T) {
 	t.Parallel()
 	value := func(v *structpb.Value) []byte { return encoded(t, v) }
@@ -208,8 +208,8 @@ func encoded(t *testing.T, m proto.Message) []byte {
 	return b
 }
 
-// TestAnOlderSnapshotOfTheSameRulesIsPreferred has a program whose own snapshot is
-// older than that of another program, with all events above it.
+// TestAnOlderSnapshotOfTheSameRulesIsPreferred uses a program whose own snapshot is older than
+// the snapshot of another program, and all events above its own snapshot.
 func TestAnOlderSnapshotOfTheSameRulesIsPreferred(t *testing.T) {
 	t.Parallel()
 	lives(t, func(l *life) {
@@ -219,7 +219,7 @@ func TestAnOlderSnapshotOfTheSameRulesIsPreferred(t *testing.T) {
 		program(l, a, func(ref perdure.Ref[*testv1.Account]) { deposits(t, ref, 10) })
 		program(l, b, func(ref perdure.Ref[*testv1.Account]) {
 			wantBalance(t, ref, 10)
-			deposits(t, ref, 5) // and a snapshot of b
+			deposits(t, ref, 5) // this makes a snapshot of b
 			wantBalance(t, ref, 25)
 		})
 		if got := l.kept(); got[0] != 9 {
@@ -227,12 +227,12 @@ func TestAnOlderSnapshotOfTheSameRulesIsPreferred(t *testing.T) {
 		}
 		program(l, a, func(ref perdure.Ref[*testv1.Account]) { wantBalance(t, ref, 15) })
 		program(l, b, func(ref perdure.Ref[*testv1.Account]) { wantBalance(t, ref, 25) })
-		l.wantSaid(logTaken, 1) // by b, the first time
+		l.wantSaid(logTaken, 1) // b logged it, the first time
 	})
 }
 
-// A loadsLog counts the snapshots that loads are offered and do not take. It keeps
-// all abilities of its log.
+// A loadsLog counts the snapshots that loads are offered and do not use. It keeps the optional
+// interfaces of its log.
 type loadsLog struct {
 	*memory.Log
 	refused atomic.Int64
@@ -248,9 +248,9 @@ func (l *loadsLog) Load(ctx context.Context, key store.Key, accept func(*store.S
 	})
 }
 
-// TestTwoVersionsOfAProgramUseEachOthersSnapshots has an old and a new program, of
-// which one knows an event more, work on one log by turns: each of them loads the
-// entity anew with every command, since the other one has moved it on.
+// TestTwoVersionsOfAProgramUseEachOthersSnapshots makes an old and a new program work on one
+// log by turns; only the new one knows a certain event. Each loads the entity again with every
+// command, because the other one has changed it.
 func TestTwoVersionsOfAProgramUseEachOthersSnapshots(t *testing.T) {
 	t.Parallel()
 	for name, retention := range map[string][]perdure.KindOption{"with_all_events": nil, "with_retention": {perdure.RetainEvents(1)}} {
@@ -282,9 +282,9 @@ func commitEvent(t *testing.T, log store.Log, expected store.Version, typ string
 	}
 }
 
-// TestSnapshotsLeaveOutWhatTheProgramDoesNotKnow stores an event with a field that
-// only a newer program knows. The old one must not make a snapshot of it, which the
-// newer one would believe, nor delete the event.
+// TestSnapshotsLeaveOutWhatTheProgramDoesNotKnow stores an event with a field that only a newer
+// program knows. The old program must not make a snapshot of it, which the newer one would
+// trust, and must not delete the event.
 func TestSnapshotsLeaveOutWhatTheProgramDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	fee := protowire.AppendVarint(protowire.AppendTag(nil, 9, protowire.VarintType), 5)
@@ -322,9 +322,10 @@ func TestSnapshotsLeaveOutWhatTheProgramDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestSnapshotOfANewerProgram/… : a newer program has a field in its state that this
-// one does not know. Its rules may change that field with events that both know; so
-// this one must not write the state again, which the newer one would believe.
+// TestSnapshotOfANewerProgram checks a snapshot of a newer program whose state has a field that
+// this program does not know. The newer program's rules may change that field with events that
+// both know. This program must therefore not write the state again, because the newer one would
+// trust it.
 func TestSnapshotOfANewerProgram(t *testing.T) {
 	t.Parallel()
 	kind := worth(1, perdure.SnapshotEvery(2), perdure.RetainEvents(0))
@@ -371,9 +372,8 @@ func TestSnapshotOfANewerProgram(t *testing.T) {
 	}
 }
 
-// TestAStateOfAnotherTypeIsNeverReadInPart has a snapshot of an earlier program,
-// which says nothing of the types of its fields. One has another type now, so that
-// protobuf would take it for missing.
+// TestAStateOfAnotherTypeIsNeverReadInPart uses a snapshot of an earlier program without the
+// types of its fields. One field has another type now, so protobuf would treat it as missing.
 func TestAStateOfAnotherTypeIsNeverReadInPart(t *testing.T) {
 	t.Parallel()
 	balance := (&testv1.Account{}).ProtoReflect().Descriptor().Fields().ByName("balance").Number()
@@ -439,8 +439,8 @@ func TestRetentionGoesOnAfterAGoroutineHasEnded(t *testing.T) {
 	})
 }
 
-// TestARuleThatDoesNotReturnForASample is a loop that never ends for an event that
-// never happens.
+// TestARuleThatDoesNotReturnForASample uses a rule with an endless loop for an event that never
+// happens.
 func TestARuleThatDoesNotReturnForASample(t *testing.T) {
 	t.Parallel()
 	lives(t, func(l *life) {
@@ -457,7 +457,7 @@ func TestARuleThatDoesNotReturnForASample(t *testing.T) {
 			}
 			a.Balance += e.GetAmount()
 		}
-		for range 2 { // the second one has a snapshot of the first
+		for range 2 { // the second engine has a snapshot of the first
 			program(l, kind(loops), func(ref perdure.Ref[*testv1.Account]) { deposits(l.T, ref, 3) })
 		}
 		program(l, kind(loops), func(ref perdure.Ref[*testv1.Account]) { wantBalance(l.T, ref, 6) })
@@ -469,7 +469,7 @@ func TestARuleThatDoesNotReturnForASample(t *testing.T) {
 	})
 }
 
-// The state of an account when it was a number, and when it was a text.
+// The kind account with a number as its state; the next kind has a text.
 func numbers(options ...perdure.KindOption) *perdure.Kind[*wrapperspb.Int64Value] {
 	return perdure.EventSourced("account",
 		perdure.Decide(func(_ context.Context, _ *wrapperspb.Int64Value, c *testv1.Deposit) (*perdure.Decision, error) {
@@ -620,8 +620,8 @@ func TestSnapshotMigration(t *testing.T) {
 	})
 }
 
-// TestASnapshotStandsInForEventsThatHaveNoRuleAnyMore takes a rule away: the
-// program can only go on from the snapshot.
+// TestASnapshotStandsInForEventsThatHaveNoRuleAnyMore removes a rule: the program can continue
+// only from the snapshot.
 func TestASnapshotStandsInForEventsThatHaveNoRuleAnyMore(t *testing.T) {
 	t.Parallel()
 	lives(t, func(l *life) {
@@ -638,8 +638,8 @@ func TestASnapshotStandsInForEventsThatHaveNoRuleAnyMore(t *testing.T) {
 	})
 }
 
-// TestSnapshotsOfEarlierProgramsAreJudgedByTheFirstFingerprint writes snapshots as
-// they were before they carried a fingerprint in parts.
+// TestSnapshotsOfEarlierProgramsAreJudgedByTheFirstFingerprint writes snapshots in the form
+// that they had before fingerprints had parts.
 func TestSnapshotsOfEarlierProgramsAreJudgedByTheFirstFingerprint(t *testing.T) {
 	t.Parallel()
 	kind := worth(1)
@@ -683,7 +683,7 @@ func TestSnapshotsOfEarlierProgramsAreJudgedByTheFirstFingerprint(t *testing.T) 
 	}
 }
 
-// TestRetentionKeepsAnswers has keys answered before the kind deletes events.
+// TestRetentionKeepsAnswers answers commands with keys before the kind deletes events.
 func TestRetentionKeepsAnswers(t *testing.T) {
 	t.Parallel()
 	answer := func(t *testing.T, ref perdure.Ref[*testv1.Account], key string, amount, want int64) {
@@ -722,8 +722,8 @@ func TestRetentionKeepsAnswers(t *testing.T) {
 	})
 }
 
-// TestAnAnswerWhoseStateIsGoneSaysSo deletes events that an answer needs, as
-// programs did before answers were kept.
+// TestAnAnswerWhoseStateIsGoneSaysSo deletes events that an answer needs, as programs did
+// before answers were stored.
 func TestAnAnswerWhoseStateIsGoneSaysSo(t *testing.T) {
 	t.Parallel()
 	lives(t, func(l *life) {
@@ -769,12 +769,12 @@ func TestAStateThatIsTooLargeForASnapshotIsNotEncodedInVain(t *testing.T) {
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	deposits(t, ref, 60) // three snapshots would be due
+	deposits(t, ref, 60) // three snapshots would be due by now
 	runtime.ReadMemStats(&after)
 	if n := after.TotalAlloc - before.TotalAlloc; n > store.PayloadBytesMax {
 		t.Errorf("60 commands took %d bytes", n)
 	}
-	closeAll(t, e) // what is logged is handed over by then
+	closeAll(t, e) // the log records have reached the handler by then
 	if got := strings.Count(said.String(), logLarge); got != 1 || !strings.Contains(said.String(), "account/1") {
 		t.Errorf("got %q logged %d times, want once with the entity: %s", logLarge, got, said.String())
 	}

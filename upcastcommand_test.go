@@ -19,7 +19,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// oldDeposits are commands of the time before Deposit, in two forms.
+// oldDeposits are the options for commands from before Deposit existed, in two forms.
 func oldDeposits() []perdure.KindOption {
 	return []perdure.KindOption{
 		perdure.UpcastCommand(func(c *testv1.DepositedV00) *testv1.DepositedV0 {
@@ -29,7 +29,7 @@ func oldDeposits() []perdure.KindOption {
 	}
 }
 
-// oldSenders is a kind that leaves old commands for the entity 1 of another kind: two
+// oldSenders is a kind that enqueues old commands for the entity 1 of another kind: two
 // messages of different forms, and a timer.
 func oldSenders(to string) *perdure.Kind[*testv1.Account] {
 	target := store.Key{Kind: to, ID: "1"}

@@ -10,13 +10,13 @@ import (
 	"github.com/perdure/perdure/internal/entity"
 )
 
-// A split is an UpcastMany.
+// A split is an UpcastMany option.
 type split struct {
 	to []reflect.Type
 	fn func(proto.Message) []proto.Message
 }
 
-// A conversion turns a message of one type into those that have Evolve rules.
+// A conversion converts a message of one type to messages that have Evolve rules.
 type conversion func(m proto.Message) ([]proto.Message, error)
 
 // resolveSplits makes the stored rules of all types that become any number of events:
@@ -55,7 +55,7 @@ func (c *compiler) storeMany(from reflect.Type) {
 					messageName(newMessage(from)), len(events), UpcastPartsMax)
 			}
 			if len(events) > 1 {
-				for i := range events { // they may hold parts of one another
+				for i := range events { // events may share memory with each other
 					events[i] = proto.Clone(events[i])
 				}
 			}
@@ -64,9 +64,9 @@ func (c *compiler) storeMany(from reflect.Type) {
 	}
 }
 
-// expand returns what turns a message of a type into events with Evolve rules, and adds
-// their types to ends. It returns nil after noting a mistake. Above are the types that
-// it is made of.
+// expand returns a conversion from a type to events with Evolve rules, and adds the types of
+// these events to ends. It returns nil after adding a mistake. The types in above lead to this
+// one.
 func (c *compiler) expand(t reflect.Type, above []reflect.Type, ends *[]string) conversion {
 	name := messageName(newMessage(t))
 	if slices.Contains(above, t) {

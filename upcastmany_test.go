@@ -14,8 +14,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ones reads an old deposit of n units as n deposits of 1, and a large one as a remark
-// behind them; one of no units is none.
+// ones converts an old deposit of n units to n deposits of 1. A large deposit gets a remark
+// after them, and a deposit of no units becomes no event.
 func ones(e *testv1.DepositedV0) (events []proto.Message) {
 	for range min(e.GetUnits(), 5000) {
 		events = append(events, &testv1.Deposited{Amount: 1})

@@ -53,10 +53,10 @@ type Batch struct {
 
 	// Events become the versions Expected+1, Expected+2, …
 	Events []Event
-	// Save is the new state of a durable-state entity. It becomes version Expected+1, or version
-	// Expected+Saves if Saves is not zero: then it is the state after Saves commands, each with a
-	// version of its own. An entity has either events or a saved state during its whole life; a
-	// batch that mixes them is refused with [ErrInvalid].
+	// Save is the new state of a durable-state entity. It becomes version Expected+1. If Saves
+	// is not zero, Save is the state after Saves commands, each with a version of its own, and
+	// becomes version Expected+Saves. An entity has either events or a saved state during its
+	// whole life; a batch that mixes them is refused with [ErrInvalid].
 	Save  *State
 	Saves Version
 	// Snapshot is the state after Events. It does not need an event in the same batch. The log
