@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	// deliveriesMax and settleMax bound what a box does in one step.
+	// deliveriesMax and settleMax bound the work of one step.
 	deliveriesMax = 4
 	settleMax     = 3
-	// settlePause is how long it waits after settlements were not stored.
+	// settlePause is the pause after settlements that could not be stored.
 	settlePause = 50 * time.Millisecond
-	// scanPage is how many messages a scan reads at a time.
+	// scanPage is the number of messages that a scan reads at a time.
 	scanPage = 2
 	// fetchMax bounds the messages that are read again in one step.
 	fetchMax = 3
-	// lookEvery is how far ahead the alarm of a box is set at most: no work to wait for.
+	// lookEvery is the longest time to the next alarm. Such an alarm is no work to wait for.
 	lookEvery = rescueAfter
-	// stallsMax bounds how often a handler does nothing instead of its work.
+	// stallsMax bounds the number of times that a handler does nothing instead of its work.
 	stallsMax = 5
 )
 
@@ -34,19 +34,18 @@ var (
 	errNoRule  = errors.New("the program has no rule for it")
 )
 
-// A box delivers what commands have left in the outbox: the shell around the
-// core of package outbox, on one node. It does what it is told by the alarm and by
-// events, like the shell of an engine, and never of its own accord.
+// A box delivers the records in the outbox: it is the shell around the core of package outbox,
+// on one node. Like the shell of an engine it acts only on alarms and events.
 type box struct {
 	node    *node
 	queue   *outbox.Dispatcher
 	lane    commit.Lane
-	item    *commit.Item // the settlements on their way, or nil
-	alarm   time.Time    // when it rings, if alarms is not zero
+	item    *commit.Item // the settlements at the store, or nil
+	alarm   time.Time    // time of the alarm, if alarms is not zero
 	alarms  uint64
-	looking bool            // a step is on its way
+	looking bool            // a step is scheduled
 	owner   uint64          // number of the engine, on a shared store
-	swept   int             // when its latest whole sweep began
+	swept   int             // start of its latest whole sweep
 	did     map[uint64]bool // messages that it has handled
 	sent    map[store.Key]store.Version
 }
@@ -90,7 +89,7 @@ func (b *box) Misfit(m *store.Message) error {
 // Jitter is part of [outbox.Shell].
 func (b *box) Jitter(d time.Duration) time.Duration {
 	if d >= rescueAfter/2 {
-		return d // it is when all is over
+		return d // the engine closes
 	}
 	return d - time.Duration(b.node.w.random.Int64N(int64(d)/2+1))
 }
@@ -113,7 +112,7 @@ func (b *box) look() {
 	b.wake()
 }
 
-// step does what there is to do at this moment.
+// step carries out the present work.
 func (b *box) step() {
 	b.looking = false
 	n := b.node
@@ -167,14 +166,14 @@ func (b *box) Settled(int) {
 	b.wake()
 }
 
-// committed takes over the messages of a batch that is stored.
+// committed passes the messages of a stored batch to the queue.
 func (b *box) committed(batch *store.Batch, r *store.Result) {
 	b.queue.Clock(b.node.wall(), b.node.w.now())
 	b.queue.Committed(outbox.Committed(batch, r), b.node.w.now())
 	b.wake()
 }
 
-// changed has the store read, because other nodes may have left something there.
+// changed makes the queue read the store, because other nodes may have stored messages.
 func (b *box) changed() {
 	if !b.node.gone {
 		b.queue.Changed()
@@ -182,8 +181,8 @@ func (b *box) changed() {
 	}
 }
 
-// doubted has the store read again, because messages may be there that nobody
-// has told of.
+// doubted makes the queue read the store again, because it may hold messages that no commit has
+// reported.
 func (b *box) doubted() {
 	if !b.node.w.twin.missesDoubted {
 		b.queue.Doubted()
@@ -191,7 +190,7 @@ func (b *box) doubted() {
 	}
 }
 
-// send has the effects of a command performed, whose answer is durable.
+// send queues the sent effects of a command whose answer is durable.
 func (b *box) send(key store.Key, c *entity.Call) {
 	for _, m := range c.Outcome.Effects {
 		if !b.queue.Volatile(&store.Message{ID: c.ID, Source: key, Metadata: c.Metadata}, m) {
@@ -201,14 +200,14 @@ func (b *box) send(key store.Key, c *entity.Call) {
 	b.wake()
 }
 
-// A scan is what is yet to be read for the queue.
+// A scan is the part of the store that is yet to be read for the queue.
 type scan struct {
 	outbox.Scan
 	by    time.Time
-	began int // when, if it reads everything
+	began int // start of the scan, if it is a whole sweep
 }
 
-// query selects what is to be read next.
+// query returns the query for the next read.
 func (s *scan) query() store.MessageQuery {
 	if s.Undue {
 		return store.MessageQuery{After: s.After}
@@ -216,8 +215,8 @@ func (s *scan) query() store.MessageQuery {
 	return store.MessageQuery{AfterDue: s.AfterDue, After: s.AfterTimer, DueBy: s.by}
 }
 
-// scan reads messages for the queue, a few at a time. What it has read may be
-// old when the queue sees it.
+// scan reads messages for the queue, a few at a time. A message may be out of date when the
+// queue gets it.
 func (b *box) scan(s *scan) {
 	w := b.node.w
 	w.later(func() {
@@ -340,8 +339,8 @@ func (b *box) finished(r *outbox.Row, result outbox.Result, cause error) {
 	}
 }
 
-// perform runs the handler of an effect. It may stall, fail, or do its work and
-// not come to say so.
+// perform runs the handler of an effect. The handler may stall, fail, or do its work without
+// reporting it.
 func (b *box) perform(r *outbox.Row) {
 	w, stalls := b.node.w, 0
 	early := w.twin.settlesUnhandled && r.Message.Sequence != 0
@@ -372,7 +371,7 @@ func (b *box) perform(r *outbox.Row) {
 	w.later(work, "node %d: the handler of message %d begins", b.node.name, r.Message.Sequence)
 }
 
-// attempt is what a handler does, and what it says.
+// attempt runs the handler and returns its result.
 func (b *box) attempt(r *outbox.Row) (outbox.Result, error) {
 	w := b.node.w
 	done := func() { w.disk.outbox.perform(r, b) }
@@ -383,7 +382,7 @@ func (b *box) attempt(r *outbox.Row) (outbox.Result, error) {
 	l := w.disk.outbox.rows[r.Message.Sequence]
 	result, err := outbox.Retry, errHandler
 	switch x := w.random.Float64() / w.harm; {
-	case x < 0.02, w.order() && x < 0.25: // lanes are to be halted often, where they are
+	case x < 0.02, w.order() && x < 0.25: // in these runs lanes are halted often
 		result, err = outbox.Never, errNever
 	case x < 0.30 && w.order(), x < 0.10:
 	case x < 0.35 && w.order(), x < 0.15:
@@ -398,7 +397,7 @@ func (b *box) attempt(r *outbox.Row) (outbox.Result, error) {
 	return result, err
 }
 
-// A delivery is a message on its way to the entity that is its target.
+// A delivery is a message on its way to its target entity.
 type delivery struct {
 	box     *box
 	row     *outbox.Row
@@ -424,7 +423,7 @@ func (b *box) command(r *outbox.Row) {
 	b.node.cell(m.Target).deliver(c)
 }
 
-// reply is the answer of the target.
+// reply receives the answer of the target.
 func (d *delivery) reply(out entity.Outcome) {
 	w, m := d.box.node.w, d.row.Message
 	w.note("  message %d is answered: status %d, version %d", m.Sequence, out.Status, out.Version)

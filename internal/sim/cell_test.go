@@ -10,23 +10,23 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A cell is one entity in memory, and the shell around its core.
+// A cell is the activation of one entity: the shell around its core.
 type cell struct {
 	node    *node
 	key     store.Key
 	core    entity.Entity
-	lane    *commit.Lane // the core's, as seen on its items
-	settled int          // items that the core has not been told of
+	lane    *commit.Lane // the core's lane, as its items show it
+	settled int          // completed items that the core has not processed yet
 	loading bool
-	waits   bool                // before it loads again
-	reading int                 // number of the read of receipts that is going on; 0 if none is
-	reads   int                 // reads of receipts so far
-	early   map[string]store.ID // commands by key that have been submitted, for a twin
+	waits   bool                // the entity waits before it loads again
+	reading int                 // number of the present read of receipts; 0 if there is none
+	reads   int                 // number of reads of receipts so far
+	early   map[string]store.ID // submitted commands by key, for a mutant
 }
 
 func (c *cell) forgotten() bool { return c.node.gone || c.node.cells[c.key] != c }
 
-// deliver is the arrival of a call.
+// deliver receives a call.
 func (c *cell) deliver(call *entity.Call) {
 	w := c.node.w
 	w.early = nil
@@ -45,8 +45,8 @@ func (c *cell) deliver(call *entity.Call) {
 	c.drive()
 }
 
-// turn runs what may run rules. A rule may end the goroutine it runs on, so it
-// gets one of its own, which is waited for.
+// turn runs f on a goroutine of its own and waits for it, because a rule in f may end the
+// goroutine.
 func (c *cell) turn(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -59,12 +59,12 @@ func (c *cell) turn(f func()) {
 	}
 }
 
-// drive does what the core wants done until it wants no more.
+// drive carries out the core's tasks until there are none.
 func (c *cell) drive() {
 	for {
 		task := c.core.Task()
 		if task != entity.TaskRecall && task != entity.TaskRepeat {
-			c.reading = 0 // what is being read is for memory that is gone
+			c.reading = 0 // the read was for memory that has been dropped
 		}
 		switch {
 		case c.settled > 0:
@@ -97,7 +97,7 @@ func (c *cell) retry() {
 	}
 }
 
-// load reads the entity, at once or at some time.
+// load reads the entity, at once or later.
 func (c *cell) load() {
 	w := c.node.w
 	fold := c.core.Load()
@@ -119,7 +119,7 @@ func (c *cell) load() {
 	}, "node %d: %v is read", c.node.name, c.key)
 }
 
-// loaded ends a load that has taken time.
+// loaded ends a load that took time.
 func (c *cell) loaded(fold *entity.Fold, err error) {
 	c.loading = false
 	if err != nil {
@@ -183,7 +183,7 @@ func (c *cell) recall() {
 	}, "the receipts")
 }
 
-// repeat reads the answer that a command with the key of the call had.
+// repeat reads the earlier answer to a repeated command.
 func (c *cell) repeat(call *entity.Call) {
 	c.fetch(func() func() {
 		first, out, err := c.answer(call)
@@ -205,7 +205,7 @@ func (c *cell) answer(call *entity.Call) (first store.ID, out entity.Outcome, er
 	return r.CommandID, out, err
 }
 
-// fetch reads from the store and hands over what was read, at once or at some time.
+// fetch reads from the store and passes on the result, at once or later.
 func (c *cell) fetch(read func() (tell func()), what string) {
 	w := c.node.w
 	if w.chance(0.5) {
@@ -255,7 +255,7 @@ func (c *cell) Submit(i *commit.Item) {
 	n.wake()
 }
 
-// nobody does not mind what is settled.
+// An owner that ignores the outcomes of its items.
 type nobody struct{}
 
 func (nobody) Settled(int) {}
@@ -284,7 +284,7 @@ func (c *cell) Reply(call *entity.Call) {
 		o.reply(call.Outcome)
 	case *op:
 		if o.early {
-			o.early = false // the twin has answered it
+			o.early = false // the mutant has answered it
 			return
 		}
 		o.reply(call.Outcome)

@@ -13,20 +13,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A client calls entities, one call after the other. A command that it sends
-// with an idempotency key it sends again until it knows the answer, and now and
-// then once more.
+// A client calls entities, one call after the other. It sends a command with an idempotency key
+// again until it knows the answer, and sometimes once more.
 type client struct {
 	w     *world
 	name  int
-	left  int // calls to come
+	left  int // number of further calls
 	seen  map[store.Key]store.Version
 	op    *op // the call in progress
-	again *op // the call to be made again
-	tries int // how often it was
+	again *op // the call to repeat
+	tries int // number of repetitions so far
 }
 
-// triesMax bounds how often a client sends a command again.
+// triesMax bounds the repetitions of a command.
 const triesMax = 8
 
 // An op is one call, from its beginning to its end as the client sees it.
@@ -38,16 +37,16 @@ type op struct {
 	call        *entity.Call
 	started     int
 	since       time.Time
-	sinceStored time.Time // by the clock of the store
+	sinceStored time.Time // start of the call by the store's clock
 	delivered   bool
 	begun       bool
-	left        bool // its client has left before it began
-	early       bool // a twin has answered it
-	gaveUp      bool // its client does not wait any more
-	last        bool // nothing else is going on, so it must see everything
+	left        bool // the client left before the call began
+	early       bool // a mutant has answered it
+	gaveUp      bool // the client does not wait any more
+	last        bool // no other call is in progress, so it must see everything
 	replies     int
-	over        bool // the client knows all that it will ever know
-	definite    bool // it was told that nothing is stored
+	over        bool // the client will learn nothing more
+	definite    bool // the answer said that nothing is stored
 	status      entity.Status
 }
 
@@ -63,7 +62,7 @@ func (o *op) String() string {
 	return fmt.Sprintf("%s #%d to %v", name, number(o.call.ID), o.key)
 }
 
-// number is the number of an id, among those of a run.
+// number returns the number of an id in a run.
 func number(id store.ID) int { return int(id[4])<<8 | int(id[5]) }
 
 // next begins the next call.
@@ -83,7 +82,7 @@ func (c *client) next() {
 	c.w.later(c.begin, "client %d goes on", c.name)
 }
 
-// repeats decides whether a call is to be made again with its key.
+// repeats decides whether a call is repeated with its key.
 func (c *client) repeats(o *op) bool {
 	c.tries++
 	switch {
@@ -129,8 +128,8 @@ func (c *client) begin() {
 	}
 }
 
-// key gives some commands a key. Some are what another client wants at the same
-// time, and some are another command under a key that is taken.
+// key gives some commands a key. Some are the same as another client's command at the same
+// time, and some are different commands under a used key.
 func (c *client) key(o *op) {
 	w := c.w
 	if o.call.Op != entity.OpCommand || !w.chance(0.5) {
@@ -161,7 +160,7 @@ func (o *op) sameAs(other *op) {
 	o.call.Name, o.call.Fingerprint = other.call.Name, other.call.Fingerprint
 }
 
-// draw makes a call one of many sorts.
+// draw chooses the kind of a call at random.
 func (c *client) draw(call *entity.Call) {
 	r := c.w.random
 	switch x := r.IntN(100); {
@@ -192,7 +191,7 @@ func (c *client) draw(call *entity.Call) {
 	}
 }
 
-// arrive brings the call to its node.
+// arrive delivers the call to its node.
 func (o *op) arrive() {
 	switch {
 	case o.left:
@@ -222,7 +221,7 @@ func (o *op) giveUp() {
 	}
 }
 
-// lost ends the call because its node has crashed: nobody knows what became of it.
+// lost ends the call because its node has crashed. The client does not learn the outcome.
 func (o *op) lost() { o.end("is lost with its node") }
 
 func (o *op) end(how string) {
@@ -236,7 +235,7 @@ func (o *op) end(how string) {
 	}
 }
 
-// reply is the answer of an entity.
+// reply receives the answer of an entity.
 func (o *op) reply(out entity.Outcome) {
 	w := o.w
 	if o.replies++; o.replies > 1 {
@@ -258,7 +257,7 @@ func (o *op) reply(out entity.Outcome) {
 	o.end("is over")
 }
 
-// check holds an answer against the book, at the moment in which it is given.
+// check compares an answer with the book, at the time of the answer.
 func (o *op) check(out *entity.Outcome) {
 	w := o.w
 	written := w.disk.written[o.call.ID]
@@ -319,14 +318,13 @@ func (o *op) check(out *entity.Outcome) {
 	}
 }
 
-// checkReason checks that there was a reason for a failure between the beginning and
-// the end of the call.
+// checkReason checks that a failure had a cause between the beginning and the end of the call.
 func (o *op) checkReason(out *entity.Outcome) {
 	w := o.w
 	_, misbehaves := o.call.Message.(*testv1.Misbehave)
 	var ok bool
 	switch out.Status {
-	case entity.StatusConflict: // other copies of the entity were faster, each time but the first since it began
+	case entity.StatusConflict: // other activations were faster, each time but the first since the call began
 		rivals := 0
 		for _, wr := range w.disk.books[o.key].writes {
 			if wr.at >= o.started && wr.by != o.node {
@@ -334,11 +332,11 @@ func (o *op) checkReason(out *entity.Outcome) {
 			}
 		}
 		ok = rivals >= w.limits.Conflicts
-	case entity.StatusFault: // the store has failed
+	case entity.StatusFault: // the store failed
 		ok = w.failed >= o.started || w.ill.deadens(o.key)
 	case entity.StatusExpired:
 		ok = o.call.Ctx.Err() != nil
-	case entity.StatusOverloaded: // all places were taken
+	case entity.StatusOverloaded: // the limit of calls was reached
 		ok = o.node != nil && o.node.cell(o.key).core.Pending() >= w.limits.Calls
 	case entity.StatusClosed:
 		ok = o.node == nil || o.node.stops
@@ -364,8 +362,8 @@ func (o *op) checkStored(out *entity.Outcome, written *writing) {
 	o.checkState(out)
 }
 
-// checkSeen checks that the answer is what a look at the store would have shown
-// at some moment between the beginning and the end of the call.
+// checkSeen checks that the store held the answer's state at some time between the beginning
+// and the end of the call.
 func (o *op) checkSeen(out *entity.Outcome) {
 	w := o.w
 	entries := w.disk.books[o.key].entries
@@ -416,7 +414,7 @@ func (o *op) checkNothing(out *entity.Outcome) {
 	}
 }
 
-// checkRefusal checks that the state a refusal speaks of was a reason to refuse.
+// checkRefusal checks that the state in a refusal was a reason to refuse.
 func (o *op) checkRefusal(out *entity.Outcome) {
 	w := o.w
 	if out.Status == entity.StatusWrongVersion {

@@ -13,45 +13,45 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// errIO is an error that says nothing about the outcome.
+// errIO is an error that leaves the outcome unknown.
 var errIO = errors.New("input/output error")
 
-// A disk is the store, with a book in which is kept what was stored when: the
-// truth against which all answers are held.
+// A disk is the store together with a book of its commits and their times. Every answer is
+// compared with this book.
 type disk struct {
 	w       *world
 	log     *memory.Log
 	books   map[store.Key]*book
-	written map[store.ID]*writing // by command
-	did     map[store.ID]bool     // commands that have changed or left something
+	written map[store.ID]*writing // writes by command id
+	did     map[store.ID]bool     // commands that changed or enqueued something
 	outbox  ledger
 	keys    map[keyName]*promise
-	claims  map[string][]holding // by value, the latest last
-	writer  *node                // whose group is being stored
+	claims  map[string][]holding // holdings by value, oldest first
+	writer  *node                // the node whose group is being stored
 }
 
 // A book is the history of one entity.
 type book struct {
 	durable  bool
-	entries  []entry // of version 1, 2, …
+	entries  []entry // entries for version 1, 2, …
 	snapshot store.Version
-	uses     []*use  // of keys, in the order of their commits
-	writes   []write // that others could be in conflict with
+	uses     []*use  // uses of keys, in the order of their commits
+	writes   []write // commits that others could conflict with
 }
 
 type entry struct {
 	command store.ID
-	state   *testv1.Account // after it
-	at      int             // the moment in which it became durable
+	state   *testv1.Account // state after the version
+	at      int             // time at which the version became durable
 }
 
 // A write is one commit about an entity.
 type write struct {
 	at int
-	by *node // nil is another writer
+	by *node // nil for another writer
 }
 
-// A writing is what one command has stored.
+// A writing is the data that one command has stored.
 type writing struct {
 	first, last store.Version
 	position    store.Position
@@ -74,19 +74,19 @@ func newDisk(w *world) *disk {
 	return d
 }
 
-// A verdict is how the store deals with one group.
+// A verdict is the way in which the store handles one group.
 type verdict uint8
 
 const (
 	stores        verdict = iota
-	refuses               // nothing is stored, and the store says so
-	failsBefore           // nothing is stored, and nobody can know
-	failsAfter            // all is stored, and nobody can know
+	refuses               // nothing is stored, and the store reports that
+	failsBefore           // nothing is stored, and the outcome is unknown
+	failsAfter            // all is stored, and the outcome is unknown
 	isOvertaken           // another writer comes first
-	isMiscounting         // all is stored, with a result too many
+	isMiscounting         // all is stored, with one result too many
 )
 
-// verdict draws how the next group will fare.
+// verdict chooses the verdict on the next group at random.
 func (d *disk) verdict() verdict {
 	if !d.w.faulty {
 		return stores
@@ -106,7 +106,7 @@ func (d *disk) verdict() verdict {
 	return stores
 }
 
-// commit is the moment in which a group is stored, or not.
+// commit stores a group or not, according to the verdict.
 func (d *disk) commit(group []*commit.Item, v verdict) ([]store.Result, error) {
 	if v != stores {
 		d.w.failed = d.w.tick()
@@ -134,7 +134,7 @@ func (d *disk) commit(group []*commit.Item, v verdict) ([]store.Result, error) {
 	return results, nil
 }
 
-// store commits for real and keeps the book.
+// store commits a group and records it in the book.
 func (d *disk) store(group []*commit.Item) []store.Result {
 	var results []store.Result
 	if d.w.twin.storesBehind {
@@ -164,8 +164,8 @@ func (d *disk) store(group []*commit.Item) []store.Result {
 	return results
 }
 
-// tell tells nodes that share the log of messages in it, as a store does that can be
-// watched, whatever the node that has stored them knows.
+// tell notifies the nodes that share the log of messages in it, like a store that can be
+// watched. It does so even if the node that stored them does not know the outcome.
 func (d *disk) tell(b *store.Batch) {
 	if !d.w.shared || len(b.Enqueue) == 0 {
 		return
@@ -177,8 +177,8 @@ func (d *disk) tell(b *store.Batch) {
 	}
 }
 
-// foretell says what the store would answer if all went well, for a twin that
-// does not wait for it.
+// foretell returns the results that a successful commit would have, for a mutant that does not
+// wait for the commit.
 func (d *disk) foretell(group []*commit.Item) []store.Result {
 	results := make([]store.Result, len(group))
 	last := uint64(len(d.outbox.order))
@@ -197,7 +197,7 @@ func (d *disk) commitNow(batches ...*store.Batch) []store.Result {
 	return results
 }
 
-// overtake lets another writer change the entity that a batch is about.
+// overtake makes another writer change the entity of a batch.
 func (d *disk) overtake(b *store.Batch) {
 	bk := d.books[b.Key]
 	version := store.Version(len(bk.entries))
@@ -223,14 +223,14 @@ func (d *disk) overtake(b *store.Batch) {
 	d.writer = writer
 }
 
-// twisted returns the batch that a twin stores in the place of another one.
+// twisted returns the batch that a mutant stores instead of another one.
 func (d *disk) twisted(b *store.Batch) *store.Batch {
 	tw := &d.w.twin
 	c := *b
 	switch {
 	case tw.keepsReceiptsApart && len(b.Receipts) > 0:
 		c.Receipts = nil
-		key, receipts := b.Key, slices.Clone(b.Receipts) // the batch is used again once it is settled
+		key, receipts := b.Key, slices.Clone(b.Receipts) // the batch is reused when it has its outcome
 		d.w.later(func() {
 			d.commitNow(&store.Batch{Key: key, Expected: store.Version(len(d.books[key].entries)), Receipts: receipts})
 		}, "the receipt of %v is stored", key)
@@ -253,8 +253,8 @@ func (d *disk) twisted(b *store.Batch) *store.Batch {
 	return &c
 }
 
-// enter writes a batch that is now durable into the book, and checks that it is
-// what its command had to lead to.
+// enter records a durable batch in the book, and checks that it is the right result of its
+// command.
 func (d *disk) enter(b *store.Batch, r *store.Result) {
 	if b.Snapshot != nil {
 		d.books[b.Key].snapshot = b.Next()
@@ -302,8 +302,8 @@ func (d *disk) enter(b *store.Batch, r *store.Result) {
 	d.checkBatch(command, b, bk)
 }
 
-// cause returns the id of the command that a batch comes from, or the zero ID
-// if the batch does not tell.
+// cause returns the id of the command that made a batch, or the zero ID if the batch does not
+// contain it.
 func (d *disk) cause(b *store.Batch) store.ID {
 	switch {
 	case b.Save != nil:
@@ -323,7 +323,7 @@ func (d *disk) cause(b *store.Batch) store.ID {
 	return store.ID{}
 }
 
-// append adds what a batch changes to the history of its entity.
+// append adds the changes of a batch to the history of its entity.
 func (d *disk) append(b *store.Batch, bk *book, at int) {
 	if b.Saves > 1 {
 		d.appendGroup(b, bk, at)
@@ -340,7 +340,7 @@ func (d *disk) append(b *store.Batch, bk *book, at int) {
 	}
 }
 
-// members returns the ids of the messages that a batch ends.
+// members returns the ids of the messages that a batch completes.
 func (d *disk) members(b *store.Batch) (ids []store.ID) {
 	for _, s := range b.Settle {
 		if l := d.outbox.rows[s.Sequence]; l != nil {
@@ -350,8 +350,8 @@ func (d *disk) members(b *store.Batch) (ids []store.ID) {
 	return ids
 }
 
-// appendGroup adds the versions of several messages that one state holds. The states
-// before the last one are those of the model.
+// appendGroup adds the versions of several messages that one saved state includes. The states
+// before the last one come from the model.
 func (d *disk) appendGroup(b *store.Batch, bk *book, at int) {
 	members := d.members(b)
 	d.w.groups++
@@ -374,8 +374,8 @@ func (d *disk) appendGroup(b *store.Batch, bk *book, at int) {
 	}
 }
 
-// said returns the command with an id: one of a client, or a message to an
-// entity; nil if there is none.
+// said returns the command with an id: a client's command, or a message to an entity. It
+// returns nil if there is none.
 func (d *disk) said(id store.ID) *said {
 	if o := d.w.ops[id]; o != nil {
 		return &said{o.String(), o.call.Message, o}
@@ -386,11 +386,11 @@ func (d *disk) said(id store.ID) *said {
 	return nil
 }
 
-// A said is a command that somebody has sent.
+// A said is a command that was sent.
 type said struct {
 	name    string
 	message proto.Message
-	op      *op // of a client
+	op      *op // the client's call, if any
 }
 
 func (s *said) String() string {
@@ -400,7 +400,7 @@ func (s *said) String() string {
 	return s.name
 }
 
-// checkBatch holds what a command has stored against the model.
+// checkBatch compares a command's stored records with the model.
 func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
 	if b.Saves > 1 {
 		d.checkGroup(b)
@@ -408,7 +408,7 @@ func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
 	}
 	c := d.said(command)
 	if c == nil {
-		return // another writer, or a batch that does not tell
+		return // another writer, or a batch without a command id
 	}
 	want, ok := expect(bk.durable, uint64(b.Expected), bk.state(b.Expected), c.message)
 	if len(want) != int(b.Next()-b.Expected) || !ok && len(b.Receipts)+len(b.Settle) == 0 {
@@ -450,8 +450,8 @@ func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
 	}
 }
 
-// checkGroup holds what several messages have stored together against the model. Their
-// versions have been held against it before.
+// checkGroup compares the records that several messages have stored together with the model.
+// Their versions have been checked before.
 func (d *disk) checkGroup(b *store.Batch) {
 	rows, members := 0, d.members(b)
 	if len(members) != int(b.Saves) {
@@ -473,8 +473,8 @@ func (d *disk) checkGroup(b *store.Batch) {
 // partition returns the partition of an entity.
 func (d *disk) partition(key store.Key) int { return store.PartitionOf(key, d.w.parts) }
 
-// prune deletes events that the last snapshot covers and that every reader has done
-// with, as far as the hub of a node knows.
+// prune deletes events that the last snapshot covers and that every reader has read, as far as
+// a node's hub knows.
 func (d *disk) prune(n *node, key store.Key) {
 	bk := d.books[key]
 	if bk.durable || bk.snapshot == 0 || !d.w.prunes {
@@ -500,7 +500,7 @@ func (d *disk) prune(n *node, key store.Key) {
 	}
 }
 
-// audit holds the log against the book.
+// audit compares the log with the book.
 func (d *disk) audit() {
 	for _, key := range d.w.keys {
 		bk := d.books[key]
@@ -525,7 +525,7 @@ func (d *disk) audit() {
 	d.outbox.audit()
 }
 
-// state returns the state at a version, which must not be changed.
+// state returns the state at a version. The caller must not change it.
 func (b *book) state(v store.Version) *testv1.Account {
 	if v == 0 {
 		return new(testv1.Account)

@@ -6,17 +6,17 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// sufferMax bounds the steps in which a world with an illness must get all else done.
+// sufferMax bounds the steps in which a world with an illness must get all other work done.
 const sufferMax = 6000
 
-// An illness is one thing that stays broken after everything else has been mended: an
-// entity that cannot be loaded, or whose load hangs, or a handler of effects that does
-// not return. It may hold up what has to do with it, and nothing else.
+// An illness is one permanent fault that remains after all others have been cured: an entity
+// that cannot be loaded, an entity whose load hangs, or a handler of effects that does not
+// return. It may delay only work that depends on it.
 type illness struct {
-	dead   store.Key // cannot be loaded
-	frozen bool      // because its load hangs
+	dead   store.Key // the entity that cannot be loaded
+	frozen bool      // the load of that entity hangs
 	stuck  bool      // handlers of effects hang
-	hung   []func()  // what hangs
+	hung   []func()  // the hanging operations
 }
 
 func (i *illness) String() string {
@@ -35,8 +35,8 @@ func (i *illness) freezes(key store.Key) bool { return i.deadens(key) && i.froze
 // hangs reports whether the handler of a message does not return.
 func (i *illness) hangs(m *store.Message) bool { return i != nil && i.stuck && m.Sequence != 0 }
 
-// touches reports whether a row may wait because of the illness: it has to do with it,
-// or it stands behind such a row.
+// touches reports whether a row may wait because of the illness: the row depends on it, or is
+// behind such a row.
 func (i *illness) touches(m *store.Message) bool {
 	if i.stuck {
 		return m.Target.IsZero()
@@ -44,12 +44,12 @@ func (i *illness) touches(m *store.Message) bool {
 	return m.Target == i.dead
 }
 
-// falls makes one thing ill.
+// falls makes one part ill.
 func (w *world) falls() {
 	w.ill = &illness{stuck: w.chance(0.4)}
 	if !w.ill.stuck {
 		w.ill.dead, w.ill.frozen = w.keys[w.random.IntN(len(w.keys))], w.chance(0.5)
-		for _, n := range w.nodes { // out of memory, where it can be
+		for _, n := range w.nodes { // out of memory, if possible
 			if c := n.cells[w.ill.dead]; c != nil && c.core.Idle() && !c.loading {
 				delete(n.cells, w.ill.dead)
 			}
@@ -58,8 +58,8 @@ func (w *world) falls() {
 	w.note("one thing is broken: %v", w.ill)
 }
 
-// suffer lets a world in which nothing fails any more but one thing go on, and checks
-// that everything that has nothing to do with that gets done. Then it is mended.
+// suffer runs a world in which only the illness still fails, and checks that all work that does
+// not depend on the illness gets done. It then cures the illness.
 func (w *world) suffer() {
 	if w.fault != "" || w.ill == nil {
 		return
@@ -82,8 +82,8 @@ func (w *world) suffer() {
 	}
 }
 
-// waitsFor says what has yet to be done that has nothing to do with the illness and
-// waits neither for its time, nor for a sweep, nor for an operator.
+// waitsFor returns the remaining work that does not depend on the illness and waits neither for
+// its time, nor for a sweep, nor for an operator.
 func (w *world) waitsFor() string {
 	for _, c := range w.clients {
 		if c.op != nil && !w.ill.deadens(c.op.key) {

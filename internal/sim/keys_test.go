@@ -13,9 +13,8 @@ type keyName struct {
 	name string
 }
 
-// A promise is what an idempotency key stands for: its uses, in the order of
-// their commits. There is one, and another only after the receipt of the one
-// before it has been forgotten.
+// A promise is the history of an idempotency key: its uses, in the order of their commits.
+// There is a further use only if the receipt of the earlier one has been deleted.
 type promise struct {
 	uses []*use
 	sent *op // the first call that was made with the key
@@ -25,16 +24,16 @@ type promise struct {
 type use struct {
 	command     store.ID
 	fingerprint [16]byte
-	version     store.Version // after it
+	version     store.Version // version after the command
 	position    store.Position
 	refusal     *store.Refusal
 	time        time.Time
-	since       time.Time // when the call began, so that it was decided later
-	sinceStored time.Time // the same, by the clock of the store
-	forgotten   int       // the moment in which its receipt was removed; 0 if it is there
+	since       time.Time // start of the call; the decision came later
+	sinceStored time.Time // the same by the store's clock
+	forgotten   int       // time at which its receipt was deleted; 0 if it exists
 }
 
-// promise returns what is known of a key.
+// promise returns the history of a key.
 func (d *disk) promise(key store.Key, name string) *promise {
 	p := d.keys[keyName{key, name}]
 	if p == nil {
@@ -59,8 +58,8 @@ func (d *disk) keyed(command store.ID) bool {
 	return o != nil && o.call.Name != ""
 }
 
-// keep notes which command a batch answers for good, and which answers it gives
-// up, and checks that it may.
+// keep records the command that a batch answers, and the receipts that the batch deletes. It
+// checks that the batch may do so.
 func (d *disk) keep(b *store.Batch, command store.ID, r *store.Result, at int) {
 	bk := d.books[b.Key]
 	if d.keyed(command) {
@@ -88,13 +87,13 @@ func (d *disk) keep(b *store.Batch, command store.ID, r *store.Result, at int) {
 	for _, name := range b.Forget {
 		p := d.promise(b.Key, name)
 		if len(p.uses) == 0 || p.uses[len(p.uses)-1].forgotten != 0 {
-			continue // another node has forgotten it
+			continue // another node has deleted the receipt
 		}
 		u := p.uses[len(p.uses)-1]
 		u.forgotten = at
 		d.w.note("  %v forgets %q", b.Key, name)
 		if d.w.shared && len(p.uses) > 1 {
-			continue // the node may take it for the older use of that name
+			continue // the node may mistake it for the older use of that name
 		}
 		age := max(d.w.now().Sub(u.since), d.w.stored.Sub(u.sinceStored))
 		if newer := bk.newer(u); newer < d.w.receiptsMax && age < d.w.receiptsFor {
@@ -104,9 +103,8 @@ func (d *disk) keep(b *store.Batch, command store.ID, r *store.Result, at int) {
 	}
 }
 
-// newer counts the uses of keys of an entity that are not older than one of
-// them. One commit gives many the same time, and some the same version: which of
-// those is older, nothing tells.
+// newer counts the uses of an entity's keys that are not older than u. One commit gives many
+// uses the same time, and some the same version; nothing shows which of those is older.
 func (b *book) newer(u *use) (n int) {
 	for _, v := range b.uses {
 		if c := v.time.Compare(u.time); v != u && (c > 0 || c == 0 && v.version >= u.version) {
@@ -116,8 +114,8 @@ func (b *book) newer(u *use) (n int) {
 	return n
 }
 
-// checkKept checks the answer to a command with a key: it is the one that was
-// given when the key was first used.
+// checkKept checks the answer to a command with a key: it must be the answer to the first use
+// of the key.
 func (o *op) checkKept(out *entity.Outcome) {
 	w := o.w
 	for _, u := range w.disk.promise(o.key, o.call.Name).uses {
@@ -156,7 +154,7 @@ type holding struct {
 	from, to int // to is 0 while it lasts
 }
 
-// claim notes who holds what after a batch.
+// claim records the holders of values after a batch.
 func (d *disk) claim(b *store.Batch, at int) {
 	for _, c := range b.Release {
 		if h := d.holder(c.Value); h != nil && h.key == b.Key {
@@ -175,7 +173,7 @@ func (d *disk) claim(b *store.Batch, at int) {
 	}
 }
 
-// holder returns the holding of a value that lasts, or nil.
+// holder returns the present holding of a value, or nil.
 func (d *disk) holder(value string) *holding {
 	list := d.claims[value]
 	if len(list) == 0 || list[len(list)-1].to != 0 {
@@ -184,8 +182,8 @@ func (d *disk) holder(value string) *holding {
 	return &list[len(list)-1]
 }
 
-// checkClaimed checks that another entity held what the command claims at some
-// moment between the beginning and the end of the call.
+// checkClaimed checks that another entity held the claimed value at some time between the
+// beginning and the end of the call.
 func (o *op) checkClaimed() {
 	_, values := leaves(o.call.Message)
 	for _, v := range values {
@@ -198,7 +196,7 @@ func (o *op) checkClaimed() {
 	o.w.broken("%v is refused for a claim, and nobody else holds %q", o, values)
 }
 
-// auditClaims holds the claims of the log against the book.
+// auditClaims compares the claims in the log with the book.
 func (d *disk) auditClaims() {
 	held := 0
 	for c, err := range d.log.Claims(background, space) {

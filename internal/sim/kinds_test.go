@@ -14,12 +14,12 @@ import (
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 )
 
-// snapshotEvery is small, so that snapshots take part in everything.
+// snapshotEvery is small, so that snapshots occur in every scenario.
 const snapshotEvery = 3
 
 var account = perdure.EventSourced("account",
 	perdure.Decide(func(ctx context.Context, a *testv1.Account, _ *testv1.Open) (*perdure.Decision, error) {
-		// The event says what the rule has seen.
+		// The event records the rule's view.
 		_, version := perdure.Self(ctx)
 		return perdure.Persist(&testv1.Opened{Owner: owner(uint64(version), a)}), nil
 	}),
@@ -61,7 +61,7 @@ var account = perdure.EventSourced("account",
 	perdure.Evolve(func(a *testv1.Account, e *testv1.Withdrawn) { a.Balance -= e.GetAmount(); a.Operations++ }),
 	perdure.Evolve(func(a *testv1.Account, e *testv1.Annotated) { a.Notes = append(a.Notes, e.GetNote()) }),
 	perdure.Evolve(func(a *testv1.Account, e *testv1.Misbehaved) {
-		a.Balance = -1000 // what must never be seen
+		a.Balance = -1000 // a state that must never be visible
 		if e.GetHow() == testv1.Misbehave_HOW_EVOLVE_EXIT {
 			runtime.Goexit()
 		}
@@ -98,7 +98,7 @@ var shelf = perdure.DurableState("shelf",
 		return perdure.Save(), nil
 	}),
 	perdure.Update(func(_ context.Context, a *testv1.Account, _ *testv1.Touch) (*perdure.Change, error) {
-		a.Balance = -1000 // what must never be seen
+		a.Balance = -1000 // a state that must never be visible
 		return perdure.Unchanged(), nil
 	}),
 	perdure.Update(func(_ context.Context, a *testv1.Account, c *perdurev1.Reply) (*perdure.Change, error) {
@@ -131,13 +131,13 @@ func owner(version uint64, a *testv1.Account) string {
 	return fmt.Sprintf("v%d b%d", version, a.GetBalance())
 }
 
-// replyNote is what an entity keeps of a reply.
+// replyNote returns the note in which an entity records a reply.
 func replyNote(c *perdurev1.Reply) *testv1.Note {
 	return &testv1.Note{Text: fmt.Sprintf("%s: version %d of %s, refused: %t", c.GetName(), c.GetVersion(), c.GetEntityId(), c.GetRefusal() != nil)}
 }
 
-// newRules returns the rules of both kinds as the run wants them, with an ear at
-// the Answer rules for the twin that does not wait.
+// newRules returns the rules of both kinds for the run. They report the results of Answer rules
+// to the mutant that does not wait.
 func newRules(w *world) map[string]*entity.Rules {
 	rules := make(map[string]*entity.Rules)
 	for _, k := range []interface {
@@ -167,18 +167,18 @@ func newRules(w *world) map[string]*entity.Rules {
 	return rules
 }
 
-// build returns the rules of the version of the program that a node runs. They do
-// the same in all of them, so a state is right whatever it is built from; but a
-// version does not believe the snapshots of another one.
+// build returns the rules of the program version that a node runs. All versions do the same, so
+// a state is right whichever version has made it. But a version does not use the snapshots of
+// another version.
 func (w *world) build(kind string) *entity.Rules {
 	r := *w.rules[kind]
 	r.Fingerprint += w.builds.Uint64N(w.version + 1)
 	return &r
 }
 
-// expect is the model of both kinds: it returns the states that a command leads
-// to from a state at a version, one for each version that it makes. No state
-// means that nothing changes; ok is false if the command is refused.
+// expect is the model of both kinds. It returns the states after a command on a state at a
+// version, one for each new version. No state means that nothing changes; ok is false if the
+// command is refused.
 func expect(durable bool, version uint64, a *testv1.Account, command proto.Message) (states []*testv1.Account, ok bool) {
 	next := proto.CloneOf(a)
 	add := func() { states = append(states, proto.CloneOf(next)) }

@@ -11,11 +11,11 @@ import (
 const (
 	laneRetryMin = 2 * time.Millisecond
 	laneRetryMax = 16 * time.Millisecond
-	// chunkMax bounds the positions that a reader of a lane takes at a time.
+	// chunkMax bounds the positions that the reader of a lane reads at a time.
 	chunkMax = 8
 )
 
-// laneLimits are the bounds of a lane in this run.
+// laneLimits returns the limits of a lane in this run.
 func (w *world) laneLimits() project.Limits {
 	return project.Limits{
 		Batch: 1 + w.random.IntN(6), Parked: 8, Dead: 1000, FlushEvents: 6, FlushAfter: 40 * time.Millisecond,
@@ -28,12 +28,12 @@ type lane struct {
 	node   *node
 	number int
 	core   *project.Lane
-	at     store.Position // of the reader
-	busy   bool           // an action or a read of a chunk is under way
-	sleeps bool           // there is nothing to do before until
-	until  time.Time      // zero is never
-	jobs   int            // that have not ended
-	// storing, while an attempt is on its way to the target, lets it get there or not.
+	at     store.Position // position of the reader
+	busy   bool           // an action or a read of a chunk is in progress
+	sleeps bool           // the lane has no work before until
+	until  time.Time      // zero means never
+	jobs   int            // number of unfinished jobs
+	// storing, while an attempt is on its way to the target, decides whether it arrives.
 	storing func(arrives bool)
 }
 
@@ -44,7 +44,7 @@ func (n *node) project() {
 	}
 }
 
-// look has the lane do what there is to do.
+// look makes the lane do its present work.
 func (l *lane) look() {
 	w := l.node.w
 	if l.busy {
@@ -72,7 +72,7 @@ func (l *lane) look() {
 	}
 }
 
-// next returns when the lane has something to do by itself, if it ever has.
+// next returns the time at which the lane has work without another input, if any.
 func (l *lane) next() (time.Time, bool) {
 	w := l.node.w
 	switch {
@@ -90,7 +90,7 @@ func (l *lane) begin(run func(), format string, args ...any) {
 	l.later(run, format, args...)
 }
 
-// later adds a task that is not run if the node has gone.
+// later adds a task that runs only if the node still exists.
 func (l *lane) later(run func(), format string, args ...any) {
 	l.node.w.later(func() {
 		if !l.node.gone {
@@ -105,9 +105,8 @@ func (l *lane) told() {
 	l.check()
 }
 
-// check checks what the core says of itself: its position is not ahead of the
-// note, and whatever it wants at or below what it has covered is in the read model,
-// by its own doing or by that of another node.
+// check checks the core's own state. Its position is not ahead of the note. The read model
+// holds every event that the lane wants at or below covered, from this node or another.
 func (l *lane) check() {
 	w := l.node.w
 	state, ok := l.core.State()
@@ -190,8 +189,7 @@ func (l *lane) readMissing(a *project.Action) {
 	}, "has %d events that are missing: %v", len(events), failed)
 }
 
-// try has an attempt on its way to the target, where it may arrive after the node
-// has gone.
+// try sends an attempt to the target. It may arrive after the node has gone.
 func (l *lane) try(a *project.Attempt) {
 	w := l.node.w
 	l.busy = true
@@ -213,7 +211,7 @@ func (l *lane) try(a *project.Attempt) {
 	}, "node %d, lane %d: an attempt with %d events, to %v, reaches the target", l.node.name, l.number, len(a.Events), a.New.Position)
 }
 
-// job has something done with a parked entity, or with one that is none.
+// job starts a job for a parked entity, or for an entity that is not parked.
 func (l *lane) job(kind project.JobKind, key store.Key) {
 	w := l.node.w
 	w.note("node %d, lane %d: job %d for %v", l.node.name, l.number, kind, key)
@@ -233,7 +231,7 @@ func (l *lane) job(kind project.JobKind, key store.Key) {
 	l.sleeps = false
 }
 
-// resume has a lane go on that has stopped.
+// resume makes a stopped lane continue.
 func (l *lane) resume() {
 	if phase, err := l.core.Phase(); phase == project.Stopped {
 		if !errors.Is(err, errRule) {
@@ -245,7 +243,7 @@ func (l *lane) resume() {
 	}
 }
 
-// meddle is what people do with the projection while it runs.
+// meddle makes operators act on the projection while it runs.
 func (n *node) meddle() {
 	w := n.w
 	l := n.lanes[w.random.IntN(len(n.lanes))]
@@ -261,8 +259,8 @@ func (n *node) meddle() {
 	}
 }
 
-// auditProjection checks the read model when all is over: first while the rules
-// of some events still fail, then when they do not.
+// auditProjection checks the read model at the end: first while the rules of some events still
+// fail, then without failures.
 func (w *world) auditProjection() {
 	w.target.auditWhileSick()
 	w.target.heal()

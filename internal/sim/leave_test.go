@@ -19,7 +19,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A leaver is a decision of either sort of kind.
+// A leaver is a decision of an event-sourced or a durable-state kind.
 type leaver[D any] interface { //nolint:interfacebloat // what a Decision and a Change have in common
 	Send(...proto.Message) D
 	Enqueue(...proto.Message) D
@@ -31,11 +31,11 @@ type leaver[D any] interface { //nolint:interfacebloat // what a Decision and a 
 	Release(space, value string) D
 }
 
-// space is where the values are unique that entities claim.
+// space is the space of the values that entities claim.
 const space = "values"
 
-// leave adds to a decision what its command leaves to be done. A Deposit says it
-// in its tags, each one line:
+// leave adds the side effects of its command to a decision. A Deposit lists them in its tags,
+// one line each:
 //
 //	send                            an effect, tried once
 //	enqueue                         an effect by way of the outbox
@@ -80,9 +80,8 @@ func leave[D leaver[D]](ctx context.Context, d D, tags []string) D {
 	return d
 }
 
-// leaves counts the rows of the outbox that a command leaves, and returns the
-// values that it claims. What it says takes effect in that order, so a timer that is
-// cancelled behind it is not left.
+// leaves counts the outbox rows that a command adds, and returns the values that it claims. The
+// lines take effect in order, so a timer that a later line cancels is not counted.
 func leaves(m proto.Message) (rows int, claims []string) {
 	c, ok := m.(*testv1.Deposit)
 	if !ok {
@@ -118,8 +117,8 @@ func due(ctx context.Context, milliseconds string) time.Time {
 	return perdure.Now(ctx).Add(time.Duration(n) * time.Millisecond)
 }
 
-// command returns one of the commands that entities send each other; kind and
-// id name the one that gets it.
+// command returns one of the commands that entities send each other. The parameters kind and id
+// name the receiver.
 func command(name, kind, id string) proto.Message {
 	switch name {
 	case "deposit":
@@ -136,10 +135,10 @@ func command(name, kind, id string) proto.Message {
 	panic("no such command: " + name)
 }
 
-// pickOf draws one of several values.
+// pickOf chooses one of several values at random.
 func pickOf[T any](r *rand.Rand, values ...T) T { return values[r.IntN(len(values))] }
 
-// tags draws what a Deposit leaves to be done.
+// tags chooses the side effects of a Deposit at random.
 func (c *client) tags() []string {
 	r := c.w.random
 	key := c.w.keys[r.IntN(len(c.w.keys))]
@@ -152,14 +151,14 @@ func (c *client) tags() []string {
 			tags = append(tags, "send")
 		case x < 7:
 			tags = append(tags, "enqueue")
-			if c.w.order() { // more of them stand in one lane
+			if c.w.order() { // more effects in one lane
 				tags = append(tags, slices.Repeat([]string{"enqueue"}, r.IntN(4))...)
 			}
 		case x < 11:
 			tags = append(tags, fmt.Sprintf("to %s %s %s %s", key.Kind, key.ID,
 				pick("deposit", "withdraw", "touch", "relay", "whisper"), pick("", "", "pay")))
 		case x < 12 || x < 15 && !c.w.timers:
-			for range pickOf(r, 1, 1, 2, 9) { // which come to be decided together
+			for range pickOf(r, 1, 1, 2, 9) { // messages that are decided together
 				tags = append(tags, fmt.Sprintf("astray %s %s %s", key.Kind, key.ID, pick("deposit", "deposit", "deposit", "relay", "withdraw")))
 			}
 		case x < 14:
@@ -177,7 +176,7 @@ func (c *client) tags() []string {
 	return tags
 }
 
-// refusal is what a receipt keeps of the error of a rule.
+// refusal returns the form in which a receipt stores the error of a rule.
 func refusal(err error) *store.Refusal {
 	e, ok := errors.AsType[*perdure.Error](err)
 	if !ok {
@@ -186,7 +185,7 @@ func refusal(err error) *store.Refusal {
 	return &store.Refusal{Code: uint32(e.Code), Message: e.Message}
 }
 
-// refused is the error that a receipt has kept.
+// refused returns the error of a stored refusal.
 func refused(r *store.Refusal) error {
 	return &perdure.Error{Code: perdure.Code(r.Code), Message: r.Message}
 }

@@ -12,32 +12,32 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A ledger is the book of all that commands have left to be done.
+// A ledger is the book of all side effects of commands.
 type ledger struct {
 	w     *world
 	left  map[store.ID]*left
 	rows  map[uint64]*left
-	order []*left        // as they were stored
-	sent  map[string]int // effects that were tried once, by command and place
+	order []*left        // rows in the order in which they were stored
+	sent  map[string]int // counts of effects that are tried once, by command and index
 
-	orphans bool // what is stored comes from a node that has crashed
+	orphans bool // the batch being stored comes from a node that has crashed
 }
 
-// A left is one row of the outbox, from when it is stored for ever.
+// A left is the history of one row of the outbox. It is kept permanently.
 type left struct {
 	message  store.Message
-	handled  int    // times that its handler has done its work
-	decided  int    // the moment in which its target has decided it; 0 if it has not
-	closed   int    // the moment in which the row was removed; 0 while it is there
-	how      string // by what
+	handled  int    // number of times that its handler has done its work
+	decided  int    // time at which its target decided it; 0 if it has not
+	closed   int    // time at which the row was removed; 0 while it exists
+	how      string // the reason for the removal
 	tried    uint32
 	parked   bool
-	halted   bool // parked, and what is behind it in its lane waits
-	freed    int  // when an operator has decided about it, as a halted one; 0 if none has
-	by       *box // by way of which
-	gaveUp   bool // its last attempt has failed
-	unparked bool // it was parked once, and others have overtaken it
-	orphan   bool // it came to the store after its node had crashed, so only a rescue finds it
+	halted   bool // parked, and later rows of its lane wait
+	freed    int  // time at which an operator decided about the halted row; 0 if none has
+	by       *box // the box through which the operator decided
+	gaveUp   bool // its last attempt failed
+	unparked bool // it was parked once, and later rows have overtaken it
+	orphan   bool // it reached the store after its node had crashed, so only a rescue finds it
 }
 
 func newLedger(w *world) ledger {
@@ -59,7 +59,7 @@ func (l *left) String() string {
 
 func (l *left) close(at int, how string) { l.closed, l.how = at, how }
 
-// add notes what a batch takes back and leaves.
+// add records the rows that a batch cancels and adds.
 func (g *ledger) add(b *store.Batch, r *store.Result, at int) {
 	for _, name := range b.Cancel {
 		g.endTimer(b.Key, name, at, "cancelled")
@@ -91,7 +91,7 @@ func (g *ledger) endTimer(source store.Key, name string, at int, how string) {
 	}
 }
 
-// settle notes which rows a batch ends or changes, and checks that it may.
+// settle records the rows that a batch completes or changes, and checks that it may do so.
 func (g *ledger) settle(b *store.Batch, at int) {
 	for _, s := range b.Settle {
 		l := g.rows[s.Sequence]
@@ -115,8 +115,8 @@ func (g *ledger) settle(b *store.Batch, at int) {
 	}
 }
 
-// free is what an operator has decided about a parked message: to deliver it again, as
-// m, or to drop it.
+// free records an operator's decision about a parked message: to deliver it again, as m, or to
+// drop it.
 func (g *ledger) free(l *left, m *store.Message, at int) {
 	if !l.parked || l.closed != 0 {
 		g.w.broken("an operator has decided about %v, which is not parked", l)
@@ -126,7 +126,7 @@ func (g *ledger) free(l *left, m *store.Message, at int) {
 		l.freed, l.by = at, g.w.disk.writer.box
 		g.w.freed++
 	} else {
-		l.unparked = true // others have overtaken it
+		l.unparked = true // later rows have overtaken it
 	}
 	l.parked, l.halted = false, false
 	if m == nil {
@@ -138,7 +138,7 @@ func (g *ledger) free(l *left, m *store.Message, at int) {
 	g.w.note("  %v is no longer parked", l)
 }
 
-// decide is the end of a message by the commit of its target.
+// decide records the completion of a message by the commit of its target.
 func (g *ledger) decide(l *left, b *store.Batch, at int) {
 	switch m := &l.message; {
 	case l.closed != 0:
@@ -154,7 +154,7 @@ func (g *ledger) decide(l *left, b *store.Batch, at int) {
 	g.w.note("  %v is decided", l)
 }
 
-// change notes a failed attempt.
+// change records a failed attempt.
 func (g *ledger) change(l *left, m *store.Message) {
 	if m.LastError == "" && m.Attempts == l.tried {
 		l.message.Owner, l.message.Open = m.Owner, m.Open
@@ -175,8 +175,8 @@ func (g *ledger) change(l *left, m *store.Message) {
 	}
 }
 
-// checkOrder checks that nothing is done before what comes before it in its lane,
-// also where several nodes deliver. Timers have no order.
+// checkOrder checks that no row is handled before the earlier rows of its lane, also if several
+// nodes deliver. Timers have no order.
 func (g *ledger) checkOrder(l *left, how string, missing func(*left) bool) {
 	m := &l.message
 	if l.unparked || m.Unordered || m.Timer != "" {
@@ -192,16 +192,16 @@ func (g *ledger) checkOrder(l *left, how string, missing func(*left) bool) {
 	}
 }
 
-// precedes reports whether a row that was stored before another one is of its lane.
+// precedes reports whether the earlier row l is in the lane of o.
 func (l *left) precedes(o *left) bool {
 	m, b := &l.message, &o.message
 	return b.Source == m.Source && b.Target == m.Target && (b.Type == m.Type || !m.Target.IsZero()) &&
 		!m.Unordered && m.Timer == "" && !b.Unordered && b.Timer == ""
 }
 
-// checkHalted checks, when the delivery of a message begins, that no one before it in its
-// lane is halted. An engine that has handled that one itself, before another engine has
-// taken it over and halted it, may go on.
+// checkHalted checks, when the delivery of a message begins, that no earlier row of its lane is
+// halted. An engine may continue if it has handled that row itself before another engine took
+// it over and halted it.
 func (g *ledger) checkHalted(r *outbox.Row, b *box) {
 	l := g.rows[r.Message.Sequence]
 	for _, o := range g.order {
@@ -214,8 +214,8 @@ func (g *ledger) checkHalted(r *outbox.Row, b *box) {
 	}
 }
 
-// checkReply checks that a batch which decides a message that asks for a reply
-// leaves one, and says whether it does.
+// checkReply checks that a batch which decides a message with a reply contains that reply, and
+// reports whether it does.
 func (g *ledger) checkReply(b *store.Batch, c *said, ok bool) bool {
 	for _, s := range b.Settle {
 		l := g.rows[s.Sequence]
@@ -238,8 +238,9 @@ func (g *ledger) checkReply(b *store.Batch, c *said, ok bool) bool {
 	return false
 }
 
-// checkJoinedReply checks that a batch which decides several messages, of which one makes a
-// version, leaves the reply that this one asks for, and says whether it does.
+// checkJoinedReply checks a batch which decides several messages, of which one makes the given
+// version. It checks that the batch contains the reply to that message, and reports whether it
+// does.
 func (g *ledger) checkJoinedReply(b *store.Batch, l *left, version store.Version) bool {
 	if l.message.ReplyTo.IsZero() {
 		return false
@@ -262,7 +263,7 @@ func (g *ledger) checkJoinedReply(b *store.Batch, l *left, version store.Version
 	return false
 }
 
-// perform is the moment in which a handler does its work.
+// perform records that a handler does its work.
 func (g *ledger) perform(r *outbox.Row, b *box) {
 	if r.Message.Sequence == 0 {
 		g.once(r, b)
@@ -280,8 +281,8 @@ func (g *ledger) perform(r *outbox.Row, b *box) {
 	g.w.note("  %v is handled", l)
 }
 
-// once checks an effect that is tried once: its command is durable, it is the
-// first time, and those of earlier versions were not later.
+// once checks an effect that is tried once: its command is durable, the effect was not tried
+// before, and the effects of earlier versions did not come later.
 func (g *ledger) once(r *outbox.Row, b *box) {
 	text := r.Value.(*wrapperspb.StringValue).GetValue()
 	id, source := r.Message.ID, r.Message.Source
@@ -315,9 +316,9 @@ func (g *ledger) once(r *outbox.Row, b *box) {
 	b.sent[source] = version
 }
 
-// rescued returns the rows that only a sweep can have delivered: orphans, those of an
-// engine that is gone, those of one that has not heard of what an operator has decided by
-// way of another engine, and what stands behind such a row.
+// rescued returns the rows that only a sweep can have delivered: orphans, rows of an engine
+// that is gone, rows of an engine that has not learned of an operator's decision through
+// another engine, and all rows behind such a row.
 func (g *ledger) rescued() map[*left]bool {
 	type lane struct {
 		source, target store.Key
@@ -345,15 +346,15 @@ func (g *ledger) rescued() map[*left]bool {
 	return rows
 }
 
-// unheard reports whether an engine that delivers a row has not made a sweep since an
-// operator has decided, by way of another engine, about a halted one.
+// unheard reports whether the engine that delivers a row has made no sweep since an operator
+// decided, through another engine, about a halted row.
 func (g *ledger) unheard(o, l *left) bool {
 	return slices.ContainsFunc(g.w.nodes, func(n *node) bool {
 		return (l.message.Open || n.box.owner == l.message.Owner) && n.box != o.by && n.box.swept < o.freed
 	})
 }
 
-// behindHalted reports whether a row waits for one of its lane that is halted.
+// behindHalted reports whether a row waits for a halted row of its lane.
 func (g *ledger) behindHalted(l *left) bool {
 	for _, o := range g.order {
 		if o == l {
@@ -366,7 +367,7 @@ func (g *ledger) behindHalted(l *left) bool {
 	return false
 }
 
-// auditOrphans checks that nothing else waits, but what is behind a halted one.
+// auditOrphans checks that no other row waits, except rows behind a halted one.
 func (g *ledger) auditOrphans() {
 	rescued := g.rescued()
 	for _, l := range g.order {
@@ -376,7 +377,7 @@ func (g *ledger) auditOrphans() {
 	}
 }
 
-// audit checks that nothing is left once all is over.
+// audit checks that no row is left at the end.
 func (g *ledger) audit() {
 	for _, l := range g.order {
 		m := &l.message

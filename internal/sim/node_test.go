@@ -24,21 +24,21 @@ var background = context.Background()
 type node struct {
 	w       *world
 	name    int
-	gone    bool          // it has crashed or stopped; another one has its place
-	stops   bool          // it takes no more groups
-	skew    time.Duration // of its clock
-	lacks   string        // the type of the messages for which its program has no rule, if there are any
+	gone    bool          // it has crashed or stopped; another node has replaced it
+	stops   bool          // it stores no more groups
+	skew    time.Duration // deviation of its clock
+	lacks   string        // the message type for which its program has no rule, or empty
 	clock   storeclock.Clock
-	busy    bool // a task of the committer is on its way
+	busy    bool // a task of the committer is scheduled
 	queue   commit.Queue
 	box     *box
 	cells   map[store.Key]*cell
-	opts    map[string]*entity.Options // by kind
+	opts    map[string]*entity.Options // options by kind
 	hub     *stream.Hub
 	watched *watched
 	readers []*reader
-	lanes   []*lane // of the projection
-	// storing, while a group is on its way to the store, lets it get there or not.
+	lanes   []*lane // lanes of the projection
+	// storing, while a group is on its way to the store, decides whether it arrives.
 	storing func(arrives bool)
 }
 
@@ -67,7 +67,7 @@ func newNode(w *world, name int) *node {
 	return n
 }
 
-// wall is the time of day that the node has.
+// wall returns the node's time of day.
 func (n *node) wall() time.Time {
 	t := n.w.now().Add(n.skew)
 	if t.After(n.w.latest) {
@@ -76,10 +76,10 @@ func (n *node) wall() time.Time {
 	return t
 }
 
-// elapsed is how much time has passed on the node since the run began.
+// elapsed returns the time on the node since the run began.
 func (n *node) elapsed() time.Duration { return n.w.now().Sub(epoch) }
 
-// cell returns the entity, bringing it into memory if need be.
+// cell returns the activation of an entity. If there is none, it makes one.
 func (n *node) cell(key store.Key) *cell {
 	c := n.cells[key]
 	if c == nil {
@@ -95,7 +95,7 @@ func (n *node) sorted() []*cell {
 	return slices.SortedFunc(maps.Values(n.cells), func(a, b *cell) int { return strings.Compare(a.key.String(), b.key.String()) })
 }
 
-// wake has the committer look at its queue.
+// wake makes the committer look at its queue.
 func (n *node) wake() {
 	if !n.busy {
 		n.busy = true
@@ -174,7 +174,7 @@ func (n *node) settle(results []store.Result, err error) {
 	n.wake()
 }
 
-// observe tells readers and the outbox of what has been stored.
+// observe reports the stored batches to readers and the outbox.
 func (n *node) observe(group []*commit.Item, results []store.Result, err error) {
 	commit.Observe(group, results, err, n)
 	for i := range results {
@@ -193,13 +193,13 @@ func (n *node) Stored(i *commit.Item, r *store.Result) {
 	}
 }
 
-// failed notes that the store has failed the node.
+// failed records that the store has failed the node.
 func (n *node) failed() { n.w.failed = n.w.tick() }
 
 // Doubted is part of [commit.Observer].
 func (n *node) Doubted() { n.box.doubted() }
 
-// submit has a batch stored that is not an entity's.
+// submit stores a batch that belongs to no entity.
 func (n *node) submit(i *commit.Item) {
 	if !n.w.instant {
 		n.queue.Add(i)
@@ -210,8 +210,8 @@ func (n *node) submit(i *commit.Item) {
 	i.Lane.Owner.Settled(1)
 }
 
-// commitAlone stores a batch on the spot, unless the one before it has failed
-// and its owner does not know it yet.
+// commitAlone stores a batch synchronously, unless the batch before it has failed and its owner
+// does not know this yet.
 func (n *node) commitAlone(i *commit.Item) {
 	if n.w.twin.forgivesOnTheSpot {
 		i.Lane.Reset()
@@ -232,9 +232,9 @@ func (n *node) notify() {
 	}
 }
 
-// crash ends the process, and begins another in its place. A group that is on
-// its way to a shared store may arrive at any time yet; at a store that one
-// process holds, it has arrived before the next process can hold it.
+// crash ends the process and starts another in its place. A group on its way to a shared store
+// may still arrive at any time. At a store that one process holds, the group has arrived before
+// the next process can hold the store.
 func (n *node) crash() {
 	n.w.note("node %d crashes", n.name)
 	if n.storing != nil && !n.w.shared {
@@ -251,8 +251,8 @@ func (n *node) crash() {
 	}
 }
 
-// arrive has the attempts of the lanes that are on their way to the target get
-// there now or never, so that a twin is caught for nothing else.
+// arrive makes the lanes' attempts on their way to the target arrive now or never, so that a
+// mutant is not found for another reason.
 func (n *node) arrive() {
 	for _, l := range n.lanes {
 		if l.storing != nil {
@@ -261,7 +261,7 @@ func (n *node) arrive() {
 	}
 }
 
-// stop ends the process in good order, as soon as the store has answered.
+// stop ends the process normally, when the store has answered.
 func (n *node) stop() {
 	if n.stops {
 		return
@@ -292,7 +292,7 @@ func (n *node) replace() {
 	n.w.nodes[n.name] = newNode(n.w, n.name)
 }
 
-// passivate forgets an entity that is idle.
+// passivate drops an idle entity from memory.
 func (n *node) passivate() {
 	cells := n.sorted()
 	if len(cells) == 0 {

@@ -6,8 +6,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An operator decides about one parked message, by way of one node: it has the message
-// delivered again, or drops it.
+// An operator decides about one parked message through one node: to deliver it again, or to
+// drop it.
 type operator struct {
 	box     *box
 	item    *commit.Item
@@ -27,7 +27,7 @@ func (w *world) parked() (list []*store.Message) {
 	return list
 }
 
-// operate has an operator decide about a parked message, and now and then a second one
+// operate makes an operator decide about a parked message, and sometimes a second operator
 // about the same message at the same time.
 func (w *world) operate(n *node) {
 	list := w.parked()
@@ -41,8 +41,8 @@ func (w *world) operate(n *node) {
 	}
 }
 
-// operateAll has two operators decide about each halted message when nothing fails any
-// more, until none is left. Of two, one must succeed.
+// operateAll makes two operators decide about each halted message when nothing fails any more,
+// until none is left. One of the two must succeed.
 func (w *world) operateAll() {
 	for again := true; again && w.fault == ""; {
 		again = false
@@ -62,7 +62,7 @@ func (w *world) operateAll() {
 	}
 }
 
-// operate has an operator decide about a parked message by way of a node.
+// operate makes an operator decide about a parked message through a node.
 func (b *box) operate(m *store.Message) *operator {
 	w := b.node.w
 	o := &operator{box: b, message: *m, drops: w.chance(0.4)}

@@ -2,5 +2,5 @@
 
 package sim_test
 
-// seedsDefault is how many seeds are run. They take some seconds.
+// seedsDefault is the number of seeds to run. They take some seconds.
 const seedsDefault = 500

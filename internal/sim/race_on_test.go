@@ -2,6 +2,6 @@
 
 package sim_test
 
-// seedsDefault is less here, because a run takes ten times as long. It has one
-// goroutine at a time, so there is little to find.
+// seedsDefault is smaller with the race detector, because a run takes ten times as long. A run
+// has one goroutine at a time, so there is little to find.
 const seedsDefault = 60

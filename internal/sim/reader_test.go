@@ -13,37 +13,37 @@ import (
 )
 
 const (
-	// readersMax is how many readers a node has.
+	// readersMax is the number of readers of a node.
 	readersMax = 2
-	// readMax is how many events a reader takes at a time.
+	// readMax is the maximum number of events that a reader reads at a time.
 	readMax = 5
 )
 
-// A reader follows the log on one node, some events at a time and with pauses. It
-// may die, and another one begins in its place where it likes.
+// A reader follows the log on one node, some events at a time and with pauses. It may die, and
+// another one then begins at any position.
 //
-// A [stream.Hub] is no core: its readers wait. In a run they never do, because a
-// step is taken only while an event is there that the hub knows of. If one would
-// wait all the same, it polls, and is told an error by its log.
+// A [stream.Hub] is not a core: its readers wait. In a run they never wait, because a step runs
+// only while there is an event that the hub knows of. If a reader waited anyway, it would poll
+// and get an error from its log.
 type reader struct {
 	node *node
 	name int
 	next func() (*store.Event, error, bool)
 	stop func()
 	dead bool
-	last store.Position // that it has got
-	gone store.Position // up to here the events behind last have been deleted
-	told store.Position // up to here the hub knows the log
+	last store.Position // position of the last event that it has read
+	gone store.Position // position up to which the events after last have been deleted
+	told store.Position // position up to which the hub knows the log
 }
 
-// A watched is the log as a hub sees it. It tells its heads once to the hub and
-// once to each reader; whoever asks again waits.
+// A watched is the log as a hub sees it. It returns its heads once to the hub and once to each
+// reader. A further request waits.
 type watched struct {
 	*memory.Log
 	tells int
 }
 
-// errWaits ends a reader: it does not match what a reader tries again after.
+// errWaits ends a reader. It matches no error after which a reader tries again.
 var errWaits = fmt.Errorf("it waits for an event that is there: %w", store.ErrBroken)
 
 // Heads is part of [store.Log].
@@ -89,12 +89,12 @@ func (d *disk) head(partition int) store.Position {
 	return heads[partition]
 }
 
-// publish tells the readers of a node that a batch is stored.
+// publish reports a stored batch to the readers of a node.
 func (n *node) publish(i *commit.Item, res *store.Result) {
 	events := i.Events(res)
 	for k := range events {
 		if res.Err != nil {
-			events[k].Position = n.w.disk.head(n.w.disk.partition(i.Batch.Key)) + store.Position(k) // the twin's mistake
+			events[k].Position = n.w.disk.head(n.w.disk.partition(i.Batch.Key)) + store.Position(k) // the mutant's fault
 		}
 	}
 	n.hub.Publish(events)
@@ -103,7 +103,7 @@ func (n *node) publish(i *commit.Item, res *store.Result) {
 	}
 }
 
-// foretell publishes a group at the positions that it would have, for a twin.
+// foretell publishes a group at the positions that it would get, for a mutant.
 func (n *node) foretell(group []*commit.Item) {
 	heads := make(map[int]store.Position)
 	for _, i := range group {
@@ -115,7 +115,7 @@ func (n *node) foretell(group []*commit.Item) {
 	}
 }
 
-// reach says how far the hub knows the log.
+// reach sets the position up to which the hub knows the log.
 func (n *node) reach(p store.Position) {
 	for _, r := range n.readers {
 		if r.told.Partition() == p.Partition() {
@@ -124,7 +124,7 @@ func (n *node) reach(p store.Position) {
 	}
 }
 
-// read takes some events, and later some more. A pause may be long.
+// read reads some events, and later some more. A pause may be long.
 func (r *reader) read() {
 	w := r.node.w
 	if r.node.gone || r.dead {
@@ -143,8 +143,8 @@ func (r *reader) read() {
 	}
 }
 
-// behind reports whether an event is there that the reader can have without
-// waiting: its last step has known the log up to told.
+// behind reports whether the reader can have an event without waiting: the hub knew of one at
+// its last step.
 func (r *reader) behind() bool { return max(r.last, r.gone) < r.told }
 
 // step takes one event, if there is one, and checks it.
@@ -154,7 +154,7 @@ func (r *reader) step() bool {
 		return false
 	}
 	e, err, ok := r.next()
-	for ok && w.prunes && errors.Is(err, stream.ErrDeleted) { // pruning waits for no reader here
+	for ok && w.prunes && errors.Is(err, stream.ErrDeleted) { // pruning does not wait for readers here
 		w.note("  reader %d of node %d is told: %v", r.name, r.node.name, err)
 		e, err, ok = r.next()
 	}
@@ -189,13 +189,13 @@ func (r *reader) kept() bool {
 	return false
 }
 
-// skip goes on elsewhere, as a twin does.
+// skip continues at another position, as a mutant does.
 func (r *reader) skip(to store.Position) {
 	r.stop()
 	r.begin(to)
 }
 
-// die ends the reader. Another one begins somewhere.
+// die ends the reader. Another one begins at any position.
 func (r *reader) die() {
 	n := r.node
 	n.w.note("node %d: reader %d dies behind %v", n.name, r.name, r.last)
@@ -211,7 +211,7 @@ func (r *reader) die() {
 	n.follow(store.NewPosition(p, n.w.random.Uint64N(n.w.disk.head(p).Sequence()+1)))
 }
 
-// audit checks that the reader can get, and has got, all that its node knows of.
+// audit checks that the reader can read, and has read, every event that its node knows of.
 func (r *reader) audit() {
 	for r.step() {
 	}

@@ -16,7 +16,7 @@ var (
 	whole   = flag.Bool("whole", false, "print the whole trace of a run, and not its end")
 )
 
-// twinSeedsMax bounds the seeds that a broken twin gets to be caught with.
+// twinSeedsMax bounds the seeds with which a mutant must be found.
 const twinSeedsMax = 200
 
 func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
@@ -33,8 +33,8 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 	began := time.Now()
 	var next, steps, calls atomic.Uint64
 	var mu sync.Mutex
-	seen := make(map[string]int) // what has become of attempts of the projection
-	var worst *world             // the broken one with the lowest seed
+	seen := make(map[string]int) // counts of the results of the projection's attempts
+	var worst *world             // the broken world with the lowest seed
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
@@ -53,7 +53,7 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 				if fault == "" {
 					continue
 				}
-				next.Store(uint64(*seeds)) // no others after those that run
+				next.Store(uint64(*seeds)) // start no further seeds
 				mu.Lock()
 				if worst == nil || worst.seed > seed {
 					worst = w
@@ -98,53 +98,53 @@ func TestASeedIsARun(t *testing.T) {
 	}
 }
 
-// A twin is a world with one mistake in it, of those that are made easily. The
-// promises are worth what the twins say: each must be caught.
+// A twin is a mutant of the world: a world with one typical mistake. The mutants show that the
+// checks work: each mutant must be found.
 type twin struct {
 	name              string
-	shared, exclusive bool // the sort of store that shows the mistake
-	committer         bool // and not one that commits on the spot
+	shared, exclusive bool // the kind of store that shows the mistake
+	committer         bool // only with a store that does not commit synchronously
 
-	settlesEarly             bool // the shell takes a submitted batch for a stored one
+	settlesEarly             bool // the shell treats a submitted batch as stored
 	takesUnknownForNotStored bool
-	retriesUnknown           bool // the committer commits again what may be stored
+	retriesUnknown           bool // the committer repeats a commit with an unknown outcome
 	skipsCheck               bool // reads of a shared store come from memory alone
-	answersPastGate          bool // a query does not wait for what it saw
+	answersPastGate          bool // a query does not wait until the state that it saw is durable
 	forgetsBusy              bool // an entity is passivated with calls in it
-	losesFailures            bool // an entity does not hear of a failed group
+	losesFailures            bool // an entity does not learn of a failed group
 	storesBehind             bool // the store accepts a batch behind a refused one
 	forgivesLanes            bool // a lane is used again before it is empty
-	forgivesOnTheSpot        bool // the same on a store that commits on the spot
+	forgivesOnTheSpot        bool // the same on a store that commits synchronously
 	swapsResults             bool // results come back in another order
-	readsOldData             bool // a load misses what was committed last
+	readsOldData             bool // a load misses the latest commit
 
 	keepsReceiptsApart bool // the receipt of a command is stored after its batch
-	forgetsKeys        bool // a reload does not bring back the keys
+	forgetsKeys        bool // a reload does not restore the keys
 	repeatsEarly       bool // a repetition is answered before the first answer is durable
 	answersTwice       bool // the store accepts a second receipt for a key
-	claimsTwice        bool // the store does not look who holds a value
+	claimsTwice        bool // the store does not check the holder of a value
 	dispatchesEarly    bool // messages are delivered before they are stored
 	sendsEarly         bool // effects are performed before their command is stored
-	missesDoubted      bool // nobody looks for the messages of a commit in doubt
-	settlesUnhandled   bool // a message is settled before its handler has done its work
+	missesDoubted      bool // the dispatcher does not look for the messages of a commit with an unknown outcome
+	settlesUnhandled   bool // a message is completed before its handler has done its work
 	settlesUnsaved     bool // a message is forgotten though its settlement is not stored
-	requiresNoRow      bool // a target does not ask whether the message is there
-	cancelsInMemory    bool // the end of a timer is not stored
+	requiresNoRow      bool // a target does not require that the message still exists
+	cancelsInMemory    bool // the cancellation of a timer is not stored
 
 	publishesEarly   bool // readers get events before they are stored
 	publishesRefused bool // readers get events of refused batches
-	skipsBehind      bool // a reader that was slow goes on at the head
+	skipsBehind      bool // a slow reader continues at the head
 
 	parks                   bool // entities whose events fail are parked, in every run
 	notesFirst              bool // the position of a lane is stored before its rows
-	comparesNoNote          bool // an attempt does not look whether the note has moved
+	comparesNoNote          bool // an attempt does not check whether the note has moved
 	takesLostForNotStored   bool // a transaction whose answer is lost counts as not stored
 	notesNothingOverNothing bool // a position that moves over unwanted events is not stored
 	handlesParked           bool // parked entities are not passed over
 	parksWithoutVersion     bool // the note of a parked entity is one event behind
 	unparksFirst            bool // an entity is unparked before its rows are stored
 	feedsGaps               bool // the reader of a lane misses events
-	prunesUnread            bool // events are deleted that the projection has not got
+	prunesUnread            bool // events are deleted that the projection has not read
 }
 
 func TestABrokenTwinIsCaught(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// lanesMax is how many lanes the projection has.
+// lanesMax is the number of lanes of the projection.
 const lanesMax = 2
 
 // unwanted is the type of events that the projection does not want.
@@ -24,28 +24,28 @@ var (
 	errRule        = errors.New("rule failed")
 )
 
-// A target is the database of the one projection that every node runs: its rows,
-// which fold the events of each entity that it wants, and the notes of its lanes.
+// A target is the database of the one projection that every node runs. It has rows, which fold
+// the wanted events of each entity, and the notes of the lanes.
 type target struct {
 	w       *world
 	policy  project.Policy
 	laneOf  map[store.Key]int
-	history []store.Event // everything that the log has ever held, in order
+	history []store.Event // every event that the log has ever held, in order
 	sick    map[store.Position]*sickness
 	rows    map[store.Key]*row
 	notes   [lanesMax]project.State
 	parked  [lanesMax]map[store.Key]project.Parked
 	dead    [lanesMax][]project.DeadLetter
-	seen    map[string]int // what has become of attempts
+	seen    map[string]int // counts of the results of attempts
 }
 
-// A row is what the read model says of one entity.
+// A row is the read model's data of one entity.
 type row struct {
-	versions []store.Version // that were folded, in order
+	versions []store.Version // the folded versions, in order
 	state    *testv1.Account
 }
 
-// A sickness has the rule of an event fail some times, or until it is healed.
+// A sickness makes the rule of an event fail some times, or until it is healed.
 type sickness struct {
 	times   int
 	forGood bool
@@ -76,8 +76,8 @@ func newTarget(w *world) *target {
 	return t
 }
 
-// record notes the events of a batch that is stored now, and which of them a rule
-// is to fail for.
+// record records the events of a batch that is stored now, and chooses the events for which a
+// rule will fail.
 func (t *target) record(b *store.Batch, r *store.Result) {
 	for i := range b.Events {
 		e := b.Events[i]
@@ -96,7 +96,8 @@ func (t *target) record(b *store.Batch, r *store.Result) {
 	}
 }
 
-// partition returns the partition that a lane reads: one of its own, if there are many.
+// partition returns the partition that a lane reads. With many partitions each lane has its
+// own.
 func (t *target) partition(lane int) int {
 	if t.w.parts > 1 {
 		return lane
@@ -104,7 +105,7 @@ func (t *target) partition(lane int) int {
 	return 0
 }
 
-// head returns the last position that the log has given in the partition of a lane.
+// head returns the last position of the log in the partition of a lane.
 func (t *target) head(lane int) store.Position {
 	for i := range t.history {
 		if p := t.history[len(t.history)-1-i].Position; p.Partition() == t.partition(lane) {
@@ -119,8 +120,8 @@ func (t *target) wants(lane int, e *store.Event) bool {
 	return e.Type != unwanted && t.laneOf[e.Key] == lane
 }
 
-// passed returns the position of a partition that no lane will ever want an event at or below
-// of: the bookmark of the projection.
+// passed returns the bookmark of the projection in a partition: no lane will ever want an event
+// at or below it.
 func (t *target) passed(partition int) store.Position {
 	p := store.LastPosition(partition)
 	for n := range t.notes {
@@ -158,7 +159,7 @@ func (t *target) load(lane int) (*project.State, []*project.Parked) {
 	return &state, parked
 }
 
-// attempt is the transaction of an attempt, which is stored at this moment or not.
+// attempt runs the transaction of an attempt, which is stored now or not at all.
 func (t *target) attempt(lane int, a *project.Attempt) (o project.Outcome) {
 	defer t.check(lane)
 	w, tw := t.w, &t.w.twin
@@ -187,7 +188,7 @@ func (t *target) attempt(lane int, a *project.Attempt) (o project.Outcome) {
 			t.seen["failed"]++
 			o := project.Outcome{Result: project.Failed, Err: errRule, From: i, To: i + 1, Hopeless: w.chance(0.1)}
 			if w.chance(0.3) {
-				o.From, o.To = 0, len(a.Events) // a rule of a whole batch does not say where
+				o.From, o.To = 0, len(a.Events) // a rule for a whole batch does not name the event
 			}
 			return o
 		}
@@ -216,7 +217,7 @@ func (t *target) attempt(lane int, a *project.Attempt) (o project.Outcome) {
 	return project.Outcome{Result: project.Stored}
 }
 
-// lost is the outcome of a transaction whose answer is lost.
+// lost chooses the outcome of a transaction whose answer is lost.
 func (t *target) lost() project.Outcome {
 	if t.w.twin.takesLostForNotStored {
 		return project.Outcome{Result: project.Refused, Err: errTransaction}
@@ -257,9 +258,9 @@ func (t *target) note(lane int, a *project.Attempt) {
 	}
 }
 
-// check holds the rows of a lane against its notes: each wanted event at or below
-// the position is folded once, in order, but for those of a parked entity from
-// its version on and those of dead letters; and no other event is.
+// check compares the rows of a lane with its notes. Each wanted event at or below the position
+// is folded once, in order, and no other event is. The exceptions are a parked entity's events
+// from its version on, and the events of dead letters.
 func (t *target) check(lane int) {
 	s := &t.notes[lane]
 	if s.Parked != len(t.parked[lane]) || s.Dead != len(t.dead[lane]) {
@@ -281,9 +282,9 @@ func (t *target) check(lane int) {
 	}
 }
 
-// fold returns the versions of an entity that the notes say are in the rows, the
-// state that the log had with the last of them, without what comes from unwanted
-// events, and whether a dead letter leaves out some.
+// fold returns the versions of an entity that are in the rows according to the notes, and the
+// state of the log at the last of them without the effects of unwanted events. It also reports
+// whether a dead letter leaves out some events.
 func (t *target) fold(lane int, k store.Key) (versions []store.Version, state *testv1.Account, skipped bool) {
 	p, isParked := t.parked[lane][k]
 	for i := range t.history {
@@ -316,7 +317,7 @@ func (t *target) parkedText(lane int, k store.Key) string {
 	return "not parked"
 }
 
-// heal has no rule fail any more.
+// heal ends the failures of rules.
 func (t *target) heal() {
 	if len(t.sick) > 0 {
 		t.w.note("the rules of the projection are mended")
@@ -324,8 +325,8 @@ func (t *target) heal() {
 	}
 }
 
-// auditWhileSick checks what must hold when nothing but rules fails any more: the
-// lanes are at the end of the log, but for those that have stopped at an event.
+// auditWhileSick checks the promises that hold when only rules still fail: the lanes are at the
+// end of the log, except lanes that have stopped at an event.
 func (t *target) auditWhileSick() {
 	for n := range t.notes {
 		t.check(n)
@@ -335,8 +336,8 @@ func (t *target) auditWhileSick() {
 	}
 }
 
-// audit checks what must hold when nothing fails any more and every parked entity
-// has been retried.
+// audit checks the promises that hold when nothing fails any more and every parked entity has
+// been retried.
 func (t *target) audit() {
 	for n := range t.notes {
 		t.check(n)

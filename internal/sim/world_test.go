@@ -1,7 +1,7 @@
-// Package sim_test runs the protocol cores of entities, of their committer, of
-// their outbox and of a projection in a world of one goroutine, in which one
-// source of chance decides what happens next and what fails. A seed is a history: the same seed is the same
-// run to the byte, so whatever a run finds can be looked at as often as it takes.
+// Package sim_test runs the protocol cores of entities, of their committer, of their outbox and
+// of a projection in a world of one goroutine. One source of random numbers decides which task
+// runs next and which one fails. The same seed gives exactly the same run, so a failure can be
+// repeated as often as necessary.
 //
 //	go test ./internal/sim -seeds=20000    # look longer
 //	go test ./internal/sim -seed=76 -v     # one run, with the end of its trace
@@ -25,76 +25,76 @@ import (
 )
 
 const (
-	// stepsMax bounds a run: one that takes longer does not come to rest.
+	// stepsMax bounds the steps of a run. A longer run does not come to rest.
 	stepsMax = 50_000
-	// faultyMax bounds the steps in which things fail: an illness may keep clients from
-	// getting anything done.
+	// faultyMax bounds the steps with faults, because an illness may keep clients from
+	// finishing.
 	faultyMax = 3000
 	// traceMax bounds the lines that a failure prints.
 	traceMax = 80
 )
 
-// epoch is when every run begins.
+// epoch is the time at which every run begins.
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// rescueAfter is how long messages are left to a node that has died, and how
-// often the others look: longer than any other pause, and shorter than receipts
-// are kept.
+// rescueAfter is the time for which messages are left to a node that has died, and the time
+// between two looks of the others. It is longer than any other pause, and shorter than the
+// retention time of receipts.
 const rescueAfter = 10 * time.Minute
 
-// stallAfter is how long a delivery to an entity that hangs counts.
+// stallAfter is the time for which a delivery to an entity that hangs counts.
 const stallAfter = time.Second
 
-// stepMax is how far off a clock may be.
+// stepMax is the largest deviation of a clock.
 const stepMax = 3 * time.Hour
 
-// rescues is how often that much time passes in the end: what a node takes over may
-// have others behind it.
+// rescues is the number of times that rescueAfter passes at the end. Other messages may wait
+// behind the messages that a node takes over.
 const rescues = 6
 
 // A world is one run.
 //
-// Everything that takes time is a task, and each step runs one task that chance
-// picks from all of them. So anything may take any time, and things overtake
-// each other unless one has to be done for the other to begin.
+// Everything that takes time is a task. Each step runs one task that the random source picks
+// from all of them. Any task may therefore take any time, and tasks overtake each other unless
+// one must end before the other begins.
 type world struct {
 	seed    uint64
 	random  *rand.Rand
 	shared  bool    // several nodes share the store
-	instant bool    // the store commits on the spot, without a committer
-	harm    float64 // how often things fail, in this run
-	parts   int     // partitions of the log
-	groups  int     // batches that have ended several messages
-	freed   int     // halted messages about which an operator has decided
-	faulty  bool    // things still fail
+	instant bool    // the store commits synchronously, without a committer
+	harm    float64 // frequency of faults in this run
+	parts   int     // number of partitions of the log
+	groups  int     // number of batches that have completed several messages
+	freed   int     // number of halted messages about which an operator has decided
+	faulty  bool    // faults still happen
 	twin    twin
 	limits  entity.Limits
 	box     outbox.Limits
 
 	laneBounds project.Limits
 
-	attempts    uint32        // until a message is parked
-	prunes      bool          // events are deleted behind snapshots
+	attempts    uint32        // attempts before a message is parked
+	prunes      bool          // events below snapshots are deleted
 	clocks      bool          // the clocks of nodes and of the store differ, and step
-	skew        time.Duration // of the store's clock
-	latest      time.Time     // that any node has had for the time of day
-	stored      time.Time     // the latest that the clock of the store has shown
+	skew        time.Duration // deviation of the store's clock
+	latest      time.Time     // latest time of day of any node
+	stored      time.Time     // latest time that the store's clock has shown
 	differ      bool          // nodes run programs with other rules
-	failed      int           // when the store has last failed a node
-	ails        bool          // one thing will be broken until the end
-	ill         *illness      // what stays broken when nothing else fails any more
+	failed      int           // time at which the store last failed a node
+	ails        bool          // one illness will last until the end
+	ill         *illness      // the illness that remains after all other faults
 	crashes     bool          // nodes crash and stop
 	timers      bool          // entities set timers
-	receiptsMax int           // keys that an entity remembers
-	receiptsFor time.Duration // and how long
+	receiptsMax int           // number of keys that an entity remembers
+	receiptsFor time.Duration // time for which it remembers them
 
 	tasks []task
 	steps int
-	clock int           // counts whatever has to be told earlier from later
-	ahead time.Duration // by how much nothing has happened
+	clock int           // counter that orders events in time
+	ahead time.Duration // time for which nothing has happened
 	trace []string
 	hash  uint64
-	fault string // the first promise that was broken
+	fault string // the first violated promise
 
 	disk    *disk
 	target  *target
@@ -103,16 +103,16 @@ type world struct {
 	keys    []store.Key
 	rules   map[string]*entity.Rules
 	builds  *rand.Rand // picks the version of the program that a node runs
-	version uint64     // there are versions from 0 to this one
+	version uint64     // versions are numbered from 0 to this one
 	ops     map[store.ID]*op
-	all     []*op // the same, in order
+	all     []*op // all calls in order
 	ids     uint64
-	names   int             // of idempotency keys
-	boxes   uint64          // numbers of engines
-	early   *entity.Outcome // what an Answer rule has said, for a twin
+	names   int             // number of idempotency keys
+	boxes   uint64          // number of engines so far
+	early   *entity.Outcome // the result of an Answer rule, for a mutant
 }
 
-// A task is something that has begun and is to end at some time.
+// A task is an operation that has begun and will end at some time.
 type task struct {
 	name string
 	run  func()
@@ -131,7 +131,7 @@ func newWorld(seed uint64, tw twin) *world {
 			{Kind: "shelf", ID: "c"},
 		},
 	}
-	// Runs differ in temper: what two frequent faults hide, two rare ones show.
+	// Runs differ in their frequency of faults: rare faults may show what frequent ones hide.
 	w.keys = w.keys[w.random.IntN(3):]
 	w.harm = []float64{0.3, 1, 1, 2.5}[w.random.IntN(4)]
 	w.limits = entity.Limits{
@@ -169,7 +169,7 @@ func newWorld(seed uint64, tw twin) *world {
 	w.version = []uint64{0, 0, 1, 2}[w.builds.IntN(4)]
 	w.rules = newRules(w)
 	if w.parts = 1; w.chance(0.3) {
-		w.parts = lanesMax // a lane for each
+		w.parts = lanesMax // one lane for each partition
 	}
 	w.disk = newDisk(w)
 	w.laneBounds, w.target = w.laneLimits(), newTarget(w)
@@ -187,7 +187,7 @@ func newWorld(seed uint64, tw twin) *world {
 	return w
 }
 
-// run is the whole run. It returns the promise that was broken, or nothing.
+// run executes the whole run. It returns the violated promise, or an empty text.
 func (w *world) run() (fault string) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -217,8 +217,8 @@ func (w *world) run() (fault string) {
 	w.operateAll()
 	w.disk.outbox.auditOrphans()
 	if w.shared {
-		// A group of a node that has crashed may have come to the store when the
-		// node in its place had read the outbox: only a rescue finds its messages.
+		// A group of a crashed node may have reached the store after its successor read the
+		// outbox. Only a rescue finds its messages.
 		w.note("nothing happens for so long that what is left is rescued")
 		for range rescues {
 			w.ahead += 2 * rescueAfter
@@ -230,7 +230,7 @@ func (w *world) run() (fault string) {
 	return w.fault
 }
 
-// calm ends all faults, but for an illness. The clocks are set right.
+// calm ends all faults except an illness, and sets the clocks right.
 func (w *world) calm() {
 	if !w.faulty {
 		return
@@ -243,7 +243,7 @@ func (w *world) calm() {
 	}
 }
 
-// step runs one task, and may let something happen by itself.
+// step runs one task, and may trigger an accident.
 func (w *world) step() bool {
 	if w.steps++; w.steps > stepsMax {
 		w.broken("it does not come to rest in %d steps", stepsMax)
@@ -276,8 +276,8 @@ func (w *world) step() bool {
 	return true
 }
 
-// sleep moves the clock to when the next thing happens by itself, if there is
-// nothing to do before. It returns false if nothing ever will.
+// sleep advances the clock to the next event if there is no earlier work. It returns false if
+// there is no further event.
 func (w *world) sleep() bool {
 	var until time.Time
 	sooner := func(at time.Time) {
@@ -296,7 +296,7 @@ func (w *world) sleep() bool {
 		}
 	}
 	if until.IsZero() || until.Sub(w.now()) >= rescueAfter/4 {
-		return false // a rescue is no work to wait for
+		return false // no need to wait for a rescue
 	}
 	if d := until.Sub(w.now()); d > 0 {
 		w.note("nothing happens for %v", d)
@@ -311,7 +311,7 @@ func (w *world) rest() {
 	}
 }
 
-// accidents are what happens to nodes and to the store without anybody's doing.
+// accidents triggers faults of nodes and of the store.
 func (w *world) accidents() {
 	n := w.nodes[w.random.IntN(len(w.nodes))]
 	switch x := w.random.Float64() / w.harm; {
@@ -351,7 +351,7 @@ func (w *world) later(run func(), format string, args ...any) {
 	w.tasks = append(w.tasks, task{fmt.Sprintf(format, args...), run})
 }
 
-// tick returns a number for a moment; a later moment has a higher one.
+// tick returns a number for the present time. Later numbers are higher.
 func (w *world) tick() int {
 	w.clock++
 	return w.clock
@@ -361,7 +361,7 @@ func (w *world) now() time.Time {
 	return epoch.Add(time.Duration(w.steps)*time.Millisecond + w.ahead)
 }
 
-// stepClock sets a clock forward or back: that of a node, or that of the store.
+// stepClock sets a node's clock, or the store's clock, forward or back.
 func (w *world) stepClock(n *node) {
 	d := time.Duration(w.random.Int64N(int64(2*stepMax))) - stepMax
 	if w.chance(0.4) {
@@ -373,7 +373,7 @@ func (w *world) stepClock(n *node) {
 	w.note("the clock of node %d is off by %v", n.name, d)
 }
 
-// storeClock is the clock of the store.
+// storeClock returns the time of the store's clock.
 func (w *world) storeClock() time.Time {
 	t := w.now().Add(w.skew)
 	if t.After(w.stored) {
@@ -407,7 +407,7 @@ func (w *world) note(format string, args ...any) {
 	w.hash = h.Sum64()
 }
 
-// broken notes that a promise is broken. The first one counts.
+// broken records a violated promise. Only the first one counts.
 func (w *world) broken(format string, args ...any) {
 	if w.fault == "" {
 		w.fault = fmt.Sprintf(format, args...)
@@ -415,7 +415,7 @@ func (w *world) broken(format string, args ...any) {
 	}
 }
 
-// audit checks what must hold once nothing is left to do.
+// audit checks the promises that hold when nothing is left to do.
 func (w *world) audit() {
 	if w.fault != "" {
 		return
@@ -454,8 +454,7 @@ func (w *world) audit() {
 	}
 }
 
-// askAgain repeats the first command that came with a key when all is over. It
-// must be answered.
+// askAgain repeats the first command with a key at the end. The entity must answer it.
 func (w *world) askAgain(o *op) {
 	if _, bad := o.call.Message.(*testv1.Misbehave); bad || o.call.Name == "" || !w.disk.first(o) {
 		return
@@ -473,8 +472,7 @@ func (w *world) askAgain(o *op) {
 	}
 }
 
-// ask asks a node for the state of an entity when all is over. The answer must
-// be the whole truth.
+// ask asks a node for the state of an entity at the end. The answer must be the complete state.
 func (w *world) ask(n *node, key store.Key) {
 	o := &op{w: w, key: key, started: w.tick(), last: true}
 	o.call = &entity.Call{Ctx: background, Op: entity.OpState, ID: w.newID(), Owner: o}
@@ -486,7 +484,7 @@ func (w *world) ask(n *node, key store.Key) {
 	}
 }
 
-// begin keeps a call in mind.
+// begin registers a call.
 func (w *world) begin(o *op) {
 	o.since, o.sinceStored = w.now(), w.storeClock()
 	w.ops[o.call.ID] = o
