@@ -13,19 +13,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// backupCacheBytes is the block cache of the check of a backup.
+// backupCacheBytes is the size of the block cache for the check of a backup.
 const backupCacheBytes = 8 << 20
 
-// Backup implements [store.Backuper]. Path becomes a directory that [Open] opens,
-// without [WithWALDir]. It is a checkpoint, see [Log.Checkpoint]: on one file
-// system its tables are links to those of the log, so it costs little, and damage
-// of such a table damages both. A backup that is to outlive the disk goes to
-// another file system, where the tables are copied, or is copied on.
+// Backup implements [store.Backuper]. Path becomes a directory that [Open] opens, without
+// [WithWALDir]. The backup is a checkpoint, see [Log.Checkpoint]. On the same file system its
+// tables are links to the tables of the log, so it costs little, but damage to such a table
+// damages both. To survive the loss of the disk, write the backup to another file system,
+// where the tables are copied, or copy it there afterwards.
 //
-// Before the directory gets its name it is opened and verified, which reads all
-// of it. If the log is damaged, the backup is made all the same and has the same damage;
-// the error is then a [*store.DamagedBackupError]. After any other error there is nothing
-// at path. BytesPerSecondMax bounds this reading, and not the copying to another file
+// Before the directory gets its name, Backup opens and verifies it, which reads all of it. If
+// the log is damaged, Backup still makes the backup, with the same damage, and returns a
+// [*store.DamagedBackupError]. After any other error there is nothing at path.
+// BytesPerSecondMax bounds the reading of the check, but not the copying to another file
 // system.
 func (l *Log) Backup(ctx context.Context, path string, options store.BackupOptions) error {
 	if err := l.backup(ctx, path, &options); err != nil {
@@ -47,7 +47,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	}
 	partial := fmt.Sprintf("%s.partial-%v", path, id)
 	err = l.checkpoint(ctx, partial)
-	var damage error // of the log
+	var damage error // damage of the log
 	if err == nil {
 		var report *store.Report
 		if report, err = l.checkBackup(ctx, partial, options); err != nil {
@@ -58,7 +58,8 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 		}
 	}
 	if err == nil && damage == nil && len(l.Faults()) > 0 {
-		// The backup has a mark of its own, and nothing tells how far the log had come.
+		// The backup has a new mark, so the check of the backup cannot tell how far the
+		// log had come.
 		var own *store.Report
 		if own, err = store.Verify(ctx, l, store.VerifyOptions{Progress: options.Progress}); err == nil {
 			damage = &store.DamagedBackupError{Path: path, Report: own}
@@ -79,7 +80,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	return damage
 }
 
-// free returns an error if there is something at path.
+// free returns an error if path exists.
 func (l *Log) free(path string) error {
 	switch _, err := l.files.Stat(path); {
 	case err == nil:
@@ -91,8 +92,8 @@ func (l *Log) free(path string) error {
 	}
 }
 
-// checkBackup opens and verifies what has been written. The report is nil if it cannot
-// be opened.
+// checkBackup opens and verifies a written backup. The report is nil if the backup cannot be
+// opened.
 func (l *Log) checkBackup(ctx context.Context, path string, options *store.BackupOptions) (*store.Report, error) {
 	files := l.files
 	if options.BytesPerSecondMax > 0 {

@@ -7,14 +7,14 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A blob holds events of one partition in the order of their positions, under
-// the position of the last one: their number as be32, then each as be32(length),
-// be32(the low half of its position) and the sealed event, so that a damaged one
-// spoils no other. A commit writes one for each partition that it moves,
-// and more if they become large, so that deleting an event rewrites little.
+// A blob holds events of one partition in the order of their positions. Its key is the
+// position of its last event. Its value is the number of events as be32, and then for each
+// event be32(length), be32(the low half of its position) and the sealed event, so that a
+// damaged event does not affect the others. A commit writes one blob for each partition that
+// it appends to, and more if they become large, so that deleting an event rewrites few bytes.
 //
-// Invariant: the positions in a blob are above the key of the blob before it.
-// The last event of a blob may have been deleted; then the key stays as it is.
+// Invariant: the positions in a blob are above the key of the blob before it. The last event
+// of a blob may have been deleted; then the key does not change.
 type blob struct {
 	value []byte
 	count uint32
@@ -22,8 +22,8 @@ type blob struct {
 }
 
 const (
-	// blobBytesMax is where a commit begins a new blob; one is longer if its
-	// last event is.
+	// blobBytesMax is the size from which a commit begins a new blob. A blob is larger if its
+	// last event is large.
 	blobBytesMax   = 16 << 10
 	blobHeadBytes  = 4
 	blobFrameBytes = 8
@@ -33,8 +33,8 @@ func (b *blob) full() bool { return len(b.value) >= blobBytesMax }
 
 func (b *blob) reset() { b.value, b.count, b.last = b.value[:0], 0, 0 }
 
-// append adds an event and returns its sealed form, which is valid until the
-// next one.
+// append adds an event and returns its sealed form, which is valid until the next call of
+// append.
 func (b *blob) append(e *store.Event) (sealed []byte) {
 	if b.count == 0 {
 		b.value = append(b.value[:0], make([]byte, blobHeadBytes)...)
@@ -49,7 +49,7 @@ func (b *blob) append(e *store.Event) (sealed []byte) {
 	return sealed
 }
 
-// add adds a sealed event.
+// add adds an event that is already sealed.
 func (b *blob) add(at store.Position, sealed []byte) {
 	if b.count == 0 {
 		b.value = append(b.value[:0], make([]byte, blobHeadBytes)...)
@@ -60,7 +60,7 @@ func (b *blob) add(at store.Position, sealed []byte) {
 	b.count++
 }
 
-// finish returns the value.
+// finish returns the encoded value of the blob.
 func (b *blob) finish() []byte {
 	if b.count == 0 {
 		b.value = append(b.value[:0], make([]byte, blobHeadBytes)...)
@@ -69,8 +69,9 @@ func (b *blob) finish() []byte {
 	return b.value
 }
 
-// events calls fn with position and sealed form of each event of the blob under
-// a position, until it returns false, and says what is wrong.
+// events calls fn with the position and the sealed form of each event of a blob whose key is
+// the position end. It stops when fn returns false. If the blob is damaged, it returns the
+// reason.
 func events(end store.Position, v []byte, fn func(at store.Position, sealed []byte) bool) (reason string) {
 	if len(v) < blobHeadBytes {
 		return fmt.Sprintf("blob of %d bytes", len(v))

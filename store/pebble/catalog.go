@@ -12,7 +12,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Kinds implements [store.Catalog]. It costs one search for each kind.
+// Kinds implements [store.Catalog]. It searches once for each kind.
 func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 	kinds := []string{}
 	err := l.view(ctx, func(r pebble.Reader) error {
@@ -35,8 +35,8 @@ func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 	return kinds, nil
 }
 
-// Entities implements [store.Catalog]. Entities that appear during the
-// iteration may or may not be seen. It costs two searches for each entity.
+// Entities implements [store.Catalog]. The iteration may or may not yield entities that are
+// created while it runs. It searches twice for each entity.
 func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
 	return func(yield func(store.Entity, error) bool) {
 		p := storekit.NewPage()
@@ -67,8 +67,8 @@ func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.
 	}
 }
 
-// aboveEntity returns the least key above all keys of an entity. Without an id
-// it returns the least key of the kind.
+// aboveEntity returns the smallest key above all keys of an entity. Without an id it returns
+// the smallest key of the kind.
 func aboveEntity(kind, id string) []byte {
 	k := storekit.AppendPair([]byte{byte(bucketEntity)}, kind, "")
 	if id == "" {
@@ -77,8 +77,8 @@ func aboveEntity(kind, id string) []byte {
 	return append(append(k, id...), 1)
 }
 
-// fillEntities copies a page of ids with their versions and returns the key to
-// go on with, or nil.
+// fillEntities copies a page of ids with their versions. It returns the key of the next page,
+// or nil.
 func (l *Log) fillEntities(r pebble.Reader, p *storekit.Page, kind string, from []byte) (next []byte, err error) {
 	p.Reset()
 	err = iterate(r, from, above(aboveEntity(kind, "")), func(c *pebble.Iterator) error {

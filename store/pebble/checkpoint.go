@@ -10,16 +10,16 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Checkpoint makes a copy of the log in a directory that does not exist, in one
-// that does, while the log goes on. The copy is a log of its own that [Open]
-// opens, without [WithWALDir]; it holds all commits that were acknowledged when
-// the call began, and none in part. It has the id of this log.
+// Checkpoint copies the log to dir while the log is in use. The directory dir must not exist,
+// but its parent must. The copy is a separate log with the same id, which [Open] opens
+// without [WithWALDir]. It contains all commits that were acknowledged before the call, and
+// no part of an incomplete commit.
 //
-// On one file system the tables are linked, not copied, so it costs little
-// whatever the log holds, and takes room only as the log moves on. The copy is
-// complete and durable when Checkpoint returns nil; after an error what there is
-// of it can be deleted. A context that ends while it runs has no influence. A log
-// that is opened for reading can be copied as well.
+// On the same file system the tables are linked, not copied. The checkpoint is then cheap for
+// a log of any size, and takes disk space only as the log changes. The copy is complete and
+// durable when Checkpoint returns nil. After an error, the caller may delete what exists of
+// it. Checkpoint ignores a context that ends while it runs. It also works on a log that is
+// opened for reading.
 func (l *Log) Checkpoint(ctx context.Context, dir string) error {
 	if err := l.checkpoint(ctx, dir); err != nil {
 		return fmt.Errorf("checkpoint %s to %s: %w", l.path, dir, err)
@@ -41,7 +41,7 @@ func (l *Log) checkpoint(ctx context.Context, dir string) error {
 			return err
 		}
 		if l.walDir != "" {
-			// The copy has its WAL beside the rest, and the options say otherwise.
+			// The copy has its WAL in dir, but the copied options name another directory.
 			if err := l.remove(dir, func(name string) bool { return strings.HasPrefix(name, optionsPrefix) }); err != nil {
 				return err
 			}
@@ -57,10 +57,10 @@ func (l *Log) checkpoint(ctx context.Context, dir string) error {
 	})
 }
 
-// copyFiles copies the files of a log that is opened for reading to a new
-// directory: Pebble makes checkpoints of what it may write to only, and nothing
-// writes to the log as long as it is locked. What Pebble never changes is linked if
-// it can be.
+// copyFiles copies the files of a log that is opened for reading to a new directory. Pebble
+// makes checkpoints only of a database that it can write to. No process writes to the log,
+// because it is locked. copyFiles links the files that Pebble never changes, if the file
+// system allows it.
 func (l *Log) copyFiles(ctx context.Context, to string) error {
 	if err := l.fs.MkdirAll(to, dirMode); err != nil {
 		return err
@@ -93,5 +93,5 @@ func (l *Log) copyFiles(ctx context.Context, to string) error {
 	return syncDir(l.fs, to)
 }
 
-// unchanging are the endings of the files that Pebble writes once.
+// unchanging holds the extensions of files that Pebble writes once and then never changes.
 var unchanging = map[string]bool{".sst": true, ".blob": true}

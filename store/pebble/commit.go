@@ -11,9 +11,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Commit implements [store.Log]. It waits for one transaction, and for the one
-// before it if there is one; groups of callers that wait at the same time are
-// stored by the same transaction.
+// Commit implements [store.Log]. It waits for one transaction, and first for the running one
+// if there is one. One transaction stores the groups of all callers that wait at the same
+// time.
 func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	results, err := l.queue.Commit(ctx, group, l.commit)
 	if err != nil {
@@ -51,10 +51,9 @@ func (l *Log) commit(calls []*storekit.Call) {
 	}
 }
 
-// transact runs fn as a transaction and commits it, if fn has written anything.
-// The caller holds writing. If known is false nobody knows whether the
-// transaction is stored, and the log is broken; otherwise an error means that
-// nothing has been stored.
+// transact runs fn as a transaction, and commits it if fn has written anything. The caller
+// must hold writing. If known is false, the log is broken, and the transaction may or may not
+// be stored. If known is true, an error means that nothing is stored.
 func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 	if err := l.usable(); err != nil {
 		return true, err
@@ -62,7 +61,7 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 	return l.run(fn)
 }
 
-// run is transact for a log that may be unfinished.
+// run is like transact, but also works while an import fills the log.
 func (l *Log) run(fn func(w *writer) error) (known bool, err error) {
 	if l.readOnly {
 		return true, fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
@@ -85,14 +84,14 @@ func (l *Log) run(fn func(w *writer) error) (known bool, err error) {
 	if l.pause != nil {
 		l.pause()
 	}
-	// From here on no error tells what is in the WAL; see invariant 4 of Log.
-	w.events = nil // it is kept if it still runs
+	// After this point an error does not show the content of the WAL; see invariant 4 of Log.
+	w.events = nil // Pebble may still use the batch after an error
 	if err := l.write(batch); err != nil {
-		_ = l.guard(w.end) // it is err that counts
+		_ = l.guard(w.end) // the error of the write is reported instead
 		w.forget()
 		return false, fmt.Errorf("outcome unknown: %w: %w", store.ErrBroken, err)
 	}
-	// It is durable, whatever fails now.
+	// The transaction is durable, even if one of the next steps fails.
 	w.durable = w.counters
 	err = l.guard(func() error { return errors.Join(batch.Close(), w.end(), l.advance()) })
 	if err == nil && l.flushed.Load() {
@@ -105,17 +104,17 @@ func (l *Log) run(fn func(w *writer) error) (known bool, err error) {
 	return true, nil
 }
 
-// write commits a batch and returns once it is durable.
+// write commits a batch and returns when it is durable.
 func (l *Log) write(batch *pebble.Batch) error {
 	err := l.apart(func() error { return l.db.Apply(batch, l.sync) })
 	if err != nil {
-		l.breakDown(err) // and some of Pebble's locks may never come free
+		l.breakDown(err) // some of Pebble's locks may stay locked forever
 	}
 	return err
 }
 
-// apart runs what makes Pebble write in a goroutine of its own, and gives up as
-// soon as the log is broken: then it may never return.
+// apart runs fn, which makes Pebble write, in a new goroutine. It returns early if the log
+// breaks, because fn may then never return.
 func (l *Log) apart(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {

@@ -30,7 +30,7 @@ var crashSubject = crashtest.Subject{Name: "pebble", Verify: verifyAll, Open: fu
 	return crashOpen(place)
 }, Stride: 8, Medias: 16}
 
-// The broken twins: stores with one promise taken away.
+// Faulty stores, each with one promise removed. The crash test must find the fault of each.
 var (
 	unsynced = crashtest.Subject{Name: "unsynced", Open: func(place string) (store.Log, error) {
 		return crashOpen(place, pebble.WithoutSync())
@@ -61,8 +61,8 @@ func TestTheLogSurvivesEveryCrash(t *testing.T) {
 	crashtest.Run(t, crashSubject)
 }
 
-// longOnly leaves a test that has no goroutines beside each other to runs without
-// -short, which are without the race detector.
+// longOnly skips a test with -short, as in runs with the race detector. It is for tests
+// without concurrent goroutines.
 func longOnly(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

@@ -86,7 +86,7 @@ func TestADamagedEndOfPebblesFilesIsNoStepBackInTime(t *testing.T) {
 			} else {
 				wantIs(t, err, store.ErrCorrupt)
 			}
-			// The twin that has no mark takes it for a torn write.
+			// A log that does not compare its mark takes the damage for a torn write.
 			files = files.CrashClone(vfs.CrashCloneCfg{})
 			l, err := pebble.Open(memDir, append(memOptions(files), pebble.Trusting())...)
 			if err != nil {

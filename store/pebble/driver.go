@@ -7,22 +7,22 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Driver returns the driver of pebble:DIRECTORY for [store.Open]. The parameters, all
-// optional:
+// Driver returns the driver of URIs of the form pebble:DIRECTORY for [store.Open]. The
+// parameters are optional, here with their defaults in parentheses:
 //
 //	partitions    number of partitions of a new log (1), or the number that an existing
 //	              one must have (any)
 //	lock_timeout  wait for another process that has the directory open, such as 500ms (1s)
-//	read_only     true opens an existing log for reading alone (false)
-//	salvage       true reads all that can be read of a broken log, in a copy of it in the
+//	read_only     true opens an existing log only for reading (false)
+//	salvage       true reads the readable records of a broken log into a copy, in the
 //	              directory for temporary files (false); it may need partitions
-//	wal_dir       another directory for the write-ahead log; a relative one is within the
+//	wal_dir       another directory for the write-ahead log; a relative path is within the
 //	              directory of the log (none)
 func Driver(options ...Option) store.Driver {
 	return store.Driver{
 		Schemes: []string{"pebble"},
 		Prepare: func(u *store.URI) func(context.Context) (store.Log, error) {
-			path, all := u.Path(), slices.Clip(options) // append copies
+			path, all := u.Path(), slices.Clip(options) // so that append copies
 			if dir := u.Text("wal_dir"); dir != "" {
 				all = append(all, WithWALDir(dir))
 			}

@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/store/pebble"
 )
 
-// What is committed is there when the directory is opened again.
+// The committed events are there when the directory is opened again.
 func ExampleOpen() {
 	dir, err := os.MkdirTemp("", "example")
 	if err != nil {

@@ -12,21 +12,21 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An export is a log at one moment.
+// An export reads one read view of a log.
 type export struct {
 	*moment
 	origin store.Origin
 	stats  store.Stats
 }
 
-// Export implements [store.Exporter]. It holds a snapshot of Pebble until it is
-// closed: meanwhile compactions keep what commits replace. It goes on behind a
-// damaged record at the next one, and behind a damaged block of a table at the
-// end of that table or the next one.
+// Export implements [store.Exporter]. The export holds a snapshot of Pebble until it is
+// closed. Until then compactions keep the entries that commits replace. After a damaged
+// record the export continues at the next record. After a damaged block of a table it
+// continues at the next key that can be read.
 //
-// Events are exported from the log, and as [store.SortVersion] from what entities
-// are rebuilt from, which holds each event once more. Closing the log ends its
-// exports.
+// As [store.SortEvent] the export reads events from the blobs in position order. As
+// [store.SortVersion] it reads the second copy of each event, from which entities are
+// rebuilt. Closing the log ends its exports.
 func (l *Log) Export(ctx context.Context) (store.Export, error) {
 	x, err := l.export(ctx)
 	if err != nil {
@@ -40,7 +40,7 @@ func (l *Log) export(ctx context.Context) (*export, error) {
 	if err != nil {
 		return nil, err
 	}
-	stats, err := l.Stats(ctx) // for the sizes of the files
+	stats, err := l.Stats(ctx) // only its file sizes are used
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -71,7 +71,7 @@ func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Reco
 	}
 }
 
-// recordBuckets are where the records of a sort are.
+// recordBuckets holds the bucket of each sort of records.
 var recordBuckets = map[store.Sort]bucket{
 	store.SortEvent: bucketLog, store.SortVersion: bucketEntity, store.SortState: bucketEntity,
 	store.SortMessage: bucketMessage, store.SortReceipt: bucketReceipt, store.SortClaim: bucketClaim,
@@ -98,7 +98,7 @@ func (x *export) each(ctx context.Context, s store.Sort, hand func(store.Record,
 	})
 }
 
-// splitEntity splits a key of bucketEntity; ok is false if it is none.
+// splitEntity splits a key of bucketEntity. ok is false if the key has another form.
 func splitEntity(k []byte) (key store.Key, part byte, version store.Version, ok bool) {
 	kind, id, _, ok := storekit.SplitEntity(k[1:])
 	if !ok {
@@ -109,22 +109,21 @@ func splitEntity(k []byte) (key store.Key, part byte, version store.Version, ok 
 	return s.key, part, version, ok
 }
 
-// isState reports whether a key of bucketEntity is that of a snapshot or a saved
-// state.
+// isState reports whether a key of bucketEntity belongs to a snapshot or a saved state.
 func isState(k []byte) bool {
 	_, part, _, ok := splitEntity(k)
 	return ok && part < partEvent
 }
 
-// A recordDecoder decodes entries of all buckets that hold records.
+// A recordDecoder decodes the entries of all buckets that hold records.
 type recordDecoder struct {
 	store.Decoder
 	event store.Event
 	state store.State
 }
 
-// blob calls hand with the events of a blob until it returns false, and returns
-// what it has returned last.
+// blob calls hand with the events of a blob until hand returns false. It returns the last
+// result of hand.
 func (d *recordDecoder) blob(k, v []byte, hand func(store.Record, error) bool) bool {
 	if len(k) != 1+8 {
 		return hand(nil, corruptKey(k, "it names no position"))
@@ -177,7 +176,7 @@ func (d *recordDecoder) decode(k, v []byte) (store.Record, error) {
 	return nil, err
 }
 
-// placeOf returns what a key that is sound says of a damaged record, or nil.
+// placeOf returns a record with the fields that the key of a damaged record tells, or nil.
 func placeOf(k []byte) store.Record {
 	switch b, k := bucket(k[0]), k[1:]; b {
 	case bucketMessage:
@@ -194,7 +193,7 @@ func placeOf(k []byte) store.Record {
 	return nil
 }
 
-// named returns a record that is found by its name or number.
+// named decodes a record whose key is a name or a number.
 func (d *recordDecoder) named(k, record []byte) (store.Record, error) {
 	switch bucket(k[0]) {
 	case bucketMessage:
@@ -216,7 +215,7 @@ func (d *recordDecoder) named(k, record []byte) (store.Record, error) {
 	panic(fmt.Sprintf("bucket %v holds no records", bucket(k[0])))
 }
 
-// ofEntity returns an event or a state.
+// ofEntity decodes an event or a state.
 func (d *recordDecoder) ofEntity(k, v []byte) (store.Record, error) {
 	key, part, version, ok := splitEntity(k)
 	if !ok {
@@ -254,7 +253,8 @@ func (d *recordDecoder) ofEntity(k, v []byte) (store.Record, error) {
 	return &d.state, nil
 }
 
-// about says in an error about a corrupt record where it is and whose.
+// about adds the key of the entry, the entity and the version to an error about a corrupt
+// record.
 func about(err error, k []byte, key store.Key, version store.Version) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Key, c.Version = key, version

@@ -17,10 +17,10 @@ import (
 // WithFS sets the files that the log is kept in.
 func WithFS(files vfs.FS) Option { return option(func(c *config) { c.files = files }) }
 
-// WithoutSync makes the log acknowledge what is not durable: a broken twin.
+// WithoutSync makes the log acknowledge commits before they are durable: a fault for tests.
 func WithoutSync() Option { return option(func(c *config) { c.sync = pebble.NoSync }) }
 
-// Trusting makes Open take Pebble's word for how far the log has come: a broken twin.
+// Trusting makes Open not compare the log with its mark: a fault for tests.
 func Trusting() Option { return option(func(c *config) { c.trusting = true }) }
 
 // Damage changes the stored form of a record in the directory of a closed log,
@@ -186,7 +186,7 @@ func (l *Log) FatalInRead(text string) error {
 // DB returns the database under the log.
 func (l *Log) DB() *pebble.DB { return l.db }
 
-// Flush writes what is in memory to a table, or returns once the log is broken.
+// Flush makes Pebble write its memtable to a table. It returns early if the log breaks.
 func (l *Log) Flush() error {
 	if err := l.apart(l.db.Flush); err != nil {
 		return err
@@ -215,7 +215,7 @@ func EachKey(t testing.TB, l *Log, fn func(k []byte)) {
 	}
 }
 
-// MarkedCommits returns how many commits the mark of a directory tells of.
+// MarkedCommits returns the number of commits in the mark of a directory.
 func MarkedCommits(files vfs.FS, dir string) (uint64, error) {
 	m, err := readMark(files, dir)
 	if err != nil || m == nil {
@@ -224,7 +224,7 @@ func MarkedCommits(files vfs.FS, dir string) (uint64, error) {
 	return m.commits, nil
 }
 
-// MeasureManifest returns how much of the list of tables a new mark tells of.
+// MeasureManifest returns the length of the list of tables that a new mark would have.
 func MeasureManifest(files vfs.FS, dir string) (uint64, error) {
 	m := new(mark)
 	err := m.measure(files, dir)

@@ -10,7 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// A logger is what Pebble logs to. It passes all on to a [slog.Logger].
+// A logger passes the messages of Pebble to a [slog.Logger].
 type logger struct{ log *Log }
 
 var _ pebble.Logger = logger{}
@@ -27,10 +27,10 @@ func (g logger) Errorf(format string, args ...any) {
 	g.log.logger.Error("pebble", "dir", g.log.path, "text", fmt.Sprintf(format, args...))
 }
 
-// Fatalf implements [pebble.Logger]. Pebble's own ends the process, and Pebble
-// relies on Fatalf not to return: what it does next would be wrong. So the log
-// is broken, and the goroutine ends or stays: a reader's by a panic that
-// [Log.guard] turns into an error, any other by waiting for ever, see [pit].
+// Fatalf implements [pebble.Logger]. Pebble's default ends the process, and Pebble relies on
+// Fatalf never to return: its next steps would be wrong. So Fatalf marks the log as broken
+// and stops the goroutine. On the goroutine of a read or a commit it panics, and [Log.guard]
+// turns the panic into an error. Any other goroutine it blocks forever, see [pit].
 func (g logger) Fatalf(format string, args ...any) {
 	err := fatal(fmt.Sprintf(format, args...))
 	g.log.breakDown(err)
@@ -40,13 +40,13 @@ func (g logger) Fatalf(format string, args ...any) {
 	select {}
 }
 
-// fatal is an error after which Pebble cannot go on.
+// fatal is an error after which Pebble cannot continue.
 type fatal string
 
 // Error implements error.
 func (f fatal) Error() string { return string(f) }
 
-// framesMax bounds how much of a stack guarded looks at.
+// framesMax bounds the stack frames that guarded examines.
 const framesMax = 256
 
 // guarded reports whether [Log.guard] is on the stack.
@@ -64,19 +64,19 @@ func guarded() bool {
 	}
 }
 
-// listener returns what Pebble tells about its work in the background.
+// listener returns the functions that Pebble calls about its background work.
 func (l *Log) listener() *pebble.EventListener {
 	return &pebble.EventListener{
-		// Damage that a compaction meets hurts those who read it, and they are
-		// told; the others go on. Any other error means that the disk does not
-		// take what it is given. Pebble would try again at once and for ever.
+		// Damage found by a compaction is an error for the readers of that data, and all
+		// other reads still work. Any other error means that the disk refuses writes. Pebble
+		// would then retry at once, without an end.
 		BackgroundError: func(err error) {
 			if pebble.IsCorruptionError(err) {
 				l.logger.Error("damage met by a compaction", "dir", l.path, "error", err)
 				return
 			}
 			l.breakDown(fmt.Errorf("background work: %w", err))
-			runtime.Goexit() // its locks are given back by defer
+			runtime.Goexit() // deferred functions release Pebble's locks
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			l.logger.Error("damage", "dir", l.path, "file", info.Path, "error", info.Details)

@@ -24,7 +24,7 @@ var everyOperation = os.Getenv("PERDURE_LONG") != ""
 // memDir is the directory of a log in files that are in memory.
 const memDir = "/data/log"
 
-// newFiles returns files in memory that know what is durable.
+// newFiles returns a file system in memory that can drop unsynced changes in a crash.
 func newFiles(t testing.TB) *vfs.MemFS {
 	t.Helper()
 	files := vfs.NewCrashableMem()
@@ -131,7 +131,8 @@ func workOn(s *told, l *pebble.Log) error {
 	return nil
 }
 
-// verify opens what is left and compares it with what was told.
+// verify opens the remaining files, and compares the log with the results that s has
+// recorded.
 func verify(s *told, files vfs.FS) error {
 	l, err := pebble.Open(memDir, memOptions(files)...)
 	if err != nil {
@@ -184,9 +185,9 @@ func verifyLog(s *told, l *pebble.Log) error {
 	return err
 }
 
-// crashes lets a workload run and crashes its files before every operation, once
-// with all that is not synced lost and once with a part of it. It returns what
-// was wrong with what was left.
+// crashes runs a workload and crashes its files before every operation: once with the loss of
+// all unsynced changes, and once with the loss of a part of them. It returns the faults
+// found.
 func crashes(t testing.TB, opts ...pebble.Option) (faults []error) {
 	t.Helper()
 	type clone struct {
@@ -233,8 +234,8 @@ func crashes(t testing.TB, opts ...pebble.Option) (faults []error) {
 	return faults
 }
 
-// verifyTwice opens what is left, crashes again at once, and opens that: what the
-// first has shown must be there.
+// verifyTwice opens the remaining files, crashes again at once, and opens them again. The
+// second log must have everything that the first one has returned.
 func verifyTwice(s *told, files *vfs.MemFS) error {
 	l, err := pebble.Open(memDir, memOptions(files)...)
 	if err != nil {

@@ -15,14 +15,15 @@ import (
 
 var errFenced = errors.New("the log has been cut off from its files")
 
-// A fence lets file operations pass until it is raised, and from then on refuses
-// all that change something. So a Pebble that has failed, and whose goroutines
-// nobody can end, cannot harm a directory that is opened anew.
+// A fence is a file system that can be closed for changes. It passes operations on until it
+// is raised. From then on it refuses all operations that change files. Goroutines of a failed
+// Pebble cannot be stopped; the fence keeps them from changing a directory that another Log
+// has opened.
 //
-// Invariant: once raise has returned, no operation runs or begins.
+// Invariant: after raise has returned, no operation that changes files runs or begins.
 type fence struct {
 	vfs.FS
-	readOnly bool // of a log that is opened for reading
+	readOnly bool // the log is opened for reading
 
 	mu    sync.RWMutex
 	up    bool
@@ -30,7 +31,7 @@ type fence struct {
 
 	openMu sync.Mutex
 	open   map[*fencedFile]struct{}
-	gone   bool // nobody needs a file any more
+	gone   bool // abandon has been called, so new files are closed at once
 }
 
 func (f *fence) raise() {
@@ -39,7 +40,7 @@ func (f *fence) raise() {
 	f.up = true
 }
 
-// pass runs an operation unless the fence is up.
+// pass runs an operation unless the fence is raised.
 func (f *fence) pass(op func() error) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -61,7 +62,7 @@ func (f *fence) file(op func() (vfs.File, error)) (w vfs.File, err error) {
 	return w, err
 }
 
-// track notes that a file is open.
+// track records an open file.
 func (f *fence) track(file vfs.File) *fencedFile {
 	w := &fencedFile{File: file, fence: f}
 	f.openMu.Lock()
@@ -73,8 +74,8 @@ func (f *fence) track(file vfs.File) *fencedFile {
 	return w
 }
 
-// abandon closes all files that are open, for those who never will. The fence is
-// up.
+// abandon closes all open files in place of the goroutines that opened them, which may be
+// blocked forever. The fence must be raised.
 func (f *fence) abandon() error {
 	f.openMu.Lock()
 	f.gone = true
@@ -87,8 +88,8 @@ func (f *fence) abandon() error {
 	return err
 }
 
-// Open implements [vfs.FS]. Reading is not refused by a fence that is up, but
-// the file is closed when the log is.
+// Open implements [vfs.FS]. A raised fence does not refuse to open a file for reading, but
+// abandon closes the file.
 func (f *fence) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	file, err := f.FS.Open(name, opts...)
 	if err != nil {
@@ -104,14 +105,14 @@ func (f *fence) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	return w, nil
 }
 
-// markers is how the names of the files begin whose names alone tell Pebble
-// which of its other files counts.
+// markers is the prefix of Pebble's marker files. They are empty; the name says which
+// manifest or format is current.
 const markers = "marker."
 
-// Create implements [vfs.FS]. Before a marker begins to exist, the file that it
-// names does so for good, and the one before it, which Pebble then removes, is
-// not gone before the new one is there for good: a file system may keep the
-// newer of two changes of a directory and lose the older.
+// Create implements [vfs.FS]. It syncs the directory before and after it creates a marker.
+// The file that a marker names is therefore durable before the marker exists, and the marker
+// is durable before Pebble removes the one before it. Without the syncs, a file system might
+// keep the newer of two changes of a directory and lose the older.
 func (f *fence) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if !strings.HasPrefix(f.PathBase(name), markers) {
 		return f.file(func() (vfs.File, error) { return f.FS.Create(name, c) })
@@ -165,9 +166,9 @@ func (f *fence) MkdirAll(dir string, perm os.FileMode) error {
 	return f.pass(func() error { return f.FS.MkdirAll(dir, perm) })
 }
 
-// Lock implements [vfs.FS]. The lock is given back by its Close or by unlock,
-// whichever comes first. On a file system that is mounted for reading there is
-// nothing to lock: no process can write to the log.
+// Lock implements [vfs.FS]. The lock is released by its Close or by unlock, whichever comes
+// first. On a file system that is mounted read-only no lock is needed, because no process can
+// write to the log.
 func (f *fence) Lock(name string) (io.Closer, error) {
 	c, err := f.FS.Lock(name)
 	if f.readOnly && errors.Is(err, syscall.EROFS) {
@@ -183,7 +184,7 @@ func (f *fence) Lock(name string) (io.Closer, error) {
 	return once, nil
 }
 
-// unlock gives back the locks that have been taken.
+// unlock releases all locks that were taken.
 func (f *fence) unlock() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -207,7 +208,7 @@ func (f *fence) OpenDir(name string) (vfs.File, error) {
 // Unwrap implements [vfs.FS].
 func (f *fence) Unwrap() vfs.FS { return f.FS }
 
-// A fencedFile is a file that is written within a fence.
+// A fencedFile is a file that was opened through a fence.
 type fencedFile struct {
 	vfs.File
 	fence *fence
@@ -215,7 +216,7 @@ type fencedFile struct {
 	shut  bool
 }
 
-// use runs what reads, unless the file is closed.
+// use runs an operation that only reads, unless the file is closed.
 func (w *fencedFile) use(op func() error) error {
 	w.mu.RLock()
 	defer w.mu.RUnlock()

@@ -14,9 +14,9 @@ import (
 
 var writeGolden = flag.Bool("golden", false, "write the golden data of the present format anew")
 
-// goldenDirs are logs that the first versions with each format have written. The
-// last is of the present one. One is never written anew, but for a format that
-// nobody has seen.
+// goldenDirs are logs written by the first version with each format. The last one has the
+// current format. An existing directory must never be rewritten, except one whose format was
+// never released.
 var goldenDirs = []string{"testdata/format1"}
 
 // openGolden opens a copy of golden data, since even reading needs a lock file.

@@ -14,23 +14,23 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// metaUnfinished marks a log that is being filled.
+// metaUnfinished is the key that exists while an import fills the log.
 var metaUnfinished = []byte("unfinished")
 
-// blobGapMax bounds how far apart the positions of two events of a blob may be
-// that an import writes, so that the low halves tell them apart.
+// blobGapMax bounds the distance of two neighbouring positions in a blob that an import
+// writes, so that the low halves of the positions identify them.
 const blobGapMax = 1 << 16
 
-// A filling is a log that is being filled.
+// A filling is a running import: a log that is being filled.
 type filling struct {
 	log    *Log
 	origin store.Origin
-	sort   store.Sort // of the last record
+	sort   store.Sort // sort of the last record
 	failed error
 	done   bool
 }
 
-// Import implements [store.Importer]. A call of Add is one transaction.
+// Import implements [store.Importer]. Each call of Add is one transaction.
 func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, error) {
 	err := ctx.Err()
 	if err == nil {
@@ -55,7 +55,7 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	return &filling{log: l, origin: from}, nil
 }
 
-// empty returns an error if the log has ever kept anything.
+// empty returns an error if the log has ever stored anything.
 func (w *writer) empty() error {
 	if w.counters != (counters{}) {
 		return fmt.Errorf("%w: the log is not empty", store.ErrInvalid)
@@ -226,7 +226,7 @@ func (f *filling) Finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.log.sparse.Store(pruned) // before anybody can see it
+	f.log.sparse.Store(pruned) // while the log is still unfinished, so no reader misses it
 	f.done = true
 	f.log.unfinished.Store(false)
 	return nil
@@ -238,7 +238,7 @@ func (f *filling) Close() error {
 	return nil
 }
 
-// finished returns an error if the log was left unfinished.
+// finished returns an error if an import has not finished the log.
 func finished(r pebble.Reader) error {
 	_, there, err := getNumber(r, appendKey(nil, bucketMeta, metaUnfinished))
 	if err == nil && there {

@@ -19,8 +19,8 @@ import (
 //	m "counters"                              counters
 //	m "head" be16(partition)                  number: last sequence of the partition
 //	m "unfinished"                            number: 1, while the log is being filled
-//	l be64(last position)                     blob: the sealed Events of a commit
-//	e kind 0 id 0 part                        what rebuilds an entity, see part
+//	l be64(last position)                     blob: sealed Events
+//	e kind 0 id 0 part                        states and events of an entity, see part
 //	o be64(sequence)                          record: Message
 //	d be64(due) be64(sequence)                number: sequence, of pending messages
 //	q be64(sequence)                          number: sequence, of parked messages
@@ -30,17 +30,17 @@ import (
 //	c space 0 value                           record: Claimed
 //	b name 0 be16(partition)                  record: Bookmark, also of deletions, see store.DeletionPrefix
 //
-// An earlier version of this package knows nothing of halted messages, and leaves an
-// entry of h where it is when it takes one up or removes it. So such an entry counts only
-// if its message says that it is halted.
+// An earlier version of this package does not know halted messages. It does not delete the
+// entry in h when it retries or removes a halted message. So an entry in h counts only if its
+// message says that it is halted.
 //
-// Names hold no zero byte, so keys sort as the names do. A number is be64
-// followed by the CRC-32C of key and number; a record is the CRC-32C of the key
-// followed by the sealed record. So every entry proves that it belongs under its
-// key; an event holds its key, version and position under its own checksum.
+// Names contain no zero byte, so keys sort in the order of the names. A number is be64
+// followed by the CRC-32C of key and number. A record is the CRC-32C of the key followed by
+// the sealed record. Each entry thus proves that it belongs to its key. An event contains its
+// key, version and position under its own checksum.
 //
-// That an entry is missing is Pebble's word: its blocks have checksums, and so
-// have the lists of blocks and tables.
+// If an entry is missing, the log trusts Pebble that it does not exist: Pebble has checksums
+// for its blocks, and for its lists of blocks and tables.
 type bucket byte
 
 const (
@@ -57,13 +57,13 @@ const (
 	bucketBookmark bucket = 'b'
 )
 
-// A part is what comes after kind and id in a key of bucketEntity. One search
-// and one walk read all that an entity is rebuilt from.
+// A part is the rest of a key in bucketEntity after kind and id. One search and one iteration
+// read everything from which an entity is rebuilt.
 //
 //	0                  record: State, saved
 //	1 be64(version)    record: State, a snapshot
 //	2 be64(version)    sealed Event
-//	3                  nothing; it is above all the others
+//	3                  no entry; a bound above all other parts
 const (
 	partState    = 0
 	partSnapshot = 1
@@ -79,12 +79,12 @@ var (
 
 func (b bucket) String() string { return string(rune(b)) }
 
-// corrupt returns the error about an entry; the caller adds the directory.
+// corrupt returns the error for a corrupt entry. The caller adds the directory.
 func (b bucket) corrupt(k []byte, reason string) error {
 	return &store.CorruptError{What: "entry", Where: fmt.Sprintf("key %v %q", b, k), Reason: reason}
 }
 
-// corruptKey is corrupt for a whole key.
+// corruptKey is like corrupt, for a key with its bucket.
 func corruptKey(k []byte, reason string) error { return bucket(k[0]).corrupt(k[1:], reason) }
 
 // ---- keys
@@ -93,10 +93,10 @@ func appendKey(dst []byte, b bucket, k []byte) []byte {
 	return append(append(dst, byte(b)), k...)
 }
 
-// bounds returns the least key of a bucket, and the least above it.
+// bounds returns the smallest key of a bucket, and the smallest key above the bucket.
 func bounds(b bucket) (lower, upper []byte) { return []byte{byte(b)}, []byte{byte(b) + 1} }
 
-// above returns the least key above all that begin with prefix.
+// above returns the smallest key above all keys that begin with prefix.
 func above(prefix []byte) []byte {
 	k := bytes.Clone(prefix)
 	for i := len(k) - 1; i >= 0; i-- {
@@ -119,7 +119,7 @@ func sequenceKey(b bucket, sequence uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{byte(b)}, sequence)
 }
 
-// entityKey returns what the keys of an entity in a bucket begin with.
+// entityKey returns the prefix of an entity's keys in a bucket.
 func entityKey(b bucket, key store.Key) []byte {
 	return storekit.AppendEntity([]byte{byte(b)}, key)
 }
@@ -148,7 +148,7 @@ func haltedKey(m *store.Message) []byte {
 
 // ---- values
 
-// get returns a copy of the value under k, nil if there is none.
+// get returns a copy of the value under k, or nil if there is none.
 func get(r pebble.Reader, k []byte) ([]byte, error) {
 	v, closer, err := r.Get(k)
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -199,16 +199,16 @@ func getNumber(r pebble.Reader, k []byte) (n uint64, ok bool, err error) {
 	return n, true, nil
 }
 
-// counters are what a log counts, one record in bucketMeta.
+// counters are the counts that a log keeps. They are one record in bucketMeta.
 type counters struct {
-	commits   uint64 // that have changed something
-	events    uint64 // kept
+	commits   uint64 // commits that have changed something
+	events    uint64 // events that are stored
 	pruned    uint64 // events deleted so far
 	entities  uint64
-	snapshots uint64 // and saved states
+	snapshots uint64 // snapshots and saved states
 	pending   uint64
 	parked    uint64
-	sequence  uint64 // of the last message
+	sequence  uint64 // sequence of the last message
 }
 
 func (c *counters) fields() [8]*uint64 {

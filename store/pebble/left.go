@@ -7,12 +7,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// leftBytesMax bounds the memory that the broken logs of a process hold. With the
-// defaults that are about a dozen logs.
+// leftBytesMax bounds the memory that the broken logs of a process hold. With default options
+// this is the memory of three logs.
 const leftBytesMax = 1 << 30
 
-// Leftovers counts the memory of broken logs, which stays until the process ends: some
-// goroutines of Pebble wait for ever, see [pit], and use it.
+// leftovers counts the memory of broken logs. It stays allocated until the process ends,
+// because goroutines of Pebble that are blocked forever refer to it, see [pit].
 type leftovers struct {
 	bytesMax int64
 
@@ -21,10 +21,10 @@ type leftovers struct {
 	logs  int
 }
 
-// left counts for the process, whose memory it is.
+// left counts the memory of all broken logs of the process.
 var left = &leftovers{bytesMax: leftBytesMax}
 
-// check returns an error if no other log may be opened that could be left too.
+// check returns an error if the broken logs already hold too much memory to open another log.
 func (f *leftovers) check() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,28 +1,26 @@
-// Package pebble keeps a log in a directory, a log-structured merge tree of
-// github.com/cockroachdb/pebble: the durable store for one process that takes
-// the most appends. It has every optional ability of package store but
-// [store.Instant].
+// Package pebble keeps a log in a directory, in a log-structured merge tree of
+// github.com/cockroachdb/pebble. It is the durable store with the highest rate of appends,
+// for one process. It has every optional ability of package store except [store.Instant].
 //
-// Commits are grouped: one write to Pebble's write-ahead log (WAL), and so one
-// sync, stores all batches of a Commit, and those of other callers that wait
-// meanwhile. The layout of the keys and why it is so are told in
-// docs/design/0009-pebble-layout.md.
+// Commits are grouped: one write to Pebble's write-ahead log (WAL), with one sync, stores all
+// batches of a Commit together with the batches of other callers that wait at the same time.
+// docs/design/0009-pebble-layout.md describes the layout of the keys and its reasons.
 //
 // # Memory
 //
-// A log takes [CacheBytes] for blocks of its tables and up to four times
-// [MemTableBytes] for what is not in a table yet, so half a gigabyte at worst by
-// default. [WithCache] and [WithMemTable] change that.
+// A log takes [CacheBytes] for blocks of its tables, and up to four times [MemTableBytes] for
+// entries that are not in a table yet: at most half a gigabyte by default. [WithCache] and
+// [WithMemTable] change these sizes.
 //
 // # Damage
 //
-// Pebble checks every block that it reads, and every record has a checksum of
-// its own. Damage is an error that matches [store.ErrCorrupt]. Pebble alone
-// takes a damaged end of its list of tables for one that a crash has torn, and
-// goes back in time without a word; so the log keeps in its file PERDURE how far
-// it has come, at each open, close and flush, and Open compares. What was
-// committed since, by a process that was killed, is in the WAL alone: damage to
-// the last record of that cannot be told from a write that was torn.
+// Pebble checks every block that it reads, and every record has a checksum of its own. Damage
+// is an error that matches [store.ErrCorrupt]. There is one exception in Pebble: it takes a
+// damaged end of its list of tables for a torn write, and silently returns to an older state.
+// So the log writes its progress to its file PERDURE at each open, close and flush, and Open
+// compares the two. Commits after the last such write, in a process that was then killed, are
+// only in the WAL. Damage to the last record of the WAL cannot be distinguished from a torn
+// write.
 package pebble
 
 import (
@@ -40,28 +38,26 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Log is a [store.Log] in a directory. All its methods may be called by many
-// goroutines at once.
+// A Log is a [store.Log] in a directory. Many goroutines may call its methods at the same
+// time.
 //
 // Invariants:
 //
-//  1. Whoever holds writing is the only one that writes, and owns the writer.
-//  2. Nothing is handed out that is not durable. Pebble shows a write before its
-//     sync, so reads never look at the database as it is but at the snapshot
-//     that was taken after the last durable commit.
-//  3. A consumer's code never runs within a read: reads copy a page of records
-//     out and end, so a slow reader holds up nobody, no compaction and no Close.
-//  4. After an error of a commit, or of Pebble's work in the background, the log
-//     is broken for good: the outcome of the commit is unknown, and only a new
-//     Open, which reads what is in the directory, may tell.
-//  5. A broken log is fenced: its files are cut off, so that what is left of
-//     Pebble cannot change them when another Log has opened the directory.
+//  1. Only the goroutine that holds writing writes, and it owns the writer.
+//  2. Reads return only durable data. Pebble shows a write before its sync, so reads never
+//     use the current database but the snapshot taken after the last durable commit.
+//  3. User code never runs within a read: reads copy a page of records out and end. So a slow
+//     reader does not delay other callers, compactions or Close.
+//  4. After an error of a commit, or of Pebble's background work, the log stays broken: the
+//     outcome of the commit is unknown. Only a new Open, which reads the files, can show it.
+//  5. A broken log is fenced: its files are cut off, so that the remaining goroutines of
+//     Pebble cannot change them after another Log has opened the directory.
 //  6. No error of Pebble ends the process; see [logger.Fatalf].
 type Log struct {
 	path string
-	dir  string // path without symbolic links, by which it is locked
+	dir  string // path without symbolic links; the lock uses it
 	info store.LogInfo
-	// markless is why the log was opened without its mark, see begin.
+	// markless is the error because of which the log was opened without its mark, see begin.
 	markless error
 	db       *pebble.DB
 	lock     *pebble.Lock
@@ -69,27 +65,27 @@ type Log struct {
 	*config
 
 	closed  atomic.Bool
-	broken  atomic.Pointer[error] // why
-	begun   bool                  // Pebble has begun to open the directory
-	down    chan struct{}         // closed once broken
-	held    atomic.Bool           // by an engine, see Acquire
-	flushed atomic.Bool           // a table has been written since the last mark
+	broken  atomic.Pointer[error] // reason why the log is broken, or nil
+	begun   bool                  // pebble.Open has been called
+	down    chan struct{}         // closed when the log breaks
+	held    atomic.Bool           // an engine has acquired the log
+	flushed atomic.Bool           // Pebble has written a table since the last mark
 
 	heads  []atomic.Uint64
 	sparse atomic.Bool // events may have been deleted
 
-	unfinished atomic.Bool // it is being filled
+	unfinished atomic.Bool // an import is filling the log
 
-	reading  sync.RWMutex // held by reads against Close
+	reading  sync.RWMutex // reads hold it so that Close waits for them
 	viewMu   sync.Mutex
-	snapshot *snapshot            // the latest; nil once closed
-	moments  map[*moment]struct{} // that are held
+	snapshot *snapshot            // the latest one; nil once closed
+	moments  map[*moment]struct{} // open read views
 
 	queue storekit.Queue
 
 	writing sync.Mutex
 	writer  writer
-	pause   func() // of tests: between writing a transaction and committing it
+	pause   func() // set by tests; called before the commit of a transaction
 }
 
 var (
@@ -111,7 +107,7 @@ var (
 	_ store.FaultTeller = (*Log)(nil)
 )
 
-// Path returns the path that the log was opened by.
+// Path returns the path with which the log was opened.
 func (l *Log) Path() string { return l.path }
 
 // Heads implements [store.Log]. It reads no file.
@@ -130,10 +126,10 @@ func (l *Log) Heads(ctx context.Context) ([]store.Position, error) {
 	return heads, nil
 }
 
-// Acquire implements [store.Exclusive]. The directory is locked to this process,
-// so it only keeps out other engines of this one. A log that was opened by
-// [ReadOnly] cannot be acquired: the error matches [errors.ErrUnsupported].
-// Release may be called more than once.
+// Acquire implements [store.Exclusive]. The directory is locked by this process, so Acquire
+// only excludes other engines of this process. A log that was opened with [ReadOnly] cannot
+// be acquired: the error matches [errors.ErrUnsupported]. Release may be called more than
+// once.
 func (l *Log) Acquire() (release func(), err error) {
 	err = l.usable()
 	switch {
@@ -149,10 +145,9 @@ func (l *Log) Acquire() (release func(), err error) {
 	return sync.OnceFunc(func() { l.held.Store(false) }), nil
 }
 
-// Stats implements [store.Statistics]. The counts are kept with every commit,
-// so it costs one short read whatever the log holds. FileBytes are all files of
-// the log, FreeBytes those among them that are kept to be used again or about
-// to be deleted.
+// Stats implements [store.Statistics]. Every commit updates the counts, so Stats costs one
+// short read for a log of any size. FileBytes is the size of all files of the log. FreeBytes
+// is the size of those that Pebble keeps for reuse or will delete soon.
 func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 	var c counters
 	var free int64
@@ -171,14 +166,14 @@ func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 	return stats, nil
 }
 
-// fill sets what the counters tell.
+// fill copies the counters to s.
 func (c *counters) fill(s *store.Stats) {
 	s.Events, s.Entities, s.Snapshots = int64(c.events), int64(c.entities), int64(c.snapshots)
 	s.Pending, s.Parked = int64(c.pending), int64(c.parked)
 }
 
-// Metrics returns what Pebble has counted and measured since the log was
-// opened: bytes written, compactions, the latency of syncs. It is the caller's.
+// Metrics returns Pebble's metrics since the log was opened, such as bytes written,
+// compactions and the latency of syncs. The caller owns the result.
 func (l *Log) Metrics() (*pebble.Metrics, error) {
 	var m *pebble.Metrics
 	err := l.view(context.Background(), func(pebble.Reader) error {
@@ -191,16 +186,15 @@ func (l *Log) Metrics() (*pebble.Metrics, error) {
 	return m, nil
 }
 
-// Close implements [store.Log]. It waits for commits and reads that run, and an
-// iterator that has begun ends with an error matching [store.ErrClosed] unless
-// its last page is read.
+// Close implements [store.Log]. It waits for running commits and reads. A started iteration
+// ends with an error matching [store.ErrClosed], unless it has read its last page.
 //
-// A broken log cannot be closed as a whole, since some of Pebble's locks may
-// never come free. Then Close closes its files and gives back the lock of the
-// directory, so that it can be opened anew, and the memory of the log stays until
-// the process ends: a write buffer and a cache. Once the broken logs of a process hold
-// 1 GiB, Open returns an error matching [store.ErrBroken] that says so, and the process
-// must be started again.
+// A broken log cannot be closed completely, since some of Pebble's locks may stay locked
+// forever. Close then closes the files of the log and releases the lock of the directory, so
+// that the log can be opened again. The memory of the broken log, a write buffer and a cache,
+// stays allocated until the process ends. Once the broken logs of a process hold 1 GiB, Open
+// returns an error matching [store.ErrBroken] that says so, and the process must be
+// restarted.
 func (l *Log) Close() error {
 	if !l.closed.CompareAndSwap(false, true) {
 		return fmt.Errorf("close %s: %w", l.path, store.ErrClosed)
@@ -217,8 +211,8 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// Faults implements [store.FaultTeller]. It is not empty for a broken log that was opened
-// by [Salvage], and for one without a mark that can be read that was opened by [ReadOnly].
+// Faults implements [store.FaultTeller]. It returns faults for a broken log that was opened
+// with [Salvage], and for a log with an unreadable mark that was opened with [ReadOnly].
 func (l *Log) Faults() []error {
 	switch {
 	case l.salvaged != nil:
@@ -229,7 +223,7 @@ func (l *Log) Faults() []error {
 	return nil
 }
 
-// shut closes what open has opened, as far as it came.
+// shut closes everything that open has opened so far.
 func (l *Log) shut() error {
 	var err error
 	if l.db != nil && l.broken.Load() == nil {
@@ -246,13 +240,13 @@ func (l *Log) shut() error {
 		if l.begun {
 			l.left.add(int64(l.memTableBytes) + l.cacheBytes)
 		}
-		_ = l.fs.abandon() // nothing is written to them any more
-		return nil         // why has been told
+		_ = l.fs.abandon() // the files are not written any more
+		return nil         // the reason was reported when the log broke
 	}
 	return err
 }
 
-// closeDB closes Pebble. The caller holds reading.
+// closeDB closes Pebble. The caller must hold reading.
 func (l *Log) closeDB() error {
 	return l.apart(func() error {
 		err := l.letGoOfMoments()
@@ -263,7 +257,7 @@ func (l *Log) closeDB() error {
 	})
 }
 
-// usable returns why the log cannot be used, or nil.
+// usable returns an error if the log is closed, broken or unfinished.
 func (l *Log) usable() error {
 	if l.closed.Load() {
 		return store.ErrClosed
@@ -286,15 +280,15 @@ func (l *Log) breakDown(why error) {
 	}
 }
 
-// A snapshot is the database as it was after a durable commit. It is closed when
-// it is neither the latest nor read.
+// A snapshot is the state of the database after a durable commit. It is closed when it is no
+// longer the latest and no read uses it.
 type snapshot struct {
 	*pebble.Snapshot
-	refs int // guarded by viewMu; the latest has one of its own
+	refs int // guarded by viewMu; the latest snapshot has one reference for being the latest
 }
 
-// advance makes the state of the database the one that reads see. The caller
-// holds writing, and what has been written is durable.
+// advance makes reads see the current state of the database. The caller must hold writing,
+// and all writes must be durable.
 func (l *Log) advance() error {
 	s := &snapshot{Snapshot: l.db.NewSnapshot(), refs: 1}
 	l.viewMu.Lock()
@@ -318,7 +312,7 @@ func (l *Log) release(s *snapshot) error {
 	return nil
 }
 
-// view runs fn on the latest durable state.
+// view runs fn on the latest durable state of the log.
 func (l *Log) view(ctx context.Context, fn func(r pebble.Reader) error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -336,7 +330,7 @@ func (l *Log) view(ctx context.Context, fn func(r pebble.Reader) error) (err err
 	return errors.Join(err, l.guard(func() error { return l.release(s) }))
 }
 
-// iterate runs fn with an iterator over the keys from lower to below upper.
+// iterate runs fn with an iterator over the keys from lower up to, but not including, upper.
 func iterate(r pebble.Reader, lower, upper []byte, fn func(c *pebble.Iterator) error) error {
 	c, err := r.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
@@ -344,7 +338,7 @@ func iterate(r pebble.Reader, lower, upper []byte, fn func(c *pebble.Iterator) e
 	}
 	err = fn(c)
 	if e := c.Error(); e != nil {
-		err = e // it is why fn has missed something
+		err = e // the iterator's error is the cause of fn's
 	}
 	if e := c.Close(); e != nil && err == nil {
 		err = e
@@ -352,8 +346,7 @@ func iterate(r pebble.Reader, lower, upper []byte, fn func(c *pebble.Iterator) e
 	return err
 }
 
-// guard runs fn, and makes an error of this package's kind out of one of
-// Pebble's, or of a panic.
+// guard runs fn. It turns an error of Pebble, or a panic, into an error of this package.
 func (l *Log) guard(fn func() error) (err error) {
 	defer func() {
 		switch r := recover().(type) {
@@ -368,7 +361,7 @@ func (l *Log) guard(fn func() error) (err error) {
 	return fn()
 }
 
-// translate makes an error of this package's kind out of one of Pebble's.
+// translate turns an error of Pebble into an error of package store.
 func (l *Log) translate(err error) error {
 	switch {
 	case err == nil, errors.Is(err, store.ErrCorrupt):
@@ -381,7 +374,8 @@ func (l *Log) translate(err error) error {
 	return err
 }
 
-// locate names the directory in an error about a corrupt record that does not.
+// locate adds the directory to an error about a corrupt record, unless the error names it
+// already.
 func (l *Log) locate(err error) error {
 	c, ok := errors.AsType[*store.CorruptError](err)
 	if !ok {

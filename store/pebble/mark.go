@@ -17,19 +17,18 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// markFile is what makes a directory a log. It says whose it is, whether its
-// creation has ended, and how far it had come when the file was written.
+// markFile is the file that makes a directory a log. It holds the identity of the log,
+// whether its creation has finished, and the progress of the log when the file was written.
 //
-// It is replaced as a whole: written under another name, synced, renamed, and
-// the directory synced. So after a crash at any moment the old one or the new
-// one is there. It is the first file of a new log and is written in state
-// creating; while it is in that state nothing has been committed, and Open
-// throws away what there is of Pebble's files and begins again.
+// The file is always replaced as a whole: it is written under another name, synced and
+// renamed, and then the directory is synced. So after a crash either the old file or the new
+// one exists. It is the first file of a new log, in state creating. In that state nothing has
+// been committed, and Open deletes the files of Pebble and begins again.
 //
-// How far the log had come are the number of its commits, and the name and the
-// length of Pebble's list of tables, the manifest. It is written only when both
-// are durable, so an Open that finds less has met damage: Pebble itself takes a
-// manifest that is damaged for one that ends there, and forgets tables.
+// The progress is the number of commits, and the name and length of Pebble's list of tables,
+// the manifest. The mark is written only when both are durable, so an Open that finds less
+// has found damage. Pebble itself takes a damaged manifest for one that ends at the damage,
+// and forgets tables.
 const (
 	markFile = "PERDURE"
 	markTemp = markFile + ".tmp"
@@ -42,12 +41,12 @@ const (
 	stateReady    = 1
 )
 
-// A mark is what markFile holds.
+// A mark is the content of markFile.
 type mark struct {
 	info          store.LogInfo
 	state         byte
 	commits       uint64
-	manifest      uint64 // its number, 0 for none
+	manifest      uint64 // number of the manifest, or 0 for none
 	manifestBytes uint64
 }
 
@@ -93,7 +92,7 @@ func (m *mark) read(v []byte) error {
 	return nil
 }
 
-// readMark reads the mark of the directory, nil if there is none.
+// readMark reads the mark of the directory. It returns nil if there is none.
 func readMark(files vfs.FS, dir string) (*mark, error) {
 	v, err := readFile(files, files.PathJoin(dir, markFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -125,8 +124,8 @@ func writeMark(files vfs.FS, dir string, m *mark) error {
 	return syncDir(files, dir)
 }
 
-// mark writes down how far the log has come. The caller holds writing, and what
-// has been committed is durable.
+// mark writes the progress of the log to its mark. The caller must hold writing, and all
+// commits must be durable.
 func (l *Log) mark(state byte) error {
 	l.flushed.Store(false)
 	m := &mark{info: l.info, state: state, commits: l.writer.durable.commits}
@@ -140,8 +139,8 @@ func (l *Log) mark(state byte) error {
 	return nil
 }
 
-// measure sets which manifest the directory has, and how much of it is whole,
-// after making sure that this is durable.
+// measure makes the current manifest durable, and then records its number and the length of
+// its intact part.
 func (m *mark) measure(files vfs.FS, dir string) error {
 	name, err := manifestName(files, dir)
 	if err != nil {
@@ -194,12 +193,12 @@ func (m *mark) check(files vfs.FS, dir string) error {
 
 const (
 	manifestPrefix = "MANIFEST-"
-	// markerPrefix begins the name of the empty file whose name says which
-	// manifest holds: marker.manifest.000003.MANIFEST-000007.
+	// markerPrefix begins the name of the empty file that names the current manifest:
+	// marker.manifest.000003.MANIFEST-000007.
 	markerPrefix = "marker.manifest."
 )
 
-// manifestName returns the name of the manifest that holds.
+// manifestName returns the name of the current manifest.
 func manifestName(files vfs.FS, dir string) (string, error) {
 	names, err := files.List(dir)
 	if err != nil {
@@ -226,7 +225,7 @@ func manifestNumber(name string) (uint64, bool) {
 	return n, ok && err == nil
 }
 
-// wholeBytes returns how much of a manifest is whole.
+// wholeBytes returns the length of the intact part of a manifest.
 func wholeBytes(files vfs.FS, path string) (uint64, error) {
 	f, err := files.Open(path)
 	if err != nil {

@@ -44,8 +44,8 @@ func TestMark(t *testing.T) {
 		}
 	})
 
-	// A mark that tells of more than what is durable calls a sound log damaged
-	// after a loss of power.
+	// If a mark counted changes that are not durable, Open would call an intact log damaged
+	// after a power loss.
 	t.Run("tells of no list of tables that is not durable", func(t *testing.T) {
 		t.Parallel()
 		files := vfs.NewCrashableMem()

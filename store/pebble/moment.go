@@ -12,25 +12,25 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A moment is the log as it was after one commit, for those who read all of it.
-// It is used by one goroutine at a time.
+// A moment is a read view: the log after one commit, for a reader of the whole log. Only one
+// goroutine may use it at a time.
 //
-// While it is held, compactions keep what has been replaced since. Closing the
-// log lets go of it; then reads end with [store.ErrClosed].
+// While a read view is open, compactions keep the entries that were replaced since. Closing
+// the log releases the view; reads then end with [store.ErrClosed].
 type moment struct {
 	log      *Log
-	snapshot *snapshot // nil once let go of; guarded by viewMu of the log
+	snapshot *snapshot // nil once released; guarded by viewMu of the log
 	counters counters
 	heads    []uint64
 }
 
-// moment begins a read of the whole log. The caller closes it.
+// moment opens a read view. The caller must close it.
 func (l *Log) moment(ctx context.Context) (*moment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	// So that snapshot, counters and heads are those of one commit, and no Close
-	// runs meanwhile.
+	// The lock makes snapshot, counters and heads belong to the same commit, and keeps Close
+	// from running at the same time.
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	if err := l.usable(); err != nil {
@@ -51,7 +51,7 @@ func (l *Log) moment(ctx context.Context) (*moment, error) {
 	return m, nil
 }
 
-// Close lets go of the moment. It may be called more than once.
+// Close releases the read view. It may be called more than once.
 func (m *moment) Close() error {
 	l := m.log
 	l.reading.RLock()
@@ -67,12 +67,12 @@ func (m *moment) letGo() error {
 	delete(l.moments, m)
 	l.viewMu.Unlock()
 	if l.broken.Load() != nil {
-		return nil // Pebble's locks may never come free
+		return nil // some of Pebble's locks may stay locked forever
 	}
 	return l.release(s)
 }
 
-// letGoOfMoments lets go of all moments that are held. The caller holds reading.
+// letGoOfMoments releases all open read views. The caller must hold reading.
 func (l *Log) letGoOfMoments() (err error) {
 	l.viewMu.Lock()
 	var held []*moment
@@ -86,7 +86,7 @@ func (l *Log) letGoOfMoments() (err error) {
 	return err
 }
 
-// view runs fn on the log as it was at the moment.
+// view runs fn on the read view's snapshot.
 func (m *moment) view(ctx context.Context, fn func(r pebble.Reader) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -115,16 +115,16 @@ func (m *moment) find(ctx context.Context, k []byte) (v []byte, err error) {
 	return v, err
 }
 
-// entries calls yield with all entries from lower to below upper until it
-// returns false. An entry is valid until yield returns. Damage is an error
-// without an entry; if yield returns true, the iteration goes on behind it. Any
-// other error ends the iteration.
+// entries calls yield with all entries from lower up to, but not including, upper, until
+// yield returns false. An entry is valid until yield returns. Damage is an error without an
+// entry; if yield returns true, the iteration continues after the damage. Any other error
+// ends the iteration.
 func (m *moment) entries(ctx context.Context, lower, upper []byte, yield func(k, v []byte, err error) bool) {
 	p := storekit.NewPage()
 	defer p.Release()
 	for from := lower; from != nil; {
 		var next []byte
-		p.Reset() // for a view that fails before it reads
+		p.Reset() // needed if the view fails before it reads
 		err := m.view(ctx, func(r pebble.Reader) (err error) {
 			next, err = fillEntries(r, p, from, upper)
 			return err
@@ -149,13 +149,13 @@ func (m *moment) entries(ctx context.Context, lower, upper []byte, yield func(k,
 	}
 }
 
-// fillEntries copies a page of entries to an empty one and returns the key to go on with, or
-// nil. What it has copied before an error is good.
+// fillEntries copies a page of entries to an empty page. It returns the key of the next page,
+// or nil. The entries copied before an error are valid.
 func fillEntries(r pebble.Reader, p *storekit.Page, from, upper []byte) (next []byte, err error) {
 	return fillWith(r, p, from, upper, func(_, v []byte) ([]byte, error) { return v, nil })
 }
 
-// fillWith is fillEntries for what keep makes of each value.
+// fillWith is like fillEntries, but stores the result of keep in place of each value.
 func fillWith(r pebble.Reader, p *storekit.Page, from, upper []byte, keep func(k, v []byte) ([]byte, error)) (next []byte, err error) {
 	err = iterate(r, from, upper, func(c *pebble.Iterator) error {
 		for ok := c.First(); ok; ok = c.Next() {
@@ -177,9 +177,10 @@ func fillWith(r pebble.Reader, p *storekit.Page, from, upper []byte, keep func(k
 	return next, err
 }
 
-// behind returns where to go on after damage that comes after a key: at the first
-// key that can be read before the next table begins or ends, or there, since the tables
-// are what Pebble finds without reading a damaged one. It returns nil if there is none.
+// behind returns the key at which to continue after damage that comes after k: the first
+// readable key before the next boundary of a table, or else that boundary. Pebble knows the
+// boundaries of tables without reading a damaged table. behind returns nil if there is no
+// such key.
 func (m *moment) behind(ctx context.Context, k, upper []byte) (next []byte, err error) {
 	next, err = m.nextTable(ctx, k, upper)
 	if err != nil {
@@ -212,7 +213,7 @@ func (m *moment) behind(ctx context.Context, k, upper []byte) (next []byte, err 
 	return next, failure
 }
 
-// nextTable returns where the next table begins or ends after a key, or nil.
+// nextTable returns the first boundary of a table after a key, or nil.
 func (m *moment) nextTable(ctx context.Context, k, upper []byte) (next []byte, err error) {
 	err = m.view(ctx, func(pebble.Reader) error {
 		levels, err := m.log.db.SSTables()

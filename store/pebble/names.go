@@ -25,8 +25,8 @@ func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.R
 	return nil, fmt.Errorf("receipt %q of %v: %w", name, key, l.locate(err))
 }
 
-// Receipts implements [store.Receipts]. Receipts that come or go during the
-// iteration may or may not be seen.
+// Receipts implements [store.Receipts]. The iteration may or may not yield receipts that are
+// added or deleted while it runs.
 func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
 	return l.receipts(ctx, key, store.DecodeReceipt)
 }
@@ -48,7 +48,7 @@ func decodeReceipt(key store.Key, k, record []byte) (*store.Receipt, error) {
 	return inItsPlace(key, k, r, err)
 }
 
-// inItsPlace returns a receipt that was decoded, or an error if it belongs elsewhere.
+// inItsPlace returns a decoded receipt, or an error if it belongs to another key.
 func inItsPlace(key store.Key, k []byte, r *store.Receipt, err error) (*store.Receipt, error) {
 	if err == nil && (r.Entity != key || !bytes.Equal(nameKey(bucketReceipt, r.Entity, r.Name), k)) {
 		err = corruptKey(k, fmt.Sprintf("found receipt %q of %v in its place", r.Name, r.Entity))
@@ -72,8 +72,8 @@ func (l *Log) Owner(ctx context.Context, c store.Claim) (store.Key, error) {
 	return owned.Owner, nil
 }
 
-// Claims implements [store.Claims]. Claims that come or go during the iteration
-// may or may not be seen.
+// Claims implements [store.Claims]. The iteration may or may not yield claims that are added
+// or released while it runs.
 func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed, error] {
 	decode := func(k, record []byte) (store.Claimed, error) {
 		c, err := decodeClaim(k, record)
@@ -85,7 +85,7 @@ func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed,
 	return records(ctx, l, "claims", storekit.AppendPair([]byte{byte(bucketClaim)}, space, ""), decode)
 }
 
-// readClaim returns who holds a value, or nil.
+// readClaim returns the owner of a claim, or nil if the claim is free.
 func readClaim(r pebble.Reader, c store.Claim) (*store.Claimed, error) {
 	k := claimKey(c)
 	record, err := getRecord(r, k)
@@ -116,7 +116,7 @@ func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
 	return all, nil
 }
 
-// Deleted implements [store.Deletions]. It reads the bookmarks of deletions only.
+// Deleted implements [store.Deletions]. It reads only the bookmarks of deletions.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	var all []store.Deletion
 	prefix := append([]byte{byte(bucketBookmark)}, store.DeletionPrefix...)
@@ -150,9 +150,9 @@ func (l *Log) record(ctx context.Context, k []byte) (record []byte, err error) {
 	return record, err
 }
 
-// records yields what decode makes of the records whose keys begin with a
-// prefix, in the order of their keys. What decode returns shares nothing with
-// what it gets. What names them in errors.
+// records yields the decoded records whose keys begin with a prefix, in the order of their
+// keys. The result of decode must not share memory with its arguments. The argument what
+// names the records in errors.
 func records[T any](ctx context.Context, l *Log, what string, prefix []byte, decode func(k, record []byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
@@ -185,7 +185,7 @@ func records[T any](ctx context.Context, l *Log, what string, prefix []byte, dec
 	}
 }
 
-// fillRecords copies a page of records and returns the key to go on with, or nil.
+// fillRecords copies a page of records and returns the key of the next page, or nil.
 func fillRecords(r pebble.Reader, p *storekit.Page, from, end []byte) (next []byte, err error) {
 	p.Reset()
 	return fillWith(r, p, from, end, func(k, v []byte) ([]byte, error) {

@@ -22,23 +22,23 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// formatVersion is the format of the directories that this package writes, and
-// the highest that it reads.
+// formatVersion is the directory format that this package writes, and the highest that it
+// reads.
 const formatVersion = 1
 
-// pebbleFormat is the format of Pebble's own files. It has the WAL whose chunks
-// say what was synced before them, so that damage in its middle shows.
+// pebbleFormat is the format of Pebble's own files. In this format the chunks of the WAL say
+// which bytes before them were synced, so that damage in the middle of a WAL is noticed.
 const pebbleFormat = pebble.FormatTableFormatV6
 
-// Open opens the log in the directory at path, and creates it if there is none
-// or an empty one, with mode 0700, in a directory that exists. The directory is
-// locked to the returned Log until it is closed.
+// Open opens the log in the directory at path. If path does not exist or is an empty
+// directory, Open creates a log there, with mode 0700; the parent directory must exist. The
+// returned Log has the lock of the directory until it is closed.
 //
-// The error matches [store.ErrInUse] if another process or Log has the directory
-// open, [store.ErrFormat] if it is not a log or of a newer format (then it is
-// untouched), [store.ErrCorrupt] if it is damaged, [store.ErrUnfinished] if it is
-// what a broken import has left, and [store.ErrInvalid] if the options are wrong
-// or do not fit the log; errors of the operating system match themselves.
+// The error matches [store.ErrInUse] if another process or Log has the directory open,
+// [store.ErrFormat] if the directory is not a log or has a newer format (Open does not change
+// it then), [store.ErrCorrupt] if the log is damaged, [store.ErrUnfinished] if an aborted
+// import has left the log unfinished, and [store.ErrInvalid] if the options are wrong or do
+// not fit the log. Errors of the operating system match themselves.
 func Open(path string, opts ...Option) (*Log, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -56,7 +56,7 @@ func Open(path string, opts ...Option) (*Log, error) {
 	l.writer.log = l
 	if err := l.open(); err != nil {
 		l.closed.Store(true)
-		err = errors.Join(l.locate(err), l.shut()) // shut is silent if err has broken the log
+		err = errors.Join(l.locate(err), l.shut()) // shut returns nil if err has broken the log
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return l, nil
@@ -84,17 +84,17 @@ func (l *Log) open() error {
 	return l.guard(func() error { return l.start(m) })
 }
 
-// begin reads the mark, or makes one for a new log. It returns nil if the mark is
-// damaged and the log is opened for reading: the database says the same of itself,
-// but for how far it had come. That commits at its end are missing can then not be
-// noticed, and [Log.VerifyFiles] tells of the mark.
+// begin reads the mark, or writes one for a new log. It returns nil if the mark is damaged
+// and the log is opened for reading. The database contains everything in the mark except the
+// progress of the log. Without it, Open cannot notice that the last commits are missing.
+// [Log.VerifyFiles] reports the damaged mark.
 func (l *Log) begin() (*mark, error) {
 	m, err := readMark(l.fs, l.dir)
 	switch {
 	case errors.Is(err, store.ErrCorrupt) && l.readOnly:
 		l.markless = l.locate(err)
 		l.logger.Error("the mark of a log is damaged; it is read without", "log", l.path, "error", err)
-		return nil, nil //nolint:nilnil // there is none that can be believed
+		return nil, nil //nolint:nilnil // the log is read without a mark
 	case err != nil:
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (l *Log) begin() (*mark, error) {
 	return m, nil
 }
 
-// accept takes over what the log says about itself, if it fits the options.
+// accept stores the description of the log if it fits the options.
 func (l *Log) accept(info *store.LogInfo) error {
 	if l.partitionsSet && l.partitions != info.Partitions {
 		return fmt.Errorf("%w: the log has %d partitions, not %d", store.ErrInvalid, info.Partitions, l.partitions)
@@ -115,7 +115,7 @@ func (l *Log) accept(info *store.LogInfo) error {
 	return nil
 }
 
-// enter makes the directory, looks whether it may be a log, and locks it.
+// enter creates the directory if needed, checks that it may be a log, and locks it.
 func (l *Log) enter() error {
 	parent := l.files.PathDir(l.path)
 	if _, err := l.files.Stat(parent); err != nil {
@@ -144,8 +144,9 @@ func (l *Log) enter() error {
 	return l.takeLock()
 }
 
-// canonical returns the one path of a directory, so that two Logs of one process
-// cannot have it open by different ones: the lock is one of the process.
+// canonical returns the absolute path of a directory without symbolic links. The lock belongs
+// to the process, so two Logs of one process must not open the directory under different
+// paths.
 func canonical(files vfs.FS, path string) (string, error) {
 	if vfs.Root(files) != vfs.Default {
 		return path, nil
@@ -157,8 +158,8 @@ func canonical(files vfs.FS, path string) (string, error) {
 	return filepath.EvalSymlinks(path)
 }
 
-// probe looks whether a directory is a log, or may become one, before anything
-// is written to it, whosever it is.
+// probe checks that a directory is a log, or may become one, before Open writes anything to
+// it.
 func (l *Log) probe() error {
 	m, err := readMark(l.files, l.dir)
 	if errors.Is(err, store.ErrCorrupt) {
@@ -178,7 +179,7 @@ func (l *Log) probe() error {
 		return err
 	}
 	for _, name := range names {
-		if name != lockFile && name != markTemp { // of a creation that was broken off
+		if name != lockFile && name != markTemp { // files of an aborted creation
 			return fmt.Errorf("%w: a directory that holds %s and no %s", store.ErrFormat, name, markFile)
 		}
 	}
@@ -200,8 +201,8 @@ func (l *Log) takeLock() error {
 			l.lock = lock
 			return nil
 		}
-		// Pebble says in words that this process holds it, and by a bare number
-		// of the system that another does.
+		// If this process has the lock, Pebble returns an error with a text. If another
+		// process has it, Pebble returns only an errno.
 		_, isPath := errors.AsType[*fs.PathError](err)
 		errno, isErrno := errors.AsType[syscall.Errno](err)
 		if isPath || isErrno && errno != syscall.EAGAIN && errno != syscall.EACCES || errors.Is(err, errFenced) {
@@ -215,7 +216,7 @@ func (l *Log) takeLock() error {
 	}
 }
 
-// create begins a log in the directory, or anew one that was begun.
+// create begins a new log in the directory, or begins again one whose creation was aborted.
 func (l *Log) create(begun *mark) (*mark, error) {
 	if begun == nil {
 		id, err := uuid.NewV7()
@@ -249,8 +250,8 @@ func (l *Log) walPath() string {
 	return l.files.PathJoin(l.dir, l.walDir)
 }
 
-// walOption returns the directory of the WAL as Pebble wants it: a relative one
-// is within the directory, wherever that is moved.
+// walOption returns the directory of the WAL for Pebble's options. A relative path stays
+// within the directory of the log, even after that is moved.
 func (l *Log) walOption() string {
 	if l.walDir == "" || filepath.IsAbs(l.walDir) {
 		return l.walDir
@@ -258,7 +259,7 @@ func (l *Log) walOption() string {
 	return pebble.MakeStoreRelativePath(l.files, l.walDir)
 }
 
-// remove removes the files of a directory that are chosen, if it exists.
+// remove removes the chosen files of a directory, if the directory exists.
 func (l *Log) remove(dir string, chosen func(name string) bool) error {
 	names, err := l.files.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -280,8 +281,8 @@ func (l *Log) remove(dir string, chosen func(name string) bool) error {
 
 const optionsPrefix = "OPTIONS-"
 
-// ofPebble reports whether a file is one of Pebble's. In a log whose creation
-// has not ended they hold nothing.
+// ofPebble reports whether a file belongs to Pebble. In a log whose creation has not
+// finished, these files contain no commits.
 func ofPebble(name string) bool {
 	for _, prefix := range []string{manifestPrefix, optionsPrefix, "marker."} {
 		if strings.HasPrefix(name, prefix) {
@@ -295,7 +296,7 @@ func ofPebble(name string) bool {
 	return false
 }
 
-// Bounds of Pebble's work in the background.
+// Limits of Pebble's background work.
 const (
 	memTablesMax     = 4
 	openFilesMax     = 1000
@@ -319,7 +320,7 @@ func (l *Log) options(files vfs.FS, cache *pebble.Cache) *pebble.Options {
 	}
 	o.TargetFileSizes[0] = tableBytes
 	for i := range o.Levels {
-		// For what is mostly not there: a receipt, a claim.
+		// The filter speeds up searches for keys that usually do not exist: receipts, claims.
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBitsPerKey)
 	}
 	return o
@@ -332,7 +333,7 @@ func (l *Log) openDB() error {
 	}
 	l.begun = true
 	cache := pebble.NewCache(l.cacheBytes)
-	defer cache.Unref() // the database has a share of its own
+	defer cache.Unref() // the database has its own reference
 	opened, files := make(chan *pebble.DB, 1), &pit{fence: l.fs, log: l}
 	err := l.apart(func() error {
 		db, err := pebble.Open(l.dir, l.options(files, cache))
@@ -356,11 +357,11 @@ func (l *Log) openDB() error {
 	case strings.Contains(err.Error(), "unknown format major version"):
 		return fmt.Errorf("%w: written by a newer Pebble: %w", store.ErrFormat, err)
 	}
-	// The mark says that there is a log. Then what Pebble misses was there.
+	// According to the mark there is a log, so a file that Pebble misses has existed.
 	return &store.CorruptError{What: "file", Reason: err.Error()}
 }
 
-// start makes the log ready once Pebble has opened the directory.
+// start makes the log ready after Pebble has opened the directory.
 func (l *Log) start(m *mark) error {
 	if m != nil && m.state == stateCreating {
 		if err := l.writer.create(); err != nil {
@@ -404,7 +405,7 @@ func (l *Log) start(m *mark) error {
 	return l.mark(stateReady)
 }
 
-// readInfo returns what the database says about itself.
+// readInfo returns the description of the log from the database.
 func readInfo(r pebble.Reader) (*store.LogInfo, error) {
 	record, err := getRecord(r, appendKey(nil, bucketMeta, metaInfo))
 	if err == nil && record == nil {
@@ -416,7 +417,7 @@ func readInfo(r pebble.Reader) (*store.LogInfo, error) {
 	return store.DecodeLogInfo(record)
 }
 
-// create writes what a new log holds.
+// create writes the first entries of a new log.
 func (w *writer) create() error {
 	b := w.log.db.NewBatch()
 	k := appendKey(nil, bucketMeta, metaInfo)
@@ -433,9 +434,8 @@ func (w *writer) create() error {
 	return b.Close()
 }
 
-// loadHeads reads the heads of all partitions, and compares them with the ends
-// of the partitions, so that a lost end is noticed before a position is given
-// away twice.
+// loadHeads reads the heads of all partitions, and compares them with the last events of the
+// partitions. It thus notices a lost last event before its position is used again.
 func (l *Log) loadHeads(r pebble.Reader) error {
 	w := &l.writer
 	l.heads = make([]atomic.Uint64, l.info.Partitions)
@@ -458,7 +458,7 @@ func (l *Log) loadHeads(r pebble.Reader) error {
 				l.heads[i].Store(n)
 			}
 			if l.salvaged != nil {
-				continue // the ends may be missing
+				continue // the last events may be missing
 			}
 			want := logKey(store.NewPosition(i, w.heads[i]))
 			ok := c.SeekGE(want)

@@ -13,19 +13,19 @@ import (
 
 // Defaults of the options.
 const (
-	// LockTimeout is how long [Open] waits for the directory's lock: long enough
-	// for a process that is just ending, short enough for a person.
+	// LockTimeout is the default time that [Open] waits for the lock of the directory. It is
+	// long enough for another process to end, and short enough for a person to wait.
 	LockTimeout = time.Second
-	// MemTableBytes is the size of a memtable.
+	// MemTableBytes is the default size of a memtable.
 	MemTableBytes = 64 << 20
-	// CacheBytes is the size of the block cache.
+	// CacheBytes is the default size of the block cache.
 	CacheBytes = 256 << 20
-	// WALBytesPerSync is how many bytes of the WAL are written before the kernel
-	// is asked to begin writing them to disk.
+	// WALBytesPerSync is the default number of bytes written to the WAL before Pebble asks
+	// the kernel to begin writing them to disk.
 	WALBytesPerSync = 512 << 10
 )
 
-// Bounds of what the options take.
+// Limits of the options.
 const (
 	memTableBytesMin = 1 << 20
 	memTableBytesMax = 1 << 30
@@ -39,81 +39,81 @@ type option func(*config)
 
 func (o option) apply(c *config) { o(c) }
 
-// WithPartitions sets how many partitions a new log gets, from 1 (the default)
-// to [store.PartitionsMax]. A log keeps its number for ever: if the log exists
-// and has another number, Open returns an error matching [store.ErrInvalid].
+// WithPartitions sets the number of partitions of a new log, from 1 (the default) to
+// [store.PartitionsMax]. The number of an existing log never changes: if it differs from n,
+// Open returns an error matching [store.ErrInvalid].
 func WithPartitions(n int) Option {
 	return option(func(c *config) { c.partitions, c.partitionsSet = n, true })
 }
 
-// WithClock sets where commit times come from, [time.Now] by default. It is
-// called once for each transaction, by one goroutine at a time.
+// WithClock sets the source of commit times. The default is [time.Now]. The log calls it once
+// for each transaction, from one goroutine at a time.
 func WithClock(now func() time.Time) Option {
 	return option(func(c *config) { c.now = now })
 }
 
-// WithLockTimeout sets how long Open waits while another process or another
-// [Log] of this one has the directory open, [LockTimeout] by default. The lock
-// is tried every 50 ms, and at least once.
+// WithLockTimeout sets how long Open waits while another process, or another [Log] of this
+// process, has the directory open. The default is [LockTimeout]. Open tries the lock every 50
+// ms, and at least once.
 func WithLockTimeout(d time.Duration) Option {
 	return option(func(c *config) { c.lockTimeout = d })
 }
 
-// WithWALDir puts the write-ahead log into a directory of its own, on a disk of
-// its own where that helps. A relative path is one within the directory of the
-// log. The log must be opened with the same one each time.
+// WithWALDir puts the write-ahead log into a directory of its own, for example on another
+// disk. A relative path is within the directory of the log. The log must be opened with the
+// same path each time.
 func WithWALDir(dir string) Option {
 	return option(func(c *config) { c.walDir = dir })
 }
 
-// WithWALBytesPerSync sets how many bytes of the WAL are written before the
-// kernel is asked to begin writing them to disk, [WALBytesPerSync] by default,
-// so that the sync of a large commit finds less to do. 0 leaves it to the kernel.
+// WithWALBytesPerSync sets the number of bytes written to the WAL before Pebble asks the
+// kernel to begin writing them to disk, so that the sync of a large commit has less to do.
+// The default is [WALBytesPerSync]. The value 0 leaves the decision to the kernel.
 func WithWALBytesPerSync(n int) Option {
 	return option(func(c *config) { c.walBytesPerSync = n })
 }
 
-// WithMemTable sets the size of a memtable in bytes, from 1 MiB to 1 GiB,
-// [MemTableBytes] by default. What is committed stays in one, beside the WAL,
-// until it is full and written to a table. Up to four are there at once when
-// writing the tables falls behind. Small ones cost most of the throughput.
+// WithMemTable sets the size of a memtable in bytes, from 1 MiB to 1 GiB. The default is
+// [MemTableBytes]. A memtable holds committed entries, which are also in the WAL, until it is
+// full and Pebble writes it to a table. Up to four exist at once if Pebble cannot write the
+// tables fast enough. Small memtables greatly reduce the throughput.
 func WithMemTable(bytes int) Option {
 	return option(func(c *config) { c.memTableBytes = bytes })
 }
 
-// WithCache sets the size of the cache of table blocks in bytes, at least 1 MiB,
-// [CacheBytes] by default.
+// WithCache sets the size of the cache of table blocks in bytes, at least 1 MiB. The default
+// is [CacheBytes].
 func WithCache(bytes int64) Option {
 	return option(func(c *config) { c.cacheBytes = bytes })
 }
 
-// WithLogger sets where Pebble's messages go: what it does at level Debug, what
-// has failed at level Error. By default they are dropped.
+// WithLogger sets the logger for Pebble's messages: reports of its work have level Debug,
+// failures have level Error. The default discards them.
 func WithLogger(l *slog.Logger) Option {
 	return option(func(c *config) { c.logger = l })
 }
 
-// ReadOnly opens an existing log for reading alone, for tools. Like a writer it
-// has the directory for itself. Commit and the methods of [store.Pruner] return
-// an error matching [errors.ErrUnsupported]. It writes nothing but the file
-// LOCK, and what a killed process has left in the WAL takes memory. A log whose
-// file PERDURE is damaged, which is refused otherwise, is read without it; then
-// nothing tells whether its last commits are there.
+// ReadOnly opens an existing log only for reading, for tools. It takes the lock of the
+// directory like a writer. Commit and the methods of [store.Pruner] return an error matching
+// [errors.ErrUnsupported]. The log writes only the file LOCK. Entries that a killed process
+// has left in the WAL are kept in memory. ReadOnly also opens a log whose file PERDURE is
+// damaged, which Open refuses otherwise. Open then cannot tell whether the last commits are
+// missing.
 func ReadOnly() Option {
 	return option(func(c *config) { c.readOnly = true })
 }
 
-// Salvage opens a broken log for reading alone: all that can be read of its files is
-// written to a directory for temporary files (see [os.TempDir]), which needs as much room
-// as the log, and is opened there; Close removes it. The directory of the log is not
-// changed. Open then takes as long as reading the whole log, and little memory.
+// Salvage opens a broken log only for reading. Open writes all readable records of its files
+// to a directory for temporary files (see [os.TempDir]), which needs as much space as the
+// log, and opens that copy. Close removes the copy. The directory of the log is not changed.
+// Open reads the whole log, which takes time but little memory.
 //
-// It works if tables, write-ahead logs, the list of tables or the file PERDURE are
-// damaged, cut off or missing. [Log.Faults] says what was wrong, and so does
-// [store.Verify]; [store.Copy] makes a log of it that can be written to. Where records
-// may be missing without a trace, the copy has a damaged record of [store.LostKind] for
-// them, so it is never called whole. Example: of a log whose list of tables is lost, all
-// events are there, and a claim that was released just before may be back.
+// Salvage works if tables, write-ahead logs, the list of tables or the file PERDURE are
+// damaged, truncated or missing. [Log.Faults] and [store.Verify] report the faults.
+// [store.Copy] makes a log from it that can be written to. If records may be missing without
+// a trace, the copy has a damaged record of [store.LostKind] for them, so a later check never
+// reports it as complete. Example: if the list of tables is lost, the copy has all events,
+// but a claim that was released just before may exist again.
 func Salvage() Option {
 	return option(func(c *config) { c.readOnly, c.salvage = true, true })
 }
@@ -132,11 +132,11 @@ type config struct {
 	readOnly        bool
 	salvage         bool
 
-	// Not for users.
+	// Settings for this package and its tests.
 	files    vfs.FS
 	sync     *pebble.WriteOptions
-	salvaged *salvaged // of a log that is one; it is opened whatever is missing
-	trusting bool      // takes Pebble's word for what the mark would tell
+	salvaged *salvaged // set for the copy made by a salvage; records may be missing from it
+	trusting bool      // test fault: the mark is not compared
 }
 
 func newConfig(opts []Option) (*config, error) {

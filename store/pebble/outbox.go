@@ -14,12 +14,13 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A row of the outbox is a message under its sequence, an entry of due if it is
-// pending or of parked if it is not, one of halted as well if it is halted, and an entry
-// of timer if it is one.
+// A message of the outbox has one entry under its sequence, and one in the list of due
+// messages if it is pending or in the list of parked ones if it is not. It has another entry
+// in the list of halted messages if it is halted, and one in the list of timers if it is a
+// timer.
 
-// checkSettle returns why the settlements cannot be made, or nil. They take
-// effect one after the other, so a row that one removes is gone for the next.
+// checkSettle returns an error if the settlements are not possible. They take effect one
+// after the other, so a message that one removes does not exist for the next.
 func (w *writer) checkSettle(settle []store.Settlement) error {
 	var gone map[uint64]bool
 	for i := range settle {
@@ -49,7 +50,7 @@ func (w *writer) checkSettle(settle []store.Settlement) error {
 	return nil
 }
 
-// checkTimers reads the timers that the batch is going to replace or cancel.
+// checkTimers reads the timers that the batch will replace or cancel.
 func (w *writer) checkTimers(b *store.Batch) error {
 	for _, name := range b.Cancel {
 		if _, err := w.timer(b.Key, name); err != nil {
@@ -162,7 +163,7 @@ func (w *writer) removeMessage(m *store.Message) error {
 	return w.delete(dueKey(m))
 }
 
-// message returns a row, or nil.
+// message returns a message of the outbox, or nil if it does not exist.
 func (w *writer) message(sequence uint64) (*store.Message, error) {
 	record, err := getRecord(w.reader(), sequenceKey(bucketMessage, sequence))
 	if record == nil || err != nil {
@@ -171,7 +172,7 @@ func (w *writer) message(sequence uint64) (*store.Message, error) {
 	return decodeMessage(sequence, record)
 }
 
-// timer returns the row of a timer, or nil.
+// timer returns the message of a timer, or nil if the timer is not set.
 func (w *writer) timer(key store.Key, name string) (*store.Message, error) {
 	k := nameKey(bucketTimer, key, name)
 	sequence, ok, err := getNumber(w.reader(), k)
@@ -196,14 +197,14 @@ func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
 	return m, err
 }
 
-// Messages implements [store.Outbox]. Rows that come or go during the iteration
-// may or may not be seen.
+// Messages implements [store.Outbox]. The iteration may or may not yield messages that are
+// added or deleted while it runs.
 func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
 	return l.messages(ctx, q, false)
 }
 
-// Undelivered implements [store.Halting]. Rows that come or go during the iteration may
-// or may not be seen.
+// Undelivered implements [store.Halting]. The iteration may or may not yield messages that
+// are added or deleted while it runs.
 func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
 	q.Parked = false
 	return l.messages(ctx, q, true)
@@ -220,7 +221,7 @@ func (l *Log) messages(ctx context.Context, q store.MessageQuery, halted bool) i
 	case !q.DueBy.IsZero():
 		o.end = above(storekit.AppendDueBy([]byte{byte(bucketDue)}, q.DueBy))
 	}
-	o.next = append(o.next, 0) // above it
+	o.next = append(o.next, 0) // the smallest key after it
 	return func(yield func(*store.Message, error) bool) {
 		o := o
 		p := storekit.NewPage()
@@ -249,12 +250,12 @@ func (l *Log) messages(ctx context.Context, q store.MessageQuery, halted bool) i
 	}
 }
 
-// An outboxReader reads the messages that a list names, a page at a time.
+// An outboxReader reads the messages of a list, a page at a time.
 type outboxReader struct {
 	log    *Log
-	halted bool   // with those of the list of halted ones, in one order
-	next   []byte // where to go on in the list of due or parked; nil at the end
-	end    []byte // above the last one
+	halted bool   // also read the list of halted messages, merged in order
+	next   []byte // next key in the list of due or parked messages; nil at the end
+	end    []byte // bound above the last key
 }
 
 // fill copies the next page of messages, each under its sequence.
@@ -277,7 +278,8 @@ func (o *outboxReader) fill(r pebble.Reader, p *storekit.Page) error {
 	})
 }
 
-// page is fill with an iterator of the list, and one of the list of halted messages or nil.
+// page fills a page from an iterator of the list, and one of the list of halted messages or
+// nil.
 func (o *outboxReader) page(r pebble.Reader, p *storekit.Page, list, halted *pebble.Iterator) error {
 	ok := list.First()
 	more := halted != nil && halted.First()
@@ -306,7 +308,7 @@ func (o *outboxReader) page(r pebble.Reader, p *storekit.Page, list, halted *peb
 			return err
 		}
 		if c != halted || isHalted(record, err) {
-			p.Add(binary.BigEndian.AppendUint64(nil, sequence), record) // none of a damaged message, which is told when its turn comes
+			p.Add(binary.BigEndian.AppendUint64(nil, sequence), record) // a damaged message has no record; decodeMessage reports it
 		}
 		if c == halted {
 			more = halted.Next()

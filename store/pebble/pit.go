@@ -12,26 +12,25 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// A pit is the files as Pebble sees them: an operation that must not fail either
-// succeeds or does not return.
+// A pit is the file system that Pebble gets. If an operation that must not fail does fail,
+// the pit blocks the goroutine forever instead of returning the error.
 //
-// Pebble panics when it cannot write, sync or create a file of its write-ahead
-// log, and it does so in a place where a deferred Unlock of a mutex that is not
-// locked then ends the process, whoever recovers. So after such an error the log
-// is broken, and the goroutine waits for ever, as do all others of this Pebble at
-// their next operation of the kind. They hold no lock that a read needs, since
-// Pebble gives it back before it touches a file. The callers of the log do not
-// wait for them: see [Log.apart].
+// Pebble panics when it cannot write, sync or create a file of its write-ahead log. At that
+// place a deferred Unlock of a mutex that is not locked then ends the process, even if a
+// caller recovers. So after such an error the log is broken, and the goroutine blocks
+// forever. So do all other goroutines of this Pebble at their next failing operation. They
+// hold no lock that a read needs, since Pebble releases it before it uses a file. The callers
+// of the log do not wait for them: see [Log.apart].
 //
-// While Pebble opens the directory that holds for reading too. A Pebble that
-// cannot be opened takes away what a compaction it has begun still uses.
+// While Pebble opens the directory, failing reads block too. If pebble.Open returned an
+// error, it would delete files that a compaction which it has started still uses.
 type pit struct {
 	*fence
 	log    *Log
 	opened atomic.Bool
 }
 
-// hold does not return if an operation on a file of the log has failed.
+// hold blocks forever if an operation on a file of the log has failed.
 func (p *pit) hold(name string, err error) error {
 	if err != nil && p.mine(name) {
 		p.log.breakDown(fmt.Errorf("pebble cannot go on: %w", err))
@@ -40,7 +39,7 @@ func (p *pit) hold(name string, err error) error {
 	return err
 }
 
-// holdOpening is hold for what may fail once the directory is open.
+// holdOpening is like hold, for operations that may fail once the directory is open.
 func (p *pit) holdOpening(name string, err error) error {
 	if p.opened.Load() || errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -48,7 +47,7 @@ func (p *pit) holdOpening(name string, err error) error {
 	return p.hold(name, err)
 }
 
-// mine reports whether a file is one of the log, and not of a copy.
+// mine reports whether a file belongs to the log, and not to a copy of it.
 func (p *pit) mine(name string) bool {
 	return within(name, p.log.dir) || within(name, p.log.walPath())
 }
@@ -124,7 +123,7 @@ func (p *pit) MkdirAll(dir string, mode os.FileMode) error {
 	return p.holdOpening(dir, p.fence.MkdirAll(dir, mode))
 }
 
-// A pitReader is a file that Pebble has opened for reading while it opened the
+// A pitReader is a file that Pebble has opened for reading while it was opening the
 // directory.
 type pitReader struct {
 	vfs.File
@@ -132,7 +131,7 @@ type pitReader struct {
 	name string
 }
 
-// hold lets pass the end of the file.
+// hold is like holdOpening, but returns the error for the end of the file.
 func (f *pitReader) hold(err error) error {
 	if errors.Is(err, io.EOF) {
 		return err

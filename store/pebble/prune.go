@@ -12,14 +12,13 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// deleteMax bounds what one transaction deletes. Each event may be in a blob of
-// its own, which is written anew without it.
+// deleteMax bounds the events that one transaction deletes. Each event may be in another
+// blob, which the transaction must rewrite.
 const deleteMax = 1024
 
-// DeleteEvents implements [store.Pruner]. It deletes some thousand events in a
-// transaction, so an error may come after part of them: then it returns how
-// many are deleted for certain. What is deleted leaves the disk when Pebble
-// next compacts the tables that hold it.
+// DeleteEvents implements [store.Pruner]. It deletes up to 1,024 events in each transaction,
+// so it may fail after some of them. Then it returns the number of events that are certainly
+// deleted. Deleted events leave the disk when Pebble next compacts the tables that hold them.
 func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
 	n, err := l.prune(ctx, key, func(w *writer, s *stream) (int, error) { return w.deleteEvents(s, below, through) })
 	if err != nil {
@@ -37,8 +36,8 @@ func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Ve
 	return n, nil
 }
 
-// prune runs fn in one transaction after the other until it deletes no more
-// than fits in one.
+// prune runs fn in transactions, one after the other, until fn deletes fewer entries than the
+// limit for one transaction.
 func (l *Log) prune(ctx context.Context, key store.Key, fn func(*writer, *stream) (int, error)) (int, error) {
 	if err := key.Validate(); err != nil {
 		return 0, err
@@ -63,7 +62,7 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(*writer, *stream
 	}
 }
 
-// exclusively runs fn as a transaction between those of the committers.
+// exclusively runs fn as a transaction while no commit runs.
 func (l *Log) exclusively(fn func(w *writer) error) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -118,12 +117,12 @@ func (w *writer) deleteEvents(s *stream, below store.Version, through store.Posi
 		if err := w.noteDeletion(s.key.Kind, slices.Max(slices.Collect(maps.Keys(gone)))); err != nil {
 			return 0, err
 		}
-		w.log.sparse.Store(true) // before anybody can see it
+		w.log.sparse.Store(true) // before the deletion becomes visible to readers
 	}
 	return len(gone), nil
 }
 
-// noteDeletion moves the bookmark that says how far events of a kind are deleted.
+// noteDeletion updates the bookmark that says how far events of a kind are deleted.
 func (w *writer) noteDeletion(kind string, through store.Position) error {
 	d := store.Deletion{Kind: kind}
 	k := bookmarkKey(d.Mark().Name, through.Partition())
@@ -142,11 +141,11 @@ func (w *writer) noteDeletion(kind string, through store.Position) error {
 	return w.put(k, store.AppendBookmark(w.sum(k), &m))
 }
 
-// deleteFromBlobs writes the blobs that hold events anew without them.
+// deleteFromBlobs rewrites the blobs that contain the events to delete.
 func (w *writer) deleteFromBlobs(gone map[store.Position]bool) error {
 	lower, upper := bounds(bucketLog)
 	return iterate(w.log.db, lower, upper, func(c *pebble.Iterator) error {
-		var done store.Position // the key of the last blob that has been written
+		var done store.Position // key of the last blob that was rewritten
 		for _, at := range slices.Sorted(maps.Keys(gone)) {
 			if at <= done {
 				continue
@@ -192,7 +191,7 @@ func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	keys, err := w.olderSnapshots(s.key, min(below, covered)) // the latest is always kept
+	keys, err := w.olderSnapshots(s.key, min(below, covered)) // the latest snapshot is always kept
 	if err != nil {
 		return 0, err
 	}

@@ -15,26 +15,26 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A stream reads the events of one entity, a page at a time.
+// A stream reads the events of one entity page by page.
 type stream struct {
 	log    *Log
 	key    store.Key
-	prefix []byte        // of its keys in bucketEntity
-	next   store.Version // of the first event of the next page
-	last   store.Version // the entity's when the first page was read
-	// dense says that the event of version next must be there if any above it
-	// is; otherwise deleted events may be missing before the first one.
+	prefix []byte        // prefix of the entity's keys in bucketEntity
+	next   store.Version // version of the first event of the next page
+	last   store.Version // version of the entity when the first page was read
+	// dense is true if the event of version next must exist if any later one exists. If it is
+	// false, deleted events may be missing before the first one.
 	dense bool
 }
 
-// lastUnknown is what a stream has in last before its first page.
+// lastUnknown is the value of a stream's field last before its first page.
 const lastUnknown = store.Version(math.MaxUint64)
 
 func (l *Log) stream(key store.Key) *stream {
 	return &stream{log: l, key: key, prefix: entityKey(bucketEntity, key), next: 1, last: lastUnknown}
 }
 
-// part returns the least key of a part.
+// part returns the smallest key of a part.
 func (s *stream) part(part byte) []byte {
 	k := make([]byte, 0, len(s.prefix)+1+8)
 	return append(append(k, s.prefix...), part)
@@ -50,8 +50,8 @@ func (s *stream) eventKey(v store.Version) []byte {
 	return binary.BigEndian.AppendUint64(s.part(partEvent), uint64(v))
 }
 
-// split returns part and version of a key of the stream; ok is false if it is
-// not one.
+// split returns the part and version in a key of the stream. ok is false if the key is not
+// one.
 func (s *stream) split(k []byte) (part byte, v store.Version, ok bool) {
 	rest, ok := bytes.CutPrefix(k, s.prefix)
 	switch {
@@ -65,11 +65,10 @@ func (s *stream) split(k []byte) (part byte, v store.Version, ok bool) {
 	return 0, 0, false
 }
 
-// Load implements [store.Log]. It sees the entity as it was when the iteration
-// began. A snapshot that deleted events come after is not offered, because
-// nothing can be rebuilt from it. If events that the iteration has yet to read
-// are deleted meanwhile, it ends with an error, and a new Load has a snapshot
-// to offer.
+// Load implements [store.Log]. It sees the entity as it was when the iteration began. Load
+// does not offer a snapshot if events after it are deleted, because such a snapshot cannot be
+// brought up to date. If events that the iteration has not read yet are deleted, it ends with
+// an error. A new Load then finds a newer snapshot.
 func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		p := storekit.NewPage()
@@ -89,8 +88,8 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 	}
 }
 
-// Read implements [store.Log]. It ends at the version that the entity had when
-// the iteration began. Events that are deleted before it reaches them are left out.
+// Read implements [store.Log]. It ends at the version that the entity had when the iteration
+// began. It leaves out events that are deleted before it reaches them.
 func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		if after == math.MaxUint64 {
@@ -115,7 +114,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 	}
 }
 
-// view runs fn with an iterator over all of the entity.
+// view runs fn with an iterator over all keys of the entity.
 func (s *stream) view(ctx context.Context, fn func(c *pebble.Iterator) error) error {
 	err := s.log.view(ctx, func(r pebble.Reader) error {
 		return iterate(r, s.prefix, s.part(partEnd), fn)
@@ -126,8 +125,8 @@ func (s *stream) view(ctx context.Context, fn func(c *pebble.Iterator) error) er
 	return err
 }
 
-// restore offers the states of the entity, latest first, and fills the first
-// page with what comes after the accepted one, each time in one read.
+// restore offers the states of the entity to accept, latest first. It fills the first page
+// with the events after the accepted state. Each state and its page come from one read.
 func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*store.State) bool) error {
 	below := lastUnknown
 	for {
@@ -151,7 +150,7 @@ func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*sto
 				What: "event", Reason: "events after the latest snapshot are missing",
 			}, found+1, 0)
 		case errors.Is(err, errDeleted):
-			accept = nil // deleted events come after all older snapshots too
+			accept = nil // events are deleted after all older snapshots too
 			continue
 		case err != nil || found == 0:
 			return err
@@ -171,12 +170,12 @@ func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*sto
 	}
 }
 
-// copyState copies the latest state below a version and returns its version, or
-// 0. It takes c from the first entry of the entity to the first event above
-// that version, and returns whether there is one.
+// copyState copies the latest state below a version, and returns its version or 0. It expects
+// c at the first entry of the entity, and moves it to the first event above that version. It
+// returns whether there is such an event.
 func (s *stream) copyState(c *pebble.Iterator, p *storekit.Page, ok bool, below store.Version) (found store.Version, more bool, err error) {
 	saved := false
-	for ; ok; ok = c.Next() { // two snapshots at most
+	for ; ok; ok = c.Next() { // at most two snapshots
 		part, version, mine := s.split(c.Key())
 		if !mine {
 			return 0, false, corruptKey(c.Key(), "it is of no known part")
@@ -213,12 +212,11 @@ func (s *stream) copyState(c *pebble.Iterator, p *storekit.Page, ok bool, below 
 	return found, ok, nil
 }
 
-// errDeleted says that events which come before the first one that is kept are
-// asked for.
+// errDeleted says that a wanted event comes before the first event that is kept.
 var errDeleted = errors.New("events have been deleted meanwhile")
 
-// fill copies the next page of events and moves on behind it. C is at the first
-// event at or above version next, if ok says that there is one.
+// fill copies the next page of events and moves next behind the page. The iterator c must be
+// at the first event at or above version next; ok says whether there is one.
 func (s *stream) fill(c *pebble.Iterator, p *storekit.Page, ok bool) error {
 	p.Reset()
 	ok, err := s.first(c, ok)
@@ -256,15 +254,15 @@ func (s *stream) fill(c *pebble.Iterator, p *storekit.Page, ok bool) error {
 	return nil
 }
 
-// first checks that c is where the stream goes on: at version next, or past
-// deleted events at the first that is kept, or at the end.
+// first checks that c is where the stream continues: at version next, or after deleted events
+// at the first one that is kept, or at the end.
 func (s *stream) first(c *pebble.Iterator, ok bool) (bool, error) {
 	if !ok {
 		if err := c.Error(); err != nil || !s.dense {
 			return false, err
 		}
-		// The event of a snapshot's version is there if it is the last one, since
-		// that is never deleted. An entity with a saved state has no events.
+		// The event with the version of a snapshot exists if it is the last event, because
+		// the last event is never deleted. An entity with a saved state has no events.
 		var last store.Version
 		if c.SeekLT(s.eventKey(s.next)) {
 			part, version, _ := s.split(c.Key())
@@ -299,14 +297,15 @@ func (s *stream) first(c *pebble.Iterator, ok bool) (bool, error) {
 	return c.SeekGE(s.eventKey(version)), nil
 }
 
-// end returns where the entity is. C may go over more than the entity.
+// end returns the version of the entity. The iterator c may cover more keys than those of the
+// entity.
 func (s *stream) end(c *pebble.Iterator) (storekit.Head, error) {
 	if !c.SeekLT(s.part(partEnd)) {
 		return storekit.Head{}, c.Error()
 	}
 	part, version, ok := s.split(c.Key())
 	if !ok {
-		return storekit.Head{}, nil // of another one
+		return storekit.Head{}, nil // the key belongs to another entity
 	}
 	v, err := c.ValueAndErr()
 	if err != nil {
@@ -334,7 +333,7 @@ func (s *stream) end(c *pebble.Iterator) (storekit.Head, error) {
 	return storekit.Head{Version: state.Version, Saved: true}, s.corrupt(err, 0, 0)
 }
 
-// event returns the event of a version, which must be there.
+// event returns the event of a version. It is an error if the event does not exist.
 func (s *stream) event(r pebble.Reader, version store.Version) (*store.Event, error) {
 	v, err := get(r, s.eventKey(version))
 	if err != nil {
@@ -356,7 +355,7 @@ func (s *stream) decode(sealed []byte, version store.Version) (*store.Event, err
 	return e, s.corrupt(err, version, 0)
 }
 
-// yield yields the events of the page, then those of the pages after it.
+// yield yields the events of the page and of all pages after it.
 func (s *stream) yield(ctx context.Context, p *storekit.Page, yield func(*store.Event, error) bool) error {
 	version := s.next - store.Version(len(p.Rows))
 	for {
@@ -389,7 +388,7 @@ func (s *stream) yield(ctx context.Context, p *storekit.Page, yield func(*store.
 	}
 }
 
-// corrupt says in an error about a corrupt record what was asked for.
+// corrupt adds the wanted entity, version and position to an error about a corrupt record.
 func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Key, c.Version, c.Position = s.key, version, position
@@ -401,8 +400,7 @@ func gap(from, to store.Version) error {
 	return &store.CorruptError{What: "event", Reason: fmt.Sprintf("the versions from %d to %d are missing", from, to-1)}
 }
 
-// misplaced returns the error for an event that is whole but not the one that
-// was asked for.
+// misplaced returns the error for an event that is intact but not the wanted one.
 func misplaced(e *store.Event) error {
 	return &store.CorruptError{
 		What:   "event",

@@ -133,7 +133,7 @@ func TestReadOnly(t *testing.T) {
 			if difference := want.Difference(got); difference != "" {
 				t.Errorf("the backup differs: %s", difference)
 			}
-			// What is written to the backup does not reach the log.
+			// Commits to the backup must not change the log.
 			commit(t, b, happened(book("in the WAL"), 2, 1))
 			if err := b.Flush(); err != nil {
 				t.Fatal(err)
@@ -146,7 +146,7 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// fillTables commits, and has Pebble write what is committed to tables.
+// fillTables commits events, and makes Pebble write them to tables.
 func fillTables(t *testing.T, l *pebble.Log) {
 	t.Helper()
 	for v := range store.Version(3) {

@@ -25,52 +25,52 @@ import (
 )
 
 const (
-	// salvageBatchBytes is how much of a salvaged log is written at once.
+	// salvageBatchBytes is the size of a batch that a salvage writes at once.
 	salvageBatchBytes = 4 << 20
-	// salvageFaultsMax bounds the faults that a salvage remembers; it counts the others.
+	// salvageFaultsMax bounds the faults that a salvage keeps. It only counts further ones.
 	salvageFaultsMax = 1000
-	// stretchesMax bounds the damaged stretches that are passed in one table.
+	// stretchesMax bounds the damaged stretches that a salvage skips in one table.
 	stretchesMax = 1000
-	// probesMax bounds how often a table is asked where a damaged stretch ends.
+	// probesMax bounds the reads of a table that look for the end of a damaged stretch.
 	probesMax = 100
 )
 
-// A salvage is the reading of a broken log: it writes all that can be read of the
-// directory to a new one, which is then opened.
+// A salvage reads a broken log. It writes all readable entries of the directory to a new
+// directory, which is then opened.
 //
-//  1. If Pebble can open the directory, its entries are read through it, and what
-//     cannot be read is passed. Otherwise all tables and write-ahead logs that there
-//     are, whether Pebble would use them or not, are read one after the other.
-//     Of a write-ahead log only the commits are taken that no table holds, by the
-//     number of each: Pebble keeps logs for a while that it has done with.
-//  2. Each entry goes to the new directory with its number in Pebble's order before it,
-//     unless there is one of a higher number already: so memory is bounded whatever the
-//     log holds. A last pass takes the numbers away.
-//  3. What a log says about itself is worked out from the entries.
+//  1. If Pebble can open the directory, the salvage reads the entries through it and skips
+//     the unreadable ones. Otherwise it reads all existing tables and write-ahead logs one by
+//     one, even those that Pebble would not use. From a write-ahead log it takes only commits
+//     that no table holds, by the number of each commit, because Pebble keeps logs for a
+//     while after it has finished with them.
+//  2. The salvage writes each entry to the new directory, preceded by its number in Pebble's
+//     order, unless the directory has an entry of the key with a higher number. So memory is
+//     bounded for a log of any size. A last pass removes the numbers.
+//  3. It computes the description and the counters of the log from the entries.
 //
-// A table that Pebble had done with, and a crash has left there, may bring back what was
-// deleted or replaced shortly before; the faults say that the tables were read by
-// themselves.
+// A crash can leave behind a table that Pebble had already replaced. It may bring back
+// entries that were deleted or replaced shortly before. The faults therefore say that the
+// tables were read one by one.
 type salvage struct {
 	*salvaged
-	from  *Log // not open
+	from  *Log // the broken log; only its files are used
 	db    *pebble.DB
 	batch *pebble.Batch
-	// flushed is the number of the last commit that the tables hold. What a write-ahead
-	// log has of it or of an earlier one may have been deleted since.
+	// flushed is the number of the last commit that the tables hold. Entries of this or an
+	// earlier commit in a write-ahead log may have been deleted since.
 	flushed uint64
 }
 
-// A salvaged is what is known of a log that was salvaged.
+// A salvaged describes a log that was salvaged.
 type salvaged struct {
 	scratch string // directory to remove
 	faults  []error
-	more    int // faults that are not among those
-	// unsure says why records of any sort may be missing, or nothing.
+	more    int // number of faults that are not in faults
+	// unsure says why records of any sort may be missing, or is empty.
 	unsure string
-	// tail says why the last commits may be missing, or nothing.
+	// tail says why the last commits may be missing, or is empty.
 	tail string
-	// proven are the sorts of which none is missing, by the log's own counts.
+	// proven holds the sorts of which no record is missing, according to the log's counters.
 	proven map[store.Sort]bool
 }
 
@@ -82,7 +82,7 @@ func (s *salvaged) fault(where string, err error) {
 	s.faults = append(s.faults, &store.CorruptError{What: "file", Where: where, Reason: err.Error()})
 }
 
-// missing notes that records may be missing, and why.
+// missing records a fault, and that records may be missing because of it.
 func (s *salvaged) missing(where string, err error) {
 	s.fault(where, err)
 	s.unsure = cmp.Or(s.unsure, fmt.Sprintf("%s: %v", where, err))
@@ -96,7 +96,7 @@ func (s *salvaged) told() []error {
 	return append(slices.Clip(s.faults), &store.CorruptError{What: "file", Reason: fmt.Sprintf("there are %d more faults", s.more)})
 }
 
-// openSalvaged salvages the log at path and opens what has been read.
+// openSalvaged salvages the log at path and opens the copy.
 func openSalvaged(path string, c *config) (l *Log, failure error) {
 	from := &Log{path: path, config: c, fs: &fence{FS: c.files, readOnly: true}, down: make(chan struct{})}
 	from.writer.log = from
@@ -134,7 +134,7 @@ func openSalvaged(path string, c *config) (l *Log, failure error) {
 	return l, nil
 }
 
-// looksSalvageable returns an error if the directory has no file of a log.
+// looksSalvageable returns an error if the directory contains no file of a log.
 func (l *Log) looksSalvageable() error {
 	names, err := l.files.List(l.dir)
 	if err != nil {
@@ -150,7 +150,7 @@ func (l *Log) looksSalvageable() error {
 	case err == nil && m != nil && m.state == stateCreating:
 		return fmt.Errorf("%w: its creation has not ended", store.ErrFormat)
 	}
-	return nil // what is damaged is told later
+	return nil // damage is reported later
 }
 
 func (s *salvage) dir() string { return filepath.Join(s.scratch, "log") }
@@ -192,7 +192,7 @@ func (s *salvage) run() (failure error) {
 	return errors.Join(err, s.batch.Close(), s.db.Close())
 }
 
-// fill writes all that can be read to the new directory.
+// fill writes all readable entries to the new directory.
 func (s *salvage) fill() error {
 	err := s.from.openDB()
 	if err == nil {
@@ -218,7 +218,7 @@ func (s *salvage) fill() error {
 	return s.strip()
 }
 
-// flush writes the batch if it has so many bytes.
+// flush writes the batch if it has at least the given number of bytes.
 func (s *salvage) flush(bytes int) error {
 	if s.batch.Len() < bytes || s.batch.Empty() {
 		return nil
@@ -253,8 +253,8 @@ func (s *salvage) throughPebble() error {
 	return errors.Join(err, m.Close())
 }
 
-// put keeps an entry unless a later one of its key is there. A deletion is kept as well,
-// until the numbers are taken away.
+// put stores an entry unless a later one with the same key exists. It also stores deletions,
+// until strip removes them.
 func (s *salvage) put(k []byte, number uint64, kind pebble.InternalKeyKind, v []byte) error {
 	deleted := byte(0)
 	switch kind {
@@ -284,7 +284,7 @@ func (s *salvage) put(k []byte, number uint64, kind pebble.InternalKeyKind, v []
 	return s.flush(salvageBatchBytes)
 }
 
-// countersKey is the key of what a log counts, which every commit writes.
+// countersKey is the key of the log's counters, which every commit writes.
 var countersKey = appendKey(nil, bucketMeta, metaCounters)
 
 // findFlushed finds the last commit that the tables hold.
@@ -303,13 +303,14 @@ func (s *salvage) findFlushed() error {
 	return closer.Close()
 }
 
-// laterCounters reports whether the counters in one value are those of a later commit.
+// laterCounters reports whether the counters in a belong to a later commit than those in
+// than.
 func laterCounters(a, than []byte) bool {
 	var c, d counters
 	return c.read(a) == nil && (d.read(than) != nil || c.commits > d.commits)
 }
 
-// strip takes the numbers away.
+// strip removes the numbers from the entries, and removes deleted entries.
 func (s *salvage) strip() error {
 	if err := s.flush(0); err != nil {
 		return err
@@ -335,20 +336,20 @@ func (s *salvage) strip() error {
 	})
 }
 
-// tables reads all tables, older ones first.
+// tables reads all tables, from the oldest to the newest.
 func (s *salvage) tables() error {
 	names, err := s.from.files.List(s.from.dir)
 	if err != nil {
 		return err
 	}
-	slices.Sort(names) // by number, which has six digits at least
+	slices.Sort(names) // by number, which has at least six digits
 	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
 	o := s.from.options(s.from.files, nil)
 	o.EnsureDefaults()
 	for _, name := range names {
 		switch filepath.Ext(name) {
 		case ".sst":
-			// Whatever a damaged table makes Pebble do is an error.
+			// guard turns a panic of Pebble on a damaged table into an error.
 			if err := s.from.guard(func() error { return s.table(name, o.MakeReaderOptions()) }); err != nil {
 				if !errors.Is(err, store.ErrCorrupt) && !pebble.IsCorruptionError(err) {
 					return fmt.Errorf("read %s: %w", name, err)
@@ -362,7 +363,7 @@ func (s *salvage) tables() error {
 	return nil
 }
 
-// table reads a table, and goes on behind damaged stretches of it.
+// table reads a table, and continues after its damaged stretches.
 func (s *salvage) table(name string, o sstable.ReaderOptions) error {
 	f, err := s.from.files.Open(s.from.files.PathJoin(s.from.dir, name))
 	if err != nil {
@@ -372,15 +373,15 @@ func (s *salvage) table(name string, o sstable.ReaderOptions) error {
 	if err != nil {
 		return damageOf(errors.Join(err, f.Close()))
 	}
-	r, err := sstable.NewReader(context.Background(), readable, o) // it closes readable if it fails
+	r, err := sstable.NewReader(context.Background(), readable, o) // closes readable if it fails
 	if err != nil {
 		return damageOf(err)
 	}
 	return errors.Join(s.entries(name, r), r.Close())
 }
 
-// damageOf makes damage of what a table says that cannot be read, unless the system has
-// refused to read it.
+// damageOf turns an error of a table into one that matches [store.ErrCorrupt], unless the
+// operating system has refused to read the file.
 func damageOf(err error) error {
 	if _, isPath := errors.AsType[*os.PathError](err); isPath {
 		return err
@@ -395,7 +396,7 @@ func (s *salvage) entries(name string, r *sstable.Reader) error {
 		if err != nil {
 			return damageOf(err)
 		}
-		var failed error // of this package
+		var failed error // error of this package, not of the table
 		for kv := it.SeekGE(last, 0); kv != nil; kv = it.Next() {
 			v, _, err := kv.Value(nil)
 			if err != nil {
@@ -429,9 +430,9 @@ func (s *salvage) entries(name string, r *sstable.Reader) error {
 	return fmt.Errorf("%w: more than %d damaged stretches", store.ErrCorrupt, stretchesMax)
 }
 
-// pass returns the first key that can be read above last, behind which there is damage,
-// and below end, or nil if there is none. Probe returns the first key at or above one,
-// nil if there is none, and whether that could be read.
+// pass returns the first readable key above last and below end, or nil if there is none. The
+// keys directly after last are damaged. probe returns the first key at or above its argument,
+// or nil if there is none, and whether the read succeeded.
 func pass(last, end []byte, probe func(from []byte) (k []byte, ok bool)) []byte {
 	bad, found := bytes.Clone(last), []byte(nil)
 	good := end
@@ -453,10 +454,10 @@ func pass(last, end []byte, probe func(from []byte) (k []byte, ok bool)) []byte 
 	return found
 }
 
-// betweenBytes is how far behind the longer of two keys between looks.
+// betweenBytes is the number of bytes by which between extends the longer of its keys.
 const betweenBytes = 2
 
-// between returns a key in the middle of two, or nil if they are next to each other.
+// between returns a key in the middle of two keys, or nil if they are neighbours.
 func between(a, b []byte) []byte {
 	n := max(len(a), len(b)) + betweenBytes
 	whole := func(k []byte) *big.Int {
@@ -471,7 +472,7 @@ func between(a, b []byte) []byte {
 	return bytes.TrimRight(mid.FillBytes(make([]byte, n)), "\x00")
 }
 
-// logs reads the write-ahead logs. What comes behind damage in one is lost.
+// logs reads the write-ahead logs. Commits after damage in a log are lost.
 func (s *salvage) logs() error {
 	from := s.from
 	found, err := wal.Scan(wal.Dir{FS: from.files, Dirname: from.walPath()})
@@ -514,7 +515,7 @@ func (s *salvage) wal(l wal.LogicalLog) (failure error) {
 	}
 }
 
-// commit puts the entries of a batch of a write-ahead log.
+// commit stores the entries of one batch of a write-ahead log.
 func (s *salvage) commit(repr []byte) error {
 	h, ok := batchrepr.ReadHeader(repr)
 	if !ok {
@@ -532,7 +533,7 @@ func (s *salvage) commit(repr []byte) error {
 		case !ok:
 			return nil
 		case kind == pebble.InternalKeyKindLogData:
-			number-- // it has none
+			number-- // log data has no number
 			continue
 		}
 		if err := s.put(k, number, kind, v); err != nil {
@@ -542,7 +543,7 @@ func (s *salvage) commit(repr []byte) error {
 	return nil
 }
 
-// isFlushed reports whether a batch of a write-ahead log is one that the tables hold.
+// isFlushed reports whether the tables already hold a batch of a write-ahead log.
 func (s *salvage) isFlushed(repr []byte) (bool, error) {
 	for r := batchrepr.Read(repr); len(r) > 0; {
 		_, k, v, ok, err := r.Next()
@@ -561,8 +562,8 @@ func (s *salvage) isFlushed(repr []byte) (bool, error) {
 
 // ---- what the log says about itself
 
-// complete writes what a log says about itself, as it is worked out from the entries,
-// and the mark.
+// complete writes the description and the counters of the log, computed from the entries, and
+// the mark.
 func (s *salvage) complete(m *mark, made *Log) error {
 	info, err := readInfo(s.db)
 	if err != nil {
@@ -624,8 +625,8 @@ func (s *salvage) complete(m *mark, made *Log) error {
 	return writeMark(made.fs, made.dir, &mark{info: *info, state: stateReady, commits: has.commits})
 }
 
-// count counts what the entries are, and finds how far the partitions and the outbox
-// had come.
+// count counts the entries, and finds the last positions of the partitions and the last
+// message sequence.
 func (s *salvage) count(has *counters, heads []uint64) error {
 	if err := s.flush(0); err != nil {
 		return err
@@ -693,14 +694,14 @@ func (s *salvage) count(has *counters, heads []uint64) error {
 		return nil
 	})
 	if has.pending+has.parked != messages {
-		has.pending = messages - min(messages, has.parked) // the lists are not copied
+		has.pending = messages - min(messages, has.parked) // an import makes the lists again
 	}
 	return err
 }
 
 // ---- reading
 
-// missed yields that records of a sort may be missing, if that is so.
+// missed yields an error if records of a sort may be missing.
 func (s *salvaged) missed(sort store.Sort, yield func(store.Record, error) bool) bool {
 	if s == nil {
 		return true
@@ -709,7 +710,7 @@ func (s *salvaged) missed(sort store.Sort, yield func(store.Record, error) bool)
 	if s.proven[sort] {
 		reason = ""
 	}
-	if sort == store.SortClaim { // one sort is enough to say it, and no reader needs all claims
+	if sort == store.SortClaim { // report tail once, in a sort that no reader needs completely
 		reason = cmp.Or(reason, s.tail)
 	}
 	return reason == "" || yield(nil, &store.CorruptError{What: sort.String(), Reason: "some may be missing: " + reason})

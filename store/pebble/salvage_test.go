@@ -187,8 +187,8 @@ func tryAll(t *testing.T, dir string) {
 	}
 }
 
-// TestSalvage damages files of a log at random. What is salvaged was in the log, and if
-// any of it is missing, the copy is called damaged.
+// TestSalvage damages files of a log at random. Every salvaged record must have been in the
+// log. If a record is missing, the copy must be reported as damaged.
 func TestSalvage(t *testing.T) {
 	t.Parallel()
 	path, ever := richLog(t)
@@ -343,7 +343,7 @@ func TestSalvage_takes_the_latest_of_each_entry(t *testing.T) {
 	if err := l.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.CompactAll(); err != nil { // what was deleted leaves no trace
+	if err := l.CompactAll(); err != nil { // removes deleted entries from the tables
 		t.Fatal(err)
 	}
 	commit(t, l, &store.Batch{Settle: []store.Settlement{{Sequence: 5, Required: true}}})

@@ -13,8 +13,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Scan implements [store.Log]. It ends at the head that the partition had when
-// the iteration began.
+// Scan implements [store.Log]. It ends at the head that the partition had when the iteration
+// began.
 func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		p := storekit.NewPage()
@@ -37,13 +37,13 @@ func (l *Log) scan(ctx context.Context, p *storekit.Page, q *store.Query, yield 
 		}
 		last = min(last, q.Through)
 	}
-	if last <= q.After { // also so that an ended context or a closed log is told
+	if last <= q.After { // an ended context or a closed log is still an error
 		return l.view(ctx, func(pebble.Reader) error { return nil })
 	}
 	s := scanner{log: l, query: q, page: p, next: q.After + 1, last: last, yield: yield}
 	for s.next <= s.last && !s.done {
 		err := l.view(ctx, s.fill)
-		// Asked after the read: it is set before a deletion can be seen.
+		// Load sparse after the read: it is set before a deletion becomes visible.
 		s.sparse = l.sparse.Load()
 		if err != nil {
 			return err
@@ -57,7 +57,7 @@ func (l *Log) scan(ctx context.Context, p *storekit.Page, q *store.Query, yield 
 	return nil
 }
 
-// A scanner yields the events of a partition from next through last.
+// A scanner yields the events of a partition from next to last.
 type scanner struct {
 	log    *Log
 	query  *store.Query
@@ -65,13 +65,13 @@ type scanner struct {
 	next   store.Position
 	last   store.Position
 	sparse bool // events may have been deleted
-	done   bool // the consumer has had enough
+	done   bool // the consumer has stopped the iteration
 	yield  func(*store.Event, error) bool
 }
 
-// fill copies the next page of blobs. The last blob of a partition always
-// exists, since the last event of a partition is the last one of its entity and
-// is never deleted; so there is one for every position up to last.
+// fill copies the next page of blobs. The last blob of a partition always exists, because the
+// last event of a partition is also the last event of its entity, which is never deleted. So
+// for every position up to last there is a blob at or after it.
 func (s *scanner) fill(r pebble.Reader) error {
 	s.page.Reset()
 	upper := append(logKey(store.LastPosition(s.next.Partition())), 0)
@@ -94,7 +94,7 @@ func (s *scanner) fill(r pebble.Reader) error {
 	})
 }
 
-// blob yields the events of a blob that are asked for, and moves on behind it.
+// blob yields the matching events of a blob, and moves next behind the blob.
 //
 // Positions are dense unless events have been deleted.
 func (s *scanner) blob(ctx context.Context, k, v []byte) (err error) {
@@ -102,7 +102,7 @@ func (s *scanner) blob(ctx context.Context, k, v []byte) (err error) {
 	reason := events(end, v, func(at store.Position, sealed []byte) bool {
 		switch {
 		case at < s.next:
-			return true // before where the scan began
+			return true // before the start of the scan
 		case at > s.last:
 			s.next = s.last + 1
 			return false

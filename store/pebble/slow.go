@@ -8,10 +8,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// A slowFS reads no faster than it may.
+// A slowFS is a file system with a bounded rate of reads.
 type slowFS struct {
 	vfs.FS
-	ctx       context.Context //nolint:containedctx // files are read without one
+	ctx       context.Context //nolint:containedctx // reads of a file have no context
 	perSecond int64
 	begun     time.Time
 	done      atomic.Int64
@@ -29,8 +29,8 @@ func (s *slowFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	return &slowFile{File: f, fs: s}, nil
 }
 
-// wait waits until what has been read is not more than the time allows, or the
-// context has ended; then those who read look at it themselves.
+// wait adds n read bytes, and waits until their total is within the rate or the context ends.
+// It returns no error; the reader must check the context.
 func (s *slowFS) wait(n int) {
 	due := time.Duration(float64(s.done.Add(int64(n))) / float64(s.perSecond) * float64(time.Second))
 	early := time.NewTimer(due - time.Since(s.begun))

@@ -16,14 +16,13 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// VerifyFiles implements [store.Verifier]. It checks the mark and the list of
-// tables, the checksum of every block of every table as it is on disk, and that
-// what refers to something finds it: the events of the log and those of their
-// entities, messages and the lists that name them, heads and counters.
+// VerifyFiles implements [store.Verifier]. It checks the mark, the list of tables, and the
+// checksum of every block of every table on disk. It also checks that every reference finds
+// its target: each event of the blobs and its copy under its entity, messages and the lists
+// that name them, heads and counters.
 //
-// What is in no table yet is read from memory: the write-ahead log, where it is
-// too, is checked when the log is opened. It holds a snapshot as [Log.Export]
-// does.
+// It reads entries that are in no table yet from memory. They are also in the write-ahead
+// log, which Open has checked. Like [Log.Export] it holds a snapshot.
 func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	m, err := l.moment(ctx)
 	if err == nil {
@@ -36,20 +35,20 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	return nil
 }
 
-// A fileCheck is a check of the directory at one moment.
+// A fileCheck checks the directory, using one read view.
 type fileCheck struct {
 	*moment
 	fault    func(error)
-	failed   error // why it cannot go on
+	failed   error // error that ends the check
 	count    map[bucket]uint64
 	states   uint64
 	versions uint64
-	events   uint64 // of blobs
+	events   uint64 // events in blobs
 	entities uint64
-	entity   store.Key // the one that was counted last
-	sequence uint64    // the highest of a message
+	entity   store.Key // entity that was counted last
+	sequence uint64    // highest sequence of a message
 	decoder  recordDecoder
-	other    recordDecoder // of what a record refers to
+	other    recordDecoder // decodes the record to which an entry refers
 }
 
 func (v *fileCheck) run(ctx context.Context) error {
@@ -83,7 +82,7 @@ func (v *fileCheck) run(ctx context.Context) error {
 	return nil
 }
 
-// tell makes a fault of damage and returns any other error.
+// tell reports damage as a fault, and returns any other error.
 func (v *fileCheck) tell(err error) error {
 	if errors.Is(err, store.ErrCorrupt) {
 		v.fault(err)
@@ -92,8 +91,8 @@ func (v *fileCheck) tell(err error) error {
 	return err
 }
 
-// markTries bounds how often the mark is read when the list of tables is being
-// replaced at the same time.
+// markTries bounds the reads of the mark, which can fail while Pebble replaces the list of
+// tables.
 const markTries = 3
 
 func (v *fileCheck) mark(ctx context.Context) (err error) {
@@ -134,7 +133,7 @@ func (v *fileCheck) tables(ctx context.Context) error {
 		}
 		err := v.log.guard(func() error { return v.table(ctx, name, options) })
 		if errors.Is(err, fs.ErrNotExist) {
-			// A compaction has replaced it, or it is lost.
+			// Either a compaction has replaced the table, or the table is lost.
 			now, failure := v.tableNames(ctx)
 			switch {
 			case failure != nil:
@@ -173,7 +172,7 @@ func (v *fileCheck) table(ctx context.Context, name string, o sstable.ReaderOpti
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	r, err := sstable.NewReader(ctx, readable, o) // it closes readable if it fails
+	r, err := sstable.NewReader(ctx, readable, o) // closes readable if it fails
 	if err == nil {
 		err = errors.Join(r.ValidateBlockChecksums(), r.Close())
 	}
@@ -183,8 +182,7 @@ func (v *fileCheck) table(ctx context.Context, name string, o sstable.ReaderOpti
 	return err
 }
 
-// entry checks an entry and what it refers to. Of records that cannot be read
-// an export tells.
+// entry checks an entry and its references. An export reports unreadable records.
 func (v *fileCheck) entry(ctx context.Context, k, value []byte) error {
 	switch b := bucket(k[0]); b {
 	case bucketMeta:
@@ -196,13 +194,13 @@ func (v *fileCheck) entry(ctx context.Context, k, value []byte) error {
 	case bucketMessage:
 		r, err := v.decoder.decode(k, value)
 		if err != nil {
-			return nil //nolint:nilerr // an export tells of it
+			return nil //nolint:nilerr // an export reports it
 		}
 		return v.message(ctx, k, r.(*store.Message))
 	case bucketDue, bucketParked, bucketTimer, bucketHalted:
 		return v.listEntry(ctx, k, value)
 	case bucketReceipt, bucketClaim, bucketBookmark:
-		// An export reads them, and they refer to nothing.
+		// An export reads them, and they have no references.
 	default:
 		return corruptKey(k, "there is no such thing")
 	}
@@ -247,10 +245,10 @@ func (v *fileCheck) meta(k, value []byte) error {
 	return nil
 }
 
-// blob checks that every event of a blob is the one of its entity.
+// blob compares every event of a blob with its copy under its entity.
 func (v *fileCheck) blob(ctx context.Context, k, value []byte) (failure error) {
 	if len(k) != 1+8 {
-		return nil // an export tells of it
+		return nil // an export reports it
 	}
 	_ = events(positionOf(k), value, func(at store.Position, sealed []byte) bool {
 		v.events++
@@ -273,12 +271,12 @@ func (v *fileCheck) blob(ctx context.Context, k, value []byte) (failure error) {
 	return failure
 }
 
-// ofEntity counts what entities are rebuilt from.
+// ofEntity counts the events and states of entities.
 func (v *fileCheck) ofEntity(k []byte) {
 	key, part, _, ok := splitEntity(k)
 	switch {
 	case !ok:
-		return // an export tells of it
+		return // an export reports it
 	case part == partEvent:
 		v.versions++
 	default:
@@ -290,7 +288,7 @@ func (v *fileCheck) ofEntity(k []byte) {
 	}
 }
 
-// refers checks that an entry holds the number n.
+// refers checks that the entry to holds the number n. An error names the entry from.
 func (v *fileCheck) refers(ctx context.Context, from, to []byte, n uint64) error {
 	value, err := v.find(ctx, to)
 	switch {
@@ -315,7 +313,7 @@ func (v *fileCheck) message(ctx context.Context, k []byte, m *store.Message) err
 		return err
 	}
 	if m.Halted {
-		return v.refers(ctx, k, haltedKey(m), m.Sequence) // it is no timer
+		return v.refers(ctx, k, haltedKey(m), m.Sequence) // a halted message is never a timer
 	}
 	if m.Timer == "" {
 		return nil
@@ -323,7 +321,7 @@ func (v *fileCheck) message(ctx context.Context, k []byte, m *store.Message) err
 	return v.refers(ctx, k, nameKey(bucketTimer, m.Source, m.Timer), m.Sequence)
 }
 
-// listEntry checks an entry that names a message.
+// listEntry checks an entry of a list, which names a message.
 func (v *fileCheck) listEntry(ctx context.Context, k, value []byte) error {
 	n, reason := storekit.Number(k, value)
 	if reason != "" {
@@ -341,7 +339,7 @@ func (v *fileCheck) listEntry(ctx context.Context, k, value []byte) error {
 	}
 	r, err := v.other.decode(at, found)
 	if err != nil {
-		return nil //nolint:nilerr // an export tells of it
+		return nil //nolint:nilerr // an export reports it
 	}
 	m := r.(*store.Message)
 	want, right := dueKey(m), !m.Parked
@@ -349,7 +347,7 @@ func (v *fileCheck) listEntry(ctx context.Context, k, value []byte) error {
 	case bucketParked:
 		want, right = sequenceKey(bucketParked, n), m.Parked
 	case bucketHalted:
-		want, right = haltedKey(m), true // an earlier version may have taken the message up
+		want, right = haltedKey(m), true // an earlier version may have made the message pending again
 	case bucketTimer:
 		want, right = nameKey(bucketTimer, m.Source, m.Timer), m.Timer != ""
 	}
@@ -359,7 +357,7 @@ func (v *fileCheck) listEntry(ctx context.Context, k, value []byte) error {
 	return nil
 }
 
-// compareCounters holds what was found against what the log says.
+// compareCounters compares the counters of the log with the counts of the check.
 func (v *fileCheck) compareCounters() {
 	heads := uint64(0)
 	for _, h := range v.heads {

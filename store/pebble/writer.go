@@ -14,41 +14,40 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A writer is what one transaction writes, and what it changes beside the
-// directory. Heads and counters are staged in it, and published only when the
-// transaction is durable.
+// A writer collects the changes of one transaction. Heads and counters are staged in it, and
+// published only after the transaction is durable.
 //
-// A batch is checked as a whole before any of it is written, so that one that is
-// refused leaves no trace in a transaction that goes on. Later batches see the
-// earlier ones through the staged heads, and for all but events through rest,
-// which can be read together with the database.
+// A batch is checked completely before any part of it is written, so a refused batch leaves
+// no trace in the transaction. Later batches see the earlier ones: the versions of entities
+// through staged, and everything else except events through rest, which can be read together
+// with the database.
 type writer struct {
 	log   *Log
 	now   time.Time
 	dirty bool // something has been written
 
-	events *pebble.Batch // events, heads and counters; nothing in it is read
-	rest   *pebble.Batch // all else; nil until something is written
+	events *pebble.Batch // events, heads and counters; the transaction does not read it
+	rest   *pebble.Batch // everything else; nil before the first write
 	ends   *pebble.Iterator
 	blobs  []blob // by partition
-	key    []byte // scratch
-	value  []byte // scratch
+	key    []byte // buffer
+	value  []byte // buffer
 
 	cache    storekit.HeadCache
 	staged   map[store.Key]stagedHead
 	counters counters
-	durable  counters // those of the last commit
+	durable  counters // counters of the last commit
 	heads    []uint64 // by partition
-	moved    []int    // partitions whose head the transaction has moved
+	moved    []int    // partitions to which the transaction appends
 }
 
-// A stagedHead is where the transaction has moved an entity.
+// A stagedHead is the version of an entity after the transaction.
 type stagedHead struct {
 	storekit.Head
-	position store.Position // of its last event, 0 if the transaction has not written it
+	position store.Position // position of the last event, or 0 if the transaction has not written it
 }
 
-// begin makes the writer ready.
+// begin prepares the writer for a transaction.
 func (w *writer) begin() {
 	w.dirty = false
 	w.now = time.Unix(0, w.log.now().UnixNano()).UTC()
@@ -58,8 +57,8 @@ func (w *writer) begin() {
 	}
 }
 
-// finish writes what belongs to the transaction as a whole, and leaves all of
-// it in events.
+// finish adds the heads and counters of the transaction, and moves everything to the batch
+// events.
 func (w *writer) finish() error {
 	if !w.dirty {
 		return nil
@@ -85,7 +84,7 @@ func (w *writer) finish() error {
 	return w.events.Apply(w.rest, nil)
 }
 
-// flush writes a blob, if there is anything in it.
+// flush writes a blob, unless it is empty.
 func (w *writer) flush(b *blob) error {
 	if b.count == 0 {
 		return nil
@@ -95,7 +94,7 @@ func (w *writer) flush(b *blob) error {
 	return err
 }
 
-// publish makes the changes beside the directory known, after the commit.
+// publish makes the staged changes visible to this process, after the commit.
 func (w *writer) publish() {
 	for key, h := range w.staged {
 		w.cache.Put(key, h.Head)
@@ -106,7 +105,7 @@ func (w *writer) publish() {
 	w.reset()
 }
 
-// forget takes back the changes beside the directory.
+// forget drops the staged changes.
 func (w *writer) forget() {
 	w.counters = w.durable
 	for _, p := range w.moved {
@@ -121,7 +120,7 @@ func (w *writer) reset() {
 	clear(w.staged)
 }
 
-// end closes what the transaction has used.
+// end closes the batches and the iterator of the transaction.
 func (w *writer) end() (err error) {
 	if w.ends != nil {
 		err = w.ends.Close()
@@ -135,7 +134,7 @@ func (w *writer) end() (err error) {
 	return err
 }
 
-// reader returns what the transaction sees, but for events.
+// reader returns a reader of everything that the transaction sees, except its events.
 func (w *writer) reader() pebble.Reader {
 	if w.rest != nil {
 		return w.rest
@@ -143,13 +142,13 @@ func (w *writer) reader() pebble.Reader {
 	return w.log.db
 }
 
-// put stores a value, which is copied.
+// put stores a copy of a value.
 func (w *writer) put(k, v []byte) error {
 	w.dirty = true
 	if w.rest == nil {
 		w.rest = w.log.db.NewIndexedBatch()
 	}
-	w.value = v // for the next one
+	w.value = v // reuse the buffer for the next value
 	return w.rest.Set(k, v, nil)
 }
 
@@ -157,7 +156,7 @@ func (w *writer) putNumber(k []byte, n uint64) error {
 	return w.put(k, storekit.AppendNumber(w.value[:0], k, n))
 }
 
-// sum returns scratch that begins with the checksum of a key.
+// sum returns the buffer, which then begins with the checksum of a key.
 func (w *writer) sum(k []byte) []byte { return storekit.AppendKeySum(w.value[:0], k) }
 
 func (w *writer) delete(k []byte) error {
@@ -168,8 +167,8 @@ func (w *writer) delete(k []byte) error {
 	return w.rest.Delete(k, nil)
 }
 
-// group checks and writes the batches of one call and sets their results, where
-// they are not refused already. An error means that the transaction must not be committed.
+// group checks and writes the batches of one call and sets their results. It skips batches
+// that are refused already. If it returns an error, the transaction must not be committed.
 func (w *writer) group(group []*store.Batch, results []store.Result) error {
 	var refused map[store.Key]bool
 	for i, b := range group {
@@ -179,8 +178,8 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 		}
 		var h storekit.Head
 		if r.Err == nil {
-			// Guarded by itself: damage that one entity meets is no reason to
-			// refuse the others. A check changes nothing in the transaction.
+			// Each check has its own guard, so that damage to one entity refuses only the
+			// batches that read it. A check changes nothing in the transaction.
 			r.Err = w.log.guard(func() (err error) {
 				h, err = w.check(b)
 				return err
@@ -200,9 +199,9 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 	return nil
 }
 
-// check returns why the batch cannot be stored as things are, or where its
-// entity is. It reads all that apply is going to read, so that damage which the
-// batch meets is found before any of it is written.
+// check returns an error if the batch cannot be stored now. Otherwise it returns the version
+// of the batch's entity. It reads everything that apply will read, so that damage is found
+// before any part of the batch is written.
 func (w *writer) check(b *store.Batch) (h storekit.Head, err error) {
 	if !b.Key.IsZero() {
 		if h, err = w.checkEntity(b); err != nil {
@@ -255,9 +254,9 @@ func (w *writer) checkEntity(b *store.Batch) (storekit.Head, error) {
 	return h, nil
 }
 
-// head returns where an entity is. The version of an entity with events is that
-// of its last one, which is never deleted; a key of its own would cost every
-// append one more.
+// head returns the version of an entity. For an entity with events it is the version of the
+// last event, which is never deleted. A separate key for the version would cost every append
+// another write.
 func (w *writer) head(key store.Key) (storekit.Head, error) {
 	if h, ok := w.staged[key]; ok {
 		return h.Head, nil
@@ -266,8 +265,8 @@ func (w *writer) head(key store.Key) (storekit.Head, error) {
 		return h, nil
 	}
 	if w.ends == nil {
-		// One for all searches of the transaction. It sees what is committed, and
-		// what is not is staged.
+		// One iterator serves all searches of the transaction. It sees the committed
+		// versions; newer ones are in staged.
 		lower, upper := bounds(bucketEntity)
 		c, err := w.log.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 		if err != nil {
@@ -278,7 +277,7 @@ func (w *writer) head(key store.Key) (storekit.Head, error) {
 	return w.log.stream(key).end(w.ends)
 }
 
-// apply writes a checked batch, part by part in the order of its fields.
+// apply writes a checked batch, in the order of its fields.
 func (w *writer) apply(b *store.Batch, h storekit.Head, r *store.Result) error {
 	r.Time = w.now
 	if b.IsCheck() {
@@ -383,7 +382,7 @@ func (w *writer) putState(b *store.Batch, r *store.Result) error {
 	return w.put(k, store.AppendState(w.sum(k), state))
 }
 
-// checkSnapshot reads what putState is going to read for a snapshot.
+// checkSnapshot reads everything that putState will read for a snapshot.
 func (w *writer) checkSnapshot(b *store.Batch) error {
 	if _, err := w.olderSnapshots(b.Key, b.Next()); err != nil {
 		return err
@@ -395,8 +394,8 @@ func (w *writer) checkSnapshot(b *store.Batch) error {
 	return err
 }
 
-// dropSnapshots deletes the snapshots of an entity that go when a new one comes:
-// all but the latest one before it.
+// dropSnapshots deletes the snapshots of an entity before a new one is written, except the
+// latest one.
 func (w *writer) dropSnapshots(key store.Key, version store.Version) error {
 	older, err := w.olderSnapshots(key, version)
 	if err != nil || len(older) < 2 {
@@ -411,8 +410,7 @@ func (w *writer) dropSnapshots(key store.Key, version store.Version) error {
 	return nil
 }
 
-// olderSnapshots returns the keys of the snapshots below a version, of which
-// there are two at most.
+// olderSnapshots returns the keys of the snapshots below a version. There are at most two.
 func (w *writer) olderSnapshots(key store.Key, version store.Version) (keys [][]byte, err error) {
 	s := w.log.stream(key)
 	err = iterate(w.reader(), s.snapshotKey(0), s.snapshotKey(version), func(c *pebble.Iterator) error {
@@ -444,7 +442,7 @@ func (w *writer) positionOf(key store.Key, version store.Version) (store.Positio
 	return e.Position, nil
 }
 
-// checkReceipts refuses a batch with a receipt that is there already.
+// checkReceipts refuses a batch if one of its receipts exists already.
 func (w *writer) checkReceipts(b *store.Batch) error {
 	for i := range b.Receipts {
 		name := b.Receipts[i].Name
@@ -462,7 +460,7 @@ func (w *writer) checkReceipts(b *store.Batch) error {
 	return nil
 }
 
-// putReceipts forgets receipts and keeps new ones.
+// putReceipts deletes the receipts to forget, and writes the new ones.
 func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 	for _, name := range b.Forget {
 		if err := w.drop(nameKey(bucketReceipt, b.Key, name)); err != nil {
@@ -483,8 +481,7 @@ func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 	return nil
 }
 
-// putClaims releases values that the entity holds and claims others, which
-// check has found free.
+// putClaims releases claims that the entity holds, and adds claims that check has found free.
 func (w *writer) putClaims(b *store.Batch) error {
 	for _, c := range b.Release {
 		owned, err := w.claimed(c)
@@ -504,7 +501,7 @@ func (w *writer) putClaims(b *store.Batch) error {
 			return err
 		}
 		if there {
-			continue // the entity holds it already, since its own time
+			continue // the entity holds the claim already, with its old time
 		}
 		v := store.AppendClaimed(w.sum(k), &store.Claimed{Claim: c, Owner: b.Key, Time: w.now})
 		if err := w.put(k, v); err != nil {
@@ -514,7 +511,7 @@ func (w *writer) putClaims(b *store.Batch) error {
 	return nil
 }
 
-// claimed returns who holds a value, or nil.
+// claimed returns the owner of a claim, or nil if the claim is free.
 func (w *writer) claimed(c store.Claim) (*store.Claimed, error) {
 	return readClaim(w.reader(), c)
 }
@@ -537,7 +534,7 @@ func (w *writer) putBookmarks(bookmarks []store.Bookmark) error {
 	return nil
 }
 
-// drop deletes an entry if there is one.
+// drop deletes an entry if it exists.
 func (w *writer) drop(k []byte) error {
 	there, err := has(w.reader(), k)
 	if !there || err != nil {
