@@ -14,17 +14,17 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// backupStep bounds what a backup writes between two looks at its context.
+// backupStep bounds the bytes that a backup writes between two checks of its context.
 const backupStep = 256 << 10
 
-// Backup implements [store.Backuper]. Path becomes a file, as large as the log's
-// own but for what is free at its end, readable by its owner alone. It holds a
-// read transaction as [Log.Export] does.
+// Backup implements [store.Backuper]. Path becomes a file that only its owner can read. It is
+// as large as the log's file, except for free pages at the end of that. Like [Log.Export] the
+// backup holds a read transaction.
 //
-// Before the file gets its name it is synced, opened and verified, which takes
-// about as long as the writing. If the log is damaged, the backup is made all the same
-// and has the same damage; the error is then a [*store.DamagedBackupError]. After any
-// other error there is no file at path.
+// Before the file gets its name, Backup syncs, opens and verifies it, which takes about as
+// long as writing it. If the log is damaged, Backup still makes the backup, with the same
+// damage, and returns a [*store.DamagedBackupError]. After any other error there is no file
+// at path.
 func (l *Log) Backup(ctx context.Context, path string, options store.BackupOptions) error {
 	if err := l.backup(ctx, path, &options); err != nil {
 		return fmt.Errorf("backup %s to %s: %w", l.path, path, err)
@@ -44,7 +44,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 		return err
 	}
 	err = l.writeBackup(ctx, file, options)
-	var damage error // of the log
+	var damage error // damage of the log
 	if err == nil {
 		var report *store.Report
 		if report, err = checkBackup(ctx, file.Name(), options); err != nil {
@@ -69,7 +69,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	return damage
 }
 
-// free returns an error if there is something at path.
+// free returns an error if path exists.
 func free(path string) error {
 	switch _, err := os.Lstat(path); {
 	case err == nil:
@@ -81,7 +81,7 @@ func free(path string) error {
 	}
 }
 
-// A backupFile is the file that a backup is written to.
+// A backupFile is the file to which a backup is written.
 type backupFile interface {
 	io.WriteCloser
 	Sync() error
@@ -98,7 +98,7 @@ func (l *Log) writeBackup(ctx context.Context, file backupFile, options *store.B
 		})
 		switch {
 		case w.failed != nil:
-			err = w.failed // bbolt keeps only its text
+			err = w.failed // bbolt returns an error that has only its text
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			err = nil // the file of the log has lost its end, and so has the backup
 		}
@@ -110,8 +110,8 @@ func (l *Log) writeBackup(ctx context.Context, file backupFile, options *store.B
 	return errors.Join(err, file.Close())
 }
 
-// checkBackup opens and verifies what has been written. The report is nil if it cannot
-// be opened.
+// checkBackup opens and verifies a written backup. The report is nil if the backup cannot be
+// opened.
 func checkBackup(ctx context.Context, path string, options *store.BackupOptions) (*store.Report, error) {
 	l, err := Open(path, ReadOnly())
 	if err != nil {
@@ -124,7 +124,7 @@ func checkBackup(ctx context.Context, path string, options *store.BackupOptions)
 	return report, errors.Join(err, l.Close())
 }
 
-// A backupWriter writes a file no faster than it may, and says how far it is.
+// A backupWriter writes a file with a bounded rate, and reports its progress.
 type backupWriter struct {
 	ctx     context.Context
 	file    backupFile
@@ -153,7 +153,7 @@ func (w *backupWriter) Write(b []byte) (written int, err error) {
 	return written, nil
 }
 
-// wait waits until what has been written is not more than the time allows.
+// wait waits until the written bytes are within the rate.
 func (w *backupWriter) wait() error {
 	if err := w.ctx.Err(); err != nil || w.options.BytesPerSecondMax == 0 {
 		return err

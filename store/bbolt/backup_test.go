@@ -236,7 +236,7 @@ func TestABackupSaysHowFarItIs(t *testing.T) {
 	}
 }
 
-// A recordedFile notes what is done with it, in order: a run of writes is one.
+// A recordedFile records the operations on it in order. It records consecutive writes as one.
 type recordedFile struct {
 	done  []string
 	bytes int64

@@ -33,8 +33,8 @@ func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 	return kinds, nil
 }
 
-// Entities implements [store.Catalog]. Entities that appear during the
-// iteration may or may not be seen. It costs a few searches for each entity.
+// Entities implements [store.Catalog]. The iteration may or may not yield entities that are
+// created while it runs. It costs a few searches for each entity.
 func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
 	return func(yield func(store.Entity, error) bool) {
 		p := storekit.NewPage()
@@ -65,8 +65,8 @@ func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.
 	}
 }
 
-// aboveEntity returns the least key above all keys of an entity. Without an id
-// it returns the least key of the kind.
+// aboveEntity returns the smallest key above all keys of an entity. Without an id it returns
+// the smallest key of the kind.
 func aboveEntity(kind, id string) []byte {
 	if id == "" {
 		return storekit.AppendPair(nil, kind, "")
@@ -74,8 +74,8 @@ func aboveEntity(kind, id string) []byte {
 	return append(storekit.AppendPair(nil, kind, id), 1)
 }
 
-// fillEntities copies a page of ids with their versions and returns the key to
-// go on with, or nil.
+// fillEntities copies a page of ids with their versions. It returns the key of the next page,
+// or nil.
 func (l *Log) fillEntities(tx *bolt.Tx, p *storekit.Page, kind string, from []byte) ([]byte, error) {
 	p.Reset()
 	index, state := bucketIndex.open(tx).Cursor(), bucketState.open(tx).Cursor()
@@ -90,9 +90,9 @@ func (l *Log) fillEntities(tx *bolt.Tx, p *storekit.Page, kind string, from []by
 	return from, nil
 }
 
-// lowest returns the first entity at or above a key, with its version; the key
-// is zero if there is none. Entities that only have receipts are passed over,
-// since nothing has happened to them.
+// lowest returns the first entity at or above a key, with its version. The returned key is
+// zero if there is none. It skips entities that have only receipts, because they have no
+// version.
 func (l *Log) lowest(index, state *bolt.Cursor, from []byte) (key store.Key, version store.Version, err error) {
 	for {
 		if key, err = lowestKey(index, state, from); key.IsZero() || err != nil {
@@ -109,7 +109,7 @@ func (l *Log) lowest(index, state *bolt.Cursor, from []byte) (key store.Key, ver
 	}
 }
 
-// lowestKey returns the entity of the first key at or above from, or zero.
+// lowestKey returns the entity of the first key at or above from, or a zero key.
 func lowestKey(index, state *bolt.Cursor, from []byte) (key store.Key, err error) {
 	a, _, _, err := bucketIndex.find(index, from)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Commit implements [store.Log]. It waits for one transaction, and for the one
-// before it if there is one; groups of callers that wait at the same time are
-// stored by the same transaction.
+// Commit implements [store.Log]. It waits for one transaction, and first for the running one
+// if there is one. One transaction stores the groups of all callers that wait at the same
+// time.
 func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	results, err := l.queue.Commit(ctx, group, l.commit)
 	if err != nil {
@@ -51,10 +51,9 @@ func (l *Log) commit(calls []*storekit.Call) {
 	}
 }
 
-// transact runs fn in a write transaction and commits it, if fn has written
-// anything. The caller holds writing. If known is false nobody knows whether an
-// error came before or after the commit, and the log is broken; otherwise an
-// error means that nothing has been stored.
+// transact runs fn in a write transaction, and commits it if fn has written anything. The
+// caller must hold writing. If known is false, the log is broken, and the transaction may or
+// may not be stored. If known is true, an error means that nothing is stored.
 func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 	if err := l.usable(); err != nil {
 		return true, err
@@ -62,7 +61,7 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 	return l.write(fn)
 }
 
-// write is transact for a log that can be used.
+// write is like transact, for a log that is known to be usable.
 func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 	if l.readOnly {
 		return true, fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
@@ -87,11 +86,12 @@ func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 	if l.pause != nil {
 		l.pause()
 	}
-	// From here on no error tells what is in the file; see invariant 4 of Log.
+	// After this point an error does not show the content of the file; see invariant 4 of
+	// Log.
 	txid := tx.ID()
 	l.db.NoFreelistSync = l.leaveOutFreelist(tx)
 	if err := l.guard(tx.Commit); err != nil {
-		_ = l.guard(tx.Rollback) // after a panic it gives back the lock; else it does nothing
+		_ = l.guard(tx.Rollback) // after a panic it releases bbolt's lock; otherwise it does nothing
 		l.breakDown(err)
 		return false, fmt.Errorf("outcome unknown: %w: %w", store.ErrBroken, err)
 	}
@@ -100,7 +100,7 @@ func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 	return true, nil
 }
 
-// abandon ends a transaction of which nothing has been written to the file.
+// abandon ends a transaction of which nothing was written to the file.
 func (l *Log) abandon(tx *bolt.Tx) {
 	if tx != nil {
 		if err := l.guard(tx.Rollback); err != nil {
@@ -111,30 +111,30 @@ func (l *Log) abandon(tx *bolt.Tx) {
 }
 
 const (
-	// freelistBytesMax is the size up to which each commit writes the list of free
-	// pages. It has 8 bytes for each of them: 32 KiB stand for 16 MiB that are free.
+	// freelistBytesMax is the size up to which each commit writes the list of free pages. The
+	// list has 8 bytes for each page, so 32 KiB describe 16 MiB of free pages.
 	freelistBytesMax = 32 << 10
-	// rebuildBytesMax bounds the pages in use of a file whose commits leave the list
-	// out. If the process does not close such a file, the next Open reads all of
-	// them to find the others, which takes about 4 s for 256 MiB.
+	// rebuildBytesMax bounds the used pages of a file whose commits leave the list out. If
+	// the process does not close such a file, the next Open reads all used pages to find the
+	// free ones. This takes about 4 s for 256 MiB.
 	rebuildBytesMax = 256 << 20
 )
 
 // leaveOutFreelist reports whether a commit leaves out the list of free pages.
 //
-// bbolt writes the whole list with every commit. After many events have been
-// deleted it is long, and a small commit would write megabytes. Without it the list
-// is in memory only: Close writes it, and after a crash Open finds the free pages by
-// reading the others. So it is left out where it is long and the others are few; a
-// large file with a long list is made small by [Compact].
+// bbolt writes the whole list with every commit. After many events have been deleted the list
+// is long, and a small commit would write megabytes. If commits leave it out, the list is
+// only in memory: Close writes it, and after a crash Open finds the free pages by reading the
+// used ones. So commits leave it out if the list is long and the used pages are few. For a
+// large file with a long list use [Compact].
 func (l *Log) leaveOutFreelist(tx *bolt.Tx) bool {
 	stats := l.db.Stats()
 	free := int64(stats.FreePageN+stats.PendingPageN) * int64(l.db.Info().PageSize)
 	return stats.FreelistInuse > freelistBytesMax && tx.Size()-free <= rebuildBytesMax
 }
 
-// writeFreelist writes the list of free pages if the last commit has left it out, so
-// that the next Open need not look for them. Nothing depends on it. The caller holds
+// writeFreelist writes the list of free pages if the last commit has left it out, so that the
+// next Open need not search for the free pages. An error does no harm. The caller must hold
 // writing.
 func (l *Log) writeFreelist() {
 	if !l.db.NoFreelistSync || l.broken.Load() != nil {

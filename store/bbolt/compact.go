@@ -14,29 +14,29 @@ import (
 )
 
 const (
-	// compactBytes is how much one transaction of a compaction writes.
+	// compactBytes bounds the bytes that one transaction of a compaction writes.
 	compactBytes = 16 << 20
-	// compactGrowBytes is by how much the new file grows: less than usual, since it
-	// is to be small.
+	// compactGrowBytes is the step by which the new file grows. It is smaller than usual, to
+	// keep the new file small.
 	compactGrowBytes = 1 << 20
 )
 
-// A Compaction says what [Compact] has done.
+// A Compaction is the result of [Compact].
 type Compaction struct {
 	// Before and After are the sizes of the file in bytes.
 	Before, After int64
 }
 
-// Compact writes the log in the file at path to a new file without free pages, and
-// puts that in its place. A bbolt file never becomes smaller by itself: the room of
-// deleted events is used again, and otherwise stays.
+// Compact writes the log in the file at path to a new file without free pages, and replaces
+// the old file by it. A bbolt file never shrinks: it reuses the pages of deleted events, but
+// does not return them to the file system.
 //
-// The log must not be open: it is locked meanwhile, and the error matches
-// [store.ErrInUse] if a process has it open. The directory needs room for the new
-// file. The old file stays in place until the new one is durable, has been verified
-// and has the same digest, so after an error or a crash the log is as it was; a file
-// whose name ends in ".compact-" and a number may be left behind by a crash. The log
-// keeps its id. Damage is an error matching [store.ErrCorrupt]. Progress may be nil.
+// The log must not be open. Compact locks it, and the error matches [store.ErrInUse] if a
+// process has it open. The directory needs space for the new file. Compact replaces the old
+// file only after the new one is durable, has been verified and has the same digest. After an
+// error or a crash the log is therefore unchanged. A crash may leave a file whose name ends
+// in ".compact-" and a number. The log keeps its id. Damage is an error matching
+// [store.ErrCorrupt]. Progress may be nil.
 func Compact(ctx context.Context, path string, progress func(store.Progress), opts ...Option) (Compaction, error) {
 	c, err := compact(ctx, path, progress, opts)
 	if err != nil {
@@ -47,13 +47,13 @@ func Compact(ctx context.Context, path string, progress func(store.Progress), op
 
 func compact(ctx context.Context, path string, progress func(store.Progress), opts []Option) (c Compaction, failure error) {
 	if _, err := os.Stat(path); err != nil {
-		return c, err // and no new log is made
+		return c, err // Open would create a new log
 	}
-	path, err := filepath.EvalSymlinks(path) // the file is replaced, not the link to it
+	path, err := filepath.EvalSymlinks(path) // replace the file, not a link to it
 	if err != nil {
 		return c, err
 	}
-	l, err := Open(path, opts...) // for writing: it holds the lock against all others
+	l, err := Open(path, opts...) // for writing, because its lock excludes all other processes
 	if err != nil {
 		return c, err
 	}
@@ -106,7 +106,7 @@ func (l *Log) writeCompacted(name string) error {
 	if err := made.openFile(made.options()); err != nil {
 		return err
 	}
-	made.db.NoSync = true // it is synced once, at the end
+	made.db.NoSync = true // Sync below is the only sync
 	made.db.AllocSize = compactGrowBytes
 	err := l.guard(func() error { return bolt.Compact(made.db, l.db, compactBytes) })
 	if err == nil {
@@ -115,7 +115,8 @@ func (l *Log) writeCompacted(name string) error {
 	return errors.Join(err, made.guard(made.db.Close))
 }
 
-// checkCompacted verifies the new file, and that it holds what the old one does.
+// checkCompacted verifies the new file, and checks that its content equals that of the old
+// one.
 func checkCompacted(ctx context.Context, name string, want *store.Digest, progress func(store.Progress)) (size int64, failure error) {
 	l, err := Open(name, ReadOnly())
 	if err != nil {

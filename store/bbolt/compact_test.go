@@ -234,7 +234,7 @@ func TestOpen_takes_the_file_that_has_the_name(t *testing.T) {
 		}
 		opened <- waiting
 	}()
-	// What Compact does at its end, at any moment of the wait.
+	// The last steps of Compact, while the other Open waits for the lock.
 	other := filepath.Join(t.TempDir(), "compacted")
 	write(t, other, read(t, path))
 	if err := os.Rename(other, path); err != nil {

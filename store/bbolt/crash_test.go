@@ -25,7 +25,7 @@ func countOfPage(_ string, at int64) bool {
 
 var crashSubject = crashtest.Subject{Name: "bbolt", Open: crashOpen, Blind: countOfPage}
 
-// The broken twins: stores with one promise taken away.
+// Faulty stores, each with one promise removed. The crash test must find the fault of each.
 var (
 	unsynced = crashtest.Subject{Name: "unsynced", Open: func(place string) (store.Log, error) {
 		return openUnsynced(place)
@@ -53,7 +53,7 @@ type lateLog struct{ *bbolt.Log }
 
 func (l lateLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	results, err := l.Log.Commit(ctx, group)
-	go func() { _ = l.Sync() }() // the process ends before anybody could ask
+	go func() { _ = l.Sync() }() // the process ends before its error could be read
 	return results, err
 }
 
@@ -77,8 +77,8 @@ func TestTheLogSurvivesEveryCrash(t *testing.T) {
 	crashtest.Run(t, crashSubject)
 }
 
-// longOnly leaves a test that has no goroutines beside each other to runs without
-// -short, which are without the race detector.
+// longOnly skips a test with -short, as in runs with the race detector. It is for tests
+// without concurrent goroutines.
 func longOnly(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

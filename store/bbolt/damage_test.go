@@ -121,11 +121,10 @@ func fillLog(t testing.TB, l *bbolt.Log) (keys []store.Key) {
 	return append(keys, saved)
 }
 
-// TestAFlippedBitIsAnErrorAndNeverWrongData damages one bit of the file at a
-// time. What is then read must be what was stored or end with an error, and the
-// process must go on. The exceptions are what the package documents: the count of
-// entries in the header of a page, and an element of a page that points to another
-// entry that is sound, which only a verification finds.
+// TestAFlippedBitIsAnErrorAndNeverWrongData flips one bit of the file at a time. Each read
+// must then return the stored data or an error, and the process must not end. The package
+// documents two exceptions, which only a verification finds: the count of entries in the
+// header of a page, and an element of a page that points to another, intact entry.
 func TestAFlippedBitIsAnErrorAndNeverWrongData(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
@@ -209,7 +208,7 @@ func newFlipped(t testing.TB, whole []byte) *flipped {
 	return f
 }
 
-// flip makes the file whole, whoever has written to it, and flips a bit.
+// flip restores the original content of the file, and then flips one bit.
 func (f *flipped) flip(t testing.TB, at, bit int) {
 	t.Helper()
 	now := read(t, f.path)
@@ -236,7 +235,7 @@ func (f *flipped) put(t testing.TB, at int, b byte) {
 	}
 }
 
-// compare returns what was read without an error and is not what was stored.
+// compare returns the data that was read without an error and differs from the stored data.
 func compare(got, want map[string][]string, errs, notFound map[string]error) (wrong []string) {
 	add := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	for group, lines := range want {

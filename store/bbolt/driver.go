@@ -7,19 +7,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Driver returns the driver of bbolt:FILE, and of a path alone, for [store.Open]. The
-// parameters, all optional:
+// Driver returns the driver of URIs of the form bbolt:FILE, and of plain paths, for
+// [store.Open]. The parameters are optional, here with their defaults in parentheses:
 //
 //	partitions    number of partitions of a new log (1), or the number that an existing
 //	              one must have (any)
 //	lock_timeout  wait for another process that has the file open, such as 500ms (1s)
-//	read_only     true opens an existing log for reading alone (false)
-//	salvage       true does so despite a damaged meta page (false)
+//	read_only     true opens an existing log only for reading (false)
+//	salvage       true does the same, even if a meta page is damaged (false)
 func Driver(options ...Option) store.Driver {
 	return store.Driver{
 		Schemes: []string{"bbolt"},
 		Prepare: func(u *store.URI) func(context.Context) (store.Log, error) {
-			path, all := u.Path(), slices.Clip(options) // append copies
+			path, all := u.Path(), slices.Clip(options) // so that append copies
 			if n := u.Partitions(); n > 0 {
 				all = append(all, WithPartitions(n))
 			}

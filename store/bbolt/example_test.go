@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/store/bbolt"
 )
 
-// What is committed is there when the file is opened again.
+// The committed events are there when the file is opened again.
 func ExampleOpen() {
 	dir, err := os.MkdirTemp("", "example")
 	if err != nil {

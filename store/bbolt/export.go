@@ -14,19 +14,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An export is a log at one moment.
+// An export reads one read view of a log.
 type export struct {
 	*moment
 	places [bucketCount]site
-	faults []error // about where the buckets are
+	faults []error // faults found while searching the buckets
 	origin store.Origin
 	stats  store.Stats
 }
 
-// Export implements [store.Exporter]. It holds a read transaction until it is
-// closed: meanwhile the file does not reuse what commits set free, and a commit
-// that would need more address space than [WithInitialMmap] has reserved waits.
-// It reads the file page by page and goes on behind damaged ones.
+// Export implements [store.Exporter]. The export holds a read transaction until it is closed.
+// Until then the file does not reuse the pages that commits free, and a commit waits if it
+// needs more address space than [WithInitialMmap] has reserved. The export reads the file
+// page by page, and continues after damaged pages.
 func (l *Log) Export(ctx context.Context) (store.Export, error) {
 	x, err := l.export(ctx)
 	if err != nil {
@@ -85,7 +85,7 @@ func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Reco
 	}
 }
 
-// recordBuckets are where the records of a sort are, but for states and receipts.
+// recordBuckets holds the bucket of each sort of records, except states and receipts.
 var recordBuckets = map[store.Sort]bucket{
 	store.SortEvent: bucketLog, store.SortVersion: bucketIndex, store.SortMessage: bucketMessage,
 	store.SortClaim: bucketClaim, store.SortBookmark: bucketBookmark,
@@ -113,21 +113,20 @@ func (x *export) each(ctx context.Context, s store.Sort, hand func(store.Record,
 	})
 }
 
-// isReceiptKey reports whether a key of the index is that of a receipt.
+// isReceiptKey reports whether a key of the index belongs to a receipt.
 func isReceiptKey(k []byte) bool {
 	_, _, rest, ok := storekit.SplitEntity(k)
 	return ok && isReceipt(rest)
 }
 
-// A receiptGroup is where the receipts of one entity are, or why that cannot be
-// told.
+// A receiptGroup lists the places of one entity's receipts, or is an error.
 type receiptGroup struct {
 	prefix []byte
 	places []place
 	err    error
 }
 
-// receiptGroups yields the receipts of a bucket, entity by entity.
+// receiptGroups yields the places of the receipts in a bucket, entity by entity.
 func (x *export) receiptGroups(ctx context.Context, b bucket) iter.Seq[receiptGroup] {
 	return func(yield func(receiptGroup) bool) {
 		var g receiptGroup
@@ -148,7 +147,7 @@ func (x *export) receiptGroups(ctx context.Context, b bucket) iter.Seq[receiptGr
 			}
 			kind, id, rest, ok := storekit.SplitEntity(k)
 			if b == bucketIndex && (!ok || !isReceipt(rest)) {
-				return true // a version, or what an export of versions tells of
+				return true // a version, or a damaged key that the export of versions reports
 			}
 			prefix := k[:min(len(k), len(kind)+len(id)+2)]
 			if !bytes.Equal(prefix, g.prefix) {
@@ -166,9 +165,9 @@ func (x *export) receiptGroups(ctx context.Context, b bucket) iter.Seq[receiptGr
 	}
 }
 
-// receipts yields the receipts by name, where the file has them by age. A log of
-// format 1 that is opened for reading has them in their old bucket, or those of
-// some entities.
+// receipts yields the receipts in the order of their names. The file has them in the order of
+// their age. A log of format 1 that is opened for reading has all of them, or those of some
+// entities, in the old bucket.
 func (x *export) receipts(ctx context.Context, hand func(store.Record, error) bool) {
 	next, stop := iter.Pull(x.receiptGroups(ctx, bucketIndex))
 	defer stop()
@@ -219,7 +218,7 @@ func (x *export) receiptsOf(g *receiptGroup, hand func(store.Record, error) bool
 	return true
 }
 
-// states yields snapshots and saved states side by side, by entity.
+// states yields snapshots and saved states together, in the order of their entities.
 func (x *export) states(ctx context.Context, hand func(store.Record, error) bool) {
 	type entry struct {
 		k, v []byte
@@ -258,7 +257,7 @@ func (x *export) states(ctx context.Context, hand func(store.Record, error) bool
 	}
 }
 
-// A recordDecoder decodes entries of all buckets that hold records.
+// A recordDecoder decodes the entries of all buckets that hold records.
 type recordDecoder struct {
 	store.Decoder
 	event store.Event
@@ -293,11 +292,11 @@ func (d *recordDecoder) decode(b bucket, k, v []byte) (store.Record, error) {
 	return nil, c
 }
 
-// placeOf returns what a key says of a damaged record, or nil if the key may be damaged
-// itself.
+// placeOf returns a record with the fields that the key of a damaged record tells. It returns
+// nil if the key may be damaged itself.
 func placeOf(b bucket, k, v []byte) store.Record {
 	if b == bucketLog || b == bucketIndex && !isReceiptKey(k) {
-		return nil // its position or version says it
+		return nil // the error already has the position or version
 	}
 	if _, reason := storekit.Sealed(k, v); reason != "" {
 		return nil
@@ -366,7 +365,7 @@ func (d *recordDecoder) record(b bucket, k, v []byte) (store.Record, error) {
 	panic(fmt.Sprintf("bucket %v holds no records", b))
 }
 
-// indexed returns what an entry of the index says of an event.
+// indexed returns the key, version and position of an event from its entry in the index.
 func indexed(k, v []byte) (store.Record, error) {
 	n, reason := storekit.Number(k, v)
 	if reason != "" {

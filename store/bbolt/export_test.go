@@ -164,7 +164,7 @@ func Downgrade(tx *bolt.Tx) error {
 	return nil
 }
 
-// UpgradeReceipts is how many receipts one step of an upgrade moves at least.
+// UpgradeReceipts is the number of receipts from which a step of the upgrade ends.
 const UpgradeReceipts = upgradeReceipts
 
 // UpgradeOnce takes one step of an upgrade.
@@ -258,8 +258,8 @@ func eachPage(t testing.TB, l *Log, fn func(*node)) {
 	}
 }
 
-// ParsePage reads a page and returns how many entries lie within it, how many
-// bytes their keys and values have, and what is wrong with it.
+// ParsePage decodes a page. It returns the number of entries within it, the total length of
+// their keys and values, and the fault of the page, if any.
 func ParsePage(b []byte) (entries, bytes int, reason string) {
 	n := nodeOf(b)
 	for i := range n.count {

@@ -9,8 +9,8 @@ import (
 	"github.com/perdure/perdure/store/bbolt"
 )
 
-// FuzzPage reads pages that hold anything. Whatever they say, what is read of
-// them lies within them, and a page without a fault is read to its last byte.
+// FuzzPage decodes pages with any content. The decoder must never read beyond a page, and it
+// must read a page without a fault to its last byte.
 func FuzzPage(f *testing.F) {
 	// Whole pages would be better seeds, but Go takes most of its time to make
 	// what it finds with large inputs smaller.

@@ -13,9 +13,9 @@ import (
 
 var writeGolden = flag.Bool("golden", false, "write the golden data of the present format anew")
 
-// goldenFiles are logs that the first versions with each format have written.
-// The last is of the present one. A file is never written anew, but for a format
-// that nobody has seen.
+// goldenFiles are logs written by the first version with each format. The last one has the
+// current format. An existing file must never be rewritten, except one whose format was never
+// released.
 var goldenFiles = []string{"testdata/format1.bbolt", "testdata/format2.bbolt"}
 
 func TestALogOfEveryFormatIsReadAndGoesOn(t *testing.T) {

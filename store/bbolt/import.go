@@ -13,19 +13,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// metaUnfinished marks a log that is being filled.
+// metaUnfinished is the key that exists while an import fills the log.
 var metaUnfinished = []byte("unfinished")
 
-// A filling is a log that is being filled.
+// A filling is a running import: a log that is being filled.
 type filling struct {
 	log    *Log
 	origin store.Origin
-	sort   store.Sort // of the last record
+	sort   store.Sort // sort of the last record
 	failed error
 	done   bool
 }
 
-// Import implements [store.Importer]. A call of Add is one transaction.
+// Import implements [store.Importer]. Each call of Add is one transaction.
 func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, error) {
 	err := ctx.Err()
 	if err == nil {
@@ -50,10 +50,10 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	return &filling{log: l, origin: from}, nil
 }
 
-// empty returns an error if the log has ever kept anything.
+// empty returns an error if the log has ever stored anything.
 func (w *writer) empty() error {
 	used := w.counters != counters{} || slices.ContainsFunc(w.heads, func(h uint64) bool { return h > 0 })
-	for b := bucketLog; b < bucketOldReceipt; b++ { // a log of now has no old one
+	for b := bucketLog; b < bucketOldReceipt; b++ { // an open log has no old bucket any more
 		k, _ := w.tree(b).Cursor().First()
 		used = used || k != nil
 	}
@@ -238,7 +238,7 @@ func (f *filling) Finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.log.sparse.Store(pruned) // before anybody can see it
+	f.log.sparse.Store(pruned) // while the log is still unfinished, so no reader misses it
 	f.done = true
 	f.log.unfinished.Store(false)
 	return nil
@@ -250,7 +250,8 @@ func (f *filling) Close() error {
 	return nil
 }
 
-// fillable returns why the log cannot be filled any more, or nil.
+// fillable returns an error if the import cannot continue, for example because the log is
+// closed.
 func (l *Log) fillable() error {
 	err := l.usable()
 	if errors.Is(err, store.ErrUnfinished) {
@@ -259,7 +260,7 @@ func (l *Log) fillable() error {
 	return err
 }
 
-// finished returns an error if the log was left unfinished.
+// finished returns an error if an import has not finished the log.
 func finished(meta *bolt.Bucket) error {
 	v := meta.Get(metaUnfinished)
 	if v == nil {

@@ -11,15 +11,14 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A bucket is one of the B+trees of the file. There is a fixed number of them
-// and none per entity, so that the cost of an append depends on the depth of a
-// tree and on nothing else.
+// A bucket is one of the B+trees of the file. Their number is fixed, and entities have no
+// trees of their own, so the cost of an append depends only on the depth of a tree.
 //
 //	bucket    key                              value
 //	meta      "info"                           record: LogInfo
 //	meta      "counters"                       counters
 //	meta      "head" be16(partition)           number: last sequence of the partition
-//	log       be64(position)                   sealed Event, nothing before it
+//	log       be64(position)                   sealed Event, without a checksum of the key
 //	index     kind 0 id 0 be64(version)        number: position
 //	index     kind 0 id 0 ff×8 be64(^n) name   record: Receipt, see receipts.go
 //	state     kind 0 id 0                      record: State
@@ -32,15 +31,15 @@ import (
 //	claim     space 0 value                    record: Claimed
 //	bookmark  name 0 be16(partition)           record: Bookmark, also of deletions, see store.DeletionPrefix
 //
-// An earlier version of this package knows nothing of halted messages, and leaves an
-// entry of halted where it is when it takes one up or removes it. So such an entry counts
+// An earlier version of this package does not know halted messages. It does not delete the
+// entry in halted when it retries or removes a halted message. So an entry in halted counts
 // only if its message says that it is halted.
 //
-// Names hold no zero byte, so keys sort as the names do. A number is be64
-// followed by the CRC-32C of key and number; a record is the CRC-32C of the key
-// followed by the sealed record. So every entry but those of log, which hold
-// their position in the sealed event, proves that it belongs under its key;
-// see [find] for what that is good for.
+// Names contain no zero byte, so keys sort in the order of the names. A number is be64
+// followed by the CRC-32C of key and number. A record is the CRC-32C of the key followed by
+// the sealed record. Each entry thus proves that it belongs to its key. Entries of log have
+// no such checksum, because the sealed event contains its position. See [bucket.find] for the
+// use of these proofs.
 type bucket uint8
 
 const (
@@ -55,8 +54,8 @@ const (
 	bucketTimer
 	bucketClaim
 	bucketBookmark
-	bucketOldReceipt // of format 1
-	bucketHalted     // made with the first entry
+	bucketOldReceipt // receipts of format 1
+	bucketHalted     // created with its first entry
 	bucketCount
 )
 
@@ -78,8 +77,8 @@ func (b bucket) holdsNumber(k []byte) bool {
 	return false
 }
 
-// open returns the bucket in tx. Like bbolt itself on a damaged page it panics
-// if there is none; guard turns both into errors.
+// open returns the bucket in tx. It panics if there is none, like bbolt on a damaged page.
+// guard turns both panics into errors.
 func (b bucket) open(tx *bolt.Tx) *bolt.Bucket {
 	t := tx.Bucket([]byte(bucketNames[b]))
 	if t == nil {
@@ -104,7 +103,7 @@ func headKey(partition int) []byte {
 
 // ---- values
 
-// check says what is wrong with an entry, as far as its key is concerned.
+// check compares an entry with its key. If they do not fit, it returns the reason.
 func (b bucket) check(k, v []byte) (reason string) {
 	if b.holdsNumber(k) {
 		_, reason = storekit.Number(k, v)
@@ -114,15 +113,15 @@ func (b bucket) check(k, v []byte) (reason string) {
 	return reason
 }
 
-// counters are what a log counts, one record in bucket meta.
+// counters are the counts that a log keeps. They are one record in bucket meta.
 type counters struct {
-	events    uint64 // kept
+	events    uint64 // events that are stored
 	pruned    uint64 // events deleted so far
 	entities  uint64
-	snapshots uint64 // and saved states
+	snapshots uint64 // snapshots and saved states
 	pending   uint64
 	parked    uint64
-	sequence  uint64 // of the last message
+	sequence  uint64 // sequence of the last message
 }
 
 func (c *counters) fields() [7]*uint64 {
@@ -152,16 +151,15 @@ func (c *counters) read(v []byte) (reason string) {
 	return ""
 }
 
-// ---- looking up
+// ---- searches
 
-// find moves c to the first entry at or above k and returns it, nil if there is
-// none, and the entry before it.
+// find moves c to the first entry at or above k. It returns that entry, or a nil key if there
+// is none, and the key of the entry before it.
 //
-// The pages of a B+tree have no checksum, so a damaged key can send a search
-// astray, and an entry that exists seems not to. Then the search ends beside
-// the damaged key, or at a page that does not hold the place where k belongs.
-// So find checks that both entries prove their keys and that k lies between
-// them; in that way a missing entry is as sure as one that is there.
+// The pages of a B+tree have no checksum. A damaged key can mislead a search, so that an
+// existing entry seems to be missing. Such a search ends next to the damaged key, or at a
+// page that does not contain the place of k. So find checks that both entries fit their keys,
+// and that k lies between them. A missing entry is then proved as well as an existing one.
 func (b bucket) find(c *bolt.Cursor, k []byte) (key, value, before []byte, err error) {
 	c.Seek(k)
 	before, v := c.Prev()
@@ -173,7 +171,7 @@ func (b bucket) find(c *bolt.Cursor, k []byte) (key, value, before []byte, err e
 			return nil, nil, nil, b.corrupt(k, "the tree is out of order")
 		}
 	}
-	// Prev at the first entry does not leave a place from which Next returns.
+	// After Prev at the first entry, Next does not return to it, so seek again.
 	key, value = c.Seek(k)
 	if key != nil {
 		if reason := b.check(key, value); reason != "" {
@@ -186,10 +184,10 @@ func (b bucket) find(c *bolt.Cursor, k []byte) (key, value, before []byte, err e
 	return key, value, before, nil
 }
 
-// step moves a cursor from entry k to the next one, which must lie behind it: an
-// element of a page has no checksum, so that a damaged one may point to another
-// entry that is sound. Whoever ends at an entry steps once more, since an entry
-// from farther behind would hide all before it.
+// step moves a cursor from the entry of key k to the next one, and checks that its key is
+// higher. An element of a page has no checksum, so a damaged element may point to another,
+// intact entry. A caller that stops at an entry must call step once more: if the entry comes
+// from a later place, it would hide all entries before it.
 func (b bucket) step(c *bolt.Cursor, k []byte) (key, value []byte, err error) {
 	key, value = c.Next()
 	if key != nil && bytes.Compare(key, k) <= 0 {
@@ -198,8 +196,8 @@ func (b bucket) step(c *bolt.Cursor, k []byte) (key, value []byte, err error) {
 	return key, value, nil
 }
 
-// get returns the value under k, nil if there is none for certain. It has been
-// checked against its key.
+// get returns the value under k after checking it against its key. If it returns nil without
+// an error, there is certainly no such value.
 func (b bucket) get(t *bolt.Bucket, k []byte) ([]byte, error) {
 	c := t.Cursor()
 	if key, v := c.Seek(k); bytes.Equal(key, k) {
@@ -234,7 +232,7 @@ func (b bucket) getRecord(t *bolt.Bucket, k []byte) ([]byte, error) {
 	return v[storekit.SumBytes:], nil
 }
 
-// corrupt returns the error about an entry; the caller adds the file.
+// corrupt returns the error for a corrupt entry. The caller adds the file.
 func (b bucket) corrupt(k []byte, reason string) *store.CorruptError {
 	return &store.CorruptError{What: "entry", Where: fmt.Sprintf("bucket %v, key %q", b, k), Reason: reason}
 }

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// letGo closes a file that bbolt still maps. The mapping keeps the file open, and
-// with it its lock, so the lock is given back first.
+// letGo closes a file that bbolt still maps. The mapping keeps the file open and locked, so
+// letGo releases the lock first.
 func letGo(f *os.File) error {
 	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
 }

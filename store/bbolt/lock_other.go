@@ -4,6 +4,6 @@ package bbolt
 
 import "os"
 
-// letGo closes a file that bbolt still maps. Where locks are not those of flock
-// they end with the file, or at the latest with the process.
+// letGo closes a file that bbolt still maps. On systems without flock, closing the file
+// releases its lock, or else the end of the process does.
 func letGo(f *os.File) error { return f.Close() }

@@ -1,20 +1,19 @@
-// Package bbolt keeps a log in one file, a B+tree of go.etcd.io/bbolt: the
-// smallest durable store, for one process. It has every optional ability of
-// package store but [store.Instant].
+// Package bbolt keeps a log in one file, in B+trees of go.etcd.io/bbolt. It is the smallest
+// durable store, for one process. It has every optional ability of package store except
+// [store.Instant].
 //
-// Commits are grouped: one transaction, and so one sync, stores all batches of a
-// Commit, and those of other callers that wait meanwhile. The layout of the
-// file and why it is so are told in docs/design/0001-bbolt-layout.md.
+// Commits are grouped: one transaction, with one sync, stores all batches of a Commit
+// together with the batches of other callers that wait at the same time.
+// docs/design/0001-bbolt-layout.md describes the layout of the file and its reasons.
 //
-// Every entry of the file proves its key and its value, and searches are checked
-// against their neighbours. What bbolt keeps beside the entries has no checksum,
-// and some damage to it cannot be noticed: a page whose count of entries has
-// become less hides its last ones (events in the middle of a stream or of a
-// partition are missed, others are not); an element that points to another entry
-// that is sound, as one flipped bit of several thousand makes it do, hides its own
-// from a search; and a damaged free list shows only when pages that are in use
-// have been written over. [store.Verify] finds all three, since it reads the pages
-// themselves, and so does every backup.
+// Every entry of the file has a checksum over its key and its value, and searches check the
+// neighbours of the entry that they find. The data that bbolt keeps beside the entries has no
+// checksum. Reads cannot notice three sorts of damage to it. A page whose count of entries
+// has decreased hides its last entries; reads notice only missing events in the middle of a
+// stream or of a partition. An element that points to another intact entry hides its own
+// entry from searches; one of several thousand single-bit errors causes this. A damaged free
+// list shows only after pages in use have been overwritten. [store.Verify] finds all three,
+// because it reads the pages directly, and so does every backup.
 package bbolt
 
 import (
@@ -34,44 +33,44 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Log is a [store.Log] in a bbolt file. All its methods may be called by many
-// goroutines at once.
+// A Log is a [store.Log] in a bbolt file. Many goroutines may call its methods at the same
+// time.
 //
 // Invariants:
 //
-//  1. Whoever holds writing is the only one that has a writable transaction,
-//     and owns the fields below it.
-//  2. Nothing is handed out that is not durable. A bbolt transaction can see a
-//     commit before its last sync, so a read that has seen more than durable
-//     waits for that sync before it hands out what it has read.
-//  3. A consumer's code never runs within a transaction: reads copy a page of
-//     records out and end, so a slow reader holds up nobody.
-//  4. After an error of bbolt's commit the log is broken for good. bbolt 1.5.0
-//     syncs twice, after the data pages and after the meta page. An error
-//     before the meta page is written leaves the file as it was; after it the
-//     commit is in the file, and every new transaction would see it, although
-//     the sync has failed and the kernel may have dropped the pages. The error
-//     does not say which, so the outcome is unknown, and only a new Open, which
-//     reads what is in the file and makes it durable first, may tell.
-//  5. Damage makes bbolt panic, or fault on a page that the file no longer has.
-//     Every call of bbolt runs within guard, which makes an error of that.
+//  1. Only the goroutine that holds writing has a writable transaction, and it owns the
+//     fields below writing.
+//  2. Reads return only durable data. A bbolt transaction can see a commit before its last
+//     sync. A read that has seen more than durable waits for that sync before it returns its
+//     data.
+//  3. User code never runs within a transaction: reads copy a page of records out and end. So
+//     a slow reader does not delay other callers.
+//  4. After an error of bbolt's commit the log stays broken. bbolt 1.5.0 syncs twice: after
+//     the data pages, and after the meta page. An error before the meta page is written
+//     leaves the file unchanged. After that, the commit is in the file and every new
+//     transaction would see it, although the sync has failed and the kernel may have dropped
+//     the pages. The error does not say which of the two happened, so the outcome is unknown.
+//     Only a new Open, which first makes the content of the file durable and then reads it,
+//     can show it.
+//  5. Damage makes bbolt panic, or causes a fault on a page that the file no longer has.
+//     Every call of bbolt runs within guard, which turns both into an error.
 type Log struct {
 	path string
 	info store.LogInfo
 	db   *bolt.DB
-	file *os.File // that of db, for what db cannot do any more
+	file *os.File // file of db, for operations that db does not offer
 	*config
-	faults []error // despite which it was opened
+	faults []error // faults that a salvage has accepted
 
 	closed atomic.Bool
-	broken atomic.Pointer[error] // why
-	stuck  atomic.Bool           // db has panicked with its locks held
-	held   atomic.Bool           // by an engine, see Acquire
+	broken atomic.Pointer[error] // reason why the log is broken, or nil
+	stuck  atomic.Bool           // bbolt has panicked while it held its locks
+	held   atomic.Bool           // an engine has acquired the log
 
-	unfinished atomic.Bool // see Import
+	unfinished atomic.Bool // an import is filling the log
 
-	durable atomic.Int64 // id of the last transaction that is durable
-	synced  sync.Cond    // signalled when durable or broken has changed
+	durable atomic.Int64 // id of the last durable transaction
+	synced  sync.Cond    // signalled when durable or broken changes
 	heads   []atomic.Uint64
 	sparse  atomic.Bool // events may have been deleted
 
@@ -79,7 +78,7 @@ type Log struct {
 
 	writing sync.Mutex
 	writer  writer
-	pause   func() // for tests: called before the file is changed; nil for nothing
+	pause   func() // set by tests; called before the commit of a transaction
 }
 
 var (
@@ -99,11 +98,11 @@ var (
 	_ store.Backuper   = (*Log)(nil)
 )
 
-// Faults implements [store.FaultTeller]. It is not empty for a log with a damaged meta
-// page that was opened by [Salvage].
+// Faults implements [store.FaultTeller]. It returns faults for a log with a damaged meta page
+// that was opened with [Salvage].
 func (l *Log) Faults() []error { return l.faults }
 
-// Path returns the path that the log was opened by.
+// Path returns the path with which the log was opened.
 func (l *Log) Path() string { return l.path }
 
 // Heads implements [store.Log]. It reads no file.
@@ -122,10 +121,9 @@ func (l *Log) Heads(ctx context.Context) ([]store.Position, error) {
 	return heads, nil
 }
 
-// Acquire implements [store.Exclusive]. The file is locked to this process, so
-// it only keeps out other engines of this one. A log that was opened by
-// [ReadOnly] cannot be acquired: the error matches [errors.ErrUnsupported].
-// Release may be called more than once.
+// Acquire implements [store.Exclusive]. The file is locked by this process, so Acquire only
+// excludes other engines of this process. A log that was opened with [ReadOnly] cannot be
+// acquired: the error matches [errors.ErrUnsupported]. Release may be called more than once.
 func (l *Log) Acquire() (release func(), err error) {
 	err = l.usable()
 	switch {
@@ -141,8 +139,8 @@ func (l *Log) Acquire() (release func(), err error) {
 	return sync.OnceFunc(func() { l.held.Store(false) }), nil
 }
 
-// Stats implements [store.Statistics]. The counts are kept with every commit,
-// so it costs one short read whatever the log holds.
+// Stats implements [store.Statistics]. Every commit updates the counts, so Stats costs one
+// short read for a log of any size.
 func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 	var c counters
 	err := l.view(ctx, func(tx *bolt.Tx) error {
@@ -155,7 +153,7 @@ func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 	if err != nil {
 		return store.Stats{}, fmt.Errorf("stats: %w", err)
 	}
-	free := int64(-1) // a log that is opened for reading does not load it
+	free := int64(-1) // unknown: a log opened for reading does not load the free list
 	if !l.readOnly {
 		s := l.db.Stats()
 		free = int64(s.FreePageN+s.PendingPageN) * int64(l.db.Info().PageSize)
@@ -168,9 +166,9 @@ func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 	}, nil
 }
 
-// Close implements [store.Log]. It waits for the transactions that run, and an
-// iterator that has begun ends with an error matching [store.ErrClosed] unless
-// its last page is read. It also waits for exports that are not closed.
+// Close implements [store.Log]. It waits for running transactions, and for open exports. A
+// started iteration ends with an error matching [store.ErrClosed], unless it has read its
+// last page.
 func (l *Log) Close() error {
 	if !l.closed.CompareAndSwap(false, true) {
 		return fmt.Errorf("close %s: %w", l.path, store.ErrClosed)
@@ -180,8 +178,8 @@ func (l *Log) Close() error {
 	l.wake()
 	var err error
 	if l.stuck.Load() {
-		// DB.Close would wait for ever for a lock that nobody gives back. The
-		// mapping stays until the process ends; the file and its lock do not.
+		// DB.Close would block forever on a lock that is never released. The mapping stays
+		// until the process ends, but the file is closed and its lock released.
 		err = letGo(l.file)
 	} else {
 		l.writeFreelist()
@@ -193,7 +191,7 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// usable returns why the log cannot be used, or nil.
+// usable returns an error if the log is closed, broken or unfinished.
 func (l *Log) usable() error {
 	if l.closed.Load() {
 		return store.ErrClosed
@@ -213,7 +211,7 @@ func (l *Log) breakDown(why error) {
 	l.wake()
 }
 
-// settle makes known that a transaction is durable.
+// settle records that a transaction is durable, and wakes the reads that wait for it.
 func (l *Log) settle(txid int) {
 	l.durable.Store(int64(txid))
 	l.wake()
@@ -241,8 +239,8 @@ func (l *Log) await(txid int) error {
 	return nil
 }
 
-// view runs fn in a read transaction. After it, what fn has copied out is
-// durable, unless view returns an error.
+// view runs fn in a read transaction. If view returns nil, the data that fn has copied is
+// durable.
 func (l *Log) view(ctx context.Context, fn func(tx *bolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -266,8 +264,8 @@ func (l *Log) view(ctx context.Context, fn func(tx *bolt.Tx) error) error {
 	return l.await(seen)
 }
 
-// begin begins a transaction. If bbolt panics in that, it does so with its locks
-// held, and every later call of it would wait for ever.
+// begin begins a transaction. If bbolt panics there, it still holds its locks, and every
+// later call of bbolt would block forever. begin then marks the log as stuck and broken.
 func (l *Log) begin(writable bool) (*bolt.Tx, error) {
 	begun := false
 	defer func() {
@@ -299,7 +297,7 @@ func (l *Log) guard(fn func() error) (err error) {
 	return fn()
 }
 
-// locate names the file in an error about a corrupt record that does not.
+// locate adds the file to an error about a corrupt record, unless the error names it already.
 func (l *Log) locate(err error) error {
 	if err == nil {
 		return nil

@@ -25,21 +25,20 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// formatVersion is the format of the files that this package writes, and the
-// highest that it reads. Files of an older one are brought to it when they are
-// opened for writing. Format 2 has the receipts beside the versions.
+// formatVersion is the file format that this package writes, and the highest that it reads.
+// Opening an older file for writing converts it. Format 2 has the receipts next to the
+// versions.
 const formatVersion = 2
 
-// Open opens the log in the file at path, and creates it if there is none, with
-// mode 0600, in a directory that exists. An empty file is refused. The file is locked to the returned Log
-// until it is closed.
+// Open opens the log in the file at path. If there is no file, Open creates a log, with mode
+// 0600; the directory must exist. Open refuses an empty file. The returned Log has the lock
+// of the file until it is closed.
 //
-// The error matches [store.ErrInUse] if another process or Log has the file
-// open, [store.ErrFormat] if it is not a log or of a newer format (then it is
-// untouched), [store.ErrUnfinished] if it is a copy that was not finished,
-// [store.ErrCorrupt] if it is damaged, and [store.ErrInvalid] if the
-// options are wrong or do not fit the log; errors of the operating system match
-// themselves.
+// The error matches [store.ErrInUse] if another process or Log has the file open,
+// [store.ErrFormat] if the file is not a log or has a newer format (Open does not change it
+// then), [store.ErrUnfinished] if it is an unfinished copy, [store.ErrCorrupt] if it is
+// damaged, and [store.ErrInvalid] if the options are wrong or do not fit the log. Errors of
+// the operating system match themselves.
 func Open(path string, opts ...Option) (*Log, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -70,13 +69,13 @@ func (l *Log) open() error {
 	return nil
 }
 
-// replacedMax bounds how often an Open begins again because the file was replaced
-// while it waited for the lock.
+// replacedMax bounds how often Open starts again because the file was replaced while Open
+// waited for the lock.
 const replacedMax = 10
 
-// openCurrent opens the file that has the name of the log. Compact puts another file
-// in its place: an Open that waits for the lock meanwhile would get the old one,
-// which has no name any more, and lose what it writes to it.
+// openCurrent opens the file that currently has the name of the log. Compact can replace the
+// file while an Open waits for the lock. Without this check that Open would get the old file,
+// which no longer has a name, and later writes would be lost.
 func (l *Log) openCurrent() error {
 	for range replacedMax {
 		if err := l.openFile(l.options()); err != nil {
@@ -96,12 +95,12 @@ func (l *Log) openCurrent() error {
 	return fmt.Errorf("%w: the file was replaced %d times", store.ErrInUse, replacedMax)
 }
 
-// createFile makes the file of a new log. It writes an empty log under another
-// name and links it to its own when it is durable, so that there is never a file
-// of that name which is half a log: bbolt cannot open one whose first sync has
-// failed, or that was cut off by the loss of power. If somebody else makes the
-// log meanwhile, theirs stays. A process that dies in here leaves the file with
-// the other name behind, which nobody needs.
+// createFile creates the file of a new log. It writes an empty log under another name, and
+// links it to the name of the log after the file is durable. So a file with the name of the
+// log is always complete: bbolt cannot open a file whose first sync has failed, or that a
+// power loss has truncated. If another process creates the log at the same time, its file is
+// used. A process that dies in createFile leaves a file with the other name, which can be
+// deleted.
 func (l *Log) createFile() (err error) {
 	f, err := os.CreateTemp(filepath.Dir(l.path), filepath.Base(l.path)+".new-*")
 	if err != nil {
@@ -121,14 +120,14 @@ func (l *Log) createFile() (err error) {
 	err = os.Link(f.Name(), l.path)
 	switch {
 	case errors.Is(err, fs.ErrExist), unlinkable(err):
-		return nil // where nothing can be linked, the file is filled under its own name
+		return nil // without links, the log is created directly under its own name
 	case err != nil:
 		return fmt.Errorf("create: %w", err)
 	}
 	return l.syncDir()
 }
 
-// unlinkable reports whether err says that the file system has no links.
+// unlinkable reports whether err says that the file system does not support links.
 func unlinkable(err error) bool {
 	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission)
 }
@@ -139,7 +138,7 @@ func (l *Log) options() *bolt.Options {
 		FreelistType:    bolt.FreelistMapType,
 		InitialMmapSize: l.mmapBytes,
 		ReadOnly:        l.readOnly,
-		// NoFreelistSync is set commit by commit, see leaveOutFreelist.
+		// Each commit sets NoFreelistSync, see leaveOutFreelist.
 	}
 }
 
@@ -163,7 +162,7 @@ func (l *Log) openFile(o *bolt.Options) error {
 		return fmt.Errorf("%w: another process or log has had the file open for %v", store.ErrInUse, l.lockTimeout)
 	case errors.Is(err, store.ErrCorrupt):
 		if l.file != nil {
-			_ = letGo(l.file) // bbolt has panicked and left it open, with its lock
+			_ = letGo(l.file) // bbolt has panicked without closing and unlocking the file
 		}
 		return err
 	case errors.As(err, &errno):
@@ -172,9 +171,8 @@ func (l *Log) openFile(o *bolt.Options) error {
 	return fmt.Errorf("%w: not a bbolt file: %w", store.ErrFormat, err)
 }
 
-// probe looks at a file that exists before bbolt may write to it: opened for
-// writing, bbolt would write its free list to a file that has none, whosever
-// file it is.
+// probe examines an existing file before bbolt can write to it. When bbolt opens a file for
+// writing, it writes a free list to it if it has none, even to a file that is not a log.
 func (l *Log) probe() error {
 	info, err := os.Stat(l.path)
 	switch {
@@ -183,7 +181,7 @@ func (l *Log) probe() error {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("%w: not a regular file", store.ErrFormat)
 	case info.Size() == 0:
-		// To take it for a new log would hide that an old one has lost everything.
+		// To treat it as a new log would hide that an old log has lost its content.
 		return fmt.Errorf("%w: the file is empty, which a log never is; remove it to begin a new one", store.ErrFormat)
 	}
 	o := l.options()
@@ -191,7 +189,7 @@ func (l *Log) probe() error {
 	if err := l.openFile(o); err != nil {
 		return err
 	}
-	// From here on nobody writes, since the file is locked.
+	// The file is locked, so no other process writes to it from here on.
 	err = l.guard(func() error {
 		return l.db.View(func(tx *bolt.Tx) error {
 			_, fresh, err := readInfo(tx)
@@ -210,20 +208,19 @@ func (l *Log) probe() error {
 	return errors.Join(err, l.guard(l.db.Close))
 }
 
-// What bbolt keeps in each of its two meta pages, in the machine's byte order:
-// after the header of the page come 56 bytes and their FNV-1a hash.
+// The content of bbolt's two meta pages, in the byte order of the machine: after the page
+// header follow 56 bytes and their FNV-1a hash.
 const (
 	pageHeaderBytes = 16
 	metaSumAt       = 56
 	metaBytes       = metaSumAt + 8
 )
 
-// checkMeta checks the two meta pages of a file. With one of them damaged bbolt
-// goes back to the other one, that is to the state before the last transaction,
-// without a word. That is meant for a write that a power failure has torn; but
-// what it writes there fits in a disk sector, which is written whole or not at
-// all, so what has to be expected is damage, and commits that were acknowledged
-// and are gone.
+// checkMeta checks the two meta pages of a file. If one is damaged, bbolt silently uses the
+// other one, which has the state before the last transaction. bbolt does this for a write
+// torn by a power failure. But the written part of a meta page fits in one disk sector, which
+// a disk writes completely or not at all. A bad meta page therefore usually means damage, and
+// the loss of acknowledged commits.
 func checkMeta(f *os.File, pageBytes int) error {
 	for i := range 2 {
 		var meta [metaBytes]byte
@@ -239,8 +236,8 @@ func checkMeta(f *os.File, pageBytes int) error {
 	return nil
 }
 
-// readInfo returns what the file says about itself. Fresh means that there is
-// nothing in it yet: a creation that was broken off.
+// readInfo returns the description of the log from the file. fresh is true if the file has no
+// log yet, because its creation was aborted.
 func readInfo(tx *bolt.Tx) (info *store.LogInfo, fresh bool, err error) {
 	meta := tx.Bucket([]byte(bucketMeta.String()))
 	if meta == nil {
@@ -266,7 +263,7 @@ func readInfo(tx *bolt.Tx) (info *store.LogInfo, fresh bool, err error) {
 	return info, false, finished(meta)
 }
 
-// start makes the log ready once bbolt has opened the file.
+// start makes the log ready after bbolt has opened the file.
 func (l *Log) start() error {
 	l.writer.log, l.writer.names = l, newNameCache()
 	if !l.readOnly {
@@ -280,7 +277,7 @@ func (l *Log) start() error {
 			return err
 		}
 	}
-	l.durable.Store(math.MaxInt64) // until the view knows better
+	l.durable.Store(math.MaxInt64) // so that the view below does not wait
 	return l.view(context.Background(), func(tx *bolt.Tx) error {
 		info, _, err := readInfo(tx)
 		if err != nil {
@@ -300,13 +297,12 @@ func (l *Log) start() error {
 	})
 }
 
-// confirm makes durable what can be read. A process that was killed between a
-// commit's last write and its sync has left a commit that is not yet. And a
-// process whose last sync has failed may have left one that no sync makes
-// durable: the kernel drops what it could not write and takes its pages for
-// clean. All that such a commit can lack is its meta page, since bbolt writes
-// that after the other pages are synced; so the meta pages are written once
-// more as they are.
+// confirm makes the readable content of the file durable. A process that was killed between
+// the last write of a commit and its sync leaves a commit that is not durable yet. A process
+// whose last sync has failed may leave a commit that a new sync alone does not make durable,
+// because the kernel may drop pages that it could not write and mark them as clean. Only the
+// meta page of such a commit can be missing on disk, because bbolt writes it after the sync
+// of the other pages. So confirm writes both meta pages again, unchanged, before it syncs.
 func (l *Log) confirm() error {
 	for i := range 2 {
 		var meta [metaBytes]byte
@@ -359,7 +355,7 @@ func (l *Log) create() error {
 	return l.syncDir()
 }
 
-// syncDir makes it certain that a new file is there.
+// syncDir makes a new name in a directory durable.
 func (l *Log) syncDir() error {
 	if err := syncDir(filepath.Dir(l.path)); err != nil {
 		return fmt.Errorf("create: sync the directory: %w", err)
@@ -369,7 +365,7 @@ func (l *Log) syncDir() error {
 
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
-		return nil // a directory cannot be synced there
+		return nil // this system cannot sync a directory
 	}
 	d, err := os.Open(dir)
 	if err != nil {
@@ -378,9 +374,9 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// loadHeads reads the heads of all partitions and the counters, and compares
-// the heads with the ends of the partitions, so that a damaged end is noticed
-// before a position is given away twice.
+// loadHeads reads the heads of all partitions and the counters. It compares the heads with
+// the last events of the partitions, so that a lost last event is noticed before its position
+// is used again.
 func (l *Log) loadHeads(tx *bolt.Tx) error {
 	w := &l.writer
 	if err := w.counters.load(tx); err != nil {

@@ -119,7 +119,7 @@ func TestAPathThatCannotBeAFileIsRefused(t *testing.T) {
 	wantIs(t, err, fs.ErrNotExist)
 	_, err = bbolt.Open(filepath.Join(dir, "no.db"), bbolt.ReadOnly())
 	wantIs(t, err, fs.ErrNotExist)
-	if os.Getuid() != 0 { // whom no mode stops
+	if os.Getuid() != 0 { // file modes do not restrict root
 		path := filepath.Join(dir, "closed.db")
 		closeLog(t, openAt(t, path))
 		if err := os.Chmod(path, 0); err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// LockTimeout is how long [Open] waits for the file's lock by default: long
-// enough for a process that is just ending, short enough for a person.
+// LockTimeout is the default time that [Open] waits for the lock of the file. It is long
+// enough for another process to end, and short enough for a person to wait.
 const LockTimeout = time.Second
 
 // An Option changes how [Open] opens a log.
@@ -20,49 +20,49 @@ type option func(*config)
 
 func (o option) apply(c *config) { o(c) }
 
-// WithPartitions sets how many partitions a new log gets, from 1 (the default)
-// to [store.PartitionsMax]. A log keeps its number for ever: if the log exists
-// and has another number, Open returns an error matching [store.ErrInvalid].
+// WithPartitions sets the number of partitions of a new log, from 1 (the default) to
+// [store.PartitionsMax]. The number of an existing log never changes: if it differs from n,
+// Open returns an error matching [store.ErrInvalid].
 func WithPartitions(n int) Option {
 	return option(func(c *config) { c.partitions, c.partitionsSet = n, true })
 }
 
-// WithClock sets where commit times come from, [time.Now] by default. It is
-// called once for each transaction, by one goroutine at a time.
+// WithClock sets the source of commit times. The default is [time.Now]. The log calls it once
+// for each transaction, from one goroutine at a time.
 func WithClock(now func() time.Time) Option {
 	return option(func(c *config) { c.now = now })
 }
 
-// WithLockTimeout sets how long Open waits while another process or another
-// [Log] of this one has the file open, [LockTimeout] by default. The wait is
-// rounded to steps of 50 ms, and the lock is tried at least once.
+// WithLockTimeout sets how long Open waits while another process, or another [Log] of this
+// process, has the file open. The default is [LockTimeout]. The wait is rounded to steps of
+// 50 ms, and Open tries the lock at least once.
 func WithLockTimeout(d time.Duration) Option {
 	return option(func(c *config) { c.lockTimeout = d })
 }
 
-// WithInitialMmap sets how many bytes of address space Open reserves for the
-// file. While the file fits in it, the file is never mapped again, which a
-// writer can do only after every read that has begun has ended. It takes no
-// memory and no disk, but on Windows the file grows to it at once. The default
-// is 1 GiB, and nothing on Windows and 32-bit machines.
+// WithInitialMmap sets the bytes of address space that Open reserves for the file. While the
+// file fits into this space, it need not be mapped again. To map it again, a writer must wait
+// for the end of all reads that have begun. The reservation takes no memory and no disk
+// space, but on Windows the file grows to this size at once. The default is 1 GiB, and 0 on
+// Windows and on 32-bit machines.
 func WithInitialMmap(bytes int) Option {
 	return option(func(c *config) { c.mmapBytes = bytes })
 }
 
-// ReadOnly opens an existing log for reading alone, for tools: many processes
-// can do so at once, but not beside one that writes. Commit and the methods of
-// [store.Pruner] return an error matching [errors.ErrUnsupported].
+// ReadOnly opens an existing log only for reading, for tools. Many processes can do so at the
+// same time, but not while another process has the log open for writing. Commit and the
+// methods of [store.Pruner] return an error matching [errors.ErrUnsupported].
 func ReadOnly() Option {
 	return option(func(c *config) { c.readOnly = true })
 }
 
-// Salvage opens an existing log for reading alone, like [ReadOnly], even if one
-// of its two meta pages is damaged, which Open refuses otherwise. Then the log
-// is as the other meta page says. If the damaged one was the newer, that is the
-// state before the last transaction: the commits of that transaction, all of
-// them acknowledged at the same moment, are lost, and nothing else is; nothing
-// tells which page it was. What is there can be verified and copied to a new
-// file with [store.Verify] and [store.Copy].
+// Salvage opens an existing log only for reading, like [ReadOnly], even if one of its two
+// meta pages is damaged, which Open refuses otherwise. The log then has the state of the
+// other meta page. If the damaged page was the newer one, that is the state before the last
+// transaction: the commits of this one transaction, which were acknowledged together, are
+// lost, and nothing else. The file does not show which page was the newer one. Use
+// [store.Verify] and [store.Copy] to check the remaining records and to copy them to a new
+// file.
 func Salvage() Option {
 	return option(func(c *config) { c.readOnly, c.salvage = true, true })
 }

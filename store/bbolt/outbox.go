@@ -14,12 +14,13 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A row of the outbox is a message under its sequence, an entry of due if it is
-// pending or of parked if it is not, one of halted as well if it is halted, and an entry
-// of timer if it is one.
+// A message of the outbox has one entry under its sequence, and one in the list of due
+// messages if it is pending or in the list of parked ones if it is not. It has another entry
+// in the list of halted messages if it is halted, and one in the list of timers if it is a
+// timer.
 
-// checkSettle returns why the settlements cannot be made, or nil. They take
-// effect one after the other, so a row that one removes is gone for the next.
+// checkSettle returns an error if the settlements are not possible. They take effect one
+// after the other, so a message that one removes does not exist for the next.
 func (w *writer) checkSettle(settle []store.Settlement) error {
 	var gone map[uint64]bool
 	for i := range settle {
@@ -49,7 +50,7 @@ func (w *writer) checkSettle(settle []store.Settlement) error {
 	return nil
 }
 
-// checkTimers reads the timers that the batch is going to replace or cancel.
+// checkTimers reads the timers that the batch will replace or cancel.
 func (w *writer) checkTimers(b *store.Batch) error {
 	for _, name := range b.Cancel {
 		if _, err := w.timer(b.Key, name); err != nil {
@@ -169,7 +170,7 @@ func (w *writer) removeMessage(m *store.Message) error {
 	return w.delete(bucketDue, dueKey(m))
 }
 
-// makeHalted makes the bucket of halted messages unless it is there.
+// makeHalted creates the bucket of halted messages if it does not exist.
 func (w *writer) makeHalted() (err error) {
 	if w.trees[bucketHalted] == nil {
 		w.trees[bucketHalted], err = w.tx.CreateBucketIfNotExists([]byte(bucketHalted.String()))
@@ -177,7 +178,7 @@ func (w *writer) makeHalted() (err error) {
 	return err
 }
 
-// message returns a row, or nil.
+// message returns a message of the outbox, or nil if it does not exist.
 func (w *writer) message(sequence uint64) (*store.Message, error) {
 	k := be64(sequence)
 	record, err := bucketMessage.getRecord(w.tree(bucketMessage), k)
@@ -187,7 +188,7 @@ func (w *writer) message(sequence uint64) (*store.Message, error) {
 	return decodeMessage(sequence, record)
 }
 
-// timer returns the row of a timer, or nil.
+// timer returns the message of a timer, or nil if the timer is not set.
 func (w *writer) timer(key store.Key, name string) (*store.Message, error) {
 	k := timerKey(key, name)
 	sequence, ok, err := bucketTimer.getNumber(w.tree(bucketTimer), k)
@@ -220,14 +221,14 @@ func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
 	return m, err
 }
 
-// Messages implements [store.Outbox]. Rows that come or go during the iteration
-// may or may not be seen.
+// Messages implements [store.Outbox]. The iteration may or may not yield messages that are
+// added or deleted while it runs.
 func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
 	return l.messages(ctx, q, false)
 }
 
-// Undelivered implements [store.Halting]. Rows that come or go during the iteration may
-// or may not be seen.
+// Undelivered implements [store.Halting]. The iteration may or may not yield messages that
+// are added or deleted while it runs.
 func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
 	q.Parked = false
 	return l.messages(ctx, q, true)
@@ -242,7 +243,7 @@ func (l *Log) messages(ctx context.Context, q store.MessageQuery, halted bool) i
 	case !q.DueBy.IsZero():
 		o.through = storekit.AppendDueBy(nil, q.DueBy)
 	}
-	o.next = append(o.next, 0) // above it
+	o.next = append(o.next, 0) // the smallest key after it
 	return func(yield func(*store.Message, error) bool) {
 		o := o
 		p := storekit.NewPage()
@@ -271,13 +272,13 @@ func (l *Log) messages(ctx context.Context, q store.MessageQuery, halted bool) i
 	}
 }
 
-// An outboxReader reads the messages that a list names, a page at a time.
+// An outboxReader reads the messages of a list, a page at a time.
 type outboxReader struct {
 	log     *Log
 	list    bucket // due or parked
-	halted  bool   // with those of the list of halted ones, in one order
-	next    []byte // where to go on in list; nil at the end
-	through []byte // the last due time, nil for all
+	halted  bool   // also read the list of halted messages, merged in order
+	next    []byte // next key in list; nil at the end
+	through []byte // last due time to read, or nil for all
 }
 
 // fill copies the next page of messages, each under its sequence.
@@ -319,7 +320,7 @@ func (o *outboxReader) fill(tx *bolt.Tx, p *storekit.Page) error {
 			return err
 		}
 		if r != halted || isHalted(record, err) {
-			p.Add(be64(sequence), record) // none of a damaged message, which is told when its turn comes
+			p.Add(be64(sequence), record) // a damaged message has no record; decodeMessage reports it
 		}
 		if err := r.step(); err != nil {
 			return err
@@ -336,11 +337,11 @@ func isHalted(record []byte, failure error) bool {
 	return err != nil || m.Halted
 }
 
-// A listReader goes through the entries of a list of messages.
+// A listReader iterates over the entries of a list of messages.
 type listReader struct {
 	bucket
 	c    *bolt.Cursor
-	k, v []byte // of the present entry; nil at the end
+	k, v []byte // current entry; nil at the end
 }
 
 // newListReader returns a reader at the first entry at or above a key.
@@ -351,7 +352,7 @@ func newListReader(b bucket, t *bolt.Bucket, from []byte) (*listReader, error) {
 	return r, err
 }
 
-// step goes on to the next entry.
+// step moves to the next entry.
 func (r *listReader) step() (err error) {
 	r.k, r.v, err = r.bucket.step(r.c, r.k)
 	return err

@@ -10,12 +10,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// deleteMax bounds what one transaction deletes.
+// deleteMax bounds the entries that one transaction deletes.
 const deleteMax = 4096
 
-// DeleteEvents implements [store.Pruner]. It deletes some thousand events in a
-// transaction, so an error may come after part of them: then it returns how
-// many are deleted for certain.
+// DeleteEvents implements [store.Pruner]. It deletes up to 4,096 events in each transaction,
+// so it may fail after some of them. Then it returns the number of events that are certainly
+// deleted.
 func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
 	n, err := l.prune(ctx, key, func(w *writer, s *stream) (int, error) { return w.deleteEvents(s, below, through) })
 	if err != nil {
@@ -33,8 +33,8 @@ func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Ve
 	return n, nil
 }
 
-// prune runs fn in one transaction after the other until it deletes no more
-// than fits in one.
+// prune runs fn in transactions, one after the other, until fn deletes fewer entries than the
+// limit for one transaction.
 func (l *Log) prune(ctx context.Context, key store.Key, fn func(*writer, *stream) (int, error)) (int, error) {
 	if err := key.Validate(); err != nil {
 		return 0, err
@@ -59,7 +59,7 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(*writer, *stream
 	}
 }
 
-// exclusively runs fn as a transaction between those of the committers.
+// exclusively runs fn as a transaction while no commit runs.
 func (l *Log) exclusively(fn func(w *writer) error) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -81,7 +81,7 @@ func (w *writer) deleteEvents(s *stream, below store.Version, through store.Posi
 		return 0, err
 	}
 	below = min(below, last) // the last event is always kept
-	// A cursor does not survive a deletion, so the keys come first.
+	// A deletion invalidates the cursor, so collect the keys first.
 	var positions []uint64
 	k, v, _, err := bucketIndex.find(index, s.at(0))
 	if err != nil {
@@ -113,12 +113,12 @@ func (w *writer) deleteEvents(s *stream, below store.Version, through store.Posi
 		if err := w.noteDeletion(s.key.Kind, store.Position(slices.Max(positions))); err != nil {
 			return 0, err
 		}
-		w.log.sparse.Store(true) // before anybody can see it
+		w.log.sparse.Store(true) // before the deletion becomes visible to readers
 	}
 	return len(positions), nil
 }
 
-// noteDeletion moves the bookmark that says how far events of a kind are deleted.
+// noteDeletion updates the bookmark that says how far events of a kind are deleted.
 func (w *writer) noteDeletion(kind string, through store.Position) error {
 	d := store.Deletion{Kind: kind}
 	k := bookmarkKey(d.Mark().Name, through.Partition())
@@ -142,7 +142,7 @@ func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	keys, err := w.olderSnapshots(s.key, min(below, covered)) // the latest is always kept
+	keys, err := w.olderSnapshots(s.key, min(below, covered)) // the latest snapshot is always kept
 	if err != nil {
 		return 0, err
 	}

@@ -17,19 +17,19 @@ import (
 
 // ---- events of one entity
 
-// A stream reads the events of one entity, a page at a time.
+// A stream reads the events of one entity page by page.
 type stream struct {
 	log    *Log
 	key    store.Key
-	prefix []byte        // of its keys in index and snapshot
-	next   store.Version // of the first event of the next page
-	last   store.Version // the entity's when the first page was read
-	// dense says that the event of version next must be there if any above it
-	// is; otherwise deleted events may be missing before the first one.
+	prefix []byte        // prefix of the entity's keys in index and snapshot
+	next   store.Version // version of the first event of the next page
+	last   store.Version // version of the entity when the first page was read
+	// dense is true if the event of version next must exist if any later one exists. If it is
+	// false, deleted events may be missing before the first one.
 	dense bool
 }
 
-// lastUnknown is what a stream has in last before its first page.
+// lastUnknown is the value of a stream's field last before its first page.
 const lastUnknown = store.Version(math.MaxUint64)
 
 func (l *Log) stream(key store.Key) *stream {
@@ -49,11 +49,10 @@ func (s *stream) versionOf(k []byte) (store.Version, bool) {
 	return store.Version(binary.BigEndian.Uint64(k[len(s.prefix):])), true
 }
 
-// Load implements [store.Log]. It sees the entity as it was when the iteration
-// began. A snapshot that deleted events come after is not offered, because
-// nothing can be rebuilt from it. If events that the iteration has yet to read
-// are deleted meanwhile, it ends with an error, and a new Load has a snapshot
-// to offer.
+// Load implements [store.Log]. It sees the entity as it was when the iteration began. Load
+// does not offer a snapshot if events after it are deleted, because such a snapshot cannot be
+// brought up to date. If events that the iteration has not read yet are deleted, it ends with
+// an error. A new Load then finds a newer snapshot.
 func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		p := storekit.NewPage()
@@ -73,8 +72,8 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 	}
 }
 
-// Read implements [store.Log]. It ends at the version that the entity had when
-// the iteration began. Events that are deleted before it reaches them are left out.
+// Read implements [store.Log]. It ends at the version that the entity had when the iteration
+// began. It leaves out events that are deleted before it reaches them.
 func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		if after == math.MaxUint64 {
@@ -97,8 +96,9 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 	}
 }
 
-// restore offers the states of the entity, latest first, and fills the first
-// page with what comes after the accepted one, each time in one transaction.
+// restore offers the states of the entity to accept, latest first. It fills the first page
+// with the events after the accepted state. Each state and its page come from one
+// transaction.
 func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*store.State) bool) error {
 	below := lastUnknown
 	for {
@@ -118,7 +118,7 @@ func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*sto
 				What: "event", Where: "bucket index", Reason: "events after the latest snapshot are missing",
 			}, found+1, 0)
 		case errors.Is(err, errDeleted):
-			accept = nil // deleted events come after all older snapshots too
+			accept = nil // events are deleted after all older snapshots too
 			continue
 		case err != nil || found == 0:
 			return err
@@ -164,11 +164,10 @@ func (s *stream) copyState(tx *bolt.Tx, p *storekit.Page, below store.Version) (
 	return p.State.Version, nil
 }
 
-// errDeleted says that events which come before the first one that is kept are
-// asked for.
+// errDeleted says that a wanted event comes before the first event that is kept.
 var errDeleted = errors.New("events have been deleted meanwhile")
 
-// fill copies the next page of events and moves on behind it.
+// fill copies the next page of events and moves next behind the page.
 func (s *stream) fill(tx *bolt.Tx, p *storekit.Page) error {
 	p.Reset()
 	index, log := bucketIndex.open(tx).Cursor(), bucketLog.open(tx).Cursor()
@@ -176,7 +175,7 @@ func (s *stream) fill(tx *bolt.Tx, p *storekit.Page) error {
 	if err != nil {
 		return err
 	}
-	var at uint64 // where the cursor of log is
+	var at uint64 // position of the cursor of log
 	version, ok := s.versionOf(k)
 	for ; ok && s.next <= s.last; version, ok = s.versionOf(k) {
 		if version != s.next {
@@ -201,7 +200,7 @@ func (s *stream) fill(tx *bolt.Tx, p *storekit.Page) error {
 		}
 	}
 	if k != nil {
-		// What ends the stream must itself be sound, or it could be the next event.
+		// The entry after the last event must be intact, or it could be the next event.
 		if reason := bucketIndex.check(k, v); reason != "" {
 			return s.corrupt(bucketIndex.corrupt(k, reason), s.next, 0)
 		}
@@ -216,8 +215,9 @@ func (s *stream) fill(tx *bolt.Tx, p *storekit.Page) error {
 	return nil
 }
 
-// seek moves the cursor to the entry of version next, or past deleted ones to
-// the first that is kept, and returns it; it is of another entity if there is none.
+// seek moves the cursor to the entry of version next, or after deleted events to the first
+// one that is kept, and returns the entry. If there is none, the returned entry belongs to
+// another entity.
 func (s *stream) seek(tx *bolt.Tx, index *bolt.Cursor) (k, v []byte, err error) {
 	k, v, before, err := bucketIndex.find(index, s.at(s.next))
 	if err != nil {
@@ -227,8 +227,8 @@ func (s *stream) seek(tx *bolt.Tx, index *bolt.Cursor) (k, v []byte, err error) 
 	last, behind := s.versionOf(before)
 	switch {
 	case !ok && s.dense && last+1 != s.next:
-		// The event of a snapshot's version is there if it is the last one, since
-		// that is never deleted. An entity with a saved state has no events.
+		// The event with the version of a snapshot exists if it is the last event, because
+		// the last event is never deleted. An entity with a saved state has no events.
 		if behind || bucketState.open(tx).Get(s.prefix) == nil {
 			return nil, nil, s.corrupt(gap(last+1, s.next), s.next, 0)
 		}
@@ -252,9 +252,9 @@ func (s *stream) end(index *bolt.Cursor) (store.Version, error) {
 	return version, nil
 }
 
-// copyEvent adds the record at position n to the page, with its position as its
-// key, and returns n. The events of a batch lie next to each other, so a cursor
-// that is at the position before takes one step instead of a search.
+// copyEvent adds the record at position n to the page, with the position as its key, and
+// returns n. The argument at is the position of the cursor, or 0. The events of a batch are
+// neighbours, so a cursor at n-1 takes one step instead of a search.
 func copyEvent(log *bolt.Cursor, p *storekit.Page, at, n uint64) (uint64, error) {
 	var want [8]byte
 	binary.BigEndian.PutUint64(want[:], n)
@@ -271,7 +271,7 @@ func copyEvent(log *bolt.Cursor, p *storekit.Page, at, n uint64) (uint64, error)
 	return n, nil
 }
 
-// yield yields the events of the page, then those of the pages after it.
+// yield yields the events of the page and of all pages after it.
 func (s *stream) yield(ctx context.Context, p *storekit.Page, yield func(*store.Event, error) bool) error {
 	version := s.next - store.Version(len(p.Rows))
 	for {
@@ -303,7 +303,7 @@ func (s *stream) yield(ctx context.Context, p *storekit.Page, yield func(*store.
 	}
 }
 
-// corrupt says in an error about a corrupt record what was asked for.
+// corrupt adds the wanted entity, version and position to an error about a corrupt record.
 func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
 	if err == nil {
 		return nil
@@ -314,8 +314,7 @@ func (s *stream) corrupt(err error, version store.Version, position store.Positi
 	return s.log.locate(err)
 }
 
-// named says in an error about damage that bbolt has met whose events were
-// asked for.
+// named adds the entity to an error about damage found by bbolt.
 func (s *stream) named(err error) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Key.IsZero() {
 		c.Key = s.key
@@ -330,8 +329,7 @@ func gap(from, to store.Version) error {
 	}
 }
 
-// misplaced returns the error for an event that is whole but not the one that
-// was asked for.
+// misplaced returns the error for an event that is intact but not the wanted one.
 func misplaced(e *store.Event) error {
 	return &store.CorruptError{
 		What:   "event",
@@ -341,8 +339,8 @@ func misplaced(e *store.Event) error {
 
 // ---- events of a partition
 
-// Scan implements [store.Log]. It ends at the head that the partition had when
-// the iteration began.
+// Scan implements [store.Log]. It ends at the head that the partition had when the iteration
+// began.
 func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
 		p := storekit.NewPage()
@@ -365,7 +363,7 @@ func (l *Log) scan(ctx context.Context, p *storekit.Page, q *store.Query, yield 
 		}
 		last = min(last, q.Through)
 	}
-	if last <= q.After { // also so that an ended context or a closed log is told
+	if last <= q.After { // an ended context or a closed log is still an error
 		return l.view(ctx, func(*bolt.Tx) error { return nil })
 	}
 	for next := q.After + 1; next <= last; {
@@ -397,16 +395,16 @@ func (l *Log) scan(ctx context.Context, p *storekit.Page, q *store.Query, yield 
 	return nil
 }
 
-// fillScan copies the next page of a partition and returns where to go on.
-// Positions are dense unless events have been deleted; the last one of a
-// partition never is, since it is the last one of its entity.
+// fillScan copies the next page of a partition and returns the position of the next page.
+// Positions have no gaps unless events have been deleted. The last event of a partition is
+// never deleted, because it is the last event of its entity.
 func (l *Log) fillScan(tx *bolt.Tx, p *storekit.Page, next, last store.Position) (store.Position, error) {
 	p.Reset()
 	c := bucketLog.open(tx).Cursor()
 	k, v := c.Seek(be64(uint64(next)))
 	if positionOf(k) > next && l.sparse.Load() {
-		// As in find: a damaged key before the place could hide what is there. That
-		// of the event where the reader has been cannot: it goes on behind it.
+		// As in find, a damaged key before this place could hide events. The key of the event
+		// that the reader has just read cannot, because the reader continues after it.
 		if before, v := c.Prev(); before != nil && positionOf(before)+1 != next {
 			err := p.Decoder.Event(v, &p.Event)
 			if err != nil || p.Event.Position != positionOf(before) || p.Event.Position >= next {

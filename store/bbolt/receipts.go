@@ -16,8 +16,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The receipts of an entity lie in bucket index right behind its versions, the
-// newest first:
+// The receipts of an entity are in bucket index directly after its versions, the newest
+// first:
 //
 //	kind 0 id 0 be64(1)
 //	…
@@ -26,20 +26,18 @@ import (
 //	…
 //	kind 0 id 0 ff×8 be64(^1) name
 //
-// So a command that has a key writes its event's entry and its receipt into the
-// same place of the tree, and so into one page, where receipts sorted by name in
-// a bucket of their own cost every such command a random page more. It also
-// keeps the receipts of an entity together, oldest last, so that those which are
-// forgotten leave few pages.
+// A command with a key thus writes the entry of its event and its receipt at neighbouring
+// places of the tree, usually in the same page. Receipts sorted by name in a bucket of their
+// own would cost every such command another random page. The receipts of an entity also stay
+// together, with the oldest last, so that deleting old ones changes few pages.
 //
-// What that costs is the look-up by name. Nobody needs it on the hot path but
-// the writer, which has to refuse a name that is there; see [receiptNames].
+// The price is a slow search by name. On the hot path only the writer needs this search, to
+// refuse a name that exists; see [receiptNames].
 
-// receiptMark begins the part of a key behind the entity that names a receipt.
-// No version is as high.
+// receiptMark begins the rest of a receipt's key after kind and id. No version is as high.
 var receiptMark = bytes.Repeat([]byte{0xff}, 8)
 
-// receiptKeyMin is how long that part is without the name.
+// receiptKeyMin is the length of that rest without the name.
 const receiptKeyMin = 16
 
 // receiptAt appends the key of the n-th receipt of an entity.
@@ -48,7 +46,7 @@ func (s *stream) receiptAt(dst []byte, n uint64, name string) []byte {
 	return append(binary.BigEndian.AppendUint64(dst, ^n), name...)
 }
 
-// receiptOf returns number and name in a key of the stream.
+// receiptOf returns the number and the name in a key of a receipt.
 func (s *stream) receiptOf(k []byte) (n uint64, name []byte, ok bool) {
 	rest, ok := bytes.CutPrefix(k, s.prefix)
 	if !ok || !isReceipt(rest) {
@@ -57,19 +55,18 @@ func (s *stream) receiptOf(k []byte) (n uint64, name []byte, ok bool) {
 	return ^binary.BigEndian.Uint64(rest[len(receiptMark):]), rest[receiptKeyMin:], true
 }
 
-// isReceipt reports whether the part of an index key behind the entity names a receipt.
+// isReceipt reports whether the rest of an index key after kind and id belongs to a receipt.
 func isReceipt(rest []byte) bool {
 	return len(rest) > receiptKeyMin && bytes.HasPrefix(rest, receiptMark)
 }
 
-// eachReceipt calls fn with the keys and values of the receipts of an entity,
-// the newest first, until fn returns false. They are valid as long as the
-// transaction.
+// eachReceipt calls fn with the keys and values of the receipts of an entity, the newest
+// first, until fn returns false. Keys and values are valid until the end of the transaction.
 func (s *stream) eachReceipt(c *bolt.Cursor, fn func(k, v []byte, n uint64, name []byte) bool) error {
 	from := append(bytes.Clone(s.prefix), receiptMark...)
 	k, v, _, err := bucketIndex.find(c, append(from, 0)) // above all versions
 	for err == nil && k != nil {
-		// What ends the receipts must itself be sound, or it could be one.
+		// The entry after the last receipt must be intact, or it could be a receipt.
 		if reason := bucketIndex.check(k, v); reason != "" {
 			err = bucketIndex.corrupt(k, reason)
 			break
@@ -92,8 +89,7 @@ func (s *stream) eachReceipt(c *bolt.Cursor, fn func(k, v []byte, n uint64, name
 
 // ---- reading
 
-// Receipt implements [store.Receipts]. It costs a look at the keys of all newer
-// receipts of the entity.
+// Receipt implements [store.Receipts]. It reads the keys of all newer receipts of the entity.
 func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.Receipt, error) {
 	s := l.stream(key)
 	var at, record []byte
@@ -124,9 +120,9 @@ func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.R
 	return r, nil
 }
 
-// Receipts implements [store.Receipts]. Receipts that come or go during the
-// iteration may or may not be seen. It holds the names of all receipts of the
-// entity, and a page of the receipts.
+// Receipts implements [store.Receipts]. The iteration may or may not yield receipts that are
+// added or deleted while it runs. It holds the names of all receipts of the entity in memory,
+// and one page of the receipts.
 func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
 	return l.receipts(ctx, key, store.DecodeReceipt)
 }
@@ -166,14 +162,14 @@ func (l *Log) receipts(ctx context.Context, key store.Key, decode func(record []
 	}
 }
 
-// A place is where the receipt of a name is kept.
+// A place is the bucket and the key of the receipt with a name.
 type place struct {
 	name string
 	in   bucket
 	key  []byte
 }
 
-// receiptNames returns where the receipts of an entity are, sorted by name.
+// receiptNames returns the places of an entity's receipts, sorted by name.
 func (l *Log) receiptNames(ctx context.Context, key store.Key) (places []place, err error) {
 	s := l.stream(key)
 	err = l.view(ctx, func(tx *bolt.Tx) error {
@@ -190,7 +186,7 @@ func (l *Log) receiptNames(ctx context.Context, key store.Key) (places []place, 
 	return places, err
 }
 
-// fillReceipts copies a page of receipts and returns the places that are left.
+// fillReceipts copies a page of receipts and returns the remaining places.
 func (l *Log) fillReceipts(ctx context.Context, p *storekit.Page, places []place) (rest []place, err error) {
 	err = l.view(ctx, func(tx *bolt.Tx) error {
 		p.Reset()
@@ -200,7 +196,7 @@ func (l *Log) fillReceipts(ctx context.Context, p *storekit.Page, places []place
 			if err != nil {
 				return err
 			}
-			if record != nil { // else it has been forgotten meanwhile
+			if record != nil { // otherwise it was deleted since its place was read
 				p.Add(at.key, record)
 			}
 		}
@@ -209,7 +205,7 @@ func (l *Log) fillReceipts(ctx context.Context, p *storekit.Page, places []place
 	return rest, err
 }
 
-// receiptName returns the name in the key of a receipt, of either bucket.
+// receiptName returns the name in the key of a receipt, in the index or in the old bucket.
 func receiptName(k []byte) string {
 	_, _, rest, _ := storekit.SplitEntity(k)
 	if isReceipt(rest) {
@@ -223,7 +219,7 @@ func decodeReceipt(key store.Key, name string, k, record []byte) (*store.Receipt
 	return inItsPlace(key, name, k, r, err)
 }
 
-// inItsPlace returns a receipt that was decoded, or an error if it belongs elsewhere.
+// inItsPlace returns a decoded receipt, or an error if it belongs to another key.
 func inItsPlace(key store.Key, name string, k []byte, r *store.Receipt, err error) (*store.Receipt, error) {
 	if err == nil && (r.Entity != key || r.Name != name) {
 		err = bucketIndex.corrupt(k, fmt.Sprintf("found receipt %q of %v in its place", r.Name, r.Entity))
@@ -233,34 +229,34 @@ func inItsPlace(key store.Key, name string, k []byte, r *store.Receipt, err erro
 
 // ---- writing
 
-// receiptNames are the receipts of one entity as the writer knows them: the
-// number of each by a hash of its name. It is that small because there may be a
-// thousand for each of many entities.
+// receiptNames are the writer's cache of one entity's receipts: the number of each by a hash
+// of its name. It stores no names, because there may be a thousand receipts for each of many
+// entities.
 //
-//  1. Without collided, a hash is in number exactly if a receipt with such a
-//     name is kept, and there is one of them. What a hash finds is compared with
-//     the name in the tree before it is believed.
-//  2. With collided, two names have had one hash. Then number is not used any
-//     more, and names are looked up in the tree.
+//  1. If collided is false, number has a hash exactly if one stored receipt has a name with
+//     that hash. The writer compares the name of a found receipt in the tree before it relies
+//     on it.
+//  2. If collided is true, two names have had the same hash. The writer then no longer uses
+//     number, and searches names in the tree.
 type receiptNames struct {
 	number   map[uint64]uint64
-	last     uint64 // the highest number of those that are kept
+	last     uint64 // highest number of a stored receipt
 	collided bool
 }
 
-// namesMax bounds the names in each of the two generations of a nameCache. A
-// name takes about 25 bytes.
+// namesMax bounds the names in each of the two generations of a nameCache. A name takes about
+// 25 bytes.
 const namesMax = 1 << 20
 
-// A nameCache remembers the receipts of the entities that had some written last,
-// in two generations like [storekit.HeadCache]. An entity that is not in it costs a look
-// at the keys of its receipts.
+// A nameCache holds the receipts of the entities whose receipts were written last, in two
+// generations like [storekit.HeadCache]. For an entity that is not in the cache, the writer
+// reads the keys of its receipts.
 //
-// It holds exactly what the tree holds as the running transaction sees it. So
-// entities that a transaction has touched are dropped when it is taken back.
+// The cache equals the tree as the running transaction sees it. If the transaction is rolled
+// back, the entities that it has changed are therefore removed from the cache.
 type nameCache struct {
 	young, old map[store.Key]*receiptNames
-	names      int // in young
+	names      int // number of names in young
 	hash       func(name string) uint64
 }
 
@@ -322,7 +318,7 @@ func (r *receiptNames) add(hash, n uint64) {
 	r.last = max(r.last, n)
 }
 
-// receiptNumber returns the number of the receipt of a name, 0 if there is none.
+// receiptNumber returns the number of the receipt with a name, or 0 if there is none.
 func (w *writer) receiptNumber(s *stream, known *receiptNames, name string) (number uint64, err error) {
 	if !known.collided {
 		n, ok := known.number[w.names.hash(name)]
@@ -344,7 +340,7 @@ func (w *writer) receiptNumber(s *stream, known *receiptNames, name string) (num
 	return number, err
 }
 
-// checkReceipts refuses a batch with a receipt that is there already.
+// checkReceipts refuses a batch if one of its receipts exists already.
 func (w *writer) checkReceipts(b *store.Batch) error {
 	if len(b.Receipts)+len(b.Forget) == 0 {
 		return nil
@@ -371,8 +367,8 @@ func (w *writer) checkReceipts(b *store.Batch) error {
 	return nil
 }
 
-// putReceipts forgets receipts and keeps new ones, of the batch that has just
-// been checked.
+// putReceipts deletes the receipts to forget, and writes the new ones. The batch must be the
+// one checked last.
 func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 	if len(b.Receipts)+len(b.Forget) == 0 {
 		return nil
@@ -420,15 +416,15 @@ func (w *writer) putReceipt(s *stream, known *receiptNames, c *store.Receipt) er
 //
 //	receipt   kind 0 id 0 name                 record: Receipt
 //
-// [Log.upgrade] moves them, unless the log is opened for reading alone; then
-// they are read where they are.
+// [Log.upgrade] moves them to the index. If the log is opened only for reading, they are read
+// from the old bucket.
 
-// upgradeReceipts is how many receipts one transaction moves at least.
+// upgradeReceipts is the number of receipts from which a transaction of the upgrade ends.
 const upgradeReceipts = 4096
 
-// upgrade brings a file of an older format to the present one. Each step of it
-// is a transaction, so it goes on where a process that has ended has left it. A
-// file of the present format is not written to.
+// upgrade converts a file of an older format to the current one. Each step is a transaction,
+// so an upgrade can continue where an earlier process has stopped. upgrade does not write to
+// a file of the current format.
 func (l *Log) upgrade() error {
 	for {
 		more := false
@@ -440,7 +436,8 @@ func (l *Log) upgrade() error {
 				return err
 			}
 			return l.db.Update(func(tx *bolt.Tx) error {
-				// First, so that no older version reads a file that is half of it.
+				// The format is raised first, so that no older version reads a half-converted
+				// file.
 				if err := raiseFormat(tx); err != nil {
 					return err
 				}
@@ -488,7 +485,7 @@ func (l *Log) upgradeSome(tx *bolt.Tx) error {
 	return nil
 }
 
-// upgradeEntity moves the receipts of one entity and returns how many they were.
+// upgradeEntity moves the receipts of one entity and returns their number.
 func (l *Log) upgradeEntity(tx *bolt.Tx, w *writer, s *stream) (int, error) {
 	var receipts []*store.Receipt
 	var keys [][]byte
@@ -525,8 +522,8 @@ func (l *Log) upgradeEntity(tx *bolt.Tx, w *writer, s *stream) (int, error) {
 	return len(receipts), nil
 }
 
-// oldReceipts yields the receipts whose keys begin with a prefix and that a log
-// of format 1 has in its old bucket.
+// oldReceipts yields the receipts in the old bucket of a log of format 1 whose keys begin
+// with a prefix.
 func (l *Log) oldReceipts(tx *bolt.Tx, prefix []byte) iter.Seq2[[]byte, []byte] {
 	t := tx.Bucket([]byte(bucketOldReceipt.String()))
 	if t == nil {
@@ -540,7 +537,7 @@ func (l *Log) oldReceipts(tx *bolt.Tx, prefix []byte) iter.Seq2[[]byte, []byte] 
 	}
 }
 
-// oldReceipt returns the key of a receipt in the old bucket, nil if it is not there.
+// oldReceipt returns the key of a receipt in the old bucket, or nil if it is not there.
 func (l *Log) oldReceipt(tx *bolt.Tx, key store.Key, name string) []byte {
 	t := tx.Bucket([]byte(bucketOldReceipt.String()))
 	if t == nil {

@@ -14,33 +14,33 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A moment is the file as one read transaction sees it, for those who read all
-// of it. It reads pages with their checks by itself, not by bbolt, because
+// A moment is a read view: the file as one read transaction sees it, for readers of the whole
+// file. It reads and checks pages itself instead of using bbolt, for three reasons:
 //
-//   - bbolt panics at the first damaged page, and here the rest has to be read;
-//   - bbolt believes the count of entries in a page, and a page whose count has
-//     become less has lost its last ones. But the first entry says how far away
-//     its key is, the keys and values follow each other without a gap, and so a
-//     wrong count, site or length of any entry shows;
-//   - bbolt reads mapped memory, where a file that has shrunk is a fault.
+//   - bbolt panics at the first damaged page, but the rest of the file must be read.
+//   - bbolt trusts the count of entries in a page. A page whose count has decreased would
+//     lose its last entries. But the first entry says how far away its key is, and the keys
+//     and values follow each other without a gap. A wrong count, place or length of any entry
+//     therefore shows.
+//   - bbolt reads mapped memory, which causes a fault if the file has shrunk.
 //
-// While a moment is held, bbolt does not reuse the pages that commits set free,
-// so the file grows by what is written; and a commit that needs more address
-// space than WithInitialMmap has reserved waits for the moment's end.
+// While a read view is open, bbolt does not reuse the pages that commits free, so the file
+// grows with each commit. A commit that needs more address space than WithInitialMmap has
+// reserved waits until the view is closed.
 type moment struct {
 	log       *Log
 	tx        *bolt.Tx
 	pageBytes int
-	pages     uint64 // that the file has in use or free
+	pages     uint64 // number of pages of the file, used or free
 	root      uint64
 }
 
-// moment begins a read of the whole file. The caller closes it.
+// moment opens a read view. The caller must close it.
 func (l *Log) moment(ctx context.Context) (*moment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	// Whoever holds writing sees nothing that is not durable.
+	// While this goroutine holds writing, every commit that it can see is durable.
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	return l.momentLocked()
@@ -68,10 +68,9 @@ func (l *Log) momentLocked() (*moment, error) {
 
 func (m *moment) Close() error { return m.log.guard(m.tx.Rollback) }
 
-// What bbolt keeps in a page, in the machine's byte order: a header of id,
-// flags, count and overflow; an element for each entry; keys and values. The
-// value of a bucket is its root page and a number that it counts up, and the
-// page itself where it is a small one.
+// The content of a bbolt page, in the byte order of the machine: a header of id, flags, count
+// and overflow; an element for each entry; keys and values. The value of a bucket is its root
+// page and a counter. A small bucket has its page in the value, after these.
 const (
 	pageBranch      = 0x01
 	pageLeaf        = 0x02
@@ -79,14 +78,14 @@ const (
 	elementBytes    = 16
 	elementIsBucket = 1
 	bucketHead      = 16
-	depthMax        = 32 // of a tree; bbolt's have at least two entries in a page
+	depthMax        = 32 // bound for the depth of a tree; each page has at least two entries
 )
 
 var order = binary.NativeEndian
 
-// A node is a page with what is in it.
+// A node is a page with its content.
 type node struct {
-	id       uint64 // 0 of a page within a value
+	id       uint64 // 0 for a page within a value
 	flags    uint16
 	count    int
 	overflow uint32
@@ -97,7 +96,7 @@ func (m *moment) fault(id uint64, format string, args ...any) *store.CorruptErro
 	return &store.CorruptError{What: "page", Where: fmt.Sprintf("%s, page %d", m.log.path, id), Reason: fmt.Sprintf(format, args...)}
 }
 
-// read reads a page into buf, which it returns, larger if need be.
+// read reads a page into buf, or into a larger buffer, and returns the buffer.
 func (m *moment) read(id uint64, buf []byte) (n node, _ []byte, err error) {
 	if id < 2 || id >= m.pages {
 		return n, buf, m.fault(id, "there is no such page, the file has %d", m.pages)
@@ -133,7 +132,7 @@ func (m *moment) readAt(b []byte, id uint64) error {
 	return err
 }
 
-// nodeOf reads the header of a page.
+// nodeOf decodes the header of a page.
 func nodeOf(b []byte) node {
 	return node{
 		id: order.Uint64(b), flags: order.Uint16(b[8:]), count: int(order.Uint16(b[10:])), overflow: order.Uint32(b[12:]),
@@ -141,7 +140,7 @@ func nodeOf(b []byte) node {
 	}
 }
 
-// check says what is wrong with the elements of a page.
+// check checks the elements of a page. If one is wrong, it returns the reason.
 func (n *node) check() (reason string) {
 	if n.flags != pageBranch && n.flags != pageLeaf {
 		return fmt.Sprintf("it is neither a branch nor a leaf: flags %x", n.flags)
@@ -164,12 +163,12 @@ func (n *node) check() (reason string) {
 type element struct {
 	at    int
 	flags uint32
-	page  uint64 // below it, of a branch
+	page  uint64 // page below the entry, for a branch page
 	key   []byte
 	value []byte
 }
 
-// element returns an entry, and false if it is not within the page.
+// element returns entry i. It returns false if the entry is not within the page.
 func (n *node) element(i int) (e element, ok bool) {
 	from := pageHeaderBytes + i*elementBytes
 	if from+elementBytes > len(n.data) {
@@ -194,28 +193,29 @@ func (n *node) element(i int) (e element, ok bool) {
 	return e, true
 }
 
-// A site is where a bucket is.
+// A site is the location of a bucket.
 type site struct {
-	root   uint64 // 0: it is within the value
+	root   uint64 // root page, or 0 if the page is within the value
 	inline []byte
 }
 
-// A walk goes through a tree in the order of its keys.
+// A walk visits the entries of a tree in the order of their keys.
 type walk struct {
 	m     *moment
 	ctx   context.Context
 	seen  pageSet
-	inner bool     // the values are those of buckets
-	bufs  [][]byte // a page for each level
-	last  []byte   // the key before
-	some  bool     // there was one
-	// yield gets an entry, or what is wrong with a page; false ends the walk.
+	inner bool     // the entries of the tree are buckets
+	bufs  [][]byte // page buffer of each level
+	last  []byte   // key of the entry before
+	some  bool     // there has been an entry
+	// yield is called with each entry, or with the fault of a page. The walk ends if it
+	// returns false.
 	yield func(k, v []byte, err error) bool
 }
 
-// entries calls yield with all entries of a bucket, and with what is wrong: an
-// error that matches [store.ErrCorrupt], after which it goes on, or another one,
-// which is the last. Keys and values are valid until yield returns.
+// entries calls yield with all entries of a bucket, and with errors. After an error that
+// matches [store.ErrCorrupt] it continues. Any other error is the last call. Keys and values
+// are valid until yield returns.
 func (m *moment) entries(ctx context.Context, p site, seen pageSet, yield func(k, v []byte, err error) bool) {
 	w := &walk{m: m, ctx: ctx, seen: seen, yield: yield}
 	if p.root != 0 {
@@ -234,7 +234,7 @@ func (m *moment) entries(ctx context.Context, p site, seen pageSet, yield func(k
 	w.node(&n, 0, nil, nil)
 }
 
-// places returns where the buckets are.
+// places returns the locations of the buckets.
 func (m *moment) places(ctx context.Context, seen pageSet, fault func(error)) (places [bucketCount]site, err error) {
 	var found [bucketCount]bool
 	w := &walk{m: m, ctx: ctx, seen: seen, inner: true, yield: func(k, v []byte, failure error) bool {
@@ -269,8 +269,8 @@ func (m *moment) places(ctx context.Context, seen pageSet, fault func(error)) (p
 	return places, err
 }
 
-// page goes through a page and what is below it. All its keys are at or above
-// low and below high, nil for no bound. It returns false to end the walk.
+// page visits a page and the pages below it. All keys must be at or above low and below high;
+// nil means no bound. It returns false to end the walk.
 func (w *walk) page(id uint64, depth int, low, high []byte) bool {
 	if err := w.ctx.Err(); err != nil {
 		w.yield(nil, nil, err)
@@ -298,8 +298,8 @@ func (w *walk) page(id uint64, depth int, low, high []byte) bool {
 	return w.node(&n, depth, low, high)
 }
 
-// node goes through the entries of a page, those of a damaged one as far as they
-// are within it.
+// node visits the entries of a page. From a damaged page it visits the entries that are
+// within the page.
 func (w *walk) node(n *node, depth int, low, high []byte) bool {
 	if reason := n.check(); reason != "" && !w.yield(nil, nil, w.m.fault(n.id, "%s", reason)) {
 		return false
@@ -334,7 +334,7 @@ func (w *walk) node(n *node, depth int, low, high []byte) bool {
 	return true
 }
 
-// leaf yields an entry.
+// leaf checks an entry and yields it.
 func (w *walk) leaf(n *node, e *element) bool {
 	if w.some && bytes.Compare(e.key, w.last) <= 0 {
 		if !w.yield(nil, nil, w.m.fault(n.id, "key %q comes after %q", e.key, w.last)) {
@@ -352,11 +352,12 @@ func (w *walk) leaf(n *node, e *element) bool {
 	return w.yield(e.key, e.value, nil)
 }
 
-// valueBytesMax is more than any value has: a length above it is damaged.
+// valueBytesMax is larger than any value. A greater length is damage.
 const valueBytesMax = 2 * store.BatchBytesMax
 
-// lookUp returns the value under a key as searches of bbolt find it, or nil. It
-// is a copy in into, because the length of a damaged value may be anything.
+// lookUp returns the value under a key as a search of bbolt finds it, or nil. It copies the
+// value to into. It bounds the length, because the length of a damaged value can be any
+// number.
 func (m *moment) lookUp(b bucket, k, into []byte) (value []byte, err error) {
 	err = m.log.guard(func() (err error) {
 		var found []byte
@@ -376,12 +377,12 @@ func (m *moment) lookUp(b bucket, k, into []byte) (value []byte, err error) {
 	return value, err
 }
 
-// A pageSet is a set of pages, a bit for each.
+// A pageSet is a set of pages, with one bit for each page.
 type pageSet []uint64
 
 func (m *moment) newPageSet() pageSet { return make(pageSet, m.pages/64+1) }
 
-// add adds a page and reports whether it was not there.
+// add adds a page and reports whether it is new.
 func (s pageSet) add(id uint64) bool {
 	word, bit := id/64, uint64(1)<<(id%64)
 	fresh := s[word]&bit == 0
@@ -391,8 +392,8 @@ func (s pageSet) add(id uint64) bool {
 
 func (s pageSet) has(id uint64) bool { return s[id/64]&(1<<(id%64)) != 0 }
 
-// freePages adds the free list and the pages that it names to seen, and says
-// what is wrong. Each page of the file is in use or in the list, and not both.
+// freePages adds the free list, and the pages that it names, to seen, and reports faults.
+// Each page of the file must be either in use or in the list, and not both.
 func (m *moment) freePages(list uint64, seen pageSet, fault func(error)) error {
 	if list == noFreeList {
 		return nil
@@ -414,7 +415,7 @@ func (m *moment) freePages(list uint64, seen pageSet, fault func(error)) error {
 		}
 	}
 	ids, count := n.data[pageHeaderBytes:], uint64(n.count)
-	if n.count == 0xffff { // more than fit in the header: the first id is the count
+	if n.count == 0xffff { // too many for the header: the first id is the count
 		count, ids = order.Uint64(ids), ids[8:]
 	}
 	if count > uint64(len(ids)/8) {
@@ -439,9 +440,9 @@ func (m *moment) freePages(list uint64, seen pageSet, fault func(error)) error {
 
 const noFreeList = 1<<64 - 1
 
-// freeList returns the page of the free list, which only the meta page says. The
-// caller has kept commits from writing both meta pages anew since the moment
-// began, or is told that it cannot be found.
+// freeList returns the page of the free list, which is known only from the meta page. The
+// caller should keep commits from writing both meta pages after the view was opened;
+// otherwise freeList returns an error.
 func (m *moment) freeList() (uint64, error) {
 	for i := range 2 {
 		var meta [metaBytes]byte
@@ -457,7 +458,7 @@ func (m *moment) freeList() (uint64, error) {
 	return 0, errors.New("neither meta page is of this transaction")
 }
 
-// Places in a meta page behind its header.
+// Offsets of fields in a meta page, after the page header.
 const (
 	metaFreeAt = 32
 	metaTxAt   = 48

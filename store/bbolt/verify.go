@@ -11,11 +11,11 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// VerifyFiles implements [store.Verifier]. It checks both meta pages, every page
-// of every tree, the free list, and that what refers to something finds it:
-// events and index, messages and the lists that name them, heads and counters.
-// Pages that are free are not looked at. It needs one bit of memory for each
-// page, and holds a read transaction as [Log.Export] does.
+// VerifyFiles implements [store.Verifier]. It checks both meta pages, every page of every
+// tree, and the free list. It also checks that every reference finds its target: events and
+// index, messages and the lists that name them, heads and counters. It does not read free
+// pages. It needs one bit of memory for each page, and like [Log.Export] it holds a read
+// transaction.
 func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	v := &fileCheck{fault: func(err error) { fault(l.locate(err)) }}
 	err := v.open(ctx, l)
@@ -28,7 +28,7 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	return nil
 }
 
-// A fileCheck is a check of the file at one moment.
+// A fileCheck checks the file, using one read view.
 type fileCheck struct {
 	*moment
 	fault    func(error)
@@ -36,16 +36,16 @@ type fileCheck struct {
 	seen     pageSet
 	heads    []uint64
 	says     counters
-	count    [bucketCount]uint64 // entries
-	sequence uint64              // the highest of a message
+	count    [bucketCount]uint64 // number of entries by bucket
+	sequence uint64              // highest sequence of a message
 	decoder  recordDecoder
-	other    recordDecoder // of what a record refers to
+	other    recordDecoder // decodes the record to which an entry refers
 	places   [bucketCount]site
-	versions uint64 // entries of the index that are no receipts
-	scratch  []byte // of what a look-up has found
+	versions uint64 // entries of the index that are not receipts
+	scratch  []byte // buffer for found values
 }
 
-// open begins the check, and does what the next commits could disturb.
+// open begins the check. It runs the steps that a later commit could disturb.
 func (v *fileCheck) open(ctx context.Context, l *Log) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -101,8 +101,7 @@ func (v *fileCheck) run(ctx context.Context) error {
 	return v.freePages(v.free, v.seen, v.fault)
 }
 
-// entry checks an entry and what it refers to. Of records that cannot be read
-// an export tells.
+// entry checks an entry and its references. An export reports unreadable records.
 func (v *fileCheck) entry(b bucket, k, value []byte) {
 	switch b {
 	case bucketMeta:
@@ -177,7 +176,7 @@ func (v *fileCheck) refers(from bucket, k []byte, to bucket, key []byte, n uint6
 	}
 }
 
-// find looks up what an entry refers to.
+// find searches the entry to which another one refers.
 func (v *fileCheck) find(b bucket, k []byte) (value []byte, err error) {
 	value, err = v.lookUp(b, k, v.scratch)
 	if value != nil {
@@ -223,7 +222,7 @@ func (v *fileCheck) message(k []byte, m *store.Message) {
 	}
 }
 
-// listEntry checks an entry that names a message.
+// listEntry checks an entry of a list, which names a message.
 func (v *fileCheck) listEntry(b bucket, k, value []byte) {
 	n, reason := storekit.Number(k, value)
 	if reason != "" {
@@ -252,7 +251,7 @@ func (v *fileCheck) listEntry(b bucket, k, value []byte) {
 	case bucketParked:
 		want, right = be64(n), m.Parked
 	case bucketHalted:
-		right = true // an earlier version may have taken the message up
+		right = true // an earlier version may have made the message pending again
 	case bucketTimer:
 		want, right = timerKey(m.Source, m.Timer), m.Timer != ""
 	}
@@ -261,7 +260,7 @@ func (v *fileCheck) listEntry(b bucket, k, value []byte) {
 	}
 }
 
-// compareCounters holds what was found against what the log says.
+// compareCounters compares the counters of the log with the counts of the check.
 func (v *fileCheck) compareCounters() {
 	heads := uint64(0)
 	for _, h := range v.heads {

@@ -21,7 +21,7 @@ import (
 
 var allFlips = flag.Bool("allflips", false, "flip every bit of the file, not only some; takes hours")
 
-// verify returns what is found in the log at path; an error to open it counts.
+// verify returns the faults of the log at path. An error from Open counts as a fault.
 func verify(t testing.TB, path string) []error {
 	t.Helper()
 	l, err := bbolt.Open(path, bbolt.ReadOnly())
@@ -93,11 +93,10 @@ func TestAWholeLogHasNoFaults(t *testing.T) {
 	}
 }
 
-// TestEveryFlippedBitOfALiveRecordIsFound flips bits of the pages that are in
-// use, one at a time, and wants each to be found: those of records, of what
-// finds them, and of the frames of pages. The exceptions lie outside of records:
-// a key of a branch page that still parts what is below it, and the room behind
-// the last entry of a page.
+// TestEveryFlippedBitOfALiveRecordIsFound flips one bit at a time in pages that are in use. A
+// verification must find each flip in a record, in the data that leads searches to it, or in
+// the header of a page. Two exceptions lie outside of records: a key of a branch page that
+// still separates the pages below it, and the space after the last entry of a page.
 func TestEveryFlippedBitOfALiveRecordIsFound(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
@@ -233,7 +232,7 @@ func TestAnEntryThatIsGoneIsFound(t *testing.T) {
 					c := tx.Bucket([]byte(bucket)).Cursor()
 					c.First()
 					if last {
-						// Nobody counts receipts, which lie in the index as well.
+						// Receipts are in the index too, but no counter counts them.
 						_, v := c.Last()
 						for bucket == "index" && len(v) != numberBytes {
 							_, v = c.Prev()

@@ -14,21 +14,21 @@ import (
 )
 
 const (
-	// chunkBytes is how much a writer allocates at once for encoded values,
-	// keptChunkBytes what it keeps at most for the next transaction.
+	// chunkBytes is the size of a buffer for encoded values. keptChunkBytes bounds the buffer
+	// that a writer keeps for the next transaction.
 	chunkBytes     = 256 << 10
 	keptChunkBytes = 4 << 20
-	// recordRoom is more than most records take that have no payload.
+	// recordRoom is the initial buffer for a record besides its payload. Most records fit.
 	recordRoom = 1 << 10
 )
 
-// A writer is the one writable transaction of a log, and what it changes beside
-// the file. Heads and counters are staged in it, and published only when the
-// transaction is durable.
+// A writer collects the changes of one transaction, which is the only writable transaction of
+// a log. Heads and counters are staged in it, and published only after the transaction is
+// durable.
 //
-// A batch is checked as a whole before any of it is written, so that one that is
-// refused leaves no trace in a transaction that goes on. Later batches see the
-// earlier ones through the transaction and the staged heads.
+// A batch is checked completely before any part of it is written, so a refused batch leaves
+// no trace in the transaction. Later batches see the earlier ones through the transaction and
+// the staged heads.
 type writer struct {
 	log     *Log
 	tx      *bolt.Tx
@@ -42,20 +42,20 @@ type writer struct {
 	cache    storekit.HeadCache
 	staged   map[store.Key]storekit.Head
 	names    nameCache
-	known    *receiptNames // of the batch that is checked and then applied
+	known    *receiptNames // receipts of the entity of the batch that was checked last
 	answered []store.Key   // entities whose receipts the transaction has changed
 	counters counters
-	durable  counters // those of the last commit
+	durable  counters // counters of the last commit
 	heads    []uint64 // by partition
-	moved    []int    // partitions whose head the transaction has moved
+	moved    []int    // partitions to which the transaction appends
 }
 
-// begin makes the writer ready for tx.
+// begin prepares the writer for the transaction tx.
 func (w *writer) begin(tx *bolt.Tx) {
 	w.tx, w.dirty = tx, false
 	w.trees = [bucketCount]*bolt.Bucket{}
 	w.now = time.Unix(0, w.log.now().UnixNano()).UTC()
-	w.encoded = w.encoded[:0] // the transaction that needed it has ended
+	w.encoded = w.encoded[:0] // the transaction that used the buffer has ended
 	if cap(w.encoded) > keptChunkBytes {
 		w.encoded = nil
 	}
@@ -64,7 +64,7 @@ func (w *writer) begin(tx *bolt.Tx) {
 	}
 }
 
-// finish writes what belongs to the transaction as a whole.
+// finish writes the heads and counters of the transaction.
 func (w *writer) finish() error {
 	if !w.dirty {
 		return nil
@@ -77,7 +77,7 @@ func (w *writer) finish() error {
 	return w.put(bucketMeta, metaCounters, w.counters.append(w.room(recordRoom)))
 }
 
-// publish makes the changes beside the file known, after the commit.
+// publish makes the staged changes visible to this process, after the commit.
 func (w *writer) publish() {
 	for key, h := range w.staged {
 		w.cache.Put(key, h)
@@ -89,7 +89,7 @@ func (w *writer) publish() {
 	w.reset()
 }
 
-// forget takes back the changes beside the file.
+// forget drops the staged changes.
 func (w *writer) forget() {
 	w.counters = w.durable
 	for _, p := range w.moved {
@@ -117,15 +117,15 @@ func (w *writer) tree(b bucket) *bolt.Bucket {
 	return w.trees[b]
 }
 
-// stream is like that of the log, but valid only until it is called again.
+// stream is like Log.stream, but the result is valid only until the next call.
 func (w *writer) stream(key store.Key) *stream {
 	prefix := storekit.AppendEntity(w.at.prefix[:0], key)
 	w.at = stream{log: w.log, key: key, prefix: prefix, next: 1, last: lastUnknown}
 	return &w.at
 }
 
-// room returns an empty slice for a value of about n bytes. It stays as it is
-// until the transaction has ended, as bbolt demands of values.
+// room returns an empty slice for a value of about n bytes. The memory is not reused until
+// the transaction has ended, as bbolt requires for values.
 func (w *writer) room(n int) []byte {
 	if cap(w.encoded)-len(w.encoded) < n {
 		w.encoded = make([]byte, 0, max(n, chunkBytes))
@@ -133,7 +133,7 @@ func (w *writer) room(n int) []byte {
 	return w.encoded[len(w.encoded):]
 }
 
-// put stores a value that was appended to what room has returned.
+// put stores a value that was appended to the result of room.
 func (w *writer) put(b bucket, k, v []byte) error {
 	if n := len(w.encoded); cap(v) == cap(w.encoded)-n {
 		w.encoded = w.encoded[:n+len(v)] // v is in it; else it has outgrown it
@@ -151,8 +151,8 @@ func (w *writer) delete(b bucket, k []byte) error {
 	return w.tree(b).Delete(k)
 }
 
-// group checks and writes the batches of one call and sets their results, where
-// they are not refused already. An error means that the transaction must not be committed.
+// group checks and writes the batches of one call and sets their results. It skips batches
+// that are refused already. If it returns an error, the transaction must not be committed.
 func (w *writer) group(group []*store.Batch, results []store.Result) error {
 	var refused map[store.Key]bool
 	for i, b := range group {
@@ -162,8 +162,8 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 		}
 		var h storekit.Head
 		if r.Err == nil {
-			// Guarded by itself: damage that one entity meets is no reason to
-			// refuse the others. A check changes nothing in the transaction.
+			// Each check has its own guard, so that damage to one entity refuses only the
+			// batches that read it. A check changes nothing in the transaction.
 			r.Err = w.log.guard(func() (err error) {
 				h, err = w.check(b)
 				return err
@@ -183,9 +183,9 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 	return nil
 }
 
-// check returns why the batch cannot be stored as things are, or where its
-// entity is. It reads all that apply is going to read, so that damage which the
-// batch meets is found before any of it is written.
+// check returns an error if the batch cannot be stored now. Otherwise it returns the version
+// of the batch's entity. It reads everything that apply will read, so that damage is found
+// before any part of the batch is written.
 func (w *writer) check(b *store.Batch) (h storekit.Head, err error) {
 	if !b.Key.IsZero() {
 		if h, err = w.checkEntity(b); err != nil {
@@ -238,9 +238,9 @@ func (w *writer) checkEntity(b *store.Batch) (storekit.Head, error) {
 	return h, nil
 }
 
-// head returns where an entity is. The version of an entity with events is that
-// of its last index entry, which is never deleted; a bucket of heads would cost
-// every append a fifth.
+// head returns the version of an entity. For an entity with events it is the version of its
+// last index entry, which is never deleted. A bucket of heads would make every append a fifth
+// slower.
 func (w *writer) head(key store.Key) (storekit.Head, error) {
 	if h, ok := w.staged[key]; ok {
 		return h, nil
@@ -260,8 +260,8 @@ func (w *writer) head(key store.Key) (storekit.Head, error) {
 	return storekit.Head{Version: state.Version, Saved: true}, nil
 }
 
-// readState returns the saved state of an entity, or nil. It is valid as long as
-// the transaction.
+// readState returns the saved state of an entity, or nil. The state is valid until the
+// transaction ends.
 func readState(t *bolt.Bucket, s *stream) (*store.State, error) {
 	record, err := bucketState.getRecord(t, s.prefix)
 	if record == nil || err != nil {
@@ -278,7 +278,7 @@ func readState(t *bolt.Bucket, s *stream) (*store.State, error) {
 	return state, nil
 }
 
-// apply writes a checked batch, part by part in the order of its fields.
+// apply writes a checked batch, in the order of its fields.
 func (w *writer) apply(b *store.Batch, h storekit.Head, r *store.Result) error {
 	r.Time = w.now
 	if b.IsCheck() {
@@ -377,7 +377,7 @@ func (w *writer) putState(b *store.Batch, r *store.Result) error {
 	return w.put(tree, k, store.AppendState(storekit.AppendKeySum(w.room(recordRoom+len(s.Payload)), k), s))
 }
 
-// checkSnapshot reads what putState is going to read for a snapshot.
+// checkSnapshot reads everything that putState will read for a snapshot.
 func (w *writer) checkSnapshot(b *store.Batch) error {
 	if _, err := w.olderSnapshots(b.Key, b.Next()); err != nil {
 		return err
@@ -389,8 +389,8 @@ func (w *writer) checkSnapshot(b *store.Batch) error {
 	return err
 }
 
-// dropSnapshots deletes the snapshots of an entity that go when a new one comes:
-// all but the latest one before it.
+// dropSnapshots deletes the snapshots of an entity before a new one is written, except the
+// latest one.
 func (w *writer) dropSnapshots(key store.Key, version store.Version) error {
 	older, err := w.olderSnapshots(key, version)
 	if err != nil || len(older) < 2 {
@@ -405,8 +405,7 @@ func (w *writer) dropSnapshots(key store.Key, version store.Version) error {
 	return nil
 }
 
-// olderSnapshots returns the keys of the snapshots below a version, of which
-// there are two at most.
+// olderSnapshots returns the keys of the snapshots below a version. There are at most two.
 func (w *writer) olderSnapshots(key store.Key, version store.Version) (keys [][]byte, err error) {
 	s := w.log.stream(key)
 	c := w.tree(bucketSnapshot).Cursor()
@@ -439,8 +438,7 @@ func (w *writer) positionOf(key store.Key, version store.Version) (store.Positio
 	return store.Position(n), nil
 }
 
-// putClaims releases values that the entity holds and claims others, which
-// check has found free.
+// putClaims releases claims that the entity holds, and adds claims that check has found free.
 func (w *writer) putClaims(b *store.Batch) error {
 	for _, c := range b.Release {
 		owned, err := w.claimed(c)
@@ -456,7 +454,7 @@ func (w *writer) putClaims(b *store.Batch) error {
 	for _, c := range b.Claim {
 		k := storekit.AppendPair(nil, c.Space, c.Value)
 		if w.tree(bucketClaim).Get(k) != nil {
-			continue // the entity holds it already, since its own time
+			continue // the entity holds the claim already, with its old time
 		}
 		v := store.AppendClaimed(storekit.AppendKeySum(w.room(recordRoom), k), &store.Claimed{Claim: c, Owner: b.Key, Time: w.now})
 		if err := w.put(bucketClaim, k, v); err != nil {
@@ -466,7 +464,7 @@ func (w *writer) putClaims(b *store.Batch) error {
 	return nil
 }
 
-// claimed returns who holds a value, or nil.
+// claimed returns the owner of a claim, or nil if the claim is free.
 func (w *writer) claimed(c store.Claim) (*store.Claimed, error) {
 	return readClaim(w.tree(bucketClaim), c)
 }
@@ -489,7 +487,7 @@ func (w *writer) putBookmarks(bookmarks []store.Bookmark) error {
 	return nil
 }
 
-// drop deletes an entry if there is one.
+// drop deletes an entry if it exists.
 func (w *writer) drop(b bucket, k []byte) error {
 	if w.tree(b).Get(k) == nil {
 		return nil
