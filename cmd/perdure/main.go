@@ -1,11 +1,10 @@
-// Perdure looks after logs: it verifies, copies, backs up and compares them. The
-// commands are listed by
+// Perdure maintains logs: it verifies, copies, backs up and compares them. For the list of
+// commands, run
 //
 //	perdure help
 //
-// A log is named by a URI; see package store/open. The program ends with 0 if all
-// is well, 1 if something cannot be done, 2 if it was called in a wrong way, and
-// 3 if a log is damaged.
+// A URI names a log; see package store/open. The exit code is 0 for success, 1 if the command has
+// failed, 2 if its arguments are wrong, and 3 if a log is damaged.
 package main
 
 import (
@@ -25,7 +24,7 @@ import (
 	"github.com/perdure/perdure/store/open"
 )
 
-// What the program ends with.
+// Exit codes.
 const (
 	exitFine    = 0
 	exitFailed  = 1
@@ -41,7 +40,7 @@ func main() {
 	os.Exit(code)
 }
 
-// run runs the program with arguments as they are typed and returns what it ends with.
+// run runs the program with the arguments of the command line and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	a := &app{out: stdout, err: stderr}
 	root := a.root()
@@ -68,13 +67,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-// An app is what the commands share.
+// An app has the state that the commands share.
 type app struct {
 	out, err io.Writer
 	quiet    bool
 	interval time.Duration
 	begun    bool  // the arguments were right
-	failed   error // of writing to out
+	failed   error // the first error of writing to out
 }
 
 func (a *app) root() *cobra.Command {
@@ -103,20 +102,19 @@ was called in a wrong way, and 3 if a log is damaged.`,
 	return root
 }
 
-// print prints a line of what was asked for.
+// print prints a line of the requested output.
 func (a *app) print(format string, args ...any) {
 	if _, err := fmt.Fprintf(a.out, format, args...); err != nil && a.failed == nil {
 		a.failed = fmt.Errorf("print: %w", err)
 	}
 }
 
-// tell says something beside that.
+// tell prints a message to stderr.
 func (a *app) tell(format string, args ...any) {
-	_, _ = fmt.Fprintf(a.err, format, args...) // there is nobody else to tell
+	_, _ = fmt.Fprintf(a.err, format, args...) // there is no other place to report it
 }
 
-// reading opens an existing log for as long as do takes. The callback that do
-// gets says how far it is.
+// reading opens an existing log and closes it after do. do gets a callback for its progress.
 func (a *app) reading(ctx context.Context, uri string, do func(store.Log, func(store.Progress)) error) (failure error) {
 	log, err := open.ForReading(ctx, uri)
 	if err != nil {

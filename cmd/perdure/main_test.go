@@ -18,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// execute runs the program and returns what it prints and ends with.
+// execute runs the program and returns its output and its exit code.
 func execute(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -35,8 +35,7 @@ func mustExecute(t *testing.T, args ...string) string {
 	return out
 }
 
-// golden compares what was printed with a file. Paths and times differ from run
-// to run.
+// golden compares an output with a file. Paths and times differ from run to run.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	for _, v := range []struct{ pattern, instead string }{
@@ -60,8 +59,7 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// newLog writes a small log, the same one each time but for its id, and returns
-// its path.
+// newLog writes a small log, the same one each time except for its id, and returns its path.
 func newLog(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "log.db")
@@ -89,7 +87,7 @@ func newLog(t *testing.T) string {
 	return path
 }
 
-// spoil damages a record of the log: its type is found in the file and spoilt.
+// spoil damages a record of the log: it finds the record's type in the file and changes it.
 func spoil(t *testing.T, path string) {
 	t.Helper()
 	file, err := os.ReadFile(path)
@@ -159,8 +157,8 @@ func TestDamageIsTold(t *testing.T) {
 	}
 }
 
-// TestADamagedLog copies a damaged log and backs it up. The commands name the faults and
-// do not call the copy or the backup whole.
+// TestADamagedLog copies a damaged log and backs it up. The commands must name the faults and
+// must not call the copy or the backup whole.
 func TestADamagedLog(t *testing.T) {
 	t.Parallel()
 	path := newLog(t)
@@ -181,7 +179,7 @@ func TestADamagedLog(t *testing.T) {
 	}
 }
 
-// TestSalvage copies a Pebble log whose list of tables is gone, and a bbolt file.
+// TestSalvage copies a Pebble log whose list of tables is lost, and a bbolt file.
 func TestSalvage(t *testing.T) {
 	t.Parallel()
 	path := newLog(t)
@@ -296,9 +294,9 @@ func TestProgressIsToldOnceForEachNews(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer
-		a := &app{err: &b} // an interval that is not set is that of a bar
+		a := &app{err: &b} // without an interval it is the one for a progress bar
 		m, stop := a.startProgress()
-		<-time.After(time.Minute) // nothing to tell
+		<-time.After(time.Minute) // no progress yet
 		m.set(store.Progress{Phase: "read events", Done: 1, Total: 2, Elapsed: time.Second})
 		<-time.After(time.Minute)
 		m.set(store.Progress{Phase: "read events", Done: 2, Total: 2, Elapsed: time.Second})

@@ -7,21 +7,21 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A meter holds how far long work is, for whoever tells it.
+// A meter keeps the progress of a long operation, for the goroutine that prints it.
 type meter struct {
 	mu   sync.Mutex
 	last store.Progress
-	told bool // nothing new since
+	told bool // printed since the last change
 }
 
-// set notes how far it is.
+// set stores the current progress.
 func (m *meter) set(now store.Progress) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.last, m.told = now, false
 }
 
-// state returns how far it is, and whether that is new.
+// state returns the current progress, and whether it is new.
 func (m *meter) state() (progress.State, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -41,7 +41,7 @@ func stateOf(p store.Progress) progress.State {
 	return s
 }
 
-// startProgress begins to say how far it is. The caller stops it.
+// startProgress begins to print the progress. The caller must call stop.
 func (a *app) startProgress() (m *meter, stop func()) {
 	m = &meter{told: true}
 	t := progress.Start(progress.Config{

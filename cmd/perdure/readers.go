@@ -94,7 +94,7 @@ func (a *app) printReader(r *stream.Reader, heads []store.Position) {
 	}
 }
 
-// behind says how many positions there are above one.
+// behind returns a text with the number of positions above p.
 func behind(p store.Position, heads []store.Position) string {
 	if p.Partition() >= len(heads) {
 		return fmt.Sprintf("in a partition that the log does not have, of %d;", len(heads))
@@ -116,9 +116,10 @@ func positions(all []store.Position) string {
 	return strings.Join(s, " ")
 }
 
-// removeReader removes a reader of an existing log, or says what it would remove.
+// removeReader removes a reader of an existing log, or without yes prints the reader that it
+// would remove.
 func (a *app) removeReader(ctx context.Context, uri, name, instance string, yes bool) error {
-	// Nothing is created where there is no log, and nothing is written without --yes.
+	// It creates no log, and writes nothing without --yes.
 	err := a.reading(ctx, uri, func(log store.Log, _ func(store.Progress)) error {
 		return a.showRemoval(ctx, log, name, instance)
 	})
@@ -146,7 +147,7 @@ func (a *app) removeReader(ctx context.Context, uri, name, instance string, yes 
 	return err
 }
 
-// showRemoval prints what is to be removed. It returns an error if there is no such thing.
+// showRemoval prints the reader to remove. It returns an error if there is no such reader.
 func (a *app) showRemoval(ctx context.Context, log store.Log, name, instance string) error {
 	all, heads, err := readersOf(ctx, log)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// newReaders writes a log that a subscription and two replicas of a projection
-// read, and returns its path.
+// newReaders writes a log that a subscription and two replicas of a projection read. It returns
+// the path of the log.
 func newReaders(t *testing.T) string {
 	t.Helper()
 	path := newLog(t)
@@ -112,7 +112,7 @@ func TestReaders(t *testing.T) {
 	})
 }
 
-// newLogWithout returns a log that nobody reads.
+// newLogWithout returns a log without readers.
 func newLogWithout(t *testing.T) string {
 	t.Helper()
 	path := t.TempDir() + "/log.db"

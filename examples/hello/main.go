@@ -19,7 +19,7 @@ import (
 )
 
 // Books is the kind of all books: its name in the log, and its rules. The rule for a command
-// refuses, or says what happens. The rule for an event changes the state and cannot fail.
+// refuses it, or returns its events. The rule for an event changes the state and cannot fail.
 var Books = perdure.EventSourced("book",
 	perdure.Decide(lend),
 	perdure.Evolve(onLent),
@@ -63,7 +63,7 @@ func run(ctx context.Context) (err error) {
 			fmt.Printf("%s: no, %v\n", borrower, err)
 		case err != nil:
 			return err
-		default: // what is said here is safe on disk
+		default: // this answer is durable
 			fmt.Printf("%s: yes, the book is lent to %s\n", borrower, state.GetBorrower())
 		}
 	}

@@ -15,15 +15,15 @@ import (
 	"github.com/perdure/perdure/examples/library/library"
 )
 
-// demoLedger is a small ledger of our own making, mistakes included.
+// demoLedger is a small made-up ledger with some mistakes.
 //
 //go:embed demo.csv
 var demoLedger []byte
 
-// demoDays is how long a loan of the demo is expected to last.
+// demoDays is the expected length of a loan in the demo.
 const demoDays = 21
 
-// demo runs the bundled ledger and prints what happened.
+// demo imports the bundled ledger and prints a report.
 func (a *app) demo(ctx context.Context) error {
 	l, err := ledger.Read(bytes.NewReader(demoLedger), ledger.Columns{
 		Book: "book", Loan: "loan", Borrower: "borrower", Lent: "lent", Returned: "returned", Title: "title",
@@ -87,8 +87,8 @@ func (a *app) printRefusals(r *ledger.Report) {
 	t.print(a.out, "  ")
 }
 
-// printShelf asks every book of the ledger for its state, in the order in which
-// the ledger names them.
+// printShelf asks every book of the ledger for its state and prints them in the order of the
+// ledger.
 func (a *app) printShelf(ctx context.Context, engine *perdure.Engine, l *ledger.Ledger) error {
 	a.out.printf("\nThe shelf, as the books tell it now\n\n")
 	t := &table{right: []bool{false, false, true}}
@@ -110,7 +110,7 @@ func (a *app) printShelf(ctx context.Context, engine *perdure.Engine, l *ledger.
 	return nil
 }
 
-// printReaders asks the readers of the ledger what they have out, by name.
+// printReaders asks the readers of the ledger which books they have, and prints them by name.
 func (a *app) printReaders(ctx context.Context, engine *perdure.Engine, l *ledger.Ledger) error {
 	a.out.printf("\nReaders who have a book out, as the books have told them\n\n")
 	names := make(map[string]bool)

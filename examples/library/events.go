@@ -87,8 +87,7 @@ waits for what nobody else can write; it is of use on a store that is shared.`,
 	return c
 }
 
-// starts returns the positions to begin behind, one for each partition that is
-// asked for.
+// starts returns the positions after which to begin, one for each requested partition.
 func starts(ctx context.Context, engine *perdure.Engine, after string) ([]store.Position, error) {
 	if after != "" {
 		p, err := store.ParsePosition(after)
@@ -105,19 +104,19 @@ func starts(ctx context.Context, engine *perdure.Engine, after string) ([]store.
 	return from, nil
 }
 
-// follow prints events as they are committed, until ctx ends, which is no error.
+// follow prints events as they are committed, until ctx ends. The end of ctx is no error.
 func (a *app) follow(ctx context.Context, engine *perdure.Engine, from []store.Position, asJSON bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	var mu sync.Mutex // of the output
+	var mu sync.Mutex // guards the output
 	for _, after := range from {
 		wg.Go(func() {
 			for event, err := range engine.Events(ctx, after) {
 				mu.Lock()
 				switch {
 				case errors.Is(err, perdure.ErrLagged), errors.Is(err, perdure.ErrDeleted):
-					a.err.printf("%v\n", err) // a notice: it goes on
+					a.err.printf("%v\n", err) // only a notice: the stream goes on
 					err = nil
 				case err == nil:
 					err = errors.Join(a.printEvent(event, asJSON), a.out.flush())

@@ -15,7 +15,7 @@ import (
 	"github.com/perdure/perdure/examples/library/ledger"
 )
 
-// rejectsShownMax is how many rejected rows are named on the terminal.
+// rejectsShownMax bounds the rejected rows that are printed on the terminal.
 const rejectsShownMax = 20
 
 const importHelp = `Import runs a ledger of loans through the books: a CSV file, as it is or
@@ -173,7 +173,7 @@ func writeRejects(source, name string, l *ledger.Ledger) error {
 	return errors.Join(l.WriteRejects(file), file.Close())
 }
 
-// nameRejects names the first rows that make no loan.
+// nameRejects prints the first rows that make no loan.
 func (a *app) nameRejects(l *ledger.Ledger, file string) {
 	for i, r := range l.Rejects {
 		if i == rejectsShownMax {

@@ -26,15 +26,15 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// killsMax is how often an import is killed, and patience how long all its
-// processes together may take.
+// killsMax is the number of times that an import is killed. patience bounds the total time of all
+// its processes.
 const (
 	killsMax = 20
 	patience = 10 * time.Minute
 )
 
-// manyRows makes a ledger with a row for each of so many loans, some of which
-// the books refuse.
+// manyRows makes a ledger with a row for each of the given number of loans. The books refuse some
+// of them.
 func manyRows(rows int) string {
 	random := rand.New(rand.NewPCG(1, 0))
 	var b strings.Builder
@@ -50,7 +50,7 @@ func manyRows(rows int) string {
 	return b.String()
 }
 
-// process starts the program as a process of its own.
+// process starts the program as a separate process.
 func process(ctx context.Context, t *testing.T, args ...string) (cmd *exec.Cmd, out, stderr *bytes.Buffer) {
 	t.Helper()
 	self, err := os.Executable()
@@ -64,8 +64,8 @@ func process(ctx context.Context, t *testing.T, args ...string) (cmd *exec.Cmd, 
 	return cmd, out, stderr
 }
 
-// signalAt runs the program and sends it a signal once its progress on stderr
-// is at so many percent. It returns what it has said on stderr, and its end.
+// signalAt runs the program and sends it a signal when its progress on stderr reaches a
+// percentage. It returns the text on stderr and the error of the process.
 func signalAt(ctx context.Context, t *testing.T, percent int, signal os.Signal, args ...string) (said string, end error) {
 	t.Helper()
 	cmd, _, stderr := process(ctx, t, args...)
@@ -92,8 +92,7 @@ func signalAt(ctx context.Context, t *testing.T, percent int, signal os.Signal, 
 	return stderr.String(), cmd.Wait()
 }
 
-// outcome runs the program to its end and returns its report, without the time
-// that it took.
+// outcome runs the program to its end and returns its report, without its duration.
 func outcome(ctx context.Context, t *testing.T, args ...string) map[string]any {
 	t.Helper()
 	cmd, out, stderr := process(ctx, t, args...)
@@ -154,8 +153,8 @@ func TestAnImportThatIsKilledGoesOnAndEndsTheSame(t *testing.T) {
 	}
 }
 
-// checkExpected compares a report with the file expected.json beside the ledger,
-// if there is one.
+// checkExpected compares a report with the file expected.json in the directory of the ledger, if
+// that file exists.
 func checkExpected(t *testing.T, file string, report map[string]any) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(filepath.Dir(file), "expected.json"))
@@ -173,7 +172,7 @@ func checkExpected(t *testing.T, file string, report map[string]any) {
 	}
 }
 
-// checkReminders compares the notices with the loans that are open: one for each.
+// checkReminders compares the notices with the open loans: there must be one notice for each.
 func checkReminders(t *testing.T, uri string, report map[string]any) {
 	t.Helper()
 	ids, loans := make(map[string]bool), make(map[string]bool)
@@ -195,7 +194,7 @@ func checkReminders(t *testing.T, uri string, report map[string]any) {
 	}
 }
 
-// checkReaders compares what the readers know with what the books say.
+// checkReaders compares the states of the readers with the events of the books.
 func checkReaders(t *testing.T, uri string) {
 	t.Helper()
 	want, lent := make(map[string][]string), make(map[string]uint64)
@@ -247,8 +246,8 @@ func checkReaders(t *testing.T, uri string) {
 	}
 }
 
-// strashun returns the ledger of the Strashun library, or nothing if it is not
-// there: it is no part of the repository.
+// strashun returns the file of the Strashun library's ledger, or "" if it is missing: it is not
+// part of the repository.
 func strashun() string {
 	dir := os.Getenv("PERDURE_STRASHUN")
 	if dir == "" {

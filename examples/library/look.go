@@ -85,7 +85,7 @@ func (a *app) listCommand() *cobra.Command {
 	return c
 }
 
-// How much of a list is lined up, and how wide its columns may get.
+// Bounds for the number of rows that are aligned, and for the width of a column.
 const (
 	listRows  = 1000
 	idWidth   = 30

@@ -1,9 +1,9 @@
-// The library is a lending library on Perdure: its books and readers are durable
-// entities, and a ledger of loans is run through them.
+// The library is a lending library on Perdure. Its books and readers are durable entities, and it
+// imports a ledger of loans into them.
 //
-// With no argument it runs a small ledger of its own and keeps what happened in
-// library.db, and reminders of overdue loans in notices.txt; the second run shows
-// that everything is still there. The other commands are listed by
+// Without arguments it imports a small ledger of its own. It keeps its log in library.db, and
+// reminders of overdue loans in notices.txt; a second run shows that everything is still there.
+// For the list of commands, run
 //
 //	go run ./examples/library help
 //
@@ -37,9 +37,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// memoryMax is how much memory the Go runtime takes before it collects garbage more
-// often, unless GOMEMLIMIT says otherwise. An import leaves much garbage, and much less
-// that is in use.
+// memoryMax is the memory limit of the Go runtime, unless GOMEMLIMIT sets another one: near it
+// the runtime collects garbage more often. An import makes much garbage, but keeps little memory
+// in use.
 const memoryMax = 208 << 20
 
 func main() {
@@ -51,12 +51,12 @@ func main() {
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, "library:", err) // there is nobody else to tell
+		_, _ = fmt.Fprintln(os.Stderr, "library:", err) // there is no other place to report it
 		os.Exit(1)
 	}
 }
 
-// run runs the program with arguments as they are typed.
+// run runs the program with the arguments of the command line.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	a := &app{out: newPrinter(bufio.NewWriter(stdout)), err: newPrinter(stderr)}
 	root := &cobra.Command{
@@ -85,31 +85,31 @@ second time, everything is still there, and nobody is reminded again.`,
 	return errors.Join(root.ExecuteContext(ctx), a.out.flush())
 }
 
-// An app is what the commands share.
+// An app has the state that the commands share.
 type app struct {
 	out, err    *printer
-	store       string // URI
-	noticesName string // as it was given
+	store       string // the URI of the log
+	noticesName string // from the flag --notices
 	notices     *notice.File
 	models      *readmodel.Model
-	beside      string             // the projection to build anew beside the one that readers use
-	next        *projection.Runner // and its runner
+	beside      string             // name of the projection to rebuild beside the version in use
+	next        *projection.Runner // runner of the new version
 }
 
 // closeMax bounds the wait for commands in progress after an interrupt.
 const closeMax = 10 * time.Second
 
-// A reminder that cannot be written is tried again so often, and then parked;
-// that is less than a second.
+// The attempts for a reminder that cannot be written, and the pauses between them, which take
+// less than a second in all. Then the reminder is parked.
 const (
 	attemptsMax = 5
 	backoffMin  = 50 * time.Millisecond
 	backoffMax  = 400 * time.Millisecond
 )
 
-// withEngine opens the log, runs books, readers and read models on it for as
-// long as do takes, and closes them. All that do was told is durable before; what is in
-// progress when it returns is waited for.
+// withEngine opens the log, runs books, readers and read models on it, calls do, and closes them.
+// Every answer that do gets is durable by then. After do has returned, withEngine waits for the
+// work in progress.
 func (a *app) withEngine(ctx context.Context, do func(*perdure.Engine) error) (failure error) {
 	log, err := store.Open(ctx, a.store, drivers()...)
 	if err != nil {
@@ -141,11 +141,11 @@ func (a *app) withEngine(ctx context.Context, do func(*perdure.Engine) error) (f
 	return errors.Join(err, engine.Close(ctx))
 }
 
-// errNoLibrary says that there is nothing to look at yet.
+// errNoLibrary says that there is no library to look at yet.
 var errNoLibrary = errors.New("there is no library here yet")
 
-// withLibrary is like withEngine but does not make a new file: a look at what
-// is not there should leave no trace.
+// withLibrary is like withEngine, but does not create a log: a command that only looks must not
+// leave a new file.
 func (a *app) withLibrary(ctx context.Context, do func(*perdure.Engine) error) error {
 	if file := fileOf(a.store); file != "" {
 		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
@@ -155,8 +155,8 @@ func (a *app) withLibrary(ctx context.Context, do func(*perdure.Engine) error) e
 	return a.withEngine(ctx, do)
 }
 
-// noticesFile returns the file of notices: the one that was given, or the one
-// beside the log. A log that is in no file has them in memory.
+// noticesFile returns the name of the file of notices: the one from the flag, or the one beside
+// the log. If the log is not in a file, the notices are in memory.
 func (a *app) noticesFile() string {
 	if a.noticesName != "" {
 		return a.noticesName
@@ -167,22 +167,22 @@ func (a *app) noticesFile() string {
 	return ""
 }
 
-// modelFile returns the file of the read models, beside that of the log. A log
-// that is in no file has them in memory.
+// modelFile returns the name of the file of the read models, beside the log. If the log is not in
+// a file, the read models are in memory.
 func (a *app) modelFile() string {
 	file := fileOf(a.store)
 	if file == "" {
 		return ""
 	}
-	file = filepath.Clean(file) // which may be a directory
+	file = filepath.Clean(file) // the log may be a directory
 	return strings.TrimSuffix(file, filepath.Ext(file)) + ".read.db"
 }
 
-// bookKey names a book in the log.
+// bookKey returns the key of a book in the log.
 func bookKey(id string) store.Key { return store.Key{Kind: library.Books.Name(), ID: id} }
 
-// fileOf returns the file or directory that a URI names, or nothing if it names
-// none. A URI that is wrong names none, and is refused when it is opened.
+// fileOf returns the file or directory that a URI names, or "" if it names none. For a wrong URI
+// it returns "" too; opening the URI reports the error.
 func fileOf(uri string) string {
 	u, err := store.ParseURI(uri)
 	if err != nil || u.Scheme() != "bbolt" && u.Scheme() != "pebble" {

@@ -24,8 +24,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// childEnv makes the test binary be the program itself, for tests that need
-// processes to kill.
+// childEnv makes the test binary run as the program itself, for tests that kill processes.
 const childEnv = "PERDURE_LIBRARY_CHILD"
 
 func TestMain(m *testing.M) {
@@ -36,7 +35,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// said is what a run of the program has said.
+// said is the output of a run of the program, and its error.
 type said struct {
 	out, err string
 	failure  error
@@ -50,7 +49,7 @@ func execute(t *testing.T, args ...string) said {
 	return said{out.String(), err.String(), failure}
 }
 
-// mustExecute is execute without a failure; it returns what was printed.
+// mustExecute is execute for runs that must succeed; it returns the output.
 func mustExecute(t *testing.T, args ...string) string {
 	t.Helper()
 	s := execute(t, args...)
@@ -60,14 +59,15 @@ func mustExecute(t *testing.T, args ...string) string {
 	return s.out
 }
 
-// newStore returns the URI of a library that does not exist yet, and its file.
+// newStore returns the URI of a library that does not exist yet, and the path of its file.
 func newStore(t *testing.T) (uri, file string) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "library.db")
 	return "bbolt:" + filepath.ToSlash(file), file
 }
 
-// What differs from run to run, and what the golden files have in its place.
+// Patterns for text that differs from run to run, and the text that the golden files have
+// instead.
 var varying = []struct {
 	pattern *regexp.Regexp
 	instead string
@@ -80,7 +80,7 @@ var varying = []struct {
 	{regexp.MustCompile(`(position"?:? *"?)[0-9]+`), "${1}N"},
 }
 
-// golden compares what was printed with a file.
+// golden compares an output with a file.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	for _, v := range varying {
@@ -153,7 +153,7 @@ func TestEventsAreShownInTheOrderOfTheLog(t *testing.T) {
 	}
 }
 
-// positions reads the positions of events that were printed as JSON.
+// positions returns the positions of events that were printed as JSON.
 func positions(t *testing.T, text string) []int {
 	t.Helper()
 	var all []int
@@ -169,7 +169,7 @@ func positions(t *testing.T, text string) []int {
 	return all
 }
 
-// A lineCounter is a writer that calls full when so many lines are there.
+// A lineCounter is a writer that calls full when it has got a given number of lines.
 type lineCounter struct {
 	bytes.Buffer
 	lines int
@@ -204,7 +204,7 @@ func TestFollowingShowsWhatIsThereAndEndsWhenItIsInterrupted(t *testing.T) {
 
 const header = "loan_id,book_id,borrower_id,lent_on,returned_on\n"
 
-// ledgerFile writes a ledger and returns its name.
+// ledgerFile writes a ledger to a file and returns the name of the file.
 func ledgerFile(t *testing.T, rows string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "loans.csv")
@@ -430,7 +430,7 @@ func TestProgressSaysWhatIsLeftBesideTheCommands(t *testing.T) {
 		m.rest.Store(&backlog{context: t.Context(), engine: engine, runners: a.runners()})
 		m.add(2, false)
 		s, _ := m.state()
-		if s.Rest != "1 messages left" { // the reminder that is not due yet; the read models show all
+		if s.Rest != "1 messages left" { // the reminder is not due yet
 			t.Errorf("got %q, want the message of the reminder", s.Rest)
 		}
 		return nil
@@ -440,7 +440,7 @@ func TestProgressSaysWhatIsLeftBesideTheCommands(t *testing.T) {
 	}
 }
 
-// A fullDisk is a writer that has no room.
+// A fullDisk is a writer that always fails.
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, io.ErrShortWrite }

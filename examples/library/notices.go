@@ -38,8 +38,8 @@ once. A timer fires while any command runs, or with the next one.`,
 	return c
 }
 
-// printNotices prints the reminders by the day that was due, because they are
-// written in any order.
+// printNotices prints the reminders sorted by the day on which the loan was due, because their
+// order in the file varies.
 func (a *app) printNotices(indent string, asJSON bool) error {
 	all, err := a.notices.All()
 	if err != nil {

@@ -48,8 +48,8 @@ they are retried or dropped by their number.`,
 	return c
 }
 
-// unparkCommand is a command that does something with parked messages, and shows
-// which ones are parked then.
+// unparkCommand returns a command that calls do on parked messages, and then lists the messages
+// that are still parked.
 func (a *app) unparkCommand(use, short string, do func(context.Context, *perdure.Engine, uint64) error) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Args: cobra.MinimumNArgs(1),

@@ -11,7 +11,7 @@ import (
 	"github.com/perdure/perdure/projection"
 )
 
-// shelf is a library with a ledger that grows.
+// shelf is a library with a growing ledger.
 type shelf struct {
 	uri, ledger string
 }
@@ -36,7 +36,7 @@ func (s *shelf) run(t *testing.T, args ...string) string {
 	return mustExecute(t, append(args, "--store", s.uri)...)
 }
 
-// edit changes the file of the read models behind their back.
+// edit changes the file of the read models from outside of the program.
 func (s *shelf) edit(t *testing.T, statement string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", (&app{store: s.uri}).modelFile())
@@ -49,7 +49,7 @@ func (s *shelf) edit(t *testing.T, statement string) {
 	}
 }
 
-// refuse has the table of books refuse a loan, until allow.
+// refuse makes the table of books reject a loan, until allow.
 func (s *shelf) refuse(t *testing.T, loan string) {
 	t.Helper()
 	s.edit(t, `CREATE TRIGGER refusal BEFORE UPDATE ON books_v1 WHEN new.loan = '`+loan+`'
@@ -73,8 +73,8 @@ func (s *shelf) row(t *testing.T, book string) string {
 	return ""
 }
 
-// wantState checks how many books are parked in a projection, and how many of
-// their events have been left out.
+// wantState checks the number of parked books in a projection, and the number of their events
+// that were left out.
 func (s *shelf) wantState(t *testing.T, name string, parked, dead int) {
 	t.Helper()
 	for line := range strings.Lines(s.run(t, "projections", "--json")) {
@@ -97,14 +97,13 @@ func (s *shelf) wantState(t *testing.T, name string, parked, dead int) {
 	}
 }
 
-// newShelf returns a library with two books, of which the table of books refuses
-// a loan of dracula.
+// newShelf returns a library with two books. Its table of books rejects a loan of dracula.
 func newShelf(t *testing.T) *shelf {
 	t.Helper()
 	uri, _ := newStore(t)
 	s := &shelf{uri, ledgerFile(t, "")}
 	s.lend(t, "L1,dracula,ada,1891-01-05,1891-01-19\nL2,emma,basil,1891-01-06,1891-01-08\n")
-	s.run(t, "report") // by now the tables are there
+	s.run(t, "report") // creates the tables
 	s.refuse(t, "L3")
 	s.lend(t, "L3,dracula,cora,1891-02-01,1891-02-10\nL4,emma,cora,1891-02-02,\nL5,dracula,basil,1891-02-11,\n")
 	return s
@@ -121,7 +120,7 @@ func TestABookThatIsParkedIsListedAndTheOthersGoOn(t *testing.T) {
 	if got, want := s.row(t, "emma"), "book|emma|emma||2|cora|L4|1891-02-02T00:00:00.000000000Z|"; got != want {
 		t.Errorf("row of another book\n got %s\nwant %s", got, want)
 	}
-	// The other tables do not care.
+	// The other tables have no fault.
 	sameText(t, "tables but that of books", withoutBooks(tables(t, s.uri)), withoutBooks(fold(t, s.uri)))
 	if got := s.run(t, "report"); strings.Contains(got, "torn") {
 		t.Errorf("a report is\n%s\nwant it without errors", got)
@@ -141,7 +140,7 @@ func TestABookThatIsParkedIsRetried(t *testing.T) {
 		s.wantState(t, "books", 1, 0)
 	}
 	s.allow(t)
-	s.wantState(t, "books", 1, 0) // it waits to be retried
+	s.wantState(t, "books", 1, 0) // one book is parked until a retry
 	golden(t, "projections_retried", s.run(t, "projections", "retry", "books", "dracula"))
 	sameText(t, "tables after the retry", tables(t, s.uri), fold(t, s.uri))
 	s.lend(t, "L6,emma,dora,1891-03-01,\nL7,dracula,dora,1891-03-02,\n")
@@ -171,7 +170,7 @@ func TestAllThatABookMissesIsDropped(t *testing.T) {
 	}
 	s.lend(t, "L6,emma,dora,1891-03-01,\n")
 	s.run(t, "report")
-	// What has been left out comes back with a table that is built anew.
+	// The events that were left out are in a table that is built again.
 	s.run(t, "projections", "rebuild", "books")
 	sameText(t, "tables after the rebuild", tables(t, s.uri), fold(t, s.uri))
 	s.wantState(t, "books", 0, 0)

@@ -14,7 +14,7 @@ import (
 	"github.com/perdure/perdure/internal/progress"
 )
 
-// reasons says in words why books refuse.
+// reasons are short texts for the reasons for which books refuse.
 var reasons = map[library.Reason]string{
 	library.Incomplete:        "something is missing",
 	library.AlreadyRegistered: "the book is registered already",
@@ -25,7 +25,7 @@ var reasons = map[library.Reason]string{
 	library.BeforeLent:        "it was lent later than that",
 }
 
-// printReport prints what became of a ledger.
+// printReport prints the result of an import.
 func (a *app) printReport(l *ledger.Ledger, r *ledger.Report) {
 	lendings, returns := r.Refused()
 	t := &table{right: []bool{false, true}}
@@ -44,7 +44,7 @@ func (a *app) printReport(l *ledger.Ledger, r *ledger.Report) {
 	a.out.printf("  digest %s\n", r.Digest)
 }
 
-// speed says how much of an import was done now, and how fast.
+// speed returns a text with the number of commands of this run and their rate.
 func speed(r *ledger.Report) string {
 	now := r.Commands() - r.Resumed
 	seconds := strconv.FormatFloat(r.Seconds, 'f', 3, 64)
@@ -58,7 +58,7 @@ func speed(r *ledger.Report) string {
 		count(r.Resumed), count(now), seconds)
 }
 
-// why sums up why lendings, or returns, were refused.
+// why returns a text with the reasons for which lendings, or returns, were refused.
 func why(r *ledger.Report, returns bool) string {
 	numbers := make(map[library.Reason]int)
 	for i := range r.Refusals {
@@ -75,7 +75,7 @@ func why(r *ledger.Report, returns bool) string {
 	return strings.Join(parts, "; ")
 }
 
-// whereabouts says where a book is.
+// whereabouts returns a text that says where a book is.
 func whereabouts(b *libraryv1.Book) string {
 	loan := b.GetLoan()
 	if loan == nil {
@@ -88,7 +88,7 @@ func whereabouts(b *libraryv1.Book) string {
 	return s
 }
 
-// span writes a length of time: in days if it is that.
+// span formats a duration: in days if it is a whole number of days.
 func span(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {
@@ -100,22 +100,22 @@ func span(d time.Duration) string {
 	return d.String()
 }
 
-// count writes a number with commas between the thousands.
+// count formats a number with commas between the thousands.
 func count(n int) string { return progress.Count(int64(n)) }
 
-// stamp writes a time of the log.
+// stamp formats a time of the log.
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-// A table lines up columns of text.
+// A table prints text in aligned columns.
 type table struct {
-	right []bool // columns to be set flush right
+	right []bool // columns that are aligned to the right
 	rows  [][]string
 }
 
 func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
 
-// print writes the rows, each behind the indent, with columns as wide as they
-// must be, and forgets them.
+// print prints the rows, each after the indent, with columns as wide as necessary, and then
+// clears the table.
 func (t *table) print(out *printer, indent string) {
 	var widths []int
 	for _, cells := range t.rows {
@@ -142,7 +142,7 @@ func (t *table) print(out *printer, indent string) {
 	t.rows = nil
 }
 
-// shorten cuts a text that is longer than max characters.
+// shorten cuts a text to at most max characters.
 func shorten(s string, max int) string {
 	if utf8.RuneCountInString(s) <= max {
 		return s

@@ -5,8 +5,8 @@ import (
 	"io"
 )
 
-// A printer writes text and keeps the first error for flush, so that a program
-// which has lost its output says so, and says so once.
+// A printer writes text and keeps the first error for flush, so that a program whose output fails
+// reports that once.
 type printer struct {
 	w       io.Writer
 	failure error
@@ -20,7 +20,7 @@ func (p *printer) printf(format string, args ...any) {
 	}
 }
 
-// flush writes what is buffered, and returns the first error.
+// flush writes the buffered text, and returns the first error.
 func (p *printer) flush() error {
 	if b, ok := p.w.(interface{ Flush() error }); ok {
 		if err := b.Flush(); err != nil && p.failure == nil {

@@ -13,18 +13,18 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A meter counts the commands of an import that are safe.
+// A meter counts the durable commands of an import.
 type meter struct {
 	rest    atomic.Pointer[backlog] // nil until the engine is open
 	begun   time.Time
 	total   int
-	ran     atomic.Int64  // by this run
-	earlier atomic.Int64  // by earlier ones
-	took    time.Duration // all commands; for the goroutine that tells the progress alone
+	ran     atomic.Int64  // commands of this run
+	earlier atomic.Int64  // commands of earlier runs
+	took    time.Duration // time for all commands; only the printing goroutine uses it
 }
 
-// startProgress begins to say how far an import of so many commands is. The
-// caller stops it.
+// startProgress begins to print the progress of an import with total commands. The caller must
+// call stop.
 func (a *app) startProgress(total int, f *importFlags) (m *meter, stop func()) {
 	m = &meter{begun: time.Now(), total: total}
 	t := progress.Start(progress.Config{
@@ -33,7 +33,7 @@ func (a *app) startProgress(total int, f *importFlags) (m *meter, stop func()) {
 	return m, t.Stop
 }
 
-// add counts commands that are safe.
+// add counts commands that are durable.
 func (m *meter) add(n int, earlier bool) {
 	if earlier {
 		m.earlier.Add(int64(n))
@@ -42,16 +42,16 @@ func (m *meter) add(n int, earlier bool) {
 	}
 }
 
-// done returns how many commands are safe.
+// done returns the number of durable commands.
 func (m *meter) done() int { return int(m.earlier.Load() + m.ran.Load()) }
 
-// state says how far the import is.
+// state returns the progress of the import.
 func (m *meter) state() (progress.State, bool) {
 	earlier, elapsed := m.earlier.Load(), time.Since(m.begun)
 	s := progress.State{
 		Unit: "commands", Done: earlier + m.ran.Load(), Earlier: earlier, Total: int64(m.total), Elapsed: elapsed,
 	}
-	if s.Done == s.Total { // the rate is that of the commands, also while the rest goes on
+	if s.Done == s.Total { // the rate is that of the commands, also while messages are left
 		if m.took == 0 {
 			m.took = elapsed
 		}
@@ -63,22 +63,22 @@ func (m *meter) state() (progress.State, bool) {
 	return s, true
 }
 
-// A backlog says what the commands of an import have left to be done: messages to
-// readers and reminders, and events that the read models are yet to show.
+// A backlog is the remaining work after the commands of an import: messages to readers and
+// reminders, and events that the read models do not show yet.
 type backlog struct {
-	context context.Context //nolint:containedctx // of the import, for a look from time to time
+	context context.Context //nolint:containedctx // context of the import, for the periodic queries
 	engine  *perdure.Engine
 	runners []*projection.Runner
 
-	// The goroutine that tells the progress uses these alone.
+	// Only the goroutine that prints the progress uses these.
 	asked time.Time
 	said  string
 }
 
-// askEvery is how often a backlog asks the log and the read models.
+// askEvery is the pause between two queries of the log and the read models.
 const askEvery = time.Second
 
-// text says what is left, or nothing if all is done or it cannot be told.
+// text describes the remaining work. It returns "" if there is none or if it is unknown.
 func (b *backlog) text() string {
 	if now := time.Now(); now.Sub(b.asked) >= askEvery {
 		b.asked, b.said = now, b.ask()
@@ -106,7 +106,7 @@ func (b *backlog) ask() string {
 	return strings.Join(left, " and ") + " left"
 }
 
-// stats returns the figures of a log, if it has any.
+// stats returns the figures of a log, if the log has them.
 func stats(ctx context.Context, log store.Log) (store.Stats, error) {
 	s, ok := log.(store.Statistics)
 	if !ok {

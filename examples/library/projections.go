@@ -68,8 +68,7 @@ func checkProjection(name string) error {
 	return nil
 }
 
-// withProjections has the projections catch up, does something with them, and
-// shows how they are then.
+// withProjections lets the projections catch up, calls do, and prints their status.
 func (a *app) withProjections(ctx context.Context, asJSON bool, do func(*perdure.Engine) error) error {
 	return a.withLibrary(ctx, func(engine *perdure.Engine) error {
 		if err := a.catchUp(ctx, engine); err != nil {
@@ -142,7 +141,7 @@ func (a *app) printProjections(ctx context.Context, asJSON bool) error {
 	return a.printParkedBooks(ctx)
 }
 
-// printParkedBooks names what is parked, and why.
+// printParkedBooks prints the parked books, and the reasons.
 func (a *app) printParkedBooks(ctx context.Context) error {
 	t := &table{}
 	for _, r := range a.runners() {

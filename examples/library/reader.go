@@ -69,7 +69,7 @@ func (a *app) reader(ctx context.Context, name string, asJSON bool) error {
 	})
 }
 
-// booksOut returns how many books a reader has.
+// booksOut returns the number of books that a reader has.
 func booksOut(r *libraryv1.Reader) int { return len(r.GetOut()) + int(r.GetUnlisted()) }
 
 func (a *app) printReaderJSON(name string, version store.Version, reader *libraryv1.Reader) error {

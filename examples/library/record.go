@@ -78,8 +78,8 @@ func (a *app) printEventJSON(e *store.Event, payload json.RawMessage) error {
 	})
 }
 
-// payloadJSON writes the payload of a record as JSON on one line: the message,
-// or its bytes as a base64 text if its type is not known here.
+// payloadJSON formats the payload of a record as JSON on one line: the message, or a base64 text
+// of its bytes if this program does not know its type.
 func payloadJSON(name string, payload []byte) (json.RawMessage, error) {
 	known, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(name))
 	if err != nil {
@@ -93,7 +93,7 @@ func payloadJSON(name string, payload []byte) (json.RawMessage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write %s as JSON: %w", name, err)
 	}
-	var tight bytes.Buffer // protojson varies its spaces on purpose
+	var tight bytes.Buffer // protojson varies its spaces deliberately
 	if err := json.Compact(&tight, loose); err != nil {
 		return nil, err
 	}

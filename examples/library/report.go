@@ -19,8 +19,8 @@ import (
 
 // Bounds of a report.
 const (
-	reportRows = 20 // of a section, unless --limit says otherwise
-	plotWidth  = 40 // of the longest bar
+	reportRows = 20 // rows of a section, unless --limit sets another number
+	plotWidth  = 40 // length of the longest bar
 	nameWidth  = 30
 )
 
@@ -86,7 +86,7 @@ func (a *app) report(ctx context.Context, f *reportFlags) error {
 	})
 }
 
-// runners returns the projections to be run.
+// runners returns the projections to run.
 func (a *app) runners() []*projection.Runner {
 	var all []*projection.Runner
 	for _, name := range readmodel.Names {
@@ -98,8 +98,8 @@ func (a *app) runners() []*projection.Runner {
 	return all
 }
 
-// catchUp waits until the read models show all that is in the log. One that has
-// stopped is named, and shows what it has.
+// catchUp waits until the read models show all events in the log. If a projection has stopped,
+// catchUp prints a notice, and the report shows the events so far.
 func (a *app) catchUp(ctx context.Context, engine *perdure.Engine) error {
 	heads, err := engine.Store().Heads(ctx)
 	if err != nil {
@@ -116,7 +116,7 @@ func (a *app) catchUp(ctx context.Context, engine *perdure.Engine) error {
 				return err
 			}
 		}
-		// The notes may show that already before the projection is at work here.
+		// The notes may show that already before the projection runs here.
 		if err := begun(ctx, r); err != nil {
 			return err
 		}
@@ -124,8 +124,7 @@ func (a *app) catchUp(ctx context.Context, engine *perdure.Engine) error {
 	return nil
 }
 
-// begun waits until a projection is at work, so that it can say how it is and
-// take orders.
+// begun waits until a projection runs here, so that it has a status and can get commands.
 func begun(ctx context.Context, r *projection.Runner) error {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
@@ -198,7 +197,7 @@ func (a *app) printModels(r *readmodel.Report) {
 	}
 }
 
-// place says where a book is.
+// place returns a text that says where a book is.
 func place(b *readmodel.Book) string {
 	if b.Borrower == "" {
 		return "in"
@@ -210,13 +209,13 @@ func place(b *readmodel.Book) string {
 	return s
 }
 
-// day shortens a time of a read model to its day.
+// day shortens a time of a read model to its date.
 func day(s string) string {
 	d, _, _ := strings.Cut(s, "T")
 	return d
 }
 
-// drawMonths draws the loans per month as a picture in SVG.
+// drawMonths draws the loans per month as an SVG picture.
 func drawMonths(months []readmodel.Month) []byte {
 	const (
 		bar, gap     = 14, 4

@@ -51,7 +51,7 @@ func TestAReportTellsOfTheDemo(t *testing.T) {
 	if info, err := os.Stat(model); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("read models are %v, %v; want them to be their owner's alone", info, err)
 	}
-	// The file may be deleted.
+	// The user may delete the file.
 	before := mustExecute(t, "report", "--limit", "0", "--store", uri)
 	for _, name := range []string{model, model + "-wal", model + "-shm"} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -63,7 +63,7 @@ func TestAReportTellsOfTheDemo(t *testing.T) {
 	}
 }
 
-// fold makes the tables from the log alone: all that the read models hold, as text.
+// fold builds the tables from the log alone, and returns the content of the read models as text.
 func fold(t *testing.T, uri string) string {
 	t.Helper()
 	log, err := store.Open(t.Context(), uri, drivers()...)
@@ -132,7 +132,7 @@ func fold(t *testing.T, uri string) string {
 	return s.String()
 }
 
-// tables reads the read models as they are in their file, as text.
+// tables returns the content of the read models in their file, as text.
 func tables(t *testing.T, uri string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", (&app{store: uri}).modelFile())
@@ -162,7 +162,7 @@ func tables(t *testing.T, uri string) string {
 		queried(t, db, "SELECT 'month', month, lent, returned FROM "+version("months")+" ORDER BY month")
 }
 
-// queried returns rows as lines.
+// queried returns the rows of a query, one per line.
 func queried(t *testing.T, db *sql.DB, query string) string {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), query)
@@ -252,8 +252,8 @@ func TestTheFiguresOfTheStrashunLibraryAreThoseOfItsLedger(t *testing.T) {
 	}
 }
 
-// ledgerTable loads a ledger into a table of SQLite, without the loans that a
-// library with one copy of each book refuses. It knows nothing of the sample.
+// ledgerTable loads a ledger into a table of SQLite, without the loans that a library with one
+// copy of each book refuses. It shares no code with the sample.
 func ledgerTable(t *testing.T, file string) *sql.DB {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -272,7 +272,7 @@ func ledgerTable(t *testing.T, file string) *sql.DB {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = db.Close() }) // it is thrown away
+	t.Cleanup(func() { _ = db.Close() }) // it is not used any more
 	tx, err := db.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -280,8 +280,8 @@ func ledgerTable(t *testing.T, file string) *sql.DB {
 	if _, err := tx.ExecContext(t.Context(), "CREATE TABLE loans (book TEXT, borrower TEXT, lent_on TEXT, returned_on TEXT)"); err != nil {
 		t.Fatal(err)
 	}
-	// What happens, as the rule says: by day; returns of earlier loans before
-	// lendings; by row; a return on the day of its lending right after that.
+	// The steps in the documented order: by day; returns of earlier loans before lendings; by
+	// row; a return on the day of its lending right after that lending.
 	type step struct {
 		day       string
 		turn, row int
@@ -300,7 +300,7 @@ func ledgerTable(t *testing.T, file string) *sql.DB {
 	slices.SortStableFunc(steps, func(a, b step) int {
 		return cmp.Or(cmp.Compare(a.day, b.day), cmp.Compare(a.turn, b.turn), cmp.Compare(a.row, b.row))
 	})
-	out := map[string]int{} // the row that a book is out on, and one
+	out := map[string]int{} // book to the row of its open loan, plus one
 	for _, s := range steps {
 		row := rows[1+s.row]
 		book := row[column["book_id"]]
@@ -321,7 +321,7 @@ func ledgerTable(t *testing.T, file string) *sql.DB {
 	return db
 }
 
-// killAfter starts the program and kills it after a while, unless it ends first.
+// killAfter starts the program and kills it after a duration, unless it ends first.
 func killAfter(ctx context.Context, t *testing.T, d time.Duration, args ...string) (killed bool) {
 	t.Helper()
 	cmd, _, _ := process(ctx, t, args...)
@@ -329,7 +329,7 @@ func killAfter(ctx context.Context, t *testing.T, d time.Duration, args ...strin
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(d, func() { _ = cmd.Process.Kill() }) // it may have ended
+	timer := time.AfterFunc(d, func() { _ = cmd.Process.Kill() }) // the process may have ended
 	defer timer.Stop()
 	return cmd.Wait() != nil
 }
@@ -345,7 +345,7 @@ func TestReadModelsOfAProcessThatIsKilledAreThoseOfTheLog(t *testing.T) {
 	file := ledgerFile(t, manyRows(3_000))
 	uri, _ := newStore(t)
 	model := (&app{store: uri}).modelFile()
-	// compare is for before something makes the tables anew, and their faults with them.
+	// Compare before a command builds the tables again and removes their faults.
 	compare := func(when string) {
 		t.Helper()
 		mustExecute(t, "report", "--store", uri)
@@ -359,7 +359,7 @@ func TestReadModelsOfAProcessThatIsKilledAreThoseOfTheLog(t *testing.T) {
 			compare("after imports that were killed")
 		}
 		if i >= *projectionKills/2 {
-			// The log is long by now: have the tables built anew from time to time.
+			// The log is long now: sometimes build the tables again.
 			args = []string{"report", "--json", "--store", uri}
 			switch random.IntN(4) {
 			case 0:
@@ -386,7 +386,7 @@ func TestReadModelsOfAProcessThatIsKilledAreThoseOfTheLog(t *testing.T) {
 	mustExecute(t, "report", "--store", uri)
 	want := fold(t, uri)
 	sameText(t, "tables after all kills", tables(t, uri), want)
-	for _, name := range readmodel.Names { // what is left of a rebuild that was killed is finished
+	for _, name := range readmodel.Names { // finishes a rebuild that was killed
 		mustExecute(t, "projections", "rebuild", name, "--store", uri)
 	}
 	sameText(t, "tables that were built anew", tables(t, uri), want)

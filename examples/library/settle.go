@@ -7,23 +7,23 @@ import (
 	"github.com/perdure/perdure"
 )
 
-// How often a command looks whether all that is due has been done, and how long
-// it waits while nothing moves on.
+// The pause between two checks whether all due work has been done, and the bound for the wait
+// without progress.
 const (
 	settleEvery = 2 * time.Millisecond
 	settleMax   = 2 * time.Second
 )
 
-// settle waits until the readers have heard of all loans, and all reminders that
-// are due are written or parked, and says what is left of that. Nothing is lost
-// if it gives up: what is left is in the log, and the next command goes on with it.
+// settle waits until the readers have got the messages of all loans, and all due reminders are
+// written or parked. It prints the remaining work. Nothing is lost if settle gives up: the
+// remaining work is in the log, and the next command continues it.
 func (a *app) settle(ctx context.Context, engine *perdure.Engine) error {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
 	delivered, moved := uint64(0), time.Now()
 	for {
-		// The figures of the engine are free; the log is asked only when they
-		// say that nothing is on its way.
+		// The figures of the engine cost nothing. The log is asked only when they say that no
+		// message is in flight.
 		now := engine.Stats()
 		if now.Deliveries == 0 {
 			if pending, err := anyDue(ctx, engine); err != nil || !pending {
@@ -45,8 +45,8 @@ func (a *app) settle(ctx context.Context, engine *perdure.Engine) error {
 	}
 }
 
-// anyDue reports whether a message of the outbox, or a timer, is due. The first
-// one tells, because they are in the order of when they are due.
+// anyDue reports whether a message of the outbox, or a timer, is due. The first one is enough,
+// because they are sorted by their due times.
 func anyDue(ctx context.Context, engine *perdure.Engine) (bool, error) {
 	for m, err := range engine.Pending(ctx) {
 		if err != nil {

@@ -8,6 +8,6 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// drivers returns those of the stores that need no more than Go: others would make the
-// program twice as large, and its first build several times as long.
+// drivers returns the drivers of the stores that need only the core modules: with all stores the
+// program would be twice as large, and its first build would take several times as long.
 func drivers() []store.Driver { return []store.Driver{bbolt.Driver(), memory.Driver()} }

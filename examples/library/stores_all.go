@@ -7,5 +7,5 @@ import (
 	"github.com/perdure/perdure/store/open"
 )
 
-// drivers returns those of all stores of Perdure.
+// drivers returns the drivers of all stores of Perdure.
 func drivers() []store.Driver { return open.Drivers() }

@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// A log that is copied to PostgreSQL and back is what it was.
+// A log that is copied to PostgreSQL and back is unchanged.
 func TestALogIsCopiedFromBboltToPostgresAndBack(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

@@ -27,20 +27,19 @@ import (
 	"github.com/perdure/perdure/store/postgres"
 )
 
-// Drivers returns the drivers of all stores of the library, for [store.Open] beside
+// Drivers returns the drivers of all stores of the library, to pass to [store.Open] together with
 // drivers of other stores.
 func Drivers() []store.Driver {
 	return []store.Driver{memory.Driver(), bbolt.Driver(), pebble.Driver(), postgres.Driver()}
 }
 
-// Open opens the log that uri names. It returns an error matching [store.ErrInvalid] that
-// names the part of the URI that is wrong, or the error of the store. The caller closes
-// the log.
+// Open opens the log that uri names. If the URI is wrong, the error matches [store.ErrInvalid]
+// and names the wrong part. Otherwise an error is the store's. The caller must close the log.
 func Open(ctx context.Context, uri string) (store.Log, error) {
 	return store.Open(ctx, uri, Drivers()...)
 }
 
-// openWith opens a log after change has changed the parameters.
+// openWith opens a log after change has changed the parameters of its URI.
 func openWith(ctx context.Context, uri string, change func(*store.URI)) (store.Log, error) {
 	u, err := store.ParseURI(uri)
 	if err != nil {
@@ -50,7 +49,7 @@ func openWith(ctx context.Context, uri string, change func(*store.URI)) (store.L
 	return u.Open(ctx, Drivers()...)
 }
 
-// parse reads a URI with the driver of its scheme, and opens nothing.
+// parse parses a URI with the driver of its scheme. It opens nothing.
 func parse(uri string) (*store.URI, error) {
 	u, err := store.ParseURI(uri)
 	if err != nil {
@@ -59,9 +58,9 @@ func parse(uri string) (*store.URI, error) {
 	return u, u.Check(Drivers()...)
 }
 
-// Path returns the file or directory of this machine that uri names, or nothing
-// if a log of its scheme has none. It opens nothing. The error matches
-// [store.ErrInvalid] and is the one that [Open] returns.
+// Path returns the file or directory of this machine that uri names, or "" if logs of its scheme
+// have none. It opens nothing. The error matches [store.ErrInvalid] and is the same as the error
+// of [Open].
 func Path(uri string) (string, error) {
 	u, err := parse(uri)
 	if err != nil || !hasFiles(u) {
@@ -73,8 +72,8 @@ func Path(uri string) (string, error) {
 // hasFiles reports whether the place of a URI is a file or a directory.
 func hasFiles(u *store.URI) bool { return u.Scheme() == "bbolt" || u.Scheme() == "pebble" }
 
-// ForReading opens an existing log that uri names for reading alone, as if the
-// URI said read_only=true where its scheme knows that. It creates nothing.
+// ForReading opens an existing log for reading only, as if the URI had read_only=true where its
+// scheme has that parameter. It creates nothing.
 func ForReading(ctx context.Context, uri string) (store.Log, error) {
 	return openWith(ctx, uri, func(u *store.URI) {
 		if u.Scheme() != "memory" {
@@ -83,9 +82,9 @@ func ForReading(ctx context.Context, uri string) (store.Log, error) {
 	})
 }
 
-// ForSalvage is like [ForReading] for a log that may be broken, as if the URI said
-// salvage=true. It returns an error matching [errors.ErrUnsupported] for a store that
-// cannot be read past its own checks: PostgreSQL has tools of its own.
+// ForSalvage is like [ForReading] for a log that may be broken, as if the URI had salvage=true.
+// For a store that has no such parameter, the error matches [errors.ErrUnsupported]: for example,
+// PostgreSQL has tools of its own.
 func ForSalvage(ctx context.Context, uri string) (store.Log, error) {
 	u, err := parse(uri)
 	if err != nil {
@@ -99,8 +98,8 @@ func ForSalvage(ctx context.Context, uri string) (store.Log, error) {
 	return u.Open(ctx, Drivers()...)
 }
 
-// ForFilling opens the log that uri names, and creates one with so many
-// partitions if there is none and the URI says nothing about them.
+// ForFilling opens the log that uri names. If there is no log and the URI has no number of
+// partitions, it creates one with the given number.
 func ForFilling(ctx context.Context, uri string, partitions int) (store.Log, error) {
 	return openWith(ctx, uri, func(u *store.URI) {
 		if !u.Has("partitions") {
@@ -109,10 +108,9 @@ func ForFilling(ctx context.Context, uri string, partitions int) (store.Log, err
 	})
 }
 
-// Compact makes the files of the log that uri names as small as what it holds; see
-// [bbolt.Compact]. The log must not be open. It returns an error matching
-// [errors.ErrUnsupported] for a store that has no need of it: Pebble compacts itself
-// while it runs, and PostgreSQL has VACUUM.
+// Compact shrinks the files of the log that uri names to the size of their content; see
+// [bbolt.Compact]. The log must not be open. For a store that does not need it, the error matches
+// [errors.ErrUnsupported]: Pebble compacts itself while it runs, and PostgreSQL has VACUUM.
 func Compact(ctx context.Context, uri string, progress func(store.Progress)) (bbolt.Compaction, error) {
 	u, err := parse(uri)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Mutants breaks promises on purpose, one at a time, and reports whether the
-// tests that own them fail. A mutant is a patch in this directory:
+// Mutants breaks promises on purpose, one at a time, and reports whether the tests of these
+// promises fail. A mutant is a patch in this directory:
 //
 //	The committer takes an unknown outcome for "not stored", so that a retry
 //	applies the command a second time.
@@ -19,15 +19,14 @@
 //	Ends: the process
 //	Test: ./actor TestHooks
 //
-// A line "Runs: 100" is for a test that finds its mutant by chance, such as a stress
-// test: with the mutant it is run up to so many times, until it fails.
+// A line "Runs: 100" is for a test that finds its mutant only with some probability, such as a
+// stress test: with the mutant the runner repeats it up to 100 times, until it fails.
 //
-// A patch of several files has a line "diff --git a/FILE b/FILE" before each.
-// The patch is applied to a copy of the files that it names, and the tests are
-// built with the copy by go test -overlay: the tree itself is not changed, and
-// the code that ships knows nothing of its mutants. Each test must pass without
-// the mutant and fail with it. A patch that no longer applies, a test that does
-// not exist and a mutant that does not compile are errors.
+// In a patch of several files, each file begins with a line "diff --git a/FILE b/FILE". The
+// runner applies the patch to copies of the files that it names, and builds the tests with the
+// copies by go test -overlay. So the tree itself does not change, and the code that ships knows
+// nothing of its mutants. Each test must pass without the mutant and fail with it. It is an error
+// if a patch no longer applies, a test does not exist or a mutant does not compile.
 //
 //	go run ./test/mutants             # all of them
 //	go run ./test/mutants -n 5        # five, beginning with another one every day
@@ -58,7 +57,7 @@ func main() {
 	}
 }
 
-// errSurvived says that at least one mutant was not caught, or could not be tried.
+// errSurvived says that at least one mutant was not caught, or could not be tested.
 var errSurvived = errors.New("not every mutant is caught")
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -104,7 +103,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// choose returns the mutants that are named, or n of all of them, or all.
+// choose returns the named mutants, or n of all mutants, or all.
 func choose(all []mutant, names []string, n int, now time.Time) ([]mutant, error) {
 	if len(names) > 0 && n > 0 {
 		return nil, errors.New("-n does not go with names: give one of them")

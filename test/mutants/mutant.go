@@ -10,20 +10,20 @@ import (
 )
 
 const (
-	dir    = "test/mutants" // where the patches are, from the root of the repository
+	dir    = "test/mutants" // directory of the patches, relative to the root of the repository
 	suffix = ".patch"
 
-	runsMax = 1000 // of a test that finds its mutant by chance
+	runsMax = 1000 // bound for the runs of a test that needs several
 )
 
-// A mutant is one patch with what its header says.
+// A mutant is one patch with the fields of its header.
 type mutant struct {
 	name    string // the name of the file without its suffix
-	says    string // what it breaks, and what a user would lose
+	says    string // text that says what the mutant breaks and what a user would lose
 	promise string // G1 to G12
 	tests   []test // each must fail with the mutant
 	ends    bool   // a test may also fail by the end of its process
-	runs    int    // how often a test is run at most, because it finds the mutant by chance
+	runs    int    // bound for the runs of a test
 	files   []string
 	patch   string // the text of the file
 }

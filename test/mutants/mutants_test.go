@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Each patch applies to the tree and names tests that exist. That the tests fail
-// is shown by make mutants.
+// Each patch must apply to the tree and name tests that exist. make mutants shows that the tests
+// fail.
 func TestMutants(t *testing.T) { //nolint:tparallel // the parts share what they have read, and are short
 	t.Parallel()
 	root, err := findRoot()
@@ -24,7 +24,7 @@ func TestMutants(t *testing.T) { //nolint:tparallel // the parts share what they
 	if len(all) == 0 {
 		t.Fatalf("there is no patch in %s", dir)
 	}
-	functions := make(map[string]string) // of the tests of a package, its test files in one
+	functions := make(map[string]string) // by package: the text of all its test files
 	for _, m := range all {
 		t.Run(m.name, func(t *testing.T) {
 			tr := trial{root: root}

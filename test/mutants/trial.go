@@ -16,17 +16,17 @@ import (
 )
 
 const (
-	// testBound is the time that one test may take; a mutant that makes its test
-	// wait longer ends as a test that has timed out, which is not a failed one.
+	// testBound bounds the time of one test. If a mutant makes its test wait longer, the test
+	// times out, which does not count as a failure.
 	testBound = 2 * time.Minute
-	// buildBound bounds a whole run of go test, with what it has to compile.
+	// buildBound bounds a whole run of go test, including the compiling.
 	buildBound = 10 * time.Minute
 )
 
-// A trial runs tests of one checkout with and without mutants.
+// A trial runs the tests of one checkout with and without mutants.
 type trial struct {
 	root   string
-	passed map[test]error // what a test says without a mutant
+	passed map[test]error // result of each test without a mutant
 }
 
 // try returns nil if each test of the mutant passes without it and fails with it.
@@ -70,16 +70,15 @@ var (
 	panicPattern = regexp.MustCompile(`(?m)^(panic: |fatal error: )`)
 )
 
-// endsProcess reports whether a run of go test shows that the test program has run
-// and was ended by a panic or by a fault that Go cannot recover. A program that
-// does not compile has not run. A test that has timed out does not count: a test
-// that waits has a bound of its own.
+// endsProcess reports whether a run of go test shows that the test program has run and was ended
+// by a panic or by a fault that Go cannot recover. A program that does not compile has not run. A
+// test that has timed out does not count: a test that waits must have a bound of its own.
 func endsProcess(out string) bool {
 	return endedPattern.MatchString(out) && panicPattern.MatchString(out) && !strings.Contains(out, "panic: test timed out")
 }
 
-// apply applies the patch to copies of its files below tmp and returns the name
-// of a file for go test -overlay that puts them in place of the real ones.
+// apply applies the patch to copies of its files below tmp. It returns the name of a file for go
+// test -overlay that replaces the real files by the copies.
 func (t *trial) apply(ctx context.Context, m mutant, tmp string) (string, error) {
 	replace := make(map[string]string)
 	copies := filepath.Join(tmp, "tree")
@@ -128,14 +127,14 @@ func (t *trial) passes(ctx context.Context, x test) error {
 	return nil
 }
 
-// run runs one test and returns what it has printed.
+// run runs one test and returns its output.
 func (t *trial) run(ctx context.Context, x test, more ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, buildBound)
 	defer cancel()
 	args := append([]string{"test", "-vet=off", "-run", "^" + x.name + "$", "-timeout", testBound.String()}, more...)
 	c := exec.CommandContext(ctx, "go", append(args, x.pkg)...)
 	c.Dir = t.root
-	// Goroutines take turns in more ways if there seem to be more processors.
+	// With more processors there are more possible orders of the goroutines.
 	c.Env = append(os.Environ(), "GOMAXPROCS=8")
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 10 * time.Second

@@ -1,6 +1,6 @@
-// Modules looks after the modules of this repository: it checks their files, makes a
-// module proxy of the working tree, tries it out as a program elsewhere would, and tags
-// a release. It runs in the directory tools:
+// Modules maintains the modules of this repository: it checks their files, makes a module proxy
+// from the working tree, tests the modules through that proxy as a program elsewhere would use
+// them, and tags a release. Run it in the directory tools:
 //
 //	go run ./modules tidy              every go.mod and go.sum is what go mod tidy would write
 //	go run ./modules tidy -w           and what is not is written

@@ -69,7 +69,7 @@ func mustRead(t *testing.T, root string) *tree {
 	return tr
 }
 
-// releaseOf is a release whose trial from outside says what it is given.
+// releaseOf returns a release whose outside test returns tried.
 func releaseOf(t *testing.T, root, version string, tried error) (*release, *bytes.Buffer) {
 	t.Helper()
 	out := &bytes.Buffer{}
@@ -268,7 +268,7 @@ func TestTidy(t *testing.T) {
 			t.Errorf("%s: got %v, want an error that says %s", name, err, c.says)
 		}
 		if c.file == "store/go.sum" {
-			continue // which is written by hand
+			continue // it is written by hand
 		}
 		if err := mustRead(t, root).tidy(t.Context(), true); err != nil {
 			t.Errorf("%s: write it: %v", name, err)
@@ -279,7 +279,7 @@ func TestTidy(t *testing.T) {
 	}
 }
 
-// The test changes the environment, so that nothing is looked up on the network.
+// The test changes the environment, so that the go command does not use the network.
 func TestOutside(t *testing.T) {
 	t.Setenv("GOPROXY", "off")
 	const uses = "package main\n\nimport \"example.com/m/store\"\n\nfunc main() { store.Use() }\n"

@@ -15,26 +15,26 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// programsDir holds the programs that use the modules from outside, one a directory. The
-// file get.txt beside the code names the modules to get, one a line; a directory without
-// code has one line, which is a program to install. A program is built and run without
-// arguments and ends with code 0 if it got what it was promised; a test is run.
+// programsDir has the programs that use the modules from outside, one per directory. The file
+// get.txt beside the code names the modules to get, one per line. A directory without code has
+// one line: a program to install. A program is built and run without arguments, and must end with
+// code 0; a test is run.
 const programsDir = "tools/modules/testdata/outside"
 
-// tryMax bounds how long one program may take, with everything compiled for it: a bound
-// for what hangs, far above the few minutes of a first run.
+// tryMax bounds the time of one program, including all compiling. It is far above the few minutes
+// of a first run, and ends programs that hang.
 const tryMax = time.Hour
 
-// An outsider is an environment in which nothing of the repository is known but what a
-// proxy of the working tree serves.
+// An outsider is an environment that knows the repository only through a proxy of the working
+// tree.
 type outsider struct {
-	root    string // of the proxy, the module cache and the programs
+	root    string // directory of the proxy, the module cache and the programs
 	version string
 	env     []string
 }
 
-// outside tries the programs of those names, or all, on the modules of the working tree.
-// Together they must have used each released module.
+// outside tests the named programs, or all of them, with the modules of the working tree. All
+// programs together must use every released module.
 func (t *tree) outside(ctx context.Context, names []string, out io.Writer) error {
 	version, err := t.version()
 	if err != nil {
@@ -47,7 +47,7 @@ func (t *tree) outside(ctx context.Context, names []string, out io.Writer) error
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }() // a directory for temporary files
+	defer func() { _ = os.RemoveAll(dir) }() // a temporary directory
 	o, err := t.newOutsider(ctx, dir, version)
 	if err != nil {
 		return err
@@ -79,10 +79,9 @@ func (t *tree) outside(ctx context.Context, names []string, out io.Writer) error
 	return errors.Join(append(faults, t.used(o, len(names) == 0))...)
 }
 
-// newOutsider makes the proxy and an environment without the workspace in a new
-// directory. Modules of others come from the module cache of this machine where it has
-// them. They are compiled independent of where they are, so that the next run need not do
-// it again.
+// newOutsider makes the proxy, and an environment without the workspace, in a new directory.
+// Modules of other projects come from the module cache of this machine if it has them. They are
+// compiled independently of their directory, so that the next run can reuse the result.
 func (t *tree) newOutsider(ctx context.Context, root, version string) (*outsider, error) {
 	o := &outsider{root: root, version: version}
 	proxy := filepath.Join(o.root, "proxy")
@@ -98,7 +97,7 @@ func (t *tree) newOutsider(ctx context.Context, root, version string) (*outsider
 	o.env = []string{
 		env("GOWORK", "off"), env("GOFLAGS", "-modcacherw -trimpath -buildvcs=false"), env("GOMODCACHE", filepath.Join(o.root, "cache")), env("GOBIN", filepath.Join(o.root, "bin")),
 		env("GOPROXY", fileURL(proxy)+","+fileURL(filepath.Join(theirs, "cache", "download"))+","+upstream),
-		// Versions that are not released are in no database of sums.
+		// Unreleased versions are in no checksum database.
 		env("GOSUMDB", sums), env("GONOSUMDB", t.core()+","+t.core()+"/*"), env("GONOPROXY", ""), env("GOPRIVATE", ""),
 		env("GOENV", "off"), env("GOTOOLCHAIN", "local"),
 	}
@@ -119,7 +118,7 @@ func fileURL(dir string) string {
 	return "file://" + dir
 }
 
-// try does with one program what its author would do in an empty directory.
+// try does the steps for one program that its author would do in an empty directory.
 func (o *outsider) try(ctx context.Context, from, name string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, tryMax, fmt.Errorf("it took more than %v", tryMax))
 	defer cancel()
@@ -163,9 +162,9 @@ func (o *outsider) try(ctx context.Context, from, name string) error {
 	return nil
 }
 
-// used compares the modules that the programs have downloaded with those that the proxy
-// serves: nothing of the repository may come from elsewhere, and if all programs were
-// tried, nothing may be left untried.
+// used compares the modules that the programs have downloaded with those of the proxy. No module
+// of the repository may come from elsewhere. If all programs were tested, every module must have
+// been used.
 func (t *tree) used(o *outsider, all bool) error {
 	downloads := filepath.Join(o.root, "cache", "cache", "download")
 	served := map[string]bool{}

@@ -15,16 +15,16 @@ import (
 	"golang.org/x/mod/zip"
 )
 
-// A source is a file of the working tree, as package zip wants it.
+// A source is a file of the working tree, in the form that package zip needs.
 type source struct{ name, file string }
 
 func (s source) Path() string                 { return s.name }
 func (s source) Lstat() (os.FileInfo, error)  { return os.Lstat(s.file) }
 func (s source) Open() (io.ReadCloser, error) { return os.Open(s.file) }
 
-// sources returns the files that a module has: those that git tracks or would track, as
-// they are now. Package zip leaves out those of other modules below it. As for the go
-// command, a module without a licence has that of the repository.
+// sources returns the files of a module: those that git tracks or would track, as they are now.
+// Package zip leaves out the files of other modules below it. As with the go command, a module
+// without a licence file gets that of the repository.
 func (t *tree) sources(ctx context.Context, m *mod) ([]zip.File, error) {
 	listed, err := command(ctx, t.root, nil, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", m.dir)
 	if err != nil {
@@ -35,7 +35,7 @@ func (t *tree) sources(ctx context.Context, m *mod) ([]zip.File, error) {
 	for name := range strings.SplitSeq(strings.TrimSuffix(listed, "\x00"), "\x00") {
 		file := filepath.Join(t.root, filepath.FromSlash(name))
 		if info, err := os.Lstat(file); err != nil || !info.Mode().IsRegular() {
-			continue // deleted and not committed, or a link, which no module holds
+			continue // deleted and not committed, or a link, which no module can have
 		}
 		if m.dir != "." {
 			name = strings.TrimPrefix(name, m.dir+"/")
@@ -49,7 +49,7 @@ func (t *tree) sources(ctx context.Context, m *mod) ([]zip.File, error) {
 	return files, nil
 }
 
-// pack returns the zip file that the go command would download for a module.
+// pack returns the zip file of a module that the go command would download.
 func (t *tree) pack(ctx context.Context, m *mod, version string) ([]byte, error) {
 	files, err := t.sources(ctx, m)
 	if err != nil {
@@ -62,7 +62,7 @@ func (t *tree) pack(ctx context.Context, m *mod, version string) ([]byte, error)
 	return b.Bytes(), nil
 }
 
-// proxy writes the released modules to dir as a module proxy has them.
+// proxy writes the released modules to dir in the layout of a module proxy.
 func (t *tree) proxy(ctx context.Context, dir, version string) error {
 	for _, m := range t.modules {
 		if !m.released() {

@@ -11,14 +11,14 @@ import (
 type release struct {
 	tree    *tree
 	version string
-	remote  string // where the tags are pushed to; empty pushes none
+	remote  string // the remote that gets the tags; empty means no push
 	dry     bool
 	try     func(context.Context) error // tries the modules from outside
 	out     io.Writer
 }
 
-// run checks everything first and tags then, each module after those that it requires.
-// If one tag cannot be made, none is left; the tags are pushed all or none.
+// run checks everything first and then tags each module after those that it requires. If one tag
+// cannot be made, it removes the others. It pushes all tags or none.
 func (r *release) run(ctx context.Context) error {
 	t := r.tree
 	if err := valid(r.version); err != nil {
@@ -90,7 +90,7 @@ func (r *release) absent(ctx context.Context, tags []string) error {
 	return nil
 }
 
-// undo removes the tags that were made before one failed.
+// undo removes the tags that were made before one has failed.
 func (r *release) undo(ctx context.Context, made []string, cause error) error {
 	if len(made) == 0 {
 		return cause

@@ -16,9 +16,9 @@ import (
 // toolsDir is the module of this program, which is no part of the workspace.
 const toolsDir = "tools"
 
-// tidy compares the module files with what go mod tidy makes of them, or writes that. It
-// works on copies that replace the repository's own modules by their directories: the
-// version that they require need not be released.
+// tidy compares the module files with the output of go mod tidy, or writes that output. It works
+// on copies that replace the repository's own modules by their directories, because the version
+// that they require need not be released.
 func (t *tree) tidy(ctx context.Context, write bool) error {
 	version, err := t.version()
 	if err != nil {
@@ -29,7 +29,7 @@ func (t *tree) tidy(ctx context.Context, write bool) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(tmp) }() // a directory for temporary files
+	defer func() { _ = os.RemoveAll(tmp) }() // a temporary directory
 	dirs := []string{toolsDir}
 	for _, m := range t.modules {
 		dirs = append(dirs, m.dir)
@@ -43,12 +43,11 @@ func (t *tree) tidy(ctx context.Context, write bool) error {
 	return errors.Join(faults...)
 }
 
-// A moduleCopy is a copy of the go.mod and go.sum of a module, elsewhere, with
-// replacements.
+// A moduleCopy is a copy of a module's go.mod and go.sum in another directory, with replacements.
 type moduleCopy struct {
 	tree         *tree
-	dir, version string // of the module
-	name         string // of the copy, without .mod and .sum
+	dir, version string // those of the module
+	name         string // name of the copy, without .mod and .sum
 }
 
 func (c *moduleCopy) tidy(ctx context.Context, write bool) error {
@@ -57,7 +56,7 @@ func (c *moduleCopy) tidy(ctx context.Context, write bool) error {
 		return err
 	}
 	sums, err := os.ReadFile(filepath.Join(c.dir, "go.sum"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a module that needs no other has none
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a module without requirements has none
 		return err
 	}
 	for _, m := range c.tree.modules {
@@ -105,18 +104,19 @@ func (c *moduleCopy) write() error {
 	return errors.Join(writeFile(filepath.Join(c.dir, "go.mod"), text), writeFile(filepath.Join(c.dir, "go.sum"), sums))
 }
 
-// writeFile writes a file of the repository, which everyone may read.
+// writeFile writes a file of the repository, which all users may read.
 func writeFile(name string, data []byte) error {
 	return os.WriteFile(name, data, 0o644) //nolint:gosec // see above
 }
 
-// env returns a setting of the environment.
+// env returns a setting for the environment of a process.
 func env(name, value string) string { return name + "=" + value }
 
-// saidMax bounds how much of the output of a program an error holds.
+// saidMax bounds the output of a program in an error.
 const saidMax = 4 << 10
 
-// command runs a program and returns what it prints. An error holds the end of that.
+// command runs a program and returns its output. If it fails, the error has the end of the
+// output.
 func command(ctx context.Context, dir string, settings []string, name string, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, name, args...)
 	c.Dir, c.Env = dir, append(os.Environ(), settings...)

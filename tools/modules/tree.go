@@ -13,13 +13,13 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// unreleased are the directories of the modules that hold tests and measurements alone.
-// They get no version, and no other module may require them.
+// unreleased are the directories of the modules that have only tests and measurements. They get
+// no version, and no other module may require them.
 var unreleased = []string{"bench", "projection/sqltarget/drivers", "proof"}
 
-// A module is one module of the repository.
+// A mod is one module of the repository.
 type mod struct {
-	dir  string // from the root, with slashes; "." is the core module
+	dir  string // relative to the root, with slashes; "." is the core module
 	file *modfile.File
 }
 
@@ -35,8 +35,8 @@ func (m *mod) tag(version string) string {
 
 func (m *mod) released() bool { return !slices.Contains(unreleased, m.dir) }
 
-// A tree is the repository: the modules that go.work uses, in the order of a release, so
-// that each comes after all that it requires.
+// A tree is the repository: the modules that go.work uses, in the order of a release, so that
+// each comes after the modules that it requires.
 type tree struct {
 	root    string
 	work    *modfile.WorkFile
@@ -82,7 +82,7 @@ func (t *tree) find(path string) *mod {
 	return nil
 }
 
-// siblings returns the requirements of a module that are modules of the repository.
+// siblings returns those requirements of a module that are modules of the repository.
 func (t *tree) siblings(m *mod) []*modfile.Require {
 	var found []*modfile.Require
 	for _, r := range m.file.Require {
@@ -93,7 +93,7 @@ func (t *tree) siblings(m *mod) []*modfile.Require {
 	return found
 }
 
-// order sorts the modules: each after those that it requires, otherwise by directory.
+// order sorts the modules: each after the modules that it requires, otherwise by directory.
 func (t *tree) order() error {
 	left := slices.SortedFunc(slices.Values(t.modules), func(a, b *mod) int { return strings.Compare(a.dir, b.dir) })
 	var done []*mod
@@ -118,7 +118,7 @@ func names(modules []*mod) string {
 	return strings.Join(dirs, ", ")
 }
 
-// version returns the one version at which the modules require each other.
+// version returns the single version at which the modules require each other.
 func (t *tree) version() (string, error) {
 	version := ""
 	for _, m := range t.modules {
@@ -137,8 +137,8 @@ func (t *tree) version() (string, error) {
 	return version, nil
 }
 
-// check returns what would keep programs elsewhere from using the modules at version, as
-// far as the module files tell.
+// check returns an error if programs elsewhere could not use the modules at version, as far as
+// the module files show it.
 func (t *tree) check(version string) error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -170,7 +170,7 @@ func (t *tree) check(version string) error {
 	return errors.Join(faults...)
 }
 
-// set lets all modules require each other at version, in go.mod files and go.work.
+// set makes all modules require each other at version, in their go.mod files and in go.work.
 func (t *tree) set(version string) error {
 	if err := valid(version); err != nil {
 		return err
@@ -218,8 +218,8 @@ func (t *tree) set(version string) error {
 	return nil
 }
 
-// valid returns an error if version is none that these modules can have: their paths
-// have no major version at the end.
+// valid returns an error if these modules cannot have the version: their paths have no major
+// version at the end.
 func valid(version string) error {
 	if semver.Canonical(version) != version || semver.Build(version) != "" {
 		return fmt.Errorf("version %q is not written like v0.1.0 or v0.1.0-rc.1", version)

@@ -19,7 +19,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	// There is no server here: the driver must be there and refuse what is wrong.
+	// There is no server here: the driver must exist and reject a wrong parameter.
 	_, err := store.Open(ctx, "postgres://localhost/database?partitions=0", postgres.Driver())
 	if !errors.Is(err, store.ErrInvalid) {
 		return fmt.Errorf("open: got %v, want %v", err, store.ErrInvalid)
