@@ -53,7 +53,7 @@ func ExampleKeepOrder() {
 	<-failed
 
 	var halted *store.Message
-	for halted == nil { // the store is told a little later
+	for halted == nil { // the engine stores the halt soon after the attempt
 		for m, err := range engine.Parked(ctx) {
 			if err != nil {
 				panic(err)

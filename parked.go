@@ -78,7 +78,7 @@ func faster(_ store.Result, err error) error {
 	return err
 }
 
-// Drop removes a parked message permanently. If it was halted, its lane goes on. The error
+// Drop removes a parked message permanently. If it was halted, its lane continues. The error
 // matches [store.ErrSettled] if no message with that sequence is parked, or no longer, like
 // that of [Engine.Unpark]. See [Engine.DropWhere] for many messages.
 func (e *Engine) Drop(ctx context.Context, sequence uint64) error {

@@ -56,7 +56,7 @@ func (p *pruned) marks() (all []string) {
 	return all
 }
 
-// A slow reader stops behind its first event until it may go on.
+// A slow is a reader that stops after its first event until the test lets it continue.
 type slow struct {
 	goOn    chan struct{}
 	stop    context.CancelFunc

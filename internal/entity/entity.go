@@ -39,8 +39,8 @@ type Limits struct {
 	Calls int
 	// InFlight is the maximum number of batches that are submitted and have no outcome yet.
 	InFlight int
-	// Conflicts is the number of conflicts after which a command is run again. At the next
-	// conflict the core gives the command up with StatusConflict.
+	// Conflicts is the maximum number of conflicts after which a command still runs again. One
+	// more conflict ends the command with StatusConflict.
 	Conflicts int
 	// LoadRetries is the number of times that the core repeats a failed load while the outcome
 	// of a command is unknown.

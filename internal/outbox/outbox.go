@@ -59,8 +59,8 @@ type Limits struct {
 // Defaults of [Limits].
 const (
 	bytesMaxDefault = 64 << 20
-	placesWindows   = 4 // PlacesMax is this many windows
-	placesShare     = 8 // one entity may use this fraction of the places
+	placesWindows   = 4 // number of windows that PlacesMax defaults to
+	placesShare     = 8 // one entity may use one eighth of the places
 )
 
 func (l *Limits) defaults() {
