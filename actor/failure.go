@@ -231,7 +231,7 @@ func (a *actor[M]) grant(v *verdict) {
 		return
 	}
 	v.pause = s.Backoff.pause(n)
-	defer func() { // also if Random ends the goroutine
+	defer func() { // deferred: Random may end the goroutine
 		counter.mu.Lock()
 		of.pause(now, v.pause)
 		counter.mu.Unlock()

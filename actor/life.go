@@ -95,7 +95,7 @@ func (a *actor[M]) concludeHere() {
 		a.k.sys.start(a)
 		return
 	}
-	defer g.leave() // also if the behavior ends the goroutine
+	defer g.leave() // deferred: the behavior may end the goroutine
 	a.conclude(nil)
 }
 
@@ -164,7 +164,7 @@ func (a *actor[M]) stopIfIdle() bool {
 func (a *actor[M]) asksIdle(b Idler) (idle bool) {
 	defer func() {
 		if !idle {
-			a.giveUp(0) // also if Idle ends the goroutine
+			a.giveUp(0) // deferred: Idle may end the goroutine
 		}
 	}()
 	a.try(func() { idle = b.Idle() })
@@ -197,7 +197,7 @@ func (a *actor[M]) conclude(reason error) {
 
 // prepare calls Stopping and goes on with the end.
 func (a *actor[M]) prepare(b Stopping[M], reason error) {
-	defer a.wind(reason) // also if Stopping ends the goroutine
+	defer a.wind(reason) // deferred: Stopping may end the goroutine
 	c := a.k.contexts.Get().(*Context[M])
 	c.a = a
 	a.try(func() { b.Stopping(c, reason) })
@@ -208,7 +208,7 @@ func (a *actor[M]) prepare(b Stopping[M], reason error) {
 func (a *actor[M]) wind(reason error) {
 	a.mu.Lock()
 	if a.hasChildren() {
-		a.outlive(reason) // it releases the lock
+		a.outlive(reason) // outlive releases the lock
 		return
 	}
 	a.mu.Unlock()
@@ -251,10 +251,10 @@ func (a *actor[M]) finish(reason error) {
 // farewell calls Stopped and Closed, or publishes the dead letters, and goes on with
 // the end.
 func (a *actor[M]) farewell(reason error, can ability, undelivered []M, askers []asker) {
-	defer a.settle(reason, askers) // also if Closed ends the goroutine
+	defer a.settle(reason, askers) // deferred: Closed may end the goroutine
 	b := plain(a.behavior)
 	if can&canClose != 0 {
-		defer a.try(func() { b.(Closed[M]).Closed(reason, undelivered) }) // also if Stopped ends the goroutine
+		defer a.try(func() { b.(Closed[M]).Closed(reason, undelivered) }) // deferred: Stopped may end the goroutine
 	} else if len(undelivered) > 0 {
 		deadLetters(a, ErrStopped, undelivered)
 	}
@@ -358,7 +358,7 @@ func (a *actor[M]) settle(reason error, askers []asker) {
 	if a.ext == nil && reason == nil && !a.k.sys.heard() {
 		a.mu.Unlock()
 	} else {
-		a.announce(reason, last, restarts) // it releases the lock
+		a.announce(reason, last, restarts) // announce releases the lock
 	}
 	a.k.sys.guardian(a.traits).living.unpin()
 }

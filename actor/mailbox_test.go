@@ -19,7 +19,7 @@ func TestDropOldestKeepsTheNewest(t *testing.T) {
 		p := gated()
 		r := spawn(t, s, p, actor.MailboxMax(bound), actor.DropOldest())
 		tell(t, r, 0)
-		await(t, "the first message", p.got) // it is being handled
+		await(t, "the first message", p.got) // the actor is handling the message
 		last := 3*bound + 1
 		for i := 1; i <= last; i++ {
 			tell(t, r, i)

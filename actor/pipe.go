@@ -129,7 +129,7 @@ func (p *result[R, M]) arrive(v R, err error) {
 	}
 	a.owns().awaiting--
 	var none M
-	a.force(none, asker{slot: &p.slot}) // it releases the lock
+	a.force(none, asker{slot: &p.slot}) // force releases the lock
 }
 
 func (p *result[R, M]) open(c *Context[M], none M) (M, bool) {

@@ -186,7 +186,7 @@ func TestStopsReachAnActorInItsPause(t *testing.T) {
 		want []int // the messages that are still handled
 	}{
 		"StopNow": {actor.Ref[int].StopNow, nil},
-		"Stop":    {actor.Ref[int].Stop, []int{1}}, // by a fresh behavior
+		"Stop":    {actor.Ref[int].Stop, []int{1}}, // a fresh behavior handles the message
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSystem(t, actor.Config{Supervision: actor.Strategy{Backoff: actor.Backoff{Min: time.Hour, Random: func() float64 { return 1 }}}})
@@ -408,7 +408,7 @@ func TestAnActorThatEscalatesCanBeStopped(t *testing.T) {
 		r.StopNow()
 		stopped(t, r)
 		close(gate)
-		stopped(t, parent) // it stops because of the failure that came to it after all
+		stopped(t, parent) // the escalated failure stops the parent after all
 	})
 }
 

@@ -21,7 +21,7 @@ type Route[M any] func(m M) error
 func SpawnPool[M any](p Parent, name string, n int, fresh func() Behavior[M], opts ...Option) ([]Ref[M], error) {
 	members := make([]Ref[M], 0, max(n, 0))
 	whole := false
-	defer func() { // also if fresh panics
+	defer func() { // deferred: fresh may panic
 		if whole {
 			return
 		}

@@ -55,7 +55,7 @@ func SpawnRouter[M any](p Parent, name string, n int, key func(M) string, fresh 
 		return nil, fmt.Errorf("spawn router: %w", err)
 	}
 	whole := false
-	defer func() { // also if fresh panics
+	defer func() { // deferred: fresh may panic
 		if !whole {
 			r.StopNow()
 		}

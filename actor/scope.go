@@ -121,7 +121,7 @@ func (t *keyed[M]) fire() {
 	}
 	t.queued = true
 	var none M
-	a.force(none, asker{slot: &t.slot}) // it releases the lock
+	a.force(none, asker{slot: &t.slot}) // force releases the lock
 }
 
 func (t *keyed[M]) open(*Context[M], M) (M, bool) {

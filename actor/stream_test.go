@@ -114,7 +114,7 @@ func TestAnActorListensWithoutSlowingThePublisher(t *testing.T) {
 	r := spawn(t, s, p, actor.MailboxMax(2))
 	l := actor.Listen(s, r, func(e int) int { return e }, func(n uint64) int { return -int(n) })
 	s.Publish(1)
-	await(t, "the first event", p.got) // it is being handled
+	await(t, "the first event", p.got) // the actor is handling the event
 	for e := 2; e <= 6; e++ {
 		s.Publish(e)
 	}

@@ -47,7 +47,7 @@ type seed struct {
 	other       *tree // the other actor that the deed concerns
 	outcomes    *atomic.Int32
 	reply       actor.Reply[int]
-	watch       *watching // not nil: a Terminated, and nothing else
+	watch       *watching // not nil in the message of a watch, which has no other field
 }
 
 type deed int

@@ -318,7 +318,7 @@ func TestSignalsCoalesceAndComeBeforeMessages(t *testing.T) {
 		tell(t, r, m)
 	}
 	for range 100 {
-		r.Signal() // also if the mailbox is full
+		r.Signal() // Signal works even if the mailbox is full
 	}
 	close(p.gate)
 	r.Stop()

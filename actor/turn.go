@@ -253,7 +253,7 @@ func (a *actor[M]) rest(c *Context[M], done *chunk[M]) {
 func (a *actor[M]) inline(m M, signal bool, asks *slotHead) {
 	c := a.k.contexts.Get().(*Context[M])
 	c.a, c.asks = a, asks
-	defer a.k.sys.inline[a.shard].leave() // also if the behavior ends the goroutine
+	defer a.k.sys.inline[a.shard].leave() // deferred: the behavior may end the goroutine
 	a.once(c, m, signal)
 	f, open := c.failure, c.asks
 	if f == nil || f.resumed {

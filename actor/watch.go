@@ -78,7 +78,7 @@ func (w *watching[M]) send(m M) {
 		return
 	}
 	delete(o.watching, w.to)
-	a.force(m, asker{slot: &w.slot}) // it releases the lock
+	a.force(m, asker{slot: &w.slot}) // force releases the lock
 }
 
 func (w *watching[M]) open(_ *Context[M], m M) (M, bool) {

@@ -96,7 +96,7 @@ func (s *System) execute(turn func()) {
 }
 
 func (w *worker) run() {
-	defer w.end() // also if a behavior ends the goroutine
+	defer w.end() // deferred: a behavior may end the goroutine
 	for r := w.first; r != nil; r = w.release() {
 		w.first = nil
 		r.turn(w)

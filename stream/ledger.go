@@ -197,8 +197,9 @@ func (l *ledger) advance(now time.Time) {
 	}
 }
 
-// saveAt returns when the position is to be saved, or zero if there is nothing to
-// save: at once after enough acknowledgements, else some time after the first.
+// saveAt returns the time at which the position must be saved, or zero if there is
+// nothing to save. After saveEvery acknowledgements the position is due at once, else
+// saveAfter after done first moved.
 func (l *ledger) saveAt() time.Time {
 	if l.dirty.IsZero() || l.acks >= l.saveEvery {
 		return l.dirty

@@ -173,7 +173,7 @@ type Subscription struct {
 	retry      time.Time     // earliest time of the next save after an error; only the saving goroutine uses it
 
 	mu      sync.Mutex
-	ledgers []*ledger        // by partition
+	ledgers []*ledger        // one ledger for each partition
 	turn    int              // index of the ledger that take asks first
 	notices []notices        // notices for Next, by partition
 	err     error            // the error that has ended the subscription
