@@ -326,8 +326,8 @@ func TestMigrationTimesAreRecent(t *testing.T) {
 	}
 }
 
-// TestASchemaSaysWhoCanWorkWithIt lets a newer program apply a migration that this one
-// does not know, and this one open what the newer one has left, and back.
+// TestASchemaSaysWhoCanWorkWithIt makes a newer program apply a migration that this program
+// does not know. This program must be able to open that schema, and the newer one again.
 func TestASchemaSaysWhoCanWorkWithIt(t *testing.T) {
 	t.Parallel()
 	longOnly(t)

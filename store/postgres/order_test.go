@@ -147,7 +147,7 @@ func pausedCommits(t *testing.T, r *reader, opts ...postgres.Option) (stored, sk
 				switch {
 				case err == nil:
 					n++
-				case !errors.Is(err, store.ErrNotStored): // a twin may be given up
+				case !errors.Is(err, store.ErrNotStored): // a faulty log may give a commit up
 					t.Errorf("writer %d: %v", w, err)
 					return
 				}

@@ -20,8 +20,8 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// A hole stands between a log and its server like a firewall that forgets
-// connections: bytes of a forgotten one go nowhere, and it stays open.
+// A hole is a proxy between a log and its server that acts like a firewall which drops
+// connections: it discards the bytes of a dropped connection, and keeps the connection open.
 type hole struct {
 	socket string
 
@@ -99,7 +99,7 @@ func (h *hole) pass(to, from net.Conn, age int, counted bool) {
 	}
 }
 
-// allow returns how many bytes of a connection pass.
+// allow returns how many of n bytes of a connection the hole passes on.
 func (h *hole) allow(n, age int, counted bool) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -117,7 +117,7 @@ func (h *hole) allow(n, age int, counted bool) int {
 	return n
 }
 
-// forget forgets all connections there are, and if black those to come.
+// forget drops all current connections, and if black is true also the later ones.
 func (h *hole) forget(black bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -125,7 +125,7 @@ func (h *hole) forget(black bool) {
 	h.black = black
 }
 
-// forgetAfter lets clients send so many bytes more, and forgets all connections then.
+// forgetAfter lets clients send n more bytes, and then drops all connections.
 func (h *hole) forgetAfter(bytes int64) (gone <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -133,7 +133,7 @@ func (h *hole) forgetAfter(bytes int64) (gone <-chan struct{}) {
 	return h.gone
 }
 
-// allowed returns how many bytes clients may still send.
+// allowed returns the number of bytes that clients may still send.
 func (h *hole) allowed() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -142,7 +142,7 @@ func (h *hole) allowed() int64 {
 
 const waitMax = time.Minute
 
-// within runs fn and fails if it does not return.
+// within runs fn, and fails the test if fn does not return in time.
 func within(t testing.TB, what string, fn func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -211,7 +211,7 @@ func TestWaiting(t *testing.T) {
 		if err := commitOne(t.Context(), l, one(key("a"), 0, "x")); err != nil {
 			t.Fatal(err)
 		}
-		// How many bytes a client sends from the beginning to the end of its first read.
+		// The number of bytes that a client sends until the end of its first read.
 		const plenty = 1 << 40
 		h.move(d.Server) // without the connections there are
 		h.forgetAfter(plenty)
@@ -294,7 +294,7 @@ func TestWaiting(t *testing.T) {
 			_, err := l.Heads(context.WithoutCancel(t.Context()))
 			done <- err
 		}()
-		// Each probe is a session that has come and gone.
+		// Each probe opens and closes one session.
 		look := connect(t, d)
 		began := probesOf(t, look)
 		for limit := time.Now().Add(waitMax); probesOf(t, look) < began+3; {
@@ -365,7 +365,7 @@ func TestWaiting(t *testing.T) {
 	})
 }
 
-// probesOf returns how many sessions the database has had.
+// probesOf returns the number of sessions that the database has had.
 func probesOf(t *testing.T, conn *pgx.Conn) (n int64) {
 	t.Helper()
 	row := conn.QueryRow(t.Context(), "SELECT coalesce(sum(sessions), 0)::bigint FROM pg_stat_database WHERE datname = current_database()")
@@ -375,7 +375,7 @@ func probesOf(t *testing.T, conn *pgx.Conn) (n int64) {
 	return n
 }
 
-// stalls are groups of commits that stop in the middle of a message.
+// stalls are groups whose commits the test stops in the middle of a message.
 func stalls() map[string][]*store.Batch {
 	all := make(map[string][]*store.Batch)
 	for what, n := range map[string]int{"a COPY": 32, "a pipeline": 4} {
@@ -495,7 +495,7 @@ func TestLockHolder(t *testing.T) {
 	})
 }
 
-// A trickle is what a client sends in a COPY, a row for each round trip, until it is to end.
+// A trickle is the input of a COPY: one row for each round trip, until the test ends it.
 type trickle struct {
 	conn *pgx.Conn
 	end  chan error
@@ -515,7 +515,7 @@ func (r *trickle) Read(b []byte) (int, error) {
 }
 
 // TestAHolderThatSendsSlowlyIsNotEnded holds the lock by a COPY that takes many times as
-// long as a holder may do nothing.
+// long as a holder may be idle.
 func TestAHolderThatSendsSlowlyIsNotEnded(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Open(t)
