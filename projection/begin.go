@@ -216,7 +216,7 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 		r.saysAdopted()
 	}
 	if err == nil && f.note == nil && len(want.deleted) > 0 {
-		r.logger.Warn("projection begins with what is kept: events of the log had been deleted before",
+		r.logger.Warn("projection begins with the events that are left: others had been deleted from the log before",
 			"projection", r.name, "version", r.version, "through", fmt.Sprint(want.deleted))
 	}
 	return want, err
@@ -559,7 +559,7 @@ func (r *run) undeleted(ctx context.Context, a *about, lanes map[laneID]laneNote
 		for id, n := range lanes {
 			if id.partition == d.Partition() && d > n.Position && d > a.missing(d.Partition()) {
 				return fmt.Errorf("%w: projection %q version %d is at %v, and events through %v may be missing: %w; "+
-					"give it a new Version, or Reset it to begin with what is kept", store.ErrInvalid, r.name, r.version, n.Position, d, ErrDeleted)
+					"give it a new Version, or Reset it to begin with the events that are left", store.ErrInvalid, r.name, r.version, n.Position, d, ErrDeleted)
 			}
 		}
 	}

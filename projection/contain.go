@@ -13,7 +13,7 @@ import (
 // projections and the other events go on.
 
 // errExited says that the called code has called runtime.Goexit.
-var errExited = errors.New("what was called has ended its goroutine, by runtime.Goexit or FailNow of a test")
+var errExited = errors.New("the called code has ended its goroutine, by runtime.Goexit or FailNow of a test")
 
 // A panicError is a panic of the called code.
 type panicError struct {

@@ -24,11 +24,11 @@
 //
 // # Guarantees
 //
-// The position of a projection is a note beside the rows, written in the same transaction. So
-// every event is in the read model exactly once, whatever fails and however many runners there
-// are: each transaction compares the note with the note that its runner knows, and writes nothing
-// if another runner has changed it. A target without transactions gets every event at least once,
-// see [AtLeastOnce].
+// The position of a projection is a note: a small record beside the rows. The runner writes both
+// in the same transaction. So every event is in the read model exactly once, whatever fails and
+// however many runners there are: each transaction compares the note with the note that its
+// runner knows, and writes nothing if another runner has changed it. A target without
+// transactions gets every event at least once, see [AtLeastOnce].
 //
 // The rules get the events of one entity in order. By default they get all events of a partition
 // in order; [Lanes] gives up the second promise to handle several entities at a time.
@@ -52,7 +52,7 @@
 //
 // A runner goes on from a position only if the log still has the event at that position, and if
 // the rules select the events that the model was built from. Otherwise the runner stops in
-// [StateFailed], skips nothing, and returns an error that names the cure:
+// [StateFailed] and skips nothing. The error in its [Status] names the cure:
 //
 //   - [ErrReplaced]: the log was restored from a backup, and the model is ahead of it. Restore
 //     the model too, give the projection a new [Version], or [Runner.Reset] it.

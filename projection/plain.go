@@ -62,7 +62,7 @@ func (p *plainTarget[Tx, H]) Update(ctx context.Context, do func(*Plain[H]) erro
 				return err
 			}
 			if !bytes.Equal(v, b.read[k]) {
-				return fmt.Errorf("%w: note %s has changed meanwhile", store.ErrNotStored, k)
+				return fmt.Errorf("%w: note %s has changed during the transaction", store.ErrNotStored, k)
 			}
 		}
 		for _, k := range slices.Sorted(maps.Keys(b.write)) {

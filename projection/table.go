@@ -257,7 +257,7 @@ func shared(t reflect.Type) string {
 			}
 		}
 	case reflect.Map, reflect.Slice, reflect.Pointer, reflect.Interface, reflect.Chan, reflect.Func, reflect.UnsafePointer:
-		return "two copies of a " + t.Kind().String() + " share what it refers to"
+		return "two copies of a " + t.Kind().String() + " share the memory that it refers to"
 	}
 	return ""
 }

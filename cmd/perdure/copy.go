@@ -18,12 +18,12 @@ func (a *app) copyCommand() *cobra.Command {
 		Short: "Copy a log to a new one, of the same store or another",
 		Long: `Copy a log to a new one, of the same store or another.
 
-TO is created, with as many partitions as FROM has. All is copied as it is, with
-its versions, positions and times; then the copy is read again and compared. If
-that is broken off, what there is of TO cannot be opened as a log; delete it.
+The command creates TO, with as many partitions as FROM has. It copies all records
+unchanged, with their versions, positions and times; then it reads the copy again and
+compares it. If the command ends before that, TO cannot be opened as a log; delete it.
 
-A damaged log is copied too. What cannot be read is named, the copy has damage in its
-place, and the program ends with 3.`,
+A damaged log is copied too. The command names the records that cannot be read; the copy
+has damaged records in their places, and the exit code is 3.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -37,14 +37,14 @@ place, and the program ends with 3.`,
 func (a *app) salvageCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "salvage FROM TO",
-		Short: "Copy what can be read of a broken bbolt or Pebble log to a new log",
-		Long: `Copy what can be read of a broken bbolt or Pebble log to a new log.
+		Short: "Copy the readable part of a broken bbolt or Pebble log to a new log",
+		Long: `Copy the readable part of a broken bbolt or Pebble log to a new log.
 
-FROM is not changed. It may lack files, or have damaged ones, so that it cannot be
-opened otherwise. TO is created and filled as by copy: what is missing is named, TO
-has damage in its place, and the program ends with 3. A Pebble log is first brought
-together in the directory for temporary files (TMPDIR), which needs as much room as
-the log. If nothing tells any more how many partitions the log had, say so:
+FROM does not change. It may lack files, or have damaged ones, so that it cannot be
+opened otherwise. The command creates and fills TO as copy does: it names the missing
+records, TO has damaged records in their places, and the exit code is 3. A Pebble log is
+first rebuilt in the directory for temporary files (TMPDIR), which needs as much room as
+the log. If the number of partitions of the log is lost, add it to the URI:
 pebble:DIRECTORY?partitions=4.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) (failure error) {
@@ -68,7 +68,7 @@ func (a *app) copy(ctx context.Context, from store.Log, uri string, tell func(st
 	}
 	to, err := open.ForFilling(ctx, uri, len(heads))
 	if errors.Is(err, store.ErrUnfinished) {
-		return fmt.Errorf("%w: delete it and begin anew", err)
+		return fmt.Errorf("%w: delete it and begin again", err)
 	}
 	if err != nil {
 		return err
@@ -95,8 +95,8 @@ func (a *app) printCopy(report *store.CopyReport) {
 func (a *app) compactCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "compact URI",
-		Short: "Make the file of a bbolt log as small as what it holds",
-		Long: `Make the file of a bbolt log as small as what it holds.
+		Short: "Shrink the file of a bbolt log to the size of its content",
+		Long: `Shrink the file of a bbolt log to the size of its content.
 
 A bbolt file never becomes smaller by itself: the room of deleted events is used
 again, and otherwise stays. The log is written to a new file beside the old one,
@@ -122,10 +122,10 @@ func (a *app) backupCommand() *cobra.Command {
 		Short: "Copy the files of a log, and verify the copy",
 		Long: `Copy the files of a log, and verify the copy.
 
-PATH must not exist. It gets its name only when it is whole, synced and verified,
-and opens as a log of the same store. The backup of a damaged log has the same damage,
-which is named, and the program ends with 3. To back up a log that another process has
-open, let that process do it: store.Backup works while commits go on.`,
+PATH must not exist. The backup gets that name only when it is complete, synced and
+verified, and opens as a log of the same store. The backup of a damaged log has the same
+damage: the command names it, and the exit code is 3. To back up a log that another
+process has open, call store.Backup in that process, which works while commits go on.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
@@ -142,6 +142,6 @@ open, let that process do it: store.Backup works while commits go on.`,
 			})
 		},
 	}
-	cmd.Flags().Int64Var(&options.BytesPerSecondMax, "bytes-per-second", 0, "how fast to write at most, 0 for no bound")
+	cmd.Flags().Int64Var(&options.BytesPerSecondMax, "bytes-per-second", 0, "maximum speed of writing, 0 for no bound")
 	return cmd
 }

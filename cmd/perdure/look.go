@@ -15,13 +15,13 @@ func (a *app) verifyCommand() *cobra.Command {
 	faultsMax := 0
 	cmd := &cobra.Command{
 		Use:   "verify URI",
-		Short: "Read all of a log and say everything that is wrong with it",
-		Long: `Read all of a log and say everything that is wrong with it.
+		Short: "Read all of a log and report all of its faults",
+		Long: `Read all of a log and report all of its faults.
 
-Every record is read and its checksum compared; positions and versions must be
-without gaps but for deleted events, what refers to something must find it, the
-log's own counts must be right, and so must the pages of its file. It goes on
-after damage, and ends with 3 if it has found any.`,
+The command reads every record and compares its checksum. Positions and versions must
+have no gaps other than deleted events, references must have a target, and the log's own
+counts and the pages of its file must be right. The command goes on after damage; if it
+has found any, the exit code is 3.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
@@ -34,7 +34,7 @@ after damage, and ends with 3 if it has found any.`,
 			})
 		},
 	}
-	cmd.Flags().IntVar(&faultsMax, "faults", store.FaultsMax, "how many faults to name at most")
+	cmd.Flags().IntVar(&faultsMax, "faults", store.FaultsMax, "maximum number of faults to name")
 	return cmd
 }
 
@@ -69,11 +69,11 @@ func (a *app) printFaults(faults []error, count int64) {
 func (a *app) digestCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "digest URI",
-		Short: "Print a digest of all that a log holds",
-		Long: `Print a digest of all that a log holds.
+		Short: "Print a digest of the content of a log",
+		Long: `Print a digest of the content of a log.
 
-It is equal for two logs if they hold the same records with the same versions,
-positions and times, whatever store keeps them.`,
+The digest is equal for two logs with the same records, versions, positions and times,
+even in different stores.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
@@ -98,7 +98,7 @@ func (a *app) printDigest(d *store.Digest) {
 func (a *app) statsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "stats URI",
-		Short: "Print what a log says about itself",
+		Short: "Print the figures of a log",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd.Context(), args[0], func(log store.Log, _ func(store.Progress)) error {

@@ -87,16 +87,16 @@ A log is named by a URI: FILE or bbolt:FILE, pebble:DIRECTORY, or postgres://…
 copy, salvage, compact and "readers remove" writes to a log, and none creates one that it should
 read.
 
-The program ends with 0 if all is well, 1 if something cannot be done, 2 if it
-was called in a wrong way, and 3 if a log is damaged.`,
+The exit code is 0 for success, 1 if the command has failed, 2 if its arguments are
+wrong, and 3 if a log is damaged.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentPreRun = func(*cobra.Command, []string) { a.begun = true }
-	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "do not say how far it is")
-	root.PersistentFlags().DurationVar(&a.interval, "interval", progress.IntervalDefault, "how often to say how far it is, where there is no terminal")
+	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "do not print the progress")
+	root.PersistentFlags().DurationVar(&a.interval, "interval", progress.IntervalDefault, "how often to print the progress, if there is no terminal")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.verifyCommand(), a.copyCommand(), a.salvageCommand(), a.backupCommand(), a.compactCommand(), a.digestCommand(), a.statsCommand(), a.readersCommand())
 	return root

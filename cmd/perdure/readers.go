@@ -20,19 +20,19 @@ func (a *app) readersCommand() *cobra.Command {
 	yes, instance := false, ""
 	cmd := &cobra.Command{
 		Use:   "readers URI [remove NAME]",
-		Short: "List those that keep a log from deleting events, and remove one",
-		Long: `List those that keep a log from deleting events, and remove one.
+		Short: "List the readers that keep a log from deleting events, and remove one",
+		Long: `List the readers that keep a log from deleting events, and remove one.
 
 Subscriptions, projections and live readers have bookmarks in the log; no event at
-or above the lowest bookmark of a partition is deleted. Each reader is listed with
-its positions, with how many positions it is behind the head, and with when it moved
-last. One that has read everything does not move, so look at both.
+or above the lowest bookmark of a partition is deleted. The list has, for each reader,
+its positions, the number of positions behind the head, and the time of its last move.
+A reader that has read everything does not move, so look at both.
 
-Remove takes away all bookmarks of a reader that does not come back: a projection
-whose code is gone, or a subscription that was given up. With --instance it takes
-away one replica of it, by its id. What the reader has yet to read may be deleted
-then. One that is still running is told so; a subscription that is opened again
-under the name begins as a new one. Without --yes it only says what it would do.`,
+Remove deletes all bookmarks of a reader that does not come back: a projection
+whose code is gone, or a subscription that was given up. With --instance it removes
+one replica, by its id. After that, events that the reader has yet to read may be
+deleted. A reader that still runs gets an error; a subscription that is opened again
+under the name begins as a new one. Without --yes the command only prints its plan.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 1 && (yes || instance != ""):
@@ -51,7 +51,7 @@ under the name begins as a new one. Without --yes it only says what it would do.
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&yes, "yes", false, "remove it, do not only say so")
+	cmd.Flags().BoolVar(&yes, "yes", false, "remove it, instead of printing the plan")
 	cmd.Flags().StringVar(&instance, "instance", "", "remove only the instance with this id")
 	return cmd
 }

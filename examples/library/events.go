@@ -59,8 +59,8 @@ func (a *app) eventsCommand() *cobra.Command {
 		Long: `Events shows all that has happened, in the order of the log, and with --follow
 goes on with what happens, until it is interrupted.
 
-A log of bbolt or Pebble belongs to one process at a time, so that there --follow
-waits for what nobody else can write; it is of use on a store that is shared.`,
+A log of bbolt or Pebble belongs to one process at a time, so no other process can
+write the events for which --follow waits. Use it on a store that is shared.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()

@@ -38,8 +38,8 @@ the readers have heard of all loans and the tables of the reports show them; wha
 is left of that is said beside the commands.
 
 With --days, the borrower is reminded of every loan that the ledger leaves open,
-once it is due: see the help of notices. Nobody is reminded of a loan that has
-ended by the ledger, however late that was.
+once it is due: see the help of notices. A loan that has ended by
+the ledger gets no reminder, however late that was.
 
 An import may be stopped or killed at any moment: the same command goes on where
 it was and ends with the same report. It finds its place by working out what the

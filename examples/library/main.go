@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 With no command it runs a small ledger of its own and keeps what happened in
 library.db, and reminders of overdue loans in notices.txt. Run it twice: the
-second time, everything is still there, and nobody is reminded again.`,
+second time, everything is still there, and no reminder is written again.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,

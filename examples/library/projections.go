@@ -29,9 +29,9 @@ its later events wait with it, and all other books go on. It may be retried, its
 event may be skipped, or all events that it misses may be dropped. What is skipped
 or dropped is missing in the reports from then on, and leaves one dead letter.
 
-Rebuild builds a projection anew beside the one that reports use, from the first
-event, switches to it when it has caught up, and removes the old one, with its
-parked books and dead letters.`,
+Rebuild builds a projection again, from the first event, beside the one that reports
+use. When the new one has caught up, reports use it, and the old one is removed, with
+its parked books and dead letters.`,
 		Example: "  library projections\n  library projections rebuild months\n  library projections retry books dracula",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -83,7 +83,7 @@ func (a *app) withProjections(ctx context.Context, asJSON bool, do func(*perdure
 
 func (a *app) rebuildCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "rebuild PROJECTION", Short: "Build a projection anew beside the one that reports use", Args: cobra.ExactArgs(1),
+		Use: "rebuild PROJECTION", Short: "Build a projection again beside the one that reports use", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkProjection(args[0]); err != nil {
 				return err

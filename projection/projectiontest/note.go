@@ -154,7 +154,7 @@ func noteCases[Tx any]() []testCase[Tx] {
 			x.view(func(tx Tx) error {
 				got, err := x.note(tx, "n")
 				if got != "before" {
-					x.Errorf("note after somebody has changed what was read: got %q, want %q", got, "before")
+					x.Errorf("note after the caller has changed the value that it has read: got %q, want %q", got, "before")
 				}
 				return err
 			})

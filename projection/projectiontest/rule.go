@@ -84,7 +84,7 @@ func ruleCases[Tx any]() []testCase[Tx] {
 		}},
 		{name: "a target that can be opened again is not volatile", needs: "Reopen", run: func(x *fixture[Tx]) {
 			if v, ok := x.target.(projection.Volatile); ok && v.Volatile() {
-				x.Errorf("%T keeps what it stores and says that it is volatile", x.target)
+				x.Errorf("%T keeps its data but reports that it is volatile", x.target)
 			}
 		}},
 	}
