@@ -8,7 +8,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
-MODULES := $(shell sed -n 's/^\t//p' go.work)
+MODULES := $(shell sed -n '/^use (/,/^)/s/^\t//p' go.work)
 FUZZTIME ?= 8s
 SOAK ?= 45s
 SEEDS ?= 5000
