@@ -24,7 +24,7 @@ func ExampleDecision_EnqueueTo() {
 		perdure.Decide(func(_ context.Context, a *testv1.Account, r *perdurev1.Reply) (*perdure.Decision, error) {
 			if err := perdure.ReplyError(r); err != nil {
 				note := &testv1.Note{Text: r.GetName() + " to " + r.GetEntityId() + ": " + err.Error()}
-				return perdure.Persist(&testv1.Deposited{Amount: int64(a.GetOperations())}, &testv1.Annotated{Note: note}), nil
+				return perdure.Persist(&testv1.Deposited{Amount: int64(a.GetOperations())}, &testv1.Annotated{Note: note}), nil //nolint:nilerr // the refusal is a reason to decide, not an error
 			}
 			return perdure.None(), nil
 		}),

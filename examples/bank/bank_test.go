@@ -134,7 +134,7 @@ func live(ctx context.Context, log *memory.Log, f *fate) error {
 	if err := restart(); err != nil {
 		return err
 	}
-	defer func() { engine.Close(ctx) }() // it may have died
+	defer func() { engine.Close(ctx) }() //nolint:errcheck // the engine may have died
 	for _, n := range needs {
 		for err := n.do(ctx, engine); err != nil || f.died(); err = n.do(ctx, engine) {
 			if !f.died() {

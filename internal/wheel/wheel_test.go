@@ -30,7 +30,7 @@ func await[T any](t *testing.T, what string, c <-chan T) T {
 
 // pass lets virtual time pass in a bubble, and waits until its effects are done.
 func pass(d time.Duration) {
-	time.Sleep(d) // the sleep takes virtual time
+	time.Sleep(d) //nolint:forbidigo // the sleep takes virtual time
 	synctest.Wait()
 }
 
