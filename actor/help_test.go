@@ -1,7 +1,6 @@
 package actor_test
 
 import (
-	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,14 +9,8 @@ import (
 )
 
 // patience bounds every wait of a test. The bound is much longer than any of these
-// tests takes. It is shorter if ACTOR_BROKEN is set, for runs with a deliberate fault,
-// in which tests wait in vain.
-var patience = func() time.Duration {
-	if os.Getenv("ACTOR_BROKEN") != "" {
-		return 3 * time.Second
-	}
-	return 30 * time.Second
-}()
+// tests takes.
+const patience = 30 * time.Second
 
 // newSystem returns a system that is shut down at the end of the test.
 func newSystem(t *testing.T, c actor.Config) *actor.System {

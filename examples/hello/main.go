@@ -63,7 +63,7 @@ func run(ctx context.Context) (err error) {
 			fmt.Printf("%s: no, %v\n", borrower, err)
 		case err != nil:
 			return err
-		default: // what is said here is safe on disk
+		default: // this answer is on disk
 			fmt.Printf("%s: yes, the book is lent to %s\n", borrower, state.GetBorrower())
 		}
 	}

@@ -61,7 +61,7 @@ type Log struct {
 	outbox     outbox
 	claims     map[string]*ordered[named] // by space
 	bookmarks  map[bookmarkKey][]byte
-	changed    chan struct{} // closed by the next commit of events or messages; nil if nobody waits
+	changed    chan struct{} // closed by the next commit of events or messages; nil if no reader waits
 }
 
 var (

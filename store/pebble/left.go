@@ -8,7 +8,7 @@ import (
 )
 
 // leftBytesMax bounds the memory that the broken logs of a process hold. With default options
-// this is the memory of three logs.
+// this is the memory of four logs.
 const leftBytesMax = 1 << 30
 
 // leftovers counts the memory of broken logs. It stays allocated until the process ends,

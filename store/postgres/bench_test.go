@@ -70,9 +70,9 @@ func newAppenders(b *testing.B, callers, entities int, do func(caller int, k sto
 	}
 }
 
-// BenchmarkAppend compares the log, in one run, with its building blocks: one INSERT transaction for
-// each command, on one connection like the log and on 16, and a bare loop of the transactions that
-// the log would run.
+// BenchmarkAppend compares the log, in one run, with its building blocks: one INSERT transaction
+// for each command, on one connection like the log and on 16, and a bare loop of the
+// transactions that the log would run.
 func BenchmarkAppend(b *testing.B) {
 	for _, callers := range []int{1, 64, 256} {
 		b.Run(fmt.Sprintf("log/callers=%d/entities=1000", callers), func(b *testing.B) {

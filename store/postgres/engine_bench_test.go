@@ -22,8 +22,8 @@ var remarks = perdure.EventSourced("remarks",
 	perdure.Evolve(func(n *wrapperspb.UInt64Value, _ *wrapperspb.BytesValue) { n.Value++ }),
 ).With(perdure.PassivateAfter(0))
 
-// newEngineLoop returns a function that runs n more commands by [perdure.Ref.Do] on an engine, from a
-// number of callers and spread over a number of entities.
+// newEngineLoop returns a function that runs n more commands by [perdure.Ref.Do] on an engine,
+// from a number of callers and spread over a number of entities.
 func newEngineLoop(b *testing.B, log store.Log, callers, entities int) func(commands int) {
 	b.Helper()
 	e, err := perdure.Open(b.Context(), perdure.Config{Store: log, Kinds: []perdure.AnyKind{remarks}})
@@ -57,10 +57,10 @@ func newEngineLoop(b *testing.B, log store.Log, callers, entities int) func(comm
 	}
 }
 
-// BenchmarkEngine compares commands through an engine, spread over 1,000 entities and to one entity,
-// with the bare loop of full groups, which sends the statements of a commit, one round trip for each
-// group, and does nothing else. They take turns of some tenths of a second, so that a change in the
-// speed of the machine affects all equally.
+// BenchmarkEngine compares commands through an engine, spread over 1,000 entities and to one
+// entity, with the bare loop of full groups, which sends the statements of a commit, one round
+// trip for each group, and does nothing else. They take turns of some tenths of a second, so
+// that a change in the speed of the machine affects all equally.
 func BenchmarkEngine(b *testing.B) {
 	const groups = 64 // number of groups in a turn
 	for _, callers := range []int{64, 256, 1024} {

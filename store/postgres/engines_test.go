@@ -35,8 +35,9 @@ func senders() *perdure.Kind[*testv1.Account] {
 	)
 }
 
-// TestTwoEnginesOnOneDatabaseActAsOne runs two engines, each with its own log, on the same entities.
-// No command may be lost or applied twice, and each message must be delivered once, by either engine.
+// TestTwoEnginesOnOneDatabaseActAsOne runs two engines, each with its own log, on the same
+// entities. No command may be lost or applied twice, and each message must be delivered once, by
+// either engine.
 func TestTwoEnginesOnOneDatabaseActAsOne(t *testing.T) {
 	t.Parallel()
 	const commands = 12

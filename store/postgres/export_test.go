@@ -136,7 +136,8 @@ func (l *Log) EndSessions(ctx context.Context, conn *pgx.Conn) (ended int64, err
 	return tag.RowsAffected(), err
 }
 
-// PID returns the process id of the session that commits. Call it only from the function of WithPause.
+// PID returns the process id of the session that commits. Call it only from the function of
+// WithPause.
 func (l *Log) PID() uint32 { return l.committer.conn.PgConn().PID() }
 
 // Unnest stores events by the statement that inserts from arrays.

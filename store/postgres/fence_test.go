@@ -211,7 +211,8 @@ func TestReplica(t *testing.T) {
 	})
 }
 
-// TestReplica_that_comes_and_goes promotes the replica at the end. It must have all acknowledged commits.
+// TestReplica_that_comes_and_goes promotes the replica at the end. It must have all acknowledged
+// commits.
 func TestReplica_that_comes_and_goes(t *testing.T) {
 	t.Parallel()
 	longOnly(t)

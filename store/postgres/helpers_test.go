@@ -140,8 +140,8 @@ func (p place) exec(t testing.TB, script string, args ...any) {
 
 func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
-// longOnly skips a test with -short. It is for tests without concurrent goroutines and for tests that
-// only break things.
+// longOnly skips a test with -short. It is for tests without concurrent goroutines and for tests
+// that only break things.
 func longOnly(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

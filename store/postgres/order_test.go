@@ -29,8 +29,8 @@ const (
 	futileCount = 4
 )
 
-// A pacer holds each commit just before its COMMIT, until a later commit has ended and the reader has
-// read after that.
+// A pacer holds each commit just before its COMMIT, until a later commit has ended and the
+// reader has read after that.
 type pacer struct {
 	ended, looks, futile atomic.Int64
 	holding              atomic.Bool
@@ -105,9 +105,9 @@ func byTime(kinds ...string) *reader {
 	}}
 }
 
-// pausedCommits makes 64 writers commit through several logs, with a pause just before each COMMIT,
-// while a reader follows. It returns the number of stored events, and the number that the reader has
-// missed or got more than once.
+// pausedCommits makes 64 writers commit through several logs, with a pause just before each
+// COMMIT, while a reader follows. It returns the number of stored events, and the number that
+// the reader has missed or got more than once.
 func pausedCommits(t *testing.T, r *reader, opts ...postgres.Option) (stored, skipped, doubled int) {
 	t.Helper()
 	var p pacer

@@ -22,7 +22,8 @@ const (
 	pageEvents = 600 // of each log with a damaged page
 )
 
-// A pageCase is a log, and the pages of its files that the test damages while the server is stopped.
+// A pageCase is a log, and the pages of its files that the test damages while the server is
+// stopped.
 type pageCase struct {
 	name string
 	// file is the relation, such as events or events_position. page is the number of the damaged

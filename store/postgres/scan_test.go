@@ -46,8 +46,8 @@ func TestScan(t *testing.T) {
 	})
 }
 
-// TestRepeatedRead makes an outcome unknown while each iteration reads its second page. The log must
-// read that page again, since the first result may not be final.
+// TestRepeatedRead makes an outcome unknown while each iteration reads its second page. The log
+// must read that page again, since the first result may not be final.
 func TestRepeatedRead(t *testing.T) {
 	t.Parallel()
 	large := strings.Repeat("x", 200<<10)

@@ -13,8 +13,8 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-// TestServerLog reads the server's log after two processes have committed by turns, have conflicted,
-// and have refused batches.
+// TestServerLog reads the server's log after two processes have committed by turns, have
+// conflicted, and have refused batches.
 func TestServerLog(t *testing.T) {
 	t.Parallel()
 	longOnly(t)

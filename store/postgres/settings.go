@@ -133,7 +133,8 @@ func sqlSettings(all []setting, release int, identity bool, mark string) string 
 		"SELECT " + server
 }
 
-// releaseOfGrants is the first PostgreSQL in which a role can be granted the right to set a setting.
+// releaseOfGrants is the first PostgreSQL in which a role can be granted the right to set a
+// setting.
 const releaseOfGrants = 15
 
 // literal quotes a text of this package that contains no quotes.

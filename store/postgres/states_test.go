@@ -71,8 +71,9 @@ var statesOfSessions = []stateOfSession{
 	}, one},
 }
 
-// TestSession acts on a session in each of its states, as administrators and machines do. It then
-// checks that the answer of the log agrees with the stored rows, and that these do not change later.
+// TestSession acts on a session in each of its states, as administrators and machines do. It
+// then checks that the answer of the log agrees with the stored rows, and that these do not
+// change later.
 func TestSession(t *testing.T) {
 	t.Parallel()
 	longOnly(t)

@@ -20,8 +20,8 @@ import (
 var writeGolden = flag.Bool("golden", false, "write the golden data of the present schema anew")
 
 // goldenFiles are logs written by the first version with each form of the schema, keyed by the
-// number of its last migration. The last file is of the current form. An existing file must never be
-// rewritten, except one whose form was never released.
+// number of its last migration. The last file is of the current form. An existing file must
+// never be rewritten, except one whose form was never released.
 var goldenFiles = map[int]string{3: "testdata/schema3.sql", 4: "testdata/schema4.sql"}
 
 var tables = []string{"log", "events", "snapshots", "states", "messages", "receipts", "claims", "bookmarks"}

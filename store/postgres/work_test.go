@@ -73,8 +73,8 @@ type client struct {
 	n       int
 }
 
-// step commits the next command, and repeats it until its outcome is known. It returns an error that
-// no client may get.
+// step commits the next command, and repeats it until its outcome is known. It returns an error
+// that no client may get.
 func (c *client) step(ctx context.Context, l store.Log) error {
 	text := fmt.Sprint(c.key.ID, "-", c.n)
 	err := commitOne(ctx, l, one(c.key, c.version, text))

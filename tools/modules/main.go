@@ -2,8 +2,8 @@
 // from the working tree, tests the modules through that proxy as a program elsewhere would use
 // them, and tags a release. Run it in the directory tools:
 //
-//	go run ./modules tidy              every go.mod and go.sum is what go mod tidy would write
-//	go run ./modules tidy -w           and what is not is written
+//	go run ./modules tidy              checks that each go.mod and go.sum is tidy
+//	go run ./modules tidy -w           writes those that are not
 //	go run ./modules outside [NAME]    programs outside of the repository get and use each module
 //	go run ./modules set v0.2.0        all modules require each other at that version
 //	go run ./modules release -n v0.2.0 tells what a release would do

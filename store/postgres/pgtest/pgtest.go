@@ -122,8 +122,8 @@ func (s *Server) Database(tb testing.TB) *Database {
 	return d
 }
 
-// leave records that a test has finished with a database. If the cluster keeps too many, leave drops
-// the oldest.
+// leave records that a test has finished with a database. If the cluster keeps too many, leave
+// drops the oldest.
 func (s *Server) leave(database string) error {
 	s.leftMu.Lock()
 	s.left = append(s.left, database)
@@ -150,8 +150,8 @@ func (s *Server) URL(database string) string {
 // Socket returns the path of the Unix socket that the cluster listens on.
 func (s *Server) Socket() string { return s.dir + "/.s.PGSQL.5432" }
 
-// Pool returns a pool of connections to the database, and closes it when the test ends. The settings
-// are additional parameters of the URL, such as "pool_max_conns=4".
+// Pool returns a pool of connections to the database, and closes it when the test ends. The
+// settings are additional parameters of the URL, such as "pool_max_conns=4".
 func (d *Database) Pool(tb testing.TB, settings ...string) *pgxpool.Pool {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitMax)

@@ -179,8 +179,8 @@ func (p *Proxy) Late() []*Late {
 	return late
 }
 
-// Deliver sends the held bytes to the server. It returns after the server has processed all of them,
-// or has ended the session.
+// Deliver sends the held bytes to the server. It returns after the server has processed all of
+// them, or has ended the session.
 func (l *Late) Deliver(tb testing.TB) {
 	tb.Helper()
 	_, _ = l.server.Write(l.sent)                  // an error means that the session is gone

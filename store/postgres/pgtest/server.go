@@ -30,8 +30,8 @@ const (
 // errMissing says that PostgreSQL is not installed.
 var errMissing = errors.New("PostgreSQL is not installed: there is no initdb in PATH or /usr/lib/postgresql")
 
-// configuration is the configuration of every cluster. It keeps syncing on: without it, a crash test
-// would prove nothing.
+// configuration is the configuration of every cluster. It keeps syncing on: without it, a crash
+// test would prove nothing.
 const configuration = `
 listen_addresses = ''
 fsync = on
@@ -113,7 +113,8 @@ func newServer(settings ...string) (_ *Server, err error) {
 }
 
 // Replica creates a physical replica of the server's current state, and starts it. If follow is
-// true, the replica follows the server; otherwise it stays behind. It is stopped when the test ends.
+// true, the replica follows the server; otherwise it stays behind. It is stopped when the test
+// ends.
 func (s *Server) Replica(tb testing.TB, follow bool) *Server {
 	tb.Helper()
 	cred, err := credential()
@@ -207,8 +208,8 @@ func (s *Server) start() error {
 	}
 }
 
-// Stop stops the server. The mode "fast" rolls back and cuts connections; "immediate" is like a crash
-// of all its processes. Stop returns after the server has ended.
+// Stop stops the server. The mode "fast" rolls back and cuts connections; "immediate" is like a
+// crash of all its processes. Stop returns after the server has ended.
 func (s *Server) Stop(tb testing.TB, mode string) {
 	tb.Helper()
 	signal, ok := map[string]string{"fast": "INT", "immediate": "QUIT"}[mode]
