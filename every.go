@@ -40,7 +40,7 @@ func (p period) Next(after time.Time) time.Time { return after.Add(time.Duration
 // Daily is a recurrence at a time of day in a time zone, such as 9:30 in Europe/Berlin.
 // It fires once on each date of the zone, also when clocks change. A time that comes
 // twice fires once. A time that is skipped, such as 2:30 where 3:00 follows 2:00, fires
-// later by what is skipped, here at 3:30, or earlier by as much if later is another date.
+// later by the time skipped, here at 3:30, or earlier by as much if later is another date.
 // A date that the zone skips has no firing. A nil zone is UTC. The zone must be one of the
 // IANA database, so that [time.LoadLocation] finds it by its name on every machine that
 // runs the engine; [time.Local] and zones of [time.FixedZone] are not.
