@@ -255,6 +255,9 @@ func (d *dispatcher) Fits(m *store.Message) bool {
 	return k != nil && k.options.Rules.Commands[m.Type] != nil
 }
 
+// Runs is part of [outbox.KindJudge].
+func (d *dispatcher) Runs(kind string) bool { return d.engine.kinds[kind] != nil }
+
 func (d *dispatcher) misfit(what, text string) error {
 	if _, ok := d.said[what]; !ok && len(d.said) < saidMax {
 		d.said[what] = struct{}{}

@@ -73,5 +73,13 @@ func (q *Queue) Dump(m *store.Message) string {
 	return s
 }
 
+// Left returns the number of lanes that wait in the store for a place.
+func (q *Queue) Left() (n int) {
+	for _, c := range q.classes {
+		n += len(c.unplaced)
+	}
+	return n
+}
+
 // ReadyPlaces returns the capacity of the list of ready rows.
 func (q *Queue) ReadyPlaces() int { return cap(q.ready.rows) }

@@ -51,6 +51,7 @@ type class struct {
 	freed    bool
 	targets  map[store.Key]*target
 	starved  []*group // groups of targets to feed when the class has room
+	unplaced []*lane  // lanes whose next row is a misfit without room for its place
 }
 
 // isFull reports whether the class is too full to read more rows for any of its groups.
@@ -145,6 +146,8 @@ type lane struct {
 	delayed     bool // the first row waits until the time until
 	until       time.Time
 	index       int // index in the heap of delayed lanes
+	unplaced    bool
+	unplacedAt  int // index in the unplaced lanes of the class
 }
 
 func (q *Queue) newLane(key laneKey, named bool) *lane {
@@ -180,7 +183,9 @@ func (q *Queue) givesPlace(r *Row) { q.countPlace(r, -1) }
 func (q *Queue) countPlace(r *Row, n int) {
 	switch r.sort {
 	case misfit:
-		r.class.misfits += n
+		if r.class.misfits += n; n < 0 && r.class.misfits == q.placesFree() {
+			q.feedUnplaced(r.class)
+		}
 		return
 	case halted:
 		return // Limits.HaltedMax bounds them
@@ -224,11 +229,69 @@ func (q *Queue) isLeft(g *group, mark uint64, m *store.Message) bool {
 
 // leave leaves the row with the mark, and all later rows, in the store.
 func (q *Queue) leave(g *group, mark uint64) {
-	g.left = mark
+	q.moveLeft(g, mark)
 	if g.filling {
 		g.filling = false
 		if !g.ofTimers() {
 			q.scan.filling--
+		}
+	}
+}
+
+// moveLeft changes the sequence from which on a group leaves its rows in the store, or sets it
+// to zero.
+func (q *Queue) moveLeft(g *group, left uint64) {
+	l := g.lane
+	if l != nil && l.unplaced && left != g.left {
+		list := l.target.class.unplaced
+		last := list[len(list)-1]
+		list[l.unplacedAt], last.unplacedAt = last, l.unplacedAt
+		list[len(list)-1] = nil
+		l.target.class.unplaced = list[:len(list)-1]
+		l.unplaced = false
+	}
+	g.left = left
+}
+
+// mixes reports whether this engine may be able to deliver other messages of the lane of a
+// message that it cannot deliver. The effects of a lane have one type.
+func (q *Queue) mixes(m *store.Message) bool {
+	return !m.Target.IsZero() && (q.kinds == nil || q.kinds.Runs(m.Target.Kind))
+}
+
+// leaveUnplaced leaves a misfit for whose place there is no room, and all later rows of its
+// lane, in the store.
+func (q *Queue) leaveUnplaced(l *lane, mark uint64) {
+	q.leave(&l.group, mark)
+	if c := l.target.class; !l.unplaced {
+		l.unplaced, l.unplacedAt = true, len(c.unplaced)
+		c.unplaced = append(c.unplaced, l)
+	}
+}
+
+// placesFree is the number of misfits up to which unplaced lanes are read again.
+func (q *Queue) placesFree() int { return q.limits.PlacesMax / 4 * 3 }
+
+// feedUnplaced requests a scan of the unplaced lanes of a class, and of the rows that the class
+// has left out, because there are places for misfits now.
+func (q *Queue) feedUnplaced(c *class) {
+	for _, l := range c.unplaced {
+		q.feed(&l.group)
+	}
+	q.feed(&c.group)
+}
+
+// sweepUnplaced makes the sweep that begins read the unplaced lanes, whether or not there are
+// places for misfits: other engines may have delivered the messages.
+func (q *Queue) sweepUnplaced() {
+	c := q.classes[classKey{sort: messages}] // lanes of other classes are never unplaced
+	if c == nil {
+		return
+	}
+	for _, l := range c.unplaced {
+		if !l.hungry && !l.delayed && !l.isHalted() {
+			l.hungry = true
+			q.hungry = append(q.hungry, &l.group)
 		}
 	}
 }
@@ -240,6 +303,8 @@ func (q *Queue) feed(g *group) {
 	}
 	switch c := g.class; {
 	case g.lane != nil && (g.lane.delayed || g.lane.isHalted()):
+		return
+	case g.lane != nil && g.lane.unplaced && g.lane.target.class.misfits > q.placesFree():
 		return
 	case c != nil && q.isFull(c):
 		if g != &c.group && !g.starved {

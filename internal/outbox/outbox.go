@@ -25,6 +25,11 @@ type Limits struct {
 	// TargetPlaces is the maximum number of this engine's messages to one entity in memory,
 	// with or without their payloads. Zero means a default.
 	PlacesMax, TargetPlaces int
+	// LeftMax is the maximum number of lanes of one class that wait in the store because their
+	// next message is one that this engine has no rule for, and there are PlacesMax of these.
+	// When LeftMax is reached, the class leaves the next such message, and all later messages,
+	// in the store. Zero means a default.
+	LeftMax int
 	// HaltedMax is the maximum number of halted lanes. When it is reached, a message that would
 	// halt another lane is tried again and again instead. Zero means a default.
 	HaltedMax int
@@ -67,6 +72,7 @@ func (l *Limits) defaults() {
 	l.TargetMax = cmp.Or(l.TargetMax, max(l.Window/4, 1))
 	l.BytesMax = cmp.Or(l.BytesMax, bytesMaxDefault)
 	l.PlacesMax = cmp.Or(l.PlacesMax, placesWindows*l.Window)
+	l.LeftMax = cmp.Or(l.LeftMax, l.PlacesMax)
 	l.HaltedMax = cmp.Or(l.HaltedMax, placesWindows*l.Window)
 	l.TargetPlaces = cmp.Or(l.TargetPlaces, max(l.PlacesMax/placesShare, l.TargetMax))
 	l.TargetFlight = cmp.Or(l.TargetFlight, max(l.InFlight/8, 1))
@@ -101,6 +107,14 @@ type Judge interface {
 	// Misfit returns the reason why this engine cannot deliver a message at all, such as a
 	// missing rule. It returns nil if it can.
 	Misfit(*store.Message) error
+}
+
+// A KindJudge is a [Judge] that knows which kinds of entities its engine runs.
+type KindJudge interface {
+	Judge
+	// Runs reports whether the engine runs a kind. If it does not, the engine can deliver no
+	// message to an entity of the kind.
+	Runs(kind string) bool
 }
 
 // A Result is the outcome of a delivery.
@@ -209,6 +223,11 @@ func (r *Row) Place() (due time.Time, sequence uint64) { return r.due, r.sequenc
 //  10. changed holds each row whose settlement is to be stored, once: only the latest of
 //     several settlements counts. A forgotten row stays in changed without its mark. unsaved
 //     is the number of marked rows.
+//  11. A message that this engine has no rule for keeps its place in its lane. If there is no
+//     room for the place, the lane leaves the message and all later ones in the store, and is
+//     unplaced. An unplaced lane is read again with each sweep, and when a quarter of the
+//     places is free. A message of a lane in which this engine can deliver no message at all
+//     is passed over instead, because none of this engine's rows could overtake it.
 //
 // Times that are passed to the queue come from one clock that never steps, such as the start of
 // the process plus the time that has passed since then. Only [Queue.Clock] receives the time of
@@ -217,7 +236,8 @@ func (r *Row) Place() (due time.Time, sequence uint64) { return r.due, r.sequenc
 // It is for one goroutine at a time. It never waits and calls only its Shell.
 type Queue struct {
 	shell  Shell
-	judge  Judge // nil if the shell can deliver every message
+	judge  Judge     // nil if the shell can deliver every message
+	kinds  KindJudge // nil if the engine may run every kind
 	limits Limits
 	shared bool
 	now    time.Time // time of the latest input
@@ -285,6 +305,7 @@ func New(shell Shell, limits Limits) *Queue {
 		classes: make(map[classKey]*class), ahead: make(map[uint64]struct{}),
 	}
 	q.judge, _ = shell.(Judge)
+	q.kinds, _ = shell.(KindJudge)
 	return q
 }
 
@@ -521,7 +542,18 @@ func (q *Queue) admit(m *store.Message) {
 		q.leave(&l.group, mark)
 		return
 	case s == misfit && c.misfits >= q.limits.PlacesMax:
-		return // a later sweep may have room for it
+		switch {
+		case !ordered || !q.mixes(m): // a later sweep may have room for it
+		case l != nil && l.unplaced, len(c.unplaced) < q.limits.LeftMax:
+			if l == nil {
+				l = q.newLane(key, true)
+				l.target = q.targetOf(c, m)
+			}
+			q.leaveUnplaced(l, mark)
+		default:
+			q.leave(&c.group, mark)
+		}
+		return
 	case s == misfit:
 	case s == own && t != nil && t.rows+t.places >= t.most:
 		q.leave(&t.group, mark)

@@ -84,6 +84,7 @@ func (q *Queue) ScanBegins() Scan {
 		after, s.swept = q.sweptTo, q.sweptTo
 		if after == 0 {
 			q.sweeps++
+			q.sweepUnplaced()
 		}
 		q.sweepAt = time.Time{}
 	case s.tail:
@@ -220,12 +221,12 @@ func (q *Queue) filled(g *group, whole bool) {
 	s := &q.scan
 	switch {
 	case whole && s.missed == math.MaxUint64:
-		g.left = 0
+		q.moveLeft(g, 0)
 	case g.ofTimers():
 	case whole:
-		g.left = max(g.left, s.missed)
+		q.moveLeft(g, max(g.left, s.missed))
 	default:
-		g.left = max(g.left, s.read+1)
+		q.moveLeft(g, max(g.left, s.read+1))
 	}
 	if g.left != 0 {
 		g.hungry = true

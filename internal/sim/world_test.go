@@ -152,6 +152,9 @@ func newWorld(seed uint64, tw twin) *world {
 		w.box.InFlight, w.box.TargetFlight = w.box.InFlight+8, 8
 	}
 	w.box.Stall = stallAfter
+	if seed%3 == 0 { // few enough that messages without a rule fill them
+		w.box.PlacesMax = 4 + int(seed/3%3)
+	}
 	if w.chance(0.5) {
 		w.box.Window, w.box.LaneMax, w.box.Late = 1000, 1000, 1000
 	}
