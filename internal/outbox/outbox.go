@@ -5,7 +5,9 @@ package outbox
 import (
 	"cmp"
 	"container/heap"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/perdure/perdure/store"
@@ -459,6 +461,11 @@ func (q *Queue) Volatile(m *store.Message, value any) bool {
 // Doubted is the input that a commit has failed, but may have stored messages or unparked some.
 // The queue reads them from the store.
 func (q *Queue) Doubted() {
+	for _, sequence := range slices.Sorted(maps.Keys(q.rows)) {
+		if r := q.rows[sequence]; r.halting {
+			q.decided(r)
+		}
+	}
 	if q.scan.running {
 		q.scan.again = true
 	} else {

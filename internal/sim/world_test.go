@@ -152,9 +152,6 @@ func newWorld(seed uint64, tw twin) *world {
 		w.box.InFlight, w.box.TargetFlight = w.box.InFlight+8, 8
 	}
 	w.box.Stall = stallAfter
-	if seed%3 == 0 { // few enough that messages without a rule fill them
-		w.box.PlacesMax = 4 + int(seed/3%3)
-	}
 	if w.chance(0.5) {
 		w.box.Window, w.box.LaneMax, w.box.Late = 1000, 1000, 1000
 	}
@@ -167,6 +164,9 @@ func newWorld(seed uint64, tw twin) *world {
 	w.receiptsMax = []int{1, 2, 4, 1000, 1000}[w.random.IntN(5)]
 	w.receiptsFor = []time.Duration{100 * time.Millisecond, time.Hour, time.Hour, time.Hour}[w.random.IntN(4)]
 	w.ails = w.chance(0.5)
+	if seed%3 == 0 && !w.ails { // few enough that messages without a rule fill them
+		w.box.PlacesMax = 4 + int(seed/3%3)
+	}
 	w.clocks, w.differ = w.chance(0.4), w.shared && w.chance(0.4)
 	w.builds = rand.New(rand.NewPCG(seed, 2))
 	w.version = []uint64{0, 0, 1, 2}[w.builds.IntN(4)]
