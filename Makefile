@@ -31,12 +31,12 @@ LONGEST := ./store/pebble
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
 ##       then what runs long
 .PHONY: test
-test: format-check vet test-go scribble modules outside proto lint test-race bench endure mutants
+test: subjects format-check vet test-go scribble modules outside proto lint test-race bench endure mutants
 test: N = 8
 
 ## check: the part of test that does not run the code
 .PHONY: check
-check: format-check vet modules proto lint
+check: subjects format-check vet modules proto lint
 
 ## test-go: all tests and examples, without the race detector (so with the
 ##       tests that count allocations)
@@ -111,6 +111,12 @@ endure:
 cover:
 	go test $(TESTFLAGS) -coverpkg work -coverprofile cover.out work
 	go tool cover -func cover.out | tail -n 1
+
+## subjects: commits have subjects like "package: what it does now", of at most 60
+##           characters
+.PHONY: subjects
+subjects:
+	.ci/subjects
 
 ## vet: go vet
 .PHONY: vet
