@@ -50,7 +50,8 @@ func ExampleSubscribe() {
 		}
 		actor.Log(ctx, logger, e)
 	}
-	// Output: level=DEBUG msg="actor started" event.path=/user/ada level=ERROR msg="actor failed"
-	// event.actor=ada event.path=/user/ada event.value="cannot dance" event.goexit=false level=WARN
-	// msg="actor stopped" event.path=/user/ada event.reason="actor \"ada\" failed: cannot dance"
+	// Output:
+	// level=DEBUG msg="actor started" event.path=/user/ada
+	// level=ERROR msg="actor failed" event.actor=ada event.path=/user/ada event.value="cannot dance" event.goexit=false
+	// level=WARN msg="actor stopped" event.path=/user/ada event.reason="actor \"ada\" failed: cannot dance"
 }

@@ -84,6 +84,8 @@ func TestProseThatIsNotPlainIsFound(t *testing.T) {
 		"a.go has 2 marked sentences, allowed are 1", "b.go has 1", "c.go has 0", "there is no d.go")
 	wide := file{"a.go", "package a\n\n// " + strings.Repeat("x ", commentWidthMax/2) + "\nvar x = 1 // short\n"}
 	wantFaults(t, wide.text, widthFaults(wide), "a.go:3: ")
+	printed := file{"a_test.go", "package a\n\n// Output:\n// " + strings.Repeat("x ", commentWidthMax) + "\n"}
+	wantFaults(t, printed.text, widthFaults(printed))
 }
 
 // hasProse reports whether a file has text that people read: documentation, or a
@@ -126,12 +128,13 @@ func markedSentences(text string) (found []string) {
 
 // widthFaults returns the comment lines of a source that are too wide.
 func widthFaults(f file) (faults []string) {
-	number := 0
+	number, output := 0, false // output: in the comment that says what an example prints
 	for line := range strings.Lines(f.text) {
 		number++
 		line = strings.TrimRight(line, "\n")
 		text := strings.TrimSpace(line)
-		if strings.HasPrefix(text, "// ") && !strings.HasPrefix(text, "//  ") && utf8.RuneCountInString(line) > commentWidthMax && strings.Contains(text[3:], " ") {
+		output = strings.HasPrefix(text, "//") && (output || text == "// Output:")
+		if !output && strings.HasPrefix(text, "// ") && !strings.HasPrefix(text, "//  ") && utf8.RuneCountInString(line) > commentWidthMax && strings.Contains(text[3:], " ") {
 			faults = append(faults, fmt.Sprintf("%s:%d: the comment is wider than %d columns", f.path, number, commentWidthMax))
 		}
 	}

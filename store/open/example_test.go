@@ -52,8 +52,9 @@ func ExampleOpen_wrong() {
 	_, err := open.Open(context.Background(), "bbolt:library.db?lock_timeout=5")
 	fmt.Println(errors.Is(err, store.ErrInvalid))
 	fmt.Println(err)
-	// Output: true open "bbolt:library.db?lock_timeout=5": invalid: parameter lock_timeout="5": not
-	// a time above zero such as 500ms or 5s
+	// Output:
+	// true
+	// open "bbolt:library.db?lock_timeout=5": invalid: parameter lock_timeout="5": not a time above zero such as 500ms or 5s
 }
 
 func ExampleSchemes() {
