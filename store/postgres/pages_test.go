@@ -33,6 +33,9 @@ type pageCase struct {
 	// vacuum makes the server note that all rows of its pages are visible, so that it can answer
 	// some queries from an index alone.
 	vacuum bool
+	// analyze makes the server collect statistics, with which its planner reads the ends of an
+	// index.
+	analyze bool
 	// index is true if only an index is damaged, so that no record is lost.
 	index bool
 	// kept is true if no event is lost.
@@ -45,8 +48,10 @@ var pageCases = []pageCase{
 	{name: "of the last events", file: "events", page: -1},
 	{name: "of large events", file: "TOAST", page: 7},
 	{name: "of the positions", file: "events_position", page: 1, index: true},
+	{name: "of the positions of analyzed events", file: "events_position", page: 1, index: true, analyze: true},
 	{name: "of the versions", file: "events_version", page: 2, index: true},
 	{name: "of the root of the positions", file: "events_position", page: 3, index: true},
+	{name: "of the root of the positions of analyzed events", file: "events_position", page: 3, index: true, analyze: true},
 	{name: "of the messages", file: "messages", page: 1, kept: true},
 	{name: "of the messages that are all visible", file: "messages", page: 1, kept: true, vacuum: true},
 	{name: "of the receipts", file: "receipts", page: 0, kept: true},
@@ -110,6 +115,9 @@ func pageLog(t *testing.T, p place, c *pageCase) (events map[store.Position]*sto
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+	if c.analyze {
+		p.exec(t, "ANALYZE S.events")
 	}
 	if c.vacuum {
 		p.exec(t, "VACUUM S.events; ")

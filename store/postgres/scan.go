@@ -128,6 +128,9 @@ func (p *page) decodeAt(r row) error {
 // fillScan reads one page.
 func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last store.Position, filters []any, how way) error {
 	args := append([]any{int64(next), int64(last), pageRowsMax, pageBytesMax}, filters...)
+	if how == byTable {
+		sql = withoutIndex.Replace(sql)
+	}
 	return l.by(ctx, how, func(conn *pgxpool.Conn) error {
 		p.reset()
 		return query(ctx, conn, sql, args, func(v [][]byte) error {
