@@ -211,6 +211,9 @@ func (r *reader) passDamage(ctx context.Context, head store.Position, cause erro
 		r.run.logger.Warn("projection passes over a damaged event", "projection", r.run.name, "version", r.run.version,
 			"position", p.String(), "error", err)
 		r.seen.set(p, store.ID{})
+		for _, l := range r.lanes {
+			l.signal() // perhaps no later event makes it look at the position
+		}
 		passed = true
 	}
 	if !passed {
