@@ -4,10 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/perdure/perdure/internal/guard"
 )
 
 // reportsMax bounds the log records that wait for the caller's handler.
@@ -21,7 +22,6 @@ const reportsWait = time.Second
 // logged errors. The engine never waits for the reporter. If the handler is too slow, records
 // are dropped and counted.
 type reporter struct {
-	inner slog.Handler
 	lost  atomic.Uint64
 	ended chan struct{}
 
@@ -31,16 +31,30 @@ type reporter struct {
 }
 
 type report struct {
-	handler *reportHandler
-	ctx     context.Context //nolint:containedctx // it goes with the record
-	record  slog.Record
+	ctx    context.Context //nolint:containedctx // it goes with the record
+	record *guard.Record
 }
 
 // newReporter returns a reporter and the logger that writes to it.
 func newReporter(l *slog.Logger) (*reporter, *slog.Logger) {
-	r := &reporter{inner: l.Handler(), queue: make(chan report, reportsMax), ended: make(chan struct{})}
+	r := &reporter{queue: make(chan report, reportsMax), ended: make(chan struct{})}
 	go r.run()
-	return r, slog.New(&reportHandler{reporter: r})
+	return r, guard.LoggerTo(l, r.take)
+}
+
+// take queues a record without waiting.
+func (r *reporter) take(ctx context.Context, record *guard.Record) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil
+	}
+	select {
+	case r.queue <- report{context.WithoutCancel(ctx), record}:
+	default:
+		r.lost.Add(1)
+	}
+	return nil
 }
 
 func (r *reporter) run() {
@@ -60,13 +74,7 @@ func (r *reporter) run() {
 
 func (x *report) hand() {
 	defer func() { _ = recover() }() // a panic of the handler cannot be logged
-	handler := x.handler.reporter.inner
-	for _, with := range x.handler.with {
-		handler = with(handler)
-	}
-	if handler.Enabled(x.ctx, x.record.Level) {
-		_ = handler.Handle(x.ctx, x.record)
-	}
+	_ = x.record.Handle(x.ctx)
 }
 
 // close passes the remaining records to the handler, and waits for it up to reportsWait.
@@ -82,47 +90,6 @@ func (r *reporter) close(ctx context.Context) {
 	case <-ctx.Done():
 	case <-t.C:
 	}
-}
-
-// A reportHandler is a [slog.Handler] that never waits.
-type reportHandler struct {
-	reporter *reporter
-	with     []func(slog.Handler) slog.Handler // calls to the inner handler before the record
-}
-
-// Enabled implements [slog.Handler]. The reporter's goroutine asks the inner handler later.
-func (h *reportHandler) Enabled(context.Context, slog.Level) bool { return true }
-
-// Handle implements [slog.Handler].
-func (h *reportHandler) Handle(ctx context.Context, record slog.Record) error {
-	r := h.reporter
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return nil
-	}
-	select {
-	case r.queue <- report{h, context.WithoutCancel(ctx), record.Clone()}:
-	default:
-		r.lost.Add(1)
-	}
-	return nil
-}
-
-// WithAttrs implements [slog.Handler].
-func (h *reportHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return h.later(func(inner slog.Handler) slog.Handler { return inner.WithAttrs(attrs) })
-}
-
-// WithGroup implements [slog.Handler].
-func (h *reportHandler) WithGroup(name string) slog.Handler {
-	return h.later(func(inner slog.Handler) slog.Handler { return inner.WithGroup(name) })
-}
-
-// later returns a handler that calls with on the inner handler before each record, on the
-// reporter's goroutine, which runs user code.
-func (h *reportHandler) later(with func(slog.Handler) slog.Handler) slog.Handler {
-	return &reportHandler{h.reporter, append(slices.Clip(h.with), with)}
 }
 
 // textOf calls then with the text of an error. The error's methods are user code: if they panic

@@ -15,30 +15,52 @@ func Logger(l *slog.Logger) *slog.Logger {
 	if _, ok := l.Handler().(*handler); ok {
 		return l
 	}
-	return slog.New(&handler{inner: l.Handler()})
+	return LoggerTo(l, func(ctx context.Context, r *Record) error {
+		_, err := Apart(context.Background(), "handler of a log", func() (struct{}, error) {
+			return struct{}{}, r.Handle(ctx)
+		})
+		return err
+	})
+}
+
+// LoggerTo returns a logger that calls no method of the handler of l. It passes each record
+// to take instead, which may keep it and call [Record.Handle] once, at a time and on a
+// goroutine that it chooses.
+func LoggerTo(l *slog.Logger, take func(context.Context, *Record) error) *slog.Logger {
+	return slog.New(&handler{inner: l.Handler(), take: take})
+}
+
+// A Record is a log record for the handler of a user.
+type Record struct {
+	to     *handler
+	record slog.Record
+}
+
+// Handle passes the record to the handler of the user, if that is enabled for its level.
+// The handler may panic, end the goroutine, or block.
+func (r *Record) Handle(ctx context.Context) error {
+	inner := r.to.inner
+	for _, with := range r.to.with {
+		inner = with(inner)
+	}
+	if !inner.Enabled(ctx, r.record.Level) {
+		return nil
+	}
+	return inner.Handle(ctx, r.record)
 }
 
 type handler struct {
 	inner slog.Handler
+	take  func(context.Context, *Record) error
 	with  []func(slog.Handler) slog.Handler // calls to make on the inner handler before each record
 }
 
-// Enabled implements [slog.Handler]. Handle asks the inner handler.
+// Enabled implements [slog.Handler]. [Record.Handle] asks the inner handler.
 func (h *handler) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle implements [slog.Handler].
 func (h *handler) Handle(ctx context.Context, record slog.Record) error {
-	_, err := Apart(context.Background(), "handler of a log", func() (struct{}, error) {
-		inner := h.inner
-		for _, with := range h.with {
-			inner = with(inner)
-		}
-		if !inner.Enabled(ctx, record.Level) {
-			return struct{}{}, nil
-		}
-		return struct{}{}, inner.Handle(ctx, record)
-	})
-	return err
+	return h.take(ctx, &Record{h, record.Clone()})
 }
 
 // WithAttrs implements [slog.Handler].
@@ -52,7 +74,7 @@ func (h *handler) WithGroup(name string) slog.Handler {
 }
 
 // later returns a handler that makes a call on the inner handler before each record, in
-// Handle, where a panic is caught.
+// [Record.Handle], whose caller is prepared for user code.
 func (h *handler) later(with func(slog.Handler) slog.Handler) slog.Handler {
-	return &handler{h.inner, append(slices.Clip(h.with), with)}
+	return &handler{h.inner, h.take, append(slices.Clip(h.with), with)}
 }
