@@ -48,7 +48,11 @@ func (u *URI) Open(ctx context.Context, drivers ...Driver) (Log, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open %q: %w", u, err)
 	}
-	return open(ctx)
+	log, err := open(ctx)
+	if err != nil {
+		return nil, err // the log of a driver may be a nil pointer, which is a Log that is not nil
+	}
+	return log, nil
 }
 
 // Check returns the error of [URI.Open] for the URI itself: for its scheme, its place or its

@@ -55,12 +55,7 @@ func (r *reader) yieldAt(ctx context.Context, p store.Position, yield step) (aga
 		if err != nil {
 			return false, err
 		}
-		r.at = e.Position
-		if !r.q.Match(e) {
-			continue
-		}
-		r.told = r.at
-		if !yield(e, r.at, nil) {
+		if !r.scanned(e, yield) {
 			return false, nil
 		}
 	}

@@ -315,12 +315,7 @@ func (r *reader) scan(ctx context.Context, head store.Position, yield step) (aga
 		if err != nil {
 			return false, err
 		}
-		r.at = e.Position
-		if !r.q.Match(e) {
-			continue
-		}
-		r.told = r.at
-		if !yield(e, r.at, nil) {
+		if !r.scanned(e, yield) {
 			return false, nil
 		}
 	}
@@ -329,6 +324,16 @@ func (r *reader) scan(ctx context.Context, head store.Position, yield step) (aga
 		return again, err
 	}
 	return r.tell(yield), nil
+}
+
+// scanned moves the reader to an event of the log, and yields it if the query selects it.
+func (r *reader) scanned(e *store.Event, yield step) (again bool) {
+	r.at = e.Position
+	if !r.q.Match(e) {
+		return true
+	}
+	r.told = r.at
+	return yield(e, r.at, nil)
 }
 
 // check yields a notice if events were deleted before the scans since owed have read

@@ -32,13 +32,7 @@ func Driver(options ...Option) store.Driver {
 			if u.Bool("salvage", false) {
 				all = append(all, Salvage())
 			}
-			return func(context.Context) (store.Log, error) {
-				log, err := Open(path, all...)
-				if err != nil {
-					return nil, err // a nil *Log would be a store.Log that is not nil
-				}
-				return log, nil
-			}
+			return func(context.Context) (store.Log, error) { return Open(path, all...) }
 		},
 	}
 }

@@ -38,13 +38,7 @@ func Driver(options ...Option) store.Driver {
 				all = append(all, ReadOnly())
 			}
 			address := u.Address()
-			return func(ctx context.Context) (store.Log, error) {
-				log, err := Open(ctx, address, all...)
-				if err != nil {
-					return nil, err // a nil *Log would be a store.Log that is not nil
-				}
-				return log, nil
-			}
+			return func(ctx context.Context) (store.Log, error) { return Open(ctx, address, all...) }
 		},
 	}
 }
