@@ -283,9 +283,7 @@ func (q *Queue) swept() {
 		}
 	}
 	for _, c := range q.classes {
-		if q.feedClass(c); c.left != 0 && c.places >= q.limits.PlacesMax {
-			q.sweepBy(q.now) // the sweep finds rows of other engines that are gone
-		}
+		q.feedClass(c)
 	}
 }
 
