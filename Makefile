@@ -21,7 +21,7 @@ TESTFLAGS ?= -timeout 15m
 # Packages whose tests are about processes, files and servers, or whose goroutines
 # are those of the packages below them: the race detector makes them many times
 # slower, and finds what it finds in the others. And those that have none, by rule.
-NORACE := /(internal/(commit|outbox|project|sim|tidy)|bench(/.*)?|cmd/.*|mutants|examples/hello|examples/library(/library|/notice)?|sqltarget/drivers|pgxtarget|pgtest|crashtest(/faultfs)?)$$
+NORACE := /(internal/(core/(commit|outbox|projector)|tidy)|test/sim|bench(/.*)?|cmd/.*|mutants|examples/hello|examples/library(/library|/notice)?|test/sqltarget|pgxtarget|pgtest|crashtest(/faultfs)?)$$
 
 # The package whose tests take longest. It is named before all others, so that
 # these run beside it and not before it; go test names each package once.
@@ -55,7 +55,7 @@ test-race:
 ##           internal/scribble
 .PHONY: scribble
 scribble:
-	go test $(TESTFLAGS) -tags scribble -short . ./proof
+	go test $(TESTFLAGS) -tags scribble -short . ./test/linearize
 
 ## bench: every benchmark once, to see that it runs; figures are made by hand,
 ##        with nothing beside them: go test -run '^$' -bench . ./store
@@ -70,7 +70,7 @@ bench:
 ##      were run, and how many a second
 .PHONY: sim
 sim:
-	go test ./internal/sim -run TestEntitiesKeepTheirWordWhateverFails -timeout 60m -seeds=$(SEEDS) -v
+	go test ./test/sim -run TestEntitiesKeepTheirWordWhateverFails -timeout 60m -seeds=$(SEEDS) -v
 
 ## mutants: tests must fail when a patch of test/mutants breaks their promise; all
 ##          patches, the next N of them, another few every day, or those named:
@@ -90,7 +90,7 @@ crash:
 ##       memory and goroutines must come back
 .PHONY: soak
 soak:
-	go test $(TESTFLAGS) ./proof -run TestMemoryAndGoroutinesComeBack -count=1 -v -soak $(SOAK)
+	go test $(TESTFLAGS) ./test/linearize -run TestMemoryAndGoroutinesComeBack -count=1 -v -soak $(SOAK)
 
 ## fuzz: every fuzz target for FUZZTIME (8s), e.g. make fuzz FUZZTIME=10m
 .PHONY: fuzz

@@ -8,7 +8,7 @@ import (
 
 	"github.com/gofrs/uuid/v5"
 
-	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/store"
 )
 

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/actor"
-	"github.com/perdure/perdure/internal/commit"
-	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/core/commit"
+	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/store"
 )
 

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/internal/core/commit"
 	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )

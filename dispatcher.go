@@ -15,10 +15,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/commit"
-	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/core/commit"
+	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/internal/guard"
-	"github.com/perdure/perdure/internal/outbox"
+	"github.com/perdure/perdure/internal/core/outbox"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )

@@ -9,7 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/outbox"
+	"github.com/perdure/perdure/internal/core/outbox"
 	"github.com/perdure/perdure/store"
 )
 

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/actor"
-	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/store"
 )
 

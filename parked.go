@@ -11,9 +11,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/commit"
+	"github.com/perdure/perdure/internal/core/commit"
 	"github.com/perdure/perdure/internal/guard"
-	"github.com/perdure/perdure/internal/outbox"
+	"github.com/perdure/perdure/internal/core/outbox"
 	"github.com/perdure/perdure/store"
 )
 

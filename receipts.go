@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/store"
 )
 

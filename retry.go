@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/perdure/perdure/internal/outbox"
+	"github.com/perdure/perdure/internal/core/outbox"
 	"github.com/perdure/perdure/store"
 )
 

@@ -1,6 +1,6 @@
 package perdure
 
-import "github.com/perdure/perdure/internal/entity"
+import "github.com/perdure/perdure/internal/core/entity"
 
 // Rules returns the compiled rules of the kind, or an error that names every mistake in
 // its declaration, as [Open] does. Package perduretest uses it to run a kind without an

@@ -9,7 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )

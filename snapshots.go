@@ -3,7 +3,7 @@ package perdure
 import (
 	"sync/atomic"
 
-	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/store"
 )
 

@@ -9,8 +9,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/commit"
-	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/core/commit"
+	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/store"
 )
 

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/perdure/perdure"
-	"github.com/perdure/perdure/internal/entity"
+	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/store"
 )
 

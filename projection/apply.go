@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure"
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 )
 
@@ -96,7 +96,7 @@ func (p *plan) wants(e *store.Event) bool {
 type batch struct {
 	plan   *plan
 	events []store.Event
-	parked map[store.Key]*project.Parked // the rules do not get events of these
+	parked map[store.Key]*projector.Parked // the rules do not get events of these
 	note   string                        // the key of a note that exists
 	any    []AnyEvent                    // a buffer for OnBatch
 	index  []int                         // the index in events of each element of any

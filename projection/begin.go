@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -344,7 +344,7 @@ func (r *run) lookThrough(ctx context.Context, have *selection, lanes map[laneID
 			if err != nil {
 				return nil, fmt.Errorf("look for events that were not selected before: %w", err)
 			}
-			id := laneID{p, project.LaneOf(e.Key, r.lanes)}
+			id := laneID{p, projector.LaneOf(e.Key, r.lanes)}
 			if _, known := s.first[id]; known || have.match(e) {
 				continue
 			}
@@ -414,9 +414,9 @@ func (r *run) makeVersion(ctx context.Context, t txn, want *about) error {
 		for i := range want.lanes {
 			n := laneNote{process: r.process, time: want.began}
 			n.Position, n.Writer, n.Revision = store.NewPosition(p, 0), r.self, 1
-			n.SetLatch(project.OpenAbove(n.Position))
+			n.SetLatch(projector.OpenAbove(n.Position))
 			if serving != nil {
-				n.SetLatch(project.Closed(p))
+				n.SetLatch(projector.Closed(p))
 			}
 			lanes[laneID{p, i}] = n
 		}
@@ -454,7 +454,7 @@ func (r *run) succeed(ctx context.Context, t txn, want *about, lanes map[laneID]
 	}
 	if before.partitions == want.partitions && (before.log.IsZero() || want.log.IsZero() || before.log == want.log) {
 		for id, n := range lanes {
-			n.SetLatch(project.Closed(id.partition))
+			n.SetLatch(projector.Closed(id.partition))
 			lanes[id] = n
 		}
 		if _, _, err := handOver(done, lanes, nil); err != nil {
@@ -464,7 +464,7 @@ func (r *run) succeed(ctx context.Context, t txn, want *about, lanes map[laneID]
 	return removeNotes(ctx, t, donePrefix(r.name))
 }
 
-// handOver gives the effects that a version owns to another version, as [project.HandOver] does
+// handOver gives the effects that a version owns to another version, as [projector.HandOver] does
 // for a partition. It returns the lanes that have changed. If heads are given, no event above a
 // head counts as done.
 func handOver(from, to map[laneID]laneNote, heads []store.Position) (gave, took map[laneID]bool, err error) {
@@ -477,7 +477,7 @@ func handOver(from, to map[laneID]laneNote, heads []store.Position) (gave, took 
 				a[i].Position = min(a[i].Position, heads[p])
 			}
 		}
-		aChanged, bChanged, err := project.HandOver(a, b, -1, store.LastPosition(p))
+		aChanged, bChanged, err := projector.HandOver(a, b, -1, store.LastPosition(p))
 		if err != nil {
 			return nil, nil, fmt.Errorf("hand effects over in partition %d: %w", p, err)
 		}
@@ -509,7 +509,7 @@ func partitionsOf(a, b map[laneID]laneNote) map[int]bool {
 }
 
 // statesOf returns the states of the lanes of a partition, in order.
-func statesOf(lanes map[laneID]laneNote, partition int) (states []project.State) {
+func statesOf(lanes map[laneID]laneNote, partition int) (states []projector.State) {
 	for i := 0; ; i++ {
 		n, ok := lanes[laneID{partition, i}]
 		if !ok {

@@ -8,7 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 	"github.com/perdure/perdure/store"
 )
@@ -172,7 +172,7 @@ func decodeAbout(b []byte) (about, error) {
 
 // laneNote is the note of a lane, with fields that only people read.
 type laneNote struct {
-	project.State
+	projector.State
 
 	process string
 	time    time.Time
@@ -200,7 +200,7 @@ func decodeLane(b []byte, partition int) (laneNote, error) {
 		return laneNote{}, err
 	}
 	n := laneNote{
-		State: project.State{
+		State: projector.State{
 			Position: store.Position(p.GetPosition()), Revision: p.GetRevision(), Latched: store.Position(p.GetLatchedThrough()),
 			Parked: int(p.GetParked()), Dead: int(p.GetDead()), Edges: string(p.GetEdges()),
 		},
@@ -223,19 +223,19 @@ func decodeLane(b []byte, partition int) (laneNote, error) {
 	return n, nil
 }
 
-func encodeParked(p *project.Parked) []byte {
+func encodeParked(p *projector.Parked) []byte {
 	return seal(&perdurev1.ProjectionParked{
 		Kind: p.Key.Kind, EntityId: p.Key.ID, Version: uint64(p.Version), Position: uint64(p.Position),
 		Type: p.Type, Error: p.Error, Attempts: uint32(p.Attempts), TimeUnixNano: p.Time.UnixNano(),
 	})
 }
 
-func decodeParked(b []byte) (*project.Parked, error) {
+func decodeParked(b []byte) (*projector.Parked, error) {
 	var p perdurev1.ProjectionParked
 	if err := unseal("note of a parked entity", b, &p); err != nil {
 		return nil, err
 	}
-	n := &project.Parked{
+	n := &projector.Parked{
 		Key: store.Key{Kind: p.GetKind(), ID: p.GetEntityId()}, Version: store.Version(p.GetVersion()),
 		Position: store.Position(p.GetPosition()), Type: p.GetType(), Error: p.GetError(),
 		Attempts: int(p.GetAttempts()), Time: time.Unix(0, p.GetTimeUnixNano()).UTC(),
@@ -246,19 +246,19 @@ func decodeParked(b []byte) (*project.Parked, error) {
 	return n, nil
 }
 
-func encodeDead(d *project.DeadLetter) []byte {
+func encodeDead(d *projector.DeadLetter) []byte {
 	return seal(&perdurev1.ProjectionDeadLetter{
 		Kind: d.Key.Kind, EntityId: d.Key.ID, Version: uint64(d.Version), Position: uint64(d.Position), Through: uint64(d.Through),
 		Type: d.Type, Error: d.Error, Attempts: uint32(d.Attempts), TimeUnixNano: d.Time.UnixNano(),
 	})
 }
 
-func decodeDead(b []byte) (*project.DeadLetter, error) {
+func decodeDead(b []byte) (*projector.DeadLetter, error) {
 	var p perdurev1.ProjectionDeadLetter
 	if err := unseal("dead letter", b, &p); err != nil {
 		return nil, err
 	}
-	d := &project.DeadLetter{
+	d := &projector.DeadLetter{
 		Key: store.Key{Kind: p.GetKind(), ID: p.GetEntityId()}, Version: store.Version(p.GetVersion()),
 		Position: store.Position(p.GetPosition()), Through: store.Position(p.GetThrough()), Type: p.GetType(), Error: p.GetError(),
 		Attempts: int(p.GetAttempts()), Time: time.Unix(0, p.GetTimeUnixNano()).UTC(),

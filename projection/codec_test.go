@@ -6,20 +6,20 @@ import (
 	"testing"
 	"time"
 
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 )
 
 func samples() map[string][]byte {
 	key := store.Key{Kind: "k", ID: "i"}
 	at := time.Unix(7, 0).UTC()
-	lane := laneNote{State: project.State{Position: 5, Revision: 3, Latched: 4, Writer: store.ID{9}, Parked: 1, Dead: 2}, process: "host:1", time: at}
+	lane := laneNote{State: projector.State{Position: 5, Revision: 3, Latched: 4, Writer: store.ID{9}, Parked: 1, Dead: 2}, process: "host:1", time: at}
 	return map[string][]byte{
 		"serving": encodeServing(3, at),
 		"about":   encodeAbout(about{lanes: 2, partitions: 3, log: store.ID{1}, began: at}),
 		"lane":    encodeLane(&lane),
-		"parked":  encodeParked(&project.Parked{Key: key, Version: 2, Position: 5, Type: "t", Error: "e", Attempts: 3, Time: at}),
-		"dead":    encodeDead(&project.DeadLetter{Key: key, Version: 2, Position: 5, Through: 6, Type: "t", Error: "e", Attempts: 3, Time: at}),
+		"parked":  encodeParked(&projector.Parked{Key: key, Version: 2, Position: 5, Type: "t", Error: "e", Attempts: 3, Time: at}),
+		"dead":    encodeDead(&projector.DeadLetter{Key: key, Version: 2, Position: 5, Through: 6, Type: "t", Error: "e", Attempts: 3, Time: at}),
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -143,9 +143,9 @@ func (r *run) skipFound(ctx context.Context, f *found, heads, positions []store.
 			return fmt.Errorf("%w: %d damaged events, at most %d are passed over; restore the log, or copy it and begin with the copy", store.ErrTooLarge, count, DamagedMax)
 		}
 		for p, why := range lost {
-			d := &project.DeadLetter{
+			d := &projector.DeadLetter{
 				Key: store.Key{Kind: store.LostKind, ID: p.String()}, Version: 1, Position: p, Through: p,
-				Error: project.Text(why.Error(), store.DamageBytesMax), Time: r.now(),
+				Error: projector.Text(why.Error(), store.DamageBytesMax), Time: r.now(),
 			}
 			if err := t.setNote(ctx, r.damagedKey(p), encodeDead(d)); err != nil {
 				return err

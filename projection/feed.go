@@ -5,7 +5,7 @@ import (
 	"maps"
 	"sync"
 
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 )
 
@@ -160,7 +160,7 @@ func (f *feed) mode(eager bool) (tell bool) {
 }
 
 // take hands the buffer to the lane, which may use it until the next take.
-func (f *feed) take() (c project.Chunk, ok bool) {
+func (f *feed) take() (c projector.Chunk, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	through, id := f.seen.get()
@@ -174,7 +174,7 @@ func (f *feed) take() (c project.Chunk, ok bool) {
 		return c, false
 	}
 	f.flush = false
-	c = project.Chunk{After: f.after, Through: through, At: id, Events: f.filling.events}
+	c = projector.Chunk{After: f.after, Through: through, At: id, Events: f.filling.events}
 	f.filling, f.spare = f.spare, f.filling
 	f.filling.reset()
 	f.after, f.at = through, through

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 )
 
@@ -26,12 +26,12 @@ type lane struct {
 	idle   atomic.Bool   // the lane wants a signal for anything that is read
 
 	mu      sync.Mutex // held while the state machine runs, not during its actions
-	core    *project.Lane
+	core    *projector.Lane
 	handled uint64 // events handed to rules, since the start
 	moves   uint64 // times that the notes were read or written, since the start
 
 	// The action that the lane's own goroutine does at present.
-	doing  project.ActionKind
+	doing  projector.ActionKind
 	ruling bool // in an attempt: its rules are running
 	batch  batch
 }
@@ -41,7 +41,7 @@ func newLane(r *run, rd *reader, number int) *lane {
 	limits.Lane, limits.Lanes = number, r.lanes
 	l := &lane{
 		run: r, id: laneID{rd.partition, number}, reader: rd, feed: newFeed(r.limits.Batch, &rd.seen),
-		wake: make(chan struct{}, 1), core: project.New(r.self, limits, r.policy),
+		wake: make(chan struct{}, 1), core: projector.New(r.self, limits, r.policy),
 	}
 	l.keys = keysOf(r.name, r.version, l.id)
 	l.batch.plan, l.batch.note = r.plan, l.keys.lane
@@ -56,7 +56,7 @@ func (l *lane) signal() {
 }
 
 // input gives the core an input.
-func (l *lane) input(fn func(*project.Lane)) {
+func (l *lane) input(fn func(*projector.Lane)) {
 	l.mu.Lock()
 	fn(l.core)
 	l.mu.Unlock()
@@ -89,21 +89,21 @@ func (l *lane) start(ctx context.Context, wait *sync.WaitGroup) {
 // is unknown.
 func (l *lane) exited(err error) {
 	doing, ruling, now := l.doing, l.ruling, l.run.now()
-	l.doing, l.ruling = project.Wait, false
+	l.doing, l.ruling = projector.Wait, false
 	l.run.complain(l, err)
-	l.input(func(c *project.Lane) {
+	l.input(func(c *projector.Lane) {
 		switch doing {
-		case project.Try:
-			o := project.Outcome{Result: project.Unknown, Err: err}
+		case projector.Try:
+			o := projector.Outcome{Result: projector.Unknown, Err: err}
 			if ruling {
-				o = project.Outcome{Result: project.Failed, Err: err, To: len(l.batch.events)}
+				o = projector.Outcome{Result: projector.Failed, Err: err, To: len(l.batch.events)}
 			}
 			c.Tried(o, now)
-		case project.Load:
+		case projector.Load:
 			c.Loaded(nil, nil, err, now)
-		case project.Look:
-			c.Looked(project.Serving{}, err, now)
-		case project.Read:
+		case projector.Look:
+			c.Looked(projector.Serving{}, err, now)
+		case projector.Read:
 			c.ReadDone(nil, err)
 		}
 	})
@@ -118,25 +118,25 @@ func (l *lane) loop(ctx context.Context) {
 		l.run.progress()
 		l.doing = a.Kind
 		switch a.Kind {
-		case project.Wait:
+		case projector.Wait:
 			l.wait(ctx, a.At)
-		case project.Load:
+		case projector.Load:
 			l.load(ctx)
-		case project.Try:
+		case projector.Try:
 			l.try(ctx, a.Attempt)
-		case project.Read:
+		case projector.Read:
 			l.read(ctx, &a)
-		case project.Look:
+		case projector.Look:
 			l.look(ctx)
-		case project.Seek:
+		case projector.Seek:
 			l.reader.seek(l, a.After)
 		}
-		l.doing = project.Wait
+		l.doing = projector.Wait
 	}
 }
 
 // next gives the state machine the events that were read, and returns its next action.
-func (l *lane) next(now time.Time) project.Action {
+func (l *lane) next(now time.Time) projector.Action {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.core.Wants() {
@@ -169,8 +169,8 @@ func (l *lane) wait(ctx context.Context, at time.Time) {
 }
 
 func (l *lane) load(ctx context.Context) {
-	var state *project.State
-	var parked []*project.Parked
+	var state *projector.State
+	var parked []*projector.Parked
 	other := false
 	err := l.run.back.view(ctx, func(t txn) error {
 		state, parked, other = nil, nil, false
@@ -204,7 +204,7 @@ func (l *lane) load(ctx context.Context) {
 		err = ctx.Err()
 	}
 	now := l.run.now() // the clock is user code: not under the lock
-	l.input(func(c *project.Lane) {
+	l.input(func(c *projector.Lane) {
 		c.Loaded(state, parked, err, now)
 		l.moves++
 	})
@@ -228,9 +228,9 @@ func (r *run) isOther(ctx context.Context, t txn) (bool, error) {
 
 // look reads the positions of the version that readers use.
 func (l *lane) look(ctx context.Context) {
-	var s project.Serving
+	var s projector.Serving
 	err := l.run.back.view(ctx, func(t txn) error {
-		s = project.Serving{}
+		s = projector.Serving{}
 		version, err := servingOf(ctx, t, l.run.name)
 		if version == 0 || version == l.run.version || err != nil {
 			return err
@@ -240,7 +240,7 @@ func (l *lane) look(ctx context.Context) {
 		return err
 	})
 	now := l.run.now() // the clock is user code: not under the lock
-	l.input(func(c *project.Lane) { c.Looked(s, err, now) })
+	l.input(func(c *projector.Lane) { c.Looked(s, err, now) })
 	if err != nil && ctx.Err() == nil {
 		l.run.complain(l, fmt.Errorf("read the notes of the version that serves: %w", err))
 	}
@@ -256,7 +256,7 @@ func (e *ownError) Error() string { return e.err.Error() }
 func (e *ownError) Unwrap() error { return e.err }
 
 // try runs one attempt.
-func (l *lane) try(ctx context.Context, a *project.Attempt) {
+func (l *lane) try(ctx context.Context, a *projector.Attempt) {
 	err := l.run.back.update(ctx, func(t txn) error {
 		if err := l.transaction(ctx, t, a); err != nil {
 			return &ownError{err}
@@ -266,19 +266,19 @@ func (l *lane) try(ctx context.Context, a *project.Attempt) {
 	o := l.outcome(ctx, err)
 	now := l.run.now()
 	l.mu.Lock()
-	if o.Result == project.Stored {
+	if o.Result == projector.Stored {
 		l.handled += uint64(len(a.Events))
 		l.moves++
 	}
 	parked := a.Park
 	var failed *store.Event
-	if o.Result == project.Failed && (o.To-o.From == 1 || len(a.Events) == 1) {
+	if o.Result == projector.Failed && (o.To-o.From == 1 || len(a.Events) == 1) {
 		failed = a.Events[min(o.From, len(a.Events)-1)].Clone()
 	}
 	l.core.Tried(o, now)
-	l.doing = project.Wait
+	l.doing = projector.Wait
 	l.mu.Unlock()
-	if o.Result == project.Stored {
+	if o.Result == projector.Stored {
 		l.reader.measure(now)
 	}
 	switch {
@@ -286,13 +286,13 @@ func (l *lane) try(ctx context.Context, a *project.Attempt) {
 		l.run.blame(l, failed, o.Err)
 	case o.Err != nil && ctx.Err() == nil:
 		l.run.complain(l, o.Err)
-	case o.Result == project.Stored && parked != nil:
+	case o.Result == projector.Stored && parked != nil:
 		l.run.logger.Warn("projection has parked an entity", "projection", l.run.name, "version", l.run.version,
 			"entity", parked.Key.String(), "from", uint64(parked.Version), "position", parked.Position.String(), "type", parked.Type, "error", parked.Error)
 	}
 }
 
-func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error {
+func (l *lane) transaction(ctx context.Context, t txn, a *projector.Attempt) error {
 	if len(a.Taken) > 0 { // first, as a switch does, so that neither waits for the other
 		switch version, err := servingOf(ctx, t, l.run.name); {
 		case err != nil:
@@ -336,7 +336,7 @@ func (l *lane) transaction(ctx context.Context, t txn, a *project.Attempt) error
 }
 
 // compare returns errMoved unless the note of the lane has the expected value.
-func (l *lane) compare(ctx context.Context, t txn, a *project.Attempt) error {
+func (l *lane) compare(ctx context.Context, t txn, a *projector.Attempt) error {
 	n, err := readLane(ctx, t, l.keys.lane, l.id.partition)
 	switch {
 	case errors.Is(err, errGone):
@@ -351,7 +351,7 @@ func (l *lane) compare(ctx context.Context, t txn, a *project.Attempt) error {
 
 // take makes the attempt take effects over from the version that serves. It returns errMoved if
 // the notes of that version have changed since look read them.
-func (l *lane) take(ctx context.Context, t txn, a *project.Attempt) error {
+func (l *lane) take(ctx context.Context, t txn, a *projector.Attempt) error {
 	for i := range a.Taken {
 		k := &a.Taken[i]
 		key := keysOf(l.run.name, a.Serving, laneID{l.id.partition, k.Lane}).lane
@@ -373,40 +373,40 @@ func (l *lane) take(ctx context.Context, t txn, a *project.Attempt) error {
 }
 
 // move writes the note of the lane: the new position and the rest of its state.
-func (l *lane) move(ctx context.Context, t txn, a *project.Attempt) error {
+func (l *lane) move(ctx context.Context, t txn, a *projector.Attempt) error {
 	return t.setNote(ctx, l.keys.lane, encodeLane(&laneNote{State: a.New, process: l.run.process, time: l.run.now()}))
 }
 
 // outcome returns the outcome of an attempt, according to the error of its Update.
-func (l *lane) outcome(ctx context.Context, err error) project.Outcome {
+func (l *lane) outcome(ctx context.Context, err error) projector.Outcome {
 	if err == nil {
-		return project.Outcome{Result: project.Stored}
+		return projector.Outcome{Result: projector.Stored}
 	}
 	own, isOwn := errors.AsType[*ownError](err)
 	failed, isFailed := errors.AsType[*eventError](err)
 	switch {
 	case isOwn && !isFailed && errors.Is(own, errMoved):
-		return project.Outcome{Result: project.Moved}
+		return projector.Outcome{Result: projector.Moved}
 	case isOwn && isFailed && ctx.Err() == nil:
 		b := l.run.blameOf(failed.err)
 		if b == BlameUnknown && !l.works(ctx) {
 			b = BlameTarget
 		}
 		if b != BlameTarget && ctx.Err() == nil {
-			return project.Outcome{
-				Result: project.Failed, Err: failed.err, From: failed.from, To: failed.to,
+			return projector.Outcome{
+				Result: projector.Failed, Err: failed.err, From: failed.from, To: failed.to,
 				Hopeless: failed.hopeless || b == BlameHopeless,
 			}
 		}
-		return project.Outcome{Result: project.Refused, Err: err}
+		return projector.Outcome{Result: projector.Refused, Err: err}
 	case isOwn || errors.Is(err, store.ErrNotStored):
-		return project.Outcome{Result: project.Refused, Err: err}
+		return projector.Outcome{Result: projector.Refused, Err: err}
 	}
-	return project.Outcome{Result: project.Unknown, Err: err}
+	return projector.Outcome{Result: projector.Unknown, Err: err}
 }
 
 // read reads the events of one entity that the projection selects.
-func (l *lane) read(ctx context.Context, a *project.Action) {
+func (l *lane) read(ctx context.Context, a *projector.Action) {
 	var events []store.Event
 	whole := false
 	failed := guard(func() error {
@@ -430,5 +430,5 @@ func (l *lane) read(ctx context.Context, a *project.Action) {
 	if failed == nil && !whole {
 		failed = fmt.Errorf("%w: %v misses its events from %d on, and the log has none of them", ErrDeleted, a.Key, a.Version)
 	}
-	l.input(func(c *project.Lane) { c.ReadDone(events, failed) })
+	l.input(func(c *projector.Lane) { c.ReadDone(events, failed) })
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 )
 
@@ -51,8 +51,8 @@ type settings struct {
 	tags     []string
 	rules    []string // the types that have On rules
 	clears   bool
-	limits   project.Limits
-	policy   project.Policy
+	limits   projector.Limits
+	policy   projector.Policy
 	lanes    int
 	auto     bool
 	lagMax   time.Duration
@@ -66,14 +66,14 @@ type settings struct {
 func defaults(name string) settings {
 	return settings{
 		name: name, version: 1, lanes: 1,
-		limits: project.Limits{
+		limits: projector.Limits{
 			Batch: BatchMaxDefault, Parked: ParkedMaxDefault, Dead: DeadLettersDefault,
 			FlushEvents: 8192, FlushAfter: 200 * time.Millisecond,
 			RetryMin: 50 * time.Millisecond, RetryMax: 10 * time.Second,
 			StandbyMin: 100 * time.Millisecond, StandbyMax: 5 * time.Second,
 			HoldMin: 5 * time.Millisecond, HoldMax: 250 * time.Millisecond, TakeAfter: time.Second,
 		},
-		policy: project.Policy{AttemptsMax: AttemptsDefault, BackoffMin: BackoffMinDefault, BackoffMax: BackoffMaxDefault},
+		policy: projector.Policy{AttemptsMax: AttemptsDefault, BackoffMin: BackoffMinDefault, BackoffMax: BackoffMaxDefault},
 	}
 }
 
@@ -147,7 +147,7 @@ func OnFailure(f Failure) Option {
 		if f > Stop {
 			s.mistake("OnFailure(%d) is none of Park, Skip and Stop", f)
 		}
-		s.policy.OnFailure = project.Failure(f)
+		s.policy.OnFailure = projector.Failure(f)
 	})
 }
 

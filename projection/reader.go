@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure"
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -343,7 +343,7 @@ func (r *reader) advance(e *store.Event) {
 }
 
 func (r *reader) laneOf(key store.Key) *lane {
-	return r.lanes[project.LaneOf(key, len(r.lanes))]
+	return r.lanes[projector.LaneOf(key, len(r.lanes))]
 }
 
 func (r *reader) problem() error {

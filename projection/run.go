@@ -14,7 +14,7 @@ import (
 
 	"github.com/perdure/perdure"
 	guarded "github.com/perdure/perdure/internal/guard"
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -277,7 +277,7 @@ func (r *run) work(ctx context.Context, a about) {
 	r.mu.Unlock()
 	for _, rd := range readers {
 		for _, l := range rd.lanes {
-			l.input(func(c *project.Lane) { c.Close(ErrNotRunning) })
+			l.input(func(c *projector.Lane) { c.Close(ErrNotRunning) })
 		}
 	}
 	r.progress()

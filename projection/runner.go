@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -23,9 +23,9 @@ var (
 	// ErrServing: readers use this version.
 	ErrServing = errors.New("version serves readers")
 	// ErrNotParked: the entity is not parked.
-	ErrNotParked = project.ErrNotParked
+	ErrNotParked = projector.ErrNotParked
 	// ErrRemoved: the version has been removed.
-	ErrRemoved = project.ErrRemoved
+	ErrRemoved = projector.ErrRemoved
 )
 
 // A Runner is one version of a projection with its target. Make it by [Projection.Into]. Many
@@ -140,7 +140,7 @@ func (r *Runner) Resume() error {
 	default:
 	}
 	for _, l := range n.list() {
-		l.input((*project.Lane).Resume)
+		l.input((*projector.Lane).Resume)
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func (r *Runner) Resume() error {
 // reload makes the lanes read their notes again.
 func (r *run) reload() {
 	for _, l := range r.list() {
-		l.input(func(c *project.Lane) {
+		l.input(func(c *projector.Lane) {
 			c.Resume()
 			c.Reload()
 		})
@@ -206,7 +206,7 @@ func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.
 	}
 	for id, n := range mine {
 		if !n.Latch().Open() { // the old version has no such partition, or no notes
-			n.SetLatch(project.OpenAbove(n.Position))
+			n.SetLatch(projector.OpenAbove(n.Position))
 			mine[id] = n
 		}
 	}
@@ -363,7 +363,7 @@ func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []
 		for i := range want.lanes {
 			l := laneNote{process: r.process, time: r.now()}
 			l.Position, l.Revision, l.Writer = store.NewPosition(p, 0), revision+1, r.self
-			l.SetLatch(project.Closed(p))
+			l.SetLatch(projector.Closed(p))
 			lanes[laneID{p, i}] = l
 		}
 	}
@@ -381,7 +381,7 @@ func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []
 	}
 	for id, l := range lanes {
 		if serving == r.version && !l.Latch().Open() {
-			l.SetLatch(project.OpenAbove(l.Position))
+			l.SetLatch(projector.OpenAbove(l.Position))
 		}
 		l.Position, l.At = from[id.partition], ids[id.partition]
 		lanes[id] = l
@@ -613,11 +613,11 @@ func (r *run) giveBack(ctx context.Context, t txn, serving int, lanes map[laneID
 func hasPrefix(s, prefix string) bool { return len(s) >= len(prefix) && s[:len(prefix)] == prefix }
 
 // A ParkedEntity is an entity whose events, from Version on at Position, a read model lacks.
-type ParkedEntity = project.Parked
+type ParkedEntity = projector.Parked
 
 // A DeadLetter names events of an entity that a read model leaves out permanently: the one at
 // Position, or all of them through Through.
-type DeadLetter = project.DeadLetter
+type DeadLetter = projector.DeadLetter
 
 // Parked yields the entities that are parked, by partition, lane and name.
 func (r *Runner) Parked(ctx context.Context) iter.Seq2[*ParkedEntity, error] {
@@ -666,22 +666,22 @@ func listNotes[N any](ctx context.Context, r *Runner, what string, decode func([
 // returns the error. If the entity is not parked, the error matches [ErrNotParked]. The other
 // entities go on during a retry.
 func (r *Runner) Retry(ctx context.Context, key store.Key) error {
-	return r.wrap("retry in", r.job(ctx, key, project.Retry))
+	return r.wrap("retry in", r.job(ctx, key, projector.Retry))
 }
 
 // SkipEvent leaves out the first event that a parked entity misses, permanently and with a dead
 // letter. Then it does the same as [Runner.Retry].
 func (r *Runner) SkipEvent(ctx context.Context, key store.Key) error {
-	return r.wrap("skip in", r.job(ctx, key, project.SkipOne))
+	return r.wrap("skip in", r.job(ctx, key, projector.SkipOne))
 }
 
 // DropEvents leaves out all events that a parked entity misses, permanently and with a dead
 // letter, and unparks the entity. Its rules get later events as usual.
 func (r *Runner) DropEvents(ctx context.Context, key store.Key) error {
-	return r.wrap("drop in", r.job(ctx, key, project.Drop))
+	return r.wrap("drop in", r.job(ctx, key, projector.Drop))
 }
 
-func (r *Runner) job(ctx context.Context, key store.Key, kind project.JobKind) error {
+func (r *Runner) job(ctx context.Context, key store.Key, kind projector.JobKind) error {
 	if err := key.Validate(); err != nil {
 		return err
 	}
@@ -697,8 +697,8 @@ func (r *Runner) job(ctx context.Context, key store.Key, kind project.JobKind) e
 	}
 	rd := readers[store.PartitionOf(key, len(readers))]
 	done := make(chan error, 1)
-	rd.laneOf(key).input(func(c *project.Lane) {
-		c.Do(&project.Job{Kind: kind, Key: key, Done: func(err error) { done <- err }})
+	rd.laneOf(key).input(func(c *projector.Lane) {
+		c.Do(&projector.Job{Kind: kind, Key: key, Done: func(err error) { done <- err }})
 	})
 	select {
 	case err := <-done:

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 )
 
@@ -194,13 +194,13 @@ func (r *run) status(ctx context.Context, s *Status) error {
 	if len(s.Partitions) < len(readers) { // the notes could not be read
 		s.Partitions = make([]PartitionStatus, len(readers))
 	}
-	phase, behind := project.Running, false
+	phase, behind := projector.Running, false
 	loading := false
 	for p, rd := range readers {
 		at := &s.Partitions[p]
 		covered := store.LastPosition(p)
 		if err := rd.problem(); err != nil {
-			phase, s.Err = worse(phase, project.Retrying), err
+			phase, s.Err = worse(phase, projector.Retrying), err
 		}
 		s.Rate += rd.rateNow(r.now())
 		for _, l := range rd.lanes {
@@ -209,7 +209,7 @@ func (r *run) status(ctx context.Context, s *Status) error {
 			covered = min(covered, l.core.Covered())
 			s.Handled += l.handled
 			l.mu.Unlock()
-			if ph == project.Loading {
+			if ph == projector.Loading {
 				loading = true
 				continue
 			}
@@ -238,17 +238,17 @@ func (r *run) status(ctx context.Context, s *Status) error {
 		s.ETA = time.Duration(float64(s.Lag) / s.Rate * float64(time.Second))
 	}
 	switch {
-	case phase == project.Stopped:
+	case phase == projector.Stopped:
 		s.State = StateFailed
 	case paused:
 		s.State = StatePaused
-	case phase == project.Retrying:
+	case phase == projector.Retrying:
 		s.State = StateRetrying
-	case phase == project.Standby:
+	case phase == projector.Standby:
 		s.State = StateStandby
 	case loading:
 		s.State = StateStarting
-	case phase == project.Holding && s.Lag > 0:
+	case phase == projector.Holding && s.Lag > 0:
 		s.State = StateHolding
 	case behind:
 		s.State = StateCatchingUp
@@ -260,16 +260,16 @@ func (r *run) status(ctx context.Context, s *Status) error {
 }
 
 // worse returns the phase of the two that is more important for the operator.
-func worse(a, b project.Phase) project.Phase {
-	rank := func(p project.Phase) int {
+func worse(a, b projector.Phase) projector.Phase {
+	rank := func(p projector.Phase) int {
 		switch p {
-		case project.Stopped:
+		case projector.Stopped:
 			return 4
-		case project.Retrying:
+		case projector.Retrying:
 			return 3
-		case project.Standby:
+		case projector.Standby:
 			return 2
-		case project.Holding:
+		case projector.Holding:
 			return 1
 		}
 		return 0

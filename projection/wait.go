@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure"
-	"github.com/perdure/perdure/internal/project"
+	"github.com/perdure/perdure/internal/core/projector"
 	"github.com/perdure/perdure/store"
 )
 
@@ -127,7 +127,7 @@ func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 		for _, l := range r.lanesOf(p) {
 			if !told[l] {
 				told[l] = true
-				l.input(func(c *project.Lane) { c.Demand(p) })
+				l.input(func(c *projector.Lane) { c.Demand(p) })
 			}
 		}
 		if standby { // another process does the work, and sends no signal here
@@ -205,7 +205,7 @@ func (r *run) confirm(ctx context.Context, p store.Position, begun map[*lane]uin
 	}
 	if gone {
 		for _, l := range r.list() {
-			l.input((*project.Lane).Reload)
+			l.input((*projector.Lane).Reload)
 		}
 		return false, true
 	}
@@ -245,14 +245,14 @@ func (r *run) reached(p store.Position) (done, standby bool, err error) {
 			covered = state.Position
 		}
 		l.mu.Unlock()
-		if loaded && covered >= p && !errors.Is(failure, project.ErrRemoved) {
+		if loaded && covered >= p && !errors.Is(failure, projector.ErrRemoved) {
 			continue // also if it has stopped at a later event
 		}
 		done = false
 		switch phase {
-		case project.Stopped:
+		case projector.Stopped:
 			return false, false, failure
-		case project.Standby:
+		case projector.Standby:
 			standby = true
 		}
 	}

@@ -4,7 +4,7 @@
 // own copy of each value that it hands out, as soon as the user has another copy. So every
 // test that depends on a missing copy fails. Without the tag all of it compiles to nothing.
 //
-//	go test -tags scribble . ./proof -short
+//	go test -tags scribble . ./test/linearize -short
 //
 // It covers, in package perdure:
 //

@@ -13,7 +13,7 @@ import (
 // cores are the packages that implement a protocol as a state machine with inputs and
 // outputs. A simulation replays them from a seed, so they start no goroutine, wait for
 // nothing, and get the time and all random numbers from outside.
-var cores = []string{"internal/commit", "internal/entity", "internal/outbox", "internal/project"}
+var cores = []string{"internal/core/commit", "internal/core/entity", "internal/core/outbox", "internal/core/projector"}
 
 // worldly are the packages of the standard library that depend on more than their inputs.
 var worldly = []string{

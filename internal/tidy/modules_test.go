@@ -18,13 +18,12 @@ var moduleDirs = []string{
 	"examples/hello",
 	"projection/bolttarget",
 	"projection/pgxtarget",
-	"projection/sqltarget/drivers",
-	"proof",
 	"store/bbolt",
 	"store/crashtest",
 	"store/open",
 	"store/pebble",
 	"store/postgres",
+	"test",
 }
 
 // toolsDir is the module that only pins the programs of the Makefile. It is not part of the

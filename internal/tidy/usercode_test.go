@@ -39,21 +39,21 @@ import (
 
 // hookTables maps a package to the package whose table covers it.
 var hookTables = map[string]string{
-	"internal/commit":      ".",
-	"internal/entity":      ".",
-	"internal/fingerprint": ".",
-	"internal/outbox":      ".",
-	"internal/project":     "projection",
-	"internal/wheel":       "actor",
+	"internal/core/commit":    ".",
+	"internal/core/entity":    ".",
+	"internal/fingerprint":    ".",
+	"internal/core/outbox":    ".",
+	"internal/core/projector": "projection",
+	"internal/wheel":          "actor",
 }
 
 // withoutUsers are packages that call no user code: programs, and packages that only tests
 // use, where a fault of the user's test may end the test.
 var withoutUsers = []string{
-	"bench/...", "cmd/...", "examples/...", "proof", "test/...", "proto/...",
+	"bench/...", "cmd/...", "examples/...", "test/...", "proto/...",
 	"actor/actortest", "perduretest", "projection/projectiontest", "stream/streamtest",
 	"store/crashtest/...", "store/storetest", "store/postgres/pgtest",
-	"internal/guard", "internal/hooktest", "internal/progress", "internal/scribble", "internal/storekit",
+	"internal/guard", "internal/hooktest", "internal/progress", "internal/scribble", "internal/storecore",
 	"internal/testproto/...",
 }
 

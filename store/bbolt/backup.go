@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -49,7 +49,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 		var report *store.Report
 		if report, err = checkBackup(ctx, file.Name(), options); err != nil {
 			var keep bool
-			if keep, err = storekit.JudgeBackup(ctx, l, path, report, err, options.Progress); keep {
+			if keep, err = storecore.JudgeBackup(ctx, l, path, report, err, options.Progress); keep {
 				damage, err = err, nil
 			}
 		}

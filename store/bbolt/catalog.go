@@ -9,7 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -37,7 +37,7 @@ func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 // created while it runs. It costs a few searches for each entity.
 func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
 	return func(yield func(store.Entity, error) bool) {
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		for from := aboveEntity(kind, after); from != nil; {
 			err := l.view(ctx, func(tx *bolt.Tx) (err error) {
@@ -69,14 +69,14 @@ func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.
 // the smallest key of the kind.
 func aboveEntity(kind, id string) []byte {
 	if id == "" {
-		return storekit.AppendPair(nil, kind, "")
+		return storecore.AppendPair(nil, kind, "")
 	}
-	return append(storekit.AppendPair(nil, kind, id), 1)
+	return append(storecore.AppendPair(nil, kind, id), 1)
 }
 
 // fillEntities copies a page of ids with their versions. It returns the key of the next page,
 // or nil.
-func (l *Log) fillEntities(tx *bolt.Tx, p *storekit.Page, kind string, from []byte) ([]byte, error) {
+func (l *Log) fillEntities(tx *bolt.Tx, p *storecore.Page, kind string, from []byte) ([]byte, error) {
 	p.Reset()
 	index, state := bucketIndex.open(tx).Cursor(), bucketState.open(tx).Cursor()
 	for !p.Full() {
@@ -125,7 +125,7 @@ func lowestKey(index, state *bolt.Cursor, from []byte) (key store.Key, err error
 	if a == nil {
 		return key, nil
 	}
-	kind, id, _, ok := storekit.SplitEntity(a)
+	kind, id, _, ok := storecore.SplitEntity(a)
 	if !ok {
 		return key, bucketIndex.corrupt(a, "it names no entity")
 	}

@@ -7,7 +7,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -23,13 +23,13 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 }
 
 // commit commits the calls in one transaction and sets their results.
-func (l *Log) commit(calls []*storekit.Call) {
+func (l *Log) commit(calls []*storecore.Call) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	known, err := l.transact(func(w *writer) error {
 		for _, c := range calls {
 			if err := c.Ctx.Err(); err != nil {
-				c.Err = storekit.NotStored(err)
+				c.Err = storecore.NotStored(err)
 				continue
 			}
 			if err := w.group(c.Group, c.Results); err != nil {
@@ -42,7 +42,7 @@ func (l *Log) commit(calls []*storekit.Call) {
 		return
 	}
 	if known {
-		err = storekit.NotStored(err)
+		err = storecore.NotStored(err)
 	}
 	for _, c := range calls {
 		if c.Err == nil {

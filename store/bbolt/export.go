@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -115,7 +115,7 @@ func (x *export) each(ctx context.Context, s store.Sort, hand func(store.Record,
 
 // isReceiptKey reports whether a key of the index belongs to a receipt.
 func isReceiptKey(k []byte) bool {
-	_, _, rest, ok := storekit.SplitEntity(k)
+	_, _, rest, ok := storecore.SplitEntity(k)
 	return ok && isReceipt(rest)
 }
 
@@ -145,7 +145,7 @@ func (x *export) receiptGroups(ctx context.Context, b bucket) iter.Seq[receiptGr
 				more = flush() && yield(receiptGroup{prefix: bytes.Clone(k), err: err})
 				return more
 			}
-			kind, id, rest, ok := storekit.SplitEntity(k)
+			kind, id, rest, ok := storecore.SplitEntity(k)
 			if b == bucketIndex && (!ok || !isReceipt(rest)) {
 				return true // a version, or a damaged key that the export of versions reports
 			}
@@ -208,7 +208,7 @@ func (x *export) receiptsOf(g *receiptGroup, hand func(store.Record, error) bool
 			value = found
 			r, err = new(recordDecoder).decode(at.in, at.key, value)
 		} else if c, ok := errors.AsType[*store.CorruptError](err); ok {
-			kind, id, _, _ := storekit.SplitEntity(at.key)
+			kind, id, _, _ := storecore.SplitEntity(at.key)
 			c.Key = store.Key{Kind: string(kind), ID: string(id)}
 		}
 		if !hand(r, err) {
@@ -281,7 +281,7 @@ func (d *recordDecoder) decode(b bucket, k, v []byte) (store.Record, error) {
 			c.What, c.Position = "event", p
 		}
 	case bucketIndex, bucketSnapshot, bucketState, bucketOldReceipt:
-		kind, id, rest, ok := storekit.SplitEntity(k)
+		kind, id, rest, ok := storecore.SplitEntity(k)
 		if ok {
 			c.Key = store.Key{Kind: string(kind), ID: string(id)}
 		}
@@ -298,18 +298,18 @@ func placeOf(b bucket, k, v []byte) store.Record {
 	if b == bucketLog || b == bucketIndex && !isReceiptKey(k) {
 		return nil // the error already has the position or version
 	}
-	if _, reason := storekit.Sealed(k, v); reason != "" {
+	if _, reason := storecore.Sealed(k, v); reason != "" {
 		return nil
 	}
 	switch b {
 	case bucketMessage:
-		return storekit.MessageAt(k)
+		return storecore.MessageAt(k)
 	case bucketClaim:
-		return storekit.ClaimAt(k)
+		return storecore.ClaimAt(k)
 	case bucketBookmark:
-		return storekit.BookmarkKeyAt(k)
+		return storecore.BookmarkKeyAt(k)
 	default:
-		kind, id, rest, ok := storekit.SplitEntity(k)
+		kind, id, rest, ok := storecore.SplitEntity(k)
 		key := store.Key{Kind: string(kind), ID: string(id)}
 		switch {
 		case ok && b == bucketState && len(rest) == 0:
@@ -334,7 +334,7 @@ func (d *recordDecoder) record(b bucket, k, v []byte) (store.Record, error) {
 	if b == bucketIndex && !isReceiptKey(k) {
 		return indexed(k, v)
 	}
-	record, reason := storekit.Sealed(k, v)
+	record, reason := storecore.Sealed(k, v)
 	if reason != "" {
 		return nil, b.corrupt(k, reason)
 	}
@@ -352,7 +352,7 @@ func (d *recordDecoder) record(b bucket, k, v []byte) (store.Record, error) {
 		}
 		return m, err
 	case bucketIndex, bucketOldReceipt:
-		kind, id, _, ok := storekit.SplitEntity(k)
+		kind, id, _, ok := storecore.SplitEntity(k)
 		if !ok {
 			return nil, b.corrupt(k, "it names no receipt")
 		}
@@ -367,11 +367,11 @@ func (d *recordDecoder) record(b bucket, k, v []byte) (store.Record, error) {
 
 // indexed returns the key, version and position of an event from its entry in the index.
 func indexed(k, v []byte) (store.Record, error) {
-	n, reason := storekit.Number(k, v)
+	n, reason := storecore.Number(k, v)
 	if reason != "" {
 		return nil, bucketIndex.corrupt(k, reason)
 	}
-	kind, id, rest, ok := storekit.SplitEntity(k)
+	kind, id, rest, ok := storecore.SplitEntity(k)
 	if !ok || len(rest) != 8 {
 		return nil, bucketIndex.corrupt(k, "it names no event")
 	}
@@ -382,7 +382,7 @@ func indexed(k, v []byte) (store.Record, error) {
 
 // stateKey returns the key of a state.
 func stateKey(s *store.State) []byte {
-	k := storekit.AppendEntity(nil, s.Key)
+	k := storecore.AppendEntity(nil, s.Key)
 	if s.Position != 0 {
 		k = binary.BigEndian.AppendUint64(k, uint64(s.Version))
 	}

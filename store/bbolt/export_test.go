@@ -12,7 +12,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -24,11 +24,11 @@ func Place(tx *bolt.Tx, record any) (bucket string, key []byte, from int) {
 	case *store.State:
 		s := (*Log)(nil).stream(r.Key)
 		if r.Position == 0 {
-			return bucketState.String(), s.prefix, storekit.SumBytes
+			return bucketState.String(), s.prefix, storecore.SumBytes
 		}
-		return bucketSnapshot.String(), s.at(r.Version), storekit.SumBytes
+		return bucketSnapshot.String(), s.at(r.Version), storecore.SumBytes
 	case *store.Message:
-		return bucketMessage.String(), be64(r.Sequence), storekit.SumBytes
+		return bucketMessage.String(), be64(r.Sequence), storecore.SumBytes
 	case *store.Receipt:
 		s := (*Log)(nil).stream(r.Entity)
 		err := s.eachReceipt(bucketIndex.open(tx).Cursor(), func(k, _ []byte, _ uint64, name []byte) bool {
@@ -38,18 +38,18 @@ func Place(tx *bolt.Tx, record any) (bucket string, key []byte, from int) {
 		if err != nil {
 			panic(err)
 		}
-		return bucketIndex.String(), key, storekit.SumBytes
+		return bucketIndex.String(), key, storecore.SumBytes
 	case *store.Claimed:
-		return bucketClaim.String(), storekit.AppendPair(nil, r.Claim.Space, r.Claim.Value), storekit.SumBytes
+		return bucketClaim.String(), storecore.AppendPair(nil, r.Claim.Space, r.Claim.Value), storecore.SumBytes
 	case *store.Bookmark:
-		return bucketBookmark.String(), bookmarkKey(r.Name, r.Position.Partition()), storekit.SumBytes
+		return bucketBookmark.String(), bookmarkKey(r.Name, r.Position.Partition()), storecore.SumBytes
 	}
 	panic(fmt.Sprintf("a %T is no record", record))
 }
 
 // PutInfo writes what the file says about itself.
 func PutInfo(tx *bolt.Tx, info store.LogInfo) error {
-	return bucketMeta.open(tx).Put(metaInfo, store.AppendLogInfo(storekit.AppendKeySum(nil, metaInfo), &info))
+	return bucketMeta.open(tx).Put(metaInfo, store.AppendLogInfo(storecore.AppendKeySum(nil, metaInfo), &info))
 }
 
 // IndexKey returns the key of an event in bucket index.
@@ -146,13 +146,13 @@ func Downgrade(tx *bolt.Tx) error {
 	var keys [][]byte
 	c := index.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		kind, id, rest, _ := storekit.SplitEntity(k)
+		kind, id, rest, _ := storecore.SplitEntity(k)
 		if !isReceipt(rest) {
 			continue
 		}
 		keys = append(keys, bytes.Clone(k))
-		at := append(storekit.AppendEntity(nil, store.Key{Kind: string(kind), ID: string(id)}), receiptName(k)...)
-		if err := old.Put(at, append(storekit.AppendKeySum(nil, at), v[storekit.SumBytes:]...)); err != nil {
+		at := append(storecore.AppendEntity(nil, store.Key{Kind: string(kind), ID: string(id)}), receiptName(k)...)
+		if err := old.Put(at, append(storecore.AppendKeySum(nil, at), v[storecore.SumBytes:]...)); err != nil {
 			return err
 		}
 	}
@@ -295,9 +295,9 @@ func EachEntry(t testing.TB, l *Log, fn func(bucket int, k, v []byte)) {
 // of the record.
 func Vouched(k, v []byte) []byte {
 	if len(v) == 8 {
-		return storekit.AppendNumber(nil, k, binary.BigEndian.Uint64(v))
+		return storecore.AppendNumber(nil, k, binary.BigEndian.Uint64(v))
 	}
-	b := storekit.AppendKeySum(nil, k)
+	b := storecore.AppendKeySum(nil, k)
 	return store.Seal(append(b, v...), len(b))
 }
 

@@ -9,7 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -116,11 +116,11 @@ func (f *filling) add(w *writer, r store.Record) error {
 	case *store.Receipt:
 		return f.receipt(w, r)
 	case *store.Claimed:
-		k := storekit.AppendPair(nil, r.Claim.Space, r.Claim.Value)
-		return w.putNew(bucketClaim, k, store.AppendClaimed(storekit.AppendKeySum(nil, k), r))
+		k := storecore.AppendPair(nil, r.Claim.Space, r.Claim.Value)
+		return w.putNew(bucketClaim, k, store.AppendClaimed(storecore.AppendKeySum(nil, k), r))
 	case *store.Bookmark:
 		k := bookmarkKey(r.Name, r.Position.Partition())
-		return w.putNew(bucketBookmark, k, store.AppendBookmark(storekit.AppendKeySum(nil, k), r))
+		return w.putNew(bucketBookmark, k, store.AppendBookmark(storecore.AppendKeySum(nil, k), r))
 	}
 	return fmt.Errorf("%w: a %T", store.ErrInvalid, r)
 }
@@ -156,7 +156,7 @@ func (f *filling) event(w *writer, e *store.Event) error {
 	}
 	w.heads[p] = e.Position.Sequence()
 	w.counters.events++
-	w.staged[e.Key] = storekit.Head{Version: e.Version}
+	w.staged[e.Key] = storecore.Head{Version: e.Version}
 	k := be64(uint64(e.Position))
 	if err := w.put(bucketLog, k, store.AppendEvent(w.room(store.SizeEvent(e)), e)); err != nil {
 		return err
@@ -178,11 +178,11 @@ func (f *filling) state(w *writer, s *store.State) error {
 	case s.Position == 0:
 		b = bucketState
 		w.counters.entities++
-		w.staged[s.Key] = storekit.Head{Version: s.Version, Saved: true}
+		w.staged[s.Key] = storecore.Head{Version: s.Version, Saved: true}
 	}
 	w.counters.snapshots++
 	k := stateKey(s)
-	return w.putNew(b, k, store.AppendState(storekit.AppendKeySum(nil, k), s))
+	return w.putNew(b, k, store.AppendState(storecore.AppendKeySum(nil, k), s))
 }
 
 func (f *filling) message(w *writer, m *store.Message) error {
@@ -266,7 +266,7 @@ func finished(meta *bolt.Bucket) error {
 	if v == nil {
 		return nil
 	}
-	if _, reason := storekit.Number(metaUnfinished, v); reason != "" {
+	if _, reason := storecore.Number(metaUnfinished, v); reason != "" {
 		return bucketMeta.corrupt(metaUnfinished, reason)
 	}
 	return store.ErrUnfinished

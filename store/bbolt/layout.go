@@ -7,7 +7,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -71,7 +71,7 @@ func (b bucket) holdsNumber(k []byte) bool {
 	case bucketDue, bucketParked, bucketTimer, bucketHalted:
 		return true
 	case bucketIndex:
-		_, _, rest, _ := storekit.SplitEntity(k)
+		_, _, rest, _ := storecore.SplitEntity(k)
 		return !isReceipt(rest)
 	}
 	return false
@@ -106,10 +106,10 @@ func headKey(partition int) []byte {
 // check compares an entry with its key. If they do not fit, it returns the reason.
 func (b bucket) check(k, v []byte) (reason string) {
 	if b.holdsNumber(k) {
-		_, reason = storekit.Number(k, v)
+		_, reason = storecore.Number(k, v)
 		return reason
 	}
-	_, reason = storekit.Sealed(k, v)
+	_, reason = storecore.Sealed(k, v)
 	return reason
 }
 
@@ -219,7 +219,7 @@ func (b bucket) getNumber(t *bolt.Bucket, k []byte) (n uint64, ok bool, err erro
 	if v == nil || err != nil {
 		return 0, false, err
 	}
-	n, _ = storekit.Number(k, v) // get has checked it
+	n, _ = storecore.Number(k, v) // get has checked it
 	return n, true, nil
 }
 
@@ -229,7 +229,7 @@ func (b bucket) getRecord(t *bolt.Bucket, k []byte) ([]byte, error) {
 	if v == nil || err != nil {
 		return nil, err
 	}
-	return v[storekit.SumBytes:], nil
+	return v[storecore.SumBytes:], nil
 }
 
 // corrupt returns the error for a corrupt entry. The caller adds the file.

@@ -29,7 +29,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -74,7 +74,7 @@ type Log struct {
 	heads   []atomic.Uint64
 	sparse  atomic.Bool // events may have been deleted
 
-	queue storekit.Queue
+	queue storecore.Queue
 
 	writing sync.Mutex
 	writer  writer

@@ -9,7 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -39,12 +39,12 @@ func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed,
 		}
 		return *c, nil
 	}
-	return records(ctx, l, bucketClaim, storekit.AppendPair(nil, space, ""), decode)
+	return records(ctx, l, bucketClaim, storecore.AppendPair(nil, space, ""), decode)
 }
 
 // readClaim returns who holds a value, or nil.
 func readClaim(t *bolt.Bucket, c store.Claim) (*store.Claimed, error) {
-	k := storekit.AppendPair(nil, c.Space, c.Value)
+	k := storecore.AppendPair(nil, c.Space, c.Value)
 	record, err := bucketClaim.getRecord(t, k)
 	if record == nil || err != nil {
 		return nil, err
@@ -54,7 +54,7 @@ func readClaim(t *bolt.Bucket, c store.Claim) (*store.Claimed, error) {
 
 func decodeClaim(k, record []byte) (*store.Claimed, error) {
 	c, err := store.DecodeClaimed(record)
-	if err == nil && !bytes.Equal(storekit.AppendPair(nil, c.Claim.Space, c.Claim.Value), k) {
+	if err == nil && !bytes.Equal(storecore.AppendPair(nil, c.Claim.Space, c.Claim.Value), k) {
 		err = bucketClaim.corrupt(k, fmt.Sprintf("found %q in %q in its place", c.Claim.Value, c.Claim.Space))
 	}
 	return c, err
@@ -95,7 +95,7 @@ func decodeBookmark(k, record []byte) (*store.Bookmark, error) {
 }
 
 func bookmarkKey(name string, partition int) []byte {
-	return binary.BigEndian.AppendUint16(storekit.AppendPair(nil, name, ""), uint16(partition))
+	return binary.BigEndian.AppendUint16(storecore.AppendPair(nil, name, ""), uint16(partition))
 }
 
 // records yields what decode makes of the records whose keys begin with a
@@ -104,7 +104,7 @@ func bookmarkKey(name string, partition int) []byte {
 func records[T any](ctx context.Context, l *Log, b bucket, prefix []byte, decode func(k, record []byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		next := prefix
 		for more := true; more; more = next != nil {
@@ -134,7 +134,7 @@ func records[T any](ctx context.Context, l *Log, b bucket, prefix []byte, decode
 }
 
 // fillRecords copies a page of records and returns the key to go on with, or nil.
-func fillRecords(tx *bolt.Tx, p *storekit.Page, b bucket, prefix, next []byte) ([]byte, error) {
+func fillRecords(tx *bolt.Tx, p *storecore.Page, b bucket, prefix, next []byte) ([]byte, error) {
 	p.Reset()
 	c := b.open(tx).Cursor()
 	k, v, _, err := b.find(c, next)
@@ -142,7 +142,7 @@ func fillRecords(tx *bolt.Tx, p *storekit.Page, b bucket, prefix, next []byte) (
 		return nil, err
 	}
 	for k != nil {
-		record, reason := storekit.Sealed(k, v)
+		record, reason := storecore.Sealed(k, v)
 		if reason != "" {
 			return nil, b.corrupt(k, reason)
 		}

@@ -21,7 +21,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -250,7 +250,7 @@ func readInfo(tx *bolt.Tx) (info *store.LogInfo, fresh bool, err error) {
 	if v == nil {
 		return nil, false, fmt.Errorf("%w: a bbolt file, but not a log", store.ErrFormat)
 	}
-	record, reason := storekit.Sealed(metaInfo, v)
+	record, reason := storecore.Sealed(metaInfo, v)
 	if reason != "" {
 		return nil, false, bucketMeta.corrupt(metaInfo, reason)
 	}
@@ -345,7 +345,7 @@ func (l *Log) create() error {
 				}
 			}
 			meta := bucketMeta.open(tx)
-			v := store.AppendLogInfo(storekit.AppendKeySum(nil, metaInfo), info)
+			v := store.AppendLogInfo(storecore.AppendKeySum(nil, metaInfo), info)
 			return errors.Join(meta.Put(metaInfo, v), meta.Put(metaCounters, new(counters).append(nil)))
 		})
 	})
@@ -390,7 +390,7 @@ func (l *Log) loadHeads(tx *bolt.Tx) error {
 	for i := range w.heads {
 		k := headKey(i)
 		if v := meta.Get(k); v != nil {
-			n, reason := storekit.Number(k, v)
+			n, reason := storecore.Number(k, v)
 			if reason != "" {
 				return bucketMeta.corrupt(k, reason)
 			}

@@ -10,7 +10,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -120,7 +120,7 @@ func (w *writer) enqueue(b *store.Batch, r *store.Result) error {
 
 func (w *writer) putMessage(m *store.Message) error {
 	k := be64(m.Sequence)
-	if err := w.put(bucketMessage, k, store.AppendMessage(storekit.AppendKeySum(w.room(recordRoom+len(m.Payload)), k), m)); err != nil {
+	if err := w.put(bucketMessage, k, store.AppendMessage(storecore.AppendKeySum(w.room(recordRoom+len(m.Payload)), k), m)); err != nil {
 		return err
 	}
 	if m.Timer != "" {
@@ -203,11 +203,11 @@ func (w *writer) timer(key store.Key, name string) (*store.Message, error) {
 }
 
 func timerKey(key store.Key, name string) []byte {
-	return append(storekit.AppendEntity(nil, key), name...)
+	return append(storecore.AppendEntity(nil, key), name...)
 }
 
 func dueKey(m *store.Message) []byte {
-	return binary.BigEndian.AppendUint64(storekit.AppendDue(nil, m.Due), m.Sequence)
+	return binary.BigEndian.AppendUint64(storecore.AppendDue(nil, m.Due), m.Sequence)
 }
 
 func decodeMessage(sequence uint64, record []byte) (*store.Message, error) {
@@ -236,17 +236,17 @@ func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*
 
 func (l *Log) messages(ctx context.Context, q store.MessageQuery, halted bool) iter.Seq2[*store.Message, error] {
 	o := outboxReader{log: l, list: bucketDue, halted: halted}
-	o.next = binary.BigEndian.AppendUint64(storekit.AppendDue(nil, q.AfterDue), q.After)
+	o.next = binary.BigEndian.AppendUint64(storecore.AppendDue(nil, q.AfterDue), q.After)
 	switch {
 	case q.Parked:
 		o.list, o.next = bucketParked, be64(q.After)
 	case !q.DueBy.IsZero():
-		o.through = storekit.AppendDueBy(nil, q.DueBy)
+		o.through = storecore.AppendDueBy(nil, q.DueBy)
 	}
 	o.next = append(o.next, 0) // the smallest key after it
 	return func(yield func(*store.Message, error) bool) {
 		o := o
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		for o.next != nil {
 			err := l.view(ctx, func(tx *bolt.Tx) error { return o.fill(tx, p) })
@@ -282,7 +282,7 @@ type outboxReader struct {
 }
 
 // fill copies the next page of messages, each under its sequence.
-func (o *outboxReader) fill(tx *bolt.Tx, p *storekit.Page) error {
+func (o *outboxReader) fill(tx *bolt.Tx, p *storecore.Page) error {
 	p.Reset()
 	messages := bucketMessage.open(tx)
 	list, err := newListReader(o.list, o.list.open(tx), o.next)
@@ -304,7 +304,7 @@ func (o *outboxReader) fill(tx *bolt.Tx, p *storekit.Page) error {
 		if r.k == nil {
 			return nil
 		}
-		sequence, reason := storekit.Number(r.k, r.v)
+		sequence, reason := storecore.Number(r.k, r.v)
 		if reason != "" {
 			return r.corrupt(r.k, reason)
 		}

@@ -6,7 +6,7 @@ import (
 	"math"
 	"slices"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -89,7 +89,7 @@ func (w *writer) deleteEvents(s *stream, below store.Version, through store.Posi
 	}
 	first, ok := s.versionOf(k)
 	for version := first; ok && version < below && len(positions) < deleteMax; version, ok = s.versionOf(k) {
-		n, reason := storekit.Number(k, v)
+		n, reason := storecore.Number(k, v)
 		if reason != "" {
 			return 0, s.corrupt(bucketIndex.corrupt(k, reason), version, 0)
 		}
@@ -123,7 +123,7 @@ func (w *writer) noteDeletion(kind string, through store.Position) error {
 	d := store.Deletion{Kind: kind}
 	k := bookmarkKey(d.Mark().Name, through.Partition())
 	if v := w.tree(bucketBookmark).Get(k); v != nil {
-		record, reason := storekit.Sealed(k, v)
+		record, reason := storecore.Sealed(k, v)
 		if reason != "" {
 			return bucketBookmark.corrupt(k, reason)
 		}
@@ -134,7 +134,7 @@ func (w *writer) noteDeletion(kind string, through store.Position) error {
 		d, _ = store.DeletionOf(*old)
 	}
 	m := d.After(through, w.now).Mark()
-	return w.put(bucketBookmark, k, store.AppendBookmark(storekit.AppendKeySum(w.room(recordRoom), k), &m))
+	return w.put(bucketBookmark, k, store.AppendBookmark(storecore.AppendKeySum(w.room(recordRoom), k), &m))
 }
 
 func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {

@@ -11,7 +11,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -33,7 +33,7 @@ type stream struct {
 const lastUnknown = store.Version(math.MaxUint64)
 
 func (l *Log) stream(key store.Key) *stream {
-	return &stream{log: l, key: key, prefix: storekit.AppendEntity(nil, key), next: 1, last: lastUnknown}
+	return &stream{log: l, key: key, prefix: storecore.AppendEntity(nil, key), next: 1, last: lastUnknown}
 }
 
 // at returns the key of a version.
@@ -55,7 +55,7 @@ func (s *stream) versionOf(k []byte) (store.Version, bool) {
 // an error. A new Load then finds a newer snapshot.
 func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		s := l.stream(key)
 		err := key.Validate()
@@ -79,7 +79,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 		if after == math.MaxUint64 {
 			return
 		}
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		s := l.stream(key)
 		s.next = after + 1
@@ -99,7 +99,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 // restore offers the states of the entity to accept, latest first. It fills the first page
 // with the events after the accepted state. Each state and its page come from one
 // transaction.
-func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*store.State) bool) error {
+func (s *stream) restore(ctx context.Context, p *storecore.Page, accept func(*store.State) bool) error {
 	below := lastUnknown
 	for {
 		var found store.Version
@@ -139,7 +139,7 @@ func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*sto
 }
 
 // copyState copies the latest state below a version and returns its version, or 0.
-func (s *stream) copyState(tx *bolt.Tx, p *storekit.Page, below store.Version) (store.Version, error) {
+func (s *stream) copyState(tx *bolt.Tx, p *storecore.Page, below store.Version) (store.Version, error) {
 	snapshots := bucketSnapshot.open(tx)
 	_, _, before, err := bucketSnapshot.find(snapshots.Cursor(), s.at(below))
 	if err != nil {
@@ -168,7 +168,7 @@ func (s *stream) copyState(tx *bolt.Tx, p *storekit.Page, below store.Version) (
 var errDeleted = errors.New("events have been deleted meanwhile")
 
 // fill copies the next page of events and moves next behind the page.
-func (s *stream) fill(tx *bolt.Tx, p *storekit.Page) error {
+func (s *stream) fill(tx *bolt.Tx, p *storecore.Page) error {
 	p.Reset()
 	index, log := bucketIndex.open(tx).Cursor(), bucketLog.open(tx).Cursor()
 	k, v, err := s.seek(tx, index)
@@ -181,7 +181,7 @@ func (s *stream) fill(tx *bolt.Tx, p *storekit.Page) error {
 		if version != s.next {
 			return s.corrupt(gap(s.next, version), s.next, 0)
 		}
-		n, reason := storekit.Number(k, v)
+		n, reason := storecore.Number(k, v)
 		if reason != "" {
 			return s.corrupt(bucketIndex.corrupt(k, reason), version, 0)
 		}
@@ -255,7 +255,7 @@ func (s *stream) end(index *bolt.Cursor) (store.Version, error) {
 // copyEvent adds the record at position n to the page, with the position as its key, and
 // returns n. The argument at is the position of the cursor, or 0. The events of a batch are
 // neighbours, so a cursor at n-1 takes one step instead of a search.
-func copyEvent(log *bolt.Cursor, p *storekit.Page, at, n uint64) (uint64, error) {
+func copyEvent(log *bolt.Cursor, p *storecore.Page, at, n uint64) (uint64, error) {
 	var want [8]byte
 	binary.BigEndian.PutUint64(want[:], n)
 	var k, v []byte
@@ -272,7 +272,7 @@ func copyEvent(log *bolt.Cursor, p *storekit.Page, at, n uint64) (uint64, error)
 }
 
 // yield yields the events of the page and of all pages after it.
-func (s *stream) yield(ctx context.Context, p *storekit.Page, yield func(*store.Event, error) bool) error {
+func (s *stream) yield(ctx context.Context, p *storecore.Page, yield func(*store.Event, error) bool) error {
 	version := s.next - store.Version(len(p.Rows))
 	for {
 		for _, r := range p.Rows {
@@ -343,7 +343,7 @@ func misplaced(e *store.Event) error {
 // began.
 func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		if err := l.scan(ctx, p, &q, yield); err != nil {
 			yield(nil, fmt.Errorf("scan after %v: %w", q.After, err))
@@ -351,7 +351,7 @@ func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, e
 	}
 }
 
-func (l *Log) scan(ctx context.Context, p *storekit.Page, q *store.Query, yield func(*store.Event, error) bool) error {
+func (l *Log) scan(ctx context.Context, p *storecore.Page, q *store.Query, yield func(*store.Event, error) bool) error {
 	partition := q.After.Partition()
 	if partition >= len(l.heads) {
 		return fmt.Errorf("%w: partition %d of a log with %d", store.ErrInvalid, partition, len(l.heads))
@@ -398,7 +398,7 @@ func (l *Log) scan(ctx context.Context, p *storekit.Page, q *store.Query, yield 
 // fillScan copies the next page of a partition and returns the position of the next page.
 // Positions have no gaps unless events have been deleted. The last event of a partition is
 // never deleted, because it is the last event of its entity.
-func (l *Log) fillScan(tx *bolt.Tx, p *storekit.Page, next, last store.Position) (store.Position, error) {
+func (l *Log) fillScan(tx *bolt.Tx, p *storecore.Page, next, last store.Position) (store.Position, error) {
 	p.Reset()
 	c := bucketLog.open(tx).Cursor()
 	k, v := c.Seek(be64(uint64(next)))

@@ -12,7 +12,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -103,7 +103,7 @@ func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.R
 			if string(found) != name {
 				return true
 			}
-			at, record = bytes.Clone(k), bytes.Clone(v[storekit.SumBytes:])
+			at, record = bytes.Clone(k), bytes.Clone(v[storecore.SumBytes:])
 			return false
 		})
 	})
@@ -134,7 +134,7 @@ func (l *Log) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.
 
 func (l *Log) receipts(ctx context.Context, key store.Key, decode func(record []byte) (*store.Receipt, error)) iter.Seq2[*store.Receipt, error] {
 	return func(yield func(*store.Receipt, error) bool) {
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		names, err := l.receiptNames(ctx, key)
 		for err == nil && len(names) > 0 {
@@ -187,7 +187,7 @@ func (l *Log) receiptNames(ctx context.Context, key store.Key) (places []place, 
 }
 
 // fillReceipts copies a page of receipts and returns the remaining places.
-func (l *Log) fillReceipts(ctx context.Context, p *storekit.Page, places []place) (rest []place, err error) {
+func (l *Log) fillReceipts(ctx context.Context, p *storecore.Page, places []place) (rest []place, err error) {
 	err = l.view(ctx, func(tx *bolt.Tx) error {
 		p.Reset()
 		for rest = places; len(rest) > 0 && !p.Full(); rest = rest[1:] {
@@ -207,7 +207,7 @@ func (l *Log) fillReceipts(ctx context.Context, p *storekit.Page, places []place
 
 // receiptName returns the name in the key of a receipt, in the index or in the old bucket.
 func receiptName(k []byte) string {
-	_, _, rest, _ := storekit.SplitEntity(k)
+	_, _, rest, _ := storecore.SplitEntity(k)
 	if isReceipt(rest) {
 		rest = rest[receiptKeyMin:]
 	}
@@ -249,7 +249,7 @@ type receiptNames struct {
 const namesMax = 1 << 20
 
 // A nameCache holds the receipts of the entities whose receipts were written last, in two
-// generations like [storekit.HeadCache]. For an entity that is not in the cache, the writer
+// generations like [storecore.HeadCache]. For an entity that is not in the cache, the writer
 // reads the keys of its receipts.
 //
 // The cache equals the tree as the running transaction sees it. If the transaction is rolled
@@ -281,7 +281,7 @@ func (c *nameCache) put(key store.Key, n *receiptNames) {
 	if c.young == nil || c.names+len(n.number) > namesMax {
 		c.old, c.young, c.names = c.young, make(map[store.Key]*receiptNames), 0
 	}
-	c.young[storekit.OwnKey(key)] = n
+	c.young[storecore.OwnKey(key)] = n
 	c.names += len(n.number)
 }
 
@@ -407,7 +407,7 @@ func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 func (w *writer) putReceipt(s *stream, known *receiptNames, c *store.Receipt) error {
 	known.add(w.names.hash(c.Name), known.last+1)
 	w.key = s.receiptAt(w.key[:0], known.last, c.Name)
-	return w.put(bucketIndex, w.key, store.AppendReceipt(storekit.AppendKeySum(w.room(recordRoom+len(c.Reply)), w.key), c))
+	return w.put(bucketIndex, w.key, store.AppendReceipt(storecore.AppendKeySum(w.room(recordRoom+len(c.Reply)), w.key), c))
 }
 
 // ---- format 1
@@ -459,7 +459,7 @@ func raiseFormat(tx *bolt.Tx) error {
 		return err
 	}
 	info.Format = formatVersion
-	return bucketMeta.open(tx).Put(metaInfo, store.AppendLogInfo(storekit.AppendKeySum(nil, metaInfo), info))
+	return bucketMeta.open(tx).Put(metaInfo, store.AppendLogInfo(storecore.AppendKeySum(nil, metaInfo), info))
 }
 
 // upgradeSome moves the receipts of the next entities.
@@ -472,7 +472,7 @@ func (l *Log) upgradeSome(tx *bolt.Tx) error {
 		if k == nil {
 			return tx.DeleteBucket([]byte(bucketOldReceipt.String()))
 		}
-		kind, id, _, ok := storekit.SplitEntity(k)
+		kind, id, _, ok := storecore.SplitEntity(k)
 		if !ok {
 			return bucketOldReceipt.corrupt(k, "it names no entity")
 		}
@@ -490,7 +490,7 @@ func (l *Log) upgradeEntity(tx *bolt.Tx, w *writer, s *stream) (int, error) {
 	var receipts []*store.Receipt
 	var keys [][]byte
 	for k, v := range l.oldReceipts(tx, s.prefix) {
-		record, reason := storekit.Sealed(k, v)
+		record, reason := storecore.Sealed(k, v)
 		if reason != "" {
 			return 0, bucketOldReceipt.corrupt(k, reason)
 		}
@@ -543,7 +543,7 @@ func (l *Log) oldReceipt(tx *bolt.Tx, key store.Key, name string) []byte {
 	if t == nil {
 		return nil
 	}
-	k := append(storekit.AppendEntity(nil, key), name...)
+	k := append(storecore.AppendEntity(nil, key), name...)
 	if t.Get(k) == nil {
 		return nil
 	}

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -109,7 +109,7 @@ func (v *fileCheck) entry(b bucket, k, value []byte) {
 	case bucketLog:
 		if r, err := v.decoder.decode(b, k, value); err == nil {
 			e := r.(*store.Event)
-			index := binary.BigEndian.AppendUint64(storekit.AppendEntity(nil, e.Key), uint64(e.Version))
+			index := binary.BigEndian.AppendUint64(storecore.AppendEntity(nil, e.Key), uint64(e.Version))
 			v.refers(b, k, bucketIndex, index, uint64(e.Position))
 		}
 	case bucketIndex:
@@ -133,7 +133,7 @@ func (v *fileCheck) meta(k, value []byte) {
 	reason := ""
 	switch {
 	case bytes.Equal(k, metaInfo):
-		record, why := storekit.Sealed(k, value)
+		record, why := storecore.Sealed(k, value)
 		if reason = why; why == "" {
 			if _, err := store.DecodeLogInfo(record); err != nil {
 				reason = err.Error()
@@ -142,7 +142,7 @@ func (v *fileCheck) meta(k, value []byte) {
 	case bytes.Equal(k, metaCounters):
 		reason = new(counters).read(value)
 	case bytes.HasPrefix(k, metaHead) && len(k) == len(metaHead)+2:
-		n, why := storekit.Number(k, value)
+		n, why := storecore.Number(k, value)
 		p := int(binary.BigEndian.Uint16(k[len(metaHead):]))
 		switch {
 		case why != "":
@@ -167,7 +167,7 @@ func (v *fileCheck) refers(from bucket, k []byte, to bucket, key []byte, n uint6
 		err = from.corrupt(k, fmt.Sprintf("bucket %v has no entry %q for it", to, key))
 	}
 	if err == nil {
-		if got, _ := storekit.Number(key, value); got != n {
+		if got, _ := storecore.Number(key, value); got != n {
 			err = from.corrupt(k, fmt.Sprintf("entry %q of bucket %v says %d, not %d", key, to, got, n))
 		}
 	}
@@ -224,7 +224,7 @@ func (v *fileCheck) message(k []byte, m *store.Message) {
 
 // listEntry checks an entry of a list, which names a message.
 func (v *fileCheck) listEntry(b bucket, k, value []byte) {
-	n, reason := storekit.Number(k, value)
+	n, reason := storecore.Number(k, value)
 	if reason != "" {
 		v.fault(b.corrupt(k, reason))
 		return

@@ -9,7 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -39,8 +39,8 @@ type writer struct {
 	key     []byte // scratch
 	at      stream // scratch
 
-	cache    storekit.HeadCache
-	staged   map[store.Key]storekit.Head
+	cache    storecore.HeadCache
+	staged   map[store.Key]storecore.Head
 	names    nameCache
 	known    *receiptNames // receipts of the entity of the batch that was checked last
 	answered []store.Key   // entities whose receipts the transaction has changed
@@ -60,7 +60,7 @@ func (w *writer) begin(tx *bolt.Tx) {
 		w.encoded = nil
 	}
 	if w.staged == nil {
-		w.staged = make(map[store.Key]storekit.Head)
+		w.staged = make(map[store.Key]storecore.Head)
 	}
 }
 
@@ -119,7 +119,7 @@ func (w *writer) tree(b bucket) *bolt.Bucket {
 
 // stream is like Log.stream, but the result is valid only until the next call.
 func (w *writer) stream(key store.Key) *stream {
-	prefix := storekit.AppendEntity(w.at.prefix[:0], key)
+	prefix := storecore.AppendEntity(w.at.prefix[:0], key)
 	w.at = stream{log: w.log, key: key, prefix: prefix, next: 1, last: lastUnknown}
 	return &w.at
 }
@@ -143,7 +143,7 @@ func (w *writer) put(b bucket, k, v []byte) error {
 }
 
 func (w *writer) putNumber(b bucket, k []byte, n uint64) error {
-	return w.put(b, k, storekit.AppendNumber(w.room(storekit.NumberBytes), k, n))
+	return w.put(b, k, storecore.AppendNumber(w.room(storecore.NumberBytes), k, n))
 }
 
 func (w *writer) delete(b bucket, k []byte) error {
@@ -160,7 +160,7 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 		if r.Err == nil && refused[b.Key] {
 			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
 		}
-		var h storekit.Head
+		var h storecore.Head
 		if r.Err == nil {
 			// Each check has its own guard, so that damage to one entity refuses only the
 			// batches that read it. A check changes nothing in the transaction.
@@ -186,7 +186,7 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 // check returns an error if the batch cannot be stored now. Otherwise it returns the version
 // of the batch's entity. It reads everything that apply will read, so that damage is found
 // before any part of the batch is written.
-func (w *writer) check(b *store.Batch) (h storekit.Head, err error) {
+func (w *writer) check(b *store.Batch) (h storecore.Head, err error) {
 	if !b.Key.IsZero() {
 		if h, err = w.checkEntity(b); err != nil {
 			return h, err
@@ -218,7 +218,7 @@ func (w *writer) check(b *store.Batch) (h storekit.Head, err error) {
 	return h, nil
 }
 
-func (w *writer) checkEntity(b *store.Batch) (storekit.Head, error) {
+func (w *writer) checkEntity(b *store.Batch) (storecore.Head, error) {
 	h, err := w.head(b.Key)
 	if err == nil {
 		switch {
@@ -241,7 +241,7 @@ func (w *writer) checkEntity(b *store.Batch) (storekit.Head, error) {
 // head returns the version of an entity. For an entity with events it is the version of its
 // last index entry, which is never deleted. A bucket of heads would make every append a fifth
 // slower.
-func (w *writer) head(key store.Key) (storekit.Head, error) {
+func (w *writer) head(key store.Key) (storecore.Head, error) {
 	if h, ok := w.staged[key]; ok {
 		return h, nil
 	}
@@ -251,13 +251,13 @@ func (w *writer) head(key store.Key) (storekit.Head, error) {
 	s := w.log.stream(key)
 	version, err := s.end(w.tree(bucketIndex).Cursor())
 	if version > 0 || err != nil {
-		return storekit.Head{Version: version}, err
+		return storecore.Head{Version: version}, err
 	}
 	state, err := readState(w.tree(bucketState), s)
 	if state == nil || err != nil {
-		return storekit.Head{}, err
+		return storecore.Head{}, err
 	}
-	return storekit.Head{Version: state.Version, Saved: true}, nil
+	return storecore.Head{Version: state.Version, Saved: true}, nil
 }
 
 // readState returns the saved state of an entity, or nil. The state is valid until the
@@ -279,7 +279,7 @@ func readState(t *bolt.Bucket, s *stream) (*store.State, error) {
 }
 
 // apply writes a checked batch, in the order of its fields.
-func (w *writer) apply(b *store.Batch, h storekit.Head, r *store.Result) error {
+func (w *writer) apply(b *store.Batch, h storecore.Head, r *store.Result) error {
 	r.Time = w.now
 	if b.IsCheck() {
 		return nil
@@ -288,7 +288,7 @@ func (w *writer) apply(b *store.Batch, h storekit.Head, r *store.Result) error {
 		if h.Version == 0 {
 			w.counters.entities++
 		}
-		w.staged[b.Key] = storekit.Head{Version: next, Saved: b.Save != nil}
+		w.staged[b.Key] = storecore.Head{Version: next, Saved: b.Save != nil}
 	}
 	if err := w.putEvents(b, r); err != nil {
 		return err
@@ -324,7 +324,7 @@ func (w *writer) putEvents(b *store.Batch, r *store.Result) error {
 	if !slices.Contains(w.moved, partition) {
 		w.moved = append(w.moved, partition)
 	}
-	w.key = storekit.AppendEntity(w.key[:0], b.Key)
+	w.key = storecore.AppendEntity(w.key[:0], b.Key)
 	prefix := len(w.key)
 	for i := range b.Events {
 		w.heads[partition]++
@@ -356,7 +356,7 @@ func (w *writer) putState(b *store.Batch, r *store.Result) error {
 		return nil
 	}
 	s.Key, s.Version, s.Time, s.Position = b.Key, b.Next(), w.now, r.Position
-	k := storekit.AppendEntity(nil, b.Key)
+	k := storecore.AppendEntity(nil, b.Key)
 	if tree == bucketSnapshot {
 		k = binary.BigEndian.AppendUint64(k, uint64(s.Version))
 		if len(b.Events) == 0 {
@@ -374,7 +374,7 @@ func (w *writer) putState(b *store.Batch, r *store.Result) error {
 	if w.tree(tree).Get(k) == nil {
 		w.counters.snapshots++
 	}
-	return w.put(tree, k, store.AppendState(storekit.AppendKeySum(w.room(recordRoom+len(s.Payload)), k), s))
+	return w.put(tree, k, store.AppendState(storecore.AppendKeySum(w.room(recordRoom+len(s.Payload)), k), s))
 }
 
 // checkSnapshot reads everything that putState will read for a snapshot.
@@ -446,17 +446,17 @@ func (w *writer) putClaims(b *store.Batch) error {
 			return err
 		}
 		if owned != nil && owned.Owner == b.Key {
-			if err := w.delete(bucketClaim, storekit.AppendPair(nil, c.Space, c.Value)); err != nil {
+			if err := w.delete(bucketClaim, storecore.AppendPair(nil, c.Space, c.Value)); err != nil {
 				return err
 			}
 		}
 	}
 	for _, c := range b.Claim {
-		k := storekit.AppendPair(nil, c.Space, c.Value)
+		k := storecore.AppendPair(nil, c.Space, c.Value)
 		if w.tree(bucketClaim).Get(k) != nil {
 			continue // the entity holds the claim already, with its old time
 		}
-		v := store.AppendClaimed(storekit.AppendKeySum(w.room(recordRoom), k), &store.Claimed{Claim: c, Owner: b.Key, Time: w.now})
+		v := store.AppendClaimed(storecore.AppendKeySum(w.room(recordRoom), k), &store.Claimed{Claim: c, Owner: b.Key, Time: w.now})
 		if err := w.put(bucketClaim, k, v); err != nil {
 			return err
 		}
@@ -480,7 +480,7 @@ func (w *writer) putBookmarks(bookmarks []store.Bookmark) error {
 			continue
 		}
 		m.Time = w.now
-		if err := w.put(bucketBookmark, k, store.AppendBookmark(storekit.AppendKeySum(w.room(recordRoom), k), m)); err != nil {
+		if err := w.put(bucketBookmark, k, store.AppendBookmark(storecore.AppendKeySum(w.room(recordRoom), k), m)); err != nil {
 			return err
 		}
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/gofrs/uuid/v5"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -52,7 +52,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 		var report *store.Report
 		if report, err = l.checkBackup(ctx, partial, options); err != nil {
 			var keep bool
-			if keep, err = storekit.JudgeBackup(ctx, l, path, report, err, options.Progress); keep {
+			if keep, err = storecore.JudgeBackup(ctx, l, path, report, err, options.Progress); keep {
 				damage, err = err, nil
 			}
 		}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -19,7 +19,7 @@ func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 		lower, upper := bounds(bucketEntity)
 		return iterate(r, lower, upper, func(c *pebble.Iterator) error {
 			for ok := c.First(); ok; {
-				kind, _, _, ok2 := storekit.SplitEntity(c.Key()[1:])
+				kind, _, _, ok2 := storecore.SplitEntity(c.Key()[1:])
 				if !ok2 {
 					return corruptKey(c.Key(), "it names no entity")
 				}
@@ -39,7 +39,7 @@ func (l *Log) Kinds(ctx context.Context) ([]string, error) {
 // created while it runs. It searches twice for each entity.
 func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
 	return func(yield func(store.Entity, error) bool) {
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		for from := aboveEntity(kind, after); from != nil; {
 			err := l.view(ctx, func(r pebble.Reader) (err error) {
@@ -70,7 +70,7 @@ func (l *Log) Entities(ctx context.Context, kind, after string) iter.Seq2[store.
 // aboveEntity returns the smallest key above all keys of an entity. Without an id it returns
 // the smallest key of the kind.
 func aboveEntity(kind, id string) []byte {
-	k := storekit.AppendPair([]byte{byte(bucketEntity)}, kind, "")
+	k := storecore.AppendPair([]byte{byte(bucketEntity)}, kind, "")
 	if id == "" {
 		return k
 	}
@@ -79,7 +79,7 @@ func aboveEntity(kind, id string) []byte {
 
 // fillEntities copies a page of ids with their versions. It returns the key of the next page,
 // or nil.
-func (l *Log) fillEntities(r pebble.Reader, p *storekit.Page, kind string, from []byte) (next []byte, err error) {
+func (l *Log) fillEntities(r pebble.Reader, p *storecore.Page, kind string, from []byte) (next []byte, err error) {
 	p.Reset()
 	err = iterate(r, from, above(aboveEntity(kind, "")), func(c *pebble.Iterator) error {
 		for ok := c.First(); ok; ok = c.SeekGE(from) {
@@ -87,7 +87,7 @@ func (l *Log) fillEntities(r pebble.Reader, p *storekit.Page, kind string, from 
 				next = from
 				return nil
 			}
-			_, id, _, named := storekit.SplitEntity(c.Key()[1:])
+			_, id, _, named := storecore.SplitEntity(c.Key()[1:])
 			if !named {
 				return corruptKey(c.Key(), "it names no entity")
 			}

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"iter"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -100,7 +100,7 @@ func (x *export) each(ctx context.Context, s store.Sort, hand func(store.Record,
 
 // splitEntity splits a key of bucketEntity. ok is false if the key has another form.
 func splitEntity(k []byte) (key store.Key, part byte, version store.Version, ok bool) {
-	kind, id, _, ok := storekit.SplitEntity(k[1:])
+	kind, id, _, ok := storecore.SplitEntity(k[1:])
 	if !ok {
 		return store.Key{}, 0, 0, false
 	}
@@ -159,7 +159,7 @@ func (d *recordDecoder) decode(k, v []byte) (store.Record, error) {
 	if bucket(k[0]) == bucketEntity {
 		return d.ofEntity(k, v)
 	}
-	record, reason := storekit.Sealed(k, v)
+	record, reason := storecore.Sealed(k, v)
 	if reason != "" {
 		return nil, corruptKey(k, reason)
 	}
@@ -180,15 +180,15 @@ func (d *recordDecoder) decode(k, v []byte) (store.Record, error) {
 func placeOf(k []byte) store.Record {
 	switch b, k := bucket(k[0]), k[1:]; b {
 	case bucketMessage:
-		return storekit.MessageAt(k)
+		return storecore.MessageAt(k)
 	case bucketReceipt:
-		if kind, id, name, ok := storekit.SplitEntity(k); ok {
+		if kind, id, name, ok := storecore.SplitEntity(k); ok {
 			return &store.Receipt{Entity: store.Key{Kind: string(kind), ID: string(id)}, Name: string(name)}
 		}
 	case bucketClaim:
-		return storekit.ClaimAt(k)
+		return storecore.ClaimAt(k)
 	case bucketBookmark:
-		return storekit.BookmarkKeyAt(k)
+		return storecore.BookmarkKeyAt(k)
 	}
 	return nil
 }
@@ -202,7 +202,7 @@ func (d *recordDecoder) named(k, record []byte) (store.Record, error) {
 		}
 		return decodeMessage(binary.BigEndian.Uint64(k[1:]), record)
 	case bucketReceipt:
-		kind, id, _, ok := storekit.SplitEntity(k[1:])
+		kind, id, _, ok := storecore.SplitEntity(k[1:])
 		if !ok {
 			return nil, corruptKey(k, "it names no receipt")
 		}
@@ -231,7 +231,7 @@ func (d *recordDecoder) ofEntity(k, v []byte) (store.Record, error) {
 		}
 		return &d.event, nil
 	}
-	record, reason := storekit.Sealed(k, v)
+	record, reason := storecore.Sealed(k, v)
 	if reason != "" {
 		return nil, about(corruptKey(k, reason), k, key, version)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -94,17 +94,17 @@ func place(record any) (key []byte, from int) {
 	case *store.State:
 		s := (*Log)(nil).stream(r.Key)
 		if r.Position == 0 {
-			return s.stateKey(), storekit.SumBytes
+			return s.stateKey(), storecore.SumBytes
 		}
-		return s.snapshotKey(r.Version), storekit.SumBytes
+		return s.snapshotKey(r.Version), storecore.SumBytes
 	case *store.Message:
-		return sequenceKey(bucketMessage, r.Sequence), storekit.SumBytes
+		return sequenceKey(bucketMessage, r.Sequence), storecore.SumBytes
 	case *store.Receipt:
-		return nameKey(bucketReceipt, r.Entity, r.Name), storekit.SumBytes
+		return nameKey(bucketReceipt, r.Entity, r.Name), storecore.SumBytes
 	case *store.Claimed:
-		return claimKey(r.Claim), storekit.SumBytes
+		return claimKey(r.Claim), storecore.SumBytes
 	case *store.Bookmark:
-		return bookmarkKey(r.Name, r.Position.Partition()), storekit.SumBytes
+		return bookmarkKey(r.Name, r.Position.Partition()), storecore.SumBytes
 	}
 	panic(fmt.Sprintf("a %T is no record", record))
 }
@@ -122,7 +122,7 @@ func PutMark(dir string, format uint32) error {
 		return err
 	}
 	v := m.append(nil)
-	v = v[:len(v)-storekit.SumBytes]
+	v = v[:len(v)-storecore.SumBytes]
 	v[len(markMagic)+3] = byte(format)
 	f, err := vfs.Default.Create(vfs.Default.PathJoin(dir, markFile), vfs.WriteCategoryUnspecified)
 	if err != nil {

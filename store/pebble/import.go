@@ -10,7 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -160,14 +160,14 @@ func (f *filling) event(w *writer, e *store.Event) error {
 	w.dirty = true
 	w.heads[p] = e.Position.Sequence()
 	w.counters.events++
-	w.staged[e.Key] = stagedHead{Head: storekit.Head{Version: e.Version}, position: e.Position}
+	w.staged[e.Key] = stagedHead{Head: storecore.Head{Version: e.Version}, position: e.Position}
 	to := &w.blobs[p]
 	if to.full() || to.count > 0 && e.Position-to.last > blobGapMax {
 		if err := w.flush(to); err != nil {
 			return err
 		}
 	}
-	w.key = append(storekit.AppendEntity(append(w.key[:0], byte(bucketEntity)), e.Key), partEvent)
+	w.key = append(storecore.AppendEntity(append(w.key[:0], byte(bucketEntity)), e.Key), partEvent)
 	w.key = binary.BigEndian.AppendUint64(w.key, uint64(e.Version))
 	return w.events.Set(w.key, to.append(e), nil)
 }
@@ -184,7 +184,7 @@ func (f *filling) state(w *writer, s *store.State) error {
 		return fmt.Errorf("%w: %s of an entity at version %d", store.ErrInvalid, at, h.Version)
 	case s.Position == 0:
 		w.counters.entities++
-		w.staged[s.Key] = stagedHead{Head: storekit.Head{Version: s.Version, Saved: true}}
+		w.staged[s.Key] = stagedHead{Head: storecore.Head{Version: s.Version, Saved: true}}
 	}
 	w.counters.snapshots++
 	return w.putNew(entryOf(s), func(dst []byte) []byte { return store.AppendState(dst, s) })

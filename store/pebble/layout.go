@@ -8,7 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -121,7 +121,7 @@ func sequenceKey(b bucket, sequence uint64) []byte {
 
 // entityKey returns the prefix of an entity's keys in a bucket.
 func entityKey(b bucket, key store.Key) []byte {
-	return storekit.AppendEntity([]byte{byte(b)}, key)
+	return storecore.AppendEntity([]byte{byte(b)}, key)
 }
 
 func nameKey(b bucket, key store.Key, name string) []byte {
@@ -129,15 +129,15 @@ func nameKey(b bucket, key store.Key, name string) []byte {
 }
 
 func claimKey(c store.Claim) []byte {
-	return storekit.AppendPair([]byte{byte(bucketClaim)}, c.Space, c.Value)
+	return storecore.AppendPair([]byte{byte(bucketClaim)}, c.Space, c.Value)
 }
 
 func bookmarkKey(name string, partition int) []byte {
-	return binary.BigEndian.AppendUint16(storekit.AppendPair([]byte{byte(bucketBookmark)}, name, ""), uint16(partition))
+	return binary.BigEndian.AppendUint16(storecore.AppendPair([]byte{byte(bucketBookmark)}, name, ""), uint16(partition))
 }
 
 func dueKey(m *store.Message) []byte {
-	return binary.BigEndian.AppendUint64(storekit.AppendDue([]byte{byte(bucketDue)}, m.Due), m.Sequence)
+	return binary.BigEndian.AppendUint64(storecore.AppendDue([]byte{byte(bucketDue)}, m.Due), m.Sequence)
 }
 
 func haltedKey(m *store.Message) []byte {
@@ -179,7 +179,7 @@ func getRecord(r pebble.Reader, k []byte) ([]byte, error) {
 	if v == nil || err != nil {
 		return nil, err
 	}
-	record, reason := storekit.Sealed(k, v)
+	record, reason := storecore.Sealed(k, v)
 	if reason != "" {
 		return nil, corruptKey(k, reason)
 	}
@@ -192,7 +192,7 @@ func getNumber(r pebble.Reader, k []byte) (n uint64, ok bool, err error) {
 	if v == nil || err != nil {
 		return 0, false, err
 	}
-	n, reason := storekit.Number(k, v)
+	n, reason := storecore.Number(k, v)
 	if reason != "" {
 		return 0, false, corruptKey(k, reason)
 	}

@@ -34,7 +34,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -81,7 +81,7 @@ type Log struct {
 	snapshot *snapshot            // the latest one; nil once closed
 	moments  map[*moment]struct{} // open read views
 
-	queue storekit.Queue
+	queue storecore.Queue
 
 	writing sync.Mutex
 	writer  writer

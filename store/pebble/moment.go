@@ -8,7 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -120,7 +120,7 @@ func (m *moment) find(ctx context.Context, k []byte) (v []byte, err error) {
 // entry; if yield returns true, the iteration continues after the damage. Any other error
 // ends the iteration.
 func (m *moment) entries(ctx context.Context, lower, upper []byte, yield func(k, v []byte, err error) bool) {
-	p := storekit.NewPage()
+	p := storecore.NewPage()
 	defer p.Release()
 	for from := lower; from != nil; {
 		var next []byte
@@ -151,12 +151,12 @@ func (m *moment) entries(ctx context.Context, lower, upper []byte, yield func(k,
 
 // fillEntries copies a page of entries to an empty page. It returns the key of the next page,
 // or nil. The entries copied before an error are valid.
-func fillEntries(r pebble.Reader, p *storekit.Page, from, upper []byte) (next []byte, err error) {
+func fillEntries(r pebble.Reader, p *storecore.Page, from, upper []byte) (next []byte, err error) {
 	return fillWith(r, p, from, upper, func(_, v []byte) ([]byte, error) { return v, nil })
 }
 
 // fillWith is like fillEntries, but stores the result of keep in place of each value.
-func fillWith(r pebble.Reader, p *storekit.Page, from, upper []byte, keep func(k, v []byte) ([]byte, error)) (next []byte, err error) {
+func fillWith(r pebble.Reader, p *storecore.Page, from, upper []byte, keep func(k, v []byte) ([]byte, error)) (next []byte, err error) {
 	err = iterate(r, from, upper, func(c *pebble.Iterator) error {
 		for ok := c.First(); ok; ok = c.Next() {
 			if p.Full() {

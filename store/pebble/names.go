@@ -8,7 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -82,7 +82,7 @@ func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed,
 		}
 		return *c, nil
 	}
-	return records(ctx, l, "claims", storekit.AppendPair([]byte{byte(bucketClaim)}, space, ""), decode)
+	return records(ctx, l, "claims", storecore.AppendPair([]byte{byte(bucketClaim)}, space, ""), decode)
 }
 
 // readClaim returns the owner of a claim, or nil if the claim is free.
@@ -156,7 +156,7 @@ func (l *Log) record(ctx context.Context, k []byte) (record []byte, err error) {
 func records[T any](ctx context.Context, l *Log, what string, prefix []byte, decode func(k, record []byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		end := above(prefix)
 		for next := prefix; next != nil; {
@@ -186,10 +186,10 @@ func records[T any](ctx context.Context, l *Log, what string, prefix []byte, dec
 }
 
 // fillRecords copies a page of records and returns the key of the next page, or nil.
-func fillRecords(r pebble.Reader, p *storekit.Page, from, end []byte) (next []byte, err error) {
+func fillRecords(r pebble.Reader, p *storecore.Page, from, end []byte) (next []byte, err error) {
 	p.Reset()
 	return fillWith(r, p, from, end, func(k, v []byte) ([]byte, error) {
-		record, reason := storekit.Sealed(k, v)
+		record, reason := storecore.Sealed(k, v)
 		if reason != "" {
 			return nil, corruptKey(k, reason)
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/gofrs/uuid/v5"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -421,7 +421,7 @@ func readInfo(r pebble.Reader) (*store.LogInfo, error) {
 func (w *writer) create() error {
 	b := w.log.db.NewBatch()
 	k := appendKey(nil, bucketMeta, metaInfo)
-	err := b.Set(k, store.AppendLogInfo(storekit.AppendKeySum(nil, k), &w.log.info), nil)
+	err := b.Set(k, store.AppendLogInfo(storecore.AppendKeySum(nil, k), &w.log.info), nil)
 	if err == nil {
 		err = b.Set(appendKey(nil, bucketMeta, metaCounters), new(counters).append(nil), nil)
 	}
@@ -450,7 +450,7 @@ func (l *Log) loadHeads(r pebble.Reader) error {
 				return err
 			}
 			if v != nil {
-				n, reason := storekit.Number(k, v)
+				n, reason := storecore.Number(k, v)
 				if reason != "" {
 					return corruptKey(k, reason)
 				}

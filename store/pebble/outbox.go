@@ -10,7 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -213,18 +213,18 @@ func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*
 func (l *Log) messages(ctx context.Context, q store.MessageQuery, halted bool) iter.Seq2[*store.Message, error] {
 	_, end := bounds(bucketDue)
 	o := outboxReader{log: l, end: end, halted: halted}
-	o.next = binary.BigEndian.AppendUint64(storekit.AppendDue([]byte{byte(bucketDue)}, q.AfterDue), q.After)
+	o.next = binary.BigEndian.AppendUint64(storecore.AppendDue([]byte{byte(bucketDue)}, q.AfterDue), q.After)
 	switch {
 	case q.Parked:
 		_, o.end = bounds(bucketParked)
 		o.next = sequenceKey(bucketParked, q.After)
 	case !q.DueBy.IsZero():
-		o.end = above(storekit.AppendDueBy([]byte{byte(bucketDue)}, q.DueBy))
+		o.end = above(storecore.AppendDueBy([]byte{byte(bucketDue)}, q.DueBy))
 	}
 	o.next = append(o.next, 0) // the smallest key after it
 	return func(yield func(*store.Message, error) bool) {
 		o := o
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		for o.next != nil {
 			err := l.view(ctx, func(r pebble.Reader) error { return o.fill(r, p) })
@@ -259,7 +259,7 @@ type outboxReader struct {
 }
 
 // fill copies the next page of messages, each under its sequence.
-func (o *outboxReader) fill(r pebble.Reader, p *storekit.Page) error {
+func (o *outboxReader) fill(r pebble.Reader, p *storecore.Page) error {
 	p.Reset()
 	from := o.next
 	o.next = nil
@@ -280,7 +280,7 @@ func (o *outboxReader) fill(r pebble.Reader, p *storekit.Page) error {
 
 // page fills a page from an iterator of the list, and one of the list of halted messages or
 // nil.
-func (o *outboxReader) page(r pebble.Reader, p *storekit.Page, list, halted *pebble.Iterator) error {
+func (o *outboxReader) page(r pebble.Reader, p *storecore.Page, list, halted *pebble.Iterator) error {
 	ok := list.First()
 	more := halted != nil && halted.First()
 	for ok || more {
@@ -292,7 +292,7 @@ func (o *outboxReader) page(r pebble.Reader, p *storekit.Page, list, halted *peb
 		if err != nil {
 			return err
 		}
-		sequence, reason := storekit.Number(c.Key(), v)
+		sequence, reason := storecore.Number(c.Key(), v)
 		if reason != "" {
 			return corruptKey(c.Key(), reason)
 		}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -206,7 +206,7 @@ func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {
 
 // covered returns the version of the latest snapshot or saved state of an entity.
 func (w *writer) covered(s *stream) (covered store.Version, err error) {
-	p := storekit.NewPage()
+	p := storecore.NewPage()
 	defer p.Release()
 	err = iterate(w.log.db, s.prefix, s.part(partEnd), func(c *pebble.Iterator) (err error) {
 		covered, _, err = s.copyState(c, p, c.First(), lastUnknown)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -71,7 +71,7 @@ func (s *stream) split(k []byte) (part byte, v store.Version, ok bool) {
 // an error. A new Load then finds a newer snapshot.
 func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		s := l.stream(key)
 		err := key.Validate()
@@ -95,7 +95,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 		if after == math.MaxUint64 {
 			return
 		}
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		s := l.stream(key)
 		s.next = after + 1
@@ -127,7 +127,7 @@ func (s *stream) view(ctx context.Context, fn func(c *pebble.Iterator) error) er
 
 // restore offers the states of the entity to accept, latest first. It fills the first page
 // with the events after the accepted state. Each state and its page come from one read.
-func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*store.State) bool) error {
+func (s *stream) restore(ctx context.Context, p *storecore.Page, accept func(*store.State) bool) error {
 	below := lastUnknown
 	for {
 		var found store.Version
@@ -173,7 +173,7 @@ func (s *stream) restore(ctx context.Context, p *storekit.Page, accept func(*sto
 // copyState copies the latest state below a version, and returns its version or 0. It expects
 // c at the first entry of the entity, and moves it to the first event above that version. It
 // returns whether there is such an event.
-func (s *stream) copyState(c *pebble.Iterator, p *storekit.Page, ok bool, below store.Version) (found store.Version, more bool, err error) {
+func (s *stream) copyState(c *pebble.Iterator, p *storecore.Page, ok bool, below store.Version) (found store.Version, more bool, err error) {
 	saved := false
 	for ; ok; ok = c.Next() { // at most two snapshots
 		part, version, mine := s.split(c.Key())
@@ -190,7 +190,7 @@ func (s *stream) copyState(c *pebble.Iterator, p *storekit.Page, ok bool, below 
 		if err != nil {
 			return 0, false, err
 		}
-		record, reason := storekit.Sealed(c.Key(), v)
+		record, reason := storecore.Sealed(c.Key(), v)
 		if reason != "" {
 			return 0, false, corruptKey(c.Key(), reason)
 		}
@@ -217,7 +217,7 @@ var errDeleted = errors.New("events have been deleted meanwhile")
 
 // fill copies the next page of events and moves next behind the page. The iterator c must be
 // at the first event at or above version next; ok says whether there is one.
-func (s *stream) fill(c *pebble.Iterator, p *storekit.Page, ok bool) error {
+func (s *stream) fill(c *pebble.Iterator, p *storecore.Page, ok bool) error {
 	p.Reset()
 	ok, err := s.first(c, ok)
 	if err != nil {
@@ -299,28 +299,28 @@ func (s *stream) first(c *pebble.Iterator, ok bool) (bool, error) {
 
 // end returns the version of the entity. The iterator c may cover more keys than those of the
 // entity.
-func (s *stream) end(c *pebble.Iterator) (storekit.Head, error) {
+func (s *stream) end(c *pebble.Iterator) (storecore.Head, error) {
 	if !c.SeekLT(s.part(partEnd)) {
-		return storekit.Head{}, c.Error()
+		return storecore.Head{}, c.Error()
 	}
 	part, version, ok := s.split(c.Key())
 	if !ok {
-		return storekit.Head{}, nil // the key belongs to another entity
+		return storecore.Head{}, nil // the key belongs to another entity
 	}
 	v, err := c.ValueAndErr()
 	if err != nil {
-		return storekit.Head{}, err
+		return storecore.Head{}, err
 	}
 	switch part {
 	case partEvent:
 		_, err := s.decode(v, version)
-		return storekit.Head{Version: version}, err
+		return storecore.Head{Version: version}, err
 	case partSnapshot:
-		return storekit.Head{}, s.corrupt(corruptKey(c.Key(), "a snapshot of an entity without events"), version, 0)
+		return storecore.Head{}, s.corrupt(corruptKey(c.Key(), "a snapshot of an entity without events"), version, 0)
 	}
 	var d store.Decoder
 	state := new(store.State)
-	record, reason := storekit.Sealed(c.Key(), v)
+	record, reason := storecore.Sealed(c.Key(), v)
 	switch {
 	case reason != "":
 		err = corruptKey(c.Key(), reason)
@@ -330,7 +330,7 @@ func (s *stream) end(c *pebble.Iterator) (storekit.Head, error) {
 	if err == nil && state.Key != s.key {
 		err = &store.CorruptError{What: "state", Reason: fmt.Sprintf("found one of %v in its place", state.Key)}
 	}
-	return storekit.Head{Version: state.Version, Saved: true}, s.corrupt(err, 0, 0)
+	return storecore.Head{Version: state.Version, Saved: true}, s.corrupt(err, 0, 0)
 }
 
 // event returns the event of a version. It is an error if the event does not exist.
@@ -356,7 +356,7 @@ func (s *stream) decode(sealed []byte, version store.Version) (*store.Event, err
 }
 
 // yield yields the events of the page and of all pages after it.
-func (s *stream) yield(ctx context.Context, p *storekit.Page, yield func(*store.Event, error) bool) error {
+func (s *stream) yield(ctx context.Context, p *storecore.Page, yield func(*store.Event, error) bool) error {
 	version := s.next - store.Version(len(p.Rows))
 	for {
 		for _, r := range p.Rows {

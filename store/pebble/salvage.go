@@ -20,7 +20,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/wal"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -606,10 +606,10 @@ func (s *salvage) complete(m *mark, made *Log) error {
 	}
 	b := s.batch
 	k := appendKey(nil, bucketMeta, metaInfo)
-	err = b.Set(k, store.AppendLogInfo(storekit.AppendKeySum(nil, k), info), nil)
+	err = b.Set(k, store.AppendLogInfo(storecore.AppendKeySum(nil, k), info), nil)
 	for p, h := range heads {
 		if err == nil && h > 0 {
-			err = b.Set(headKey(p), storekit.AppendNumber(nil, headKey(p), h), nil)
+			err = b.Set(headKey(p), storecore.AppendNumber(nil, headKey(p), h), nil)
 		}
 	}
 	if err == nil {
@@ -649,7 +649,7 @@ func (s *salvage) count(has *counters, heads []uint64) error {
 			switch bucket(k[0]) {
 			case bucketMeta:
 				name := k[1:]
-				if n, reason := storekit.Number(k, v); bytes.HasPrefix(name, metaHead) && len(name) == len(metaHead)+2 && reason == "" {
+				if n, reason := storecore.Number(k, v); bytes.HasPrefix(name, metaHead) && len(name) == len(metaHead)+2 && reason == "" {
 					if p := int(binary.BigEndian.Uint16(name[len(metaHead):])); p < len(heads) && n <= store.LastPosition(0).Sequence() {
 						reached(store.NewPosition(p, n))
 					}
@@ -681,7 +681,7 @@ func (s *salvage) count(has *counters, heads []uint64) error {
 			case bucketMessage:
 				if len(k) == 1+8 {
 					messages++
-					if _, reason := storekit.Sealed(k, v); reason == "" {
+					if _, reason := storecore.Sealed(k, v); reason == "" {
 						has.sequence = max(has.sequence, binary.BigEndian.Uint64(k[1:]))
 					}
 				}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -17,7 +17,7 @@ import (
 // began.
 func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 	return func(yield func(*store.Event, error) bool) {
-		p := storekit.NewPage()
+		p := storecore.NewPage()
 		defer p.Release()
 		if err := l.scan(ctx, p, &q, yield); err != nil {
 			yield(nil, fmt.Errorf("scan after %v: %w", q.After, err))
@@ -25,7 +25,7 @@ func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, e
 	}
 }
 
-func (l *Log) scan(ctx context.Context, p *storekit.Page, q *store.Query, yield func(*store.Event, error) bool) error {
+func (l *Log) scan(ctx context.Context, p *storecore.Page, q *store.Query, yield func(*store.Event, error) bool) error {
 	partition := q.After.Partition()
 	if partition >= len(l.heads) {
 		return fmt.Errorf("%w: partition %d of a log with %d", store.ErrInvalid, partition, len(l.heads))
@@ -61,7 +61,7 @@ func (l *Log) scan(ctx context.Context, p *storekit.Page, q *store.Query, yield 
 type scanner struct {
 	log    *Log
 	query  *store.Query
-	page   *storekit.Page
+	page   *storecore.Page
 	next   store.Position
 	last   store.Position
 	sparse bool // events may have been deleted

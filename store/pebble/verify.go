@@ -12,7 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -211,7 +211,7 @@ func (v *fileCheck) meta(k, value []byte) error {
 	name, reason := k[1:], ""
 	switch {
 	case bytes.Equal(name, metaInfo):
-		record, why := storekit.Sealed(k, value)
+		record, why := storecore.Sealed(k, value)
 		if reason = why; why == "" {
 			if _, err := store.DecodeLogInfo(record); err != nil {
 				reason = err.Error()
@@ -226,7 +226,7 @@ func (v *fileCheck) meta(k, value []byte) error {
 			reason = "they are not those of the last commit"
 		}
 	case bytes.HasPrefix(name, metaHead) && len(name) == len(metaHead)+2:
-		n, why := storekit.Number(k, value)
+		n, why := storecore.Number(k, value)
 		p := int(binary.BigEndian.Uint16(name[len(metaHead):]))
 		switch {
 		case why != "":
@@ -297,7 +297,7 @@ func (v *fileCheck) refers(ctx context.Context, from, to []byte, n uint64) error
 	case value == nil:
 		return corruptKey(from, fmt.Sprintf("there is no entry %v %q for it", bucket(to[0]), to[1:]))
 	}
-	if got, reason := storekit.Number(to, value); reason != "" || got != n {
+	if got, reason := storecore.Number(to, value); reason != "" || got != n {
 		return corruptKey(from, fmt.Sprintf("entry %v %q says %d, not %d", bucket(to[0]), to[1:], got, n))
 	}
 	return nil
@@ -323,7 +323,7 @@ func (v *fileCheck) message(ctx context.Context, k []byte, m *store.Message) err
 
 // listEntry checks an entry of a list, which names a message.
 func (v *fileCheck) listEntry(ctx context.Context, k, value []byte) error {
-	n, reason := storekit.Number(k, value)
+	n, reason := storecore.Number(k, value)
 	if reason != "" {
 		return corruptKey(k, reason)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -33,7 +33,7 @@ type writer struct {
 	key    []byte // buffer
 	value  []byte // buffer
 
-	cache    storekit.HeadCache
+	cache    storecore.HeadCache
 	staged   map[store.Key]stagedHead
 	counters counters
 	durable  counters // counters of the last commit
@@ -43,7 +43,7 @@ type writer struct {
 
 // A stagedHead is the version of an entity after the transaction.
 type stagedHead struct {
-	storekit.Head
+	storecore.Head
 	position store.Position // position of the last event, or 0 if the transaction has not written it
 }
 
@@ -68,7 +68,7 @@ func (w *writer) finish() error {
 			return err
 		}
 		k := headKey(p)
-		w.value = storekit.AppendNumber(w.value[:0], k, w.heads[p])
+		w.value = storecore.AppendNumber(w.value[:0], k, w.heads[p])
 		if err := w.events.Set(k, w.value, nil); err != nil {
 			return err
 		}
@@ -153,11 +153,11 @@ func (w *writer) put(k, v []byte) error {
 }
 
 func (w *writer) putNumber(k []byte, n uint64) error {
-	return w.put(k, storekit.AppendNumber(w.value[:0], k, n))
+	return w.put(k, storecore.AppendNumber(w.value[:0], k, n))
 }
 
 // sum returns the buffer, which then begins with the checksum of a key.
-func (w *writer) sum(k []byte) []byte { return storekit.AppendKeySum(w.value[:0], k) }
+func (w *writer) sum(k []byte) []byte { return storecore.AppendKeySum(w.value[:0], k) }
 
 func (w *writer) delete(k []byte) error {
 	w.dirty = true
@@ -176,7 +176,7 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 		if r.Err == nil && refused[b.Key] {
 			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
 		}
-		var h storekit.Head
+		var h storecore.Head
 		if r.Err == nil {
 			// Each check has its own guard, so that damage to one entity refuses only the
 			// batches that read it. A check changes nothing in the transaction.
@@ -202,7 +202,7 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 // check returns an error if the batch cannot be stored now. Otherwise it returns the version
 // of the batch's entity. It reads everything that apply will read, so that damage is found
 // before any part of the batch is written.
-func (w *writer) check(b *store.Batch) (h storekit.Head, err error) {
+func (w *writer) check(b *store.Batch) (h storecore.Head, err error) {
 	if !b.Key.IsZero() {
 		if h, err = w.checkEntity(b); err != nil {
 			return h, err
@@ -234,7 +234,7 @@ func (w *writer) check(b *store.Batch) (h storekit.Head, err error) {
 	return h, nil
 }
 
-func (w *writer) checkEntity(b *store.Batch) (storekit.Head, error) {
+func (w *writer) checkEntity(b *store.Batch) (storecore.Head, error) {
 	h, err := w.head(b.Key)
 	if err == nil {
 		switch {
@@ -257,7 +257,7 @@ func (w *writer) checkEntity(b *store.Batch) (storekit.Head, error) {
 // head returns the version of an entity. For an entity with events it is the version of the
 // last event, which is never deleted. A separate key for the version would cost every append
 // another write.
-func (w *writer) head(key store.Key) (storekit.Head, error) {
+func (w *writer) head(key store.Key) (storecore.Head, error) {
 	if h, ok := w.staged[key]; ok {
 		return h.Head, nil
 	}
@@ -270,7 +270,7 @@ func (w *writer) head(key store.Key) (storekit.Head, error) {
 		lower, upper := bounds(bucketEntity)
 		c, err := w.log.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 		if err != nil {
-			return storekit.Head{}, err
+			return storecore.Head{}, err
 		}
 		w.ends = c
 	}
@@ -278,7 +278,7 @@ func (w *writer) head(key store.Key) (storekit.Head, error) {
 }
 
 // apply writes a checked batch, in the order of its fields.
-func (w *writer) apply(b *store.Batch, h storekit.Head, r *store.Result) error {
+func (w *writer) apply(b *store.Batch, h storecore.Head, r *store.Result) error {
 	r.Time = w.now
 	if b.IsCheck() {
 		return nil
@@ -287,7 +287,7 @@ func (w *writer) apply(b *store.Batch, h storekit.Head, r *store.Result) error {
 		if h.Version == 0 {
 			w.counters.entities++
 		}
-		w.staged[b.Key] = stagedHead{Head: storekit.Head{Version: next, Saved: b.Save != nil}}
+		w.staged[b.Key] = stagedHead{Head: storecore.Head{Version: next, Saved: b.Save != nil}}
 	}
 	if err := w.putEvents(b, r); err != nil {
 		return err
@@ -324,7 +324,7 @@ func (w *writer) putEvents(b *store.Batch, r *store.Result) error {
 	if !slices.Contains(w.moved, partition) {
 		w.moved = append(w.moved, partition)
 	}
-	w.key = append(storekit.AppendEntity(append(w.key[:0], byte(bucketEntity)), b.Key), partEvent)
+	w.key = append(storecore.AppendEntity(append(w.key[:0], byte(bucketEntity)), b.Key), partEvent)
 	prefix, to := len(w.key), &w.blobs[partition]
 	for i := range b.Events {
 		w.heads[partition]++
@@ -419,7 +419,7 @@ func (w *writer) olderSnapshots(key store.Key, version store.Version) (keys [][]
 			if err != nil {
 				return err
 			}
-			if _, reason := storekit.Sealed(c.Key(), v); reason != "" {
+			if _, reason := storecore.Sealed(c.Key(), v); reason != "" {
 				return corruptKey(c.Key(), reason)
 			}
 			keys = append(keys, bytes.Clone(c.Key()))

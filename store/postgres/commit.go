@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -62,7 +62,7 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 	if d := l.inDoubt(); d != nil { // before the queue, so that the caller's context can end the wait
 		if err := l.ready(ctx); err != nil {
 			if ctx.Err() != nil || !errors.Is(err, errInDoubt) {
-				err = storekit.NotStored(err)
+				err = storecore.NotStored(err)
 			}
 			return nil, fmt.Errorf("commit to %s: %w", l.name, err)
 		}
@@ -75,7 +75,7 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 }
 
 // commit commits the calls in one transaction, and sets their results.
-func (l *Log) commit(calls []*storekit.Call) {
+func (l *Log) commit(calls []*storecore.Call) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	calls = live(calls)
@@ -98,11 +98,11 @@ func (l *Log) commit(calls []*storekit.Call) {
 }
 
 // live returns the calls whose callers still wait.
-func live(calls []*storekit.Call) []*storekit.Call {
-	all := make([]*storekit.Call, 0, len(calls))
+func live(calls []*storecore.Call) []*storecore.Call {
+	all := make([]*storecore.Call, 0, len(calls))
 	for _, c := range calls {
 		if err := c.Ctx.Err(); err != nil {
-			c.Err = storekit.NotStored(err)
+			c.Err = storecore.NotStored(err)
 		} else {
 			all = append(all, c)
 		}
@@ -112,14 +112,14 @@ func live(calls []*storekit.Call) []*storekit.Call {
 
 // transact decides and stores the calls, and sets their results. If its error does not
 // match [store.ErrNotStored], the outcome is unknown.
-func (l *Log) transact(ctx context.Context, calls []*storekit.Call) error {
+func (l *Log) transact(ctx context.Context, calls []*storecore.Call) error {
 	n := l.needs(calls)
 	if !l.takeIn() {
 		return errInDoubt
 	}
 	for try := 1; ; try++ {
 		if err := l.usable(); err != nil {
-			return storekit.NotStored(err)
+			return storecore.NotStored(err)
 		}
 		stored, err := l.attempt(ctx, calls, n)
 		switch {
@@ -131,7 +131,7 @@ func (l *Log) transact(ctx context.Context, calls []*storekit.Call) error {
 		err = l.explained(l.blocked(ctx, err))
 		switch {
 		case try == triesMax || !passing(err):
-			return storekit.NotStored(err)
+			return storecore.NotStored(err)
 		}
 		l.logger.WarnContext(ctx, "transaction is tried again", "log", l.name, "try", try, "error", err)
 	}
@@ -148,7 +148,7 @@ const (
 
 // attempt runs one transaction. If it decided the calls from the cache and the cache was
 // stale, it runs a second one. If it returns an error, the outcome is no or unknown.
-func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (outcome, error) {
+func (l *Log) attempt(ctx context.Context, calls []*storecore.Call, n *needs) (outcome, error) {
 	w := &l.committer
 	ctx, cancel := context.WithTimeout(ctx, l.tamper.attemptMax)
 	defer cancel()
@@ -201,7 +201,7 @@ func (l *Log) attempt(ctx context.Context, calls []*storekit.Call, n *needs) (ou
 }
 
 // needs returns the needs of the calls. They are valid until the next call of needs.
-func (l *Log) needs(calls []*storekit.Call) *needs {
+func (l *Log) needs(calls []*storecore.Call) *needs {
 	l.committer.recall.takeIn()
 	n := &l.committer.needs
 	n.reset()
@@ -217,7 +217,7 @@ func (l *Log) needs(calls []*storekit.Call) *needs {
 
 // decide decides the calls on the facts and sets their results. It reports whether the
 // facts made it refuse a batch.
-func (l *Log) decide(f *facts, calls []*storekit.Call, n *needs, now time.Time, ahead bool) (p *plan, refused bool) {
+func (l *Log) decide(f *facts, calls []*storecore.Call, n *needs, now time.Time, ahead bool) (p *plan, refused bool) {
 	p = newPlan(f, l.info.Partitions, n.events, now)
 	p.unchecked, p.ahead = l.tamper.relaxed, ahead
 	for _, c := range calls {

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -227,7 +227,7 @@ func placeOf(s store.Sort, k rowKey) store.Record {
 	case store.SortClaim:
 		return &store.Claimed{Claim: store.Claim{Space: k.texts[0], Value: k.texts[1]}}
 	case store.SortBookmark:
-		return storekit.BookmarkAt(k.texts[0], uint16(k.number))
+		return storecore.BookmarkAt(k.texts[0], uint16(k.number))
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -372,7 +372,7 @@ func (f *filling) addMessages(records []store.Record) ([]copying, error) {
 			if m.Timer != "" {
 				timer = &m.Timer
 			}
-			return []any{int64(m.Sequence), storekit.DueKey(m.Due), m.Parked, m.Halted, m.Source.Kind, m.Source.ID, timer, store.AppendMessage(nil, m)}
+			return []any{int64(m.Sequence), storecore.DueKey(m.Due), m.Parked, m.Halted, m.Source.Kind, m.Source.ID, timer, store.AppendMessage(nil, m)}
 		},
 	}}, nil
 }

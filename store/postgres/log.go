@@ -146,7 +146,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -181,7 +181,7 @@ type Log struct {
 	statements statements
 	closed     atomic.Bool
 	unfinished atomic.Bool // an import of this Log is not finished; the database has the mark of others
-	queue      storekit.Queue
+	queue      storecore.Queue
 	watch      watch
 	probes     probes
 	holders    holderWatch

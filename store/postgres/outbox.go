@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -73,9 +73,9 @@ func (l *Log) outbox(ctx context.Context, q store.MessageQuery, pending string) 
 }
 
 func (l *Log) messages(ctx context.Context, p *page, q store.MessageQuery, pending string, yield func(*store.Message, error) bool) error {
-	due, sequence, through := storekit.DueKey(q.AfterDue), int64(min(q.After, math.MaxInt64)), int64(math.MaxInt64)
+	due, sequence, through := storecore.DueKey(q.AfterDue), int64(min(q.After, math.MaxInt64)), int64(math.MaxInt64)
 	if !q.DueBy.IsZero() {
-		through = storekit.DueBound(q.DueBy)
+		through = storecore.DueBound(q.DueBy)
 	}
 	for more := true; more; {
 		sql, args := pending, []any{due, sequence, through, pageRowsMax, pageBytesMax}

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -79,7 +79,7 @@ func (p *plan) forget() {
 
 // group decides the batches of one call and sets their results. It leaves batches alone that
 // failed validation. It reports whether it has refused a batch.
-func (p *plan) group(c *storekit.Call) (any bool) {
+func (p *plan) group(c *storecore.Call) (any bool) {
 	var refused map[store.Key]bool
 	for i, b := range c.Group {
 		r := &c.Results[i]

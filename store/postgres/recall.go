@@ -5,7 +5,7 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -36,7 +36,7 @@ type recall struct {
 	heads    map[int]uint64
 	drawn    bool // sequence is known
 	sequence uint64
-	entities storekit.Recent[entity]
+	entities storecore.Recent[entity]
 	// left and needs describe the writes of the last transaction until takeIn merges them
 	// into the fields above.
 	left  *facts
@@ -49,7 +49,7 @@ type recall struct {
 
 // forget empties the cache, but keeps the number of transactions in a row without another.
 func (r *recall) forget() {
-	*r = recall{alone: r.alone, min: r.min, entities: storekit.Recent[entity]{Max: rememberedMax}}
+	*r = recall{alone: r.alone, min: r.min, entities: storecore.Recent[entity]{Max: rememberedMax}}
 }
 
 // meet compares the facts that a transaction has read with the cache.
@@ -184,7 +184,7 @@ type forecast struct {
 
 // foresee decides calls from the cache. It returns false if the cache does not hold enough, or
 // if the plan would refuse a batch: a refusal must be based on a read.
-func (l *Log) foresee(calls []*storekit.Call, n *needs) (*forecast, bool) {
+func (l *Log) foresee(calls []*storecore.Call, n *needs) (*forecast, bool) {
 	r := &l.committer.recall
 	f, g, enough := r.facts(n)
 	if !enough || l.tamper.draw != nil {
@@ -220,7 +220,7 @@ func (l *Log) guard(m *message, x *forecast) {
 
 // ahead runs a transaction that is decided from the cache. It returns done as false if the cache
 // was not enough or was stale; the caller must then decide the calls from a read.
-func (l *Log) ahead(ctx context.Context, calls []*storekit.Call, n *needs) (stored outcome, done bool, err error) {
+func (l *Log) ahead(ctx context.Context, calls []*storecore.Call, n *needs) (stored outcome, done bool, err error) {
 	x, ok := l.foresee(calls, n)
 	if !ok || x.plan.empty() {
 		return no, false, nil

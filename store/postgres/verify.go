@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -119,7 +119,7 @@ func (m *moment) verifyMessages(ctx context.Context, fault func(error)) error {
 			return nil //nolint:nilerr // an export reports it
 		}
 		// For the first nanosecond of 1970, an older version has written 0.
-		dueWrong := storekit.DueKey(r.Due) != storekit.DueKey(time.Unix(0, due))
+		dueWrong := storecore.DueKey(r.Due) != storecore.DueKey(time.Unix(0, due))
 		notHalted := r.Halted && !halted // a program that does not know the column may leave it true
 		if int64(r.Sequence) != sequence || dueWrong || r.Parked != parked || notHalted || r.Source != (store.Key{Kind: kind, ID: id}) || r.Timer != timer {
 			fault(&store.CorruptError{

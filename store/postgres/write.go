@@ -1,7 +1,7 @@
 package postgres
 
 import (
-	"github.com/perdure/perdure/internal/storekit"
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -191,7 +191,7 @@ type messageRows struct {
 }
 
 func (r *messageRows) add(m *store.Message) {
-	r.sequences, r.dues, r.parked = append(r.sequences, int64(m.Sequence)), append(r.dues, storekit.DueKey(m.Due)), append(r.parked, m.Parked)
+	r.sequences, r.dues, r.parked = append(r.sequences, int64(m.Sequence)), append(r.dues, storecore.DueKey(m.Due)), append(r.parked, m.Parked)
 	r.halted = append(r.halted, m.Halted)
 	r.kinds, r.ids = append(r.kinds, m.Source.Kind), append(r.ids, m.Source.ID)
 	var timer *string

@@ -5,10 +5,10 @@
 //	applies the command a second time.
 //	Promise: G4
 //	Test: . TestACommandThatMayBeStoredIsFoundOut
-//	Test: ./internal/sim TestEntitiesKeepTheirWordWhateverFails
+//	Test: ./test/sim TestEntitiesKeepTheirWordWhateverFails
 //
-//	--- a/internal/entity/entity.go
-//	+++ b/internal/entity/entity.go
+//	--- a/internal/core/entity/entity.go
+//	+++ b/internal/core/entity/entity.go
 //	@@ …
 //
 // A line "Ends: the process" says that the mutant ends the process of its tests by

@@ -22,7 +22,7 @@ func repository(t *testing.T, changes map[string]string) string {
 	files := map[string]string{
 		"LICENSE":          "free\n",
 		".gitignore":       "/bin\n*.out\n",
-		"go.work":          "go 1.26\n\nuse (\n\t.\n\t./cmd/tool\n\t./proof\n\t./store\n)\n\nreplace (\n\texample.com/m v0.1.0 => ./\n\texample.com/m/store v0.1.0 => ./store\n)\n",
+		"go.work":          "go 1.26\n\nuse (\n\t.\n\t./cmd/tool\n\t./test\n\t./store\n)\n\nreplace (\n\texample.com/m v0.1.0 => ./\n\texample.com/m/store v0.1.0 => ./store\n)\n",
 		"go.mod":           "module example.com/m\n\ngo 1.26\n",
 		"m.go":             "package m\n",
 		"a.out":            "left over\n",
@@ -31,7 +31,7 @@ func repository(t *testing.T, changes map[string]string) string {
 		"store/store.go":   "package store\n",
 		"cmd/tool/go.mod":  "module example.com/m/cmd/tool\n\ngo 1.26\n\nrequire example.com/m/store v0.1.0\n\nrequire example.com/m v0.1.0 // indirect\n",
 		"cmd/tool/main.go": "package main\n\nfunc main() {}\n",
-		"proof/go.mod":     "module example.com/m/proof\n\ngo 1.26\n\nrequire example.com/m/store v0.1.0\n",
+		"test/go.mod":      "module example.com/m/test\n\ngo 1.26\n\nrequire example.com/m/store v0.1.0\n",
 	}
 	maps.Copy(files, changes)
 	for name, text := range files {
@@ -141,11 +141,11 @@ func TestRelease(t *testing.T) {
 			"a trial that fails":            {version: "v0.1.0", tried: refused, says: refused.Error()},
 			"a file that is not committed":  {version: "v0.1.0", spoil: func(root string) error { return os.WriteFile(filepath.Join(root, "new.go"), nil, 0o600) }, says: "new.go"},
 			"a file that is deleted":        {version: "v0.1.0", spoil: func(root string) error { return os.Remove(filepath.Join(root, "m.go")) }, says: "m.go"},
-			"a module at another version":   {version: "v0.1.0", changes: map[string]string{"proof/go.mod": "module example.com/m/proof\n\nrequire example.com/m/store v0.0.9\n"}, says: "v0.0.9"},
+			"a module at another version":   {version: "v0.1.0", changes: map[string]string{"test/go.mod": "module example.com/m/test\n\nrequire example.com/m/store v0.0.9\n"}, says: "v0.0.9"},
 			"a replacement in a module":     {version: "v0.1.0", changes: map[string]string{"store/go.mod": "module example.com/m/store\n\nrequire example.com/m v0.1.0\n\nreplace example.com/m => ../\n"}, says: "store/go.mod replaces example.com/m"},
-			"a module that is not released": {version: "v0.1.0", changes: map[string]string{"cmd/tool/go.mod": "module example.com/m/cmd/tool\n\nrequire example.com/m/proof v0.1.0\n"}, says: "which is never released"},
+			"a module that is not released": {version: "v0.1.0", changes: map[string]string{"cmd/tool/go.mod": "module example.com/m/cmd/tool\n\nrequire example.com/m/test v0.1.0\n"}, says: "which is never released"},
 			"a workspace that looks outside": {version: "v0.1.0", changes: map[string]string{
-				"go.work": "go 1.26\n\nuse (\n\t.\n\t./cmd/tool\n\t./proof\n\t./store\n)\n\nreplace example.com/m v0.1.0 => ./\n",
+				"go.work": "go 1.26\n\nuse (\n\t.\n\t./cmd/tool\n\t./test\n\t./store\n)\n\nreplace example.com/m v0.1.0 => ./\n",
 			}, says: "does not replace example.com/m/store"},
 		} {
 			root := repository(t, c.changes)
@@ -196,7 +196,7 @@ func TestTree(t *testing.T) {
 	})
 	t.Run("sets one version everywhere", func(t *testing.T) {
 		t.Parallel()
-		root := repository(t, map[string]string{"proof/go.mod": "module example.com/m/proof\n\nrequire example.com/m/store v0.0.9\n"})
+		root := repository(t, map[string]string{"test/go.mod": "module example.com/m/test\n\nrequire example.com/m/store v0.0.9\n"})
 		if _, err := mustRead(t, root).version(); err == nil || !strings.Contains(err.Error(), "v0.0.9") {
 			t.Errorf("two versions: got %v, want an error that names them", err)
 		}
@@ -249,14 +249,14 @@ func TestTidy(t *testing.T) {
 	tools := map[string]string{
 		"tools/go.mod":   "module example.com/m/tools\n\ngo 1.26\n",
 		"store/store.go": "package store\n\nimport _ \"example.com/m\"\n", "cmd/tool/main.go": "package main\n\nimport _ \"example.com/m/store\"\n\nfunc main() {}\n",
-		"proof/go.mod": "module example.com/m/proof\n\ngo 1.26\n\nrequire example.com/m/store v0.1.0\n\nrequire example.com/m v0.1.0 // indirect\n",
-		"proof/x.go":   "package proof\n\nimport _ \"example.com/m/store\"\n",
+		"test/go.mod": "module example.com/m/test\n\ngo 1.26\n\nrequire example.com/m/store v0.1.0\n\nrequire example.com/m v0.1.0 // indirect\n",
+		"test/x.go":   "package test\n\nimport _ \"example.com/m/store\"\n",
 	}
 	if err := mustRead(t, repository(t, tools)).tidy(t.Context(), false); err != nil {
 		t.Errorf("tidy: %v", err)
 	}
 	for name, c := range map[string]struct{ file, text, says string }{
-		"a requirement that nothing needs": {"proof/x.go", "package proof\n", "proof"},
+		"a requirement that nothing needs": {"test/x.go", "package test\n", "test"},
 		"a requirement that is missing":    {"store/store.go", "package store\n", "store"},
 		"a sum of a module of the tree":    {"store/go.sum", "example.com/m v0.1.0 h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n", "store: go.sum holds a sum of example.com/m"},
 	} {

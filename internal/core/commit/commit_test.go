@@ -1,0 +1,342 @@
+package commit_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/perdure/perdure/internal/core/commit"
+	"github.com/perdure/perdure/store"
+)
+
+var errIO = errors.New("input/output error")
+
+// item returns an item of a lane. Its version identifies it.
+func item(lane *commit.Lane, version, payload int) *commit.Item {
+	return &commit.Item{Lane: lane, Batch: store.Batch{
+		Key:      store.Key{Kind: "account", ID: "ada"},
+		Expected: store.Version(version),
+		Events:   []store.Event{{Payload: make([]byte, payload)}},
+	}}
+}
+
+// versions returns the versions that the batches expect. They identify the batches.
+func versions(batches []*store.Batch) (v []int) {
+	for _, b := range batches {
+		v = append(v, int(b.Expected))
+	}
+	return v
+}
+
+// accept returns results for batches that are all stored.
+func accept(batches []*store.Batch) []store.Result { return make([]store.Result, len(batches)) }
+
+// outcome describes the outcome of an item.
+func outcome(i *commit.Item) string {
+	var conflict *store.ConflictError
+	switch {
+	case errors.Is(i.Err, store.ErrNotStored):
+		return "not stored"
+	case i.Err != nil:
+		return "unknown"
+	case errors.As(i.Result.Err, &conflict) && conflict.Behind:
+		return "behind"
+	case i.Result.Err != nil:
+		return "refused"
+	}
+	return "stored"
+}
+
+func outcomes(items []*commit.Item) (out []string) {
+	for _, i := range items {
+		out = append(out, outcome(i))
+	}
+	return out
+}
+
+func TestItemsLeaveInTheOrderInWhichTheyCame(t *testing.T) {
+	t.Parallel()
+	var q commit.Queue
+	var lane commit.Lane
+	if got := q.Take(); got != nil {
+		t.Errorf("take of an empty queue: got %d, want nothing", versions(got))
+	}
+	for v := range 5 {
+		q.Add(item(&lane, v, 1))
+	}
+	first := q.Take()
+	if got, want := versions(first), []int{0, 1, 2, 3, 4}; !slices.Equal(got, want) {
+		t.Errorf("first group: got %d, want %d", got, want)
+	}
+	q.Add(item(&lane, 5, 1))
+	q.Add(item(&lane, 6, 1))
+	if got := q.Take(); got != nil {
+		t.Errorf("take while a group is at the store: got %d, want nothing", versions(got))
+	}
+	if got := q.Len(); got != 2 {
+		t.Errorf("items that wait: got %d, want 2", got)
+	}
+	if got := len(q.Group()); got != 5 {
+		t.Errorf("items at the store: got %d, want 5", got)
+	}
+	q.Settle(accept(first), nil)
+	if got, want := versions(q.Take()), []int{5, 6}; !slices.Equal(got, want) {
+		t.Errorf("second group: got %d, want %d", got, want)
+	}
+	if got := q.Len(); got != 0 {
+		t.Errorf("items that wait at the end: got %d, want 0", got)
+	}
+}
+
+func TestAGroupIsBounded(t *testing.T) {
+	t.Parallel()
+	const half = commit.GroupBytesMax/2 - 1<<10 // minus the size of a record without its payload
+	for _, c := range []struct {
+		name     string
+		payloads []int
+		want     []int // sizes of the groups
+	}{
+		{"by items", make([]int, 2*commit.GroupItemsMax+3), []int{commit.GroupItemsMax, commit.GroupItemsMax, 3}},
+		{"by bytes", []int{half, half, 4 << 10, half, half}, []int{2, 2, 1}},
+		{"but for one item that is too large", []int{1, 2 * commit.GroupBytesMax, 1}, []int{1, 1, 1}},
+	} {
+		var q commit.Queue
+		var lane commit.Lane
+		for v, n := range c.payloads {
+			q.Add(item(&lane, v, n))
+		}
+		var got []int
+		for b := q.Take(); b != nil; b = q.Take() {
+			got = append(got, len(b))
+			q.Settle(accept(b), nil)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("groups of %d items bounded %s: got sizes %d, want %d", len(c.payloads), c.name, got, c.want)
+		}
+	}
+}
+
+func TestEveryPartOfABatchCountsAgainstTheBound(t *testing.T) {
+	t.Parallel()
+	large := make([]byte, commit.GroupBytesMax)
+	for name, b := range map[string]store.Batch{
+		"a state to save": {Save: &store.State{Payload: large}},
+		"a snapshot":      {Snapshot: &store.State{Payload: large}},
+		"a message":       {Enqueue: []store.Message{{Payload: large}}},
+	} {
+		var q commit.Queue
+		var lane commit.Lane
+		q.Add(item(&lane, 0, 1))
+		q.Add(&commit.Item{Batch: b, Lane: &lane})
+		if got := len(q.Take()); got != 1 {
+			t.Errorf("group of an event and %s of %d bytes: got %d items, want 1", name, len(large), got)
+		}
+	}
+}
+
+func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		results []store.Result // results of a group of two items of one lane and one of another
+		err     error
+		want    []string // outcomes of these items, then of two more of the lane and one of the other
+	}{
+		{
+			"a conflict",
+			[]store.Result{{Err: &store.ConflictError{}}, {Err: &store.ConflictError{Behind: true}}, {}},
+			nil,
+			[]string{"refused", "behind", "stored", "behind", "behind", "stored"},
+		},
+		{
+			"an unknown outcome", nil, errIO,
+			[]string{"unknown", "unknown", "unknown", "behind", "behind", "behind"},
+		},
+		{
+			"a group that is not stored", nil, store.ErrNotStored,
+			[]string{"not stored", "not stored", "not stored", "behind", "behind", "behind"},
+		},
+		{
+			"a store that stores behind a refused batch",
+			[]store.Result{{Err: store.ErrTooLarge}, {}, {}},
+			nil,
+			[]string{"refused", "unknown", "stored", "behind", "behind", "stored"},
+		},
+		{
+			"too few results",
+			[]store.Result{{}, {}},
+			nil,
+			[]string{"unknown", "unknown", "unknown", "behind", "behind", "behind"},
+		},
+		{
+			"too many results", make([]store.Result, 4), nil,
+			[]string{"unknown", "unknown", "unknown", "behind", "behind", "behind"},
+		},
+	} {
+		var q commit.Queue
+		var lane, other commit.Lane
+		items := []*commit.Item{
+			item(&lane, 0, 1), item(&lane, 1, 1), item(&other, 2, 1), item(&lane, 3, 1), item(&lane, 4, 1), item(&other, 5, 1),
+		}
+		for _, i := range items[:3] {
+			q.Add(i)
+		}
+		q.Take()
+		for _, i := range items[3:] {
+			q.Add(i)
+		}
+		q.Settle(c.results, c.err)
+		tried := q.Take()
+		if tried != nil {
+			q.Settle(accept(tried), nil)
+		}
+		if got := outcomes(items); !slices.Equal(got, c.want) {
+			t.Errorf("after %s: got %q, want %q", c.name, got, c.want)
+		}
+		for _, b := range tried {
+			if b.Expected == 3 || b.Expected == 4 {
+				t.Errorf("after %s: the batch that expects %d was tried", c.name, b.Expected)
+			}
+		}
+		// A lane can be used again after a reset.
+		lane.Reset()
+		again := item(&lane, 6, 1)
+		q.Add(again)
+		if b := q.Take(); b == nil {
+			t.Errorf("after %s and a reset: the lane is not tried", c.name)
+		} else {
+			q.Settle(accept(b), nil)
+		}
+		if got := outcome(again); got != "stored" {
+			t.Errorf("after %s and a reset: got %q, want stored", c.name, got)
+		}
+	}
+}
+
+func TestEachLaneHearsOnceOfAllItsSettledItems(t *testing.T) {
+	t.Parallel()
+	var q commit.Queue
+	lanes := make([]commit.Lane, 3)
+	for v, l := range []int{1, 0, 1, 1, 2} {
+		q.Add(item(&lanes[l], v, 1))
+	}
+	q.Settle(accept(q.Take()), nil)
+	want := []commit.Settled{{Lane: &lanes[1], Items: 3}, {Lane: &lanes[0], Items: 1}, {Lane: &lanes[2], Items: 1}}
+	if got := q.Settled(nil); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := q.Settled(nil); len(got) > 0 {
+		t.Errorf("for the second time: got %v, want nothing", got)
+	}
+}
+
+func TestAnItemAloneIsSettledLikeAGroup(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		results []store.Result
+		err     error
+		want    string
+	}{
+		{[]store.Result{{Position: 7}}, nil, "stored"},
+		{[]store.Result{{Err: &store.ConflictError{}}}, nil, "refused"},
+		{nil, errIO, "unknown"},
+		{nil, store.ErrNotStored, "not stored"},
+		{nil, nil, "unknown"},
+		{make([]store.Result, 2), nil, "unknown"},
+	} {
+		i := item(&commit.Lane{}, 3, 1)
+		if got := versions(i.Alone()); !slices.Equal(got, []int{3}) {
+			t.Errorf("group of one: got %d, want [3]", got)
+		}
+		i.Settle(c.results, c.err)
+		if got := outcome(i); got != c.want {
+			t.Errorf("settled with %v and %v: got %q, want %q", c.results, c.err, got, c.want)
+		}
+		if got, want := i.Failed(), c.want != "stored"; got != want {
+			t.Errorf("settled with %v and %v: got failed %t, want %t", c.results, c.err, got, want)
+		}
+	}
+}
+
+// TestAQueueKeepsItsInvariantsWhateverComes adds, takes and completes items at random, and
+// compares the results with the invariants of Queue.
+func TestAQueueKeepsItsInvariantsWhateverComes(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(200) {
+		if fault := play(rand.New(rand.NewPCG(seed, 0))); fault != "" {
+			t.Fatalf("seed %d: %s", seed, fault)
+		}
+	}
+}
+
+func play(random *rand.Rand) (fault string) {
+	var q commit.Queue
+	lanes := make([]commit.Lane, 4)
+	open := make([][]*commit.Item, len(lanes)) // items by lane that were added and have no outcome yet
+	failed := make([]bool, len(lanes))         // an open item of the lane has failed
+	added, next := 0, 0
+	var batches []*store.Batch
+	hear := func() {
+		for _, s := range q.Settled(nil) {
+			n := 0
+			for s.Lane != &lanes[n] {
+				n++
+			}
+			for _, i := range open[n][:s.Items] {
+				switch out := outcome(i); {
+				case failed[n] && out == "stored":
+					fault = fmt.Sprintf("item %d is stored behind a failed one", i.Batch.Expected)
+				case out != "stored":
+					failed[n] = true
+				}
+			}
+			if open[n] = open[n][s.Items:]; len(open[n]) == 0 && failed[n] {
+				lanes[n].Reset()
+				failed[n] = false
+			}
+		}
+	}
+	for step := 0; fault == "" && (step < 300 || q.Len() > 0 || batches != nil); step++ {
+		switch x := random.IntN(10); {
+		case x < 5 && step < 300:
+			n := random.IntN(len(lanes))
+			i := item(&lanes[n], added, random.IntN(100))
+			added++
+			open[n] = append(open[n], i)
+			q.Add(i)
+		case batches == nil:
+			batches = q.Take()
+			hear()
+			for _, b := range batches {
+				if int(b.Expected) < next {
+					return fmt.Sprintf("item %d is taken after item %d", b.Expected, next)
+				}
+				next = int(b.Expected)
+			}
+		case random.IntN(8) == 0:
+			q.Settle(nil, errIO)
+			batches = nil
+			hear()
+		default:
+			results := accept(batches)
+			refused := make(map[*commit.Lane]bool)
+			for n, i := range q.Group() {
+				if random.IntN(6) == 0 || refused[i.Lane] {
+					results[n].Err = &store.ConflictError{Behind: refused[i.Lane]}
+					refused[i.Lane] = true
+				}
+			}
+			q.Settle(results, nil)
+			batches = nil
+			hear()
+		}
+	}
+	for n := range open {
+		if len(open[n]) > 0 && fault == "" {
+			fault = fmt.Sprintf("%d items of lane %d were never settled", len(open[n]), n)
+		}
+	}
+	return fault
+}

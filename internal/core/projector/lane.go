@@ -1,0 +1,730 @@
+package projector
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
+
+// The reasons why a lane stops.
+var (
+	// ErrRemoved: the version has no note any more, because it was removed.
+	ErrRemoved = errors.New("version is removed")
+	// ErrParkedMax: the limit of parked entities is reached, and another one would have to be
+	// parked.
+	ErrParkedMax = errors.New("too many entities are parked")
+	// ErrDeadMax: the limit of dead letters is reached, and another one would have to be
+	// stored.
+	ErrDeadMax = errors.New("too many dead letters")
+)
+
+// ErrFinal marks an error of [Lane.Loaded] that waiting cannot cure. The lane stops until
+// [Lane.Resume].
+var ErrFinal = errors.New("projection cannot go on")
+
+// An Action is the next thing that a lane asks its runner to do.
+type Action struct {
+	Kind ActionKind
+	// Attempt is the transaction of [Try].
+	Attempt *Attempt
+	// After is the position from which [Seek] continues reading.
+	After store.Position
+	// At is the time until which [Wait] waits without another input, or zero if there is none.
+	At time.Time
+	// Key, Version, Through and Max describe the events for [Read].
+	Key     store.Key
+	Version store.Version
+	Through store.Position
+	Max     int
+}
+
+// An ActionKind is the kind of an [Action].
+type ActionKind uint8
+
+// The kinds of actions.
+const (
+	// Wait waits for an input, or until At.
+	Wait ActionKind = iota
+	// Load reads the notes of the lane. The runner then calls [Lane.Loaded].
+	Load
+	// Try runs an attempt. The runner then calls [Lane.Tried].
+	Try
+	// Read reads events of one entity: at most Max of those that the lane wants, from Version
+	// on and at or below Through, and the next one behind them if there is one. The runner then
+	// calls [Lane.ReadDone].
+	Read
+	// Seek makes the reader continue with chunks that begin at After, or before.
+	Seek
+	// Look reads which version serves, and its positions. The runner then calls [Lane.Looked].
+	Look
+)
+
+// A Lane is the state machine that brings the events of a part of a partition into a read
+// model. It handles all events of an entity, in order.
+//
+//  1. The note in the target, with its revision, is the truth. The field state is the copy of
+//     the note that was read or written last. Every attempt compares the note with state and
+//     does nothing if they differ. A decision that is based on an old copy is therefore never
+//     stored, even if other runners are at work or the outcome of an attempt is unknown.
+//  2. An attempt changes rows and notes in one transaction. The read model therefore always
+//     holds every event of the lane at or below state.Position once, and no other event. The
+//     exception is a parked entity: its events from the Version of its note on are missing.
+//  3. covered is at or above state.Position, and the lane wants no event between them. The
+//     window holds every event that the lane wants above covered and at or below through. A
+//     chunk that does not continue it is refused.
+//  4. Every attempt on the window passes over a parked entity. Only the entity's retry handles
+//     its events at or below state.Position. The last attempt of a retry unparks the entity,
+//     when none of its events at or below state.Position is missing. Every event of the entity
+//     therefore belongs to one of the two.
+//  5. One action is under way at a time. Waiting and seeking do not count.
+//  6. An event is tried alone before the lane gives it up, so it is not blamed for failures of
+//     other events. Only its own failures count as its attempts, and only while the target
+//     works. A target that refuses to park an entity has failed too, and the attempts of the
+//     event then begin again.
+//  7. An event whose effects are not the lane's own is handled only at or below the frontier:
+//     there the version that serves, or an earlier one, has done its effects. Above the
+//     frontier the lane holds. There is one exception: if a caller waits and the version that
+//     serves does not move, the lane takes the effects over, in the attempt that does them. A
+//     version that begins to serve is therefore never ahead of the one before it, and no event
+//     lies in between.
+//
+// It is for one goroutine at a time. It never waits and calls no other code.
+type Lane struct {
+	self   store.ID
+	limits Limits
+	policy Policy
+
+	state  State
+	latch  Latch // the latch of state
+	parked map[store.Key]*Parked
+
+	loaded  bool // the notes have been read once
+	stale   bool // the notes must be read before anything else
+	busy    bool // an action is in progress
+	foreign bool // another runner has moved the note
+	until   time.Time
+	fails   int // consecutive failures of the target
+	stands  int // consecutive times of standing by
+	err     error
+	stopped bool
+
+	covered   store.Position
+	window    []store.Event // the events of the chunk that are not handled yet
+	through   store.Position
+	throughAt store.ID // the id of the event at through
+	coveredAt store.ID // the id of the event at covered
+	seek      bool
+	idleSince time.Time // time since which covered is above state.Position
+
+	size     int // maximum number of events in the next attempt
+	bound    int // if above 0, the number of events in the window before the one that has failed
+	attempts int // failures of the first event of the window, tried alone or first
+	verdict  error
+	give     bool // the lane gives up the first event of the window
+
+	serving  Serving        // the serving version as it was last read
+	frontier store.Position // the lane handles only its own events above it
+	mark     mark
+	looked   bool      // the serving version was read since the window changed
+	lookAt   time.Time // time of the next look
+	looks    int       // consecutive looks without progress
+	stillAt  time.Time // time since which the version that serves has not moved
+	demand   store.Position
+	taking   bool // the next attempt takes effects over
+
+	attempt  Attempt
+	consumed int            // number of events of the window in the attempt
+	reached  store.Position // covered after the attempt
+	ofJob    bool           // the attempt is the job's
+	job      *Job
+	jobs     []*Job
+	turn     bool          // the window has its turn before the job goes on
+	missing  []store.Event // missing events of the job's entity
+	haveRead bool
+}
+
+// New returns a lane that begins by loading its notes. The id self marks the notes that this
+// runner writes.
+func New(self store.ID, limits Limits, policy Policy) *Lane {
+	return &Lane{self: self, limits: limits, policy: policy, stale: true, size: limits.Batch, latch: Closed(0)}
+}
+
+// Wants reports whether the lane accepts a chunk, because it has handled the last one.
+func (l *Lane) Wants() bool {
+	return l.loaded && !l.stale && !l.seek && !l.busy && len(l.window) == 0 && !l.stopped
+}
+
+// Offer is the input of a chunk. The lane owns the chunk until it wants the next one. If the
+// chunk leaves out events above covered, the lane refuses it and seeks.
+func (l *Lane) Offer(c Chunk, now time.Time) {
+	switch {
+	case c.Through <= l.covered:
+		return
+	case c.After > l.covered:
+		l.seek = true
+		return
+	}
+	from := 0
+	for from < len(c.Events) && c.Events[from].Position <= l.covered {
+		from++
+	}
+	l.window, l.through, l.throughAt = c.Events[from:], c.Through, c.At
+	l.looked = false
+	if len(l.window) == 0 {
+		l.cover(c.Through, c.At, now)
+	}
+}
+
+// cover moves covered up over positions without events for this lane.
+func (l *Lane) cover(p store.Position, at store.ID, now time.Time) {
+	if l.covered == l.state.Position {
+		l.idleSince = now
+	}
+	if p > l.covered {
+		l.covered, l.coveredAt = p, at
+	}
+}
+
+// Next returns the next action of the lane. The attempt of an action is valid until the next
+// input.
+func (l *Lane) Next(now time.Time) Action {
+	switch {
+	case l.busy || l.stopped:
+		return Action{Kind: Wait}
+	case now.Before(l.until):
+		return Action{Kind: Wait, At: l.until}
+	case l.stale:
+		l.busy = true
+		return Action{Kind: Load}
+	case l.seek:
+		l.seek = false
+		return Action{Kind: Seek, After: l.covered}
+	}
+	if len(l.window) == 0 || !l.turn {
+		if a, ok := l.nextOfJob(now); ok {
+			return a
+		}
+	}
+	if len(l.window) > 0 {
+		l.turn = false
+		if !l.taking && l.free(l.window[:1]) == 0 {
+			return l.hold(now)
+		}
+		return l.tryWindow(now)
+	}
+	if l.covered > l.state.Position {
+		at := l.idleSince.Add(l.limits.FlushAfter)
+		if uint64(l.covered-l.state.Position) < l.limits.FlushEvents && now.Before(at) {
+			return Action{Kind: Wait, At: at}
+		}
+		return l.try(nil, l.covered, l.coveredAt)
+	}
+	return Action{Kind: Wait}
+}
+
+// free returns the number of events, counted from the first, that the lane may handle as it is:
+// events whose effects are its own, or that are at or below the frontier.
+func (l *Lane) free(events []store.Event) int {
+	last := events[len(events)-1].Position
+	if last <= l.frontier || l.latch.Open() {
+		return len(events)
+	}
+	for i := range events {
+		if e := &events[i]; e.Position > l.frontier && !l.latch.Owns(e.Key, e.Position) {
+			return i
+		}
+	}
+	return len(events)
+}
+
+// hold waits until the version that serves has handled the next event. It reads that version's
+// positions with growing pauses.
+func (l *Lane) hold(now time.Time) Action {
+	if now.Before(l.lookAt) {
+		return Action{Kind: Wait, At: l.lookAt}
+	}
+	l.busy = true
+	return Action{Kind: Look}
+}
+
+// Looked is the input of the version that serves and its positions.
+func (l *Lane) Looked(s Serving, err error, now time.Time) {
+	l.busy = false
+	if err != nil {
+		l.retry(err, now)
+		return
+	}
+	if m := s.mark(); m != l.mark || l.stillAt.IsZero() {
+		l.mark, l.stillAt = m, now
+	}
+	l.serving, l.looked = s, true
+	if s.Version == 0 {
+		// The lane's own version serves by now, so its note has another latch.
+		l.stale, l.looked = true, false
+		l.lookAt = now.Add(backoff(l.limits.HoldMin, l.limits.HoldMax, l.looks))
+		l.looks++
+		return
+	}
+	l.frontier = max(l.frontier, s.frontier(l.limits.Lane, l.limits.Lanes, l.state.Position.Partition()))
+	if len(l.window) == 0 || l.free(l.window[:1]) > 0 {
+		l.looks, l.lookAt = 0, time.Time{}
+		return
+	}
+	l.taking = l.demand >= l.window[0].Position && !now.Before(l.stillAt.Add(l.limits.TakeAfter))
+	l.lookAt = now.Add(backoff(l.limits.HoldMin, l.limits.HoldMax, l.looks))
+	l.looks++
+}
+
+// Demand is the input that a caller waits for a position. If the version that serves stands
+// still below it, the lane does the work of that version, including its effects.
+func (l *Lane) Demand(p store.Position) {
+	if p > l.demand {
+		l.demand, l.lookAt, l.looks = p, time.Time{}, 0
+	}
+}
+
+// Caught reports whether the read model holds every event that the version that serves has
+// handled. If no other version serves, it reports whether the read model holds every event at
+// or below head.
+func (l *Lane) Caught(head store.Position) bool {
+	return l.loaded && (l.covered >= head || l.holding())
+}
+
+func (l *Lane) holding() bool {
+	return len(l.window) > 0 && l.looked && !l.taking && l.free(l.window[:1]) == 0
+}
+
+// take makes the attempt take over the effects of its events from the version that serves. It
+// reports whether that is possible.
+func (l *Lane) take(a *Attempt, through store.Position) bool {
+	from := append([]State(nil), l.serving.Lanes...)
+	to := make([]State, l.limits.Lanes)
+	for i := range to {
+		to[i].Position = store.NewPosition(l.state.Position.Partition(), 0)
+		to[i].SetLatch(Closed(to[i].Position.Partition()))
+	}
+	to[l.limits.Lane] = l.state
+	changed, _, err := HandOver(from, to, l.limits.Lane, through)
+	if err != nil {
+		return false
+	}
+	a.New.Latched, a.New.Edges = to[l.limits.Lane].Latched, to[l.limits.Lane].Edges
+	a.Taken, a.Serving = nil, l.serving.Version
+	for i, c := range changed {
+		if c {
+			from[i].Revision++
+			from[i].Writer = l.self
+			a.Taken = append(a.Taken, Taken{i, l.serving.Lanes[i], from[i]})
+		}
+	}
+	return true
+}
+
+// tryWindow tries the next events of the window, or gives the first one up.
+func (l *Lane) tryWindow(now time.Time) Action {
+	first := &l.window[0]
+	if l.give {
+		return l.giveUp(first, now)
+	}
+	n := min(len(l.window), l.size)
+	switch {
+	case l.bound > 0:
+		n = min(n, l.bound)
+	case l.attempts > 0:
+		n = 1
+	}
+	if l.taking {
+		for n > 1 && l.window[n-1].Position > l.demand {
+			n--
+		}
+	} else {
+		n = l.free(l.window[:n])
+	}
+	return l.tryFirst(n, now)
+}
+
+// tryFirst tries the first events of the window.
+func (l *Lane) tryFirst(n int, now time.Time) Action {
+	latch := l.latch
+	if l.taking {
+		var probe Attempt
+		probe.New = l.state
+		if !l.take(&probe, l.window[n-1].Position) {
+			return l.cannotTake(now)
+		}
+		latch = probe.New.Latch()
+	}
+	n = cut(latch, l.window[:n])
+	position, at := l.through, l.throughAt
+	if n < len(l.window) {
+		position, at = l.window[n-1].Position, l.window[n-1].ID
+	}
+	a := l.try(l.window[:n], position, at)
+	if l.taking {
+		l.take(&l.attempt, l.window[n-1].Position)
+	}
+	l.attempt.Replaying = !latch.Owns(l.window[0].Key, l.window[0].Position)
+	l.consumed = n
+	return a
+}
+
+// cannotTake makes the lane continue to hold.
+func (l *Lane) cannotTake(now time.Time) Action {
+	l.taking = false
+	return Action{Kind: Wait, At: l.lookAt}
+}
+
+// cut returns the number of events, counted from the first, that are owned, or not owned, like
+// the first.
+func cut(latch Latch, events []store.Event) int {
+	first, last := &events[0], &events[len(events)-1]
+	if latch.same(first.Position, last.Position) {
+		return len(events)
+	}
+	owned := latch.Owns(first.Key, first.Position)
+	n := 1
+	for n < len(events) && latch.Owns(events[n].Key, events[n].Position) == owned {
+		n++
+	}
+	return n
+}
+
+// try begins an attempt that moves the lane to a position. The id at is the id of the event
+// there.
+func (l *Lane) try(events []store.Event, position store.Position, at store.ID) Action {
+	l.attempt = Attempt{Old: l.state, New: l.state, Events: events, Parked: l.parked}
+	a := &l.attempt
+	a.New.Revision++
+	a.New.Writer = l.self
+	if position > l.state.Position {
+		a.New.Position, a.New.At = position, at
+	}
+	l.busy, l.consumed, l.reached, l.ofJob = true, 0, a.New.Position, false
+	return Action{Kind: Try, Attempt: a}
+}
+
+// giveUp parks the entity of an event, or leaves the event out, or stops.
+func (l *Lane) giveUp(e *store.Event, now time.Time) Action {
+	var stop error
+	switch {
+	case l.policy.OnFailure == Stop:
+		stop = fmt.Errorf("event %d of %v, position %v: %w", e.Version, e.Key, e.Position, l.verdict)
+	case l.policy.OnFailure == Skip && l.state.Dead >= l.limits.Dead:
+		stop = fmt.Errorf("%w: %d, then event %d of %v: %w", ErrDeadMax, l.state.Dead, e.Version, e.Key, l.verdict)
+	case l.policy.OnFailure == Park && len(l.parked) >= l.limits.Parked:
+		stop = fmt.Errorf("%w: %d, then %v: %w", ErrParkedMax, len(l.parked), e.Key, l.verdict)
+	}
+	if stop != nil {
+		l.stop(stop)
+		return Action{Kind: Wait}
+	}
+	position, at := l.through, l.throughAt
+	if len(l.window) > 1 {
+		position, at = e.Position, e.ID
+	}
+	a := l.try(nil, position, at)
+	l.consumed = 1
+	if l.taking && !l.take(&l.attempt, e.Position) {
+		l.busy = false
+		return l.cannotTake(now)
+	}
+	if l.policy.OnFailure == Skip {
+		l.attempt.Dead = &DeadLetter{
+			Key: e.Key, Version: e.Version, Position: e.Position, Through: e.Position,
+			Type: e.Type, Error: errorText(l.verdict), Attempts: l.attempts, Time: now,
+		}
+		l.attempt.New.Dead++
+		return a
+	}
+	l.attempt.Park = &Parked{
+		Key: e.Key, Version: e.Version, Position: e.Position,
+		Type: e.Type, Error: errorText(l.verdict), Attempts: l.attempts, Time: now,
+	}
+	l.attempt.New.Parked++
+	return a
+}
+
+// errorBytesMax bounds the text of an error in a note, in bytes.
+const errorBytesMax = 1024
+
+// errorText returns the text of an error for a note: valid UTF-8 of bounded length.
+func errorText(err error) string {
+	return Text(err.Error(), errorBytesMax)
+}
+
+func (l *Lane) stop(err error) {
+	l.err, l.stopped = err, true
+	for _, j := range append(l.jobs, l.job) {
+		if j != nil {
+			j.end(err)
+		}
+	}
+	l.job, l.jobs = nil, nil
+}
+
+// Loaded is the input that the lane's notes have been read. A nil state means that there is no
+// note. The lane owns parked from then on.
+func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) {
+	l.busy = false
+	if errors.Is(err, ErrFinal) {
+		l.stop(err)
+		return
+	}
+	if err != nil {
+		l.retry(err, now)
+		return
+	}
+	if state == nil {
+		l.stop(ErrRemoved)
+		return
+	}
+	same := l.loaded && state.Revision == l.state.Revision && state.Position == l.state.Position
+	first := !l.loaded
+	l.state, l.loaded = *state, true
+	l.latch = l.state.Latch()
+	l.parked = nil
+	for _, p := range parked {
+		l.park(p)
+	}
+	l.endRead()
+	if l.foreign = l.foreign && !first && !same && state.Writer != l.self; l.foreign {
+		// Another runner is at work: look again later, and continue once it rests.
+		l.until = now.Add(backoff(l.limits.StandbyMin, l.limits.StandbyMax, l.stands))
+		l.stands++
+	} else {
+		l.stale, l.stands = false, 0
+	}
+	if !same {
+		l.place(first)
+		if l.job != nil {
+			l.job.failed = nil // it may be out of date
+		}
+	}
+	if !same || len(l.window) == 0 && l.covered == l.state.Position {
+		l.err, l.fails = nil, 0
+	}
+}
+
+// place fits the window to a changed position.
+func (l *Lane) place(first bool) {
+	switch p := l.state.Position; {
+	case first || p < l.covered:
+		l.covered, l.coveredAt, l.window, l.seek = p, l.state.At, nil, true
+	case len(l.window) == 0:
+		l.covered, l.coveredAt = p, l.state.At
+	default:
+		for len(l.window) > 0 && l.window[0].Position <= p {
+			l.window = l.window[1:]
+		}
+		l.covered, l.coveredAt = p, l.state.At
+		if len(l.window) == 0 && l.through > p {
+			l.covered, l.coveredAt = l.through, l.throughAt // the rest of the chunk has no event for this lane
+		}
+	}
+	l.clear()
+}
+
+// clear resets the failures of the first event, and the decision whether the lane takes its
+// effects over.
+func (l *Lane) clear() {
+	l.bound, l.attempts, l.give, l.verdict = 0, 0, false, nil
+	l.looked, l.taking, l.lookAt = false, false, time.Time{}
+}
+
+func (l *Lane) park(p *Parked) {
+	m := make(map[store.Key]*Parked, len(l.parked)+1) // an attempt may still use the old map
+	maps.Copy(m, l.parked)
+	m[p.Key] = p
+	l.parked = m
+}
+
+func (l *Lane) unpark(key store.Key) {
+	m := make(map[store.Key]*Parked, len(l.parked))
+	for k, o := range l.parked {
+		if k != key {
+			m[k] = o
+		}
+	}
+	l.parked = m
+}
+
+// retry schedules another attempt after the target has failed.
+func (l *Lane) retry(err error, now time.Time) {
+	l.err = err
+	l.until = now.Add(backoff(l.limits.RetryMin, l.limits.RetryMax, l.fails))
+	l.fails++
+}
+
+// Tried is the input of the outcome of the attempt.
+func (l *Lane) Tried(o Outcome, now time.Time) {
+	l.busy = false
+	switch o.Result {
+	case Stored:
+		l.stored(now)
+	case Failed:
+		switch {
+		case len(l.attempt.Events) == 0:
+			l.retry(o.Err, now) // no handler ran, so the target has failed
+		case l.ofJob:
+			l.jobFailed(o, now)
+		default:
+			l.failed(o, now)
+		}
+	case Moved:
+		l.stale, l.foreign = true, true
+		l.looked, l.taking, l.lookAt = false, false, time.Time{} // the version that serves may have moved
+	case Refused:
+		l.spare()
+		l.retry(o.Err, now)
+	case Unknown:
+		l.stale = true
+		l.spare()
+		l.retry(o.Err, now)
+	}
+}
+
+// spare drops the verdict on an event if the target has failed to store it. The failure of the
+// event's handler may have been a failure of the target too.
+func (l *Lane) spare() {
+	if l.attempt.Park != nil && !l.ofJob || l.attempt.Dead != nil && !l.ofJob {
+		l.clear()
+	}
+}
+
+// stored updates the lane after the target has stored an attempt.
+func (l *Lane) stored(now time.Time) {
+	a := &l.attempt
+	if l.state = a.New; a.New.Latched != a.Old.Latched || a.New.Edges != a.Old.Edges {
+		l.latch = l.state.Latch()
+	}
+	l.taking = false
+	l.fails, l.err, l.until = 0, nil, time.Time{}
+	if a.Park != nil {
+		l.park(a.Park)
+	}
+	if !a.Unpark.IsZero() {
+		l.unpark(a.Unpark)
+	}
+	if l.ofJob {
+		l.jobStored()
+		return
+	}
+	l.endRead() // it was read up to the old position
+	if l.bound > 0 {
+		l.bound -= l.consumed // the next event is the one that has failed
+		if l.bound == 0 && l.verdict != nil {
+			l.attempts = 1
+			l.until = now.Add(l.pause())
+			l.err = l.verdict
+		}
+	} else {
+		l.clear()
+	}
+	if len(a.Events) > 0 {
+		l.size = min(l.limits.Batch, l.size*2)
+	}
+	l.window = l.window[l.consumed:]
+	l.looked = false
+	if l.reached >= l.covered {
+		l.covered, l.coveredAt = l.reached, a.New.At
+	}
+}
+
+// pause returns the pause after the failure of a handler. It is up to a quarter longer than the
+// policy says. Lanes and runners that fail together, for example because a service is down,
+// therefore do not all try again at the same time.
+func (l *Lane) pause() time.Duration {
+	d := backoff(l.policy.BackoffMin, l.policy.BackoffMax, l.attempts-1)
+	h := fnv.New32a()
+	h.Write(l.self[:])
+	h.Write([]byte{byte(l.limits.Lane), byte(l.attempts)})
+	return d + d/4*time.Duration(h.Sum32()%1024)/1024
+}
+
+// failed finds the event at which a handler has failed. The lane first tries the events before
+// it, and then that event alone.
+func (l *Lane) failed(o Outcome, now time.Time) {
+	n := len(l.attempt.Events)
+	switch {
+	case n > 1 && o.To-o.From != 1:
+		l.size = n / 2
+		return
+	case n > 1 && o.From > 0:
+		l.bound, l.verdict, l.attempts = o.From, o.Err, 0
+		return
+	}
+	l.bound = 0
+	l.attempts++
+	l.verdict, l.err = o.Err, o.Err
+	if l.give = (n == 1 || l.attempts > 1) && (o.Hopeless || l.attempts >= l.policy.AttemptsMax); l.give {
+		return
+	}
+	l.until = now.Add(l.pause())
+}
+
+// backoff returns the pause after the given number of earlier failures.
+func backoff(least, most time.Duration, before int) time.Duration {
+	d := least
+	for range before {
+		if d *= 2; d >= most || d <= 0 {
+			return most
+		}
+	}
+	return min(d, most)
+}
+
+// Reload is the input that another caller in this process has changed the notes.
+func (l *Lane) Reload() { l.stale = true }
+
+// Resume is the input that a stopped lane is to try again.
+func (l *Lane) Resume() {
+	if l.stopped {
+		l.stopped, l.stale, l.err = false, true, nil
+		l.until, l.fails = time.Time{}, 0
+		l.clear()
+	}
+}
+
+// Close ends the lane. It does nothing more, and its jobs end with an error.
+func (l *Lane) Close(err error) { l.stop(err) }
+
+// State returns the lane's copy of its note, and whether it has one.
+func (l *Lane) State() (State, bool) { return l.state, l.loaded }
+
+// Covered returns the position up to which the read model holds every event that the lane
+// wants, except those of parked entities.
+func (l *Lane) Covered() store.Position { return l.covered }
+
+// Stale reports whether the notes must be read again. The results of the other methods may then
+// be out of date.
+func (l *Lane) Stale() bool { return l.stale }
+
+// Passed returns a position. The lane will never want an event at or below it.
+func (l *Lane) Passed() store.Position {
+	p := l.state.Position
+	for _, o := range l.parked {
+		p = min(p, o.Position-1)
+	}
+	return p
+}
+
+// Phase returns the present activity of the lane, and the last error if that is the reason.
+func (l *Lane) Phase() (Phase, error) {
+	switch {
+	case l.stopped:
+		return Stopped, l.err
+	case l.err != nil:
+		return Retrying, l.err
+	case !l.loaded:
+		return Loading, nil
+	case l.foreign:
+		return Standby, nil
+	case l.holding():
+		return Holding, nil
+	}
+	return Running, nil
+}

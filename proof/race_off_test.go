@@ -1,6 +1,0 @@
-//go:build !race
-
-package proof_test
-
-// poisons is the number of bad commands.
-const poisons = 10_000
