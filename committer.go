@@ -145,7 +145,7 @@ func commitGroup(log store.Log, batches []*store.Batch) (results []store.Result,
 	}
 	for i := range results {
 		switch err := results[i].Err.(type) { //nolint:errorlint // the error itself, and not what it wraps
-		case nil, *store.ConflictError, *store.ClaimedError, *store.SettledError:
+		case nil, *store.ConflictError, *store.ClaimedError, *store.MessageGoneError:
 		default:
 			results[i].Err = ownError(err)
 		}

@@ -79,7 +79,7 @@ type Config struct {
 	// that a slow one does not delay the others. Messages to one entity use at most an
 	// eighth of it, or more while half of it is free. Zero is [DeliveriesMaxDefault].
 	DeliveriesMax int
-	// Delivery configures the retries of a message to an entity, or of a timer, whose
+	// EffectInfo configures the retries of a message to an entity, or of a timer, whose
 	// target fails. A refusal is not a failure: it ends the message. The zero value retries
 	// for about a day; see [RetryPolicy].
 	Delivery RetryPolicy

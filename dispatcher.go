@@ -17,8 +17,8 @@ import (
 
 	"github.com/perdure/perdure/internal/core/commit"
 	"github.com/perdure/perdure/internal/core/entity"
-	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/internal/core/outbox"
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -423,7 +423,7 @@ func (d *dispatcher) Settled(int) {
 func (d *dispatcher) settled(now time.Time) {
 	list := d.item.Batch.Settle
 	if err := errors.Join(d.item.Err, d.item.Result.Err); err != nil {
-		if errors.Is(err, store.ErrSettled) {
+		if errors.Is(err, store.ErrMessageGone) {
 			d.engine.config.Logger.Debug("an outbox message is another engine's by now", "messages", len(list), "error", err)
 		} else {
 			d.engine.config.Logger.Error("outbox messages could not be settled", "messages", len(list), "error", err)
@@ -731,7 +731,7 @@ func (d *dispatcher) handle(r *outbox.Row) error {
 		ctx, cancel = context.WithTimeout(ctx, rule.timeout)
 		defer cancel()
 	}
-	return rule.perform(context.WithValue(ctx, deliveryKey{}, &Delivery{
+	return rule.perform(context.WithValue(ctx, deliveryKey{}, &EffectInfo{
 		ID: m.ID, Attempt: int(m.Attempts) + 1, Source: m.Source,
 		Causation: m.Metadata.CausationID, Correlation: m.Metadata.Correlation(), Enqueued: m.Time,
 		engine: d.engine,
@@ -777,7 +777,7 @@ func (d *dispatcher) command(r *outbox.Row, wall time.Time) {
 // decides the command removes the message with its own commit.
 func commandResult(c *call) (outbox.Result, error) {
 	switch c.Outcome.Status {
-	case entity.StatusDone, entity.StatusRefused, entity.StatusSettled:
+	case entity.StatusDone, entity.StatusRefused, entity.StatusMessageGone:
 		return outbox.Gone, nil
 	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusClaimed, entity.StatusWrongVersion,
 		entity.StatusUnhandled, entity.StatusFault:
@@ -789,7 +789,7 @@ func commandResult(c *call) (outbox.Result, error) {
 // close stops the dispatcher. As long as ctx allows, it first waits for deliveries in progress
 // and for sent effects, and then for their settlements to be stored. It does not wait for the
 // delivery self, whose handler has called Close, if there is one.
-func (d *dispatcher) close(ctx context.Context, self *Delivery) error {
+func (d *dispatcher) close(ctx context.Context, self *EffectInfo) error {
 	drained, flushed := make(chan struct{}), make(chan struct{})
 	d.mu.Lock()
 	d.queue.Close(self != nil, self != nil && self.Enqueued.IsZero())

@@ -42,7 +42,7 @@ func (r *effectRule) effect() *effectRule { return r }
 //
 // An enqueued message is performed at least once: a process may die after a handler has
 // done its work and before the store knows it. The id of the message is the same in
-// every attempt; see [DeliveryFrom]. The handler, or the service that it calls, can use
+// every attempt; see [EffectInfoFrom]. The handler, or the service that it calls, can use
 // the id to recognize a repeated attempt.
 func Perform[M proto.Message](fn func(ctx context.Context, message M) error, options ...EffectOption) EffectRule {
 	t := reflect.TypeFor[M]()
@@ -134,7 +134,7 @@ func MaxAttempts(n int) EffectOption {
 // MaxAge parks a message at its first failed attempt after the age d. The age begins
 // when this engine first knows the message: when the engine stores it, reads it after
 // the engine was opened, or takes it over from another engine. It is measured by the
-// engine's own clock and not from [Delivery.Enqueued], so it begins again after a
+// engine's own clock and not from [EffectInfo.Enqueued], so it begins again after a
 // restart or a takeover. For example, with MaxAge(time.Hour), a message that has failed
 // for 59 minutes before a restart is retried for another hour. MaxAge does not end an
 // attempt in progress (see [AttemptTimeout]) and does not park a message between two
@@ -186,8 +186,8 @@ type parkError struct{ err error }
 func (e *parkError) Error() string { return e.err.Error() }
 func (e *parkError) Unwrap() error { return e.err }
 
-// A Delivery describes the message that a handler performs.
-type Delivery struct {
+// A EffectInfo describes the message that a handler performs.
+type EffectInfo struct {
 	// ID is the id of the message. It is the same in every attempt.
 	ID store.ID
 	// Attempt is the number of the attempt, from 1. A message that was sent, and not
@@ -207,10 +207,10 @@ type Delivery struct {
 
 type deliveryKey struct{}
 
-// DeliveryFrom returns the delivery of the handler that runs with ctx, or nil if ctx is
+// EffectInfoFrom returns the delivery of the handler that runs with ctx, or nil if ctx is
 // not the context of a handler.
-func DeliveryFrom(ctx context.Context) *Delivery {
-	d, _ := ctx.Value(deliveryKey{}).(*Delivery)
+func EffectInfoFrom(ctx context.Context) *EffectInfo {
+	d, _ := ctx.Value(deliveryKey{}).(*EffectInfo)
 	return d
 }
 

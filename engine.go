@@ -148,8 +148,8 @@ func (e *Engine) acquire(ctx context.Context) (shared bool, err error) {
 	var mu sync.Mutex
 	left, held := false, func() {}
 	take := func() (bool, error) {
-		if x, ok := e.log.(store.Instant); ok {
-			e.instant = x.Instant()
+		if x, ok := e.log.(store.Synchronous); ok {
+			e.instant = x.Synchronous()
 		}
 		x, ok := e.log.(store.Exclusive)
 		if !ok {
@@ -268,7 +268,7 @@ func (e *Engine) addKinds() error {
 // If ctx is the context of a handler, Close does not wait for that handler. Close does
 // not close the store. Later calls of Close do nothing.
 func (e *Engine) Close(ctx context.Context) error {
-	self := DeliveryFrom(ctx)
+	self := EffectInfoFrom(ctx)
 	if self != nil && self.engine != e {
 		self = nil
 	}
@@ -395,7 +395,7 @@ const effectsGrace = 2 * time.Second
 
 // closeEffects waits for the effects in progress. After a grace period it ends their contexts,
 // because a handler may wait for that, for example one whose server does not answer.
-func (e *Engine) closeEffects(ctx context.Context, self *Delivery) error {
+func (e *Engine) closeEffects(ctx context.Context, self *EffectInfo) error {
 	grace := effectsGrace
 	if deadline, ok := ctx.Deadline(); ok {
 		grace = time.Until(deadline) / 2

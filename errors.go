@@ -412,7 +412,7 @@ func failure(key store.Key, c *entity.Call, callsMax int) error {
 		return fmt.Errorf("%v: %w: %w", key, ErrStateGone, out.Err)
 	case entity.StatusClaimed:
 		return fmt.Errorf("%v: %w: %w", key, AlreadyExists, out.Err)
-	case entity.StatusSettled:
+	case entity.StatusMessageGone:
 		return fmt.Errorf("%v: %w", key, out.Err)
 	case entity.StatusClosed:
 		return fmt.Errorf("%v: %w", key, ErrClosed)

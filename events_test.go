@@ -176,8 +176,8 @@ func TestASubscriptionGetsWholeCommitsAndGoesOnWhereItWas(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := uint32(len(d.Events)); n != d.Events[0].More+1 {
-				t.Errorf("got %d events of a commit of %d", n, d.Events[0].More+1)
+			if n := uint32(len(d.Events)); n != d.Events[0].Remaining+1 {
+				t.Errorf("got %d events of a commit of %d", n, d.Events[0].Remaining+1)
 			}
 			for i := range d.Events {
 				h.Got(&d.Events[i])

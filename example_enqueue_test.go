@@ -24,7 +24,7 @@ func ExampleDecision_Enqueue() {
 	)
 	mailed := make(chan string)
 	mail := perdure.Perform(func(ctx context.Context, m *testv1.Note) error {
-		d := perdure.DeliveryFrom(ctx) // d.ID is the same in every attempt
+		d := perdure.EffectInfoFrom(ctx) // d.ID is the same in every attempt
 		if d.Attempt == 1 {
 			return errors.New("the mail server does not answer")
 		}

@@ -338,7 +338,7 @@ func (l *hookStore) Acquire() (func(), error) {
 	return func() { l.h.Reached("store.Exclusive.Acquire, release"); release() }, err
 }
 
-func (l *hookStore) Instant() bool { l.h.Reached("store.Instant.Instant"); return l.instant }
+func (l *hookStore) Instant() bool { l.h.Reached("store.Synchronous.Synchronous"); return l.instant }
 
 func (l *hookStore) Heads(ctx context.Context) ([]store.Position, error) {
 	if l.h.Reached("store.Log.Heads") {
@@ -584,7 +584,7 @@ var hooks = map[string]hook{
 
 	"store.Exclusive.Acquire":             {opens: true},
 	"store.Exclusive.Acquire, release":    {closes: true, silent: true, keeps: true},
-	"store.Instant.Instant":               {opens: true},
+	"store.Synchronous.Synchronous":       {opens: true},
 	"store.Log.Heads":                     {opens: true},
 	"store.Log.Commit":                    {stalls: true, trigger: deposits1},
 	"store.Log.Commit, of settlements":    {stalls: true, trigger: enqueues},

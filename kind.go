@@ -239,12 +239,12 @@ func SnapshotEvery(events uint64) KindOption {
 // [SnapshotEvery] and a store that can delete.
 //
 // It deletes only events strictly below the lowest reader of [Engine.Events], in this
-// and every other engine on the store, and strictly below every bookmark in the same
-// partition: the bookmarks of subscriptions, projections and other readers; see
-// [stream.Readers]. The event at a bookmark stays, because its id proves to the reader
+// and every other engine on the store, and strictly below every checkpoint in the same
+// partition: the checkpoints of subscriptions, projections and other readers; see
+// [stream.Readers]. The event at a checkpoint stays, because its id proves to the reader
 // that the store is the one that it has read before. A reader that does not come back
-// keeps the events as long as its bookmark exists; the command "perdure readers" lists
-// and removes such bookmarks.
+// keeps the events as long as its checkpoint exists; the command "perdure readers" lists
+// and removes such checkpoints.
 //
 // Where events are deleted, the snapshot is the only copy of the state. A later change
 // of a rule, of an Upcast or of [FoldVersion] applies only to the events above the

@@ -415,7 +415,7 @@ func TestOfTwoOperatorsWhoSettleAMessageOneSucceeds(t *testing.T) {
 				}
 				wg.Wait()
 				loser := errors.Join(errs...)
-				if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(loser, store.ErrSettled) || !strings.Contains(loser.Error(), "has unparked or dropped it first") {
+				if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(loser, store.ErrMessageGone) || !strings.Contains(loser.Error(), "has unparked or dropped it first") {
 					t.Errorf("unpark: %v, drop: %v, want one success and an error that says who was faster", errs[0], errs[1])
 				}
 				if errs[0] == nil {

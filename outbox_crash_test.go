@@ -197,12 +197,12 @@ func (r *crashing) performEarly(m *store.Message, b *store.Batch) {
 	if !m.Target.IsZero() || proto.Unmarshal(m.Payload, note) != nil {
 		return
 	}
-	r.note(&perdure.Delivery{ID: m.ID, Source: b.Key, Causation: m.Metadata.CausationID}, note)
+	r.note(&perdure.EffectInfo{ID: m.ID, Source: b.Key, Causation: m.Metadata.CausationID}, note)
 }
 
 // note records that an enqueued message was performed. Its command must be in the log at that
 // time.
-func (r *crashing) note(d *perdure.Delivery, m *testv1.Note) {
+func (r *crashing) note(d *perdure.EffectInfo, m *testv1.Note) {
 	r.committed(d, m.GetText())
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -213,7 +213,7 @@ func (r *crashing) note(d *perdure.Delivery, m *testv1.Note) {
 	r.performed = append(r.performed, m.GetText())
 }
 
-func (r *crashing) committed(d *perdure.Delivery, text string) {
+func (r *crashing) committed(d *perdure.EffectInfo, text string) {
 	for ev, err := range r.log.Read(context.Background(), d.Source, 0) {
 		if err == nil && ev.Metadata.CausationID == d.Causation {
 			return
@@ -228,7 +228,7 @@ func (r *crashing) committed(d *perdure.Delivery, text string) {
 func (r *crashing) effects(life int) []perdure.EffectRule {
 	return []perdure.EffectRule{
 		perdure.Perform(func(ctx context.Context, m *testv1.Note) error {
-			d := perdure.DeliveryFrom(ctx)
+			d := perdure.EffectInfoFrom(ctx)
 			if r.fault == doneEarly {
 				r.settle(d.ID)
 			}
@@ -242,7 +242,7 @@ func (r *crashing) effects(life int) []perdure.EffectRule {
 			if err := r.step(life); err != nil {
 				return err
 			}
-			r.committed(perdure.DeliveryFrom(ctx), "sent "+m.GetNote().GetText())
+			r.committed(perdure.EffectInfoFrom(ctx), "sent "+m.GetNote().GetText())
 			r.mu.Lock()
 			r.sent = append(r.sent, m.GetNote().GetText())
 			r.mu.Unlock()

@@ -193,9 +193,9 @@ func TestASentEffectKnowsItsCause(t *testing.T) {
 			}),
 			perdure.Evolve(func(a *testv1.Account, e *testv1.Annotated) { a.Notes = append(a.Notes, e.GetNote()) }),
 		)
-		var got []perdure.Delivery // deliveries in order
+		var got []perdure.EffectInfo // deliveries in order
 		rule := perdure.Perform(func(ctx context.Context, _ *testv1.Note) error {
-			got = append(got, *perdure.DeliveryFrom(ctx))
+			got = append(got, *perdure.EffectInfoFrom(ctx))
 			return nil
 		})
 		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{rule}})

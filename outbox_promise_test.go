@@ -611,7 +611,7 @@ func TestOutbox(t *testing.T) {
 			}
 			return next(group)
 		})
-		if err := e.Unpark(t.Context(), sequence, nil); !errors.Is(err, store.ErrSettled) {
+		if err := e.Unpark(t.Context(), sequence, nil); !errors.Is(err, store.ErrMessageGone) {
 			t.Errorf("Unpark of a message that was dropped: got %v, want ErrSettled", err)
 		}
 		pass(time.Minute)

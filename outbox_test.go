@@ -60,7 +60,7 @@ func senders(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 // A recorder performs effects and remembers them.
 type recorder struct {
 	mu    sync.Mutex
-	fail  func(*perdure.Delivery) error
+	fail  func(*perdure.EffectInfo) error
 	done  []string
 	ids   map[store.ID]int
 	sends int
@@ -72,7 +72,7 @@ func (r *recorder) rules(options ...perdure.EffectOption) []perdure.EffectRule {
 		perdure.Perform(func(ctx context.Context, m *testv1.Note) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			d := perdure.DeliveryFrom(ctx)
+			d := perdure.EffectInfoFrom(ctx)
 			r.ids[d.ID]++
 			if r.fail != nil {
 				if err := r.fail(d); err != nil {
@@ -159,7 +159,7 @@ func TestAnAttemptThatTakesTooLongIsOverAndTriedAgain(t *testing.T) {
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		kind, attempts := senders(), 0
 		perform := func(ctx context.Context, _ *testv1.Note) error {
-			if attempts = perdure.DeliveryFrom(ctx).Attempt; attempts > 1 {
+			if attempts = perdure.EffectInfoFrom(ctx).Attempt; attempts > 1 {
 				return nil
 			}
 			<-ctx.Done()
@@ -184,7 +184,7 @@ func TestAFailingEffectIsTriedAgainAndThenParked(t *testing.T) {
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		boom := errors.New("boom")
 		r, kind := &recorder{}, senders()
-		r.fail = func(d *perdure.Delivery) error {
+		r.fail = func(d *perdure.EffectInfo) error {
 			if d.Attempt < 3 {
 				return boom
 			}
@@ -206,7 +206,7 @@ func TestAFailingEffectIsTriedAgainAndThenParked(t *testing.T) {
 				t.Errorf("message %v was tried %d times, want 3 with the same id", id, n)
 			}
 		}
-		r.fail = func(*perdure.Delivery) error { return boom }
+		r.fail = func(*perdure.EffectInfo) error { return boom }
 		if _, err := ref.Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
 			t.Fatal(err)
 		}
@@ -223,10 +223,10 @@ func TestAFailingEffectIsTriedAgainAndThenParked(t *testing.T) {
 		if done, _ := r.seen(); len(done) != 3 || done[2] != "edited" {
 			t.Errorf("got %v, want the edited message at the end", done)
 		}
-		if err := e.Drop(t.Context(), parked[0].Sequence); !errors.Is(err, store.ErrSettled) {
+		if err := e.Drop(t.Context(), parked[0].Sequence); !errors.Is(err, store.ErrMessageGone) {
 			t.Errorf("drop of a message that is gone: got %v, want ErrSettled", err)
 		}
-		r.fail = func(*perdure.Delivery) error { return perdure.Park(boom) }
+		r.fail = func(*perdure.EffectInfo) error { return perdure.Park(boom) }
 		if _, err := ref.Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
 			t.Fatal(err)
 		}
@@ -418,7 +418,7 @@ func TestWhatWasNotDeliveredIsDeliveredByTheNextEngine(t *testing.T) {
 	t.Parallel()
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		kind := senders()
-		r := &recorder{fail: func(*perdure.Delivery) error { return errors.New("away") }}
+		r := &recorder{fail: func(*perdure.EffectInfo) error { return errors.New("away") }}
 		config := perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: r.rules(perdure.Backoff(time.Hour, time.Hour))}
 		e, err := perdure.Open(t.Context(), config)
 		if err != nil {

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/core/commit"
-	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/internal/core/outbox"
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
 
@@ -45,7 +45,7 @@ func (e *Engine) messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*
 // Unpark makes the engine deliver a parked message again, with its attempts counted from
 // zero. If message is not nil, it replaces the payload of the parked message and must be
 // of the same type. A halted message is delivered in its place, before those that waited
-// for it. The error matches [store.ErrSettled] if no message with that sequence is parked,
+// for it. The error matches [store.ErrMessageGone] if no message with that sequence is parked,
 // or no longer: if several callers and engines unpark or drop a message at the same time,
 // one of them succeeds.
 //
@@ -72,14 +72,14 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 
 // faster adds the reason to the error of a message that is no longer parked.
 func faster(_ store.Result, err error) error {
-	if errors.Is(err, store.ErrSettled) {
+	if errors.Is(err, store.ErrMessageGone) {
 		return fmt.Errorf("another caller or engine has unparked or dropped it first: %w", err)
 	}
 	return err
 }
 
 // Drop removes a parked message permanently. If it was halted, its lane continues. The error
-// matches [store.ErrSettled] if no message with that sequence is parked, or no longer, like
+// matches [store.ErrMessageGone] if no message with that sequence is parked, or no longer, like
 // that of [Engine.Unpark]. See [Engine.DropWhere] for many messages.
 func (e *Engine) Drop(ctx context.Context, sequence uint64) error {
 	m, err := e.parked(ctx, sequence)
@@ -307,7 +307,7 @@ func (e *Engine) parked(ctx context.Context, sequence uint64) (*store.Message, e
 			break
 		}
 	}
-	return nil, &store.SettledError{Sequence: sequence}
+	return nil, &store.MessageGoneError{Sequence: sequence}
 }
 
 // commitBatch stores a batch that belongs to no entity in memory, and waits for its outcome.
@@ -387,7 +387,7 @@ func (r *request) failed() bool { return r.done() && r.Failed() && !r.passed() }
 
 // passed reports whether another caller or engine has completed the message first.
 func (r *request) passed() bool {
-	return r.done() && r.Err == nil && errors.Is(r.Result.Err, store.ErrSettled)
+	return r.done() && r.Err == nil && errors.Is(r.Result.Err, store.ErrMessageGone)
 }
 
 // outcome returns the outcome of a request.

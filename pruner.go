@@ -87,7 +87,7 @@ func (p *pruner) guarded(ctx context.Context, job prune) error {
 	return err
 }
 
-// prune deletes events strictly below the events to keep. It also keeps the event at a bookmark
+// prune deletes events strictly below the events to keep. It also keeps the event at a checkpoint
 // (the stored position of a reader): its id proves to the reader that the log is the one it has
 // read.
 func (p *pruner) prune(ctx context.Context, job prune) error {

@@ -43,10 +43,10 @@ func (p *pruned) first(id string) store.Position {
 	return 0
 }
 
-// marks returns the bookmarks of a log, each as name@position.
+// marks returns the checkpoints of a log, each as name@position.
 func (p *pruned) marks() (all []string) {
 	p.Helper()
-	marks, err := p.log.Bookmarks(p.Context())
+	marks, err := p.log.Checkpoints(p.Context())
 	if err != nil {
 		p.Fatal(err)
 	}
@@ -131,12 +131,12 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 		deposits(p.T, ref, 6)
 		s := p.read(reader, 2)
 		if got := p.marks(); !slices.Equal(got, []string{"live@2"}) {
-			p.Errorf("while the reader is at 2: got the bookmarks %q, want live@2", got)
+			p.Errorf("while the reader is at 2: got the checkpoints %q, want live@2", got)
 		}
 		close(s.goOn)
 		pass(10*time.Second + time.Second/2) // not at the time of a move
 		if got := p.marks(); !slices.Equal(got, []string{"live@6"}) {
-			p.Errorf("once the reader is at 6: got the bookmarks %q, want live@6", got)
+			p.Errorf("once the reader is at 6: got the checkpoints %q, want live@6", got)
 		}
 		deposits(p.T, ref, 4)
 		if got := p.first("1"); got != 6 {
@@ -151,13 +151,13 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 		close(a.goOn)
 		a.end(p)
 		if got := p.marks(); !slices.Equal(got, []string{"live@0"}) {
-			p.Errorf("while one reader is left: got the bookmarks %q, want live@0", got)
+			p.Errorf("while one reader is left: got the checkpoints %q, want live@0", got)
 		}
 		close(b.goOn)
 		b.end(p)
 		pass(10 * time.Second)
 		if got := p.marks(); len(got) != 0 {
-			p.Errorf("without a reader: got the bookmarks %q, want none", got)
+			p.Errorf("without a reader: got the checkpoints %q, want none", got)
 		}
 		c := p.read(reader, 0)
 		close(c.goOn)
@@ -165,7 +165,7 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 			p.Fatal(err)
 		}
 		if got := p.marks(); len(got) != 0 {
-			p.Errorf("after Close: got the bookmarks %q, want none", got)
+			p.Errorf("after Close: got the checkpoints %q, want none", got)
 		}
 		<-c.ended
 		deposits(p.T, p.kind.Ref(writer, "1"), 2)
@@ -203,7 +203,7 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 			p.Errorf("first event that is kept once the silence is over: got %v, want 7, where the living one is", got)
 		}
 		if got := p.marks(); !slices.Equal(got, []string{"live@7"}) {
-			p.Errorf("got the bookmarks %q, want live@7", got)
+			p.Errorf("got the checkpoints %q, want live@7", got)
 		}
 	})
 	run("and one that was taken for dead is told", func(p *pruned) {
@@ -263,7 +263,7 @@ func (p *pruned) takeForDead() {
 	}
 }
 
-func TestBookmarksHoldTheirPartitionOnly(t *testing.T) {
+func TestCheckpointsHoldTheirPartitionOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPruned(t, memory.WithPartitions(2))
@@ -273,7 +273,7 @@ func TestBookmarksHoldTheirPartitionOnly(t *testing.T) {
 			id := fmt.Sprint(i)
 			ids[store.PartitionOf(store.Key{Kind: "account", ID: id}, 2)] = id
 		}
-		results, err := p.log.Commit(t.Context(), []*store.Batch{{Bookmarks: []store.Bookmark{{Name: "reader", Position: store.NewPosition(0, 3)}}}})
+		results, err := p.log.Commit(t.Context(), []*store.Batch{{Checkpoints: []store.Checkpoint{{Name: "reader", Position: store.NewPosition(0, 3)}}}})
 		if err != nil || results[0].Err != nil {
 			t.Fatal(err, results)
 		}

@@ -275,14 +275,14 @@ func TestOldEventsAreDeletedBehindEveryReader(t *testing.T) {
 		if n, first := kept(); n != 5 || first != 16 {
 			t.Errorf("got %d events from version %d, want the last 5 of 20", n, first)
 		}
-		bookmark := &store.Batch{Bookmarks: []store.Bookmark{{Name: "reader", Position: 22}}}
-		if _, err := log.Commit(ctx, []*store.Batch{bookmark}); err != nil {
+		checkpoint := &store.Batch{Checkpoints: []store.Checkpoint{{Name: "reader", Position: 22}}}
+		if _, err := log.Commit(ctx, []*store.Batch{checkpoint}); err != nil {
 			t.Fatal(err)
 		}
 		deposits(t, ref, 20)
 		synctest.Wait()
-		if n, first := kept(); n != 19 || first != 22 { // the event at the bookmark stays
-			t.Errorf("with a bookmark at 22: got %d events from version %d, want 19 from 22", n, first)
+		if n, first := kept(); n != 19 || first != 22 { // the event at the checkpoint stays
+			t.Errorf("with a checkpoint at 22: got %d events from version %d, want 19 from 22", n, first)
 		}
 		wantBalance(t, ref, 40)
 	})

@@ -340,7 +340,7 @@ func BenchmarkMiddleware(b *testing.B) {
 	b.ReportAllocs()
 	s := actor.NewSystem(actor.Config{})
 	count := 0
-	r := spawn(b, s, actor.Func[uint64](discard), actor.Use(actor.Middleware{Receive: func(_ actor.Delivery, next func()) {
+	r := spawn(b, s, actor.Func[uint64](discard), actor.Use(actor.Middleware{Receive: func(_ actor.Envelope, next func()) {
 		count++
 		next()
 	}}))

@@ -10,7 +10,7 @@ import (
 // Middleware runs around each message, here to count them by type.
 func ExampleUse() {
 	counts := make(map[string]int) // needs no lock: only one actor uses it
-	count := actor.Middleware{Receive: func(d actor.Delivery, next func()) {
+	count := actor.Middleware{Receive: func(d actor.Envelope, next func()) {
 		counts[fmt.Sprintf("%s handles %T", d.Actor, d.Message)]++
 		next()
 	}}

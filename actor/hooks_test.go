@@ -261,12 +261,12 @@ var hooks = map[string]hook{
 		trigger: func(h *hooking) { h.tells("", hookFails) },
 	},
 	"Middleware.Receive": {trigger: func(h *hooking) {
-		h.tells("", hookNothing, actor.Use(actor.Middleware{Receive: func(_ actor.Delivery, next func()) { h.do(); next() }}))
+		h.tells("", hookNothing, actor.Use(actor.Middleware{Receive: func(_ actor.Envelope, next func()) { h.do(); next() }}))
 	}},
 	"Middleware.Send": {trigger: func(h *hooking) {
 		to := h.spawn("")
 		_ = spawn(h.t, h.s, actor.Func[int](func(c *actor.Context[int], _ int) { _ = actor.Tell(c, to, 1) }),
-			actor.Use(actor.Middleware{Send: func(_ actor.Delivery, next func() error) error { h.do(); return next() }})).Tell(0)
+			actor.Use(actor.Middleware{Send: func(_ actor.Envelope, next func() error) error { h.do(); return next() }})).Tell(0)
 	}},
 	"Ask(message)": {trigger: func(h *hooking) {
 		_, _ = actor.Ask(context.Background(), h.spawn(""), func(actor.Reply[int]) int { h.do(); return 0 })

@@ -2,8 +2,8 @@ package actor
 
 import "slices"
 
-// A Delivery is a message with its sender or receiver, as [Middleware] sees it.
-type Delivery struct {
+// A Envelope is a message with its sender or receiver, as [Middleware] sees it.
+type Envelope struct {
 	// Actor is the actor that has the middleware: it handles the message, or sends it.
 	Actor Address
 	// To is the receiver of the message. Around Receive it is the same as Actor.
@@ -22,11 +22,11 @@ type Middleware struct {
 	// Receive is called for each message instead of the behavior. It calls next to
 	// handle the message, on the same goroutine and at most once. If it does not call
 	// next, the message counts as handled. Nil means no middleware around receiving.
-	Receive func(d Delivery, next func())
+	Receive func(d Envelope, next func())
 	// Send is called for each [Tell] and [Forward] of the actor. It calls next to send
 	// the message, and returns the error that the sender gets. Nil means no middleware
 	// around sending.
-	Send func(d Delivery, next func() error) error
+	Send func(d Envelope, next func() error) error
 	// Inherit also puts the middleware around the messages of all descendants of the
 	// actor, outside their own middleware.
 	Inherit bool
@@ -37,7 +37,7 @@ func receive[M any](c *Context[M], b Behavior[M], around []Middleware, m M) {
 	for i, w := range around {
 		if w.Receive != nil {
 			self := Address{c.a}
-			w.Receive(Delivery{Actor: self, To: self, Message: m}, func() { receive(c, b, around[i+1:], m) })
+			w.Receive(Envelope{Actor: self, To: self, Message: m}, func() { receive(c, b, around[i+1:], m) })
 			return
 		}
 	}
@@ -49,7 +49,7 @@ func send[M, N any](c *Context[M], to Ref[N], m N, last func(*Context[M], Ref[N]
 	if c.a.traits&sending == 0 {
 		return last(c, to, m)
 	}
-	d := Delivery{Actor: Address{c.a}, To: to.Address(), Message: m}
+	d := Envelope{Actor: Address{c.a}, To: to.Address(), Message: m}
 	next := func() error { return last(c, to, m) }
 	around := c.a.behavior.(*shell[M]).middleware
 	for _, w := range slices.Backward(around) {

@@ -12,12 +12,12 @@ import (
 // around returns a middleware that records each message that it sees.
 func around(log *diary, name string, inherit bool) actor.Middleware {
 	return actor.Middleware{
-		Receive: func(d actor.Delivery, next func()) {
+		Receive: func(d actor.Envelope, next func()) {
 			log.write(name, "before", d.Actor.Name())
 			next()
 			log.write(name, "after", d.Actor.Name())
 		},
-		Send: func(d actor.Delivery, next func() error) error {
+		Send: func(d actor.Envelope, next func() error) error {
 			log.write(name, "sends to", d.To.Name())
 			return next()
 		},
@@ -91,13 +91,13 @@ func TestMiddlewareMayHoldMessagesBack(t *testing.T) {
 	p := newProbe()
 	refusal := errors.New("not today")
 	s := newSystem(t, actor.Config{})
-	r := spawn(t, s, p, actor.Use(actor.Middleware{Receive: func(d actor.Delivery, next func()) {
+	r := spawn(t, s, p, actor.Use(actor.Middleware{Receive: func(d actor.Envelope, next func()) {
 		if d.Message.(int) > 1 {
 			next()
 		}
 	}}))
 	sender := spawn(t, s, actor.Func[chan error](func(c *actor.Context[chan error], m chan error) { m <- actor.Tell(c, r, 1) }),
-		actor.Use(actor.Middleware{Send: func(actor.Delivery, func() error) error { return refusal }}))
+		actor.Use(actor.Middleware{Send: func(actor.Envelope, func() error) error { return refusal }}))
 	for i := range 4 {
 		tell(t, r, i)
 	}
@@ -107,7 +107,7 @@ func TestMiddlewareMayHoldMessagesBack(t *testing.T) {
 		}
 	}
 	patient := spawn(t, s, actor.Func[chan error](func(c *actor.Context[chan error], m chan error) { m <- actor.Tell(c, r, 4) }),
-		actor.Use(actor.Middleware{Send: func(_ actor.Delivery, next func() error) error { return next() }}))
+		actor.Use(actor.Middleware{Send: func(_ actor.Envelope, next func() error) error { return next() }}))
 	errs := make(chan error, 1)
 	tell(t, patient, errs)
 	if err := await(t, "the answer of Tell", errs); err != nil {

@@ -13,13 +13,13 @@ import (
 // beneath has the ability. They are separate types because the method set of a type is
 // fixed: a log with some of the abilities needs a type that embeds these and no others.
 type (
-	catalog    struct{ l *faultyLog }
-	pruner     struct{ l *faultyLog }
-	outbox     struct{ l *faultyLog }
-	receipts   struct{ l *faultyLog }
-	claims     struct{ l *faultyLog }
-	bookmarks  struct{ l *faultyLog }
-	statistics struct{ l *faultyLog }
+	catalog     struct{ l *faultyLog }
+	pruner      struct{ l *faultyLog }
+	outbox      struct{ l *faultyLog }
+	receipts    struct{ l *faultyLog }
+	claims      struct{ l *faultyLog }
+	checkpoints struct{ l *faultyLog }
+	statistics  struct{ l *faultyLog }
 )
 
 // Bits of the optional abilities, in the order of the types above.
@@ -29,7 +29,7 @@ const (
 	hasOutbox
 	hasReceipts
 	hasClaims
-	hasBookmarks
+	hasCheckpoints
 	hasStatistics
 )
 
@@ -50,10 +50,10 @@ func abilities(log store.Log) (bits uint) {
 	if _, ok := log.(store.Claims); ok {
 		bits |= hasClaims
 	}
-	if _, ok := log.(store.Bookmarks); ok {
-		bits |= hasBookmarks
+	if _, ok := log.(store.Checkpoints); ok {
+		bits |= hasCheckpoints
 	}
-	if _, ok := log.(store.Statistics); ok {
+	if _, ok := log.(store.StatsReader); ok {
 		bits |= hasStatistics
 	}
 	return bits
@@ -135,12 +135,12 @@ func (a claims) Claims(ctx context.Context, space string) iter.Seq2[store.Claime
 	return faulty(ctx, a.l, MethodClaims, a.l.log.(store.Claims).Claims(ctx, space))
 }
 
-// Bookmarks is part of [store.Bookmarks].
-func (a bookmarks) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
-	return called(ctx, a.l, MethodBookmarks, a.l.log.(store.Bookmarks).Bookmarks)
+// Checkpoints is part of [store.Checkpoints].
+func (a checkpoints) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
+	return called(ctx, a.l, MethodCheckpoints, a.l.log.(store.Checkpoints).Checkpoints)
 }
 
-// Stats is part of [store.Statistics].
+// Stats is part of [store.StatsReader].
 func (a statistics) Stats(ctx context.Context) (store.Stats, error) {
-	return called(ctx, a.l, MethodStats, a.l.log.(store.Statistics).Stats)
+	return called(ctx, a.l, MethodStats, a.l.log.(store.StatsReader).Stats)
 }

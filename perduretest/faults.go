@@ -33,7 +33,7 @@ const (
 	MethodReceipts        Method = "Receipts"
 	MethodOwner           Method = "Owner"
 	MethodClaims          Method = "Claims"
-	MethodBookmarks       Method = "Bookmarks"
+	MethodCheckpoints     Method = "Checkpoints"
 	MethodStats           Method = "Stats"
 )
 
@@ -85,7 +85,7 @@ func NewFaults(log store.Log) *Faults {
 // It has the optional abilities of the log beneath it and no others, with two exceptions.
 // It is always a [store.Exclusive]: if the log beneath is not, Acquire returns an error
 // matching [errors.ErrUnsupported], which means the same. And it is never a
-// [store.Instant], because a fault can delay it.
+// [store.Synchronous], because a fault can delay it.
 func (f *Faults) Log() store.Log { return shape(&faultyLog{faults: f, log: f.log}) }
 
 // Next makes the next calls of a method fail, one fault for each, after the faults that

@@ -278,9 +278,9 @@ func calls(ctx context.Context, log store.Log) map[perduretest.Method]func() err
 				y(err)
 			}
 		}),
-		perduretest.MethodBookmarks: func() error { _, err := log.(store.Bookmarks).Bookmarks(ctx); return err },
-		perduretest.MethodStats:     func() error { _, err := log.(store.Statistics).Stats(ctx); return err },
-		perduretest.MethodClose:     log.Close,
+		perduretest.MethodCheckpoints: func() error { _, err := log.(store.Checkpoints).Checkpoints(ctx); return err },
+		perduretest.MethodStats:       func() error { _, err := log.(store.StatsReader).Stats(ctx); return err },
+		perduretest.MethodClose:       log.Close,
 	}
 }
 

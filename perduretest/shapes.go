@@ -214,106 +214,106 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 	case 32:
 		return struct {
 			*faultyLog
-			bookmarks
-		}{l, bookmarks{l}}
+			checkpoints
+		}{l, checkpoints{l}}
 	case 33:
 		return struct {
 			*faultyLog
 			catalog
-			bookmarks
-		}{l, catalog{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, checkpoints{l}}
 	case 34:
 		return struct {
 			*faultyLog
 			pruner
-			bookmarks
-		}{l, pruner{l}, bookmarks{l}}
+			checkpoints
+		}{l, pruner{l}, checkpoints{l}}
 	case 35:
 		return struct {
 			*faultyLog
 			catalog
 			pruner
-			bookmarks
-		}{l, catalog{l}, pruner{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, pruner{l}, checkpoints{l}}
 	case 36:
 		return struct {
 			*faultyLog
 			outbox
-			bookmarks
-		}{l, outbox{l}, bookmarks{l}}
+			checkpoints
+		}{l, outbox{l}, checkpoints{l}}
 	case 37:
 		return struct {
 			*faultyLog
 			catalog
 			outbox
-			bookmarks
-		}{l, catalog{l}, outbox{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, outbox{l}, checkpoints{l}}
 	case 38:
 		return struct {
 			*faultyLog
 			pruner
 			outbox
-			bookmarks
-		}{l, pruner{l}, outbox{l}, bookmarks{l}}
+			checkpoints
+		}{l, pruner{l}, outbox{l}, checkpoints{l}}
 	case 39:
 		return struct {
 			*faultyLog
 			catalog
 			pruner
 			outbox
-			bookmarks
-		}{l, catalog{l}, pruner{l}, outbox{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, pruner{l}, outbox{l}, checkpoints{l}}
 	case 40:
 		return struct {
 			*faultyLog
 			receipts
-			bookmarks
-		}{l, receipts{l}, bookmarks{l}}
+			checkpoints
+		}{l, receipts{l}, checkpoints{l}}
 	case 41:
 		return struct {
 			*faultyLog
 			catalog
 			receipts
-			bookmarks
-		}{l, catalog{l}, receipts{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, receipts{l}, checkpoints{l}}
 	case 42:
 		return struct {
 			*faultyLog
 			pruner
 			receipts
-			bookmarks
-		}{l, pruner{l}, receipts{l}, bookmarks{l}}
+			checkpoints
+		}{l, pruner{l}, receipts{l}, checkpoints{l}}
 	case 43:
 		return struct {
 			*faultyLog
 			catalog
 			pruner
 			receipts
-			bookmarks
-		}{l, catalog{l}, pruner{l}, receipts{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, pruner{l}, receipts{l}, checkpoints{l}}
 	case 44:
 		return struct {
 			*faultyLog
 			outbox
 			receipts
-			bookmarks
-		}{l, outbox{l}, receipts{l}, bookmarks{l}}
+			checkpoints
+		}{l, outbox{l}, receipts{l}, checkpoints{l}}
 	case 45:
 		return struct {
 			*faultyLog
 			catalog
 			outbox
 			receipts
-			bookmarks
-		}{l, catalog{l}, outbox{l}, receipts{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, outbox{l}, receipts{l}, checkpoints{l}}
 	case 46:
 		return struct {
 			*faultyLog
 			pruner
 			outbox
 			receipts
-			bookmarks
-		}{l, pruner{l}, outbox{l}, receipts{l}, bookmarks{l}}
+			checkpoints
+		}{l, pruner{l}, outbox{l}, receipts{l}, checkpoints{l}}
 	case 47:
 		return struct {
 			*faultyLog
@@ -321,59 +321,59 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			pruner
 			outbox
 			receipts
-			bookmarks
-		}{l, catalog{l}, pruner{l}, outbox{l}, receipts{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, pruner{l}, outbox{l}, receipts{l}, checkpoints{l}}
 	case 48:
 		return struct {
 			*faultyLog
 			claims
-			bookmarks
-		}{l, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, claims{l}, checkpoints{l}}
 	case 49:
 		return struct {
 			*faultyLog
 			catalog
 			claims
-			bookmarks
-		}{l, catalog{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, claims{l}, checkpoints{l}}
 	case 50:
 		return struct {
 			*faultyLog
 			pruner
 			claims
-			bookmarks
-		}{l, pruner{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, pruner{l}, claims{l}, checkpoints{l}}
 	case 51:
 		return struct {
 			*faultyLog
 			catalog
 			pruner
 			claims
-			bookmarks
-		}{l, catalog{l}, pruner{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, pruner{l}, claims{l}, checkpoints{l}}
 	case 52:
 		return struct {
 			*faultyLog
 			outbox
 			claims
-			bookmarks
-		}{l, outbox{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, outbox{l}, claims{l}, checkpoints{l}}
 	case 53:
 		return struct {
 			*faultyLog
 			catalog
 			outbox
 			claims
-			bookmarks
-		}{l, catalog{l}, outbox{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, outbox{l}, claims{l}, checkpoints{l}}
 	case 54:
 		return struct {
 			*faultyLog
 			pruner
 			outbox
 			claims
-			bookmarks
-		}{l, pruner{l}, outbox{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, pruner{l}, outbox{l}, claims{l}, checkpoints{l}}
 	case 55:
 		return struct {
 			*faultyLog
@@ -381,31 +381,31 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			pruner
 			outbox
 			claims
-			bookmarks
-		}{l, catalog{l}, pruner{l}, outbox{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, pruner{l}, outbox{l}, claims{l}, checkpoints{l}}
 	case 56:
 		return struct {
 			*faultyLog
 			receipts
 			claims
-			bookmarks
-		}{l, receipts{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, receipts{l}, claims{l}, checkpoints{l}}
 	case 57:
 		return struct {
 			*faultyLog
 			catalog
 			receipts
 			claims
-			bookmarks
-		}{l, catalog{l}, receipts{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, receipts{l}, claims{l}, checkpoints{l}}
 	case 58:
 		return struct {
 			*faultyLog
 			pruner
 			receipts
 			claims
-			bookmarks
-		}{l, pruner{l}, receipts{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, pruner{l}, receipts{l}, claims{l}, checkpoints{l}}
 	case 59:
 		return struct {
 			*faultyLog
@@ -413,16 +413,16 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			pruner
 			receipts
 			claims
-			bookmarks
-		}{l, catalog{l}, pruner{l}, receipts{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, pruner{l}, receipts{l}, claims{l}, checkpoints{l}}
 	case 60:
 		return struct {
 			*faultyLog
 			outbox
 			receipts
 			claims
-			bookmarks
-		}{l, outbox{l}, receipts{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, outbox{l}, receipts{l}, claims{l}, checkpoints{l}}
 	case 61:
 		return struct {
 			*faultyLog
@@ -430,8 +430,8 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			outbox
 			receipts
 			claims
-			bookmarks
-		}{l, catalog{l}, outbox{l}, receipts{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, outbox{l}, receipts{l}, claims{l}, checkpoints{l}}
 	case 62:
 		return struct {
 			*faultyLog
@@ -439,8 +439,8 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			outbox
 			receipts
 			claims
-			bookmarks
-		}{l, pruner{l}, outbox{l}, receipts{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, pruner{l}, outbox{l}, receipts{l}, claims{l}, checkpoints{l}}
 	case 63:
 		return struct {
 			*faultyLog
@@ -449,8 +449,8 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			outbox
 			receipts
 			claims
-			bookmarks
-		}{l, catalog{l}, pruner{l}, outbox{l}, receipts{l}, claims{l}, bookmarks{l}}
+			checkpoints
+		}{l, catalog{l}, pruner{l}, outbox{l}, receipts{l}, claims{l}, checkpoints{l}}
 	case 64:
 		return struct {
 			*faultyLog
@@ -694,121 +694,121 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 	case 96:
 		return struct {
 			*faultyLog
-			bookmarks
+			checkpoints
 			statistics
-		}{l, bookmarks{l}, statistics{l}}
+		}{l, checkpoints{l}, statistics{l}}
 	case 97:
 		return struct {
 			*faultyLog
 			catalog
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, checkpoints{l}, statistics{l}}
 	case 98:
 		return struct {
 			*faultyLog
 			pruner
-			bookmarks
+			checkpoints
 			statistics
-		}{l, pruner{l}, bookmarks{l}, statistics{l}}
+		}{l, pruner{l}, checkpoints{l}, statistics{l}}
 	case 99:
 		return struct {
 			*faultyLog
 			catalog
 			pruner
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, pruner{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, pruner{l}, checkpoints{l}, statistics{l}}
 	case 100:
 		return struct {
 			*faultyLog
 			outbox
-			bookmarks
+			checkpoints
 			statistics
-		}{l, outbox{l}, bookmarks{l}, statistics{l}}
+		}{l, outbox{l}, checkpoints{l}, statistics{l}}
 	case 101:
 		return struct {
 			*faultyLog
 			catalog
 			outbox
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, outbox{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, outbox{l}, checkpoints{l}, statistics{l}}
 	case 102:
 		return struct {
 			*faultyLog
 			pruner
 			outbox
-			bookmarks
+			checkpoints
 			statistics
-		}{l, pruner{l}, outbox{l}, bookmarks{l}, statistics{l}}
+		}{l, pruner{l}, outbox{l}, checkpoints{l}, statistics{l}}
 	case 103:
 		return struct {
 			*faultyLog
 			catalog
 			pruner
 			outbox
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, pruner{l}, outbox{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, pruner{l}, outbox{l}, checkpoints{l}, statistics{l}}
 	case 104:
 		return struct {
 			*faultyLog
 			receipts
-			bookmarks
+			checkpoints
 			statistics
-		}{l, receipts{l}, bookmarks{l}, statistics{l}}
+		}{l, receipts{l}, checkpoints{l}, statistics{l}}
 	case 105:
 		return struct {
 			*faultyLog
 			catalog
 			receipts
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, receipts{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, receipts{l}, checkpoints{l}, statistics{l}}
 	case 106:
 		return struct {
 			*faultyLog
 			pruner
 			receipts
-			bookmarks
+			checkpoints
 			statistics
-		}{l, pruner{l}, receipts{l}, bookmarks{l}, statistics{l}}
+		}{l, pruner{l}, receipts{l}, checkpoints{l}, statistics{l}}
 	case 107:
 		return struct {
 			*faultyLog
 			catalog
 			pruner
 			receipts
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, pruner{l}, receipts{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, pruner{l}, receipts{l}, checkpoints{l}, statistics{l}}
 	case 108:
 		return struct {
 			*faultyLog
 			outbox
 			receipts
-			bookmarks
+			checkpoints
 			statistics
-		}{l, outbox{l}, receipts{l}, bookmarks{l}, statistics{l}}
+		}{l, outbox{l}, receipts{l}, checkpoints{l}, statistics{l}}
 	case 109:
 		return struct {
 			*faultyLog
 			catalog
 			outbox
 			receipts
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, outbox{l}, receipts{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, outbox{l}, receipts{l}, checkpoints{l}, statistics{l}}
 	case 110:
 		return struct {
 			*faultyLog
 			pruner
 			outbox
 			receipts
-			bookmarks
+			checkpoints
 			statistics
-		}{l, pruner{l}, outbox{l}, receipts{l}, bookmarks{l}, statistics{l}}
+		}{l, pruner{l}, outbox{l}, receipts{l}, checkpoints{l}, statistics{l}}
 	case 111:
 		return struct {
 			*faultyLog
@@ -816,67 +816,67 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			pruner
 			outbox
 			receipts
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, pruner{l}, outbox{l}, receipts{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, pruner{l}, outbox{l}, receipts{l}, checkpoints{l}, statistics{l}}
 	case 112:
 		return struct {
 			*faultyLog
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, claims{l}, checkpoints{l}, statistics{l}}
 	case 113:
 		return struct {
 			*faultyLog
 			catalog
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 114:
 		return struct {
 			*faultyLog
 			pruner
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, pruner{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, pruner{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 115:
 		return struct {
 			*faultyLog
 			catalog
 			pruner
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, pruner{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, pruner{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 116:
 		return struct {
 			*faultyLog
 			outbox
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, outbox{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, outbox{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 117:
 		return struct {
 			*faultyLog
 			catalog
 			outbox
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, outbox{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, outbox{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 118:
 		return struct {
 			*faultyLog
 			pruner
 			outbox
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, pruner{l}, outbox{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, pruner{l}, outbox{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 119:
 		return struct {
 			*faultyLog
@@ -884,35 +884,35 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			pruner
 			outbox
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, pruner{l}, outbox{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, pruner{l}, outbox{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 120:
 		return struct {
 			*faultyLog
 			receipts
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, receipts{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, receipts{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 121:
 		return struct {
 			*faultyLog
 			catalog
 			receipts
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, receipts{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, receipts{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 122:
 		return struct {
 			*faultyLog
 			pruner
 			receipts
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, pruner{l}, receipts{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, pruner{l}, receipts{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 123:
 		return struct {
 			*faultyLog
@@ -920,18 +920,18 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			pruner
 			receipts
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, pruner{l}, receipts{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, pruner{l}, receipts{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 124:
 		return struct {
 			*faultyLog
 			outbox
 			receipts
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, outbox{l}, receipts{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, outbox{l}, receipts{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 125:
 		return struct {
 			*faultyLog
@@ -939,9 +939,9 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			outbox
 			receipts
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, outbox{l}, receipts{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, outbox{l}, receipts{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 126:
 		return struct {
 			*faultyLog
@@ -949,9 +949,9 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			outbox
 			receipts
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, pruner{l}, outbox{l}, receipts{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, pruner{l}, outbox{l}, receipts{l}, claims{l}, checkpoints{l}, statistics{l}}
 	case 127:
 		return struct {
 			*faultyLog
@@ -960,9 +960,9 @@ func shapeOf(l *faultyLog, bits uint) store.Log {
 			outbox
 			receipts
 			claims
-			bookmarks
+			checkpoints
 			statistics
-		}{l, catalog{l}, pruner{l}, outbox{l}, receipts{l}, claims{l}, bookmarks{l}, statistics{l}}
+		}{l, catalog{l}, pruner{l}, outbox{l}, receipts{l}, claims{l}, checkpoints{l}, statistics{l}}
 	}
 	return l
 }

@@ -14,7 +14,7 @@ import (
 var update = flag.Bool("update", false, "write shapes.go again")
 
 // parts are the types that a shape consists of, by the number of the bit.
-var parts = []string{"catalog", "pruner", "outbox", "receipts", "claims", "bookmarks", "statistics"}
+var parts = []string{"catalog", "pruner", "outbox", "receipts", "claims", "checkpoints", "statistics"}
 
 // TestShapesAreGenerated fails if shapes.go differs from the text that this test writes
 // with -update. The file has a case for each set of abilities that a log can have.
@@ -69,7 +69,7 @@ func TestAShapeHasTheAbilitiesOfTheLogBeneathAndNoOthers(t *testing.T) {
 		if got := abilities(log); got != want {
 			t.Errorf("abilities over a log with %07b: got %07b", want, got)
 		}
-		if _, ok := log.(store.Instant); ok {
+		if _, ok := log.(store.Synchronous); ok {
 			t.Errorf("a log with abilities %07b says that it never waits", want)
 		}
 		if _, ok := log.(store.Exclusive); !ok {

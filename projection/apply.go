@@ -97,9 +97,9 @@ type batch struct {
 	plan   *plan
 	events []store.Event
 	parked map[store.Key]*projector.Parked // the rules do not get events of these
-	note   string                        // the key of a note that exists
-	any    []AnyEvent                    // a buffer for OnBatch
-	index  []int                         // the index in events of each element of any
+	note   string                          // the key of a note that exists
+	any    []AnyEvent                      // a buffer for OnBatch
+	index  []int                           // the index in events of each element of any
 }
 
 // An eventError says that a rule has failed at one of the events with index in [from, to).

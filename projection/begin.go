@@ -110,7 +110,7 @@ type found struct {
 	note  []byte // the version's note; nil if there is none
 	about about
 	lanes map[laneID]laneNote
-	marks []store.Position // positions for bookmarks, one for each partition
+	marks []store.Position // positions for checkpoints, one for each partition
 }
 
 // look reads the notes of the version.
@@ -137,7 +137,7 @@ func (r *run) identify(ctx context.Context) (heads []store.Position, id store.ID
 	if heads, err = r.log.Heads(ctx); err != nil {
 		return nil, id, fmt.Errorf("read heads: %w", err)
 	}
-	if s, ok := r.log.(store.Statistics); ok {
+	if s, ok := r.log.(store.StatsReader); ok {
 		stats, err := s.Stats(ctx)
 		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			return nil, id, fmt.Errorf("identify the log: %w", err)

@@ -30,7 +30,7 @@ const (
 //	runner := Mails.Into(projection.InLog(log)) // and projection.Service(runner), or projection.Run
 //
 // The promises of projections hold for consumers too. Each handler gets the events of one entity
-// in order. The entities are divided into [Lanes], [ConsumeLanesDefault] of them by default,
+// in order. The entities are divided into [Parallelism], [ConsumeLanesDefault] of them by default,
 // which work at the same time; each lane makes one call at a time. The runner calls a handler
 // that fails again, with growing pauses, see [Retry]. Then it parks the entity: later events of
 // the entity wait until [Runner.Retry], while the other entities go on. Several programs may run
@@ -54,7 +54,7 @@ const (
 func Consume(name string, handlers ...Rule[*Consumer]) *Projection[*Consumer] {
 	nothing := func(context.Context, *Consumer) error { return nil }
 	return New(name, append(slices.Clip(handlers), Clear(nothing))...).With(
-		Lanes(ConsumeLanesDefault), BatchMax(ConsumeBatchDefault), ParkedMax(ConsumeParkedDefault), DeadLettersMax(ConsumeDeadLettersDefault),
+		Parallelism(ConsumeLanesDefault), BatchMax(ConsumeBatchDefault), ParkedMax(ConsumeParkedDefault), DeadLettersMax(ConsumeDeadLettersDefault),
 		AdoptCopies(), option(func(s *settings) { s.limits.FlushAfter = time.Second }),
 	)
 }
@@ -88,7 +88,7 @@ func HandleAny(fn func(ctx context.Context, e AnyEvent) error) Rule[*Consumer] {
 // A Consumer is a transaction of [InLog]. Handlers do not use it: [Handle] and [HandleAny] make
 // the rules of consumers.
 type Consumer struct {
-	plain  *Plain[struct{}]
+	plain  *External[struct{}]
 	target *inLog
 	writes bool   // the transaction is an Update
 	lane   string // the key of the lane's note, once it has been read
@@ -165,12 +165,12 @@ func (t *inLog) read(lane string, note []byte) {
 
 // Update implements [Target].
 func (t *inLog) Update(ctx context.Context, do func(*Consumer) error) error {
-	return t.plain.Update(ctx, func(b *Plain[struct{}]) error { return do(&Consumer{plain: b, target: t, writes: true}) })
+	return t.plain.Update(ctx, func(b *External[struct{}]) error { return do(&Consumer{plain: b, target: t, writes: true}) })
 }
 
 // View implements [Target].
 func (t *inLog) View(ctx context.Context, do func(*Consumer) error) error {
-	return t.plain.View(ctx, func(b *Plain[struct{}]) error { return do(&Consumer{plain: b, target: t}) })
+	return t.plain.View(ctx, func(b *External[struct{}]) error { return do(&Consumer{plain: b, target: t}) })
 }
 
 // Note implements [Target]. The first note of a lane that a transaction reads belongs to the lane

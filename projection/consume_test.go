@@ -170,7 +170,7 @@ func TestConsumer(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			log, d := memory.New(), &desk{}
 			d.set("bad3", errPoison)
-			r := d.consumer().With(projection.Lanes(1), projection.Retry(4, time.Second, time.Minute)).Into(projection.InLog(log))
+			r := d.consumer().With(projection.Parallelism(1), projection.Retry(4, time.Second, time.Minute)).Into(projection.InLog(log))
 			deposit(t, log, "good", 0, 5)
 			deposit(t, log, "bad", 0, 6)
 			deposit(t, log, "good", 5, 5)
@@ -206,7 +206,7 @@ func TestConsumer(t *testing.T) {
 			log, d := memory.New(), &desk{}
 			flaky := perduretest.NewFaults(log)
 			d.set("c2", errPoison)
-			r := d.consumer().With(projection.Lanes(1), projection.Retry(3, time.Second, time.Minute)).Into(projection.InLog(flaky.Log()))
+			r := d.consumer().With(projection.Parallelism(1), projection.Retry(3, time.Second, time.Minute)).Into(projection.InLog(flaky.Log()))
 			for _, id := range []string{"a", "b", "c", "d"} {
 				deposit(t, log, id, 0, 3)
 			}
@@ -230,7 +230,7 @@ func TestConsumer(t *testing.T) {
 				defer now.Add(-1)
 				<-gate
 				return d.handle(ctx, e)
-			})).With(projection.Lanes(3)).Into(projection.InLog(log))
+			})).With(projection.Parallelism(3)).Into(projection.InLog(log))
 			for i := range 40 {
 				deposit(t, log, fmt.Sprintf("x%02d-", i), 0, 2)
 			}
@@ -320,7 +320,7 @@ func TestConsumer(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			log, d := memory.New(), &desk{}
 			for v, lanes := range []int{1, 4, 3} {
-				r := d.consumer().With(projection.Version(v+1), projection.Lanes(lanes), projection.SwitchWhenLive()).Into(projection.InLog(log))
+				r := d.consumer().With(projection.Version(v+1), projection.Parallelism(lanes), projection.SwitchWhenLive()).Into(projection.InLog(log))
 				deposit(t, log, "a", 10*v, 10)
 				deposit(t, log, "b", 10*v, 10)
 				stop := background(t, projection.Config{Log: log}, r)
@@ -368,7 +368,7 @@ func TestConsumer(t *testing.T) {
 				}
 				got = append(got, e.Position)
 				return nil
-			})).With(projection.Lanes(1), projection.Retry(5, time.Second, time.Second)).Into(projection.InLog(log))
+			})).With(projection.Parallelism(1), projection.Retry(5, time.Second, time.Second)).Into(projection.InLog(log))
 			deposit(t, log, "a", 0, 4)
 			annotate(t, log, "a", 4)
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, r); err != nil {
@@ -415,7 +415,7 @@ func consumers(t *testing.T, seed uint64) {
 			last[e.Key.ID] = max(last[e.Key.ID], e.Version)
 			mu.Unlock()
 			return d.handle(ctx, e)
-		})).With(projection.Version(v+1), projection.Lanes(2+v), projection.BatchMax(1+int(seed%9))).Into(projection.InLog(faults.Log()))
+		})).With(projection.Version(v+1), projection.Parallelism(2+v), projection.BatchMax(1+int(seed%9))).Into(projection.InLog(faults.Log()))
 	}
 	var runners [2][2]*projection.Runner
 	var stops [2][2]func()

@@ -89,9 +89,9 @@ func (l *badLog) Stats(ctx context.Context) (store.Stats, error) {
 	return l.Log.Stats(ctx)
 }
 
-func (l *badLog) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
-	l.before("Bookmarks")
-	return l.Log.Bookmarks(ctx)
+func (l *badLog) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
+	l.before("Checkpoints")
+	return l.Log.Checkpoints(ctx)
 }
 
 func (l *badLog) Deleted(ctx context.Context) ([]store.Deletion, error) {
@@ -219,7 +219,7 @@ func TestForeignCode(t *testing.T) {
 				})
 			})
 		}
-		for _, call := range []string{"Heads", "Scan", "Read", "Stats", "Bookmarks", "Deleted", "Commit"} {
+		for _, call := range []string{"Heads", "Scan", "Read", "Stats", "Checkpoints", "Deleted", "Commit"} {
 			t.Run("a_log_that_"+how+"_in_"+call+"_is_read_again", func(t *testing.T) {
 				t.Parallel()
 				bubble(t, func(t *testing.T) {

@@ -28,10 +28,10 @@
 // in the same transaction. So every event is in the read model exactly once, whatever fails and
 // however many runners there are: each transaction compares the note with the note that its
 // runner knows, and writes nothing if another runner has changed it. A target without
-// transactions gets every event at least once, see [AtLeastOnce].
+// transactions gets every event at least once, see [NewExternalTarget].
 //
 // The rules get the events of one entity in order. By default they get all events of a partition
-// in order; [Lanes] gives up the second promise to handle several entities at a time.
+// in order; [Parallelism] gives up the second promise to handle several entities at a time.
 //
 // A rule that fails does not stop the rest: the runner tries its event again, alone, with growing
 // pauses, and then parks its entity, see [OnFailure]. [Runner.Parked] lists parked entities and
@@ -41,8 +41,8 @@
 // failed too.
 //
 // The log keeps the events that a projection has yet to read, also while the projection does not
-// run: a runner has bookmarks in the log, and pruning deletes nothing above them until
-// [Runner.Remove]. Each read model has its own bookmarks. If there are replicas with a database
+// run: a runner has checkpoints in the log, and pruning deletes nothing above them until
+// [Runner.Remove]. Each read model has its own checkpoints. If there are replicas with a database
 // each, the log keeps the events that the slowest of them needs. For a model that ends with the
 // process, as in [Memory], the log keeps all events. A new version begins at the first event that
 // the log still has. If earlier events were deleted, [Status] and a log line at its beginning say

@@ -90,10 +90,10 @@ func TestAnotherProcessWaitsByTheNotes(t *testing.T) {
 	})
 }
 
-// A blind log has no support for bookmarks.
+// A blind log has no support for checkpoints.
 type blind struct{ *memory.Log }
 
-func (blind) Bookmarks(context.Context) ([]store.Bookmark, error) { return nil, nil }
+func (blind) Checkpoints(context.Context) ([]store.Checkpoint, error) { return nil, nil }
 
 func TestPruningKeepsWhatAProjectionHasYetToRead(t *testing.T) {
 	t.Parallel()
@@ -105,7 +105,7 @@ func TestPruningKeepsWhatAProjectionHasYetToRead(t *testing.T) {
 	})
 }
 
-func TestPruningThatIgnoresBookmarksIsCaught(t *testing.T) {
+func TestPruningThatIgnoresCheckpointsIsCaught(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log := memory.New()

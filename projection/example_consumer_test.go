@@ -24,7 +24,7 @@ func ExampleConsume() {
 		}
 		fmt.Printf("mail to %s: %d were deposited\n", e.Key.ID, e.Message.GetAmount())
 		return nil
-	})).With(projection.Lanes(1), projection.Retry(3, 1, 1))
+	})).With(projection.Parallelism(1), projection.Retry(3, 1, 1))
 
 	// In a program with an engine: projection.Service(runner).
 	runner := mails.Into(projection.InLog(log))

@@ -137,7 +137,7 @@ func (l *hookLog) Load(ctx context.Context, key store.Key, accept func(*store.St
 }
 
 func (l *hookLog) Stats(ctx context.Context) (store.Stats, error) {
-	l.h.Reached("store.Statistics.Stats")
+	l.h.Reached("store.StatsReader.Stats")
 	return l.Log.Stats(ctx)
 }
 
@@ -299,7 +299,7 @@ var hooks = map[string]hook{
 	"store.Log.Heads":         {shared: true, trigger: deposits},
 	"store.Log.Scan":          {shared: true, trigger: deposits},
 	"store.Log.Read":          {trigger: retries},
-	"store.Statistics.Stats":  {shared: true, early: true, trigger: deposits},
+	"store.StatsReader.Stats": {shared: true, early: true, trigger: deposits},
 	"store.Deletions.Deleted": {shared: true, early: true, trigger: deposits},
 	"context.Context.Err":     {trigger: func(h *hooking) { _ = h.r.AtLeast(hooktest.Context{Context: h.short(), Hook: h.Hook}, position(50)) }},
 	"context.Context.Done":    {trigger: func(h *hooking) { _ = h.r.AtLeast(hooktest.Context{Context: h.short(), Hook: h.Hook}, position(50)) }},

@@ -49,7 +49,7 @@ func TestAClockThatEndsAGoroutine(t *testing.T) {
 		d    time.Duration
 		away int32 // the number of reads of the heads that fail
 	}{
-		"leaves the bookmarks moving":               {d: 5 * time.Second},
+		"leaves the checkpoints moving":             {d: 5 * time.Second},
 		"leaves a version that switches":            {d: 200 * time.Millisecond},
 		"leaves a runner that begins":               {d: 100 * time.Millisecond, away: 2},
 		"leaves a reader that tries the log again":  {d: 50 * time.Millisecond, away: 4},
@@ -79,9 +79,9 @@ func TestAClockThatEndsAGoroutine(t *testing.T) {
 				if v := serving(t, g, "sums"); v != 2 {
 					t.Errorf("version %d serves, want 2", v)
 				}
-				for _, m := range bookmarks(t, log.Log) {
+				for _, m := range checkpoints(t, log.Log) {
 					if m.Name == "projection/sums/v2" && m.Position != position(6) {
-						t.Errorf("the bookmark is at %v, want %v", m.Position, position(6))
+						t.Errorf("the checkpoint is at %v, want %v", m.Position, position(6))
 					}
 				}
 			})

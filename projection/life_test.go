@@ -16,10 +16,10 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// marks returns the bookmarks of a log as text.
+// marks returns the checkpoints of a log as text.
 func marks(t *testing.T, log store.Log) (list []string) {
 	t.Helper()
-	for _, m := range bookmarks(t, log) {
+	for _, m := range checkpoints(t, log) {
 		list = append(list, m.Name+"@"+m.Position.String())
 	}
 	return list
@@ -28,11 +28,11 @@ func marks(t *testing.T, log store.Log) (list []string) {
 func wantMarks(t *testing.T, log store.Log, want ...string) {
 	t.Helper()
 	if got := marks(t, log); !slices.Equal(got, want) {
-		t.Errorf("bookmarks are %v, want %v", got, want)
+		t.Errorf("checkpoints are %v, want %v", got, want)
 	}
 }
 
-func TestBookmark(t *testing.T) {
+func TestCheckpoint(t *testing.T) {
 	t.Parallel()
 	t.Run("of_a_removed_version_does_not_come_back", func(t *testing.T) {
 		t.Parallel()
@@ -112,7 +112,7 @@ func TestBookmark(t *testing.T) {
 				deposit(t, m, "a", 0, 3)
 				atLeast(t, held, position(3))
 				resets := held
-				// So that the two runners do not move bookmarks at the same time.
+				// So that the two runners do not move checkpoints at the same time.
 				<-time.After(3 * time.Second)
 				if other {
 					resets = p.Into(g)
@@ -122,7 +122,7 @@ func TestBookmark(t *testing.T) {
 				log.hold.Store(true)
 				<-time.After(3 * time.Second)
 				if log.hold.Load() {
-					t.Fatal("no commit of a bookmark is held up")
+					t.Fatal("no commit of a checkpoint is held up")
 				}
 				down.Store(true)
 				if err := resets.Reset(t.Context()); err != nil {
@@ -130,7 +130,7 @@ func TestBookmark(t *testing.T) {
 				}
 				synctest.Wait() // the version has begun again, and is registered
 				close(log.gate)
-				synctest.Wait() // the commit is through, and no bookmark has moved since
+				synctest.Wait() // the commit is through, and no checkpoint has moved since
 				wantMarks(t, m, "projection/sums/v1@0")
 				<-time.After(time.Minute)
 				wantMarks(t, m, "projection/sums/v1@0")
@@ -142,7 +142,7 @@ func TestBookmark(t *testing.T) {
 	})
 }
 
-// heldMarks holds up the next commit of a bookmark above the start of the log.
+// heldMarks holds up the next commit of a checkpoint above the start of the log.
 type heldMarks struct {
 	*memory.Log
 	hold atomic.Bool
@@ -150,7 +150,7 @@ type heldMarks struct {
 }
 
 func (h *heldMarks) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
-	if b := group[0].Bookmarks; len(b) > 0 && b[0].Position.Sequence() > 0 && h.hold.CompareAndSwap(true, false) {
+	if b := group[0].Checkpoints; len(b) > 0 && b[0].Position.Sequence() > 0 && h.hold.CompareAndSwap(true, false) {
 		<-h.gate
 	}
 	return h.Log.Commit(ctx, group)
@@ -277,7 +277,7 @@ func TestReadiness(t *testing.T) {
 		t.Parallel()
 		bubble(t, func(t *testing.T) {
 			log, g := newLog(t, 1), newTarget()
-			r := sums().With(projection.Lanes(5)).Into(g)
+			r := sums().With(projection.Parallelism(5)).Into(g)
 			defer background(t, projection.Config{Log: log}, r)()
 			for at := range 200 {
 				deposit(t, log, account(at%40), at/40*5, 5)

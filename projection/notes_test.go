@@ -14,8 +14,8 @@ func TestTargetWithoutTransactions(t *testing.T) {
 	t.Run("stores_no_note_over_one_that_has_changed_since_it_was_read", func(t *testing.T) {
 		t.Parallel()
 		g := newTarget()
-		plain := projection.AtLeastOnce(g, 0)
-		err := plain.Update(t.Context(), func(p *projection.Plain[int]) error {
+		plain := projection.NewExternalTarget(g, 0)
+		err := plain.Update(t.Context(), func(p *projection.External[int]) error {
 			if _, err := plain.Note(t.Context(), p, "position"); err != nil {
 				return err
 			}

@@ -21,14 +21,14 @@ const (
 	LanesMax           = 256
 )
 
-// A Failure is the policy for an event whose rule fails at each of its attempts.
-type Failure uint8
+// A FailurePolicy is the policy for an event whose rule fails at each of its attempts.
+type FailurePolicy uint8
 
 // The policies for [OnFailure].
 const (
 	// Park keeps this event and all later events of its entity from the rules, until the operator
 	// retries or drops the entity. All other entities go on.
-	Park Failure = iota
+	Park FailurePolicy = iota
 	// Skip leaves the event out and keeps a dead letter that names it.
 	Skip
 	// Stop stops the projection at the event.
@@ -142,7 +142,7 @@ func Tags(tags ...string) Option {
 
 // OnFailure sets the policy for an event after the last attempt that [Retry] allows has failed.
 // The default is [Park].
-func OnFailure(f Failure) Option {
+func OnFailure(f FailurePolicy) Option {
 	return option(func(s *settings) {
 		if f > Stop {
 			s.mistake("OnFailure(%d) is none of Park, Skip and Stop", f)
@@ -165,11 +165,11 @@ func Retry(attempts int, first, longest time.Duration) Option {
 	})
 }
 
-// Lanes divides the entities of a partition into n lanes, each with its own goroutine and
+// Parallelism divides the entities of a partition into n lanes, each with its own goroutine and
 // transactions, so that n transactions run at a time. Then only the events of one entity are
 // handled in order. Use it for read models in which each row depends on one entity. The number of
 // lanes of a version never changes. The default is 1, the maximum [LanesMax].
-func Lanes(n int) Option {
+func Parallelism(n int) Option {
 	return option(func(s *settings) {
 		if n < 1 || n > LanesMax {
 			s.mistake("Lanes(%d) is not from 1 to %d", n, LanesMax)

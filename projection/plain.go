@@ -12,9 +12,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Plain is the transaction of a read model that has no transactions of its own: files, a search
-// engine, another service. See [AtLeastOnce].
-type Plain[H any] struct {
+// An External is the transaction of a read model that has no transactions of its own: files, a
+// search engine, another service. See [NewExternalTarget].
+type External[H any] struct {
 	// Handle is the object that the rules write to.
 	Handle H
 
@@ -29,13 +29,13 @@ type noteSource interface {
 	notes(ctx context.Context, prefix string) ([]Note, error)
 }
 
-// AtLeastOnce returns a target whose rules write to handle, while another target keeps its notes.
-// The notes are stored after the rules have returned, so every event is handled at least once:
-// after a failure or a crash in between, the same runner handles the whole batch again, or
-// another runner handles a part of it. So rules must be idempotent: set, replace or delete a
-// value by the key of the entity, or remember the position of the event, but never add to a
-// value. Then the read model is right once all events are handled.
-func AtLeastOnce[Tx, H any](notes Target[Tx], handle H) Target[*Plain[H]] {
+// NewExternalTarget returns a target whose rules write to handle, while another target keeps its
+// notes. The notes are stored after the rules have returned, so every event is handled at least
+// once: after a failure or a crash in between, the same runner handles the whole batch again, or
+// another runner handles a part of it. So rules must be idempotent: set, replace or delete a value
+// by the key of the entity, or remember the position of the event, but never add to a value. Then
+// the read model is right once all events are handled.
+func NewExternalTarget[Tx, H any](notes Target[Tx], handle H) Target[*External[H]] {
 	return &plainTarget[Tx, H]{target: notes, handle: handle}
 }
 
@@ -44,13 +44,13 @@ type plainTarget[Tx, H any] struct {
 	handle H
 }
 
-func (p *plainTarget[Tx, H]) begin() *Plain[H] {
-	return &Plain[H]{Handle: p.handle, source: p, read: map[string][]byte{}, write: map[string][]byte{}}
+func (p *plainTarget[Tx, H]) begin() *External[H] {
+	return &External[H]{Handle: p.handle, source: p, read: map[string][]byte{}, write: map[string][]byte{}}
 }
 
 // Update implements [Target]: it runs do, then stores the notes if the notes that do has read are
 // unchanged.
-func (p *plainTarget[Tx, H]) Update(ctx context.Context, do func(*Plain[H]) error) error {
+func (p *plainTarget[Tx, H]) Update(ctx context.Context, do func(*External[H]) error) error {
 	b := p.begin()
 	if err := do(b); err != nil {
 		return fmt.Errorf("handle: %w", err)
@@ -90,12 +90,12 @@ func (p *plainTarget[Tx, H]) Blame(err error) Blame {
 }
 
 // View implements [Target]. Each note is read in a transaction of its own.
-func (p *plainTarget[Tx, H]) View(_ context.Context, do func(*Plain[H]) error) error {
+func (p *plainTarget[Tx, H]) View(_ context.Context, do func(*External[H]) error) error {
 	return do(p.begin())
 }
 
 // Note implements [Target].
-func (p *plainTarget[Tx, H]) Note(ctx context.Context, b *Plain[H], key string) ([]byte, error) {
+func (p *plainTarget[Tx, H]) Note(ctx context.Context, b *External[H], key string) ([]byte, error) {
 	if v, ok := b.write[key]; ok {
 		return bytes.Clone(v), nil
 	}
@@ -110,13 +110,13 @@ func (p *plainTarget[Tx, H]) Note(ctx context.Context, b *Plain[H], key string) 
 }
 
 // SetNote implements [Target].
-func (p *plainTarget[Tx, H]) SetNote(_ context.Context, b *Plain[H], key string, value []byte) error {
+func (p *plainTarget[Tx, H]) SetNote(_ context.Context, b *External[H], key string, value []byte) error {
 	b.write[key] = bytes.Clone(value)
 	return nil
 }
 
 // Notes implements [Target].
-func (p *plainTarget[Tx, H]) Notes(ctx context.Context, b *Plain[H], prefix string) iter.Seq2[Note, error] {
+func (p *plainTarget[Tx, H]) Notes(ctx context.Context, b *External[H], prefix string) iter.Seq2[Note, error] {
 	return func(yield func(Note, error) bool) {
 		list, err := b.source.notes(ctx, prefix)
 		if err != nil {

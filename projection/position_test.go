@@ -386,8 +386,8 @@ func TestDeletion(t *testing.T) {
 			deposit(t, log, "a", 3, 1)
 			atLeast(t, r, position(4))
 			<-time.After(time.Minute)
-			if m := bookmarks(t, log); len(m) != 1 || m[0].Position != position(4) {
-				t.Errorf("bookmarks are %v, want one at 4", m)
+			if m := checkpoints(t, log); len(m) != 1 || m[0].Position != position(4) {
+				t.Errorf("checkpoints are %v, want one at 4", m)
 			}
 		})
 	})

@@ -87,16 +87,16 @@ func TestAVersionIsBuiltBesideTheOtherAndReadersSwitchAtOnce(t *testing.T) {
 			t.Errorf("waiting for a removed version says %v", err)
 		}
 		stop()
-		if marks := bookmarks(t, log); len(marks) != 1 || marks[0].Name != "projection/sums/v1" {
-			t.Errorf("bookmarks are %v", marks)
+		if marks := checkpoints(t, log); len(marks) != 1 || marks[0].Name != "projection/sums/v1" {
+			t.Errorf("checkpoints are %v", marks)
 		}
 		closeEngine(t, engine)
 	})
 }
 
-func bookmarks(t *testing.T, log store.Log) []store.Bookmark {
+func checkpoints(t *testing.T, log store.Log) []store.Checkpoint {
 	t.Helper()
-	marks, err := log.(store.Bookmarks).Bookmarks(t.Context())
+	marks, err := log.(store.Checkpoints).Checkpoints(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/perdure/perdure"
-	guarded "github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/internal/core/projector"
+	guarded "github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -267,7 +267,7 @@ func (r *run) work(ctx context.Context, a about) {
 			l.start(ctx, &wait)
 		}
 	}
-	untilDone(&wait, func() { r.keepBookmarks(ctx) }, nil)
+	untilDone(&wait, func() { r.keepCheckpoints(ctx) }, nil)
 	if r.auto {
 		untilDone(&wait, func() { r.switchWhenLive(ctx) }, nil)
 	}

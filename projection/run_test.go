@@ -43,7 +43,7 @@ func TestLanesAndPartitionsHandleEveryEventOnce(t *testing.T) {
 		for i := range 40 {
 			deposit(t, log, account(i), 0, 60)
 		}
-		p := sums().With(projection.Lanes(4), projection.BatchMax(16))
+		p := sums().With(projection.Parallelism(4), projection.BatchMax(16))
 		r := p.Into(g)
 		stop := background(t, projection.Config{Log: log}, r)
 		heads, err := log.Heads(t.Context())
@@ -67,7 +67,7 @@ func TestLanesAndPartitionsHandleEveryEventOnce(t *testing.T) {
 		}
 		wantRow(t, g, "count_v1", 40*65)
 		stop()
-		err = projection.RunOnce(t.Context(), projection.Config{Log: log}, sums().With(projection.Lanes(3)).Into(g))
+		err = projection.RunOnce(t.Context(), projection.Config{Log: log}, sums().With(projection.Parallelism(3)).Into(g))
 		if err == nil || !strings.Contains(err.Error(), "has 4 lanes, not 3") {
 			t.Errorf("another number of lanes says %v", err)
 		}
@@ -180,7 +180,7 @@ func TestMistakesAreNamedAtStart(t *testing.T) {
 		{"both sorts of rules", projection.New("p", on, batch), "both On rules and an OnBatch rule"},
 		{"types for On", projection.New("p", on).With(projection.Types("x")), "Types is for OnBatch"},
 		{"version 0", projection.New("p", on).With(projection.Version(0)), "Version(0)"},
-		{"no lanes", projection.New("p", on).With(projection.Lanes(0)), "Lanes(0)"},
+		{"no lanes", projection.New("p", on).With(projection.Parallelism(0)), "Lanes(0)"},
 		{"no batch", projection.New("p", on).With(projection.BatchMax(0)), "BatchMax(0)"},
 		{"no attempts", projection.New("p", on).With(projection.Retry(0, 1, 1)), "Retry(0"},
 		{"two batches", projection.New("p", batch, batch), "two OnBatch rules"},
@@ -259,11 +259,11 @@ func TestAHandleWithoutTransactionsIsWrittenAtLeastOnce(t *testing.T) {
 		latest := map[string]int64{}
 		times := 0
 		r := projection.New("latest", projection.On(
-			func(_ context.Context, p *projection.Plain[map[string]int64], e projection.Event[*testv1.Deposited]) error {
+			func(_ context.Context, p *projection.External[map[string]int64], e projection.Event[*testv1.Deposited]) error {
 				times++
 				p.Handle[e.Key.ID] = e.Message.GetAmount()
 				return nil
-			})).Into(projection.AtLeastOnce(g, latest))
+			})).Into(projection.NewExternalTarget(g, latest))
 		deposit(t, log, "a", 0, 3)
 		stop := background(t, projection.Config{Log: log}, r)
 		atLeast(t, r, position(3))

@@ -490,7 +490,7 @@ func removeNotes(ctx context.Context, t txn, prefix string) error {
 }
 
 // Remove removes the version: [Clear] runs, and all of its notes are removed, in one transaction;
-// then its bookmarks are removed from the log. The runner stops, also in other processes. Use it
+// then its checkpoints are removed from the log. The runner stops, also in other processes. Use it
 // to cancel a rebuild, or to remove an old version. If readers use the version and there is
 // another one, Remove refuses with an error that matches [ErrServing]. The runner must be
 // running, so that the log is known; it may have stopped. If the version runs again later, it

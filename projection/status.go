@@ -10,31 +10,31 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A State says what a runner does at present.
-type State string
+// A RunnerState says what a runner does at present.
+type RunnerState string
 
 // The states of a runner.
 const (
 	// StateIdle: the runner does not run in this process; it may run in another one.
-	StateIdle State = "idle"
+	StateIdle RunnerState = "idle"
 	// StateStarting: the runner has not yet found its position.
-	StateStarting State = "starting"
+	StateStarting RunnerState = "starting"
 	// StateCatchingUp: it is far behind the head of the log.
-	StateCatchingUp State = "catching up"
+	StateCatchingUp RunnerState = "catching up"
 	// StateLive: the runner handles events as they come.
-	StateLive State = "live"
+	StateLive RunnerState = "live"
 	// StatePaused: [Runner.Pause] has paused the runner.
-	StatePaused State = "paused"
+	StatePaused RunnerState = "paused"
 	// StateStandby: another process works on the same read model. If Err is not nil, the rules of
 	// that program select more events, see [Version].
-	StateStandby State = "standby"
+	StateStandby RunnerState = "standby"
 	// StateHolding: readers use another version. This version has reached the position of that
 	// one, never gets ahead of it, and waits there. Switch to this version to make it go on.
-	StateHolding State = "holding"
+	StateHolding RunnerState = "holding"
 	// StateRetrying: an event, the target or the log has failed, and the runner tries again.
-	StateRetrying State = "retrying"
+	StateRetrying RunnerState = "retrying"
 	// StateFailed: the runner has stopped and needs help, see [Runner.Resume].
-	StateFailed State = "failed"
+	StateFailed RunnerState = "failed"
 )
 
 const (
@@ -57,8 +57,8 @@ type Status struct {
 	Name    string
 	Version int
 	Serving int
-	State   State
-	// Err is the error that explains State, or nil.
+	State   RunnerState
+	// Err is the error that explains RunnerState, or nil.
 	Err error
 	// Partitions has the position in each partition. It is empty before the version has begun.
 	Partitions []PartitionStatus

@@ -52,7 +52,7 @@ func TestSwitch(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				log, g := newLog(t, 1), newTarget()
 				var sent []store.Position
-				v1 := mails(&sent).With(projection.Lanes(2)).Into(g)
+				v1 := mails(&sent).With(projection.Parallelism(2)).Into(g)
 				stop := background(t, projection.Config{Log: log}, v1)
 				for i := range 5 {
 					deposit(t, log, account(i), 0, 2)
@@ -62,7 +62,7 @@ func TestSwitch(t *testing.T) {
 				for i := range 5 {
 					deposit(t, log, account(i), 2, 2)
 				}
-				v2 := mails(&sent).With(projection.Version(2), projection.Lanes(lanes)).Into(g)
+				v2 := mails(&sent).With(projection.Version(2), projection.Parallelism(lanes)).Into(g)
 				defer background(t, projection.Config{Log: log}, v2)()
 				<-time.After(time.Minute)
 				if s := status(t, v2); s.State != projection.StateHolding || s.Lag == 0 || g.row("n_v2") != 10 {
@@ -90,7 +90,7 @@ func TestSwitch(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			log, g := newLog(t, 1), newTarget()
 			var sent []store.Position
-			v1, v2 := mails(&sent).Into(g), mails(&sent).With(projection.Version(2), projection.Lanes(3)).Into(g)
+			v1, v2 := mails(&sent).Into(g), mails(&sent).With(projection.Version(2), projection.Parallelism(3)).Into(g)
 			deposit(t, log, "a", 0, 3)
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, v1); err != nil {
 				t.Fatal(err)
@@ -111,8 +111,8 @@ func TestSwitch(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			log, g := newLog(t, 1), newTarget()
 			var sent []store.Position
-			one := mails(&sent).With(projection.Lanes(2), projection.BatchMax(3)).Into(g)
-			two := mails(&sent).With(projection.Version(2), projection.Lanes(3), projection.BatchMax(5)).Into(g)
+			one := mails(&sent).With(projection.Parallelism(2), projection.BatchMax(3)).Into(g)
+			two := mails(&sent).With(projection.Version(2), projection.Parallelism(3), projection.BatchMax(5)).Into(g)
 			defer background(t, projection.Config{Log: log}, one)()
 			deposit(t, log, account(0), 0, 1)
 			atLeast(t, one, position(1))
@@ -139,7 +139,7 @@ func TestSwitch(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			log, g := newLog(t, 1), newTarget()
 			var sent []store.Position
-			v1 := mails(&sent).With(projection.Lanes(2)).Into(g)
+			v1 := mails(&sent).With(projection.Parallelism(2)).Into(g)
 			stop := background(t, projection.Config{Log: log}, v1)
 			deposit(t, log, "a", 0, 3)
 			atLeast(t, v1, position(3))

@@ -59,7 +59,7 @@ func versions(t *testing.T, seed uint64) error {
 		lanes[v] = 1 + random.IntN(3)
 	}
 	program := func(v int) *projection.Runner {
-		return effects().With(projection.Version(v+1), projection.Lanes(lanes[v]), projection.BatchMax(1+random.IntN(20)),
+		return effects().With(projection.Version(v+1), projection.Parallelism(lanes[v]), projection.BatchMax(1+random.IntN(20)),
 			projection.Retry(2, time.Millisecond, 5*time.Millisecond)).Into(g)
 	}
 	var runners [2][2]*projection.Runner

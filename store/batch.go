@@ -21,7 +21,7 @@ const (
 	// BatchRecordsMax bounds the sum of the records in a batch that are the effects of a command:
 	// events, a state to save, messages, cancelled timers and claims. The same bound holds
 	// separately for the sum of the records that accompany them: a snapshot, settlements,
-	// receipts that are added or removed, and bookmarks. So the second group takes no room from
+	// receipts that are added or removed, and checkpoints. So the second group takes no room from
 	// the first. A batch that settles a message may have one message more, the reply.
 	BatchRecordsMax = 10_000
 	// BatchBytesMax bounds the payloads of a batch, separately for the same two groups.
@@ -39,7 +39,7 @@ const (
 
 // A Batch has all changes of one command. A store stores all of it or nothing.
 //
-// A batch has a Key, or it has only settlements and bookmarks. A batch with a key is conditional:
+// A batch has a Key, or it has only settlements and checkpoints. A batch with a key is conditional:
 // when its turn comes within the group, the entity must be at version Expected. A batch with a
 // key and nothing else only checks that version.
 //
@@ -81,8 +81,8 @@ type Batch struct {
 	Release []Claim
 	Claim   []Claim
 
-	// Bookmarks moves or removes bookmarks.
-	Bookmarks []Bookmark
+	// Checkpoints moves or removes checkpoints.
+	Checkpoints []Checkpoint
 
 	prepared bool // Prepare has checked Key and Events, and has encoded Events
 	bytes    int  // size of the encoded events
@@ -103,7 +103,7 @@ func (b *Batch) IsCheck() bool {
 
 func (b *Batch) records() int {
 	n := len(b.Events) + len(b.Settle) + len(b.Cancel) + len(b.Enqueue) + len(b.Forget) +
-		len(b.Receipts) + len(b.Release) + len(b.Claim) + len(b.Bookmarks)
+		len(b.Receipts) + len(b.Release) + len(b.Claim) + len(b.Checkpoints)
 	if b.Save != nil {
 		n++
 	}
@@ -159,8 +159,8 @@ func (b *Batch) Bytes() int {
 			n += recordFrame + key + len(claims[i].Space) + len(claims[i].Value)
 		}
 	}
-	for i := range b.Bookmarks {
-		n += recordFrame + len(b.Bookmarks[i].Name)
+	for i := range b.Checkpoints {
+		n += recordFrame + len(b.Checkpoints[i].Name)
 	}
 	return n
 }
@@ -204,15 +204,15 @@ func CheckGroup(group []*Batch) (bytes int, err error) {
 
 // Validate returns an error matching [ErrInvalid] or [ErrTooLarge] if the batch itself has a
 // mistake; the error names the mistake and its place. Every store calls Validate before it stores
-// anything. Validate also sets [Event.More] of each event.
+// anything. Validate also sets [Event.Remaining] of each event.
 func (b *Batch) Validate() error {
 	switch {
 	case b.prepared && b.records() == len(b.Events):
 		return nil
 	case b.prepared:
 	case b.Key.IsZero():
-		if b.records() != len(b.Settle)+len(b.Bookmarks) {
-			return fmt.Errorf("%w: batch without a key holds more than settlements and bookmarks", ErrInvalid)
+		if b.records() != len(b.Settle)+len(b.Checkpoints) {
+			return fmt.Errorf("%w: batch without a key holds more than settlements and checkpoints", ErrInvalid)
 		}
 		if b.Expected != 0 {
 			return fmt.Errorf("%w: batch without a key expects version %d", ErrInvalid, b.Expected)
@@ -253,7 +253,7 @@ func (b *Batch) validateParts() error {
 		if err := e.validate(); err != nil {
 			return fmt.Errorf("event %d: %w", i, err)
 		}
-		e.More = uint32(len(b.Events) - 1 - i)
+		e.Remaining = uint32(len(b.Events) - 1 - i)
 		bytes += len(e.Payload)
 	}
 	if records == len(b.Events) && bytes <= BatchBytesMax {
@@ -328,15 +328,15 @@ func (b *Batch) validateParts() error {
 			}
 		}
 	}
-	for _, m := range b.Bookmarks {
-		if err := validateName("bookmark name", m.Name, NameBytesMax); err != nil {
+	for _, m := range b.Checkpoints {
+		if err := validateName("checkpoint name", m.Name, NameBytesMax); err != nil {
 			return err
 		}
 		if err := whole(m.Damage); err != nil {
-			return fmt.Errorf("bookmark %q: %w", m.Name, err)
+			return fmt.Errorf("checkpoint %q: %w", m.Name, err)
 		}
 		if strings.HasPrefix(m.Name, DeletionPrefix) {
-			return fmt.Errorf("%w: bookmark %q: names that begin with %q are the store's own", ErrInvalid, m.Name, DeletionPrefix)
+			return fmt.Errorf("%w: checkpoint %q: names that begin with %q are the store's own", ErrInvalid, m.Name, DeletionPrefix)
 		}
 	}
 	if bytes > bytesMax {
@@ -350,7 +350,7 @@ func (b *Batch) validateParts() error {
 
 // validateCounts checks the number of records.
 func (b *Batch) validateCounts(records int) error {
-	with := len(b.Settle) + len(b.Forget) + len(b.Receipts) + len(b.Bookmarks)
+	with := len(b.Settle) + len(b.Forget) + len(b.Receipts) + len(b.Checkpoints)
 	if b.Snapshot != nil {
 		with++
 	}

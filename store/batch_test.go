@@ -21,9 +21,9 @@ func TestAValidBatchIsValid(t *testing.T) {
 		"nothing": {},
 		"a check": {Key: validBatch().Key, Expected: 3},
 		"events":  validBatch(),
-		"settlements and bookmarks without a key": {
-			Settle:    []store.Settlement{{Sequence: 1}, {Sequence: 2, Message: &message}},
-			Bookmarks: []store.Bookmark{{Name: "b", Remove: true}, {Name: "b", Position: 1}},
+		"settlements and checkpoints without a key": {
+			Settle:      []store.Settlement{{Sequence: 1}, {Sequence: 2, Message: &message}},
+			Checkpoints: []store.Checkpoint{{Name: "b", Remove: true}, {Name: "b", Position: 1}},
 		},
 		"a saved state":           {Key: validBatch().Key, Save: fullState()},
 		"a snapshot of version 1": {Key: validBatch().Key, Expected: 1, Snapshot: fullState()},
@@ -32,7 +32,7 @@ func TestAValidBatchIsValid(t *testing.T) {
 			Settle: []store.Settlement{{Sequence: 1, Required: true}}, Cancel: []string{"t"}, Enqueue: []store.Message{message},
 			Forget: []string{"r"}, Receipts: []store.Receipt{*fullReceipt()},
 			Release: []store.Claim{{Space: "s", Value: "v"}}, Claim: []store.Claim{{Space: "s", Value: "v"}},
-			Bookmarks: []store.Bookmark{{Name: "b"}},
+			Checkpoints: []store.Checkpoint{{Name: "b"}},
 		},
 	} {
 		if err := b.Validate(); err != nil {
@@ -99,7 +99,7 @@ func TestAnInvalidBatchIsRefusedWithItsReason(t *testing.T) {
 		{"receipt name", invalid, func(b *store.Batch) { b.Forget = []string{long} }},
 		{"claim space is empty", invalid, func(b *store.Batch) { b.Claim = []store.Claim{{Value: "v"}} }},
 		{"claim value is empty", invalid, func(b *store.Batch) { b.Release = []store.Claim{{Space: "s"}} }},
-		{"bookmark name is empty", invalid, func(b *store.Batch) { b.Bookmarks = []store.Bookmark{{}} }},
+		{"checkpoint name is empty", invalid, func(b *store.Batch) { b.Checkpoints = []store.Checkpoint{{}} }},
 	} {
 		b := validBatch()
 		c.spoil(b)
@@ -145,7 +145,7 @@ func TestABatchThatHoldsNothingIsACheck(t *testing.T) {
 		{Receipts: make([]store.Receipt, 1)},
 		{Release: make([]store.Claim, 1)},
 		{Claim: make([]store.Claim, 1)},
-		{Bookmarks: make([]store.Bookmark, 1)},
+		{Checkpoints: make([]store.Checkpoint, 1)},
 	} {
 		if b.IsCheck() {
 			t.Errorf("%+v: got a check, want none", b)
@@ -218,9 +218,9 @@ func TestErrorsMatchAndSayWhatIsWrong(t *testing.T) {
 		want   string
 	}{
 		{&store.ConflictError{Key: key, Expected: 1, Actual: 2}, store.ErrConflict, "append book/a: version conflict: expected version 1, found 2"},
-		{&store.ConflictError{Key: key, Behind: true}, store.ErrConflict, "append book/a: version conflict: an earlier batch of the entity was refused"},
+		{&store.ConflictError{Key: key, AfterRefused: true}, store.ErrConflict, "append book/a: version conflict: an earlier batch of the entity was refused"},
 		{&store.ClaimedError{Claim: store.Claim{Space: "s", Value: "v"}, Owner: key}, store.ErrClaimed, `claim "v" in "s": held by book/a`},
-		{&store.SettledError{Sequence: 7}, store.ErrSettled, "outbox message 7: message is settled"},
+		{&store.MessageGoneError{Sequence: 7}, store.ErrMessageGone, "outbox message 7: message is settled"},
 		{&store.CorruptError{What: "event", Reason: "r"}, store.ErrCorrupt, "corrupt event: r"},
 		{
 			&store.CorruptError{What: "event", Where: "file", Key: key, Version: 2, Position: 3, Reason: "r"},

@@ -123,8 +123,8 @@ func appendEventHead(dst []byte, e *Event) []byte {
 	dst = appendString(dst, eventKind, e.Key.Kind)
 	dst = appendString(dst, eventEntityID, e.Key.ID)
 	dst = protowire.AppendVarint(appendTag(dst, eventVersion, protowire.VarintType), uint64(e.Version))
-	if e.More > 0 {
-		dst = protowire.AppendVarint(appendTag(dst, eventMore, protowire.VarintType), uint64(e.More))
+	if e.Remaining > 0 {
+		dst = protowire.AppendVarint(appendTag(dst, eventMore, protowire.VarintType), uint64(e.Remaining))
 	}
 	for _, t := range e.Tags {
 		dst = appendString(dst, eventTags, t)
@@ -324,7 +324,7 @@ func (d *Decoder) Event(sealed []byte, e *Event) error {
 		case eventPosition:
 			e.Position = Position(u)
 		case eventMore:
-			e.More = uint32(u)
+			e.Remaining = uint32(u)
 		case eventTime:
 			e.Time = time.Unix(0, int64(u)).UTC()
 		}
@@ -648,21 +648,21 @@ func DecodeClaimed(sealed []byte) (*Claimed, error) {
 	}, nil
 }
 
-// AppendBookmark appends the stored form of b, with its checksum, to dst.
-func AppendBookmark(dst []byte, b *Bookmark) []byte {
+// AppendCheckpoint appends the stored form of b, with its checksum, to dst.
+func AppendCheckpoint(dst []byte, b *Checkpoint) []byte {
 	if b.Damage != "" {
 		return appendDamaged(dst, b)
 	}
 	return appendProto(dst, &perdurev1.Bookmark{Name: b.Name, Position: uint64(b.Position), TimeUnixNano: nanos(b.Time)})
 }
 
-// DecodeBookmark checks and decodes a stored bookmark, like [DecodeMessage].
-func DecodeBookmark(sealed []byte) (*Bookmark, error) {
+// DecodeCheckpoint checks and decodes a stored checkpoint, like [DecodeMessage].
+func DecodeCheckpoint(sealed []byte) (*Checkpoint, error) {
 	var p perdurev1.Bookmark
-	if err := decodeProto("bookmark", sealed, &p); err != nil {
+	if err := decodeProto("checkpoint", sealed, &p); err != nil {
 		return nil, err
 	}
-	return &Bookmark{Name: p.GetName(), Position: Position(p.GetPosition()), Time: fromNanos(p.GetTimeUnixNano())}, nil
+	return &Checkpoint{Name: p.GetName(), Position: Position(p.GetPosition()), Time: fromNanos(p.GetTimeUnixNano())}, nil
 }
 
 // AppendLogInfo appends the stored form of i, with its checksum, to dst.

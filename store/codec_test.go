@@ -30,7 +30,7 @@ func fullEvent() *store.Event {
 	return &store.Event{
 		ID: store.ID{1, 2, 3}, Type: "test.v1.Happened", Key: store.Key{Kind: "book", ID: "978/ü"},
 		Version: 300, Position: store.NewPosition(7, 1<<40), Tags: []string{"red", "blue", "red"},
-		Metadata: fullMetadata(), Time: noon, Payload: []byte{0, 0xff, 1}, More: 9_999,
+		Metadata: fullMetadata(), Time: noon, Payload: []byte{0, 0xff, 1}, Remaining: 9_999,
 	}
 }
 
@@ -69,7 +69,7 @@ type record struct {
 
 func records() []record {
 	claimed := &store.Claimed{Claim: store.Claim{Space: "s", Value: "v"}, Owner: store.Key{Kind: "book", ID: "a"}, Time: noon}
-	bookmark := &store.Bookmark{Name: "b", Position: 5, Time: noon}
+	checkpoint := &store.Checkpoint{Name: "b", Position: 5, Time: noon}
 	info := &store.LogInfo{ID: store.ID{3}, Format: 1, Partitions: 4096, Created: noon}
 	return []record{
 		{"event", store.AppendEvent(nil, fullEvent()), decodeEvent, fullEvent()},
@@ -77,7 +77,7 @@ func records() []record {
 		{"message", store.AppendMessage(nil, fullMessage()), decodeAny(store.DecodeMessage), fullMessage()},
 		{"receipt", store.AppendReceipt(nil, fullReceipt()), decodeAny(store.DecodeReceipt), fullReceipt()},
 		{"claim", store.AppendClaimed(nil, claimed), decodeAny(store.DecodeClaimed), claimed},
-		{"bookmark", store.AppendBookmark(nil, bookmark), decodeAny(store.DecodeBookmark), bookmark},
+		{"checkpoint", store.AppendCheckpoint(nil, checkpoint), decodeAny(store.DecodeCheckpoint), checkpoint},
 		{"log info", store.AppendLogInfo(nil, info), decodeAny(store.DecodeLogInfo), info},
 	}
 }
@@ -191,7 +191,7 @@ func TestAnEventWithoutAnEntityIsCorrupt(t *testing.T) {
 func eventProto(e *store.Event) *perdurev1.Event {
 	return &perdurev1.Event{
 		Id: e.ID[:], Type: e.Type, Kind: e.Key.Kind, EntityId: e.Key.ID, Version: uint64(e.Version), Tags: e.Tags,
-		Metadata: metadataProto(&e.Metadata), Payload: e.Payload, Position: uint64(e.Position), TimeUnixNano: e.Time.UnixNano(), More: e.More,
+		Metadata: metadataProto(&e.Metadata), Payload: e.Payload, Position: uint64(e.Position), TimeUnixNano: e.Time.UnixNano(), More: e.Remaining,
 	}
 }
 
@@ -342,7 +342,7 @@ func TestTheSameEventHasTheSameBytes(t *testing.T) {
 func TestPrepareGivesTheSameBytes(t *testing.T) {
 	t.Parallel()
 	for name, e := range events() {
-		e.More = 1
+		e.Remaining = 1
 		b := &store.Batch{Key: e.Key, Expected: e.Version - 1, Events: []store.Event{*e.Clone(), *e.Clone()}}
 		if err := b.Prepare(); err != nil {
 			t.Errorf("prepare %s: %v", name, err)

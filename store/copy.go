@@ -54,7 +54,7 @@ func (r *CopyReport) Err() error {
 }
 
 // Copy fills a new, empty log with all records of another one: events, states, messages,
-// receipts, claims and bookmarks, with their versions, positions, sequences, ids and times. At
+// receipts, claims and checkpoints, with their versions, positions, sequences, ids and times. At
 // the end Copy reads the new log and compares the digests of both. The new log has an identity of
 // its own ([LogInfo]).
 //
@@ -104,7 +104,7 @@ func Copy(ctx context.Context, from, to Log, progress func(Progress)) (*CopyRepo
 		return nil, fmt.Errorf("copy: %w", &CorruptError{What: "copy", Reason: fmt.Sprintf(
 			"%d of its records cannot be read, and should be %d", damaged, report.Damaged)})
 	}
-	for _, s := range report.Digest.Sorts {
+	for _, s := range report.Digest.Records {
 		report.Records += s.Count
 		report.Bytes += s.Bytes
 	}
@@ -130,7 +130,7 @@ type skipping struct {
 	damaged *int64
 }
 
-func (s skipping) Records(ctx context.Context, of Sort) iter.Seq2[Record, error] {
+func (s skipping) Records(ctx context.Context, of RecordKind) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		for r, err := range s.Export.Records(ctx, of) {
 			if errors.Is(err, ErrCorrupt) {
@@ -231,17 +231,17 @@ func cloneRecord(r Record) Record {
 	case *Claimed:
 		c := *r
 		return &c
-	case *Bookmark:
+	case *Checkpoint:
 		c := *r
 		return &c
 	}
 	panic(fmt.Sprintf("store: a %T is no record", r))
 }
 
-// Backup makes a log copy its files to path (see [Backuper]). If the log is no Backuper, the
+// Backup makes a log copy its files to path (see [BackupStore]). If the log is no BackupStore, the
 // error matches [errors.ErrUnsupported].
 func Backup(ctx context.Context, log Log, path string, options BackupOptions) error {
-	b, ok := log.(Backuper)
+	b, ok := log.(BackupStore)
 	if !ok {
 		return fmt.Errorf("backup: %w: a %T cannot copy its files", errors.ErrUnsupported, log)
 	}

@@ -40,7 +40,7 @@ func damageOf(r Record) string {
 		return r.Damage
 	case *Claimed:
 		return r.Damage
-	case *Bookmark:
+	case *Checkpoint:
 		return r.Damage
 	}
 	return ""
@@ -60,7 +60,7 @@ func setDamage(r Record, reason string) {
 		r.Damage = reason
 	case *Claimed:
 		r.Damage = reason
-	case *Bookmark:
+	case *Checkpoint:
 		r.Damage = reason
 	}
 }
@@ -77,7 +77,7 @@ func cut(s string, n int) string {
 // checksum that begins with damageSeed.
 func appendDamaged(dst []byte, r Record) []byte {
 	from := len(dst)
-	p := &perdurev1.DamagedRecord{Sort: r.sort().String(), Reason: []byte(damageOf(r))}
+	p := &perdurev1.DamagedRecord{Sort: r.recordKind().String(), Reason: []byte(damageOf(r))}
 	if e, ok := r.(*Event); ok {
 		p.Kind, p.EntityId, p.Version, p.Position = e.Key.Kind, e.Key.ID, uint64(e.Version), uint64(e.Position)
 	}
@@ -126,8 +126,8 @@ func validateDamaged(r Record) error {
 			return err
 		}
 		return validateName("claim value", r.Claim.Value, NameBytesMax)
-	case *Bookmark:
-		return validateName("bookmark name", r.Name, NameBytesMax)
+	case *Checkpoint:
+		return validateName("checkpoint name", r.Name, NameBytesMax)
 	}
 	if invalid {
 		return fmt.Errorf("%w: a damaged record without a place", ErrInvalid)

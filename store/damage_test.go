@@ -23,34 +23,34 @@ func damagedRecords() []store.Record {
 		&store.Message{Sequence: 3, Source: key, Damage: "lost"},
 		&store.Receipt{Entity: key, Name: "r", Damage: "lost"},
 		&store.Claimed{Claim: store.Claim{Space: "s", Value: "v"}, Damage: "lost"},
-		&store.Bookmark{Name: "b", Damage: "lost"},
+		&store.Checkpoint{Name: "b", Damage: "lost"},
 	}
 }
 
 func TestDamagedRecord(t *testing.T) {
 	t.Parallel()
-	decode := func(s store.Sort, sealed []byte) (err error) {
+	decode := func(s store.RecordKind, sealed []byte) (err error) {
 		var d store.Decoder
 		switch s {
-		case store.SortEvent:
+		case store.KindEvent:
 			err = d.Event(sealed, new(store.Event))
-		case store.SortState:
+		case store.KindState:
 			err = d.State(sealed, new(store.State))
-		case store.SortMessage:
+		case store.KindMessage:
 			_, err = store.DecodeMessage(sealed)
-		case store.SortReceipt:
+		case store.KindReceipt:
 			_, err = store.DecodeReceipt(sealed)
-		case store.SortClaim:
+		case store.KindClaim:
 			_, err = store.DecodeClaimed(sealed)
-		case store.SortBookmark:
-			_, err = store.DecodeBookmark(sealed)
+		case store.KindCheckpoint:
+			_, err = store.DecodeCheckpoint(sealed)
 		}
 		return err
 	}
 	t.Run("is_an_error_for_each_decoder", func(t *testing.T) {
 		t.Parallel()
 		for _, r := range damagedRecords() {
-			s := store.SortOf(r)
+			s := store.RecordKindOf(r)
 			if err := store.ValidateRecord(r); err != nil {
 				t.Errorf("%v: got %v, want that an import takes it", s, err)
 			}
@@ -73,7 +73,7 @@ func TestDamagedRecord(t *testing.T) {
 	t.Run("of_an_event_names_it", func(t *testing.T) {
 		t.Parallel()
 		r := damagedRecords()[0]
-		c, ok := errors.AsType[*store.CorruptError](decode(store.SortEvent, store.AppendRecord(nil, r)))
+		c, ok := errors.AsType[*store.CorruptError](decode(store.KindEvent, store.AppendRecord(nil, r)))
 		if !ok || c.Key != (store.Key{Kind: "book", ID: "a"}) || c.Version != 7 || c.Position != 9 {
 			t.Errorf("got %+v, want version 7 of book/a at position 9", c)
 		}
@@ -95,7 +95,7 @@ func TestDamagedRecord(t *testing.T) {
 			{Enqueue: []store.Message{message}},
 			{Settle: []store.Settlement{{Sequence: 1, Message: &message}}},
 			{Receipts: []store.Receipt{{Name: "r", Damage: "lost"}}},
-			{Bookmarks: []store.Bookmark{{Name: "b", Damage: "lost"}}},
+			{Checkpoints: []store.Checkpoint{{Name: "b", Damage: "lost"}}},
 		} {
 			b.Key = store.Key{Kind: "book", ID: "a"}
 			if err := b.Validate(); !errors.Is(err, store.ErrInvalid) {
@@ -107,15 +107,15 @@ func TestDamagedRecord(t *testing.T) {
 
 // readable returns the stored forms of all readable records of a log, and the numbers of readable
 // and of damaged records of each kind.
-func readable(t *testing.T, l store.Log) (records map[string]bool, sound, damaged map[store.Sort]int) {
+func readable(t *testing.T, l store.Log) (records map[string]bool, sound, damaged map[store.RecordKind]int) {
 	t.Helper()
 	x, err := l.(store.Exporter).Export(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = x.Close() }()
-	records, sound, damaged = make(map[string]bool), make(map[store.Sort]int), make(map[store.Sort]int)
-	for _, s := range store.Sorts() {
+	records, sound, damaged = make(map[string]bool), make(map[store.RecordKind]int), make(map[store.RecordKind]int)
+	for _, s := range store.RecordKinds() {
 		for r, err := range x.Records(t.Context(), s) {
 			switch {
 			case err == nil:
@@ -142,10 +142,10 @@ func richLog(t *testing.T, rnd *rand.Rand) *memory.Log {
 		for v := range store.Version(1 + rnd.IntN(6)) {
 			b := &store.Batch{
 				Key: key, Expected: v, Events: []store.Event{{ID: id(), Type: "test.v1.Happened", Payload: []byte{byte(v)}}},
-				Receipts:  []store.Receipt{{Name: fmt.Sprint("r", v), Version: v + 1}},
-				Claim:     []store.Claim{{Space: "s", Value: fmt.Sprint(i, "-", v)}},
-				Enqueue:   []store.Message{{ID: id(), Type: "test.v1.Message"}},
-				Bookmarks: []store.Bookmark{{Name: fmt.Sprint("reader ", i), Position: store.NewPosition(0, uint64(v))}},
+				Receipts:    []store.Receipt{{Name: fmt.Sprint("r", v), Version: v + 1}},
+				Claim:       []store.Claim{{Space: "s", Value: fmt.Sprint(i, "-", v)}},
+				Enqueue:     []store.Message{{ID: id(), Type: "test.v1.Message"}},
+				Checkpoints: []store.Checkpoint{{Name: fmt.Sprint("reader ", i), Position: store.NewPosition(0, uint64(v))}},
 			}
 			if v%2 == 1 {
 				b.Snapshot = &store.State{ID: id(), Type: "test.v1.State", Payload: []byte("state")}
@@ -184,8 +184,8 @@ func TestCopyOfADamagedLog(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			total, totals := 0, make(map[store.Sort]int)
-			for _, s := range store.Sorts() {
+			total, totals := 0, make(map[store.RecordKind]int)
+			for _, s := range store.RecordKinds() {
 				for r, err := range x.Records(t.Context(), s) {
 					if err != nil {
 						t.Fatal(err)
@@ -224,7 +224,7 @@ func TestCopyOfADamagedLog(t *testing.T) {
 			if n := int64(len(whole)) + report.Recovered; report.Records != n || int64(len(copied)) != n {
 				t.Errorf("the copy has %d records, the report says %d, and %d can be read", len(copied), report.Records, n)
 			}
-			for _, s := range store.Sorts() {
+			for _, s := range store.RecordKinds() {
 				if (sound[s] != totals[s]) != (inCopy[s] > 0) {
 					t.Errorf("%vs: %d of %d are in the copy, and %d of it are damaged", s, sound[s], totals[s], inCopy[s])
 				}
@@ -286,11 +286,11 @@ type losingExport struct {
 	l *losingLog
 }
 
-func (x losingExport) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+func (x losingExport) Records(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
 	return func(yield func(store.Record, error) bool) {
 		n := int(x.l.seed) % x.l.one
 		for r, err := range x.Export.Records(ctx, s) {
-			if n++; s != store.SortVersion && x.l.nameless && n%x.l.one == 0 {
+			if n++; s != store.KindVersion && x.l.nameless && n%x.l.one == 0 {
 				if !yield(nil, &store.CorruptError{What: "page", Reason: "it cannot be read"}) {
 					return
 				}

@@ -33,18 +33,18 @@ type Deletion struct {
 	Time time.Time
 }
 
-// DeletionPrefix is the prefix of the names of the bookmarks in which the stores of this module
-// keep deletions. A batch cannot move such a bookmark, and [Bookmarks] does not return it. An
-// [Export] yields it like any other bookmark, so that a copy has it too.
+// DeletionPrefix is the prefix of the names of the checkpoints in which the stores of this module
+// keep deletions. A batch cannot move such a checkpoint, and [Checkpoints] does not return it. An
+// [Export] yields it like any other checkpoint, so that a copy has it too.
 const DeletionPrefix = "perdure.deleted/"
 
-// Mark returns the bookmark that keeps d.
-func (d Deletion) Mark() Bookmark {
-	return Bookmark{Name: DeletionPrefix + d.Kind, Position: d.Through, Time: d.Time}
+// Mark returns the checkpoint that keeps d.
+func (d Deletion) Mark() Checkpoint {
+	return Checkpoint{Name: DeletionPrefix + d.Kind, Position: d.Through, Time: d.Time}
 }
 
-// DeletionOf returns the deletion that a bookmark keeps; ok is false for other bookmarks.
-func DeletionOf(b Bookmark) (d Deletion, ok bool) {
+// DeletionOf returns the deletion that a checkpoint keeps; ok is false for other checkpoints.
+func DeletionOf(b Checkpoint) (d Deletion, ok bool) {
 	kind, ok := strings.CutPrefix(b.Name, DeletionPrefix)
 	return Deletion{Kind: kind, Through: b.Position, Time: b.Time}, ok
 }
@@ -60,10 +60,10 @@ func (d Deletion) After(through Position, now time.Time) Deletion {
 	return d
 }
 
-// SplitBookmarks divides all bookmarks of a store, which must be sorted, into the bookmarks of
-// readers and the deletions. It changes the slice.
-func SplitBookmarks(all []Bookmark) (readers []Bookmark, deletions []Deletion) {
-	readers = slices.DeleteFunc(all, func(b Bookmark) bool {
+// SplitCheckpoints divides all checkpoints of a store, which must be sorted, into the checkpoints
+// of readers and the deletions. It changes the slice.
+func SplitCheckpoints(all []Checkpoint) (readers []Checkpoint, deletions []Deletion) {
+	readers = slices.DeleteFunc(all, func(b Checkpoint) bool {
 		d, ok := DeletionOf(b)
 		if ok {
 			deletions = append(deletions, d)

@@ -16,14 +16,14 @@ import (
 // records, heads and last sequence, even in different stores, and differs if one bit of them
 // differs. The identity of a log ([LogInfo]) is not part of it.
 type Digest struct {
-	// Sorts are the digests of the records of each kind, indexed by [Sort].
-	Sorts [sortCount]SortDigest
+	// RecordKinds are the digests of the records of each kind, indexed by [RecordKind].
+	Records [recordKinds]RecordDigest
 	// Total is the SHA-256 of the whole content.
 	Total [sha256.Size]byte
 }
 
-// A SortDigest is a fingerprint of the records of one kind.
-type SortDigest struct {
+// A RecordDigest is a fingerprint of the records of one kind.
+type RecordDigest struct {
 	// Count is the number of records, and Bytes is the size of their stored forms.
 	Count, Bytes int64
 	// Sum is the SHA-256 of the stored forms in their order, each preceded by its length.
@@ -31,7 +31,7 @@ type SortDigest struct {
 }
 
 // Of returns the digest of the records of one kind.
-func (d *Digest) Of(s Sort) SortDigest { return d.Sorts[s] }
+func (d *Digest) Of(s RecordKind) RecordDigest { return d.Records[s] }
 
 // String returns the total in hexadecimal digits.
 func (d *Digest) String() string { return hex.EncodeToString(d.Total[:]) }
@@ -40,13 +40,13 @@ func (d *Digest) String() string { return hex.EncodeToString(d.Total[:]) }
 // equal.
 func (d *Digest) Difference(other *Digest) string {
 	var parts []string
-	for s, a := range d.Sorts {
-		b := other.Sorts[s]
+	for s, a := range d.Records {
+		b := other.Records[s]
 		switch {
 		case a.Count != b.Count:
-			parts = append(parts, fmt.Sprintf("%d %vs and %d", a.Count, Sort(s), b.Count))
+			parts = append(parts, fmt.Sprintf("%d %vs and %d", a.Count, RecordKind(s), b.Count))
 		case a.Sum != b.Sum:
-			parts = append(parts, fmt.Sprintf("%vs differ", Sort(s)))
+			parts = append(parts, fmt.Sprintf("%vs differ", RecordKind(s)))
 		}
 	}
 	if len(parts) == 0 && d.Total != other.Total {
@@ -85,7 +85,7 @@ func export(ctx context.Context, log Log) (Export, error) {
 func digestOf(ctx context.Context, x Export, progress func(Progress), each func(r Record, n int) error) (*Digest, error) {
 	d := new(Digest)
 	stats := x.Stats()
-	for _, s := range Sorts() {
+	for _, s := range RecordKinds() {
 		m := newMeter(progress, fmt.Sprintf("read %vs", s), totalOf(s, &stats))
 		sum := newRecordSum()
 		for r, err := range x.Records(ctx, s) {
@@ -98,7 +98,7 @@ func digestOf(ctx context.Context, x Export, progress func(Progress), each func(
 			m.add(1)
 		}
 		m.report()
-		d.Sorts[s] = sum.digest()
+		d.Records[s] = sum.digest()
 	}
 	d.seal(x.Origin())
 	return d, nil
@@ -107,7 +107,7 @@ func digestOf(ctx context.Context, x Export, progress func(Progress), each func(
 // seal computes Total.
 func (d *Digest) seal(o Origin) {
 	total := sha256.New()
-	for _, s := range d.Sorts {
+	for _, s := range d.Records {
 		writeNumber(total, uint64(s.Count))
 		total.Write(s.Sum[:])
 	}
@@ -120,7 +120,7 @@ func (d *Digest) seal(o Origin) {
 
 // A recordSum is a running digest of records.
 type recordSum struct {
-	d    SortDigest
+	d    RecordDigest
 	hash hash.Hash
 	buf  []byte
 }
@@ -137,7 +137,7 @@ func (s *recordSum) add(r Record) int {
 	return len(s.buf)
 }
 
-func (s *recordSum) digest() SortDigest {
+func (s *recordSum) digest() RecordDigest {
 	s.hash.Sum(s.d.Sum[:0])
 	return s.d
 }

@@ -9,8 +9,8 @@
 // read checks. [AppendEvent], [Decoder.Event] and similar functions encode and decode them, in
 // the same way for every store.
 //
-// Package storetest has the conformance suite that every store must pass. To write a store of
-// your own, implement Log and those of the optional interfaces ([Catalog], [Pruner], [Outbox],
-// [Receipts], [Claims], [Bookmarks], [Deletions], [Statistics], [Exclusive], [Instant]) that it
-// can support, and run the suite.
+// Package storetest has the conformance suite that every store must pass. To write a store of your
+// own, implement Log and those of the optional interfaces ([Catalog], [Pruner], [Outbox],
+// [Receipts], [Claims], [Checkpoints], [Deletions], [StatsReader], [Exclusive], [Synchronous])
+// that it can support, and run the suite.
 package store

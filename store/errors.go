@@ -13,9 +13,9 @@ var (
 	ErrConflict = errors.New("version conflict")
 	// ErrClaimed: another entity holds a claimed value. The error is a [*ClaimedError].
 	ErrClaimed = errors.New("value is claimed")
-	// ErrSettled: the batch requires an outbox message that another batch has already settled.
-	// The error is a [*SettledError].
-	ErrSettled = errors.New("message is settled")
+	// ErrMessageGone: the batch requires an outbox message that another batch has already settled.
+	// The error is a [*MessageGoneError].
+	ErrMessageGone = errors.New("message is settled")
 	// ErrAnswered: the entity already has a receipt with that name. The error is an
 	// [*AnsweredError].
 	ErrAnswered = errors.New("command is answered")
@@ -39,7 +39,7 @@ var (
 	// ErrUnfinished: an [Importer] is filling the log, or has stopped before the end, so the log
 	// is not complete.
 	ErrUnfinished = errors.New("log is an unfinished copy")
-	// ErrNotFound: there is no such receipt, claim or bookmark.
+	// ErrNotFound: there is no such receipt, claim or checkpoint.
 	ErrNotFound = errors.New("not found")
 	// ErrCorrupt: the data that was read is not the data that was written. The error is a
 	// [*CorruptError].
@@ -53,11 +53,11 @@ type ConflictError struct {
 	Actual   Version
 	// Behind is true if the batch was refused only because an earlier batch of the same entity
 	// was refused; then Actual is unknown.
-	Behind bool
+	AfterRefused bool
 }
 
 func (e *ConflictError) Error() string {
-	if e.Behind {
+	if e.AfterRefused {
 		return fmt.Sprintf("append %v: version conflict: an earlier batch of the entity was refused", e.Key)
 	}
 	return fmt.Sprintf("append %v: version conflict: expected version %d, found %d", e.Key, e.Expected, e.Actual)
@@ -77,14 +77,14 @@ func (e *ClaimedError) Error() string {
 
 func (e *ClaimedError) Unwrap() error { return ErrClaimed }
 
-// A SettledError names the message that no longer exists. It matches [ErrSettled].
-type SettledError struct{ Sequence uint64 }
+// A MessageGoneError names the message that no longer exists. It matches [ErrMessageGone].
+type MessageGoneError struct{ Sequence uint64 }
 
-func (e *SettledError) Error() string {
+func (e *MessageGoneError) Error() string {
 	return fmt.Sprintf("outbox message %d: message is settled", e.Sequence)
 }
 
-func (e *SettledError) Unwrap() error { return ErrSettled }
+func (e *MessageGoneError) Unwrap() error { return ErrMessageGone }
 
 // An AnsweredError names the receipt that exists. It matches [ErrAnswered].
 type AnsweredError struct {

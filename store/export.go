@@ -6,67 +6,68 @@ import (
 	"iter"
 )
 
-// A Sort is a kind of record. Its number gives the order in which an [Export] yields the kinds.
-type Sort uint8
+// A RecordKind is a kind of record. Its number gives the order in which an [Export] yields the
+// kinds.
+type RecordKind uint8
 
 const (
-	// SortEvent are the events of the log, as [*Event], partition by partition, in the order of
+	// KindEvent are the events of the log, as [*Event], partition by partition, in the order of
 	// their positions.
-	SortEvent Sort = iota
-	// SortState are snapshots and saved states, as [*State], in the order of kind, id and
+	KindEvent RecordKind = iota
+	// KindState are snapshots and saved states, as [*State], in the order of kind, id and
 	// version.
-	SortState
-	// SortMessage are the messages of the outbox, pending and parked, as [*Message], in the order
+	KindState
+	// KindMessage are the messages of the outbox, pending and parked, as [*Message], in the order
 	// of their sequences.
-	SortMessage
-	// SortReceipt are the receipts, as [*Receipt], in the order of kind, id and name.
-	SortReceipt
-	// SortClaim are the claims, as [*Claimed], in the order of space and value.
-	SortClaim
-	// SortBookmark are the bookmarks, as [*Bookmark], in the order of name and partition.
-	SortBookmark
+	KindMessage
+	// KindReceipt are the receipts, as [*Receipt], in the order of kind, id and name.
+	KindReceipt
+	// KindClaim are the claims, as [*Claimed], in the order of space and value.
+	KindClaim
+	// KindCheckpoint are the checkpoints, as [*Checkpoint], in the order of name and partition.
+	KindCheckpoint
 
-	// SortVersion are the same events again, found by entity: as [*Event] with only Key, Version
+	// KindVersion are the same events again, found by entity: as [*Event] with only Key, Version
 	// and Position, in the order of kind, id and version. If a log has an index of its entities,
 	// these come from the index alone, so that [Verify] can compare it with the events.
-	SortVersion
+	KindVersion
 
-	sortCount = int(SortVersion) // the number of kinds that have records of their own
+	recordKinds = int(KindVersion) // the number of kinds that have records of their own
 )
 
-var sortNames = [...]string{"event", "state", "message", "receipt", "claim", "bookmark", "version"}
+var recordKindNames = [...]string{"event", "state", "message", "receipt", "claim", "checkpoint", "version"}
 
 // String returns the name of the kind, such as "event".
-func (s Sort) String() string {
-	if int(s) < len(sortNames) {
-		return sortNames[s]
+func (s RecordKind) String() string {
+	if int(s) < len(recordKindNames) {
+		return recordKindNames[s]
 	}
 	return fmt.Sprintf("sort %d", uint8(s))
 }
 
-// Sorts returns the kinds that together have all records of a log, each once: all but
-// [SortVersion].
-func Sorts() []Sort {
-	sorts := make([]Sort, sortCount)
+// RecordKinds returns the kinds that together have all records of a log, each once: all but
+// [KindVersion].
+func RecordKinds() []RecordKind {
+	sorts := make([]RecordKind, recordKinds)
 	for i := range sorts {
-		sorts[i] = Sort(i)
+		sorts[i] = RecordKind(i)
 	}
 	return sorts
 }
 
 // A Record is one entry of a log: an [*Event], [*State], [*Message], [*Receipt], [*Claimed] or
-// [*Bookmark].
-type Record interface{ sort() Sort }
+// [*Checkpoint].
+type Record interface{ recordKind() RecordKind }
 
-func (*Event) sort() Sort    { return SortEvent }
-func (*State) sort() Sort    { return SortState }
-func (*Message) sort() Sort  { return SortMessage }
-func (*Receipt) sort() Sort  { return SortReceipt }
-func (*Claimed) sort() Sort  { return SortClaim }
-func (*Bookmark) sort() Sort { return SortBookmark }
+func (*Event) recordKind() RecordKind      { return KindEvent }
+func (*State) recordKind() RecordKind      { return KindState }
+func (*Message) recordKind() RecordKind    { return KindMessage }
+func (*Receipt) recordKind() RecordKind    { return KindReceipt }
+func (*Claimed) recordKind() RecordKind    { return KindClaim }
+func (*Checkpoint) recordKind() RecordKind { return KindCheckpoint }
 
-// SortOf returns the kind of a record.
-func SortOf(r Record) Sort { return r.sort() }
+// RecordKindOf returns the kind of a record.
+func RecordKindOf(r Record) RecordKind { return r.recordKind() }
 
 // AppendRecord appends the stored form of a record, like the function for its kind. Equal records
 // have equal forms.
@@ -82,8 +83,8 @@ func AppendRecord(dst []byte, r Record) []byte {
 		return AppendReceipt(dst, r)
 	case *Claimed:
 		return AppendClaimed(dst, r)
-	case *Bookmark:
-		return AppendBookmark(dst, r)
+	case *Checkpoint:
+		return AppendCheckpoint(dst, r)
 	}
 	panic(fmt.Sprintf("store: a %T is no record", r))
 }
@@ -93,7 +94,7 @@ func AppendRecord(dst []byte, r Record) []byte {
 func ValidateRecord(r Record) error {
 	err := validateShape(r)
 	if err != nil {
-		return fmt.Errorf("%v %s: %w", r.sort(), nameOf(r), err)
+		return fmt.Errorf("%v %s: %w", r.recordKind(), nameOf(r), err)
 	}
 	return nil
 }
@@ -140,8 +141,8 @@ func validateShape(r Record) error {
 			return err
 		}
 		return validateName("claim value", r.Claim.Value, NameBytesMax)
-	case *Bookmark:
-		return validateName("bookmark name", r.Name, NameBytesMax)
+	case *Checkpoint:
+		return validateName("checkpoint name", r.Name, NameBytesMax)
 	}
 	return fmt.Errorf("%w: a %T", ErrInvalid, r)
 }
@@ -159,7 +160,7 @@ func nameOf(r Record) string {
 		return fmt.Sprintf("%q of %v", r.Name, r.Entity)
 	case *Claimed:
 		return fmt.Sprintf("%q in %q", r.Claim.Value, r.Claim.Space)
-	case *Bookmark:
+	case *Checkpoint:
 		return fmt.Sprintf("%q at %v", r.Name, r.Position)
 	}
 	return ""
@@ -186,7 +187,7 @@ type Export interface {
 	// if the store can tell. If the caller takes the next step, the iteration goes on after the
 	// damage, as far as the store can find more records.
 	// Any other error ends the iteration.
-	Records(ctx context.Context, s Sort) iter.Seq2[Record, error]
+	Records(ctx context.Context, s RecordKind) iter.Seq2[Record, error]
 	// Close releases the read view.
 	Close() error
 }
@@ -272,9 +273,9 @@ type FaultTeller interface {
 	Faults() []error
 }
 
-// Backuper is an optional interface of a [Log]. It copies the files of the log while the log is
+// BackupStore is an optional interface of a [Log]. It copies the files of the log while the log is
 // in use. [Backup] calls it, and then verifies the backup.
-type Backuper interface {
+type BackupStore interface {
 	// Backup writes everything that was durable when it began to a new file or directory at path,
 	// which must not exist. The result at path is complete and synced, or it does not exist;
 	// after a crash a file whose name begins with path and ".partial" may be left beside it. The
@@ -283,7 +284,7 @@ type Backuper interface {
 	Backup(ctx context.Context, path string, options BackupOptions) error
 }
 
-// BackupOptions change how [Backuper] works. The zero value has good defaults.
+// BackupOptions change how [BackupStore] works. The zero value has good defaults.
 type BackupOptions struct {
 	// Progress is called from time to time, by one goroutine at a time.
 	Progress func(Progress)

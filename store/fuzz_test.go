@@ -96,8 +96,8 @@ func FuzzDecodeClaimed(f *testing.F) {
 		&store.Claimed{Claim: store.Claim{Space: "s", Value: "v"}, Owner: store.Key{Kind: "book", ID: "a"}})
 }
 
-func FuzzDecodeBookmark(f *testing.F) {
-	fuzzDecoder(f, store.DecodeBookmark, store.AppendBookmark, &store.Bookmark{Name: "b", Position: store.NewPosition(3, 9)})
+func FuzzDecodeCheckpoint(f *testing.F) {
+	fuzzDecoder(f, store.DecodeCheckpoint, store.AppendCheckpoint, &store.Checkpoint{Name: "b", Position: store.NewPosition(3, 9)})
 }
 
 func FuzzDecodeLogInfo(f *testing.F) {
@@ -225,7 +225,7 @@ func TestUnknownFieldsOfAPayloadSurviveARewriteAndACopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := 0
-	for _, s := range []store.Sort{store.SortEvent, store.SortState, store.SortMessage} {
+	for _, s := range []store.RecordKind{store.KindEvent, store.KindState, store.KindMessage} {
 		for r, err := range x.Records(t.Context(), s) {
 			if err != nil {
 				t.Fatal(err)

@@ -19,7 +19,7 @@ func TestBatchBytes(t *testing.T) {
 		Settle: []store.Settlement{{Sequence: 1}, {Sequence: 1, Message: &message}}, Cancel: []string{"t"}, Enqueue: []store.Message{message},
 		Forget: []string{"r"}, Receipts: []store.Receipt{*fullReceipt(), refusal},
 		Release: []store.Claim{{Space: "s", Value: "v"}}, Claim: []store.Claim{{Space: "s", Value: "v"}},
-		Bookmarks: []store.Bookmark{{Name: "b"}},
+		Checkpoints: []store.Checkpoint{{Name: "b"}},
 	}
 	var stored []byte
 	for i := range batch.Events {
@@ -36,7 +36,7 @@ func TestBatchBytes(t *testing.T) {
 	for range 4 { // two claims, two names
 		stored = store.AppendClaimed(stored, &store.Claimed{Claim: batch.Claim[0], Owner: batch.Key})
 	}
-	stored = store.AppendBookmark(stored, &batch.Bookmarks[0])
+	stored = store.AppendCheckpoint(stored, &batch.Checkpoints[0])
 	const records, roundedUp = 15, 300
 	if got := batch.Bytes(); got < len(stored) || got > len(stored)+records*roundedUp {
 		t.Errorf("bytes of a batch: got %d, want %d as stored and at most %d more", got, len(stored), records*roundedUp)

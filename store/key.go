@@ -17,7 +17,7 @@ const (
 	TypeBytesMax = 512
 	TagBytesMax  = 256
 	// NameBytesMax bounds timer names, idempotency keys, claim spaces, claim
-	// values and bookmark names.
+	// values and checkpoint names.
 	NameBytesMax = 1024
 )
 
@@ -49,7 +49,7 @@ func (k Key) Validate() error {
 }
 
 // ValidateName returns an error matching [ErrInvalid] that names the mistake in a name of at most
-// [NameBytesMax] bytes: the name of a timer, an idempotency key, a claim or a bookmark. what
+// [NameBytesMax] bytes: the name of a timer, an idempotency key, a claim or a checkpoint. what
 // names the kind of name in the error, for example "timer name".
 func ValidateName(what, name string) error { return validateName(what, name, NameBytesMax) }
 

@@ -117,8 +117,8 @@ type Entity struct {
 }
 
 // A Pruner deletes data that is no longer needed. It is an optional interface of a [Log]. It does
-// not look at bookmarks. A caller that shares the log with readers must delete only strictly
-// below the lowest bookmark of a partition: the event at a bookmark must stay, because its id
+// not look at checkpoints. A caller that shares the log with readers must delete only strictly
+// below the lowest checkpoint of a partition: the event at a checkpoint must stay, because its id
 // proves to the reader that the log is the one that it has read.
 type Pruner interface {
 	// DeleteEvents deletes the events of an entity with a version below below and a position at
@@ -204,15 +204,15 @@ type Claimed struct {
 	Damage string
 }
 
-// Bookmarks reads bookmarks. It is an optional interface of a [Log]. A log without it refuses
-// batches with bookmarks with [errors.ErrUnsupported].
-type Bookmarks interface {
-	// Bookmarks returns all bookmarks, sorted by name and partition.
-	Bookmarks(ctx context.Context) ([]Bookmark, error)
+// Checkpoints reads checkpoints. It is an optional interface of a [Log]. A log without it refuses
+// batches with checkpoints with [errors.ErrUnsupported].
+type Checkpoints interface {
+	// Checkpoints returns all checkpoints, sorted by name and partition.
+	Checkpoints(ctx context.Context) ([]Checkpoint, error)
 }
 
-// Statistics returns figures about a log. It is an optional interface of a [Log].
-type Statistics interface {
+// StatsReader returns figures about a log. It is an optional interface of a [Log].
+type StatsReader interface {
 	Stats(ctx context.Context) (Stats, error)
 }
 
@@ -238,11 +238,11 @@ type Exclusive interface {
 	Acquire() (release func(), err error)
 }
 
-// Instant is an optional interface of a [Log] whose commits need not wait for a disk or a
+// Synchronous is an optional interface of a [Log] whose commits need not wait for a disk or a
 // network, so that a caller that must not wait may call Commit.
-type Instant interface {
-	// Instant reports whether Commit never waits.
-	Instant() bool
+type Synchronous interface {
+	// Synchronous reports whether Commit never waits.
+	Synchronous() bool
 }
 
 // A Watcher wakes readers after new commits, including those of other processes. It is an

@@ -67,12 +67,12 @@ type besideDamage struct {
 }
 
 // Records implements [Export]. It ends early if failed is set.
-func (b *besideDamage) Records(ctx context.Context, s Sort) iter.Seq2[Record, error] {
+func (b *besideDamage) Records(ctx context.Context, s RecordKind) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		hand := func(r Record) bool { return yield(r, nil) && b.failed == nil }
 		switch {
 		case b.failed != nil:
-		case s == SortEvent:
+		case s == KindEvent:
 			b.failed = errors.Join(b.failed, b.events(ctx, hand))
 		default:
 			b.failed = errors.Join(b.failed, b.named(ctx, s, hand))
@@ -93,10 +93,10 @@ func (b *besideDamage) put(r Record, reason string) error {
 	return b.add(r, damagedFrame)
 }
 
-// ---- states, messages, receipts, claims and bookmarks
+// ---- states, messages, receipts, claims and checkpoints
 
 // named copies the records of a kind other than events.
-func (b *besideDamage) named(ctx context.Context, s Sort, hand func(Record) bool) error {
+func (b *besideDamage) named(ctx context.Context, s RecordKind, hand func(Record) bool) error {
 	lost, err := b.lostNames(ctx, s)
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (b *besideDamage) named(ctx context.Context, s Sort, hand func(Record) bool
 				return err
 			}
 			if r, reason = named(c, s), c.Reason; r == nil {
-				if s == SortMessage && last < b.Origin().Sequence {
+				if s == KindMessage && last < b.Origin().Sequence {
 					lost = &Message{Sequence: last + 1, Damage: reason}
 				}
 				continue
@@ -159,8 +159,8 @@ func (b *besideDamage) named(ctx context.Context, s Sort, hand func(Record) bool
 
 // lostNames returns the record that stands for the records of a kind that were lost with their
 // names, or nil if there are none. Its place among messages depends on the other messages.
-func (b *besideDamage) lostNames(ctx context.Context, s Sort) (lost Record, err error) {
-	if s == SortMessage {
+func (b *besideDamage) lostNames(ctx context.Context, s RecordKind) (lost Record, err error) {
+	if s == KindMessage {
 		return nil, nil //nolint:nilnil // as it says
 	}
 	found, reason := 0, ""
@@ -180,21 +180,21 @@ func (b *besideDamage) lostNames(ctx context.Context, s Sort) (lost Record, err 
 	}
 	reason = fmt.Sprintf("%ss were lost in %d places, the first: %s", s, found, reason)
 	switch s {
-	case SortState:
+	case KindState:
 		return &State{Key: Key{Kind: LostKind, ID: s.String()}, Version: 1, Damage: reason}, nil
-	case SortReceipt:
+	case KindReceipt:
 		return &Receipt{Entity: Key{Kind: LostKind, ID: s.String()}, Name: LostKind, Damage: reason}, nil
-	case SortClaim:
+	case KindClaim:
 		return &Claimed{Claim: Claim{Space: LostKind, Value: LostKind}, Damage: reason}, nil
-	case SortBookmark:
-		return &Bookmark{Name: LostKind, Damage: reason}, nil
+	case KindCheckpoint:
+		return &Checkpoint{Name: LostKind, Damage: reason}, nil
 	}
 	return nil, fmt.Errorf("%w: a %v has no name", ErrInvalid, s)
 }
 
 // named returns the place of a damaged record of a kind, or nil if it is unknown.
-func named(c *CorruptError, s Sort) Record {
-	if c.Record == nil || c.Record.sort() != s {
+func named(c *CorruptError, s RecordKind) Record {
+	if c.Record == nil || c.Record.recordKind() != s {
 		return nil
 	}
 	r := completed(placeOf(c.Record))
@@ -217,8 +217,8 @@ func placeOf(r Record) Record {
 		return &Receipt{Entity: r.Entity, Name: r.Name}
 	case *Claimed:
 		return &Claimed{Claim: r.Claim}
-	case *Bookmark:
-		return &Bookmark{Name: r.Name, Position: NewPosition(r.Position.Partition(), 0)}
+	case *Checkpoint:
+		return &Checkpoint{Name: r.Name, Position: NewPosition(r.Position.Partition(), 0)}
 	}
 	return nil
 }
@@ -237,8 +237,8 @@ func compareRecords(a, b Record) int {
 	case *Claimed:
 		b := b.(*Claimed)
 		return cmp.Or(strings.Compare(a.Claim.Space, b.Claim.Space), strings.Compare(a.Claim.Value, b.Claim.Value))
-	case *Bookmark:
-		b := b.(*Bookmark)
+	case *Checkpoint:
+		b := b.(*Checkpoint)
 		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Position.Partition(), b.Position.Partition()))
 	}
 	return 0
@@ -287,7 +287,7 @@ func (b *besideDamage) events(ctx context.Context, hand func(Record) bool) error
 	}
 	b.lost = lostEvents{x: b.Export}
 	b.at = NewPosition(0, 0)
-	for r, err := range b.Export.Records(ctx, SortEvent) {
+	for r, err := range b.Export.Records(ctx, KindEvent) {
 		if err != nil {
 			c, ok := errors.AsType[*CorruptError](err)
 			if !ok {
@@ -336,7 +336,7 @@ func (b *besideDamage) countSilent(ctx context.Context) error {
 	}
 	at := NewPosition(0, 0)
 	told := lostEvents{x: b.Export}
-	for r, err := range b.Export.Records(ctx, SortEvent) {
+	for r, err := range b.Export.Records(ctx, KindEvent) {
 		if err != nil {
 			c, ok := errors.AsType[*CorruptError](err)
 			if !ok {
@@ -566,7 +566,7 @@ func (l *lostEvents) at(p Position) *lostEvent {
 // findNowhere finds the events without positions.
 func (l *lostEvents) findNowhere(ctx context.Context) error {
 	of := make(map[Key][]*nowhereEvent)
-	for _, err := range l.x.Records(ctx, SortVersion) {
+	for _, err := range l.x.Records(ctx, KindVersion) {
 		c, ok := errors.AsType[*CorruptError](err)
 		switch {
 		case err != nil && !ok:
@@ -581,7 +581,7 @@ func (l *lostEvents) findNowhere(ctx context.Context) error {
 	if len(l.nowhere) == 0 {
 		return nil
 	}
-	for _, s := range []Sort{SortVersion, SortEvent} {
+	for _, s := range []RecordKind{KindVersion, KindEvent} {
 		for r, err := range l.x.Records(ctx, s) {
 			if err != nil {
 				if errors.Is(err, ErrCorrupt) {
@@ -643,7 +643,7 @@ func (l *lostEvents) load(ctx context.Context, after Position) error {
 	if len(gaps) == lostMax {
 		l.end = gaps[len(gaps)-1].last
 	}
-	for r, err := range l.x.Records(ctx, SortVersion) {
+	for r, err := range l.x.Records(ctx, KindVersion) {
 		if err != nil {
 			if errors.Is(err, ErrCorrupt) {
 				continue
@@ -693,7 +693,7 @@ func (l *lostEvents) gaps(ctx context.Context, after Position) (gaps []gap, err 
 			at = NewPosition(p+1, 0)
 		}
 	}
-	for r, err := range l.x.Records(ctx, SortEvent) {
+	for r, err := range l.x.Records(ctx, KindEvent) {
 		if err != nil {
 			if errors.Is(err, ErrCorrupt) {
 				continue

@@ -60,13 +60,13 @@ func (m *meter) report() {
 }
 
 // totalOf returns the number of records of a kind according to the figures, or -1.
-func totalOf(s Sort, stats *Stats) int64 {
+func totalOf(s RecordKind, stats *Stats) int64 {
 	switch s {
-	case SortEvent, SortVersion:
+	case KindEvent, KindVersion:
 		return stats.Events
-	case SortState:
+	case KindState:
 		return stats.Snapshots
-	case SortMessage:
+	case KindMessage:
 		if stats.Pending >= 0 && stats.Parked >= 0 {
 			return stats.Pending + stats.Parked
 		}

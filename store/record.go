@@ -22,8 +22,8 @@ type Event struct {
 	// Position is the place of the event in the log, set by the store.
 	Position Position
 	// More is the number of events that follow in the same batch. It is 0 for the last one; see
-	// [Event.End]. [Batch.Validate] sets it.
-	More uint32
+	// [Event.CommitEnd]. [Batch.Validate] sets it.
+	Remaining uint32
 	// Tags are words by which readers can filter.
 	Tags     []string
 	Metadata Metadata
@@ -40,10 +40,10 @@ type Event struct {
 	headSum uint32 // its checksum
 }
 
-// End returns the position of the last event of the batch that stored e. Two events of a
+// CommitEnd returns the position of the last event of the batch that stored e. Two events of a
 // partition belong to one batch exactly if they have the same end. A reader that has seen the end
 // has seen the whole batch.
-func (e *Event) End() Position { return e.Position + Position(e.More) }
+func (e *Event) CommitEnd() Position { return e.Position + Position(e.Remaining) }
 
 // Clone returns a copy that shares no memory with e.
 func (e *Event) Clone() *Event {
@@ -176,7 +176,7 @@ type Settlement struct {
 	// Message replaces the row (to try again later, to park it, or to edit it); nil removes the
 	// row. The ID, Source, Timer and Time of Message must equal those of the row.
 	Message *Message
-	// Required refuses the whole batch with [ErrSettled] if the row does not exist, so that the
+	// Required refuses the whole batch with [ErrMessageGone] if the row does not exist, so that the
 	// effects of the batch happen once for the message.
 	Required bool
 	// Conditional makes a row count as missing if its [Message.Owner] is not IfOwner or its
@@ -243,14 +243,14 @@ type Claim struct {
 	Value string
 }
 
-// A Bookmark is the position up to which a named reader has read one partition.
-type Bookmark struct {
+// A Checkpoint is the position up to which a named reader has read one partition.
+type Checkpoint struct {
 	Name     string
 	Position Position
-	// Remove deletes the bookmark of the reader in the partition of Position. It is never set in
-	// bookmarks that a store returns.
+	// Remove deletes the checkpoint of the reader in the partition of Position. It is never set in
+	// checkpoints that a store returns.
 	Remove bool
-	// Time is when the store committed the bookmark, in UTC, set by the store.
+	// Time is when the store committed the checkpoint, in UTC, set by the store.
 	Time time.Time
 	// Damage is set only in a damaged record, as in an [Event].
 	Damage string

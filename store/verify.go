@@ -27,9 +27,9 @@ type Report struct {
 	// Origin has the heads and the last sequence of the log, and Stats the log's own figures.
 	Origin Origin
 	Stats  Stats
-	// Counts are the numbers of whole records of each kind, indexed by [Sort]. Bytes is the size
+	// Counts are the numbers of whole records of each kind, indexed by [RecordKind]. Bytes is the size
 	// of their stored forms.
-	Counts [sortCount]int64
+	Counts [recordKinds]int64
 	Bytes  int64
 	// Files says that the store, as a [Verifier], has checked its files and indices too.
 	Files bool
@@ -44,7 +44,7 @@ type Report struct {
 }
 
 // Count returns the number of whole records of a kind.
-func (r *Report) Count(s Sort) int64 { return r.Counts[s] }
+func (r *Report) Count(s RecordKind) int64 { return r.Counts[s] }
 
 // Err returns nil if no fault was found. Otherwise its error matches [ErrCorrupt], names the
 // first fault and has the number of faults.
@@ -156,7 +156,7 @@ func (s *eventSum) add(e *Event) {
 func (v *verifier) run(ctx context.Context) error {
 	v.parts = make([]partitionTally, len(v.Origin.Heads))
 	for _, step := range []func(context.Context) error{
-		v.events, v.perEntity, v.messages, v.claims, v.bookmarks,
+		v.events, v.perEntity, v.messages, v.claims, v.checkpoints,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -181,7 +181,7 @@ func (v *verifier) faultf(c CorruptError, format string, args ...any) {
 
 // records yields the readable records of a kind and records the faults of the others. It calls
 // damaged with each error about a damaged record.
-func (v *verifier) records(ctx context.Context, s Sort, failure *error, damaged func(*CorruptError)) iter.Seq[Record] {
+func (v *verifier) records(ctx context.Context, s RecordKind, failure *error, damaged func(*CorruptError)) iter.Seq[Record] {
 	m := newMeter(v.progress, fmt.Sprintf("check %vs", s), totalOf(s, &v.Stats))
 	var buf []byte
 	return func(yield func(Record) bool) {
@@ -199,7 +199,7 @@ func (v *verifier) records(ctx context.Context, s Sort, failure *error, damaged 
 				*failure = fmt.Errorf("read %vs: %w", s, err)
 				return
 			}
-			if s != SortVersion {
+			if s != KindVersion {
 				if err := ValidateRecord(r); err != nil {
 					v.faultf(CorruptError{What: s.String()}, "%v", err)
 				}
@@ -226,7 +226,7 @@ func (v *verifier) events(ctx context.Context) (failure error) {
 			v.parts[p].last = max(v.parts[p].last, c.Position)
 		}
 	}
-	for r := range v.records(ctx, SortEvent, &failure, damaged) {
+	for r := range v.records(ctx, KindEvent, &failure, damaged) {
 		e := r.(*Event)
 		at := CorruptError{What: "event", Key: e.Key, Version: e.Version, Position: e.Position}
 		p := e.Position.Partition()
@@ -243,13 +243,13 @@ func (v *verifier) events(ctx context.Context) (failure error) {
 		case PartitionOf(e.Key, len(heads)) != p:
 			v.faultf(at, "the entity belongs to partition %d", PartitionOf(e.Key, len(heads)))
 		}
-		if b := &before; b.More > 0 && e.Position == b.Position+1 && (e.Key != b.Key || e.More != b.More-1) {
-			v.faultf(at, "%d of its batch should follow it, and %d follow the one before it, of %v", e.More, b.More, b.Key)
+		if b := &before; b.Remaining > 0 && e.Position == b.Position+1 && (e.Key != b.Key || e.Remaining != b.Remaining-1) {
+			v.faultf(at, "%d of its batch should follow it, and %d follow the one before it, of %v", e.Remaining, b.Remaining, b.Key)
 		}
-		if e.End() > heads[p] {
-			v.faultf(at, "its batch ends at %v, above the head of the partition, %v", e.End(), heads[p])
+		if e.CommitEnd() > heads[p] {
+			v.faultf(at, "its batch ends at %v, above the head of the partition, %v", e.CommitEnd(), heads[p])
 		}
-		before = Event{Key: e.Key, Position: e.Position, More: e.More}
+		before = Event{Key: e.Key, Position: e.Position, Remaining: e.Remaining}
 		v.parts[p].last = e.Position
 		v.parts[p].found++
 		v.inLog.add(e)
@@ -282,10 +282,10 @@ func (v *verifier) compare() {
 		what      string
 		says, has int64
 	}{
-		{"events", v.Stats.Events, v.Counts[SortEvent]},
+		{"events", v.Stats.Events, v.Counts[KindEvent]},
 		{"entities", v.Stats.Entities, v.entities},
-		{"snapshots and saved states", v.Stats.Snapshots, v.Counts[SortState]},
-		{"messages", totalOf(SortMessage, &v.Stats), v.Counts[SortMessage]},
+		{"snapshots and saved states", v.Stats.Snapshots, v.Counts[KindState]},
+		{"messages", totalOf(KindMessage, &v.Stats), v.Counts[KindMessage]},
 	} {
 		if c.says >= 0 && c.says != c.has {
 			v.faultf(CorruptError{What: "counters"}, "the log says that it holds %d %s, found %d", c.says, c.what, c.has)
@@ -296,7 +296,7 @@ func (v *verifier) compare() {
 // messages checks the outbox.
 func (v *verifier) messages(ctx context.Context) (failure error) {
 	last := uint64(0)
-	for r := range v.records(ctx, SortMessage, &failure, nil) {
+	for r := range v.records(ctx, KindMessage, &failure, nil) {
 		m := r.(*Message)
 		at := CorruptError{What: "message", Where: fmt.Sprintf("outbox message %d", m.Sequence), Key: m.Source}
 		if m.Sequence > v.Origin.Sequence {
@@ -313,7 +313,7 @@ func (v *verifier) messages(ctx context.Context) (failure error) {
 // claims checks that no value is claimed twice.
 func (v *verifier) claims(ctx context.Context) (failure error) {
 	var last Claim
-	for r := range v.records(ctx, SortClaim, &failure, nil) {
+	for r := range v.records(ctx, KindClaim, &failure, nil) {
 		c := r.(*Claimed)
 		if cmp.Or(strings.Compare(last.Space, c.Claim.Space), strings.Compare(last.Value, c.Claim.Value)) >= 0 {
 			v.faultf(CorruptError{What: "claim", Key: c.Owner}, "%q in %q comes after %q in %q",
@@ -324,10 +324,10 @@ func (v *verifier) claims(ctx context.Context) (failure error) {
 	return failure
 }
 
-// bookmarks reads the bookmarks. Their positions are not compared with the heads: a
-// log may keep the bookmarks of readers of another log.
-func (v *verifier) bookmarks(ctx context.Context) (failure error) {
-	for range v.records(ctx, SortBookmark, &failure, nil) {
+// checkpoints reads the checkpoints. Their positions are not compared with the heads: a
+// log may keep the checkpoints of readers of another log.
+func (v *verifier) checkpoints(ctx context.Context) (failure error) {
+	for range v.records(ctx, KindCheckpoint, &failure, nil) {
 		continue
 	}
 	return failure
@@ -368,12 +368,12 @@ func compareKeys(a, b Key) int {
 // perEntity reads versions, states and receipts side by side.
 func (v *verifier) perEntity(ctx context.Context) error {
 	var failures [3]error
-	unread := make(map[Sort]bool) // kinds with records that cannot be read
+	unread := make(map[RecordKind]bool) // kinds with records that cannot be read
 	var stops []func()
-	open := func(i int, s Sort) *feed {
+	open := func(i int, s RecordKind) *feed {
 		next, stop := iter.Pull(v.records(ctx, s, &failures[i], func(*CorruptError) {
 			unread[s] = true
-			if s == SortVersion {
+			if s == KindVersion {
 				v.byName.unknown = true
 			}
 		}))
@@ -387,7 +387,7 @@ func (v *verifier) perEntity(ctx context.Context) error {
 			stop()
 		}
 	}()
-	e := &entityCheck{v: v, unread: unread, versions: open(0, SortVersion), states: open(1, SortState), receipts: open(2, SortReceipt)}
+	e := &entityCheck{v: v, unread: unread, versions: open(0, KindVersion), states: open(1, KindState), receipts: open(2, KindReceipt)}
 	for {
 		key, ok := e.lowest()
 		if !ok {
@@ -404,7 +404,7 @@ func (v *verifier) perEntity(ctx context.Context) error {
 // An entityCheck is the check of one entity.
 type entityCheck struct {
 	v        *verifier
-	unread   map[Sort]bool
+	unread   map[RecordKind]bool
 	versions *feed
 	states   *feed
 	receipts *feed
@@ -456,7 +456,7 @@ func (e *entityCheck) check() {
 	}
 	if e.first > 1 {
 		v.parts[e.partition].pruned += uint64(e.first - 1)
-		if e.covered+1 < e.first && !e.unread[SortState] {
+		if e.covered+1 < e.first && !e.unread[KindState] {
 			v.faultf(e.at("event", e.first-1, 0), "the versions before %d are missing, and no state covers them", e.first)
 		}
 	}
@@ -471,7 +471,7 @@ func (e *entityCheck) version(ev *Event) {
 	v.byName.add(ev)
 	at := e.at("event", ev.Version, ev.Position)
 	switch {
-	case e.last > 0 && ev.Version != e.last+1 && !e.unread[SortVersion]:
+	case e.last > 0 && ev.Version != e.last+1 && !e.unread[KindVersion]:
 		v.faultf(at, "it comes after version %d", e.last)
 	case e.last > 0 && ev.Position <= e.position:
 		v.faultf(at, "the version before it is at position %v", e.position)
@@ -508,7 +508,7 @@ func (e *entityCheck) note(s *State) {
 func (e *entityCheck) state(s *State) {
 	at := e.at("state", s.Version, s.Position)
 	switch {
-	case s.Position != 0 && !e.unread[SortVersion]:
+	case s.Position != 0 && !e.unread[KindVersion]:
 		e.v.faultf(at, "the entity is at version %d", e.last)
 	case s.Position == 0 && e.last > 0:
 		e.v.faultf(at, "a saved state of an entity with events")
@@ -525,7 +525,7 @@ func (e *entityCheck) receipt(r *Receipt) {
 		e.v.faultf(at, "it comes after receipt %q", e.name)
 	}
 	e.name = r.Name
-	if r.Version > max(e.last, e.savedVersion) && !e.unread[SortVersion] && !e.unread[SortState] {
+	if r.Version > max(e.last, e.savedVersion) && !e.unread[KindVersion] && !e.unread[KindState] {
 		e.v.faultf(at, "the entity is at version %d", max(e.last, e.savedVersion))
 	}
 	if r.Position == 0 {

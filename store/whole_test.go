@@ -56,7 +56,7 @@ func TestALogThatCannotBeExportedIsNeitherVerifiedNorCopied(t *testing.T) {
 // A changed log exports other records than it holds.
 type changedLog struct {
 	*memory.Log
-	change func(store.Sort, store.Record) store.Record
+	change func(store.RecordKind, store.Record) store.Record
 	origin func(*store.Origin)
 }
 
@@ -78,7 +78,7 @@ func (e changedExport) Origin() store.Origin {
 	return o
 }
 
-func (e changedExport) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+func (e changedExport) Records(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
 	return func(yield func(store.Record, error) bool) {
 		for r, err := range e.Export.Records(ctx, s) {
 			if err == nil && e.l.change != nil {
@@ -97,8 +97,8 @@ func (e changedExport) Records(ctx context.Context, s store.Sort) iter.Seq2[stor
 // records contradict each other.
 func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 	t.Parallel()
-	ofEvent := func(sort store.Sort, n store.Position, change func(*store.Event) store.Record) func(store.Sort, store.Record) store.Record {
-		return func(s store.Sort, r store.Record) store.Record {
+	ofEvent := func(sort store.RecordKind, n store.Position, change func(*store.Event) store.Record) func(store.RecordKind, store.Record) store.Record {
+		return func(s store.RecordKind, r store.Record) store.Record {
 			if e, ok := r.(*store.Event); ok && s == sort && e.Position == n {
 				c := *e
 				return change(&c)
@@ -107,8 +107,8 @@ func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 		}
 	}
 	gone := func(*store.Event) store.Record { return nil }
-	ofState := func(change func(*store.State)) func(store.Sort, store.Record) store.Record {
-		return func(_ store.Sort, r store.Record) store.Record {
+	ofState := func(change func(*store.State)) func(store.RecordKind, store.Record) store.Record {
+		return func(_ store.RecordKind, r store.Record) store.Record {
 			if s, ok := r.(*store.State); ok && s.Key.ID == "1" {
 				c := *s
 				change(&c)
@@ -119,38 +119,38 @@ func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name   string
-		change func(store.Sort, store.Record) store.Record
+		change func(store.RecordKind, store.Record) store.Record
 		origin func(*store.Origin)
 		want   string
 	}{
-		{name: "an event in the middle of a partition is missing", change: ofEvent(store.SortEvent, 5, gone), want: "lacks 1 of its events"},
-		{name: "the last event of a partition is missing", change: ofEvent(store.SortEvent, 9, gone), want: "the last event of partition 0 is missing"},
-		{name: "the first version of an entity is missing", change: ofEvent(store.SortVersion, 4, gone), want: "its entities lack 1"},
-		{name: "a version in the middle is missing", change: ofEvent(store.SortVersion, 5, gone), want: "it comes after version 1"},
-		{name: "the last version of an entity is missing", change: ofEvent(store.SortVersion, 6, gone), want: "not the same ones"},
+		{name: "an event in the middle of a partition is missing", change: ofEvent(store.KindEvent, 5, gone), want: "lacks 1 of its events"},
+		{name: "the last event of a partition is missing", change: ofEvent(store.KindEvent, 9, gone), want: "the last event of partition 0 is missing"},
+		{name: "the first version of an entity is missing", change: ofEvent(store.KindVersion, 4, gone), want: "its entities lack 1"},
+		{name: "a version in the middle is missing", change: ofEvent(store.KindVersion, 5, gone), want: "it comes after version 1"},
+		{name: "the last version of an entity is missing", change: ofEvent(store.KindVersion, 6, gone), want: "not the same ones"},
 		{
 			name: "the index names another position", want: "not the same ones",
-			change: ofEvent(store.SortVersion, 9, func(e *store.Event) store.Record { e.Position = 10; return e }),
+			change: ofEvent(store.KindVersion, 9, func(e *store.Event) store.Record { e.Position = 10; return e }),
 		},
 		{
 			name: "an event says that it is of another entity", want: "not the same ones",
-			change: ofEvent(store.SortEvent, 5, func(e *store.Event) store.Record { e.Key.ID = "other"; return e }),
+			change: ofEvent(store.KindEvent, 5, func(e *store.Event) store.Record { e.Key.ID = "other"; return e }),
 		},
 		{
 			name: "two events have one position", want: "it comes after position 5",
-			change: ofEvent(store.SortEvent, 6, func(e *store.Event) store.Record { e.Position = 5; return e }),
+			change: ofEvent(store.KindEvent, 6, func(e *store.Event) store.Record { e.Position = 5; return e }),
 		},
 		{
 			name: "an event without an id", want: "id is zero",
-			change: ofEvent(store.SortEvent, 6, func(e *store.Event) store.Record { e.ID = store.ID{}; return e }),
+			change: ofEvent(store.KindEvent, 6, func(e *store.Event) store.Record { e.ID = store.ID{}; return e }),
 		},
 		{
 			name: "half a batch", want: "1 of its batch should follow it, and 1 follow",
-			change: ofEvent(store.SortEvent, 6, func(e *store.Event) store.Record { e.More = 1; return e }),
+			change: ofEvent(store.KindEvent, 6, func(e *store.Event) store.Record { e.Remaining = 1; return e }),
 		},
 		{
 			name: "half a batch at the end", want: "its batch ends at 12, above the head",
-			change: ofEvent(store.SortEvent, 9, func(e *store.Event) store.Record { e.More = 3; return e }),
+			change: ofEvent(store.KindEvent, 9, func(e *store.Event) store.Record { e.Remaining = 3; return e }),
 		},
 		{name: "an event above the head", origin: func(o *store.Origin) { o.Heads[0] = 8 }, want: "above the head"},
 		{name: "a head above the events", origin: func(o *store.Origin) { o.Heads[0] = 10 }, want: "is missing, found 9"},
@@ -159,7 +159,7 @@ func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 		{name: "a saved state beside events", change: ofState(func(s *store.State) { s.Position, s.Version = 0, 9 }), want: "of an entity with events"},
 		{
 			name: "a snapshot is missing", want: "3 snapshots and saved states, found 2",
-			change: func(_ store.Sort, r store.Record) store.Record {
+			change: func(_ store.RecordKind, r store.Record) store.Record {
 				if s, ok := r.(*store.State); ok && s.Key.ID == "1" {
 					return nil
 				}
@@ -208,7 +208,7 @@ func TestVerify_finds_what_is_ahead_of_the_log(t *testing.T) {
 		if results, err := l.Commit(t.Context(), []*store.Batch{b}); err != nil || results[0].Err != nil {
 			t.Fatalf("commit: %v %v", err, results)
 		}
-		changed := &changedLog{Log: l, change: func(_ store.Sort, r store.Record) store.Record { return change(r) }}
+		changed := &changedLog{Log: l, change: func(_ store.RecordKind, r store.Record) store.Record { return change(r) }}
 		report, err := store.Verify(t.Context(), changed, store.VerifyOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -239,7 +239,7 @@ func TestVerify_finds_a_value_that_is_claimed_twice(t *testing.T) {
 					t.Fatalf("commit: %v %v", err, results)
 				}
 			}
-			changed := &changedLog{Log: l, change: func(_ store.Sort, r store.Record) store.Record {
+			changed := &changedLog{Log: l, change: func(_ store.RecordKind, r store.Record) store.Record {
 				if c, ok := r.(*store.Claimed); ok && c.Claim.Value == "b" {
 					another := *c
 					change(&another)
@@ -302,7 +302,7 @@ func TestAllThatIsReadIsTold(t *testing.T) {
 
 func TestACopyThatDiffersIsAnError(t *testing.T) {
 	t.Parallel()
-	to := &changedLog{Log: memory.New(), change: func(_ store.Sort, r store.Record) store.Record {
+	to := &changedLog{Log: memory.New(), change: func(_ store.RecordKind, r store.Record) store.Record {
 		if e, ok := r.(*store.Event); ok && e.Version == 2 {
 			c := *e
 			c.Time = c.Time.Add(1)

@@ -24,8 +24,8 @@ var ErrFenced = errors.New("subscription is taken over")
 // Checkpoints keep the positions of subscriptions by name. An implementation
 // must pass [github.com/perdure/perdure/stream/streamtest.RunCheckpoints].
 //
-// A subscription whose checkpoints are not in the log that it reads has a bookmark in
-// that log as well, [BookmarkPrefix] and its name, which follows the saved positions.
+// A subscription whose checkpoints are not in the log that it reads has a checkpoint in
+// that log as well, [CheckpointPrefix] and its name, which follows the saved positions.
 // With it the log keeps the events that the subscription has not yet read, also while
 // the subscription is closed. An operator removes a subscription that does not come
 // back from both places; from the log by [Readers.Remove] or the command "perdure
@@ -41,11 +41,11 @@ type Checkpoints interface {
 	// at most one for each partition, and none for a partition that was never saved.
 	// After Claim, saves by earlier owners fail, and the returned positions include all
 	// that they have saved.
-	Claim(ctx context.Context, name string) (Checkpoint, []store.Position, error)
+	Claim(ctx context.Context, name string) (CheckpointWriter, []store.Position, error)
 }
 
-// A Checkpoint saves the positions of one claimed name.
-type Checkpoint interface {
+// A CheckpointWriter saves the positions of one claimed name.
+type CheckpointWriter interface {
 	// Save stores positions, at most one for each partition, in place of the earlier
 	// positions of the same partitions. It stores all of them or none, and they are
 	// durable once it returns nil. It returns an error matching [ErrFenced], and stores
@@ -56,20 +56,20 @@ type Checkpoint interface {
 
 // Names under which [LogCheckpoints] keeps things in a log.
 const (
-	// BookmarkPrefix precedes the name of a subscription in the name of its bookmark:
-	// the bookmark of "mail" is "subscription/mail".
-	BookmarkPrefix = "subscription/"
+	// CheckpointPrefix precedes the name of a subscription in the name of its checkpoint:
+	// the checkpoint of "mail" is "subscription/mail".
+	CheckpointPrefix = "subscription/"
 	// ClaimKind is the kind of the entities whose versions count the claims and saves
 	// of a name.
 	ClaimKind = "perdure.subscription"
 )
 
-// A ProofKeeper is a [Checkpoint] that keeps, with each position, the id of the event
+// A ProofKeeper is a [CheckpointWriter] that keeps, with each position, the id of the event
 // at it. A subscription checks these proofs when it begins. It then notices if the log
 // was restored from a backup or replaced. Without proofs it notices only a position
 // above the head of the log. This interface is optional.
 type ProofKeeper interface {
-	Checkpoint
+	CheckpointWriter
 	// Proofs returns the proof of each position that Claim has returned. A position
 	// that was saved by Save has a proof without an event.
 	Proofs() []Proof
@@ -78,11 +78,11 @@ type ProofKeeper interface {
 	SaveProofs(ctx context.Context, proofs []Proof) error
 }
 
-// LogCheckpoints returns checkpoints that are bookmarks of the log. Each name has a
+// LogCheckpoints returns checkpoints that are checkpoints of the log. Each name has a
 // durable-state entity of the kind [ClaimKind]. Each claim and each save writes the
 // next version of it, and a save expects the version that its owner has written last.
 // So an owner whose name was claimed again cannot save. The state keeps the proofs of
-// the positions. A log without [store.Bookmarks] cannot be used: Claim returns an error
+// the positions. A log without [store.Checkpoints] cannot be used: Claim returns an error
 // matching [errors.ErrUnsupported].
 //
 // A backup of the log includes its subscriptions. After a restore they are at their
@@ -95,25 +95,25 @@ type logCheckpoints struct{ log store.Log }
 // claimTriesMax bounds the attempts of a claim while others claim the same name.
 const claimTriesMax = 16
 
-func (c logCheckpoints) Claim(ctx context.Context, name string) (Checkpoint, []store.Position, error) {
-	marks, ok := c.log.(store.Bookmarks)
+func (c logCheckpoints) Claim(ctx context.Context, name string) (CheckpointWriter, []store.Position, error) {
+	marks, ok := c.log.(store.Checkpoints)
 	if !ok {
-		return nil, nil, fmt.Errorf("claim subscription %q: %w: a %T keeps no bookmarks", name, errors.ErrUnsupported, c.log)
+		return nil, nil, fmt.Errorf("claim subscription %q: %w: a %T keeps no checkpoints", name, errors.ErrUnsupported, c.log)
 	}
-	if err := store.ValidateName("subscription name", BookmarkPrefix+name); err != nil {
+	if err := store.ValidateName("subscription name", CheckpointPrefix+name); err != nil {
 		return nil, nil, err
 	}
 	k := &logCheckpoint{log: c.log, name: name, key: store.Key{Kind: ClaimKind, ID: name}}
 	if err := k.claim(ctx); err != nil {
 		return nil, nil, fmt.Errorf("claim subscription %q: %w", name, err)
 	}
-	all, err := marks.Bookmarks(ctx)
+	all, err := marks.Checkpoints(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("claim subscription %q: %w", name, err)
 	}
 	var positions []store.Position
 	for _, m := range all {
-		if m.Name == BookmarkPrefix+name {
+		if m.Name == CheckpointPrefix+name {
 			positions = append(positions, m.Position)
 		}
 	}
@@ -227,13 +227,13 @@ func (k *logCheckpoint) claim(ctx context.Context) error {
 	return err
 }
 
-// next stores the next version together with bookmarks, in one batch.
-func (k *logCheckpoint) next(ctx context.Context, m proofs, marks []store.Bookmark) error {
+// next stores the next version together with checkpoints, in one batch.
+func (k *logCheckpoint) next(ctx context.Context, m proofs, marks []store.Checkpoint) error {
 	s, err := m.state()
 	if err != nil {
 		return err
 	}
-	b := &store.Batch{Key: k.key, Expected: k.version, Save: s, Bookmarks: marks}
+	b := &store.Batch{Key: k.key, Expected: k.version, Save: s, Checkpoints: marks}
 	err = commit(ctx, k.log, b)
 	switch {
 	case err == nil:
@@ -263,9 +263,9 @@ func (k *logCheckpoint) resolve(ctx context.Context) error {
 	return nil
 }
 
-// overtake claims the name in the batch that changes the bookmarks. It reports false if
+// overtake claims the name in the batch that changes the checkpoints. It reports false if
 // the name was never claimed.
-func (k *logCheckpoint) overtake(ctx context.Context, marks []store.Bookmark) (there bool, err error) {
+func (k *logCheckpoint) overtake(ctx context.Context, marks []store.Checkpoint) (there bool, err error) {
 	for range claimTriesMax {
 		if k.version, _, _, err = k.read(ctx); err != nil || k.version == 0 {
 			return false, err
@@ -301,9 +301,9 @@ func (k *logCheckpoint) save(ctx context.Context, all []Proof) error {
 	if len(all) == 0 {
 		return commit(ctx, k.log, &store.Batch{Key: k.key, Expected: k.version})
 	}
-	var marks []store.Bookmark
+	var marks []store.Checkpoint
 	for _, p := range all {
-		marks = append(marks, store.Bookmark{Name: BookmarkPrefix + k.name, Position: p.Position})
+		marks = append(marks, store.Checkpoint{Name: CheckpointPrefix + k.name, Position: p.Position})
 	}
 	return k.next(ctx, k.proofs.with(all), marks)
 }

@@ -40,7 +40,7 @@ type Commit struct {
 //
 // If the first event above q.After is not the first of its batch, the first commit
 // holds the rest of that batch. In the same way q.Through may cut the last commit. Old
-// records that do not say which events were stored together, see [store.Event.More],
+// records that do not say which events were stored together, see [store.Event.Remaining],
 // become commits of one event each.
 func (h *Hub) Commits(ctx context.Context, q Query) iter.Seq2[*Commit, error] {
 	return h.commits(ctx, func() *reader { return &reader{hub: h, q: q} })
@@ -88,7 +88,7 @@ func (a *assembly) add(e *store.Event, through store.Position) []*Commit {
 	}
 	if e != nil {
 		a.open = append(a.open, *e.Clone())
-		a.end = e.End()
+		a.end = e.CommitEnd()
 	}
 	if len(a.open) > 0 && (through == a.end || through == a.last) || len(a.open) == 0 && through > a.through {
 		a.give(through)

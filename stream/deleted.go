@@ -20,7 +20,7 @@ var ErrDeleted = errors.New("events were deleted before they were read")
 // gets no notice of earlier deletions; it begins with the events that exist. The error
 // matches [ErrDeleted].
 //
-// Only a reader whose events no bookmark holds gets this notice: a reader that begins
+// Only a reader whose events no checkpoint holds gets this notice: a reader that begins
 // at a position below which events may be deleted, a reader of an engine from which the
 // others have heard nothing for [LiveSilenceMax], and a reader whose registration an
 // operator has removed. The log records deletions by kind only, so a reader that
@@ -64,9 +64,9 @@ func (e *DeletedError) merge(other *DeletedError) *DeletedError {
 //
 // A record of deletions keeps only the highest position for each kind. A deletion below
 // an earlier one of the same kind changes only the time of the record, so its position
-// is unknown: the reader may have passed it or not. If a bookmark holds the events that
+// is unknown: the reader may have passed it or not. If a checkpoint holds the events that
 // the reader has not yet read, the reader has passed it. Therefore such a deletion
-// counts only if no bookmark has held the reader's events.
+// counts only if no checkpoint has held the reader's events.
 type Deletions struct {
 	log   store.Deletions // nil if the log does not record deletions
 	query Query
@@ -88,7 +88,7 @@ func WatchDeletions(ctx context.Context, log store.Log, q Query) (*Deletions, *D
 }
 
 // deletedAbove returns a notice if events above q.After are deleted, also if q.After is
-// the very beginning. It is for a reader that was open while no bookmark held its
+// the very beginning. It is for a reader that was open while no checkpoint held its
 // events.
 func deletedAbove(ctx context.Context, log store.Log, q Query) (*DeletedError, error) {
 	_, lost, err := watchDeletions(ctx, log, q)
@@ -107,7 +107,7 @@ func watchDeletions(ctx context.Context, log store.Log, q Query) (*Deletions, *D
 
 // Check returns a notice if events above after, which the reader had passed before its
 // last scan, were deleted since the last Check. The function held reports whether a
-// bookmark has held all events above after during that time. Check calls it only if
+// checkpoint has held all events above after during that time. Check calls it only if
 // events were deleted. A nil held means yes.
 func (d *Deletions) Check(ctx context.Context, after store.Position, held func() (bool, error)) (*DeletedError, error) {
 	all, err := d.read(ctx)

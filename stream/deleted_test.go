@@ -168,7 +168,7 @@ func TestAReaderIsToldOfDeletedEvents(t *testing.T) {
 	run("as a subscription, which goes on", func(t *testing.T, w *writer) {
 		w.write(book("a"), 5)
 		w.write(shelf, 5)
-		commitMarks(t, w.log, store.Bookmark{Name: "subscription/s", Position: 1})
+		commitMarks(t, w.log, store.Checkpoint{Name: "subscription/s", Position: 1})
 		w.prune(book("a"))
 		w.prune(shelf)
 		s := w.subscribe(stream.SubscriptionConfig{})
@@ -363,7 +363,7 @@ func TestCheckpointsElsewhereHoldTheLog(t *testing.T) {
 		}
 		wantMarks(t, "after Close", log, "subscription/s@3")
 
-		// An operator removes the bookmark by mistake, and events are deleted.
+		// An operator removes the checkpoint by mistake, and events are deleted.
 		s = open()
 		synctest.Wait() // the reader has read all events
 		if err := readersOf(t, log).Remove(t.Context(), "subscription/s"); err != nil {

@@ -25,7 +25,7 @@ type Delivery struct {
 }
 
 // Ack acknowledges the commit: the consumer has finished it. Ack returns an error
-// matching [ErrSettled] if the delivery was answered before, or [ErrClosed] if the
+// matching [ErrAcked] if the delivery was answered before, or [ErrClosed] if the
 // subscription is closed: then the commit comes again. It does not wait for the
 // position to be saved.
 func (d *Delivery) Ack() error {
@@ -58,7 +58,7 @@ func (d *Delivery) check() error {
 	case s.closed:
 		return fmt.Errorf("settle delivery at position %v: %w", d.Through, ErrClosed)
 	case !s.ledgers[d.part].outstanding(d.unit, d.Attempt):
-		return fmt.Errorf("settle delivery at position %v: %w", d.Through, ErrSettled)
+		return fmt.Errorf("settle delivery at position %v: %w", d.Through, ErrAcked)
 	}
 	return nil
 }

@@ -91,9 +91,9 @@ func (l *hookLog) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return l.Log.Deleted(ctx)
 }
 
-func (l *hookLog) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
-	l.h.Reached("store.Bookmarks.Bookmarks")
-	return l.Log.Bookmarks(ctx)
+func (l *hookLog) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
+	l.h.Reached("store.Checkpoints.Checkpoints")
+	return l.Log.Checkpoints(ctx)
 }
 
 func (l *hookLog) Changed() <-chan struct{} {
@@ -120,7 +120,7 @@ func (e *hookError) Unwrap() error { e.reached("Unwrap"); return nil }
 // hookCheckpoints keep positions in memory.
 type hookCheckpoints struct{ h *hooking }
 
-func (c hookCheckpoints) Claim(context.Context, string) (stream.Checkpoint, []store.Position, error) {
+func (c hookCheckpoints) Claim(context.Context, string) (stream.CheckpointWriter, []store.Position, error) {
 	if c.h.Reached("Checkpoints.Claim") {
 		return nil, nil, nil
 	}
@@ -130,7 +130,7 @@ func (c hookCheckpoints) Claim(context.Context, string) (stream.Checkpoint, []st
 type hookCheckpoint struct{ h *hooking }
 
 func (c hookCheckpoint) Save(context.Context, []store.Position) error {
-	c.h.Reached("Checkpoint.Save")
+	c.h.Reached("CheckpointWriter.Save")
 	for _, method := range []string{"Error", "Is", "Unwrap"} {
 		if at := "error." + method + ", of the checkpoints"; c.h.At == at && c.h.Failing() {
 			return &hookError{at, c.h}
@@ -142,7 +142,7 @@ func (c hookCheckpoint) Save(context.Context, []store.Position) error {
 // hookProofs are checkpoints that keep proofs.
 type hookProofs struct{ hookCheckpoints }
 
-func (c hookProofs) Claim(ctx context.Context, name string) (stream.Checkpoint, []store.Position, error) {
+func (c hookProofs) Claim(ctx context.Context, name string) (stream.CheckpointWriter, []store.Position, error) {
 	_, _, err := c.hookCheckpoints.Claim(ctx, name)
 	return hookProof{hookCheckpoint(c.hookCheckpoints)}, nil, err
 }
@@ -209,10 +209,10 @@ var hooks = map[string]hook{
 	"error.Is, of the log":             {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
 	"error.Unwrap, of the log":         {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
 	"store.Deletions.Deleted":          {holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Follow(h.short(), store.Query{})) }},
-	"store.Bookmarks.Bookmarks":        {holds: true, trigger: func(h *hooking) { _, _ = h.w.hub.Keep(h.short(), 0) }},
+	"store.Checkpoints.Checkpoints":    {holds: true, trigger: func(h *hooking) { _, _ = h.w.hub.Keep(h.short(), 0) }},
 	"store.Watcher.Changed":            {shared: true, holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Follow(h.short(), store.Query{})) }},
 	"Checkpoints.Claim":                {holds: true, trigger: subscribes(func(h *hooking) stream.Checkpoints { return hookCheckpoints{h} })},
-	"Checkpoint.Save":                  {config: elsewhere, trigger: moves},
+	"CheckpointWriter.Save":            {config: elsewhere, trigger: moves},
 	"ProofKeeper.Proofs":               {holds: true, trigger: subscribes(func(h *hooking) stream.Checkpoints { return hookProofs{hookCheckpoints{h}} })},
 	"ProofKeeper.SaveProofs":           {config: proofs, trigger: moves},
 	"error.Error, of the checkpoints":  {config: elsewhere, trigger: moves},

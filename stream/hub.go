@@ -125,7 +125,7 @@ type Config struct {
 	// Register makes the hub register its readers in the log while it has any, as an
 	// instance of [LiveReaders], so that other processes do not delete events that
 	// these readers have not yet read, see [Hub.Keep]. Use it for a log to which other
-	// processes may write. It has no effect on a log without [store.Bookmarks].
+	// processes may write. It has no effect on a log without [store.Checkpoints].
 	Register bool
 	// Logger logs when the log cannot be read, and when it can be read again. Nil
 	// discards these records. If the handler panics or ends its goroutine, that record

@@ -16,7 +16,7 @@ import (
 )
 
 // TestASubscriptionAtTheBeginningIsToldOfDeletions opens a subscription that has
-// acknowledged no commit when an operator removes its bookmark by mistake. Then events
+// acknowledged no commit when an operator removes its checkpoint by mistake. Then events
 // that it has not read are deleted below the highest position of an earlier deletion,
 // so that only the time of the record shows the later one.
 func TestASubscriptionAtTheBeginningIsToldOfDeletions(t *testing.T) {
@@ -79,23 +79,23 @@ func TestASubscriptionNeedsNoLogThatTakesCommits(t *testing.T) {
 	}
 }
 
-// An unmarked log has the method Bookmarks, which returns ErrUnsupported.
+// An unmarked log has the method Checkpoints, which returns ErrUnsupported.
 type unmarked struct{ *memory.Log }
 
-func (unmarked) Bookmarks(context.Context) ([]store.Bookmark, error) {
-	return nil, fmt.Errorf("bookmarks: %w", errors.ErrUnsupported)
+func (unmarked) Checkpoints(context.Context) ([]store.Checkpoint, error) {
+	return nil, fmt.Errorf("checkpoints: %w", errors.ErrUnsupported)
 }
 
 func (u unmarked) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	for _, b := range group {
-		if len(b.Bookmarks) > 0 {
+		if len(b.Checkpoints) > 0 {
 			return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, errors.ErrUnsupported)
 		}
 	}
 	return u.Log.Commit(ctx, group)
 }
 
-func TestALogThatKeepsNoBookmarksAfterAllCanBePruned(t *testing.T) {
+func TestALogThatKeepsNoCheckpointsAfterAllCanBePruned(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := unmarked{memory.New()}
@@ -139,9 +139,9 @@ func (m *moody) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return m.Log.Deleted(ctx)
 }
 
-// TestARemovedBookmarkIsSetAgainWhateverFails removes the bookmark of a subscription,
+// TestARemovedCheckpointIsSetAgainWhateverFails removes the checkpoint of a subscription,
 // and makes the log fail when the subscription notices that.
-func TestARemovedBookmarkIsSetAgainWhateverFails(t *testing.T) {
+func TestARemovedCheckpointIsSetAgainWhateverFails(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(m *moody) *atomic.Bool{
 		"the_commit":                func(m *moody) *atomic.Bool { return &m.refuses },

@@ -219,7 +219,7 @@ func (l *live) wait(ctx context.Context) error {
 }
 
 // lowest returns the lowest position in each partition of the readers that have no
-// bookmark of their own.
+// checkpoint of their own.
 func (h *Hub) lowest() map[int]store.Position {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -237,12 +237,12 @@ func (h *Hub) lowest() map[int]store.Position {
 }
 
 // Keep returns the position of a partition at and above which no event may be deleted:
-// the lowest position of the readers of this hub, of all bookmarks, and of the live
+// the lowest position of the readers of this hub, of all checkpoints, and of the live
 // readers of other engines. If there is no reader, the position is above all events.
 //
 // Why no reader misses an event without a notice: a reader first stores its position,
-// as a bookmark or among the live readers, then reads the deletions of the log, and
-// then events. If Keep reads the bookmarks after that, it sees the reader. If Keep
+// as a checkpoint or among the live readers, then reads the deletions of the log, and
+// then events. If Keep reads the checkpoints after that, it sees the reader. If Keep
 // reads them before, the reader finds the deletions that follow by [Deletions]: when it
 // begins if the events were deleted before, after a scan if they were deleted later.
 //
@@ -253,13 +253,13 @@ func (h *Hub) lowest() map[int]store.Position {
 // deleted; its readers get a [*DeletedError].
 func (h *Hub) Keep(ctx context.Context, partition int) (store.Position, error) {
 	keep := h.Passed(partition)
-	marks, ok := h.log.(store.Bookmarks)
+	marks, ok := h.log.(store.Checkpoints)
 	if !ok {
 		return keep, nil
 	}
-	all, err := marks.Bookmarks(ctx)
+	all, err := marks.Checkpoints(ctx)
 	if errors.Is(err, errors.ErrUnsupported) {
-		return keep, nil // the log keeps no bookmarks after all
+		return keep, nil // the log keeps no checkpoints after all
 	}
 	if err != nil {
 		return 0, err

@@ -45,7 +45,7 @@ func (e *ReplacedError) Unwrap() error { return ErrReplaced }
 // log that was restored from a backup has the same identity and soon the same
 // positions, but never the same events at them.
 //
-// The event at a bookmark is never deleted, so a reader that has a bookmark at its
+// The event at a checkpoint is never deleted, so a reader that has a checkpoint at its
 // position, see [Readers], can always check its proof.
 type Proof struct {
 	Position store.Position

@@ -22,7 +22,7 @@ type reader struct {
 	hub    *Hub
 	part   *part
 	q      Query
-	marked bool            // the reader has a bookmark of its own, so the hub does not register it
+	marked bool            // the reader has a checkpoint of its own, so the hub does not register it
 	failed func(why error) // called with an error when the log cannot be read, and with nil when it can be read again; may be nil
 	// pass reports whether the reader passes over a damaged event; nil passes over
 	// none.
@@ -348,7 +348,7 @@ func (r *reader) check(ctx context.Context, yield step) (again bool, err error) 
 }
 
 // held returns the function held for [Deletions.Check]. It is nil for a reader that is
-// protected by a bookmark of its own or by the pruner of this process.
+// protected by a checkpoint of its own or by the pruner of this process.
 func (r *reader) held(ctx context.Context) func() (bool, error) {
 	l := r.hub.live
 	if l == nil || r.marked {

@@ -39,27 +39,27 @@ const (
 // every engine and every tool sees them.
 //
 // A registered reader has a name and one or more instances, each with a position for
-// every partition that it reads. The [store.Bookmark] of the name is at the lowest
-// position of all instances, in each partition; events at or above a bookmark are not
+// every partition that it reads. The [store.Checkpoint] of the name is at the lowest
+// position of all instances, in each partition; events at or above a checkpoint are not
 // deleted. For example, two replicas keep a read model each, one at position 3 and the
-// other at 13: then the bookmark "projection/sums/v1" is at 3.
+// other at 13: then the checkpoint "projection/sums/v1" is at 3.
 //
 // Each name is a durable-state entity of the kind [ReaderKind] that holds the
-// instances. Its bookmarks move in the batch that changes the entity. If another change
+// instances. Its checkpoints move in the batch that changes the entity. If another change
 // has come first, the change is computed again from the stored state.
 //
 // The methods may be called by many goroutines at once.
 type Readers struct {
 	log   store.Log
-	marks store.Bookmarks
+	marks store.Checkpoints
 }
 
 // NewReaders returns the registered readers of a log. It returns an error matching
-// [errors.ErrUnsupported] if the log keeps no bookmarks.
+// [errors.ErrUnsupported] if the log keeps no checkpoints.
 func NewReaders(log store.Log) (*Readers, error) {
-	marks, ok := log.(store.Bookmarks)
+	marks, ok := log.(store.Checkpoints)
 	if !ok {
-		return nil, fmt.Errorf("registered readers: %w: a %T keeps no bookmarks", errors.ErrUnsupported, log)
+		return nil, fmt.Errorf("registered readers: %w: a %T keeps no checkpoints", errors.ErrUnsupported, log)
 	}
 	return &Readers{log: log, marks: marks}, nil
 }
@@ -86,7 +86,7 @@ type Registration struct {
 // the same id. Readers that save their progress in one place, such as one database,
 // share one instance; replicas that save it separately have one instance each.
 //
-// If another program has set a bookmark of the name without an instance, the positions
+// If another program has set a checkpoint of the name without an instance, the positions
 // of the instances replace it.
 func (r *Readers) Register(ctx context.Context, name, id string, positions ...store.Position) (*Registration, error) {
 	g := &Registration{readers: r, name: name, id: id}
@@ -192,7 +192,7 @@ func (g *Registration) change(ctx context.Context, make bool, do func(*perdurev1
 	return err
 }
 
-// change edits the state of a reader and stores it with its bookmarks. If another
+// change edits the state of a reader and stores it with its checkpoints. If another
 // change was stored first, it loads the state and tries again. It begins with the given
 // state, or loads the state if last is nil, and returns the state that is stored at the
 // end.
@@ -220,7 +220,7 @@ func (r *Readers) change(ctx context.Context, name string, version store.Version
 			return 0, nil, err2
 		}
 		err = commit(ctx, r.log, &store.Batch{
-			Key: key, Expected: version, Bookmarks: moves(name, lowest(last), lowest(next)),
+			Key: key, Expected: version, Checkpoints: moves(name, lowest(last), lowest(next)),
 			Save: &store.State{ID: newID(), Type: string(next.ProtoReflect().Descriptor().FullName()), Payload: payload},
 		})
 		if err == nil {
@@ -270,17 +270,17 @@ func lowest(s *perdurev1.Reader) (all []store.Position) {
 	return all
 }
 
-// moves returns the changes of bookmarks from one list of positions to another one.
-// Bookmarks that stay in place are not stored again.
-func moves(name string, from, to []store.Position) (marks []store.Bookmark) {
+// moves returns the changes of checkpoints from one list of positions to another one.
+// Checkpoints that stay in place are not stored again.
+func moves(name string, from, to []store.Position) (marks []store.Checkpoint) {
 	for _, p := range to {
 		if !slices.Contains(from, p) {
-			marks = append(marks, store.Bookmark{Name: name, Position: p})
+			marks = append(marks, store.Checkpoint{Name: name, Position: p})
 		}
 	}
 	for _, p := range from {
 		if !slices.ContainsFunc(to, func(q store.Position) bool { return q.Partition() == p.Partition() }) {
-			marks = append(marks, store.Bookmark{Name: name, Position: p, Remove: true})
+			marks = append(marks, store.Checkpoint{Name: name, Position: p, Remove: true})
 		}
 	}
 	return marks
@@ -288,17 +288,17 @@ func moves(name string, from, to []store.Position) (marks []store.Bookmark) {
 
 // A Reader is an entry of [Readers.List].
 type Reader struct {
-	// Name is the name of the bookmarks. Subscriptions have [BookmarkPrefix]
+	// Name is the name of the checkpoints. Subscriptions have [CheckpointPrefix]
 	// before their names, projections "projection/".
 	Name string
-	// Positions are its bookmarks, one for each partition that it holds, sorted.
+	// Positions are its checkpoints, one for each partition that it holds, sorted.
 	Positions []store.Position
-	// Moved is the time at which one of the bookmarks moved last, by the clock of the
+	// Moved is the time at which one of the checkpoints moved last, by the clock of the
 	// store. A reader that has read all events does not move, so an old time does not
 	// prove that the reader is gone.
 	Moved time.Time
 	// Instances are the registered instances. There is none for a subscription that
-	// keeps its position in the log, and for a bookmark that a program has set without
+	// keeps its position in the log, and for a checkpoint that a program has set without
 	// registering.
 	Instances []Instance
 }
@@ -316,10 +316,10 @@ type Instance struct {
 	Process string
 }
 
-// List returns all readers whose bookmarks keep events from being deleted, sorted by
-// name: registered readers and all others that have a bookmark.
+// List returns all readers whose checkpoints keep events from being deleted, sorted by
+// name: registered readers and all others that have a checkpoint.
 func (r *Readers) List(ctx context.Context) ([]Reader, error) {
-	marks, err := r.marks.Bookmarks(ctx)
+	marks, err := r.marks.Checkpoints(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list readers: %w", err)
 	}
@@ -358,7 +358,7 @@ func instances(s *perdurev1.Reader) (all []Instance) {
 	return all
 }
 
-// Remove removes a reader: its bookmarks and all of its instances. Use it for a reader
+// Remove removes a reader: its checkpoints and all of its instances. Use it for a reader
 // that does not come back, such as a projection whose code was removed. A reader that
 // still runs gets [ErrUnregistered], or [ErrFenced] if it is a subscription that keeps
 // its position in the log. A subscription that is opened again under the name begins as
@@ -372,16 +372,16 @@ func (r *Readers) Remove(ctx context.Context, name string) error {
 }
 
 func (r *Readers) remove(ctx context.Context, name string) error {
-	marks, err := r.marks.Bookmarks(ctx)
+	marks, err := r.marks.Checkpoints(ctx)
 	if err != nil {
 		return err
 	}
-	marks = slices.DeleteFunc(marks, func(b store.Bookmark) bool { return b.Name != name })
+	marks = slices.DeleteFunc(marks, func(b store.Checkpoint) bool { return b.Name != name })
 	for i := range marks {
 		marks[i].Remove = true
 	}
 	found := len(marks) > 0
-	if sub, ok := strings.CutPrefix(name, BookmarkPrefix); ok && found {
+	if sub, ok := strings.CutPrefix(name, CheckpointPrefix); ok && found {
 		k := &logCheckpoint{log: r.log, name: sub, key: store.Key{Kind: ClaimKind, ID: sub}}
 		if there, err := k.overtake(ctx, marks); err != nil {
 			return err
@@ -406,11 +406,11 @@ func (r *Readers) remove(ctx context.Context, name string) error {
 	if len(marks) == 0 {
 		return nil
 	}
-	return commit(ctx, r.log, &store.Batch{Bookmarks: marks})
+	return commit(ctx, r.log, &store.Batch{Checkpoints: marks})
 }
 
 // RemoveInstance removes one instance of a reader, such as a replica that does not come
-// back; the bookmarks move up to the lowest positions of the other instances. It is no
+// back; the checkpoints move up to the lowest positions of the other instances. It is no
 // error if there is no such instance.
 func (r *Readers) RemoveInstance(ctx context.Context, name, id string) error {
 	err := validateReader(name, id)

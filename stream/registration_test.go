@@ -55,11 +55,11 @@ func move(t *testing.T, g *stream.Registration, positions ...store.Position) {
 	}
 }
 
-// wantMarks fails the test unless the log has exactly these bookmarks, each written as
+// wantMarks fails the test unless the log has exactly these checkpoints, each written as
 // name@position.
-func wantMarks(t *testing.T, when string, log store.Bookmarks, want ...string) {
+func wantMarks(t *testing.T, when string, log store.Checkpoints, want ...string) {
 	t.Helper()
-	marks, err := log.Bookmarks(t.Context())
+	marks, err := log.Checkpoints(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func wantMarks(t *testing.T, when string, log store.Bookmarks, want ...string) {
 		got = append(got, fmt.Sprintf("%s@%v", m.Name, m.Position))
 	}
 	if !slices.Equal(got, want) {
-		t.Errorf("%s: got the bookmarks %q, want %q", when, got, want)
+		t.Errorf("%s: got the checkpoints %q, want %q", when, got, want)
 	}
 }
 
@@ -81,7 +81,7 @@ func TestRegisteredReaders(t *testing.T) {
 		})
 	}
 	one := func(n uint64) store.Position { return store.NewPosition(1, n) }
-	run("have their bookmark at the lowest of their instances", func(t *testing.T, log *memory.Log) {
+	run("have their checkpoint at the lowest of their instances", func(t *testing.T, log *memory.Log) {
 		a := register(t, log, "sums", "a", 0)
 		wantMarks(t, "after the first", log, "sums@0")
 		b := register(t, log, "sums", "b", 0)
@@ -95,7 +95,7 @@ func TestRegisteredReaders(t *testing.T) {
 		register(t, log, "sums", "a", 5) // after a restart
 		wantMarks(t, "with one that has begun again at 5", log, "sums@5")
 	})
-	run("have a bookmark for each partition", func(t *testing.T, log *memory.Log) {
+	run("have a checkpoint for each partition", func(t *testing.T, log *memory.Log) {
 		g := register(t, log, "sums", "a", 4, one(7))
 		move(t, g, one(8))
 		wantMarks(t, "after a move in one", log, "sums@4", "sums@1:8")
@@ -138,15 +138,15 @@ func TestRegisteredReaders(t *testing.T) {
 			t.Errorf("removal again: got %v, want %v", err, store.ErrNotFound)
 		}
 	})
-	run("take the place of a bookmark without instances", func(t *testing.T, log *memory.Log) {
-		commitMarks(t, log, store.Bookmark{Name: "sums", Position: 3})
+	run("take the place of a checkpoint without instances", func(t *testing.T, log *memory.Log) {
+		commitMarks(t, log, store.Checkpoint{Name: "sums", Position: 3})
 		g := register(t, log, "sums", "a", 7)
 		wantMarks(t, "after the first instance", log, "sums@7")
 		move(t, g, 8)
 		wantMarks(t, "and its move", log, "sums@8")
 	})
-	run("are listed with their instances, and other bookmarks too", func(t *testing.T, log *memory.Log) {
-		commitMarks(t, log, store.Bookmark{Name: "by hand", Position: 3})
+	run("are listed with their instances, and other checkpoints too", func(t *testing.T, log *memory.Log) {
+		commitMarks(t, log, store.Checkpoint{Name: "by hand", Position: 3})
 		register(t, log, "sums", "a", 3, one(3))
 		register(t, log, "sums", "b", 2)
 		all, err := readersOf(t, log).List(t.Context())
@@ -179,21 +179,21 @@ func TestRegisteredReaders(t *testing.T) {
 			t.Errorf("version of the reader after moves to where it is: got %d, want %d", after, before)
 		}
 	})
-	run("need a name, an instance and a log with bookmarks", func(t *testing.T, log *memory.Log) {
+	run("need a name, an instance and a log with checkpoints", func(t *testing.T, log *memory.Log) {
 		for _, names := range [][2]string{{"", "a"}, {"a\x00", "a"}, {"sums", ""}} {
 			if _, err := readersOf(t, log).Register(t.Context(), names[0], names[1], 0); !errors.Is(err, store.ErrInvalid) {
 				t.Errorf("register %q: got %v, want %v", names, err, store.ErrInvalid)
 			}
 		}
 		if _, err := stream.NewReaders(struct{ store.Log }{log}); !errors.Is(err, errors.ErrUnsupported) {
-			t.Errorf("a log without bookmarks: got %v, want %v", err, errors.ErrUnsupported)
+			t.Errorf("a log without checkpoints: got %v, want %v", err, errors.ErrUnsupported)
 		}
 	})
 }
 
-func commitMarks(t *testing.T, log store.Log, marks ...store.Bookmark) {
+func commitMarks(t *testing.T, log store.Log, marks ...store.Checkpoint) {
 	t.Helper()
-	results, err := log.Commit(t.Context(), []*store.Batch{{Bookmarks: marks}})
+	results, err := log.Commit(t.Context(), []*store.Batch{{Checkpoints: marks}})
 	if err == nil {
 		err = results[0].Err
 	}
@@ -274,7 +274,7 @@ func TestASubscriptionWhoseNameIsRemovedIsFenced(t *testing.T) {
 	if err := checkpoint.Save(t.Context(), []store.Position{0}); err != nil {
 		t.Fatal(err)
 	}
-	if err := readersOf(t, log).Remove(t.Context(), stream.BookmarkPrefix+"mails"); err != nil {
+	if err := readersOf(t, log).Remove(t.Context(), stream.CheckpointPrefix+"mails"); err != nil {
 		t.Fatal(err)
 	}
 	wantMarks(t, "after the removal", log)

@@ -29,9 +29,9 @@ type SubscriptionConfig struct {
 	// "mail".
 	Name string
 	// Checkpoints save the position. [LogCheckpoints] saves it in the log itself. With
-	// other checkpoints the subscription also registers a bookmark in the log, which
+	// other checkpoints the subscription also registers a checkpoint in the log, which
 	// follows the saved position: see [Readers]. On a log that takes no commits, or
-	// keeps no bookmarks, events that the subscription has not yet read may be deleted.
+	// keeps no checkpoints, events that the subscription has not yet read may be deleted.
 	Checkpoints Checkpoints
 
 	// Kinds, Types, Tags and Keys select events like those of a [Query]. The position
@@ -82,8 +82,8 @@ var (
 	// ErrExhausted ends a subscription without a DeadLetter when a commit has used up
 	// its attempts. The error is an [*ExhaustedError].
 	ErrExhausted = errors.New("attempts are used up")
-	// ErrSettled means that the delivery was acknowledged or refused before.
-	ErrSettled = errors.New("delivery is settled")
+	// ErrAcked means that the delivery was acknowledged or refused before.
+	ErrAcked = errors.New("delivery is settled")
 )
 
 // An ExhaustedError names the commit that has ended a subscription. It matches
@@ -149,9 +149,9 @@ func (c *SubscriptionConfig) defaults() error {
 // A slow consumer delays no other reader and no writer; it only delays the deletion of
 // events that it has not yet acknowledged. If the consumer falls far behind, it gets an
 // error matching [ErrLagged], and goes on at its position. Before the first delivery
-// the position becomes a bookmark in the log, also if the [Checkpoints] are not in the
+// the position becomes a checkpoint in the log, also if the [Checkpoints] are not in the
 // log. Therefore events that the consumer has not acknowledged are not deleted, unless
-// an operator removes the bookmark, see [Readers]. If events were deleted before the
+// an operator removes the checkpoint, see [Readers]. If events were deleted before the
 // subscription has read them, the consumer gets an error matching [ErrDeleted].
 //
 // While the log cannot be read, the subscription waits and tries again, see
@@ -166,7 +166,7 @@ func (c *SubscriptionConfig) defaults() error {
 type Subscription struct {
 	config     SubscriptionConfig
 	hub        *Hub
-	checkpoint Checkpoint
+	checkpoint CheckpointWriter
 	stop       context.CancelFunc // ends the goroutines
 	running    sync.WaitGroup
 	ended      chan struct{} // closed when all goroutines have ended
@@ -184,14 +184,14 @@ type Subscription struct {
 	fenced  bool // the name was taken over, and Next or Close has returned that
 
 	// hold is the registration of a subscription whose checkpoints are not in the log,
-	// and held are the positions of its bookmarks. Only the goroutine that saves uses
+	// and held are the positions of its checkpoints. Only the goroutine that saves uses
 	// them.
 	hold *Registration
 	held []store.Position
-	// unheld are the positions of the bookmarks before they were removed. It is nil
+	// unheld are the positions of the checkpoints before they were removed. It is nil
 	// unless they were removed and are not yet set again.
 	unheld []store.Position
-	behind bool // guarded by mu: the last attempt to move the bookmarks has failed
+	behind bool // guarded by mu: the last attempt to move the checkpoints has failed
 
 	closing chan struct{} // a semaphore of one: the goroutine that closes has put the token
 
@@ -264,7 +264,7 @@ func (s *Subscription) resume(ctx context.Context, saved []store.Position) error
 }
 
 // begin makes ledgers for partitions without a saved position, and saves their first
-// positions before the first delivery. Otherwise the log would have no bookmark of a
+// positions before the first delivery. Otherwise the log would have no checkpoint of a
 // subscription that has acknowledged no commit yet, and might delete its events; and a
 // subscription that begins at the head would begin at a later head after a crash.
 func (s *Subscription) begin(ctx context.Context) error {
@@ -312,22 +312,22 @@ func (s *Subscription) keepProofs(ctx context.Context, proofs []Proof) error {
 	return s.checkpoint.Save(ctx, positions)
 }
 
-// register sets bookmarks in the log if the checkpoints are not in the log.
+// register sets checkpoints in the log if the checkpoints are not in the log.
 func (s *Subscription) register(ctx context.Context) error {
 	if k, ok := s.checkpoint.(*logCheckpoint); ok && sameLog(k.log, s.hub.log) {
-		return nil // the positions are bookmarks of the log already
+		return nil // the positions are checkpoints of the log already
 	}
 	readers, err := NewReaders(s.hub.log)
 	if err != nil {
-		return nil //nolint:nilerr // the log has no bookmarks
+		return nil //nolint:nilerr // the log has no checkpoints
 	}
 	var at []store.Position
 	for _, l := range s.ledgers {
 		at = append(at, l.saved)
 	}
-	hold, err := readers.Register(ctx, BookmarkPrefix+s.config.Name, checkpointInstance, at...)
+	hold, err := readers.Register(ctx, CheckpointPrefix+s.config.Name, checkpointInstance, at...)
 	if errors.Is(err, errors.ErrUnsupported) {
-		return nil // the log is open for reading only: no bookmark is possible
+		return nil // the log is open for reading only: no checkpoint is possible
 	}
 	if err == nil {
 		s.hold, s.held = hold, at
@@ -346,9 +346,9 @@ func sameLog(a, b store.Log) bool {
 	return t != nil && t == reflect.TypeOf(b) && t.Comparable() && a == b
 }
 
-// moveBookmarks moves the bookmarks of a subscription whose checkpoints are not in the
+// moveCheckpoints moves the checkpoints of a subscription whose checkpoints are not in the
 // log to the saved positions. The goroutine that saves calls it.
-func (s *Subscription) moveBookmarks(ctx context.Context) error {
+func (s *Subscription) moveCheckpoints(ctx context.Context) error {
 	if s.hold == nil {
 		return nil
 	}
@@ -380,7 +380,7 @@ func (s *Subscription) moveBookmarks(ctx context.Context) error {
 	return err
 }
 
-// registerAgain sets the bookmarks again after an operator has removed them, and gives
+// registerAgain sets the checkpoints again after an operator has removed them, and gives
 // the consumer a notice if events may have been deleted before they were read.
 func (s *Subscription) registerAgain(ctx context.Context) error {
 	if s.unheld == nil {
@@ -748,7 +748,7 @@ func (s *Subscription) saves(ctx context.Context) {
 }
 
 // save saves the positions of all partitions that have moved, and then moves the
-// bookmarks if the checkpoints are not in the log. Only one goroutine at a time calls
+// checkpoints if the checkpoints are not in the log. Only one goroutine at a time calls
 // it.
 func (s *Subscription) save(ctx context.Context) (err error) {
 	err = errExited
@@ -766,7 +766,7 @@ func (s *Subscription) save(ctx context.Context) (err error) {
 		return err
 	}
 	saved = true
-	_, err = guard.Call("log", func() (struct{}, error) { return struct{}{}, s.moveBookmarks(ctx) })
+	_, err = guard.Call("log", func() (struct{}, error) { return struct{}{}, s.moveCheckpoints(ctx) })
 	return err
 }
 

@@ -73,15 +73,15 @@ func nack(t testing.TB, d *stream.Delivery, delay time.Duration) {
 
 var errRefused = errors.New("refused")
 
-// saved returns the bookmark of the subscription s in partition 0.
+// saved returns the checkpoint of the subscription s in partition 0.
 func (w *writer) saved() store.Position {
 	w.tb.Helper()
-	marks, err := w.log.(store.Bookmarks).Bookmarks(context.Background())
+	marks, err := w.log.(store.Checkpoints).Checkpoints(context.Background())
 	if err != nil {
 		w.tb.Fatal(err)
 	}
 	for _, m := range marks {
-		if m.Name == stream.BookmarkPrefix+"s" && m.Position.Partition() == 0 {
+		if m.Name == stream.CheckpointPrefix+"s" && m.Position.Partition() == 0 {
 			return m.Position
 		}
 	}
@@ -192,16 +192,16 @@ func TestARefusedCommitComesAgainAfterItsDelay(t *testing.T) {
 			t.Errorf("position before it is acknowledged: got %v, want 0", got)
 		}
 		for what, err := range map[string]error{"ack": first.Ack(), "nack": first.Nack(t.Context(), 0, nil), "ack through": first.AckThrough()} {
-			if !errors.Is(err, stream.ErrSettled) {
-				t.Errorf("%s of the first attempt: got %v, want %v", what, err, stream.ErrSettled)
+			if !errors.Is(err, stream.ErrAcked) {
+				t.Errorf("%s of the first attempt: got %v, want %v", what, err, stream.ErrAcked)
 			}
 		}
 		ack(t, s, d)
 		if got := s.Stats().Positions[0]; got != 3 {
 			t.Errorf("position: got %v, want 3", got)
 		}
-		if err := d.Ack(); !errors.Is(err, stream.ErrSettled) {
-			t.Errorf("second acknowledgement: got %v, want %v", err, stream.ErrSettled)
+		if err := d.Ack(); !errors.Is(err, stream.ErrAcked) {
+			t.Errorf("second acknowledgement: got %v, want %v", err, stream.ErrAcked)
 		}
 	})
 }
@@ -525,7 +525,7 @@ func TestWrongConfigurationsOfASubscriptionAreNamed(t *testing.T) {
 	}
 	bare := struct{ store.Log }{w.log}
 	if _, err := w.hub.Subscribe(t.Context(), stream.SubscriptionConfig{Name: "s", Checkpoints: stream.LogCheckpoints(bare)}); !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("a log without bookmarks: got %v, want %v", err, errors.ErrUnsupported)
+		t.Errorf("a log without checkpoints: got %v, want %v", err, errors.ErrUnsupported)
 	}
 }
 
@@ -538,14 +538,14 @@ type flaky struct {
 
 var errDisk = errors.New("disk full")
 
-func (f *flaky) Claim(ctx context.Context, name string) (stream.Checkpoint, []store.Position, error) {
+func (f *flaky) Claim(ctx context.Context, name string) (stream.CheckpointWriter, []store.Position, error) {
 	c, positions, err := f.Checkpoints.Claim(ctx, name)
 	return flakyOne{f, c}, positions, err
 }
 
 type flakyOne struct {
 	f *flaky
-	stream.Checkpoint
+	stream.CheckpointWriter
 }
 
 func (o flakyOne) Save(ctx context.Context, positions []store.Position) error {
@@ -553,7 +553,7 @@ func (o flakyOne) Save(ctx context.Context, positions []store.Position) error {
 	if o.f.fails.Load() {
 		return errDisk
 	}
-	return o.Checkpoint.Save(ctx, positions)
+	return o.CheckpointWriter.Save(ctx, positions)
 }
 
 func TestAPositionThatCannotBeSavedIsSavedLater(t *testing.T) {

@@ -39,7 +39,7 @@ has found any, the exit code is 3.`,
 }
 
 func (a *app) printReport(r *store.Report) {
-	for _, s := range store.Sorts() {
+	for _, s := range store.RecordKinds() {
 		a.print("%-10s %12s\n", s.String()+"s", progress.Count(r.Count(s)))
 	}
 	a.print("%-10s %12s\n", "bytes", progress.Count(r.Bytes))
@@ -88,7 +88,7 @@ even in different stores.`,
 }
 
 func (a *app) printDigest(d *store.Digest) {
-	for _, s := range store.Sorts() {
+	for _, s := range store.RecordKinds() {
 		of := d.Of(s)
 		a.print("%x  %s %ss\n", of.Sum, progress.Count(of.Count), s)
 	}
@@ -102,7 +102,7 @@ func (a *app) statsCommand() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd.Context(), args[0], func(log store.Log, _ func(store.Progress)) error {
-				measured, ok := log.(store.Statistics)
+				measured, ok := log.(store.StatsReader)
 				if !ok {
 					return fmt.Errorf("%s: %w: the store has no figures", args[0], errors.ErrUnsupported)
 				}

@@ -23,12 +23,12 @@ func (a *app) readersCommand() *cobra.Command {
 		Short: "List the readers that keep a log from deleting events, and remove one",
 		Long: `List the readers that keep a log from deleting events, and remove one.
 
-Subscriptions, projections and live readers have bookmarks in the log; no event at
-or above the lowest bookmark of a partition is deleted. The list has, for each reader,
+Subscriptions, projections and live readers have checkpoints in the log; no event at
+or above the lowest checkpoint of a partition is deleted. The list has, for each reader,
 its positions, the number of positions behind the head, and the time of its last move.
 A reader that has read everything does not move, so look at both.
 
-Remove deletes all bookmarks of a reader that does not come back: a projection
+Remove deletes all checkpoints of a reader that does not come back: a projection
 whose code is gone, or a subscription that was given up. With --instance it removes
 one replica, by its id. After that, events that the reader has yet to read may be
 deleted. A reader that still runs gets an error; a subscription that is opened again

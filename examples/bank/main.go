@@ -101,7 +101,7 @@ func openBank(ctx context.Context, log store.Log, effects ...perdure.EffectRule)
 
 // letters performs notices by writing them to out, from many goroutines. If the program
 // dies between the write and its acknowledgement, a letter is written twice; the id in its
-// [perdure.Delivery] is the same both times.
+// [perdure.EffectInfo] is the same both times.
 func letters(out io.Writer) perdure.EffectRule {
 	return perdure.Perform(func(_ context.Context, n *bankv1.Notice) error {
 		_, err := fmt.Fprintf(out, "  letter to %s: %s\n", n.GetTo(), n.GetText())

@@ -80,7 +80,7 @@ func (s *shelf) wantState(t *testing.T, name string, parked, dead int) {
 	for line := range strings.Lines(s.run(t, "projections", "--json")) {
 		var got struct {
 			Name         string
-			State        projection.State
+			State        projection.RunnerState
 			Lag          uint64
 			Parked, Dead int
 		}

@@ -108,7 +108,7 @@ func (b *backlog) ask() string {
 
 // stats returns the figures of a log, if the log has them.
 func stats(ctx context.Context, log store.Log) (store.Stats, error) {
-	s, ok := log.(store.Statistics)
+	s, ok := log.(store.StatsReader)
 	if !ok {
 		return store.Stats{}, errors.ErrUnsupported
 	}

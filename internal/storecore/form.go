@@ -66,23 +66,23 @@ func ClaimAt(k []byte) store.Record {
 	return &store.Claimed{Claim: store.Claim{Space: string(space), Value: string(value)}}
 }
 
-// BookmarkKeyAt returns a bookmark with the name and partition in the key, to name the
-// record of a damaged entry. It returns nil if the key cannot be one of a bookmark.
-func BookmarkKeyAt(k []byte) store.Record {
+// CheckpointKeyAt returns a checkpoint with the name and partition in the key, to name the
+// record of a damaged entry. It returns nil if the key cannot be one of a checkpoint.
+func CheckpointKeyAt(k []byte) store.Record {
 	name, rest, ok := bytes.Cut(k, []byte{0})
 	if !ok || len(rest) != 2 {
 		return nil
 	}
-	return BookmarkAt(string(name), binary.BigEndian.Uint16(rest))
+	return CheckpointAt(string(name), binary.BigEndian.Uint16(rest))
 }
 
-// BookmarkAt returns a bookmark with a name and a partition, or nil if the partition is out
+// CheckpointAt returns a checkpoint with a name and a partition, or nil if the partition is out
 // of range.
-func BookmarkAt(name string, partition uint16) store.Record {
+func CheckpointAt(name string, partition uint16) store.Record {
 	if int(partition) >= store.PartitionsMax {
 		return nil
 	}
-	return &store.Bookmark{Name: name, Position: store.NewPosition(int(partition), 0)}
+	return &store.Checkpoint{Name: name, Position: store.NewPosition(int(partition), 0)}
 }
 
 // AppendDue appends a due time in a form that sorts by time: the sign bit is flipped, and

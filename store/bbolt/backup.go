@@ -17,7 +17,7 @@ import (
 // backupStep bounds the bytes that a backup writes between two checks of its context.
 const backupStep = 256 << 10
 
-// Backup implements [store.Backuper]. Path becomes a file that only its owner can read. It is
+// Backup implements [store.BackupStore]. Path becomes a file that only its owner can read. It is
 // as large as the log's file, except for free pages at the end of that. Like [Log.Export] the
 // backup holds a read transaction.
 //

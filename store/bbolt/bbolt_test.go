@@ -33,7 +33,7 @@ func TestLogPassesTheSuite(t *testing.T) {
 	}
 	storetest.Run(t, open, storetest.Features{
 		Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true,
-		Bookmarks: true, Statistics: true, Exclusive: true,
+		Checkpoints: true, Stats: true, Exclusive: true,
 		Partitions: true, Clock: true, Pause: true,
 		Exporter: true, Importer: true, Verifier: true,
 		Reopen: reopen,

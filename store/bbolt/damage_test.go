@@ -39,8 +39,8 @@ func everything(t testing.TB, l *bbolt.Log, keys []store.Key) (lines map[string]
 	for e, err := range l.Entities(ctx, "book", "") {
 		add("entities", err, fmt.Sprint(e))
 	}
-	bookmarks, err := l.Bookmarks(ctx)
-	add("bookmarks", err, fmt.Sprint(bookmarks))
+	checkpoints, err := l.Checkpoints(ctx)
+	add("checkpoints", err, fmt.Sprint(checkpoints))
 	for _, parked := range []bool{false, true} {
 		addAll(add, fmt.Sprint("parked ", parked), l.Messages(ctx, store.MessageQuery{Parked: parked}))
 	}
@@ -108,7 +108,7 @@ func fillLog(t testing.TB, l *bbolt.Log) (keys []store.Key) {
 				b.Enqueue = []store.Message{{
 					ID: newID(), Type: "test.v1.Message", Payload: []byte("do"), Parked: i%2 == 0, Timer: fmt.Sprint("timer ", v),
 				}}
-				b.Bookmarks = []store.Bookmark{{Name: k.ID, Position: store.Position(v)}}
+				b.Checkpoints = []store.Checkpoint{{Name: k.ID, Position: store.Position(v)}}
 			}
 			group = append(group, b)
 		}

@@ -64,7 +64,7 @@ func (x *export) Origin() store.Origin { return x.origin }
 func (x *export) Stats() store.Stats   { return x.stats }
 
 // Records implements [store.Export].
-func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+func (x *export) Records(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
 	return func(yield func(store.Record, error) bool) {
 		more := true
 		hand := func(r store.Record, err error) bool {
@@ -86,17 +86,17 @@ func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Reco
 }
 
 // recordBuckets holds the bucket of each sort of records, except states and receipts.
-var recordBuckets = map[store.Sort]bucket{
-	store.SortEvent: bucketLog, store.SortVersion: bucketIndex, store.SortMessage: bucketMessage,
-	store.SortClaim: bucketClaim, store.SortBookmark: bucketBookmark,
+var recordBuckets = map[store.RecordKind]bucket{
+	store.KindEvent: bucketLog, store.KindVersion: bucketIndex, store.KindMessage: bucketMessage,
+	store.KindClaim: bucketClaim, store.KindCheckpoint: bucketCheckpoint,
 }
 
-func (x *export) each(ctx context.Context, s store.Sort, hand func(store.Record, error) bool) {
+func (x *export) each(ctx context.Context, s store.RecordKind, hand func(store.Record, error) bool) {
 	switch s {
-	case store.SortState:
+	case store.KindState:
 		x.states(ctx, hand)
 		return
-	case store.SortReceipt:
+	case store.KindReceipt:
 		x.receipts(ctx, hand)
 		return
 	}
@@ -306,8 +306,8 @@ func placeOf(b bucket, k, v []byte) store.Record {
 		return storecore.MessageAt(k)
 	case bucketClaim:
 		return storecore.ClaimAt(k)
-	case bucketBookmark:
-		return storecore.BookmarkKeyAt(k)
+	case bucketCheckpoint:
+		return storecore.CheckpointKeyAt(k)
 	default:
 		kind, id, rest, ok := storecore.SplitEntity(k)
 		key := store.Key{Kind: string(kind), ID: string(id)}
@@ -359,8 +359,8 @@ func (d *recordDecoder) record(b bucket, k, v []byte) (store.Record, error) {
 		return decodeReceipt(store.Key{Kind: string(kind), ID: string(id)}, receiptName(k), k, record)
 	case bucketClaim:
 		return decodeClaim(k, record)
-	case bucketBookmark:
-		return decodeBookmark(k, record)
+	case bucketCheckpoint:
+		return decodeCheckpoint(k, record)
 	}
 	panic(fmt.Sprintf("bucket %v holds no records", b))
 }

@@ -41,8 +41,8 @@ func Place(tx *bolt.Tx, record any) (bucket string, key []byte, from int) {
 		return bucketIndex.String(), key, storecore.SumBytes
 	case *store.Claimed:
 		return bucketClaim.String(), storecore.AppendPair(nil, r.Claim.Space, r.Claim.Value), storecore.SumBytes
-	case *store.Bookmark:
-		return bucketBookmark.String(), bookmarkKey(r.Name, r.Position.Partition()), storecore.SumBytes
+	case *store.Checkpoint:
+		return bucketCheckpoint.String(), checkpointKey(r.Name, r.Position.Partition()), storecore.SumBytes
 	}
 	panic(fmt.Sprintf("a %T is no record", record))
 }

@@ -20,7 +20,7 @@ var metaUnfinished = []byte("unfinished")
 type filling struct {
 	log    *Log
 	origin store.Origin
-	sort   store.Sort // sort of the last record
+	sort   store.RecordKind // sort of the last record
 	failed error
 	done   bool
 }
@@ -99,10 +99,10 @@ func (f *filling) step(ctx context.Context, fn func(*writer) error) error {
 }
 
 func (f *filling) add(w *writer, r store.Record) error {
-	if s := store.SortOf(r); s < f.sort {
+	if s := store.RecordKindOf(r); s < f.sort {
 		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, s, f.sort)
 	}
-	f.sort = store.SortOf(r)
+	f.sort = store.RecordKindOf(r)
 	if err := store.ValidateRecord(r); err != nil {
 		return err
 	}
@@ -118,9 +118,9 @@ func (f *filling) add(w *writer, r store.Record) error {
 	case *store.Claimed:
 		k := storecore.AppendPair(nil, r.Claim.Space, r.Claim.Value)
 		return w.putNew(bucketClaim, k, store.AppendClaimed(storecore.AppendKeySum(nil, k), r))
-	case *store.Bookmark:
-		k := bookmarkKey(r.Name, r.Position.Partition())
-		return w.putNew(bucketBookmark, k, store.AppendBookmark(storecore.AppendKeySum(nil, k), r))
+	case *store.Checkpoint:
+		k := checkpointKey(r.Name, r.Position.Partition())
+		return w.putNew(bucketCheckpoint, k, store.AppendCheckpoint(storecore.AppendKeySum(nil, k), r))
 	}
 	return fmt.Errorf("%w: a %T", store.ErrInvalid, r)
 }

@@ -60,23 +60,23 @@ func decodeClaim(k, record []byte) (*store.Claimed, error) {
 	return c, err
 }
 
-// Bookmarks implements [store.Bookmarks].
-func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
-	all := []store.Bookmark{}
-	for b, err := range records(ctx, l, bucketBookmark, nil, decodeBookmark) {
+// Checkpoints implements [store.Checkpoints].
+func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
+	all := []store.Checkpoint{}
+	for b, err := range records(ctx, l, bucketCheckpoint, nil, decodeCheckpoint) {
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, *b)
 	}
-	all, _ = store.SplitBookmarks(all)
+	all, _ = store.SplitCheckpoints(all)
 	return all, nil
 }
 
-// Deleted implements [store.Deletions]. It reads the bookmarks of deletions only.
+// Deleted implements [store.Deletions]. It reads the checkpoints of deletions only.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	var all []store.Deletion
-	for b, err := range records(ctx, l, bucketBookmark, []byte(store.DeletionPrefix), decodeBookmark) {
+	for b, err := range records(ctx, l, bucketCheckpoint, []byte(store.DeletionPrefix), decodeCheckpoint) {
 		if err != nil {
 			return nil, err
 		}
@@ -86,15 +86,15 @@ func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return all, nil
 }
 
-func decodeBookmark(k, record []byte) (*store.Bookmark, error) {
-	b, err := store.DecodeBookmark(record)
-	if err == nil && !bytes.Equal(bookmarkKey(b.Name, b.Position.Partition()), k) {
-		err = bucketBookmark.corrupt(k, fmt.Sprintf("found %q at %v in its place", b.Name, b.Position))
+func decodeCheckpoint(k, record []byte) (*store.Checkpoint, error) {
+	b, err := store.DecodeCheckpoint(record)
+	if err == nil && !bytes.Equal(checkpointKey(b.Name, b.Position.Partition()), k) {
+		err = bucketCheckpoint.corrupt(k, fmt.Sprintf("found %q at %v in its place", b.Name, b.Position))
 	}
 	return b, err
 }
 
-func bookmarkKey(name string, partition int) []byte {
+func checkpointKey(name string, partition int) []byte {
 	return binary.BigEndian.AppendUint16(storecore.AppendPair(nil, name, ""), uint16(partition))
 }
 

@@ -31,7 +31,7 @@ func (w *writer) checkSettle(settle []store.Settlement) error {
 		}
 		if old == nil || gone[s.Sequence] || s.Misses(old) {
 			if s.Required {
-				return &store.SettledError{Sequence: s.Sequence}
+				return &store.MessageGoneError{Sequence: s.Sequence}
 			}
 			continue
 		}

@@ -118,23 +118,23 @@ func (w *writer) deleteEvents(s *stream, below store.Version, through store.Posi
 	return len(positions), nil
 }
 
-// noteDeletion updates the bookmark that says how far events of a kind are deleted.
+// noteDeletion updates the checkpoint that says how far events of a kind are deleted.
 func (w *writer) noteDeletion(kind string, through store.Position) error {
 	d := store.Deletion{Kind: kind}
-	k := bookmarkKey(d.Mark().Name, through.Partition())
-	if v := w.tree(bucketBookmark).Get(k); v != nil {
+	k := checkpointKey(d.Mark().Name, through.Partition())
+	if v := w.tree(bucketCheckpoint).Get(k); v != nil {
 		record, reason := storecore.Sealed(k, v)
 		if reason != "" {
-			return bucketBookmark.corrupt(k, reason)
+			return bucketCheckpoint.corrupt(k, reason)
 		}
-		old, err := decodeBookmark(k, record)
+		old, err := decodeCheckpoint(k, record)
 		if err != nil {
 			return err
 		}
 		d, _ = store.DeletionOf(*old)
 	}
 	m := d.After(through, w.now).Mark()
-	return w.put(bucketBookmark, k, store.AppendBookmark(storecore.AppendKeySum(w.room(recordRoom), k), &m))
+	return w.put(bucketCheckpoint, k, store.AppendCheckpoint(storecore.AppendKeySum(w.room(recordRoom), k), &m))
 }
 
 func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {

@@ -83,8 +83,8 @@ func TestAWholeLogHasNoFaults(t *testing.T) {
 		whole(t, l)
 		for i := range 5 {
 			commit(t, l, &store.Batch{
-				Settle:    []store.Settlement{{Sequence: uint64(3*i + 1)}},
-				Bookmarks: []store.Bookmark{{Name: keys[i].ID, Remove: true}},
+				Settle:      []store.Settlement{{Sequence: uint64(3*i + 1)}},
+				Checkpoints: []store.Checkpoint{{Name: keys[i].ID, Remove: true}},
 			}, &store.Batch{Key: keys[i], Expected: 30, Cancel: []string{"timer 1"}, Forget: []string{"command 1"}})
 		}
 		whole(t, l)
@@ -272,7 +272,7 @@ func TestALogWithADamagedMetaPageCanBeSalvaged(t *testing.T) {
 			t.Fatal(err)
 		}
 		// fillLog ends with a transaction that changes a saved state once more.
-		if got := report.Digest.Of(store.SortEvent).Count; got != 600 {
+		if got := report.Digest.Of(store.KindEvent).Count; got != 600 {
 			t.Errorf("events saved: got %d, want 600", got)
 		}
 		whole(t, saved)

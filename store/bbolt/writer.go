@@ -158,7 +158,7 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 	for i, b := range group {
 		r := &results[i]
 		if r.Err == nil && refused[b.Key] {
-			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
+			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, AfterRefused: true}
 		}
 		var h storecore.Head
 		if r.Err == nil {
@@ -313,7 +313,7 @@ func (w *writer) apply(b *store.Batch, h storecore.Head, r *store.Result) error 
 	if err := w.putClaims(b); err != nil {
 		return err
 	}
-	return w.putBookmarks(b.Bookmarks)
+	return w.putCheckpoints(b.Checkpoints)
 }
 
 func (w *writer) putEvents(b *store.Batch, r *store.Result) error {
@@ -469,18 +469,18 @@ func (w *writer) claimed(c store.Claim) (*store.Claimed, error) {
 	return readClaim(w.tree(bucketClaim), c)
 }
 
-func (w *writer) putBookmarks(bookmarks []store.Bookmark) error {
-	for i := range bookmarks {
-		m := &bookmarks[i]
-		k := bookmarkKey(m.Name, m.Position.Partition())
+func (w *writer) putCheckpoints(checkpoints []store.Checkpoint) error {
+	for i := range checkpoints {
+		m := &checkpoints[i]
+		k := checkpointKey(m.Name, m.Position.Partition())
 		if m.Remove {
-			if err := w.drop(bucketBookmark, k); err != nil {
+			if err := w.drop(bucketCheckpoint, k); err != nil {
 				return err
 			}
 			continue
 		}
 		m.Time = w.now
-		if err := w.put(bucketBookmark, k, store.AppendBookmark(storecore.AppendKeySum(w.room(recordRoom), k), m)); err != nil {
+		if err := w.put(bucketCheckpoint, k, store.AppendCheckpoint(storecore.AppendKeySum(w.room(recordRoom), k), m)); err != nil {
 			return err
 		}
 	}

@@ -17,13 +17,13 @@ const (
 )
 
 // abilities are the optional abilities of a log that the workload uses.
-type abilities struct{ outbox, receipts, claims, bookmarks bool }
+type abilities struct{ outbox, receipts, claims, checkpoints bool }
 
 func abilitiesOf(log store.Log) (a abilities) {
 	_, a.outbox = log.(store.Outbox)
 	_, a.receipts = log.(store.Receipts)
 	_, a.claims = log.(store.Claims)
-	_, a.bookmarks = log.(store.Bookmarks)
+	_, a.checkpoints = log.(store.Checkpoints)
 	return a
 }
 
@@ -153,8 +153,8 @@ func (c *client) plan() *command {
 		versions[key] = p.next()
 		cmd.Parts = append(cmd.Parts, p)
 	}
-	if len(c.messages) > keptMessagesMax/2 && c.able.bookmarks {
-		cmd.Parts = append(cmd.Parts, part{Settle: c.take(), Bookmark: true})
+	if len(c.messages) > keptMessagesMax/2 && c.able.checkpoints {
+		cmd.Parts = append(cmd.Parts, part{Settle: c.take(), Checkpoint: true})
 	}
 	return cmd
 }
@@ -190,7 +190,7 @@ func (c *client) events(key store.Key, at store.Version) part {
 }
 
 // decorate adds the records other than events and states: receipts, messages, timers,
-// settlements, bookmarks and claims.
+// settlements, checkpoints and claims.
 func (c *client) decorate(p *part) {
 	if p.Save {
 		p.Receipt = c.able.receipts
@@ -199,11 +199,11 @@ func (c *client) decorate(p *part) {
 		p.Messages = 1 + c.random.IntN(2)
 		p.Timer = c.often(3)
 	}
-	if c.able.outbox && !c.able.bookmarks && len(c.messages) > keptMessagesMax/2 {
+	if c.able.outbox && !c.able.checkpoints && len(c.messages) > keptMessagesMax/2 {
 		p.Settle = c.take()
 	}
-	if c.able.bookmarks && c.often(4) {
-		p.Bookmark = true
+	if c.able.checkpoints && c.often(4) {
+		p.Checkpoint = true
 	}
 	if c.able.claims && c.often(3) {
 		p.Claim = true

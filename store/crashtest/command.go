@@ -40,17 +40,17 @@ type part struct {
 	Key      store.Key
 	Expected store.Version
 	// Sizes are the payload sizes of the events, in bytes.
-	Sizes    []int   `json:",omitempty"`
-	Save     bool    `json:",omitempty"`
-	Snapshot bool    `json:",omitempty"`
-	Receipt  bool    `json:",omitempty"`
-	Messages int     `json:",omitempty"`
-	Timer    bool    `json:",omitempty"` // the last message is a timer
-	Claim    bool    `json:",omitempty"`
-	Bookmark bool    `json:",omitempty"`
-	Settle   []taken `json:",omitempty"`
-	Release  []name  `json:",omitempty"`
-	Shared   bool    `json:",omitempty"` // other clients commit to the entity too, so it may conflict
+	Sizes      []int   `json:",omitempty"`
+	Save       bool    `json:",omitempty"`
+	Snapshot   bool    `json:",omitempty"`
+	Receipt    bool    `json:",omitempty"`
+	Messages   int     `json:",omitempty"`
+	Timer      bool    `json:",omitempty"` // the last message is a timer
+	Claim      bool    `json:",omitempty"`
+	Checkpoint bool    `json:",omitempty"`
+	Settle     []taken `json:",omitempty"`
+	Release    []name  `json:",omitempty"`
+	Shared     bool    `json:",omitempty"` // other clients commit to the entity too, so it may conflict
 }
 
 // A taken message is an earlier message that a part settles.
@@ -101,7 +101,7 @@ func (n name) owner() name {
 	return name(strings.Join(fields[:min(4, len(fields))], "."))
 }
 
-func bookmarkName(life, client int) string { return fmt.Sprintf("reader %d.%d", life, client) }
+func checkpointName(life, client int) string { return fmt.Sprintf("reader %d.%d", life, client) }
 
 // far is the due time of timers: none becomes due within a test.
 var far = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -158,8 +158,8 @@ func (c *command) batch(i int) *store.Batch {
 	for _, s := range p.Settle {
 		b.Settle = append(b.Settle, store.Settlement{Sequence: s.Sequence, Required: true})
 	}
-	if p.Bookmark {
-		b.Bookmarks = []store.Bookmark{{Name: bookmarkName(c.Life, c.Client), Position: store.NewPosition(0, uint64(c.Number))}}
+	if p.Checkpoint {
+		b.Checkpoints = []store.Checkpoint{{Name: checkpointName(c.Life, c.Client), Position: store.NewPosition(0, uint64(c.Number))}}
 	}
 	return b
 }

@@ -10,15 +10,15 @@ import (
 
 // An image holds all records of a log that the workload can have written.
 type image struct {
-	heads     []store.Position
-	events    map[name]*store.Event // by the name that the payload begins with
-	positions []*store.Event        // all events, by partition and position
-	versions  map[store.Key]store.Version
-	states    map[store.Key]*store.State
-	receipts  map[name]*store.Receipt
-	messages  map[name]*store.Message
-	claims    map[name]store.Key
-	bookmarks map[string]store.Position
+	heads       []store.Position
+	events      map[name]*store.Event // by the name that the payload begins with
+	positions   []*store.Event        // all events, by partition and position
+	versions    map[store.Key]store.Version
+	states      map[store.Key]*store.State
+	receipts    map[name]*store.Receipt
+	messages    map[name]*store.Message
+	claims      map[name]store.Key
+	checkpoints map[string]store.Position
 }
 
 // readImage reads a log. It returns the contradictions within the log as faults, and an
@@ -27,7 +27,7 @@ func readImage(ctx context.Context, log store.Log, keys []store.Key) (*image, []
 	m := &image{
 		events: map[name]*store.Event{}, versions: map[store.Key]store.Version{}, states: map[store.Key]*store.State{},
 		receipts: map[name]*store.Receipt{}, messages: map[name]*store.Message{}, claims: map[name]store.Key{},
-		bookmarks: map[string]store.Position{},
+		checkpoints: map[string]store.Position{},
 	}
 	var f faults
 	if err := m.readPartitions(ctx, log, &f); err != nil {
@@ -149,13 +149,13 @@ func (m *image) readRest(ctx context.Context, log store.Log, keys []store.Key, f
 			m.claims[name(c.Claim.Value)] = c.Owner
 		}
 	}
-	if l, ok := log.(store.Bookmarks); ok {
-		all, err := l.Bookmarks(ctx)
+	if l, ok := log.(store.Checkpoints); ok {
+		all, err := l.Checkpoints(ctx)
 		if err != nil {
 			return err
 		}
 		for _, b := range all {
-			m.bookmarks[b.Name] = b.Position
+			m.checkpoints[b.Name] = b.Position
 		}
 	}
 	return m.readCatalog(ctx, log, keys, f)

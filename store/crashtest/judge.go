@@ -153,7 +153,7 @@ func (h *history) judge(m *image) []string {
 		}
 	}
 	j.checkStates()
-	j.checkBookmarks()
+	j.checkCheckpoints()
 	for _, e := range h.entries {
 		e.judged = true
 		for i := range e.Parts {
@@ -180,7 +180,7 @@ func (j *judge) isStored(e *entry, i int) bool {
 	case p.Save:
 		return j.m.versions[p.Key] > p.Expected
 	default:
-		return j.m.bookmarks[bookmarkName(e.Life, e.Client)].Sequence() >= uint64(e.Number)
+		return j.m.checkpoints[checkpointName(e.Life, e.Client)].Sequence() >= uint64(e.Number)
 	}
 }
 
@@ -207,7 +207,7 @@ func (j *judge) checkPart(e *entry, i int) {
 		}
 		last = got.Position
 		want := &b.Events[k]
-		if got.Key != p.Key || got.Version != p.Expected+store.Version(k)+1 || got.More != uint32(len(b.Events)-1-k) || got.ID != want.ID || got.Type != want.Type ||
+		if got.Key != p.Key || got.Version != p.Expected+store.Version(k)+1 || got.Remaining != uint32(len(b.Events)-1-k) || got.ID != want.ID || got.Type != want.Type ||
 			got.Metadata.CorrelationID != want.Metadata.CorrelationID || len(got.Tags) != 1 || got.Tags[0] != want.Tags[0] ||
 			!bytes.Equal(got.Payload, want.Payload) {
 			j.addf("%s: event %d is not what was committed: version %d of %v with %d bytes", what, k, got.Version, got.Key, len(got.Payload))
@@ -244,8 +244,8 @@ func (j *judge) checkPart(e *entry, i int) {
 			j.addf("%s: the claim is held by %v", what, owner)
 		}
 	}
-	if p.Bookmark && stored && j.m.bookmarks[bookmarkName(e.Life, e.Client)].Sequence() < uint64(e.Number) {
-		j.addf("%s: half of it: stored is true, the bookmark is missing", what)
+	if p.Checkpoint && stored && j.m.checkpoints[checkpointName(e.Life, e.Client)].Sequence() < uint64(e.Number) {
+		j.addf("%s: half of it: stored is true, the checkpoint is missing", what)
 	}
 	if p.Save && stored && j.m.versions[p.Key] < p.next() {
 		j.addf("%s: half of it: stored is true, the entity is at version %d, not %d", what, j.m.versions[p.Key], p.next())
@@ -319,19 +319,19 @@ func (j *judge) checkStates() {
 	}
 }
 
-// checkBookmarks checks that each bookmark is at its last position.
-func (j *judge) checkBookmarks() {
+// checkCheckpoints checks that each checkpoint is at its last position.
+func (j *judge) checkCheckpoints() {
 	want := map[string]store.Position{}
 	for _, e := range j.h.entries {
 		for i := range e.Parts {
-			if e.Parts[i].Bookmark && j.stored[e.name(i)] {
-				want[bookmarkName(e.Life, e.Client)] = store.NewPosition(0, uint64(e.Number))
+			if e.Parts[i].Checkpoint && j.stored[e.name(i)] {
+				want[checkpointName(e.Life, e.Client)] = store.NewPosition(0, uint64(e.Number))
 			}
 		}
 	}
-	for b, at := range j.m.bookmarks {
+	for b, at := range j.m.checkpoints {
 		if want[b] != at {
-			j.addf("bookmark %q is at %v, last moved to %v", b, at, want[b])
+			j.addf("checkpoint %q is at %v, last moved to %v", b, at, want[b])
 		}
 	}
 }

@@ -63,8 +63,8 @@ func Media(t testing.TB, s Subject, m Medium) {
 		t.Fatalf("open the whole log: %v", err)
 	}
 	if c.want, err = store.NewDigest(c.ctx, log, nil); err == nil {
-		err = c.eachRecord(log, func(sort store.Sort, sum uint64) error {
-			if sort == store.SortEvent {
+		err = c.eachRecord(log, func(sort store.RecordKind, sum uint64) error {
+			if sort == store.KindEvent {
 				c.events[sum] = true
 			}
 			return nil
@@ -319,8 +319,8 @@ func (c *mediaCase) copy(how string, log store.Log) {
 	if report.Damaged > 0 && verified.Err() == nil {
 		c.faultf("the copy is called whole, and %d of its records are damaged", report.Damaged)
 	}
-	err = c.eachRecord(to, func(sort store.Sort, sum uint64) error {
-		if sort == store.SortEvent && !c.events[sum] { // other records may be of an earlier time
+	err = c.eachRecord(to, func(sort store.RecordKind, sum uint64) error {
+		if sort == store.KindEvent && !c.events[sum] { // other records may be of an earlier time
 			return errors.New("it has an event that was never stored")
 		}
 		return nil
@@ -383,14 +383,14 @@ func (c *mediaCase) write() {
 }
 
 // eachRecord calls fn with the sum of each readable record.
-func (c *mediaCase) eachRecord(log store.Log, fn func(store.Sort, uint64) error) (failure error) {
+func (c *mediaCase) eachRecord(log store.Log, fn func(store.RecordKind, uint64) error) (failure error) {
 	x, err := log.(store.Exporter).Export(c.ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { failure = errors.Join(failure, x.Close()) }()
 	var buf []byte
-	for _, sort := range store.Sorts() {
+	for _, sort := range store.RecordKinds() {
 		for r, err := range x.Records(c.ctx, sort) {
 			if errors.Is(err, store.ErrCorrupt) {
 				continue

@@ -233,8 +233,8 @@ func (r *reading) readAbilities(ctx context.Context, log store.Log) {
 	if l, ok := log.(store.Claims); ok {
 		addAll(r, "claims", l.Claims(ctx, claimSpace))
 	}
-	if l, ok := log.(store.Bookmarks); ok {
-		all, err := l.Bookmarks(ctx)
-		r.add("bookmarks", err, "%+v", all)
+	if l, ok := log.(store.Checkpoints); ok {
+		all, err := l.Checkpoints(ctx)
+		r.add("checkpoints", err, "%+v", all)
 	}
 }

@@ -13,7 +13,7 @@ var errNoRecord = errors.New("the log has no such record")
 
 // Corrupt makes flip change the stored form of one record, its checksum included, as a
 // broken disk or memory would. It is for tests. The record is a [*store.Event],
-// [*store.State], [*store.Message], [*store.Receipt], [*store.Claimed] or [*store.Bookmark]
+// [*store.State], [*store.Message], [*store.Receipt], [*store.Claimed] or [*store.Checkpoint]
 // as the log returned it. Flip must keep the length. Iterations that have begun still see
 // the old form.
 func (l *Log) Corrupt(record any, flip func(sealed []byte)) error {
@@ -48,11 +48,11 @@ func (l *Log) Corrupt(record any, flip func(sealed []byte)) error {
 		if space := l.claims[r.Claim.Space]; space != nil {
 			ok = corruptNamed(space, r.Claim.Value, damaged)
 		}
-	case *store.Bookmark:
-		key := bookmarkKey{r.Name, r.Position.Partition()}
+	case *store.Checkpoint:
+		key := checkpointKey{r.Name, r.Position.Partition()}
 		var sealed []byte
-		if sealed, ok = l.bookmarks[key]; ok {
-			l.bookmarks[key] = damaged(sealed)
+		if sealed, ok = l.checkpoints[key]; ok {
+			l.checkpoints[key] = damaged(sealed)
 		}
 	}
 	if !ok {

@@ -20,10 +20,10 @@ type export struct {
 	stats    store.Stats
 	sections []section
 	chunks   [][]byte
-	entities []exported // by kind and id
-	rows     []*row     // by sequence
-	claims   []claimed  // by space and value
-	marks    []bookmark // by name and partition
+	entities []exported   // by kind and id
+	rows     []*row       // by sequence
+	claims   []claimed    // by space and value
+	marks    []checkpoint // by name and partition
 }
 
 // An exported entity is an entity in a read view.
@@ -37,8 +37,8 @@ type claimed struct {
 	named
 }
 
-type bookmark struct {
-	bookmarkKey
+type checkpoint struct {
+	checkpointKey
 	sealed []byte
 }
 
@@ -54,7 +54,7 @@ func (l *Log) Export(ctx context.Context) (store.Export, error) {
 	slices.SortFunc(x.claims, func(a, b claimed) int {
 		return cmp.Or(strings.Compare(a.space, b.space), strings.Compare(a.name, b.name))
 	})
-	slices.SortFunc(x.marks, func(a, b bookmark) int {
+	slices.SortFunc(x.marks, func(a, b checkpoint) int {
 		return cmp.Or(strings.Compare(a.name, b.name), cmp.Compare(a.partition, b.partition))
 	})
 	return x, nil
@@ -88,8 +88,8 @@ func (l *Log) export(ctx context.Context) (*export, error) {
 			x.claims = append(x.claims, claimed{space, n})
 		}
 	}
-	for key, sealed := range l.bookmarks {
-		x.marks = append(x.marks, bookmark{key, sealed})
+	for key, sealed := range l.checkpoints {
+		x.marks = append(x.marks, checkpoint{key, sealed})
 	}
 	return x, nil
 }
@@ -112,7 +112,7 @@ func (x *export) Stats() store.Stats   { return x.stats }
 func (x *export) Close() error         { return nil }
 
 // Records implements [store.Export].
-func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+func (x *export) Records(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
 	return func(yield func(store.Record, error) bool) {
 		n := 0
 		// hand yields one decoded record, and checks the context from time to time.
@@ -134,15 +134,15 @@ func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Reco
 	}
 }
 
-func (x *export) each(s store.Sort, hand func(store.Record, error) bool) {
+func (x *export) each(s store.RecordKind, hand func(store.Record, error) bool) {
 	switch s {
-	case store.SortEvent:
+	case store.KindEvent:
 		x.events(hand)
-	case store.SortVersion:
+	case store.KindVersion:
 		x.versions(hand)
-	case store.SortState:
+	case store.KindState:
 		x.states(hand)
-	case store.SortMessage:
+	case store.KindMessage:
 		for _, r := range x.rows {
 			m, err := store.DecodeMessage(r.sealed)
 			if err == nil && m.Sequence != r.sequence {
@@ -153,7 +153,7 @@ func (x *export) each(s store.Sort, hand func(store.Record, error) bool) {
 				return
 			}
 		}
-	case store.SortReceipt:
+	case store.KindReceipt:
 		for i := range x.entities {
 			for _, n := range x.entities[i].receipts {
 				r, err := store.DecodeReceipt(n.sealed)
@@ -163,7 +163,7 @@ func (x *export) each(s store.Sort, hand func(store.Record, error) bool) {
 				}
 			}
 		}
-	case store.SortClaim:
+	case store.KindClaim:
 		for _, n := range x.claims {
 			c, err := store.DecodeClaimed(n.sealed)
 			err = ofRecord(err, &store.Claimed{Claim: store.Claim{Space: n.space, Value: n.name}})
@@ -171,11 +171,11 @@ func (x *export) each(s store.Sort, hand func(store.Record, error) bool) {
 				return
 			}
 		}
-	case store.SortBookmark:
+	case store.KindCheckpoint:
 		for _, n := range x.marks {
-			b, err := store.DecodeBookmark(n.sealed)
-			err = ofRecord(err, &store.Bookmark{Name: n.name, Position: store.NewPosition(n.partition, 0)})
-			if !hand(b, about(err, fmt.Sprintf("bookmark %q of partition %d", n.name, n.partition), store.Key{})) {
+			b, err := store.DecodeCheckpoint(n.sealed)
+			err = ofRecord(err, &store.Checkpoint{Name: n.name, Position: store.NewPosition(n.partition, 0)})
+			if !hand(b, about(err, fmt.Sprintf("checkpoint %q of partition %d", n.name, n.partition), store.Key{})) {
 				return
 			}
 		}

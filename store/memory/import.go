@@ -13,7 +13,7 @@ import (
 type filling struct {
 	log    *Log
 	origin store.Origin
-	sort   store.Sort // sort of the last record
+	sort   store.RecordKind // sort of the last record
 	failed error
 	done   bool
 }
@@ -46,7 +46,7 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 // touched reports whether the log has ever stored a record.
 func (l *Log) touched() bool {
 	heads := slices.ContainsFunc(l.partitions, func(p partition) bool { return p.head > 0 })
-	return heads || len(l.kinds)+len(l.bookmarks)+len(l.claims) > 0 || l.outbox.last > 0
+	return heads || len(l.kinds)+len(l.checkpoints)+len(l.claims) > 0 || l.outbox.last > 0
 }
 
 // Add implements [store.Import].
@@ -73,10 +73,10 @@ func (f *filling) add(r store.Record) error {
 	switch {
 	case l.closed || f.done:
 		return store.ErrClosed
-	case store.SortOf(r) < f.sort:
-		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, store.SortOf(r), f.sort)
+	case store.RecordKindOf(r) < f.sort:
+		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, store.RecordKindOf(r), f.sort)
 	}
-	f.sort = store.SortOf(r)
+	f.sort = store.RecordKindOf(r)
 	if err := store.ValidateRecord(r); err != nil {
 		return err
 	}
@@ -97,8 +97,8 @@ func (f *filling) add(r store.Record) error {
 			l.claims[strings.Clone(r.Claim.Space)] = space
 		}
 		return putNew(space, named{strings.Clone(r.Claim.Value), store.AppendClaimed(nil, r)})
-	case *store.Bookmark:
-		l.bookmarks[bookmarkKey{strings.Clone(r.Name), r.Position.Partition()}] = store.AppendBookmark(nil, r)
+	case *store.Checkpoint:
+		l.checkpoints[checkpointKey{strings.Clone(r.Name), r.Position.Partition()}] = store.AppendCheckpoint(nil, r)
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
 // Package memory is the reference store: a [store.Log] that keeps everything in memory. It
-// offers every optional ability but [store.Backuper] and [store.Watcher]. It is simple
+// offers every optional ability but [store.BackupStore] and [store.Watcher]. It is simple
 // rather than clever, so that its correctness is easy to see, and fast enough for tests,
 // for simulations and for data that may be lost with the process.
 package memory
@@ -29,8 +29,8 @@ const (
 // A Log is a [store.Log] in memory. It has all optional abilities that make sense without
 // files and without other processes: it is a [store.Catalog], [store.Pruner],
 // [store.Deletions], [store.Outbox], [store.Receipts], [store.ReceiptHeads],
-// [store.Claims], [store.Bookmarks], [store.Statistics], [store.Exclusive],
-// [store.Instant], [store.Exporter], [store.Importer] and [store.Verifier]. Its records are
+// [store.Claims], [store.Checkpoints], [store.StatsReader], [store.Exclusive],
+// [store.Synchronous], [store.Exporter], [store.Importer] and [store.Verifier]. Its records are
 // lost when the process ends.
 //
 // Records are kept in their stored form. Every read decodes them and verifies their
@@ -50,36 +50,36 @@ type Log struct {
 	shared bool
 	last   time.Time // time of the last commit, if shared
 
-	mu         sync.RWMutex
-	closed     bool
-	held       bool // an engine holds the log, see Acquire
-	unfinished bool // an import has not finished, see Import
-	arena      arena
-	partitions []partition
-	kinds      map[string]*kind
-	stats      store.Stats
-	outbox     outbox
-	claims     map[string]*ordered[named] // by space
-	bookmarks  map[bookmarkKey][]byte
-	changed    chan struct{} // closed by the next commit of events or messages; nil if no reader waits
+	mu          sync.RWMutex
+	closed      bool
+	held        bool // an engine holds the log, see Acquire
+	unfinished  bool // an import has not finished, see Import
+	arena       arena
+	partitions  []partition
+	kinds       map[string]*kind
+	stats       store.Stats
+	outbox      outbox
+	claims      map[string]*ordered[named] // by space
+	checkpoints map[checkpointKey][]byte
+	changed     chan struct{} // closed by the next commit of events or messages; nil if no reader waits
 }
 
 var (
-	_ store.Log        = (*Log)(nil)
-	_ store.Catalog    = (*Log)(nil)
-	_ store.Pruner     = (*Log)(nil)
-	_ store.Deletions  = (*Log)(nil)
-	_ store.Outbox     = (*Log)(nil)
-	_ store.Watcher    = (*Log)(nil)
-	_ store.Receipts   = (*Log)(nil)
-	_ store.Claims     = (*Log)(nil)
-	_ store.Bookmarks  = (*Log)(nil)
-	_ store.Statistics = (*Log)(nil)
-	_ store.Exclusive  = (*Log)(nil)
-	_ store.Instant    = (*Log)(nil)
-	_ store.Exporter   = (*Log)(nil)
-	_ store.Importer   = (*Log)(nil)
-	_ store.Verifier   = (*Log)(nil)
+	_ store.Log         = (*Log)(nil)
+	_ store.Catalog     = (*Log)(nil)
+	_ store.Pruner      = (*Log)(nil)
+	_ store.Deletions   = (*Log)(nil)
+	_ store.Outbox      = (*Log)(nil)
+	_ store.Watcher     = (*Log)(nil)
+	_ store.Receipts    = (*Log)(nil)
+	_ store.Claims      = (*Log)(nil)
+	_ store.Checkpoints = (*Log)(nil)
+	_ store.StatsReader = (*Log)(nil)
+	_ store.Exclusive   = (*Log)(nil)
+	_ store.Synchronous = (*Log)(nil)
+	_ store.Exporter    = (*Log)(nil)
+	_ store.Importer    = (*Log)(nil)
+	_ store.Verifier    = (*Log)(nil)
 )
 
 // An entity takes about 130 bytes together with its entry in the catalog. To keep it small,
@@ -140,12 +140,12 @@ func Shared() Option {
 // system's clock and is for one engine at a time.
 func New(options ...Option) *Log {
 	l := &Log{
-		clock:      time.Now,
-		partitions: make([]partition, 1),
-		kinds:      make(map[string]*kind),
-		outbox:     newOutbox(),
-		claims:     make(map[string]*ordered[named]),
-		bookmarks:  make(map[bookmarkKey][]byte),
+		clock:       time.Now,
+		partitions:  make([]partition, 1),
+		kinds:       make(map[string]*kind),
+		outbox:      newOutbox(),
+		claims:      make(map[string]*ordered[named]),
+		checkpoints: make(map[checkpointKey][]byte),
 	}
 	for _, o := range options {
 		o(l)
@@ -204,7 +204,7 @@ func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 			continue // it is refused already
 		}
 		if r.Err == nil && refused[b.Key] {
-			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
+			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, AfterRefused: true}
 		}
 		var e *entity
 		if r.Err == nil {
@@ -339,7 +339,7 @@ func (l *Log) apply(b *store.Batch, e *entity, now time.Time, r *store.Result) {
 	l.enqueue(e, b, r)
 	l.putReceipts(e, b, r)
 	l.putClaims(b, now)
-	l.putBookmarks(b.Bookmarks, now)
+	l.putCheckpoints(b.Checkpoints, now)
 }
 
 func (l *Log) appendEvents(e *entity, b *store.Batch, r *store.Result) {
@@ -463,7 +463,7 @@ func (l *Log) Reopen() *Log {
 	return &Log{
 		info: l.info, clock: l.clock, shared: l.shared, unfinished: l.unfinished,
 		arena: l.arena, partitions: l.partitions, kinds: l.kinds, stats: l.stats,
-		outbox: l.outbox, claims: l.claims, bookmarks: l.bookmarks,
+		outbox: l.outbox, claims: l.claims, checkpoints: l.checkpoints,
 	}
 }
 
@@ -488,10 +488,10 @@ func (l *Log) Acquire() (release func(), err error) {
 	}), nil
 }
 
-// Instant implements [store.Instant].
-func (l *Log) Instant() bool { return true }
+// Synchronous implements [store.Synchronous].
+func (l *Log) Synchronous() bool { return true }
 
-// Stats implements [store.Statistics]. The sizes of files are 0.
+// Stats implements [store.StatsReader]. The sizes of files are 0.
 func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 	unlock, err := l.begin(ctx)
 	if err != nil {

@@ -233,7 +233,7 @@ func TestNothingToCorruptIsAnError(t *testing.T) {
 	for _, record := range []any{
 		&store.Event{Key: key(1), Version: 2, Position: 2}, &store.Event{Key: key(2), Version: 1, Position: 1},
 		&store.State{Key: key(1), Version: 1}, &store.Message{Sequence: 1},
-		&store.Receipt{Entity: key(1), Name: "r"}, &store.Claimed{}, &store.Bookmark{}, "text",
+		&store.Receipt{Entity: key(1), Name: "r"}, &store.Claimed{}, &store.Checkpoint{}, "text",
 	} {
 		err := log.Corrupt(record, func([]byte) { t.Errorf("corrupt %T: got a record", record) })
 		if err == nil {

@@ -207,73 +207,73 @@ func pages[T any](ctx context.Context, l *Log, list func() *ordered[named], deco
 	}
 }
 
-// A bookmarkKey identifies a bookmark.
-type bookmarkKey struct {
+// A checkpointKey identifies a checkpoint.
+type checkpointKey struct {
 	name      string
 	partition int
 }
 
-func (l *Log) putBookmarks(marks []store.Bookmark, now time.Time) {
+func (l *Log) putCheckpoints(marks []store.Checkpoint, now time.Time) {
 	for i := range marks {
 		m := &marks[i]
-		key := bookmarkKey{m.Name, m.Position.Partition()}
+		key := checkpointKey{m.Name, m.Position.Partition()}
 		if m.Remove {
-			delete(l.bookmarks, key)
+			delete(l.checkpoints, key)
 			continue
 		}
 		m.Time = now
 		key.name = strings.Clone(key.name)
-		l.bookmarks[key] = store.AppendBookmark(nil, m)
+		l.checkpoints[key] = store.AppendCheckpoint(nil, m)
 	}
 }
 
-// noteDeletion moves the bookmark that records through which position events of a kind are
+// noteDeletion moves the checkpoint that records through which position events of a kind are
 // deleted.
 func (l *Log) noteDeletion(kind string, through store.Position) error {
 	m := store.Deletion{Kind: kind}.Mark()
-	key := bookmarkKey{m.Name, through.Partition()}
-	if sealed, ok := l.bookmarks[key]; ok {
-		old, err := store.DecodeBookmark(sealed)
+	key := checkpointKey{m.Name, through.Partition()}
+	if sealed, ok := l.checkpoints[key]; ok {
+		old, err := store.DecodeCheckpoint(sealed)
 		if err != nil {
-			return fmt.Errorf("bookmark %q: %w", key.name, err)
+			return fmt.Errorf("checkpoint %q: %w", key.name, err)
 		}
 		m = *old
 	}
 	d, _ := store.DeletionOf(m)
 	m = d.After(through, l.now()).Mark()
-	l.bookmarks[key] = store.AppendBookmark(nil, &m)
+	l.checkpoints[key] = store.AppendCheckpoint(nil, &m)
 	return nil
 }
 
-// Bookmarks implements [store.Bookmarks].
-func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
-	marks, err := l.allBookmarks(ctx)
-	marks, _ = store.SplitBookmarks(marks)
+// Checkpoints implements [store.Checkpoints].
+func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
+	marks, err := l.allCheckpoints(ctx)
+	marks, _ = store.SplitCheckpoints(marks)
 	return marks, err
 }
 
 // Deleted implements [store.Deletions].
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
-	marks, err := l.allBookmarks(ctx)
-	_, deletions := store.SplitBookmarks(marks)
+	marks, err := l.allCheckpoints(ctx)
+	_, deletions := store.SplitCheckpoints(marks)
 	return deletions, err
 }
 
-func (l *Log) allBookmarks(ctx context.Context) ([]store.Bookmark, error) {
+func (l *Log) allCheckpoints(ctx context.Context) ([]store.Checkpoint, error) {
 	unlock, err := l.begin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("bookmarks: %w", err)
+		return nil, fmt.Errorf("checkpoints: %w", err)
 	}
 	defer unlock()
-	marks := make([]store.Bookmark, 0, len(l.bookmarks))
-	for key, sealed := range l.bookmarks {
-		m, err := store.DecodeBookmark(sealed)
+	marks := make([]store.Checkpoint, 0, len(l.checkpoints))
+	for key, sealed := range l.checkpoints {
+		m, err := store.DecodeCheckpoint(sealed)
 		if err != nil {
-			return nil, fmt.Errorf("bookmark %q: %w", key.name, where(err, store.Key{}, 0, 0))
+			return nil, fmt.Errorf("checkpoint %q: %w", key.name, where(err, store.Key{}, 0, 0))
 		}
 		marks = append(marks, *m)
 	}
-	slices.SortFunc(marks, func(a, b store.Bookmark) int {
+	slices.SortFunc(marks, func(a, b store.Checkpoint) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Position.Partition(), b.Position.Partition()))
 	})
 	return marks, nil

@@ -126,7 +126,7 @@ func (l *Log) checkSettle(b *store.Batch) error {
 		r := l.outbox.rows[s.Sequence]
 		if r == nil || gone[s.Sequence] {
 			if s.Required {
-				return &store.SettledError{Sequence: s.Sequence}
+				return &store.MessageGoneError{Sequence: s.Sequence}
 			}
 			continue
 		}
@@ -143,7 +143,7 @@ func (l *Log) checkSettle(b *store.Batch) error {
 		}
 		switch {
 		case s.Misses(old) && s.Required:
-			return &store.SettledError{Sequence: s.Sequence}
+			return &store.MessageGoneError{Sequence: s.Sequence}
 		case s.Misses(old):
 			continue
 		case s.Message == nil:

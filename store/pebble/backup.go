@@ -16,8 +16,8 @@ import (
 // backupCacheBytes is the size of the block cache for the check of a backup.
 const backupCacheBytes = 8 << 20
 
-// Backup implements [store.Backuper]. Path becomes a directory that [Open] opens, without
-// [WithWALDir]. The backup is a checkpoint, see [Log.Checkpoint]. On the same file system its
+// Backup implements [store.BackupStore]. Path becomes a directory that [Open] opens, without
+// [WithWALDir]. The backup is a checkpoint, see [Log.Clone]. On the same file system its
 // tables are links to the tables of the log, so it costs little, but damage to such a table
 // damages both. To survive the loss of the disk, write the backup to another file system,
 // where the tables are copied, or copy it there afterwards.

@@ -159,8 +159,8 @@ func TestBackup_of_a_damaged_log(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.FaultCount != d.Report.FaultCount || got.Count(store.SortEvent) != 10 {
-			t.Errorf("backup: got %d faults and %d events, want %d and 10", got.FaultCount, got.Count(store.SortEvent), d.Report.FaultCount)
+		if got.FaultCount != d.Report.FaultCount || got.Count(store.KindEvent) != 10 {
+			t.Errorf("backup: got %d faults and %d events, want %d and 10", got.FaultCount, got.Count(store.KindEvent), d.Report.FaultCount)
 		}
 		closeLog(t, l)
 	}
@@ -220,7 +220,7 @@ func TestClosingALogEndsItsExports(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeLog(t, l)
-	for _, err := range x.Records(t.Context(), store.SortEvent) {
+	for _, err := range x.Records(t.Context(), store.KindEvent) {
 		wantIs(t, err, store.ErrClosed)
 	}
 	if err := x.Close(); err != nil {
@@ -263,7 +263,7 @@ func TestAnExportGoesOnBehindADamagedTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	found, damaged := 0, 0
-	for _, err := range x.Records(t.Context(), store.SortVersion) {
+	for _, err := range x.Records(t.Context(), store.KindVersion) {
 		if err != nil {
 			wantIs(t, err, store.ErrCorrupt)
 			damaged++

@@ -10,17 +10,17 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Checkpoint copies the log to dir while the log is in use. The directory dir must not exist,
+// Clone copies the log to dir while the log is in use. The directory dir must not exist,
 // but its parent must. The copy is a separate log with the same id, which [Open] opens
 // without [WithWALDir]. It contains all commits that were acknowledged before the call, and
 // no part of an incomplete commit.
 //
-// On the same file system the tables are linked, not copied. The checkpoint is then cheap for
+// On the same file system the tables are linked, not copied. The copy is then cheap for
 // a log of any size, and takes disk space only as the log changes. The copy is complete and
-// durable when Checkpoint returns nil. After an error, the caller may delete what exists of
-// it. Checkpoint ignores a context that ends while it runs. It also works on a log that is
+// durable when Clone returns nil. After an error, the caller may delete what exists of
+// it. Clone ignores a context that ends while it runs. It also works on a log that is
 // opened for reading.
-func (l *Log) Checkpoint(ctx context.Context, dir string) error {
+func (l *Log) Clone(ctx context.Context, dir string) error {
 	if err := l.checkpoint(ctx, dir); err != nil {
 		return fmt.Errorf("checkpoint %s to %s: %w", l.path, dir, err)
 	}

@@ -24,8 +24,8 @@ type export struct {
 // record the export continues at the next record. After a damaged block of a table it
 // continues at the next key that can be read.
 //
-// As [store.SortEvent] the export reads events from the blobs in position order. As
-// [store.SortVersion] it reads the second copy of each event, from which entities are
+// As [store.KindEvent] the export reads events from the blobs in position order. As
+// [store.KindVersion] it reads the second copy of each event, from which entities are
 // rebuilt. Closing the log ends its exports.
 func (l *Log) Export(ctx context.Context) (store.Export, error) {
 	x, err := l.export(ctx)
@@ -56,7 +56,7 @@ func (x *export) Origin() store.Origin { return x.origin }
 func (x *export) Stats() store.Stats   { return x.stats }
 
 // Records implements [store.Export].
-func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+func (x *export) Records(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
 	return func(yield func(store.Record, error) bool) {
 		hand := func(r store.Record, err error) bool {
 			if err != nil {
@@ -72,22 +72,22 @@ func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Reco
 }
 
 // recordBuckets holds the bucket of each sort of records.
-var recordBuckets = map[store.Sort]bucket{
-	store.SortEvent: bucketLog, store.SortVersion: bucketEntity, store.SortState: bucketEntity,
-	store.SortMessage: bucketMessage, store.SortReceipt: bucketReceipt, store.SortClaim: bucketClaim,
-	store.SortBookmark: bucketBookmark,
+var recordBuckets = map[store.RecordKind]bucket{
+	store.KindEvent: bucketLog, store.KindVersion: bucketEntity, store.KindState: bucketEntity,
+	store.KindMessage: bucketMessage, store.KindReceipt: bucketReceipt, store.KindClaim: bucketClaim,
+	store.KindCheckpoint: bucketCheckpoint,
 }
 
-func (x *export) each(ctx context.Context, s store.Sort, hand func(store.Record, error) bool) {
+func (x *export) each(ctx context.Context, s store.RecordKind, hand func(store.Record, error) bool) {
 	var d recordDecoder
 	lower, upper := bounds(recordBuckets[s])
 	x.entries(ctx, lower, upper, func(k, v []byte, err error) bool {
 		switch {
 		case err != nil:
 			return hand(nil, err)
-		case s == store.SortEvent:
+		case s == store.KindEvent:
 			return d.blob(k, v, hand)
-		case s == store.SortState && !isState(k), s == store.SortVersion && isState(k):
+		case s == store.KindState && !isState(k), s == store.KindVersion && isState(k):
 			return true
 		}
 		r, err := d.decode(k, v)
@@ -187,8 +187,8 @@ func placeOf(k []byte) store.Record {
 		}
 	case bucketClaim:
 		return storecore.ClaimAt(k)
-	case bucketBookmark:
-		return storecore.BookmarkKeyAt(k)
+	case bucketCheckpoint:
+		return storecore.CheckpointKeyAt(k)
 	}
 	return nil
 }
@@ -209,8 +209,8 @@ func (d *recordDecoder) named(k, record []byte) (store.Record, error) {
 		return decodeReceipt(store.Key{Kind: string(kind), ID: string(id)}, k, record)
 	case bucketClaim:
 		return decodeClaim(k, record)
-	case bucketBookmark:
-		return decodeBookmark(k, record)
+	case bucketCheckpoint:
+		return decodeCheckpoint(k, record)
 	}
 	panic(fmt.Sprintf("bucket %v holds no records", bucket(k[0])))
 }

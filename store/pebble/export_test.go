@@ -103,8 +103,8 @@ func place(record any) (key []byte, from int) {
 		return nameKey(bucketReceipt, r.Entity, r.Name), storecore.SumBytes
 	case *store.Claimed:
 		return claimKey(r.Claim), storecore.SumBytes
-	case *store.Bookmark:
-		return bookmarkKey(r.Name, r.Position.Partition()), storecore.SumBytes
+	case *store.Checkpoint:
+		return checkpointKey(r.Name, r.Position.Partition()), storecore.SumBytes
 	}
 	panic(fmt.Sprintf("a %T is no record", record))
 }

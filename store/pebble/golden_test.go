@@ -60,9 +60,9 @@ func makeGolden(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &store.Batch{Bookmarks: []store.Bookmark{{Name: "in the WAL", Position: 1}}}
+	b := &store.Batch{Checkpoints: []store.Checkpoint{{Name: "in the WAL", Position: 1}}}
 	commit(t, l, b)
-	b.Bookmarks[0].Remove = true
+	b.Checkpoints[0].Remove = true
 	commit(t, l, b)
 	after, err := store.NewDigest(t.Context(), l, nil)
 	if err != nil {

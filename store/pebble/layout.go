@@ -28,7 +28,7 @@ import (
 //	t kind 0 id 0 name                        number: sequence of a timer
 //	r kind 0 id 0 name                        record: Receipt
 //	c space 0 value                           record: Claimed
-//	b name 0 be16(partition)                  record: Bookmark, also of deletions, see store.DeletionPrefix
+//	b name 0 be16(partition)                  record: Checkpoint, also of deletions, see store.DeletionPrefix
 //
 // An earlier version of this package does not know halted messages. It does not delete the
 // entry in h when it retries or removes a halted message. So an entry in h counts only if its
@@ -44,17 +44,17 @@ import (
 type bucket byte
 
 const (
-	bucketMeta     bucket = 'm'
-	bucketLog      bucket = 'l'
-	bucketEntity   bucket = 'e'
-	bucketMessage  bucket = 'o'
-	bucketDue      bucket = 'd'
-	bucketParked   bucket = 'q'
-	bucketHalted   bucket = 'h'
-	bucketTimer    bucket = 't'
-	bucketReceipt  bucket = 'r'
-	bucketClaim    bucket = 'c'
-	bucketBookmark bucket = 'b'
+	bucketMeta       bucket = 'm'
+	bucketLog        bucket = 'l'
+	bucketEntity     bucket = 'e'
+	bucketMessage    bucket = 'o'
+	bucketDue        bucket = 'd'
+	bucketParked     bucket = 'q'
+	bucketHalted     bucket = 'h'
+	bucketTimer      bucket = 't'
+	bucketReceipt    bucket = 'r'
+	bucketClaim      bucket = 'c'
+	bucketCheckpoint bucket = 'b'
 )
 
 // A part is the rest of a key in bucketEntity after kind and id. One search and one iteration
@@ -132,8 +132,8 @@ func claimKey(c store.Claim) []byte {
 	return storecore.AppendPair([]byte{byte(bucketClaim)}, c.Space, c.Value)
 }
 
-func bookmarkKey(name string, partition int) []byte {
-	return binary.BigEndian.AppendUint16(storecore.AppendPair([]byte{byte(bucketBookmark)}, name, ""), uint16(partition))
+func checkpointKey(name string, partition int) []byte {
+	return binary.BigEndian.AppendUint16(storecore.AppendPair([]byte{byte(bucketCheckpoint)}, name, ""), uint16(partition))
 }
 
 func dueKey(m *store.Message) []byte {

@@ -1,6 +1,6 @@
 // Package pebble keeps a log in a directory, in a log-structured merge tree of
 // github.com/cockroachdb/pebble. It is the durable store with the highest rate of appends,
-// for one process. It has every optional ability of package store except [store.Instant].
+// for one process. It has every optional ability of package store except [store.Synchronous].
 //
 // Commits are grouped: one write to Pebble's write-ahead log (WAL), with one sync, stores all
 // batches of a Commit together with the batches of other callers that wait at the same time.
@@ -89,20 +89,20 @@ type Log struct {
 }
 
 var (
-	_ store.Log        = (*Log)(nil)
-	_ store.Catalog    = (*Log)(nil)
-	_ store.Pruner     = (*Log)(nil)
-	_ store.Outbox     = (*Log)(nil)
-	_ store.Receipts   = (*Log)(nil)
-	_ store.Claims     = (*Log)(nil)
-	_ store.Bookmarks  = (*Log)(nil)
-	_ store.Deletions  = (*Log)(nil)
-	_ store.Statistics = (*Log)(nil)
-	_ store.Exclusive  = (*Log)(nil)
-	_ store.Exporter   = (*Log)(nil)
-	_ store.Importer   = (*Log)(nil)
-	_ store.Verifier   = (*Log)(nil)
-	_ store.Backuper   = (*Log)(nil)
+	_ store.Log         = (*Log)(nil)
+	_ store.Catalog     = (*Log)(nil)
+	_ store.Pruner      = (*Log)(nil)
+	_ store.Outbox      = (*Log)(nil)
+	_ store.Receipts    = (*Log)(nil)
+	_ store.Claims      = (*Log)(nil)
+	_ store.Checkpoints = (*Log)(nil)
+	_ store.Deletions   = (*Log)(nil)
+	_ store.StatsReader = (*Log)(nil)
+	_ store.Exclusive   = (*Log)(nil)
+	_ store.Exporter    = (*Log)(nil)
+	_ store.Importer    = (*Log)(nil)
+	_ store.Verifier    = (*Log)(nil)
+	_ store.BackupStore = (*Log)(nil)
 
 	_ store.FaultTeller = (*Log)(nil)
 )
@@ -145,7 +145,7 @@ func (l *Log) Acquire() (release func(), err error) {
 	return sync.OnceFunc(func() { l.held.Store(false) }), nil
 }
 
-// Stats implements [store.Statistics]. Every commit updates the counts, so Stats costs one
+// Stats implements [store.StatsReader]. Every commit updates the counts, so Stats costs one
 // short read for a log of any size. FileBytes is the size of all files of the log. FreeBytes
 // is the size of those that Pebble keeps for reuse or will delete soon.
 func (l *Log) Stats(ctx context.Context) (store.Stats, error) {

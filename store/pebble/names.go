@@ -103,24 +103,24 @@ func decodeClaim(k, record []byte) (*store.Claimed, error) {
 	return c, err
 }
 
-// Bookmarks implements [store.Bookmarks].
-func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
-	all := []store.Bookmark{}
-	for b, err := range records(ctx, l, "bookmarks", []byte{byte(bucketBookmark)}, decodeBookmark) {
+// Checkpoints implements [store.Checkpoints].
+func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
+	all := []store.Checkpoint{}
+	for b, err := range records(ctx, l, "checkpoints", []byte{byte(bucketCheckpoint)}, decodeCheckpoint) {
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, *b)
 	}
-	all, _ = store.SplitBookmarks(all)
+	all, _ = store.SplitCheckpoints(all)
 	return all, nil
 }
 
-// Deleted implements [store.Deletions]. It reads only the bookmarks of deletions.
+// Deleted implements [store.Deletions]. It reads only the checkpoints of deletions.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	var all []store.Deletion
-	prefix := append([]byte{byte(bucketBookmark)}, store.DeletionPrefix...)
-	for b, err := range records(ctx, l, "deletions", prefix, decodeBookmark) {
+	prefix := append([]byte{byte(bucketCheckpoint)}, store.DeletionPrefix...)
+	for b, err := range records(ctx, l, "deletions", prefix, decodeCheckpoint) {
 		if err != nil {
 			return nil, err
 		}
@@ -130,9 +130,9 @@ func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return all, nil
 }
 
-func decodeBookmark(k, record []byte) (*store.Bookmark, error) {
-	b, err := store.DecodeBookmark(record)
-	if err == nil && !bytes.Equal(bookmarkKey(b.Name, b.Position.Partition()), k) {
+func decodeCheckpoint(k, record []byte) (*store.Checkpoint, error) {
+	b, err := store.DecodeCheckpoint(record)
+	if err == nil && !bytes.Equal(checkpointKey(b.Name, b.Position.Partition()), k) {
 		err = corruptKey(k, fmt.Sprintf("found %q at %v in its place", b.Name, b.Position))
 	}
 	return b, err

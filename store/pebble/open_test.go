@@ -206,7 +206,7 @@ func TestAReaderCannotWrite(t *testing.T) {
 		wantIs(t, err, errors.ErrUnsupported)
 		_, err = r.Acquire()
 		wantIs(t, err, errors.ErrUnsupported)
-		if err := r.Checkpoint(t.Context(), newDir(t)); err != nil { // which changes nothing of the log
+		if err := r.Clone(t.Context(), newDir(t)); err != nil { // which changes nothing of the log
 			t.Errorf("checkpoint: %v", err)
 		}
 		if _, err := r.Stats(t.Context()); err != nil {
@@ -239,7 +239,7 @@ func TestTheWALMayHaveADirectoryOfItsOwn(t *testing.T) {
 	l = openAt(t, l.Path(), pebble.WithWALDir(wal))
 	wantVersions(t, versions(t, l.Read(t.Context(), book("1"), 0)), span(1, 1))
 	dir := newDir(t)
-	if err := l.Checkpoint(t.Context(), dir); err != nil {
+	if err := l.Clone(t.Context(), dir); err != nil {
 		t.Fatalf("checkpoint: %v", err)
 	}
 	c := openAt(t, dir)
@@ -258,10 +258,10 @@ func TestACheckpointIsALogOfItsOwn(t *testing.T) {
 		}
 	}
 	dir := newDir(t)
-	if err := l.Checkpoint(t.Context(), dir); err != nil {
+	if err := l.Clone(t.Context(), dir); err != nil {
 		t.Fatalf("checkpoint: %v", err)
 	}
-	wantIs(t, l.Checkpoint(t.Context(), dir), fs.ErrExist)
+	wantIs(t, l.Clone(t.Context(), dir), fs.ErrExist)
 	commit(t, l, happened(book("1"), 20, 1))
 	c := openAt(t, dir)
 	wantVersions(t, versions(t, c.Read(t.Context(), book("1"), 0)), span(1, 20))

@@ -122,23 +122,23 @@ func (w *writer) deleteEvents(s *stream, below store.Version, through store.Posi
 	return len(gone), nil
 }
 
-// noteDeletion updates the bookmark that says how far events of a kind are deleted.
+// noteDeletion updates the checkpoint that says how far events of a kind are deleted.
 func (w *writer) noteDeletion(kind string, through store.Position) error {
 	d := store.Deletion{Kind: kind}
-	k := bookmarkKey(d.Mark().Name, through.Partition())
+	k := checkpointKey(d.Mark().Name, through.Partition())
 	record, err := getRecord(w.reader(), k)
 	if err != nil {
 		return err
 	}
 	if record != nil {
-		old, err := decodeBookmark(k, record)
+		old, err := decodeCheckpoint(k, record)
 		if err != nil {
 			return err
 		}
 		d, _ = store.DeletionOf(*old)
 	}
 	m := d.After(through, w.now).Mark()
-	return w.put(k, store.AppendBookmark(w.sum(k), &m))
+	return w.put(k, store.AppendCheckpoint(w.sum(k), &m))
 }
 
 // deleteFromBlobs rewrites the blobs that contain the events to delete.

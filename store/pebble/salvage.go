@@ -71,7 +71,7 @@ type salvaged struct {
 	// tail says why the last commits may be missing, or is empty.
 	tail string
 	// proven holds the sorts of which no record is missing, according to the log's counters.
-	proven map[store.Sort]bool
+	proven map[store.RecordKind]bool
 }
 
 func (s *salvaged) fault(where string, err error) {
@@ -598,10 +598,10 @@ func (s *salvage) complete(m *mark, made *Log) error {
 		return err
 	}
 	if saysErr == nil && (m == nil || says.commits >= m.commits) {
-		s.proven = map[store.Sort]bool{
-			store.SortEvent:   says.events == has.events,
-			store.SortState:   says.snapshots == has.snapshots,
-			store.SortMessage: says.pending == has.pending && says.parked == has.parked && says.sequence == has.sequence,
+		s.proven = map[store.RecordKind]bool{
+			store.KindEvent:   says.events == has.events,
+			store.KindState:   says.snapshots == has.snapshots,
+			store.KindMessage: says.pending == has.pending && says.parked == has.parked && says.sequence == has.sequence,
 		}
 	}
 	b := s.batch
@@ -702,7 +702,7 @@ func (s *salvage) count(has *counters, heads []uint64) error {
 // ---- reading
 
 // missed yields an error if records of a sort may be missing.
-func (s *salvaged) missed(sort store.Sort, yield func(store.Record, error) bool) bool {
+func (s *salvaged) missed(sort store.RecordKind, yield func(store.Record, error) bool) bool {
 	if s == nil {
 		return true
 	}
@@ -710,7 +710,7 @@ func (s *salvaged) missed(sort store.Sort, yield func(store.Record, error) bool)
 	if s.proven[sort] {
 		reason = ""
 	}
-	if sort == store.SortClaim { // report tail once, in a sort that no reader needs completely
+	if sort == store.KindClaim { // report tail once, in a sort that no reader needs completely
 		reason = cmp.Or(reason, s.tail)
 	}
 	return reason == "" || yield(nil, &store.CorruptError{What: sort.String(), Reason: "some may be missing: " + reason})

@@ -17,7 +17,7 @@ import (
 
 // richLog writes a log with some of everything, part of it in tables and part of it in
 // the write-ahead log alone, and returns its directory, and the stored forms of all states
-// and bookmarks that it ever had.
+// and checkpoints that it ever had.
 func richLog(t *testing.T) (path string, ever map[string]bool) {
 	t.Helper()
 	l := openNew(t)
@@ -27,13 +27,13 @@ func richLog(t *testing.T) (path string, ever map[string]bool) {
 		b := happened(key, store.Version(i/40), 1)
 		b.Receipts = []store.Receipt{{Name: fmt.Sprint("r", i)}}
 		b.Claim = []store.Claim{{Space: "s", Value: fmt.Sprint(i)}}
-		b.Bookmarks = []store.Bookmark{{Name: fmt.Sprint("reader ", i%7), Position: store.Position(i)}}
+		b.Checkpoints = []store.Checkpoint{{Name: fmt.Sprint("reader ", i%7), Position: store.Position(i)}}
 		b.Enqueue = []store.Message{{ID: store.ID{1, byte(i), byte(i >> 8)}, Type: "test.v1.Message"}}
 		if i%3 == 0 {
 			b.Snapshot = &store.State{ID: store.ID{2, byte(i), byte(i >> 8)}, Type: "test.v1.State", Payload: []byte("state")}
 		}
 		commit(t, l, b)
-		maps.Copy(ever, records(t, l, store.SortState, store.SortBookmark))
+		maps.Copy(ever, records(t, l, store.KindState, store.KindCheckpoint))
 		if i == 100 || i == 200 {
 			if err := l.Flush(); err != nil {
 				t.Fatal(err)
@@ -45,7 +45,7 @@ func richLog(t *testing.T) (path string, ever map[string]bool) {
 }
 
 // records returns the stored forms of all records of some sorts that can be read.
-func records(t *testing.T, l store.Log, sorts ...store.Sort) map[string]bool {
+func records(t *testing.T, l store.Log, sorts ...store.RecordKind) map[string]bool {
 	t.Helper()
 	x, err := l.(store.Exporter).Export(t.Context())
 	if err != nil {
@@ -193,7 +193,7 @@ func TestSalvage(t *testing.T) {
 	t.Parallel()
 	path, ever := richLog(t)
 	l := openAt(t, path, pebble.ReadOnly())
-	all := records(t, l, store.Sorts()...)
+	all := records(t, l, store.RecordKinds()...)
 	closeLog(t, l)
 	seeds := 24
 	if testing.Short() {
@@ -222,7 +222,7 @@ func TestSalvage(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v: copy: %v", done, err)
 			}
-			found := records(t, to, store.Sorts()...)
+			found := records(t, to, store.RecordKinds()...)
 			for r := range found {
 				if !all[r] && !ever[r] {
 					t.Errorf("%v: the copy has a record that was not in the log: %q", done, r)
@@ -248,7 +248,7 @@ func TestSalvage_goes_on_behind_damage(t *testing.T) {
 	t.Parallel()
 	path, _ := richLog(t)
 	l := openAt(t, path)
-	all := records(t, l, store.Sorts()...)
+	all := records(t, l, store.RecordKinds()...)
 	if err := l.Flush(); err != nil { // no record is in the write-ahead log alone
 		t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func TestSalvage_goes_on_behind_damage(t *testing.T) {
 			t.Fatal(err)
 		}
 		closeLog(t, l)
-		if found := len(records(t, to, store.Sorts()...)); found < len(all)*3/4 || report.Err() == nil {
+		if found := len(records(t, to, store.RecordKinds()...)); found < len(all)*3/4 || report.Err() == nil {
 			t.Errorf("without %q: %d of %d records were found; the report says %v", remove, found, len(all), report.Err())
 		}
 	}
@@ -347,7 +347,7 @@ func TestSalvage_takes_the_latest_of_each_entry(t *testing.T) {
 		t.Fatal(err)
 	}
 	commit(t, l, &store.Batch{Settle: []store.Settlement{{Sequence: 5, Required: true}}})
-	all := records(t, l, store.Sorts()...)
+	all := records(t, l, store.RecordKinds()...)
 	closeLog(t, l)
 	copyLogs(old, path)
 	logs, err := filepath.Glob(filepath.Join(path, "*.log"))
@@ -369,7 +369,7 @@ func TestSalvage_takes_the_latest_of_each_entry(t *testing.T) {
 		}
 	}
 	l = openAt(t, path, pebble.Salvage())
-	found := records(t, l, store.Sorts()...)
+	found := records(t, l, store.RecordKinds()...)
 	if !maps.Equal(found, all) {
 		t.Errorf("records: got %d, want the %d that were there", len(found), len(all))
 	}

@@ -199,7 +199,7 @@ func (v *fileCheck) entry(ctx context.Context, k, value []byte) error {
 		return v.message(ctx, k, r.(*store.Message))
 	case bucketDue, bucketParked, bucketTimer, bucketHalted:
 		return v.listEntry(ctx, k, value)
-	case bucketReceipt, bucketClaim, bucketBookmark:
+	case bucketReceipt, bucketClaim, bucketCheckpoint:
 		// An export reads them, and they have no references.
 	default:
 		return corruptKey(k, "there is no such thing")

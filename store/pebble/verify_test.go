@@ -34,7 +34,7 @@ func TestVerifyFindsEveryEntryThatIsTakenAway(t *testing.T) {
 	}
 	for _, k := range keys {
 		copied := newDir(t)
-		if err := l.Checkpoint(t.Context(), copied); err != nil {
+		if err := l.Clone(t.Context(), copied); err != nil {
 			t.Fatal(err)
 		}
 		edit(t, copied, func(db *cockroach.DB) error { return db.Delete(k, cockroach.Sync) })

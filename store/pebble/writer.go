@@ -174,7 +174,7 @@ func (w *writer) group(group []*store.Batch, results []store.Result) error {
 	for i, b := range group {
 		r := &results[i]
 		if r.Err == nil && refused[b.Key] {
-			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
+			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, AfterRefused: true}
 		}
 		var h storecore.Head
 		if r.Err == nil {
@@ -312,7 +312,7 @@ func (w *writer) apply(b *store.Batch, h storecore.Head, r *store.Result) error 
 	if err := w.putClaims(b); err != nil {
 		return err
 	}
-	return w.putBookmarks(b.Bookmarks)
+	return w.putCheckpoints(b.Checkpoints)
 }
 
 func (w *writer) putEvents(b *store.Batch, r *store.Result) error {
@@ -516,10 +516,10 @@ func (w *writer) claimed(c store.Claim) (*store.Claimed, error) {
 	return readClaim(w.reader(), c)
 }
 
-func (w *writer) putBookmarks(bookmarks []store.Bookmark) error {
-	for i := range bookmarks {
-		m := &bookmarks[i]
-		k := bookmarkKey(m.Name, m.Position.Partition())
+func (w *writer) putCheckpoints(checkpoints []store.Checkpoint) error {
+	for i := range checkpoints {
+		m := &checkpoints[i]
+		k := checkpointKey(m.Name, m.Position.Partition())
 		if m.Remove {
 			if err := w.drop(k); err != nil {
 				return err
@@ -527,7 +527,7 @@ func (w *writer) putBookmarks(bookmarks []store.Bookmark) error {
 			continue
 		}
 		m.Time = w.now
-		if err := w.put(k, store.AppendBookmark(w.sum(k), m)); err != nil {
+		if err := w.put(k, store.AppendCheckpoint(w.sum(k), m)); err != nil {
 			return err
 		}
 	}

@@ -467,13 +467,13 @@ func lostEvents(first, last store.Position, reason string) error {
 
 // listBeside yields the records of the listings after the key last, and an error for each
 // known damage.
-func (x *export) listBeside(ctx context.Context, p *page, s store.Sort, all []listing, last rowKey, begun bool, hand func(store.Record, error) bool) (failure error) {
+func (x *export) listBeside(ctx context.Context, p *page, s store.RecordKind, all []listing, last rowKey, begun bool, hand func(store.Record, error) bool) (failure error) {
 	b, faults, err := x.besides(ctx, all, "")
 	if err != nil {
 		return err
 	}
 	defer func() { failure = errors.Join(failure, b.close(ctx)) }()
-	if s != store.SortMessage { // lost messages get an error each, below
+	if s != store.KindMessage { // lost messages get an error each, below
 		for _, err := range faults {
 			if !hand(nil, err) {
 				return nil
@@ -482,7 +482,7 @@ func (x *export) listBeside(ctx context.Context, p *page, s store.Sort, all []li
 	}
 	more := true
 	lost := func(until int64) error {
-		if s != store.SortMessage || !b.damaged {
+		if s != store.KindMessage || !b.damaged {
 			return nil
 		}
 		first := int64(1)
@@ -513,7 +513,7 @@ func (x *export) listBeside(ctx context.Context, p *page, s store.Sort, all []li
 			if failed = lost(at.number - 1); failed != nil || !more {
 				return false
 			}
-			if s == store.SortVersion && begun && at.texts == last.texts {
+			if s == store.KindVersion && begun && at.texts == last.texts {
 				for v := last.number + 1; v < at.number && more; v++ {
 					key := store.Key{Kind: at.texts[0], ID: at.texts[1]}
 					more = hand(nil, &store.CorruptError{

@@ -50,16 +50,16 @@ type listing struct {
 
 // listings describes the tables of each sort of records that is not read by partition.
 // States are in two tables.
-var listings = map[store.Sort][]listing{
-	store.SortState: {
+var listings = map[store.RecordKind][]listing{
+	store.KindState: {
 		{"snapshots", []string{"kind", "id"}, "version", "record", "octet_length(record)"},
 		{"states", []string{"kind", "id"}, "version", "record", "octet_length(record)"},
 	},
-	store.SortMessage:  {{"messages", nil, "sequence", "record", "octet_length(record)"}},
-	store.SortReceipt:  {{"receipts", []string{"kind", "id", "name"}, "", "record", "octet_length(record)"}},
-	store.SortClaim:    {{"claims", []string{"space", "value"}, "", "record", "octet_length(record)"}},
-	store.SortBookmark: {{"bookmarks", []string{"name"}, "partition", "record", "octet_length(record)"}},
-	store.SortVersion:  {{"events", []string{"kind", "id"}, "version", "position", "8"}},
+	store.KindMessage:    {{"messages", nil, "sequence", "record", "octet_length(record)"}},
+	store.KindReceipt:    {{"receipts", []string{"kind", "id", "name"}, "", "record", "octet_length(record)"}},
+	store.KindClaim:      {{"claims", []string{"space", "value"}, "", "record", "octet_length(record)"}},
+	store.KindCheckpoint: {{"bookmarks", []string{"name"}, "partition", "record", "octet_length(record)"}},
+	store.KindVersion:    {{"events", []string{"kind", "id"}, "version", "position", "8"}},
 }
 
 // sqlListing returns the statement that reads one page of listings which have the same
@@ -89,7 +89,7 @@ func sqlListing(all []listing) string {
 }
 
 // Records implements [store.Export].
-func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+func (x *export) Records(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
 	return func(yield func(store.Record, error) bool) {
 		p := newPage()
 		defer p.release()
@@ -107,7 +107,7 @@ func (x *export) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Reco
 		var err error
 		if all := listings[s]; all != nil {
 			err = x.list(ctx, p, s, all, hand)
-		} else if s == store.SortEvent {
+		} else if s == store.KindEvent {
 			err = x.events(ctx, p, hand)
 		}
 		if err != nil {
@@ -165,7 +165,7 @@ func (x *export) events(ctx context.Context, p *page, hand func(store.Record, er
 }
 
 // list reads the rows of listings.
-func (x *export) list(ctx context.Context, p *page, s store.Sort, all []listing, hand func(store.Record, error) bool) error {
+func (x *export) list(ctx context.Context, p *page, s store.RecordKind, all []listing, hand func(store.Record, error) bool) error {
 	one := all[0]
 	sql := in(x.log.schema, sqlListing(all))
 	last, begun := rowKey{number: math.MinInt64}, false
@@ -216,18 +216,18 @@ func (x *export) list(ctx context.Context, p *page, s store.Sort, all []listing,
 }
 
 // placeOf returns a record with the fields that the key of a damaged row tells.
-func placeOf(s store.Sort, k rowKey) store.Record {
+func placeOf(s store.RecordKind, k rowKey) store.Record {
 	switch s {
-	case store.SortState:
+	case store.KindState:
 		return &store.State{Key: store.Key{Kind: k.texts[0], ID: k.texts[1]}, Version: store.Version(k.number)}
-	case store.SortMessage:
+	case store.KindMessage:
 		return &store.Message{Sequence: uint64(k.number)}
-	case store.SortReceipt:
+	case store.KindReceipt:
 		return &store.Receipt{Entity: store.Key{Kind: k.texts[0], ID: k.texts[1]}, Name: k.texts[2]}
-	case store.SortClaim:
+	case store.KindClaim:
 		return &store.Claimed{Claim: store.Claim{Space: k.texts[0], Value: k.texts[1]}}
-	case store.SortBookmark:
-		return storecore.BookmarkAt(k.texts[0], uint16(k.number))
+	case store.KindCheckpoint:
+		return storecore.CheckpointAt(k.texts[0], uint16(k.number))
 	}
 	return nil
 }
@@ -241,28 +241,28 @@ func signed(value []byte) int64 {
 }
 
 // decode decodes the record of a row, and checks it against the key of the row.
-func (p *page) decode(s store.Sort, k rowKey, record []byte) (store.Record, error) {
+func (p *page) decode(s store.RecordKind, k rowKey, record []byte) (store.Record, error) {
 	switch s {
-	case store.SortVersion:
+	case store.KindVersion:
 		key := store.Key{Kind: k.texts[0], ID: k.texts[1]}
 		return &store.Event{Key: key, Version: store.Version(k.number), Position: store.Position(number(record))}, nil
-	case store.SortState:
+	case store.KindState:
 		key := store.Key{Kind: k.texts[0], ID: k.texts[1]}
 		err := p.decoder.State(record, &p.state)
 		if err == nil && (p.state.Key != key || p.state.Version != store.Version(k.number)) {
 			err = &store.CorruptError{What: "state", Reason: fmt.Sprintf("found version %d of %v in its place", p.state.Version, p.state.Key)}
 		}
 		return &p.state, located(err, "snapshots or states", fmt.Sprintf("version %d of %v", k.number, key))
-	case store.SortMessage:
+	case store.KindMessage:
 		return decodeMessage(k.number, record)
-	case store.SortReceipt:
+	case store.KindReceipt:
 		return decodeReceipt(store.Key{Kind: k.texts[0], ID: k.texts[1]}, k.texts[2], record)
-	case store.SortClaim:
+	case store.KindClaim:
 		return decodeClaim(store.Claim{Space: k.texts[0], Value: k.texts[1]}, record)
 	default:
-		b, err := store.DecodeBookmark(record)
+		b, err := store.DecodeCheckpoint(record)
 		if err == nil && (b.Name != k.texts[0] || int64(b.Position.Partition()) != k.number) {
-			err = &store.CorruptError{What: "bookmark", Reason: fmt.Sprintf("found %q at %v in its place", b.Name, b.Position)}
+			err = &store.CorruptError{What: "checkpoint", Reason: fmt.Sprintf("found %q at %v in its place", b.Name, b.Position)}
 		}
 		return b, located(err, "bookmarks", fmt.Sprintf("name %q, partition %d", k.texts[0], k.number))
 	}

@@ -10,9 +10,9 @@ import (
 
 // Keys of records that are not entities.
 type (
-	timerKey    struct{ kind, id, name string }
-	receiptKey  struct{ kind, id, name string }
-	bookmarkKey struct {
+	timerKey      struct{ kind, id, name string }
+	receiptKey    struct{ kind, id, name string }
+	checkpointKey struct {
 		name      string
 		partition int
 	}
@@ -370,8 +370,8 @@ type statements struct {
 	deleteSnapshots, putSnapshots, putStates                                string
 	deleteMessages, addMessages, changeMessages                             string
 	deleteReceipts, addReceipts                                             string
-	deleteClaims, addClaims, deleteBookmarks, putBookmarks                  string
+	deleteClaims, addClaims, deleteCheckpoints, putCheckpoints              string
 	proof, trim, depart                                                     string
 	load, stream, scan, first, pending, undelivered, parked, receipt, owner string
-	receiptsOf, claimsOf, bookmarks, deletions, pruned                      string
+	receiptsOf, claimsOf, checkpoints, deletions, pruned                    string
 }

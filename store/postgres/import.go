@@ -28,8 +28,8 @@ type filling struct {
 	failed error
 	done   bool
 
-	sort   store.Sort // sort of the last record
-	last   rowKey     // key of the last record
+	sort   store.RecordKind // sort of the last record
+	last   rowKey           // key of the last record
 	heads  []uint64
 	events int64
 	latest time.Time // latest time of the added records
@@ -135,7 +135,7 @@ func (f *filling) Add(ctx context.Context, records ...store.Record) error {
 	return f.step(ctx, func() error {
 		for len(records) > 0 {
 			n := 1
-			for n < min(len(records), pageRowsMax) && store.SortOf(records[n]) == store.SortOf(records[0]) {
+			for n < min(len(records), pageRowsMax) && store.RecordKindOf(records[n]) == store.RecordKindOf(records[0]) {
 				n++
 			}
 			if err := f.add(ctx, records[:n]); err != nil {
@@ -221,7 +221,7 @@ func (f *filling) add(ctx context.Context, records []store.Record) error {
 
 // inOrder checks that a record is valid, and that it comes after the one before.
 func (f *filling) inOrder(r store.Record) error {
-	s := store.SortOf(r)
+	s := store.RecordKindOf(r)
 	if s < f.sort {
 		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, s, f.sort)
 	}
@@ -256,7 +256,7 @@ func keyOf(r store.Record) (rowKey, time.Time) {
 		return rowKey{texts: [3]string{r.Entity.Kind, r.Entity.ID, r.Name}}, r.Time
 	case *store.Claimed:
 		return rowKey{texts: [3]string{r.Claim.Space, r.Claim.Value}}, r.Time
-	case *store.Bookmark:
+	case *store.Checkpoint:
 		return rowKey{texts: [3]string{r.Name}, number: int64(r.Position.Partition())}, r.Time
 	}
 	return rowKey{}, time.Time{}
@@ -377,7 +377,7 @@ func (f *filling) addMessages(records []store.Record) ([]copying, error) {
 	}}, nil
 }
 
-// named returns the rows to COPY for receipts, claims and bookmarks: records that have a
+// named returns the rows to COPY for receipts, claims and checkpoints: records that have a
 // name as a key.
 func named(records []store.Record) copying {
 	c := copying{rows: len(records)}
@@ -397,7 +397,7 @@ func named(records []store.Record) copying {
 		case *store.Claimed:
 			return []any{r.Claim.Space, r.Claim.Value, record}
 		default:
-			b := r.(*store.Bookmark)
+			b := r.(*store.Checkpoint)
 			return []any{b.Name, int32(b.Position.Partition()), record}
 		}
 	}

@@ -76,8 +76,8 @@ func events(name string, entities int, more func(n int, b *store.Batch)) *job {
 func jobs() []*job {
 	cold := events("a pipeline of a session that has prepared nothing", 1, nil)
 	cold.cold, cold.large = true, true
-	bookmark := func(n, position int) *store.Batch {
-		return &store.Batch{Bookmarks: []store.Bookmark{{Name: fmt.Sprint("job ", n), Position: store.Position(position)}}}
+	checkpoint := func(n, position int) *store.Batch {
+		return &store.Batch{Checkpoints: []store.Checkpoint{{Name: fmt.Sprint("job ", n), Position: store.Position(position)}}}
 	}
 	read := events("a pipeline that is decided on what is read", 1, func(n int, b *store.Batch) {
 		b.Claim = []store.Claim{{Space: "s", Value: fmt.Sprint(n)}}
@@ -92,11 +92,11 @@ func jobs() []*job {
 		cold,
 		read, copied,
 		{
-			name: "a bookmark, of no entity", large: true,
-			group: func(n int) []*store.Batch { return []*store.Batch{bookmark(n, 1)} },
+			name: "a checkpoint, of no entity", large: true,
+			group: func(n int) []*store.Batch { return []*store.Batch{checkpoint(n, 1)} },
 			stored: func(t *testing.T, l *postgres.Log, n int) bool {
 				t.Helper()
-				all, err := l.Bookmarks(t.Context())
+				all, err := l.Checkpoints(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -107,7 +107,7 @@ func jobs() []*job {
 				}
 				return false
 			},
-			next: func(n int, _ bool) *store.Batch { return bookmark(n, 2) },
+			next: func(n int, _ bool) *store.Batch { return checkpoint(n, 2) },
 		},
 		{
 			name: "a settlement, of no entity", large: true,

@@ -1,6 +1,6 @@
 // Package postgres keeps a log in a schema of a PostgreSQL database. Many processes on many
 // machines can use the log at the same time. It has every optional ability of package store
-// except [store.Instant] and [store.Backuper]. The log is shared, so [Log.Acquire] returns
+// except [store.Synchronous] and [store.BackupStore]. The log is shared, so [Log.Acquire] returns
 // an error matching [errors.ErrUnsupported]. It works with PostgreSQL 14 and later.
 //
 //	log, err := postgres.Open(ctx, "postgres://app@db.example.com/shop")
@@ -205,9 +205,9 @@ var (
 	_ store.Receipts     = (*Log)(nil)
 	_ store.ReceiptHeads = (*Log)(nil)
 	_ store.Claims       = (*Log)(nil)
-	_ store.Bookmarks    = (*Log)(nil)
+	_ store.Checkpoints  = (*Log)(nil)
 	_ store.Deletions    = (*Log)(nil)
-	_ store.Statistics   = (*Log)(nil)
+	_ store.StatsReader  = (*Log)(nil)
 	_ store.Exclusive    = (*Log)(nil)
 	_ store.Watcher      = (*Log)(nil)
 	_ store.Exporter     = (*Log)(nil)
@@ -243,7 +243,7 @@ const sqlStats = `SELECT (SELECT pruned FROM S.log),
 	(SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE n.nspname = $1 AND c.relkind IN ('r', 'S'))`
 
-// Stats implements [store.Statistics]. It reads all entries of the outbox's indexes. It does
+// Stats implements [store.StatsReader]. It reads all entries of the outbox's indexes. It does
 // not count entities, states and free space.
 func (l *Log) Stats(ctx context.Context) (store.Stats, error) {
 	var s store.Stats

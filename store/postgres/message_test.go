@@ -108,7 +108,7 @@ func TestAwkwardNamesAreKept(t *testing.T) {
 			b.Events[0].Type, b.Events[0].Tags = "t"+name, []string{"tag" + name, "tag", `"`, `\`}
 			b.Receipts = []store.Receipt{{Name: fmt.Sprint(round, name), Reply: []byte(name)}}
 			b.Enqueue = []store.Message{{ID: newID(), Type: "m" + name, Payload: []byte(name)}}
-			b.Bookmarks = []store.Bookmark{{Name: "b" + name, Position: 1}}
+			b.Checkpoints = []store.Checkpoint{{Name: "b" + name, Position: 1}}
 			if i%2 == 0 && round == 0 {
 				b.Claim = []store.Claim{{Space: "s" + name, Value: "v" + name}}
 			}

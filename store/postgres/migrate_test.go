@@ -191,7 +191,7 @@ func TestARoleThatMayOnlyAppendCanDoAllButChangeEvents(t *testing.T) {
 		{Key: key("saved"), Expected: 1, Save: &store.State{ID: newID(), Type: "t", Payload: []byte("2")}},
 		{
 			Key: k, Expected: 4, Cancel: []string{"t"}, Forget: []string{"1"}, Release: []store.Claim{{Space: "s", Value: "1"}},
-			Bookmarks: []store.Bookmark{{Name: "b", Remove: true}},
+			Checkpoints: []store.Checkpoint{{Name: "b", Remove: true}},
 		},
 	} {
 		if err := commitOne(ctx, l, b); err != nil {
@@ -208,7 +208,7 @@ func TestARoleThatMayOnlyAppendCanDoAllButChangeEvents(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := l.Bookmarks(ctx); err != nil {
+	if _, err := l.Checkpoints(ctx); err != nil {
 		t.Error(err)
 	}
 	if _, err := l.Kinds(ctx); err != nil {

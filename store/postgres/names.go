@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The statements that read records by name: receipts, claims and bookmarks. A statement for
+// The statements that read records by name: receipts, claims and checkpoints. A statement for
 // a page starts after the last name of the page before.
 const (
 	sqlReceipt    = `SELECT name, record FROM S.receipts WHERE kind = $1 AND id = $2 AND name = $3`
@@ -18,10 +18,10 @@ const (
 			SELECT name, record, sum(octet_length(record)) OVER (ORDER BY name ROWS UNBOUNDED PRECEDING) - octet_length(record) AS before
 			FROM (SELECT name, record FROM S.receipts WHERE kind = $1 AND id = $2 AND name > $3 ORDER BY name LIMIT $4) p
 		) q WHERE before < $5 ORDER BY name`
-	sqlOwner     = `SELECT value, record FROM S.claims WHERE space = $1 AND value = $2`
-	sqlClaimsOf  = `SELECT value, record FROM S.claims WHERE space = $1 AND value > $2 ORDER BY value LIMIT $3`
-	sqlBookmarks = `SELECT name, record FROM S.bookmarks ORDER BY name, partition`
-	// sqlDeletions reads bookmarks whose names begin with [store.DeletionPrefix], in byte order.
+	sqlOwner       = `SELECT value, record FROM S.claims WHERE space = $1 AND value = $2`
+	sqlClaimsOf    = `SELECT value, record FROM S.claims WHERE space = $1 AND value > $2 ORDER BY value LIMIT $3`
+	sqlCheckpoints = `SELECT name, record FROM S.bookmarks ORDER BY name, partition`
+	// sqlDeletions reads checkpoints whose names begin with [store.DeletionPrefix], in byte order.
 	sqlDeletions = `SELECT name, record FROM S.bookmarks WHERE name >= 'perdure.deleted/' AND name < 'perdure.deleted0' ORDER BY name, partition`
 )
 
@@ -104,26 +104,26 @@ func (l *Log) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed,
 	})
 }
 
-// Bookmarks implements [store.Bookmarks].
-func (l *Log) Bookmarks(ctx context.Context) ([]store.Bookmark, error) {
-	all, err := l.readBookmarks(ctx, l.statements.bookmarks)
-	all, _ = store.SplitBookmarks(all)
+// Checkpoints implements [store.Checkpoints].
+func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
+	all, err := l.readCheckpoints(ctx, l.statements.checkpoints)
+	all, _ = store.SplitCheckpoints(all)
 	return all, err
 }
 
-// Deleted implements [store.Deletions]. It reads only the bookmarks of deletions.
+// Deleted implements [store.Deletions]. It reads only the checkpoints of deletions.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
-	all, err := l.readBookmarks(ctx, l.statements.deletions)
-	_, deletions := store.SplitBookmarks(all)
+	all, err := l.readCheckpoints(ctx, l.statements.deletions)
+	_, deletions := store.SplitCheckpoints(all)
 	return deletions, err
 }
 
-func (l *Log) readBookmarks(ctx context.Context, sql string) ([]store.Bookmark, error) {
-	all := []store.Bookmark{}
+func (l *Log) readCheckpoints(ctx context.Context, sql string) ([]store.Checkpoint, error) {
+	all := []store.Checkpoint{}
 	err := l.named(ctx, sql, nil, func(name string, record []byte) error {
-		b, err := store.DecodeBookmark(record)
+		b, err := store.DecodeCheckpoint(record)
 		if err == nil && b.Name != name {
-			err = &store.CorruptError{What: "bookmark", Reason: fmt.Sprintf("found %q in its place", b.Name)}
+			err = &store.CorruptError{What: "checkpoint", Reason: fmt.Sprintf("found %q in its place", b.Name)}
 		}
 		if err != nil {
 			return located(err, "bookmarks", fmt.Sprintf("name %q", name))
@@ -132,7 +132,7 @@ func (l *Log) readBookmarks(ctx context.Context, sql string) ([]store.Bookmark, 
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("bookmarks: %w", err)
+		return nil, fmt.Errorf("checkpoints: %w", err)
 	}
 	return all, nil
 }

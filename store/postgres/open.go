@@ -250,12 +250,12 @@ func newStatements(schema string) statements {
 		putStates: s(sqlPutStates), deleteMessages: s(sqlDeleteMessages), addMessages: s(sqlAddMessages), changeMessages: s(sqlChangeMessages),
 		deleteReceipts: s(sqlDeleteReceipts), addReceipts: s(sqlAddReceipts),
 		deleteClaims: s(sqlDeleteClaims), addClaims: s(sqlAddClaims),
-		deleteBookmarks: s(sqlDeleteBookmarks), putBookmarks: s(sqlMoveBookmarks),
+		deleteCheckpoints: s(sqlDeleteCheckpoints), putCheckpoints: s(sqlMoveCheckpoints),
 		proof: s(sqlProof), trim: s(sqlTrim), depart: s(sqlDepart),
 
 		load: s(sqlLoad), stream: s(sqlStream), scan: strings.Replace(s(sqlScan), "%s", "", 1),
 		first: s(sqlFirst), pruned: s(sqlPruned), pending: s(sqlPending), undelivered: s(sqlUndelivered), parked: s(sqlParked),
 		receipt: s(sqlReceipt), receiptsOf: s(sqlReceiptsOf), owner: s(sqlOwner), claimsOf: s(sqlClaimsOf),
-		bookmarks: s(sqlBookmarks), deletions: s(sqlDeletions),
+		checkpoints: s(sqlCheckpoints), deletions: s(sqlDeletions),
 	}
 }

@@ -243,8 +243,8 @@ func checkPageVerify(t *testing.T, l store.Log, c *pageCase, want map[store.Posi
 		t.Errorf("verify: got faults at %v, want %v", positions, truth)
 	case c.file == "messages" && !slices.Equal(sequences, truth):
 		t.Errorf("verify: got faults of messages %v, want %v", sequences, truth)
-	case (c.index || c.kept) && report.Count(store.SortEvent) != int64(len(want)):
-		t.Errorf("verify: got %d whole events, want all %d: %v", report.Count(store.SortEvent), len(want), report.Faults)
+	case (c.index || c.kept) && report.Count(store.KindEvent) != int64(len(want)):
+		t.Errorf("verify: got %d whole events, want all %d: %v", report.Count(store.KindEvent), len(want), report.Faults)
 	}
 }
 
@@ -277,7 +277,7 @@ func checkPageCopy(t *testing.T, l store.Log, c *pageCase, want map[store.Positi
 		t.Fatal(err)
 	}
 	lost := 0
-	for r, err := range x.Records(t.Context(), store.SortEvent) {
+	for r, err := range x.Records(t.Context(), store.KindEvent) {
 		if err != nil {
 			lost++
 			continue

@@ -45,10 +45,10 @@ type stateKey struct {
 // changed holds the final form of each changed row: its record, or nil if the row is to be
 // deleted.
 type changed struct {
-	messages  map[uint64]*store.Message
-	receipts  map[receiptKey]*store.Receipt
-	claims    map[store.Claim]*store.Claimed
-	bookmarks map[bookmarkKey]*store.Bookmark
+	messages    map[uint64]*store.Message
+	receipts    map[receiptKey]*store.Receipt
+	claims      map[store.Claim]*store.Claimed
+	checkpoints map[checkpointKey]*store.Checkpoint
 }
 
 // newPlan returns an empty plan, with room for the given number of events.
@@ -58,7 +58,7 @@ func newPlan(f *facts, partitions, events int, now time.Time) *plan {
 		puts: make(map[stateKey]*store.State), drops: make(map[stateKey]bool),
 		writes: changed{
 			messages: make(map[uint64]*store.Message), receipts: make(map[receiptKey]*store.Receipt),
-			claims: make(map[store.Claim]*store.Claimed), bookmarks: make(map[bookmarkKey]*store.Bookmark),
+			claims: make(map[store.Claim]*store.Claimed), checkpoints: make(map[checkpointKey]*store.Checkpoint),
 		},
 	}
 }
@@ -66,7 +66,7 @@ func newPlan(f *facts, partitions, events int, now time.Time) *plan {
 // empty reports whether the plan writes nothing.
 func (p *plan) empty() bool {
 	return len(p.events)+len(p.puts)+len(p.drops)+len(p.writes.messages)+len(p.writes.receipts)+
-		len(p.writes.claims)+len(p.writes.bookmarks) == 0
+		len(p.writes.claims)+len(p.writes.checkpoints) == 0
 }
 
 // forget undoes the fields that the plan set in the callers' batches, so that they can be
@@ -85,7 +85,7 @@ func (p *plan) group(c *storecore.Call) (any bool) {
 		r := &c.Results[i]
 		*r = store.Result{Err: c.Refused(i)}
 		if r.Err == nil && refused[b.Key] {
-			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, Behind: true}
+			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, AfterRefused: true}
 			any = true
 		}
 		if r.Err == nil {
@@ -163,7 +163,7 @@ func (p *plan) checkSettle(settle []store.Settlement) error {
 		}
 		if old == nil || gone[s.Sequence] || s.Misses(old) {
 			if s.Required {
-				return &store.SettledError{Sequence: s.Sequence}
+				return &store.MessageGoneError{Sequence: s.Sequence}
 			}
 			continue
 		}
@@ -283,14 +283,14 @@ func (p *plan) apply(b *store.Batch, e *entity, r *store.Result) {
 	}
 	p.applyReceipts(b, r)
 	p.applyClaims(b)
-	for i := range b.Bookmarks {
-		m := &b.Bookmarks[i]
-		k := bookmarkKey{m.Name, m.Position.Partition()}
+	for i := range b.Checkpoints {
+		m := &b.Checkpoints[i]
+		k := checkpointKey{m.Name, m.Position.Partition()}
 		if m.Remove {
-			p.writes.bookmarks[k] = nil
+			p.writes.checkpoints[k] = nil
 		} else {
 			m.Time = p.now
-			p.writes.bookmarks[k] = m
+			p.writes.checkpoints[k] = m
 		}
 	}
 }

@@ -38,7 +38,7 @@ func TestLogPassesTheSuite(t *testing.T) {
 	}
 	storetest.Run(t, open, storetest.Features{
 		Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true,
-		Bookmarks: true, Statistics: true, Watcher: true,
+		Checkpoints: true, Stats: true, Watcher: true,
 		Partitions: true, Clock: true, Pause: true,
 		Exporter: true, Importer: true, Verifier: true,
 		Share: again,
@@ -74,7 +74,7 @@ func damage(t testing.TB, p place, record any, flip func([]byte)) {
 		from, args = "S.receipts WHERE kind = $1 AND id = $2 AND name = $3", []any{r.Entity.Kind, r.Entity.ID, r.Name}
 	case *store.Claimed:
 		from, args = "S.claims WHERE space = $1 AND value = $2", []any{r.Claim.Space, r.Claim.Value}
-	case *store.Bookmark:
+	case *store.Checkpoint:
 		from, args = "S.bookmarks WHERE name = $1 AND partition = $2", []any{r.Name, r.Position.Partition()}
 	default:
 		t.Fatalf("damage a %T", record)

@@ -68,7 +68,7 @@ func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Versi
 	return n, nil
 }
 
-// noteDeletion updates the bookmark that says how far events of a kind are deleted.
+// noteDeletion updates the checkpoint that says how far events of a kind are deleted.
 func (l *Log) noteDeletion(ctx context.Context, tx pgx.Tx, kind string, through store.Position) error {
 	d := store.Deletion{Kind: kind}
 	name, partition := d.Mark().Name, int32(through.Partition())
@@ -78,14 +78,14 @@ func (l *Log) noteDeletion(ctx context.Context, tx pgx.Tx, kind string, through 
 		return err
 	}
 	if record != nil {
-		old, err := store.DecodeBookmark(record)
+		old, err := store.DecodeCheckpoint(record)
 		if err != nil {
 			return located(err, "bookmarks", fmt.Sprintf("name %q, partition %d", name, partition))
 		}
 		d, _ = store.DeletionOf(*old)
 	}
 	m := d.After(through, l.clock(0)).Mark()
-	_, err = tx.Exec(ctx, in(l.schema, sqlPutBookmarks), []string{name}, []int32{partition}, [][]byte{store.AppendBookmark(nil, &m)})
+	_, err = tx.Exec(ctx, in(l.schema, sqlPutCheckpoints), []string{name}, []int32{partition}, [][]byte{store.AppendCheckpoint(nil, &m)})
 	return err
 }
 

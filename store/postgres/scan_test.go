@@ -120,7 +120,7 @@ func TestRepeatedRead(t *testing.T) {
 				if waits {
 					doubted++
 					p.ArmAt(answerOfCommit, pgtest.CutAndRefuse)
-					done := start(t, l, &store.Batch{Bookmarks: []store.Bookmark{{Name: fmt.Sprint(doubted), Position: 1}}})
+					done := start(t, l, &store.Batch{Checkpoints: []store.Checkpoint{{Name: fmt.Sprint(doubted), Position: 1}}})
 					waitFor(t, "the log is in doubt", l.InDoubt)
 					if err := lock.Rollback(t.Context()); err != nil {
 						t.Fatal(err)

@@ -190,7 +190,7 @@ func TestWaiting(t *testing.T) {
 		}
 		h.forget(false)
 		within(t, "an export on a connection that is forgotten", func() {
-			for _, err := range x.Records(context.WithoutCancel(t.Context()), store.SortEvent) {
+			for _, err := range x.Records(context.WithoutCancel(t.Context()), store.KindEvent) {
 				if err == nil {
 					t.Error("export: an event has come over a connection that is forgotten")
 				}

@@ -36,7 +36,7 @@ func rich(k store.Key, expected store.Version, text string) *store.Batch {
 	b.Receipts = []store.Receipt{{Name: text}}
 	b.Enqueue = []store.Message{{ID: newID(), Type: "test.v1.Message", Timer: "t", Payload: []byte(text)}}
 	b.Claim = []store.Claim{{Space: "s", Value: text}}
-	b.Bookmarks = []store.Bookmark{{Name: "b", Position: store.Position(expected + 1)}}
+	b.Checkpoints = []store.Checkpoint{{Name: "b", Position: store.Position(expected + 1)}}
 	return b
 }
 

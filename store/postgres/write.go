@@ -35,12 +35,12 @@ const (
 	sqlAddClaims = `INSERT INTO S.claims (space, value, record)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[]) WHERE ` + sqlIfHeld
 
-	sqlDeleteBookmarks = `DELETE FROM S.bookmarks b USING unnest($1::text[], $2::int[]) AS k (name, partition)
+	sqlDeleteCheckpoints = `DELETE FROM S.bookmarks b USING unnest($1::text[], $2::int[]) AS k (name, partition)
 		WHERE b.name = k.name AND b.partition = k.partition AND ` + sqlIfHeld
-	sqlPutBookmarks = `INSERT INTO S.bookmarks (name, partition, record)
+	sqlPutCheckpoints = `INSERT INTO S.bookmarks (name, partition, record)
 		SELECT * FROM unnest($1::text[], $2::int[], $3::bytea[])
 		ON CONFLICT (name, partition) DO UPDATE SET record = excluded.record`
-	sqlMoveBookmarks = `INSERT INTO S.bookmarks (name, partition, record)
+	sqlMoveCheckpoints = `INSERT INTO S.bookmarks (name, partition, record)
 		SELECT * FROM unnest($1::text[], $2::int[], $3::bytea[]) WHERE ` + sqlIfHeld + `
 		ON CONFLICT (name, partition) DO UPDATE SET record = excluded.record`
 
@@ -91,8 +91,8 @@ func (p *plan) queue(out *message, s *statements) {
 		gone.queue(out, s.deleteClaims, false)
 		put.queue(out, s.addClaims, true)
 	}
-	if len(p.writes.bookmarks) > 0 {
-		p.queueBookmarks(out, s)
+	if len(p.writes.checkpoints) > 0 {
+		p.queueCheckpoints(out, s)
 	}
 }
 
@@ -202,22 +202,22 @@ func (r *messageRows) add(m *store.Message) {
 	r.records = append(r.records, store.AppendMessage(make([]byte, 0, recordRoom+len(m.Payload)), m))
 }
 
-func (p *plan) queueBookmarks(out *message, s *statements) {
+func (p *plan) queueCheckpoints(out *message, s *statements) {
 	var gone, put []string
 	var goneIn, putIn []int32
 	var records [][]byte
-	for k, m := range p.writes.bookmarks {
+	for k, m := range p.writes.checkpoints {
 		if m == nil {
 			gone, goneIn = append(gone, k.name), append(goneIn, int32(k.partition))
 			continue
 		}
 		put, putIn = append(put, k.name), append(putIn, int32(k.partition))
-		records = append(records, store.AppendBookmark(nil, m))
+		records = append(records, store.AppendCheckpoint(nil, m))
 	}
 	if len(gone) > 0 {
-		out.add(s.deleteBookmarks, gone, goneIn)
+		out.add(s.deleteCheckpoints, gone, goneIn)
 	}
 	if len(put) > 0 {
-		out.addOpen(s.putBookmarks, put, putIn, records)
+		out.addOpen(s.putCheckpoints, put, putIn, records)
 	}
 }

@@ -44,7 +44,7 @@ var claimCases = []testCase{
 		)
 		want(x, "error of the first", results[0].Err, nil)
 		x.wantClaimed(results[1].Err, ada, book("a"))
-		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("b"), Expected: 1, Behind: true})
+		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("b"), Expected: 1, AfterRefused: true})
 	}},
 	{name: "a value that the entity holds already is no error", needs: claimNeed, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada, ada}})

@@ -105,8 +105,8 @@ var commitCases = []testCase{
 			&store.Batch{Key: book("a"), Expected: 0, Events: x.events("behind too")},
 		)
 		x.wantConflict("first", results[0].Err, store.ConflictError{Key: book("a"), Expected: 1})
-		x.wantConflict("second", results[1].Err, store.ConflictError{Key: book("a"), Expected: 2, Behind: true})
-		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("a"), Expected: 0, Behind: true})
+		x.wantConflict("second", results[1].Err, store.ConflictError{Key: book("a"), Expected: 2, AfterRefused: true})
+		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("a"), Expected: 0, AfterRefused: true})
 		x.wantTexts("scan", x.scan(store.Query{}))
 		x.wantVersion(book("a"), 0)
 	}},
@@ -115,7 +115,7 @@ var commitCases = []testCase{
 			&store.Batch{Key: book("a"), Expected: 1},
 			&store.Batch{Key: book("a"), Events: x.events("behind")},
 		)
-		x.wantConflict("second", results[1].Err, store.ConflictError{Key: book("a"), Behind: true})
+		x.wantConflict("second", results[1].Err, store.ConflictError{Key: book("a"), AfterRefused: true})
 		x.wantTexts("scan", x.scan(store.Query{}))
 	}},
 	{name: "a batch behind an invalid one is refused with it", run: func(x *fixture) {
@@ -124,7 +124,7 @@ var commitCases = []testCase{
 			&store.Batch{Key: book("a"), Events: x.events("behind")},
 		)
 		x.wantError("first", results[0].Err, store.ErrInvalid)
-		x.wantConflict("second", results[1].Err, store.ConflictError{Key: book("a"), Behind: true})
+		x.wantConflict("second", results[1].Err, store.ConflictError{Key: book("a"), AfterRefused: true})
 		x.wantTexts("scan", x.scan(store.Query{}))
 	}},
 	{name: "batches before a refused one of the same entity are stored", run: func(x *fixture) {
@@ -134,7 +134,7 @@ var commitCases = []testCase{
 			&store.Batch{Key: book("a"), Expected: 1, Events: x.events("behind")},
 		)
 		want(x, "error of the first", results[0].Err, nil)
-		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("a"), Expected: 1, Behind: true})
+		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("a"), Expected: 1, AfterRefused: true})
 		x.wantTexts("read", x.read(book("a"), 0), "one")
 	}},
 	{name: "a refused batch leaves other entities of the group alone", run: func(x *fixture) {
@@ -200,7 +200,7 @@ var commitCases = []testCase{
 			var more []uint32
 			var ends []store.Position
 			for _, e := range events {
-				more, ends = append(more, e.More), append(ends, e.End())
+				more, ends = append(more, e.Remaining), append(ends, e.CommitEnd())
 			}
 			want(x, what+": events that follow", more, []uint32{2, 1, 0, 0, 1, 0, 1, 0})
 			want(x, what+": ends", ends, []store.Position{3, 3, 3, 4, 6, 6, 8, 8})

@@ -77,12 +77,12 @@ var corruptCases = slices.Concat(
 			return first(x, "claims", ability[store.Claims](x).Claims(x.ctx, "address"))
 		},
 	}),
-	damaged("bookmark", []need{bookmarks}, func(x *fixture) any {
-		x.mark(store.Bookmark{Name: "b", Position: 5})
-		return &x.bookmarks()[0]
+	damaged("checkpoint", []need{checkpoints}, func(x *fixture) any {
+		x.mark(store.Checkpoint{Name: "b", Position: 5})
+		return &x.checkpoints()[0]
 	}, map[string]func(*fixture) error{
-		"bookmarks": func(x *fixture) error {
-			_, err := ability[store.Bookmarks](x).Bookmarks(x.ctx)
+		"checkpoints": func(x *fixture) error {
+			_, err := ability[store.Checkpoints](x).Checkpoints(x.ctx)
 			return err
 		},
 	}),

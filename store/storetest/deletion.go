@@ -90,13 +90,13 @@ var deletionCases = []testCase{
 		x.deleteEvents(book("a"), n-10, all)
 		want(x, "deletions", x.deleted(), map[string]store.Position{"book": n - 11})
 	}},
-	{name: "deletions are no bookmarks of readers, and no batch moves them", needs: append(deletionNeed, bookmarks), run: func(x *fixture) {
+	{name: "deletions are no checkpoints of readers, and no batch moves them", needs: append(deletionNeed, checkpoints), run: func(x *fixture) {
 		threeSnapshots(x)
-		x.mark(store.Bookmark{Name: "reader", Position: 5})
+		x.mark(store.Checkpoint{Name: "reader", Position: 5})
 		x.deleteEvents(book("a"), 4, all)
-		want(x, "bookmarks", x.marks(), []store.Bookmark{{Name: "reader", Position: 5}})
+		want(x, "checkpoints", x.marks(), []store.Checkpoint{{Name: "reader", Position: 5}})
 		for _, remove := range []bool{false, true} {
-			r := x.try(&store.Batch{Bookmarks: []store.Bookmark{{Name: store.DeletionPrefix + "book", Position: 1, Remove: remove}}})
+			r := x.try(&store.Batch{Checkpoints: []store.Checkpoint{{Name: store.DeletionPrefix + "book", Position: 1, Remove: remove}}})
 			x.wantError("a batch that moves a deletion", r.Err, store.ErrInvalid)
 		}
 		want(x, "deletions", x.deleted(), map[string]store.Position{"book": 3})

@@ -31,18 +31,18 @@ var featureCases = []testCase{
 		check("store.Outbox", has[store.Outbox](x), f.Outbox)
 		check("store.Receipts", has[store.Receipts](x), f.Receipts)
 		check("store.Claims", has[store.Claims](x), f.Claims)
-		check("store.Bookmarks", has[store.Bookmarks](x), f.Bookmarks)
-		check("store.Statistics", has[store.Statistics](x), f.Statistics)
+		check("store.Checkpoints", has[store.Checkpoints](x), f.Checkpoints)
+		check("store.Statistics", has[store.StatsReader](x), f.Stats)
 		check("store.Watcher", has[store.Watcher](x), f.Watcher)
 
 		check("store.Exporter", has[store.Exporter](x), f.Exporter)
 		check("store.Importer", has[store.Importer](x), f.Importer)
 		check("store.Verifier", has[store.Verifier](x), f.Verifier)
-		check("store.Backuper", has[store.Backuper](x), f.OpenBackup != nil)
+		check("store.Backuper", has[store.BackupStore](x), f.OpenBackup != nil)
 	}},
 	{name: "only a log that says so commits without waiting", run: func(x *fixture) {
-		i, ok := x.log.(store.Instant)
-		want(x, "instant", ok && i.Instant(), x.features.Instant)
+		i, ok := x.log.(store.Synchronous)
+		want(x, "instant", ok && i.Synchronous(), x.features.Instant)
 	}},
 	{name: "a log that is not exclusive cannot be acquired", needs: []need{without(exclusive)}, run: func(x *fixture) {
 		if e, ok := x.log.(store.Exclusive); ok {
@@ -65,8 +65,8 @@ var featureCases = []testCase{
 	unsupported("claims", claims, func(_ *fixture, b *store.Batch) {
 		b.Claim = []store.Claim{{Space: "s", Value: "v"}}
 	}),
-	unsupported("bookmarks", bookmarks, func(_ *fixture, b *store.Batch) {
-		b.Bookmarks = []store.Bookmark{{Name: "b", Position: 1}}
+	unsupported("checkpoints", checkpoints, func(_ *fixture, b *store.Batch) {
+		b.Checkpoints = []store.Checkpoint{{Name: "b", Position: 1}}
 	}),
 }
 

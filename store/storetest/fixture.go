@@ -236,11 +236,11 @@ func (x *fixture) owner(c store.Claim) store.Key {
 	return owner
 }
 
-func (x *fixture) bookmarks() []store.Bookmark {
+func (x *fixture) checkpoints() []store.Checkpoint {
 	x.Helper()
-	marks, err := ability[store.Bookmarks](x).Bookmarks(x.ctx)
+	marks, err := ability[store.Checkpoints](x).Checkpoints(x.ctx)
 	if err != nil {
-		x.Fatalf("bookmarks: %v", err)
+		x.Fatalf("checkpoints: %v", err)
 	}
 	return marks
 }
@@ -355,7 +355,7 @@ func (x *fixture) wantConflict(what string, err error, want store.ConflictError)
 		x.Errorf("%s: got a %T, want a *store.ConflictError", what, err)
 		return
 	}
-	if want.Behind {
+	if want.AfterRefused {
 		want.Actual = got.Actual // the actual version is not known in this case
 	}
 	if *got != want {

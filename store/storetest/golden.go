@@ -57,7 +57,7 @@ func goldenKey(i int) store.Key { return book(fmt.Sprintf("golden %02d", i)) }
 
 func golden(t testing.TB, log store.Log) *fixture {
 	return &fixture{TB: t, log: log, ctx: t.Context(), setup: GoldenSetup(), features: Features{
-		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true, Bookmarks: true,
+		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true, Checkpoints: true,
 		Exporter: true, Importer: true, Partitions: true,
 	}}
 }
@@ -95,7 +95,7 @@ func CheckGolden(t testing.TB, log store.Log) {
 	want(x, "receipt", string(x.receipt(book("a"), "r").Reply), "yes")
 	want(x, "refusal", x.receipt(book("a"), "no").Refusal.Code, 5)
 	want(x, "owner", x.owner(ada), book("a"))
-	want(x, "bookmarks", len(x.bookmarks()), 2)
+	want(x, "checkpoints", len(x.checkpoints()), 2)
 	want(x, "parked", x.messages(store.MessageQuery{Parked: true})[0].LastError, "no")
 	want(x, "entities", len(x.entities("book", "")), goldenEntities+2)
 
@@ -114,8 +114,8 @@ func CheckGolden(t testing.TB, log store.Log) {
 	x.wantError("a value of another", x.try(&store.Batch{Key: book("b"), Expected: 1, Claim: []store.Claim{ada}}).Err, store.ErrClaimed)
 	parked := x.messages(store.MessageQuery{Parked: true})[0]
 	x.commit(&store.Batch{
-		Settle:    []store.Settlement{{Sequence: parked.Sequence, Required: true}},
-		Bookmarks: []store.Bookmark{{Name: "also", Position: heads[0]}},
+		Settle:      []store.Settlement{{Sequence: parked.Sequence, Required: true}},
+		Checkpoints: []store.Checkpoint{{Name: "also", Position: heads[0]}},
 	})
 	// Timers of the same names replace the old ones.
 	x.wantMessages("messages", x.messages(store.MessageQuery{}), "m", "again", "again", "again", "again", "wake")

@@ -139,8 +139,8 @@ var haltedCases = []testCase{
 		remove := func(m *store.Message, ifParked bool) store.Settlement {
 			return store.Settlement{Sequence: m.Sequence, Required: true, Conditional: true, IfParked: ifParked}
 		}
-		x.wantSettled(x.try(&store.Batch{Settle: []store.Settlement{remove(pending, true)}}).Err, pending.Sequence)
-		x.wantSettled(x.try(&store.Batch{Settle: []store.Settlement{remove(parked[0], false)}}).Err, parked[0].Sequence)
+		x.wantGone(x.try(&store.Batch{Settle: []store.Settlement{remove(pending, true)}}).Err, pending.Sequence)
+		x.wantGone(x.try(&store.Batch{Settle: []store.Settlement{remove(parked[0], false)}}).Err, parked[0].Sequence)
 		x.commit(&store.Batch{Settle: []store.Settlement{remove(parked[0], true), remove(pending, false)}})
 		x.wantMessages("pending", x.messages(store.MessageQuery{}))
 		x.wantMessages("parked", x.messages(store.MessageQuery{Parked: true}), "3")
@@ -154,12 +154,12 @@ var haltedCases = []testCase{
 		drop := &store.Batch{Settle: []store.Settlement{{Sequence: m.Sequence, Required: true, Conditional: true, IfParked: true}}}
 		results := x.group(unpark, drop)
 		want(x, "error of the first", results[0].Err, nil)
-		x.wantSettled(results[1].Err, m.Sequence)
+		x.wantGone(results[1].Err, m.Sequence)
 		x.wantMessages("pending", x.messages(store.MessageQuery{}), "1", "2")
 		winners := race(x, 8, func(int) error {
 			s := store.Settlement{Sequence: m.Sequence + 2, Required: true, Conditional: true, IfParked: true}
 			return x.tryFrom(&store.Batch{Settle: []store.Settlement{s}})
-		}, store.ErrSettled)
+		}, store.ErrMessageGone)
 		want(x, "winners", winners, 1)
 	}},
 }

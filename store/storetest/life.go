@@ -47,12 +47,12 @@ var lifeCases = []testCase{
 		check("owner", err)
 		check("claims", first(x, "claims", ability[store.Claims](x).Claims(x.ctx, "address")))
 	}),
-	closed("bookmarks", bookmarks, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.Bookmarks](x).Bookmarks(x.ctx)
-		check("bookmarks", err)
+	closed("checkpoints", checkpoints, func(x *fixture, check func(string, error)) {
+		_, err := ability[store.Checkpoints](x).Checkpoints(x.ctx)
+		check("checkpoints", err)
 	}),
 	closed("statistics", statistics, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.Statistics](x).Stats(x.ctx)
+		_, err := ability[store.StatsReader](x).Stats(x.ctx)
 		check("stats", err)
 	}),
 	{name: "a log can be closed twice", run: func(x *fixture) {
@@ -195,12 +195,12 @@ var lifeCases = []testCase{
 		x.wantClaimed(x.try(&store.Batch{Key: book("b"), Claim: []store.Claim{ada}}).Err, ada, book("a"))
 		want(x, "owner", x.owner(grace), store.Key{})
 	}},
-	{name: "bookmarks outlive the log", needs: []need{durable, bookmarks}, run: func(x *fixture) {
-		x.mark(store.Bookmark{Name: "b", Position: 5}, store.Bookmark{Name: "c", Position: 6})
-		x.mark(store.Bookmark{Name: "c", Remove: true})
-		kept := x.bookmarks()
+	{name: "checkpoints outlive the log", needs: []need{durable, checkpoints}, run: func(x *fixture) {
+		x.mark(store.Checkpoint{Name: "b", Position: 5}, store.Checkpoint{Name: "c", Position: 6})
+		x.mark(store.Checkpoint{Name: "c", Remove: true})
+		kept := x.checkpoints()
 		x.reopen()
-		want(x, "bookmarks", x.bookmarks(), kept)
+		want(x, "checkpoints", x.checkpoints(), kept)
 	}},
 	{name: "the catalog outlives the log", needs: []need{durable, catalog}, run: func(x *fixture) {
 		threeSnapshots(x)
@@ -243,7 +243,7 @@ func closed(what string, n need, call func(x *fixture, check func(string, error)
 
 func (x *fixture) stats() store.Stats {
 	x.Helper()
-	s, err := ability[store.Statistics](x).Stats(x.ctx)
+	s, err := ability[store.StatsReader](x).Stats(x.ctx)
 	if err != nil {
 		x.Fatalf("stats: %v", err)
 	}

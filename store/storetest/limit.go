@@ -150,9 +150,9 @@ var invalidCases = func() []testCase {
 		refused("a released claim without a value", invalid, func(_ *fixture, b *store.Batch) {
 			b.Release = []store.Claim{{Space: "s"}}
 		}, claims),
-		refused("a bookmark without a name", invalid, func(_ *fixture, b *store.Batch) {
-			b.Bookmarks = []store.Bookmark{{Position: 1}}
-		}, bookmarks),
+		refused("a checkpoint without a name", invalid, func(_ *fixture, b *store.Batch) {
+			b.Checkpoints = []store.Checkpoint{{Position: 1}}
+		}, checkpoints),
 	}
 }()
 

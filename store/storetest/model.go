@@ -22,14 +22,14 @@ var modelCases = []testCase{
 // A model holds the records that a log should hold. It keeps plain values in plain maps and
 // slices, and does each thing in the most obvious way.
 type model struct {
-	entities  map[store.Key]*modelEntity
-	log       [][]modelEvent // by partition
-	messages  []modelMessage // in order of sequence
-	receipts  map[[3]string]string
-	claims    map[store.Claim]store.Key
-	bookmarks map[string]store.Position
-	deleted   map[modelDeletion]store.Position
-	saved     map[store.Key]bool
+	entities    map[store.Key]*modelEntity
+	log         [][]modelEvent // by partition
+	messages    []modelMessage // in order of sequence
+	receipts    map[[3]string]string
+	claims      map[store.Claim]store.Key
+	checkpoints map[string]store.Position
+	deleted     map[modelDeletion]store.Position
+	saved       map[store.Key]bool
 }
 
 type modelEntity struct {
@@ -63,13 +63,13 @@ type modelMessage struct {
 
 func newModel(partitions int) *model {
 	return &model{
-		entities:  make(map[store.Key]*modelEntity),
-		log:       make([][]modelEvent, partitions),
-		receipts:  make(map[[3]string]string),
-		claims:    make(map[store.Claim]store.Key),
-		bookmarks: make(map[string]store.Position),
-		deleted:   make(map[modelDeletion]store.Position),
-		saved:     make(map[store.Key]bool),
+		entities:    make(map[store.Key]*modelEntity),
+		log:         make([][]modelEvent, partitions),
+		receipts:    make(map[[3]string]string),
+		claims:      make(map[store.Claim]store.Key),
+		checkpoints: make(map[string]store.Position),
+		deleted:     make(map[modelDeletion]store.Position),
+		saved:       make(map[store.Key]bool),
 	}
 }
 
@@ -112,7 +112,7 @@ func (m *model) refusals(b *store.Batch, behind bool) (reasons []error) {
 	}
 	for _, s := range b.Settle {
 		if s.Required && m.settled(&s) < 0 {
-			reasons = append(reasons, store.ErrSettled)
+			reasons = append(reasons, store.ErrMessageGone)
 		}
 	}
 	for _, c := range b.Receipts {
@@ -191,11 +191,11 @@ func (m *model) apply(b *store.Batch, r store.Result) error {
 	for _, c := range b.Claim {
 		m.claims[c] = b.Key
 	}
-	for _, k := range b.Bookmarks {
+	for _, k := range b.Checkpoints {
 		if k.Remove {
-			delete(m.bookmarks, k.Name)
+			delete(m.checkpoints, k.Name)
 		} else {
-			m.bookmarks[k.Name] = k.Position
+			m.checkpoints[k.Name] = k.Position
 		}
 	}
 	return nil

@@ -242,7 +242,7 @@ var outboxCases = []testCase{
 			Key: book("b"), Events: x.events("no"), Enqueue: []store.Message{x.message("no")},
 			Settle: []store.Settlement{{Sequence: r.Sequence - 1, Required: true}, {Sequence: r.Sequence, Required: true}},
 		})
-		x.wantSettled(refusal.Err, r.Sequence)
+		x.wantGone(refusal.Err, r.Sequence)
 		x.wantVersion(book("b"), 0)
 		x.wantMessages("pending", x.messages(store.MessageQuery{}), "1")
 	}},
@@ -269,7 +269,7 @@ var outboxCases = []testCase{
 		x.commit(&store.Batch{Settle: []store.Settlement{remove, {Sequence: r.Sequence - 2, Conditional: true, IfOwner: 2}}})
 		x.wantMessages("pending after the removal", x.messages(store.MessageQuery{}), "1", "3")
 		remove.Required = true
-		x.wantSettled(x.try(&store.Batch{Key: book("c"), Events: x.events("no"), Settle: []store.Settlement{remove}}).Err, remove.Sequence)
+		x.wantGone(x.try(&store.Batch{Key: book("c"), Events: x.events("no"), Settle: []store.Settlement{remove}}).Err, remove.Sequence)
 		x.wantVersion(book("c"), 0)
 	}},
 	{name: "of two conditional settlements of a group the first wins", needs: outboxNeed, run: func(x *fixture) {
@@ -282,7 +282,7 @@ var outboxCases = []testCase{
 		}
 		results := x.group(take(1), take(2))
 		want(x, "error of the first", results[0].Err, nil)
-		x.wantSettled(results[1].Err, r.Sequence)
+		x.wantGone(results[1].Err, r.Sequence)
 		want(x, "owner", x.messages(store.MessageQuery{})[0].Owner, 1)
 	}},
 	{name: "of two batches of a group that require one message the first wins", needs: outboxNeed, run: func(x *fixture) {
@@ -294,14 +294,14 @@ var outboxCases = []testCase{
 			&store.Batch{Key: book("c"), Expected: 1, Events: x.events("behind")},
 		)
 		want(x, "error of the first", results[0].Err, nil)
-		x.wantSettled(results[1].Err, r.Sequence)
-		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("c"), Expected: 1, Behind: true})
+		x.wantGone(results[1].Err, r.Sequence)
+		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("c"), Expected: 1, AfterRefused: true})
 		x.wantTexts("scan", x.scan(store.Query{}), "b")
 	}},
 	{name: "a batch cannot require one message twice", needs: outboxNeed, run: func(x *fixture) {
 		r := x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1")}})
 		settle := store.Settlement{Sequence: r.Sequence, Required: true}
-		x.wantSettled(x.try(&store.Batch{Settle: []store.Settlement{settle, settle}}).Err, r.Sequence)
+		x.wantGone(x.try(&store.Batch{Settle: []store.Settlement{settle, settle}}).Err, r.Sequence)
 		x.wantMessages("pending", x.messages(store.MessageQuery{}), "1")
 	}},
 	{name: "a settlement takes effect before timers of the batch are set", needs: outboxNeed, run: func(x *fixture) {
@@ -399,17 +399,17 @@ var outboxCases = []testCase{
 				Key: book(fmt.Sprint("racer", i)), Events: x.events("won"),
 				Settle: []store.Settlement{{Sequence: r.Sequence, Required: true}},
 			})
-		}, store.ErrSettled)
+		}, store.ErrMessageGone)
 		want(x, "winners", winners, 1)
 		x.wantTexts("scan", x.scan(store.Query{}), "won")
 	}},
 }
 
-// wantSettled fails unless err says that the message is settled.
-func (x *fixture) wantSettled(err error, sequence uint64) {
+// wantGone fails unless err says that the message is settled.
+func (x *fixture) wantGone(err error, sequence uint64) {
 	x.Helper()
-	x.wantError("result", err, store.ErrSettled)
-	if s, ok := errors.AsType[*store.SettledError](err); ok {
+	x.wantError("result", err, store.ErrMessageGone)
+	if s, ok := errors.AsType[*store.MessageGoneError](err); ok {
 		want(x, "sequence of the error", s.Sequence, sequence)
 	} else {
 		x.Errorf("result: got a %T, want a *store.SettledError", err)

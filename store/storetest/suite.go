@@ -33,7 +33,7 @@ type Features struct {
 	// Each of these says that the log has the optional ability of that name. If Exclusive
 	// is set, a log from Open can be acquired; if Instant is set, the log's method returns
 	// true.
-	Catalog, Pruner, Outbox, Receipts, Claims, Bookmarks, Statistics, Exclusive, Instant, Watcher bool
+	Catalog, Pruner, Outbox, Receipts, Claims, Checkpoints, Stats, Exclusive, Instant, Watcher bool
 	// Deletions says that the log is a [store.Deletions].
 	Deletions bool
 	// Halting says that the log is a [store.Halting].
@@ -56,11 +56,11 @@ type Features struct {
 	// was opened with first. Nil means that the store is not durable.
 	Reopen func(t testing.TB, log store.Log, s Setup) store.Log
 	// OpenBackup opens the backup that the log's Backup wrote to path, with the Setup of
-	// the log. It is set if the log is a [store.Backuper].
+	// the log. It is set if the log is a [store.BackupStore].
 	OpenBackup func(t testing.TB, path string, s Setup) store.Log
 	// Damage makes flip change the stored form, checksum included, of one record without
 	// the knowledge of the log. The record is a [*store.Event], [*store.State],
-	// [*store.Message], [*store.Receipt], [*store.Claimed] or [*store.Bookmark] as the log
+	// [*store.Message], [*store.Receipt], [*store.Claimed] or [*store.Checkpoint] as the log
 	// returned it. Damage returns the log to continue with: log itself, or a new one if the
 	// store had to be reopened. Nil skips the cases about damaged records.
 	Damage func(t testing.TB, log store.Log, record any, flip func(sealed []byte)) store.Log
@@ -115,26 +115,26 @@ type need struct {
 }
 
 var (
-	catalog    = need{"Catalog", func(f *Features) bool { return f.Catalog }}
-	pruner     = need{"Pruner", func(f *Features) bool { return f.Pruner }}
-	deletions  = need{"Deletions", func(f *Features) bool { return f.Deletions }}
-	halting    = need{"Halting", func(f *Features) bool { return f.Halting }}
-	outbox     = need{"Outbox", func(f *Features) bool { return f.Outbox }}
-	receipts   = need{"Receipts", func(f *Features) bool { return f.Receipts }}
-	claims     = need{"Claims", func(f *Features) bool { return f.Claims }}
-	bookmarks  = need{"Bookmarks", func(f *Features) bool { return f.Bookmarks }}
-	statistics = need{"Statistics", func(f *Features) bool { return f.Statistics }}
-	exclusive  = need{"Exclusive", func(f *Features) bool { return f.Exclusive }}
-	partitions = need{"Partitions", func(f *Features) bool { return f.Partitions }}
-	watcher    = need{"Watcher", func(f *Features) bool { return f.Watcher }}
-	clock      = need{"Clock", func(f *Features) bool { return f.Clock }}
-	pause      = need{"Pause", func(f *Features) bool { return f.Pause }}
-	durable    = need{"Reopen", func(f *Features) bool { return f.Reopen != nil }}
-	exporter   = need{"Exporter", func(f *Features) bool { return f.Exporter }}
-	importer   = need{"Importer", func(f *Features) bool { return f.Importer }}
-	verifier   = need{"Verifier", func(f *Features) bool { return f.Verifier }}
-	backuper   = need{"OpenBackup", func(f *Features) bool { return f.OpenBackup != nil }}
-	damage     = need{"Damage", func(f *Features) bool { return f.Damage != nil }}
+	catalog     = need{"Catalog", func(f *Features) bool { return f.Catalog }}
+	pruner      = need{"Pruner", func(f *Features) bool { return f.Pruner }}
+	deletions   = need{"Deletions", func(f *Features) bool { return f.Deletions }}
+	halting     = need{"Halting", func(f *Features) bool { return f.Halting }}
+	outbox      = need{"Outbox", func(f *Features) bool { return f.Outbox }}
+	receipts    = need{"Receipts", func(f *Features) bool { return f.Receipts }}
+	claims      = need{"Claims", func(f *Features) bool { return f.Claims }}
+	checkpoints = need{"Checkpoints", func(f *Features) bool { return f.Checkpoints }}
+	statistics  = need{"Statistics", func(f *Features) bool { return f.Stats }}
+	exclusive   = need{"Exclusive", func(f *Features) bool { return f.Exclusive }}
+	partitions  = need{"Partitions", func(f *Features) bool { return f.Partitions }}
+	watcher     = need{"Watcher", func(f *Features) bool { return f.Watcher }}
+	clock       = need{"Clock", func(f *Features) bool { return f.Clock }}
+	pause       = need{"Pause", func(f *Features) bool { return f.Pause }}
+	durable     = need{"Reopen", func(f *Features) bool { return f.Reopen != nil }}
+	exporter    = need{"Exporter", func(f *Features) bool { return f.Exporter }}
+	importer    = need{"Importer", func(f *Features) bool { return f.Importer }}
+	verifier    = need{"Verifier", func(f *Features) bool { return f.Verifier }}
+	backuper    = need{"OpenBackup", func(f *Features) bool { return f.OpenBackup != nil }}
+	damage      = need{"Damage", func(f *Features) bool { return f.Damage != nil }}
 )
 
 // cases returns the whole suite, in the order of the port's documentation.
@@ -149,7 +149,7 @@ func cases() []testCase {
 	for _, part := range [][]testCase{
 		featureCases, commitCases, stateCases, limitCases,
 		readCases, scanCases, positionCases, recordCases,
-		outboxCases, haltedCases, receiptCases, claimCases, bookmarkCases,
+		outboxCases, haltedCases, receiptCases, claimCases, checkpointCases,
 		catalogCases, pruneCases, deletionCases, lifeCases, corruptCases, wholeCases,
 		concurrent, modelCases,
 	} {

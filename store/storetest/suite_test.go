@@ -29,8 +29,8 @@ func openMemory(t testing.TB, s storetest.Setup) store.Log {
 }
 
 var memoryFeatures = storetest.Features{
-	Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true, Bookmarks: true,
-	Statistics: true, Exclusive: true, Instant: true, Watcher: true, Partitions: true, Clock: true, Pause: true,
+	Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true, Checkpoints: true,
+	Stats: true, Exclusive: true, Instant: true, Watcher: true, Partitions: true, Clock: true, Pause: true,
 	Exporter: true, Importer: true, Verifier: true,
 	Reopen: func(_ testing.TB, log store.Log, _ storetest.Setup) store.Log {
 		return log.(*memory.Log).Reopen()
@@ -79,7 +79,7 @@ func (b bare) Commit(ctx context.Context, group []*store.Batch) ([]store.Result,
 
 func needsAbility(b *store.Batch) bool {
 	return len(b.Settle)+len(b.Cancel)+len(b.Enqueue)+len(b.Forget)+len(b.Receipts)+
-		len(b.Release)+len(b.Claim)+len(b.Bookmarks) > 0
+		len(b.Release)+len(b.Claim)+len(b.Checkpoints) > 0
 }
 
 func (b bare) Load(ctx context.Context, key store.Key, accept func(*store.State) bool) iter.Seq2[*store.Event, error] {

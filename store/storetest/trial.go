@@ -136,8 +136,8 @@ func (r *trial) batch(rt *rapid.T, versions map[store.Key]store.Version) *store.
 	if f.Outbox && modelBools.Draw(rt, "settle") {
 		r.settle(rt, b)
 	}
-	if f.Bookmarks && modelBools.Draw(rt, "bookmark") {
-		b.Bookmarks = append(b.Bookmarks, store.Bookmark{
+	if f.Checkpoints && modelBools.Draw(rt, "checkpoint") {
+		b.Checkpoints = append(b.Checkpoints, store.Checkpoint{
 			Name: modelNames.Draw(rt, "name"), Position: store.Position(r.serial), Remove: modelOften.Draw(rt, "remove") == 0,
 		})
 	}
@@ -269,12 +269,12 @@ func (r *trial) compare(rt *rapid.T) {
 	if r.x.features.Claims {
 		r.compareClaims(rt)
 	}
-	if r.x.features.Bookmarks {
+	if r.x.features.Checkpoints {
 		got := make(map[string]store.Position)
-		for _, k := range r.x.bookmarks() {
+		for _, k := range r.x.checkpoints() {
 			got[k.Name] = k.Position
 		}
-		same(rt, "bookmarks", got, r.m.bookmarks)
+		same(rt, "checkpoints", got, r.m.checkpoints)
 	}
 	if r.x.tellsDeletions() {
 		got := make(map[modelDeletion]store.Position)

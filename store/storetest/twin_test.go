@@ -451,7 +451,7 @@ var twins = []spoiled{
 	{"forgets which events were stored together", func(w *twin) {
 		w.scan = func(l *memory.Log, ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
 			return without(l.Scan(ctx, q), func(e *store.Event) bool {
-				e.More = 0
+				e.Remaining = 0
 				return false
 			})
 		}

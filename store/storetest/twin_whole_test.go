@@ -27,10 +27,10 @@ func (w *twin) Import(ctx context.Context, from store.Origin) (store.Import, err
 // An exportTwin is an export that returns other records.
 type exportTwin struct {
 	store.Export
-	records func(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error]
+	records func(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error]
 }
 
-func (e exportTwin) Records(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+func (e exportTwin) Records(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
 	return e.records(ctx, s)
 }
 
@@ -62,10 +62,10 @@ func (in importTwin) Close() error {
 }
 
 // leavesOut returns a store whose export omits every second record of a sort.
-func leavesOut(s store.Sort, caught ...string) spoiled {
+func leavesOut(s store.RecordKind, caught ...string) spoiled {
 	return spoiled{"does not export every second " + s.String(), func(w *twin) {
 		w.export = func(_ *memory.Log, e store.Export) store.Export {
-			return exportTwin{e, func(ctx context.Context, of store.Sort) iter.Seq2[store.Record, error] {
+			return exportTwin{e, func(ctx context.Context, of store.RecordKind) iter.Seq2[store.Record, error] {
 				return func(yield func(store.Record, error) bool) {
 					n := 0
 					for r, err := range e.Records(ctx, of) {
@@ -89,17 +89,17 @@ const (
 
 // wholeTwins are mutants that break the methods for whole logs.
 var wholeTwins = []spoiled{
-	leavesOut(store.SortEvent, wholeCase, copyCase),
-	leavesOut(store.SortVersion, wholeCase),
-	leavesOut(store.SortState, wholeCase, copyCase),
-	leavesOut(store.SortMessage, wholeCase, copyCase),
-	leavesOut(store.SortReceipt, copyCase),
-	leavesOut(store.SortClaim, copyCase),
-	leavesOut(store.SortBookmark, copyCase),
+	leavesOut(store.KindEvent, wholeCase, copyCase),
+	leavesOut(store.KindVersion, wholeCase),
+	leavesOut(store.KindState, wholeCase, copyCase),
+	leavesOut(store.KindMessage, wholeCase, copyCase),
+	leavesOut(store.KindReceipt, copyCase),
+	leavesOut(store.KindClaim, copyCase),
+	leavesOut(store.KindCheckpoint, copyCase),
 
 	{"exports a log that moves", func(w *twin) {
 		w.export = func(l *memory.Log, e store.Export) store.Export {
-			return exportTwin{e, func(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+			return exportTwin{e, func(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
 				later, err := l.Export(ctx)
 				if err != nil {
 					later = e
@@ -111,7 +111,7 @@ var wholeTwins = []spoiled{
 
 	{"ends an export at a damaged record as if it were the last", func(w *twin) {
 		w.export = func(_ *memory.Log, e store.Export) store.Export {
-			return exportTwin{e, func(ctx context.Context, s store.Sort) iter.Seq2[store.Record, error] {
+			return exportTwin{e, func(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
 				return func(yield func(store.Record, error) bool) {
 					for r, err := range e.Records(ctx, s) {
 						if err != nil || !yield(r, nil) {

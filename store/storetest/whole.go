@@ -26,28 +26,28 @@ var wholeCases = []testCase{
 		for p := range x.heads() {
 			events = append(events, x.scan(store.Query{After: store.NewPosition(p, 0)})...)
 		}
-		want(x, "events", exported[*store.Event](x, e, store.SortEvent), events)
+		want(x, "events", exported[*store.Event](x, e, store.KindEvent), events)
 		var versions []*store.Event
 		for _, key := range filled {
 			for _, ev := range x.read(key, 0) {
 				versions = append(versions, &store.Event{Key: ev.Key, Version: ev.Version, Position: ev.Position})
 			}
 		}
-		want(x, "versions", exported[*store.Event](x, e, store.SortVersion), versions)
+		want(x, "versions", exported[*store.Event](x, e, store.KindVersion), versions)
 		var states []*store.State
 		for _, key := range filled {
 			offered, _ := x.load(key, never)
 			slices.Reverse(offered)
 			states = append(states, offered...)
 		}
-		want(x, "states", exported[*store.State](x, e, store.SortState), states)
+		want(x, "states", exported[*store.State](x, e, store.KindState), states)
 		want(x, "heads", e.Origin().Heads, x.heads())
 		x.exportedNames(e)
 		x.wantNoError("close", e.Close())
 	}},
 	{name: "an export of an empty log holds nothing", needs: exportNeed, run: func(x *fixture) {
 		e := x.export()
-		for _, s := range append(store.Sorts(), store.SortVersion) {
+		for _, s := range append(store.RecordKinds(), store.KindVersion) {
 			want(x, s.String(), len(exported[store.Record](x, e, s)), 0)
 		}
 		want(x, "origin", e.Origin(), store.Origin{Heads: []store.Position{0}})
@@ -58,8 +58,8 @@ var wholeCases = []testCase{
 		e := x.export()
 		x.append(book("a"), 2, "3")
 		x.append(book("b"), 0, "other")
-		want(x, "events", len(exported[*store.Event](x, e, store.SortEvent)), 2)
-		want(x, "versions", len(exported[*store.Event](x, e, store.SortVersion)), 2)
+		want(x, "events", len(exported[*store.Event](x, e, store.KindEvent)), 2)
+		want(x, "versions", len(exported[*store.Event](x, e, store.KindVersion)), 2)
 		want(x, "heads", e.Origin().Heads, []store.Position{2})
 		x.wantNoError("close", e.Close())
 	}},
@@ -68,7 +68,7 @@ var wholeCases = []testCase{
 		e := x.export()
 		ctx, cancel := context.WithCancel(x.ctx)
 		cancel()
-		for _, s := range store.Sorts()[:1] {
+		for _, s := range store.RecordKinds()[:1] {
 			x.wantError(s.String(), first(x, s.String(), e.Records(ctx, s)), context.Canceled)
 		}
 		x.wantNoError("close", e.Close())
@@ -81,7 +81,7 @@ var wholeCases = []testCase{
 		x.damage(x.read(book("a"), 2)[0], flips[4].flip)
 		e := x.export()
 		var got []string
-		for r, err := range e.Records(x.ctx, store.SortEvent) {
+		for r, err := range e.Records(x.ctx, store.KindEvent) {
 			if err != nil {
 				x.wantError("a damaged event", err, store.ErrCorrupt)
 				got = append(got, "damaged")
@@ -117,16 +117,16 @@ var wholeCases = []testCase{
 		for i, r := range records {
 			x.damage(r, flips[i%len(flips)].flip)
 			if found := x.verify(x.log).FaultCount; found <= int64(i) {
-				x.Errorf("faults after %d damaged records, the last a %v: got %d", i+1, store.SortOf(r), found)
+				x.Errorf("faults after %d damaged records, the last a %v: got %d", i+1, store.RecordKindOf(r), found)
 			}
 		}
 	}},
-	{name: "nothing that a commit has taken is a fault", needs: []need{exporter, outbox, receipts, bookmarks}, run: func(x *fixture) {
+	{name: "nothing that a commit has taken is a fault", needs: []need{exporter, outbox, receipts, checkpoints}, run: func(x *fixture) {
 		epoch := x.timer("t", "due in 1970", time.Unix(0, 0))
 		x.commit(&store.Batch{
 			Key: book("a"), Events: x.events("1"), Receipts: []store.Receipt{{Name: "r", Version: 1}}, Enqueue: []store.Message{epoch},
-			// Bookmarks of a reader that follows another log.
-			Bookmarks: []store.Bookmark{{Name: "b", Position: 9}, {Name: "c", Position: store.NewPosition(100, 0)}},
+			// Checkpoints of a reader that follows another log.
+			Checkpoints: []store.Checkpoint{{Name: "b", Position: 9}, {Name: "c", Position: store.NewPosition(100, 0)}},
 		})
 		for what, b := range map[string]*store.Batch{
 			"a receipt of a later version":   {Key: book("a"), Expected: 1, Events: x.events("2"), Receipts: []store.Receipt{{Name: "later", Version: 3}}},
@@ -170,13 +170,13 @@ var wholeCases = []testCase{
 		if x.features.Claims {
 			want(x, "claims", y.claims("address"), x.claims("address"))
 		}
-		if x.features.Bookmarks {
-			want(x, "bookmarks", y.bookmarks(), x.bookmarks())
+		if x.features.Checkpoints {
+			want(x, "checkpoints", y.checkpoints(), x.checkpoints())
 		}
 		if x.features.Catalog {
 			want(x, "entities", y.entities("book", ""), x.entities("book", ""))
 		}
-		if x.features.Statistics {
+		if x.features.Stats {
 			want(x, "counts", y.counts(), x.counts())
 		}
 		x.wantWhole(y.log)
@@ -184,11 +184,11 @@ var wholeCases = []testCase{
 	{name: "a copy of a damaged log has the rest, and the damage in its place", needs: append(copyNeed, damage), run: func(x *fixture) {
 		fill(x)
 		records := x.allExported()
-		seen := make(map[store.Sort]bool)
+		seen := make(map[store.RecordKind]bool)
 		damaged := int64(0)
 		var event *store.Event
 		for i, r := range records {
-			s := store.SortOf(r)
+			s := store.RecordKindOf(r)
 			if ev, ok := r.(*store.Event); seen[s] || ok && ev.Key != book("a") {
 				continue // take one record of each sort, but an event that others follow
 			} else if ok {
@@ -352,7 +352,7 @@ var wholeCases = []testCase{
 			"two receipts of one name":    {&store.Receipt{Entity: book("a"), Name: "r"}, &store.Receipt{Entity: book("a"), Name: "r"}},
 			"two owners of one value":     {&store.Claimed{Claim: ada, Owner: book("a")}, &store.Claimed{Claim: ada, Owner: book("b")}},
 			"a claim of nobody":           {&store.Claimed{Claim: ada}},
-			"a bookmark without a name":   {&store.Bookmark{Position: 1}},
+			"a checkpoint without a name": {&store.Checkpoint{Position: 1}},
 			"a message before an earlier": {&store.Message{ID: x.id(), Type: "t", Sequence: 2, Source: book("a")}, &store.Message{ID: x.id(), Type: "t", Sequence: 1, Source: book("a")}},
 		} {
 			y := x.another()
@@ -427,8 +427,8 @@ func fill(x *fixture) {
 	if f.Claims {
 		b.Claim = []store.Claim{ada, {Space: "address", Value: "zoe"}}
 	}
-	if f.Bookmarks {
-		b.Bookmarks = []store.Bookmark{{Name: "reader", Position: 5}, {Name: "also", Position: 7}}
+	if f.Checkpoints {
+		b.Checkpoints = []store.Checkpoint{{Name: "reader", Position: 5}, {Name: "also", Position: 7}}
 	}
 	if !b.IsCheck() {
 		x.commit(b)
@@ -445,7 +445,7 @@ func (x *fixture) exportedNames(e store.Export) {
 	if f.Outbox {
 		messages := append(x.messages(store.MessageQuery{}), x.messages(store.MessageQuery{Parked: true})...)
 		slices.SortFunc(messages, func(a, b *store.Message) int { return int(a.Sequence) - int(b.Sequence) })
-		want(x, "messages", exported[*store.Message](x, e, store.SortMessage), messages)
+		want(x, "messages", exported[*store.Message](x, e, store.KindMessage), messages)
 		want(x, "last sequence", e.Origin().Sequence, 4)
 	}
 	if f.Receipts {
@@ -453,21 +453,21 @@ func (x *fixture) exportedNames(e store.Export) {
 		for _, key := range filled {
 			receipts = append(receipts, x.receipts(key)...)
 		}
-		want(x, "receipts", exported[*store.Receipt](x, e, store.SortReceipt), receipts)
+		want(x, "receipts", exported[*store.Receipt](x, e, store.KindReceipt), receipts)
 	}
 	if f.Claims {
 		var claims []store.Claimed
-		for _, c := range exported[*store.Claimed](x, e, store.SortClaim) {
+		for _, c := range exported[*store.Claimed](x, e, store.KindClaim) {
 			claims = append(claims, *c)
 		}
 		want(x, "claims", claims, x.claims("address"))
 	}
-	if f.Bookmarks {
-		var marks []store.Bookmark
-		for _, m := range exported[*store.Bookmark](x, e, store.SortBookmark) {
+	if f.Checkpoints {
+		var marks []store.Checkpoint
+		for _, m := range exported[*store.Checkpoint](x, e, store.KindCheckpoint) {
 			marks = append(marks, *m)
 		}
-		want(x, "bookmarks", marks, x.bookmarks())
+		want(x, "checkpoints", marks, x.checkpoints())
 	}
 }
 
@@ -482,7 +482,7 @@ func (x *fixture) export() store.Export {
 func (x *fixture) allExported() (records []store.Record) {
 	x.Helper()
 	e := x.export()
-	for _, s := range store.Sorts() {
+	for _, s := range store.RecordKinds() {
 		records = append(records, exported[store.Record](x, e, s)...)
 	}
 	x.wantNoError("close", e.Close())
@@ -490,7 +490,7 @@ func (x *fixture) allExported() (records []store.Record) {
 }
 
 // exported returns copies of the records of a sort.
-func exported[R store.Record](x *fixture, e store.Export, s store.Sort) []R {
+func exported[R store.Record](x *fixture, e store.Export, s store.RecordKind) []R {
 	x.Helper()
 	var records []R
 	for r, err := range e.Records(x.ctx, s) {
@@ -573,7 +573,7 @@ func (x *fixture) stored(key store.Key, version store.Version, position store.Po
 // counts returns the counts in the log's statistics.
 func (x *fixture) counts() [5]int64 {
 	x.Helper()
-	s, err := ability[store.Statistics](x).Stats(x.ctx)
+	s, err := ability[store.StatsReader](x).Stats(x.ctx)
 	x.wantNoError("stats", err)
 	return [...]int64{s.Events, s.Entities, s.Snapshots, s.Pending, s.Parked}
 }

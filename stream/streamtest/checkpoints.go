@@ -93,7 +93,7 @@ var checkpointCases = []struct {
 	}},
 	{"of many who claim a name at once one can save", func(k keeper) {
 		const claims = 8
-		held := make([]stream.Checkpoint, claims)
+		held := make([]stream.CheckpointWriter, claims)
 		var wg sync.WaitGroup
 		for i := range claims {
 			wg.Go(func() {
@@ -151,7 +151,7 @@ var checkpointCases = []struct {
 }
 
 // claim claims a name and expects these positions.
-func (k keeper) claim(name string, want ...store.Position) stream.Checkpoint {
+func (k keeper) claim(name string, want ...store.Position) stream.CheckpointWriter {
 	k.Helper()
 	c, got, err := k.checkpoints.Claim(k.Context(), name)
 	if err != nil {
@@ -165,14 +165,14 @@ func (k keeper) claim(name string, want ...store.Position) stream.Checkpoint {
 	return c
 }
 
-func (k keeper) save(c stream.Checkpoint, positions ...store.Position) {
+func (k keeper) save(c stream.CheckpointWriter, positions ...store.Position) {
 	k.Helper()
 	if err := c.Save(k.Context(), positions); err != nil {
 		k.Fatalf("save %v: %v", positions, err)
 	}
 }
 
-func (k keeper) wantFenced(c stream.Checkpoint, positions ...store.Position) {
+func (k keeper) wantFenced(c stream.CheckpointWriter, positions ...store.Position) {
 	k.Helper()
 	if err := c.Save(k.Context(), positions); !errors.Is(err, stream.ErrFenced) {
 		k.Errorf("save %v by an earlier owner of the name: got error %v, want %v", positions, err, stream.ErrFenced)

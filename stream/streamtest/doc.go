@@ -4,7 +4,7 @@
 // Record the steps of the consumer in a [History], over any number of starts and
 // crashes. Then compare the history with the events of the log, by [Check] or by one of
 // the validators: [Ordered], [Unique], [Atomic], [Reliable], [Resumable] and
-// [Bookmarkable].
+// [Checkpointed].
 //
 // [RunCheckpoints] tests an implementation of [stream.Checkpoints].
 package streamtest

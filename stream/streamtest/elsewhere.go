@@ -25,7 +25,7 @@ type elsewhere struct {
 }
 
 // Claim implements [stream.Checkpoints].
-func (e *Elsewhere) Claim(ctx context.Context, name string) (stream.Checkpoint, []store.Position, error) {
+func (e *Elsewhere) Claim(ctx context.Context, name string) (stream.CheckpointWriter, []store.Position, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, fmt.Errorf("claim %q: %w", name, err)
 	}
@@ -59,7 +59,7 @@ type elsewhereClaim struct {
 // Proofs implements [stream.ProofKeeper].
 func (c *elsewhereClaim) Proofs() []stream.Proof { return c.claimed }
 
-// Save implements [stream.Checkpoint].
+// Save implements [stream.CheckpointWriter].
 func (c *elsewhereClaim) Save(ctx context.Context, positions []store.Position) error {
 	var proofs []stream.Proof
 	for _, p := range positions {

@@ -71,18 +71,18 @@ type noting struct {
 	stream.Checkpoints
 }
 
-func (n noting) Claim(ctx context.Context, name string) (stream.Checkpoint, []store.Position, error) {
+func (n noting) Claim(ctx context.Context, name string) (stream.CheckpointWriter, []store.Position, error) {
 	c, positions, err := n.Checkpoints.Claim(ctx, name)
 	return notingOne{n.history, c}, positions, err
 }
 
 type notingOne struct {
 	history *History
-	stream.Checkpoint
+	stream.CheckpointWriter
 }
 
 func (n notingOne) Save(ctx context.Context, positions []store.Position) error {
-	err := n.Checkpoint.Save(ctx, positions)
+	err := n.CheckpointWriter.Save(ctx, positions)
 	if err == nil {
 		for _, p := range positions {
 			n.history.Saved(p)

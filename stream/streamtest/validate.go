@@ -13,7 +13,7 @@ import (
 func Check(t testing.TB, h *History, held []*store.Event) {
 	t.Helper()
 	for _, promise := range []func(*History, []*store.Event) error{
-		Ordered, Unique, Atomic, Reliable, Resumable, Bookmarkable,
+		Ordered, Unique, Atomic, Reliable, Resumable, Checkpointed,
 	} {
 		if err := promise(h, held); err != nil {
 			t.Errorf("%v", err)
@@ -80,8 +80,8 @@ func Atomic(h *History, held []*store.Event) error {
 	return h.check("atomic", held, func(p *partition) error {
 		first := make(map[store.Position]store.Position) // position of the first event of a commit, by the end of the commit
 		for _, e := range p.held {
-			if _, ok := first[e.End()]; !ok {
-				first[e.End()] = e.Position
+			if _, ok := first[e.CommitEnd()]; !ok {
+				first[e.CommitEnd()] = e.Position
 			}
 		}
 		for i, s := range p.sessions {
@@ -89,19 +89,19 @@ func Atomic(h *History, held []*store.Event) error {
 			n := 0
 			var open store.Position // end of a commit that is not complete yet
 			for _, e := range s.firsts() {
-				if open != 0 && e.End() != open {
+				if open != 0 && e.CommitEnd() != open {
 					return fmt.Errorf("got the event at position %v before the whole commit that ends at %v", e.Position, open)
 				}
-				for n < len(whole) && whole[n].Position < e.Position && whole[n].End() != e.End() {
+				for n < len(whole) && whole[n].Position < e.Position && whole[n].CommitEnd() != e.CommitEnd() {
 					n++
 				}
-				if n < len(whole) && whole[n].End() == e.End() && whole[n].Position < e.Position {
+				if n < len(whole) && whole[n].CommitEnd() == e.CommitEnd() && whole[n].Position < e.Position {
 					return fmt.Errorf("got the event at position %v without that at %v, which is of the same commit", e.Position, whole[n].Position)
 				}
 				n++
 				open = 0
-				if n < len(whole) && whole[n].End() == e.End() {
-					open = e.End()
+				if n < len(whole) && whole[n].CommitEnd() == e.CommitEnd() {
+					open = e.CommitEnd()
 				}
 			}
 			if open != 0 && (i+1 == len(p.sessions) || p.sessions[i+1].after >= first[open]) {
@@ -112,8 +112,8 @@ func Atomic(h *History, held []*store.Event) error {
 			if st.what != saved {
 				continue
 			}
-			if next := p.above(st.position); len(next) > 0 && first[next[0].End()] <= st.position {
-				return fmt.Errorf("saved position %v is within the commit from %v through %v", st.position, first[next[0].End()], next[0].End())
+			if next := p.above(st.position); len(next) > 0 && first[next[0].CommitEnd()] <= st.position {
+				return fmt.Errorf("saved position %v is within the commit from %v through %v", st.position, first[next[0].CommitEnd()], next[0].CommitEnd())
 			}
 		}
 		return nil
@@ -181,10 +181,10 @@ func Resumable(h *History, held []*store.Event) error {
 	})
 }
 
-// Bookmarkable returns an error unless all events up to a saved position had been
+// Checkpointed returns an error unless all events up to a saved position had been
 // acknowledged before it was saved, and no saved position was below an earlier one.
-func Bookmarkable(h *History, held []*store.Event) error {
-	return h.check("bookmarkable", held, func(p *partition) error {
+func Checkpointed(h *History, held []*store.Event) error {
+	return h.check("checkpointed", held, func(p *partition) error {
 		done := make(map[store.Position]bool)
 		open := p.above(p.sessions[0].after) // the events that no saved position has passed yet
 		var last store.Position

@@ -55,7 +55,7 @@ func (c *consumer) history(held []*store.Event) *streamtest.History {
 	for _, e := range held {
 		n := e.Position.Partition()
 		commits := parts[n]
-		if len(commits) > 0 && commits[len(commits)-1][0].End() == e.End() {
+		if len(commits) > 0 && commits[len(commits)-1][0].CommitEnd() == e.CommitEnd() {
 			commits[len(commits)-1] = append(commits[len(commits)-1], e)
 		} else {
 			commits = append(commits, []*store.Event{e})
@@ -76,14 +76,14 @@ func (c *consumer) consume(h *streamtest.History, partition int, commits [][]*st
 		each(commit, h.Got)
 		if i < saved {
 			each(commit, h.Acked)
-			at = commit[0].End()
+			at = commit[0].CommitEnd()
 		}
 	}
 	h.Got(commits[saved+3][0]) // the session crashes within this commit, if it has more events
 	h.Saved(at)
 	rest := commits[saved:]
 	if c.skipsOne {
-		h.Began(rest[0][0].End())
+		h.Began(rest[0][0].CommitEnd())
 		rest = rest[1:]
 	} else {
 		h.Began(at)
@@ -93,7 +93,7 @@ func (c *consumer) consume(h *streamtest.History, partition int, commits [][]*st
 	}
 	for i, commit := range rest {
 		if c.savesSoon && i == 4 {
-			h.Saved(commit[0].End())
+			h.Saved(commit[0].CommitEnd())
 		}
 		if i == 6 { // this commit is refused once
 			each(commit, h.Got)
@@ -104,7 +104,7 @@ func (c *consumer) consume(h *streamtest.History, partition int, commits [][]*st
 		if c.savesAmid && len(commit) == 3 {
 			h.Saved(commit[1].Position)
 		}
-		h.Saved(commit[len(commit)-1].End())
+		h.Saved(commit[len(commit)-1].CommitEnd())
 	}
 	if c.savesBack {
 		h.Saved(at)
@@ -131,7 +131,7 @@ var promises = []struct {
 	{"atomic", streamtest.Atomic},
 	{"reliable", streamtest.Reliable},
 	{"resumable", streamtest.Resumable},
-	{"bookmarkable", streamtest.Bookmarkable},
+	{"checkpointed", streamtest.Checkpointed},
 }
 
 func TestEachBrokenConsumerIsCaught(t *testing.T) {
@@ -145,7 +145,7 @@ func TestEachBrokenConsumerIsCaught(t *testing.T) {
 		{"takes two commits in the wrong order", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
 			c[3], c[4] = c[4], c[3]
 			return c
-		}}, "ordered bookmarkable"},
+		}}, "ordered checkpointed"},
 		{"takes two events of a commit in the wrong order", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
 			i := longest(c)
 			c[i] = []*store.Event{c[i][1], c[i][0], c[i][2]}
@@ -164,12 +164,12 @@ func TestEachBrokenConsumerIsCaught(t *testing.T) {
 			i := longest(c[4:]) + 4 // a commit that the first session has not got
 			c[i] = []*store.Event{c[i][0], c[i][2]}
 			return c
-		}}, "atomic reliable bookmarkable"},
+		}}, "atomic reliable checkpointed"},
 		{"misses the end of a commit", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
 			i := longest(c[4:]) + 4
 			c[i] = c[i][:2]
 			return c
-		}}, "atomic reliable bookmarkable"},
+		}}, "atomic reliable checkpointed"},
 		{"mixes two commits", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
 			i := longest(c)
 			a, b := c[i], c[i+1]
@@ -182,22 +182,22 @@ func TestEachBrokenConsumerIsCaught(t *testing.T) {
 		}}, "ordered atomic"},
 		{"misses a commit", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
 			return slices.Delete(c, 5, 6)
-		}}, "reliable bookmarkable"},
+		}}, "reliable checkpointed"},
 		{"misses the last commit", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
 			return c[:len(c)-1]
 		}}, "reliable"},
 		{"takes what the log does not hold", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
 			e := c[len(c)-1][0].Clone()
-			e.Position, e.More, e.Version = e.Position+100, 0, e.Version+100
+			e.Position, e.Remaining, e.Version = e.Position+100, 0, e.Version+100
 			e.ID[0]++
 			return append(c, []*store.Event{e})
 		}}, "reliable"},
-		{"resumes with a gap", consumer{skipsOne: true}, "resumable bookmarkable"},
+		{"resumes with a gap", consumer{skipsOne: true}, "resumable checkpointed"},
 		{"takes another event first", consumer{spoil: func(c [][]*store.Event) [][]*store.Event {
 			return c[1:]
-		}}, "resumable bookmarkable"},
-		{"saves before it acknowledges", consumer{savesSoon: true}, "bookmarkable"},
-		{"saves an older position", consumer{savesBack: true}, "bookmarkable"},
+		}}, "resumable checkpointed"},
+		{"saves before it acknowledges", consumer{savesSoon: true}, "checkpointed"},
+		{"saves an older position", consumer{savesBack: true}, "checkpointed"},
 		{"saves within a commit", consumer{savesAmid: true}, "atomic"},
 	}
 	for _, partitions := range []int{1, 2} {
@@ -259,7 +259,7 @@ func TestCheckpointsElsewherePass(t *testing.T) {
 // An unfenced implementation of checkpoints lets every earlier owner save.
 type unfenced struct{ log store.Log }
 
-func (u unfenced) Claim(ctx context.Context, name string) (stream.Checkpoint, []store.Position, error) {
+func (u unfenced) Claim(ctx context.Context, name string) (stream.CheckpointWriter, []store.Position, error) {
 	_, positions, err := stream.LogCheckpoints(u.log).Claim(ctx, name)
 	return unfencedOne{u.log, name}, positions, err
 }
@@ -272,7 +272,7 @@ type unfencedOne struct {
 func (u unfencedOne) Save(ctx context.Context, positions []store.Position) error {
 	b := new(store.Batch)
 	for _, p := range positions {
-		b.Bookmarks = append(b.Bookmarks, store.Bookmark{Name: stream.BookmarkPrefix + u.name, Position: p})
+		b.Checkpoints = append(b.Checkpoints, store.Checkpoint{Name: stream.CheckpointPrefix + u.name, Position: p})
 	}
 	_, err := u.log.Commit(ctx, []*store.Batch{b})
 	return err

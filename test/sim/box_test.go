@@ -438,7 +438,7 @@ func (d *delivery) reply(out entity.Outcome) {
 			w.broken("message %d is answered with status %d and is not decided", m.Sequence, out.Status)
 		}
 		d.box.finished(d.row, outbox.Gone, nil)
-	case entity.StatusSettled:
+	case entity.StatusMessageGone:
 		if l == nil || l.closed == 0 {
 			w.broken("message %d is taken for settled, and is not", m.Sequence)
 		}

@@ -120,7 +120,7 @@ func (t *target) wants(lane int, e *store.Event) bool {
 	return e.Type != unwanted && t.laneOf[e.Key] == lane
 }
 
-// passed returns the bookmark of the projection in a partition: no lane will ever want an event
+// passed returns the checkpoint of the projection in a partition: no lane will ever want an event
 // at or below it.
 func (t *target) passed(partition int) store.Position {
 	p := store.LastPosition(partition)
@@ -136,14 +136,14 @@ func (t *target) passed(partition int) store.Position {
 	return p
 }
 
-// mark stores the bookmarks of the projection, for retention.
+// mark stores the checkpoints of the projection, for retention.
 func (t *target) mark() {
 	b := &store.Batch{}
 	for p := range t.w.parts {
-		b.Bookmarks = append(b.Bookmarks, store.Bookmark{Name: "projection", Position: t.passed(p)})
+		b.Checkpoints = append(b.Checkpoints, store.Checkpoint{Name: "projection", Position: t.passed(p)})
 	}
 	if r := t.w.disk.commitNow(b)[0]; r.Err != nil {
-		panic(fmt.Sprintf("store the bookmarks: %v", r.Err))
+		panic(fmt.Sprintf("store the checkpoints: %v", r.Err))
 	}
 }
 

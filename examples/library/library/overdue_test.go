@@ -41,7 +41,7 @@ func openDesk(t *testing.T, log store.Log) *desk {
 		Effects: []perdure.EffectRule{perdure.Perform(func(ctx context.Context, m *libraryv1.WriteNotice) error {
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			d.notices = append(d.notices, fmt.Sprintf("%s: %s has %s on loan %s, due %s", perdure.DeliveryFrom(ctx).Source.ID,
+			d.notices = append(d.notices, fmt.Sprintf("%s: %s has %s on loan %s, due %s", perdure.EffectInfoFrom(ctx).Source.ID,
 				m.GetLoan().GetBorrower(), m.GetTitle(), m.GetLoan().GetId(), library.Day(m.GetLoan().GetDue().AsTime())))
 			return nil
 		})},

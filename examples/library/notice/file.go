@@ -69,7 +69,7 @@ const columns = "message\tdue\tlent\tbook\tloan\tborrower\ttitle\n"
 // its id, it succeeds and writes nothing. An error that would occur again, such as
 // [ErrForeign], parks the message.
 func (f *File) Write(ctx context.Context, m *libraryv1.WriteNotice) error {
-	d := perdure.DeliveryFrom(ctx)
+	d := perdure.EffectInfoFrom(ctx)
 	n := Notice{
 		ID: d.ID, Due: day(m.GetLoan().GetDue()), LentOn: day(m.GetLoan().GetLentOn()), Book: clean(d.Source.ID),
 		Loan: clean(m.GetLoan().GetId()), Borrower: clean(m.GetLoan().GetBorrower()), Title: clean(m.GetTitle()),

@@ -40,7 +40,7 @@ func (l *lib) perform(ctx context.Context, m *libraryv1.WriteNotice) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	id := perdure.DeliveryFrom(ctx).ID
+	id := perdure.EffectInfoFrom(ctx).ID
 	if l.tries[id]++; l.tries[id] <= l.lost {
 		return errors.New("the answer is lost")
 	}

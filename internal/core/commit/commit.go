@@ -102,7 +102,7 @@ func (i *Item) Events(r *store.Result) []store.Event {
 		e := &events[n]
 		e.Key, e.Version = i.Batch.Key, i.Batch.Expected+store.Version(n)+1
 		e.Position = r.Position - store.Position(len(events)-1-n)
-		e.Time, e.More = r.Time, uint32(len(events)-1-n)
+		e.Time, e.Remaining = r.Time, uint32(len(events)-1-n)
 	}
 	return events
 }
@@ -254,5 +254,5 @@ func (q *Queue) settle(i *Item, r store.Result, err error) {
 }
 
 func behind(i *Item) error {
-	return &store.ConflictError{Key: i.Batch.Key, Expected: i.Batch.Expected, Behind: true}
+	return &store.ConflictError{Key: i.Batch.Key, Expected: i.Batch.Expected, AfterRefused: true}
 }

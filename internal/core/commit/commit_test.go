@@ -41,7 +41,7 @@ func outcome(i *commit.Item) string {
 		return "not stored"
 	case i.Err != nil:
 		return "unknown"
-	case errors.As(i.Result.Err, &conflict) && conflict.Behind:
+	case errors.As(i.Result.Err, &conflict) && conflict.AfterRefused:
 		return "behind"
 	case i.Result.Err != nil:
 		return "refused"
@@ -146,7 +146,7 @@ func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
 	}{
 		{
 			"a conflict",
-			[]store.Result{{Err: &store.ConflictError{}}, {Err: &store.ConflictError{Behind: true}}, {}},
+			[]store.Result{{Err: &store.ConflictError{}}, {Err: &store.ConflictError{AfterRefused: true}}, {}},
 			nil,
 			[]string{"refused", "behind", "stored", "behind", "behind", "stored"},
 		},
@@ -324,7 +324,7 @@ func play(random *rand.Rand) (fault string) {
 			refused := make(map[*commit.Lane]bool)
 			for n, i := range q.Group() {
 				if random.IntN(6) == 0 || refused[i.Lane] {
-					results[n].Err = &store.ConflictError{Behind: refused[i.Lane]}
+					results[n].Err = &store.ConflictError{AfterRefused: refused[i.Lane]}
 					refused[i.Lane] = true
 				}
 			}

@@ -140,9 +140,9 @@ const (
 	StatusGone
 	// StatusClaimed: another entity holds a value that the command claims.
 	StatusClaimed
-	// StatusSettled: another delivery has already completed the outbox message that the command
+	// StatusMessageGone: another delivery has already completed the outbox message that the command
 	// comes from.
-	StatusSettled
+	StatusMessageGone
 	// StatusClosed: the engine is closing; nothing of the command is stored.
 	StatusClosed
 	// StatusFailed: the entity failed outside of its rules; nothing of the command is stored.

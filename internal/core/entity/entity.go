@@ -389,7 +389,7 @@ func (e *Entity) reply(c *Call) {
 // fail answers a call at once. The outcome shows no state, because the state in memory may not
 // be durable. If an attempt of the call may have been stored, the status is StatusUnknown.
 func (e *Entity) fail(c *Call, s Status, err error) {
-	if c.uncertain && s != StatusKeyReused && s != StatusSettled {
+	if c.uncertain && s != StatusKeyReused && s != StatusMessageGone {
 		s, err = StatusUnknown, errors.Join(c.cause, err)
 	}
 	c.Outcome = Outcome{Status: s, Err: err}
@@ -474,8 +474,8 @@ func (e *Entity) undoCall(w *work, c *Call) {
 		}
 	case errors.Is(err, store.ErrClaimed):
 		e.fail(c, StatusClaimed, err)
-	case errors.Is(err, store.ErrSettled):
-		e.fail(c, StatusSettled, err)
+	case errors.Is(err, store.ErrMessageGone):
+		e.fail(c, StatusMessageGone, err)
 	default:
 		e.fail(c, StatusInvalid, err)
 	}
@@ -483,7 +483,7 @@ func (e *Entity) undoCall(w *work, c *Call) {
 
 func isBehind(err error) bool {
 	var conflict *store.ConflictError
-	return errors.As(err, &conflict) && conflict.Behind
+	return errors.As(err, &conflict) && conflict.AfterRefused
 }
 
 // reload begins another load of the entity. The state in memory has been dropped, and no item

@@ -253,7 +253,7 @@ func (e *Entity) encodeGroup(g *group, last *Call) (state proto.Message, ok bool
 // them.
 func (e *Entity) undoGroup(w *work) {
 	refused := 0
-	var settled *store.SettledError
+	var settled *store.MessageGoneError
 	if errors.As(w.Result.Err, &settled) {
 		for i := range w.Batch.Settle {
 			if w.Batch.Settle[i].Sequence == settled.Sequence {
@@ -265,7 +265,7 @@ func (e *Entity) undoGroup(w *work) {
 	for c := range w.all() {
 		switch {
 		case refused > 0 && c.Row == settled.Sequence:
-			e.fail(c, StatusSettled, w.Result.Err)
+			e.fail(c, StatusMessageGone, w.Result.Err)
 		default:
 			c.alone = c.alone || refused == 0
 			redo.push(c)

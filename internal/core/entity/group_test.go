@@ -208,7 +208,7 @@ func TestGroup(t *testing.T) {
 		for i, c := range calls {
 			want := entity.StatusDone
 			if i == 9 || i == 12 {
-				want = entity.StatusSettled
+				want = entity.StatusMessageGone
 			}
 			if !l.answered(c) || c.Outcome.Status != want {
 				t.Errorf("message %d: got status %d and %v, want %d", i, c.Outcome.Status, c.Outcome.Err, want)
@@ -226,7 +226,7 @@ func TestGroup(t *testing.T) {
 			l.lose(stored)
 			l.storeAll()
 			for i, c := range calls {
-				if !l.answered(c) || c.Outcome.Status != entity.StatusDone && (!stored || c.Outcome.Status != entity.StatusSettled) {
+				if !l.answered(c) || c.Outcome.Status != entity.StatusDone && (!stored || c.Outcome.Status != entity.StatusMessageGone) {
 					t.Errorf("message %d: got status %d and %v", i, c.Outcome.Status, c.Outcome.Err)
 				}
 			}

@@ -367,7 +367,7 @@ func (e *Entity) resolve() {
 		case c.found && c.Row != 0:
 			// The log does not show whether this engine's attempt is stored or another
 			// engine's.
-			e.fail(c, StatusSettled, nil)
+			e.fail(c, StatusMessageGone, nil)
 		case c.found:
 			// The outcome was computed when the attempt was decided.
 			c.Outcome.Position = c.position

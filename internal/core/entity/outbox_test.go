@@ -205,7 +205,7 @@ func TestAMessageEndsWithTheDecisionOfItsTarget(t *testing.T) {
 			}
 			again := l.send(test.command, from(m))
 			l.store()
-			l.wantAnswer("the second delivery", again, entity.StatusSettled, 0)
+			l.wantAnswer("the second delivery", again, entity.StatusMessageGone, 0)
 			if got := l.stored(); got != test.version {
 				t.Errorf("version after the second delivery: got %d, want %d", got, test.version)
 			}
@@ -276,7 +276,7 @@ func TestTheDecisionOfAMessageProvesNothingElse(t *testing.T) {
 		l.wantSilence("the command before it, which is not stored", before)
 		l.store()
 		l.wantAnswer("the command before it", before, entity.StatusDone, 2)
-		l.wantAnswer("the message", ours, entity.StatusSettled, 0)
+		l.wantAnswer("the message", ours, entity.StatusMessageGone, 0)
 		l.wantBalance(102)
 	}
 }

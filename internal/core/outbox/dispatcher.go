@@ -172,7 +172,7 @@ func (d *Dispatcher) Stored(group, refused error, now time.Time) {
 // refused handles settlements that are not stored because one of their rows is gone or belongs
 // to another engine. It returns false if the store refused them for another reason.
 func (d *Dispatcher) refused(list []store.Settlement, err error) bool {
-	var gone *store.SettledError
+	var gone *store.MessageGoneError
 	if !errors.As(err, &gone) {
 		return false
 	}

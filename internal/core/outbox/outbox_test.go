@@ -753,7 +753,7 @@ func TestDispatcher(t *testing.T) {
 		if w := d.Step(now, now); len(w.Settle) != 3 {
 			t.Fatalf("got the settlements %+v, want three failures", w.Settle)
 		}
-		d.Stored(nil, &store.SettledError{Sequence: 2}, now)
+		d.Stored(nil, &store.MessageGoneError{Sequence: 2}, now)
 		w := d.Step(now, now)
 		if len(w.Settle) != 2 || w.Settle[0].Sequence != 1 || w.Settle[1].Sequence != 3 {
 			t.Errorf("got the settlements %+v, want those of messages 1 and 3", w.Settle)

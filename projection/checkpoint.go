@@ -11,17 +11,17 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// bookmarkEvery is how often a runner moves its bookmarks in the log. A bookmark is never ahead
-// of the read model, and it may lag behind: its only purpose is to keep unread events from being
-// deleted.
-const bookmarkEvery = 5 * time.Second
+// checkpointEvery is how often a runner moves its checkpoints in the log. A checkpoint is never
+// ahead of the read model, and it may lag behind: its only purpose is to keep unread events from
+// being deleted.
+const checkpointEvery = 5 * time.Second
 
-// bookmarkName names the bookmarks of a version.
-func bookmarkName(name string, version int) string {
+// checkpointName names the checkpoints of a version.
+func checkpointName(name string, version int) string {
 	return fmt.Sprintf("projection/%s/v%d", name, version)
 }
 
-// readersOf returns the registered readers of the log, nil if the log keeps no bookmarks.
+// readersOf returns the registered readers of the log, nil if the log keeps no checkpoints.
 func (r *run) readersOf() (*stream.Readers, error) {
 	readers, err := stream.NewReaders(r.log)
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -33,7 +33,7 @@ func (r *run) readersOf() (*stream.Readers, error) {
 // register makes the log keep the events that the version has yet to read: those above positions,
 // one for each partition. A read model is registered as an instance, since several models of one
 // name can be built from one log. Every reset makes it another instance. So a runner that does
-// not know of the reset can only move bookmarks of the former instance.
+// not know of the reset can only move checkpoints of the former instance.
 func (r *run) register(ctx context.Context, a *about, positions []store.Position) error {
 	readers, err := r.readersOf()
 	if readers == nil || err != nil {
@@ -46,12 +46,12 @@ func (r *run) register(ctx context.Context, a *about, positions []store.Position
 		}
 	}
 	id := r.instanceID(a)
-	g, err := readers.Register(ctx, bookmarkName(r.name, r.version), id, positions...)
+	g, err := readers.Register(ctx, checkpointName(r.name, r.version), id, positions...)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("set bookmarks: %w", err)
+		return fmt.Errorf("set checkpoints: %w", err)
 	}
 	r.marking.Lock()
 	defer r.marking.Unlock()
@@ -59,8 +59,8 @@ func (r *run) register(ctx context.Context, a *about, positions []store.Position
 		if old == "" || old == id {
 			continue
 		}
-		if err := readers.RemoveInstance(ctx, bookmarkName(r.name, r.version), old); err != nil {
-			return fmt.Errorf("set bookmarks: %w", err)
+		if err := readers.RemoveInstance(ctx, checkpointName(r.name, r.version), old); err != nil {
+			return fmt.Errorf("set checkpoints: %w", err)
 		}
 	}
 	r.registration, r.registered, r.reserved = g, id, nil
@@ -75,12 +75,12 @@ func (r *run) reserve(ctx context.Context, a *about, positions []store.Position)
 		return func() {}, err
 	}
 	id := r.instanceID(a)
-	_, err = readers.Register(ctx, bookmarkName(r.name, r.version), id, positions...)
+	_, err = readers.Register(ctx, checkpointName(r.name, r.version), id, positions...)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return func() {}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("set bookmarks: %w", err)
+		return nil, fmt.Errorf("set checkpoints: %w", err)
 	}
 	return func() {
 		// The next beginning of the run removes the registration of the other id.
@@ -103,8 +103,8 @@ func (r *run) unregister(ctx context.Context, a *about) error {
 		if id == "" {
 			continue
 		}
-		if err := readers.RemoveInstance(ctx, bookmarkName(r.name, r.version), id); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			return fmt.Errorf("remove bookmarks: %w", err)
+		if err := readers.RemoveInstance(ctx, checkpointName(r.name, r.version), id); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return fmt.Errorf("remove checkpoints: %w", err)
 		}
 	}
 	r.registration, r.registered = nil, ""
@@ -144,17 +144,17 @@ func (r *run) passed(ctx context.Context, t txn, lanes map[laneID]laneNote, part
 	return marks, nil
 }
 
-// keepBookmarks moves the bookmarks from time to time.
-func (r *run) keepBookmarks(ctx context.Context) {
-	for r.sleep(ctx, bookmarkEvery, nil) {
+// keepCheckpoints moves the checkpoints from time to time.
+func (r *run) keepCheckpoints(ctx context.Context) {
+	for r.sleep(ctx, checkpointEvery, nil) {
 		if err := contained(func() error { return r.mark(ctx) }); err != nil && ctx.Err() == nil {
-			r.logger.Warn("projection cannot set its bookmarks", "projection", r.name, "version", r.version, "error", err)
+			r.logger.Warn("projection cannot set its checkpoints", "projection", r.name, "version", r.version, "error", err)
 		}
 	}
 }
 
-// mark moves the bookmarks to the positions of the notes. Only the beginning of a version creates
-// bookmarks. A version without notes has been removed, and if the registration is missing, an
+// mark moves the checkpoints to the positions of the notes. Only the beginning of a version creates
+// checkpoints. A version without notes has been removed, and if the registration is missing, an
 // operator has removed it from the log.
 func (r *run) mark(ctx context.Context) error {
 	r.mu.Lock()
