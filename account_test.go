@@ -37,6 +37,12 @@ func accounts(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 	).With(options...)
 }
 
+// Values that the package documents.
+const (
+	rescueAfter     = 30 * time.Second // default of Config.RescueAfter
+	refusalBytesMax = 64 << 10         // bound of the text of a refusal
+)
+
 var errNoMoney = errors.New("no money")
 
 func openAccount(ctx context.Context, a *testv1.Account, c *testv1.Open) (*perdure.Decision, error) {

@@ -33,7 +33,7 @@ type compiler struct {
 
 func (k *Kind[S]) compile() *compiler {
 	k.once.Do(func() {
-		c := &compiler{passivateAfter: PassivateAfterDefault, upcasts: map[reflect.Type]*upcast{}, splits: map[reflect.Type]*split{}, migrations: map[reflect.Type]*upcast{}, commands: map[reflect.Type]*upcast{}}
+		c := &compiler{passivateAfter: passivateAfterDefault, upcasts: map[reflect.Type]*upcast{}, splits: map[reflect.Type]*split{}, migrations: map[reflect.Type]*upcast{}, commands: map[reflect.Type]*upcast{}}
 		c.rules = entity.Rules{
 			Kind: k.name, Durable: k.durable,
 			Decide:      map[reflect.Type]func(context.Context, proto.Message, proto.Message) (*entity.Decision, error){},
@@ -43,7 +43,7 @@ func (k *Kind[S]) compile() *compiler {
 			Stored:      map[string]*entity.StoredRule{},
 			Migrate:     map[string]*entity.Migration{},
 			Commands:    map[string]func() proto.Message{},
-			ReceiptsMax: ReceiptsMaxDefault, ReceiptsFor: ReceiptsForDefault,
+			ReceiptsMax: receiptsMaxDefault, ReceiptsFor: receiptsForDefault,
 			Refuse: refuse,
 		}
 		if err := (store.Key{Kind: k.name, ID: "x"}).Validate(); err != nil {

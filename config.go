@@ -9,17 +9,17 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Defaults of [Config].
+// Defaults of [Config], whose fields name them too.
 const (
-	EntityCallsMaxDefault   = 1024
-	CallsMaxDefault         = 16_384
-	InFlightMaxDefault      = 512
-	EntitiesMaxDefault      = 100_000
-	EntitiesBytesMaxDefault = 64 << 20
-	ConflictsMaxDefault     = 32
-	DeliveriesMaxDefault    = 256
-	PollDefault             = 50 * time.Millisecond
-	RescueAfterDefault      = 30 * time.Second
+	entityCallsMaxDefault   = 1024
+	callsMaxDefault         = 16_384
+	inFlightMaxDefault      = 512
+	entitiesMaxDefault      = 100_000
+	entitiesBytesMaxDefault = 64 << 20
+	conflictsMaxDefault     = 32
+	deliveriesMaxDefault    = 256
+	pollDefault             = 50 * time.Millisecond
+	rescueAfterDefault      = 30 * time.Second
 )
 
 // loadRetriesMax bounds the repeated loads while the outcome of a command depends on a load.
@@ -32,7 +32,7 @@ const loadRetriesMax = 11
 const doubtsMax = 7
 
 // A Config configures an engine: what it runs, and its bounds. Store and Kinds are
-// required. For all other fields, the zero value is a good default.
+// required. For all other fields, zero selects the default.
 type Config struct {
 	// Store is the log that holds all records. The engine does not close it.
 	Store store.Log
@@ -54,37 +54,36 @@ type Config struct {
 	Clock Clock
 
 	// CallsMax bounds the calls of the engine that are not yet answered. A call above the
-	// bound fails with [ErrOverloaded]. Zero is [CallsMaxDefault].
+	// bound fails with [ErrOverloaded]. The default is 16,384.
 	CallsMax int
-	// EntityCallsMax is the same bound for one entity. Zero is [EntityCallsMaxDefault].
+	// EntityCallsMax is the same bound for one entity. The default is 1,024.
 	EntityCallsMax int
 	// EntitiesMax bounds the entities in memory. Above the bound, the engine passivates the
 	// entities that have been idle longest, before the time of their [PassivateAfter].
-	// Entities with work in progress stay. Zero is [EntitiesMaxDefault].
+	// Entities with work in progress stay. The default is 100,000.
 	EntitiesMax int
 	// EntitiesBytesMax bounds, approximately, the bytes of memory that the entities use: their
 	// states, the receipts of their commands with a key, and a kilobyte for each entity. Above
 	// the bound, the engine passivates entities as it does above EntitiesMax. If a program
 	// always uses a few large entities with long histories, set it above the sum of their
-	// sizes. Zero is [EntitiesBytesMaxDefault].
+	// sizes. The default is 64 MiB.
 	EntitiesBytesMax int
 	// InFlightMax bounds the commands that one entity has decided and the store has not yet
-	// committed. Zero is [InFlightMaxDefault].
+	// committed. The default is 512.
 	InFlightMax int
 	// ConflictsMax bounds how often a command is decided again because another engine
-	// changed the entity first. Zero is [ConflictsMaxDefault].
+	// changed the entity first. The default is 32.
 	ConflictsMax int
 	// DeliveriesMax bounds the deliveries in progress. Messages to entities, timers, and
 	// the effects of each [Perform] rule are counted separately, each with this bound, so
 	// that a slow one does not delay the others. Messages to one entity use at most an
-	// eighth of it, or more while half of it is free. Zero is [DeliveriesMaxDefault].
+	// eighth of it, or more while half of it is free. The default is 256.
 	DeliveriesMax int
-	// EffectInfo configures the retries of a message to an entity, or of a timer, whose
-	// target fails. A refusal is not a failure: it ends the message. The zero value retries
-	// for about a day; see [RetryPolicy].
+	// Delivery configures the retries of messages to entities, and of timers, whose target
+	// fails. By default the engine retries for about a day; see [RetryPolicy].
 	Delivery RetryPolicy
 	// Poll is the interval at which readers of [Engine.Events] look for commits of other
-	// engines, on a store that several engines share. Zero is [PollDefault]. If the store
+	// engines, on a store that several engines share. The default is 50 milliseconds. If the store
 	// notifies readers of commits, as a [store.Watcher] does, they read at once, and poll
 	// only every second or less often.
 	Poll time.Duration
@@ -93,7 +92,7 @@ type Config struct {
 	// engine first sees the message in the outbox, and is measured by its own monotonic
 	// clock, so a difference between the clocks of machines does not matter. A pause before
 	// a retry is added to it. Set it above the duration of the slowest effect; otherwise
-	// two engines may perform that effect. Zero is [RescueAfterDefault].
+	// two engines may perform that effect. The default is 30 seconds.
 	RescueAfter time.Duration
 
 	logs bool // the caller gave a logger
@@ -106,13 +105,13 @@ func (c *Config) defaults() error {
 		value    *int
 		standard int
 	}{
-		{"CallsMax", &c.CallsMax, CallsMaxDefault},
-		{"EntityCallsMax", &c.EntityCallsMax, EntityCallsMaxDefault},
-		{"EntitiesMax", &c.EntitiesMax, EntitiesMaxDefault},
-		{"EntitiesBytesMax", &c.EntitiesBytesMax, EntitiesBytesMaxDefault},
-		{"InFlightMax", &c.InFlightMax, InFlightMaxDefault},
-		{"ConflictsMax", &c.ConflictsMax, ConflictsMaxDefault},
-		{"DeliveriesMax", &c.DeliveriesMax, DeliveriesMaxDefault},
+		{"CallsMax", &c.CallsMax, callsMaxDefault},
+		{"EntityCallsMax", &c.EntityCallsMax, entityCallsMaxDefault},
+		{"EntitiesMax", &c.EntitiesMax, entitiesMaxDefault},
+		{"EntitiesBytesMax", &c.EntitiesBytesMax, entitiesBytesMaxDefault},
+		{"InFlightMax", &c.InFlightMax, inFlightMaxDefault},
+		{"ConflictsMax", &c.ConflictsMax, conflictsMaxDefault},
+		{"DeliveriesMax", &c.DeliveriesMax, deliveriesMaxDefault},
 	} {
 		if *f.value < 0 {
 			return fmt.Errorf("%w: Config.%s is negative: %d", store.ErrInvalid, f.name, *f.value)
@@ -126,8 +125,8 @@ func (c *Config) defaults() error {
 		value    *time.Duration
 		standard time.Duration
 	}{
-		{"Poll", &c.Poll, PollDefault},
-		{"RescueAfter", &c.RescueAfter, RescueAfterDefault},
+		{"Poll", &c.Poll, pollDefault},
+		{"RescueAfter", &c.RescueAfter, rescueAfterDefault},
 	} {
 		if *f.value < 0 {
 			return fmt.Errorf("%w: Config.%s is negative: %v", store.ErrInvalid, f.name, *f.value)
@@ -139,9 +138,13 @@ func (c *Config) defaults() error {
 			return fmt.Errorf("%w: Config.Services[%d] is nil", store.ErrInvalid, i)
 		}
 	}
-	if err := c.Delivery.defaults(); err != nil {
-		return err
+	if err := c.Delivery.check("Config.Delivery"); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrInvalid, err)
 	}
+	if c.Delivery.Timeout > 0 {
+		return fmt.Errorf("%w: Config.Delivery.Timeout is set (a timeout is for effects: give the RetryPolicy to Perform)", store.ErrInvalid)
+	}
+	c.Delivery = c.Delivery.or(messageRetries)
 	if c.logs = c.Logger != nil; !c.logs {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

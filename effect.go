@@ -13,13 +13,6 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Defaults of [MaxAttempts] and [Backoff].
-const (
-	AttemptsMaxDefault = 20
-	BackoffMinDefault  = 100 * time.Millisecond
-	BackoffMaxDefault  = time.Minute
-)
-
 // An EffectRule handles the messages of one type that are sent or enqueued without a
 // target entity. Make one with [Perform].
 type EffectRule interface{ effect() *effectRule }
@@ -35,9 +28,14 @@ type effectRule struct {
 
 func (r *effectRule) effect() *effectRule { return r }
 
+// mistake adds a mistake to the error that [Open] returns.
+func (r *effectRule) mistake(format string, args ...any) {
+	r.err = errors.Join(r.err, fmt.Errorf(format, args...))
+}
+
 // Perform is the rule for an effect M. It does work outside of Perdure: it sends a mail,
 // or calls another service. If it returns an error, an enqueued message is retried with
-// exponential backoff until it is parked; see [MaxAttempts] and [Park]. Several
+// exponential backoff until it is parked; see [RetryPolicy] and [Park]. Several
 // goroutines may call fn at the same time.
 //
 // An enqueued message is performed at least once: a process may die after a handler has
@@ -46,18 +44,18 @@ func (r *effectRule) effect() *effectRule { return r }
 // the id to recognize a repeated attempt.
 func Perform[M proto.Message](fn func(ctx context.Context, message M) error, options ...EffectOption) EffectRule {
 	t := reflect.TypeFor[M]()
-	r := &effectRule{message: t, policy: defaultPolicy}
+	r := &effectRule{message: t, policy: effectRetries.policy()}
 	switch {
 	case fn == nil:
-		r.err = fmt.Errorf("Perform rule for %v is nil", t)
+		r.mistake("Perform rule for %v is nil", t)
 	case t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct:
-		r.err = fmt.Errorf("Perform rule: %v is not a generated message type", t)
+		r.mistake("Perform rule: %v is not a generated message type", t)
 	default:
 		r.perform = func(ctx context.Context, m proto.Message) error { return fn(ctx, m.(M)) }
 	}
 	for i, o := range options {
 		if o == nil {
-			r.err = fmt.Errorf("option %d of the Perform rule for %v is nil", i, t)
+			r.mistake("Perform rule for %v: option %d is nil", t, i)
 			continue
 		}
 		o.effectOption(r)
@@ -72,9 +70,9 @@ func Perform[M proto.Message](fn func(ctx context.Context, message M) error, opt
 // effect can be enqueued but not sent.
 func PerformElsewhere[M proto.Message]() EffectRule {
 	t := reflect.TypeFor[M]()
-	r := &effectRule{message: t, policy: defaultPolicy}
+	r := &effectRule{message: t, policy: effectRetries.policy()}
 	if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
-		r.err = fmt.Errorf("PerformElsewhere rule: %v is not a generated message type", t)
+		r.mistake("PerformElsewhere rule: %v is not a generated message type", t)
 	}
 	return r
 }
@@ -96,12 +94,12 @@ func UpcastEffect[Old, New proto.Message](fn func(Old) New) EffectRule {
 	from, to := reflect.TypeFor[Old](), reflect.TypeFor[New]()
 	r := &effectRule{message: from}
 	if fn == nil {
-		r.err = fmt.Errorf("UpcastEffect rule for %v is nil", from)
+		r.mistake("UpcastEffect rule for %v is nil", from)
 		return r
 	}
 	for _, t := range []reflect.Type{from, to} {
 		if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
-			r.err = fmt.Errorf("UpcastEffect rule: %v is not a generated message type", t)
+			r.mistake("UpcastEffect rule: %v is not a generated message type", t)
 			return r
 		}
 	}
@@ -109,68 +107,8 @@ func UpcastEffect[Old, New proto.Message](fn func(Old) New) EffectRule {
 	return r
 }
 
-var defaultPolicy = outbox.Policy{
-	AttemptsMax: AttemptsMaxDefault, BackoffMin: BackoffMinDefault, BackoffMax: BackoffMaxDefault,
-}
-
-// An EffectOption changes how the messages of a [Perform] rule are delivered.
+// An EffectOption is an argument of [Perform]: a [RetryPolicy] or [KeepOrder].
 type EffectOption interface{ effectOption(*effectRule) }
-
-type effectOption func(*effectRule)
-
-func (o effectOption) effectOption(r *effectRule) { o(r) }
-
-// MaxAttempts parks a message after n failed attempts. The default is
-// [AttemptsMaxDefault].
-func MaxAttempts(n int) EffectOption {
-	return effectOption(func(r *effectRule) {
-		if n < 1 {
-			r.err = fmt.Errorf("MaxAttempts(%d) is less than one", n)
-		}
-		r.policy.AttemptsMax = uint32(n)
-	})
-}
-
-// MaxAge parks a message at its first failed attempt after the age d. The age begins
-// when this engine first knows the message: when the engine stores it, reads it after
-// the engine was opened, or takes it over from another engine. It is measured by the
-// engine's own clock and not from [EffectInfo.Enqueued], so it begins again after a
-// restart or a takeover. For example, with MaxAge(time.Hour), a message that has failed
-// for 59 minutes before a restart is retried for another hour. MaxAge does not end an
-// attempt in progress (see [AttemptTimeout]) and does not park a message between two
-// attempts. Zero, the default, is no limit.
-func MaxAge(d time.Duration) EffectOption {
-	return effectOption(func(r *effectRule) {
-		if d < 0 {
-			r.err = fmt.Errorf("MaxAge(%v) is negative", d)
-		}
-		r.policy.AgeMax = d
-	})
-}
-
-// Backoff sets the pauses between attempts. The first pause is doubled after each
-// attempt, up to the longest. Each pause is shortened at random by up to a half. The
-// defaults are [BackoffMinDefault] and [BackoffMaxDefault].
-func Backoff(first, longest time.Duration) EffectOption {
-	return effectOption(func(r *effectRule) {
-		if first <= 0 || longest < first {
-			r.err = fmt.Errorf("Backoff(%v, %v) does not grow from above zero", first, longest)
-		}
-		r.policy.BackoffMin, r.policy.BackoffMax = first, longest
-	})
-}
-
-// AttemptTimeout ends the context of a handler after d, with [context.DeadlineExceeded].
-// The engine still waits for a handler that ignores its context, because it cannot know
-// what the handler has done. Zero, the default, is no timeout.
-func AttemptTimeout(d time.Duration) EffectOption {
-	return effectOption(func(r *effectRule) {
-		if d < 0 {
-			r.err = fmt.Errorf("AttemptTimeout(%v) is negative", d)
-		}
-		r.timeout = d
-	})
-}
 
 // Park wraps an error of a handler to say that a further attempt would not help: the
 // message is parked at once. Park(nil) is nil: the message is handled.

@@ -451,10 +451,11 @@ func (c *closingContext) Err() error {
 // If the store cannot be read, the reader retries with growing pauses; see [Stats]. It
 // ends with an error if a retry cannot help: the store is closed or broken, or a record
 // is damaged. It also ends if after is above the head of the log: then the position is
-// from another log, and the error matches [ErrReplaced].
+// from another log, and the error matches
+// [stream.ErrReplaced].
 //
 // A reader never slows down a writer. A reader that was up to date and has fallen far
-// behind gets an error matching [ErrLagged]. This is a notice: to go on from the same
+// behind gets an error matching [stream.ErrLagged]. This is a notice: to go on from the same
 // place, continue the iteration.
 //
 // As long as a reader is running, no engine deletes events that it has not passed; see
@@ -462,7 +463,7 @@ func (c *closingContext) Err() error {
 // store before it gets its first event. If an engine is suspended for longer than
 // [stream.LiveSilenceMax], the other engines treat it as dead. If events that the reader
 // has not passed are deleted, then or before it began, it gets an error matching
-// [ErrDeleted], which is a notice too. A reader that begins with 0 begins with the
+// [stream.ErrDeleted], which is a notice too. A reader that begins with 0 begins with the
 // oldest event that is kept.
 func (e *Engine) Events(ctx context.Context, after store.Position) iter.Seq2[*store.Event, error] {
 	return e.Follow(ctx, store.Query{After: after})
@@ -480,29 +481,9 @@ func (e *Engine) Subscribe(ctx context.Context, c stream.SubscriptionConfig) (*s
 	return e.hub.Subscribe(ctx, c)
 }
 
-// ErrLagged is a notice to a reader of [Engine.Events] that it has fallen far behind.
-// The error is a [*LaggedError].
-var ErrLagged = stream.ErrLagged
-
-// A LaggedError has the distance between a reader of [Engine.Events] and the head of the
-// log. It matches [ErrLagged].
-type LaggedError = stream.LaggedError
-
-// ErrDeleted is a notice to a reader of [Engine.Events] that events were deleted before
-// it came to them. The error is a [*DeletedError].
-var ErrDeleted = stream.ErrDeleted
-
-// A DeletedError names the events that a reader of [Engine.Events] misses. It matches
-// [ErrDeleted].
-type DeletedError = stream.DeletedError
-
-// ErrReplaced means that a position is not a position of this log: the log was restored
-// from an older backup, or replaced. The error is a [*stream.ReplacedError].
-var ErrReplaced = stream.ErrReplaced
-
 func streamError(err error) error {
 	switch {
-	case err == nil || errors.Is(err, ErrLagged) || errors.Is(err, ErrDeleted):
+	case err == nil || errors.Is(err, stream.ErrLagged) || errors.Is(err, stream.ErrDeleted):
 		return err
 	case errors.Is(err, stream.ErrClosed):
 		return ErrClosed

@@ -54,21 +54,21 @@ func (c Code) Error() string {
 	return fmt.Sprintf("code %d", uint32(c))
 }
 
-// Bounds of a refusal, in bytes. The engine shortens a larger refusal when its rule
-// returns: it cuts the text, which then ends with the number of bytes left out, and it
-// leaves out the first detail that does not fit and all details after it.
+// Bounds of a refusal, in bytes; see [Error].
 const (
-	RefusalMessageBytesMax = 64 << 10
-	RefusalDetailsBytesMax = 1 << 20
+	refusalMessageBytesMax = 64 << 10
+	refusalDetailsBytesMax = 1 << 20
 )
 
 // An Error is a refusal: the answer of an entity to a command or query that it does not
 // accept. It is safe to show to the caller. Make one with [Reject].
 //
 // The engine copies a refusal when the rule returns it, in the form in which a receipt
-// stores it: text that is valid UTF-8, and the details that can be encoded, within
-// [RefusalMessageBytesMax] and [RefusalDetailsBytesMax]. So a repeated command gets
-// exactly the first answer, and the details may be parts of the state.
+// stores it: text that is valid UTF-8, and the details that can be encoded. So a repeated
+// command gets exactly the first answer, and the details may be parts of the state. Of a
+// text above 64 KiB it keeps the beginning, followed by the number of bytes left out. If
+// the details together are larger than 1 MiB, it leaves out the first detail that does not
+// fit and all details after it.
 //
 // A rule may return an error of any other type. The engine takes its text and its code
 // when the rule returns. The code is [Unknown], unless the error wraps an Error or is a
@@ -301,9 +301,9 @@ func (e *Error) addDetails(details []proto.Message) error {
 		if d == nil || !d.ProtoReflect().IsValid() {
 			return fmt.Errorf("detail %d of the refusal is nil", i)
 		}
-		if size += proto.Size(d); size > RefusalDetailsBytesMax {
+		if size += proto.Size(d); size > refusalDetailsBytesMax {
 			e.Message = refusalText(fmt.Sprintf("%s (%d of %d details are left out: together they are larger than %d bytes)",
-				e.Message, len(details)-i, len(details), RefusalDetailsBytesMax))
+				e.Message, len(details)-i, len(details), refusalDetailsBytesMax))
 			return nil
 		}
 		copied := d.ProtoReflect().New().Interface()
@@ -324,10 +324,10 @@ func (e *Error) addDetails(details []proto.Message) error {
 func refusalText(s string) string {
 	const room = 64 // for the text that is added
 	s = validText(s)
-	if len(s) <= RefusalMessageBytesMax {
+	if len(s) <= refusalMessageBytesMax {
 		return s
 	}
-	cut := RefusalMessageBytesMax - room
+	cut := refusalMessageBytesMax - room
 	for !utf8.RuneStart(s[cut]) {
 		cut--
 	}

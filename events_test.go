@@ -76,7 +76,7 @@ func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
 	deposit(1)
 	const more = stream.BufferEventsMax + 1000
 	var at store.Position
-	var lagged *perdure.LaggedError
+	var lagged *stream.LaggedError
 	read := make(chan struct{})
 	go func() { // write when the reader waits at the head
 		<-read
@@ -88,7 +88,7 @@ func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
 		close(read)
 	}()
 	for ev, err := range e.Events(ctx, 0) {
-		if errors.Is(err, perdure.ErrLagged) {
+		if errors.Is(err, stream.ErrLagged) {
 			if lagged != nil || !errors.As(err, &lagged) || lagged.Position != at || lagged.Head < at+stream.BufferEventsMax {
 				t.Fatalf("got the notice %v at position %v", err, at)
 			}

@@ -30,7 +30,7 @@ func ExampleDecision_Enqueue() {
 		}
 		mailed <- fmt.Sprintf("attempt %d for %v: %s", d.Attempt, d.Source, m.GetText())
 		return nil
-	}, perdure.MaxAttempts(5), perdure.Backoff(time.Millisecond, time.Second))
+	}, perdure.RetryPolicy{MaxAttempts: 5, MinBackoff: time.Millisecond, MaxBackoff: time.Second})
 
 	ctx := context.Background()
 	engine, err := perdure.Open(ctx, perdure.Config{

@@ -35,7 +35,7 @@ func ExampleEngine_UnparkWhere() {
 			}
 			mails <- m.GetText()
 			return nil
-		}, perdure.MaxAttempts(1))},
+		}, perdure.RetryPolicy{MaxAttempts: 1})},
 	})
 	if err != nil {
 		panic(err)

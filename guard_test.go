@@ -156,7 +156,7 @@ func TestAPanicOfAHandler(t *testing.T) {
 					}), perdure.Evolve(onDeposited))
 					e := openConfig(t, perdure.Config{
 						Store: newLog(t), Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{
-							perdure.Perform(func(context.Context, *testv1.Note) error { panic(badText{text}) }, perdure.MaxAttempts(3)),
+							perdure.Perform(func(context.Context, *testv1.Note) error { panic(badText{text}) }, perdure.RetryPolicy{MaxAttempts: 3}),
 						},
 					})
 					if _, err := kind.Ref(e, "1").Do(t.Context(), &testv1.Touch{}); err != nil {
@@ -268,7 +268,7 @@ func TestARefusal(t *testing.T) {
 		"that wraps text that is not UTF-8":  fmt.Errorf("\xff: %w", perdure.NotFound),
 		"with a detail that is not UTF-8":    &perdure.Error{Code: perdure.Aborted, Message: "no", Details: []proto.Message{&testv1.Note{Text: "\xff"}, &testv1.Note{Text: "ok"}}},
 		"that is a code":                     perdure.OutOfRange,
-		"with a text of the largest size":    perdure.Reject(perdure.NotFound, "%s", strings.Repeat("x", perdure.RefusalMessageBytesMax)),
+		"with a text of the largest size":    perdure.Reject(perdure.NotFound, "%s", strings.Repeat("x", refusalBytesMax)),
 		"with a text that is too large":      perdure.Reject(perdure.NotFound, "%s", strings.Repeat("€", 1<<20)),
 		"with details that are too large":    &perdure.Error{Code: perdure.Aborted, Message: "no", Details: []proto.Message{&testv1.Note{Text: "ok"}, &testv1.Note{Text: strings.Repeat("x", 2<<20)}}},
 		"that wraps a refusal with a detail": fmt.Errorf("outside: %w", &perdure.Error{Code: perdure.Aborted, Message: "in", Details: []proto.Message{&testv1.Note{Text: "ok"}}}),
@@ -285,7 +285,7 @@ func TestARefusal(t *testing.T) {
 					t.Errorf("detail %d: got %v and then %v", i, a.Details[i], b.Details[i])
 				}
 			}
-			if !errors.Is(first, a.Code) || len(a.Message) > perdure.RefusalMessageBytesMax || !utf8.ValidString(first.Error()) {
+			if !errors.Is(first, a.Code) || len(a.Message) > refusalBytesMax || !utf8.ValidString(first.Error()) {
 				t.Errorf("got code %v and a text of %d bytes", a.Code, len(a.Message))
 			}
 		})

@@ -197,7 +197,7 @@ func (h *hooking) hookedEffects() []perdure.EffectRule {
 				return &hookError{h}
 			}
 			return nil
-		}, perdure.MaxAttempts(1)),
+		}, perdure.RetryPolicy{MaxAttempts: 1}),
 		perdure.UpcastEffect(func(*testv1.Touch) *testv1.Note {
 			if h.Reached("UpcastEffect(fn)") {
 				return nil

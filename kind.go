@@ -11,9 +11,6 @@ import (
 	"github.com/perdure/perdure/internal/core/entity"
 )
 
-// PassivateAfterDefault is the default of [PassivateAfter].
-const PassivateAfterDefault = 10 * time.Minute
-
 // A Kind is a type of entity with state S: its name, its rules and its options. It is a
 // value: declare it once, give it to every engine that runs it, and make refs from it.
 // Any number of goroutines may use it at the same time.
@@ -261,16 +258,17 @@ func RetainEvents(events uint64) KindOption {
 	return kindOption(func(c *compiler) { c.retain, c.prune = events, true })
 }
 
-// Defaults of [KeepReceipts].
+// Defaults of [PassivateAfter] and [KeepReceipts].
 const (
-	ReceiptsMaxDefault = 1000
-	ReceiptsForDefault = 24 * time.Hour
+	passivateAfterDefault = 10 * time.Minute
+	receiptsMaxDefault    = 1000
+	receiptsForDefault    = 24 * time.Hour
 )
 
 // KeepReceipts bounds the answers to commands with an idempotency key that an entity
 // remembers, by number and age; see [WithIdempotencyKey]. The last count answers are
-// kept as long as they are not older than age. The defaults are [ReceiptsMaxDefault] and
-// [ReceiptsForDefault].
+// kept as long as they are not older than age. The default is KeepReceipts(1000,
+// 24*time.Hour).
 //
 // Pruning is lazy. Later commands with a key remove answers in groups of up to a
 // sixteenth of all, so some more may be kept. If no such command comes,
@@ -290,8 +288,7 @@ func KeepReceipts(count int, age time.Duration) KindOption {
 }
 
 // PassivateAfter removes an entity from memory after it has been idle for this time. The
-// next call loads it again. Zero disables passivation by time. The default is
-// [PassivateAfterDefault].
+// next call loads it again. Zero disables passivation by time. The default is ten minutes.
 func PassivateAfter(idle time.Duration) KindOption {
 	return kindOption(func(c *compiler) {
 		if idle < 0 {
@@ -355,8 +352,8 @@ func UpcastCommand[Old, New proto.Message](fn func(Old) New) KindOption {
 	})
 }
 
-// UpcastPartsMax bounds the events that [UpcastMany] may return for one stored event.
-const UpcastPartsMax = 1000
+// upcastPartsMax bounds the events that [UpcastMany] may return for one stored event.
+const upcastPartsMax = 1000
 
 // UpcastMany converts an event that was stored as Old into several events, in order, or
 // into none. The parameter becomes lists the types that fn may return; each needs an
@@ -369,7 +366,7 @@ const UpcastPartsMax = 1000
 //	}, (*bankv1.Withdrawn)(nil), (*bankv1.Deposited)(nil))
 //
 // The function runs when the event is read and must be pure. It returns at most
-// [UpcastPartsMax] events, which share no memory when they are applied. The stored event
+// 1000 events, which share no memory when they are applied. The stored event
 // does not change, so the resulting events have one version and one position: an entity,
 // a snapshot and a reader have all of them or none.
 func UpcastMany[Old proto.Message](fn func(Old) []proto.Message, becomes ...proto.Message) KindOption {

@@ -78,7 +78,7 @@ func (o *orderly) repair() {
 // wants fails the test unless exactly these notes of an entity were sent.
 func (o *orderly) wants(id string, want ...string) {
 	o.t.Helper()
-	pass(2 * perdure.RescueAfterDefault)
+	pass(2 * rescueAfter)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var got []string

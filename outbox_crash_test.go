@@ -237,7 +237,7 @@ func (r *crashing) effects(life int) []perdure.EffectRule {
 			}
 			r.note(d, m)
 			return r.step(life)
-		}, perdure.Backoff(time.Minute, time.Minute)),
+		}, perdure.RetryPolicy{MinBackoff: time.Minute, MaxBackoff: time.Minute}),
 		perdure.Perform(func(ctx context.Context, m *testv1.Annotate) error {
 			if err := r.step(life); err != nil {
 				return err

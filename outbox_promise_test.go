@@ -204,7 +204,7 @@ func TestSharedOutbox(t *testing.T) {
 			if _, err := kind.Ref(a, fmt.Sprint(ahead)).Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
 				t.Fatal(err)
 			}
-			pass(perdure.RescueAfterDefault - time.Second)
+			pass(rescueAfter - time.Second)
 			if got := alive.list(); got != "" {
 				t.Errorf("clock ahead by %v: the mail is taken early", ahead)
 			}
@@ -265,7 +265,7 @@ func TestSharedOutbox(t *testing.T) {
 		older := perdure.EventSourced("mailer", perdure.Decide(deposit), perdure.Evolve(onDeposited))
 		var out bytes.Buffer
 		b := sharing(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{older}, Logger: slog.New(slog.NewTextHandler(&out, nil)), RescueAfter: time.Second})
-		a := sharing(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{p.rule(perdure.Backoff(time.Minute, time.Minute))}, RescueAfter: time.Second})
+		a := sharing(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{p.rule(perdure.RetryPolicy{MinBackoff: time.Minute, MaxBackoff: time.Minute})}, RescueAfter: time.Second})
 		if _, err := kind.Ref(a, "1").Do(t.Context(), &testv1.Deposit{}); err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +328,7 @@ func TestOutbox(t *testing.T) {
 		var out bytes.Buffer
 		e, err := perdure.Open(t.Context(), perdure.Config{
 			Store: log, Kinds: []perdure.AnyKind{kind}, Logger: slog.New(slog.NewTextHandler(&out, nil)), Effects: note(func() error { return nil }),
-			Delivery: perdure.RetryPolicy{MaxAttempts: 3, BackoffMin: time.Second},
+			Delivery: perdure.RetryPolicy{MaxAttempts: 3, MinBackoff: time.Second},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -404,7 +404,7 @@ func TestOutbox(t *testing.T) {
 			Store: newLog(t), Kinds: []perdure.AnyKind{kind}, Logger: slog.New(h),
 			Effects: []perdure.EffectRule{perdure.Perform(
 				func(context.Context, *testv1.Note) error { var err *nilError; return err },
-				perdure.MaxAttempts(2), perdure.Backoff(time.Millisecond, time.Millisecond),
+				perdure.RetryPolicy{MaxAttempts: 2, MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond},
 			)},
 		})
 		if err != nil {

@@ -127,11 +127,11 @@ func TestMessagesOfAnEngineThatHasDiedAreDelivered(t *testing.T) {
 			}
 			return s.GetBalance()
 		}
-		<-time.After(perdure.RescueAfterDefault / 2)
+		<-time.After(rescueAfter / 2)
 		if n := balance(); n != 0 {
 			t.Errorf("the other engine has taken a message that is not old: balance %d, want 0", n)
 		}
-		<-time.After(2 * perdure.RescueAfterDefault)
+		<-time.After(2 * rescueAfter)
 		if n := balance(); n != 1 {
 			t.Errorf("the message of an engine that has died: balance of its target %d, want 1", n)
 		}

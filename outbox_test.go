@@ -166,7 +166,7 @@ func TestAnAttemptThatTakesTooLongIsOverAndTriedAgain(t *testing.T) {
 			return ctx.Err()
 		}
 		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{
-			perdure.Perform(perform, perdure.AttemptTimeout(time.Minute)),
+			perdure.Perform(perform, perdure.RetryPolicy{Timeout: time.Minute}),
 			perdure.Perform(func(context.Context, *testv1.Touch) error { return nil }),
 		}})
 		if _, err := kind.Ref(e, "a").Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
@@ -190,7 +190,7 @@ func TestAFailingEffectIsTriedAgainAndThenParked(t *testing.T) {
 			}
 			return nil
 		}
-		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: r.rules(perdure.MaxAttempts(5), perdure.Backoff(time.Second, time.Minute))})
+		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: r.rules(perdure.RetryPolicy{MaxAttempts: 5, MinBackoff: time.Second, MaxBackoff: time.Minute})})
 		ref := kind.Ref(e, "a")
 		for range 2 {
 			if _, err := ref.Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
@@ -419,7 +419,7 @@ func TestWhatWasNotDeliveredIsDeliveredByTheNextEngine(t *testing.T) {
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		kind := senders()
 		r := &recorder{fail: func(*perdure.EffectInfo) error { return errors.New("away") }}
-		config := perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: r.rules(perdure.Backoff(time.Hour, time.Hour))}
+		config := perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: r.rules(perdure.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Hour})}
 		e, err := perdure.Open(t.Context(), config)
 		if err != nil {
 			t.Fatal(err)

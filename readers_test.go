@@ -62,7 +62,7 @@ type slow struct {
 	stop    context.CancelFunc
 	ended   chan struct{}
 	got     []store.Position
-	notices []*perdure.DeletedError
+	notices []*stream.DeletedError
 	err     error
 }
 
@@ -72,7 +72,7 @@ func (p *pruned) read(e *perdure.Engine, after store.Position) *slow {
 	go func() {
 		defer close(s.ended)
 		for ev, err := range e.Events(ctx, after) {
-			if notice, ok := errors.AsType[*perdure.DeletedError](err); ok {
+			if notice, ok := errors.AsType[*stream.DeletedError](err); ok {
 				s.notices = append(s.notices, notice)
 				continue
 			}
@@ -220,7 +220,7 @@ func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
 		if !slices.Contains(s.got, 8) || len(s.notices) != 1 {
 			p.Fatalf("got the events %v and the notices %v, want the last event and a notice", s.got, s.notices)
 		}
-		if n := s.notices[0]; n.After > 2 || n.Through != 7 || !slices.Equal(n.Kinds, []string{"account"}) || !errors.Is(n, perdure.ErrDeleted) {
+		if n := s.notices[0]; n.After > 2 || n.Through != 7 || !slices.Equal(n.Kinds, []string{"account"}) || !errors.Is(n, stream.ErrDeleted) {
 			p.Errorf("got the notice %+v, want one of accounts through 7", n)
 		}
 	})
@@ -301,8 +301,8 @@ func TestAReaderAboveTheHeadIsToldThatTheLogWasReplaced(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			for _, err := range e.Events(ctx, r.Position+1) {
-				if !errors.Is(err, perdure.ErrReplaced) {
-					t.Errorf("events after %v of a log with one: got %v, want %v", r.Position+1, err, perdure.ErrReplaced)
+				if !errors.Is(err, stream.ErrReplaced) {
+					t.Errorf("events after %v of a log with one: got %v, want %v", r.Position+1, err, stream.ErrReplaced)
 				}
 			}
 			for ev, err := range e.Events(ctx, r.Position) { // waiting for the next event is correct

@@ -263,7 +263,7 @@ func TestUpcastEffect(t *testing.T) {
 			}
 			return nil
 		}
-		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{mailers()}, Effects: []perdure.EffectRule{toText, toNote, p.rule(perdure.MaxAttempts(3))}})
+		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{mailers()}, Effects: []perdure.EffectRule{toText, toNote, p.rule(perdure.RetryPolicy{MaxAttempts: 3})}})
 		pass(time.Hour)
 		p.mu.Lock()
 		if tries["text"] != 3 || tries["number 7"] != 1 || len(tries) != 2 {

@@ -50,9 +50,9 @@ func (c *compiler) storeMany(from reflect.Type) {
 			switch {
 			case err != nil:
 				return nil, err
-			case len(events) > UpcastPartsMax:
+			case len(events) > upcastPartsMax:
 				return nil, fmt.Errorf("the UpcastMany of %s has returned %d events, at most %d are allowed",
-					messageName(newMessage(from)), len(events), UpcastPartsMax)
+					messageName(newMessage(from)), len(events), upcastPartsMax)
 			}
 			if len(events) > 1 {
 				for i := range events { // events may share memory with each other
@@ -108,8 +108,8 @@ func (c *compiler) expand(t reflect.Type, above []reflect.Type, ends *[]string) 
 	}
 	return func(m proto.Message) (events []proto.Message, err error) {
 		made := s.fn(m)
-		if len(made) > UpcastPartsMax {
-			return nil, fmt.Errorf("the UpcastMany of %s has returned %d events, at most %d are allowed", name, len(made), UpcastPartsMax)
+		if len(made) > upcastPartsMax {
+			return nil, fmt.Errorf("the UpcastMany of %s has returned %d events, at most %d are allowed", name, len(made), upcastPartsMax)
 		}
 		for i, part := range made {
 			if part == nil || !part.ProtoReflect().IsValid() {

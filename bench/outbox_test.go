@@ -17,6 +17,7 @@ import (
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/bbolt"
+	"github.com/perdure/perdure/stream"
 )
 
 // senders is a kind whose commands enqueue messages: Annotate enqueues one to the entity
@@ -100,7 +101,7 @@ func delivered(b *testing.B, e *perdure.Engine, messages int) {
 	n := 0
 	for ev, err := range e.Events(ctx, 0) {
 		switch {
-		case errors.Is(err, perdure.ErrLagged):
+		case errors.Is(err, stream.ErrLagged):
 		case err != nil:
 			b.Fatalf("%d of %d messages are delivered: %v", n, messages, err)
 		case ev.Type == string(proto.MessageName(&testv1.Deposited{})):

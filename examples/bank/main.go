@@ -106,7 +106,7 @@ func letters(out io.Writer) perdure.EffectRule {
 	return perdure.Perform(func(_ context.Context, n *bankv1.Notice) error {
 		_, err := fmt.Fprintf(out, "  letter to %s: %s\n", n.GetTo(), n.GetText())
 		return err
-	}, perdure.MaxAttempts(10), perdure.Backoff(100*time.Millisecond, time.Minute))
+	}, perdure.RetryPolicy{MaxAttempts: 10, MinBackoff: 100 * time.Millisecond, MaxBackoff: time.Minute})
 }
 
 // wait waits for an event of an entity.

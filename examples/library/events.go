@@ -10,6 +10,7 @@ import (
 
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/stream"
 )
 
 func (a *app) historyCommand() *cobra.Command {
@@ -115,7 +116,7 @@ func (a *app) follow(ctx context.Context, engine *perdure.Engine, from []store.P
 			for event, err := range engine.Events(ctx, after) {
 				mu.Lock()
 				switch {
-				case errors.Is(err, perdure.ErrLagged), errors.Is(err, perdure.ErrDeleted):
+				case errors.Is(err, stream.ErrLagged), errors.Is(err, stream.ErrDeleted):
 					a.err.printf("%v\n", err) // only a notice: the stream goes on
 					err = nil
 				case err == nil:

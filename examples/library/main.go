@@ -129,7 +129,7 @@ func (a *app) withEngine(ctx context.Context, do func(*perdure.Engine) error) (f
 		Store: log, Services: []perdure.Service{projection.Service(a.runners()...)},
 		Kinds: []perdure.AnyKind{library.Books, library.Readers},
 		Effects: []perdure.EffectRule{
-			perdure.Perform(a.notices.Write, perdure.MaxAttempts(attemptsMax), perdure.Backoff(backoffMin, backoffMax)),
+			perdure.Perform(a.notices.Write, perdure.RetryPolicy{MaxAttempts: attemptsMax, MinBackoff: backoffMin, MaxBackoff: backoffMax}),
 		},
 	})
 	if err != nil {

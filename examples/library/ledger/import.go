@@ -19,7 +19,7 @@ import (
 const WorkersDefault = 256
 
 // WorkersMax bounds [Options.Workers], so that the commands in flight stay
-// below [perdure.CallsMaxDefault].
+// below the default of [perdure.Config.CallsMax].
 const WorkersMax = inFlightMax
 
 // Options configure an import. The zero value is a good default.

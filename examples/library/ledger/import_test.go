@@ -430,11 +430,17 @@ func TestEveryCommandIsSentUnderItsOwnKey(t *testing.T) {
 	}
 }
 
+// Defaults of [perdure.KeepReceipts].
+const (
+	receiptsMax = 1000
+	receiptsFor = 24 * time.Hour
+)
+
 func TestAnImportGoesOnWhenTheBookHasForgottenTheKeys(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := inMemory(t)
-		l := chance(6, 2*perdure.ReceiptsMaxDefault, 1)
+		l := chance(6, 2*receiptsMax, 1)
 		for i := range l.Loans { // an open loan would make the book refuse all later ones
 			loan := &l.Loans[i]
 			loan.Returned, loan.ReturnedOn = true, loan.LentOn.AddDate(0, 0, 1)
@@ -451,9 +457,9 @@ func TestAnImportGoesOnWhenTheBookHasForgottenTheKeys(t *testing.T) {
 				t.Errorf("an import that is stopped ends with %v, want %v", err, context.Canceled)
 			}
 		})
-		<-time.After(2 * perdure.ReceiptsForDefault)
+		<-time.After(2 * receiptsFor)
 		r := mustBring(t, log, l, ledger.Options{})
-		if got, want := figures(t, r), figures(t, replay(l)); got != want || r.Events < 2*perdure.ReceiptsMaxDefault || r.Resumed < l.Operations()/2 {
+		if got, want := figures(t, r), figures(t, replay(l)); got != want || r.Events < 2*receiptsMax || r.Resumed < l.Operations()/2 {
 			t.Errorf("report\n got %s, resumed %d\nwant %s, with more events than keys are kept, and half of it resumed", got, r.Resumed, want)
 		}
 	})

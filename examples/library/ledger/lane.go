@@ -20,10 +20,10 @@ import (
 )
 
 // Bounds of the commands in flight, for one book and for all books together. For one book
-// they are fewer than the keys that it remembers (see [perdure.ReceiptsMaxDefault]).
+// they are fewer than the keys that it remembers (see [perdure.KeepReceipts]).
 const (
-	windowMax   = perdure.InFlightMaxDefault
-	inFlightMax = perdure.CallsMaxDefault / 2
+	windowMax   = 512        // the default of perdure.Config.InFlightMax
+	inFlightMax = 16_384 / 2 // half of the default of perdure.Config.CallsMax
 )
 
 // A lane is the queue of one book's operations, and sends them.

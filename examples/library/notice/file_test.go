@@ -52,7 +52,7 @@ func (l *lib) run(t *testing.T, do func(*perdure.Engine)) {
 	t.Helper()
 	engine, err := perdure.Open(t.Context(), perdure.Config{
 		Store: l.log, Kinds: []perdure.AnyKind{library.Books, library.Readers},
-		Effects: []perdure.EffectRule{perdure.Perform(l.perform, perdure.MaxAttempts(5))},
+		Effects: []perdure.EffectRule{perdure.Perform(l.perform, perdure.RetryPolicy{MaxAttempts: 5})},
 	})
 	if err != nil {
 		t.Fatal(err)
