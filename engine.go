@@ -442,21 +442,22 @@ func (c *closingContext) Err() error {
 	return context.Canceled
 }
 
-// Events yields the events of the log above after, in its partition, and then new events
-// as they are committed, without a gap, a duplicate or an inversion. The events are
-// valid until the next step and must not be changed; see [store.Event.Clone].
+// Events yields the events of the log that q selects, and then new events as they are
+// committed, without a gap, a duplicate or an inversion. The zero query selects all
+// events of the first partition; [store.Query.After] is the position at which to begin, and
+// its partition. The events are valid until the next step and must not be changed; see
+// [store.Event.Clone]. The iteration ends at [store.Query.Through], if that is set.
 //
 // The iteration ends when the context ends, the caller breaks, or the engine is closed.
 // If the context ends or the engine is closed, it yields that error as its last element.
 // If the store cannot be read, the reader retries with growing pauses; see [Stats]. It
 // ends with an error if a retry cannot help: the store is closed or broken, or a record
-// is damaged. It also ends if after is above the head of the log: then the position is
-// from another log, and the error matches
-// [stream.ErrReplaced].
+// is damaged. It also ends if After is above the head of the log: then the position is
+// from another log, and the error matches [stream.ErrReplaced].
 //
 // A reader never slows down a writer. A reader that was up to date and has fallen far
-// behind gets an error matching [stream.ErrLagged]. This is a notice: to go on from the same
-// place, continue the iteration.
+// behind gets an error matching [stream.ErrLagged]. This is a notice: to go on from the
+// same place, continue the iteration.
 //
 // As long as a reader is running, no engine deletes events that it has not passed; see
 // [RetainEvents]. On a store that several engines share, the reader is registered in the
@@ -465,8 +466,14 @@ func (c *closingContext) Err() error {
 // has not passed are deleted, then or before it began, it gets an error matching
 // [stream.ErrDeleted], which is a notice too. A reader that begins with 0 begins with the
 // oldest event that is kept.
-func (e *Engine) Events(ctx context.Context, after store.Position) iter.Seq2[*store.Event, error] {
-	return e.Follow(ctx, store.Query{After: after})
+func (e *Engine) Events(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
+	return func(yield func(*store.Event, error) bool) {
+		for event, err := range e.hub.Follow(ctx, q) {
+			if !yield(event, streamError(err)) {
+				return
+			}
+		}
+	}
 }
 
 // Subscribe opens a subscription: a named consumer of the log that gets each commit at

@@ -29,7 +29,7 @@ func TestEventsAreReadOnceInOrderWhileTheyAreWritten(t *testing.T) {
 			// Each reader begins at a different position, the last one at the head.
 			after := store.Position(reader * 10)
 			versions := map[store.Key]store.Version{}
-			for ev, err := range e.Events(ctx, after) {
+			for ev, err := range e.Events(ctx, store.Query{After: after}) {
 				if err != nil {
 					t.Errorf("reader %d: %v", reader, err)
 					return
@@ -87,7 +87,7 @@ func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
 		}
 		close(read)
 	}()
-	for ev, err := range e.Events(ctx, 0) {
+	for ev, err := range e.Events(ctx, store.Query{}) {
 		if errors.Is(err, stream.ErrLagged) {
 			if lagged != nil || !errors.As(err, &lagged) || lagged.Position != at || lagged.Head < at+stream.BufferEventsMax {
 				t.Fatalf("got the notice %v at position %v", err, at)
@@ -127,7 +127,7 @@ func TestAReaderEndsWithItsContextAndWithTheEngine(t *testing.T) {
 	results := make(chan error, 2)
 	follow := func(ctx context.Context) {
 		var last error
-		for _, err := range e.Events(ctx, 0) {
+		for _, err := range e.Events(ctx, store.Query{}) {
 			last = err
 		}
 		results <- last
@@ -144,7 +144,7 @@ func TestAReaderEndsWithItsContextAndWithTheEngine(t *testing.T) {
 	if err := <-results; !errors.Is(err, perdure.ErrClosed) {
 		t.Errorf("got %v, want ErrClosed", err)
 	}
-	for _, err := range e.Events(t.Context(), store.NewPosition(3, 0)) {
+	for _, err := range e.Events(t.Context(), store.Query{After: store.NewPosition(3, 0)}) {
 		if !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("a partition that does not exist: got %v, want ErrInvalid", err)
 		}
@@ -221,7 +221,7 @@ func TestAReaderLearnsOfACommitThatWasInDoubt(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go func() {
-			for ev, err := range e.Events(ctx, 0) {
+			for ev, err := range e.Events(ctx, store.Query{}) {
 				if err != nil {
 					return
 				}

@@ -31,7 +31,7 @@ func ExampleEngine_Events() {
 	}
 	var last store.Position
 	read := func(count int) {
-		for e, err := range engine.Events(ctx, last) {
+		for e, err := range engine.Events(ctx, store.Query{After: last}) {
 			if err != nil {
 				panic(err)
 			}

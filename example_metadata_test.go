@@ -36,7 +36,7 @@ func ExampleWithMetadata() {
 		perdure.WithMetadata(map[string]string{"user": "ada"})); err != nil {
 		panic(err)
 	}
-	for e, err := range engine.Events(ctx, 0) {
+	for e, err := range engine.Events(ctx, store.Query{}) {
 		if err != nil {
 			panic(err)
 		}

@@ -49,7 +49,7 @@ func ExampleDecision_EnqueueTo() {
 	if _, err := ada.Do(ctx, &testv1.Withdraw{Amount: 30}); err != nil {
 		panic(err)
 	}
-	for e, err := range engine.Events(ctx, 0) { // the events as they are committed
+	for e, err := range engine.Events(ctx, store.Query{}) { // the events as they are committed
 		if err != nil {
 			panic(err)
 		}

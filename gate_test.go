@@ -105,7 +105,7 @@ func TestNothingLeavesBeforeItIsDurable(t *testing.T) {
 		readCtx, stop := context.WithCancel(ctx)
 		read := make(chan error, 1)
 		go func() {
-			for ev, err := range e.Events(readCtx, 0) {
+			for ev, err := range e.Events(readCtx, store.Query{}) {
 				if err != nil {
 					read <- err
 					return

@@ -608,8 +608,7 @@ var hooks = map[string]hook{
 	"store.Catalog.Entities": {trigger: func(*hooking) error { pass(2 * time.Minute); return nil }},
 	"store.Watcher.Changed":  {config: sharedLog, opens: true},
 
-	"Engine.Events(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Events(h.short(), 0)) }},
-	"Engine.Follow(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Follow(h.short(), store.Query{})) }},
+	"Engine.Events(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Events(h.short(), store.Query{})) }},
 	"Engine.Pending(yield)": {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Pending(h.short())) }},
 	"Engine.Parked(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Parked(h.short())) }},
 

@@ -71,7 +71,7 @@ func (p *pruned) read(e *perdure.Engine, after store.Position) *slow {
 	s := &slow{goOn: make(chan struct{}), stop: stop, ended: make(chan struct{})}
 	go func() {
 		defer close(s.ended)
-		for ev, err := range e.Events(ctx, after) {
+		for ev, err := range e.Events(ctx, store.Query{After: after}) {
 			if notice, ok := errors.AsType[*stream.DeletedError](err); ok {
 				s.notices = append(s.notices, notice)
 				continue
@@ -300,12 +300,12 @@ func TestAReaderAboveTheHeadIsToldThatTheLogWasReplaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			for _, err := range e.Events(ctx, r.Position+1) {
+			for _, err := range e.Events(ctx, store.Query{After: r.Position + 1}) {
 				if !errors.Is(err, stream.ErrReplaced) {
 					t.Errorf("events after %v of a log with one: got %v, want %v", r.Position+1, err, stream.ErrReplaced)
 				}
 			}
-			for ev, err := range e.Events(ctx, r.Position) { // waiting for the next event is correct
+			for ev, err := range e.Events(ctx, store.Query{After: r.Position}) { // waiting for the next event is correct
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("events after the head: got %v and %v, want none until the context ends", ev, err)
 				}

@@ -308,7 +308,7 @@ func TestOldEventsAreKeptForALiveReader(t *testing.T) {
 		annotate(1)
 		const last = 60
 		var want store.Position
-		for ev, err := range e.Events(t.Context(), 0) {
+		for ev, err := range e.Events(t.Context(), store.Query{}) {
 			if err != nil {
 				t.Fatal(err)
 			}

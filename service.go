@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/internal/guard"
-	"github.com/perdure/perdure/store"
 )
 
 // A Service runs as long as the engine is open, such as the projections of package
@@ -97,17 +95,6 @@ func (e *Engine) Services() []ServiceState {
 // Config returns the configuration of the engine, with defaults filled in. The caller
 // must not change it.
 func (e *Engine) Config() Config { return e.config }
-
-// Follow is like [Engine.Events] for the events that q selects.
-func (e *Engine) Follow(ctx context.Context, q store.Query) iter.Seq2[*store.Event, error] {
-	return func(yield func(*store.Event, error) bool) {
-		for event, err := range e.hub.Follow(ctx, q) {
-			if !yield(event, streamError(err)) {
-				return
-			}
-		}
-	}
-}
 
 // A StoredEvent describes how one stored type of event of a kind is read.
 type StoredEvent struct {

@@ -32,7 +32,7 @@ func TestServicesRunUntilTheEngineIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen []string
 		follower := serviceFunc(func(ctx context.Context, e *perdure.Engine) error {
-			for event, err := range e.Follow(ctx, store.Query{Types: []string{"perdure.test.v1.Deposited"}}) {
+			for event, err := range e.Events(ctx, store.Query{Types: []string{"perdure.test.v1.Deposited"}}) {
 				if err != nil {
 					return err
 				}

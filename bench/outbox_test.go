@@ -99,7 +99,7 @@ func delivered(b *testing.B, e *perdure.Engine, messages int) {
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
 	defer cancel()
 	n := 0
-	for ev, err := range e.Events(ctx, 0) {
+	for ev, err := range e.Events(ctx, store.Query{}) {
 		switch {
 		case errors.Is(err, stream.ErrLagged):
 		case err != nil:

@@ -106,7 +106,7 @@ type service []*Runner
 // Serve implements [perdure.Service].
 func (s service) Serve(ctx context.Context, e *perdure.Engine) error {
 	c := e.Config()
-	return Run(ctx, Config{Log: c.Store, Kinds: c.Kinds, Logger: c.Logger, Clock: c.Clock, follow: e.Follow}, s...)
+	return Run(ctx, Config{Log: c.Store, Kinds: c.Kinds, Logger: c.Logger, Clock: c.Clock, follow: e.Events}, s...)
 }
 
 // prepare checks the configuration and makes the runs.

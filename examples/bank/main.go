@@ -111,7 +111,7 @@ func letters(out io.Writer) perdure.EffectRule {
 
 // wait waits for an event of an entity.
 func wait(ctx context.Context, engine *perdure.Engine, key store.Key, events ...proto.Message) error {
-	for ev, err := range engine.Events(ctx, 0) {
+	for ev, err := range engine.Events(ctx, store.Query{}) {
 		if err != nil {
 			return err
 		}

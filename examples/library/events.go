@@ -113,7 +113,7 @@ func (a *app) follow(ctx context.Context, engine *perdure.Engine, from []store.P
 	var mu sync.Mutex // guards the output
 	for _, after := range from {
 		wg.Go(func() {
-			for event, err := range engine.Events(ctx, after) {
+			for event, err := range engine.Events(ctx, store.Query{After: after}) {
 				mu.Lock()
 				switch {
 				case errors.Is(err, stream.ErrLagged), errors.Is(err, stream.ErrDeleted):

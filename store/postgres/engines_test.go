@@ -143,7 +143,7 @@ func TestRetention(t *testing.T) {
 	defer stop()
 	const last = 32
 	got := 1
-	for e, err := range reader.Events(reading, 1) {
+	for e, err := range reader.Events(reading, store.Query{After: 1}) {
 		if err != nil {
 			t.Fatalf("the reader, after %d events: %v", got, err)
 		}

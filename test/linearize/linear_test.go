@@ -118,7 +118,7 @@ func (f *fleet) watch(t *testing.T) (stop func()) {
 	go func() {
 		defer close(done)
 		var last store.Position
-		for e, err := range m.engine.Events(ctx, 0) {
+		for e, err := range m.engine.Events(ctx, store.Query{}) {
 			if err != nil {
 				return // the engine is closed, or a read of the store fails
 			}
