@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/perdure/perdure/internal/core/entity"
+	"github.com/perdure/perdure/internal/kindrules"
 	"github.com/perdure/perdure/store"
 )
 
@@ -53,7 +54,7 @@ func (k *Kind[S]) compile() *compiler {
 		if t != nil {
 			d := newMessage(t).ProtoReflect().Descriptor()
 			c.rules.NewState = func() proto.Message { return newMessage(t) }
-			c.rules.StateType = string(d.FullName())
+			c.rules.State, c.rules.StateType = t, string(d.FullName())
 			c.rules.StateShares = entity.Shares(d)
 		}
 		for _, r := range k.rules {
@@ -71,6 +72,16 @@ func (k *Kind[S]) compile() *compiler {
 	})
 	return k.compiled
 }
+
+// Packages of this module get the rules of a kind from package kindrules, because their type is
+// internal.
+var _ = kindrules.Provide(func(k kindrules.Kind) (*entity.Rules, error) {
+	c := k.(AnyKind).compile()
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return &c.rules, nil
+})
 
 func (c *compiler) mistake(format string, args ...any) {
 	c.mistakes = append(c.mistakes, fmt.Errorf(format, args...))

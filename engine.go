@@ -442,11 +442,11 @@ func (c *closingContext) Err() error {
 	return context.Canceled
 }
 
-// Events yields the events of the log that q selects, and then new events as they are
-// committed, without a gap, a duplicate or an inversion. The zero query selects all
-// events of the first partition; [store.Query.After] is the position at which to begin, and
-// its partition. The events are valid until the next step and must not be changed; see
-// [store.Event.Clone]. The iteration ends at [store.Query.Through], if that is set.
+// Events yields the events of the log that q selects, and then new events as they are committed,
+// without a gap, a duplicate or an inversion. The zero query selects all events of the first
+// partition; [store.Query.After] is the position at which to begin, and its partition. The events
+// are valid until the next step and must not be changed; see [store.Event.Clone] and
+// [Kind.Decode]. The iteration ends at [store.Query.Through], if that is set.
 //
 // The iteration ends when the context ends, the caller breaks, or the engine is closed.
 // If the context ends or the engine is closed, it yields that error as its last element.

@@ -2,6 +2,7 @@ package perdure
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/core/entity"
+	"github.com/perdure/perdure/store"
 )
 
 // A Kind is a type of entity with state S: its name, its rules and its options. It is a
@@ -83,7 +85,42 @@ func (k *Kind[S]) Name() string { return k.name }
 // not wait and does not fail: the first call reports a bad id, or a kind that the engine
 // does not run.
 func (k *Kind[S]) Ref(e *Engine, id string) Ref[S] {
-	return Ref[S]{engine: e, kind: e.kinds[k.name], id: id, name: k.name}
+	r := Ref[S]{engine: e, kind: e.kinds[k.name], id: id, name: k.name}
+	if r.kind != nil && r.kind.options.Rules.State != reflect.TypeFor[S]() {
+		r.kind, r.other = nil, r.kind.options.Rules.State
+	}
+	return r
+}
+
+// Decode returns the message of a stored event of the kind, for readers of
+// [Engine.Events]. The result is one message, after the [Upcast] options for its type. If
+// an [UpcastMany] is among them, the result is the messages that it returns, in order:
+// any number, which share the version and the position of the event. The caller owns them.
+//
+// The error matches [ErrUnhandled] if the kind has no rule for events of this type,
+// [store.ErrInvalid] if the event is of another kind or the declaration of the kind has a
+// mistake, and [store.ErrCorrupt] if the payload cannot be decoded.
+func (k *Kind[S]) Decode(e *store.Event) ([]proto.Message, error) {
+	messages, err := k.decode(e)
+	if err != nil {
+		return nil, fmt.Errorf("decode event %d of %v: %w", e.Version, e.Key, err)
+	}
+	return messages, nil
+}
+
+func (k *Kind[S]) decode(e *store.Event) ([]proto.Message, error) {
+	if e.Key.Kind != k.name {
+		return nil, fmt.Errorf("%w: it is not of kind %q", store.ErrInvalid, k.name)
+	}
+	c := k.compile()
+	if err := c.err(); err != nil {
+		return nil, fmt.Errorf("%w: %w", store.ErrInvalid, err)
+	}
+	rule := c.rules.Stored[e.Type]
+	if rule == nil {
+		return nil, fmt.Errorf("%w: kind %q has neither an Evolve nor an Upcast rule for %s", ErrUnhandled, k.name, e.Type)
+	}
+	return rule.Decode(e.Payload)
 }
 
 // A Rule is an argument of [EventSourced]: [Decide], [Evolve] or [Answer].

@@ -109,3 +109,31 @@ func TestALogThatIsHeldCannotBeOpenedTwice(t *testing.T) {
 		t.Errorf("got %v, want ErrInUse", err)
 	}
 }
+
+func TestRef(t *testing.T) {
+	t.Parallel()
+	t.Run("of_another_kind_with_the_name_and_another_state_fails", func(t *testing.T) {
+		t.Parallel()
+		e := openConfig(t, perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{accounts()}})
+		other := perdure.DurableState("account", perdure.Update(func(context.Context, *testv1.Balance, *testv1.Deposit) (*perdure.Change, error) {
+			return perdure.Save(), nil
+		}))
+		ref := other.Ref(e, "1")
+		_, asked := ref.Ask(t.Context(), &testv1.Deposit{Amount: 1})
+		_, done := ref.Do(t.Context(), &testv1.Deposit{Amount: 1})
+		_, read := ref.State(t.Context())
+		_, queried := perdure.Query[*testv1.Balance](t.Context(), ref, &testv1.GetBalance{})
+		for call, err := range map[string]error{"Ask": asked, "Do": done, "State": read, "Query": queried, "Tell": ref.Tell(t.Context(), &testv1.Deposit{Amount: 1})} {
+			if !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "another kind of that name, with the state *testv1.Account, not *testv1.Balance") {
+				t.Errorf("%s says %v", call, err)
+			}
+		}
+	})
+	t.Run("of_a_copy_of_the_kind_works", func(t *testing.T) {
+		t.Parallel()
+		e := openConfig(t, perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{accounts().With(perdure.PassivateAfter(time.Hour))}})
+		if s, err := accounts().Ref(e, "1").Ask(t.Context(), &testv1.Deposit{Amount: 3}); err != nil || s.GetBalance() != 3 {
+			t.Errorf("got %v, %v, want a balance of 3", s, err)
+		}
+	})
+}

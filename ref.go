@@ -3,6 +3,7 @@ package perdure
 import (
 	"context"
 	"fmt"
+	"reflect"
 
 	"google.golang.org/protobuf/proto"
 
@@ -25,7 +26,8 @@ type Ref[S proto.Message] struct {
 	engine *Engine
 	kind   *kindRuntime
 	id     string
-	name   string // name of the kind, for errors
+	name   string       // name of the kind, for errors
+	other  reflect.Type // if kind is nil: state of the kind that the engine runs under that name
 }
 
 // Key returns the key of the entity in the log: the name of its kind, and its id.
@@ -178,6 +180,9 @@ func (r Ref[S]) checkRef(ctx context.Context) error {
 	switch {
 	case r.engine == nil:
 		return fmt.Errorf("%w: the ref is of no engine", store.ErrInvalid)
+	case r.other != nil:
+		return fmt.Errorf("%v: %w: the engine runs another kind of that name, with the state %v, not %v",
+			r.Key(), store.ErrInvalid, r.other, reflect.TypeFor[S]())
 	case r.kind == nil:
 		return fmt.Errorf("%v: %w: the engine does not run this kind", r.Key(), store.ErrInvalid)
 	case entity.InfoFrom(ctx) != nil:

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"sync"
 
-	"google.golang.org/protobuf/proto"
-
-	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/internal/guard"
 )
 
@@ -95,87 +92,3 @@ func (e *Engine) Services() []ServiceState {
 // Config returns the configuration of the engine, with defaults filled in. The caller
 // must not change it.
 func (e *Engine) Config() Config { return e.config }
-
-// A StoredEvent describes how one stored type of event of a kind is read.
-type StoredEvent struct {
-	// Type is the full protobuf name under which events are stored.
-	Type string
-	// Becomes is the type of the message that these events are read as. It differs from
-	// Type if the kind has an [Upcast] for Type. It is empty if the kind has an
-	// [UpcastMany] for Type, or for the type that Type is upcast to; see BecomesAny.
-	Becomes string
-	// Decode returns the message of a payload, after the upcasts. With an [UpcastMany] it
-	// returns an error unless the result is exactly one message; see DecodeAll.
-	Decode func(payload []byte) (proto.Message, error)
-	// BecomesAny are the types of the messages that these events are read as: Becomes
-	// alone, or the types that an [UpcastMany] lists. It is empty if the list of the
-	// UpcastMany is empty.
-	BecomesAny []string
-	// DecodeAll returns the messages of a payload, after the upcasts, in order: one
-	// message, or any number with an [UpcastMany]. They share the version and the position
-	// of the record.
-	DecodeAll func(payload []byte) ([]proto.Message, error)
-}
-
-// StoredEvents returns the stored event types of a kind: those that have an Evolve rule,
-// and those that are upcast. Use it to write a reader of the log. Its error names the
-// mistakes in the declaration of the kind.
-func StoredEvents(k AnyKind) ([]StoredEvent, error) {
-	c := k.compile()
-	if err := c.err(); err != nil {
-		return nil, err
-	}
-	events := make([]StoredEvent, 0, len(c.rules.Stored))
-	for name, rule := range c.rules.Stored {
-		if rule.Many != nil {
-			events = append(events, storedMany(name, rule))
-			continue
-		}
-		e := StoredEvent{Type: name, Becomes: rule.Evolve.Type, BecomesAny: []string{rule.Evolve.Type}, Decode: func(payload []byte) (proto.Message, error) {
-			m := rule.New()
-			if err := proto.Unmarshal(payload, m); err != nil {
-				return nil, fmt.Errorf("decode %s: %w", name, err)
-			}
-			if rule.Upcast != nil {
-				if m = rule.Upcast(m); m == nil || !m.ProtoReflect().IsValid() {
-					return nil, fmt.Errorf("decode %s: its Upcast has returned nil", name)
-				}
-			}
-			return m, nil
-		}}
-		e.DecodeAll = func(payload []byte) ([]proto.Message, error) {
-			m, err := e.Decode(payload)
-			return []proto.Message{m}, err
-		}
-		events = append(events, e)
-	}
-	return events, nil
-}
-
-// storedMany returns the StoredEvent of a type that becomes any number of events.
-func storedMany(name string, rule *entity.StoredRule) StoredEvent {
-	all := func(payload []byte) ([]proto.Message, error) {
-		m := rule.New()
-		if err := proto.Unmarshal(payload, m); err != nil {
-			return nil, fmt.Errorf("decode %s: %w", name, err)
-		}
-		events, err := rule.Many(m)
-		if err != nil {
-			return nil, fmt.Errorf("decode %s: %w", name, err)
-		}
-		return events, nil
-	}
-	return StoredEvent{
-		Type: name, BecomesAny: rule.Becomes, DecodeAll: all,
-		Decode: func(payload []byte) (proto.Message, error) {
-			events, err := all(payload)
-			if err == nil && len(events) != 1 {
-				err = fmt.Errorf("decode %s: its UpcastMany makes %d events of it: use DecodeAll", name, len(events))
-			}
-			if err != nil {
-				return nil, err
-			}
-			return events[0], nil
-		},
-	}
-}

@@ -102,32 +102,3 @@ func TestANilServiceIsRefused(t *testing.T) {
 		t.Errorf("it says %v", err)
 	}
 }
-
-func TestStoredEventsTellHowTheyAreRead(t *testing.T) {
-	t.Parallel()
-	kind := accounts(perdure.Upcast(func(o *testv1.DepositedV0) *testv1.Deposited { return &testv1.Deposited{Amount: 100 * o.GetUnits()} }))
-	events, err := perdure.StoredEvents(kind)
-	if err != nil {
-		t.Fatal(err)
-	}
-	becomes := map[string]string{}
-	for _, e := range events {
-		becomes[e.Type] = e.Becomes
-		if e.Type != "perdure.test.v1.DepositedV0" {
-			continue
-		}
-		m, err := e.Decode([]byte{8, 7})
-		if d, ok := m.(*testv1.Deposited); err != nil || !ok || d.GetAmount() != 700 {
-			t.Errorf("it is read as %v, %v", m, err)
-		}
-		if _, err := e.Decode([]byte{8}); err == nil {
-			t.Error("a damaged payload is read")
-		}
-	}
-	if becomes["perdure.test.v1.DepositedV0"] != "perdure.test.v1.Deposited" || becomes["perdure.test.v1.Deposited"] != "perdure.test.v1.Deposited" {
-		t.Errorf("events are read as %v", becomes)
-	}
-	if _, err := perdure.StoredEvents(perdure.EventSourced[*testv1.Account]("x")); err == nil {
-		t.Error("a kind with mistakes has no error")
-	}
-}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/internal/kindrules"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
@@ -329,7 +330,7 @@ func TestSnapshotsLeaveOutWhatTheProgramDoesNotKnow(t *testing.T) {
 func TestSnapshotOfANewerProgram(t *testing.T) {
 	t.Parallel()
 	kind := worth(1, perdure.SnapshotEvery(2), perdure.RetainEvents(0))
-	rules, err := worthMore(1).Rules()
+	rules, err := kindrules.Of(worthMore(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -643,7 +644,7 @@ func TestASnapshotStandsInForEventsThatHaveNoRuleAnyMore(t *testing.T) {
 func TestSnapshotsOfEarlierProgramsAreJudgedByTheFirstFingerprint(t *testing.T) {
 	t.Parallel()
 	kind := worth(1)
-	rules, err := kind.Rules()
+	rules, err := kindrules.Of(kind)
 	if err != nil {
 		t.Fatal(err)
 	}

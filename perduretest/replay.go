@@ -16,6 +16,7 @@ import (
 
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/internal/core/entity"
+	"github.com/perdure/perdure/internal/kindrules"
 	"github.com/perdure/perdure/store"
 )
 
@@ -46,7 +47,7 @@ const (
 // [RecordReplay] makes the recording from a log. The guard is for event-sourced kinds.
 func ReplayGuard[S proto.Message](tb testing.TB, kind *perdure.Kind[S], file string) {
 	tb.Helper()
-	rules, err := kind.Rules()
+	rules, err := kindrules.Of(kind)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func ReplayGuard[S proto.Message](tb testing.TB, kind *perdure.Kind[S], file str
 // recording of many similar ones.
 func RecordReplay[S proto.Message](tb testing.TB, kind *perdure.Kind[S], file string, log store.Log, ids ...string) {
 	tb.Helper()
-	rules, err := kind.Rules()
+	rules, err := kindrules.Of(kind)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/internal/core/entity"
+	"github.com/perdure/perdure/internal/kindrules"
 	"github.com/perdure/perdure/store"
 )
 
@@ -65,7 +66,7 @@ func GivenState[S proto.Message](tb testing.TB, kind *perdure.Kind[S], state S) 
 
 func newScenario[S proto.Message](tb testing.TB, kind *perdure.Kind[S]) *Scenario[S] {
 	tb.Helper()
-	rules, err := kind.Rules()
+	rules, err := kindrules.Of(kind)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -37,25 +37,26 @@ func makePlan(s *settings, kinds []perdure.AnyKind) (*plan, error) {
 		if len(s.kinds) > 0 && !slices.Contains(s.kinds, k.Name()) {
 			continue
 		}
-		events, err := perdure.StoredEvents(k)
+		events, err := storedEvents(k)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range events {
-			if e.Becomes == e.Type {
+			if !e.many && e.becomes[0] == e.name {
 				continue
 			}
-			if slices.Contains(s.rules, e.Type) {
-				return nil, fmt.Errorf("its On rule for %s is never used: kind %q reads it as %s", e.Type, k.Name(), readAs(&e))
+			if slices.Contains(s.rules, e.name) {
+				return nil, fmt.Errorf("its On rule for %s is never used: kind %q reads it as %s", e.name, k.Name(), e.readAs())
 			}
-			key := store.Key{Kind: k.Name(), ID: e.Type}
-			p.decoder.kinds[key] = e.Decode
-			p.becomes[key] = e.Becomes
-			if e.Becomes == "" {
-				p.decoder.many[key] = e.DecodeAll
+			key := store.Key{Kind: k.Name(), ID: e.name}
+			p.decoder.kinds[key] = e.one
+			if e.many {
+				p.decoder.many[key], p.becomes[key] = e.all, ""
+			} else {
+				p.becomes[key] = e.becomes[0]
 			}
-			if slices.ContainsFunc(e.BecomesAny, func(name string) bool { return slices.Contains(s.rules, name) }) {
-				types = append(types, e.Type)
+			if slices.ContainsFunc(e.becomes, func(name string) bool { return slices.Contains(s.rules, name) }) {
+				types = append(types, e.name)
 			}
 		}
 	}
@@ -72,11 +73,11 @@ func makePlan(s *settings, kinds []perdure.AnyKind) (*plan, error) {
 }
 
 // readAs names, for an error text, the types that a stored event becomes.
-func readAs(e *perdure.StoredEvent) string {
-	if len(e.BecomesAny) == 0 {
+func (e *storedEvent) readAs() string {
+	if len(e.becomes) == 0 {
 		return "nothing"
 	}
-	return strings.Join(e.BecomesAny, " and ")
+	return strings.Join(e.becomes, " and ")
 }
 
 // wants reports whether the plan selects the event.

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -119,7 +120,10 @@ func wait(ctx context.Context, c Config) bool { c.Logger.Info("x"); return error
 		t.Fatal(err)
 	}
 	places := map[string]bool{}
-	pkg, info := checked(t, fset, "shelf", []*ast.File{syntax}, importer.ForCompiler(fset, "source", nil))
+	pkg, info, err := checked(fset, "shelf", []*ast.File{syntax}, importer.ForCompiler(fset, "source", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
 	offers(pkg, places)
 	calls(pkg, info, syntax, places)
 	want := []string{
@@ -225,6 +229,34 @@ type listed struct {
 // placesOf returns the places of all packages of the workspace.
 func placesOf(t *testing.T) map[string]map[string]bool {
 	t.Helper()
+	packages, err := workspace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]map[string]bool{}
+	for _, p := range packages {
+		places := map[string]bool{}
+		if !isInternal(p.below) {
+			offers(p.types, places)
+		}
+		for _, f := range p.syntax {
+			calls(p.types, p.info, f, places)
+		}
+		found[p.below] = places
+	}
+	return found
+}
+
+// A checkedPackage is a package of the workspace with its types.
+type checkedPackage struct {
+	below  string // path below corePath, "." for the root package
+	syntax []*ast.File
+	types  *types.Package
+	info   *types.Info
+}
+
+// workspace returns all packages of the workspace, without tests.
+var workspace = sync.OnceValues(func() ([]checkedPackage, error) {
 	args := []string{"list", "-deps", "-export", "-json=ImportPath,Dir,Export,GoFiles,DepOnly"}
 	for _, dir := range moduleDirs {
 		args = append(args, "./"+dir+"/...")
@@ -233,7 +265,7 @@ func placesOf(t *testing.T) map[string]map[string]bool {
 	cmd.Dir, cmd.Stderr = filepath.Join("..", ".."), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("go list: %v", err)
+		return nil, fmt.Errorf("go list: %w", err)
 	}
 	all := map[string]*listed{}
 	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
@@ -241,13 +273,13 @@ func placesOf(t *testing.T) map[string]map[string]bool {
 		if err := d.Decode(p); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		all[p.ImportPath] = p
 	}
 	fset := token.NewFileSet()
 	exports := importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(all[path].Export) })
-	found := map[string]map[string]bool{}
+	var packages []checkedPackage
 	for name, p := range all {
 		below, ours := within(name, corePath)
 		if p.DepOnly || !ours {
@@ -257,32 +289,27 @@ func placesOf(t *testing.T) map[string]map[string]bool {
 		for _, name := range p.GoFiles {
 			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
 			if err != nil {
-				t.Fatal(err)
+				return nil, err
 			}
 			syntax = append(syntax, f)
 		}
-		pkg, info := checked(t, fset, name, syntax, exports)
-		places := map[string]bool{}
-		if !slices.Contains(strings.Split(below, "/"), "internal") {
-			offers(pkg, places)
+		pkg, info, err := checked(fset, name, syntax, exports)
+		if err != nil {
+			return nil, err
 		}
-		for _, f := range syntax {
-			calls(pkg, info, f, places)
-		}
-		found[below] = places
+		packages = append(packages, checkedPackage{below, syntax, pkg, info})
 	}
-	return found
-}
+	return packages, nil
+})
+
+// isInternal reports whether only packages of the workspace can import a package.
+func isInternal(pkg string) bool { return slices.Contains(strings.Split(pkg, "/"), "internal") }
 
 // checked type-checks a package.
-func checked(t *testing.T, fset *token.FileSet, name string, syntax []*ast.File, imports types.Importer) (*types.Package, *types.Info) {
-	t.Helper()
+func checked(fset *token.FileSet, name string, syntax []*ast.File, imports types.Importer) (*types.Package, *types.Info, error) {
 	info := &types.Info{Selections: map[*ast.SelectorExpr]*types.Selection{}, Types: map[ast.Expr]types.TypeAndValue{}, Uses: map[*ast.Ident]types.Object{}}
 	pkg, err := (&types.Config{Importer: imports}).Check(name, fset, syntax, info)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pkg, info
+	return pkg, info, err
 }
 
 // offers records the places where exported names of a package take functions of users.

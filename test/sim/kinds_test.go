@@ -10,6 +10,7 @@ import (
 
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/internal/core/entity"
+	"github.com/perdure/perdure/internal/kindrules"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 )
@@ -140,11 +141,8 @@ func replyNote(c *perdurev1.Reply) *testv1.Note {
 // to the mutant that does not wait.
 func newRules(w *world) map[string]*entity.Rules {
 	rules := make(map[string]*entity.Rules)
-	for _, k := range []interface {
-		Name() string
-		Rules() (*entity.Rules, error)
-	}{account, shelf} {
-		compiled, err := k.Rules()
+	for _, k := range []kindrules.Kind{account, shelf} {
+		compiled, err := kindrules.Of(k)
 		if err != nil {
 			panic(err)
 		}

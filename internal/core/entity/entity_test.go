@@ -14,6 +14,7 @@ import (
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/internal/core/commit"
 	"github.com/perdure/perdure/internal/core/entity"
+	"github.com/perdure/perdure/internal/kindrules"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
@@ -104,7 +105,7 @@ type lab struct {
 
 func newLab(t *testing.T, kind *perdure.Kind[*testv1.Account], change func(*entity.Options)) *lab {
 	t.Helper()
-	rules, err := kind.Rules()
+	rules, err := kindrules.Of(kind)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,8 @@ type Rules struct {
 	Durable bool
 	// NewState returns a zero state.
 	NewState func() proto.Message
-	// StateType is the full protobuf name of the state.
+	// State is the Go type of the state, StateType its full protobuf name.
+	State     reflect.Type
 	StateType string
 	// StateShares is true if a state can point into another message.
 	StateShares bool
@@ -118,6 +119,25 @@ func (r *StoredRule) Apply(evolve map[reflect.Type]*EvolveRule, state, message p
 	}
 	r.Evolve.Apply(state, message)
 	return nil
+}
+
+// Decode returns the messages of a stored event: one after Upcast, or those of Many. The error
+// matches [store.ErrCorrupt] if the payload cannot be decoded; otherwise it describes a mistake
+// of an upcast. Decode runs user code, so a caller that must survive guards it.
+func (r *StoredRule) Decode(payload []byte) ([]proto.Message, error) {
+	message := r.New()
+	if err := proto.Unmarshal(payload, message); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", store.ErrCorrupt, typeName(message), err)
+	}
+	if r.Many != nil {
+		return r.Many(message)
+	}
+	if r.Upcast != nil {
+		if message = r.Upcast(message); isNil(message) {
+			return nil, fmt.Errorf("the Upcast of %s has returned nil", typeName(r.New()))
+		}
+	}
+	return []proto.Message{message}, nil
 }
 
 // A Migration reads states of an old type.
