@@ -89,7 +89,7 @@ type backupFile interface {
 
 // writeBackup writes the log to file, syncs and closes it.
 func (l *Log) writeBackup(ctx context.Context, file backupFile, options *store.BackupOptions) error {
-	m, err := l.moment(ctx)
+	m, err := l.readView(ctx)
 	if err == nil {
 		w := &backupWriter{ctx: ctx, file: file, options: options, begun: time.Now(), total: m.tx.Size()}
 		err = l.guard(func() error {

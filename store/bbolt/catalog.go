@@ -98,7 +98,7 @@ func (l *Log) lowest(index, state *bolt.Cursor, from []byte) (key store.Key, ver
 		if key, err = lowestKey(index, state, from); key.IsZero() || err != nil {
 			return key, 0, err
 		}
-		s := l.stream(key)
+		s := l.entityReader(key)
 		if version, err = s.end(index); err == nil && version == 0 {
 			version, err = savedVersion(state.Bucket(), s)
 		}
@@ -133,7 +133,7 @@ func lowestKey(index, state *bolt.Cursor, from []byte) (key store.Key, err error
 }
 
 // savedVersion returns the version of the saved state of an entity, or 0.
-func savedVersion(t *bolt.Bucket, s *stream) (store.Version, error) {
+func savedVersion(t *bolt.Bucket, s *entityReader) (store.Version, error) {
 	state, err := readState(t, s)
 	if err != nil || state == nil {
 		return 0, err

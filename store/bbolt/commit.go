@@ -92,11 +92,11 @@ func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 	l.db.NoFreelistSync = l.leaveOutFreelist(tx)
 	if err := l.guard(tx.Commit); err != nil {
 		_ = l.guard(tx.Rollback) // after a panic it releases bbolt's lock; otherwise it does nothing
-		l.breakDown(err)
+		l.markBroken(err)
 		return false, fmt.Errorf("outcome unknown: %w: %w", store.ErrBroken, err)
 	}
 	l.writer.publish()
-	l.settle(txid)
+	l.setDurable(txid)
 	return true, nil
 }
 
@@ -104,7 +104,7 @@ func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 func (l *Log) abandon(tx *bolt.Tx) {
 	if tx != nil {
 		if err := l.guard(tx.Rollback); err != nil {
-			l.breakDown(err)
+			l.markBroken(err)
 		}
 	}
 	l.writer.forget()

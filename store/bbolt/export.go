@@ -16,8 +16,8 @@ import (
 
 // An export reads one read view of a log.
 type export struct {
-	*moment
-	places [bucketCount]site
+	*readView
+	places [bucketCount]bucketRoot
 	faults []error // faults found while searching the buckets
 	origin store.Origin
 	stats  store.Stats
@@ -41,12 +41,12 @@ func (l *Log) export(ctx context.Context) (*export, error) {
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	m, err := l.momentLocked()
+	m, err := l.readViewLocked()
 	if err != nil {
 		return nil, err
 	}
-	x := &export{moment: m}
-	x.places, err = m.places(ctx, m.newPageSet(), func(err error) { x.faults = append(x.faults, err) })
+	x := &export{readView: m}
+	x.places, err = m.bucketRoots(ctx, m.newPageSet(), func(err error) { x.faults = append(x.faults, err) })
 	if err == nil {
 		x.stats, err = l.Stats(ctx)
 	}
@@ -199,7 +199,7 @@ func (x *export) receipts(ctx context.Context, hand func(store.Record, error) bo
 func (x *export) receiptsOf(g *receiptGroup, hand func(store.Record, error) bool) bool {
 	var value []byte
 	for _, at := range g.places {
-		found, err := x.lookUp(at.in, at.key, value)
+		found, err := x.search(at.in, at.key, value)
 		if err == nil && found == nil {
 			err = at.in.corrupt(at.key, "searches do not find it")
 		}

@@ -22,7 +22,7 @@ func Place(tx *bolt.Tx, record any) (bucket string, key []byte, from int) {
 	case *store.Event:
 		return bucketLog.String(), be64(uint64(r.Position)), 0
 	case *store.State:
-		s := (*Log)(nil).stream(r.Key)
+		s := (*Log)(nil).entityReader(r.Key)
 		if r.Position == 0 {
 			return bucketState.String(), s.prefix, storecore.SumBytes
 		}
@@ -30,7 +30,7 @@ func Place(tx *bolt.Tx, record any) (bucket string, key []byte, from int) {
 	case *store.Message:
 		return bucketMessage.String(), be64(r.Sequence), storecore.SumBytes
 	case *store.Receipt:
-		s := (*Log)(nil).stream(r.Entity)
+		s := (*Log)(nil).entityReader(r.Entity)
 		err := s.eachReceipt(bucketIndex.open(tx).Cursor(), func(k, _ []byte, _ uint64, name []byte) bool {
 			key = bytes.Clone(k)
 			return string(name) != r.Name
@@ -54,7 +54,7 @@ func PutInfo(tx *bolt.Tx, info store.LogInfo) error {
 
 // IndexKey returns the key of an event in bucket index.
 func IndexKey(key store.Key, version store.Version) []byte {
-	return (*Log)(nil).stream(key).at(version)
+	return (*Log)(nil).entityReader(key).at(version)
 }
 
 // WriteBackup writes a backup to a file that is not checked or renamed afterwards.
@@ -109,11 +109,11 @@ func (l *Log) Led() bool {
 // settle is called.
 func (l *Log) Unsettle() (settle func()) {
 	txid := l.durable.Add(-1) + 1
-	return func() { l.settle(int(txid)) }
+	return func() { l.setDurable(int(txid)) }
 }
 
 // Break breaks the log as a failed sync does.
-func (l *Log) Break() { l.breakDown(errors.New("sync failed")) }
+func (l *Log) Break() { l.markBroken(errors.New("sync failed")) }
 
 // PositionKey returns the key of an event in bucket log.
 func PositionKey(p store.Position) []byte { return be64(uint64(p)) }
@@ -235,13 +235,13 @@ func LeafPages(t testing.TB, l *Log) (pages []int) {
 }
 
 func eachPage(t testing.TB, l *Log, fn func(*node)) {
-	m, err := l.moment(t.Context())
+	m, err := l.readView(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = m.Close() }()
 	seen := m.newPageSet()
-	places, err := m.places(t.Context(), seen, func(err error) { t.Fatal(err) })
+	places, err := m.bucketRoots(t.Context(), seen, func(err error) { t.Fatal(err) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,8 @@ import (
 // metaUnfinished is the key that exists while an import fills the log.
 var metaUnfinished = []byte("unfinished")
 
-// A filling is a running import: a log that is being filled.
-type filling struct {
+// An importer fills the log with the records of an import.
+type importer struct {
 	log    *Log
 	origin store.Origin
 	sort   store.RecordKind // sort of the last record
@@ -47,7 +47,7 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	}
 	l.unfinished.Store(true)
 	from.Heads = slices.Clone(from.Heads)
-	return &filling{log: l, origin: from}, nil
+	return &importer{log: l, origin: from}, nil
 }
 
 // empty returns an error if the log has ever stored anything.
@@ -64,7 +64,7 @@ func (w *writer) empty() error {
 }
 
 // Add implements [store.Import].
-func (f *filling) Add(ctx context.Context, records ...store.Record) error {
+func (f *importer) Add(ctx context.Context, records ...store.Record) error {
 	return f.step(ctx, func(w *writer) error {
 		for _, r := range records {
 			if err := f.add(w, r); err != nil {
@@ -76,7 +76,7 @@ func (f *filling) Add(ctx context.Context, records ...store.Record) error {
 }
 
 // step runs fn in a transaction, unless the import has failed.
-func (f *filling) step(ctx context.Context, fn func(*writer) error) error {
+func (f *importer) step(ctx context.Context, fn func(*writer) error) error {
 	l := f.log
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -87,7 +87,7 @@ func (f *filling) step(ctx context.Context, fn func(*writer) error) error {
 		f.failed = store.ErrClosed
 	}
 	if f.failed == nil {
-		f.failed = l.fillable()
+		f.failed = l.importable()
 	}
 	if f.failed == nil {
 		_, f.failed = l.write(fn)
@@ -98,7 +98,7 @@ func (f *filling) step(ctx context.Context, fn func(*writer) error) error {
 	return nil
 }
 
-func (f *filling) add(w *writer, r store.Record) error {
+func (f *importer) add(w *writer, r store.Record) error {
 	if s := store.RecordKindOf(r); s < f.sort {
 		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, s, f.sort)
 	}
@@ -134,7 +134,7 @@ func (w *writer) putNew(b bucket, k, v []byte) error {
 	return w.tree(b).Put(k, v)
 }
 
-func (f *filling) event(w *writer, e *store.Event) error {
+func (f *importer) event(w *writer, e *store.Event) error {
 	p := store.PartitionOf(e.Key, len(w.heads))
 	h, err := w.head(e.Key)
 	at := fmt.Sprintf("version %d of %v at %v", e.Version, e.Key, e.Position)
@@ -161,10 +161,10 @@ func (f *filling) event(w *writer, e *store.Event) error {
 	if err := w.put(bucketLog, k, store.AppendEvent(w.room(store.SizeEvent(e)), e)); err != nil {
 		return err
 	}
-	return w.putNumber(bucketIndex, w.log.stream(e.Key).at(e.Version), uint64(e.Position))
+	return w.putNumber(bucketIndex, w.log.entityReader(e.Key).at(e.Version), uint64(e.Position))
 }
 
-func (f *filling) state(w *writer, s *store.State) error {
+func (f *importer) state(w *writer, s *store.State) error {
 	h, err := w.head(s.Key)
 	at := fmt.Sprintf("state %d of %v", s.Version, s.Key)
 	b := bucketSnapshot
@@ -185,7 +185,7 @@ func (f *filling) state(w *writer, s *store.State) error {
 	return w.putNew(b, k, store.AppendState(storecore.AppendKeySum(nil, k), s))
 }
 
-func (f *filling) message(w *writer, m *store.Message) error {
+func (f *importer) message(w *writer, m *store.Message) error {
 	if m.Sequence <= w.counters.sequence || m.Sequence > f.origin.Sequence {
 		return fmt.Errorf("%w: message %d comes after %d, and the last is %d", store.ErrInvalid, m.Sequence, w.counters.sequence, f.origin.Sequence)
 	}
@@ -199,8 +199,8 @@ func (f *filling) message(w *writer, m *store.Message) error {
 	return w.putMessage(m)
 }
 
-func (f *filling) receipt(w *writer, r *store.Receipt) error {
-	s := w.stream(r.Entity)
+func (f *importer) receipt(w *writer, r *store.Receipt) error {
+	s := w.entityReader(r.Entity)
 	known, err := w.receipts(s)
 	if err != nil {
 		return err
@@ -220,7 +220,7 @@ func (f *filling) receipt(w *writer, r *store.Receipt) error {
 }
 
 // Finish implements [store.Import].
-func (f *filling) Finish(ctx context.Context) error {
+func (f *importer) Finish(ctx context.Context) error {
 	pruned := false
 	err := f.step(ctx, func(w *writer) error {
 		total := uint64(0)
@@ -245,14 +245,14 @@ func (f *filling) Finish(ctx context.Context) error {
 }
 
 // Close implements [store.Import].
-func (f *filling) Close() error {
+func (f *importer) Close() error {
 	f.done = true
 	return nil
 }
 
-// fillable returns an error if the import cannot continue, for example because the log is
+// importable returns an error if the import cannot continue, for example because the log is
 // closed.
-func (l *Log) fillable() error {
+func (l *Log) importable() error {
 	err := l.usable()
 	if errors.Is(err, store.ErrUnfinished) {
 		return nil

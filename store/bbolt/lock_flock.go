@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// letGo closes a file that bbolt still maps. The mapping keeps the file open and locked, so
+// closeFile closes a file that bbolt still maps. The mapping keeps the file open and locked, so
 // letGo releases the lock first.
-func letGo(f *os.File) error {
+func closeFile(f *os.File) error {
 	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
 }

@@ -180,7 +180,7 @@ func (l *Log) Close() error {
 	if l.stuck.Load() {
 		// DB.Close would block forever on a lock that is never released. The mapping stays
 		// until the process ends, but the file is closed and its lock released.
-		err = letGo(l.file)
+		err = closeFile(l.file)
 	} else {
 		l.writeFreelist()
 		err = l.guard(l.db.Close)
@@ -205,14 +205,14 @@ func (l *Log) usable() error {
 	return nil
 }
 
-// breakDown marks the log as broken.
-func (l *Log) breakDown(why error) {
+// markBroken marks the log as broken.
+func (l *Log) markBroken(why error) {
 	l.broken.CompareAndSwap(nil, &why)
 	l.wake()
 }
 
-// settle records that a transaction is durable, and wakes the reads that wait for it.
-func (l *Log) settle(txid int) {
+// setDurable records that a transaction is durable, and wakes the reads that wait for it.
+func (l *Log) setDurable(txid int) {
 	l.durable.Store(int64(txid))
 	l.wake()
 }
@@ -223,8 +223,8 @@ func (l *Log) wake() {
 	l.synced.L.Unlock()
 }
 
-// await waits until the transaction with this id is durable.
-func (l *Log) await(txid int) error {
+// awaitDurable waits until the transaction with this id is durable.
+func (l *Log) awaitDurable(txid int) error {
 	if int64(txid) <= l.durable.Load() {
 		return nil
 	}
@@ -261,7 +261,7 @@ func (l *Log) view(ctx context.Context, fn func(tx *bolt.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	return l.await(seen)
+	return l.awaitDurable(seen)
 }
 
 // begin begins a transaction. If bbolt panics there, it still holds its locks, and every
@@ -271,7 +271,7 @@ func (l *Log) begin(writable bool) (*bolt.Tx, error) {
 	defer func() {
 		if !begun {
 			l.stuck.Store(true)
-			l.breakDown(errStuck)
+			l.markBroken(errStuck)
 		}
 	}()
 	tx, err := l.db.Begin(writable)

@@ -162,7 +162,7 @@ func (l *Log) openFile(o *bolt.Options) error {
 		return fmt.Errorf("%w: another process or log has had the file open for %v", store.ErrInUse, l.lockTimeout)
 	case errors.Is(err, store.ErrCorrupt):
 		if l.file != nil {
-			_ = letGo(l.file) // bbolt has panicked without closing and unlocking the file
+			_ = closeFile(l.file) // bbolt has panicked without closing and unlocking the file
 		}
 		return err
 	case errors.As(err, &errno):

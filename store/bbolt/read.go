@@ -17,8 +17,8 @@ import (
 
 // ---- events of one entity
 
-// A stream reads the events of one entity page by page.
-type stream struct {
+// An entityReader reads the events of one entity page by page.
+type entityReader struct {
 	log    *Log
 	key    store.Key
 	prefix []byte        // prefix of the entity's keys in index and snapshot
@@ -32,17 +32,17 @@ type stream struct {
 // lastUnknown is the value of a stream's field last before its first page.
 const lastUnknown = store.Version(math.MaxUint64)
 
-func (l *Log) stream(key store.Key) *stream {
-	return &stream{log: l, key: key, prefix: storecore.AppendEntity(nil, key), next: 1, last: lastUnknown}
+func (l *Log) entityReader(key store.Key) *entityReader {
+	return &entityReader{log: l, key: key, prefix: storecore.AppendEntity(nil, key), next: 1, last: lastUnknown}
 }
 
 // at returns the key of a version.
-func (s *stream) at(v store.Version) []byte {
+func (s *entityReader) at(v store.Version) []byte {
 	return binary.BigEndian.AppendUint64(bytes.Clone(s.prefix), uint64(v))
 }
 
 // versionOf returns the version in a key of the stream.
-func (s *stream) versionOf(k []byte) (store.Version, bool) {
+func (s *entityReader) versionOf(k []byte) (store.Version, bool) {
 	if len(k) != len(s.prefix)+8 || !bytes.HasPrefix(k, s.prefix) {
 		return 0, false
 	}
@@ -57,7 +57,7 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 	return func(yield func(*store.Event, error) bool) {
 		p := storecore.NewPage()
 		defer p.Release()
-		s := l.stream(key)
+		s := l.entityReader(key)
 		err := key.Validate()
 		if err == nil {
 			err = s.restore(ctx, p, accept)
@@ -81,7 +81,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 		}
 		p := storecore.NewPage()
 		defer p.Release()
-		s := l.stream(key)
+		s := l.entityReader(key)
 		s.next = after + 1
 		err := key.Validate()
 		if err == nil {
@@ -99,7 +99,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 // restore offers the states of the entity to accept, latest first. It fills the first page
 // with the events after the accepted state. Each state and its page come from one
 // transaction.
-func (s *stream) restore(ctx context.Context, p *storecore.Page, accept func(*store.State) bool) error {
+func (s *entityReader) restore(ctx context.Context, p *storecore.Page, accept func(*store.State) bool) error {
 	below := lastUnknown
 	for {
 		var found store.Version
@@ -139,7 +139,7 @@ func (s *stream) restore(ctx context.Context, p *storecore.Page, accept func(*st
 }
 
 // copyState copies the latest state below a version and returns its version, or 0.
-func (s *stream) copyState(tx *bolt.Tx, p *storecore.Page, below store.Version) (store.Version, error) {
+func (s *entityReader) copyState(tx *bolt.Tx, p *storecore.Page, below store.Version) (store.Version, error) {
 	snapshots := bucketSnapshot.open(tx)
 	_, _, before, err := bucketSnapshot.find(snapshots.Cursor(), s.at(below))
 	if err != nil {
@@ -168,7 +168,7 @@ func (s *stream) copyState(tx *bolt.Tx, p *storecore.Page, below store.Version) 
 var errDeleted = errors.New("events have been deleted meanwhile")
 
 // fill copies the next page of events and moves next behind the page.
-func (s *stream) fill(tx *bolt.Tx, p *storecore.Page) error {
+func (s *entityReader) fill(tx *bolt.Tx, p *storecore.Page) error {
 	p.Reset()
 	index, log := bucketIndex.open(tx).Cursor(), bucketLog.open(tx).Cursor()
 	k, v, err := s.seek(tx, index)
@@ -218,7 +218,7 @@ func (s *stream) fill(tx *bolt.Tx, p *storecore.Page) error {
 // seek moves the cursor to the entry of version next, or after deleted events to the first
 // one that is kept, and returns the entry. If there is none, the returned entry belongs to
 // another entity.
-func (s *stream) seek(tx *bolt.Tx, index *bolt.Cursor) (k, v []byte, err error) {
+func (s *entityReader) seek(tx *bolt.Tx, index *bolt.Cursor) (k, v []byte, err error) {
 	k, v, before, err := bucketIndex.find(index, s.at(s.next))
 	if err != nil {
 		return nil, nil, s.corrupt(err, s.next, 0)
@@ -243,7 +243,7 @@ func (s *stream) seek(tx *bolt.Tx, index *bolt.Cursor) (k, v []byte, err error) 
 }
 
 // end returns the last version of the stream.
-func (s *stream) end(index *bolt.Cursor) (store.Version, error) {
+func (s *entityReader) end(index *bolt.Cursor) (store.Version, error) {
 	_, _, before, err := bucketIndex.find(index, s.at(lastUnknown))
 	if err != nil {
 		return 0, s.corrupt(err, 0, 0)
@@ -272,7 +272,7 @@ func copyEvent(log *bolt.Cursor, p *storecore.Page, at, n uint64) (uint64, error
 }
 
 // yield yields the events of the page and of all pages after it.
-func (s *stream) yield(ctx context.Context, p *storecore.Page, yield func(*store.Event, error) bool) error {
+func (s *entityReader) yield(ctx context.Context, p *storecore.Page, yield func(*store.Event, error) bool) error {
 	version := s.next - store.Version(len(p.Rows))
 	for {
 		for _, r := range p.Rows {
@@ -304,7 +304,7 @@ func (s *stream) yield(ctx context.Context, p *storecore.Page, yield func(*store
 }
 
 // corrupt adds the wanted entity, version and position to an error about a corrupt record.
-func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
+func (s *entityReader) corrupt(err error, version store.Version, position store.Position) error {
 	if err == nil {
 		return nil
 	}
@@ -315,7 +315,7 @@ func (s *stream) corrupt(err error, version store.Version, position store.Positi
 }
 
 // named adds the entity to an error about damage found by bbolt.
-func (s *stream) named(err error) error {
+func (s *entityReader) named(err error) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Key.IsZero() {
 		c.Key = s.key
 	}

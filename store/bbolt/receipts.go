@@ -41,13 +41,13 @@ var receiptMark = bytes.Repeat([]byte{0xff}, 8)
 const receiptKeyMin = 16
 
 // receiptAt appends the key of the n-th receipt of an entity.
-func (s *stream) receiptAt(dst []byte, n uint64, name string) []byte {
+func (s *entityReader) receiptAt(dst []byte, n uint64, name string) []byte {
 	dst = append(append(dst, s.prefix...), receiptMark...)
 	return append(binary.BigEndian.AppendUint64(dst, ^n), name...)
 }
 
 // receiptOf returns the number and the name in a key of a receipt.
-func (s *stream) receiptOf(k []byte) (n uint64, name []byte, ok bool) {
+func (s *entityReader) receiptOf(k []byte) (n uint64, name []byte, ok bool) {
 	rest, ok := bytes.CutPrefix(k, s.prefix)
 	if !ok || !isReceipt(rest) {
 		return 0, nil, false
@@ -62,7 +62,7 @@ func isReceipt(rest []byte) bool {
 
 // eachReceipt calls fn with the keys and values of the receipts of an entity, the newest
 // first, until fn returns false. Keys and values are valid until the end of the transaction.
-func (s *stream) eachReceipt(c *bolt.Cursor, fn func(k, v []byte, n uint64, name []byte) bool) error {
+func (s *entityReader) eachReceipt(c *bolt.Cursor, fn func(k, v []byte, n uint64, name []byte) bool) error {
 	from := append(bytes.Clone(s.prefix), receiptMark...)
 	k, v, _, err := bucketIndex.find(c, append(from, 0)) // above all versions
 	for err == nil && k != nil {
@@ -91,7 +91,7 @@ func (s *stream) eachReceipt(c *bolt.Cursor, fn func(k, v []byte, n uint64, name
 
 // Receipt implements [store.Receipts]. It reads the keys of all newer receipts of the entity.
 func (l *Log) Receipt(ctx context.Context, key store.Key, name string) (*store.Receipt, error) {
-	s := l.stream(key)
+	s := l.entityReader(key)
 	var at, record []byte
 	err := l.view(ctx, func(tx *bolt.Tx) error {
 		if k := l.oldReceipt(tx, key, name); k != nil {
@@ -171,7 +171,7 @@ type place struct {
 
 // receiptNames returns the places of an entity's receipts, sorted by name.
 func (l *Log) receiptNames(ctx context.Context, key store.Key) (places []place, err error) {
-	s := l.stream(key)
+	s := l.entityReader(key)
 	err = l.view(ctx, func(tx *bolt.Tx) error {
 		places = places[:0]
 		for k := range l.oldReceipts(tx, s.prefix) {
@@ -294,7 +294,7 @@ func (c *nameCache) drop(key store.Key) {
 }
 
 // receipts returns the receipts of an entity as the transaction sees them.
-func (w *writer) receipts(s *stream) (*receiptNames, error) {
+func (w *writer) receipts(s *entityReader) (*receiptNames, error) {
 	if known := w.names.get(s.key); known != nil {
 		return known, nil
 	}
@@ -319,7 +319,7 @@ func (r *receiptNames) add(hash, n uint64) {
 }
 
 // receiptNumber returns the number of the receipt with a name, or 0 if there is none.
-func (w *writer) receiptNumber(s *stream, known *receiptNames, name string) (number uint64, err error) {
+func (w *writer) receiptNumber(s *entityReader, known *receiptNames, name string) (number uint64, err error) {
 	if !known.collided {
 		n, ok := known.number[w.names.hash(name)]
 		if !ok {
@@ -345,7 +345,7 @@ func (w *writer) checkReceipts(b *store.Batch) error {
 	if len(b.Receipts)+len(b.Forget) == 0 {
 		return nil
 	}
-	s := w.stream(b.Key)
+	s := w.entityReader(b.Key)
 	known, err := w.receipts(s)
 	if err != nil {
 		return err
@@ -373,7 +373,7 @@ func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 	if len(b.Receipts)+len(b.Forget) == 0 {
 		return nil
 	}
-	s, known := w.stream(b.Key), w.known
+	s, known := w.entityReader(b.Key), w.known
 	w.answered = append(w.answered, b.Key)
 	before := len(known.number)
 	for _, name := range b.Forget {
@@ -404,7 +404,7 @@ func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 	return nil
 }
 
-func (w *writer) putReceipt(s *stream, known *receiptNames, c *store.Receipt) error {
+func (w *writer) putReceipt(s *entityReader, known *receiptNames, c *store.Receipt) error {
 	known.add(w.names.hash(c.Name), known.last+1)
 	w.key = s.receiptAt(w.key[:0], known.last, c.Name)
 	return w.put(bucketIndex, w.key, store.AppendReceipt(storecore.AppendKeySum(w.room(recordRoom+len(c.Reply)), w.key), c))
@@ -476,7 +476,7 @@ func (l *Log) upgradeSome(tx *bolt.Tx) error {
 		if !ok {
 			return bucketOldReceipt.corrupt(k, "it names no entity")
 		}
-		n, err := l.upgradeEntity(tx, w, l.stream(store.Key{Kind: string(kind), ID: string(id)}))
+		n, err := l.upgradeEntity(tx, w, l.entityReader(store.Key{Kind: string(kind), ID: string(id)}))
 		if err != nil {
 			return err
 		}
@@ -486,7 +486,7 @@ func (l *Log) upgradeSome(tx *bolt.Tx) error {
 }
 
 // upgradeEntity moves the receipts of one entity and returns their number.
-func (l *Log) upgradeEntity(tx *bolt.Tx, w *writer, s *stream) (int, error) {
+func (l *Log) upgradeEntity(tx *bolt.Tx, w *writer, s *entityReader) (int, error) {
 	var receipts []*store.Receipt
 	var keys [][]byte
 	for k, v := range l.oldReceipts(tx, s.prefix) {

@@ -30,7 +30,7 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 
 // A fileCheck checks the file, using one read view.
 type fileCheck struct {
-	*moment
+	*readView
 	fault    func(error)
 	free     uint64 // page of the free list
 	seen     pageSet
@@ -40,7 +40,7 @@ type fileCheck struct {
 	sequence uint64              // highest sequence of a message
 	decoder  recordDecoder
 	other    recordDecoder // decodes the record to which an entry refers
-	places   [bucketCount]site
+	places   [bucketCount]bucketRoot
 	versions uint64 // entries of the index that are not receipts
 	scratch  []byte // buffer for found values
 }
@@ -52,11 +52,11 @@ func (v *fileCheck) open(ctx context.Context, l *Log) error {
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	m, err := l.momentLocked()
+	m, err := l.readViewLocked()
 	if err != nil {
 		return err
 	}
-	v.moment, v.seen, v.says = m, m.newPageSet(), l.writer.durable
+	v.readView, v.seen, v.says = m, m.newPageSet(), l.writer.durable
 	for i := range l.heads {
 		v.heads = append(v.heads, l.heads[i].Load())
 	}
@@ -76,7 +76,7 @@ func (v *fileCheck) open(ctx context.Context, l *Log) error {
 
 func (v *fileCheck) run(ctx context.Context) error {
 	var err error
-	if v.places, err = v.moment.places(ctx, v.seen, v.fault); err != nil {
+	if v.places, err = v.readView.bucketRoots(ctx, v.seen, v.fault); err != nil {
 		return err
 	}
 	for b := range bucketCount {
@@ -178,7 +178,7 @@ func (v *fileCheck) refers(from bucket, k []byte, to bucket, key []byte, n uint6
 
 // find searches the entry to which another one refers.
 func (v *fileCheck) find(b bucket, k []byte) (value []byte, err error) {
-	value, err = v.lookUp(b, k, v.scratch)
+	value, err = v.search(b, k, v.scratch)
 	if value != nil {
 		v.scratch = value
 	}

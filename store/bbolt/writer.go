@@ -36,8 +36,8 @@ type writer struct {
 	now     time.Time
 	dirty   bool // something has been written
 	encoded []byte
-	key     []byte // scratch
-	at      stream // scratch
+	key     []byte       // scratch
+	at      entityReader // scratch
 
 	cache    storecore.HeadCache
 	staged   map[store.Key]storecore.Head
@@ -117,10 +117,10 @@ func (w *writer) tree(b bucket) *bolt.Bucket {
 	return w.trees[b]
 }
 
-// stream is like Log.stream, but the result is valid only until the next call.
-func (w *writer) stream(key store.Key) *stream {
+// entityReader is like Log.entityReader, but the result is valid only until the next call.
+func (w *writer) entityReader(key store.Key) *entityReader {
 	prefix := storecore.AppendEntity(w.at.prefix[:0], key)
-	w.at = stream{log: w.log, key: key, prefix: prefix, next: 1, last: lastUnknown}
+	w.at = entityReader{log: w.log, key: key, prefix: prefix, next: 1, last: lastUnknown}
 	return &w.at
 }
 
@@ -248,7 +248,7 @@ func (w *writer) head(key store.Key) (storecore.Head, error) {
 	if h, ok := w.cache.Get(key); ok {
 		return h, nil
 	}
-	s := w.log.stream(key)
+	s := w.log.entityReader(key)
 	version, err := s.end(w.tree(bucketIndex).Cursor())
 	if version > 0 || err != nil {
 		return storecore.Head{Version: version}, err
@@ -262,7 +262,7 @@ func (w *writer) head(key store.Key) (storecore.Head, error) {
 
 // readState returns the saved state of an entity, or nil. The state is valid until the
 // transaction ends.
-func readState(t *bolt.Bucket, s *stream) (*store.State, error) {
+func readState(t *bolt.Bucket, s *entityReader) (*store.State, error) {
 	record, err := bucketState.getRecord(t, s.prefix)
 	if record == nil || err != nil {
 		return nil, err
@@ -407,7 +407,7 @@ func (w *writer) dropSnapshots(key store.Key, version store.Version) error {
 
 // olderSnapshots returns the keys of the snapshots below a version. There are at most two.
 func (w *writer) olderSnapshots(key store.Key, version store.Version) (keys [][]byte, err error) {
-	s := w.log.stream(key)
+	s := w.log.entityReader(key)
 	c := w.tree(bucketSnapshot).Cursor()
 	k, v, _, err := bucketSnapshot.find(c, s.at(0))
 	for err == nil {
@@ -427,7 +427,7 @@ func (w *writer) olderSnapshots(key store.Key, version store.Version) (keys [][]
 
 // positionOf returns the position of the last event of an entity.
 func (w *writer) positionOf(key store.Key, version store.Version) (store.Position, error) {
-	s := w.log.stream(key)
+	s := w.log.entityReader(key)
 	n, ok, err := bucketIndex.getNumber(w.tree(bucketIndex), s.at(version))
 	if err == nil && !ok {
 		err = missing()

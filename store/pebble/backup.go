@@ -58,7 +58,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 		}
 	}
 	if err == nil && damage == nil && len(l.Faults()) > 0 {
-		// The backup has a new mark, so the check of the backup cannot tell how far the
+		// The backup has a new descriptor, so the check of the backup cannot tell how far the
 		// log had come.
 		var own *store.Report
 		if own, err = store.Verify(ctx, l, store.VerifyOptions{Progress: options.Progress}); err == nil {
@@ -97,7 +97,7 @@ func (l *Log) free(path string) error {
 func (l *Log) checkBackup(ctx context.Context, path string, options *store.BackupOptions) (*store.Report, error) {
 	files := l.files
 	if options.BytesPerSecondMax > 0 {
-		files = &slowFS{FS: files, ctx: ctx, perSecond: options.BytesPerSecondMax, begun: time.Now()}
+		files = &throttledFS{FS: files, ctx: ctx, perSecond: options.BytesPerSecondMax, begun: time.Now()}
 	}
 	in := option(func(c *config) { c.files = files })
 	copied, err := Open(path, ReadOnly(), WithCache(backupCacheBytes), WithLogger(l.logger), in)

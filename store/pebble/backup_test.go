@@ -297,7 +297,7 @@ func tablesOf(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-// The mark of a log says how far it had come. A backup of a log without it may lack
+// The descriptor of a log says how far it had come. A backup of a log without it may lack
 // commits, which nothing can notice.
 func TestBackupWithoutAMark(t *testing.T) {
 	t.Parallel()

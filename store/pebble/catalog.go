@@ -91,7 +91,7 @@ func (l *Log) fillEntities(r pebble.Reader, p *storecore.Page, kind string, from
 			if !named {
 				return corruptKey(c.Key(), "it names no entity")
 			}
-			s := l.stream(store.Key{Kind: kind, ID: string(id)})
+			s := l.entityReader(store.Key{Kind: kind, ID: string(id)})
 			h, err := s.end(c)
 			if err != nil {
 				return err

@@ -95,10 +95,10 @@ func (l *Log) run(fn func(w *writer) error) (known bool, err error) {
 	w.durable = w.counters
 	err = l.guard(func() error { return errors.Join(batch.Close(), w.end(), l.advance()) })
 	if err == nil && l.flushed.Load() {
-		err = l.mark(stateReady)
+		err = l.updateDescriptor(stateReady)
 	}
 	if err != nil {
-		l.breakDown(err)
+		l.markBroken(err)
 	}
 	w.publish()
 	return true, nil
@@ -106,21 +106,21 @@ func (l *Log) run(fn func(w *writer) error) (known bool, err error) {
 
 // write commits a batch and returns when it is durable.
 func (l *Log) write(batch *pebble.Batch) error {
-	err := l.apart(func() error { return l.db.Apply(batch, l.sync) })
+	err := l.runDetached(func() error { return l.db.Apply(batch, l.sync) })
 	if err != nil {
-		l.breakDown(err) // some of Pebble's locks may stay locked forever
+		l.markBroken(err) // some of Pebble's locks may stay locked forever
 	}
 	return err
 }
 
-// apart runs fn, which makes Pebble write, in a new goroutine. It returns early if the log
+// runDetached runs fn, which makes Pebble write, in a new goroutine. It returns early if the log
 // breaks, because fn may then never return.
-func (l *Log) apart(fn func() error) error {
+func (l *Log) runDetached(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		defer func() {
 			if r := recover(); r != nil {
-				done <- fatal(fmt.Sprint(r))
+				done <- fatalError(fmt.Sprint(r))
 			}
 		}()
 		done <- fn()

@@ -86,7 +86,7 @@ func TestADamagedEndOfPebblesFilesIsNoStepBackInTime(t *testing.T) {
 			} else {
 				wantIs(t, err, store.ErrCorrupt)
 			}
-			// A log that does not compare its mark takes the damage for a torn write.
+			// A log that does not compare its descriptor takes the damage for a torn write.
 			files = files.CrashClone(vfs.CrashCloneCfg{})
 			l, err := pebble.Open(memDir, append(memOptions(files), pebble.Trusting())...)
 			if err != nil {
@@ -99,7 +99,7 @@ func TestADamagedEndOfPebblesFilesIsNoStepBackInTime(t *testing.T) {
 		}
 	}
 	if forgotten == 0 {
-		t.Error("damage that is not noticed without the mark: got none, so this test shows nothing")
+		t.Error("damage that is not noticed without the descriptor: got none, so this test shows nothing")
 	}
 }
 

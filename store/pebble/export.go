@@ -14,7 +14,7 @@ import (
 
 // An export reads one read view of a log.
 type export struct {
-	*moment
+	*readView
 	origin store.Origin
 	stats  store.Stats
 }
@@ -36,7 +36,7 @@ func (l *Log) Export(ctx context.Context) (store.Export, error) {
 }
 
 func (l *Log) export(ctx context.Context) (*export, error) {
-	m, err := l.moment(ctx)
+	m, err := l.readView(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (l *Log) export(ctx context.Context) (*export, error) {
 		return nil, errors.Join(err, m.Close())
 	}
 	m.counters.fill(&stats)
-	x := &export{moment: m, stats: stats, origin: store.Origin{Sequence: m.counters.sequence}}
+	x := &export{readView: m, stats: stats, origin: store.Origin{Sequence: m.counters.sequence}}
 	for i, h := range m.heads {
 		x.origin.Heads = append(x.origin.Heads, store.NewPosition(i, h))
 	}
@@ -104,7 +104,7 @@ func splitEntity(k []byte) (key store.Key, part byte, version store.Version, ok 
 	if !ok {
 		return store.Key{}, 0, 0, false
 	}
-	s := (*Log)(nil).stream(store.Key{Kind: string(kind), ID: string(id)})
+	s := (*Log)(nil).entityReader(store.Key{Kind: string(kind), ID: string(id)})
 	part, version, ok = s.split(k)
 	return s.key, part, version, ok
 }
@@ -267,7 +267,7 @@ func about(err error, k []byte, key store.Key, version store.Version) error {
 
 // entryOf returns the key of a state.
 func entryOf(s *store.State) []byte {
-	of := (*Log)(nil).stream(s.Key)
+	of := (*Log)(nil).entityReader(s.Key)
 	if s.Position == 0 {
 		return of.stateKey()
 	}

@@ -20,7 +20,7 @@ func WithFS(files vfs.FS) Option { return option(func(c *config) { c.files = fil
 // WithoutSync makes the log acknowledge commits before they are durable: a fault for tests.
 func WithoutSync() Option { return option(func(c *config) { c.sync = pebble.NoSync }) }
 
-// Trusting makes Open not compare the log with its mark: a fault for tests.
+// Trusting makes Open not compare the log with its descriptor: a fault for tests.
 func Trusting() Option { return option(func(c *config) { c.trusting = true }) }
 
 // Damage changes the stored form of a record in the directory of a closed log,
@@ -72,7 +72,7 @@ func damageBlob(db *pebble.DB, p store.Position, flip func([]byte)) error {
 
 // Edit changes the directory of a closed log behind its back.
 func Edit(files vfs.FS, dir string, fn func(*pebble.DB) error) error {
-	l := &Log{path: dir, fs: &fence{FS: files}, down: make(chan struct{})}
+	l := &Log{path: dir, fs: &gateFS{FS: files}, down: make(chan struct{})}
 	var err error
 	if l.config, err = newConfig([]Option{WithMemTable(memTableBytesMin)}); err != nil {
 		return err
@@ -90,9 +90,9 @@ func Edit(files vfs.FS, dir string, fn func(*pebble.DB) error) error {
 func place(record any) (key []byte, from int) {
 	switch r := record.(type) {
 	case *store.Event:
-		return (*Log)(nil).stream(r.Key).eventKey(r.Version), 0
+		return (*Log)(nil).entityReader(r.Key).eventKey(r.Version), 0
 	case *store.State:
-		s := (*Log)(nil).stream(r.Key)
+		s := (*Log)(nil).entityReader(r.Key)
 		if r.Position == 0 {
 			return s.stateKey(), storecore.SumBytes
 		}
@@ -110,21 +110,23 @@ func place(record any) (key []byte, from int) {
 }
 
 // EventKey returns the key of an event of an entity.
-func EventKey(key store.Key, v store.Version) []byte { return (*Log)(nil).stream(key).eventKey(v) }
+func EventKey(key store.Key, v store.Version) []byte {
+	return (*Log)(nil).entityReader(key).eventKey(v)
+}
 
 // BlobKey returns the key of the blob whose last event has this position.
 func BlobKey(p store.Position) []byte { return logKey(p) }
 
-// PutMark writes a mark with another format.
+// PutMark writes a descriptor with another format.
 func PutMark(dir string, format uint32) error {
-	m, err := readMark(vfs.Default, dir)
+	m, err := readDescriptor(vfs.Default, dir)
 	if err != nil {
 		return err
 	}
 	v := m.append(nil)
 	v = v[:len(v)-storecore.SumBytes]
-	v[len(markMagic)+3] = byte(format)
-	f, err := vfs.Default.Create(vfs.Default.PathJoin(dir, markFile), vfs.WriteCategoryUnspecified)
+	v[len(descriptorMagic)+3] = byte(format)
+	f, err := vfs.Default.Create(vfs.Default.PathJoin(dir, descriptorFile), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
@@ -188,7 +190,7 @@ func (l *Log) DB() *pebble.DB { return l.db }
 
 // Flush makes Pebble write its memtable to a table. It returns early if the log breaks.
 func (l *Log) Flush() error {
-	if err := l.apart(l.db.Flush); err != nil {
+	if err := l.runDetached(l.db.Flush); err != nil {
 		return err
 	}
 	return l.usable()
@@ -199,7 +201,7 @@ func (l *Log) Down() <-chan struct{} { return l.down }
 
 // EachKey calls fn with a copy of the key of every entry.
 func EachKey(t testing.TB, l *Log, fn func(k []byte)) {
-	m, err := l.moment(t.Context())
+	m, err := l.readView(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,18 +217,18 @@ func EachKey(t testing.TB, l *Log, fn func(k []byte)) {
 	}
 }
 
-// MarkedCommits returns the number of commits in the mark of a directory.
+// MarkedCommits returns the number of commits in the descriptor of a directory.
 func MarkedCommits(files vfs.FS, dir string) (uint64, error) {
-	m, err := readMark(files, dir)
+	m, err := readDescriptor(files, dir)
 	if err != nil || m == nil {
-		return 0, errors.Join(err, errors.New("there is no mark"))
+		return 0, errors.Join(err, errors.New("there is no descriptor"))
 	}
 	return m.commits, nil
 }
 
-// MeasureManifest returns the length of the list of tables that a new mark would have.
+// MeasureManifest returns the length of the list of tables that a new descriptor would have.
 func MeasureManifest(files vfs.FS, dir string) (uint64, error) {
-	m := new(mark)
+	m := new(logDescriptor)
 	err := m.measure(files, dir)
 	return m.manifestBytes, err
 }
@@ -234,8 +236,8 @@ func MeasureManifest(files vfs.FS, dir string) (uint64, error) {
 // WholeBytes returns how much of a list of tables is whole.
 func WholeBytes(files vfs.FS, path string) (uint64, error) { return wholeBytes(files, path) }
 
-// Fenced returns files that go through the fence of a log.
-func Fenced(files vfs.FS) vfs.FS { return &fence{FS: files} }
+// Fenced returns files that go through the gate of a log.
+func Fenced(files vfs.FS) vfs.FS { return &gateFS{FS: files} }
 
 // FlushNoticed reports whether a flush waits to be marked.
 func (l *Log) FlushNoticed() bool { return l.flushed.Load() }
@@ -246,20 +248,20 @@ func (l *Log) CompactAll() error {
 }
 
 // No test but that of leftovers minds what the logs that others break hold.
-var _ = func() bool { left.bytesMax = 1 << 62; return true }()
+var _ = func() bool { brokenLogsOfProcess.bytesMax = 1 << 62; return true }()
 
 // Leftovers are those of a process of its own.
-type Leftovers = leftovers
+type Leftovers = brokenLogs
 
 // NewLeftovers returns leftovers with a bound.
-func NewLeftovers(bytesMax int64) *Leftovers { return &leftovers{bytesMax: bytesMax} }
+func NewLeftovers(bytesMax int64) *Leftovers { return &brokenLogs{bytesMax: bytesMax} }
 
 // Left returns how many logs there are, and how much memory they hold.
-func (f *leftovers) Left() (logs int, bytes int64) {
+func (f *brokenLogs) Left() (logs int, bytes int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.logs, f.bytes
 }
 
 // WithLeftovers has a log count to leftovers.
-func WithLeftovers(f *Leftovers) Option { return option(func(c *config) { c.left = f }) }
+func WithLeftovers(f *Leftovers) Option { return option(func(c *config) { c.brokenLogs = f }) }

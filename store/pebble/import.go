@@ -21,8 +21,8 @@ var metaUnfinished = []byte("unfinished")
 // writes, so that the low halves of the positions identify them.
 const blobGapMax = 1 << 16
 
-// A filling is a running import: a log that is being filled.
-type filling struct {
+// An importer fills the log with the records of an import.
+type importer struct {
 	log    *Log
 	origin store.Origin
 	sort   store.RecordKind // sort of the last record
@@ -52,7 +52,7 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	}
 	l.unfinished.Store(true)
 	from.Heads = slices.Clone(from.Heads)
-	return &filling{log: l, origin: from}, nil
+	return &importer{log: l, origin: from}, nil
 }
 
 // empty returns an error if the log has ever stored anything.
@@ -64,7 +64,7 @@ func (w *writer) empty() error {
 }
 
 // Add implements [store.Import].
-func (f *filling) Add(ctx context.Context, records ...store.Record) error {
+func (f *importer) Add(ctx context.Context, records ...store.Record) error {
 	return f.step(ctx, func(w *writer) error {
 		for _, r := range records {
 			if err := f.add(w, r); err != nil {
@@ -76,7 +76,7 @@ func (f *filling) Add(ctx context.Context, records ...store.Record) error {
 }
 
 // step runs fn in a transaction, unless the import has failed.
-func (f *filling) step(ctx context.Context, fn func(*writer) error) error {
+func (f *importer) step(ctx context.Context, fn func(*writer) error) error {
 	l := f.log
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -98,7 +98,7 @@ func (f *filling) step(ctx context.Context, fn func(*writer) error) error {
 	return nil
 }
 
-func (f *filling) add(w *writer, r store.Record) error {
+func (f *importer) add(w *writer, r store.Record) error {
 	if s := store.RecordKindOf(r); s < f.sort {
 		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, s, f.sort)
 	}
@@ -137,7 +137,7 @@ func (w *writer) putNew(k []byte, record func(dst []byte) []byte) error {
 	return w.put(k, record(w.sum(k)))
 }
 
-func (f *filling) event(w *writer, e *store.Event) error {
+func (f *importer) event(w *writer, e *store.Event) error {
 	p := store.PartitionOf(e.Key, len(w.heads))
 	h, err := w.head(e.Key)
 	at := fmt.Sprintf("version %d of %v at %v", e.Version, e.Key, e.Position)
@@ -172,7 +172,7 @@ func (f *filling) event(w *writer, e *store.Event) error {
 	return w.events.Set(w.key, to.append(e), nil)
 }
 
-func (f *filling) state(w *writer, s *store.State) error {
+func (f *importer) state(w *writer, s *store.State) error {
 	h, err := w.head(s.Key)
 	at := fmt.Sprintf("state %d of %v", s.Version, s.Key)
 	switch {
@@ -190,7 +190,7 @@ func (f *filling) state(w *writer, s *store.State) error {
 	return w.putNew(entryOf(s), func(dst []byte) []byte { return store.AppendState(dst, s) })
 }
 
-func (f *filling) message(w *writer, m *store.Message) error {
+func (f *importer) message(w *writer, m *store.Message) error {
 	if m.Sequence <= w.counters.sequence || m.Sequence > f.origin.Sequence {
 		return fmt.Errorf("%w: message %d comes after %d, and the last is %d", store.ErrInvalid, m.Sequence, w.counters.sequence, f.origin.Sequence)
 	}
@@ -208,7 +208,7 @@ func (f *filling) message(w *writer, m *store.Message) error {
 }
 
 // Finish implements [store.Import].
-func (f *filling) Finish(ctx context.Context) error {
+func (f *importer) Finish(ctx context.Context) error {
 	pruned := false
 	err := f.step(ctx, func(w *writer) error {
 		total := uint64(0)
@@ -233,7 +233,7 @@ func (f *filling) Finish(ctx context.Context) error {
 }
 
 // Close implements [store.Import].
-func (f *filling) Close() error {
+func (f *importer) Close() error {
 	f.done = true
 	return nil
 }

@@ -50,18 +50,19 @@ import (
 //     reader does not delay other callers, compactions or Close.
 //  4. After an error of a commit, or of Pebble's background work, the log stays broken: the
 //     outcome of the commit is unknown. Only a new Open, which reads the files, can show it.
-//  5. A broken log is fenced: its files are cut off, so that the remaining goroutines of
+//  5. The files of a broken log are cut off, so that the remaining goroutines of
 //     Pebble cannot change them after another Log has opened the directory.
 //  6. No error of Pebble ends the process; see [logger.Fatalf].
 type Log struct {
 	path string
 	dir  string // path without symbolic links; the lock uses it
 	info store.LogInfo
-	// markless is the error because of which the log was opened without its mark, see begin.
-	markless error
-	db       *pebble.DB
-	lock     *pebble.Lock
-	fs       *fence
+	// descriptorFault is the error because of which the log was opened without its descriptor, see
+	// begin.
+	descriptorFault error
+	db              *pebble.DB
+	lock            *pebble.Lock
+	fs              *gateFS
 	*config
 
 	closed  atomic.Bool
@@ -69,7 +70,7 @@ type Log struct {
 	begun   bool                  // pebble.Open has been called
 	down    chan struct{}         // closed when the log breaks
 	held    atomic.Bool           // an engine has acquired the log
-	flushed atomic.Bool           // Pebble has written a table since the last mark
+	flushed atomic.Bool           // Pebble has written a table since the last update of its descriptor
 
 	heads  []atomic.Uint64
 	sparse atomic.Bool // events may have been deleted
@@ -78,8 +79,8 @@ type Log struct {
 
 	reading  sync.RWMutex // reads hold it so that Close waits for them
 	viewMu   sync.Mutex
-	snapshot *snapshot            // the latest one; nil once closed
-	moments  map[*moment]struct{} // open read views
+	snapshot *snapshot              // the latest one; nil once closed
+	views    map[*readView]struct{} // open read views
 
 	queue storecore.Queue
 
@@ -201,7 +202,7 @@ func (l *Log) Close() error {
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	err := l.shut()
+	err := l.closeAll()
 	if l.salvaged != nil {
 		err = errors.Join(err, os.RemoveAll(l.salvaged.scratch))
 	}
@@ -212,33 +213,33 @@ func (l *Log) Close() error {
 }
 
 // Faults implements [store.FaultTeller]. It returns faults for a broken log that was opened
-// with [Salvage], and for a log with an unreadable mark that was opened with [ReadOnly].
+// with [Salvage], and for a log with an unreadable descriptor that was opened with [ReadOnly].
 func (l *Log) Faults() []error {
 	switch {
 	case l.salvaged != nil:
 		return l.salvaged.told()
-	case l.markless != nil:
-		return []error{l.markless}
+	case l.descriptorFault != nil:
+		return []error{l.descriptorFault}
 	}
 	return nil
 }
 
-// shut closes everything that open has opened so far.
-func (l *Log) shut() error {
+// closeAll closes everything that open has opened so far.
+func (l *Log) closeAll() error {
 	var err error
 	if l.db != nil && l.broken.Load() == nil {
 		l.reading.Lock()
 		defer l.reading.Unlock()
 		if !l.readOnly && l.snapshot != nil {
-			err = l.mark(stateReady)
+			err = l.updateDescriptor(stateReady)
 		}
 		err = errors.Join(err, l.closeDB())
 	}
-	l.fs.raise()
+	l.fs.close()
 	err = errors.Join(err, l.fs.unlock())
 	if l.broken.Load() != nil {
 		if l.begun {
-			l.left.add(int64(l.memTableBytes) + l.cacheBytes)
+			l.brokenLogs.add(int64(l.memTableBytes) + l.cacheBytes)
 		}
 		_ = l.fs.abandon() // the files are not written any more
 		return nil         // the reason was reported when the log broke
@@ -248,8 +249,8 @@ func (l *Log) shut() error {
 
 // closeDB closes Pebble. The caller must hold reading.
 func (l *Log) closeDB() error {
-	return l.apart(func() error {
-		err := l.letGoOfMoments()
+	return l.runDetached(func() error {
+		err := l.releaseViews()
 		if s := l.snapshot; s != nil {
 			err = errors.Join(err, l.release(s))
 		}
@@ -271,11 +272,11 @@ func (l *Log) usable() error {
 	return nil
 }
 
-// breakDown marks the log as broken and cuts off its files.
-func (l *Log) breakDown(why error) {
+// markBroken marks the log as broken and cuts off its files.
+func (l *Log) markBroken(why error) {
 	if l.broken.CompareAndSwap(nil, &why) {
 		close(l.down)
-		l.fs.raise()
+		l.fs.close()
 		l.logger.Error("the log is broken until it is opened anew", "dir", l.path, "error", why)
 	}
 }
@@ -351,7 +352,7 @@ func (l *Log) guard(fn func() error) (err error) {
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
-		case fatal:
+		case fatalError:
 			err = r
 		default:
 			err = &store.CorruptError{What: "file", Reason: fmt.Sprint(r)}

@@ -52,11 +52,11 @@ func Open(path string, opts ...Option) (*Log, error) {
 		l.path = path
 		return l, nil
 	}
-	l := &Log{path: path, config: c, fs: &fence{FS: c.files, readOnly: c.readOnly}, down: make(chan struct{})}
+	l := &Log{path: path, config: c, fs: &gateFS{FS: c.files, readOnly: c.readOnly}, down: make(chan struct{})}
 	l.writer.log = l
 	if err := l.open(); err != nil {
 		l.closed.Store(true)
-		err = errors.Join(l.locate(err), l.shut()) // shut returns nil if err has broken the log
+		err = errors.Join(l.locate(err), l.closeAll()) // closeAll returns nil if err has broken the log
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return l, nil
@@ -84,17 +84,17 @@ func (l *Log) open() error {
 	return l.guard(func() error { return l.start(m) })
 }
 
-// begin reads the mark, or writes one for a new log. It returns nil if the mark is damaged
-// and the log is opened for reading. The database contains everything in the mark except the
-// progress of the log. Without it, Open cannot notice that the last commits are missing.
-// [Log.VerifyFiles] reports the damaged mark.
-func (l *Log) begin() (*mark, error) {
-	m, err := readMark(l.fs, l.dir)
+// begin reads the descriptor, or writes one for a new log. It returns nil if the descriptor is
+// damaged and the log is opened for reading. The database contains everything in the descriptor
+// except the progress of the log. Without it, Open cannot notice that the last commits are
+// missing. [Log.VerifyFiles] reports the damaged descriptor.
+func (l *Log) begin() (*logDescriptor, error) {
+	m, err := readDescriptor(l.fs, l.dir)
 	switch {
 	case errors.Is(err, store.ErrCorrupt) && l.readOnly:
-		l.markless = l.locate(err)
-		l.logger.Error("the mark of a log is damaged; it is read without", "log", l.path, "error", err)
-		return nil, nil //nolint:nilnil // the log is read without a mark
+		l.descriptorFault = l.locate(err)
+		l.logger.Error("the file PERDURE of a log is damaged; the log is read without it", "log", l.path, "error", err)
+		return nil, nil //nolint:nilnil // the log is read without a descriptor
 	case err != nil:
 		return nil, err
 	}
@@ -161,7 +161,7 @@ func canonical(files vfs.FS, path string) (string, error) {
 // probe checks that a directory is a log, or may become one, before Open writes anything to
 // it.
 func (l *Log) probe() error {
-	m, err := readMark(l.files, l.dir)
+	m, err := readDescriptor(l.files, l.dir)
 	if errors.Is(err, store.ErrCorrupt) {
 		if l.readOnly {
 			return nil // see begin
@@ -179,8 +179,8 @@ func (l *Log) probe() error {
 		return err
 	}
 	for _, name := range names {
-		if name != lockFile && name != markTemp { // files of an aborted creation
-			return fmt.Errorf("%w: a directory that holds %s and no %s", store.ErrFormat, name, markFile)
+		if name != lockFile && name != descriptorTemp { // files of an aborted creation
+			return fmt.Errorf("%w: a directory that holds %s and no %s", store.ErrFormat, name, descriptorFile)
 		}
 	}
 	if l.readOnly {
@@ -205,7 +205,7 @@ func (l *Log) takeLock() error {
 		// process has it, Pebble returns only an errno.
 		_, isPath := errors.AsType[*fs.PathError](err)
 		errno, isErrno := errors.AsType[syscall.Errno](err)
-		if isPath || isErrno && errno != syscall.EAGAIN && errno != syscall.EACCES || errors.Is(err, errFenced) {
+		if isPath || isErrno && errno != syscall.EAGAIN && errno != syscall.EACCES || errors.Is(err, errGateClosed) {
 			return err
 		}
 		wait := time.Until(limit)
@@ -217,18 +217,18 @@ func (l *Log) takeLock() error {
 }
 
 // create begins a new log in the directory, or begins again one whose creation was aborted.
-func (l *Log) create(begun *mark) (*mark, error) {
+func (l *Log) create(begun *logDescriptor) (*logDescriptor, error) {
 	if begun == nil {
 		id, err := uuid.NewV7()
 		if err != nil {
 			return nil, fmt.Errorf("make an id: %w", err)
 		}
-		begun = &mark{info: store.LogInfo{
+		begun = &logDescriptor{info: store.LogInfo{
 			ID: store.ID(id), Format: formatVersion, Created: time.Unix(0, l.now().UnixNano()).UTC(),
 		}}
 	}
 	begun.info.Partitions = l.partitions
-	if err := writeMark(l.fs, l.dir, begun); err != nil {
+	if err := writeDescriptor(l.fs, l.dir, begun); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{l.dir, l.walPath()} {
@@ -328,14 +328,14 @@ func (l *Log) options(files vfs.FS, cache *pebble.Cache) *pebble.Options {
 
 // openDB opens Pebble.
 func (l *Log) openDB() error {
-	if err := l.left.check(); err != nil {
+	if err := l.brokenLogs.check(); err != nil {
 		return err
 	}
 	l.begun = true
 	cache := pebble.NewCache(l.cacheBytes)
 	defer cache.Unref() // the database has its own reference
-	opened, files := make(chan *pebble.DB, 1), &pit{fence: l.fs, log: l}
-	err := l.apart(func() error {
+	opened, files := make(chan *pebble.DB, 1), &haltFS{gateFS: l.fs, log: l}
+	err := l.runDetached(func() error {
 		db, err := pebble.Open(l.dir, l.options(files, cache))
 		opened <- db
 		return err
@@ -357,12 +357,12 @@ func (l *Log) openDB() error {
 	case strings.Contains(err.Error(), "unknown format major version"):
 		return fmt.Errorf("%w: written by a newer Pebble: %w", store.ErrFormat, err)
 	}
-	// According to the mark there is a log, so a file that Pebble misses has existed.
+	// According to the descriptor there is a log, so a file that Pebble misses has existed.
 	return &store.CorruptError{What: "file", Reason: err.Error()}
 }
 
 // start makes the log ready after Pebble has opened the directory.
-func (l *Log) start(m *mark) error {
+func (l *Log) start(m *logDescriptor) error {
 	if m != nil && m.state == stateCreating {
 		if err := l.writer.create(); err != nil {
 			return fmt.Errorf("create: %w", err)
@@ -381,7 +381,7 @@ func (l *Log) start(m *mark) error {
 			return err
 		}
 	case *info != m.info:
-		return &store.CorruptError{What: "file", Where: markFile, Reason: fmt.Sprintf("it is that of log %v, and this is log %v", m.info.ID, info.ID)}
+		return &store.CorruptError{What: "file", Where: descriptorFile, Reason: fmt.Sprintf("it is that of log %v, and this is log %v", m.info.ID, info.ID)}
 	}
 	if err := finished(r); err != nil {
 		return err
@@ -402,7 +402,7 @@ func (l *Log) start(m *mark) error {
 	if l.readOnly {
 		return nil
 	}
-	return l.mark(stateReady)
+	return l.updateDescriptor(stateReady)
 }
 
 // readInfo returns the description of the log from the database.

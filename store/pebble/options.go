@@ -126,7 +126,7 @@ type config struct {
 	walDir          string
 	walBytesPerSync int
 	memTableBytes   int
-	left            *leftovers
+	brokenLogs      *brokenLogs
 	cacheBytes      int64
 	logger          *slog.Logger
 	readOnly        bool
@@ -136,13 +136,13 @@ type config struct {
 	files    vfs.FS
 	sync     *pebble.WriteOptions
 	salvaged *salvaged // set for the copy made by a salvage; records may be missing from it
-	trusting bool      // test fault: the mark is not compared
+	trusting bool      // test fault: the descriptor is not compared
 }
 
 func newConfig(opts []Option) (*config, error) {
 	c := &config{
 		partitions: 1, now: time.Now, lockTimeout: LockTimeout,
-		walBytesPerSync: WALBytesPerSync, memTableBytes: MemTableBytes, cacheBytes: CacheBytes, left: left,
+		walBytesPerSync: WALBytesPerSync, memTableBytes: MemTableBytes, cacheBytes: CacheBytes, brokenLogs: brokenLogsOfProcess,
 		logger: slog.New(slog.DiscardHandler),
 		files:  vfs.Default, sync: pebble.Sync,
 	}

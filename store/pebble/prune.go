@@ -20,7 +20,7 @@ const deleteMax = 1024
 // so it may fail after some of them. Then it returns the number of events that are certainly
 // deleted. Deleted events leave the disk when Pebble next compacts the tables that hold them.
 func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
-	n, err := l.prune(ctx, key, func(w *writer, s *stream) (int, error) { return w.deleteEvents(s, below, through) })
+	n, err := l.prune(ctx, key, func(w *writer, s *entityReader) (int, error) { return w.deleteEvents(s, below, through) })
 	if err != nil {
 		return n, fmt.Errorf("delete events of %v: %w", key, err)
 	}
@@ -29,7 +29,7 @@ func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Versi
 
 // DeleteSnapshots implements [store.Pruner].
 func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Version) (int, error) {
-	n, err := l.prune(ctx, key, func(w *writer, s *stream) (int, error) { return w.deleteSnapshots(s, below) })
+	n, err := l.prune(ctx, key, func(w *writer, s *entityReader) (int, error) { return w.deleteSnapshots(s, below) })
 	if err != nil {
 		return n, fmt.Errorf("delete snapshots of %v: %w", key, err)
 	}
@@ -38,7 +38,7 @@ func (l *Log) DeleteSnapshots(ctx context.Context, key store.Key, below store.Ve
 
 // prune runs fn in transactions, one after the other, until fn deletes fewer entries than the
 // limit for one transaction.
-func (l *Log) prune(ctx context.Context, key store.Key, fn func(*writer, *stream) (int, error)) (int, error) {
+func (l *Log) prune(ctx context.Context, key store.Key, fn func(*writer, *entityReader) (int, error)) (int, error) {
 	if err := key.Validate(); err != nil {
 		return 0, err
 	}
@@ -49,7 +49,7 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(*writer, *stream
 		}
 		n := 0
 		err := l.exclusively(func(w *writer) (err error) {
-			n, err = fn(w, l.stream(key))
+			n, err = fn(w, l.entityReader(key))
 			return err
 		})
 		if err != nil {
@@ -70,7 +70,7 @@ func (l *Log) exclusively(fn func(w *writer) error) error {
 	return err
 }
 
-func (w *writer) deleteEvents(s *stream, below store.Version, through store.Position) (int, error) {
+func (w *writer) deleteEvents(s *entityReader, below store.Version, through store.Position) (int, error) {
 	covered, err := w.covered(s)
 	if err != nil {
 		return 0, err
@@ -186,7 +186,7 @@ func (w *writer) deleteFromBlob(c *pebble.Iterator, gone map[store.Position]bool
 	return w.put(c.Key(), append(w.value[:0], kept.finish()...))
 }
 
-func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {
+func (w *writer) deleteSnapshots(s *entityReader, below store.Version) (int, error) {
 	covered, err := w.covered(s)
 	if err != nil {
 		return 0, err
@@ -205,7 +205,7 @@ func (w *writer) deleteSnapshots(s *stream, below store.Version) (int, error) {
 }
 
 // covered returns the version of the latest snapshot or saved state of an entity.
-func (w *writer) covered(s *stream) (covered store.Version, err error) {
+func (w *writer) covered(s *entityReader) (covered store.Version, err error) {
 	p := storecore.NewPage()
 	defer p.Release()
 	err = iterate(w.log.db, s.prefix, s.part(partEnd), func(c *pebble.Iterator) (err error) {

@@ -15,8 +15,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A stream reads the events of one entity page by page.
-type stream struct {
+// An entityReader reads the events of one entity page by page.
+type entityReader struct {
 	log    *Log
 	key    store.Key
 	prefix []byte        // prefix of the entity's keys in bucketEntity
@@ -30,29 +30,29 @@ type stream struct {
 // lastUnknown is the value of a stream's field last before its first page.
 const lastUnknown = store.Version(math.MaxUint64)
 
-func (l *Log) stream(key store.Key) *stream {
-	return &stream{log: l, key: key, prefix: entityKey(bucketEntity, key), next: 1, last: lastUnknown}
+func (l *Log) entityReader(key store.Key) *entityReader {
+	return &entityReader{log: l, key: key, prefix: entityKey(bucketEntity, key), next: 1, last: lastUnknown}
 }
 
 // part returns the smallest key of a part.
-func (s *stream) part(part byte) []byte {
+func (s *entityReader) part(part byte) []byte {
 	k := make([]byte, 0, len(s.prefix)+1+8)
 	return append(append(k, s.prefix...), part)
 }
 
-func (s *stream) stateKey() []byte { return s.part(partState) }
+func (s *entityReader) stateKey() []byte { return s.part(partState) }
 
-func (s *stream) snapshotKey(v store.Version) []byte {
+func (s *entityReader) snapshotKey(v store.Version) []byte {
 	return binary.BigEndian.AppendUint64(s.part(partSnapshot), uint64(v))
 }
 
-func (s *stream) eventKey(v store.Version) []byte {
+func (s *entityReader) eventKey(v store.Version) []byte {
 	return binary.BigEndian.AppendUint64(s.part(partEvent), uint64(v))
 }
 
 // split returns the part and version in a key of the stream. ok is false if the key is not
 // one.
-func (s *stream) split(k []byte) (part byte, v store.Version, ok bool) {
+func (s *entityReader) split(k []byte) (part byte, v store.Version, ok bool) {
 	rest, ok := bytes.CutPrefix(k, s.prefix)
 	switch {
 	case !ok || len(rest) == 0:
@@ -73,7 +73,7 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 	return func(yield func(*store.Event, error) bool) {
 		p := storecore.NewPage()
 		defer p.Release()
-		s := l.stream(key)
+		s := l.entityReader(key)
 		err := key.Validate()
 		if err == nil {
 			err = s.restore(ctx, p, accept)
@@ -97,7 +97,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 		}
 		p := storecore.NewPage()
 		defer p.Release()
-		s := l.stream(key)
+		s := l.entityReader(key)
 		s.next = after + 1
 		err := key.Validate()
 		if err == nil {
@@ -115,7 +115,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 }
 
 // view runs fn with an iterator over all keys of the entity.
-func (s *stream) view(ctx context.Context, fn func(c *pebble.Iterator) error) error {
+func (s *entityReader) view(ctx context.Context, fn func(c *pebble.Iterator) error) error {
 	err := s.log.view(ctx, func(r pebble.Reader) error {
 		return iterate(r, s.prefix, s.part(partEnd), fn)
 	})
@@ -127,7 +127,7 @@ func (s *stream) view(ctx context.Context, fn func(c *pebble.Iterator) error) er
 
 // restore offers the states of the entity to accept, latest first. It fills the first page
 // with the events after the accepted state. Each state and its page come from one read.
-func (s *stream) restore(ctx context.Context, p *storecore.Page, accept func(*store.State) bool) error {
+func (s *entityReader) restore(ctx context.Context, p *storecore.Page, accept func(*store.State) bool) error {
 	below := lastUnknown
 	for {
 		var found store.Version
@@ -173,7 +173,7 @@ func (s *stream) restore(ctx context.Context, p *storecore.Page, accept func(*st
 // copyState copies the latest state below a version, and returns its version or 0. It expects
 // c at the first entry of the entity, and moves it to the first event above that version. It
 // returns whether there is such an event.
-func (s *stream) copyState(c *pebble.Iterator, p *storecore.Page, ok bool, below store.Version) (found store.Version, more bool, err error) {
+func (s *entityReader) copyState(c *pebble.Iterator, p *storecore.Page, ok bool, below store.Version) (found store.Version, more bool, err error) {
 	saved := false
 	for ; ok; ok = c.Next() { // at most two snapshots
 		part, version, mine := s.split(c.Key())
@@ -217,7 +217,7 @@ var errDeleted = errors.New("events have been deleted meanwhile")
 
 // fill copies the next page of events and moves next behind the page. The iterator c must be
 // at the first event at or above version next; ok says whether there is one.
-func (s *stream) fill(c *pebble.Iterator, p *storecore.Page, ok bool) error {
+func (s *entityReader) fill(c *pebble.Iterator, p *storecore.Page, ok bool) error {
 	p.Reset()
 	ok, err := s.first(c, ok)
 	if err != nil {
@@ -256,7 +256,7 @@ func (s *stream) fill(c *pebble.Iterator, p *storecore.Page, ok bool) error {
 
 // first checks that c is where the stream continues: at version next, or after deleted events
 // at the first one that is kept, or at the end.
-func (s *stream) first(c *pebble.Iterator, ok bool) (bool, error) {
+func (s *entityReader) first(c *pebble.Iterator, ok bool) (bool, error) {
 	if !ok {
 		if err := c.Error(); err != nil || !s.dense {
 			return false, err
@@ -299,7 +299,7 @@ func (s *stream) first(c *pebble.Iterator, ok bool) (bool, error) {
 
 // end returns the version of the entity. The iterator c may cover more keys than those of the
 // entity.
-func (s *stream) end(c *pebble.Iterator) (storecore.Head, error) {
+func (s *entityReader) end(c *pebble.Iterator) (storecore.Head, error) {
 	if !c.SeekLT(s.part(partEnd)) {
 		return storecore.Head{}, c.Error()
 	}
@@ -334,7 +334,7 @@ func (s *stream) end(c *pebble.Iterator) (storecore.Head, error) {
 }
 
 // event returns the event of a version. It is an error if the event does not exist.
-func (s *stream) event(r pebble.Reader, version store.Version) (*store.Event, error) {
+func (s *entityReader) event(r pebble.Reader, version store.Version) (*store.Event, error) {
 	v, err := get(r, s.eventKey(version))
 	if err != nil {
 		return nil, err
@@ -345,7 +345,7 @@ func (s *stream) event(r pebble.Reader, version store.Version) (*store.Event, er
 	return s.decode(v, version)
 }
 
-func (s *stream) decode(sealed []byte, version store.Version) (*store.Event, error) {
+func (s *entityReader) decode(sealed []byte, version store.Version) (*store.Event, error) {
 	var d store.Decoder
 	e := new(store.Event)
 	err := d.Event(sealed, e)
@@ -356,7 +356,7 @@ func (s *stream) decode(sealed []byte, version store.Version) (*store.Event, err
 }
 
 // yield yields the events of the page and of all pages after it.
-func (s *stream) yield(ctx context.Context, p *storecore.Page, yield func(*store.Event, error) bool) error {
+func (s *entityReader) yield(ctx context.Context, p *storecore.Page, yield func(*store.Event, error) bool) error {
 	version := s.next - store.Version(len(p.Rows))
 	for {
 		for _, r := range p.Rows {
@@ -389,7 +389,7 @@ func (s *stream) yield(ctx context.Context, p *storecore.Page, yield func(*store
 }
 
 // corrupt adds the wanted entity, version and position to an error about a corrupt record.
-func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
+func (s *entityReader) corrupt(err error, version store.Version, position store.Position) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Key, c.Version, c.Position = s.key, version, position
 	}

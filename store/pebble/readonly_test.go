@@ -56,7 +56,7 @@ func TestReadOnly(t *testing.T) {
 		wantIs(t, err, syscall.EROFS) // not for writing
 	})
 
-	t.Run("reads a log whose mark is damaged, and verification says so", func(t *testing.T) {
+	t.Run("reads a log whose descriptor is damaged, and verification says so", func(t *testing.T) {
 		t.Parallel()
 		dir := newDir(t)
 		l := openAt(t, dir)

@@ -98,7 +98,7 @@ func (s *salvaged) told() []error {
 
 // openSalvaged salvages the log at path and opens the copy.
 func openSalvaged(path string, c *config) (l *Log, failure error) {
-	from := &Log{path: path, config: c, fs: &fence{FS: c.files, readOnly: true}, down: make(chan struct{})}
+	from := &Log{path: path, config: c, fs: &gateFS{FS: c.files, readOnly: true}, down: make(chan struct{})}
 	from.writer.log = from
 	info, err := c.files.Stat(path)
 	if err == nil && !info.IsDir() {
@@ -143,7 +143,7 @@ func (l *Log) looksSalvageable() error {
 	if !slices.ContainsFunc(names, ofPebble) {
 		return fmt.Errorf("%w: the directory has no file of a log", store.ErrFormat)
 	}
-	m, err := readMark(l.files, l.dir)
+	m, err := readDescriptor(l.files, l.dir)
 	switch {
 	case errors.Is(err, store.ErrFormat):
 		return err
@@ -156,15 +156,15 @@ func (l *Log) looksSalvageable() error {
 func (s *salvage) dir() string { return filepath.Join(s.scratch, "log") }
 
 func (s *salvage) run() (failure error) {
-	m, err := readMark(s.from.fs, s.from.dir)
+	m, err := readDescriptor(s.from.fs, s.from.dir)
 	switch {
 	case err != nil && !errors.Is(err, store.ErrCorrupt):
 		return err
 	case err != nil || m == nil:
 		m = nil
 		err = cmp.Or(err, errors.New("it is missing"))
-		s.fault(markFile, err)
-		s.tail = fmt.Sprintf("nothing tells how far the log had come: %s: %v", markFile, err)
+		s.fault(descriptorFile, err)
+		s.tail = fmt.Sprintf("nothing tells how far the log had come: %s: %v", descriptorFile, err)
 	default:
 		if err := m.check(s.from.fs, s.from.dir); errors.Is(err, store.ErrCorrupt) {
 			s.missing(manifestPrefix, err)
@@ -172,7 +172,7 @@ func (s *salvage) run() (failure error) {
 			return err
 		}
 	}
-	made := &Log{path: s.dir(), dir: s.dir(), fs: &fence{FS: vfs.Default}, down: make(chan struct{})}
+	made := &Log{path: s.dir(), dir: s.dir(), fs: &gateFS{FS: vfs.Default}, down: make(chan struct{})}
 	c := *s.from.config
 	c.files, c.walDir, c.readOnly = vfs.Default, "", false
 	made.config = &c
@@ -200,7 +200,7 @@ func (s *salvage) fill() error {
 		if err == nil {
 			err = s.throughPebble()
 		}
-		return errors.Join(err, s.from.shut())
+		return errors.Join(err, s.from.closeAll())
 	}
 	if !errors.Is(err, store.ErrCorrupt) {
 		return err
@@ -233,7 +233,7 @@ func (s *salvage) flush(bytes int) error {
 // throughPebble copies the entries of a log that Pebble can open.
 func (s *salvage) throughPebble() error {
 	ctx := context.Background()
-	m, err := s.from.moment(ctx)
+	m, err := s.from.readView(ctx)
 	if err != nil {
 		return err
 	}
@@ -563,8 +563,8 @@ func (s *salvage) isFlushed(repr []byte) (bool, error) {
 // ---- what the log says about itself
 
 // complete writes the description and the counters of the log, computed from the entries, and
-// the mark.
-func (s *salvage) complete(m *mark, made *Log) error {
+// the descriptor.
+func (s *salvage) complete(m *logDescriptor, made *Log) error {
 	info, err := readInfo(s.db)
 	if err != nil {
 		if !errors.Is(err, store.ErrCorrupt) {
@@ -622,7 +622,7 @@ func (s *salvage) complete(m *mark, made *Log) error {
 		return err
 	}
 	b.Reset()
-	return writeMark(made.fs, made.dir, &mark{info: *info, state: stateReady, commits: has.commits})
+	return writeDescriptor(made.fs, made.dir, &logDescriptor{info: *info, state: stateReady, commits: has.commits})
 }
 
 // count counts the entries, and finds the last positions of the partitions and the last

@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// VerifyFiles implements [store.Verifier]. It checks the mark, the list of tables, and the
+// VerifyFiles implements [store.Verifier]. It checks the descriptor, the list of tables, and the
 // checksum of every block of every table on disk. It also checks that every reference finds
 // its target: each event of the blobs and its copy under its entity, messages and the lists
 // that name them, heads and counters.
@@ -24,9 +24,9 @@ import (
 // It reads entries that are in no table yet from memory. They are also in the write-ahead
 // log, which Open has checked. Like [Log.Export] it holds a snapshot.
 func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
-	m, err := l.moment(ctx)
+	m, err := l.readView(ctx)
 	if err == nil {
-		v := &fileCheck{moment: m, fault: func(err error) { fault(l.locate(err)) }}
+		v := &fileCheck{readView: m, fault: func(err error) { fault(l.locate(err)) }}
 		err = errors.Join(v.run(ctx), m.Close())
 	}
 	if err != nil {
@@ -37,7 +37,7 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 
 // A fileCheck checks the directory, using one read view.
 type fileCheck struct {
-	*moment
+	*readView
 	fault    func(error)
 	failed   error // error that ends the check
 	count    map[bucket]uint64
@@ -57,7 +57,7 @@ func (v *fileCheck) run(ctx context.Context) error {
 			v.fault(err)
 		}
 	}
-	if err := v.tell(v.mark(ctx)); err != nil {
+	if err := v.tell(v.descriptor(ctx)); err != nil {
 		return err
 	}
 	if err := v.tables(ctx); err != nil {
@@ -91,23 +91,23 @@ func (v *fileCheck) tell(err error) error {
 	return err
 }
 
-// markTries bounds the reads of the mark, which can fail while Pebble replaces the list of
-// tables.
-const markTries = 3
+// descriptorTries bounds the reads of the descriptor, which can fail while Pebble replaces the
+// list of tables.
+const descriptorTries = 3
 
-func (v *fileCheck) mark(ctx context.Context) (err error) {
+func (v *fileCheck) descriptor(ctx context.Context) (err error) {
 	l := v.log
-	for range markTries {
+	for range descriptorTries {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		var m *mark
-		m, err = readMark(l.fs, l.dir)
+		var m *logDescriptor
+		m, err = readDescriptor(l.fs, l.dir)
 		switch {
 		case err == nil && m == nil:
-			err = &store.CorruptError{What: "file", Where: markFile, Reason: "it is missing"}
+			err = &store.CorruptError{What: "file", Where: descriptorFile, Reason: "it is missing"}
 		case err == nil && (m.info != l.info || m.state != stateReady):
-			err = &store.CorruptError{What: "file", Where: markFile, Reason: "it is not that of the log"}
+			err = &store.CorruptError{What: "file", Where: descriptorFile, Reason: "it is not that of the log"}
 		case err == nil:
 			err = m.check(l.fs, l.dir)
 		}
@@ -256,7 +256,7 @@ func (v *fileCheck) blob(ctx context.Context, k, value []byte) (failure error) {
 		if v.decoder.Event(sealed, e) != nil {
 			return true
 		}
-		twin := v.log.stream(e.Key).eventKey(e.Version)
+		twin := v.log.entityReader(e.Key).eventKey(e.Version)
 		found, err := v.find(ctx, twin)
 		if err == nil && !bytes.Equal(found, sealed) {
 			reason := "it is not the same under its entity"

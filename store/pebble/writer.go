@@ -274,7 +274,7 @@ func (w *writer) head(key store.Key) (storecore.Head, error) {
 		}
 		w.ends = c
 	}
-	return w.log.stream(key).end(w.ends)
+	return w.log.entityReader(key).end(w.ends)
 }
 
 // apply writes a checked batch, in the order of its fields.
@@ -351,7 +351,7 @@ func (w *writer) putEvents(b *store.Batch, r *store.Result) error {
 
 // putState writes the saved state or the snapshot of the batch.
 func (w *writer) putState(b *store.Batch, r *store.Result) error {
-	state, stream := b.Save, w.log.stream(b.Key)
+	state, stream := b.Save, w.log.entityReader(b.Key)
 	if state == nil {
 		state = b.Snapshot
 	}
@@ -412,7 +412,7 @@ func (w *writer) dropSnapshots(key store.Key, version store.Version) error {
 
 // olderSnapshots returns the keys of the snapshots below a version. There are at most two.
 func (w *writer) olderSnapshots(key store.Key, version store.Version) (keys [][]byte, err error) {
-	s := w.log.stream(key)
+	s := w.log.entityReader(key)
 	err = iterate(w.reader(), s.snapshotKey(0), s.snapshotKey(version), func(c *pebble.Iterator) error {
 		for ok := c.First(); ok; ok = c.Next() {
 			v, err := c.ValueAndErr()
@@ -434,7 +434,7 @@ func (w *writer) positionOf(key store.Key, version store.Version) (store.Positio
 	if h := w.staged[key]; h.position != 0 {
 		return h.position, nil
 	}
-	s := w.log.stream(key)
+	s := w.log.entityReader(key)
 	e, err := s.event(w.log.db, version)
 	if err != nil {
 		return 0, err

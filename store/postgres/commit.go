@@ -30,9 +30,9 @@ const patience = 4 * time.Microsecond
 //	begin; take the lock; read what the batches need
 //	write; leave a proof; commit
 //
-// While no other process commits, a transaction is one round trip, see [recall]:
+// While no other process commits, a transaction is one round trip, see [cache]:
 //
-//	begin; take the lock; guard; write; leave a proof; commit
+//	begin; take the lock; validate the cache; write; leave a proof; commit
 //
 // The lock is an advisory lock of the log. Every transaction that writes takes it first.
 // The server releases it at the end of the transaction, after the changes have become
@@ -46,10 +46,10 @@ const patience = 4 * time.Microsecond
 type committer struct {
 	session
 	writer
-	serial int64 // serial of the last proof
-	proofs int   // number of proofs written since the last trim
-	recall recall
-	needs  needs // needs of the current transaction
+	serial  int64 // serial of the last proof
+	proofs  int   // number of proofs written since the last trim
+	cache   cache
+	readSet readSet // keys that the current transaction reads
 }
 
 // Commit implements [store.Log]. It waits for one transaction, and first for the running
@@ -87,7 +87,7 @@ func (l *Log) commit(calls []*storecore.Call) {
 	returned := false
 	defer func() {
 		if !returned && l.committer.conn != nil && l.inDoubt() == nil { // transact panicked
-			l.dispute(ctx, errPanicked)
+			l.startResolver(ctx, errPanicked)
 		}
 	}()
 	err := l.transact(ctx, calls)
@@ -113,8 +113,8 @@ func live(calls []*storecore.Call) []*storecore.Call {
 // transact decides and stores the calls, and sets their results. If its error does not
 // match [store.ErrNotStored], the outcome is unknown.
 func (l *Log) transact(ctx context.Context, calls []*storecore.Call) error {
-	n := l.needs(calls)
-	if !l.takeIn() {
+	n := l.readSet(calls)
+	if !l.adoptResolver() {
 		return errInDoubt
 	}
 	for try := 1; ; try++ {
@@ -130,7 +130,7 @@ func (l *Log) transact(ctx context.Context, calls []*storecore.Call) error {
 		}
 		err = l.explained(l.blocked(ctx, err))
 		switch {
-		case try == triesMax || !passing(err):
+		case try == triesMax || !retryable(err):
 			return storecore.NotStored(err)
 		}
 		l.logger.WarnContext(ctx, "transaction is tried again", "log", l.name, "try", try, "error", err)
@@ -148,9 +148,9 @@ const (
 
 // attempt runs one transaction. If it decided the calls from the cache and the cache was
 // stale, it runs a second one. If it returns an error, the outcome is no or unknown.
-func (l *Log) attempt(ctx context.Context, calls []*storecore.Call, n *needs) (outcome, error) {
+func (l *Log) attempt(ctx context.Context, calls []*storecore.Call, n *readSet) (outcome, error) {
 	w := &l.committer
-	ctx, cancel := context.WithTimeout(ctx, l.tamper.attemptMax)
+	ctx, cancel := context.WithTimeout(ctx, l.testHooks.attemptMax)
 	defer cancel()
 	if w.conn == nil || w.conn.IsClosed() {
 		conn, err := l.join(ctx, w.writer)
@@ -159,67 +159,67 @@ func (l *Log) attempt(ctx context.Context, calls []*storecore.Call, n *needs) (o
 		}
 		w.use(conn)
 	}
-	if w.isZero() && !n.check {
-		a := l.attend(w.conn)
+	if w.isZero() && !n.checksOnly {
+		a := l.watchdog(w.conn)
 		writer, err := l.register(ctx, w.conn)
 		if err = a.end(err); err != nil {
-			hangUp(w.conn) // if the server stores the registration later, it does no harm
+			closeNow(w.conn) // if the server stores the registration later, it does no harm
 			return no, lost(err)
 		}
 		w.join(writer)
 	}
-	if !n.check {
-		stored, done, err := l.ahead(ctx, calls, n)
+	if !n.checksOnly {
+		stored, done, err := l.commitSpeculation(ctx, calls, n)
 		if done {
 			return stored, err
 		}
 	}
-	f := newFacts(n)
-	a := l.attend(w.conn)
-	if err := a.end(l.readFacts(ctx, w.conn, n, f)); err != nil {
-		if errors.Is(err, errStrayed) {
-			hangUp(w.conn) // the next attempt opens a new session
+	f := newReadValues(n)
+	a := l.watchdog(w.conn)
+	if err := a.end(l.readRows(ctx, w.conn, n, f)); err != nil {
+		if errors.Is(err, errSessionMoved) {
+			closeNow(w.conn) // the next attempt opens a new session
 			return no, err
 		}
 		return no, w.abandon(ctx, err)
 	}
-	if l.tamper.draw != nil {
+	if l.testHooks.draw != nil {
 		for _, p := range n.heads.all {
-			f.heads[p] = l.tamper.draw(n.events)
+			f.heads[p] = l.testHooks.draw(n.events)
 		}
 	}
 	p, _ := l.decide(f, calls, n, l.clock(f.clock), false)
 	switch {
-	case n.check:
+	case n.checksOnly:
 		return yes, nil
 	case p.empty():
 		_ = w.abandon(ctx, nil) // the transaction has changed nothing, so a failed rollback is harmless
 		return yes, nil
 	}
-	w.recall.meet(f)
-	return l.store(ctx, &message{}, p, n)
+	w.cache.compare(f)
+	return l.store(ctx, &request{}, p, n)
 }
 
-// needs returns the needs of the calls. They are valid until the next call of needs.
-func (l *Log) needs(calls []*storecore.Call) *needs {
-	l.committer.recall.takeIn()
-	n := &l.committer.needs
+// readSet returns the read set of the calls. It is valid until the next call of readSet.
+func (l *Log) readSet(calls []*storecore.Call) *readSet {
+	l.committer.cache.merge()
+	n := &l.committer.readSet
 	n.reset()
 	for _, c := range calls {
 		for i, b := range c.Group {
 			if c.Refused(i) == nil {
-				n.batch(b, l.info.Partitions)
+				n.add(b, l.info.Partitions)
 			}
 		}
 	}
 	return n
 }
 
-// decide decides the calls on the facts and sets their results. It reports whether the
-// facts made it refuse a batch.
-func (l *Log) decide(f *facts, calls []*storecore.Call, n *needs, now time.Time, ahead bool) (p *plan, refused bool) {
-	p = newPlan(f, l.info.Partitions, n.events, now)
-	p.unchecked, p.ahead = l.tamper.relaxed, ahead
+// decide decides the calls on the values and sets their results. It reports whether the
+// values made it refuse a batch.
+func (l *Log) decide(f *readValues, calls []*storecore.Call, n *readSet, now time.Time, ahead bool) (p *writeSet, refused bool) {
+	p = newWriteSet(f, l.info.Partitions, n.events, now)
+	p.unchecked, p.speculative = l.testHooks.versionsUnchecked, ahead
 	for _, c := range calls {
 		refused = p.group(c) || refused
 	}
@@ -228,24 +228,24 @@ func (l *Log) decide(f *facts, calls []*storecore.Call, n *needs, now time.Time,
 
 // begin returns the statements that a transaction begins with.
 func (l *Log) begin() []statement {
-	if l.tamper.unlocked {
+	if l.testHooks.unlocked {
 		return []statement{{sql: sqlBegin}, {sql: sqlHold}}
 	}
 	return []statement{{sql: sqlBegin}, {sql: sqlLockHeld, args: []any{l.lock, markOf(l.committer.conn)}}}
 }
 
-// store appends the statements of the plan to the message, sends it, and commits. If it
+// store appends the statements of the write set to the request, sends it, and commits. If it
 // returns an error, the outcome is no or unknown.
-func (l *Log) store(ctx context.Context, m *message, p *plan, n *needs) (outcome, error) {
+func (l *Log) store(ctx context.Context, m *request, p *writeSet, n *readSet) (outcome, error) {
 	w := &l.committer
 	stored, err := l.end(ctx, l.write(ctx, m, p))
 	switch stored {
 	case yes:
 		l.acknowledge(p.now.UnixNano())
-		w.recall.remember(p, n, w.serial)
+		w.cache.put(p, n, w.serial)
 		l.announce(p)
 	case no:
-		p.forget()
+		p.undo()
 	}
 	return stored, err
 }
@@ -257,18 +257,18 @@ func (l *Log) end(ctx context.Context, err error) (outcome, error) {
 	if err == nil {
 		return yes, nil
 	}
-	if refusal(err) != nil || errors.Is(err, errUnsent) {
+	if serverError(err) != nil || errors.Is(err, errUnsent) {
 		err = w.abandon(ctx, err)
-		if e := refusal(err); e != nil && e.Code == codeMissingState {
-			hangUp(w.conn) // the next session prepares its statements again
+		if e := serverError(err); e != nil && e.Code == codeMissingState {
+			closeNow(w.conn) // the next session prepares its statements again
 		}
 		return no, err
 	}
-	if l.tamper.guess {
-		hangUp(w.conn)
+	if l.testHooks.guessOutcome {
+		closeNow(w.conn)
 		return no, lost(err)
 	}
-	switch l.await(l.dispute(ctx, err), l.tamper.resolveMax) {
+	switch l.awaitOutcome(l.startResolver(ctx, err), l.testHooks.resolveMax) {
 	case yes:
 		return yes, nil
 	case no:
@@ -280,11 +280,11 @@ func (l *Log) end(ctx context.Context, err error) (outcome, error) {
 	return unknown, fmt.Errorf("outcome unknown: %w", err)
 }
 
-// readFacts begins the transaction, takes the lock, and reads the facts that the batches
+// readRows begins the transaction, takes the lock, and reads the values that the batches
 // need. Batches that only check versions need no transaction, because one statement sees
 // everything that is committed.
-func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts) error {
-	if n.check {
+func (l *Log) readRows(ctx context.Context, conn *pgx.Conn, n *readSet, f *readValues) error {
+	if n.checksOnly {
 		if len(n.entities.all) == 0 {
 			return nil
 		}
@@ -300,14 +300,14 @@ func (l *Log) readFacts(ctx context.Context, conn *pgx.Conn, n *needs, f *facts)
 	last := begin[len(begin)-1]
 	b.Queue(last.sql, last.args...).QueryRow(func(row pgx.Row) error {
 		held := ""
-		if l.tamper.unlocked {
+		if l.testHooks.unlocked {
 			return row.Scan(&held)
 		}
 		if err := row.Scan(nil, &held); err != nil {
 			return err
 		}
 		if held != "on" {
-			return errStrayed
+			return errSessionMoved
 		}
 		return nil
 	})
@@ -325,21 +325,21 @@ var errUnsent = errors.New("not sent")
 // errPanicked says that a commit panicked instead of returning.
 var errPanicked = errors.New("the commit has panicked")
 
-// write appends the statements of the plan to the message, sends it, and commits.
-func (l *Log) write(ctx context.Context, m *message, p *plan) error {
+// write appends the statements of the write set to the request, sends it, and commits.
+func (l *Log) write(ctx context.Context, m *request, p *writeSet) error {
 	w := &l.committer
 	w.serial = max(w.serial+1, p.now.UnixNano()) // the serials of all writers follow the time
 	p.queue(m, &l.statements)
-	w.prove(m, &l.statements, p.now, l.tamper.trimEvery)
-	if l.tamper.written != nil {
+	w.prove(m, &l.statements, p.now, l.testHooks.trimEvery)
+	if l.testHooks.written != nil {
 		if _, err := w.send(ctx, m, &l.statements); err != nil {
 			return fmt.Errorf("%w: %w", errUnsent, err)
 		}
-		l.tamper.written()
-		m = &message{}
+		l.testHooks.written()
+		m = &request{}
 	}
 	m.add("COMMIT")
-	a := l.attend(w.conn)
+	a := l.watchdog(w.conn)
 	last, err := w.send(ctx, m, &l.statements)
 	err = committed(last, w.warning, a.end(err))
 	if err == nil && w.before.RowsAffected() == 0 { // no proof, so none of the other writes either
@@ -352,8 +352,8 @@ func (l *Log) write(ctx context.Context, m *message, p *plan) error {
 // cached.
 var errMoved = fmt.Errorf("%w: the log has moved on", errUnsent)
 
-// prove adds the proof of a transaction to a message.
-func (w *committer) prove(m *message, s *statements, now time.Time, trimEvery int) {
+// prove adds the proof of a transaction to a request.
+func (w *committer) prove(m *request, s *statements, now time.Time, trimEvery int) {
 	if w.proofs++; w.proofs >= trimEvery {
 		w.proofs = 0
 		m.add(s.trim, w.id.String(), w.first, w.serial)
@@ -388,7 +388,7 @@ func (w *committer) abandon(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectMax)
 	defer cancel()
 	if _, rollback := w.conn.Exec(ctx, "ROLLBACK"); rollback != nil {
-		hangUp(w.conn) // the server rolls back when the session ends
+		closeNow(w.conn) // the server rolls back when the session ends
 	}
 	return err
 }

@@ -79,7 +79,7 @@ func poolConfig(url string, c *config) (*pgxpool.Config, error) {
 	if cc.RuntimeParams["application_name"] == "" {
 		cc.RuntimeParams["application_name"] = "perdure"
 	}
-	cc.DialFunc = watched(cc.DialFunc)
+	cc.DialFunc = countingDial(cc.DialFunc)
 	cc.ValidateConnect = c.validate(&servers{}, cc.ValidateConnect)
 	return pc, nil
 }
@@ -99,26 +99,26 @@ func (l *Log) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.present(ctx, conn); err != nil {
-		hangUp(conn)
+	if err := l.requireCommits(ctx, conn); err != nil {
+		closeNow(conn)
 		return nil, err
 	}
 	return conn, nil
 }
 
-// hangUp closes a connection without waiting for the server.
-func hangUp(conn *pgx.Conn) {
+// closeNow closes a connection without waiting for the server.
+func closeNow(conn *pgx.Conn) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_ = conn.Close(ctx) // the connection is not used again
 }
 
-// refusal returns the error by which the server refused a statement, or nil. The server
+// serverError returns the error by which the server refused a statement, or nil. The server
 // has not executed that statement, and its session goes on. Three sorts of errors are not
 // refusals: one of a server that ends the session, since it can come after a commit; one
 // of a pooler that has lost the server; and one that says that the outcome is unknown,
 // although the session goes on.
-func refusal(err error) *pgconn.PgError {
+func serverError(err error) *pgconn.PgError {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || e.SeverityUnlocalized != "ERROR" || strings.HasPrefix(e.Code, classConnection) || e.Code == codeUnknown {
 		return nil
@@ -136,17 +136,17 @@ const (
 // damaged turns an error of the server about its damaged files into one that matches
 // [store.ErrCorrupt]. It returns all other errors as they are.
 func damaged(err error) error {
-	e := refusal(err)
+	e := serverError(err)
 	if e == nil || e.Code != codeDataCorrupted && e.Code != codeIndexCorrupted {
 		return err
 	}
 	return fmt.Errorf("%w (%w)", &store.CorruptError{What: "file", Where: "the server", Reason: e.Message}, err)
 }
 
-// passing reports whether a transaction that failed with err, and is not stored, may
+// retryable reports whether a transaction that failed with err, and is not stored, may
 // succeed the next time.
-func passing(err error) bool {
-	if e := refusal(err); e != nil {
+func retryable(err error) bool {
+	if e := serverError(err); e != nil {
 		switch e.Code {
 		case codeSerialize, codeDeadlock, codeInvalidPlan, codeMissingState:
 			return true
@@ -164,7 +164,7 @@ var errReadOnly = fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupport
 // explained adds the cause and the cure to an error of the server whose text does not
 // tell them. Example: a message sequence that is behind the messages of the log.
 func (l *Log) explained(err error) error {
-	if e := refusal(err); e != nil && e.Code == codeUnique && e.ConstraintName == "messages_pkey" {
+	if e := serverError(err); e != nil && e.Code == codeUnique && e.ConstraintName == "messages_pkey" {
 		full := pgx.Identifier{l.schema, "message_sequence"}.Sanitize()
 		return fmt.Errorf("the sequence %s is behind the messages of the log, as after a logical replication or a restore that has left sequences out; set it with SELECT setval('%s', (SELECT max(sequence) FROM %s)): %w",
 			full, full, pgx.Identifier{l.schema, "messages"}.Sanitize(), err)
@@ -177,7 +177,7 @@ var errLost = errors.New("connection lost")
 
 // lost marks err with [errLost], unless the server refused a statement.
 func lost(err error) error {
-	if refusal(err) != nil {
+	if serverError(err) != nil {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errLost, err)
@@ -200,7 +200,7 @@ func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error
 		conn, err := l.pool.Acquire(ctx)
 		dead := false
 		if err == nil {
-			a := l.attend(conn.Conn())
+			a := l.watchdog(conn.Conn())
 			err = a.end(fn(conn))
 			dead = conn.Conn().IsClosed()
 			conn.Release()
@@ -214,7 +214,7 @@ func (l *Log) read(ctx context.Context, fn func(conn *pgxpool.Conn) error) error
 			return ctx.Err()
 		case l.closed.Load():
 			return store.ErrClosed
-		case try == triesMax || !(dead || passing(err)):
+		case try == triesMax || !(dead || retryable(err)):
 			return err
 		}
 		if dead {

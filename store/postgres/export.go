@@ -16,14 +16,14 @@ import (
 
 // An export reads the rows of a read view page by page. The statement for each page
 // starts after the last row of the page before.
-type export struct{ *moment }
+type export struct{ *readView }
 
 // Export implements [store.Exporter]. The export is a transaction on a connection of its
 // own, so commits continue while it is open. But until it is closed the server keeps, in
 // all its databases, the rows that commits delete or replace. The export holds one page of
 // records in memory for each iteration of Records.
 func (l *Log) Export(ctx context.Context) (store.Export, error) {
-	m, err := l.moment(ctx)
+	m, err := l.readView(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("export: %w", err)
 	}
@@ -39,8 +39,8 @@ type rowKey struct {
 	number int64
 }
 
-// A listing describes a table that is read in the order of its key.
-type listing struct {
+// A tableScan describes a table that is read in the order of its key.
+type tableScan struct {
 	table  string
 	texts  []string // text columns of the key
 	number string   // last column of the key, if it is a number
@@ -48,9 +48,9 @@ type listing struct {
 	bytes  string   // length of the value, in SQL
 }
 
-// listings describes the tables of each sort of records that is not read by partition.
+// tableScans describes the tables of each sort of records that is not read by partition.
 // States are in two tables.
-var listings = map[store.RecordKind][]listing{
+var tableScans = map[store.RecordKind][]tableScan{
 	store.KindState: {
 		{"snapshots", []string{"kind", "id"}, "version", "record", "octet_length(record)"},
 		{"states", []string{"kind", "id"}, "version", "record", "octet_length(record)"},
@@ -62,9 +62,9 @@ var listings = map[store.RecordKind][]listing{
 	store.KindVersion:    {{"events", []string{"kind", "id"}, "version", "position", "8"}},
 }
 
-// sqlListing returns the statement that reads one page of listings which have the same
+// sqlTableScan returns the statement that reads one page of tables which have the same
 // key columns, merged in the order of the key.
-func sqlListing(all []listing) string {
+func sqlTableScan(all []tableScan) string {
 	one := all[0]
 	key := one.texts
 	var after []string
@@ -105,7 +105,7 @@ func (x *export) Records(ctx context.Context, s store.RecordKind) iter.Seq2[stor
 			return yield(r, nil)
 		}
 		var err error
-		if all := listings[s]; all != nil {
+		if all := tableScans[s]; all != nil {
 			err = x.list(ctx, p, s, all, hand)
 		} else if s == store.KindEvent {
 			err = x.events(ctx, p, hand)
@@ -123,7 +123,7 @@ func (x *export) fill(ctx context.Context, sql string, args []any, add func(valu
 		err = store.ErrClosed
 	}
 	if err == nil {
-		a := x.log.attend(x.conn)
+		a := x.log.watchdog(x.conn)
 		err = a.end(query(ctx, x.conn, sql, args, add))
 	}
 	return err
@@ -143,7 +143,7 @@ func (x *export) events(ctx context.Context, p *page, hand func(store.Record, er
 				if err = x.back(ctx); err != nil {
 					return err
 				}
-				goOn, err := x.eventsBeside(ctx, p, next, head, hand)
+				goOn, err := x.eventsOfDamaged(ctx, p, next, head, hand)
 				if err != nil || !goOn {
 					return err
 				}
@@ -164,10 +164,10 @@ func (x *export) events(ctx context.Context, p *page, hand func(store.Record, er
 	return nil
 }
 
-// list reads the rows of listings.
-func (x *export) list(ctx context.Context, p *page, s store.RecordKind, all []listing, hand func(store.Record, error) bool) error {
+// list reads the rows of tables.
+func (x *export) list(ctx context.Context, p *page, s store.RecordKind, all []tableScan, hand func(store.Record, error) bool) error {
 	one := all[0]
-	sql := in(x.log.schema, sqlListing(all))
+	sql := in(x.log.schema, sqlTableScan(all))
 	last, begun := rowKey{number: math.MinInt64}, false
 	var keys []rowKey
 	for more := true; more; more = p.full() {
@@ -196,7 +196,7 @@ func (x *export) list(ctx context.Context, p *page, s store.RecordKind, all []li
 			if err = x.back(ctx); err != nil {
 				return err
 			}
-			return x.listBeside(ctx, p, s, all, last, begun, hand)
+			return x.listDamaged(ctx, p, s, all, last, begun, hand)
 		}
 		if err != nil {
 			return err

@@ -17,57 +17,59 @@ var In = in
 // WithPause makes each transaction call pause when all of it is written but
 // nothing is committed.
 func WithPause(pause func()) Option {
-	return option(func(c *config) { c.tamper.written = pause })
+	return option(func(c *config) { c.testHooks.written = pause })
 }
 
 // WithBounds shortens waits.
 func WithBounds(lock, resolve time.Duration) Option {
-	return option(func(c *config) { c.tamper.lockMax, c.tamper.resolveMax = lock, resolve })
+	return option(func(c *config) { c.testHooks.lockMax, c.testHooks.resolveMax = lock, resolve })
 }
 
 // WithAttempt bounds each try of a transaction.
 func WithAttempt(most time.Duration) Option {
-	return option(func(c *config) { c.tamper.attemptMax = most })
+	return option(func(c *config) { c.testHooks.attemptMax = most })
 }
 
 // WithReady bounds how long reads wait while the log is in doubt.
 func WithReady(most time.Duration) Option {
-	return option(func(c *config) { c.tamper.readyMax = most })
+	return option(func(c *config) { c.testHooks.readyMax = most })
 }
 
 // WithTrimEvery sets the number of transactions after which old proofs are deleted.
-func WithTrimEvery(n int) Option { return option(func(c *config) { c.tamper.trimEvery = n }) }
+func WithTrimEvery(n int) Option { return option(func(c *config) { c.testHooks.trimEvery = n }) }
 
 // ErrInDoubt says that the outcome of an earlier commit is still unknown.
 var ErrInDoubt = errInDoubt
 
 // WithoutProbation makes a log decide from its cache as soon as the cache has values.
-func WithoutProbation() Option { return option(func(c *config) { c.tamper.aloneMin = 0 }) }
+func WithoutProbation() Option { return option(func(c *config) { c.testHooks.soloCommitsMin = 0 }) }
 
 // WithAhead makes the log call ended after each transaction that was decided from the cache, and
 // say whether the cache was current.
 func WithAhead(ended func(held bool)) Option {
-	return option(func(c *config) { c.tamper.ahead = ended })
+	return option(func(c *config) { c.testHooks.speculated = ended })
 }
 
 // AloneMin is the number of transactions without another process's commit before one is decided
 // from the cache.
-const AloneMin = aloneMin
+const AloneMin = soloCommitsMin
 
 // WithPlainSequence makes a log take no lock, and draw positions from a counter outside of the
 // transaction: a fault for tests. Draw returns the last number used before n more.
 func WithPlainSequence(draw func(n int) uint64) Option {
-	return option(func(c *config) { c.tamper.unlocked, c.tamper.draw = true, draw })
+	return option(func(c *config) { c.testHooks.unlocked, c.testHooks.draw = true, draw })
 }
 
 // WithGuess makes a log take a lost connection for a failed commit: a fault for tests.
-func WithGuess() Option { return option(func(c *config) { c.tamper.guess = true }) }
+func WithGuess() Option { return option(func(c *config) { c.testHooks.guessOutcome = true }) }
 
 // WithRelaxedVersions makes a log ignore versions: a fault for tests.
-func WithRelaxedVersions() Option { return option(func(c *config) { c.tamper.relaxed = true }) }
+func WithRelaxedVersions() Option {
+	return option(func(c *config) { c.testHooks.versionsUnchecked = true })
+}
 
 // WithoutGuard makes a log trust its cache without a check: a fault for tests.
-func WithoutGuard() Option { return option(func(c *config) { c.tamper.unguarded = true }) }
+func WithoutGuard() Option { return option(func(c *config) { c.testHooks.unvalidated = true }) }
 
 // LockKey returns the key of the advisory lock that commits take.
 func (l *Log) LockKey() int64 { return l.lock }
@@ -85,7 +87,7 @@ func (l *Log) Setting(t testing.TB, name string) (value string) {
 
 // NewBareLoop returns a function that stores events by the same transactions as a log, and does
 // nothing else, so that benchmarks can compare with it. The transactions take two round trips, or
-// one if they are decided ahead.
+// one if they are decided from the cache.
 func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool) (func([]*store.Event) error, error) {
 	c, err := newConfig([]Option{WithSchema(schema)})
 	var p *peer
@@ -99,10 +101,10 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool)
 	w.use(conn)
 	begin := []statement{{sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"}, {sql: sqlLockHeld, args: []any{lockKey(schema, "commit"), p.mark}}}
 	return func(events []*store.Event) error {
-		m := &message{}
-		if ahead && w.recall.known {
+		m := &request{}
+		if ahead && w.cache.known {
 			m.before = slices.Clone(begin)
-			m.add(s.guard, w.recall.clock, w.id.String(), w.recall.serial)
+			m.add(s.validate, w.cache.clock, w.id.String(), w.cache.serial)
 		} else {
 			kinds, ids := make([]string, len(events)), make([]string, len(events))
 			for i, e := range events {
@@ -120,9 +122,9 @@ func NewBareLoop(ctx context.Context, conn *pgx.Conn, schema string, ahead bool)
 			}
 		}
 		w.serial++
-		w.recall = recall{known: true, clock: events[0].Time.UnixNano(), serial: w.serial}
+		w.cache = cache{known: true, clock: events[0].Time.UnixNano(), serial: w.serial}
 		m.events = events
-		m.add(s.proof, w.id.String(), w.serial, w.recall.clock)
+		m.add(s.proof, w.id.String(), w.serial, w.cache.clock)
 		m.add("COMMIT")
 		_, err := w.send(ctx, m, &s)
 		return err
@@ -156,7 +158,7 @@ func NewCopy(conn *pgx.Conn, schema string) func(context.Context, []*store.Event
 	var x session
 	x.use(conn)
 	return func(ctx context.Context, events []*store.Event) error {
-		m := &message{before: []statement{{sql: "BEGIN"}, {sql: sqlHold}}, events: events, after: []statement{{sql: "COMMIT"}}}
+		m := &request{before: []statement{{sql: "BEGIN"}, {sql: sqlHold}}, events: events, after: []statement{{sql: "COMMIT"}}}
 		_, err := x.send(ctx, m, &s)
 		return err
 	}
@@ -177,7 +179,7 @@ const ScriptEventsMin = scriptEventsMin
 // WithSilence sets the time after which a log asks about a silent connection, and the time after
 // which it ends a holder of the lock that makes no progress.
 func WithSilence(silent, stuck time.Duration) Option {
-	return option(func(c *config) { c.tamper.silentMax, c.tamper.stuckMax = silent, stuck })
+	return option(func(c *config) { c.testHooks.silentMax, c.testHooks.stuckMax = silent, stuck })
 }
 
 // Pinned returns the values that a session sets its settings to, by their names.
@@ -205,7 +207,7 @@ func (l *Log) Sessions(t testing.TB, look func(what string, conn *pgx.Conn)) {
 	}
 	defer c.Release()
 	look("reads", c.Conn())
-	m, err := l.moment(t.Context())
+	m, err := l.readView(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,35 +217,35 @@ func (l *Log) Sessions(t testing.TB, look func(what string, conn *pgx.Conn)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer hangUp(conn)
+	defer closeNow(conn)
 	look("the rest", conn)
 }
 
 // MessageBytesMax bounds a message of the protocol.
-const MessageBytesMax = messageBytesMax
+const MessageBytesMax = requestBytesMax
 
 // PutLength writes the length of w into its first four bytes, if a message may be that long.
 func PutLength(w []byte) bool { return putLength(w, 0, 0) }
 
 // ScriptFits reports whether the rows of events can be in a script.
 func ScriptFits(events []*store.Event) bool {
-	_, ok := (&message{events: events}).append(nil, &statements{}, nil)
+	_, ok := (&request{events: events}).append(nil, &statements{}, nil)
 	return ok
 }
 
 // WithHearing bounds the silence of a connection that listens.
 func WithHearing(d time.Duration) Option {
-	return option(func(c *config) { c.tamper.hearMax = d })
+	return option(func(c *config) { c.testHooks.hearMax = d })
 }
 
 // WithIdle sets the time after which the server ends a session that is idle in a transaction.
-func WithIdle(d time.Duration) Option { return option(func(c *config) { c.tamper.idleMax = d }) }
+func WithIdle(d time.Duration) Option { return option(func(c *config) { c.testHooks.idleMax = d }) }
 
 // WithMigration makes the program know one more migration.
 func WithMigration(reader, writer int, up, down string) Option {
 	return option(func(c *config) {
 		n := len(migrations()) + 1
-		c.tamper.migrations = []Migration{{Number: n, Name: "later", Checksum: "later", MinReader: reader, MinWriter: writer, up: up, down: down}}
+		c.testHooks.migrations = []Migration{{Number: n, Name: "later", Checksum: "later", MinReader: reader, MinWriter: writer, up: up, down: down}}
 	})
 }
 

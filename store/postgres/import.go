@@ -14,13 +14,13 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A filling is a running import: a log that is being filled.
+// An importer is a running import: a log that is being filled.
 //
 // The import commits a mark first. All records are then one transaction, which removes
 // the mark at its end. No reader of the log ever sees a part of the records. If the import
 // is aborted, by a crash for example, the server drops the records, and an empty log with
 // a mark remains.
-type filling struct {
+type importer struct {
 	log    *Log
 	conn   *pgx.Conn
 	tx     pgx.Tx // transaction of conn
@@ -68,13 +68,13 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	}
 	var tx pgx.Tx
 	if err == nil {
-		a := l.attend(conn)
+		a := l.watchdog(conn)
 		tx, err = l.mark(ctx, conn)
 		if err = a.end(err); err != nil {
-			l.letGo(conn)
+			l.closeConn(conn)
 		}
 	}
-	if e := refusal(err); e != nil && e.Code == codePrivilege {
+	if e := serverError(err); e != nil && e.Code == codePrivilege {
 		err = fmt.Errorf("%w: the role of the connection may not fill a log: %w", errors.ErrUnsupported, err)
 	}
 	if err != nil {
@@ -82,7 +82,7 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 	}
 	l.unfinished.Store(true)
 	from.Heads = slices.Clone(from.Heads)
-	return &filling{log: l, conn: conn, tx: tx, origin: from, heads: make([]uint64, l.info.Partitions)}, nil
+	return &importer{log: l, conn: conn, tx: tx, origin: from, heads: make([]uint64, l.info.Partitions)}, nil
 }
 
 // mark durably marks an empty log, and begins the transaction that fills it.
@@ -131,7 +131,7 @@ func (l *Log) mark(ctx context.Context, conn *pgx.Conn) (tx pgx.Tx, err error) {
 }
 
 // Add implements [store.Import]. It sends up to pageRowsMax records at a time.
-func (f *filling) Add(ctx context.Context, records ...store.Record) error {
+func (f *importer) Add(ctx context.Context, records ...store.Record) error {
 	return f.step(ctx, func() error {
 		for len(records) > 0 {
 			n := 1
@@ -148,7 +148,7 @@ func (f *filling) Add(ctx context.Context, records ...store.Record) error {
 }
 
 // step runs fn unless the import has failed. If fn fails, step aborts the import.
-func (f *filling) step(ctx context.Context, fn func() error) error {
+func (f *importer) step(ctx context.Context, fn func() error) error {
 	if f.failed == nil {
 		switch {
 		case f.done || f.log.closed.Load():
@@ -156,10 +156,10 @@ func (f *filling) step(ctx context.Context, fn func() error) error {
 		case ctx.Err() != nil:
 			f.failed = ctx.Err()
 		default:
-			a := f.log.attend(f.conn)
+			a := f.log.watchdog(f.conn)
 			f.failed = a.end(fn())
 		}
-		if e := refusal(f.failed); e != nil && e.Code == codeUnique {
+		if e := serverError(f.failed); e != nil && e.Code == codeUnique {
 			f.failed = fmt.Errorf("%w: %w", store.ErrInvalid, f.failed)
 		}
 		if f.failed != nil {
@@ -173,15 +173,15 @@ func (f *filling) step(ctx context.Context, fn func() error) error {
 }
 
 // end closes the session. The server then rolls back an open transaction.
-func (f *filling) end() {
+func (f *importer) end() {
 	if f.conn != nil {
-		f.log.letGo(f.conn)
+		f.log.closeConn(f.conn)
 		f.conn = nil
 	}
 }
 
-// A copying is a set of rows to COPY into one table.
-type copying struct {
+// A copyBatch is a set of rows to COPY into one table.
+type copyBatch struct {
 	table   string
 	columns []string
 	rows    int
@@ -189,13 +189,13 @@ type copying struct {
 }
 
 // add adds records that all have the same sort.
-func (f *filling) add(ctx context.Context, records []store.Record) error {
+func (f *importer) add(ctx context.Context, records []store.Record) error {
 	for _, r := range records {
 		if err := f.inOrder(r); err != nil {
 			return err
 		}
 	}
-	var tables []copying
+	var tables []copyBatch
 	var err error
 	switch records[0].(type) {
 	case *store.Event:
@@ -205,7 +205,7 @@ func (f *filling) add(ctx context.Context, records []store.Record) error {
 	case *store.Message:
 		tables, err = f.addMessages(records)
 	default:
-		tables = []copying{named(records)}
+		tables = []copyBatch{byName(records)}
 	}
 	for _, c := range tables {
 		if err != nil {
@@ -220,7 +220,7 @@ func (f *filling) add(ctx context.Context, records []store.Record) error {
 }
 
 // inOrder checks that a record is valid, and that it comes after the one before.
-func (f *filling) inOrder(r store.Record) error {
+func (f *importer) inOrder(r store.Record) error {
 	s := store.RecordKindOf(r)
 	if s < f.sort {
 		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, s, f.sort)
@@ -276,27 +276,27 @@ func (k rowKey) String() string {
 	return fmt.Sprintf("%q %d", k.texts, k.number)
 }
 
-// where reads the current versions of the entities of records.
-func (f *filling) where(ctx context.Context, records []store.Record, key func(store.Record) store.Key) (*facts, error) {
-	var n needs
+// readHeads reads the current versions of the entities of records.
+func (f *importer) readHeads(ctx context.Context, records []store.Record, key func(store.Record) store.Key) (*readValues, error) {
+	var n readSet
 	for _, r := range records {
 		n.entities.add(key(r))
 	}
-	found := newFacts(&n)
+	found := newReadValues(&n)
 	b := &pgx.Batch{}
 	n.queueEntities(b, &f.log.statements, found)
 	return found, f.conn.SendBatch(ctx, b).Close()
 }
 
-func (f *filling) addEvents(ctx context.Context, records []store.Record) ([]copying, error) {
-	facts, err := f.where(ctx, records, func(r store.Record) store.Key { return r.(*store.Event).Key })
+func (f *importer) addEvents(ctx context.Context, records []store.Record) ([]copyBatch, error) {
+	facts, err := f.readHeads(ctx, records, func(r store.Record) store.Key { return r.(*store.Event).Key })
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range records {
 		r := r.(*store.Event)
 		p := store.PartitionOf(r.Key, len(f.heads))
-		e := facts.entity(r.Key)
+		e := facts.head(r.Key)
 		at := fmt.Sprintf("version %d of %v at %v", r.Version, r.Key, r.Position)
 		switch {
 		case r.Position.Partition() != p:
@@ -310,7 +310,7 @@ func (f *filling) addEvents(ctx context.Context, records []store.Record) ([]copy
 		f.heads[p] = r.Position.Sequence()
 		f.events++
 	}
-	return []copying{{
+	return []copyBatch{{
 		table: "events", columns: []string{"position", "version", "kind", "id", "type", "tags", "record"}, rows: len(records),
 		values: func(i int) []any {
 			e := records[i].(*store.Event)
@@ -324,15 +324,15 @@ func (f *filling) addEvents(ctx context.Context, records []store.Record) ([]copy
 	}}, nil
 }
 
-func (f *filling) addStates(ctx context.Context, records []store.Record) ([]copying, error) {
-	facts, err := f.where(ctx, records, func(r store.Record) store.Key { return r.(*store.State).Key })
+func (f *importer) addStates(ctx context.Context, records []store.Record) ([]copyBatch, error) {
+	facts, err := f.readHeads(ctx, records, func(r store.Record) store.Key { return r.(*store.State).Key })
 	if err != nil {
 		return nil, err
 	}
 	var kept [2][]*store.State
 	for _, r := range records {
 		s := r.(*store.State)
-		e := facts.entity(s.Key)
+		e := facts.head(s.Key)
 		at := fmt.Sprintf("state %d of %v", s.Version, s.Key)
 		switch {
 		case s.Position == 0 && e.version > 0:
@@ -346,9 +346,9 @@ func (f *filling) addStates(ctx context.Context, records []store.Record) ([]copy
 			kept[0] = append(kept[0], s)
 		}
 	}
-	var tables []copying
+	var tables []copyBatch
 	for i, table := range []string{"snapshots", "states"} {
-		tables = append(tables, copying{table, []string{"kind", "id", "version", "record"}, len(kept[i]), func(n int) []any {
+		tables = append(tables, copyBatch{table, []string{"kind", "id", "version", "record"}, len(kept[i]), func(n int) []any {
 			s := kept[i][n]
 			return []any{s.Key.Kind, s.Key.ID, int64(s.Version), store.AppendState(nil, s)}
 		}})
@@ -356,13 +356,13 @@ func (f *filling) addStates(ctx context.Context, records []store.Record) ([]copy
 	return tables, nil
 }
 
-func (f *filling) addMessages(records []store.Record) ([]copying, error) {
+func (f *importer) addMessages(records []store.Record) ([]copyBatch, error) {
 	for _, r := range records {
 		if m := r.(*store.Message); m.Sequence > f.origin.Sequence {
 			return nil, fmt.Errorf("%w: message %d, and the last is %d", store.ErrInvalid, m.Sequence, f.origin.Sequence)
 		}
 	}
-	return []copying{{
+	return []copyBatch{{
 		"messages",
 		[]string{"sequence", "due", "parked", "halted", "kind", "id", "timer", "record"},
 		len(records),
@@ -377,10 +377,10 @@ func (f *filling) addMessages(records []store.Record) ([]copying, error) {
 	}}, nil
 }
 
-// named returns the rows to COPY for receipts, claims and checkpoints: records that have a
+// byName returns the rows to COPY for receipts, claims and checkpoints: records that have a
 // name as a key.
-func named(records []store.Record) copying {
-	c := copying{rows: len(records)}
+func byName(records []store.Record) copyBatch {
+	c := copyBatch{rows: len(records)}
 	switch records[0].(type) {
 	case *store.Receipt:
 		c.table, c.columns = "receipts", []string{"kind", "id", "name", "record"}
@@ -406,7 +406,7 @@ func named(records []store.Record) copying {
 
 // Finish implements [store.Import]. If the connection is lost in the last step, the error
 // does not tell whether the log is complete. Open the log again to find out.
-func (f *filling) Finish(ctx context.Context) error {
+func (f *importer) Finish(ctx context.Context) error {
 	err := f.step(ctx, func() error {
 		total := int64(0)
 		for p, h := range f.heads {
@@ -442,7 +442,7 @@ func (f *filling) Finish(ctx context.Context) error {
 }
 
 // Close implements [store.Import].
-func (f *filling) Close() error {
+func (f *importer) Close() error {
 	f.done = true
 	f.end()
 	return nil

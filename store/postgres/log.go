@@ -184,7 +184,7 @@ type Log struct {
 	queue      storecore.Queue
 	watch      watch
 	probes     probes
-	holders    holderWatch
+	holders    lockHolderWatch
 
 	acknowledged acknowledged
 
@@ -298,11 +298,11 @@ func (l *Log) Close() error {
 	defer l.writing.Unlock()
 	l.watch.close()
 	if d := l.inDoubt(); d != nil {
-		l.await(d, min(connectMax, l.tamper.resolveMax))
+		l.awaitOutcome(d, min(connectMax, l.testHooks.resolveMax))
 		l.giveUp()
 	}
 	l.resolver.Wait()
-	known := l.takeIn()
+	known := l.adoptResolver()
 	if !known {
 		l.logger.Warn("closed while an outcome is not known", "log", l.name)
 	}
@@ -311,7 +311,7 @@ func (l *Log) Close() error {
 		defer cancel()
 		if known && !w.isZero() && !w.conn.IsClosed() {
 			// If this fails, a later sweep deletes the proofs that remain.
-			a := l.attend(w.conn)
+			a := l.watchdog(w.conn)
 			_, err := w.conn.Exec(ctx, l.statements.depart, w.id.String())
 			_ = a.end(err)
 		}

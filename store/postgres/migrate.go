@@ -116,7 +116,7 @@ type migrator struct {
 }
 
 func newMigrator(conn *pgx.Conn, c *config) *migrator {
-	return &migrator{c, conn, append(migrations(), c.tamper.migrations...)}
+	return &migrator{c, conn, append(migrations(), c.testHooks.migrations...)}
 }
 
 // A purpose is the use that a program wants to make of a schema, which may be a newer one.
@@ -389,7 +389,7 @@ func (m *migrator) transact(ctx context.Context, fn func(pgx.Tx) error) error {
 			}
 			return fn(tx)
 		})
-		e := refusal(err)
+		e := serverError(err)
 		if e == nil || e.Code != codeLockTimeout && e.Code != codeSerialize && e.Code != codeDeadlock || m.conn.IsClosed() {
 			return err
 		}

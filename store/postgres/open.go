@@ -47,8 +47,8 @@ func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
 		queue:      storecore.Queue{Patience: patience},
 		closing:    make(chan struct{}),
 	}
-	l.committer.recall.min = c.tamper.aloneMin
-	l.committer.recall.forget()
+	l.committer.cache.soloCommitsMin = c.testHooks.soloCommitsMin
+	l.committer.cache.forget()
 	if err := l.open(ctx, pc); err != nil {
 		return nil, fmt.Errorf("open %s: %w", l.name, err)
 	}
@@ -65,13 +65,13 @@ func (l *Log) open(ctx context.Context, pc *pgxpool.Config) error {
 		return err
 	}
 	l.probes.open()
-	a := l.attend(conn)
+	a := l.watchdog(conn)
 	err = l.start(ctx, conn, pc)
 	if err == nil && !l.readOnly {
 		err = l.enter(ctx, conn)
 	}
 	if err = a.end(err); err != nil {
-		hangUp(conn)
+		closeNow(conn)
 		l.probes.close()
 		if l.pool != nil {
 			l.pool.Close()
@@ -79,7 +79,7 @@ func (l *Log) open(ctx context.Context, pc *pgxpool.Config) error {
 		return err
 	}
 	if l.readOnly {
-		l.letGo(conn)
+		l.closeConn(conn)
 	}
 	l.watch.open(l)
 	return nil
@@ -105,7 +105,7 @@ func (l *Log) start(ctx context.Context, conn *pgx.Conn, pc *pgxpool.Config) err
 	if err := l.describe(ctx, conn); err != nil {
 		return err
 	}
-	pc.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return l.present(ctx, conn) }
+	pc.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return l.requireCommits(ctx, conn) }
 	// The pool must outlive the context of Open.
 	l.pool, err = pgxpool.NewWithConfig(context.WithoutCancel(ctx), pc)
 	return err
@@ -243,7 +243,7 @@ func newStatements(schema string) statements {
 	return statements{
 		clock: s(sqlClock), entities: s(sqlEntities), snapshots: s(sqlSnapshots), heads: s(sqlHeads),
 		messages: s(sqlMessages), timers: s(sqlTimers), receipts: s(sqlReceipts), claims: s(sqlClaims),
-		guard: s(sqlGuard), guardEntities: s(sqlGuardEntities), guardReceipts: s(sqlGuardReceipts), drawn: s(sqlDrawn),
+		validate: s(sqlValidate), validateEntities: s(sqlValidateEntities), validateReceipts: s(sqlValidateReceipts), drawn: s(sqlDrawn),
 
 		insertEvents: s(sqlInsertEvents), copyEvents: s(sqlCopyEvents), copyMessages: s(sqlCopyMessages), copyReceipts: s(sqlCopyReceipts),
 		deleteSnapshots: s(sqlDeleteSnapshots), putSnapshots: s(sqlPutSnapshots),

@@ -87,34 +87,34 @@ type config struct {
 	logger        *slog.Logger
 	fixed         bool
 	readOnly      bool
-	tamper        tamper
+	testHooks     testHooks
 }
 
-// A tamper lets tests observe a commit, or break it. All fields but the bounds are zero
+// A testHooks lets tests observe a commit, or break it. All fields but the bounds are zero
 // outside of tests.
-type tamper struct {
+type testHooks struct {
 	written func() // called before COMMIT, which is then sent in a message of its own
 	// Bounds that tests may change. Their defaults are the constants of the same names.
 	lockMax, idleMax, resolveMax, readyMax, attemptMax, silentMax, stuckMax, hearMax time.Duration
-	trimEvery, aloneMin                                                              int
-	ahead                                                                            func(held bool) // called after a transaction that was decided from the cache
+	trimEvery, soloCommitsMin                                                        int
+	speculated                                                                       func(held bool) // called after a transaction that was decided from the cache
 	migrations                                                                       []Migration     // migrations that only a newer program knows
 	// Faults that a test can switch on, to prove that a check finds them.
-	unlocked bool               // the committer does not take the lock
-	draw     func(n int) uint64 // positions come from a counter outside of the transaction
-	guess    bool               // the committer takes a lost connection for a failed commit
-	relaxed  bool               // the committer does not compare versions
+	unlocked          bool               // the committer does not take the lock
+	draw              func(n int) uint64 // positions come from a counter outside of the transaction
+	guessOutcome      bool               // the committer takes a lost connection for a failed commit
+	versionsUnchecked bool               // the committer does not compare versions
 	// unguarded makes the committer trust the cache even if others have committed since.
-	unguarded bool
+	unvalidated bool
 }
 
 var schemaPattern = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
 func newConfig(opts []Option) (*config, error) {
 	c := &config{schema: Schema, partitions: 1, now: time.Now, poolSize: PoolSize, logger: slog.New(slog.DiscardHandler)}
-	c.tamper.lockMax, c.tamper.resolveMax, c.tamper.readyMax, c.tamper.attemptMax = lockMax, resolveMax, readyMax, attemptMax
-	c.tamper.idleMax, c.tamper.silentMax, c.tamper.stuckMax, c.tamper.hearMax = idleMax, silentMax, stuckMax, hearMax
-	c.tamper.trimEvery, c.tamper.aloneMin = trimEvery, aloneMin
+	c.testHooks.lockMax, c.testHooks.resolveMax, c.testHooks.readyMax, c.testHooks.attemptMax = lockMax, resolveMax, readyMax, attemptMax
+	c.testHooks.idleMax, c.testHooks.silentMax, c.testHooks.stuckMax, c.testHooks.hearMax = idleMax, silentMax, stuckMax, hearMax
+	c.testHooks.trimEvery, c.testHooks.soloCommitsMin = trimEvery, soloCommitsMin
 	for _, o := range opts {
 		o.apply(c)
 	}

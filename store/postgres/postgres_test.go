@@ -25,7 +25,7 @@ func options(s storetest.Setup) []postgres.Option {
 	return opts
 }
 
-// TestLogPassesTheSuite runs the suite on logs that decide ahead from their second
+// TestLogPassesTheSuite runs the suite on logs that decided from the cache from their second
 // commit on, where they can, so that they do in most cases.
 func TestLogPassesTheSuite(t *testing.T) {
 	t.Parallel()

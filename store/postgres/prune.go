@@ -59,7 +59,7 @@ func (l *Log) DeleteEvents(ctx context.Context, key store.Key, below store.Versi
 		_, err := tx.Exec(ctx, in(l.schema, sqlCountPruned), n)
 		return n, err
 	})
-	if e := refusal(err); e != nil && e.Code == codePrivilege {
+	if e := serverError(err); e != nil && e.Code == codePrivilege {
 		err = fmt.Errorf("%w: %s: %w", errors.ErrUnsupported, messagePrivileges, err)
 	}
 	if err != nil {
@@ -155,7 +155,7 @@ func (l *Log) pooled(ctx context.Context, fn func(tx pgx.Tx) error) error {
 			return err
 		}
 		committing := false
-		a := l.attend(conn.Conn())
+		a := l.watchdog(conn.Conn())
 		err = a.end(l.transaction(ctx, conn, func(tx pgx.Tx) error {
 			err := fn(tx)
 			committing = err == nil
@@ -166,8 +166,8 @@ func (l *Log) pooled(ctx context.Context, fn func(tx pgx.Tx) error) error {
 		if dead {
 			l.pool.Reset()
 		}
-		again := passing(err) || dead && !committing
-		if err == nil || try == triesMax || !again || committing && refusal(err) == nil || ctx.Err() != nil || l.usable() != nil {
+		again := retryable(err) || dead && !committing
+		if err == nil || try == triesMax || !again || committing && serverError(err) == nil || ctx.Err() != nil || l.usable() != nil {
 			return l.blocked(ctx, err)
 		}
 	}

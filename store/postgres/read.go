@@ -118,8 +118,8 @@ func number(value []byte) uint64 {
 	return binary.BigEndian.Uint64(value)
 }
 
-// A stream reads the events of one entity page by page.
-type stream struct {
+// An entityReader reads the events of one entity page by page.
+type entityReader struct {
 	log  *Log
 	key  store.Key
 	next store.Version // version of the first event of the next page
@@ -139,7 +139,7 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 	return func(yield func(*store.Event, error) bool) {
 		p := newPage()
 		defer p.release()
-		s := &stream{log: l, key: key}
+		s := &entityReader{log: l, key: key}
 		err := key.Validate()
 		if err == nil {
 			err = s.load(ctx, p, accept != nil)
@@ -157,7 +157,7 @@ func (l *Log) Load(ctx context.Context, key store.Key, accept func(*store.State)
 }
 
 // load reads the states, and the events after the latest state.
-func (s *stream) load(ctx context.Context, p *page, states bool) error {
+func (s *entityReader) load(ctx context.Context, p *page, states bool) error {
 	return s.log.read(ctx, func(conn *pgxpool.Conn) error {
 		p.reset()
 		s.last = 0
@@ -191,7 +191,7 @@ func (s *stream) load(ctx context.Context, p *page, states bool) error {
 
 // restore offers the states of the entity to accept, latest first. If accept takes an older
 // state, restore reads the events after that state.
-func (s *stream) restore(ctx context.Context, p *page, accept func(*store.State) bool) error {
+func (s *entityReader) restore(ctx context.Context, p *page, accept func(*store.State) bool) error {
 	first := store.Version(0)
 	for i, r := range p.states {
 		if i == 1 { // rare: the program has refused the latest state
@@ -223,7 +223,7 @@ func (s *stream) restore(ctx context.Context, p *page, accept func(*store.State)
 	return s.fill(ctx, p)
 }
 
-func (s *stream) first(ctx context.Context, version *store.Version) error {
+func (s *entityReader) first(ctx context.Context, version *store.Version) error {
 	return s.log.read(ctx, func(conn *pgxpool.Conn) error {
 		return query(ctx, conn, s.log.statements.first, []any{s.key.Kind, s.key.ID}, func(v [][]byte) error {
 			*version = store.Version(number(v[0]))
@@ -241,7 +241,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 		}
 		p := newPage()
 		defer p.release()
-		s := &stream{log: l, key: key, next: after + 1, last: math.MaxInt64}
+		s := &entityReader{log: l, key: key, next: after + 1, last: math.MaxInt64}
 		err := key.Validate()
 		if err == nil {
 			err = s.fill(ctx, p)
@@ -256,7 +256,7 @@ func (l *Log) Read(ctx context.Context, key store.Key, after store.Version) iter
 }
 
 // fill reads the next page.
-func (s *stream) fill(ctx context.Context, p *page) error {
+func (s *entityReader) fill(ctx context.Context, p *page) error {
 	from := *s
 	return s.log.read(ctx, func(conn *pgxpool.Conn) error {
 		*s = from // an earlier run of this function may have changed s
@@ -291,7 +291,7 @@ var errDeleted = errors.New("events have been deleted meanwhile")
 
 // pruned reports whether the next event, and all events before the first one that is kept,
 // have been deleted since the page before.
-func (s *stream) pruned(ctx context.Context, conn querier) (bool, error) {
+func (s *entityReader) pruned(ctx context.Context, conn querier) (bool, error) {
 	first := store.Version(0)
 	err := query(ctx, conn, s.log.statements.first, []any{s.key.Kind, s.key.ID}, func(v [][]byte) error {
 		first = store.Version(number(v[0]))
@@ -301,7 +301,7 @@ func (s *stream) pruned(ctx context.Context, conn querier) (bool, error) {
 }
 
 // settle checks that the versions of a page have no gap, and moves next behind the page.
-func (s *stream) settle(p *page) error {
+func (s *entityReader) settle(p *page) error {
 	next := s.next
 	if len(p.rows) > 0 && !s.dense {
 		next = p.rows[0].version
@@ -321,7 +321,7 @@ func (s *stream) settle(p *page) error {
 }
 
 // yield yields the events of the page and of all pages after it.
-func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, error) bool) error {
+func (s *entityReader) yield(ctx context.Context, p *page, yield func(*store.Event, error) bool) error {
 	for {
 		for _, r := range p.rows {
 			err := p.decoder.Event(p.record(r), &p.event)
@@ -348,7 +348,7 @@ func (s *stream) yield(ctx context.Context, p *page, yield func(*store.Event, er
 }
 
 // corrupt adds the wanted entity, version and position to an error about a corrupt record.
-func (s *stream) corrupt(err error, version store.Version, position store.Position) error {
+func (s *entityReader) corrupt(err error, version store.Version, position store.Position) error {
 	if c, ok := errors.AsType[*store.CorruptError](err); ok {
 		c.Key, c.Version, c.Position = s.key, version, position
 		if c.What == "state" {

@@ -55,7 +55,7 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 	sql, filters := l.filtered(q)
 	whole := len(filters) == 0
 	bounded := false // last is at or below a head that the partition has had
-	how := anyWay    // stays anyWay until the server reports damage
+	how := anyPath   // stays anyWay until the server reports damage
 	var lost error   // damage found after the current page
 	for next := q.After + 1; next <= last; {
 		err := l.fillScan(ctx, p, sql, next, last, filters, how)
@@ -126,12 +126,12 @@ func (p *page) decodeAt(r row) error {
 }
 
 // fillScan reads one page.
-func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last store.Position, filters []any, how way) error {
+func (l *Log) fillScan(ctx context.Context, p *page, sql string, next, last store.Position, filters []any, how accessPath) error {
 	args := append([]any{int64(next), int64(last), pageRowsMax, pageBytesMax}, filters...)
 	if how == byTable {
 		sql = withoutIndex.Replace(sql)
 	}
-	return l.by(ctx, how, func(conn *pgxpool.Conn) error {
+	return l.withPath(ctx, how, func(conn *pgxpool.Conn) error {
 		p.reset()
 		return query(ctx, conn, sql, args, func(v [][]byte) error {
 			p.rows = append(p.rows, p.keep(0, number(v[0]), v[1]))
@@ -189,8 +189,8 @@ func (l *Log) head(ctx context.Context, partition int) (store.Position, error) {
 func (l *Log) readHeads(ctx context.Context, partitions []int) ([]store.Position, error) {
 	heads := make([]store.Position, len(partitions))
 	err := l.read(ctx, func(conn *pgxpool.Conn) error {
-		n := needs{heads: list[int]{all: partitions}}
-		f := newFacts(&n)
+		n := readSet{heads: orderedSet[int]{all: partitions}}
+		f := newReadValues(&n)
 		b := &pgx.Batch{}
 		n.queueHeads(b, &l.statements, f)
 		if err := conn.SendBatch(ctx, b).Close(); err != nil {

@@ -16,10 +16,10 @@ import (
 
 // A peer describes a new session and its server.
 type peer struct {
-	line    *line // nil if the connection has none
-	pid     int64 // process id of the session in the server, also behind a pooler
+	conn    *countingConn // nil if the connection has none
+	pid     int64         // process id of the session in the server, also behind a pooler
 	started string
-	mark    string // mark of the session, see [errStrayed]
+	mark    string // mark of the session, see [errSessionMoved]
 	replica bool
 	// system is the number that initdb gave to the server and its physical replicas.
 	// timeline increases with each promotion. Both are 0 if the role may not read them,
@@ -56,8 +56,8 @@ type servers struct {
 // errReplica says that a server is a replica.
 var errReplica = errors.New("the server is a replica, a log needs the primary")
 
-// meet returns an error if a log must not use the server. Otherwise it keeps its identity.
-func (s *servers) meet(p *peer, readOnly bool) error {
+// check returns an error if a log must not use the server. Otherwise it keeps its identity.
+func (s *servers) check(p *peer, readOnly bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -83,7 +83,7 @@ func (c *config) validate(s *servers, before pgconn.ValidateConnectFunc) pgconn.
 	return func(ctx context.Context, conn *pgconn.PgConn) error {
 		p, err := c.pin(ctx, conn)
 		if err == nil {
-			err = s.meet(p, c.readOnly)
+			err = s.check(p, c.readOnly)
 		}
 		if err != nil {
 			return err
@@ -124,12 +124,12 @@ const sqlPast = `SELECT c.last_value, l.info,
 		EXISTS (SELECT FROM S.commits WHERE writer = $1::uuid AND serial = $3)
 	FROM S.clock c LEFT JOIN S.log l ON true`
 
-// present refuses a server that has another log in the schema, or that lacks a commit which
+// requireCommits refuses a server that has another log in the schema, or that lacks a commit which
 // this log has acknowledged: an old primary, a replica that was promoted without the commit, or
 // a backup. A clock that has passed the commit proves nothing, since other processes may have
 // continued on a server without the commit. Only the row that the commit wrote is a proof.
-func (l *Log) present(ctx context.Context, conn *pgx.Conn) (err error) {
-	at := l.attend(conn)
+func (l *Log) requireCommits(ctx context.Context, conn *pgx.Conn) (err error) {
+	at := l.watchdog(conn)
 	defer func() { err = at.end(err) }()
 	a := &l.acknowledged
 	a.mu.Lock()
@@ -142,7 +142,7 @@ func (l *Log) present(ctx context.Context, conn *pgx.Conn) (err error) {
 	if err := row.Scan(&clock, &info, &proved, &known); err != nil {
 		return err
 	}
-	if err := l.same(info); err != nil {
+	if err := l.requireSameLog(info); err != nil {
 		return err
 	}
 	if acked == 0 || proved {
@@ -159,8 +159,8 @@ func (l *Log) present(ctx context.Context, conn *pgx.Conn) (err error) {
 	return nil
 }
 
-// same returns an error if the schema does not describe the log that was opened.
-func (l *Log) same(record []byte) error {
+// requireSameLog returns an error if the schema does not describe the log that was opened.
+func (l *Log) requireSameLog(record []byte) error {
 	if bytes.Equal(record, l.record) {
 		return nil
 	}
@@ -175,11 +175,11 @@ func (l *Log) same(record []byte) error {
 	return nil
 }
 
-// errStrayed says that a statement has not run in a session that the log has set up: a pooler
+// errSessionMoved says that a statement has not run in a session that the log has set up: a pooler
 // has sent it to another session, or has reset the session. The settings of the log are then not
 // in force. Each session has a mark, which is a setting of its own. Every transaction that
 // writes compares the mark under the lock.
-var errStrayed = fmt.Errorf("%w: the session is not as the log has set it up: a pooler in between resets it, or gives transactions to others; a log needs a session for each connection, as PgBouncer gives it with pool_mode=session", errLost)
+var errSessionMoved = fmt.Errorf("%w: the session is not as the log has set it up: a pooler in between resets it, or gives transactions to others; a log needs a session for each connection, as PgBouncer gives it with pool_mode=session", errLost)
 
 // markOf returns the mark of a session.
 func markOf(conn *pgx.Conn) string {
@@ -196,8 +196,8 @@ func (l *Log) lockTx(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	if mark != markOf(tx.Conn()) {
-		hangUp(tx.Conn())
-		return errStrayed
+		closeNow(tx.Conn())
+		return errSessionMoved
 	}
 	return nil
 }

@@ -112,7 +112,8 @@ func TestServerLog(t *testing.T) {
 		}
 	}
 	look("in normal operation")
-	// A transaction that fails as a whole is an error in the server's log, but without its payloads.
+	// A transaction that fails as a whole is an error in the server's log, but without its
+	// payloads.
 	tx, err := d.Pool(t).Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -30,9 +30,9 @@ func (x *session) use(conn *pgx.Conn) {
 	x.conn, x.names = conn, make(map[string]string)
 }
 
-// send sends a message and waits for its end. No other message may be under way. It returns the
+// send sends a request and waits for its end. No other request may be under way. It returns the
 // command tag of the last statement.
-func (x *session) send(ctx context.Context, m *message, s *statements) (last pgconn.CommandTag, err error) {
+func (x *session) send(ctx context.Context, m *request, s *statements) (last pgconn.CommandTag, err error) {
 	if m.large() {
 		if err := x.prepare(ctx, m.executed()); err != nil {
 			return last, err
@@ -102,7 +102,7 @@ func (x *session) script(ctx context.Context, w []byte) (last pgconn.CommandTag,
 			}
 		case *pgproto3.ReadyForQuery:
 			if conn.Conn().SetDeadline(time.Time{}) != nil {
-				hangUp(x.conn) // the answer is still valid
+				closeNow(x.conn) // the answer is still valid
 			}
 			return last, err
 		}

@@ -55,8 +55,8 @@ func (c *config) settings() []setting {
 		{name: "statement_timeout", value: "0", why: "exports and verifications take the time that they take"},
 		{name: "transaction_timeout", value: "0", why: "so do their transactions; the log has bounds of its own"},
 		{name: "idle_session_timeout", value: "0", why: "a session may wait for the next commit"},
-		{name: "lock_timeout", value: ms(c.tamper.lockMax), why: "a statement waits no longer for its turn"},
-		{name: "idle_in_transaction_session_timeout", value: ms(c.tamper.idleMax), why: "a process that hangs does not keep the lock"},
+		{name: "lock_timeout", value: ms(c.testHooks.lockMax), why: "a statement waits no longer for its turn"},
+		{name: "idle_in_transaction_session_timeout", value: ms(c.testHooks.idleMax), why: "a process that hangs does not keep the lock"},
 		{name: "client_min_messages", value: "warning", why: "a warning about a commit must arrive"},
 		{name: "zero_damaged_pages", value: "off", why: "damage is an error, not missing rows"},
 		{name: "ignore_checksum_failure", value: "off", why: "damage is an error"},
@@ -98,8 +98,8 @@ func onOff(on bool) string {
 func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
 
 // sqlSettings returns the statements that set and assert the settings, mark the session, see
-// [errStrayed], and ask for the identity of the server. They are one message. It has only ASCII
-// characters and no backslash, because the session may still have any encoding.
+// [errSessionMoved], and ask for the identity of the server. They are one message. It has only
+// ASCII characters and no backslash, because the session may still have any encoding.
 //
 // A setting that only a superuser may change is set only if the role may do so. A role without
 // the right therefore causes no error in the server's log.
@@ -148,7 +148,7 @@ func (c *config) pin(ctx context.Context, conn *pgconn.PgConn) (*peer, error) {
 	all, release := c.settings(), releaseOf(conn.ParameterStatus("server_version"))
 	mark := rand.Text()
 	results, err := conn.Exec(ctx, sqlSettings(all, release, true, mark)).ReadAll()
-	if e := refusal(err); e != nil && e.Code == codePrivilege {
+	if e := serverError(err); e != nil && e.Code == codePrivilege {
 		// The role may not read the identity, so only whether the server is a primary is known.
 		results, err = conn.Exec(ctx, sqlSettings(all, release, false, mark)).ReadAll()
 	}
@@ -164,7 +164,7 @@ func (c *config) pin(ctx context.Context, conn *pgconn.PgConn) (*peer, error) {
 			store.ErrInvalid, errSession, w[0], w[1], w[2], w[3], w[0], w[0])
 	}
 	row := results[2].Rows[0]
-	p := &peer{line: lineOf(conn.Conn()), mark: mark, replica: string(row[0]) == "t", started: string(row[2])}
+	p := &peer{conn: countingConnOf(conn.Conn()), mark: mark, replica: string(row[0]) == "t", started: string(row[2])}
 	pid, err := strconv.ParseInt(string(row[1]), 10, 32)
 	if err != nil {
 		return nil, fmt.Errorf("%w: process id %q", errSession, row[1])

@@ -46,7 +46,7 @@ const (
 // the rows of its table. It reads each table once more for each index. It does not check the
 // pages of tables and indexes; use PostgreSQL's programs pg_checksums and pg_amcheck for them.
 func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
-	m, err := l.moment(ctx)
+	m, err := l.readView(ctx)
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", l.name, err)
 	}
@@ -72,7 +72,7 @@ func (l *Log) VerifyFiles(ctx context.Context, fault func(error)) error {
 	return nil
 }
 
-func (m *moment) verifyEvents(ctx context.Context, fault func(error)) error {
+func (m *readView) verifyEvents(ctx context.Context, fault func(error)) error {
 	if _, err := m.conn.Exec(ctx, sqlByTable); err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (m *moment) verifyEvents(ctx context.Context, fault func(error)) error {
 	return err
 }
 
-func (m *moment) verifyMessages(ctx context.Context, fault func(error)) error {
+func (m *readView) verifyMessages(ctx context.Context, fault func(error)) error {
 	if _, err := m.conn.Exec(ctx, sqlByTable); err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (m *moment) verifyMessages(ctx context.Context, fault func(error)) error {
 
 // verifyIndexes compares the rows that each index lists with the rows of its table. It skips
 // tables that cannot be read.
-func (m *moment) verifyIndexes(ctx context.Context, fault func(error)) error {
+func (m *readView) verifyIndexes(ctx context.Context, fault func(error)) error {
 	damaged := make(map[string]bool)
 	for _, x := range indexes {
 		var count, sum [2]int64
@@ -170,5 +170,5 @@ func (m *moment) verifyIndexes(ctx context.Context, fault func(error)) error {
 
 // unread returns the error for a table or an index that the server cannot read completely.
 func unread(file string, damage error) error {
-	return &store.CorruptError{What: "file", Where: file, Reason: "the server cannot read all of it: " + said(damage)}
+	return &store.CorruptError{What: "file", Where: file, Reason: "the server cannot read all of it: " + reasonOf(damage)}
 }

@@ -87,8 +87,9 @@ func (w *watch) change() {
 	}
 }
 
-// announce tells readers that the events and messages of a plan are committed. It does not wait.
-func (l *Log) announce(p *plan) {
+// announce tells readers that the events and messages of a write set are committed. It does not
+// wait.
+func (l *Log) announce(p *writeSet) {
 	if len(p.events) > 0 || p.sequence > p.first {
 		l.watch.announce()
 	}
@@ -113,7 +114,7 @@ func (w *watch) send() {
 	var conn *pgx.Conn
 	defer func() {
 		if conn != nil {
-			hangUp(conn)
+			closeNow(conn)
 		}
 	}()
 	for {
@@ -127,7 +128,7 @@ func (w *watch) send() {
 		if err != nil && w.ctx.Err() == nil {
 			w.log.logger.WarnContext(w.ctx, "commits are not announced", "log", w.log.name, "error", err)
 			if conn != nil {
-				hangUp(conn)
+				closeNow(conn)
 				conn = nil
 			}
 		}
@@ -153,8 +154,8 @@ func (w *watch) run(conn *pgx.Conn, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeout(w.ctx, announceMax)
 	defer cancel()
 	_, err := conn.Exec(ctx, sql, args...)
-	if p := peerOf(conn.PgConn()); err != nil && refusal(err) == nil && p != nil && p.line != nil {
-		p.line.giveUp()
+	if p := peerOf(conn.PgConn()); err != nil && serverError(err) == nil && p != nil && p.conn != nil {
+		p.conn.abandon()
 	}
 	return err
 }
@@ -178,7 +179,7 @@ func (w *watch) hear() error {
 	if err != nil {
 		return err
 	}
-	defer hangUp(conn)
+	defer closeNow(conn)
 	if p := peerOf(conn.PgConn()); p != nil && p.replica { // a replica sends no announcements
 		<-w.ctx.Done()
 		return w.ctx.Err()
@@ -201,7 +202,7 @@ func (w *watch) hear() error {
 // await waits for an announcement. After hearMax without one it checks whether the connection
 // still works, since a dropped connection stays silent.
 func (w *watch) await(conn *pgx.Conn) (heard bool, err error) {
-	ctx, cancel := context.WithTimeout(w.ctx, w.log.tamper.hearMax)
+	ctx, cancel := context.WithTimeout(w.ctx, w.log.testHooks.hearMax)
 	defer cancel()
 	_, err = conn.WaitForNotification(ctx)
 	if err == nil {

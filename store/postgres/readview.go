@@ -9,9 +9,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A moment is a read view of the log: a read-only transaction on its own connection that
+// A readView is a consistent state of the log: a read-only transaction on its own connection that
 // sees one snapshot of the database.
-type moment struct {
+type readView struct {
 	log    *Log
 	conn   *pgx.Conn
 	origin store.Origin
@@ -25,8 +25,8 @@ type moment struct {
 // read view.
 const sqlOrigin = `SELECT unfinished, (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM S.message_sequence) FROM S.log`
 
-// moment begins a read view. Its caller must close it.
-func (l *Log) moment(ctx context.Context) (*moment, error) {
+// readView begins a read view. Its caller must close it.
+func (l *Log) readView(ctx context.Context) (*readView, error) {
 	err := ctx.Err()
 	if err == nil {
 		err = l.ready(ctx)
@@ -38,22 +38,22 @@ func (l *Log) moment(ctx context.Context) (*moment, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &moment{log: l, conn: conn}
-	a := l.attend(conn)
+	m := &readView{log: l, conn: conn}
+	a := l.watchdog(conn)
 	if err := a.end(m.begin(ctx)); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
 }
 
-func (m *moment) begin(ctx context.Context) error {
+func (m *readView) begin(ctx context.Context) error {
 	l := m.log
 	all := make([]int, l.info.Partitions)
 	for i := range all {
 		all[i] = i
 	}
-	n := needs{heads: list[int]{all: all}}
-	f := newFacts(&n)
+	n := readSet{heads: orderedSet[int]{all: all}}
+	f := newReadValues(&n)
 	var unfinished bool
 	var sequence int64
 	b := &pgx.Batch{}
@@ -73,7 +73,7 @@ func (m *moment) begin(ctx context.Context) error {
 		return m.conn.SendBatch(ctx, b).Close()
 	})
 	if err == nil && damage != nil {
-		err = m.headsBeside(ctx, f)
+		err = m.headsOfDamaged(ctx, f)
 	}
 	if err != nil {
 		return err
@@ -94,14 +94,14 @@ func (m *moment) begin(ctx context.Context) error {
 }
 
 // Close ends the read view.
-func (m *moment) Close() error {
-	m.log.letGo(m.conn)
+func (m *readView) Close() error {
+	m.log.closeConn(m.conn)
 	return nil
 }
 
-// letGo closes a connection and waits for the server to end its session, which rolls back
+// closeConn closes a connection and waits for the server to end its session, which rolls back
 // an open transaction.
-func (l *Log) letGo(conn *pgx.Conn) {
+func (l *Log) closeConn(conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), connectMax)
 	defer cancel()
 	_ = conn.Close(ctx) // the session has nothing left to commit

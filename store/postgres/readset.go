@@ -18,9 +18,9 @@ type (
 	}
 )
 
-// An entity is the version, last position and snapshots of an entity as the transaction
+// An entityHead is the version, last position and snapshots of an entity as the transaction
 // sees them.
-type entity struct {
+type entityHead struct {
 	version   store.Version
 	position  store.Position  // position of the last event
 	saved     bool            // version is that of a saved state, not of an event
@@ -28,36 +28,36 @@ type entity struct {
 	snapshots []store.Version // versions of the kept snapshots, ascending
 }
 
-// needs are the keys of all rows that a group of batches depends on, each key once. The
-// facts are the values that the transaction reads for them.
+// A readSet holds the keys of all rows that a group of batches depends on, each key once. The
+// transaction reads their values into a [readValues].
 //
-// A committer reuses the buffers of its needs and facts for the next group.
-type needs struct {
-	entities  list[store.Key]
-	first     []*store.Batch // first batch of each entity
-	where     []entity       // buffer for the entities of facts
-	snapshots map[store.Key]bool
-	heads     list[int] // partitions whose head is needed
-	messages  list[uint64]
-	timers    list[timerKey]
-	receipts  list[receiptKey]
-	claims    list[store.Claim]
-	events    int // number of events to append
-	sequences int // number of messages to enqueue
-	// reading is true if the batches depend on rows that are never cached (timers,
+// A committer reuses the buffers of both for the next group.
+type readSet struct {
+	entities   orderedSet[store.Key]
+	firstBatch []*store.Batch // first batch of each entity
+	values     []entityHead   // buffer for the entities of readValues
+	snapshots  map[store.Key]bool
+	heads      orderedSet[int] // partitions whose head is needed
+	messages   orderedSet[uint64]
+	timers     orderedSet[timerKey]
+	receipts   orderedSet[receiptKey]
+	claims     orderedSet[store.Claim]
+	events     int // number of events to append
+	sequences  int // number of messages to enqueue
+	// mustRead is true if the batches depend on rows that are never cached (timers,
 	// claims), or settle a message in a way that requires its row to be read.
-	reading bool
-	check   bool // all batches only check versions
+	mustRead   bool
+	checksOnly bool // all batches only check versions
 }
 
-// A list is a set that keeps the order in which its keys were first added.
-type list[K comparable] struct {
+// An orderedSet is a set that keeps the order in which its keys were first added.
+type orderedSet[K comparable] struct {
 	all  []K
 	seen map[K]int // index of each key in all
 }
 
 // add adds k and reports whether k is new.
-func (l *list[K]) add(k K) bool {
+func (l *orderedSet[K]) add(k K) bool {
 	if _, ok := l.seen[k]; ok {
 		return false
 	}
@@ -69,27 +69,28 @@ func (l *list[K]) add(k K) bool {
 	return true
 }
 
-// keysKept bounds the buffers that needs keep for reuse, in entities.
+// keysKept bounds the buffers that a read set keeps for reuse, in entities.
 const keysKept = 4096
 
-// reset empties the needs and keeps their buffers.
-func (n *needs) reset() {
-	keys, first, where := n.entities, n.first, n.where
-	*n = needs{check: true}
+// reset empties the read set and keeps its buffers.
+func (n *readSet) reset() {
+	keys, first, values := n.entities, n.firstBatch, n.values
+	*n = readSet{checksOnly: true}
 	if len(keys.all) > keysKept {
 		return
 	}
 	clear(keys.all)
 	clear(keys.seen)
 	clear(first)
-	n.entities = list[store.Key]{keys.all[:0], keys.seen}
-	n.first, n.where = first[:0], where
+	n.entities = orderedSet[store.Key]{keys.all[:0], keys.seen}
+	n.firstBatch, n.values = first[:0], values
 }
 
-func (n *needs) batch(b *store.Batch, partitions int) {
-	n.check = n.check && b.IsCheck()
+// add adds the keys that a batch depends on.
+func (n *readSet) add(b *store.Batch, partitions int) {
+	n.checksOnly = n.checksOnly && b.IsCheck()
 	if !b.Key.IsZero() && n.entities.add(b.Key) {
-		n.first = append(n.first, b)
+		n.firstBatch = append(n.firstBatch, b)
 	}
 	if n.events += len(b.Events); len(b.Events) > 0 {
 		n.heads.add(store.PartitionOf(b.Key, partitions))
@@ -102,7 +103,7 @@ func (n *needs) batch(b *store.Batch, partitions int) {
 	}
 	for i := range b.Settle {
 		n.messages.add(b.Settle[i].Sequence)
-		n.reading = n.reading || b.Settle[i].Required || b.Settle[i].Conditional || b.Settle[i].Message != nil
+		n.mustRead = n.mustRead || b.Settle[i].Required || b.Settle[i].Conditional || b.Settle[i].Message != nil
 	}
 	for _, name := range b.Cancel {
 		n.timers.add(timerKey{b.Key.Kind, b.Key.ID, name})
@@ -125,16 +126,16 @@ func (n *needs) batch(b *store.Batch, partitions int) {
 	for _, c := range b.Claim {
 		n.claims.add(c)
 	}
-	n.reading = n.reading || len(n.timers.all)+len(n.claims.all) > 0
+	n.mustRead = n.mustRead || len(n.timers.all)+len(n.claims.all) > 0
 }
 
-// facts are the values that a transaction has read for its needs. A record that exists is
+// readValues are the values that a transaction has read for its read set. A record that exists is
 // never nil, even if it is empty.
-type facts struct {
+type readValues struct {
 	clock    int64
 	sequence uint64 // last message sequence before the reserved ones
-	keys     *list[store.Key]
-	entities []entity // in the order of keys
+	keys     *orderedSet[store.Key]
+	entities []entityHead // in the order of keys
 	heads    map[int]uint64
 	messages map[uint64][]byte
 	timers   map[timerKey]uint64
@@ -142,14 +143,15 @@ type facts struct {
 	claims   map[store.Claim][]byte
 }
 
-// The statements that read facts. Each searches an index once for each of its keys, and
-// returns no row for a key that does not exist.
+// The statements that read the values of a read set. Each searches an index once for each of its
+// keys, and returns no row for a key that does not exist.
 const (
-	// sqlLock takes the lock of the log, and returns the mark of the session, see [errStrayed].
+	// sqlLock takes the lock of the log, and returns the mark of the session, see
+	// [errSessionMoved].
 	sqlLock = `SELECT pg_advisory_xact_lock($1), coalesce(current_setting('perdure.session', true), '')`
 
 	// A committer's writes take effect only if this setting of the transaction is on, see
-	// [recall]. A guard that does not hold is therefore no error, and a statement that
+	// [cache]. A guard that does not hold is therefore no error, and a statement that
 	// arrives outside of its transaction writes nothing.
 	sqlHold     = `SELECT set_config('perdure.held', 'on', true)`
 	sqlLockHeld = `SELECT pg_advisory_xact_lock($1),
@@ -191,8 +193,8 @@ const (
 		JOIN S.claims c ON c.space = k.space AND c.value = k.value`
 )
 
-// queue adds the statements that read the facts to a pgx batch. Their results go to f.
-func (n *needs) queue(b *pgx.Batch, l *Log, f *facts) {
+// queue adds the statements that read the values to a pgx batch. Their results go to f.
+func (n *readSet) queue(b *pgx.Batch, l *Log, f *readValues) {
 	s := &l.statements
 	b.Queue(s.clock, n.sequences).QueryRow(func(row pgx.Row) error {
 		var last int64
@@ -201,7 +203,7 @@ func (n *needs) queue(b *pgx.Batch, l *Log, f *facts) {
 		if err := row.Scan(&f.clock, &last, &unfinished, &info); err != nil {
 			return err
 		}
-		if err := l.same(info); err != nil {
+		if err := l.requireSameLog(info); err != nil {
 			return err
 		}
 		if unfinished {
@@ -223,7 +225,7 @@ func (n *needs) queue(b *pgx.Batch, l *Log, f *facts) {
 			var sequence int64
 			var record []byte
 			_, err := pgx.ForEachRow(rows, []any{&sequence, &record}, func() error {
-				f.messages[uint64(sequence)] = there(record)
+				f.messages[uint64(sequence)] = nonNil(record)
 				record = nil
 				return nil
 			})
@@ -237,7 +239,7 @@ func (n *needs) queue(b *pgx.Batch, l *Log, f *facts) {
 			var record []byte
 			_, err := pgx.ForEachRow(rows, []any{&i, &sequence, &record}, func() error {
 				f.timers[n.timers.all[i-1]] = uint64(sequence)
-				f.messages[uint64(sequence)] = there(record)
+				f.messages[uint64(sequence)] = nonNil(record)
 				record = nil
 				return nil
 			})
@@ -261,7 +263,7 @@ func (n *needs) queue(b *pgx.Batch, l *Log, f *facts) {
 			var i int64
 			var record []byte
 			_, err := pgx.ForEachRow(rows, []any{&i, &record}, func() error {
-				f.claims[n.claims.all[i-1]] = there(record)
+				f.claims[n.claims.all[i-1]] = nonNil(record)
 				record = nil
 				return nil
 			})
@@ -271,7 +273,7 @@ func (n *needs) queue(b *pgx.Batch, l *Log, f *facts) {
 }
 
 // queueEntities adds the statements that read the versions and snapshots of entities.
-func (n *needs) queueEntities(b *pgx.Batch, s *statements, f *facts) {
+func (n *readSet) queueEntities(b *pgx.Batch, s *statements, f *readValues) {
 	if len(n.entities.all) > 0 {
 		kinds, ids, _ := triples(n.entities.all, keyParts)
 		b.Queue(s.entities, kinds, ids).Query(func(rows pgx.Rows) error {
@@ -300,19 +302,19 @@ func (n *needs) queueEntities(b *pgx.Batch, s *statements, f *facts) {
 		b.Queue(s.snapshots, kinds, ids).Query(func(rows pgx.Rows) error {
 			var i, version int64
 			_, err := pgx.ForEachRow(rows, []any{&i, &version}, func() error {
-				e := f.entity(keys[i-1])
+				e := f.head(keys[i-1])
 				e.snapshots = append(e.snapshots, store.Version(version))
 				return nil
 			})
 			for _, k := range keys {
-				f.entity(k).listed = true
+				f.head(k).listed = true
 			}
 			return err
 		})
 	}
 }
 
-func (n *needs) queueHeads(b *pgx.Batch, s *statements, f *facts) {
+func (n *readSet) queueHeads(b *pgx.Batch, s *statements, f *readValues) {
 	zero, last := make([]int64, len(n.heads.all)), make([]int64, len(n.heads.all))
 	for i, p := range n.heads.all {
 		zero[i], last[i] = int64(store.NewPosition(p, 0)), int64(store.LastPosition(p))
@@ -327,23 +329,23 @@ func (n *needs) queueHeads(b *pgx.Batch, s *statements, f *facts) {
 	})
 }
 
-// newFacts returns empty facts for the needs.
-func newFacts(n *needs) *facts {
-	n.where = slices.Grow(n.where[:0], len(n.entities.all))[:len(n.entities.all)]
-	clear(n.where)
-	return &facts{
-		keys: &n.entities, entities: n.where, heads: make(map[int]uint64),
+// newReadValues returns empty values for the read set.
+func newReadValues(n *readSet) *readValues {
+	n.values = slices.Grow(n.values[:0], len(n.entities.all))[:len(n.entities.all)]
+	clear(n.values)
+	return &readValues{
+		keys: &n.entities, entities: n.values, heads: make(map[int]uint64),
 		messages: make(map[uint64][]byte), timers: make(map[timerKey]uint64),
 		receipts: make(map[receiptKey]bool), claims: make(map[store.Claim][]byte),
 	}
 }
 
-// entity returns the facts about an entity that is in the needs. An entity without rows is
+// head returns the version of an entity that is in the read set. An entity without rows is
 // at version 0.
-func (f *facts) entity(key store.Key) *entity { return &f.entities[f.keys.seen[key]] }
+func (f *readValues) head(key store.Key) *entityHead { return &f.entities[f.keys.seen[key]] }
 
-// there returns a record that exists. It turns nil into an empty slice.
-func there(record []byte) []byte {
+// nonNil returns a record that exists. It turns nil into an empty slice.
+func nonNil(record []byte) []byte {
 	if record == nil {
 		return []byte{}
 	}
@@ -364,7 +366,7 @@ func triples[K any](keys []K, parts func(K) (string, string, string)) (a, b, c [
 // statements are the texts of all statements that run often. They contain the schema.
 type statements struct {
 	clock, entities, snapshots, heads, messages, timers, receipts, claims string
-	guard, guardEntities, guardReceipts, drawn                            string
+	validate, validateEntities, validateReceipts, drawn                   string
 
 	insertEvents, copyEvents, copyMessages, copyReceipts                    string
 	deleteSnapshots, putSnapshots, putStates                                string

@@ -14,8 +14,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A moment is a read view: the file as one read transaction sees it, for readers of the whole
-// file. It reads and checks pages itself instead of using bbolt, for three reasons:
+// A readView is the file as one read transaction sees it, for readers of the whole file. It reads
+// and checks pages itself instead of using bbolt, for three reasons:
 //
 //   - bbolt panics at the first damaged page, but the rest of the file must be read.
 //   - bbolt trusts the count of entries in a page. A page whose count has decreased would
@@ -27,7 +27,7 @@ import (
 // While a read view is open, bbolt does not reuse the pages that commits free, so the file
 // grows with each commit. A commit that needs more address space than WithInitialMmap has
 // reserved waits until the view is closed.
-type moment struct {
+type readView struct {
 	log       *Log
 	tx        *bolt.Tx
 	pageBytes int
@@ -35,22 +35,22 @@ type moment struct {
 	root      uint64
 }
 
-// moment opens a read view. The caller must close it.
-func (l *Log) moment(ctx context.Context) (*moment, error) {
+// readView opens a read view. The caller must close it.
+func (l *Log) readView(ctx context.Context) (*readView, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	// While this goroutine holds writing, every commit that it can see is durable.
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	return l.momentLocked()
+	return l.readViewLocked()
 }
 
-func (l *Log) momentLocked() (*moment, error) {
+func (l *Log) readViewLocked() (*readView, error) {
 	if err := l.usable(); err != nil {
 		return nil, err
 	}
-	m := &moment{log: l}
+	m := &readView{log: l}
 	err := l.guard(func() (err error) {
 		if m.tx, err = l.begin(false); err != nil {
 			return err
@@ -66,7 +66,7 @@ func (l *Log) momentLocked() (*moment, error) {
 	return m, nil
 }
 
-func (m *moment) Close() error { return m.log.guard(m.tx.Rollback) }
+func (m *readView) Close() error { return m.log.guard(m.tx.Rollback) }
 
 // The content of a bbolt page, in the byte order of the machine: a header of id, flags, count
 // and overflow; an element for each entry; keys and values. The value of a bucket is its root
@@ -92,12 +92,12 @@ type node struct {
 	data     []byte
 }
 
-func (m *moment) fault(id uint64, format string, args ...any) *store.CorruptError {
+func (m *readView) fault(id uint64, format string, args ...any) *store.CorruptError {
 	return &store.CorruptError{What: "page", Where: fmt.Sprintf("%s, page %d", m.log.path, id), Reason: fmt.Sprintf(format, args...)}
 }
 
 // read reads a page into buf, or into a larger buffer, and returns the buffer.
-func (m *moment) read(id uint64, buf []byte) (n node, _ []byte, err error) {
+func (m *readView) read(id uint64, buf []byte) (n node, _ []byte, err error) {
 	if id < 2 || id >= m.pages {
 		return n, buf, m.fault(id, "there is no such page, the file has %d", m.pages)
 	}
@@ -124,7 +124,7 @@ func (m *moment) read(id uint64, buf []byte) (n node, _ []byte, err error) {
 	return n, buf, nil
 }
 
-func (m *moment) readAt(b []byte, id uint64) error {
+func (m *readView) readAt(b []byte, id uint64) error {
 	_, err := m.log.file.ReadAt(b, int64(id)*int64(m.pageBytes))
 	if errors.Is(err, io.EOF) {
 		return m.fault(id, "the file ends before it")
@@ -193,22 +193,22 @@ func (n *node) element(i int) (e element, ok bool) {
 	return e, true
 }
 
-// A site is the location of a bucket.
-type site struct {
+// A bucketRoot is the location of a bucket.
+type bucketRoot struct {
 	root   uint64 // root page, or 0 if the page is within the value
 	inline []byte
 }
 
-// A walk visits the entries of a tree in the order of their keys.
-type walk struct {
-	m     *moment
+// A traversal visits the entries of a tree in the order of their keys.
+type traversal struct {
+	m     *readView
 	ctx   context.Context
 	seen  pageSet
 	inner bool     // the entries of the tree are buckets
 	bufs  [][]byte // page buffer of each level
 	last  []byte   // key of the entry before
 	some  bool     // there has been an entry
-	// yield is called with each entry, or with the fault of a page. The walk ends if it
+	// yield is called with each entry, or with the fault of a page. The traversal ends if it
 	// returns false.
 	yield func(k, v []byte, err error) bool
 }
@@ -216,8 +216,8 @@ type walk struct {
 // entries calls yield with all entries of a bucket, and with errors. After an error that
 // matches [store.ErrCorrupt] it continues. Any other error is the last call. Keys and values
 // are valid until yield returns.
-func (m *moment) entries(ctx context.Context, p site, seen pageSet, yield func(k, v []byte, err error) bool) {
-	w := &walk{m: m, ctx: ctx, seen: seen, yield: yield}
+func (m *readView) entries(ctx context.Context, p bucketRoot, seen pageSet, yield func(k, v []byte, err error) bool) {
+	w := &traversal{m: m, ctx: ctx, seen: seen, yield: yield}
 	if p.root != 0 {
 		w.page(p.root, 0, nil, nil)
 		return
@@ -234,10 +234,10 @@ func (m *moment) entries(ctx context.Context, p site, seen pageSet, yield func(k
 	w.node(&n, 0, nil, nil)
 }
 
-// places returns the locations of the buckets.
-func (m *moment) places(ctx context.Context, seen pageSet, fault func(error)) (places [bucketCount]site, err error) {
+// bucketRoots returns the locations of the buckets.
+func (m *readView) bucketRoots(ctx context.Context, seen pageSet, fault func(error)) (places [bucketCount]bucketRoot, err error) {
 	var found [bucketCount]bool
-	w := &walk{m: m, ctx: ctx, seen: seen, inner: true, yield: func(k, v []byte, failure error) bool {
+	w := &traversal{m: m, ctx: ctx, seen: seen, inner: true, yield: func(k, v []byte, failure error) bool {
 		if failure != nil {
 			if !errors.Is(failure, store.ErrCorrupt) {
 				err = failure
@@ -249,7 +249,7 @@ func (m *moment) places(ctx context.Context, seen pageSet, fault func(error)) (p
 		for b, name := range bucketNames {
 			if string(k) == name {
 				found[b] = true
-				places[b] = site{root: order.Uint64(v), inline: bytes.Clone(v[bucketHead:])}
+				places[b] = bucketRoot{root: order.Uint64(v), inline: bytes.Clone(v[bucketHead:])}
 				return true
 			}
 		}
@@ -270,8 +270,8 @@ func (m *moment) places(ctx context.Context, seen pageSet, fault func(error)) (p
 }
 
 // page visits a page and the pages below it. All keys must be at or above low and below high;
-// nil means no bound. It returns false to end the walk.
-func (w *walk) page(id uint64, depth int, low, high []byte) bool {
+// nil means no bound. It returns false to end the traversal.
+func (w *traversal) page(id uint64, depth int, low, high []byte) bool {
 	if err := w.ctx.Err(); err != nil {
 		w.yield(nil, nil, err)
 		return false
@@ -300,7 +300,7 @@ func (w *walk) page(id uint64, depth int, low, high []byte) bool {
 
 // node visits the entries of a page. From a damaged page it visits the entries that are
 // within the page.
-func (w *walk) node(n *node, depth int, low, high []byte) bool {
+func (w *traversal) node(n *node, depth int, low, high []byte) bool {
 	if reason := n.check(); reason != "" && !w.yield(nil, nil, w.m.fault(n.id, "%s", reason)) {
 		return false
 	}
@@ -335,7 +335,7 @@ func (w *walk) node(n *node, depth int, low, high []byte) bool {
 }
 
 // leaf checks an entry and yields it.
-func (w *walk) leaf(n *node, e *element) bool {
+func (w *traversal) leaf(n *node, e *element) bool {
 	if w.some && bytes.Compare(e.key, w.last) <= 0 {
 		if !w.yield(nil, nil, w.m.fault(n.id, "key %q comes after %q", e.key, w.last)) {
 			return false
@@ -355,10 +355,10 @@ func (w *walk) leaf(n *node, e *element) bool {
 // valueBytesMax is larger than any value. A greater length is damage.
 const valueBytesMax = 2 * store.BatchBytesMax
 
-// lookUp returns the value under a key as a search of bbolt finds it, or nil. It copies the
+// search returns the value under a key as a search of bbolt finds it, or nil. It copies the
 // value to into. It bounds the length, because the length of a damaged value can be any
 // number.
-func (m *moment) lookUp(b bucket, k, into []byte) (value []byte, err error) {
+func (m *readView) search(b bucket, k, into []byte) (value []byte, err error) {
 	err = m.log.guard(func() (err error) {
 		var found []byte
 		if t := b.open(m.tx); b == bucketLog {
@@ -380,7 +380,7 @@ func (m *moment) lookUp(b bucket, k, into []byte) (value []byte, err error) {
 // A pageSet is a set of pages, with one bit for each page.
 type pageSet []uint64
 
-func (m *moment) newPageSet() pageSet { return make(pageSet, m.pages/64+1) }
+func (m *readView) newPageSet() pageSet { return make(pageSet, m.pages/64+1) }
 
 // add adds a page and reports whether it is new.
 func (s pageSet) add(id uint64) bool {
@@ -394,7 +394,7 @@ func (s pageSet) has(id uint64) bool { return s[id/64]&(1<<(id%64)) != 0 }
 
 // freePages adds the free list, and the pages that it names, to seen, and reports faults.
 // Each page of the file must be either in use or in the list, and not both.
-func (m *moment) freePages(list uint64, seen pageSet, fault func(error)) error {
+func (m *readView) freePages(list uint64, seen pageSet, fault func(error)) error {
 	if list == noFreeList {
 		return nil
 	}
@@ -443,7 +443,7 @@ const noFreeList = 1<<64 - 1
 // freeList returns the page of the free list, which is known only from the meta page. The
 // caller should keep commits from writing both meta pages after the view was opened;
 // otherwise freeList returns an error.
-func (m *moment) freeList() (uint64, error) {
+func (m *readView) freeList() (uint64, error) {
 	for i := range 2 {
 		var meta [metaBytes]byte
 		if _, err := m.log.file.ReadAt(meta[:], int64(i*m.pageBytes)+pageHeaderBytes); err != nil {

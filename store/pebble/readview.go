@@ -12,20 +12,20 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A moment is a read view: the log after one commit, for a reader of the whole log. Only one
+// A readView is the log as it is after one commit, for a reader of the whole log. Only one
 // goroutine may use it at a time.
 //
 // While a read view is open, compactions keep the entries that were replaced since. Closing
 // the log releases the view; reads then end with [store.ErrClosed].
-type moment struct {
+type readView struct {
 	log      *Log
 	snapshot *snapshot // nil once released; guarded by viewMu of the log
 	counters counters
 	heads    []uint64
 }
 
-// moment opens a read view. The caller must close it.
-func (l *Log) moment(ctx context.Context) (*moment, error) {
+// readView opens a read view. The caller must close it.
+func (l *Log) readView(ctx context.Context) (*readView, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func (l *Log) moment(ctx context.Context) (*moment, error) {
 	if err := l.usable(); err != nil {
 		return nil, err
 	}
-	m := &moment{log: l, counters: l.writer.durable, heads: make([]uint64, len(l.heads))}
+	m := &readView{log: l, counters: l.writer.durable, heads: make([]uint64, len(l.heads))}
 	for i := range l.heads {
 		m.heads[i] = l.heads[i].Load()
 	}
@@ -44,27 +44,27 @@ func (l *Log) moment(ctx context.Context) (*moment, error) {
 	defer l.viewMu.Unlock()
 	m.snapshot = l.snapshot
 	m.snapshot.refs++
-	if l.moments == nil {
-		l.moments = make(map[*moment]struct{})
+	if l.views == nil {
+		l.views = make(map[*readView]struct{})
 	}
-	l.moments[m] = struct{}{}
+	l.views[m] = struct{}{}
 	return m, nil
 }
 
 // Close releases the read view. It may be called more than once.
-func (m *moment) Close() error {
+func (m *readView) Close() error {
 	l := m.log
 	l.reading.RLock()
 	defer l.reading.RUnlock()
-	return l.guard(m.letGo)
+	return l.guard(m.release)
 }
 
-func (m *moment) letGo() error {
+func (m *readView) release() error {
 	l := m.log
 	l.viewMu.Lock()
 	s := m.snapshot
 	m.snapshot = nil
-	delete(l.moments, m)
+	delete(l.views, m)
 	l.viewMu.Unlock()
 	if l.broken.Load() != nil {
 		return nil // some of Pebble's locks may stay locked forever
@@ -72,22 +72,22 @@ func (m *moment) letGo() error {
 	return l.release(s)
 }
 
-// letGoOfMoments releases all open read views. The caller must hold reading.
-func (l *Log) letGoOfMoments() (err error) {
+// releaseViews releases all open read views. The caller must hold reading.
+func (l *Log) releaseViews() (err error) {
 	l.viewMu.Lock()
-	var held []*moment
-	for m := range l.moments {
+	var held []*readView
+	for m := range l.views {
 		held = append(held, m)
 	}
 	l.viewMu.Unlock()
 	for _, m := range held {
-		err = errors.Join(err, m.letGo())
+		err = errors.Join(err, m.release())
 	}
 	return err
 }
 
 // view runs fn on the read view's snapshot.
-func (m *moment) view(ctx context.Context, fn func(r pebble.Reader) error) error {
+func (m *readView) view(ctx context.Context, fn func(r pebble.Reader) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (m *moment) view(ctx context.Context, fn func(r pebble.Reader) error) error
 }
 
 // find returns a copy of the value under a key, or nil.
-func (m *moment) find(ctx context.Context, k []byte) (v []byte, err error) {
+func (m *readView) find(ctx context.Context, k []byte) (v []byte, err error) {
 	err = m.view(ctx, func(r pebble.Reader) error {
 		v, err = get(r, k)
 		return err
@@ -119,7 +119,7 @@ func (m *moment) find(ctx context.Context, k []byte) (v []byte, err error) {
 // yield returns false. An entry is valid until yield returns. Damage is an error without an
 // entry; if yield returns true, the iteration continues after the damage. Any other error
 // ends the iteration.
-func (m *moment) entries(ctx context.Context, lower, upper []byte, yield func(k, v []byte, err error) bool) {
+func (m *readView) entries(ctx context.Context, lower, upper []byte, yield func(k, v []byte, err error) bool) {
 	p := storecore.NewPage()
 	defer p.Release()
 	for from := lower; from != nil; {
@@ -181,7 +181,7 @@ func fillWith(r pebble.Reader, p *storecore.Page, from, upper []byte, keep func(
 // readable key before the next boundary of a table, or else that boundary. Pebble knows the
 // boundaries of tables without reading a damaged table. behind returns nil if there is no
 // such key.
-func (m *moment) behind(ctx context.Context, k, upper []byte) (next []byte, err error) {
+func (m *readView) behind(ctx context.Context, k, upper []byte) (next []byte, err error) {
 	next, err = m.nextTable(ctx, k, upper)
 	if err != nil {
 		return nil, err
@@ -214,7 +214,7 @@ func (m *moment) behind(ctx context.Context, k, upper []byte) (next []byte, err 
 }
 
 // nextTable returns the first boundary of a table after a key, or nil.
-func (m *moment) nextTable(ctx context.Context, k, upper []byte) (next []byte, err error) {
+func (m *readView) nextTable(ctx context.Context, k, upper []byte) (next []byte, err error) {
 	err = m.view(ctx, func(pebble.Reader) error {
 		levels, err := m.log.db.SSTables()
 		if err != nil {

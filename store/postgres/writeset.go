@@ -10,28 +10,28 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A plan decides a group of batches on the facts that a transaction has read, and collects
-// the rows that the transaction has to write. The plan applies each accepted batch to its
-// facts, so a later batch sees the changes of an earlier one. It writes only the final form
+// A writeSet decides a group of batches on the values that a transaction has read, and collects
+// the rows that the transaction has to write. The write set applies each accepted batch to its
+// values, so a later batch sees the changes of an earlier one. It writes only the final form
 // of each row, however often the group has changed it.
 //
-// The plan checks a batch completely before it applies any part of it, so a refused batch
+// The write set checks a batch completely before it applies any part of it, so a refused batch
 // leaves no trace.
-type plan struct {
-	*facts
+type writeSet struct {
+	*readValues
 	partitions int
 	now        time.Time
 	unchecked  bool // test fault: versions are not compared
-	// ahead is true if the facts come from the cache, and messages and receipts have not
+	// speculative is true if the values come from the cache, and messages and receipts have not
 	// been read: rows to delete may not exist, and rows to add may exist already.
-	ahead bool
+	speculative bool
 
-	first   uint64 // lowest sequence of the messages that the plan adds, or MaxUint64
+	first   uint64 // lowest sequence of the messages that the write set adds, or MaxUint64
 	events  []*store.Event
 	puts    map[stateKey]*store.State // snapshots and saved states to write
 	drops   map[stateKey]bool         // existing snapshots to delete
-	writes  changed
-	stamped []*store.Receipt // receipts whose position the plan has set
+	changed changedRows
+	stamped []*store.Receipt // receipts whose position the write set has filled in
 	// forgotten are the receipts whose rows are deleted, including those added again.
 	forgotten map[receiptKey]bool
 }
@@ -42,36 +42,36 @@ type stateKey struct {
 	version store.Version
 }
 
-// changed holds the final form of each changed row: its record, or nil if the row is to be
+// changedRows holds the final form of each changed row: its record, or nil if the row is to be
 // deleted.
-type changed struct {
+type changedRows struct {
 	messages    map[uint64]*store.Message
 	receipts    map[receiptKey]*store.Receipt
 	claims      map[store.Claim]*store.Claimed
 	checkpoints map[checkpointKey]*store.Checkpoint
 }
 
-// newPlan returns an empty plan, with room for the given number of events.
-func newPlan(f *facts, partitions, events int, now time.Time) *plan {
-	return &plan{
-		facts: f, partitions: partitions, now: now, first: math.MaxUint64, events: make([]*store.Event, 0, events),
+// newWriteSet returns an empty write set, with room for the given number of events.
+func newWriteSet(f *readValues, partitions, events int, now time.Time) *writeSet {
+	return &writeSet{
+		readValues: f, partitions: partitions, now: now, first: math.MaxUint64, events: make([]*store.Event, 0, events),
 		puts: make(map[stateKey]*store.State), drops: make(map[stateKey]bool),
-		writes: changed{
+		changed: changedRows{
 			messages: make(map[uint64]*store.Message), receipts: make(map[receiptKey]*store.Receipt),
 			claims: make(map[store.Claim]*store.Claimed), checkpoints: make(map[checkpointKey]*store.Checkpoint),
 		},
 	}
 }
 
-// empty reports whether the plan writes nothing.
-func (p *plan) empty() bool {
-	return len(p.events)+len(p.puts)+len(p.drops)+len(p.writes.messages)+len(p.writes.receipts)+
-		len(p.writes.claims)+len(p.writes.checkpoints) == 0
+// empty reports whether the write set writes nothing.
+func (p *writeSet) empty() bool {
+	return len(p.events)+len(p.puts)+len(p.drops)+len(p.changed.messages)+len(p.changed.receipts)+
+		len(p.changed.claims)+len(p.changed.checkpoints) == 0
 }
 
-// forget undoes the fields that the plan set in the callers' batches, so that they can be
-// planned again.
-func (p *plan) forget() {
+// undo undoes the fields that the write set has changed in the callers' batches, so that they can
+// be planned again.
+func (p *writeSet) undo() {
 	for _, r := range p.stamped {
 		r.Position = 0
 	}
@@ -79,7 +79,7 @@ func (p *plan) forget() {
 
 // group decides the batches of one call and sets their results. It leaves batches alone that
 // failed validation. It reports whether it has refused a batch.
-func (p *plan) group(c *storecore.Call) (any bool) {
+func (p *writeSet) group(c *storecore.Call) (any bool) {
 	var refused map[store.Key]bool
 	for i, b := range c.Group {
 		r := &c.Results[i]
@@ -89,9 +89,9 @@ func (p *plan) group(c *storecore.Call) (any bool) {
 			any = true
 		}
 		if r.Err == nil {
-			var e *entity
+			var e *entityHead
 			if !b.Key.IsZero() {
-				e = p.entity(b.Key)
+				e = p.head(b.Key)
 			}
 			if r.Err = p.check(b, e); r.Err == nil {
 				p.apply(b, e, r)
@@ -109,9 +109,9 @@ func (p *plan) group(c *storecore.Call) (any bool) {
 	return any
 }
 
-// check returns an error if the facts do not allow the batch. The argument e is the entity of
+// check returns an error if the values do not allow the batch. The argument e is the entity of
 // the batch, or nil. After check has succeeded, apply cannot fail.
-func (p *plan) check(b *store.Batch, e *entity) error {
+func (p *writeSet) check(b *store.Batch, e *entityHead) error {
 	if e != nil {
 		switch {
 		case e.version != b.Expected && !p.unchecked:
@@ -153,7 +153,7 @@ func (p *plan) check(b *store.Batch, e *entity) error {
 
 // checkSettle returns an error if the settlements are not possible. They take effect one
 // after the other, so a message that one removes does not exist for the next.
-func (p *plan) checkSettle(settle []store.Settlement) error {
+func (p *writeSet) checkSettle(settle []store.Settlement) error {
 	var gone map[uint64]bool
 	for i := range settle {
 		s := &settle[i]
@@ -183,7 +183,7 @@ func (p *plan) checkSettle(settle []store.Settlement) error {
 }
 
 // checkTimers reads the timers that the batch will replace or cancel.
-func (p *plan) checkTimers(b *store.Batch) error {
+func (p *writeSet) checkTimers(b *store.Batch) error {
 	for _, name := range b.Cancel {
 		if _, err := p.timer(b.Key, name); err != nil {
 			return err
@@ -200,8 +200,8 @@ func (p *plan) checkTimers(b *store.Batch) error {
 }
 
 // message returns a message of the outbox, or nil if it does not exist.
-func (p *plan) message(sequence uint64) (*store.Message, error) {
-	if m, ok := p.writes.messages[sequence]; ok {
+func (p *writeSet) message(sequence uint64) (*store.Message, error) {
+	if m, ok := p.changed.messages[sequence]; ok {
 		return m, nil
 	}
 	record := p.messages[sequence]
@@ -219,7 +219,7 @@ func (p *plan) message(sequence uint64) (*store.Message, error) {
 }
 
 // timer returns the message of a timer, or nil if the timer is not set.
-func (p *plan) timer(key store.Key, name string) (*store.Message, error) {
+func (p *writeSet) timer(key store.Key, name string) (*store.Message, error) {
 	sequence := p.timers[timerKey{key.Kind, key.ID, name}]
 	if sequence == 0 {
 		return nil, nil
@@ -233,8 +233,8 @@ func (p *plan) timer(key store.Key, name string) (*store.Message, error) {
 }
 
 // claimed returns the owner of a claim, or nil if the claim is free.
-func (p *plan) claimed(c store.Claim) (*store.Claimed, error) {
-	if owned, ok := p.writes.claims[c]; ok {
+func (p *writeSet) claimed(c store.Claim) (*store.Claimed, error) {
+	if owned, ok := p.changed.claims[c]; ok {
 		return owned, nil
 	}
 	record := p.claims[c]
@@ -244,8 +244,8 @@ func (p *plan) claimed(c store.Claim) (*store.Claimed, error) {
 	return decodeClaim(c, record)
 }
 
-// apply adds a checked batch to the plan, in the order of the batch's fields.
-func (p *plan) apply(b *store.Batch, e *entity, r *store.Result) {
+// apply adds a checked batch to the write set, in the order of the batch's fields.
+func (p *writeSet) apply(b *store.Batch, e *entityHead, r *store.Result) {
 	r.Time = p.now
 	if b.IsCheck() {
 		return
@@ -257,13 +257,13 @@ func (p *plan) apply(b *store.Batch, e *entity, r *store.Result) {
 		s := &b.Settle[i]
 		old, _ := p.message(s.Sequence) // check has read it
 		switch {
-		case old == nil && !p.ahead, old != nil && s.Misses(old):
+		case old == nil && !p.speculative, old != nil && s.Misses(old):
 		case s.Message == nil:
-			p.writes.messages[s.Sequence] = nil
+			p.changed.messages[s.Sequence] = nil
 		default:
 			m := *s.Message
 			m.Sequence = s.Sequence
-			p.writes.messages[s.Sequence] = &m
+			p.changed.messages[s.Sequence] = &m
 		}
 	}
 	for _, name := range b.Cancel {
@@ -278,7 +278,7 @@ func (p *plan) apply(b *store.Batch, e *entity, r *store.Result) {
 		p.sequence++
 		p.first = min(p.first, p.sequence)
 		m.Sequence, m.Source, m.Time = p.sequence, b.Key, p.now
-		p.writes.messages[m.Sequence] = m
+		p.changed.messages[m.Sequence] = m
 		r.Sequence = m.Sequence
 	}
 	p.applyReceipts(b, r)
@@ -287,15 +287,15 @@ func (p *plan) apply(b *store.Batch, e *entity, r *store.Result) {
 		m := &b.Checkpoints[i]
 		k := checkpointKey{m.Name, m.Position.Partition()}
 		if m.Remove {
-			p.writes.checkpoints[k] = nil
+			p.changed.checkpoints[k] = nil
 		} else {
 			m.Time = p.now
-			p.writes.checkpoints[k] = m
+			p.changed.checkpoints[k] = m
 		}
 	}
 }
 
-func (p *plan) applyEntity(b *store.Batch, e *entity, r *store.Result) {
+func (p *writeSet) applyEntity(b *store.Batch, e *entityHead, r *store.Result) {
 	if len(b.Events) > 0 {
 		partition := store.PartitionOf(b.Key, p.partitions)
 		for i := range b.Events {
@@ -323,7 +323,7 @@ func (p *plan) applyEntity(b *store.Batch, e *entity, r *store.Result) {
 }
 
 // putSnapshot keeps the new snapshot and the one before it, and drops older ones.
-func (p *plan) putSnapshot(e *entity, s *store.State) {
+func (p *writeSet) putSnapshot(e *entityHead, s *store.State) {
 	if n := len(e.snapshots); n == 0 || e.snapshots[n-1] != s.Version {
 		e.snapshots = append(e.snapshots, s.Version)
 	}
@@ -340,16 +340,16 @@ func (p *plan) putSnapshot(e *entity, s *store.State) {
 const snapshotsMax = 2
 
 // cancel removes the timer of an entity if it is set.
-func (p *plan) cancel(key store.Key, name string) {
+func (p *writeSet) cancel(key store.Key, name string) {
 	if m, _ := p.timer(key, name); m != nil { // check has read it
-		p.writes.messages[m.Sequence] = nil
+		p.changed.messages[m.Sequence] = nil
 	}
 }
 
-func (p *plan) applyReceipts(b *store.Batch, r *store.Result) {
+func (p *writeSet) applyReceipts(b *store.Batch, r *store.Result) {
 	for _, name := range b.Forget {
 		k := receiptKey{b.Key.Kind, b.Key.ID, name}
-		p.writes.receipts[k] = nil
+		p.changed.receipts[k] = nil
 		if p.forgotten == nil {
 			p.forgotten = make(map[receiptKey]bool)
 		}
@@ -364,20 +364,20 @@ func (p *plan) applyReceipts(b *store.Batch, r *store.Result) {
 			p.stamped = append(p.stamped, c)
 		}
 		k := receiptKey{b.Key.Kind, b.Key.ID, c.Name}
-		p.writes.receipts[k] = c
+		p.changed.receipts[k] = c
 		p.receipts[k] = true
 	}
 }
 
-func (p *plan) applyClaims(b *store.Batch) {
+func (p *writeSet) applyClaims(b *store.Batch) {
 	for _, c := range b.Release {
 		if owned, _ := p.claimed(c); owned != nil && owned.Owner == b.Key { // check has read it
-			p.writes.claims[c] = nil
+			p.changed.claims[c] = nil
 		}
 	}
 	for _, c := range b.Claim {
 		if owned, _ := p.claimed(c); owned == nil { // otherwise the entity holds it already, with its old time
-			p.writes.claims[c] = &store.Claimed{Claim: c, Owner: b.Key, Time: p.now}
+			p.changed.claims[c] = &store.Claimed{Claim: c, Owner: b.Key, Time: p.now}
 		}
 	}
 }

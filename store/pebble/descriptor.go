@@ -17,7 +17,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// markFile is the file that makes a directory a log. It holds the identity of the log,
+// descriptorFile is the file that makes a directory a log. It holds the identity of the log,
 // whether its creation has finished, and the progress of the log when the file was written.
 //
 // The file is always replaced as a whole: it is written under another name, synced and
@@ -26,23 +26,23 @@ import (
 // been committed, and Open deletes the files of Pebble and begins again.
 //
 // The progress is the number of commits, and the name and length of Pebble's list of tables,
-// the manifest. The mark is written only when both are durable, so an Open that finds less
+// the manifest. The descriptor is written only when both are durable, so an Open that finds less
 // has found damage. Pebble itself takes a damaged manifest for one that ends at the damage,
 // and forgets tables.
 const (
-	markFile = "PERDURE"
-	markTemp = markFile + ".tmp"
+	descriptorFile = "PERDURE"
+	descriptorTemp = descriptorFile + ".tmp"
 )
 
 const (
-	markMagic = "perdure\x00"
+	descriptorMagic = "perdure\x00"
 
 	stateCreating = 0
 	stateReady    = 1
 )
 
-// A mark is the content of markFile.
-type mark struct {
+// A logDescriptor is the content of descriptorFile.
+type logDescriptor struct {
 	info          store.LogInfo
 	state         byte
 	commits       uint64
@@ -50,9 +50,9 @@ type mark struct {
 	manifestBytes uint64
 }
 
-func (m *mark) append(dst []byte) []byte {
+func (m *logDescriptor) append(dst []byte) []byte {
 	from := len(dst)
-	dst = append(dst, markMagic...)
+	dst = append(dst, descriptorMagic...)
 	dst = binary.BigEndian.AppendUint32(dst, formatVersion)
 	dst = append(dst, m.state)
 	for _, n := range []uint64{m.commits, m.manifest, m.manifestBytes} {
@@ -61,19 +61,19 @@ func (m *mark) append(dst []byte) []byte {
 	return store.Seal(store.AppendLogInfo(dst, &m.info), from)
 }
 
-func (m *mark) read(v []byte) error {
+func (m *logDescriptor) read(v []byte) error {
 	corrupt := func(reason string) error {
-		return &store.CorruptError{What: "file", Where: markFile, Reason: reason}
+		return &store.CorruptError{What: "file", Where: descriptorFile, Reason: reason}
 	}
 	b, reason := store.Unseal(v)
 	if reason != "" {
 		return corrupt(reason)
 	}
-	const head = len(markMagic) + 4
-	if !bytes.HasPrefix(b, []byte(markMagic)) || len(b) < head {
+	const head = len(descriptorMagic) + 4
+	if !bytes.HasPrefix(b, []byte(descriptorMagic)) || len(b) < head {
 		return corrupt("it does not say that it is a log's")
 	}
-	if n := binary.BigEndian.Uint32(b[len(markMagic):]); n > formatVersion {
+	if n := binary.BigEndian.Uint32(b[len(descriptorMagic):]); n > formatVersion {
 		return fmt.Errorf("%w: format %d, at most %d can be read", store.ErrFormat, n, formatVersion)
 	}
 	if b = b[head:]; len(b) < 1+3*8 {
@@ -92,22 +92,22 @@ func (m *mark) read(v []byte) error {
 	return nil
 }
 
-// readMark reads the mark of the directory. It returns nil if there is none.
-func readMark(files vfs.FS, dir string) (*mark, error) {
-	v, err := readFile(files, files.PathJoin(dir, markFile))
+// readDescriptor reads the descriptor of the directory. It returns nil if there is none.
+func readDescriptor(files vfs.FS, dir string) (*logDescriptor, error) {
+	v, err := readFile(files, files.PathJoin(dir, descriptorFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // a directory without one is the usual case of a new log
 	}
 	if err != nil {
 		return nil, err
 	}
-	m := new(mark)
+	m := new(logDescriptor)
 	return m, m.read(v)
 }
 
-// writeMark replaces the mark of the directory.
-func writeMark(files vfs.FS, dir string, m *mark) error {
-	temp := files.PathJoin(dir, markTemp)
+// writeDescriptor replaces the descriptor of the directory.
+func writeDescriptor(files vfs.FS, dir string, m *logDescriptor) error {
+	temp := files.PathJoin(dir, descriptorTemp)
 	f, err := files.Create(temp, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
@@ -118,30 +118,30 @@ func writeMark(files vfs.FS, dir string, m *mark) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := files.Rename(temp, files.PathJoin(dir, markFile)); err != nil {
+	if err := files.Rename(temp, files.PathJoin(dir, descriptorFile)); err != nil {
 		return err
 	}
 	return syncDir(files, dir)
 }
 
-// mark writes the progress of the log to its mark. The caller must hold writing, and all
-// commits must be durable.
-func (l *Log) mark(state byte) error {
+// updateDescriptor writes the progress of the log to its descriptor. The caller must hold writing,
+// and all commits must be durable.
+func (l *Log) updateDescriptor(state byte) error {
 	l.flushed.Store(false)
-	m := &mark{info: l.info, state: state, commits: l.writer.durable.commits}
+	m := &logDescriptor{info: l.info, state: state, commits: l.writer.durable.commits}
 	err := m.measure(l.fs, l.dir)
 	if err == nil {
-		err = writeMark(l.fs, l.dir, m)
+		err = writeDescriptor(l.fs, l.dir, m)
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", markFile, err)
+		return fmt.Errorf("write %s: %w", descriptorFile, err)
 	}
 	return nil
 }
 
 // measure makes the current manifest durable, and then records its number and the length of
 // its intact part.
-func (m *mark) measure(files vfs.FS, dir string) error {
+func (m *logDescriptor) measure(files vfs.FS, dir string) error {
 	name, err := manifestName(files, dir)
 	if err != nil {
 		return err
@@ -163,8 +163,8 @@ func (m *mark) measure(files vfs.FS, dir string) error {
 	return nil
 }
 
-// check compares the manifest of the directory with the mark.
-func (m *mark) check(files vfs.FS, dir string) error {
+// check compares the manifest of the directory with the descriptor.
+func (m *logDescriptor) check(files vfs.FS, dir string) error {
 	if m.manifest == 0 {
 		return nil
 	}

@@ -22,17 +22,17 @@ type statement struct {
 	copy string // COPY statement that stores the same rows; args are its columns
 }
 
-// A message holds all statements that a committer sends at once and then waits for, with
+// A request holds all statements that a committer sends at once and then waits for, with
 // the rows of new events among them.
 //
-// A message is sent as a script or as a pipeline. A script sends the rows of events by COPY,
+// A request is sent as a script or as a pipeline. A script sends the rows of events by COPY,
 // which takes the server a quarter to a third less time than taking arrays apart;
 // BenchmarkWays compares them. A COPY cannot be in a pipeline. A script executes prepared
 // statements, with literals as arguments. It sends new messages and receipts by COPY as
 // well. Other records would be literals, and the server writes the text of a failed script
-// to its log, so a script must not contain a payload. A message with such records, or with
+// to its log, so a script must not contain a payload. A request with such records, or with
 // few events, is therefore sent as a pipeline.
-type message struct {
+type request struct {
 	before, after []statement // statements before and after the events
 	events        []*store.Event
 	bytes         int // size of the records that a script would contain as literals
@@ -41,34 +41,34 @@ type message struct {
 const (
 	// scriptEventsMin is the number of events from which a script is faster.
 	scriptEventsMin = 16
-	// messageBytesMax is less than the largest protocol message that the server accepts,
+	// requestBytesMax is less than the largest protocol message that the server accepts,
 	// one GiB. The protocol has 32 bits for a length. If a longer length were cut off, the
 	// server would read the rest of the message as other messages.
-	messageBytesMax = 1<<30 - 1<<10
+	requestBytesMax = 1<<30 - 1<<10
 )
 
 // putLength writes the length of w from index from on, minus off, into the four bytes at
 // from. It returns false, and writes nothing, if a message cannot have this length.
 func putLength(w []byte, from, off int) bool {
 	n := len(w) - from - off
-	if n < 0 || n > messageBytesMax {
+	if n < 0 || n > requestBytesMax {
 		return false
 	}
 	binary.BigEndian.PutUint32(w[from:], uint32(n))
 	return true
 }
 
-func (m *message) add(sql string, args ...any) { m.addCopied("", sql, args...) }
+func (m *request) add(sql string, args ...any) { m.addCopied("", sql, args...) }
 
 // addOpen adds a statement whose records have no payload, so that they may be literals.
-func (m *message) addOpen(sql string, args ...any) {
+func (m *request) addOpen(sql string, args ...any) {
 	bytes := m.bytes
 	m.add(sql, args...)
 	m.bytes = bytes
 }
 
 // addCopied adds a statement that stores rows, and a COPY that stores the same rows.
-func (m *message) addCopied(copied, sql string, args ...any) {
+func (m *request) addCopied(copied, sql string, args ...any) {
 	s := statement{sql, args, copied}
 	for _, a := range args {
 		if copied != "" {
@@ -87,13 +87,13 @@ func (m *message) addCopied(copied, sql string, args ...any) {
 	}
 }
 
-// large reports whether the message should be sent as a script.
-func (m *message) large() bool {
+// large reports whether the request should be sent as a script.
+func (m *request) large() bool {
 	return len(m.events) >= scriptEventsMin && m.bytes == 0
 }
 
-// pipeline returns the message as a pipeline.
-func (m *message) pipeline(s *statements) *pgx.Batch {
+// pipeline returns the request as a pipeline.
+func (m *request) pipeline(s *statements) *pgx.Batch {
 	b := &pgx.Batch{}
 	for _, st := range m.before {
 		b.Queue(st.sql, st.args...)
@@ -107,10 +107,10 @@ func (m *message) pipeline(s *statements) *pgx.Batch {
 	return b
 }
 
-// append appends the message as a script in the form of the protocol: a simple query, and
+// append appends the request as a script in the form of the protocol: a simple query, and
 // the rows for its COPY statements. It returns false if a script cannot hold one of the
 // arguments, if a statement with arguments has no name, or if the script would be too long.
-func (m *message) append(w []byte, s *statements, names map[string]string) ([]byte, bool) {
+func (m *request) append(w []byte, s *statements, names map[string]string) ([]byte, bool) {
 	from := len(w) + 1
 	w = append(w, 'Q', 0, 0, 0, 0)
 	all := m.before
@@ -129,7 +129,7 @@ func (m *message) append(w []byte, s *statements, names map[string]string) ([]by
 		return w, false
 	}
 	if len(m.events) > 0 {
-		if rowsRoom(m.events) > messageBytesMax {
+		if rowsRoom(m.events) > requestBytesMax {
 			return w, false
 		}
 		var ok bool
@@ -151,7 +151,7 @@ func (m *message) append(w []byte, s *statements, names map[string]string) ([]by
 }
 
 // executed returns the texts of the prepared statements that a script executes by name.
-func (m *message) executed() iter.Seq[string] {
+func (m *request) executed() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, all := range [][]statement{m.before, m.after} {
 			for i := range all {

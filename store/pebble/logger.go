@@ -30,21 +30,21 @@ func (g logger) Errorf(format string, args ...any) {
 // Fatalf implements [pebble.Logger]. Pebble's default ends the process, and Pebble relies on
 // Fatalf never to return: its next steps would be wrong. So Fatalf marks the log as broken
 // and stops the goroutine. On the goroutine of a read or a commit it panics, and [Log.guard]
-// turns the panic into an error. Any other goroutine it blocks forever, see [pit].
+// turns the panic into an error. Any other goroutine it blocks forever, see [haltFS].
 func (g logger) Fatalf(format string, args ...any) {
-	err := fatal(fmt.Sprintf(format, args...))
-	g.log.breakDown(err)
+	err := fatalError(fmt.Sprintf(format, args...))
+	g.log.markBroken(err)
 	if guarded() {
 		panic(err)
 	}
 	select {}
 }
 
-// fatal is an error after which Pebble cannot continue.
-type fatal string
+// fatalError is an error after which Pebble cannot continue.
+type fatalError string
 
 // Error implements error.
-func (f fatal) Error() string { return string(f) }
+func (f fatalError) Error() string { return string(f) }
 
 // framesMax bounds the stack frames that guarded examines.
 const framesMax = 256
@@ -75,7 +75,7 @@ func (l *Log) listener() *pebble.EventListener {
 				l.logger.Error("damage met by a compaction", "dir", l.path, "error", err)
 				return
 			}
-			l.breakDown(fmt.Errorf("background work: %w", err))
+			l.markBroken(fmt.Errorf("background work: %w", err))
 			runtime.Goexit() // deferred functions release Pebble's locks
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {

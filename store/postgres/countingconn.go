@@ -21,59 +21,59 @@ const (
 	unackedMax   = 25 * time.Second
 )
 
-// A line is the network connection of a session. It counts the bytes that pass.
-type line struct {
+// A countingConn is the network connection of a session. It counts the bytes that pass.
+type countingConn struct {
 	net.Conn
-	moved atomic.Int64 // bytes in both directions
-	given atomic.Bool  // given up, or its session must never be cancelled
+	moved     atomic.Int64 // bytes in both directions
+	abandoned atomic.Bool  // given up, or its session must never be cancelled
 }
 
-// giveUp closes the connection. It also makes package pgx send no cancel request to the
+// abandon closes the connection. It also makes package pgx send no cancel request to the
 // server: pgx would wait for the answer, and keep the connection's place in the pool.
-func (l *line) giveUp() {
-	l.given.Store(true)
+func (l *countingConn) abandon() {
+	l.abandoned.Store(true)
 	_ = l.Conn.Close() // the connection is not used again
 }
 
 // RemoteAddr returns the address to which package pgx sends a cancel request.
-func (l *line) RemoteAddr() net.Addr {
-	if l.given.Load() {
-		return nowhere{}
+func (l *countingConn) RemoteAddr() net.Addr {
+	if l.abandoned.Load() {
+		return noAddr{}
 	}
 	return l.Conn.RemoteAddr()
 }
 
-// nowhere is the address of a connection that was given up. Dialing it fails at once.
-type nowhere struct{}
+// noAddr is the address of a connection that was given up. Dialing it fails at once.
+type noAddr struct{}
 
-func (nowhere) Network() string { return "nowhere" }
-func (nowhere) String() string  { return "nowhere" }
+func (noAddr) Network() string { return "nowhere" }
+func (noAddr) String() string  { return "nowhere" }
 
-func (l *line) Read(b []byte) (int, error) {
+func (l *countingConn) Read(b []byte) (int, error) {
 	n, err := l.Conn.Read(b)
 	l.moved.Add(int64(n))
 	return n, err
 }
 
-func (l *line) Write(b []byte) (int, error) {
+func (l *countingConn) Write(b []byte) (int, error) {
 	n, err := l.Conn.Write(b)
 	l.moved.Add(int64(n))
 	return n, err
 }
 
-// lineOf returns the line of a connection, also below TLS, or nil if it has none.
-func lineOf(conn net.Conn) *line {
+// countingConnOf returns the countingConn of a connection, also below TLS, or nil if it has none.
+func countingConnOf(conn net.Conn) *countingConn {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
 	}
-	l, _ := conn.(*line)
+	l, _ := conn.(*countingConn)
 	return l
 }
 
-// watched wraps dial. The kernel then checks that the other host of the connection lives.
-func watched(dial pgconn.DialFunc) pgconn.DialFunc {
+// countingDial wraps dial. The kernel then checks that the other host of the connection lives.
+func countingDial(dial pgconn.DialFunc) pgconn.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if network == (nowhere{}).Network() {
+		if network == (noAddr{}).Network() {
 			return nil, net.ErrClosed
 		}
 		conn, err := dial(ctx, network, address)
@@ -90,6 +90,6 @@ func watched(dial pgconn.DialFunc) pgconn.DialFunc {
 				return nil, err
 			}
 		}
-		return &line{Conn: conn}, nil
+		return &countingConn{Conn: conn}, nil
 	}
 }

@@ -13,46 +13,46 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-var errFenced = errors.New("the log has been cut off from its files")
+var errGateClosed = errors.New("the log has been cut off from its files")
 
-// A fence is a file system that can be closed for changes. It passes operations on until it
+// A gateFS is a file system that can be closed for changes. It passes operations on until it
 // is raised. From then on it refuses all operations that change files. Goroutines of a failed
-// Pebble cannot be stopped; the fence keeps them from changing a directory that another Log
+// Pebble cannot be stopped; the gate keeps them from changing a directory that another Log
 // has opened.
 //
-// Invariant: after raise has returned, no operation that changes files runs or begins.
-type fence struct {
+// Invariant: after close has returned, no operation that changes files runs or begins.
+type gateFS struct {
 	vfs.FS
 	readOnly bool // the log is opened for reading
 
-	mu    sync.RWMutex
-	up    bool
-	locks []io.Closer
+	mu     sync.RWMutex
+	closed bool
+	locks  []io.Closer
 
-	openMu sync.Mutex
-	open   map[*fencedFile]struct{}
-	gone   bool // abandon has been called, so new files are closed at once
+	openMu    sync.Mutex
+	open      map[*gateFile]struct{}
+	abandoned bool // abandon has been called, so new files are closed at once
 }
 
-func (f *fence) raise() {
+func (f *gateFS) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.up = true
+	f.closed = true
 }
 
-// pass runs an operation unless the fence is raised.
-func (f *fence) pass(op func() error) error {
+// enter runs an operation unless the gate is closed.
+func (f *gateFS) enter(op func() error) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	if f.up {
-		return errFenced
+	if f.closed {
+		return errGateClosed
 	}
 	return op()
 }
 
 // file runs an operation that opens a file for writing.
-func (f *fence) file(op func() (vfs.File, error)) (w vfs.File, err error) {
-	err = f.pass(func() error {
+func (f *gateFS) file(op func() (vfs.File, error)) (w vfs.File, err error) {
+	err = f.enter(func() error {
 		file, err := op()
 		if err == nil {
 			w = f.track(file)
@@ -63,22 +63,22 @@ func (f *fence) file(op func() (vfs.File, error)) (w vfs.File, err error) {
 }
 
 // track records an open file.
-func (f *fence) track(file vfs.File) *fencedFile {
-	w := &fencedFile{File: file, fence: f}
+func (f *gateFS) track(file vfs.File) *gateFile {
+	w := &gateFile{File: file, gate: f}
 	f.openMu.Lock()
 	defer f.openMu.Unlock()
 	if f.open == nil {
-		f.open = make(map[*fencedFile]struct{})
+		f.open = make(map[*gateFile]struct{})
 	}
 	f.open[w] = struct{}{}
 	return w
 }
 
 // abandon closes all open files in place of the goroutines that opened them, which may be
-// blocked forever. The fence must be raised.
-func (f *fence) abandon() error {
+// blocked forever. The gate must be closed.
+func (f *gateFS) abandon() error {
 	f.openMu.Lock()
-	f.gone = true
+	f.abandoned = true
 	open := slices.Collect(maps.Keys(f.open))
 	f.openMu.Unlock()
 	var err error
@@ -88,33 +88,33 @@ func (f *fence) abandon() error {
 	return err
 }
 
-// Open implements [vfs.FS]. A raised fence does not refuse to open a file for reading, but
+// Open implements [vfs.FS]. A closed gate does not refuse to open a file for reading, but
 // abandon closes the file.
-func (f *fence) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+func (f *gateFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	file, err := f.FS.Open(name, opts...)
 	if err != nil {
 		return nil, err
 	}
 	w := f.track(file)
 	f.openMu.Lock()
-	gone := f.gone
+	gone := f.abandoned
 	f.openMu.Unlock()
 	if gone {
-		return nil, errors.Join(errFenced, w.Close())
+		return nil, errors.Join(errGateClosed, w.Close())
 	}
 	return w, nil
 }
 
-// markers is the prefix of Pebble's marker files. They are empty; the name says which
+// markerFilePrefix is the prefix of Pebble's marker files. They are empty; the name says which
 // manifest or format is current.
-const markers = "marker."
+const markerFilePrefix = "marker."
 
 // Create implements [vfs.FS]. It syncs the directory before and after it creates a marker.
 // The file that a marker names is therefore durable before the marker exists, and the marker
 // is durable before Pebble removes the one before it. Without the syncs, a file system might
 // keep the newer of two changes of a directory and lose the older.
-func (f *fence) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	if !strings.HasPrefix(f.PathBase(name), markers) {
+func (f *gateFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if !strings.HasPrefix(f.PathBase(name), markerFilePrefix) {
 		return f.file(func() (vfs.File, error) { return f.FS.Create(name, c) })
 	}
 	dir := f.PathDir(name)
@@ -132,44 +132,44 @@ func (f *fence) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 }
 
 // OpenReadWrite implements [vfs.FS].
-func (f *fence) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+func (f *gateFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
 	return f.file(func() (vfs.File, error) { return f.FS.OpenReadWrite(name, c, opts...) })
 }
 
 // ReuseForWrite implements [vfs.FS].
-func (f *fence) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+func (f *gateFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	return f.file(func() (vfs.File, error) { return f.FS.ReuseForWrite(from, to, c) })
 }
 
 // Link implements [vfs.FS].
-func (f *fence) Link(from, to string) error {
-	return f.pass(func() error { return f.FS.Link(from, to) })
+func (f *gateFS) Link(from, to string) error {
+	return f.enter(func() error { return f.FS.Link(from, to) })
 }
 
 // Remove implements [vfs.FS].
-func (f *fence) Remove(name string) error {
-	return f.pass(func() error { return f.FS.Remove(name) })
+func (f *gateFS) Remove(name string) error {
+	return f.enter(func() error { return f.FS.Remove(name) })
 }
 
 // RemoveAll implements [vfs.FS].
-func (f *fence) RemoveAll(name string) error {
-	return f.pass(func() error { return f.FS.RemoveAll(name) })
+func (f *gateFS) RemoveAll(name string) error {
+	return f.enter(func() error { return f.FS.RemoveAll(name) })
 }
 
 // Rename implements [vfs.FS].
-func (f *fence) Rename(from, to string) error {
-	return f.pass(func() error { return f.FS.Rename(from, to) })
+func (f *gateFS) Rename(from, to string) error {
+	return f.enter(func() error { return f.FS.Rename(from, to) })
 }
 
 // MkdirAll implements [vfs.FS].
-func (f *fence) MkdirAll(dir string, perm os.FileMode) error {
-	return f.pass(func() error { return f.FS.MkdirAll(dir, perm) })
+func (f *gateFS) MkdirAll(dir string, perm os.FileMode) error {
+	return f.enter(func() error { return f.FS.MkdirAll(dir, perm) })
 }
 
 // Lock implements [vfs.FS]. The lock is released by its Close or by unlock, whichever comes
 // first. On a file system that is mounted read-only no lock is needed, because no process can
 // write to the log.
-func (f *fence) Lock(name string) (io.Closer, error) {
+func (f *gateFS) Lock(name string) (io.Closer, error) {
 	c, err := f.FS.Lock(name)
 	if f.readOnly && errors.Is(err, syscall.EROFS) {
 		c, err = io.NopCloser(nil), nil
@@ -185,7 +185,7 @@ func (f *fence) Lock(name string) (io.Closer, error) {
 }
 
 // unlock releases all locks that were taken.
-func (f *fence) unlock() error {
+func (f *gateFS) unlock() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var err error
@@ -201,33 +201,33 @@ type onceCloser struct{ close func() error }
 func (c *onceCloser) Close() error { return c.close() }
 
 // OpenDir implements [vfs.FS].
-func (f *fence) OpenDir(name string) (vfs.File, error) {
+func (f *gateFS) OpenDir(name string) (vfs.File, error) {
 	return f.file(func() (vfs.File, error) { return f.FS.OpenDir(name) })
 }
 
 // Unwrap implements [vfs.FS].
-func (f *fence) Unwrap() vfs.FS { return f.FS }
+func (f *gateFS) Unwrap() vfs.FS { return f.FS }
 
-// A fencedFile is a file that was opened through a fence.
-type fencedFile struct {
+// A gateFile is a file that was opened through a gate.
+type gateFile struct {
 	vfs.File
-	fence *fence
-	mu    sync.RWMutex
-	shut  bool
+	gate *gateFS
+	mu   sync.RWMutex
+	shut bool
 }
 
 // use runs an operation that only reads, unless the file is closed.
-func (w *fencedFile) use(op func() error) error {
+func (w *gateFile) use(op func() error) error {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if w.shut {
-		return errFenced
+		return errGateClosed
 	}
 	return op()
 }
 
 // Read implements [vfs.File].
-func (w *fencedFile) Read(p []byte) (n int, err error) {
+func (w *gateFile) Read(p []byte) (n int, err error) {
 	err = w.use(func() (err error) {
 		n, err = w.File.Read(p)
 		return err
@@ -236,7 +236,7 @@ func (w *fencedFile) Read(p []byte) (n int, err error) {
 }
 
 // ReadAt implements [vfs.File].
-func (w *fencedFile) ReadAt(p []byte, at int64) (n int, err error) {
+func (w *gateFile) ReadAt(p []byte, at int64) (n int, err error) {
 	err = w.use(func() (err error) {
 		n, err = w.File.ReadAt(p, at)
 		return err
@@ -245,12 +245,12 @@ func (w *fencedFile) ReadAt(p []byte, at int64) (n int, err error) {
 }
 
 // Prefetch implements [vfs.File].
-func (w *fencedFile) Prefetch(offset, length int64) error {
+func (w *gateFile) Prefetch(offset, length int64) error {
 	return w.use(func() error { return w.File.Prefetch(offset, length) })
 }
 
 // Stat implements [vfs.File].
-func (w *fencedFile) Stat() (info vfs.FileInfo, err error) {
+func (w *gateFile) Stat() (info vfs.FileInfo, err error) {
 	err = w.use(func() (err error) {
 		info, err = w.File.Stat()
 		return err
@@ -259,22 +259,22 @@ func (w *fencedFile) Stat() (info vfs.FileInfo, err error) {
 }
 
 // Close implements [vfs.File]. It may be called more than once.
-func (w *fencedFile) Close() error {
+func (w *gateFile) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.shut {
 		return nil
 	}
 	w.shut = true
-	w.fence.openMu.Lock()
-	delete(w.fence.open, w)
-	w.fence.openMu.Unlock()
+	w.gate.openMu.Lock()
+	delete(w.gate.open, w)
+	w.gate.openMu.Unlock()
 	return w.File.Close()
 }
 
 // Write implements [vfs.File].
-func (w *fencedFile) Write(p []byte) (n int, err error) {
-	err = w.fence.pass(func() (err error) {
+func (w *gateFile) Write(p []byte) (n int, err error) {
+	err = w.gate.enter(func() (err error) {
 		n, err = w.File.Write(p)
 		return err
 	})
@@ -282,8 +282,8 @@ func (w *fencedFile) Write(p []byte) (n int, err error) {
 }
 
 // WriteAt implements [vfs.File].
-func (w *fencedFile) WriteAt(p []byte, at int64) (n int, err error) {
-	err = w.fence.pass(func() (err error) {
+func (w *gateFile) WriteAt(p []byte, at int64) (n int, err error) {
+	err = w.gate.enter(func() (err error) {
 		n, err = w.File.WriteAt(p, at)
 		return err
 	})
@@ -291,19 +291,19 @@ func (w *fencedFile) WriteAt(p []byte, at int64) (n int, err error) {
 }
 
 // Preallocate implements [vfs.File].
-func (w *fencedFile) Preallocate(offset, length int64) error {
-	return w.fence.pass(func() error { return w.File.Preallocate(offset, length) })
+func (w *gateFile) Preallocate(offset, length int64) error {
+	return w.gate.enter(func() error { return w.File.Preallocate(offset, length) })
 }
 
 // Sync implements [vfs.File].
-func (w *fencedFile) Sync() error { return w.fence.pass(w.File.Sync) }
+func (w *gateFile) Sync() error { return w.gate.enter(w.File.Sync) }
 
 // SyncData implements [vfs.File].
-func (w *fencedFile) SyncData() error { return w.fence.pass(w.File.SyncData) }
+func (w *gateFile) SyncData() error { return w.gate.enter(w.File.SyncData) }
 
 // SyncTo implements [vfs.File].
-func (w *fencedFile) SyncTo(length int64) (full bool, err error) {
-	err = w.fence.pass(func() (err error) {
+func (w *gateFile) SyncTo(length int64) (full bool, err error) {
+	err = w.gate.enter(func() (err error) {
 		full, err = w.File.SyncTo(length)
 		return err
 	})

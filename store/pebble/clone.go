@@ -37,7 +37,7 @@ func (l *Log) checkpoint(ctx context.Context, dir string) error {
 		if l.readOnly {
 			copyFiles = func() error { return l.copyFiles(ctx, dir) }
 		}
-		if err := l.apart(copyFiles); err != nil {
+		if err := l.runDetached(copyFiles); err != nil {
 			return err
 		}
 		if l.walDir != "" {
@@ -46,11 +46,11 @@ func (l *Log) checkpoint(ctx context.Context, dir string) error {
 				return err
 			}
 		}
-		m := &mark{info: l.info, state: stateReady, commits: c.commits}
+		m := &logDescriptor{info: l.info, state: stateReady, commits: c.commits}
 		if err := m.measure(l.fs, dir); err != nil {
 			return err
 		}
-		if err := writeMark(l.fs, dir, m); err != nil {
+		if err := writeDescriptor(l.fs, dir, m); err != nil {
 			return err
 		}
 		return syncDir(l.fs, l.files.PathDir(dir))

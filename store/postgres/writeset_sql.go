@@ -5,7 +5,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The statements that write the changes of a plan.
+// The statements that store a write set.
 const (
 	sqlDeleteSnapshots = `DELETE FROM S.snapshots s USING unnest($1::text[], $2::text[], $3::bigint[]) AS k (kind, id, version)
 		WHERE s.kind = k.kind AND s.id = k.id AND s.version = k.version AND ` + sqlIfHeld
@@ -54,19 +54,19 @@ const (
 // recordRoom is the initial buffer for a record besides its payload. Most records fit.
 const recordRoom = 512
 
-// queue adds the statements that write the plan to a message. It deletes rows before it puts
+// queue adds the statements that store the write set to a request. It deletes rows before it puts
 // others in their place.
-func (p *plan) queue(out *message, s *statements) {
+func (p *writeSet) queue(out *request, s *statements) {
 	out.events = p.events
 	if len(p.drops)+len(p.puts) > 0 {
 		p.queueStates(out, s)
 	}
-	if len(p.writes.messages) > 0 {
+	if len(p.changed.messages) > 0 {
 		p.queueMessages(out, s)
 	}
-	if len(p.writes.receipts) > 0 {
+	if len(p.changed.receipts) > 0 {
 		var gone, put columns
-		for k, r := range p.writes.receipts {
+		for k, r := range p.changed.receipts {
 			if r == nil || p.forgotten[k] {
 				gone.add(nil, k.kind, k.id, k.name)
 			}
@@ -78,9 +78,9 @@ func (p *plan) queue(out *message, s *statements) {
 		put.copied = s.copyReceipts
 		put.queue(out, s.addReceipts, true)
 	}
-	if len(p.writes.claims) > 0 {
+	if len(p.changed.claims) > 0 {
 		var gone, put columns
-		for c, owned := range p.writes.claims {
+		for c, owned := range p.changed.claims {
 			if owned == nil || p.claims[c] != nil { // the claim had another owner
 				gone.add(nil, c.Space, c.Value)
 			}
@@ -91,7 +91,7 @@ func (p *plan) queue(out *message, s *statements) {
 		gone.queue(out, s.deleteClaims, false)
 		put.queue(out, s.addClaims, true)
 	}
-	if len(p.writes.checkpoints) > 0 {
+	if len(p.changed.checkpoints) > 0 {
 		p.queueCheckpoints(out, s)
 	}
 }
@@ -112,8 +112,8 @@ func (c *columns) add(record []byte, texts ...string) {
 	c.records = append(c.records, record)
 }
 
-// queue adds a statement for the rows to a message, if there are any.
-func (c *columns) queue(out *message, sql string, records bool) {
+// queue adds a statement for the rows to a request, if there are any.
+func (c *columns) queue(out *request, sql string, records bool) {
 	if len(c.records) == 0 {
 		return
 	}
@@ -127,7 +127,7 @@ func (c *columns) queue(out *message, sql string, records bool) {
 	out.addCopied(c.copied, sql, args...)
 }
 
-func (p *plan) queueStates(out *message, s *statements) {
+func (p *writeSet) queueStates(out *request, s *statements) {
 	if len(p.drops) > 0 {
 		var kinds, ids []string
 		var versions []int64
@@ -157,10 +157,10 @@ func (p *plan) queueStates(out *message, s *statements) {
 	}
 }
 
-func (p *plan) queueMessages(out *message, s *statements) {
+func (p *writeSet) queueMessages(out *request, s *statements) {
 	var gone []int64
 	var added, changed messageRows
-	for sequence, m := range p.writes.messages {
+	for sequence, m := range p.changed.messages {
 		switch {
 		case m == nil:
 			gone = append(gone, int64(sequence))
@@ -202,11 +202,11 @@ func (r *messageRows) add(m *store.Message) {
 	r.records = append(r.records, store.AppendMessage(make([]byte, 0, recordRoom+len(m.Payload)), m))
 }
 
-func (p *plan) queueCheckpoints(out *message, s *statements) {
+func (p *writeSet) queueCheckpoints(out *request, s *statements) {
 	var gone, put []string
 	var goneIn, putIn []int32
 	var records [][]byte
-	for k, m := range p.writes.checkpoints {
+	for k, m := range p.changed.checkpoints {
 		if m == nil {
 			gone, goneIn = append(gone, k.name), append(goneIn, int32(k.partition))
 			continue

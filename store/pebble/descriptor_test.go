@@ -38,13 +38,13 @@ func TestMark(t *testing.T) {
 			}
 			commit(t, l, happened(book("b"), v, 1))
 			if after := marked(); after != l.Transactions() || after <= before {
-				t.Errorf("round %d: the mark tells of %d commits, want %d", v, after, l.Transactions())
+				t.Errorf("round %d: the descriptor tells of %d commits, want %d", v, after, l.Transactions())
 			}
 			before = marked()
 		}
 	})
 
-	// If a mark counted changes that are not durable, Open would call an intact log damaged
+	// If a descriptor counted changes that are not durable, Open would call an intact log damaged
 	// after a power loss.
 	t.Run("tells of no list of tables that is not durable", func(t *testing.T) {
 		t.Parallel()
@@ -89,7 +89,7 @@ func TestMark(t *testing.T) {
 			t.Fatal(err)
 		}
 		if kept < n {
-			t.Errorf("the mark tells of %d bytes, of which %d are there after a loss of power", n, kept)
+			t.Errorf("the descriptor tells of %d bytes, of which %d are there after a loss of power", n, kept)
 		}
 	})
 }

@@ -99,7 +99,7 @@ func TestLogsThatDecideAheadFenceEachOther(t *testing.T) {
 func TestALogThatTrustsWhatItRemembersIsCaught(t *testing.T) {
 	t.Parallel()
 	if faults := byTurns(t, postgres.WithoutGuard()); len(faults) == 0 {
-		t.Error("faults of logs without a guard: got none")
+		t.Error("faults of logs without a validation: got none")
 	}
 }
 

@@ -80,7 +80,7 @@ const (
 		FROM (SELECT EXISTS (SELECT FROM S.commits WHERE writer = $writer AND serial = $serial) AS there) p`
 	// sqlConfirm keeps the time of the first row. An older program deletes proofs by their
 	// age, and then deletes the first row no later than the rows after it. A missing first
-	// row therefore still means what [Log.present] takes it for.
+	// row therefore still means what [Log.requireCommits] takes it for.
 	sqlConfirm = `UPDATE S.commits SET at = at WHERE writer = $writer AND serial = $first`
 
 	sqlRegister = `INSERT INTO S.commits (writer, serial) VALUES ($writer, nextval('S.clock')) RETURNING serial`
@@ -120,20 +120,20 @@ func (l *Log) inDoubt() *doubt {
 func (l *Log) ready(ctx context.Context) error {
 	err := l.usable()
 	if err == nil && l.inDoubt() != nil {
-		if err = l.settled(ctx); err == nil {
+		if err = l.awaitResolved(ctx); err == nil {
 			err = l.usable()
 		}
 	}
 	return err
 }
 
-// settled waits until no commit is in doubt.
-func (l *Log) settled(ctx context.Context) error {
+// awaitResolved waits until no commit is in doubt.
+func (l *Log) awaitResolved(ctx context.Context) error {
 	d := l.inDoubt()
 	if d == nil {
 		return nil
 	}
-	timer := time.NewTimer(l.tamper.readyMax)
+	timer := time.NewTimer(l.testHooks.readyMax)
 	defer timer.Stop()
 	select {
 	case <-d.done:
@@ -147,14 +147,14 @@ func (l *Log) settled(ctx context.Context) error {
 	}
 }
 
-// dispute starts a resolver for the last transaction, whose outcome is unknown. The
+// startResolver starts a resolver for the last transaction, whose outcome is unknown. The
 // caller must own the committer.
-func (l *Log) dispute(ctx context.Context, why error) *doubt {
+func (l *Log) startResolver(ctx context.Context, why error) *doubt {
 	w := &l.committer
 	if w.conn != nil {
-		hangUp(w.conn)
+		closeNow(w.conn)
 	}
-	w.recall.forget()
+	w.cache.forget()
 	l.logger.WarnContext(ctx, "a commit is in doubt, looking for its outcome", "log", l.name, "error", why)
 	d := &doubt{serial: w.serial, writer: w.writer, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -167,14 +167,14 @@ func (l *Log) dispute(ctx context.Context, why error) *doubt {
 	return d
 }
 
-// await waits up to most for the outcome of a doubt. If the outcome is known in time, the
+// awaitOutcome waits up to most for the outcome of a doubt. If the outcome is known in time, the
 // committer continues with the session of the resolver. The caller must own the committer.
-func (l *Log) await(d *doubt, most time.Duration) outcome {
+func (l *Log) awaitOutcome(d *doubt, most time.Duration) outcome {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case <-d.done:
-		l.takeIn()
+		l.adoptResolver()
 		return d.outcome
 	case <-timer.C:
 		return unknown
@@ -191,37 +191,37 @@ func (l *Log) commitTx(ctx context.Context, tx pgx.Tx) error {
 	switch {
 	case err == nil && warning == nil:
 		return nil
-	case refusal(err) != nil, errors.Is(err, pgx.ErrTxCommitRollback):
+	case serverError(err) != nil, errors.Is(err, pgx.ErrTxCommitRollback):
 		return err
 	case err == nil: // committed, and durable once a later commit is durable
-		return l.fence(ctx, fmt.Errorf("%w: %s (%s)", errUnconfirmed, warning.Message, warning.Code))
+		return l.awaitEnd(ctx, fmt.Errorf("%w: %s (%s)", errUnconfirmed, warning.Message, warning.Code))
 	}
-	return errors.Join(lost(err), l.fence(ctx, err))
+	return errors.Join(lost(err), l.awaitEnd(ctx, err))
 }
 
-// fence makes sure that a transaction whose commit was lost has ended, committed or not,
+// awaitEnd makes sure that a transaction whose commit was lost has ended, committed or not,
 // and that all earlier commits are durable.
-func (l *Log) fence(ctx context.Context, why error) error {
+func (l *Log) awaitEnd(ctx context.Context, why error) error {
 	for own := false; !own; {
 		l.writing.Lock()
 		if l.committer.isZero() { // the role may not write
 			l.writing.Unlock()
 			return nil
 		}
-		if own = l.takeIn(); own {
-			l.dispute(ctx, why)
+		if own = l.adoptResolver(); own {
+			l.startResolver(ctx, why)
 		}
 		l.writing.Unlock()
-		if err := l.settled(ctx); err != nil {
+		if err := l.awaitResolved(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// takeIn gives the committer the session of a resolver that has finished. It reports
+// adoptResolver gives the committer the session of a resolver that has finished. It reports
 // whether no commit is in doubt any more. The caller must own the committer.
-func (l *Log) takeIn() bool {
+func (l *Log) adoptResolver() bool {
 	d := l.doubt.Load()
 	if d == nil {
 		return true
@@ -262,16 +262,16 @@ func (l *Log) resolve(ctx context.Context, d *doubt) {
 
 // look looks once for the outcome of a doubt, on a new connection.
 func (l *Log) look(ctx context.Context, d *doubt) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, l.tamper.attemptMax)
+	ctx, cancel := context.WithTimeout(ctx, l.testHooks.attemptMax)
 	defer cancel()
 	conn, err := l.join(ctx, d.writer)
 	if err != nil {
 		return err
 	}
-	a := l.attend(conn)
+	a := l.watchdog(conn)
 	defer func() {
 		if err = a.end(err); err != nil {
-			hangUp(conn)
+			closeNow(conn)
 		}
 	}()
 	results, err := l.lockedScript(ctx, conn, l.fill(sqlLook, d.writer, d.serial), l.fill(sqlConfirm, d.writer, d.serial))
@@ -310,16 +310,16 @@ func (l *Log) join(ctx context.Context, w writer) (*pgx.Conn, error) {
 	if err != nil || w.isZero() {
 		return conn, err
 	}
-	a := l.attend(conn)
+	a := l.watchdog(conn)
 	err = attach(ctx, conn, w.id)
 	if err == nil {
 		_, err = conn.Exec(ctx, sqlEndSessions, pgx.QueryExecModeExec, w.id.String())
-		if refusal(err) != nil {
+		if serverError(err) != nil {
 			err = nil // a role that may not end its own sessions waits until they end
 		}
 	}
 	if err = a.end(err); err != nil {
-		hangUp(conn)
+		closeNow(conn)
 		return nil, err
 	}
 	return conn, nil
@@ -329,8 +329,8 @@ func (l *Log) join(ctx context.Context, w writer) (*pgx.Conn, error) {
 // cancel request for it when it is lost: that would end a commit's wait for a replica, and
 // make changes visible which the replica may not have.
 func attach(ctx context.Context, conn *pgx.Conn, id store.ID) error {
-	if p := peerOf(conn.PgConn()); p != nil && p.line != nil {
-		p.line.given.Store(true)
+	if p := peerOf(conn.PgConn()); p != nil && p.conn != nil {
+		p.conn.abandoned.Store(true)
 	}
 	_, err := conn.Exec(ctx, sqlPresence, pgx.QueryExecModeExec, id.String())
 	return err
@@ -341,7 +341,7 @@ func attach(ctx context.Context, conn *pgx.Conn, id store.ID) error {
 func (l *Log) enter(ctx context.Context, conn *pgx.Conn) error {
 	l.committer.use(conn)
 	w, err := l.register(ctx, conn)
-	if e := refusal(err); e != nil && (e.Code == codePrivilege || e.Code == codeReadOnly) {
+	if e := serverError(err); e != nil && (e.Code == codePrivilege || e.Code == codeReadOnly) {
 		_, err = conn.Exec(ctx, "ROLLBACK")
 		return err
 	}
@@ -354,10 +354,10 @@ func (w *committer) join(as writer) { w.writer, w.serial = as, as.first }
 
 // register makes a new writer for a session that has none, or whose rows are gone. Like a
 // resolver it moves the clock under the lock. A message that another Log, closed or lost
-// by now, has sent and that arrives later then fails in its guard, and all earlier commits
+// by now, has sent and that arrives later then fails its validation, and all earlier commits
 // are durable. register also deletes proofs of writers that are gone.
 func (l *Log) register(ctx context.Context, conn *pgx.Conn) (writer, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.tamper.attemptMax)
+	ctx, cancel := context.WithTimeout(ctx, l.testHooks.attemptMax)
 	defer cancel()
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -398,7 +398,7 @@ func (l *Log) lockedScript(ctx context.Context, conn *pgx.Conn, statements ...st
 		return nil, err
 	}
 	if row := results[1].Rows; len(row) != 1 || string(row[0][1]) != markOf(conn) {
-		return nil, errStrayed // in another session the commit may not be durable
+		return nil, errSessionMoved // in another session the commit may not be durable
 	}
 	return results[2 : len(all)-1], nil
 }

@@ -7,13 +7,13 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// leftBytesMax bounds the memory that the broken logs of a process hold. With default options
+// brokenBytesMax bounds the memory that the broken logs of a process hold. With default options
 // this is the memory of four logs.
-const leftBytesMax = 1 << 30
+const brokenBytesMax = 1 << 30
 
-// leftovers counts the memory of broken logs. It stays allocated until the process ends,
-// because goroutines of Pebble that are blocked forever refer to it, see [pit].
-type leftovers struct {
+// brokenLogs counts the memory of broken logs. It stays allocated until the process ends,
+// because goroutines of Pebble that are blocked forever refer to it, see [haltFS].
+type brokenLogs struct {
 	bytesMax int64
 
 	mu    sync.Mutex
@@ -21,11 +21,11 @@ type leftovers struct {
 	logs  int
 }
 
-// left counts the memory of all broken logs of the process.
-var left = &leftovers{bytesMax: leftBytesMax}
+// brokenLogsOfProcess counts the memory of all broken logs of the process.
+var brokenLogsOfProcess = &brokenLogs{bytesMax: brokenBytesMax}
 
 // check returns an error if the broken logs already hold too much memory to open another log.
-func (f *leftovers) check() error {
+func (f *brokenLogs) check() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.bytes < f.bytesMax {
@@ -35,7 +35,7 @@ func (f *leftovers) check() error {
 		store.ErrBroken, f.logs, f.bytes>>20)
 }
 
-func (f *leftovers) add(bytes int64) {
+func (f *brokenLogs) add(bytes int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.bytes += bytes

@@ -1,0 +1,49 @@
+package bbolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/perdure/perdure/internal/storecore"
+	"github.com/perdure/perdure/store"
+)
+
+// Checkpoints implements [store.Checkpoints].
+func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
+	all := []store.Checkpoint{}
+	for b, err := range records(ctx, l, bucketCheckpoint, nil, decodeCheckpoint) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, *b)
+	}
+	all, _ = store.SplitCheckpoints(all)
+	return all, nil
+}
+
+// Deleted implements [store.Deletions]. It reads the checkpoints of deletions only.
+func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
+	var all []store.Deletion
+	for b, err := range records(ctx, l, bucketCheckpoint, []byte(store.DeletionPrefix), decodeCheckpoint) {
+		if err != nil {
+			return nil, err
+		}
+		d, _ := store.DeletionOf(*b)
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+func decodeCheckpoint(k, record []byte) (*store.Checkpoint, error) {
+	b, err := store.DecodeCheckpoint(record)
+	if err == nil && !bytes.Equal(checkpointKey(b.Name, b.Position.Partition()), k) {
+		err = bucketCheckpoint.corrupt(k, fmt.Sprintf("found %q at %v in its place", b.Name, b.Position))
+	}
+	return b, err
+}
+
+func checkpointKey(name string, partition int) []byte {
+	return binary.BigEndian.AppendUint16(storecore.AppendPair(nil, name, ""), uint16(partition))
+}

@@ -1,0 +1,71 @@
+package pebble
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/perdure/perdure/internal/storecore"
+	"github.com/perdure/perdure/store"
+)
+
+// record returns a copy of the record under k, or [store.ErrNotFound].
+func (l *Log) record(ctx context.Context, k []byte) (record []byte, err error) {
+	err = l.view(ctx, func(r pebble.Reader) (err error) {
+		record, err = getRecord(r, k)
+		return err
+	})
+	if err == nil && record == nil {
+		err = store.ErrNotFound
+	}
+	return record, err
+}
+
+// records yields the decoded records whose keys begin with a prefix, in the order of their
+// keys. The result of decode must not share memory with its arguments. The argument what
+// names the records in errors.
+func records[T any](ctx context.Context, l *Log, what string, prefix []byte, decode func(k, record []byte) (T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		p := storecore.NewPage()
+		defer p.Release()
+		end := above(prefix)
+		for next := prefix; next != nil; {
+			err := l.view(ctx, func(r pebble.Reader) (err error) {
+				next, err = fillRecords(r, p, next, end)
+				return err
+			})
+			if err != nil {
+				yield(zero, fmt.Errorf("read %s: %w", what, err))
+				return
+			}
+			for _, r := range p.Rows {
+				value, err := decode(p.Key(r), p.Value(r))
+				if err == nil {
+					err = ctx.Err()
+				}
+				if err != nil {
+					yield(zero, fmt.Errorf("read %s: %w", what, l.locate(err)))
+					return
+				}
+				if !yield(value, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// fillRecords copies a page of records and returns the key of the next page, or nil.
+func fillRecords(r pebble.Reader, p *storecore.Page, from, end []byte) (next []byte, err error) {
+	p.Reset()
+	return fillWith(r, p, from, end, func(k, v []byte) ([]byte, error) {
+		record, reason := storecore.Sealed(k, v)
+		if reason != "" {
+			return nil, corruptKey(k, reason)
+		}
+		return record, nil
+	})
+}
