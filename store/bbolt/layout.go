@@ -29,7 +29,7 @@ import (
 //	halted    be64(due) be64(sequence)         number: sequence, of parked messages that are halted
 //	timer     kind 0 id 0 name                 number: sequence
 //	claim     space 0 value                    record: Claimed
-//	checkpoint  name 0 be16(partition)           record: Checkpoint, also of deletions, see store.DeletionPrefix
+//	bookmark  name 0 be16(partition)           record: Checkpoint, also of deletions, see store.DeletionPrefix
 //
 // An earlier version of this package does not know halted messages. It does not delete the
 // entry in halted when it retries or removes a halted message. So an entry in halted counts
@@ -60,7 +60,7 @@ const (
 )
 
 var bucketNames = [bucketCount]string{
-	"meta", "log", "index", "state", "snapshot", "message", "due", "parked", "timer", "claim", "checkpoint", "receipt", "halted",
+	"meta", "log", "index", "state", "snapshot", "message", "due", "parked", "timer", "claim", "bookmark", "receipt", "halted",
 }
 
 func (b bucket) String() string { return bucketNames[b] }
