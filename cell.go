@@ -146,7 +146,7 @@ func (c *cell) load() {
 		return nil
 	}, func(err error) {
 		if err == nil {
-			e.hub.Reach(fold.Position()) // the position may be of a commit with an unknown outcome
+			e.hub.AdvanceTo(fold.Position()) // the position may be of a commit with an unknown outcome
 		}
 		c.core.Loaded(fold, err)
 		if v := fold.Taken(); v > 0 && err == nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A plan says which events a projection gets and how they are decoded. It is made once the kinds
-// are known.
-type plan struct {
+// A decoderPlan says which events a projection gets and how they are decoded. It is made once the
+// kinds are known.
+type decoderPlan struct {
 	query   store.Query // without positions
 	types   map[string]struct{}
 	decoder decoder
@@ -25,9 +25,9 @@ type plan struct {
 	selection *selection
 }
 
-// makePlan finds the stored types that the rules of a projection are for.
-func makePlan(s *settings, kinds []perdure.AnyKind) (*plan, error) {
-	p := &plan{
+// makeDecoderPlan finds the stored types that the rules of a projection are for.
+func makeDecoderPlan(s *settings, kinds []perdure.AnyKind) (*decoderPlan, error) {
+	p := &decoderPlan{
 		query:   store.Query{Kinds: s.kinds, Tags: s.tags, Types: s.types},
 		decoder: decoder{kinds: map[store.Key]func([]byte) (proto.Message, error){}, many: map[store.Key]func([]byte) ([]proto.Message, error){}},
 		becomes: map[store.Key]string{},
@@ -81,7 +81,7 @@ func (e *storedEvent) readAs() string {
 }
 
 // wants reports whether the plan selects the event.
-func (p *plan) wants(e *store.Event) bool {
+func (p *decoderPlan) wants(e *store.Event) bool {
 	if len(p.types) > 0 {
 		if _, ok := p.types[e.Type]; !ok {
 			return false
@@ -95,7 +95,7 @@ func (p *plan) wants(e *store.Event) bool {
 
 // A batch has the arguments for the rules in one attempt.
 type batch struct {
-	plan   *plan
+	plan   *decoderPlan
 	events []store.Event
 	parked map[store.Key]*projector.Parked // the rules do not get events of these
 	note   string                          // the key of a note that exists
@@ -133,7 +133,7 @@ func (b *bound[Tx]) rules(ctx context.Context, t *batch) error {
 		return b.applyBatch(ctx, t)
 	}
 	at := 0
-	err := guard(func() error { return b.applyEach(ctx, t, &at) })
+	err := recoverPanic(func() error { return b.applyEach(ctx, t, &at) })
 	if p, ok := errors.AsType[*panicError](err); ok {
 		return &eventError{from: at, to: at + 1, err: p}
 	}
@@ -231,7 +231,7 @@ func (b *bound[Tx]) applyBatch(ctx context.Context, t *batch) error {
 	if len(t.any) == 0 {
 		return nil
 	}
-	err := guard(func() error { return b.definition.batch(ctx, b.tx, t.any) })
+	err := recoverPanic(func() error { return b.definition.batch(ctx, b.tx, t.any) })
 	if err == nil {
 		return nil
 	}

@@ -107,10 +107,10 @@ func (r *run) isRemoved() bool {
 
 // A found has the notes of a version before it begins.
 type found struct {
-	note  []byte // the version's note; nil if there is none
-	about about
-	lanes map[laneID]laneNote
-	marks []store.Position // positions for checkpoints, one for each partition
+	note     []byte // the version's note; nil if there is none
+	about    about
+	segments map[segmentID]segmentNote
+	marks    []store.Position // positions for checkpoints, one for each partition
 }
 
 // look reads the notes of the version.
@@ -123,10 +123,10 @@ func (r *run) look(ctx context.Context) (f found, err error) {
 		if f.about, err = decodeAbout(f.note); err != nil {
 			return err
 		}
-		if f.lanes, err = laneNotes(ctx, t, r.name, r.version); err != nil {
+		if f.segments, err = segmentNotes(ctx, t, r.name, r.version); err != nil {
 			return err
 		}
-		f.marks, err = r.passed(ctx, t, f.lanes, f.about.partitions)
+		f.marks, err = r.passed(ctx, t, f.segments, f.about.partitions)
 		return err
 	})
 	return f, err
@@ -170,7 +170,7 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 	}
 	want := f.about
 	if f.note == nil {
-		want = about{lanes: r.lanes, partitions: len(heads), log: id, began: r.now(), instance: r.fresh}
+		want = about{segments: r.segments, partitions: len(heads), log: id, began: r.now(), instance: r.fresh}
 	} else if err := r.suits(&f.about, len(heads), id); err != nil {
 		return about{}, err
 	}
@@ -200,7 +200,7 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 	}
 	copied := r.otherLog(&f.about, id)
 	if copied {
-		if err := r.prove(ctx, f.lanes); err != nil {
+		if err := r.prove(ctx, f.segments); err != nil {
 			return about{}, err
 		}
 		want.log = id
@@ -229,9 +229,9 @@ func (r *run) suits(a *about, partitions int, id store.ID) error {
 	case a.partitions != partitions || r.otherLog(a, id) && !r.adopts:
 		return fmt.Errorf("%w: %w: projection %q version %d is of another log (%v, %d partitions) than this one (%v, %d partitions); %s",
 			store.ErrInvalid, ErrOtherLog, r.name, r.version, a.log, a.partitions, id, partitions, cure)
-	case a.lanes != r.lanes:
-		return fmt.Errorf("%w: projection %q version %d has %d lanes, not %d; another number needs another version, or a Reset",
-			store.ErrInvalid, r.name, r.version, a.lanes, r.lanes)
+	case a.segments != r.segments:
+		return fmt.Errorf("%w: projection %q version %d has %d segments, not %d; another number needs another version, or a Reset",
+			store.ErrInvalid, r.name, r.version, a.segments, r.segments)
 	}
 	return nil
 }
@@ -241,20 +241,20 @@ func (r *run) otherLog(a *about, id store.ID) bool {
 	return !a.log.IsZero() && !id.IsZero() && a.log != id
 }
 
-// prove returns an error matching [ErrOtherLog] unless the log has, at the position of each lane,
-// the event that the lane's note names.
-func (r *run) prove(ctx context.Context, lanes map[laneID]laneNote) error {
-	for lane, l := range lanes {
+// prove returns an error matching [ErrOtherLog] unless the log has, at the position of each
+// segment, the event that the segment's note names.
+func (r *run) prove(ctx context.Context, segments map[segmentID]segmentNote) error {
+	for segment, l := range segments {
 		proof := stream.Proof{Position: l.Position, Event: l.At}
 		proved, err := proof.Check(ctx, r.log)
 		switch {
 		case errors.Is(err, ErrReplaced):
-			return fmt.Errorf("%w: %w: lane %v: %w", store.ErrInvalid, ErrOtherLog, lane, err)
+			return fmt.Errorf("%w: %w: segment %v: %w", store.ErrInvalid, ErrOtherLog, segment, err)
 		case err != nil:
 			return err
 		case !proved:
-			return fmt.Errorf("%w: %w: the event at the position of lane %v, %v, is not known, so it cannot be compared; "+
-				"give the projection a new Version, or Reset it", store.ErrInvalid, ErrOtherLog, lane, l.Position)
+			return fmt.Errorf("%w: %w: the event at the position of segment %v, %v, is not known, so it cannot be compared; "+
+				"give the projection a new Version, or Reset it", store.ErrInvalid, ErrOtherLog, segment, l.Position)
 		}
 	}
 	return nil
@@ -269,10 +269,10 @@ func (r *run) saysAdopted() {
 // version. If the rules select more, verify also returns the result of a search through the log
 // for such events; otherwise nil.
 func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*scanned, error) {
-	for id, n := range f.lanes {
+	for id, n := range f.segments {
 		proof := stream.Proof{Position: n.Position, Event: n.At}
 		if _, err := proof.Check(ctx, r.log); errors.Is(err, ErrReplaced) {
-			return nil, fmt.Errorf("%w: projection %q version %d lane %v: %w; the read model holds what the log does not: "+
+			return nil, fmt.Errorf("%w: projection %q version %d segment %v: %w; the read model holds what the log does not: "+
 				"give it a new Version, Reset it, or restore it to the time of the log", store.ErrInvalid, r.name, r.version, id, err)
 		} else if errors.Is(err, store.ErrCorrupt) {
 			// The version has handled this event, which is damaged now: nothing proves the
@@ -284,7 +284,7 @@ func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*sc
 			return nil, err
 		}
 	}
-	if err := r.undeleted(ctx, &f.about, f.lanes); err != nil {
+	if err := r.undeleted(ctx, &f.about, f.segments); err != nil {
 		return nil, err
 	}
 	have := f.about.selection
@@ -299,21 +299,21 @@ func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*sc
 		}
 		return nil, fmt.Errorf("%w: %w", store.ErrInvalid, err)
 	}
-	return r.lookThrough(ctx, have, f.lanes, heads)
+	return r.lookThrough(ctx, have, f.segments, heads)
 }
 
 // A scanned is the result of a search through the log for rules that select more events.
 type scanned struct {
 	// through is the last position of the search in each partition.
 	through []store.Position
-	// first is the first event of a lane that was not selected before. A lane without such an
+	// first is the first event of a segment that was not selected before. A segment without such an
 	// event is missing.
-	first map[laneID]store.Position
+	first map[segmentID]store.Position
 }
 
-// passed reports whether a lane at a position may have passed over an event that the rules now
+// passed reports whether a segment at a position may have passed over an event that the rules now
 // select.
-func (s *scanned) passed(id laneID, at store.Position) bool {
+func (s *scanned) passed(id segmentID, at store.Position) bool {
 	first, ok := s.first[id]
 	return at > s.through[id.partition] || ok && at >= first
 }
@@ -326,11 +326,11 @@ var errOlder = errors.New("version is kept by another program")
 // error if there is an event that the rules select and that the version's selection does not. The
 // search goes beyond the positions of the version, because a runner with the former rules may go
 // on at the same time.
-func (r *run) lookThrough(ctx context.Context, have *selection, lanes map[laneID]laneNote, heads []store.Position) (*scanned, error) {
-	s := &scanned{first: make(map[laneID]store.Position)}
+func (r *run) lookThrough(ctx context.Context, have *selection, segments map[segmentID]segmentNote, heads []store.Position) (*scanned, error) {
+	s := &scanned{first: make(map[segmentID]store.Position)}
 	for p, head := range heads {
 		least := false
-		for id, n := range lanes {
+		for id, n := range segments {
 			least = least || id.partition == p && n.Position.Sequence() > 0
 		}
 		if !least {
@@ -344,11 +344,11 @@ func (r *run) lookThrough(ctx context.Context, have *selection, lanes map[laneID
 			if err != nil {
 				return nil, fmt.Errorf("look for events that were not selected before: %w", err)
 			}
-			id := laneID{p, projector.LaneOf(e.Key, r.lanes)}
+			id := segmentID{p, projector.SegmentOf(e.Key, r.segments)}
 			if _, known := s.first[id]; known || have.match(e) {
 				continue
 			}
-			if n, ok := lanes[id]; ok && e.Position <= n.Position {
+			if n, ok := segments[id]; ok && e.Position <= n.Position {
 				return nil, fmt.Errorf("%w: projection %q version %d: %w: there are events before its position that it has not handled, "+
 					"the first is a %s of %v at %v; give it a new Version, or Reset it", store.ErrInvalid, r.name, r.version, ErrSelection, e.Type, e.Key, e.Position)
 			}
@@ -378,20 +378,20 @@ func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, loo
 	}
 	if looked != nil || copied {
 		// From here on no runner with the other rules, or on the other log, can change a note.
-		lanes, err := r.runner.hold(ctx, t, r.version)
+		segments, err := r.runner.hold(ctx, t, r.version)
 		if err != nil {
 			return err
 		}
-		for id, n := range lanes {
+		for id, n := range segments {
 			switch {
 			case looked != nil && looked.passed(id, n.Position):
 				return errAgain // it may have passed over an event that these rules select
-			case copied && n.Position != f.lanes[id].Position:
+			case copied && n.Position != f.segments[id].Position:
 				return errAgain // only the former position was proved
 			}
 			n.Revision++
 			n.Writer, n.process, n.time = r.self, r.process, r.now()
-			if err := t.setNote(ctx, keysOf(r.name, r.version, id).lane, encodeLane(&n)); err != nil {
+			if err := t.setNote(ctx, keysOf(r.name, r.version, id).segment, encodeSegment(&n)); err != nil {
 				return err
 			}
 		}
@@ -409,28 +409,28 @@ func (r *run) makeVersion(ctx context.Context, t txn, want *about) error {
 	if err != nil {
 		return err
 	}
-	lanes := make(map[laneID]laneNote)
+	segments := make(map[segmentID]segmentNote)
 	for p := range want.partitions {
-		for i := range want.lanes {
-			n := laneNote{process: r.process, time: want.began}
+		for i := range want.segments {
+			n := segmentNote{process: r.process, time: want.began}
 			n.Position, n.Writer, n.Revision = store.NewPosition(p, 0), r.self, 1
-			n.SetLatch(projector.OpenAbove(n.Position))
+			n.SetEffects(projector.AllEffectsAfter(n.Position))
 			if serving != nil {
-				n.SetLatch(projector.Closed(p))
+				n.SetEffects(projector.NoEffects(p))
 			}
-			lanes[laneID{p, i}] = n
+			segments[segmentID{p, i}] = n
 		}
 	}
 	if serving == nil {
 		if err := t.setNote(ctx, servingKey(r.name), encodeServing(r.version, want.began)); err != nil {
 			return err
 		}
-		if err := r.succeed(ctx, t, want, lanes); err != nil {
+		if err := r.succeed(ctx, t, want, segments); err != nil {
 			return err
 		}
 	}
-	for id, n := range lanes {
-		if err := t.setNote(ctx, keysOf(r.name, r.version, id).lane, encodeLane(&n)); err != nil {
+	for id, n := range segments {
+		if err := t.setNote(ctx, keysOf(r.name, r.version, id).segment, encodeSegment(&n)); err != nil {
 			return err
 		}
 	}
@@ -439,7 +439,7 @@ func (r *run) makeVersion(ctx context.Context, t txn, want *about) error {
 
 // succeed makes a version take over from the version that served last and was removed: the events
 // that the former version has handled have had their effects.
-func (r *run) succeed(ctx context.Context, t txn, want *about, lanes map[laneID]laneNote) error {
+func (r *run) succeed(ctx context.Context, t txn, want *about, segments map[segmentID]segmentNote) error {
 	b, err := t.note(ctx, donePrefix(r.name)+"about")
 	if err != nil || b == nil {
 		return err
@@ -448,16 +448,16 @@ func (r *run) succeed(ctx context.Context, t txn, want *about, lanes map[laneID]
 	if err != nil {
 		return err
 	}
-	done, err := lanesUnder(ctx, t, donePrefix(r.name))
+	done, err := segmentsUnder(ctx, t, donePrefix(r.name))
 	if err != nil {
 		return err
 	}
 	if before.partitions == want.partitions && (before.log.IsZero() || want.log.IsZero() || before.log == want.log) {
-		for id, n := range lanes {
-			n.SetLatch(projector.Closed(id.partition))
-			lanes[id] = n
+		for id, n := range segments {
+			n.SetEffects(projector.NoEffects(id.partition))
+			segments[id] = n
 		}
-		if _, _, err := handOver(done, lanes, nil); err != nil {
+		if _, _, err := handOver(done, segments, nil); err != nil {
 			return err
 		}
 	}
@@ -465,15 +465,15 @@ func (r *run) succeed(ctx context.Context, t txn, want *about, lanes map[laneID]
 }
 
 // handOver gives the effects that a version owns to another version, as [projector.HandOver] does
-// for a partition. It returns the lanes that have changed. If heads are given, no event above a
+// for a partition. It returns the segments that have changed. If heads are given, no event above a
 // head counts as done.
-func handOver(from, to map[laneID]laneNote, heads []store.Position) (gave, took map[laneID]bool, err error) {
-	gave, took = make(map[laneID]bool), make(map[laneID]bool)
+func handOver(from, to map[segmentID]segmentNote, heads []store.Position) (gave, took map[segmentID]bool, err error) {
+	gave, took = make(map[segmentID]bool), make(map[segmentID]bool)
 	for p := range partitionsOf(from, to) {
 		a, b := statesOf(from, p), statesOf(to, p)
 		if heads != nil {
 			for i := range a {
-				a[i].SetLatch(a[i].Latch().Clamp(heads[p]))
+				a[i].SetEffects(a[i].Effects().Clamp(heads[p]))
 				a[i].Position = min(a[i].Position, heads[p])
 			}
 		}
@@ -482,36 +482,36 @@ func handOver(from, to map[laneID]laneNote, heads []store.Position) (gave, took 
 			return nil, nil, fmt.Errorf("hand effects over in partition %d: %w", p, err)
 		}
 		for i := range a {
-			id := laneID{p, i}
+			id := segmentID{p, i}
 			n := from[id]
-			n.Latched, n.Edges = a[i].Latched, a[i].Edges
+			n.EffectsAfter, n.EffectEdges = a[i].EffectsAfter, a[i].EffectEdges
 			from[id], gave[id] = n, aChanged[i]
 		}
 		for i := range b {
-			id := laneID{p, i}
+			id := segmentID{p, i}
 			n := to[id]
-			n.Latched, n.Edges = b[i].Latched, b[i].Edges
+			n.EffectsAfter, n.EffectEdges = b[i].EffectsAfter, b[i].EffectEdges
 			to[id], took[id] = n, bChanged[i]
 		}
 	}
 	return gave, took, nil
 }
 
-// partitionsOf returns the partitions in which both versions have lanes.
-func partitionsOf(a, b map[laneID]laneNote) map[int]bool {
+// partitionsOf returns the partitions in which both versions have segments.
+func partitionsOf(a, b map[segmentID]segmentNote) map[int]bool {
 	both := make(map[int]bool)
 	for id := range a {
-		if _, ok := b[laneID{id.partition, 0}]; ok {
+		if _, ok := b[segmentID{id.partition, 0}]; ok {
 			both[id.partition] = true
 		}
 	}
 	return both
 }
 
-// statesOf returns the states of the lanes of a partition, in order.
-func statesOf(lanes map[laneID]laneNote, partition int) (states []projector.State) {
+// statesOf returns the states of the segments of a partition, in order.
+func statesOf(segments map[segmentID]segmentNote, partition int) (states []projector.State) {
 	for i := 0; ; i++ {
-		n, ok := lanes[laneID{partition, i}]
+		n, ok := segments[segmentID{partition, i}]
 		if !ok {
 			return states
 		}
@@ -548,15 +548,15 @@ func (r *run) deletions(ctx context.Context) ([]store.Position, error) {
 	return through, nil
 }
 
-// undeleted returns an error matching [ErrDeleted] if events above the position of a lane may
+// undeleted returns an error matching [ErrDeleted] if events above the position of a segment may
 // have been deleted since the version began.
-func (r *run) undeleted(ctx context.Context, a *about, lanes map[laneID]laneNote) error {
+func (r *run) undeleted(ctx context.Context, a *about, segments map[segmentID]segmentNote) error {
 	through, err := r.deletions(ctx)
 	if err != nil {
 		return err
 	}
 	for _, d := range through {
-		for id, n := range lanes {
+		for id, n := range segments {
 			if id.partition == d.Partition() && d > n.Position && d > a.missing(d.Partition()) {
 				return fmt.Errorf("%w: projection %q version %d is at %v, and events through %v may be missing: %w; "+
 					"give it a new Version, or Reset it to begin with the events that are left", store.ErrInvalid, r.name, r.version, n.Position, d, ErrDeleted)

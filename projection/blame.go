@@ -47,13 +47,13 @@ func (r *run) blameIn(err error) Blame {
 }
 
 // works reports whether the target can write. If it cannot, the error of a rule may be the
-// target's fault. works writes the note of the lane, unchanged.
-func (l *lane) works(ctx context.Context) bool {
+// target's fault. works writes the note of the segment, unchanged.
+func (l *segment) works(ctx context.Context) bool {
 	return l.run.back.update(ctx, func(t txn) error {
-		b, err := t.note(ctx, l.keys.lane)
+		b, err := t.note(ctx, l.keys.segment)
 		if b == nil || err != nil {
 			return err
 		}
-		return t.setNote(ctx, l.keys.lane, b)
+		return t.setNote(ctx, l.keys.segment, b)
 	}) == nil
 }

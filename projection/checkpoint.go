@@ -111,14 +111,14 @@ func (r *run) unregister(ctx context.Context, a *about) error {
 	return nil
 }
 
-// passed returns, for each partition, the position up to which no lane needs an event any more,
+// passed returns, for each partition, the position up to which no segment needs an event any more,
 // according to the notes.
-func (r *run) passed(ctx context.Context, t txn, lanes map[laneID]laneNote, partitions int) ([]store.Position, error) {
+func (r *run) passed(ctx context.Context, t txn, segments map[segmentID]segmentNote, partitions int) ([]store.Position, error) {
 	marks := make([]store.Position, partitions)
 	for p := range marks {
 		marks[p] = store.LastPosition(p)
 	}
-	for id, n := range lanes {
+	for id, n := range segments {
 		if id.partition < partitions {
 			marks[id.partition] = min(marks[id.partition], n.Position)
 		}
@@ -138,7 +138,7 @@ func (r *run) passed(ctx context.Context, t txn, lanes map[laneID]laneNote, part
 	}
 	for p := range marks {
 		if marks[p] == store.LastPosition(p) {
-			marks[p] = store.NewPosition(p, 0) // the partition has no lanes
+			marks[p] = store.NewPosition(p, 0) // the partition has no segments
 		}
 	}
 	return marks, nil
@@ -162,7 +162,7 @@ func (r *run) mark(ctx context.Context) error {
 	r.mu.Unlock()
 	f, err := r.look(ctx)
 	if err != nil {
-		// The target does not answer; the lanes know the positions that were noted last.
+		// The target does not answer; the segments know the positions that were noted last.
 		known, ok := r.known(a.partitions)
 		if !ok {
 			return err
@@ -196,14 +196,14 @@ func (r *run) mark(ctx context.Context) error {
 	return err
 }
 
-// known returns the same positions as passed, as far as the lanes of this run know.
+// known returns the same positions as passed, as far as the segments of this run know.
 func (r *run) known(partitions int) ([]store.Position, bool) {
 	marks := make([]store.Position, partitions)
 	for p := range marks {
 		marks[p] = store.LastPosition(p)
 	}
-	lanes := r.list()
-	for _, l := range lanes {
+	segments := r.list()
+	for _, l := range segments {
 		l.mu.Lock()
 		_, loaded := l.core.State()
 		at := l.core.Passed()
@@ -213,7 +213,7 @@ func (r *run) known(partitions int) ([]store.Position, bool) {
 		}
 		marks[l.id.partition] = min(marks[l.id.partition], at)
 	}
-	return marks, len(lanes) > 0
+	return marks, len(segments) > 0
 }
 
 // borrow takes the registration with an id out of the run, so that one goroutine at a time uses

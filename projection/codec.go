@@ -18,12 +18,12 @@ import (
 //
 //	<name>/serving
 //	<name>/v<version>/about
-//	<name>/v<version>/lane/<partition>/<lane>
-//	<name>/v<version>/parked/<partition>/<lane>/<length of kind>/<kind>/<id>
-//	<name>/v<version>/dead/<partition>/<lane>/<sequence>
+//	<name>/v<version>/segment/<partition>/<segment>
+//	<name>/v<version>/parked/<partition>/<segment>/<length of kind>/<kind>/<id>
+//	<name>/v<version>/dead/<partition>/<segment>/<sequence>
 //	<name>/v<version>/damaged/<partition>/<sequence>
 //	<name>/done/about
-//	<name>/done/lane/<partition>/<lane>
+//	<name>/done/segment/<partition>/<segment>
 //
 // The last two are the notes of the version that served last, after its removal: they tell which
 // events have had their effects.
@@ -40,15 +40,15 @@ func versionPrefix(name string, version int) string {
 	return fmt.Sprintf("%s%d/", versionsPrefix(name), version)
 }
 
-// A laneID names a lane of a version.
-type laneID struct{ partition, lane int }
+// A segmentID names a segment of a version.
+type segmentID struct{ partition, segment int }
 
-func (l laneID) String() string { return fmt.Sprintf("%04d/%04d", l.partition, l.lane) }
+func (l segmentID) String() string { return fmt.Sprintf("%04d/%04d", l.partition, l.segment) }
 
-// keys are the keys of a lane's notes.
-type keys struct{ lane, parked, dead string }
+// keys are the keys of a segment's notes.
+type keys struct{ segment, parked, dead string }
 
-func keysOf(name string, version int, l laneID) keys {
+func keysOf(name string, version int, l segmentID) keys {
 	p := versionPrefix(name, version)
 	return keys{p + "lane/" + l.String(), p + "parked/" + l.String() + "/", p + "dead/" + l.String() + "/"}
 }
@@ -102,13 +102,13 @@ func decodeServing(b []byte) (int, error) {
 
 // about is the note about a version: how it began.
 type about struct {
-	lanes, partitions int
-	log               store.ID
-	began             time.Time
-	selection         *selection // nil in notes of former releases
-	instance          store.ID   // zero in notes of former releases
-	resets            uint64
-	deleted           []store.Position // one for each partition with deleted events
+	segments, partitions int
+	log                  store.ID
+	began                time.Time
+	selection            *selection // nil in notes of former releases
+	instance             store.ID   // zero in notes of former releases
+	resets               uint64
+	deleted              []store.Position // one for each partition with deleted events
 }
 
 // missing returns the position up to which events of a partition may have been deleted before the
@@ -123,7 +123,7 @@ func (a *about) missing(partition int) store.Position {
 }
 
 func encodeAbout(a about) []byte {
-	p := &perdurev1.ProjectionVersion{Lanes: uint32(a.lanes), Partitions: uint32(a.partitions), TimeUnixNano: a.began.UnixNano()}
+	p := &perdurev1.ProjectionVersion{Lanes: uint32(a.segments), Partitions: uint32(a.partitions), TimeUnixNano: a.began.UnixNano()}
 	if !a.log.IsZero() {
 		p.LogId = a.log[:]
 	}
@@ -145,12 +145,12 @@ func decodeAbout(b []byte) (about, error) {
 	if err := unseal("version note", b, &p); err != nil {
 		return about{}, err
 	}
-	a := about{lanes: int(p.GetLanes()), partitions: int(p.GetPartitions()), began: time.Unix(0, p.GetTimeUnixNano()).UTC()}
+	a := about{segments: int(p.GetLanes()), partitions: int(p.GetPartitions()), began: time.Unix(0, p.GetTimeUnixNano()).UTC()}
 	switch n := len(p.GetLogId()); {
 	case n != 0 && n != len(a.log):
 		return about{}, corrupt("version note", "log id of %d bytes", n)
-	case a.lanes < 1 || a.lanes > LanesMax || a.partitions < 1 || a.partitions > store.PartitionsMax:
-		return about{}, corrupt("version note", "%d lanes in %d partitions", a.lanes, a.partitions)
+	case a.segments < 1 || a.segments > ParallelismMax || a.partitions < 1 || a.partitions > store.PartitionsMax:
+		return about{}, corrupt("version note", "%d segments in %d partitions", a.segments, a.partitions)
 	}
 	copy(a.log[:], p.GetLogId())
 	if n := len(p.GetInstance()); n != 0 && n != len(a.instance) {
@@ -170,53 +170,53 @@ func decodeAbout(b []byte) (about, error) {
 	return a, nil
 }
 
-// laneNote is the note of a lane, with fields that only people read.
-type laneNote struct {
+// segmentNote is the note of a segment, with fields that only people read.
+type segmentNote struct {
 	projector.State
 
 	process string
 	time    time.Time
 }
 
-func encodeLane(n *laneNote) []byte {
+func encodeSegment(n *segmentNote) []byte {
 	p := &perdurev1.ProjectionLane{
-		Position: uint64(n.Position), Revision: n.Revision, LatchedThrough: uint64(n.Latched),
+		Position: uint64(n.Position), Revision: n.Revision, LatchedThrough: uint64(n.EffectsAfter),
 		Writer: n.Writer[:], Process: n.process, TimeUnixNano: n.time.UnixNano(),
 		Parked: uint32(n.Parked), Dead: uint32(n.Dead),
 	}
 	if !n.At.IsZero() {
 		p.EventId = n.At[:]
 	}
-	if n.Edges != "" {
-		p.Edges = []byte(n.Edges)
+	if n.EffectEdges != "" {
+		p.Edges = []byte(n.EffectEdges)
 	}
 	return seal(p)
 }
 
-// decodeLane decodes the note of a lane in a partition.
-func decodeLane(b []byte, partition int) (laneNote, error) {
+// decodeSegment decodes the note of a segment in a partition.
+func decodeSegment(b []byte, partition int) (segmentNote, error) {
 	var p perdurev1.ProjectionLane
-	if err := unseal("lane note", b, &p); err != nil {
-		return laneNote{}, err
+	if err := unseal("segment note", b, &p); err != nil {
+		return segmentNote{}, err
 	}
-	n := laneNote{
+	n := segmentNote{
 		State: projector.State{
-			Position: store.Position(p.GetPosition()), Revision: p.GetRevision(), Latched: store.Position(p.GetLatchedThrough()),
-			Parked: int(p.GetParked()), Dead: int(p.GetDead()), Edges: string(p.GetEdges()),
+			Position: store.Position(p.GetPosition()), Revision: p.GetRevision(), EffectsAfter: store.Position(p.GetLatchedThrough()),
+			Parked: int(p.GetParked()), Dead: int(p.GetDead()), EffectEdges: string(p.GetEdges()),
 		},
 		process: p.GetProcess(), time: time.Unix(0, p.GetTimeUnixNano()).UTC(),
 	}
 	switch {
 	case len(p.GetWriter()) != len(n.Writer):
-		return laneNote{}, corrupt("lane note", "writer of %d bytes", len(p.GetWriter()))
-	case n.Position.Partition() != partition || n.Latched.Partition() != partition:
-		return laneNote{}, corrupt("lane note", "position %v, latched through %v, in partition %d", n.Position, n.Latched, partition)
+		return segmentNote{}, corrupt("segment note", "writer of %d bytes", len(p.GetWriter()))
+	case n.Position.Partition() != partition || n.EffectsAfter.Partition() != partition:
+		return segmentNote{}, corrupt("segment note", "position %v, effects through %v, in partition %d", n.Position, n.EffectsAfter, partition)
 	}
 	if k := len(p.GetEventId()); k != 0 && k != len(n.At) {
-		return laneNote{}, corrupt("lane note", "event id of %d bytes", k)
+		return segmentNote{}, corrupt("segment note", "event id of %d bytes", k)
 	}
 	if err := n.Check(); err != nil {
-		return laneNote{}, corrupt("lane note", "%v", err)
+		return segmentNote{}, corrupt("segment note", "%v", err)
 	}
 	copy(n.Writer[:], p.GetWriter())
 	copy(n.At[:], p.GetEventId())
@@ -281,40 +281,40 @@ func servingOf(ctx context.Context, t txn, name string) (int, error) {
 // errGone says that a note that must exist does not.
 var errGone = errors.New("there is no such note")
 
-// readLane reads the note of a lane. It returns an error matching errGone if there is none.
-func readLane(ctx context.Context, t txn, key string, partition int) (laneNote, error) {
+// readSegment reads the note of a segment. It returns an error matching errGone if there is none.
+func readSegment(ctx context.Context, t txn, key string, partition int) (segmentNote, error) {
 	b, err := t.note(ctx, key)
 	if err != nil {
-		return laneNote{}, err
+		return segmentNote{}, err
 	}
 	if b == nil {
-		return laneNote{}, fmt.Errorf("note %s: %w", key, errGone)
+		return segmentNote{}, fmt.Errorf("note %s: %w", key, errGone)
 	}
-	n, err := decodeLane(b, partition)
+	n, err := decodeSegment(b, partition)
 	if err != nil {
-		return laneNote{}, fmt.Errorf("note %s: %w", key, err)
+		return segmentNote{}, fmt.Errorf("note %s: %w", key, err)
 	}
 	return n, nil
 }
 
-// laneNotes reads the notes of all lanes of a version.
-func laneNotes(ctx context.Context, t txn, name string, version int) (map[laneID]laneNote, error) {
-	return lanesUnder(ctx, t, versionPrefix(name, version))
+// segmentNotes reads the notes of all segments of a version.
+func segmentNotes(ctx context.Context, t txn, name string, version int) (map[segmentID]segmentNote, error) {
+	return segmentsUnder(ctx, t, versionPrefix(name, version))
 }
 
-// lanesUnder reads the notes of all lanes whose keys begin with a prefix.
-func lanesUnder(ctx context.Context, t txn, prefix string) (map[laneID]laneNote, error) {
+// segmentsUnder reads the notes of all segments whose keys begin with a prefix.
+func segmentsUnder(ctx context.Context, t txn, prefix string) (map[segmentID]segmentNote, error) {
 	prefix += "lane/"
-	list := map[laneID]laneNote{}
+	list := map[segmentID]segmentNote{}
 	for n, err := range t.notes(ctx, prefix) {
 		if err != nil {
 			return nil, fmt.Errorf("read notes %s: %w", prefix, err)
 		}
-		var id laneID
-		if _, err := fmt.Sscanf(n.Key[len(prefix):], "%d/%d", &id.partition, &id.lane); err != nil {
-			return nil, fmt.Errorf("note %s: %w", n.Key, corrupt("lane note", "its key names no lane"))
+		var id segmentID
+		if _, err := fmt.Sscanf(n.Key[len(prefix):], "%d/%d", &id.partition, &id.segment); err != nil {
+			return nil, fmt.Errorf("note %s: %w", n.Key, corrupt("segment note", "its key names no segment"))
 		}
-		l, err := decodeLane(n.Value, id.partition)
+		l, err := decodeSegment(n.Value, id.partition)
 		if err != nil {
 			return nil, fmt.Errorf("note %s: %w", n.Key, err)
 		}

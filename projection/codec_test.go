@@ -13,11 +13,11 @@ import (
 func samples() map[string][]byte {
 	key := store.Key{Kind: "k", ID: "i"}
 	at := time.Unix(7, 0).UTC()
-	lane := laneNote{State: projector.State{Position: 5, Revision: 3, Latched: 4, Writer: store.ID{9}, Parked: 1, Dead: 2}, process: "host:1", time: at}
+	segment := segmentNote{State: projector.State{Position: 5, Revision: 3, EffectsAfter: 4, Writer: store.ID{9}, Parked: 1, Dead: 2}, process: "host:1", time: at}
 	return map[string][]byte{
 		"serving": encodeServing(3, at),
-		"about":   encodeAbout(about{lanes: 2, partitions: 3, log: store.ID{1}, began: at}),
-		"lane":    encodeLane(&lane),
+		"about":   encodeAbout(about{segments: 2, partitions: 3, log: store.ID{1}, began: at}),
+		"segment": encodeSegment(&segment),
 		"parked":  encodeParked(&projector.Parked{Key: key, Version: 2, Position: 5, Type: "t", Error: "e", Attempts: 3, Time: at}),
 		"dead":    encodeDead(&projector.DeadLetter{Key: key, Version: 2, Position: 5, Through: 6, Type: "t", Error: "e", Attempts: 3, Time: at}),
 	}
@@ -38,12 +38,12 @@ func reencode(what string, b []byte) ([]byte, error) {
 			return nil, err
 		}
 		return encodeAbout(a), nil
-	case "lane":
-		n, err := decodeLane(b, 0)
+	case "segment":
+		n, err := decodeSegment(b, 0)
 		if err != nil {
 			return nil, err
 		}
-		return encodeLane(&n), nil
+		return encodeSegment(&n), nil
 	case "parked":
 		p, err := decodeParked(b)
 		if err != nil {
@@ -84,7 +84,7 @@ func TestEveryDamagedByteOfANoteIsNoticed(t *testing.T) {
 			t.Errorf("%s note cut short says %v", what, err)
 		}
 	}
-	if _, err := decodeLane(samples()["lane"], 1); !errors.Is(err, store.ErrCorrupt) {
+	if _, err := decodeSegment(samples()["segment"], 1); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("a note of another partition says %v", err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // Defaults of [Consume].
 const (
-	ConsumeLanesDefault       = 8
+	ConsumeParallelismDefault = 8
 	ConsumeBatchDefault       = 64
 	ConsumeParkedDefault      = 64
 	ConsumeDeadLettersDefault = 256
@@ -30,31 +30,31 @@ const (
 //	runner := Mails.Into(projection.InLog(log)) // and projection.Service(runner), or projection.Run
 //
 // The promises of projections hold for consumers too. Each handler gets the events of one entity
-// in order. The entities are divided into [Parallelism], [ConsumeLanesDefault] of them by default,
-// which work at the same time; each lane makes one call at a time. The runner calls a handler
-// that fails again, with growing pauses, see [Retry]. Then it parks the entity: later events of
-// the entity wait until [Runner.Retry], while the other entities go on. Several programs may run
-// a consumer on one log: one of them works, and another one goes on if it stops.
+// in order. The entities are divided into [Parallelism], [ConsumeParallelismDefault] of them by
+// default, which work at the same time; each segment makes one call at a time. The runner calls a
+// handler that fails again, with growing pauses, see [Retry]. Then it parks the entity: later
+// events of the entity wait until [Runner.Retry], while the other entities go on. Several programs
+// may run a consumer on one log: one of them works, and another one goes on if it stops.
 //
 // Each event is handled at least once. The event is handled again if the program ends, or another
-// one takes over, before the note of the lane is written. That happens after at most [BatchMax]
-// events of a lane, by default [ConsumeBatchDefault]. If one handler of a batch fails, the
+// one takes over, before the note of the segment is written. That happens after at most [BatchMax]
+// events of a segment, by default [ConsumeBatchDefault]. If one handler of a batch fails, the
 // handlers that have returned nil are not called again for their events. When the runner is
 // stopped, the context of the handlers ends. If all handlers of the batch return nil, the batch
 // is still noted; if one returns an error, the batch is handled again.
 //
 // A consumer with a higher [Version] and [SwitchWhenLive] goes on where the version before it
-// was, with other rules or other lanes. Events that the version before has handled are not
+// was, with other rules or other segments. Events that the version before has handled are not
 // handled again. The same holds after [Runner.Reset] and [Runner.Remove]. To handle all events
 // once more, give the consumer another name.
 //
 // Its options begin with these defaults, with [AdoptCopies], and with a [ParkedMax] of
-// [ConsumeParkedDefault] and a [DeadLettersMax] of [ConsumeDeadLettersDefault] in each lane.
+// [ConsumeParkedDefault] and a [DeadLettersMax] of [ConsumeDeadLettersDefault] in each segment.
 // These bounds are low because every batch writes all notes.
 func Consume(name string, handlers ...Rule[*Consumer]) *Projection[*Consumer] {
 	nothing := func(context.Context, *Consumer) error { return nil }
 	return New(name, append(slices.Clip(handlers), Clear(nothing))...).With(
-		Parallelism(ConsumeLanesDefault), BatchMax(ConsumeBatchDefault), ParkedMax(ConsumeParkedDefault), DeadLettersMax(ConsumeDeadLettersDefault),
+		Parallelism(ConsumeParallelismDefault), BatchMax(ConsumeBatchDefault), ParkedMax(ConsumeParkedDefault), DeadLettersMax(ConsumeDeadLettersDefault),
 		AdoptCopies(), option(func(s *settings) { s.limits.FlushAfter = time.Second }),
 	)
 }
@@ -88,22 +88,22 @@ func HandleAny(fn func(ctx context.Context, e AnyEvent) error) Rule[*Consumer] {
 // A Consumer is a transaction of [InLog]. Handlers do not use it: [Handle] and [HandleAny] make
 // the rules of consumers.
 type Consumer struct {
-	plain  *External[struct{}]
-	target *inLog
-	writes bool   // the transaction is an Update
-	lane   string // the key of the lane's note, once it has been read
+	plain   *External[struct{}]
+	target  *inLog
+	writes  bool   // the transaction is an Update
+	segment string // the key of the segment's note, once it has been read
 }
 
 // once calls a handler, unless another version does the effects of the event, or this handler has
-// handled the event since the note of the lane was written.
+// handled the event since the note of the segment was written.
 func (c *Consumer) once(ctx context.Context, e *store.Event, part int, handle func() error) error {
 	at := done{e.Position, part}
-	if Replaying(ctx) || c.target.done(c.lane, at) {
+	if Replaying(ctx) || c.target.done(c.segment, at) {
 		return nil
 	}
 	err := handle()
 	if err == nil {
-		c.target.did(c.lane, at)
+		c.target.did(c.segment, at)
 	}
 	return err
 }
@@ -113,19 +113,19 @@ func (c *Consumer) once(ctx context.Context, e *store.Event, part int, handle fu
 // Copies and backups of the log include them.
 func InLog(log store.Log) Target[*Consumer] {
 	return &inLog{
-		plain: &plainTarget[*notesTx, struct{}]{target: &logNotes{log: log, turn: make(chan struct{}, 1)}},
-		lanes: make(map[string]*handled),
+		plain:    &plainTarget[*notesTx, struct{}]{target: &logNotes{log: log, turn: make(chan struct{}, 1)}},
+		segments: make(map[string]*handled),
 	}
 }
 
 type inLog struct {
 	plain *plainTarget[*notesTx, struct{}]
 
-	mu    sync.Mutex
-	lanes map[string]*handled // by the key of the lane's note
+	mu       sync.Mutex
+	segments map[string]*handled // by the key of the segment's note
 }
 
-// handled is the set of messages that were handled since the note of a lane was written: at most
+// handled is the set of messages that were handled since the note of a segment was written: at most
 // one batch of them.
 type handled struct {
 	note []byte
@@ -138,28 +138,28 @@ type done struct {
 	part     int
 }
 
-func (t *inLog) done(lane string, at done) bool {
+func (t *inLog) done(segment string, at done) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	h := t.lanes[lane]
+	h := t.segments[segment]
 	return h != nil && h.at[at]
 }
 
-func (t *inLog) did(lane string, at done) {
+func (t *inLog) did(segment string, at done) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if h := t.lanes[lane]; h != nil {
+	if h := t.segments[segment]; h != nil {
 		h.at[at] = true
 	}
 }
 
-// read takes note of the value of a lane's note. If the value has changed, nothing was handled
+// read takes note of the value of a segment's note. If the value has changed, nothing was handled
 // since.
-func (t *inLog) read(lane string, note []byte) {
+func (t *inLog) read(segment string, note []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if h := t.lanes[lane]; h == nil || !bytes.Equal(h.note, note) {
-		t.lanes[lane] = &handled{note: note, at: make(map[done]bool)}
+	if h := t.segments[segment]; h == nil || !bytes.Equal(h.note, note) {
+		t.segments[segment] = &handled{note: note, at: make(map[done]bool)}
 	}
 }
 
@@ -173,8 +173,8 @@ func (t *inLog) View(ctx context.Context, do func(*Consumer) error) error {
 	return t.plain.View(ctx, func(b *External[struct{}]) error { return do(&Consumer{plain: b, target: t}) })
 }
 
-// Note implements [Target]. The first note of a lane that a transaction reads belongs to the lane
-// whose events it handles.
+// Note implements [Target]. The first note of a segment that a transaction reads belongs to the
+// segment whose events it handles.
 func (t *inLog) Note(ctx context.Context, c *Consumer, key string) ([]byte, error) {
 	if c.writes { // also after the handlers, when the runner may have been stopped
 		var cancel context.CancelFunc
@@ -182,8 +182,8 @@ func (t *inLog) Note(ctx context.Context, c *Consumer, key string) ([]byte, erro
 		defer cancel()
 	}
 	v, err := t.plain.Note(ctx, c.plain, key)
-	if err == nil && c.lane == "" && isLaneKey(key) {
-		c.lane = key
+	if err == nil && c.segment == "" && isSegmentKey(key) {
+		c.segment = key
 		t.read(key, bytes.Clone(v))
 	}
 	return v, err

@@ -219,7 +219,7 @@ func TestConsumer(t *testing.T) {
 			d.want(t, "c", 1)
 		})
 	})
-	t.Run("works_on_as_many_entities_as_it_has_lanes", func(t *testing.T) {
+	t.Run("works_on_as_many_entities_as_it_has_segments", func(t *testing.T) {
 		t.Parallel()
 		bubble(t, func(t *testing.T) {
 			log, d := memory.New(), &desk{}
@@ -319,8 +319,8 @@ func TestConsumer(t *testing.T) {
 		t.Parallel()
 		bubble(t, func(t *testing.T) {
 			log, d := memory.New(), &desk{}
-			for v, lanes := range []int{1, 4, 3} {
-				r := d.consumer().With(projection.Version(v+1), projection.Parallelism(lanes), projection.SwitchWhenLive()).Into(projection.InLog(log))
+			for v, segments := range []int{1, 4, 3} {
+				r := d.consumer().With(projection.Version(v+1), projection.Parallelism(segments), projection.SwitchWhenLive()).Into(projection.InLog(log))
 				deposit(t, log, "a", 10*v, 10)
 				deposit(t, log, "b", 10*v, 10)
 				stop := background(t, projection.Config{Log: log}, r)

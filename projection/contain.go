@@ -23,8 +23,8 @@ type panicError struct {
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
 
-// guard turns a panic of fn into an error.
-func guard(fn func() error) (err error) {
+// recoverPanic turns a panic of fn into an error.
+func recoverPanic(fn func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = &panicError{r, debug.Stack()}
@@ -40,7 +40,7 @@ func contained(fn func() error) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err = guard(fn)
+		err = recoverPanic(fn)
 	}()
 	<-done
 	return err

@@ -112,7 +112,7 @@ func (r *run) skipFound(ctx context.Context, f *found, heads, positions []store.
 			return err
 		}
 		least := store.LastPosition(p.Partition())
-		for id, l := range f.lanes {
+		for id, l := range f.segments {
 			if id.partition == p.Partition() {
 				least = min(least, l.Position)
 			}
@@ -211,7 +211,7 @@ func (r *reader) passDamage(ctx context.Context, head store.Position, cause erro
 		r.run.logger.Warn("projection passes over a damaged event", "projection", r.run.name, "version", r.run.version,
 			"position", p.String(), "error", err)
 		r.seen.set(p, store.ID{})
-		for _, l := range r.lanes {
+		for _, l := range r.segments {
 			l.signal() // perhaps no later event makes it look at the position
 		}
 		passed = true
@@ -232,8 +232,8 @@ func (r *reader) putAt(ctx context.Context, p store.Position) error {
 			return err
 		}
 		id = e.ID
-		l := r.laneOf(e.Key)
-		ready, err := l.feed.put(ctx, e)
+		l := r.segmentOf(e.Key)
+		ready, err := l.queue.put(ctx, e)
 		if err != nil {
 			return err
 		}

@@ -273,7 +273,7 @@ func TestReadiness(t *testing.T) {
 			slow.Store(0)
 		})
 	})
-	t.Run("says_how_fast_it_is_whatever_the_lanes", func(t *testing.T) {
+	t.Run("says_how_fast_it_is_whatever_the_segments", func(t *testing.T) {
 		t.Parallel()
 		bubble(t, func(t *testing.T) {
 			log, g := newLog(t, 1), newTarget()

@@ -66,8 +66,8 @@ func projectionOf(key string) string {
 	return name
 }
 
-// isLaneKey reports whether a key names the note of a lane.
-func isLaneKey(key string) bool {
+// isSegmentKey reports whether a key names the note of a segment.
+func isSegmentKey(key string) bool {
 	return strings.HasPrefix(key, notesPrefix) && strings.Contains(key, "/lane/")
 }
 

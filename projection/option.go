@@ -18,7 +18,7 @@ const (
 	BackoffMaxDefault  = 10 * time.Second
 	ParkedMaxDefault   = 1000
 	DeadLettersDefault = 10_000
-	LanesMax           = 256
+	ParallelismMax     = 256
 )
 
 // A FailurePolicy is the policy for an event whose rule fails at each of its attempts.
@@ -53,7 +53,7 @@ type settings struct {
 	clears   bool
 	limits   projector.Limits
 	policy   projector.Policy
-	lanes    int
+	segments int
 	auto     bool
 	lagMax   time.Duration
 	strict   bool
@@ -65,7 +65,7 @@ type settings struct {
 
 func defaults(name string) settings {
 	return settings{
-		name: name, version: 1, lanes: 1,
+		name: name, version: 1, segments: 1,
 		limits: projector.Limits{
 			Batch: BatchMaxDefault, Parked: ParkedMaxDefault, Dead: DeadLettersDefault,
 			FlushEvents: 8192, FlushAfter: 200 * time.Millisecond,
@@ -153,8 +153,8 @@ func OnFailure(f FailurePolicy) Option {
 
 // Retry sets the number of attempts for an event, and the pauses between them. The first pause is
 // first; each failure doubles it, up to longest. A random part of up to a quarter is added to
-// each pause, so that lanes and programs that fail together do not try again together. While an
-// event waits for its next attempt, its lane waits too. The defaults are [AttemptsDefault],
+// each pause, so that segments and programs that fail together do not try again together. While an
+// event waits for its next attempt, its segment waits too. The defaults are [AttemptsDefault],
 // [BackoffMinDefault] and [BackoffMaxDefault].
 func Retry(attempts int, first, longest time.Duration) Option {
 	return option(func(s *settings) {
@@ -165,16 +165,17 @@ func Retry(attempts int, first, longest time.Duration) Option {
 	})
 }
 
-// Parallelism divides the entities of a partition into n lanes, each with its own goroutine and
-// transactions, so that n transactions run at a time. Then only the events of one entity are
-// handled in order. Use it for read models in which each row depends on one entity. The number of
-// lanes of a version never changes. The default is 1, the maximum [LanesMax].
+// Parallelism divides the entities of a partition into n segments. A segment is the share of one
+// worker, with its own goroutine and transactions, so that n transactions run at a time. Then only
+// the events of one entity are handled in order. Use it for read models in which each row depends
+// on one entity. The number of segments of a version never changes. The default is 1, the maximum
+// [ParallelismMax].
 func Parallelism(n int) Option {
 	return option(func(s *settings) {
-		if n < 1 || n > LanesMax {
-			s.mistake("Lanes(%d) is not from 1 to %d", n, LanesMax)
+		if n < 1 || n > ParallelismMax {
+			s.mistake("Parallelism(%d) is not from 1 to %d", n, ParallelismMax)
 		}
-		s.lanes = n
+		s.segments = n
 	})
 }
 
@@ -189,7 +190,7 @@ func BatchMax(events int) Option {
 	})
 }
 
-// ParkedMax bounds the number of parked entities of a lane. One more stops the projection. The
+// ParkedMax bounds the number of parked entities of a segment. One more stops the projection. The
 // default is [ParkedMaxDefault].
 func ParkedMax(entities int) Option {
 	return option(func(s *settings) {
@@ -200,7 +201,7 @@ func ParkedMax(entities int) Option {
 	})
 }
 
-// DeadLettersMax bounds the number of dead letters of a lane. One more stops the projection. The
+// DeadLettersMax bounds the number of dead letters of a segment. One more stops the projection. The
 // default is [DeadLettersDefault].
 func DeadLettersMax(events int) Option {
 	return option(func(s *settings) {

@@ -319,16 +319,16 @@ type bound[Tx any] struct {
 }
 
 func (b *binding[Tx]) update(ctx context.Context, do func(txn) error) error {
-	return guard(func() error {
+	return recoverPanic(func() error {
 		// Inside of the transaction a panic becomes an error for the target, so that the target
 		// rolls back as after any other error.
-		return b.target.Update(ctx, func(tx Tx) error { return guard(func() error { return do(&bound[Tx]{b, tx}) }) })
+		return b.target.Update(ctx, func(tx Tx) error { return recoverPanic(func() error { return do(&bound[Tx]{b, tx}) }) })
 	})
 }
 
 func (b *binding[Tx]) view(ctx context.Context, do func(txn) error) error {
-	return guard(func() error {
-		return b.target.View(ctx, func(tx Tx) error { return guard(func() error { return do(&bound[Tx]{b, tx}) }) })
+	return recoverPanic(func() error {
+		return b.target.View(ctx, func(tx Tx) error { return recoverPanic(func() error { return do(&bound[Tx]{b, tx}) }) })
 	})
 }
 
@@ -388,12 +388,12 @@ func (b *bound[Tx]) prepareVersion(ctx context.Context) error {
 	if b.prepare == nil {
 		return nil
 	}
-	return guard(func() error { return b.prepare(ctx, b.tx) })
+	return recoverPanic(func() error { return b.prepare(ctx, b.tx) })
 }
 
 func (b *bound[Tx]) clearVersion(ctx context.Context) error {
 	if b.definition.clear == nil {
 		return nil
 	}
-	return guard(func() error { return b.definition.clear(ctx, b.tx) })
+	return recoverPanic(func() error { return b.definition.clear(ctx, b.tx) })
 }

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// windowMax bounds the positions of one scan. After each scan a reader tells its lanes its
+	// windowMax bounds the positions of one scan. After each scan a reader tells its segments its
 	// position.
 	windowMax = 1 << 16
 	// nearMax is the distance to the head at which a reader changes to the live stream.
@@ -28,35 +28,35 @@ const (
 	readRetryMax = 10 * time.Second
 )
 
-// A reader reads one partition for all of its lanes, on a goroutine of its own. Far behind the
+// A reader reads one partition for all of its segments, on a goroutine of its own. Far behind the
 // head it uses scans with a filter, near the head the live stream.
 type reader struct {
 	run       *run
 	partition int
-	lanes     []*lane
+	segments  []*segment
 
-	// All events up to seen that the open lanes select have been put. Only the reader's goroutine
-	// changes seen.
+	// All events up to seen that the open segments select have been put. Only the reader's
+	// goroutine changes seen.
 	seen seen
 	head atomic.Uint64 // the last head that the reader has seen
 
-	rate   rate         // how fast the slowest of the lanes passes the log
+	rate   rate         // how fast the slowest of the segments passes the log
 	rateAt atomic.Int64 // time of the next measurement
 
 	mu     sync.Mutex
-	seeks  map[*lane]store.Position
+	seeks  map[*segment]store.Position
 	stop   context.CancelFunc // ends the current reading
 	err    error              // error of the last read, nil if it worked
 	asking chan struct{}      // one element: there are seeks
 }
 
 func newReader(r *run, partition int) *reader {
-	return &reader{run: r, partition: partition, seeks: map[*lane]store.Position{}, asking: make(chan struct{}, 1)}
+	return &reader{run: r, partition: partition, seeks: map[*segment]store.Position{}, asking: make(chan struct{}, 1)}
 }
 
-// seek makes the reader feed a lane from above a position.
-func (r *reader) seek(l *lane, after store.Position) {
-	l.feed.shut()
+// seek makes the reader segmentQueue a segment from above a position.
+func (r *reader) seek(l *segment, after store.Position) {
+	l.queue.shut()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.seeks[l] = after
@@ -69,7 +69,7 @@ func (r *reader) seek(l *lane, after store.Position) {
 	}
 }
 
-// begin opens the feeds of the lanes that have asked to seek. It returns the position to read
+// begin opens the feeds of the segments that have asked to seek. It returns the position to read
 // from, and the context of the reading. It waits for the first seek.
 func (r *reader) begin(ctx context.Context, at store.Position) (context.Context, store.Position) {
 	for {
@@ -82,7 +82,7 @@ func (r *reader) begin(ctx context.Context, at store.Position) (context.Context,
 		if at != 0 {
 			r.seen.set(at-1, store.ID{})
 			for l, after := range r.seeks {
-				l.feed.open(after)
+				l.queue.open(after)
 			}
 			clear(r.seeks)
 			reading, stop := context.WithCancel(ctx)
@@ -145,7 +145,7 @@ func (r *reader) measure(now time.Time) {
 		return
 	}
 	least := store.LastPosition(r.partition)
-	for _, l := range r.lanes {
+	for _, l := range r.segments {
 		l.mu.Lock()
 		least = min(least, l.core.Covered())
 		l.mu.Unlock()
@@ -216,8 +216,8 @@ func (r *reader) read(ctx context.Context, at store.Position) error {
 }
 
 func (r *reader) mode(eager bool) {
-	for _, l := range r.lanes {
-		if l.feed.mode(eager) {
+	for _, l := range r.segments {
+		if l.queue.mode(eager) {
 			l.signal()
 		}
 	}
@@ -232,8 +232,8 @@ func (r *reader) scan(ctx context.Context, after, through store.Position) error 
 		if err != nil {
 			return err
 		}
-		l := r.laneOf(e.Key)
-		ready, err := l.feed.put(ctx, e)
+		l := r.segmentOf(e.Key)
+		ready, err := l.queue.put(ctx, e)
 		if err != nil {
 			return err
 		}
@@ -311,8 +311,8 @@ func (r *reader) follow(ctx context.Context, after store.Position) error {
 			return err
 		}
 		if r.run.plan.wants(e) {
-			l := r.laneOf(e.Key)
-			ready, err := l.feed.put(ctx, e)
+			l := r.segmentOf(e.Key)
+			ready, err := l.queue.put(ctx, e)
 			if err != nil {
 				return err
 			}
@@ -323,7 +323,7 @@ func (r *reader) follow(ctx context.Context, after store.Position) error {
 		} else {
 			r.advance(e)
 		}
-		for _, l := range r.lanes {
+		for _, l := range r.segments {
 			if l.idle.Load() {
 				l.signal()
 			}
@@ -342,8 +342,8 @@ func (r *reader) advance(e *store.Event) {
 	}
 }
 
-func (r *reader) laneOf(key store.Key) *lane {
-	return r.lanes[projector.LaneOf(key, len(r.lanes))]
+func (r *reader) segmentOf(key store.Key) *segment {
+	return r.segments[projector.SegmentOf(key, len(r.segments))]
 }
 
 func (r *reader) problem() error {

@@ -129,7 +129,7 @@ func prepare(c *Config, runners []*Runner) ([]*run, error) {
 			continue
 		}
 		names[id] = true
-		plan, err := makePlan(r.settings, c.Kinds)
+		plan, err := makeDecoderPlan(r.settings, c.Kinds)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%w: %s: %w", store.ErrInvalid, id, err))
 			continue
@@ -177,7 +177,7 @@ type run struct {
 	config  Config
 	log     store.Log
 	follow  func(context.Context, store.Query) iter.Seq2[*store.Event, error]
-	plan    *plan
+	plan    *decoderPlan
 	logger  *slog.Logger
 	self    store.ID
 	process string
@@ -249,7 +249,7 @@ func (r *run) serve(ctx context.Context) {
 	}
 }
 
-// work runs the lanes of a version that has begun, until the context ends or the run must begin
+// work runs the segments of a version that has begun, until the context ends or the run must begin
 // again.
 func (r *run) work(ctx context.Context, a about) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -263,7 +263,7 @@ func (r *run) work(ctx context.Context, a about) {
 	var wait sync.WaitGroup
 	for _, rd := range readers {
 		wait.Go(func() { rd.loop(ctx) })
-		for _, l := range rd.lanes {
+		for _, l := range rd.segments {
 			l.start(ctx, &wait)
 		}
 	}
@@ -276,8 +276,8 @@ func (r *run) work(ctx context.Context, a about) {
 	r.readers, r.again = nil, nil
 	r.mu.Unlock()
 	for _, rd := range readers {
-		for _, l := range rd.lanes {
-			l.input(func(c *projector.Lane) { c.Close(ErrNotRunning) })
+		for _, l := range rd.segments {
+			l.input(func(c *projector.Segment) { c.Close(ErrNotRunning) })
 		}
 	}
 	r.progress()
@@ -286,8 +286,8 @@ func (r *run) work(ctx context.Context, a about) {
 func (r *run) makeReaders(a about) (readers []*reader) {
 	for p := range a.partitions {
 		rd := newReader(r, p)
-		for i := range a.lanes {
-			rd.lanes = append(rd.lanes, newLane(r, rd, i))
+		for i := range a.segments {
+			rd.segments = append(rd.segments, newSegment(r, rd, i))
 		}
 		readers = append(readers, rd)
 	}
@@ -337,23 +337,23 @@ func (r *run) progress() {
 	}
 }
 
-func (r *run) complain(l *lane, err error) {
-	r.logger.Warn("projection has failed", "projection", r.name, "version", r.version, "lane", l.id.String(), "error", err)
+func (r *run) reportError(l *segment, err error) {
+	r.logger.Warn("projection has failed", "projection", r.name, "version", r.version, "segment", l.id.String(), "error", err)
 }
 
 // blame logs the event at which a rule has failed.
-func (r *run) blame(l *lane, e *store.Event, err error) {
-	r.logger.Warn("projection has failed at an event", "projection", r.name, "version", r.version, "lane", l.id.String(),
+func (r *run) blame(l *segment, e *store.Event, err error) {
+	r.logger.Warn("projection has failed at an event", "projection", r.name, "version", r.version, "segment", l.id.String(),
 		"position", e.Position.String(), "type", e.Type, "entity", e.Key.String(), "entity_version", uint64(e.Version), "error", err)
 }
 
-// list returns the lanes; there are none before the version has begun.
-func (r *run) list() []*lane {
+// list returns the segments; there are none before the version has begun.
+func (r *run) list() []*segment {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var all []*lane
+	var all []*segment
 	for _, rd := range r.readers {
-		all = append(all, rd.lanes...)
+		all = append(all, rd.segments...)
 	}
 	return all
 }

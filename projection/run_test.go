@@ -36,7 +36,7 @@ func TestAProjectionCatchesUpAndGoesOn(t *testing.T) {
 	})
 }
 
-func TestLanesAndPartitionsHandleEveryEventOnce(t *testing.T) {
+func TestSegmentsAndPartitionsHandleEveryEventOnce(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 3), newTarget()
@@ -68,8 +68,8 @@ func TestLanesAndPartitionsHandleEveryEventOnce(t *testing.T) {
 		wantRow(t, g, "count_v1", 40*65)
 		stop()
 		err = projection.RunOnce(t.Context(), projection.Config{Log: log}, sums().With(projection.Parallelism(3)).Into(g))
-		if err == nil || !strings.Contains(err.Error(), "has 4 lanes, not 3") {
-			t.Errorf("another number of lanes says %v", err)
+		if err == nil || !strings.Contains(err.Error(), "has 4 segments, not 3") {
+			t.Errorf("another number of segments says %v", err)
 		}
 		other := newLog(t, 3)
 		err = projection.RunOnce(t.Context(), projection.Config{Log: other}, p.Into(g))
@@ -180,7 +180,7 @@ func TestMistakesAreNamedAtStart(t *testing.T) {
 		{"both sorts of rules", projection.New("p", on, batch), "both On rules and an OnBatch rule"},
 		{"types for On", projection.New("p", on).With(projection.Types("x")), "Types is for OnBatch"},
 		{"version 0", projection.New("p", on).With(projection.Version(0)), "Version(0)"},
-		{"no lanes", projection.New("p", on).With(projection.Parallelism(0)), "Lanes(0)"},
+		{"no segments", projection.New("p", on).With(projection.Parallelism(0)), "Parallelism(0)"},
 		{"no batch", projection.New("p", on).With(projection.BatchMax(0)), "BatchMax(0)"},
 		{"no attempts", projection.New("p", on).With(projection.Retry(0, 1, 1)), "Retry(0"},
 		{"two batches", projection.New("p", batch, batch), "two OnBatch rules"},
@@ -295,7 +295,7 @@ func TestAHubWakesTheRunnersWithoutAPause(t *testing.T) {
 		synctest.Wait()
 		start := time.Now()
 		for i := range 100 {
-			// More than a batch, and more than the lane can take at once.
+			// More than a batch, and more than the segment can take at once.
 			deposit(t, log, "a", 5000+50*i, 50)
 			var events []store.Event
 			for e, err := range log.Read(t.Context(), store.Key{Kind: "account", ID: "a"}, store.Version(5000+50*i)) {

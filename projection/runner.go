@@ -140,15 +140,15 @@ func (r *Runner) Resume() error {
 	default:
 	}
 	for _, l := range n.list() {
-		l.input((*projector.Lane).Resume)
+		l.input((*projector.Segment).Resume)
 	}
 	return nil
 }
 
-// reload makes the lanes read their notes again.
+// reload makes the segments read their notes again.
 func (r *run) reload() {
 	for _, l := range r.list() {
-		l.input(func(c *projector.Lane) {
+		l.input(func(c *projector.Segment) {
 			c.Resume()
 			c.Reload()
 		})
@@ -195,7 +195,7 @@ func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.
 	if len(mine) == 0 {
 		return fmt.Errorf("%w: it has not begun", store.ErrNotFound)
 	}
-	var others map[laneID]laneNote
+	var others map[segmentID]segmentNote
 	if old != 0 {
 		if others, err = r.hold(ctx, t, old); err != nil {
 			return err
@@ -205,21 +205,21 @@ func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.
 		return err
 	}
 	for id, n := range mine {
-		if !n.Latch().Open() { // the old version has no such partition, or no notes
-			n.SetLatch(projector.OpenAbove(n.Position))
+		if !n.Effects().OwnsFuture() { // the old version has no such partition, or no notes
+			n.SetEffects(projector.AllEffectsAfter(n.Position))
 			mine[id] = n
 		}
 	}
 	// The notes of both versions get a new revision, so a transaction in progress that read which
 	// version served before cannot commit.
 	for _, v := range []struct {
-		version int
-		lanes   map[laneID]laneNote
+		version  int
+		segments map[segmentID]segmentNote
 	}{{r.version, mine}, {old, others}} {
-		for id, n := range v.lanes {
+		for id, n := range v.segments {
 			n.Revision++
 			n.Writer, n.process, n.time = self, process, now
-			if err := t.setNote(ctx, keysOf(r.name, v.version, id).lane, encodeLane(&n)); err != nil {
+			if err := t.setNote(ctx, keysOf(r.name, v.version, id).segment, encodeSegment(&n)); err != nil {
 				return err
 			}
 		}
@@ -227,19 +227,19 @@ func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.
 	return t.setNote(ctx, servingKey(r.name), encodeServing(r.version, now))
 }
 
-// hold reads the notes of all lanes of a version, and keeps other transactions from changing them
-// until this one ends.
-func (r *Runner) hold(ctx context.Context, t txn, version int) (map[laneID]laneNote, error) {
-	lanes, err := laneNotes(ctx, t, r.name, version)
+// hold reads the notes of all segments of a version, and keeps other transactions from changing
+// them until this one ends.
+func (r *Runner) hold(ctx context.Context, t txn, version int) (map[segmentID]segmentNote, error) {
+	segments, err := segmentNotes(ctx, t, r.name, version)
 	if err != nil {
 		return nil, err
 	}
-	for id := range lanes {
-		if lanes[id], err = readLane(ctx, t, keysOf(r.name, version, id).lane, id.partition); err != nil {
+	for id := range segments {
+		if segments[id], err = readSegment(ctx, t, keysOf(r.name, version, id).segment, id.partition); err != nil {
 			return nil, err
 		}
 	}
-	return lanes, nil
+	return segments, nil
 }
 
 // Reset builds the version again: [Clear] and [Prepare] run in one transaction with the new
@@ -304,7 +304,7 @@ func (r *run) reset(ctx context.Context, after []store.Position) error {
 // resetFrom resets the version that was found to positions.
 func (r *run) resetFrom(ctx context.Context, f *found, from, heads []store.Position, id store.ID) error {
 	want := f.about
-	want.lanes, want.partitions, want.log, want.selection = r.lanes, len(heads), id, r.plan.selection
+	want.segments, want.partitions, want.log, want.selection = r.segments, len(heads), id, r.plan.selection
 	want.resets++
 	if want.instance.IsZero() {
 		want.instance = r.fresh
@@ -358,13 +358,13 @@ func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []
 	for _, l := range before {
 		revision = max(revision, l.Revision)
 	}
-	lanes := make(map[laneID]laneNote)
+	segments := make(map[segmentID]segmentNote)
 	for p := range want.partitions {
-		for i := range want.lanes {
-			l := laneNote{process: r.process, time: r.now()}
+		for i := range want.segments {
+			l := segmentNote{process: r.process, time: r.now()}
 			l.Position, l.Revision, l.Writer = store.NewPosition(p, 0), revision+1, r.self
-			l.SetLatch(projector.Closed(p))
-			lanes[laneID{p, i}] = l
+			l.SetEffects(projector.NoEffects(p))
+			segments[segmentID{p, i}] = l
 		}
 	}
 	// The version must still do the effects that it had yet to do, and no others.
@@ -376,21 +376,21 @@ func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []
 	if err != nil {
 		return err
 	}
-	if _, _, err := handOver(before, lanes, clamp); err != nil {
+	if _, _, err := handOver(before, segments, clamp); err != nil {
 		return err
 	}
-	for id, l := range lanes {
-		if serving == r.version && !l.Latch().Open() {
-			l.SetLatch(projector.OpenAbove(l.Position))
+	for id, l := range segments {
+		if serving == r.version && !l.Effects().OwnsFuture() {
+			l.SetEffects(projector.AllEffectsAfter(l.Position))
 		}
 		l.Position, l.At = from[id.partition], ids[id.partition]
-		lanes[id] = l
+		segments[id] = l
 	}
 	if err := removeNotes(ctx, t, versionPrefix(r.name, r.version)); err != nil {
 		return err
 	}
-	for id, l := range lanes {
-		if err := t.setNote(ctx, keysOf(r.name, r.version, id).lane, encodeLane(&l)); err != nil {
+	for id, l := range segments {
+		if err := t.setNote(ctx, keysOf(r.name, r.version, id).segment, encodeSegment(&l)); err != nil {
 			return err
 		}
 	}
@@ -425,7 +425,7 @@ func (r *run) adopt(ctx context.Context) error {
 	if f.about.log == id {
 		return nil
 	}
-	if err := r.prove(ctx, f.lanes); err != nil {
+	if err := r.prove(ctx, f.segments); err != nil {
 		return err
 	}
 	want := f.about
@@ -441,17 +441,17 @@ func (r *run) adopt(ctx context.Context) error {
 		if !bytes.Equal(b, f.note) {
 			return errAgain
 		}
-		lanes, err := r.runner.hold(ctx, t, r.version)
+		segments, err := r.runner.hold(ctx, t, r.version)
 		if err != nil {
 			return err
 		}
-		for lane, l := range lanes {
-			if l.Position != f.lanes[lane].Position {
+		for segment, l := range segments {
+			if l.Position != f.segments[segment].Position {
 				return errAgain // a runner on the other log has moved it
 			}
 			l.Revision++
 			l.Writer, l.process, l.time = r.self, r.process, r.now()
-			if err := t.setNote(ctx, keysOf(r.name, r.version, lane).lane, encodeLane(&l)); err != nil {
+			if err := t.setNote(ctx, keysOf(r.name, r.version, segment).segment, encodeSegment(&l)); err != nil {
 				return err
 			}
 		}
@@ -533,7 +533,7 @@ func (r *run) removeIn(ctx context.Context, t txn, f *found) error {
 	if err != nil {
 		return err
 	}
-	lanes, err := r.runner.hold(ctx, t, r.version)
+	segments, err := r.runner.hold(ctx, t, r.version)
 	if err != nil {
 		return err
 	}
@@ -549,11 +549,11 @@ func (r *run) removeIn(ctx context.Context, t txn, f *found) error {
 		if others {
 			return ErrServing
 		}
-		if err := r.leave(ctx, t, f, lanes); err != nil {
+		if err := r.leave(ctx, t, f, segments); err != nil {
 			return err
 		}
 	case serving != 0:
-		if err := r.giveBack(ctx, t, serving, lanes); err != nil {
+		if err := r.giveBack(ctx, t, serving, segments); err != nil {
 			return err
 		}
 	}
@@ -565,7 +565,7 @@ func (r *run) removeIn(ctx context.Context, t txn, f *found) error {
 }
 
 // leave removes the note about the serving version and stores which effects were done.
-func (r *run) leave(ctx context.Context, t txn, f *found, lanes map[laneID]laneNote) error {
+func (r *run) leave(ctx context.Context, t txn, f *found, segments map[segmentID]segmentNote) error {
 	if err := t.setNote(ctx, servingKey(r.name), nil); err != nil {
 		return err
 	}
@@ -574,13 +574,13 @@ func (r *run) leave(ctx context.Context, t txn, f *found, lanes map[laneID]laneN
 		return err
 	}
 	if err := t.setNote(ctx, prefix+"about", encodeAbout(about{
-		lanes: f.about.lanes, partitions: f.about.partitions, log: f.about.log, began: f.about.began,
+		segments: f.about.segments, partitions: f.about.partitions, log: f.about.log, began: f.about.began,
 	})); err != nil {
 		return err
 	}
-	for id, n := range lanes {
+	for id, n := range segments {
 		n.Parked, n.Dead = 0, 0
-		if err := t.setNote(ctx, prefix+"lane/"+id.String(), encodeLane(&n)); err != nil {
+		if err := t.setNote(ctx, prefix+"lane/"+id.String(), encodeSegment(&n)); err != nil {
 			return err
 		}
 	}
@@ -588,12 +588,12 @@ func (r *run) leave(ctx context.Context, t txn, f *found, lanes map[laneID]laneN
 }
 
 // giveBack returns the effects that the version has yet to do to the version that serves.
-func (r *run) giveBack(ctx context.Context, t txn, serving int, lanes map[laneID]laneNote) error {
+func (r *run) giveBack(ctx context.Context, t txn, serving int, segments map[segmentID]segmentNote) error {
 	others, err := r.runner.hold(ctx, t, serving)
 	if err != nil {
 		return err
 	}
-	_, took, err := handOver(lanes, others, nil)
+	_, took, err := handOver(segments, others, nil)
 	if err != nil {
 		return err
 	}
@@ -603,7 +603,7 @@ func (r *run) giveBack(ctx context.Context, t txn, serving int, lanes map[laneID
 		}
 		n.Revision++
 		n.Writer, n.process, n.time = r.self, r.process, r.now()
-		if err := t.setNote(ctx, keysOf(r.name, serving, id).lane, encodeLane(&n)); err != nil {
+		if err := t.setNote(ctx, keysOf(r.name, serving, id).segment, encodeSegment(&n)); err != nil {
 			return err
 		}
 	}
@@ -619,12 +619,12 @@ type ParkedEntity = projector.Parked
 // Position, or all of them through Through.
 type DeadLetter = projector.DeadLetter
 
-// Parked yields the entities that are parked, by partition, lane and name.
+// Parked yields the entities that are parked, by partition, segment and name.
 func (r *Runner) Parked(ctx context.Context) iter.Seq2[*ParkedEntity, error] {
 	return listNotes(ctx, r, "parked/", decodeParked)
 }
 
-// DeadLetters yields the dead letters, by partition, lane and position.
+// DeadLetters yields the dead letters, by partition, segment and position.
 func (r *Runner) DeadLetters(ctx context.Context) iter.Seq2[*DeadLetter, error] {
 	return listNotes(ctx, r, "dead/", decodeDead)
 }
@@ -697,7 +697,7 @@ func (r *Runner) job(ctx context.Context, key store.Key, kind projector.JobKind)
 	}
 	rd := readers[store.PartitionOf(key, len(readers))]
 	done := make(chan error, 1)
-	rd.laneOf(key).input(func(c *projector.Lane) {
+	rd.segmentOf(key).input(func(c *projector.Segment) {
 		c.Do(&projector.Job{Kind: kind, Key: key, Done: func(err error) { done <- err }})
 	})
 	select {

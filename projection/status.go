@@ -120,7 +120,7 @@ func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 		if s.Serving, err = servingOf(ctx, t, r.name); err != nil {
 			return err
 		}
-		lanes, err := laneNotes(ctx, t, r.name, r.version)
+		segments, err := segmentNotes(ctx, t, r.name, r.version)
 		if err != nil {
 			return err
 		}
@@ -141,7 +141,7 @@ func (r *Runner) readStatus(ctx context.Context, s *Status) error {
 			s.Damaged++
 		}
 		processes := map[string]bool{}
-		for id, l := range lanes {
+		for id, l := range segments {
 			for len(s.Partitions) <= id.partition {
 				s.Partitions = append(s.Partitions, PartitionStatus{Position: store.LastPosition(len(s.Partitions))})
 			}
@@ -203,7 +203,7 @@ func (r *run) status(ctx context.Context, s *Status) error {
 			phase, s.Err = worse(phase, projector.Retrying), err
 		}
 		s.Rate += rd.rateNow(r.now())
-		for _, l := range rd.lanes {
+		for _, l := range rd.segments {
 			l.mu.Lock()
 			ph, err := l.core.Phase()
 			covered = min(covered, l.core.Covered())
@@ -223,7 +223,7 @@ func (r *run) status(ctx context.Context, s *Status) error {
 		if p < len(heads) {
 			at.Head = heads[p]
 		}
-		if at.Head <= covered { // no event between is selected; the lane notes the position later
+		if at.Head <= covered { // no event between is selected; the segment notes the position later
 			at.Position = max(at.Position, covered)
 			continue
 		}
@@ -356,7 +356,7 @@ func (r *reader) rateNow(now time.Time) float64 {
 	return r.rate.now(now)
 }
 
-// A rate measures how fast the lanes of a partition pass the log.
+// A rate measures how fast the segments of a partition pass the log.
 type rate struct {
 	since time.Time
 	from  store.Position
@@ -416,7 +416,7 @@ func (r *run) switchWhenLive(ctx context.Context) {
 	}
 }
 
-// caught reports whether all lanes have caught up.
+// caught reports whether all segments have caught up.
 func (r *run) caught(s *Status) bool {
 	for _, l := range r.list() {
 		if l.id.partition >= len(s.Partitions) {

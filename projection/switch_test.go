@@ -46,8 +46,8 @@ func TestSwitch(t *testing.T) {
 		t.Cleanup(cancel)
 		return ctx
 	}
-	for _, lanes := range []int{1, 2, 3} {
-		t.Run(fmt.Sprintf("takes_over_what_a_program_that_is_gone_has_not_handled/%d_lanes", lanes), func(t *testing.T) {
+	for _, segments := range []int{1, 2, 3} {
+		t.Run(fmt.Sprintf("takes_over_what_a_program_that_is_gone_has_not_handled/%d_segments", segments), func(t *testing.T) {
 			t.Parallel()
 			bubble(t, func(t *testing.T) {
 				log, g := newLog(t, 1), newTarget()
@@ -62,7 +62,7 @@ func TestSwitch(t *testing.T) {
 				for i := range 5 {
 					deposit(t, log, account(i), 2, 2)
 				}
-				v2 := mails(&sent).With(projection.Version(2), projection.Parallelism(lanes)).Into(g)
+				v2 := mails(&sent).With(projection.Version(2), projection.Parallelism(segments)).Into(g)
 				defer background(t, projection.Config{Log: log}, v2)()
 				<-time.After(time.Minute)
 				if s := status(t, v2); s.State != projection.StateHolding || s.Lag == 0 || g.row("n_v2") != 10 {

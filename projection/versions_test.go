@@ -54,12 +54,12 @@ func versions(t *testing.T, seed uint64) error {
 	random := rand.New(rand.NewPCG(seed, 7))
 	log, g := newLog(t, partitions), newTarget()
 	c := projection.Config{Log: log}
-	var lanes [2]int
-	for v := range lanes {
-		lanes[v] = 1 + random.IntN(3)
+	var segments [2]int
+	for v := range segments {
+		segments[v] = 1 + random.IntN(3)
 	}
 	program := func(v int) *projection.Runner {
-		return effects().With(projection.Version(v+1), projection.Parallelism(lanes[v]), projection.BatchMax(1+random.IntN(20)),
+		return effects().With(projection.Version(v+1), projection.Parallelism(segments[v]), projection.BatchMax(1+random.IntN(20)),
 			projection.Retry(2, time.Millisecond, 5*time.Millisecond)).Into(g)
 	}
 	var runners [2][2]*projection.Runner

@@ -72,12 +72,12 @@ func (r *Runner) AtLeast(ctx context.Context, p store.Position) error {
 func (r *Runner) noted(ctx context.Context, p store.Position) (bool, error) {
 	reached := false
 	err := r.back.view(ctx, func(t txn) error {
-		lanes, err := laneNotes(ctx, t, r.name, r.version)
+		segments, err := segmentNotes(ctx, t, r.name, r.version)
 		if err != nil {
 			return err
 		}
 		reached = false
-		for id, n := range lanes {
+		for id, n := range segments {
 			if id.partition != p.Partition() {
 				continue
 			}
@@ -94,7 +94,7 @@ func (r *Runner) noted(ctx context.Context, p store.Position) (bool, error) {
 func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 	r.waiting.Add(1)
 	defer r.waiting.Add(-1)
-	begun, told := r.moves(p), make(map[*lane]bool)
+	begun, told := r.moves(p), make(map[*segment]bool)
 	for first := true; ; first = false {
 		r.mu.Lock()
 		if r.changed == nil {
@@ -124,10 +124,10 @@ func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 				l.signal() // it may have gone to sleep before it could see the waiting caller
 			}
 		}
-		for _, l := range r.lanesOf(p) {
+		for _, l := range r.segmentsOf(p) {
 			if !told[l] {
 				told[l] = true
-				l.input(func(c *projector.Lane) { c.Demand(p) })
+				l.input(func(c *projector.Segment) { c.Demand(p) })
 			}
 		}
 		if standby { // another process does the work, and sends no signal here
@@ -154,11 +154,11 @@ func (r *run) await(ctx context.Context, p store.Position) (bool, error) {
 	}
 }
 
-// moves returns, for each lane of the partition of a position, how often it has read or written
+// moves returns, for each segment of the partition of a position, how often it has read or written
 // its note.
-func (r *run) moves(p store.Position) map[*lane]uint64 {
-	counts := make(map[*lane]uint64)
-	for _, l := range r.lanesOf(p) {
+func (r *run) moves(p store.Position) map[*segment]uint64 {
+	counts := make(map[*segment]uint64)
+	for _, l := range r.segmentsOf(p) {
 		l.mu.Lock()
 		counts[l] = l.moves
 		l.mu.Unlock()
@@ -166,21 +166,21 @@ func (r *run) moves(p store.Position) map[*lane]uint64 {
 	return counts
 }
 
-func (r *run) lanesOf(p store.Position) []*lane {
+func (r *run) segmentsOf(p store.Position) []*segment {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p.Partition() < len(r.readers) {
-		return r.readers[p.Partition()].lanes
+		return r.readers[p.Partition()].segments
 	}
 	return nil
 }
 
-// confirm reports whether the read model is still as the lanes know it: all of them have read or
+// confirm reports whether the read model is still as the segments know it: all of them have read or
 // written their notes since the caller began to wait, or no other process has reset the version.
 // If confirm cannot find that out, again tells the caller to ask again.
-func (r *run) confirm(ctx context.Context, p store.Position, begun map[*lane]uint64) (ok, again bool) {
+func (r *run) confirm(ctx context.Context, p store.Position, begun map[*segment]uint64) (ok, again bool) {
 	known := true
-	for _, l := range r.lanesOf(p) {
+	for _, l := range r.segmentsOf(p) {
 		l.mu.Lock()
 		before, there := begun[l]
 		known = known && there && l.moves > before
@@ -205,7 +205,7 @@ func (r *run) confirm(ctx context.Context, p store.Position, begun map[*lane]uin
 	}
 	if gone {
 		for _, l := range r.list() {
-			l.input((*projector.Lane).Reload)
+			l.input((*projector.Segment).Reload)
 		}
 		return false, true
 	}
@@ -222,7 +222,7 @@ func (r *run) pass(ctx context.Context, changed, timer <-chan struct{}) {
 	}
 }
 
-// reached reports whether the lanes of a partition have covered a position, and if not, whether
+// reached reports whether the segments of a partition have covered a position, and if not, whether
 // other processes do that work.
 func (r *run) reached(p store.Position) (done, standby bool, err error) {
 	r.mu.Lock()
@@ -235,7 +235,7 @@ func (r *run) reached(p store.Position) (done, standby bool, err error) {
 		return false, false, fmt.Errorf("%w: position %v: the log has %d partitions", store.ErrInvalid, p, len(readers))
 	}
 	done = true
-	for _, l := range readers[p.Partition()].lanes {
+	for _, l := range readers[p.Partition()].segments {
 		l.mu.Lock()
 		phase, failure := l.core.Phase()
 		state, loaded := l.core.State()

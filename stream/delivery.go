@@ -29,23 +29,23 @@ type Delivery struct {
 // subscription is closed: then the commit comes again. It does not wait for the
 // position to be saved.
 func (d *Delivery) Ack() error {
-	return d.settle(func(l *ledger, now time.Time) { l.ack(d.unit, now) })
+	return d.answer(func(l *ackTracker, now time.Time) { l.ack(d.unit, now) })
 }
 
 // AckThrough acknowledges the commit and all commits below it in its partition,
 // including refused commits that wait for their next delivery.
 func (d *Delivery) AckThrough() error {
-	return d.settle(func(l *ledger, now time.Time) { l.ackThrough(d.unit, now) })
+	return d.answer(func(l *ackTracker, now time.Time) { l.ackThrough(d.unit, now) })
 }
 
-func (d *Delivery) settle(how func(l *ledger, now time.Time)) error {
+func (d *Delivery) answer(how func(l *ackTracker, now time.Time)) error {
 	s := d.subscription
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := d.check(); err != nil {
 		return err
 	}
-	how(s.ledgers[d.part], time.Now())
+	how(s.trackers[d.part], time.Now())
 	s.room.fire()
 	s.dirty.fire()
 	return nil
@@ -56,9 +56,9 @@ func (d *Delivery) check() error {
 	s := d.subscription
 	switch {
 	case s.closed:
-		return fmt.Errorf("settle delivery at position %v: %w", d.Through, ErrClosed)
-	case !s.ledgers[d.part].outstanding(d.unit, d.Attempt):
-		return fmt.Errorf("settle delivery at position %v: %w", d.Through, ErrAcked)
+		return fmt.Errorf("answer delivery at position %v: %w", d.Through, ErrClosed)
+	case !s.trackers[d.part].outstanding(d.unit, d.Attempt):
+		return fmt.Errorf("answer delivery at position %v: %w", d.Through, ErrAcked)
 	}
 	return nil
 }
@@ -73,7 +73,7 @@ func (d *Delivery) Nack(ctx context.Context, delay time.Duration, cause error) e
 	if err := d.check(); err != nil {
 		return err
 	}
-	l := s.ledgers[d.part]
+	l := s.trackers[d.part]
 	if !l.nack(d.unit, cause, time.Now().Add(delay)) {
 		s.work.fire()
 		return nil

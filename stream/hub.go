@@ -67,18 +67,18 @@ func (e *LaggedError) Unwrap() error { return ErrLagged }
 //  3. A publisher never waits for a reader, and no reader waits for another: the ring
 //     and the head are atomic, and a publisher never takes mu, which guards the sets of
 //     readers.
-//  4. A publisher raises the head before it rings the bell, and a reader gets the
-//     stroke that it will wait for before it checks the head. So no reader misses a
+//  4. A publisher raises the head before it notifies, and a reader gets the
+//     wave that it will wait for before it checks the head. So no reader misses a
 //     wake-up.
 type Hub struct {
 	log  store.Log
 	poll time.Duration
 
-	active atomic.Int32 // number of readers
-	parts  []part
-	bell   bell
-	began  time.Time
-	polled atomic.Int64 // time of the last poll of the heads, as a duration since began
+	active    atomic.Int32 // number of readers
+	parts     []part
+	broadcast broadcast
+	began     time.Time
+	polled    atomic.Int64 // time of the last poll of the heads, as a duration since began
 
 	watcher store.Watcher                   // nil if the log is none, or if no other process commits
 	heard   atomic.Pointer[<-chan struct{}] // the watcher's channel from before the last read of the heads
@@ -163,7 +163,7 @@ func NewHub(ctx context.Context, c Config) (*Hub, error) {
 		h.watcher, h.poll = w, max(c.Poll, PollWatched)
 	}
 	h.polled.Store(-int64(h.poll))
-	h.bell.init()
+	h.broadcast.init()
 	return h, nil
 }
 
@@ -187,7 +187,7 @@ func (h *Hub) Publish(events []store.Event) {
 		}
 		p.raise(e.Position)
 	}
-	h.bell.ring()
+	h.broadcast.notify()
 }
 
 // ring returns the ring of a partition and allocates it if there is none.
@@ -298,7 +298,7 @@ func (h *Hub) readHeads(ctx context.Context) (err error) {
 		raised = h.parts[i].raise(heads[i]) || raised
 	}
 	if raised {
-		h.bell.ring()
+		h.broadcast.notify()
 	}
 	return nil
 }
@@ -324,4 +324,13 @@ func (h *Hub) hearHeads(ctx context.Context, heard *<-chan struct{}) (asked bool
 	}
 	err = h.readHeads(ctx)
 	return err == nil, err
+}
+
+// AdvanceTo tells the hub that the event at a position is durable, and wakes waiting
+// readers. It is for events that are not published: for example, a commit whose outcome
+// was unknown may have stored events. AdvanceTo does not wait.
+func (h *Hub) AdvanceTo(position store.Position) {
+	if position != 0 && h.active.Load() > 0 && h.parts[position.Partition()].raise(position) {
+		h.broadcast.notify()
+	}
 }

@@ -253,11 +253,11 @@ func (r *reader) next(ctx context.Context, yield step) (again bool, err error) {
 		}
 	}
 	r.seen.Store(uint64(r.at))
-	stroke := r.hub.bell.next() // must come before the read of the head, see rule 4 of [Hub]
+	wave := r.hub.broadcast.next() // must come before the read of the head, see rule 4 of [Hub]
 	head := store.Position(r.part.head.Load())
 	if head <= r.at {
 		r.live = true
-		return true, r.wait(ctx, stroke)
+		return true, r.wait(ctx, wave)
 	}
 	if ring := r.part.ring.Load(); ring != nil {
 		before := r.at
@@ -371,7 +371,7 @@ func (r *reader) tell(yield step) bool {
 
 // wait waits for a publication or a notice of the log, or until the next poll for
 // commits of other processes.
-func (r *reader) wait(ctx context.Context, s *stroke) (err error) {
+func (r *reader) wait(ctx context.Context, s *wave) (err error) {
 	h := r.hub
 	var tick <-chan time.Time
 	if h.poll > 0 {
@@ -382,7 +382,7 @@ func (r *reader) wait(ctx context.Context, s *stroke) (err error) {
 	heard := h.heard.Load()
 	select {
 	case <-s.first:
-		h.bell.hear(s)
+		h.broadcast.propagate(s)
 		return nil
 	case <-s.all:
 		return nil

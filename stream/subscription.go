@@ -83,7 +83,7 @@ var (
 	// its attempts. The error is an [*ExhaustedError].
 	ErrExhausted = errors.New("attempts are used up")
 	// ErrAcked means that the delivery was acknowledged or refused before.
-	ErrAcked = errors.New("delivery is settled")
+	ErrAcked = errors.New("delivery was answered before")
 )
 
 // An ExhaustedError names the commit that has ended a subscription. It matches
@@ -162,7 +162,7 @@ func (c *SubscriptionConfig) defaults() error {
 // Many goroutines at once may call the methods of a subscription and of its deliveries.
 //
 // One goroutine for each partition reads the log, and one goroutine saves positions;
-// Close ends them. The state of commits is in the ledgers, which mu guards.
+// Close ends them. The state of commits is in the trackers, which mu guards.
 type Subscription struct {
 	config     SubscriptionConfig
 	hub        *Hub
@@ -172,16 +172,16 @@ type Subscription struct {
 	ended      chan struct{} // closed when all goroutines have ended
 	retry      time.Time     // earliest time of the next save after an error; only the saving goroutine uses it
 
-	mu      sync.Mutex
-	ledgers []*ledger        // one ledger for each partition
-	turn    int              // index of the ledger that take asks first
-	notices []notices        // notices for Next, by partition
-	err     error            // the error that has ended the subscription
-	saveErr error            // error of the last save, nil if it succeeded
-	readErr []error          // by partition: error because of which the log cannot be read
-	damaged []store.Position // positions of damaged events that were passed over
-	closed  bool
-	fenced  bool // the name was taken over, and Next or Close has returned that
+	mu       sync.Mutex
+	trackers []*ackTracker    // one ackTracker for each partition
+	turn     int              // index of the ackTracker that take asks first
+	notices  []notices        // notices for Next, by partition
+	err      error            // the error that has ended the subscription
+	saveErr  error            // error of the last save, nil if it succeeded
+	readErr  []error          // by partition: error because of which the log cannot be read
+	damaged  []store.Position // positions of damaged events that were passed over
+	closed   bool
+	fenced   bool // the name was taken over, and Next or Close has returned that
 
 	// hold is the registration of a subscription whose checkpoints are not in the log,
 	// and held are the positions of its checkpoints. Only the goroutine that saves uses
@@ -212,7 +212,7 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 	}
 	s := &Subscription{
 		config: c, hub: h, checkpoint: checkpoint, closing: make(chan struct{}, 1), ended: make(chan struct{}),
-		ledgers: make([]*ledger, len(h.parts)), notices: make([]notices, len(h.parts)), readErr: make([]error, len(h.parts)),
+		trackers: make([]*ackTracker, len(h.parts)), notices: make([]notices, len(h.parts)), readErr: make([]error, len(h.parts)),
 	}
 	err = s.resume(ctx, saved)
 	if err == nil {
@@ -226,7 +226,7 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
-	for part := range s.ledgers {
+	for part := range s.trackers {
 		s.running.Go(func() { s.feed(running, part, 0) })
 	}
 	s.running.Go(func() { s.saveLoop(running) })
@@ -237,7 +237,7 @@ func (h *Hub) Subscribe(ctx context.Context, c SubscriptionConfig) (*Subscriptio
 	return s, nil
 }
 
-// resume makes ledgers at the saved positions. It returns an error if a position does
+// resume makes trackers at the saved positions. It returns an error if a position does
 // not belong to this log.
 func (s *Subscription) resume(ctx context.Context, saved []store.Position) error {
 	proofs := map[store.Position]Proof{}
@@ -251,24 +251,24 @@ func (s *Subscription) resume(ctx context.Context, saved []store.Position) error
 		return fmt.Errorf("read heads: %w", err)
 	}
 	for _, p := range saved {
-		if p.Partition() >= len(s.ledgers) {
-			return fmt.Errorf("%w: subscription %q is at position %v: the log has %d partitions", store.ErrInvalid, s.config.Name, p, len(s.ledgers))
+		if p.Partition() >= len(s.trackers) {
+			return fmt.Errorf("%w: subscription %q is at position %v: the log has %d partitions", store.ErrInvalid, s.config.Name, p, len(s.trackers))
 		}
 		proof := Proof{Position: p, Event: proofs[p].Event}
 		if _, err := proof.check(ctx, s.hub.log, heads); err != nil {
 			return fmt.Errorf("subscription %q: %w", s.config.Name, err)
 		}
-		s.ledgers[p.Partition()] = newLedger(&s.config, p, p)
+		s.trackers[p.Partition()] = newAckTracker(&s.config, p, p)
 	}
 	return nil
 }
 
-// begin makes ledgers for partitions without a saved position, and saves their first
+// begin makes trackers for partitions without a saved position, and saves their first
 // positions before the first delivery. Otherwise the log would have no checkpoint of a
 // subscription that has acknowledged no commit yet, and might delete its events; and a
 // subscription that begins at the head would begin at a later head after a crash.
 func (s *Subscription) begin(ctx context.Context) error {
-	heads := make([]store.Position, len(s.ledgers))
+	heads := make([]store.Position, len(s.trackers))
 	if s.config.FromHead {
 		var err error
 		if heads, err = s.hub.log.Heads(ctx); err != nil {
@@ -276,12 +276,12 @@ func (s *Subscription) begin(ctx context.Context) error {
 		}
 	}
 	var fresh []Proof
-	for part, l := range s.ledgers {
+	for part, l := range s.trackers {
 		if l != nil {
 			continue
 		}
 		at := max(store.NewPosition(part, 0), heads[part])
-		s.ledgers[part] = newLedger(&s.config, at, at)
+		s.trackers[part] = newAckTracker(&s.config, at, at)
 		fresh = append(fresh, Proof{Position: at})
 	}
 	if len(fresh) > 0 {
@@ -322,7 +322,7 @@ func (s *Subscription) register(ctx context.Context) error {
 		return nil //nolint:nilerr // the log has no checkpoints
 	}
 	var at []store.Position
-	for _, l := range s.ledgers {
+	for _, l := range s.trackers {
 		at = append(at, l.saved)
 	}
 	hold, err := readers.Register(ctx, CheckpointPrefix+s.config.Name, checkpointInstance, at...)
@@ -359,7 +359,7 @@ func (s *Subscription) moveCheckpoints(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	var moved []store.Position
-	for part, l := range s.ledgers {
+	for part, l := range s.trackers {
 		if l.saved != s.held[part] {
 			moved = append(moved, l.saved)
 		}
@@ -437,10 +437,10 @@ func (s *Subscription) take(now time.Time) (d *Delivery, due time.Time, err erro
 			return nil, due, err
 		}
 	}
-	for range s.ledgers {
-		part := s.turn % len(s.ledgers)
+	for range s.trackers {
+		part := s.turn % len(s.trackers)
 		s.turn++
-		l := s.ledgers[part]
+		l := s.trackers[part]
 		if u := l.take(now); u != nil {
 			return &Delivery{Commit: *u.commit, Attempt: u.attempt, Cause: u.cause, subscription: s, unit: u, part: part}, due, nil
 		}
@@ -497,7 +497,7 @@ func (s *Subscription) Stats() SubscriptionStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stats := SubscriptionStats{SaveErr: s.saveErr, ReadErr: errors.Join(s.readErr...), Damaged: slices.Clone(s.damaged)}
-	for _, l := range s.ledgers {
+	for _, l := range s.trackers {
 		stats.Positions = append(stats.Positions, l.done)
 		stats.Saved = append(stats.Saved, l.saved)
 		stats.Open += l.open
@@ -564,11 +564,11 @@ func (s *Subscription) end(err error) {
 	s.dirty.fire()
 }
 
-// feed reads the commits of a partition into its ledger. If the log ends the goroutine,
+// feed reads the commits of a partition into its ackTracker. If the log ends the goroutine,
 // another one goes on from the same position after a pause, as after a panic. The
 // parameter exits is the number of goroutines in a row that the log has ended.
 func (s *Subscription) feed(ctx context.Context, part, exits int) {
-	l := s.ledgers[part]
+	l := s.trackers[part]
 	from := l.read
 	exited := true
 	defer func() {
@@ -618,7 +618,7 @@ var errExited = errors.New("the log or the checkpoints have called runtime.Goexi
 // parameter failing says that the last attempt has failed.
 func (s *Subscription) read(ctx context.Context, part int, failing bool) (err error) {
 	defer contain(&err)
-	l := s.ledgers[part]
+	l := s.trackers[part]
 	q := s.query(part)
 	q.After = l.read
 	begin := func() *reader {
@@ -678,8 +678,8 @@ func (s *Subscription) notify(part int, notice error) {
 	s.work.fire()
 }
 
-// put adds a commit to a ledger when there is room for it.
-func (s *Subscription) put(ctx context.Context, l *ledger, c *Commit) error {
+// put adds a commit to an ackTracker when there is room for it.
+func (s *Subscription) put(ctx context.Context, l *ackTracker, c *Commit) error {
 	for {
 		s.mu.Lock()
 		if s.err != nil {
@@ -718,7 +718,7 @@ func (s *Subscription) saves(ctx context.Context) {
 	for {
 		s.mu.Lock()
 		var due time.Time
-		for _, l := range s.ledgers {
+		for _, l := range s.trackers {
 			due = earlier(due, l.saveAt())
 		}
 		if s.behind {
@@ -774,7 +774,7 @@ func (s *Subscription) savePositions(ctx context.Context) error {
 	var positions []store.Position
 	var proofs []Proof // copies, so that a checkpoint cannot change positions
 	s.mu.Lock()
-	for _, l := range s.ledgers {
+	for _, l := range s.trackers {
 		if p, ok := l.save(); ok {
 			positions = append(positions, p)
 			proofs = append(proofs, Proof{Position: p, Event: l.eventAt(p)})
@@ -789,7 +789,7 @@ func (s *Subscription) savePositions(ctx context.Context) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, p := range positions {
-			s.ledgers[p.Partition()].keep(p, err == nil, time.Now())
+			s.trackers[p.Partition()].keep(p, err == nil, time.Now())
 		}
 	}()
 	_, err = guard.Call("checkpoints", func() (struct{}, error) {

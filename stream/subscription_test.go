@@ -673,7 +673,7 @@ func work(ctx context.Context, t *testing.T, s *stream.Subscription, h *streamte
 			return
 		}
 		if d != nil {
-			settle(ctx, t, d, h, r)
+			answer(ctx, t, d, h, r)
 			continue
 		}
 		select {
@@ -695,7 +695,7 @@ func nextNow(ctx context.Context, s *stream.Subscription) (*stream.Delivery, err
 	return d, err
 }
 
-func settle(ctx context.Context, t *testing.T, d *stream.Delivery, h *streamtest.History, r *rand.Rand) {
+func answer(ctx context.Context, t *testing.T, d *stream.Delivery, h *streamtest.History, r *rand.Rand) {
 	select {
 	case <-ctx.Done():
 		return
@@ -714,6 +714,6 @@ func settle(ctx context.Context, t *testing.T, d *stream.Delivery, h *streamtest
 		err = d.Ack()
 	}
 	if err != nil {
-		t.Errorf("settle %v: %v", d.Through, err)
+		t.Errorf("answer %v: %v", d.Through, err)
 	}
 }

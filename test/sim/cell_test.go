@@ -142,7 +142,7 @@ func (c *cell) read(fold *entity.Fold) error {
 		limit--
 	}
 	defer func() {
-		c.node.hub.Reach(fold.Position())
+		c.node.hub.AdvanceTo(fold.Position())
 		c.node.reach(fold.Position())
 	}()
 	for e, err := range w.disk.log.Load(background, c.key, fold.Accept) {

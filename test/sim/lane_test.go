@@ -27,7 +27,7 @@ func (w *world) laneLimits() projector.Limits {
 type lane struct {
 	node   *node
 	number int
-	core   *projector.Lane
+	core   *projector.Segment
 	at     store.Position // position of the reader
 	busy   bool           // an action or a read of a chunk is in progress
 	sleeps bool           // the lane has no work before until

@@ -15,8 +15,8 @@ const (
 	ForgetWindow = "the window does not begin where the note is"
 )
 
-// Break damages the lane as if a part of its code were missing.
-func (l *Lane) Break(fault string) {
+// Break damages the segment as if a part of its code were missing.
+func (l *Segment) Break(fault string) {
 	switch fault {
 	case ForgetUnknown:
 		if l.loaded && !l.foreign {

@@ -45,14 +45,14 @@ func (j *Job) end(err error) {
 	}
 }
 
-// JobsMax bounds the number of waiting jobs of a lane.
+// JobsMax bounds the number of waiting jobs of a segment.
 const JobsMax = 1024
 
 // ErrBusy is the error of a job when too many jobs wait.
 var ErrBusy = errors.New("too many jobs wait")
 
 // Do is the input of a new job.
-func (l *Lane) Do(j *Job) {
+func (l *Segment) Do(j *Job) {
 	switch {
 	case l.stopped:
 		j.end(l.err)
@@ -64,7 +64,7 @@ func (l *Lane) Do(j *Job) {
 }
 
 // nextOfJob returns the next action of the job, if there is one.
-func (l *Lane) nextOfJob(now time.Time) (Action, bool) {
+func (l *Segment) nextOfJob(now time.Time) (Action, bool) {
 	for {
 		if l.job == nil {
 			if len(l.jobs) == 0 {
@@ -100,15 +100,15 @@ func (l *Lane) nextOfJob(now time.Time) (Action, bool) {
 			l.attempt.Park = j.failed
 		case j.Kind == Drop:
 			l.tryJob(nil)
-			l.bury(p, l.state.Position, now)
+			l.deadLetter(p, l.state.Position, now)
 			l.unparking(p)
 		case !l.haveRead:
 			l.busy = true
 			return Action{Kind: Read, Key: p.Key, Version: p.Version, Through: l.state.Position, Max: l.limits.Batch}, true
 		case j.Kind == SkipOne && !j.skipped:
 			l.tryJob(nil)
-			l.bury(p, p.Position, now)
-			l.goOn(p, 1)
+			l.deadLetter(p, p.Position, now)
+			l.resumeJob(p, 1)
 		default:
 			l.tryMissing(p)
 		}
@@ -116,17 +116,17 @@ func (l *Lane) nextOfJob(now time.Time) (Action, bool) {
 	}
 }
 
-// tryJob begins an attempt of the job. It does not move the lane's position.
-func (l *Lane) tryJob(events []store.Event) {
+// tryJob begins an attempt of the job. It does not move the segment's position.
+func (l *Segment) tryJob(events []store.Event) {
 	l.try(events, l.state.Position, store.ID{})
-	l.attempt.Replaying = len(events) > 0 && !l.latch.Owns(events[0].Key, events[0].Position)
+	l.attempt.Replaying = len(events) > 0 && !l.effects.Owns(events[0].Key, events[0].Position)
 	l.attempt.Parked = nil
 	l.reached = l.covered
 	l.ofJob = true
 }
 
-// bury adds a dead letter to the attempt.
-func (l *Lane) bury(p *Parked, through store.Position, now time.Time) {
+// deadLetter adds a dead letter to the attempt.
+func (l *Segment) deadLetter(p *Parked, through store.Position, now time.Time) {
 	l.attempt.Dead = &DeadLetter{
 		Key: p.Key, Version: p.Version, Position: p.Position, Through: through,
 		Type: p.Type, Error: p.Error, Attempts: p.Attempts, Time: now,
@@ -134,15 +134,15 @@ func (l *Lane) bury(p *Parked, through store.Position, now time.Time) {
 	l.attempt.New.Dead++
 }
 
-func (l *Lane) unparking(p *Parked) {
+func (l *Segment) unparking(p *Parked) {
 	l.attempt.Unpark = p.Key
 	l.attempt.New.Parked--
 	l.job.ending = true
 }
 
-// goOn makes the attempt park the entity at its n-th missing event, or unpark the entity if
+// resumeJob makes the attempt park the entity at its n-th missing event, or unpark the entity if
 // there is no such event.
-func (l *Lane) goOn(p *Parked, n int) {
+func (l *Segment) resumeJob(p *Parked, n int) {
 	if n < len(l.missing) {
 		l.attempt.Park = moved(p, &l.missing[n])
 	} else {
@@ -159,17 +159,17 @@ func moved(p *Parked, e *store.Event) *Parked {
 
 // tryMissing handles the next missing events. If an event behind them was read too, the entity
 // is then parked at that event.
-func (l *Lane) tryMissing(p *Parked) {
+func (l *Segment) tryMissing(p *Parked) {
 	n := min(len(l.missing), l.size, l.limits.Batch)
 	if n > 0 {
-		n = cut(l.latch, l.missing[:n])
+		n = cut(l.effects, l.missing[:n])
 	}
 	l.tryJob(l.missing[:n])
-	l.goOn(p, n)
+	l.resumeJob(p, n)
 }
 
 // ReadDone is the input that the missing events have been read, in order of version.
-func (l *Lane) ReadDone(events []store.Event, err error) {
+func (l *Segment) ReadDone(events []store.Event, err error) {
 	l.busy = false
 	if err != nil {
 		l.endJob(err)
@@ -178,9 +178,9 @@ func (l *Lane) ReadDone(events []store.Event, err error) {
 	l.missing, l.haveRead = events, true
 }
 
-func (l *Lane) endRead() { l.missing, l.haveRead = nil, false }
+func (l *Segment) endRead() { l.missing, l.haveRead = nil, false }
 
-func (l *Lane) endJob(err error) {
+func (l *Segment) endJob(err error) {
 	j := l.job
 	l.job = nil
 	l.endRead()
@@ -188,7 +188,7 @@ func (l *Lane) endJob(err error) {
 }
 
 // jobStored continues the job after the target has stored an attempt of it.
-func (l *Lane) jobStored() {
+func (l *Segment) jobStored() {
 	a := &l.attempt
 	switch {
 	case !a.Unpark.IsZero():
@@ -205,7 +205,7 @@ func (l *Lane) jobStored() {
 
 // jobFailed ends the job at the event at which its handler has failed, after the events before
 // it have been handled.
-func (l *Lane) jobFailed(o Outcome, now time.Time) {
+func (l *Segment) jobFailed(o Outcome, now time.Time) {
 	n := len(l.attempt.Events)
 	switch {
 	case n > 1 && o.To-o.From != 1:

@@ -11,19 +11,19 @@ import (
 
 func TestPause(t *testing.T) {
 	t.Parallel()
-	t.Run("of_lanes_and_runners_that_fail_together_differs_by_up_to_a_quarter", func(t *testing.T) {
+	t.Run("of_segments_and_runners_that_fail_together_differs_by_up_to_a_quarter", func(t *testing.T) {
 		t.Parallel()
 		const least = time.Minute
 		pauses := map[time.Duration]bool{}
 		for n := range 32 {
 			now := time.Unix(0, 0)
-			l := projector.New(store.ID{byte(n / 4)}, projector.Limits{Batch: 10, Lane: n % 4, Lanes: 4},
+			l := projector.New(store.ID{byte(n / 4)}, projector.Limits{Batch: 10, Segment: n % 4, Segments: 4},
 				projector.Policy{AttemptsMax: 5, BackoffMin: least, BackoffMax: least})
 			if a := l.Next(now); a.Kind != projector.Load {
 				t.Fatalf("it begins with %v", a.Kind)
 			}
 			state := &projector.State{Position: store.NewPosition(0, 0), Revision: 1}
-			state.SetLatch(projector.OpenAbove(state.Position))
+			state.SetEffects(projector.AllEffectsAfter(state.Position))
 			l.Loaded(state, nil, nil, now)
 			if a := l.Next(now); a.Kind != projector.Seek {
 				t.Fatalf("it goes on with %v", a.Kind)
@@ -42,7 +42,7 @@ func TestPause(t *testing.T) {
 			pauses[pause] = true
 		}
 		if len(pauses) < 16 {
-			t.Errorf("32 lanes that fail together have %d different pauses", len(pauses))
+			t.Errorf("32 segments that fail together have %d different pauses", len(pauses))
 		}
 	})
 }

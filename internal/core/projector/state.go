@@ -1,5 +1,5 @@
 // Package projector holds the protocol core of projections. It decides which events are handled
-// in which transaction, and which notes are stored with them. A note is the record of a lane's
+// in which transaction, and which notes are stored with them. A note is the record of a segment's
 // progress in the target.
 package projector
 
@@ -9,19 +9,20 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A State is the note of a lane: its position and its counts, as stored in the target.
+// A State is the note of a segment: its position and its counts, as stored in the target.
 type State struct {
-	// Position is the position up to which the read model holds all events of the lane, except
+	// Position is the position up to which the read model holds all events of the segment, except
 	// the missing events of parked entities.
 	Position store.Position
-	// Revision increases by one with every change of the lane's notes.
+	// Revision increases by one with every change of the segment's notes.
 	Revision uint64
 	// At is the id of the event at Position, or zero if the id is not known.
 	At store.ID
-	// Latched and Edges are the stored form of the latch, see [State.Latch]. Without Edges the
-	// lane owns the effects of all events above Latched and of no others.
-	Latched store.Position
-	Edges   string
+	// EffectsAfter and EffectEdges are the stored form of the effects, see [State.Effects].
+	// Without EffectEdges the segment owns the effects of all events above EffectsAfter and of no
+	// others.
+	EffectsAfter store.Position
+	EffectEdges  string
 	// Writer is the id of the runner that wrote the note.
 	Writer store.ID
 	// Parked is the number of parked entities, Dead the number of dead letters.
@@ -53,7 +54,7 @@ type DeadLetter struct {
 	Time     time.Time
 }
 
-// A Chunk is a batch of events that a reader has read for the lane: every event of the lane
+// A Chunk is a batch of events that a reader has read for the segment: every event of the segment
 // above After and at or below Through. At is the id of the event at Through, or zero if it is
 // not known.
 type Chunk struct {
@@ -62,7 +63,7 @@ type Chunk struct {
 	Events         []store.Event
 }
 
-// An Attempt is one transaction. It compares the lane's note with Old, handles the events
+// An Attempt is one transaction. It compares the segment's note with Old, handles the events
 // except those of parked entities, and stores the notes. If the note is not equal to Old, it
 // must do nothing and return [Moved].
 type Attempt struct {
@@ -76,19 +77,19 @@ type Attempt struct {
 	Park   *Parked
 	Unpark store.Key
 	Dead   *DeadLetter
-	// Replaying is true if the lane does not own the effects of the events.
+	// Replaying is true if the segment does not own the effects of the events.
 	Replaying bool
-	// Taken are the lanes of the serving version from which the attempt takes effects over.
-	// Most attempts have none. Like the lane's own note, their notes are compared with Old, and
+	// Taken are the segments of the serving version from which the attempt takes effects over.
+	// Most attempts have none. Like the segment's own note, their notes are compared with Old, and
 	// New is stored. Serving is the number of that version. If it no longer serves, the attempt
 	// must do nothing and return [Moved].
 	Taken   []Taken
 	Serving int
 }
 
-// A Taken is a lane of the serving version that gives effects away.
+// A Taken is a segment of the serving version that gives effects away.
 type Taken struct {
-	Lane     int
+	Segment  int
 	Old, New State
 }
 
@@ -132,7 +133,7 @@ const (
 	Stop
 )
 
-// A Policy is the failure policy of a lane.
+// A Policy is the failure policy of a segment.
 type Policy struct {
 	OnFailure Failure
 	// AttemptsMax is the number of attempts for one event, including the first.
@@ -142,13 +143,13 @@ type Policy struct {
 	BackoffMin, BackoffMax time.Duration
 }
 
-// Limits bound a lane.
+// Limits bound a segment.
 type Limits struct {
 	// Batch is the maximum number of events in one attempt.
 	Batch int
 	// Parked and Dead bound the parked entities and the dead letters.
 	Parked, Dead int
-	// FlushEvents and FlushAfter bound the positions and the time after which the lane stores a
+	// FlushEvents and FlushAfter bound the positions and the time after which the segment stores a
 	// position that has moved only over events that it does not want.
 	FlushEvents uint64
 	FlushAfter  time.Duration
@@ -156,31 +157,31 @@ type Limits struct {
 	RetryMin, RetryMax time.Duration
 	// StandbyMin and StandbyMax bound the pauses while another runner is at work.
 	StandbyMin, StandbyMax time.Duration
-	// HoldMin and HoldMax bound the pauses of a lane that waits for the version that serves.
-	// That version must have stood still for TakeAfter before the lane takes its effects over
-	// for waiting callers, see [Lane.Demand].
+	// HoldMin and HoldMax bound the pauses of a segment that waits for the version that serves.
+	// That version must have stood still for TakeAfter before the segment takes its effects over
+	// for waiting callers, see [Segment.Demand].
 	HoldMin, HoldMax time.Duration
 	TakeAfter        time.Duration
-	// Lane is the number of this lane, from 0, and Lanes the number of lanes.
-	Lane, Lanes int
+	// Segment is the number of this segment, from 0, and Segments the number of segments.
+	Segment, Segments int
 }
 
-// A Phase is the present activity of a lane, for operators.
+// A Phase is the present activity of a segment, for operators.
 type Phase uint8
 
-// The phases of a lane.
+// The phases of a segment.
 const (
-	// Loading: the lane has not read its position yet.
+	// Loading: the segment has not read its position yet.
 	Loading Phase = iota
-	// Running: the lane handles events, or waits for new ones.
+	// Running: the segment handles events, or waits for new ones.
 	Running
-	// Retrying: a handler or the target has failed; the lane will try again.
+	// Retrying: a handler or the target has failed; the segment will try again.
 	Retrying
 	// Standby: another runner is at work.
 	Standby
-	// Holding: the lane waits because the version that serves has not handled the next event
+	// Holding: the segment waits because the version that serves has not handled the next event
 	// yet.
 	Holding
-	// Stopped: the lane needs an operator.
+	// Stopped: the segment needs an operator.
 	Stopped
 )

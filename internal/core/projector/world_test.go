@@ -12,7 +12,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Faults of the shell, in addition to the faults of [projector.Lane.Break].
+// Faults of the shell, in addition to the faults of [projector.Segment.Break].
 const (
 	positionFirst  = "the position is stored before the rows"
 	noCompare      = "the note is not compared"
@@ -62,30 +62,30 @@ type world struct {
 	versions [versions]*version
 	numbers  int               // number of versions so far
 	serving  int               // the number of the version that serves; 0 if there is none
-	done     []projector.State // lanes of the last version, if it has been removed
+	done     []projector.State // segments of the last version, if it has been removed
 	effects  map[store.Position]int
 	excused  map[store.Position]bool // events that may have no effect, because an operator has said so
 }
 
 // A version is a read model with its notes and its runners.
 type version struct {
-	number int
-	lanes  int
-	off    bool // its program does not run
-	rows   map[store.Key][]store.Version
-	notes  []projector.State
-	parked []map[store.Key]projector.Parked
-	dead   [][]projector.DeadLetter
-	ran    []*runner
+	number   int
+	segments int
+	off      bool // its program does not run
+	rows     map[store.Key][]store.Version
+	notes    []projector.State
+	parked   []map[store.Key]projector.Parked
+	dead     [][]projector.DeadLetter
+	ran      []*runner
 }
 
-// A runner is one lane of one process.
+// A runner is one segment of one process.
 type runner struct {
 	of      *version
-	lane    *projector.Lane
+	segment *projector.Segment
 	number  int
 	at      store.Position // position of the reader
-	pending func()         // the next input of the lane
+	pending func()         // the next input of the segment
 }
 
 func newWorld(seed uint64, faults ...string) *world {
@@ -106,11 +106,11 @@ func newWorld(seed uint64, faults ...string) *world {
 // begin makes the next version in a slot.
 func (w *world) begin(place int) {
 	w.numbers++
-	v := &version{number: w.numbers, lanes: 1 + w.random.IntN(3), rows: map[store.Key][]store.Version{}}
-	for range v.lanes {
+	v := &version{number: w.numbers, segments: 1 + w.random.IntN(3), rows: map[store.Key][]store.Version{}}
+	for range v.segments {
 		s := projector.State{Revision: 1}
 		if w.serving != 0 || w.done != nil {
-			s.SetLatch(projector.Closed(0))
+			s.SetEffects(projector.NoEffects(0))
 		}
 		v.notes = append(v.notes, s)
 		v.parked = append(v.parked, map[store.Key]projector.Parked{})
@@ -126,13 +126,13 @@ func (w *world) begin(place int) {
 		}
 	}
 	w.versions[place] = v
-	v.ran = make([]*runner, v.lanes*runners)
+	v.ran = make([]*runner, v.segments*runners)
 	for i := range v.ran {
 		w.start(v, i)
 	}
 }
 
-// handOver moves the owned effects to the lanes of another version.
+// handOver moves the owned effects to the segments of another version.
 func (w *world) handOver(from, to []projector.State) bool {
 	if _, _, err := projector.HandOver(from, to, -1, store.LastPosition(0)); err != nil {
 		w.stats["tangled"]++
@@ -143,7 +143,7 @@ func (w *world) handOver(from, to []projector.State) bool {
 			states[i].Revision++
 			states[i].Writer = store.ID{254}
 			if err := states[i].Check(); err != nil {
-				w.failf("the latch of lane %d: %v", i, err)
+				w.failf("the effects of segment %d: %v", i, err)
 			}
 		}
 	}
@@ -183,15 +183,15 @@ func (w *world) chance(percent int) bool { return !w.calm && w.random.IntN(100) 
 func (w *world) start(v *version, i int) {
 	w.writer++
 	l := limits
-	l.Lane, l.Lanes = i%v.lanes, v.lanes
-	v.ran[i] = &runner{of: v, lane: projector.New(store.ID{w.writer}, l, w.policy), number: i % v.lanes}
+	l.Segment, l.Segments = i%v.segments, v.segments
+	v.ran[i] = &runner{of: v, segment: projector.New(store.ID{w.writer}, l, w.policy), number: i % v.segments}
 }
 
-// wants reports whether a lane wants an event.
+// wants reports whether a segment wants an event.
 func wanted(e *store.Event) bool { return e.Type == "wanted" }
 
 func (v *version) wants(n int, e *store.Event) bool {
-	return wanted(e) && projector.LaneOf(e.Key, v.lanes) == n
+	return wanted(e) && projector.SegmentOf(e.Key, v.segments) == n
 }
 
 func (w *world) run(steps int) error {
@@ -233,7 +233,7 @@ func (w *world) step() {
 	case n < 195:
 		w.switchTo(v)
 	case n < 197:
-		v.ran[w.random.IntN(len(v.ran))].lane.Demand(store.Position(len(w.events)))
+		v.ran[w.random.IntN(len(v.ran))].segment.Demand(store.Position(len(w.events)))
 	case n < 198:
 		w.remove(w.random.IntN(versions))
 	default:
@@ -254,11 +254,11 @@ func (w *world) switchTo(v *version) {
 	}
 	if w.has(switchAPoint) {
 		for i := range v.notes {
-			v.notes[i].SetLatch(projector.OpenAbove(max(v.notes[i].Position, old.notes[0].Position)))
+			v.notes[i].SetEffects(projector.AllEffectsAfter(max(v.notes[i].Position, old.notes[0].Position)))
 			v.notes[i].Revision++
 		}
 		for i := range old.notes {
-			old.notes[i].SetLatch(projector.Closed(0))
+			old.notes[i].SetEffects(projector.NoEffects(0))
 			old.notes[i].Revision++
 		}
 	} else if !w.handOver(old.notes, v.notes) {
@@ -293,7 +293,7 @@ func (w *world) remove(place int) {
 	}
 }
 
-// excuse records that the effects of the events parked in a lane may be missing.
+// excuse records that the effects of the events parked in a segment may be missing.
 func (w *world) excuse(v *version, n int) {
 	for k, p := range v.parked[n] {
 		for _, e := range w.events {
@@ -331,7 +331,7 @@ func (w *world) heal() { clear(w.poison) }
 // turn runs one action or input of a runner.
 func (w *world) turn(v *version, i int) {
 	r := v.ran[i]
-	if v.off || w.alone && i >= v.lanes {
+	if v.off || w.alone && i >= v.segments {
 		return
 	}
 	if r.pending != nil {
@@ -342,23 +342,23 @@ func (w *world) turn(v *version, i int) {
 		r.pending = nil
 		pending()
 		for _, f := range w.faults {
-			r.lane.Break(f)
+			r.segment.Break(f)
 		}
 		return
 	}
-	if r.lane.Wants() {
+	if r.segment.Wants() {
 		w.feed(r)
 	}
 	for _, f := range w.faults {
-		r.lane.Break(f)
+		r.segment.Break(f)
 	}
-	a := r.lane.Next(w.now)
+	a := r.segment.Next(w.now)
 	switch a.Kind {
 	case projector.Load:
 		w.load(r)
 	case projector.Try:
 		o := w.try(r, a.Attempt)
-		r.pending = func() { r.lane.Tried(o, w.now) }
+		r.pending = func() { r.segment.Tried(o, w.now) }
 	case projector.Read:
 		w.read(r, a)
 	case projector.Look:
@@ -369,12 +369,12 @@ func (w *world) turn(v *version, i int) {
 			r.at += 2 // a faulty reader
 		}
 	case projector.Wait:
-		if phase, err := r.lane.Phase(); phase == projector.Stopped {
+		if phase, err := r.segment.Phase(); phase == projector.Stopped {
 			w.stats["stopped"]++
 			if !errors.Is(err, projector.ErrParkedMax) && !errors.Is(err, projector.ErrRemoved) {
-				w.failf("a lane has stopped: %v", err)
+				w.failf("a segment has stopped: %v", err)
 			}
-			r.lane.Resume()
+			r.segment.Resume()
 			if w.random.IntN(4) == 0 {
 				w.heal()
 			}
@@ -395,35 +395,35 @@ func (w *world) feed(r *runner) {
 		}
 	}
 	r.at = c.Through
-	r.lane.Offer(c, w.now)
+	r.segment.Offer(c, w.now)
 }
 
 // idOf returns the id of the event at a position.
 func idOf(p store.Position) store.ID { return store.ID{1, byte(p >> 8), byte(p)} }
 
-// look passes the version that serves to a lane.
+// look passes the version that serves to a segment.
 func (w *world) look(r *runner) {
 	if w.chance(10) {
-		r.pending = func() { r.lane.Looked(projector.Serving{}, errors.New("look"), w.now) }
+		r.pending = func() { r.segment.Looked(projector.Serving{}, errors.New("look"), w.now) }
 		return
 	}
 	var s projector.Serving
 	if v := w.numbered(w.serving); v != nil && v != r.of {
-		s = projector.Serving{Version: v.number, Lanes: slices.Clone(v.notes)}
+		s = projector.Serving{Version: v.number, Segments: slices.Clone(v.notes)}
 		if w.has(neverHolds) {
-			s.Lanes = nil
+			s.Segments = nil
 		}
 	}
-	r.pending = func() { r.lane.Looked(s, nil, w.now) }
+	r.pending = func() { r.segment.Looked(s, nil, w.now) }
 }
 
 func (w *world) load(r *runner) {
 	if w.numbered(r.of.number) == nil {
-		r.pending = func() { r.lane.Loaded(nil, nil, nil, w.now) }
+		r.pending = func() { r.segment.Loaded(nil, nil, nil, w.now) }
 		return
 	}
 	if w.chance(10) {
-		r.pending = func() { r.lane.Loaded(nil, nil, errors.New("load"), w.now) }
+		r.pending = func() { r.segment.Loaded(nil, nil, errors.New("load"), w.now) }
 		return
 	}
 	t := r.of
@@ -433,12 +433,12 @@ func (w *world) load(r *runner) {
 		p := t.parked[r.number][k]
 		parked = append(parked, &p)
 	}
-	r.pending = func() { r.lane.Loaded(&s, parked, nil, w.now) }
+	r.pending = func() { r.segment.Loaded(&s, parked, nil, w.now) }
 }
 
 func (w *world) read(r *runner, a projector.Action) {
 	if w.chance(10) {
-		r.pending = func() { r.lane.ReadDone(nil, errors.New("read")) }
+		r.pending = func() { r.segment.ReadDone(nil, errors.New("read")) }
 		return
 	}
 	var events []store.Event
@@ -447,7 +447,7 @@ func (w *world) read(r *runner, a projector.Action) {
 			events = append(events, e)
 		}
 	}
-	r.pending = func() { r.lane.ReadDone(events, nil) }
+	r.pending = func() { r.segment.ReadDone(events, nil) }
 }
 
 // try runs an attempt against the model of the target.
@@ -482,8 +482,8 @@ func (w *world) try(r *runner, a *projector.Attempt) projector.Outcome {
 			}
 			return o
 		}
-		if a.New.Latch().Owns(e.Key, e.Position) == a.Replaying {
-			w.failf("event at %v is said to be replayed: %t, and its effects are the lane's: %t", e.Position, a.Replaying, !a.Replaying)
+		if a.New.Effects().Owns(e.Key, e.Position) == a.Replaying {
+			w.failf("event at %v is said to be replayed: %t, and its effects are the segment's: %t", e.Position, a.Replaying, !a.Replaying)
 		}
 		staged[e.Key] = append(staged[e.Key], e.Version)
 	}
@@ -518,7 +518,7 @@ func (w *world) mayTake(a *projector.Attempt) bool {
 		return false
 	}
 	for _, t := range a.Taken {
-		if v.notes[t.Lane] != t.Old {
+		if v.notes[t.Segment] != t.Old {
 			return false
 		}
 	}
@@ -533,7 +533,7 @@ func (w *world) note(t *version, n int, a *projector.Attempt) {
 	for _, o := range a.Taken {
 		w.stats["taken"]++
 		if !w.has(takeForgets) {
-			w.numbered(a.Serving).notes[o.Lane] = o.New
+			w.numbered(a.Serving).notes[o.Segment] = o.New
 		}
 	}
 	if a.Park != nil {
@@ -555,7 +555,7 @@ func (w *world) note(t *version, n int, a *projector.Attempt) {
 	}
 }
 
-// check compares the rows of a lane with the promises of its notes.
+// check compares the rows of a segment with the promises of its notes.
 func (w *world) check(t *version, n int) {
 	s := t.notes[n]
 	want := map[store.Key][]store.Version{}
@@ -576,12 +576,12 @@ func (w *world) check(t *version, n int) {
 	}
 	for i := range entities {
 		k := store.Key{Kind: "k", ID: fmt.Sprint(i)}
-		if projector.LaneOf(k, t.lanes) == n && !slices.Equal(t.rows[k], want[k]) {
-			w.failf("version %d lane %d at %v: rows of %v are %v, want %v (parked %+v)", t.number, n, s.Position, k, t.rows[k], want[k], t.parked[n])
+		if projector.SegmentOf(k, t.segments) == n && !slices.Equal(t.rows[k], want[k]) {
+			w.failf("version %d segment %d at %v: rows of %v are %v, want %v (parked %+v)", t.number, n, s.Position, k, t.rows[k], want[k], t.parked[n])
 		}
 	}
 	if s.Parked != len(t.parked[n]) || s.Dead != len(t.dead[n]) {
-		w.failf("lane %d counts %d parked and %d dead, there are %d and %d", n, s.Parked, s.Dead, len(t.parked[n]), len(t.dead[n]))
+		w.failf("segment %d counts %d parked and %d dead, there are %d and %d", n, s.Parked, s.Dead, len(t.parked[n]), len(t.dead[n]))
 	}
 	for p, times := range w.effects {
 		if times > 1 {
@@ -595,7 +595,7 @@ func (w *world) job(v *version) {
 	kind := projector.JobKind(w.random.IntN(3))
 	for k := range v.parked[r.number] {
 		w.jobs++
-		r.lane.Do(&projector.Job{Kind: kind, Key: k, Done: func(error) { w.jobs-- }})
+		r.segment.Do(&projector.Job{Kind: kind, Key: k, Done: func(error) { w.jobs-- }})
 		break
 	}
 }
@@ -607,7 +607,7 @@ func (w *world) reset(v *version) {
 	for n := range v.notes {
 		w.excuse(v, n)
 		s := &v.notes[n]
-		s.SetLatch(s.Latch().Forget(s.Position))
+		s.SetEffects(s.Effects().Forget(s.Position))
 		s.Position, s.At, s.Parked, s.Dead = 0, store.ID{}, 0, 0
 		s.Revision++
 		s.Writer = store.ID{255}
@@ -661,7 +661,7 @@ func (w *world) settle(t *version) {
 			if round%40 == 20 {
 				for n := range v.notes {
 					for k := range v.parked[n] {
-						v.ran[n].lane.Do(&projector.Job{Kind: projector.Retry, Key: k})
+						v.ran[n].segment.Do(&projector.Job{Kind: projector.Retry, Key: k})
 					}
 				}
 			}
@@ -672,10 +672,10 @@ func (w *world) settle(t *version) {
 	for n := range t.notes {
 		w.check(t, n)
 		if p := t.notes[n].Position; p != head {
-			w.failf("version %d lane %d rests at %v, the head is %v", t.number, n, p, head)
+			w.failf("version %d segment %d rests at %v, the head is %v", t.number, n, p, head)
 		}
 		if len(t.parked[n]) > 0 {
-			w.failf("version %d lane %d still has %d parked entities", t.number, n, len(t.parked[n]))
+			w.failf("version %d segment %d still has %d parked entities", t.number, n, len(t.parked[n]))
 		}
 	}
 	for _, e := range w.events {
@@ -684,10 +684,10 @@ func (w *world) settle(t *version) {
 		}
 	}
 	for i, r := range t.ran {
-		if w.alone && i >= t.lanes {
+		if w.alone && i >= t.segments {
 			break
 		}
-		if phase, err := r.lane.Phase(); phase != projector.Running {
+		if phase, err := r.segment.Phase(); phase != projector.Running {
 			w.failf("version %d runner %d rests in phase %d: %v", t.number, i, phase, err)
 		}
 	}

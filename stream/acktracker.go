@@ -7,7 +7,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A ledger tracks the acknowledgements of a subscription in one partition: which
+// A ackTracker tracks the acknowledgements of a subscription in one partition: which
 // commits were read, delivered and acknowledged, and the position up to which all are
 // acknowledged. It is a state machine without goroutines, clock or I/O; [Subscription]
 // runs it under its lock.
@@ -22,7 +22,7 @@ import (
 //     acknowledged.
 //  5. units below the index fresh have been delivered at least once, units from fresh
 //     on never: first deliveries are in order.
-type ledger struct {
+type ackTracker struct {
 	openMax     int // bound of the events in units
 	attemptsMax int // bound of the deliveries of one unit; 0 means no bound
 	saveEvery   int // number of acknowledgements after which the position must be saved
@@ -30,7 +30,7 @@ type ledger struct {
 
 	read store.Position
 	done store.Position
-	// last is the position and id of the last event at or below done, if the ledger has
+	// last is the position and id of the last event at or below done, if the ackTracker has
 	// had one.
 	last  Proof
 	saved store.Position
@@ -64,20 +64,20 @@ const (
 	unitDone                   // is acknowledged
 )
 
-func newLedger(c *SubscriptionConfig, at, saved store.Position) *ledger {
-	return &ledger{
+func newAckTracker(c *SubscriptionConfig, at, saved store.Position) *ackTracker {
+	return &ackTracker{
 		openMax: c.OpenMax, attemptsMax: max(c.AttemptsMax, 0), saveEvery: c.SaveEvery, saveAfter: c.SaveAfter,
 		read: at, done: at, saved: saved,
 	}
 }
 
 // room reports whether a commit with this number of events may be added.
-func (l *ledger) room(events int) bool {
+func (l *ackTracker) room(events int) bool {
 	return len(l.units) == 0 || l.open+events <= l.openMax
 }
 
 // add adds a commit that was read. The caller has checked that there is room for it.
-func (l *ledger) add(c *Commit, now time.Time) {
+func (l *ackTracker) add(c *Commit, now time.Time) {
 	l.read = c.Through
 	if len(c.Events) > 0 {
 		l.units = append(l.units, &unit{commit: c, through: c.Through})
@@ -90,7 +90,7 @@ func (l *ledger) add(c *Commit, now time.Time) {
 
 // take returns the unit to deliver next: the lowest refused unit that is due, else the
 // next new one. It returns nil if there is none.
-func (l *ledger) take(now time.Time) *unit {
+func (l *ackTracker) take(now time.Time) *unit {
 	var u *unit
 	for _, r := range l.late {
 		if !r.due.After(now) && (u == nil || r.commit.Through < u.commit.Through) {
@@ -111,7 +111,7 @@ func (l *ledger) take(now time.Time) *unit {
 }
 
 // due returns when the next refused unit is due, or zero if there is none.
-func (l *ledger) due() (at time.Time) {
+func (l *ackTracker) due() (at time.Time) {
 	for _, u := range l.late {
 		if at.IsZero() || u.due.Before(at) {
 			at = u.due
@@ -122,20 +122,20 @@ func (l *ledger) due() (at time.Time) {
 
 // outstanding reports whether a delivery is the current one of its unit, so that the
 // consumer may still answer it.
-func (l *ledger) outstanding(u *unit, attempt int) bool {
+func (l *ackTracker) outstanding(u *unit, attempt int) bool {
 	return u.state == unitOut && u.attempt == attempt
 }
 
 // ack acknowledges a unit that is delivered or spent.
-func (l *ledger) ack(u *unit, now time.Time) {
-	l.settle(u)
+func (l *ackTracker) ack(u *unit, now time.Time) {
+	l.markAcked(u)
 	l.advance(now)
 }
 
 // ackThrough acknowledges a unit and all units below it. All of them have been
 // delivered, since first deliveries are in order. It leaves out spent units, about
 // which DeadLetter decides.
-func (l *ledger) ackThrough(u *unit, now time.Time) {
+func (l *ackTracker) ackThrough(u *unit, now time.Time) {
 	for _, b := range l.units {
 		if b.commit.Through > u.commit.Through {
 			break
@@ -144,13 +144,13 @@ func (l *ledger) ackThrough(u *unit, now time.Time) {
 			l.late = slices.DeleteFunc(l.late, func(r *unit) bool { return r == b })
 		}
 		if b.state == unitOut || b.state == unitLate {
-			l.settle(b)
+			l.markAcked(b)
 		}
 	}
 	l.advance(now)
 }
 
-func (l *ledger) settle(u *unit) {
+func (l *ackTracker) markAcked(u *unit) {
 	u.state, u.cause = unitDone, nil
 	l.acks++
 }
@@ -158,7 +158,7 @@ func (l *ledger) settle(u *unit) {
 // nack refuses a delivered unit. The unit is delivered again when it is due, unless it
 // has used up its attempts: then it is spent, and stays in place until ack or again is
 // called.
-func (l *ledger) nack(u *unit, cause error, due time.Time) (spent bool) {
+func (l *ackTracker) nack(u *unit, cause error, due time.Time) (spent bool) {
 	u.cause = cause
 	if l.attemptsMax > 0 && u.attempt >= l.attemptsMax {
 		u.state = unitSpent
@@ -169,14 +169,14 @@ func (l *ledger) nack(u *unit, cause error, due time.Time) (spent bool) {
 }
 
 // again schedules another delivery of a unit.
-func (l *ledger) again(u *unit, due time.Time) {
+func (l *ackTracker) again(u *unit, due time.Time) {
 	u.state, u.due = unitLate, due
 	l.late = append(l.late, u)
 }
 
 // advance moves done over the acknowledged units at the front, up to the first one that
 // is not acknowledged.
-func (l *ledger) advance(now time.Time) {
+func (l *ackTracker) advance(now time.Time) {
 	n := 0
 	for n < len(l.units) && l.units[n].state == unitDone {
 		u := l.units[n]
@@ -200,7 +200,7 @@ func (l *ledger) advance(now time.Time) {
 // saveAt returns the time at which the position must be saved, or zero if there is
 // nothing to save. After saveEvery acknowledgements the position is due at once, else
 // saveAfter after done first moved.
-func (l *ledger) saveAt() time.Time {
+func (l *ackTracker) saveAt() time.Time {
 	if l.dirty.IsZero() || l.acks >= l.saveEvery {
 		return l.dirty
 	}
@@ -209,7 +209,7 @@ func (l *ledger) saveAt() time.Time {
 
 // save returns the position to save, or false if there is nothing to save. Later
 // acknowledgements count for the next save.
-func (l *ledger) save() (store.Position, bool) {
+func (l *ackTracker) save() (store.Position, bool) {
 	if l.dirty.IsZero() {
 		return 0, false
 	}
@@ -219,7 +219,7 @@ func (l *ledger) save() (store.Position, bool) {
 
 // eventAt returns the id of the last event at or below done if that event is at
 // position p, else zero.
-func (l *ledger) eventAt(p store.Position) (id store.ID) {
+func (l *ackTracker) eventAt(p store.Position) (id store.ID) {
 	if l.last.Position == p {
 		id = l.last.Event
 	}
@@ -228,7 +228,7 @@ func (l *ledger) eventAt(p store.Position) (id store.ID) {
 
 // keep records the outcome of a save: the position is saved, or the outcome is unknown
 // and the position must be saved again.
-func (l *ledger) keep(p store.Position, kept bool, now time.Time) {
+func (l *ackTracker) keep(p store.Position, kept bool, now time.Time) {
 	if kept {
 		l.saved = max(l.saved, p)
 	}

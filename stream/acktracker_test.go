@@ -9,17 +9,17 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A ledgerModel is a model of a ledger in the simplest form: it keeps all commits and
+// A trackerModel is a model of an ackTracker in the simplest form: it keeps all commits and
 // looks at all of them in each step.
-type ledgerModel struct {
-	l       *ledger
+type trackerModel struct {
+	l       *ackTracker
 	now     time.Time
 	read    store.Position
 	commits []*modelCommit
 	given   []store.Position // positions whose save has begun and has no outcome yet
 	kept    store.Position
-	taken   store.Position // highest commit that was delivered for the first time
-	changed func(*ledger)  // breaks the ledger after each step, if it is set
+	taken   store.Position    // highest commit that was delivered for the first time
+	changed func(*ackTracker) // breaks the ackTracker after each step, if it is set
 }
 
 type modelCommit struct {
@@ -39,13 +39,13 @@ const (
 	modelSaveAfter = 10 * time.Second
 )
 
-func newLedgerModel() *ledgerModel {
+func newTrackerModel() *trackerModel {
 	c := &SubscriptionConfig{OpenMax: modelOpenMax, AttemptsMax: modelAttempts, SaveEvery: modelSaveEvery, SaveAfter: modelSaveAfter}
-	return &ledgerModel{l: newLedger(c, 0, 0), now: time.Unix(0, 0)}
+	return &trackerModel{l: newAckTracker(c, 0, 0), now: time.Unix(0, 0)}
 }
 
 // done is the position up to which everything is acknowledged.
-func (m *ledgerModel) done() store.Position {
+func (m *trackerModel) done() store.Position {
 	var last store.Position
 	for _, c := range m.commits {
 		if !c.done {
@@ -57,7 +57,7 @@ func (m *ledgerModel) done() store.Position {
 }
 
 // window returns the number of events and commits above done.
-func (m *ledgerModel) window() (events, commits int) {
+func (m *trackerModel) window() (events, commits int) {
 	done := m.done()
 	for _, c := range m.commits {
 		if c.through > done && c.events > 0 {
@@ -69,7 +69,7 @@ func (m *ledgerModel) window() (events, commits int) {
 }
 
 // out returns the commits that are delivered and not answered.
-func (m *ledgerModel) out() (all []*modelCommit) {
+func (m *trackerModel) out() (all []*modelCommit) {
 	for _, c := range m.commits {
 		if c.taken {
 			all = append(all, c)
@@ -78,9 +78,9 @@ func (m *ledgerModel) out() (all []*modelCommit) {
 	return all
 }
 
-// step carries out one byte as an action, and returns a difference between ledger and
+// step carries out one byte as an action, and returns a difference between ackTracker and
 // model, if there is one.
-func (m *ledgerModel) step(b byte) error {
+func (m *trackerModel) step(b byte) error {
 	m.now = m.now.Add(time.Second)
 	arg := int(b >> 3)
 	var err error
@@ -90,7 +90,7 @@ func (m *ledgerModel) step(b byte) error {
 	case 2:
 		err = m.take()
 	case 3, 4:
-		m.settle(arg)
+		m.answer(arg)
 	case 5:
 		m.nack(arg)
 	case 6:
@@ -107,7 +107,7 @@ func (m *ledgerModel) step(b byte) error {
 	return m.check()
 }
 
-func (m *ledgerModel) add(arg int) {
+func (m *trackerModel) add(arg int) {
 	events := arg % 4 // 0: nothing was selected
 	if arg == 31 {
 		events = 3 * modelOpenMax
@@ -126,7 +126,7 @@ func (m *ledgerModel) add(arg int) {
 
 // take compares the delivered unit with the lowest commit that is due, or else the
 // first one that was never delivered.
-func (m *ledgerModel) take() error {
+func (m *trackerModel) take() error {
 	var want *modelCommit
 	for _, c := range m.commits {
 		if !c.late.IsZero() && !c.late.After(m.now) {
@@ -153,7 +153,7 @@ func (m *ledgerModel) take() error {
 	return nil
 }
 
-func (m *ledgerModel) settle(arg int) {
+func (m *trackerModel) answer(arg int) {
 	out := m.out()
 	if len(out) == 0 {
 		return
@@ -172,7 +172,7 @@ func (m *ledgerModel) settle(arg int) {
 	}
 }
 
-func (m *ledgerModel) nack(arg int) {
+func (m *trackerModel) nack(arg int) {
 	for _, c := range m.commits {
 		if c.spent { // DeadLetter decides
 			c.spent = false
@@ -201,7 +201,7 @@ func (m *ledgerModel) nack(arg int) {
 	}
 }
 
-func (m *ledgerModel) save() error {
+func (m *trackerModel) save() error {
 	if len(m.given) > 0 {
 		return nil // only one save at a time
 	}
@@ -215,7 +215,7 @@ func (m *ledgerModel) save() error {
 	return nil
 }
 
-func (m *ledgerModel) keep(arg int) {
+func (m *trackerModel) keep(arg int) {
 	if len(m.given) == 0 {
 		return
 	}
@@ -227,7 +227,7 @@ func (m *ledgerModel) keep(arg int) {
 	m.given = nil
 }
 
-func (m *ledgerModel) check() error {
+func (m *trackerModel) check() error {
 	done := m.done()
 	if m.l.done != done {
 		return fmt.Errorf("done: got %v, want %v", m.l.done, done)
@@ -265,7 +265,7 @@ func (m *ledgerModel) check() error {
 }
 
 // play runs steps and returns the first difference.
-func (m *ledgerModel) play(steps []byte) error {
+func (m *trackerModel) play(steps []byte) error {
 	for i, b := range steps {
 		if err := m.step(b); err != nil {
 			return fmt.Errorf("after step %d, %08b: %w", i, b, err)
@@ -283,73 +283,73 @@ func randomSteps(seed uint64, n int) []byte {
 	return steps
 }
 
-func FuzzLedger(f *testing.F) {
+func FuzzAckTracker(f *testing.F) {
 	for seed := range uint64(16) {
 		f.Add(randomSteps(seed, 200))
 	}
 	f.Fuzz(func(t *testing.T, steps []byte) {
-		if err := newLedgerModel().play(steps); err != nil {
+		if err := newTrackerModel().play(steps); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-func TestALedgerDoesWhatItsModelSays(t *testing.T) {
+func TestAckTrackerDoesWhatItsModelSays(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(100) {
-		if err := newLedgerModel().play(randomSteps(seed, 500)); err != nil {
+		if err := newTrackerModel().play(randomSteps(seed, 500)); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 	}
 }
 
-func TestBrokenLedgersAreCaught(t *testing.T) {
+func TestAckTrackerModelCatchesBrokenTrackers(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*ledger){
-		"moves over what is not acknowledged": func(l *ledger) {
+	for name, change := range map[string]func(*ackTracker){
+		"moves over what is not acknowledged": func(l *ackTracker) {
 			for _, u := range l.units {
 				if u.state == unitDone {
 					l.done = u.commit.Through
 				}
 			}
 		},
-		"does not move over what was not selected": func(l *ledger) {
+		"does not move over what was not selected": func(l *ackTracker) {
 			if len(l.units) == 0 && l.read > 0 {
 				l.done = l.read - 1
 			}
 		},
-		"hands out in reverse": func(l *ledger) {
+		"hands out in reverse": func(l *ackTracker) {
 			if l.fresh+1 < len(l.units) {
 				l.units[l.fresh], l.units[l.fresh+1] = l.units[l.fresh+1], l.units[l.fresh]
 			}
 		},
-		"forgets what was refused": func(l *ledger) { l.late = nil },
-		"takes what is being saved for saved": func(l *ledger) {
+		"forgets what was refused": func(l *ackTracker) { l.late = nil },
+		"takes what is being saved for saved": func(l *ackTracker) {
 			if l.dirty.IsZero() {
 				l.saved = l.done
 			}
 		},
-		"takes too many": func(l *ledger) { l.open = 0 },
-		"never saves":    func(l *ledger) { l.dirty = time.Time{} },
+		"takes too many": func(l *ackTracker) { l.open = 0 },
+		"never saves":    func(l *ackTracker) { l.dirty = time.Time{} },
 	} {
 		caught := 0
 		for seed := range uint64(20) {
 			caught += wrong(randomSteps(seed, 500), change)
 		}
 		if caught == 0 {
-			t.Errorf("a ledger that %s passes", name)
+			t.Errorf("an ackTracker that %s passes", name)
 		}
 	}
 }
 
-// wrong returns 1 if the model detects the broken ledger.
-func wrong(steps []byte, change func(*ledger)) (n int) {
+// wrong returns 1 if the model detects the broken ackTracker.
+func wrong(steps []byte, change func(*ackTracker)) (n int) {
 	defer func() {
 		if recover() != nil {
 			n = 1
 		}
 	}()
-	m := newLedgerModel()
+	m := newTrackerModel()
 	m.changed = change
 	if m.play(steps) != nil {
 		return 1

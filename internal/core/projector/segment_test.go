@@ -33,7 +33,7 @@ func TestTheReadModelIsTheFoldOfTheLogWhateverFails(t *testing.T) {
 	}
 }
 
-func TestBrokenLanesAreCaught(t *testing.T) {
+func TestWorldCatchesBrokenSegments(t *testing.T) {
 	t.Parallel()
 	for _, faults := range [][]string{
 		{positionFirst},

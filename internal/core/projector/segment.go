@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// The reasons why a lane stops.
+// The reasons why a segment stops.
 var (
 	// ErrRemoved: the version has no note any more, because it was removed.
 	ErrRemoved = errors.New("version is removed")
@@ -22,11 +22,11 @@ var (
 	ErrDeadMax = errors.New("too many dead letters")
 )
 
-// ErrFinal marks an error of [Lane.Loaded] that waiting cannot cure. The lane stops until
-// [Lane.Resume].
+// ErrFinal marks an error of [Segment.Loaded] that waiting cannot cure. The segment stops until
+// [Segment.Resume].
 var ErrFinal = errors.New("projection cannot go on")
 
-// An Action is the next thing that a lane asks its runner to do.
+// An Action is the next thing that a segment asks its runner to do.
 type Action struct {
 	Kind ActionKind
 	// Attempt is the transaction of [Try].
@@ -49,68 +49,69 @@ type ActionKind uint8
 const (
 	// Wait waits for an input, or until At.
 	Wait ActionKind = iota
-	// Load reads the notes of the lane. The runner then calls [Lane.Loaded].
+	// Load reads the notes of the segment. The runner then calls [Segment.Loaded].
 	Load
-	// Try runs an attempt. The runner then calls [Lane.Tried].
+	// Try runs an attempt. The runner then calls [Segment.Tried].
 	Try
-	// Read reads events of one entity: at most Max of those that the lane wants, from Version
+	// Read reads events of one entity: at most Max of those that the segment wants, from Version
 	// on and at or below Through, and the next one behind them if there is one. The runner then
-	// calls [Lane.ReadDone].
+	// calls [Segment.ReadDone].
 	Read
 	// Seek makes the reader continue with chunks that begin at After, or before.
 	Seek
-	// Look reads which version serves, and its positions. The runner then calls [Lane.Looked].
+	// Look reads which version serves, and its positions. The runner then calls [Segment.Looked].
 	Look
 )
 
-// A Lane is the state machine that brings the events of a part of a partition into a read
-// model. It handles all events of an entity, in order.
+// A Segment is the state machine that brings the events of one segment into a read model. A
+// segment is a share of the entities of a partition that one worker applies: it handles all
+// events of each of its entities, in order.
 //
 //  1. The note in the target, with its revision, is the truth. The field state is the copy of
 //     the note that was read or written last. Every attempt compares the note with state and
 //     does nothing if they differ. A decision that is based on an old copy is therefore never
 //     stored, even if other runners are at work or the outcome of an attempt is unknown.
 //  2. An attempt changes rows and notes in one transaction. The read model therefore always
-//     holds every event of the lane at or below state.Position once, and no other event. The
+//     holds every event of the segment at or below state.Position once, and no other event. The
 //     exception is a parked entity: its events from the Version of its note on are missing.
-//  3. covered is at or above state.Position, and the lane wants no event between them. The
-//     window holds every event that the lane wants above covered and at or below through. A
+//  3. covered is at or above state.Position, and the segment wants no event between them. The
+//     window holds every event that the segment wants above covered and at or below through. A
 //     chunk that does not continue it is refused.
 //  4. Every attempt on the window passes over a parked entity. Only the entity's retry handles
 //     its events at or below state.Position. The last attempt of a retry unparks the entity,
 //     when none of its events at or below state.Position is missing. Every event of the entity
 //     therefore belongs to one of the two.
 //  5. One action is under way at a time. Waiting and seeking do not count.
-//  6. An event is tried alone before the lane gives it up, so it is not blamed for failures of
+//  6. An event is tried alone before the segment gives it up, so it is not blamed for failures of
 //     other events. Only its own failures count as its attempts, and only while the target
 //     works. A target that refuses to park an entity has failed too, and the attempts of the
 //     event then begin again.
-//  7. An event whose effects are not the lane's own is handled only at or below the frontier:
+//  7. An event whose effects are not the segment's own is handled only at or below the frontier:
 //     there the version that serves, or an earlier one, has done its effects. Above the
-//     frontier the lane holds. There is one exception: if a caller waits and the version that
-//     serves does not move, the lane takes the effects over, in the attempt that does them. A
+//     frontier the segment holds. There is one exception: if a caller waits and the version that
+//     serves does not move, the segment takes the effects over, in the attempt that does them. A
 //     version that begins to serve is therefore never ahead of the one before it, and no event
 //     lies in between.
 //
 // It is for one goroutine at a time. It never waits and calls no other code.
-type Lane struct {
+type Segment struct {
 	self   store.ID
 	limits Limits
 	policy Policy
 
-	state  State
-	latch  Latch // the latch of state
-	parked map[store.Key]*Parked
+	state   State
+	effects EffectSet // the effects of state
+	parked  map[store.Key]*Parked
 
-	loaded  bool // the notes have been read once
-	stale   bool // the notes must be read before anything else
-	busy    bool // an action is in progress
-	foreign bool // another runner has moved the note
-	until   time.Time
-	fails   int // consecutive failures of the target
-	stands  int // consecutive times of standing by
-	err     error
-	stopped bool
+	loaded   bool // the notes have been read once
+	stale    bool // the notes must be read before anything else
+	busy     bool // an action is in progress
+	foreign  bool // another runner has moved the note
+	until    time.Time
+	fails    int // consecutive failures of the target
+	standbys int // consecutive times of standing by
+	err      error
+	stopped  bool
 
 	covered   store.Position
 	window    []store.Event // the events of the chunk that are not handled yet
@@ -120,14 +121,14 @@ type Lane struct {
 	seek      bool
 	idleSince time.Time // time since which covered is above state.Position
 
-	size     int // maximum number of events in the next attempt
-	bound    int // if above 0, the number of events in the window before the one that has failed
-	attempts int // failures of the first event of the window, tried alone or first
-	verdict  error
-	give     bool // the lane gives up the first event of the window
+	size      int // maximum number of events in the next attempt
+	bound     int // if above 0, the number of events in the window before the one that has failed
+	attempts  int // failures of the first event of the window, tried alone or first
+	verdict   error
+	skipFirst bool // the segment gives up the first event of the window
 
 	serving  Serving        // the serving version as it was last read
-	frontier store.Position // the lane handles only its own events above it
+	frontier store.Position // the segment handles only its own events above it
 	mark     mark
 	looked   bool      // the serving version was read since the window changed
 	lookAt   time.Time // time of the next look
@@ -147,20 +148,20 @@ type Lane struct {
 	haveRead bool
 }
 
-// New returns a lane that begins by loading its notes. The id self marks the notes that this
+// New returns a segment that begins by loading its notes. The id self marks the notes that this
 // runner writes.
-func New(self store.ID, limits Limits, policy Policy) *Lane {
-	return &Lane{self: self, limits: limits, policy: policy, stale: true, size: limits.Batch, latch: Closed(0)}
+func New(self store.ID, limits Limits, policy Policy) *Segment {
+	return &Segment{self: self, limits: limits, policy: policy, stale: true, size: limits.Batch, effects: NoEffects(0)}
 }
 
-// Wants reports whether the lane accepts a chunk, because it has handled the last one.
-func (l *Lane) Wants() bool {
+// Wants reports whether the segment accepts a chunk, because it has handled the last one.
+func (l *Segment) Wants() bool {
 	return l.loaded && !l.stale && !l.seek && !l.busy && len(l.window) == 0 && !l.stopped
 }
 
-// Offer is the input of a chunk. The lane owns the chunk until it wants the next one. If the
-// chunk leaves out events above covered, the lane refuses it and seeks.
-func (l *Lane) Offer(c Chunk, now time.Time) {
+// Offer is the input of a chunk. The segment owns the chunk until it wants the next one. If the
+// chunk leaves out events above covered, the segment refuses it and seeks.
+func (l *Segment) Offer(c Chunk, now time.Time) {
 	switch {
 	case c.Through <= l.covered:
 		return
@@ -175,12 +176,12 @@ func (l *Lane) Offer(c Chunk, now time.Time) {
 	l.window, l.through, l.throughAt = c.Events[from:], c.Through, c.At
 	l.looked = false
 	if len(l.window) == 0 {
-		l.cover(c.Through, c.At, now)
+		l.advanceCovered(c.Through, c.At, now)
 	}
 }
 
-// cover moves covered up over positions without events for this lane.
-func (l *Lane) cover(p store.Position, at store.ID, now time.Time) {
+// advanceCovered moves covered up over positions without events for this segment.
+func (l *Segment) advanceCovered(p store.Position, at store.ID, now time.Time) {
 	if l.covered == l.state.Position {
 		l.idleSince = now
 	}
@@ -189,9 +190,9 @@ func (l *Lane) cover(p store.Position, at store.ID, now time.Time) {
 	}
 }
 
-// Next returns the next action of the lane. The attempt of an action is valid until the next
+// Next returns the next action of the segment. The attempt of an action is valid until the next
 // input.
-func (l *Lane) Next(now time.Time) Action {
+func (l *Segment) Next(now time.Time) Action {
 	switch {
 	case l.busy || l.stopped:
 		return Action{Kind: Wait}
@@ -226,15 +227,15 @@ func (l *Lane) Next(now time.Time) Action {
 	return Action{Kind: Wait}
 }
 
-// free returns the number of events, counted from the first, that the lane may handle as it is:
+// free returns the number of events, counted from the first, that the segment may handle as it is:
 // events whose effects are its own, or that are at or below the frontier.
-func (l *Lane) free(events []store.Event) int {
+func (l *Segment) free(events []store.Event) int {
 	last := events[len(events)-1].Position
-	if last <= l.frontier || l.latch.Open() {
+	if last <= l.frontier || l.effects.OwnsFuture() {
 		return len(events)
 	}
 	for i := range events {
-		if e := &events[i]; e.Position > l.frontier && !l.latch.Owns(e.Key, e.Position) {
+		if e := &events[i]; e.Position > l.frontier && !l.effects.Owns(e.Key, e.Position) {
 			return i
 		}
 	}
@@ -243,7 +244,7 @@ func (l *Lane) free(events []store.Event) int {
 
 // hold waits until the version that serves has handled the next event. It reads that version's
 // positions with growing pauses.
-func (l *Lane) hold(now time.Time) Action {
+func (l *Segment) hold(now time.Time) Action {
 	if now.Before(l.lookAt) {
 		return Action{Kind: Wait, At: l.lookAt}
 	}
@@ -252,7 +253,7 @@ func (l *Lane) hold(now time.Time) Action {
 }
 
 // Looked is the input of the version that serves and its positions.
-func (l *Lane) Looked(s Serving, err error, now time.Time) {
+func (l *Segment) Looked(s Serving, err error, now time.Time) {
 	l.busy = false
 	if err != nil {
 		l.retry(err, now)
@@ -263,13 +264,13 @@ func (l *Lane) Looked(s Serving, err error, now time.Time) {
 	}
 	l.serving, l.looked = s, true
 	if s.Version == 0 {
-		// The lane's own version serves by now, so its note has another latch.
+		// The segment's own version serves by now, so its note owns other effects.
 		l.stale, l.looked = true, false
 		l.lookAt = now.Add(backoff(l.limits.HoldMin, l.limits.HoldMax, l.looks))
 		l.looks++
 		return
 	}
-	l.frontier = max(l.frontier, s.frontier(l.limits.Lane, l.limits.Lanes, l.state.Position.Partition()))
+	l.frontier = max(l.frontier, s.frontier(l.limits.Segment, l.limits.Segments, l.state.Position.Partition()))
 	if len(l.window) == 0 || l.free(l.window[:1]) > 0 {
 		l.looks, l.lookAt = 0, time.Time{}
 		return
@@ -280,8 +281,8 @@ func (l *Lane) Looked(s Serving, err error, now time.Time) {
 }
 
 // Demand is the input that a caller waits for a position. If the version that serves stands
-// still below it, the lane does the work of that version, including its effects.
-func (l *Lane) Demand(p store.Position) {
+// still below it, the segment does the work of that version, including its effects.
+func (l *Segment) Demand(p store.Position) {
 	if p > l.demand {
 		l.demand, l.lookAt, l.looks = p, time.Time{}, 0
 	}
@@ -290,44 +291,44 @@ func (l *Lane) Demand(p store.Position) {
 // Caught reports whether the read model holds every event that the version that serves has
 // handled. If no other version serves, it reports whether the read model holds every event at
 // or below head.
-func (l *Lane) Caught(head store.Position) bool {
+func (l *Segment) Caught(head store.Position) bool {
 	return l.loaded && (l.covered >= head || l.holding())
 }
 
-func (l *Lane) holding() bool {
+func (l *Segment) holding() bool {
 	return len(l.window) > 0 && l.looked && !l.taking && l.free(l.window[:1]) == 0
 }
 
 // take makes the attempt take over the effects of its events from the version that serves. It
 // reports whether that is possible.
-func (l *Lane) take(a *Attempt, through store.Position) bool {
-	from := append([]State(nil), l.serving.Lanes...)
-	to := make([]State, l.limits.Lanes)
+func (l *Segment) take(a *Attempt, through store.Position) bool {
+	from := append([]State(nil), l.serving.Segments...)
+	to := make([]State, l.limits.Segments)
 	for i := range to {
 		to[i].Position = store.NewPosition(l.state.Position.Partition(), 0)
-		to[i].SetLatch(Closed(to[i].Position.Partition()))
+		to[i].SetEffects(NoEffects(to[i].Position.Partition()))
 	}
-	to[l.limits.Lane] = l.state
-	changed, _, err := HandOver(from, to, l.limits.Lane, through)
+	to[l.limits.Segment] = l.state
+	changed, _, err := HandOver(from, to, l.limits.Segment, through)
 	if err != nil {
 		return false
 	}
-	a.New.Latched, a.New.Edges = to[l.limits.Lane].Latched, to[l.limits.Lane].Edges
+	a.New.EffectsAfter, a.New.EffectEdges = to[l.limits.Segment].EffectsAfter, to[l.limits.Segment].EffectEdges
 	a.Taken, a.Serving = nil, l.serving.Version
 	for i, c := range changed {
 		if c {
 			from[i].Revision++
 			from[i].Writer = l.self
-			a.Taken = append(a.Taken, Taken{i, l.serving.Lanes[i], from[i]})
+			a.Taken = append(a.Taken, Taken{i, l.serving.Segments[i], from[i]})
 		}
 	}
 	return true
 }
 
 // tryWindow tries the next events of the window, or gives the first one up.
-func (l *Lane) tryWindow(now time.Time) Action {
+func (l *Segment) tryWindow(now time.Time) Action {
 	first := &l.window[0]
-	if l.give {
+	if l.skipFirst {
 		return l.giveUp(first, now)
 	}
 	n := min(len(l.window), l.size)
@@ -348,17 +349,17 @@ func (l *Lane) tryWindow(now time.Time) Action {
 }
 
 // tryFirst tries the first events of the window.
-func (l *Lane) tryFirst(n int, now time.Time) Action {
-	latch := l.latch
+func (l *Segment) tryFirst(n int, now time.Time) Action {
+	effects := l.effects
 	if l.taking {
 		var probe Attempt
 		probe.New = l.state
 		if !l.take(&probe, l.window[n-1].Position) {
 			return l.cannotTake(now)
 		}
-		latch = probe.New.Latch()
+		effects = probe.New.Effects()
 	}
-	n = cut(latch, l.window[:n])
+	n = cut(effects, l.window[:n])
 	position, at := l.through, l.throughAt
 	if n < len(l.window) {
 		position, at = l.window[n-1].Position, l.window[n-1].ID
@@ -367,35 +368,35 @@ func (l *Lane) tryFirst(n int, now time.Time) Action {
 	if l.taking {
 		l.take(&l.attempt, l.window[n-1].Position)
 	}
-	l.attempt.Replaying = !latch.Owns(l.window[0].Key, l.window[0].Position)
+	l.attempt.Replaying = !effects.Owns(l.window[0].Key, l.window[0].Position)
 	l.consumed = n
 	return a
 }
 
-// cannotTake makes the lane continue to hold.
-func (l *Lane) cannotTake(now time.Time) Action {
+// cannotTake makes the segment continue to hold.
+func (l *Segment) cannotTake(now time.Time) Action {
 	l.taking = false
 	return Action{Kind: Wait, At: l.lookAt}
 }
 
 // cut returns the number of events, counted from the first, that are owned, or not owned, like
 // the first.
-func cut(latch Latch, events []store.Event) int {
+func cut(effects EffectSet, events []store.Event) int {
 	first, last := &events[0], &events[len(events)-1]
-	if latch.same(first.Position, last.Position) {
+	if effects.ownsAllOrNone(first.Position, last.Position) {
 		return len(events)
 	}
-	owned := latch.Owns(first.Key, first.Position)
+	owned := effects.Owns(first.Key, first.Position)
 	n := 1
-	for n < len(events) && latch.Owns(events[n].Key, events[n].Position) == owned {
+	for n < len(events) && effects.Owns(events[n].Key, events[n].Position) == owned {
 		n++
 	}
 	return n
 }
 
-// try begins an attempt that moves the lane to a position. The id at is the id of the event
+// try begins an attempt that moves the segment to a position. The id at is the id of the event
 // there.
-func (l *Lane) try(events []store.Event, position store.Position, at store.ID) Action {
+func (l *Segment) try(events []store.Event, position store.Position, at store.ID) Action {
 	l.attempt = Attempt{Old: l.state, New: l.state, Events: events, Parked: l.parked}
 	a := &l.attempt
 	a.New.Revision++
@@ -408,7 +409,7 @@ func (l *Lane) try(events []store.Event, position store.Position, at store.ID) A
 }
 
 // giveUp parks the entity of an event, or leaves the event out, or stops.
-func (l *Lane) giveUp(e *store.Event, now time.Time) Action {
+func (l *Segment) giveUp(e *store.Event, now time.Time) Action {
 	var stop error
 	switch {
 	case l.policy.OnFailure == Stop:
@@ -456,7 +457,7 @@ func errorText(err error) string {
 	return Text(err.Error(), errorBytesMax)
 }
 
-func (l *Lane) stop(err error) {
+func (l *Segment) stop(err error) {
 	l.err, l.stopped = err, true
 	for _, j := range append(l.jobs, l.job) {
 		if j != nil {
@@ -466,9 +467,9 @@ func (l *Lane) stop(err error) {
 	l.job, l.jobs = nil, nil
 }
 
-// Loaded is the input that the lane's notes have been read. A nil state means that there is no
-// note. The lane owns parked from then on.
-func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) {
+// Loaded is the input that the segment's notes have been read. A nil state means that there is no
+// note. The segment owns parked from then on.
+func (l *Segment) Loaded(state *State, parked []*Parked, err error, now time.Time) {
 	l.busy = false
 	if errors.Is(err, ErrFinal) {
 		l.stop(err)
@@ -485,7 +486,7 @@ func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) 
 	same := l.loaded && state.Revision == l.state.Revision && state.Position == l.state.Position
 	first := !l.loaded
 	l.state, l.loaded = *state, true
-	l.latch = l.state.Latch()
+	l.effects = l.state.Effects()
 	l.parked = nil
 	for _, p := range parked {
 		l.park(p)
@@ -493,13 +494,13 @@ func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) 
 	l.endRead()
 	if l.foreign = l.foreign && !first && !same && state.Writer != l.self; l.foreign {
 		// Another runner is at work: look again later, and continue once it rests.
-		l.until = now.Add(backoff(l.limits.StandbyMin, l.limits.StandbyMax, l.stands))
-		l.stands++
+		l.until = now.Add(backoff(l.limits.StandbyMin, l.limits.StandbyMax, l.standbys))
+		l.standbys++
 	} else {
-		l.stale, l.stands = false, 0
+		l.stale, l.standbys = false, 0
 	}
 	if !same {
-		l.place(first)
+		l.reposition(first)
 		if l.job != nil {
 			l.job.failed = nil // it may be out of date
 		}
@@ -509,8 +510,8 @@ func (l *Lane) Loaded(state *State, parked []*Parked, err error, now time.Time) 
 	}
 }
 
-// place fits the window to a changed position.
-func (l *Lane) place(first bool) {
+// reposition fits the window to a changed position.
+func (l *Segment) reposition(first bool) {
 	switch p := l.state.Position; {
 	case first || p < l.covered:
 		l.covered, l.coveredAt, l.window, l.seek = p, l.state.At, nil, true
@@ -522,27 +523,27 @@ func (l *Lane) place(first bool) {
 		}
 		l.covered, l.coveredAt = p, l.state.At
 		if len(l.window) == 0 && l.through > p {
-			l.covered, l.coveredAt = l.through, l.throughAt // the rest of the chunk has no event for this lane
+			l.covered, l.coveredAt = l.through, l.throughAt // the rest of the chunk has no event for this segment
 		}
 	}
 	l.clear()
 }
 
-// clear resets the failures of the first event, and the decision whether the lane takes its
+// clear resets the failures of the first event, and the decision whether the segment takes its
 // effects over.
-func (l *Lane) clear() {
-	l.bound, l.attempts, l.give, l.verdict = 0, 0, false, nil
+func (l *Segment) clear() {
+	l.bound, l.attempts, l.skipFirst, l.verdict = 0, 0, false, nil
 	l.looked, l.taking, l.lookAt = false, false, time.Time{}
 }
 
-func (l *Lane) park(p *Parked) {
+func (l *Segment) park(p *Parked) {
 	m := make(map[store.Key]*Parked, len(l.parked)+1) // an attempt may still use the old map
 	maps.Copy(m, l.parked)
 	m[p.Key] = p
 	l.parked = m
 }
 
-func (l *Lane) unpark(key store.Key) {
+func (l *Segment) unpark(key store.Key) {
 	m := make(map[store.Key]*Parked, len(l.parked))
 	for k, o := range l.parked {
 		if k != key {
@@ -553,14 +554,14 @@ func (l *Lane) unpark(key store.Key) {
 }
 
 // retry schedules another attempt after the target has failed.
-func (l *Lane) retry(err error, now time.Time) {
+func (l *Segment) retry(err error, now time.Time) {
 	l.err = err
 	l.until = now.Add(backoff(l.limits.RetryMin, l.limits.RetryMax, l.fails))
 	l.fails++
 }
 
 // Tried is the input of the outcome of the attempt.
-func (l *Lane) Tried(o Outcome, now time.Time) {
+func (l *Segment) Tried(o Outcome, now time.Time) {
 	l.busy = false
 	switch o.Result {
 	case Stored:
@@ -578,28 +579,28 @@ func (l *Lane) Tried(o Outcome, now time.Time) {
 		l.stale, l.foreign = true, true
 		l.looked, l.taking, l.lookAt = false, false, time.Time{} // the version that serves may have moved
 	case Refused:
-		l.spare()
+		l.dropVerdict()
 		l.retry(o.Err, now)
 	case Unknown:
 		l.stale = true
-		l.spare()
+		l.dropVerdict()
 		l.retry(o.Err, now)
 	}
 }
 
-// spare drops the verdict on an event if the target has failed to store it. The failure of the
-// event's handler may have been a failure of the target too.
-func (l *Lane) spare() {
+// dropVerdict drops the verdict on an event if the target has failed to store it. The failure of
+// the event's handler may have been a failure of the target too.
+func (l *Segment) dropVerdict() {
 	if l.attempt.Park != nil && !l.ofJob || l.attempt.Dead != nil && !l.ofJob {
 		l.clear()
 	}
 }
 
-// stored updates the lane after the target has stored an attempt.
-func (l *Lane) stored(now time.Time) {
+// stored updates the segment after the target has stored an attempt.
+func (l *Segment) stored(now time.Time) {
 	a := &l.attempt
-	if l.state = a.New; a.New.Latched != a.Old.Latched || a.New.Edges != a.Old.Edges {
-		l.latch = l.state.Latch()
+	if l.state = a.New; a.New.EffectsAfter != a.Old.EffectsAfter || a.New.EffectEdges != a.Old.EffectEdges {
+		l.effects = l.state.Effects()
 	}
 	l.taking = false
 	l.fails, l.err, l.until = 0, nil, time.Time{}
@@ -635,19 +636,19 @@ func (l *Lane) stored(now time.Time) {
 }
 
 // pause returns the pause after the failure of a handler. It is up to a quarter longer than the
-// policy says. Lanes and runners that fail together, for example because a service is down,
+// policy says. Segments and runners that fail together, for example because a service is down,
 // therefore do not all try again at the same time.
-func (l *Lane) pause() time.Duration {
+func (l *Segment) pause() time.Duration {
 	d := backoff(l.policy.BackoffMin, l.policy.BackoffMax, l.attempts-1)
 	h := fnv.New32a()
 	h.Write(l.self[:])
-	h.Write([]byte{byte(l.limits.Lane), byte(l.attempts)})
+	h.Write([]byte{byte(l.limits.Segment), byte(l.attempts)})
 	return d + d/4*time.Duration(h.Sum32()%1024)/1024
 }
 
-// failed finds the event at which a handler has failed. The lane first tries the events before
+// failed finds the event at which a handler has failed. The segment first tries the events before
 // it, and then that event alone.
-func (l *Lane) failed(o Outcome, now time.Time) {
+func (l *Segment) failed(o Outcome, now time.Time) {
 	n := len(l.attempt.Events)
 	switch {
 	case n > 1 && o.To-o.From != 1:
@@ -660,7 +661,7 @@ func (l *Lane) failed(o Outcome, now time.Time) {
 	l.bound = 0
 	l.attempts++
 	l.verdict, l.err = o.Err, o.Err
-	if l.give = (n == 1 || l.attempts > 1) && (o.Hopeless || l.attempts >= l.policy.AttemptsMax); l.give {
+	if l.skipFirst = (n == 1 || l.attempts > 1) && (o.Hopeless || l.attempts >= l.policy.AttemptsMax); l.skipFirst {
 		return
 	}
 	l.until = now.Add(l.pause())
@@ -678,10 +679,10 @@ func backoff(least, most time.Duration, before int) time.Duration {
 }
 
 // Reload is the input that another caller in this process has changed the notes.
-func (l *Lane) Reload() { l.stale = true }
+func (l *Segment) Reload() { l.stale = true }
 
-// Resume is the input that a stopped lane is to try again.
-func (l *Lane) Resume() {
+// Resume is the input that a stopped segment is to try again.
+func (l *Segment) Resume() {
 	if l.stopped {
 		l.stopped, l.stale, l.err = false, true, nil
 		l.until, l.fails = time.Time{}, 0
@@ -689,22 +690,22 @@ func (l *Lane) Resume() {
 	}
 }
 
-// Close ends the lane. It does nothing more, and its jobs end with an error.
-func (l *Lane) Close(err error) { l.stop(err) }
+// Close ends the segment. It does nothing more, and its jobs end with an error.
+func (l *Segment) Close(err error) { l.stop(err) }
 
-// State returns the lane's copy of its note, and whether it has one.
-func (l *Lane) State() (State, bool) { return l.state, l.loaded }
+// State returns the segment's copy of its note, and whether it has one.
+func (l *Segment) State() (State, bool) { return l.state, l.loaded }
 
-// Covered returns the position up to which the read model holds every event that the lane
+// Covered returns the position up to which the read model holds every event that the segment
 // wants, except those of parked entities.
-func (l *Lane) Covered() store.Position { return l.covered }
+func (l *Segment) Covered() store.Position { return l.covered }
 
 // Stale reports whether the notes must be read again. The results of the other methods may then
 // be out of date.
-func (l *Lane) Stale() bool { return l.stale }
+func (l *Segment) Stale() bool { return l.stale }
 
-// Passed returns a position. The lane will never want an event at or below it.
-func (l *Lane) Passed() store.Position {
+// Passed returns a position. The segment will never want an event at or below it.
+func (l *Segment) Passed() store.Position {
 	p := l.state.Position
 	for _, o := range l.parked {
 		p = min(p, o.Position-1)
@@ -712,8 +713,8 @@ func (l *Lane) Passed() store.Position {
 	return p
 }
 
-// Phase returns the present activity of the lane, and the last error if that is the reason.
-func (l *Lane) Phase() (Phase, error) {
+// Phase returns the present activity of the segment, and the last error if that is the reason.
+func (l *Segment) Phase() (Phase, error) {
 	switch {
 	case l.stopped:
 		return Stopped, l.err

@@ -9,8 +9,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of the memory that a reader uses for a lane. A lane has two buffers: the reader fills
-// one while the lane handles the other.
+// Bounds of the memory that a reader uses for a segment. A segment has two buffers: the reader
+// fills one while the segment handles the other.
 const (
 	// feedBytesMax bounds the payloads of one buffer. Only its last event may exceed the bound.
 	feedBytesMax = 4 << 20
@@ -18,14 +18,14 @@ const (
 	feedKeptMax = 4 * feedBytesMax
 )
 
-// A buffer is a series of events. It owns copies of their payloads and tags.
-type buffer struct {
+// A eventBuffer is a series of events. It owns copies of their payloads and tags.
+type eventBuffer struct {
 	events []store.Event
 	bytes  []byte   // the payloads
 	tags   []string // the tags
 }
 
-func (b *buffer) reset() {
+func (b *eventBuffer) reset() {
 	b.events, b.tags = b.events[:0], b.tags[:0]
 	if b.bytes = b.bytes[:0]; cap(b.bytes) > feedKeptMax {
 		b.bytes = nil
@@ -33,7 +33,7 @@ func (b *buffer) reset() {
 }
 
 // add adds a copy of the event.
-func (b *buffer) add(e *store.Event) {
+func (b *eventBuffer) add(e *store.Event) {
 	b.events = append(b.events, *e)
 	own := &b.events[len(b.events)-1]
 	from := len(b.bytes)
@@ -69,36 +69,36 @@ func (s *seen) get() (store.Position, store.ID) {
 	return s.p, s.id
 }
 
-// A feed is a queue of events from the reader of a partition to one lane.
+// A segmentQueue is a queue of events from the reader of a partition to one segment.
 //
-//   - All events that the lane selects at or below the position at are in filling or have been
+//   - All events that the segment selects at or below the position at are in filling or have been
 //     taken. The events in filling are above the position after.
-//   - A closed feed takes and gives no events: the lane has asked the reader to go back, and the
+//   - A closed segmentQueue takes and gives no events: the segment has asked the reader to go back, and the
 //     reader has not done so yet.
 //   - The buffer that was taken last does not change before the next take.
-//   - Read seen only under the lock: a value from before the reader opened the feed again says
+//   - Read seen only under the lock: a value from before the reader opened the segmentQueue again says
 //     nothing about the events that the reader has put since.
-type feed struct {
+type segmentQueue struct {
 	batch int
-	seen  *seen // of the reader: an open feed has got all its events up to here
+	seen  *seen // of the reader: an open segmentQueue has got all its events up to here
 
 	mu      sync.Mutex
 	closed  bool
 	after   store.Position
 	at      store.Position
-	filling *buffer
-	spare   *buffer
-	eager   bool          // the lane may take the events at once, however few
+	filling *eventBuffer
+	spare   *eventBuffer
+	eager   bool          // the segment may take the events at once, however few
 	flush   bool          // the same, for the next take only
 	space   chan struct{} // one element: there may be room
 }
 
-func newFeed(batch int, seen *seen) *feed {
-	return &feed{batch: batch, seen: seen, closed: true, filling: &buffer{}, spare: &buffer{}, space: make(chan struct{}, 1)}
+func newSegmentQueue(batch int, seen *seen) *segmentQueue {
+	return &segmentQueue{batch: batch, seen: seen, closed: true, filling: &eventBuffer{}, spare: &eventBuffer{}, space: make(chan struct{}, 1)}
 }
 
-// shut closes the feed until the reader opens it.
-func (f *feed) shut() {
+// shut closes the segmentQueue until the reader opens it.
+func (f *segmentQueue) shut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
@@ -106,28 +106,28 @@ func (f *feed) shut() {
 	f.roomy()
 }
 
-// open begins the feed above after.
-func (f *feed) open(after store.Position) {
+// open begins the segmentQueue above after.
+func (f *segmentQueue) open(after store.Position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed, f.after, f.at = false, after, after
 	f.filling.reset()
 }
 
-func (f *feed) roomy() {
+func (f *segmentQueue) roomy() {
 	select {
 	case f.space <- struct{}{}:
 	default:
 	}
 }
 
-func (f *feed) full() bool {
+func (f *segmentQueue) full() bool {
 	return len(f.filling.events) >= f.batch || len(f.filling.bytes) >= feedBytesMax
 }
 
-// put adds an event; if the feed is full, put waits. It reports whether the lane has events to
-// take.
-func (f *feed) put(ctx context.Context, e *store.Event) (ready bool, err error) {
+// put adds an event; if the segmentQueue is full, put waits. It reports whether the segment has
+// events to take.
+func (f *segmentQueue) put(ctx context.Context, e *store.Event) (ready bool, err error) {
 	f.mu.Lock()
 	for !f.closed && f.full() {
 		f.mu.Unlock()
@@ -147,10 +147,10 @@ func (f *feed) put(ctx context.Context, e *store.Event) (ready bool, err error) 
 	return f.eager || f.flush || f.full(), nil
 }
 
-// mode sets whether the lane may take events at once, or must wait until the buffer is full.
+// mode sets whether the segment may take events at once, or must wait until the buffer is full.
 // Events that were put in eager mode may still be taken at once after it. mode reports whether
-// the lane must be woken, because it may have found too few events before.
-func (f *feed) mode(eager bool) (tell bool) {
+// the segment must be woken, because it may have found too few events before.
+func (f *segmentQueue) mode(eager bool) (tell bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	tell = eager && !f.eager
@@ -159,8 +159,8 @@ func (f *feed) mode(eager bool) (tell bool) {
 	return tell
 }
 
-// take hands the buffer to the lane, which may use it until the next take.
-func (f *feed) take() (c projector.Chunk, ok bool) {
+// take hands the buffer to the segment, which may use it until the next take.
+func (f *segmentQueue) take() (c projector.Chunk, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	through, id := f.seen.get()
@@ -183,7 +183,7 @@ func (f *feed) take() (c projector.Chunk, ok bool) {
 }
 
 // ready reports whether take would return events or progress.
-func (f *feed) ready() bool {
+func (f *segmentQueue) ready() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p, _ := f.seen.get()

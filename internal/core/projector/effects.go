@@ -9,81 +9,83 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// ErrTangled is the error of a handover between versions that has to wait: too many effects
+// ErrHandoverPending is the error of a handover between versions that has to wait: too many effects
 // that earlier handovers have divided are not done yet.
-var ErrTangled = errors.New("earlier handovers of effects are not finished")
+var ErrHandoverPending = errors.New("earlier handovers of effects are not finished")
 
-// edgesMax bounds the edges of a latch, so that it fits into a note.
+// edgesMax bounds the edges of an effect set, so that it fits into a note.
 const edgesMax = 4096
 
 // A span is a range of positions: above From, through To.
 type span struct{ From, To store.Position }
 
-// A Latch is the set of events whose effects a lane does. The rules see an event of that set as
-// new. They see every other event as a replay.
+// An EffectSet is the set of events whose effects a segment does. The rules see an event of that
+// set as new. They see every other event as a replay.
 //
 //  1. Of all versions of a projection, one owns the effects of an event: either the event is
-//     in that version's latch and above its position, or that version has done the effects.
-//  2. A version whose latch is open owns all future events. That is the version that readers
+//     in the effect set of that version and above its position, or that version has done the effects.
+//  2. A version whose segments own the future owns all future events. That is the version that readers
 //     use, and no other.
 //
-// The entities of a lane are divided into classes, by [LaneOf], because another version with
-// another number of lanes may have got further with some of them. A latch has spans of its own
-// for each class; nearly always there is one class. A latch is immutable: methods return a new
-// one.
-type Latch struct {
+// The entities of a segment are divided into classes, by [SegmentOf], because another version with
+// another number of segments may have got further with some of them. An effect set has spans of
+// its own for each class; nearly always there is one class. An effect set is immutable: methods
+// return a new one.
+type EffectSet struct {
 	partition int
 	classes   [][]span // owned spans in order; no two of them touch
 }
 
-// LaneOf returns the number of an entity's lane, or class, out of n. The number never changes.
-func LaneOf(key store.Key, n int) int {
+// SegmentOf returns the number of an entity's segment, or class, out of n. The number never
+// changes.
+func SegmentOf(key store.Key, n int) int {
 	if n <= 1 {
 		return 0
 	}
-	// Kind and id are exchanged, so the lane does not depend on the partition.
+	// Kind and id are exchanged, so the segment does not depend on the partition.
 	return store.PartitionOf(store.Key{Kind: key.ID, ID: key.Kind}, n)
 }
 
-// Latch returns the latch of the lane. Its encoding has been checked by [State.Check].
-func (s *State) Latch() Latch {
+// Effects returns the effects that the segment owns. Its encoding has been checked by
+// [State.Check].
+func (s *State) Effects() EffectSet {
 	p := s.Position.Partition()
-	if s.Edges == "" {
-		return Latch{p, [][]span{spans([]store.Position{s.Latched}, p)}}
+	if s.EffectEdges == "" {
+		return EffectSet{p, [][]span{spans([]store.Position{s.EffectsAfter}, p)}}
 	}
-	l, err := decodeLatch(s.Edges, p)
+	l, err := decodeEffects(s.EffectEdges, p)
 	if err != nil {
-		return Latch{p, [][]span{nil}}
+		return EffectSet{p, [][]span{nil}}
 	}
 	return l
 }
 
-// SetLatch stores a latch in the state.
-func (s *State) SetLatch(l Latch) {
+// SetEffects stores an effect set in the state.
+func (s *State) SetEffects(l EffectSet) {
 	l = l.plain()
 	if len(l.classes) == 1 {
 		if e := edges(l.classes[0], l.partition); len(e) == 1 {
-			s.Latched, s.Edges = e[0], ""
+			s.EffectsAfter, s.EffectEdges = e[0], ""
 			return
 		}
 	}
-	s.Latched = store.LastPosition(l.partition)
+	s.EffectsAfter = store.LastPosition(l.partition)
 	for _, c := range l.classes {
-		s.Latched = min(s.Latched, edges(c, l.partition)[0])
+		s.EffectsAfter = min(s.EffectsAfter, edges(c, l.partition)[0])
 	}
-	s.Edges = l.encode()
+	s.EffectEdges = l.encode()
 }
 
-// Check returns an error if the stored form of the latch is invalid.
+// Check returns an error if the stored form of the effects is invalid.
 func (s *State) Check() error {
-	if s.Edges == "" {
+	if s.EffectEdges == "" {
 		return nil
 	}
-	_, err := decodeLatch(s.Edges, s.Position.Partition())
+	_, err := decodeEffects(s.EffectEdges, s.Position.Partition())
 	return err
 }
 
-// spans converts edges to spans. The lane owns nothing up to the first edge, everything from
+// spans converts edges to spans. The segment owns nothing up to the first edge, everything from
 // there through the second, and so on.
 func spans(edges []store.Position, partition int) (list []span) {
 	last := store.LastPosition(partition)
@@ -113,7 +115,7 @@ func edges(list []span, partition int) (edges []store.Position) {
 	return edges
 }
 
-func (l Latch) encode() string {
+func (l EffectSet) encode() string {
 	b := binary.AppendUvarint(nil, uint64(len(l.classes)))
 	for _, c := range l.classes {
 		e := edges(c, l.partition)
@@ -127,7 +129,7 @@ func (l Latch) encode() string {
 	return string(b)
 }
 
-func decodeLatch(s string, partition int) (Latch, error) {
+func decodeEffects(s string, partition int) (EffectSet, error) {
 	b := []byte(s)
 	bad := false
 	next := func(most uint64) uint64 {
@@ -139,7 +141,7 @@ func decodeLatch(s string, partition int) (Latch, error) {
 		b = b[n:]
 		return v
 	}
-	l := Latch{partition: partition}
+	l := EffectSet{partition: partition}
 	last := store.LastPosition(partition).Sequence()
 	for range next(edgesMax) {
 		var list []store.Position
@@ -152,27 +154,27 @@ func decodeLatch(s string, partition int) (Latch, error) {
 			list = append(list, store.NewPosition(partition, at))
 		}
 		if bad || len(list) == 0 {
-			return l, errors.New("a class of its latch has no edges")
+			return l, errors.New("a class of its effects has no edges")
 		}
 		l.classes = append(l.classes, spans(list, partition))
 	}
 	if bad || len(b) > 0 || len(l.classes) == 0 {
-		return l, errors.New("its latch is cut off or too long")
+		return l, errors.New("its effects is cut off or too long")
 	}
 	return l, nil
 }
 
-// Closed returns the latch of a lane that owns nothing.
-func Closed(partition int) Latch { return Latch{partition, [][]span{nil}} }
+// NoEffects returns the effect set of a segment that owns nothing.
+func NoEffects(partition int) EffectSet { return EffectSet{partition, [][]span{nil}} }
 
-// OpenAbove returns the latch of a lane that owns everything above a position.
-func OpenAbove(p store.Position) Latch {
-	return Latch{p.Partition(), [][]span{{{p, store.LastPosition(p.Partition())}}}}
+// AllEffectsAfter returns the effect set of a segment that owns everything above a position.
+func AllEffectsAfter(p store.Position) EffectSet {
+	return EffectSet{p.Partition(), [][]span{{{p, store.LastPosition(p.Partition())}}}}
 }
 
-// Owns reports whether the lane owns the effects of an event.
-func (l Latch) Owns(key store.Key, p store.Position) bool {
-	c := l.classes[LaneOf(key, len(l.classes))]
+// Owns reports whether the segment owns the effects of an event.
+func (l EffectSet) Owns(key store.Key, p store.Position) bool {
+	c := l.classes[SegmentOf(key, len(l.classes))]
 	for _, s := range slices.Backward(c) {
 		if s.From < p {
 			return p <= s.To
@@ -181,14 +183,14 @@ func (l Latch) Owns(key store.Key, p store.Position) bool {
 	return false
 }
 
-// Open reports whether the lane owns all future events.
-func (l Latch) Open() bool {
-	_, open := l.openFrom()
+// OwnsFuture reports whether the segment owns all future events.
+func (l EffectSet) OwnsFuture() bool {
+	_, open := l.ownsAllAfter()
 	return open
 }
 
-// openFrom returns the lowest position above which all classes are open.
-func (l Latch) openFrom() (lowest store.Position, open bool) {
+// ownsAllAfter returns the lowest position above which all classes are open.
+func (l EffectSet) ownsAllAfter() (lowest store.Position, open bool) {
 	last := store.LastPosition(l.partition)
 	lowest = last
 	for _, c := range l.classes {
@@ -200,9 +202,9 @@ func (l Latch) openFrom() (lowest store.Position, open bool) {
 	return lowest, true
 }
 
-// same reports whether the lane owns all events from position first through last, or none of
-// them, for every entity. It may return false although that is so.
-func (l Latch) same(first, last store.Position) bool {
+// ownsAllOrNone reports whether the segment owns all events from position first through last, or
+// none of them, for every entity. It may return false although that is so.
+func (l EffectSet) ownsAllOrNone(first, last store.Position) bool {
 	if len(l.classes) > 1 {
 		return false
 	}
@@ -214,14 +216,14 @@ func (l Latch) same(first, last store.Position) bool {
 	return true
 }
 
-// Forget returns the latch without the spans at or below a position.
-func (l Latch) Forget(p store.Position) Latch {
+// Forget returns the effect set without the spans at or below a position.
+func (l EffectSet) Forget(p store.Position) EffectSet {
 	return l.change(func(c []span) []span { return minus(c, span{store.NewPosition(l.partition, 0), p}) })
 }
 
-// Clamp returns the latch for a log that has become shorter and now ends at head. Events above
-// head are new, so an open latch owns them.
-func (l Latch) Clamp(head store.Position) Latch {
+// Clamp returns the effect set for a log that has become shorter and now ends at head. Events above
+// head are new, so a segment that owns the future owns them.
+func (l EffectSet) Clamp(head store.Position) EffectSet {
 	last := store.LastPosition(l.partition)
 	return l.change(func(c []span) []span {
 		if len(c) == 0 || c[len(c)-1].To < last {
@@ -231,25 +233,25 @@ func (l Latch) Clamp(head store.Position) Latch {
 	})
 }
 
-func (l Latch) change(fn func([]span) []span) Latch {
-	n := Latch{l.partition, make([][]span, len(l.classes))}
+func (l EffectSet) change(fn func([]span) []span) EffectSet {
+	n := EffectSet{l.partition, make([][]span, len(l.classes))}
 	for i, c := range l.classes {
 		n.classes[i] = fn(c)
 	}
 	return n.plain()
 }
 
-// plain returns the latch with one class if all classes are equal.
-func (l Latch) plain() Latch {
+// plain returns the effect set with one class if all classes are equal.
+func (l EffectSet) plain() EffectSet {
 	for _, c := range l.classes[1:] {
 		if !slices.Equal(c, l.classes[0]) {
 			return l
 		}
 	}
-	return Latch{l.partition, l.classes[:1]}
+	return EffectSet{l.partition, l.classes[:1]}
 }
 
-func (l Latch) size() (n int) {
+func (l EffectSet) size() (n int) {
 	for _, c := range l.classes {
 		n += 2 * max(1, len(c))
 	}
@@ -295,23 +297,23 @@ func plus(list []span, s span) (all []span) {
 	return all
 }
 
-// HandOver moves effects from the lanes of one version to the lanes of another version: the
+// HandOver moves effects from the segments of one version to the segments of another version: the
 // effects through a position that the first version owns and that neither version has handled.
-// Both lists are the lanes of one partition, in order. If lane is not negative, only that lane
-// of the other version takes part; otherwise all do. HandOver changes the states except for
-// their revisions, and reports which lanes it has changed. If it returns an error, the error
-// matches [ErrTangled] and no state is changed.
-func HandOver(from, to []State, lane int, through store.Position) (fromChanged, toChanged []bool, err error) {
-	gives, takes := make([]Latch, len(from)), make([]Latch, len(to))
+// Both lists are the segments of one partition, in order. If segment is not negative, only that
+// segment of the other version takes part; otherwise all do. HandOver changes the states except
+// for their revisions, and reports which segments it has changed. If it returns an error, the
+// error matches [ErrHandoverPending] and no state is changed.
+func HandOver(from, to []State, segment int, through store.Position) (fromChanged, toChanged []bool, err error) {
+	gives, takes := make([]EffectSet, len(from)), make([]EffectSet, len(to))
 	for i := range from {
-		gives[i] = settled(&from[i])
+		gives[i] = remainingEffects(&from[i])
 	}
 	for j := range to {
-		takes[j] = settled(&to[j])
+		takes[j] = remainingEffects(&to[j])
 	}
 	newGives, newTakes := slices.Clone(gives), slices.Clone(takes)
 	for j := range to {
-		if lane >= 0 && j != lane {
+		if segment >= 0 && j != segment {
 			continue
 		}
 		if newTakes[j], err = divide(takes[j], j, len(to), append(counts(gives), len(from))); err != nil {
@@ -324,12 +326,12 @@ func HandOver(from, to []State, lane int, through store.Position) (fromChanged, 
 		}
 	}
 	for j := range to {
-		if lane >= 0 && j != lane {
+		if segment >= 0 && j != segment {
 			continue
 		}
 		c := newTakes[j].classes
 		for k := range c {
-			e := entities{of: j, lanes: len(to), class: k, classes: len(c)}
+			e := entities{of: j, segments: len(to), class: k, classes: len(c)}
 			if i := e.in(len(from)); e.any() {
 				for _, s := range unhandled(gives[i].classes[e.in(len(gives[i].classes))], from[i].Position, to[j].Position, through) {
 					c[k] = plus(c[k], s)
@@ -341,8 +343,8 @@ func HandOver(from, to []State, lane int, through store.Position) (fromChanged, 
 	for i := range from {
 		c := newGives[i].classes
 		for k := range c {
-			e := entities{of: i, lanes: len(from), class: k, classes: len(c)}
-			if j := e.in(len(to)); e.any() && (lane < 0 || j == lane) {
+			e := entities{of: i, segments: len(from), class: k, classes: len(c)}
+			if j := e.in(len(to)); e.any() && (segment < 0 || j == segment) {
 				for _, s := range unhandled(gives[i].classes[e.in(len(gives[i].classes))], from[i].Position, to[j].Position, through) {
 					c[k] = minus(c[k], s)
 				}
@@ -357,16 +359,17 @@ func HandOver(from, to []State, lane int, through store.Position) (fromChanged, 
 	return fromChanged, toChanged, err
 }
 
-// settled returns the latch of a lane without the events that the lane has handled.
-func settled(s *State) Latch {
-	l := s.Latch()
+// remainingEffects returns the effect set of a segment without the events that the segment has
+// handled.
+func remainingEffects(s *State) EffectSet {
+	l := s.Effects()
 	if s.Parked == 0 {
 		l = l.Forget(s.Position)
 	}
 	return l.plain()
 }
 
-// unhandled returns the spans that one lane owns and neither lane has handled.
+// unhandled returns the spans that one segment owns and neither segment has handled.
 func unhandled(owned []span, one, other, through store.Position) (list []span) {
 	for _, s := range owned {
 		s = span{max(s.From, one, other), min(s.To, through)}
@@ -377,36 +380,36 @@ func unhandled(owned []span, one, other, through store.Position) (list []span) {
 	return list
 }
 
-func counts(latches []Latch) (list []int) {
-	for _, l := range latches {
+func counts(sets []EffectSet) (list []int) {
+	for _, l := range sets {
 		list = append(list, len(l.classes))
 	}
 	return list
 }
 
-// classesMax bounds the classes of a latch.
+// classesMax bounds the classes of an effect set.
 const classesMax = 1024
 
-// divide returns a copy of a lane's latch with enough classes to separate entities by any of
-// the given numbers of lanes and classes. The parameter lanes is the number of lanes of its own
-// version.
-func divide(l Latch, lane, lanes int, numbers []int) (Latch, error) {
+// divide returns a copy of a segment's effect set with enough classes to separate entities by any
+// of the given numbers of segments and classes. The parameter segments is the number of segments
+// of its own version.
+func divide(l EffectSet, segment, segments int, numbers []int) (EffectSet, error) {
 	want := 1
 	for _, n := range append(numbers, len(l.classes)) {
-		if n != lanes {
+		if n != segments {
 			want = multiple(want, n)
 		}
 	}
 	if want > 1 {
-		want = multiple(want, lanes)
+		want = multiple(want, segments)
 	}
 	if want > classesMax {
-		return l, fmt.Errorf("%w: versions with %d and %v lanes have %d classes of entities; let them catch up first",
-			ErrTangled, lanes, numbers, want)
+		return l, fmt.Errorf("%w: versions with %d and %v segments have %d classes of entities; let them catch up first",
+			ErrHandoverPending, segments, numbers, want)
 	}
-	d := Latch{l.partition, make([][]span, want)}
+	d := EffectSet{l.partition, make([][]span, want)}
 	for k := range d.classes {
-		e := entities{of: lane, lanes: lanes, class: k, classes: want}
+		e := entities{of: segment, segments: segments, class: k, classes: want}
 		d.classes[k] = slices.Clone(l.classes[e.in(len(l.classes))])
 	}
 	return d, nil
@@ -421,11 +424,11 @@ func multiple(a, b int) int {
 	return a / x * b
 }
 
-// entities are the entities in one lane out of lanes and in one class out of classes. The
-// number of classes is one, or a multiple of the number of lanes.
-type entities struct{ of, lanes, class, classes int }
+// entities are the entities in one segment out of segments and in one class out of classes. The
+// number of classes is one, or a multiple of the number of segments.
+type entities struct{ of, segments, class, classes int }
 
-// in returns the number of the lane or class of the entities, out of the given number.
+// in returns the number of the segment or class of the entities, out of the given number.
 func (e *entities) in(number int) int {
 	if e.classes == 1 {
 		return e.of % number
@@ -434,55 +437,55 @@ func (e *entities) in(number int) int {
 }
 
 // any reports whether such entities can exist.
-func (e *entities) any() bool { return e.classes == 1 || e.class%e.lanes == e.of }
+func (e *entities) any() bool { return e.classes == 1 || e.class%e.segments == e.of }
 
 // fill copies the spans of a class with entities to the classes without entities.
-func fill(classes [][]span, of, lanes int) {
+func fill(classes [][]span, of, segments int) {
 	if len(classes) == 1 {
 		return
 	}
 	for k := range classes {
-		if k%lanes != of {
+		if k%segments != of {
 			classes[k] = slices.Clone(classes[of])
 		}
 	}
 }
 
-func assign(states []State, before, after []Latch) ([]bool, error) {
+func assign(states []State, before, after []EffectSet) ([]bool, error) {
 	changed := make([]bool, len(states))
 	for i := range states {
 		a := after[i].plain()
 		if a.size() > edgesMax {
-			return nil, fmt.Errorf("%w: a latch of %d edges; bring parked entities back or drop them first", ErrTangled, a.size())
+			return nil, fmt.Errorf("%w: a effects of %d edges; bring parked entities back or drop them first", ErrHandoverPending, a.size())
 		}
 		changed[i] = !slices.EqualFunc(before[i].classes, a.classes, slices.Equal[[]span])
 	}
 	for i := range states {
 		if changed[i] {
-			states[i].SetLatch(after[i])
+			states[i].SetEffects(after[i])
 		}
 	}
 	return changed, nil
 }
 
-// A Serving is the state of the version that readers use, as a lane has last read it.
+// A Serving is the state of the version that readers use, as a segment has last read it.
 type Serving struct {
-	// Version is the number of that version, or zero if only the lane's own version serves.
+	// Version is the number of that version, or zero if only the segment's own version serves.
 	Version int
-	// Lanes are the states of the version's lanes in the partition, in order.
-	Lanes []State
+	// Segments are the states of the version's segments in the partition, in order.
+	Segments []State
 }
 
-// frontier returns a position. For the entities of one lane out of lanes, the effects of all
+// frontier returns a position. For the entities of one segment out of segments, the effects of all
 // events at or below it are done or will be.
-func (s *Serving) frontier(lane, lanes int, partition int) store.Position {
+func (s *Serving) frontier(segment, segments int, partition int) store.Position {
 	lowest := store.LastPosition(partition)
-	for i := range s.Lanes {
-		if len(s.Lanes) == lanes && i != lane {
+	for i := range s.Segments {
+		if len(s.Segments) == segments && i != segment {
 			continue
 		}
-		o := &s.Lanes[i]
-		if from, open := o.Latch().openFrom(); open {
+		o := &s.Segments[i]
+		if from, open := o.Effects().ownsAllAfter(); open {
 			lowest = min(lowest, max(from, o.Position))
 		}
 	}
@@ -497,8 +500,8 @@ type mark struct {
 
 func (s *Serving) mark() mark {
 	m := mark{version: s.Version}
-	for i := range s.Lanes {
-		m.sum += s.Lanes[i].Position.Sequence()
+	for i := range s.Segments {
+		m.sum += s.Segments[i].Position.Sequence()
 	}
 	return m
 }

@@ -6,10 +6,10 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
+func TestSegmentQueueGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 	t.Parallel()
 	var seen seen
-	f := newFeed(2, &seen)
+	f := newSegmentQueue(2, &seen)
 	put := func(p store.Position, want bool) {
 		t.Helper()
 		ready, err := f.put(t.Context(), &store.Event{Position: p, Tags: []string{"x"}, Payload: []byte{byte(p)}})
@@ -31,7 +31,7 @@ func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 			t.Errorf("took %v to %v", c.After, c.Through)
 		}
 	}
-	put(1, false) // the feed is closed
+	put(1, false) // the segmentQueue is closed
 	none()
 	f.open(0)
 	seen.set(0, store.ID{})
@@ -39,7 +39,7 @@ func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 	put(1, false) // too few
 	none()
 	if !f.mode(true) || f.mode(true) {
-		t.Error("the lane is told when it may take what is there, once")
+		t.Error("the segment is told when it may take what is there, once")
 	}
 	take(0, 1, 1)
 	seen.set(5, store.ID{}) // no event up to here is selected
@@ -51,7 +51,7 @@ func TestAFeedGivesWhatWasPutSinceItWasOpened(t *testing.T) {
 	none()
 	put(7, false)
 	seen.set(2, store.ID{})
-	f.open(2) // as if the lane were far behind
+	f.open(2) // as if the segment were far behind
 	none()
 	put(3, true)
 	take(2, 3, 1)

@@ -14,41 +14,41 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A lane runs the state machine of package project for one lane of a partition, on a goroutine of
-// its own. It does the input and output that the state machine asks for.
-type lane struct {
+// A segment runs the state machine of package project for one segment of a partition, on a
+// goroutine of its own. It does the input and output that the state machine asks for.
+type segment struct {
 	run    *run
-	id     laneID
+	id     segmentID
 	keys   keys
 	reader *reader
-	feed   *feed
+	queue  *segmentQueue
 	wake   chan struct{} // one element: there may be something to do
-	idle   atomic.Bool   // the lane wants a signal for anything that is read
+	idle   atomic.Bool   // the segment wants a signal for anything that is read
 
 	mu      sync.Mutex // held while the state machine runs, not during its actions
-	core    *projector.Lane
+	core    *projector.Segment
 	handled uint64 // events handed to rules, since the start
 	moves   uint64 // times that the notes were read or written, since the start
 
-	// The action that the lane's own goroutine does at present.
+	// The action that the segment's own goroutine does at present.
 	doing  projector.ActionKind
 	ruling bool // in an attempt: its rules are running
 	batch  batch
 }
 
-func newLane(r *run, rd *reader, number int) *lane {
+func newSegment(r *run, rd *reader, number int) *segment {
 	limits := r.limits
-	limits.Lane, limits.Lanes = number, r.lanes
-	l := &lane{
-		run: r, id: laneID{rd.partition, number}, reader: rd, feed: newFeed(r.limits.Batch, &rd.seen),
+	limits.Segment, limits.Segments = number, r.segments
+	l := &segment{
+		run: r, id: segmentID{rd.partition, number}, reader: rd, queue: newSegmentQueue(r.limits.Batch, &rd.seen),
 		wake: make(chan struct{}, 1), core: projector.New(r.self, limits, r.policy),
 	}
 	l.keys = keysOf(r.name, r.version, l.id)
-	l.batch.plan, l.batch.note = r.plan, l.keys.lane
+	l.batch.plan, l.batch.note = r.plan, l.keys.segment
 	return l
 }
 
-func (l *lane) signal() {
+func (l *segment) signal() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -56,16 +56,16 @@ func (l *lane) signal() {
 }
 
 // input gives the core an input.
-func (l *lane) input(fn func(*projector.Lane)) {
+func (l *segment) input(fn func(*projector.Segment)) {
 	l.mu.Lock()
 	fn(l.core)
 	l.mu.Unlock()
 	l.signal()
 }
 
-// start runs the lane on a goroutine. If code that the lane calls ends that goroutine, the lane
-// goes on on another one.
-func (l *lane) start(ctx context.Context, wait *sync.WaitGroup) {
+// start runs the segment on a goroutine. If code that the segment calls ends that goroutine, the
+// segment goes on on another one.
+func (l *segment) start(ctx context.Context, wait *sync.WaitGroup) {
 	wait.Go(func() {
 		ended := false
 		defer func() {
@@ -87,11 +87,11 @@ func (l *lane) start(ctx context.Context, wait *sync.WaitGroup) {
 // exited runs after called code has ended the goroutine during an action. If the rules were
 // running, they have ended it. Otherwise the target or the log has, and the outcome of an attempt
 // is unknown.
-func (l *lane) exited(err error) {
+func (l *segment) exited(err error) {
 	doing, ruling, now := l.doing, l.ruling, l.run.now()
 	l.doing, l.ruling = projector.Wait, false
-	l.run.complain(l, err)
-	l.input(func(c *projector.Lane) {
+	l.run.reportError(l, err)
+	l.input(func(c *projector.Segment) {
 		switch doing {
 		case projector.Try:
 			o := projector.Outcome{Result: projector.Unknown, Err: err}
@@ -109,7 +109,7 @@ func (l *lane) exited(err error) {
 	})
 }
 
-func (l *lane) loop(ctx context.Context) {
+func (l *segment) loop(ctx context.Context) {
 	for ctx.Err() == nil {
 		if l.run.hold(ctx) {
 			continue
@@ -136,11 +136,11 @@ func (l *lane) loop(ctx context.Context) {
 }
 
 // next gives the state machine the events that were read, and returns its next action.
-func (l *lane) next(now time.Time) projector.Action {
+func (l *segment) next(now time.Time) projector.Action {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.core.Wants() {
-		if c, ok := l.feed.take(); ok {
+		if c, ok := l.queue.take(); ok {
 			l.core.Offer(c, now)
 		}
 	}
@@ -148,12 +148,12 @@ func (l *lane) next(now time.Time) projector.Action {
 }
 
 // wait waits for an input, or until a time.
-func (l *lane) wait(ctx context.Context, at time.Time) {
+func (l *segment) wait(ctx context.Context, at time.Time) {
 	l.idle.Store(at.IsZero() || l.run.waiting.Load() > 0)
 	l.mu.Lock()
 	wants := l.core.Wants()
 	l.mu.Unlock()
-	if wants && l.feed.ready() {
+	if wants && l.queue.ready() {
 		l.idle.Store(false)
 		return
 	}
@@ -168,7 +168,7 @@ func (l *lane) wait(ctx context.Context, at time.Time) {
 	l.idle.Store(false)
 }
 
-func (l *lane) load(ctx context.Context) {
+func (l *segment) load(ctx context.Context) {
 	var state *projector.State
 	var parked []*projector.Parked
 	other := false
@@ -178,7 +178,7 @@ func (l *lane) load(ctx context.Context) {
 		if other, err = l.run.isOther(ctx, t); other || err != nil {
 			return err
 		}
-		n, err := readLane(ctx, t, l.keys.lane, l.id.partition)
+		n, err := readSegment(ctx, t, l.keys.segment, l.id.partition)
 		switch {
 		case errors.Is(err, errGone):
 			return nil
@@ -204,12 +204,12 @@ func (l *lane) load(ctx context.Context) {
 		err = ctx.Err()
 	}
 	now := l.run.now() // the clock is user code: not under the lock
-	l.input(func(c *projector.Lane) {
+	l.input(func(c *projector.Segment) {
 		c.Loaded(state, parked, err, now)
 		l.moves++
 	})
 	if err != nil && ctx.Err() == nil {
-		l.run.complain(l, fmt.Errorf("read notes: %w", err))
+		l.run.reportError(l, fmt.Errorf("read notes: %w", err))
 	}
 }
 
@@ -227,7 +227,7 @@ func (r *run) isOther(ctx context.Context, t txn) (bool, error) {
 }
 
 // look reads the positions of the version that readers use.
-func (l *lane) look(ctx context.Context) {
+func (l *segment) look(ctx context.Context) {
 	var s projector.Serving
 	err := l.run.back.view(ctx, func(t txn) error {
 		s = projector.Serving{}
@@ -235,18 +235,18 @@ func (l *lane) look(ctx context.Context) {
 		if version == 0 || version == l.run.version || err != nil {
 			return err
 		}
-		lanes, err := laneNotes(ctx, t, l.run.name, version)
-		s.Version, s.Lanes = version, statesOf(lanes, l.id.partition)
+		segments, err := segmentNotes(ctx, t, l.run.name, version)
+		s.Version, s.Segments = version, statesOf(segments, l.id.partition)
 		return err
 	})
 	now := l.run.now() // the clock is user code: not under the lock
-	l.input(func(c *projector.Lane) { c.Looked(s, err, now) })
+	l.input(func(c *projector.Segment) { c.Looked(s, err, now) })
 	if err != nil && ctx.Err() == nil {
-		l.run.complain(l, fmt.Errorf("read the notes of the version that serves: %w", err))
+		l.run.reportError(l, fmt.Errorf("read the notes of the version that serves: %w", err))
 	}
 }
 
-// errMoved says that the note of a lane has changed unexpectedly.
+// errMoved says that the note of a segment has changed unexpectedly.
 var errMoved = errors.New("note has moved")
 
 // An ownError is an error of the function that Update was called with, so nothing was stored.
@@ -256,7 +256,7 @@ func (e *ownError) Error() string { return e.err.Error() }
 func (e *ownError) Unwrap() error { return e.err }
 
 // try runs one attempt.
-func (l *lane) try(ctx context.Context, a *projector.Attempt) {
+func (l *segment) try(ctx context.Context, a *projector.Attempt) {
 	err := l.run.back.update(ctx, func(t txn) error {
 		if err := l.transaction(ctx, t, a); err != nil {
 			return &ownError{err}
@@ -285,14 +285,14 @@ func (l *lane) try(ctx context.Context, a *projector.Attempt) {
 	case o.Err != nil && ctx.Err() == nil && failed != nil:
 		l.run.blame(l, failed, o.Err)
 	case o.Err != nil && ctx.Err() == nil:
-		l.run.complain(l, o.Err)
+		l.run.reportError(l, o.Err)
 	case o.Result == projector.Stored && parked != nil:
 		l.run.logger.Warn("projection has parked an entity", "projection", l.run.name, "version", l.run.version,
 			"entity", parked.Key.String(), "from", uint64(parked.Version), "position", parked.Position.String(), "type", parked.Type, "error", parked.Error)
 	}
 }
 
-func (l *lane) transaction(ctx context.Context, t txn, a *projector.Attempt) error {
+func (l *segment) transaction(ctx context.Context, t txn, a *projector.Attempt) error {
 	if len(a.Taken) > 0 { // first, as a switch does, so that neither waits for the other
 		switch version, err := servingOf(ctx, t, l.run.name); {
 		case err != nil:
@@ -335,9 +335,9 @@ func (l *lane) transaction(ctx context.Context, t txn, a *projector.Attempt) err
 	return l.move(ctx, t, a)
 }
 
-// compare returns errMoved unless the note of the lane has the expected value.
-func (l *lane) compare(ctx context.Context, t txn, a *projector.Attempt) error {
-	n, err := readLane(ctx, t, l.keys.lane, l.id.partition)
+// compare returns errMoved unless the note of the segment has the expected value.
+func (l *segment) compare(ctx context.Context, t txn, a *projector.Attempt) error {
+	n, err := readSegment(ctx, t, l.keys.segment, l.id.partition)
 	switch {
 	case errors.Is(err, errGone):
 		return errMoved
@@ -351,11 +351,11 @@ func (l *lane) compare(ctx context.Context, t txn, a *projector.Attempt) error {
 
 // take makes the attempt take effects over from the version that serves. It returns errMoved if
 // the notes of that version have changed since look read them.
-func (l *lane) take(ctx context.Context, t txn, a *projector.Attempt) error {
+func (l *segment) take(ctx context.Context, t txn, a *projector.Attempt) error {
 	for i := range a.Taken {
 		k := &a.Taken[i]
-		key := keysOf(l.run.name, a.Serving, laneID{l.id.partition, k.Lane}).lane
-		n, err := readLane(ctx, t, key, l.id.partition)
+		key := keysOf(l.run.name, a.Serving, segmentID{l.id.partition, k.Segment}).segment
+		n, err := readSegment(ctx, t, key, l.id.partition)
 		switch {
 		case errors.Is(err, errGone):
 			return errMoved
@@ -365,20 +365,20 @@ func (l *lane) take(ctx context.Context, t txn, a *projector.Attempt) error {
 			return errMoved
 		}
 		n.State = k.New
-		if err := t.setNote(ctx, key, encodeLane(&n)); err != nil {
+		if err := t.setNote(ctx, key, encodeSegment(&n)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// move writes the note of the lane: the new position and the rest of its state.
-func (l *lane) move(ctx context.Context, t txn, a *projector.Attempt) error {
-	return t.setNote(ctx, l.keys.lane, encodeLane(&laneNote{State: a.New, process: l.run.process, time: l.run.now()}))
+// move writes the note of the segment: the new position and the rest of its state.
+func (l *segment) move(ctx context.Context, t txn, a *projector.Attempt) error {
+	return t.setNote(ctx, l.keys.segment, encodeSegment(&segmentNote{State: a.New, process: l.run.process, time: l.run.now()}))
 }
 
 // outcome returns the outcome of an attempt, according to the error of its Update.
-func (l *lane) outcome(ctx context.Context, err error) projector.Outcome {
+func (l *segment) outcome(ctx context.Context, err error) projector.Outcome {
 	if err == nil {
 		return projector.Outcome{Result: projector.Stored}
 	}
@@ -406,10 +406,10 @@ func (l *lane) outcome(ctx context.Context, err error) projector.Outcome {
 }
 
 // read reads the events of one entity that the projection selects.
-func (l *lane) read(ctx context.Context, a *projector.Action) {
+func (l *segment) read(ctx context.Context, a *projector.Action) {
 	var events []store.Event
 	whole := false
-	failed := guard(func() error {
+	failed := recoverPanic(func() error {
 		for e, err := range l.run.log.Read(ctx, a.Key, a.Version-1) {
 			if err != nil {
 				return err
@@ -430,5 +430,5 @@ func (l *lane) read(ctx context.Context, a *projector.Action) {
 	if failed == nil && !whole {
 		failed = fmt.Errorf("%w: %v misses its events from %d on, and the log has none of them", ErrDeleted, a.Key, a.Version)
 	}
-	l.input(func(c *projector.Lane) { c.ReadDone(events, failed) })
+	l.input(func(c *projector.Segment) { c.ReadDone(events, failed) })
 }
