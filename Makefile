@@ -21,7 +21,7 @@ TESTFLAGS ?= -timeout 15m
 # Packages whose tests are about processes, files and servers, or whose goroutines
 # are those of the packages below them: the race detector makes them many times
 # slower, and finds what it finds in the others. And those that have none, by rule.
-NORACE := /(internal/(core/(commit|outbox|projector)|tidy)|test/sim|bench(/.*)?|cmd/.*|mutants|examples/hello|examples/library(/library|/notice)?|test/sqltarget|pgxtarget|pgtest|crashtest(/faultfs)?)$$
+NORACE := /(internal/(core/(commit|outbox|projector)|tidy)|test/sim|bench(/.*)?|cmd/.*|mutants|examples/hello|examples/library(/library|/notice|/readmodel)?|test/sqltarget|pgxtarget|pgtest|crashtest(/faultfs)?)$$
 
 # The package whose tests take longest. It is named before all others, so that
 # these run beside it and not before it; go test names each package once.

@@ -5,14 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/examples/library/ledger"
+	"github.com/perdure/perdure/examples/library/library"
 )
 
 // rejectsShownMax bounds the rejected rows that are printed on the terminal.
@@ -21,48 +24,24 @@ const rejectsShownMax = 20
 const importHelp = `Import runs a ledger of loans through the books: a CSV file, as it is or
 compressed by gzip, with one row for each loan. Its first row names the columns.
 
-Dates are like 1902-11-14, 1902-11-14 09:30, 1902-11-14 09:30:00 or RFC 3339;
-what has no zone is in UTC. A row without a date of return is a loan that has
-not ended. Rows that make no loan are named with their line and the reason, and
-stop nothing else.
+Dates are like 1902-11-14, 1902-11-14 09:30, 1902-11-14 09:30:00 or RFC 3339, in
+UTC if they have no zone. A row without a date of return is a loan that has not
+ended. Rows that make no loan are named with their line and the reason, and stop
+nothing else. The whole file is read and checked before the first command is sent.
 
-What happened to a book happens to it in this order: by time; at one time, the
-returns of earlier loans come before what is lent, and a return at the time of
-its own lending comes right after that; otherwise by row. A book is registered
-when it is first met. There is one copy of each: a book that is out cannot be
-lent, and only the loan that it is out on can be returned.
-
-The whole file is read and checked before the first command is sent; it is held
-in memory, with some 200 bytes for a row, up to 1 GiB of text. An import ends when
-the readers have heard of all loans and the tables of the reports show them; what
-is left of that is said beside the commands.
-
-With --days, the borrower is reminded of every loan that the ledger leaves open,
-once it is due: see the help of notices. A loan that has ended by
-the ledger gets no reminder, however late that was.
+With --days, borrowers are reminded of the loans that the ledger leaves open, once
+they are due.
 
 An import may be stopped or killed at any moment: the same command goes on where
-it was and ends with the same report. It finds its place by working out what the
-ledger makes of each book and comparing that with the events in the log; it
-refuses to begin if the log holds something else for a book of the ledger. From
-there on each command carries an idempotency key, made of the loan and what is
-done, so that one whose answer is lost can be sent again. A book remembers the
-last 1,000 keys for a day, which is more than an import has under way, and not
-enough to find its place by. Commands are on condition of the book's version as
-well, in case somebody else has gone on further than the keys are remembered.
-
-The report is about the books of this ledger, whatever else the log holds. Its
-digest is the SHA-256 of a line "book:version" for each, sorted and joined by
-line breaks: two imports that agree in it have led to the same versions.`
+it was, and ends with the same report. It refuses to begin if the log has something
+else for a book of the ledger.`
 
 type importFlags struct {
-	columns  ledger.Columns
-	rejects  string
-	days     int
-	workers  int
-	json     bool
-	quiet    bool
-	interval time.Duration
+	columns       ledger.Columns
+	rejects       string
+	days, workers int
+	json, quiet   bool
+	interval      time.Duration
 }
 
 func (a *app) importCommand() *cobra.Command {
@@ -92,15 +71,15 @@ func (a *app) importCommand() *cobra.Command {
 }
 
 func (a *app) importFile(ctx context.Context, name string, f *importFlags) error {
-	if f.days < 0 {
-		return fmt.Errorf("--days is negative: %d", f.days)
+	switch {
+	case f.days < 0:
+		return fmt.Errorf("--days is negative: %d (use 0 or more)", f.days)
+	case f.workers < 1 || f.workers > ledger.WorkersMax:
+		return fmt.Errorf("--workers is %d (use 1 to %d)", f.workers, ledger.WorkersMax)
+	case f.interval <= 0:
+		return fmt.Errorf("--interval is not above zero: %v (use 2s)", f.interval)
 	}
-	if f.workers < 1 || f.workers > ledger.WorkersMax {
-		return fmt.Errorf("--workers is %d; 1 to %d are allowed", f.workers, ledger.WorkersMax)
-	}
-	if f.interval <= 0 {
-		return fmt.Errorf("--interval is not above zero: %v", f.interval)
-	}
+	begun := time.Now()
 	l, err := readFile(name, f.columns)
 	if err != nil {
 		return err
@@ -113,46 +92,44 @@ func (a *app) importFile(ctx context.Context, name string, f *importFlags) error
 	if !f.quiet {
 		a.nameRejects(l, f.rejects)
 	}
-	total := l.Operations()
-	m, stop := a.startProgress(total, f)
+	m := a.watch(ctx, l.Commands(), f.interval, f.quiet)
+	defer m.teller.Stop()
 	var report *ledger.Report
-	err = a.withEngine(ctx, func(engine *perdure.Engine) error {
-		m.rest.Store(&backlog{context: ctx, engine: engine, runners: a.runners()})
-		var err error
-		report, err = ledger.Import(ctx, engine, l, ledger.Options{
+	err = a.open(ctx, func(d *desk) (err error) {
+		m.desk.Store(d)
+		defer m.teller.Stop() // before the desk is closed
+		report, err = ledger.Import(ctx, d.engine, l, ledger.Options{
 			Workers: f.workers, Expected: time.Duration(f.days) * 24 * time.Hour,
-			Source: filepath.Base(name), Done: m.add,
+			Source: filepath.Base(name), Done: m.done,
 		})
-		if err == nil {
-			err = a.settle(ctx, engine)
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			err = a.catchUp(ctx, engine)
-		}
-		stop() // before the engine is closed
-		return err
+		return a.settle(ctx, d)
 	})
-	stop()
 	switch {
 	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return fmt.Errorf("stopped after %s of %s commands, which are safe; the same command goes on from there",
-			count(m.done()), count(total))
+			count(int(m.earlier.Load()+m.ran.Load())), count(m.total))
 	case err != nil:
 		return err
 	case f.json:
-		return json.NewEncoder(a.out.w).Encode(report)
+		return json.NewEncoder(a.out).Encode(report)
 	}
-	a.out.printf("%s is in %s.\n\n", filepath.Base(name), a.store)
-	a.printReport(l, report)
+	a.printReport(fmt.Sprintf("%s is in %s", filepath.Base(name), a.store), l, report)
+	a.printf("  %.3f s in all, until the messages, the reminders and the read model were done\n", time.Since(begun).Seconds())
 	return nil
 }
 
 func readFile(name string, columns ledger.Columns) (*ledger.Ledger, error) {
 	file, err := os.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (name a CSV file)", err)
 	}
 	defer func() { _ = file.Close() }() // it was only read
+	if info, err := file.Stat(); err == nil && info.IsDir() {
+		return nil, fmt.Errorf("%s is a directory (name a CSV file)", name)
+	}
 	l, err := ledger.Read(file, columns)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -163,7 +140,7 @@ func readFile(name string, columns ledger.Columns) (*ledger.Ledger, error) {
 func writeRejects(source, name string, l *ledger.Ledger) error {
 	if a, err := os.Stat(source); err == nil {
 		if b, err := os.Stat(name); err == nil && os.SameFile(a, b) {
-			return fmt.Errorf("--rejects names the ledger itself: %s", name)
+			return fmt.Errorf("--rejects names the ledger itself: %s (name another file)", name)
 		}
 	}
 	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -181,9 +158,49 @@ func (a *app) nameRejects(l *ledger.Ledger, file string) {
 			if file != "" {
 				where = "all are in " + file
 			}
-			a.err.printf("and %s more rows: %s\n", count(len(l.Rejects)-i), where)
+			_, _ = fmt.Fprintf(a.err, "and %s more rows: %s\n", count(len(l.Rejects)-i), where)
 			break
 		}
-		a.err.printf("line %d: %s\n", r.Line, r.Reason)
+		_, _ = fmt.Fprintf(a.err, "line %d: %s\n", r.Line, r.Reason)
+	}
+}
+
+// printReport prints the result of an import.
+func (a *app) printReport(title string, l *ledger.Ledger, r *ledger.Report) {
+	why := func(returns bool) string {
+		numbers := make(map[string]int)
+		for i := range r.Refusals {
+			if r.Refusals[i].Return == returns {
+				reason, _ := library.ReasonOf(r.Refusals[i].Err)
+				numbers[strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(reason.String(), "REASON_"), "_", " "))]++
+			}
+		}
+		var parts []string
+		for _, reason := range slices.Sorted(maps.Keys(numbers)) {
+			parts = append(parts, reason+": "+count(numbers[reason]))
+		}
+		return strings.Join(parts, "; ")
+	}
+	a.table(title,
+		[]string{"rows", count(len(l.Loans) + len(l.Rejects)), "of which " + count(r.Rejected) + " make no loan and are left out"},
+		[]string{"commands", count(r.Commands), "one for each registration, lending and return"},
+		[]string{"  registered", count(r.Registered)},
+		[]string{"  lent", count(r.Lent)},
+		[]string{"  returned", count(r.Returned)},
+		[]string{"  lendings refused", count(r.LendRefused), why(false)},
+		[]string{"  returns refused", count(r.ReturnRefused), why(true)},
+		[]string{"events", count(int(r.Events)), "all of them in the log"},
+		[]string{"books", count(r.Entities), "the longest history has " + count(int(r.Longest)) + " events"},
+		[]string{"  out", count(r.Open)},
+		[]string{"digest", r.Digest},
+	)
+	switch now := r.Commands - r.Resumed; {
+	case now == 0:
+		a.printf("\n  an earlier run had done all commands\n")
+	case r.Resumed > 0:
+		a.printf("\n  an earlier run had done %s commands; the other %s took %.3f s\n", count(r.Resumed), count(now), r.Seconds)
+	default:
+		rate := float64(now) / max(r.Seconds, time.Microsecond.Seconds())
+		a.printf("\n  %s commands in %.3f s, %s a second\n", count(now), r.Seconds, count(int(rate)))
 	}
 }

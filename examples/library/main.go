@@ -1,14 +1,19 @@
-// The library is a lending library on Perdure. Its books and readers are durable entities, and it
-// imports a ledger of loans into them.
+// The library is a lending library on Perdure. Read it in this order:
 //
-// Without arguments it imports a small ledger of its own. It keeps its log in library.db, and
-// reminders of overdue loans in notices.txt; a second run shows that everything is still there.
-// For the list of commands, run
+//   - library/ has the rules. Books are event-sourced, readers are a durable-state kind. A book
+//     sends its reader a message with every loan, sets a timer, and asks for a reminder.
+//   - readmodel/ keeps tables of SQL from the events, for questions about all books.
+//   - notice/ performs the reminders: the only effect outside of the library.
+//   - ledger/ imports a CSV file of loans, exactly once, however often it is killed.
+//   - this package opens all of them in one engine, and is the command line.
+//
+// Without arguments the program imports a small ledger of its own and shows the result. A second
+// run shows that everything is still there. For the list of commands, run
 //
 //	go run ./examples/library help
 //
-// The program keeps its log in a bbolt file or in memory. Built with all stores, it also
-// knows pebble:DIRECTORY and postgres://…:
+// The program keeps its log in a bbolt file or in memory. Built with all stores, it also knows
+// pebble:DIRECTORY and postgres://…:
 //
 //	go run -tags allstores ./examples/library --store pebble:library
 package main
@@ -25,6 +30,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,9 +43,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// memoryMax is the memory limit of the Go runtime, unless GOMEMLIMIT sets another one: near it
-// the runtime collects garbage more often. An import makes much garbage, but keeps little memory
-// in use.
+// memoryMax is the memory limit of the Go runtime, unless GOMEMLIMIT sets another one. An import
+// makes much garbage, but keeps little memory in use: near the limit the runtime collects garbage
+// more often, instead of letting the heap grow to twice the memory in use.
 const memoryMax = 208 << 20
 
 func main() {
@@ -58,13 +64,13 @@ func main() {
 
 // run runs the program with the arguments of the command line.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	a := &app{out: newPrinter(bufio.NewWriter(stdout)), err: newPrinter(stderr)}
+	a := &app{out: bufio.NewWriter(stdout), err: stderr}
 	root := &cobra.Command{
 		Use:   "library",
 		Short: "A lending library whose books are durable entities",
 		Long: `A lending library whose books are durable entities.
 
-With no command it runs a small ledger of its own and keeps what happened in
+With no command it imports a small ledger of its own. It keeps what happened in
 library.db, and reminders of overdue loans in notices.txt. Run it twice: the
 second time, everything is still there, and no reminder is written again.`,
 		Args:          cobra.NoArgs,
@@ -73,102 +79,98 @@ second time, everything is still there, and no reminder is written again.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context()) },
 	}
 	root.PersistentFlags().StringVar(&a.store, "store", "bbolt:library.db", "where the log is kept, as a `URI`: bbolt:FILE, memory:; see the package for others")
-	root.PersistentFlags().StringVar(&a.noticesName, "notices", "", "where reminders are written, as a `FILE`; without it, in notices.txt beside the log")
-	root.AddCommand(
-		a.importCommand(), a.showCommand(), a.historyCommand(), a.listCommand(), a.eventsCommand(),
-		a.readerCommand(), a.noticesCommand(), a.parkedCommand(), a.reportCommand(), a.projectionsCommand(),
-	)
+	root.PersistentFlags().StringVar(&a.notices, "notices", "", "where reminders are written, as a `FILE`; without it, in notices.txt beside the log")
+	root.AddCommand(a.importCommand(), a.showCommand(), a.listCommand(), a.reportCommand())
 	root.SetArgs(args)
-	root.SetOut(a.out.w)
-	root.SetErr(a.err.w)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	return errors.Join(root.ExecuteContext(ctx), a.out.flush())
+	return errors.Join(root.ExecuteContext(ctx), a.out.Flush())
 }
 
 // An app has the state that the commands share.
 type app struct {
-	out, err    *printer
-	store       string // the URI of the log
-	noticesName string // from the flag --notices
-	notices     *notice.File
-	models      *readmodel.Model
-	beside      string             // name of the projection to rebuild beside the version in use
-	next        *projection.Runner // runner of the new version
+	out     *bufio.Writer
+	err     io.Writer
+	store   string // the URI of the log
+	notices string // from the flag --notices
 }
+
+// A desk is an open library.
+type desk struct {
+	engine  *perdure.Engine
+	notices *notice.File
+	model   *readmodel.Model
+}
+
+// retry tries to write a reminder for less than a second. Then the reminder is parked, and the next
+// start of the program tries again.
+var retry = perdure.RetryPolicy{MaxAttempts: 5, MinBackoff: 50 * time.Millisecond, MaxBackoff: 400 * time.Millisecond}
 
 // closeMax bounds the wait for commands in progress after an interrupt.
 const closeMax = 10 * time.Second
 
-// The attempts for a reminder that cannot be written, and the pauses between them, which take
-// less than a second in all. Then the reminder is parked.
-const (
-	attemptsMax = 5
-	backoffMin  = 50 * time.Millisecond
-	backoffMax  = 400 * time.Millisecond
-)
-
-// withEngine opens the log, runs books, readers and read models on it, calls do, and closes them.
-// Every answer that do gets is durable by then. After do has returned, withEngine waits for the
-// work in progress.
-func (a *app) withEngine(ctx context.Context, do func(*perdure.Engine) error) (failure error) {
+// open opens the library, calls do, and closes the library. The engine runs the books, the readers,
+// the effect that writes reminders, and the read model.
+func (a *app) open(ctx context.Context, do func(*desk) error) (failure error) {
 	log, err := store.Open(ctx, a.store, drivers()...)
 	if err != nil {
 		return err
 	}
 	defer func() { failure = errors.Join(failure, log.Close()) }()
-	a.notices = notice.New(a.noticesFile())
-	defer func() { failure = errors.Join(failure, a.notices.Close()) }()
-	if a.models, err = readmodel.Open(ctx, a.modelFile()); err != nil {
+	d := &desk{}
+	if d.notices, err = notice.Open(a.noticesFile()); err != nil {
 		return err
 	}
-	defer func() { failure = errors.Join(failure, a.models.Close()) }()
-	if a.beside != "" {
-		a.next = a.models.Next(a.beside)
+	defer func() { failure = errors.Join(failure, d.notices.Close()) }()
+	if d.model, err = readmodel.Open(ctx, a.modelFile()); err != nil {
+		return err
 	}
-	engine, err := perdure.Open(ctx, perdure.Config{
-		Store: log, Services: []perdure.Service{projection.Service(a.runners()...)},
-		Kinds: []perdure.AnyKind{library.Books, library.Readers},
-		Effects: []perdure.EffectRule{
-			perdure.Perform(a.notices.Write, perdure.RetryPolicy{MaxAttempts: attemptsMax, MinBackoff: backoffMin, MaxBackoff: backoffMax}),
-		},
+	defer func() { failure = errors.Join(failure, d.model.Close()) }()
+	d.engine, err = perdure.Open(ctx, perdure.Config{
+		Store:    log,
+		Kinds:    []perdure.AnyKind{library.Books, library.Readers},
+		Effects:  []perdure.EffectRule{perdure.Perform(d.notices.Write, retry)},
+		Services: []perdure.Service{projection.Service(d.model.Runner)},
 	})
 	if err != nil {
 		return err
 	}
-	err = do(engine)
+	_, err = d.engine.UnparkWhere(ctx, func(*store.Message) bool { return true })
+	if err == nil {
+		err = do(d)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeMax)
 	defer cancel()
-	return errors.Join(err, engine.Close(ctx))
+	return errors.Join(err, d.engine.Close(ctx))
 }
 
-// errNoLibrary says that there is no library to look at yet.
-var errNoLibrary = errors.New("there is no library here yet")
-
-// withLibrary is like withEngine, but does not create a log: a command that only looks must not
-// leave a new file.
-func (a *app) withLibrary(ctx context.Context, do func(*perdure.Engine) error) error {
+// look is like open, but waits for work that is due, and creates no log.
+func (a *app) look(ctx context.Context, do func(*desk) error) error {
 	if file := fileOf(a.store); file != "" {
 		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("%w: %s does not exist; run the program without a command, or import, to make one", errNoLibrary, file)
+			return fmt.Errorf("there is no library here yet: %s does not exist (run the program without a command, or import a ledger, to make one)", file)
 		}
 	}
-	return a.withEngine(ctx, do)
+	return a.open(ctx, func(d *desk) error {
+		if err := a.settle(ctx, d); err != nil {
+			return err
+		}
+		return do(d)
+	})
 }
 
-// noticesFile returns the name of the file of notices: the one from the flag, or the one beside
-// the log. If the log is not in a file, the notices are in memory.
+// noticesFile returns the name of the file of notices: the one from the flag, or one beside the
+// log. If the log is not in a file, the notices are not kept.
 func (a *app) noticesFile() string {
-	if a.noticesName != "" {
-		return a.noticesName
-	}
-	if file := fileOf(a.store); file != "" {
+	if file := fileOf(a.store); a.notices == "" && file != "" {
 		return filepath.Join(filepath.Dir(file), "notices.txt")
 	}
-	return ""
+	return a.notices
 }
 
-// modelFile returns the name of the file of the read models, beside the log. If the log is not in
-// a file, the read models are in memory.
+// modelFile returns the name of the file of the read model, beside the log, or "" for one in
+// memory.
 func (a *app) modelFile() string {
 	file := fileOf(a.store)
 	if file == "" {
@@ -178,15 +180,25 @@ func (a *app) modelFile() string {
 	return strings.TrimSuffix(file, filepath.Ext(file)) + ".read.db"
 }
 
-// bookKey returns the key of a book in the log.
-func bookKey(id string) store.Key { return store.Key{Kind: library.Books.Name(), ID: id} }
-
-// fileOf returns the file or directory that a URI names, or "" if it names none. For a wrong URI
-// it returns "" too; opening the URI reports the error.
+// fileOf returns the file or directory that a URI names, or "" if it names none. For a wrong URI it
+// returns "" too; opening the URI reports the error.
 func fileOf(uri string) string {
 	u, err := store.ParseURI(uri)
 	if err != nil || u.Scheme() != "bbolt" && u.Scheme() != "pebble" {
 		return ""
 	}
 	return u.Path()
+}
+
+// printf prints text. If the output fails, its Flush returns the error.
+func (a *app) printf(format string, args ...any) { _, _ = fmt.Fprintf(a.out, format, args...) }
+
+// table prints rows of cells in columns, after a title.
+func (a *app) table(title string, rows ...[]string) {
+	a.printf("\n%s\n\n", title)
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	for _, cells := range rows {
+		_, _ = fmt.Fprintf(w, "  %s\n", strings.Join(cells, "\t")) // as in printf
+	}
+	_ = w.Flush() // as in printf
 }

@@ -1,98 +1,81 @@
 package ledger
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 )
 
-// A Report is the result of an import. Its figures are about the books of the ledger alone,
-// not about other records of the log, and they include earlier runs of the same import.
-// However often an import was stopped, its final report is the same except for Resumed and
-// Seconds.
+// A Report is the result of an import. Its figures are about the books of the ledger alone, and
+// include earlier imports of it. However often an import was stopped, its last report is the same
+// except for Resumed and Seconds.
 type Report struct {
-	Registered, Lent, Returned int
-	// Refusals are the refused commands, in order of time.
-	Refusals []Refusal
-	// Events is the sum of the versions of the books, Longest the highest.
-	Events, Longest uint64
-	// Entities is the number of books, Open the number of books that are out.
-	Entities, Open int
-	// Digest is the SHA-256 of the lines "book:version" of all books, sorted
-	// and joined by line breaks.
-	Digest string
-	// Rejected is the number of rows that made no loan.
-	Rejected int
-	// Resumed is the number of commands that an earlier run had done.
-	Resumed int
-	Seconds float64
+	Registered    int    `json:"registered"`
+	Lent          int    `json:"lent"`
+	Returned      int    `json:"returned"`
+	LendRefused   int    `json:"lend_refused"`
+	ReturnRefused int    `json:"return_refused"`
+	Commands      int    `json:"commands"` // the sum of the above
+	Events        uint64 `json:"events"`   // the sum of the versions of the books
+	Open          int    `json:"open"`     // the books that are out
+	Entities      int    `json:"entities"` // the books
+	Longest       uint64 `json:"longest"`  // the highest version
+	// Digest is the SHA-256 of the lines "book:version" of all books, sorted and joined by line
+	// breaks.
+	Digest   string  `json:"digest"`
+	Rejected int     `json:"rejected_rows"` // rows that make no loan
+	Seconds  float64 `json:"seconds"`
+
+	Resumed  int       `json:"-"` // commands that an earlier import has done
+	Refusals []Refusal `json:"-"` // the refused commands, in order of time
 }
 
-// newReport sums up the results of the lanes.
-func newReport(lanes []*lane) *Report {
-	r := &Report{Entities: len(lanes), Registered: len(lanes)}
-	lines := make([]string, 0, len(lanes))
-	for _, l := range lanes {
-		r.Lent += l.lent
-		r.Returned += l.returned
-		r.Refusals = append(r.Refusals, l.refusals...)
-		r.Events += uint64(l.version)
-		r.Longest = max(r.Longest, uint64(l.version))
-		if l.out {
+// A Refusal is a command that a book has refused.
+type Refusal struct {
+	Loan   *Loan
+	Return bool  // the command was the return of the loan, not its lending
+	Err    error // the reason, see [library.ReasonOf]
+}
+
+// At returns the time of the refused command, by the ledger.
+func (r *Refusal) At() time.Time {
+	if r.Return {
+		return r.Loan.ReturnedOn
+	}
+	return r.Loan.LentOn
+}
+
+// newReport sums up the pages.
+func newReport(pages []*page) *Report {
+	r := &Report{Entities: len(pages), Registered: len(pages)}
+	lines := make([]string, 0, len(pages))
+	for _, p := range pages {
+		r.Lent += p.lent
+		r.Returned += p.returned
+		r.Refusals = append(r.Refusals, p.refusals...)
+		r.Events += uint64(p.version)
+		r.Longest = max(r.Longest, uint64(p.version))
+		if p.out {
 			r.Open++
 		}
-		lines = append(lines, fmt.Sprintf("%s:%d", l.shelf.book, l.version))
+		lines = append(lines, fmt.Sprintf("%s:%d", p.ref.Key().ID, p.version))
 	}
-	sortRefusals(r.Refusals)
+	slices.SortFunc(r.Refusals, func(a, b Refusal) int {
+		return cmp.Or(a.At().Compare(b.At()), cmp.Compare(a.Loan.Line, b.Loan.Line))
+	})
+	for i := range r.Refusals {
+		if r.Refusals[i].Return {
+			r.ReturnRefused++
+		}
+	}
+	r.LendRefused = len(r.Refusals) - r.ReturnRefused
+	r.Commands = r.Registered + r.Lent + r.Returned + len(r.Refusals)
 	slices.Sort(lines)
 	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
 	r.Digest = hex.EncodeToString(sum[:])
 	return r
-}
-
-// Commands returns the number of commands, including those of earlier runs.
-func (r *Report) Commands() int { return r.Registered + r.Lent + r.Returned + len(r.Refusals) }
-
-// Rate returns the number of commands that this run sent per second.
-func (r *Report) Rate() float64 {
-	return float64(r.Commands()-r.Resumed) / max(r.Seconds, time.Microsecond.Seconds())
-}
-
-// Refused returns the numbers of refused lendings and returns.
-func (r *Report) Refused() (lendings, returns int) {
-	for i := range r.Refusals {
-		if r.Refusals[i].Return {
-			returns++
-		} else {
-			lendings++
-		}
-	}
-	return lendings, returns
-}
-
-// MarshalJSON writes the figures of the report, for programs.
-func (r *Report) MarshalJSON() ([]byte, error) {
-	lendings, returns := r.Refused()
-	return json.Marshal(struct {
-		Registered    int     `json:"registered"`
-		Lent          int     `json:"lent"`
-		Returned      int     `json:"returned"`
-		LendRefused   int     `json:"lend_refused"`
-		ReturnRefused int     `json:"return_refused"`
-		Commands      int     `json:"commands"`
-		Events        uint64  `json:"events"`
-		Open          int     `json:"open"`
-		Entities      int     `json:"entities"`
-		Longest       uint64  `json:"longest"`
-		Digest        string  `json:"digest"`
-		RejectedRows  int     `json:"rejected_rows"`
-		Seconds       float64 `json:"seconds"`
-	}{
-		r.Registered, r.Lent, r.Returned, lendings, returns, r.Commands(), r.Events,
-		r.Open, r.Entities, r.Longest, r.Digest, r.Rejected, r.Seconds,
-	})
 }

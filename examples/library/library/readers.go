@@ -9,13 +9,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Readers is the kind of all readers. The id of an entity is the name of the borrower. A
-// reader has no history, only the books that it has out.
+// Readers is the kind of all readers. It is a durable-state kind: the log keeps the books that a
+// reader has out, and no history. The id of a reader is the name of the borrower.
 //
-// It learns of them from the books, which enqueue a message with every loan and return, in
-// the same commit. Each message arrives once, and the messages of one book arrive in order.
-// So the state of a reader is always correct for the messages that have arrived, and a new
-// message arrives shortly after the commit.
+// A book enqueues a message to the reader with every loan and return, in the same commit. Each
+// message arrives once, and the messages of one book arrive in order. So the state of a reader is
+// correct for the messages that have arrived, and a message arrives shortly after its commit.
 var Readers = perdure.DurableState("reader",
 	perdure.Update(addBook),
 	perdure.Update(removeBook),
@@ -24,8 +23,7 @@ var Readers = perdure.DurableState("reader",
 // OutMax bounds the books that a reader lists. Books above it are only counted.
 const OutMax = 1000
 
-// ReaderKey returns the key of a reader.
-func ReaderKey(borrower string) store.Key { return store.Key{Kind: Readers.Name(), ID: borrower} }
+func readerKey(borrower string) store.Key { return store.Key{Kind: Readers.Name(), ID: borrower} }
 
 func addBook(_ context.Context, r *libraryv1.Reader, c *libraryv1.AddBook) (*perdure.Change, error) {
 	if c.GetOut().GetBook() == "" || c.GetOut().GetLoan().GetId() == "" {

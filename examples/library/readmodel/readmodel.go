@@ -1,5 +1,15 @@
-// Package readmodel keeps the tables for the reports of the library: projections of its
-// events into a SQLite file.
+// Package readmodel answers the questions that no single book can answer: it lists all books, the
+// borrowers with most loans, and the loans that are overdue. It keeps two tables in a file of
+// SQLite, built from the events of the books by a projection.
+//
+// The tables follow the log with a small delay. A program that has sent a command, and then wants
+// to see its result in the tables, waits with [projection.WaitFor]: the receipt of the command says
+// how far the tables must be.
+//
+//	receipt, err := book.Do(ctx, command)
+//	err = projection.WaitFor(ctx, model.Runner, receipt)
+//
+// [Model.CatchUp] waits in the same way for all events that are in the log.
 package readmodel
 
 import (
@@ -11,185 +21,160 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	_ "modernc.org/sqlite" // the driver
 
 	libraryv1 "github.com/perdure/perdure/examples/library/proto/library/v1"
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/projection/sqltarget"
+	"github.com/perdure/perdure/store"
 )
 
-// The names of the projections, and of the table that each of them keeps.
-const (
-	Books     = "books"
-	Borrowers = "borrowers"
-	Months    = "months"
+// loans is the projection: one rule for each event, and rules that create and drop the tables. A
+// rule writes to the transaction that also stores the position of the projection in the log, so the
+// tables have each event exactly once, whenever the program is stopped or killed.
+var loans = projection.New("loans",
+	projection.Prepare(create),
+	projection.On(onRegistered),
+	projection.On(onLent),
+	projection.On(onReturned),
+	projection.Clear(drop),
 )
 
-// Names are the names of the projections, sorted.
-var Names = []string{Books, Borrowers, Months}
+func create(ctx context.Context, tx *sql.Tx) error {
+	return exec(ctx, tx, `
+		CREATE TABLE {catalogue} (book TEXT PRIMARY KEY, title TEXT NOT NULL, isbn TEXT NOT NULL) STRICT, WITHOUT ROWID;
+		CREATE TABLE {loans} (book TEXT NOT NULL, loan TEXT NOT NULL, borrower TEXT NOT NULL,
+			lent INTEGER NOT NULL, due INTEGER, returned INTEGER) STRICT;
+		CREATE UNIQUE INDEX {out} ON {loans} (book) WHERE returned IS NULL`)
+}
 
-// timeLayout formats a time so that the order of the texts is the order of the times.
-const timeLayout = "2006-01-02T15:04:05.000000000Z"
+func onRegistered(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookRegistered]) error {
+	return exec(ctx, tx, "INSERT INTO {catalogue} VALUES (?, ?, ?)", e.Key.ID, e.Message.GetTitle(), e.Message.GetIsbn())
+}
 
-// Time formats a time as the tables store it.
-func Time(t time.Time) string { return t.UTC().Format(timeLayout) }
-
-// of returns the projection with a name.
-func of(name string) *projection.Projection[*sql.Tx] {
-	switch name {
-	case Books:
-		return projection.New(Books, projection.On(bookRegistered), projection.On(bookLent), projection.On(bookReturned),
-			table(Books, "book TEXT PRIMARY KEY, title TEXT NOT NULL, isbn TEXT NOT NULL, lent INTEGER NOT NULL, borrower TEXT, loan TEXT, lent_on TEXT, due TEXT"), drop(Books))
-	case Borrowers:
-		return projection.New(Borrowers, projection.On(borrowerLent), projection.On(borrowerReturned),
-			table(Borrowers, "borrower TEXT PRIMARY KEY, lent INTEGER NOT NULL, out INTEGER NOT NULL"), drop(Borrowers))
-	default:
-		return projection.New(Months, projection.On(monthLent), projection.On(monthReturned),
-			table(Months, "month TEXT PRIMARY KEY, lent INTEGER NOT NULL, returned INTEGER NOT NULL"), drop(Months))
+func onLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookLent]) error {
+	m, due := e.Message, sql.NullInt64{}
+	if m.GetExpected() != nil {
+		due = sql.NullInt64{Int64: m.GetDate().GetSeconds() + m.GetExpected().GetSeconds(), Valid: true}
 	}
+	return exec(ctx, tx, "INSERT INTO {loans} VALUES (?, ?, ?, ?, ?, NULL)",
+		e.Key.ID, m.GetLoanId(), m.GetBorrower(), m.GetDate().GetSeconds(), due)
 }
 
-// table creates the table of a version.
-func table(name, columns string) projection.Rule[*sql.Tx] {
-	return projection.Prepare(func(ctx context.Context, tx *sql.Tx) error {
-		return exec(ctx, tx, name, "CREATE TABLE IF NOT EXISTS %s ("+columns+") STRICT, WITHOUT ROWID")
-	})
+func onReturned(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookReturned]) error {
+	return exec(ctx, tx, "UPDATE {loans} SET returned = ? WHERE book = ? AND returned IS NULL",
+		e.Message.GetDate().GetSeconds(), e.Key.ID)
 }
 
-// drop removes the table of a version.
-func drop(name string) projection.Rule[*sql.Tx] {
-	return projection.Clear(func(ctx context.Context, tx *sql.Tx) error {
-		return exec(ctx, tx, name, "DROP TABLE IF EXISTS %s")
-	})
+func drop(ctx context.Context, tx *sql.Tx) error {
+	return exec(ctx, tx, "DROP TABLE IF EXISTS {catalogue}; DROP TABLE IF EXISTS {loans}")
 }
 
-// exec runs a statement on the table of the version whose rule runs.
-func exec(ctx context.Context, tx *sql.Tx, table, statement string, args ...any) error {
-	_, err := tx.ExecContext(ctx, fmt.Sprintf(statement, projection.TableName(ctx, table)), args...)
+// exec runs a statement in a rule. Each version of the projection has its own tables.
+func exec(ctx context.Context, tx *sql.Tx, statement string, args ...any) error {
+	_, err := tx.ExecContext(ctx, named(statement, func(base string) string { return projection.TableName(ctx, base) }), args...)
 	return err
 }
 
-func bookRegistered(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookRegistered]) error {
-	return exec(ctx, tx, Books, "INSERT INTO %s (book, title, isbn, lent) VALUES (?, ?, ?, 0)",
-		e.Key.ID, e.Message.GetTitle(), e.Message.GetIsbn())
+// named replaces the names of the tables in a statement.
+func named(statement string, name func(base string) string) string {
+	return strings.NewReplacer("{catalogue}", name("catalogue"), "{loans}", name("loans"), "{out}", name("loans_out")).Replace(statement)
 }
 
-func bookLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookLent]) error {
-	lent := e.Message.GetDate().AsTime()
-	due := sql.NullString{}
-	if e.Message.GetExpected() != nil {
-		d, x := e.Message.GetDate(), e.Message.GetExpected() // a time.Duration is limited to 292 years
-		due.String, due.Valid = Time(time.Unix(d.GetSeconds()+x.GetSeconds(), int64(d.GetNanos())+int64(x.GetNanos()))), true
-	}
-	return exec(ctx, tx, Books, "UPDATE %s SET lent = lent + 1, borrower = ?, loan = ?, lent_on = ?, due = ? WHERE book = ?",
-		e.Message.GetBorrower(), e.Message.GetLoanId(), Time(lent), due, e.Key.ID)
-}
-
-func bookReturned(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookReturned]) error {
-	return exec(ctx, tx, Books, "UPDATE %s SET borrower = NULL, loan = NULL, lent_on = NULL, due = NULL WHERE book = ?", e.Key.ID)
-}
-
-func borrowerLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookLent]) error {
-	return exec(ctx, tx, Borrowers,
-		"INSERT INTO %s (borrower, lent, out) VALUES (?, 1, 1) ON CONFLICT (borrower) DO UPDATE SET lent = lent + 1, out = out + 1",
-		e.Message.GetBorrower())
-}
-
-// borrowerTag is the prefix of the tag by which a book adds the borrower to the events of a
-// loan. The event of a return has only the name of the person who brings the book, who need
-// not be the borrower.
-const borrowerTag = "borrower:"
-
-func borrowerReturned(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookReturned]) error {
-	for _, tag := range e.Tags {
-		if name, ok := strings.CutPrefix(tag, borrowerTag); ok {
-			return exec(ctx, tx, Borrowers, "UPDATE %s SET out = out - 1 WHERE borrower = ?", name)
-		}
-	}
-	return errors.New("the return of a book is not tagged with its borrower")
-}
-
-func monthLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookLent]) error {
-	return exec(ctx, tx, Months, "INSERT INTO %s (month, lent, returned) VALUES (?, 1, 0) ON CONFLICT (month) DO UPDATE SET lent = lent + 1",
-		e.Message.GetDate().AsTime().Format("2006-01"))
-}
-
-func monthReturned(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookReturned]) error {
-	return exec(ctx, tx, Months, "INSERT INTO %s (month, lent, returned) VALUES (?, 0, 1) ON CONFLICT (month) DO UPDATE SET returned = returned + 1",
-		e.Message.GetDate().AsTime().Format("2006-01"))
-}
-
-// A Model is the database of the read models, with the projections into it.
+// A Model is the database of the read model.
 type Model struct {
-	db      *sql.DB
-	target  *sqltarget.Target
-	runners map[string]*projection.Runner
+	Runner *projection.Runner // runs as a service of the engine
+	db     *sql.DB
+	target *sqltarget.Target
 }
 
-// Open opens the read models in a file. It creates the file if it does not exist, readable
-// by its owner only. If file is empty, the read models are in memory.
-func Open(ctx context.Context, file string) (*Model, error) {
-	m := &Model{runners: make(map[string]*projection.Runner)}
-	name := ":memory:"
-	if file != "" {
-		f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+// Open opens the read model in a file, or creates it, readable by its owner only. If the file is
+// deleted, the projection builds it again from the log. If name is empty, the model is in memory.
+func Open(ctx context.Context, name string) (*Model, error) {
+	source := ":memory:"
+	if name != "" {
+		file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 		if err == nil {
-			err = f.Close()
+			err = file.Close()
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open read models: %w", err)
+			return nil, fmt.Errorf("open read model: %w", err)
 		}
-		u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(file)}).EscapedPath()}
+		u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(name)}).EscapedPath()}
 		u.RawQuery = "_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"
-		name = u.String()
+		source = u.String()
 	}
-	db, err := sql.Open("sqlite", name)
+	db, err := sql.Open("sqlite", source)
 	if err != nil {
-		return nil, fmt.Errorf("open read models: %w", err)
+		return nil, fmt.Errorf("open read model: %w", err)
 	}
-	if file == "" {
+	if name == "" {
 		db.SetMaxOpenConns(1) // in memory each connection has a database of its own
 	}
-	m.db = db
-	if err := m.start(ctx); err != nil {
-		return nil, fmt.Errorf("open read models in %s: %w", file, errors.Join(err, db.Close()))
+	target, err := sqltarget.Open(ctx, db, sqltarget.SQLite, sqltarget.CreateTable())
+	if err != nil {
+		return nil, fmt.Errorf("open read model %s: %w", name, errors.Join(err, db.Close()))
 	}
-	return m, nil
+	return &Model{loans.Into(target), db, target}, nil
 }
 
-func (m *Model) start(ctx context.Context) error {
-	target, err := sqltarget.Open(ctx, m.db, sqltarget.SQLite, sqltarget.CreateTable())
-	if err != nil {
-		return err
+// Close closes the database. The projection must have stopped.
+func (m *Model) Close() error { return m.db.Close() }
+
+// CatchUp waits until the tables have all events that are in the log.
+func (m *Model) CatchUp(ctx context.Context, log store.Log) error {
+	heads, err := log.Heads(ctx)
+	for _, head := range heads {
+		err = errors.Join(err, m.Runner.AtLeast(ctx, head))
 	}
-	m.target = target
-	return target.View(ctx, func(tx *sql.Tx) error {
-		for _, name := range Names {
-			version, err := projection.Serving(ctx, tx, target, name)
-			if err != nil {
+	return err
+}
+
+// The questions.
+const (
+	Catalogue = `SELECT book, title, count(loan) || ' ×', coalesce(max(iif(returned IS NULL, 'out to ' || borrower ||
+		' since ' || date(lent, 'unixepoch') || coalesce(', due ' || date(due, 'unixepoch'), ''), NULL)), 'in')
+		FROM {catalogue} LEFT JOIN {loans} USING (book) GROUP BY book ORDER BY book`
+	Borrowers = `SELECT borrower, count(*) || ' ×', sum(returned IS NULL)
+		FROM {loans} GROUP BY borrower ORDER BY count(*) DESC, borrower LIMIT ?`
+	MostLent = `SELECT book, title, count(*) || ' ×'
+		FROM {loans} JOIN {catalogue} USING (book) GROUP BY book ORDER BY count(*) DESC, book LIMIT ?`
+	Overdue = `SELECT date(due, 'unixepoch'), book, title, borrower
+		FROM {loans} JOIN {catalogue} USING (book) WHERE returned IS NULL AND due < unixepoch() ORDER BY due, book LIMIT ?`
+)
+
+// Ask returns the rows of a question, as text. The question reads the version of the tables that
+// serves readers, in one transaction.
+func (m *Model) Ask(ctx context.Context, question string, args ...any) (rows [][]string, err error) {
+	err = m.target.View(ctx, func(tx *sql.Tx) error {
+		version, err := projection.Serving(ctx, tx, m.target, m.Runner.Name())
+		if err != nil || version == 0 { // without an event there is no table yet
+			return err
+		}
+		found, err := tx.QueryContext(ctx, named(question, func(base string) string { return projection.TableOf(base, version) }), args...)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = found.Close() }() // Err has the failure
+		columns, err := found.Columns()
+		if err != nil {
+			return err
+		}
+		for found.Next() {
+			cells, into := make([]string, len(columns)), make([]any, len(columns))
+			for i := range cells {
+				into[i] = &cells[i]
+			}
+			if err := found.Scan(into...); err != nil {
 				return err
 			}
-			m.runners[name] = m.version(name, max(version, 1))
+			rows = append(rows, cells)
 		}
-		return nil
+		return found.Err()
 	})
+	if err != nil {
+		return nil, fmt.Errorf("ask the read model: %w", err)
+	}
+	return rows, nil
 }
-
-// version returns the runner of a version of a projection.
-func (m *Model) version(name string, version int) *projection.Runner {
-	return of(name).With(projection.Version(version)).Into(m.target)
-}
-
-// Runners returns the runners of the projections that readers use, by name.
-func (m *Model) Runners() map[string]*projection.Runner { return m.runners }
-
-// Next returns a runner of the version after the one that readers use, to run at the same
-// time.
-func (m *Model) Next(name string) *projection.Runner {
-	return m.version(name, m.runners[name].Version()+1)
-}
-
-// Close closes the database. The projections must have stopped.
-func (m *Model) Close() error { return m.db.Close() }

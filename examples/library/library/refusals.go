@@ -13,25 +13,17 @@ import (
 // A Reason is the reason why a book or a reader refuses a command or a query.
 type Reason = libraryv1.Refusal_Reason
 
-// The reasons of a refusal.
+// The reasons of a refusal. The proto file describes them.
 const (
-	// Incomplete: the command lacks a required value.
-	Incomplete = libraryv1.Refusal_REASON_INCOMPLETE
-	// AlreadyRegistered: the book is registered, and can be registered once only.
+	Incomplete        = libraryv1.Refusal_REASON_INCOMPLETE
 	AlreadyRegistered = libraryv1.Refusal_REASON_ALREADY_REGISTERED
-	// NotRegistered: the book was never registered.
-	NotRegistered = libraryv1.Refusal_REASON_NOT_REGISTERED
-	// AlreadyLent: the book is out.
-	AlreadyLent = libraryv1.Refusal_REASON_ALREADY_LENT
-	// NotLent: the book is in.
-	NotLent = libraryv1.Refusal_REASON_NOT_LENT
-	// OtherLoan: the book is out, but on another loan.
-	OtherLoan = libraryv1.Refusal_REASON_OTHER_LOAN
-	// BeforeLent: the book would come back before it was lent.
-	BeforeLent = libraryv1.Refusal_REASON_BEFORE_LENT
+	NotRegistered     = libraryv1.Refusal_REASON_NOT_REGISTERED
+	AlreadyLent       = libraryv1.Refusal_REASON_ALREADY_LENT
+	NotLent           = libraryv1.Refusal_REASON_NOT_LENT
+	OtherLoan         = libraryv1.Refusal_REASON_OTHER_LOAN
+	BeforeLent        = libraryv1.Refusal_REASON_BEFORE_LENT
 )
 
-// codes maps a reason to its gRPC code.
 var codes = map[Reason]perdure.Code{
 	Incomplete:        perdure.InvalidArgument,
 	AlreadyRegistered: perdure.AlreadyExists,
@@ -51,8 +43,8 @@ func refuse(why Reason, format string, args ...any) error {
 	}
 }
 
-// ReasonOf returns the reason of a refusal by a book or a reader. It returns false if err
-// is another error, such as a failure of the store.
+// ReasonOf returns the reason of a refusal by a book or a reader. It returns false if err is
+// another error, such as a failure of the store.
 func ReasonOf(err error) (why Reason, ok bool) {
 	var refusal *perdure.Error
 	if !errors.As(err, &refusal) {
