@@ -12,22 +12,22 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// stripeCount is the number of stripes that the calls share. With a single counter or a single
-// source of ids, all processors would compete for it on every call.
-const stripeCount = 16
+// callShardCount is the number of shards over which the calls are counted. With a single counter
+// or a single source of ids, all processors would compete for it on every call.
+const callShardCount = 16
 
-// A stripe is a counter and a source of ids for some of the calls. A call keeps its stripe for
+// A callShard is a counter and a source of ids for some of the calls. A call keeps its shard for
 // its lifetime, and calls are pooled by processor.
-type stripe struct {
+type callShard struct {
 	calls atomic.Int64 // number of calls in progress
 	ids   uuid.Generator
-	_     [40]byte // keeps neighbouring stripes in different cache lines
+	_     [40]byte // keeps neighbouring shards in different cache lines
 }
 
 // enter admits a call, or returns an error. A call that delivers an outbox message counts as a
 // call in progress, so Close waits for it. It does not count against CallsMax: the dispatcher
 // has its own bounds for these calls, and neither side uses up the room of the other.
-func (e *Engine) enter(s *stripe, delivers bool) error {
+func (e *Engine) enter(s *callShard, delivers bool) error {
 	n := int(s.calls.Add(1))
 	switch {
 	case e.closing.Load():
@@ -35,7 +35,7 @@ func (e *Engine) enter(s *stripe, delivers bool) error {
 		return ErrClosed
 	case delivers:
 		e.delivering.Add(1)
-	case n > e.config.CallsMax/stripeCount && e.callCount()-int(e.delivering.Load()) > e.config.CallsMax:
+	case n > e.config.CallsMax/callShardCount && e.callCount()-int(e.delivering.Load()) > e.config.CallsMax:
 		e.leave(s)
 		return &OverloadedError{CallsMax: e.config.CallsMax}
 	}
@@ -43,19 +43,19 @@ func (e *Engine) enter(s *stripe, delivers bool) error {
 }
 
 // leave ends a call that was admitted.
-func (e *Engine) leave(s *stripe) {
+func (e *Engine) leave(s *callShard) {
 	s.calls.Add(-1)
 	if e.closing.Load() {
 		e.drain()
 	}
 }
 
-// callCount returns the number of calls in progress. If no stripe is above its share, the sum
+// callCount returns the number of calls in progress. If no shard is above its share, the sum
 // is not above the bound either.
 func (e *Engine) callCount() int {
 	n := 0
-	for i := range e.stripes {
-		n += int(e.stripes[i].calls.Load())
+	for i := range e.callShards {
+		n += int(e.callShards[i].calls.Load())
 	}
 	return n
 }
@@ -87,7 +87,7 @@ type idSource struct {
 	left uint64
 }
 
-func (i *idSource) next(s *stripe) store.ID {
+func (i *idSource) next(s *callShard) store.ID {
 	if i.left == 0 {
 		seed, err := s.ids.NewV7()
 		if err != nil {

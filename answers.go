@@ -104,7 +104,7 @@ func (p *pruner) buildAnswers(ctx context.Context, job *prune, open []*store.Rec
 		switch {
 		case errors.Is(err, entity.ErrGone):
 			continue // the events were deleted earlier; later states may still be available
-		case err != nil && !errors.Is(err, entity.ErrEnough) && !errors.Is(err, errFull):
+		case err != nil && !errors.Is(err, entity.ErrPastEnd) && !errors.Is(err, errFull):
 			return err
 		}
 		break

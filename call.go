@@ -24,8 +24,8 @@ const (
 	callTaken        // the entity is copying the message
 	callBegun
 	callReplied
-	callLeft     // the caller left before the call began, and has counted the call out
-	callDeserted // the caller left after the call began; the entity counts the call out
+	callCanceled  // the caller left before the call began, and has counted the call out
+	callAbandoned // the caller left after the call began; the entity counts the call out
 
 	// callAwaited is added to the first three while the caller waits for the reply. If the
 	// entity answers earlier, on the caller's own goroutine, it need not wake the caller.
@@ -50,28 +50,28 @@ type call struct {
 	entity.Call
 
 	engine   *Engine
-	stripe   *stripe
+	shard    *callShard
 	ids      idSource
 	progress atomic.Int32
 	done     chan struct{} // has room for one element: the reply
 	receipt  *Receipt
 	inline   bool        // the call runs in a turn on the caller's goroutine
 	owned    bool        // the engine owns the message
-	told     bool        // no caller waits
-	keyed    bool        // the caller gave an idempotency key, valid or not
+	async    bool        // no caller waits
+	hasKey   bool        // the caller gave an idempotency key, valid or not
 	key      store.Key   // key of the entity, if no caller waits
-	sink     func(*call) // receives the outcome, if no caller waits
+	callback func(*call) // receives the outcome, if no caller waits
 	invalid  error       // the mistake in its options
 }
 
 func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, options []CallOption) *call {
 	c, _ := e.pool.Get().(*call)
 	if c == nil {
-		c = &call{engine: e, stripe: &e.stripes[e.striped.Add(1)%stripeCount], done: make(chan struct{}, 1)}
+		c = &call{engine: e, shard: &e.callShards[e.nextShard.Add(1)%callShardCount], done: make(chan struct{}, 1)}
 	}
 	c.Ctx, c.Op, c.Message, c.Owner, c.Begin = ctx, op, m, c, begin
 	if op == entity.OpCommand {
-		c.ID = c.ids.next(c.stripe)
+		c.ID = c.ids.next(c.shard)
 	}
 	for i, o := range options {
 		if o == nil {
@@ -94,14 +94,14 @@ func (e *Engine) newCall(ctx context.Context, op entity.Op, m proto.Message, opt
 func (e *Engine) release(c *call) {
 	c.Call.Reset()
 	c.progress.Store(callQueued)
-	c.receipt, c.inline, c.owned, c.told, c.keyed, c.key, c.sink = nil, false, false, false, false, store.Key{}, nil
+	c.receipt, c.inline, c.owned, c.async, c.hasKey, c.key, c.callback = nil, false, false, false, false, store.Key{}, nil
 	c.invalid = nil
 	e.pool.Put(c)
 }
 
 // prepare checks the options of a call and its idempotency key, if any.
 func (c *call) prepare() (err error) {
-	if !c.keyed || c.invalid != nil {
+	if !c.hasKey || c.invalid != nil {
 		return c.invalid
 	}
 	if c.Op != entity.OpCommand {
@@ -121,10 +121,10 @@ func begin(ec *entity.Call) bool {
 	inline := c.inline
 	c.inline = false
 	if inline || c.owned || c.Message == nil || c.Ctx.Done() == nil {
-		return c.advance(callQueued, callBegun) || c.goesOn()
+		return c.advance(callQueued, callBegun) || c.mayRunAgain()
 	}
 	if !c.advance(callQueued, callTaken) && !c.advance(callBegun, callTaken) {
-		return c.goesOn()
+		return c.mayRunAgain()
 	}
 	defer c.advance(callTaken, callBegun)
 	c.Message, c.owned = proto.Clone(c.Message), true
@@ -137,14 +137,14 @@ func (c *call) advance(from, to int32) bool {
 		c.progress.CompareAndSwap(from|callAwaited, to|callAwaited)
 }
 
-// goesOn reports whether a call that has begun may run again. If it may not, and its caller has
-// not counted it out, goesOn does.
-func (c *call) goesOn() bool {
+// mayRunAgain reports whether a call that has begun may run again. If it may not, and its caller
+// has not counted it out, mayRunAgain does.
+func (c *call) mayRunAgain() bool {
 	switch c.progress.Load() {
-	case callLeft:
+	case callCanceled:
 		return false
-	case callDeserted:
-		c.engine.leave(c.stripe)
+	case callAbandoned:
+		c.engine.leave(c.shard)
 		return false
 	}
 	return true
@@ -155,20 +155,20 @@ func (c *call) reply(from *entity.Entity) {
 	if len(c.Outcome.Effects) > 0 {
 		c.engine.dispatcher.send(from.Key(), &c.Call)
 	}
-	e, s, done := c.engine, c.stripe, c.done
+	e, s, done := c.engine, c.shard, c.done
 	switch {
-	case c.sink != nil:
-		c.sink(c)
+	case c.callback != nil:
+		c.callback(c)
 		e.delivering.Add(-1)
 		e.release(c)
-	case c.told && c.Outcome.Status != entity.StatusDone:
+	case c.async && c.Outcome.Status != entity.StatusDone:
 		go c.logOutcome() // a log handler may wait for any event, even for this entity
 		return
-	case c.told:
+	case c.async:
 		e.release(c)
 	default:
 		switch p := c.progress.Swap(callReplied); {
-		case p == callLeft:
+		case p == callCanceled:
 			return // the caller has counted it out
 		case p&callAwaited != 0:
 			done <- struct{}{}
@@ -182,7 +182,7 @@ func (c *call) reply(from *entity.Entity) {
 func (c *call) logOutcome() {
 	defer func() {
 		_ = recover() // the log handler is user code, and its panic cannot be logged
-		e, s := c.engine, c.stripe
+		e, s := c.engine, c.shard
 		e.release(c)
 		e.leave(s)
 	}()
@@ -214,13 +214,13 @@ func (c *call) wait(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	read, e, s := c.Op != entity.OpCommand, c.engine, c.stripe
+	read, e, s := c.Op != entity.OpCommand, c.engine, c.shard
 	for {
 		switch {
-		case c.progress.CompareAndSwap(callQueued|callAwaited, callLeft):
+		case c.progress.CompareAndSwap(callQueued|callAwaited, callCanceled):
 			e.leave(s)
 			return fmt.Errorf("not run: %w", ctx.Err())
-		case c.progress.CompareAndSwap(callBegun|callAwaited, callDeserted):
+		case c.progress.CompareAndSwap(callBegun|callAwaited, callAbandoned):
 			if read {
 				return ctx.Err()
 			}
@@ -245,19 +245,19 @@ func (c *call) await() bool {
 
 // send delivers a call to its entity. If no caller waits for the answer, the entity decides the
 // command on a separate goroutine.
-func (e *Engine) send(k *kindRuntime, id string, c *call) error {
-	if err := e.enter(c.stripe, c.sink != nil); err != nil {
+func (e *Engine) send(k *registry, id string, c *call) error {
+	if err := e.enter(c.shard, c.callback != nil); err != nil {
 		e.release(c)
 		return err
 	}
 	for {
-		cell, err := k.find(id)
+		a, err := k.find(id)
 		switch {
 		case err != nil:
-		case c.sink != nil, c.told:
-			err = cell.ref.Tell(&c.Call)
+		case c.callback != nil, c.async:
+			err = a.ref.Tell(&c.Call)
 		default:
-			err = cell.ref.Run(&c.Call)
+			err = a.ref.Run(&c.Call)
 		}
 		switch {
 		case err == nil:
@@ -265,15 +265,15 @@ func (e *Engine) send(k *kindRuntime, id string, c *call) error {
 		case errors.Is(err, actor.ErrStopped):
 			// The actor was passivated just now, or has failed: the next activation replaces
 			// it.
-			k.forget(cell)
+			k.forget(a)
 			continue
 		case errors.Is(err, actor.ErrMailboxFull):
-			err = &OverloadedError{Key: cell.core.Key(), CallsMax: e.config.EntityCallsMax}
+			err = &OverloadedError{Key: a.core.Key(), CallsMax: e.config.EntityCallsMax}
 		}
-		if c.sink != nil {
+		if c.callback != nil {
 			e.delivering.Add(-1)
 		}
-		e.leave(c.stripe)
+		e.leave(c.shard)
 		e.release(c)
 		return err
 	}

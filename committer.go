@@ -21,10 +21,10 @@ import (
 type committer struct {
 	engine *Engine
 
-	mu      sync.Mutex
-	queue   commit.Queue
-	closing bool
-	settled []commit.Settled // used only by the committer's goroutine
+	mu        sync.Mutex
+	queue     commit.Queue
+	closing   bool
+	completed []commit.Completed // used only by the committer's goroutine
 
 	work  chan struct{} // has room for one element: there may be a group to take
 	ended chan struct{}
@@ -80,9 +80,9 @@ func (c *committer) run() {
 				return
 			}
 			batches := c.queue.Take()
-			c.settled = c.queue.Settled(c.settled[:0]) // of lanes that had failed before
+			c.completed = c.queue.Completed(c.completed[:0]) // of pipelines that had failed before
 			c.mu.Unlock()
-			notify(c.settled)
+			notify(c.completed)
 			if batches == nil {
 				break
 			}
@@ -106,25 +106,25 @@ func (c *committer) commit(batches []*store.Batch) {
 		if err != nil {
 			c.engine.config.Logger.Error("group commit has failed", "batches", len(batches), "error", err)
 		}
-		defer c.settle(results, err)
+		defer c.complete(results, err)
 		commit.Observe(c.queue.Group(), results, err, observer{c.engine})
 	}()
 	results, err = commitGroup(c.engine.log, batches)
 }
 
-// settle sets the outcome of the group that was taken.
-func (c *committer) settle(results []store.Result, err error) {
+// complete sets the outcome of the group that was taken.
+func (c *committer) complete(results []store.Result, err error) {
 	c.mu.Lock()
-	c.queue.Settle(results, err)
-	c.settled = c.queue.Settled(c.settled[:0])
+	c.queue.Complete(results, err)
+	c.completed = c.queue.Completed(c.completed[:0])
 	c.mu.Unlock()
-	notify(c.settled)
+	notify(c.completed)
 	c.engine.heard(results)
 }
 
-func notify(settled []commit.Settled) {
-	for _, s := range settled {
-		s.Lane.Owner.Settled(s.Items)
+func notify(completed []commit.Completed) {
+	for _, s := range completed {
+		s.Pipeline.Owner.ItemsDone(s.Items)
 	}
 }
 
@@ -170,11 +170,11 @@ func ownError(err error) (own error) {
 // engine.
 type observer struct{ engine *Engine }
 
-// Doubted is part of [commit.Observer]: the dispatcher has to look for messages of batches that
-// may be stored.
-func (o observer) Doubted() {
+// OutcomeUnknown is part of [commit.Observer]: the dispatcher has to look for messages of batches
+// that may be stored.
+func (o observer) OutcomeUnknown() {
 	if d := o.engine.dispatcher; d != nil {
-		d.doubted()
+		d.outcomeUnknown()
 	}
 }
 
@@ -185,7 +185,7 @@ func (e *Engine) submit(i *commit.Item) {
 		e.committer.submit(i)
 		return
 	}
-	defer i.Lane.Owner.Settled(1) // also if the store ends the goroutine
+	defer i.Pipeline.Owner.ItemsDone(1) // also if the store ends the goroutine
 	e.commitAlone(i)
 }
 
@@ -196,7 +196,7 @@ func (e *Engine) commitAlone(i *commit.Item) {
 		return
 	}
 	if !e.seal.enter() {
-		i.Settle(nil, errSealed)
+		i.Complete(nil, errSealed)
 		return
 	}
 	results, err := []store.Result(nil), errExited
@@ -206,7 +206,7 @@ func (e *Engine) commitAlone(i *commit.Item) {
 			e.config.Logger.Error("commit has failed", "entity", i.Batch.Key.String(), "error", err)
 		}
 		defer func() {
-			i.Settle(results, err)
+			i.Complete(results, err)
 			e.heard(results)
 		}()
 		i.ObserveAlone(results, err, observer{e})
@@ -236,7 +236,7 @@ func (o observer) Stored(i *commit.Item, r *store.Result) {
 	if e.pruner == nil || i.Batch.Snapshot == nil || len(events) == 0 {
 		return
 	}
-	k := i.Lane.Owner.(*cell).kind
+	k := i.Pipeline.Owner.(*activation).kind
 	if version := i.Batch.Next(); k.prune && uint64(version) > k.retain {
 		e.pruner.offer(prune{
 			kind: k, key: i.Batch.Key, version: version, below: version - store.Version(k.retain) + 1, position: r.Position,

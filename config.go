@@ -26,10 +26,10 @@ const (
 // With the pauses between them this takes about six seconds.
 const loadRetriesMax = 11
 
-// doubtsMax bounds the further attempts of a command after a commit with an unknown outcome,
+// unknownsMax bounds the further attempts of a command after a commit with an unknown outcome,
 // while the entity can be read. With the pauses between them this takes about a second. See
 // [ErrOutcomeUnknown].
-const doubtsMax = 7
+const unknownsMax = 7
 
 // A Config configures an engine: what it runs, and its bounds. Store and Kinds are
 // required. For all other fields, zero selects the default.

@@ -31,11 +31,11 @@ func Persist(events ...proto.Message) *Decision {
 }
 
 // left returns the side effects of the decision, to add to them.
-func (d *Decision) left() *entity.Left {
-	if d.d.Left == nil {
-		d.d.Left = new(entity.Left)
+func (d *Decision) left() *entity.SideEffects {
+	if d.d.SideEffects == nil {
+		d.d.SideEffects = new(entity.SideEffects)
 	}
-	return d.d.Left
+	return d.d.SideEffects
 }
 
 // None returns a decision without events. The command succeeds.

@@ -26,7 +26,7 @@ import (
 // Bounds of the dispatcher. Messages above them wait in the store.
 const (
 	outboxWindow     = 8192
-	outboxLaneMax    = 1024
+	outboxFlowMax    = 1024
 	outboxLate       = 4096
 	outboxBytesMax   = 64 << 20
 	settleMax        = 512
@@ -34,7 +34,7 @@ const (
 	fetchMax         = 64
 	settlePause      = time.Second
 	deliveriesPerRun = 256
-	saidMax          = 1024
+	loggedMax        = 1024
 )
 
 const (
@@ -58,25 +58,25 @@ const (
 // reads the store at the start, when timers are due, for messages that it does not keep in
 // memory, and for messages of other engines.
 type dispatcher struct {
-	engine *Engine
-	box    store.Outbox
-	orders store.Halting // reads the outbox if messages keep their order, else nil
-	lane   commit.Lane   // lane of the batches that complete messages
-	owner  uint64        // number of the engine; zero if no other engine uses the log
-	counts deliveryCounts
-	watch  stopwatch
+	engine   *Engine
+	store    store.Outbox
+	ordered  store.Halting   // reads the outbox if messages keep their order, else nil
+	pipeline commit.Pipeline // pipeline of the batches that complete messages
+	owner    uint64          // number of the engine; zero if no other engine uses the log
+	counts   deliveryCounts
+	watch    stopwatch
 
-	mu       sync.Mutex
-	queue    *outbox.Dispatcher
-	last     time.Time       // the latest time of watch
-	item     *commit.Item    // the settlements at the store, or nil
-	closed   bool            // no alarm is needed any more
-	stopWake func() bool     // stops the alarm; nil if none was ever set, or the clock has not returned yet
-	drained  chan struct{}   // while closing: closed when no delivery and no effect is left
-	flushed  chan struct{}   // while closing: closed when no settlement is left
-	waiters  []chan struct{} // closed when there is no work at the present time
-	said     map[string]struct{}
-	crammed  bool // it has logged that too many messages are halted
+	mu        sync.Mutex
+	queue     *outbox.Dispatcher
+	last      time.Time       // the latest time of watch
+	item      *commit.Item    // the settlements at the store, or nil
+	closed    bool            // no alarm is needed any more
+	stopWake  func() bool     // stops the alarm; nil if none was ever set, or the clock has not returned yet
+	drained   chan struct{}   // while closing: closed when no delivery and no effect is left
+	flushed   chan struct{}   // while closing: closed when no settlement is left
+	waiters   []chan struct{} // closed when there is no work at the present time
+	logged    map[string]struct{}
+	haltsFull bool // it has logged that too many messages are halted
 
 	work     chan struct{} // has room for one element: there may be work
 	quit     chan struct{}
@@ -91,17 +91,17 @@ type deliveryCounts struct{ delivered, failed, parked atomic.Uint64 }
 
 func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
 	d := &dispatcher{
-		engine: e, box: box, said: make(map[string]struct{}),
+		engine: e, store: box, logged: make(map[string]struct{}),
 		work: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}), followed: make(chan struct{}),
 	}
 	if e.keepsOrder() {
-		d.orders = e.log.(store.Halting) // Open has checked the type
+		d.ordered = e.log.(store.Halting) // Open has checked the type
 	}
-	d.lane.Owner = d
+	d.pipeline.Owner = d
 	d.watch.elapsed = e.elapsed
 	d.context, d.cancel = context.WithCancel(context.Background())
 	limits := outbox.Limits{
-		Window: outboxWindow, LaneMax: outboxLaneMax, BytesMax: outboxBytesMax, Late: outboxLate,
+		Window: outboxWindow, FlowMax: outboxFlowMax, BytesMax: outboxBytesMax, Late: outboxLate,
 		InFlight: e.config.DeliveriesMax, Stall: stallAfter, ParkAfter: leaveFor,
 	}
 	if shared {
@@ -226,7 +226,7 @@ func (d *dispatcher) Jitter(t time.Duration) time.Duration {
 	return t - time.Duration(rand.Int64N(int64(t)/2+1))
 }
 
-// Misfit is part of [outbox.Judge]. It returns an error for a message that this engine has no
+// Misfit is part of [outbox.Filter]. It returns an error for a message that this engine has no
 // rule for, and leaves to other engines. It logs this once for each type. It is called under
 // the lock.
 func (d *dispatcher) Misfit(m *store.Message) error {
@@ -245,7 +245,7 @@ func (d *dispatcher) Misfit(m *store.Message) error {
 
 var errElsewhere = errors.New("the effect is performed by other engines")
 
-// Fits is part of [outbox.Judge]: it reports whether the engine has a rule for a message.
+// Fits is part of [outbox.Filter]: it reports whether the engine has a rule for a message.
 func (d *dispatcher) Fits(m *store.Message) bool {
 	if m.Target.IsZero() {
 		r := d.engine.effectTypes[m.Type]
@@ -255,12 +255,12 @@ func (d *dispatcher) Fits(m *store.Message) bool {
 	return k != nil && k.options.Rules.Commands[m.Type] != nil
 }
 
-// Runs is part of [outbox.KindJudge].
+// Runs is part of [outbox.KindFilter].
 func (d *dispatcher) Runs(kind string) bool { return d.engine.kinds[kind] != nil }
 
 func (d *dispatcher) misfit(what, text string) error {
-	if _, ok := d.said[what]; !ok && len(d.said) < saidMax {
-		d.said[what] = struct{}{}
+	if _, ok := d.logged[what]; !ok && len(d.logged) < loggedMax {
+		d.logged[what] = struct{}{}
 		level := slog.LevelWarn
 		if d.owner != 0 {
 			level = slog.LevelInfo // another engine may have the rule
@@ -332,7 +332,7 @@ func (d *dispatcher) step() {
 		wall, now = atWall, atNow
 		w = d.queue.Step(wall, now)
 		if w.Settle != nil {
-			item = &commit.Item{Lane: &d.lane, Batch: store.Batch{Settle: w.Settle}}
+			item = &commit.Item{Pipeline: &d.pipeline, Batch: store.Batch{Settle: w.Settle}}
 			d.item = item
 		}
 		d.rest(now)
@@ -413,22 +413,22 @@ func (d *dispatcher) settle(ctx context.Context) {
 	}
 }
 
-// Settled is part of [commit.Owner]: the settlements at the store have an outcome.
-func (d *dispatcher) Settled(int) {
-	d.timed(d.settled)
+// ItemsDone is part of [commit.Owner]: the settlements at the store have an outcome.
+func (d *dispatcher) ItemsDone(int) {
+	d.timed(d.settlementsStored)
 	d.wake()
 }
 
-// settled does the work of Settled, under the lock.
-func (d *dispatcher) settled(now time.Time) {
+// settlementsStored does the work of ItemsDone, under the lock.
+func (d *dispatcher) settlementsStored(now time.Time) {
 	list := d.item.Batch.Settle
 	if err := errors.Join(d.item.Err, d.item.Result.Err); err != nil {
 		if errors.Is(err, store.ErrMessageGone) {
 			d.engine.config.Logger.Debug("an outbox message is another engine's by now", "messages", len(list), "error", err)
 		} else {
-			d.engine.config.Logger.Error("outbox messages could not be settled", "messages", len(list), "error", err)
+			d.engine.config.Logger.Error("settlements of outbox messages were not stored", "messages", len(list), "error", err)
 		}
-		d.lane.Reset()
+		d.pipeline.Reset()
 	}
 	if !d.item.Failed() {
 		d.parked(list)
@@ -449,7 +449,7 @@ func (d *dispatcher) parked(list []store.Settlement) {
 				"attempts", m.Attempts, "error", m.LastError,
 			}
 			if m.Halted {
-				d.engine.config.Logger.Error("message is halted, and those behind it in its lane wait: unpark or drop it", attrs...)
+				d.engine.config.Logger.Error("message is halted, and those behind it in its flow wait: unpark or drop it", attrs...)
 			} else {
 				d.engine.config.Logger.Error("message is parked", attrs...)
 			}
@@ -478,10 +478,10 @@ func (d *dispatcher) committed(b *store.Batch, r *store.Result) {
 	})
 }
 
-// doubted makes the queue look for messages of commits with an unknown outcome.
-func (d *dispatcher) doubted() {
+// outcomeUnknown makes the queue look for messages of commits with an unknown outcome.
+func (d *dispatcher) outcomeUnknown() {
 	d.mu.Lock()
-	d.queue.Doubted()
+	d.queue.OutcomeUnknown()
 	d.mu.Unlock()
 	d.wake()
 }
@@ -491,7 +491,7 @@ func (d *dispatcher) send(key store.Key, c *entity.Call) {
 	lost := 0
 	d.mu.Lock()
 	for i, m := range c.Outcome.Effects {
-		if !d.queue.Volatile(&store.Message{ID: entity.EffectID(c.ID, i), Source: key, Type: messageName(m), Metadata: c.Onward()}, m) {
+		if !d.queue.Volatile(&store.Message{ID: entity.EffectID(c.ID, i), Source: key, Type: messageName(m), Metadata: c.ChildMetadata()}, m) {
 			lost++
 		}
 	}
@@ -565,9 +565,9 @@ func (d *dispatcher) messages(q store.MessageQuery, fn func(*store.Message) (mor
 			err = fmt.Errorf("store: outbox: panic: %v\n%s", v, debug.Stack())
 		}
 	}()
-	read := d.box.Messages
-	if d.orders != nil {
-		read = d.orders.Undelivered
+	read := d.store.Messages
+	if d.ordered != nil {
+		read = d.ordered.Undelivered
 	}
 	for m, err := range read(d.context, q) {
 		switch {
@@ -586,9 +586,9 @@ func (d *dispatcher) messages(q store.MessageQuery, fn func(*store.Message) (mor
 func (d *dispatcher) damaged(err error) {
 	text := err.Error()
 	d.mu.Lock()
-	_, said := d.said[text]
-	if !said && len(d.said) < saidMax {
-		d.said[text] = struct{}{}
+	_, said := d.logged[text]
+	if !said && len(d.logged) < loggedMax {
+		d.logged[text] = struct{}{}
 	}
 	d.mu.Unlock()
 	if !said {
@@ -646,8 +646,8 @@ func (d *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) 
 	d.timed(func(now time.Time) {
 		d.queue.Finished(r, result, cause, now)
 		d.drain()
-		if n, crammed := d.queue.Halted(); crammed && !d.crammed {
-			d.crammed = true
+		if n, crammed := d.queue.Halted(); crammed && !d.haltsFull {
+			d.haltsFull = true
 			d.engine.config.Logger.Error("too many messages are halted: others that fail for good are tried on and on", "halted", n)
 		}
 	})
@@ -758,9 +758,9 @@ func (d *dispatcher) command(r *outbox.Row, wall time.Time) {
 	c := d.engine.newCall(d.context, entity.OpCommand, message, nil)
 	c.Next = next
 	c.ID, c.Metadata = m.ID, m.Metadata
-	c.Row, c.ReplyTo, c.ReplyName = m.Sequence, m.ReplyTo, m.ReplyName
+	c.OutboxSequence, c.ReplyTo, c.ReplyName = m.Sequence, m.ReplyTo, m.ReplyName
 	c.key = m.Target
-	c.sink = func(c *call) {
+	c.callback = func(c *call) {
 		result, err := commandResult(c)
 		if result == outbox.Gone {
 			d.finished(r, result, nil)

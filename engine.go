@@ -25,7 +25,7 @@ type Engine struct {
 	config  Config
 	log     store.Log
 	instant bool // the log commits synchronously
-	kinds   map[string]*kindRuntime
+	kinds   map[string]*registry
 	unlock  func() // releases the store
 
 	system    *actor.System
@@ -43,8 +43,8 @@ type Engine struct {
 	failures    failureCounts
 
 	pool       sync.Pool // pool of *call
-	stripes    [stripeCount]stripe
-	striped    atomic.Uint32 // the last stripe that a call was given
+	callShards [callShardCount]callShard
+	nextShard  atomic.Uint32 // the last shard that a call was given
 	delivering atomic.Int64  // number of calls in progress that deliver messages
 	storeClock storeclock.Clock
 	elapsed    func() time.Duration // time since a fixed start, by a clock that never steps
@@ -77,8 +77,8 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	e.entities.now.Store(1<<roundBits | 1) // later than neverUsed
 	e.entities.most = int64(e.config.EntitiesBytesMax / weightStep)
-	for i := range e.stripes {
-		e.stripes[i].ids = uuid.NewGen()
+	for i := range e.callShards {
+		e.callShards[i].ids = uuid.NewGen()
 	}
 	if c.logs {
 		e.reporter, c.Logger = newReporter(c.Logger)
@@ -225,7 +225,7 @@ func (e *Engine) addKinds() error {
 	if len(e.config.Kinds) == 0 {
 		return fmt.Errorf("%w: Config.Kinds is empty", store.ErrInvalid)
 	}
-	e.kinds = make(map[string]*kindRuntime, len(e.config.Kinds))
+	e.kinds = make(map[string]*registry, len(e.config.Kinds))
 	var errs []error
 	for i, k := range e.config.Kinds {
 		if v := reflect.ValueOf(k); !v.IsValid() || v.IsNil() {
@@ -241,7 +241,7 @@ func (e *Engine) addKinds() error {
 			errs = append(errs, fmt.Errorf("two kinds are named %q", k.Name()))
 			continue
 		}
-		e.kinds[k.Name()] = newKindRuntime(e, c)
+		e.kinds[k.Name()] = newRegistry(e, c)
 		if len(c.stuck) > 0 {
 			e.config.Logger.Warn("rules have not returned for samples and still run: let them return for every event, "+
 				"also for negative numbers and missing fields; snapshots do not notice whether such a rule changes",

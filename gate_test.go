@@ -27,7 +27,7 @@ type hookedLog struct {
 
 type commitFunc func(group []*store.Batch) ([]store.Result, error)
 
-func (l *hookedLog) Instant() bool { return false }
+func (l *hookedLog) Synchronous() bool { return false }
 
 func (l *hookedLog) on(commit func(group []*store.Batch, next commitFunc) ([]store.Result, error)) {
 	l.mu.Lock()

@@ -338,7 +338,10 @@ func (l *hookStore) Acquire() (func(), error) {
 	return func() { l.h.Reached("store.Exclusive.Acquire, release"); release() }, err
 }
 
-func (l *hookStore) Instant() bool { l.h.Reached("store.Synchronous.Synchronous"); return l.instant }
+func (l *hookStore) Synchronous() bool {
+	l.h.Reached("store.Synchronous.Synchronous")
+	return l.instant
+}
 
 func (l *hookStore) Heads(ctx context.Context) ([]store.Position, error) {
 	if l.h.Reached("store.Log.Heads") {

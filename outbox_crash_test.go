@@ -122,7 +122,7 @@ type mortalLog struct {
 	life int
 }
 
-func (l *mortalLog) Instant() bool { return l.run.instant }
+func (l *mortalLog) Synchronous() bool { return l.run.instant }
 
 func (l *mortalLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	if l.run.fault == dispatchedEarly {

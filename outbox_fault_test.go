@@ -166,7 +166,7 @@ type doubtfulLog struct {
 	trusted bool
 }
 
-func (l *doubtfulLog) Instant() bool { return l.instant }
+func (l *doubtfulLog) Synchronous() bool { return l.instant }
 
 func (l *doubtfulLog) trust() {
 	l.mu.Lock()

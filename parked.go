@@ -78,7 +78,7 @@ func faster(_ store.Result, err error) error {
 	return err
 }
 
-// Drop removes a parked message permanently. If it was halted, its lane continues. The error
+// Drop removes a parked message permanently. If it was halted, its flow continues. The error
 // matches [store.ErrMessageGone] if no message with that sequence is parked, or no longer, like
 // that of [Engine.Unpark]. See [Engine.DropWhere] for many messages.
 func (e *Engine) Drop(ctx context.Context, sequence uint64) error {
@@ -237,7 +237,7 @@ func choose(part []*store.Message, match func(*store.Message) bool) (chosen []*s
 // message has a batch of its own, so a message that another caller has completed does not stop
 // the others.
 func (e *Engine) settleAll(ctx context.Context, chosen []*store.Message, settling func(*store.Message) *request) (n int, err error) {
-	s := &e.stripes[0]
+	s := &e.callShards[0]
 	if err := e.enter(s, false); err != nil {
 		return 0, err
 	}
@@ -316,7 +316,7 @@ func (e *Engine) commitBatch(ctx context.Context, b *store.Batch) (store.Result,
 }
 
 func (e *Engine) commitRequest(ctx context.Context, r *request) (store.Result, error) {
-	s := &e.stripes[0]
+	s := &e.callShards[0]
 	if err := e.enter(s, false); err != nil {
 		return store.Result{}, err
 	}
@@ -328,12 +328,12 @@ func (e *Engine) commitRequest(ctx context.Context, r *request) (store.Result, e
 // await waits until a request has its outcome, and returns the outcome.
 func (e *Engine) await(ctx context.Context, r *request) (store.Result, error) {
 	select {
-	case <-r.settled:
+	case <-r.completed:
 		return r.outcome()
 	default:
 	}
 	select {
-	case <-r.settled:
+	case <-r.completed:
 	case <-ctx.Done():
 		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
 	case <-e.closed:
@@ -349,24 +349,24 @@ func (e *Engine) await(ctx context.Context, r *request) (store.Result, error) {
 }
 
 // A request is a batch that belongs to no entity in memory, on its way to the store. It
-// owns its lane.
+// owns its pipeline.
 type request struct {
 	commit.Item
 
-	lane    commit.Lane
-	stored  func()        // called when the batch is stored, even if the caller has gone; may be nil
-	settled chan struct{} // closed after stored has returned, or when the batch is not stored
+	pipeline  commit.Pipeline
+	stored    func()        // called when the batch is stored, even if the caller has gone; may be nil
+	completed chan struct{} // closed after stored has returned, or when the batch is not stored
 }
 
 func newRequest(b *store.Batch) *request {
-	r := &request{settled: make(chan struct{})}
-	r.Batch, r.Lane, r.lane.Owner = *b, &r.lane, r
+	r := &request{completed: make(chan struct{})}
+	r.Batch, r.Pipeline, r.pipeline.Owner = *b, &r.pipeline, r
 	return r
 }
 
-// Settled is part of [commit.Owner].
-func (r *request) Settled(int) {
-	defer close(r.settled)
+// ItemsDone is part of [commit.Owner].
+func (r *request) ItemsDone(int) {
+	defer close(r.completed)
 	if r.stored != nil && !r.Failed() {
 		r.stored()
 	}
@@ -375,7 +375,7 @@ func (r *request) Settled(int) {
 // done reports whether the request has an outcome.
 func (r *request) done() bool {
 	select {
-	case <-r.settled:
+	case <-r.completed:
 		return true
 	default:
 		return false

@@ -33,7 +33,7 @@ type pruner struct {
 
 // A prune asks to delete the events of an entity below a version.
 type prune struct {
-	kind     *kindRuntime
+	kind     *registry
 	key      store.Key
 	version  store.Version // version of the snapshot
 	below    store.Version

@@ -43,8 +43,8 @@ const (
 type receiptSweeper struct {
 	engine  *Engine
 	catalog store.Catalog
-	kinds   []*kindRuntime // sorted by name
-	every   time.Duration  // time between the beginnings of two passes
+	kinds   []*registry   // sorted by name
+	every   time.Duration // time between the beginnings of two passes
 
 	// The place where the pass continues. Only the running pass uses these fields.
 	kind  int
@@ -72,7 +72,7 @@ func newReceiptSweeper(e *Engine) *receiptSweeper {
 		s.every = min(s.every, k.options.Rules.ReceiptsFor/sweepsPerAge)
 	}
 	s.every = max(s.every, passEveryMin)
-	slices.SortFunc(s.kinds, func(a, b *kindRuntime) int { return cmp.Compare(a.options.Rules.Kind, b.options.Rules.Kind) })
+	slices.SortFunc(s.kinds, func(a, b *registry) int { return cmp.Compare(a.options.Rules.Kind, b.options.Rules.Kind) })
 	s.context, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -167,7 +167,7 @@ func (s *receiptSweeper) page() (more bool, err error) {
 }
 
 // entity removes the old receipts of an entity, the oldest first.
-func (s *receiptSweeper) entity(k *kindRuntime, ent store.Entity, now time.Time) error {
+func (s *receiptSweeper) entity(k *registry, ent store.Entity, now time.Time) error {
 	list, err := receiptHeads(s.context, s.engine.log, ent.Key)
 	if err != nil {
 		return err
@@ -230,9 +230,9 @@ func (s *receiptSweeper) close(ctx context.Context) error {
 }
 
 // has reports whether an entity is in memory.
-func (k *kindRuntime) has(id string) bool {
+func (k *registry) has(id string) bool {
 	s := k.shard(id)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.cells[id] != nil
+	return s.activations[id] != nil
 }

@@ -24,7 +24,7 @@ import (
 // no memory with an entity. During the call they must not be changed.
 type Ref[S proto.Message] struct {
 	engine *Engine
-	kind   *kindRuntime
+	kind   *registry
 	id     string
 	name   string       // name of the kind, for errors
 	other  reflect.Type // if kind is nil: state of the kind that the engine runs under that name
@@ -72,7 +72,7 @@ func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...Call
 		defer scribble.Message(command)
 	}
 	c := r.engine.newCall(context.WithoutCancel(ctx), entity.OpCommand, proto.Clone(command), options)
-	c.told, c.owned, c.key = true, true, r.Key()
+	c.async, c.owned, c.key = true, true, r.Key()
 	if err := c.prepare(); err != nil {
 		r.engine.release(c)
 		return fmt.Errorf("%v: %w", r.Key(), err)
@@ -231,7 +231,7 @@ func IfVersion(v store.Version) CallOption {
 // the state after the first command; a repeated refusal has its code, message and
 // details.
 func WithIdempotencyKey(key string) CallOption {
-	return callOption(func(c *call) { c.Name, c.keyed = key, true })
+	return callOption(func(c *call) { c.Name, c.hasKey = key, true })
 }
 
 // WithMetadata adds values to the metadata of all records of the command. The call

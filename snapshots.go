@@ -16,7 +16,7 @@ type snapshotNotices struct {
 
 // took is called for an entity that was loaded from a snapshot of another fold, because the
 // events below it cannot be folded.
-func (k *kindRuntime) took(key store.Key, version store.Version) {
+func (k *registry) took(key store.Key, version store.Version) {
 	if k.notices.taken.Add(1) > 1 {
 		return
 	}
@@ -26,7 +26,7 @@ func (k *kindRuntime) took(key store.Key, version store.Version) {
 
 // unsnapped is called for an entity that gets no snapshot although one is due, once while the
 // entity is in memory.
-func (k *kindRuntime) unsnapped(key store.Key, why entity.Notice, err error) {
+func (k *registry) unsnapped(key store.Key, why entity.Notice, err error) {
 	log := k.engine.config.Logger
 	switch why {
 	case entity.NoSnapshotForeign:
@@ -41,7 +41,7 @@ func (k *kindRuntime) unsnapped(key store.Key, why entity.Notice, err error) {
 }
 
 // summarize logs the totals of the records that were logged once.
-func (k *kindRuntime) summarize() {
+func (k *registry) summarize() {
 	taken, foreign := k.notices.taken.Load(), k.notices.foreign.Load()
 	if taken > 1 || foreign > 1 {
 		k.engine.config.Logger.Warn("snapshots while the engine was open", "kind", k.options.Rules.Kind,

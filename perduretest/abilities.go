@@ -105,7 +105,7 @@ func (a outbox) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2
 	h, ok := a.l.log.(store.Halting)
 	if !ok {
 		return func(yield func(*store.Message, error) bool) {
-			yield(nil, fmt.Errorf("outbox: %w: a %T does not keep halted messages in their lanes", errors.ErrUnsupported, a.l.log))
+			yield(nil, fmt.Errorf("outbox: %w: a %T does not keep halted messages in their flows", errors.ErrUnsupported, a.l.log))
 		}
 	}
 	return faulty(ctx, a.l, MethodMessages, h.Undelivered(ctx, q))

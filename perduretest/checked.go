@@ -115,11 +115,11 @@ func (k *checker) command(rule string, run commandRule, update bool) commandRule
 // rule returns. The engine copies too, so a rule may use parts of its state, which changes
 // later.
 func copied(d *entity.Decision) *entity.Decision {
-	if d == nil || d.Left == nil {
+	if d == nil || d.SideEffects == nil {
 		return d
 	}
-	c, left := *d, *d.Left
-	c.Left = &left
+	c, left := *d, *d.SideEffects
+	c.SideEffects = &left
 	left.Effects, left.Messages = slices.Clone(left.Effects), slices.Clone(left.Messages)
 	for i, m := range left.Effects {
 		left.Effects[i] = proto.Clone(m)

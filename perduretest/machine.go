@@ -23,14 +23,14 @@ type machine struct {
 	key   store.Key
 	now   time.Time
 
-	saved   *store.State  // state that a load begins with
-	history []store.Event // events that a load continues with
-	version store.Version
-	made    []store.Event // events of the last call
-	changed bool          // the last call has saved a state
-	settled int           // number of completed items that the core does not know of yet
-	calls   uint64
-	err     error // error of a load
+	saved     *store.State  // state that a load begins with
+	history   []store.Event // events that a load continues with
+	version   store.Version
+	made      []store.Event // events of the last call
+	changed   bool          // the last call has saved a state
+	completed int           // number of completed items that the core does not know of yet
+	calls     uint64
+	err       error // error of a load
 }
 
 // start ends the preparation: from here on the machine accepts calls.
@@ -62,12 +62,12 @@ func (m *machine) Submit(i *commit.Item) {
 	if len(b.Events) > 0 {
 		r.Position = store.Position(m.version)
 	}
-	i.Settle([]store.Result{r}, nil)
-	m.Settled(1)
+	i.Complete([]store.Result{r}, nil)
+	m.ItemsDone(1)
 }
 
-// Settled is part of [commit.Owner].
-func (m *machine) Settled(items int) { m.settled += items }
+// ItemsDone is part of [commit.Owner].
+func (m *machine) ItemsDone(items int) { m.completed += items }
 
 // Reply is part of [entity.Shell].
 func (*machine) Reply(*entity.Call) {}
@@ -83,10 +83,10 @@ func (m *machine) run(ctx context.Context, op entity.Op, message proto.Message) 
 	m.core.Deliver(c)
 	for {
 		switch {
-		case m.settled > 0:
-			n := m.settled
-			m.settled = 0
-			m.core.Settled(n)
+		case m.completed > 0:
+			n := m.completed
+			m.completed = 0
+			m.core.CommitsDone(n)
 		case m.core.Task() == entity.TaskLoad:
 			fold := m.core.Load()
 			m.err = m.load(fold)

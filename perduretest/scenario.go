@@ -140,8 +140,8 @@ func (s *Scenario[S]) run(op entity.Op, message proto.Message) *Outcome[S] {
 	if d := m.check.decision; d != nil && o.out.Status == entity.StatusDone {
 		o.decision = *d
 	}
-	if o.decision.Left == nil {
-		o.decision.Left = new(entity.Left)
+	if o.decision.SideEffects == nil {
+		o.decision.SideEffects = new(entity.SideEffects)
 	}
 	var err error
 	if o.events, err = m.events(); err != nil {

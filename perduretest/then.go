@@ -53,7 +53,7 @@ func (o *Outcome[S]) ThenNothing() *Outcome[S] {
 		o.fail("got a state that is saved, wanted it to stay as it was (-before +got):\n%s", differ(o.before, o.state))
 	}
 	if d := &o.decision; len(d.Effects)+len(d.Messages)+len(d.Cancel)+len(d.Claim)+len(d.Release) > 0 {
-		o.fail("got something left for after the commit, wanted nothing:\n%s", cmp.Diff(entity.Left{}, *d.Left, protocmp.Transform()))
+		o.fail("got something left for after the commit, wanted nothing:\n%s", cmp.Diff(entity.SideEffects{}, *d.SideEffects, protocmp.Transform()))
 	}
 	return o
 }

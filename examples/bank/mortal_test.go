@@ -63,7 +63,7 @@ type mortalLog struct {
 	life int
 }
 
-func (l *mortalLog) Instant() bool { return false }
+func (l *mortalLog) Synchronous() bool { return false }
 
 func (l *mortalLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	if err := l.fate.step(l.life); err != nil {

@@ -39,7 +39,7 @@ var (
 type box struct {
 	node    *node
 	queue   *outbox.Dispatcher
-	lane    commit.Lane
+	lane    commit.Pipeline
 	item    *commit.Item // the settlements at the store, or nil
 	alarm   time.Time    // time of the alarm, if alarms is not zero
 	alarms  uint64
@@ -75,10 +75,10 @@ func (b *box) Policy(m *store.Message) outbox.Policy {
 	return p
 }
 
-// Fits is part of [outbox.Judge]: a program of another version may have no rule.
+// Fits is part of [outbox.Filter]: a program of another version may have no rule.
 func (b *box) Fits(m *store.Message) bool { return m.Type != b.node.lacks }
 
-// Misfit is part of [outbox.Judge].
+// Misfit is part of [outbox.Filter].
 func (b *box) Misfit(m *store.Message) error {
 	if b.Fits(m) {
 		return nil
@@ -125,7 +125,7 @@ func (b *box) step() {
 		b.alarm, b.alarms = w.Alarm, w.Alarms
 	}
 	if w.Settle != nil {
-		b.item = &commit.Item{Lane: &b.lane, Batch: store.Batch{Settle: w.Settle}}
+		b.item = &commit.Item{Pipeline: &b.lane, Batch: store.Batch{Settle: w.Settle}}
 	}
 	item := b.item
 	for _, r := range w.Deliver {
@@ -150,8 +150,8 @@ func (b *box) step() {
 	}
 }
 
-// Settled is part of [commit.Owner].
-func (b *box) Settled(int) {
+// ItemsDone is part of [commit.Owner].
+func (b *box) ItemsDone(int) {
 	w := b.node.w
 	group, refused := b.item.Err, b.item.Result.Err
 	if b.item.Failed() {
@@ -185,7 +185,7 @@ func (b *box) changed() {
 // reported.
 func (b *box) doubted() {
 	if !b.node.w.twin.missesDoubted {
-		b.queue.Doubted()
+		b.queue.OutcomeUnknown()
 		b.wake()
 	}
 }
@@ -417,7 +417,7 @@ func (b *box) command(r *outbox.Row) {
 	d := &delivery{box: b, row: r, started: w.tick()}
 	c := &entity.Call{
 		Ctx: background, Op: entity.OpCommand, Message: newMessage(w.rules, m), ID: m.ID, Metadata: m.Metadata,
-		Row: m.Sequence, ReplyTo: m.ReplyTo, ReplyName: m.ReplyName, Owner: d,
+		OutboxSequence: m.Sequence, ReplyTo: m.ReplyTo, ReplyName: m.ReplyName, Owner: d,
 	}
 	w.note("  node %d delivers message %d to %v", b.node.name, m.Sequence, m.Target)
 	b.node.cell(m.Target).deliver(c)

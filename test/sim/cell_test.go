@@ -12,16 +12,16 @@ import (
 
 // A cell is the activation of one entity: the shell around its core.
 type cell struct {
-	node    *node
-	key     store.Key
-	core    entity.Entity
-	lane    *commit.Lane // the core's lane, as its items show it
-	settled int          // completed items that the core has not processed yet
-	loading bool
-	waits   bool                // the entity waits before it loads again
-	reading int                 // number of the present read of receipts; 0 if there is none
-	reads   int                 // number of reads of receipts so far
-	early   map[string]store.ID // submitted commands by key, for a mutant
+	node      *node
+	key       store.Key
+	core      entity.Entity
+	lane      *commit.Pipeline // the core's lane, as its items show it
+	completed int              // completed items that the core has not processed yet
+	loading   bool
+	waits     bool                // the entity waits before it loads again
+	reading   int                 // number of the present read of receipts; 0 if there is none
+	reads     int                 // number of reads of receipts so far
+	early     map[string]store.ID // submitted commands by key, for a mutant
 }
 
 func (c *cell) forgotten() bool { return c.node.gone || c.node.cells[c.key] != c }
@@ -63,19 +63,19 @@ func (c *cell) turn(f func()) {
 func (c *cell) drive() {
 	for {
 		task := c.core.Task()
-		if task != entity.TaskRecall && task != entity.TaskRepeat {
+		if task != entity.TaskLoadReceipts && task != entity.TaskLoadReply {
 			c.reading = 0 // the read was for memory that has been dropped
 		}
 		switch {
-		case c.settled > 0:
-			n := c.settled
-			c.settled = 0
-			c.core.Settled(n)
+		case c.completed > 0:
+			n := c.completed
+			c.completed = 0
+			c.core.CommitsDone(n)
 		case task == entity.TaskLoad && !c.loading:
 			c.load()
-		case task == entity.TaskRecall && c.reading == 0:
+		case task == entity.TaskLoadReceipts && c.reading == 0:
 			c.recall()
-		case task == entity.TaskRepeat && c.reading == 0:
+		case task == entity.TaskLoadReply && c.reading == 0:
 			c.repeat(c.core.Next())
 		case task == entity.TaskResume:
 			c.turn(c.core.Resume)
@@ -167,7 +167,7 @@ func (c *cell) recall() {
 		if w.sick() {
 			return func() {
 				c.node.failed()
-				c.core.Recalled(nil, errIO)
+				c.core.ReceiptsLoaded(nil, errIO)
 			}
 		}
 		for r, err := range w.disk.log.Receipts(background, c.key) {
@@ -179,7 +179,7 @@ func (c *cell) recall() {
 		if w.twin.forgetsKeys {
 			list = nil
 		}
-		return func() { c.core.Recalled(list, nil) }
+		return func() { c.core.ReceiptsLoaded(list, nil) }
 	}, "the receipts")
 }
 
@@ -187,7 +187,7 @@ func (c *cell) recall() {
 func (c *cell) repeat(call *entity.Call) {
 	c.fetch(func() func() {
 		first, out, err := c.answer(call)
-		return func() { c.core.Repeated(first, out, err) }
+		return func() { c.core.ReplyLoaded(first, out, err) }
 	}, fmt.Sprintf("the receipt %q", call.Name))
 }
 
@@ -231,7 +231,7 @@ func (c *cell) fetch(read func() (tell func()), what string) {
 // Submit is part of [entity.Shell].
 func (c *cell) Submit(i *commit.Item) {
 	n := c.node
-	c.lane = i.Lane
+	c.lane = i.Pipeline
 	for r := range i.Batch.Receipts {
 		c.early[i.Batch.Receipts[r].Name] = i.Batch.Receipts[r].CommandID
 	}
@@ -241,14 +241,14 @@ func (c *cell) Submit(i *commit.Item) {
 	n.box.queue.Claim(i.Batch.Enqueue)
 	if n.w.instant {
 		n.commitAlone(i)
-		c.settled++
+		c.completed++
 		return
 	}
 	if n.w.twin.settlesEarly {
-		copied := &commit.Item{Batch: i.Batch, Lane: &commit.Lane{Owner: nobody{}}}
+		copied := &commit.Item{Batch: i.Batch, Pipeline: &commit.Pipeline{Owner: nobody{}}}
 		copied.Batch.Events = slices.Clone(i.Batch.Events)
 		n.queue.Add(copied)
-		c.settled++
+		c.completed++
 	} else {
 		n.queue.Add(i)
 	}
@@ -258,20 +258,20 @@ func (c *cell) Submit(i *commit.Item) {
 // An owner that ignores the outcomes of its items.
 type nobody struct{}
 
-func (nobody) Settled(int) {}
+func (nobody) ItemsDone(int) {}
 
-// Settled is part of [commit.Owner].
-func (c *cell) Settled(items int) {
+// ItemsDone is part of [commit.Owner].
+func (c *cell) ItemsDone(items int) {
 	w := c.node.w
 	if w.twin.forgivesLanes {
 		c.lane.Reset()
 	}
-	c.settled += items
+	c.completed += items
 	w.later(func() {
 		if !c.forgotten() {
 			c.drive()
 		}
-	}, "node %d: %v hears that %d batches are settled", c.node.name, c.key, items)
+	}, "node %d: %v learns the outcome of %d batches", c.node.name, c.key, items)
 }
 
 // Reply is part of [entity.Shell].

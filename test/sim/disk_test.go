@@ -148,13 +148,13 @@ func (d *disk) store(group []*commit.Item) []store.Result {
 		}
 		results = d.commitNow(batches...)
 	}
-	refused := make(map[*commit.Lane]bool)
+	refused := make(map[*commit.Pipeline]bool)
 	for n, i := range group {
 		switch {
 		case results[n].Err != nil:
-			refused[i.Lane] = true
+			refused[i.Pipeline] = true
 			d.w.note("  %v expecting version %d is refused: %v", i.Batch.Key, i.Batch.Expected, results[n].Err)
-		case refused[i.Lane]:
+		case refused[i.Pipeline]:
 			d.w.broken("a batch of %v is stored behind a refused one", i.Batch.Key)
 		default:
 			d.enter(&i.Batch, &results[n])

@@ -161,10 +161,10 @@ func (n *node) settle(results []store.Result, err error) {
 	if !tw.dispatchesEarly {
 		n.observe(n.queue.Group(), results, err)
 	}
-	n.queue.Settle(results, err)
+	n.queue.Complete(results, err)
 	n.busy = false
 	if tw.losesFailures && err != nil {
-		n.queue.Settled(nil)
+		n.queue.Completed(nil)
 	}
 	n.notify()
 	if n.stops {
@@ -196,8 +196,8 @@ func (n *node) Stored(i *commit.Item, r *store.Result) {
 // failed records that the store has failed the node.
 func (n *node) failed() { n.w.failed = n.w.tick() }
 
-// Doubted is part of [commit.Observer].
-func (n *node) Doubted() { n.box.doubted() }
+// OutcomeUnknown is part of [commit.Observer].
+func (n *node) OutcomeUnknown() { n.box.doubted() }
 
 // submit stores a batch that belongs to no entity.
 func (n *node) submit(i *commit.Item) {
@@ -207,14 +207,14 @@ func (n *node) submit(i *commit.Item) {
 		return
 	}
 	n.commitAlone(i)
-	i.Lane.Owner.Settled(1)
+	i.Pipeline.Owner.ItemsDone(1)
 }
 
 // commitAlone stores a batch synchronously, unless the batch before it has failed and its owner
 // does not know this yet.
 func (n *node) commitAlone(i *commit.Item) {
 	if n.w.twin.forgivesOnTheSpot {
-		i.Lane.Reset()
+		i.Pipeline.Reset()
 	}
 	if i.Alone() == nil {
 		return
@@ -223,12 +223,12 @@ func (n *node) commitAlone(i *commit.Item) {
 	n.w.disk.writer = n
 	results, err := n.w.disk.commit(group, n.w.disk.verdict())
 	n.observe(group, results, err)
-	i.Settle(results, err)
+	i.Complete(results, err)
 }
 
 func (n *node) notify() {
-	for _, s := range n.queue.Settled(nil) {
-		s.Lane.Owner.Settled(s.Items)
+	for _, s := range n.queue.Completed(nil) {
+		s.Pipeline.Owner.ItemsDone(s.Items)
 	}
 }
 

@@ -73,13 +73,13 @@ func (b *box) operate(m *store.Message) *operator {
 		w.note("node %d unparks message %d", b.node.name, m.Sequence)
 		settle = b.queue.Unpark(&o.message)
 	}
-	o.item = &commit.Item{Lane: &commit.Lane{Owner: o}, Batch: store.Batch{Settle: []store.Settlement{settle}}}
+	o.item = &commit.Item{Pipeline: &commit.Pipeline{Owner: o}, Batch: store.Batch{Settle: []store.Settlement{settle}}}
 	b.node.submit(o.item)
 	return o
 }
 
-// Settled is part of [commit.Owner].
-func (o *operator) Settled(int) {
+// ItemsDone is part of [commit.Owner].
+func (o *operator) ItemsDone(int) {
 	o.done = true
 	if o.item.Failed() {
 		return

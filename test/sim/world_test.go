@@ -136,7 +136,7 @@ func newWorld(seed uint64, tw twin) *world {
 	w.harm = []float64{0.3, 1, 1, 2.5}[w.random.IntN(4)]
 	w.limits = entity.Limits{
 		Calls: 3 + w.random.IntN(8), InFlight: 1 + w.random.IntN(6),
-		Conflicts: 1 + w.random.IntN(6), LoadRetries: w.random.IntN(4), Doubts: 2 + w.random.IntN(4),
+		Conflicts: 1 + w.random.IntN(6), LoadRetries: w.random.IntN(4), Unknowns: 2 + w.random.IntN(4),
 	}
 	w.shared = w.chance(0.5)
 	if tw.shared {
@@ -146,14 +146,14 @@ func newWorld(seed uint64, tw twin) *world {
 	}
 	w.instant = tw.forgivesOnTheSpot || !tw.committer && w.chance(0.2)
 	w.box = outbox.Limits{
-		Window: 2 + w.random.IntN(10), LaneMax: 1 + w.random.IntN(4), InFlight: 1 + w.random.IntN(4), Late: w.random.IntN(4),
+		Window: 2 + w.random.IntN(10), FlowMax: 1 + w.random.IntN(4), InFlight: 1 + w.random.IntN(4), Late: w.random.IntN(4),
 	}
 	if w.chance(0.5) {
-		w.box.InFlight, w.box.TargetFlight = w.box.InFlight+8, 8
+		w.box.InFlight, w.box.TargetInFlight = w.box.InFlight+8, 8
 	}
 	w.box.Stall = stallAfter
 	if w.chance(0.5) {
-		w.box.Window, w.box.LaneMax, w.box.Late = 1000, 1000, 1000
+		w.box.Window, w.box.FlowMax, w.box.Late = 1000, 1000, 1000
 	}
 	if w.shared {
 		w.box.RescueEvery, w.box.RescueAfter, w.box.Poll = rescueAfter, rescueAfter, rescueAfter

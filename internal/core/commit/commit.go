@@ -19,8 +19,8 @@ const (
 // An Item is one batch on its way to the store. The queue owns it from [Queue.Add] until it has
 // an outcome.
 type Item struct {
-	Batch store.Batch
-	Lane  *Lane
+	Batch    store.Batch
+	Pipeline *Pipeline
 
 	// Result is the store's result for the batch, if the store answered for the group. If
 	// Result.Err is set, nothing of the batch is stored.
@@ -33,27 +33,27 @@ type Item struct {
 	alone [1]*store.Batch
 }
 
-// Alone returns the batch as a group of its own, for a store that commits at once. The caller
-// then calls [Item.Settle]. Alone returns nil if the lane has failed; the item then already has
+// Alone returns the batch as a group of its own, for a store that commits at once. The caller then
+// calls [Item.Complete]. Alone returns nil if the pipeline has failed; the item then already has
 // its outcome.
 func (i *Item) Alone() []*store.Batch {
-	if i.Lane.failed {
-		i.Result = store.Result{Err: behind(i)}
+	if i.Pipeline.failed {
+		i.Result = store.Result{Err: afterRefused(i)}
 		return nil
 	}
 	i.alone[0] = &i.Batch
 	return i.alone[:]
 }
 
-// Settle sets the outcome of an item that was stored alone.
-func (i *Item) Settle(results []store.Result, err error) {
+// Complete sets the outcome of an item that was stored alone.
+func (i *Item) Complete(results []store.Result, err error) {
 	if err == nil && len(results) != 1 {
 		err = errResults
 	}
 	if i.Err = err; err == nil {
 		i.Result = results[0]
 	}
-	i.Lane.failed = i.Failed()
+	i.Pipeline.failed = i.Failed()
 }
 
 // An Observer learns from [Observe] which batches the store has stored. It learns this before
@@ -61,9 +61,9 @@ func (i *Item) Settle(results []store.Result, err error) {
 type Observer interface {
 	// Stored is called for each batch that the store has stored.
 	Stored(*Item, *store.Result)
-	// Doubted is called for a group of batches with an unknown outcome, if at least one batch
-	// adds messages to the outbox or ends parked messages.
-	Doubted()
+	// OutcomeUnknown is called for a group of batches with an unknown outcome, if at least one
+	// batch adds messages to the outbox or ends parked messages.
+	OutcomeUnknown()
 }
 
 // Observe reports the store's answer for a group to an observer.
@@ -77,7 +77,7 @@ func Observe(group []*Item, results []store.Result, err error, to Observer) {
 		}
 	case errors.Is(err, store.ErrNotStored):
 	case slices.ContainsFunc(group, leavesMessages):
-		to.Doubted()
+		to.OutcomeUnknown()
 	}
 }
 
@@ -113,48 +113,48 @@ var errResults = errors.New("store: number of results is not the number of batch
 // Failed reports whether the outcome of an item is anything but stored.
 func (i *Item) Failed() bool { return i.Err != nil || i.Result.Err != nil }
 
-// A Lane is the sequence of batches of one activation of one entity. After a batch of a lane
-// has failed, the batches behind it fail too, because they were decided on its events. Without
-// this rule, a later batch could meet its expected version by chance.
+// A Pipeline is the sequence of batches of one activation of one entity. After a batch of a
+// pipeline has failed, the batches behind it fail too, because they were decided on its events.
+// Without this rule, a later batch could meet its expected version by chance.
 //
-// A lane can be used again after [Lane.Reset], when none of its items is in the queue.
-type Lane struct {
-	// Owner is called when items of the lane have an outcome.
+// A pipeline can be used again after [Pipeline.Reset], when none of its items is in the queue.
+type Pipeline struct {
+	// Owner is called when items of the pipeline have an outcome.
 	Owner Owner
 
-	settled int32 // items with an outcome since the last call of Owner
-	failed  bool
+	completed int32 // items with an outcome since the last call of Owner
+	failed    bool
 }
 
-// An Owner is called when the next items of its lane have an outcome, in the order in which
+// An Owner is called when the next items of its pipeline have an outcome, in the order in which
 // they were added. It then owns these items again.
-type Owner interface{ Settled(items int) }
+type Owner interface{ ItemsDone(items int) }
 
-// A Settled is the number of items of a lane that have an outcome and were not reported yet.
-type Settled struct {
-	Lane  *Lane
-	Items int
+// A Completed is the number of items of a pipeline that have an outcome and were not reported yet.
+type Completed struct {
+	Pipeline *Pipeline
+	Items    int
 }
 
-// Reset makes a failed lane usable again.
-func (l *Lane) Reset() { l.failed = false }
+// Reset makes a failed pipeline usable again.
+func (l *Pipeline) Reset() { l.failed = false }
 
 // A Queue is the state machine of the committer.
 //
 //  1. Items leave the queue in the order in which they were added.
 //  2. At most one group is at the store at a time.
-//  3. Each item gets exactly one outcome. The items of a lane get theirs in order.
-//  4. After a failed item of a lane every later item of the lane fails without being stored,
-//     until the lane is reset.
+//  3. Each item gets exactly one outcome. The items of a pipeline get theirs in order.
+//  4. After a failed item of a pipeline every later item of the pipeline fails without being stored,
+//     until the pipeline is reset.
 //
 // It is for one goroutine at a time. It never waits and calls no other code.
 type Queue struct {
-	waiting  []*Item
-	head     int // index into waiting; the items before it are gone
-	group    []*Item
-	batches  []*store.Batch
-	settled  []*Lane // lanes with new outcomes, for Settled
-	inFlight bool
+	waiting   []*Item
+	head      int // index into waiting; the items before it are gone
+	group     []*Item
+	batches   []*store.Batch
+	completed []*Pipeline // pipelines with new outcomes, for Completed
+	inFlight  bool
 }
 
 // Waits reports whether an item is in the queue and not yet in a group.
@@ -186,8 +186,8 @@ func (q *Queue) Take() []*store.Batch {
 		}
 		q.waiting[q.head] = nil
 		q.head++
-		if i.Lane.failed {
-			q.settle(i, store.Result{Err: behind(i)}, nil)
+		if i.Pipeline.failed {
+			q.complete(i, store.Result{Err: afterRefused(i)}, nil)
 			continue
 		}
 		bytes += i.bytes
@@ -212,47 +212,47 @@ func (q *Queue) Take() []*store.Batch {
 // Group returns the items of the group at the store, in order, until the group has its outcome.
 func (q *Queue) Group() []*Item { return q.group }
 
-// Settle sets the outcome of the group at the store.
-func (q *Queue) Settle(results []store.Result, err error) {
+// Complete sets the outcome of the group at the store.
+func (q *Queue) Complete(results []store.Result, err error) {
 	if err == nil && len(results) != len(q.group) {
 		err = errResults
 	}
 	for n, i := range q.group {
 		switch {
 		case err != nil:
-			i.Lane.failed = true
-			q.settle(i, store.Result{}, err)
-		case i.Lane.failed && results[n].Err == nil:
+			i.Pipeline.failed = true
+			q.complete(i, store.Result{}, err)
+		case i.Pipeline.failed && results[n].Err == nil:
 			// The store has broken its promise and stored a batch behind a refused one of the
 			// same entity. The entity reloads and then sees the batch.
-			q.settle(i, results[n], errors.New("store: a batch behind a refused batch was stored"))
+			q.complete(i, results[n], errors.New("store: a batch behind a refused batch was stored"))
 		default:
-			i.Lane.failed = i.Lane.failed || results[n].Err != nil
-			q.settle(i, results[n], nil)
+			i.Pipeline.failed = i.Pipeline.failed || results[n].Err != nil
+			q.complete(i, results[n], nil)
 		}
 	}
 	q.inFlight = false
 }
 
-// Settled appends to list the lanes whose items got an outcome since the last call, with the
-// number of these items. Lanes are in the order of their first such item.
-func (q *Queue) Settled(list []Settled) []Settled {
-	for n, l := range q.settled {
-		list = append(list, Settled{l, int(l.settled)})
-		l.settled = 0
-		q.settled[n] = nil
+// Completed appends to list the pipelines whose items got an outcome since the last call, with the
+// number of these items. Pipelines are in the order of their first such item.
+func (q *Queue) Completed(list []Completed) []Completed {
+	for n, l := range q.completed {
+		list = append(list, Completed{l, int(l.completed)})
+		l.completed = 0
+		q.completed[n] = nil
 	}
-	q.settled = q.settled[:0]
+	q.completed = q.completed[:0]
 	return list
 }
 
-func (q *Queue) settle(i *Item, r store.Result, err error) {
+func (q *Queue) complete(i *Item, r store.Result, err error) {
 	i.Result, i.Err = r, err
-	if i.Lane.settled++; i.Lane.settled == 1 {
-		q.settled = append(q.settled, i.Lane)
+	if i.Pipeline.completed++; i.Pipeline.completed == 1 {
+		q.completed = append(q.completed, i.Pipeline)
 	}
 }
 
-func behind(i *Item) error {
+func afterRefused(i *Item) error {
 	return &store.ConflictError{Key: i.Batch.Key, Expected: i.Batch.Expected, AfterRefused: true}
 }

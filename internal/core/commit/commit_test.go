@@ -13,9 +13,9 @@ import (
 
 var errIO = errors.New("input/output error")
 
-// item returns an item of a lane. Its version identifies it.
-func item(lane *commit.Lane, version, payload int) *commit.Item {
-	return &commit.Item{Lane: lane, Batch: store.Batch{
+// item returns an item of a pipeline. Its version identifies it.
+func item(pipeline *commit.Pipeline, version, payload int) *commit.Item {
+	return &commit.Item{Pipeline: pipeline, Batch: store.Batch{
 		Key:      store.Key{Kind: "account", ID: "ada"},
 		Expected: store.Version(version),
 		Events:   []store.Event{{Payload: make([]byte, payload)}},
@@ -59,19 +59,19 @@ func outcomes(items []*commit.Item) (out []string) {
 func TestItemsLeaveInTheOrderInWhichTheyCame(t *testing.T) {
 	t.Parallel()
 	var q commit.Queue
-	var lane commit.Lane
+	var pipeline commit.Pipeline
 	if got := q.Take(); got != nil {
 		t.Errorf("take of an empty queue: got %d, want nothing", versions(got))
 	}
 	for v := range 5 {
-		q.Add(item(&lane, v, 1))
+		q.Add(item(&pipeline, v, 1))
 	}
 	first := q.Take()
 	if got, want := versions(first), []int{0, 1, 2, 3, 4}; !slices.Equal(got, want) {
 		t.Errorf("first group: got %d, want %d", got, want)
 	}
-	q.Add(item(&lane, 5, 1))
-	q.Add(item(&lane, 6, 1))
+	q.Add(item(&pipeline, 5, 1))
+	q.Add(item(&pipeline, 6, 1))
 	if got := q.Take(); got != nil {
 		t.Errorf("take while a group is at the store: got %d, want nothing", versions(got))
 	}
@@ -81,7 +81,7 @@ func TestItemsLeaveInTheOrderInWhichTheyCame(t *testing.T) {
 	if got := len(q.Group()); got != 5 {
 		t.Errorf("items at the store: got %d, want 5", got)
 	}
-	q.Settle(accept(first), nil)
+	q.Complete(accept(first), nil)
 	if got, want := versions(q.Take()), []int{5, 6}; !slices.Equal(got, want) {
 		t.Errorf("second group: got %d, want %d", got, want)
 	}
@@ -103,14 +103,14 @@ func TestAGroupIsBounded(t *testing.T) {
 		{"but for one item that is too large", []int{1, 2 * commit.GroupBytesMax, 1}, []int{1, 1, 1}},
 	} {
 		var q commit.Queue
-		var lane commit.Lane
+		var pipeline commit.Pipeline
 		for v, n := range c.payloads {
-			q.Add(item(&lane, v, n))
+			q.Add(item(&pipeline, v, n))
 		}
 		var got []int
 		for b := q.Take(); b != nil; b = q.Take() {
 			got = append(got, len(b))
-			q.Settle(accept(b), nil)
+			q.Complete(accept(b), nil)
 		}
 		if !slices.Equal(got, c.want) {
 			t.Errorf("groups of %d items bounded %s: got sizes %d, want %d", len(c.payloads), c.name, got, c.want)
@@ -127,9 +127,9 @@ func TestEveryPartOfABatchCountsAgainstTheBound(t *testing.T) {
 		"a message":       {Enqueue: []store.Message{{Payload: large}}},
 	} {
 		var q commit.Queue
-		var lane commit.Lane
-		q.Add(item(&lane, 0, 1))
-		q.Add(&commit.Item{Batch: b, Lane: &lane})
+		var pipeline commit.Pipeline
+		q.Add(item(&pipeline, 0, 1))
+		q.Add(&commit.Item{Batch: b, Pipeline: &pipeline})
 		if got := len(q.Take()); got != 1 {
 			t.Errorf("group of an event and %s of %d bytes: got %d items, want 1", name, len(large), got)
 		}
@@ -140,9 +140,9 @@ func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name    string
-		results []store.Result // results of a group of two items of one lane and one of another
+		results []store.Result // results of a group of two items of one pipeline and one of another
 		err     error
-		want    []string // outcomes of these items, then of two more of the lane and one of the other
+		want    []string // outcomes of these items, then of two more of the pipeline and one of the other
 	}{
 		{
 			"a conflict",
@@ -176,9 +176,9 @@ func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
 		},
 	} {
 		var q commit.Queue
-		var lane, other commit.Lane
+		var pipeline, other commit.Pipeline
 		items := []*commit.Item{
-			item(&lane, 0, 1), item(&lane, 1, 1), item(&other, 2, 1), item(&lane, 3, 1), item(&lane, 4, 1), item(&other, 5, 1),
+			item(&pipeline, 0, 1), item(&pipeline, 1, 1), item(&other, 2, 1), item(&pipeline, 3, 1), item(&pipeline, 4, 1), item(&other, 5, 1),
 		}
 		for _, i := range items[:3] {
 			q.Add(i)
@@ -187,10 +187,10 @@ func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
 		for _, i := range items[3:] {
 			q.Add(i)
 		}
-		q.Settle(c.results, c.err)
+		q.Complete(c.results, c.err)
 		tried := q.Take()
 		if tried != nil {
-			q.Settle(accept(tried), nil)
+			q.Complete(accept(tried), nil)
 		}
 		if got := outcomes(items); !slices.Equal(got, c.want) {
 			t.Errorf("after %s: got %q, want %q", c.name, got, c.want)
@@ -200,14 +200,14 @@ func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
 				t.Errorf("after %s: the batch that expects %d was tried", c.name, b.Expected)
 			}
 		}
-		// A lane can be used again after a reset.
-		lane.Reset()
-		again := item(&lane, 6, 1)
+		// A pipeline can be used again after a reset.
+		pipeline.Reset()
+		again := item(&pipeline, 6, 1)
 		q.Add(again)
 		if b := q.Take(); b == nil {
-			t.Errorf("after %s and a reset: the lane is not tried", c.name)
+			t.Errorf("after %s and a reset: the pipeline is not tried", c.name)
 		} else {
-			q.Settle(accept(b), nil)
+			q.Complete(accept(b), nil)
 		}
 		if got := outcome(again); got != "stored" {
 			t.Errorf("after %s and a reset: got %q, want stored", c.name, got)
@@ -218,16 +218,16 @@ func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
 func TestEachLaneHearsOnceOfAllItsSettledItems(t *testing.T) {
 	t.Parallel()
 	var q commit.Queue
-	lanes := make([]commit.Lane, 3)
+	pipelines := make([]commit.Pipeline, 3)
 	for v, l := range []int{1, 0, 1, 1, 2} {
-		q.Add(item(&lanes[l], v, 1))
+		q.Add(item(&pipelines[l], v, 1))
 	}
-	q.Settle(accept(q.Take()), nil)
-	want := []commit.Settled{{Lane: &lanes[1], Items: 3}, {Lane: &lanes[0], Items: 1}, {Lane: &lanes[2], Items: 1}}
-	if got := q.Settled(nil); !slices.Equal(got, want) {
+	q.Complete(accept(q.Take()), nil)
+	want := []commit.Completed{{Pipeline: &pipelines[1], Items: 3}, {Pipeline: &pipelines[0], Items: 1}, {Pipeline: &pipelines[2], Items: 1}}
+	if got := q.Completed(nil); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if got := q.Settled(nil); len(got) > 0 {
+	if got := q.Completed(nil); len(got) > 0 {
 		t.Errorf("for the second time: got %v, want nothing", got)
 	}
 }
@@ -246,16 +246,16 @@ func TestAnItemAloneIsSettledLikeAGroup(t *testing.T) {
 		{nil, nil, "unknown"},
 		{make([]store.Result, 2), nil, "unknown"},
 	} {
-		i := item(&commit.Lane{}, 3, 1)
+		i := item(&commit.Pipeline{}, 3, 1)
 		if got := versions(i.Alone()); !slices.Equal(got, []int{3}) {
 			t.Errorf("group of one: got %d, want [3]", got)
 		}
-		i.Settle(c.results, c.err)
+		i.Complete(c.results, c.err)
 		if got := outcome(i); got != c.want {
-			t.Errorf("settled with %v and %v: got %q, want %q", c.results, c.err, got, c.want)
+			t.Errorf("completed with %v and %v: got %q, want %q", c.results, c.err, got, c.want)
 		}
 		if got, want := i.Failed(), c.want != "stored"; got != want {
-			t.Errorf("settled with %v and %v: got failed %t, want %t", c.results, c.err, got, want)
+			t.Errorf("completed with %v and %v: got failed %t, want %t", c.results, c.err, got, want)
 		}
 	}
 }
@@ -273,15 +273,15 @@ func TestAQueueKeepsItsInvariantsWhateverComes(t *testing.T) {
 
 func play(random *rand.Rand) (fault string) {
 	var q commit.Queue
-	lanes := make([]commit.Lane, 4)
-	open := make([][]*commit.Item, len(lanes)) // items by lane that were added and have no outcome yet
-	failed := make([]bool, len(lanes))         // an open item of the lane has failed
+	pipelines := make([]commit.Pipeline, 4)
+	open := make([][]*commit.Item, len(pipelines)) // items by pipeline that were added and have no outcome yet
+	failed := make([]bool, len(pipelines))         // an open item of the pipeline has failed
 	added, next := 0, 0
 	var batches []*store.Batch
 	hear := func() {
-		for _, s := range q.Settled(nil) {
+		for _, s := range q.Completed(nil) {
 			n := 0
-			for s.Lane != &lanes[n] {
+			for s.Pipeline != &pipelines[n] {
 				n++
 			}
 			for _, i := range open[n][:s.Items] {
@@ -293,7 +293,7 @@ func play(random *rand.Rand) (fault string) {
 				}
 			}
 			if open[n] = open[n][s.Items:]; len(open[n]) == 0 && failed[n] {
-				lanes[n].Reset()
+				pipelines[n].Reset()
 				failed[n] = false
 			}
 		}
@@ -301,8 +301,8 @@ func play(random *rand.Rand) (fault string) {
 	for step := 0; fault == "" && (step < 300 || q.Len() > 0 || batches != nil); step++ {
 		switch x := random.IntN(10); {
 		case x < 5 && step < 300:
-			n := random.IntN(len(lanes))
-			i := item(&lanes[n], added, random.IntN(100))
+			n := random.IntN(len(pipelines))
+			i := item(&pipelines[n], added, random.IntN(100))
 			added++
 			open[n] = append(open[n], i)
 			q.Add(i)
@@ -316,26 +316,26 @@ func play(random *rand.Rand) (fault string) {
 				next = int(b.Expected)
 			}
 		case random.IntN(8) == 0:
-			q.Settle(nil, errIO)
+			q.Complete(nil, errIO)
 			batches = nil
 			hear()
 		default:
 			results := accept(batches)
-			refused := make(map[*commit.Lane]bool)
+			refused := make(map[*commit.Pipeline]bool)
 			for n, i := range q.Group() {
-				if random.IntN(6) == 0 || refused[i.Lane] {
-					results[n].Err = &store.ConflictError{AfterRefused: refused[i.Lane]}
-					refused[i.Lane] = true
+				if random.IntN(6) == 0 || refused[i.Pipeline] {
+					results[n].Err = &store.ConflictError{AfterRefused: refused[i.Pipeline]}
+					refused[i.Pipeline] = true
 				}
 			}
-			q.Settle(results, nil)
+			q.Complete(results, nil)
 			batches = nil
 			hear()
 		}
 	}
 	for n := range open {
 		if len(open[n]) > 0 && fault == "" {
-			fault = fmt.Sprintf("%d items of lane %d were never settled", len(open[n]), n)
+			fault = fmt.Sprintf("%d items of pipeline %d never got an outcome", len(open[n]), n)
 		}
 	}
 	return fault

@@ -85,7 +85,7 @@ func TestDoubts(t *testing.T) {
 		t.Parallel()
 		l := newLab(t, account, nil)
 		c := l.send(&testv1.Deposit{Amount: 2}, nil)
-		for range l.options.Limits.Doubts {
+		for range l.options.Limits.Unknowns {
 			l.lose(false)
 			l.wantSilence("a command that runs again", c)
 		}

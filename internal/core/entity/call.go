@@ -42,12 +42,12 @@ type Call struct {
 	// the command.
 	Name        string
 	Fingerprint [fingerprintBytes]byte
-	// Row is the sequence of the outbox message that delivered the command, or zero. The
+	// OutboxSequence is the sequence of the outbox message that delivered the command, or zero. The
 	// command's own batch completes that message. ReplyTo and ReplyName say where the outcome
 	// is sent.
-	Row       uint64
-	ReplyTo   store.Key
-	ReplyName string
+	OutboxSequence uint64
+	ReplyTo        store.Key
+	ReplyName      string
 	// Next is the next occurrence of a recurring timer. The same batch stores it, unless the
 	// command cancels the timer or sets it again.
 	Next *store.Message
@@ -63,21 +63,21 @@ type Call struct {
 
 	Outcome Outcome
 
-	alone      bool          // the message is never decided in a group, see mail
-	again      bool          // it repeats a command in flight, and runs again after that one
-	uncertain  bool          // an earlier attempt may or may not be stored
-	silent     bool          // that attempt made no version, so no event can prove it
-	expected   store.Version // version before that attempt
-	receipt    receiptPlace  // place of that attempt's receipt, if the command has a key
-	tried      time.Time     // start of the first attempt that may be stored, if the command has a key
-	triedAfter time.Duration // the same by [Options.Elapsed]
-	cause      error         // the error that made the outcome uncertain
-	with       store.ID      // the command id in the state of that attempt, for a durable-state entity
-	found      bool          // the log holds the attempt, at position
-	position   store.Position
-	conflicts  int // attempts that ended with a conflict
-	doubts     int // attempts with an unknown outcome
-	next       *Call
+	decideAlone     bool          // the message is never decided in a group, see inbox
+	repeatsInFlight bool          // it repeats a command in flight, and runs again after that one
+	uncertain       bool          // an earlier attempt may or may not be stored
+	noVersion       bool          // that attempt made no version, so no event can prove it
+	expected        store.Version // version before that attempt
+	receipt         receiptPlace  // place of that attempt's receipt, if the command has a key
+	tried           time.Time     // start of the first attempt that may be stored, if the command has a key
+	triedAfter      time.Duration // the same by [Options.Elapsed]
+	uncertainCause  error         // the error that made the outcome uncertain
+	savedBy         store.ID      // the command id in the state of that attempt, for a durable-state entity
+	found           bool          // the log holds the attempt, at position
+	position        store.Position
+	conflicts       int // attempts that ended with a conflict
+	unknowns        int // attempts with an unknown outcome
+	next            *Call
 }
 
 // Reset clears the call for reuse.

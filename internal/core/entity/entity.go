@@ -3,7 +3,7 @@
 // every event that the call has seen is durable.
 //
 // The core has no goroutine, clock, randomness or I/O of its own. Its inputs are methods, such
-// as Deliver, Settled, Resume, Load, Loaded, Retry, Exited and Abort. Its outputs are calls of
+// as Deliver, CommitsDone, Resume, Load, Loaded, Retry, Exited and Abort. Its outputs are calls of
 // a [Shell]. Only one goroutine at a time may call it, and a Shell must not call back into it.
 package entity
 
@@ -21,8 +21,8 @@ import (
 // A Shell connects the core of an entity to the engine: it stores items, delivers replies and
 // tells the time. All methods return at once.
 type Shell interface {
-	// The committer calls the owner of the lane (the sequence of this entity's batches) when
-	// items have an outcome. The owner then calls [Entity.Settled].
+	// The committer calls the owner of the pipeline (the sequence of this entity's batches) when
+	// items have an outcome. The owner then calls [Entity.CommitsDone].
 	commit.Owner
 	// Submit queues an item for the store.
 	Submit(*commit.Item)
@@ -45,10 +45,10 @@ type Limits struct {
 	// LoadRetries is the number of times that the core repeats a failed load while the outcome
 	// of a command is unknown.
 	LoadRetries int
-	// Doubts is the number of times that a call runs again after a commit with an unknown
+	// Unknowns is the number of times that a call runs again after a commit with an unknown
 	// outcome which the log turns out not to hold. After that the core answers with
 	// StatusUnknown: such a store accepts no writes, and the commit may still arrive late.
-	Doubts int
+	Unknowns int
 }
 
 // Options are the settings that all entities of one kind in one engine share.
@@ -98,43 +98,43 @@ const (
 	waitingToLoad
 	// live: the state is in memory, durable up to the first item in flight.
 	live
-	// recalling: the shell reads the receipts, for the first waiting call.
-	recalling
-	// repeating: the shell reads the stored answer to the first waiting call.
-	repeating
-	// fenced: the state in memory must not be used; items in flight have no outcome yet.
-	fenced
+	// loadingReceipts: the shell reads the receipts, for the first waiting call.
+	loadingReceipts
+	// loadingReply: the shell reads the stored answer to the first waiting call.
+	loadingReply
+	// invalidated: the state in memory must not be used; items in flight have no outcome yet.
+	invalidated
 )
 
-// A work is an item in flight together with the calls that wait for its outcome.
-type work struct {
+// An inFlightCommit is a batch that has no outcome yet, with the calls that wait for it.
+type inFlightCommit struct {
 	commit.Item
 
-	call   *Call   // the call that the batch stores
-	joined []*Call // earlier calls of a group that the same batch stores
-	after  calls   // calls that saw its version; the core answers them after it
-	next   *work
-	mails  bool // the batch completes outbox messages to a durable-state entity
+	call              *Call   // the call that the batch stores
+	joined            []*Call // earlier calls of a group that the same batch stores
+	after             calls   // calls that saw its version; the core answers them after it
+	next              *inFlightCommit
+	completesMessages bool // the batch completes outbox messages to a durable-state entity
 
 	event   [1]store.Event   // room for a single event, the usual case, without another allocation
 	receipt [1]store.Receipt // receipt of a command that has an idempotency key
 	rule    *EvolveRule      // rule of the first event
 }
 
-// works are pooled, because they are large and live for one commit each.
-var works = sync.Pool{New: func() any { return new(work) }}
+// commitPool holds released commits: they are large, and each lives for one commit only.
+var commitPool = sync.Pool{New: func() any { return new(inFlightCommit) }}
 
-func newWork(c *Call) *work {
-	w := works.Get().(*work)
-	w.call = c
-	return w
+func newCommit(c *Call) *inFlightCommit {
+	ic := commitPool.Get().(*inFlightCommit)
+	ic.call = c
+	return ic
 }
 
-// release resets a completed work and puts it back into the pool. The caller must hold the only
+// release resets a completed commit and puts it back into the pool. The caller must hold the only
 // reference.
-func (w *work) release() {
-	*w = work{}
-	works.Put(w)
+func (ic *inFlightCommit) release() {
+	*ic = inFlightCommit{}
+	commitPool.Put(ic)
 }
 
 // An Entity is one entity in memory.
@@ -153,19 +153,19 @@ func (w *work) release() {
 //     runs again, in the old order, except those whose result the log turns out to hold.
 //  5. An event is checked, encoded and known to have a rule before it is applied.
 type Entity struct {
-	opts  *Options
-	shell Shell
-	lane  commit.Lane
-	id    string
+	opts     *Options
+	shell    Shell
+	pipeline commit.Pipeline
+	id       string
 
 	state    proto.Message
 	version  store.Version  // version of state
 	position store.Position // position of the last event that is known to be durable
 	snapshot store.Version  // version of the last snapshot, in flight or stored, or of the last one that was due
 
-	flight, flightLast *work
+	flight, flightLast *inFlightCommit
 	waiting            calls // calls that have yet to run, in order
-	rare               *rare
+	extras             *extras
 	running            *Call // the call that runs now; it is in no list
 	inFlight           int32
 	pending            int32 // unanswered calls at the entity
@@ -173,33 +173,33 @@ type Entity struct {
 	grown              int32 // bytes of events since then
 	phase              phase
 	retries            uint8 // failed loads since the last good one
-	doubts             uint8 // loads after commits with an unknown outcome, since the last good commit
-	doubted            bool  // a commit with an unknown outcome has fenced the entity
+	unknowns           uint8 // loads after commits with an unknown outcome, since the last good commit
+	outcomeUnknown     bool  // a commit with an unknown outcome has invalidated the entity
 	guard              guard // the kind of user code that runs now
-	blind              bool  // the next load cannot find out whether uncertain attempts were stored
+	historyPruned      bool  // the next load cannot find out whether uncertain attempts were stored
 	foreign            bool  // the state includes data that this program does not know completely
 	noticed            bool  // the core has called Notice
 }
 
-// A rare holds the fields that most entities do not need.
-type rare struct {
+// extras holds the fields that most entities do not need.
+type extras struct {
 	redo     calls // calls of failed items; they run again before the waiting ones
 	receipts *receipts
-	mail     mail
+	inbox    inbox
 	group    *group // the group that the core decides now
 	exit     []byte // stack of the rule that has ended its goroutine, until Exited
 }
 
-func (e *Entity) more() *rare {
-	if e.rare == nil {
-		e.rare = new(rare)
+func (e *Entity) ensureExtras() *extras {
+	if e.extras == nil {
+		e.extras = new(extras)
 	}
-	return e.rare
+	return e.extras
 }
 
 // Init initializes e with no state in memory. An entity must not be copied afterwards.
 func (e *Entity) Init(opts *Options, id string, shell Shell) {
-	*e = Entity{opts: opts, id: id, lane: commit.Lane{Owner: shell}, shell: shell}
+	*e = Entity{opts: opts, id: id, pipeline: commit.Pipeline{Owner: shell}, shell: shell}
 }
 
 // Key returns the entity's name.
@@ -226,8 +226,8 @@ const (
 // additions.
 func (e *Entity) Bytes() int {
 	n := entityBytes + bytesPerByte*(int(e.size)+int(e.grown))
-	if e.rare != nil && e.rare.receipts != nil {
-		n += receiptBytes * len(e.rare.receipts.order)
+	if e.extras != nil && e.extras.receipts != nil {
+		n += receiptBytes * len(e.extras.receipts.order)
 	}
 	return n
 }
@@ -258,30 +258,30 @@ const (
 	// TaskLoad asks the shell to read the entity into the fold that [Entity.Load]
 	// returns, and to call [Entity.Loaded].
 	TaskLoad
-	// TaskRecall asks the shell to read the receipts of the entity and to call
-	// [Entity.Recalled].
-	TaskRecall
-	// TaskRepeat says that the call of [Entity.Next] repeats an answered one. The shell reads
+	// TaskLoadReceipts asks the shell to read the receipts of the entity and to call
+	// [Entity.ReceiptsLoaded].
+	TaskLoadReceipts
+	// TaskLoadReply says that the call of [Entity.Next] repeats an answered one. The shell reads
 	// the receipt of the earlier call, makes the outcome with [Entity.Answer], and calls
-	// [Entity.Repeated].
-	TaskRepeat
+	// [Entity.ReplyLoaded].
+	TaskLoadReply
 	// TaskResume says that waiting calls could run now. The shell calls [Entity.Resume], on a
 	// goroutine on which it can run rules.
 	TaskResume
 )
 
 // Reads reports whether a task reads the store.
-func (t Task) Reads() bool { return t == TaskLoad || t == TaskRecall || t == TaskRepeat }
+func (t Task) Reads() bool { return t == TaskLoad || t == TaskLoadReceipts || t == TaskLoadReply }
 
 // Task returns the next thing that the shell has to do.
 func (e *Entity) Task() Task {
 	switch e.phase {
 	case loading:
 		return TaskLoad
-	case recalling:
-		return TaskRecall
-	case repeating:
-		return TaskRepeat
+	case loadingReceipts:
+		return TaskLoadReceipts
+	case loadingReply:
+		return TaskLoadReply
 	}
 	if e.WantsResume() {
 		return TaskResume
@@ -295,7 +295,7 @@ func (e *Entity) WantsRetry() (after time.Duration, ok bool) {
 	if e.phase != waitingToLoad {
 		return 0, false
 	}
-	failures := max(int(e.retries), int(e.doubts)-1, 1)
+	failures := max(int(e.retries), int(e.unknowns)-1, 1)
 	return retryMin << min(failures-1, retryDoublings), true
 }
 
@@ -315,8 +315,8 @@ func (e *Entity) Deliver(c *Call) {
 	}
 	e.pending++
 	if e.phase == live && e.waiting.first == nil && int(e.inFlight) < e.opts.Limits.InFlight {
-		if e.joins(c) && e.mailWaits() {
-			e.rare.mail.push(c)
+		if e.goesToInbox(c) && e.inboxWaits() {
+			e.extras.inbox.push(c)
 			return
 		}
 		e.run(c)
@@ -328,46 +328,46 @@ func (e *Entity) Deliver(c *Call) {
 	}
 }
 
-// Settled is the input that the oldest items in flight have an outcome. It answers calls that
+// CommitsDone is the input that the oldest items in flight have an outcome. It answers calls that
 // can be answered now, and runs no rule. If [Entity.WantsResume] reports true afterwards, the
 // shell calls [Entity.Resume] on a goroutine on which it can run rules.
-func (e *Entity) Settled(items int) {
+func (e *Entity) CommitsDone(items int) {
 	for ; items > 0 && e.flight != nil; items-- {
-		w := e.flight
-		if e.flight = w.next; e.flight == nil {
+		ic := e.flight
+		if e.flight = ic.next; e.flight == nil {
 			e.flightLast = nil
 		}
 		e.inFlight--
-		if w.mails && e.rare != nil {
-			e.rare.mail.flight--
+		if ic.completesMessages && e.extras != nil {
+			e.extras.inbox.flight--
 		}
-		if w.Failed() {
-			e.undo(w)
-			w.release()
+		if ic.Failed() {
+			e.undo(ic)
+			ic.release()
 			continue
 		}
-		e.doubts = 0
-		if w.Result.Position != 0 {
-			e.position = w.Result.Position
+		e.unknowns = 0
+		if ic.Result.Position != 0 {
+			e.position = ic.Result.Position
 		}
-		if e.rare != nil && e.rare.receipts != nil {
-			e.rare.receipts.stored(w)
+		if e.extras != nil && e.extras.receipts != nil {
+			e.extras.receipts.stored(ic)
 		}
-		for _, c := range w.joined {
+		for _, c := range ic.joined {
 			e.finish(c)
 		}
-		e.finish(w.call)
-		for c := w.after.pop(); c != nil; c = w.after.pop() {
-			if c.again {
-				c.again = false
+		e.finish(ic.call)
+		for c := ic.after.pop(); c != nil; c = ic.after.pop() {
+			if c.repeatsInFlight {
+				c.repeatsInFlight = false
 				e.waiting.push(c)
 				continue
 			}
 			e.finish(c)
 		}
-		w.release()
+		ic.release()
 	}
-	if e.phase == fenced && e.inFlight == 0 {
+	if e.phase == invalidated && e.inFlight == 0 {
 		e.reload()
 	}
 }
@@ -390,7 +390,7 @@ func (e *Entity) reply(c *Call) {
 // be durable. If an attempt of the call may have been stored, the status is StatusUnknown.
 func (e *Entity) fail(c *Call, s Status, err error) {
 	if c.uncertain && s != StatusKeyReused && s != StatusMessageGone {
-		s, err = StatusUnknown, errors.Join(c.cause, err)
+		s, err = StatusUnknown, errors.Join(c.uncertainCause, err)
 	}
 	c.Outcome = Outcome{Status: s, Err: err}
 	e.reply(c)
@@ -398,13 +398,13 @@ func (e *Entity) fail(c *Call, s Status, err error) {
 
 // WantsResume reports whether waiting calls could run now.
 func (e *Entity) WantsResume() bool {
-	return e.phase == live && e.waiting.first != nil && int(e.inFlight) < e.opts.Limits.InFlight || e.mailIsReady()
+	return e.phase == live && e.waiting.first != nil && int(e.inFlight) < e.opts.Limits.InFlight || e.inboxIsReady()
 }
 
 // Next returns the waiting call that runs next, or nil.
 func (e *Entity) Next() *Call {
-	if e.mailIsReady() {
-		return e.rare.mail.first
+	if e.inboxIsReady() {
+		return e.extras.inbox.first
 	}
 	return e.waiting.first
 }
@@ -412,59 +412,59 @@ func (e *Entity) Next() *Call {
 // Resume runs waiting calls until the limit of items in flight is reached.
 func (e *Entity) Resume() {
 	for e.WantsResume() {
-		for c := e.waiting.first; c != nil && e.joins(c); c = e.waiting.first {
-			e.more().mail.push(e.waiting.pop())
+		for c := e.waiting.first; c != nil && e.goesToInbox(c); c = e.waiting.first {
+			e.ensureExtras().inbox.push(e.waiting.pop())
 		}
 		switch {
-		case e.mailIsReady():
-			e.runMail()
+		case e.inboxIsReady():
+			e.runInbox()
 		case e.waiting.first != nil:
 			e.run(e.waiting.pop())
 		}
 	}
 }
 
-// undo takes back a work that has failed, or that stands behind a failed one. Its calls run
+// undo takes back a commit that has failed, or that stands behind a failed one. Its calls run
 // again in the old order, before the calls that have not run yet.
-func (e *Entity) undo(w *work) {
-	e.phase = fenced
+func (e *Entity) undo(ic *inFlightCommit) {
+	e.phase = invalidated
 	e.state = nil
-	redo := &e.more().redo
-	if w.joined != nil && w.Err == nil && !isBehind(w.Result.Err) && !errors.Is(w.Result.Err, store.ErrConflict) {
-		e.undoGroup(w)
+	redo := &e.ensureExtras().redo
+	if ic.joined != nil && ic.Err == nil && !isAfterRefused(ic.Result.Err) && !errors.Is(ic.Result.Err, store.ErrConflict) {
+		e.undoGroup(ic)
 	} else {
-		for c := range w.all() {
-			e.undoCall(w, c)
+		for c := range ic.all() {
+			e.undoCall(ic, c)
 		}
 	}
-	redo.append(&w.after)
+	redo.append(&ic.after)
 }
 
-// undoCall takes back a call whose work has failed.
-func (e *Entity) undoCall(w *work, c *Call) {
-	redo := &e.more().redo
-	switch err := w.Result.Err; {
-	case errors.Is(w.Err, store.ErrNotStored):
-		e.fail(c, StatusFault, w.Err)
-	case w.Err != nil && w.Batch.IsCheck() && c.doubts >= e.opts.Limits.Doubts:
-		e.fail(c, StatusFault, w.Err)
-	case w.Err != nil:
-		e.doubted = true
-		c.doubts++
-		if !w.Batch.IsCheck() {
-			if !c.uncertain || w.Batch.Expected < c.expected {
-				c.expected = w.Batch.Expected
+// undoCall takes back a call whose commit has failed.
+func (e *Entity) undoCall(ic *inFlightCommit, c *Call) {
+	redo := &e.ensureExtras().redo
+	switch err := ic.Result.Err; {
+	case errors.Is(ic.Err, store.ErrNotStored):
+		e.fail(c, StatusFault, ic.Err)
+	case ic.Err != nil && ic.Batch.IsCheck() && c.unknowns >= e.opts.Limits.Unknowns:
+		e.fail(c, StatusFault, ic.Err)
+	case ic.Err != nil:
+		e.outcomeUnknown = true
+		c.unknowns++
+		if !ic.Batch.IsCheck() {
+			if !c.uncertain || ic.Batch.Expected < c.expected {
+				c.expected = ic.Batch.Expected
 			}
-			if len(w.Batch.Receipts) > 0 {
-				if p := placeOf(&w.Batch.Receipts[0]); !c.uncertain || p.before(c.receipt) {
+			if len(ic.Batch.Receipts) > 0 {
+				if p := placeOf(&ic.Batch.Receipts[0]); !c.uncertain || p.before(c.receipt) {
 					c.receipt = p
 				}
 			}
-			c.silent = c.uncertain && c.silent || w.Batch.Next() == w.Batch.Expected
-			c.uncertain, c.cause, c.with = true, w.Err, w.call.ID
+			c.noVersion = c.uncertain && c.noVersion || ic.Batch.Next() == ic.Batch.Expected
+			c.uncertain, c.uncertainCause, c.savedBy = true, ic.Err, ic.call.ID
 		}
 		redo.push(c)
-	case isBehind(err):
+	case isAfterRefused(err):
 		redo.push(c) // the command itself was not refused
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrAnswered):
 		if c.conflicts++; c.conflicts > e.opts.Limits.Conflicts {
@@ -481,7 +481,7 @@ func (e *Entity) undoCall(w *work, c *Call) {
 	}
 }
 
-func isBehind(err error) bool {
+func isAfterRefused(err error) bool {
 	var conflict *store.ConflictError
 	return errors.As(err, &conflict) && conflict.AfterRefused
 }
@@ -489,25 +489,25 @@ func isBehind(err error) bool {
 // reload begins another load of the entity. The state in memory has been dropped, and no item
 // is in flight.
 func (e *Entity) reload() {
-	e.lane.Reset()
+	e.pipeline.Reset()
 	e.state, e.version, e.position, e.snapshot = nil, 0, 0, 0
-	e.retries, e.blind, e.foreign = 0, false, false
-	if e.rare != nil {
-		e.rare.redo.append(&e.rare.mail.calls)
-		e.rare.redo.append(&e.waiting)
-		e.waiting = e.rare.redo
-		e.rare = nil
+	e.retries, e.historyPruned, e.foreign = 0, false, false
+	if e.extras != nil {
+		e.extras.redo.append(&e.extras.inbox.calls)
+		e.extras.redo.append(&e.waiting)
+		e.waiting = e.extras.redo
+		e.extras = nil
 	}
 	for c := e.waiting.first; c != nil; c = c.next {
-		c.again = false
+		c.repeatsInFlight = false
 	}
-	if e.doubted {
-		e.doubts, e.doubted = min(e.doubts+1, retryDoublings+1), false
+	if e.outcomeUnknown {
+		e.unknowns, e.outcomeUnknown = min(e.unknowns+1, retryDoublings+1), false
 	}
 	e.phase = cold
 	switch {
 	case e.waiting.first == nil:
-	case e.doubts > 1:
+	case e.unknowns > 1:
 		e.phase = waitingToLoad // the store has not recovered since the first unknown outcome
 	default:
 		e.phase = loading
@@ -524,29 +524,29 @@ func (e *Entity) Fail(reason error) { e.abandon(StatusFailed, reason, reason) }
 
 // abandon answers every call: with status s if nothing of the call can be stored, and with
 // StatusUnknown if its batch is in flight.
-func (e *Entity) abandon(s Status, doubt, cause error) {
-	if e.rare != nil && e.rare.group != nil {
-		e.rare.group.giveUp()
+func (e *Entity) abandon(s Status, unknown, cause error) {
+	if e.extras != nil && e.extras.group != nil {
+		e.extras.group.giveUp()
 	}
 	if c := e.running; c != nil {
 		e.fail(c, s, cause)
 	}
-	for w := e.flight; w != nil; w = w.next {
-		for c := range w.all() {
-			if w.Batch.IsCheck() {
+	for ic := e.flight; ic != nil; ic = ic.next {
+		for c := range ic.all() {
+			if ic.Batch.IsCheck() {
 				e.fail(c, s, cause)
 			} else {
-				e.fail(c, StatusUnknown, doubt)
+				e.fail(c, StatusUnknown, unknown)
 			}
 		}
-		for c := w.after.pop(); c != nil; c = w.after.pop() {
+		for c := ic.after.pop(); c != nil; c = ic.after.pop() {
 			e.fail(c, s, cause)
 		}
 	}
 	e.flight, e.flightLast, e.inFlight = nil, nil, 0
-	e.more().mail.flight = 0
-	redo := &e.rare.redo
-	redo.append(&e.rare.mail.calls)
+	e.ensureExtras().inbox.flight = 0
+	redo := &e.extras.redo
+	redo.append(&e.extras.inbox.calls)
 	redo.append(&e.waiting)
 	for c := redo.pop(); c != nil; c = redo.pop() {
 		e.fail(c, s, cause)

@@ -113,7 +113,7 @@ func newLab(t *testing.T, kind *perdure.Kind[*testv1.Account], change func(*enti
 	l.log = memory.New(memory.WithClock(l.Now))
 	copied := *rules
 	l.options = entity.Options{
-		Rules: &copied, Limits: entity.Limits{Calls: 100, InFlight: 100, Conflicts: 2, LoadRetries: 2, Doubts: 5},
+		Rules: &copied, Limits: entity.Limits{Calls: 100, InFlight: 100, Conflicts: 2, LoadRetries: 2, Unknowns: 5},
 		Refusal:   func(err error) *store.Refusal { return &store.Refusal{Code: 9, Message: err.Error()} },
 		Performs:  func(m proto.Message) bool { _, ok := m.(*testv1.Note); return ok },
 		StoreTime: l.Now,
@@ -128,7 +128,7 @@ func newLab(t *testing.T, kind *perdure.Kind[*testv1.Account], change func(*enti
 func (l *lab) Submit(i *commit.Item)        { l.items = append(l.items, i) }
 func (l *lab) Reply(c *entity.Call)         { l.replies = append(l.replies, c) }
 func (l *lab) Now() time.Time               { return l.clock }
-func (l *lab) Settled(items int)            { l.core.Settled(items) }
+func (l *lab) ItemsDone(items int)          { l.core.CommitsDone(items) }
 func (l *lab) key() store.Key               { return l.core.Key() }
 func (l *lab) answered(c *entity.Call) bool { return slices.Contains(l.replies, c) }
 
@@ -177,10 +177,10 @@ func (l *lab) drive() {
 		case l.core.Task() == entity.TaskLoad:
 			f := l.core.Load()
 			l.core.Loaded(f, l.load(f))
-		case l.core.Task() == entity.TaskRecall:
-			l.core.Recalled(l.receipts())
-		case l.core.Task() == entity.TaskRepeat:
-			l.core.Repeated(l.answer(l.core.Next()))
+		case l.core.Task() == entity.TaskLoadReceipts:
+			l.core.ReceiptsLoaded(l.receipts())
+		case l.core.Task() == entity.TaskLoadReply:
+			l.core.ReplyLoaded(l.answer(l.core.Next()))
 		case l.core.WantsResume():
 			l.turn(l.core.Resume)
 		default:
@@ -245,7 +245,7 @@ func (l *lab) settle(results []store.Result, err error) {
 		}
 	}
 	l.items = nil
-	l.core.Settled(n)
+	l.core.CommitsDone(n)
 	l.drive()
 }
 

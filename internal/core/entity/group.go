@@ -24,68 +24,68 @@ const (
 	groupBytesMax = 1 << 20
 )
 
-// A mail holds the outbox messages that a durable-state entity has yet to decide. One message
+// An inbox holds the outbox messages that a durable-state entity has yet to decide. One message
 // alone costs two copies of the state, its encoding and a row in the store, however little
 // changes. Messages that gather while others are being stored are therefore decided as a group:
 // on one copy of the state, which is stored once.
 //
-//  1. Messages leave the mail in the order in which they came. Calls that are no messages do
+//  1. Messages leave the inbox in the order in which they came. Calls that are no messages do
 //     not wait for them.
 //  2. Each message of a group has a version, as if it had been decided alone. The batch says
 //     how many versions its state makes. A message sees the versions before its own.
 //  3. A group holds only messages whose rules have changed the state and done nothing that
-//     could fail the batch for a reason of their own, see [joins]. The first message that is
+//     could fail the batch for a reason of their own, see fitsGroup. The first message that is
 //     different ends the group before it and is decided alone. Its rule may have changed the
 //     copy, so the core decides the messages before it again, on another copy.
 //  4. The calls of a group are answered together. If the batch fails because of one of them,
 //     that call gets the outcome that it would have had alone. If the core cannot tell which
 //     call it was, it decides each of them alone.
-type mail struct {
+type inbox struct {
 	calls
-	flight int // batches in flight that complete messages
-	most   int // maximum number of messages in the next group
+	flight   int // batches in flight that complete messages
+	groupMax int // maximum number of messages in the next group
 }
 
-// joins reports whether a call belongs into the mail.
-func (e *Entity) joins(c *Call) bool {
-	return c.Row != 0 && c.Op == OpCommand && e.opts.Rules.Durable
+// goesToInbox reports whether a call belongs into the inbox.
+func (e *Entity) goesToInbox(c *Call) bool {
+	return c.OutboxSequence != 0 && c.Op == OpCommand && e.opts.Rules.Durable
 }
 
 // isAlone reports whether a message is decided alone, because its outcome may fail the batch or
 // has failed one before.
 func (c *Call) isAlone() bool {
-	return c.alone || c.Next != nil || c.Name != "" || c.Conditional || c.WantState
+	return c.decideAlone || c.Next != nil || c.Name != "" || c.Conditional || c.WantState
 }
 
-// mailWaits reports whether a new message has to wait for earlier ones.
-func (e *Entity) mailWaits() bool {
-	return e.rare != nil && (e.rare.mail.first != nil || e.rare.mail.flight >= groupsMax)
+// inboxWaits reports whether a new message has to wait for earlier ones.
+func (e *Entity) inboxWaits() bool {
+	return e.extras != nil && (e.extras.inbox.first != nil || e.extras.inbox.flight >= groupsMax)
 }
 
-// mailIsReady reports whether the entity could decide waiting messages now.
-func (e *Entity) mailIsReady() bool {
-	return e.phase == live && e.rare != nil && e.rare.mail.first != nil && e.rare.mail.flight < groupsMax &&
+// inboxIsReady reports whether the entity could decide waiting messages now.
+func (e *Entity) inboxIsReady() bool {
+	return e.phase == live && e.extras != nil && e.extras.inbox.first != nil && e.extras.inbox.flight < groupsMax &&
 		int(e.inFlight) < e.opts.Limits.InFlight
 }
 
-// runMail decides one group of waiting messages. At least one message leaves the mail.
-func (e *Entity) runMail() {
-	m := &e.rare.mail
+// runInbox decides one group of waiting messages. At least one message leaves the inbox.
+func (e *Entity) runInbox() {
+	m := &e.extras.inbox
 	switch c := m.first; {
 	case c.isAlone():
 		e.run(m.pop())
 		return
-	case m.most <= 1 || c.next == nil:
+	case m.groupMax <= 1 || c.next == nil:
 		before := e.version
 		if e.run(m.pop()); e.version > before {
-			m.most = max(m.most, 2) // the next group may be larger
+			m.groupMax = max(m.groupMax, 2) // the next group may be larger
 		}
 		return
 	}
-	g := group{e: e, state: proto.Clone(e.state), work: newWork(nil), most: min(m.most, groupCallsMax)}
-	g.work.Batch.Key, g.work.Batch.Expected = e.Key(), e.version
-	e.more().group = &g
-	for m.first != nil && len(g.calls) < g.most && !m.first.isAlone() && g.bytes < groupBytesMax {
+	g := group{e: e, state: proto.Clone(e.state), commit: newCommit(nil), callsMax: min(m.groupMax, groupCallsMax)}
+	g.commit.Batch.Key, g.commit.Batch.Expected = e.Key(), e.version
+	e.ensureExtras().group = &g
+	for m.first != nil && len(g.calls) < g.callsMax && !m.first.isAlone() && g.bytes < groupBytesMax {
 		if c := m.pop(); !g.decide(c) {
 			return
 		}
@@ -95,13 +95,13 @@ func (e *Entity) runMail() {
 
 // A group is a set of messages that are decided in one turn. It lives for that turn only.
 type group struct {
-	e       *Entity
-	state   proto.Message // state after the messages decided so far
-	work    *work
-	calls   []*Call // calls decided so far
-	version store.Version
-	bytes   int // bytes of messages that they put into the outbox
-	most    int // maximum number of messages
+	e        *Entity
+	state    proto.Message // state after the messages decided so far
+	commit   *inFlightCommit
+	calls    []*Call // calls decided so far
+	version  store.Version
+	bytes    int // bytes of messages that they put into the outbox
+	callsMax int // maximum number of messages
 }
 
 // decide decides a message on the state of the group. It returns false if the core has given
@@ -113,7 +113,7 @@ func (g *group) decide(c *Call) bool {
 	case beginFailed:
 		e.fail(c, c.Outcome.Status, c.Outcome.Err)
 		return true
-	case beginLeft:
+	case beginCanceled:
 		e.running = nil
 		e.pending--
 		return true
@@ -129,19 +129,19 @@ func (g *group) decide(c *Call) bool {
 	}
 	d := e.decide(c, decide, g.state, message, e.version+g.version)
 	if scribble.On && d != nil {
-		d = d.lent()
-		defer d.spoil()
+		d = d.copyForScribble()
+		defer d.scribble()
 	}
-	if d == nil || !d.joins() || !g.encode(c, d) {
-		c.alone = true
+	if d == nil || !d.fitsGroup() || !g.encode(c, d) {
+		c.decideAlone = true
 		g.giveUp()
 		return false
 	}
 	g.version++
 	g.calls = append(g.calls, c)
 	c.Outcome.Version = e.version + g.version
-	b := &g.work.Batch
-	b.Settle = append(b.Settle, store.Settlement{Sequence: c.Row, Required: true})
+	b := &g.commit.Batch
+	b.Settle = append(b.Settle, store.Settlement{Sequence: c.OutboxSequence, Required: true})
 	if !c.ReplyTo.IsZero() {
 		b.Enqueue = append(b.Enqueue, e.replyMessage(c, c.Outcome.Version))
 	}
@@ -149,13 +149,13 @@ func (g *group) decide(c *Call) bool {
 	return true
 }
 
-// joins reports whether a decision can be stored together with others: it changes the state,
+// fitsGroup reports whether a decision can be stored together with others: it changes the state,
 // and its batch can fail only because of the version or the message itself.
-func (d *Decision) joins() bool {
+func (d *Decision) fitsGroup() bool {
 	if !d.Save {
 		return false // its rule may have changed the state all the same
 	}
-	if d.Left == nil {
+	if d.SideEffects == nil {
 		return true
 	}
 	for i := range d.Messages {
@@ -169,14 +169,14 @@ func (d *Decision) joins() bool {
 // encode adds the outbox messages of a decision to the batch. It runs user code, so it is
 // guarded.
 func (g *group) encode(c *Call, d *Decision) (ok bool) {
-	if d.Left == nil {
+	if d.SideEffects == nil {
 		return true
 	}
-	e, b := g.e, &g.work.Batch
+	e, b := g.e, &g.commit.Batch
 	e.guard = guarded
 	defer e.caught(c, "decision of")
 	from := len(b.Enqueue)
-	effects, err := e.encodeLeft(c, d, b)
+	effects, err := e.encodeSideEffects(c, d, b)
 	e.guard = unguarded
 	if err != nil {
 		return false // the call is decided again, alone, and then answered
@@ -192,7 +192,7 @@ func (g *group) encode(c *Call, d *Decision) (ok bool) {
 // one.
 func (g *group) giveUp() {
 	e := g.e
-	m := &e.rare.mail
+	m := &e.extras.inbox
 	var front calls
 	for _, c := range g.calls {
 		c.Outcome = Outcome{}
@@ -202,19 +202,19 @@ func (g *group) giveUp() {
 		c.Outcome = Outcome{}
 		front.push(c)
 	}
-	m.most = max(len(g.calls), 1)
+	m.groupMax = max(len(g.calls), 1)
 	front.append(&m.calls)
 	m.calls = front
-	e.running, e.rare.group = nil, nil
+	e.running, e.extras.group = nil, nil
 }
 
 // submit submits the state after all messages of the group.
 func (g *group) submit() {
-	e, w := g.e, g.work
-	e.rare.mail.most = min(2*g.most, groupCallsMax)
+	e, ic := g.e, g.commit
+	e.extras.inbox.groupMax = min(2*g.callsMax, groupCallsMax)
 	if len(g.calls) == 0 {
-		e.rare.group = nil
-		w.release()
+		e.extras.group = nil
+		ic.release()
 		return
 	}
 	last := g.calls[len(g.calls)-1]
@@ -222,16 +222,16 @@ func (g *group) submit() {
 	state, ok := e.encodeGroup(g, last)
 	if !ok {
 		for _, c := range g.calls { // a later run alone finds the one whose state cannot be stored
-			c.alone = true
+			c.decideAlone = true
 		}
 		g.giveUp()
 		return
 	}
-	e.rare.group = nil
-	e.state, e.version = state, w.Batch.Next()
-	e.measured(len(w.Batch.Save.Payload))
-	w.call, w.joined = last, g.calls[:len(g.calls)-1]
-	e.submit(w)
+	e.extras.group = nil
+	e.state, e.version = state, ic.Batch.Next()
+	e.measured(len(ic.Batch.Save.Payload))
+	ic.call, ic.joined = last, g.calls[:len(g.calls)-1]
+	e.submit(ic)
 }
 
 // encodeGroup fills the batch of a group with its state, and returns the state to continue
@@ -239,7 +239,7 @@ func (g *group) submit() {
 func (e *Entity) encodeGroup(g *group, last *Call) (state proto.Message, ok bool) {
 	e.guard = guarded
 	defer e.caught(last, "decision of")
-	b := &g.work.Batch
+	b := &g.commit.Batch
 	b.Saves = g.version
 	state, err := e.encodeSave(last, &Decision{Save: true}, b, g.state)
 	if err == nil {
@@ -251,36 +251,36 @@ func (e *Entity) encodeGroup(g *group, last *Call) (state proto.Message, ok bool
 
 // undoGroup handles the calls of a group whose batch the store has refused because of one of
 // them.
-func (e *Entity) undoGroup(w *work) {
+func (e *Entity) undoGroup(ic *inFlightCommit) {
 	refused := 0
-	var settled *store.MessageGoneError
-	if errors.As(w.Result.Err, &settled) {
-		for i := range w.Batch.Settle {
-			if w.Batch.Settle[i].Sequence == settled.Sequence {
+	var gone *store.MessageGoneError
+	if errors.As(ic.Result.Err, &gone) {
+		for i := range ic.Batch.Settle {
+			if ic.Batch.Settle[i].Sequence == gone.Sequence {
 				refused++
 			}
 		}
 	}
-	redo := &e.more().redo
-	for c := range w.all() {
+	redo := &e.ensureExtras().redo
+	for c := range ic.all() {
 		switch {
-		case refused > 0 && c.Row == settled.Sequence:
-			e.fail(c, StatusMessageGone, w.Result.Err)
+		case refused > 0 && c.OutboxSequence == gone.Sequence:
+			e.fail(c, StatusMessageGone, ic.Result.Err)
 		default:
-			c.alone = c.alone || refused == 0
+			c.decideAlone = c.decideAlone || refused == 0
 			redo.push(c)
 		}
 	}
 }
 
-// all ranges over the calls that the work's batch stores, in order.
-func (w *work) all() func(yield func(*Call) bool) {
+// all ranges over the calls that the commit's batch stores, in order.
+func (ic *inFlightCommit) all() func(yield func(*Call) bool) {
 	return func(yield func(*Call) bool) {
-		for _, c := range w.joined {
+		for _, c := range ic.joined {
 			if !yield(c) {
 				return
 			}
 		}
-		yield(w.call)
+		yield(ic.call)
 	}
 }

@@ -202,7 +202,7 @@ func TestGroup(t *testing.T) {
 		calls := l.mail(20, one)
 		l.store()
 		for _, i := range []int{9, 12} { // message of a group that is in flight, or of none yet
-			l.commit(&store.Batch{Settle: []store.Settlement{{Sequence: calls[i].Row, Required: true}}})
+			l.commit(&store.Batch{Settle: []store.Settlement{{Sequence: calls[i].OutboxSequence, Required: true}}})
 		}
 		l.storeAll()
 		for i, c := range calls {

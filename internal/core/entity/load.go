@@ -11,9 +11,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// errBlind ends a load that skipped a snapshot in order to find out whether uncertain commands
-// were stored, and then found that the events below the snapshot have been deleted.
-var errBlind = errors.New("events below the snapshot are gone")
+// errHistoryPruned ends a load that skipped a snapshot in order to find out whether uncertain
+// commands were stored, and then found that the events below the snapshot have been deleted.
+var errHistoryPruned = errors.New("events below the snapshot are gone")
 
 // ErrSnapshot is the error of a load that has to use a snapshot and cannot: the events below
 // the snapshot are deleted, and the rules cannot read it. The data is not damaged; other rules
@@ -36,29 +36,29 @@ type Fold struct {
 	position store.Position
 	snapshot store.Version
 
-	spare   spare
-	taken   bool  // the fold uses the spare snapshot
-	foreign bool  // the snapshot or an event holds data that its message type does not know
-	refused error // the reason why a snapshot cannot be used
+	fallback     fallback
+	usesFallback bool  // the fold uses the spare snapshot
+	foreign      bool  // the snapshot or an event holds data that its message type does not know
+	refused      error // the reason why a snapshot cannot be used
 
-	doubted map[store.ID]*Call
-	oldest  store.Version // lowest expected version of the uncertain calls
-	passed  bool          // a snapshot was skipped in order to look for uncertain calls
-	base    store.Version // highest version that a snapshot may have, if bounded
-	until   store.Version // last version to fold, if bounded
-	bounded bool          // the fold stops at until
-	err     error
+	uncertain       map[store.ID]*Call
+	oldest          store.Version // lowest expected version of the uncertain calls
+	skippedSnapshot bool          // a snapshot was skipped in order to look for uncertain calls
+	base            store.Version // highest version that a snapshot may have, if bounded
+	until           store.Version // last version to fold, if bounded
+	bounded         bool          // the fold stops at until
+	err             error
 }
 
-// A spare is the newest readable snapshot that another fold has made.
-type spare struct {
+// A fallback is the newest readable snapshot that another fold has made.
+type fallback struct {
 	state    proto.Message
 	version  store.Version
 	position store.Position
 }
 
-// ErrEnough is returned by [Fold.Apply] for an event above the last version to fold.
-var ErrEnough = errors.New("enough")
+// ErrPastEnd is returned by [Fold.Apply] for an event above the last version to fold.
+var ErrPastEnd = errors.New("enough")
 
 // ErrGone is the error of a state that can no longer be built, because some of its events are
 // deleted.
@@ -103,29 +103,30 @@ func (f *Fold) Position() store.Position { return f.position }
 // Load begins a load and returns the fold that the shell fills with the stored records.
 func (e *Entity) Load() *Fold {
 	f := &Fold{e: e}
-	if e.blind {
+	if e.historyPruned {
 		return f
 	}
 	for c := e.waiting.first; c != nil; c = c.next {
 		if !c.uncertain {
 			continue
 		}
-		if f.doubted == nil {
-			f.doubted = make(map[store.ID]*Call)
+		if f.uncertain == nil {
+			f.uncertain = make(map[store.ID]*Call)
 			f.oldest = c.expected
 		}
-		f.doubted[c.ID] = c
+		f.uncertain[c.ID] = c
 		f.oldest = min(f.oldest, c.expected)
 	}
 	return f
 }
 
-// Taken returns the version of the snapshot of another fold that the fold had to use, or 0.
-func (f *Fold) Taken() store.Version {
-	if !f.taken {
+// FallbackVersion returns the version of the snapshot of another fold that the fold had to use, or
+// 0.
+func (f *Fold) FallbackVersion() store.Version {
+	if !f.usesFallback {
 		return 0
 	}
-	return f.spare.version
+	return f.fallback.version
 }
 
 // Accept offers the fold the saved state or a snapshot. It returns false if the fold cannot
@@ -139,21 +140,21 @@ func (f *Fold) Accept(s *store.State) bool {
 			return false
 		}
 		f.state, f.version, f.position = state, s.Version, s.Position
-		for _, c := range f.doubted {
-			c.found = c.found || c.with == s.Metadata.CausationID
+		for _, c := range f.uncertain {
+			c.found = c.found || c.savedBy == s.Metadata.CausationID
 		}
 		return true
 	}
 	switch {
 	case f.bounded && s.Version > f.base:
 		return false
-	case f.doubted != nil && s.Version > f.oldest:
-		f.passed = true
+	case f.uncertain != nil && s.Version > f.oldest:
+		f.skippedSnapshot = true
 		return false
 	}
 	judgement := rules.judge(s)
 	same := judgement == SnapshotSame && s.Type == rules.StateType
-	if !same && f.spare.state != nil {
+	if !same && f.fallback.state != nil {
 		return false
 	}
 	state, err := rules.ReadState(s.Type, s.Payload)
@@ -170,7 +171,7 @@ func (f *Fold) Accept(s *store.State) bool {
 	case err != nil:
 		return false
 	case !same:
-		f.spare = spare{state, s.Version, s.Position}
+		f.fallback = fallback{state, s.Version, s.Position}
 		return false
 	}
 	f.state, f.version, f.position, f.snapshot = state, s.Version, s.Position, s.Version
@@ -179,11 +180,11 @@ func (f *Fold) Accept(s *store.State) bool {
 	return true
 }
 
-// take continues with the spare snapshot.
-func (f *Fold) take() {
-	f.taken = true
-	f.state, f.snapshot = f.spare.state, f.spare.version
-	f.version, f.position = f.spare.version, f.spare.position
+// useFallback continues with the fallback snapshot.
+func (f *Fold) useFallback() {
+	f.usesFallback = true
+	f.state, f.snapshot = f.fallback.state, f.fallback.version
+	f.version, f.position = f.fallback.version, f.fallback.position
 	f.foreign = f.holdsForeign(f.state)
 }
 
@@ -200,32 +201,32 @@ func (f *Fold) Apply(ev *store.Event) error {
 		return f.err
 	}
 	if f.bounded && ev.Version > f.until {
-		return ErrEnough
+		return ErrPastEnd
 	}
 	rule := f.e.opts.Rules.Stored[ev.Type]
 	pruned := f.version == 0 && ev.Version > 1
 	switch needed := ev.Version; {
-	case !pruned && rule != nil, f.taken:
-	case f.passed:
-		return errBlind
+	case !pruned && rule != nil, f.usesFallback:
+	case f.skippedSnapshot:
+		return errHistoryPruned
 	default:
 		if pruned {
 			needed--
 		}
-		if f.spare.state != nil && f.spare.version >= needed {
-			f.take()
+		if f.fallback.state != nil && f.fallback.version >= needed {
+			f.useFallback()
 		}
 	}
 	switch {
-	case f.taken && ev.Version <= f.version:
-		f.met(ev) // the snapshot covers the event
+	case f.usesFallback && ev.Version <= f.version:
+		f.foundEvent(ev) // the snapshot covers the event
 		return nil
-	case ev.Version != f.version+1 && f.passed:
-		return errBlind
-	case pruned && f.bounded && !f.taken:
+	case ev.Version != f.version+1 && f.skippedSnapshot:
+		return errHistoryPruned
+	case pruned && f.bounded && !f.usesFallback:
 		return fmt.Errorf("version %d: %w", f.until, ErrGone)
-	case pruned && !f.taken && f.refused != nil:
-		return f.lost(ev.Version)
+	case pruned && !f.usesFallback && f.refused != nil:
+		return f.errLost(ev.Version)
 	case ev.Version != f.version+1:
 		return &store.CorruptError{
 			What: "history", Key: f.e.Key(), Version: f.version + 1,
@@ -244,19 +245,19 @@ func (f *Fold) Apply(ev *store.Event) error {
 		return err
 	}
 	f.version, f.position = ev.Version, ev.Position
-	f.met(ev)
+	f.foundEvent(ev)
 	return nil
 }
 
-// met records that the log holds an event of an uncertain call.
-func (f *Fold) met(ev *store.Event) {
-	if c := f.doubted[ev.Metadata.CausationID]; c != nil {
+// foundEvent records that the log holds an event of an uncertain call.
+func (f *Fold) foundEvent(ev *store.Event) {
+	if c := f.uncertain[ev.Metadata.CausationID]; c != nil {
 		c.found, c.position = true, ev.Position
 	}
 }
 
-// lost returns the error of a state that is only in a snapshot which cannot be used.
-func (f *Fold) lost(first store.Version) error {
+// errLost returns the error of a state that is only in a snapshot which cannot be used.
+func (f *Fold) errLost(first store.Version) error {
 	return fmt.Errorf("%w: %w; the events below version %d, from which the state could be built without it, are deleted (RetainEvents). "+
 		"The snapshot has the fingerprint of another version of the program, and is not damaged: that version can still read it",
 		ErrSnapshot, f.refused, first)
@@ -266,10 +267,10 @@ func (f *Fold) lost(first store.Version) error {
 func (f *Fold) end() {
 	switch {
 	case f.err != nil || f.version > 0:
-	case f.spare.state != nil:
-		f.take()
+	case f.fallback.state != nil:
+		f.useFallback()
 	case f.refused != nil && !f.bounded:
-		f.err = f.lost(0)
+		f.err = f.errLost(0)
 	}
 }
 
@@ -299,8 +300,8 @@ func (e *Entity) Loaded(f *Fold, err error) {
 		err = f.err
 	}
 	switch {
-	case errors.Is(err, errBlind):
-		e.blind = true // the phase stays loading: load again
+	case errors.Is(err, errHistoryPruned):
+		e.historyPruned = true // the phase stays loading: load again
 	case err != nil:
 		e.loadFailed(err)
 	default:
@@ -358,13 +359,13 @@ func (e *Entity) resolve() {
 		if c.uncertain && stored {
 			c.found = true
 		}
-		stored = stored || c.uncertain && c.found && c.Row == 0
+		stored = stored || c.uncertain && c.found && c.OutboxSequence == 0
 	}
 	for _, c := range list {
-		traced := c.Name != "" || c.Row != 0 // a receipt or an outbox message proves the outcome
-		untold := c.silent || (e.blind || e.opts.Rules.Durable) && e.version > c.expected
+		hasProof := c.Name != "" || c.OutboxSequence != 0 // a receipt or an outbox message proves the outcome
+		unprovable := c.noVersion || (e.historyPruned || e.opts.Rules.Durable) && e.version > c.expected
 		switch {
-		case c.found && c.Row != 0:
+		case c.found && c.OutboxSequence != 0:
 			// The log does not show whether this engine's attempt is stored or another
 			// engine's.
 			e.fail(c, StatusMessageGone, nil)
@@ -372,14 +373,14 @@ func (e *Entity) resolve() {
 			// The outcome was computed when the attempt was decided.
 			c.Outcome.Position = c.position
 			e.reply(c)
-		case c.uncertain && untold && !traced:
+		case c.uncertain && unprovable && !hasProof:
 			e.fail(c, StatusUnknown, nil)
-		case c.uncertain && c.doubts > e.opts.Limits.Doubts:
+		case c.uncertain && c.unknowns > e.opts.Limits.Unknowns:
 			e.fail(c, StatusUnknown, nil)
 		default:
-			c.uncertain = c.uncertain && untold
+			c.uncertain = c.uncertain && unprovable
 			e.waiting.push(c)
 		}
 	}
-	e.blind = false
+	e.historyPruned = false
 }

@@ -75,9 +75,9 @@ func TestFold(t *testing.T) {
 				}
 				return
 			}
-			if s, ok := c.Outcome.State.(*testv1.Account); !ok || s.GetBalance() != tt.want || c.Outcome.Version != tt.last || fold.Taken() != tt.taken {
+			if s, ok := c.Outcome.State.(*testv1.Account); !ok || s.GetBalance() != tt.want || c.Outcome.Version != tt.last || fold.FallbackVersion() != tt.taken {
 				t.Errorf("got %v at version %d and %d taken (%v), want balance %d at %d and %d taken",
-					c.Outcome.State, c.Outcome.Version, fold.Taken(), c.Outcome.Err, tt.want, tt.last, tt.taken)
+					c.Outcome.State, c.Outcome.Version, fold.FallbackVersion(), c.Outcome.Err, tt.want, tt.last, tt.taken)
 			}
 		})
 	}

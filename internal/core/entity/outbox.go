@@ -12,12 +12,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// encodeLeft returns copies of the effects that a decision sends, and fills the batch with the
-// decision's messages, timers and claims. It copies everything as it was when the rule
-// returned: a rule may send its state, which the events of the same decision change. The batch
-// may be nil if there is nothing to store.
-func (e *Entity) encodeLeft(c *Call, d *Decision, b *store.Batch) (effects []proto.Message, err error) {
-	if d.Left == nil {
+// encodeSideEffects returns copies of the effects that a decision sends, and fills the batch with
+// the decision's messages, timers and claims. It copies everything as it was when the rule
+// returned: a rule may send its state, which the events of the same decision change. The batch may
+// be nil if there is nothing to store.
+func (e *Entity) encodeSideEffects(c *Call, d *Decision, b *store.Batch) (effects []proto.Message, err error) {
+	if d.SideEffects == nil {
 		return nil, nil
 	}
 	for i, m := range d.Effects {
@@ -76,7 +76,7 @@ func (e *Entity) encodeMessage(c *Call, m *Message, b *store.Batch, from, i int)
 	row := &b.Enqueue[from+i]
 	*row = store.Message{
 		ID: DerivedID(c.ID, messageID+uint64(i)), Target: target, Timer: m.Timer, Due: due, Every: m.Every,
-		Type: typeName(m.Message), Payload: payload, Metadata: c.Onward(), Unordered: m.Unordered,
+		Type: typeName(m.Message), Payload: payload, Metadata: c.ChildMetadata(), Unordered: m.Unordered,
 	}
 	if m.Asks {
 		row.ReplyTo, row.ReplyName = b.Key, m.Reply
@@ -105,9 +105,9 @@ func (e *Entity) performs(m proto.Message) error {
 	return nil
 }
 
-// Onward returns the metadata of the records that a command causes at other entities. The cause
-// is the command, and the correlation id is the command's own.
-func (c *Call) Onward() store.Metadata {
+// ChildMetadata returns the metadata of the records that a command causes at other entities. The
+// cause is the command, and the correlation id is the command's own.
+func (c *Call) ChildMetadata() store.Metadata {
 	m := c.Metadata
 	m.CausationID = c.ID
 	m.CorrelationID = m.Correlation()
@@ -130,7 +130,7 @@ func (e *Entity) replyMessage(c *Call, version store.Version) store.Message {
 		payload, _ = proto.Marshal(reply)
 	}
 	return store.Message{
-		ID: DerivedID(c.ID, replyID), Target: c.ReplyTo, Type: typeName(reply), Payload: payload, Metadata: c.Onward(),
+		ID: DerivedID(c.ID, replyID), Target: c.ReplyTo, Type: typeName(reply), Payload: payload, Metadata: c.ChildMetadata(),
 	}
 }
 

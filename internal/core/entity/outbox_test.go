@@ -56,7 +56,7 @@ func (l *lab) messages() (list []*store.Message) {
 func from(m *store.Message) func(*entity.Call) {
 	return func(c *entity.Call) {
 		c.ID, c.Metadata = m.ID, m.Metadata
-		c.Row, c.ReplyTo, c.ReplyName = m.Sequence, m.ReplyTo, m.ReplyName
+		c.OutboxSequence, c.ReplyTo, c.ReplyName = m.Sequence, m.ReplyTo, m.ReplyName
 	}
 }
 

@@ -107,7 +107,7 @@ func (e *Entity) Answer(c *Call, r *store.Receipt, refusal func(*store.Refusal) 
 		out.State, err = e.opts.Rules.ReadState(r.ReplyType, r.Reply)
 	default:
 		fold := e.Until(r.Version)
-		if err = load(fold); err == nil || errors.Is(err, ErrEnough) {
+		if err = load(fold); err == nil || errors.Is(err, ErrPastEnd) {
 			out.State, err = fold.State()
 		}
 	}
@@ -117,10 +117,10 @@ func (e *Entity) Answer(c *Call, r *store.Receipt, refusal func(*store.Refusal) 
 	return out, err
 }
 
-// Recalled is the input that the shell has read the receipts. They need no answers, see
+// ReceiptsLoaded is the input that the shell has read the receipts. They need no answers, see
 // [Heads].
-func (e *Entity) Recalled(list []*store.Receipt, err error) {
-	if e.phase != recalling {
+func (e *Entity) ReceiptsLoaded(list []*store.Receipt, err error) {
+	if e.phase != loadingReceipts {
 		return // the memory has been dropped since the read began
 	}
 	e.phase = live
@@ -137,7 +137,7 @@ func (e *Entity) Recalled(list []*store.Receipt, err error) {
 		r.last = max(r.last, s.Order)
 		r.order = append(r.order, receiptAge{s.Name, placeOf(s), r.reached(s.Time)})
 	}
-	e.more().receipts = r
+	e.ensureExtras().receipts = r
 }
 
 // sortReceipts sorts receipts of an entity, oldest first. Receipts from before the Order field
@@ -193,13 +193,13 @@ func (rs *receipts) reached(t time.Time) time.Time {
 	return rs.newest
 }
 
-// stored records the commit time of a stored work, and marks its receipt, if any, as durable.
-func (rs *receipts) stored(w *work) {
-	latest := rs.reached(w.Result.Time)
-	if len(w.Batch.Receipts) == 0 {
+// stored records the time of a stored commit, and marks its receipt, if any, as durable.
+func (rs *receipts) stored(ic *inFlightCommit) {
+	latest := rs.reached(ic.Result.Time)
+	if len(ic.Batch.Receipts) == 0 {
 		return
 	}
-	name := w.Batch.Receipts[0].Name
+	name := ic.Batch.Receipts[0].Name
 	if r, ok := rs.known[name]; ok && r.pending {
 		r.pending = false
 		rs.known[name] = r
@@ -212,16 +212,16 @@ func (rs *receipts) stored(w *work) {
 	}
 }
 
-// Repeated is the input that the shell has read the answer to a repeated call. The outcome is
+// ReplyLoaded is the input that the shell has read the answer to a repeated call. The outcome is
 // that of the first call, whose command id is first.
-func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
-	if e.phase != repeating {
+func (e *Entity) ReplyLoaded(first store.ID, out Outcome, err error) {
+	if e.phase != loadingReply {
 		return // the memory has been thrown away since the read began
 	}
 	e.phase = live
 	c := e.waiting.pop()
 	if errors.Is(err, store.ErrNotFound) { // another engine has deleted the receipt
-		e.more().receipts = nil
+		e.ensureExtras().receipts = nil
 		e.waiting.pushFront(c)
 		return
 	}
@@ -245,16 +245,16 @@ func (e *Entity) Repeated(first store.ID, out Outcome, err error) {
 	e.reply(c)
 }
 
-// recall looks up a keyed command among the receipts. It returns false if the command must not
-// be decided now.
-func (e *Entity) recall(c *Call) bool {
-	if e.rare == nil || e.rare.receipts == nil {
+// checkReceipts looks up a keyed command among the receipts. It returns false if the command must
+// not be decided now.
+func (e *Entity) checkReceipts(c *Call) bool {
+	if e.extras == nil || e.extras.receipts == nil {
 		e.running = nil
 		e.waiting.pushFront(c)
-		e.phase = recalling
+		e.phase = loadingReceipts
 		return false
 	}
-	known, ok := e.rare.receipts.known[c.Name]
+	known, ok := e.extras.receipts.known[c.Name]
 	switch {
 	case !ok && e.mayBeForgotten(c):
 		e.fail(c, StatusUnknown, nil)
@@ -264,7 +264,7 @@ func (e *Entity) recall(c *Call) bool {
 		e.clocks(c)
 		return true
 	case known.pending:
-		c.again = true // run it again when the first one is durable or has failed
+		c.repeatsInFlight = true // run it again when the first one is durable or has failed
 		e.running = nil
 		e.flightLast.after.push(c)
 	case known.fingerprint != c.Fingerprint && e.mayBeForgotten(c):
@@ -274,7 +274,7 @@ func (e *Entity) recall(c *Call) bool {
 	default:
 		e.running = nil
 		e.waiting.pushFront(c)
-		e.phase = repeating
+		e.phase = loadingReply
 	}
 	return false
 }
@@ -292,7 +292,7 @@ func (e *Entity) mayBeForgotten(c *Call) bool {
 	if e.sinceTried(c) >= e.opts.Rules.ReceiptsFor {
 		return true // the engine may have deleted the receipts of an entity at rest
 	}
-	order := e.rare.receipts.order
+	order := e.extras.receipts.order
 	if len(order) == 0 {
 		return false
 	}
@@ -325,17 +325,17 @@ func (e *Entity) clocks(c *Call) {
 	if e.opts.StoreTime != nil && !e.opts.Shared {
 		// If other processes write too, the clock of the store may have been set back since the
 		// core read it. Receipts stored after that would look old at once.
-		e.rare.receipts.reached(e.opts.StoreTime())
+		e.extras.receipts.reached(e.opts.StoreTime())
 	}
 }
 
 // firstOrder is the Order of the first receipt of an entity.
 const firstOrder = 1
 
-// remember adds the receipt of a keyed command to its batch, and deletes receipts that are too
+// addReceipt adds the receipt of a keyed command to its batch, and deletes receipts that are too
 // old or too many.
-func (e *Entity) remember(c *Call, w *work) {
-	b, rs := &w.Batch, e.rare.receipts
+func (e *Entity) addReceipt(c *Call, ic *inFlightCommit) {
+	b, rs := &ic.Batch, e.extras.receipts
 	now := rs.newest
 	if group := min(max(len(rs.order)/forgetShare, 1), forgetMax); e.mayForget(group-1, now) {
 		for len(b.Forget) < forgetMax && e.mayForget(0, now) && !rs.known[rs.order[0].name].pending {
@@ -346,14 +346,14 @@ func (e *Entity) remember(c *Call, w *work) {
 		}
 	}
 	rs.last++
-	w.receipt[0] = store.Receipt{
+	ic.receipt[0] = store.Receipt{
 		// The batch may outlive the call: the engine may give up a commit that hangs.
 		Name: c.Name, CommandID: c.ID, Fingerprint: bytes.Clone(c.Fingerprint[:]),
 		Version: b.Next(), Order: rs.last, // the store adds the position, if there are events
 	}
 	rs.known[c.Name] = receipt{fingerprint: c.Fingerprint, pending: true}
-	rs.order = append(rs.order, receiptAge{name: c.Name, place: placeOf(&w.receipt[0])})
-	b.Receipts = w.receipt[:]
+	rs.order = append(rs.order, receiptAge{name: c.Name, place: placeOf(&ic.receipt[0])})
+	b.Receipts = ic.receipt[:]
 	r := &b.Receipts[0]
 	if c.Outcome.Status == StatusRefused {
 		r.Refusal = e.opts.Refusal(c.Outcome.Err)
@@ -368,7 +368,7 @@ func (e *Entity) remember(c *Call, w *work) {
 // mayForget reports whether the i-th oldest receipt is too old, or would be one too many after
 // the next new one.
 func (e *Entity) mayForget(i int, now time.Time) bool {
-	order, rules := e.rare.receipts.order, e.opts.Rules
+	order, rules := e.extras.receipts.order, e.opts.Rules
 	if i >= len(order) {
 		return false
 	}

@@ -70,7 +70,7 @@ func (l *lab) answer(c *entity.Call) (first store.ID, out entity.Outcome, err er
 		err = proto.Unmarshal(r.Reply, out.State)
 	default:
 		fold := l.core.Until(r.Version)
-		if err = l.load(fold); err == nil || errors.Is(err, entity.ErrEnough) {
+		if err = l.load(fold); err == nil || errors.Is(err, entity.ErrPastEnd) {
 			out.State, err = fold.State()
 		}
 	}
@@ -384,11 +384,11 @@ func TestAbortTellsTheDoubtAboutAKey(t *testing.T) {
 	c := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
 	l.overwrite()
 	l.items[0].Err = errIO
-	l.core.Settled(1)
+	l.core.CommitsDone(1)
 	f := l.core.Load()
 	l.core.Loaded(f, l.load(f))
 	l.core.Resume()
-	if l.core.Task() != entity.TaskRecall {
+	if l.core.Task() != entity.TaskLoadReceipts {
 		t.Error("a command in doubt does not want the receipts")
 	}
 	l.core.Abort()

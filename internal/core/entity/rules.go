@@ -211,11 +211,11 @@ type Decision struct {
 	Tags []string
 	// Left holds the side effects after the commit. It is a pointer because most decisions have
 	// none.
-	*Left
+	*SideEffects
 }
 
-// Left holds the side effects of a decision after its commit.
-type Left struct {
+// SideEffects holds the side effects of a decision after its commit.
+type SideEffects struct {
 	// Effects are given to the shell when everything else is durable.
 	Effects []proto.Message
 	// Messages are added to the outbox. Cancel names timers to remove from it.
@@ -255,18 +255,18 @@ type Recurrence interface {
 	Next(after time.Time) time.Time
 }
 
-// lent returns a copy of the decision with copies of all its messages. A test may overwrite
-// them.
-func (d *Decision) lent() *Decision {
+// copyForScribble returns a copy of the decision with copies of all its messages. A test may
+// overwrite them.
+func (d *Decision) copyForScribble() *Decision {
 	c := *d
 	c.Events = clones(d.Events)
-	if d.Left != nil {
-		left := *d.Left
+	if d.SideEffects != nil {
+		left := *d.SideEffects
 		left.Effects, left.Messages = clones(left.Effects), slices.Clone(left.Messages)
 		for i := range left.Messages {
 			left.Messages[i].Message = proto.Clone(left.Messages[i].Message)
 		}
-		c.Left = &left
+		c.SideEffects = &left
 	}
 	return &c
 }
@@ -279,12 +279,12 @@ func clones(list []proto.Message) []proto.Message {
 	return list
 }
 
-// spoil overwrites the messages of a decision, as its rule might do after it has returned.
-func (d *Decision) spoil() {
+// scribble overwrites the messages of a decision, as its rule might do after it has returned.
+func (d *Decision) scribble() {
 	for _, m := range d.Events {
 		scribble.Message(m)
 	}
-	if d.Left == nil {
+	if d.SideEffects == nil {
 		return
 	}
 	for _, m := range d.Effects {
@@ -297,7 +297,7 @@ func (d *Decision) spoil() {
 
 // stores reports whether the decision stores anything besides events and state.
 func (d *Decision) stores() bool {
-	return d.Left != nil && len(d.Messages)+len(d.Cancel)+len(d.Claim)+len(d.Release) > 0
+	return d.SideEffects != nil && len(d.Messages)+len(d.Cancel)+len(d.Claim)+len(d.Release) > 0
 }
 
 // Holds reports whether a message of type d can contain one of type part, at any depth.

@@ -25,7 +25,7 @@ func (e *Entity) run(c *Call) {
 	case beginFailed:
 		e.fail(c, c.Outcome.Status, c.Outcome.Err)
 		return
-	case beginLeft:
+	case beginCanceled:
 		e.running = nil
 		e.pending-- // its caller has gone and expects no reply
 		return
@@ -37,7 +37,7 @@ func (e *Entity) run(c *Call) {
 		e.query(c)
 	case OpState:
 		c.Outcome = Outcome{State: proto.Clone(e.state), Version: e.version}
-		e.gate(c)
+		e.answerWhenDurable(c)
 	}
 }
 
@@ -45,8 +45,8 @@ func (e *Entity) run(c *Call) {
 type beginning uint8
 
 const (
-	beginFailed beginning = iota // the outcome of the call has the reason
-	beginLeft                    // the caller has gone
+	beginFailed   beginning = iota // the outcome of the call has the reason
+	beginCanceled                  // the caller has gone
 	begun
 )
 
@@ -62,20 +62,20 @@ func (e *Entity) begin(c *Call) (how beginning) {
 	case c.Begin == nil || c.Begin(c):
 		how = begun
 	default:
-		how = beginLeft
+		how = beginCanceled
 	}
 	e.guard = unguarded
 	return how
 }
 
-// gate answers a call that changes nothing. It waits until everything that the call saw is
-// durable and, on a shared log, until the store confirms that the version is still current.
-func (e *Entity) gate(c *Call) {
+// answerWhenDurable answers a call that changes nothing. It waits until everything that the call
+// saw is durable and, on a shared log, until the store confirms that the version is still current.
+func (e *Entity) answerWhenDurable(c *Call) {
 	switch {
 	case e.opts.Shared:
-		w := newWork(c)
-		w.Batch.Key, w.Batch.Expected = e.Key(), e.version
-		e.submit(w)
+		ic := newCommit(c)
+		ic.Batch.Key, ic.Batch.Expected = e.Key(), e.version
+		e.submit(ic)
 	case e.flightLast != nil:
 		e.running = nil
 		e.flightLast.after.push(c)
@@ -84,21 +84,21 @@ func (e *Entity) gate(c *Call) {
 	}
 }
 
-func (e *Entity) submit(w *work) {
+func (e *Entity) submit(ic *inFlightCommit) {
 	if e.flightLast == nil {
-		e.flight = w
+		e.flight = ic
 	} else {
-		e.flightLast.next = w
+		e.flightLast.next = ic
 	}
-	e.flightLast = w
+	e.flightLast = ic
 	e.inFlight++
-	if e.joins(w.call) {
-		w.mails = true
-		e.more().mail.flight++
+	if e.goesToInbox(ic.call) {
+		ic.completesMessages = true
+		e.ensureExtras().inbox.flight++
 	}
 	e.running = nil
-	w.Item.Lane = &e.lane
-	e.shell.Submit(&w.Item)
+	ic.Item.Pipeline = &e.pipeline
+	e.shell.Submit(&ic.Item)
 }
 
 func (e *Entity) query(c *Call) {
@@ -108,7 +108,7 @@ func (e *Entity) query(c *Call) {
 		return
 	}
 	e.answer(c, answer)
-	e.gate(c)
+	e.answerWhenDurable(c)
 }
 
 // answer runs the rule of a query and makes the outcome of the call.
@@ -168,12 +168,12 @@ func (e *Entity) command(c *Call) {
 		e.fail(c, StatusUnhandled, nil)
 		return
 	}
-	if c.Name != "" && !e.recall(c) {
+	if c.Name != "" && !e.checkReceipts(c) {
 		return
 	}
 	if c.Conditional && c.IfVersion != e.version {
 		c.Outcome = Outcome{Status: StatusWrongVersion, Version: e.version}
-		e.gate(c)
+		e.answerWhenDurable(c)
 		return
 	}
 	state := e.state
@@ -182,22 +182,22 @@ func (e *Entity) command(c *Call) {
 	}
 	d := e.decide(c, decide, state, c.Message, e.version)
 	if scribble.On && d != nil {
-		d = d.lent()
-		defer d.spoil()
+		d = d.copyForScribble()
+		defer d.scribble()
 	}
-	recorded := c.Name != "" || c.Row != 0
+	recorded := c.Name != "" || c.OutboxSequence != 0
 	switch {
 	case c.Outcome.Status == StatusRefused && recorded:
-		e.record(c)
+		e.persistRefusal(c)
 	case d == nil:
-		e.gate(c)
+		e.answerWhenDurable(c)
 	case d.Save || len(d.Events) > 0 || recorded || d.stores():
 		e.persist(c, d, state)
 	default:
 		if _, effects, ok := e.encode(c, d, nil, state); ok {
 			e.done(c, effects)
 		}
-		e.gate(c)
+		e.answerWhenDurable(c)
 	}
 }
 
@@ -230,27 +230,27 @@ func (e *Entity) done(c *Call, effects []proto.Message) {
 	}
 }
 
-// record submits the batch of a refused command: its receipt, and the completion of its
+// persistRefusal submits the batch of a refused command: its receipt, and the completion of its
 // message.
-func (e *Entity) record(c *Call) {
-	w := newWork(c)
-	b := &w.Batch
+func (e *Entity) persistRefusal(c *Call) {
+	ic := newCommit(c)
+	b := &ic.Batch
 	b.Key, b.Expected = e.Key(), e.version
-	e.conclude(c, w)
-	e.submit(w)
+	e.addOutcome(c, ic)
+	e.submit(ic)
 }
 
-// conclude adds to the batch of a command the records that report its outcome: its receipt, the
+// addOutcome adds to the batch of a command the records that report its outcome: its receipt, the
 // completion of the outbox message that it comes from, and the reply to that message.
-func (e *Entity) conclude(c *Call, w *work) {
-	b := &w.Batch
+func (e *Entity) addOutcome(c *Call, ic *inFlightCommit) {
+	b := &ic.Batch
 	if c.Name != "" {
-		e.remember(c, w)
+		e.addReceipt(c, ic)
 	}
-	if c.Row == 0 {
+	if c.OutboxSequence == 0 {
 		return
 	}
-	b.Settle = append(b.Settle, store.Settlement{Sequence: c.Row, Required: true})
+	b.Settle = append(b.Settle, store.Settlement{Sequence: c.OutboxSequence, Required: true})
 	if c.Next != nil && !setsTimer(b, c.Next.Timer) {
 		b.Enqueue = append(b.Enqueue, *c.Next)
 	}
@@ -268,22 +268,22 @@ func setsTimer(b *store.Batch, name string) bool {
 // persist encodes a decision, applies it and submits it. The parameter state is the rule's own
 // copy, for a durable-state entity.
 func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
-	w := newWork(c)
-	b := &w.Batch
+	ic := newCommit(c)
+	b := &ic.Batch
 	b.Key, b.Expected = e.Key(), e.version
-	state, effects, ok := e.encode(c, d, w, state)
+	state, effects, ok := e.encode(c, d, ic, state)
 	switch {
 	case !ok:
-		w.release()
-		e.gate(c)
+		ic.release()
+		e.answerWhenDurable(c)
 		return
 	case e.opts.Rules.Durable:
 		if e.state = state; b.Save != nil {
 			e.measured(len(b.Save.Payload))
 		}
-	case !e.evolve(c, d, w):
-		w.release()
-		e.crash(c)
+	case !e.evolve(c, d, ic):
+		ic.release()
+		e.dropDamagedState(c)
 		return
 	}
 	e.version = b.Next()
@@ -295,32 +295,32 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 		e.snapshot = e.version // also without a snapshot: the next attempt comes when a snapshot would be due
 	}
 	e.done(c, effects)
-	e.conclude(c, w)
-	e.submit(w)
+	e.addOutcome(c, ic)
+	e.submit(ic)
 }
 
-// encode checks a decision as a whole and fills the batch of a work with the decision's
+// encode checks a decision as a whole and fills the batch of a commit with the decision's
 // records. It applies nothing yet. It returns the next state of a durable-state entity, and
-// copies of the effects to send. The work is nil if there is nothing to store. If encode
+// copies of the effects to send. The commit is nil if there is nothing to store. If encode
 // returns false, the outcome of the call has the reason. Messages are partly user code, so
 // encode is guarded like the rule.
-func (e *Entity) encode(c *Call, d *Decision, w *work, state proto.Message) (next proto.Message, effects []proto.Message, ok bool) {
+func (e *Entity) encode(c *Call, d *Decision, ic *inFlightCommit, state proto.Message) (next proto.Message, effects []proto.Message, ok bool) {
 	e.guard = guarded
 	defer e.caught(c, "decision of")
 	var b *store.Batch
 	var scratch *[]byte
 	var err error
-	if w != nil {
-		b = &w.Batch
+	if ic != nil {
+		b = &ic.Batch
 		if e.opts.Rules.Durable {
 			next, err = e.encodeSave(c, d, b, state)
 		} else {
 			scratch = scratches.Get().(*[]byte) // if a panic keeps it from the pool, it becomes garbage
-			err = e.encodeEvents(c, d, w, scratch)
+			err = e.encodeEvents(c, d, ic, scratch)
 		}
 	}
-	if err == nil && d.Left != nil {
-		effects, err = e.encodeLeft(c, d, b)
+	if err == nil && d.SideEffects != nil {
+		effects, err = e.encodeSideEffects(c, d, b)
 	}
 	if err == nil && b != nil {
 		err = b.Prepare()
@@ -339,13 +339,13 @@ func (e *Entity) encode(c *Call, d *Decision, w *work, state proto.Message) (nex
 var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 // encodeEvents fills the batch with the events of the decision.
-func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (err error) {
-	b := &w.Batch
+func (e *Entity) encodeEvents(c *Call, d *Decision, ic *inFlightCommit, scratch *[]byte) (err error) {
+	b := &ic.Batch
 	switch len(d.Events) {
 	case 0:
 		return nil
 	case 1:
-		b.Events = w.event[:1]
+		b.Events = ic.event[:1]
 	default:
 		b.Events = make([]store.Event, len(d.Events))
 	}
@@ -359,7 +359,7 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (e
 			return fmt.Errorf("decision of %s: event %s has no Evolve rule", typeName(c.Message), typeName(event))
 		}
 		if i == 0 {
-			w.rule = rule
+			ic.rule = rule
 		}
 		from := len(buf)
 		buf, err = proto.MarshalOptions{}.MarshalAppend(buf, event)
@@ -380,10 +380,10 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, w *work, scratch *[]byte) (e
 
 // evolve applies the events of a batch to the state. If it returns false, the state is damaged,
 // and the outcome of the call has the reason.
-func (e *Entity) evolve(c *Call, d *Decision, w *work) (ok bool) {
+func (e *Entity) evolve(c *Call, d *Decision, ic *inFlightCommit) (ok bool) {
 	e.guard = evolving
 	defer e.caught(c, "Evolve after")
-	b, rule := &w.Batch, w.rule
+	b, rule := &ic.Batch, ic.rule
 	for i, event := range d.Events {
 		if i > 0 {
 			rule = e.opts.Rules.Evolve[reflect.TypeOf(event)]
@@ -473,12 +473,12 @@ func (e *Entity) notice(n Notice, err error) {
 	e.noticed = true
 }
 
-// crash answers a command whose Evolve rule has damaged the state, and drops the memory.
+// dropDamagedState answers a command whose Evolve rule has damaged the state, and drops the memory.
 // Nothing of the command has been submitted.
-func (e *Entity) crash(c *Call) {
+func (e *Entity) dropDamagedState(c *Call) {
 	c.Outcome.Version = e.version
 	e.state = nil
-	e.phase = fenced
+	e.phase = invalidated
 	if e.flightLast != nil {
 		e.running = nil
 		e.flightLast.after.push(c)
@@ -512,7 +512,7 @@ func (e *Entity) caught(c *Call, rule string) {
 	}
 	v := recover()
 	if v == nil {
-		e.more().exit = debug.Stack() // a Goexit, see Exited: the goroutine is ending
+		e.ensureExtras().exit = debug.Stack() // a Goexit, see Exited: the goroutine is ending
 		return
 	}
 	e.guard = unguarded
@@ -545,22 +545,22 @@ func (e *Entity) Interrupted() bool { return e.running != nil }
 // Exited is the input that the goroutine of the running call has ended.
 func (e *Entity) Exited() {
 	c, was, exit := e.running, e.guard, []byte(nil)
-	if e.rare != nil {
-		exit, e.rare.exit = e.rare.exit, nil
+	if e.extras != nil {
+		exit, e.extras.exit = e.extras.exit, nil
 	}
 	e.guard = unguarded
-	if e.rare != nil && e.rare.group != nil {
+	if e.extras != nil && e.extras.group != nil {
 		// The rule may end the goroutine again when it runs alone. Its copy of the state is
 		// garbage.
-		c.alone = true
-		e.rare.group.giveUp()
+		c.decideAlone = true
+		e.extras.group.giveUp()
 		return
 	}
 	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: &Panic{Goexit: true, Rule: "rule of " + typeName(c.Message), Stack: exit}}
 	if was == evolving {
-		e.crash(c)
+		e.dropDamagedState(c)
 	} else {
-		e.gate(c)
+		e.answerWhenDurable(c)
 	}
 }
 

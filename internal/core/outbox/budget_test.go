@@ -23,7 +23,7 @@ func (s selective) Misfit(m *store.Message) error {
 	return errors.New("the engine does not run the kind")
 }
 
-// Runs is part of [outbox.KindJudge].
+// Runs is part of [outbox.KindFilter].
 func (selective) Runs(kind string) bool { return kind != "theirs" }
 
 // An old shell runs every kind, and has no rule for messages of the type "new".
@@ -103,7 +103,7 @@ func TestBudgets(t *testing.T) {
 	}
 	t.Run("a_dead_entity_does_not_hold_up_another_one_however_many_timers_it_has", func(t *testing.T) {
 		t.Parallel()
-		q := outbox.New(calm{}, outbox.Limits{Window: 8, TargetMax: 4, LaneMax: 8, PlacesMax: 32, InFlight: 64, TargetFlight: 64, Late: 80})
+		q := outbox.New(calm{}, outbox.Limits{Window: 8, TargetMax: 4, FlowMax: 8, PlacesMax: 32, InFlight: 64, TargetInFlight: 64, Late: 80})
 		s := shelf{}
 		for n := range uint64(100) {
 			s[n+1] = timer("dead", n+1)
@@ -131,7 +131,7 @@ func TestBudgets(t *testing.T) {
 	})
 	t.Run("timers_that_wait_do_not_hold_up_another_one_of_their_entity", func(t *testing.T) {
 		t.Parallel()
-		limits := outbox.Limits{Window: 64, TargetMax: 16, LaneMax: 8, InFlight: 64, TargetFlight: 64, Late: 80}
+		limits := outbox.Limits{Window: 64, TargetMax: 16, FlowMax: 8, InFlight: 64, TargetInFlight: 64, Late: 80}
 		q := outbox.New(calm{}, limits)
 		s := shelf{}
 		for n := range uint64(16) {
@@ -150,7 +150,7 @@ func TestBudgets(t *testing.T) {
 	t.Run("messages_of_other_programs_take_no_room_of_those_that_this_one_delivers", func(t *testing.T) {
 		t.Parallel()
 		q := outbox.New(selective{}, outbox.Limits{
-			Window: 4, LaneMax: 8, PlacesMax: 8, InFlight: 8, Late: 8, ParkAfter: 24 * time.Hour,
+			Window: 4, FlowMax: 8, PlacesMax: 8, InFlight: 8, Late: 8, ParkAfter: 24 * time.Hour,
 			Owner: 7, Poll: time.Hour, RescueEvery: time.Hour, RescueAfter: time.Hour,
 		})
 		s := shelf{}
@@ -169,19 +169,19 @@ func TestBudgets(t *testing.T) {
 	})
 }
 
-// TestMessagesWithoutARule checks that a message keeps its place in its lane although this engine
+// TestMessagesWithoutARule checks that a message keeps its place in its flow although this engine
 // has no rule for it and no room for its place: another engine delivers it, later ones wait.
 func TestMessagesWithoutARule(t *testing.T) {
 	t.Parallel()
 	begin := time.Unix(1000, 0)
 	const minute = time.Minute
 	limits := outbox.Limits{
-		Window: 4, LaneMax: 8, PlacesMax: 2, InFlight: 8, Late: 8, ParkAfter: 24 * time.Hour,
+		Window: 4, FlowMax: 8, PlacesMax: 2, InFlight: 8, Late: 8, ParkAfter: 24 * time.Hour,
 		Owner: 7, Poll: time.Second, RescueEvery: minute, RescueAfter: 2 * minute,
 	}
-	message := func(lane string, sequence uint64, kind string) *store.Message {
+	message := func(flow string, sequence uint64, kind string) *store.Message {
 		m := &store.Message{
-			Sequence: sequence, Source: store.Key{Kind: "from", ID: lane}, Target: store.Key{Kind: "to", ID: lane}, Type: kind, Time: begin,
+			Sequence: sequence, Source: store.Key{Kind: "from", ID: flow}, Target: store.Key{Kind: "to", ID: flow}, Type: kind, Time: begin,
 		}
 		if m.Open = kind == "new"; !m.Open {
 			m.Owner = 7
@@ -290,7 +290,7 @@ func TestMessagesWithoutARule(t *testing.T) {
 		}
 		expect(t, "behind messages without a rule", during(s, q, &now, 10*minute))
 		if n := q.Left(); n != 3 {
-			t.Errorf("got %d lanes left to the store, want 3", n)
+			t.Errorf("got %d flows left to the store, want 3", n)
 		}
 		s[50] = message("z", 50, "m")
 		q.Committed([]*store.Message{s[50]}, now)
@@ -303,7 +303,7 @@ func TestMessagesWithoutARule(t *testing.T) {
 		slices.Sort(got)
 		expect(t, "after their end", got, 11, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 50)
 		if n := q.Left(); n != 0 {
-			t.Errorf("got %d lanes left to the store after that, want 0", n)
+			t.Errorf("got %d flows left to the store after that, want 0", n)
 		}
 	})
 }

@@ -247,7 +247,7 @@ func (d *Dispatcher) Claim(messages []store.Message) {
 	}
 	for i := range messages {
 		m := &messages[i]
-		if m.Open = d.judge != nil && !d.judge.Fits(m); !m.Open {
+		if m.Open = d.filter != nil && !d.filter.Fits(m); !m.Open {
 			m.Owner = d.limits.Owner
 		}
 	}

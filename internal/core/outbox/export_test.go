@@ -24,13 +24,13 @@ func (q *Queue) Break(fault string) {
 	case ForgetGone:
 		q.scan.gone = nil
 	case ForgetBehind:
-		for _, l := range q.lanes {
-			if !l.hungry && !l.filling {
+		for _, l := range q.flows {
+			if !l.scanWanted && !l.filling {
 				l.left = 0
 			}
 		}
 		for _, c := range q.classes {
-			if !c.hungry && !c.filling {
+			if !c.scanWanted && !c.filling {
 				c.left = 0
 			}
 		}
@@ -47,7 +47,7 @@ func (q *Queue) Break(fault string) {
 
 // ScannedBehind is a [Queue.Scanned] that continues past the rows that it has left out.
 func (q *Queue) ScannedBehind(m *store.Message) bool {
-	for _, l := range q.lanes {
+	for _, l := range q.flows {
 		l.left = 0
 	}
 	return q.Scanned(m)
@@ -55,25 +55,25 @@ func (q *Queue) ScannedBehind(m *store.Message) bool {
 
 // Dump describes the queue's state of a message.
 func (q *Queue) Dump(m *store.Message) string {
-	c, l := q.classOf(m), q.lanes[keyOf(m)]
+	c, l := q.classOf(m), q.flows[keyOf(m)]
 	s := fmt.Sprintf("next %d told %d behind %t full %t hungry %d; class: rows %d left %d hungry %t filling %t flight %d;",
-		q.next, q.told, q.behind, q.full, len(q.hungry), c.rows, c.left, c.hungry, c.filling, c.flight)
+		q.next, q.highest, q.wantsTail, q.wantsSweep, len(q.scansWanted), c.rows, c.left, c.scanWanted, c.filling, c.inFlight)
 	if t := c.targets[m.Target]; t != nil {
-		s += fmt.Sprintf(" target: rows %d left %d hungry %t filling %t flight %d;", t.rows, t.left, t.hungry, t.filling, t.flight)
+		s += fmt.Sprintf(" target: rows %d left %d hungry %t filling %t flight %d;", t.rows, t.left, t.scanWanted, t.filling, t.inFlight)
 	}
 	if l != nil {
-		s += fmt.Sprintf(" lane: rows %d left %d hungry %t filling %t delayed %t;", l.rows, l.left, l.hungry, l.filling, l.delayed)
+		s += fmt.Sprintf(" flow: rows %d left %d hungry %t filling %t delayed %t;", l.rows, l.left, l.scanWanted, l.filling, l.delayed)
 	}
 	s += fmt.Sprintf(" scan %t tail %t sweep %t read %d missed %d late %d;", q.scan.running, q.scan.tail, q.scan.sweep, q.scan.read, q.scan.missed, len(q.scan.late))
 	pl := place{m.Due, m.Sequence}
-	s += fmt.Sprintf(" timed past %t scan past %t passed %t", !q.timed.less(pl), !q.scan.timed.less(pl), q.scan.passed)
+	s += fmt.Sprintf(" timed past %t scan past %t passed %t", !q.timersRead.less(pl), !q.scan.timed.less(pl), q.scan.passed)
 	if r := q.rows[m.Sequence]; r != nil {
-		s += fmt.Sprintf(" ROW sort %d loaded %t settled %t changed %t flying %t fetched %t", r.sort, r.Message != nil, r.settled, r.changed, r.flying, r.fetched)
+		s += fmt.Sprintf(" ROW sort %d loaded %t settled %t changed %t flying %t fetched %t", r.sort, r.Message != nil, r.settled, r.changed, r.delivering, r.awaitsRead)
 	}
 	return s
 }
 
-// Left returns the number of lanes that wait in the store for a place.
+// Left returns the number of flows that wait in the store for a place.
 func (q *Queue) Left() (n int) {
 	for _, c := range q.classes {
 		n += len(c.unplaced)

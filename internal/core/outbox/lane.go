@@ -21,40 +21,40 @@ type classKey struct {
 	name string // type of the effects, else empty
 }
 
-// A group is a set of rows with a limit. Left is the sequence of the first row that was left in
-// the store because the group was full, or zero. For timers it is 1.
-type group struct {
-	rows    int // number of rows with a payload
-	max     int
-	places  int // number of rows without a payload: for a class all but the misfits, for a target this engine's
-	most    int // limit of rows and places together, for a target; zero means no limit
-	left    uint64
-	hungry  bool // the queue wants a scan from left
-	filling bool // such a scan runs
-	starved bool // the group has room and its class has not
+// A quota is a set of rows with a limit. Left is the sequence of the first row that was left in
+// the store because the quota was full, or zero. For timers it is 1.
+type quota struct {
+	rows          int // number of rows with a payload
+	max           int
+	places        int // number of rows without a payload: for a class all but the misfits, for a target this engine's
+	most          int // limit of rows and places together, for a target; zero means no limit
+	left          uint64
+	scanWanted    bool // the queue wants a scan from left
+	filling       bool // such a scan runs
+	waitsForClass bool // the quota has room and its class has not
 
-	class *class // the class that contains this group or is it
-	lane  *lane
+	class *class // the class that contains this quota or is it
+	flow  *flow
 }
 
 // A class is the set of all messages of one sort.
 type class struct {
-	group
-	key      classKey
-	bytes    int
-	misfits  int // number of rows without a payload that this engine cannot deliver
-	volatile int
-	flight   int  // number of deliveries that count
-	stalled  int  // number of deliveries that have taken too long to count
-	waiting  fifo // rows that wait for another delivery to end
-	started  fifo // deliveries to entities, oldest first
-	freed    bool
-	targets  map[store.Key]*target
-	starved  []*group // groups of targets to feed when the class has room
-	unplaced []*lane  // lanes whose next row is a misfit without room for its place
+	quota
+	key           classKey
+	bytes         int
+	misfits       int // number of rows without a payload that this engine cannot deliver
+	volatile      int
+	inFlight      int  // number of deliveries that count
+	stalled       int  // number of deliveries that have taken too long to count
+	waiting       fifo // rows that wait for another delivery to end
+	started       fifo // deliveries to entities, oldest first
+	freed         bool
+	targets       map[store.Key]*target
+	waitingQuotas []*quota // quotas of targets to feed when the class has room
+	unplaced      []*flow  // flows whose next row is a misfit without room for its place
 }
 
-// isFull reports whether the class is too full to read more rows for any of its groups.
+// isFull reports whether the class is too full to read more rows for any of its quotas.
 func (q *Queue) isFull(c *class) bool {
 	return c.bytes > q.limits.BytesMax/2 || c.places > q.limits.PlacesMax/4*3
 }
@@ -62,30 +62,30 @@ func (q *Queue) isFull(c *class) bool {
 // feedClass requests a scan of the rows that were left out of a class and of its targets, if
 // there is room now.
 func (q *Queue) feedClass(c *class) {
-	q.feed(&c.group)
-	if len(c.starved) == 0 || q.isFull(c) {
+	q.feed(&c.quota)
+	if len(c.waitingQuotas) == 0 || q.isFull(c) {
 		return
 	}
-	for i, g := range c.starved {
-		c.starved[i], g.starved = nil, false
+	for i, g := range c.waitingQuotas {
+		c.waitingQuotas[i], g.waitsForClass = nil, false
 		q.feed(g)
 	}
-	c.starved = c.starved[:0]
+	c.waitingQuotas = c.waitingQuotas[:0]
 }
 
 // A target is an entity that receives messages of a class.
 type target struct {
-	group
-	lanes   int
-	flight  int
-	waiting fifo
+	quota
+	flows    int
+	inFlight int
+	waiting  fifo
 }
 
 func (q *Queue) class(key classKey) *class {
 	c := q.classes[key]
 	if c == nil {
 		c = &class{key: key, targets: make(map[store.Key]*target)}
-		c.max, c.group.class = q.limits.Window, c
+		c.max, c.quota.class = q.limits.Window, c
 		q.classes[key] = c
 	}
 	return c
@@ -113,122 +113,122 @@ func (q *Queue) targetOf(c *class, m *store.Message) *target {
 	}
 	t := c.targets[m.Target]
 	if t == nil {
-		t = &target{group: group{max: q.limits.TargetMax, most: q.limits.TargetPlaces, class: c}}
+		t = &target{quota: quota{max: q.limits.TargetMax, most: q.limits.TargetPlaces, class: c}}
 		c.targets[m.Target] = t
 	}
-	t.lanes++
+	t.flows++
 	return t
 }
 
-// A laneKey names a sequence of messages that are delivered in order: from one source to one
+// A flowKey names a sequence of messages that are delivered in order: from one source to one
 // target entity, or to one handler.
-type laneKey struct {
+type flowKey struct {
 	source, target store.Key
 	handler        string
 	volatile       bool
 }
 
-func keyOf(m *store.Message) laneKey {
-	key := laneKey{source: m.Source, target: m.Target}
+func keyOf(m *store.Message) flowKey {
+	key := flowKey{source: m.Source, target: m.Target}
 	if m.Target.IsZero() {
 		key.handler = m.Type
 	}
 	return key
 }
 
-// A lane is a queue of rows of which only the first is delivered.
-type lane struct {
-	group
-	key         laneKey
-	named       bool // the lane is in the map of lanes
+// A flow is a queue of rows of which only the first is delivered.
+type flow struct {
+	quota
+	key         flowKey
+	named       bool // the flow is in the map of flows
 	target      *target
 	first, last *Row
 	delayed     bool // the first row waits until the time until
 	until       time.Time
-	index       int // index in the heap of delayed lanes
+	index       int // index in the heap of delayed flows
 	unplaced    bool
-	unplacedAt  int // index in the unplaced lanes of the class
+	unplacedAt  int // index in the unplaced flows of the class
 }
 
-func (q *Queue) newLane(key laneKey, named bool) *lane {
-	l := &lane{key: key, named: named}
-	l.max, l.group.lane = q.limits.LaneMax, l
+func (q *Queue) newFlow(key flowKey, named bool) *flow {
+	f := &flow{key: key, named: named}
+	f.max, f.quota.flow = q.limits.FlowMax, f
 	if named {
-		q.lanes[key] = l
+		q.flows[key] = f
 	}
-	return l
+	return f
 }
 
-// drop forgets a lane that is empty.
-func (q *Queue) drop(l *lane) {
-	if l.named {
-		delete(q.lanes, l.key)
+// drop forgets a flow that is empty.
+func (q *Queue) drop(f *flow) {
+	if f.named {
+		delete(q.flows, f.key)
 	}
-	t := l.target
+	t := f.target
 	if t == nil {
 		return
 	}
-	if t.lanes--; t.lanes == 0 && t.left == 0 {
-		delete(t.class.targets, l.key.target)
+	if t.flows--; t.flows == 0 && t.left == 0 {
+		delete(t.class.targets, f.key.target)
 	}
 }
 
-// takesPlace counts a row that has no payload now. givesPlace counts a row that has its payload
+// takePlace counts a row that has no payload now. givePlace counts a row that has its payload
 // again or is gone. Rows that this engine cannot deliver are counted separately, so they use no
 // room of the others.
-func (q *Queue) takesPlace(r *Row) { q.countPlace(r, 1) }
+func (q *Queue) takePlace(r *Row) { q.countPlace(r, 1) }
 
-func (q *Queue) givesPlace(r *Row) { q.countPlace(r, -1) }
+func (q *Queue) givePlace(r *Row) { q.countPlace(r, -1) }
 
 func (q *Queue) countPlace(r *Row, n int) {
 	switch r.sort {
-	case misfit:
+	case sortMisfit:
 		if r.class.misfits += n; n < 0 && r.class.misfits == q.placesFree() {
 			q.feedUnplaced(r.class)
 		}
 		return
-	case halted:
+	case sortHalted:
 		return // Limits.HaltedMax bounds them
 	default:
 	}
 	r.class.places += n
-	if t := r.lane.target; t != nil && r.sort == own {
+	if t := r.flow.target; t != nil && r.sort == sortOwn {
 		if t.places += n; n < 0 {
-			q.feed(&t.group)
+			q.feed(&t.quota)
 		}
 	}
 }
 
 // setSort changes the sort of a row without a payload.
 func (q *Queue) setSort(r *Row, s sort) {
-	q.givesPlace(r)
+	q.givePlace(r)
 	r.sort = s
-	q.takesPlace(r)
+	q.takePlace(r)
 }
 
-// forgetTargets removes the targets of a class that have no lane any more.
+// forgetTargets removes the targets of a class that have no flow any more.
 func (q *Queue) forgetTargets(c *class) {
 	for key, t := range c.targets {
-		if t.lanes == 0 && t.left == 0 {
+		if t.flows == 0 && t.left == 0 {
 			delete(c.targets, key)
 		}
 	}
 }
 
-// isLeft reports whether the group leaves a row with the mark in the store for now. A message
+// isLeft reports whether the quota leaves a row with the mark in the store for now. A message
 // that was committed while a scan reads earlier ones is put aside.
-func (q *Queue) isLeft(g *group, mark uint64, m *store.Message) bool {
+func (q *Queue) isLeft(g *quota, mark uint64, m *store.Message) bool {
 	if g.left == 0 || mark < g.left || g.filling && q.scan.meets {
 		return false
 	}
 	if g.filling {
-		q.late(m)
+		q.setAside(m)
 	}
 	return true
 }
 
 // leave leaves the row with the mark, and all later rows, in the store.
-func (q *Queue) leave(g *group, mark uint64) {
+func (q *Queue) leave(g *quota, mark uint64) {
 	q.moveLeft(g, mark)
 	if g.filling {
 		g.filling = false
@@ -238,86 +238,86 @@ func (q *Queue) leave(g *group, mark uint64) {
 	}
 }
 
-// moveLeft changes the sequence from which on a group leaves its rows in the store, or sets it
+// moveLeft changes the sequence from which on a quota leaves its rows in the store, or sets it
 // to zero.
-func (q *Queue) moveLeft(g *group, left uint64) {
-	l := g.lane
-	if l != nil && l.unplaced && left != g.left {
-		list := l.target.class.unplaced
+func (q *Queue) moveLeft(g *quota, left uint64) {
+	f := g.flow
+	if f != nil && f.unplaced && left != g.left {
+		list := f.target.class.unplaced
 		last := list[len(list)-1]
-		list[l.unplacedAt], last.unplacedAt = last, l.unplacedAt
+		list[f.unplacedAt], last.unplacedAt = last, f.unplacedAt
 		list[len(list)-1] = nil
-		l.target.class.unplaced = list[:len(list)-1]
-		l.unplaced = false
+		f.target.class.unplaced = list[:len(list)-1]
+		f.unplaced = false
 	}
 	g.left = left
 }
 
-// mixes reports whether this engine may be able to deliver other messages of the lane of a
-// message that it cannot deliver. The effects of a lane have one type.
+// mixes reports whether this engine may be able to deliver other messages of the flow of a
+// message that it cannot deliver. The effects of a flow have one type.
 func (q *Queue) mixes(m *store.Message) bool {
 	return !m.Target.IsZero() && (q.kinds == nil || q.kinds.Runs(m.Target.Kind))
 }
 
 // leaveUnplaced leaves a misfit for whose place there is no room, and all later rows of its
-// lane, in the store.
-func (q *Queue) leaveUnplaced(l *lane, mark uint64) {
-	q.leave(&l.group, mark)
-	if c := l.target.class; !l.unplaced {
-		l.unplaced, l.unplacedAt = true, len(c.unplaced)
-		c.unplaced = append(c.unplaced, l)
+// flow, in the store.
+func (q *Queue) leaveUnplaced(f *flow, mark uint64) {
+	q.leave(&f.quota, mark)
+	if c := f.target.class; !f.unplaced {
+		f.unplaced, f.unplacedAt = true, len(c.unplaced)
+		c.unplaced = append(c.unplaced, f)
 	}
 }
 
-// placesFree is the number of misfits up to which unplaced lanes are read again.
+// placesFree is the number of misfits up to which unplaced flows are read again.
 func (q *Queue) placesFree() int { return q.limits.PlacesMax / 4 * 3 }
 
-// feedUnplaced requests a scan of the unplaced lanes of a class, and of the rows that the class
+// feedUnplaced requests a scan of the unplaced flows of a class, and of the rows that the class
 // has left out, because there are places for misfits now.
 func (q *Queue) feedUnplaced(c *class) {
-	for _, l := range c.unplaced {
-		q.feed(&l.group)
+	for _, f := range c.unplaced {
+		q.feed(&f.quota)
 	}
-	q.feed(&c.group)
+	q.feed(&c.quota)
 }
 
-// sweepUnplaced makes the sweep that begins read the unplaced lanes, whether or not there are
+// sweepUnplaced makes the sweep that begins read the unplaced flows, whether or not there are
 // places for misfits: other engines may have delivered the messages.
 func (q *Queue) sweepUnplaced() {
-	c := q.classes[classKey{sort: messages}] // lanes of other classes are never unplaced
+	c := q.classes[classKey{sort: messages}] // flows of other classes are never unplaced
 	if c == nil {
 		return
 	}
-	for _, l := range c.unplaced {
-		if !l.hungry && !l.delayed && !l.isHalted() {
-			l.hungry = true
-			q.hungry = append(q.hungry, &l.group)
+	for _, f := range c.unplaced {
+		if !f.scanWanted && !f.delayed && !f.isHalted() {
+			f.scanWanted = true
+			q.scansWanted = append(q.scansWanted, &f.quota)
 		}
 	}
 }
 
-// feed requests a scan of the rows that a group has left out, if there is room for them.
-func (q *Queue) feed(g *group) {
-	if g.left == 0 || g.hungry || g.filling || g.rows > g.max/2 || g.most > 0 && g.rows+g.places > g.most-g.most/4 {
+// feed requests a scan of the rows that a quota has left out, if there is room for them.
+func (q *Queue) feed(g *quota) {
+	if g.left == 0 || g.scanWanted || g.filling || g.rows > g.max/2 || g.most > 0 && g.rows+g.places > g.most-g.most/4 {
 		return
 	}
 	switch c := g.class; {
-	case g.lane != nil && (g.lane.delayed || g.lane.isHalted()):
+	case g.flow != nil && (g.flow.delayed || g.flow.isHalted()):
 		return
-	case g.lane != nil && g.lane.unplaced && g.lane.target.class.misfits > q.placesFree():
+	case g.flow != nil && g.flow.unplaced && g.flow.target.class.misfits > q.placesFree():
 		return
 	case c != nil && q.isFull(c):
-		if g != &c.group && !g.starved {
-			g.starved = true
-			c.starved = append(c.starved, g)
+		if g != &c.quota && !g.waitsForClass {
+			g.waitsForClass = true
+			c.waitingQuotas = append(c.waitingQuotas, g)
 		}
 		if c.places > q.limits.PlacesMax/4*3 {
 			q.sweepBy(q.now) // the sweep finds rows of other engines that are gone
 		}
 		return
 	}
-	g.hungry = true
-	q.hungry = append(q.hungry, g)
+	g.scanWanted = true
+	q.scansWanted = append(q.scansWanted, g)
 }
 
 // A fifo is a queue of rows.
@@ -361,29 +361,29 @@ func (f *fifo) pop(ok bool) *Row {
 	return r
 }
 
-// A laneHeap orders delayed lanes by the end of their delay.
-type laneHeap []*lane
+// A flowHeap orders delayed flows by the end of their delay.
+type flowHeap []*flow
 
-func (h *laneHeap) Len() int           { return len(*h) }
-func (h *laneHeap) Less(i, j int) bool { return (*h)[i].until.Before((*h)[j].until) }
+func (h *flowHeap) Len() int           { return len(*h) }
+func (h *flowHeap) Less(i, j int) bool { return (*h)[i].until.Before((*h)[j].until) }
 
-func (h *laneHeap) Swap(i, j int) {
+func (h *flowHeap) Swap(i, j int) {
 	(*h)[i], (*h)[j] = (*h)[j], (*h)[i]
 	(*h)[i].index, (*h)[j].index = i, j
 }
 
 // Push is part of [heap.Interface].
-func (h *laneHeap) Push(x any) {
-	l := x.(*lane)
-	l.index = len(*h)
-	*h = append(*h, l)
+func (h *flowHeap) Push(x any) {
+	f := x.(*flow)
+	f.index = len(*h)
+	*h = append(*h, f)
 }
 
 // Pop is part of [heap.Interface].
-func (h *laneHeap) Pop() any {
+func (h *flowHeap) Pop() any {
 	old := *h
-	l := old[len(old)-1]
+	f := old[len(old)-1]
 	old[len(old)-1] = nil
 	*h = old[:len(old)-1]
-	return l
+	return f
 }

@@ -44,7 +44,7 @@ func TestLeft(t *testing.T) {
 	t.Run("by_a_scan_that_failed_at_its_end", func(t *testing.T) {
 		t.Parallel()
 		now := now
-		q := outbox.New(calm{}, outbox.Limits{Window: 8, LaneMax: 1, InFlight: 8, Late: 8})
+		q := outbox.New(calm{}, outbox.Limits{Window: 8, FlowMax: 1, InFlight: 8, Late: 8})
 		list := []*store.Message{to("x", 1), to("x", 2)}
 		read(t, q, now, true, list...)
 		now = now.Add(time.Minute)
@@ -59,7 +59,7 @@ func TestLeft(t *testing.T) {
 	})
 	t.Run("by_a_full_class_before_the_clock_was_set_back", func(t *testing.T) {
 		t.Parallel()
-		q := outbox.New(calm{}, outbox.Limits{Window: 1, LaneMax: 8, InFlight: 8, Late: 8})
+		q := outbox.New(calm{}, outbox.Limits{Window: 1, FlowMax: 8, InFlight: 8, Late: 8})
 		wall := time.Unix(500_000, 0)
 		timer := func(sequence uint64) *store.Message {
 			m := to("x", sequence)
@@ -103,7 +103,7 @@ func TestLeft(t *testing.T) {
 		t.Parallel()
 		// Ten places: five of them are of other engines, and one target is full.
 		q := outbox.New(calm{}, outbox.Limits{
-			Window: 8, LaneMax: 8, TargetMax: 1, PlacesMax: 4, InFlight: 8, Late: 8,
+			Window: 8, FlowMax: 8, TargetMax: 1, PlacesMax: 4, InFlight: 8, Late: 8,
 			Owner: 7, Poll: time.Hour, RescueEvery: time.Hour, RescueAfter: time.Hour,
 		})
 		own := func(m *store.Message) *store.Message { m.Owner = 7; return m }
@@ -137,7 +137,7 @@ func TestLeft(t *testing.T) {
 	t.Run("by_places_of_rows_that_are_gone", func(t *testing.T) {
 		t.Parallel()
 		q := outbox.New(calm{}, outbox.Limits{
-			Window: 8, LaneMax: 8, PlacesMax: 2, InFlight: 8, Late: 8,
+			Window: 8, FlowMax: 8, PlacesMax: 2, InFlight: 8, Late: 8,
 			Owner: 7, Poll: time.Hour, RescueEvery: time.Hour, RescueAfter: time.Hour,
 		})
 		list := []*store.Message{to("f1", 1), to("f2", 2), to("x", 3)}

@@ -38,7 +38,7 @@ func TestBrokenQueuesAreFound(t *testing.T) {
 	}
 	for _, fault := range []string{
 		outbox.ForgetGone, outbox.ForgetBehind, outbox.ForgetLate, outbox.ForgetSettled,
-		dispatchBeforeCommit, doneBeforeHandled, ignoreLanes, scanBehind, retryAtOnce, ignoreDoubt,
+		dispatchBeforeCommit, doneBeforeHandled, ignoreFlows, scanBehind, retryAtOnce, ignoreDoubt,
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
@@ -86,7 +86,7 @@ func from(name string, first uint64, count int, now time.Time) (list []*store.Me
 func TestAQueueThatIsFullDoesNotAskToBeWoken(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
-	q := scanned(outbox.Limits{Window: 4, LaneMax: 4, InFlight: 4, Late: 4}, now)
+	q := scanned(outbox.Limits{Window: 4, FlowMax: 4, InFlight: 4, Late: 4}, now)
 	list := from("slow", 1, 6, now) // two more than the limit
 	q.Committed(list, now)
 	var rows []*outbox.Row
@@ -130,7 +130,7 @@ func TestQueue(t *testing.T) {
 	t.Parallel()
 	const hour = time.Hour
 	shared := outbox.Limits{
-		Window: 8, LaneMax: 8, InFlight: 8, Late: 8, Owner: 7,
+		Window: 8, FlowMax: 8, InFlight: 8, Late: 8, Owner: 7,
 		Poll: hour, RescueEvery: 8 * time.Minute, RescueAfter: 16 * time.Minute, Grace: 30 * time.Millisecond,
 	}
 	// scan reads the whole outbox into a queue.
@@ -214,10 +214,10 @@ func TestQueue(t *testing.T) {
 		scan(q, now, m)
 		now = now.Add(shared.RescueAfter - time.Second)
 		m.Attempts, m.LastError = 1, "away"
-		q.Doubted() // read everything
+		q.OutcomeUnknown() // read everything
 		scan(q, now, m)
 		now = now.Add(shared.RescueAfter)
-		q.Doubted()
+		q.OutcomeUnknown()
 		scan(q, now, m)
 		if q.Unsaved() {
 			t.Error("an effect that was tried RescueAfter ago, and waits for a second more, is taken over")
@@ -246,7 +246,7 @@ func TestQueue(t *testing.T) {
 			t.Errorf("after the end of message 1: got %d delivered, want 2", got)
 		}
 	})
-	// waiting returns a queue that performs effect 1. It has kept effect 2 of the same lane for
+	// waiting returns a queue that performs effect 1. It has kept effect 2 of the same flow for
 	// so long that another engine may have taken effect 2 over.
 	waiting := func() (q *outbox.Queue, now time.Time, list []*store.Message) {
 		q, now = outbox.New(calm{}, shared), begin
@@ -377,7 +377,7 @@ func TestQueue(t *testing.T) {
 	t.Run("lets_a_hung_target_hold_up_only_itself", func(t *testing.T) {
 		t.Parallel()
 		now := begin
-		q := scanned(outbox.Limits{Window: 100, LaneMax: 100, TargetMax: 50, InFlight: 4, TargetFlight: 2, Stall: time.Second, Late: 4}, now)
+		q := scanned(outbox.Limits{Window: 100, FlowMax: 100, TargetMax: 50, InFlight: 4, TargetInFlight: 2, Stall: time.Second, Late: 4}, now)
 		var list []*store.Message
 		for n := range 30 { // three targets hang
 			m := from("any", uint64(1+n), 1, now)[0]
@@ -404,7 +404,7 @@ func TestQueue(t *testing.T) {
 	t.Run("keeps_a_backlog_in_the_store", func(t *testing.T) {
 		t.Parallel()
 		now := begin
-		q := scanned(outbox.Limits{Window: 16, LaneMax: 16, PlacesMax: 64, InFlight: 2, Late: 16}, now)
+		q := scanned(outbox.Limits{Window: 16, FlowMax: 16, PlacesMax: 64, InFlight: 2, Late: 16}, now)
 		var stored []*store.Message
 		for n := range 40 { // a handler fails, for forty sources
 			list := from("broken", uint64(1+5*n), 5, now)
@@ -442,7 +442,7 @@ func TestQueue(t *testing.T) {
 	t.Run("keeps_its_lists_short_while_a_backlog_lasts", func(t *testing.T) {
 		t.Parallel()
 		now, sequence := begin, uint64(0)
-		q := scanned(outbox.Limits{Window: 100, LaneMax: 10, InFlight: 1, Late: 10}, now)
+		q := scanned(outbox.Limits{Window: 100, FlowMax: 10, InFlight: 1, Late: 10}, now)
 		add := func() {
 			sequence++
 			m := from("x", sequence, 1, now)[0]
@@ -462,7 +462,7 @@ func TestQueue(t *testing.T) {
 	})
 	t.Run("bounds_the_bytes_of_a_class", func(t *testing.T) {
 		t.Parallel()
-		q := scanned(outbox.Limits{Window: 100, LaneMax: 100, BytesMax: 1000, InFlight: 100, Late: 4}, begin)
+		q := scanned(outbox.Limits{Window: 100, FlowMax: 100, BytesMax: 1000, InFlight: 100, Late: 4}, begin)
 		list := from("large", 1, 10, begin)
 		for _, m := range list {
 			m.Payload = make([]byte, 300)
@@ -475,7 +475,7 @@ func TestQueue(t *testing.T) {
 	t.Run("delivers_the_timers_of_one_entity_beside_each_other", func(t *testing.T) {
 		t.Parallel()
 		now := begin
-		q := scanned(outbox.Limits{Window: 8, LaneMax: 8, InFlight: 8, TargetFlight: 8, Late: 4}, now)
+		q := scanned(outbox.Limits{Window: 8, FlowMax: 8, InFlight: 8, TargetInFlight: 8, Late: 4}, now)
 		key := store.Key{Kind: "k", ID: "1"}
 		var list []*store.Message
 		for n, name := range []string{"bad", "good"} {
@@ -497,7 +497,7 @@ func TestQueue(t *testing.T) {
 		scan(q, now, m)
 		for range 23 {
 			now = now.Add(hour)
-			q.Doubted()
+			q.OutcomeUnknown()
 			scan(q, now, m)
 			if q.Unsaved() || q.Next(now) != nil {
 				t.Fatalf("after %v it is not left alone any more", now.Sub(begin))
@@ -515,7 +515,7 @@ func TestQueue(t *testing.T) {
 	})
 	t.Run("fires_a_timer_by_the_time_of_day_in_whatever_direction_it_steps", func(t *testing.T) {
 		t.Parallel()
-		q, now := scanned(outbox.Limits{Window: 8, LaneMax: 8, InFlight: 8, Late: 4}, begin), begin
+		q, now := scanned(outbox.Limits{Window: 8, FlowMax: 8, InFlight: 8, Late: 4}, begin), begin
 		wall := time.Unix(500_000, 0)
 		q.Clock(wall, now)
 		m := &store.Message{Sequence: 1, Timer: "t", Due: wall.Add(hour), Type: "t", Target: store.Key{Kind: "t", ID: "1"}}
@@ -547,7 +547,7 @@ func (picky) Misfit(*store.Message) error { return errors.New("no rule") }
 func TestABrokenHandlerDoesNotHoldUpTheOthers(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
-	q := scanned(outbox.Limits{Window: 4, LaneMax: 4, InFlight: 2, Late: 4}, now)
+	q := scanned(outbox.Limits{Window: 4, FlowMax: 4, InFlight: 2, Late: 4}, now)
 	for n := range 2 {
 		q.Committed(from("broken", uint64(1+4*n), 4, now), now)
 		for r := q.Next(now); r != nil; r = q.Next(now) {
@@ -566,7 +566,7 @@ func TestABrokenHandlerDoesNotHoldUpTheOthers(t *testing.T) {
 func TestADeliveryThatCannotBeTriedIsNoAttempt(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
-	q := scanned(outbox.Limits{Window: 4, LaneMax: 4, InFlight: 4, Late: 4}, now)
+	q := scanned(outbox.Limits{Window: 4, FlowMax: 4, InFlight: 4, Late: 4}, now)
 	q.Committed(from("busy", 1, 1, now), now)
 	for n, pause := range []int{10, 20, 40, 80, 160, 320, 640, 1000, 1000} {
 		q.Finished(q.Next(now), outbox.Later, errors.New("overloaded"), now)
@@ -584,7 +584,7 @@ func TestAMessageThatCouldNotBeTriedIsParkedAfterADay(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
 	now := time.Unix(1_000_000_000, 0)
-	q := scanned(outbox.Limits{Window: 4, LaneMax: 4, InFlight: 4, Late: 4, ParkAfter: day}, now)
+	q := scanned(outbox.Limits{Window: 4, FlowMax: 4, InFlight: 4, Late: 4, ParkAfter: day}, now)
 	q.Committed(from("mail", 1, 1, now), now)
 	away := errors.New("away")
 	// deliver ends an attempt, and returns the settlements to store.
@@ -626,7 +626,7 @@ func TestAScanEndsWhenTooMuchIsSettledDuringIt(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	const window = 8
-	q := outbox.New(calm{}, outbox.Limits{Window: window, LaneMax: 4, InFlight: 4, Late: 4})
+	q := outbox.New(calm{}, outbox.Limits{Window: window, FlowMax: 4, InFlight: 4, Late: 4})
 	q.ScanBegins()
 	read := 0
 	for _, m := range from("quick", 1, 10*window, now) {
@@ -648,7 +648,7 @@ func TestAScanEndsWhenTooMuchIsSettledDuringIt(t *testing.T) {
 func TestAClosedQueueDeliversOnlyEffects(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
-	q := scanned(outbox.Limits{Window: 8, LaneMax: 4, InFlight: 2, Late: 4}, now)
+	q := scanned(outbox.Limits{Window: 8, FlowMax: 4, InFlight: 2, Late: 4}, now)
 	source := store.Key{Kind: "source", ID: "1"}
 	q.Committed(from("handler", 1, 2, now), now)
 	begun := q.Next(now)
@@ -678,7 +678,7 @@ func TestAClosedQueueDeliversOnlyEffects(t *testing.T) {
 func TestSettlementsFitInABatch(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
-	q := scanned(outbox.Limits{Window: 100, LaneMax: 4, InFlight: 100, Late: 4}, now)
+	q := scanned(outbox.Limits{Window: 100, FlowMax: 4, InFlight: 100, Late: 4}, now)
 	const count = 4 // the maximum number of messages of a class in memory
 	list := from("large", 1, count, now)
 	for _, m := range list {
@@ -708,7 +708,7 @@ func TestSettlementsFitInABatch(t *testing.T) {
 func TestAMessageIsParkedWhenItIsTooOld(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
-	q := scanned(outbox.Limits{Window: 4, LaneMax: 4, InFlight: 4, Late: 4}, now)
+	q := scanned(outbox.Limits{Window: 4, FlowMax: 4, InFlight: 4, Late: 4}, now)
 	q.Committed(from("away", 1, 1, now), now)
 	text := strings.Repeat("ä", 5000) + "\xff"
 	for n, pause := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second} {
@@ -736,7 +736,7 @@ func TestDispatcher(t *testing.T) {
 		t.Parallel()
 		now := time.Unix(1000, 0)
 		d := outbox.NewDispatcher(calm{}, outbox.Limits{
-			Window: 8, LaneMax: 8, InFlight: 8, Late: 8, Owner: 7, Poll: time.Hour, RescueEvery: time.Hour, RescueAfter: time.Hour,
+			Window: 8, FlowMax: 8, InFlight: 8, Late: 8, Owner: 7, Poll: time.Hour, RescueEvery: time.Hour, RescueAfter: time.Hour,
 		}, outbox.Bounds{Deliveries: 8, Settlements: 8, Fetches: 8, Pause: time.Hour, Look: time.Hour})
 		if w := d.Step(now, now); !w.Scans {
 			t.Fatal("no scan is wanted")

@@ -31,8 +31,8 @@ type scan struct {
 	sweep   bool   // it reads all messages
 	swept   uint64 // the sequence up to which an interrupted sweep has read
 	first   bool   // it asks for the first due time
-	groups  []*group
-	filling int                 // number of groups that still take messages that they had left out
+	quotas  []*quota
+	filling int                 // number of quotas that still take messages that they had left out
 	meets   bool                // a message that the scan has read is being admitted
 	read    uint64              // the highest sequence of a message without a due time that it has read
 	mark    uint64              // the highest sequence that was known to be committed when the scan began
@@ -48,7 +48,9 @@ type scan struct {
 }
 
 // wanted reports whether the queue wants a scan.
-func (q *Queue) wanted() bool { return q.full || q.behind || q.timers || len(q.hungry) > 0 }
+func (q *Queue) wanted() bool {
+	return q.wantsSweep || q.wantsTail || q.wantsTimers || len(q.scansWanted) > 0
+}
 
 // WantsScan reports whether messages are to be read from the store. The caller must have called
 // [Queue.Clock] before.
@@ -58,13 +60,13 @@ func (q *Queue) WantsScan(now time.Time) bool {
 		return false
 	}
 	if !q.due.IsZero() && q.isDue(q.due) {
-		q.timers, q.due = true, time.Time{}
+		q.wantsTimers, q.due = true, time.Time{}
 	}
 	if q.shared && !now.Before(q.pollAt) {
-		q.behind = true
+		q.wantsTail = true
 	}
 	if !q.sweepAt.IsZero() && !now.Before(q.sweepAt) {
-		q.full = true
+		q.wantsSweep = true
 	}
 	return q.wanted() && !now.Before(q.scanAt)
 }
@@ -73,10 +75,10 @@ func (q *Queue) WantsScan(now time.Time) bool {
 func (q *Queue) ScanBegins() Scan {
 	s := &q.scan
 	*s = scan{
-		running: true, tail: q.full || q.behind, sweep: q.full, mark: q.told, missed: math.MaxUint64,
-		timed: q.timed, late: s.late[:0], groups: s.groups[:0],
+		running: true, tail: q.wantsSweep || q.wantsTail, sweep: q.wantsSweep, mark: q.highest, missed: math.MaxUint64,
+		timed: q.timersRead, late: s.late[:0], quotas: s.quotas[:0],
 		// Another engine may have set an earlier timer that only this engine can deliver.
-		first: q.full || q.timers || q.shared && q.behind,
+		first: q.wantsSweep || q.wantsTimers || q.shared && q.wantsTail,
 	}
 	after := uint64(math.MaxUint64)
 	switch {
@@ -90,14 +92,14 @@ func (q *Queue) ScanBegins() Scan {
 	case s.tail:
 		after = q.next - 1
 	}
-	due := q.timers || s.sweep || q.shared && s.tail
-	for _, g := range q.hungry {
-		g.hungry = false
+	due := q.wantsTimers || s.sweep || q.shared && s.tail
+	for _, g := range q.scansWanted {
+		g.scanWanted = false
 		if g.left == 0 {
 			continue
 		}
 		g.filling = true
-		s.groups = append(s.groups, g)
+		s.quotas = append(s.quotas, g)
 		if g.ofTimers() {
 			// The clock may have been set back since: the left-out timers may not be due any more.
 			due, s.first = true, true
@@ -109,9 +111,9 @@ func (q *Queue) ScanBegins() Scan {
 	if s.sweep || q.shared {
 		s.timed = beforeTimers
 	}
-	q.full, q.behind, q.timers = false, false, false
-	clear(q.hungry)
-	q.hungry = q.hungry[:0]
+	q.wantsSweep, q.wantsTail, q.wantsTimers = false, false, false
+	clear(q.scansWanted)
+	q.scansWanted = q.scansWanted[:0]
 	if s.first {
 		q.due = time.Time{}
 	}
@@ -121,7 +123,7 @@ func (q *Queue) ScanBegins() Scan {
 	}
 }
 
-func (g *group) ofTimers() bool { return g.class != nil && g.class.key.sort == timers }
+func (g *quota) ofTimers() bool { return g.class != nil && g.class.key.sort == timers }
 
 // Scanned is the input of a message that a scan has read. If it returns false, the shell skips
 // the other messages of this part, with or without a due time, and continues with the next
@@ -141,8 +143,8 @@ func (q *Queue) Scanned(m *store.Message) bool {
 		}
 		return !s.cut
 	}
-	if _, told := q.ahead[m.Sequence]; !s.tail && m.Sequence >= q.next && !told {
-		return m.Sequence < q.told // its commit will be reported
+	if _, told := q.committedAhead[m.Sequence]; !s.tail && m.Sequence >= q.next && !told {
+		return m.Sequence < q.highest // its commit will be reported
 	}
 	s.read = max(s.read, m.Sequence)
 	q.scanned(m)
@@ -164,16 +166,16 @@ func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
 	q.pollAt = now.Add(q.limits.Poll)
 	if failed {
 		q.scanAt = now.Add(scanPause)
-		q.timers = q.timers || s.first
+		q.wantsTimers = q.wantsTimers || s.first
 	} else {
-		q.timed = s.timed
+		q.timersRead = s.timed
 	}
 	if !due.IsZero() {
 		q.dueAt(due)
 	}
 	whole := !failed && !s.cut
-	for i, g := range s.groups {
-		s.groups[i] = nil
+	for i, g := range s.quotas {
+		s.quotas[i] = nil
 		if g.filling {
 			g.filling = false
 			q.filled(g, whole)
@@ -188,13 +190,13 @@ func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
 		q.swept()
 	case s.sweep:
 		q.sweptTo = max(q.sweptTo, s.read)
-		q.full = true
+		q.wantsSweep = true
 	}
 	if s.again {
-		q.full, q.sweptTo, s.again = true, 0, false
+		q.wantsSweep, q.sweptTo, s.again = true, 0, false
 	}
-	q.behind = q.behind || s.changed
-	q.timers = q.timers || s.cut
+	q.wantsTail = q.wantsTail || s.changed
+	q.wantsTimers = q.wantsTimers || s.cut
 	late := s.late
 	for i, m := range late {
 		late[i] = nil
@@ -216,8 +218,8 @@ func (q *Queue) ScanEnded(due time.Time, failed bool, now time.Time) {
 // lateKeep is the maximum capacity for late messages that is kept from scan to scan.
 const lateKeep = 256
 
-// filled handles a group that took all the messages that a scan gave it.
-func (q *Queue) filled(g *group, whole bool) {
+// filled handles a quota that took all the messages that a scan gave it.
+func (q *Queue) filled(g *quota, whole bool) {
 	s := &q.scan
 	switch {
 	case whole && s.missed == math.MaxUint64:
@@ -229,14 +231,14 @@ func (q *Queue) filled(g *group, whole bool) {
 		q.moveLeft(g, max(g.left, s.read+1))
 	}
 	if g.left != 0 {
-		g.hungry = true
-		q.hungry = append(q.hungry, g)
+		g.scanWanted = true
+		q.scansWanted = append(q.scansWanted, g)
 		return
 	}
-	switch l := g.lane; {
-	case l != nil && l.first == nil:
-		q.drop(l)
-	case l == nil && g.max == q.limits.TargetMax:
+	switch f := g.flow; {
+	case f != nil && f.first == nil:
+		q.drop(f)
+	case f == nil && g.max == q.limits.TargetMax:
 		q.forgetTargets(g.class)
 	}
 }
@@ -246,18 +248,18 @@ func (q *Queue) tailed(whole, failed bool) {
 	s := &q.scan
 	switch {
 	case failed:
-		q.behind = true
+		q.wantsTail = true
 		return
 	case !whole:
 		q.next = max(q.next, s.read+1)
-		q.behind = true
+		q.wantsTail = true
 	default:
 		q.next = max(q.next, s.read+1, s.mark+1, s.swept+1)
-		q.behind = q.behind || s.most >= q.next
+		q.wantsTail = q.wantsTail || s.most >= q.next
 	}
-	for sequence := range q.ahead {
+	for sequence := range q.committedAhead {
 		if sequence < q.next {
-			delete(q.ahead, sequence)
+			delete(q.committedAhead, sequence)
 		}
 	}
 	q.follow(q.next - 1)
@@ -274,11 +276,11 @@ func (q *Queue) swept() {
 		r := q.places[sequence]
 		switch {
 		case r == nil: // losing another row has removed this one
-		case r.pass != q.sweeps && !r.fetched:
+		case r.sweep != q.sweeps && !r.awaitsRead:
 			q.lose(r)
-		case r.sort == misfit && q.limits.ParkAfter > 0:
-			q.sweepBy(r.met.Add(q.limits.ParkAfter))
-		case r.sort == foreign && r.due.IsZero():
+		case r.sort == sortMisfit && q.limits.ParkAfter > 0:
+			q.sweepBy(r.knownSince.Add(q.limits.ParkAfter))
+		case r.sort == sortForeign && r.due.IsZero():
 			q.sweepBy(q.rescueAt(r))
 		}
 	}
@@ -289,7 +291,7 @@ func (q *Queue) swept() {
 
 // rescueAt returns the time at which this engine takes over a row of another engine if the row
 // does not change.
-func (q *Queue) rescueAt(r *Row) time.Time { return r.met.Add(q.limits.RescueAfter + r.pause) }
+func (q *Queue) rescueAt(r *Row) time.Time { return r.knownSince.Add(q.limits.RescueAfter + r.pause) }
 
 // sweepBy requests a sweep at a time, or later if the last sweep was just now.
 func (q *Queue) sweepBy(t time.Time) {
@@ -304,28 +306,28 @@ func (q *Queue) sweepBy(t time.Time) {
 // sweepsPerRescue bounds the number of sweeps during RescueAfter.
 const sweepsPerRescue = 32
 
-// meet handles a row in memory that has been read from the store again.
-func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
-	r.pass = q.sweeps
-	if r.settled || r.flying {
+// updateRow handles a row in memory that has been read from the store again.
+func (q *Queue) updateRow(r *Row, m *store.Message, fetched bool) {
+	r.sweep = q.sweeps
+	if r.settled || r.delivering {
 		return
 	}
 	s := q.sortOf(m)
-	if r.sort == own {
+	if r.sort == sortOwn {
 		if !fetched {
 			return
 		}
 		switch {
-		case s == own && (r.changed || r.storing): // the store does not have the last attempt yet
-			r.fresh = q.now
-			if r.stale && r == r.lane.first && !r.lane.delayed {
-				q.hold(r.lane, q.now.Add(peekMin)) // until the store has it
+		case s == sortOwn && (r.changed || r.storing): // the store does not have the last attempt yet
+			r.ownedAt = q.now
+			if r.stale && r == r.flow.first && !r.flow.delayed {
+				q.hold(r.flow, q.now.Add(peekMin)) // until the store has it
 				return
 			}
-		case s == own:
+		case s == sortOwn:
 			r.owner = m.Owner
 			q.place(r)
-			q.givesPlace(r)
+			q.givePlace(r)
 			q.load(r, m)
 		default: // another engine has taken the row over, so a failure here no longer matters
 			q.unchange(r)
@@ -334,33 +336,33 @@ func (q *Queue) meet(r *Row, m *store.Message, fetched bool) {
 			q.places[r.sequence] = r
 			q.turn(r, s, m)
 		}
-		q.head(r.lane)
+		q.head(r.flow)
 		return
 	}
-	if r.sort == halted && s != halted && !fetched {
+	if r.sort == sortHalted && s != sortHalted && !fetched {
 		q.fetch(r) // the scan may have read the row before it was halted
 		return
 	}
 	if r.attempts != m.Attempts || r.owner != m.Owner || r.sort != s {
 		q.turn(r, s, m)
-		if s != own && r == r.lane.first && !r.lane.delayed {
-			q.head(r.lane)
+		if s != sortOwn && r == r.flow.first && !r.flow.delayed {
+			q.head(r.flow)
 		}
 	}
-	switch age := q.now.Sub(r.met); {
-	case s == halted: // an operator decides
-	case s == own, s == open && fetched:
+	switch age := q.now.Sub(r.knownSince); {
+	case s == sortHalted: // an operator decides
+	case s == sortOwn, s == sortOpen && fetched:
 		q.takeOver(r, m)
-	case s == misfit && q.limits.ParkAfter > 0 && age >= q.limits.ParkAfter:
+	case s == sortMisfit && q.limits.ParkAfter > 0 && age >= q.limits.ParkAfter:
 		q.give(r, m)
-	case s == misfit:
+	case s == sortMisfit:
 	case fetched && !r.due.IsZero(), fetched && r.next != nil && !m.Target.IsZero(), !q.now.Before(q.rescueAt(r)):
 		if r.class.rows < q.limits.Window || fetched {
 			q.takeOver(r, m)
 		}
 	}
-	if fetched && r.sort != own && r == r.lane.first && !r.lane.delayed {
-		q.head(r.lane)
+	if fetched && r.sort != sortOwn && r == r.flow.first && !r.flow.delayed {
+		q.head(r.flow)
 	}
 }
 
@@ -369,25 +371,25 @@ func (q *Queue) turn(r *Row, s sort, m *store.Message) {
 	was := r.sort
 	q.setSort(r, s)
 	switch {
-	case was == halted && s != halted:
+	case was == sortHalted && s != sortHalted:
 		q.halts--
-	case was != halted && s == halted:
+	case was != sortHalted && s == sortHalted:
 		q.halts++
 		q.feedClass(r.class)
 	}
-	r.met = q.now
+	r.knownSince = q.now
 	q.observe(r, m)
 }
 
 // give parks or halts a message that this engine has had no rule for, for ParkAfter.
 func (q *Queue) give(r *Row, m *store.Message) {
 	order := q.keepsOrder(m)
-	if order && (r != r.lane.first || !q.hasRoomToHalt()) {
-		r.met = q.now // the row is not yet at its turn
+	if order && (r != r.flow.first || !q.hasRoomToHalt()) {
+		r.knownSince = q.now // the row is not yet at its turn
 		return
 	}
 	q.mine(r, m)
-	r.Message.LastError = errorText(q.judge.Misfit(m))
+	r.Message.LastError = errorText(q.filter.Misfit(m))
 	if order {
 		q.halt(r)
 	} else {
@@ -397,7 +399,7 @@ func (q *Queue) give(r *Row, m *store.Message) {
 
 // observe records the state of another engine's row in the store.
 func (q *Queue) observe(r *Row, m *store.Message) {
-	r.attempts, r.owner, r.pause, r.later = m.Attempts, m.Owner, 0, 0
+	r.attempts, r.owner, r.pause, r.postponed = m.Attempts, m.Owner, 0, 0
 	if m.Attempts > 0 {
 		r.pause = backoff(q.shell.Policy(m), m.Attempts)
 	}
@@ -414,17 +416,17 @@ func (q *Queue) place(r *Row) {
 // engines see the claim.
 func (q *Queue) takeOver(r *Row, m *store.Message) {
 	q.mine(r, m)
-	if l := r.lane; l.first == r {
-		q.unhold(l)
-		q.head(l)
+	if f := r.flow; f.first == r {
+		q.unhold(f)
+		q.head(f)
 	}
 }
 
 func (q *Queue) mine(r *Row, m *store.Message) {
 	delete(q.places, r.sequence)
 	mine := *m
-	q.givesPlace(r)
-	r.sort, r.met, r.fetched, r.later, r.tried = own, q.now, false, 0, time.Time{}
+	q.givePlace(r)
+	r.sort, r.knownSince, r.awaitsRead, r.postponed, r.firstTried = sortOwn, q.now, false, 0, time.Time{}
 	if q.shared && m.Owner != q.limits.Owner {
 		mine.Owner, mine.Open = q.limits.Owner, false
 		r.claim = m.Target.IsZero()
@@ -434,10 +436,10 @@ func (q *Queue) mine(r *Row, m *store.Message) {
 
 // fetch requests another read of a row.
 func (q *Queue) fetch(r *Row) {
-	if r.fetched {
+	if r.awaitsRead {
 		return
 	}
-	r.fetched, r.refetch = true, r.reading
+	r.awaitsRead, r.refetch = true, r.reading
 	q.enqueue(r)
 }
 
@@ -471,7 +473,7 @@ func (q *Queue) Fetches(most int) []*Row {
 func (q *Queue) Fetched(r *Row, m *store.Message, failed bool, now time.Time) {
 	q.now = now
 	r.reading = false
-	if q.rows[r.sequence] != r || !r.fetched {
+	if q.rows[r.sequence] != r || !r.awaitsRead {
 		return
 	}
 	if r.refetch { // the read began before the latest request
@@ -479,17 +481,17 @@ func (q *Queue) Fetched(r *Row, m *store.Message, failed bool, now time.Time) {
 		q.enqueue(r)
 		return
 	}
-	r.fetched = false
+	r.awaitsRead = false
 	if m != nil && m.Halted && !q.keepsOrder(m) {
 		m = nil // this engine treats it as a parked message
 	}
 	switch {
 	case failed:
-		if !r.lane.delayed && r.lane.first == r {
-			q.hold(r.lane, now.Add(scanPause)) // a stale row stays stale
+		if !r.flow.delayed && r.flow.first == r {
+			q.hold(r.flow, now.Add(scanPause)) // a stale row stays stale
 		}
 	case m != nil:
-		q.meet(r, m, true)
+		q.updateRow(r, m, true)
 	default:
 		q.lose(r)
 	}
@@ -498,7 +500,7 @@ func (q *Queue) Fetched(r *Row, m *store.Message, failed bool, now time.Time) {
 // lose drops a row that is no longer in the store.
 func (q *Queue) lose(r *Row) {
 	if r.Message != nil {
-		q.leaves(r)
+		q.countUnloaded(r)
 	}
 	q.unlink(r)
 	q.forget(r)

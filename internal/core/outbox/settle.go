@@ -23,21 +23,21 @@ func (q *Queue) unchange(r *Row) {
 	}
 }
 
-// forget drops a row that is in no lane any more, because the store no longer has it or has it
+// forget drops a row that is in no flow any more, because the store no longer has it or has it
 // parked.
 func (q *Queue) forget(r *Row) {
 	delete(q.rows, r.sequence)
 	delete(q.places, r.sequence)
 	q.unchange(r)
-	if r.halting || r.sort == halted {
+	if r.halting || r.sort == sortHalted {
 		q.halts--
 		r.halting = false
 	}
 	switch {
 	case r.Message != nil:
 		q.release(r)
-	case r.sort != halted:
-		q.givesPlace(r)
+	case r.sort != sortHalted:
+		q.givePlace(r)
 		q.feedClass(r.class)
 	}
 	if s := &q.scan; s.running {
@@ -126,7 +126,7 @@ func (q *Queue) Settled(list []store.Settlement) {
 		if r != nil {
 			r.storing = false
 			if s.Message != nil {
-				r.owner, r.fresh = s.Message.Owner, q.now
+				r.owner, r.ownedAt = s.Message.Owner, q.now
 			}
 		}
 		switch {
@@ -134,16 +134,16 @@ func (q *Queue) Settled(list []store.Settlement) {
 		case r.halting && r.again:
 			q.reread(r)
 		case r.halting && !r.changed && s.Message != nil && s.Message.Halted:
-			q.rest(r)
+			q.storedAsHalted(r)
 		case r.claim && !r.settled && !r.changed && s.Message != nil && s.Message.Owner == q.limits.Owner:
 			r.claim = false
-			if r.lane.first == r && !r.lane.delayed {
-				q.head(r.lane)
+			if r.flow.first == r && !r.flow.delayed {
+				q.head(r.flow)
 			}
 		case !r.settled || s.Message != nil && !s.Message.Parked:
 			if !r.changed { // otherwise it has failed again since
 				r.saving = false
-				if l := r.lane; l.delayed && l.first == r && q.crowded(l) {
+				if f := r.flow; f.delayed && f.first == r && q.crowded(f) {
 					q.lighten(r)
 				}
 			}
@@ -169,11 +169,11 @@ func (q *Queue) Refused(s store.Settlement) {
 		q.wantSweep() // the other engine may stop before it delivers the row
 		return
 	}
-	q.doubt(r)
+	q.recheck(r)
 }
 
-// doubt makes the queue read a row of this engine again before it uses the row.
-func (q *Queue) doubt(r *Row) {
+// recheck makes the queue read a row of this engine again before it uses the row.
+func (q *Queue) recheck(r *Row) {
 	if r.halting {
 		r.halting = false
 		q.halts--
@@ -184,8 +184,8 @@ func (q *Queue) doubt(r *Row) {
 		q.unsaved--
 	}
 	r.stale = true
-	if l := r.lane; !r.flying && l.first == r {
-		q.unhold(l)
+	if f := r.flow; !r.delivering && f.first == r {
+		q.unhold(f)
 		q.fetch(r)
 	}
 }
@@ -195,7 +195,7 @@ func (q *Queue) wantSweep() {
 	if q.scan.running {
 		q.scan.again = true
 	} else {
-		q.full, q.sweptTo = true, 0
+		q.wantsSweep, q.sweptTo = true, 0
 	}
 }
 

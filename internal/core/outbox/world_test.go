@@ -19,7 +19,7 @@ import (
 const (
 	dispatchBeforeCommit = "messages are dispatched before the commit"
 	doneBeforeHandled    = "rows are removed before they are handled"
-	ignoreLanes          = "the order of lanes is ignored"
+	ignoreFlows          = "the order of flows is ignored"
 	scanBehind           = "a scan goes on behind what it has left out"
 	retryAtOnce          = "retries do not wait"
 	ignoreDoubt          = "commits in doubt are ignored"
@@ -28,7 +28,7 @@ const (
 // The limits of the queues of a world are so tight that the random steps reach every path
 // around them.
 var (
-	tight  = outbox.Limits{Window: 4, LaneMax: 2, TargetMax: 3, InFlight: 3, TargetFlight: 2, Late: 1}
+	tight  = outbox.Limits{Window: 4, FlowMax: 2, TargetMax: 3, InFlight: 3, TargetInFlight: 2, Late: 1}
 	policy = outbox.Policy{AttemptsMax: 3, BackoffMin: 10 * time.Millisecond, BackoffMax: 15 * time.Millisecond}
 )
 
@@ -45,7 +45,7 @@ type world struct {
 	clock  bool // the queue receives the time of day, by which the store reads
 	err    error
 	calm   bool // no step fails any more
-	order  bool // a message that fails for good halts its lane
+	order  bool // a message that fails for good halts its flow
 	limits outbox.Limits
 
 	rows     map[uint64]*store.Message // the messages in the store
@@ -72,7 +72,7 @@ type fetch struct {
 // A fact records the fate of a message.
 type fact struct {
 	id       store.ID
-	lane     string // empty if the message is unordered
+	flow     string // empty if the message is unordered
 	timer    bool
 	unparked bool
 	waiting  bool // the message was unparked, and has not been delivered since
@@ -80,7 +80,7 @@ type fact struct {
 	excused  bool // the message may end without a delivery
 	handled  int
 	finished int // epoch in which it was handled, if the queue knows
-	over     int // epoch in which it left its lane
+	over     int // epoch in which it left its flow
 	done     int // epoch in which it was handled
 	tried    int // epoch of the last attempt that failed
 	until    time.Time
@@ -230,12 +230,12 @@ func (w *world) commit() {
 			w.store(m)
 		}
 		c := *m
-		c.Unordered = c.Unordered || w.fault == ignoreLanes
+		c.Unordered = c.Unordered || w.fault == ignoreFlows
 		told = append(told, &c)
 	}
 	if w.fault != dispatchBeforeCommit && w.random.IntN(10) == 0 {
 		if w.fault != ignoreDoubt { // the commit reports an error, and is stored all the same
-			w.queue.Doubted()
+			w.queue.OutcomeUnknown()
 		}
 		return
 	}
@@ -269,9 +269,9 @@ func (w *world) store(m *store.Message) {
 	w.rows[m.Sequence] = m
 	f := &fact{id: m.ID, timer: m.Timer != ""}
 	if !m.Unordered && m.Timer == "" {
-		f.lane = fmt.Sprint(m.Source, m.Target)
+		f.flow = fmt.Sprint(m.Source, m.Target)
 		if m.Target.IsZero() {
-			f.lane = fmt.Sprint(m.Source, m.Type)
+			f.flow = fmt.Sprint(m.Source, m.Type)
 		}
 	}
 	w.facts[m.Sequence] = f
@@ -395,19 +395,19 @@ func (w *world) checkNext(m *store.Message) {
 	if f.tried == w.epoch && w.now.Before(f.until) {
 		w.failf("message %d is tried again %v early", m.Sequence, f.until.Sub(w.now))
 	}
-	if f.lane == "" {
+	if f.flow == "" {
 		return
 	}
 	for _, d := range w.flight {
-		if o := w.facts[d.row.Message.Sequence]; o != nil && o.lane == f.lane {
-			w.failf("messages %d and %d of one lane are under way", d.row.Message.Sequence, m.Sequence)
+		if o := w.facts[d.row.Message.Sequence]; o != nil && o.flow == f.flow {
+			w.failf("messages %d and %d of one flow are under way", d.row.Message.Sequence, m.Sequence)
 		}
 	}
 	for sequence, o := range w.rows {
 		of := w.facts[sequence]
-		if sequence < m.Sequence && of.lane == f.lane && (!o.Parked || o.Halted) && of.over != w.epoch &&
+		if sequence < m.Sequence && of.flow == f.flow && (!o.Parked || o.Halted) && of.over != w.epoch &&
 			!of.unparked && !f.unparked && !of.timer && !f.timer {
-			w.failf("message %d overtakes %d of the lane %q", m.Sequence, sequence, f.lane)
+			w.failf("message %d overtakes %d of the flow %q", m.Sequence, sequence, f.flow)
 		}
 	}
 }
@@ -570,7 +570,7 @@ func (w *world) read() {
 		m := s.page[0]
 		s.page, s.after = s.page[1:], m
 		c := *m
-		c.Unordered = c.Unordered || w.fault == ignoreLanes
+		c.Unordered = c.Unordered || w.fault == ignoreFlows
 		scanned := w.queue.Scanned
 		if w.fault == scanBehind {
 			scanned = w.queue.ScannedBehind
@@ -672,7 +672,7 @@ func (w *world) unpark(ok func(*store.Message) bool) bool {
 	f.unparked, f.waiting = !m.Halted, true
 	f.finished, f.done, f.over, f.tried = 0, 0, 0, 0
 	if m.Halted && w.random.IntN(4) == 0 { // the commit reports an error, and is stored all the same
-		w.queue.Doubted()
+		w.queue.OutcomeUnknown()
 		return true
 	}
 	told := c
@@ -689,7 +689,7 @@ func (w *world) remove() {
 		switch {
 		case !m.Parked:
 		case w.random.IntN(4) == 0: // the commit reports an error, and is stored all the same
-			w.queue.Doubted()
+			w.queue.OutcomeUnknown()
 		default:
 			w.announce = append(w.announce, news{list: []*store.Message{m}, dropped: true})
 		}
@@ -759,24 +759,24 @@ func (w *world) busy() bool {
 
 // isBehindHalted reports whether a message waits for one that is halted.
 func (w *world) isBehindHalted(m *store.Message) bool {
-	lane := w.facts[m.Sequence].lane
+	flow := w.facts[m.Sequence].flow
 	for sequence, o := range w.rows {
-		if lane != "" && o.Halted && w.facts[sequence].lane == lane && sequence < m.Sequence {
+		if flow != "" && o.Halted && w.facts[sequence].flow == flow && sequence < m.Sequence {
 			return true
 		}
 	}
 	return false
 }
 
-// halted returns the number of lanes with a halted message.
+// halted returns the number of flows with a halted message.
 func (w *world) halted() int {
-	lanes := map[string]bool{}
+	flows := map[string]bool{}
 	for sequence, o := range w.rows {
 		if o.Halted {
-			lanes[w.facts[sequence].lane] = true
+			flows[w.facts[sequence].flow] = true
 		}
 	}
-	return len(lanes)
+	return len(flows)
 }
 
 // checkRest checks the promises that hold when nothing is left to do.

@@ -18,8 +18,8 @@ import (
 // several maps, callers seldom wait for each other.
 const shardCount = 64
 
-// A kindRuntime holds the entities of one kind that are in memory.
-type kindRuntime struct {
+// A registry holds the entities of one kind that are in memory.
+type registry struct {
 	engine         *Engine
 	options        entity.Options
 	passivateAfter time.Duration
@@ -28,39 +28,39 @@ type kindRuntime struct {
 	prune          bool
 	notices        snapshotNotices
 	seed           maphash.Seed
-	shards         [shardCount]shard
+	shards         [shardCount]registryShard
 }
 
-type shard struct {
-	mu    sync.RWMutex
-	cells map[string]*cell
-	_     [32]byte // keeps neighbouring shards in different cache lines
+type registryShard struct {
+	mu          sync.RWMutex
+	activations map[string]*activation
+	_           [32]byte // keeps neighbouring shards in different cache lines
 }
 
-func newKindRuntime(e *Engine, c *compiler) *kindRuntime {
-	k := &kindRuntime{
+func newRegistry(e *Engine, c *compiler) *registry {
+	k := &registry{
 		engine: e, passivateAfter: c.passivateAfter, keepOrder: c.keepOrder, retain: c.retain, prune: c.prune, seed: maphash.MakeSeed(),
 		options: entity.Options{Rules: &c.rules, Refusal: encodeRefusal, Performs: e.performs, StoreTime: e.storeTime, Elapsed: e.elapsed, Limits: entity.Limits{
 			Calls: e.config.EntityCallsMax, InFlight: e.config.InFlightMax,
-			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax, Doubts: doubtsMax,
+			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax, Unknowns: unknownsMax,
 		}},
 	}
 	k.options.Notice = k.unsnapped
 	for i := range k.shards {
-		k.shards[i].cells = make(map[string]*cell)
+		k.shards[i].activations = make(map[string]*activation)
 	}
 	return k
 }
 
-func (k *kindRuntime) shard(id string) *shard {
+func (k *registry) shard(id string) *registryShard {
 	return &k.shards[maphash.String(k.seed, id)%shardCount]
 }
 
 // find returns the activation of an entity. If there is none, find makes one without its state.
-func (k *kindRuntime) find(id string) (*cell, error) {
+func (k *registry) find(id string) (*activation, error) {
 	s := k.shard(id)
 	s.mu.RLock()
-	c := s.cells[id]
+	c := s.activations[id]
 	s.mu.RUnlock()
 	if c != nil {
 		return c, nil
@@ -71,11 +71,11 @@ func (k *kindRuntime) find(id string) (*cell, error) {
 	k.engine.takePlace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.cells[id]; c != nil {
+	if c := s.activations[id]; c != nil {
 		k.engine.entities.count.Add(-1)
 		return c, nil
 	}
-	c = &cell{kind: k}
+	c = &activation{kind: k}
 	c.used.Store(k.engine.entities.now.Load())
 	c.core.Init(&k.options, id, c)
 	c.weight.Store(1)
@@ -87,29 +87,29 @@ func (k *kindRuntime) find(id string) (*cell, error) {
 		return nil, ErrClosed
 	}
 	c.ref = ref
-	s.cells[id] = c
+	s.activations[id] = c
 	return c, nil
 }
 
 // forget removes an activation whose actor has stopped.
-func (k *kindRuntime) forget(c *cell) {
+func (k *registry) forget(c *activation) {
 	id := c.core.Key().ID
 	s := k.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cells[id] == c {
-		delete(s.cells, id)
+	if s.activations[id] == c {
+		delete(s.activations, id)
 		k.engine.entities.count.Add(-1)
 		k.engine.entities.weigh(-int64(c.weight.Load()))
 	}
 }
 
-func (k *kindRuntime) count() int {
+func (k *registry) count() int {
 	n := 0
 	for i := range k.shards {
 		s := &k.shards[i]
 		s.mu.RLock()
-		n += len(s.cells)
+		n += len(s.activations)
 		s.mu.RUnlock()
 	}
 	return n
@@ -164,7 +164,7 @@ func (e *Engine) sweep(every time.Duration) {
 			continue
 		}
 		idle := uint64((k.passivateAfter + every - 1) / every)
-		k.passivate(func(c *cell) bool {
+		k.passivate(func(c *activation) bool {
 			used := c.used.Load()
 			return now-sweepOf(used) > idle || used == neverUsed
 		})
@@ -172,13 +172,13 @@ func (e *Engine) sweep(every time.Duration) {
 }
 
 // passivate stops the entities that fn selects and that are idle.
-func (k *kindRuntime) passivate(fn func(*cell) bool) {
-	var old []*cell
+func (k *registry) passivate(fn func(*activation) bool) {
+	var old []*activation
 	for i := range k.shards {
 		s := &k.shards[i]
 		old = old[:0]
 		s.mu.RLock()
-		for _, c := range s.cells {
+		for _, c := range s.activations {
 			if fn(c) {
 				old = append(old, c)
 			}
@@ -273,7 +273,7 @@ func (e *Engine) passivateExcess() {
 	}
 	before := e.oldest(excess, weight)
 	for _, k := range e.kinds {
-		k.passivate(func(c *cell) bool {
+		k.passivate(func(c *activation) bool {
 			if excess <= 0 && weight <= 0 || c.used.Load()&roundMask > before {
 				return false
 			}
@@ -302,7 +302,7 @@ func (e *Engine) oldest(n, weight int64) uint64 {
 		for i := range k.shards {
 			s := &k.shards[i]
 			s.mu.RLock()
-			for _, c := range s.cells {
+			for _, c := range s.activations {
 				round := c.used.Load() & roundMask
 				of := rounds[round]
 				rounds[round] = sum{of.entities + 1, of.weight + int64(c.weight.Load())}
