@@ -50,6 +50,13 @@ func (c *Call) Refused(i int) error {
 	return c.refused[i]
 }
 
+// Reset sets the results back to those that the call had before its first transaction.
+func (c *Call) Reset() {
+	for i := range c.Results {
+		c.Results[i] = store.Result{Err: c.Refused(i)}
+	}
+}
+
 // A Queue holds the waiting calls. Each is a blocked goroutine, so the length of the queue
 // is bounded by the number of callers.
 //

@@ -32,7 +32,7 @@ func (l *Log) commit(calls []*storecore.Call) {
 				c.Err = storecore.NotStored(err)
 				continue
 			}
-			if err := w.group(c.Group, c.Results); err != nil {
+			if _, err := storecore.Decide(w, c.Group, c.Results); err != nil {
 				return err
 			}
 		}

@@ -179,7 +179,7 @@ func UpgradeOnce(tx *bolt.Tx) error {
 func (l *Log) FailAfter(b *store.Batch) error {
 	return l.exclusively(func(w *writer) error {
 		results := make([]store.Result, 1)
-		if err := w.group([]*store.Batch{b}, results); err != nil {
+		if _, err := storecore.Decide(w, []*store.Batch{b}, results); err != nil {
 			return err
 		}
 		return errors.Join(errors.New("broken off"), results[0].Err)

@@ -136,7 +136,7 @@ func (w *writer) putNew(b bucket, k, v []byte) error {
 
 func (f *importer) event(w *writer, e *store.Event) error {
 	p := store.PartitionOf(e.Key, len(w.heads))
-	h, err := w.head(e.Key)
+	h, err := w.Head(e.Key)
 	at := fmt.Sprintf("version %d of %v at %v", e.Version, e.Key, e.Position)
 	switch {
 	case err != nil:
@@ -165,7 +165,7 @@ func (f *importer) event(w *writer, e *store.Event) error {
 }
 
 func (f *importer) state(w *writer, s *store.State) error {
-	h, err := w.head(s.Key)
+	h, err := w.Head(s.Key)
 	at := fmt.Sprintf("state %d of %v", s.Version, s.Key)
 	b := bucketSnapshot
 	switch {

@@ -19,54 +19,6 @@ import (
 // in the list of halted messages if it is halted, and one in the list of timers if it is a
 // timer.
 
-// checkSettle returns an error if the settlements are not possible. They take effect one
-// after the other, so a message that one removes does not exist for the next.
-func (w *writer) checkSettle(settle []store.Settlement) error {
-	var gone map[uint64]bool
-	for i := range settle {
-		s := &settle[i]
-		old, err := w.message(s.Sequence)
-		if err != nil {
-			return fmt.Errorf("settle outbox message %d: %w", s.Sequence, err)
-		}
-		if old == nil || gone[s.Sequence] || s.Misses(old) {
-			if s.Required {
-				return &store.MessageGoneError{Sequence: s.Sequence}
-			}
-			continue
-		}
-		if s.Message == nil {
-			if gone == nil {
-				gone = make(map[uint64]bool)
-			}
-			gone[s.Sequence] = true
-			continue
-		}
-		if m := s.Message; m.ID != old.ID || m.Source != old.Source || m.Timer != old.Timer || !m.Time.Equal(old.Time) {
-			return fmt.Errorf("settle outbox message %d: %w: the new message has another id, source, timer or time",
-				s.Sequence, store.ErrInvalid)
-		}
-	}
-	return nil
-}
-
-// checkTimers reads the timers that the batch will replace or cancel.
-func (w *writer) checkTimers(b *store.Batch) error {
-	for _, name := range b.Cancel {
-		if _, err := w.timer(b.Key, name); err != nil {
-			return err
-		}
-	}
-	for i := range b.Enqueue {
-		if name := b.Enqueue[i].Timer; name != "" {
-			if _, err := w.timer(b.Key, name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 func (w *writer) settle(settle []store.Settlement) error {
 	for i := range settle {
 		s := &settle[i]

@@ -295,6 +295,18 @@ func (c *nameCache) drop(key store.Key) {
 
 // receipts returns the receipts of an entity as the transaction sees them.
 func (w *writer) receipts(s *entityReader) (*receiptNames, error) {
+	if w.known != nil && w.knownOf == s.key {
+		return w.known, nil
+	}
+	known, err := w.readReceipts(s)
+	if err == nil {
+		w.known, w.knownOf = known, s.key
+	}
+	return known, err
+}
+
+// readReceipts returns the receipts of an entity from the cache, or else from the tree.
+func (w *writer) readReceipts(s *entityReader) (*receiptNames, error) {
 	if known := w.names.get(s.key); known != nil {
 		return known, nil
 	}
@@ -340,40 +352,16 @@ func (w *writer) receiptNumber(s *entityReader, known *receiptNames, name string
 	return number, err
 }
 
-// checkReceipts refuses a batch if one of its receipts exists already.
-func (w *writer) checkReceipts(b *store.Batch) error {
-	if len(b.Receipts)+len(b.Forget) == 0 {
-		return nil
-	}
-	s := w.entityReader(b.Key)
-	known, err := w.receipts(s)
-	if err != nil {
-		return err
-	}
-	w.known = known
-	for i := range b.Receipts {
-		name := b.Receipts[i].Name
-		if slices.Contains(b.Forget, name) {
-			continue
-		}
-		n, err := w.receiptNumber(s, known, name)
-		if err != nil {
-			return err
-		}
-		if n != 0 {
-			return &store.AnsweredError{Key: b.Key, Name: name}
-		}
-	}
-	return nil
-}
-
-// putReceipts deletes the receipts to forget, and writes the new ones. The batch must be the
-// one checked last.
+// putReceipts deletes the receipts to forget, and writes the new ones.
 func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 	if len(b.Receipts)+len(b.Forget) == 0 {
 		return nil
 	}
-	s, known := w.entityReader(b.Key), w.known
+	s := w.entityReader(b.Key)
+	known, err := w.receipts(s) // the check of the batch has read them
+	if err != nil {
+		return err
+	}
 	w.answered = append(w.answered, b.Key)
 	before := len(known.number)
 	for _, name := range b.Forget {

@@ -26,8 +26,8 @@ const (
 // a log. Heads and counters are staged in it, and published only after the transaction is
 // durable.
 //
-// A batch is checked completely before any part of it is written, so a refused batch leaves
-// no trace in the transaction. Later batches see the earlier ones through the transaction and
+// A writer implements [storecore.Transaction]. Each method of its view has its own guard, so
+// that damage to a record refuses only the batches that read it. Later batches see the earlier ones through the transaction and
 // the staged heads.
 type writer struct {
 	log     *Log
@@ -42,8 +42,9 @@ type writer struct {
 	cache    storecore.HeadCache
 	staged   map[store.Key]storecore.Head
 	names    nameCache
-	known    *receiptNames // receipts of the entity of the batch that was checked last
-	answered []store.Key   // entities whose receipts the transaction has changed
+	known    *receiptNames // receipts of the entity that was used last, knownOf; or nil
+	knownOf  store.Key
+	answered []store.Key // entities whose receipts the transaction has changed
 	counters counters
 	durable  counters // counters of the last commit
 	heads    []uint64 // by partition
@@ -103,6 +104,7 @@ func (w *writer) forget() {
 
 func (w *writer) reset() {
 	w.tx, w.moved, w.answered = nil, w.moved[:0], w.answered[:0]
+	w.known, w.knownOf = nil, store.Key{}
 	clear(w.staged)
 }
 
@@ -151,103 +153,25 @@ func (w *writer) delete(b bucket, k []byte) error {
 	return w.tree(b).Delete(k)
 }
 
-// group checks and writes the batches of one call and sets their results. It skips batches
-// that are refused already. If it returns an error, the transaction must not be committed.
-func (w *writer) group(group []*store.Batch, results []store.Result) error {
-	var refused map[store.Key]bool
-	for i, b := range group {
-		r := &results[i]
-		if r.Err == nil && refused[b.Key] {
-			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, AfterRefused: true}
-		}
-		var h storecore.Head
-		if r.Err == nil {
-			// Each check has its own guard, so that damage to one entity refuses only the
-			// batches that read it. A check changes nothing in the transaction.
-			r.Err = w.log.guard(func() (err error) {
-				h, err = w.check(b)
-				return err
-			})
-		}
-		if r.Err == nil {
-			if err := w.apply(b, h, r); err != nil {
-				return fmt.Errorf("append %v: %w", b.Key, err)
-			}
-		} else if b != nil && !b.Key.IsZero() {
-			if refused == nil {
-				refused = make(map[store.Key]bool)
-			}
-			refused[b.Key] = true
-		}
-	}
-	return nil
-}
-
-// check returns an error if the batch cannot be stored now. Otherwise it returns the version
-// of the batch's entity. It reads everything that apply will read, so that damage is found
-// before any part of the batch is written.
-func (w *writer) check(b *store.Batch) (h storecore.Head, err error) {
-	if !b.Key.IsZero() {
-		if h, err = w.checkEntity(b); err != nil {
-			return h, err
-		}
-	}
-	if err := w.checkSettle(b.Settle); err != nil {
-		return h, err
-	}
-	if err := w.checkTimers(b); err != nil {
-		return h, err
-	}
-	if err := w.checkReceipts(b); err != nil {
-		return h, err
-	}
-	for _, c := range b.Release {
-		if _, err := w.claimed(c); err != nil {
-			return h, err
-		}
-	}
-	for _, c := range b.Claim {
-		owned, err := w.claimed(c)
-		if err != nil {
-			return h, err
-		}
-		if owned != nil && owned.Owner != b.Key {
-			return h, &store.ClaimedError{Claim: c, Owner: owned.Owner}
-		}
-	}
-	return h, nil
-}
-
-func (w *writer) checkEntity(b *store.Batch) (storecore.Head, error) {
-	h, err := w.head(b.Key)
-	if err == nil {
-		switch {
-		case h.Version != b.Expected:
-			return h, &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: h.Version}
-		case b.Save != nil && h.Version > 0 && !h.Saved:
-			err = fmt.Errorf("%w: a state to save for an entity with events", store.ErrInvalid)
-		case h.Saved && (len(b.Events) > 0 || b.Snapshot != nil):
-			err = fmt.Errorf("%w: events or a snapshot for an entity with a saved state", store.ErrInvalid)
-		case b.Snapshot != nil:
-			err = w.checkSnapshot(b)
-		}
-	}
-	if err != nil {
-		return h, fmt.Errorf("append %v: %w", b.Key, err)
-	}
-	return h, nil
-}
-
-// head returns the version of an entity. For an entity with events it is the version of its
-// last index entry, which is never deleted. A bucket of heads would make every append a fifth
-// slower.
-func (w *writer) head(key store.Key) (storecore.Head, error) {
+// Head implements [storecore.View].
+func (w *writer) Head(key store.Key) (h storecore.Head, err error) {
 	if h, ok := w.staged[key]; ok {
 		return h, nil
 	}
 	if h, ok := w.cache.Get(key); ok {
 		return h, nil
 	}
+	err = w.log.guard(func() (err error) {
+		h, err = w.readHead(key)
+		return err
+	})
+	return h, err
+}
+
+// readHead reads the version of an entity. For an entity with events it is the version of its
+// last index entry, which is never deleted. A bucket of heads would make every append a fifth
+// slower.
+func (w *writer) readHead(key store.Key) (storecore.Head, error) {
 	s := w.log.entityReader(key)
 	version, err := s.end(w.tree(bucketIndex).Cursor())
 	if version > 0 || err != nil {
@@ -278,8 +202,67 @@ func readState(t *bolt.Bucket, s *entityReader) (*store.State, error) {
 	return state, nil
 }
 
-// apply writes a checked batch, in the order of its fields.
-func (w *writer) apply(b *store.Batch, h storecore.Head, r *store.Result) error {
+// Readable implements [storecore.View].
+func (w *writer) Readable(b *store.Batch) error {
+	return w.log.guard(func() error {
+		if b.Snapshot != nil {
+			if err := w.checkSnapshot(b); err != nil {
+				return err
+			}
+		}
+		if len(b.Forget) == 0 {
+			return nil
+		}
+		_, err := w.receipts(w.entityReader(b.Key))
+		return err
+	})
+}
+
+// Message implements [storecore.View].
+func (w *writer) Message(sequence uint64) (m *store.Message, err error) {
+	err = w.log.guard(func() (err error) {
+		m, err = w.message(sequence)
+		return err
+	})
+	return m, err
+}
+
+// Timer implements [storecore.View].
+func (w *writer) Timer(key store.Key, name string) (m *store.Message, err error) {
+	err = w.log.guard(func() (err error) {
+		m, err = w.timer(key, name)
+		return err
+	})
+	return m, err
+}
+
+// HasReceipt implements [storecore.View].
+func (w *writer) HasReceipt(key store.Key, name string) (exists bool, err error) {
+	err = w.log.guard(func() (err error) {
+		s := w.entityReader(key)
+		known, err := w.receipts(s)
+		if err != nil {
+			return err
+		}
+		n, err := w.receiptNumber(s, known, name)
+		exists = n != 0
+		return err
+	})
+	return exists, err
+}
+
+// ClaimOwner implements [storecore.View].
+func (w *writer) ClaimOwner(c store.Claim) (owned *store.Claimed, err error) {
+	err = w.log.guard(func() (err error) {
+		owned, err = w.claimed(c)
+		return err
+	})
+	return owned, err
+}
+
+// Apply implements [storecore.Transaction]. It writes the parts of a batch in the order of its
+// fields.
+func (w *writer) Apply(b *store.Batch, h storecore.Head, r *store.Result) error {
 	r.Time = w.now
 	if b.IsCheck() {
 		return nil
@@ -438,7 +421,7 @@ func (w *writer) positionOf(key store.Key, version store.Version) (store.Positio
 	return store.Position(n), nil
 }
 
-// putClaims releases claims that the entity holds, and adds claims that check has found free.
+// putClaims releases claims that the entity holds, and adds claims that are free.
 func (w *writer) putClaims(b *store.Batch) error {
 	for _, c := range b.Release {
 		owned, err := w.claimed(c)

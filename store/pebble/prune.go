@@ -78,7 +78,7 @@ func (w *writer) deleteEvents(s *entityReader, below store.Version, through stor
 	if below > covered+1 {
 		return 0, fmt.Errorf("%w: those below version %d, but the latest snapshot covers %d", store.ErrInvalid, below, covered)
 	}
-	h, err := w.head(s.key)
+	h, err := w.Head(s.key)
 	if err != nil {
 		return 0, err
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -17,8 +16,8 @@ import (
 // A writer collects the changes of one transaction. Heads and counters are staged in it, and
 // published only after the transaction is durable.
 //
-// A batch is checked completely before any part of it is written, so a refused batch leaves
-// no trace in the transaction. Later batches see the earlier ones: the versions of entities
+// A writer implements [storecore.Transaction]. Each method of its view has its own guard, so
+// that damage to a record refuses only the batches that read it. Later batches see the earlier ones: the versions of entities
 // through staged, and everything else except events through rest, which can be read together
 // with the database.
 type writer struct {
@@ -167,103 +166,25 @@ func (w *writer) delete(k []byte) error {
 	return w.rest.Delete(k, nil)
 }
 
-// group checks and writes the batches of one call and sets their results. It skips batches
-// that are refused already. If it returns an error, the transaction must not be committed.
-func (w *writer) group(group []*store.Batch, results []store.Result) error {
-	var refused map[store.Key]bool
-	for i, b := range group {
-		r := &results[i]
-		if r.Err == nil && refused[b.Key] {
-			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, AfterRefused: true}
-		}
-		var h storecore.Head
-		if r.Err == nil {
-			// Each check has its own guard, so that damage to one entity refuses only the
-			// batches that read it. A check changes nothing in the transaction.
-			r.Err = w.log.guard(func() (err error) {
-				h, err = w.check(b)
-				return err
-			})
-		}
-		if r.Err == nil {
-			if err := w.apply(b, h, r); err != nil {
-				return fmt.Errorf("append %v: %w", b.Key, err)
-			}
-		} else if b != nil && !b.Key.IsZero() {
-			if refused == nil {
-				refused = make(map[store.Key]bool)
-			}
-			refused[b.Key] = true
-		}
-	}
-	return nil
-}
-
-// check returns an error if the batch cannot be stored now. Otherwise it returns the version
-// of the batch's entity. It reads everything that apply will read, so that damage is found
-// before any part of the batch is written.
-func (w *writer) check(b *store.Batch) (h storecore.Head, err error) {
-	if !b.Key.IsZero() {
-		if h, err = w.checkEntity(b); err != nil {
-			return h, err
-		}
-	}
-	if err := w.checkSettle(b.Settle); err != nil {
-		return h, err
-	}
-	if err := w.checkTimers(b); err != nil {
-		return h, err
-	}
-	if err := w.checkReceipts(b); err != nil {
-		return h, err
-	}
-	for _, c := range b.Release {
-		if _, err := w.claimed(c); err != nil {
-			return h, err
-		}
-	}
-	for _, c := range b.Claim {
-		owned, err := w.claimed(c)
-		if err != nil {
-			return h, err
-		}
-		if owned != nil && owned.Owner != b.Key {
-			return h, &store.ClaimedError{Claim: c, Owner: owned.Owner}
-		}
-	}
-	return h, nil
-}
-
-func (w *writer) checkEntity(b *store.Batch) (storecore.Head, error) {
-	h, err := w.head(b.Key)
-	if err == nil {
-		switch {
-		case h.Version != b.Expected:
-			return h, &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: h.Version}
-		case b.Save != nil && h.Version > 0 && !h.Saved:
-			err = fmt.Errorf("%w: a state to save for an entity with events", store.ErrInvalid)
-		case h.Saved && (len(b.Events) > 0 || b.Snapshot != nil):
-			err = fmt.Errorf("%w: events or a snapshot for an entity with a saved state", store.ErrInvalid)
-		case b.Snapshot != nil:
-			err = w.checkSnapshot(b)
-		}
-	}
-	if err != nil {
-		return h, fmt.Errorf("append %v: %w", b.Key, err)
-	}
-	return h, nil
-}
-
-// head returns the version of an entity. For an entity with events it is the version of the
-// last event, which is never deleted. A separate key for the version would cost every append
-// another write.
-func (w *writer) head(key store.Key) (storecore.Head, error) {
+// Head implements [storecore.View].
+func (w *writer) Head(key store.Key) (h storecore.Head, err error) {
 	if h, ok := w.staged[key]; ok {
 		return h.Head, nil
 	}
 	if h, ok := w.cache.Get(key); ok {
 		return h, nil
 	}
+	err = w.log.guard(func() (err error) {
+		h, err = w.readHead(key)
+		return err
+	})
+	return h, err
+}
+
+// readHead reads the version of an entity. For an entity with events it is the version of the
+// last event, which is never deleted. A separate key for the version would cost every append
+// another write.
+func (w *writer) readHead(key store.Key) (storecore.Head, error) {
 	if w.ends == nil {
 		// One iterator serves all searches of the transaction. It sees the committed
 		// versions; newer ones are in staged.
@@ -277,8 +198,55 @@ func (w *writer) head(key store.Key) (storecore.Head, error) {
 	return w.log.entityReader(key).end(w.ends)
 }
 
-// apply writes a checked batch, in the order of its fields.
-func (w *writer) apply(b *store.Batch, h storecore.Head, r *store.Result) error {
+// Readable implements [storecore.View].
+func (w *writer) Readable(b *store.Batch) error {
+	return w.log.guard(func() error {
+		if b.Snapshot == nil {
+			return nil
+		}
+		return w.checkSnapshot(b)
+	})
+}
+
+// Message implements [storecore.View].
+func (w *writer) Message(sequence uint64) (m *store.Message, err error) {
+	err = w.log.guard(func() (err error) {
+		m, err = w.message(sequence)
+		return err
+	})
+	return m, err
+}
+
+// Timer implements [storecore.View].
+func (w *writer) Timer(key store.Key, name string) (m *store.Message, err error) {
+	err = w.log.guard(func() (err error) {
+		m, err = w.timer(key, name)
+		return err
+	})
+	return m, err
+}
+
+// HasReceipt implements [storecore.View].
+func (w *writer) HasReceipt(key store.Key, name string) (exists bool, err error) {
+	err = w.log.guard(func() (err error) {
+		exists, err = has(w.reader(), nameKey(bucketReceipt, key, name))
+		return err
+	})
+	return exists, err
+}
+
+// ClaimOwner implements [storecore.View].
+func (w *writer) ClaimOwner(c store.Claim) (owned *store.Claimed, err error) {
+	err = w.log.guard(func() (err error) {
+		owned, err = w.claimed(c)
+		return err
+	})
+	return owned, err
+}
+
+// Apply implements [storecore.Transaction]. It writes the parts of a batch in the order of its
+// fields.
+func (w *writer) Apply(b *store.Batch, h storecore.Head, r *store.Result) error {
 	r.Time = w.now
 	if b.IsCheck() {
 		return nil
@@ -442,24 +410,6 @@ func (w *writer) positionOf(key store.Key, version store.Version) (store.Positio
 	return e.Position, nil
 }
 
-// checkReceipts refuses a batch if one of its receipts exists already.
-func (w *writer) checkReceipts(b *store.Batch) error {
-	for i := range b.Receipts {
-		name := b.Receipts[i].Name
-		if slices.Contains(b.Forget, name) {
-			continue
-		}
-		kept, err := has(w.reader(), nameKey(bucketReceipt, b.Key, name))
-		if err != nil {
-			return err
-		}
-		if kept {
-			return &store.AnsweredError{Key: b.Key, Name: name}
-		}
-	}
-	return nil
-}
-
 // putReceipts deletes the receipts to forget, and writes the new ones.
 func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 	for _, name := range b.Forget {
@@ -481,7 +431,7 @@ func (w *writer) putReceipts(b *store.Batch, r *store.Result) error {
 	return nil
 }
 
-// putClaims releases claims that the entity holds, and adds claims that check has found free.
+// putClaims releases claims that the entity holds, and adds claims that are free.
 func (w *writer) putClaims(b *store.Batch) error {
 	for _, c := range b.Release {
 		owned, err := w.claimed(c)

@@ -217,11 +217,13 @@ func (l *Log) readSet(calls []*storecore.Call) *readSet {
 
 // decide decides the calls on the values and sets their results. It reports whether the
 // values made it refuse a batch.
-func (l *Log) decide(f *readValues, calls []*storecore.Call, n *readSet, now time.Time, ahead bool) (p *writeSet, refused bool) {
+func (l *Log) decide(f *readValues, calls []*storecore.Call, n *readSet, now time.Time, speculative bool) (p *writeSet, refused bool) {
 	p = newWriteSet(f, l.info.Partitions, n.events, now)
-	p.unchecked, p.speculative = l.testHooks.versionsUnchecked, ahead
+	p.speculative = speculative
 	for _, c := range calls {
-		refused = p.group(c) || refused
+		c.Reset()
+		some, _ := storecore.Decide(p, c.Group, c.Results) // Apply of a write set has no error
+		refused = refused || some
 	}
 	return p, refused
 }

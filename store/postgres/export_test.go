@@ -63,11 +63,6 @@ func WithPlainSequence(draw func(n int) uint64) Option {
 // WithGuess makes a log take a lost connection for a failed commit: a fault for tests.
 func WithGuess() Option { return option(func(c *config) { c.testHooks.guessOutcome = true }) }
 
-// WithRelaxedVersions makes a log ignore versions: a fault for tests.
-func WithRelaxedVersions() Option {
-	return option(func(c *config) { c.testHooks.versionsUnchecked = true })
-}
-
 // WithoutGuard makes a log trust its cache without a check: a fault for tests.
 func WithoutGuard() Option { return option(func(c *config) { c.testHooks.unvalidated = true }) }
 

@@ -100,10 +100,9 @@ type testHooks struct {
 	speculated                                                                       func(held bool) // called after a transaction that was decided from the cache
 	migrations                                                                       []Migration     // migrations that only a newer program knows
 	// Faults that a test can switch on, to prove that a check finds them.
-	unlocked          bool               // the committer does not take the lock
-	draw              func(n int) uint64 // positions come from a counter outside of the transaction
-	guessOutcome      bool               // the committer takes a lost connection for a failed commit
-	versionsUnchecked bool               // the committer does not compare versions
+	unlocked     bool               // the committer does not take the lock
+	draw         func(n int) uint64 // positions come from a counter outside of the transaction
+	guessOutcome bool               // the committer takes a lost connection for a failed commit
 	// unguarded makes the committer trust the cache even if others have committed since.
 	unvalidated bool
 }

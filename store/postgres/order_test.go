@@ -279,7 +279,4 @@ func TestManyLogsOnOneSchemaFenceEachOther(t *testing.T) {
 	if _, err := race(); err != nil {
 		t.Error(err)
 	}
-	if _, err := race(postgres.WithRelaxedVersions()); err == nil {
-		t.Error("a log that does not look at versions is not caught")
-	}
 }

@@ -3,25 +3,21 @@ package postgres
 import (
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
-// A writeSet decides a group of batches on the values that a transaction has read, and collects
-// the rows that the transaction has to write. The write set applies each accepted batch to its
-// values, so a later batch sees the changes of an earlier one. It writes only the final form
-// of each row, however often the group has changed it.
-//
-// The write set checks a batch completely before it applies any part of it, so a refused batch
-// leaves no trace.
+// A writeSet collects the rows that a transaction has to write for a group of batches. It
+// implements [storecore.Transaction] on the values that the transaction has read. It applies
+// each accepted batch to the values, so a later batch sees the changes of an earlier one. It
+// writes only the final form of each row, however often the group has changed it.
 type writeSet struct {
 	*readValues
 	partitions int
 	now        time.Time
-	unchecked  bool // test fault: versions are not compared
+	current    *entityHead // entity of the last call of Head
 	// speculative is true if the values come from the cache, and messages and receipts have not
 	// been read: rows to delete may not exist, and rows to add may exist already.
 	speculative bool
@@ -77,130 +73,22 @@ func (p *writeSet) undo() {
 	}
 }
 
-// group decides the batches of one call and sets their results. It leaves batches alone that
-// failed validation. It reports whether it has refused a batch.
-func (p *writeSet) group(c *storecore.Call) (any bool) {
-	var refused map[store.Key]bool
-	for i, b := range c.Group {
-		r := &c.Results[i]
-		*r = store.Result{Err: c.Refused(i)}
-		if r.Err == nil && refused[b.Key] {
-			r.Err = &store.ConflictError{Key: b.Key, Expected: b.Expected, AfterRefused: true}
-			any = true
-		}
-		if r.Err == nil {
-			var e *entityHead
-			if !b.Key.IsZero() {
-				e = p.head(b.Key)
-			}
-			if r.Err = p.check(b, e); r.Err == nil {
-				p.apply(b, e, r)
-				continue
-			}
-			any = true
-		}
-		if b != nil && !b.Key.IsZero() {
-			if refused == nil {
-				refused = make(map[store.Key]bool)
-			}
-			refused[b.Key] = true
-		}
-	}
-	return any
+// Head implements [storecore.View].
+func (p *writeSet) Head(key store.Key) (storecore.Head, error) {
+	p.current = p.head(key)
+	return storecore.Head{Version: p.current.version, Saved: p.current.saved}, nil
 }
 
-// check returns an error if the values do not allow the batch. The argument e is the entity of
-// the batch, or nil. After check has succeeded, apply cannot fail.
-func (p *writeSet) check(b *store.Batch, e *entityHead) error {
-	if e != nil {
-		switch {
-		case e.version != b.Expected && !p.unchecked:
-			return &store.ConflictError{Key: b.Key, Expected: b.Expected, Actual: e.version}
-		case b.Save != nil && e.version > 0 && !e.saved:
-			return fmt.Errorf("append %v: %w: a state to save for an entity with events", b.Key, store.ErrInvalid)
-		case e.saved && (len(b.Events) > 0 || b.Snapshot != nil):
-			return fmt.Errorf("append %v: %w: events or a snapshot for an entity with a saved state", b.Key, store.ErrInvalid)
-		}
-	}
-	if err := p.checkSettle(b.Settle); err != nil {
-		return err
-	}
-	if err := p.checkTimers(b); err != nil {
-		return err
-	}
-	for i := range b.Receipts {
-		name := b.Receipts[i].Name
-		if p.receipts[receiptKey{b.Key.Kind, b.Key.ID, name}] && !slices.Contains(b.Forget, name) {
-			return &store.AnsweredError{Key: b.Key, Name: name}
-		}
-	}
-	for _, c := range b.Release {
-		if _, err := p.claimed(c); err != nil {
-			return err
-		}
-	}
-	for _, c := range b.Claim {
-		owned, err := p.claimed(c)
-		if err != nil {
-			return err
-		}
-		if owned != nil && owned.Owner != b.Key {
-			return &store.ClaimedError{Claim: c, Owner: owned.Owner}
-		}
-	}
-	return nil
+// Readable implements [storecore.View]. The transaction has read everything that Apply needs.
+func (p *writeSet) Readable(*store.Batch) error { return nil }
+
+// HasReceipt implements [storecore.View].
+func (p *writeSet) HasReceipt(key store.Key, name string) (bool, error) {
+	return p.receipts[receiptKey{key.Kind, key.ID, name}], nil
 }
 
-// checkSettle returns an error if the settlements are not possible. They take effect one
-// after the other, so a message that one removes does not exist for the next.
-func (p *writeSet) checkSettle(settle []store.Settlement) error {
-	var gone map[uint64]bool
-	for i := range settle {
-		s := &settle[i]
-		old, err := p.message(s.Sequence)
-		if err != nil {
-			return fmt.Errorf("settle outbox message %d: %w", s.Sequence, err)
-		}
-		if old == nil || gone[s.Sequence] || s.Misses(old) {
-			if s.Required {
-				return &store.MessageGoneError{Sequence: s.Sequence}
-			}
-			continue
-		}
-		if s.Message == nil {
-			if gone == nil {
-				gone = make(map[uint64]bool)
-			}
-			gone[s.Sequence] = true
-			continue
-		}
-		if m := s.Message; m.ID != old.ID || m.Source != old.Source || m.Timer != old.Timer || !m.Time.Equal(old.Time) {
-			return fmt.Errorf("settle outbox message %d: %w: the new message has another id, source, timer or time",
-				s.Sequence, store.ErrInvalid)
-		}
-	}
-	return nil
-}
-
-// checkTimers reads the timers that the batch will replace or cancel.
-func (p *writeSet) checkTimers(b *store.Batch) error {
-	for _, name := range b.Cancel {
-		if _, err := p.timer(b.Key, name); err != nil {
-			return err
-		}
-	}
-	for i := range b.Enqueue {
-		if name := b.Enqueue[i].Timer; name != "" {
-			if _, err := p.timer(b.Key, name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// message returns a message of the outbox, or nil if it does not exist.
-func (p *writeSet) message(sequence uint64) (*store.Message, error) {
+// Message implements [storecore.View].
+func (p *writeSet) Message(sequence uint64) (*store.Message, error) {
 	if m, ok := p.changed.messages[sequence]; ok {
 		return m, nil
 	}
@@ -218,13 +106,13 @@ func (p *writeSet) message(sequence uint64) (*store.Message, error) {
 	return m, nil
 }
 
-// timer returns the message of a timer, or nil if the timer is not set.
-func (p *writeSet) timer(key store.Key, name string) (*store.Message, error) {
+// Timer implements [storecore.View].
+func (p *writeSet) Timer(key store.Key, name string) (*store.Message, error) {
 	sequence := p.timers[timerKey{key.Kind, key.ID, name}]
 	if sequence == 0 {
 		return nil, nil
 	}
-	m, err := p.message(sequence)
+	m, err := p.Message(sequence)
 	if m != nil && (m.Source != key || m.Timer != name) {
 		err = located(&store.CorruptError{What: "message", Reason: fmt.Sprintf("message %d is not timer %q of %v", sequence, name, key)},
 			"messages", fmt.Sprint("sequence ", sequence))
@@ -232,8 +120,8 @@ func (p *writeSet) timer(key store.Key, name string) (*store.Message, error) {
 	return m, err
 }
 
-// claimed returns the owner of a claim, or nil if the claim is free.
-func (p *writeSet) claimed(c store.Claim) (*store.Claimed, error) {
+// ClaimOwner implements [storecore.View].
+func (p *writeSet) ClaimOwner(c store.Claim) (*store.Claimed, error) {
 	if owned, ok := p.changed.claims[c]; ok {
 		return owned, nil
 	}
@@ -244,18 +132,19 @@ func (p *writeSet) claimed(c store.Claim) (*store.Claimed, error) {
 	return decodeClaim(c, record)
 }
 
-// apply adds a checked batch to the write set, in the order of the batch's fields.
-func (p *writeSet) apply(b *store.Batch, e *entityHead, r *store.Result) {
+// Apply implements [storecore.Transaction]. It adds the parts of a batch to the write set, in
+// the order of the batch's fields. It cannot fail.
+func (p *writeSet) Apply(b *store.Batch, _ storecore.Head, r *store.Result) error {
 	r.Time = p.now
 	if b.IsCheck() {
-		return
+		return nil
 	}
-	if e != nil {
-		p.applyEntity(b, e, r)
+	if !b.Key.IsZero() {
+		p.applyEntity(b, p.current, r)
 	}
 	for i := range b.Settle {
 		s := &b.Settle[i]
-		old, _ := p.message(s.Sequence) // check has read it
+		old, _ := p.Message(s.Sequence) // the check of the batch has read it
 		switch {
 		case old == nil && !p.speculative, old != nil && s.Misses(old):
 		case s.Message == nil:
@@ -293,6 +182,7 @@ func (p *writeSet) apply(b *store.Batch, e *entityHead, r *store.Result) {
 			p.changed.checkpoints[k] = m
 		}
 	}
+	return nil
 }
 
 func (p *writeSet) applyEntity(b *store.Batch, e *entityHead, r *store.Result) {
@@ -341,7 +231,7 @@ const snapshotsMax = 2
 
 // cancel removes the timer of an entity if it is set.
 func (p *writeSet) cancel(key store.Key, name string) {
-	if m, _ := p.timer(key, name); m != nil { // check has read it
+	if m, _ := p.Timer(key, name); m != nil { // the check of the batch has read it
 		p.changed.messages[m.Sequence] = nil
 	}
 }
@@ -371,12 +261,12 @@ func (p *writeSet) applyReceipts(b *store.Batch, r *store.Result) {
 
 func (p *writeSet) applyClaims(b *store.Batch) {
 	for _, c := range b.Release {
-		if owned, _ := p.claimed(c); owned != nil && owned.Owner == b.Key { // check has read it
+		if owned, _ := p.ClaimOwner(c); owned != nil && owned.Owner == b.Key { // the check of the batch has read it
 			p.changed.claims[c] = nil
 		}
 	}
 	for _, c := range b.Claim {
-		if owned, _ := p.claimed(c); owned == nil { // otherwise the entity holds it already, with its old time
+		if owned, _ := p.ClaimOwner(c); owned == nil { // otherwise the entity holds it already, with its old time
 			p.changed.claims[c] = &store.Claimed{Claim: c, Owner: b.Key, Time: p.now}
 		}
 	}
