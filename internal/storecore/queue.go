@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/perdure/perdure/store"
 )
@@ -18,9 +17,6 @@ import (
 const (
 	mergeBatchesMax = 1024
 	mergeBytesMax   = 4 << 20
-	// callsEnough is the number of waiting calls at which a leader stops waiting, whatever
-	// a transaction costs. Callers left out prepare the next transaction while it runs.
-	callsEnough = 256
 )
 
 // A Call is a Commit that waits for its turn. Until the commit function returns, it belongs
@@ -57,28 +53,21 @@ func (c *Call) Reset() {
 	}
 }
 
-// A Queue holds the waiting calls. Each is a blocked goroutine, so the length of the queue
-// is bounded by the number of callers.
+// A Queue makes calls that come while a transaction runs share the next one. Under an engine
+// most calls come from one goroutine, the engine's committer, which forms groups of its own.
+// The others save checkpoints, or are operators.
 //
-// One caller at a time is the leader. It takes the waiting calls up to a bound, its own
+// The queue holds the waiting calls. Each is a blocked goroutine, so its length is bounded by
+// the number of callers. One caller at a time is the leader. It takes the waiting calls up to a bound, its own
 // included, commits them as one transaction, wakes the other callers, and makes the first
 // remaining caller the leader. So there is no goroutine besides the callers, a single
 // caller commits without a switch, and a leader serves others for one transaction only.
 //
 // The zero Queue is ready to use.
 type Queue struct {
-	// Patience bounds the wait of a leader, per call that it expects, while fewer calls
-	// wait than the last transactions had. In that time callers whose commit has just ended
-	// can queue their next one; with many callers that nearly doubles the group. If it is
-	// zero, the leader yields once.
-	Patience time.Duration
-
 	mu      sync.Mutex
 	waiting []*Call
 	led     bool
-	last    int           // number of calls of the last transaction, or the number expected of it minus an eighth
-	want    int           // number of calls that the leader waits for, or 0
-	enough  chan struct{} // closed when that many calls wait
 }
 
 // Commit queues a group. It returns when commit, which one caller at a time calls for
@@ -110,8 +99,10 @@ func (q *Queue) Commit(ctx context.Context, group []*store.Batch, commit func([]
 			c.refused[i], c.Results[i].Err = err, err
 		}
 	}
-	lead := q.enter(c)
-	if lead || q.wait(c) {
+	if q.enter(c) {
+		q.lead(c, commit)
+	} else if q.wait(c) {
+		runtime.Gosched() // callers whose transaction has just ended can queue their next group
 		q.lead(c, commit)
 	}
 	if c.Err != nil {
@@ -167,10 +158,6 @@ func (q *Queue) enter(c *Call) (lead bool) {
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, c)
 	if q.led {
-		if q.want > 0 && len(q.waiting) >= q.want {
-			q.want = 0
-			close(q.enough)
-		}
 		c.wake = make(chan bool, 1)
 		return false
 	}
@@ -195,7 +182,6 @@ func (q *Queue) withdraw(c *Call) bool {
 func (q *Queue) take() []*Call {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.gather(min(q.last, callsEnough))
 	n, batches, bytes := 0, 0, 0
 	for _, c := range q.waiting {
 		batches, bytes = batches+len(c.Group), bytes+c.bytes
@@ -209,36 +195,9 @@ func (q *Queue) take() []*Call {
 	return calls
 }
 
-// gather waits until the given number of calls wait, or until patience ends. It does not
-// yield in a loop: a goroutine that is always runnable prevents its processor from stealing
-// callers of another processor.
-func (q *Queue) gather(want int) {
-	if len(q.waiting) >= want {
-		return
-	}
-	if q.Patience == 0 {
-		q.mu.Unlock()
-		runtime.Gosched()
-		q.mu.Lock()
-		return
-	}
-	enough := make(chan struct{})
-	q.want, q.enough = want, enough
-	q.mu.Unlock()
-	timer := time.NewTimer(q.Patience * time.Duration(want))
-	select {
-	case <-enough:
-	case <-timer.C:
-	}
-	timer.Stop()
-	q.mu.Lock()
-	q.want = 0
-}
-
 // leave makes the next caller the leader, and wakes the callers of all calls but own.
 func (q *Queue) leave(calls []*Call, own *Call) {
 	q.mu.Lock()
-	q.last = max(len(calls), q.last-(q.last+7)/8)
 	if q.led = len(q.waiting) > 0; q.led {
 		q.waiting[0].wake <- true
 	} else {

@@ -328,58 +328,6 @@ func TestWhateverMomentAContextEndsAtNothingIsLostAndNothingIsDenied(t *testing.
 	}
 }
 
-func TestALeaderLeavesTimeForThoseWhoseCommitHasJustEnded(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const callers, full = 8, 20
-		g := make(gate)
-		seen, failed := 0, false // number of transactions seen by all callers
-		l := &log{Queue: storecore.Queue{Patience: time.Second}}
-		l.before = func(calls []*storecore.Call) {
-			l.mu.Lock()
-			first := len(l.together) == 1
-			switch {
-			case len(calls) == callers:
-				seen++
-			case seen > 0 && seen < full && !failed:
-				failed = true
-				t.Errorf("after %d transactions of all %d callers one has %d", seen, callers, len(calls))
-			}
-			l.mu.Unlock()
-			if first {
-				<-g
-			}
-		}
-		done := func() bool {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return seen >= full || failed
-		}
-		ends := make(chan error, callers)
-		for c := range callers {
-			go func() {
-				var err error
-				for r := 0; err == nil && !done(); r++ {
-					err = l.put(t.Context(), fmt.Sprintf("%d.%d", c, r), 1)
-				}
-				ends <- err
-			}()
-		}
-		synctest.Wait()
-		g.open(t) // the second transaction has all but the first caller, or all
-		for range callers {
-			if err := (&pending{"of a caller", ends}).wait(t); err != nil {
-				t.Error(err)
-			}
-		}
-		// The wait is bounded: the next caller is alone.
-		if err := l.put(t.Context(), "alone", 1); err != nil {
-			t.Error(err)
-		}
-		wantIdle(t, l)
-	})
-}
-
 func TestABatchThatIsWrongIsRefusedAloneAndAnErrorOfAGroupIsItsCallersAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -17,11 +17,6 @@ import (
 // It needs only the proof of its last transaction.
 const trimEvery = 1024
 
-// patience is the longest time that a leader waits for each call that it expects. A small
-// transaction costs nearly a millisecond, like a large one. With 64 expected calls the
-// wait is at most a quarter of that.
-const patience = 4 * time.Microsecond
-
 // A committer is the one connection of a log that writes. The goroutine that holds
 // Log.writing owns it.
 //

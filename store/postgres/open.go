@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -44,7 +43,6 @@ func Open(ctx context.Context, url string, opts ...Option) (*Log, error) {
 		name:       pc.ConnConfig.Database + "." + c.schema,
 		lock:       lockKey(c.schema, "commit"),
 		statements: newStatements(c.schema),
-		queue:      storecore.Queue{Patience: patience},
 		closing:    make(chan struct{}),
 	}
 	l.committer.cache.soloCommitsMin = c.testHooks.soloCommitsMin
