@@ -154,12 +154,7 @@ func (x *export) listDamaged(ctx context.Context, p *page, s store.RecordKind, a
 				return false
 			}
 			if s == store.KindVersion && begun && at.texts == last.texts {
-				for v := last.number + 1; v < at.number && more; v++ {
-					key := store.Key{Kind: at.texts[0], ID: at.texts[1]}
-					more = hand(nil, &store.CorruptError{
-						What: "event", Where: "table events", Key: key, Version: store.Version(v), Reason: "it is missing, and pages of the table cannot be read",
-					})
-				}
+				more = missingVersions(last.number+1, at.rowKey, hand)
 			}
 			last, begun = at.rowKey, true
 			if !more {
@@ -182,4 +177,18 @@ func (x *export) listDamaged(ctx context.Context, p *page, s store.RecordKind, a
 		}
 	}
 	return nil
+}
+
+// missingVersions calls hand with an error for each version of an entity from first up to, but
+// not including, that of an event which was found. It reports whether hand wants more.
+func missingVersions(first int64, found rowKey, hand func(store.Record, error) bool) bool {
+	for v := first; v < found.number; v++ {
+		if !hand(nil, &store.CorruptError{
+			What: "event", Where: "table events", Key: store.Key{Kind: found.texts[0], ID: found.texts[1]}, Version: store.Version(v),
+			Reason: "it is missing, and pages of the table cannot be read",
+		}) {
+			return false
+		}
+	}
+	return true
 }

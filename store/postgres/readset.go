@@ -216,6 +216,12 @@ func (n *readSet) queue(b *pgx.Batch, l *Log, f *readValues) {
 	if len(n.heads.all) > 0 {
 		n.queueHeads(b, s, f)
 	}
+	n.queueOutbox(b, s, f)
+	n.queueNames(b, s, f)
+}
+
+// queueOutbox adds the statements that read messages and timers.
+func (n *readSet) queueOutbox(b *pgx.Batch, s *statements, f *readValues) {
 	if len(n.messages.all) > 0 {
 		sequences := make([]int64, len(n.messages.all))
 		for i, seq := range n.messages.all {
@@ -246,6 +252,10 @@ func (n *readSet) queue(b *pgx.Batch, l *Log, f *readValues) {
 			return err
 		})
 	}
+}
+
+// queueNames adds the statements that read receipts and claims.
+func (n *readSet) queueNames(b *pgx.Batch, s *statements, f *readValues) {
 	if len(n.receipts.all) > 0 {
 		kinds, ids, names := triples(n.receipts.all, func(k receiptKey) (string, string, string) { return k.kind, k.id, k.name })
 		b.Queue(s.receipts, kinds, ids, names).Query(func(rows pgx.Rows) error {

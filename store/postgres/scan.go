@@ -38,16 +38,9 @@ func (l *Log) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Event, e
 }
 
 func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*store.Event, error) bool) error {
-	partition := q.After.Partition()
-	if partition >= l.info.Partitions {
-		return fmt.Errorf("%w: partition %d of a log with %d", store.ErrInvalid, partition, l.info.Partitions)
-	}
-	last := store.LastPosition(partition)
-	if q.Through != 0 {
-		if q.Through.Partition() != partition {
-			return fmt.Errorf("%w: it ends in another partition, at %v", store.ErrInvalid, q.Through)
-		}
-		last = q.Through
+	last, err := l.scanEnd(q)
+	if err != nil {
+		return err
 	}
 	if last <= q.After { // an ended context or a closed log is still an error
 		return l.read(ctx, func(*pgxpool.Conn) error { return nil })
@@ -55,7 +48,7 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 	sql, filters := l.filtered(q)
 	whole := len(filters) == 0
 	bounded := false // last is at or below a head that the partition has had
-	how := anyPath   // stays anyWay until the server reports damage
+	how := anyPath   // stays anyPath until the server reports damage
 	var lost error   // damage found after the current page
 	for next := q.After + 1; next <= last; {
 		err := l.fillScan(ctx, p, sql, next, last, filters, how)
@@ -81,7 +74,7 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 		more := p.full()
 		if more && !bounded {
 			// Only a scan of several pages needs the head as its end.
-			head, err := l.head(ctx, partition)
+			head, err := l.head(ctx, q.After.Partition())
 			switch {
 			case err == nil:
 				last, bounded = min(last, max(head, p.rows[len(p.rows)-1].position)), true
@@ -111,6 +104,20 @@ func (l *Log) scan(ctx context.Context, p *page, q *store.Query, yield func(*sto
 		}
 	}
 	return lost
+}
+
+// scanEnd returns the last position that a query may reach.
+func (l *Log) scanEnd(q *store.Query) (store.Position, error) {
+	partition := q.After.Partition()
+	switch {
+	case partition >= l.info.Partitions:
+		return 0, fmt.Errorf("%w: partition %d of a log with %d", store.ErrInvalid, partition, l.info.Partitions)
+	case q.Through == 0:
+		return store.LastPosition(partition), nil
+	case q.Through.Partition() != partition:
+		return 0, fmt.Errorf("%w: it ends in another partition, at %v", store.ErrInvalid, q.Through)
+	}
+	return q.Through, nil
 }
 
 // decodeAt decodes the event of a row that was found by its position.
