@@ -435,7 +435,7 @@ func TestPartsOfADecision(t *testing.T) {
 			perdure.Decide(func(ctx context.Context, _ *testv1.Account, _ *testv1.Touch) (*perdure.Decision, error) {
 				at := perdure.Now(ctx).Add(time.Hour)
 				return perdure.None().Schedule("x", at, &testv1.Touch{}).Cancel("x").Cancel("y").Schedule("y", at, &testv1.Touch{}).
-					Claim("s", "a").Release("s", "a").Release("s", "b").Claim("s", "b"), nil
+					Claim(store.Claim{Space: "s", Value: "a"}).Release(store.Claim{Space: "s", Value: "a"}).Release(store.Claim{Space: "s", Value: "b"}).Claim(store.Claim{Space: "s", Value: "b"}), nil
 			}),
 			perdure.Evolve(onDeposited))
 		log := newLog(t)

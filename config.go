@@ -39,8 +39,8 @@ type Config struct {
 	// Kinds are the kinds that the engine runs. No two of them have the same name.
 	Kinds []AnyKind
 
-	// Effects are the rules for the messages that commands send or enqueue without a target
-	// entity.
+	// Effects are the rules for the messages of decisions that have no target entity; see
+	// [Decision.Enqueue] and [Decision.AfterCommit].
 	Effects []EffectRule
 
 	// Services run from the opening of the engine until it is closed, such as projections.

@@ -48,12 +48,14 @@ func (d *Decision) Tag(tags ...string) *Decision {
 	return d
 }
 
-// Send adds effects that are performed after the commit, at most once each. They are
-// performed in this order, and after the effects of earlier commands of the entity.
+// AfterCommit adds effects that are performed after the commit, at most once each: they are
+// not stored, so they are lost if the process dies first, and they are not retried. For
+// work that must not be lost, use [Decision.Enqueue]. The effects are performed in this
+// order, and after the effects of earlier commands of the entity.
 // Config.Effects needs a [Perform] rule for each. The handler gets a copy of the message
 // as it was when the rule returned, even if the message is a part of the state, which
 // changes later.
-func (d *Decision) Send(effects ...proto.Message) *Decision {
+func (d *Decision) AfterCommit(effects ...proto.Message) *Decision {
 	l := d.left()
 	l.Effects = append(l.Effects, effects...)
 	return d
@@ -110,22 +112,26 @@ func (d *Decision) Cancel(names ...string) *Decision {
 	return d
 }
 
-// Claim claims a value that only one entity may hold within a space, such as a mail
-// address in the space "address". If another entity holds the value, nothing of the
-// decision is stored, and the command fails with a [*store.ClaimedError], which names
-// the holder and matches [AlreadyExists].
-func (d *Decision) Claim(space, value string) *Decision {
+// Claim claims values that only one entity may hold within a space, such as a mail address
+// in the space "address":
+//
+//	perdure.Persist(opened).Claim(store.Claim{Space: "address", Value: c.GetAddress()})
+//
+// If another entity holds one of the values, nothing of the decision is stored, and the
+// command fails with a [*store.ClaimedError], which names the holder and matches
+// [AlreadyExists].
+func (d *Decision) Claim(claims ...store.Claim) *Decision {
 	l := d.left()
-	l.Claim = append(l.Claim, store.Claim{Space: space, Value: value})
+	l.Claim = append(l.Claim, claims...)
 	return d
 }
 
-// Release releases a value that the entity holds, or that the same decision has claimed
+// Release releases values that the entity holds, or that the same decision has claimed
 // before. Any other value is ignored.
-func (d *Decision) Release(space, value string) *Decision {
-	l, c := d.left(), store.Claim{Space: space, Value: value}
-	l.Claim = slices.DeleteFunc(l.Claim, func(o store.Claim) bool { return o == c })
-	l.Release = append(l.Release, c)
+func (d *Decision) Release(claims ...store.Claim) *Decision {
+	l := d.left()
+	l.Claim = slices.DeleteFunc(l.Claim, func(c store.Claim) bool { return slices.Contains(claims, c) })
+	l.Release = append(l.Release, claims...)
 	return d
 }
 
@@ -188,9 +194,9 @@ func Save() *Change { return &Change{entity.Decision{Save: true}} }
 // to its copy are dropped. The command succeeds.
 func Unchanged() *Change { return &Change{} }
 
-// Send is like [Decision.Send].
-func (c *Change) Send(effects ...proto.Message) *Change {
-	(*Decision)(c).Send(effects...)
+// AfterCommit is like [Decision.AfterCommit].
+func (c *Change) AfterCommit(effects ...proto.Message) *Change {
+	(*Decision)(c).AfterCommit(effects...)
 	return c
 }
 
@@ -225,14 +231,14 @@ func (c *Change) Cancel(names ...string) *Change {
 }
 
 // Claim is like [Decision.Claim].
-func (c *Change) Claim(space, value string) *Change {
-	(*Decision)(c).Claim(space, value)
+func (c *Change) Claim(claims ...store.Claim) *Change {
+	(*Decision)(c).Claim(claims...)
 	return c
 }
 
 // Release is like [Decision.Release].
-func (c *Change) Release(space, value string) *Change {
-	(*Decision)(c).Release(space, value)
+func (c *Change) Release(claims ...store.Claim) *Change {
+	(*Decision)(c).Release(claims...)
 	return c
 }
 
@@ -250,29 +256,29 @@ func Now(ctx context.Context) time.Time {
 }
 
 // Rand returns a source of random numbers for one decision. Its seed is the id of the
-// command, so a command that is decided again gets the same numbers. Outside a rule it
-// returns nil.
+// command, so a command that is decided again gets the same numbers. Outside a rule the
+// seed is random.
 func Rand(ctx context.Context) *rand.Rand {
 	if i := entity.InfoFrom(ctx); i != nil {
 		return i.Rand()
 	}
-	return nil
+	return rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) //nolint:gosec // not for secrets
 }
 
-// Self returns the key of the entity whose rule runs with ctx, and the version
-// of the state that it sees. Outside a rule both are zero.
-func Self(ctx context.Context) (store.Key, store.Version) {
-	if i := entity.InfoFrom(ctx); i != nil {
-		return i.Key, i.Version
-	}
-	return store.Key{}, 0
+// A RuleInfo describes the run of a rule.
+type RuleInfo struct {
+	// Key is the key of the entity, and Version the version of the state that the rule sees.
+	Key     store.Key
+	Version store.Version
+	// CommandID is the id of the command. It is zero in an [Answer] rule.
+	CommandID store.ID
 }
 
-// CommandID returns the id of the command whose rule runs with ctx. Outside a rule it is
-// the zero ID.
-func CommandID(ctx context.Context) store.ID {
+// Info returns the entity and the command of the rule that runs with ctx. Outside a rule
+// all fields are zero.
+func Info(ctx context.Context) RuleInfo {
 	if i := entity.InfoFrom(ctx); i != nil {
-		return i.Command
+		return RuleInfo{Key: i.Key, Version: i.Version, CommandID: i.Command}
 	}
-	return store.ID{}
+	return RuleInfo{}
 }

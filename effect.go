@@ -13,8 +13,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// An EffectRule handles the messages of one type that are sent or enqueued without a
-// target entity. Make one with [Perform].
+// An EffectRule handles the messages of one type that decisions give to
+// [Decision.Enqueue] or [Decision.AfterCommit]. Make one with [Perform].
 type EffectRule interface{ effect() *effectRule }
 
 type effectRule struct {
@@ -67,7 +67,7 @@ func Perform[M proto.Message](fn func(ctx context.Context, message M) error, opt
 // that other engines on the same log perform with a [Perform] rule. Use it if one
 // program creates work and another program does it. Several engines must share the log;
 // otherwise the messages wait until an engine with the Perform rule opens it. Such an
-// effect can be enqueued but not sent.
+// effect can be enqueued, but is none for [Decision.AfterCommit].
 func PerformElsewhere[M proto.Message]() EffectRule {
 	t := reflect.TypeFor[M]()
 	r := &effectRule{message: t, policy: effectRetries.policy()}
@@ -124,20 +124,20 @@ type parkError struct{ err error }
 func (e *parkError) Error() string { return e.err.Error() }
 func (e *parkError) Unwrap() error { return e.err }
 
-// A EffectInfo describes the message that a handler performs.
+// An EffectInfo describes the message that a handler performs.
 type EffectInfo struct {
 	// ID is the id of the message. It is the same in every attempt.
 	ID store.ID
-	// Attempt is the number of the attempt, from 1. A message that was sent, and not
-	// enqueued, has one attempt only.
+	// Attempt is the number of the attempt, from 1. A message of [Decision.AfterCommit]
+	// has one attempt only.
 	Attempt int
 	// Source is the entity whose command created the message, Causation is the id of that
 	// command, and Correlation is the correlation id of the conversation.
 	Source      store.Key
 	Causation   store.ID
 	Correlation string
-	// Enqueued is the time when the message was stored. It is zero for a message that was
-	// sent.
+	// Enqueued is the time when the message was stored. It is zero for a message of
+	// [Decision.AfterCommit].
 	Enqueued time.Time
 
 	engine *Engine
@@ -145,7 +145,7 @@ type EffectInfo struct {
 
 type deliveryKey struct{}
 
-// EffectInfoFrom returns the delivery of the handler that runs with ctx, or nil if ctx is
+// EffectInfoFrom returns the message and the attempt of the handler that runs with ctx, or nil if ctx is
 // not the context of a handler.
 func EffectInfoFrom(ctx context.Context) *EffectInfo {
 	d, _ := ctx.Value(deliveryKey{}).(*EffectInfo)

@@ -82,7 +82,7 @@ func TestRecordsCarryWhatTheyShould(t *testing.T) {
 	log := newLog(t)
 	ref := kind.Ref(open(t, log, kind), "1")
 	_, err := ref.Do(ctx, &testv1.Deposit{Amount: 6, Parts: 3, Tags: []string{"big", "blue"}},
-		perdure.WithMetadata(map[string]string{"who": "ada"}), perdure.WithCorrelationID("talk"), perdure.WithTrace("tp", "ts"))
+		perdure.WithMetadata(store.Metadata{CorrelationID: "talk", TraceParent: "tp", TraceState: "ts", Values: map[string]string{"who": "ada"}}))
 	if err != nil {
 		t.Fatal(err)
 	}

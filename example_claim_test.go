@@ -16,7 +16,7 @@ import (
 func ExampleDecision_Claim() {
 	users := perdure.EventSourced("user",
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Open) (*perdure.Decision, error) {
-			return perdure.Persist(&testv1.Opened{Owner: c.GetOwner()}).Claim("address", c.GetOwner()), nil
+			return perdure.Persist(&testv1.Opened{Owner: c.GetOwner()}).Claim(store.Claim{Space: "address", Value: c.GetOwner()}), nil
 		}),
 		perdure.Evolve(func(a *testv1.Account, e *testv1.Opened) { a.Owner = e.GetOwner() }),
 	)

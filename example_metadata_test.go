@@ -32,8 +32,9 @@ func ExampleWithMetadata() {
 		panic(err)
 	}
 	if _, err := orders.Ref(engine, "7").Do(ctx, &testv1.Open{Owner: "ada"},
-		perdure.WithCorrelationID("checkout-4711"),
-		perdure.WithMetadata(map[string]string{"user": "ada"})); err != nil {
+		perdure.WithMetadata(store.Metadata{
+			CorrelationID: "checkout-4711", Values: map[string]string{"user": "ada"},
+		})); err != nil {
 		panic(err)
 	}
 	for e, err := range engine.Events(ctx, store.Query{}) {

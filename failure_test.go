@@ -183,7 +183,7 @@ func TestBadCallsAreNamed(t *testing.T) {
 			return err
 		}, store.ErrInvalid, "of no engine"},
 		{"metadata too large", func(ctx context.Context) error {
-			_, err := kind.Ref(e, "1").Do(ctx, &testv1.Deposit{Amount: 1}, perdure.WithMetadata(map[string]string{"k": strings.Repeat("x", store.MetadataBytesMax+1)}))
+			_, err := kind.Ref(e, "1").Do(ctx, &testv1.Deposit{Amount: 1}, perdure.WithMetadata(store.Metadata{Values: map[string]string{"k": strings.Repeat("x", store.MetadataBytesMax+1)}}))
 			return err
 		}, store.ErrInvalid, "metadata value of k"},
 	} {

@@ -150,7 +150,7 @@ func TestAPanicOfAHandler(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					kind := perdure.EventSourced("k", perdure.Decide(func(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision, error) {
 						if sends {
-							return perdure.None().Send(&testv1.Note{}), nil
+							return perdure.None().AfterCommit(&testv1.Note{}), nil
 						}
 						return perdure.None().Enqueue(&testv1.Note{}), nil
 					}), perdure.Evolve(onDeposited))

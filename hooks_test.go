@@ -122,7 +122,7 @@ func (h *hooking) hookedKinds() []perdure.AnyKind {
 			case "enqueue":
 				return perdure.None().Enqueue(&testv1.Note{Text: "hooked"}), nil
 			case "send":
-				return perdure.None().Send(&testv1.Note{Text: "hooked"}), nil
+				return perdure.None().AfterCommit(&testv1.Note{Text: "hooked"}), nil
 			case "command":
 				return perdure.None().EnqueueTo(store.Key{Kind: "hooked", ID: "2"}, &testv1.Touch{}), nil
 			case "timer":

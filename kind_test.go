@@ -137,3 +137,53 @@ func TestRef(t *testing.T) {
 		}
 	})
 }
+
+func TestInfo(t *testing.T) {
+	t.Parallel()
+	t.Run("outside_a_rule_is_zero", func(t *testing.T) {
+		t.Parallel()
+		if got := perdure.Info(t.Context()); got != (perdure.RuleInfo{}) {
+			t.Errorf("got %+v", got)
+		}
+	})
+	t.Run("of_a_rule_has_the_entity_and_the_command", func(t *testing.T) {
+		t.Parallel()
+		var decided, answered perdure.RuleInfo
+		kind := perdure.EventSourced("account",
+			perdure.Decide(func(ctx context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
+				decided = perdure.Info(ctx)
+				return perdure.Persist(&testv1.Deposited{Amount: c.GetAmount()}), nil
+			}),
+			perdure.Evolve(onDeposited),
+			perdure.Answer(func(ctx context.Context, _ *testv1.Account, _ *testv1.GetBalance) (*testv1.Balance, error) {
+				answered = perdure.Info(ctx)
+				return &testv1.Balance{}, nil
+			}))
+		ref := kind.Ref(openConfig(t, perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{kind}}), "1")
+		if _, err := ref.Do(t.Context(), &testv1.Deposit{Amount: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := perdure.Query[*testv1.Balance](t.Context(), ref, &testv1.GetBalance{}); err != nil {
+			t.Fatal(err)
+		}
+		if decided.Key != ref.Key() || decided.Version != 0 || decided.CommandID.IsZero() {
+			t.Errorf("a Decide rule sees %+v", decided)
+		}
+		if want := (perdure.RuleInfo{Key: ref.Key(), Version: 1}); answered != want {
+			t.Errorf("an Answer rule sees %+v, want %+v", answered, want)
+		}
+	})
+}
+
+func TestNowAndRand(t *testing.T) {
+	t.Parallel()
+	t.Run("work_outside_a_rule", func(t *testing.T) {
+		t.Parallel()
+		if perdure.Now(t.Context()).IsZero() {
+			t.Error("Now returned no time")
+		}
+		if a, b := perdure.Rand(t.Context()).Uint64(), perdure.Rand(t.Context()).Uint64(); a == b {
+			t.Errorf("Rand returned %d from two sources", a)
+		}
+	})
+}

@@ -28,7 +28,7 @@ func payers() *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("payer",
 		perdure.Decide(func(_ context.Context, a *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
 			note := &testv1.Note{Text: fmt.Sprintf("deposit %d", a.GetOperations()+1)}
-			return perdure.Persist(&testv1.Deposited{Amount: c.GetAmount()}).Send(&testv1.Annotate{Note: note}).Enqueue(note), nil
+			return perdure.Persist(&testv1.Deposited{Amount: c.GetAmount()}).AfterCommit(&testv1.Annotate{Note: note}).Enqueue(note), nil
 		}),
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Withdraw) (*perdure.Decision, error) {
 			return perdure.Persist(&testv1.Withdrawn{Amount: c.GetAmount()}).EnqueueTo(

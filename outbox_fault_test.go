@@ -27,7 +27,7 @@ func relays() *perdure.Kind[*testv1.Account] {
 			return perdure.None().EnqueueTo(store.Key{Kind: "account", ID: "bad"}, c), nil
 		}),
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Annotate) (*perdure.Decision, error) {
-			return perdure.None().Send(c.GetNote()), nil
+			return perdure.None().AfterCommit(c.GetNote()), nil
 		}),
 		perdure.Evolve(onDeposited),
 	)
@@ -189,7 +189,7 @@ func TestASentEffectKnowsItsCause(t *testing.T) {
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		kind := perdure.EventSourced("sender",
 			perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Annotate) (*perdure.Decision, error) {
-				return perdure.Persist(&testv1.Annotated{Note: c.GetNote()}).Send(c.GetNote(), c.GetNote()), nil
+				return perdure.Persist(&testv1.Annotated{Note: c.GetNote()}).AfterCommit(c.GetNote(), c.GetNote()), nil
 			}),
 			perdure.Evolve(func(a *testv1.Account, e *testv1.Annotated) { a.Notes = append(a.Notes, e.GetNote()) }),
 		)
@@ -200,7 +200,7 @@ func TestASentEffectKnowsItsCause(t *testing.T) {
 		})
 		e := openConfig(t, perdure.Config{Store: log, Kinds: []perdure.AnyKind{kind}, Effects: []perdure.EffectRule{rule}})
 		ref := kind.Ref(e, "1")
-		if _, err := ref.Do(t.Context(), &testv1.Annotate{Note: &testv1.Note{}}, perdure.WithCorrelationID("talk")); err != nil {
+		if _, err := ref.Do(t.Context(), &testv1.Annotate{Note: &testv1.Note{}}, perdure.WithMetadata(store.Metadata{CorrelationID: "talk"})); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

@@ -27,9 +27,9 @@ func senders(options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 	decide := func(d *perdure.Decision) *perdure.Decision { return d }
 	return perdure.EventSourced("sender",
 		perdure.Decide(func(ctx context.Context, a *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
-			key, version := perdure.Self(ctx)
-			note := &testv1.Note{Text: fmt.Sprintf("%s@%d", key.ID, version+1)}
-			return decide(perdure.Persist(&testv1.Deposited{Amount: c.GetAmount()}).Send(&testv1.Touch{}).Enqueue(note)), nil
+			info := perdure.Info(ctx)
+			note := &testv1.Note{Text: fmt.Sprintf("%s@%d", info.Key.ID, info.Version+1)}
+			return decide(perdure.Persist(&testv1.Deposited{Amount: c.GetAmount()}).AfterCommit(&testv1.Touch{}).Enqueue(note)), nil
 		}),
 		perdure.Decide(func(ctx context.Context, a *testv1.Account, c *testv1.Withdraw) (*perdure.Decision, error) {
 			return perdure.Persist(&testv1.Withdrawn{Amount: c.GetAmount()}).
@@ -460,10 +460,10 @@ func TestAClaimHasOneHolder(t *testing.T) {
 	ctx := testContext(t)
 	kind := perdure.EventSourced("member",
 		perdure.Decide(func(_ context.Context, _ *testv1.Account, c *testv1.Open) (*perdure.Decision, error) {
-			return perdure.Persist(&testv1.Opened{Owner: c.GetOwner()}).Claim("address", c.GetOwner()), nil
+			return perdure.Persist(&testv1.Opened{Owner: c.GetOwner()}).Claim(store.Claim{Space: "address", Value: c.GetOwner()}), nil
 		}),
 		perdure.Decide(func(_ context.Context, a *testv1.Account, c *testv1.Touch) (*perdure.Decision, error) {
-			return perdure.None().Release("address", a.GetOwner()), nil
+			return perdure.None().Release(store.Claim{Space: "address", Value: a.GetOwner()}), nil
 		}),
 		perdure.Evolve(func(a *testv1.Account, e *testv1.Opened) { a.Owner = e.GetOwner() }),
 	)

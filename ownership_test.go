@@ -88,7 +88,7 @@ func TestWhatACallerHandsOver(t *testing.T) {
 		go func() { _, _ = v.kind.Ref(e, "target").Do(ctx, &testv1.Touch{}) }()
 		<-v.begun
 		values := map[string]string{"user": "ada"}
-		if _, err := v.kind.Ref(e, "source").Do(ctx, &testv1.Withdraw{Amount: 5}, perdure.WithMetadata(values)); err != nil {
+		if _, err := v.kind.Ref(e, "source").Do(ctx, &testv1.Withdraw{Amount: 5}, perdure.WithMetadata(store.Metadata{Values: values})); err != nil {
 			t.Fatal(err)
 		}
 		values["user"] = "mallory"
@@ -107,7 +107,7 @@ func TestWhatACallerHandsOver(t *testing.T) {
 		go func() { _, _ = ref.Do(ctx, &testv1.Touch{}) }()
 		<-v.begun
 		values, c := map[string]string{"user": "ada"}, &testv1.Deposit{Amount: 1, Tags: []string{"first"}}
-		if err := ref.Tell(ctx, c, perdure.WithMetadata(values), perdure.WithIdempotencyKey("k")); err != nil {
+		if err := ref.Tell(ctx, c, perdure.WithMetadata(store.Metadata{Values: values}), perdure.WithIdempotencyKey("k")); err != nil {
 			t.Fatal(err)
 		}
 		values["user"], c.Amount, c.Tags[0] = "mallory", 1000, "changed"
@@ -217,13 +217,13 @@ func TestWhatACallerHandsOver(t *testing.T) {
 		})
 		ref := kind.Ref(open(t, log, kind), "1")
 		values := map[string]string{"user": "ada"}
-		if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}, perdure.WithMetadata(values)); err != nil {
+		if _, err := ref.Do(ctx, &testv1.Deposit{Amount: 1}, perdure.WithMetadata(store.Metadata{Values: values})); err != nil {
 			t.Fatal(err)
 		}
 		for range 50 {
 			short, leave := context.WithCancel(ctx)
 			go leave()
-			_, _ = ref.Do(short, &testv1.Deposit{Amount: 1}, perdure.WithMetadata(values))
+			_, _ = ref.Do(short, &testv1.Deposit{Amount: 1}, perdure.WithMetadata(store.Metadata{Values: values}))
 			values["user"] += "."
 		}
 		if !looked.Load() {
@@ -279,7 +279,7 @@ func newKeeper() *keeper {
 			panic(a.GetNotes()[0])
 		}),
 		perdure.Decide(func(_ context.Context, a *testv1.Account, c *testv1.Open) (*perdure.Decision, error) {
-			return perdure.Persist(&testv1.Opened{Owner: c.GetOwner()}).Send(a), nil
+			return perdure.Persist(&testv1.Opened{Owner: c.GetOwner()}).AfterCommit(a), nil
 		}),
 		perdure.Decide(deposit),
 		perdure.Evolve(func(a *testv1.Account, e *testv1.Annotated) { a.Notes = append(a.Notes, e.GetNote()) }),

@@ -234,22 +234,17 @@ func WithIdempotencyKey(key string) CallOption {
 	return callOption(func(c *call) { c.Name, c.hasKey = key, true })
 }
 
-// WithMetadata adds values to the metadata of all records of the command. The call
-// copies the map, so the caller may change it after the call has returned. Keys and
-// values are text, at most [store.MetadataBytesMax] bytes together.
-func WithMetadata(values map[string]string) CallOption {
-	return callOption(func(c *call) { c.Metadata.Values = values })
-}
-
-// WithCorrelationID sets the correlation id in the metadata of all records of the
-// command. Messages that the command causes carry the same id. Without this option the
-// command begins a conversation of its own, with the id of the command as its
-// correlation id.
-func WithCorrelationID(id string) CallOption {
-	return callOption(func(c *call) { c.Metadata.CorrelationID = id })
-}
-
-// WithTrace adds a W3C trace context to the metadata of all records of the command.
-func WithTrace(traceParent, traceState string) CallOption {
-	return callOption(func(c *call) { c.Metadata.TraceParent, c.Metadata.TraceState = traceParent, traceState })
+// WithMetadata sets the metadata of all records of the command: a correlation id, which
+// messages that the command causes carry too, a W3C trace context, and values of the
+// caller, which together have at most [store.MetadataBytesMax] bytes. Without a
+// correlation id the command begins a conversation of its own, with the id of the command
+// as its correlation id. The call copies the values, so the caller may change them after
+// the call has returned. CausationID must be zero: the engine sets it.
+func WithMetadata(m store.Metadata) CallOption {
+	return callOption(func(c *call) {
+		if !m.CausationID.IsZero() {
+			c.invalid = fmt.Errorf("%w: the metadata of a call has a CausationID (leave it zero: the engine sets it)", store.ErrInvalid)
+		}
+		c.Metadata = m
+	})
 }

@@ -8,7 +8,7 @@
 //		When(&libraryv1.LendBook{Borrower: "bob"}).
 //		ThenRefused(perdure.FailedPrecondition, "lent to ada")
 //
-// The messages, timers and claims of a command are checked as well, see [Outcome.ThenSent],
+// The messages, timers and claims of a command are checked as well, see [Outcome.ThenAfterCommit],
 // [Outcome.ThenEnqueuedTo], [Outcome.ThenScheduled] and [Outcome.ThenClaimed]. A scenario
 // delivers none of them.
 //

@@ -48,10 +48,12 @@ func TestAScenario(t *testing.T) {
 		{"a timer without a target", func() (*perdure.Decision, error) {
 			return perdure.None().ScheduleTo(store.Key{}, "x", time.Time{}, &testv1.Touch{}), nil
 		}, "perdure.test.v1.Touch has no target"},
-		{"a nil effect", func() (*perdure.Decision, error) { return perdure.None().Send(&testv1.Touch{}, noNote), nil }, "effect 1: invalid: it is nil"},
+		{"a nil effect", func() (*perdure.Decision, error) { return perdure.None().AfterCommit(&testv1.Touch{}, noNote), nil }, "effect 1: invalid: it is nil"},
 		{"a nil message", func() (*perdure.Decision, error) { return perdure.None().Enqueue(nil), nil }, "message 0: invalid: it is nil"},
 		{"a cancelled timer without a name", func() (*perdure.Decision, error) { return perdure.None().Cancel(""), nil }, "timer name is empty"},
-		{"a claim without a value", func() (*perdure.Decision, error) { return perdure.None().Claim("name", ""), nil }, "claim value is empty"},
+		{"a claim without a value", func() (*perdure.Decision, error) {
+			return perdure.None().Claim(store.Claim{Space: "name", Value: ""}), nil
+		}, "claim value is empty"},
 	} {
 		t.Run("fails for "+c.name, func(t *testing.T) {
 			t.Parallel()
@@ -68,10 +70,10 @@ func TestAScenario(t *testing.T) {
 		t.Parallel()
 		r := goodRules()
 		r.deposit = func(_ context.Context, a *testv1.Account, _ *testv1.Deposit) (*perdure.Decision, error) {
-			return perdure.Persist(deposited(5)).Send(a).EnqueueTo(bob, a), nil
+			return perdure.Persist(deposited(5)).AfterCommit(a).EnqueueTo(bob, a), nil
 		}
 		perduretest.Given(t, r.kind(), deposited(1)).When(&testv1.Deposit{}).
-			ThenSent(&testv1.Account{Balance: 1, Operations: 1}).ThenEnqueued(&testv1.Account{Balance: 1, Operations: 1}).
+			ThenAfterCommit(&testv1.Account{Balance: 1, Operations: 1}).ThenEnqueued(&testv1.Account{Balance: 1, Operations: 1}).
 			ThenState(&testv1.Account{Balance: 6, Operations: 2})
 	})
 
@@ -81,7 +83,7 @@ func TestAScenario(t *testing.T) {
 		r := goodRules()
 		r.deposit = func(context.Context, *testv1.Account, *testv1.Deposit) (*perdure.Decision, error) {
 			return perdure.None().Schedule("x", at, &testv1.Touch{}).Schedule("y", at, &testv1.Touch{}).Cancel("x").
-				Claim("name", "ada").Claim("name", "eda").Release("name", "ada"), nil
+				Claim(store.Claim{Space: "name", Value: "ada"}).Claim(store.Claim{Space: "name", Value: "eda"}).Release(store.Claim{Space: "name", Value: "ada"}), nil
 		}
 		said, _ := failures(t, func(rec *record) {
 			perduretest.Given(rec, r.kind()).When(&testv1.Deposit{}).ThenScheduled("x", at, &testv1.Touch{})

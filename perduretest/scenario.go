@@ -76,7 +76,7 @@ func newScenario[S proto.Message](tb testing.TB, kind *perdure.Kind[S]) *Scenari
 	}}
 }
 
-// For sets the id of the entity, for rules that call [perdure.Self]. Call it before the
+// For sets the id of the entity, for rules that call [perdure.Info]. Call it before the
 // first command.
 func (s *Scenario[S]) For(id string) *Scenario[S] {
 	s.tb.Helper()

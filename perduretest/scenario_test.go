@@ -54,8 +54,8 @@ func (r rules) kind() *perdure.Kind[*testv1.Account] {
 	return perdure.EventSourced("account",
 		perdure.Decide(r.deposit),
 		perdure.Decide(func(ctx context.Context, _ *testv1.Account, c *testv1.Open) (*perdure.Decision, error) {
-			key, version := perdure.Self(ctx)
-			owner := fmt.Sprintf("%s of %v at %d", c.GetOwner(), key, version)
+			info := perdure.Info(ctx)
+			owner := fmt.Sprintf("%s of %v at %d", c.GetOwner(), info.Key, info.Version)
 			return perdure.Persist(&testv1.Opened{Owner: owner, At: timestamppb.New(perdure.Now(ctx))}), nil
 		}),
 		perdure.Decide(func(ctx context.Context, a *testv1.Account, _ *testv1.Withdraw) (*perdure.Decision, error) {
@@ -68,11 +68,11 @@ func (r rules) kind() *perdure.Kind[*testv1.Account] {
 			return perdure.Persist(&testv1.Annotated{Note: c.GetNote()}), nil
 		}),
 		perdure.Decide(func(ctx context.Context, _ *testv1.Account, _ *testv1.Misbehave) (*perdure.Decision, error) {
-			return perdure.None().Send(&testv1.Touch{}).Enqueue(&testv1.Note{Text: "a"}).
+			return perdure.None().AfterCommit(&testv1.Touch{}).Enqueue(&testv1.Note{Text: "a"}).
 				EnqueueTo(bob, &testv1.Deposit{Amount: 1}, perdure.ReplyTo("pay")).
 				Schedule("remind", perdure.Now(ctx).Add(time.Hour), &testv1.Touch{}).
 				ScheduleTo(bob, "nudge", perdure.Now(ctx).Add(time.Minute), &testv1.Open{}).
-				Cancel("old").Claim("name", "ada").Claim("mail", "a@b").Release("name", "eda"), nil
+				Cancel("old").Claim(store.Claim{Space: "name", Value: "ada"}).Claim(store.Claim{Space: "mail", Value: "a@b"}).Release(store.Claim{Space: "name", Value: "eda"}), nil
 		}),
 		perdure.Evolve(r.onDeposited),
 		perdure.Evolve(func(a *testv1.Account, e *testv1.Opened) { a.Owner, a.OpenedAt = e.GetOwner(), e.GetAt() }),
@@ -159,7 +159,7 @@ func TestAScenarioSeesWhatIsLeftForLater(t *testing.T) {
 	perduretest.Given(t, goodRules().kind()).At(start).
 		When(&testv1.Misbehave{}).
 		Then().
-		ThenSent(&testv1.Touch{}).
+		ThenAfterCommit(&testv1.Touch{}).
 		ThenEnqueued(&testv1.Note{Text: "a"}, &testv1.Deposit{Amount: 1}).
 		ThenEnqueuedTo(bob, &testv1.Deposit{Amount: 1}).
 		ThenEnqueuedTo(store.Key{Kind: "account", ID: "carl"}).
@@ -172,7 +172,7 @@ func TestAScenarioSeesWhatIsLeftForLater(t *testing.T) {
 		ThenClaimed("street").
 		ThenReleased("name", "eda").
 		When(&testv1.Touch{}).
-		ThenSent().
+		ThenAfterCommit().
 		ThenEnqueued().
 		ThenEnqueuedTo(bob).
 		ThenCancelled().
@@ -481,7 +481,7 @@ func TestAScenarioThatDoesNotHoldFails(t *testing.T) {
 		},
 		{
 			name: "other effects", want: []string{"other effects"},
-			scenario: func(r *record) { perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenSent(&testv1.Open{}) },
+			scenario: func(r *record) { perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenAfterCommit(&testv1.Open{}) },
 		},
 		{
 			name: "other messages", want: []string{"other messages in the outbox"},

@@ -58,9 +58,9 @@ func (o *Outcome[S]) ThenNothing() *Outcome[S] {
 	return o
 }
 
-// ThenSent expects that the command sends exactly these effects, in this order: those of
+// ThenAfterCommit expects that the command sends exactly these effects, in this order: those of
 // [perdure.Decision.Send].
-func (o *Outcome[S]) ThenSent(effects ...proto.Message) *Outcome[S] {
+func (o *Outcome[S]) ThenAfterCommit(effects ...proto.Message) *Outcome[S] {
 	o.s.tb.Helper()
 	return o.left("effects", effects, o.decision.Effects)
 }

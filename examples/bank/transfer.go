@@ -42,7 +42,7 @@ func startTransfer(ctx context.Context, t *bankv1.Transfer, c *bankv1.StartTrans
 	case c.GetAmount() <= 0 || c.GetFrom() == c.GetTo():
 		return nil, perdure.Reject(perdure.InvalidArgument, "a transfer moves money from one account to another")
 	}
-	self, _ := perdure.Self(ctx)
+	self := perdure.Info(ctx).Key
 	d := perdure.Persist(&bankv1.TransferStarted{From: c.GetFrom(), To: c.GetTo(), Amount: c.GetAmount()}).
 		EnqueueTo(account(c.GetFrom()), &bankv1.Withdraw{Amount: c.GetAmount(), Transfer: self.ID}, perdure.ReplyTo(withdrawal))
 	if patience := c.GetPatience().AsDuration(); patience > 0 {
@@ -55,7 +55,7 @@ func startTransfer(ctx context.Context, t *bankv1.Transfer, c *bankv1.StartTrans
 // so the rule needs no guard against a second one.
 func onReply(ctx context.Context, t *bankv1.Transfer, r *perdurev1.Reply) (*perdure.Decision, error) {
 	refusal := r.GetRefusal() // nil if there is none; perdure.ReplyError makes an error of it
-	self, _ := perdure.Self(ctx)
+	self := perdure.Info(ctx).Key
 	giveBack := func(d *perdure.Decision) *perdure.Decision {
 		return d.EnqueueTo(account(t.GetFrom()), &bankv1.Refund{Amount: t.GetAmount(), Transfer: self.ID}, perdure.ReplyTo(refunding))
 	}

@@ -21,7 +21,7 @@ const snapshotEvery = 3
 var account = perdure.EventSourced("account",
 	perdure.Decide(func(ctx context.Context, a *testv1.Account, _ *testv1.Open) (*perdure.Decision, error) {
 		// The event records the rule's view.
-		_, version := perdure.Self(ctx)
+		version := perdure.Info(ctx).Version
 		return perdure.Persist(&testv1.Opened{Owner: owner(uint64(version), a)}), nil
 	}),
 	perdure.Decide(func(ctx context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {
@@ -74,7 +74,7 @@ var account = perdure.EventSourced("account",
 
 var shelf = perdure.DurableState("shelf",
 	perdure.Update(func(ctx context.Context, a *testv1.Account, _ *testv1.Open) (*perdure.Change, error) {
-		_, version := perdure.Self(ctx)
+		version := perdure.Info(ctx).Version
 		a.Owner = owner(uint64(version), a)
 		return perdure.Save(), nil
 	}),

@@ -21,14 +21,14 @@ import (
 
 // A leaver is a decision of an event-sourced or a durable-state kind.
 type leaver[D any] interface { //nolint:interfacebloat // what a Decision and a Change have in common
-	Send(...proto.Message) D
+	AfterCommit(...proto.Message) D
 	Enqueue(...proto.Message) D
 	EnqueueTo(store.Key, proto.Message, ...perdure.MessageOption) D
 	Schedule(string, time.Time, proto.Message) D
 	ScheduleTo(store.Key, string, time.Time, proto.Message, ...perdure.MessageOption) D
 	Cancel(...string) D
-	Claim(space, value string) D
-	Release(space, value string) D
+	Claim(...store.Claim) D
+	Release(...store.Claim) D
 }
 
 // space is the space of the values that entities claim.
@@ -46,13 +46,13 @@ const space = "values"
 //	cancel NAME                     the end of a timer
 //	claim VALUE, release VALUE      a value that is unique
 func leave[D leaver[D]](ctx context.Context, d D, tags []string) D {
-	_, version := perdure.Self(ctx)
-	id := perdure.CommandID(ctx)
+	version := perdure.Info(ctx).Version
+	id := perdure.Info(ctx).CommandID
 	for i, tag := range tags {
 		w := append(strings.Fields(tag), "", "", "", "", "")
 		switch w[0] {
 		case "send":
-			d = d.Send(wrapperspb.String(fmt.Sprintf("%v %d %d", id, version, i)))
+			d = d.AfterCommit(wrapperspb.String(fmt.Sprintf("%v %d %d", id, version, i)))
 		case "enqueue":
 			d = d.Enqueue(&testv1.Note{Text: fmt.Sprintf("%v %d", id, i)})
 		case "to":
@@ -70,9 +70,9 @@ func leave[D leaver[D]](ctx context.Context, d D, tags []string) D {
 		case "cancel":
 			d = d.Cancel(w[1])
 		case "claim":
-			d = d.Claim(space, w[1])
+			d = d.Claim(store.Claim{Space: space, Value: w[1]})
 		case "release":
-			d = d.Release(space, w[1])
+			d = d.Release(store.Claim{Space: space, Value: w[1]})
 		default:
 			panic("a tag that says nothing: " + tag)
 		}

@@ -218,8 +218,7 @@ func (p *page) window(ctx context.Context, size int) error {
 		options := []perdure.CallOption{
 			perdure.WithIdempotencyKey(s.loan.ID + keys[s.action]),
 			perdure.IfVersion(s.version),
-			perdure.WithCorrelationID(s.loan.ID),
-			perdure.WithMetadata(map[string]string{"ledger": p.o.Source, "line": strconv.Itoa(s.loan.Line)}),
+			perdure.WithMetadata(store.Metadata{CorrelationID: s.loan.ID, Values: map[string]string{"ledger": p.o.Source, "line": strconv.Itoa(s.loan.Line)}}),
 		}
 		if n < size && p.next < len(p.operations) {
 			if err := p.ref.Tell(ctx, s.command, options...); err != nil {

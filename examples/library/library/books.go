@@ -72,7 +72,7 @@ func lend(ctx context.Context, b *libraryv1.Book, c *libraryv1.LendBook) (*perdu
 	event := &libraryv1.BookLent{
 		LoanId: c.GetLoanId(), Borrower: c.GetBorrower(), Date: c.GetDate(), Expected: c.GetExpected(),
 	}
-	self, _ := perdure.Self(ctx)
+	self := perdure.Info(ctx).Key
 	decision := perdure.Persist(event).Tag("borrower:"+c.GetBorrower()).
 		EnqueueTo(readerKey(c.GetBorrower()), &libraryv1.AddBook{
 			Out: &libraryv1.BookOut{Book: self.ID, Title: b.GetTitle(), Loan: loanOf(event)},
@@ -95,7 +95,7 @@ func giveBack(ctx context.Context, b *libraryv1.Book, c *libraryv1.ReturnBook) (
 	case before(c.GetDate(), loan.GetLentOn()):
 		return nil, refuse(BeforeLent, "it was lent on %s, after %s", Day(loan.GetLentOn().AsTime()), Day(c.GetDate().AsTime()))
 	}
-	self, _ := perdure.Self(ctx)
+	self := perdure.Info(ctx).Key
 	decision := perdure.Persist(&libraryv1.BookReturned{
 		LoanId: c.GetLoanId(), Date: c.GetDate(), By: c.GetBy(), LentFor: between(loan.GetLentOn(), c.GetDate()),
 	}).Tag("borrower:"+loan.GetBorrower()).

@@ -20,7 +20,7 @@ var purse = perdure.DurableState("purse",
 	perdure.Update(func(ctx context.Context, a *testv1.Account, c *testv1.Deposit) (*perdure.Change, error) {
 		a.Balance += c.GetAmount()
 		a.Operations++
-		_, version := perdure.Self(ctx)
+		version := perdure.Info(ctx).Version
 		if uint64(version)+1 != a.GetOperations() {
 			return nil, perdure.Reject(perdure.Internal, "operation %d sees version %d", a.GetOperations(), version)
 		}
@@ -28,7 +28,7 @@ var purse = perdure.DurableState("purse",
 		switch {
 		case len(c.GetTags()) == 0:
 		case c.GetTags()[0] == "claim":
-			change.Claim("name", c.GetTags()[1])
+			change.Claim(store.Claim{Space: "name", Value: c.GetTags()[1]})
 		default:
 			for _, tag := range c.GetTags() {
 				change.EnqueueTo(bob, &testv1.Annotate{Note: &testv1.Note{Text: tag}})

@@ -25,13 +25,13 @@ func leave(what string) (*perdure.Decision, error) {
 		return perdure.Persist(&testv1.Opened{Owner: "ada"}).Enqueue(&testv1.Note{Text: "mail"}).
 			EnqueueTo(bob, &testv1.Deposit{Amount: 1}, perdure.ReplyTo("pay")).
 			Schedule("soon", time.Unix(9, 0), &testv1.Touch{}).Cancel("late").
-			Claim("name", "ada").Release("name", "eda").Send(&testv1.Note{Text: "now"}), nil
+			Claim(store.Claim{Space: "name", Value: "ada"}).Release(store.Claim{Space: "name", Value: "eda"}).AfterCommit(&testv1.Note{Text: "now"}), nil
 	case "message":
 		return perdure.None().EnqueueTo(bob, &testv1.Deposit{Amount: 1}), nil
 	case "claim":
-		return perdure.Persist(&testv1.Opened{Owner: "ada"}).Claim("name", "ada"), nil
+		return perdure.Persist(&testv1.Opened{Owner: "ada"}).Claim(store.Claim{Space: "name", Value: "ada"}), nil
 	case "unknown effect":
-		return perdure.None().Send(&testv1.Touch{}), nil
+		return perdure.None().AfterCommit(&testv1.Touch{}), nil
 	case "unknown message":
 		return perdure.Persist(&testv1.Opened{}).Enqueue(&testv1.Touch{}), nil
 	case "nil message":
