@@ -34,6 +34,7 @@ const (
 	dropping                   // DropOldest
 	single                     // the turn detaches one message at a time
 	sending                    // there is middleware around the messages that the actor sends
+	placed                     // the actor has a name or a parent, and an extension from the start
 )
 
 // An actor is a behavior with its mailbox. These rules hold:
@@ -134,6 +135,7 @@ type family struct {
 // share.
 type kind[M any] struct {
 	sys      *System
+	self     any // the *kind[M] itself, see kindOf
 	chunks   sync.Pool
 	contexts sync.Pool
 	trained  sync.Map // reflect.Type of a behavior to *trained
@@ -182,11 +184,10 @@ func (c *core) hasChildren() bool {
 }
 
 // origin returns the name and the parent, which is nil for an actor below a guardian.
-// Both are set before other goroutines can reach the actor.
+// It needs no lock: an actor with one of them has its extension from the start, and both
+// never change.
 func (c *core) origin() (name string, parent node) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ext == nil {
+	if c.traits&placed == 0 {
 		return "", nil
 	}
 	return c.ext.name, c.ext.parent

@@ -42,10 +42,7 @@ func (c *Context[M]) Stop() {
 	if c.a == nil {
 		return
 	}
-	c.a.mu.Lock()
-	c.a.flags |= leaving
-	c.a.mu.Unlock()
-	c.Self().Stop()
+	stop(c.a, draining|leaving)
 }
 
 // Fail ends the handling of the message and does not return; it panics with err. A
@@ -63,11 +60,11 @@ func (c *Context[M]) Unhandled(m M) {
 func (c *Context[M]) Children() []Address { return Address{c.a}.Children() }
 
 // Tell is a cheaper [Ref.Tell] for use inside a turn: an idle receiver may run next on
-// the same goroutine, after the message that is being handled and a few more. The
-// receiver waits at most about two milliseconds for that, even if the sender blocks.
-// One receiver at a time waits like this; for others Tell starts a goroutine, as
-// Ref.Tell does. Middleware around sending sees only the messages sent by Tell and
-// [Forward].
+// the same goroutine, after the message that is being handled and a few more. If the
+// sender blocks, the receiver waits at most about two milliseconds for that. Up to 64
+// receivers wait like this, and the newest runs first; while a processor is idle, only
+// the newest waits, and other goroutines run the rest. Middleware around sending sees
+// only the messages sent by Tell and [Forward].
 func Tell[M, N any](c *Context[M], to Ref[N], m N) error {
 	a := to.a
 	if a == nil || c.a.traits&sending != 0 {

@@ -3,7 +3,6 @@ package actor
 import (
 	"fmt"
 	"hash/maphash"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"sync"
@@ -63,9 +62,7 @@ func (g *guardian) stopAll(how uint16) {
 // add puts an actor in the registry.
 func (g *guardian) add(n node, name string) error {
 	b := n.base()
-	if name == "" {
-		b.shard = g.sys.anyShard()
-	} else {
+	if name != "" {
 		b.shard = g.shardOf(name)
 	}
 	sh := &g.shards[b.shard]
@@ -81,7 +78,6 @@ func (g *guardian) add(n node, name string) error {
 	sh.ids++
 	b.index = uint32(len(sh.members))
 	sh.members = append(sh.members, n)
-	g.living.pin()
 	return nil
 }
 
@@ -90,14 +86,6 @@ func (g *guardian) shardOf(name string) uint8 {
 		return 0 // one list in the order of the spawns, so that runs with a test scheduler are repeatable
 	}
 	return uint8(maphash.String(g.seed, name) % shardsMax)
-}
-
-// anyShard returns a random shard, for an actor without a name.
-func (s *System) anyShard() uint8 {
-	if s.executor != nil {
-		return 0 // see shardOf
-	}
-	return uint8(rand.Uint32() % shardsMax)
 }
 
 // remove takes an actor out of the registry.
@@ -150,7 +138,6 @@ func (c *core) join(n node, name string) error {
 	b.id = f.ids
 	f.ids++
 	b.index = uint32(len(f.children))
-	b.shard = n.system().anyShard() // spreads the turns on callers' goroutines
 	f.children = append(f.children, n)
 	return nil
 }

@@ -133,7 +133,7 @@ func TestTheWatchRestsWhileNothingIsHeld(t *testing.T) {
 		for range 2 {
 			time.Sleep(30 * time.Second) //nolint:forbidigo // in a bubble
 			s.watch.mu.Lock()
-			if s.watch.set {
+			if s.watch.set.Load() {
 				t.Error("nothing is held, and the watch looks")
 			}
 			s.watch.mu.Unlock()

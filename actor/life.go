@@ -174,7 +174,16 @@ func (a *actor[M]) asksIdle(b Idler) (idle bool) {
 // conclude begins the end, or goes on with it when the children have stopped. The
 // caller is the owner, and is no longer the owner when conclude returns.
 func (a *actor[M]) conclude(reason error) {
+	_, wrapped := a.behavior.(*shell[M])
+	simple := reason == nil && !wrapped && a.k.can(a.behavior)&atEnd == 0
 	a.mu.Lock()
+	if simple && a.bare() {
+		a.flags |= ending
+		a.close()
+		a.mu.Unlock()
+		a.settle(nil, nil)
+		return
+	}
 	again := a.flags&ending != 0
 	if again { // the actor has waited for its children
 		reason = a.ext.health.reason
@@ -193,6 +202,17 @@ func (a *actor[M]) conclude(reason error) {
 		return
 	}
 	a.wind(reason)
+}
+
+// bare reports whether the end of the actor concerns nothing but itself: it has no
+// messages, senders that wait for room, children, watchers, belongings or failures. The
+// caller is the owner and holds the lock.
+func (a *actor[M]) bare() bool {
+	if a.length() > 0 {
+		return false
+	}
+	x := a.ext
+	return x == nil || len(x.waiting) == 0 && x.family == nil && x.health == nil
 }
 
 // prepare calls Stopping and goes on with the end.
@@ -295,16 +315,20 @@ func (a *actor[M]) empty() (undelivered []M, askers []asker) {
 			l.dropped()
 		}
 	}()
-	a.flags |= closed
-	a.flags &^= urgent
 	a.refuseWaiting()
 	if n := int(a.length()) + len(stashed); n > 0 {
 		undelivered, askers, void = a.collect(stashed, n)
 	}
-	// The chunks still hold messages, so they go to the garbage collector and not to
-	// the pool.
-	a.cur, a.head, a.tail, a.queued = nil, nil, nil, 0
+	a.close()
 	return undelivered, askers
+}
+
+// close closes the mailbox. Its chunks may still hold messages, so they go to the
+// garbage collector and not to the pool. The caller holds the lock.
+func (a *actor[M]) close() {
+	a.flags |= closed
+	a.flags &^= urgent
+	a.cur, a.head, a.tail, a.queued = nil, nil, nil, 0
 }
 
 // collect returns the stashed and queued messages, at most n, with the askers that wait

@@ -93,7 +93,8 @@ func spawn[M any](p Parent, name string, b Behavior[M], fresh func() Behavior[M]
 		return Ref[M]{}, fmt.Errorf("spawn %q: %w", name, s.invalid)
 	}
 	a := newActor[M](name, l.parent)
-	a.k, a.behavior, a.max, a.traits = kindOf[M](s), b, s.mailboxMax, l.guardian.traits
+	a.k, a.behavior, a.max = kindOf[M](s), b, s.mailboxMax
+	a.traits |= l.guardian.traits
 	if len(opts) > 0 || len(l.middleware) > 0 || fresh != nil {
 		if err := a.fit(l.middleware, fresh, opts); err != nil {
 			return Ref[M]{}, fmt.Errorf("spawn %q: %w", name, err)
@@ -135,7 +136,7 @@ func newActor[M any](name string, parent node) *actor[M] {
 		extension
 	})
 	both.extension.name, both.extension.parent = name, parent
-	both.actor.ext = &both.extension
+	both.actor.ext, both.actor.traits = &both.extension, placed
 	return &both.actor
 }
 
@@ -164,13 +165,19 @@ func (a *actor[M]) fit(around []Middleware, fresh func() Behavior[M], opts []Opt
 	return o.strategy.check("Supervise")
 }
 
-// enter puts an actor below its parent.
-func (l lineage) enter(n node, name string) error {
-	if l.parent == nil {
-		return l.guardian.add(n, name)
+// enter puts an actor below its parent. The number of living actors chooses the shard of
+// an actor without a name: it costs nothing, and actors that are spawned one after
+// another, or at the same time, get different shards.
+func (l lineage) enter(n node, name string) (err error) {
+	living := l.guardian.living.pin()
+	if l.guardian.sys.executor == nil { // else see shardOf
+		n.base().shard = uint8(living % shardsMax)
 	}
-	l.guardian.living.pin()
-	err := l.parent.base().join(n, name)
+	if l.parent == nil {
+		err = l.guardian.add(n, name)
+	} else {
+		err = l.parent.base().join(n, name)
+	}
 	if err != nil {
 		l.guardian.living.unpin()
 	}
@@ -187,11 +194,22 @@ func (a *actor[M]) surround(around []Middleware) {
 	}
 }
 
+// kindOf returns the kind of the message type M. The kind that was asked for last is
+// found without a map.
 func kindOf[M any](s *System) *kind[M] {
-	t := reflect.TypeFor[M]()
-	k, ok := s.kinds.Load(t)
-	if !ok {
-		k, _ = s.kinds.LoadOrStore(t, newKind[M](s))
+	if last := s.lastKind.Load(); last != nil {
+		if k, ok := (*last).(*kind[M]); ok {
+			return k
+		}
 	}
-	return k.(*kind[M])
+	t := reflect.TypeFor[M]()
+	x, ok := s.kinds.Load(t)
+	if !ok {
+		k := newKind[M](s)
+		k.self = k
+		x, _ = s.kinds.LoadOrStore(t, k)
+	}
+	k := x.(*kind[M])
+	s.lastKind.Store(&k.self)
+	return k
 }

@@ -62,6 +62,7 @@ type System struct {
 	system     guardian
 	inline     [shardsMax]gauge
 	kinds      sync.Map // reflect.Type of M to *kind[M]
+	lastKind   atomic.Pointer[any]
 	slots      sync.Map // reflect.Type of R to *slots[R]
 	workers    sync.Pool
 	watch      watch
@@ -90,7 +91,8 @@ func (p *pins) init() {
 	p.n.Store(1)
 }
 
-func (p *pins) pin() { p.n.Add(1) }
+// pin counts one more thing and returns their number.
+func (p *pins) pin() int64 { return p.n.Add(1) }
 
 func (p *pins) unpin() {
 	if p.n.Add(-1) == 0 {
@@ -140,6 +142,7 @@ func NewSystem(c Config) *System {
 	s.strategy.All = false
 	s.invalid = s.strategy.check("Config.Supervision")
 	s.workers.New = func() any { return newWorker(s) }
+	s.watch.init()
 	s.goroutines.init()
 	s.user.init(s, "user", 0, c.Middleware)
 	s.system.init(s, "system", internal, nil)
