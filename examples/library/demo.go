@@ -5,6 +5,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,7 +84,7 @@ func (a *app) demo(ctx context.Context) error {
 
 // printReaders asks the readers of the ledger for the books that they have out.
 func (a *app) printReaders(ctx context.Context, d *desk, l *ledger.Ledger) error {
-	rows := [][]string{{"reader", "lent", "out", "which"}}
+	var rows [][]string
 	met := make(map[string]bool)
 	for i := range l.Loans {
 		name := l.Loans[i].Borrower
@@ -99,10 +100,13 @@ func (a *app) printReaders(ctx context.Context, d *desk, l *ledger.Ledger) error
 		for _, o := range reader.GetOut() {
 			books = append(books, o.GetBook())
 		}
+		slices.Sort(books)
 		if len(books) > 0 {
 			rows = append(rows, []string{name, fmt.Sprintf("%d ×", reader.GetLent()), count(booksOut(reader)), strings.Join(books, ", ")})
 		}
 	}
-	a.table("Readers who have a book out, as the books have told them", rows...)
+	slices.SortFunc(rows, slices.Compare)
+	a.table("Readers who have a book out, from the messages of the books",
+		append([][]string{{"reader", "lent", "out", "books"}}, rows...)...)
 	return nil
 }

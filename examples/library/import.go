@@ -5,17 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/perdure/perdure/examples/library/ledger"
 	"github.com/perdure/perdure/examples/library/library"
+	"github.com/perdure/perdure/internal/progress"
 )
 
 // rejectsShownMax bounds the rejected rows that are printed on the terminal.
@@ -80,7 +83,7 @@ func (a *app) importFile(ctx context.Context, name string, f *importFlags) error
 		return fmt.Errorf("--interval is not above zero: %v (use 2s)", f.interval)
 	}
 	begun := time.Now()
-	l, err := readFile(name, f.columns)
+	l, err := a.readFile(ctx, name, f)
 	if err != nil {
 		return err
 	}
@@ -121,20 +124,49 @@ func (a *app) importFile(ctx context.Context, name string, f *importFlags) error
 	return nil
 }
 
-func readFile(name string, columns ledger.Columns) (*ledger.Ledger, error) {
+// readFile reads a ledger and shows how far it is.
+func (a *app) readFile(ctx context.Context, name string, f *importFlags) (*ledger.Ledger, error) {
 	file, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("%w (name a CSV file)", err)
 	}
 	defer func() { _ = file.Close() }() // it was only read
-	if info, err := file.Stat(); err == nil && info.IsDir() {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
 		return nil, fmt.Errorf("%s is a directory (name a CSV file)", name)
 	}
-	l, err := ledger.Read(file, columns)
+	begun, in := time.Now(), &countingReader{ctx: ctx, file: file}
+	t := progress.Start(progress.Config{
+		Out: a.err, Bar: progress.IsTerminal(a.err), Interval: f.interval, Quiet: f.quiet,
+		State: func() (progress.State, bool) {
+			return progress.State{Phase: "read", Unit: "bytes", Bytes: true, Done: in.n.Load(), Total: info.Size(), Elapsed: time.Since(begun)}, true
+		},
+	})
+	defer t.Stop()
+	l, err := ledger.Read(in, f.columns)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return l, nil
+}
+
+// A countingReader counts the bytes that were read, and ends with its context.
+type countingReader struct {
+	ctx  context.Context
+	file io.Reader
+	n    atomic.Int64
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := r.file.Read(p)
+	r.n.Add(int64(n))
+	return n, err
 }
 
 func writeRejects(source, name string, l *ledger.Ledger) error {

@@ -81,7 +81,7 @@ func signalAt(ctx context.Context, t *testing.T, percent int, signal os.Signal, 
 	for lines.Scan() {
 		fmt.Fprintln(&text, lines.Text())
 		var at int
-		if _, err := fmt.Sscanf(lines.Text(), "%d %%", &at); err != nil || at < percent || sent {
+		if _, err := fmt.Sscanf(lines.Text(), "%d %%", &at); err != nil || at < percent || sent || !strings.Contains(lines.Text(), "commands") {
 			continue
 		}
 		sent = true

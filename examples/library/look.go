@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,6 +52,7 @@ func (a *app) showCommand() *cobra.Command {
 				for _, o := range reader.GetOut() {
 					rows = append(rows, []string{o.GetBook(), o.GetTitle(), whereabouts(o.GetLoan())})
 				}
+				slices.SortFunc(rows, slices.Compare)
 				if len(rows) > 0 {
 					a.table("Books out", rows...)
 				}

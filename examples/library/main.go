@@ -198,7 +198,7 @@ func (a *app) table(title string, rows ...[]string) {
 	a.printf("\n%s\n\n", title)
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	for _, cells := range rows {
-		_, _ = fmt.Fprintf(w, "  %s\n", strings.Join(cells, "\t")) // as in printf
+		_, _ = fmt.Fprintf(w, "  %s\n", strings.TrimRight(strings.Join(cells, "\t"), "\t")) // as in printf
 	}
 	_ = w.Flush() // as in printf
 }

@@ -117,152 +117,152 @@ func lendNow(loan, borrower string, expected time.Duration) *libraryv1.LendBook 
 	}
 }
 
-func TestABorrowerIsRemindedOnceWhenTheLoanIsDue(t *testing.T) {
+func TestReminder(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := openDesk(t, memory.New())
-		d.do("emma", &libraryv1.RegisterBook{Title: "Emma"}, lendNow("1", "Ada", 21*day))
-		pass(21*day - time.Second)
-		d.reminds()
-		pass(time.Second)
-		const want = "emma: Ada has Emma on loan 1, due 2000-01-22"
-		d.reminds(want)
-		pass(100 * day)
-		d.reminds(want)
-		if n := d.pending(); n != 0 {
-			t.Errorf("%d messages are pending, want none", n)
-		}
+	t.Run("comes_once_when_the_loan_is_due", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			d := openDesk(t, memory.New())
+			d.do("emma", &libraryv1.RegisterBook{Title: "Emma"}, lendNow("1", "Ada", time.Hour))
+			pass(time.Hour - time.Second)
+			d.reminds()
+			pass(time.Second)
+			const want = "emma: Ada has Emma on loan 1, due 2000-01-01T01:00:00Z"
+			d.reminds(want)
+			pass(5 * time.Hour)
+			d.reminds(want)
+			if n := d.pending(); n != 0 {
+				t.Errorf("%d messages are pending, want none", n)
+			}
+		})
+	})
+	t.Run("is_cancelled_by_a_return_in_time", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			d := openDesk(t, memory.New())
+			d.do("emma", &libraryv1.RegisterBook{Title: "Emma"}, lendNow("1", "Ada", time.Hour))
+			pass(time.Minute)
+			d.do("emma", &libraryv1.ReturnBook{LoanId: "1", Date: timestamppb.Now()})
+			synctest.Wait()
+			if n := d.pending(); n != 0 {
+				t.Errorf("%d messages are pending after the return, want none", n)
+			}
+			d.do("emma", lendNow("2", "Basil", 2*time.Hour))
+			pass(time.Hour)
+			d.reminds()
+			pass(time.Hour)
+			d.reminds("emma: Basil has Emma on loan 2, due 2000-01-01T02:01:00Z")
+		})
+	})
+	t.Run("that_fell_due_while_the_library_was_closed_comes_when_it_opens", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			log := memory.New()
+			d := openDesk(t, log)
+			d.do("emma", &libraryv1.RegisterBook{Title: "Emma"}, lendNow("1", "Ada", day))
+			d.reminds()
+			d.close()
+			pass(60 * day)
+			again := openDesk(t, log.Reopen())
+			again.reminds("emma: Ada has Emma on loan 1, due 2000-01-02")
+			d.reminds()
+		})
+	})
+	t.Run("is_not_sent_for_a_loan_that_has_ended", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			d := openDesk(t, memory.New())
+			old := &libraryv1.LendBook{
+				LoanId: "1", Borrower: "Ada", Date: timestamppb.New(monday), Expected: durationpb.New(day), Ended: true,
+			}
+			d.do("emma", &libraryv1.RegisterBook{Title: "Emma"}, old)
+			d.reminds()
+			d.has("Ada", 1, "emma on 1")
+			if n := d.pending(); n != 0 {
+				t.Errorf("%d messages are pending, want none", n)
+			}
+		})
+	})
+	t.Run("may_be_due_before_and_after_the_times_of_a_log", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			d := openDesk(t, memory.New())
+			for book, lent := range map[string]time.Time{
+				"early": time.Date(1410, 5, 1, 0, 0, 0, 0, time.UTC), "late": time.Date(9000, 5, 1, 0, 0, 0, 0, time.UTC),
+			} {
+				d.do(book, &libraryv1.RegisterBook{Title: "Any"}, &libraryv1.LendBook{
+					LoanId: "1", Borrower: "Ada", Date: timestamppb.New(lent), Expected: durationpb.New(day),
+				})
+			}
+			d.reminds("early: Ada has Any on loan 1, due 1410-05-02")
+			if n := d.pending(); n != 1 {
+				t.Errorf("%d messages are pending, want the timer of the late loan", n)
+			}
+		})
+	})
+	t.Run("is_a_timer_at_the_day_that_is_due", func(t *testing.T) {
+		t.Parallel()
+		loan := &libraryv1.Loan{Id: "1", Borrower: "Ada", LentOn: timestamppb.New(monday), Due: timestamppb.New(monday.Add(21 * day))}
+		lend := &libraryv1.LendBook{LoanId: "1", Borrower: "Ada", Date: timestamppb.New(monday), Expected: durationpb.New(21 * day)}
+		perduretest.Given(t, library.Books, emma).For("e").
+			When(lend).Then(toAda).
+			ThenEnqueued(&libraryv1.AddBook{Out: &libraryv1.BookOut{Book: "e", Title: "Emma", Loan: loan}}).
+			ThenScheduled("overdue", monday.Add(21*day), &libraryv1.RemindBorrower{LoanId: "1"}).
+			When(&libraryv1.RemindBorrower{LoanId: "1"}).Then().
+			ThenEnqueued(&libraryv1.WriteNotice{Title: "Emma", Loan: loan}).
+			When(&libraryv1.RemindBorrower{LoanId: "2"}).ThenNothing().
+			When(&libraryv1.ReturnBook{LoanId: "1", Date: timestamppb.New(tuesday), By: "Ada"}).Then(fromAda).
+			ThenEnqueued(&libraryv1.RemoveBook{Book: "e", LoanId: "1"}).
+			ThenCancelled("overdue").
+			When(&libraryv1.RemindBorrower{LoanId: "1"}).ThenNothing().
+			When(&libraryv1.LendBook{LoanId: "2", Borrower: "Basil", Date: timestamppb.New(tuesday)}).
+			When(&libraryv1.ReturnBook{LoanId: "2", Date: timestamppb.New(tuesday)}).
+			ThenCancelled()
 	})
 }
 
-func TestAReturnInTimeLeavesNothingToRemindOf(t *testing.T) {
+func TestReader(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := openDesk(t, memory.New())
-		d.do("emma", &libraryv1.RegisterBook{Title: "Emma"}, lendNow("1", "Ada", 21*day))
-		pass(20 * day)
-		d.do("emma", &libraryv1.ReturnBook{LoanId: "1", Date: timestamppb.Now()})
-		synctest.Wait()
-		if n := d.pending(); n != 0 {
-			t.Errorf("%d messages are pending after the return, want none", n)
-		}
-		d.do("emma", lendNow("2", "Basil", 21*day))
-		pass(5 * day)
-		d.reminds()
-		pass(16 * day)
-		d.reminds("emma: Basil has Emma on loan 2, due 2000-02-11")
+	t.Run("knows_the_books_that_are_out", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			log := memory.New()
+			d := openDesk(t, log)
+			for _, book := range []string{"emma", "walden"} {
+				d.do(book, &libraryv1.RegisterBook{Title: book})
+			}
+			d.do("emma", lendNow("1", "Ada", day))
+			d.has("Ada", 1, "emma on 1")
+			d.do("walden", lendNow("2", "Ada", day))
+			d.has("Ada", 2, "emma on 1", "walden on 2")
+			d.do("emma", &libraryv1.ReturnBook{LoanId: "1", Date: timestamppb.Now()})
+			d.has("Ada", 2, "walden on 2")
+			d.do("emma", lendNow("3", "Basil", day))
+			d.has("Basil", 1, "emma on 3")
+			d.close()
+			openDesk(t, log.Reopen()).has("Ada", 2, "walden on 2")
+		})
 	})
-}
-
-func TestALoanThatFellDueWhileTheLibraryWasClosedIsRemindedOfWhenItOpens(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		log := memory.New()
-		d := openDesk(t, log)
-		d.do("emma", &libraryv1.RegisterBook{Title: "Emma"}, lendNow("1", "Ada", 21*day))
-		d.reminds()
-		d.close()
-		pass(60 * day)
-		again := openDesk(t, log.Reopen())
-		again.reminds("emma: Ada has Emma on loan 1, due 2000-01-22")
-		d.reminds()
+	t.Run("lists_so_many_books_and_counts_the_others", func(t *testing.T) {
+		t.Parallel()
+		out := func(loan int) *libraryv1.BookOut {
+			return &libraryv1.BookOut{Book: "emma", Loan: &libraryv1.Loan{Id: fmt.Sprint(loan)}}
+		}
+		full := &libraryv1.Reader{Lent: library.OutMax}
+		for i := range library.OutMax {
+			full.Out = append(full.Out, out(i))
+		}
+		above := proto.CloneOf(full)
+		above.Lent++
+		above.Unlisted++
+		below := proto.CloneOf(full)
+		below.Lent++
+		below.Out = below.GetOut()[1:]
+		perduretest.GivenState(t, library.Readers, full).
+			When(&libraryv1.AddBook{Out: out(library.OutMax)}).ThenState(above).
+			When(&libraryv1.RemoveBook{Book: "emma", LoanId: fmt.Sprint(library.OutMax)}).
+			When(&libraryv1.RemoveBook{Book: "emma", LoanId: "0"}).ThenState(below).
+			When(&libraryv1.RemoveBook{Book: "emma", LoanId: "0"}).ThenRefused(perdure.FailedPrecondition, "does not have emma on loan 0").
+			When(&libraryv1.AddBook{}).ThenRefused(perdure.InvalidArgument, "without its id")
 	})
-}
-
-func TestNobodyIsRemindedOfALoanThatHasEnded(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := openDesk(t, memory.New())
-		old := &libraryv1.LendBook{
-			LoanId: "1", Borrower: "Ada", Date: timestamppb.New(monday), Expected: durationpb.New(day), Ended: true,
-		}
-		d.do("emma", &libraryv1.RegisterBook{Title: "Emma"}, old)
-		d.reminds()
-		d.has("Ada", 1, "emma on 1")
-		if n := d.pending(); n != 0 {
-			t.Errorf("%d messages are pending, want none", n)
-		}
-	})
-}
-
-func TestALoanMayBeDueBeforeAndAfterALogKeepsTime(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := openDesk(t, memory.New())
-		for book, lent := range map[string]time.Time{
-			"early": time.Date(1410, 5, 1, 0, 0, 0, 0, time.UTC), "late": time.Date(9000, 5, 1, 0, 0, 0, 0, time.UTC),
-		} {
-			d.do(book, &libraryv1.RegisterBook{Title: "Any"}, &libraryv1.LendBook{
-				LoanId: "1", Borrower: "Ada", Date: timestamppb.New(lent), Expected: durationpb.New(day),
-			})
-		}
-		d.reminds("early: Ada has Any on loan 1, due 1410-05-02")
-		if n := d.pending(); n != 1 {
-			t.Errorf("%d messages are pending, want the timer of the late loan", n)
-		}
-	})
-}
-
-func TestATimerIsSetToTheDayThatIsDueAndCancelledByTheReturn(t *testing.T) {
-	t.Parallel()
-	loan := &libraryv1.Loan{Id: "1", Borrower: "Ada", LentOn: timestamppb.New(monday), Due: timestamppb.New(monday.Add(21 * day))}
-	lend := &libraryv1.LendBook{LoanId: "1", Borrower: "Ada", Date: timestamppb.New(monday), Expected: durationpb.New(21 * day)}
-	perduretest.Given(t, library.Books, emma).For("e").
-		When(lend).Then(toAda).
-		ThenEnqueued(&libraryv1.AddBook{Out: &libraryv1.BookOut{Book: "e", Title: "Emma", Loan: loan}}).
-		ThenScheduled("overdue", monday.Add(21*day), &libraryv1.RemindBorrower{LoanId: "1"}).
-		When(&libraryv1.RemindBorrower{LoanId: "1"}).Then().
-		ThenEnqueued(&libraryv1.WriteNotice{Title: "Emma", Loan: loan}).
-		When(&libraryv1.RemindBorrower{LoanId: "2"}).ThenNothing().
-		When(&libraryv1.ReturnBook{LoanId: "1", Date: timestamppb.New(tuesday), By: "Ada"}).Then(fromAda).
-		ThenEnqueued(&libraryv1.RemoveBook{Book: "e", LoanId: "1"}).
-		ThenCancelled("overdue").
-		When(&libraryv1.RemindBorrower{LoanId: "1"}).ThenNothing().
-		When(&libraryv1.LendBook{LoanId: "2", Borrower: "Basil", Date: timestamppb.New(tuesday)}).
-		When(&libraryv1.ReturnBook{LoanId: "2", Date: timestamppb.New(tuesday)}).
-		ThenCancelled()
-}
-
-func TestAReaderKnowsWhatTheBooksHaveTold(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		log := memory.New()
-		d := openDesk(t, log)
-		for _, book := range []string{"emma", "walden"} {
-			d.do(book, &libraryv1.RegisterBook{Title: book})
-		}
-		d.do("emma", lendNow("1", "Ada", day))
-		d.has("Ada", 1, "emma on 1")
-		d.do("walden", lendNow("2", "Ada", day))
-		d.has("Ada", 2, "emma on 1", "walden on 2")
-		d.do("emma", &libraryv1.ReturnBook{LoanId: "1", Date: timestamppb.Now()})
-		d.has("Ada", 2, "walden on 2")
-		d.do("emma", lendNow("3", "Basil", day))
-		d.has("Basil", 1, "emma on 3")
-		d.close()
-		openDesk(t, log.Reopen()).has("Ada", 2, "walden on 2")
-	})
-}
-
-func TestAReaderListsSoManyBooksAndCountsTheOthers(t *testing.T) {
-	t.Parallel()
-	out := func(loan int) *libraryv1.BookOut {
-		return &libraryv1.BookOut{Book: "emma", Loan: &libraryv1.Loan{Id: fmt.Sprint(loan)}}
-	}
-	full := &libraryv1.Reader{Lent: library.OutMax}
-	for i := range library.OutMax {
-		full.Out = append(full.Out, out(i))
-	}
-	above := proto.CloneOf(full)
-	above.Lent++
-	above.Unlisted++
-	below := proto.CloneOf(full)
-	below.Lent++
-	below.Out = below.GetOut()[1:]
-	perduretest.GivenState(t, library.Readers, full).
-		When(&libraryv1.AddBook{Out: out(library.OutMax)}).ThenState(above).
-		When(&libraryv1.RemoveBook{Book: "emma", LoanId: fmt.Sprint(library.OutMax)}).
-		When(&libraryv1.RemoveBook{Book: "emma", LoanId: "0"}).ThenState(below).
-		When(&libraryv1.RemoveBook{Book: "emma", LoanId: "0"}).ThenRefused(perdure.FailedPrecondition, "does not have emma on loan 0").
-		When(&libraryv1.AddBook{}).ThenRefused(perdure.InvalidArgument, "without its id")
 }

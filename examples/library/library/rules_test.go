@@ -30,7 +30,7 @@ var (
 	}
 )
 
-func TestABookIsRegisteredLentAndReturned(t *testing.T) {
+func TestBookIsRegisteredLentAndReturned(t *testing.T) {
 	t.Parallel()
 	perduretest.Given(t, library.Books).
 		When(&libraryv1.RegisterBook{Title: "Emma", Isbn: "9780141439587"}).
@@ -95,7 +95,7 @@ var refusals = []struct {
 		code: perdure.FailedPrecondition, reason: library.AlreadyLent, message: "it is lent to Ada since 1891-01-05",
 	},
 	{
-		name: "lent to nobody", given: []proto.Message{emma},
+		name: "lent without a borrower", given: []proto.Message{emma},
 		when: &libraryv1.LendBook{LoanId: "1", Date: timestamppb.New(monday)},
 		code: perdure.InvalidArgument, reason: library.Incomplete, message: "without a borrower",
 	},
@@ -122,7 +122,7 @@ var refusals = []struct {
 		code: perdure.InvalidArgument, reason: library.Incomplete, message: "does not end before it begins",
 	},
 	{
-		name: "lent for ever", given: []proto.Message{emma},
+		name: "lent until the year 11000", given: []proto.Message{emma},
 		when: &libraryv1.LendBook{
 			LoanId: "1", Borrower: "Ada", Date: timestamppb.New(monday), Expected: &durationpb.Duration{Seconds: 9000 * 366 * 86400},
 		},
@@ -150,7 +150,7 @@ var refusals = []struct {
 	},
 }
 
-func TestABookRefusesWhatItsRulesForbid(t *testing.T) {
+func TestBookRefusals(t *testing.T) {
 	t.Parallel()
 	for _, c := range refusals {
 		t.Run(c.name, func(t *testing.T) {
@@ -160,7 +160,7 @@ func TestABookRefusesWhatItsRulesForbid(t *testing.T) {
 	}
 }
 
-func TestAQueryForALoanThatIsNotThereIsRefused(t *testing.T) {
+func TestGetLoanIsRefusedWithoutALoan(t *testing.T) {
 	t.Parallel()
 	perduretest.Given(t, library.Books).
 		WhenAsked(&libraryv1.GetLoan{}).ThenRefused(perdure.NotFound, "no such book").
@@ -168,9 +168,9 @@ func TestAQueryForALoanThatIsNotThereIsRefused(t *testing.T) {
 		WhenAsked(&libraryv1.GetLoan{}).ThenRefused(perdure.FailedPrecondition, "not lent")
 }
 
-// TestARehearsalIsWhatTheBookDoes sends the commands of the other tests to a rehearsal and
+// TestRehearsalIsWhatTheBookDoes sends the commands of the other tests to a rehearsal and
 // to an entity.
-func TestARehearsalIsWhatTheBookDoes(t *testing.T) {
+func TestRehearsalIsWhatTheBookDoes(t *testing.T) {
 	t.Parallel()
 	book := new(libraryv1.Book)
 	s := perduretest.Given(t, library.Books).When(&libraryv1.RegisterBook{Title: "Emma"})
@@ -221,7 +221,7 @@ func commandOf(event proto.Message) proto.Message {
 	return nil
 }
 
-func TestALoanMayBeLongerThanADurationOfGo(t *testing.T) {
+func TestLoanMayBeLongerThanADurationOfGo(t *testing.T) {
 	t.Parallel()
 	from := time.Date(1410, 5, 1, 0, 0, 0, 600, time.UTC)
 	to := time.Date(2010, 5, 1, 0, 0, 0, 500, time.UTC)
@@ -233,7 +233,7 @@ func TestALoanMayBeLongerThanADurationOfGo(t *testing.T) {
 		})
 }
 
-func TestOnlyARefusalOfABookHasAReason(t *testing.T) {
+func TestReasonIsOfRefusalsOnly(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{nil, perdure.ErrStore, perdure.Reject(perdure.NotFound, "something else")} {
 		if reason, ok := library.ReasonOf(err); ok {
@@ -242,7 +242,7 @@ func TestOnlyARefusalOfABookHasAReason(t *testing.T) {
 	}
 }
 
-func TestADayIsWrittenWithoutATimeIfThereIsNone(t *testing.T) {
+func TestDayIsWrittenWithoutATimeIfThereIsNone(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		at   time.Time

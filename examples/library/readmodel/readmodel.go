@@ -128,6 +128,9 @@ func (m *Model) CatchUp(ctx context.Context, log store.Log) error {
 	for _, head := range heads {
 		err = errors.Join(err, m.Runner.AtLeast(ctx, head))
 	}
+	if errors.Is(err, projection.ErrStopped) {
+		return fmt.Errorf("%w (delete the file of the read model: it is built again from the log)", err)
+	}
 	return err
 }
 
