@@ -31,13 +31,17 @@
 //   - position: the place of an event in the log of all entities.
 //   - snapshot: a stored state, from which an entity is loaded instead of from old events.
 //   - receipt: the version and position of an entity after a command.
-//   - effect, outbox, timer: work that is stored with a decision and done after its commit.
-//   - projection: a read model that follows the log.
+//   - idempotency key: the name of a command for which the entity keeps the receipt, so that a
+//     repeated command gets the first answer.
+//   - effect, message, timer: work that is stored with a decision and done after its commit.
+//   - outbox: the stored messages, effects and timers that are not done yet.
+//   - flow: the messages from one source to one target. They are delivered in order.
+//   - parked: a message that has failed for good and waits for an operator, who unparks or drops
+//     it. A halted message is parked, and the later messages of its flow wait for it.
+//   - claim: a value that only one entity may hold, such as an e-mail address.
+//   - passivate: to remove an idle entity from memory. Its next message loads it again.
+//   - subscription, projection: a reader of the log with a saved position; a read model that
+//     follows the log.
+//   - checkpoint: the saved position of a reader.
 //   - engine: the part of a program that runs entities on a store.
-//   - node: a machine of a cluster.
-//   - actor, mailbox: an entity runs as an actor; see package actor.
-//   - parent, guardian, path, watch: the relations between actors.
-//   - strategy, directive: the reaction to the failure of an actor.
-//   - dead letter: a message to an actor that has stopped.
-//   - stash, middleware: messages kept for later; code around a behavior.
 package perdure

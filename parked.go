@@ -11,7 +11,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/perdure/perdure/internal/core/commit"
 	"github.com/perdure/perdure/internal/core/outbox"
 	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
@@ -308,92 +307,4 @@ func (e *Engine) parked(ctx context.Context, sequence uint64) (*store.Message, e
 		}
 	}
 	return nil, &store.MessageGoneError{Sequence: sequence}
-}
-
-// commitBatch stores a batch that belongs to no entity in memory, and waits for its outcome.
-func (e *Engine) commitBatch(ctx context.Context, b *store.Batch) (store.Result, error) {
-	return e.commitRequest(ctx, newRequest(b))
-}
-
-func (e *Engine) commitRequest(ctx context.Context, r *request) (store.Result, error) {
-	s := &e.callShards[0]
-	if err := e.enter(s, false); err != nil {
-		return store.Result{}, err
-	}
-	defer e.leave(s)
-	e.submit(&r.Item)
-	return e.await(ctx, r)
-}
-
-// await waits until a request has its outcome, and returns the outcome.
-func (e *Engine) await(ctx context.Context, r *request) (store.Result, error) {
-	select {
-	case <-r.completed:
-		return r.outcome()
-	default:
-	}
-	select {
-	case <-r.completed:
-	case <-ctx.Done():
-		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
-	case <-e.closed:
-		if r.done() {
-			break
-		}
-		if e.committer.queued(&r.Item) {
-			return store.Result{}, ErrClosed
-		}
-		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed)
-	}
-	return r.outcome()
-}
-
-// A request is a batch that belongs to no entity in memory, on its way to the store. It
-// owns its pipeline.
-type request struct {
-	commit.Item
-
-	pipeline  commit.Pipeline
-	stored    func()        // called when the batch is stored, even if the caller has gone; may be nil
-	completed chan struct{} // closed after stored has returned, or when the batch is not stored
-}
-
-func newRequest(b *store.Batch) *request {
-	r := &request{completed: make(chan struct{})}
-	r.Batch, r.Pipeline, r.pipeline.Owner = *b, &r.pipeline, r
-	return r
-}
-
-// ItemsDone is part of [commit.Owner].
-func (r *request) ItemsDone(int) {
-	defer close(r.completed)
-	if r.stored != nil && !r.Failed() {
-		r.stored()
-	}
-}
-
-// done reports whether the request has an outcome.
-func (r *request) done() bool {
-	select {
-	case <-r.completed:
-		return true
-	default:
-		return false
-	}
-}
-
-// failed reports whether the request has failed with an error that others would get too.
-func (r *request) failed() bool { return r.done() && r.Failed() && !r.passed() }
-
-// passed reports whether another caller or engine has completed the message first.
-func (r *request) passed() bool {
-	return r.done() && r.Err == nil && errors.Is(r.Result.Err, store.ErrMessageGone)
-}
-
-// outcome returns the outcome of a request.
-func (r *request) outcome() (store.Result, error) {
-	if r.Err != nil && !errors.Is(r.Err, store.ErrNotStored) {
-		return r.Result, fmt.Errorf("%w: %w", ErrOutcomeUnknown, r.Err)
-	}
-	return r.Result, errors.Join(r.Err, r.Result.Err)
 }

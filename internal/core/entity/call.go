@@ -150,34 +150,6 @@ const (
 	StatusFailed
 )
 
-// A Panic is a panic or a Goexit of user code.
-type Panic struct {
-	// Value is the argument of panic, and nil after [runtime.Goexit]. A protobuf message is
-	// copied, because it could be a part of the state.
-	Value any
-	// Text is Value as text, made when the panic was caught.
-	Text string
-	// Goexit is true if the code called [runtime.Goexit].
-	Goexit bool
-	// Rule names the rule, such as "Decide library.v1.LendBook".
-	Rule string
-	// Stack is the stack at the panic, or at the Goexit.
-	Stack []byte
-}
-
-func (p *Panic) Error() string {
-	if p.Goexit {
-		return p.Rule + ": called runtime.Goexit"
-	}
-	return p.Rule + ": panic: " + p.Text
-}
-
-// Unwrap returns the panic value if it is an error.
-func (p *Panic) Unwrap() error {
-	err, _ := p.Value.(error)
-	return err
-}
-
 // calls is a linked list of calls in order. A call is in at most one list at a time.
 type calls struct{ first, last *Call }
 

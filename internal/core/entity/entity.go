@@ -73,19 +73,6 @@ type Options struct {
 	Shared bool
 }
 
-// A Notice is the reason why an entity has no snapshot although one is due.
-type Notice uint8
-
-// The notices.
-const (
-	// NoSnapshotSize: the state is larger than a payload may be.
-	NoSnapshotSize Notice = iota
-	// NoSnapshotForeign: an event holds fields or enum values that this program does not know.
-	NoSnapshotForeign
-	// NoSnapshotEncoding: the state cannot be encoded.
-	NoSnapshotEncoding
-)
-
 // A phase is a stage in the life of an entity in memory.
 type phase uint8
 

@@ -2,12 +2,9 @@ package entity
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"reflect"
-	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -436,43 +433,6 @@ func (e *Entity) ownState(made proto.Message, payload []byte) (proto.Message, er
 	return state, nil
 }
 
-// encodeState returns a snapshot of the state in memory, or nil if none can be made. A missing
-// snapshot only makes the next load slower, so the command is not refused. The shell gets the
-// reason through notice.
-func (e *Entity) encodeState(c *Call) *store.State {
-	if e.foreign {
-		e.notice(NoSnapshotForeign, nil)
-		return nil
-	}
-	if n := proto.Size(e.state); n > store.PayloadBytesMax {
-		e.notice(NoSnapshotSize, fmt.Errorf("the state has %d bytes, a snapshot may have %d", n, store.PayloadBytesMax))
-		return nil
-	}
-	payload, err := proto.Marshal(e.state)
-	if err != nil {
-		e.notice(NoSnapshotEncoding, err)
-		return nil
-	}
-	s := &store.State{
-		ID: DerivedID(c.ID, snapshotID), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
-		Fingerprint: e.opts.Rules.Fingerprint, Payload: payload,
-	}
-	if e.opts.Rules.Fold != nil {
-		s.Fold = e.opts.Rules.Fold()
-	}
-	s.Metadata.CausationID = c.ID
-	return s
-}
-
-// notice calls Options.Notice with the reason for a missing snapshot, once while the entity is
-// in memory.
-func (e *Entity) notice(n Notice, err error) {
-	if !e.noticed && e.opts.Notice != nil {
-		e.opts.Notice(e.Key(), n, err)
-	}
-	e.noticed = true
-}
-
 // dropDamagedState answers a command whose Evolve rule has damaged the state, and drops the memory.
 // Nothing of the command has been submitted.
 func (e *Entity) dropDamagedState(c *Call) {
@@ -495,75 +455,6 @@ func (e *Entity) info(c *Call, version store.Version) *Info {
 	return &Info{Context: c.Ctx, Key: e.Key(), Version: version, Command: c.ID, shell: e.shell}
 }
 
-// A guard is the sort of user code that runs for the running call.
-type guard uint8
-
-const (
-	unguarded guard = iota // no user code
-	guarded                // code that reads the state and does not change it
-	evolving               // an Evolve rule
-)
-
-// caught makes the outcome of a call whose rule has panicked. The function that sets the guard
-// defers it, and removes the guard when the rule has returned.
-func (e *Entity) caught(c *Call, rule string) {
-	if e.guard == unguarded {
-		return // the rule has returned
-	}
-	v := recover()
-	if v == nil {
-		e.ensureExtras().exit = debug.Stack() // a Goexit, see Exited: the goroutine is ending
-		return
-	}
-	e.guard = unguarded
-	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: newPanic(v, rule+" "+typeName(c.Message))}
-}
-
-// newPanic makes a Panic from the argument of panic. The argument is user code: it may change
-// later, and its methods may panic themselves.
-func newPanic(v any, rule string) *Panic {
-	p := &Panic{Value: v, Rule: rule, Stack: debug.Stack()}
-	func() {
-		defer func() {
-			if recover() != nil {
-				p.Value, p.Text = nil, fmt.Sprintf("a %T that panics when it is asked for its text", v)
-			}
-		}()
-		if m, ok := v.(proto.Message); ok && !isNil(m) {
-			p.Value = proto.Clone(m)
-		}
-		p.Text = strings.ToValidUTF8(fmt.Sprint(v), "\uFFFD")
-	}()
-	return p
-}
-
-// Interrupted reports whether user code has neither returned nor panicked, which means that
-// [runtime.Goexit] has ended its goroutine. The shell then calls [Entity.Exited] before
-// anything else.
-func (e *Entity) Interrupted() bool { return e.running != nil }
-
-// Exited is the input that the goroutine of the running call has ended.
-func (e *Entity) Exited() {
-	c, was, exit := e.running, e.guard, []byte(nil)
-	if e.extras != nil {
-		exit, e.extras.exit = e.extras.exit, nil
-	}
-	e.guard = unguarded
-	if e.extras != nil && e.extras.group != nil {
-		// The rule may end the goroutine again when it runs alone. Its copy of the state is
-		// garbage.
-		c.decideAlone = true
-		e.extras.group.giveUp()
-		return
-	}
-	c.Outcome = Outcome{Status: StatusPanicked, Version: e.version, Err: &Panic{Goexit: true, Rule: "rule of " + typeName(c.Message), Stack: exit}}
-	if was == evolving {
-		e.dropDamagedState(c)
-	} else {
-		e.answerWhenDurable(c)
-	}
-}
-
 // typeName returns the full protobuf name of a message, even if the message's methods panic.
 func typeName(m proto.Message) (name string) {
 	if m == nil {
@@ -575,34 +466,4 @@ func typeName(m proto.Message) (name string) {
 		}
 	}()
 	return string(m.ProtoReflect().Descriptor().FullName())
-}
-
-// Indexes for the ids of a command's records that are not events.
-const (
-	snapshotID = 1 << 32
-	replyID    = 1<<32 + 1
-	messageID  = 1 << 33 // and the following indexes
-	effectID   = 1 << 34 // and the following indexes
-)
-
-// EffectID returns the id of the index-th effect that a command has sent.
-func EffectID(command store.ID, index int) store.ID {
-	return DerivedID(command, effectID+uint64(index))
-}
-
-// DerivedID returns the id of the index-th record of a command. It is the command's id with
-// other random bits. The records of a command that is decided again therefore get the same ids.
-// The bits go through the finalizer of MurmurHash3, because ids are also derived from derived
-// ids: in a long chain of messages no id may repeat.
-func DerivedID(command store.ID, index uint64) store.ID {
-	const random = 1<<62 - 1 // the low bits of a version 7 UUID, below the variant
-	low := binary.BigEndian.Uint64(command[8:])
-	x := low + (index+1)*0x9e3779b97f4a7c15
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	x *= 0xc4ceb9fe1a85ec53
-	x ^= x >> 33
-	binary.BigEndian.PutUint64(command[8:], low&^random|x&random)
-	return command
 }
