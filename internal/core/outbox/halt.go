@@ -40,11 +40,12 @@ func (q *Queue) halt(r *Row) {
 	q.shorten(r.flow)
 }
 
-// storedAsHalted drops the payload of a row that the store now has as halted.
+// storedAsHalted drops the payload of a row that the store now has as halted. The row is halted
+// before its room is given back: otherwise its flow would ask for a scan of its own later rows,
+// which a halted flow leaves in the store, and the row would for a moment count as a place.
 func (q *Queue) storedAsHalted(r *Row) {
-	r.halting, r.saving = false, false
+	r.halting, r.saving, r.sort = false, false, sortHalted
 	q.unload(r)
-	q.setSort(r, sortHalted)
 	q.places[r.sequence] = r
 }
 
