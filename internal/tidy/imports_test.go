@@ -23,7 +23,7 @@ type room = string
 var floors = [][]room{
 	{"bench/...", "cmd/*/...", "examples/*/...", "test/*/...", "tools/..."},
 	{"store/open/...", "projection/projectiontest"},
-	{"dashboard/...", "otel/...", "cluster/*/...", "store/memory", "store/storetest", "store/crashtest/...", "store/bbolt/...", "store/pebble/...", "store/postgres/..."},
+	{"dashboard/...", "otel/...", "cluster/*/...", "store/memory", "store/storetest/...", "store/crashtest/...", "store/bbolt/...", "store/pebble/...", "store/postgres/..."},
 	{"projection/...", "perduretest", "actor/actortest", "stream/streamtest"},
 	{"."},
 	{"internal/kindrules"},

@@ -53,7 +53,7 @@ var hookTables = map[string]string{
 var withoutUsers = []string{
 	"bench/...", "cmd/...", "examples/...", "test/...", "proto/...",
 	"actor/actortest", "perduretest", "projection/projectiontest", "stream/streamtest",
-	"store/crashtest/...", "store/storetest", "store/postgres/pgtest",
+	"store/crashtest/...", "store/storetest/...", "store/postgres/pgtest",
 	"internal/guard", "internal/hooktest", "internal/progress", "internal/scribble", "internal/storecore",
 	"internal/testproto/...",
 }

@@ -97,7 +97,7 @@ func (l *Log) Waiting() int {
 }
 
 // Transactions returns the id of the last transaction.
-func (l *Log) Transactions() int64 { return l.durable.Load() }
+func (l *Log) Transactions() uint64 { return uint64(l.durable.Load()) }
 
 // Led says whether a caller leads the others.
 func (l *Log) Led() bool {

@@ -2,7 +2,6 @@ package bbolt_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"io/fs"
@@ -156,26 +155,6 @@ func TestALogThatHasLostEverythingIsNotANewOne(t *testing.T) {
 	}
 }
 
-func TestALogKeepsItsPartitionsAndItsID(t *testing.T) {
-	t.Parallel()
-	l := openNew(t, bbolt.WithPartitions(7))
-	before, err := l.Stats(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeLog(t, l)
-	_, err = bbolt.Open(l.Path(), bbolt.WithPartitions(1))
-	wantIs(t, err, store.ErrInvalid)
-	l = openAt(t, l.Path()) // not asked for
-	after, err := l.Stats(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if after.Info != before.Info || after.Info.Partitions != 7 {
-		t.Errorf("info: got %+v, want %+v with 7 partitions", after.Info, before.Info)
-	}
-}
-
 func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "log.db")
@@ -238,25 +217,6 @@ func TestADamagedMetaPageIsNotAStepBackInTime(t *testing.T) {
 		_, err := bbolt.Open(path)
 		wantIs(t, err, store.ErrCorrupt)
 	}
-}
-
-func TestCallsAfterCloseSayThatTheLogIsClosed(t *testing.T) {
-	t.Parallel()
-	l := openNew(t)
-	commit(t, l, happened(book("1"), 0, 1))
-	closeLog(t, l)
-	ctx := context.Background()
-	_, commitErr := l.Commit(ctx, []*store.Batch{happened(book("1"), 1, 1)})
-	wantIs(t, commitErr, store.ErrClosed, store.ErrNotStored)
-	_, readErr := collect(l.Read(ctx, book("1"), 0))
-	wantIs(t, readErr, store.ErrClosed)
-	_, scanErr := collect(l.Scan(ctx, store.Query{}))
-	wantIs(t, scanErr, store.ErrClosed)
-	_, headsErr := l.Heads(ctx)
-	wantIs(t, headsErr, store.ErrClosed)
-	_, acquireErr := l.Acquire()
-	wantIs(t, acquireErr, store.ErrClosed)
-	wantIs(t, l.Close(), store.ErrClosed)
 }
 
 func write(t testing.TB, path string, b []byte) {

@@ -2,7 +2,6 @@ package pebble_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -146,26 +145,6 @@ func TestAPathThatCannotBeALogIsRefused(t *testing.T) {
 	closeLog(t, openAt(t, empty))
 }
 
-func TestALogKeepsItsPartitionsAndItsID(t *testing.T) {
-	t.Parallel()
-	l := openNew(t, pebble.WithPartitions(7))
-	before, err := l.Stats(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeLog(t, l)
-	_, err = pebble.Open(l.Path(), pebble.WithPartitions(1))
-	wantIs(t, err, store.ErrInvalid)
-	l = openAt(t, l.Path()) // not asked for
-	after, err := l.Stats(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if after.Info != before.Info || after.Info.Partitions != 7 {
-		t.Errorf("info: got %+v, want %+v with 7 partitions", after.Info, before.Info)
-	}
-}
-
 func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t)
@@ -287,25 +266,6 @@ func TestPebbleIsMeasuredAndHeard(t *testing.T) {
 	if !strings.Contains(out.String(), "level=DEBUG") || !strings.Contains(out.String(), l.Path()) {
 		t.Errorf("what was logged: got %q, want messages that name %s", out.String(), l.Path())
 	}
-}
-
-func TestCallsAfterCloseSayThatTheLogIsClosed(t *testing.T) {
-	t.Parallel()
-	l := openNew(t)
-	commit(t, l, happened(book("1"), 0, 1))
-	closeLog(t, l)
-	ctx := context.Background()
-	_, commitErr := l.Commit(ctx, []*store.Batch{happened(book("1"), 1, 1)})
-	wantIs(t, commitErr, store.ErrClosed, store.ErrNotStored)
-	_, readErr := collect(l.Read(ctx, book("1"), 0))
-	wantIs(t, readErr, store.ErrClosed)
-	_, scanErr := collect(l.Scan(ctx, store.Query{}))
-	wantIs(t, scanErr, store.ErrClosed)
-	_, headsErr := l.Heads(ctx)
-	wantIs(t, headsErr, store.ErrClosed)
-	_, acquireErr := l.Acquire()
-	wantIs(t, acquireErr, store.ErrClosed)
-	wantIs(t, l.Close(), store.ErrClosed)
 }
 
 func write(t testing.TB, path, text string) {
