@@ -59,10 +59,10 @@ func (d *load) end() {
 
 func loadKey(i int) store.Key { return book(fmt.Sprintf("load %d", i)) }
 
-// TestABackupUnderLoadHoldsExactlyAPrefix takes backups while others commit. A
+// TestBackup_under_load_holds_exactly_a_prefix takes backups while others commit. A
 // backup holds all that was acknowledged before it began, nothing that was begun
 // after it had ended, and of each batch all or nothing.
-func TestABackupUnderLoadHoldsExactlyAPrefix(t *testing.T) {
+func TestBackup_under_load_holds_exactly_a_prefix(t *testing.T) {
 	t.Parallel()
 	const entities = 4
 	l := openNew(t, bbolt.WithPartitions(2))
@@ -111,7 +111,7 @@ func TestABackupUnderLoadHoldsExactlyAPrefix(t *testing.T) {
 	}
 }
 
-func TestVerifyUnderLoadFindsNothing(t *testing.T) {
+func TestVerify_under_load_finds_nothing(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -133,7 +133,7 @@ func openCopy(t testing.TB, l store.Log) *bbolt.Log {
 	return to
 }
 
-func TestABackupNeverOverwrites(t *testing.T) {
+func TestBackup_never_overwrites(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	path := filepath.Join(t.TempDir(), "there")
@@ -173,9 +173,9 @@ func TestBackup_of_a_damaged_log(t *testing.T) {
 	}
 }
 
-// TestABackupThatFailsLeavesNothing damages what a backup has written, which the check
+// TestBackup_that_fails_leaves_nothing damages what a backup has written, which the check
 // of it finds, and breaks one off.
-func TestABackupThatFailsLeavesNothing(t *testing.T) {
+func TestBackup_that_fails_leaves_nothing(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -213,7 +213,7 @@ func TestABackupThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestABackupSaysHowFarItIs(t *testing.T) {
+func TestBackup_reports_its_progress(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -309,7 +309,7 @@ func TestBackup(t *testing.T) {
 	})
 }
 
-func TestAnUnfinishedCopyIsNotOpened(t *testing.T) {
+func TestOpen_refuses_an_unfinished_copy(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	in, err := l.Import(t.Context(), store.Origin{Heads: []store.Position{2}})
@@ -334,7 +334,7 @@ func TestAnUnfinishedCopyIsNotOpened(t *testing.T) {
 	}
 }
 
-func TestBackupOfAFileThatHasLostItsEnd(t *testing.T) {
+func TestBackup_of_a_file_that_has_lost_its_end(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "log.db")
 	l := openAt(t, path)

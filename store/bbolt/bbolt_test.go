@@ -18,7 +18,7 @@ func options(s storetest.Setup) []bbolt.Option {
 	return opts
 }
 
-func TestLogPassesTheSuite(t *testing.T) {
+func TestSuite(t *testing.T) {
 	t.Parallel()
 	open := func(t testing.TB, s storetest.Setup) store.Log {
 		l := openAt(t, filepath.Join(t.TempDir(), "log.db"), options(s)...)

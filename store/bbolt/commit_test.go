@@ -8,7 +8,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-func TestAGroupThatChangesNothingIsNotWritten(t *testing.T) {
+func TestCommit_of_a_group_that_changes_nothing_is_not_written(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 3))
@@ -35,7 +35,7 @@ func TestAGroupThatChangesNothingIsNotWritten(t *testing.T) {
 	}
 }
 
-func TestAFailedCommitBreaksTheLogUntilItIsOpenedAnew(t *testing.T) {
+func TestCommit_that_fails_breaks_the_log_until_it_is_opened_again(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 1))

@@ -121,11 +121,11 @@ func fillLog(t testing.TB, l *bbolt.Log) (keys []store.Key) {
 	return append(keys, saved)
 }
 
-// TestAFlippedBitIsAnErrorAndNeverWrongData flips one bit of the file at a time. Each read
+// TestDamage_of_a_bit_is_an_error_and_never_wrong_data flips one bit of the file at a time. Each read
 // must then return the stored data or an error, and the process must not end. The package
 // documents two exceptions, which only a verification finds: the count of entries in the
 // header of a page, and an element of a page that points to another, intact entry.
-func TestAFlippedBitIsAnErrorAndNeverWrongData(t *testing.T) {
+func TestDamage_of_a_bit_is_an_error_and_never_wrong_data(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	const flips = 200
@@ -269,7 +269,7 @@ func compare(got, want map[string][]string, errs, notFound map[string]error) (wr
 	return wrong
 }
 
-func TestAFileThatShrinksUnderTheLogIsAnError(t *testing.T) {
+func TestDamage_of_a_file_that_shrinks_is_an_error(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -286,7 +286,7 @@ func TestAFileThatShrinksUnderTheLogIsAnError(t *testing.T) {
 	_ = l.Close()
 }
 
-func TestAFileThatIsEmptiedUnderTheLogCanBeClosed(t *testing.T) {
+func TestClose_of_a_file_that_was_emptied(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -307,7 +307,7 @@ func TestAFileThatIsEmptiedUnderTheLogCanBeClosed(t *testing.T) {
 	closeLog(t, openAt(t, l.Path())) // its lock is gone too
 }
 
-func TestAMissingEntryIsAnError(t *testing.T) {
+func TestDamage_of_a_missing_entry_is_an_error(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name   string

@@ -54,7 +54,7 @@ func smallPage(flags uint16, pairs ...string) []byte {
 	return append(b, data...)
 }
 
-func TestASmallPageIsWhole(t *testing.T) {
+func TestPage_that_is_small_is_intact(t *testing.T) {
 	t.Parallel()
 	if entries, size, reason := bbolt.ParsePage(smallPage(2, "key", "value", "key2", "")); entries != 2 || size != 12 || reason != "" {
 		t.Errorf("page: got %d entries of %d bytes, %s", entries, size, reason)

@@ -13,7 +13,7 @@ import (
 // Long enough that a read takes several pages.
 const long = 2500
 
-func TestASlowReaderDoesNotHoldUpAWriterThatMapsTheFileAgain(t *testing.T) {
+func TestRead_that_is_slow_does_not_delay_a_writer_that_maps_the_file_again(t *testing.T) {
 	t.Parallel()
 	l := openNew(t, bbolt.WithInitialMmap(0))
 	interleaved(t, l, 500, book("a"))
@@ -39,7 +39,7 @@ func TestASlowReaderDoesNotHoldUpAWriterThatMapsTheFileAgain(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotDurableYetIsNotHandedOut(t *testing.T) {
+func TestRead_waits_for_what_is_not_durable_yet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := openNew(t)
@@ -77,7 +77,7 @@ func TestWhatIsNotDurableYetIsNotHandedOut(t *testing.T) {
 	})
 }
 
-func TestAReaderThatWaitsForASyncThatFailsIsTold(t *testing.T) {
+func TestRead_that_waits_for_a_sync_that_fails_returns_an_error(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := openNew(t)

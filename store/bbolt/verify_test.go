@@ -67,7 +67,7 @@ func small(t testing.TB, l *bbolt.Log) []byte {
 	return read(t, path)
 }
 
-func TestAWholeLogHasNoFaults(t *testing.T) {
+func TestVerify_of_an_intact_log_finds_no_fault(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 3} {
 		l := openNew(t, bbolt.WithPartitions(partitions))
@@ -93,11 +93,11 @@ func TestAWholeLogHasNoFaults(t *testing.T) {
 	}
 }
 
-// TestEveryFlippedBitOfALiveRecordIsFound flips one bit at a time in pages that are in use. A
+// TestVerify_finds_every_flipped_bit_of_a_live_record flips one bit at a time in pages that are in use. A
 // verification must find each flip in a record, in the data that leads searches to it, or in
 // the header of a page. Two exceptions lie outside of records: a key of a branch page that
 // still separates the pages below it, and the space after the last entry of a page.
-func TestEveryFlippedBitOfALiveRecordIsFound(t *testing.T) {
+func TestVerify_finds_every_flipped_bit_of_a_live_record(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	const flips = 200
@@ -127,9 +127,9 @@ func TestEveryFlippedBitOfALiveRecordIsFound(t *testing.T) {
 	}
 }
 
-// TestAnElementThatPointsToAnotherEntryIsFound damages where an element of a page
+// TestVerify_finds_an_element_that_points_to_another_entry damages where an element of a page
 // says that its entry is: at another entry of the page, which is sound in itself.
-func TestAnElementThatPointsToAnotherEntryIsFound(t *testing.T) {
+func TestVerify_finds_an_element_that_points_to_another_entry(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	const header, element, damages = 16, 16, 100
@@ -164,9 +164,9 @@ func TestAnElementThatPointsToAnotherEntryIsFound(t *testing.T) {
 	}
 }
 
-// TestAPageThatHidesItsLastEntriesIsFound makes the count of entries in every
+// TestVerify_finds_a_page_that_hides_its_last_entries makes the count of entries in every
 // leaf less by one: bbolt then does not see the last entry, whatever it is.
-func TestAPageThatHidesItsLastEntriesIsFound(t *testing.T) {
+func TestVerify_finds_a_page_that_hides_its_last_entries(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	l := openNew(t)
@@ -188,7 +188,7 @@ func TestAPageThatHidesItsLastEntriesIsFound(t *testing.T) {
 	}
 }
 
-func TestEveryDamagedRecordIsReported(t *testing.T) {
+func TestVerify_reports_every_damaged_record(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -219,7 +219,7 @@ func TestEveryDamagedRecordIsReported(t *testing.T) {
 // numberBytes is how long the value of an entry is that holds a number.
 const numberBytes = 12
 
-func TestAnEntryThatIsGoneIsFound(t *testing.T) {
+func TestVerify_finds_an_entry_that_is_gone(t *testing.T) {
 	t.Parallel()
 	for _, bucket := range []string{"log", "index", "state", "snapshot", "message", "due", "parked", "timer"} {
 		for _, last := range []bool{false, true} {
@@ -248,7 +248,7 @@ func TestAnEntryThatIsGoneIsFound(t *testing.T) {
 	}
 }
 
-func TestALogWithADamagedMetaPageCanBeSalvaged(t *testing.T) {
+func TestSalvage_of_a_log_with_a_damaged_meta_page(t *testing.T) {
 	t.Parallel()
 	for page := range 2 {
 		l := openNew(t)
@@ -279,7 +279,7 @@ func TestALogWithADamagedMetaPageCanBeSalvaged(t *testing.T) {
 	}
 }
 
-func TestACopyEqualsItsOrigin(t *testing.T) {
+func TestCopy_equals_its_origin(t *testing.T) {
 	t.Parallel()
 	from := openNew(t, bbolt.WithPartitions(3))
 	keys := fillLog(t, from)

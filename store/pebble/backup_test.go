@@ -76,10 +76,10 @@ func (d *load) end() {
 
 func loadKey(i int) store.Key { return book(fmt.Sprintf("load %d", i)) }
 
-// TestABackupUnderLoadHoldsExactlyAPrefix takes backups while others commit. A
+// TestBackup_under_load_holds_exactly_a_prefix takes backups while others commit. A
 // backup holds all that was acknowledged before it began, nothing that was begun
 // after it had ended, and of each batch all or nothing.
-func TestABackupUnderLoadHoldsExactlyAPrefix(t *testing.T) {
+func TestBackup_under_load_holds_exactly_a_prefix(t *testing.T) {
 	t.Parallel()
 	const entities = 4
 	l := openNew(t, pebble.WithPartitions(2))
@@ -127,7 +127,7 @@ func TestABackupUnderLoadHoldsExactlyAPrefix(t *testing.T) {
 	}
 }
 
-func TestABackupNeverOverwrites(t *testing.T) {
+func TestBackup_never_overwrites(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	path := filepath.Join(t.TempDir(), "there")
@@ -166,8 +166,8 @@ func TestBackup_of_a_damaged_log(t *testing.T) {
 	}
 }
 
-// TestABackupThatFailsLeavesNothing breaks a slow one off.
-func TestABackupThatFailsLeavesNothing(t *testing.T) {
+// TestBackup_that_fails_leaves_nothing breaks a slow one off.
+func TestBackup_that_fails_leaves_nothing(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 5))
@@ -184,7 +184,7 @@ func TestABackupThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestAnUnfinishedCopyIsNotOpened(t *testing.T) {
+func TestOpen_refuses_an_unfinished_copy(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	in, err := l.Import(t.Context(), store.Origin{Heads: []store.Position{2}})
@@ -209,9 +209,9 @@ func TestAnUnfinishedCopyIsNotOpened(t *testing.T) {
 	}
 }
 
-// TestClosingALogEndsItsExports also shows that what an export holds does not
+// TestClose_ends_exports also shows that what an export holds does not
 // keep Pebble from closing.
-func TestClosingALogEndsItsExports(t *testing.T) {
+func TestClose_ends_exports(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 1))
@@ -228,8 +228,8 @@ func TestClosingALogEndsItsExports(t *testing.T) {
 	}
 }
 
-// TestAnExportGoesOnBehindADamagedTable damages a block of one table of some.
-func TestAnExportGoesOnBehindADamagedTable(t *testing.T) {
+// TestExport_continues_after_a_damaged_table damages a block of one table of some.
+func TestExport_continues_after_a_damaged_table(t *testing.T) {
 	t.Parallel()
 	const each, flushes, tries = 200, 3, 20
 	var l *pebble.Log
@@ -299,7 +299,7 @@ func tablesOf(t testing.TB, dir string) (names []string) {
 
 // The descriptor of a log says how far it had come. A backup of a log without it may lack
 // commits, which nothing can notice.
-func TestBackupWithoutAMark(t *testing.T) {
+func TestBackup_of_a_log_without_its_descriptor(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "log")

@@ -13,7 +13,7 @@ import (
 	"github.com/perdure/perdure/store/pebble"
 )
 
-func TestMark(t *testing.T) {
+func TestDescriptor(t *testing.T) {
 	t.Parallel()
 	t.Run("tells of the commits of every flush", func(t *testing.T) {
 		t.Parallel()

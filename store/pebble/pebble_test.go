@@ -20,10 +20,10 @@ func options(s storetest.Setup) []pebble.Option {
 	return opts
 }
 
-// TestLogPassesTheSuite keeps the logs in memory, since opening a Pebble is a
+// TestSuite keeps the logs in memory, since opening a Pebble is a
 // hundred calls of the system, and the suite opens some hundred. What only files
 // on disk can tell is the matter of the other tests.
-func TestLogPassesTheSuite(t *testing.T) {
+func TestSuite(t *testing.T) {
 	t.Parallel()
 	files := vfs.NewMem()
 	in := pebble.WithFS(files)

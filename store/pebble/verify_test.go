@@ -9,9 +9,9 @@ import (
 	"github.com/perdure/perdure/store/pebble"
 )
 
-// TestVerifyFindsEveryEntryThatIsTakenAway takes the entries of a log away, one
+// TestVerify_finds_every_entry_that_is_taken_away takes the entries of a log away, one
 // at a time.
-func TestVerifyFindsEveryEntryThatIsTakenAway(t *testing.T) {
+func TestVerify_finds_every_entry_that_is_taken_away(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	l := openNew(t, pebble.WithPartitions(2))

@@ -80,7 +80,7 @@ func byTurns(t *testing.T, opts ...postgres.Option) (faults []string) {
 	return faults
 }
 
-func TestLogsThatDecideAheadFenceEachOther(t *testing.T) {
+func TestSpeculation_of_several_logs_is_validated(t *testing.T) {
 	t.Parallel()
 	var ahead, held int
 	for _, fault := range byTurns(t, postgres.WithAhead(func(holds bool) {
@@ -96,15 +96,15 @@ func TestLogsThatDecideAheadFenceEachOther(t *testing.T) {
 	}
 }
 
-func TestALogThatTrustsWhatItRemembersIsCaught(t *testing.T) {
+func TestSpeculation_without_validation_is_caught(t *testing.T) {
 	t.Parallel()
 	if faults := byTurns(t, postgres.WithoutGuard()); len(faults) == 0 {
 		t.Error("faults of logs without a validation: got none")
 	}
 }
 
-// TestALogDecidesAheadOnceItIsAlone counts the transactions that take one round trip.
-func TestALogDecidesAheadOnceItIsAlone(t *testing.T) {
+// TestSpeculation_begins_once_a_log_writes_alone counts the transactions that take one round trip.
+func TestSpeculation_begins_once_a_log_writes_alone(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Shared(t), newSchema()}
 	ahead, held := 0, 0

@@ -63,7 +63,7 @@ func dump(t *testing.T, p place) string {
 	return script.String()
 }
 
-func TestALogOfEverySchemaIsReadAndGoesOn(t *testing.T) {
+func TestGolden_schemas_are_read_and_written(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	all, err := postgres.Migrations(t.Context(), pgtest.Shared(t).URL, postgres.WithSchema(newSchema()))
@@ -110,7 +110,7 @@ func faults(t *testing.T, l store.Log) string {
 	return ""
 }
 
-func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
+func TestVerify_finds_rows_that_differ_from_their_records(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	db, places := pgtest.Shared(t), &recycler{}
@@ -151,7 +151,7 @@ func TestRowsThatAreNotAsTheirRecordsSayAreFound(t *testing.T) {
 }
 
 // The server no longer maintains the index, so rows are missing from it.
-func TestAnIndexThatLacksARowIsFound(t *testing.T) {
+func TestVerify_finds_an_index_that_lacks_a_row(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	for _, index := range []string{"events_version", "events_position", "messages_due"} {
@@ -176,7 +176,7 @@ func TestAnIndexThatLacksARowIsFound(t *testing.T) {
 	}
 }
 
-func TestALogThatIsBeingFilledTakesNothingFromOthers(t *testing.T) {
+func TestImport_excludes_other_writers(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	p := place{pgtest.Shared(t), newSchema()}
@@ -216,7 +216,7 @@ func TestALogThatIsBeingFilledTakesNothingFromOthers(t *testing.T) {
 }
 
 // The server ends the session of an import. No record of the import remains.
-func TestAnImportWhoseConnectionIsLostLeavesOnlyItsMark(t *testing.T) {
+func TestImport_whose_connection_is_lost_leaves_only_its_mark(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	p := place{pgtest.Open(t), newSchema()}
@@ -243,7 +243,7 @@ func TestAnImportWhoseConnectionIsLostLeavesOnlyItsMark(t *testing.T) {
 }
 
 // A refused commit uses up the sequence of its message, but stores nothing.
-func TestImportAfterARefusedCommit(t *testing.T) {
+func TestImport_after_a_refused_commit(t *testing.T) {
 	t.Parallel()
 	l := newLog(t)
 	for v := range store.Version(2) {

@@ -25,9 +25,9 @@ func options(s storetest.Setup) []postgres.Option {
 	return opts
 }
 
-// TestLogPassesTheSuite runs the suite on logs that decided from the cache from their second
+// TestSuite runs the suite on logs that decided from the cache from their second
 // commit on, where they can, so that they do in most cases.
-func TestLogPassesTheSuite(t *testing.T) {
+func TestSuite(t *testing.T) {
 	t.Parallel()
 	db, places := pgtest.Shared(t), &recycler{}
 	open := func(t testing.TB, s storetest.Setup) store.Log {
@@ -96,7 +96,7 @@ func damage(t testing.TB, p place, record any, flip func([]byte)) {
 	}
 }
 
-func TestTagsOfAnyTextAreFound(t *testing.T) {
+func TestScan_finds_tags_of_any_text(t *testing.T) {
 	t.Parallel()
 	l := newLog(t)
 	tags := []string{`"`, `\`, `a,b`, `{`, `}`, "NULL", " ", "é\n", `\"`, "'"}
