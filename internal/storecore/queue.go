@@ -57,11 +57,11 @@ func (c *Call) Reset() {
 // most calls come from one goroutine, the engine's committer, which forms groups of its own.
 // The others save checkpoints, or are operators.
 //
-// The queue holds the waiting calls. Each is a blocked goroutine, so its length is bounded by
-// the number of callers. One caller at a time is the leader. It takes the waiting calls up to a bound, its own
-// included, commits them as one transaction, wakes the other callers, and makes the first
-// remaining caller the leader. So there is no goroutine besides the callers, a single
-// caller commits without a switch, and a leader serves others for one transaction only.
+// The queue holds the waiting calls. Each is a blocked goroutine, so its length is bounded by the
+// number of callers. One caller at a time is the leader. It takes the waiting calls up to a bound,
+// its own included, commits them as one transaction, wakes the other callers, and makes the first
+// remaining caller the leader. So there is no goroutine besides the callers, a single caller
+// commits without a switch, and a leader serves others for one transaction only.
 //
 // The zero Queue is ready to use.
 type Queue struct {

@@ -121,10 +121,10 @@ func fillLog(t testing.TB, l *bbolt.Log) (keys []store.Key) {
 	return append(keys, saved)
 }
 
-// TestDamage_of_a_bit_is_an_error_and_never_wrong_data flips one bit of the file at a time. Each read
-// must then return the stored data or an error, and the process must not end. The package
-// documents two exceptions, which only a verification finds: the count of entries in the
-// header of a page, and an element of a page that points to another, intact entry.
+// TestDamage_of_a_bit_is_an_error_and_never_wrong_data flips one bit of the file at a time. Each
+// read must then return the stored data or an error, and the process must not end. The package
+// documents two exceptions, which only a verification finds: the count of entries in the header of
+// a page, and an element of a page that points to another, intact entry.
 func TestDamage_of_a_bit_is_an_error_and_never_wrong_data(t *testing.T) {
 	t.Parallel()
 	longOnly(t)

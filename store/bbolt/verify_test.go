@@ -93,9 +93,9 @@ func TestVerify_of_an_intact_log_finds_no_fault(t *testing.T) {
 	}
 }
 
-// TestVerify_finds_every_flipped_bit_of_a_live_record flips one bit at a time in pages that are in use. A
-// verification must find each flip in a record, in the data that leads searches to it, or in
-// the header of a page. Two exceptions lie outside of records: a key of a branch page that
+// TestVerify_finds_every_flipped_bit_of_a_live_record flips one bit at a time in pages that are in
+// use. A verification must find each flip in a record, in the data that leads searches to it, or
+// in the header of a page. Two exceptions lie outside of records: a key of a branch page that
 // still separates the pages below it, and the space after the last entry of a page.
 func TestVerify_finds_every_flipped_bit_of_a_live_record(t *testing.T) {
 	t.Parallel()

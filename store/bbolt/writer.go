@@ -26,9 +26,9 @@ const (
 // a log. Heads and counters are staged in it, and published only after the transaction is
 // durable.
 //
-// A writer implements [storecore.Transaction]. Each method of its view has its own guard, so
-// that damage to a record refuses only the batches that read it. Later batches see the earlier ones through the transaction and
-// the staged heads.
+// A writer implements [storecore.Transaction]. Each method of its view has its own guard, so that
+// damage to a record refuses only the batches that read it. Later batches see the earlier ones
+// through the transaction and the staged heads.
 type writer struct {
 	log     *Log
 	tx      *bolt.Tx

@@ -16,10 +16,10 @@ import (
 // A writer collects the changes of one transaction. Heads and counters are staged in it, and
 // published only after the transaction is durable.
 //
-// A writer implements [storecore.Transaction]. Each method of its view has its own guard, so
-// that damage to a record refuses only the batches that read it. Later batches see the earlier ones: the versions of entities
-// through staged, and everything else except events through rest, which can be read together
-// with the database.
+// A writer implements [storecore.Transaction]. Each method of its view has its own guard, so that
+// damage to a record refuses only the batches that read it. Later batches see the earlier ones:
+// the versions of entities through staged, and everything else except events through rest, which
+// can be read together with the database.
 type writer struct {
 	log   *Log
 	now   time.Time

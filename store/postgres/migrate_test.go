@@ -326,8 +326,9 @@ func TestMigrations_have_recent_times(t *testing.T) {
 	}
 }
 
-// TestMigrations_say_which_programs_can_use_a_schema makes a newer program apply a migration that this program
-// does not know. This program must be able to open that schema, and the newer one again.
+// TestMigrations_say_which_programs_can_use_a_schema makes a newer program apply a migration that
+// this program does not know. This program must be able to open that schema, and the newer one
+// again.
 func TestMigrations_say_which_programs_can_use_a_schema(t *testing.T) {
 	t.Parallel()
 	longOnly(t)

@@ -20,8 +20,8 @@ var awkward = []string{
 	"\n\t", " ", "E'\\''", `\x41`, "a,b", "(a)", "%s", "--", "/*", ";",
 }
 
-// TestStatement_literal_means_its_argument sends arguments as literals, with every setting of the session for
-// backslashes, and compares the values that the server reads.
+// TestStatement_literal_means_its_argument sends arguments as literals, with every setting of the
+// session for backslashes, and compares the values that the server reads.
 func TestStatement_literal_means_its_argument(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, pgtest.Shared(t))
@@ -85,9 +85,9 @@ func TestStatement_literal_means_its_argument(t *testing.T) {
 	}
 }
 
-// TestStatement_keeps_awkward_names commits every kind of record with names that have a special meaning in a
-// script. It does so in a script, in a transaction that is decided on a read, and in one that is
-// decided from the cache.
+// TestStatement_keeps_awkward_names commits every kind of record with names that have a special
+// meaning in a script. It does so in a script, in a transaction that is decided on a read, and in
+// one that is decided from the cache.
 func TestStatement_keeps_awkward_names(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

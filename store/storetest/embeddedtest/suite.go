@@ -30,9 +30,9 @@ type Log interface {
 	Path() string
 	// Hold keeps transactions from beginning until release is called.
 	Hold() (release func())
-	// Waiting returns the number of callers of Commit that no transaction has taken yet, and
-	// Led reports whether a caller leads a transaction.
+	// Waiting returns the number of callers of Commit that no transaction has taken yet.
 	Waiting() int
+	// Led reports whether a caller leads a transaction.
 	Led() bool
 	// Transactions returns a number that grows by one with each stored transaction.
 	Transactions() uint64
