@@ -238,6 +238,9 @@ func drawBatch(t *rapid.T, w *world) *store.Batch {
 		s := drawSettlement(t, w)
 		if !slices.ContainsFunc(b.Settle, func(o store.Settlement) bool { return o.Sequence == s.Sequence && o.Message != nil }) {
 			b.Settle = append(b.Settle, s)
+			if s.Message == nil && rapid.Bool().Draw(t, "twice") {
+				b.Settle = append(b.Settle, s)
+			}
 		}
 	}
 	if some("no key") {

@@ -48,6 +48,16 @@ var stateCases = []testCase{
 		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("a"), Expected: 1, Actual: 2})
 		want(x, "payload", string(x.latest(book("a")).Payload), "two")
 	}},
+	{name: "an entity has either events or a saved state", run: func(x *fixture) {
+		x.commit(&store.Batch{Key: book("a"), Save: x.state("one")})
+		x.wantError("events after a saved state", x.try(&store.Batch{Key: book("a"), Expected: 1, Events: x.events("no")}).Err, store.ErrInvalid)
+		x.wantError("a snapshot after a saved state", x.try(&store.Batch{Key: book("a"), Expected: 1, Snapshot: x.state("no")}).Err, store.ErrInvalid)
+		x.commit(&store.Batch{Key: book("b"), Events: x.events("one")})
+		x.wantError("a state to save after events", x.try(&store.Batch{Key: book("b"), Expected: 1, Save: x.state("no")}).Err, store.ErrInvalid)
+		x.wantVersion(book("a"), 1)
+		want(x, "payload", string(x.latest(book("a")).Payload), "one")
+		x.wantTexts("read", x.read(book("b"), 0), "one")
+	}},
 	{name: "a saved state of several commands has the version of the last", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Save: x.state("one")})
 		results := x.group(
