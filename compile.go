@@ -92,7 +92,11 @@ func (c *compiler) err() error {
 	if len(c.mistakes) == 0 {
 		return nil
 	}
-	return fmt.Errorf("kind %q: %w", c.rules.Kind, errors.Join(c.mistakes...))
+	named := make([]error, len(c.mistakes)) // the name stands on every line
+	for i, mistake := range c.mistakes {
+		named[i] = fmt.Errorf("kind %q: %w", c.rules.Kind, mistake)
+	}
+	return errors.Join(named...)
 }
 
 // message checks that a rule is for a concrete message type. It returns the type, or nil after

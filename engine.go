@@ -66,7 +66,7 @@ type Engine struct {
 // engine checks every read against the store.
 func Open(ctx context.Context, c Config) (*Engine, error) {
 	if c.Store == nil {
-		return nil, fmt.Errorf("open engine: %w: Config.Store is nil", store.ErrInvalid)
+		return nil, fmt.Errorf("open engine: %w: Config.Store is nil (use memory.New or one of the other stores)", store.ErrInvalid)
 	}
 	if err := c.defaults(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)

@@ -1,6 +1,7 @@
 package perdure
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -107,6 +108,70 @@ func Reject(code Code, format string, args ...any) error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
+// CodeOf returns the code of an error, to answer a caller over a transport that knows the
+// codes of gRPC. The code of a refusal is its own, wrapped or not. Failures have these
+// codes:
+//
+//   - [Canceled] and [DeadlineExceeded]: the context of the call ended, also if the error
+//     matches [ErrOutcomeUnknown].
+//   - [Unknown]: any other [ErrOutcomeUnknown], and errors that are not of this package. A
+//     client must not repeat such a command without an idempotency key.
+//   - [InvalidArgument]: [ErrInvalid], [ErrKeyReused].
+//   - [AlreadyExists]: a [*store.ClaimedError].
+//   - [ResourceExhausted]: [ErrOverloaded].
+//   - [Aborted]: [ErrVersion], [ErrContention].
+//   - [OutOfRange]: [ErrStateGone].
+//   - [Unimplemented]: [ErrUnhandled].
+//   - [Internal]: [ErrInvalidDecision], [ErrPanicked], [ErrFailed], [ErrNested],
+//     [ErrSnapshot].
+//   - [Unavailable]: [ErrStore], [ErrClosed]. Nothing of the command is stored.
+//
+// CodeOf(nil) is 0, which is OK in gRPC.
+func CodeOf(err error) Code {
+	if err == nil {
+		return 0
+	}
+	var refusal *Error
+	if errors.As(err, &refusal) && refusal != nil {
+		return refusal.Code
+	}
+	for _, f := range failureCodes {
+		if errors.Is(err, f.err) {
+			return f.code
+		}
+	}
+	var code Code
+	if errors.As(err, &code) {
+		return code
+	}
+	return Unknown
+}
+
+// failureCodes lists the failures that callers may see, with their codes. An error that matches
+// several of them has the code of the first.
+var failureCodes = []struct {
+	err  error
+	code Code
+}{
+	{context.Canceled, Canceled},
+	{context.DeadlineExceeded, DeadlineExceeded},
+	{ErrOutcomeUnknown, Unknown},
+	{ErrOverloaded, ResourceExhausted},
+	{ErrVersion, Aborted},
+	{ErrUnhandled, Unimplemented},
+	{ErrInvalidDecision, Internal},
+	{ErrPanicked, Internal},
+	{ErrSnapshot, Internal},
+	{ErrStore, Unavailable},
+	{ErrContention, Aborted},
+	{ErrFailed, Internal},
+	{ErrClosed, Unavailable},
+	{ErrKeyReused, InvalidArgument},
+	{ErrStateGone, OutOfRange},
+	{ErrNested, Internal},
+	{ErrInvalid, InvalidArgument},
+}
+
 // The errors of a call, besides a refusal. All of them mean that the command is not
 // stored, with two exceptions: after [ErrOutcomeUnknown] it may be stored, and after
 // [ErrStateGone] it is.
@@ -151,6 +216,10 @@ var (
 	// version. Within the window of [KeepReceipts] this happens only if the state is larger
 	// than [store.PayloadBytesMax].
 	ErrStateGone = errors.New("command is stored, and the state after it is no longer kept")
+	// ErrInvalid: an argument, an option, a kind or the configuration is wrong. The text
+	// names the mistake. It is [store.ErrInvalid], so it matches the mistakes that a store
+	// finds too.
+	ErrInvalid = store.ErrInvalid
 	// ErrNested: a rule called an entity. A rule is a function of its arguments. To send a
 	// command to another entity, return a decision with [Decision.EnqueueTo].
 	ErrNested = errors.New("call from inside a rule")

@@ -181,7 +181,7 @@ func TestBadCallsAreNamed(t *testing.T) {
 		{"zero ref", func(ctx context.Context) error {
 			_, err := perdure.Ref[*testv1.Account]{}.Do(ctx, &testv1.Touch{})
 			return err
-		}, store.ErrInvalid, "of no engine"},
+		}, store.ErrInvalid, "belongs to no engine"},
 		{"metadata too large", func(ctx context.Context) error {
 			_, err := kind.Ref(e, "1").Do(ctx, &testv1.Deposit{Amount: 1}, perdure.WithMetadata(store.Metadata{Values: map[string]string{"k": strings.Repeat("x", store.MetadataBytesMax+1)}}))
 			return err

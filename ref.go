@@ -179,12 +179,12 @@ func (r Ref[S]) check(ctx context.Context, m proto.Message) error {
 func (r Ref[S]) checkRef(ctx context.Context) error {
 	switch {
 	case r.engine == nil:
-		return fmt.Errorf("%w: the ref is of no engine", store.ErrInvalid)
+		return fmt.Errorf("%w: the ref belongs to no engine (make it with Kind.Ref)", store.ErrInvalid)
 	case r.other != nil:
 		return fmt.Errorf("%v: %w: the engine runs another kind of that name, with the state %v, not %v",
 			r.Key(), store.ErrInvalid, r.other, reflect.TypeFor[S]())
 	case r.kind == nil:
-		return fmt.Errorf("%v: %w: the engine does not run this kind", r.Key(), store.ErrInvalid)
+		return fmt.Errorf("%v: %w: the engine does not run the kind %q (add it to Config.Kinds)", r.Key(), store.ErrInvalid, r.name)
 	case entity.InfoFrom(ctx) != nil:
 		return fmt.Errorf("%v: %w", r.Key(), ErrNested)
 	}
