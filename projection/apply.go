@@ -101,6 +101,7 @@ type batch struct {
 	note   string                          // the key of a note that exists
 	any    []AnyEvent                      // a buffer for OnBatch
 	index  []int                           // the index in events of each element of any
+	checks []int                           // the index in events of each check of this attempt
 }
 
 // An eventError says that a rule has failed at one of the events with index in [from, to).
@@ -130,14 +131,46 @@ func (b *bound[Tx]) apply(ctx context.Context, t *batch) error {
 // rules calls the rules.
 func (b *bound[Tx]) rules(ctx context.Context, t *batch) error {
 	if b.definition.batch != nil {
-		return b.applyBatch(ctx, t)
+		err := b.applyBatch(ctx, t)
+		if err == nil && b.flusher != nil {
+			err = b.flusher.Flush(ctx, b.tx)
+			if err != nil {
+				return &eventError{from: 0, to: len(t.events), err: sound(err)}
+			}
+		}
+		return err
 	}
+	t.checks = t.checks[:0]
 	at := 0
 	err := recoverPanic(func() error { return b.applyEach(ctx, t, &at) })
 	if p, ok := errors.AsType[*panicError](err); ok {
-		return &eventError{from: at, to: at + 1, err: p}
+		err = &eventError{from: at, to: at + 1, err: p}
+	}
+	if b.flusher == nil {
+		return err
+	}
+	// A write that an earlier rule has left to the target may have failed, and the rule because of
+	// it.
+	if failure := b.flusher.Flush(ctx, b.tx); failure != nil {
+		if from, to := t.blamed(failure, at); err == nil || from < at {
+			return &eventError{from: from, to: to, err: sound(failure)}
+		}
 	}
 	return err
+}
+
+// blamed returns the range of events of which one has caused an error that a target has returned
+// at the event with index at: a write may have failed that an earlier rule has left to a
+// [Flusher].
+func (t *batch) blamed(err error, at int) (from, to int) {
+	late, ok := errors.AsType[*indexError](err)
+	switch {
+	case !ok || late.index >= len(t.checks):
+		return at, at + 1
+	case late.index < 0:
+		return 0, at + 1
+	}
+	return t.checks[late.index], t.checks[late.index] + 1
 }
 
 // applyEach calls the rule of each event. It keeps the index of the current event in *at.
@@ -186,8 +219,8 @@ func (b *bound[Tx]) applyEach(ctx context.Context, t *batch, at *int) error {
 			return &eventError{from: i, to: i + 1, err: sound(err)}
 		}
 		if b.checker != nil {
-			if err := b.check(ctx, t.note); err != nil {
-				return &eventError{from: i, to: i + 1, err: err}
+			if err := b.checkAfter(ctx, t, i); err != nil {
+				return err
 			}
 		}
 	}
@@ -210,12 +243,26 @@ func (b *bound[Tx]) applyMany(ctx context.Context, t *batch, i int, decode func(
 			return &eventError{from: i, to: i + 1, err: sound(err)}
 		}
 		if b.checker != nil {
-			if err := b.check(ctx, t.note); err != nil {
-				return &eventError{from: i, to: i + 1, err: err}
+			if err := b.checkAfter(ctx, t, i); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
+}
+
+// checkAfter checks the transaction after a rule of the event with an index.
+func (b *bound[Tx]) checkAfter(ctx context.Context, t *batch, i int) error {
+	t.checks = append(t.checks, i)
+	err := b.check(ctx, t.note)
+	if err == nil {
+		return nil
+	}
+	from, to := i, i+1
+	if b.flusher != nil {
+		from, to = t.blamed(err, i)
+	}
+	return &eventError{from: from, to: to, err: err}
 }
 
 func (b *bound[Tx]) applyBatch(ctx context.Context, t *batch) error {

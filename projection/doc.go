@@ -13,7 +13,7 @@
 //		projection.Clear(dropTables),
 //	)
 //
-//	func onLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookLent]) error {
+//	func onLent(ctx context.Context, tx *sqltarget.Tx, e projection.Event[*libraryv1.BookLent]) error {
 //		_, err := tx.ExecContext(ctx, "INSERT INTO "+projection.TableName(ctx, "loans")+" …", e.Key.ID, …)
 //		return err
 //	}

@@ -90,6 +90,8 @@ func (g *hookTarget) Notes(ctx context.Context, m *memo, prefix string) iter.Seq
 
 func (g *hookTarget) Check(context.Context, *memo) error { g.h.Reached("Checker.Check"); return nil }
 
+func (g *hookTarget) Flush(context.Context, *memo) error { g.h.Reached("Flusher.Flush"); return nil }
+
 func (g *hookTarget) Volatile() bool { g.h.Reached("Volatile.Volatile"); return false }
 
 func (g *hookTarget) Blame(error) projection.Blame {
@@ -263,6 +265,7 @@ var hooks = map[string]hook{
 	"Classify(blame)":       {trigger: deposits},
 	"Classifier.Blame":      {trigger: deposits},
 	"Checker.Check":         {trigger: deposits},
+	"Flusher.Flush":         {trigger: deposits},
 	"Volatile.Volatile":     {early: true, trigger: deposits},
 	"Target.Update":         {trigger: deposits},
 	"Target.View":           {early: true, trigger: deposits},

@@ -52,6 +52,7 @@ func (p *Projection[Tx]) Into(target Target[Tx]) *Runner {
 	}
 	b := &binding[Tx]{definition: d, target: target}
 	b.checker, _ = target.(Checker[Tx])
+	b.flusher, _ = target.(Flusher[Tx])
 	return newRunner(&d.settings, b)
 }
 
@@ -176,7 +177,7 @@ func Clear[Tx any](fn func(ctx context.Context, tx Tx) error) Rule[Tx] {
 var ErrTarget = errors.New("target failed")
 
 // FailedAt wraps the error of an [OnBatch] rule and says which event caused it: the one at index
-// in the slice that the rule got.
+// in the slice that the rule got. A [Flusher] uses it too.
 func FailedAt(index int, err error) error { return &indexError{index, err} }
 
 type indexError struct {
@@ -288,6 +289,7 @@ type binding[Tx any] struct {
 
 	target  Target[Tx]
 	checker Checker[Tx] // nil if the target is not a Checker
+	flusher Flusher[Tx] // nil if the target is not a Flusher
 }
 
 // backend is a binding for code that need not know Tx.
@@ -359,10 +361,13 @@ func (b *bound[Tx]) check(ctx context.Context, key string) error {
 			err = errGone
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errSpoilt, err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if _, late := errors.AsType[*indexError](err); late {
+		return err // a write has failed that a rule has left to the target
+	}
+	return fmt.Errorf("%w: %w", errSpoilt, err)
 }
 
 func (b *bound[Tx]) note(ctx context.Context, key string) ([]byte, error) {

@@ -87,6 +87,18 @@ type Checker[Tx any] interface {
 	Check(ctx context.Context, tx Tx) error
 }
 
+// A Flusher is a target whose transactions may keep writes of rules and send them later. It is an
+// optional interface of a [Target] that is also a [Checker].
+type Flusher[Tx any] interface {
+	// Flush sends the writes that rules have left to it, and waits for their results. The runner
+	// calls it within Update after the last rule, and after a rule that has failed. If one of the
+	// writes has failed, Flush and every later call return an error made by [FailedAt], whose
+	// index is the number of calls of Check in this transaction before the write, or -1 if the
+	// target does not know which write it was. So the runner finds the event whose rule has
+	// written it. Check and the methods of the transaction may return this error too.
+	Flush(ctx context.Context, tx Tx) error
+}
+
 // A Volatile target keeps nothing beyond the process, for example a [Memory]. Each start builds
 // its read model from the start of the log, so the log keeps all events. It is an optional
 // interface of a [Target].

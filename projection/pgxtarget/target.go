@@ -1,6 +1,9 @@
 // Package pgxtarget keeps a read model and its notes in PostgreSQL by pgx: handlers write to
-// tables through a [pgx.Tx], in the same transaction as the position of their projection, so that
+// tables through a [Tx], in the same transaction as the position of their projection, so that
 // each event counts exactly once.
+//
+// A rule whose statements need no result queues them by [Tx.Queue]. Then the statements of many
+// events reach the server together, and the rule is several times as fast.
 //
 // The caller owns the pool: make it, give it to [Open], and close it after the projections have
 // stopped. The encoding of the database must be UTF-8. Updates are READ COMMITTED and lock the
@@ -54,9 +57,10 @@ type Target struct {
 }
 
 var (
-	_ projection.Target[pgx.Tx]  = (*Target)(nil)
-	_ projection.Checker[pgx.Tx] = (*Target)(nil)
-	_ projection.Classifier      = (*Target)(nil)
+	_ projection.Target[*Tx]  = (*Target)(nil)
+	_ projection.Checker[*Tx] = (*Target)(nil)
+	_ projection.Flusher[*Tx] = (*Target)(nil)
+	_ projection.Classifier   = (*Target)(nil)
 )
 
 // An Option changes how a target is opened.
@@ -138,7 +142,7 @@ const codeUnknown = "40003"
 
 // Update implements [projection.Target]. It may call do more than once. do must not end the
 // transaction.
-func (t *Target) Update(ctx context.Context, do func(pgx.Tx) error) error {
+func (t *Target) Update(ctx context.Context, do func(*Tx) error) error {
 	pause := pauseMin
 	for tries := 1; ; tries++ {
 		err := t.update(ctx, do)
@@ -159,28 +163,23 @@ func (t *Target) Update(ctx context.Context, do func(pgx.Tx) error) error {
 	}
 }
 
-func (t *Target) update(ctx context.Context, do func(pgx.Tx) error) error {
+func (t *Target) update(ctx context.Context, do func(*Tx) error) error {
 	tx, err := t.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return fmt.Errorf("%w: %w", store.ErrNotStored, because(ctx, err))
 	}
 	ended := false
+	own := &Tx{Tx: tx, writing: true}
 	defer func() {
 		if !ended { // do has failed or panicked
-			rollback(ctx, tx)
+			own.rollback(ctx)
 		}
 	}()
-	guarded := &guardedTx{Tx: tx}
-	if err := do(guarded); err != nil {
+	if err := do(own); err != nil {
 		return because(ctx, err)
 	}
-	if guarded.ended {
-		return fmt.Errorf("%w: %w", store.ErrNotStored, errEnds)
-	}
-	if guarded.ending { // and there was no check since
-		if err := guarded.same(ctx); err != nil {
-			return fmt.Errorf("%w: %w", store.ErrNotStored, because(ctx, err))
-		}
+	if err := own.finish(ctx); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrNotStored, err)
@@ -193,13 +192,6 @@ func (t *Target) update(ctx context.Context, do func(pgx.Tx) error) error {
 	return err
 }
 
-// rollback rolls a transaction back. If the connection is lost, the server rolls back by itself.
-func rollback(ctx context.Context, tx pgx.Tx) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackMax)
-	defer cancel()
-	_ = tx.Rollback(ctx)
-}
-
 // because adds the context's error, if the context has ended and the driver does not mention it.
 func because(ctx context.Context, err error) error {
 	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
@@ -209,11 +201,12 @@ func because(ctx context.Context, err error) error {
 }
 
 // View implements [projection.Target]. It calls do once.
-func (t *Target) View(ctx context.Context, do func(pgx.Tx) error) error {
+func (t *Target) View(ctx context.Context, do func(*Tx) error) error {
 	tx, err := t.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err == nil {
-		defer rollback(ctx, tx)
-		err = do(tx)
+		own := &Tx{Tx: tx}
+		defer own.rollback(ctx)
+		err = do(own)
 	}
 	if err != nil {
 		return fmt.Errorf("view: %w", because(ctx, err))
@@ -221,167 +214,21 @@ func (t *Target) View(ctx context.Context, do func(pgx.Tx) error) error {
 	return nil
 }
 
-// errUnfit says that rules have left a transaction that cannot go on.
-var errUnfit = errors.New("the transaction cannot go on")
-
-// errEnds says that do has called Commit or Rollback.
-var errEnds = errors.New("the transaction ends after its rules, and not by their Commit or Rollback")
-
-// A guardedTx is the transaction of an update. Its Commit and Rollback return an error and only
-// note the call, so that nothing is stored without the note of the position. Nested transactions,
-// made by Begin, do commit and roll back.
-//
-// A statement can also end the transaction and begin another one (ROLLBACK AND CHAIN). The
-// session is then in a transaction as before, and the note of the position would be stored
-// without the rows of the events. So before a statement that may do that, the guard asks the
-// server for the number of the transaction, and compares it afterwards. Other statements cost
-// nothing.
-type guardedTx struct {
-	pgx.Tx
-
-	ended  bool
-	ending bool  // a statement since the last check may have ended the transaction
-	loose  bool  // statements may bypass the guard
-	number int64 // transaction number from the server, 0 until it is asked
-}
-
-const sqlNumber = "SELECT txid_current()"
-
-// suspect notes that the next statement may end the transaction.
-func (g *guardedTx) suspect(ctx context.Context) {
-	g.ending = true
-	if g.number == 0 {
-		_ = g.Tx.QueryRow(ctx, sqlNumber).Scan(&g.number) // if this fails, the check fails too
+// Check implements [projection.Checker]. It asks the server only if rules have run a statement
+// that may have ended the transaction, such as ROLLBACK TO SAVEPOINT, or have used Begin or Conn
+// of the transaction. If the queue of the transaction is long enough, Check sends it, and does not
+// wait for the results.
+func (t *Target) Check(ctx context.Context, tx *Tx) error {
+	err := tx.check(ctx)
+	tx.checks++
+	if err == nil && (len(tx.marks) >= sendCount || tx.bytes >= sendBytes) {
+		err = tx.send(ctx)
 	}
+	return err
 }
 
-// same returns an error if the transaction at the server is no longer the same one.
-func (g *guardedTx) same(ctx context.Context) error {
-	var number *int64
-	if err := g.Tx.QueryRow(ctx, "SELECT txid_current_if_assigned()").Scan(&number); err != nil {
-		return fmt.Errorf("%w: %w", errUnfit, err)
-	}
-	if number == nil || *number != g.number {
-		return fmt.Errorf("%w: a statement has ended it, and begun another one", errUnfit)
-	}
-	g.ending = g.loose
-	return nil
-}
-
-// Exec implements [pgx.Tx].
-func (g *guardedTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if mayEnd(sql) {
-		g.suspect(ctx)
-	}
-	return g.Tx.Exec(ctx, sql, args...)
-}
-
-// Query implements [pgx.Tx].
-func (g *guardedTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if mayEnd(sql) {
-		g.suspect(ctx)
-	}
-	return g.Tx.Query(ctx, sql, args...)
-}
-
-// QueryRow implements [pgx.Tx].
-func (g *guardedTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	if mayEnd(sql) {
-		g.suspect(ctx)
-	}
-	return g.Tx.QueryRow(ctx, sql, args...)
-}
-
-// SendBatch implements [pgx.Tx].
-func (g *guardedTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	for _, q := range b.QueuedQueries {
-		if mayEnd(q.SQL) {
-			g.suspect(ctx)
-			break
-		}
-	}
-	return g.Tx.SendBatch(ctx, b)
-}
-
-// Begin implements [pgx.Tx].
-func (g *guardedTx) Begin(ctx context.Context) (pgx.Tx, error) {
-	g.loose = true
-	g.suspect(ctx)
-	return g.Tx.Begin(ctx)
-}
-
-// Conn implements [pgx.Tx].
-func (g *guardedTx) Conn() *pgx.Conn {
-	conn := g.Tx.Conn()
-	if !g.loose && !conn.IsClosed() && !conn.PgConn().IsBusy() {
-		ctx, cancel := context.WithTimeout(context.Background(), rollbackMax)
-		defer cancel()
-		g.suspect(ctx)
-	}
-	g.loose, g.ending = true, true
-	return conn
-}
-
-// endings are the first words of the statements that end a transaction.
-var endings = []string{"commit", "rollback", "abort", "end", "prepare"}
-
-// mayEnd reports whether the text of one or more statements may end a transaction. It also finds
-// statements in quoted text, and does not skip comments.
-func mayEnd(sql string) bool {
-	if strings.Contains(sql, "--") || strings.Contains(sql, "/*") {
-		return true
-	}
-	for more := true; more; {
-		var statement string
-		statement, sql, more = strings.Cut(sql, ";")
-		statement = strings.TrimLeft(statement, " \t\r\n\f\v")
-		for _, word := range endings {
-			if len(statement) >= len(word) && strings.EqualFold(statement[:len(word)], word) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// Commit only returns an error.
-func (g *guardedTx) Commit(context.Context) error {
-	g.ended = true
-	return errEnds
-}
-
-// Rollback only returns an error.
-func (g *guardedTx) Rollback(context.Context) error {
-	g.ended = true
-	return errEnds
-}
-
-// Check implements [projection.Checker]. It sends nothing to the server, unless rules have run a
-// statement that may have ended the transaction, such as ROLLBACK TO SAVEPOINT, or have used
-// Begin or Conn of the transaction. Then it asks the server.
-func (t *Target) Check(ctx context.Context, tx pgx.Tx) error {
-	g, guarded := tx.(*guardedTx)
-	if guarded {
-		tx = g.Tx
-	}
-	conn := tx.Conn().PgConn()
-	switch {
-	case guarded && g.ended:
-		return fmt.Errorf("%w: %w", errUnfit, errEnds)
-	case conn.IsClosed():
-		// A statement has lost the connection, and the rule has ignored its error.
-		return fmt.Errorf("%w: the connection is closed", errUnfit)
-	case conn.IsBusy():
-		return fmt.Errorf("%w: rows are still open", errUnfit)
-	case conn.TxStatus() == 'E':
-		return fmt.Errorf("%w: a statement in it has failed", errUnfit)
-	case conn.TxStatus() != 'T':
-		return fmt.Errorf("%w: a statement has ended it", errUnfit)
-	case guarded && g.ending:
-		return g.same(ctx)
-	}
-	return nil
-}
+// Flush implements [projection.Flusher].
+func (t *Target) Flush(ctx context.Context, tx *Tx) error { return tx.flush(ctx) }
 
 // Blame implements [projection.Classifier]. The database is at fault if its disk is full, if it
 // has too few connections, if a lock or a statement times out, if the server is read-only, shuts
@@ -406,8 +253,8 @@ func (t *Target) Blame(err error) projection.Blame {
 const rowsOpen = "conn busy"
 
 // Note implements [projection.Target].
-func (t *Target) Note(ctx context.Context, tx pgx.Tx, key string) (value []byte, err error) {
-	if _, writing := tx.(*guardedTx); writing {
+func (t *Target) Note(ctx context.Context, tx *Tx, key string) (value []byte, err error) {
+	if tx.writing {
 		value, err = t.hold(ctx, tx, key)
 	} else {
 		value, err = get(ctx, tx, t.sql.Get, key)
@@ -423,7 +270,7 @@ func (t *Target) Note(ctx context.Context, tx pgx.Tx, key string) (value []byte,
 // update may have removed the row that hold found first, and inserted a new one, which a
 // statement that was waiting for the first row does not see. So hold repeats both steps until two
 // reads agree that there is no row.
-func (t *Target) hold(ctx context.Context, tx pgx.Tx, name string) ([]byte, error) {
+func (t *Target) hold(ctx context.Context, tx *Tx, name string) ([]byte, error) {
 	for locked := false; ; locked = true {
 		value, err := get(ctx, tx, t.sql.Hold, name)
 		if value != nil || err != nil {
@@ -442,7 +289,7 @@ func (t *Target) hold(ctx context.Context, tx pgx.Tx, name string) ([]byte, erro
 }
 
 // get returns the value that a statement selects, nil if there is none.
-func get(ctx context.Context, tx pgx.Tx, statement, name string) ([]byte, error) {
+func get(ctx context.Context, tx *Tx, statement, name string) ([]byte, error) {
 	var value []byte
 	err := tx.QueryRow(ctx, statement, name).Scan(&value)
 	switch {
@@ -457,7 +304,7 @@ func get(ctx context.Context, tx pgx.Tx, statement, name string) ([]byte, error)
 }
 
 // SetNote implements [projection.Target].
-func (t *Target) SetNote(ctx context.Context, tx pgx.Tx, key string, value []byte) error {
+func (t *Target) SetNote(ctx context.Context, tx *Tx, key string, value []byte) error {
 	n := projection.Note{Key: key, Value: value}
 	err := n.Validate()
 	switch {
@@ -475,7 +322,7 @@ func (t *Target) SetNote(ctx context.Context, tx pgx.Tx, key string, value []byt
 
 // Notes implements [projection.Target]. The caller may change notes that it already got during
 // the iteration.
-func (t *Target) Notes(ctx context.Context, tx pgx.Tx, prefix string) iter.Seq2[projection.Note, error] {
+func (t *Target) Notes(ctx context.Context, tx *Tx, prefix string) iter.Seq2[projection.Note, error] {
 	return func(yield func(projection.Note, error) bool) {
 		statement, from := t.sql.First, prefix
 		for {

@@ -37,12 +37,12 @@ func open(t testing.TB, db *pgtest.Database) opened {
 	return opened{target, db, pool}
 }
 
-func put(ctx context.Context, tx pgx.Tx, key, value string) error {
+func put(ctx context.Context, tx *pgxtarget.Tx, key, value string) error {
 	_, err := tx.Exec(ctx, "INSERT INTO model (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
 	return err
 }
 
-func get(ctx context.Context, tx pgx.Tx, key string) (value string, ok bool, err error) {
+func get(ctx context.Context, tx *pgxtarget.Tx, key string) (value string, ok bool, err error) {
 	err = tx.QueryRow(ctx, "SELECT value FROM model WHERE key = $1", key).Scan(&value)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", false, nil
@@ -50,32 +50,32 @@ func get(ctx context.Context, tx pgx.Tx, key string) (value string, ok bool, err
 	return value, err == nil, err
 }
 
-// misuses are the ways in which a rule may misuse a pgx.Tx.
-func misuses() []projectiontest.Misuse[pgx.Tx] {
-	statement := func(text string) func(context.Context, pgx.Tx) {
-		return func(ctx context.Context, tx pgx.Tx) { _, _ = tx.Exec(ctx, text) }
+// misuses are the ways in which a rule may misuse a *pgxtarget.Tx.
+func misuses() []projectiontest.Misuse[*pgxtarget.Tx] {
+	statement := func(text string) func(context.Context, *pgxtarget.Tx) {
+		return func(ctx context.Context, tx *pgxtarget.Tx) { _, _ = tx.Exec(ctx, text) }
 	}
-	return []projectiontest.Misuse[pgx.Tx]{
+	return []projectiontest.Misuse[*pgxtarget.Tx]{
 		{Name: "an error that is passed over", Do: statement("INSERT INTO model VALUES ('e10', 'x')")},
-		{Name: "rows that are left open", Do: func(ctx context.Context, tx pgx.Tx) {
+		{Name: "rows that are left open", Do: func(ctx context.Context, tx *pgxtarget.Tx) {
 			if rows, err := tx.Query(ctx, "SELECT key FROM model"); err == nil {
 				rows.Next()
 			}
 		}},
-		{Name: "a statement that takes too long", Do: func(ctx context.Context, tx pgx.Tx) {
+		{Name: "a statement that takes too long", Do: func(ctx context.Context, tx *pgxtarget.Tx) {
 			ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
 			defer cancel()
 			_, _ = tx.Exec(ctx, "SELECT pg_sleep(60)")
 		}},
-		{Name: "Rollback", Do: func(ctx context.Context, tx pgx.Tx) { _ = tx.Rollback(ctx) }},
-		{Name: "Commit", Do: func(ctx context.Context, tx pgx.Tx) { _ = tx.Commit(ctx) }},
+		{Name: "Rollback", Do: func(ctx context.Context, tx *pgxtarget.Tx) { _ = tx.Rollback(ctx) }},
+		{Name: "Commit", Do: func(ctx context.Context, tx *pgxtarget.Tx) { _ = tx.Commit(ctx) }},
 		{Name: "ROLLBACK", Do: statement("ROLLBACK")},
 		{Name: "COMMIT", Do: statement("COMMIT"), Stores: true},
 		{Name: "ROLLBACK AND CHAIN", Do: statement("ROLLBACK AND CHAIN")},
 		{Name: "COMMIT AND CHAIN", Do: statement("COMMIT AND CHAIN"), Stores: true},
 		{Name: "another transaction after ROLLBACK", Do: statement("ROLLBACK; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING")},
 		{Name: "another transaction after COMMIT", Do: statement("COMMIT; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING"), Stores: true},
-		{Name: "a transaction within that is rolled back", Harmless: true, Do: func(ctx context.Context, tx pgx.Tx) {
+		{Name: "a transaction within that is rolled back", Harmless: true, Do: func(ctx context.Context, tx *pgxtarget.Tx) {
 			if inner, err := tx.Begin(ctx); err == nil {
 				_, _ = inner.Exec(ctx, "INSERT INTO model VALUES ('e10', 'x')")
 				_ = inner.Rollback(ctx)
@@ -87,14 +87,14 @@ func misuses() []projectiontest.Misuse[pgx.Tx] {
 func TestATargetKeepsThePort(t *testing.T) {
 	t.Parallel()
 	pgtest.Open(t) // skips the test without a server
-	another := func(t testing.TB, target projection.Target[pgx.Tx]) projection.Target[pgx.Tx] {
+	another := func(t testing.TB, target projection.Target[*pgxtarget.Tx]) projection.Target[*pgxtarget.Tx] {
 		return open(t, target.(opened).db)
 	}
-	projectiontest.Run(t, func(t testing.TB) projection.Target[pgx.Tx] {
+	projectiontest.Run(t, func(t testing.TB) projection.Target[*pgxtarget.Tx] {
 		return open(t, pgtest.Open(t))
-	}, projectiontest.Features[pgx.Tx]{
+	}, projectiontest.Features[*pgxtarget.Tx]{
 		Put: put, Get: get, Another: another,
-		Reopen: func(t testing.TB, target projection.Target[pgx.Tx]) projection.Target[pgx.Tx] {
+		Reopen: func(t testing.TB, target projection.Target[*pgxtarget.Tx]) projection.Target[*pgxtarget.Tx] {
 			target.(opened).pool.Close()
 			return another(t, target)
 		},
@@ -112,7 +112,7 @@ func TestAConstraintThatFailsAtTheCommitHasStoredNothing(t *testing.T) {
 	t.Parallel()
 	target := open(t, pgtest.Open(t))
 	target.db.Exec(t, "CREATE TABLE late (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
-	err := target.Update(t.Context(), func(tx pgx.Tx) error {
+	err := target.Update(t.Context(), func(tx *pgxtarget.Tx) error {
 		if err := put(t.Context(), tx, "a", "1"); err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func TestAConstraintThatFailsAtTheCommitHasStoredNothing(t *testing.T) {
 		t.Errorf("update: got error %v, want %v", err, store.ErrNotStored)
 	}
 	// A handler that ignores the error of a statement.
-	err = target.Update(t.Context(), func(tx pgx.Tx) error {
+	err = target.Update(t.Context(), func(tx *pgxtarget.Tx) error {
 		if err := put(t.Context(), tx, "a", "1"); err != nil {
 			return err
 		}
@@ -138,7 +138,7 @@ func TestAConstraintThatFailsAtTheCommitHasStoredNothing(t *testing.T) {
 
 func wantNone(t *testing.T, target opened) {
 	t.Helper()
-	if err := target.View(t.Context(), func(tx pgx.Tx) error {
+	if err := target.View(t.Context(), func(tx *pgxtarget.Tx) error {
 		if got, ok, err := get(t.Context(), tx, "a"); ok || err != nil {
 			t.Errorf("value: got %q, %v, want none", got, err)
 		}
@@ -153,7 +153,7 @@ func TestBlame(t *testing.T) {
 	target := open(t, pgtest.Open(t))
 	t.Run("calls_rows_that_are_open_no_fault_of_the_target", func(t *testing.T) {
 		t.Parallel()
-		err := target.Update(t.Context(), func(tx pgx.Tx) error {
+		err := target.Update(t.Context(), func(tx *pgxtarget.Tx) error {
 			rows, err := tx.Query(t.Context(), "SELECT generate_series(1, 3)")
 			if err != nil {
 				return err
@@ -192,7 +192,7 @@ func TestLostCommit(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.ArmAt(at, how)
-		err = through.Update(t.Context(), func(tx pgx.Tx) error {
+		err = through.Update(t.Context(), func(tx *pgxtarget.Tx) error {
 			if _, err := through.Note(t.Context(), tx, "n"); err != nil {
 				return err
 			}
@@ -207,7 +207,7 @@ func TestLostCommit(t *testing.T) {
 	note := func(t *testing.T, target opened) string {
 		t.Helper()
 		var got []byte
-		if err := target.Update(t.Context(), func(tx pgx.Tx) (err error) {
+		if err := target.Update(t.Context(), func(tx *pgxtarget.Tx) (err error) {
 			got, err = target.Note(t.Context(), tx, "n")
 			return err
 		}); err != nil {
@@ -256,7 +256,7 @@ func TestLostCommit(t *testing.T) {
 	t.Run("has_stored_nothing_where_it_is_seen_to_be_lost_before", func(t *testing.T) {
 		t.Parallel()
 		target := open(t, pgtest.Open(t))
-		err := target.Update(t.Context(), func(tx pgx.Tx) error {
+		err := target.Update(t.Context(), func(tx *pgxtarget.Tx) error {
 			if err := put(t.Context(), tx, "a", "1"); err != nil {
 				return err
 			}
@@ -278,23 +278,23 @@ func TestEndedTransaction(t *testing.T) {
 		_, err := tx.Exec(t.Context(), sql)
 		return err
 	}
-	for name, end := range map[string]func(tx pgx.Tx) error{
-		"by_a_statement": func(tx pgx.Tx) error { return chain(tx, "ROLLBACK AND CHAIN") },
-		"and_written_to_another": func(tx pgx.Tx) error {
+	for name, end := range map[string]func(tx *pgxtarget.Tx) error{
+		"by_a_statement": func(tx *pgxtarget.Tx) error { return chain(tx, "ROLLBACK AND CHAIN") },
+		"and_written_to_another": func(tx *pgxtarget.Tx) error {
 			return chain(tx, "ROLLBACK; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING")
 		},
-		"behind_a_comment":   func(tx pgx.Tx) error { return chain(tx, "/* so */ ROLLBACK AND CHAIN") },
-		"behind_another_one": func(tx pgx.Tx) error { return chain(tx, "SELECT 1;\n\trollback; begin") },
-		"by_END":             func(tx pgx.Tx) error { return chain(tx, "ABORT; BEGIN") },
-		"by_the_connection":  func(tx pgx.Tx) error { _, err := tx.Conn().Exec(t.Context(), "ROLLBACK AND CHAIN"); return err },
-		"by_a_transaction_within": func(tx pgx.Tx) error {
+		"behind_a_comment":   func(tx *pgxtarget.Tx) error { return chain(tx, "/* so */ ROLLBACK AND CHAIN") },
+		"behind_another_one": func(tx *pgxtarget.Tx) error { return chain(tx, "SELECT 1;\n\trollback; begin") },
+		"by_END":             func(tx *pgxtarget.Tx) error { return chain(tx, "ABORT; BEGIN") },
+		"by_the_connection":  func(tx *pgxtarget.Tx) error { _, err := tx.Conn().Exec(t.Context(), "ROLLBACK AND CHAIN"); return err },
+		"by_a_transaction_within": func(tx *pgxtarget.Tx) error {
 			inner, err := tx.Begin(t.Context())
 			if err == nil {
 				err = chain(inner, "ROLLBACK AND CHAIN")
 			}
 			return err
 		},
-		"by_a_query": func(tx pgx.Tx) error {
+		"by_a_query": func(tx *pgxtarget.Tx) error {
 			rows, err := tx.Query(t.Context(), "ROLLBACK AND CHAIN")
 			if err == nil {
 				rows.Close()
@@ -302,13 +302,13 @@ func TestEndedTransaction(t *testing.T) {
 			}
 			return err
 		},
-		"by_a_batch": func(tx pgx.Tx) error {
+		"by_a_batch": func(tx *pgxtarget.Tx) error {
 			b := &pgx.Batch{}
 			b.Queue("SELECT 1")
 			b.Queue("ROLLBACK AND CHAIN")
 			return tx.SendBatch(t.Context(), b).Close()
 		},
-		"after_a_check": func(tx pgx.Tx) error {
+		"after_a_check": func(tx *pgxtarget.Tx) error {
 			inner, err := tx.Begin(t.Context())
 			if err == nil {
 				err = target.Check(t.Context(), tx)
@@ -321,7 +321,7 @@ func TestEndedTransaction(t *testing.T) {
 	} {
 		t.Run(name+"_is_found", func(t *testing.T) {
 			t.Parallel()
-			err := target.Update(t.Context(), func(tx pgx.Tx) error {
+			err := target.Update(t.Context(), func(tx *pgxtarget.Tx) error {
 				if err := put(t.Context(), tx, "a", "1"); err != nil {
 					return err
 				}
@@ -334,7 +334,7 @@ func TestEndedTransaction(t *testing.T) {
 	}
 	t.Run("is_told_from_one_that_goes_on", func(t *testing.T) {
 		t.Parallel()
-		err := target.Update(t.Context(), func(tx pgx.Tx) error {
+		err := target.Update(t.Context(), func(tx *pgxtarget.Tx) error {
 			for _, sql := range []string{"SAVEPOINT s", "ROLLBACK TO SAVEPOINT s", "SELECT 'commit'; SELECT 1 -- end"} {
 				if err := chain(tx, sql); err != nil {
 					return err
@@ -382,7 +382,7 @@ func ExampleOpen() {
 		if err != nil {
 			return err
 		}
-		return target.Update(ctx, func(tx pgx.Tx) error {
+		return target.Update(ctx, func(tx *pgxtarget.Tx) error {
 			if _, err := tx.Exec(ctx, "UPDATE books SET lent = lent + 1 WHERE book = $1", book); err != nil {
 				return err
 			}

@@ -18,7 +18,9 @@ type Dialect interface {
 	// ready prepares a new transaction before do runs.
 	ready(ctx context.Context, tx *sql.Tx, t *Target, view bool) error
 	// hold returns the note and locks it against other writers.
-	hold(ctx context.Context, tx *sql.Tx, t *Target, u *update, name string) ([]byte, error)
+	hold(ctx context.Context, tx *Tx, t *Target, name string) ([]byte, error)
+	// prepares reports whether statements that run again are faster if they are prepared.
+	prepares() bool
 	// readOnly makes a connection read-only, or writable again.
 	readOnly(ctx context.Context, conn *sql.Conn, on bool) error
 
@@ -34,7 +36,7 @@ type judge interface {
 	fault(err error) bool
 	// check returns an error if the transaction of an update cannot go on, or if it was ended,
 	// even if another one has begun since.
-	check(ctx context.Context, tx *sql.Tx, u *update) error
+	check(ctx context.Context, tx *Tx) error
 }
 
 // errUnfit says that rules have left a transaction that cannot go on.
@@ -79,9 +81,11 @@ const (
 	sqlUnmark = "RELEASE perdure_transaction"
 )
 
-func (sqlite) hold(ctx context.Context, tx *sql.Tx, t *Target, _ *update, name string) ([]byte, error) {
-	return get(ctx, tx, t.sql.Get, name)
+func (sqlite) hold(ctx context.Context, tx *Tx, t *Target, name string) ([]byte, error) {
+	return get(ctx, tx.tx, t.sql.Get, name)
 }
+
+func (sqlite) prepares() bool { return true }
 
 func (sqlite) readOnly(ctx context.Context, conn *sql.Conn, on bool) error {
 	value := "OFF"
@@ -129,10 +133,10 @@ func (sqlite) fault(err error) bool {
 
 // check releases the savepoint of the transaction, and sets it again. This fails if the
 // transaction was ended.
-func (sqlite) check(ctx context.Context, tx *sql.Tx, _ *update) error {
-	_, err := tx.ExecContext(ctx, sqlUnmark)
+func (sqlite) check(ctx context.Context, tx *Tx) error {
+	_, err := tx.run(ctx, sqlUnmark)
 	if err == nil {
-		_, err = tx.ExecContext(ctx, sqlMark)
+		_, err = tx.run(ctx, sqlMark)
 	}
 	switch {
 	case err == nil:
@@ -161,19 +165,20 @@ func (postgres) ready(context.Context, *sql.Tx, *Target, bool) error { return ni
 // update may have removed the row that hold found first, and inserted a new one, which a
 // statement that was waiting for the first row does not see. So hold repeats both steps until two
 // reads agree that there is no row.
-func (postgres) hold(ctx context.Context, tx *sql.Tx, t *Target, u *update, name string) ([]byte, error) {
+func (postgres) hold(ctx context.Context, own *Tx, t *Target, name string) ([]byte, error) {
+	tx := own.tx
 	for locked := false; ; locked = true {
 		var number int64
 		value, err := get(ctx, tx, t.sql.HoldNumbered, name, &number)
 		if value != nil || err != nil {
-			u.begun(number)
+			own.begun(number)
 			return value, err
 		}
 		if !locked {
 			if err := tx.QueryRowContext(ctx, notetable.AdvisoryLockNumbered, notetable.LockID(t.table, name)).Scan(&number); err != nil {
 				return nil, err
 			}
-			u.begun(number)
+			own.begun(number)
 			continue
 		}
 		if value, err := get(ctx, tx, t.sql.Get, name); value == nil || err != nil {
@@ -181,6 +186,10 @@ func (postgres) hold(ctx context.Context, tx *sql.Tx, t *Target, u *update, name
 		}
 	}
 }
+
+// prepares returns false: the drivers for PostgreSQL keep prepared statements by themselves, for
+// the connection.
+func (postgres) prepares() bool { return false }
 
 func (postgres) readOnly(context.Context, *sql.Conn, bool) error { return nil }
 
@@ -200,17 +209,19 @@ func (postgres) fault(err error) bool {
 
 // check compares the number of the current transaction with the number of the one that holds the
 // note.
-func (postgres) check(ctx context.Context, tx *sql.Tx, u *update) error {
+func (postgres) check(ctx context.Context, tx *Tx) error {
 	var number sql.NullInt64
-	err := tx.QueryRowContext(ctx, "SELECT txid_current_if_assigned()").Scan(&number)
+	err := tx.tx.QueryRowContext(ctx, "SELECT txid_current_if_assigned()").Scan(&number)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", errUnfit, err)
+	case !number.Valid && tx.number == 0:
+		return nil // it has neither locked a note nor written, so there is nothing to lose
 	case !number.Valid:
 		return fmt.Errorf("%w: a statement has ended it", errUnfit)
 	}
-	u.begun(number.Int64)
-	if number.Int64 != u.number {
+	tx.begun(number.Int64)
+	if number.Int64 != tx.number {
 		return fmt.Errorf("%w: a statement has ended it, and begun another one", errUnfit)
 	}
 	return nil

@@ -37,7 +37,6 @@ import (
 	"fmt"
 	"iter"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/perdure/perdure/projection"
@@ -69,25 +68,12 @@ type Target struct {
 	create  bool
 	sql     *notetable.Statements
 	again   func(error) bool // the function for the option Retry, or nil
-	writing sync.Map         // from the *sql.Tx of each update to its *update
-}
-
-// An update is the database's view of the transaction in which one call of do runs.
-type update struct {
-	number int64 // number in PostgreSQL, 0 until it is known
-}
-
-// begun stores the number of the transaction when it is read for the first time.
-func (u *update) begun(number int64) {
-	if u.number == 0 {
-		u.number = number
-	}
 }
 
 var (
-	_ projection.Target[*sql.Tx]  = (*Target)(nil)
-	_ projection.Checker[*sql.Tx] = (*Target)(nil)
-	_ projection.Classifier       = (*Target)(nil)
+	_ projection.Target[*Tx]  = (*Target)(nil)
+	_ projection.Checker[*Tx] = (*Target)(nil)
+	_ projection.Classifier   = (*Target)(nil)
 )
 
 // An Option changes how a target is opened.
@@ -188,7 +174,7 @@ func (t *Target) try(ctx context.Context, do func(context.Context) error) error 
 
 // Update implements [projection.Target]. It may call do more than once. do must not end the
 // transaction.
-func (t *Target) Update(ctx context.Context, do func(*sql.Tx) error) error {
+func (t *Target) Update(ctx context.Context, do func(*Tx) error) error {
 	err := t.try(ctx, func(ctx context.Context) error { return t.update(ctx, do) })
 	if err != nil {
 		return fmt.Errorf("update: %w", err)
@@ -196,7 +182,7 @@ func (t *Target) Update(ctx context.Context, do func(*sql.Tx) error) error {
 	return nil
 }
 
-func (t *Target) update(ctx context.Context, do func(*sql.Tx) error) error {
+func (t *Target) update(ctx context.Context, do func(*Tx) error) error {
 	tx, err := t.db.BeginTx(ctx, t.dialect.options(false))
 	if err != nil {
 		return notStored(ctx, err)
@@ -210,10 +196,12 @@ func (t *Target) update(ctx context.Context, do func(*sql.Tx) error) error {
 	if err := t.dialect.ready(ctx, tx, t, false); err != nil {
 		return notStored(ctx, err)
 	}
-	t.writing.Store(tx, &update{})
-	defer t.writing.Delete(tx)
-	if err := do(tx); err != nil {
+	own := newTx(tx, t.dialect, true)
+	if err := do(own); err != nil {
 		return because(ctx, err)
+	}
+	if err := own.check(ctx); err != nil { // of statements after the last check, if any
+		return notStored(ctx, err)
 	}
 	if err := ctx.Err(); err != nil {
 		return notStored(ctx, err)
@@ -241,14 +229,14 @@ func because(ctx context.Context, err error) error {
 }
 
 // View implements [projection.Target]. It calls do once.
-func (t *Target) View(ctx context.Context, do func(*sql.Tx) error) error {
+func (t *Target) View(ctx context.Context, do func(*Tx) error) error {
 	begun := false
 	var failure error // the error of do
 	err := t.try(ctx, func(ctx context.Context) error {
 		if begun {
 			return nil
 		}
-		return t.view(ctx, func(tx *sql.Tx) error {
+		return t.view(ctx, func(tx *Tx) error {
 			begun = true
 			failure = do(tx)
 			return nil
@@ -260,7 +248,7 @@ func (t *Target) View(ctx context.Context, do func(*sql.Tx) error) error {
 	return nil
 }
 
-func (t *Target) view(ctx context.Context, do func(*sql.Tx) error) error {
+func (t *Target) view(ctx context.Context, do func(*Tx) error) error {
 	conn, err := t.db.Conn(ctx)
 	if err != nil {
 		return err
@@ -283,18 +271,17 @@ func (t *Target) view(ctx context.Context, do func(*sql.Tx) error) error {
 	if err := t.dialect.ready(ctx, tx, t, true); err != nil {
 		return err
 	}
-	return do(tx)
+	return do(newTx(tx, t.dialect, false))
 }
 
-// Check implements [projection.Checker]. In PostgreSQL it costs a round trip to the server for
-// each event, or each batch of [projection.OnBatch], because database/sql does not show which
-// statements a rule has run. Package pgxtarget needs no round trip.
-func (t *Target) Check(ctx context.Context, tx *sql.Tx) error {
-	u, ok := t.writing.Load(tx)
-	if !ok {
+// Check implements [projection.Checker]. It costs nothing after a rule that has only called
+// [Tx.ExecContext] without an error. After a query it asks the database, because a query may fail
+// at any of its rows; in PostgreSQL that is a round trip to the server.
+func (t *Target) Check(ctx context.Context, tx *Tx) error {
+	if !tx.writing {
 		return fmt.Errorf("%w: it is not that of an update", errUnfit)
 	}
-	err := t.dialect.check(ctx, tx, u.(*update))
+	err := tx.check(ctx)
 	if err != nil && t.Blame(err) == projection.BlameTarget {
 		return fmt.Errorf("%w: %w", projection.ErrTarget, err)
 	}
@@ -313,11 +300,11 @@ func (t *Target) Blame(err error) projection.Blame {
 }
 
 // Note implements [projection.Target].
-func (t *Target) Note(ctx context.Context, tx *sql.Tx, key string) (value []byte, err error) {
-	if u, writing := t.writing.Load(tx); writing {
-		value, err = t.dialect.hold(ctx, tx, t, u.(*update), key)
+func (t *Target) Note(ctx context.Context, tx *Tx, key string) (value []byte, err error) {
+	if tx.writing {
+		value, err = t.dialect.hold(ctx, tx, t, key)
 	} else {
-		value, err = get(ctx, tx, t.sql.Get, key)
+		value, err = get(ctx, tx.tx, t.sql.Get, key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("note %q: %w", key, because(ctx, err))
@@ -326,15 +313,15 @@ func (t *Target) Note(ctx context.Context, tx *sql.Tx, key string) (value []byte
 }
 
 // SetNote implements [projection.Target].
-func (t *Target) SetNote(ctx context.Context, tx *sql.Tx, key string, value []byte) error {
+func (t *Target) SetNote(ctx context.Context, tx *Tx, key string, value []byte) error {
 	n := projection.Note{Key: key, Value: value}
 	err := n.Validate()
 	switch {
 	case err != nil:
 	case value == nil:
-		_, err = tx.ExecContext(ctx, t.sql.Delete, key)
+		_, err = tx.tx.ExecContext(ctx, t.sql.Delete, key)
 	default:
-		_, err = tx.ExecContext(ctx, t.sql.Set, key, value)
+		_, err = tx.tx.ExecContext(ctx, t.sql.Set, key, value)
 	}
 	if err != nil {
 		return fmt.Errorf("set note %q: %w", key, because(ctx, err))
@@ -344,11 +331,11 @@ func (t *Target) SetNote(ctx context.Context, tx *sql.Tx, key string, value []by
 
 // Notes implements [projection.Target]. The caller may change notes that it already got during
 // the iteration.
-func (t *Target) Notes(ctx context.Context, tx *sql.Tx, prefix string) iter.Seq2[projection.Note, error] {
+func (t *Target) Notes(ctx context.Context, tx *Tx, prefix string) iter.Seq2[projection.Note, error] {
 	return func(yield func(projection.Note, error) bool) {
 		statement, from := t.sql.First, prefix
 		for {
-			page, err := page(ctx, tx, statement, from)
+			page, err := page(ctx, tx.tx, statement, from)
 			if err != nil {
 				yield(projection.Note{}, fmt.Errorf("notes %q: %w", prefix, because(ctx, err)))
 				return

@@ -23,6 +23,7 @@ type script struct {
 	commits    []error // the results of the next commits; nil is a success
 	begins     []error
 	statements []string
+	prepared   map[string]int // how often each text was prepared
 	rollbacks  int
 }
 
@@ -49,6 +50,12 @@ func next(mu *sync.Mutex, errs *[]error) error {
 type scriptConn struct{ *script }
 
 func (c *scriptConn) Prepare(query string) (driver.Stmt, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.prepared == nil {
+		c.prepared = make(map[string]int)
+	}
+	c.prepared[query]++
 	return &scriptStmt{c.script, query}, nil
 }
 func (c *scriptConn) Close() error { return nil }
@@ -170,7 +177,7 @@ func TestAnErrorOfTheCommitIsUnknownUnlessItIsProved(t *testing.T) {
 			for range 100 {
 				s.commits = append(s.commits, c.err)
 			}
-			err := target.Update(t.Context(), func(*sql.Tx) error {
+			err := target.Update(t.Context(), func(*sqltarget.Tx) error {
 				calls++
 				return nil
 			})
@@ -193,7 +200,7 @@ func TestATransactionThatWasInTheWayIsWaitedForWithPauses(t *testing.T) {
 		s.commits = []error{codeError(5)}
 		begun := time.Now()
 		calls := 0
-		if err := target.Update(t.Context(), func(*sql.Tx) error {
+		if err := target.Update(t.Context(), func(*sqltarget.Tx) error {
 			if calls++; calls == 1 {
 				return fmt.Errorf("handler: %w", codeError(6))
 			}
@@ -207,7 +214,7 @@ func TestATransactionThatWasInTheWayIsWaitedForWithPauses(t *testing.T) {
 		s.commits = []error{codeError(5), codeError(5), codeError(5)}
 		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Millisecond)
 		defer cancel()
-		err := target.Update(ctx, func(*sql.Tx) error { return nil })
+		err := target.Update(ctx, func(*sqltarget.Tx) error { return nil })
 		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, store.ErrNotStored) {
 			t.Errorf("update whose context ends in a pause: got error %v, want %v and %v", err, context.DeadlineExceeded, store.ErrNotStored)
 		}
@@ -219,7 +226,7 @@ func TestAnUpdateOfSQLiteTakesTheLockBeforeItReads(t *testing.T) {
 	target, s, done := openScript(t, sqltarget.SQLite)
 	defer done()
 	s.statements = nil
-	if err := target.Update(t.Context(), func(tx *sql.Tx) error {
+	if err := target.Update(t.Context(), func(tx *sqltarget.Tx) error {
 		_, err := target.Note(t.Context(), tx, "n")
 		return err
 	}); err != nil {
@@ -235,7 +242,7 @@ func TestANoteThatIsNotThereIsHeldInPostgreSQL(t *testing.T) {
 	target, s, done := openScript(t, sqltarget.PostgreSQL)
 	defer done()
 	s.statements = nil
-	note := func(tx *sql.Tx) error {
+	note := func(tx *sqltarget.Tx) error {
 		_, err := target.Note(t.Context(), tx, "n")
 		return err
 	}
@@ -280,5 +287,40 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		if err := open(); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("%s: got error %v, want %v", what, err, store.ErrInvalid)
 		}
+	}
+}
+
+// The driver prepares each statement that runs unprepared, so the count tells which ones the Tx
+// keeps.
+func TestTxKeepsPreparedStatements(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		dialect sqltarget.Dialect
+		text    string
+		want    int
+	}{
+		{"of_a_text_that_runs_again_in_SQLite", sqltarget.SQLite, "INSERT INTO t VALUES (?)", 2},
+		{"not_of_a_script", sqltarget.SQLite, "INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)", 5},
+		{"not_in_PostgreSQL", sqltarget.PostgreSQL, "INSERT INTO t VALUES (?)", 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			target, s, done := openScript(t, c.dialect)
+			defer done()
+			if err := target.Update(t.Context(), func(tx *sqltarget.Tx) error {
+				for i := range 5 {
+					if _, err := tx.ExecContext(t.Context(), c.text, i); err != nil {
+						return err
+					}
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.prepared[c.text]; got != c.want {
+				t.Errorf("%q was prepared %d times, want %d", c.text, got, c.want)
+			}
+		})
 	}
 }

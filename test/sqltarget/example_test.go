@@ -26,11 +26,11 @@ func Example() {
 		panic(err)
 	}
 	runner := projection.New("balances",
-		projection.Prepare(func(ctx context.Context, tx *sql.Tx) error {
+		projection.Prepare(func(ctx context.Context, tx *sqltarget.Tx) error {
 			_, err := tx.ExecContext(ctx, "CREATE TABLE balances (account TEXT PRIMARY KEY, amount INTEGER NOT NULL)")
 			return err
 		}),
-		projection.On(func(ctx context.Context, tx *sql.Tx, e projection.Event[*testv1.Deposited]) error {
+		projection.On(func(ctx context.Context, tx *sqltarget.Tx, e projection.Event[*testv1.Deposited]) error {
 			_, err := tx.ExecContext(ctx, "INSERT INTO balances VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET amount = amount + excluded.amount",
 				e.Key.ID, e.Message.GetAmount())
 			return err

@@ -34,7 +34,7 @@ type faulty struct {
 
 // runFaulty runs a projection that parks an entity after two attempts, until the test
 // ends. Each error of its rule waits until the test has taken it.
-func runFaulty(t *testing.T, target *sqltarget.Target, rule func(ctx context.Context, tx *sql.Tx, id string) error) *faulty {
+func runFaulty(t *testing.T, target *sqltarget.Target, rule func(ctx context.Context, tx *sqltarget.Tx, id string) error) *faulty {
 	t.Helper()
 	log := memory.New(memory.WithPartitions(1))
 	for i := range faultEntities {
@@ -51,7 +51,7 @@ func runFaulty(t *testing.T, target *sqltarget.Target, rule func(ctx context.Con
 		}
 	}
 	f := &faulty{blamed: make(chan error, 1)}
-	f.runner = projection.New("faulty", projection.On(func(ctx context.Context, tx *sql.Tx, e projection.Event[*wrapperspb.Int64Value]) error {
+	f.runner = projection.New("faulty", projection.On(func(ctx context.Context, tx *sqltarget.Tx, e projection.Event[*wrapperspb.Int64Value]) error {
 		err := rule(ctx, tx, e.Key.ID)
 		if err != nil {
 			select {
@@ -128,7 +128,7 @@ func wantRows(t *testing.T, db *sql.DB) {
 
 func TestSQLite(t *testing.T) {
 	t.Parallel()
-	insert := func(ctx context.Context, tx *sql.Tx, id string) error {
+	insert := func(ctx context.Context, tx *sqltarget.Tx, id string) error {
 		_, err := tx.ExecContext(ctx, "INSERT INTO model VALUES (?, ?)", id, string(make([]byte, 20_000)))
 		return err
 	}
@@ -167,7 +167,7 @@ func TestSQLite(t *testing.T) {
 		}
 		defer func() { _ = other.Close() }()
 		locked := false
-		f := runFaulty(t, target.Target, func(ctx context.Context, tx *sql.Tx, id string) error {
+		f := runFaulty(t, target.Target, func(ctx context.Context, tx *sqltarget.Tx, id string) error {
 			if !locked { // as from another connection that the rule uses
 				locked = true
 				return fmt.Errorf("rule: %w", busy(ctx, t, other))
@@ -197,7 +197,7 @@ func TestPostgreSQL(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it starts a server")
 	}
-	insert := func(ctx context.Context, tx *sql.Tx, id string) error {
+	insert := func(ctx context.Context, tx *sqltarget.Tx, id string) error {
 		_, err := tx.ExecContext(ctx, "INSERT INTO model VALUES ($1, '')", id)
 		return err
 	}
@@ -235,7 +235,7 @@ func TestPostgreSQL(t *testing.T) {
 			t.Parallel()
 			target := openTarget(t, "pgx", pgtest.Open(t).URL, sqltarget.PostgreSQL)
 			var over atomic.Bool
-			f := runFaulty(t, target.Target, func(ctx context.Context, tx *sql.Tx, id string) error {
+			f := runFaulty(t, target.Target, func(ctx context.Context, tx *sqltarget.Tx, id string) error {
 				if !over.Load() {
 					if _, err := tx.ExecContext(ctx, c.statement); err != nil {
 						return err
@@ -257,7 +257,7 @@ func TestPostgreSQL(t *testing.T) {
 		target.db.SetMaxIdleConns(0) // each transaction opens a connection
 		var held []*sql.Conn
 		other := openDB(t, "pgx", db.URL)
-		f := runFaulty(t, target.Target, func(ctx context.Context, tx *sql.Tx, id string) error {
+		f := runFaulty(t, target.Target, func(ctx context.Context, tx *sqltarget.Tx, id string) error {
 			if len(held) == 0 {
 				for {
 					c, err := other.Conn(ctx)

@@ -28,17 +28,17 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 		t.Skip("-short: it starts a server, for what SQLite shows as well")
 	}
 	pgtest.Open(t) // skips the test without a server
-	another := func(t testing.TB, target projection.Target[*sql.Tx]) projection.Target[*sql.Tx] {
+	another := func(t testing.TB, target projection.Target[*sqltarget.Tx]) projection.Target[*sqltarget.Tx] {
 		return openTarget(t, "pgx", target.(opened).name, sqltarget.PostgreSQL)
 	}
-	projectiontest.Run(t, func(t testing.TB) projection.Target[*sql.Tx] {
+	projectiontest.Run(t, func(t testing.TB) projection.Target[*sqltarget.Tx] {
 		return openTarget(t, "pgx", pgtest.Open(t).URL, sqltarget.PostgreSQL)
-	}, projectiontest.Features[*sql.Tx]{
-		Put: func(ctx context.Context, tx *sql.Tx, key, value string) error {
+	}, projectiontest.Features[*sqltarget.Tx]{
+		Put: func(ctx context.Context, tx *sqltarget.Tx, key, value string) error {
 			_, err := tx.ExecContext(ctx, "INSERT INTO model (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
 			return err
 		},
-		Get: func(ctx context.Context, tx *sql.Tx, key string) (value string, ok bool, err error) {
+		Get: func(ctx context.Context, tx *sqltarget.Tx, key string) (value string, ok bool, err error) {
 			err = tx.QueryRowContext(ctx, "SELECT value FROM model WHERE key = $1", key).Scan(&value)
 			if errors.Is(err, sql.ErrNoRows) {
 				return "", false, nil
@@ -46,21 +46,21 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 			return value, err == nil, err
 		},
 		Another: another,
-		Reopen: func(t testing.TB, target projection.Target[*sql.Tx]) projection.Target[*sql.Tx] {
+		Reopen: func(t testing.TB, target projection.Target[*sqltarget.Tx]) projection.Target[*sqltarget.Tx] {
 			if err := target.(opened).db.Close(); err != nil {
 				t.Fatal(err)
 			}
 			return another(t, target)
 		},
 		Misuses: append(sqlMisuses(),
-			projectiontest.Misuse[*sql.Tx]{Name: "an error that is passed over", Do: func(ctx context.Context, tx *sql.Tx) {
+			projectiontest.Misuse[*sqltarget.Tx]{Name: "an error that is passed over", Do: func(ctx context.Context, tx *sqltarget.Tx) {
 				_, _ = tx.ExecContext(ctx, "INSERT INTO model VALUES ('e10', 'x')")
 			}},
-			projectiontest.Misuse[*sql.Tx]{Name: "rows that are left open", Do: leaveOpen},
-			projectiontest.Misuse[*sql.Tx]{Name: "ROLLBACK AND CHAIN", Do: func(ctx context.Context, tx *sql.Tx) {
+			projectiontest.Misuse[*sqltarget.Tx]{Name: "rows that are left open", Do: leaveOpen},
+			projectiontest.Misuse[*sqltarget.Tx]{Name: "ROLLBACK AND CHAIN", Do: func(ctx context.Context, tx *sqltarget.Tx) {
 				_, _ = tx.ExecContext(ctx, "ROLLBACK AND CHAIN")
 			}},
-			projectiontest.Misuse[*sql.Tx]{Name: "a statement that takes too long", Do: func(ctx context.Context, tx *sql.Tx) {
+			projectiontest.Misuse[*sqltarget.Tx]{Name: "a statement that takes too long", Do: func(ctx context.Context, tx *sqltarget.Tx) {
 				ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
 				defer cancel()
 				_, _ = tx.ExecContext(ctx, "SELECT pg_sleep(60)")
@@ -90,7 +90,7 @@ func TestADeadlockIsDoneAgain(t *testing.T) {
 	for _, keys := range [][2]string{{"a", "b"}, {"b", "a"}} {
 		first := true
 		go func() {
-			done <- target.Update(t.Context(), func(tx *sql.Tx) error {
+			done <- target.Update(t.Context(), func(tx *sqltarget.Tx) error {
 				for i, key := range keys {
 					n, err := target.Note(t.Context(), tx, key)
 					if err != nil {
@@ -117,7 +117,7 @@ func TestADeadlockIsDoneAgain(t *testing.T) {
 			t.Errorf("update: %v", err)
 		}
 	}
-	if err := target.View(t.Context(), func(tx *sql.Tx) error {
+	if err := target.View(t.Context(), func(tx *sqltarget.Tx) error {
 		for _, key := range []string{"a", "b"} {
 			n, err := target.Note(t.Context(), tx, key)
 			if err != nil || string(n) != "xx" {

@@ -61,16 +61,16 @@ func sqliteName(file string, options ...string) string {
 	return u.String()
 }
 
-func sqliteFeatures() projectiontest.Features[*sql.Tx] {
-	another := func(t testing.TB, target projection.Target[*sql.Tx]) projection.Target[*sql.Tx] {
+func sqliteFeatures() projectiontest.Features[*sqltarget.Tx] {
+	another := func(t testing.TB, target projection.Target[*sqltarget.Tx]) projection.Target[*sqltarget.Tx] {
 		return openTarget(t, "sqlite", target.(opened).name, sqltarget.SQLite)
 	}
-	return projectiontest.Features[*sql.Tx]{
-		Put: func(ctx context.Context, tx *sql.Tx, key, value string) error {
+	return projectiontest.Features[*sqltarget.Tx]{
+		Put: func(ctx context.Context, tx *sqltarget.Tx, key, value string) error {
 			_, err := tx.ExecContext(ctx, "INSERT INTO model (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
 			return err
 		},
-		Get: func(ctx context.Context, tx *sql.Tx, key string) (value string, ok bool, err error) {
+		Get: func(ctx context.Context, tx *sqltarget.Tx, key string) (value string, ok bool, err error) {
 			err = tx.QueryRowContext(ctx, "SELECT value FROM model WHERE key = ?", key).Scan(&value)
 			if errors.Is(err, sql.ErrNoRows) {
 				return "", false, nil
@@ -78,20 +78,20 @@ func sqliteFeatures() projectiontest.Features[*sql.Tx] {
 			return value, err == nil, err
 		},
 		Another: another,
-		Reopen: func(t testing.TB, target projection.Target[*sql.Tx]) projection.Target[*sql.Tx] {
+		Reopen: func(t testing.TB, target projection.Target[*sqltarget.Tx]) projection.Target[*sqltarget.Tx] {
 			if err := target.(opened).db.Close(); err != nil {
 				t.Fatal(err)
 			}
 			return another(t, target)
 		},
 		Misuses: append(sqlMisuses(),
-			projectiontest.Misuse[*sql.Tx]{Name: "a conflict that rolls back", Do: func(ctx context.Context, tx *sql.Tx) {
+			projectiontest.Misuse[*sqltarget.Tx]{Name: "a conflict that rolls back", Do: func(ctx context.Context, tx *sqltarget.Tx) {
 				_, _ = tx.ExecContext(ctx, "INSERT OR ROLLBACK INTO model VALUES ('e10', 'x')")
 			}},
-			projectiontest.Misuse[*sql.Tx]{Name: "an error that is passed over", Harmless: true, Do: func(ctx context.Context, tx *sql.Tx) {
+			projectiontest.Misuse[*sqltarget.Tx]{Name: "an error that is passed over", Harmless: true, Do: func(ctx context.Context, tx *sqltarget.Tx) {
 				_, _ = tx.ExecContext(ctx, "INSERT INTO model VALUES ('e10', 'x')")
 			}},
-			projectiontest.Misuse[*sql.Tx]{Name: "rows that are left open", Harmless: true, Do: leaveOpen},
+			projectiontest.Misuse[*sqltarget.Tx]{Name: "rows that are left open", Harmless: true, Do: leaveOpen},
 		),
 		Faults:   []error{sqliteCode(5), sqliteCode(13), sqliteCode(10 | 3<<8), sqliteCode(8), sqliteCode(7)},
 		Failures: []error{sqliteCode(1), sqliteCode(19 | 8<<8), sqliteCode(20)},
@@ -105,21 +105,21 @@ func (c sqliteCode) Error() string { return fmt.Sprintf("code %d", int(c)) }
 func (c sqliteCode) Code() int     { return int(c) }
 
 // sqlMisuses are the statements that end a transaction in every database.
-func sqlMisuses() []projectiontest.Misuse[*sql.Tx] {
-	statement := func(text string) func(context.Context, *sql.Tx) {
-		return func(ctx context.Context, tx *sql.Tx) { _, _ = tx.ExecContext(ctx, text) }
+func sqlMisuses() []projectiontest.Misuse[*sqltarget.Tx] {
+	statement := func(text string) func(context.Context, *sqltarget.Tx) {
+		return func(ctx context.Context, tx *sqltarget.Tx) { _, _ = tx.ExecContext(ctx, text) }
 	}
-	return []projectiontest.Misuse[*sql.Tx]{
-		{Name: "Rollback", Do: func(_ context.Context, tx *sql.Tx) { _ = tx.Rollback() }},
+	return []projectiontest.Misuse[*sqltarget.Tx]{
+		{Name: "Rollback", Do: func(_ context.Context, tx *sqltarget.Tx) { _ = tx.SQL().Rollback() }},
 		{Name: "ROLLBACK", Do: statement("ROLLBACK")},
-		{Name: "Commit", Do: func(_ context.Context, tx *sql.Tx) { _ = tx.Commit() }, Stores: true},
+		{Name: "Commit", Do: func(_ context.Context, tx *sqltarget.Tx) { _ = tx.SQL().Commit() }, Stores: true},
 		{Name: "COMMIT", Do: statement("COMMIT"), Stores: true},
 		{Name: "another transaction after ROLLBACK", Do: statement("ROLLBACK; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING")},
 		{Name: "another transaction after COMMIT", Do: statement("COMMIT; BEGIN; INSERT INTO model VALUES ('other', '1') ON CONFLICT DO NOTHING"), Stores: true},
 	}
 }
 
-func leaveOpen(ctx context.Context, tx *sql.Tx) {
+func leaveOpen(ctx context.Context, tx *sqltarget.Tx) {
 	//nolint:rowserrcheck,sqlclosecheck // it is what the rule does wrong
 	if rows, err := tx.QueryContext(ctx, "SELECT key FROM model UNION SELECT 'x'"); err == nil {
 		rows.Next()
@@ -128,7 +128,7 @@ func leaveOpen(ctx context.Context, tx *sql.Tx) {
 
 func TestSQLiteKeepsThePort(t *testing.T) {
 	t.Parallel()
-	projectiontest.Run(t, func(t testing.TB) projection.Target[*sql.Tx] {
+	projectiontest.Run(t, func(t testing.TB) projection.Target[*sqltarget.Tx] {
 		return openTarget(t, "sqlite", sqliteName(filepath.Join(t.TempDir(), "model.db"), "_pragma=busy_timeout(20000)"), sqltarget.SQLite)
 	}, sqliteFeatures())
 }
@@ -141,12 +141,12 @@ func TestSQLiteWithAJournalThatIsRolledBackLosesNothing(t *testing.T) {
 	name := strings.ReplaceAll(sqliteName(filepath.Join(t.TempDir(), "model.db"), "_pragma=busy_timeout(1)"), "WAL", "DELETE")
 	target := openTarget(t, "sqlite", name, sqltarget.SQLite)
 	f := sqliteFeatures()
-	if err := target.Update(t.Context(), func(tx *sql.Tx) error { return f.Put(t.Context(), tx, "a", "before") }); err != nil {
+	if err := target.Update(t.Context(), func(tx *sqltarget.Tx) error { return f.Put(t.Context(), tx, "a", "before") }); err != nil {
 		t.Fatal(err)
 	}
 	// A view keeps the update from its commit: the update gives up and returns an error.
-	if err := target.View(t.Context(), func(*sql.Tx) error {
-		err := target.Update(t.Context(), func(tx *sql.Tx) error { return f.Put(t.Context(), tx, "a", "after") })
+	if err := target.View(t.Context(), func(*sqltarget.Tx) error {
+		err := target.Update(t.Context(), func(tx *sqltarget.Tx) error { return f.Put(t.Context(), tx, "a", "after") })
 		if !errors.Is(err, store.ErrNotStored) {
 			t.Errorf("update while a view reads: got error %v, want %v", err, store.ErrNotStored)
 		}
@@ -154,7 +154,7 @@ func TestSQLiteWithAJournalThatIsRolledBackLosesNothing(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := target.View(t.Context(), func(tx *sql.Tx) error {
+	if err := target.View(t.Context(), func(tx *sqltarget.Tx) error {
 		got, _, err := f.Get(t.Context(), tx, "a")
 		if got != "before" {
 			t.Errorf("value: got %q, want before", got)
@@ -163,7 +163,7 @@ func TestSQLiteWithAJournalThatIsRolledBackLosesNothing(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := target.Update(t.Context(), func(tx *sql.Tx) error { return f.Put(t.Context(), tx, "a", "later") }); err != nil {
+	if err := target.Update(t.Context(), func(tx *sqltarget.Tx) error { return f.Put(t.Context(), tx, "a", "later") }); err != nil {
 		t.Errorf("update afterwards: %v", err)
 	}
 }
@@ -199,7 +199,7 @@ func TestAViewLeavesItsConnectionAsItWas(t *testing.T) {
 	for range 3 {
 		ctx, cancel := context.WithCancel(t.Context())
 		// The context ends within; its result does not matter.
-		_ = target.View(ctx, func(*sql.Tx) error {
+		_ = target.View(ctx, func(*sqltarget.Tx) error {
 			cancel()
 			return nil
 		})
@@ -207,4 +207,78 @@ func TestAViewLeavesItsConnectionAsItWas(t *testing.T) {
 			t.Fatalf("write after a view: %v", err)
 		}
 	}
+}
+
+// TestTx ends the transaction of an update in ways that the Tx must not miss.
+func TestTx(t *testing.T) {
+	t.Parallel()
+	commit := func(ctx context.Context, tx *sqltarget.Tx) error {
+		_, err := tx.ExecContext(ctx, "COMMIT")
+		return err
+	}
+	var raw *sql.Tx // kept by the rule from one event to the next
+	for name, c := range map[string]struct {
+		before, end func(t *testing.T, tx *sqltarget.Tx) error
+	}{
+		"by_a_text_that_has_failed_before": {
+			func(t *testing.T, tx *sqltarget.Tx) error {
+				ended, cancel := context.WithCancel(t.Context())
+				cancel()
+				if err := commit(ended, tx); err == nil {
+					return errors.New("COMMIT whose context has ended: got no error")
+				}
+				return nil
+			},
+			func(t *testing.T, tx *sqltarget.Tx) error { return commit(t.Context(), tx) },
+		},
+		"by_a_conflict_that_rolls_back": {
+			func(t *testing.T, tx *sqltarget.Tx) error {
+				_, err := tx.ExecContext(t.Context(), "INSERT INTO model VALUES ('a', '1')")
+				return err
+			},
+			func(t *testing.T, tx *sqltarget.Tx) error {
+				if _, err := tx.ExecContext(t.Context(), "INSERT OR ROLLBACK INTO model VALUES ('a', '2')"); err == nil {
+					return errors.New("insert a row that exists: got no error")
+				}
+				return nil
+			},
+		},
+		"by_the_transaction_of_database_sql": {
+			func(_ *testing.T, tx *sqltarget.Tx) error { raw = tx.SQL(); return nil },
+			func(t *testing.T, _ *sqltarget.Tx) error {
+				_, err := raw.ExecContext(t.Context(), "COMMIT")
+				return err
+			},
+		},
+	} {
+		t.Run("ended_"+name+"_fails_its_check", func(t *testing.T) {
+			t.Parallel()
+			target := openTarget(t, "sqlite", sqliteName(filepath.Join(t.TempDir(), "model.db")), sqltarget.SQLite)
+			err := target.Update(t.Context(), func(tx *sqltarget.Tx) error {
+				if err := c.before(t, tx); err != nil {
+					return err
+				}
+				if err := target.Check(t.Context(), tx); err != nil {
+					t.Errorf("check before: %v", err)
+				}
+				if err := c.end(t, tx); err != nil {
+					return err
+				}
+				if err := target.Check(t.Context(), tx); err == nil {
+					t.Error("check after: got no error")
+				}
+				return nil
+			})
+			if err == nil {
+				t.Error("update: got no error")
+			}
+		})
+	}
+	t.Run("checked_in_a_view_is_refused", func(t *testing.T) {
+		t.Parallel()
+		target := openTarget(t, "sqlite", sqliteName(filepath.Join(t.TempDir(), "model.db")), sqltarget.SQLite)
+		if err := target.View(t.Context(), func(tx *sqltarget.Tx) error { return target.Check(t.Context(), tx) }); err == nil {
+			t.Error("check in a view: got no error")
+		}
+	})
 }

@@ -41,7 +41,7 @@ var loans = projection.New("loans",
 	projection.Clear(drop),
 )
 
-func create(ctx context.Context, tx *sql.Tx) error {
+func create(ctx context.Context, tx *sqltarget.Tx) error {
 	return exec(ctx, tx, `
 		CREATE TABLE {catalogue} (book TEXT PRIMARY KEY, title TEXT NOT NULL, isbn TEXT NOT NULL) STRICT, WITHOUT ROWID;
 		CREATE TABLE {loans} (book TEXT NOT NULL, loan TEXT NOT NULL, borrower TEXT NOT NULL,
@@ -49,11 +49,11 @@ func create(ctx context.Context, tx *sql.Tx) error {
 		CREATE UNIQUE INDEX {out} ON {loans} (book) WHERE returned IS NULL`)
 }
 
-func onRegistered(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookRegistered]) error {
+func onRegistered(ctx context.Context, tx *sqltarget.Tx, e projection.Event[*libraryv1.BookRegistered]) error {
 	return exec(ctx, tx, "INSERT INTO {catalogue} VALUES (?, ?, ?)", e.Key.ID, e.Message.GetTitle(), e.Message.GetIsbn())
 }
 
-func onLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookLent]) error {
+func onLent(ctx context.Context, tx *sqltarget.Tx, e projection.Event[*libraryv1.BookLent]) error {
 	m, due := e.Message, sql.NullInt64{}
 	if m.GetExpected() != nil {
 		due = sql.NullInt64{Int64: m.GetDate().GetSeconds() + m.GetExpected().GetSeconds(), Valid: true}
@@ -62,17 +62,17 @@ func onLent(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookL
 		e.Key.ID, m.GetLoanId(), m.GetBorrower(), m.GetDate().GetSeconds(), due)
 }
 
-func onReturned(ctx context.Context, tx *sql.Tx, e projection.Event[*libraryv1.BookReturned]) error {
+func onReturned(ctx context.Context, tx *sqltarget.Tx, e projection.Event[*libraryv1.BookReturned]) error {
 	return exec(ctx, tx, "UPDATE {loans} SET returned = ? WHERE book = ? AND returned IS NULL",
 		e.Message.GetDate().GetSeconds(), e.Key.ID)
 }
 
-func drop(ctx context.Context, tx *sql.Tx) error {
+func drop(ctx context.Context, tx *sqltarget.Tx) error {
 	return exec(ctx, tx, "DROP TABLE IF EXISTS {catalogue}; DROP TABLE IF EXISTS {loans}")
 }
 
 // exec runs a statement in a rule. Each version of the projection has its own tables.
-func exec(ctx context.Context, tx *sql.Tx, statement string, args ...any) error {
+func exec(ctx context.Context, tx *sqltarget.Tx, statement string, args ...any) error {
 	_, err := tx.ExecContext(ctx, named(statement, func(base string) string { return projection.TableName(ctx, base) }), args...)
 	return err
 }
@@ -150,7 +150,7 @@ const (
 // Ask returns the rows of a question, as text. The question reads the version of the tables that
 // serves readers, in one transaction.
 func (m *Model) Ask(ctx context.Context, question string, args ...any) (rows [][]string, err error) {
-	err = m.target.View(ctx, func(tx *sql.Tx) error {
+	err = m.target.View(ctx, func(tx *sqltarget.Tx) error {
 		version, err := projection.Serving(ctx, tx, m.target, m.Runner.Name())
 		if err != nil || version == 0 { // without an event there is no table yet
 			return err
