@@ -70,7 +70,7 @@ bench:
 ##      were run, and how many a second
 .PHONY: sim
 sim:
-	go test ./test/sim -run TestEntitiesKeepTheirWordWhateverFails -timeout 60m -seeds=$(SEEDS) -v
+	go test ./test/sim -run TestSimulationKeepsEveryPromise -timeout 60m -seeds=$(SEEDS) -v
 
 ## mutants: tests must fail when a patch of test/mutants breaks their promise; all
 ##          patches, the next N of them, another few every day, or those named:

@@ -25,7 +25,7 @@ const (
 )
 
 //nolint:paralleltest // other goroutines would be counted too
-func TestACommandAllocatesLittle(t *testing.T) {
+func TestCommandAllocatesLittle(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates as well")
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-func TestACallerThatHasLeft(t *testing.T) {
+func TestCanceledCaller(t *testing.T) {
 	t.Parallel()
 	t.Run("costs the engine nothing", func(t *testing.T) {
 		t.Parallel()
@@ -62,9 +62,9 @@ func TestACallerThatHasLeft(t *testing.T) {
 	})
 }
 
-// TestAStoreThatCannotTell uses a store that answers every commit with an error of unknown
+// TestStoreFault uses a store that answers every commit with an error of unknown
 // outcome.
-func TestAStoreThatCannotTell(t *testing.T) {
+func TestStoreFault(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := &hookedLog{Log: newLog(t)}
@@ -253,7 +253,7 @@ func (l *panickyLog) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[
 	return nil
 }
 
-func TestAnEntityThatCannotBeLoadedSaysSo(t *testing.T) {
+func TestLoadFailureIsReported(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(){"panic": func() { panic("page 7 is damaged") }, "Goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
@@ -271,7 +271,7 @@ func TestAnEntityThatCannotBeLoadedSaysSo(t *testing.T) {
 	}
 }
 
-func TestEntitiesInMemoryHaveABound(t *testing.T) {
+func TestPassivationBoundsTheEntities(t *testing.T) {
 	t.Parallel()
 	ctx, kind := testContext(t), accounts()
 	const most = 200
@@ -295,7 +295,7 @@ func TestEntitiesInMemoryHaveABound(t *testing.T) {
 	wantBalance(t, kind.Ref(e, "used 0"), 1)
 }
 
-func TestEntitiesInMemoryHaveABoundInBytes(t *testing.T) {
+func TestPassivationBoundsTheBytes(t *testing.T) {
 	t.Parallel()
 	const most = 1 << 20
 	for _, test := range []struct {
@@ -345,7 +345,7 @@ func TestEntitiesInMemoryHaveABoundInBytes(t *testing.T) {
 	}
 }
 
-func TestEntitiesThatGrowMakeOthersLeave(t *testing.T) {
+func TestPassivationMakesRoomForGrowingEntities(t *testing.T) {
 	t.Parallel()
 	ctx, kind := testContext(t), accounts()
 	const most = 1 << 20
@@ -381,7 +381,7 @@ func (l *loads) Load(ctx context.Context, key store.Key, accept func(*store.Stat
 	return l.Log.Load(ctx, key, accept)
 }
 
-func TestTheEntityThatIsUsedMostLatelyStays(t *testing.T) {
+func TestPassivationKeepsTheEntityUsedLast(t *testing.T) {
 	t.Parallel()
 	ctx, kind := testContext(t), accounts()
 	log := &loads{Log: newLog(t), of: "hot"}
@@ -398,7 +398,7 @@ func TestTheEntityThatIsUsedMostLatelyStays(t *testing.T) {
 	}
 }
 
-func TestAnEntityIsNotPassivatedBeforeItsTime(t *testing.T) {
+func TestPassivationWaitsForTheIdleTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind := accounts(perdure.PassivateAfter(time.Minute))
@@ -426,7 +426,7 @@ func TestAnEntityIsNotPassivatedBeforeItsTime(t *testing.T) {
 	})
 }
 
-func TestPartsOfADecision(t *testing.T) {
+func TestDecisionParts(t *testing.T) {
 	t.Parallel()
 	t.Run("take effect in the order of the calls", func(t *testing.T) {
 		t.Parallel()

@@ -72,7 +72,7 @@ func notYet[T any](t *testing.T, what string, c <-chan T) {
 	}
 }
 
-func TestNothingLeavesBeforeItIsDurable(t *testing.T) {
+func TestDurabilityOfEachAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -145,7 +145,7 @@ func TestNothingLeavesBeforeItIsDurable(t *testing.T) {
 	})
 }
 
-func TestACommandThatMayBeStoredIsFoundOut(t *testing.T) {
+func TestUnknownOutcomeIsResolved(t *testing.T) {
 	t.Parallel()
 	lost := errors.New("connection lost")
 	for _, stored := range []bool{true, false} {
@@ -224,7 +224,7 @@ func readBalance(t *testing.T, log store.Log, ref perdure.Ref[*testv1.Account]) 
 // A sharedView is a log that no engine can hold alone, so several engines can run on it.
 type sharedView struct{ store.Log }
 
-func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
+func TestUnknownOutcomeIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -285,7 +285,7 @@ func (l *deafLog) fail(err error) {
 	l.failure = err
 }
 
-func TestACallerThatLeavesIsToldWhatIsKnown(t *testing.T) {
+func TestDeadlineReportsWhatIsKnown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind := accounts()
@@ -314,7 +314,7 @@ func TestACallerThatLeavesIsToldWhatIsKnown(t *testing.T) {
 	})
 }
 
-func TestACallerIsNotHeldByALoadBeyondItsDeadline(t *testing.T) {
+func TestDeadlineEndsTheWaitForALoad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind := accounts()

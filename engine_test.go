@@ -32,7 +32,7 @@ func TestAskReturnsTheStateAfterTheCommand(t *testing.T) {
 	}
 }
 
-func TestARefusalStoresNothingAndKeepsItsIdentity(t *testing.T) {
+func TestRefusalStoresNothingAndKeepsItsIdentity(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := accounts()
@@ -75,7 +75,7 @@ func TestStateSurvivesTheEngine(t *testing.T) {
 	}
 }
 
-func TestRecordsCarryWhatTheyShould(t *testing.T) {
+func TestRecordsCarryTheirMetadata(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := accounts()
@@ -119,9 +119,9 @@ func TestRecordsCarryWhatTheyShould(t *testing.T) {
 	}
 }
 
-// TestManyCallersOfOneEntityGetTheirOwnAnswers makes callers and the entity meet on different
+// TestAskGivesEachCallerItsOwnAnswer makes callers and the entity meet on different
 // goroutines at every stage of a call.
-func TestManyCallersOfOneEntityGetTheirOwnAnswers(t *testing.T) {
+func TestAskGivesEachCallerItsOwnAnswer(t *testing.T) {
 	t.Parallel()
 	for _, instant := range []bool{true, false} {
 		t.Run(fmt.Sprintf("instant %v", instant), func(t *testing.T) {

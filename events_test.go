@@ -15,7 +15,7 @@ import (
 	"github.com/perdure/perdure/stream/streamtest"
 )
 
-func TestEventsAreReadOnceInOrderWhileTheyAreWritten(t *testing.T) {
+func TestEventsAreReadOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := accounts()
@@ -62,7 +62,7 @@ func TestEventsAreReadOnceInOrderWhileTheyAreWritten(t *testing.T) {
 	wg.Wait()
 }
 
-func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
+func TestEventsReaderThatLagsMissesNothing(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := accounts()
@@ -116,7 +116,7 @@ func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
 	}
 }
 
-func TestAReaderEndsWithItsContextAndWithTheEngine(t *testing.T) {
+func TestEventsEndWithTheContextAndTheEngine(t *testing.T) {
 	t.Parallel()
 	kind := accounts()
 	e, err := perdure.Open(t.Context(), perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{kind}})
@@ -151,7 +151,7 @@ func TestAReaderEndsWithItsContextAndWithTheEngine(t *testing.T) {
 	}
 }
 
-func TestASubscriptionGetsWholeCommitsAndGoesOnWhereItWas(t *testing.T) {
+func TestSubscriptionResumesAndGetsWholeCommits(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := accounts()
@@ -208,9 +208,9 @@ func TestASubscriptionGetsWholeCommitsAndGoesOnWhereItWas(t *testing.T) {
 	streamtest.Check(t, &h, streamtest.Held(t, log, stream.Query{}))
 }
 
-// TestAReaderLearnsOfACommitThatWasInDoubt stores a commit whose outcome the engine does not
+// TestEventsIncludeCommitsWithAnUnknownOutcome stores a commit whose outcome the engine does not
 // learn. The engine answers the command all the same, so a reader must get its event.
-func TestAReaderLearnsOfACommitThatWasInDoubt(t *testing.T) {
+func TestEventsIncludeCommitsWithAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind := accounts()

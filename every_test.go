@@ -219,7 +219,7 @@ func TestEvery(t *testing.T) {
 	})
 }
 
-func TestClockOfAnEngine(t *testing.T) {
+func TestClock(t *testing.T) {
 	t.Parallel()
 	t.Run("tells_rules_the_time_in_UTC", func(t *testing.T) {
 		t.Parallel()

@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-func TestAMisbehavingRuleFailsItsOwnCommandOnly(t *testing.T) {
+func TestRuleFailureFailsItsOwnCommandOnly(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		how  testv1.Misbehave_How
@@ -59,7 +59,7 @@ func TestAMisbehavingRuleFailsItsOwnCommandOnly(t *testing.T) {
 	}
 }
 
-func TestARuleCannotCallAnEntity(t *testing.T) {
+func TestRuleCannotCallAnEntity(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	var other perdure.Ref[*testv1.Account]
@@ -77,7 +77,7 @@ func TestARuleCannotCallAnEntity(t *testing.T) {
 	}
 }
 
-func TestAGoroutineThatARuleEndsTakesNothingWithIt(t *testing.T) {
+func TestRuleGoexitFailsItsOwnCommandOnly(t *testing.T) {
 	t.Parallel()
 	for _, how := range []testv1.Misbehave_How{testv1.Misbehave_HOW_EXIT, testv1.Misbehave_HOW_EVOLVE_EXIT} {
 		t.Run(how.String(), func(t *testing.T) {
@@ -113,10 +113,10 @@ func TestAGoroutineThatARuleEndsTakesNothingWithIt(t *testing.T) {
 	}
 }
 
-// TestARuleEndsTheGoroutineOfNobodyElse makes callers of one entity come and go while others
+// TestRuleGoexitEndsNoOtherGoroutine makes callers of one entity come and go while others
 // send it a command whose rule ends its goroutine. The rule may end the goroutine of the caller
 // that sent the command, and never the goroutine of another caller.
-func TestARuleEndsTheGoroutineOfNobodyElse(t *testing.T) {
+func TestRuleGoexitEndsNoOtherGoroutine(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := accounts()
@@ -153,7 +153,7 @@ func TestARuleEndsTheGoroutineOfNobodyElse(t *testing.T) {
 	}
 }
 
-func TestBadCallsAreNamed(t *testing.T) {
+func TestErrorsNameTheBadCall(t *testing.T) {
 	t.Parallel()
 	kind, other := accounts(), shelves()
 	e := open(t, newLog(t), kind)
@@ -196,7 +196,7 @@ func TestBadCallsAreNamed(t *testing.T) {
 	}
 }
 
-func TestCallersAndEntitiesShareNoMemory(t *testing.T) {
+func TestMemoryIsNotSharedWithCallers(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind, shelf := accounts(), shelves()
@@ -230,7 +230,7 @@ func TestCallersAndEntitiesShareNoMemory(t *testing.T) {
 	}
 }
 
-func TestAFullEntityAnswersOverloaded(t *testing.T) {
+func TestOverloadedEntity(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := accounts()
@@ -269,7 +269,7 @@ func TestAFullEntityAnswersOverloaded(t *testing.T) {
 	}
 }
 
-func TestAFullEngineAnswersOverloaded(t *testing.T) {
+func TestOverloadedEngine(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := accounts()

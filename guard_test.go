@@ -42,9 +42,9 @@ func call(f func()) {
 	}
 }
 
-// TestAnErrorOfARule makes rules return errors that misbehave. Each call gets an answer: alone,
+// TestRuleError makes rules return errors that misbehave. Each call gets an answer: alone,
 // with a key, and as a message. The engine closes normally, and answers its other calls.
-func TestAnErrorOfARule(t *testing.T) {
+func TestRuleError(t *testing.T) {
 	t.Parallel()
 	panics := func() { panic("in a method of the error") }
 	var noText *badError
@@ -136,7 +136,7 @@ type badText struct{ text func() }
 
 func (b badText) Error() string { b.text(); return "bad" }
 
-func TestAPanicOfAHandler(t *testing.T) {
+func TestHandlerPanic(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]func(){
 		"whose text is told":                  func() {},
@@ -176,7 +176,7 @@ func TestAPanicOfAHandler(t *testing.T) {
 	}
 }
 
-func TestAGoroutineThatARuleEndsIsToldWithItsStack(t *testing.T) {
+func TestRuleGoexitIsReportedWithItsStack(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := accounts()
@@ -250,7 +250,7 @@ func TestNil(t *testing.T) {
 	}
 }
 
-func TestARefusal(t *testing.T) {
+func TestRefusal(t *testing.T) {
 	t.Parallel()
 	refuse := func(t *testing.T, err error) (first, second error) {
 		t.Helper()
@@ -334,9 +334,9 @@ func TestARefusal(t *testing.T) {
 	})
 }
 
-// TestWhatGoesWithACommand makes snapshots, receipts and replies due for decisions of the
+// TestCommandMetadata makes snapshots, receipts and replies due for decisions of the
 // largest size.
-func TestWhatGoesWithACommand(t *testing.T) {
+func TestCommandMetadata(t *testing.T) {
 	t.Parallel()
 	t.Run("takes no room from it", func(t *testing.T) {
 		t.Parallel()

@@ -893,8 +893,8 @@ func (h *hooking) others(when string, stalled, delayed bool) {
 	}
 }
 
-// TestABadContext makes a caller whose context panics wait between two others.
-func TestABadContext(t *testing.T) {
+// TestBadContext makes a caller whose context panics wait between two others.
+func TestBadContext(t *testing.T) {
 	t.Parallel()
 	for _, fault := range []hooktest.Fault{hooktest.Panics, hooktest.Exits} {
 		t.Run(fault.String()+" and fails its own call only", func(t *testing.T) {

@@ -19,7 +19,7 @@ func nothing(context.Context, *testv1.Account, *testv1.Touch) (*perdure.Decision
 	return perdure.None(), nil
 }
 
-func TestAKindThatIsWrongFailsAtTheStartAndIsNamed(t *testing.T) {
+func TestOpenNamesTheMistakesOfKinds(t *testing.T) {
 	t.Parallel()
 	decide, evolve := perdure.Decide(nothing), perdure.Evolve(onDeposited)
 	upcast := perdure.Upcast(func(e *testv1.DepositedV0) *testv1.Deposited { return &testv1.Deposited{Amount: e.GetUnits()} })
@@ -80,7 +80,7 @@ func TestAKindThatIsWrongFailsAtTheStartAndIsNamed(t *testing.T) {
 	}
 }
 
-func TestABadConfigurationIsNamed(t *testing.T) {
+func TestOpenNamesTheMistakesOfTheConfig(t *testing.T) {
 	t.Parallel()
 	kind := accounts()
 	good := []perdure.AnyKind{kind}
@@ -101,7 +101,7 @@ func TestABadConfigurationIsNamed(t *testing.T) {
 	}
 }
 
-func TestALogThatIsHeldCannotBeOpenedTwice(t *testing.T) {
+func TestOpenRefusesALogThatIsInUse(t *testing.T) {
 	t.Parallel()
 	log, kind := newLog(t), accounts()
 	open(t, log, kind)

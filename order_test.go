@@ -376,7 +376,7 @@ func (w *lockedWriter) Write(b []byte) (int, error) {
 	return w.to.Write(b)
 }
 
-func TestOfTwoOperatorsWhoSettleAMessageOneSucceeds(t *testing.T) {
+func TestOperatorsOneOfTwoSucceeds(t *testing.T) {
 	t.Parallel()
 	for _, keep := range [][]perdure.EffectOption{nil, {perdure.KeepOrder()}} {
 		t.Run(fmt.Sprintf("keep_order_%v", keep != nil), func(t *testing.T) {

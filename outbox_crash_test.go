@@ -404,7 +404,7 @@ func onBothWays(t *testing.T, fn func(t *testing.T, instant bool)) {
 	}
 }
 
-func TestACrashAtAnyStepLosesAndRepeatsNothing(t *testing.T) {
+func TestCrashLosesAndRepeatsNothing(t *testing.T) {
 	t.Parallel()
 	onBothWays(t, func(t *testing.T, instant bool) {
 		steps, err := crashed(t, &crashing{instant: instant})
@@ -432,7 +432,7 @@ func TestACrashAtAnyStepLosesAndRepeatsNothing(t *testing.T) {
 	})
 }
 
-func TestAFaultyOutboxIsCaughtByACrash(t *testing.T) {
+func TestCrashFindsAFaultyOutbox(t *testing.T) {
 	t.Parallel()
 	for _, fault := range []crashFault{dispatchedEarly, receiptsApart, messagesApart, settlementsApart, doneEarly, idsChange} {
 		t.Run(string(fault), func(t *testing.T) {

@@ -33,7 +33,7 @@ func relays() *perdure.Kind[*testv1.Account] {
 	)
 }
 
-func TestAMessageWithoutAnEventIsLeftOnceThoughItsCommitIsInDoubt(t *testing.T) {
+func TestOutboxStoresAMessageOnceAfterAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind, target := relays(), accounts()
@@ -60,7 +60,7 @@ func TestAMessageWithoutAnEventIsLeftOnceThoughItsCommitIsInDoubt(t *testing.T) 
 	})
 }
 
-func TestABadRuleHoldsUpNoOtherDelivery(t *testing.T) {
+func TestOutboxBadRuleDelaysNoOtherDelivery(t *testing.T) {
 	t.Parallel()
 	for _, how := range []testv1.Misbehave_How{testv1.Misbehave_HOW_EXIT, testv1.Misbehave_HOW_PANIC, testv1.Misbehave_HOW_EVOLVE_EXIT, testv1.Misbehave_HOW_EVOLVE_PANIC} {
 		t.Run(how.String(), func(t *testing.T) {
@@ -87,7 +87,7 @@ func TestABadRuleHoldsUpNoOtherDelivery(t *testing.T) {
 	}
 }
 
-func TestCloseLetsSentEffectsEnd(t *testing.T) {
+func TestCloseWaitsForSentEffects(t *testing.T) {
 	t.Parallel()
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		kind := relays()
@@ -115,7 +115,7 @@ func TestCloseLetsSentEffectsEnd(t *testing.T) {
 	})
 }
 
-func TestAMessageWhoseCommitIsInDoubtIsDelivered(t *testing.T) {
+func TestOutboxDeliversAMessageWithAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	for _, instant := range []bool{true, false} {
 		t.Run(fmt.Sprintf("instant %v", instant), func(t *testing.T) {
@@ -184,7 +184,7 @@ func (l *doubtfulLog) Commit(ctx context.Context, group []*store.Batch) ([]store
 	return results, err
 }
 
-func TestASentEffectKnowsItsCause(t *testing.T) {
+func TestSentEffectKnowsItsCause(t *testing.T) {
 	t.Parallel()
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		kind := perdure.EventSourced("sender",

@@ -16,10 +16,10 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// TestEnginesThatShareALogDeliverToAnEntityOnce opens and closes engines on one log. Each finds
+// TestSharedLogDeliversToAnEntityOnce opens and closes engines on one log. Each finds
 // the messages that the others are delivering. On one of the logs every second commit has an
 // unknown outcome.
-func TestEnginesThatShareALogDeliverToAnEntityOnce(t *testing.T) {
+func TestSharedLogDeliversToAnEntityOnce(t *testing.T) {
 	t.Parallel()
 	for _, instant := range []bool{true, false} {
 		for _, doubt := range []bool{true, false} {
@@ -92,9 +92,9 @@ func TestEnginesThatShareALogDeliverToAnEntityOnce(t *testing.T) {
 	}
 }
 
-// TestMessagesOfAnEngineThatHasDiedAreDelivered makes an engine store messages which it never
+// TestSharedLogDeliversTheMessagesOfADeadEngine makes an engine store messages which it never
 // delivers, while another engine continues.
-func TestMessagesOfAnEngineThatHasDiedAreDelivered(t *testing.T) {
+func TestSharedLogDeliversTheMessagesOfADeadEngine(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -220,9 +220,9 @@ func TestHops(t *testing.T) {
 	}
 }
 
-// TestMessagesTakeNoRoomOfCallers blocks more messages at entities than the number of callers
+// TestOutboxTakesNoRoomOfCallers blocks more messages at entities than the number of callers
 // that the engine admits.
-func TestMessagesTakeNoRoomOfCallers(t *testing.T) {
+func TestOutboxTakesNoRoomOfCallers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hang := make(chan struct{})

@@ -154,7 +154,7 @@ func TestEffectsFollowTheCommitInOrder(t *testing.T) {
 	})
 }
 
-func TestAnAttemptThatTakesTooLongIsOverAndTriedAgain(t *testing.T) {
+func TestEffectTimeoutEndsTheAttempt(t *testing.T) {
 	t.Parallel()
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		kind, attempts := senders(), 0
@@ -179,7 +179,7 @@ func TestAnAttemptThatTakesTooLongIsOverAndTriedAgain(t *testing.T) {
 	})
 }
 
-func TestAFailingEffectIsTriedAgainAndThenParked(t *testing.T) {
+func TestEffectIsRetriedAndThenParked(t *testing.T) {
 	t.Parallel()
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		boom := errors.New("boom")
@@ -241,7 +241,7 @@ func TestAFailingEffectIsTriedAgainAndThenParked(t *testing.T) {
 	})
 }
 
-func TestAMessageToAnEntityIsDecidedOnceAndRepliedTo(t *testing.T) {
+func TestMessageIsDecidedOnceAndAnswered(t *testing.T) {
 	t.Parallel()
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		kind, target := senders(), accounts()
@@ -290,7 +290,7 @@ func ends() []time.Time {
 	}
 }
 
-func TestTimersAtTheEndsOfTimeHoldUpNoMessage(t *testing.T) {
+func TestTimersAtTheEndsOfTimeDelayNoMessage(t *testing.T) {
 	t.Parallel()
 	const firing = 5 // number of these times that fire
 	t.Run("that_are_told_before_the_first_read", func(t *testing.T) {
@@ -414,7 +414,7 @@ func TestTimersFireOnceInOrderAlsoAfterARestart(t *testing.T) {
 	})
 }
 
-func TestWhatWasNotDeliveredIsDeliveredByTheNextEngine(t *testing.T) {
+func TestOutboxIsDeliveredByTheNextEngine(t *testing.T) {
 	t.Parallel()
 	onBothLogs(t, func(t *testing.T, log store.Log) {
 		kind := senders()
@@ -455,7 +455,7 @@ func TestWhatWasNotDeliveredIsDeliveredByTheNextEngine(t *testing.T) {
 	})
 }
 
-func TestAClaimHasOneHolder(t *testing.T) {
+func TestClaimHasOneHolder(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind := perdure.EventSourced("member",
@@ -504,7 +504,7 @@ func TestAClaimHasOneHolder(t *testing.T) {
 	}
 }
 
-func TestAnEffectWithoutAHandlerIsRefusedBeforeTheCommit(t *testing.T) {
+func TestEffectWithoutAHandlerIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	kind, log := senders(), newLog(t)
@@ -517,7 +517,7 @@ func TestAnEffectWithoutAHandlerIsRefusedBeforeTheCommit(t *testing.T) {
 	}
 }
 
-func TestACommandWithAKeyIsAppliedOnce(t *testing.T) {
+func TestIdempotencyKeyAppliesACommandOnce(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{false, true} {
 		t.Run(fmt.Sprintf("shared %v", shared), func(t *testing.T) {

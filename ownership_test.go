@@ -59,9 +59,9 @@ func waitUntil(ctx context.Context, t *testing.T, what string, so func() bool) {
 	}
 }
 
-// TestWhatACallerHandsOver changes messages and options after the call has returned, as their
+// TestMemoryOfACaller changes messages and options after the call has returned, as their
 // owner, the caller, may do.
-func TestWhatACallerHandsOver(t *testing.T) {
+func TestMemoryOfACaller(t *testing.T) {
 	t.Parallel()
 	key := store.Key{Kind: "valve", ID: "target"}
 	wantUser := func(t *testing.T, log store.Log, want string) {
@@ -302,8 +302,8 @@ func newKeeper() *keeper {
 	return k
 }
 
-// TestWhatARuleHandsOver changes, in rules and in callers, the values that a rule has returned.
-func TestWhatARuleHandsOver(t *testing.T) {
+// TestMemoryOfARule changes, in rules and in callers, the values that a rule has returned.
+func TestMemoryOfARule(t *testing.T) {
 	t.Parallel()
 	setUp := func(t *testing.T) (context.Context, *keeper, perdure.Ref[*testv1.Account]) {
 		t.Helper()

@@ -100,7 +100,7 @@ func (s *slow) end(t *pruned) {
 	}
 }
 
-func TestEventsAreKeptForTheReadersOfAllEngines(t *testing.T) {
+func TestRetentionWaitsForTheReadersOfAllEngines(t *testing.T) {
 	t.Parallel()
 	run := func(name string, do func(p *pruned)) {
 		t.Run(name, func(t *testing.T) {
@@ -287,7 +287,7 @@ func TestCheckpointsHoldTheirPartitionOnly(t *testing.T) {
 	})
 }
 
-func TestAReaderAboveTheHeadIsToldThatTheLogWasReplaced(t *testing.T) {
+func TestReaderAboveTheHeadGetsErrReplaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, options := range [][]memory.Option{nil, {memory.Shared()}} {

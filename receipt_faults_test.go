@@ -13,9 +13,9 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// TestAKeyedCommandIsAppliedOnceWhateverFails sends every command repeatedly, to two engines in
+// TestIdempotencyKeySurvivesEveryFault sends every command repeatedly, to two engines in
 // turn, over a store that fails in every way it can.
-func TestAKeyedCommandIsAppliedOnceWhateverFails(t *testing.T) {
+func TestIdempotencyKeySurvivesEveryFault(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	log := newLog(t, memory.Shared())

@@ -53,7 +53,7 @@ func askAll(ctx context.Context, t *testing.T, ref perdure.Ref[*testv1.Account],
 	}
 }
 
-func TestAnAnswerIsTheSameWhateverHasHappenedSince(t *testing.T) {
+func TestReceiptGivesTheFirstAnswer(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []*perdure.Kind[*testv1.Account]{
 		accounts(perdure.PassivateAfter(time.Minute)),
@@ -95,7 +95,7 @@ func TestAnAnswerIsTheSameWhateverHasHappenedSince(t *testing.T) {
 	}
 }
 
-func TestAKeyedCommandIsAppliedOnceThoughItsCommitIsInDoubt(t *testing.T) {
+func TestIdempotencyKeyResolvesAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	for _, instant := range []bool{true, false} {
 		for _, kind := range []*perdure.Kind[*testv1.Account]{accounts(), accounts(perdure.SnapshotEvery(1)), shelves()} {
@@ -113,7 +113,7 @@ func TestAKeyedCommandIsAppliedOnceThoughItsCommitIsInDoubt(t *testing.T) {
 	}
 }
 
-func TestAReceiptOutsideTheBatchIsCaught(t *testing.T) {
+func TestReceiptOutsideTheBatchIsFound(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind := accounts()

@@ -64,7 +64,7 @@ func loaded(t *testing.T, log store.Log, key store.Key) (snapshot store.Version,
 	return snapshot, events
 }
 
-func TestASnapshotIsWrittenWithTheCommandThatCompletesIt(t *testing.T) {
+func TestSnapshotIsStoredWithItsCommand(t *testing.T) {
 	t.Parallel()
 	log := newLog(t)
 	key := store.Key{Kind: "account", ID: "1"}
@@ -85,9 +85,9 @@ func TestASnapshotIsWrittenWithTheCommandThatCompletesIt(t *testing.T) {
 	session(t, log, accounts(perdure.SnapshotEvery(10)), func(ref perdure.Ref[*testv1.Account]) { wantBalance(t, ref, 35) })
 }
 
-// TestASnapshotOfAnotherFoldIsIgnoredAndRewritten changes the factor of a deposit. The balance
+// TestSnapshotOfAnotherFoldIsReplaced changes the factor of a deposit. The balance
 // must be the result of the present rules.
-func TestASnapshotOfAnotherFoldIsIgnoredAndRewritten(t *testing.T) {
+func TestSnapshotOfAnotherFoldIsReplaced(t *testing.T) {
 	t.Parallel()
 	worth := func(factor int64, options ...perdure.KindOption) *perdure.Kind[*testv1.Account] {
 		return perdure.EventSourced("account",
@@ -135,7 +135,7 @@ func (l *countingLog) Load(ctx context.Context, key store.Key, accept func(*stor
 	}
 }
 
-func TestOldEventsAreUpcastWhenTheyAreRead(t *testing.T) {
+func TestUpcastConvertsOldEvents(t *testing.T) {
 	t.Parallel()
 	log := newLog(t)
 	old := perdure.EventSourced("account",
@@ -198,7 +198,7 @@ func openSession(t *testing.T, log store.Log, kinds ...perdure.AnyKind) *perdure
 	return e
 }
 
-func TestAnIdleEntityIsForgottenAndComesBack(t *testing.T) {
+func TestPassivationOfAnIdleEntity(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -231,7 +231,7 @@ func TestAnIdleEntityIsForgottenAndComesBack(t *testing.T) {
 	})
 }
 
-func TestAnEntityWithACommandOnItsWayIsNotForgotten(t *testing.T) {
+func TestPassivationWaitsForTheCommit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind := accounts(perdure.PassivateAfter(time.Minute))
@@ -251,7 +251,7 @@ func TestAnEntityWithACommandOnItsWayIsNotForgotten(t *testing.T) {
 	})
 }
 
-func TestOldEventsAreDeletedBehindEveryReader(t *testing.T) {
+func TestRetentionDeletesBehindEveryReader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -288,10 +288,10 @@ func TestOldEventsAreDeletedBehindEveryReader(t *testing.T) {
 	})
 }
 
-// TestOldEventsAreKeptForALiveReader makes a reader stop after the first event while snapshots
+// TestRetentionWaitsForALiveReader makes a reader stop after the first event while snapshots
 // come to cover all events that it has yet to read. The events are too large to stay in memory
 // for it.
-func TestOldEventsAreKeptForALiveReader(t *testing.T) {
+func TestRetentionWaitsForALiveReader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind := accounts(perdure.SnapshotEvery(10), perdure.RetainEvents(1))
@@ -326,7 +326,7 @@ func TestOldEventsAreKeptForALiveReader(t *testing.T) {
 	})
 }
 
-func TestTwoEnginesOnOneLogNeverLoseACommand(t *testing.T) {
+func TestSharedLogLosesNoCommand(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	log := newLog(t, memory.Shared())

@@ -70,7 +70,7 @@ func TestServicesRunUntilTheEngineIsClosed(t *testing.T) {
 	})
 }
 
-func TestClosingWaitsForServicesAsLongAsItMay(t *testing.T) {
+func TestServicesAreAwaitedByClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slow := serviceFunc(func(ctx context.Context, _ *perdure.Engine) error {
@@ -95,7 +95,7 @@ func TestClosingWaitsForServicesAsLongAsItMay(t *testing.T) {
 	})
 }
 
-func TestANilServiceIsRefused(t *testing.T) {
+func TestServicesRefuseNil(t *testing.T) {
 	t.Parallel()
 	_, err := perdure.Open(t.Context(), perdure.Config{Store: memory.New(), Kinds: []perdure.AnyKind{accounts()}, Services: []perdure.Service{nil}})
 	if !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "Services[0]") {

@@ -209,9 +209,9 @@ func encoded(t *testing.T, m proto.Message) []byte {
 	return b
 }
 
-// TestAnOlderSnapshotOfTheSameRulesIsPreferred uses a program whose own snapshot is older than
+// TestSnapshotOfTheSameRulesIsPreferred uses a program whose own snapshot is older than
 // the snapshot of another program, and all events above its own snapshot.
-func TestAnOlderSnapshotOfTheSameRulesIsPreferred(t *testing.T) {
+func TestSnapshotOfTheSameRulesIsPreferred(t *testing.T) {
 	t.Parallel()
 	lives(t, func(l *life) {
 		t := l.T
@@ -249,10 +249,10 @@ func (l *loadsLog) Load(ctx context.Context, key store.Key, accept func(*store.S
 	})
 }
 
-// TestTwoVersionsOfAProgramUseEachOthersSnapshots makes an old and a new program work on one
+// TestSnapshotsServeTwoVersionsOfAProgram makes an old and a new program work on one
 // log by turns; only the new one knows a certain event. Each loads the entity again with every
 // command, because the other one has changed it.
-func TestTwoVersionsOfAProgramUseEachOthersSnapshots(t *testing.T) {
+func TestSnapshotsServeTwoVersionsOfAProgram(t *testing.T) {
 	t.Parallel()
 	for name, retention := range map[string][]perdure.KindOption{"with_all_events": nil, "with_retention": {perdure.RetainEvents(1)}} {
 		t.Run(name, func(t *testing.T) {
@@ -373,9 +373,9 @@ func TestSnapshotOfANewerProgram(t *testing.T) {
 	}
 }
 
-// TestAStateOfAnotherTypeIsNeverReadInPart uses a snapshot of an earlier program without the
+// TestSnapshotOfAnotherTypeIsNotReadInPart uses a snapshot of an earlier program without the
 // types of its fields. One field has another type now, so protobuf would treat it as missing.
-func TestAStateOfAnotherTypeIsNeverReadInPart(t *testing.T) {
+func TestSnapshotOfAnotherTypeIsNotReadInPart(t *testing.T) {
 	t.Parallel()
 	balance := (&testv1.Account{}).ProtoReflect().Descriptor().Fields().ByName("balance").Number()
 	text := protowire.AppendString(protowire.AppendTag(nil, balance, protowire.BytesType), "1000")
@@ -415,7 +415,7 @@ func (l *exitingLog) DeleteEvents(ctx context.Context, key store.Key, below stor
 	return l.Log.DeleteEvents(ctx, key, below, through)
 }
 
-func TestRetentionGoesOnAfterAGoroutineHasEnded(t *testing.T) {
+func TestRetentionContinuesAfterAGoexit(t *testing.T) {
 	t.Parallel()
 	lives(t, func(l *life) {
 		log := &exitingLog{Log: l.log}
@@ -440,9 +440,9 @@ func TestRetentionGoesOnAfterAGoroutineHasEnded(t *testing.T) {
 	})
 }
 
-// TestARuleThatDoesNotReturnForASample uses a rule with an endless loop for an event that never
+// TestFingerprintOfARuleThatDoesNotReturn uses a rule with an endless loop for an event that never
 // happens.
-func TestARuleThatDoesNotReturnForASample(t *testing.T) {
+func TestFingerprintOfARuleThatDoesNotReturn(t *testing.T) {
 	t.Parallel()
 	lives(t, func(l *life) {
 		end := make(chan struct{})
@@ -621,9 +621,9 @@ func TestSnapshotMigration(t *testing.T) {
 	})
 }
 
-// TestASnapshotStandsInForEventsThatHaveNoRuleAnyMore removes a rule: the program can continue
+// TestSnapshotReplacesEventsWithoutARule removes a rule: the program can continue
 // only from the snapshot.
-func TestASnapshotStandsInForEventsThatHaveNoRuleAnyMore(t *testing.T) {
+func TestSnapshotReplacesEventsWithoutARule(t *testing.T) {
 	t.Parallel()
 	lives(t, func(l *life) {
 		t := l.T
@@ -639,9 +639,9 @@ func TestASnapshotStandsInForEventsThatHaveNoRuleAnyMore(t *testing.T) {
 	})
 }
 
-// TestSnapshotsOfEarlierProgramsAreJudgedByTheFirstFingerprint writes snapshots in the form
+// TestSnapshotOfAnEarlierProgramUsesTheFirstFingerprint writes snapshots in the form
 // that they had before fingerprints had parts.
-func TestSnapshotsOfEarlierProgramsAreJudgedByTheFirstFingerprint(t *testing.T) {
+func TestSnapshotOfAnEarlierProgramUsesTheFirstFingerprint(t *testing.T) {
 	t.Parallel()
 	kind := worth(1)
 	rules, err := kindrules.Of(kind)
@@ -723,9 +723,9 @@ func TestRetentionKeepsAnswers(t *testing.T) {
 	})
 }
 
-// TestAnAnswerWhoseStateIsGoneSaysSo deletes events that an answer needs, as programs did
+// TestReceiptWhoseStateIsDeletedSaysSo deletes events that an answer needs, as programs did
 // before answers were stored.
-func TestAnAnswerWhoseStateIsGoneSaysSo(t *testing.T) {
+func TestReceiptWhoseStateIsDeletedSaysSo(t *testing.T) {
 	t.Parallel()
 	lives(t, func(l *life) {
 		t := l.T
@@ -754,11 +754,11 @@ func TestAnAnswerWhoseStateIsGoneSaysSo(t *testing.T) {
 	})
 }
 
-// TestAStateThatIsTooLargeForASnapshotIsNotEncodedInVain counts the memory that
+// TestSnapshotTooLargeIsNotEncoded counts the memory that
 // commands take once a snapshot has turned out to be impossible.
 //
 //nolint:paralleltest // it measures the memory of the process
-func TestAStateThatIsTooLargeForASnapshotIsNotEncodedInVain(t *testing.T) {
+func TestSnapshotTooLargeIsNotEncoded(t *testing.T) {
 	var said bytes.Buffer
 	kind := accounts(perdure.SnapshotEvery(20))
 	e := openConfig(t, perdure.Config{Store: newLog(t), Kinds: []perdure.AnyKind{kind}, Logger: slog.New(slog.NewTextHandler(&said, nil))})

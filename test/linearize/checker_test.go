@@ -10,7 +10,7 @@ import (
 // time after its beginning.
 const never = math.MaxInt64
 
-// A judge decides whether the history of one entity keeps the promises, given the final
+// A checker decides whether the history of one entity keeps the promises, given the final
 // log: the number of the command that made each version. It takes one pass over the log and
 // one over the history, after sorting the history by time.
 //
@@ -46,7 +46,7 @@ const never = math.MaxInt64
 //
 // Conversely a linearizable history passes: its order can only be the order of the
 // versions, and then 4 follows from real time.
-type judge struct {
+type checker struct {
 	kind    string
 	log     []int64 // command numbers of version 1, 2, …
 	digests []int64 // digests after version 0, 1, 2, …
@@ -73,9 +73,9 @@ type timed struct {
 	op          *op
 }
 
-// judgeEntity returns the first broken promise in a history as an error, or nil.
-func judgeEntity(kind string, log []int64, ops []*op) error {
-	j := &judge{kind: kind, log: log, ops: ops, commands: make(map[int64]*command)}
+// checkEntity returns the first broken promise in a history as an error, or nil.
+func checkEntity(kind string, log []int64, ops []*op) error {
+	j := &checker{kind: kind, log: log, ops: ops, commands: make(map[int64]*command)}
 	for _, step := range []func() error{j.collect, j.replay, j.answers, j.order} {
 		if err := step(); err != nil {
 			return err
@@ -85,7 +85,7 @@ func judgeEntity(kind string, log []int64, ops []*op) error {
 }
 
 // collect groups the calls by command.
-func (j *judge) collect() error {
+func (j *checker) collect() error {
 	for _, o := range j.ops {
 		if !o.writes() {
 			continue
@@ -112,7 +112,7 @@ func (j *judge) collect() error {
 }
 
 // replay checks that the log is a run of the entity (1).
-func (j *judge) replay() error {
+func (j *checker) replay() error {
 	j.digests = append(j.digests, 0)
 	for v := 0; v < len(j.log); {
 		c := j.commands[j.log[v]]
@@ -142,7 +142,7 @@ func (j *judge) replay() error {
 }
 
 // answers checks the answers (2, 3), and collects the ops that count.
-func (j *judge) answers() error {
+func (j *checker) answers() error {
 	for _, o := range j.ops {
 		c := j.commands[o.Number]
 		switch {
@@ -210,7 +210,7 @@ func (j *judge) answers() error {
 
 // order checks that no op misses an op that had ended before it began (4). It goes through
 // all times in order and keeps the highest version of an op that has ended.
-func (j *judge) order() error {
+func (j *checker) order() error {
 	byEnd := slices.Clone(j.timed)
 	slices.SortFunc(byEnd, func(a, b timed) int { return compare(a.end, b.end) })
 	slices.SortFunc(j.timed, func(a, b timed) int { return compare(a.begin, b.begin) })

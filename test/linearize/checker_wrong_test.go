@@ -66,10 +66,10 @@ func refusing(refused bool) int64 {
 	}
 }
 
-func TestARightHistoryIsNotBlamed(t *testing.T) {
+func TestCheckerAcceptsRightHistories(t *testing.T) {
 	t.Parallel()
 	w := right()
-	if err := judgeEntity(w.kind, w.log, w.ops); err != nil {
+	if err := checkEntity(w.kind, w.log, w.ops); err != nil {
 		t.Error(err)
 	}
 	if decided, err := linearizable(t, w.kind, "right", w.log, w.ops); err != nil || !decided {
@@ -77,9 +77,9 @@ func TestARightHistoryIsNotBlamed(t *testing.T) {
 	}
 }
 
-// TestAWrongHistoryIsCaught has one mistake in each history. If the mistake shows without
+// TestCheckerFindsWrongHistories has one mistake in each history. If the mistake shows without
 // the log, porcupine must catch it as well.
-func TestAWrongHistoryIsCaught(t *testing.T) {
+func TestCheckerFindsWrongHistories(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name    string
@@ -250,9 +250,9 @@ func TestAWrongHistoryIsCaught(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			w := c.history()
-			err := judgeEntity(w.kind, w.log, w.ops)
+			err := checkEntity(w.kind, w.log, w.ops)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("judge: got %v, want it to say %q\nlog: %v\nhistory: %v", err, c.want, w.log, w.ops)
+				t.Errorf("checker: got %v, want it to say %q\nlog: %v\nhistory: %v", err, c.want, w.log, w.ops)
 			}
 			if !c.seen {
 				return

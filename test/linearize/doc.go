@@ -4,7 +4,7 @@
 // Clients call entities while the store fails, entities are passivated, engines are closed
 // and opened, and processes are killed. The calls and answers of all clients are a history.
 // Two checkers check each history: one decides in one pass whether it is linearizable (see
-// type judge), the other is porcupine, which does not know versions and logs. Other tests
+// type checker), the other is porcupine, which does not know versions and logs. Other tests
 // are about overload, about rules that misbehave, and about many entities over a long time.
 //
 //	go test ./test/linearize                                  # in the workspace

@@ -105,9 +105,9 @@ func (w *lineWriter) write(o *op) {
 	}
 }
 
-// TestEntitiesAreLinearizableWhenProcessesAreKilled kills the process of the clients and
+// TestLinearizableWhenProcessesAreKilled kills the process of the clients and
 // the engine, again and again, on every store that survives a kill.
-func TestEntitiesAreLinearizableWhenProcessesAreKilled(t *testing.T) {
+func TestLinearizableWhenProcessesAreKilled(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: it kills processes")
@@ -130,7 +130,7 @@ func TestEntitiesAreLinearizableWhenProcessesAreKilled(t *testing.T) {
 				t.Fatalf("open the store after the last kill: %v", err)
 			}
 			look(t, h, log)
-			judgeAll(t, h, log)
+			checkAll(t, h, log)
 			if err := log.Close(); err != nil {
 				t.Errorf("close the store: %v", err)
 			}

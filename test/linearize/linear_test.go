@@ -43,9 +43,9 @@ func chooseSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// TestEntitiesAreLinearizableWhateverFails runs eight clients for each of fifty entities,
+// TestLinearizableWhateverFails runs eight clients for each of fifty entities,
 // on every store, with all faults at the same time.
-func TestEntitiesAreLinearizableWhateverFails(t *testing.T) {
+func TestLinearizableWhateverFails(t *testing.T) {
 	t.Parallel()
 	for _, sc := range stores {
 		t.Run(sc.name, func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestEntitiesAreLinearizableWhateverFails(t *testing.T) {
 			stop()
 			log := f.calm()
 			look(t, h, log)
-			judgeAll(t, h, log)
+			checkAll(t, h, log)
 			if err := log.Close(); err != nil {
 				t.Errorf("close the store: %v", err)
 			}
@@ -153,8 +153,8 @@ func look(t *testing.T, h *history, log store.Log) {
 	}
 }
 
-// judgeAll checks the history of every entity against the log, and by porcupine.
-func judgeAll(t *testing.T, h *history, log store.Log) {
+// checkAll checks the history of every entity against the log, and by porcupine.
+func checkAll(t *testing.T, h *history, log store.Log) {
 	t.Helper()
 	counts := make(map[ending]int)
 	undecided, events := 0, 0
@@ -170,7 +170,7 @@ func judgeAll(t *testing.T, h *history, log store.Log) {
 			continue
 		}
 		events += len(numbers)
-		if err := judgeEntity(key.Kind, numbers, ops); err != nil {
+		if err := checkEntity(key.Kind, numbers, ops); err != nil {
 			t.Errorf("%v: %v\nlog: %v\nhistory:\n%s", key, err, numbers, lines(ops))
 		}
 		decided, err := linearizable(t, key.Kind, fmt.Sprintf("%s-%s", key.Kind, key.ID), numbers, ops)

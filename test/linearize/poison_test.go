@@ -93,10 +93,10 @@ func poison(n int) (command proto.Message, want error) {
 	}
 }
 
-// TestThousandsOfBadCommandsHarmNobodyElse sends bad commands to some entities from many
+// TestBadCommandsHarmNoOtherEntity sends bad commands to some entities from many
 // goroutines, while other entities work normally. Between the bad commands the same
 // entities execute good ones.
-func TestThousandsOfBadCommandsHarmNobodyElse(t *testing.T) {
+func TestBadCommandsHarmNoOtherEntity(t *testing.T) {
 	t.Parallel()
 	s := new(spinning)
 	kind, ledger := s.poisonous(), ledgers()
@@ -156,11 +156,11 @@ func TestThousandsOfBadCommandsHarmNobodyElse(t *testing.T) {
 	}
 }
 
-// TestARuleThatNeverEndsHoldsUpItsOwnEntityOnly makes a rule loop. Go cannot end it: the
+// TestRuleThatNeverEndsBlocksItsOwnEntityOnly makes a rule loop. Go cannot end it: the
 // goroutine that runs it, which may be its caller's own, stays occupied. Other callers of
 // the entity are answered by the deadline of their call, with an error that says that the
 // command was not run. Callers of other entities are answered as usual.
-func TestARuleThatNeverEndsHoldsUpItsOwnEntityOnly(t *testing.T) {
+func TestRuleThatNeverEndsBlocksItsOwnEntityOnly(t *testing.T) {
 	t.Parallel()
 	s := new(spinning)
 	kind := s.poisonous()
@@ -198,9 +198,9 @@ func TestARuleThatNeverEndsHoldsUpItsOwnEntityOnly(t *testing.T) {
 	s.enough.Store(true)
 }
 
-// TestAnEntityOfManyMegabytesIsAnEntity makes the state of an entity larger than a snapshot
+// TestLargeEntity makes the state of an entity larger than a snapshot
 // can be.
-func TestAnEntityOfManyMegabytesIsAnEntity(t *testing.T) {
+func TestLargeEntity(t *testing.T) {
 	t.Parallel()
 	s := new(spinning)
 	log := memory.New()

@@ -69,7 +69,7 @@ func step(kind string, s sequential, o *op) (sequential, ending) {
 }
 
 // operations returns the ops that porcupine must put in an order. The calls of one command
-// are one op, as in a judge. Two sorts of ops are left out, because they did not happen:
+// are one op, as in a checker. Two sorts of ops are left out, because they did not happen:
 // ops that failed with nothing stored, and ops with an unknown outcome that are not in the
 // log. Porcupine gets no other information from the log. Without this it would try each
 // such op at every place.

@@ -4,8 +4,8 @@
 //	The committer takes an unknown outcome for "not stored", so that a retry
 //	applies the command a second time.
 //	Promise: G4
-//	Test: . TestACommandThatMayBeStoredIsFoundOut
-//	Test: ./test/sim TestEntitiesKeepTheirWordWhateverFails
+//	Test: . TestUnknownOutcomeIsResolved
+//	Test: ./test/sim TestSimulationKeepsEveryPromise
 //
 //	--- a/internal/core/entity/entity.go
 //	+++ b/internal/core/entity/entity.go

@@ -10,12 +10,12 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A cell is the activation of one entity: the shell around its core.
-type cell struct {
+// An activation is one entity in memory: the shell around its core.
+type activation struct {
 	node      *node
 	key       store.Key
 	core      entity.Entity
-	lane      *commit.Pipeline // the core's lane, as its items show it
+	pipeline  *commit.Pipeline // the core's pipeline, as its items show it
 	completed int              // completed items that the core has not processed yet
 	loading   bool
 	waits     bool                // the entity waits before it loads again
@@ -24,21 +24,21 @@ type cell struct {
 	early     map[string]store.ID // submitted commands by key, for a mutant
 }
 
-func (c *cell) forgotten() bool { return c.node.gone || c.node.cells[c.key] != c }
+func (c *activation) forgotten() bool { return c.node.gone || c.node.activations[c.key] != c }
 
 // deliver receives a call.
-func (c *cell) deliver(call *entity.Call) {
+func (c *activation) deliver(call *entity.Call) {
 	w := c.node.w
 	w.early = nil
 	o, _ := call.Owner.(*op)
-	if first := w.ops[c.early[call.Name]]; w.twin.repeatsEarly && first != nil && first.call.Fingerprint == call.Fingerprint {
+	if first := w.ops[c.early[call.Name]]; w.mutant.repeatsEarly && first != nil && first.call.Fingerprint == call.Fingerprint {
 		out := first.call.Outcome
 		out.Repeated = true
 		o.early = true
 		o.reply(out)
 	}
 	c.turn(func() { c.core.Deliver(call) })
-	if w.twin.answersPastGate && w.early != nil && o != nil && o.replies == 0 {
+	if w.mutant.answersPastGate && w.early != nil && o != nil && o.replies == 0 {
 		o.early = true
 		o.reply(*w.early)
 	}
@@ -47,7 +47,7 @@ func (c *cell) deliver(call *entity.Call) {
 
 // turn runs f on a goroutine of its own and waits for it, because a rule in f may end the
 // goroutine.
-func (c *cell) turn(f func()) {
+func (c *activation) turn(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -60,7 +60,7 @@ func (c *cell) turn(f func()) {
 }
 
 // drive carries out the core's tasks until there are none.
-func (c *cell) drive() {
+func (c *activation) drive() {
 	for {
 		task := c.core.Task()
 		if task != entity.TaskLoadReceipts && task != entity.TaskLoadReply {
@@ -89,7 +89,7 @@ func (c *cell) drive() {
 	}
 }
 
-func (c *cell) retry() {
+func (c *activation) retry() {
 	c.waits = false
 	if !c.forgotten() {
 		c.core.Retry()
@@ -98,7 +98,7 @@ func (c *cell) retry() {
 }
 
 // load reads the entity, at once or later.
-func (c *cell) load() {
+func (c *activation) load() {
 	w := c.node.w
 	fold := c.core.Load()
 	if w.ill.freezes(c.key) {
@@ -120,7 +120,7 @@ func (c *cell) load() {
 }
 
 // loaded ends a load that took time.
-func (c *cell) loaded(fold *entity.Fold, err error) {
+func (c *activation) loaded(fold *entity.Fold, err error) {
 	c.loading = false
 	if err != nil {
 		c.node.failed()
@@ -131,14 +131,14 @@ func (c *cell) loaded(fold *entity.Fold, err error) {
 	}
 }
 
-func (c *cell) read(fold *entity.Fold) error {
+func (c *activation) read(fold *entity.Fold) error {
 	w := c.node.w
 	if w.sick() || w.ill.deadens(c.key) {
 		c.node.failed()
 		return errIO
 	}
 	limit := len(w.disk.books[c.key].entries)
-	if w.twin.readsOldData && w.chance(0.3) {
+	if w.mutant.readsOldData && w.chance(0.3) {
 		limit--
 	}
 	defer func() {
@@ -160,7 +160,7 @@ func (c *cell) read(fold *entity.Fold) error {
 }
 
 // recall reads the receipts of the entity.
-func (c *cell) recall() {
+func (c *activation) recall() {
 	w := c.node.w
 	c.fetch(func() func() {
 		var list []*store.Receipt
@@ -176,7 +176,7 @@ func (c *cell) recall() {
 			}
 			list = append(list, r)
 		}
-		if w.twin.forgetsKeys {
+		if w.mutant.forgetsKeys {
 			list = nil
 		}
 		return func() { c.core.ReceiptsLoaded(list, nil) }
@@ -184,14 +184,14 @@ func (c *cell) recall() {
 }
 
 // repeat reads the earlier answer to a repeated command.
-func (c *cell) repeat(call *entity.Call) {
+func (c *activation) repeat(call *entity.Call) {
 	c.fetch(func() func() {
 		first, out, err := c.answer(call)
 		return func() { c.core.ReplyLoaded(first, out, err) }
 	}, fmt.Sprintf("the receipt %q", call.Name))
 }
 
-func (c *cell) answer(call *entity.Call) (first store.ID, out entity.Outcome, err error) {
+func (c *activation) answer(call *entity.Call) (first store.ID, out entity.Outcome, err error) {
 	w := c.node.w
 	if w.sick() {
 		c.node.failed()
@@ -206,7 +206,7 @@ func (c *cell) answer(call *entity.Call) (first store.ID, out entity.Outcome, er
 }
 
 // fetch reads from the store and passes on the result, at once or later.
-func (c *cell) fetch(read func() (tell func()), what string) {
+func (c *activation) fetch(read func() (tell func()), what string) {
 	w := c.node.w
 	if w.chance(0.5) {
 		read()()
@@ -229,22 +229,22 @@ func (c *cell) fetch(read func() (tell func()), what string) {
 }
 
 // Submit is part of [entity.Shell].
-func (c *cell) Submit(i *commit.Item) {
+func (c *activation) Submit(i *commit.Item) {
 	n := c.node
-	c.lane = i.Pipeline
+	c.pipeline = i.Pipeline
 	for r := range i.Batch.Receipts {
 		c.early[i.Batch.Receipts[r].Name] = i.Batch.Receipts[r].CommandID
 	}
-	if o := n.w.ops[n.w.disk.cause(&i.Batch)]; n.w.twin.sendsEarly && o != nil {
-		n.box.send(c.key, o.call)
+	if o := n.w.ops[n.w.disk.cause(&i.Batch)]; n.w.mutant.sendsEarly && o != nil {
+		n.dispatcher.send(c.key, o.call)
 	}
-	n.box.queue.Claim(i.Batch.Enqueue)
+	n.dispatcher.queue.Claim(i.Batch.Enqueue)
 	if n.w.instant {
 		n.commitAlone(i)
 		c.completed++
 		return
 	}
-	if n.w.twin.settlesEarly {
+	if n.w.mutant.settlesEarly {
 		copied := &commit.Item{Batch: i.Batch, Pipeline: &commit.Pipeline{Owner: nobody{}}}
 		copied.Batch.Events = slices.Clone(i.Batch.Events)
 		n.queue.Add(copied)
@@ -261,10 +261,10 @@ type nobody struct{}
 func (nobody) ItemsDone(int) {}
 
 // ItemsDone is part of [commit.Owner].
-func (c *cell) ItemsDone(items int) {
+func (c *activation) ItemsDone(items int) {
 	w := c.node.w
-	if w.twin.forgivesLanes {
-		c.lane.Reset()
+	if w.mutant.forgivesPipelines {
+		c.pipeline.Reset()
 	}
 	c.completed += items
 	w.later(func() {
@@ -275,9 +275,9 @@ func (c *cell) ItemsDone(items int) {
 }
 
 // Reply is part of [entity.Shell].
-func (c *cell) Reply(call *entity.Call) {
-	if len(call.Outcome.Effects) > 0 && !c.node.w.twin.sendsEarly {
-		c.node.box.send(c.key, call)
+func (c *activation) Reply(call *entity.Call) {
+	if len(call.Outcome.Effects) > 0 && !c.node.w.mutant.sendsEarly {
+		c.node.dispatcher.send(c.key, call)
 	}
 	switch o := call.Owner.(type) {
 	case *delivery:
@@ -292,4 +292,4 @@ func (c *cell) Reply(call *entity.Call) {
 }
 
 // Now is part of [entity.Shell].
-func (c *cell) Now() time.Time { return c.node.wall() }
+func (c *activation) Now() time.Time { return c.node.wall() }

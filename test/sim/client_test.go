@@ -200,7 +200,7 @@ func (o *op) arrive() {
 		o.end("finds its node gone")
 	default:
 		o.delivered = true
-		o.node.cell(o.key).deliver(o.call)
+		o.node.activation(o.key).deliver(o.call)
 	}
 }
 
@@ -337,7 +337,7 @@ func (o *op) checkReason(out *entity.Outcome) {
 	case entity.StatusExpired:
 		ok = o.call.Ctx.Err() != nil
 	case entity.StatusOverloaded: // the limit of calls was reached
-		ok = o.node != nil && o.node.cell(o.key).core.Pending() >= w.limits.Calls
+		ok = o.node != nil && o.node.activation(o.key).core.Pending() >= w.limits.Calls
 	case entity.StatusClosed:
 		ok = o.node == nil || o.node.stops
 	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusUnhandled:

@@ -137,7 +137,7 @@ func (d *disk) commit(group []*commit.Item, v verdict) ([]store.Result, error) {
 // store commits a group and records it in the book.
 func (d *disk) store(group []*commit.Item) []store.Result {
 	var results []store.Result
-	if d.w.twin.storesBehind {
+	if d.w.mutant.storesBehind {
 		for _, i := range group {
 			results = append(results, d.commitNow(d.twisted(&i.Batch))...)
 		}
@@ -172,7 +172,7 @@ func (d *disk) tell(b *store.Batch) {
 	}
 	for _, n := range d.w.nodes {
 		if n != d.writer {
-			d.w.later(n.box.changed, "node %d hears that the log has grown", n.name)
+			d.w.later(n.dispatcher.changed, "node %d hears that the log has grown", n.name)
 		}
 	}
 }
@@ -225,7 +225,7 @@ func (d *disk) overtake(b *store.Batch) {
 
 // twisted returns the batch that a mutant stores instead of another one.
 func (d *disk) twisted(b *store.Batch) *store.Batch {
-	tw := &d.w.twin
+	tw := &d.w.mutant
 	c := *b
 	switch {
 	case tw.keepsReceiptsApart && len(b.Receipts) > 0:
@@ -488,7 +488,7 @@ func (d *disk) prune(n *node, key store.Key) {
 		return
 	}
 	through := keep - 1
-	if d.w.twin.prunesUnread {
+	if d.w.mutant.prunesUnread {
 		through = store.LastPosition(d.partition(key))
 	}
 	deleted, err := d.log.DeleteEvents(background, key, bk.snapshot, through)

@@ -50,8 +50,8 @@ func (w *world) falls() {
 	if !w.ill.stuck {
 		w.ill.dead, w.ill.frozen = w.keys[w.random.IntN(len(w.keys))], w.chance(0.5)
 		for _, n := range w.nodes { // out of memory, if possible
-			if c := n.cells[w.ill.dead]; c != nil && c.core.Idle() && !c.loading {
-				delete(n.cells, w.ill.dead)
+			if c := n.activations[w.ill.dead]; c != nil && c.core.Idle() && !c.loading {
+				delete(n.activations, w.ill.dead)
 			}
 		}
 	}

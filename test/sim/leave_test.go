@@ -151,7 +151,7 @@ func (c *client) tags() []string {
 			tags = append(tags, "send")
 		case x < 7:
 			tags = append(tags, "enqueue")
-			if c.w.order() { // more effects in one lane
+			if c.w.order() { // more effects in one flow
 				tags = append(tags, slices.Repeat([]string{"enqueue"}, r.IntN(4))...)
 			}
 		case x < 11:

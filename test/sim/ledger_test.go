@@ -32,12 +32,12 @@ type left struct {
 	how      string // the reason for the removal
 	tried    uint32
 	parked   bool
-	halted   bool // parked, and later rows of its lane wait
-	freed    int  // time at which an operator decided about the halted row; 0 if none has
-	by       *box // the box through which the operator decided
-	gaveUp   bool // its last attempt failed
-	unparked bool // it was parked once, and later rows have overtaken it
-	orphan   bool // it reached the store after its node had crashed, so only a rescue finds it
+	halted   bool        // parked, and later rows of its segment wait
+	freed    int         // time at which an operator decided about the halted row; 0 if none has
+	by       *dispatcher // the dispatcher through which the operator decided
+	gaveUp   bool        // its last attempt failed
+	unparked bool        // it was parked once, and later rows have overtaken it
+	orphan   bool        // it reached the store after its node had crashed, so only a rescue finds it
 }
 
 func newLedger(w *world) ledger {
@@ -123,7 +123,7 @@ func (g *ledger) free(l *left, m *store.Message, at int) {
 		return
 	}
 	if l.halted {
-		l.freed, l.by = at, g.w.disk.writer.box
+		l.freed, l.by = at, g.w.disk.writer.dispatcher
 		g.w.freed++
 	} else {
 		l.unparked = true // later rows have overtaken it
@@ -175,7 +175,7 @@ func (g *ledger) change(l *left, m *store.Message) {
 	}
 }
 
-// checkOrder checks that no row is handled before the earlier rows of its lane, also if several
+// checkOrder checks that no row is handled before the earlier rows of its segment, also if several
 // nodes deliver. Timers have no order.
 func (g *ledger) checkOrder(l *left, how string, missing func(*left) bool) {
 	m := &l.message
@@ -192,17 +192,17 @@ func (g *ledger) checkOrder(l *left, how string, missing func(*left) bool) {
 	}
 }
 
-// precedes reports whether the earlier row l is in the lane of o.
+// precedes reports whether the earlier row l is in the segment of o.
 func (l *left) precedes(o *left) bool {
 	m, b := &l.message, &o.message
 	return b.Source == m.Source && b.Target == m.Target && (b.Type == m.Type || !m.Target.IsZero()) &&
 		!m.Unordered && m.Timer == "" && !b.Unordered && b.Timer == ""
 }
 
-// checkHalted checks, when the delivery of a message begins, that no earlier row of its lane is
+// checkHalted checks, when the delivery of a message begins, that no earlier row of its segment is
 // halted. An engine may continue if it has handled that row itself before another engine took
 // it over and halted it.
-func (g *ledger) checkHalted(r *outbox.Row, b *box) {
+func (g *ledger) checkHalted(r *outbox.Row, b *dispatcher) {
 	l := g.rows[r.Message.Sequence]
 	for _, o := range g.order {
 		if l == nil || o == l {
@@ -264,7 +264,7 @@ func (g *ledger) checkJoinedReply(b *store.Batch, l *left, version store.Version
 }
 
 // perform records that a handler does its work.
-func (g *ledger) perform(r *outbox.Row, b *box) {
+func (g *ledger) perform(r *outbox.Row, b *dispatcher) {
 	if r.Message.Sequence == 0 {
 		g.once(r, b)
 		return
@@ -283,7 +283,7 @@ func (g *ledger) perform(r *outbox.Row, b *box) {
 
 // once checks an effect that is tried once: its command is durable, the effect was not tried
 // before, and the effects of earlier versions did not come later.
-func (g *ledger) once(r *outbox.Row, b *box) {
+func (g *ledger) once(r *outbox.Row, b *dispatcher) {
 	text := r.Value.(*wrapperspb.StringValue).GetValue()
 	id, source := r.Message.ID, r.Message.Source
 	var command string
@@ -320,14 +320,14 @@ func (g *ledger) once(r *outbox.Row, b *box) {
 // that is gone, rows of an engine that has not learned of an operator's decision through
 // another engine, and all rows behind such a row.
 func (g *ledger) rescued() map[*left]bool {
-	type lane struct {
+	type segment struct {
 		source, target store.Key
 		handler        string
 	}
-	lost, rows, freed := make(map[lane]bool), make(map[*left]bool), make(map[lane][]*left)
+	lost, rows, freed := make(map[segment]bool), make(map[*left]bool), make(map[segment][]*left)
 	for _, l := range g.order {
 		m := &l.message
-		key := lane{source: m.Source, target: m.Target}
+		key := segment{source: m.Source, target: m.Target}
 		if m.Target.IsZero() {
 			key.handler = m.Type
 		}
@@ -337,7 +337,7 @@ func (g *ledger) rescued() map[*left]bool {
 		if l.closed != 0 || l.parked {
 			continue
 		}
-		alive := m.Open || slices.ContainsFunc(g.w.nodes, func(n *node) bool { return n.box.owner == m.Owner })
+		alive := m.Open || slices.ContainsFunc(g.w.nodes, func(n *node) bool { return n.dispatcher.owner == m.Owner })
 		if l.orphan || !alive || slices.ContainsFunc(freed[key], func(o *left) bool { return g.unheard(o, l) }) {
 			lost[key] = true
 		}
@@ -350,11 +350,11 @@ func (g *ledger) rescued() map[*left]bool {
 // decided, through another engine, about a halted row.
 func (g *ledger) unheard(o, l *left) bool {
 	return slices.ContainsFunc(g.w.nodes, func(n *node) bool {
-		return (l.message.Open || n.box.owner == l.message.Owner) && n.box != o.by && n.box.swept < o.freed
+		return (l.message.Open || n.dispatcher.owner == l.message.Owner) && n.dispatcher != o.by && n.dispatcher.swept < o.freed
 	})
 }
 
-// behindHalted reports whether a row waits for a halted row of its lane.
+// behindHalted reports whether a row waits for a halted row of its segment.
 func (g *ledger) behindHalted(l *left) bool {
 	for _, o := range g.order {
 		if o == l {

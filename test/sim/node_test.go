@@ -22,32 +22,32 @@ var background = context.Background()
 
 // A node is one process: a committer, and entities in memory.
 type node struct {
-	w       *world
-	name    int
-	gone    bool          // it has crashed or stopped; another node has replaced it
-	stops   bool          // it stores no more groups
-	skew    time.Duration // deviation of its clock
-	lacks   string        // the message type for which its program has no rule, or empty
-	clock   storeclock.Clock
-	busy    bool // a task of the committer is scheduled
-	queue   commit.Queue
-	box     *box
-	cells   map[store.Key]*cell
-	opts    map[string]*entity.Options // options by kind
-	hub     *stream.Hub
-	watched *watched
-	readers []*reader
-	lanes   []*lane // lanes of the projection
+	w           *world
+	name        int
+	gone        bool          // it has crashed or stopped; another node has replaced it
+	stops       bool          // it stores no more groups
+	skew        time.Duration // deviation of its clock
+	lacks       string        // the message type for which its program has no rule, or empty
+	clock       storeclock.Clock
+	busy        bool // a task of the committer is scheduled
+	queue       commit.Queue
+	dispatcher  *dispatcher
+	activations map[store.Key]*activation
+	opts        map[string]*entity.Options // options by kind
+	hub         *stream.Hub
+	watched     *watched
+	readers     []*reader
+	segments    []*segment // segments of the projection
 	// storing, while a group is on its way to the store, decides whether it arrives.
 	storing func(arrives bool)
 }
 
 func newNode(w *world, name int) *node {
-	n := &node{w: w, name: name, cells: make(map[store.Key]*cell), opts: make(map[string]*entity.Options)}
+	n := &node{w: w, name: name, activations: make(map[store.Key]*activation), opts: make(map[string]*entity.Options)}
 	for _, kind := range slices.Sorted(maps.Keys(w.rules)) {
 		n.opts[kind] = &entity.Options{
 			Rules:  w.build(kind),
-			Shared: w.shared && !w.twin.skipsCheck,
+			Shared: w.shared && !w.mutant.skipsCheck,
 			Limits: w.limits,
 
 			Refusal:   refusal,
@@ -61,7 +61,7 @@ func newNode(w *world, name int) *node {
 	if w.differ && w.faulty && name > 0 {
 		n.lacks = []string{"", "perdure.test.v1.Note", "perdure.test.v1.Deposit"}[w.random.IntN(3)]
 	}
-	n.box = newBox(n)
+	n.dispatcher = newBox(n)
 	n.watch()
 	n.project()
 	return n
@@ -79,20 +79,20 @@ func (n *node) wall() time.Time {
 // elapsed returns the time on the node since the run began.
 func (n *node) elapsed() time.Duration { return n.w.now().Sub(epoch) }
 
-// cell returns the activation of an entity. If there is none, it makes one.
-func (n *node) cell(key store.Key) *cell {
-	c := n.cells[key]
+// activation returns the activation of an entity. If there is none, it makes one.
+func (n *node) activation(key store.Key) *activation {
+	c := n.activations[key]
 	if c == nil {
-		c = &cell{node: n, key: key, early: make(map[string]store.ID)}
+		c = &activation{node: n, key: key, early: make(map[string]store.ID)}
 		c.core.Init(n.opts[key.Kind], key.ID, c)
-		n.cells[key] = c
+		n.activations[key] = c
 	}
 	return c
 }
 
-// sorted returns the cells in an order that does not depend on the map.
-func (n *node) sorted() []*cell {
-	return slices.SortedFunc(maps.Values(n.cells), func(a, b *cell) int { return strings.Compare(a.key.String(), b.key.String()) })
+// sorted returns the activations in an order that does not depend on the map.
+func (n *node) sorted() []*activation {
+	return slices.SortedFunc(maps.Values(n.activations), func(a, b *activation) int { return strings.Compare(a.key.String(), b.key.String()) })
 }
 
 // wake makes the committer look at its queue.
@@ -115,10 +115,10 @@ func (n *node) take() {
 	}
 	n.busy = true
 	group := slices.Clone(n.queue.Group())
-	if n.w.twin.dispatchesEarly {
+	if n.w.mutant.dispatchesEarly {
 		n.observe(group, n.w.disk.foretell(group), nil)
 	}
-	if n.w.twin.publishesEarly {
+	if n.w.mutant.publishesEarly {
 		n.foretell(group)
 	}
 	v := n.w.disk.verdict()
@@ -134,7 +134,7 @@ func (n *node) take() {
 		n.w.disk.outbox.orphans, n.w.disk.writer = n.gone, n
 		results, err := n.w.disk.commit(group, v)
 		n.w.disk.outbox.orphans = false
-		if n.w.twin.retriesUnknown && err != nil && !errors.Is(err, store.ErrNotStored) {
+		if n.w.mutant.retriesUnknown && err != nil && !errors.Is(err, store.ErrNotStored) {
 			results, err = n.w.disk.store(group), nil
 		}
 		n.w.later(func() { n.settle(results, err) }, "node %d: the store answers for %d batches: %v", n.name, len(group), err)
@@ -148,7 +148,7 @@ func (n *node) settle(results []store.Result, err error) {
 		return
 	}
 	n.storing = nil
-	tw := &n.w.twin
+	tw := &n.w.mutant
 	if err != nil {
 		n.failed()
 	}
@@ -178,7 +178,7 @@ func (n *node) settle(results []store.Result, err error) {
 func (n *node) observe(group []*commit.Item, results []store.Result, err error) {
 	commit.Observe(group, results, err, n)
 	for i := range results {
-		if results[i].Err != nil && n.w.twin.publishesRefused {
+		if results[i].Err != nil && n.w.mutant.publishesRefused {
 			n.publish(group[i], &results[i])
 		}
 	}
@@ -189,7 +189,7 @@ func (n *node) Stored(i *commit.Item, r *store.Result) {
 	n.clock.Heard(r.Time, n.elapsed)
 	n.publish(i, r)
 	if len(i.Batch.Enqueue) > 0 {
-		n.box.committed(&i.Batch, r)
+		n.dispatcher.committed(&i.Batch, r)
 	}
 }
 
@@ -197,7 +197,7 @@ func (n *node) Stored(i *commit.Item, r *store.Result) {
 func (n *node) failed() { n.w.failed = n.w.tick() }
 
 // OutcomeUnknown is part of [commit.Observer].
-func (n *node) OutcomeUnknown() { n.box.doubted() }
+func (n *node) OutcomeUnknown() { n.dispatcher.doubted() }
 
 // submit stores a batch that belongs to no entity.
 func (n *node) submit(i *commit.Item) {
@@ -213,7 +213,7 @@ func (n *node) submit(i *commit.Item) {
 // commitAlone stores a batch synchronously, unless the batch before it has failed and its owner
 // does not know this yet.
 func (n *node) commitAlone(i *commit.Item) {
-	if n.w.twin.forgivesOnTheSpot {
+	if n.w.mutant.forgivesOnTheSpot {
 		i.Pipeline.Reset()
 	}
 	if i.Alone() == nil {
@@ -240,7 +240,7 @@ func (n *node) crash() {
 	if n.storing != nil && !n.w.shared {
 		n.storing(n.w.chance(0.5))
 	}
-	if n.w.twin.takesLostForNotStored {
+	if n.w.mutant.takesLostForNotStored {
 		n.arrive()
 	}
 	n.replace()
@@ -251,10 +251,10 @@ func (n *node) crash() {
 	}
 }
 
-// arrive makes the lanes' attempts on their way to the target arrive now or never, so that a
+// arrive makes the segments' attempts on their way to the target arrive now or never, so that a
 // mutant is not found for another reason.
 func (n *node) arrive() {
-	for _, l := range n.lanes {
+	for _, l := range n.segments {
 		if l.storing != nil {
 			l.storing(n.w.chance(0.5))
 		}
@@ -274,7 +274,7 @@ func (n *node) stop() {
 }
 
 func (n *node) close() {
-	if n.w.twin.takesLostForNotStored {
+	if n.w.mutant.takesLostForNotStored {
 		n.arrive()
 	}
 	n.replace()
@@ -294,13 +294,13 @@ func (n *node) replace() {
 
 // passivate drops an idle entity from memory.
 func (n *node) passivate() {
-	cells := n.sorted()
-	if len(cells) == 0 {
+	activations := n.sorted()
+	if len(activations) == 0 {
 		return
 	}
-	c := cells[n.w.random.IntN(len(cells))]
-	if c.core.Idle() && !c.loading || n.w.twin.forgetsBusy {
+	c := activations[n.w.random.IntN(len(activations))]
+	if c.core.Idle() && !c.loading || n.w.mutant.forgetsBusy {
 		n.w.note("node %d forgets %v", n.name, c.key)
-		delete(n.cells, c.key)
+		delete(n.activations, c.key)
 	}
 }

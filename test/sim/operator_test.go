@@ -9,11 +9,11 @@ import (
 // An operator decides about one parked message through one node: to deliver it again, or to
 // drop it.
 type operator struct {
-	box     *box
-	item    *commit.Item
-	message store.Message
-	drops   bool
-	done    bool // the store has answered
+	dispatcher *dispatcher
+	item       *commit.Item
+	message    store.Message
+	drops      bool
+	done       bool // the store has answered
 }
 
 // parked returns the parked messages.
@@ -35,9 +35,9 @@ func (w *world) operate(n *node) {
 		return
 	}
 	m := list[w.random.IntN(len(list))]
-	n.box.operate(m)
+	n.dispatcher.operate(m)
 	if other := w.nodes[w.random.IntN(len(w.nodes))]; w.chance(0.3) && !other.stops {
-		other.box.operate(m)
+		other.dispatcher.operate(m)
 	}
 }
 
@@ -51,8 +51,8 @@ func (w *world) operateAll() {
 				continue
 			}
 			again = true
-			a := w.nodes[w.random.IntN(len(w.nodes))].box.operate(m)
-			b := w.nodes[w.random.IntN(len(w.nodes))].box.operate(m)
+			a := w.nodes[w.random.IntN(len(w.nodes))].dispatcher.operate(m)
+			b := w.nodes[w.random.IntN(len(w.nodes))].dispatcher.operate(m)
 			w.rest()
 			if w.fault == "" && (!a.done || !b.done || a.item.Failed() == b.item.Failed()) {
 				w.broken("of two operators who decide about message %d, both answered: %t, one must succeed: %v, %v",
@@ -63,9 +63,9 @@ func (w *world) operateAll() {
 }
 
 // operate makes an operator decide about a parked message through a node.
-func (b *box) operate(m *store.Message) *operator {
+func (b *dispatcher) operate(m *store.Message) *operator {
 	w := b.node.w
-	o := &operator{box: b, message: *m, drops: w.chance(0.4)}
+	o := &operator{dispatcher: b, message: *m, drops: w.chance(0.4)}
 	settle := outbox.EndParked(m)
 	if o.drops {
 		w.note("node %d drops message %d", b.node.name, m.Sequence)
@@ -84,7 +84,7 @@ func (o *operator) ItemsDone(int) {
 	if o.item.Failed() {
 		return
 	}
-	b := o.box
+	b := o.dispatcher
 	now := b.node.w.now()
 	b.queue.Clock(b.node.wall(), now)
 	if o.drops {

@@ -34,29 +34,29 @@ var (
 	errNoRule  = errors.New("the program has no rule for it")
 )
 
-// A box delivers the records in the outbox: it is the shell around the core of package outbox,
+// A dispatcher delivers the records in the outbox: it is the shell around the core of package outbox,
 // on one node. Like the shell of an engine it acts only on alarms and events.
-type box struct {
-	node    *node
-	queue   *outbox.Dispatcher
-	lane    commit.Pipeline
-	item    *commit.Item // the settlements at the store, or nil
-	alarm   time.Time    // time of the alarm, if alarms is not zero
-	alarms  uint64
-	looking bool            // a step is scheduled
-	owner   uint64          // number of the engine, on a shared store
-	swept   int             // start of its latest whole sweep
-	did     map[uint64]bool // messages that it has handled
-	sent    map[store.Key]store.Version
+type dispatcher struct {
+	node     *node
+	queue    *outbox.Dispatcher
+	pipeline commit.Pipeline
+	item     *commit.Item // the settlements at the store, or nil
+	alarm    time.Time    // time of the alarm, if alarms is not zero
+	alarms   uint64
+	looking  bool            // a step is scheduled
+	owner    uint64          // number of the engine, on a shared store
+	swept    int             // start of its latest whole sweep
+	did      map[uint64]bool // messages that it has handled
+	sent     map[store.Key]store.Version
 }
 
-func newBox(n *node) *box {
-	b := &box{node: n, sent: make(map[store.Key]store.Version), did: make(map[uint64]bool)}
-	b.lane.Owner = b
-	limits := n.w.box
+func newBox(n *node) *dispatcher {
+	b := &dispatcher{node: n, sent: make(map[store.Key]store.Version), did: make(map[uint64]bool)}
+	b.pipeline.Owner = b
+	limits := n.w.dispatcher
 	if n.w.shared {
-		n.w.boxes++
-		limits.Owner = n.w.boxes
+		n.w.dispatchers++
+		limits.Owner = n.w.dispatchers
 	}
 	b.owner = limits.Owner
 	b.queue = outbox.NewDispatcher(b, limits, outbox.Bounds{
@@ -67,7 +67,7 @@ func newBox(n *node) *box {
 }
 
 // Policy is part of [outbox.Shell].
-func (b *box) Policy(m *store.Message) outbox.Policy {
+func (b *dispatcher) Policy(m *store.Message) outbox.Policy {
 	p := outbox.Policy{AttemptsMax: b.node.w.attempts, BackoffMin: 5 * time.Millisecond, BackoffMax: 100 * time.Millisecond, KeepOrder: b.node.w.order()}
 	if !m.Target.IsZero() {
 		p.AttemptsMax = math.MaxUint32
@@ -76,10 +76,10 @@ func (b *box) Policy(m *store.Message) outbox.Policy {
 }
 
 // Fits is part of [outbox.Filter]: a program of another version may have no rule.
-func (b *box) Fits(m *store.Message) bool { return m.Type != b.node.lacks }
+func (b *dispatcher) Fits(m *store.Message) bool { return m.Type != b.node.lacks }
 
 // Misfit is part of [outbox.Filter].
-func (b *box) Misfit(m *store.Message) error {
+func (b *dispatcher) Misfit(m *store.Message) error {
 	if b.Fits(m) {
 		return nil
 	}
@@ -87,14 +87,14 @@ func (b *box) Misfit(m *store.Message) error {
 }
 
 // Jitter is part of [outbox.Shell].
-func (b *box) Jitter(d time.Duration) time.Duration {
+func (b *dispatcher) Jitter(d time.Duration) time.Duration {
 	if d >= rescueAfter/2 {
 		return d // the engine closes
 	}
 	return d - time.Duration(b.node.w.random.Int64N(int64(d)/2+1))
 }
 
-func (b *box) wake() {
+func (b *dispatcher) wake() {
 	if !b.looking {
 		b.looking = true
 		b.node.w.later(b.step, "node %d looks at its outbox", b.node.name)
@@ -102,7 +102,7 @@ func (b *box) wake() {
 }
 
 // look rings the alarm when its time has come.
-func (b *box) look() {
+func (b *dispatcher) look() {
 	if b.alarms == 0 || b.alarm.After(b.node.w.now()) {
 		return
 	}
@@ -113,7 +113,7 @@ func (b *box) look() {
 }
 
 // step carries out the present work.
-func (b *box) step() {
+func (b *dispatcher) step() {
 	b.looking = false
 	n := b.node
 	if n.gone || n.stops {
@@ -125,7 +125,7 @@ func (b *box) step() {
 		b.alarm, b.alarms = w.Alarm, w.Alarms
 	}
 	if w.Settle != nil {
-		b.item = &commit.Item{Pipeline: &b.lane, Batch: store.Batch{Settle: w.Settle}}
+		b.item = &commit.Item{Pipeline: &b.pipeline, Batch: store.Batch{Settle: w.Settle}}
 	}
 	item := b.item
 	for _, r := range w.Deliver {
@@ -151,30 +151,30 @@ func (b *box) step() {
 }
 
 // ItemsDone is part of [commit.Owner].
-func (b *box) ItemsDone(int) {
+func (b *dispatcher) ItemsDone(int) {
 	w := b.node.w
 	group, refused := b.item.Err, b.item.Result.Err
 	if b.item.Failed() {
 		w.note("  node %d could not settle %d messages: %v", b.node.name, len(b.item.Batch.Settle), errors.Join(group, refused))
-		if w.twin.settlesUnsaved {
+		if w.mutant.settlesUnsaved {
 			group, refused = nil, nil
 		}
 	}
 	b.queue.Stored(group, refused, w.now())
-	b.lane.Reset()
+	b.pipeline.Reset()
 	b.item = nil
 	b.wake()
 }
 
 // committed passes the messages of a stored batch to the queue.
-func (b *box) committed(batch *store.Batch, r *store.Result) {
+func (b *dispatcher) committed(batch *store.Batch, r *store.Result) {
 	b.queue.Clock(b.node.wall(), b.node.w.now())
 	b.queue.Committed(outbox.Committed(batch, r), b.node.w.now())
 	b.wake()
 }
 
 // changed makes the queue read the store, because other nodes may have stored messages.
-func (b *box) changed() {
+func (b *dispatcher) changed() {
 	if !b.node.gone {
 		b.queue.Changed()
 		b.wake()
@@ -183,15 +183,15 @@ func (b *box) changed() {
 
 // doubted makes the queue read the store again, because it may hold messages that no commit has
 // reported.
-func (b *box) doubted() {
-	if !b.node.w.twin.missesDoubted {
+func (b *dispatcher) doubted() {
+	if !b.node.w.mutant.missesUnknownOutcomes {
 		b.queue.OutcomeUnknown()
 		b.wake()
 	}
 }
 
 // send queues the sent effects of a command whose answer is durable.
-func (b *box) send(key store.Key, c *entity.Call) {
+func (b *dispatcher) send(key store.Key, c *entity.Call) {
 	for _, m := range c.Outcome.Effects {
 		if !b.queue.Volatile(&store.Message{ID: c.ID, Source: key, Metadata: c.Metadata}, m) {
 			b.node.w.note("  an effect of %v is lost", key)
@@ -217,7 +217,7 @@ func (s *scan) query() store.MessageQuery {
 
 // scan reads messages for the queue, a few at a time. A message may be out of date when the
 // queue gets it.
-func (b *box) scan(s *scan) {
+func (b *dispatcher) scan(s *scan) {
 	w := b.node.w
 	w.later(func() {
 		var page []*store.Message
@@ -238,7 +238,7 @@ func (b *box) scan(s *scan) {
 	}, "node %d reads its outbox", b.node.name)
 }
 
-func (b *box) scanned(s *scan, page []*store.Message, failed bool) {
+func (b *dispatcher) scanned(s *scan, page []*store.Message, failed bool) {
 	if b.node.gone {
 		return
 	}
@@ -268,7 +268,7 @@ func (b *box) scanned(s *scan, page []*store.Message, failed bool) {
 }
 
 // read ends a scan.
-func (b *box) read(s *scan, failed bool) {
+func (b *dispatcher) read(s *scan, failed bool) {
 	w := b.node.w
 	var due time.Time
 	for m, err := range w.disk.log.Undelivered(background, store.MessageQuery{AfterDue: s.by, After: math.MaxUint64}) {
@@ -292,7 +292,7 @@ func (b *box) read(s *scan, failed bool) {
 }
 
 // fetch reads messages again, one after the other.
-func (b *box) fetch(rows []*outbox.Row) {
+func (b *dispatcher) fetch(rows []*outbox.Row) {
 	w := b.node.w
 	if len(rows) == 0 {
 		b.queue.FetchEnded()
@@ -322,7 +322,7 @@ func (b *box) fetch(rows []*outbox.Row) {
 	}, "node %d reads a message again", b.node.name)
 }
 
-func (b *box) deliver(r *outbox.Row) {
+func (b *dispatcher) deliver(r *outbox.Row) {
 	b.node.w.disk.outbox.checkHalted(r, b)
 	if r.Message.Target.IsZero() {
 		b.perform(r)
@@ -331,7 +331,7 @@ func (b *box) deliver(r *outbox.Row) {
 	}
 }
 
-func (b *box) finished(r *outbox.Row, result outbox.Result, cause error) {
+func (b *dispatcher) finished(r *outbox.Row, result outbox.Result, cause error) {
 	if !b.node.gone {
 		b.did[r.Message.Sequence] = b.did[r.Message.Sequence] || result == outbox.Done
 		b.queue.Finished(r, result, cause, b.node.w.now())
@@ -341,9 +341,9 @@ func (b *box) finished(r *outbox.Row, result outbox.Result, cause error) {
 
 // perform runs the handler of an effect. The handler may stall, fail, or do its work without
 // reporting it.
-func (b *box) perform(r *outbox.Row) {
+func (b *dispatcher) perform(r *outbox.Row) {
 	w, stalls := b.node.w, 0
-	early := w.twin.settlesUnhandled && r.Message.Sequence != 0
+	early := w.mutant.settlesUnhandled && r.Message.Sequence != 0
 	if early {
 		b.finished(r, outbox.Done, nil)
 	}
@@ -372,7 +372,7 @@ func (b *box) perform(r *outbox.Row) {
 }
 
 // attempt runs the handler and returns its result.
-func (b *box) attempt(r *outbox.Row) (outbox.Result, error) {
+func (b *dispatcher) attempt(r *outbox.Row) (outbox.Result, error) {
 	w := b.node.w
 	done := func() { w.disk.outbox.perform(r, b) }
 	if !w.faulty {
@@ -382,7 +382,7 @@ func (b *box) attempt(r *outbox.Row) (outbox.Result, error) {
 	l := w.disk.outbox.rows[r.Message.Sequence]
 	result, err := outbox.Retry, errHandler
 	switch x := w.random.Float64() / w.harm; {
-	case x < 0.02, w.order() && x < 0.25: // in these runs lanes are halted often
+	case x < 0.02, w.order() && x < 0.25: // in these runs flows are halted often
 		result, err = outbox.Never, errNever
 	case x < 0.30 && w.order(), x < 0.10:
 	case x < 0.35 && w.order(), x < 0.15:
@@ -399,14 +399,14 @@ func (b *box) attempt(r *outbox.Row) (outbox.Result, error) {
 
 // A delivery is a message on its way to its target entity.
 type delivery struct {
-	box     *box
-	row     *outbox.Row
-	started int
-	replies int
+	dispatcher *dispatcher
+	row        *outbox.Row
+	started    int
+	replies    int
 }
 
 // command sends a message to its target.
-func (b *box) command(r *outbox.Row) {
+func (b *dispatcher) command(r *outbox.Row) {
 	w, m := b.node.w, r.Message
 	if m.Due.After(w.latest) {
 		w.broken("message %d is delivered, and is due at %v; no clock has shown more than %v", m.Sequence, m.Due, w.latest)
@@ -414,18 +414,18 @@ func (b *box) command(r *outbox.Row) {
 	if !b.Fits(m) {
 		w.broken("message %d is delivered by node %d, which has no rule for it", m.Sequence, b.node.name)
 	}
-	d := &delivery{box: b, row: r, started: w.tick()}
+	d := &delivery{dispatcher: b, row: r, started: w.tick()}
 	c := &entity.Call{
 		Ctx: background, Op: entity.OpCommand, Message: newMessage(w.rules, m), ID: m.ID, Metadata: m.Metadata,
 		OutboxSequence: m.Sequence, ReplyTo: m.ReplyTo, ReplyName: m.ReplyName, Owner: d,
 	}
 	w.note("  node %d delivers message %d to %v", b.node.name, m.Sequence, m.Target)
-	b.node.cell(m.Target).deliver(c)
+	b.node.activation(m.Target).deliver(c)
 }
 
 // reply receives the answer of the target.
 func (d *delivery) reply(out entity.Outcome) {
-	w, m := d.box.node.w, d.row.Message
+	w, m := d.dispatcher.node.w, d.row.Message
 	w.note("  message %d is answered: status %d, version %d", m.Sequence, out.Status, out.Version)
 	if d.replies++; d.replies > 1 {
 		w.broken("message %d is answered %d times", m.Sequence, d.replies)
@@ -437,18 +437,18 @@ func (d *delivery) reply(out entity.Outcome) {
 		if l == nil || l.decided == 0 {
 			w.broken("message %d is answered with status %d and is not decided", m.Sequence, out.Status)
 		}
-		d.box.finished(d.row, outbox.Gone, nil)
+		d.dispatcher.finished(d.row, outbox.Gone, nil)
 	case entity.StatusMessageGone:
 		if l == nil || l.closed == 0 {
 			w.broken("message %d is taken for settled, and is not", m.Sequence)
 		}
-		d.box.finished(d.row, outbox.Gone, nil)
+		d.dispatcher.finished(d.row, outbox.Gone, nil)
 	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusClaimed, entity.StatusWrongVersion, entity.StatusUnhandled:
-		d.box.finished(d.row, outbox.Retry, errTarget)
+		d.dispatcher.finished(d.row, outbox.Retry, errTarget)
 	default:
 		if out.Status != entity.StatusUnknown && !w.shared && l != nil && l.decided >= d.started {
 			w.broken("%v is answered with status %d and is decided", l, out.Status)
 		}
-		d.box.finished(d.row, outbox.Later, errTarget)
+		d.dispatcher.finished(d.row, outbox.Later, errTarget)
 	}
 }

@@ -135,7 +135,7 @@ func (r *reader) read() {
 			break
 		}
 	}
-	if w.twin.skipsBehind && r.told > r.last+readMax {
+	if w.mutant.skipsBehind && r.told > r.last+readMax {
 		r.skip(r.told - 1)
 	}
 	if w.faulty || r.behind() {

@@ -9,43 +9,43 @@ import (
 )
 
 const (
-	laneRetryMin = 2 * time.Millisecond
-	laneRetryMax = 16 * time.Millisecond
-	// chunkMax bounds the positions that the reader of a lane reads at a time.
+	segmentRetryMin = 2 * time.Millisecond
+	segmentRetryMax = 16 * time.Millisecond
+	// chunkMax bounds the positions that the reader of a segment reads at a time.
 	chunkMax = 8
 )
 
-// laneLimits returns the limits of a lane in this run.
-func (w *world) laneLimits() projector.Limits {
+// segmentLimits returns the limits of a segment in this run.
+func (w *world) segmentLimits() projector.Limits {
 	return projector.Limits{
 		Batch: 1 + w.random.IntN(6), Parked: 8, Dead: 1000, FlushEvents: 6, FlushAfter: 40 * time.Millisecond,
-		RetryMin: laneRetryMin, RetryMax: laneRetryMax, StandbyMin: 5 * time.Millisecond, StandbyMax: 60 * time.Millisecond,
+		RetryMin: segmentRetryMin, RetryMax: segmentRetryMax, StandbyMin: 5 * time.Millisecond, StandbyMax: 60 * time.Millisecond,
 	}
 }
 
-// A lane is the shell of the core of one lane on a node.
-type lane struct {
+// A segment is the shell of the core of one segment on a node.
+type segment struct {
 	node   *node
 	number int
 	core   *projector.Segment
 	at     store.Position // position of the reader
 	busy   bool           // an action or a read of a chunk is in progress
-	sleeps bool           // the lane has no work before until
+	sleeps bool           // the segment has no work before until
 	until  time.Time      // zero means never
 	jobs   int            // number of unfinished jobs
 	// storing, while an attempt is on its way to the target, decides whether it arrives.
 	storing func(arrives bool)
 }
 
-// project gives the node the lanes of the projection.
+// project gives the node the segments of the projection.
 func (n *node) project() {
-	for i := range lanesMax {
-		n.lanes = append(n.lanes, &lane{node: n, number: i, core: projector.New(n.w.newID(), n.w.laneBounds, n.w.target.policy)})
+	for i := range segmentsMax {
+		n.segments = append(n.segments, &segment{node: n, number: i, core: projector.New(n.w.newID(), n.w.segmentBounds, n.w.target.policy)})
 	}
 }
 
-// look makes the lane do its present work.
-func (l *lane) look() {
+// look makes the segment do its present work.
+func (l *segment) look() {
 	w := l.node.w
 	if l.busy {
 		return
@@ -72,8 +72,8 @@ func (l *lane) look() {
 	}
 }
 
-// next returns the time at which the lane has work without another input, if any.
-func (l *lane) next() (time.Time, bool) {
+// next returns the time at which the segment has work without another input, if any.
+func (l *segment) next() (time.Time, bool) {
 	w := l.node.w
 	switch {
 	case l.busy:
@@ -85,29 +85,29 @@ func (l *lane) next() (time.Time, bool) {
 }
 
 // begin adds the task of an action.
-func (l *lane) begin(run func(), format string, args ...any) {
+func (l *segment) begin(run func(), format string, args ...any) {
 	l.busy = true
 	l.later(run, format, args...)
 }
 
 // later adds a task that runs only if the node still exists.
-func (l *lane) later(run func(), format string, args ...any) {
+func (l *segment) later(run func(), format string, args ...any) {
 	l.node.w.later(func() {
 		if !l.node.gone {
 			run()
 		}
-	}, "node %d, lane %d: "+format, append([]any{l.node.name, l.number}, args...)...)
+	}, "node %d, segment %d: "+format, append([]any{l.node.name, l.number}, args...)...)
 }
 
 // told is called after each input.
-func (l *lane) told() {
+func (l *segment) told() {
 	l.busy, l.sleeps = false, false
 	l.check()
 }
 
 // check checks the core's own state. Its position is not ahead of the note. The read model
-// holds every event that the lane wants at or below covered, from this node or another.
-func (l *lane) check() {
+// holds every event that the segment wants at or below covered, from this node or another.
+func (l *segment) check() {
 	w := l.node.w
 	state, ok := l.core.State()
 	if !ok {
@@ -116,17 +116,17 @@ func (l *lane) check() {
 	for i := range w.target.history {
 		e := &w.target.history[i]
 		if e.Position > w.target.notes[l.number].Position && e.Position <= l.core.Covered() && w.target.wants(l.number, e) {
-			w.broken("lane %d of node %d says that it has covered %v, and has not handled the event at %v",
+			w.broken("segment %d of node %d says that it has covered %v, and has not handled the event at %v",
 				l.number, l.node.name, l.core.Covered(), e.Position)
 		}
 	}
 	if state.Position > w.target.notes[l.number].Position {
-		w.broken("lane %d of node %d says that it is at %v, and is at %v", l.number, l.node.name, state.Position, w.target.notes[l.number].Position)
+		w.broken("segment %d of node %d says that it is at %v, and is at %v", l.number, l.node.name, state.Position, w.target.notes[l.number].Position)
 	}
 }
 
 // read reads a chunk of the log.
-func (l *lane) read() {
+func (l *segment) read() {
 	w := l.node.w
 	if w.sick() {
 		l.told()
@@ -141,7 +141,7 @@ func (l *lane) read() {
 			c.Events = append(c.Events, *e.Clone())
 		}
 	}
-	if w.twin.feedsGaps && w.chance(0.2) && len(c.Events) > 0 {
+	if w.mutant.feedsGaps && w.chance(0.2) && len(c.Events) > 0 {
 		c.Events = c.Events[1:]
 	}
 	l.at = c.Through
@@ -149,7 +149,7 @@ func (l *lane) read() {
 	l.told()
 }
 
-func (l *lane) load() {
+func (l *segment) load() {
 	w := l.node.w
 	var state *projector.State
 	var parked []*projector.Parked
@@ -165,7 +165,7 @@ func (l *lane) load() {
 	}, "has its notes: %v", err)
 }
 
-func (l *lane) readMissing(a *projector.Action) {
+func (l *segment) readMissing(a *projector.Action) {
 	w := l.node.w
 	var events []store.Event
 	var failed error
@@ -190,7 +190,7 @@ func (l *lane) readMissing(a *projector.Action) {
 }
 
 // try sends an attempt to the target. It may arrive after the node has gone.
-func (l *lane) try(a *projector.Attempt) {
+func (l *segment) try(a *projector.Attempt) {
 	w := l.node.w
 	l.busy = true
 	l.storing = func(arrives bool) {
@@ -208,13 +208,13 @@ func (l *lane) try(a *projector.Attempt) {
 		if l.storing != nil {
 			l.storing(!l.node.gone || w.chance(0.5))
 		}
-	}, "node %d, lane %d: an attempt with %d events, to %v, reaches the target", l.node.name, l.number, len(a.Events), a.New.Position)
+	}, "node %d, segment %d: an attempt with %d events, to %v, reaches the target", l.node.name, l.number, len(a.Events), a.New.Position)
 }
 
 // job starts a job for a parked entity, or for an entity that is not parked.
-func (l *lane) job(kind projector.JobKind, key store.Key) {
+func (l *segment) job(kind projector.JobKind, key store.Key) {
 	w := l.node.w
-	w.note("node %d, lane %d: job %d for %v", l.node.name, l.number, kind, key)
+	w.note("node %d, segment %d: job %d for %v", l.node.name, l.number, kind, key)
 	l.jobs++
 	ended := false
 	l.core.Do(&projector.Job{Kind: kind, Key: key, Done: func(err error) {
@@ -231,11 +231,11 @@ func (l *lane) job(kind projector.JobKind, key store.Key) {
 	l.sleeps = false
 }
 
-// resume makes a stopped lane continue.
-func (l *lane) resume() {
+// resume makes a stopped segment continue.
+func (l *segment) resume() {
 	if phase, err := l.core.Phase(); phase == projector.Stopped {
 		if !errors.Is(err, errRule) {
-			l.node.w.broken("lane %d of node %d has stopped: %v", l.number, l.node.name, err)
+			l.node.w.broken("segment %d of node %d has stopped: %v", l.number, l.node.name, err)
 		}
 		l.node.w.target.seen["stopped"]++
 		l.core.Resume()
@@ -246,7 +246,7 @@ func (l *lane) resume() {
 // meddle makes operators act on the projection while it runs.
 func (n *node) meddle() {
 	w := n.w
-	l := n.lanes[w.random.IntN(len(n.lanes))]
+	l := n.segments[w.random.IntN(len(n.segments))]
 	switch x := w.random.IntN(20); {
 	case x < 1:
 		w.target.heal()
@@ -265,24 +265,24 @@ func (w *world) auditProjection() {
 	w.target.auditWhileSick()
 	w.target.heal()
 	for _, n := range w.nodes {
-		for _, l := range n.lanes {
+		for _, l := range n.segments {
 			l.resume()
 		}
 	}
 	w.rest()
-	for lane := range w.target.parked {
+	for segment := range w.target.parked {
 		for _, k := range w.keys {
-			if _, ok := w.target.parked[lane][k]; ok {
-				w.nodes[w.random.IntN(len(w.nodes))].lanes[lane].job(projector.Retry, k)
+			if _, ok := w.target.parked[segment][k]; ok {
+				w.nodes[w.random.IntN(len(w.nodes))].segments[segment].job(projector.Retry, k)
 			}
 		}
 	}
 	w.rest()
 	w.target.audit()
 	for _, n := range w.nodes {
-		for _, l := range n.lanes {
+		for _, l := range n.segments {
 			if phase, err := l.core.Phase(); phase != projector.Running || l.jobs > 0 {
-				w.broken("lane %d of node %d is in phase %d with %d jobs when all is over: %v", l.number, n.name, phase, l.jobs, err)
+				w.broken("segment %d of node %d is in phase %d with %d jobs when all is over: %v", l.number, n.name, phase, l.jobs, err)
 			}
 		}
 	}

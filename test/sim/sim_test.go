@@ -19,10 +19,10 @@ var (
 // twinSeedsMax bounds the seeds with which a mutant must be found.
 const twinSeedsMax = 200
 
-func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
+func TestSimulationKeepsEveryPromise(t *testing.T) {
 	t.Parallel()
 	if *oneSeed >= 0 {
-		w := newWorld(uint64(*oneSeed), twin{})
+		w := newWorld(uint64(*oneSeed), mutant{})
 		fault := w.run()
 		t.Logf("seed %d: %d steps, %d calls, hash %x\n%s", w.seed, w.steps, len(w.ops), w.hash, w.tail())
 		if fault != "" {
@@ -39,7 +39,7 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for seed := next.Add(1); seed <= uint64(*seeds); seed = next.Add(1) {
-				w := newWorld(seed, twin{})
+				w := newWorld(seed, mutant{})
 				fault := w.run()
 				steps.Add(uint64(w.steps))
 				calls.Add(uint64(len(w.ops)))
@@ -77,14 +77,14 @@ func TestEntitiesKeepTheirWordWhateverFails(t *testing.T) {
 		float64(*seeds)/took.Seconds(), steps.Load(), calls.Load(), seen)
 }
 
-func TestASeedIsARun(t *testing.T) {
+func TestSimulationIsDeterministic(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: a world is of one goroutine, so nothing can race")
 	}
 	hashes := make(map[uint64]uint64)
 	for seed := range uint64(20) {
-		a, b := newWorld(seed, twin{}), newWorld(seed, twin{})
+		a, b := newWorld(seed, mutant{}), newWorld(seed, mutant{})
 		a.run()
 		b.run()
 		if !slices.Equal(a.trace, b.trace) || a.hash != b.hash || a.steps != b.steps {
@@ -98,9 +98,9 @@ func TestASeedIsARun(t *testing.T) {
 	}
 }
 
-// A twin is a mutant of the world: a world with one typical mistake. The mutants show that the
+// A mutant is a world with one typical mistake. The mutants show that the
 // checks work: each mutant must be found.
-type twin struct {
+type mutant struct {
 	name              string
 	shared, exclusive bool // the kind of store that shows the mistake
 	committer         bool // only with a store that does not commit synchronously
@@ -113,46 +113,46 @@ type twin struct {
 	forgetsBusy              bool // an entity is passivated with calls in it
 	losesFailures            bool // an entity does not learn of a failed group
 	storesBehind             bool // the store accepts a batch behind a refused one
-	forgivesLanes            bool // a lane is used again before it is empty
+	forgivesPipelines        bool // a pipeline is used again before it is empty
 	forgivesOnTheSpot        bool // the same on a store that commits synchronously
 	swapsResults             bool // results come back in another order
 	readsOldData             bool // a load misses the latest commit
 
-	keepsReceiptsApart bool // the receipt of a command is stored after its batch
-	forgetsKeys        bool // a reload does not restore the keys
-	repeatsEarly       bool // a repetition is answered before the first answer is durable
-	answersTwice       bool // the store accepts a second receipt for a key
-	claimsTwice        bool // the store does not check the holder of a value
-	dispatchesEarly    bool // messages are delivered before they are stored
-	sendsEarly         bool // effects are performed before their command is stored
-	missesDoubted      bool // the dispatcher does not look for the messages of a commit with an unknown outcome
-	settlesUnhandled   bool // a message is completed before its handler has done its work
-	settlesUnsaved     bool // a message is forgotten though its settlement is not stored
-	requiresNoRow      bool // a target does not require that the message still exists
-	cancelsInMemory    bool // the cancellation of a timer is not stored
+	keepsReceiptsApart    bool // the receipt of a command is stored after its batch
+	forgetsKeys           bool // a reload does not restore the keys
+	repeatsEarly          bool // a repetition is answered before the first answer is durable
+	answersTwice          bool // the store accepts a second receipt for a key
+	claimsTwice           bool // the store does not check the holder of a value
+	dispatchesEarly       bool // messages are delivered before they are stored
+	sendsEarly            bool // effects are performed before their command is stored
+	missesUnknownOutcomes bool // the dispatcher does not look for the messages of a commit with an unknown outcome
+	settlesUnhandled      bool // a message is completed before its handler has done its work
+	settlesUnsaved        bool // a message is forgotten though its settlement is not stored
+	requiresNoRow         bool // a target does not require that the message still exists
+	cancelsInMemory       bool // the cancellation of a timer is not stored
 
 	publishesEarly   bool // readers get events before they are stored
 	publishesRefused bool // readers get events of refused batches
 	skipsBehind      bool // a slow reader continues at the head
 
 	parks                   bool // entities whose events fail are parked, in every run
-	notesFirst              bool // the position of a lane is stored before its rows
+	notesFirst              bool // the position of a segment is stored before its rows
 	comparesNoNote          bool // an attempt does not check whether the note has moved
 	takesLostForNotStored   bool // a transaction whose answer is lost counts as not stored
 	notesNothingOverNothing bool // a position that moves over unwanted events is not stored
 	handlesParked           bool // parked entities are not passed over
 	parksWithoutVersion     bool // the note of a parked entity is one event behind
 	unparksFirst            bool // an entity is unparked before its rows are stored
-	feedsGaps               bool // the reader of a lane misses events
+	feedsGaps               bool // the reader of a segment misses events
 	prunesUnread            bool // events are deleted that the projection has not read
 }
 
-func TestABrokenTwinIsCaught(t *testing.T) {
+func TestSimulationFindsMutants(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: a world is of one goroutine, so nothing can race")
 	}
-	for _, tw := range []twin{
+	for _, tw := range []mutant{
 		{name: "settles early", committer: true, settlesEarly: true},
 		{name: "takes unknown for not stored", committer: true, takesUnknownForNotStored: true},
 		{name: "retries unknown", committer: true, retriesUnknown: true},
@@ -161,7 +161,7 @@ func TestABrokenTwinIsCaught(t *testing.T) {
 		{name: "forgets busy entities", committer: true, forgetsBusy: true},
 		{name: "loses failures", committer: true, losesFailures: true},
 		{name: "stores behind", committer: true, storesBehind: true, shared: true},
-		{name: "forgives lanes", committer: true, forgivesLanes: true, shared: true},
+		{name: "forgives pipelines", committer: true, forgivesPipelines: true, shared: true},
 		{name: "forgives on the spot", forgivesOnTheSpot: true, shared: true},
 		{name: "swaps results", committer: true, swapsResults: true, shared: true},
 		{name: "reads old data", readsOldData: true, exclusive: true},
@@ -172,7 +172,7 @@ func TestABrokenTwinIsCaught(t *testing.T) {
 		{name: "claims twice", claimsTwice: true},
 		{name: "dispatches early", committer: true, dispatchesEarly: true},
 		{name: "sends early", sendsEarly: true},
-		{name: "misses what is in doubt", missesDoubted: true},
+		{name: "misses unknown outcomes", missesUnknownOutcomes: true},
 		{name: "settles unhandled", settlesUnhandled: true},
 		{name: "settles unsaved", settlesUnsaved: true},
 		{name: "requires no row", requiresNoRow: true},

@@ -13,8 +13,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// lanesMax is the number of lanes of the projection.
-const lanesMax = 2
+// segmentsMax is the number of segments of the projection.
+const segmentsMax = 2
 
 // unwanted is the type of events that the projection does not want.
 const unwanted = "perdure.test.v1.Annotated"
@@ -25,18 +25,18 @@ var (
 )
 
 // A target is the database of the one projection that every node runs. It has rows, which fold
-// the wanted events of each entity, and the notes of the lanes.
+// the wanted events of each entity, and the notes of the segments.
 type target struct {
-	w       *world
-	policy  projector.Policy
-	laneOf  map[store.Key]int
-	history []store.Event // every event that the log has ever held, in order
-	sick    map[store.Position]*sickness
-	rows    map[store.Key]*row
-	notes   [lanesMax]projector.State
-	parked  [lanesMax]map[store.Key]projector.Parked
-	dead    [lanesMax][]projector.DeadLetter
-	seen    map[string]int // counts of the results of attempts
+	w         *world
+	policy    projector.Policy
+	segmentOf map[store.Key]int
+	history   []store.Event // every event that the log has ever held, in order
+	sick      map[store.Position]*sickness
+	rows      map[store.Key]*row
+	notes     [segmentsMax]projector.State
+	parked    [segmentsMax]map[store.Key]projector.Parked
+	dead      [segmentsMax][]projector.DeadLetter
+	seen      map[string]int // counts of the results of attempts
 }
 
 // A row is the read model's data of one entity.
@@ -53,19 +53,19 @@ type sickness struct {
 
 func newTarget(w *world) *target {
 	t := &target{
-		w: w, laneOf: make(map[store.Key]int), sick: make(map[store.Position]*sickness), rows: make(map[store.Key]*row),
+		w: w, segmentOf: make(map[store.Key]int), sick: make(map[store.Position]*sickness), rows: make(map[store.Key]*row),
 		seen: make(map[string]int),
 		policy: projector.Policy{
 			OnFailure:   []projector.Failure{projector.Park, projector.Park, projector.Park, projector.Skip, projector.Stop}[w.random.IntN(5)],
-			AttemptsMax: 1 + w.random.IntN(3), BackoffMin: laneRetryMin, BackoffMax: laneRetryMax,
+			AttemptsMax: 1 + w.random.IntN(3), BackoffMin: segmentRetryMin, BackoffMax: segmentRetryMax,
 		},
 	}
-	if w.twin.parks {
+	if w.mutant.parks {
 		t.policy.OnFailure = projector.Park
 	}
 	for _, k := range w.keys {
-		if t.laneOf[k] = w.random.IntN(lanesMax); w.parts > 1 {
-			t.laneOf[k] = w.disk.partition(k)
+		if t.segmentOf[k] = w.random.IntN(segmentsMax); w.parts > 1 {
+			t.segmentOf[k] = w.disk.partition(k)
 		}
 		t.rows[k] = &row{state: new(testv1.Account)}
 	}
@@ -96,31 +96,31 @@ func (t *target) record(b *store.Batch, r *store.Result) {
 	}
 }
 
-// partition returns the partition that a lane reads. With many partitions each lane has its
+// partition returns the partition that a segment reads. With many partitions each segment has its
 // own.
-func (t *target) partition(lane int) int {
+func (t *target) partition(segment int) int {
 	if t.w.parts > 1 {
-		return lane
+		return segment
 	}
 	return 0
 }
 
-// head returns the last position of the log in the partition of a lane.
-func (t *target) head(lane int) store.Position {
+// head returns the last position of the log in the partition of a segment.
+func (t *target) head(segment int) store.Position {
 	for i := range t.history {
-		if p := t.history[len(t.history)-1-i].Position; p.Partition() == t.partition(lane) {
+		if p := t.history[len(t.history)-1-i].Position; p.Partition() == t.partition(segment) {
 			return p
 		}
 	}
-	return store.NewPosition(t.partition(lane), 0)
+	return store.NewPosition(t.partition(segment), 0)
 }
 
-// wants reports whether a lane wants an event.
-func (t *target) wants(lane int, e *store.Event) bool {
-	return e.Type != unwanted && t.laneOf[e.Key] == lane
+// wants reports whether a segment wants an event.
+func (t *target) wants(segment int, e *store.Event) bool {
+	return e.Type != unwanted && t.segmentOf[e.Key] == segment
 }
 
-// passed returns the checkpoint of the projection in a partition: no lane will ever want an event
+// passed returns the checkpoint of the projection in a partition: no segment will ever want an event
 // at or below it.
 func (t *target) passed(partition int) store.Position {
 	p := store.LastPosition(partition)
@@ -147,12 +147,12 @@ func (t *target) mark() {
 	}
 }
 
-// load returns the notes of a lane.
-func (t *target) load(lane int) (*projector.State, []*projector.Parked) {
-	state := t.notes[lane]
+// load returns the notes of a segment.
+func (t *target) load(segment int) (*projector.State, []*projector.Parked) {
+	state := t.notes[segment]
 	var parked []*projector.Parked
 	for _, k := range t.w.keys {
-		if p, ok := t.parked[lane][k]; ok {
+		if p, ok := t.parked[segment][k]; ok {
 			parked = append(parked, &p)
 		}
 	}
@@ -160,23 +160,23 @@ func (t *target) load(lane int) (*projector.State, []*projector.Parked) {
 }
 
 // attempt runs the transaction of an attempt, which is stored now or not at all.
-func (t *target) attempt(lane int, a *projector.Attempt) (o projector.Outcome) {
-	defer t.check(lane)
-	w, tw := t.w, &t.w.twin
+func (t *target) attempt(segment int, a *projector.Attempt) (o projector.Outcome) {
+	defer t.check(segment)
+	w, tw := t.w, &t.w.mutant
 	if w.faulty && w.chance(0.05*w.harm) {
 		t.seen["refused"]++
 		return projector.Outcome{Result: projector.Refused, Err: errTransaction}
 	}
-	if t.notes[lane] != a.Old && !tw.comparesNoNote {
+	if t.notes[segment] != a.Old && !tw.comparesNoNote {
 		t.seen["moved"]++
 		return projector.Outcome{Result: projector.Moved}
 	}
 	if tw.notesFirst {
-		t.note(lane, a)
+		t.note(segment, a)
 	}
 	if tw.unparksFirst && !a.Unpark.IsZero() {
-		delete(t.parked[lane], a.Unpark)
-		t.notes[lane].Parked = len(t.parked[lane])
+		delete(t.parked[segment], a.Unpark)
+		t.notes[segment].Parked = len(t.parked[segment])
 	}
 	staged := make(map[store.Key]*row)
 	for i := range a.Events {
@@ -207,9 +207,9 @@ func (t *target) attempt(lane int, a *projector.Attempt) (o projector.Outcome) {
 	}
 	maps.Copy(t.rows, staged)
 	if !tw.notesNothingOverNothing || len(a.Events) > 0 || a.Park != nil || a.Dead != nil || !a.Unpark.IsZero() {
-		t.note(lane, a)
+		t.note(segment, a)
 	}
-	w.note("  lane %d of the read model is at %v, with %d parked and %d dead", lane, a.New.Position, a.New.Parked, a.New.Dead)
+	w.note("  segment %d of the read model is at %v, with %d parked and %d dead", segment, a.New.Position, a.New.Parked, a.New.Dead)
 	if w.faulty && w.chance(0.04*w.harm) {
 		t.seen["stored, and the answer lost"]++
 		return t.lost()
@@ -219,7 +219,7 @@ func (t *target) attempt(lane int, a *projector.Attempt) (o projector.Outcome) {
 
 // lost chooses the outcome of a transaction whose answer is lost.
 func (t *target) lost() projector.Outcome {
-	if t.w.twin.takesLostForNotStored {
+	if t.w.mutant.takesLostForNotStored {
 		return projector.Outcome{Result: projector.Refused, Err: errTransaction}
 	}
 	return projector.Outcome{Result: projector.Unknown, Err: errTransaction}
@@ -238,44 +238,44 @@ func (t *target) fails(e *store.Event) bool {
 }
 
 // note stores the notes of an attempt.
-func (t *target) note(lane int, a *projector.Attempt) {
-	t.notes[lane] = a.New
+func (t *target) note(segment int, a *projector.Attempt) {
+	t.notes[segment] = a.New
 	if a.Park != nil {
 		p := *a.Park
-		if t.w.twin.parksWithoutVersion {
+		if t.w.mutant.parksWithoutVersion {
 			p.Version++
 		}
-		t.parked[lane][p.Key] = p
+		t.parked[segment][p.Key] = p
 		t.seen["parked"]++
 	}
 	if !a.Unpark.IsZero() {
-		delete(t.parked[lane], a.Unpark)
+		delete(t.parked[segment], a.Unpark)
 		t.seen["unparked"]++
 	}
 	if a.Dead != nil {
-		t.dead[lane] = append(t.dead[lane], *a.Dead)
+		t.dead[segment] = append(t.dead[segment], *a.Dead)
 		t.seen["left out"]++
 	}
 }
 
-// check compares the rows of a lane with its notes. Each wanted event at or below the position
+// check compares the rows of a segment with its notes. Each wanted event at or below the position
 // is folded once, in order, and no other event is. The exceptions are a parked entity's events
 // from its version on, and the events of dead letters.
-func (t *target) check(lane int) {
-	s := &t.notes[lane]
-	if s.Parked != len(t.parked[lane]) || s.Dead != len(t.dead[lane]) {
-		t.w.broken("lane %d counts %d parked entities and %d dead letters, and there are %d and %d",
-			lane, s.Parked, s.Dead, len(t.parked[lane]), len(t.dead[lane]))
+func (t *target) check(segment int) {
+	s := &t.notes[segment]
+	if s.Parked != len(t.parked[segment]) || s.Dead != len(t.dead[segment]) {
+		t.w.broken("segment %d counts %d parked entities and %d dead letters, and there are %d and %d",
+			segment, s.Parked, s.Dead, len(t.parked[segment]), len(t.dead[segment]))
 	}
 	for _, k := range t.w.keys {
-		if t.laneOf[k] != lane {
+		if t.segmentOf[k] != segment {
 			continue
 		}
-		want, folded, skipped := t.fold(lane, k)
+		want, folded, skipped := t.fold(segment, k)
 		got := t.rows[k]
 		switch {
 		case !slices.Equal(got.versions, want):
-			t.w.broken("the read model at %v has folded versions %d of %v, want %d (%s)", s.Position, got.versions, k, want, t.parkedText(lane, k))
+			t.w.broken("the read model at %v has folded versions %d of %v, want %d (%s)", s.Position, got.versions, k, want, t.parkedText(segment, k))
 		case !skipped && !proto.Equal(got.state, folded):
 			t.w.broken("the read model at %v says of %v: %s; want %s", s.Position, k, stateText(got.state), stateText(folded))
 		}
@@ -285,15 +285,15 @@ func (t *target) check(lane int) {
 // fold returns the versions of an entity that are in the rows according to the notes, and the
 // state of the log at the last of them without the effects of unwanted events. It also reports
 // whether a dead letter leaves out some events.
-func (t *target) fold(lane int, k store.Key) (versions []store.Version, state *testv1.Account, skipped bool) {
-	p, isParked := t.parked[lane][k]
+func (t *target) fold(segment int, k store.Key) (versions []store.Version, state *testv1.Account, skipped bool) {
+	p, isParked := t.parked[segment][k]
 	for i := range t.history {
 		e := &t.history[i]
 		switch {
-		case e.Key != k || !t.wants(lane, e):
+		case e.Key != k || !t.wants(segment, e):
 			continue
-		case e.Position > t.notes[lane].Position || isParked && e.Version >= p.Version:
-		case slices.ContainsFunc(t.dead[lane], func(d projector.DeadLetter) bool {
+		case e.Position > t.notes[segment].Position || isParked && e.Version >= p.Version:
+		case slices.ContainsFunc(t.dead[segment], func(d projector.DeadLetter) bool {
 			return d.Key == k && d.Position <= e.Position && e.Position <= d.Through
 		}):
 			skipped = true
@@ -310,8 +310,8 @@ func (t *target) fold(lane int, k store.Key) (versions []store.Version, state *t
 	return versions, state, skipped
 }
 
-func (t *target) parkedText(lane int, k store.Key) string {
-	if p, ok := t.parked[lane][k]; ok {
+func (t *target) parkedText(segment int, k store.Key) string {
+	if p, ok := t.parked[segment][k]; ok {
 		return fmt.Sprintf("parked from version %d on", p.Version)
 	}
 	return "not parked"
@@ -325,13 +325,13 @@ func (t *target) heal() {
 	}
 }
 
-// auditWhileSick checks the promises that hold when only rules still fail: the lanes are at the
-// end of the log, except lanes that have stopped at an event.
+// auditWhileSick checks the promises that hold when only rules still fail: the segments are at the
+// end of the log, except segments that have stopped at an event.
 func (t *target) auditWhileSick() {
 	for n := range t.notes {
 		t.check(n)
 		if t.policy.OnFailure != projector.Stop && t.notes[n].Position != t.head(n) {
-			t.w.broken("lane %d rests at %v while a rule fails, and the log ends at %v", n, t.notes[n].Position, t.head(n))
+			t.w.broken("segment %d rests at %v while a rule fails, and the log ends at %v", n, t.notes[n].Position, t.head(n))
 		}
 	}
 }
@@ -342,10 +342,10 @@ func (t *target) audit() {
 	for n := range t.notes {
 		t.check(n)
 		if len(t.parked[n]) > 0 {
-			t.w.broken("lane %d still has %d parked entities when all is over", n, len(t.parked[n]))
+			t.w.broken("segment %d still has %d parked entities when all is over", n, len(t.parked[n]))
 		}
 		if t.notes[n].Position != t.head(n) {
-			t.w.broken("lane %d rests at %v when all is over, and the log ends at %v", n, t.notes[n].Position, t.head(n))
+			t.w.broken("segment %d rests at %v when all is over, and the log ends at %v", n, t.notes[n].Position, t.head(n))
 		}
 	}
 }

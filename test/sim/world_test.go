@@ -58,20 +58,20 @@ const rescues = 6
 // from all of them. Any task may therefore take any time, and tasks overtake each other unless
 // one must end before the other begins.
 type world struct {
-	seed    uint64
-	random  *rand.Rand
-	shared  bool    // several nodes share the store
-	instant bool    // the store commits synchronously, without a committer
-	harm    float64 // frequency of faults in this run
-	parts   int     // number of partitions of the log
-	groups  int     // number of batches that have completed several messages
-	freed   int     // number of halted messages about which an operator has decided
-	faulty  bool    // faults still happen
-	twin    twin
-	limits  entity.Limits
-	box     outbox.Limits
+	seed       uint64
+	random     *rand.Rand
+	shared     bool    // several nodes share the store
+	instant    bool    // the store commits synchronously, without a committer
+	harm       float64 // frequency of faults in this run
+	parts      int     // number of partitions of the log
+	groups     int     // number of batches that have completed several messages
+	freed      int     // number of halted messages about which an operator has decided
+	faulty     bool    // faults still happen
+	mutant     mutant
+	limits     entity.Limits
+	dispatcher outbox.Limits
 
-	laneBounds projector.Limits
+	segmentBounds projector.Limits
 
 	attempts    uint32        // attempts before a message is parked
 	prunes      bool          // events below snapshots are deleted
@@ -96,20 +96,20 @@ type world struct {
 	hash  uint64
 	fault string // the first violated promise
 
-	disk    *disk
-	target  *target
-	nodes   []*node
-	clients []*client
-	keys    []store.Key
-	rules   map[string]*entity.Rules
-	builds  *rand.Rand // picks the version of the program that a node runs
-	version uint64     // versions are numbered from 0 to this one
-	ops     map[store.ID]*op
-	all     []*op // all calls in order
-	ids     uint64
-	names   int             // number of idempotency keys
-	boxes   uint64          // number of engines so far
-	early   *entity.Outcome // the result of an Answer rule, for a mutant
+	disk        *disk
+	target      *target
+	nodes       []*node
+	clients     []*client
+	keys        []store.Key
+	rules       map[string]*entity.Rules
+	builds      *rand.Rand // picks the version of the program that a node runs
+	version     uint64     // versions are numbered from 0 to this one
+	ops         map[store.ID]*op
+	all         []*op // all calls in order
+	ids         uint64
+	names       int             // number of idempotency keys
+	dispatchers uint64          // number of engines so far
+	early       *entity.Outcome // the result of an Answer rule, for a mutant
 }
 
 // A task is an operation that has begun and will end at some time.
@@ -118,12 +118,12 @@ type task struct {
 	run  func()
 }
 
-// order reports whether effects that fail for good halt their lanes.
+// order reports whether effects that fail for good halt their segments.
 func (w *world) order() bool { return w.seed%2 == 0 }
 
-func newWorld(seed uint64, tw twin) *world {
+func newWorld(seed uint64, tw mutant) *world {
 	w := &world{
-		seed: seed, random: rand.New(rand.NewPCG(seed, 1)), faulty: true, twin: tw,
+		seed: seed, random: rand.New(rand.NewPCG(seed, 1)), faulty: true, mutant: tw,
 		ops: make(map[store.ID]*op),
 		keys: []store.Key{
 			{Kind: "account", ID: "a"},
@@ -145,19 +145,19 @@ func newWorld(seed uint64, tw twin) *world {
 		w.shared = false
 	}
 	w.instant = tw.forgivesOnTheSpot || !tw.committer && w.chance(0.2)
-	w.box = outbox.Limits{
+	w.dispatcher = outbox.Limits{
 		Window: 2 + w.random.IntN(10), FlowMax: 1 + w.random.IntN(4), InFlight: 1 + w.random.IntN(4), Late: w.random.IntN(4),
 	}
 	if w.chance(0.5) {
-		w.box.InFlight, w.box.TargetInFlight = w.box.InFlight+8, 8
+		w.dispatcher.InFlight, w.dispatcher.TargetInFlight = w.dispatcher.InFlight+8, 8
 	}
-	w.box.Stall = stallAfter
+	w.dispatcher.Stall = stallAfter
 	if w.chance(0.5) {
-		w.box.Window, w.box.FlowMax, w.box.Late = 1000, 1000, 1000
+		w.dispatcher.Window, w.dispatcher.FlowMax, w.dispatcher.Late = 1000, 1000, 1000
 	}
 	if w.shared {
-		w.box.RescueEvery, w.box.RescueAfter, w.box.Poll = rescueAfter, rescueAfter, rescueAfter
-		w.box.Grace = 20 * time.Millisecond
+		w.dispatcher.RescueEvery, w.dispatcher.RescueAfter, w.dispatcher.Poll = rescueAfter, rescueAfter, rescueAfter
+		w.dispatcher.Grace = 20 * time.Millisecond
 	}
 	w.attempts = 2 + uint32(w.random.IntN(4))
 	w.prunes, w.crashes, w.timers = w.chance(0.5), w.chance(0.7), w.chance(0.6)
@@ -165,17 +165,17 @@ func newWorld(seed uint64, tw twin) *world {
 	w.receiptsFor = []time.Duration{100 * time.Millisecond, time.Hour, time.Hour, time.Hour}[w.random.IntN(4)]
 	w.ails = w.chance(0.5)
 	if seed%3 == 0 && !w.ails { // few enough that messages without a rule fill them
-		w.box.PlacesMax = 4 + int(seed/3%3)
+		w.dispatcher.PlacesMax = 4 + int(seed/3%3)
 	}
 	w.clocks, w.differ = w.chance(0.4), w.shared && w.chance(0.4)
 	w.builds = rand.New(rand.NewPCG(seed, 2))
 	w.version = []uint64{0, 0, 1, 2}[w.builds.IntN(4)]
 	w.rules = newRules(w)
 	if w.parts = 1; w.chance(0.3) {
-		w.parts = lanesMax // one lane for each partition
+		w.parts = segmentsMax // one segment for each partition
 	}
 	w.disk = newDisk(w)
-	w.laneBounds, w.target = w.laneLimits(), newTarget(w)
+	w.segmentBounds, w.target = w.segmentLimits(), newTarget(w)
 	w.target.mark()
 	nodes := 1
 	if w.shared {
@@ -242,7 +242,7 @@ func (w *world) calm() {
 	w.note("nothing fails any more")
 	for _, n := range w.nodes {
 		n.skew = 0
-		n.box.wake()
+		n.dispatcher.wake()
 	}
 }
 
@@ -261,8 +261,8 @@ func (w *world) step() bool {
 		w.accidents()
 	}
 	for _, n := range w.nodes {
-		n.box.look()
-		for _, l := range n.lanes {
+		n.dispatcher.look()
+		for _, l := range n.segments {
 			l.look()
 		}
 	}
@@ -289,10 +289,10 @@ func (w *world) sleep() bool {
 		}
 	}
 	for _, n := range w.nodes {
-		if n.box.alarms != 0 {
-			sooner(n.box.alarm)
+		if n.dispatcher.alarms != 0 {
+			sooner(n.dispatcher.alarm)
 		}
-		for _, l := range n.lanes {
+		for _, l := range n.segments {
 			if at, ok := l.next(); ok {
 				sooner(at)
 			}
@@ -451,7 +451,7 @@ func (w *world) audit() {
 		}
 	}
 	for _, n := range w.nodes {
-		if rows, flight := n.box.queue.Load(); rows+flight > 0 || n.box.item != nil {
+		if rows, flight := n.dispatcher.queue.Load(); rows+flight > 0 || n.dispatcher.item != nil {
 			w.broken("node %d has %d messages in memory and delivers %d when all is over", n.name, rows, flight)
 		}
 	}
@@ -468,7 +468,7 @@ func (w *world) askAgain(o *op) {
 		Message: o.call.Message, Name: o.call.Name, Fingerprint: o.call.Fingerprint,
 	}
 	w.begin(again)
-	again.node.cell(o.key).deliver(again.call)
+	again.node.activation(o.key).deliver(again.call)
 	w.rest()
 	if again.replies == 0 {
 		w.broken("%v was not answered when all was over", again)
@@ -480,7 +480,7 @@ func (w *world) ask(n *node, key store.Key) {
 	o := &op{w: w, key: key, started: w.tick(), last: true}
 	o.call = &entity.Call{Ctx: background, Op: entity.OpState, ID: w.newID(), Owner: o}
 	w.begin(o)
-	n.cell(key).deliver(o.call)
+	n.activation(key).deliver(o.call)
 	w.rest()
 	if o.replies == 0 {
 		w.broken("%v was not answered when all was over", o)

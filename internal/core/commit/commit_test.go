@@ -56,7 +56,7 @@ func outcomes(items []*commit.Item) (out []string) {
 	return out
 }
 
-func TestItemsLeaveInTheOrderInWhichTheyCame(t *testing.T) {
+func TestQueueKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	var q commit.Queue
 	var pipeline commit.Pipeline
@@ -90,7 +90,7 @@ func TestItemsLeaveInTheOrderInWhichTheyCame(t *testing.T) {
 	}
 }
 
-func TestAGroupIsBounded(t *testing.T) {
+func TestGroupIsBounded(t *testing.T) {
 	t.Parallel()
 	const half = commit.GroupBytesMax/2 - 1<<10 // minus the size of a record without its payload
 	for _, c := range []struct {
@@ -118,7 +118,7 @@ func TestAGroupIsBounded(t *testing.T) {
 	}
 }
 
-func TestEveryPartOfABatchCountsAgainstTheBound(t *testing.T) {
+func TestGroupBoundCountsEveryPartOfABatch(t *testing.T) {
 	t.Parallel()
 	large := make([]byte, commit.GroupBytesMax)
 	for name, b := range map[string]store.Batch{
@@ -136,7 +136,7 @@ func TestEveryPartOfABatchCountsAgainstTheBound(t *testing.T) {
 	}
 }
 
-func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
+func TestPipelineRefusesBatchesBehindAFailedOne(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name    string
@@ -215,7 +215,7 @@ func TestNothingOfALaneIsTriedBehindAFailure(t *testing.T) {
 	}
 }
 
-func TestEachLaneHearsOnceOfAllItsSettledItems(t *testing.T) {
+func TestPipelineOwnerIsCalledOnceForItsItems(t *testing.T) {
 	t.Parallel()
 	var q commit.Queue
 	pipelines := make([]commit.Pipeline, 3)
@@ -232,7 +232,7 @@ func TestEachLaneHearsOnceOfAllItsSettledItems(t *testing.T) {
 	}
 }
 
-func TestAnItemAloneIsSettledLikeAGroup(t *testing.T) {
+func TestItemAloneGetsItsOutcome(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		results []store.Result
@@ -260,9 +260,9 @@ func TestAnItemAloneIsSettledLikeAGroup(t *testing.T) {
 	}
 }
 
-// TestAQueueKeepsItsInvariantsWhateverComes adds, takes and completes items at random, and
+// TestQueueKeepsItsInvariants adds, takes and completes items at random, and
 // compares the results with the invariants of Queue.
-func TestAQueueKeepsItsInvariantsWhateverComes(t *testing.T) {
+func TestQueueKeepsItsInvariants(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
 		if fault := play(rand.New(rand.NewPCG(seed, 0))); fault != "" {

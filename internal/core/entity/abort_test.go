@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-func TestACommandBehindAConflict(t *testing.T) {
+func TestConflictOfAnEarlierCommand(t *testing.T) {
 	t.Parallel()
 	t.Run("does not count the conflict as its own", func(t *testing.T) {
 		t.Parallel()
@@ -79,7 +79,7 @@ func TestAbort(t *testing.T) {
 	})
 }
 
-func TestDoubts(t *testing.T) {
+func TestUnknownOutcomes(t *testing.T) {
 	t.Parallel()
 	t.Run("end a call after a bounded number of them", func(t *testing.T) {
 		t.Parallel()

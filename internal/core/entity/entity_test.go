@@ -314,7 +314,7 @@ func (l *lab) wantBalance(want int64) {
 	}
 }
 
-func TestNothingIsToldBeforeAllItSawIsDurable(t *testing.T) {
+func TestAnswersWaitUntilAllTheySawIsDurable(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	calls := []*entity.Call{
@@ -363,7 +363,7 @@ func TestNothingIsToldBeforeAllItSawIsDurable(t *testing.T) {
 	}
 }
 
-func TestACallWithoutARuleIsAnsweredAtOnce(t *testing.T) {
+func TestCallWithoutARuleIsAnsweredAtOnce(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	l.deposit(1)
@@ -372,7 +372,7 @@ func TestACallWithoutARuleIsAnsweredAtOnce(t *testing.T) {
 	l.wantAnswer("a query", query, entity.StatusUnhandled, 0)
 }
 
-func TestAnEvolveRuleThatFailsLeavesNothingBehind(t *testing.T) {
+func TestEvolveFailureLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	for _, how := range []testv1.Misbehave_How{testv1.Misbehave_HOW_EVOLVE_PANIC, testv1.Misbehave_HOW_EVOLVE_EXIT} {
 		t.Run(how.String(), func(t *testing.T) {
@@ -407,7 +407,7 @@ func TestAnEvolveRuleThatFailsLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestACommandThatMetAConflictRunsAgain(t *testing.T) {
+func TestConflictRunsTheCommandAgain(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	l.deposit(1)
@@ -443,7 +443,7 @@ func TestConflictsAreBounded(t *testing.T) {
 	l.wantBalance(30)
 }
 
-func TestAnUnknownOutcomeIsFoundOut(t *testing.T) {
+func TestUnknownOutcomeIsFoundByALoad(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []*perdure.Kind[*testv1.Account]{account, shelf} {
 		for _, stored := range []bool{true, false} {
@@ -468,7 +468,7 @@ func TestAnUnknownOutcomeIsFoundOut(t *testing.T) {
 	}
 }
 
-func TestAFaultThatStoresNothingIsToldAsSuch(t *testing.T) {
+func TestFaultThatStoresNothingIsReported(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	first, read := l.deposit(1), l.send(nil, nil)
@@ -480,7 +480,7 @@ func TestAFaultThatStoresNothingIsToldAsSuch(t *testing.T) {
 	}
 }
 
-func TestALoadIsTriedAgainWhileTheTruthDependsOnIt(t *testing.T) {
+func TestLoadIsRepeatedForAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	for _, heals := range []bool{true, false} {
 		l := newLab(t, account, nil)
@@ -521,7 +521,7 @@ func TestALoadIsTriedAgainWhileTheTruthDependsOnIt(t *testing.T) {
 	}
 }
 
-func TestALoadThatFailsAnswersAllWhoWait(t *testing.T) {
+func TestLoadFailureAnswersAllWaitingCalls(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	l.sick = errIO
@@ -534,9 +534,9 @@ func TestALoadThatFailsAnswersAllWhoWait(t *testing.T) {
 	l.wantBalance(0)
 }
 
-// TestDoubtThatCannotBeResolvedIsTold deletes the events in which the core would find an
+// TestUnknownOutcomeThatCannotBeResolved deletes the events in which the core would find an
 // uncertain command.
-func TestDoubtThatCannotBeResolvedIsTold(t *testing.T) {
+func TestUnknownOutcomeThatCannotBeResolved(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account.With(perdure.SnapshotEvery(2)), nil)
 	l.deposit(1)
@@ -565,7 +565,7 @@ func TestDoubtThatCannotBeResolvedIsTold(t *testing.T) {
 	}
 }
 
-func TestDoubtAboutASavedStateIsTold(t *testing.T) {
+func TestUnknownOutcomeOfASavedState(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, shelf, nil)
 	doubted := l.deposit(1)
@@ -585,7 +585,7 @@ func TestDoubtAboutASavedStateIsTold(t *testing.T) {
 	l.wantBalance(10)
 }
 
-func TestAbortAnswersEverybody(t *testing.T) {
+func TestAbortAnswersEveryCall(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{false, true} {
 		l := newLab(t, account, func(o *entity.Options) { o.Shared, o.Limits.InFlight = shared, 2 })
@@ -630,7 +630,7 @@ func TestCallsAreBounded(t *testing.T) {
 	l.wantBalance(6)
 }
 
-func TestACallWhoseCallerHasGoneIsNotRun(t *testing.T) {
+func TestCallOfACanceledCallerIsNotRun(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	asked := 0
@@ -658,7 +658,7 @@ func TestACallWhoseCallerHasGoneIsNotRun(t *testing.T) {
 	}
 }
 
-func TestReadsOfASharedLogAreChecked(t *testing.T) {
+func TestSharedLogReadsAreChecked(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, func(o *entity.Options) { o.Shared = true })
 	l.deposit(1)
@@ -681,7 +681,7 @@ func TestReadsOfASharedLogAreChecked(t *testing.T) {
 	l.wantAnswer("a read whose check had an unknown outcome", unknown, entity.StatusDone, 2)
 }
 
-func TestTheStateSharesNothingWithAnybody(t *testing.T) {
+func TestStateSharesNoMemory(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []*perdure.Kind[*testv1.Account]{account, shelf} {
 		l := newLab(t, kind, nil)
@@ -712,7 +712,7 @@ func TestTheStateSharesNothingWithAnybody(t *testing.T) {
 	}
 }
 
-func TestRecordsSayWhereTheyComeFrom(t *testing.T) {
+func TestRecordsNameTheirCause(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account.With(perdure.SnapshotEvery(2)), nil)
 	c := l.send(&testv1.Deposit{Amount: 1, Parts: 2, Tags: []string{"t"}}, func(c *entity.Call) {
@@ -742,7 +742,7 @@ func TestRecordsSayWhereTheyComeFrom(t *testing.T) {
 	l.wantBalance(2)
 }
 
-func TestALoadRefusesWhatItCannotTrust(t *testing.T) {
+func TestLoadRefusesDamagedRecords(t *testing.T) {
 	t.Parallel()
 	deposited, err := proto.Marshal(&testv1.Deposited{Amount: 1})
 	if err != nil {
@@ -782,7 +782,7 @@ func TestALoadRefusesWhatItCannotTrust(t *testing.T) {
 	}
 }
 
-func TestASnapshotThatDoesNotFitIsPassedOver(t *testing.T) {
+func TestLoadSkipsAnUnusableSnapshot(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	good := store.State{Type: l.options.Rules.StateType, Version: 3, Fingerprint: l.options.Rules.Fingerprint}

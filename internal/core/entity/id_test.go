@@ -6,9 +6,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// TestDerivedIDsDoNotComeBack derives ids from derived ids, like a chain of messages that cause
+// TestDerivedIDsDoNotRepeat derives ids from derived ids, like a chain of messages that cause
 // each other.
-func TestDerivedIDsDoNotComeBack(t *testing.T) {
+func TestDerivedIDsDoNotRepeat(t *testing.T) {
 	t.Parallel()
 	const indexes, depth = 4, 8
 	seen := map[store.ID]string{}

@@ -85,7 +85,7 @@ func (l *lab) saved(balance int64) {
 	}})
 }
 
-func TestWhatACommandLeavesIsInItsBatch(t *testing.T) {
+func TestBatchHoldsTheMessagesOfItsCommand(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	c := l.send(&testv1.Open{Owner: "all"}, func(c *entity.Call) { c.Metadata.CorrelationID = "talk" })
@@ -127,7 +127,7 @@ func TestWhatACommandLeavesIsInItsBatch(t *testing.T) {
 	}
 }
 
-func TestADueTimeIsOneThatAStoreKeeps(t *testing.T) {
+func TestDueTimeIsOneThatAStoreKeeps(t *testing.T) {
 	t.Parallel()
 	for _, at := range []time.Time{
 		{}, time.Unix(0, math.MinInt64), time.Unix(0, math.MinInt64+1), time.Unix(0, -1), time.Unix(0, 0), time.Unix(0, 1), time.Unix(0, math.MaxInt64),
@@ -140,7 +140,7 @@ func TestADueTimeIsOneThatAStoreKeeps(t *testing.T) {
 	}
 }
 
-func TestACommandThatIsDecidedAgainLeavesTheSameMessages(t *testing.T) {
+func TestMessagesOfARepeatedDecisionAreTheSame(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	l.deposit(1)
@@ -158,7 +158,7 @@ func TestACommandThatIsDecidedAgainLeavesTheSameMessages(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeLeftIsRefusedBeforeTheCommit(t *testing.T) {
+func TestMessagesThatCannotBeStoredAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, what := range []string{"unknown effect", "unknown message", "nil message"} {
 		l := newLab(t, account, nil)
@@ -170,7 +170,7 @@ func TestWhatCannotBeLeftIsRefusedBeforeTheCommit(t *testing.T) {
 	}
 }
 
-func TestAMessageEndsWithTheDecisionOfItsTarget(t *testing.T) {
+func TestMessageEndsWithTheDecisionOfItsTarget(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name    string
@@ -213,7 +213,7 @@ func TestAMessageEndsWithTheDecisionOfItsTarget(t *testing.T) {
 	}
 }
 
-func TestAClaimOfAnothersValueIsTold(t *testing.T) {
+func TestClaimOfATakenValue(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	l.commit(&store.Batch{Key: bob, Claim: []store.Claim{{Space: "name", Value: "ada"}}})
@@ -226,7 +226,7 @@ func TestAClaimOfAnothersValueIsTold(t *testing.T) {
 	l.wantBalance(5)
 }
 
-func TestMessagesWithoutAnEventAreNotLeftTwice(t *testing.T) {
+func TestMessagesWithoutAnEventAreStoredOnce(t *testing.T) {
 	t.Parallel()
 	for _, stored := range []bool{true, false} {
 		l := newLab(t, account, nil)
@@ -244,7 +244,7 @@ func TestMessagesWithoutAnEventAreNotLeftTwice(t *testing.T) {
 	}
 }
 
-func TestMessagesOfACommandWithAKeyAreLeftOnce(t *testing.T) {
+func TestMessagesOfAKeyedCommandAreStoredOnce(t *testing.T) {
 	t.Parallel()
 	for _, stored := range []bool{true, false} {
 		l := newLab(t, account, nil)
@@ -258,7 +258,7 @@ func TestMessagesOfACommandWithAKeyAreLeftOnce(t *testing.T) {
 	}
 }
 
-func TestTheDecisionOfAMessageProvesNothingElse(t *testing.T) {
+func TestMessageDecisionProvesNothingElse(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{true, false} {
 		l := newLab(t, account, func(o *entity.Options) { o.Shared = shared })
@@ -281,7 +281,7 @@ func TestTheDecisionOfAMessageProvesNothingElse(t *testing.T) {
 	}
 }
 
-func TestADoubtAboutAMessageOutlivesASecondAttempt(t *testing.T) {
+func TestMessageUnknownOutcomeSurvivesASecondAttempt(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, shelf, nil)
 	m := l.incoming(1)

@@ -102,7 +102,7 @@ func (l *lab) wantRepeated(what string, c *entity.Call, version store.Version, b
 	}
 }
 
-func TestARepeatedCommandIsAnsweredAgain(t *testing.T) {
+func TestReceiptAnswersARepeatedCommand(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []*perdure.Kind[*testv1.Account]{account, shelf} {
 		l := newLab(t, kind, nil)
@@ -124,7 +124,7 @@ func TestARepeatedCommandIsAnsweredAgain(t *testing.T) {
 	}
 }
 
-func TestACommandThatIsRepeatedRunsIfTheFirstOneFails(t *testing.T) {
+func TestReceiptOfAFailedCommandIsNotUsed(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	first := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
@@ -140,7 +140,7 @@ func TestACommandThatIsRepeatedRunsIfTheFirstOneFails(t *testing.T) {
 	l.wantBalance(2)
 }
 
-func TestRefusalsAndWhatChangesNothingAreRemembered(t *testing.T) {
+func TestReceiptOfARefusalAndOfNoChange(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	touched := l.send(&testv1.Touch{}, keyed("touch"))
@@ -164,7 +164,7 @@ func TestRefusalsAndWhatChangesNothingAreRemembered(t *testing.T) {
 	l.wantBalance(50)
 }
 
-func TestTheOutcomeOfACommandWithAKeyIsFoundOut(t *testing.T) {
+func TestReceiptResolvesAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []*perdure.Kind[*testv1.Account]{account, shelf} {
 		for _, stored := range []bool{true, false} {
@@ -178,7 +178,7 @@ func TestTheOutcomeOfACommandWithAKeyIsFoundOut(t *testing.T) {
 	}
 }
 
-func TestADoubtLastsUntilTheReceiptTells(t *testing.T) {
+func TestReceiptUnknownOutcomeLastsUntilItIsRead(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, shelf, nil)
 	c := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
@@ -194,7 +194,7 @@ func TestADoubtLastsUntilTheReceiptTells(t *testing.T) {
 	l.wantBalance(7)
 }
 
-func TestAKeyWhoseReceiptsCannotBeReadIsNotRun(t *testing.T) {
+func TestReceiptReadFailureRunsNoCommand(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, nil)
 	l.blank = errIO
@@ -207,7 +207,7 @@ func TestAKeyWhoseReceiptsCannotBeReadIsNotRun(t *testing.T) {
 	l.wantBalance(2)
 }
 
-func TestACommandThatAnotherEngineHasAnsweredIsRepeated(t *testing.T) {
+func TestReceiptOfAnotherEngineIsUsed(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, func(o *entity.Options) { o.Shared = true })
 	l.send(&testv1.Touch{}, keyed("other")) // so that the entity knows its receipts
@@ -223,7 +223,7 @@ func TestACommandThatAnotherEngineHasAnsweredIsRepeated(t *testing.T) {
 	l.wantBalance(0)
 }
 
-func TestAKeyThatAnotherEngineHasForgottenIsNewAgain(t *testing.T) {
+func TestReceiptDeletedByAnotherEngine(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, func(o *entity.Options) { o.Shared = true })
 	l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
@@ -235,7 +235,7 @@ func TestAKeyThatAnotherEngineHasForgottenIsNewAgain(t *testing.T) {
 	l.wantBalance(4)
 }
 
-func TestTheOldestReceiptsAreForgotten(t *testing.T) {
+func TestReceiptsOldestAreDeleted(t *testing.T) {
 	t.Parallel()
 	byCount := func(o *entity.Options) { o.Rules.ReceiptsMax = 2 }
 	for _, restarted := range []bool{false, true} {
@@ -267,7 +267,7 @@ func TestTheOldestReceiptsAreForgotten(t *testing.T) {
 	l.wantBalance(4)
 }
 
-func TestReceiptsAreForgottenInGroups(t *testing.T) {
+func TestReceiptsAreDeletedInGroups(t *testing.T) {
 	t.Parallel()
 	const keep, more = 320, 100
 	l := newLab(t, account, func(o *entity.Options) { o.Rules.ReceiptsMax = keep })
@@ -289,7 +289,7 @@ func TestReceiptsAreForgottenInGroups(t *testing.T) {
 	}
 }
 
-func TestADoubtBehindTheWindowOfReceiptsIsTold(t *testing.T) {
+func TestReceiptUnknownOutcomeBehindTheWindow(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, shelf, func(o *entity.Options) { o.Shared, o.Rules.ReceiptsMax = true, 1 })
 	c := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
@@ -304,7 +304,7 @@ func TestADoubtBehindTheWindowOfReceiptsIsTold(t *testing.T) {
 	l.wantBalance(7)
 }
 
-func TestAKeyThatWasUsedAnewSaysNothingOfADoubtBehindTheWindow(t *testing.T) {
+func TestReceiptOfAReusedKeyProvesNothing(t *testing.T) {
 	t.Parallel()
 	for _, message := range []proto.Message{&testv1.Deposit{Amount: 2}, &testv1.Withdraw{Amount: 9}} { // the same command and another one
 		f, err := entity.Fingerprint(message)
@@ -329,7 +329,7 @@ func TestAKeyThatWasUsedAnewSaysNothingOfADoubtBehindTheWindow(t *testing.T) {
 	}
 }
 
-func TestADoubtWithinTheWindowIsToldByTheKey(t *testing.T) {
+func TestReceiptUnknownOutcomeWithinTheWindow(t *testing.T) {
 	t.Parallel()
 	deposit := &testv1.Deposit{Amount: 2}
 	// The receipt is the command's own, although the window is full with it.
@@ -359,7 +359,7 @@ func TestADoubtWithinTheWindowIsToldByTheKey(t *testing.T) {
 	}
 }
 
-func TestAKeyInFlightIsNotToldByAnotherCall(t *testing.T) {
+func TestReceiptInFlightProvesNothing(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, account, func(o *entity.Options) { o.Shared = true })
 	l.send(&testv1.Misbehave{How: testv1.Misbehave_HOW_PANIC}, keyed("k"))
@@ -378,7 +378,7 @@ func TestAKeyInFlightIsNotToldByAnotherCall(t *testing.T) {
 	l.wantAnswer("the command that came after it", other, entity.StatusRefused, 0)
 }
 
-func TestAbortTellsTheDoubtAboutAKey(t *testing.T) {
+func TestAbortOfAKeyedCommand(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, shelf, nil)
 	c := l.send(&testv1.Deposit{Amount: 2}, keyed("k"))
@@ -395,7 +395,7 @@ func TestAbortTellsTheDoubtAboutAKey(t *testing.T) {
 	l.wantAnswer("the command in doubt", c, entity.StatusUnknown, 0)
 }
 
-func TestADoubtAsOldAsReceiptsAreKeptIsTold(t *testing.T) {
+func TestReceiptUnknownOutcomeOlderThanTheRetention(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ day, steady time.Duration }{
 		"by_both_clocks":                          {time.Minute, time.Minute},

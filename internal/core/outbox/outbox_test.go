@@ -18,7 +18,7 @@ const (
 	steps = 800
 )
 
-func TestMessagesAreDeliveredInOrderAndNoneIsStuck(t *testing.T) {
+func TestQueueDeliversInOrderAndEverything(t *testing.T) {
 	t.Parallel()
 	most := uint64(seeds)
 	if testing.Short() {
@@ -31,7 +31,7 @@ func TestMessagesAreDeliveredInOrderAndNoneIsStuck(t *testing.T) {
 	}
 }
 
-func TestBrokenQueuesAreFound(t *testing.T) {
+func TestQueueMutantsAreFound(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: a queue is of one goroutine, so nothing can race")
@@ -83,7 +83,7 @@ func from(name string, first uint64, count int, now time.Time) (list []*store.Me
 	return list
 }
 
-func TestAQueueThatIsFullDoesNotAskToBeWoken(t *testing.T) {
+func TestQueueThatIsFullNeedsNoWake(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	q := scanned(outbox.Limits{Window: 4, FlowMax: 4, InFlight: 4, Late: 4}, now)
@@ -544,7 +544,7 @@ func (picky) Fits(*store.Message) bool { return false }
 
 func (picky) Misfit(*store.Message) error { return errors.New("no rule") }
 
-func TestABrokenHandlerDoesNotHoldUpTheOthers(t *testing.T) {
+func TestQueueBrokenHandlerDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	q := scanned(outbox.Limits{Window: 4, FlowMax: 4, InFlight: 2, Late: 4}, now)
@@ -563,7 +563,7 @@ func TestABrokenHandlerDoesNotHoldUpTheOthers(t *testing.T) {
 	q.Finished(r, outbox.Gone, nil, now)
 }
 
-func TestADeliveryThatCannotBeTriedIsNoAttempt(t *testing.T) {
+func TestQueueCountsNoAttemptThatWasNotTried(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	q := scanned(outbox.Limits{Window: 4, FlowMax: 4, InFlight: 4, Late: 4}, now)
@@ -580,7 +580,7 @@ func TestADeliveryThatCannotBeTriedIsNoAttempt(t *testing.T) {
 
 // A message is parked that could not be tried for a day. The day counts from its first delivery
 // that could not be tried, and not from attempts that the store could not record.
-func TestAMessageThatCouldNotBeTriedIsParkedAfterADay(t *testing.T) {
+func TestQueueParksAMessageThatIsNeverTried(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
 	now := time.Unix(1_000_000_000, 0)
@@ -622,7 +622,7 @@ func TestAMessageThatCouldNotBeTriedIsParkedAfterADay(t *testing.T) {
 	}
 }
 
-func TestAScanEndsWhenTooMuchIsSettledDuringIt(t *testing.T) {
+func TestScanEndsWhenTooMuchIsSettled(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	const window = 8
@@ -645,7 +645,7 @@ func TestAScanEndsWhenTooMuchIsSettledDuringIt(t *testing.T) {
 	}
 }
 
-func TestAClosedQueueDeliversOnlyEffects(t *testing.T) {
+func TestQueueClosedDeliversOnlyEffects(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	q := scanned(outbox.Limits{Window: 8, FlowMax: 4, InFlight: 2, Late: 4}, now)
@@ -705,7 +705,7 @@ func TestSettlementsFitInABatch(t *testing.T) {
 	}
 }
 
-func TestAMessageIsParkedWhenItIsTooOld(t *testing.T) {
+func TestQueueParksAMessageThatIsTooOld(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	q := scanned(outbox.Limits{Window: 4, FlowMax: 4, InFlight: 4, Late: 4}, now)
