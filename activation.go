@@ -206,14 +206,7 @@ func (a *activation) loadReceipts() {
 
 // receiptHeads reads the receipts of an entity without their answers.
 func receiptHeads(ctx context.Context, log store.Log, key store.Key) (list []*store.Receipt, err error) {
-	if h, ok := log.(store.ReceiptHeads); ok {
-		list, err = entity.Heads(h.ReceiptHeads(ctx, key))
-	} else if r, ok := log.(store.Receipts); ok {
-		list, err = entity.Heads(r.Receipts(ctx, key))
-	} else {
-		err = errors.ErrUnsupported
-	}
-	if err != nil {
+	if list, err = entity.Heads(log.ReceiptHeads(ctx, key)); err != nil {
 		return nil, fmt.Errorf("read receipts: %w", err)
 	}
 	return list, nil
@@ -233,7 +226,7 @@ func (a *activation) loadReply(ec *entity.Call) {
 // command.
 func (a *activation) answer(ec *entity.Call) (first store.ID, out entity.Outcome, err error) {
 	e := a.kind.engine
-	r, err := e.log.(store.Receipts).Receipt(context.Background(), a.core.Key(), ec.Name)
+	r, err := e.log.Receipt(context.Background(), a.core.Key(), ec.Name)
 	if err == nil {
 		out, err = a.core.Answer(ec, r, func(r *store.Refusal) error { return decodeRefusal(r) }, func(fold *entity.Fold) error {
 			return loadInto(e.log, a.core.Key(), fold, nil)
@@ -261,7 +254,7 @@ func (a *activation) retryLater() {
 // Submit is part of [entity.Shell].
 func (a *activation) Submit(i *commit.Item) {
 	e := a.kind.engine
-	if len(i.Batch.Enqueue) > 0 && e.dispatcher != nil {
+	if len(i.Batch.Enqueue) > 0 {
 		e.dispatcher.queue.Claim(i.Batch.Enqueue)
 	}
 	if !e.instant {

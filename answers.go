@@ -26,13 +26,15 @@ const (
 // the events. keepAnswers builds that state now and stores it with the receipt. If it returns
 // nil, no answer depends on events.
 func (p *pruner) keepAnswers(ctx context.Context, job *prune) error {
-	receipts, ok := p.log.(store.Receipts)
-	if _, known := p.answered[job.key]; !ok || known {
+	if _, known := p.answered[job.key]; known {
 		return nil
 	}
 	expected := job.version
 	for retries := 0; ; {
-		open, err := openAnswers(ctx, receipts, job.key)
+		open, err := openAnswers(ctx, p.log, job.key)
+		if errors.Is(err, errors.ErrUnsupported) {
+			return nil // the store keeps no receipts
+		}
 		if err == nil && len(open) > 0 {
 			err = p.buildAnswers(ctx, job, open)
 		}
@@ -76,9 +78,9 @@ func (p *pruner) keepAnswers(ctx context.Context, job *prune) error {
 }
 
 // openAnswers returns the receipts whose answers are built from events.
-func openAnswers(ctx context.Context, receipts store.Receipts, key store.Key) ([]*store.Receipt, error) {
+func openAnswers(ctx context.Context, log store.Log, key store.Key) ([]*store.Receipt, error) {
 	var list []*store.Receipt
-	for r, err := range receipts.Receipts(ctx, key) {
+	for r, err := range log.Receipts(ctx, key) {
 		if err != nil {
 			return nil, err
 		}

@@ -173,9 +173,7 @@ type observer struct{ engine *Engine }
 // OutcomeUnknown is part of [commit.Observer]: the dispatcher has to look for messages of batches
 // that may be stored.
 func (o observer) OutcomeUnknown() {
-	if d := o.engine.dispatcher; d != nil {
-		d.outcomeUnknown()
-	}
+	o.engine.dispatcher.outcomeUnknown()
 }
 
 // submit starts the commit of an item. The item's owner is called when it has an outcome,
@@ -230,7 +228,7 @@ func (e *Engine) heard(results []store.Result) {
 func (o observer) Stored(i *commit.Item, r *store.Result) {
 	e, events := o.engine, i.Events(r)
 	e.hub.Publish(events)
-	if len(i.Batch.Enqueue) > 0 && e.dispatcher != nil {
+	if len(i.Batch.Enqueue) > 0 {
 		e.dispatcher.committed(&i.Batch, r)
 	}
 	if e.pruner == nil || i.Batch.Snapshot == nil || len(events) == 0 {

@@ -53,8 +53,7 @@ const (
 // memory, and for messages of other engines.
 type dispatcher struct {
 	engine   *Engine
-	store    store.Outbox
-	ordered  store.Halting   // reads the outbox if messages keep their order, else nil
+	ordered  bool            // some messages keep their order, so the dispatcher reads halted ones too
 	pipeline commit.Pipeline // pipeline of the batches that complete messages
 	owner    uint64          // number of the engine; zero if no other engine uses the log
 	counts   deliveryCounts
@@ -83,13 +82,10 @@ type dispatcher struct {
 // deliveryCounts are counters since the engine was opened.
 type deliveryCounts struct{ delivered, failed, parked atomic.Uint64 }
 
-func newDispatcher(e *Engine, box store.Outbox, shared bool) *dispatcher {
+func newDispatcher(e *Engine, shared bool) *dispatcher {
 	d := &dispatcher{
-		engine: e, store: box, logged: make(map[string]struct{}),
+		engine: e, ordered: e.keepsOrder(), logged: make(map[string]struct{}),
 		work: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}), followed: make(chan struct{}),
-	}
-	if e.keepsOrder() {
-		d.ordered = e.log.(store.Halting) // Open has checked the type
 	}
 	d.pipeline.Owner = d
 	d.watch.elapsed = e.elapsed

@@ -224,6 +224,8 @@ func readBalance(t *testing.T, log store.Log, ref perdure.Ref[*testv1.Account]) 
 // A sharedView is a log that no engine can hold alone, so several engines can run on it.
 type sharedView struct{ store.Log }
 
+func (sharedView) Acquire() (func(), error) { return nil, errors.ErrUnsupported }
+
 func TestUnknownOutcomeIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

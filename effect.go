@@ -166,7 +166,7 @@ func performResult(err error) outbox.Result {
 
 // performs reports whether an effect has a handler.
 func (e *Engine) performs(m proto.Message) bool {
-	return e.dispatcher != nil && e.effects[reflect.TypeOf(m)] != nil
+	return e.effects[reflect.TypeOf(m)] != nil
 }
 
 // addEffects checks the rules for effects and indexes them.

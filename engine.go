@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -101,7 +102,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err := e.addEffects(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
-	if err := e.checkOrder(); err != nil {
+	if err := e.checkStore(ctx); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
 	shared, err := e.acquire(ctx)
@@ -128,10 +129,8 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if !e.instant {
 		e.committer = newCommitter(e)
 	}
-	if box, ok := c.Store.(store.Outbox); ok {
-		e.dispatcher = newDispatcher(e, box, shared)
-		e.dispatcher.start()
-	}
+	e.dispatcher = newDispatcher(e, shared)
+	e.dispatcher.start()
 	e.receipts = newReceiptSweeper(e)
 	opened = true
 	e.startServices()
@@ -140,6 +139,40 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
 	return e, nil
+}
+
+// checkStore returns an error if a rule or an option of a kind needs a method that the store lacks
+// (see [store.Unsupported]).
+func (e *Engine) checkStore(ctx context.Context) error {
+	need, read := "", e.log.Messages
+	for name, r := range e.effectTypes {
+		if need = "Perform rule for " + name; r.policy.KeepOrder {
+			need, read = "KeepOrder of the "+need, e.log.Undelivered
+			break
+		}
+	}
+	for name, k := range e.kinds {
+		if k.keepOrder {
+			need, read = fmt.Sprintf("KeepOrder of kind %q", name), e.log.Undelivered
+		}
+	}
+	if need == "" {
+		return nil
+	}
+	_, err := guard.Apart(ctx, "the store", func() (struct{}, error) {
+		none := store.MessageQuery{AfterDue: time.Unix(0, math.MaxInt64), After: math.MaxInt64}
+		for _, err := range read(ctx, none) {
+			return struct{}{}, err
+		}
+		return struct{}{}, nil
+	})
+	switch {
+	case errors.Is(err, errors.ErrUnsupported), ctx.Err() != nil:
+		return fmt.Errorf("%s needs the outbox of the store: %w", need, err)
+	case err != nil: // the dispatcher will read again
+		e.config.Logger.Error("outbox could not be read when the engine was opened", "error", err)
+	}
+	return nil
 }
 
 // acquire locks the store for this engine alone, or reports that the store is shared. It does
@@ -151,11 +184,7 @@ func (e *Engine) acquire(ctx context.Context) (shared bool, err error) {
 		if x, ok := e.log.(store.Synchronous); ok {
 			e.instant = x.Synchronous()
 		}
-		x, ok := e.log.(store.Exclusive)
-		if !ok {
-			return true, nil
-		}
-		release, err := x.Acquire()
+		release, err := e.log.Acquire()
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
 			return true, nil
@@ -186,11 +215,9 @@ func (e *Engine) acquire(ctx context.Context) (shared bool, err error) {
 func (e *Engine) attach(ctx context.Context) error {
 	detach, err := guard.Apart(ctx, "the clock", func() (func(), error) {
 		e.scheduleSweep()
-		if e.receipts != nil {
-			e.receipts.arm(e.receipts.pause())
-		}
+		e.receipts.arm(e.receipts.pause())
 		c, ok := e.config.Clock.(*guard.Clock)
-		if !ok || e.dispatcher == nil {
+		if !ok {
 			return nil, nil
 		}
 		p, ok := c.Inner.(patientClock)
@@ -285,9 +312,7 @@ func (e *Engine) Close(ctx context.Context) error {
 		if stop != nil {
 			stop()
 		}
-		if e.receipts != nil {
-			e.receipts.stop()
-		}
+		e.receipts.stop()
 		if e.detach != nil {
 			e.detach()
 		}
@@ -297,10 +322,8 @@ func (e *Engine) Close(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("close engine: %w", err)
 	}
-	if e.receipts != nil {
-		if err2 := e.receipts.close(ctx); err == nil && err2 != nil {
-			err = fmt.Errorf("close engine: removal of receipts: %w", err2)
-		}
+	if err2 := e.receipts.close(ctx); err == nil && err2 != nil {
+		err = fmt.Errorf("close engine: removal of receipts: %w", err2)
 	}
 	e.drain()
 	select {
@@ -308,10 +331,8 @@ func (e *Engine) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		err = errors.Join(err, fmt.Errorf("close engine: %w", ctx.Err()))
 	}
-	if e.dispatcher != nil {
-		if err2 := e.closeEffects(ctx, self); err == nil && err2 != nil {
-			err = fmt.Errorf("close engine: effects: %w", err2)
-		}
+	if err2 := e.closeEffects(ctx, self); err == nil && err2 != nil {
+		err = fmt.Errorf("close engine: effects: %w", err2)
 	}
 	e.seal.enter() // the store is released at the end of Close, or later
 	released := make(chan error, 1)
@@ -545,14 +566,13 @@ func (e *Engine) Stats() Stats {
 	for _, k := range e.kinds {
 		s.Entities += k.count()
 	}
-	if d := e.dispatcher; d != nil {
-		d.mu.Lock()
-		s.Deliveries, s.Delivering = d.queue.Load()
-		s.Halted, _ = d.queue.Halted()
-		s.Waiting = d.queue.Waiting() - s.Halted
-		d.mu.Unlock()
-		s.Delivered, s.DeliveriesFailed, s.Parked = d.counts.delivered.Load(), d.counts.failed.Load(), d.counts.parked.Load()
-	}
+	d := e.dispatcher
+	d.mu.Lock()
+	s.Deliveries, s.Delivering = d.queue.Load()
+	s.Halted, _ = d.queue.Halted()
+	s.Waiting = d.queue.Waiting() - s.Halted
+	d.mu.Unlock()
+	s.Delivered, s.DeliveriesFailed, s.Parked = d.counts.delivered.Load(), d.counts.failed.Load(), d.counts.parked.Load()
 	s.TellsFailed, s.ServicesFailed = e.failures.tells.Load(), e.failures.services.Load()
 	if e.reporter != nil {
 		s.LogsLost = e.reporter.lost.Load()

@@ -328,14 +328,14 @@ type hookStore struct {
 }
 
 func (l *hookStore) Acquire() (func(), error) {
-	if l.h.Reached("store.Exclusive.Acquire") {
+	if l.h.Reached("store.Log.Acquire") {
 		return nil, nil
 	}
 	if l.shared {
 		return nil, errors.ErrUnsupported
 	}
 	release, err := l.Log.Acquire()
-	return func() { l.h.Reached("store.Exclusive.Acquire, release"); release() }, err
+	return func() { l.h.Reached("store.Log.Acquire, release"); release() }, err
 }
 
 func (l *hookStore) Synchronous() bool {
@@ -379,21 +379,21 @@ func (l *hookStore) Load(ctx context.Context, key store.Key, accept func(*store.
 }
 
 func (l *hookStore) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
-	if l.h.Reached("store.Outbox.Messages") {
+	if l.h.Reached("store.Log.Messages") {
 		return nil
 	}
 	return func(yield func(*store.Message, error) bool) {
-		l.h.Reached("store.Outbox.Messages, iterator")
+		l.h.Reached("store.Log.Messages, iterator")
 		l.Log.Messages(ctx, q)(yield)
 	}
 }
 
 func (l *hookStore) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
-	if l.h.Reached("store.Halting.Undelivered") {
+	if l.h.Reached("store.Log.Undelivered") {
 		return nil
 	}
 	return func(yield func(*store.Message, error) bool) {
-		l.h.Reached("store.Halting.Undelivered, iterator")
+		l.h.Reached("store.Log.Undelivered, iterator")
 		l.Log.Undelivered(ctx, q)(yield)
 	}
 }
@@ -404,26 +404,26 @@ func withOrder(_ *hooking, c *perdure.Config) {
 }
 
 func (l *hookStore) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
-	l.h.Reached("store.Pruner.DeleteEvents")
+	l.h.Reached("store.Log.DeleteEvents")
 	return l.Log.DeleteEvents(ctx, key, below, through)
 }
 
 func (l *hookStore) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
-	if l.h.Reached("store.ReceiptHeads.ReceiptHeads") {
+	if l.h.Reached("store.Log.ReceiptHeads") {
 		return nil
 	}
 	return l.Log.ReceiptHeads(ctx, key)
 }
 
 func (l *hookStore) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
-	if l.h.Reached("store.Receipts.Receipts") {
+	if l.h.Reached("store.Log.Receipts") {
 		return nil
 	}
 	return l.Log.Receipts(ctx, key)
 }
 
 func (l *hookStore) Receipt(ctx context.Context, key store.Key, name string) (*store.Receipt, error) {
-	if l.h.Reached("store.Receipts.Receipt") {
+	if l.h.Reached("store.Log.Receipt") {
 		return nil, nil
 	}
 	return l.Log.Receipt(ctx, key, name)
@@ -431,7 +431,7 @@ func (l *hookStore) Receipt(ctx context.Context, key store.Key, name string) (*s
 
 func (l *hookStore) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
 	return func(yield func(store.Entity, error) bool) {
-		l.h.Reached("store.Catalog.Entities")
+		l.h.Reached("store.Log.Entities")
 		l.Log.Entities(ctx, kind, after)(yield)
 	}
 }
@@ -585,31 +585,31 @@ var hooks = map[string]hook{
 	"patientClock.Attach":                            {config: withClock, opens: true},
 	"patientClock.Attach, detach":                    {config: withClock, closes: true},
 
-	"store.Exclusive.Acquire":             {opens: true},
-	"store.Exclusive.Acquire, release":    {closes: true, silent: true, keeps: true},
-	"store.Synchronous.Synchronous":       {opens: true},
-	"store.Log.Heads":                     {opens: true},
-	"store.Log.Commit":                    {stalls: true, trigger: deposits1},
-	"store.Log.Commit, of settlements":    {stalls: true, trigger: enqueues},
-	"store.Log.Load":                      {spot: true, trigger: deposits1},
-	"store.Log.Load, iterator":            {spot: true, trigger: deposits1},
-	"store.Halting.Undelivered":           {config: withOrder, opens: true, delays: true},
-	"store.Halting.Undelivered, iterator": {config: withOrder, opens: true, delays: true},
-	"store.Outbox.Messages":               {opens: true, delays: true},
-	"store.Outbox.Messages, iterator":     {opens: true, delays: true},
-	"store.Pruner.DeleteEvents":           {trigger: func(h *hooking) error { return errors.Join(deposits1(h), deposits1(h), deposits1(h)) }},
-	"store.Receipts.Receipts": {trigger: func(h *hooking) error {
+	"store.Log.Acquire":                {opens: true},
+	"store.Log.Acquire, release":       {closes: true, silent: true, keeps: true},
+	"store.Synchronous.Synchronous":    {opens: true},
+	"store.Log.Heads":                  {opens: true},
+	"store.Log.Commit":                 {stalls: true, trigger: deposits1},
+	"store.Log.Commit, of settlements": {stalls: true, trigger: enqueues},
+	"store.Log.Load":                   {spot: true, trigger: deposits1},
+	"store.Log.Load, iterator":         {spot: true, trigger: deposits1},
+	"store.Log.Undelivered":            {config: withOrder, opens: true, delays: true},
+	"store.Log.Undelivered, iterator":  {config: withOrder, opens: true, delays: true},
+	"store.Log.Messages":               {opens: true, delays: true},
+	"store.Log.Messages, iterator":     {opens: true, delays: true},
+	"store.Log.DeleteEvents":           {trigger: func(h *hooking) error { return errors.Join(deposits1(h), deposits1(h), deposits1(h)) }},
+	"store.Log.Receipts": {trigger: func(h *hooking) error {
 		return errors.Join(h.do(&testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey("k")), deposits1(h), deposits1(h), deposits1(h))
 	}},
-	"store.ReceiptHeads.ReceiptHeads": {spot: true, trigger: func(h *hooking) error {
+	"store.Log.ReceiptHeads": {spot: true, trigger: func(h *hooking) error {
 		return h.do(&testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey("k"))
 	}},
-	"store.Receipts.Receipt": {spot: true, trigger: func(h *hooking) error {
+	"store.Log.Receipt": {spot: true, trigger: func(h *hooking) error {
 		first := h.do(&testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey("k"))
 		return errors.Join(first, h.do(&testv1.Deposit{Amount: 1}, perdure.WithIdempotencyKey("k")))
 	}},
-	"store.Catalog.Entities": {trigger: func(*hooking) error { pass(2 * time.Minute); return nil }},
-	"store.Watcher.Changed":  {config: sharedLog, opens: true},
+	"store.Log.Entities":    {trigger: func(*hooking) error { pass(2 * time.Minute); return nil }},
+	"store.Watcher.Changed": {config: sharedLog, opens: true},
 
 	"Engine.Events(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Events(h.short(), store.Query{})) }},
 	"Engine.Pending(yield)": {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Pending(h.short())) }},

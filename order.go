@@ -1,12 +1,5 @@
 package perdure
 
-import (
-	"errors"
-	"fmt"
-
-	"github.com/perdure/perdure/store"
-)
-
 // An OrderOption is an option both of a kind and of a [Perform] rule.
 type OrderOption interface {
 	KindOption
@@ -39,28 +32,9 @@ func (orderOption) effectOption(r *effectRule) { r.policy.KeepOrder = true }
 // and a program of a version that does not know it, treat a halted message as a parked one:
 // they do not deliver it, but they deliver the later messages of its flow. Therefore give all
 // engines on a log the same options. An engine halts at most 32768 flows. Above that, a message
-// that fails for good is retried again and again, which is logged. The store must be a
-// [store.Halting]; otherwise Open returns an error that matches [errors.ErrUnsupported].
+// that fails for good is retried again and again, which is logged. If the store does not have
+// the method Undelivered, Open returns an error that matches [errors.ErrUnsupported].
 func KeepOrder() OrderOption { return orderOption{} }
-
-// checkOrder returns an error if the configuration uses KeepOrder and the store does not
-// support it.
-func (e *Engine) checkOrder() error {
-	if _, ok := e.log.(store.Halting); ok {
-		return nil
-	}
-	for name, k := range e.kinds {
-		if k.keepOrder {
-			return fmt.Errorf("KeepOrder of kind %q: %w: a %T does not keep halted messages in their flows, see store.Halting", name, errors.ErrUnsupported, e.log)
-		}
-	}
-	for name, r := range e.effectTypes {
-		if r.policy.KeepOrder {
-			return fmt.Errorf("KeepOrder of the Perform rule for %s: %w: a %T does not keep halted messages in their flows, see store.Halting", name, errors.ErrUnsupported, e.log)
-		}
-	}
-	return nil
-}
 
 // keepsOrder reports whether any message halts its flow.
 func (e *Engine) keepsOrder() bool {

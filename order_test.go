@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -346,13 +347,7 @@ func TestKeepOrder(t *testing.T) {
 		o.wants("1", "1@2")
 	})
 	run("needs_a_store_that_keeps_halted_messages", func(t *testing.T) {
-		plain := struct {
-			store.Log
-			store.Outbox
-		}{}
-		log := newLog(t)
-		plain.Log, plain.Outbox = log, log
-		o := newOrderly(t, plain)
+		o := newOrderly(t, unordered{newLog(t)})
 		_, err := perdure.Open(t.Context(), o.config(perdure.KeepOrder()))
 		if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "perdure.test.v1.Note") {
 			t.Errorf("Open: got %v, want an error that names the rule and matches %v", err, errors.ErrUnsupported)
@@ -362,6 +357,13 @@ func TestKeepOrder(t *testing.T) {
 			t.Errorf("Open: got %v, want an error that names the kind and matches %v", err, errors.ErrUnsupported)
 		}
 	})
+}
+
+// An unordered log does not keep halted messages in their places.
+type unordered struct{ *memory.Log }
+
+func (unordered) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	return store.Unsupported{}.Undelivered(ctx, q)
 }
 
 // A lockedWriter allows one write at a time.

@@ -32,13 +32,7 @@ func (e *Engine) Pending(ctx context.Context) iter.Seq2[*store.Message, error] {
 }
 
 func (e *Engine) messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
-	box, ok := e.log.(store.Outbox)
-	if !ok {
-		return func(yield func(*store.Message, error) bool) {
-			yield(nil, fmt.Errorf("outbox: %w", errors.ErrUnsupported))
-		}
-	}
-	return box.Messages(ctx, q)
+	return e.log.Messages(ctx, q)
 }
 
 // Unpark makes the engine deliver a parked message again, with its attempts counted from

@@ -2,6 +2,7 @@ package perdure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -71,8 +72,12 @@ func (p *pruner) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case job := <-p.queue:
-			if err := p.guarded(ctx, job); err != nil && ctx.Err() == nil {
+			err := p.guarded(ctx, job)
+			if err != nil && ctx.Err() == nil {
 				p.logger.Warn("events could not be deleted", "entity", job.key.String(), "error", err)
+			}
+			if errors.Is(err, errors.ErrUnsupported) {
+				return // the store cannot delete events
 			}
 		}
 	}
@@ -102,15 +107,12 @@ func (p *pruner) prune(ctx context.Context, job prune) error {
 	if err := p.keepAnswers(ctx, &job); err != nil {
 		return fmt.Errorf("keep the answers that need them: %w", err)
 	}
-	_, err = p.log.(store.Pruner).DeleteEvents(ctx, job.key, job.below, keep-1)
+	_, err = p.log.DeleteEvents(ctx, job.key, job.below, keep-1)
 	return err
 }
 
-// prunes reports whether a kind of the engine deletes events and the store can.
+// prunes reports whether a kind of the engine deletes events.
 func (e *Engine) prunes() bool {
-	if _, ok := e.log.(store.Pruner); !ok {
-		return false
-	}
 	for _, k := range e.kinds {
 		if k.prune {
 			return true

@@ -176,11 +176,8 @@ func TestRetentionWaitsForTheReadersOfAllEngines(t *testing.T) {
 	run("which are told apart from engines that have died", func(p *pruned) {
 		writer := p.engine()
 		ref := p.kind.Ref(writer, "1")
-		readers, err := stream.NewReaders(p.log)
-		if err != nil {
-			p.Fatal(err)
-		}
-		_, err = readers.Register(p.Context(), stream.LiveReaders, "dead", 1)
+		readers := stream.NewReaders(p.log)
+		_, err := readers.Register(p.Context(), stream.LiveReaders, "dead", 1)
 		if err != nil {
 			p.Fatal(err)
 		}
@@ -254,11 +251,7 @@ func TestRetentionWaitsForTheReadersOfAllEngines(t *testing.T) {
 // no time to notice.
 func (p *pruned) takeForDead() {
 	p.Helper()
-	readers, err := stream.NewReaders(p.log)
-	if err == nil {
-		err = readers.Remove(p.Context(), stream.LiveReaders)
-	}
-	if err != nil {
+	if err := stream.NewReaders(p.log).Remove(p.Context(), stream.LiveReaders); err != nil {
 		p.Fatal(err)
 	}
 }

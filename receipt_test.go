@@ -156,7 +156,7 @@ func TestOldReceipts(t *testing.T) {
 	}
 	kept := func(t *testing.T, log store.Log, id string) (names []string) {
 		t.Helper()
-		for r, err := range log.(store.Receipts).Receipts(t.Context(), store.Key{Kind: "account", ID: id}) {
+		for r, err := range log.Receipts(t.Context(), store.Key{Kind: "account", ID: id}) {
 			if err != nil {
 				t.Fatal(err)
 			}

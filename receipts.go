@@ -41,10 +41,9 @@ const (
 // changed since it was listed, and an engine that does not find a receipt reads the receipts
 // again.
 type receiptSweeper struct {
-	engine  *Engine
-	catalog store.Catalog
-	kinds   []*registry   // sorted by name
-	every   time.Duration // time between the beginnings of two passes
+	engine *Engine
+	kinds  []*registry   // sorted by name
+	every  time.Duration // time between the beginnings of two passes
 
 	// The place where the pass continues. Only the running pass uses these fields.
 	kind  int
@@ -59,14 +58,9 @@ type receiptSweeper struct {
 	busy   chan struct{} // closed at the end of the present page; nil if there is none
 }
 
-// newReceiptSweeper returns a sweeper without a timer. It returns nil if the store keeps no
-// receipts or cannot list its entities.
+// newReceiptSweeper returns a sweeper without a timer.
 func newReceiptSweeper(e *Engine) *receiptSweeper {
-	catalog, ok := e.log.(store.Catalog)
-	if _, keeps := e.log.(store.Receipts); !ok || !keeps {
-		return nil
-	}
-	s := &receiptSweeper{engine: e, catalog: catalog, every: passEveryMax}
+	s := &receiptSweeper{engine: e, every: passEveryMax}
 	for _, k := range e.kinds {
 		s.kinds = append(s.kinds, k)
 		s.every = min(s.every, k.options.Rules.ReceiptsFor/sweepsPerAge)
@@ -111,7 +105,8 @@ func (s *receiptSweeper) run() {
 		if v := recover(); v != nil { // a bug of the store must not end the process
 			err = fmt.Errorf("the store has panicked: %v\n%s", v, debug.Stack())
 		}
-		if err != nil && s.context.Err() == nil {
+		useless := errors.Is(err, errors.ErrUnsupported) // the store keeps no receipts or lists no entities
+		if err != nil && !useless && s.context.Err() == nil {
 			s.engine.config.Logger.Warn("old receipts could not be removed", "error", err)
 			s.kind, s.after = s.kind+1, "" // continue with the next kind
 		}
@@ -121,7 +116,7 @@ func (s *receiptSweeper) run() {
 		closed := s.closed
 		s.mu.Unlock()
 		switch {
-		case closed:
+		case closed, useless:
 		case more:
 			s.arm(pagePause)
 		default:
@@ -142,7 +137,7 @@ func (s *receiptSweeper) page() (more bool, err error) {
 	}
 	k := s.kinds[s.kind]
 	list := make([]store.Entity, 0, sweptPerPage)
-	for ent, err := range s.catalog.Entities(s.context, k.options.Rules.Kind, s.after) {
+	for ent, err := range s.engine.log.Entities(s.context, k.options.Rules.Kind, s.after) {
 		if err != nil {
 			return false, fmt.Errorf("list entities: %w", err)
 		}

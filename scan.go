@@ -74,12 +74,14 @@ func (d *dispatcher) messages(q store.MessageQuery, fn func(*store.Message) (mor
 			err = fmt.Errorf("store: outbox: panic: %v\n%s", v, debug.Stack())
 		}
 	}()
-	read := d.store.Messages
-	if d.ordered != nil {
-		read = d.ordered.Undelivered
+	read := d.engine.log.Messages
+	if d.ordered {
+		read = d.engine.log.Undelivered
 	}
 	for m, err := range read(d.context, q) {
 		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return nil // the store has no outbox, and accepts no messages
 		case errors.Is(err, store.ErrCorrupt):
 			d.damaged(err)
 		case err != nil:

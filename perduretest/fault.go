@@ -14,8 +14,6 @@ import (
 // ErrInjected is the error of a fault, unless the test sets another one.
 var ErrInjected = errors.New("injected fault")
 
-var errNoExclusive = fmt.Errorf("%w: the log beneath the faults cannot be held", errors.ErrUnsupported)
-
 // A Fault describes the failure of one call of a method. The zero Fault is [Pass].
 type Fault struct {
 	name string

@@ -2,7 +2,9 @@ package perduretest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"math/rand/v2"
@@ -11,7 +13,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A Method names a method of [store.Log] or of one of its optional abilities.
+// A Method names a method of [store.Log].
 type Method string
 
 // The methods that faults can be injected into.
@@ -28,13 +30,16 @@ const (
 	MethodDeleteEvents    Method = "DeleteEvents"
 	MethodDeleteSnapshots Method = "DeleteSnapshots"
 	MethodDeleted         Method = "Deleted"
-	MethodMessages        Method = "Messages"
+	MethodMessages        Method = "Messages" // and Undelivered
 	MethodReceipt         Method = "Receipt"
-	MethodReceipts        Method = "Receipts"
+	MethodReceipts        Method = "Receipts" // and ReceiptHeads
 	MethodOwner           Method = "Owner"
 	MethodClaims          Method = "Claims"
 	MethodCheckpoints     Method = "Checkpoints"
 	MethodStats           Method = "Stats"
+	MethodExport          Method = "Export"
+	MethodImport          Method = "Import"
+	MethodVerifyFiles     Method = "VerifyFiles"
 )
 
 // Faults makes the methods of a store fail where and how a test wants it. The store under
@@ -82,11 +87,9 @@ func NewFaults(log store.Log) *Faults {
 
 // Log returns the log with the faults.
 //
-// It has the optional abilities of the log beneath it and no others, with two exceptions.
-// It is always a [store.Exclusive]: if the log beneath is not, Acquire returns an error
-// matching [errors.ErrUnsupported], which means the same. And it is never a
-// [store.Synchronous], because a fault can delay it.
-func (f *Faults) Log() store.Log { return shape(&faultyLog{faults: f, log: f.log}) }
+// It has no abilities beyond those of every [store.Log]. So it is never a
+// [store.Synchronous], because a fault can delay a commit.
+func (f *Faults) Log() store.Log { return &faultyLog{faults: f, log: f.log} }
 
 // Next makes the next calls of a method fail, one fault for each, after the faults that
 // earlier calls of Next have set. [Pass] in the list lets one call succeed.
@@ -260,11 +263,7 @@ func (l *faultyLog) Acquire() (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	x, ok := l.log.(store.Exclusive)
-	if !ok {
-		return nil, fmt.Errorf("acquire: %w", errNoExclusive)
-	}
-	release, err = x.Acquire()
+	release, err = l.log.Acquire()
 	if failed := fault.end(err); failed != nil {
 		if err == nil {
 			release()
@@ -272,6 +271,120 @@ func (l *faultyLog) Acquire() (release func(), err error) {
 		return nil, failed
 	}
 	return release, nil
+}
+
+// Kinds is part of [store.Catalog].
+func (l *faultyLog) Kinds(ctx context.Context) ([]string, error) {
+	return called(ctx, l, MethodKinds, l.log.Kinds)
+}
+
+// Entities is part of [store.Catalog].
+func (l *faultyLog) Entities(ctx context.Context, kind, after string) iter.Seq2[store.Entity, error] {
+	return faulty(ctx, l, MethodEntities, l.log.Entities(ctx, kind, after))
+}
+
+// DeleteEvents is part of [store.Pruner].
+func (l *faultyLog) DeleteEvents(ctx context.Context, key store.Key, below store.Version, through store.Position) (int, error) {
+	return called(ctx, l, MethodDeleteEvents, func(ctx context.Context) (int, error) {
+		return l.log.DeleteEvents(ctx, key, below, through)
+	})
+}
+
+// DeleteSnapshots is part of [store.Pruner].
+func (l *faultyLog) DeleteSnapshots(ctx context.Context, key store.Key, below store.Version) (int, error) {
+	return called(ctx, l, MethodDeleteSnapshots, func(ctx context.Context) (int, error) {
+		return l.log.DeleteSnapshots(ctx, key, below)
+	})
+}
+
+// Deleted is part of [store.Pruner].
+func (l *faultyLog) Deleted(ctx context.Context) ([]store.Deletion, error) {
+	return called(ctx, l, MethodDeleted, l.log.Deleted)
+}
+
+// Messages is part of [store.Outbox].
+func (l *faultyLog) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	return faulty(ctx, l, MethodMessages, l.log.Messages(ctx, q))
+}
+
+// Undelivered is part of [store.Outbox].
+func (l *faultyLog) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
+	return faulty(ctx, l, MethodMessages, l.log.Undelivered(ctx, q))
+}
+
+// Receipt is part of [store.Receipts].
+func (l *faultyLog) Receipt(ctx context.Context, key store.Key, name string) (*store.Receipt, error) {
+	return called(ctx, l, MethodReceipt, func(ctx context.Context) (*store.Receipt, error) {
+		return l.log.Receipt(ctx, key, name)
+	})
+}
+
+// Receipts is part of [store.Receipts].
+func (l *faultyLog) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return faulty(ctx, l, MethodReceipts, l.log.Receipts(ctx, key))
+}
+
+// ReceiptHeads is part of [store.Receipts].
+func (l *faultyLog) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
+	return faulty(ctx, l, MethodReceipts, l.log.ReceiptHeads(ctx, key))
+}
+
+// Owner is part of [store.Claims].
+func (l *faultyLog) Owner(ctx context.Context, c store.Claim) (store.Key, error) {
+	return called(ctx, l, MethodOwner, func(ctx context.Context) (store.Key, error) {
+		return l.log.Owner(ctx, c)
+	})
+}
+
+// Claims is part of [store.Claims].
+func (l *faultyLog) Claims(ctx context.Context, space string) iter.Seq2[store.Claimed, error] {
+	return faulty(ctx, l, MethodClaims, l.log.Claims(ctx, space))
+}
+
+// Checkpoints is part of [store.Checkpoints].
+func (l *faultyLog) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
+	return called(ctx, l, MethodCheckpoints, l.log.Checkpoints)
+}
+
+// Stats is part of [store.StatsReader].
+func (l *faultyLog) Stats(ctx context.Context) (store.Stats, error) {
+	return called(ctx, l, MethodStats, l.log.Stats)
+}
+
+// Export is part of [store.Exporter].
+func (l *faultyLog) Export(ctx context.Context) (store.Export, error) {
+	return opening(ctx, l, MethodExport, l.log.Export)
+}
+
+// Import is part of [store.Importer].
+func (l *faultyLog) Import(ctx context.Context, from store.Origin) (store.Import, error) {
+	return opening(ctx, l, MethodImport, func(ctx context.Context) (store.Import, error) { return l.log.Import(ctx, from) })
+}
+
+// VerifyFiles is part of [store.Verifier].
+func (l *faultyLog) VerifyFiles(ctx context.Context, report func(error)) error {
+	fault, err := l.begin(ctx, MethodVerifyFiles)
+	if err != nil {
+		return err
+	}
+	return fault.end(l.log.VerifyFiles(ctx, report))
+}
+
+// opening is called for a method that returns a value to be closed. It closes the value if the
+// fault hides it from the caller.
+func opening[T io.Closer](ctx context.Context, l *faultyLog, m Method, call func(context.Context) (T, error)) (T, error) {
+	var opened io.Closer
+	value, err := called(ctx, l, m, func(ctx context.Context) (T, error) {
+		v, err := call(ctx)
+		if err == nil {
+			opened = v
+		}
+		return v, err
+	})
+	if err != nil && opened != nil {
+		err = errors.Join(err, opened.Close())
+	}
+	return value, err
 }
 
 // called calls a method that returns one value, with its fault.

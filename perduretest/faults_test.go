@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure"
+	"github.com/perdure/perdure/internal/testlog"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/perduretest"
 	"github.com/perdure/perdure/store"
@@ -231,56 +232,64 @@ func calls(ctx context.Context, log store.Log) map[perduretest.Method]func() err
 		}),
 		perduretest.MethodHeads: func() error { _, err := log.Heads(ctx); return err },
 		perduretest.MethodAcquire: func() error {
-			release, err := log.(store.Exclusive).Acquire()
+			release, err := log.Acquire()
 			if err == nil {
 				release()
 			}
 			return err
 		},
-		perduretest.MethodKinds: func() error { _, err := log.(store.Catalog).Kinds(ctx); return err },
+		perduretest.MethodKinds: func() error { _, err := log.Kinds(ctx); return err },
 		perduretest.MethodEntities: drain(func(y func(error) bool) {
-			for _, err := range log.(store.Catalog).Entities(ctx, "account", "") {
+			for _, err := range log.Entities(ctx, "account", "") {
 				y(err)
 			}
 		}),
-		perduretest.MethodDeleteEvents: func() error { _, err := log.(store.Pruner).DeleteEvents(ctx, ada, 0, 0); return err },
+		perduretest.MethodDeleteEvents: func() error { _, err := log.DeleteEvents(ctx, ada, 0, 0); return err },
 		perduretest.MethodDeleteSnapshots: func() error {
-			_, err := log.(store.Pruner).DeleteSnapshots(ctx, ada, 0)
+			_, err := log.DeleteSnapshots(ctx, ada, 0)
 			return err
 		},
-		perduretest.MethodDeleted: func() error { _, err := log.(store.Deletions).Deleted(ctx); return err },
+		perduretest.MethodDeleted: func() error { _, err := log.Deleted(ctx); return err },
 		perduretest.MethodMessages: drain(func(y func(error) bool) {
-			for _, err := range log.(store.Outbox).Messages(ctx, store.MessageQuery{}) {
+			for _, err := range log.Messages(ctx, store.MessageQuery{}) {
 				y(err)
 			}
 		}),
 		perduretest.MethodReceipt: func() error {
-			_, err := log.(store.Receipts).Receipt(ctx, ada, "x")
+			_, err := log.Receipt(ctx, ada, "x")
 			if errors.Is(err, store.ErrNotFound) {
 				return nil
 			}
 			return err
 		},
 		perduretest.MethodReceipts: drain(func(y func(error) bool) {
-			for _, err := range log.(store.Receipts).Receipts(ctx, ada) {
+			for _, err := range log.Receipts(ctx, ada) {
 				y(err)
 			}
 		}),
 		perduretest.MethodOwner: func() error {
-			_, err := log.(store.Claims).Owner(ctx, store.Claim{Space: "s", Value: "v"})
+			_, err := log.Owner(ctx, store.Claim{Space: "s", Value: "v"})
 			if errors.Is(err, store.ErrNotFound) {
 				return nil
 			}
 			return err
 		},
 		perduretest.MethodClaims: drain(func(y func(error) bool) {
-			for _, err := range log.(store.Claims).Claims(ctx, "s") {
+			for _, err := range log.Claims(ctx, "s") {
 				y(err)
 			}
 		}),
-		perduretest.MethodCheckpoints: func() error { _, err := log.(store.Checkpoints).Checkpoints(ctx); return err },
-		perduretest.MethodStats:       func() error { _, err := log.(store.StatsReader).Stats(ctx); return err },
-		perduretest.MethodClose:       log.Close,
+		perduretest.MethodCheckpoints: func() error { _, err := log.Checkpoints(ctx); return err },
+		perduretest.MethodStats:       func() error { _, err := log.Stats(ctx); return err },
+		perduretest.MethodVerifyFiles: func() error { return log.VerifyFiles(ctx, func(error) {}) },
+		perduretest.MethodExport: func() error {
+			x, err := log.Export(ctx)
+			if err == nil {
+				err = x.Close()
+			}
+			return err
+		},
+		perduretest.MethodClose: log.Close,
 	}
 }
 
@@ -315,17 +324,14 @@ func TestEveryMethodCanFail(t *testing.T) {
 	}
 }
 
-// bare hides the optional abilities of a log.
-type bare struct{ store.Log }
-
 func TestALogThatCannotBeHeldSaysSo(t *testing.T) {
 	t.Parallel()
-	log := perduretest.NewFaults(bare{memory.New()}).Log()
-	if _, ok := log.(store.Catalog); ok {
-		t.Error("a log without abilities: got a Catalog, want none")
-	}
-	if _, err := log.(store.Exclusive).Acquire(); !errors.Is(err, errors.ErrUnsupported) {
+	log := perduretest.NewFaults(testlog.Bare(memory.New())).Log()
+	if _, err := log.Acquire(); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("Acquire: got %v, want an error matching ErrUnsupported", err)
+	}
+	if _, ok := perduretest.NewFaults(memory.New()).Log().(store.Synchronous); ok {
+		t.Error("a log with faults says that it never waits")
 	}
 }
 

@@ -137,14 +137,11 @@ func (r *run) identify(ctx context.Context) (heads []store.Position, id store.ID
 	if heads, err = r.log.Heads(ctx); err != nil {
 		return nil, id, fmt.Errorf("read heads: %w", err)
 	}
-	if s, ok := r.log.(store.StatsReader); ok {
-		stats, err := s.Stats(ctx)
-		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			return nil, id, fmt.Errorf("identify the log: %w", err)
-		}
-		id = stats.Info.ID
+	stats, err := r.log.Stats(ctx)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return nil, id, fmt.Errorf("identify the log: %w", err)
 	}
-	return heads, id, nil
+	return heads, stats.Info.ID, nil
 }
 
 // open finds the notes of the version and checks that they fit this log and these rules. If there
@@ -522,11 +519,7 @@ func statesOf(segments map[segmentID]segmentNote, partition int) (states []proje
 // deletions returns the positions up to which events that the rules select have been deleted, one
 // for each partition with deletions.
 func (r *run) deletions(ctx context.Context) ([]store.Position, error) {
-	d, ok := r.log.(store.Deletions)
-	if !ok {
-		return nil, nil
-	}
-	all, err := d.Deleted(ctx)
+	all, err := r.log.Deleted(ctx)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil, nil
 	}

@@ -21,24 +21,12 @@ func checkpointName(name string, version int) string {
 	return fmt.Sprintf("projection/%s/v%d", name, version)
 }
 
-// readersOf returns the registered readers of the log, nil if the log keeps no checkpoints.
-func (r *run) readersOf() (*stream.Readers, error) {
-	readers, err := stream.NewReaders(r.log)
-	if errors.Is(err, errors.ErrUnsupported) {
-		return nil, nil
-	}
-	return readers, err
-}
-
 // register makes the log keep the events that the version has yet to read: those above positions,
 // one for each partition. A read model is registered as an instance, since several models of one
 // name can be built from one log. Every reset makes it another instance. So a runner that does
 // not know of the reset can only move checkpoints of the former instance.
 func (r *run) register(ctx context.Context, a *about, positions []store.Position) error {
-	readers, err := r.readersOf()
-	if readers == nil || err != nil {
-		return err
-	}
+	readers := stream.NewReaders(r.log)
 	if r.back.volatile() {
 		positions = slices.Clone(positions)
 		for i, p := range positions {
@@ -70,12 +58,11 @@ func (r *run) register(ctx context.Context, a *about, positions []store.Position
 // reserve registers the version as it will be after a reset, beside its present registration. The
 // caller must call release after the reset, whether the reset has worked or not.
 func (r *run) reserve(ctx context.Context, a *about, positions []store.Position) (release func(), err error) {
-	readers, err := r.readersOf()
-	if readers == nil || err != nil || r.back.volatile() {
-		return func() {}, err
+	if r.back.volatile() {
+		return func() {}, nil
 	}
 	id := r.instanceID(a)
-	_, err = readers.Register(ctx, checkpointName(r.name, r.version), id, positions...)
+	_, err = stream.NewReaders(r.log).Register(ctx, checkpointName(r.name, r.version), id, positions...)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return func() {}, nil
 	}
@@ -93,10 +80,7 @@ func (r *run) reserve(ctx context.Context, a *about, positions []store.Position)
 
 // unregister removes the registration of the version, under its present id and its former ones.
 func (r *run) unregister(ctx context.Context, a *about) error {
-	readers, err := r.readersOf()
-	if readers == nil || err != nil {
-		return err
-	}
+	readers := stream.NewReaders(r.log)
 	r.marking.Lock()
 	defer r.marking.Unlock()
 	for _, id := range []string{r.instanceID(a), r.registered} {

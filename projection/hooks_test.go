@@ -139,12 +139,12 @@ func (l *hookLog) Load(ctx context.Context, key store.Key, accept func(*store.St
 }
 
 func (l *hookLog) Stats(ctx context.Context) (store.Stats, error) {
-	l.h.Reached("store.StatsReader.Stats")
+	l.h.Reached("store.Log.Stats")
 	return l.Log.Stats(ctx)
 }
 
 func (l *hookLog) Deleted(ctx context.Context) ([]store.Deletion, error) {
-	l.h.Reached("store.Deletions.Deleted")
+	l.h.Reached("store.Log.Deleted")
 	return l.Log.Deleted(ctx)
 }
 
@@ -302,8 +302,8 @@ var hooks = map[string]hook{
 	"store.Log.Heads":         {shared: true, trigger: deposits},
 	"store.Log.Scan":          {shared: true, trigger: deposits},
 	"store.Log.Read":          {trigger: retries},
-	"store.StatsReader.Stats": {shared: true, early: true, trigger: deposits},
-	"store.Deletions.Deleted": {shared: true, early: true, trigger: deposits},
+	"store.Log.Stats":         {shared: true, early: true, trigger: deposits},
+	"store.Log.Deleted":       {shared: true, early: true, trigger: deposits},
 	"context.Context.Err":     {trigger: func(h *hooking) { _ = h.r.AtLeast(hooktest.Context{Context: h.short(), Hook: h.Hook}, position(50)) }},
 	"context.Context.Done":    {trigger: func(h *hooking) { _ = h.r.AtLeast(hooktest.Context{Context: h.short(), Hook: h.Hook}, position(50)) }},
 	"context.Context.Value": {trigger: func(h *hooking) {

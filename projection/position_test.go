@@ -31,7 +31,10 @@ func (restorable) Stats(context.Context) (store.Stats, error) {
 
 // A swapped log can be replaced by another log, as when the log is restored from a backup while
 // the program runs.
-type swapped struct{ now atomic.Pointer[memory.Log] }
+type swapped struct {
+	store.Unsupported
+	now atomic.Pointer[memory.Log]
+}
 
 func (s *swapped) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	return s.now.Load().Commit(ctx, group)
@@ -376,11 +379,7 @@ func TestDeletion(t *testing.T) {
 			defer background(t, projection.Config{Log: log}, r)()
 			atLeast(t, r, position(3))
 			<-time.After(time.Minute)
-			readers, err := stream.NewReaders(log)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := readers.Remove(t.Context(), "projection/sums/v1"); err != nil {
+			if err := stream.NewReaders(log).Remove(t.Context(), "projection/sums/v1"); err != nil {
 				t.Fatal(err)
 			}
 			deposit(t, log, "a", 3, 1)

@@ -96,7 +96,7 @@ func TestAVersionIsBuiltBesideTheOtherAndReadersSwitchAtOnce(t *testing.T) {
 
 func checkpoints(t *testing.T, log store.Log) []store.Checkpoint {
 	t.Helper()
-	marks, err := log.(store.Checkpoints).Checkpoints(t.Context())
+	marks, err := log.Checkpoints(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

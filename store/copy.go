@@ -70,21 +70,14 @@ func (r *CopyReport) Err() error {
 // page of a file, one damaged record under [LostKind] stands for all of them, and entities may be
 // at an older version than before.
 //
-// from must be an [Exporter], and to must be an [Exporter] and [Importer] with the same number of
-// partitions; otherwise the error matches [errors.ErrUnsupported] or [ErrInvalid]. After an
-// error, the log to is unfinished (see [Importer]), unless the error came before the first
-// record. progress may be nil.
+// Both logs must have the same number of partitions; otherwise the error matches [ErrInvalid]. If
+// from cannot be exported or to cannot be filled, it matches [errors.ErrUnsupported]. After an
+// error, the log to is unfinished (see [Importer]), unless the error came before the first record.
+// progress may be nil.
 func Copy(ctx context.Context, from, to Log, progress func(Progress)) (*CopyReport, error) {
 	begun := time.Now()
-	importer, ok := to.(Importer)
-	if !ok {
-		return nil, fmt.Errorf("copy: %w: a %T cannot be filled", errors.ErrUnsupported, to)
-	}
-	if _, ok := to.(Exporter); !ok {
-		return nil, fmt.Errorf("copy: %w: a %T cannot be compared", errors.ErrUnsupported, to)
-	}
 	report := new(CopyReport)
-	if err := transfer(ctx, from, importer, report, progress); err != nil {
+	if err := transfer(ctx, from, to, report, progress); err != nil {
 		return nil, fmt.Errorf("copy: %w", err)
 	}
 	again := func(p Progress) {
@@ -115,7 +108,7 @@ func Copy(ctx context.Context, from, to Log, progress func(Progress)) (*CopyRepo
 // digestBeside returns the digest of the readable records of a log, and the number of damaged
 // ones.
 func digestBeside(ctx context.Context, log Log, progress func(Progress)) (d *Digest, damaged int64, failure error) {
-	x, err := export(ctx, log)
+	x, err := log.Export(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -146,8 +139,8 @@ func (s skipping) Records(ctx context.Context, of RecordKind) iter.Seq2[Record, 
 
 // transfer copies all records and fills in the report, except for the fields that the export
 // fills in.
-func transfer(ctx context.Context, from Log, importer Importer, report *CopyReport, progress func(Progress)) (failure error) {
-	x, err := export(ctx, from)
+func transfer(ctx context.Context, from, to Log, report *CopyReport, progress func(Progress)) (failure error) {
+	x, err := from.Export(ctx)
 	if err != nil {
 		return err
 	}
@@ -164,7 +157,7 @@ func transfer(ctx context.Context, from Log, importer Importer, report *CopyRepo
 	report.Faults, report.FaultCount = v.Faults, v.FaultCount
 	origin := x.Origin()
 	origin.Damaged = v.FaultCount > 0
-	in, err := importer.Import(ctx, origin)
+	in, err := to.Import(ctx, origin)
 	if err != nil {
 		return err
 	}

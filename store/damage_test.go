@@ -109,7 +109,7 @@ func TestDamagedRecord(t *testing.T) {
 // and of damaged records of each kind.
 func readable(t *testing.T, l store.Log) (records map[string]bool, sound, damaged map[store.RecordKind]int) {
 	t.Helper()
-	x, err := l.(store.Exporter).Export(t.Context())
+	x, err := l.Export(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,25 +1,10 @@
 package store
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"time"
 )
-
-// Deletions is an optional interface of a [Pruner]. It tells where events were deleted, so that a
-// reader can find out that it can no longer read some of them.
-type Deletions interface {
-	// Deleted returns one [Deletion] for each kind and partition in which [Pruner.DeleteEvents]
-	// has deleted events, sorted by kind and partition. A deletion is stored in the transaction
-	// that deletes the events. So a reader that reads a range of the log, then calls Deleted and
-	// finds no deletion in that range, has missed nothing. Deleted returns an error matching
-	// [errors.ErrUnsupported] if this log does not keep deletions.
-	//
-	// Deleted does not know of events that a former version of the store deleted without keeping
-	// deletions.
-	Deleted(ctx context.Context) ([]Deletion, error)
-}
 
 // A Deletion says up to which position events of a kind have been deleted in one partition. Some
 // events at or below Through may still exist, since each entity is pruned separately. No event

@@ -55,11 +55,11 @@ func (d *Digest) Difference(other *Digest) string {
 	return strings.Join(parts, ", ")
 }
 
-// NewDigest reads a log as it is now and returns its digest. If the log is no [Exporter], the
-// error matches [errors.ErrUnsupported]. At the first damaged record NewDigest stops with an
+// NewDigest reads a log as it is now and returns its digest. If the store cannot export its logs,
+// the error matches [errors.ErrUnsupported]. At the first damaged record NewDigest stops with an
 // error matching [ErrCorrupt]. progress may be nil.
 func NewDigest(ctx context.Context, log Log, progress func(Progress)) (d *Digest, failure error) {
-	x, err := export(ctx, log)
+	x, err := log.Export(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("digest: %w", err)
 	}
@@ -69,15 +69,6 @@ func NewDigest(ctx context.Context, log Log, progress func(Progress)) (d *Digest
 		return nil, fmt.Errorf("digest: %w", err)
 	}
 	return d, nil
-}
-
-// export begins an export if the log is an Exporter.
-func export(ctx context.Context, log Log) (Export, error) {
-	exporter, ok := log.(Exporter)
-	if !ok {
-		return nil, fmt.Errorf("%w: a %T cannot be exported", errors.ErrUnsupported, log)
-	}
-	return exporter.Export(ctx)
 }
 
 // digestOf returns the digest of an export. It calls each for every record, with the size of its

@@ -10,7 +10,5 @@
 // the same way for every store.
 //
 // Package storetest has the conformance suite that every store must pass. To write a store of your
-// own, implement Log and those of the optional interfaces ([Catalog], [Pruner], [Outbox],
-// [Receipts], [Claims], [Checkpoints], [Deletions], [StatsReader], [Exclusive], [Synchronous])
-// that it can support, and run the suite.
+// own, implement Log and run the suite. A store that cannot do all of it embeds [Unsupported].
 package store

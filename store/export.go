@@ -166,8 +166,8 @@ func nameOf(r Record) string {
 	return ""
 }
 
-// Exporter is an optional interface of a [Log]. It reads the whole log from one read view, a
-// consistent state of the log. [Verify], [Copy] and [NewDigest] need it.
+// Exporter reads a whole log from one read view, a consistent state of the log. [Verify], [Copy]
+// and [NewDigest] use it.
 type Exporter interface {
 	// Export begins to read the log as it is now. Commits go on during the export, but the store
 	// may have to keep replaced data until the caller closes the export.
@@ -226,8 +226,8 @@ func (o *Origin) Follows(last, next Version) bool {
 	return last == 0 || next == last+1 || o.Damaged && next > last
 }
 
-// Importer is an optional interface of a [Log]. It fills the log with the records of another log
-// unchanged: with their versions, positions, sequences, ids and times. [Copy] needs it.
+// Importer fills a log with the records of another log unchanged: with their versions, positions,
+// sequences, ids and times. [Copy] uses it.
 type Importer interface {
 	// Import begins to fill the log, which must be empty and have the same number of partitions
 	// as the other log; otherwise the error matches [ErrInvalid]. Until the import is finished,
@@ -255,8 +255,8 @@ type Import interface {
 	Close() error
 }
 
-// Verifier is an optional interface of a [Log]. It checks the parts that an [Export] does not
-// show: files and indices. [Verify] uses it.
+// Verifier checks the parts of a log that an [Export] does not show: files and indices. [Verify]
+// uses it.
 type Verifier interface {
 	// VerifyFiles reads everything that the log has stored, from one read view. It calls fault
 	// with every fault, an error matching [ErrCorrupt] each, and goes on as far as it can. It

@@ -7,10 +7,28 @@ import (
 	"time"
 )
 
-// A Log keeps events in one order per partition. Many goroutines may call all methods at once.
-// Every error says which operation failed. A damaged record causes an error matching [ErrCorrupt]
-// and never wrong data. If the context of a read ends, the read yields the context's error.
+// A Log keeps events in one order per partition, and with them the outbox, receipts, claims and
+// checkpoints. It is the whole port: each store implements all of it. A store that cannot do a
+// part embeds [Unsupported], whose methods return errors matching [errors.ErrUnsupported].
+// Few abilities differ between stores, and a caller finds those by a type assertion:
+// [Synchronous], [Watcher], [BackupStore] and [FaultTeller].
+//
+// Many goroutines may call all methods at once. Every error says which operation failed. A damaged
+// record causes an error matching [ErrCorrupt] and never wrong data. If the context of a read
+// ends, the read yields the context's error.
 type Log interface {
+	Catalog
+	Outbox
+	Receipts
+	Claims
+	Checkpoints
+	Pruner
+	StatsReader
+	Exclusive
+	Exporter
+	Importer
+	Verifier
+
 	// Commit stores a group of batches with one sync and returns one Result for each, in the same
 	// order. It returns after the group is durable.
 	//
@@ -101,7 +119,7 @@ func (q *Query) Match(e *Event) bool {
 		(len(q.Tags) == 0 || slices.ContainsFunc(e.Tags, func(t string) bool { return slices.Contains(q.Tags, t) }))
 }
 
-// A Catalog lists the entities of a log. It is an optional interface of a [Log].
+// A Catalog lists the entities of a log.
 type Catalog interface {
 	// Kinds returns the kinds that have at least one entity, sorted.
 	Kinds(ctx context.Context) ([]string, error)
@@ -116,10 +134,10 @@ type Entity struct {
 	Version Version
 }
 
-// A Pruner deletes data that is no longer needed. It is an optional interface of a [Log]. It does
-// not look at checkpoints. A caller that shares the log with readers must delete only strictly
-// below the lowest checkpoint of a partition: the event at a checkpoint must stay, because its id
-// proves to the reader that the log is the one that it has read.
+// A Pruner deletes data that is no longer needed. It does not look at checkpoints. A caller that
+// shares the log with readers must delete only strictly below the lowest checkpoint of a
+// partition: the event at a checkpoint must stay, because its id proves to the reader that the
+// log is the one that it has read.
 type Pruner interface {
 	// DeleteEvents deletes the events of an entity with a version below below and a position at
 	// or below through, in order of version, and returns their number. It always keeps the last
@@ -129,10 +147,17 @@ type Pruner interface {
 	// DeleteSnapshots deletes the snapshots of an event-sourced entity with a version below
 	// below, but never the latest, and returns their number.
 	DeleteSnapshots(ctx context.Context, key Key, below Version) (int, error)
+	// Deleted returns one [Deletion] for each kind and partition in which DeleteEvents has deleted
+	// events, sorted by kind and partition. A deletion is stored in the transaction that deletes
+	// the events. So a reader that reads a range of the log, then calls Deleted and finds no
+	// deletion in that range, has missed nothing.
+	//
+	// Deleted does not know of events that a former version of the store deleted without keeping
+	// deletions.
+	Deleted(ctx context.Context) ([]Deletion, error)
 }
 
-// An Outbox reads the outbox. It is an optional interface of a [Log]. A log without it refuses
-// batches that enqueue, cancel or settle with [errors.ErrUnsupported].
+// An Outbox reads the outbox.
 type Outbox interface {
 	// Messages yields the messages that q selects: pending ones in the order of (Due, Sequence),
 	// parked ones in the order of Sequence. The caller may keep the messages. A damaged message
@@ -140,15 +165,10 @@ type Outbox interface {
 	// iteration goes on with the next message, so that one damaged message does not hide the
 	// others.
 	Messages(ctx context.Context, q MessageQuery) iter.Seq2[*Message, error]
-}
-
-// Halting is an optional interface of an [Outbox]. It keeps halted messages in their place in the
-// order, see [Message.Halted]. An engine that keeps the order of messages needs it.
-type Halting interface {
-	// Undelivered yields the same messages as [Outbox.Messages] for q, and in addition, in their
-	// places, the halted messages. If a message becomes halted or pending again during the
-	// iteration, Undelivered yields it in one of the two states, and never leaves it out. It
-	// ignores q.Parked.
+	// Undelivered yields the same messages as Messages for q, and in addition, in their places in
+	// the order, the halted messages, see [Message.Halted]. If a message becomes halted or pending
+	// again during the iteration, Undelivered yields it in one of the two states, and never leaves
+	// it out. It ignores q.Parked. An engine that keeps the order of messages needs it.
 	Undelivered(ctx context.Context, q MessageQuery) iter.Seq2[*Message, error]
 }
 
@@ -166,27 +186,20 @@ type MessageQuery struct {
 	After    uint64
 }
 
-// ReceiptHeads is an optional interface of a [Log] with [Receipts]. It reads the names of an
-// entity's receipts and the other small fields, without the answers, each of which may be as
-// large as the state of the entity. If a log lacks it, the whole receipts are read.
-type ReceiptHeads interface {
-	// ReceiptHeads is like Receipts, but the fields Position, Refusal, ReplyType and Reply of the
-	// receipts may be missing.
-	ReceiptHeads(ctx context.Context, key Key) iter.Seq2[*Receipt, error]
-}
-
-// Receipts reads receipts. It is an optional interface of a [Log]. A log without it refuses
-// batches with receipts with [errors.ErrUnsupported].
+// Receipts reads receipts.
 type Receipts interface {
 	// Receipt returns the receipt of an entity by its idempotency key, or an
 	// error matching [ErrNotFound].
 	Receipt(ctx context.Context, key Key, name string) (*Receipt, error)
 	// Receipts yields the receipts of an entity, sorted by name in byte order.
 	Receipts(ctx context.Context, key Key) iter.Seq2[*Receipt, error]
+	// ReceiptHeads is like Receipts, but the fields Position, Refusal, ReplyType and Reply of the
+	// receipts may be missing. So a store need not read the answers, each of which may be as large
+	// as the state of the entity. A store without a cheaper way yields the whole receipts.
+	ReceiptHeads(ctx context.Context, key Key) iter.Seq2[*Receipt, error]
 }
 
-// Claims reads claims. It is an optional interface of a [Log]. A log without it refuses batches
-// with claims with [errors.ErrUnsupported].
+// Claims reads claims.
 type Claims interface {
 	// Owner returns the entity that holds a value, or an error matching [ErrNotFound].
 	Owner(ctx context.Context, c Claim) (Key, error)
@@ -204,15 +217,15 @@ type Claimed struct {
 	Damage string
 }
 
-// Checkpoints reads checkpoints. It is an optional interface of a [Log]. A log without it refuses
-// batches with checkpoints with [errors.ErrUnsupported].
+// Checkpoints reads checkpoints.
 type Checkpoints interface {
 	// Checkpoints returns all checkpoints, sorted by name and partition.
 	Checkpoints(ctx context.Context) ([]Checkpoint, error)
 }
 
-// StatsReader returns figures about a log. It is an optional interface of a [Log].
+// StatsReader returns figures about a log.
 type StatsReader interface {
+	// Stats returns the figures of the log as it is now.
 	Stats(ctx context.Context) (Stats, error)
 }
 
@@ -228,13 +241,12 @@ type Stats struct {
 	FileBytes, FreeBytes int64
 }
 
-// Exclusive is an optional interface of a [Log] that one engine at a time can hold. An engine
-// that holds its log may answer queries from memory, without asking the store whether another
-// engine has changed the entity.
+// Exclusive lets one engine at a time hold a log. An engine that holds its log may answer queries
+// from memory, without asking the store whether another engine has changed the entity.
 type Exclusive interface {
 	// Acquire makes the caller the only engine on this log, in all processes, until the caller
 	// calls release. It returns an error matching [ErrInUse] if another engine holds the log, and
-	// one matching [errors.ErrUnsupported] if the log was opened to be shared.
+	// one matching [errors.ErrUnsupported] if several engines may use the log.
 	Acquire() (release func(), err error)
 }
 

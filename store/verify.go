@@ -75,11 +75,11 @@ func (r *Report) Err() error {
 // Verify goes on after damage, so that it finds all of it. Commits may go on at the same time.
 // Verify holds a few records in memory, and the data that the store needs for an [Export].
 //
-// If the log is no [Exporter], the error matches [errors.ErrUnsupported]. An error means that the
-// log could not be read to its end, not that it is damaged: the report has the damage.
+// If the store cannot export its logs, the error matches [errors.ErrUnsupported]. An error means
+// that the log could not be read to its end, not that it is damaged: the report has the damage.
 func Verify(ctx context.Context, log Log, options VerifyOptions) (report *Report, failure error) {
 	begun := time.Now()
-	x, err := export(ctx, log)
+	x, err := log.Export(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
@@ -88,13 +88,12 @@ func Verify(ctx context.Context, log Log, options VerifyOptions) (report *Report
 	if err := v.run(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	if files, ok := log.(Verifier); ok {
-		m := newMeter(v.progress, "check the files", -1)
-		m.report()
-		if err := files.VerifyFiles(ctx, v.fault); err != nil {
-			return nil, fmt.Errorf("verify: %w", err)
-		}
+	newMeter(v.progress, "check the files", -1).report()
+	switch err := log.VerifyFiles(ctx, v.fault); {
+	case err == nil:
 		v.Files = true
+	case !errors.Is(err, errors.ErrUnsupported):
+		return nil, fmt.Errorf("verify: %w", err)
 	}
 	v.Duration = time.Since(begun)
 	return &v.Report, nil

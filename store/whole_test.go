@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/perdure/perdure/internal/testlog"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
 )
@@ -31,12 +32,9 @@ func filledLog(t testing.TB, entities, events int) *memory.Log {
 	return l
 }
 
-// A bare log has no optional interfaces.
-type bareLog struct{ store.Log }
-
 func TestALogThatCannotBeExportedIsNeitherVerifiedNorCopied(t *testing.T) {
 	t.Parallel()
-	whole, bare := memory.New(), bareLog{memory.New()}
+	whole, bare := memory.New(), testlog.Bare(memory.New())
 	for what, do := range map[string]func() error{
 		"verify": func() error { _, err := store.Verify(t.Context(), bare, store.VerifyOptions{}); return err },
 		"digest": func() error { _, err := store.NewDigest(t.Context(), bare, nil); return err },

@@ -82,8 +82,8 @@ type ProofKeeper interface {
 // durable-state entity of the kind [ClaimKind]. Each claim and each save writes the
 // next version of it, and a save expects the version that its owner has written last.
 // So an owner whose name was claimed again cannot save. The state keeps the proofs of
-// the positions. A log without [store.Checkpoints] cannot be used: Claim returns an error
-// matching [errors.ErrUnsupported].
+// the positions. If the store keeps no checkpoints, Claim returns an error matching
+// [errors.ErrUnsupported].
 //
 // A backup of the log includes its subscriptions. After a restore they are at their
 // positions of that time, so they deliver every commit that is stored after the
@@ -96,10 +96,6 @@ type logCheckpoints struct{ log store.Log }
 const claimTriesMax = 16
 
 func (c logCheckpoints) Claim(ctx context.Context, name string) (CheckpointWriter, []store.Position, error) {
-	marks, ok := c.log.(store.Checkpoints)
-	if !ok {
-		return nil, nil, fmt.Errorf("claim subscription %q: %w: a %T keeps no checkpoints", name, errors.ErrUnsupported, c.log)
-	}
 	if err := store.ValidateName("subscription name", CheckpointPrefix+name); err != nil {
 		return nil, nil, err
 	}
@@ -107,7 +103,7 @@ func (c logCheckpoints) Claim(ctx context.Context, name string) (CheckpointWrite
 	if err := k.claim(ctx); err != nil {
 		return nil, nil, fmt.Errorf("claim subscription %q: %w", name, err)
 	}
-	all, err := marks.Checkpoints(ctx)
+	all, err := c.log.Checkpoints(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("claim subscription %q: %w", name, err)
 	}

@@ -68,7 +68,7 @@ func (e *DeletedError) merge(other *DeletedError) *DeletedError {
 // the reader has not yet read, the reader has passed it. Therefore such a deletion
 // counts only if no checkpoint has held the reader's events.
 type Deletions struct {
-	log   store.Deletions // nil if the log does not record deletions
+	log   store.Log // nil if the log does not record deletions
 	query Query
 	known map[string]store.Deletion // by kind: the deletions that the reader knows or that do not concern it
 }
@@ -96,8 +96,7 @@ func deletedAbove(ctx context.Context, log store.Log, q Query) (*DeletedError, e
 }
 
 func watchDeletions(ctx context.Context, log store.Log, q Query) (*Deletions, *DeletedError, error) {
-	d := &Deletions{query: q, known: map[string]store.Deletion{}}
-	d.log, _ = log.(store.Deletions)
+	d := &Deletions{log: log, query: q, known: map[string]store.Deletion{}}
 	all, err := d.read(ctx)
 	if err != nil {
 		return nil, nil, err

@@ -29,7 +29,7 @@ func (w *writer) prune(key store.Key) {
 		err = results[0].Err
 	}
 	if err == nil {
-		_, err = w.log.(store.Pruner).DeleteEvents(context.Background(), key, version, ^store.Position(0))
+		_, err = w.log.DeleteEvents(context.Background(), key, version, ^store.Position(0))
 	}
 	if err != nil {
 		w.tb.Fatal(err)

@@ -35,7 +35,7 @@ func (w *writer) pruneBelow(hub *stream.Hub, key store.Key, pause time.Duration)
 		err = results[0].Err
 	}
 	if err == nil {
-		_, err = w.log.(store.Pruner).DeleteEvents(context.Background(), key, w.at[key], keep-1)
+		_, err = w.log.DeleteEvents(context.Background(), key, w.at[key], keep-1)
 	}
 	if err != nil {
 		w.tb.Fatal(err)

@@ -87,12 +87,12 @@ func (l *hookLog) Load(ctx context.Context, key store.Key, accept func(*store.St
 }
 
 func (l *hookLog) Deleted(ctx context.Context) ([]store.Deletion, error) {
-	l.h.Reached("store.Deletions.Deleted")
+	l.h.Reached("store.Log.Deleted")
 	return l.Log.Deleted(ctx)
 }
 
 func (l *hookLog) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
-	l.h.Reached("store.Checkpoints.Checkpoints")
+	l.h.Reached("store.Log.Checkpoints")
 	return l.Log.Checkpoints(ctx)
 }
 
@@ -208,8 +208,8 @@ var hooks = map[string]hook{
 	"error.Error, of the log":          {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
 	"error.Is, of the log":             {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
 	"error.Unwrap, of the log":         {shared: true, trigger: func(h *hooking) { h.w.commit(book("hook"), store.Event{}); h.w.write(book("hook"), 1) }},
-	"store.Deletions.Deleted":          {holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Follow(h.short(), store.Query{})) }},
-	"store.Checkpoints.Checkpoints":    {holds: true, trigger: func(h *hooking) { _, _ = h.w.hub.Keep(h.short(), 0) }},
+	"store.Log.Deleted":                {holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Follow(h.short(), store.Query{})) }},
+	"store.Log.Checkpoints":            {holds: true, trigger: func(h *hooking) { _, _ = h.w.hub.Keep(h.short(), 0) }},
 	"store.Watcher.Changed":            {shared: true, holds: true, trigger: func(h *hooking) { iterates(h, h.w.hub.Follow(h.short(), store.Query{})) }},
 	"Checkpoints.Claim":                {holds: true, trigger: subscribes(func(h *hooking) stream.Checkpoints { return hookCheckpoints{h} })},
 	"CheckpointWriter.Save":            {config: elsewhere, trigger: moves},

@@ -125,7 +125,7 @@ type Config struct {
 	// Register makes the hub register its readers in the log while it has any, as an
 	// instance of [LiveReaders], so that other processes do not delete events that
 	// these readers have not yet read, see [Hub.Keep]. Use it for a log to which other
-	// processes may write. It has no effect on a log without [store.Checkpoints].
+	// processes may write. It has no effect on a log that keeps no checkpoints.
 	Register bool
 	// Logger logs when the log cannot be read, and when it can be read again. Nil
 	// discards these records. If the handler panics or ends its goroutine, that record
@@ -154,9 +154,7 @@ func NewHub(ctx context.Context, c Config) (*Hub, error) {
 		h.logger = guard.Logger(h.logger)
 	}
 	if c.Register {
-		if readers, err := NewReaders(c.Log); err == nil {
-			h.live = newLive(h, readers)
-		}
+		h.live = newLive(h, NewReaders(c.Log))
 	}
 	h.heard.Store(new(<-chan struct{}))
 	if w, ok := c.Log.(store.Watcher); ok && c.Poll > 0 {

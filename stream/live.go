@@ -253,13 +253,9 @@ func (h *Hub) lowest() map[int]store.Position {
 // deleted; its readers get a [*DeletedError].
 func (h *Hub) Keep(ctx context.Context, partition int) (store.Position, error) {
 	keep := h.Passed(partition)
-	marks, ok := h.log.(store.Checkpoints)
-	if !ok {
-		return keep, nil
-	}
-	all, err := marks.Checkpoints(ctx)
+	all, err := h.log.Checkpoints(ctx)
 	if errors.Is(err, errors.ErrUnsupported) {
-		return keep, nil // the log keeps no checkpoints after all
+		return keep, nil // no reader of the log can have a checkpoint
 	}
 	if err != nil {
 		return 0, err
@@ -292,10 +288,7 @@ type sight struct {
 // keep returns the lowest of a position and the positions of the live readers of other
 // engines. Before that it removes instances that have not changed for LiveSilenceMax.
 func (s *silence) keep(ctx context.Context, h *Hub, partition int, keep store.Position) (store.Position, error) {
-	readers, err := NewReaders(h.log)
-	if err != nil {
-		return 0, err
-	}
+	readers := NewReaders(h.log)
 	_, all, err := readers.load(ctx, store.Key{Kind: ReaderKind, ID: LiveReaders})
 	if err != nil {
 		return 0, err

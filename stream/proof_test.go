@@ -33,7 +33,7 @@ func TestAPositionIsProvedByTheEventAtIt(t *testing.T) {
 	if last.Event != (store.ID{1}) || second.Event.IsZero() {
 		t.Fatalf("got the proofs %+v and %+v, want the ids of the events", second, last)
 	}
-	if _, err := w.log.(store.Pruner).DeleteEvents(t.Context(), key, 3, at(9)); err != nil {
+	if _, err := w.log.DeleteEvents(t.Context(), key, 3, at(9)); err != nil {
 		t.Fatal(err)
 	}
 	other := newWriter(t, memory.New(memory.WithPartitions(2)), 0)

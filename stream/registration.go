@@ -49,20 +49,11 @@ const (
 // has come first, the change is computed again from the stored state.
 //
 // The methods may be called by many goroutines at once.
-type Readers struct {
-	log   store.Log
-	marks store.Checkpoints
-}
+type Readers struct{ log store.Log }
 
-// NewReaders returns the registered readers of a log. It returns an error matching
-// [errors.ErrUnsupported] if the log keeps no checkpoints.
-func NewReaders(log store.Log) (*Readers, error) {
-	marks, ok := log.(store.Checkpoints)
-	if !ok {
-		return nil, fmt.Errorf("registered readers: %w: a %T keeps no checkpoints", errors.ErrUnsupported, log)
-	}
-	return &Readers{log: log, marks: marks}, nil
-}
+// NewReaders returns the registered readers of a log. If the store keeps no checkpoints, the
+// methods return errors matching [errors.ErrUnsupported].
+func NewReaders(log store.Log) *Readers { return &Readers{log: log} }
 
 // A Registration is one instance of a registered reader. Only one goroutine at a time
 // may call its methods.
@@ -319,7 +310,7 @@ type Instance struct {
 // List returns all readers whose checkpoints keep events from being deleted, sorted by
 // name: registered readers and all others that have a checkpoint.
 func (r *Readers) List(ctx context.Context) ([]Reader, error) {
-	marks, err := r.marks.Checkpoints(ctx)
+	marks, err := r.log.Checkpoints(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list readers: %w", err)
 	}
@@ -372,7 +363,7 @@ func (r *Readers) Remove(ctx context.Context, name string) error {
 }
 
 func (r *Readers) remove(ctx context.Context, name string) error {
-	marks, err := r.marks.Checkpoints(ctx)
+	marks, err := r.log.Checkpoints(ctx)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/perdure/perdure/internal/testlog"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/stream"
@@ -32,11 +33,7 @@ func (d *doubtful) Commit(ctx context.Context, group []*store.Batch) ([]store.Re
 
 func readersOf(t *testing.T, log store.Log) *stream.Readers {
 	t.Helper()
-	r, err := stream.NewReaders(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
+	return stream.NewReaders(log)
 }
 
 func register(t *testing.T, log store.Log, name, id string, positions ...store.Position) *stream.Registration {
@@ -185,7 +182,7 @@ func TestRegisteredReaders(t *testing.T) {
 				t.Errorf("register %q: got %v, want %v", names, err, store.ErrInvalid)
 			}
 		}
-		if _, err := stream.NewReaders(struct{ store.Log }{log}); !errors.Is(err, errors.ErrUnsupported) {
+		if _, err := stream.NewReaders(testlog.Bare(log)).Register(t.Context(), "sums", "a", 0); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("a log without checkpoints: got %v, want %v", err, errors.ErrUnsupported)
 		}
 	})
@@ -221,12 +218,7 @@ func TestInstancesThatChangeAtOnceAreAllKept(t *testing.T) {
 	var wait sync.WaitGroup
 	for i := range replicas {
 		wait.Go(func() {
-			readers, err := stream.NewReaders(log)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			g, err := readers.Register(t.Context(), "sums", fmt.Sprint(i), 0)
+			g, err := stream.NewReaders(log).Register(t.Context(), "sums", fmt.Sprint(i), 0)
 			for n := 1; n <= moves && err == nil; n++ {
 				err = g.Move(t.Context(), store.Position(100*i+n))
 			}

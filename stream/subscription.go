@@ -317,17 +317,13 @@ func (s *Subscription) register(ctx context.Context) error {
 	if k, ok := s.checkpoint.(*logCheckpoint); ok && sameLog(k.log, s.hub.log) {
 		return nil // the positions are checkpoints of the log already
 	}
-	readers, err := NewReaders(s.hub.log)
-	if err != nil {
-		return nil //nolint:nilerr // the log has no checkpoints
-	}
 	var at []store.Position
 	for _, l := range s.trackers {
 		at = append(at, l.saved)
 	}
-	hold, err := readers.Register(ctx, CheckpointPrefix+s.config.Name, checkpointInstance, at...)
+	hold, err := NewReaders(s.hub.log).Register(ctx, CheckpointPrefix+s.config.Name, checkpointInstance, at...)
 	if errors.Is(err, errors.ErrUnsupported) {
-		return nil // the log is open for reading only: no checkpoint is possible
+		return nil // the log keeps no checkpoints, or is open for reading only
 	}
 	if err == nil {
 		s.hold, s.held = hold, at

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/perdure/perdure/internal/testlog"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/stream"
@@ -76,7 +77,7 @@ var errRefused = errors.New("refused")
 // saved returns the checkpoint of the subscription s in partition 0.
 func (w *writer) saved() store.Position {
 	w.tb.Helper()
-	marks, err := w.log.(store.Checkpoints).Checkpoints(context.Background())
+	marks, err := w.log.Checkpoints(context.Background())
 	if err != nil {
 		w.tb.Fatal(err)
 	}
@@ -523,7 +524,7 @@ func TestWrongConfigurationsOfASubscriptionAreNamed(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", what, err, store.ErrInvalid)
 		}
 	}
-	bare := struct{ store.Log }{w.log}
+	bare := testlog.Bare(w.log)
 	if _, err := w.hub.Subscribe(t.Context(), stream.SubscriptionConfig{Name: "s", Checkpoints: stream.LogCheckpoints(bare)}); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("a log without checkpoints: got %v, want %v", err, errors.ErrUnsupported)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -102,11 +101,7 @@ func (a *app) statsCommand() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd.Context(), args[0], func(log store.Log, _ func(store.Progress)) error {
-				measured, ok := log.(store.StatsReader)
-				if !ok {
-					return fmt.Errorf("%s: %w: the store has no figures", args[0], errors.ErrUnsupported)
-				}
-				s, err := measured.Stats(cmd.Context())
+				s, err := log.Stats(cmd.Context())
 				if err != nil {
 					return err
 				}

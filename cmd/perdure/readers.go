@@ -71,15 +71,11 @@ func (a *app) listReaders(ctx context.Context, log store.Log) error {
 }
 
 func readersOf(ctx context.Context, log store.Log) ([]stream.Reader, []store.Position, error) {
-	readers, err := stream.NewReaders(log)
-	if err != nil {
-		return nil, nil, err
-	}
 	heads, err := log.Heads(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := readers.List(ctx)
+	all, err := stream.NewReaders(log).List(ctx)
 	return all, heads, err
 }
 
@@ -133,12 +129,10 @@ func (a *app) removeReader(ctx context.Context, uri, name, instance string, yes 
 	if err != nil {
 		return err
 	}
-	readers, err := stream.NewReaders(log)
-	switch {
-	case err != nil:
-	case instance != "":
+	readers := stream.NewReaders(log)
+	if instance != "" {
 		err = readers.RemoveInstance(ctx, name, instance)
-	default:
+	} else {
 		err = readers.Remove(ctx, name)
 	}
 	if err = errors.Join(err, log.Close()); err == nil {

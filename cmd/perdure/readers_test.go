@@ -25,10 +25,7 @@ func newReaders(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	readers, err := stream.NewReaders(l)
-	if err != nil {
-		t.Fatal(err)
-	}
+	readers := stream.NewReaders(l)
 	for id, at := range map[string]store.Position{"a": 0, "b": 1} {
 		if _, err := readers.Register(t.Context(), "projection/sums/v1", id, at, store.NewPosition(1, 1)); err != nil {
 			t.Fatal(err)

@@ -183,7 +183,7 @@ func settled(ctx context.Context, engine *perdure.Engine, log store.Log) error {
 		}
 	}
 	for _, parked := range []bool{false, true} {
-		for m, err := range log.(store.Outbox).Messages(ctx, store.MessageQuery{Parked: parked}) {
+		for m, err := range log.Messages(ctx, store.MessageQuery{Parked: parked}) {
 			if err != nil {
 				return err
 			}

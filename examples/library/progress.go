@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/internal/progress"
-	"github.com/perdure/perdure/store"
 )
 
 const (
@@ -73,8 +72,8 @@ func (m *meter) state(ctx context.Context) progress.State {
 func (d *desk) left(ctx context.Context) string {
 	var parts []string
 	messages, reminders, err := d.due(ctx, pendingMax)
-	if log, ok := d.engine.Store().(store.StatsReader); ok && err == nil && messages+reminders == pendingMax {
-		if s, err := log.Stats(ctx); err == nil { // there are more than were counted
+	if err == nil && messages+reminders == pendingMax {
+		if s, err := d.engine.Store().Stats(ctx); err == nil { // there are more than were counted
 			messages = int(s.Pending) - reminders
 		}
 	}

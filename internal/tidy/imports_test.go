@@ -29,7 +29,7 @@ var floors = [][]room{
 	{"internal/kindrules"},
 	{"internal/core/entity"},
 	{"internal/core/commit", "internal/core/outbox", "internal/core/projector"},
-	{"stream", "cluster", "internal/storecore"},
+	{"stream", "cluster", "internal/storecore", "internal/testlog"},
 	{"actor", "store"},
 	{"internal/*/..."},
 	{"proto/..."},

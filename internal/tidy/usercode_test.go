@@ -55,7 +55,7 @@ var withoutUsers = []string{
 	"actor/actortest", "perduretest", "projection/projectiontest", "stream/streamtest",
 	"store/crashtest/...", "store/storetest/...", "store/postgres/pgtest",
 	"internal/guard", "internal/hooktest", "internal/progress", "internal/scribble", "internal/storecore",
-	"internal/testproto/...",
+	"internal/testlog", "internal/testproto/...",
 }
 
 // theirs are the packages whose interfaces users do not implement in the places where our

@@ -32,10 +32,7 @@ func TestSuite(t *testing.T) {
 		return openAt(t, l.(*bbolt.Log).Path(), options(s)...)
 	}
 	storetest.Run(t, open, storetest.Features{
-		Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true,
-		Checkpoints: true, Stats: true, Exclusive: true,
-		Partitions: true, Clock: true, Pause: true,
-		Exporter: true, Importer: true, Verifier: true,
+		Exclusive: true, Partitions: true, Clock: true, Pause: true,
 		Reopen: reopen,
 		OpenBackup: func(t testing.TB, path string, s storetest.Setup) store.Log {
 			return openAt(t, path, options(s)...)

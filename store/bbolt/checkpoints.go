@@ -23,7 +23,7 @@ func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
 	return all, nil
 }
 
-// Deleted implements [store.Deletions]. It reads the checkpoints of deletions only.
+// Deleted implements [store.Pruner]. It reads the checkpoints of deletions only.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	var all []store.Deletion
 	for b, err := range records(ctx, l, bucketCheckpoint, []byte(store.DeletionPrefix), decodeCheckpoint) {

@@ -1,6 +1,5 @@
 // Package bbolt keeps a log in one file, in B+trees of go.etcd.io/bbolt. It is the smallest
-// durable store, for one process. It has every optional ability of package store except
-// [store.Synchronous].
+// durable store, for one process.
 //
 // Commits are grouped: one transaction, with one sync, stores all batches of a Commit
 // together with the batches of other callers that wait at the same time.
@@ -83,19 +82,8 @@ type Log struct {
 
 var (
 	_ store.Log         = (*Log)(nil)
-	_ store.Catalog     = (*Log)(nil)
-	_ store.Pruner      = (*Log)(nil)
-	_ store.Outbox      = (*Log)(nil)
-	_ store.Receipts    = (*Log)(nil)
-	_ store.Claims      = (*Log)(nil)
-	_ store.Checkpoints = (*Log)(nil)
-	_ store.Deletions   = (*Log)(nil)
-	_ store.StatsReader = (*Log)(nil)
-	_ store.Exclusive   = (*Log)(nil)
-	_ store.Exporter    = (*Log)(nil)
-	_ store.Importer    = (*Log)(nil)
-	_ store.Verifier    = (*Log)(nil)
 	_ store.BackupStore = (*Log)(nil)
+	_ store.FaultTeller = (*Log)(nil)
 )
 
 // Faults implements [store.FaultTeller]. It returns faults for a log with a damaged meta page

@@ -127,7 +127,7 @@ func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Rece
 	return l.receipts(ctx, key, store.DecodeReceipt)
 }
 
-// ReceiptHeads implements [store.ReceiptHeads].
+// ReceiptHeads implements [store.Receipts].
 func (l *Log) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
 	return l.receipts(ctx, key, store.DecodeReceiptHead)
 }

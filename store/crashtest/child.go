@@ -170,7 +170,7 @@ func scriptLife(ctx context.Context, log store.Log, o *orders, life int, j *jour
 func look(ctx context.Context, log store.Log, cmd *command, j *journal) error {
 	p, n := &cmd.Parts[0], cmd.name(0)
 	saw := &sight{Life: cmd.Life, Client: cmd.Client, Number: cmd.Number}
-	switch l, ok := log.(store.Receipts); {
+	switch {
 	case len(p.Sizes) > 0:
 		for e, err := range log.Read(ctx, p.Key, p.Expected) {
 			if err != nil {
@@ -178,8 +178,8 @@ func look(ctx context.Context, log store.Log, cmd *command, j *journal) error {
 			}
 			saw.Stored = saw.Stored || nameOf(e.Payload) == n.of("event", 0)
 		}
-	case p.Receipt && ok:
-		_, err := l.Receipt(ctx, p.Key, string(n))
+	case p.Receipt:
+		_, err := log.Receipt(ctx, p.Key, string(n))
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("look: %w", err)
 		}

@@ -16,17 +16,6 @@ const (
 	keptClaimsMax   = 8
 )
 
-// abilities are the optional abilities of a log that the workload uses.
-type abilities struct{ outbox, receipts, claims, checkpoints bool }
-
-func abilitiesOf(log store.Log) (a abilities) {
-	_, a.outbox = log.(store.Outbox)
-	_, a.receipts = log.(store.Receipts)
-	_, a.claims = log.(store.Claims)
-	_, a.checkpoints = log.(store.Checkpoints)
-	return a
-}
-
 // A client plans commands and learns from their outcomes. Only this client commits to its
 // own entities, so commands on those cannot conflict. The other entities are shared by all
 // clients; the client knows their versions only from their last outcome.
@@ -34,7 +23,6 @@ type client struct {
 	life, number int // life of the process, number of the client within it
 	commands     int // number of commands planned so far
 	random       *rand.Rand
-	able         abilities
 	own          []store.Key
 	shared       *sharedVersions
 	versions     map[store.Key]store.Version // versions of the client's own entities
@@ -112,7 +100,7 @@ func newClients(ctx context.Context, log store.Log, life, clients int, seed uint
 	all := make([]*client, clients)
 	for i := range all {
 		all[i] = &client{
-			life: life, number: i, able: abilitiesOf(log), own: ownKeys(i), shared: shared,
+			life: life, number: i, own: ownKeys(i), shared: shared,
 			random:   rand.New(rand.NewPCG(seed, uint64(life)<<32|uint64(i))),
 			versions: map[store.Key]store.Version{}, claims: map[store.Key][]name{},
 		}
@@ -153,7 +141,7 @@ func (c *client) plan() *command {
 		versions[key] = p.next()
 		cmd.Parts = append(cmd.Parts, p)
 	}
-	if len(c.messages) > keptMessagesMax/2 && c.able.checkpoints {
+	if len(c.messages) > keptMessagesMax/2 {
 		cmd.Parts = append(cmd.Parts, part{Settle: c.take(), Checkpoint: true})
 	}
 	return cmd
@@ -167,7 +155,7 @@ func (c *client) change(key store.Key, at store.Version) part {
 		return p
 	}
 	p := c.events(key, at)
-	if c.often(12) && at > 0 && c.able.receipts {
+	if c.often(12) && at > 0 {
 		p.Sizes = nil // a command with a reply and no event
 		p.Receipt = true
 	}
@@ -185,7 +173,7 @@ func (c *client) events(key store.Key, at store.Version) part {
 		}
 		p.Sizes = append(p.Sizes, size)
 	}
-	p.Receipt = c.able.receipts && !c.often(4)
+	p.Receipt = !c.often(4)
 	return p
 }
 
@@ -193,19 +181,16 @@ func (c *client) events(key store.Key, at store.Version) part {
 // settlements, checkpoints and claims.
 func (c *client) decorate(p *part) {
 	if p.Save {
-		p.Receipt = c.able.receipts
+		p.Receipt = true
 	}
-	if c.able.outbox && c.often(2) {
+	if c.often(2) {
 		p.Messages = 1 + c.random.IntN(2)
 		p.Timer = c.often(3)
 	}
-	if c.able.outbox && !c.able.checkpoints && len(c.messages) > keptMessagesMax/2 {
-		p.Settle = c.take()
-	}
-	if c.able.checkpoints && c.often(4) {
+	if c.often(4) {
 		p.Checkpoint = true
 	}
-	if c.able.claims && c.often(3) {
+	if c.often(3) {
 		p.Claim = true
 		if held := c.claims[p.Key]; len(held) > keptClaimsMax {
 			p.Release = []name{held[0]}

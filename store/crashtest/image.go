@@ -119,57 +119,45 @@ func (m *image) readEntity(ctx context.Context, log store.Log, key store.Key, f 
 }
 
 func (m *image) readRest(ctx context.Context, log store.Log, keys []store.Key, f *faults) error {
-	if l, ok := log.(store.Receipts); ok {
-		for _, key := range keys {
-			for r, err := range l.Receipts(ctx, key) {
-				if err != nil {
-					return err
-				}
-				m.receipts[name(r.Name)] = r
-			}
-		}
-	}
-	if l, ok := log.(store.Outbox); ok {
-		for r, err := range l.Messages(ctx, store.MessageQuery{}) {
+	for _, key := range keys {
+		for r, err := range log.Receipts(ctx, key) {
 			if err != nil {
 				return err
 			}
-			n := nameOf(r.Payload)
-			if m.messages[n] != nil {
-				f.addf("message %s is stored twice", n)
-			}
-			m.messages[n] = r
+			m.receipts[name(r.Name)] = r
 		}
 	}
-	if l, ok := log.(store.Claims); ok {
-		for c, err := range l.Claims(ctx, claimSpace) {
-			if err != nil {
-				return err
-			}
-			m.claims[name(c.Claim.Value)] = c.Owner
-		}
-	}
-	if l, ok := log.(store.Checkpoints); ok {
-		all, err := l.Checkpoints(ctx)
+	for r, err := range log.Messages(ctx, store.MessageQuery{}) {
 		if err != nil {
 			return err
 		}
-		for _, b := range all {
-			m.checkpoints[b.Name] = b.Position
+		n := nameOf(r.Payload)
+		if m.messages[n] != nil {
+			f.addf("message %s is stored twice", n)
 		}
+		m.messages[n] = r
+	}
+	for c, err := range log.Claims(ctx, claimSpace) {
+		if err != nil {
+			return err
+		}
+		m.claims[name(c.Claim.Value)] = c.Owner
+	}
+	all, err := log.Checkpoints(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		m.checkpoints[b.Name] = b.Position
 	}
 	return m.readCatalog(ctx, log, keys, f)
 }
 
 // readCatalog compares the catalog with the entities.
 func (m *image) readCatalog(ctx context.Context, log store.Log, keys []store.Key, f *faults) error {
-	l, ok := log.(store.Catalog)
-	if !ok {
-		return nil
-	}
 	listed := map[store.Key]store.Version{}
 	for _, kind := range []string{kindEvents, kindSaved} {
-		for e, err := range l.Entities(ctx, kind, "") {
+		for e, err := range log.Entities(ctx, kind, "") {
 			if err != nil {
 				return err
 			}

@@ -384,7 +384,7 @@ func (c *mediaCase) write() {
 
 // eachRecord calls fn with the sum of each readable record.
 func (c *mediaCase) eachRecord(log store.Log, fn func(store.RecordKind, uint64) error) (failure error) {
-	x, err := log.(store.Exporter).Export(c.ctx)
+	x, err := log.Export(c.ctx)
 	if err != nil {
 		return err
 	}

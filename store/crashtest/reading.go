@@ -213,28 +213,18 @@ func (r *reading) readEntity(ctx context.Context, log store.Log, key store.Key) 
 	for e, err := range log.Read(ctx, key, 0) {
 		r.addEvent("read "+key.String(), e, err)
 	}
-	if l, ok := log.(store.Receipts); ok {
-		addAll(r, "receipts "+key.String(), l.Receipts(ctx, key))
-	}
+	addAll(r, "receipts "+key.String(), log.Receipts(ctx, key))
 }
 
 func (r *reading) readAbilities(ctx context.Context, log store.Log) {
-	if l, ok := log.(store.Catalog); ok {
-		kinds, err := l.Kinds(ctx)
-		r.add("kinds", err, "%v", kinds)
-		for _, kind := range []string{kindEvents, kindSaved} {
-			addAll(r, "entities "+kind, l.Entities(ctx, kind, ""))
-		}
+	kinds, err := log.Kinds(ctx)
+	r.add("kinds", err, "%v", kinds)
+	for _, kind := range []string{kindEvents, kindSaved} {
+		addAll(r, "entities "+kind, log.Entities(ctx, kind, ""))
 	}
-	if l, ok := log.(store.Outbox); ok {
-		addAll(r, "messages", l.Messages(ctx, store.MessageQuery{}))
-		addAll(r, "parked messages", l.Messages(ctx, store.MessageQuery{Parked: true}))
-	}
-	if l, ok := log.(store.Claims); ok {
-		addAll(r, "claims", l.Claims(ctx, claimSpace))
-	}
-	if l, ok := log.(store.Checkpoints); ok {
-		all, err := l.Checkpoints(ctx)
-		r.add("checkpoints", err, "%+v", all)
-	}
+	addAll(r, "messages", log.Messages(ctx, store.MessageQuery{}))
+	addAll(r, "parked messages", log.Messages(ctx, store.MessageQuery{Parked: true}))
+	addAll(r, "claims", log.Claims(ctx, claimSpace))
+	all, err := log.Checkpoints(ctx)
+	r.add("checkpoints", err, "%+v", all)
 }

@@ -1,7 +1,6 @@
 // Package memory is the reference store: a [store.Log] that keeps everything in memory. It
-// offers every optional ability but [store.BackupStore] and [store.Watcher]. It is simple
-// rather than clever, so that its correctness is easy to see, and fast enough for tests,
-// for simulations and for data that may be lost with the process.
+// is simple rather than clever, so that its correctness is easy to see, and fast enough for
+// tests, for simulations and for data that may be lost with the process.
 package memory
 
 import (
@@ -26,12 +25,8 @@ const (
 	snapshotsMax = 2
 )
 
-// A Log is a [store.Log] in memory. It has all optional abilities that make sense without
-// files and without other processes: it is a [store.Catalog], [store.Pruner],
-// [store.Deletions], [store.Outbox], [store.Receipts], [store.ReceiptHeads],
-// [store.Claims], [store.Checkpoints], [store.StatsReader], [store.Exclusive],
-// [store.Synchronous], [store.Exporter], [store.Importer] and [store.Verifier]. Its records are
-// lost when the process ends.
+// A Log is a [store.Log] in memory, and also a [store.Synchronous] and a [store.Watcher]. Its
+// records are lost when the process ends.
 //
 // Records are kept in their stored form. Every read decodes them and verifies their
 // checksums. Invariants:
@@ -66,20 +61,8 @@ type Log struct {
 
 var (
 	_ store.Log         = (*Log)(nil)
-	_ store.Catalog     = (*Log)(nil)
-	_ store.Pruner      = (*Log)(nil)
-	_ store.Deletions   = (*Log)(nil)
-	_ store.Outbox      = (*Log)(nil)
 	_ store.Watcher     = (*Log)(nil)
-	_ store.Receipts    = (*Log)(nil)
-	_ store.Claims      = (*Log)(nil)
-	_ store.Checkpoints = (*Log)(nil)
-	_ store.StatsReader = (*Log)(nil)
-	_ store.Exclusive   = (*Log)(nil)
 	_ store.Synchronous = (*Log)(nil)
-	_ store.Exporter    = (*Log)(nil)
-	_ store.Importer    = (*Log)(nil)
-	_ store.Verifier    = (*Log)(nil)
 )
 
 // An entity takes about 130 bytes together with its entry in the catalog. To keep it small,

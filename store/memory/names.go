@@ -80,7 +80,7 @@ func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Rece
 	return l.receipts(ctx, key, store.DecodeReceipt)
 }
 
-// ReceiptHeads implements [store.ReceiptHeads].
+// ReceiptHeads implements [store.Receipts].
 func (l *Log) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
 	return l.receipts(ctx, key, store.DecodeReceiptHead)
 }
@@ -252,7 +252,7 @@ func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
 	return marks, err
 }
 
-// Deleted implements [store.Deletions].
+// Deleted implements [store.Pruner].
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	marks, err := l.allCheckpoints(ctx)
 	_, deletions := store.SplitCheckpoints(marks)

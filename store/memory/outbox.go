@@ -214,7 +214,7 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 	return l.messages(ctx, q, false)
 }
 
-// Undelivered implements [store.Halting].
+// Undelivered implements [store.Outbox].
 func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
 	q.Parked = false
 	return l.messages(ctx, q, true)

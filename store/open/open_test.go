@@ -53,7 +53,7 @@ func TestMemoryTakesItsParameters(t *testing.T) {
 		}
 	}
 	for uri, shared := range map[string]bool{"memory:?shared=true": true, "memory:?shared=false": false} {
-		_, err := openLog(t, uri).(store.Exclusive).Acquire()
+		_, err := openLog(t, uri).Acquire()
 		if got := errors.Is(err, errors.ErrUnsupported); got != shared {
 			t.Errorf("acquire %q: got %v, want shared %t", uri, err, shared)
 		}

@@ -21,7 +21,7 @@ func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
 	return all, nil
 }
 
-// Deleted implements [store.Deletions]. It reads only the checkpoints of deletions.
+// Deleted implements [store.Pruner]. It reads only the checkpoints of deletions.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	var all []store.Deletion
 	prefix := append([]byte{byte(bucketCheckpoint)}, store.DeletionPrefix...)

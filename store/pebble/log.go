@@ -1,6 +1,6 @@
 // Package pebble keeps a log in a directory, in a log-structured merge tree of
 // github.com/cockroachdb/pebble. It is the durable store with the highest rate of appends,
-// for one process. It has every optional ability of package store except [store.Synchronous].
+// for one process.
 //
 // Commits are grouped: one write to Pebble's write-ahead log (WAL), with one sync, stores all
 // batches of a Commit together with the batches of other callers that wait at the same time.
@@ -91,20 +91,7 @@ type Log struct {
 
 var (
 	_ store.Log         = (*Log)(nil)
-	_ store.Catalog     = (*Log)(nil)
-	_ store.Pruner      = (*Log)(nil)
-	_ store.Outbox      = (*Log)(nil)
-	_ store.Receipts    = (*Log)(nil)
-	_ store.Claims      = (*Log)(nil)
-	_ store.Checkpoints = (*Log)(nil)
-	_ store.Deletions   = (*Log)(nil)
-	_ store.StatsReader = (*Log)(nil)
-	_ store.Exclusive   = (*Log)(nil)
-	_ store.Exporter    = (*Log)(nil)
-	_ store.Importer    = (*Log)(nil)
-	_ store.Verifier    = (*Log)(nil)
 	_ store.BackupStore = (*Log)(nil)
-
 	_ store.FaultTeller = (*Log)(nil)
 )
 

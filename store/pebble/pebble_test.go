@@ -47,10 +47,7 @@ func TestSuite(t *testing.T) {
 		return openAnew(t, l.(*pebble.Log).Path(), s)
 	}
 	storetest.Run(t, open, storetest.Features{
-		Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true,
-		Checkpoints: true, Stats: true, Exclusive: true,
-		Partitions: true, Clock: true, Pause: true,
-		Exporter: true, Importer: true, Verifier: true,
+		Exclusive: true, Partitions: true, Clock: true, Pause: true,
 		Reopen:     reopen,
 		OpenBackup: openAnew,
 		Damage: func(t testing.TB, l store.Log, record any, flip func([]byte)) store.Log {

@@ -47,7 +47,7 @@ func richLog(t *testing.T) (path string, ever map[string]bool) {
 // records returns the stored forms of all records of some sorts that can be read.
 func records(t *testing.T, l store.Log, sorts ...store.RecordKind) map[string]bool {
 	t.Helper()
-	x, err := l.(store.Exporter).Export(t.Context())
+	x, err := l.Export(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
 	return all, err
 }
 
-// Deleted implements [store.Deletions]. It reads only the checkpoints of deletions.
+// Deleted implements [store.Pruner]. It reads only the checkpoints of deletions.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	all, err := l.readCheckpoints(ctx, l.statements.deletions)
 	_, deletions := store.SplitCheckpoints(all)

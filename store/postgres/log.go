@@ -1,7 +1,6 @@
 // Package postgres keeps a log in a schema of a PostgreSQL database. Many processes on many
-// machines can use the log at the same time. It has every optional ability of package store
-// except [store.Synchronous] and [store.BackupStore]. The log is shared, so [Log.Acquire] returns
-// an error matching [errors.ErrUnsupported]. It works with PostgreSQL 14 and later.
+// machines can use the log at the same time. The log is shared, so [Log.Acquire] returns an error
+// matching [errors.ErrUnsupported]. It works with PostgreSQL 14 and later.
 //
 //	log, err := postgres.Open(ctx, "postgres://app@db.example.com/shop")
 //	…
@@ -198,21 +197,8 @@ type Log struct {
 }
 
 var (
-	_ store.Log          = (*Log)(nil)
-	_ store.Catalog      = (*Log)(nil)
-	_ store.Pruner       = (*Log)(nil)
-	_ store.Outbox       = (*Log)(nil)
-	_ store.Receipts     = (*Log)(nil)
-	_ store.ReceiptHeads = (*Log)(nil)
-	_ store.Claims       = (*Log)(nil)
-	_ store.Checkpoints  = (*Log)(nil)
-	_ store.Deletions    = (*Log)(nil)
-	_ store.StatsReader  = (*Log)(nil)
-	_ store.Exclusive    = (*Log)(nil)
-	_ store.Watcher      = (*Log)(nil)
-	_ store.Exporter     = (*Log)(nil)
-	_ store.Importer     = (*Log)(nil)
-	_ store.Verifier     = (*Log)(nil)
+	_ store.Log     = (*Log)(nil)
+	_ store.Watcher = (*Log)(nil)
 )
 
 // Heads implements [store.Log]. It searches an index once for each partition.

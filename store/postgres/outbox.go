@@ -44,7 +44,7 @@ func (l *Log) Messages(ctx context.Context, q store.MessageQuery) iter.Seq2[*sto
 	return l.outbox(ctx, q, l.statements.pending)
 }
 
-// Undelivered implements [store.Halting]. The iteration may or may not yield messages that
+// Undelivered implements [store.Outbox]. The iteration may or may not yield messages that
 // are added or deleted while it runs.
 func (l *Log) Undelivered(ctx context.Context, q store.MessageQuery) iter.Seq2[*store.Message, error] {
 	q.Parked = false

@@ -37,10 +37,7 @@ func TestSuite(t *testing.T) {
 		return openAt(t, placeOf(l), append(options(s), postgres.WithoutProbation())...)
 	}
 	storetest.Run(t, open, storetest.Features{
-		Catalog: true, Pruner: true, Deletions: true, Outbox: true, Halting: true, Receipts: true, Claims: true,
-		Checkpoints: true, Stats: true, Watcher: true,
-		Partitions: true, Clock: true, Pause: true,
-		Exporter: true, Importer: true, Verifier: true,
+		Watcher: true, Partitions: true, Clock: true, Pause: true,
 		Share: again,
 		Reopen: func(t testing.TB, l store.Log, s storetest.Setup) store.Log {
 			if err := l.Close(); err != nil && !errors.Is(err, store.ErrClosed) {

@@ -30,7 +30,7 @@ func (l *Log) Receipts(ctx context.Context, key store.Key) iter.Seq2[*store.Rece
 	return l.receipts(ctx, key, store.DecodeReceipt)
 }
 
-// ReceiptHeads implements [store.ReceiptHeads]. The server sends the answers as well, one
+// ReceiptHeads implements [store.Receipts]. The server sends the answers as well, one
 // page at a time, but the log does not keep them.
 func (l *Log) ReceiptHeads(ctx context.Context, key store.Key) iter.Seq2[*store.Receipt, error] {
 	return l.receipts(ctx, key, store.DecodeReceiptHead)

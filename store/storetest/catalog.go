@@ -6,21 +6,19 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-var catalogNeed = []need{catalog}
-
 var catalogCases = []testCase{
-	{name: "an empty log has no kinds", needs: catalogNeed, run: func(x *fixture) {
+	{name: "an empty log has no kinds", run: func(x *fixture) {
 		want(x, "number of kinds", len(x.kinds()), 0)
 		want(x, "number of entities", len(x.entities("book", "")), 0)
 	}},
-	{name: "kinds are sorted", needs: catalogNeed, run: func(x *fixture) {
+	{name: "kinds are sorted", run: func(x *fixture) {
 		for _, kind := range []string{"shelf", "book", "é", "books", "B", "b"} {
 			x.append(store.Key{Kind: kind, ID: "a"}, 0, "e")
 			x.append(store.Key{Kind: kind, ID: "b"}, 0, "e")
 		}
 		want(x, "kinds", x.kinds(), []string{"B", "b", "book", "books", "shelf", "é"})
 	}},
-	{name: "entities are sorted by id in byte order, with their versions", needs: catalogNeed, run: func(x *fixture) {
+	{name: "entities are sorted by id in byte order, with their versions", run: func(x *fixture) {
 		var wanted []store.Entity
 		for i, id := range oddIDs {
 			wanted = append(wanted, store.Entity{Key: book(id), Version: store.Version(i%3 + 1)})
@@ -35,7 +33,7 @@ var catalogCases = []testCase{
 			want(x, "number of entities after "+w.Key.ID, len(x.entities("book", w.Key.ID)), len(wanted)-i-1)
 		}
 	}},
-	{name: "entities begin above an id that need not exist", needs: catalogNeed, run: func(x *fixture) {
+	{name: "entities begin above an id that need not exist", run: func(x *fixture) {
 		for _, id := range []string{"a", "c", "e"} {
 			x.append(book(id), 0, "e")
 		}
@@ -43,7 +41,7 @@ var catalogCases = []testCase{
 		want(x, "number of entities after c", len(x.entities("book", "c")), 1)
 		want(x, "number of entities after z", len(x.entities("book", "z")), 0)
 	}},
-	{name: "the catalog can be paged through while it grows", needs: catalogNeed, run: func(x *fixture) {
+	{name: "the catalog can be paged through while it grows", run: func(x *fixture) {
 		ids := numbered("%04d", 300)
 		for _, id := range ids {
 			x.append(book(id), 0, "e")
@@ -51,7 +49,7 @@ var catalogCases = []testCase{
 		var got []string
 		after := ""
 		for i := range len(ids) {
-			for e, err := range ability[store.Catalog](x).Entities(x.ctx, "book", after) {
+			for e, err := range x.log.Entities(x.ctx, "book", after) {
 				x.wantNoError("entities", err)
 				got, after = append(got, e.Key.ID), e.Key.ID
 				break
@@ -61,25 +59,25 @@ var catalogCases = []testCase{
 		want(x, "entities", got, ids)
 		want(x, "number of entities", len(x.entities("book", "")), 600)
 	}},
-	{name: "the catalog has the latest version of an entity once", needs: catalogNeed, run: func(x *fixture) {
+	{name: "the catalog has the latest version of an entity once", run: func(x *fixture) {
 		for v := range store.Version(5) {
 			x.append(book("a"), v, "e")
 			want(x, "entities", x.entities("book", ""), []store.Entity{{Key: book("a"), Version: v + 1}})
 		}
 	}},
-	{name: "entities with a saved state are in the catalog", needs: catalogNeed, run: func(x *fixture) {
+	{name: "entities with a saved state are in the catalog", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Save: x.state("s")})
 		x.commit(&store.Batch{Key: book("a"), Expected: 1, Save: x.state("s")})
 		want(x, "entities", x.entities("book", ""), []store.Entity{{Key: book("a"), Version: 2}})
 		want(x, "kinds", x.kinds(), []string{"book"})
 	}},
-	{name: "entities that were only checked or refused are not in the catalog", needs: catalogNeed, run: func(x *fixture) {
+	{name: "entities that were only checked or refused are not in the catalog", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a")})
 		x.try(&store.Batch{Key: book("b"), Expected: 3, Events: x.events("no")})
 		want(x, "number of kinds", len(x.kinds()), 0)
 		want(x, "number of entities", len(x.entities("book", "")), 0)
 	}},
-	{name: "the catalog has the entities of all partitions", needs: []need{catalog, partitions}, setup: Setup{Partitions: 4}, run: func(x *fixture) {
+	{name: "the catalog has the entities of all partitions", needs: []need{partitions}, setup: Setup{Partitions: 4}, run: func(x *fixture) {
 		ids := numbered("%02d", 40)
 		for _, id := range ids {
 			x.append(book(id), 0, "e")
@@ -90,10 +88,10 @@ var catalogCases = []testCase{
 		}
 		want(x, "entities", got, ids)
 	}},
-	{name: "reading the catalog can end early", needs: catalogNeed, run: func(x *fixture) {
+	{name: "reading the catalog can end early", run: func(x *fixture) {
 		x.append(book("a"), 0, "e")
 		x.append(book("b"), 0, "e")
-		for _, err := range ability[store.Catalog](x).Entities(x.ctx, "book", "") {
+		for _, err := range x.log.Entities(x.ctx, "book", "") {
 			x.wantNoError("entities", err)
 			break
 		}
@@ -103,7 +101,7 @@ var catalogCases = []testCase{
 
 func (x *fixture) kinds() []string {
 	x.Helper()
-	kinds, err := ability[store.Catalog](x).Kinds(x.ctx)
+	kinds, err := x.log.Kinds(x.ctx)
 	if err != nil {
 		x.Fatalf("kinds: %v", err)
 	}

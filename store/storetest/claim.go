@@ -8,35 +8,33 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-var claimNeed = []need{claims}
-
 var (
 	ada   = store.Claim{Space: "address", Value: "ada@example.org"}
 	grace = store.Claim{Space: "address", Value: "grace@example.org"}
 )
 
 var claimCases = []testCase{
-	{name: "a claimed value has its owner", needs: claimNeed, run: func(x *fixture) {
+	{name: "a claimed value has its owner", run: func(x *fixture) {
 		r := x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
 		want(x, "owner", x.owner(ada), book("a"))
 		want(x, "claims", x.claims("address"), []store.Claimed{{Claim: ada, Owner: book("a"), Time: r.Time.UTC()}})
 	}},
-	{name: "a value that nobody has claimed has no owner", needs: claimNeed, run: func(x *fixture) {
+	{name: "a value that nobody has claimed has no owner", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
 		for _, c := range []store.Claim{grace, {Space: "addr", Value: ada.Value}, {Space: ada.Space, Value: "ada"}} {
-			_, err := ability[store.Claims](x).Owner(x.ctx, c)
+			_, err := x.log.Owner(x.ctx, c)
 			x.wantError(fmt.Sprintf("owner of %+v", c), err, store.ErrNotFound)
 		}
 		want(x, "number of claims of another space", len(x.claims("addr")), 0)
 	}},
-	{name: "a value that another entity holds refuses the whole batch", needs: claimNeed, run: func(x *fixture) {
+	{name: "a value that another entity holds refuses the whole batch", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
 		r := x.try(&store.Batch{Key: book("b"), Events: x.events("no"), Claim: []store.Claim{grace, ada}})
 		x.wantClaimed(r.Err, ada, book("a"))
 		want(x, "owner", x.owner(grace), store.Key{})
 		x.wantVersion(book("b"), 0)
 	}},
-	{name: "a batch behind one that lost a claim is refused with it", needs: claimNeed, run: func(x *fixture) {
+	{name: "a batch behind one that lost a claim is refused with it", run: func(x *fixture) {
 		results := x.group(
 			&store.Batch{Key: book("a"), Claim: []store.Claim{ada}},
 			&store.Batch{Key: book("b"), Events: x.events("no"), Claim: []store.Claim{ada}},
@@ -46,13 +44,13 @@ var claimCases = []testCase{
 		x.wantClaimed(results[1].Err, ada, book("a"))
 		x.wantConflict("third", results[2].Err, store.ConflictError{Key: book("b"), Expected: 1, AfterRefused: true})
 	}},
-	{name: "a value that the entity holds already is no error", needs: claimNeed, run: func(x *fixture) {
+	{name: "a value that the entity holds already is no error", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada, ada}})
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}, Events: x.events("e")})
 		want(x, "owner", x.owner(ada), book("a"))
 		want(x, "number of claims", len(x.claims("address")), 1)
 	}},
-	{name: "a released value is free", needs: claimNeed, run: func(x *fixture) {
+	{name: "a released value is free", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada, grace}})
 		x.commit(&store.Batch{Key: book("a"), Release: []store.Claim{ada}})
 		want(x, "owner", x.owner(ada), store.Key{})
@@ -60,24 +58,24 @@ var claimCases = []testCase{
 		want(x, "owner", x.owner(ada), book("b"))
 		want(x, "owner of the other value", x.owner(grace), book("a"))
 	}},
-	{name: "releasing a value that the entity does not hold is ignored", needs: claimNeed, run: func(x *fixture) {
+	{name: "releasing a value that the entity does not hold is ignored", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
 		x.commit(&store.Batch{Key: book("b"), Release: []store.Claim{ada, grace}, Events: x.events("e")})
 		want(x, "owner", x.owner(ada), book("a"))
 	}},
-	{name: "a batch cannot take a value by releasing it for another", needs: claimNeed, run: func(x *fixture) {
+	{name: "a batch cannot take a value by releasing it for another", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
 		r := x.try(&store.Batch{Key: book("b"), Release: []store.Claim{ada}, Claim: []store.Claim{ada}})
 		x.wantClaimed(r.Err, ada, book("a"))
 		want(x, "owner", x.owner(ada), book("a"))
 	}},
-	{name: "a value that a batch releases can be claimed by the same batch", needs: claimNeed, run: func(x *fixture) {
+	{name: "a value that a batch releases can be claimed by the same batch", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
 		x.commit(&store.Batch{Key: book("a"), Release: []store.Claim{ada}, Claim: []store.Claim{ada, grace}})
 		want(x, "owner", x.owner(ada), book("a"))
 		want(x, "owner", x.owner(grace), book("a"))
 	}},
-	{name: "a value that one batch of a group releases can be claimed by the next", needs: claimNeed, run: func(x *fixture) {
+	{name: "a value that one batch of a group releases can be claimed by the next", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
 		results := x.group(
 			&store.Batch{Key: book("a"), Release: []store.Claim{ada}},
@@ -86,13 +84,13 @@ var claimCases = []testCase{
 		want(x, "error of the second", results[1].Err, nil)
 		want(x, "owner", x.owner(ada), book("b"))
 	}},
-	{name: "claims of a refused batch are neither taken nor released", needs: claimNeed, run: func(x *fixture) {
+	{name: "claims of a refused batch are neither taken nor released", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
 		x.try(&store.Batch{Key: book("a"), Expected: 1, Release: []store.Claim{ada}, Claim: []store.Claim{grace}})
 		want(x, "owner", x.owner(ada), book("a"))
 		want(x, "owner", x.owner(grace), store.Key{})
 	}},
-	{name: "the same value in two spaces is two values", needs: claimNeed, run: func(x *fixture) {
+	{name: "the same value in two spaces is two values", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{{Space: "s", Value: "v"}, {Space: "s2", Value: "v"}}})
 		x.commit(&store.Batch{Key: book("b"), Claim: []store.Claim{{Space: "s1", Value: "v"}, {Space: "s", Value: "v1"}}})
 		x.commit(&store.Batch{Key: book("a"), Release: []store.Claim{{Space: "s", Value: "v"}}})
@@ -100,7 +98,7 @@ var claimCases = []testCase{
 		want(x, "owner", x.owner(store.Claim{Space: "s1", Value: "v"}), book("b"))
 		want(x, "number of claims in s", len(x.claims("s")), 1)
 	}},
-	{name: "claims are sorted by value in byte order", needs: claimNeed, run: func(x *fixture) {
+	{name: "claims are sorted by value in byte order", run: func(x *fixture) {
 		for i := range oddIDs {
 			c := store.Claim{Space: "odd", Value: oddIDs[(i*17)%len(oddIDs)]} // not in the order of their values
 			x.commit(&store.Batch{Key: book(fmt.Sprint(i)), Claim: []store.Claim{c}})
@@ -113,7 +111,7 @@ var claimCases = []testCase{
 		}
 		want(x, "values", values, oddIDs)
 	}},
-	{name: "an entity may hold many values and a space may have many owners", needs: claimNeed, run: func(x *fixture) {
+	{name: "an entity may hold many values and a space may have many owners", run: func(x *fixture) {
 		values := numbered("%04d", 600)
 		for i, v := range values {
 			x.commit(&store.Batch{Key: book(fmt.Sprint(i % 3)), Claim: []store.Claim{{Space: "s", Value: v}}})
@@ -125,7 +123,7 @@ var claimCases = []testCase{
 			want(x, "owner", c.Owner, book(fmt.Sprint(i%3)))
 		}
 	}},
-	{name: "of sixteen entities that claim one value at once one wins", needs: claimNeed, run: func(x *fixture) {
+	{name: "of sixteen entities that claim one value at once one wins", run: func(x *fixture) {
 		for round := range 5 {
 			c := store.Claim{Space: "race", Value: fmt.Sprint(round)}
 			winners := race(x, 16, func(i int) error {
@@ -138,9 +136,9 @@ var claimCases = []testCase{
 			want(x, "events", len(x.scan(store.Query{})), round+1)
 		}
 	}},
-	{name: "reading claims can end early", needs: claimNeed, run: func(x *fixture) {
+	{name: "reading claims can end early", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada, grace}})
-		for _, err := range ability[store.Claims](x).Claims(x.ctx, "address") {
+		for _, err := range x.log.Claims(x.ctx, "address") {
 			x.wantNoError("claims", err)
 			break
 		}

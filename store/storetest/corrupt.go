@@ -22,7 +22,7 @@ var flips = []struct {
 
 // corruptCases damage one record of each sort and read it by every method that returns it.
 var corruptCases = slices.Concat(
-	damaged("event", nil, func(x *fixture) any {
+	damaged("event", func(x *fixture) any {
 		x.append(book("a"), 0, "1", "2", "3")
 		return x.read(book("a"), 0)[1]
 	}, map[string]func(*fixture) error{
@@ -33,7 +33,7 @@ var corruptCases = slices.Concat(
 			return corruptAfter(x, "scan", x.log.Scan(x.ctx, store.Query{Kinds: []string{"book"}}), "1")
 		},
 	}),
-	damaged("state", nil, func(x *fixture) any {
+	damaged("state", func(x *fixture) any {
 		x.commit(&store.Batch{Key: book("a"), Events: x.events("1"), Snapshot: x.state("s")})
 		return x.latest(book("a"))
 	}, map[string]func(*fixture) error{
@@ -45,44 +45,44 @@ var corruptCases = slices.Concat(
 			return corruptAfter(x, "load", x.log.Load(x.ctx, book("a"), accept))
 		},
 	}),
-	damaged("message", []need{outbox}, func(x *fixture) any {
+	damaged("message", func(x *fixture) any {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("m")}})
 		return x.messages(store.MessageQuery{})[0]
 	}, map[string]func(*fixture) error{
 		"outbox": func(x *fixture) error {
-			return first(x, "outbox", ability[store.Outbox](x).Messages(x.ctx, store.MessageQuery{}))
+			return first(x, "outbox", x.log.Messages(x.ctx, store.MessageQuery{}))
 		},
 	}),
-	damaged("receipt", []need{receipts}, func(x *fixture) any {
+	damaged("receipt", func(x *fixture) any {
 		x.commit(&store.Batch{Key: book("a"), Receipts: []store.Receipt{{Name: "r"}}})
 		return x.receipt(book("a"), "r")
 	}, map[string]func(*fixture) error{
 		"receipt": func(x *fixture) error {
-			_, err := ability[store.Receipts](x).Receipt(x.ctx, book("a"), "r")
+			_, err := x.log.Receipt(x.ctx, book("a"), "r")
 			return err
 		},
 		"receipts": func(x *fixture) error {
-			return first(x, "receipts", ability[store.Receipts](x).Receipts(x.ctx, book("a")))
+			return first(x, "receipts", x.log.Receipts(x.ctx, book("a")))
 		},
 	}),
-	damaged("claim", []need{claims}, func(x *fixture) any {
+	damaged("claim", func(x *fixture) any {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada}})
 		return &x.claims("address")[0]
 	}, map[string]func(*fixture) error{
 		"owner": func(x *fixture) error {
-			_, err := ability[store.Claims](x).Owner(x.ctx, ada)
+			_, err := x.log.Owner(x.ctx, ada)
 			return err
 		},
 		"claims": func(x *fixture) error {
-			return first(x, "claims", ability[store.Claims](x).Claims(x.ctx, "address"))
+			return first(x, "claims", x.log.Claims(x.ctx, "address"))
 		},
 	}),
-	damaged("checkpoint", []need{checkpoints}, func(x *fixture) any {
+	damaged("checkpoint", func(x *fixture) any {
 		x.mark(store.Checkpoint{Name: "b", Position: 5})
 		return &x.checkpoints()[0]
 	}, map[string]func(*fixture) error{
 		"checkpoints": func(x *fixture) error {
-			_, err := ability[store.Checkpoints](x).Checkpoints(x.ctx)
+			_, err := x.log.Checkpoints(x.ctx)
 			return err
 		},
 	}),
@@ -96,11 +96,11 @@ var corruptCases = slices.Concat(
 			x.wantTexts("scan behind it", x.scan(store.Query{After: 1}), "2", "3", "4")
 			x.append(book("b"), 2, "5")
 		}},
-		{name: "a damaged message does not bury those behind it", needs: []need{damage, outbox}, run: func(x *fixture) {
+		{name: "a damaged message does not bury those behind it", needs: []need{damage}, run: func(x *fixture) {
 			x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2"), x.message("3")}})
 			x.damage(x.messages(store.MessageQuery{})[1], flips[1].flip)
 			var got []string
-			for m, err := range ability[store.Outbox](x).Messages(x.ctx, store.MessageQuery{}) {
+			for m, err := range x.log.Messages(x.ctx, store.MessageQuery{}) {
 				if err != nil {
 					x.wantError("the damaged message", err, store.ErrCorrupt)
 					got = append(got, "damaged")
@@ -135,12 +135,12 @@ var corruptCases = slices.Concat(
 
 // damaged returns one case for each flip: every function in reads must notice the damage.
 // Put stores the record and returns it.
-func damaged(what string, needs []need, put func(*fixture) any, reads map[string]func(*fixture) error) []testCase {
+func damaged(what string, put func(*fixture) any, reads map[string]func(*fixture) error) []testCase {
 	cases := make([]testCase, 0, len(flips))
 	for _, f := range flips {
 		cases = append(cases, testCase{
 			name:  fmt.Sprintf("a damaged %s is noticed by %s", what, f.name),
-			needs: append([]need{damage}, needs...),
+			needs: []need{damage},
 			run: func(x *fixture) {
 				record := put(x)
 				x.damage(record, f.flip)

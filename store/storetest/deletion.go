@@ -1,31 +1,28 @@
 package storetest
 
 import (
-	"errors"
 	"time"
 
 	"github.com/perdure/perdure/store"
 )
 
-var deletionNeed = []need{pruner, deletions}
-
 // deletionCases test the marks that a deletion of events leaves behind.
 var deletionCases = []testCase{
-	{name: "a log tells of no deletion before there is one", needs: deletionNeed, run: func(x *fixture) {
+	{name: "a log tells of no deletion before there is one", run: func(x *fixture) {
 		threeSnapshots(x)
 		want(x, "number of deletions", len(x.deletions()), 0)
 		x.deleteEvents(book("a"), 1, all)
 		x.deleteEvents(book("a"), 4, 0)
 		want(x, "number of deletions after one that deleted nothing", len(x.deletions()), 0)
 	}},
-	{name: "a log tells the highest position that was deleted of a kind", needs: deletionNeed, run: func(x *fixture) {
+	{name: "a log tells the highest position that was deleted of a kind", run: func(x *fixture) {
 		threeSnapshots(x)
 		x.deleteEvents(book("a"), 4, 2)
 		want(x, "deletions", x.deleted(), map[string]store.Position{"book": 2})
 		x.deleteEvents(book("a"), 4, all)
 		want(x, "deletions", x.deleted(), map[string]store.Position{"book": 3})
 	}},
-	{name: "a deletion below an earlier one shows in its time alone", needs: deletionNeed, run: func(x *fixture) {
+	{name: "a deletion below an earlier one shows in its time alone", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("b"), Events: x.events("1", "2", "3"), Snapshot: x.state("s")}) // at positions 1 to 3
 		x.commit(&store.Batch{Key: book("a"), Events: x.events("1", "2", "3"), Snapshot: x.state("s")}) // at positions 4 to 6
 		x.deleteEvents(book("a"), 3, all)
@@ -42,7 +39,7 @@ var deletionCases = []testCase{
 		x.deleteEvents(book("b"), 3, all) // no event is left to delete
 		want(x, "deletions", x.deletions(), before)
 	}},
-	{name: "every deletion has another time, though the clock stands still", needs: append(deletionNeed, clock), setup: Setup{Clock: func() time.Time { return noon }}, run: func(x *fixture) {
+	{name: "every deletion has another time, though the clock stands still", needs: []need{clock}, setup: Setup{Clock: func() time.Time { return noon }}, run: func(x *fixture) {
 		threeSnapshots(x)
 		times := map[time.Time]bool{}
 		for below := store.Version(2); below <= 5; below++ {
@@ -51,7 +48,7 @@ var deletionCases = []testCase{
 		}
 		want(x, "number of times", len(times), 4)
 	}},
-	{name: "deletions of kinds are told apart and sorted", needs: deletionNeed, run: func(x *fixture) {
+	{name: "deletions of kinds are told apart and sorted", run: func(x *fixture) {
 		keys := []store.Key{{Kind: "b", ID: "1"}, {Kind: "a/b", ID: "1"}, {Kind: "a", ID: "1"}, {Kind: "é", ID: "1"}}
 		for _, key := range keys {
 			x.commit(&store.Batch{Key: key, Events: x.events("1", "2"), Snapshot: x.state("s")})
@@ -66,7 +63,7 @@ var deletionCases = []testCase{
 		}
 		want(x, "deletions", got, []store.Deletion{{Kind: "a", Through: 5}, {Kind: "a/b", Through: 3}, {Kind: "b", Through: 1}, {Kind: "é", Through: 7}})
 	}},
-	{name: "deletions of partitions are told apart", needs: append(deletionNeed, partitions), setup: Setup{Partitions: 3}, run: func(x *fixture) {
+	{name: "deletions of partitions are told apart", needs: []need{partitions}, setup: Setup{Partitions: 3}, run: func(x *fixture) {
 		wanted := map[int]store.Position{}
 		for _, id := range oddIDs {
 			key := book(id)
@@ -84,13 +81,13 @@ var deletionCases = []testCase{
 		}
 		want(x, "deletions", got, wanted)
 	}},
-	{name: "a deletion that takes many transactions is told whole", needs: deletionNeed, run: func(x *fixture) {
+	{name: "a deletion that takes many transactions is told whole", run: func(x *fixture) {
 		const n = 9000
 		x.commit(&store.Batch{Key: book("a"), Events: x.events(numbered("%d", n)...), Snapshot: x.state("s")})
 		x.deleteEvents(book("a"), n-10, all)
 		want(x, "deletions", x.deleted(), map[string]store.Position{"book": n - 11})
 	}},
-	{name: "deletions are no checkpoints of readers, and no batch moves them", needs: append(deletionNeed, checkpoints), run: func(x *fixture) {
+	{name: "deletions are no checkpoints of readers, and no batch moves them", run: func(x *fixture) {
 		threeSnapshots(x)
 		x.mark(store.Checkpoint{Name: "reader", Position: 5})
 		x.deleteEvents(book("a"), 4, all)
@@ -100,18 +97,16 @@ var deletionCases = []testCase{
 			x.wantError("a batch that moves a deletion", r.Err, store.ErrInvalid)
 		}
 		want(x, "deletions", x.deleted(), map[string]store.Position{"book": 3})
-		if x.features.Exporter {
-			x.wantWhole(x.log)
-		}
+		x.wantWhole(x.log)
 	}},
-	{name: "deletions outlive the process", needs: append(deletionNeed, durable), run: func(x *fixture) {
+	{name: "deletions outlive the process", needs: []need{durable}, run: func(x *fixture) {
 		threeSnapshots(x)
 		x.deleteEvents(book("a"), 4, all)
 		before := x.deletions()
 		x.reopen()
 		want(x, "deletions", x.deletions(), before)
 	}},
-	{name: "a copy has the deletions of its origin", needs: append(deletionNeed, exporter, importer), run: func(x *fixture) {
+	{name: "a copy has the deletions of its origin", run: func(x *fixture) {
 		threeSnapshots(x)
 		x.deleteEvents(book("a"), 4, all)
 		y := x.copy()
@@ -120,7 +115,7 @@ var deletionCases = []testCase{
 		want(x, "deletions later", y.deleted(), map[string]store.Position{"book": 5})
 		y.wantWhole(y.log)
 	}},
-	{name: "a backup has the deletions of the log", needs: append(deletionNeed, backuper), run: func(x *fixture) {
+	{name: "a backup has the deletions of the log", needs: []need{backuper}, run: func(x *fixture) {
 		threeSnapshots(x)
 		x.deleteEvents(book("a"), 4, all)
 		path := x.TempDir() + "/backup"
@@ -128,8 +123,8 @@ var deletionCases = []testCase{
 		y := x.around(x.features.OpenBackup(x, path, x.setup))
 		want(x, "deletions", y.deletions(), x.deletions())
 	}},
-	closed("deletions", deletions, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.Deletions](x).Deleted(x.ctx)
+	closed("deletions", func(x *fixture, check func(string, error)) {
+		_, err := x.log.Deleted(x.ctx)
 		check("deleted", err)
 	}),
 }
@@ -137,7 +132,7 @@ var deletionCases = []testCase{
 // deletions returns the deletions that the log reports, and checks that they are in order.
 func (x *fixture) deletions() []store.Deletion {
 	x.Helper()
-	all, err := ability[store.Deletions](x).Deleted(x.ctx)
+	all, err := x.log.Deleted(x.ctx)
 	if err != nil {
 		x.Fatalf("deleted: %v", err)
 	}
@@ -161,15 +156,4 @@ func (x *fixture) deleted() map[string]store.Position {
 		through[d.Kind] = d.Through
 	}
 	return through
-}
-
-// tellsDeletions reports whether the log has the ability, even if the features do not say
-// so.
-func (x *fixture) tellsDeletions() bool {
-	d, ok := x.log.(store.Deletions)
-	if !ok {
-		return false
-	}
-	_, err := d.Deleted(x.ctx)
-	return !errors.Is(err, errors.ErrUnsupported)
 }

@@ -9,10 +9,12 @@
 //				t.Fatalf("open: %v", err)
 //			}
 //			return log
-//		}, storetest.Features{Outbox: true})
+//		}, storetest.Features{Partitions: true})
 //	}
 //
 // Each case is a sub-test named after the one promise of the port that it tries
-// to break. [Features] says which optional abilities the store has; the suite
-// also checks that it has exactly those, so that no ability goes untested.
+// to break. The suite tests the whole of [store.Log]; a store that embeds
+// [store.Unsupported] fails the cases about the methods that it lacks. [Features] says
+// which optional abilities the store has; the suite also checks that it has exactly
+// those, so that no ability goes untested.
 package storetest

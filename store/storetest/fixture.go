@@ -196,13 +196,13 @@ func (x *fixture) heads() []store.Position {
 
 func (x *fixture) messages(q store.MessageQuery) []*store.Message {
 	x.Helper()
-	return x.all(fmt.Sprintf("outbox %+v", q), ability[store.Outbox](x).Messages(x.ctx, q))
+	return x.all(fmt.Sprintf("outbox %+v", q), x.log.Messages(x.ctx, q))
 }
 
 func (x *fixture) receipts(key store.Key) []*store.Receipt {
 	x.Helper()
 	var receipts []*store.Receipt
-	for r, err := range ability[store.Receipts](x).Receipts(x.ctx, key) {
+	for r, err := range x.log.Receipts(x.ctx, key) {
 		if err != nil {
 			x.Fatalf("receipts of %v: %v", key, err)
 		}
@@ -214,7 +214,7 @@ func (x *fixture) receipts(key store.Key) []*store.Receipt {
 func (x *fixture) claims(space string) []store.Claimed {
 	x.Helper()
 	var held []store.Claimed
-	for c, err := range ability[store.Claims](x).Claims(x.ctx, space) {
+	for c, err := range x.log.Claims(x.ctx, space) {
 		if err != nil {
 			x.Fatalf("claims of %q: %v", space, err)
 		}
@@ -226,7 +226,7 @@ func (x *fixture) claims(space string) []store.Claimed {
 // owner returns the owner of a value, or the zero key.
 func (x *fixture) owner(c store.Claim) store.Key {
 	x.Helper()
-	owner, err := ability[store.Claims](x).Owner(x.ctx, c)
+	owner, err := x.log.Owner(x.ctx, c)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		x.Fatalf("owner of %+v: %v", c, err)
 	}
@@ -238,7 +238,7 @@ func (x *fixture) owner(c store.Claim) store.Key {
 
 func (x *fixture) checkpoints() []store.Checkpoint {
 	x.Helper()
-	marks, err := ability[store.Checkpoints](x).Checkpoints(x.ctx)
+	marks, err := x.log.Checkpoints(x.ctx)
 	if err != nil {
 		x.Fatalf("checkpoints: %v", err)
 	}
@@ -248,23 +248,13 @@ func (x *fixture) checkpoints() []store.Checkpoint {
 func (x *fixture) entities(kind, after string) []store.Entity {
 	x.Helper()
 	var entities []store.Entity
-	for e, err := range ability[store.Catalog](x).Entities(x.ctx, kind, after) {
+	for e, err := range x.log.Entities(x.ctx, kind, after) {
 		if err != nil {
 			x.Fatalf("entities of %q after %q: %v", kind, after, err)
 		}
 		entities = append(entities, e)
 	}
 	return entities
-}
-
-// ability returns the log as one of its optional abilities.
-func ability[A any](x *fixture) A {
-	x.Helper()
-	a, ok := x.log.(A)
-	if !ok {
-		x.Fatalf("%T does not implement %v, but Features says so", x.log, reflect.TypeFor[A]())
-	}
-	return a
 }
 
 // reopen closes the log and opens it again.

@@ -56,10 +56,7 @@ const goldenEntities = 20
 func goldenKey(i int) store.Key { return book(fmt.Sprintf("golden %02d", i)) }
 
 func golden(t testing.TB, log store.Log) *fixture {
-	return &fixture{TB: t, log: log, ctx: t.Context(), setup: GoldenSetup(), features: Features{
-		Catalog: true, Pruner: true, Outbox: true, Receipts: true, Claims: true, Checkpoints: true,
-		Exporter: true, Importer: true, Partitions: true,
-	}}
+	return &fixture{TB: t, log: log, ctx: t.Context(), setup: GoldenSetup(), features: Features{Partitions: true}}
 }
 
 // checkGolden fails unless the log holds the golden data.
@@ -79,9 +76,8 @@ func CheckGolden(t testing.TB, log store.Log) {
 	x := golden(t, log)
 	x.ids.Store(math.MaxUint32)
 	x.checkGolden(goldenDigest, goldenDigestOlder)
-	if older := x.digest(x.log).String() == goldenDigestOlder; x.tellsDeletions() {
-		want(x, "deletions are told", len(x.deletions()) == 1, !older)
-	}
+	older := x.digest(x.log).String() == goldenDigestOlder
+	want(x, "deletions are told", len(x.deletions()) == 1, !older)
 
 	x.wantTexts("kept events", x.read(book("a"), 0), "4", "5", "6", "7")
 	offered, later := x.load(book("a"), always)
@@ -120,21 +116,17 @@ func CheckGolden(t testing.TB, log store.Log) {
 	// Timers of the same names replace the old ones.
 	x.wantMessages("messages", x.messages(store.MessageQuery{}), "m", "again", "again", "again", "again", "wake")
 	want(x, "deleted", x.deleteEvents(goldenKey(1), 5, store.LastPosition(store.PartitionOf(goldenKey(1), 2))), 4)
-	if x.tellsDeletions() {
-		through := store.Position(0)
-		for _, d := range x.deletions() {
-			if d.Through.Partition() == store.PartitionOf(goldenKey(1), 2) {
-				through = d.Through
-			}
-		}
-		if through == 0 {
-			x.Errorf("deletions after one: got %+v, want one of partition %d", x.deletions(), store.PartitionOf(goldenKey(1), 2))
+	through := store.Position(0)
+	for _, d := range x.deletions() {
+		if d.Through.Partition() == store.PartitionOf(goldenKey(1), 2) {
+			through = d.Through
 		}
 	}
-	if has[store.Halting](x) { // which the version that has written the data may not have known
-		m := x.halt("m")
-		want(x, "parked", x.messages(store.MessageQuery{Parked: true}), []*store.Message{m})
-		x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "m", "again", "again", "again", "again", "wake")
+	if through == 0 {
+		x.Errorf("deletions after one: got %+v, want one of partition %d", x.deletions(), store.PartitionOf(goldenKey(1), 2))
 	}
+	m := x.halt("m") // the version that has written the data may not have known halted messages
+	want(x, "parked", x.messages(store.MessageQuery{Parked: true}), []*store.Message{m})
+	x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "m", "again", "again", "again", "again", "wake")
 	x.wantWhole(x.log)
 }

@@ -9,10 +9,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-var haltingNeed = []need{outbox, halting}
-
 var haltedCases = []testCase{
-	{name: "a halted message is a parked one that keeps its place among the undelivered", needs: haltingNeed, run: func(x *fixture) {
+	{name: "a halted message is a parked one that keeps its place among the undelivered", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{
 			x.timer("t", "later", noon.Add(time.Hour)), x.timer("u", "noon", noon), x.message("1"), x.message("2"), x.message("3"),
 		}})
@@ -27,11 +25,9 @@ var haltedCases = []testCase{
 		x.wantMessages("undelivered above it", x.undelivered(store.MessageQuery{After: m.Sequence}), "3", "noon", "later")
 		x.wantMessages("undelivered timers", x.undelivered(store.MessageQuery{AfterDue: noon}), "noon", "later")
 		want(x, "halted among the undelivered", x.undelivered(store.MessageQuery{})[1], m)
-		if x.features.Verifier {
-			x.wantWhole(x.log)
-		}
+		x.wantWhole(x.log)
 	}},
-	{name: "a halted message that is taken up again is where it was", needs: haltingNeed, run: func(x *fixture) {
+	{name: "a halted message that is taken up again is where it was", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2"), x.message("3")}})
 		m := x.halt("1")
 		m.Parked, m.Halted = false, false
@@ -39,21 +35,17 @@ var haltedCases = []testCase{
 		x.wantMessages("parked", x.messages(store.MessageQuery{Parked: true}))
 		x.wantMessages("pending", x.messages(store.MessageQuery{}), "1", "2", "3")
 		x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "1", "2", "3")
-		if x.features.Verifier {
-			x.wantWhole(x.log)
-		}
+		x.wantWhole(x.log)
 	}},
-	{name: "a halted message that is removed is gone", needs: haltingNeed, run: func(x *fixture) {
+	{name: "a halted message that is removed is gone", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2"), x.message("3")}})
 		m := x.halt("2")
 		x.commit(&store.Batch{Settle: []store.Settlement{{Sequence: m.Sequence, Required: true, Conditional: true, IfParked: true}}})
 		x.wantMessages("parked", x.messages(store.MessageQuery{Parked: true}))
 		x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "1", "3")
-		if x.features.Verifier {
-			x.wantWhole(x.log)
-		}
+		x.wantWhole(x.log)
 	}},
-	{name: "a halted message that is parked only has left the undelivered", needs: haltingNeed, run: func(x *fixture) {
+	{name: "a halted message that is parked only has left the undelivered", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2")}})
 		m := x.halt("1")
 		m.Halted = false
@@ -61,7 +53,7 @@ var haltedCases = []testCase{
 		x.wantMessages("parked", x.messages(store.MessageQuery{Parked: true}), "1")
 		x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "2")
 	}},
-	{name: "halted messages are in order over many pages", needs: haltingNeed, run: func(x *fixture) {
+	{name: "halted messages are in order over many pages", run: func(x *fixture) {
 		const n = 700
 		x.commit(&store.Batch{Key: book("a"), Enqueue: numberedMessages(x, n)})
 		var settle []store.Settlement
@@ -79,7 +71,7 @@ var haltedCases = []testCase{
 		x.wantMessages("parked", x.messages(store.MessageQuery{Parked: true}), halted...)
 		want(x, "pending", len(x.messages(store.MessageQuery{})), n-len(halted))
 	}},
-	{name: "only a parked message that has a lane can be halted", needs: haltingNeed, run: func(x *fixture) {
+	{name: "only a parked message that has a lane can be halted", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.timer("t", "timer", noon)}})
 		messages := x.messages(store.MessageQuery{})
 		for what, change := range map[string]func(m *store.Message){
@@ -100,28 +92,26 @@ var haltedCases = []testCase{
 		x.wantError("a new one", x.try(&store.Batch{Key: book("b"), Enqueue: []store.Message{fresh}}).Err, store.ErrInvalid)
 		want(x, "messages", x.undelivered(store.MessageQuery{}), messages)
 	}},
-	{name: "halted messages outlive the log that has halted them", needs: append(haltingNeed, durable), run: func(x *fixture) {
+	{name: "halted messages outlive the log that has halted them", needs: []need{durable}, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2")}})
 		m := x.halt("1")
 		x.reopen()
 		x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "1", "2")
 		want(x, "parked", x.messages(store.MessageQuery{Parked: true}), []*store.Message{m})
 	}},
-	{name: "a copy has halted messages as they were", needs: append(append([]need{halting}, copyNeed...), outbox), run: func(x *fixture) {
+	{name: "a copy has halted messages as they were", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2"), x.message("3")}})
 		x.halt("2")
 		y := x.copy()
 		want(x, "undelivered", y.undelivered(store.MessageQuery{}), x.undelivered(store.MessageQuery{}))
 		want(x, "parked", y.messages(store.MessageQuery{Parked: true}), x.messages(store.MessageQuery{Parked: true}))
-		if x.features.Verifier {
-			x.wantWhole(y.log)
-		}
+		x.wantWhole(y.log)
 	}},
-	{name: "a damaged halted message is told in its place", needs: append(haltingNeed, damage), run: func(x *fixture) {
+	{name: "a damaged halted message is told in its place", needs: []need{damage}, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2"), x.message("3")}})
 		x.damage(x.halt("2"), flips[0].flip)
 		var got []string
-		for m, err := range ability[store.Halting](x).Undelivered(x.ctx, store.MessageQuery{}) {
+		for m, err := range x.log.Undelivered(x.ctx, store.MessageQuery{}) {
 			if err != nil {
 				x.wantError("the damaged one", err, store.ErrCorrupt)
 				got = append(got, "damaged")
@@ -133,7 +123,7 @@ var haltedCases = []testCase{
 			x.Errorf("undelivered: got %q, want %q", got, w)
 		}
 	}},
-	{name: "a conditional settlement leaves a message alone that is parked or no longer", needs: outboxNeed, run: func(x *fixture) {
+	{name: "a conditional settlement leaves a message alone that is parked or no longer", run: func(x *fixture) {
 		park(x, "1", "2", "3")
 		parked, pending := x.messages(store.MessageQuery{Parked: true}), x.messages(store.MessageQuery{})[0]
 		remove := func(m *store.Message, ifParked bool) store.Settlement {
@@ -145,7 +135,7 @@ var haltedCases = []testCase{
 		x.wantMessages("pending", x.messages(store.MessageQuery{}))
 		x.wantMessages("parked", x.messages(store.MessageQuery{Parked: true}), "3")
 	}},
-	{name: "of two operators who unpark and drop a message one succeeds", needs: outboxNeed, run: func(x *fixture) {
+	{name: "of two operators who unpark and drop a message one succeeds", run: func(x *fixture) {
 		park(x, "1", "2", "3")
 		m := x.messages(store.MessageQuery{Parked: true})[0]
 		up := *m
@@ -164,10 +154,10 @@ var haltedCases = []testCase{
 	}},
 }
 
-// undelivered returns what [store.Halting.Undelivered] yields.
+// undelivered returns what [store.Outbox.Undelivered] yields.
 func (x *fixture) undelivered(q store.MessageQuery) []*store.Message {
 	x.Helper()
-	return x.all(fmt.Sprintf("undelivered %+v", q), ability[store.Halting](x).Undelivered(x.ctx, q))
+	return x.all(fmt.Sprintf("undelivered %+v", q), x.log.Undelivered(x.ctx, q))
 }
 
 // all returns the messages of an iteration.

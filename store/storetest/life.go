@@ -22,37 +22,37 @@ var lifeCases = []testCase{
 		_, err := x.log.Heads(x.ctx)
 		x.wantError("heads", err, store.ErrClosed)
 	}},
-	closed("catalog", catalog, func(x *fixture, check func(string, error)) {
-		c := ability[store.Catalog](x)
+	closed("catalog", func(x *fixture, check func(string, error)) {
+		c := x.log
 		_, err := c.Kinds(x.ctx)
 		check("kinds", err)
 		check("entities", first(x, "entities", c.Entities(x.ctx, "book", "")))
 	}),
-	closed("pruner", pruner, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.Pruner](x).DeleteEvents(x.ctx, book("a"), 1, 1)
+	closed("pruner", func(x *fixture, check func(string, error)) {
+		_, err := x.log.DeleteEvents(x.ctx, book("a"), 1, 1)
 		check("delete events", err)
-		_, err = ability[store.Pruner](x).DeleteSnapshots(x.ctx, book("a"), 1)
+		_, err = x.log.DeleteSnapshots(x.ctx, book("a"), 1)
 		check("delete snapshots", err)
 	}),
-	closed("outbox", outbox, func(x *fixture, check func(string, error)) {
-		check("messages", first(x, "messages", ability[store.Outbox](x).Messages(x.ctx, store.MessageQuery{})))
+	closed("outbox", func(x *fixture, check func(string, error)) {
+		check("messages", first(x, "messages", x.log.Messages(x.ctx, store.MessageQuery{})))
 	}),
-	closed("receipts", receipts, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.Receipts](x).Receipt(x.ctx, book("a"), "r")
+	closed("receipts", func(x *fixture, check func(string, error)) {
+		_, err := x.log.Receipt(x.ctx, book("a"), "r")
 		check("receipt", err)
-		check("receipts", first(x, "receipts", ability[store.Receipts](x).Receipts(x.ctx, book("a"))))
+		check("receipts", first(x, "receipts", x.log.Receipts(x.ctx, book("a"))))
 	}),
-	closed("claims", claims, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.Claims](x).Owner(x.ctx, ada)
+	closed("claims", func(x *fixture, check func(string, error)) {
+		_, err := x.log.Owner(x.ctx, ada)
 		check("owner", err)
-		check("claims", first(x, "claims", ability[store.Claims](x).Claims(x.ctx, "address")))
+		check("claims", first(x, "claims", x.log.Claims(x.ctx, "address")))
 	}),
-	closed("checkpoints", checkpoints, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.Checkpoints](x).Checkpoints(x.ctx)
+	closed("checkpoints", func(x *fixture, check func(string, error)) {
+		_, err := x.log.Checkpoints(x.ctx)
 		check("checkpoints", err)
 	}),
-	closed("statistics", statistics, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.StatsReader](x).Stats(x.ctx)
+	closed("statistics", func(x *fixture, check func(string, error)) {
+		_, err := x.log.Stats(x.ctx)
 		check("stats", err)
 	}),
 	{name: "a log can be closed twice", run: func(x *fixture) {
@@ -63,24 +63,24 @@ var lifeCases = []testCase{
 	}},
 
 	{name: "only one engine can acquire a log", needs: []need{exclusive}, run: func(x *fixture) {
-		release, err := ability[store.Exclusive](x).Acquire()
+		release, err := x.log.Acquire()
 		x.wantNoError("acquire", err)
-		_, err = ability[store.Exclusive](x).Acquire()
+		_, err = x.log.Acquire()
 		x.wantError("acquire again", err, store.ErrInUse)
 		release()
-		release, err = ability[store.Exclusive](x).Acquire()
+		release, err = x.log.Acquire()
 		x.wantNoError("acquire after release", err)
 		release()
 	}},
 	{name: "an acquired log works like any other", needs: []need{exclusive}, run: func(x *fixture) {
-		release, err := ability[store.Exclusive](x).Acquire()
+		release, err := x.log.Acquire()
 		x.wantNoError("acquire", err)
 		defer release()
 		x.append(book("a"), 0, "one")
 		x.wantTexts("read", x.read(book("a"), 0), "one")
 	}},
 
-	{name: "statistics describe the log", needs: []need{statistics}, run: func(x *fixture) {
+	{name: "statistics describe the log", run: func(x *fixture) {
 		info := x.stats().Info
 		want(x, "partitions", info.Partitions, 1)
 		if info.ID.IsZero() || info.Format == 0 || info.Created.IsZero() {
@@ -89,10 +89,10 @@ var lifeCases = []testCase{
 		x.append(book("a"), 0, "one")
 		want(x, "info later", x.stats().Info, info)
 	}},
-	{name: "statistics count the number of partitions", needs: []need{statistics, partitions}, setup: Setup{Partitions: 7}, run: func(x *fixture) {
+	{name: "statistics count the number of partitions", needs: []need{partitions}, setup: Setup{Partitions: 7}, run: func(x *fixture) {
 		want(x, "partitions", x.stats().Info.Partitions, 7)
 	}},
-	{name: "statistics count events, entities and states", needs: []need{statistics}, run: func(x *fixture) {
+	{name: "statistics count events, entities and states", run: func(x *fixture) {
 		threeSnapshots(x)
 		x.append(book("b"), 0, "e")
 		x.commit(&store.Batch{Key: book("c"), Save: x.state("1")})
@@ -106,12 +106,12 @@ var lifeCases = []testCase{
 			x.Errorf("bytes: got %d, of which %d are free", s.FileBytes, s.FreeBytes)
 		}
 	}},
-	{name: "statistics count messages", needs: []need{statistics, outbox}, run: func(x *fixture) {
+	{name: "statistics count messages", run: func(x *fixture) {
 		park(x, "1", "2", "3", "4", "5")
 		x.wantCount("pending", x.stats().Pending, 2)
 		x.wantCount("parked", x.stats().Parked, 3)
 	}},
-	{name: "statistics do not count what has been deleted", needs: []need{statistics, pruner}, run: func(x *fixture) {
+	{name: "statistics do not count what has been deleted", run: func(x *fixture) {
 		threeSnapshots(x)
 		x.deleteEvents(book("a"), 5, all)
 		x.deleteSnapshots(book("a"), 6)
@@ -155,7 +155,7 @@ var lifeCases = []testCase{
 		x.reopen()
 		want(x, "heads", x.heads(), heads)
 	}},
-	{name: "the outbox outlives the log", needs: []need{durable, outbox}, run: func(x *fixture) {
+	{name: "the outbox outlives the log", needs: []need{durable}, run: func(x *fixture) {
 		park(x, "1", "2", "3")
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.timer("t", "timer", noon)}})
 		pending, parked := x.messages(store.MessageQuery{}), x.messages(store.MessageQuery{Parked: true})
@@ -168,7 +168,7 @@ var lifeCases = []testCase{
 		}
 		x.wantMessages("pending", x.messages(store.MessageQuery{}), "2", "new")
 	}},
-	{name: "sequences are not used again after the log is opened again", needs: []need{durable, outbox}, run: func(x *fixture) {
+	{name: "sequences are not used again after the log is opened again", needs: []need{durable}, run: func(x *fixture) {
 		last := uint64(0)
 		for range 3 {
 			r := x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("m")}})
@@ -180,13 +180,13 @@ var lifeCases = []testCase{
 			x.reopen()
 		}
 	}},
-	{name: "receipts outlive the log", needs: []need{durable, receipts}, run: func(x *fixture) {
+	{name: "receipts outlive the log", needs: []need{durable}, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Events: x.events("1", "2"), Receipts: []store.Receipt{fullReceipt(x), {Name: "s"}}})
 		kept := x.receipts(book("a"))
 		x.reopen()
 		want(x, "receipts", x.receipts(book("a")), kept)
 	}},
-	{name: "claims outlive the log", needs: []need{durable, claims}, run: func(x *fixture) {
+	{name: "claims outlive the log", needs: []need{durable}, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Claim: []store.Claim{ada, grace}})
 		x.commit(&store.Batch{Key: book("a"), Release: []store.Claim{grace}})
 		kept := x.claims("address")
@@ -195,14 +195,14 @@ var lifeCases = []testCase{
 		x.wantClaimed(x.try(&store.Batch{Key: book("b"), Claim: []store.Claim{ada}}).Err, ada, book("a"))
 		want(x, "owner", x.owner(grace), store.Key{})
 	}},
-	{name: "checkpoints outlive the log", needs: []need{durable, checkpoints}, run: func(x *fixture) {
+	{name: "checkpoints outlive the log", needs: []need{durable}, run: func(x *fixture) {
 		x.mark(store.Checkpoint{Name: "b", Position: 5}, store.Checkpoint{Name: "c", Position: 6})
 		x.mark(store.Checkpoint{Name: "c", Remove: true})
 		kept := x.checkpoints()
 		x.reopen()
 		want(x, "checkpoints", x.checkpoints(), kept)
 	}},
-	{name: "the catalog outlives the log", needs: []need{durable, catalog}, run: func(x *fixture) {
+	{name: "the catalog outlives the log", needs: []need{durable}, run: func(x *fixture) {
 		threeSnapshots(x)
 		x.append(store.Key{Kind: "shelf", ID: "s"}, 0, "e")
 		entities := x.entities("book", "")
@@ -210,7 +210,7 @@ var lifeCases = []testCase{
 		want(x, "kinds", x.kinds(), []string{"book", "shelf"})
 		want(x, "entities", x.entities("book", ""), entities)
 	}},
-	{name: "deletions outlive the log", needs: []need{durable, pruner}, run: func(x *fixture) {
+	{name: "deletions outlive the log", needs: []need{durable}, run: func(x *fixture) {
 		threeSnapshots(x)
 		x.deleteEvents(book("a"), 5, all)
 		x.deleteSnapshots(book("a"), 6)
@@ -220,7 +220,7 @@ var lifeCases = []testCase{
 		want(x, "versions offered", versionsOf(offered), []store.Version{6})
 		want(x, "position", x.append(book("a"), 7, "8").Position, 8)
 	}},
-	{name: "statistics outlive the log", needs: []need{durable, statistics}, run: func(x *fixture) {
+	{name: "statistics outlive the log", needs: []need{durable}, run: func(x *fixture) {
 		threeSnapshots(x)
 		before := x.stats()
 		x.reopen()
@@ -231,8 +231,8 @@ var lifeCases = []testCase{
 }
 
 // closed returns the case that a method of a closed log returns an error that says so.
-func closed(what string, n need, call func(x *fixture, check func(string, error))) testCase {
-	return testCase{name: "the " + what + " of a closed log cannot be used", needs: []need{n}, run: func(x *fixture) {
+func closed(what string, call func(x *fixture, check func(string, error))) testCase {
+	return testCase{name: "the " + what + " of a closed log cannot be used", run: func(x *fixture) {
 		x.wantNoError("close", x.log.Close())
 		call(x, func(what string, err error) {
 			x.Helper()
@@ -243,7 +243,7 @@ func closed(what string, n need, call func(x *fixture, check func(string, error)
 
 func (x *fixture) stats() store.Stats {
 	x.Helper()
-	s, err := ability[store.StatsReader](x).Stats(x.ctx)
+	s, err := x.log.Stats(x.ctx)
 	if err != nil {
 		x.Fatalf("stats: %v", err)
 	}

@@ -119,47 +119,47 @@ var invalidCases = func() []testCase {
 				b.Events = append(b.Events, e)
 			}
 		}),
-		refused("a message without an id", invalid, message(func(m *store.Message) { m.ID = store.ID{} }), outbox),
-		refused("a message without a type", invalid, message(func(m *store.Message) { m.Type = "" }), outbox),
-		refused("a message to an invalid target", invalid, message(func(m *store.Message) { m.Target.Kind = "k" }), outbox),
-		refused("a timer whose name has a zero byte", invalid, message(func(m *store.Message) { m.Timer = "\x00" }), outbox),
+		refused("a message without an id", invalid, message(func(m *store.Message) { m.ID = store.ID{} })),
+		refused("a message without a type", invalid, message(func(m *store.Message) { m.Type = "" })),
+		refused("a message to an invalid target", invalid, message(func(m *store.Message) { m.Target.Kind = "k" })),
+		refused("a timer whose name has a zero byte", invalid, message(func(m *store.Message) { m.Timer = "\x00" })),
 		refused("a due time that no record can hold", invalid, message(func(m *store.Message) {
 			m.Due = time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)
-		}), outbox),
+		})),
 		refused("a cancelled timer without a name", invalid, func(_ *fixture, b *store.Batch) {
 			b.Cancel = []string{""}
-		}, outbox),
+		}),
 		refused("a settlement without a sequence", invalid, func(_ *fixture, b *store.Batch) {
 			b.Settle = []store.Settlement{{}}
-		}, outbox),
+		}),
 		refused("a receipt without a name", invalid, func(_ *fixture, b *store.Batch) {
 			b.Receipts = []store.Receipt{{}}
-		}, receipts),
+		}),
 		refused("a receipt whose reply is too large", large, func(_ *fixture, b *store.Batch) {
 			b.Receipts = []store.Receipt{{Name: "r", Reply: make([]byte, store.PayloadBytesMax+1)}}
-		}, receipts),
+		}),
 		refused("a forgotten receipt without a name", invalid, func(_ *fixture, b *store.Batch) {
 			b.Forget = []string{""}
-		}, receipts),
+		}),
 		refused("a claim without a space", invalid, func(_ *fixture, b *store.Batch) {
 			b.Claim = []store.Claim{{Value: "v"}}
-		}, claims),
+		}),
 		refused("a claim whose value is too long", invalid, func(_ *fixture, b *store.Batch) {
 			b.Claim = []store.Claim{{Space: "s", Value: strings.Repeat("v", store.NameBytesMax+1)}}
-		}, claims),
+		}),
 		refused("a released claim without a value", invalid, func(_ *fixture, b *store.Batch) {
 			b.Release = []store.Claim{{Space: "s"}}
-		}, claims),
+		}),
 		refused("a checkpoint without a name", invalid, func(_ *fixture, b *store.Batch) {
 			b.Checkpoints = []store.Checkpoint{{Position: 1}}
-		}, checkpoints),
+		}),
 	}
 }()
 
 // refused returns the case that a log refuses a batch that breaks a rule, stores nothing of
 // it, and accepts the other batches of the group.
-func refused(what string, target error, spoil func(*fixture, *store.Batch), needs ...need) testCase {
-	return testCase{name: "refused is " + what, needs: needs, run: func(x *fixture) {
+func refused(what string, target error, spoil func(*fixture, *store.Batch)) testCase {
+	return testCase{name: "refused is " + what, run: func(x *fixture) {
 		bad := &store.Batch{Key: book("bad"), Events: x.events("no")}
 		spoil(x, bad)
 		results := x.group(

@@ -7,13 +7,11 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-var pruneNeed = []need{pruner}
-
 // all is a position at or above all positions of partition 0.
 var all = store.LastPosition(0)
 
 var pruneCases = []testCase{
-	{name: "deleted events are gone from every read", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deleted events are gone from every read", run: func(x *fixture) {
 		threeSnapshots(x)
 		x.append(book("b"), 0, "other")
 		want(x, "deleted", x.deleteEvents(book("a"), 4, all), 3)
@@ -25,7 +23,7 @@ var pruneCases = []testCase{
 		_, events := x.load(book("a"), always)
 		x.wantTexts("load", events, "7")
 	}},
-	{name: "kept events keep their versions and positions", needs: pruneNeed, run: func(x *fixture) {
+	{name: "kept events keep their versions and positions", run: func(x *fixture) {
 		threeSnapshots(x)
 		before := x.read(book("a"), 3)
 		x.deleteEvents(book("a"), 4, all)
@@ -33,39 +31,39 @@ var pruneCases = []testCase{
 		want(x, "heads", x.heads(), []store.Position{7})
 		x.wantVersion(book("a"), 7)
 	}},
-	{name: "versions and positions go on after a deletion", needs: pruneNeed, run: func(x *fixture) {
+	{name: "versions and positions go on after a deletion", run: func(x *fixture) {
 		threeSnapshots(x)
 		x.deleteEvents(book("a"), 7, all)
 		r := x.append(book("a"), 7, "8")
 		want(x, "position", r.Position, 8)
 		want(x, "version", x.read(book("a"), 7)[0].Version, 8)
 	}},
-	{name: "deletion keeps events that no snapshot covers", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deletion keeps events that no snapshot covers", run: func(x *fixture) {
 		threeSnapshots(x)
-		n, err := ability[store.Pruner](x).DeleteEvents(x.ctx, book("a"), 8, all)
+		n, err := x.log.DeleteEvents(x.ctx, book("a"), 8, all)
 		x.wantError("delete", err, store.ErrInvalid)
 		want(x, "deleted", n, 0)
 		want(x, "number of events", len(x.read(book("a"), 0)), 7)
 		want(x, "deleted up to the snapshot", x.deleteEvents(book("a"), 7, all), 6)
 	}},
-	{name: "deletion without a snapshot is refused", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deletion without a snapshot is refused", run: func(x *fixture) {
 		x.append(book("a"), 0, "1", "2", "3")
 		for _, below := range []store.Version{2, 3, 4, math.MaxUint64} {
-			_, err := ability[store.Pruner](x).DeleteEvents(x.ctx, book("a"), below, all)
+			_, err := x.log.DeleteEvents(x.ctx, book("a"), below, all)
 			x.wantError(fmt.Sprintf("delete below %d", below), err, store.ErrInvalid)
 		}
 		want(x, "deleted below 1", x.deleteEvents(book("a"), 1, all), 0)
 		want(x, "deleted below 0", x.deleteEvents(book("a"), 0, all), 0)
 		x.wantTexts("read", x.read(book("a"), 0), "1", "2", "3")
 	}},
-	{name: "deletion keeps the last event", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deletion keeps the last event", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Events: x.events("1", "2", "3"), Snapshot: x.state("s3")})
 		want(x, "deleted", x.deleteEvents(book("a"), 4, all), 2)
 		x.wantTexts("read", x.read(book("a"), 0), "3")
 		x.wantVersion(book("a"), 3)
 		x.append(book("a"), 3, "4")
 	}},
-	{name: "deletion ends at the given position", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deletion ends at the given position", run: func(x *fixture) {
 		for v := range store.Version(6) {
 			x.append(book("b"), v, "other")
 			b := &store.Batch{Key: book("a"), Expected: v, Events: x.events(fmt.Sprint(v + 1))}
@@ -80,14 +78,14 @@ var pruneCases = []testCase{
 		x.wantTexts("read", x.read(book("a"), 0), "4", "5", "6")
 		want(x, "events of the other", len(x.read(book("b"), 0)), 6)
 	}},
-	{name: "deletion again deletes only what is new", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deletion again deletes only what is new", run: func(x *fixture) {
 		threeSnapshots(x)
 		want(x, "deleted", x.deleteEvents(book("a"), 4, all), 3)
 		want(x, "deleted again", x.deleteEvents(book("a"), 4, all), 0)
 		want(x, "deleted below less", x.deleteEvents(book("a"), 2, all), 0)
 		want(x, "deleted below more", x.deleteEvents(book("a"), 6, all), 2)
 	}},
-	{name: "deletion of many events keeps the rest whole", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deletion of many events keeps the rest whole", run: func(x *fixture) {
 		const n = 5000
 		for _, key := range []store.Key{book("a"), book("b")} {
 			x.commit(&store.Batch{Key: key, Events: x.events(numbered("%d", n)...), Snapshot: x.state("s")})
@@ -97,7 +95,7 @@ var pruneCases = []testCase{
 		want(x, "number of events of the other", len(x.read(book("b"), 0)), n)
 		want(x, "number of events of the log", len(x.scan(store.Query{})), n+11)
 	}},
-	{name: "an entity loads without a gap after a deletion", needs: pruneNeed, run: func(x *fixture) {
+	{name: "an entity loads without a gap after a deletion", run: func(x *fixture) {
 		threeSnapshots(x)
 		x.deleteEvents(book("a"), 6, all)
 		for _, oldest := range []store.Version{2, 4, 6, 99} {
@@ -122,7 +120,7 @@ var pruneCases = []testCase{
 			want(x, "version after the load", next, 8)
 		}
 	}},
-	{name: "a read that has begun is not disturbed by a deletion", needs: pruneNeed, run: func(x *fixture) {
+	{name: "a read that has begun is not disturbed by a deletion", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Events: x.events(numbered("%d", 1000)...), Snapshot: x.state("s")})
 		last := store.Version(0)
 		for e, err := range x.log.Load(x.ctx, book("a"), nil) {
@@ -133,7 +131,7 @@ var pruneCases = []testCase{
 			if last = e.Version; last == 10 {
 				done := make(chan error, 1)
 				go func() {
-					_, err := ability[store.Pruner](x).DeleteEvents(x.ctx, book("a"), 1000, all)
+					_, err := x.log.DeleteEvents(x.ctx, book("a"), 1000, all)
 					done <- err
 				}()
 				// The store may delay the deletion until the read has ended, or not.
@@ -142,11 +140,11 @@ var pruneCases = []testCase{
 		}
 		want(x, "last version", last, 1000)
 	}},
-	{name: "deletion for an entity that nothing has happened to deletes nothing", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deletion for an entity that nothing has happened to deletes nothing", run: func(x *fixture) {
 		want(x, "deleted events", x.deleteEvents(book("a"), 1, all), 0)
 		want(x, "deleted snapshots", x.deleteSnapshots(book("a"), 100), 0)
 	}},
-	{name: "deleted snapshots are not offered", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deleted snapshots are not offered", run: func(x *fixture) {
 		threeSnapshots(x)
 		want(x, "deleted below 4", x.deleteSnapshots(book("a"), 4), 0)
 		want(x, "deleted below 5", x.deleteSnapshots(book("a"), 5), 1)
@@ -154,14 +152,14 @@ var pruneCases = []testCase{
 		want(x, "versions offered", versionsOf(offered), []store.Version{6})
 		want(x, "number of events", len(events), 7)
 	}},
-	{name: "deletion keeps the latest snapshot", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deletion keeps the latest snapshot", run: func(x *fixture) {
 		threeSnapshots(x)
 		want(x, "deleted", x.deleteSnapshots(book("a"), math.MaxUint64), 1)
 		want(x, "deleted again", x.deleteSnapshots(book("a"), math.MaxUint64), 0)
 		offered, _ := x.load(book("a"), never)
 		want(x, "versions offered", versionsOf(offered), []store.Version{6})
 	}},
-	{name: "deletion of snapshots leaves other entities alone", needs: pruneNeed, run: func(x *fixture) {
+	{name: "deletion of snapshots leaves other entities alone", run: func(x *fixture) {
 		threeSnapshots(x)
 		for v := range store.Version(3) {
 			x.commit(&store.Batch{Key: book("aa"), Expected: v, Events: x.events("e"), Snapshot: x.state("s")})
@@ -170,7 +168,7 @@ var pruneCases = []testCase{
 		offered, _ := x.load(book("aa"), never)
 		want(x, "versions offered", versionsOf(offered), []store.Version{3, 2})
 	}},
-	{name: "a saved state is never deleted", needs: pruneNeed, run: func(x *fixture) {
+	{name: "a saved state is never deleted", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Save: x.state("1")})
 		x.commit(&store.Batch{Key: book("a"), Expected: 1, Save: x.state("2")})
 		want(x, "deleted", x.deleteSnapshots(book("a"), 99), 0)
@@ -180,7 +178,7 @@ var pruneCases = []testCase{
 
 func (x *fixture) deleteEvents(key store.Key, below store.Version, through store.Position) int {
 	x.Helper()
-	n, err := ability[store.Pruner](x).DeleteEvents(x.ctx, key, below, through)
+	n, err := x.log.DeleteEvents(x.ctx, key, below, through)
 	if err != nil {
 		x.Fatalf("delete events of %v below %d through %v: %v", key, below, through, err)
 	}
@@ -189,7 +187,7 @@ func (x *fixture) deleteEvents(key store.Key, below store.Version, through store
 
 func (x *fixture) deleteSnapshots(key store.Key, below store.Version) int {
 	x.Helper()
-	n, err := ability[store.Pruner](x).DeleteSnapshots(x.ctx, key, below)
+	n, err := x.log.DeleteSnapshots(x.ctx, key, below)
 	if err != nil {
 		x.Fatalf("delete snapshots of %v below %d: %v", key, below, err)
 	}

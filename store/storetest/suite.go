@@ -28,18 +28,15 @@ type Setup struct {
 	Pause func()
 }
 
-// Features describes what a store offers beyond [store.Log].
+// Features describes in what the stores of the port differ. The suite tests all methods of
+// [store.Log] on each store.
 type Features struct {
-	// Each of these says that the log has the optional ability of that name. If Exclusive
-	// is set, a log from Open can be acquired; if Instant is set, the log's method returns
-	// true.
-	Catalog, Pruner, Outbox, Receipts, Claims, Checkpoints, Stats, Exclusive, Instant, Watcher bool
-	// Deletions says that the log is a [store.Deletions].
-	Deletions bool
-	// Halting says that the log is a [store.Halting].
-	Halting bool
-	// These say that the log has the optional ability of that name, for work on whole logs.
-	Exporter, Importer, Verifier bool
+	// Exclusive says that a log from Open can be acquired.
+	Exclusive bool
+	// Synchronous says that the log is a [store.Synchronous] whose method returns true.
+	Synchronous bool
+	// Watcher says that the log is a [store.Watcher].
+	Watcher bool
 
 	// Partitions says that Open supports a number of partitions above 1.
 	Partitions bool
@@ -115,26 +112,14 @@ type need struct {
 }
 
 var (
-	catalog     = need{"Catalog", func(f *Features) bool { return f.Catalog }}
-	pruner      = need{"Pruner", func(f *Features) bool { return f.Pruner }}
-	deletions   = need{"Deletions", func(f *Features) bool { return f.Deletions }}
-	halting     = need{"Halting", func(f *Features) bool { return f.Halting }}
-	outbox      = need{"Outbox", func(f *Features) bool { return f.Outbox }}
-	receipts    = need{"Receipts", func(f *Features) bool { return f.Receipts }}
-	claims      = need{"Claims", func(f *Features) bool { return f.Claims }}
-	checkpoints = need{"Checkpoints", func(f *Features) bool { return f.Checkpoints }}
-	statistics  = need{"Statistics", func(f *Features) bool { return f.Stats }}
-	exclusive   = need{"Exclusive", func(f *Features) bool { return f.Exclusive }}
-	partitions  = need{"Partitions", func(f *Features) bool { return f.Partitions }}
-	watcher     = need{"Watcher", func(f *Features) bool { return f.Watcher }}
-	clock       = need{"Clock", func(f *Features) bool { return f.Clock }}
-	pause       = need{"Pause", func(f *Features) bool { return f.Pause }}
-	durable     = need{"Reopen", func(f *Features) bool { return f.Reopen != nil }}
-	exporter    = need{"Exporter", func(f *Features) bool { return f.Exporter }}
-	importer    = need{"Importer", func(f *Features) bool { return f.Importer }}
-	verifier    = need{"Verifier", func(f *Features) bool { return f.Verifier }}
-	backuper    = need{"OpenBackup", func(f *Features) bool { return f.OpenBackup != nil }}
-	damage      = need{"Damage", func(f *Features) bool { return f.Damage != nil }}
+	exclusive  = need{"Exclusive", func(f *Features) bool { return f.Exclusive }}
+	partitions = need{"Partitions", func(f *Features) bool { return f.Partitions }}
+	watcher    = need{"Watcher", func(f *Features) bool { return f.Watcher }}
+	clock      = need{"Clock", func(f *Features) bool { return f.Clock }}
+	pause      = need{"Pause", func(f *Features) bool { return f.Pause }}
+	durable    = need{"Reopen", func(f *Features) bool { return f.Reopen != nil }}
+	backuper   = need{"OpenBackup", func(f *Features) bool { return f.OpenBackup != nil }}
+	damage     = need{"Damage", func(f *Features) bool { return f.Damage != nil }}
 )
 
 // cases returns the whole suite, in the order of the port's documentation.

@@ -53,12 +53,10 @@ func runModel(x *fixture, partitions int) {
 		}()
 		r := &trial{x: y, m: newModel(partitions)}
 		actions := map[string]func(*rapid.T){
-			"":       r.compare,
-			"commit": r.commit,
-		}
-		if x.features.Pruner {
-			actions["delete events"] = r.deleteEvents
-			actions["delete snapshots"] = r.deleteSnapshots
+			"":                 r.compare,
+			"commit":           r.commit,
+			"delete events":    r.deleteEvents,
+			"delete snapshots": r.deleteSnapshots,
 		}
 		if x.features.Reopen != nil {
 			actions["reopen"] = func(*rapid.T) {
@@ -87,9 +85,6 @@ func runModel(x *fixture, partitions int) {
 
 // verify verifies the log, which must have no fault after any sequence.
 func (r *trial) verify(rt *rapid.T) {
-	if !r.x.features.Exporter {
-		return
-	}
 	for _, fault := range r.x.verify(r.x.log).Faults {
 		rt.Fatalf("verify: found %v in a whole log", fault)
 	}
@@ -132,11 +127,10 @@ func (r *trial) commit(rt *rapid.T) {
 
 func (r *trial) batch(rt *rapid.T, versions map[store.Key]store.Version) *store.Batch {
 	b := &store.Batch{}
-	f := &r.x.features
-	if f.Outbox && modelBools.Draw(rt, "settle") {
+	if modelBools.Draw(rt, "settle") {
 		r.settle(rt, b)
 	}
-	if f.Checkpoints && modelBools.Draw(rt, "checkpoint") {
+	if modelBools.Draw(rt, "checkpoint") {
 		b.Checkpoints = append(b.Checkpoints, store.Checkpoint{
 			Name: modelNames.Draw(rt, "name"), Position: store.Position(r.serial), Remove: modelOften.Draw(rt, "remove") == 0,
 		})
@@ -152,13 +146,13 @@ func (r *trial) batch(rt *rapid.T, versions map[store.Key]store.Version) *store.
 	}
 	r.change(rt, b)
 	versions[b.Key] = b.Next()
-	if f.Receipts && modelBools.Draw(rt, "receipt") {
+	if modelBools.Draw(rt, "receipt") {
 		b.Receipts = append(b.Receipts, store.Receipt{Name: modelNames.Draw(rt, "name"), Reply: []byte(r.text())})
 		if modelBools.Draw(rt, "forget") {
 			b.Forget = append(b.Forget, modelNames.Draw(rt, "name"))
 		}
 	}
-	if f.Claims && modelBools.Draw(rt, "claim") {
+	if modelBools.Draw(rt, "claim") {
 		claim := rapid.Map(modelNames, func(s string) store.Claim { return store.Claim{Space: spaceOf(s), Value: s} })
 		b.Claim = append(b.Claim, claim.Draw(rt, "claimed"))
 		if modelBools.Draw(rt, "release") {
@@ -182,9 +176,6 @@ func (r *trial) change(rt *rapid.T, b *store.Batch) {
 		if b.Next() > 0 && modelOften.Draw(rt, "snapshot") < 3 {
 			b.Snapshot = r.x.state(r.text())
 		}
-	}
-	if !r.x.features.Outbox {
-		return
 	}
 	if modelOften.Draw(rt, "cancel") == 0 {
 		b.Cancel = append(b.Cancel, modelNames.Draw(rt, "timer"))
@@ -220,7 +211,7 @@ func (r *trial) settle(rt *rapid.T, b *store.Batch) {
 				if m.Sequence == s.Sequence {
 					m.Parked, m.Due = modelBools.Draw(rt, "park"), modelDues.Draw(rt, "due")
 					m.Owner = modelOwners.Draw(rt, "next owner")
-					m.Halted = r.x.features.Halting && m.Parked && m.Timer == "" && m.Due.IsZero() && modelBools.Draw(rt, "halt")
+					m.Halted = m.Parked && m.Timer == "" && m.Due.IsZero() && modelBools.Draw(rt, "halt")
 					s.Message = m
 				}
 			}
@@ -233,7 +224,7 @@ func (r *trial) deleteEvents(rt *rapid.T) {
 	key := modelKeys.Draw(rt, "key")
 	below := store.Version(rapid.IntRange(0, int(r.m.entity(key).version)+1).Draw(rt, "below"))
 	through := store.LastPosition(store.PartitionOf(key, len(r.m.log)))
-	n, err := ability[store.Pruner](r.x).DeleteEvents(r.x.ctx, key, below, through)
+	n, err := r.x.log.DeleteEvents(r.x.ctx, key, below, through)
 	if count, ok := r.m.deleteEvents(key, below); ok {
 		if n != count || err != nil {
 			rt.Fatalf("delete events of %v below %d: got %d and error %v, want %d", key, below, n, err, count)
@@ -246,7 +237,7 @@ func (r *trial) deleteEvents(rt *rapid.T) {
 func (r *trial) deleteSnapshots(rt *rapid.T) {
 	key := modelKeys.Draw(rt, "key")
 	below := store.Version(rapid.IntRange(0, int(r.m.entity(key).version)+1).Draw(rt, "below"))
-	n, err := ability[store.Pruner](r.x).DeleteSnapshots(r.x.ctx, key, below)
+	n, err := r.x.log.DeleteSnapshots(r.x.ctx, key, below)
 	if count := r.m.deleteSnapshots(key, below); n != count || err != nil {
 		rt.Fatalf("delete snapshots of %v below %d: got %d and error %v, want %d", key, below, n, err, count)
 	}
@@ -260,32 +251,20 @@ func (r *trial) compare(rt *rapid.T) {
 	for _, key := range slices.SortedFunc(maps.Keys(r.m.entities), compareKeys) {
 		r.compareEntity(rt, key)
 	}
-	if r.x.features.Outbox {
-		r.compareOutbox(rt)
+	r.compareOutbox(rt)
+	r.compareReceipts(rt)
+	r.compareClaims(rt)
+	checkpoints := make(map[string]store.Position)
+	for _, k := range r.x.checkpoints() {
+		checkpoints[k.Name] = k.Position
 	}
-	if r.x.features.Receipts {
-		r.compareReceipts(rt)
+	same(rt, "checkpoints", checkpoints, r.m.checkpoints)
+	deletions := make(map[modelDeletion]store.Position)
+	for _, d := range r.x.deletions() {
+		deletions[modelDeletion{d.Kind, d.Through.Partition()}] = d.Through
 	}
-	if r.x.features.Claims {
-		r.compareClaims(rt)
-	}
-	if r.x.features.Checkpoints {
-		got := make(map[string]store.Position)
-		for _, k := range r.x.checkpoints() {
-			got[k.Name] = k.Position
-		}
-		same(rt, "checkpoints", got, r.m.checkpoints)
-	}
-	if r.x.tellsDeletions() {
-		got := make(map[modelDeletion]store.Position)
-		for _, d := range r.x.deletions() {
-			got[modelDeletion{d.Kind, d.Through.Partition()}] = d.Through
-		}
-		same(rt, "deletions", got, r.m.deleted)
-	}
-	if r.x.features.Catalog {
-		r.compareCatalog(rt)
-	}
+	same(rt, "deletions", deletions, r.m.deleted)
+	r.compareCatalog(rt)
 }
 
 func compareKeys(a, b store.Key) int {
@@ -358,9 +337,6 @@ func (r *trial) compareOutbox(rt *rapid.T) {
 		if len(got)+len(rows) > 0 {
 			same(rt, fmt.Sprintf("messages, parked %t", parked), got, rows)
 		}
-	}
-	if !r.x.features.Halting {
-		return
 	}
 	rows := slices.DeleteFunc(slices.Clone(r.m.messages), func(m modelMessage) bool { return m.parked && !m.halted })
 	slices.SortStableFunc(rows, func(a, b modelMessage) int { return a.due.Compare(b.due) })

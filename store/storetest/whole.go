@@ -12,14 +12,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-var (
-	exportNeed = []need{exporter}
-	copyNeed   = []need{exporter, importer}
-)
-
 // wholeCases test the methods that export, verify, fill or copy a whole log.
 var wholeCases = []testCase{
-	{name: "an export holds every record in its order", needs: exportNeed, run: func(x *fixture) {
+	{name: "an export holds every record in its order", run: func(x *fixture) {
 		fill(x)
 		e := x.export()
 		var events []*store.Event
@@ -45,7 +40,7 @@ var wholeCases = []testCase{
 		x.exportedNames(e)
 		x.wantNoError("close", e.Close())
 	}},
-	{name: "an export of an empty log holds nothing", needs: exportNeed, run: func(x *fixture) {
+	{name: "an export of an empty log holds nothing", run: func(x *fixture) {
 		e := x.export()
 		for _, s := range append(store.RecordKinds(), store.KindVersion) {
 			want(x, s.String(), len(exported[store.Record](x, e, s)), 0)
@@ -53,7 +48,7 @@ var wholeCases = []testCase{
 		want(x, "origin", e.Origin(), store.Origin{Heads: []store.Position{0}})
 		x.wantNoError("close", e.Close())
 	}},
-	{name: "an export is of one moment", needs: exportNeed, run: func(x *fixture) {
+	{name: "an export is of one moment", run: func(x *fixture) {
 		x.append(book("a"), 0, "1", "2")
 		e := x.export()
 		x.append(book("a"), 2, "3")
@@ -63,7 +58,7 @@ var wholeCases = []testCase{
 		want(x, "heads", e.Origin().Heads, []store.Position{2})
 		x.wantNoError("close", e.Close())
 	}},
-	{name: "an export whose context has ended ends with its error", needs: exportNeed, run: func(x *fixture) {
+	{name: "an export whose context has ended ends with its error", run: func(x *fixture) {
 		x.append(book("a"), 0, "1")
 		e := x.export()
 		ctx, cancel := context.WithCancel(x.ctx)
@@ -72,10 +67,10 @@ var wholeCases = []testCase{
 			x.wantError(s.String(), first(x, s.String(), e.Records(ctx, s)), context.Canceled)
 		}
 		x.wantNoError("close", e.Close())
-		_, err := ability[store.Exporter](x).Export(ctx)
+		_, err := x.log.Export(ctx)
 		x.wantError("export", err, context.Canceled)
 	}},
-	{name: "an export goes on behind damaged records", needs: []need{exporter, damage}, run: func(x *fixture) {
+	{name: "an export goes on behind damaged records", needs: []need{damage}, run: func(x *fixture) {
 		x.append(book("a"), 0, "1", "2", "3", "4")
 		x.damage(x.read(book("a"), 0)[1], flips[1].flip)
 		x.damage(x.read(book("a"), 2)[0], flips[4].flip)
@@ -92,26 +87,24 @@ var wholeCases = []testCase{
 		want(x, "events", got, []string{"1", "damaged", "damaged", "4"})
 		x.wantNoError("close", e.Close())
 	}},
-	{name: "a whole log has no faults", needs: exportNeed, run: func(x *fixture) {
+	{name: "a whole log has no faults", run: func(x *fixture) {
 		x.wantWhole(x.log)
 		fill(x)
 		x.wantWhole(x.log)
-		if x.features.Pruner {
-			x.deleteEvents(book("a"), 4, all)
-			x.wantWhole(x.log)
-		}
+		x.deleteEvents(book("a"), 4, all)
+		x.wantWhole(x.log)
 		if x.features.Reopen != nil {
 			x.reopen()
 			x.wantWhole(x.log)
 		}
 	}},
-	{name: "a whole log in many partitions has no faults", needs: []need{exporter, partitions}, setup: Setup{Partitions: 3}, run: func(x *fixture) {
+	{name: "a whole log in many partitions has no faults", needs: []need{partitions}, setup: Setup{Partitions: 3}, run: func(x *fixture) {
 		for i := range 20 {
 			x.append(book(fmt.Sprint(i)), 0, "1", "2")
 		}
 		x.wantWhole(x.log)
 	}},
-	{name: "every damaged record is found", needs: []need{exporter, damage}, run: func(x *fixture) {
+	{name: "every damaged record is found", needs: []need{damage}, run: func(x *fixture) {
 		fill(x)
 		records := x.allExported()
 		for i, r := range records {
@@ -121,7 +114,7 @@ var wholeCases = []testCase{
 			}
 		}
 	}},
-	{name: "nothing that a commit has taken is a fault", needs: []need{exporter, outbox, receipts, checkpoints}, run: func(x *fixture) {
+	{name: "nothing that a commit has taken is a fault", run: func(x *fixture) {
 		epoch := x.timer("t", "due in 1970", time.Unix(0, 0))
 		x.commit(&store.Batch{
 			Key: book("a"), Events: x.events("1"), Receipts: []store.Receipt{{Name: "r", Version: 1}}, Enqueue: []store.Message{epoch},
@@ -139,7 +132,7 @@ var wholeCases = []testCase{
 		after := x.messages(store.MessageQuery{})[0]
 		want(x, "messages behind the last", len(x.messages(store.MessageQuery{AfterDue: after.Due, After: after.Sequence})), 0)
 	}},
-	{name: "equal logs have equal digests and others do not", needs: exportNeed, run: func(x *fixture) {
+	{name: "equal logs have equal digests and others do not", run: func(x *fixture) {
 		x.append(book("a"), 0, "1")
 		before := x.digest(x.log)
 		want(x, "difference", before.Difference(x.digest(x.log)), "")
@@ -147,7 +140,7 @@ var wholeCases = []testCase{
 		want(x, "difference", before.Difference(x.digest(x.log)), "1 events and 2")
 	}},
 
-	{name: "a copy has everything as it was", needs: copyNeed, run: func(x *fixture) {
+	{name: "a copy has everything as it was", run: func(x *fixture) {
 		fill(x)
 		y := x.copy()
 		for _, key := range filled {
@@ -156,32 +149,20 @@ var wholeCases = []testCase{
 			offered2, later2 := y.load(key, never)
 			want(x, "states", offered2, offered)
 			want(x, "events of a load", later2, later)
-			if x.features.Receipts {
-				want(x, "receipts", y.receipts(key), x.receipts(key))
-			}
+			want(x, "receipts", y.receipts(key), x.receipts(key))
 		}
 		want(x, "scan", y.scan(store.Query{}), x.scan(store.Query{}))
 		want(x, "heads", y.heads(), x.heads())
-		if x.features.Outbox {
-			for _, q := range []store.MessageQuery{{}, {Parked: true}} {
-				want(x, "messages", y.messages(q), x.messages(q))
-			}
+		for _, q := range []store.MessageQuery{{}, {Parked: true}} {
+			want(x, "messages", y.messages(q), x.messages(q))
 		}
-		if x.features.Claims {
-			want(x, "claims", y.claims("address"), x.claims("address"))
-		}
-		if x.features.Checkpoints {
-			want(x, "checkpoints", y.checkpoints(), x.checkpoints())
-		}
-		if x.features.Catalog {
-			want(x, "entities", y.entities("book", ""), x.entities("book", ""))
-		}
-		if x.features.Stats {
-			want(x, "counts", y.counts(), x.counts())
-		}
+		want(x, "claims", y.claims("address"), x.claims("address"))
+		want(x, "checkpoints", y.checkpoints(), x.checkpoints())
+		want(x, "entities", y.entities("book", ""), x.entities("book", ""))
+		want(x, "counts", y.counts(), x.counts())
 		x.wantWhole(y.log)
 	}},
-	{name: "a copy of a damaged log has the rest, and the damage in its place", needs: append(copyNeed, damage), run: func(x *fixture) {
+	{name: "a copy of a damaged log has the rest, and the damage in its place", needs: []need{damage}, run: func(x *fixture) {
 		fill(x)
 		records := x.allExported()
 		seen := make(map[store.RecordKind]bool)
@@ -221,7 +202,7 @@ var wholeCases = []testCase{
 		want(x, "difference", report.Digest.Difference(again.Digest), "")
 		want(x, "damaged", again.Damaged, report.Damaged)
 	}},
-	{name: "a copy in many partitions has everything as it was", needs: append(copyNeed, partitions), setup: Setup{Partitions: 3}, run: func(x *fixture) {
+	{name: "a copy in many partitions has everything as it was", needs: []need{partitions}, setup: Setup{Partitions: 3}, run: func(x *fixture) {
 		for i := range 20 {
 			x.append(book(fmt.Sprint(i)), 0, "1", "2")
 		}
@@ -232,7 +213,7 @@ var wholeCases = []testCase{
 		}
 		x.wantWhole(y.log)
 	}},
-	{name: "a copy goes on where its origin was", needs: copyNeed, run: func(x *fixture) {
+	{name: "a copy goes on where its origin was", run: func(x *fixture) {
 		fill(x)
 		heads := x.heads()
 		y := x.copy()
@@ -241,23 +222,17 @@ var wholeCases = []testCase{
 		want(x, "position", r.Position, heads[0]+1)
 		y.commit(&store.Batch{Key: book("new"), Events: y.events("1")})
 		y.commit(&store.Batch{Key: store.Key{Kind: "shelf", ID: "s"}, Expected: 2, Save: y.state("3")})
-		if x.features.Outbox {
-			r := y.commit(&store.Batch{Key: book("a"), Expected: 8, Enqueue: []store.Message{y.timer("t", "again", noon)}})
-			want(x, "sequence", r.Sequence, 5) // sequence 4 was settled before the copy
-			y.wantMessages("the timer is replaced", y.messages(store.MessageQuery{}), "m", "again")
-		}
-		if x.features.Receipts {
-			x.wantError("an answered command", y.try(&store.Batch{Key: book("a"), Expected: 8, Receipts: []store.Receipt{{Name: "r"}}}).Err, store.ErrAnswered)
-		}
-		if x.features.Claims {
-			x.wantError("a claimed value", y.try(&store.Batch{Key: book("b"), Expected: 1, Claim: []store.Claim{ada}}).Err, store.ErrClaimed)
-		}
+		r = y.commit(&store.Batch{Key: book("a"), Expected: 8, Enqueue: []store.Message{y.timer("t", "again", noon)}})
+		want(x, "sequence", r.Sequence, 5) // sequence 4 was settled before the copy
+		y.wantMessages("the timer is replaced", y.messages(store.MessageQuery{}), "m", "again")
+		x.wantError("an answered command", y.try(&store.Batch{Key: book("a"), Expected: 8, Receipts: []store.Receipt{{Name: "r"}}}).Err, store.ErrAnswered)
+		x.wantError("a claimed value", y.try(&store.Batch{Key: book("b"), Expected: 1, Claim: []store.Claim{ada}}).Err, store.ErrClaimed)
 		if x.features.Reopen != nil {
 			y.reopen()
 		}
 		x.wantWhole(y.log)
 	}},
-	{name: "a copy keeps the gaps of deleted events", needs: append(copyNeed, pruner), run: func(x *fixture) {
+	{name: "a copy keeps the gaps of deleted events", run: func(x *fixture) {
 		threeSnapshots(x)
 		x.append(book("b"), 0, "other")
 		x.deleteEvents(book("a"), 4, all)
@@ -268,14 +243,14 @@ var wholeCases = []testCase{
 		want(x, "deleted later", y.deleteEvents(book("a"), 6, all), 2)
 		x.wantWhole(y.log)
 	}},
-	{name: "a log that is not empty cannot be filled", needs: copyNeed, run: func(x *fixture) {
+	{name: "a log that is not empty cannot be filled", run: func(x *fixture) {
 		x.append(book("a"), 0, "1")
-		_, err := ability[store.Importer](x).Import(x.ctx, store.Origin{Heads: []store.Position{0}})
+		_, err := x.log.Import(x.ctx, store.Origin{Heads: []store.Position{0}})
 		x.wantError("import", err, store.ErrInvalid)
 		x.wantTexts("read", x.read(book("a"), 0), "1")
 		x.append(book("a"), 1, "2")
 	}},
-	{name: "a log whose commits were all refused is empty", needs: append(copyNeed, outbox), run: func(x *fixture) {
+	{name: "a log whose commits were all refused is empty", run: func(x *fixture) {
 		refuse := func(y *fixture) {
 			b := &store.Batch{Key: book("a"), Expected: 7, Events: y.events("1"), Enqueue: []store.Message{y.message("refused")}}
 			y.wantError("commit", y.try(b).Err, store.ErrConflict)
@@ -297,12 +272,12 @@ var wholeCases = []testCase{
 			x.Errorf("sequence of the next message: got %d, want one above %d", r.Sequence, last)
 		}
 	}},
-	{name: "a log with other partitions cannot be filled", needs: copyNeed, run: func(x *fixture) {
-		_, err := ability[store.Importer](x).Import(x.ctx, store.Origin{Heads: []store.Position{0, store.NewPosition(1, 0)}})
+	{name: "a log with other partitions cannot be filled", run: func(x *fixture) {
+		_, err := x.log.Import(x.ctx, store.Origin{Heads: []store.Position{0, store.NewPosition(1, 0)}})
 		x.wantError("import", err, store.ErrInvalid)
 		x.append(book("a"), 0, "1")
 	}},
-	{name: "a log that is being filled answers nothing", needs: copyNeed, run: func(x *fixture) {
+	{name: "a log that is being filled answers nothing", run: func(x *fixture) {
 		in := x.beginImport(0)
 		_, err := x.log.Commit(x.ctx, []*store.Batch{{Key: book("a"), Events: x.events("1")}})
 		x.wantError("commit", err, store.ErrUnfinished)
@@ -310,9 +285,9 @@ var wholeCases = []testCase{
 		x.wantError("read", first(x, "read", x.log.Read(x.ctx, book("a"), 0)), store.ErrUnfinished)
 		_, err = x.log.Heads(x.ctx)
 		x.wantError("heads", err, store.ErrUnfinished)
-		_, err = ability[store.Exporter](x).Export(x.ctx)
+		_, err = x.log.Export(x.ctx)
 		x.wantError("export", err, store.ErrUnfinished)
-		_, err = ability[store.Importer](x).Import(x.ctx, store.Origin{Heads: []store.Position{0}})
+		_, err = x.log.Import(x.ctx, store.Origin{Heads: []store.Position{0}})
 		x.wantError("import", err, store.ErrUnfinished)
 		x.wantNoError("finish", in.Finish(x.ctx))
 		x.append(book("a"), 0, "1")
@@ -320,20 +295,20 @@ var wholeCases = []testCase{
 		x.wantNoError("close", in.Close())
 		x.wantTexts("read", x.read(book("a"), 0), "1")
 	}},
-	{name: "an import that is broken off leaves a log that answers nothing", needs: copyNeed, run: func(x *fixture) {
+	{name: "an import that is broken off leaves a log that answers nothing", run: func(x *fixture) {
 		in := x.beginImport(1)
 		x.wantNoError("add", in.Add(x.ctx, x.stored(book("a"), 1, 1)))
 		x.wantNoError("close", in.Close())
 		x.wantError("finish", in.Finish(x.ctx), store.ErrClosed)
 		x.wantError("read", first(x, "read", x.log.Read(x.ctx, book("a"), 0)), store.ErrUnfinished)
 	}},
-	{name: "an import refuses to end without the last events", needs: copyNeed, run: func(x *fixture) {
+	{name: "an import refuses to end without the last events", run: func(x *fixture) {
 		in := x.beginImport(2)
 		x.wantNoError("add", in.Add(x.ctx, x.stored(book("a"), 1, 1)))
 		x.wantError("finish", in.Finish(x.ctx), store.ErrInvalid)
 		x.wantError("read", first(x, "read", x.log.Read(x.ctx, book("a"), 0)), store.ErrUnfinished)
 	}},
-	{name: "an import takes only what fits", needs: copyNeed, run: func(x *fixture) {
+	{name: "an import takes only what fits", run: func(x *fixture) {
 		for what, records := range map[string][]store.Record{
 			"a version after a gap":       {x.stored(book("a"), 1, 1), x.stored(book("a"), 3, 2)},
 			"a version again":             {x.stored(book("a"), 1, 1), x.stored(book("a"), 1, 2)},
@@ -362,19 +337,19 @@ var wholeCases = []testCase{
 			x.wantError("finish after "+what, in.Finish(x.ctx), store.ErrInvalid)
 		}
 	}},
-	closed("exporter", exporter, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.Exporter](x).Export(x.ctx)
+	closed("exporter", func(x *fixture, check func(string, error)) {
+		_, err := x.log.Export(x.ctx)
 		check("export", err)
 	}),
-	closed("importer", importer, func(x *fixture, check func(string, error)) {
-		_, err := ability[store.Importer](x).Import(x.ctx, store.Origin{Heads: []store.Position{0}})
+	closed("importer", func(x *fixture, check func(string, error)) {
+		_, err := x.log.Import(x.ctx, store.Origin{Heads: []store.Position{0}})
 		check("import", err)
 	}),
-	closed("verifier", verifier, func(x *fixture, check func(string, error)) {
-		check("verify", ability[store.Verifier](x).VerifyFiles(x.ctx, func(err error) { x.Errorf("fault of a closed log: %v", err) }))
+	closed("verifier", func(x *fixture, check func(string, error)) {
+		check("verify", x.log.VerifyFiles(x.ctx, func(err error) { x.Errorf("fault of a closed log: %v", err) }))
 	}),
 
-	{name: "a backup holds what the log holds", needs: []need{backuper, exporter}, run: func(x *fixture) {
+	{name: "a backup holds what the log holds", needs: []need{backuper}, run: func(x *fixture) {
 		fill(x)
 		before := x.digest(x.log)
 		path := filepath.Join(x.TempDir(), "backup")
@@ -402,78 +377,54 @@ var filled = []store.Key{book("a"), book("b"), {Kind: "shelf", ID: "s"}}
 func fill(x *fixture) {
 	x.Helper()
 	threeSnapshots(x)
-	f := &x.features
 	b := &store.Batch{Key: book("b"), Events: []store.Event{x.event("1", "tag", "tag2")}}
 	b.Events[0].Metadata = store.Metadata{CausationID: x.id(), CorrelationID: "c", TraceParent: "p", Values: map[string]string{"a": "b", "c": ""}}
-	if f.Outbox {
-		parked := x.message("parked")
-		parked.Parked, parked.Attempts, parked.LastError, parked.Target = true, 3, "no", book("a")
-		b.Enqueue = []store.Message{x.message("m"), parked}
-	}
+	parked := x.message("parked")
+	parked.Parked, parked.Attempts, parked.LastError, parked.Target = true, 3, "no", book("a")
+	b.Enqueue = []store.Message{x.message("m"), parked}
 	x.commit(b)
 	for v := range store.Version(2) {
 		x.commit(&store.Batch{Key: filled[2], Expected: v, Save: x.state(fmt.Sprint("saved ", v+1))})
 	}
 	b = &store.Batch{Key: book("a"), Expected: 7}
-	if f.Outbox {
-		b.Enqueue = []store.Message{x.timer("t", "wake", noon.Add(time.Hour)), x.message("settled")}
+	b.Enqueue = []store.Message{x.timer("t", "wake", noon.Add(time.Hour)), x.message("settled")}
+	b.Receipts = []store.Receipt{
+		{Name: "r", CommandID: x.id(), Fingerprint: []byte("f"), Version: 7, ReplyType: "t", Reply: []byte("yes")},
+		{Name: "no", Refusal: &store.Refusal{Code: 5, Message: "none", Details: []store.Detail{{Type: "t", Payload: []byte("d")}}}},
 	}
-	if f.Receipts {
-		b.Receipts = []store.Receipt{
-			{Name: "r", CommandID: x.id(), Fingerprint: []byte("f"), Version: 7, ReplyType: "t", Reply: []byte("yes")},
-			{Name: "no", Refusal: &store.Refusal{Code: 5, Message: "none", Details: []store.Detail{{Type: "t", Payload: []byte("d")}}}},
-		}
-	}
-	if f.Claims {
-		b.Claim = []store.Claim{ada, {Space: "address", Value: "zoe"}}
-	}
-	if f.Checkpoints {
-		b.Checkpoints = []store.Checkpoint{{Name: "reader", Position: 5}, {Name: "also", Position: 7}}
-	}
-	if !b.IsCheck() {
-		x.commit(b)
-	}
-	if f.Outbox {
-		x.commit(&store.Batch{Settle: []store.Settlement{{Sequence: 4, Required: true}}})
-	}
+	b.Claim = []store.Claim{ada, {Space: "address", Value: "zoe"}}
+	b.Checkpoints = []store.Checkpoint{{Name: "reader", Position: 5}, {Name: "also", Position: 7}}
+	x.commit(b)
+	x.commit(&store.Batch{Settle: []store.Settlement{{Sequence: 4, Required: true}}})
 }
 
 // exportedNames compares the records that are found by name.
 func (x *fixture) exportedNames(e store.Export) {
 	x.Helper()
-	f := &x.features
-	if f.Outbox {
-		messages := append(x.messages(store.MessageQuery{}), x.messages(store.MessageQuery{Parked: true})...)
-		slices.SortFunc(messages, func(a, b *store.Message) int { return int(a.Sequence) - int(b.Sequence) })
-		want(x, "messages", exported[*store.Message](x, e, store.KindMessage), messages)
-		want(x, "last sequence", e.Origin().Sequence, 4)
+	messages := append(x.messages(store.MessageQuery{}), x.messages(store.MessageQuery{Parked: true})...)
+	slices.SortFunc(messages, func(a, b *store.Message) int { return int(a.Sequence) - int(b.Sequence) })
+	want(x, "messages", exported[*store.Message](x, e, store.KindMessage), messages)
+	want(x, "last sequence", e.Origin().Sequence, 4)
+	var receipts []*store.Receipt
+	for _, key := range filled {
+		receipts = append(receipts, x.receipts(key)...)
 	}
-	if f.Receipts {
-		var receipts []*store.Receipt
-		for _, key := range filled {
-			receipts = append(receipts, x.receipts(key)...)
-		}
-		want(x, "receipts", exported[*store.Receipt](x, e, store.KindReceipt), receipts)
+	want(x, "receipts", exported[*store.Receipt](x, e, store.KindReceipt), receipts)
+	var claims []store.Claimed
+	for _, c := range exported[*store.Claimed](x, e, store.KindClaim) {
+		claims = append(claims, *c)
 	}
-	if f.Claims {
-		var claims []store.Claimed
-		for _, c := range exported[*store.Claimed](x, e, store.KindClaim) {
-			claims = append(claims, *c)
-		}
-		want(x, "claims", claims, x.claims("address"))
+	want(x, "claims", claims, x.claims("address"))
+	var marks []store.Checkpoint
+	for _, m := range exported[*store.Checkpoint](x, e, store.KindCheckpoint) {
+		marks = append(marks, *m)
 	}
-	if f.Checkpoints {
-		var marks []store.Checkpoint
-		for _, m := range exported[*store.Checkpoint](x, e, store.KindCheckpoint) {
-			marks = append(marks, *m)
-		}
-		want(x, "checkpoints", marks, x.checkpoints())
-	}
+	want(x, "checkpoints", marks, x.checkpoints())
 }
 
 func (x *fixture) export() store.Export {
 	x.Helper()
-	e, err := ability[store.Exporter](x).Export(x.ctx)
+	e, err := x.log.Export(x.ctx)
 	x.wantNoError("export", err)
 	return e
 }
@@ -558,7 +509,7 @@ func (x *fixture) copy() *fixture {
 // beginImport begins to fill the log with the given number of events.
 func (x *fixture) beginImport(events uint64) store.Import {
 	x.Helper()
-	in, err := ability[store.Importer](x).Import(x.ctx, store.Origin{Heads: []store.Position{store.NewPosition(0, events)}, Sequence: 2})
+	in, err := x.log.Import(x.ctx, store.Origin{Heads: []store.Position{store.NewPosition(0, events)}, Sequence: 2})
 	x.wantNoError("import", err)
 	return in
 }
@@ -573,7 +524,7 @@ func (x *fixture) stored(key store.Key, version store.Version, position store.Po
 // counts returns the counts in the log's statistics.
 func (x *fixture) counts() [5]int64 {
 	x.Helper()
-	s, err := ability[store.StatsReader](x).Stats(x.ctx)
+	s, err := x.log.Stats(x.ctx)
 	x.wantNoError("stats", err)
 	return [...]int64{s.Events, s.Entities, s.Snapshots, s.Pending, s.Parked}
 }
