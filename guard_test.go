@@ -217,13 +217,13 @@ func TestNil(t *testing.T) {
 	var noKind *perdure.Kind[*testv1.Account]
 	perform := func(context.Context, *testv1.Note) error { return nil }
 	for text, c := range map[string]perdure.Config{
-		"Config.Store is nil":                   {Kinds: []perdure.AnyKind{accounts()}},
-		"Config.Kinds[1] is nil":                {Kinds: []perdure.AnyKind{accounts(), nil}},
-		"Config.Kinds[0] is nil":                {Kinds: []perdure.AnyKind{noKind}},
-		"Config.Effects[0] is nil":              {Kinds: []perdure.AnyKind{accounts()}, Effects: []perdure.EffectRule{nil}},
-		"Config.Services[0] is nil":             {Kinds: []perdure.AnyKind{accounts()}, Services: []perdure.Service{nil}},
-		`kind "account": option 0 is nil`:       {Kinds: []perdure.AnyKind{accounts(nil)}},
-		"option 0 of the Perform rule for *tes": {Kinds: []perdure.AnyKind{accounts()}, Effects: []perdure.EffectRule{perdure.Perform(perform, nil)}},
+		"Config.Store is nil":                            {Kinds: []perdure.AnyKind{accounts()}},
+		"Config.Kinds[1] is nil":                         {Kinds: []perdure.AnyKind{accounts(), nil}},
+		"Config.Kinds[0] is nil":                         {Kinds: []perdure.AnyKind{noKind}},
+		"Config.Effects[0] is nil":                       {Kinds: []perdure.AnyKind{accounts()}, Effects: []perdure.EffectRule{nil}},
+		"Config.Services[0] is nil":                      {Kinds: []perdure.AnyKind{accounts()}, Services: []perdure.Service{nil}},
+		`kind "account": option 0 is nil`:                {Kinds: []perdure.AnyKind{accounts(nil)}},
+		"Perform rule for *testv1.Note: option 0 is nil": {Kinds: []perdure.AnyKind{accounts()}, Effects: []perdure.EffectRule{perdure.Perform(perform, nil)}},
 	} {
 		if c.Store = newLog(t); text == "Config.Store is nil" {
 			c.Store = nil
