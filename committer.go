@@ -15,9 +15,9 @@ import (
 )
 
 // A committer runs the queue of batches on a goroutine. While one group is at the store, the
-// next one gathers. Groups therefore grow with the load, without a timer. The committer yields
-// once before it takes a group, so that callers which were just answered can add their next
-// command to it.
+// next one gathers. Groups therefore grow with the load, without a timer. Before the committer
+// takes a group it yields, so that callers which were just answered can add their next command
+// to it; see [commit.Queue.Gather].
 type committer struct {
 	engine *Engine
 
@@ -73,7 +73,7 @@ func (c *committer) run() {
 	for {
 		<-c.work
 		for {
-			runtime.Gosched()
+			c.gather()
 			c.mu.Lock()
 			if c.closing {
 				c.mu.Unlock()
@@ -91,6 +91,18 @@ func (c *committer) run() {
 			}
 			c.commit(batches)
 		}
+	}
+}
+
+// gather yields to other goroutines, and yields again as long as this makes the next group
+// larger. A processor runs only some of them in a turn: 61 by the scheduler of Go 1.26, before it
+// runs the committer again.
+func (c *committer) gather() {
+	for more := true; more; {
+		runtime.Gosched()
+		c.mu.Lock()
+		more = c.queue.Gather() && !c.closing
+		c.mu.Unlock()
 	}
 }
 

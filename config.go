@@ -17,7 +17,7 @@ const (
 	entitiesMaxDefault      = 100_000
 	entitiesBytesMaxDefault = 64 << 20
 	conflictsMaxDefault     = 32
-	deliveriesMaxDefault    = 256
+	deliveriesMaxDefault    = 1024
 	pollDefault             = 50 * time.Millisecond
 	rescueAfterDefault      = 30 * time.Second
 )

@@ -232,6 +232,7 @@ func (c *activation) fetch(read func() (tell func()), what string) {
 func (c *activation) Submit(i *commit.Item) {
 	n := c.node
 	c.pipeline = i.Pipeline
+	n.w.noteGroup(&i.Batch)
 	for r := range i.Batch.Receipts {
 		c.early[i.Batch.Receipts[r].Name] = i.Batch.Receipts[r].CommandID
 	}

@@ -340,17 +340,28 @@ func (d *disk) append(b *store.Batch, bk *book, at int) {
 	}
 }
 
-// members returns the ids of the messages that a batch completes.
-func (d *disk) members(b *store.Batch) (ids []store.ID) {
-	for _, s := range b.Settle {
-		if l := d.outbox.rows[s.Sequence]; l != nil {
-			ids = append(ids, l.message.ID)
-		}
-	}
-	return ids
+// A groupKey names a batch that stores several commands of an entity.
+type groupKey struct {
+	state    store.ID
+	expected store.Version
 }
 
-// appendGroup adds the versions of several messages that one saved state includes. The states
+// noteGroup notes which commands a submitted batch stores, if it stores several: those whose
+// rules have run last. Nothing else runs between them and the submission.
+func (w *world) noteGroup(b *store.Batch) {
+	ran := w.ran[b.Key]
+	if n := int(b.Saves); n > 1 && n <= len(ran) {
+		w.members[groupKey{b.Save.ID, b.Expected}] = slices.Clone(ran[len(ran)-n:])
+	}
+	delete(w.ran, b.Key)
+}
+
+// members returns the ids of the commands that a batch stores, of which there are several.
+func (d *disk) members(b *store.Batch) []store.ID {
+	return d.w.members[groupKey{b.Save.ID, b.Expected}]
+}
+
+// appendGroup adds the versions of several commands that one saved state includes. The states
 // before the last one come from the model.
 func (d *disk) appendGroup(b *store.Batch, bk *book, at int) {
 	members := d.members(b)
@@ -366,7 +377,7 @@ func (d *disk) appendGroup(b *store.Batch, bk *book, at int) {
 			state := new(testv1.Account)
 			decode(b.Save.Payload, state)
 			if !proto.Equal(state, states[0]) {
-				d.w.broken("a group of %d messages leads to version %d with %s, want %s", len(members), v+1, stateText(state), stateText(states[0]))
+				d.w.broken("a group of %d commands leads to version %d with %s, want %s", len(members), v+1, stateText(state), stateText(states[0]))
 			}
 			states[0] = state
 		}
@@ -450,23 +461,38 @@ func (d *disk) checkBatch(command store.ID, b *store.Batch, bk *book) {
 	}
 }
 
-// checkGroup compares the records that several messages have stored together with the model.
+// checkGroup compares the records that several commands have stored together with the model.
 // Their versions have been checked before.
 func (d *disk) checkGroup(b *store.Batch) {
 	rows, members := 0, d.members(b)
 	if len(members) != int(b.Saves) {
-		d.w.broken("a group of %d messages makes %d versions", len(members), b.Saves)
+		d.w.broken("a group of %d commands makes %d versions", len(members), b.Saves)
 	}
+	messages := 0
 	for i, id := range members {
 		c := d.said(id)
 		n, _ := leaves(c.message)
-		if rows += n; d.outbox.checkJoinedReply(b, d.outbox.left[id], b.Expected+store.Version(i)+1) {
+		rows += n
+		d.did[id] = true
+		if c.op != nil {
+			if c.op.call.Conditional || c.op.call.Name != "" {
+				d.w.broken("%v is in a group, though it has a key or a version", c)
+			}
+			if c.op.definite {
+				d.w.broken("%v was answered with %v and is stored afterwards", c, c.op.status)
+			}
+			continue
+		}
+		messages++
+		if d.outbox.checkJoinedReply(b, d.outbox.left[id], b.Expected+store.Version(i)+1) {
 			rows++
 		}
-		d.did[id] = true
+	}
+	if messages != len(b.Settle) {
+		d.w.broken("a group with %d messages of the outbox completes %d", messages, len(b.Settle))
 	}
 	if rows != len(b.Enqueue) {
-		d.w.broken("a group of %d messages leaves %d rows in the outbox, want %d", len(members), len(b.Enqueue), rows)
+		d.w.broken("a group of %d commands leaves %d rows in the outbox, want %d", len(members), len(b.Enqueue), rows)
 	}
 }
 

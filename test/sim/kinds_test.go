@@ -157,6 +157,14 @@ func newRules(w *world) map[string]*entity.Rules {
 				return m, err
 			}
 		}
+		r.Update = maps.Clone(r.Update)
+		for t, update := range compiled.Update {
+			r.Update[t] = func(ctx context.Context, state, command proto.Message) (*entity.Decision, error) {
+				info := entity.InfoFrom(ctx)
+				w.ran[info.Key] = append(w.ran[info.Key], info.Command)
+				return update(ctx, state, command)
+			}
+		}
 		r.KeepsReplies = r.Durable || w.prunes
 		r.ReceiptsMax, r.ReceiptsFor = w.receiptsMax, w.receiptsFor
 		r.Fold, r.Judge = nil, nil // the fingerprint decides

@@ -60,13 +60,15 @@ const rescues = 6
 type world struct {
 	seed       uint64
 	random     *rand.Rand
-	shared     bool    // several nodes share the store
-	instant    bool    // the store commits synchronously, without a committer
-	harm       float64 // frequency of faults in this run
-	parts      int     // number of partitions of the log
-	groups     int     // number of batches that have completed several messages
-	freed      int     // number of halted messages about which an operator has decided
-	faulty     bool    // faults still happen
+	shared     bool                     // several nodes share the store
+	instant    bool                     // the store commits synchronously, without a committer
+	harm       float64                  // frequency of faults in this run
+	parts      int                      // number of partitions of the log
+	groups     int                      // number of batches that have stored several commands
+	ran        map[store.Key][]store.ID // commands whose rules have run on a durable state since its last batch
+	members    map[groupKey][]store.ID  // the commands of such batches
+	freed      int                      // number of halted messages about which an operator has decided
+	faulty     bool                     // faults still happen
 	mutant     mutant
 	limits     entity.Limits
 	dispatcher outbox.Limits

@@ -155,6 +155,24 @@ type Queue struct {
 	batches   []*store.Batch
 	completed []*Pipeline // pipelines with new outcomes, for Completed
 	inFlight  bool
+
+	expected int // number of items that the next group is worth waiting for, see Gather
+	gathered int // number of waiting items at the last call of Gather
+}
+
+// Gather reports whether the next group should wait until other goroutines had another turn.
+//
+// When a group has its outcome, its callers continue, and many of them send their next command
+// at once. A group taken before they did would have few items, and the callers that come too
+// late would wait for its whole commit. The queue therefore expects as many items as the last
+// group had, besides those that wait already. Gather returns true as long as fewer items wait
+// and their number still grows. So the wait ends by itself: when all callers are back, or when a
+// turn has brought no further item.
+func (q *Queue) Gather() bool {
+	n := q.Len()
+	more := n > q.gathered && n < min(q.expected, GroupItemsMax)
+	q.gathered = n
+	return more
 }
 
 // Waits reports whether an item is in the queue and not yet in a group.
@@ -204,6 +222,7 @@ func (q *Queue) Take() []*store.Batch {
 	}
 	q.inFlight = len(q.group) > 0
 	if !q.inFlight {
+		q.expected, q.gathered = 0, 0
 		return nil
 	}
 	return q.batches
@@ -232,6 +251,8 @@ func (q *Queue) Complete(results []store.Result, err error) {
 		}
 	}
 	q.inFlight = false
+	q.gathered = q.Len()
+	q.expected = q.gathered + len(q.group)
 }
 
 // Completed appends to list the pipelines whose items got an outcome since the last call, with the

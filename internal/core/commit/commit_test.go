@@ -340,3 +340,68 @@ func play(random *rand.Rand) (fault string) {
 	}
 	return fault
 }
+
+func TestGather(t *testing.T) {
+	t.Parallel()
+	var pipeline commit.Pipeline
+	add := func(q *commit.Queue, n int) {
+		for range n {
+			q.Add(item(&pipeline, 0, 1))
+		}
+	}
+	// after returns a queue whose last group had 100 items, while 20 more came.
+	after := func() *commit.Queue {
+		var q commit.Queue
+		add(&q, 100)
+		group := q.Take()
+		add(&q, 20)
+		q.Complete(accept(group), nil)
+		return &q
+	}
+	for _, c := range []struct {
+		name string
+		q    *commit.Queue
+		come []int // items that come in each turn
+		want int   // turns in which the committer waits for another one
+	}{
+		{"waits while callers of the last group come back", after(), []int{40, 40, 19, 1}, 3},
+		{"waits no longer if a turn brings nothing", after(), []int{40, 0, 60}, 1},
+		{"waits for nothing if nothing comes at first", after(), []int{0, 100}, 0},
+		{"does not wait in an empty queue", new(commit.Queue), []int{0, 1}, 0},
+		{"does not wait for others of a single caller", func() *commit.Queue {
+			var q commit.Queue
+			add(&q, 1)
+			q.Complete(accept(q.Take()), nil)
+			return &q
+		}(), []int{1, 1}, 0},
+		{"does not wait for a group above the bound", func() *commit.Queue {
+			var q commit.Queue
+			add(&q, commit.GroupItemsMax)
+			group := q.Take()
+			add(&q, commit.GroupItemsMax-1)
+			q.Complete(accept(group), nil)
+			return &q
+		}(), []int{1, 1}, 0},
+		{"forgets the last group when the queue is empty", func() *commit.Queue {
+			q := after()
+			q.Complete(accept(q.Take()), nil)
+			q.Take()
+			return q
+		}(), []int{1, 1}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			got := 0
+			for _, n := range c.come {
+				add(c.q, n)
+				if !c.q.Gather() {
+					break
+				}
+				got++
+			}
+			if got != c.want {
+				t.Errorf("turns that the committer waits: got %d, want %d", got, c.want)
+			}
+		})
+	}
+}

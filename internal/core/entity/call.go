@@ -63,7 +63,7 @@ type Call struct {
 
 	Outcome Outcome
 
-	decideAlone     bool          // the message is never decided in a group, see inbox
+	decideAlone     bool          // the command is never decided in a group, see inbox
 	repeatsInFlight bool          // it repeats a command in flight, and runs again after that one
 	uncertain       bool          // an earlier attempt may or may not be stored
 	noVersion       bool          // that attempt made no version, so no event can prove it

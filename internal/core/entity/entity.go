@@ -97,11 +97,11 @@ const (
 type inFlightCommit struct {
 	commit.Item
 
-	call              *Call   // the call that the batch stores
-	joined            []*Call // earlier calls of a group that the same batch stores
-	after             calls   // calls that saw its version; the core answers them after it
-	next              *inFlightCommit
-	completesMessages bool // the batch completes outbox messages to a durable-state entity
+	call   *Call   // the call that the batch stores
+	joined []*Call // earlier calls of a group that the same batch stores
+	after  calls   // calls that saw its version; the core answers them after it
+	next   *inFlightCommit
+	inbox  *inbox // inbox that counts the batch in its flight, or nil
 
 	event   [1]store.Event   // room for a single event, the usual case, without another allocation
 	receipt [1]store.Receipt // receipt of a command that has an idempotency key
@@ -172,7 +172,8 @@ type Entity struct {
 type extras struct {
 	redo     calls // calls of failed items; they run again before the waiting ones
 	receipts *receipts
-	inbox    inbox
+	callers  inbox  // commands of callers, of a durable-state entity
+	messages inbox  // messages of the outbox to a durable-state entity
 	group    *group // the group that the core decides now
 	exit     []byte // stack of the rule that has ended its goroutine, until Exited
 }
@@ -302,8 +303,8 @@ func (e *Entity) Deliver(c *Call) {
 	}
 	e.pending++
 	if e.phase == live && e.waiting.first == nil && int(e.inFlight) < e.opts.Limits.InFlight {
-		if e.goesToInbox(c) && e.inboxWaits() {
-			e.extras.inbox.push(c)
+		if e.mustQueue(c) {
+			e.inboxOf(c).push(c)
 			return
 		}
 		e.run(c)
@@ -325,8 +326,8 @@ func (e *Entity) CommitsDone(items int) {
 			e.flightLast = nil
 		}
 		e.inFlight--
-		if ic.completesMessages && e.extras != nil {
-			e.extras.inbox.flight--
+		if ic.inbox != nil {
+			ic.inbox.flight--
 		}
 		if ic.Failed() {
 			e.undo(ic)
@@ -385,13 +386,13 @@ func (e *Entity) fail(c *Call, s Status, err error) {
 
 // WantsResume reports whether waiting calls could run now.
 func (e *Entity) WantsResume() bool {
-	return e.phase == live && e.waiting.first != nil && int(e.inFlight) < e.opts.Limits.InFlight || e.inboxIsReady()
+	return e.phase == live && e.waiting.first != nil && int(e.inFlight) < e.opts.Limits.InFlight || e.readyInbox() != nil
 }
 
 // Next returns the waiting call that runs next, or nil.
 func (e *Entity) Next() *Call {
-	if e.inboxIsReady() {
-		return e.extras.inbox.first
+	if i := e.readyInbox(); i != nil {
+		return i.first
 	}
 	return e.waiting.first
 }
@@ -399,12 +400,13 @@ func (e *Entity) Next() *Call {
 // Resume runs waiting calls until the limit of items in flight is reached.
 func (e *Entity) Resume() {
 	for e.WantsResume() {
-		for c := e.waiting.first; c != nil && e.goesToInbox(c); c = e.waiting.first {
-			e.ensureExtras().inbox.push(e.waiting.pop())
+		for c := e.waiting.first; c != nil && (e.joinsGroups(c) || e.mustQueue(c)); c = e.waiting.first {
+			e.ensureExtras()
+			e.inboxOf(c).push(e.waiting.pop())
 		}
-		switch {
-		case e.inboxIsReady():
-			e.runInbox()
+		switch i := e.readyInbox(); {
+		case i != nil:
+			e.runInbox(i)
 		case e.waiting.first != nil:
 			e.run(e.waiting.pop())
 		}
@@ -480,7 +482,8 @@ func (e *Entity) reload() {
 	e.state, e.version, e.position, e.snapshot = nil, 0, 0, 0
 	e.retries, e.historyPruned, e.foreign = 0, false, false
 	if e.extras != nil {
-		e.extras.redo.append(&e.extras.inbox.calls)
+		e.extras.redo.append(&e.extras.callers.calls)
+		e.extras.redo.append(&e.extras.messages.calls)
 		e.extras.redo.append(&e.waiting)
 		e.waiting = e.extras.redo
 		e.extras = nil
@@ -531,9 +534,11 @@ func (e *Entity) abandon(s Status, unknown, cause error) {
 		}
 	}
 	e.flight, e.flightLast, e.inFlight = nil, nil, 0
-	e.ensureExtras().inbox.flight = 0
-	redo := &e.extras.redo
-	redo.append(&e.extras.inbox.calls)
+	x := e.ensureExtras()
+	x.callers.flight, x.messages.flight = 0, 0
+	redo := &x.redo
+	redo.append(&x.callers.calls)
+	redo.append(&x.messages.calls)
 	redo.append(&e.waiting)
 	for c := redo.pop(); c != nil; c = redo.pop() {
 		e.fail(c, s, cause)

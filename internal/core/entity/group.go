@@ -10,98 +10,120 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Bounds of a group of messages.
+// Bounds of a group of commands.
 const (
-	// groupsMax is the maximum number of batches in flight that complete messages of a
-	// durable-state entity. While one is at the store, the next one is decided and further
-	// messages gather.
+	// groupsMax is the maximum number of batches in flight of one inbox. While one is at the
+	// store, the next one is decided and further commands gather.
 	groupsMax = 2
-	// groupCallsMax is the maximum number of messages in one group. The size of groups starts
+	// groupCallsMax is the maximum number of commands in one group. The size of groups starts
 	// at 1 and doubles up to it.
-	groupCallsMax = 256
+	groupCallsMax = 1024
 	// groupBytesMax bounds the bytes of messages that the decisions of a group put into the
 	// outbox.
 	groupBytesMax = 1 << 20
 )
 
-// An inbox holds the outbox messages that a durable-state entity has yet to decide. One message
-// alone costs two copies of the state, its encoding and a row in the store, however little
-// changes. Messages that gather while others are being stored are therefore decided as a group:
-// on one copy of the state, which is stored once.
+// An inbox holds the commands that a durable-state entity has yet to decide. One inbox is for the
+// messages of the outbox and one for the calls of callers, so that neither waits for the other.
 //
-//  1. Messages leave the inbox in the order in which they came. Calls that are no messages do
-//     not wait for them.
-//  2. Each message of a group has a version, as if it had been decided alone. The batch says
-//     how many versions its state makes. A message sees the versions before its own.
-//  3. A group holds only messages whose rules have changed the state and done nothing that
-//     could fail the batch for a reason of their own, see fitsGroup. The first message that is
+// One command alone costs two copies of the state, its encoding and a row in the store, however
+// little changes. Commands that gather while others are being stored are therefore decided as a
+// group: on one copy of the state, which is stored once. With 256 callers, a group holds more
+// than a hundred commands.
+//
+//  1. Calls leave an inbox in the order in which they came. A call that is no command of a group,
+//     such as a query, queues in the inbox of callers only while other calls wait there.
+//  2. Each command of a group has a version, as if it had been decided alone. The batch says
+//     how many versions its state makes. A command sees the versions before its own.
+//  3. A group holds only commands whose rules have changed the state and done nothing that
+//     could fail the batch for a reason of their own, see fitsGroup. The first command that is
 //     different ends the group before it and is decided alone. Its rule may have changed the
-//     copy, so the core decides the messages before it again, on another copy.
+//     copy, so the core decides the commands before it again, on another copy.
 //  4. The calls of a group are answered together. If the batch fails because of one of them,
 //     that call gets the outcome that it would have had alone. If the core cannot tell which
 //     call it was, it decides each of them alone.
 type inbox struct {
 	calls
-	flight   int // batches in flight that complete messages
-	groupMax int // maximum number of messages in the next group
+	flight   int // batches in flight that hold commands of the inbox
+	groupMax int // maximum number of commands in the next group
 }
 
-// goesToInbox reports whether a call belongs into the inbox.
-func (e *Entity) goesToInbox(c *Call) bool {
-	return c.OutboxSequence != 0 && c.Op == OpCommand && e.opts.Rules.Durable
+// inboxOf returns the inbox for a call, or nil if there was no need for one yet.
+func (e *Entity) inboxOf(c *Call) *inbox {
+	switch {
+	case e.extras == nil:
+		return nil
+	case c.OutboxSequence != 0:
+		return &e.extras.messages
+	default:
+		return &e.extras.callers
+	}
 }
 
-// isAlone reports whether a message is decided alone, because its outcome may fail the batch or
-// has failed one before.
+// joinsGroups reports whether a call may be decided in a group, or in turn with groups.
+func (e *Entity) joinsGroups(c *Call) bool {
+	return c.Op == OpCommand && e.opts.Rules.Durable && (c.OutboxSequence != 0 || !c.isAlone())
+}
+
+// isAlone reports whether a call is decided alone, because it is no command, or because its
+// outcome may fail the batch or has failed one before.
 func (c *Call) isAlone() bool {
-	return c.decideAlone || c.Next != nil || c.Name != "" || c.Conditional || c.WantState
+	return c.Op != OpCommand || c.decideAlone || c.Next != nil || c.Name != "" || c.Conditional
 }
 
-// inboxWaits reports whether a new message has to wait for earlier ones.
-func (e *Entity) inboxWaits() bool {
-	return e.extras != nil && (e.extras.inbox.first != nil || e.extras.inbox.flight >= groupsMax)
+// mustQueue reports whether a new call has to wait in its inbox.
+func (e *Entity) mustQueue(c *Call) bool {
+	i := e.inboxOf(c)
+	return i != nil && (i.first != nil || i.flight >= groupsMax && e.joinsGroups(c))
 }
 
-// inboxIsReady reports whether the entity could decide waiting messages now.
-func (e *Entity) inboxIsReady() bool {
-	return e.phase == live && e.extras != nil && e.extras.inbox.first != nil && e.extras.inbox.flight < groupsMax &&
-		int(e.inFlight) < e.opts.Limits.InFlight
+// readyInbox returns an inbox whose first call the entity could decide now, or nil.
+func (e *Entity) readyInbox() *inbox {
+	if e.phase != live || e.extras == nil || int(e.inFlight) >= e.opts.Limits.InFlight {
+		return nil
+	}
+	for _, i := range [...]*inbox{&e.extras.callers, &e.extras.messages} {
+		if i.first != nil && (i.flight < groupsMax || !e.joinsGroups(i.first)) {
+			return i
+		}
+	}
+	return nil
 }
 
-// runInbox decides one group of waiting messages. At least one message leaves the inbox.
-func (e *Entity) runInbox() {
-	m := &e.extras.inbox
-	switch c := m.first; {
+// runInbox decides one group of commands that wait in an inbox. At least one call leaves it.
+func (e *Entity) runInbox(i *inbox) {
+	switch c := i.first; {
 	case c.isAlone():
-		e.run(m.pop())
+		e.run(i.pop())
 		return
-	case m.groupMax <= 1 || c.next == nil:
+	case i.groupMax <= 1 || c.next == nil:
 		before := e.version
-		if e.run(m.pop()); e.version > before {
-			m.groupMax = max(m.groupMax, 2) // the next group may be larger
+		if e.run(i.pop()); e.version > before {
+			i.groupMax = max(i.groupMax, 2) // the next group may be larger
 		}
 		return
 	}
-	g := group{e: e, state: proto.Clone(e.state), commit: newCommit(nil), callsMax: min(m.groupMax, groupCallsMax)}
+	g := group{e: e, inbox: i, state: proto.Clone(e.state), commit: newCommit(nil), callsMax: min(i.groupMax, groupCallsMax)}
 	g.commit.Batch.Key, g.commit.Batch.Expected = e.Key(), e.version
-	e.ensureExtras().group = &g
-	for m.first != nil && len(g.calls) < g.callsMax && !m.first.isAlone() && g.bytes < groupBytesMax {
-		if c := m.pop(); !g.decide(c) {
+	e.extras.group = &g
+	for i.first != nil && len(g.calls) < g.callsMax && !i.first.isAlone() && g.bytes < groupBytesMax {
+		if c := i.pop(); !g.decide(c) {
 			return
 		}
 	}
 	g.submit()
 }
 
-// A group is a set of messages that are decided in one turn. It lives for that turn only.
+// A group is a set of commands that are decided in one turn. It lives for that turn only.
 type group struct {
 	e        *Entity
+	inbox    *inbox
 	state    proto.Message // state after the messages decided so far
 	commit   *inFlightCommit
 	calls    []*Call // calls decided so far
 	version  store.Version
 	bytes    int // bytes of messages that they put into the outbox
-	callsMax int // maximum number of messages
+	callsMax int // maximum number of commands
 }
 
 // decide decides a message on the state of the group. It returns false if the core has given
@@ -141,7 +163,9 @@ func (g *group) decide(c *Call) bool {
 	g.calls = append(g.calls, c)
 	c.Outcome.Version = e.version + g.version
 	b := &g.commit.Batch
-	b.Settle = append(b.Settle, store.Settlement{Sequence: c.OutboxSequence, Required: true})
+	if c.OutboxSequence != 0 {
+		b.Settle = append(b.Settle, store.Settlement{Sequence: c.OutboxSequence, Required: true})
+	}
 	if !c.ReplyTo.IsZero() {
 		b.Enqueue = append(b.Enqueue, e.replyMessage(c, c.Outcome.Version))
 	}
@@ -169,14 +193,22 @@ func (d *Decision) fitsGroup() bool {
 // encode adds the outbox messages of a decision to the batch. It runs user code, so it is
 // guarded.
 func (g *group) encode(c *Call, d *Decision) (ok bool) {
-	if d.SideEffects == nil {
+	if d.SideEffects == nil && !c.WantState {
 		return true
 	}
 	e, b := g.e, &g.commit.Batch
 	e.guard = guarded
 	defer e.caught(c, "decision of")
 	from := len(b.Enqueue)
-	effects, err := e.encodeSideEffects(c, d, b)
+	var effects []proto.Message
+	var err error
+	if d.SideEffects != nil {
+		effects, err = e.encodeSideEffects(c, d, b)
+	}
+	if err == nil && c.WantState {
+		c.Outcome.State = e.opts.Rules.NewState()
+		proto.Merge(c.Outcome.State, g.state)
+	}
 	e.guard = unguarded
 	if err != nil {
 		return false // the call is decided again, alone, and then answered
@@ -192,7 +224,6 @@ func (g *group) encode(c *Call, d *Decision) (ok bool) {
 // one.
 func (g *group) giveUp() {
 	e := g.e
-	m := &e.extras.inbox
 	var front calls
 	for _, c := range g.calls {
 		c.Outcome = Outcome{}
@@ -202,16 +233,16 @@ func (g *group) giveUp() {
 		c.Outcome = Outcome{}
 		front.push(c)
 	}
-	m.groupMax = max(len(g.calls), 1)
-	front.append(&m.calls)
-	m.calls = front
+	g.inbox.groupMax = max(len(g.calls), 1)
+	front.append(&g.inbox.calls)
+	g.inbox.calls = front
 	e.running, e.extras.group = nil, nil
 }
 
 // submit submits the state after all messages of the group.
 func (g *group) submit() {
 	e, ic := g.e, g.commit
-	e.extras.inbox.groupMax = min(2*g.callsMax, groupCallsMax)
+	g.inbox.groupMax = min(2*g.callsMax, groupCallsMax)
 	if len(g.calls) == 0 {
 		e.extras.group = nil
 		ic.release()

@@ -69,6 +69,23 @@ var purse = perdure.DurableState("purse",
 	}),
 )
 
+// A source sends n commands, the i-th is m(i), and returns their calls.
+type source func(l *lab, n int, m func(i int) proto.Message) []*entity.Call
+
+// sources are the outbox, and callers, of which every third wants the state.
+var sources = map[string]source{
+	"messages": (*lab).mail,
+	"commands of callers": func(l *lab, n int, m func(i int) proto.Message) (calls []*entity.Call) {
+		l.Helper()
+		for i := range n {
+			calls = append(calls, l.send(m(i), func(c *entity.Call) {
+				c.ID[0], c.ID[1], c.WantState = byte(i), byte(100+i/200), i%3 == 0
+			}))
+		}
+		return calls
+	},
+}
+
 // mail delivers n messages, the i-th is m(i), and returns their calls.
 func (l *lab) mail(n int, m func(i int) proto.Message) (calls []*entity.Call) {
 	l.Helper()
@@ -115,24 +132,85 @@ func one(int) proto.Message { return &testv1.Deposit{Amount: 1} }
 
 func TestGroup(t *testing.T) {
 	t.Parallel()
+	for name, send := range sources {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testGroup(t, send)
+		})
+	}
+	t.Run("loses none of the messages behind one that was settled elsewhere", func(t *testing.T) {
+		t.Parallel()
+		l := newPurse(t)
+		calls := l.mail(20, one)
+		l.store()
+		for _, i := range []int{9, 12} { // message of a group that is in flight, or of none yet
+			l.commit(&store.Batch{Settle: []store.Settlement{{Sequence: calls[i].OutboxSequence, Required: true}}})
+		}
+		l.storeAll()
+		for i, c := range calls {
+			want := entity.StatusDone
+			if i == 9 || i == 12 {
+				want = entity.StatusMessageGone
+			}
+			if !l.answered(c) || c.Outcome.Status != want {
+				t.Errorf("message %d: got status %d and %v, want %d", i, c.Outcome.Status, c.Outcome.Err, want)
+			}
+		}
+		l.wantBalance(18)
+	})
+	t.Run("makes no other command wait", func(t *testing.T) {
+		t.Parallel()
+		l := newPurse(t)
+		mail := l.mail(20, one)
+		before := len(l.items)
+		direct := l.deposit(5)
+		if got := len(l.items) - before; got != 1 {
+			t.Errorf("a command behind messages that wait: got %d batches, want it submitted at once", got)
+		}
+		l.store()
+		l.wantAnswer("the command", direct, entity.StatusDone, 3)
+		l.wantSilence("messages behind it", mail[2:]...)
+	})
+	t.Run("is seen by the calls behind it", func(t *testing.T) {
+		t.Parallel()
+		l := newPurse(t)
+		sources["commands of callers"](l, 20, one)
+		read := l.send(nil, nil)
+		keyed := l.send(one(0), func(c *entity.Call) { c.ID[0], c.Name = 200, "key" })
+		conditional := l.send(one(0), func(c *entity.Call) { c.ID[0], c.Conditional, c.IfVersion = 201, true, 21 })
+		l.wantSilence("before the commits", read, keyed, conditional)
+		l.storeAll()
+		l.wantAnswer("a read", read, entity.StatusDone, 20)
+		if got := read.Outcome.State.(*testv1.Account).GetBalance(); got != 20 {
+			t.Errorf("balance that was read behind 20 commands: got %d, want 20", got)
+		}
+		l.wantAnswer("a command with a key", keyed, entity.StatusDone, 21)
+		l.wantAnswer("a command at a version", conditional, entity.StatusDone, 22)
+	})
+}
+
+func testGroup(t *testing.T, send source) {
 	t.Run("gives each message a version and stores one state", func(t *testing.T) {
 		t.Parallel()
 		const n = 700
 		l := newPurse(t)
-		calls := l.mail(n, func(i int) proto.Message { return &testv1.Deposit{Amount: 1, Tags: []string{fmt.Sprint(i)}} })
+		calls := send(l, n, func(i int) proto.Message { return &testv1.Deposit{Amount: 1, Tags: []string{fmt.Sprint(i)}} })
 		l.wantSilence("before the commit", calls...)
-		if batches := l.storeAll(); batches > 2+8+2*n/256 {
+		if batches := l.storeAll(); batches > 2+2*10 {
 			t.Errorf("%d messages were stored by %d batches", n, batches)
 		}
 		replies := l.repliesByID()
 		for i, c := range calls {
-			l.wantAnswer(fmt.Sprint("message ", i), c, entity.StatusDone, store.Version(i+1))
-			if r := replies[c.ID]; r.GetVersion() != uint64(i+1) || r.GetRefusal() != nil {
+			l.wantAnswer(fmt.Sprint("command ", i), c, entity.StatusDone, store.Version(i+1))
+			if state, ok := c.Outcome.State.(*testv1.Account); ok != c.WantState || ok && state.GetBalance() != int64(i+1) {
+				t.Errorf("state after command %d: got %v, want it to be told: %t", i, state, c.WantState)
+			}
+			if r := replies[c.ID]; c.OutboxSequence != 0 && (r.GetVersion() != uint64(i+1) || r.GetRefusal() != nil) {
 				t.Errorf("reply to message %d: got %v, want version %d", i, r, i+1)
 			}
 		}
-		if got := l.messages(); len(got) != 2*n { // one reply to each, and one message of each rule
-			t.Errorf("got %d messages in the outbox, want %d", len(got), 2*n)
+		if got := l.messages(); len(got) != n+len(replies) { // one message of each rule, and one reply to each message
+			t.Errorf("got %d messages in the outbox, want %d", len(got), n+len(replies))
 		}
 		if got := l.stored(); got != n {
 			t.Errorf("stored version: got %d, want %d", got, n)
@@ -158,7 +236,7 @@ func TestGroup(t *testing.T) {
 			l.commit(&store.Batch{Key: bob, Claim: []store.Claim{{Space: "name", Value: "taken"}}})
 			const n = 40
 			isBad := func(i int) bool { return i == 9 || i == 10 || i == 25 }
-			calls := l.mail(n, func(i int) proto.Message {
+			calls := send(l, n, func(i int) proto.Message {
 				switch {
 				case isBad(i):
 					return bad.message
@@ -196,31 +274,11 @@ func TestGroup(t *testing.T) {
 			}
 		})
 	}
-	t.Run("loses none of the messages behind one that was settled elsewhere", func(t *testing.T) {
-		t.Parallel()
-		l := newPurse(t)
-		calls := l.mail(20, one)
-		l.store()
-		for _, i := range []int{9, 12} { // message of a group that is in flight, or of none yet
-			l.commit(&store.Batch{Settle: []store.Settlement{{Sequence: calls[i].OutboxSequence, Required: true}}})
-		}
-		l.storeAll()
-		for i, c := range calls {
-			want := entity.StatusDone
-			if i == 9 || i == 12 {
-				want = entity.StatusMessageGone
-			}
-			if !l.answered(c) || c.Outcome.Status != want {
-				t.Errorf("message %d: got status %d and %v, want %d", i, c.Outcome.Status, c.Outcome.Err, want)
-			}
-		}
-		l.wantBalance(18)
-	})
 	for _, stored := range []bool{true, false} {
 		t.Run(fmt.Sprintf("is decided once if its commit is in doubt, stored %t", stored), func(t *testing.T) {
 			t.Parallel()
 			l := newPurse(t)
-			calls := l.mail(20, one)
+			calls := send(l, 20, one)
 			l.store()
 			l.store()
 			l.lose(stored)
@@ -236,7 +294,7 @@ func TestGroup(t *testing.T) {
 	t.Run("runs again behind the state of another engine", func(t *testing.T) {
 		t.Parallel()
 		l := newLab(t, shelf, nil)
-		calls := l.mail(20, one)
+		calls := send(l, 20, one)
 		l.store()
 		l.saved(1000)
 		l.storeAll()
@@ -247,23 +305,10 @@ func TestGroup(t *testing.T) {
 		}
 		l.wantBalance(1000 + 20 - 2) // the other writer's state does not include the messages stored before it
 	})
-	t.Run("makes no other command wait", func(t *testing.T) {
-		t.Parallel()
-		l := newPurse(t)
-		mail := l.mail(20, one)
-		before := len(l.items)
-		direct := l.deposit(5)
-		if got := len(l.items) - before; got != 1 {
-			t.Errorf("a command behind messages that wait: got %d batches, want it submitted at once", got)
-		}
-		l.store()
-		l.wantAnswer("the command", direct, entity.StatusDone, 3)
-		l.wantSilence("messages behind it", mail[2:]...)
-	})
 	t.Run("is answered when the entity is given up", func(t *testing.T) {
 		t.Parallel()
 		l := newPurse(t)
-		calls := l.mail(20, one)
+		calls := send(l, 20, one)
 		l.store()
 		l.core.Abort()
 		for i, c := range calls {

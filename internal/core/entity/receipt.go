@@ -249,8 +249,7 @@ func (e *Entity) ReplyLoaded(first store.ID, out Outcome, err error) {
 // not be decided now.
 func (e *Entity) checkReceipts(c *Call) bool {
 	if e.extras == nil || e.extras.receipts == nil {
-		e.running = nil
-		e.waiting.pushFront(c)
+		e.putBack(c)
 		e.phase = loadingReceipts
 		return false
 	}
@@ -272,11 +271,21 @@ func (e *Entity) checkReceipts(c *Call) bool {
 	case known.fingerprint != c.Fingerprint:
 		e.fail(c, StatusKeyReused, nil)
 	default:
-		e.running = nil
-		e.waiting.pushFront(c)
+		e.putBack(c)
 		e.phase = loadingReply
 	}
 	return false
+}
+
+// putBack puts the running call before all other calls of callers that wait. It is the first to
+// run when the shell has read what it needs.
+func (e *Entity) putBack(c *Call) {
+	e.running = nil
+	if e.extras != nil {
+		e.extras.callers.append(&e.waiting)
+		e.waiting, e.extras.callers.calls = e.extras.callers.calls, calls{}
+	}
+	e.waiting.pushFront(c)
 }
 
 // mayBeForgotten reports whether a command is uncertain and later commands may have deleted the

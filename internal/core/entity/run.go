@@ -89,9 +89,10 @@ func (e *Entity) submit(ic *inFlightCommit) {
 	}
 	e.flightLast = ic
 	e.inFlight++
-	if e.goesToInbox(ic.call) {
-		ic.completesMessages = true
-		e.ensureExtras().inbox.flight++
+	if e.joinsGroups(ic.call) {
+		e.ensureExtras()
+		ic.inbox = e.inboxOf(ic.call)
+		ic.inbox.flight++
 	}
 	e.running = nil
 	ic.Item.Pipeline = &e.pipeline
