@@ -126,7 +126,7 @@ func (w *world) order() bool { return w.seed%2 == 0 }
 func newWorld(seed uint64, tw mutant) *world {
 	w := &world{
 		seed: seed, random: rand.New(rand.NewPCG(seed, 1)), faulty: true, mutant: tw,
-		ops: make(map[store.ID]*op),
+		ops: make(map[store.ID]*op), ran: make(map[store.Key][]store.ID), members: make(map[groupKey][]store.ID),
 		keys: []store.Key{
 			{Kind: "account", ID: "a"},
 			{Kind: "account", ID: "b"},
