@@ -12,6 +12,7 @@ import (
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/projection/bolttarget"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/store"
 )
 
@@ -66,7 +67,7 @@ func BenchmarkCount(b *testing.B) {
 	}
 	b.Run("memory by batch", func(b *testing.B) {
 		type counts struct {
-			entities projection.Table[string, uint64]
+			entities memorytarget.Table[string, uint64]
 		}
 		p := projection.New("count", projection.OnBatch(func(_ context.Context, m *counts, events []projection.AnyEvent) error {
 			for key, n := range byEntity(events) {
@@ -77,7 +78,7 @@ func BenchmarkCount(b *testing.B) {
 		}))
 		b.ReportAllocs()
 		for b.Loop() {
-			target, err := projection.NewMemory(counts{})
+			target, err := memorytarget.New(counts{})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -19,8 +19,9 @@
 //	}
 //
 // [Projection.Into] binds the projection to a [Target], which is the database, and makes a
-// [Runner]. An engine runs it as a [Service], [Run] runs it on a bare log, and [RunOnce] brings
-// it up to date and returns.
+// [Runner]. The packages memorytarget, bolttarget, sqltarget and pgxtarget have targets, and
+// projectiontest checks one of your own. An engine runs it as a [Service], [Run] runs it on a bare
+// log, and [RunOnce] brings it up to date and returns.
 //
 // # Guarantees
 //
@@ -44,9 +45,9 @@
 // run: a runner has checkpoints in the log, and pruning deletes nothing above them until
 // [Runner.Remove]. Each read model has its own checkpoints. If there are replicas with a database
 // each, the log keeps the events that the slowest of them needs. For a model that ends with the
-// process, as in [Memory], the log keeps all events. A new version begins at the first event that
-// the log still has. If earlier events were deleted, [Status] and a log line at its beginning say
-// so.
+// process, as that of package memorytarget, the log keeps all events. A new version begins at the
+// first event that the log still has. If earlier events were deleted, [Status] and a log line at
+// its beginning say so.
 //
 // # When a runner stops
 //

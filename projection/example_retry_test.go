@@ -8,6 +8,7 @@ import (
 	"github.com/perdure/perdure"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/store/memory"
 )
 
@@ -15,9 +16,9 @@ import (
 // After the cause is repaired, Retry handles the events that the entity misses.
 func ExampleRunner_Retry() {
 	type model struct {
-		Balances projection.Table[string, int64]
+		Balances memorytarget.Table[string, int64]
 	}
-	target, err := projection.NewMemory(model{})
+	target, err := memorytarget.New(model{})
 	if err != nil {
 		panic(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/perdure/perdure"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/store/memory"
 )
 
@@ -15,7 +16,7 @@ import (
 // model, keeps a dead letter that names it, and goes on with the later events.
 func ExampleRunner_SkipEvent() {
 	type model struct{ Total int64 }
-	target, err := projection.NewMemory(model{})
+	target, err := memorytarget.New(model{})
 	if err != nil {
 		panic(err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/store/memory"
 )
 
@@ -13,9 +14,9 @@ import (
 // makes readers use the new version, in one transaction.
 func ExampleRunner_Switch() {
 	type model struct {
-		Totals projection.Table[string, int64]
+		Totals memorytarget.Table[string, int64]
 	}
-	target, err := projection.NewMemory(model{})
+	target, err := memorytarget.New(model{})
 	if err != nil {
 		panic(err)
 	}

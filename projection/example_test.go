@@ -6,6 +6,7 @@ import (
 
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/store/memory"
 )
 
@@ -13,7 +14,7 @@ import (
 // one event makes. Here the model is in memory, and is built from the log at each start.
 func Example() {
 	type model struct {
-		Balances projection.Table[string, int64]
+		Balances memorytarget.Table[string, int64]
 		Total    int64
 	}
 	balances := projection.New("balances",
@@ -30,7 +31,7 @@ func Example() {
 	mustDeposit(log, "eve", 2)
 
 	ctx := context.Background()
-	target, err := projection.NewMemory(model{})
+	target, err := memorytarget.New(model{})
 	if err != nil {
 		panic(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/perdure/perdure"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/store/memory"
 )
 
@@ -14,7 +15,7 @@ import (
 // command of the receipt, so that its caller reads its own write.
 func ExampleWaitFor() {
 	type model struct{ Deposits int }
-	target, err := projection.NewMemory(model{})
+	target, err := memorytarget.New(model{})
 	if err != nil {
 		panic(err)
 	}

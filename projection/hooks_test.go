@@ -14,6 +14,7 @@ import (
 	"github.com/perdure/perdure/internal/hooktest"
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
 )
@@ -57,34 +58,34 @@ func (h *hooking) short() context.Context {
 
 // A hookTarget is a target of a third party.
 type hookTarget struct {
-	*projection.Memory[memo]
+	*memorytarget.Target[memo]
 	h *hooking
 }
 
 func (g *hookTarget) Update(ctx context.Context, do func(*memo) error) error {
 	g.h.Reached("Target.Update")
-	return g.Memory.Update(ctx, do)
+	return g.Target.Update(ctx, do)
 }
 
 func (g *hookTarget) View(ctx context.Context, do func(*memo) error) error {
 	g.h.Reached("Target.View")
-	return g.Memory.View(ctx, do)
+	return g.Target.View(ctx, do)
 }
 
 func (g *hookTarget) Note(ctx context.Context, m *memo, key string) ([]byte, error) {
 	g.h.Reached("Target.Note")
-	return g.Memory.Note(ctx, m, key)
+	return g.Target.Note(ctx, m, key)
 }
 
 func (g *hookTarget) SetNote(ctx context.Context, m *memo, key string, value []byte) error {
 	g.h.Reached("Target.SetNote")
-	return g.Memory.SetNote(ctx, m, key, value)
+	return g.Target.SetNote(ctx, m, key, value)
 }
 
 func (g *hookTarget) Notes(ctx context.Context, m *memo, prefix string) iter.Seq2[projection.Note, error] {
 	return func(yield func(projection.Note, error) bool) {
 		g.h.Reached("Target.Notes")
-		g.Memory.Notes(ctx, m, prefix)(yield)
+		g.Target.Notes(ctx, m, prefix)(yield)
 	}
 }
 
@@ -223,31 +224,10 @@ func loops[T any](h *hooking, all iter.Seq2[T, error]) {
 	all(func(T, error) bool { h.Do(); return false })
 }
 
-func newMemory(h *hooking) *projection.Memory[memo] {
-	return projection.NewMemoryClone(&memo{rows: map[string]int{}, notes: map[string][]byte{}}, func(m *memo) *memo {
-		if h.Reached("NewMemoryClone(clone)") {
-			return nil
-		}
+func newMemory() *memorytarget.Target[memo] {
+	return memorytarget.NewClone(&memo{rows: map[string]int{}, notes: map[string][]byte{}}, func(m *memo) *memo {
 		return &memo{rows: maps.Clone(m.rows), notes: maps.Clone(m.notes)}
 	})
-}
-
-type hookTable struct{ Rows projection.Table[string, int] }
-
-// tables iterates over a table in a view.
-func tables(all func(t *hookTable) iter.Seq2[string, int]) func(h *hooking) {
-	return func(h *hooking) {
-		m, err := projection.NewMemory(hookTable{})
-		if err != nil {
-			h.t.Error(err)
-			return
-		}
-		_ = m.Update(h.short(), func(t *hookTable) error { t.Rows.Put("a", 1); return nil })
-		_ = m.View(h.short(), func(t *hookTable) error {
-			all(t)(func(string, int) bool { h.Do(); return false })
-			return nil
-		})
-	}
 }
 
 // hooks are the places where the package calls code of users.
@@ -258,35 +238,21 @@ var hooks = map[string]hook{
 	"HandleAny(fn)": {trigger: deposits, consumer: func(h *hooking) projection.Rule[*projection.Consumer] {
 		return projection.HandleAny(func(context.Context, projection.AnyEvent) error { h.Reached("HandleAny(fn)"); return nil })
 	}},
-	"store.Log.Commit":      {consumer: handles, shared: true, trigger: deposits},
-	"store.Log.Load":        {consumer: handles, shared: true, early: true, trigger: deposits},
-	"Prepare(fn)":           {early: true, trigger: deposits},
-	"Clear(fn)":             {trigger: resets},
-	"Classify(blame)":       {trigger: deposits},
-	"Classifier.Blame":      {trigger: deposits},
-	"Checker.Check":         {trigger: deposits},
-	"Flusher.Flush":         {trigger: deposits},
-	"Volatile.Volatile":     {early: true, trigger: deposits},
-	"Target.Update":         {trigger: deposits},
-	"Target.View":           {early: true, trigger: deposits},
-	"Target.Note":           {trigger: deposits},
-	"Target.SetNote":        {trigger: deposits},
-	"Target.Notes":          {early: true, trigger: deposits},
-	"NewMemoryClone(clone)": {trigger: deposits},
-	"Memory.Update(do)":     {trigger: func(h *hooking) { _ = newMemory(h).Update(h.short(), func(*memo) error { h.Do(); return nil }) }},
-	"Memory.Notes(yield)": {trigger: func(h *hooking) {
-		m := newMemory(h)
-		_ = m.Update(h.short(), func(tx *memo) error {
-			_ = m.SetNote(h.short(), tx, "k", []byte("v"))
-			m.Notes(h.short(), tx, "")(func(projection.Note, error) bool { h.Do(); return false })
-			return nil
-		})
-	}},
-	"Memory.View(do)":       {trigger: func(h *hooking) { _ = newMemory(h).View(h.short(), func(*memo) error { h.Do(); return nil }) }},
-	"Table.All(yield)":      {trigger: tables(func(t *hookTable) iter.Seq2[string, int] { return t.Rows.All() })},
-	"Table.Backward(yield)": {trigger: tables(func(t *hookTable) iter.Seq2[string, int] { return t.Rows.Backward() })},
-	"Table.From(yield)":     {trigger: tables(func(t *hookTable) iter.Seq2[string, int] { return t.Rows.From("") })},
-	"Runner.Parked(yield)":  {trigger: func(h *hooking) { loops(h, h.r.Parked(h.short())) }},
+	"store.Log.Commit":     {consumer: handles, shared: true, trigger: deposits},
+	"store.Log.Load":       {consumer: handles, shared: true, early: true, trigger: deposits},
+	"Prepare(fn)":          {early: true, trigger: deposits},
+	"Clear(fn)":            {trigger: resets},
+	"Classify(blame)":      {trigger: deposits},
+	"Classifier.Blame":     {trigger: deposits},
+	"Checker.Check":        {trigger: deposits},
+	"Flusher.Flush":        {trigger: deposits},
+	"Volatile.Volatile":    {early: true, trigger: deposits},
+	"Target.Update":        {trigger: deposits},
+	"Target.View":          {early: true, trigger: deposits},
+	"Target.Note":          {trigger: deposits},
+	"Target.SetNote":       {trigger: deposits},
+	"Target.Notes":         {early: true, trigger: deposits},
+	"Runner.Parked(yield)": {trigger: func(h *hooking) { loops(h, h.r.Parked(h.short())) }},
 	"Runner.DeadLetters(yield)": {trigger: func(h *hooking) {
 		deposits(h)
 		<-time.After(time.Second)
@@ -326,12 +292,11 @@ func TestHooks(t *testing.T) {
 func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	h := &hooking{Hook: fault, t: t, log: memory.New()}
 	blocks := fault.Fault == hooktest.Waits || fault.Fault == hooktest.Blocks
-	h.r = h.projection(place.batch).Into(&hookTarget{newMemory(h), h})
+	h.r = h.projection(place.batch).Into(&hookTarget{newMemory(), h})
 	if place.consumer != nil {
 		h.r = projection.Consume("hooked", place.consumer(h)).With(projection.Retry(1, 1, 1)).Into(projection.InLog(&hookLog{h.log, h}))
 	}
-	calm := &hooking{Hook: &hooktest.Hook{}, t: t}
-	goodTarget := newMemory(calm)
+	goodTarget := newMemory()
 	good := projection.New("good", projection.On(func(_ context.Context, m *memo, e projection.Event[*testv1.Deposited]) error {
 		m.rows[e.Key.ID] += int(e.Message.GetAmount())
 		return nil

@@ -12,6 +12,7 @@ import (
 
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
 )
@@ -78,7 +79,7 @@ func TestCheckpoint(t *testing.T) {
 			log := newLog(t, 1)
 			deposit(t, log, "a", 0, 3)
 			for range 2 { // processes
-				m, err := projection.NewMemory(struct{ Sum int64 }{})
+				m, err := memorytarget.New(struct{ Sum int64 }{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -231,7 +232,7 @@ func TestReadiness(t *testing.T) {
 		t.Parallel()
 		bubble(t, func(t *testing.T) {
 			log := newLog(t, 1)
-			g, err := projection.NewMemory(struct{ N int }{})
+			g, err := memorytarget.New(struct{ N int }{})
 			if err != nil {
 				t.Fatal(err)
 			}

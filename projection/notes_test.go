@@ -1,7 +1,6 @@
 package projection_test
 
 import (
-	"context"
 	"errors"
 	"testing"
 
@@ -30,33 +29,5 @@ func TestTargetWithoutTransactions(t *testing.T) {
 				t.Errorf("the note is %q", got)
 			}
 		})
-	})
-}
-
-func TestMemoryTarget(t *testing.T) {
-	t.Parallel()
-	t.Run("stores_nothing_if_the_context_ends_in_the_transaction", func(t *testing.T) {
-		t.Parallel()
-		m, err := projection.NewMemory(struct{ N int }{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		err = m.Update(ctx, func(m *struct{ N int }) error {
-			m.N++
-			cancel()
-			return nil
-		})
-		if !errors.Is(err, store.ErrNotStored) || !errors.Is(err, context.Canceled) {
-			t.Errorf("it says %v", err)
-		}
-		if err := m.View(t.Context(), func(m *struct{ N int }) error {
-			if m.N != 0 {
-				t.Errorf("it has stored %d", m.N)
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/memory"
 )
@@ -87,7 +88,7 @@ func newPoisoned(t *testing.T, events int) *poisoned {
 
 // A tally is a read model with the sum of each account.
 type tally struct {
-	sums projection.Table[string, int64]
+	sums memorytarget.Table[string, int64]
 }
 
 // A poisonTwin is a mutant: a way in which a runner can treat a bad event wrongly.
@@ -101,7 +102,7 @@ type poisonTwin struct {
 func (p *poisoned) check(t *testing.T, twin poisonTwin) (faults []string) {
 	t.Helper()
 	wrong := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	target, err := projection.NewMemory(tally{})
+	target, err := memorytarget.New(tally{})
 	if err != nil {
 		t.Fatal(err)
 	}

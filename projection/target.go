@@ -2,7 +2,12 @@ package projection
 
 import (
 	"context"
+	"fmt"
 	"iter"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/perdure/perdure/store"
 )
 
 // A Target keeps a read model and, beside it in the same transaction, the notes of its
@@ -50,6 +55,24 @@ const (
 	// NoteBytesMax bounds the value of a note.
 	NoteBytesMax = 64 << 10
 )
+
+// Validate returns an error matching [store.ErrInvalid] or [store.ErrTooLarge] that says which
+// rule the note breaks. Every target calls it before it stores a note.
+func (n *Note) Validate() error {
+	switch {
+	case len(n.Key) > NoteKeyBytesMax:
+		return fmt.Errorf("%w: note key of %d bytes, at most %d are allowed", store.ErrTooLarge, len(n.Key), NoteKeyBytesMax)
+	case n.Key == "":
+		return fmt.Errorf("%w: note key is empty", store.ErrInvalid)
+	case !utf8.ValidString(n.Key):
+		return fmt.Errorf("%w: note key %q is not valid UTF-8", store.ErrInvalid, n.Key)
+	case strings.IndexByte(n.Key, 0) >= 0:
+		return fmt.Errorf("%w: note key %q has a zero byte", store.ErrInvalid, n.Key)
+	case len(n.Value) > NoteBytesMax:
+		return fmt.Errorf("%w: note %q of %d bytes, at most %d are allowed", store.ErrTooLarge, n.Key, len(n.Value), NoteBytesMax)
+	}
+	return nil
+}
 
 // A Blame says whose fault an error is.
 type Blame uint8
@@ -99,7 +122,8 @@ type Flusher[Tx any] interface {
 	Flush(ctx context.Context, tx Tx) error
 }
 
-// A Volatile target keeps nothing beyond the process, for example a [Memory]. Each start builds
+// A Volatile target keeps nothing beyond the process, for example the one of
+// package memorytarget. Each start builds
 // its read model from the start of the log, so the log keeps all events. It is an optional
 // interface of a [Target].
 type Volatile interface {

@@ -6,19 +6,20 @@ import (
 	"testing"
 
 	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 	"github.com/perdure/perdure/projection/projectiontest"
 	"github.com/perdure/perdure/store"
 )
 
 // A model is a read model in memory.
 type model struct {
-	values projection.Table[string, string]
+	values memorytarget.Table[string, string]
 }
 
 func TestAMemoryPasses(t *testing.T) {
 	t.Parallel()
 	projectiontest.Run(t, func(t testing.TB) projection.Target[*model] {
-		m, err := projection.NewMemory(model{})
+		m, err := memorytarget.New(model{})
 		if err != nil {
 			t.Fatal(err)
 		}

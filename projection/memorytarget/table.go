@@ -1,4 +1,4 @@
-package projection
+package memorytarget
 
 import (
 	"cmp"
@@ -11,13 +11,13 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// A Table is an ordered map for the model of a [Memory]. A copy of a Table is a snapshot that
-// costs nothing. The zero Table is empty. A Table also works outside of a Memory, for example in
+// A Table is an ordered map for the model of a [Target]. A copy of a Table is a snapshot that
+// costs nothing. The zero Table is empty. A Table also works outside of a Target, for example in
 // a test of a handler, but each change costs more there.
 //
 // The caller and the table never share a value, because a value that is changed in place would
-// change in all snapshots. So V is one of these types; for any other type [NewMemory] returns an
-// error, and Put of a Table outside of a Memory panics:
+// change in all snapshots. So V is one of these types; for any other type [New] returns an
+// error, and Put of a Table outside of a Target panics:
 //
 //   - a plain value: a number, a boolean, a string, a [time.Time], or an array
 //     or a struct of plain values;
@@ -42,7 +42,7 @@ import (
 type Table[K cmp.Ordered, V any] struct {
 	root   *node[K, V]
 	length int
-	life   *life // the transaction; nil for a table outside of a Memory
+	life   *life // the transaction; nil for a table outside of a Target
 	edit   *edit // nil if all nodes may be shared
 	copies copies
 }
@@ -101,7 +101,7 @@ func (t *Table[K, V]) Put(k K, v V) {
 	if t.copies == copyUnknown {
 		how, err := howToCopy(reflect.TypeFor[V]())
 		if err != nil {
-			panic(fmt.Sprintf("projection: %T: %v", *t, err))
+			panic(fmt.Sprintf("memorytarget: %T: %v", *t, err))
 		}
 		t.copies = how
 	}
@@ -196,7 +196,7 @@ func (t *Table[K, V]) change() *edit {
 	case t.life == nil:
 		return new(edit) // for this change alone: a copy of the table does not end the edit
 	case t.life.ended:
-		panic("projection: a table is changed outside of Update")
+		panic("memorytarget: a table is changed outside of Update")
 	case t.edit == nil:
 		t.edit = new(edit)
 	}
@@ -237,7 +237,7 @@ func howToCopy(t reflect.Type) (copies, error) {
 		return copyClone, nil
 	}
 	if why := shared(t); why != "" {
-		return copyUnknown, fmt.Errorf("values of type %v cannot be kept: %s; use plain values, a proto.Message, or a type with a method Clone() %[1]v", t, why)
+		return copyUnknown, fmt.Errorf("values of type %v cannot be kept: %s (use plain values, a proto.Message, or a type with a method Clone() %[1]v)", t, why)
 	}
 	return copyPlain, nil
 }

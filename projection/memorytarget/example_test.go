@@ -1,23 +1,23 @@
-package projection_test
+package memorytarget_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
 
-	"github.com/perdure/perdure/projection"
+	"github.com/perdure/perdure/projection/memorytarget"
 )
 
 // Lendings counts how often each book was lent.
 type Lendings struct {
-	Books projection.Table[string, int]
+	Books memorytarget.Table[string, int]
 	Total int
 }
 
 // Update changes a copy of the model and then replaces the model by the copy. A transaction that
 // fails leaves the model unchanged.
-func ExampleMemory() {
-	target, err := projection.NewMemory(Lendings{})
+func ExampleTarget() {
+	target, err := memorytarget.New(Lendings{})
 	if err != nil {
 		panic(err)
 	}
