@@ -14,7 +14,7 @@ import (
 const (
 	askEvery    = time.Second           // pause between two questions to the log about the rest
 	settleEvery = 10 * time.Millisecond // pause between two checks whether all that is due is done
-	pendingMax  = 10_000                // bound of the messages that are counted one by one
+	pendingMax  = 1000                  // bound of the messages that are counted one by one
 )
 
 // A meter shows the progress of an import: its commands, and the work that follows them. Readers
