@@ -46,7 +46,7 @@ func create(ctx context.Context, tx *sqltarget.Tx) error {
 		CREATE TABLE {catalogue} (book TEXT PRIMARY KEY, title TEXT NOT NULL, isbn TEXT NOT NULL) STRICT, WITHOUT ROWID;
 		CREATE TABLE {loans} (book TEXT NOT NULL, loan TEXT NOT NULL, borrower TEXT NOT NULL,
 			lent INTEGER NOT NULL, due INTEGER, returned INTEGER) STRICT;
-		CREATE UNIQUE INDEX {out} ON {loans} (book) WHERE returned IS NULL`)
+		CREATE UNIQUE INDEX {loans_out} ON {loans} (book) WHERE returned IS NULL`)
 }
 
 func onRegistered(ctx context.Context, tx *sqltarget.Tx, e projection.Event[*libraryv1.BookRegistered]) error {
@@ -79,7 +79,12 @@ func exec(ctx context.Context, tx *sqltarget.Tx, statement string, args ...any) 
 
 // named replaces the names of the tables in a statement.
 func named(statement string, name func(base string) string) string {
-	return strings.NewReplacer("{catalogue}", name("catalogue"), "{loans}", name("loans"), "{out}", name("loans_out")).Replace(statement)
+	for _, base := range []string{"catalogue", "loans", "loans_out"} {
+		if place := "{" + base + "}"; strings.Contains(statement, place) {
+			statement = strings.ReplaceAll(statement, place, name(base))
+		}
+	}
+	return statement
 }
 
 // A Model is the database of the read model.
