@@ -145,8 +145,8 @@ type EffectInfo struct {
 
 type deliveryKey struct{}
 
-// EffectInfoFrom returns the message and the attempt of the handler that runs with ctx, or nil if ctx is
-// not the context of a handler.
+// EffectInfoFrom returns the message and the attempt of the handler that runs with ctx, or nil if
+// ctx is not the context of a handler.
 func EffectInfoFrom(ctx context.Context) *EffectInfo {
 	d, _ := ctx.Value(deliveryKey{}).(*EffectInfo)
 	return d

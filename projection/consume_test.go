@@ -16,6 +16,7 @@ import (
 	"github.com/perdure/perdure/perduretest"
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/memory"
 )
 
@@ -344,7 +345,7 @@ func TestConsumer(t *testing.T) {
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, d.consumer().Into(projection.InLog(log))); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := store.Copy(t.Context(), log, moved, nil); err != nil {
+			if _, err := admin.Copy(t.Context(), log, moved, nil); err != nil {
 				t.Fatal(err)
 			}
 			deposit(t, moved, "a", 3, 3)

@@ -18,6 +18,7 @@ import (
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/stream"
 )
@@ -177,7 +178,7 @@ func TestPosition(t *testing.T) {
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, r); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := store.Copy(t.Context(), log, moved, nil); err != nil {
+			if _, err := admin.Copy(t.Context(), log, moved, nil); err != nil {
 				t.Fatal(err)
 			}
 			depositAs(t, moved, 2, "a", 3, 3)
@@ -193,7 +194,7 @@ func TestPosition(t *testing.T) {
 			stop()
 
 			third := memory.New()
-			if _, err := store.Copy(t.Context(), moved, third, nil); err != nil {
+			if _, err := admin.Copy(t.Context(), moved, third, nil); err != nil {
 				t.Fatal(err)
 			}
 			r = sums().With(projection.AdoptCopies()).Into(g)

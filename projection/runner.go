@@ -397,8 +397,8 @@ func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []
 	return t.setNote(ctx, r.aboutKey(), encodeAbout(*want))
 }
 
-// Adopt lets a version whose notes name another log go on with the log that the runner reads.
-// That log must be a copy, as [store.Copy] and `perdure copy` make it: the events at all
+// Adopt lets a version whose notes name another log go on with the log that the runner reads. That
+// log must be a copy, as Copy of package store/admin and `perdure copy` make it: the events at all
 // positions of the version are the same. If they differ, or if the notes do not name the events,
 // Adopt changes nothing and returns an error that matches [ErrOtherLog]. Without Adopt, or
 // [AdoptCopies], the runner stops if the log is not the one that its notes name.

@@ -46,33 +46,6 @@ func damageOf(r Record) string {
 	return ""
 }
 
-// setDamage makes r a damaged record.
-func setDamage(r Record, reason string) {
-	reason = cut(reason, DamageBytesMax)
-	switch r := r.(type) {
-	case *Event:
-		r.Damage = reason
-	case *State:
-		r.Damage = reason
-	case *Message:
-		r.Damage = reason
-	case *Receipt:
-		r.Damage = reason
-	case *Claimed:
-		r.Damage = reason
-	case *Checkpoint:
-		r.Damage = reason
-	}
-}
-
-// cut returns at most the first n bytes of s.
-func cut(s string, n int) string {
-	if len(s) > n {
-		return s[:n]
-	}
-	return s
-}
-
 // appendDamaged appends the stored form of a damaged record: a message of its own, and the
 // checksum that begins with damageSeed.
 func appendDamaged(dst []byte, r Record) []byte {

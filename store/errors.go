@@ -134,25 +134,3 @@ func (e *CorruptError) Error() string {
 }
 
 func (e *CorruptError) Unwrap() error { return ErrCorrupt }
-
-// A DamagedBackupError says that a log was damaged when it was backed up. The backup is at Path,
-// synced, and has the same content as the log, with the same damage. The error matches
-// [ErrCorrupt].
-type DamagedBackupError struct {
-	Path string
-	// Report is the result of [Verify] on the log.
-	Report *Report
-	// Opening is the error of opening the backup as a log, or nil. For example, the record with
-	// the head of a partition may be damaged. The files can then be salvaged.
-	Opening error
-}
-
-func (e *DamagedBackupError) Error() string {
-	s := fmt.Sprintf("the log is damaged; its backup at %s is complete and has the same damage", e.Path)
-	if e.Opening != nil {
-		s += fmt.Sprintf(", so that it cannot be opened: %v", e.Opening)
-	}
-	return fmt.Sprintf("%s: %v", s, e.Report.Err())
-}
-
-func (e *DamagedBackupError) Unwrap() error { return e.Report.Err() }

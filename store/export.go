@@ -29,7 +29,7 @@ const (
 
 	// KindVersion are the same events again, found by entity: as [*Event] with only Key, Version
 	// and Position, in the order of kind, id and version. If a log has an index of its entities,
-	// these come from the index alone, so that [Verify] can compare it with the events.
+	// these come from the index alone, so that a check of the log can compare it with the events.
 	KindVersion
 
 	recordKinds = int(KindVersion) // the number of kinds that have records of their own
@@ -166,8 +166,8 @@ func nameOf(r Record) string {
 	return ""
 }
 
-// Exporter reads a whole log from one read view, a consistent state of the log. [Verify], [Copy]
-// and [NewDigest] use it.
+// Exporter reads a whole log from one read view, a consistent state of the log. Package admin uses
+// it to verify, copy and compare logs.
 type Exporter interface {
 	// Export begins to read the log as it is now. Commits go on during the export, but the store
 	// may have to keep replaced data until the caller closes the export.
@@ -227,7 +227,7 @@ func (o *Origin) Follows(last, next Version) bool {
 }
 
 // Importer fills a log with the records of another log unchanged: with their versions, positions,
-// sequences, ids and times. [Copy] uses it.
+// sequences, ids and times. Package admin uses it to copy logs.
 type Importer interface {
 	// Import begins to fill the log, which must be empty and have the same number of partitions
 	// as the other log; otherwise the error matches [ErrInvalid]. Until the import is finished,
@@ -243,7 +243,7 @@ type Import interface {
 	// Add adds records. It accepts the kinds in the order of their numbers and the records of a
 	// kind in its order, as an [Export] yields them. A record that does not fit causes an error
 	// matching [ErrInvalid]. Versions of an entity and positions may have gaps where events have
-	// been deleted. A damaged record (see [Copy]) is stored in its place in its stored form,
+	// been deleted. A damaged record (see [Event]) is stored in its place in its stored form,
 	// which cannot be read. Add does not keep the records. After an error the caller can only
 	// close the import.
 	Add(ctx context.Context, records ...Record) error
@@ -255,40 +255,12 @@ type Import interface {
 	Close() error
 }
 
-// Verifier checks the parts of a log that an [Export] does not show: files and indices. [Verify]
-// uses it.
+// Verifier checks the parts of a log that an [Export] does not show: files and indices. Verify
+// of package admin uses it.
 type Verifier interface {
 	// VerifyFiles reads everything that the log has stored, from one read view. It calls fault
 	// with every fault, an error matching [ErrCorrupt] each, and goes on as far as it can. It
 	// need not report damaged records that an Export reports. It returns an error if it cannot
 	// finish.
 	VerifyFiles(ctx context.Context, fault func(error)) error
-}
-
-// FaultTeller is an optional interface of a [Log] that was opened although it is damaged. It
-// returns the faults of its files. [Copy] uses it.
-type FaultTeller interface {
-	// Faults returns the faults that were found when the log was opened, as errors that match
-	// [ErrCorrupt]. It is empty for a log that was opened as usual.
-	Faults() []error
-}
-
-// BackupStore is an optional interface of a [Log]. It copies the files of the log while the log is
-// in use. [Backup] calls it, and then verifies the backup.
-type BackupStore interface {
-	// Backup writes everything that was durable when it began to a new file or directory at path,
-	// which must not exist. The result at path is complete and synced, or it does not exist;
-	// after a crash a file whose name begins with path and ".partial" may be left beside it. The
-	// backup opens as a log of the same store. The backup of a damaged log has the same damage,
-	// and the error is a [*DamagedBackupError].
-	Backup(ctx context.Context, path string, options BackupOptions) error
-}
-
-// BackupOptions change how [BackupStore] works. The zero value has good defaults.
-type BackupOptions struct {
-	// Progress is called from time to time, by one goroutine at a time.
-	Progress func(Progress)
-	// BytesPerSecondMax bounds the speed at which the backup reads and writes, so that commits
-	// keep their share of the disk. Zero means no bound.
-	BytesPerSecondMax int64
 }

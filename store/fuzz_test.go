@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/perdure/perdure/store"
-	"github.com/perdure/perdure/store/memory"
 )
 
 // An attacker may have made a record that passes its checksum. Decoding it must not allocate more
@@ -186,56 +185,5 @@ func TestNoRecordAllocatesMuchMoreThanItsSize(t *testing.T) {
 		got := allocated(func() { _ = c.decode(sealed) }) // an error is as good
 		t.Logf("%s: %d bytes of %d, %.1f times as many", c.name, got, len(sealed), float64(got)/float64(len(sealed)))
 		frugal(t, sealed, func() { _ = c.decode(sealed) })
-	}
-}
-
-// TestUnknownFieldsOfAPayloadSurviveARewriteAndACopy checks fields that a later version has
-// added. A payload keeps every byte, whichever program rewrites the record. Unknown fields of the
-// record itself are lost. So a change that adds a field which must not be lost also raises the
-// format of logs, and earlier versions refuse that format.
-func TestUnknownFieldsOfAPayloadSurviveARewriteAndACopy(t *testing.T) {
-	t.Parallel()
-	payload := protowire.AppendVarint(protowire.AppendTag(nil, 12345, protowire.VarintType), 7)
-	l := filledLog(t, 1, 1)
-	_, err := l.Commit(t.Context(), []*store.Batch{{
-		Key: store.Key{Kind: "book", ID: "0"}, Expected: 1,
-		Events:   []store.Event{{ID: store.ID{9}, Type: "t", Payload: payload}},
-		Snapshot: &store.State{ID: store.ID{9}, Type: "t", Payload: payload},
-		Enqueue:  []store.Message{{ID: store.ID{9}, Type: "t", Payload: payload}},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for m, err := range l.Messages(t.Context(), store.MessageQuery{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.Attempts++
-		if _, err := l.Commit(t.Context(), []*store.Batch{{Settle: []store.Settlement{{Sequence: m.Sequence, Message: m}}}}); err != nil {
-			t.Fatal(err)
-		}
-		break
-	}
-	to := memory.New()
-	if _, err := store.Copy(t.Context(), l, to, nil); err != nil {
-		t.Fatal(err)
-	}
-	x, err := to.Export(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := 0
-	for _, s := range []store.RecordKind{store.KindEvent, store.KindState, store.KindMessage} {
-		for r, err := range x.Records(t.Context(), s) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if bytes.Contains(store.AppendRecord(nil, r), payload) {
-				found++
-			}
-		}
-	}
-	if found != 3 {
-		t.Errorf("records with the unknown field: got %d, want 3", found)
 	}
 }

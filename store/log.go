@@ -11,7 +11,7 @@ import (
 // checkpoints. It is the whole port: each store implements all of it. A store that cannot do a
 // part embeds [Unsupported], whose methods return errors matching [errors.ErrUnsupported].
 // Few abilities differ between stores, and a caller finds those by a type assertion:
-// [Synchronous], [Watcher], [BackupStore] and [FaultTeller].
+// [Synchronous], [Watcher], and BackupStore and FaultTeller of package admin.
 //
 // Many goroutines may call all methods at once. Every error says which operation failed. A damaged
 // record causes an error matching [ErrCorrupt] and never wrong data. If the context of a read

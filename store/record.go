@@ -32,8 +32,8 @@ type Event struct {
 	// Payload is the encoded message. A store does not look into it.
 	Payload []byte
 	// Damage is the reason in a damaged record, and empty in all others. In a copy a damaged
-	// record stands for a record that could not be read; see [Copy]. Reads of a log never return
-	// such a record, and Commit refuses it.
+	// record stands for a record that could not be read (see Copy of package admin). Reads of a
+	// log never return such a record, and Commit refuses it.
 	Damage string
 
 	head    []byte // all encoded fields but position and time, once prepared

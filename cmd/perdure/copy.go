@@ -9,6 +9,7 @@ import (
 
 	"github.com/perdure/perdure/internal/progress"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/open"
 )
 
@@ -27,7 +28,7 @@ has damaged records in their places, and the exit code is 3.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.reading(ctx, args[0], func(from store.Log, tell func(store.Progress)) error {
+			return a.reading(ctx, args[0], func(from store.Log, tell func(admin.Progress)) error {
 				return a.copy(ctx, from, args[1], tell)
 			})
 		},
@@ -61,7 +62,7 @@ pebble:DIRECTORY?partitions=4.`,
 	}
 }
 
-func (a *app) copy(ctx context.Context, from store.Log, uri string, tell func(store.Progress)) (failure error) {
+func (a *app) copy(ctx context.Context, from store.Log, uri string, tell func(admin.Progress)) (failure error) {
 	heads, err := from.Heads(ctx)
 	if err != nil {
 		return err
@@ -74,7 +75,7 @@ func (a *app) copy(ctx context.Context, from store.Log, uri string, tell func(st
 		return err
 	}
 	defer func() { failure = errors.Join(failure, to.Close()) }()
-	report, err := store.Copy(ctx, from, to, tell)
+	report, err := admin.Copy(ctx, from, to, tell)
 	if err != nil {
 		return fmt.Errorf("to %s: %w", uri, err)
 	}
@@ -82,7 +83,7 @@ func (a *app) copy(ctx context.Context, from store.Log, uri string, tell func(st
 	return report.Err()
 }
 
-func (a *app) printCopy(report *store.CopyReport) {
+func (a *app) printCopy(report *admin.CopyReport) {
 	a.printDigest(report.Digest)
 	a.printFaults(report.Faults, report.FaultCount)
 	a.print("%s records, %s bytes, copied and compared in %.3f s\n", progress.Count(report.Records), progress.Count(report.Bytes), report.Duration.Seconds())
@@ -116,7 +117,7 @@ which is verified, compared and put in its place. No process may have the log op
 }
 
 func (a *app) backupCommand() *cobra.Command {
-	options := store.BackupOptions{}
+	options := admin.BackupOptions{}
 	cmd := &cobra.Command{
 		Use:   "backup URI PATH",
 		Short: "Copy the files of a log, and verify the copy",
@@ -125,13 +126,13 @@ func (a *app) backupCommand() *cobra.Command {
 PATH must not exist. The backup gets that name only when it is complete, synced and
 verified, and opens as a log of the same store. The backup of a damaged log has the same
 damage: the command names it, and the exit code is 3. To back up a log that another
-process has open, call store.Backup in that process, which works while commits go on.`,
+process has open, call admin.Backup in that process, which works while commits go on.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
+			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(admin.Progress)) error {
 				options.Progress = tell
-				err := store.Backup(cmd.Context(), log, args[1], options)
-				if d, ok := errors.AsType[*store.DamagedBackupError](err); ok {
+				err := admin.Backup(cmd.Context(), log, args[1], options)
+				if d, ok := errors.AsType[*admin.DamagedBackupError](err); ok {
 					a.printFaults(d.Report.Faults, d.Report.FaultCount)
 				}
 				if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/perdure/perdure/internal/progress"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 func (a *app) verifyCommand() *cobra.Command {
@@ -23,8 +24,8 @@ counts and the pages of its file must be right. The command goes on after damage
 has found any, the exit code is 3.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
-				report, err := store.Verify(cmd.Context(), log, store.VerifyOptions{Progress: tell, FaultsMax: faultsMax})
+			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(admin.Progress)) error {
+				report, err := admin.Verify(cmd.Context(), log, admin.VerifyOptions{Progress: tell, FaultsMax: faultsMax})
 				if err != nil {
 					return err
 				}
@@ -33,15 +34,15 @@ has found any, the exit code is 3.`,
 			})
 		},
 	}
-	cmd.Flags().IntVar(&faultsMax, "faults", store.FaultsMax, "maximum number of faults to name")
+	cmd.Flags().IntVar(&faultsMax, "faults", admin.FaultsMax, "maximum number of faults to name")
 	return cmd
 }
 
-func (a *app) printReport(r *store.Report) {
+func (a *app) printReport(r *admin.Report) {
 	for _, s := range store.RecordKinds() {
-		a.print("%-10s %12s\n", s.String()+"s", progress.Count(r.Count(s)))
+		a.print("%-11s %12s\n", s.String()+"s", progress.Count(r.Count(s)))
 	}
-	a.print("%-10s %12s\n", "bytes", progress.Count(r.Bytes))
+	a.print("%-11s %12s\n", "bytes", progress.Count(r.Bytes))
 	if !r.Files {
 		a.print("The store cannot check its files; only its records were read.\n")
 	}
@@ -75,8 +76,8 @@ The digest is equal for two logs with the same records, versions, positions and 
 even in different stores.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(store.Progress)) error {
-				d, err := store.NewDigest(cmd.Context(), log, tell)
+			return a.reading(cmd.Context(), args[0], func(log store.Log, tell func(admin.Progress)) error {
+				d, err := admin.NewDigest(cmd.Context(), log, tell)
 				if err == nil {
 					a.printDigest(d)
 				}
@@ -86,7 +87,7 @@ even in different stores.`,
 	}
 }
 
-func (a *app) printDigest(d *store.Digest) {
+func (a *app) printDigest(d *admin.Digest) {
 	for _, s := range store.RecordKinds() {
 		of := d.Of(s)
 		a.print("%x  %s %ss\n", of.Sum, progress.Count(of.Count), s)
@@ -100,7 +101,7 @@ func (a *app) statsCommand() *cobra.Command {
 		Short: "Print the figures of a log",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reading(cmd.Context(), args[0], func(log store.Log, _ func(store.Progress)) error {
+			return a.reading(cmd.Context(), args[0], func(log store.Log, _ func(admin.Progress)) error {
 				s, err := log.Stats(cmd.Context())
 				if err != nil {
 					return err

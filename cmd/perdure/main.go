@@ -21,6 +21,7 @@ import (
 
 	"github.com/perdure/perdure/internal/progress"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/open"
 )
 
@@ -115,7 +116,7 @@ func (a *app) tell(format string, args ...any) {
 }
 
 // reading opens an existing log and closes it after do. do gets a callback for its progress.
-func (a *app) reading(ctx context.Context, uri string, do func(store.Log, func(store.Progress)) error) (failure error) {
+func (a *app) reading(ctx context.Context, uri string, do func(store.Log, func(admin.Progress)) error) (failure error) {
 	log, err := open.ForReading(ctx, uri)
 	if err != nil {
 		return err

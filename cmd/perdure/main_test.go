@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/bbolt"
 )
 
@@ -170,7 +171,7 @@ func TestADamagedLog(t *testing.T) {
 			t.Errorf("%s: ended with %d: %s\n%s", command, code, errs, out)
 		}
 		out, errs, code = execute(t, "verify", to)
-		if code != exitDamaged || !strings.Contains(out, "fault: ") || !strings.Contains(out, "receipts              4\n") {
+		if code != exitDamaged || !strings.Contains(out, "fault: ") || !strings.Contains(out, "receipts               4\n") {
 			t.Errorf("verify of what %s has made: ended with %d: %s\n%s", command, code, errs, out)
 		}
 		if out, errs, code := execute(t, "stats", to); code != exitFine {
@@ -273,14 +274,14 @@ func TestAWrongCallIsTold(t *testing.T) {
 func TestProgressSaysHowFarItIs(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		p    store.Progress
+		p    admin.Progress
 		want string
 	}{
-		{store.Progress{Phase: "read events", Done: 1234, Total: -1, Elapsed: time.Second}, "read events: 1,234 records, 1,234 a second"},
-		{store.Progress{Phase: "read events", Done: 7, Elapsed: time.Second}, "read events: 7 records, 7 a second"},
-		{store.Progress{Phase: "read events", Done: 25, Total: 100, Elapsed: time.Second}, " 25 %  read events: 25 of 100 records, 25 a second, 3s left"},
+		{admin.Progress{Phase: "read events", Done: 1234, Total: -1, Elapsed: time.Second}, "read events: 1,234 records, 1,234 a second"},
+		{admin.Progress{Phase: "read events", Done: 7, Elapsed: time.Second}, "read events: 7 records, 7 a second"},
+		{admin.Progress{Phase: "read events", Done: 25, Total: 100, Elapsed: time.Second}, " 25 %  read events: 25 of 100 records, 25 a second, 3s left"},
 		{
-			store.Progress{Phase: "write", Done: 3 << 19, Total: 3 << 20, Bytes: true, Elapsed: 2 * time.Second},
+			admin.Progress{Phase: "write", Done: 3 << 19, Total: 3 << 20, Bytes: true, Elapsed: 2 * time.Second},
 			" 50 %  write: 1.5 Mi of 3.0 Mi bytes, 768.0 Ki a second, 2s left",
 		},
 	} {
@@ -297,9 +298,9 @@ func TestProgressIsToldOnceForEachNews(t *testing.T) {
 		a := &app{err: &b} // without an interval it is the one for a progress bar
 		m, stop := a.startProgress()
 		<-time.After(time.Minute) // no progress yet
-		m.set(store.Progress{Phase: "read events", Done: 1, Total: 2, Elapsed: time.Second})
+		m.set(admin.Progress{Phase: "read events", Done: 1, Total: 2, Elapsed: time.Second})
 		<-time.After(time.Minute)
-		m.set(store.Progress{Phase: "read events", Done: 2, Total: 2, Elapsed: time.Second})
+		m.set(admin.Progress{Phase: "read events", Done: 2, Total: 2, Elapsed: time.Second})
 		<-time.After(time.Minute)
 		stop()
 		stop()
@@ -310,7 +311,7 @@ func TestProgressIsToldOnceForEachNews(t *testing.T) {
 		b.Reset()
 		a.quiet = true
 		m, stop = a.startProgress()
-		m.set(store.Progress{Phase: "read events", Done: 1, Total: 2, Elapsed: time.Second})
+		m.set(admin.Progress{Phase: "read events", Done: 1, Total: 2, Elapsed: time.Second})
 		<-time.After(time.Minute)
 		stop()
 		if b.Len() != 0 {

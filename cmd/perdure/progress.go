@@ -4,18 +4,18 @@ import (
 	"sync"
 
 	"github.com/perdure/perdure/internal/progress"
-	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 // A meter keeps the progress of a long operation, for the goroutine that prints it.
 type meter struct {
 	mu   sync.Mutex
-	last store.Progress
+	last admin.Progress
 	told bool // printed since the last change
 }
 
 // set stores the current progress.
-func (m *meter) set(now store.Progress) {
+func (m *meter) set(now admin.Progress) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.last, m.told = now, false
@@ -30,7 +30,7 @@ func (m *meter) state() (progress.State, bool) {
 	return stateOf(m.last), fresh
 }
 
-func stateOf(p store.Progress) progress.State {
+func stateOf(p admin.Progress) progress.State {
 	s := progress.State{Phase: p.Phase, Unit: "records", Done: p.Done, Total: p.Total, Elapsed: p.Elapsed}
 	if p.Bytes {
 		s.Unit, s.Bytes = "bytes", true

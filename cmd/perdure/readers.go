@@ -12,6 +12,7 @@ import (
 
 	"github.com/perdure/perdure/internal/progress"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/open"
 	"github.com/perdure/perdure/stream"
 )
@@ -46,7 +47,7 @@ under the name begins as a new one. Without --yes the command only prints its pl
 			if len(args) == 3 {
 				return a.removeReader(cmd.Context(), args[0], args[2], instance, yes)
 			}
-			return a.reading(cmd.Context(), args[0], func(log store.Log, _ func(store.Progress)) error {
+			return a.reading(cmd.Context(), args[0], func(log store.Log, _ func(admin.Progress)) error {
 				return a.listReaders(cmd.Context(), log)
 			})
 		},
@@ -116,7 +117,7 @@ func positions(all []store.Position) string {
 // would remove.
 func (a *app) removeReader(ctx context.Context, uri, name, instance string, yes bool) error {
 	// It creates no log, and writes nothing without --yes.
-	err := a.reading(ctx, uri, func(log store.Log, _ func(store.Progress)) error {
+	err := a.reading(ctx, uri, func(log store.Log, _ func(admin.Progress)) error {
 		return a.showRemoval(ctx, log, name, instance)
 	})
 	if err != nil {

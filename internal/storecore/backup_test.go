@@ -8,6 +8,7 @@ import (
 
 	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/memory"
 )
 
@@ -31,15 +32,15 @@ func TestJudgeBackup(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		damaged bool
-		report  *store.Report
+		report  *admin.Report
 		failure error
 		keep    bool
 		want    string
 	}{
-		{"damage_of_the_log", true, &store.Report{FaultCount: 1, Faults: []error{damage}}, damage, true, "has the same damage"},
+		{"damage_of_the_log", true, &admin.Report{FaultCount: 1, Faults: []error{damage}}, damage, true, "has the same damage"},
 		{"damage_of_the_log_that_keeps_it_from_opening", true, nil, damage, true, "cannot be opened"},
-		{"damage_of_its_own", false, &store.Report{FaultCount: 1, Faults: []error{damage}}, damage, false, "the log is not"},
-		{"more_damage_than_the_log", true, &store.Report{FaultCount: 9, Faults: []error{damage}}, damage, false, "has 9 faults"},
+		{"damage_of_its_own", false, &admin.Report{FaultCount: 1, Faults: []error{damage}}, damage, false, "the log is not"},
+		{"more_damage_than_the_log", true, &admin.Report{FaultCount: 9, Faults: []error{damage}}, damage, false, "has 9 faults"},
 		{"another_failure", true, nil, io.ErrShortWrite, false, io.ErrShortWrite.Error()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -48,7 +49,7 @@ func TestJudgeBackup(t *testing.T) {
 			if keep != c.keep || err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, %v; want %v and an error with %q", keep, err, c.keep, c.want)
 			}
-			if _, ok := errors.AsType[*store.DamagedBackupError](err); ok != c.keep {
+			if _, ok := errors.AsType[*admin.DamagedBackupError](err); ok != c.keep {
 				t.Errorf("error: got %T", err)
 			}
 		})

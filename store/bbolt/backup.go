@@ -12,27 +12,28 @@ import (
 
 	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 // backupStep bounds the bytes that a backup writes between two checks of its context.
 const backupStep = 256 << 10
 
-// Backup implements [store.BackupStore]. Path becomes a file that only its owner can read. It is
+// Backup implements [admin.BackupStore]. Path becomes a file that only its owner can read. It is
 // as large as the log's file, except for free pages at the end of that. Like [Log.Export] the
 // backup holds a read transaction.
 //
 // Before the file gets its name, Backup syncs, opens and verifies it, which takes about as
 // long as writing it. If the log is damaged, Backup still makes the backup, with the same
-// damage, and returns a [*store.DamagedBackupError]. After any other error there is no file
+// damage, and returns a [*admin.DamagedBackupError]. After any other error there is no file
 // at path.
-func (l *Log) Backup(ctx context.Context, path string, options store.BackupOptions) error {
+func (l *Log) Backup(ctx context.Context, path string, options admin.BackupOptions) error {
 	if err := l.backup(ctx, path, &options); err != nil {
 		return fmt.Errorf("backup %s to %s: %w", l.path, path, err)
 	}
 	return nil
 }
 
-func (l *Log) backup(ctx context.Context, path string, options *store.BackupOptions) error {
+func (l *Log) backup(ctx context.Context, path string, options *admin.BackupOptions) error {
 	if options.BytesPerSecondMax < 0 {
 		return fmt.Errorf("%w: at most %d bytes per second", store.ErrInvalid, options.BytesPerSecondMax)
 	}
@@ -46,7 +47,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	err = l.writeBackup(ctx, file, options)
 	var damage error // damage of the log
 	if err == nil {
-		var report *store.Report
+		var report *admin.Report
 		if report, err = checkBackup(ctx, file.Name(), options); err != nil {
 			var keep bool
 			if keep, err = storecore.JudgeBackup(ctx, l, path, report, err, options.Progress); keep {
@@ -88,7 +89,7 @@ type backupFile interface {
 }
 
 // writeBackup writes the log to file, syncs and closes it.
-func (l *Log) writeBackup(ctx context.Context, file backupFile, options *store.BackupOptions) error {
+func (l *Log) writeBackup(ctx context.Context, file backupFile, options *admin.BackupOptions) error {
 	m, err := l.readView(ctx)
 	if err == nil {
 		w := &backupWriter{ctx: ctx, file: file, options: options, begun: time.Now(), total: m.tx.Size()}
@@ -112,12 +113,12 @@ func (l *Log) writeBackup(ctx context.Context, file backupFile, options *store.B
 
 // checkBackup opens and verifies a written backup. The report is nil if the backup cannot be
 // opened.
-func checkBackup(ctx context.Context, path string, options *store.BackupOptions) (*store.Report, error) {
+func checkBackup(ctx context.Context, path string, options *admin.BackupOptions) (*admin.Report, error) {
 	l, err := Open(path, ReadOnly())
 	if err != nil {
 		return nil, err
 	}
-	report, err := store.Verify(ctx, l, store.VerifyOptions{Progress: options.Progress})
+	report, err := admin.Verify(ctx, l, admin.VerifyOptions{Progress: options.Progress})
 	if err == nil {
 		err = report.Err()
 	}
@@ -128,7 +129,7 @@ func checkBackup(ctx context.Context, path string, options *store.BackupOptions)
 type backupWriter struct {
 	ctx     context.Context
 	file    backupFile
-	options *store.BackupOptions
+	options *admin.BackupOptions
 	begun   time.Time
 	done    int64
 	total   int64
@@ -171,7 +172,7 @@ func (w *backupWriter) wait() error {
 
 func (w *backupWriter) report() {
 	if w.options.Progress != nil {
-		w.options.Progress(store.Progress{
+		w.options.Progress(admin.Progress{
 			Phase: "write the backup", Done: w.done, Total: w.total, Bytes: true, Elapsed: time.Since(w.begun),
 		})
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/bbolt"
 )
 
@@ -79,7 +80,7 @@ func TestBackup_under_load_holds_exactly_a_prefix(t *testing.T) {
 			before[i] = d.acknowledged[i].Load()
 		}
 		path := filepath.Join(t.TempDir(), fmt.Sprintf("backup %d.db", n))
-		if err := l.Backup(t.Context(), path, store.BackupOptions{}); err != nil {
+		if err := l.Backup(t.Context(), path, admin.BackupOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		for i := range after {
@@ -127,7 +128,7 @@ func TestVerify_under_load_finds_nothing(t *testing.T) {
 func openCopy(t testing.TB, l store.Log) *bbolt.Log {
 	t.Helper()
 	to := openNew(t)
-	if _, err := store.Copy(t.Context(), l, to, nil); err != nil {
+	if _, err := admin.Copy(t.Context(), l, to, nil); err != nil {
 		t.Fatal(err)
 	}
 	return to
@@ -138,11 +139,11 @@ func TestBackup_never_overwrites(t *testing.T) {
 	l := openNew(t)
 	path := filepath.Join(t.TempDir(), "there")
 	write(t, path, []byte("precious"))
-	wantIs(t, l.Backup(t.Context(), path, store.BackupOptions{}), fs.ErrExist)
+	wantIs(t, l.Backup(t.Context(), path, admin.BackupOptions{}), fs.ErrExist)
 	if got := read(t, path); string(got) != "precious" {
 		t.Errorf("file: got %q", got)
 	}
-	wantIs(t, l.Backup(t.Context(), l.Path(), store.BackupOptions{}), fs.ErrExist)
+	wantIs(t, l.Backup(t.Context(), l.Path(), admin.BackupOptions{}), fs.ErrExist)
 }
 
 // TestBackup_of_a_damaged_log is made, has the rest, and says so.
@@ -154,17 +155,17 @@ func TestBackup_of_a_damaged_log(t *testing.T) {
 	damage(t, l.Path(), &store.Event{Position: 5}, func(b []byte) { b[9] ^= 1 })
 	l = openAt(t, l.Path())
 	path := filepath.Join(t.TempDir(), "damaged")
-	err := l.Backup(t.Context(), path, store.BackupOptions{})
+	err := l.Backup(t.Context(), path, admin.BackupOptions{})
 	wantIs(t, err, store.ErrCorrupt)
-	d, ok := errors.AsType[*store.DamagedBackupError](err)
+	d, ok := errors.AsType[*admin.DamagedBackupError](err)
 	if !ok || d.Path != path || d.Opening != nil || !strings.Contains(err.Error(), "position 5") {
 		t.Fatalf("got %v, want an error that names the backup and the event at position 5", err)
 	}
-	want, err := store.Verify(t.Context(), l, store.VerifyOptions{})
+	want, err := admin.Verify(t.Context(), l, admin.VerifyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := store.Verify(t.Context(), openAt(t, path), store.VerifyOptions{})
+	got, err := admin.Verify(t.Context(), openAt(t, path), admin.VerifyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +181,7 @@ func TestBackup_that_fails_leaves_nothing(t *testing.T) {
 	l := openNew(t)
 	fillLog(t, l)
 	dir := t.TempDir()
-	spoil := store.BackupOptions{Progress: func(p store.Progress) {
+	spoil := admin.BackupOptions{Progress: func(p admin.Progress) {
 		if !p.Bytes || p.Done != p.Total {
 			return
 		}
@@ -194,14 +195,14 @@ func TestBackup_that_fails_leaves_nothing(t *testing.T) {
 	}}
 	err := l.Backup(t.Context(), filepath.Join(dir, "damaged"), spoil)
 	wantIs(t, err, store.ErrCorrupt)
-	if _, ok := errors.AsType[*store.DamagedBackupError](err); ok || !strings.Contains(err.Error(), "the log is not") {
+	if _, ok := errors.AsType[*admin.DamagedBackupError](err); ok || !strings.Contains(err.Error(), "the log is not") {
 		t.Errorf("backup: got %v, want that it is damaged and the log is not", err)
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
-	slow := store.BackupOptions{
+	slow := admin.BackupOptions{
 		BytesPerSecondMax: 1,
-		Progress:          func(store.Progress) { cancel() },
+		Progress:          func(admin.Progress) { cancel() },
 	}
 	wantIs(t, l.Backup(ctx, filepath.Join(dir, "broken off"), slow), context.Canceled)
 	left, err := os.ReadDir(dir)
@@ -217,10 +218,10 @@ func TestBackup_reports_its_progress(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
-	var last store.Progress
-	err := l.Backup(t.Context(), filepath.Join(t.TempDir(), "b"), store.BackupOptions{
+	var last admin.Progress
+	err := l.Backup(t.Context(), filepath.Join(t.TempDir(), "b"), admin.BackupOptions{
 		BytesPerSecondMax: 1 << 30,
-		Progress: func(p store.Progress) {
+		Progress: func(p admin.Progress) {
 			if p.Bytes {
 				last = p
 			}
@@ -270,7 +271,7 @@ func TestBackup(t *testing.T) {
 		l := openNew(t)
 		fillLog(t, l)
 		file := new(recordedFile)
-		if err := l.WriteBackup(t.Context(), file, store.BackupOptions{}); err != nil {
+		if err := l.WriteBackup(t.Context(), file, admin.BackupOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if want := []string{"write", "sync", "close"}; !slices.Equal(file.done, want) {
@@ -281,14 +282,14 @@ func TestBackup(t *testing.T) {
 		t.Parallel()
 		l := openNew(t)
 		file := &recordedFile{sync: errors.New("the disk is gone")}
-		wantIs(t, l.WriteBackup(t.Context(), file, store.BackupOptions{}), file.sync)
+		wantIs(t, l.WriteBackup(t.Context(), file, admin.BackupOptions{}), file.sync)
 	})
 	t.Run("is not written faster than it may be", func(t *testing.T) {
 		t.Parallel()
 		l := openNew(t)
 		fillLog(t, l)
 		path := filepath.Join(t.TempDir(), "unlimited")
-		if err := l.Backup(t.Context(), path, store.BackupOptions{}); err != nil {
+		if err := l.Backup(t.Context(), path, admin.BackupOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		size := int64(len(read(t, path)))
@@ -297,7 +298,7 @@ func TestBackup(t *testing.T) {
 			l := openAt(t, path)
 			file, begun := new(recordedFile), time.Now()
 			const seconds = 100
-			if err := l.WriteBackup(t.Context(), file, store.BackupOptions{BytesPerSecondMax: size / seconds}); err != nil {
+			if err := l.WriteBackup(t.Context(), file, admin.BackupOptions{BytesPerSecondMax: size / seconds}); err != nil {
 				t.Fatal(err)
 			}
 			// The last write needs no wait behind it.
@@ -353,8 +354,8 @@ func TestBackup_of_a_file_that_has_lost_its_end(t *testing.T) {
 		if err != nil {
 			continue // what opening reads was lost
 		}
-		err = store.Backup(t.Context(), l, cut+".backup", store.BackupOptions{})
-		if _, ok := errors.AsType[*store.DamagedBackupError](err); err != nil && !ok {
+		err = admin.Backup(t.Context(), l, cut+".backup", admin.BackupOptions{})
+		if _, ok := errors.AsType[*admin.DamagedBackupError](err); err != nil && !ok {
 			t.Errorf("backup of %d bytes of %d: got %v, want it made", len(file)*(n+1)/17, len(file), err)
 		}
 		if len(read(t, cut+".backup")) > 0 {

@@ -11,6 +11,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 const (
@@ -37,7 +38,7 @@ type Compaction struct {
 // error or a crash the log is therefore unchanged. A crash may leave a file whose name ends
 // in ".compact-" and a number. The log keeps its id. Damage is an error matching
 // [store.ErrCorrupt]. Progress may be nil.
-func Compact(ctx context.Context, path string, progress func(store.Progress), opts ...Option) (Compaction, error) {
+func Compact(ctx context.Context, path string, progress func(admin.Progress), opts ...Option) (Compaction, error) {
 	c, err := compact(ctx, path, progress, opts)
 	if err != nil {
 		return Compaction{}, fmt.Errorf("compact %s: %w", path, err)
@@ -45,7 +46,7 @@ func Compact(ctx context.Context, path string, progress func(store.Progress), op
 	return c, nil
 }
 
-func compact(ctx context.Context, path string, progress func(store.Progress), opts []Option) (c Compaction, failure error) {
+func compact(ctx context.Context, path string, progress func(admin.Progress), opts []Option) (c Compaction, failure error) {
 	if _, err := os.Stat(path); err != nil {
 		return c, err // Open would create a new log
 	}
@@ -58,7 +59,7 @@ func compact(ctx context.Context, path string, progress func(store.Progress), op
 		return c, err
 	}
 	defer func() { failure = errors.Join(failure, l.Close()) }()
-	want, err := store.NewDigest(ctx, l, progress)
+	want, err := admin.NewDigest(ctx, l, progress)
 	if err != nil {
 		return c, err
 	}
@@ -117,20 +118,20 @@ func (l *Log) writeCompacted(name string) error {
 
 // checkCompacted verifies the new file, and checks that its content equals that of the old
 // one.
-func checkCompacted(ctx context.Context, name string, want *store.Digest, progress func(store.Progress)) (size int64, failure error) {
+func checkCompacted(ctx context.Context, name string, want *admin.Digest, progress func(admin.Progress)) (size int64, failure error) {
 	l, err := Open(name, ReadOnly())
 	if err != nil {
 		return 0, err
 	}
 	defer func() { failure = errors.Join(failure, l.Close()) }()
-	report, err := store.Verify(ctx, l, store.VerifyOptions{Progress: progress})
+	report, err := admin.Verify(ctx, l, admin.VerifyOptions{Progress: progress})
 	if err == nil {
 		err = report.Err()
 	}
 	if err != nil {
 		return 0, err
 	}
-	got, err := store.NewDigest(ctx, l, progress)
+	got, err := admin.NewDigest(ctx, l, progress)
 	if err != nil {
 		return 0, err
 	}

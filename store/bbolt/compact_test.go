@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/bbolt"
 )
 
@@ -132,7 +133,7 @@ func TestCompact(t *testing.T) {
 		path := pruned(t)
 		l := openAt(t, path)
 		fillLog(t, l)
-		want, err := store.NewDigest(t.Context(), l, nil)
+		want, err := admin.NewDigest(t.Context(), l, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +152,7 @@ func TestCompact(t *testing.T) {
 		}
 		l = openAt(t, path)
 		whole(t, l)
-		got, err := store.NewDigest(t.Context(), l, nil)
+		got, err := admin.NewDigest(t.Context(), l, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +185,7 @@ func TestCompact(t *testing.T) {
 		path := pruned(t)
 		before := len(read(t, path))
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := bbolt.Compact(ctx, path, func(p store.Progress) {
+		_, err := bbolt.Compact(ctx, path, func(p admin.Progress) {
 			if p.Phase == "check events" { // of the new file
 				cancel()
 			}

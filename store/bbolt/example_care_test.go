@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/memory"
 )
@@ -28,7 +29,7 @@ func ExampleLog_Backup() {
 	defer func() { _ = log.Close() }()
 
 	path := filepath.Join(dir, "backup.db")
-	if err := store.Backup(ctx, log, path, store.BackupOptions{BytesPerSecondMax: 50 << 20}); err != nil {
+	if err := admin.Backup(ctx, log, path, admin.BackupOptions{BytesPerSecondMax: 50 << 20}); err != nil {
 		fmt.Println(err)
 		return
 	}
@@ -37,7 +38,7 @@ func ExampleLog_Backup() {
 		fmt.Println(err)
 		return
 	}
-	report, err := store.Verify(ctx, backup, store.VerifyOptions{})
+	report, err := admin.Verify(ctx, backup, admin.VerifyOptions{})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -72,7 +73,7 @@ func ExampleLog_Import() {
 		fmt.Println(err)
 		return
 	}
-	report, err := store.Copy(ctx, from, to, nil)
+	report, err := admin.Copy(ctx, from, to, nil)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -14,6 +14,7 @@ import (
 
 	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 // Place returns where a record is kept, and where its sealed form begins in the value.
@@ -61,7 +62,7 @@ func IndexKey(key store.Key, version store.Version) []byte {
 func (l *Log) WriteBackup(ctx context.Context, file interface {
 	io.WriteCloser
 	Sync() error
-}, options store.BackupOptions,
+}, options admin.BackupOptions,
 ) error {
 	return l.writeBackup(ctx, file, &options)
 }

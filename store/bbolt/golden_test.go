@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/storetest"
 )
@@ -45,7 +45,7 @@ func TestGolden_logs_of_an_old_format_are_copied_as_they_are(t *testing.T) {
 	t.Parallel()
 	for _, file := range goldenFiles {
 		to := openNew(t, bbolt.WithPartitions(2))
-		if _, err := store.Copy(t.Context(), openAt(t, file, bbolt.ReadOnly()), to, nil); err != nil {
+		if _, err := admin.Copy(t.Context(), openAt(t, file, bbolt.ReadOnly()), to, nil); err != nil {
 			t.Fatal(err)
 		}
 		storetest.CheckGolden(t, to)

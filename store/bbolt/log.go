@@ -11,7 +11,7 @@
 // has decreased hides its last entries; reads notice only missing events in the middle of a
 // stream or of a partition. An element that points to another intact entry hides its own
 // entry from searches; one of several thousand single-bit errors causes this. A damaged free
-// list shows only after pages in use have been overwritten. [store.Verify] finds all three,
+// list shows only after pages in use have been overwritten. [admin.Verify] finds all three,
 // because it reads the pages directly, and so does every backup.
 package bbolt
 
@@ -30,6 +30,7 @@ import (
 
 	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 // A Log is a [store.Log] in a bbolt file. Many goroutines may call its methods at the same
@@ -82,11 +83,11 @@ type Log struct {
 
 var (
 	_ store.Log         = (*Log)(nil)
-	_ store.BackupStore = (*Log)(nil)
-	_ store.FaultTeller = (*Log)(nil)
+	_ admin.BackupStore = (*Log)(nil)
+	_ admin.FaultTeller = (*Log)(nil)
 )
 
-// Faults implements [store.FaultTeller]. It returns faults for a log with a damaged meta page
+// Faults implements [admin.FaultTeller]. It returns faults for a log with a damaged meta page
 // that was opened with [Salvage].
 func (l *Log) Faults() []error { return l.faults }
 

@@ -61,7 +61,7 @@ func ReadOnly() Option {
 // other meta page. If the damaged page was the newer one, that is the state before the last
 // transaction: the commits of this one transaction, which were acknowledged together, are
 // lost, and nothing else. The file does not show which page was the newer one. Use
-// [store.Verify] and [store.Copy] to check the remaining records and to copy them to a new
+// [admin.Verify] and [admin.Copy] to check the remaining records and to copy them to a new
 // file.
 func Salvage() Option {
 	return option(func(c *config) { c.readOnly, c.salvage = true, true })

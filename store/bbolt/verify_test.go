@@ -15,6 +15,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/memory"
 )
@@ -37,7 +38,7 @@ func verify(t testing.TB, path string) []error {
 
 func faults(t testing.TB, l store.Log) []error {
 	t.Helper()
-	report, err := store.Verify(t.Context(), l, store.VerifyOptions{})
+	report, err := admin.Verify(t.Context(), l, admin.VerifyOptions{})
 	if err != nil {
 		t.Fatalf("verify: %v", err)
 	}
@@ -61,7 +62,7 @@ func whole(t testing.TB, l store.Log) {
 func small(t testing.TB, l *bbolt.Log) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "small")
-	if err := l.Backup(t.Context(), path, store.BackupOptions{}); err != nil {
+	if err := l.Backup(t.Context(), path, admin.BackupOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	return read(t, path)
@@ -267,7 +268,7 @@ func TestSalvage_of_a_log_with_a_damaged_meta_page(t *testing.T) {
 		_, err = damaged.Commit(t.Context(), []*store.Batch{happened(book("new"), 0, 1)})
 		wantIs(t, err, errors.ErrUnsupported)
 		saved := openNew(t)
-		report, err := store.Copy(t.Context(), damaged, saved, nil)
+		report, err := admin.Copy(t.Context(), damaged, saved, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -288,21 +289,21 @@ func TestCopy_equals_its_origin(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want, err := store.NewDigest(t.Context(), from, nil)
+	want, err := admin.NewDigest(t.Context(), from, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	between := memory.New(memory.WithPartitions(3))
 	to := openNew(t, bbolt.WithPartitions(3))
 	for _, step := range [][2]store.Log{{from, between}, {between, to}} {
-		if _, err := store.Copy(t.Context(), step[0], step[1], nil); err != nil {
+		if _, err := admin.Copy(t.Context(), step[0], step[1], nil); err != nil {
 			t.Fatal(err)
 		}
 		whole(t, step[1])
 	}
 	closeLog(t, to)
 	to = openAt(t, to.Path())
-	got, err := store.NewDigest(t.Context(), to, nil)
+	got, err := admin.NewDigest(t.Context(), to, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

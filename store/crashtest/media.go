@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 const (
@@ -62,7 +63,7 @@ func Media(t testing.TB, s Subject, m Medium) {
 	if err != nil {
 		t.Fatalf("open the whole log: %v", err)
 	}
-	if c.want, err = store.NewDigest(c.ctx, log, nil); err == nil {
+	if c.want, err = admin.NewDigest(c.ctx, log, nil); err == nil {
 		err = c.eachRecord(log, func(sort store.RecordKind, sum uint64) error {
 			if sort == store.KindEvent {
 				c.events[sum] = true
@@ -181,7 +182,7 @@ type mediaCase struct {
 	ctx    context.Context // context of the test
 	s      *Subject
 	m      *Medium
-	want   *store.Digest
+	want   *admin.Digest
 	events map[uint64]bool // sums of all stored events
 	step   atomic.Pointer[string]
 
@@ -260,13 +261,13 @@ func (c *mediaCase) look(how string, open func(string) (store.Log, error), backu
 	}
 	defer c.close(log)
 	end := c.begin(how + ", verify")
-	report, err := store.Verify(c.ctx, log, store.VerifyOptions{})
+	report, err := admin.Verify(c.ctx, log, admin.VerifyOptions{})
 	end()
 	if c.expected(err) && err == nil {
 		err = report.Err()
 		c.expected(err)
 	}
-	if t, ok := log.(store.FaultTeller); ok && err == nil {
+	if t, ok := log.(admin.FaultTeller); ok && err == nil {
 		err = errors.Join(t.Faults()...)
 		c.expected(err)
 	}
@@ -287,7 +288,7 @@ func (c *mediaCase) look(how string, open func(string) (store.Log, error), backu
 
 // wantAll demands that a log that is reported as undamaged holds all stored records.
 func (c *mediaCase) wantAll(log store.Log) {
-	got, err := store.NewDigest(c.ctx, log, nil)
+	got, err := admin.NewDigest(c.ctx, log, nil)
 	switch {
 	case err != nil:
 		c.faultf("it is called whole, and cannot be read: %v", err)
@@ -300,18 +301,18 @@ func (c *mediaCase) wantAll(log store.Log) {
 func (c *mediaCase) copy(how string, log store.Log) {
 	end := c.begin(how)
 	to := c.m.Empty()
-	report, err := store.Copy(c.ctx, log, to, nil)
+	report, err := admin.Copy(c.ctx, log, to, nil)
 	end()
 	if !c.expected(err) || err != nil {
 		return
 	}
 	c.expected(report.Err())
-	verified, err := store.Verify(c.ctx, to, store.VerifyOptions{})
+	verified, err := admin.Verify(c.ctx, to, admin.VerifyOptions{})
 	if err != nil {
 		c.faultf("the copy cannot be verified: %v", err)
 		return
 	}
-	t, ok := log.(store.FaultTeller)
+	t, ok := log.(admin.FaultTeller)
 	told := ok && len(t.Faults()) > 0 // the log says that more may be missing than it knows
 	if report.Err() == nil || !told && verified.Err() == nil && report.Damaged+report.Skipped == 0 {
 		c.wantAll(to)
@@ -337,7 +338,7 @@ func (c *mediaCase) backup(how string, log store.Log) {
 		c.faultf("%v", err)
 	}
 	end := c.begin(how)
-	err := store.Backup(c.ctx, log, path, store.BackupOptions{})
+	err := admin.Backup(c.ctx, log, path, admin.BackupOptions{})
 	end()
 	if !c.expected(err) || err != nil {
 		return

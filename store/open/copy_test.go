@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
@@ -39,14 +40,14 @@ func TestALogIsCopiedFromBboltToPostgresAndBack(t *testing.T) {
 			t.Fatalf("batch %d: %v", i, err)
 		}
 	}
-	var digests []*store.Digest
+	var digests []*admin.Digest
 	for _, uri := range []string{d.URL + "&partitions=3", "bbolt:" + filepath.Join(t.TempDir(), "back.db") + "?partitions=3"} {
 		to := openLog(t, uri)
-		report, err := store.Copy(ctx, from, to, nil)
+		report, err := admin.Copy(ctx, from, to, nil)
 		if err != nil {
 			t.Fatalf("copy to %s: %v", uri, err)
 		}
-		verified, err := store.Verify(ctx, to, store.VerifyOptions{})
+		verified, err := admin.Verify(ctx, to, admin.VerifyOptions{})
 		if err == nil {
 			err = verified.Err()
 		}

@@ -21,6 +21,7 @@ import (
 	"strconv"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/bbolt"
 	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/store/pebble"
@@ -111,7 +112,7 @@ func ForFilling(ctx context.Context, uri string, partitions int) (store.Log, err
 // Compact shrinks the files of the log that uri names to the size of their content; see
 // [bbolt.Compact]. The log must not be open. For a store that does not need it, the error matches
 // [errors.ErrUnsupported]: Pebble compacts itself while it runs, and PostgreSQL has VACUUM.
-func Compact(ctx context.Context, uri string, progress func(store.Progress)) (bbolt.Compaction, error) {
+func Compact(ctx context.Context, uri string, progress func(admin.Progress)) (bbolt.Compaction, error) {
 	u, err := parse(uri)
 	if err != nil {
 		return bbolt.Compaction{}, err

@@ -11,12 +11,13 @@ import (
 
 	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 // backupCacheBytes is the size of the block cache for the check of a backup.
 const backupCacheBytes = 8 << 20
 
-// Backup implements [store.BackupStore]. Path becomes a directory that [Open] opens, without
+// Backup implements [admin.BackupStore]. Path becomes a directory that [Open] opens, without
 // [WithWALDir]. The backup is a checkpoint, see [Log.Clone]. On the same file system its
 // tables are links to the tables of the log, so it costs little, but damage to such a table
 // damages both. To survive the loss of the disk, write the backup to another file system,
@@ -24,17 +25,17 @@ const backupCacheBytes = 8 << 20
 //
 // Before the directory gets its name, Backup opens and verifies it, which reads all of it. If
 // the log is damaged, Backup still makes the backup, with the same damage, and returns a
-// [*store.DamagedBackupError]. After any other error there is nothing at path.
+// [*admin.DamagedBackupError]. After any other error there is nothing at path.
 // BytesPerSecondMax bounds the reading of the check, but not the copying to another file
 // system.
-func (l *Log) Backup(ctx context.Context, path string, options store.BackupOptions) error {
+func (l *Log) Backup(ctx context.Context, path string, options admin.BackupOptions) error {
 	if err := l.backup(ctx, path, &options); err != nil {
 		return fmt.Errorf("backup %s to %s: %w", l.path, path, err)
 	}
 	return nil
 }
 
-func (l *Log) backup(ctx context.Context, path string, options *store.BackupOptions) error {
+func (l *Log) backup(ctx context.Context, path string, options *admin.BackupOptions) error {
 	if options.BytesPerSecondMax < 0 {
 		return fmt.Errorf("%w: at most %d bytes per second", store.ErrInvalid, options.BytesPerSecondMax)
 	}
@@ -49,7 +50,7 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	err = l.checkpoint(ctx, partial)
 	var damage error // damage of the log
 	if err == nil {
-		var report *store.Report
+		var report *admin.Report
 		if report, err = l.checkBackup(ctx, partial, options); err != nil {
 			var keep bool
 			if keep, err = storecore.JudgeBackup(ctx, l, path, report, err, options.Progress); keep {
@@ -60,9 +61,9 @@ func (l *Log) backup(ctx context.Context, path string, options *store.BackupOpti
 	if err == nil && damage == nil && len(l.Faults()) > 0 {
 		// The backup has a new descriptor, so the check of the backup cannot tell how far the
 		// log had come.
-		var own *store.Report
-		if own, err = store.Verify(ctx, l, store.VerifyOptions{Progress: options.Progress}); err == nil {
-			damage = &store.DamagedBackupError{Path: path, Report: own}
+		var own *admin.Report
+		if own, err = admin.Verify(ctx, l, admin.VerifyOptions{Progress: options.Progress}); err == nil {
+			damage = &admin.DamagedBackupError{Path: path, Report: own}
 		}
 	}
 	if err == nil {
@@ -94,7 +95,7 @@ func (l *Log) free(path string) error {
 
 // checkBackup opens and verifies a written backup. The report is nil if the backup cannot be
 // opened.
-func (l *Log) checkBackup(ctx context.Context, path string, options *store.BackupOptions) (*store.Report, error) {
+func (l *Log) checkBackup(ctx context.Context, path string, options *admin.BackupOptions) (*admin.Report, error) {
 	files := l.files
 	if options.BytesPerSecondMax > 0 {
 		files = &throttledFS{FS: files, ctx: ctx, perSecond: options.BytesPerSecondMax, begun: time.Now()}
@@ -104,7 +105,7 @@ func (l *Log) checkBackup(ctx context.Context, path string, options *store.Backu
 	if err != nil {
 		return nil, err
 	}
-	report, err := store.Verify(ctx, copied, store.VerifyOptions{Progress: options.Progress})
+	report, err := admin.Verify(ctx, copied, admin.VerifyOptions{Progress: options.Progress})
 	if err == nil {
 		err = report.Err()
 	}

@@ -16,12 +16,13 @@ import (
 	cockroach "github.com/cockroachdb/pebble/v2"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/pebble"
 )
 
 func faults(t testing.TB, l store.Log) []error {
 	t.Helper()
-	report, err := store.Verify(t.Context(), l, store.VerifyOptions{})
+	report, err := admin.Verify(t.Context(), l, admin.VerifyOptions{})
 	if err != nil {
 		t.Fatalf("verify: %v", err)
 	}
@@ -91,7 +92,7 @@ func TestBackup_under_load_holds_exactly_a_prefix(t *testing.T) {
 			before[i] = d.acknowledged[i].Load()
 		}
 		path := filepath.Join(t.TempDir(), "backup")
-		if err := l.Backup(t.Context(), path, store.BackupOptions{}); err != nil {
+		if err := l.Backup(t.Context(), path, admin.BackupOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		for i := range after {
@@ -134,8 +135,8 @@ func TestBackup_never_overwrites(t *testing.T) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	wantIs(t, l.Backup(t.Context(), path, store.BackupOptions{}), fs.ErrExist)
-	wantIs(t, l.Backup(t.Context(), l.Path(), store.BackupOptions{}), fs.ErrExist)
+	wantIs(t, l.Backup(t.Context(), path, admin.BackupOptions{}), fs.ErrExist)
+	wantIs(t, l.Backup(t.Context(), l.Path(), admin.BackupOptions{}), fs.ErrExist)
 }
 
 // TestBackup_of_a_damaged_log is made, has the rest, and says so.
@@ -149,13 +150,13 @@ func TestBackup_of_a_damaged_log(t *testing.T) {
 	for _, opts := range [][]pebble.Option{nil, {pebble.ReadOnly()}} {
 		l = openAt(t, l.Path(), opts...)
 		path := filepath.Join(t.TempDir(), "damaged")
-		err := l.Backup(t.Context(), path, store.BackupOptions{})
+		err := l.Backup(t.Context(), path, admin.BackupOptions{})
 		wantIs(t, err, store.ErrCorrupt)
-		d, ok := errors.AsType[*store.DamagedBackupError](err)
+		d, ok := errors.AsType[*admin.DamagedBackupError](err)
 		if !ok || d.Path != path || d.Opening != nil || !strings.Contains(err.Error(), "book/1 version 4 at position 4: it comes after version 2") {
 			t.Fatalf("got %v, want an error that names the backup and what is missing", err)
 		}
-		got, err := store.Verify(t.Context(), openAt(t, path), store.VerifyOptions{})
+		got, err := admin.Verify(t.Context(), openAt(t, path), admin.VerifyOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +174,7 @@ func TestBackup_that_fails_leaves_nothing(t *testing.T) {
 	commit(t, l, happened(book("1"), 0, 5))
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
-	slow := store.BackupOptions{BytesPerSecondMax: 1 << 20, Progress: func(store.Progress) { cancel() }}
+	slow := admin.BackupOptions{BytesPerSecondMax: 1 << 20, Progress: func(admin.Progress) { cancel() }}
 	wantIs(t, l.Backup(ctx, filepath.Join(dir, "broken off"), slow), context.Canceled)
 	left, err := os.ReadDir(dir)
 	if err != nil {
@@ -314,8 +315,8 @@ func TestBackup_of_a_log_without_its_descriptor(t *testing.T) {
 	write(t, filepath.Join(path, "PERDURE"), string(mark))
 	l = openAt(t, path, pebble.ReadOnly())
 	backup := filepath.Join(dir, "backup")
-	err = store.Backup(t.Context(), l, backup, store.BackupOptions{})
-	if d, ok := errors.AsType[*store.DamagedBackupError](err); !ok || d.Path != backup || d.Report.FaultCount == 0 {
+	err = admin.Backup(t.Context(), l, backup, admin.BackupOptions{})
+	if d, ok := errors.AsType[*admin.DamagedBackupError](err); !ok || d.Path != backup || d.Report.FaultCount == 0 {
 		t.Errorf("backup: got %v, want a %T that names the fault", err, d)
 	}
 	wantVersions(t, versions(t, openAt(t, backup, pebble.ReadOnly()).Read(t.Context(), book("1"), 0)), span(1, 1))

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/crashtest"
 	"github.com/perdure/perdure/store/pebble"
 )
@@ -19,7 +20,7 @@ func crashOpen(place string, opts ...pebble.Option) (*pebble.Log, error) {
 }
 
 func verifyAll(ctx context.Context, log store.Log) error {
-	report, err := store.Verify(ctx, log, store.VerifyOptions{})
+	report, err := admin.Verify(ctx, log, admin.VerifyOptions{})
 	if err != nil {
 		return err
 	}

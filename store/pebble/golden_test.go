@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/pebble"
 	"github.com/perdure/perdure/store/storetest"
 )
@@ -56,7 +57,7 @@ func makeGolden(t *testing.T, dir string) {
 	if err := l.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	before, err := store.NewDigest(t.Context(), l, nil)
+	before, err := admin.NewDigest(t.Context(), l, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +65,7 @@ func makeGolden(t *testing.T, dir string) {
 	commit(t, l, b)
 	b.Checkpoints[0].Remove = true
 	commit(t, l, b)
-	after, err := store.NewDigest(t.Context(), l, nil)
+	after, err := admin.NewDigest(t.Context(), l, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,7 @@ func makeGolden(t *testing.T, dir string) {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Backup(t.Context(), dir, store.BackupOptions{}); err != nil {
+	if err := l.Backup(t.Context(), dir, admin.BackupOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(filepath.Join(dir, "LOCK")); err != nil {

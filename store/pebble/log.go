@@ -36,6 +36,7 @@ import (
 
 	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 // A Log is a [store.Log] in a directory. Many goroutines may call its methods at the same
@@ -91,8 +92,8 @@ type Log struct {
 
 var (
 	_ store.Log         = (*Log)(nil)
-	_ store.BackupStore = (*Log)(nil)
-	_ store.FaultTeller = (*Log)(nil)
+	_ admin.BackupStore = (*Log)(nil)
+	_ admin.FaultTeller = (*Log)(nil)
 )
 
 // Path returns the path with which the log was opened.
@@ -199,7 +200,7 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// Faults implements [store.FaultTeller]. It returns faults for a broken log that was opened
+// Faults implements [admin.FaultTeller]. It returns faults for a broken log that was opened
 // with [Salvage], and for a log with an unreadable descriptor that was opened with [ReadOnly].
 func (l *Log) Faults() []error {
 	switch {

@@ -109,8 +109,8 @@ func ReadOnly() Option {
 // Open reads the whole log, which takes time but little memory.
 //
 // Salvage works if tables, write-ahead logs, the list of tables or the file PERDURE are
-// damaged, truncated or missing. [Log.Faults] and [store.Verify] report the faults.
-// [store.Copy] makes a log from it that can be written to. If records may be missing without
+// damaged, truncated or missing. [Log.Faults] and [admin.Verify] report the faults.
+// [admin.Copy] makes a log from it that can be written to. If records may be missing without
 // a trace, the copy has a damaged record of [store.LostKind] for them, so a later check never
 // reports it as complete. Example: if the list of tables is lost, the copy has all events,
 // but a claim that was released just before may exist again.

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/pebble"
 )
 
@@ -62,7 +63,7 @@ func TestReadOnly(t *testing.T) {
 		l := openAt(t, dir)
 		fillTables(t, l)
 		commit(t, l, happened(book("in the WAL"), 0, 2))
-		want, err := store.NewDigest(t.Context(), l, nil)
+		want, err := admin.NewDigest(t.Context(), l, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,10 +89,10 @@ func TestReadOnly(t *testing.T) {
 				t.Errorf("byte %d is damaged: verify found %d faults, want 1", at, n)
 			}
 			to := openNew(t)
-			if _, err := store.Copy(t.Context(), r, to, nil); err != nil {
+			if _, err := admin.Copy(t.Context(), r, to, nil); err != nil {
 				t.Fatal(err)
 			}
-			got, err := store.NewDigest(t.Context(), to, nil)
+			got, err := admin.NewDigest(t.Context(), to, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,17 +117,17 @@ func TestReadOnly(t *testing.T) {
 			closeLog(t, l)
 			r := openAt(t, dir, append(c.opts, pebble.ReadOnly())...)
 			path := filepath.Join(t.TempDir(), "backup")
-			if err := r.Backup(t.Context(), path, store.BackupOptions{}); err != nil {
+			if err := r.Backup(t.Context(), path, admin.BackupOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			want, err := store.NewDigest(t.Context(), r, nil)
+			want, err := admin.NewDigest(t.Context(), r, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			closeLog(t, r)
 			b := openAt(t, path)
 			whole(t, b)
-			got, err := store.NewDigest(t.Context(), b, nil)
+			got, err := admin.NewDigest(t.Context(), b, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/store/pebble"
 )
@@ -86,9 +87,9 @@ func TestSalvage_of_a_whole_log_finds_no_fault(t *testing.T) {
 	}
 }
 
-func digest(t *testing.T, l store.Log) *store.Digest {
+func digest(t *testing.T, l store.Log) *admin.Digest {
 	t.Helper()
-	d, err := store.NewDigest(t.Context(), l, nil)
+	d, err := admin.NewDigest(t.Context(), l, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,20 +166,20 @@ func tryAll(t *testing.T, dir string) {
 		if err != nil {
 			continue
 		}
-		report, err := store.Verify(t.Context(), l, store.VerifyOptions{})
+		report, err := admin.Verify(t.Context(), l, admin.VerifyOptions{})
 		if err != nil {
 			t.Errorf("verify: %v", err)
 			continue
 		}
-		err = l.Backup(t.Context(), filepath.Join(t.TempDir(), "backup"), store.BackupOptions{})
-		d, ok := errors.AsType[*store.DamagedBackupError](err)
+		err = l.Backup(t.Context(), filepath.Join(t.TempDir(), "backup"), admin.BackupOptions{})
+		d, ok := errors.AsType[*admin.DamagedBackupError](err)
 		if err != nil && !ok || ok && report.FaultCount == 0 {
 			t.Errorf("backup: got %v, and the log has %d faults", err, report.FaultCount)
 		}
 		if ok && len(d.Report.Faults) == 0 {
 			t.Errorf("backup: got %v, want that it names faults", err)
 		}
-		if copied, err := store.Copy(t.Context(), l, memory.New(), nil); err != nil {
+		if copied, err := admin.Copy(t.Context(), l, memory.New(), nil); err != nil {
 			t.Errorf("copy: %v", err)
 		} else if copied.Damaged > 0 && report.FaultCount == 0 {
 			t.Errorf("copy: %v, and the log has no fault", copied.Err())
@@ -218,7 +219,7 @@ func TestSalvage(t *testing.T) {
 			}
 			defer closeLog(t, l)
 			to := memory.New()
-			report, err := store.Copy(t.Context(), l, to, nil)
+			report, err := admin.Copy(t.Context(), l, to, nil)
 			if err != nil {
 				t.Fatalf("%v: copy: %v", done, err)
 			}
@@ -228,7 +229,7 @@ func TestSalvage(t *testing.T) {
 					t.Errorf("%v: the copy has a record that was not in the log: %q", done, r)
 				}
 			}
-			verified, err := store.Verify(t.Context(), to, store.VerifyOptions{})
+			verified, err := admin.Verify(t.Context(), to, admin.VerifyOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -290,7 +291,7 @@ func TestSalvage_goes_on_behind_damage(t *testing.T) {
 		}
 		l := openAt(t, path, pebble.Salvage())
 		to := memory.New()
-		report, err := store.Copy(t.Context(), l, to, nil)
+		report, err := admin.Copy(t.Context(), l, to, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/crashtest"
 	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
@@ -46,7 +47,7 @@ func crashPlace(t testing.TB) string {
 			t.Errorf("open after the kills: %v", err)
 			return
 		}
-		report, err := store.Verify(ctx, l, store.VerifyOptions{})
+		report, err := admin.Verify(ctx, l, admin.VerifyOptions{})
 		if err == nil {
 			err = report.Err()
 		}

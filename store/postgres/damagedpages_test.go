@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
@@ -219,7 +220,7 @@ func checkPageScan(t *testing.T, l store.Log, c *pageCase, want map[store.Positi
 // checkPageVerify compares the faults that Verify finds with the lost records.
 func checkPageVerify(t *testing.T, l store.Log, c *pageCase, want map[store.Position]*store.Event, truth []int64) {
 	t.Helper()
-	report, err := store.Verify(t.Context(), l, store.VerifyOptions{})
+	report, err := admin.Verify(t.Context(), l, admin.VerifyOptions{})
 	if err != nil {
 		t.Fatalf("verify: %v", err)
 	}
@@ -252,7 +253,7 @@ func checkPageVerify(t *testing.T, l store.Log, c *pageCase, want map[store.Posi
 func checkPageCopy(t *testing.T, l store.Log, c *pageCase, want map[store.Position]*store.Event) {
 	t.Helper()
 	to := memory.New()
-	report, err := store.Copy(t.Context(), l, to, nil)
+	report, err := admin.Copy(t.Context(), l, to, nil)
 	if err != nil {
 		t.Fatalf("copy: %v", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/memory"
 	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
@@ -100,7 +101,7 @@ func TestGolden_schemas_are_read_and_written(t *testing.T) {
 // faults verifies a log and returns the faults found.
 func faults(t *testing.T, l store.Log) string {
 	t.Helper()
-	report, err := store.Verify(t.Context(), l, store.VerifyOptions{})
+	report, err := admin.Verify(t.Context(), l, admin.VerifyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +258,7 @@ func TestImport_after_a_refused_commit(t *testing.T) {
 	if err := commitOne(t.Context(), from, rich(key("a"), 0, "1")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Copy(t.Context(), from, l, nil); err != nil {
+	if _, err := admin.Copy(t.Context(), from, l, nil); err != nil {
 		t.Fatalf("copy: %v", err)
 	}
 	if got := texts(t, l, key("a")); len(got) != 1 {

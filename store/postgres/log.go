@@ -122,7 +122,7 @@
 //
 // # Whole logs
 //
-// [store.Verify] and [store.Copy] work on the log; see [Log.Export], [Log.Import] and
+// Verify and Copy of package admin work on the log; see [Log.Export], [Log.Import] and
 // [Log.VerifyFiles]. Backups are those of the database: pg_basebackup with an archive of the
 // write-ahead log keeps everything that was acknowledged, and pg_dump keeps one consistent
 // state of the schema.

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/postgres"
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
@@ -133,7 +134,7 @@ func TestStatement_keeps_awkward_names(t *testing.T) {
 			t.Errorf("events of %q: got %q, want %d", name, got, want)
 		}
 	}
-	if report, err := store.Verify(ctx, l, store.VerifyOptions{}); err != nil || report.Err() != nil {
+	if report, err := admin.Verify(ctx, l, admin.VerifyOptions{}); err != nil || report.Err() != nil {
 		t.Errorf("verify: %v, %v", err, report.Err())
 	}
 }

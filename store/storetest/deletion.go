@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 // deletionCases test the marks that a deletion of events leaves behind.
@@ -119,7 +120,7 @@ var deletionCases = []testCase{
 		threeSnapshots(x)
 		x.deleteEvents(book("a"), 4, all)
 		path := x.TempDir() + "/backup"
-		x.wantNoError("backup", store.Backup(x.ctx, x.log, path, store.BackupOptions{}))
+		x.wantNoError("backup", admin.Backup(x.ctx, x.log, path, admin.BackupOptions{}))
 		y := x.around(x.features.OpenBackup(x, path, x.setup))
 		want(x, "deletions", y.deletions(), x.deletions())
 	}},

@@ -5,6 +5,7 @@ import (
 	"reflect"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 var featureCases = []testCase{
@@ -15,7 +16,7 @@ var featureCases = []testCase{
 			}
 		}
 		check("store.Watcher", has[store.Watcher](x), x.features.Watcher)
-		check("store.BackupStore", has[store.BackupStore](x), x.features.OpenBackup != nil)
+		check("admin.BackupStore", has[admin.BackupStore](x), x.features.OpenBackup != nil)
 	}},
 	{name: "only a log that says so commits without waiting", run: func(x *fixture) {
 		s, ok := x.log.(store.Synchronous)

@@ -53,7 +53,7 @@ type Features struct {
 	// was opened with first. Nil means that the store is not durable.
 	Reopen func(t testing.TB, log store.Log, s Setup) store.Log
 	// OpenBackup opens the backup that the log's Backup wrote to path, with the Setup of
-	// the log. It is set if the log is a [store.BackupStore].
+	// the log. It is set if the log is an [admin.BackupStore].
 	OpenBackup func(t testing.TB, path string, s Setup) store.Log
 	// Damage makes flip change the stored form, checksum included, of one record without
 	// the knowledge of the log. The record is a [*store.Event], [*store.State],

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 )
 
 // wholeCases test the methods that export, verify, fill or copy a whole log.
@@ -180,7 +181,7 @@ var wholeCases = []testCase{
 			damaged++
 		}
 		y := x.another()
-		report, err := store.Copy(x.ctx, x.log, y.log, nil)
+		report, err := admin.Copy(x.ctx, x.log, y.log, nil)
 		x.wantNoError("copy", err)
 		want(x, "damaged and found again", report.Damaged+report.Recovered, damaged)
 		x.wantError("report", report.Err(), store.ErrCorrupt)
@@ -197,7 +198,7 @@ var wholeCases = []testCase{
 		if x.features.Reopen != nil {
 			y.reopen()
 		}
-		again, err := store.Copy(x.ctx, y.log, x.another().log, nil)
+		again, err := admin.Copy(x.ctx, y.log, x.another().log, nil)
 		x.wantNoError("copy the copy", err)
 		want(x, "difference", report.Digest.Difference(again.Digest), "")
 		want(x, "damaged", again.Damaged, report.Damaged)
@@ -262,7 +263,7 @@ var wholeCases = []testCase{
 		y := x.another()
 		refuse(y)
 		x.commit(&store.Batch{Key: book("a"), Events: x.events("1"), Enqueue: []store.Message{x.message("first")}})
-		report, err := store.Copy(x.ctx, x.log, y.log, nil)
+		report, err := admin.Copy(x.ctx, x.log, y.log, nil)
 		x.wantNoError("copy to a log whose commits were all refused", err)
 		want(x, "difference", report.Digest.Difference(x.digest(y.log)), "")
 		y.wantWhole(y.log)
@@ -353,7 +354,7 @@ var wholeCases = []testCase{
 		fill(x)
 		before := x.digest(x.log)
 		path := filepath.Join(x.TempDir(), "backup")
-		x.wantNoError("backup", store.Backup(x.ctx, x.log, path, store.BackupOptions{}))
+		x.wantNoError("backup", admin.Backup(x.ctx, x.log, path, admin.BackupOptions{}))
 		x.append(book("late"), 0, "1")
 		y := x.around(x.features.OpenBackup(x, path, x.setup))
 		want(x, "difference", before.Difference(y.digest(y.log)), "")
@@ -362,8 +363,8 @@ var wholeCases = []testCase{
 	}},
 	{name: "a backup does not replace what is there", needs: []need{backuper}, run: func(x *fixture) {
 		path := filepath.Join(x.TempDir(), "backup")
-		x.wantNoError("backup", store.Backup(x.ctx, x.log, path, store.BackupOptions{}))
-		if err := store.Backup(x.ctx, x.log, path, store.BackupOptions{}); err == nil {
+		x.wantNoError("backup", admin.Backup(x.ctx, x.log, path, admin.BackupOptions{}))
+		if err := admin.Backup(x.ctx, x.log, path, admin.BackupOptions{}); err == nil {
 			x.Errorf("a second backup to the same path: got no error")
 		}
 	}},
@@ -461,9 +462,9 @@ func exported[R store.Record](x *fixture, e store.Export, s store.RecordKind) []
 	return records
 }
 
-func (x *fixture) verify(log store.Log) *store.Report {
+func (x *fixture) verify(log store.Log) *admin.Report {
 	x.Helper()
-	report, err := store.Verify(x.ctx, log, store.VerifyOptions{})
+	report, err := admin.Verify(x.ctx, log, admin.VerifyOptions{})
 	x.wantNoError("verify", err)
 	return report
 }
@@ -476,9 +477,9 @@ func (x *fixture) wantWhole(log store.Log) {
 	}
 }
 
-func (x *fixture) digest(log store.Log) *store.Digest {
+func (x *fixture) digest(log store.Log) *admin.Digest {
 	x.Helper()
-	d, err := store.NewDigest(x.ctx, log, nil)
+	d, err := admin.NewDigest(x.ctx, log, nil)
 	x.wantNoError("digest", err)
 	return d
 }
@@ -500,7 +501,7 @@ func (x *fixture) around(log store.Log) *fixture {
 func (x *fixture) copy() *fixture {
 	x.Helper()
 	y := x.another()
-	report, err := store.Copy(x.ctx, x.log, y.log, nil)
+	report, err := admin.Copy(x.ctx, x.log, y.log, nil)
 	x.wantNoError("copy", err)
 	want(x, "difference", report.Digest.Difference(x.digest(x.log)), "")
 	return y

@@ -34,8 +34,8 @@ var (
 	errNoRule  = errors.New("the program has no rule for it")
 )
 
-// A dispatcher delivers the records in the outbox: it is the shell around the core of package outbox,
-// on one node. Like the shell of an engine it acts only on alarms and events.
+// A dispatcher delivers the records in the outbox: it is the shell around the core of package
+// outbox, on one node. Like the shell of an engine it acts only on alarms and events.
 type dispatcher struct {
 	node     *node
 	queue    *outbox.Dispatcher

@@ -120,8 +120,8 @@ func (t *target) wants(segment int, e *store.Event) bool {
 	return e.Type != unwanted && t.segmentOf[e.Key] == segment
 }
 
-// passed returns the checkpoint of the projection in a partition: no segment will ever want an event
-// at or below it.
+// passed returns the checkpoint of the projection in a partition: no segment will ever want an
+// event at or below it.
 func (t *target) passed(partition int) store.Position {
 	p := store.LastPosition(partition)
 	for n := range t.notes {

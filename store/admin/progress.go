@@ -1,6 +1,10 @@
-package store
+package admin
 
-import "time"
+import (
+	"time"
+
+	"github.com/perdure/perdure/store"
+)
 
 // A Progress describes the progress of a long operation.
 type Progress struct {
@@ -60,13 +64,13 @@ func (m *meter) report() {
 }
 
 // totalOf returns the number of records of a kind according to the figures, or -1.
-func totalOf(s RecordKind, stats *Stats) int64 {
+func totalOf(s store.RecordKind, stats *store.Stats) int64 {
 	switch s {
-	case KindEvent, KindVersion:
+	case store.KindEvent, store.KindVersion:
 		return stats.Events
-	case KindState:
+	case store.KindState:
 		return stats.Snapshots
-	case KindMessage:
+	case store.KindMessage:
 		if stats.Pending >= 0 && stats.Parked >= 0 {
 			return stats.Pending + stats.Parked
 		}

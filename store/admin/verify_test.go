@@ -1,95 +1,14 @@
-package store_test
+package admin_test
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"iter"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/perdure/perdure/internal/testlog"
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/admin"
 	"github.com/perdure/perdure/store/memory"
 )
-
-// filledLog returns a log with some entities, and the positions of their events.
-func filledLog(t testing.TB, entities, events int) *memory.Log {
-	t.Helper()
-	l := memory.New()
-	for i := range entities {
-		b := &store.Batch{Key: store.Key{Kind: "book", ID: fmt.Sprint(i)}}
-		for v := range events {
-			b.Events = append(b.Events, store.Event{ID: store.ID{1, byte(i), byte(v)}, Type: "test.v1.Happened"})
-		}
-		b.Snapshot = &store.State{ID: store.ID{2, byte(i)}, Type: "test.v1.State"}
-		results, err := l.Commit(t.Context(), []*store.Batch{b})
-		if err != nil || results[0].Err != nil {
-			t.Fatalf("commit: %v %v", err, results)
-		}
-	}
-	return l
-}
-
-func TestALogThatCannotBeExportedIsNeitherVerifiedNorCopied(t *testing.T) {
-	t.Parallel()
-	whole, bare := memory.New(), testlog.Bare(memory.New())
-	for what, do := range map[string]func() error{
-		"verify": func() error { _, err := store.Verify(t.Context(), bare, store.VerifyOptions{}); return err },
-		"digest": func() error { _, err := store.NewDigest(t.Context(), bare, nil); return err },
-		"copy from": func() error {
-			_, err := store.Copy(t.Context(), bare, whole, nil)
-			return err
-		},
-		"copy to": func() error { _, err := store.Copy(t.Context(), whole, bare, nil); return err },
-		"backup":  func() error { return store.Backup(t.Context(), whole, "x", store.BackupOptions{}) },
-	} {
-		if err := do(); !errors.Is(err, errors.ErrUnsupported) {
-			t.Errorf("%s: got %v, want an error that matches %v", what, err, errors.ErrUnsupported)
-		}
-	}
-}
-
-// A changed log exports other records than it holds.
-type changedLog struct {
-	*memory.Log
-	change func(store.RecordKind, store.Record) store.Record
-	origin func(*store.Origin)
-}
-
-type changedExport struct {
-	store.Export
-	l *changedLog
-}
-
-func (l *changedLog) Export(ctx context.Context) (store.Export, error) {
-	e, err := l.Log.Export(ctx)
-	return changedExport{e, l}, err
-}
-
-func (e changedExport) Origin() store.Origin {
-	o := e.Export.Origin()
-	if e.l.origin != nil {
-		e.l.origin(&o)
-	}
-	return o
-}
-
-func (e changedExport) Records(ctx context.Context, s store.RecordKind) iter.Seq2[store.Record, error] {
-	return func(yield func(store.Record, error) bool) {
-		for r, err := range e.Export.Records(ctx, s) {
-			if err == nil && e.l.change != nil {
-				if r = e.l.change(s, r); r == nil {
-					continue
-				}
-			}
-			if !yield(r, err) {
-				return
-			}
-		}
-	}
-}
 
 // TestVerifyFindsWhatIsInconsistent changes whole records: every checksum is right, but the
 // records contradict each other.
@@ -168,7 +87,7 @@ func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			l := &changedLog{Log: filledLog(t, 3, 3), change: c.change, origin: c.origin}
-			report, err := store.Verify(t.Context(), l, store.VerifyOptions{})
+			report, err := admin.Verify(t.Context(), l, admin.VerifyOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -207,7 +126,7 @@ func TestVerify_finds_what_is_ahead_of_the_log(t *testing.T) {
 			t.Fatalf("commit: %v %v", err, results)
 		}
 		changed := &changedLog{Log: l, change: func(_ store.RecordKind, r store.Record) store.Record { return change(r) }}
-		report, err := store.Verify(t.Context(), changed, store.VerifyOptions{})
+		report, err := admin.Verify(t.Context(), changed, admin.VerifyOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,7 +164,7 @@ func TestVerify_finds_a_value_that_is_claimed_twice(t *testing.T) {
 				}
 				return r
 			}}
-			report, err := store.Verify(t.Context(), changed, store.VerifyOptions{})
+			report, err := admin.Verify(t.Context(), changed, admin.VerifyOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -267,7 +186,7 @@ func TestVerifyTellsLittleOfMuchDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	report, err := store.Verify(t.Context(), l, store.VerifyOptions{FaultsMax: 7})
+	report, err := admin.Verify(t.Context(), l, admin.VerifyOptions{FaultsMax: 7})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,47 +201,18 @@ func TestVerifyTellsLittleOfMuchDamage(t *testing.T) {
 func TestAllThatIsReadIsTold(t *testing.T) {
 	t.Parallel()
 	l := filledLog(t, 20, 200)
-	phases := make(map[string]store.Progress)
-	tell := func(p store.Progress) { phases[p.Phase] = p }
-	report, err := store.Verify(t.Context(), l, store.VerifyOptions{Progress: tell})
+	phases := make(map[string]admin.Progress)
+	tell := func(p admin.Progress) { phases[p.Phase] = p }
+	report, err := admin.Verify(t.Context(), l, admin.VerifyOptions{Progress: tell})
 	if err != nil || report.Err() != nil {
 		t.Fatalf("verify: %v, %v", err, report.Err())
 	}
-	if _, err := store.Copy(t.Context(), l, memory.New(), tell); err != nil {
+	if _, err := admin.Copy(t.Context(), l, memory.New(), tell); err != nil {
 		t.Fatal(err)
 	}
 	for _, phase := range []string{"check events", "check versions", "read events", "compare: read events"} {
 		if p := phases[phase]; p.Done != 4000 || p.Total != 4000 {
 			t.Errorf("progress of %q: got %+v, want all of 4000", phase, p)
-		}
-	}
-}
-
-func TestACopyThatDiffersIsAnError(t *testing.T) {
-	t.Parallel()
-	to := &changedLog{Log: memory.New(), change: func(_ store.RecordKind, r store.Record) store.Record {
-		if e, ok := r.(*store.Event); ok && e.Version == 2 {
-			c := *e
-			c.Time = c.Time.Add(1)
-			return &c
-		}
-		return r
-	}}
-	_, err := store.Copy(t.Context(), filledLog(t, 1, 3), to, nil)
-	if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "events differ") {
-		t.Errorf("copy: got %v, want that the events differ", err)
-	}
-}
-
-func TestProgressTellsRateAndRest(t *testing.T) {
-	t.Parallel()
-	p := store.Progress{Done: 50, Total: 200, Elapsed: 2 * time.Second}
-	if left, ok := p.Left(); p.Rate() != 25 || left != 6*time.Second || !ok {
-		t.Errorf("progress: got %v a second and %v left", p.Rate(), left)
-	}
-	for _, p := range []store.Progress{{}, {Done: 5, Total: -1, Elapsed: time.Second}, {Total: 9, Elapsed: time.Second}} {
-		if left, ok := p.Left(); ok {
-			t.Errorf("progress %+v: got %v left, want that it cannot be told", p, left)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package store
+package admin
 
 import (
 	"bytes"
@@ -10,13 +10,15 @@ import (
 	"fmt"
 	"hash"
 	"strings"
+
+	"github.com/perdure/perdure/store"
 )
 
 // A Digest is a fingerprint of the content of a log. It is equal for two logs with the same
 // records, heads and last sequence, even in different stores, and differs if one bit of them
-// differs. The identity of a log ([LogInfo]) is not part of it.
+// differs. The identity of a log ([store.LogInfo]) is not part of it.
 type Digest struct {
-	// RecordKinds are the digests of the records of each kind, indexed by [RecordKind].
+	// Records are the digests of the records of each kind, indexed by [store.RecordKind].
 	Records [recordKinds]RecordDigest
 	// Total is the SHA-256 of the whole content.
 	Total [sha256.Size]byte
@@ -31,7 +33,7 @@ type RecordDigest struct {
 }
 
 // Of returns the digest of the records of one kind.
-func (d *Digest) Of(s RecordKind) RecordDigest { return d.Records[s] }
+func (d *Digest) Of(s store.RecordKind) RecordDigest { return d.Records[s] }
 
 // String returns the total in hexadecimal digits.
 func (d *Digest) String() string { return hex.EncodeToString(d.Total[:]) }
@@ -44,9 +46,9 @@ func (d *Digest) Difference(other *Digest) string {
 		b := other.Records[s]
 		switch {
 		case a.Count != b.Count:
-			parts = append(parts, fmt.Sprintf("%d %vs and %d", a.Count, RecordKind(s), b.Count))
+			parts = append(parts, fmt.Sprintf("%d %vs and %d", a.Count, store.RecordKind(s), b.Count))
 		case a.Sum != b.Sum:
-			parts = append(parts, fmt.Sprintf("%vs differ", RecordKind(s)))
+			parts = append(parts, fmt.Sprintf("%vs differ", store.RecordKind(s)))
 		}
 	}
 	if len(parts) == 0 && d.Total != other.Total {
@@ -57,14 +59,14 @@ func (d *Digest) Difference(other *Digest) string {
 
 // NewDigest reads a log as it is now and returns its digest. If the store cannot export its logs,
 // the error matches [errors.ErrUnsupported]. At the first damaged record NewDigest stops with an
-// error matching [ErrCorrupt]. progress may be nil.
-func NewDigest(ctx context.Context, log Log, progress func(Progress)) (d *Digest, failure error) {
+// error matching [store.ErrCorrupt]. progress may be nil.
+func NewDigest(ctx context.Context, log store.Log, progress func(Progress)) (d *Digest, failure error) {
 	x, err := log.Export(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("digest: %w", err)
 	}
 	defer func() { failure = errors.Join(failure, x.Close()) }()
-	d, err = digestOf(ctx, x, progress, func(Record, int) error { return nil })
+	d, err = digestOf(ctx, x, progress, func(store.Record, int) error { return nil })
 	if err != nil {
 		return nil, fmt.Errorf("digest: %w", err)
 	}
@@ -73,10 +75,10 @@ func NewDigest(ctx context.Context, log Log, progress func(Progress)) (d *Digest
 
 // digestOf returns the digest of an export. It calls each for every record, with the size of its
 // stored form.
-func digestOf(ctx context.Context, x Export, progress func(Progress), each func(r Record, n int) error) (*Digest, error) {
+func digestOf(ctx context.Context, x store.Export, progress func(Progress), each func(r store.Record, n int) error) (*Digest, error) {
 	d := new(Digest)
 	stats := x.Stats()
-	for _, s := range RecordKinds() {
+	for _, s := range store.RecordKinds() {
 		m := newMeter(progress, fmt.Sprintf("read %vs", s), totalOf(s, &stats))
 		sum := newRecordSum()
 		for r, err := range x.Records(ctx, s) {
@@ -96,7 +98,7 @@ func digestOf(ctx context.Context, x Export, progress func(Progress), each func(
 }
 
 // seal computes Total.
-func (d *Digest) seal(o Origin) {
+func (d *Digest) seal(o store.Origin) {
 	total := sha256.New()
 	for _, s := range d.Records {
 		writeNumber(total, uint64(s.Count))
@@ -119,8 +121,8 @@ type recordSum struct {
 func newRecordSum() *recordSum { return &recordSum{hash: sha256.New()} }
 
 // add adds a record and returns the size of its stored form.
-func (s *recordSum) add(r Record) int {
-	s.buf = AppendRecord(s.buf[:0], r)
+func (s *recordSum) add(r store.Record) int {
+	s.buf = store.AppendRecord(s.buf[:0], r)
 	writeNumber(s.hash, uint64(len(s.buf)))
 	s.hash.Write(s.buf)
 	s.d.Count++

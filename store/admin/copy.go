@@ -1,4 +1,4 @@
-package store
+package admin
 
 import (
 	"context"
@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"iter"
 	"time"
+
+	"github.com/perdure/perdure/store"
 )
 
 const (
-	// copyRecordsMax and copyBytesMax bound one [Import.Add] of a copy.
+	// copyRecordsMax and copyBytesMax bound one [store.Import.Add] of a copy.
 	copyRecordsMax = 1000
 	copyBytesMax   = 4 << 20
 )
@@ -41,7 +43,7 @@ type CopyReport struct {
 }
 
 // Err returns nil if the log that was copied has no faults. Otherwise its error matches
-// [ErrCorrupt], names the first fault, and has the number of damaged records in the copy.
+// [store.ErrCorrupt], names the first fault, and has the number of damaged records in the copy.
 func (r *CopyReport) Err() error {
 	err := (&Report{Faults: r.Faults, FaultCount: r.FaultCount}).Err()
 	switch {
@@ -53,28 +55,36 @@ func (r *CopyReport) Err() error {
 	return fmt.Errorf("the log that was copied is damaged; %d records of the copy are, too, and %d were left out: %w", r.Damaged, r.Skipped, err)
 }
 
+// FaultTeller is an optional interface of a [store.Log] that was opened although it is damaged. It
+// returns the faults of its files. [Copy] uses it.
+type FaultTeller interface {
+	// Faults returns the faults that were found when the log was opened, as errors that match
+	// [store.ErrCorrupt]. It is empty for a log that was opened as usual.
+	Faults() []error
+}
+
 // Copy fills a new, empty log with all records of another one: events, states, messages,
 // receipts, claims and checkpoints, with their versions, positions, sequences, ids and times. At
 // the end Copy reads the new log and compares the digests of both. The new log has an identity of
-// its own ([LogInfo]).
+// its own ([store.LogInfo]).
 //
 // Copy reads the log as it was when Copy began, from one read view. Later commits are possible,
 // but are not in the copy. To go on with the copy, stop the engine before Copy.
 //
-// Damage does not end a copy. Copy verifies the records of the log first, and its report names
-// all faults: check [CopyReport.Err]. For a record that cannot be read, the copy has a damaged
-// record. It takes the place of the lost one, and each read of it returns an error matching
-// [ErrCorrupt], so that no reader passes over it unnoticed, and [Verify] reports the copy as
+// Damage does not end a copy. Copy verifies the records of the log first, and its report names all
+// faults: check [CopyReport.Err]. For a record that cannot be read, the copy has a damaged record.
+// It takes the place of the lost one, and each read of it returns an error matching
+// [store.ErrCorrupt], so that no reader passes over it unnoticed, and [Verify] reports the copy as
 // damaged. For example, if event 500 of a log with 1,000 events cannot be read, the copy has 999
 // events, and an error at position 500. If the names of records are lost too, for example with a
-// page of a file, one damaged record under [LostKind] stands for all of them, and entities may be
-// at an older version than before.
+// page of a file, one damaged record under [store.LostKind] stands for all of them, and entities
+// may be at an older version than before.
 //
-// Both logs must have the same number of partitions; otherwise the error matches [ErrInvalid]. If
-// from cannot be exported or to cannot be filled, it matches [errors.ErrUnsupported]. After an
-// error, the log to is unfinished (see [Importer]), unless the error came before the first record.
-// progress may be nil.
-func Copy(ctx context.Context, from, to Log, progress func(Progress)) (*CopyReport, error) {
+// Both logs must have the same number of partitions; otherwise the error matches
+// [store.ErrInvalid]. If from cannot be exported or to cannot be filled, it matches
+// [errors.ErrUnsupported]. After an error, the log to is unfinished (see [store.Importer]), unless
+// the error came before the first record. progress may be nil.
+func Copy(ctx context.Context, from, to store.Log, progress func(Progress)) (*CopyReport, error) {
 	begun := time.Now()
 	report := new(CopyReport)
 	if err := transfer(ctx, from, to, report, progress); err != nil {
@@ -92,9 +102,9 @@ func Copy(ctx context.Context, from, to Log, progress func(Progress)) (*CopyRepo
 	}
 	switch want := report.Digest; {
 	case !got.equal(want):
-		return nil, fmt.Errorf("copy: %w", &CorruptError{What: "copy", Reason: "it differs: " + want.Difference(got)})
+		return nil, fmt.Errorf("copy: %w", &store.CorruptError{What: "copy", Reason: "it differs: " + want.Difference(got)})
 	case damaged != report.Damaged:
-		return nil, fmt.Errorf("copy: %w", &CorruptError{What: "copy", Reason: fmt.Sprintf(
+		return nil, fmt.Errorf("copy: %w", &store.CorruptError{What: "copy", Reason: fmt.Sprintf(
 			"%d of its records cannot be read, and should be %d", damaged, report.Damaged)})
 	}
 	for _, s := range report.Digest.Records {
@@ -107,26 +117,26 @@ func Copy(ctx context.Context, from, to Log, progress func(Progress)) (*CopyRepo
 
 // digestBeside returns the digest of the readable records of a log, and the number of damaged
 // ones.
-func digestBeside(ctx context.Context, log Log, progress func(Progress)) (d *Digest, damaged int64, failure error) {
+func digestBeside(ctx context.Context, log store.Log, progress func(Progress)) (d *Digest, damaged int64, failure error) {
 	x, err := log.Export(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer func() { failure = errors.Join(failure, x.Close()) }()
-	d, err = digestOf(ctx, skipping{x, &damaged}, progress, func(Record, int) error { return nil })
+	d, err = digestOf(ctx, skipping{x, &damaged}, progress, func(store.Record, int) error { return nil })
 	return d, damaged, err
 }
 
 // skipping is an export that leaves out damaged records, and counts them.
 type skipping struct {
-	Export
+	store.Export
 	damaged *int64
 }
 
-func (s skipping) Records(ctx context.Context, of RecordKind) iter.Seq2[Record, error] {
-	return func(yield func(Record, error) bool) {
+func (s skipping) Records(ctx context.Context, of store.RecordKind) iter.Seq2[store.Record, error] {
+	return func(yield func(store.Record, error) bool) {
 		for r, err := range s.Export.Records(ctx, of) {
-			if errors.Is(err, ErrCorrupt) {
+			if errors.Is(err, store.ErrCorrupt) {
 				*s.damaged++
 				continue
 			}
@@ -139,7 +149,7 @@ func (s skipping) Records(ctx context.Context, of RecordKind) iter.Seq2[Record, 
 
 // transfer copies all records and fills in the report, except for the fields that the export
 // fills in.
-func transfer(ctx context.Context, from, to Log, report *CopyReport, progress func(Progress)) (failure error) {
+func transfer(ctx context.Context, from, to store.Log, report *CopyReport, progress func(Progress)) (failure error) {
 	x, err := from.Export(ctx)
 	if err != nil {
 		return err
@@ -163,7 +173,7 @@ func transfer(ctx context.Context, from, to Log, report *CopyReport, progress fu
 	}
 	defer func() { failure = errors.Join(failure, in.Close()) }()
 	chunk := chunk{in: in}
-	add := func(r Record, n int) error { return chunk.add(ctx, r, n) }
+	add := func(r store.Record, n int) error { return chunk.add(ctx, r, n) }
 	if v.FaultCount > 0 {
 		beside := &besideDamage{Export: x, from: from, pruned: v.parts, report: report, add: add}
 		report.Digest, err = digestOf(ctx, beside, progress, add)
@@ -184,12 +194,12 @@ func transfer(ctx context.Context, from, to Log, report *CopyReport, progress fu
 
 // A chunk collects records for one Add.
 type chunk struct {
-	in      Import
-	records []Record
+	in      store.Import
+	records []store.Record
 	bytes   int
 }
 
-func (c *chunk) add(ctx context.Context, r Record, n int) error {
+func (c *chunk) add(ctx context.Context, r store.Record, n int) error {
 	c.records = append(c.records, cloneRecord(r))
 	c.bytes += n
 	if len(c.records) >= copyRecordsMax || c.bytes >= copyBytesMax {
@@ -206,40 +216,4 @@ func (c *chunk) flush(ctx context.Context) error {
 	clear(c.records)
 	c.records, c.bytes = c.records[:0], 0
 	return err
-}
-
-// cloneRecord returns a copy of a record that stays valid after the next step of the iteration.
-func cloneRecord(r Record) Record {
-	switch r := r.(type) {
-	case *Event:
-		return r.Clone()
-	case *State:
-		return r.Clone()
-	case *Message:
-		c := *r
-		return &c
-	case *Receipt:
-		c := *r
-		return &c
-	case *Claimed:
-		c := *r
-		return &c
-	case *Checkpoint:
-		c := *r
-		return &c
-	}
-	panic(fmt.Sprintf("store: a %T is no record", r))
-}
-
-// Backup makes a log copy its files to path (see [BackupStore]). If the log is no BackupStore, the
-// error matches [errors.ErrUnsupported].
-func Backup(ctx context.Context, log Log, path string, options BackupOptions) error {
-	b, ok := log.(BackupStore)
-	if !ok {
-		return fmt.Errorf("backup: %w: a %T cannot copy its files", errors.ErrUnsupported, log)
-	}
-	if err := b.Backup(ctx, path, options); err != nil {
-		return fmt.Errorf("backup: %w", err)
-	}
-	return nil
 }
