@@ -1,9 +1,12 @@
 package perdure
 
 import (
+	"fmt"
 	"sync/atomic"
 
 	"github.com/gofrs/uuid/v5"
+
+	"github.com/perdure/perdure/internal/errtext"
 )
 
 // callShardCount is the number of shards over which the calls are counted. With a single counter
@@ -31,7 +34,8 @@ func (e *Engine) enter(s *callShard, delivers bool) error {
 		e.delivering.Add(1)
 	case n > e.config.CallsMax/callShardCount && e.callCount()-int(e.delivering.Load()) > e.config.CallsMax:
 		e.leave(s)
-		return &OverloadedError{CallsMax: e.config.CallsMax}
+		return errtext.New(fmt.Sprintf("engine is overloaded: %d calls are waiting (see Config.CallsMax)", e.config.CallsMax),
+			ErrOverloaded, ResourceExhausted)
 	}
 	return nil
 }

@@ -191,7 +191,7 @@ func (c *call) logOutcome() {
 		level = slog.LevelInfo
 	}
 	c.engine.failures.tells.Add(1)
-	err := failure(c.key, &c.Call, c.engine.config.EntityCallsMax)
+	err := c.failure(verbTell, c.key)
 	attrs := []any{"command", messageName(c.Message), "id", c.ID.String(), "entity", c.key.String(), "error", err}
 	if p, ok := err.(*PanicError); ok { //nolint:errorlint // As is user code
 		attrs = append(attrs, "stack", string(p.Stack))
@@ -268,7 +268,7 @@ func (e *Engine) send(k *registry, id string, c *call) error {
 			k.forget(a)
 			continue
 		case errors.Is(err, actor.ErrMailboxFull):
-			err = &OverloadedError{Key: a.core.Key(), CallsMax: e.config.EntityCallsMax}
+			err = e.overloaded()
 		}
 		if c.callback != nil {
 			e.delivering.Add(-1)

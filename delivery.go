@@ -155,7 +155,7 @@ func (d *dispatcher) command(r *outbox.Row, wall time.Time) {
 		go d.failed(r, result, err)
 	}
 	if err := d.engine.send(k, m.Target.ID, c); err != nil {
-		go d.failed(r, outbox.Later, err)
+		go d.failed(r, outbox.Later, fmt.Errorf("%s: %w", verbDeliver.of(m.Target), err))
 	}
 }
 
@@ -167,7 +167,7 @@ func commandResult(c *call) (outbox.Result, error) {
 		return outbox.Gone, nil
 	case entity.StatusInvalid, entity.StatusPanicked, entity.StatusClaimed, entity.StatusWrongVersion,
 		entity.StatusUnhandled, entity.StatusFault:
-		return outbox.Retry, failure(c.key, &c.Call, 0)
+		return outbox.Retry, c.failure(verbDeliver, c.key)
 	}
-	return outbox.Later, failure(c.key, &c.Call, 0)
+	return outbox.Later, c.failure(verbDeliver, c.key)
 }

@@ -145,7 +145,7 @@ func (d *dispatcher) Misfit(m *store.Message) error {
 	case d.Fits(m):
 		return nil
 	case !m.Target.IsZero() && d.engine.kinds[m.Target.Kind] == nil:
-		return d.misfit(m.Target.Kind, "the engine does not run the kind "+strconv.Quote(m.Target.Kind))
+		return d.misfit(m.Target.Kind, "kind "+strconv.Quote(m.Target.Kind)+" is not in Config.Kinds")
 	case !m.Target.IsZero():
 		return d.misfit(m.Target.Kind+" "+m.Type, "kind "+strconv.Quote(m.Target.Kind)+" has no rule for "+m.Type)
 	case d.engine.effectTypes[m.Type] != nil:

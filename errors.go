@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/perdure/perdure/internal/core/entity"
+	"github.com/perdure/perdure/internal/errtext"
 	perdurev1 "github.com/perdure/perdure/proto/perdure/v1"
 	"github.com/perdure/perdure/store"
 )
@@ -83,12 +84,16 @@ type Error struct {
 	Details []proto.Message
 }
 
-// Error returns the message, or the name of the code if there is none.
+// Error returns the name of the code and the message, such as "not found: no such book". It
+// leaves out an empty message, and before a message the code [Unknown] or zero.
 func (e *Error) Error() string {
-	if e.Message == "" {
+	switch {
+	case e.Message == "":
 		return e.Code.Error()
+	case e.Code == Unknown, e.Code == 0:
+		return e.Message
 	}
-	return e.Message
+	return e.Code.Error() + ": " + e.Message
 }
 
 // Is reports whether target is the code of e, or a refusal with the same code.
@@ -180,8 +185,9 @@ var (
 	// caller's context ended while the command was on its way. To find out, repeat the
 	// command with the same idempotency key; see [WithIdempotencyKey].
 	ErrOutcomeUnknown = errors.New("outcome is unknown")
-	// ErrOverloaded: too many calls are waiting, for the entity or in the engine. The error
-	// is an [*OverloadedError].
+	// ErrOverloaded: too many calls are waiting, for the entity or in the engine. The text
+	// names the bound, [Config.EntityCallsMax] or [Config.CallsMax]. The error matches
+	// [ResourceExhausted] too.
 	ErrOverloaded = errors.New("overloaded")
 	// ErrVersion: the entity is not at the version that [IfVersion] asks for.
 	// The error is a [*VersionError].
@@ -209,7 +215,7 @@ var (
 	// ErrClosed: the engine is closed or closing.
 	ErrClosed = errors.New("engine is closed")
 	// ErrKeyReused: the idempotency key belongs to another command of the entity, which was
-	// answered before. The error is a [*KeyReusedError].
+	// answered before. The error matches [InvalidArgument] too.
 	ErrKeyReused = errors.New("idempotency key is used for another command")
 	// ErrStateGone: the command was stored before, under the same idempotency key, and the
 	// state after it is no longer kept. [Ref.Do] and [WithReceipt] still return its
@@ -225,38 +231,18 @@ var (
 	ErrNested = errors.New("call from inside a rule")
 )
 
-// An OverloadedError names the bound that a call exceeded. It matches [ErrOverloaded]
-// and [ResourceExhausted].
-type OverloadedError struct {
-	// Key is the entity that has too many calls. It is zero if the engine as a whole has
-	// too many.
-	Key store.Key
-	// CallsMax is the bound: [Config.EntityCallsMax] or [Config.CallsMax].
-	CallsMax int
-}
-
-func (e *OverloadedError) Error() string {
-	if e.Key.IsZero() {
-		return fmt.Sprintf("engine is overloaded: %d calls are waiting", e.CallsMax)
-	}
-	return fmt.Sprintf("%v is overloaded: %d calls are waiting", e.Key, e.CallsMax)
-}
-
-// Is reports whether target is [ErrOverloaded] or [ResourceExhausted].
-func (e *OverloadedError) Is(target error) bool {
-	return target == ErrOverloaded || target == error(ResourceExhausted)
-}
-
 // A VersionError has the version that the caller wanted and the version of the entity.
 // It matches [ErrVersion] and [Aborted].
 type VersionError struct {
 	Key    store.Key
 	Want   store.Version
 	Actual store.Version
+
+	verb verb
 }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("%v is at version %d, not %d", e.Key, e.Actual, e.Want)
+	return fmt.Sprintf("%s: entity is at version %d, not %d", e.verb.of(e.Key), e.Actual, e.Want)
 }
 
 // Is reports whether target is [ErrVersion] or [Aborted].
@@ -275,16 +261,18 @@ type PanicError struct {
 	Stack []byte
 
 	text string // Value as text, made when the panic was caught
+	verb verb
 }
 
 func (e *PanicError) Error() string {
+	about := e.verb.of(e.Key)
 	if e.text != "" {
-		return fmt.Sprintf("%v: %s: panic: %s", e.Key, e.Rule, e.text)
+		return fmt.Sprintf("%s: %s: panic: %s", about, e.Rule, e.text)
 	}
 	if e.Value == nil {
-		return fmt.Sprintf("%v: %s: called runtime.Goexit", e.Key, e.Rule)
+		return fmt.Sprintf("%s: %s: called runtime.Goexit", about, e.Rule)
 	}
-	return fmt.Sprintf("%v: %s: panic: %v", e.Key, e.Rule, e.Value)
+	return fmt.Sprintf("%s: %s: panic: %v", about, e.Rule, e.Value)
 }
 
 // Is reports whether target is [ErrPanicked] or [Internal].
@@ -296,22 +284,6 @@ func (e *PanicError) Is(target error) bool {
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
-}
-
-// A KeyReusedError names the idempotency key that was used for two commands. It
-// matches [ErrKeyReused] and [InvalidArgument].
-type KeyReusedError struct {
-	Key  store.Key
-	Name string
-}
-
-func (e *KeyReusedError) Error() string {
-	return fmt.Sprintf("%v: idempotency key %q is used for another command", e.Key, e.Name)
-}
-
-// Is reports whether target is [ErrKeyReused] or [InvalidArgument].
-func (e *KeyReusedError) Is(target error) bool {
-	return target == ErrKeyReused || target == error(InvalidArgument)
 }
 
 // A ruleError is the error that a caller gets if a rule returned an error that is not an
@@ -347,8 +319,10 @@ func refuse(err error) (refusal, mistake error) {
 		if !errors.As(err, &code) {
 			code = Unknown
 		}
+		// The text of a rule's error often ends with that of the code: "lend: not found".
 		text := refusalText(err.Error())
-		return &ruleError{text: text, refusal: &Error{Code: code, Message: text}, err: err}, nil
+		message := strings.TrimSuffix(strings.TrimSuffix(text, code.Error()), ": ")
+		return &ruleError{text: text, refusal: &Error{Code: code, Message: message}, err: err}, nil
 	}
 	if made == nil {
 		return nil, fmt.Errorf("the error wraps a nil %T", made)
@@ -444,51 +418,106 @@ func ReplyError(r *perdurev1.Reply) error {
 	return decodeRefusal(store.FromRefusalProto(f))
 }
 
-// failure returns the error of an outcome, or nil.
-func failure(key store.Key, c *entity.Call, callsMax int) error {
+// A verb says what the caller of an entity wanted, for the texts of errors.
+type verb uint8
+
+const (
+	verbNone verb = iota
+	verbAsk
+	verbDo
+	verbTell
+	verbDeliver // a message of the outbox
+	verbQuery
+	verbState
+)
+
+var verbTexts = [...]string{"", "ask ", "do ", "tell ", "deliver to ", "query ", "read state of "}
+
+// of returns the beginning of the text of an error: the verb and the entity, such as
+// "ask acc/1".
+func (v verb) of(key store.Key) string { return verbTexts[v] + key.String() }
+
+// op returns the operation on the entity.
+func (v verb) op() entity.Op {
+	switch v {
+	case verbQuery:
+		return entity.OpQuery
+	case verbState:
+		return entity.OpState
+	}
+	return entity.OpCommand
+}
+
+// rule returns the name of the rule that the operation needs.
+func (v verb) rule(durable bool) string {
+	switch {
+	case v == verbQuery:
+		return "Answer"
+	case durable:
+		return "Update"
+	}
+	return "Decide"
+}
+
+// failure returns the error of the outcome of a call to an entity, or nil.
+func (c *call) failure(v verb, key store.Key) error {
 	out := &c.Outcome
+	about := v.of(key)
 	switch out.Status {
 	case entity.StatusDone:
 		return nil
 	case entity.StatusRefused:
 		return out.Err
 	case entity.StatusWrongVersion:
-		return &VersionError{Key: key, Want: c.IfVersion, Actual: out.Version}
+		return &VersionError{Key: key, Want: c.IfVersion, Actual: out.Version, verb: v}
 	case entity.StatusUnhandled:
-		return fmt.Errorf("%v: %w: %s", key, ErrUnhandled, messageName(c.Message))
+		return errtext.New(fmt.Sprintf("%s: kind %q has no %s rule for %s", about, key.Kind,
+			v.rule(c.engine.kinds[key.Kind].options.Rules.Durable), messageName(c.Message)), ErrUnhandled)
 	case entity.StatusInvalid:
-		return fmt.Errorf("%v: %w: %w", key, ErrInvalidDecision, out.Err)
+		what := "decision of"
+		if c.Op == entity.OpQuery {
+			what = "answer to"
+		}
+		return errtext.New(fmt.Sprintf("%s: invalid %s %s: %v", about, what, messageName(c.Message), out.Err),
+			ErrInvalidDecision, out.Err)
 	case entity.StatusPanicked:
 		var p *entity.Panic
 		errors.As(out.Err, &p)
-		return &PanicError{Key: key, Rule: p.Rule, Value: p.Value, Stack: p.Stack, text: p.Text}
+		return &PanicError{Key: key, Rule: p.Rule, Value: p.Value, Stack: p.Stack, text: p.Text, verb: v}
 	case entity.StatusOverloaded:
-		return &OverloadedError{Key: key, CallsMax: callsMax}
+		return fmt.Errorf("%s: %w", about, c.engine.overloaded())
 	case entity.StatusExpired:
-		return fmt.Errorf("%v: not run: %w", key, out.Err)
+		return fmt.Errorf("%s: not run: %w", about, out.Err)
 	case entity.StatusConflict:
-		return fmt.Errorf("%v: %w: %w", key, ErrContention, out.Err)
+		return fmt.Errorf("%s: %w: %w", about, ErrContention, out.Err)
 	case entity.StatusFault:
 		if isSealed(out.Err) {
-			return fmt.Errorf("%v: %w", key, ErrClosed)
+			return fmt.Errorf("%s: %w", about, ErrClosed)
 		}
-		return fmt.Errorf("%v: %w: %w", key, ErrStore, out.Err)
+		return fmt.Errorf("%s: %w: %w", about, ErrStore, out.Err)
 	case entity.StatusUnknown:
-		return fmt.Errorf("%v: %w: %w", key, ErrOutcomeUnknown, out.Err)
+		return fmt.Errorf("%s: %w: %w", about, ErrOutcomeUnknown, out.Err)
 	case entity.StatusKeyReused:
-		return &KeyReusedError{Key: key, Name: c.Name}
+		return errtext.New(fmt.Sprintf("%s: idempotency key %q is used for another command", about, c.Name),
+			ErrKeyReused, InvalidArgument)
 	case entity.StatusGone:
-		return fmt.Errorf("%v: %w: %w", key, ErrStateGone, out.Err)
+		return fmt.Errorf("%s: %w: %w", about, ErrStateGone, out.Err)
 	case entity.StatusClaimed:
-		return fmt.Errorf("%v: %w: %w", key, AlreadyExists, out.Err)
+		return fmt.Errorf("%s: %w: %w", about, AlreadyExists, out.Err)
 	case entity.StatusMessageGone:
-		return fmt.Errorf("%v: %w", key, out.Err)
+		return fmt.Errorf("%s: %w", about, out.Err)
 	case entity.StatusClosed:
-		return fmt.Errorf("%v: %w", key, ErrClosed)
+		return fmt.Errorf("%s: %w", about, ErrClosed)
 	case entity.StatusFailed:
-		return fmt.Errorf("%v: %w: %w", key, ErrFailed, out.Err)
+		return fmt.Errorf("%s: %w: %w", about, ErrFailed, out.Err)
 	}
 	panic(fmt.Sprintf("perdure: status %d", out.Status))
+}
+
+// overloaded returns the error of a call to an entity that has too many of them.
+func (e *Engine) overloaded() error {
+	return errtext.New(fmt.Sprintf("entity is overloaded: %d calls are waiting (see Config.EntityCallsMax)",
+		e.config.EntityCallsMax), ErrOverloaded, ResourceExhausted)
 }
 
 func messageName(m proto.Message) string {

@@ -42,7 +42,7 @@ func ExampleDecide() {
 	}
 	// Output:
 	// balance: 30
-	// refused: the balance is 30
+	// refused: failed precondition: the balance is 30
 }
 
 func decideDeposit(_ context.Context, _ *testv1.Account, c *testv1.Deposit) (*perdure.Decision, error) {

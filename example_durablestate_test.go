@@ -45,6 +45,6 @@ func ExampleDurableState() {
 	}
 	// Output:
 	// version 1 holds 60
-	// refused: a shelf holds 100 books
+	// refused: out of range: a shelf holds 100 books
 	// version 2 holds 100
 }

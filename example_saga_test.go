@@ -70,5 +70,5 @@ func ExampleDecision_EnqueueTo() {
 	// payer/ada 1 perdure.test.v1.Withdrawn
 	// payer/ada 2 perdure.test.v1.Deposited
 	// payer/ada 3 perdure.test.v1.Annotated
-	// balance 0 after transfer to bob: the account is closed
+	// balance 0 after transfer to bob: failed precondition: the account is closed
 }

@@ -293,7 +293,7 @@ func TestRefusal(t *testing.T) {
 	t.Run("that is shortened says so", func(t *testing.T) {
 		t.Parallel()
 		first, _ := refuse(t, perdure.Reject(perdure.NotFound, "%s", strings.Repeat("x", 100_000)))
-		if !strings.Contains(first.Error(), "bytes are left out)") || !strings.HasPrefix(first.Error(), "xxx") {
+		if !strings.Contains(first.Error(), "bytes are left out)") || !strings.HasPrefix(first.Error(), "not found: xxx") {
 			t.Errorf("got %q", first.Error()[len(first.Error())-60:])
 		}
 		first, _ = refuse(t, &perdure.Error{Message: "why", Details: []proto.Message{&testv1.Note{Text: strings.Repeat("x", 2<<20)}}})

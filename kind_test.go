@@ -124,7 +124,7 @@ func TestRef(t *testing.T) {
 		_, read := ref.State(t.Context())
 		_, queried := perdure.Query[*testv1.Balance](t.Context(), ref, &testv1.GetBalance{})
 		for call, err := range map[string]error{"Ask": asked, "Do": done, "State": read, "Query": queried, "Tell": ref.Tell(t.Context(), &testv1.Deposit{Amount: 1})} {
-			if !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "another kind of that name, with the state *testv1.Account, not *testv1.Balance") {
+			if !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "kind \"account\" in Config.Kinds has the state *testv1.Account, and that of the ref has *testv1.Balance") {
 				t.Errorf("%s says %v", call, err)
 			}
 		}

@@ -358,7 +358,7 @@ func TestMemoryOfARule(t *testing.T) {
 		ctx, k, ref := setUp(t)
 		_, err := ref.Do(ctx, &testv1.Withdraw{}, perdure.WithIdempotencyKey("k"))
 		k.error.Message, k.error.Code, k.error.Details[0] = "another", perdure.NotFound, &testv1.Note{Text: "another"}
-		if !errors.Is(err, perdure.AlreadyExists) || err.Error() != "there" {
+		if !errors.Is(err, perdure.AlreadyExists) || err.Error() != "already exists: there" {
 			t.Errorf("got %q, want what the rule has returned", err)
 		}
 		change(t, err)

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/core/outbox"
+	"github.com/perdure/perdure/internal/errtext"
 	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
@@ -66,7 +67,7 @@ func (e *Engine) Unpark(ctx context.Context, sequence uint64, message proto.Mess
 // faster adds the reason to the error of a message that is no longer parked.
 func faster(_ store.Result, err error) error {
 	if errors.Is(err, store.ErrMessageGone) {
-		return fmt.Errorf("another caller or engine has unparked or dropped it first: %w", err)
+		return errtext.New("another caller or engine has unparked or dropped it first", err)
 	}
 	return err
 }
@@ -103,7 +104,7 @@ func (e *Engine) Drop(ctx context.Context, sequence uint64) error {
 // only a part of the messages is in memory at a time. After the first error of the
 // store, or when ctx ends, UnparkWhere begins no further commit and returns the number
 // so far with an error. Call it again to continue. If that error matches
-// [ErrOutcomeUnknown], up to [SettlePartMax] more messages than counted may be unparked.
+// [ErrOutcomeUnknown], up to 128 more messages than counted may be unparked.
 //
 // UnparkWhere calls match on the caller's goroutine, with a copy of the message, and
 // holds no lock. A panic of match is returned as an error, and no further message is
@@ -124,9 +125,9 @@ func (e *Engine) DropWhere(ctx context.Context, match func(*store.Message) bool)
 	return n, nil
 }
 
-// SettlePartMax bounds the messages that one call of [Engine.UnparkWhere] or
+// settlePartMax bounds the messages that one call of [Engine.UnparkWhere] or
 // [Engine.DropWhere] commits at a time.
-const SettlePartMax = 128
+const settlePartMax = 128
 
 // settleBytesMax bounds the payload bytes of a part, except for its last message.
 const settleBytesMax = 8 << 20
@@ -181,7 +182,7 @@ func (e *Engine) parkedPart(ctx context.Context, after, last uint64) (part []*st
 		}
 		part = append(part, m)
 		bytes += len(m.Payload)
-		if len(part) < SettlePartMax && bytes < settleBytesMax {
+		if len(part) < settlePartMax && bytes < settleBytesMax {
 			return true
 		}
 		end = m.Sequence
@@ -300,5 +301,5 @@ func (e *Engine) parked(ctx context.Context, sequence uint64) (*store.Message, e
 			break
 		}
 	}
-	return nil, &store.MessageGoneError{Sequence: sequence}
+	return nil, errtext.New("no parked message has this sequence", &store.MessageGoneError{Sequence: sequence})
 }

@@ -91,7 +91,7 @@ func texts(from, to, step int) (list []string) {
 
 func TestUnparkWhere(t *testing.T) {
 	t.Parallel()
-	const part = perdure.SettlePartMax
+	const part = 128
 	run := func(name string, mails int, fn func(t *testing.T, p *parking)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

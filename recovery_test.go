@@ -155,7 +155,7 @@ func TestUpcastConvertsOldEvents(t *testing.T) {
 	session(t, log, accounts(), func(ref perdure.Ref[*testv1.Account]) {
 		_, err := ref.State(testContext(t))
 		if !errors.Is(err, perdure.ErrStore) || err == nil ||
-			err.Error() != "account/1: store failed: load: event version 1: stored type perdure.test.v1.DepositedV00 has neither an Evolve rule nor an Upcast" {
+			err.Error() != "read state of account/1: store failed: load: event version 1: stored type perdure.test.v1.DepositedV00 has neither an Evolve rule nor an Upcast" {
 			t.Errorf("without the upcasts: got %v", err)
 		}
 	})

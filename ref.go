@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/perdure/perdure/internal/core/entity"
+	"github.com/perdure/perdure/internal/errtext"
 	"github.com/perdure/perdure/internal/scribble"
 	"github.com/perdure/perdure/store"
 )
@@ -37,7 +38,7 @@ func (r Ref[S]) Key() store.Key { return store.Key{Kind: r.name, ID: r.id} }
 // durable. The state is a copy, which the caller may change. The error is the entity's
 // refusal, or one of the errors listed at [ErrOutcomeUnknown].
 func (r Ref[S]) Ask(ctx context.Context, command proto.Message, options ...CallOption) (S, error) {
-	c, err := r.call(ctx, entity.OpCommand, command, true, options)
+	c, err := r.call(ctx, verbAsk, command, options)
 	if err != nil {
 		var zero S
 		return zero, err
@@ -50,7 +51,7 @@ func (r Ref[S]) Ask(ctx context.Context, command proto.Message, options ...CallO
 // Do sends a command like [Ref.Ask] and returns only its receipt, which is
 // cheaper because the state is not copied.
 func (r Ref[S]) Do(ctx context.Context, command proto.Message, options ...CallOption) (Receipt, error) {
-	c, err := r.call(ctx, entity.OpCommand, command, false, options)
+	c, err := r.call(ctx, verbDo, command, options)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -64,7 +65,7 @@ func (r Ref[S]) Do(ctx context.Context, command proto.Message, options ...CallOp
 // are logged. The end of ctx does not stop the command. Tell copies the command, so the
 // caller may change it afterwards.
 func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...CallOption) error {
-	if err := r.check(ctx, command); err != nil {
+	if err := r.check(ctx, verbTell, command); err != nil {
 		return err
 	}
 	if scribble.On {
@@ -75,10 +76,10 @@ func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...Call
 	c.async, c.owned, c.key = true, true, r.Key()
 	if err := c.prepare(); err != nil {
 		r.engine.release(c)
-		return fmt.Errorf("%v: %w", r.Key(), err)
+		return fmt.Errorf("%s: %w", verbTell.of(r.Key()), err)
 	}
 	if err := r.engine.send(r.kind, r.id, c); err != nil {
-		return fmt.Errorf("%v: %w", r.Key(), err)
+		return fmt.Errorf("%s: %w", verbTell.of(r.Key()), err)
 	}
 	return nil
 }
@@ -86,7 +87,7 @@ func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...Call
 // State returns a copy of the current state of the entity, which the caller may change.
 // Like any query, it waits until everything that the state shows is durable.
 func (r Ref[S]) State(ctx context.Context, options ...CallOption) (S, error) {
-	c, err := r.call(ctx, entity.OpState, nil, false, options)
+	c, err := r.call(ctx, verbState, nil, options)
 	if err != nil {
 		var zero S
 		return zero, err
@@ -110,7 +111,7 @@ func handOut(m proto.Message) proto.Message {
 // caller may change. It waits until everything that the answer shows is durable.
 func Query[R, S proto.Message](ctx context.Context, r Ref[S], query proto.Message, options ...CallOption) (R, error) {
 	var zero R
-	c, err := r.call(ctx, entity.OpQuery, query, false, options)
+	c, err := r.call(ctx, verbQuery, query, options)
 	if err != nil {
 		return zero, err
 	}
@@ -121,19 +122,19 @@ func Query[R, S proto.Message](ctx context.Context, r Ref[S], query proto.Messag
 	}
 	a, ok := answer.(R)
 	if !ok {
-		return zero, fmt.Errorf("%v: %w: the answer to %s is a %T, not a %T",
-			r.Key(), ErrUnhandled, messageName(query), answer, zero)
+		return zero, errtext.New(fmt.Sprintf("%s: the answer to %s is a %T, not a %T",
+			verbQuery.of(r.Key()), messageName(query), answer, zero), ErrUnhandled)
 	}
 	return a, nil
 }
 
 // call runs a call to its end. Without an error, the caller releases the call.
-func (r Ref[S]) call(ctx context.Context, op entity.Op, m proto.Message, wantState bool, options []CallOption) (*call, error) {
-	if op != entity.OpState {
-		if err := r.check(ctx, m); err != nil {
+func (r Ref[S]) call(ctx context.Context, v verb, m proto.Message, options []CallOption) (*call, error) {
+	if v != verbState {
+		if err := r.check(ctx, v, m); err != nil {
 			return nil, err
 		}
-	} else if err := r.checkRef(ctx); err != nil {
+	} else if err := r.checkRef(ctx, v); err != nil {
 		return nil, err
 	}
 	e := r.engine
@@ -141,24 +142,24 @@ func (r Ref[S]) call(ctx context.Context, op entity.Op, m proto.Message, wantSta
 		m = proto.Clone(m)
 		defer scribble.Message(m)
 	}
-	c := e.newCall(ctx, op, m, options)
-	c.WantState = wantState
+	c := e.newCall(ctx, v.op(), m, options)
+	c.WantState = v == verbAsk
 	receipt := c.receipt
 	if err := c.prepare(); err != nil {
 		e.release(c)
-		return nil, fmt.Errorf("%v: %w", r.Key(), err)
+		return nil, fmt.Errorf("%s: %w", v.of(r.Key()), err)
 	}
 	if err := e.send(r.kind, r.id, c); err != nil {
-		return nil, fmt.Errorf("%v: %w", r.Key(), err)
+		return nil, fmt.Errorf("%s: %w", v.of(r.Key()), err)
 	}
 	if err := c.wait(ctx); err != nil {
-		return nil, fmt.Errorf("%v: %w", r.Key(), err)
+		return nil, fmt.Errorf("%s: %w", v.of(r.Key()), err)
 	}
 	if receipt != nil {
 		*receipt = Receipt{Version: c.Outcome.Version, Position: c.Outcome.Position}
 	}
 	if c.Outcome.Status != entity.StatusDone {
-		err := failure(r.Key(), &c.Call, e.config.EntityCallsMax)
+		err := c.failure(v, r.Key())
 		e.release(c)
 		return nil, err
 	}
@@ -166,27 +167,27 @@ func (r Ref[S]) call(ctx context.Context, op entity.Op, m proto.Message, wantSta
 }
 
 // check returns an error if a call is invalid before it begins.
-func (r Ref[S]) check(ctx context.Context, m proto.Message) error {
-	if err := r.checkRef(ctx); err != nil {
+func (r Ref[S]) check(ctx context.Context, v verb, m proto.Message) error {
+	if err := r.checkRef(ctx, v); err != nil {
 		return err
 	}
 	if m == nil || !m.ProtoReflect().IsValid() {
-		return fmt.Errorf("%v: %w: message is nil", r.Key(), store.ErrInvalid)
+		return errtext.New(v.of(r.Key())+": message is nil", ErrInvalid)
 	}
 	return nil
 }
 
-func (r Ref[S]) checkRef(ctx context.Context) error {
+func (r Ref[S]) checkRef(ctx context.Context, v verb) error {
 	switch {
 	case r.engine == nil:
-		return fmt.Errorf("%w: the ref belongs to no engine (make it with Kind.Ref)", store.ErrInvalid)
+		return errtext.New("ref was not made by Kind.Ref", ErrInvalid)
 	case r.other != nil:
-		return fmt.Errorf("%v: %w: the engine runs another kind of that name, with the state %v, not %v",
-			r.Key(), store.ErrInvalid, r.other, reflect.TypeFor[S]())
+		return errtext.New(fmt.Sprintf("%s: kind %q in Config.Kinds has the state %v, and that of the ref has %v",
+			v.of(r.Key()), r.name, r.other, reflect.TypeFor[S]()), ErrInvalid)
 	case r.kind == nil:
-		return fmt.Errorf("%v: %w: the engine does not run the kind %q (add it to Config.Kinds)", r.Key(), store.ErrInvalid, r.name)
+		return errtext.New(fmt.Sprintf("%s: kind %q is not in Config.Kinds", v.of(r.Key()), r.name), ErrInvalid)
 	case entity.InfoFrom(ctx) != nil:
-		return fmt.Errorf("%v: %w", r.Key(), ErrNested)
+		return fmt.Errorf("%s: %w", v.of(r.Key()), ErrNested)
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func (a *app) demo(ctx context.Context) error {
 			if refusal.Return {
 				what = "take back from " + refusal.Loan.Borrower
 			}
-			rows = append(rows, []string{library.Day(refusal.At()), refusal.Loan.Book, what, refusal.Err.Error()})
+			rows = append(rows, []string{library.Day(refusal.At()), refusal.Loan.Book, what, library.MessageOf(refusal.Err)})
 		}
 		a.table("Commands that the books refused, by their rules", rows...)
 		if err := a.ask(ctx, d, "The catalogue, from the read model", []string{"book", "title", "lent", "where it is"}, readmodel.Catalogue); err != nil {

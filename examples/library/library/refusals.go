@@ -57,3 +57,12 @@ func ReasonOf(err error) (why Reason, ok bool) {
 	}
 	return 0, false
 }
+
+// MessageOf returns the message of a refusal without its code, and the text of another error.
+func MessageOf(err error) string {
+	var refusal *perdure.Error
+	if errors.As(err, &refusal) {
+		return refusal.Message
+	}
+	return err.Error()
+}

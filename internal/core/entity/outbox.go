@@ -22,7 +22,7 @@ func (e *Entity) encodeSideEffects(c *Call, d *Decision, b *store.Batch) (effect
 	}
 	for i, m := range d.Effects {
 		if err := e.performs(m); err != nil {
-			return nil, fmt.Errorf("decision of %s: effect %d: %w", typeName(c.Message), i, err)
+			return nil, fmt.Errorf("effect %d: %w", i, err)
 		}
 		effects = append(effects, proto.Clone(m))
 	}
@@ -35,7 +35,7 @@ func (e *Entity) encodeSideEffects(c *Call, d *Decision, b *store.Batch) (effect
 	for i := range d.Messages {
 		if err := e.encodeMessage(c, &d.Messages[i], b, from, i); err != nil {
 			b.Enqueue = b.Enqueue[:from]
-			return nil, fmt.Errorf("decision of %s: message %d: %w", typeName(c.Message), i, err)
+			return nil, fmt.Errorf("message %d: %w", i, err)
 		}
 	}
 	return effects, nil

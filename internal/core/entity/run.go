@@ -132,7 +132,7 @@ func (e *Entity) refuse(c *Call, rule string, err error) {
 	out := &c.Outcome
 	if isNilError(err) {
 		out.Status = StatusInvalid
-		out.Err = fmt.Errorf("%s %s has returned a nil %T as its error, which is not equal to nil: return nil itself", rule, typeName(c.Message), err)
+		out.Err = fmt.Errorf("%s has returned a nil %T as its error, which is not equal to nil: return nil itself", rule, err)
 		return
 	}
 	out.Status, out.Err = StatusRefused, err
@@ -141,7 +141,7 @@ func (e *Entity) refuse(c *Call, rule string, err error) {
 	}
 	refusal, mistake := e.opts.Rules.Refuse(err)
 	if out.Err = refusal; mistake != nil {
-		out.Status, out.Err = StatusInvalid, fmt.Errorf("%s %s: %w", rule, typeName(c.Message), mistake)
+		out.Status, out.Err = StatusInvalid, mistake
 	}
 }
 
@@ -352,9 +352,9 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, ic *inFlightCommit, scratch 
 		rule := e.opts.Rules.Evolve[reflect.TypeOf(event)]
 		switch {
 		case isNil(event):
-			return fmt.Errorf("decision of %s: event %d is nil", typeName(c.Message), i)
+			return fmt.Errorf("event %d is nil", i)
 		case rule == nil:
-			return fmt.Errorf("decision of %s: event %s has no Evolve rule", typeName(c.Message), typeName(event))
+			return fmt.Errorf("event %s has no Evolve rule", typeName(event))
 		}
 		if i == 0 {
 			ic.rule = rule
@@ -362,7 +362,7 @@ func (e *Entity) encodeEvents(c *Call, d *Decision, ic *inFlightCommit, scratch 
 		from := len(buf)
 		buf, err = proto.MarshalOptions{}.MarshalAppend(buf, event)
 		if err != nil {
-			return fmt.Errorf("decision of %s: event %s: %w", typeName(c.Message), rule.Type, err)
+			return fmt.Errorf("event %s: %w", rule.Type, err)
 		}
 		ev := &b.Events[i]
 		ev.ID = DerivedID(c.ID, uint64(i))
@@ -413,7 +413,7 @@ func (e *Entity) encodeSave(c *Call, d *Decision, b *store.Batch, state proto.Me
 		state, err = e.ownState(state, payload)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("state %s after %s: %w", e.opts.Rules.StateType, typeName(c.Message), err)
+		return nil, fmt.Errorf("state %s: %w", e.opts.Rules.StateType, err)
 	}
 	b.Save = &store.State{
 		ID: DerivedID(c.ID, 0), Type: e.opts.Rules.StateType, Metadata: c.Metadata,
