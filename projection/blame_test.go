@@ -132,7 +132,7 @@ func TestBlame(t *testing.T) {
 					return errFull
 				}
 				return nil
-			}).With(projection.OnFailure(projection.Stop), projection.Retry(2, time.Second, time.Second)).Into(projection.Target[*memo](g))
+			}).With(projection.OnFailure(projection.Stop), attempts(2, time.Second, time.Second)).Into(projection.Target[*memo](g))
 			defer background(t, projection.Config{Log: log}, r)()
 			<-time.After(time.Second)
 			g.refuses.Store(1 << 20)
@@ -159,7 +159,7 @@ func TestBlame(t *testing.T) {
 					return errPoison
 				}
 				return nil
-			}).With(projection.Retry(2, time.Second, time.Second)).Into(projection.Target[*memo](g))
+			}).With(attempts(2, time.Second, time.Second)).Into(projection.Target[*memo](g))
 			defer background(t, projection.Config{Log: log}, r)()
 			<-time.After(time.Second)
 			g.parks.Store(1) // the target fails when the runner parks the entity
@@ -198,7 +198,7 @@ func TestBlame(t *testing.T) {
 					})
 				}
 				var said lockedBuffer
-				r := projection.New("sums", rule).With(projection.Retry(2, time.Second, time.Second)).Into(projection.Target[*memo](g))
+				r := projection.New("sums", rule).With(attempts(2, time.Second, time.Second)).Into(projection.Target[*memo](g))
 				for i := range 10 {
 					deposit(t, log, account(i), 0, 3)
 				}

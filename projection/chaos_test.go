@@ -69,7 +69,7 @@ func chaos(t *testing.T, seed uint64, torn bool) error {
 		return nil
 	})
 	q := projection.New("sums", rule).With(projection.Parallelism(1+random.IntN(3)), projection.BatchMax(1+random.IntN(40)),
-		projection.Retry(1+random.IntN(3), time.Millisecond, 5*time.Millisecond))
+		attempts(1+random.IntN(3), time.Millisecond, 5*time.Millisecond))
 	c := projection.Config{Log: log}
 	var runners [2]*projection.Runner
 	var stops [2]func()

@@ -13,14 +13,6 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Defaults of [Consume].
-const (
-	ConsumeParallelismDefault = 8
-	ConsumeBatchDefault       = 64
-	ConsumeParkedDefault      = 64
-	ConsumeDeadLettersDefault = 256
-)
-
 // Consume declares a consumer: a projection without a read model, which calls a handler for each
 // event, for example to send mail. [InLog] keeps its notes in the log itself, so a consumer needs
 // no database:
@@ -30,15 +22,15 @@ const (
 //	runner := Mails.Into(projection.InLog(log)) // and projection.Service(runner), or projection.Run
 //
 // The promises of projections hold for consumers too. Each handler gets the events of one entity
-// in order. The entities are divided into [Parallelism], [ConsumeParallelismDefault] of them by
-// default, which work at the same time; each segment makes one call at a time. The runner calls a
+// in order. The entities are divided into [Parallelism], 8 of them by default,
+// which work at the same time; each segment makes one call at a time. The runner calls a
 // handler that fails again, with growing pauses, see [Retry]. Then it parks the entity: later
 // events of the entity wait until [Runner.Retry], while the other entities go on. Several programs
 // may run a consumer on one log: one of them works, and another one goes on if it stops.
 //
 // Each event is handled at least once. The event is handled again if the program ends, or another
 // one takes over, before the note of the segment is written. That happens after at most [BatchMax]
-// events of a segment, by default [ConsumeBatchDefault]. If one handler of a batch fails, the
+// events of a segment, by default 64. If one handler of a batch fails, the
 // handlers that have returned nil are not called again for their events. When the runner is
 // stopped, the context of the handlers ends. If all handlers of the batch return nil, the batch
 // is still noted; if one returns an error, the batch is handled again.
@@ -49,12 +41,12 @@ const (
 // once more, give the consumer another name.
 //
 // Its options begin with these defaults, with [AdoptCopies], and with a [ParkedMax] of
-// [ConsumeParkedDefault] and a [DeadLettersMax] of [ConsumeDeadLettersDefault] in each segment.
+// 64 and a [DeadLettersMax] of 256 in each segment.
 // These bounds are low because every batch writes all notes.
 func Consume(name string, handlers ...Rule[*Consumer]) *Projection[*Consumer] {
 	nothing := func(context.Context, *Consumer) error { return nil }
 	return New(name, append(slices.Clip(handlers), Clear(nothing))...).With(
-		Parallelism(ConsumeParallelismDefault), BatchMax(ConsumeBatchDefault), ParkedMax(ConsumeParkedDefault), DeadLettersMax(ConsumeDeadLettersDefault),
+		Parallelism(8), BatchMax(64), ParkedMax(64), DeadLettersMax(256),
 		AdoptCopies(), option(func(s *settings) { s.limits.FlushAfter = time.Second }),
 	)
 }

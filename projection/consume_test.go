@@ -171,7 +171,7 @@ func TestConsumer(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			log, d := memory.New(), &desk{}
 			d.set("bad3", errPoison)
-			r := d.consumer().With(projection.Parallelism(1), projection.Retry(4, time.Second, time.Minute)).Into(projection.InLog(log))
+			r := d.consumer().With(projection.Parallelism(1), attempts(4, time.Second, time.Minute)).Into(projection.InLog(log))
 			deposit(t, log, "good", 0, 5)
 			deposit(t, log, "bad", 0, 6)
 			deposit(t, log, "good", 5, 5)
@@ -207,7 +207,7 @@ func TestConsumer(t *testing.T) {
 			log, d := memory.New(), &desk{}
 			flaky := perduretest.NewFaults(log)
 			d.set("c2", errPoison)
-			r := d.consumer().With(projection.Parallelism(1), projection.Retry(3, time.Second, time.Minute)).Into(projection.InLog(flaky.Log()))
+			r := d.consumer().With(projection.Parallelism(1), attempts(3, time.Second, time.Minute)).Into(projection.InLog(flaky.Log()))
 			for _, id := range []string{"a", "b", "c", "d"} {
 				deposit(t, log, id, 0, 3)
 			}
@@ -369,7 +369,7 @@ func TestConsumer(t *testing.T) {
 				}
 				got = append(got, e.Position)
 				return nil
-			})).With(projection.Parallelism(1), projection.Retry(5, time.Second, time.Second)).Into(projection.InLog(log))
+			})).With(projection.Parallelism(1), attempts(5, time.Second, time.Second)).Into(projection.InLog(log))
 			deposit(t, log, "a", 0, 4)
 			annotate(t, log, "a", 4)
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, r); err != nil {

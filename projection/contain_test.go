@@ -167,7 +167,7 @@ func TestForeignCode(t *testing.T) {
 							return nil
 						}))
 					}
-					r := p.With(projection.Retry(2, 1, 1)).Into(g)
+					r := p.With(attempts(2, 1, 1)).Into(g)
 					defer background(t, projection.Config{Log: log}, r)()
 					within(t, r, position(6))
 					wantRow(t, g, "sum good", sum(3))
@@ -193,7 +193,7 @@ func TestForeignCode(t *testing.T) {
 							return errors.New("once")
 						}
 						return nil
-					}).With(projection.Retry(3, 1, 1), projection.Classify(func(error) projection.Blame {
+					}).With(attempts(3, 1, 1), projection.Classify(func(error) projection.Blame {
 						f.before("Classify")
 						return projection.BlameUnknown
 					})).Into(&badTarget{g, f.before})
@@ -233,7 +233,7 @@ func TestForeignCode(t *testing.T) {
 							return errPoison
 						}
 						return nil
-					}).With(projection.Retry(1, 1, 1)).Into(g)
+					}).With(attempts(1, 1, 1)).Into(g)
 					deposit(t, m, "a", 0, 3)
 					deposit(t, m, "bad", 0, 2)
 					defer background(t, projection.Config{Log: &badLog{m, f.before}}, r)()

@@ -125,7 +125,7 @@ func prune(t *testing.T, log *memory.Log, pruned store.Log) error {
 			return errPoison
 		}
 		return nil
-	}).With(projection.Retry(1, 1, 1)).Into(g)
+	}).With(attempts(1, 1, 1)).Into(g)
 	engine, kind := open(t, pruned, projection.Service(r))
 	var last perdure.Receipt
 	add := func(id string, n int) {

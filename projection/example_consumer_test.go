@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	testv1 "github.com/perdure/perdure/internal/testproto/perdure/test/v1"
 	"github.com/perdure/perdure/projection"
@@ -24,7 +25,7 @@ func ExampleConsume() {
 		}
 		fmt.Printf("mail to %s: %d were deposited\n", e.Key.ID, e.Message.GetAmount())
 		return nil
-	})).With(projection.Parallelism(1), projection.Retry(3, 1, 1))
+	})).With(projection.Parallelism(1), projection.Retry(projection.RetryPolicy{MaxAttempts: 3, MaxBackoff: time.Millisecond}))
 
 	// In a program with an engine: projection.Service(runner).
 	runner := mails.Into(projection.InLog(log))

@@ -31,7 +31,7 @@ func ExampleRunner_Retry() {
 			m.Balances.Put(e.Key.ID, e.Message.GetAmount())
 			return nil
 		}),
-	).With(projection.Retry(1, 1, 1)).Into(target)
+	).With(projection.Retry(projection.RetryPolicy{MaxAttempts: 1})).Into(target)
 	log := memory.New()
 	mustDeposit(log, "bob", 5)
 	mustDeposit(log, "ada", 7)

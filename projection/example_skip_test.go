@@ -28,7 +28,7 @@ func ExampleRunner_SkipEvent() {
 			m.Total += e.Message.GetAmount()
 			return nil
 		}),
-	).With(projection.Retry(1, 1, 1)).Into(target)
+	).With(projection.Retry(projection.RetryPolicy{MaxAttempts: 1})).Into(target)
 	kind, ctx := accounts(), context.Background()
 	engine, err := perdure.Open(ctx, perdure.Config{
 		Store: memory.New(), Kinds: []perdure.AnyKind{kind}, Services: []perdure.Service{projection.Service(runner)},

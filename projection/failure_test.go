@@ -66,7 +66,7 @@ func TestAPoisonEventParksItsEntityAndTheOthersGoOn(t *testing.T) {
 				return errPoison
 			}
 			return nil
-		}).With(projection.Retry(3, time.Second, time.Minute))
+		}).With(attempts(3, time.Second, time.Minute))
 		r := p.Into(g)
 		deposit(t, log, "good", 0, 5)
 		deposit(t, log, "bad", 0, 6)
@@ -117,7 +117,7 @@ func TestAParkedEntityCanBeSkippedOrDropped(t *testing.T) {
 				return errPoison
 			}
 			return nil
-		}).With(projection.Retry(1, time.Millisecond, time.Millisecond)).Into(g)
+		}).With(attempts(1, time.Millisecond, time.Millisecond)).Into(g)
 		deposit(t, log, "a", 0, 4)
 		deposit(t, log, "b", 0, 4)
 		defer background(t, projection.Config{Log: log}, r)()
@@ -154,7 +154,7 @@ func TestSkipLeavesADeadLetterAndStopStops(t *testing.T) {
 			}
 			return nil
 		}
-		retry := projection.Retry(2, time.Millisecond, time.Millisecond)
+		retry := attempts(2, time.Millisecond, time.Millisecond)
 		deposit(t, log, "a", 0, 4)
 		skips := picky(bad).With(retry, projection.OnFailure(projection.Skip)).Into(g)
 		if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, skips); err != nil {
@@ -193,7 +193,7 @@ func TestTheNumberOfParkedEntitiesIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
 		r := picky(func(projection.Event[*testv1.Deposited]) error { return errPoison }).
-			With(projection.Retry(1, 1, 1), projection.ParkedMax(2)).Into(g)
+			With(attempts(1, 1, 1), projection.ParkedMax(2)).Into(g)
 		for i := range 3 {
 			deposit(t, log, account(i), 0, 1)
 		}
@@ -220,7 +220,7 @@ func TestATargetThatFailsIsNoEventsFault(t *testing.T) {
 				return fmt.Errorf("read the row: %w", store.ErrCorrupt)
 			}
 			return projection.ErrTarget
-		}).With(projection.Retry(1, 1, 1)).Into(g)
+		}).With(attempts(1, 1, 1)).Into(g)
 		deposit(t, log, "a", 0, 3)
 		defer background(t, projection.Config{Log: log}, r)()
 		atLeast(t, r, position(3))
@@ -290,7 +290,7 @@ func TestABatchRuleFindsTheEventThatItFailsAt(t *testing.T) {
 					}
 				}
 				return nil
-			})).With(projection.OnFailure(projection.Skip), projection.Retry(2, 1, 1), projection.Types("perdure.test.v1.Deposited")).Into(g)
+			})).With(projection.OnFailure(projection.Skip), attempts(2, 1, 1), projection.Types("perdure.test.v1.Deposited")).Into(g)
 			deposit(t, log, "a", 0, 100)
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, r); err != nil {
 				t.Fatal(err)
@@ -312,7 +312,7 @@ func TestARuleThatEndsItsGoroutineParksItsEntity(t *testing.T) {
 				runtime.Goexit()
 			}
 			return nil
-		}).With(projection.Retry(2, 1, 1)).Into(g)
+		}).With(attempts(2, 1, 1)).Into(g)
 		deposit(t, log, "bad", 0, 3)
 		deposit(t, log, "good", 0, 3)
 		if err := projection.RunOnce(t.Context(), projection.Config{Log: log}, r); err != nil {

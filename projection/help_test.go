@@ -159,6 +159,11 @@ func bubble(t *testing.T, fn func(t *testing.T)) {
 
 func position(n int) store.Position { return store.NewPosition(0, uint64(n)) }
 
+// attempts is the option for a number of attempts with pauses from first to longest.
+func attempts(n int, first, longest time.Duration) projection.Option {
+	return projection.Retry(projection.RetryPolicy{MaxAttempts: n, MinBackoff: first, MaxBackoff: longest})
+}
+
 func account(n int) string { return fmt.Sprintf("a%d", n) }
 
 // depositOld commits a deposit in the form of former releases.

@@ -197,7 +197,7 @@ func (h *hooking) projection(batch bool) *projection.Projection[*memo] {
 			return nil
 		}))
 	}
-	return projection.New("hooked", rules...).With(projection.Retry(1, 1, 1), projection.Classify(func(error) projection.Blame {
+	return projection.New("hooked", rules...).With(attempts(1, 1, 1), projection.Classify(func(error) projection.Blame {
 		h.Reached("Classify(blame)")
 		return projection.BlameUnknown
 	}))
@@ -294,7 +294,7 @@ func testHook(t *testing.T, place hook, fault *hooktest.Hook) {
 	blocks := fault.Fault == hooktest.Waits || fault.Fault == hooktest.Blocks
 	h.r = h.projection(place.batch).Into(&hookTarget{newMemory(), h})
 	if place.consumer != nil {
-		h.r = projection.Consume("hooked", place.consumer(h)).With(projection.Retry(1, 1, 1)).Into(projection.InLog(&hookLog{h.log, h}))
+		h.r = projection.Consume("hooked", place.consumer(h)).With(attempts(1, 1, 1)).Into(projection.InLog(&hookLog{h.log, h}))
 	}
 	goodTarget := newMemory()
 	good := projection.New("good", projection.On(func(_ context.Context, m *memo, e projection.Event[*testv1.Deposited]) error {

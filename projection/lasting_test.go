@@ -65,7 +65,7 @@ func TestAClockThatEndsAGoroutine(t *testing.T) {
 					t.Fatal(err)
 				}
 				log.fails.Store(c.away)
-				v2 := sums().With(projection.Version(2), projection.SwitchWhenLive(), projection.Retry(3, 100*time.Millisecond, time.Second)).Into(g)
+				v2 := sums().With(projection.Version(2), projection.SwitchWhenLive(), attempts(3, 100*time.Millisecond, time.Second)).Into(g)
 				defer background(t, projection.Config{Log: log, Clock: clock}, v2)()
 				<-time.After(10 * time.Second)
 				log.fails.Store(c.away / 2)

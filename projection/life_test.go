@@ -192,7 +192,7 @@ func TestWaiting(t *testing.T) {
 					return errPoison
 				}
 				return nil
-			}).With(projection.OnFailure(projection.Stop), projection.Retry(1, 1, 1)).Into(g)
+			}).With(projection.OnFailure(projection.Stop), attempts(1, 1, 1)).Into(g)
 			deposit(t, log, "a", 0, 4)
 			defer background(t, projection.Config{Log: log}, r)()
 			if err := r.AtLeast(t.Context(), position(3)); !errors.Is(err, projection.ErrStopped) {
@@ -200,6 +200,62 @@ func TestWaiting(t *testing.T) {
 			}
 			if err := r.AtLeast(t.Context(), position(2)); err != nil {
 				t.Errorf("waiting for what is in the model says %v", err)
+			}
+		})
+	})
+}
+
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	t.Run("ends_with_a_parked_entity_if_the_projection_says_so", func(t *testing.T) {
+		t.Parallel()
+		for _, strict := range []bool{false, true} {
+			bubble(t, func(t *testing.T) {
+				log := newLog(t, 1)
+				p := picky(func(e projection.Event[*testv1.Deposited]) error {
+					if e.Key.ID == "bad" {
+						return errors.New("no")
+					}
+					return nil
+				}).With(attempts(1, 1, 1))
+				if strict {
+					p = p.With(projection.UnhealthyIfParked())
+				}
+				r := p.Into(newTarget())
+				defer background(t, projection.Config{Log: log}, r)()
+				deposit(t, log, "good", 0, 1)
+				atLeast(t, r, position(1))
+				if err := r.Healthy(t.Context()); err != nil {
+					t.Errorf("healthy before the entity is parked: got %v, want nil", err)
+				}
+				deposit(t, log, "bad", 0, 1)
+				atLeast(t, r, position(2))
+				if err := r.Healthy(t.Context()); strict != errors.Is(err, projection.ErrParked) || !strict && err != nil {
+					t.Errorf("healthy with a parked entity, strict %t: got %v", strict, err)
+				}
+			})
+		}
+	})
+	t.Run("ends_with_a_lag_that_is_longer_than_the_projection_allows", func(t *testing.T) {
+		t.Parallel()
+		bubble(t, func(t *testing.T) {
+			log := newLog(t, 1)
+			r := sums().With(projection.HealthyWithin(time.Minute)).Into(newTarget())
+			defer background(t, projection.Config{Log: log}, r)()
+			deposit(t, log, "a", 0, 1)
+			atLeast(t, r, position(1))
+			if err := r.Pause(); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(time.Second)
+			deposit(t, log, "a", 1, 1)
+			<-time.After(30 * time.Second)
+			if err := r.Healthy(t.Context()); err != nil {
+				t.Errorf("healthy with a lag of half a minute: got %v, want nil", err)
+			}
+			<-time.After(time.Minute)
+			if err := r.Healthy(t.Context()); !errors.Is(err, projection.ErrLagging) {
+				t.Errorf("healthy with a lag of more than a minute: got %v, want %v", err, projection.ErrLagging)
 			}
 		})
 	})

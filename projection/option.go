@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -9,17 +10,14 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Defaults and bounds of options.
-const (
-	BatchMaxDefault    = 4096
-	BatchMaxMax        = 100_000
-	AttemptsDefault    = 5
-	BackoffMinDefault  = 50 * time.Millisecond
-	BackoffMaxDefault  = 10 * time.Second
-	ParkedMaxDefault   = 1000
-	DeadLettersDefault = 10_000
-	ParallelismMax     = 256
-)
+// ParallelismMax bounds the number of segments of a partition, see [Parallelism].
+const ParallelismMax = 256
+
+// batchEventsMax bounds [BatchMax].
+const batchEventsMax = 100_000
+
+// versionMax bounds [Version].
+const versionMax = 1 << 30
 
 // A FailurePolicy is the policy for an event whose rule fails at each of its attempts.
 type FailurePolicy uint8
@@ -56,7 +54,7 @@ type settings struct {
 	segments int
 	auto     bool
 	lagMax   time.Duration
-	strict   bool
+	unparked bool // healthy only if no entity is parked
 	classify func(error) Blame
 	adopts   bool
 	skips    []store.Position // damaged events
@@ -64,17 +62,18 @@ type settings struct {
 }
 
 func defaults(name string) settings {
-	return settings{
+	s := settings{
 		name: name, version: 1, segments: 1,
 		limits: projector.Limits{
-			Batch: BatchMaxDefault, Parked: ParkedMaxDefault, Dead: DeadLettersDefault,
+			Batch: 4096, Parked: 1000, Dead: 10_000,
 			FlushEvents: 8192, FlushAfter: 200 * time.Millisecond,
 			RetryMin: 50 * time.Millisecond, RetryMax: 10 * time.Second,
 			StandbyMin: 100 * time.Millisecond, StandbyMax: 5 * time.Second,
 			HoldMin: 5 * time.Millisecond, HoldMax: 250 * time.Millisecond, TakeAfter: time.Second,
 		},
-		policy: projector.Policy{AttemptsMax: AttemptsDefault, BackoffMin: BackoffMinDefault, BackoffMax: BackoffMaxDefault},
 	}
+	RetryPolicy{}.set(&s)
+	return s
 }
 
 func (s *settings) mistake(format string, args ...any) {
@@ -83,10 +82,11 @@ func (s *settings) mistake(format string, args ...any) {
 
 // err returns an error that lists the mistakes in the declaration, or nil.
 func (s *settings) err() error {
-	if len(s.mistakes) == 0 {
-		return nil
+	named := make([]error, len(s.mistakes)) // the name stands on every line
+	for i, mistake := range s.mistakes {
+		named[i] = fmt.Errorf("%w: projection %q: %w", store.ErrInvalid, s.name, mistake)
 	}
-	return fmt.Errorf("%w: projection %q: %w", store.ErrInvalid, s.name, errors.Join(s.mistakes...))
+	return errors.Join(named...)
 }
 
 // Version sets the number of the read model, from 1, which is the default. The runner builds a
@@ -100,8 +100,8 @@ func (s *settings) err() error {
 // [ErrSelection] that asks for a new version.
 func Version(n int) Option {
 	return option(func(s *settings) {
-		if n < 1 || n > 1<<30 {
-			s.mistake("Version(%d) is not from 1 to 1073741824", n)
+		if n < 1 || n > versionMax {
+			s.mistake("Version(%d) is out of range (use 1 to %d)", n, versionMax)
 		}
 		s.version = n
 	})
@@ -114,7 +114,7 @@ func Version(n int) Option {
 func Classify(blame func(error) Blame) Option {
 	return option(func(s *settings) {
 		if blame == nil {
-			s.mistake("Classify has no function")
+			s.mistake("Classify(nil) has no function (leave it out, or give it one)")
 		}
 		s.classify = blame
 	})
@@ -145,24 +145,54 @@ func Tags(tags ...string) Option {
 func OnFailure(f FailurePolicy) Option {
 	return option(func(s *settings) {
 		if f > Stop {
-			s.mistake("OnFailure(%d) is none of Park, Skip and Stop", f)
+			s.mistake("OnFailure(%d) is no policy (use Park, Skip or Stop)", f)
 		}
 		s.policy.OnFailure = projector.Failure(f)
 	})
 }
 
-// Retry sets the number of attempts for an event, and the pauses between them. The first pause is
-// first; each failure doubles it, up to longest. A random part of up to a quarter is added to
-// each pause, so that segments and programs that fail together do not try again together. While an
-// event waits for its next attempt, its segment waits too. The defaults are [AttemptsDefault],
-// [BackoffMinDefault] and [BackoffMaxDefault].
-func Retry(attempts int, first, longest time.Duration) Option {
-	return option(func(s *settings) {
-		if attempts < 1 || first <= 0 || longest < first {
-			s.mistake("Retry(%d, %v, %v): attempts begin at 1, pauses grow from above zero", attempts, first, longest)
+// A RetryPolicy configures how an event is tried again after its rule has failed. A field that is
+// zero has its default. It has the same fields and rules as [perdure.RetryPolicy].
+type RetryPolicy struct {
+	// MaxAttempts is the number of attempts, including the first, after which the policy of
+	// [OnFailure] applies. The default is 5.
+	MaxAttempts int
+	// MinBackoff is the pause after the first failure. The pause is doubled after each further
+	// failure, up to MaxBackoff. A random part of up to a quarter is added to each pause, so that
+	// segments and programs that fail together do not try again together. The default is 50
+	// milliseconds, or MaxBackoff if that is shorter.
+	MinBackoff time.Duration
+	// MaxBackoff bounds the pauses. The default is 10 seconds, or MinBackoff if that is longer.
+	MaxBackoff time.Duration
+}
+
+// Retry sets the number of attempts for an event, and the pauses between them. While an event
+// waits for its next attempt, its segment waits too.
+func Retry(p RetryPolicy) Option { return option(p.set) }
+
+// set checks the policy and puts it, with the defaults, into settings.
+func (p RetryPolicy) set(s *settings) {
+	if p.MaxAttempts < 0 {
+		s.mistake("RetryPolicy.MaxAttempts is negative: %d (zero means 5)", p.MaxAttempts)
+	}
+	if p.MinBackoff < 0 {
+		s.mistake("RetryPolicy.MinBackoff is negative: %v (zero means 50ms)", p.MinBackoff)
+	}
+	if p.MaxBackoff < 0 {
+		s.mistake("RetryPolicy.MaxBackoff is negative: %v (zero means 10s)", p.MaxBackoff)
+	}
+	if p.MaxBackoff > 0 && p.MaxBackoff < p.MinBackoff {
+		s.mistake("RetryPolicy.MaxBackoff is less than its MinBackoff: %v < %v", p.MaxBackoff, p.MinBackoff)
+	}
+	if p.MinBackoff == 0 {
+		p.MinBackoff = 50 * time.Millisecond
+		if p.MaxBackoff > 0 {
+			p.MinBackoff = min(p.MinBackoff, p.MaxBackoff)
 		}
-		s.policy.AttemptsMax, s.policy.BackoffMin, s.policy.BackoffMax = attempts, first, longest
-	})
+	}
+	s.policy.AttemptsMax = cmp.Or(p.MaxAttempts, 5)
+	s.policy.BackoffMin = p.MinBackoff
+	s.policy.BackoffMax = cmp.Or(p.MaxBackoff, max(10*time.Second, p.MinBackoff))
 }
 
 // Parallelism divides the entities of a partition into n segments. A segment is the share of one
@@ -173,25 +203,25 @@ func Retry(attempts int, first, longest time.Duration) Option {
 func Parallelism(n int) Option {
 	return option(func(s *settings) {
 		if n < 1 || n > ParallelismMax {
-			s.mistake("Parallelism(%d) is not from 1 to %d", n, ParallelismMax)
+			s.mistake("Parallelism(%d) is out of range (use 1 to %d)", n, ParallelismMax)
 		}
 		s.segments = n
 	})
 }
 
-// BatchMax bounds the number of events in one transaction. The default is [BatchMaxDefault], the
-// maximum [BatchMaxMax].
+// BatchMax bounds the number of events in one transaction. The default is 4096, the
+// maximum 100,000.
 func BatchMax(events int) Option {
 	return option(func(s *settings) {
-		if events < 1 || events > BatchMaxMax {
-			s.mistake("BatchMax(%d) is not from 1 to %d", events, BatchMaxMax)
+		if events < 1 || events > batchEventsMax {
+			s.mistake("BatchMax(%d) is out of range (use 1 to %d)", events, batchEventsMax)
 		}
 		s.limits.Batch = events
 	})
 }
 
 // ParkedMax bounds the number of parked entities of a segment. One more stops the projection. The
-// default is [ParkedMaxDefault].
+// default is 1000.
 func ParkedMax(entities int) Option {
 	return option(func(s *settings) {
 		if entities < 0 {
@@ -202,7 +232,7 @@ func ParkedMax(entities int) Option {
 }
 
 // DeadLettersMax bounds the number of dead letters of a segment. One more stops the projection. The
-// default is [DeadLettersDefault].
+// default is 10,000.
 func DeadLettersMax(events int) Option {
 	return option(func(s *settings) {
 		if events < 0 {
@@ -218,13 +248,19 @@ func SwitchWhenLive() Option {
 	return option(func(s *settings) { s.auto = true })
 }
 
-// Unhealthy makes [Runner.Healthy] stricter. Healthy then also fails if the projection is further
-// behind than lag (if that is above zero), or has parked entities (if parked is true).
-func Unhealthy(lag time.Duration, parked bool) Option {
+// HealthyWithin makes [Runner.Healthy] return an error that matches [ErrLagging] if the first
+// event that the runner has not handled is older than lag.
+func HealthyWithin(lag time.Duration) Option {
 	return option(func(s *settings) {
-		if lag < 0 {
-			s.mistake("Unhealthy(%v) is negative", lag)
+		if lag <= 0 {
+			s.mistake("HealthyWithin(%v) is not above zero", lag)
 		}
-		s.lagMax, s.strict = lag, parked
+		s.lagMax = lag
 	})
+}
+
+// UnhealthyIfParked makes [Runner.Healthy] return an error that matches [ErrParked] if entities
+// are parked.
+func UnhealthyIfParked() Option {
+	return option(func(s *settings) { s.unparked = true })
 }

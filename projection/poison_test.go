@@ -110,7 +110,7 @@ func (p *poisoned) check(t *testing.T, twin poisonTwin) (faults []string) {
 	var handled int
 	var heap, heapMost uint64
 	var kept []projection.Event[*testv1.Deposited]
-	retry := projection.Retry(3, time.Microsecond, time.Microsecond)
+	retry := attempts(3, time.Microsecond, time.Microsecond)
 	r := projection.New("tally", projection.On(func(_ context.Context, m *tally, e projection.Event[*testv1.Deposited]) error {
 		if handled++; handled%(p.events/poisonLooks) == 0 {
 			heapMost = max(heapMost, liveBytes())

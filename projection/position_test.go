@@ -161,10 +161,10 @@ func TestPosition(t *testing.T) {
 			r := sums().Into(g)
 			defer background(t, projection.Config{Log: log}, r)()
 			atLeast(t, r, position(3))
-			if err := r.Reset(t.Context(), position(4)); !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "above the head") {
+			if err := r.ResetAfter(t.Context(), []store.Position{position(4)}); !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "above the head") {
 				t.Errorf("it says %v", err)
 			}
-			if err := r.Reset(t.Context(), position(3)); err != nil {
+			if err := r.ResetAfter(t.Context(), []store.Position{position(3)}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -401,7 +401,7 @@ func TestDeletion(t *testing.T) {
 					return errPoison
 				}
 				return nil
-			}).With(projection.Retry(1, 1, 1)).Into(g)
+			}).With(attempts(1, 1, 1)).Into(g)
 			deposit(t, log, "a", 0, 3)
 			defer background(t, projection.Config{Log: log}, r)()
 			atLeast(t, r, position(3))

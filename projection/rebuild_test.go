@@ -151,13 +151,16 @@ func TestAResetBeginsAnewAndReplays(t *testing.T) {
 		atLeast(t, r, position(10))
 		wantRow(t, g, "sum_v1 a", sum(10))
 		wantRow(t, g, "count_v1", 10)
-		if err := r.Reset(t.Context(), position(7)); err != nil {
+		if err := r.ResetAfter(t.Context(), []store.Position{position(7)}); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(time.Second)
 		wantRow(t, g, "sum_v1 a", 8+9+10)
-		if err := r.Reset(t.Context(), store.NewPosition(3, 1)); !errors.Is(err, store.ErrInvalid) {
+		if err := r.ResetAfter(t.Context(), []store.Position{store.NewPosition(3, 1)}); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("a position in another partition says %v", err)
+		}
+		if err := r.ResetAfter(t.Context(), []store.Position{position(7), position(3)}); !errors.Is(err, store.ErrInvalid) {
+			t.Errorf("two positions in one partition say %v", err)
 		}
 	})
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// PollDefault is the maximum pause before a runner looks at the log again, if no [stream.Hub]
-// wakes it.
-const PollDefault = 50 * time.Millisecond
+// pollStandard is the maximum pause before a runner looks at the log again, if no [stream.Hub]
+// wakes it and Config has no Poll.
+const pollStandard = 50 * time.Millisecond
 
 // A Config has the log for runners and their environment. Log is required; the zero value of each
 // other field is a good default. An engine that runs them as a [Service] fills it in.
@@ -29,7 +29,7 @@ type Config struct {
 	// Log is the log with the events.
 	Log store.Log
 	// Hub wakes the runners after a commit. Without a hub they poll the heads of the log: after
-	// new events with short pauses that grow up to Poll. Zero Poll is [PollDefault].
+	// new events with short pauses that grow up to Poll. Zero Poll is 50 milliseconds.
 	Hub  *stream.Hub
 	Poll time.Duration
 	// Kinds say which events are upcast, and how.
@@ -59,7 +59,7 @@ func (c *Config) defaults() error {
 		return fmt.Errorf("%w: Config.Poll is negative: %v", store.ErrInvalid, c.Poll)
 	}
 	if c.Poll == 0 {
-		c.Poll = PollDefault
+		c.Poll = pollStandard
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -182,7 +182,9 @@ func TestMistakesAreNamedAtStart(t *testing.T) {
 		{"version 0", projection.New("p", on).With(projection.Version(0)), "Version(0)"},
 		{"no segments", projection.New("p", on).With(projection.Parallelism(0)), "Parallelism(0)"},
 		{"no batch", projection.New("p", on).With(projection.BatchMax(0)), "BatchMax(0)"},
-		{"no attempts", projection.New("p", on).With(projection.Retry(0, 1, 1)), "Retry(0"},
+		{"no attempts", projection.New("p", on).With(attempts(-1, 1, 1)), "RetryPolicy.MaxAttempts is negative: -1"},
+		{"a short longest pause", projection.New("p", on).With(attempts(1, 2, 1)), "RetryPolicy.MaxBackoff is less than its MinBackoff: 1ns < 2ns"},
+		{"no lag", projection.New("p", on).With(projection.HealthyWithin(0)), "HealthyWithin(0s) is not above zero"},
 		{"two batches", projection.New("p", batch, batch), "two OnBatch rules"},
 		{"two Prepare rules", projection.New("p", on, projection.Prepare(func(context.Context, *memo) error { return nil }), projection.Prepare(func(context.Context, *memo) error { return nil })), "two Prepare rules"},
 	} {

@@ -160,11 +160,8 @@ func (r *run) reload() {
 // handle, see [Replaying]. So each effect is done once, by one of the two versions, whichever is
 // further ahead, and whether or not the old one still runs. As long as the old version runs, it
 // goes on, so that switching back is as quick. Remove it by [Runner.Remove]. If readers use this
-// version already, Switch does nothing.
-// serves does nothing.
-// Switch does not check whether the version has caught up; see [Runner.Status] and
-// [SwitchWhenLive].
-// [SwitchWhenLive].
+// version already, Switch does nothing. Switch does not check whether the version has caught up;
+// see [Runner.Status] and [SwitchWhenLive].
 func (r *Runner) Switch(ctx context.Context) error {
 	if err := r.check(); err != nil {
 		return r.wrap("switch to", err)
@@ -242,23 +239,29 @@ func (r *Runner) hold(ctx context.Context, t txn, version int) (map[segmentID]se
 	return segments, nil
 }
 
-// Reset builds the version again: [Clear] and [Prepare] run in one transaction with the new
-// positions. The version begins at the start of the log, or above the given positions, at most
-// one for each partition. No position may be above the head of the log. Events that the version
-// has handled before count as replayed, see [Replaying], and so do the events that its parked
-// entities miss. The runner must be running, so that the log is known. It may have stopped, for
-// example because its notes name another log or other rules: a reset replaces these by the log
-// and the rules of the runner.
-func (r *Runner) Reset(ctx context.Context, after ...store.Position) error {
+// Reset builds the version again from the start of the log: [Clear] and [Prepare] run in one
+// transaction with the new positions. Events that the version has handled before count as
+// replayed, see [Replaying], and so do the events that its parked entities miss. The runner must
+// be running, so that the log is known. It may have stopped, for example because its notes name
+// another log or other rules: a reset replaces these by the log and the rules of the runner.
+func (r *Runner) Reset(ctx context.Context) error { return r.ResetAfter(ctx, nil) }
+
+// ResetAfter is like [Runner.Reset], but leaves out the events at and below the given positions,
+// at most one for each partition and none above the head of the log. Partitions without a position
+// begin at their start.
+func (r *Runner) ResetAfter(ctx context.Context, positions []store.Position) error {
 	n, err := r.running()
 	if err == nil && !r.clears {
-		err = fmt.Errorf("%w: the projection has no Clear rule", errors.ErrUnsupported)
+		err = errNoClear
 	}
 	if err == nil {
-		err = n.reset(ctx, after)
+		err = n.reset(ctx, positions)
 	}
 	return r.wrap("reset", err)
 }
+
+// errNoClear refuses a reset or a removal.
+var errNoClear = fmt.Errorf("%w: it has no Clear rule (add one that removes the rows of a version)", errors.ErrUnsupported)
 
 // found returns the notes of the version, or an error if it has none.
 func (r *run) found(ctx context.Context) (f found, err error) {
@@ -277,14 +280,18 @@ func (r *run) reset(ctx context.Context, after []store.Position) error {
 	for p := range from {
 		from[p] = store.NewPosition(p, 0)
 	}
+	given := make([]bool, len(heads))
 	for _, p := range after {
 		switch {
 		case p.Partition() >= len(heads):
 			return fmt.Errorf("%w: position %v: the log has %d partitions", store.ErrInvalid, p, len(heads))
+		case given[p.Partition()]:
+			return fmt.Errorf("%w: position %v is the second of its partition (give one)", store.ErrInvalid, p)
 		case p > heads[p.Partition()]:
-			return fmt.Errorf("%w: position %v is above the head of the log, %v: what comes up to there would be left out",
+			return fmt.Errorf("%w: position %v is above the head of the log, %v (it would leave out events to come)",
 				store.ErrInvalid, p, heads[p.Partition()])
 		}
+		given[p.Partition()] = true
 		from[p.Partition()] = p
 	}
 	for range beginTriesMax {
@@ -499,7 +506,7 @@ func removeNotes(ctx context.Context, t txn, prefix string) error {
 func (r *Runner) Remove(ctx context.Context) error {
 	n, err := r.running()
 	if err == nil && !r.clears {
-		err = fmt.Errorf("%w: the projection has no Clear rule", errors.ErrUnsupported)
+		err = errNoClear
 	}
 	if err == nil {
 		err = n.remove(ctx)
@@ -612,21 +619,52 @@ func (r *run) giveBack(ctx context.Context, t txn, serving int, segments map[seg
 
 func hasPrefix(s, prefix string) bool { return len(s) >= len(prefix) && s[:len(prefix)] == prefix }
 
-// A ParkedEntity is an entity whose events, from Version on at Position, a read model lacks.
-type ParkedEntity = projector.Parked
+// A ParkedEntity is an entity whose events, from Version on, a read model misses, because a rule
+// has failed at the first of them.
+type ParkedEntity struct {
+	Key store.Key
+	// Version, Position and Type are those of the first event that the read model misses.
+	Version  store.Version
+	Position store.Position
+	Type     string
+	// Error is the error of the last attempt, Attempts the number of attempts, and Time the time
+	// of the last one.
+	Error    string
+	Attempts int
+	Time     time.Time
+}
 
 // A DeadLetter names events of an entity that a read model leaves out permanently: the one at
 // Position, or all of them through Through.
-type DeadLetter = projector.DeadLetter
+type DeadLetter struct {
+	Key store.Key
+	// Version, Position and Type are those of the first of the events.
+	Version  store.Version
+	Position store.Position
+	// Through is the position of the last of the events, or one above it.
+	Through store.Position
+	Type    string
+	// Error is the error of the last attempt, and Attempts the number of attempts. Time is the
+	// time at which the events were left out.
+	Error    string
+	Attempts int
+	Time     time.Time
+}
 
 // Parked yields the entities that are parked, by partition, segment and name.
 func (r *Runner) Parked(ctx context.Context) iter.Seq2[*ParkedEntity, error] {
-	return listNotes(ctx, r, "parked/", decodeParked)
+	return listNotes(ctx, r, "parked/", func(b []byte) (*ParkedEntity, error) {
+		p, err := decodeParked(b)
+		return (*ParkedEntity)(p), err
+	})
 }
 
 // DeadLetters yields the dead letters, by partition, segment and position.
 func (r *Runner) DeadLetters(ctx context.Context) iter.Seq2[*DeadLetter, error] {
-	return listNotes(ctx, r, "dead/", decodeDead)
+	return listNotes(ctx, r, "dead/", func(b []byte) (*DeadLetter, error) {
+		d, err := decodeDead(b)
+		return (*DeadLetter)(d), err
+	})
 }
 
 func listNotes[N any](ctx context.Context, r *Runner, what string, decode func([]byte) (*N, error)) iter.Seq2[*N, error] {

@@ -225,7 +225,7 @@ func TestSelection(t *testing.T) {
 				return nil
 			}
 			deposit(t, log, "a", 0, 2)
-			if err := runOnce(t, c, picky(check).With(projection.Retry(1, 1, 1)).Into(g)); err != nil {
+			if err := runOnce(t, c, picky(check).With(attempts(1, 1, 1)).Into(g)); err != nil {
 				t.Fatal(err)
 			}
 			remarks := 0

@@ -293,15 +293,15 @@ func (r *run) age(ctx context.Context, after store.Position) time.Duration {
 
 // The errors of [Runner.Healthy].
 var (
-	// ErrLagging: the projection is further behind than [Unhealthy] allows.
+	// ErrLagging: the projection is further behind than [HealthyWithin] allows.
 	ErrLagging = errors.New("projection lags behind")
-	// ErrParked: entities are parked.
+	// ErrParked: entities are parked, see [UnhealthyIfParked].
 	ErrParked = errors.New("entities are parked")
 )
 
 // Healthy returns nil if the runner works well. Otherwise it returns an error that matches
 // [ErrStopped] if the runner has failed, [ErrNotRunning] if it does not run here, and
-// [ErrLagging] or [ErrParked] if [Unhealthy] asks for these.
+// [ErrLagging] or [ErrParked] if [HealthyWithin] or [UnhealthyIfParked] asks for these.
 func (r *Runner) Healthy(ctx context.Context) error {
 	s, err := r.Status(ctx)
 	switch {
@@ -315,7 +315,7 @@ func (r *Runner) Healthy(ctx context.Context) error {
 		err = fmt.Errorf("%w: %d events, the first of them from %v ago: %w", ErrLagging, s.Lag, s.LagTime, s.Err)
 	case r.lagMax > 0 && s.LagTime > r.lagMax:
 		err = fmt.Errorf("%w: %d events, the first of them from %v ago", ErrLagging, s.Lag, s.LagTime)
-	case r.strict && s.Parked > 0:
+	case r.unparked && s.Parked > 0:
 		err = fmt.Errorf("%w: %d", ErrParked, s.Parked)
 	}
 	return r.wrap("health of", err)

@@ -168,7 +168,7 @@ func TestSwitch(t *testing.T) {
 					sent = append(sent, e.Position)
 				}
 				return nil
-			})).With(projection.Retry(1, 1, 1))
+			})).With(attempts(1, 1, 1))
 			v1, v2 := p.Into(g), p.With(projection.Version(2)).Into(g)
 			deposit(t, log, "bad", 0, 2)
 			deposit(t, log, "good", 0, 2)

@@ -69,7 +69,7 @@ func TestUpcastMany(t *testing.T) {
 					return errPoison
 				}
 				return nil
-			}).With(projection.Retry(2, 1, 1)).Into(g)
+			}).With(attempts(2, 1, 1)).Into(g)
 			defer background(t, projection.Config{Log: log, Kinds: kinds}, r)()
 			atLeast(t, r, position(2))
 			wantRow(t, g, "sum a", 0)
@@ -123,7 +123,7 @@ func TestUpcastMany(t *testing.T) {
 				}
 				got = append(got, e.Part)
 				return nil
-			})).With(projection.Retry(5, 1, 1)).Into(projection.InLog(log))
+			})).With(attempts(5, 1, 1)).Into(projection.InLog(log))
 			if err := projection.RunOnce(t.Context(), projection.Config{Log: log, Kinds: kinds}, r); err != nil {
 				t.Fatal(err)
 			}

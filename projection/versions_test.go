@@ -60,7 +60,7 @@ func versions(t *testing.T, seed uint64) error {
 	}
 	program := func(v int) *projection.Runner {
 		return effects().With(projection.Version(v+1), projection.Parallelism(segments[v]), projection.BatchMax(1+random.IntN(20)),
-			projection.Retry(2, time.Millisecond, 5*time.Millisecond)).Into(g)
+			attempts(2, time.Millisecond, 5*time.Millisecond)).Into(g)
 	}
 	var runners [2][2]*projection.Runner
 	var stops [2][2]func()

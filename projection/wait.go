@@ -33,7 +33,7 @@ func WaitFor(ctx context.Context, r *Runner, receipt perdure.Receipt) error {
 // has ended, this version does its work, effects included.
 //
 // If the runner runs in this process, it wakes AtLeast; otherwise AtLeast reads the notes every
-// [PollDefault]. It returns an error matching [ErrStopped] if the runner has stopped, and the
+// 50 milliseconds. It returns an error matching [ErrStopped] if the runner has stopped, and the
 // context's error if that ends first.
 func (r *Runner) AtLeast(ctx context.Context, p store.Position) error {
 	if err := r.check(); err != nil {
@@ -49,7 +49,7 @@ func (r *Runner) AtLeast(ctx context.Context, p store.Position) error {
 			if done || err != nil {
 				return r.wrap("wait for", err)
 			}
-			timer := time.NewTimer(PollDefault)
+			timer := time.NewTimer(pollStandard)
 			select {
 			case <-attached:
 			case <-timer.C:

@@ -14,14 +14,6 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// Defaults of [SubscriptionConfig].
-const (
-	OpenMaxDefault     = 256
-	AttemptsMaxDefault = 10
-	SaveEveryDefault   = 256
-	SaveAfterDefault   = time.Second
-)
-
 // A SubscriptionConfig configures a [Subscription]. Name and Checkpoints are required;
 // the zero value of every other field is a good default.
 type SubscriptionConfig struct {
@@ -53,10 +45,10 @@ type SubscriptionConfig struct {
 	// is not acknowledged to the last one that is read. These events are in memory, and
 	// may come again after a crash. A commit with more events than OpenMax is delivered
 	// alone. With 1, commits come one by one, in order even if they are refused. Zero
-	// means [OpenMaxDefault].
+	// means 256.
 	OpenMax int
 	// AttemptsMax bounds the deliveries of a commit. A commit that was refused that
-	// many times goes to DeadLetter. Zero means [AttemptsMaxDefault]; -1 means no
+	// many times goes to DeadLetter. Zero means 10; -1 means no
 	// bound.
 	AttemptsMax int
 	// DeadLetter decides about a commit that was refused AttemptsMax times. If it
@@ -69,7 +61,7 @@ type SubscriptionConfig struct {
 
 	// The position is saved after SaveEvery acknowledgements, or the time SaveAfter
 	// after it has first moved, whichever comes first. Close saves it too. Zero means
-	// [SaveEveryDefault] and [SaveAfterDefault].
+	// 256 and a second.
 	SaveEvery int
 	SaveAfter time.Duration
 }
@@ -123,13 +115,13 @@ func (c *SubscriptionConfig) defaults() error {
 	for _, f := range []struct {
 		value    *int
 		standard int
-	}{{&c.OpenMax, OpenMaxDefault}, {&c.AttemptsMax, AttemptsMaxDefault}, {&c.SaveEvery, SaveEveryDefault}} {
+	}{{&c.OpenMax, 256}, {&c.AttemptsMax, 10}, {&c.SaveEvery, 256}} {
 		if *f.value == 0 {
 			*f.value = f.standard
 		}
 	}
 	if c.SaveAfter == 0 {
-		c.SaveAfter = SaveAfterDefault
+		c.SaveAfter = time.Second
 	}
 	return nil
 }

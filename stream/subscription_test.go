@@ -395,7 +395,7 @@ func TestThePositionMovesOverWhatIsNotSelected(t *testing.T) {
 		if got := s.Stats().Positions[0]; got != 12 {
 			t.Errorf("position: got %v, want 12", got)
 		}
-		<-time.After(stream.SaveAfterDefault)
+		<-time.After(time.Second)
 		synctest.Wait()
 		if got := w.saved(); got != 12 {
 			t.Errorf("saved: got %v, want 12", got)

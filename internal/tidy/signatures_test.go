@@ -14,12 +14,6 @@ import (
 // unreleased lists the directories whose packages no other module imports.
 var unreleased = []string{"bench", "cmd", "examples", "test"}
 
-// hiddenAliases lists the faults that are allowed for now.
-var hiddenAliases = []string{
-	"projection.DeadLetter names projector.DeadLetter, a type of an internal package",
-	"projection.ParkedEntity names projector.Parked, a type of an internal package",
-}
-
 func TestExportedSignatures(t *testing.T) {
 	t.Parallel()
 	t.Run("name_no_type_of_an_internal_package", func(t *testing.T) {
@@ -36,7 +30,6 @@ func TestExportedSignatures(t *testing.T) {
 			}
 			faults = append(faults, signatureFaults(p.types)...)
 		}
-		faults = slices.DeleteFunc(faults, func(f string) bool { return slices.Contains(hiddenAliases, f) })
 		slices.Sort(faults)
 		report(t, faults)
 	})

@@ -27,9 +27,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// BucketDefault is the name of the bucket for the notes, unless the option [Bucket] sets another
-// one.
-const BucketDefault = "perdure.notes"
+// bucketStandard is the name of the bucket without the option [Bucket].
+const bucketStandard = "perdure.notes"
 
 // A Target keeps a read model in a bbolt file. Many goroutines may call all its methods at once.
 //
@@ -67,7 +66,7 @@ type option func(*Target)
 func (o option) apply(t *Target) { o(t) }
 
 // Bucket sets the name of the bucket for the notes. The target creates the bucket if it does not
-// exist. Do not write to it.
+// exist. Do not write to it. The default is "perdure.notes".
 func Bucket(name string) Option {
 	return option(func(t *Target) { t.bucket = []byte(name) })
 }
@@ -76,7 +75,7 @@ func Bucket(name string) Option {
 // db is open for reading only; then the target cannot Update. Make only one target for a file and
 // a bucket.
 func New(db *bbolt.DB, options ...Option) (*Target, error) {
-	t := &Target{db: db, path: db.Path(), bucket: []byte(BucketDefault), writing: make(chan struct{}, 1)}
+	t := &Target{db: db, path: db.Path(), bucket: []byte(bucketStandard), writing: make(chan struct{}, 1)}
 	for _, o := range options {
 		o.apply(t)
 	}

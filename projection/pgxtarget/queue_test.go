@@ -161,7 +161,7 @@ func TestQueue(t *testing.T) {
 				}
 				return nil
 			})
-			r := projection.New("blamed", rule).With(projection.Retry(2, time.Millisecond, time.Millisecond)).Into(target)
+			r := projection.New("blamed", rule).With(projection.Retry(projection.RetryPolicy{MaxAttempts: 2, MaxBackoff: time.Millisecond})).Into(target)
 			var said bytes.Buffer
 			build(t, deposits(t, all, all), r, slog.New(slog.NewTextHandler(&said, nil)))
 			lines := 0

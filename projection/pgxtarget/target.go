@@ -27,10 +27,6 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// TableDefault is the name of the table for the notes, unless the option [Table] sets another
-// one.
-const TableDefault = notetable.Default
-
 // The number of attempts and the first pause for a transaction that fails because of another one.
 // Each pause is twice as long as the one before.
 const (
@@ -71,14 +67,14 @@ type option func(*Target)
 func (o option) apply(t *Target) { o(t) }
 
 // Table sets the name of the table for the notes, with or without its schema: lower-case letters,
-// digits and _, for example "public.notes".
+// digits and _, for example "public.notes". The default is "perdure_notes".
 func Table(name string) Option { return option(func(t *Target) { t.table = name }) }
 
 // CreateTable makes Open create the table for the notes if it does not exist.
 func CreateTable() Option { return option(func(t *Target) { t.create = true }) }
 
 // Schema returns the statement that [CreateTable] uses, for programs that create their tables
-// themselves.
+// themselves. The default of [Table] is "perdure_notes".
 func Schema(table string) (string, error) {
 	quoted, err := notetable.Quote(table)
 	if err != nil {
@@ -90,7 +86,7 @@ func Schema(table string) (string, error) {
 // Open returns a target in the database of a pool. It does not close the pool. Open checks that
 // the table for the notes exists. If the options are wrong, the error matches [store.ErrInvalid].
 func Open(ctx context.Context, pool *pgxpool.Pool, options ...Option) (*Target, error) {
-	t := &Target{pool: pool, table: TableDefault}
+	t := &Target{pool: pool, table: notetable.Default}
 	for _, o := range options {
 		o.apply(t)
 	}

@@ -109,7 +109,7 @@ func (x *fixture[Tx]) misuse(m Misuse[Tx], target projection.Target[Tx]) {
 		}
 		return nil
 	})
-	r := projection.New("spoilt", rule).With(projection.Retry(spoiltAttempts, time.Millisecond, time.Millisecond)).Into(target)
+	r := projection.New("spoilt", rule).With(projection.Retry(projection.RetryPolicy{MaxAttempts: spoiltAttempts, MaxBackoff: time.Millisecond})).Into(target)
 	var said buffer
 	ctx, cancel := context.WithTimeout(x.ctx, x.wait)
 	defer cancel()

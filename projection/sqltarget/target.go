@@ -44,10 +44,6 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// TableDefault is the name of the table for the notes, unless the option [Table] sets another
-// one.
-const TableDefault = notetable.Default
-
 // The number of attempts and the first pause for a transaction that fails because of another one.
 // Each pause is twice as long as the one before.
 const (
@@ -84,7 +80,7 @@ type option func(*Target)
 func (o option) apply(t *Target) { o(t) }
 
 // Table sets the name of the table for the notes, with or without its schema: lower-case letters,
-// digits and _, for example "public.notes".
+// digits and _, for example "public.notes". The default is "perdure_notes".
 func Table(name string) Option { return option(func(t *Target) { t.table = name }) }
 
 // CreateTable makes Open create the table for the notes if it does not exist.
@@ -96,7 +92,7 @@ func CreateTable() Option { return option(func(t *Target) { t.create = true }) }
 func Retry(busy func(error) bool) Option { return option(func(t *Target) { t.again = busy }) }
 
 // Schema returns the statement that [CreateTable] uses, for programs that create their tables
-// themselves.
+// themselves. The default of [Table] is "perdure_notes".
 func Schema(d Dialect, table string) (string, error) {
 	quoted, err := notetable.Quote(table)
 	if err != nil {
@@ -108,7 +104,7 @@ func Schema(d Dialect, table string) (string, error) {
 // Open returns a target in db. It does not close db. Open checks that the table for the notes
 // exists. If the options are wrong, the error matches [store.ErrInvalid].
 func Open(ctx context.Context, db *sql.DB, d Dialect, options ...Option) (*Target, error) {
-	t := &Target{db: db, dialect: d, table: TableDefault}
+	t := &Target{db: db, dialect: d, table: notetable.Default}
 	for _, o := range options {
 		o.apply(t)
 	}

@@ -60,7 +60,7 @@ func runFaulty(t *testing.T, target *sqltarget.Target, rule func(ctx context.Con
 			}
 		}
 		return err
-	})).With(projection.Retry(2, time.Millisecond, time.Millisecond)).Into(target)
+	})).With(projection.Retry(projection.RetryPolicy{MaxAttempts: 2, MaxBackoff: time.Millisecond})).Into(target)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- projection.Run(ctx, projection.Config{Log: log}, f.runner) }()

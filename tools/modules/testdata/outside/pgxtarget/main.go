@@ -10,7 +10,7 @@ import (
 )
 
 func main() {
-	schema, err := pgxtarget.Schema(pgxtarget.TableDefault)
+	schema, err := pgxtarget.Schema("perdure_notes")
 	if err == nil && !strings.Contains(schema, "CREATE TABLE") {
 		err = fmt.Errorf("the schema creates no table: %s", schema)
 	}
