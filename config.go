@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/perdure/perdure/internal/guard"
 	"github.com/perdure/perdure/store"
 )
 
@@ -149,7 +150,7 @@ func (c *Config) defaults() error {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Clock == nil {
-		c.Clock = systemClock{}
+		c.Clock = guard.SystemClock{}
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 			e.undoOpen()
 		}
 	}()
-	if _, ok := c.Clock.(systemClock); !ok {
+	if _, ok := c.Clock.(guard.SystemClock); !ok {
 		c.Clock = guard.NewClock(c.Clock, c.Logger)
 		e.config.Clock = c.Clock
 	}

@@ -93,7 +93,7 @@ func (r *run) begin(ctx context.Context) (about, bool) {
 		case older:
 			r.sleep(ctx, supersededEvery, r.retry)
 		default:
-			r.sleep(ctx, backoff(r.limits.RetryMin, r.limits.RetryMax, fails), r.retry)
+			r.sleep(ctx, projector.Backoff(r.limits.RetryMin, r.limits.RetryMax, fails), r.retry)
 		}
 	}
 	return about{}, false

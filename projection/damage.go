@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/internal/core/projector"
+	"github.com/perdure/perdure/internal/damage"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -170,26 +171,19 @@ func (r *run) skips(ctx context.Context, p store.Position) (known bool, err erro
 
 // atDamage returns the error of a runner that waits before a damaged event.
 func atDamage(p store.Position, err error) error {
-	if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Position == 0 {
-		c.Position = p
-	}
-	return fmt.Errorf("the event at position %v cannot be read; restore it, or pass over it by Runner.SkipDamaged: %w", p, err)
+	return damage.At(p, err, "restore it, or pass over it by Runner.SkipDamaged")
 }
 
 // passDamage puts the events after the position of the reader one by one, and passes over the
 // damaged ones that the notes name. It returns nil when the reader may go on from its new
 // position.
 func (r *reader) passDamage(ctx context.Context, head store.Position, cause error) error {
-	c, ok := errors.AsType[*store.CorruptError](cause)
+	after := r.at()
+	p, ok := damage.First(after, head, cause)
 	if !ok {
 		return cause
 	}
 	r.mode(true) // all events that were read before are complete
-	after := r.at()
-	p := after + 1
-	if c.Position > p && c.Position <= head {
-		p = c.Position // all selected events before it have been put
-	}
 	passed := false
 	for ; p <= head; p++ {
 		err := r.putAt(ctx, p)

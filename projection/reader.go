@@ -127,7 +127,7 @@ func (r *reader) loop(ctx context.Context) {
 		r.run.logger.Warn("projection cannot read the log", "projection", r.run.name, "version", r.run.version,
 			"partition", r.partition, "position", r.at().String(), "error", err)
 		_ = contained(func() error { // the clock may end the goroutine
-			r.run.sleep(ctx, backoff(readRetryMin, readRetryMax, fails), r.asking)
+			r.run.sleep(ctx, projector.Backoff(readRetryMin, readRetryMax, fails), r.asking)
 			return nil
 		})
 		fails++
@@ -350,15 +350,4 @@ func (r *reader) problem() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.err
-}
-
-// backoff returns the pause after a failure, given the number of failures before it.
-func backoff(least, most time.Duration, before int) time.Duration {
-	d := least
-	for range before {
-		if d *= 2; d >= most {
-			return most
-		}
-	}
-	return d
 }

@@ -45,12 +45,6 @@ type Config struct {
 	once   bool             // a caller waits until the notes are written
 }
 
-type systemClock struct{}
-
-func (systemClock) Now() time.Time { return time.Now() }
-
-func (systemClock) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
-
 func (c *Config) defaults() error {
 	if c.Log == nil {
 		return fmt.Errorf("%w: Config.Log is nil", store.ErrInvalid)
@@ -67,7 +61,7 @@ func (c *Config) defaults() error {
 		c.Logger = guarded.Logger(c.Logger)
 	}
 	if c.Clock == nil {
-		c.Clock = systemClock{}
+		c.Clock = guarded.SystemClock{}
 	} else if _, ok := c.Clock.(*guarded.Clock); !ok {
 		c.Clock = guarded.NewClock(c.Clock, c.Logger)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/perdure/perdure/internal/damage"
 	"github.com/perdure/perdure/store"
 )
 
@@ -13,13 +14,9 @@ import (
 // that the reader may pass over. It returns an error that names the first damaged event
 // that the reader may not pass over.
 func (r *reader) passDamage(ctx context.Context, through store.Position, cause error, yield step) (again bool, err error) {
-	c, ok := errors.AsType[*store.CorruptError](cause)
+	p, ok := damage.First(r.at, through, cause)
 	if !ok {
 		return false, cause
-	}
-	p := r.at + 1
-	if c.Position > p && c.Position <= through {
-		p = c.Position // the selected events before the damaged one have been yielded
 	}
 	passed := false
 	for ; p <= through; p++ {
@@ -34,10 +31,7 @@ func (r *reader) passDamage(ctx context.Context, through store.Position, cause e
 		case !errors.Is(err, store.ErrCorrupt):
 			return false, err
 		case r.pass == nil || !r.pass(p, err):
-			if c, ok := errors.AsType[*store.CorruptError](err); ok && c.Position == 0 {
-				c.Position = p
-			}
-			return false, fmt.Errorf("the event at position %v cannot be read: %w", p, err)
+			return false, damage.At(p, err, "")
 		}
 		r.at, passed = p, true
 	}

@@ -14,6 +14,15 @@ type TimeSource interface {
 	AfterFunc(d time.Duration, f func()) (stop func() bool)
 }
 
+// SystemClock is the clock of the system.
+type SystemClock struct{}
+
+// Now returns the time of day.
+func (SystemClock) Now() time.Time { return time.Now() }
+
+// AfterFunc calls f on a separate goroutine after the duration d.
+func (SystemClock) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
+
 // A Clock calls the clock of a user. If that panics or ends the goroutine, the system's
 // clock is used for this one call. A Clock must not be called under a lock.
 //

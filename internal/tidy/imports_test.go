@@ -30,6 +30,7 @@ var floors = [][]room{
 	{"internal/core/entity"},
 	{"internal/core/commit", "internal/core/outbox", "internal/core/projector"},
 	{"stream", "cluster", "internal/storecore", "internal/testlog"},
+	{"internal/damage"},
 	{"store/admin"},
 	{"actor", "store"},
 	{"internal/*/..."},

@@ -45,6 +45,7 @@ var hookTables = map[string]string{
 	"internal/fingerprint":    ".",
 	"internal/core/outbox":    ".",
 	"internal/core/projector": "projection",
+	"internal/damage":         "projection",
 	"internal/wheel":          "actor",
 }
 
