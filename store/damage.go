@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 
 	"google.golang.org/protobuf/proto"
@@ -75,35 +74,3 @@ func damaged(sealed []byte) *perdurev1.DamagedRecord {
 // IsDamaged reports whether sealed is the stored form of a damaged record, which a copy has in
 // the place of a record that could not be read.
 func IsDamaged(sealed []byte) bool { return damaged(sealed) != nil }
-
-// validateDamaged is validateShape for a damaged record, of which only the place is checked.
-func validateDamaged(r Record) error {
-	if n := len(damageOf(r)); n > DamageBytesMax {
-		return fmt.Errorf("%w: a reason of %d bytes, at most %d are allowed", ErrTooLarge, n, DamageBytesMax)
-	}
-	key, invalid := Key{}, false
-	switch r := r.(type) {
-	case *Event:
-		key, invalid = r.Key, r.Version == 0 || r.Position.Sequence() == 0
-	case *State:
-		key, invalid = r.Key, r.Version == 0
-	case *Message:
-		key, invalid = r.Source, r.Sequence == 0
-	case *Receipt:
-		if err := validateName("receipt name", r.Name, NameBytesMax); err != nil {
-			return err
-		}
-		key = r.Entity
-	case *Claimed:
-		if err := validateName("claim space", r.Claim.Space, NameBytesMax); err != nil {
-			return err
-		}
-		return validateName("claim value", r.Claim.Value, NameBytesMax)
-	case *Checkpoint:
-		return validateName("checkpoint name", r.Name, NameBytesMax)
-	}
-	if invalid {
-		return fmt.Errorf("%w: a damaged record without a place", ErrInvalid)
-	}
-	return key.Validate()
-}
