@@ -69,14 +69,12 @@ func seal(m proto.Message) []byte {
 
 // unseal decodes a note. Its error matches [store.ErrCorrupt].
 func unseal(what string, sealed []byte, m proto.Message) error {
-	b, reason := store.Unseal(sealed)
-	if reason == "" {
-		if err := proto.Unmarshal(b, m); err != nil {
-			reason = err.Error()
-		}
+	b, err := store.Unseal(sealed)
+	if err == nil {
+		err = proto.Unmarshal(b, m)
 	}
-	if reason != "" {
-		return &store.CorruptError{What: what, Reason: reason}
+	if err != nil {
+		return &store.CorruptError{What: what, Reason: err.Error()}
 	}
 	return nil
 }

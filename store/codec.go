@@ -31,21 +31,31 @@ func Seal(record []byte, from int) []byte {
 }
 
 // Unseal checks the CRC-32C at the end of a stored record and returns the record without it. If
-// the check fails, reason says why; otherwise reason is empty.
-func Unseal(sealed []byte) (record []byte, reason string) {
+// the check fails, the error matches [ErrCorrupt]. Its text is only the reason, for
+// [CorruptError.Reason]: the caller knows which record it is.
+func Unseal(sealed []byte) (record []byte, err error) {
 	n := len(sealed) - sealBytes
 	if n < 0 {
-		return nil, fmt.Sprintf("record of %d bytes has no checksum", len(sealed))
+		return nil, corruptf("record of %d bytes has no checksum", len(sealed))
 	}
 	want := binary.LittleEndian.Uint32(sealed[n:])
 	if got := crc32.Checksum(sealed[:n], castagnoli); got != want {
 		if d := damaged(sealed); d != nil {
-			return nil, copiedDamage + string(d.GetReason())
+			return nil, corruptf("%s%s", copiedDamage, d.GetReason())
 		}
-		return nil, fmt.Sprintf("checksum is %08x, the record says %08x", got, want)
+		return nil, corruptf("checksum is %08x, the record says %08x", got, want)
 	}
-	return sealed[:n], ""
+	return sealed[:n], nil
 }
+
+// A corruption is the reason why a stored record cannot be decoded. It matches [ErrCorrupt].
+type corruption string
+
+func corruptf(format string, args ...any) error { return corruption(fmt.Sprintf(format, args...)) }
+
+func (c corruption) Error() string { return string(c) }
+
+func (c corruption) Unwrap() error { return ErrCorrupt }
 
 // A Decoder decodes stored records. It caches the names that it has decoded, so that decoding
 // many events allocates very little. The zero Decoder is ready. One goroutine at a time may use
@@ -179,9 +189,9 @@ func appendProtoBody(dst []byte, m proto.Message) []byte {
 }
 
 func decodeProto(what string, sealed []byte, m proto.Message) error {
-	b, reason := Unseal(sealed)
-	if reason != "" {
-		return &CorruptError{What: what, Reason: reason}
+	b, err := Unseal(sealed)
+	if err != nil {
+		return &CorruptError{What: what, Reason: err.Error()}
 	}
 	if err := proto.Unmarshal(b, m); err != nil {
 		return &CorruptError{What: what, Reason: err.Error()}

@@ -232,9 +232,9 @@ func events() map[string]*store.Event {
 func TestAnEventIsReadByTheGeneratedCode(t *testing.T) {
 	t.Parallel()
 	for name, e := range events() {
-		wire, reason := store.Unseal(store.AppendEvent(nil, e))
-		if reason != "" {
-			t.Fatalf("unseal %s: %s", name, reason)
+		wire, err := store.Unseal(store.AppendEvent(nil, e))
+		if err != nil {
+			t.Fatalf("unseal %s: %v", name, err)
 		}
 		got, want := new(perdurev1.Event), eventProto(e)
 		if err := proto.Unmarshal(wire, got); err != nil {
@@ -259,9 +259,9 @@ func TestAnEventOfTheGeneratedCodeIsDecoded(t *testing.T) {
 
 func TestAStateIsReadByTheGeneratedCode(t *testing.T) {
 	t.Parallel()
-	wire, reason := store.Unseal(store.AppendState(nil, fullState()))
-	if reason != "" {
-		t.Fatalf("unseal: %s", reason)
+	wire, err := store.Unseal(store.AppendState(nil, fullState()))
+	if err != nil {
+		t.Fatalf("unseal: %v", err)
 	}
 	got, want := new(perdurev1.State), stateProto(fullState())
 	if err := proto.Unmarshal(wire, got); err != nil {
@@ -302,9 +302,9 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 		return store.Seal(wire, 0)
 	}
 	for _, r := range records() {
-		wire, reason := store.Unseal(r.sealed)
-		if reason != "" {
-			t.Fatalf("unseal %s: %s", r.name, reason)
+		wire, err := store.Unseal(r.sealed)
+		if err != nil {
+			t.Fatalf("unseal %s: %v", r.name, err)
 		}
 		got, err := r.decode(unknown(wire))
 		if err != nil {
@@ -451,8 +451,8 @@ func TestEveryTwoFlippedBitsOfAShortRecordAreNoticed(t *testing.T) {
 			damaged := bytes.Clone(sealed)
 			damaged[i/8] ^= 1 << (i % 8)
 			damaged[j/8] ^= 1 << (j % 8)
-			if _, reason := store.Unseal(damaged); reason == "" {
-				t.Errorf("unseal %x, which is %x with bits %d and %d flipped: got no reason", damaged, sealed, i, j)
+			if _, err := store.Unseal(damaged); !errors.Is(err, store.ErrCorrupt) {
+				t.Errorf("unseal %x, which is %x with bits %d and %d flipped: got %v, want an error that matches %v", damaged, sealed, i, j, err, store.ErrCorrupt)
 			}
 		}
 	}
@@ -609,8 +609,8 @@ func TestAReceiptIsTheMessageThatProtobufWrites(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, reason := store.Unseal(store.AppendReceipt(nil, r)); reason != "" || !bytes.Equal(got, want) {
-			t.Errorf("receipt %s: got %x (%s), want %x", name, got, reason, want)
+		if got, err := store.Unseal(store.AppendReceipt(nil, r)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("receipt %s: got %x (%v), want %x", name, got, err, want)
 		}
 	}
 }

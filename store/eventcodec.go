@@ -93,17 +93,17 @@ func appendEventHead(dst []byte, e *Event) []byte {
 // it is valid as long as sealed. Strings that e already has are kept if they are equal. If the
 // error matches [ErrCorrupt], do not use e.
 func (d *Decoder) Event(sealed []byte, e *Event) error {
-	b, reason := Unseal(sealed)
-	if reason != "" {
-		return corruptEvent(sealed, reason)
+	b, err := Unseal(sealed)
+	if err != nil {
+		return corruptEvent(sealed, err.Error())
 	}
 	id := e.Key.ID
 	*e = Event{Tags: e.Tags[:0], Key: Key{ID: id}}
 	hasEntity := false
 	for len(b) > 0 {
 		var f field
-		if b, reason = f.consume(b); reason != "" {
-			return &CorruptError{What: "event", Reason: reason}
+		if b, err = f.consume(b); err != nil {
+			return &CorruptError{What: "event", Reason: err.Error()}
 		}
 		v, u := f.bytes, f.number
 		switch f.id {
@@ -126,8 +126,8 @@ func (d *Decoder) Event(sealed []byte, e *Event) error {
 		case eventTags:
 			e.Tags = append(e.Tags, d.name(v))
 		case eventMetadata:
-			if reason := d.metadata(v, &e.Metadata); reason != "" {
-				return &CorruptError{What: "event", Reason: reason}
+			if err := d.metadata(v, &e.Metadata); err != nil {
+				return &CorruptError{What: "event", Reason: err.Error()}
 			}
 		case eventPayload:
 			e.Payload = v
@@ -182,15 +182,15 @@ func AppendState(dst []byte, s *State) []byte {
 
 // State checks and decodes a stored state into s, like [Decoder.Event].
 func (d *Decoder) State(sealed []byte, s *State) error {
-	b, reason := Unseal(sealed)
-	if reason != "" {
-		return &CorruptError{What: "state", Reason: reason}
+	b, err := Unseal(sealed)
+	if err != nil {
+		return &CorruptError{What: "state", Reason: err.Error()}
 	}
 	*s = State{}
 	for len(b) > 0 {
 		var f field
-		if b, reason = f.consume(b); reason != "" {
-			return &CorruptError{What: "state", Reason: reason}
+		if b, err = f.consume(b); err != nil {
+			return &CorruptError{What: "state", Reason: err.Error()}
 		}
 		v, u := f.bytes, f.number
 		switch f.id {
@@ -208,8 +208,8 @@ func (d *Decoder) State(sealed []byte, s *State) error {
 		case eventVersion:
 			s.Version = Version(u)
 		case stateMetadata:
-			if reason := d.metadata(v, &s.Metadata); reason != "" {
-				return &CorruptError{What: "state", Reason: reason}
+			if err := d.metadata(v, &s.Metadata); err != nil {
+				return &CorruptError{What: "state", Reason: err.Error()}
 			}
 		case statePayload:
 			s.Payload = v

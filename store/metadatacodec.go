@@ -1,7 +1,6 @@
 package store
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
@@ -49,17 +48,17 @@ func appendMetadata(dst []byte, m *Metadata) []byte {
 	return dst
 }
 
-// metadata decodes b into m. If it cannot, it returns the reason.
-func (d *Decoder) metadata(b []byte, m *Metadata) (reason string) {
+// metadata decodes b into m.
+func (d *Decoder) metadata(b []byte, m *Metadata) (err error) {
 	for len(b) > 0 {
 		var f field
-		if b, reason = f.consume(b); reason != "" {
-			return "metadata: " + reason
+		if b, err = f.consume(b); err != nil {
+			return corruptf("metadata: %v", err)
 		}
 		switch f.id {
 		case metadataCausationID:
 			if len(f.bytes) != len(m.CausationID) {
-				return fmt.Sprintf("causation id of %d bytes", len(f.bytes))
+				return corruptf("causation id of %d bytes", len(f.bytes))
 			}
 			copy(m.CausationID[:], f.bytes)
 		case metadataCorrelationID:
@@ -72,8 +71,8 @@ func (d *Decoder) metadata(b []byte, m *Metadata) (reason string) {
 			var key, value string
 			for b := f.bytes; len(b) > 0; {
 				var f field
-				if b, reason = f.consume(b); reason != "" {
-					return "metadata values: " + reason
+				if b, err = f.consume(b); err != nil {
+					return corruptf("metadata values: %v", err)
 				}
 				switch f.id {
 				case 1:
@@ -88,7 +87,7 @@ func (d *Decoder) metadata(b []byte, m *Metadata) (reason string) {
 			m.Values[key] = value
 		}
 	}
-	return ""
+	return nil
 }
 
 func metadataProto(m *Metadata) *perdurev1.Metadata {

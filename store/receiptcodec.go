@@ -81,9 +81,9 @@ func receiptOf(p *perdurev1.Receipt) *Receipt {
 // DecodeReceiptHead is like [DecodeReceipt], but leaves out the answer: Position, Refusal,
 // ReplyType and Reply. It allocates no memory for these.
 func DecodeReceiptHead(sealed []byte) (*Receipt, error) {
-	b, reason := Unseal(sealed)
-	if reason != "" {
-		return nil, &CorruptError{What: "receipt", Reason: reason}
+	b, err := Unseal(sealed)
+	if err != nil {
+		return nil, &CorruptError{What: "receipt", Reason: err.Error()}
 	}
 	head := make([]byte, 0, min(len(b), 256))
 	for len(b) > 0 {

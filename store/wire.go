@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -52,12 +51,12 @@ type field struct {
 	number uint64 // value of a varint or fixed field
 }
 
-// consume takes the first field off b and returns the rest. If b does not begin with a field, it
-// returns the reason.
-func (f *field) consume(b []byte) (rest []byte, reason string) {
+// consume takes the first field off b and returns the rest. It returns an error if b does not begin
+// with a field.
+func (f *field) consume(b []byte) (rest []byte, err error) {
 	id, typ, n := protowire.ConsumeTag(b)
 	if n < 0 {
-		return nil, protowire.ParseError(n).Error()
+		return nil, protowire.ParseError(n)
 	}
 	b = b[n:]
 	f.id = id
@@ -72,7 +71,7 @@ func (f *field) consume(b []byte) (rest []byte, reason string) {
 		n = protowire.ConsumeFieldValue(id, typ, b)
 	}
 	if n < 0 {
-		return nil, fmt.Sprintf("field %d: %v", id, protowire.ParseError(n))
+		return nil, corruptf("field %d: %v", id, protowire.ParseError(n))
 	}
-	return b[n:], ""
+	return b[n:], nil
 }

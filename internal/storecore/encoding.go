@@ -129,16 +129,17 @@ func AppendNumber(dst, k []byte, n uint64) []byte {
 	return binary.LittleEndian.AppendUint32(dst, sum)
 }
 
-// Number reads a value of AppendNumber. Reason describes a fault of the value, or is empty.
-func Number(k, v []byte) (n uint64, reason string) {
+// Number reads a value of AppendNumber. The text of the error is only the fault of the value: the
+// caller adds the key.
+func Number(k, v []byte) (n uint64, fault error) {
 	if len(v) != NumberBytes {
-		return 0, fmt.Sprintf("value of %d bytes, not %d", len(v), NumberBytes)
+		return 0, fmt.Errorf("value of %d bytes, not %d", len(v), NumberBytes)
 	}
 	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, v[:8])
 	if want := binary.LittleEndian.Uint32(v[8:]); sum != want {
-		return 0, fmt.Sprintf("checksum is %08x, the entry says %08x", sum, want)
+		return 0, fmt.Errorf("checksum is %08x, the entry says %08x", sum, want)
 	}
-	return binary.BigEndian.Uint64(v), ""
+	return binary.BigEndian.Uint64(v), nil
 }
 
 // AppendKeySum appends the prefix of a sealed record that is stored under the key k: the
@@ -147,14 +148,14 @@ func AppendKeySum(dst, k []byte) []byte {
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(k, castagnoli))
 }
 
-// Sealed returns the sealed record in a value. Reason describes a fault of the value, or is empty.
-func Sealed(k, v []byte) (record []byte, reason string) {
+// Sealed returns the sealed record in a value. Its error is like that of Number.
+func Sealed(k, v []byte) (record []byte, fault error) {
 	if len(v) < SumBytes {
-		return nil, fmt.Sprintf("value of %d bytes", len(v))
+		return nil, fmt.Errorf("value of %d bytes", len(v))
 	}
 	sum := crc32.Checksum(k, castagnoli)
 	if want := binary.LittleEndian.Uint32(v); sum != want {
-		return nil, fmt.Sprintf("checksum of the key is %08x, the entry says %08x", sum, want)
+		return nil, fmt.Errorf("checksum of the key is %08x, the entry says %08x", sum, want)
 	}
-	return v[SumBytes:], ""
+	return v[SumBytes:], nil
 }

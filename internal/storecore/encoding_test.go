@@ -95,26 +95,26 @@ func TestChecksum_notices_every_flipped_bit_and_a_wrong_key(t *testing.T) {
 	t.Parallel()
 	k := []byte("\x02book\x00emma\x00")
 	number := storecore.AppendNumber([]byte("before"), k, 1<<40+7)[len("before"):]
-	if n, reason := storecore.Number(k, number); n != 1<<40+7 || reason != "" {
-		t.Fatalf("number is %d, %q", n, reason)
+	if n, err := storecore.Number(k, number); n != 1<<40+7 || err != nil {
+		t.Fatalf("number is %d, %v", n, err)
 	}
 	sealed := append(storecore.AppendKeySum([]byte("before"), k)[len("before"):], "a sealed record"...)
-	if record, reason := storecore.Sealed(k, sealed); string(record) != "a sealed record" || reason != "" {
-		t.Fatalf("record is %q, %q", record, reason)
+	if record, err := storecore.Sealed(k, sealed); string(record) != "a sealed record" || err != nil {
+		t.Fatalf("record is %q, %v", record, err)
 	}
 	if len(number) != storecore.NumberBytes || len(sealed) != storecore.SumBytes+len("a sealed record") {
 		t.Errorf("a number has %d bytes and a record %d", len(number), len(sealed))
 	}
 	wantNumber := func(what string, k, v []byte) {
 		t.Helper()
-		if n, reason := storecore.Number(k, v); reason == "" || n != 0 {
-			t.Errorf("number with %s reads as %d, %q; want a reason", what, n, reason)
+		if n, err := storecore.Number(k, v); err == nil || n != 0 {
+			t.Errorf("number with %s reads as %d, %v; want an error", what, n, err)
 		}
 	}
 	wantSealed := func(what string, k, v []byte) {
 		t.Helper()
-		if record, reason := storecore.Sealed(k, v); reason == "" || record != nil {
-			t.Errorf("record with %s reads as %q, %q; want a reason", what, record, reason)
+		if record, err := storecore.Sealed(k, v); err == nil || record != nil {
+			t.Errorf("record with %s reads as %q, %v; want an error", what, record, err)
 		}
 	}
 	flipped := func(b []byte, bit int) []byte {

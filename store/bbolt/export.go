@@ -298,7 +298,7 @@ func placeOf(b bucket, k, v []byte) store.Record {
 	if b == bucketLog || b == bucketIndex && !isReceiptKey(k) {
 		return nil // the error already has the position or version
 	}
-	if _, reason := storecore.Sealed(k, v); reason != "" {
+	if _, fault := storecore.Sealed(k, v); fault != nil {
 		return nil
 	}
 	switch b {
@@ -334,9 +334,9 @@ func (d *recordDecoder) record(b bucket, k, v []byte) (store.Record, error) {
 	if b == bucketIndex && !isReceiptKey(k) {
 		return indexed(k, v)
 	}
-	record, reason := storecore.Sealed(k, v)
-	if reason != "" {
-		return nil, b.corrupt(k, reason)
+	record, fault := storecore.Sealed(k, v)
+	if fault != nil {
+		return nil, b.corrupt(k, fault.Error())
 	}
 	switch b {
 	case bucketState, bucketSnapshot:
@@ -367,9 +367,9 @@ func (d *recordDecoder) record(b bucket, k, v []byte) (store.Record, error) {
 
 // indexed returns the key, version and position of an event from its entry in the index.
 func indexed(k, v []byte) (store.Record, error) {
-	n, reason := storecore.Number(k, v)
-	if reason != "" {
-		return nil, bucketIndex.corrupt(k, reason)
+	n, fault := storecore.Number(k, v)
+	if fault != nil {
+		return nil, bucketIndex.corrupt(k, fault.Error())
 	}
 	kind, id, rest, ok := storecore.SplitEntity(k)
 	if !ok || len(rest) != 8 {

@@ -261,7 +261,7 @@ func eachPage(t testing.TB, l *Log, fn func(*node)) {
 
 // ParsePage decodes a page. It returns the number of entries within it, the total length of
 // their keys and values, and the fault of the page, if any.
-func ParsePage(b []byte) (entries, bytes int, reason string) {
+func ParsePage(b []byte) (entries, bytes int, fault error) {
 	n := nodeOf(b)
 	for i := range n.count {
 		if e, ok := n.element(i); ok {
@@ -307,13 +307,13 @@ func DecodeEntry(b int, k, v []byte) error {
 	which := bucket(uint(b) % uint(bucketCount))
 	switch which {
 	case bucketMeta:
-		if reason := new(counters).read(v); reason != "" {
-			return which.corrupt(k, reason)
+		if fault := new(counters).read(v); fault != nil {
+			return which.corrupt(k, fault.Error())
 		}
 		return nil
 	case bucketDue, bucketParked, bucketTimer, bucketHalted:
-		if reason := which.check(k, v); reason != "" {
-			return which.corrupt(k, reason)
+		if fault := which.check(k, v); fault != nil {
+			return which.corrupt(k, fault.Error())
 		}
 		return nil
 	}

@@ -22,11 +22,11 @@ func FuzzPage(f *testing.F) {
 		if len(page) < 16 {
 			return // a page has a header
 		}
-		entries, size, reason := bbolt.ParsePage(page)
+		entries, size, fault := bbolt.ParsePage(page)
 		if entries > len(page)/16 {
 			t.Errorf("page of %d bytes: got %d entries", len(page), entries)
 		}
-		if reason == "" && 16+16*entries+size > len(page) {
+		if fault == nil && 16+16*entries+size > len(page) {
 			t.Errorf("page of %d bytes: got %d entries of %d bytes, and no fault", len(page), entries, size)
 		}
 	})
@@ -56,8 +56,8 @@ func smallPage(flags uint16, pairs ...string) []byte {
 
 func TestPage_that_is_small_is_intact(t *testing.T) {
 	t.Parallel()
-	if entries, size, reason := bbolt.ParsePage(smallPage(2, "key", "value", "key2", "")); entries != 2 || size != 12 || reason != "" {
-		t.Errorf("page: got %d entries of %d bytes, %s", entries, size, reason)
+	if entries, size, fault := bbolt.ParsePage(smallPage(2, "key", "value", "key2", "")); entries != 2 || size != 12 || fault != nil {
+		t.Errorf("page: got %d entries of %d bytes, %v", entries, size, fault)
 	}
 }
 

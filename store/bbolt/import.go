@@ -266,8 +266,8 @@ func finished(meta *bolt.Bucket) error {
 	if v == nil {
 		return nil
 	}
-	if _, reason := storecore.Number(metaUnfinished, v); reason != "" {
-		return bucketMeta.corrupt(metaUnfinished, reason)
+	if _, fault := storecore.Number(metaUnfinished, v); fault != nil {
+		return bucketMeta.corrupt(metaUnfinished, fault.Error())
 	}
 	return store.ErrUnfinished
 }

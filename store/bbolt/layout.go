@@ -103,14 +103,14 @@ func headKey(partition int) []byte {
 
 // ---- values
 
-// check compares an entry with its key. If they do not fit, it returns the reason.
-func (b bucket) check(k, v []byte) (reason string) {
+// check compares an entry with its key. It returns an error if they do not fit.
+func (b bucket) check(k, v []byte) (fault error) {
 	if b.holdsNumber(k) {
-		_, reason = storecore.Number(k, v)
-		return reason
+		_, fault = storecore.Number(k, v)
+		return fault
 	}
-	_, reason = storecore.Sealed(k, v)
-	return reason
+	_, fault = storecore.Sealed(k, v)
+	return fault
 }
 
 // counters are the counts that a log keeps. They are one record in bucket meta.
@@ -136,19 +136,19 @@ func (c *counters) append(dst []byte) []byte {
 	return store.Seal(dst, from)
 }
 
-func (c *counters) read(v []byte) (reason string) {
-	b, reason := store.Unseal(v)
-	if reason != "" {
-		return reason
+func (c *counters) read(v []byte) (fault error) {
+	b, fault := store.Unseal(v)
+	if fault != nil {
+		return fault
 	}
 	fields := c.fields()
 	if len(b) != 8*len(fields) {
-		return fmt.Sprintf("counters of %d bytes", len(b))
+		return fmt.Errorf("counters of %d bytes", len(b))
 	}
 	for i, f := range fields {
 		*f = binary.BigEndian.Uint64(b[8*i:])
 	}
-	return ""
+	return nil
 }
 
 // ---- searches
@@ -164,8 +164,8 @@ func (b bucket) find(c *bolt.Cursor, k []byte) (key, value, before []byte, err e
 	c.Seek(k)
 	before, v := c.Prev()
 	if before != nil {
-		if reason := b.check(before, v); reason != "" {
-			return nil, nil, nil, b.corrupt(before, reason)
+		if fault := b.check(before, v); fault != nil {
+			return nil, nil, nil, b.corrupt(before, fault.Error())
 		}
 		if bytes.Compare(before, k) >= 0 {
 			return nil, nil, nil, b.corrupt(k, "the tree is out of order")
@@ -174,8 +174,8 @@ func (b bucket) find(c *bolt.Cursor, k []byte) (key, value, before []byte, err e
 	// After Prev at the first entry, Next does not return to it, so seek again.
 	key, value = c.Seek(k)
 	if key != nil {
-		if reason := b.check(key, value); reason != "" {
-			return nil, nil, nil, b.corrupt(key, reason)
+		if fault := b.check(key, value); fault != nil {
+			return nil, nil, nil, b.corrupt(key, fault.Error())
 		}
 		if bytes.Compare(key, k) < 0 {
 			return nil, nil, nil, b.corrupt(k, "the tree is out of order")
@@ -201,8 +201,8 @@ func (b bucket) step(c *bolt.Cursor, k []byte) (key, value []byte, err error) {
 func (b bucket) get(t *bolt.Bucket, k []byte) ([]byte, error) {
 	c := t.Cursor()
 	if key, v := c.Seek(k); bytes.Equal(key, k) {
-		if reason := b.check(k, v); reason != "" {
-			return nil, b.corrupt(k, reason)
+		if fault := b.check(k, v); fault != nil {
+			return nil, b.corrupt(k, fault.Error())
 		}
 		return v, nil
 	}

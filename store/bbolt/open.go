@@ -250,9 +250,9 @@ func readInfo(tx *bolt.Tx) (info *store.LogInfo, fresh bool, err error) {
 	if v == nil {
 		return nil, false, fmt.Errorf("%w: a bbolt file, but not a log", store.ErrFormat)
 	}
-	record, reason := storecore.Sealed(metaInfo, v)
-	if reason != "" {
-		return nil, false, bucketMeta.corrupt(metaInfo, reason)
+	record, fault := storecore.Sealed(metaInfo, v)
+	if fault != nil {
+		return nil, false, bucketMeta.corrupt(metaInfo, fault.Error())
 	}
 	if info, err = store.DecodeLogInfo(record); err != nil {
 		return nil, false, err
@@ -390,9 +390,9 @@ func (l *Log) loadHeads(tx *bolt.Tx) error {
 	for i := range w.heads {
 		k := headKey(i)
 		if v := meta.Get(k); v != nil {
-			n, reason := storecore.Number(k, v)
-			if reason != "" {
-				return bucketMeta.corrupt(k, reason)
+			n, fault := storecore.Number(k, v)
+			if fault != nil {
+				return bucketMeta.corrupt(k, fault.Error())
 			}
 			w.heads[i] = n
 			l.heads[i].Store(n)
@@ -414,8 +414,8 @@ func (l *Log) loadHeads(tx *bolt.Tx) error {
 
 // load reads the counters.
 func (c *counters) load(tx *bolt.Tx) error {
-	if reason := c.read(bucketMeta.open(tx).Get(metaCounters)); reason != "" {
-		return bucketMeta.corrupt(metaCounters, reason)
+	if fault := c.read(bucketMeta.open(tx).Get(metaCounters)); fault != nil {
+		return bucketMeta.corrupt(metaCounters, fault.Error())
 	}
 	return nil
 }

@@ -256,9 +256,9 @@ func (o *outboxReader) fill(tx *bolt.Tx, p *storecore.Page) error {
 		if r.k == nil {
 			return nil
 		}
-		sequence, reason := storecore.Number(r.k, r.v)
-		if reason != "" {
-			return r.corrupt(r.k, reason)
+		sequence, fault := storecore.Number(r.k, r.v)
+		if fault != nil {
+			return r.corrupt(r.k, fault.Error())
 		}
 		if o.through != nil && bytes.Compare(r.k[:8], o.through) > 0 {
 			return r.step()

@@ -140,23 +140,23 @@ func nodeOf(b []byte) node {
 	}
 }
 
-// check checks the elements of a page. If one is wrong, it returns the reason.
-func (n *node) check() (reason string) {
+// check checks the elements of a page. It returns an error about the first one that is wrong.
+func (n *node) check() error {
 	if n.flags != pageBranch && n.flags != pageLeaf {
-		return fmt.Sprintf("it is neither a branch nor a leaf: flags %x", n.flags)
+		return fmt.Errorf("it is neither a branch nor a leaf: flags %x", n.flags)
 	}
 	at := pageHeaderBytes + n.count*elementBytes
 	for i := range n.count {
 		e, ok := n.element(i)
 		if !ok {
-			return fmt.Sprintf("entry %d is outside of it", i)
+			return fmt.Errorf("entry %d is outside of it", i)
 		}
 		if e.at != at {
-			return fmt.Sprintf("entry %d of %d is at byte %d, not %d", i, n.count, e.at, at)
+			return fmt.Errorf("entry %d of %d is at byte %d, not %d", i, n.count, e.at, at)
 		}
 		at += len(e.key) + len(e.value)
 	}
-	return ""
+	return nil
 }
 
 // An element is an entry of a page.
@@ -301,7 +301,7 @@ func (w *traversal) page(id uint64, depth int, low, high []byte) bool {
 // node visits the entries of a page. From a damaged page it visits the entries that are
 // within the page.
 func (w *traversal) node(n *node, depth int, low, high []byte) bool {
-	if reason := n.check(); reason != "" && !w.yield(nil, nil, w.m.fault(n.id, "%s", reason)) {
+	if fault := n.check(); fault != nil && !w.yield(nil, nil, w.m.fault(n.id, "%v", fault)) {
 		return false
 	}
 	if n.flags != pageBranch && n.flags != pageLeaf {

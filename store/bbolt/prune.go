@@ -89,9 +89,9 @@ func (w *writer) deleteEvents(s *entityReader, below store.Version, through stor
 	}
 	first, ok := s.versionOf(k)
 	for version := first; ok && version < below && len(positions) < deleteMax; version, ok = s.versionOf(k) {
-		n, reason := storecore.Number(k, v)
-		if reason != "" {
-			return 0, s.corrupt(bucketIndex.corrupt(k, reason), version, 0)
+		n, fault := storecore.Number(k, v)
+		if fault != nil {
+			return 0, s.corrupt(bucketIndex.corrupt(k, fault.Error()), version, 0)
 		}
 		if store.Position(n) > through {
 			break
@@ -123,9 +123,9 @@ func (w *writer) noteDeletion(kind string, through store.Position) error {
 	d := store.Deletion{Kind: kind}
 	k := checkpointKey(d.Mark().Name, through.Partition())
 	if v := w.tree(bucketCheckpoint).Get(k); v != nil {
-		record, reason := storecore.Sealed(k, v)
-		if reason != "" {
-			return bucketCheckpoint.corrupt(k, reason)
+		record, fault := storecore.Sealed(k, v)
+		if fault != nil {
+			return bucketCheckpoint.corrupt(k, fault.Error())
 		}
 		old, err := decodeCheckpoint(k, record)
 		if err != nil {

@@ -181,9 +181,9 @@ func (s *entityReader) fill(tx *bolt.Tx, p *storecore.Page) error {
 		if version != s.next {
 			return s.corrupt(gap(s.next, version), s.next, 0)
 		}
-		n, reason := storecore.Number(k, v)
-		if reason != "" {
-			return s.corrupt(bucketIndex.corrupt(k, reason), version, 0)
+		n, fault := storecore.Number(k, v)
+		if fault != nil {
+			return s.corrupt(bucketIndex.corrupt(k, fault.Error()), version, 0)
 		}
 		if p.Full() {
 			if s.last == lastUnknown {
@@ -201,8 +201,8 @@ func (s *entityReader) fill(tx *bolt.Tx, p *storecore.Page) error {
 	}
 	if k != nil {
 		// The entry after the last event must be intact, or it could be the next event.
-		if reason := bucketIndex.check(k, v); reason != "" {
-			return s.corrupt(bucketIndex.corrupt(k, reason), s.next, 0)
+		if fault := bucketIndex.check(k, v); fault != nil {
+			return s.corrupt(bucketIndex.corrupt(k, fault.Error()), s.next, 0)
 		}
 		if _, _, err := bucketIndex.step(index, k); err != nil {
 			return s.corrupt(err, s.next, 0)

@@ -67,8 +67,8 @@ func (s *entityReader) eachReceipt(c *bolt.Cursor, fn func(k, v []byte, n uint64
 	k, v, _, err := bucketIndex.find(c, append(from, 0)) // above all versions
 	for err == nil && k != nil {
 		// The entry after the last receipt must be intact, or it could be a receipt.
-		if reason := bucketIndex.check(k, v); reason != "" {
-			err = bucketIndex.corrupt(k, reason)
+		if fault := bucketIndex.check(k, v); fault != nil {
+			err = bucketIndex.corrupt(k, fault.Error())
 			break
 		}
 		n, name, ok := s.receiptOf(k)
@@ -478,9 +478,9 @@ func (l *Log) upgradeEntity(tx *bolt.Tx, w *writer, s *entityReader) (int, error
 	var receipts []*store.Receipt
 	var keys [][]byte
 	for k, v := range l.oldReceipts(tx, s.prefix) {
-		record, reason := storecore.Sealed(k, v)
-		if reason != "" {
-			return 0, bucketOldReceipt.corrupt(k, reason)
+		record, fault := storecore.Sealed(k, v)
+		if fault != nil {
+			return 0, bucketOldReceipt.corrupt(k, fault.Error())
 		}
 		r, err := decodeReceipt(s.key, string(k[len(s.prefix):]), k, record)
 		if err != nil {

@@ -55,9 +55,9 @@ func fillRecords(tx *bolt.Tx, p *storecore.Page, b bucket, prefix, next []byte) 
 		return nil, err
 	}
 	for k != nil {
-		record, reason := storecore.Sealed(k, v)
-		if reason != "" {
-			return nil, b.corrupt(k, reason)
+		record, fault := storecore.Sealed(k, v)
+		if fault != nil {
+			return nil, b.corrupt(k, fault.Error())
 		}
 		if !bytes.HasPrefix(k, prefix) {
 			_, _, err := b.step(c, k)

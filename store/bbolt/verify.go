@@ -130,33 +130,31 @@ func (v *fileCheck) entry(b bucket, k, value []byte) {
 }
 
 func (v *fileCheck) meta(k, value []byte) {
-	reason := ""
+	var fault error
 	switch {
 	case bytes.Equal(k, metaInfo):
-		record, why := storecore.Sealed(k, value)
-		if reason = why; why == "" {
-			if _, err := store.DecodeLogInfo(record); err != nil {
-				reason = err.Error()
-			}
+		var record []byte
+		if record, fault = storecore.Sealed(k, value); fault == nil {
+			_, fault = store.DecodeLogInfo(record)
 		}
 	case bytes.Equal(k, metaCounters):
-		reason = new(counters).read(value)
+		fault = new(counters).read(value)
 	case bytes.HasPrefix(k, metaHead) && len(k) == len(metaHead)+2:
-		n, why := storecore.Number(k, value)
+		n, damage := storecore.Number(k, value)
 		p := int(binary.BigEndian.Uint16(k[len(metaHead):]))
 		switch {
-		case why != "":
-			reason = why
+		case damage != nil:
+			fault = damage
 		case p >= len(v.heads):
-			reason = fmt.Sprintf("the log has %d partitions", len(v.heads))
+			fault = fmt.Errorf("the log has %d partitions", len(v.heads))
 		case n != v.heads[p]:
-			reason = fmt.Sprintf("the head is %d, the log says %d", n, v.heads[p])
+			fault = fmt.Errorf("the head is %d, the log says %d", n, v.heads[p])
 		}
 	default:
-		reason = "there is no such thing"
+		fault = errors.New("there is no such thing")
 	}
-	if reason != "" {
-		v.fault(bucketMeta.corrupt(k, reason))
+	if fault != nil {
+		v.fault(bucketMeta.corrupt(k, fault.Error()))
 	}
 }
 
@@ -224,9 +222,9 @@ func (v *fileCheck) message(k []byte, m *store.Message) {
 
 // listEntry checks an entry of a list, which names a message.
 func (v *fileCheck) listEntry(b bucket, k, value []byte) {
-	n, reason := storecore.Number(k, value)
-	if reason != "" {
-		v.fault(b.corrupt(k, reason))
+	n, fault := storecore.Number(k, value)
+	if fault != nil {
+		v.fault(b.corrupt(k, fault.Error()))
 		return
 	}
 	record, err := v.find(bucketMessage, be64(n))

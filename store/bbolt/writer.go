@@ -398,8 +398,8 @@ func (w *writer) olderSnapshots(key store.Key, version store.Version) (keys [][]
 		if !ok || at >= version {
 			return keys, nil
 		}
-		if reason := bucketSnapshot.check(k, v); reason != "" {
-			err = bucketSnapshot.corrupt(k, reason)
+		if fault := bucketSnapshot.check(k, v); fault != nil {
+			err = bucketSnapshot.corrupt(k, fault.Error())
 			break
 		}
 		keys = append(keys, bytes.Clone(k))

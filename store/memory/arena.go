@@ -81,9 +81,9 @@ func (at ref) bytes(chunks [][]byte) []byte {
 // position returns the position of a stored event. It verifies the checksum, but decodes
 // only the position, which has a fixed place near the end.
 func (a *arena) position(at ref) (store.Position, error) {
-	b, reason := store.Unseal(at.bytes(a.chunks))
-	if reason != "" {
-		return 0, &store.CorruptError{What: "event", Reason: reason}
+	b, err := store.Unseal(at.bytes(a.chunks))
+	if err != nil {
+		return 0, &store.CorruptError{What: "event", Reason: err.Error()}
 	}
 	return store.Position(binary.LittleEndian.Uint64(b[len(b)-tailBytes-8:])), nil
 }

@@ -70,28 +70,28 @@ func (b *blob) finish() []byte {
 }
 
 // events calls fn with the position and the sealed form of each event of a blob whose key is
-// the position end. It stops when fn returns false. If the blob is damaged, it returns the
-// reason.
-func events(end store.Position, v []byte, fn func(at store.Position, sealed []byte) bool) (reason string) {
+// the position end. It stops when fn returns false. It returns an error if the
+// blob is damaged.
+func events(end store.Position, v []byte, fn func(at store.Position, sealed []byte) bool) error {
 	if len(v) < blobHeadBytes {
-		return fmt.Sprintf("blob of %d bytes", len(v))
+		return fmt.Errorf("blob of %d bytes", len(v))
 	}
 	count := binary.BigEndian.Uint32(v)
 	for v = v[blobHeadBytes:]; count > 0; count-- {
 		if len(v) < blobFrameBytes {
-			return fmt.Sprintf("blob ends %d events early", count)
+			return fmt.Errorf("blob ends %d events early", count)
 		}
 		n, low := uint64(binary.BigEndian.Uint32(v)), binary.BigEndian.Uint32(v[4:])
 		if v = v[blobFrameBytes:]; n > uint64(len(v)) {
-			return fmt.Sprintf("event of %d bytes where %d are left", n, len(v))
+			return fmt.Errorf("event of %d bytes where %d are left", n, len(v))
 		}
 		if !fn(end-store.Position(uint32(end)-low), v[:n:n]) {
-			return ""
+			return nil
 		}
 		v = v[n:]
 	}
 	if len(v) > 0 {
-		return fmt.Sprintf("%d bytes behind the last event", len(v))
+		return fmt.Errorf("%d bytes behind the last event", len(v))
 	}
-	return ""
+	return nil
 }

@@ -65,9 +65,9 @@ func (m *logDescriptor) read(v []byte) error {
 	corrupt := func(reason string) error {
 		return &store.CorruptError{What: "file", Where: descriptorFile, Reason: reason}
 	}
-	b, reason := store.Unseal(v)
-	if reason != "" {
-		return corrupt(reason)
+	b, fault := store.Unseal(v)
+	if fault != nil {
+		return corrupt(fault.Error())
 	}
 	const head = len(descriptorMagic) + 4
 	if !bytes.HasPrefix(b, []byte(descriptorMagic)) || len(b) < head {

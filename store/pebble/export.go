@@ -129,7 +129,7 @@ func (d *recordDecoder) blob(k, v []byte, hand func(store.Record, error) bool) b
 		return hand(nil, corruptKey(k, "it names no position"))
 	}
 	more, before := true, store.Position(0)
-	reason := events(positionOf(k), v, func(at store.Position, sealed []byte) bool {
+	fault := events(positionOf(k), v, func(at store.Position, sealed []byte) bool {
 		err := d.Event(sealed, &d.event)
 		switch {
 		case err == nil && d.event.Position != at:
@@ -148,8 +148,8 @@ func (d *recordDecoder) blob(k, v []byte, hand func(store.Record, error) bool) b
 		}
 		return more
 	})
-	if more && reason != "" {
-		more = hand(nil, corruptKey(k, reason))
+	if more && fault != nil {
+		more = hand(nil, corruptKey(k, fault.Error()))
 	}
 	return more
 }
@@ -159,9 +159,9 @@ func (d *recordDecoder) decode(k, v []byte) (store.Record, error) {
 	if bucket(k[0]) == bucketEntity {
 		return d.ofEntity(k, v)
 	}
-	record, reason := storecore.Sealed(k, v)
-	if reason != "" {
-		return nil, corruptKey(k, reason)
+	record, fault := storecore.Sealed(k, v)
+	if fault != nil {
+		return nil, corruptKey(k, fault.Error())
 	}
 	r, err := d.named(k, record)
 	if err == nil {
@@ -231,9 +231,9 @@ func (d *recordDecoder) ofEntity(k, v []byte) (store.Record, error) {
 		}
 		return &d.event, nil
 	}
-	record, reason := storecore.Sealed(k, v)
-	if reason != "" {
-		return nil, about(corruptKey(k, reason), k, key, version)
+	record, fault := storecore.Sealed(k, v)
+	if fault != nil {
+		return nil, about(corruptKey(k, fault.Error()), k, key, version)
 	}
 	err := d.State(record, &d.state)
 	if s := &d.state; err == nil && !bytes.Equal(entryOf(s), k) {

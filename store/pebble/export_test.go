@@ -57,15 +57,15 @@ func damageBlob(db *pebble.DB, p store.Position, flip func([]byte)) error {
 		return err
 	}
 	found := false
-	reason := events(positionOf(k), v, func(at store.Position, sealed []byte) bool {
+	fault := events(positionOf(k), v, func(at store.Position, sealed []byte) bool {
 		if at == p {
 			flip(sealed)
 			found = true
 		}
 		return true
 	})
-	if reason != "" || !found {
-		return fmt.Errorf("blob of position %v: %s", p, reason)
+	if fault != nil || !found {
+		return fmt.Errorf("blob of position %v: %v", p, fault)
 	}
 	return db.Set(k, v, pebble.Sync)
 }

@@ -179,9 +179,9 @@ func getRecord(r pebble.Reader, k []byte) ([]byte, error) {
 	if v == nil || err != nil {
 		return nil, err
 	}
-	record, reason := storecore.Sealed(k, v)
-	if reason != "" {
-		return nil, corruptKey(k, reason)
+	record, fault := storecore.Sealed(k, v)
+	if fault != nil {
+		return nil, corruptKey(k, fault.Error())
 	}
 	return record, nil
 }
@@ -192,9 +192,9 @@ func getNumber(r pebble.Reader, k []byte) (n uint64, ok bool, err error) {
 	if v == nil || err != nil {
 		return 0, false, err
 	}
-	n, reason := storecore.Number(k, v)
-	if reason != "" {
-		return 0, false, corruptKey(k, reason)
+	n, fault := storecore.Number(k, v)
+	if fault != nil {
+		return 0, false, corruptKey(k, fault.Error())
 	}
 	return n, true, nil
 }
@@ -232,9 +232,9 @@ func (c *counters) load(r pebble.Reader) error {
 }
 
 func (c *counters) read(v []byte) error {
-	b, reason := store.Unseal(v)
-	if reason != "" {
-		return bucketMeta.corrupt(metaCounters, reason)
+	b, fault := store.Unseal(v)
+	if fault != nil {
+		return bucketMeta.corrupt(metaCounters, fault.Error())
 	}
 	fields := c.fields()
 	if len(b) != 8*len(fields) {

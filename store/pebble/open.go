@@ -450,9 +450,9 @@ func (l *Log) loadHeads(r pebble.Reader) error {
 				return err
 			}
 			if v != nil {
-				n, reason := storecore.Number(k, v)
-				if reason != "" {
-					return corruptKey(k, reason)
+				n, fault := storecore.Number(k, v)
+				if fault != nil {
+					return corruptKey(k, fault.Error())
 				}
 				w.heads[i] = n
 				l.heads[i].Store(n)

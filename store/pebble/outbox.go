@@ -244,9 +244,9 @@ func (o *outboxReader) page(r pebble.Reader, p *storecore.Page, list, halted *pe
 		if err != nil {
 			return err
 		}
-		sequence, reason := storecore.Number(c.Key(), v)
-		if reason != "" {
-			return corruptKey(c.Key(), reason)
+		sequence, fault := storecore.Number(c.Key(), v)
+		if fault != nil {
+			return corruptKey(c.Key(), fault.Error())
 		}
 		if p.Full() {
 			o.next = bytes.Clone(c.Key())

@@ -171,15 +171,15 @@ func (w *writer) deleteFromBlob(c *pebble.Iterator, gone map[store.Position]bool
 		return err
 	}
 	var kept blob
-	reason := events(positionOf(c.Key()), v, func(at store.Position, sealed []byte) bool {
+	fault := events(positionOf(c.Key()), v, func(at store.Position, sealed []byte) bool {
 		if !gone[at] {
 			kept.add(at, sealed)
 		}
 		return true
 	})
 	switch {
-	case reason != "":
-		return corruptKey(c.Key(), reason)
+	case fault != nil:
+		return corruptKey(c.Key(), fault.Error())
 	case kept.count == 0:
 		return w.delete(c.Key())
 	}

@@ -190,9 +190,9 @@ func (s *entityReader) copyState(c *pebble.Iterator, p *storecore.Page, ok bool,
 		if err != nil {
 			return 0, false, err
 		}
-		record, reason := storecore.Sealed(c.Key(), v)
-		if reason != "" {
-			return 0, false, corruptKey(c.Key(), reason)
+		record, fault := storecore.Sealed(c.Key(), v)
+		if fault != nil {
+			return 0, false, corruptKey(c.Key(), fault.Error())
 		}
 		p.Sealed = append(p.Sealed[:0], record...)
 		found, saved = version, part == partState
@@ -320,10 +320,10 @@ func (s *entityReader) end(c *pebble.Iterator) (storecore.Head, error) {
 	}
 	var d store.Decoder
 	state := new(store.State)
-	record, reason := storecore.Sealed(c.Key(), v)
+	record, fault := storecore.Sealed(c.Key(), v)
 	switch {
-	case reason != "":
-		err = corruptKey(c.Key(), reason)
+	case fault != nil:
+		err = corruptKey(c.Key(), fault.Error())
 	default:
 		err = d.State(record, state)
 	}

@@ -62,9 +62,9 @@ func records[T any](ctx context.Context, l *Log, what string, prefix []byte, dec
 func fillRecords(r pebble.Reader, p *storecore.Page, from, end []byte) (next []byte, err error) {
 	p.Reset()
 	return fillWith(r, p, from, end, func(k, v []byte) ([]byte, error) {
-		record, reason := storecore.Sealed(k, v)
-		if reason != "" {
-			return nil, corruptKey(k, reason)
+		record, fault := storecore.Sealed(k, v)
+		if fault != nil {
+			return nil, corruptKey(k, fault.Error())
 		}
 		return record, nil
 	})

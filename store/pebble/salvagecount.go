@@ -79,7 +79,7 @@ func (c *salvageCount) entry(k, v []byte) {
 	case bucketMessage:
 		if len(k) == 1+8 {
 			c.messages++
-			if _, reason := storecore.Sealed(k, v); reason == "" {
+			if _, fault := storecore.Sealed(k, v); fault == nil {
 				c.has.sequence = max(c.has.sequence, binary.BigEndian.Uint64(k[1:]))
 			}
 		}
@@ -93,8 +93,8 @@ func (c *salvageCount) entry(k, v []byte) {
 // head takes the stored head of a partition, if the entry is one.
 func (c *salvageCount) head(k, v []byte) {
 	name := k[1:]
-	n, reason := storecore.Number(k, v)
-	if !bytes.HasPrefix(name, metaHead) || len(name) != len(metaHead)+2 || reason != "" {
+	n, fault := storecore.Number(k, v)
+	if !bytes.HasPrefix(name, metaHead) || len(name) != len(metaHead)+2 || fault != nil {
 		return
 	}
 	if p := int(binary.BigEndian.Uint16(name[len(metaHead):])); p < len(c.heads) && n <= store.LastPosition(0).Sequence() {

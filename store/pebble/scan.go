@@ -99,7 +99,7 @@ func (s *scanner) fill(r pebble.Reader) error {
 // Positions are dense unless events have been deleted.
 func (s *scanner) blob(ctx context.Context, k, v []byte) (err error) {
 	event, end := &s.page.Event, positionOf(k)
-	reason := events(end, v, func(at store.Position, sealed []byte) bool {
+	fault := events(end, v, func(at store.Position, sealed []byte) bool {
 		switch {
 		case at < s.next:
 			return true // before the start of the scan
@@ -127,8 +127,8 @@ func (s *scanner) blob(ctx context.Context, k, v []byte) (err error) {
 	switch {
 	case err != nil || s.done:
 		return err
-	case reason != "":
-		return s.log.corruptAt(corruptKey(k, reason), s.next)
+	case fault != nil:
+		return s.log.corruptAt(corruptKey(k, fault.Error()), s.next)
 	case s.next <= min(end, s.last) && !s.sparse:
 		return s.missing(s.next)
 	}

@@ -208,14 +208,13 @@ func (v *fileCheck) entry(ctx context.Context, k, value []byte) error {
 }
 
 func (v *fileCheck) meta(k, value []byte) error {
-	name, reason := k[1:], ""
+	name := k[1:]
+	var fault error
 	switch {
 	case bytes.Equal(name, metaInfo):
-		record, why := storecore.Sealed(k, value)
-		if reason = why; why == "" {
-			if _, err := store.DecodeLogInfo(record); err != nil {
-				reason = err.Error()
-			}
+		var record []byte
+		if record, fault = storecore.Sealed(k, value); fault == nil {
+			_, fault = store.DecodeLogInfo(record)
 		}
 	case bytes.Equal(name, metaCounters):
 		var c counters
@@ -223,24 +222,24 @@ func (v *fileCheck) meta(k, value []byte) error {
 			return err
 		}
 		if c != v.counters {
-			reason = "they are not those of the last commit"
+			fault = errors.New("they are not those of the last commit")
 		}
 	case bytes.HasPrefix(name, metaHead) && len(name) == len(metaHead)+2:
-		n, why := storecore.Number(k, value)
+		n, damage := storecore.Number(k, value)
 		p := int(binary.BigEndian.Uint16(name[len(metaHead):]))
 		switch {
-		case why != "":
-			reason = why
+		case damage != nil:
+			fault = damage
 		case p >= len(v.heads):
-			reason = fmt.Sprintf("the log has %d partitions", len(v.heads))
+			fault = fmt.Errorf("the log has %d partitions", len(v.heads))
 		case n != v.heads[p]:
-			reason = fmt.Sprintf("the head is %d, the log says %d", n, v.heads[p])
+			fault = fmt.Errorf("the head is %d, the log says %d", n, v.heads[p])
 		}
 	default:
-		reason = "there is no such thing"
+		fault = errors.New("there is no such thing")
 	}
-	if reason != "" {
-		return corruptKey(k, reason)
+	if fault != nil {
+		return corruptKey(k, fault.Error())
 	}
 	return nil
 }
@@ -297,7 +296,7 @@ func (v *fileCheck) refers(ctx context.Context, from, to []byte, n uint64) error
 	case value == nil:
 		return corruptKey(from, fmt.Sprintf("there is no entry %v %q for it", bucket(to[0]), to[1:]))
 	}
-	if got, reason := storecore.Number(to, value); reason != "" || got != n {
+	if got, fault := storecore.Number(to, value); fault != nil || got != n {
 		return corruptKey(from, fmt.Sprintf("entry %v %q says %d, not %d", bucket(to[0]), to[1:], got, n))
 	}
 	return nil
@@ -323,9 +322,9 @@ func (v *fileCheck) message(ctx context.Context, k []byte, m *store.Message) err
 
 // listEntry checks an entry of a list, which names a message.
 func (v *fileCheck) listEntry(ctx context.Context, k, value []byte) error {
-	n, reason := storecore.Number(k, value)
-	if reason != "" {
-		return corruptKey(k, reason)
+	n, fault := storecore.Number(k, value)
+	if fault != nil {
+		return corruptKey(k, fault.Error())
 	}
 	at := sequenceKey(bucketMessage, n)
 	found, err := v.find(ctx, at)

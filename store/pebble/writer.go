@@ -387,8 +387,8 @@ func (w *writer) olderSnapshots(key store.Key, version store.Version) (keys [][]
 			if err != nil {
 				return err
 			}
-			if _, reason := storecore.Sealed(c.Key(), v); reason != "" {
-				return corruptKey(c.Key(), reason)
+			if _, fault := storecore.Sealed(c.Key(), v); fault != nil {
+				return corruptKey(c.Key(), fault.Error())
 			}
 			keys = append(keys, bytes.Clone(c.Key()))
 		}
