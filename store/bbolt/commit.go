@@ -2,7 +2,6 @@ package bbolt
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -64,7 +63,7 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 // write is like transact, for a log that is known to be usable.
 func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 	if l.readOnly {
-		return true, fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
+		return true, storecore.ErrReadOnly
 	}
 	var tx *bolt.Tx
 	err = l.guard(func() (err error) {

@@ -32,7 +32,7 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 		err = from.Validate(l.info.Partitions)
 	}
 	if err == nil && l.held.Load() {
-		err = store.ErrInUse
+		err = storecore.ErrHeld
 	}
 	if err == nil {
 		err = l.exclusively(func(w *writer) error {
@@ -99,8 +99,8 @@ func (f *importer) step(ctx context.Context, fn func(*writer) error) error {
 }
 
 func (f *importer) add(w *writer, r store.Record) error {
-	if s := store.RecordKindOf(r); s < f.sort {
-		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, s, f.sort)
+	if err := storecore.CheckOrder(store.RecordKindOf(r), f.sort); err != nil {
+		return err
 	}
 	f.sort = store.RecordKindOf(r)
 	if err := store.ValidateRecord(r); err != nil {

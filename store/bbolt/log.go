@@ -118,9 +118,9 @@ func (l *Log) Acquire() (release func(), err error) {
 	switch {
 	case err != nil:
 	case l.readOnly:
-		err = fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
+		err = storecore.ErrReadOnly
 	case !l.held.CompareAndSwap(false, true):
-		err = store.ErrInUse
+		err = storecore.ErrHeld
 	}
 	if err != nil {
 		return nil, fmt.Errorf("acquire %s: %w", l.path, err)

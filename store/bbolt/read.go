@@ -113,11 +113,11 @@ func (s *entityReader) restore(ctx context.Context, p *storecore.Page, accept fu
 			return s.fill(tx, p)
 		})
 		switch {
-		case errors.Is(err, errDeleted) && below == lastUnknown:
+		case errors.Is(err, storecore.ErrDeleted) && below == lastUnknown:
 			return s.corrupt(&store.CorruptError{
 				What: "event", Where: "bucket index", Reason: "events after the latest snapshot are missing",
 			}, found+1, 0)
-		case errors.Is(err, errDeleted):
+		case errors.Is(err, storecore.ErrDeleted):
 			accept = nil // events are deleted after all older snapshots too
 			continue
 		case err != nil || found == 0:
@@ -163,9 +163,6 @@ func (s *entityReader) copyState(tx *bolt.Tx, p *storecore.Page, below store.Ver
 	}
 	return p.State.Version, nil
 }
-
-// errDeleted says that a wanted event comes before the first event that is kept.
-var errDeleted = errors.New("events have been deleted meanwhile")
 
 // fill copies the next page of events and moves next behind the page.
 func (s *entityReader) fill(tx *bolt.Tx, p *storecore.Page) error {
@@ -235,7 +232,7 @@ func (s *entityReader) seek(tx *bolt.Tx, index *bolt.Cursor) (k, v []byte, err e
 	case ok && version != s.next && behind:
 		return nil, nil, s.corrupt(gap(s.next, version), s.next, 0)
 	case ok && version != s.next && s.dense:
-		return nil, nil, errDeleted
+		return nil, nil, storecore.ErrDeleted
 	case ok:
 		s.next = version
 	}

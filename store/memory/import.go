@@ -33,7 +33,7 @@ func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, erro
 		err = fmt.Errorf("%w: the log is not empty", store.ErrInvalid)
 	}
 	if err == nil && l.held {
-		err = store.ErrInUse
+		err = errHeld
 	}
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)
@@ -74,7 +74,7 @@ func (f *filling) add(r store.Record) error {
 	case l.closed || f.done:
 		return store.ErrClosed
 	case store.RecordKindOf(r) < f.sort:
-		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, store.RecordKindOf(r), f.sort)
+		return fmt.Errorf("%w: records out of order: %v after %v", store.ErrInvalid, store.RecordKindOf(r), f.sort)
 	}
 	f.sort = store.RecordKindOf(r)
 	if err := store.ValidateRecord(r); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gofrs/uuid/v5"
 
+	"github.com/perdure/perdure/internal/errtext"
 	"github.com/perdure/perdure/store"
 )
 
@@ -461,7 +462,7 @@ func (l *Log) Acquire() (release func(), err error) {
 	case l.shared:
 		return nil, fmt.Errorf("acquire: %w: the log is shared", errors.ErrUnsupported)
 	case l.held:
-		return nil, fmt.Errorf("acquire: %w", store.ErrInUse)
+		return nil, errHeld
 	}
 	l.held = true
 	return sync.OnceFunc(func() {
@@ -470,6 +471,9 @@ func (l *Log) Acquire() (release func(), err error) {
 		l.held = false
 	}), nil
 }
+
+// errHeld is the error of a log that another engine holds.
+var errHeld = errtext.New("memory log is held by another engine", store.ErrInUse)
 
 // Synchronous implements [store.Synchronous].
 func (l *Log) Synchronous() bool { return true }

@@ -64,7 +64,7 @@ func (l *Log) transact(fn func(w *writer) error) (known bool, err error) {
 // run is like transact, but also works while an import fills the log.
 func (l *Log) run(fn func(w *writer) error) (known bool, err error) {
 	if l.readOnly {
-		return true, fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
+		return true, storecore.ErrReadOnly
 	}
 	w := &l.writer
 	err = l.guard(func() error {

@@ -124,9 +124,9 @@ func (l *Log) Acquire() (release func(), err error) {
 	switch {
 	case err != nil:
 	case l.readOnly:
-		err = fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
+		err = storecore.ErrReadOnly
 	case !l.held.CompareAndSwap(false, true):
-		err = store.ErrInUse
+		err = storecore.ErrHeld
 	}
 	if err != nil {
 		return nil, fmt.Errorf("acquire %s: %w", l.path, err)
@@ -265,7 +265,7 @@ func (l *Log) markBroken(why error) {
 	if l.broken.CompareAndSwap(nil, &why) {
 		close(l.down)
 		l.fs.close()
-		l.logger.Error("the log is broken until it is opened anew", "dir", l.path, "error", why)
+		l.logger.Error("the log is broken until it is opened again", "dir", l.path, "error", why)
 	}
 }
 

@@ -145,11 +145,11 @@ func (s *entityReader) restore(ctx context.Context, p *storecore.Page, accept fu
 			return s.fill(c, p, ok)
 		})
 		switch {
-		case errors.Is(err, errDeleted) && below == lastUnknown:
+		case errors.Is(err, storecore.ErrDeleted) && below == lastUnknown:
 			return s.corrupt(&store.CorruptError{
 				What: "event", Reason: "events after the latest snapshot are missing",
 			}, found+1, 0)
-		case errors.Is(err, errDeleted):
+		case errors.Is(err, storecore.ErrDeleted):
 			accept = nil // events are deleted after all older snapshots too
 			continue
 		case err != nil || found == 0:
@@ -211,9 +211,6 @@ func (s *entityReader) copyState(c *pebble.Iterator, p *storecore.Page, ok bool,
 	}
 	return found, ok, nil
 }
-
-// errDeleted says that a wanted event comes before the first event that is kept.
-var errDeleted = errors.New("events have been deleted meanwhile")
 
 // fill copies the next page of events and moves next behind the page. The iterator c must be
 // at the first event at or above version next; ok says whether there is one.
@@ -291,7 +288,7 @@ func (s *entityReader) first(c *pebble.Iterator, ok bool) (bool, error) {
 		return false, err
 	}
 	if s.dense {
-		return false, errDeleted
+		return false, storecore.ErrDeleted
 	}
 	s.next = version
 	return c.SeekGE(s.eventKey(version)), nil

@@ -52,7 +52,7 @@ type committer struct {
 // same time. The package comment describes the errors.
 func (l *Log) Commit(ctx context.Context, group []*store.Batch) ([]store.Result, error) {
 	if l.readOnly {
-		return nil, fmt.Errorf("commit to %s: %w: %w", l.name, store.ErrNotStored, errReadOnly)
+		return nil, fmt.Errorf("commit to %s: %w: %w", l.name, store.ErrNotStored, storecore.ErrReadOnly)
 	}
 	if d := l.inDoubt(); d != nil { // before the queue, so that the caller's context can end the wait
 		if err := l.ready(ctx); err != nil {

@@ -158,9 +158,6 @@ func retryable(err error) bool {
 	return errors.Is(err, errLost)
 }
 
-// errReadOnly is the error of writes to a log that is opened for reading.
-var errReadOnly = fmt.Errorf("%w: it is opened for reading", errors.ErrUnsupported)
-
 // explained adds the cause and the cure to an error of the server whose text does not
 // tell them. Example: a message sequence that is behind the messages of the log.
 func (l *Log) explained(err error) error {

@@ -54,7 +54,7 @@ const (
 func (l *Log) Import(ctx context.Context, from store.Origin) (store.Import, error) {
 	err := ctx.Err()
 	if err == nil && l.readOnly {
-		err = errReadOnly
+		err = storecore.ErrReadOnly
 	}
 	if err == nil {
 		err = l.ready(ctx)
@@ -222,8 +222,8 @@ func (f *importer) add(ctx context.Context, records []store.Record) error {
 // inOrder checks that a record is valid, and that it comes after the one before.
 func (f *importer) inOrder(r store.Record) error {
 	s := store.RecordKindOf(r)
-	if s < f.sort {
-		return fmt.Errorf("%w: a %v after a %v", store.ErrInvalid, s, f.sort)
+	if err := storecore.CheckOrder(s, f.sort); err != nil {
+		return err
 	}
 	if err := store.ValidateRecord(r); err != nil {
 		return err

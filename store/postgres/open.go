@@ -145,7 +145,7 @@ func (l *Log) describe(ctx context.Context, conn *pgx.Conn) error {
 	var unfinished bool
 	err := conn.QueryRow(ctx, in(l.schema, sqlInfo)).Scan(&record, &unfinished)
 	if errors.Is(err, pgx.ErrNoRows) && l.readOnly {
-		return fmt.Errorf("%w: schema %q has no log in it yet, and it is opened for reading", store.ErrFormat, l.schema)
+		return fmt.Errorf("%w: schema %q has no log in it yet, and is opened read-only", store.ErrFormat, l.schema)
 	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		id, err := uuid.NewV7()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -109,7 +110,7 @@ func (l *Log) prune(ctx context.Context, key store.Key, fn func(tx pgx.Tx, cover
 		return 0, err
 	}
 	if l.readOnly {
-		return 0, errReadOnly
+		return 0, storecore.ErrReadOnly
 	}
 	if err := l.ready(ctx); err != nil {
 		return 0, err

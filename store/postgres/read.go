@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
@@ -280,14 +281,11 @@ func (s *entityReader) fill(ctx context.Context, p *page) error {
 			s.dense = false // Read leaves deleted events out
 			return s.settle(p)
 		case pruned:
-			return errDeleted
+			return storecore.ErrDeleted
 		}
 		return err
 	})
 }
-
-// errDeleted is the error of an iteration whose next events were deleted.
-var errDeleted = errors.New("events have been deleted meanwhile")
 
 // pruned reports whether the next event, and all events before the first one that is kept,
 // have been deleted since the page before.

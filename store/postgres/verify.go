@@ -161,7 +161,7 @@ func (m *readView) verifyIndexes(ctx context.Context, fault func(error)) error {
 		if count[0] != count[1] || sum[0] != sum[1] {
 			fault(&store.CorruptError{
 				What: "index", Where: "index " + x.name,
-				Reason: fmt.Sprintf("it lists %d rows, and table %s has %d, not the same ones; REINDEX makes it anew", count[1], x.table, count[0]),
+				Reason: fmt.Sprintf("it lists %d rows, and table %s has %d, not the same ones; REINDEX rebuilds it", count[1], x.table, count[0]),
 			})
 		}
 	}
