@@ -92,7 +92,7 @@ func TestAScenario(t *testing.T) {
 			t.Errorf("a timer that is set and cancelled: got %q", said)
 		}
 		perduretest.Given(t, r.kind()).When(&testv1.Deposit{}).ThenScheduled("y", at, &testv1.Touch{}).
-			ThenCancelled("x").ThenClaimed("name", "eda").ThenReleased("name", "ada")
+			ThenCancelled("x").ThenClaimed(store.Claim{Space: "name", Value: "eda"}).ThenReleased(store.Claim{Space: "name", Value: "ada"})
 	})
 }
 

@@ -167,17 +167,15 @@ func TestAScenarioSeesWhatIsLeftForLater(t *testing.T) {
 		ThenScheduled("remind", start.Add(time.Hour), &testv1.Touch{}).
 		ThenScheduledTo(bob, "nudge", start.Add(time.Minute), &testv1.Open{}).
 		ThenCancelled("old").
-		ThenClaimed("name", "ada").
-		ThenClaimed("mail", "a@b").
-		ThenClaimed("street").
-		ThenReleased("name", "eda").
+		ThenClaimed(store.Claim{Space: "name", Value: "ada"}, store.Claim{Space: "mail", Value: "a@b"}).
+		ThenReleased(store.Claim{Space: "name", Value: "eda"}).
 		When(&testv1.Touch{}).
 		ThenAfterCommit().
 		ThenEnqueued().
 		ThenEnqueuedTo(bob).
 		ThenCancelled().
-		ThenClaimed("name").
-		ThenReleased("name")
+		ThenClaimed().
+		ThenReleased()
 }
 
 func TestAScenarioOfADurableStateHolds(t *testing.T) {
@@ -524,15 +522,17 @@ func TestAScenarioThatDoesNotHoldFails(t *testing.T) {
 			},
 		},
 		{
-			name: "other claims", want: []string{`other claims in "name"`},
-			scenario: func(r *record) { perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenClaimed("name", "bob") },
+			name: "other claims", want: []string{"other claims than wanted"},
+			scenario: func(r *record) {
+				perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenClaimed(store.Claim{Space: "name", Value: "bob"})
+			},
 		},
 		{
-			name: "other values given up", want: []string{`other values given up in "name"`},
-			scenario: func(r *record) { perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenReleased("name") },
+			name: "other released values", want: []string{"other released values than wanted"},
+			scenario: func(r *record) { perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenReleased() },
 		},
 		{
-			name: "other timers taken back", want: []string{"other timers taken back"},
+			name: "other cancelled timers", want: []string{"other cancelled timers"},
 			scenario: func(r *record) { perduretest.Given(r, good).When(&testv1.Misbehave{}).ThenCancelled("new") },
 		},
 		{

@@ -170,43 +170,36 @@ func (o *Outcome[S]) target(m *entity.Message) store.Key {
 // ThenCancelled expects that the command cancels exactly these timers, in this order.
 func (o *Outcome[S]) ThenCancelled(names ...string) *Outcome[S] {
 	o.s.tb.Helper()
-	if !o.accepted("timers to be taken back") || len(names) == 0 && len(o.decision.Cancel) == 0 {
+	if !o.accepted("cancelled timers") || len(names) == 0 && len(o.decision.Cancel) == 0 {
 		return o
 	}
 	if diff := cmp.Diff(names, o.decision.Cancel); diff != "" {
-		o.fail("got other timers taken back than wanted (-want +got):\n%s", diff)
+		o.fail("got other cancelled timers than wanted (-want +got):\n%s", diff)
 	}
 	return o
 }
 
-// ThenClaimed expects that the command claims exactly these values in the space, in this
-// order: those of [perdure.Decision.Claim]. A scenario has no other entity that could hold
-// them.
-func (o *Outcome[S]) ThenClaimed(space string, values ...string) *Outcome[S] {
+// ThenClaimed expects that the command claims exactly these values, in this order: those of
+// [perdure.Decision.Claim]. A scenario has no other entity that could hold them.
+func (o *Outcome[S]) ThenClaimed(claims ...store.Claim) *Outcome[S] {
 	o.s.tb.Helper()
-	return o.held("claims", space, values, o.decision.Claim)
+	return o.held("claims", claims, o.decision.Claim)
 }
 
-// ThenReleased expects that the command releases exactly these values in the space, in this
-// order: those of [perdure.Decision.Release].
-func (o *Outcome[S]) ThenReleased(space string, values ...string) *Outcome[S] {
+// ThenReleased expects that the command releases exactly these values, in this order: those
+// of [perdure.Decision.Release].
+func (o *Outcome[S]) ThenReleased(claims ...store.Claim) *Outcome[S] {
 	o.s.tb.Helper()
-	return o.held("values given up", space, values, o.decision.Release)
+	return o.held("released values", claims, o.decision.Release)
 }
 
-func (o *Outcome[S]) held(what, space string, want []string, claims []store.Claim) *Outcome[S] {
+func (o *Outcome[S]) held(what string, want, got []store.Claim) *Outcome[S] {
 	o.s.tb.Helper()
-	var got []string
-	for _, c := range claims {
-		if c.Space == space {
-			got = append(got, c.Value)
-		}
-	}
 	if !o.accepted(what) || len(want) == 0 && len(got) == 0 {
 		return o
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		o.fail("got other %s in %q than wanted (-want +got):\n%s", what, space, diff)
+		o.fail("got other %s than wanted (-want +got):\n%s", what, diff)
 	}
 	return o
 }

@@ -43,29 +43,26 @@ type Subject struct {
 	// set, Rot demands that Verify notices all damage that any read notices.
 	Verify func(ctx context.Context, log store.Log) error
 
-	// Kills is the number of times that Kill ends a process. Zero means KillsDefault.
+	// Kills is the number of times that Kill ends a process. Zero means 100.
 	Kills int
-	// Powers is the number of times that Power cuts the power. Zero means PowersDefault.
+	// Powers is the number of times that Power cuts the power. Zero means 60.
 	Powers int
-	// Rots is the number of times that Rot damages a copy of the log. Zero means
-	// RotsDefault.
+	// Rots is the number of times that Rot damages a copy of the log. Zero means 200.
 	Rots int
-	// Medias is the number of copies of the log that Media damages. Zero means
-	// MediasDefault.
+	// Medias is the number of copies of the log that Media damages. Zero means 80.
 	Medias int
 	// Stride is the distance between the operations that IO makes fail. With 1 each
-	// operation fails in one run, with each fault that it can have. Zero means
-	// StrideDefault.
+	// operation fails in one run, with each fault that it can have. Zero means 4.
 	Stride int
 }
 
 // Defaults of a [Subject].
 const (
-	KillsDefault  = 100
-	PowersDefault = 60
-	RotsDefault   = 200
-	MediasDefault = 80
-	StrideDefault = 4
+	killsDefault  = 100
+	powersDefault = 60
+	rotsDefault   = 200
+	mediasDefault = 80
+	strideDefault = 4
 )
 
 // counts are the values of the flags; zero means that a flag is not set.
@@ -149,12 +146,12 @@ func prepare(t testing.TB, s Subject) (*kit, Subject) {
 			*n = flag
 		}
 	}
-	choose(&s.Kills, theKit.counts.kills, KillsDefault)
-	choose(&s.Powers, theKit.counts.powers, PowersDefault)
-	choose(&s.Rots, theKit.counts.rots, RotsDefault)
-	choose(&s.Medias, theKit.counts.medias, MediasDefault)
+	choose(&s.Kills, theKit.counts.kills, killsDefault)
+	choose(&s.Powers, theKit.counts.powers, powersDefault)
+	choose(&s.Rots, theKit.counts.rots, rotsDefault)
+	choose(&s.Medias, theKit.counts.medias, mediasDefault)
 	if s.Stride == 0 {
-		s.Stride = StrideDefault
+		s.Stride = strideDefault
 	}
 	s.Stride *= divisor
 	if theKit.counts.stride > 0 {
