@@ -228,7 +228,7 @@ var (
 	ErrInvalid = store.ErrInvalid
 	// ErrNested: a rule called an entity. A rule is a function of its arguments. To send a
 	// command to another entity, return a decision with [Decision.EnqueueTo].
-	ErrNested = errors.New("call from inside a rule")
+	ErrNested = errors.New("call from inside a rule (use Decision.EnqueueTo)")
 )
 
 // A VersionError has the version that the caller wanted and the version of the entity.

@@ -136,7 +136,7 @@ const settleBytesMax = 8 << 20
 // store is open while match or a commit runs, because a store may delay commits during reads.
 func (e *Engine) settleWhere(ctx context.Context, match func(*store.Message) bool, settling func(*store.Message) *request) (n int, err error) {
 	if match == nil {
-		return 0, fmt.Errorf("%w: match is nil: to select all parked messages, pass a function that returns true", store.ErrInvalid)
+		return 0, fmt.Errorf("%w: match is nil (to select all parked messages, pass a function that returns true)", store.ErrInvalid)
 	}
 	last, err := e.lastParked(ctx)
 	if err != nil {

@@ -100,7 +100,7 @@ func (e *Entity) performs(m proto.Message) error {
 	case isNil(m):
 		return fmt.Errorf("%w: it is nil", store.ErrInvalid)
 	case e.opts.Performs == nil || !e.opts.Performs(m):
-		return fmt.Errorf("effect %s has no handler", typeName(m))
+		return fmt.Errorf("effect %s has no Perform rule in Config.Effects", typeName(m))
 	}
 	return nil
 }

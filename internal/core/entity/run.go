@@ -132,7 +132,7 @@ func (e *Entity) refuse(c *Call, rule string, err error) {
 	out := &c.Outcome
 	if isNilError(err) {
 		out.Status = StatusInvalid
-		out.Err = fmt.Errorf("%s has returned a nil %T as its error, which is not equal to nil: return nil itself", rule, err)
+		out.Err = fmt.Errorf("%s has returned a nil %T as its error, which is not equal to nil (return nil itself)", rule, err)
 		return
 	}
 	out.Status, out.Err = StatusRefused, err
@@ -203,12 +203,16 @@ func (e *Entity) command(c *Call) {
 // the call has the reason. The message is the call's own, or a copy.
 func (e *Entity) decide(c *Call, rule ruleFunc, state, message proto.Message, version store.Version) (decided *Decision) {
 	e.guard = guarded
-	defer e.caught(c, "Decide")
+	name := "Decide"
+	if e.opts.Rules.Durable {
+		name = "Update"
+	}
+	defer e.caught(c, name)
 	c.Outcome = Outcome{Version: version}
 	d, err := rule(e.info(c, version), state, message)
 	switch {
 	case err != nil:
-		e.refuse(c, "Decide", err)
+		e.refuse(c, name, err)
 	case d == nil:
 		decided = &Decision{}
 	default:
