@@ -72,6 +72,7 @@ func (l *Log) write(fn func(w *writer) error) (known bool, err error) {
 		}
 		w := &l.writer
 		w.begin(tx)
+		defer l.resident.used(tx, l.residentMax)
 		if err := fn(w); err != nil {
 			return err
 		}

@@ -320,3 +320,8 @@ func DecodeEntry(b int, k, v []byte) error {
 	_, err := new(recordDecoder).decode(which, k, v)
 	return err
 }
+
+// WithResidentMax bounds the bytes of the mapped file that are in the memory of the process.
+func WithResidentMax(bytes int64) Option {
+	return option(func(c *config) { c.residentMax = bytes })
+}

@@ -9,7 +9,7 @@ import (
 )
 
 // closeFile closes a file that bbolt still maps. The mapping keeps the file open and locked, so
-// letGo releases the lock first.
+// closeFile releases the lock first.
 func closeFile(f *os.File) error {
 	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
 }

@@ -4,6 +4,6 @@ package bbolt
 
 import "os"
 
-// letGo closes a file that bbolt still maps. On systems without flock, closing the file
+// closeFile closes a file that bbolt still maps. On systems without flock, closing the file
 // releases its lock, or else the end of the process does.
-func letGo(f *os.File) error { return f.Close() }
+func closeFile(f *os.File) error { return f.Close() }

@@ -74,7 +74,8 @@ type Log struct {
 	heads   []atomic.Uint64
 	sparse  atomic.Bool // events may have been deleted
 
-	queue storecore.Queue
+	queue    storecore.Queue
+	resident residentBound
 
 	writing sync.Mutex
 	writer  writer
@@ -245,6 +246,7 @@ func (l *Log) view(ctx context.Context, fn func(tx *bolt.Tx) error) error {
 		}
 		defer func() { _ = tx.Rollback() }() // it only fails if the transaction has ended
 		seen = tx.ID()
+		defer l.resident.used(tx, l.residentMax)
 		return fn(tx)
 	})
 	if err != nil {

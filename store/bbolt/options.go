@@ -73,12 +73,13 @@ type config struct {
 	now           func() time.Time
 	lockTimeout   time.Duration
 	mmapBytes     int
+	residentMax   int64 // see residentBytesMax
 	readOnly      bool
 	salvage       bool
 }
 
 func newConfig(opts []Option) (*config, error) {
-	c := &config{partitions: 1, now: time.Now, lockTimeout: LockTimeout}
+	c := &config{partitions: 1, now: time.Now, lockTimeout: LockTimeout, residentMax: residentBytesMax}
 	if bits.UintSize == 64 && runtime.GOOS != "windows" {
 		c.mmapBytes = 1 << 30
 	}
