@@ -46,7 +46,7 @@ func makeDecoderPlan(s *settings, kinds []perdure.AnyKind) (*decoderPlan, error)
 				continue
 			}
 			if slices.Contains(s.rules, e.name) {
-				return nil, fmt.Errorf("its On rule for %s is never used: kind %q reads it as %s", e.name, k.Name(), e.readAs())
+				return nil, fmt.Errorf("On rule for %s is never used: kind %q reads these events as %s (declare the rule for that type)", e.name, k.Name(), e.readAs())
 			}
 			key := store.Key{Kind: k.Name(), ID: e.name}
 			p.decoder.kinds[key] = e.one

@@ -42,7 +42,7 @@ const (
 )
 
 // errAgain says that the notes have changed since they were read.
-var errAgain = errors.New("notes of the version have changed")
+var errAgain = errors.New("another runner changes the notes of the version again and again")
 
 // begin makes the version, or finds it, and tries until it succeeds. It returns false if the
 // context has ended.
@@ -221,14 +221,14 @@ func (r *run) openOnce(ctx context.Context) (about, error) {
 
 // suits returns an error if the version cannot go on with this log and these options.
 func (r *run) suits(a *about, partitions int, id store.ID) error {
-	const cure = "if this log is a copy of that one, Adopt proves it and goes on; else give it a new Version, or Reset or Remove it"
+	const cure = "(if this log is a copy of that one, Adopt proves it and goes on; else give the projection a new Version, or Reset or Remove this one)"
 	switch {
 	case a.partitions != partitions || r.otherLog(a, id) && !r.adopts:
-		return fmt.Errorf("%w: %w: projection %q version %d is of another log (%v, %d partitions) than this one (%v, %d partitions); %s",
-			store.ErrInvalid, ErrOtherLog, r.name, r.version, a.log, a.partitions, id, partitions, cure)
+		return fmt.Errorf("%w: %w: its notes name log %v with %d partitions, and this is log %v with %d partitions %s",
+			store.ErrInvalid, ErrOtherLog, a.log, a.partitions, id, partitions, cure)
 	case a.segments != r.segments:
-		return fmt.Errorf("%w: projection %q version %d has %d segments, not %d; another number needs another version, or a Reset",
-			store.ErrInvalid, r.name, r.version, a.segments, r.segments)
+		return fmt.Errorf("%w: the version has %d segments, not %d (another Parallelism needs a new Version, or a Reset)",
+			store.ErrInvalid, a.segments, r.segments)
 	}
 	return nil
 }
@@ -250,8 +250,8 @@ func (r *run) prove(ctx context.Context, segments map[segmentID]segmentNote) err
 		case err != nil:
 			return err
 		case !proved:
-			return fmt.Errorf("%w: %w: the event at the position of segment %v, %v, is not known, so it cannot be compared; "+
-				"give the projection a new Version, or Reset it", store.ErrInvalid, ErrOtherLog, segment, l.Position)
+			return fmt.Errorf("%w: %w: segment %v is at %v, and its note does not name the event there, so it cannot be compared "+
+				"(give the projection a new Version, or Reset this one)", store.ErrInvalid, ErrOtherLog, segment, l.Position)
 		}
 	}
 	return nil
@@ -269,8 +269,8 @@ func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*sc
 	for id, n := range f.segments {
 		proof := stream.Proof{Position: n.Position, Event: n.At}
 		if _, err := proof.Check(ctx, r.log); errors.Is(err, ErrReplaced) {
-			return nil, fmt.Errorf("%w: projection %q version %d segment %v: %w; the read model holds what the log does not: "+
-				"give it a new Version, Reset it, or restore it to the time of the log", store.ErrInvalid, r.name, r.version, id, err)
+			return nil, fmt.Errorf("%w: segment %v: %w: the read model has events that the log lacks "+
+				"(give the projection a new Version, Reset this one, or restore the read model to the time of the log)", store.ErrInvalid, id, err)
 		} else if errors.Is(err, store.ErrCorrupt) {
 			// The version has handled this event, which is damaged now: nothing proves the
 			// position.
@@ -289,8 +289,8 @@ func (r *run) verify(ctx context.Context, f *found, heads []store.Position) (*sc
 		return nil, nil
 	}
 	if left, ok := r.plan.selection.covers(have); !ok {
-		err := fmt.Errorf("projection %q version %d: %w: the read model is kept by a program that selects more (%s), and this one would leave it out; "+
-			"it stands by until that program is back; give it a new Version, or Reset it, to go on without", r.name, r.version, ErrSelection, left)
+		err := fmt.Errorf("%w: another program keeps the read model and also selects %s, which this program would leave out; this one stands by "+
+			"(to go on without, give the projection a new Version, or Reset this one)", ErrSelection, left)
 		if _, older := have.covers(r.plan.selection); older {
 			return nil, fmt.Errorf("%w: %w", errOlder, err)
 		}
@@ -346,8 +346,8 @@ func (r *run) lookThrough(ctx context.Context, have *selection, segments map[seg
 				continue
 			}
 			if n, ok := segments[id]; ok && e.Position <= n.Position {
-				return nil, fmt.Errorf("%w: projection %q version %d: %w: there are events before its position that it has not handled, "+
-					"the first is a %s of %v at %v; give it a new Version, or Reset it", store.ErrInvalid, r.name, r.version, ErrSelection, e.Type, e.Key, e.Position)
+				return nil, fmt.Errorf("%w: %w: the version has passed events that its rules now select, the first is a %s of %v at %v "+
+					"(give the projection a new Version, or Reset this one)", store.ErrInvalid, ErrSelection, e.Type, e.Key, e.Position)
 			}
 			s.first[id] = e.Position
 		}
@@ -400,7 +400,7 @@ func (r *run) openVersion(ctx context.Context, t txn, f *found, want *about, loo
 func (r *run) makeVersion(ctx context.Context, t txn, want *about) error {
 	rules := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
 	if err := t.prepareVersion(rules); err != nil {
-		return fmt.Errorf("prepare: %w", err)
+		return fmt.Errorf("run the Prepare rule: %w", err)
 	}
 	serving, err := t.note(ctx, servingKey(r.name))
 	if err != nil {
@@ -551,8 +551,8 @@ func (r *run) undeleted(ctx context.Context, a *about, segments map[segmentID]se
 	for _, d := range through {
 		for id, n := range segments {
 			if id.partition == d.Partition() && d > n.Position && d > a.missing(d.Partition()) {
-				return fmt.Errorf("%w: projection %q version %d is at %v, and events through %v may be missing: %w; "+
-					"give it a new Version, or Reset it to begin with the events that are left", store.ErrInvalid, r.name, r.version, n.Position, d, ErrDeleted)
+				return fmt.Errorf("%w: %w: the version is at %v, and events through %v may be missing "+
+					"(give the projection a new Version, or Reset this one to begin with the events that are left)", store.ErrInvalid, ErrDeleted, n.Position, d)
 			}
 		}
 	}

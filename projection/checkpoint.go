@@ -114,7 +114,7 @@ func (r *run) passed(ctx context.Context, t txn, segments map[segmentID]segmentN
 		}
 		e, err := decodeParked(n.Value)
 		if err != nil {
-			return nil, fmt.Errorf("note %s: %w", n.Key, err)
+			return nil, fmt.Errorf("read note %s: %w", n.Key, err)
 		}
 		if p := e.Position.Partition(); p < partitions {
 			marks[p] = min(marks[p], e.Position-1)

@@ -286,11 +286,11 @@ func readSegment(ctx context.Context, t txn, key string, partition int) (segment
 		return segmentNote{}, err
 	}
 	if b == nil {
-		return segmentNote{}, fmt.Errorf("note %s: %w", key, errGone)
+		return segmentNote{}, fmt.Errorf("read note %s: %w", key, errGone)
 	}
 	n, err := decodeSegment(b, partition)
 	if err != nil {
-		return segmentNote{}, fmt.Errorf("note %s: %w", key, err)
+		return segmentNote{}, fmt.Errorf("read note %s: %w", key, err)
 	}
 	return n, nil
 }
@@ -310,11 +310,11 @@ func segmentsUnder(ctx context.Context, t txn, prefix string) (map[segmentID]seg
 		}
 		var id segmentID
 		if _, err := fmt.Sscanf(n.Key[len(prefix):], "%d/%d", &id.partition, &id.segment); err != nil {
-			return nil, fmt.Errorf("note %s: %w", n.Key, corrupt("segment note", "its key names no segment"))
+			return nil, fmt.Errorf("read note %s: %w", n.Key, corrupt("segment note", "its key names no segment"))
 		}
 		l, err := decodeSegment(n.Value, id.partition)
 		if err != nil {
-			return nil, fmt.Errorf("note %s: %w", n.Key, err)
+			return nil, fmt.Errorf("read note %s: %w", n.Key, err)
 		}
 		list[id] = l
 	}

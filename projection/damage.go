@@ -36,7 +36,7 @@ func SkipDamaged(positions ...store.Position) Option {
 	return option(func(s *settings) {
 		for _, p := range positions {
 			if p.Sequence() == 0 {
-				s.mistake("SkipDamaged(%v): no event is at the sequence 0", p)
+				s.mistake("SkipDamaged(%v) names no event (sequences begin at 1)", p)
 			}
 		}
 		s.skips = append(s.skips, positions...)
@@ -119,7 +119,7 @@ func (r *run) skipFound(ctx context.Context, f *found, heads, positions []store.
 			}
 		}
 		if p < least {
-			return fmt.Errorf("%w: position %v: the version has come to %v already", store.ErrInvalid, p, least)
+			return fmt.Errorf("%w: position %v: the version has passed it and is at %v", store.ErrInvalid, p, least)
 		}
 	}
 	if len(lost) == 0 {
@@ -141,7 +141,7 @@ func (r *run) skipFound(ctx context.Context, f *found, heads, positions []store.
 			count++
 		}
 		if count > DamagedMax {
-			return fmt.Errorf("%w: %d damaged events, at most %d are passed over; restore the log, or copy it and begin with the copy", store.ErrTooLarge, count, DamagedMax)
+			return fmt.Errorf("%w: %d damaged events, and at most %d can be passed over (restore the log, or copy it and begin with the copy)", store.ErrTooLarge, count, DamagedMax)
 		}
 		for p, why := range lost {
 			d := &projector.DeadLetter{

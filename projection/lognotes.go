@@ -200,7 +200,7 @@ func (s *notesState) encode() ([]byte, error) {
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(list)
 	if err == nil && len(b) > store.PayloadBytesMax {
-		err = fmt.Errorf("%w: %d notes have %d bytes, at most %d are allowed; bring parked entities back or drop them",
+		err = fmt.Errorf("%w: %d notes have %d bytes, at most %d are allowed (retry or drop parked entities)",
 			store.ErrTooLarge, len(s.notes), len(b), store.PayloadBytesMax)
 	}
 	return b, err

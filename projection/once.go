@@ -39,8 +39,11 @@ func RunRange(ctx context.Context, c Config, through []store.Position, runners .
 		limit[p] = store.NewPosition(p, 0)
 	}
 	for _, p := range through {
-		if p.Partition() >= len(heads) || p > heads[p.Partition()] {
-			return fmt.Errorf("run projections through %v: %w: position %v is above the head", through, store.ErrInvalid, p)
+		switch {
+		case p.Partition() >= len(heads):
+			return fmt.Errorf("run projections through %v: %w: position %v: the log has %d partitions", through, store.ErrInvalid, p, len(heads))
+		case p > heads[p.Partition()]:
+			return fmt.Errorf("run projections through %v: %w: position %v is above the head of the log, %v", through, store.ErrInvalid, p, heads[p.Partition()])
 		}
 		limit[p.Partition()] = p
 	}

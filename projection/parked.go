@@ -73,7 +73,7 @@ func listNotes[N any](ctx context.Context, r *Runner, what string, decode func([
 				}
 				d, err := decode(n.Value)
 				if err != nil {
-					return fmt.Errorf("note %s: %w", n.Key, err)
+					return fmt.Errorf("read note %s: %w", n.Key, err)
 				}
 				list = append(list, d)
 			}
@@ -95,19 +95,19 @@ func listNotes[N any](ctx context.Context, r *Runner, what string, decode func([
 // returns the error. If the entity is not parked, the error matches [ErrNotParked]. The other
 // entities go on during a retry.
 func (r *Runner) Retry(ctx context.Context, key store.Key) error {
-	return r.wrap("retry in", r.job(ctx, key, projector.Retry))
+	return r.wrap(fmt.Sprintf("retry %v in", key), r.job(ctx, key, projector.Retry))
 }
 
 // SkipEvent leaves out the first event that a parked entity misses, permanently and with a dead
 // letter. Then it does the same as [Runner.Retry].
 func (r *Runner) SkipEvent(ctx context.Context, key store.Key) error {
-	return r.wrap("skip in", r.job(ctx, key, projector.SkipOne))
+	return r.wrap(fmt.Sprintf("skip an event of %v in", key), r.job(ctx, key, projector.SkipOne))
 }
 
 // DropEvents leaves out all events that a parked entity misses, permanently and with a dead
 // letter, and unparks the entity. Its rules get later events as usual.
 func (r *Runner) DropEvents(ctx context.Context, key store.Key) error {
-	return r.wrap("drop in", r.job(ctx, key, projector.Drop))
+	return r.wrap(fmt.Sprintf("drop events of %v in", key), r.job(ctx, key, projector.Drop))
 }
 
 func (r *Runner) job(ctx context.Context, key store.Key, kind projector.JobKind) error {
@@ -122,7 +122,7 @@ func (r *Runner) job(ctx context.Context, key store.Key, kind projector.JobKind)
 	readers := n.readers
 	n.mu.Unlock()
 	if len(readers) == 0 {
-		return fmt.Errorf("%v: %w", key, ErrNotParked)
+		return ErrNotParked
 	}
 	rd := readers[store.PartitionOf(key, len(readers))]
 	done := make(chan error, 1)

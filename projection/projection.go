@@ -48,7 +48,7 @@ func (p *Projection[Tx]) Name() string { return p.name }
 func (p *Projection[Tx]) Into(target Target[Tx]) *Runner {
 	d := compile(p)
 	if target == nil {
-		d.mistake("its target is nil")
+		d.mistake("Into has no target (give it one)")
 	}
 	b := &binding[Tx]{definition: d, target: target}
 	b.checker, _ = target.(Checker[Tx])
@@ -128,7 +128,7 @@ func On[Tx any, M proto.Message](fn func(ctx context.Context, tx Tx, e Event[M])
 		zero := reflect.New(t.Elem()).Interface().(M)
 		name := string(zero.ProtoReflect().Descriptor().FullName())
 		if d.handlers[name] != nil {
-			d.mistake("two On rules for %s", name)
+			d.mistake("two On rules for %s (keep one)", name)
 			return
 		}
 		kind := zero.ProtoReflect().Type()
@@ -152,7 +152,7 @@ func OnBatch[Tx any](fn func(ctx context.Context, tx Tx, events []AnyEvent) erro
 		case fn == nil:
 			d.mistake("OnBatch rule is nil")
 		case d.batch != nil:
-			d.mistake("two OnBatch rules")
+			d.mistake("two OnBatch rules (keep one)")
 		default:
 			d.batch = fn
 		}
@@ -208,7 +208,7 @@ func (d *definition[Tx]) once(what string, at *func(context.Context, Tx) error, 
 	case fn == nil:
 		d.mistake("%s rule is nil", what)
 	case *at != nil:
-		d.mistake("two %s rules", what)
+		d.mistake("two %s rules (keep one)", what)
 	default:
 		*at = fn
 	}
@@ -217,7 +217,7 @@ func (d *definition[Tx]) once(what string, at *func(context.Context, Tx) error, 
 func compile[Tx any](p *Projection[Tx]) *definition[Tx] {
 	d := &definition[Tx]{settings: defaults(p.name), handlers: map[string]*handler[Tx]{}}
 	if !validName(p.name) {
-		d.mistake("its name is not made of lower-case letters, digits, _ and -, at most %d, beginning with a letter", NameBytesMax)
+		d.mistake("bad name (use a lower-case letter, then lower-case letters, digits, _ and -, at most %d)", NameBytesMax)
 	}
 	for i, r := range p.rules {
 		if r == nil {
@@ -235,11 +235,11 @@ func compile[Tx any](p *Projection[Tx]) *definition[Tx] {
 	}
 	switch {
 	case len(d.handlers) == 0 && d.batch == nil && len(d.mistakes) == 0:
-		d.mistake("it has no On rule and no OnBatch rule")
+		d.mistake("no rule handles events (add an On or an OnBatch rule)")
 	case len(d.handlers) > 0 && d.batch != nil:
-		d.mistake("it has both On rules and an OnBatch rule")
+		d.mistake("both On rules and an OnBatch rule handle events (use one kind)")
 	case len(d.handlers) > 0 && len(d.types) > 0:
-		d.mistake("Types is for OnBatch: On rules say which types they are for")
+		d.mistake("Types is set (it is for OnBatch; On rules select their types)")
 	}
 	d.clears = d.clear != nil
 	for name := range d.handlers {

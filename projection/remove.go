@@ -75,7 +75,7 @@ func (r *run) removeIn(ctx context.Context, t txn, f *found) error {
 	}
 	rules := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
 	if err := t.clearVersion(rules); err != nil {
-		return fmt.Errorf("clear: %w", err)
+		return fmt.Errorf("run the Clear rule: %w", err)
 	}
 	return removeNotes(ctx, t, versionPrefix(r.name, r.version))
 }

@@ -33,12 +33,12 @@ func (r *Runner) ResetAfter(ctx context.Context, positions []store.Position) err
 }
 
 // errNoClear refuses a reset or a removal.
-var errNoClear = fmt.Errorf("%w: it has no Clear rule (add one that removes the rows of a version)", errors.ErrUnsupported)
+var errNoClear = fmt.Errorf("%w: the projection has no Clear rule (add one that removes the rows of a version)", errors.ErrUnsupported)
 
 // found returns the notes of the version, or an error if it has none.
 func (r *run) found(ctx context.Context) (f found, err error) {
 	if f, err = r.look(ctx); err == nil && f.note == nil {
-		err = fmt.Errorf("%w: it has not begun", store.ErrNotFound)
+		err = fmt.Errorf("%w: the version has not begun", store.ErrNotFound)
 	}
 	return f, err
 }
@@ -128,10 +128,10 @@ func (r *run) resetIn(ctx context.Context, t txn, f *found, want *about, from []
 	}
 	rules := context.WithValue(ctx, infoKey{}, info{version: r.version, replaying: true})
 	if err := t.clearVersion(rules); err != nil {
-		return fmt.Errorf("clear: %w", err)
+		return fmt.Errorf("run the Clear rule: %w", err)
 	}
 	if err := t.prepareVersion(rules); err != nil {
-		return fmt.Errorf("prepare: %w", err)
+		return fmt.Errorf("run the Prepare rule: %w", err)
 	}
 	revision := uint64(0)
 	for _, l := range before {

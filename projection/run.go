@@ -119,7 +119,7 @@ func prepare(c *Config, runners []*Runner) ([]*run, error) {
 		}
 		id := fmt.Sprintf("projection %q version %d", r.name, r.version)
 		if names[id] {
-			errs = append(errs, fmt.Errorf("%w: %s is there twice", store.ErrInvalid, id))
+			errs = append(errs, fmt.Errorf("%w: %s is given twice", store.ErrInvalid, id))
 			continue
 		}
 		names[id] = true

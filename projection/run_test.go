@@ -173,12 +173,12 @@ func TestMistakesAreNamedAtStart(t *testing.T) {
 		want string
 	}{
 		{"two rules", projection.New("p", on, on), "two On rules for perdure.test.v1.Deposited"},
-		{"no rule", projection.New[*memo]("p"), "no On rule and no OnBatch rule"},
+		{"no rule", projection.New[*memo]("p"), "no rule handles events"},
 		{"nil function", projection.New("p", projection.On[*memo, *testv1.Deposited](nil)), "On rule for *testv1.Deposited is nil"},
 		{"nil rule", projection.New("p", on, nil), "rule 1 is nil"},
-		{"a bad name", projection.New("Loans", on), `projection "Loans": its name`},
+		{"a bad name", projection.New("Loans", on), `projection "Loans": bad name`},
 		{"both sorts of rules", projection.New("p", on, batch), "both On rules and an OnBatch rule"},
-		{"types for On", projection.New("p", on).With(projection.Types("x")), "Types is for OnBatch"},
+		{"types for On", projection.New("p", on).With(projection.Types("x")), "Types is set (it is for OnBatch"},
 		{"version 0", projection.New("p", on).With(projection.Version(0)), "Version(0)"},
 		{"no segments", projection.New("p", on).With(projection.Parallelism(0)), "Parallelism(0)"},
 		{"no batch", projection.New("p", on).With(projection.BatchMax(0)), "BatchMax(0)"},

@@ -11,9 +11,9 @@ import (
 // The errors of a [Runner] that callers can test for.
 var (
 	// ErrNotRunning: the call needs a runner that runs in this process.
-	ErrNotRunning = errors.New("projection is not running here")
+	ErrNotRunning = errors.New("runner does not run in this process")
 	// ErrRunning: the runner runs already.
-	ErrRunning = errors.New("projection is running already")
+	ErrRunning = errors.New("runner is running already")
 	// ErrServing: readers use this version.
 	ErrServing = errors.New("version serves readers")
 	// ErrNotParked: the entity is not parked.
@@ -79,8 +79,8 @@ func (r *Runner) activeOr() (*run, <-chan struct{}) {
 }
 
 func (r *Runner) wrap(doing string, err error) error {
-	if err == nil {
-		return nil
+	if err == nil || len(r.mistakes) > 0 { // each mistake names the projection
+		return err
 	}
 	return fmt.Errorf("%s projection %q version %d: %w", doing, r.name, r.version, err)
 }

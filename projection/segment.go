@@ -192,7 +192,7 @@ func (l *segment) load(ctx context.Context) {
 			}
 			p, err := decodeParked(n.Value)
 			if err != nil {
-				return fmt.Errorf("note %s: %w", n.Key, err)
+				return fmt.Errorf("read note %s: %w", n.Key, err)
 			}
 			parked = append(parked, p)
 		}
@@ -247,7 +247,7 @@ func (l *segment) look(ctx context.Context) {
 }
 
 // errMoved says that the note of a segment has changed unexpectedly.
-var errMoved = errors.New("note has moved")
+var errMoved = errors.New("checkpoint was changed by another runner")
 
 // An ownError is an error of the function that Update was called with, so nothing was stored.
 type ownError struct{ err error }

@@ -98,18 +98,18 @@ type PartitionStatus struct {
 func (r *Runner) Status(ctx context.Context) (Status, error) {
 	s := Status{Name: r.name, Version: r.version, State: StateIdle}
 	if err := r.check(); err != nil {
-		return s, err
+		return s, err // it names the projection
 	}
 	n := r.active()
 	if err := r.readStatus(ctx, &s); err != nil && n == nil {
-		return s, r.wrap("status of", err)
+		return s, r.wrap("read status of", err)
 	} else if err != nil {
 		s.Err = err
 	}
 	if n == nil {
 		return s, nil
 	}
-	return s, r.wrap("status of", n.status(ctx, &s))
+	return s, r.wrap("read status of", n.status(ctx, &s))
 }
 
 // readStatus fills in the status from the notes.
@@ -318,7 +318,7 @@ func (r *Runner) Healthy(ctx context.Context) error {
 	case r.unparked && s.Parked > 0:
 		err = fmt.Errorf("%w: %d", ErrParked, s.Parked)
 	}
-	return r.wrap("health of", err)
+	return r.wrap("check", err)
 }
 
 // Ready returns nil once the runner is live: then requests that read its model may come.

@@ -58,7 +58,7 @@ func (e *storedEvent) one(payload []byte) (proto.Message, error) {
 		return nil, err
 	}
 	if len(messages) != 1 {
-		return nil, fmt.Errorf("decode %s: its UpcastMany makes %d events of it: use DecodeAll", e.name, len(messages))
+		return nil, fmt.Errorf("decode %s: its UpcastMany makes %d events of it (use DecodeAll)", e.name, len(messages))
 	}
 	return messages[0], nil
 }

@@ -44,7 +44,7 @@ func (r *Runner) switchIn(ctx context.Context, t txn, now time.Time, self store.
 		return err
 	}
 	if len(mine) == 0 {
-		return fmt.Errorf("%w: it has not begun", store.ErrNotFound)
+		return fmt.Errorf("%w: the version has not begun", store.ErrNotFound)
 	}
 	var others map[segmentID]segmentNote
 	if old != 0 {

@@ -63,14 +63,14 @@ func Replaying(ctx context.Context) bool { return infoFrom(ctx).replaying }
 func Serving[Tx any](ctx context.Context, tx Tx, target Target[Tx], name string) (int, error) {
 	for n, err := range target.Notes(ctx, tx, servingKey(name)) {
 		if err != nil {
-			return 0, fmt.Errorf("serving version of projection %q: %w", name, err)
+			return 0, fmt.Errorf("read serving version of projection %q: %w", name, err)
 		}
 		if n.Key != servingKey(name) {
 			continue
 		}
 		s, err := decodeServing(n.Value)
 		if err != nil {
-			return 0, fmt.Errorf("serving version of projection %q: %w", name, err)
+			return 0, fmt.Errorf("read serving version of projection %q: %w", name, err)
 		}
 		return s, nil
 	}

@@ -14,7 +14,7 @@ import (
 
 // ErrStopped says that a projection has stopped, so that waiting for it is of no use. The error
 // gives the reason.
-var ErrStopped = errors.New("projection has stopped")
+var ErrStopped = errors.New("runner has stopped")
 
 // WaitFor waits until the read model shows the result of a command, so that its caller can read
 // its own writes. The receipt is the result of [perdure.Ref.Do]. See [Runner.AtLeast].

@@ -80,7 +80,7 @@ func New(db *bbolt.DB, options ...Option) (*Target, error) {
 		o.apply(t)
 	}
 	if len(t.bucket) == 0 {
-		return nil, fmt.Errorf("bolt target in %s: %w: the bucket has no name", t.path, store.ErrInvalid)
+		return nil, fmt.Errorf("open bolt target %s: %w: the bucket has no name", t.path, store.ErrInvalid)
 	}
 	if db.IsReadOnly() {
 		return t, nil
@@ -90,7 +90,7 @@ func New(db *bbolt.DB, options ...Option) (*Target, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("bolt target in %s: create bucket %q: %w", t.path, t.bucket, err)
+		return nil, fmt.Errorf("open bolt target %s: create bucket %q: %w", t.path, t.bucket, err)
 	}
 	return t, nil
 }
@@ -306,7 +306,7 @@ func (t *Target) Note(_ context.Context, tx *bbolt.Tx, key string) (value []byte
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("note %q: %w", key, err)
+		return nil, fmt.Errorf("read note %q: %w", key, err)
 	}
 	return value, nil
 }
@@ -351,7 +351,7 @@ func (t *Target) Notes(ctx context.Context, tx *bbolt.Tx, prefix string) iter.Se
 		for {
 			page, err := t.page(ctx, tx, prefix, from)
 			if err != nil {
-				yield(projection.Note{}, fmt.Errorf("notes %q: %w", prefix, err))
+				yield(projection.Note{}, fmt.Errorf("read notes %q: %w", prefix, err))
 				return
 			}
 			for _, n := range page {

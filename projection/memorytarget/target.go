@@ -70,7 +70,7 @@ func New[M any](model M) (*Target[M], error) {
 	t := newTarget[M]()
 	err := t.inspect(reflect.TypeFor[M](), nil, nil)
 	if err != nil {
-		return nil, fmt.Errorf("memory target for %v: %w", reflect.TypeFor[M](), err)
+		return nil, fmt.Errorf("make memory target for %v: %w", reflect.TypeFor[M](), err)
 	}
 	t.clone = copyStruct[M]
 	t.publish(&state[M]{model: t.clone(&model)}, &life{})
@@ -259,7 +259,7 @@ func (t *Target[M]) tx(model *M) (transaction[M], error) {
 func (t *Target[M]) Note(_ context.Context, model *M, key string) ([]byte, error) {
 	tx, err := t.tx(model)
 	if err != nil {
-		return nil, fmt.Errorf("note %q: %w", key, err)
+		return nil, fmt.Errorf("read note %q: %w", key, err)
 	}
 	if v, ok := tx.state.notes.Get(key); ok {
 		return []byte(v), nil
@@ -295,7 +295,7 @@ func (t *Target[M]) Notes(ctx context.Context, model *M, prefix string) iter.Seq
 	return func(yield func(projection.Note, error) bool) {
 		tx, err := t.tx(model)
 		if err != nil {
-			yield(projection.Note{}, fmt.Errorf("notes %q: %w", prefix, err))
+			yield(projection.Note{}, fmt.Errorf("read notes %q: %w", prefix, err))
 			return
 		}
 		for key, value := range tx.state.notes.From(prefix) {
@@ -303,7 +303,7 @@ func (t *Target[M]) Notes(ctx context.Context, model *M, prefix string) iter.Seq
 				return
 			}
 			if err := ctx.Err(); err != nil {
-				yield(projection.Note{}, fmt.Errorf("notes %q: %w", prefix, err))
+				yield(projection.Note{}, fmt.Errorf("read notes %q: %w", prefix, err))
 				return
 			}
 			if !yield(projection.Note{Key: key, Value: []byte(value)}, nil) {

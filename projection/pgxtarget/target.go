@@ -112,7 +112,7 @@ func Open(ctx context.Context, pool *pgxpool.Pool, options ...Option) (*Target, 
 		}
 	}
 	if _, err := pool.Exec(ctx, t.sql.Check); err != nil {
-		return nil, fmt.Errorf("open pgx target: look for table %s of notes, which CreateTable would create: %w", t.table, err)
+		return nil, fmt.Errorf("open pgx target: look for table %s of notes (option CreateTable creates it): %w", t.table, err)
 	}
 	return t, nil
 }
@@ -256,7 +256,7 @@ func (t *Target) Note(ctx context.Context, tx *Tx, key string) (value []byte, er
 		value, err = get(ctx, tx, t.sql.Get, key)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("note %q: %w", key, because(ctx, err))
+		return nil, fmt.Errorf("read note %q: %w", key, because(ctx, err))
 	}
 	return value, nil
 }
@@ -331,7 +331,7 @@ func (t *Target) Notes(ctx context.Context, tx *Tx, prefix string) iter.Seq2[pro
 				})
 			}
 			if err != nil {
-				yield(projection.Note{}, fmt.Errorf("notes %q: %w", prefix, because(ctx, err)))
+				yield(projection.Note{}, fmt.Errorf("read notes %q: %w", prefix, because(ctx, err)))
 				return
 			}
 			for _, n := range page {

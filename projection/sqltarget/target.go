@@ -126,7 +126,7 @@ func Open(ctx context.Context, db *sql.DB, d Dialect, options ...Option) (*Targe
 		err = errors.Join(rows.Err(), rows.Close())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open SQL target: look for table %s of notes, which CreateTable would create: %w", t.table, err)
+		return nil, fmt.Errorf("open SQL target: look for table %s of notes (option CreateTable creates it): %w", t.table, err)
 	}
 	return t, nil
 }
@@ -303,7 +303,7 @@ func (t *Target) Note(ctx context.Context, tx *Tx, key string) (value []byte, er
 		value, err = get(ctx, tx.tx, t.sql.Get, key)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("note %q: %w", key, because(ctx, err))
+		return nil, fmt.Errorf("read note %q: %w", key, because(ctx, err))
 	}
 	return value, nil
 }
@@ -333,7 +333,7 @@ func (t *Target) Notes(ctx context.Context, tx *Tx, prefix string) iter.Seq2[pro
 		for {
 			page, err := page(ctx, tx.tx, statement, from)
 			if err != nil {
-				yield(projection.Note{}, fmt.Errorf("notes %q: %w", prefix, because(ctx, err)))
+				yield(projection.Note{}, fmt.Errorf("read notes %q: %w", prefix, because(ctx, err)))
 				return
 			}
 			for _, n := range page {

@@ -159,7 +159,7 @@ func decodeEffects(s string, partition int) (EffectSet, error) {
 		l.classes = append(l.classes, spans(list, partition))
 	}
 	if bad || len(b) > 0 || len(l.classes) == 0 {
-		return l, errors.New("its effects is cut off or too long")
+		return l, errors.New("its effects are cut off or too long")
 	}
 	return l, nil
 }
@@ -404,7 +404,7 @@ func divide(l EffectSet, segment, segments int, numbers []int) (EffectSet, error
 		want = multiple(want, segments)
 	}
 	if want > classesMax {
-		return l, fmt.Errorf("%w: versions with %d and %v segments have %d classes of entities; let them catch up first",
+		return l, fmt.Errorf("%w: versions with %d and %v segments have %d classes of entities (let them catch up first)",
 			ErrHandoverPending, segments, numbers, want)
 	}
 	d := EffectSet{l.partition, make([][]span, want)}
@@ -456,7 +456,7 @@ func assign(states []State, before, after []EffectSet) ([]bool, error) {
 	for i := range states {
 		a := after[i].plain()
 		if a.size() > edgesMax {
-			return nil, fmt.Errorf("%w: a effects of %d edges; bring parked entities back or drop them first", ErrHandoverPending, a.size())
+			return nil, fmt.Errorf("%w: the effects have %d edges (retry or drop parked entities first)", ErrHandoverPending, a.size())
 		}
 		changed[i] = !slices.EqualFunc(before[i].classes, a.classes, slices.Equal[[]span])
 	}

@@ -2,7 +2,6 @@ package projector
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -81,7 +80,7 @@ func (l *Segment) nextOfJob(now time.Time) (Action, bool) {
 			l.endJob(nil) // an attempt with an unknown outcome was stored
 			continue
 		case p == nil:
-			l.endJob(fmt.Errorf("%v: %w", j.Key, ErrNotParked))
+			l.endJob(ErrNotParked)
 			continue
 		case j.first == 0:
 			j.first = p.Version
