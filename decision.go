@@ -262,7 +262,7 @@ func Rand(ctx context.Context) *rand.Rand {
 	if i := entity.InfoFrom(ctx); i != nil {
 		return i.Rand()
 	}
-	return rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) //nolint:gosec // not for secrets
+	return rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) // not for secrets
 }
 
 // A RuleInfo describes the run of a rule.

@@ -145,8 +145,7 @@ func CodeOf(err error) Code {
 			return f.code
 		}
 	}
-	var code Code
-	if errors.As(err, &code) {
+	if code, ok := errors.AsType[Code](err); ok {
 		return code
 	}
 	return Unknown

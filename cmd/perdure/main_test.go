@@ -17,7 +17,7 @@ import (
 	"github.com/perdure/perdure/store/bbolt"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // execute runs the program and returns its output and its exit code.
 func execute(t *testing.T, args ...string) (stdout, stderr string, code int) {

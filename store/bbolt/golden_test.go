@@ -11,7 +11,7 @@ import (
 	"github.com/perdure/perdure/store/storetest"
 )
 
-var writeGolden = flag.Bool("golden", false, "write the golden data of the present format anew")
+var writeGolden = flag.Bool("golden", false, "rewrite the golden data of the present format")
 
 // goldenFiles are logs written by the first version with each format. The last one has the
 // current format. An existing file must never be rewritten, except one whose format was never

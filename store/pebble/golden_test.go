@@ -13,7 +13,7 @@ import (
 	"github.com/perdure/perdure/store/storetest"
 )
 
-var writeGolden = flag.Bool("golden", false, "write the golden data of the present format anew")
+var writeGolden = flag.Bool("golden", false, "rewrite the golden data of the present format")
 
 // goldenDirs are logs written by the first version with each format. The last one has the
 // current format. An existing directory must never be rewritten, except one whose format was

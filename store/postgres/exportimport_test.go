@@ -18,7 +18,7 @@ import (
 	"github.com/perdure/perdure/store/storetest"
 )
 
-var writeGolden = flag.Bool("golden", false, "write the golden data of the present schema anew")
+var writeGolden = flag.Bool("golden", false, "rewrite the golden data of the present schema")
 
 // goldenFiles are logs written by the first version with each form of the schema, keyed by the
 // number of its last migration. The last file is of the current form. An existing file must
