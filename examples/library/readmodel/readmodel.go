@@ -71,7 +71,8 @@ func drop(ctx context.Context, tx *sqltarget.Tx) error {
 	return exec(ctx, tx, "DROP TABLE IF EXISTS {catalogue}; DROP TABLE IF EXISTS {loans}")
 }
 
-// exec runs a statement in a rule. Each version of the projection has its own tables.
+// exec runs a statement in a rule. Each version of the projection has its own tables. The texts of
+// the statements are the same for each event, so the transaction prepares them once.
 func exec(ctx context.Context, tx *sqltarget.Tx, statement string, args ...any) error {
 	_, err := tx.ExecContext(ctx, named(statement, func(base string) string { return projection.TableName(ctx, base) }), args...)
 	return err
