@@ -11,7 +11,6 @@ import (
 )
 
 // Long enough that a read takes several pages.
-const long = 2500
 
 func TestRead_that_is_slow_does_not_delay_a_writer_that_maps_the_file_again(t *testing.T) {
 	t.Parallel()

@@ -9,8 +9,8 @@ import (
 
 const (
 	// residentBytesMax is the size up to which pages of the mapped file stay in the memory of
-	// the process: 96 MiB.
-	residentBytesMax = 96 << 20
+	// the process: 32 MiB.
+	residentBytesMax = 32 << 20
 	// residentEvery is the number of transactions between two looks at that size.
 	residentEvery = 64
 )
