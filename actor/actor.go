@@ -8,33 +8,33 @@ import (
 
 // Flags of an actor.
 const (
-	busy      uint16 = 1 << iota // a goroutine owns the turn, or the turn is being handed to one
-	signaled                     // the owner must call Signal
-	noticed                      // the family has notices
-	draining                     // Stop was called: the mailbox accepts nothing more
-	halting                      // StopNow was called: queued messages are not handled either
-	renewing                     // the owner must replace the behavior by a fresh one
-	suspended                    // the parent has not decided about a failure, or the back-off runs
-	winding                      // the children are stopping
-	ending                       // Stopping has been called
-	closed                       // the mailbox was emptied and stays empty
-	stopped                      // Closed has returned and the name is free
-	leaving                      // the actor has called Context.Stop
+	busy             uint16 = 1 << iota // a goroutine owns the turn, or the turn is being handed to one
+	signaled                            // the owner must call Signal
+	systemQueued                        // the actor has system messages
+	draining                            // Stop was called: the mailbox accepts nothing more
+	halting                             // StopNow was called: queued messages are not handled either
+	restarting                          // the owner must replace the behavior by a fresh one
+	suspended                           // the parent has not decided about a failure, or the back-off runs
+	waitsForChildren                    // the children are stopping
+	ending                              // Stopping has been called
+	closed                              // the mailbox was emptied and stays empty
+	stopped                             // Closed has returned and the name is free
+	stopsItself                         // the actor has called Context.Stop
 
 	refusing = draining | halting | closed
-	urgent   = signaled | noticed | halting | renewing // the owner looks at these before the next message
+	urgent   = signaled | systemQueued | halting | restarting // the owner looks at these before the next message
 )
 
 // Traits of an actor, which never change.
 const (
-	blocking uint8 = 1 << iota // InlineNever
-	signals                    // the behavior satisfies Signaled
-	fosters                    // the behavior satisfies ChildStopped
-	internal                   // the actor lives below the guardian "system"
-	dropping                   // DropOldest
-	single                     // the turn detaches one message at a time
-	sending                    // there is middleware around the messages that the actor sends
-	placed                     // the actor has a name or a parent, and an extension from the start
+	blocking        uint8 = 1 << iota // InlineNever
+	signals                           // the behavior satisfies Signaled
+	watchesChildren                   // the behavior satisfies ChildStopped
+	internal                          // the actor lives below the guardian "system"
+	dropping                          // DropOldest
+	single                            // the turn detaches one message at a time
+	sending                           // there is middleware around the messages that the actor sends
+	placed                            // the actor has a name or a parent, and an extension from the start
 )
 
 // An actor is a behavior with its mailbox. These rules hold:
@@ -50,19 +50,19 @@ const (
 //  4. queued counts the messages in cur, including the taken ones, and the messages in
 //     the chain from head, without the dropped ones. The number of waiting messages is
 //     queued minus the number taken from cur. Accepting a message never makes that
-//     number larger than max. Only letters put in by force (a Terminated, a timer's
+//     number larger than max. Only messages put in by force (a Terminated, a timer's
 //     message, a result) and unstashed messages go above max.
 //  5. The chain from head is in the order of acceptance, and every message of cur comes
 //     before it. Messages of senders that wait for room come after the chain.
 //  6. Once one of the refusing flags is set, no message is accepted any more. The owner
 //     sets the flag closed once and then never gives up the ownership. The messages
 //     that are queued when closed is set are the undelivered ones.
-//  7. While suspended or winding is set, no goroutine runs the actor and busy stays
+//  7. While suspended or waitsForChildren is set, no goroutine runs the actor and busy stays
 //     set. The goroutine that clears the flag under mu becomes the owner. The timer,
-//     the deciding parent or a stop clears suspended; the last child clears winding.
+//     the deciding parent or a stop clears suspended; the last child clears waitsForChildren.
 //  8. No goroutine holds the locks of two actors.
 //
-// turn.go lists the steps of a turn, life.go the steps of the end.
+// turn.go lists the steps of a turn, stop.go the steps of the end.
 //
 // The reasons: one short lock makes the rules above easy to check, and the turn takes
 // the lock once a chunk, not once a message. A spin lock made Tell no faster on two
@@ -102,33 +102,33 @@ type node interface {
 	// too. If away is true, stop never calls the behavior on the calling goroutine.
 	stop(how uint16, away bool) (kids []node)
 	inspect(i *Info)
-	// order adds a notice for the owner. It returns false if the actor accepts no
-	// notices any more.
-	order(n notice) bool
+	// sendSystem adds a system message for the owner. It returns false if the actor accepts no
+	// system messages any more.
+	sendSystem(n systemMessage) bool
 }
 
 // An extension holds the fields that most actors do not need. It is allocated on
 // demand.
 type extension struct {
-	name    string        // set before other goroutines can reach the actor
-	parent  node          // set at the same time as name; nil below a guardian
-	done    chan struct{} // made by the first call of wait
-	waiting []waiter
-	family  *family
-	health  *health
+	name        string        // set before other goroutines can reach the actor
+	parent      node          // set at the same time as name; nil below a guardian
+	done        chan struct{} // made by the first call of wait
+	waiting     []waiter
+	relations   *relations
+	supervision *supervision
 }
 
-// A family holds an actor's children, its watchers, its notices and its belongings.
-type family struct {
-	children []node
-	names    map[string]node
-	ids      uint64
-	strategy *Strategy // the strategy for the children; nil: the strategy of the system
-	tally    tally     // restarts of all children together, see Strategy.All
-	watchers map[node]observer
-	observed uint64 // number of watches of this actor so far; numbers the next watch
-	notices  []notice
-	own      *belongings
+// Relations holds an actor's children, its watchers, its system messages and its resources.
+type relations struct {
+	children       []node
+	names          map[string]node
+	ids            uint64
+	strategy       *Strategy // the strategy for the children; nil: the strategy of the system
+	tally          tally     // restarts of all children together, see Strategy.All
+	watchers       map[node]observer
+	observed       uint64 // number of watches of this actor so far; numbers the next watch
+	systemMessages []systemMessage
+	resources      *resources
 }
 
 // A kind holds the pools and tables that all actors of one message type in one system
@@ -138,8 +138,8 @@ type kind[M any] struct {
 	self     any // the *kind[M] itself, see kindOf
 	chunks   sync.Pool
 	contexts sync.Pool
-	trained  sync.Map // reflect.Type of a behavior to *trained
-	last     atomic.Pointer[trained]
+	types    sync.Map // reflect.Type of a behavior to *behaviorType
+	last     atomic.Pointer[behaviorType]
 }
 
 func newKind[M any](s *System) *kind[M] {
@@ -161,26 +161,27 @@ func (c *core) extra() *extension {
 	return c.ext
 }
 
-// kin returns the family and allocates it if necessary. The caller holds the lock.
-func (c *core) kin() *family {
+// relations returns the relations of the actor and allocates them if necessary. The caller holds
+// the lock.
+func (c *core) relations() *relations {
 	x := c.extra()
-	if x.family == nil {
-		x.family = new(family)
+	if x.relations == nil {
+		x.relations = new(relations)
 	}
-	return x.family
+	return x.relations
 }
 
 // children returns a copy of the list of children. The caller holds the lock.
 func (c *core) children() []node {
-	if c.ext == nil || c.ext.family == nil {
+	if c.ext == nil || c.ext.relations == nil {
 		return nil
 	}
-	return append([]node(nil), c.ext.family.children...)
+	return append([]node(nil), c.ext.relations.children...)
 }
 
 // hasChildren reports whether the actor has living children. The caller holds the lock.
 func (c *core) hasChildren() bool {
-	return c.ext != nil && c.ext.family != nil && len(c.ext.family.children) > 0
+	return c.ext != nil && c.ext.relations != nil && len(c.ext.relations.children) > 0
 }
 
 // origin returns the name and the parent, which is nil for an actor below a guardian.
@@ -203,18 +204,18 @@ func (c *core) parent() node {
 	return parent
 }
 
-// own makes the caller the owner if the actor is idle and may run on the caller's
-// goroutine, and a call of [actor.inline] must follow. With patience, own yields and
+// acquire makes the caller the owner if the actor is idle and may run on the caller's
+// goroutine, and a call of [actor.inline] must follow. With patience, acquire yields and
 // looks a second time if the actor is busy with its last message: a turn on another
 // core is often over by then, and queueing would park the caller and wake it again.
-func (a *actor[M]) own(patience bool) bool {
+func (a *actor[M]) acquire(patience bool) bool {
 	if a.traits&blocking != 0 {
 		return false
 	}
-	idle, last := a.tryOwn()
+	idle, last := a.tryAcquire()
 	if last && patience {
 		runtime.Gosched()
-		idle, _ = a.tryOwn()
+		idle, _ = a.tryAcquire()
 	}
 	if idle && !a.k.sys.inline[a.shard].enter() {
 		a.giveUp(0)
@@ -223,9 +224,9 @@ func (a *actor[M]) own(patience bool) bool {
 	return idle
 }
 
-// tryOwn makes the caller the owner of an idle actor. If the actor is busy, last
+// tryAcquire makes the caller the owner of an idle actor. If the actor is busy, last
 // reports whether the queue behind its current chunk is empty.
-func (a *actor[M]) tryOwn() (idle, last bool) {
+func (a *actor[M]) tryAcquire() (idle, last bool) {
 	a.mu.Lock()
 	if a.flags&refusing == 0 {
 		idle = a.flags&busy == 0
@@ -248,12 +249,12 @@ func (a *actor[M]) signal() {
 		a.mu.Unlock()
 		return
 	}
-	a.press(signaled)
+	a.setUrgent(signaled)
 }
 
-// press sets urgent flags and starts an idle actor. The caller holds the lock; press
+// setUrgent sets urgent flags and starts an idle actor. The caller holds the lock; setUrgent
 // releases it.
-func (a *actor[M]) press(flags uint16) {
+func (a *actor[M]) setUrgent(flags uint16) {
 	idle := a.flags&busy == 0
 	a.flags |= busy | flags
 	if a.cur != nil {

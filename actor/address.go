@@ -59,11 +59,11 @@ func (s *System) Lookup(path string) (Address, bool) {
 // anonymous child.
 func (c *core) child(name string) node {
 	c.mu.Lock()
-	if c.ext == nil || c.ext.family == nil {
+	if c.ext == nil || c.ext.relations == nil {
 		c.mu.Unlock()
 		return nil
 	}
-	n := c.ext.family.names[name]
+	n := c.ext.relations.names[name]
 	kids := c.children()
 	c.mu.Unlock()
 	if id, ok := anonymous(name); ok {
@@ -219,11 +219,11 @@ func (a *actor[M]) inspect(i *Info) {
 	if a.cur != nil {
 		i.Handled += uint64(a.cur.taken.Load() & counted)
 	}
-	if a.ext != nil && a.ext.health != nil {
-		i.Restarts, i.LastError = a.ext.health.restarts, a.ext.health.last
+	if a.ext != nil && a.ext.supervision != nil {
+		i.Restarts, i.LastError = a.ext.supervision.restarts, a.ext.supervision.last
 	}
 	if a.hasChildren() {
-		i.Children = len(a.ext.family.children)
+		i.Children = len(a.ext.relations.children)
 	}
 	switch f := a.flags; {
 	case f&stopped != 0:

@@ -36,7 +36,7 @@ func Ask[R, M any](ctx context.Context, to Ref[M], message func(Reply[R]) M) (R,
 	s := pool.Get().(*slot[R])
 	gen := s.gen
 	m := message(Reply[R]{s, gen})
-	if a.own(true) {
+	if a.acquire(true) {
 		a.inline(m, false, &s.slotHead)
 		return s.await(ctx, pool)
 	}
@@ -128,7 +128,7 @@ type slotHead struct {
 	err    error
 	token  chan struct{} // made when an asker parks for the first time
 	then   func()        // set by [AskThen]: called once the answer is there
-	late   any           // a late[M]: the slot belongs to a message that is made only when the actor handles it
+	late   any           // a lateMessage[M]: the slot belongs to a message that is made only when the actor handles it
 }
 
 // slotsOf returns the pool of slots for answers of type R. The pool belongs to the

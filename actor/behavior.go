@@ -4,7 +4,7 @@ package actor
 //
 // A Behavior may also satisfy the optional interfaces [Started], [Restarted],
 // [Stopping], [Stopped], [Closed], [Signaled], [Idler], [ChildStopped] and
-// [Supervised], called its abilities. [Spawn] finds them by type assertion. All methods
+// [Supervised], called its capabilities. [Spawn] finds them by type assertion. All methods
 // of one actor's behavior are called by one goroutine at a time, so its fields need no
 // lock.
 type Behavior[M any] interface {
@@ -29,7 +29,7 @@ func (f Try[M]) Receive(c *Context[M], m M) {
 	}
 }
 
-// Started is the ability of a [Behavior] to do something before its first message.
+// Started is the capability of a [Behavior] to do something before its first message.
 type Started[M any] interface {
 	// Started is called before the first message, on a goroutine of the actor. It is
 	// not called if the actor is stopped at once. A failure in Started is treated like
@@ -37,14 +37,14 @@ type Started[M any] interface {
 	Started(c *Context[M])
 }
 
-// Restarted is the ability of a [Behavior] to know that it replaces a failed one.
+// Restarted is the capability of a [Behavior] to know that it replaces a failed one.
 type Restarted[M any] interface {
 	// Restarted is called on the fresh behavior before its first message, instead of
 	// Started. The reason is the failure of the previous behavior, or of a sibling.
 	Restarted(c *Context[M], reason *Failure)
 }
 
-// Stopping is the ability of a [Behavior] to act before its children stop.
+// Stopping is the capability of a [Behavior] to act before its children stop.
 type Stopping[M any] interface {
 	// Stopping is called once, after the last message was handled and before the
 	// children are asked to stop. The reason is nil for an orderly stop, else the
@@ -52,7 +52,7 @@ type Stopping[M any] interface {
 	Stopping(c *Context[M], reason error)
 }
 
-// Stopped is the ability of a [Behavior] to release its resources, such as files.
+// Stopped is the capability of a [Behavior] to release its resources, such as files.
 type Stopped interface {
 	// Stopped is the call that a behavior gets when it is given up: once, after all
 	// children have stopped, at the end of its actor and before a restart. Only two
@@ -62,7 +62,7 @@ type Stopped interface {
 	Stopped(reason error)
 }
 
-// ChildStopped is the ability of a [Behavior] to learn of the end of its children.
+// ChildStopped is the capability of a [Behavior] to learn of the end of its children.
 type ChildStopped[M any] interface {
 	// ChildStopped is called in a turn of its own for each child that has stopped,
 	// before further messages. It is not called any more once the actor itself was
@@ -70,14 +70,14 @@ type ChildStopped[M any] interface {
 	ChildStopped(c *Context[M], t Terminated)
 }
 
-// Signaled is the ability of a [Behavior] to be woken without a message.
+// Signaled is the capability of a [Behavior] to be woken without a message.
 type Signaled[M any] interface {
 	// Signal is called at least once after every [Ref.Signal], and before any later
 	// message, as [Ref.Signal] says. Many signals may share one call.
 	Signal(c *Context[M])
 }
 
-// Closed is the ability of a [Behavior] to learn that its actor has stopped.
+// Closed is the capability of a [Behavior] to learn that its actor has stopped.
 type Closed[M any] interface {
 	// Closed is called exactly once. It is the last call that a behavior gets. The
 	// undelivered messages are those that were accepted and will not be handled, in the
@@ -93,7 +93,7 @@ type Closed[M any] interface {
 	Closed(reason error, undelivered []M)
 }
 
-// Idler is the ability of a [Behavior] to say that it has work left although its
+// Idler is the capability of a [Behavior] to say that it has work left although its
 // mailbox is empty. For example, it waits for an answer.
 type Idler interface {
 	// Idle is called by [Ref.StopIfIdle], between two turns of the actor. If it returns
@@ -102,7 +102,7 @@ type Idler interface {
 	Idle() bool
 }
 
-// Supervised is the ability of a [Behavior] to decide what its failure means.
+// Supervised is the capability of a [Behavior] to decide what its failure means.
 // Supervised does the same as the option [OnFailure], but costs no memory for each
 // actor. If an actor has both, OnFailure decides.
 type Supervised interface {

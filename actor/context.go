@@ -11,8 +11,8 @@ type Context[M any] struct {
 	// goroutine.
 	calling call
 	failure *Failure  // the last failure of this turn
-	over    bool      // the owner must end the actor, see conclude
-	streak  uint8     // number of signals and notices since the last message, see givesWay
+	over    bool      // the owner must end the actor, see beginStop
+	streak  uint8     // number of signals and system messages since the last message, see yields
 	asks    *slotHead // the slot of the asker, for a message that is in no chunk
 }
 
@@ -42,7 +42,7 @@ func (c *Context[M]) Stop() {
 	if c.a == nil {
 		return
 	}
-	stop(c.a, draining|leaving)
+	stop(c.a, draining|stopsItself)
 }
 
 // Fail ends the handling of the message and does not return; it panics with err. A
@@ -51,7 +51,7 @@ func (c *Context[M]) Fail(err error) { panic(err) }
 
 // Unhandled publishes the event [Unhandled], which says that the behavior ignored m.
 func (c *Context[M]) Unhandled(m M) {
-	if s := c.a.k.sys; s.heard() {
+	if s := c.a.k.sys; s.hasSubscribers() {
 		s.Publish(Unhandled{Actor: Address{c.a}, Message: m})
 	}
 }
@@ -61,7 +61,7 @@ func (c *Context[M]) Children() []Address { return Address{c.a}.Children() }
 
 // Tell is a cheaper [Ref.Tell] for use inside a turn: an idle receiver may run next on
 // the same goroutine, after the message that is being handled and a few more. If the
-// sender blocks, the receiver waits at most about two milliseconds for that. Up to 64
+// sender is slow or blocks, the receiver waits at most about two milliseconds for that. Up to 64
 // receivers wait like this, and the newest runs first; while a processor is idle, only
 // the newest waits, and other goroutines run the rest. Middleware around sending sees
 // only the messages sent by Tell and [Forward].

@@ -59,7 +59,7 @@ func ask[R, M any](ctx context.Context, from *core, to Ref[M], message func(Repl
 		from.waitFor(a, &s.slotHead, gen)
 		defer from.waitFor(nil, nil, 0)
 	}
-	if a.own(true) {
+	if a.acquire(true) {
 		a.inline(m, false, &s.slotHead)
 		v, err = s.await(ctx, pool)
 		return v, true, err
@@ -89,7 +89,7 @@ func ask[R, M any](ctx context.Context, from *core, to Ref[M], message func(Repl
 func (c *core) waitFor(to node, s *slotHead, gen uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o := c.belongings()
+	o := c.resources()
 	o.asking, o.asks, o.asksGen = to, s, gen
 }
 
@@ -99,7 +99,7 @@ func (c *core) waitsFor() node {
 	var to node
 	var s *slotHead
 	var gen uint64
-	if o := c.owns(); o != nil {
+	if o := c.existingResources(); o != nil {
 		to, s, gen = o.asking, o.asks, o.asksGen
 	}
 	c.mu.Unlock()

@@ -20,7 +20,7 @@
 // actor is decided by its own [Supervised] or [OnFailure], else by the [Strategy] of
 // its parent. The decision may be to [Restart] it with a fresh behavior, if it was
 // spawned by [SpawnFrom]. A behavior learns of these events by optional interfaces (its
-// abilities), such as [Started] and [ChildStopped], and of the end of any other actor
+// capabilities), such as [Started] and [ChildStopped], and of the end of any other actor
 // by [Watch].
 //
 // A behavior that has something to wait for need not block: [AskThen] brings the answer
@@ -33,6 +33,20 @@
 // For tools there are the untyped [Address], a walk through all actors ([System.Walk]),
 // a stream of events ([Subscribe], [Listen]), and [Middleware]. An actor pays nothing
 // for features that it does not use. Package actortest helps to test actors.
+//
+// # Words
+//
+//   - behavior: the code and the state of an actor, given by the program.
+//   - capability: an optional interface of a behavior, such as [Started].
+//   - mailbox: the queue of the messages that an actor has accepted and not yet handled.
+//   - turn: the work of an actor on one goroutine, until its mailbox is empty.
+//   - guardian: the root of one of the two trees of actors, "user" and "system".
+//   - strategy: the decision of a parent about children that fail.
+//   - stash: the messages that a behavior has put aside for later.
+//   - watch: the wish of one actor to learn that another has stopped.
+//   - dead letter: a message that no actor handles.
+//
+// # Promises
 //
 // What the package promises:
 //
@@ -49,7 +63,7 @@
 //     messages that come back from a stash.
 //  5. A panic, [Context.Fail] or [runtime.Goexit] in code of the user fails the actor
 //     that the code belongs to, never the process and never another actor. This holds
-//     for a behavior, its abilities and middleware, for a [Strategy], for the functions
+//     for a behavior, its capabilities and middleware, for a [Strategy], for the functions
 //     of [Watch] and [Listen], and for a logger. The package calls no such code under a
 //     lock, so code that blocks delays its own actor only: [System.Shutdown] stops the
 //     others and returns when its context ends. There is one exception: Goexit on the
@@ -60,7 +74,10 @@
 //     with its context. An asker can wait without end only if the behavior has promised
 //     a later answer ([Reply.Keep], [Context.Stash]) and the asker's context has no
 //     deadline.
-//  7. A turn is bounded, so a busy actor does not starve the others.
+//  7. A turn is bounded, so a busy actor does not starve the others. An actor that was
+//     woken by [Tell] may wait behind the turn of its sender: at most about two
+//     milliseconds if that turn is slow or blocks, and otherwise behind at most 64
+//     other actors whose turns are shorter than that.
 //  8. All descendants of an actor have stopped before its behavior is given up.
 //  9. A failure is decided before the next message. A failure beyond the restarts that
 //     a [Strategy] grants stops the actor, and its parent learns of the stop.

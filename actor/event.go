@@ -170,7 +170,7 @@ func logged(a Address, more ...slog.Attr) slog.Value {
 func (a *actor[M]) refused(m M, err error) {
 	s := a.k.sys
 	switch {
-	case !s.heard():
+	case !s.hasSubscribers():
 	case errors.Is(err, ErrMailboxFull):
 		s.Publish(MailboxFull{Actor: Address{a}, Message: m})
 	default:
@@ -181,7 +181,7 @@ func (a *actor[M]) refused(m M, err error) {
 // deadLetters publishes messages that no actor handles.
 func deadLetters[M any](a *actor[M], reason error, ms []M) {
 	s := a.k.sys
-	if !s.heard() {
+	if !s.hasSubscribers() {
 		return
 	}
 	for _, m := range ms {

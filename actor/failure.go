@@ -142,7 +142,7 @@ func (a *actor[M]) failed(c *Context[M], f *Failure) {
 	was := c.calling
 	c.calling = atRest
 	v := verdict{exits: true}
-	defer func() { a.goOn(c, f, v) }()
+	defer func() { a.applyVerdict(c, f, v) }()
 	if was == inMessage {
 		ch := a.cur
 		if i := ch.taken.Load()&counted - 1; ch.asker(i).slot != nil {
@@ -150,7 +150,7 @@ func (a *actor[M]) failed(c *Context[M], f *Failure) {
 		}
 	}
 	a.mu.Lock()
-	a.vitals().last = f
+	a.supervision().last = f
 	a.mu.Unlock()
 	a.k.sys.report(a, f)
 	then, shared := a.directive(f)
@@ -171,14 +171,14 @@ type verdict struct {
 	exits  bool          // code of the user has ended the goroutine during the decision
 }
 
-// goOn carries out the decision about a failure.
-func (a *actor[M]) goOn(c *Context[M], f *Failure, v verdict) {
+// applyVerdict carries out the decision about a failure.
+func (a *actor[M]) applyVerdict(c *Context[M], f *Failure, v verdict) {
 	parent := a.parent()
 	if v.then == Escalate && parent == nil {
 		v.then = Stop
 	}
 	if v.shared && parent != nil && (v.then == Restart || v.then == Stop) {
-		a.together(parent, f, v.then, v.pause)
+		a.applyToSiblings(parent, f, v.then, v.pause)
 	}
 	switch v.then {
 	case Resume:
@@ -189,7 +189,7 @@ func (a *actor[M]) goOn(c *Context[M], f *Failure, v verdict) {
 	case Escalate:
 		a.escalate(f, parent)
 	default:
-		a.conclude(f)
+		a.beginStop(f)
 	}
 	switch {
 	case !f.resumed || !f.Goexit && !v.exits:
@@ -204,7 +204,7 @@ func (a *actor[M]) goOn(c *Context[M], f *Failure, v verdict) {
 // stays Stop if the actor cannot be restarted or the strategy grants no more restarts.
 func (a *actor[M]) grant(v *verdict) {
 	a.mu.Lock()
-	h := a.vitals()
+	h := a.supervision()
 	possible := h.fresh != nil
 	a.mu.Unlock()
 	if !possible {
@@ -216,7 +216,7 @@ func (a *actor[M]) grant(v *verdict) {
 	if s.All {
 		counter = parent.base()
 		counter.mu.Lock()
-		of = &counter.kin().tally
+		of = &counter.relations().tally
 		counter.mu.Unlock()
 	}
 	now := time.Now()
@@ -243,9 +243,9 @@ func (a *actor[M]) grant(v *verdict) {
 	a.try(func() { v.pause = shorten(v.pause, s.Backoff.Random()) })
 }
 
-// together applies the decision to the siblings too, if the strategy of the parent has
+// applyToSiblings applies the decision to the siblings too, if the strategy of the parent has
 // All.
-func (a *actor[M]) together(parent node, f *Failure, then Directive, pause time.Duration) {
+func (a *actor[M]) applyToSiblings(parent node, f *Failure, then Directive, pause time.Duration) {
 	if !a.k.sys.strategyOf(parent).All {
 		return
 	}
@@ -256,19 +256,19 @@ func (a *actor[M]) together(parent node, f *Failure, then Directive, pause time.
 	for _, n := range siblings {
 		switch {
 		case n == node(a):
-		case then == Restart && n.base().renewable():
-			n.order(notice{what: together, failure: f, pause: pause})
+		case then == Restart && n.base().restartable():
+			n.sendSystem(systemMessage{kind: siblingRestarts, failure: f, pause: pause})
 		default:
 			stopAll([]node{n}, halting)
 		}
 	}
 }
 
-// renewable reports whether the actor can be restarted.
-func (c *core) renewable() bool {
+// restartable reports whether the actor can be restarted.
+func (c *core) restartable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ext != nil && c.ext.health != nil && c.ext.health.fresh != nil
+	return c.ext != nil && c.ext.supervision != nil && c.ext.supervision.fresh != nil
 }
 
 // strategyOf returns the strategy for the children of parent.
@@ -279,7 +279,7 @@ func (s *System) strategyOf(parent node) *Strategy {
 	p := parent.base()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if f := p.kin(); f.strategy != nil {
+	if f := p.relations(); f.strategy != nil {
 		return f.strategy
 	}
 	return &s.strategy
@@ -289,9 +289,9 @@ func (s *System) strategyOf(parent node) *Strategy {
 // decision. The decision is Stop if the called function fails.
 func (a *actor[M]) directive(f *Failure) (d Directive, shared bool) {
 	a.mu.Lock()
-	decide := a.ext.health.onFailure
+	decide := a.ext.supervision.onFailure
 	a.mu.Unlock()
-	if s, ok := plain(a.behavior).(Supervised); ok && decide == nil {
+	if s, ok := unwrap(a.behavior).(Supervised); ok && decide == nil {
 		decide = s.Failed
 	}
 	if decide == nil {
@@ -316,7 +316,7 @@ func (a *actor[M]) directive(f *Failure) (d Directive, shared bool) {
 // the process does not end.
 func (s *System) report(n node, f *Failure) {
 	defer func() { _ = recover() }()
-	if s.heard() {
+	if s.hasSubscribers() {
 		s.Publish(FailedEvent{Actor: Address{n}, Failure: f})
 	}
 	s.logger.LogAttrs(context.Background(), slog.LevelError, "actor failed", slog.Any("failure", f))

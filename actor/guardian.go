@@ -16,7 +16,7 @@ type guardian struct {
 	traits     uint8 // traits of the actors below the guardian
 	middleware []Middleware
 	seed       maphash.Seed
-	living     pins // counts its actors and all their descendants
+	living     counter // counts its actors and all their descendants
 	closing    sync.Once
 	shards     [shardsMax]shard
 }
@@ -56,7 +56,7 @@ func (g *guardian) stopAll(how uint16) {
 		sh.mu.Unlock()
 		stopAll(members, how)
 	}
-	g.closing.Do(g.living.unpin)
+	g.closing.Do(g.living.done)
 }
 
 // add puts an actor in the registry.
@@ -71,7 +71,7 @@ func (g *guardian) add(n node, name string) error {
 	if sh.closed {
 		return fmt.Errorf("spawn %q: system: %w", name, ErrStopped)
 	}
-	if err := enter(n, name, &sh.names); err != nil {
+	if err := reserveName(n, name, &sh.names); err != nil {
 		return err
 	}
 	b.id = sh.ids*shardsMax + uint64(b.shard)
@@ -94,7 +94,7 @@ func (g *guardian) remove(n node, name string) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	delete(sh.names, name)
-	sh.members = without(sh.members, n)
+	sh.members = swapRemove(sh.members, n)
 }
 
 // find returns the actor with a name. A name such as "$7" is the number of an anonymous
@@ -123,15 +123,15 @@ func (g *guardian) members() (all []node) {
 	return all
 }
 
-// join makes an actor the child of another.
-func (c *core) join(n node, name string) error {
+// addChild makes an actor the child of another.
+func (c *core) addChild(n node, name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flags&(halting|winding|ending|closed|leaving) != 0 {
+	if c.flags&(halting|waitsForChildren|ending|closed|stopsItself) != 0 {
 		return fmt.Errorf("spawn %q: parent: %w", name, ErrStopped)
 	}
-	f := c.kin()
-	if err := enter(n, name, &f.names); err != nil {
+	f := c.relations()
+	if err := reserveName(n, name, &f.names); err != nil {
 		return err
 	}
 	b := n.base()
@@ -142,10 +142,10 @@ func (c *core) join(n node, name string) error {
 	return nil
 }
 
-// leave takes an actor out of the registry or out of its parent's family. If the parent
-// waits for its children and this was the last one, leave returns the parent, which the
+// unregister takes an actor out of the registry or out of its parent's children. If the parent
+// waits for its children and this was the last one, unregister returns the parent, which the
 // caller then owns. It also returns the number of restarts of the parent.
-func (a *actor[M]) leave() (last node, restarts uint64) {
+func (a *actor[M]) unregister() (last node, restarts uint64) {
 	name, parent := a.origin()
 	if parent == nil {
 		a.k.sys.guardian(a.traits).remove(a, name)
@@ -154,18 +154,18 @@ func (a *actor[M]) leave() (last node, restarts uint64) {
 	p := parent.base()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f := p.ext.family
+	f := p.ext.relations
 	delete(f.names, name)
-	f.children = without(f.children, a)
-	if p.flags&winding == 0 || len(f.children) > 0 {
+	f.children = swapRemove(f.children, a)
+	if p.flags&waitsForChildren == 0 || len(f.children) > 0 {
 		return nil, p.restarts()
 	}
-	p.flags &^= winding
+	p.flags &^= waitsForChildren
 	return parent, p.restarts()
 }
 
-// enter reserves a name. The caller holds the lock that guards the names.
-func enter(n node, name string, names *map[string]node) error {
+// reserveName reserves a name. The caller holds the lock that guards the names.
+func reserveName(n node, name string, names *map[string]node) error {
 	if name == "" {
 		return nil
 	}
@@ -179,9 +179,9 @@ func enter(n node, name string, names *map[string]node) error {
 	return nil
 }
 
-// without takes an actor out of a list, and moves the last actor of the list to its
+// swapRemove takes an actor out of a list, and moves the last actor of the list to its
 // place. The caller holds the lock of the list.
-func without(list []node, n node) []node {
+func swapRemove(list []node, n node) []node {
 	i, last := n.base().index, len(list)-1
 	list[i] = list[last]
 	list[i].base().index = i

@@ -517,7 +517,7 @@ func testHook(t *testing.T, k hook, fault hookFault, gate chan struct{}) {
 	<-ended
 }
 
-// A steady behavior answers asks, and has the abilities of the end of an actor.
+// A steady behavior answers asks, and has the capabilities of the end of an actor.
 type steady struct{ stopped bool }
 
 func (*steady) Receive(_ *actor.Context[request], m request) { m.reply.Send(m.n) }

@@ -30,7 +30,7 @@ func TestAWatcherThatStopsIsForgotten(t *testing.T) {
 		count := func() int {
 			watched.a.mu.Lock()
 			defer watched.a.mu.Unlock()
-			return len(watched.a.ext.family.watchers)
+			return len(watched.a.ext.relations.watchers)
 		}
 		for name, end := range map[string]func(r Ref[int]){
 			"Stop":      Ref[int].Stop,
@@ -83,12 +83,12 @@ func TestNewsOfAChildOfTheBehaviorBeforeIsDropped(t *testing.T) {
 		synctest.Wait()
 		// A child of the first behavior has left its family before the restart, and
 		// reports its end late.
-		r.a.order(notice{what: childStopped, restarts: 0})
+		r.a.sendSystem(systemMessage{kind: childStopped, restarts: 0})
 		synctest.Wait()
 		if n := len(ends); n != 0 {
 			t.Errorf("%d ends of children of the behavior before are told, want none", n)
 		}
-		r.a.order(notice{what: childStopped, restarts: 1})
+		r.a.sendSystem(systemMessage{kind: childStopped, restarts: 1})
 		synctest.Wait()
 		if n := len(ends); n != 1 {
 			t.Errorf("%d ends of children are told, want 1", n)
@@ -132,11 +132,11 @@ func TestTheWatchRestsWhileNothingIsHeld(t *testing.T) {
 		_ = a.Tell(0)
 		for range 2 {
 			time.Sleep(30 * time.Second) //nolint:forbidigo // in a bubble
-			s.watch.mu.Lock()
-			if s.watch.set.Load() {
+			s.monitor.mu.Lock()
+			if s.monitor.set.Load() {
 				t.Error("nothing is held, and the watch looks")
 			}
-			s.watch.mu.Unlock()
+			s.monitor.mu.Unlock()
 			time.Sleep(30 * time.Second) //nolint:forbidigo // in a bubble
 		}
 		if err := s.Shutdown(t.Context()); err != nil {

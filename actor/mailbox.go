@@ -123,7 +123,7 @@ func (a *actor[M]) replace(m M, from asker, told bool) (wake bool) {
 	a.put(m, from)
 	wake = a.flags&busy == 0
 	a.flags |= busy
-	l := lateOf[M](who)
+	l := lateMessageOf[M](who)
 	void := l != nil && !l.kept()
 	a.mu.Unlock()
 	switch {
@@ -212,7 +212,7 @@ func (a *actor[M]) put(m M, from asker) {
 	a.queued++
 }
 
-// force accepts a letter even if the mailbox is full. The caller holds the lock; force
+// force accepts a message even if the mailbox is full. The caller holds the lock; force
 // releases it.
 func (a *actor[M]) force(m M, from asker) {
 	a.put(m, from)

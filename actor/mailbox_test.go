@@ -207,7 +207,7 @@ func TestStashIsBounded(t *testing.T) {
 	t.Parallel()
 	b := newShop()
 	r := spawn(t, newSystem(t, actor.Config{}), b, actor.MailboxUnbounded())
-	for range actor.StashMaxDefault + 1 {
+	for range actor.StashMax + 1 {
 		tell(t, r, 1)
 	}
 	if got := await(t, "the refusal", b.out); got != -1 {

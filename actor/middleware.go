@@ -14,7 +14,7 @@ type Envelope struct {
 
 // A Middleware is code around the messages of an actor, for example for metrics, traces
 // and checks. An actor without middleware pays nothing; with it, each message is boxed
-// in an interface. Signals and the methods of all other abilities do not go through the
+// in an interface. Signals and the methods of all other capabilities do not go through the
 // middleware.
 //
 // The first of an actor's middleware is the outermost.
@@ -51,7 +51,7 @@ func send[M, N any](c *Context[M], to Ref[N], m N, last func(*Context[M], Ref[N]
 	}
 	d := Envelope{Actor: Address{c.a}, To: to.Address(), Message: m}
 	next := func() error { return last(c, to, m) }
-	around := c.a.behavior.(*shell[M]).middleware
+	around := c.a.behavior.(*wrapper[M]).middleware
 	for _, w := range slices.Backward(around) {
 		if w.Send != nil {
 			inner := next

@@ -14,13 +14,13 @@ type options struct {
 }
 
 type (
-	mailboxOption int
-	inlineOption  struct{}
-	failureOption func(*Failure) Directive
-	boundOption   struct{}
-	dropOption    struct{}
-	careOption    Strategy
-	aroundOption  Middleware
+	mailboxOption    int
+	inlineOption     struct{}
+	failureOption    func(*Failure) Directive
+	unboundedOption  struct{}
+	dropOption       struct{}
+	strategyOption   Strategy
+	middlewareOption Middleware
 )
 
 func (n mailboxOption) apply(o options) options {
@@ -38,7 +38,7 @@ func (f failureOption) apply(o options) options {
 	return o
 }
 
-func (boundOption) apply(o options) options {
+func (unboundedOption) apply(o options) options {
 	o.mailboxMax = math.MaxUint32
 	return o
 }
@@ -48,13 +48,13 @@ func (dropOption) apply(o options) options {
 	return o
 }
 
-func (c careOption) apply(o options) options {
+func (c strategyOption) apply(o options) options {
 	s := Strategy(c)
 	o.strategy = &s
 	return o
 }
 
-func (m aroundOption) apply(o options) options {
+func (m middlewareOption) apply(o options) options {
 	o.middleware = append(o.middleware, Middleware(m))
 	return o
 }
@@ -66,7 +66,7 @@ func MailboxMax(n int) Option { return mailboxOption(n) }
 // MailboxUnbounded removes the bound of the mailbox. If messages arrive faster than the
 // actor handles them, the mailbox uses up all memory. (Strictly, the bound is
 // 4,294,967,295 messages.)
-func MailboxUnbounded() Option { return boundOption{} }
+func MailboxUnbounded() Option { return unboundedOption{} }
 
 // DropOldest makes a full mailbox accept a message in the place of the one that has
 // waited longest. That one becomes a [DeadLetter], and its [Ask] fails with
@@ -90,8 +90,8 @@ func OnFailure(decide func(f *Failure) Directive) Option { return failureOption(
 // Supervise sets the strategy for the failures of the actor's children. The strategy
 // also bounds the restarts on which a child decides itself. Without Supervise,
 // Config.Supervision is the strategy.
-func Supervise(s Strategy) Option { return careOption(s) }
+func Supervise(s Strategy) Option { return strategyOption(s) }
 
 // Use puts middleware around the messages of the actor. It may be given more
 // than once: the first one is the outermost.
-func Use(m Middleware) Option { return aroundOption(m) }
+func Use(m Middleware) Option { return middlewareOption(m) }

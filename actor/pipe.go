@@ -87,25 +87,25 @@ func (w *piping[R, M]) turn(*worker) {
 
 // A result is the pending result of one AskThen or Pipe.
 type result[R, M any] struct {
-	a    *actor[M]
-	life uint32
-	then func(R, error) M
-	stop func() bool // ends the wait for a context; guarded by the lock of the actor
-	v    R
-	err  error
-	slot slotHead // leads back here
+	a          *actor[M]
+	generation uint32
+	then       func(R, error) M
+	stop       func() bool // ends the wait for a context; guarded by the lock of the actor
+	v          R
+	err        error
+	slot       slotHead // leads back here
 }
 
 // awaitResult counts one more result that the actor waits for.
 func awaitResult[R, M any](a *actor[M], then func(R, error) M) (*result[R, M], error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.belongings()
+	o := a.resources()
 	if o.awaiting >= AwaitedMax {
 		return nil, fmt.Errorf("%w: the actor waits for %d results already", ErrMailboxFull, o.awaiting)
 	}
 	o.awaiting++
-	p := &result[R, M]{a: a, life: o.life, then: then}
+	p := &result[R, M]{a: a, generation: o.generation, then: then}
 	p.slot.late = p
 	return p, nil
 }
@@ -114,7 +114,7 @@ func awaitResult[R, M any](a *actor[M], then func(R, error) M) (*result[R, M], e
 func (p *result[R, M]) giveUp() {
 	p.a.mu.Lock()
 	defer p.a.mu.Unlock()
-	p.a.owns().awaiting--
+	p.a.existingResources().awaiting--
 }
 
 // arrive puts the result in the mailbox.
@@ -122,12 +122,12 @@ func (p *result[R, M]) arrive(v R, err error) {
 	a := p.a
 	p.v, p.err = v, err
 	a.mu.Lock()
-	if a.life() != p.life || a.flags&(halting|closed) != 0 {
+	if a.generation() != p.generation || a.flags&(halting|closed) != 0 {
 		a.mu.Unlock()
 		p.dropped()
 		return
 	}
-	a.owns().awaiting--
+	a.existingResources().awaiting--
 	var none M
 	a.force(none, asker{slot: &p.slot}) // force releases the lock
 }
@@ -135,7 +135,7 @@ func (p *result[R, M]) arrive(v R, err error) {
 func (p *result[R, M]) open(c *Context[M], none M) (M, bool) {
 	p.dropped()
 	p.a.mu.Lock()
-	current := p.a.life() == p.life
+	current := p.a.generation() == p.generation
 	p.a.mu.Unlock()
 	if !current {
 		return none, false

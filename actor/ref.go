@@ -63,7 +63,7 @@ func (r Ref[M]) TellWait(ctx context.Context, m M) error {
 // idle, and if the stack might become too deep: at most 1,024 turns of a system run on
 // callers' goroutines at a time, so no more than that are nested in each other.
 func (r Ref[M]) Run(m M) error {
-	if r.a == nil || !r.a.own(false) {
+	if r.a == nil || !r.a.acquire(false) {
 		return r.Tell(m)
 	}
 	r.a.inline(m, false, nil)
@@ -89,7 +89,7 @@ func (r Ref[M]) RunSignal() {
 	if r.a == nil || r.a.traits&signals == 0 {
 		return
 	}
-	if !r.a.own(false) {
+	if !r.a.acquire(false) {
 		r.a.signal()
 		return
 	}

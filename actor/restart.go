@@ -2,9 +2,9 @@ package actor
 
 import "time"
 
-// A health holds an actor's supervision: its decisions, its restarts and its last
+// Supervision holds the decisions about the failures of an actor, its restarts and its last
 // failure.
-type health struct {
+type supervision struct {
 	onFailure func(*Failure) Directive
 	fresh     any // func() Behavior[M]; nil: the actor cannot be restarted
 	restarts  uint64
@@ -16,21 +16,22 @@ type health struct {
 	reason    error    // reason of the end, kept while the children stop
 }
 
-// vitals returns the health and allocates it if necessary. The caller holds the lock.
-func (c *core) vitals() *health {
+// supervision returns the supervision of the actor and allocates it if necessary. The caller holds
+// the lock.
+func (c *core) supervision() *supervision {
 	x := c.extra()
-	if x.health == nil {
-		x.health = new(health)
+	if x.supervision == nil {
+		x.supervision = new(supervision)
 	}
-	return x.health
+	return x.supervision
 }
 
 // restarts returns the number of restarts. The caller holds the lock.
 func (c *core) restarts() uint64 {
-	if c.ext == nil || c.ext.health == nil {
+	if c.ext == nil || c.ext.supervision == nil {
 		return 0
 	}
-	return c.ext.health.restarts
+	return c.ext.supervision.restarts
 }
 
 // restart schedules the replacement of the behavior after the pause. It returns false
@@ -38,11 +39,11 @@ func (c *core) restarts() uint64 {
 // behavior if no messages wait.
 func (a *actor[M]) restart(cause *Failure, pause time.Duration) bool {
 	a.mu.Lock()
-	h := a.vitals()
+	h := a.supervision()
 	h.cause, h.timer = cause, nil
-	// The belongings of the behavior end now and not after its children, or the
+	// The resources of the behavior end now and not after its children, or the
 	// behavior would get messages about their end.
-	left := a.disown()
+	left := a.releaseResources()
 	stop, end := a.flags&draining != 0, false
 	switch {
 	case a.flags&halting != 0, stop && !a.pending():
@@ -50,17 +51,17 @@ func (a *actor[M]) restart(cause *Failure, pause time.Duration) bool {
 		end = true
 	case pause > 0 && !stop:
 		a.flags |= suspended
-		h.timer = a.k.sys.after(pause, a.awake)
+		h.timer = a.k.sys.after(pause, a.endBackoff)
 		a.mu.Unlock()
 		left.end(a)
 		return false
 	default:
-		a.flags |= renewing
+		a.flags |= restarting
 	}
 	a.mu.Unlock()
 	left.end(a)
 	if end {
-		a.conclude(nil)
+		a.beginStop(nil)
 	}
 	return !end
 }
@@ -71,22 +72,22 @@ func (a *actor[M]) suspend(cause *Failure) bool {
 	a.mu.Lock()
 	if a.flags&halting != 0 {
 		a.mu.Unlock()
-		a.conclude(nil)
+		a.beginStop(nil)
 		return false
 	}
 	a.flags |= suspended
-	h := a.vitals()
+	h := a.supervision()
 	h.cause, h.timer = cause, nil
 	a.mu.Unlock()
 	return true
 }
 
-// awake ends the back-off and starts the actor. The timer calls it.
-func (a *actor[M]) awake() {
+// endBackoff ends the back-off and starts the actor. The timer calls it.
+func (a *actor[M]) endBackoff() {
 	a.mu.Lock()
 	again := a.flags&suspended != 0
 	if again {
-		a.flags ^= suspended | renewing
+		a.flags ^= suspended | restarting
 	}
 	a.mu.Unlock()
 	if again {
@@ -100,7 +101,7 @@ func (a *actor[M]) escalate(f *Failure, parent node) {
 	p.mu.Lock()
 	restarts := p.restarts()
 	p.mu.Unlock()
-	if !a.suspend(f) || parent.order(notice{what: escalated, failure: f, child: a, restarts: restarts}) {
+	if !a.suspend(f) || parent.sendSystem(systemMessage{kind: escalated, failure: f, child: a, restarts: restarts}) {
 		return
 	}
 	a.mu.Lock()
@@ -108,7 +109,7 @@ func (a *actor[M]) escalate(f *Failure, parent node) {
 	a.flags &^= suspended
 	a.mu.Unlock()
 	if mine {
-		a.conclude(f)
+		a.beginStop(f)
 	}
 }
 
@@ -123,32 +124,32 @@ func resume(n node) {
 			return
 		}
 		c.flags &^= suspended
-		child := c.ext.health.cause.child
+		child := c.ext.supervision.cause.child
 		c.mu.Unlock()
 		n.system().start(n)
 		n = child
 	}
 }
 
-// renew replaces the behavior by a fresh one, once the children have stopped. It
-// returns false if the turn is over. The caller holds the lock; renew releases it.
-func (a *actor[M]) renew(c *Context[M]) bool {
+// finishRestart replaces the behavior by a fresh one, once the children have stopped. It
+// returns false if the turn is over. The caller holds the lock; finishRestart releases it.
+func (a *actor[M]) finishRestart(c *Context[M]) bool {
 	if kids := a.children(); len(kids) > 0 {
-		a.flags |= winding
+		a.flags |= waitsForChildren
 		a.mu.Unlock()
 		stopAll(kids, halting)
 		return false
 	}
-	a.flags &^= renewing | noticed
-	if f := a.ext.family; f != nil {
-		f.notices = nil // they are about children that have stopped
+	a.flags &^= restarting | systemQueued
+	if f := a.ext.relations; f != nil {
+		f.systemMessages = nil // they are about children that have stopped
 	}
-	h := a.ext.health
+	h := a.ext.supervision
 	cause, known := h.cause, h.retired
 	h.retired = true
 	a.mu.Unlock()
 	c.calling = inWakeup
-	if b, ok := plain(a.behavior).(Stopped); ok && !known {
+	if b, ok := unwrap(a.behavior).(Stopped); ok && !known {
 		a.try(func() { b.Stopped(cause) })
 	}
 	b := h.fresh.(func() Behavior[M])()
@@ -161,7 +162,7 @@ func (a *actor[M]) renew(c *Context[M]) bool {
 	h.restarts++
 	n := h.restarts
 	a.mu.Unlock()
-	if s := a.k.sys; s.heard() {
+	if s := a.k.sys; s.hasSubscribers() {
 		s.Publish(RestartedEvent{Actor: Address{a}, Reason: cause, Restarts: n})
 	}
 	switch b := b.(type) {
@@ -177,7 +178,7 @@ func (a *actor[M]) renew(c *Context[M]) bool {
 // replaceBehavior sets the fresh behavior at a restart, and puts the stash back in the
 // mailbox.
 func (a *actor[M]) replaceBehavior(b Behavior[M]) {
-	s, ok := a.behavior.(*shell[M])
+	s, ok := a.behavior.(*wrapper[M])
 	if !ok {
 		a.behavior = b
 		return

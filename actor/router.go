@@ -24,7 +24,7 @@ var routerPause = Backoff{Min: 100 * time.Millisecond, Max: time.Minute}
 type Router[M any] struct {
 	key     func(M) string
 	turn    atomic.Uint64
-	keeper  Ref[int]                 // parent of the members of SpawnRouter
+	parent  Ref[int]                 // parent of the members of SpawnRouter
 	mu      sync.Mutex               // guards changes of members
 	members atomic.Pointer[[]Ref[M]] // never changed in place
 }
@@ -49,9 +49,9 @@ func SpawnRouter[M any](p Parent, name string, n int, key func(M) string, fresh 
 		return nil, fmt.Errorf("spawn router %q: %w: function is nil", name, ErrInvalid)
 	}
 	r := NewRouter[M](key)
-	k := &keeper[M]{r: r, fresh: fresh, opts: opts}
+	k := &routerParent[M]{r: r, fresh: fresh, opts: opts}
 	var err error
-	if r.keeper, err = Spawn[int](p, name, k); err != nil {
+	if r.parent, err = Spawn[int](p, name, k); err != nil {
 		return nil, fmt.Errorf("spawn router: %w", err)
 	}
 	whole := false
@@ -60,7 +60,7 @@ func SpawnRouter[M any](p Parent, name string, n int, key func(M) string, fresh 
 			r.StopNow()
 		}
 	}()
-	c := &Context[int]{a: r.keeper.a}
+	c := &Context[int]{a: r.parent.a}
 	for i := range n {
 		if err := k.spawn(c, i, true); err != nil {
 			return nil, fmt.Errorf("spawn router: %w", err)
@@ -136,17 +136,17 @@ func (r *Router[M]) Members() []Ref[M] { return slices.Clone(*r.members.Load()) 
 
 // Address returns the address of the parent of the members. For a router of [NewRouter]
 // it returns the zero Address.
-func (r *Router[M]) Address() Address { return r.keeper.Address() }
+func (r *Router[M]) Address() Address { return r.parent.Address() }
 
 // Stop stops the members of [SpawnRouter] as [Ref.Stop] does.
-func (r *Router[M]) Stop() { r.keeper.Stop() }
+func (r *Router[M]) Stop() { r.parent.Stop() }
 
 // StopNow stops the members of [SpawnRouter] as [Ref.StopNow] does.
-func (r *Router[M]) StopNow() { r.keeper.StopNow() }
+func (r *Router[M]) StopNow() { r.parent.StopNow() }
 
-// A keeper is the parent of the members of a router. Its messages are the places of the
+// A routerParent is the parent of the members of a router. Its messages are the places of the
 // members to replace.
-type keeper[M any] struct {
+type routerParent[M any] struct {
 	r     *Router[M]
 	fresh func() Behavior[M]
 	opts  []Option
@@ -156,7 +156,7 @@ type keeper[M any] struct {
 // spawn puts a fresh member in a place. With first, it does not replace a member that
 // is in the place already: the first member may have stopped, and been replaced, before
 // spawn got here.
-func (k *keeper[M]) spawn(c *Context[int], place int, first bool) error {
+func (k *routerParent[M]) spawn(c *Context[int], place int, first bool) error {
 	ref, err := SpawnFrom(c, strconv.Itoa(place), k.fresh, k.opts...)
 	if err != nil {
 		return err
@@ -174,9 +174,9 @@ func (k *keeper[M]) spawn(c *Context[int], place int, first bool) error {
 	return nil
 }
 
-// Receive replaces a member. If that fails, the keeper tries again after a longer
+// Receive replaces a member. If that fails, the routerParent tries again after a longer
 // pause.
-func (k *keeper[M]) Receive(c *Context[int], place int) {
+func (k *routerParent[M]) Receive(c *Context[int], place int) {
 	key := strconv.Itoa(place)
 	c.SetTimer(key, k.pause(place), place)
 	if err := k.spawn(c, place, false); err != nil {
@@ -187,12 +187,12 @@ func (k *keeper[M]) Receive(c *Context[int], place int) {
 	t.at = t.at[:len(t.at)-1] // the replacement succeeded, so it does not count
 }
 
-// Failed makes the keeper go on: only making a member can fail in it, and a timer is
+// Failed makes the routerParent go on: only making a member can fail in it, and a timer is
 // set that tries again.
-func (*keeper[M]) Failed(*Failure) Directive { return Resume }
+func (*routerParent[M]) Failed(*Failure) Directive { return Resume }
 
 // ChildStopped replaces a member, the first time in a minute at once.
-func (k *keeper[M]) ChildStopped(c *Context[int], t Terminated) {
+func (k *routerParent[M]) ChildStopped(c *Context[int], t Terminated) {
 	place, err := strconv.Atoi(t.Actor.Name())
 	if err != nil {
 		return
@@ -206,7 +206,7 @@ func (k *keeper[M]) ChildStopped(c *Context[int], t Terminated) {
 
 // pause counts a stop of a member, or an attempt to replace it, and returns the pause
 // before the next attempt.
-func (k *keeper[M]) pause(place int) time.Duration {
+func (k *routerParent[M]) pause(place int) time.Duration {
 	if k.stops == nil {
 		k.stops = make(map[int]*tally)
 	}

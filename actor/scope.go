@@ -18,7 +18,7 @@ func (c *Context[M]) Context() context.Context {
 	a := c.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.belongings()
+	o := a.resources()
 	if o.scope == nil {
 		o.scope, o.cancel = context.WithCancelCause(context.Background())
 		if a.flags&halting != 0 {
@@ -55,7 +55,7 @@ func (c *Context[M]) CancelTimer(key string) bool {
 
 // cancelTimer is CancelTimer for a caller that holds the lock.
 func (c *core) cancelTimer(key string) bool {
-	o := c.owns()
+	o := c.existingResources()
 	if o == nil || o.timers[key] == nil {
 		return false
 	}
@@ -84,7 +84,7 @@ func (a *actor[M]) setTimer(key string, d, period time.Duration, m M) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.cancelTimer(key)
-	o := a.belongings()
+	o := a.resources()
 	if o.timers == nil {
 		o.timers = make(map[string]stopper)
 	}
@@ -96,7 +96,7 @@ func (t *keyed[M]) stop() { t.timer.Stop() }
 
 // current reports whether the timer is still set. The caller holds the lock.
 func (t *keyed[M]) current() bool {
-	o := t.a.owns()
+	o := t.a.existingResources()
 	return o != nil && o.timers[t.key] == stopper(t)
 }
 
@@ -138,7 +138,7 @@ func (t *keyed[M]) taken() bool {
 		return false
 	}
 	if t.period == 0 {
-		delete(t.a.owns().timers, t.key)
+		delete(t.a.existingResources().timers, t.key)
 	}
 	return true
 }

@@ -11,28 +11,28 @@ import (
 // below the guardian "user", [System.Internal] below the guardian "system", and the
 // [*Context] of an actor makes it a child of that actor. A child stops before its
 // parent does.
-type Parent interface{ adopt() lineage }
+type Parent interface{ placement() placement }
 
-// A lineage holds what an actor gets from its parent: guardian, parent and middleware.
-type lineage struct {
+// A placement holds what an actor gets from its parent: guardian, parent and middleware.
+type placement struct {
 	guardian   *guardian
 	parent     node // nil below the guardian
 	middleware []Middleware
 }
 
-func (g *guardian) adopt() lineage { return lineage{guardian: g, middleware: g.middleware} }
+func (g *guardian) placement() placement { return placement{guardian: g, middleware: g.middleware} }
 
-func (s *System) adopt() lineage { return s.user.adopt() }
+func (s *System) placement() placement { return s.user.placement() }
 
-func (c *Context[M]) adopt() lineage {
+func (c *Context[M]) placement() placement {
 	if c.a == nil {
-		return lineage{}
+		return placement{}
 	}
 	var around []Middleware
-	if s, ok := c.a.behavior.(*shell[M]); ok {
+	if s, ok := c.a.behavior.(*wrapper[M]); ok {
 		around = inherited(s.middleware)
 	}
-	return lineage{guardian: c.a.k.sys.guardian(c.a.traits), parent: c.a, middleware: around}
+	return placement{guardian: c.a.k.sys.guardian(c.a.traits), parent: c.a, middleware: around}
 }
 
 // Spawn starts an actor. The actor is idle until the first message, unless its behavior
@@ -61,9 +61,9 @@ func SpawnFrom[M any](p Parent, name string, fresh func() Behavior[M], opts ...O
 	return spawn(p, name, fresh(), fresh, opts)
 }
 
-// mind returns an error if the behavior is nil, the name breaks a rule, or the context
+// checkSpawn returns an error if the behavior is nil, the name breaks a rule, or the context
 // is no longer valid.
-func mind(name string, without, over bool) error {
+func checkSpawn(name string, without, over bool) error {
 	switch {
 	case without:
 		return fmt.Errorf("spawn %q: %w", name, errNilBehavior)
@@ -82,9 +82,9 @@ func mind(name string, without, over bool) error {
 // spawn is the common part of Spawn and SpawnFrom. It often runs inside a behavior, on
 // the rest of its stack, so rare work is in functions of its own.
 func spawn[M any](p Parent, name string, b Behavior[M], fresh func() Behavior[M], opts []Option) (Ref[M], error) {
-	l := p.adopt()
+	l := p.placement()
 	if name != "" || b == nil || l.guardian == nil {
-		if err := mind(name, b == nil, l.guardian == nil); err != nil {
+		if err := checkSpawn(name, b == nil, l.guardian == nil); err != nil {
 			return Ref[M]{}, err
 		}
 	}
@@ -96,16 +96,16 @@ func spawn[M any](p Parent, name string, b Behavior[M], fresh func() Behavior[M]
 	a.k, a.behavior, a.max = kindOf[M](s), b, s.mailboxMax
 	a.traits |= l.guardian.traits
 	if len(opts) > 0 || len(l.middleware) > 0 || fresh != nil {
-		if err := a.fit(l.middleware, fresh, opts); err != nil {
+		if err := a.configure(l.middleware, fresh, opts); err != nil {
 			return Ref[M]{}, fmt.Errorf("spawn %q: %w", name, err)
 		}
 	}
-	can := a.k.can(b)
+	can := a.k.capabilitiesOf(b)
 	if can&canSignal != 0 {
 		a.traits |= signals
 	}
-	if can&canFoster != 0 {
-		a.traits |= fosters
+	if can&canLearnOfChildren != 0 {
+		a.traits |= watchesChildren
 	}
 	if s.executor != nil || a.traits&dropping != 0 {
 		a.traits |= single
@@ -113,10 +113,10 @@ func spawn[M any](p Parent, name string, b Behavior[M], fresh func() Behavior[M]
 	if can&canStart != 0 {
 		a.begin()
 	}
-	if err := l.enter(a, name); err != nil {
+	if err := l.register(a, name); err != nil {
 		return Ref[M]{}, err
 	}
-	if s.heard() {
+	if s.hasSubscribers() {
 		s.Publish(StartedEvent{Actor: Address{a}})
 	}
 	if can&canStart != 0 {
@@ -140,9 +140,9 @@ func newActor[M any](name string, parent node) *actor[M] {
 	return &both.actor
 }
 
-// fit applies the options to a new actor, adds the middleware that it inherits from its
+// configure applies the options to a new actor, adds the middleware that it inherits from its
 // parent, and keeps the function that makes a fresh behavior.
-func (a *actor[M]) fit(around []Middleware, fresh func() Behavior[M], opts []Option) error {
+func (a *actor[M]) configure(around []Middleware, fresh func() Behavior[M], opts []Option) error {
 	o := options{mailboxMax: a.max}
 	for _, opt := range opts {
 		o = opt.apply(o)
@@ -150,10 +150,10 @@ func (a *actor[M]) fit(around []Middleware, fresh func() Behavior[M], opts []Opt
 	a.max = o.mailboxMax
 	a.traits |= o.traits
 	if len(around) > 0 || len(o.middleware) > 0 {
-		a.surround(append(slices.Clip(around), o.middleware...))
+		a.addMiddleware(append(slices.Clip(around), o.middleware...))
 	}
 	if fresh != nil || o.onFailure != nil {
-		h := a.vitals()
+		h := a.supervision()
 		if h.onFailure = o.onFailure; fresh != nil {
 			h.fresh = fresh
 		}
@@ -161,32 +161,32 @@ func (a *actor[M]) fit(around []Middleware, fresh func() Behavior[M], opts []Opt
 	if o.strategy == nil {
 		return nil
 	}
-	a.kin().strategy = o.strategy
+	a.relations().strategy = o.strategy
 	return o.strategy.check("Supervise")
 }
 
-// enter puts an actor below its parent. The number of living actors chooses the shard of
+// register puts an actor below its parent. The number of living actors chooses the shard of
 // an actor without a name: it costs nothing, and actors that are spawned one after
 // another, or at the same time, get different shards.
-func (l lineage) enter(n node, name string) (err error) {
-	living := l.guardian.living.pin()
+func (l placement) register(n node, name string) (err error) {
+	living := l.guardian.living.add()
 	if l.guardian.sys.executor == nil { // else see shardOf
 		n.base().shard = uint8(living % shardsMax)
 	}
 	if l.parent == nil {
 		err = l.guardian.add(n, name)
 	} else {
-		err = l.parent.base().join(n, name)
+		err = l.parent.base().addChild(n, name)
 	}
 	if err != nil {
-		l.guardian.living.unpin()
+		l.guardian.living.done()
 	}
 	return err
 }
 
-// surround puts middleware around the behavior of a new actor.
-func (a *actor[M]) surround(around []Middleware) {
-	a.behavior = &shell[M]{spawned: a.behavior, current: a.behavior, middleware: around}
+// addMiddleware puts middleware around the behavior of a new actor.
+func (a *actor[M]) addMiddleware(around []Middleware) {
+	a.behavior = &wrapper[M]{spawned: a.behavior, current: a.behavior, middleware: around}
 	for _, m := range around {
 		if m.Send != nil {
 			a.traits |= sending

@@ -8,13 +8,13 @@ import (
 )
 
 const (
-	// RestartsMaxDefault is the number of restarts that a [Strategy] grants by default.
-	RestartsMaxDefault = 10
+	// restartsMaxDefault is the number of restarts that a [Strategy] grants by default.
+	restartsMaxDefault = 10
 	// RestartsMaxMax is the largest number of restarts that a [Strategy] can grant.
 	RestartsMaxMax = 1000
-	// RestartsWithinDefault is the time within which a [Strategy] counts restarts by
+	// restartsWithinDefault is the time within which a [Strategy] counts restarts by
 	// default.
-	RestartsWithinDefault = time.Minute
+	restartsWithinDefault = time.Minute
 )
 
 // A Strategy decides about children that fail. The zero Strategy restarts the failed
@@ -31,13 +31,13 @@ type Strategy struct {
 	All bool
 	// RestartsMax is the number of restarts granted within the time Within. At the next
 	// failure the child stops, and its parent learns of that as of any other stop. Zero
-	// means [RestartsMaxDefault]; a negative number means no restarts; a number above
+	// means 10; a negative number means no restarts; a number above
 	// [RestartsMaxMax] means RestartsMaxMax.
 	RestartsMax int
 	// Within is the time for which a restart counts: a restart that is older than
 	// Within counts no more. The pauses of Backoff are not part of that time, so a
 	// child that fails again right after each restart uses up its restarts, however
-	// long the pauses are. Zero means [RestartsWithinDefault]. With a negative time,
+	// long the pauses are. Zero means a minute. With a negative time,
 	// [Spawn] returns [ErrInvalid].
 	Within time.Duration
 	// Backoff is the pause before a restart.
@@ -52,7 +52,7 @@ func (s *Strategy) check(name string) error {
 		value time.Duration
 		zero  string
 	}{
-		{"Within", s.Within, "for " + RestartsWithinDefault.String()},
+		{"Within", s.Within, "for " + restartsWithinDefault.String()},
 		{"Backoff.Min", s.Backoff.Min, "for no pause"},
 		{"Backoff.Max", s.Backoff.Max, "for no bound"},
 	} {
@@ -113,9 +113,9 @@ type tally struct {
 // add counts one more restart at the time now, and returns the number of restarts that
 // count. It returns false if the strategy does not grant one more.
 func (t *tally) add(now time.Time, s *Strategy) (n int, granted bool) {
-	within := cmp.Or(s.Within, RestartsWithinDefault)
+	within := cmp.Or(s.Within, restartsWithinDefault)
 	t.at = slices.DeleteFunc(t.at, func(at time.Time) bool { return now.Sub(at) >= within })
-	if len(t.at) >= min(cmp.Or(s.RestartsMax, RestartsMaxDefault), RestartsMaxMax) {
+	if len(t.at) >= min(cmp.Or(s.RestartsMax, restartsMaxDefault), RestartsMaxMax) {
 		return len(t.at), false
 	}
 	t.at = append(t.at, now)

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// EventsMaxDefault is the number of events that a [Subscription] keeps by default.
-const EventsMaxDefault = 1024
+// eventsMaxDefault is the number of events that a [Subscription] keeps by default.
+const eventsMaxDefault = 1024
 
 // A MissedError is the number of events that are missing at one place of a stream. It
 // matches [ErrMissed].
@@ -24,8 +24,8 @@ func (e *MissedError) Unwrap() error { return ErrMissed }
 // A subscriber is offered every event. Method offer must not wait.
 type subscriber interface{ offer(e any) }
 
-// heard reports whether there are subscribers to events.
-func (s *System) heard() bool { return s.subscribers.Load() != nil }
+// hasSubscribers reports whether there are subscribers to events.
+func (s *System) hasSubscribers() bool { return s.subscribers.Load() != nil }
 
 // Publish offers a value to every subscriber of its type, or of an interface that it
 // satisfies, and does not wait for them. The package itself publishes each [Event]; a
@@ -90,11 +90,11 @@ type entry[E any] struct {
 }
 
 // Subscribe begins a subscription that keeps at most eventsMax events for its reader;
-// zero or less means [EventsMaxDefault]. The subscriber must read on or close the
+// zero or less means 1,024. The subscriber must read on or close the
 // subscription.
 func Subscribe[E any](s *System, eventsMax int) *Subscription[E] {
 	if eventsMax <= 0 {
-		eventsMax = EventsMaxDefault
+		eventsMax = eventsMaxDefault
 	}
 	u := &Subscription[E]{sys: s, max: eventsMax, ready: make(chan struct{}, 1)}
 	s.subscribe(u)
@@ -210,7 +210,7 @@ type listening[E, M any] struct {
 	count  uint64 // number of missed events for which no message is in the mailbox yet
 }
 
-// offer puts a late letter for v in the mailbox, and before it one for missed events if
+// offer puts a late message for v in the mailbox, and before it one for missed events if
 // there are any. Under the lock, which only keeps the order of publishers, offer
 // publishes nothing and calls no code of the user.
 func (l *listening[E, M]) offer(e any) {
@@ -228,10 +228,10 @@ func (l *listening[E, M]) offer(e any) {
 	}
 }
 
-// put adds a late letter to the mailbox. It publishes no event if the mailbox refuses
-// the letter, because that event would come back to this listener.
+// put adds a late message to the mailbox. It publishes no event if the mailbox refuses
+// the message, because that event would come back to this listener.
 func (l *listening[E, M]) put(message func() M) bool {
-	h := &heard[E, M]{l: l, message: message}
+	h := &listenedEvent[E, M]{l: l, message: message}
 	h.slot.late = h
 	wake, err := l.to.pushEvent(asker{slot: &h.slot})
 	if wake {
@@ -243,14 +243,14 @@ func (l *listening[E, M]) put(message func() M) bool {
 	return err == nil
 }
 
-// A heard is the late letter of one event in the mailbox of an actor that listens.
-type heard[E, M any] struct {
+// A listenedEvent is the late message of one event in the mailbox of an actor that listens.
+type listenedEvent[E, M any] struct {
 	l       *listening[E, M]
 	message func() M
 	slot    slotHead
 }
 
-func (h *heard[E, M]) open(*Context[M], M) (m M, ok bool) {
+func (h *listenedEvent[E, M]) open(*Context[M], M) (m M, ok bool) {
 	l := h.l
 	if l.failed.Load() {
 		return m, false
@@ -273,6 +273,6 @@ func (h *heard[E, M]) open(*Context[M], M) (m M, ok bool) {
 	return h.message(), true
 }
 
-func (h *heard[E, M]) kept() bool { return false }
+func (h *listenedEvent[E, M]) kept() bool { return false }
 
-func (h *heard[E, M]) dropped() {}
+func (h *listenedEvent[E, M]) dropped() {}

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// MailboxMaxDefault is the number of messages that a mailbox holds by default.
-	MailboxMaxDefault = 1024
+	// mailboxMaxDefault is the number of messages that a mailbox holds by default.
+	mailboxMaxDefault = 1024
 	// MailboxMaxMax is the largest bound that a mailbox can have.
 	MailboxMaxMax = 1 << 30
 	// NameBytesMax bounds the name of an actor.
@@ -33,7 +33,7 @@ type Config struct {
 	// Logger logs the failures of behaviors, at level Error. Nil discards them.
 	Logger *slog.Logger
 	// MailboxMax bounds the mailbox of every actor that has no bound of its own. Zero
-	// means [MailboxMaxDefault]. A negative number means 1, a number above
+	// means 1,024. A negative number means 1, a number above
 	// [MailboxMaxMax] means MailboxMaxMax.
 	MailboxMax int
 	// Supervision is the strategy for all actors whose parent has no [Supervise]. Its
@@ -65,45 +65,45 @@ type System struct {
 	lastKind   atomic.Pointer[any]
 	slots      sync.Map // reflect.Type of R to *slots[R]
 	workers    sync.Pool
-	watch      watch
+	monitor    monitor
 	wheel      *wheel.Wheel
 
 	subscribing sync.Mutex
 	subscribers atomic.Pointer[[]subscriber] // nil while there are none
 
-	goroutines pins
+	goroutines counter
 	shutdown   sync.Once
 }
 
-// Pins is a counter, like a WaitGroup whose wait has a context. It counts things that
+// A counter is a WaitGroup whose wait has a context. It counts things that
 // must end first, such as living actors, and one more until its owner asks for the end.
-// The channel gone is closed when the counter falls to zero for the first time. The
+// The channel zero is closed when the counter falls to zero for the first time. The
 // counter may rise and fall again later: a watched actor of another system may report
 // its end to an actor of this system, which no longer handles it.
-type pins struct {
+type counter struct {
 	n    atomic.Int64
 	once sync.Once
-	gone chan struct{}
+	zero chan struct{}
 }
 
-func (p *pins) init() {
-	p.gone = make(chan struct{})
+func (p *counter) init() {
+	p.zero = make(chan struct{})
 	p.n.Store(1)
 }
 
-// pin counts one more thing and returns their number.
-func (p *pins) pin() int64 { return p.n.Add(1) }
+// add counts one more thing and returns their number.
+func (p *counter) add() int64 { return p.n.Add(1) }
 
-func (p *pins) unpin() {
+func (p *counter) done() {
 	if p.n.Add(-1) == 0 {
-		p.once.Do(func() { close(p.gone) })
+		p.once.Do(func() { close(p.zero) })
 	}
 }
 
 // wait returns true when the counter has fallen to zero, and false if ctx ends first.
-func (p *pins) wait(ctx context.Context) bool {
+func (p *counter) wait(ctx context.Context) bool {
 	select {
-	case <-p.gone:
+	case <-p.zero:
 		return true
 	case <-ctx.Done():
 		return false
@@ -131,7 +131,7 @@ func (g *gauge) leave() { g.n.Add(-1) }
 func NewSystem(c Config) *System {
 	s := &System{
 		logger:     c.Logger,
-		mailboxMax: mailboxMax(cmp.Or(c.MailboxMax, MailboxMaxDefault)),
+		mailboxMax: mailboxMax(cmp.Or(c.MailboxMax, mailboxMaxDefault)),
 		strategy:   c.Supervision,
 		executor:   c.Executor,
 		wheel:      wheel.New(),
@@ -142,7 +142,7 @@ func NewSystem(c Config) *System {
 	s.strategy.All = false
 	s.invalid = s.strategy.check("Config.Supervision")
 	s.workers.New = func() any { return newWorker(s) }
-	s.watch.init()
+	s.monitor.init()
 	s.goroutines.init()
 	s.user.init(s, "user", 0, c.Middleware)
 	s.system.init(s, "system", internal, nil)
@@ -171,11 +171,11 @@ func (s *System) Shutdown(ctx context.Context) error {
 			return fmt.Errorf("shut down actors: %w", ctx.Err())
 		}
 	}
-	s.shutdown.Do(s.goroutines.unpin)
+	s.shutdown.Do(s.goroutines.done)
 	if !s.goroutines.wait(ctx) {
 		return fmt.Errorf("shut down actors: %w", ctx.Err())
 	}
-	s.watch.stop()
+	s.monitor.stop()
 	s.wheel.Close()
 	return nil
 }

@@ -1,6 +1,6 @@
 package actor
 
-// urgentMax bounds the signals and notices in a row that come before a waiting message.
+// urgentMax bounds the signals and system messages in a row that come before a waiting message.
 const urgentMax = 16
 
 // runnable is something that a worker runs: an actor, a watch whose message is to be
@@ -13,9 +13,9 @@ type runnable interface {
 
 // turn runs the actor on a worker until it has nothing to do:
 //
-//  1. Under the lock: urgent things first (StopNow, a restart, notices, signals), then
+//  1. Under the lock: urgent things first (StopNow, a restart, system messages, signals), then
 //     the next chunk. If there are neither, the turn ends the actor if it was stopped,
-//     else it gives up the ownership. After urgentMax signals and notices in a row, a
+//     else it gives up the ownership. After urgentMax signals and system messages in a row, a
 //     chunk comes first.
 //  2. Without the lock: message by message through the chunk, until another goroutine
 //     sets a bit in the chunk's word taken.
@@ -27,7 +27,7 @@ type runnable interface {
 //
 // A fresh goroutine has about a kilobyte of free stack, and growing the stack takes
 // longer than a short turn. Therefore rare work, here and at the end of an actor, is in
-// functions of its own, and turn calls conclude itself instead of drain, which would be
+// functions of its own, and turn calls beginStop itself instead of drain, which would be
 // deeper in the stack.
 func (a *actor[M]) turn(w *worker) {
 	c, own := w.spare.(*Context[M])
@@ -41,7 +41,7 @@ func (a *actor[M]) turn(w *worker) {
 		c.failure = nil
 	}
 	if c.over {
-		a.conclude(nil)
+		a.beginStop(nil)
 	}
 	if w.spare != nil {
 		a.k.release(c)
@@ -98,7 +98,7 @@ func (a *actor[M]) answered(ch *chunk[M], i uint32, err error) {
 }
 
 // next returns the chunk to work through, or nil if the turn is over. If it is over and
-// c.over is set, the caller is still the owner and must call conclude. If c.over is not
+// c.over is set, the caller is still the owner and must call beginStop. If c.over is not
 // set, the actor is idle, has stopped or waits for something, and the caller is no
 // longer the owner.
 func (a *actor[M]) next(c *Context[M]) *chunk[M] {
@@ -109,14 +109,14 @@ func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 			done.taken.And(^control)
 		}
 		if a.flags&urgent != 0 {
-			pass, pause := a.givesWay(c)
+			pass, pause := a.yields(c)
 			if pause {
 				a.mu.Unlock()
 				a.k.sys.start(a)
 				return nil
 			}
 			if !pass {
-				if a.attend(c) {
+				if a.handleUrgent(c) {
 					continue
 				}
 				return nil
@@ -151,13 +151,13 @@ func (a *actor[M]) next(c *Context[M]) *chunk[M] {
 	}
 }
 
-// givesWay counts a signal or a notice. It returns pass if a message or the stop must
+// yields counts a signal or a system message. It returns pass if a message or the stop must
 // come before it: after urgentMax of them in a row, if messages or a stop wait.
 // Otherwise a behavior that signals itself in each Signal would never get a message and
 // never stop. If neither waits, it returns pause for a worker that makes one turn only,
 // whose step is then long enough. The caller holds the lock.
-func (a *actor[M]) givesWay(c *Context[M]) (pass, pause bool) {
-	if c.streak++; c.streak <= urgentMax || a.flags&(halting|renewing) != 0 {
+func (a *actor[M]) yields(c *Context[M]) (pass, pause bool) {
+	if c.streak++; c.streak <= urgentMax || a.flags&(halting|restarting) != 0 {
 		return false, false
 	}
 	c.streak = 0
@@ -166,19 +166,19 @@ func (a *actor[M]) givesWay(c *Context[M]) (pass, pause bool) {
 	return pass, !pass && c.w.step
 }
 
-// attend does the most urgent thing: it sees a StopNow, restarts, carries out a notice
-// or calls Signal. It returns false if the turn is over. The caller holds the lock;
-// attend releases it.
-func (a *actor[M]) attend(c *Context[M]) bool {
+// handleUrgent does the most urgent thing: it sees a StopNow, restarts, carries out a system
+// message or calls Signal. It returns false if the turn is over. The caller holds the lock;
+// handleUrgent releases it.
+func (a *actor[M]) handleUrgent(c *Context[M]) bool {
 	switch {
 	case a.flags&halting != 0:
 		a.mu.Unlock()
 		c.over = true
 		return false
-	case a.flags&renewing != 0:
-		return a.renew(c)
-	case a.flags&noticed != 0:
-		return a.notice(c)
+	case a.flags&restarting != 0:
+		return a.finishRestart(c)
+	case a.flags&systemQueued != 0:
+		return a.handleSystemMessage(c)
 	}
 	a.flags &^= signaled
 	a.mu.Unlock()

@@ -42,16 +42,16 @@ type observer interface {
 }
 
 // A watching is one watch. When the watched actor has stopped, a worker runs it and
-// calls message. Then it puts the letter in the mailbox, if the watcher still has this
+// calls message. Then it puts the message in the mailbox, if the watcher still has this
 // watch.
 type watching[M any] struct {
-	a       *actor[M]
-	to      node // nil: the zero Address or zero Ref was watched
-	message func(Terminated) M
-	t       Terminated
-	seq     uint64
-	life    uint32   // generation of the watcher's behavior
-	slot    slotHead // leads back here
+	a          *actor[M]
+	to         node // nil: the zero Address or zero Ref was watched
+	message    func(Terminated) M
+	t          Terminated
+	seq        uint64
+	generation uint32   // generation of the watcher's behavior
+	slot       slotHead // leads back here
 }
 
 func (w *watching[M]) order() uint64 { return w.seq }
@@ -71,8 +71,8 @@ func (w *watching[M]) turn(*worker) {
 func (w *watching[M]) send(m M) {
 	a := w.a
 	a.mu.Lock()
-	o := a.owns()
-	current := o.life == w.life && (w.to == nil || o.watching[w.to] == observer(w))
+	o := a.existingResources()
+	current := o.generation == w.generation && (w.to == nil || o.watching[w.to] == observer(w))
 	if !current || a.flags&refusing != 0 {
 		a.mu.Unlock()
 		return
@@ -87,7 +87,7 @@ func (w *watching[M]) open(_ *Context[M], m M) (M, bool) {
 	return m, w.kept()
 }
 
-func (w *watching[M]) kept() bool { return w.life == w.a.life() }
+func (w *watching[M]) kept() bool { return w.generation == w.a.generation() }
 
 func (w *watching[M]) dropped() {}
 
@@ -95,8 +95,8 @@ func observe[M any](a *actor[M], to node, message func(Terminated) M) {
 	w := &watching[M]{a: a, to: to, message: message}
 	w.slot.late = w
 	a.mu.Lock()
-	o := a.belongings()
-	w.life = o.life
+	o := a.resources()
+	w.generation = o.generation
 	if to != nil {
 		if o.watching == nil {
 			o.watching = make(map[node]observer)
@@ -111,7 +111,7 @@ func observe[M any](a *actor[M], to node, message func(Terminated) M) {
 	b := to.base()
 	b.mu.Lock()
 	if b.flags&stopped == 0 {
-		f := b.kin()
+		f := b.relations()
 		if f.watchers == nil {
 			f.watchers = make(map[node]observer)
 		}
@@ -122,8 +122,8 @@ func observe[M any](a *actor[M], to node, message func(Terminated) M) {
 		return
 	}
 	t := Terminated{Actor: Address{to}}
-	if b.ext != nil && b.ext.health != nil {
-		t.Reason = b.ext.health.reason
+	if b.ext != nil && b.ext.supervision != nil {
+		t.Reason = b.ext.supervision.reason
 	}
 	b.mu.Unlock()
 	w.tell(t)
@@ -139,7 +139,7 @@ func Unwatch[M, N any](c *Context[M], to Ref[N]) {
 	a := c.a
 	a.mu.Lock()
 	var w observer
-	if o := a.owns(); o != nil {
+	if o := a.existingResources(); o != nil {
 		w = o.watching[n]
 		delete(o.watching, n)
 	}
@@ -153,7 +153,7 @@ func Unwatch[M, N any](c *Context[M], to Ref[N]) {
 func (c *core) unwatched(n node, w observer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if o := c.owns(); o != nil && o.watching[n] == w {
+	if o := c.existingResources(); o != nil && o.watching[n] == w {
 		delete(o.watching, n)
 	}
 }
@@ -162,7 +162,7 @@ func (c *core) unwatched(n node, w observer) {
 func (c *core) unwatch(n node, w observer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f := c.kin(); f.watchers[n] == w {
+	if f := c.relations(); f.watchers[n] == w {
 		delete(f.watchers, n)
 	}
 }

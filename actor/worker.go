@@ -14,18 +14,18 @@ const (
 	// heldMax bounds the actors that a worker holds.
 	heldMax = 64
 	// watchInterval bounds the time for which an actor is held, before another
-	// goroutine runs it. The watch checks at this interval, so the wait may become
+	// goroutine runs it. The monitor checks at this interval, so the wait may become
 	// twice as long.
-	watchInterval = time.Millisecond
+	monitorInterval = time.Millisecond
 )
 
 // The word worker.slot, from its lowest bit: the state of the slot (2 bits), the number
-// of looks of the watch when the slot was filled (30 bits), and the number of times that
+// of looks of the monitor when the slot was filled (30 bits), and the number of times that
 // the slot was filled (32 bits).
 const (
 	slotEmpty  uint64 = iota
 	slotFull          // next is set
-	slotTaken         // the watch takes next away
+	slotTaken         // the monitor takes next away
 	slotState  = 3    // mask of the state
 	slotLooks  = 2    // shift of the looks
 	slotFilled = 32   // shift of the number of times
@@ -47,7 +47,7 @@ const (
 //     actors.
 //  2. A worker gives all its held actors to a new worker when the running actor goes on
 //     with another chunk, after turnMessagesMax messages, and when its goroutine ends.
-//  3. The watch takes actors away that are held too long. If the worker has begun a turn
+//  3. The monitor takes actors away that are held too long. If the worker has begun a turn
 //     since the last look, it does not block but has much to do, and a new worker gets
 //     them. Otherwise each gets a goroutine of its own.
 //
@@ -55,7 +55,7 @@ const (
 //
 // The newest held actor is in next, which the word slot guards without a lock: two
 // actors that send to each other use nothing else. Only the worker fills the slot. The
-// worker or the watch empties it by compare-and-swap, and the one that succeeds owns the
+// worker or the monitor empties it by compare-and-swap, and the one that succeeds owns the
 // actor. The other held actors are in older.
 type worker struct {
 	sys     *System
@@ -74,8 +74,8 @@ type worker struct {
 	queued bool       // the goroutine of the worker has not begun
 	turns  uint64     // number of turns of actors from older
 
-	// The lock of the watch guards the fields below.
-	watched        bool   // only the worker sets it, so the worker reads it without the lock
+	// The lock of the monitor guards the fields below.
+	monitored      bool   // only the worker sets it, so the worker reads it without the lock
 	seenSlot       uint64 // slot and turns at the last look
 	seenTurns      uint64
 	before, behind *worker
@@ -84,7 +84,7 @@ type worker struct {
 // A held is an actor in older.
 type held struct {
 	r     runnable
-	looks uint64 // number of looks of the watch before the actor was held
+	looks uint64 // number of looks of the monitor before the actor was held
 }
 
 func newWorker(s *System) *worker {
@@ -97,7 +97,7 @@ func newWorker(s *System) *worker {
 func (s *System) start(r runnable) {
 	w := s.workers.Get().(*worker)
 	w.first = r
-	s.goroutines.pin()
+	s.goroutines.add()
 	if s.executor != nil {
 		s.execute(w.loop)
 		return
@@ -130,7 +130,7 @@ func (s *System) execute(turn func()) {
 
 func (w *worker) run() {
 	defer w.end() // deferred: a behavior may end the goroutine
-	if w.watched {
+	if w.monitored {
 		w.mu.Lock()
 		w.queued = false
 		w.turns++
@@ -144,23 +144,23 @@ func (w *worker) run() {
 
 func (w *worker) end() {
 	w.share()
-	if w.watched {
-		w.sys.watch.leave(w)
+	if w.monitored {
+		w.sys.monitor.leave(w)
 	}
 	s := w.sys
 	w.first, w.handled, w.queued = nil, 0, false
 	s.workers.Put(w)
-	s.goroutines.unpin()
+	s.goroutines.done()
 }
 
 // hold keeps r, which the worker runs next. It returns false if an executor decides the
-// order of turns, or if the watch is taking the newest held actor away.
+// order of turns, or if the monitor is taking the newest held actor away.
 func (w *worker) hold(r runnable) bool {
 	if w.step {
 		return false
 	}
-	if !w.watched {
-		w.sys.watch.join(w)
+	if !w.monitored {
+		w.sys.monitor.join(w)
 	}
 	x := w.slot.Load()
 	switch x & slotState {
@@ -173,8 +173,8 @@ func (w *worker) hold(r runnable) bool {
 		w.age(held{w.next, looksOf(x)})
 	}
 	w.next = r
-	w.slot.Store((x>>slotFilled+1)<<slotFilled | (w.sys.watch.looks.Load()&looksMask)<<slotLooks | slotFull)
-	w.sys.watch.wake()
+	w.slot.Store((x>>slotFilled+1)<<slotFilled | (w.sys.monitor.looks.Load()&looksMask)<<slotLooks | slotFull)
+	w.sys.monitor.wake()
 	return true
 }
 
@@ -234,7 +234,7 @@ func (w *worker) pop() runnable {
 
 // share gives all held actors to new workers.
 func (w *worker) share() {
-	if !w.watched {
+	if !w.monitored {
 		return
 	}
 	if w.more.Load() > 0 {
@@ -256,10 +256,10 @@ func (w *worker) give(n int) {
 	to := w.split(n)
 	w.mu.Unlock()
 	if n > 1 {
-		w.sys.watch.join(to)
-		w.sys.watch.wake()
+		w.sys.monitor.join(to)
+		w.sys.monitor.wake()
 	}
-	w.sys.goroutines.pin()
+	w.sys.goroutines.add()
 	go to.loop()
 }
 
@@ -286,7 +286,7 @@ func (w *worker) drop(n int) {
 // idles reports whether fewer workers run than there are processors. A worker whose
 // actor blocks counts as running.
 func (s *System) idles() bool {
-	return s.goroutines.n.Load() <= s.watch.processors.Load() // n is one more than the workers
+	return s.goroutines.n.Load() <= s.monitor.processors.Load() // n is one more than the workers
 }
 
 // count adds n handled messages. After turnMessagesMax messages it shares the held
@@ -299,14 +299,14 @@ func (w *worker) count(n uint32) {
 	}
 }
 
-// A watch takes actors away from workers that hold them too long. It has a timer, which is
+// A monitor takes actors away from workers that hold them too long. It has a timer, which is
 // set only while a worker holds an actor, and no goroutine.
 //
-// A worker that holds an actor first fills its slot and then reads set; the watch,
+// A worker that holds an actor first fills its slot and then reads set; the monitor,
 // before it rests, first clears set and then reads the slot of every worker. Therefore at
 // least one of the two sees the write of the other, and no actor is held while the
 // watch rests.
-type watch struct {
+type monitor struct {
 	mu         sync.Mutex
 	first      *worker
 	timer      *time.Timer
@@ -315,18 +315,18 @@ type watch struct {
 	processors atomic.Int64 // the processors at the last look
 }
 
-func (t *watch) init() { t.processors.Store(int64(runtime.GOMAXPROCS(0))) }
+func (t *monitor) init() { t.processors.Store(int64(runtime.GOMAXPROCS(0))) }
 
-// join adds a worker to the list that the watch checks.
-func (t *watch) join(w *worker) {
+// join adds a worker to the list that the monitor checks.
+func (t *monitor) join(w *worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.link(w)
 }
 
 // link is join for a caller that holds the lock.
-func (t *watch) link(w *worker) {
-	w.watched = true
+func (t *monitor) link(w *worker) {
+	w.monitored = true
 	w.behind = t.first
 	if t.first != nil {
 		t.first.before = w
@@ -335,13 +335,13 @@ func (t *watch) link(w *worker) {
 }
 
 // wake sets the timer if it is not set.
-func (t *watch) wake() {
+func (t *monitor) wake() {
 	if !t.set.Load() {
 		t.arm()
 	}
 }
 
-func (t *watch) arm() {
+func (t *monitor) arm() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.set.Load() {
@@ -349,14 +349,14 @@ func (t *watch) arm() {
 	}
 	t.set.Store(true)
 	if t.timer == nil {
-		t.timer = time.AfterFunc(watchInterval, t.look)
+		t.timer = time.AfterFunc(monitorInterval, t.look)
 	} else {
-		t.timer.Reset(watchInterval)
+		t.timer.Reset(monitorInterval)
 	}
 }
 
 // leave removes a worker from the list.
-func (t *watch) leave(w *worker) {
+func (t *monitor) leave(w *worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if w.before != nil {
@@ -367,11 +367,11 @@ func (t *watch) leave(w *worker) {
 	if w.behind != nil {
 		w.behind.before = w.before
 	}
-	w.watched, w.before, w.behind = false, nil, nil
+	w.monitored, w.before, w.behind = false, nil, nil
 }
 
 // look takes away the actors that were already held at the look before.
-func (t *watch) look() {
+func (t *monitor) look() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.set.Store(false)
@@ -383,13 +383,13 @@ func (t *watch) look() {
 	}
 	if more {
 		t.set.Store(true)
-		t.timer.Reset(watchInterval)
+		t.timer.Reset(monitorInterval)
 	}
 }
 
 // relieve takes away the actors that a worker already held at the look before this one.
-// It reports whether any actor is still held. The caller holds the lock of the watch.
-func (t *watch) relieve(w *worker, looks uint64) (more bool) {
+// It reports whether any actor is still held. The caller holds the lock of the monitor.
+func (t *monitor) relieve(w *worker, looks uint64) (more bool) {
 	old := func(held uint64) bool { return (looks-held)&looksMask > 1 }
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -424,15 +424,15 @@ func (t *watch) relieve(w *worker, looks uint64) (more bool) {
 			to.older[i].looks = looks
 		}
 		t.link(to)
-		w.sys.goroutines.pin()
+		w.sys.goroutines.add()
 		go to.loop()
 		more = more || n > 1
 	}
 	return more || len(w.older) > 0
 }
 
-// stop ends the watch of a system without workers.
-func (t *watch) stop() {
+// stop ends the monitor of a system without workers.
+func (t *monitor) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.timer != nil {

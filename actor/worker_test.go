@@ -42,13 +42,13 @@ func crowd(t *testing.T, s *System, n int, receive func(i int), after func(w *wo
 func TestWorker(t *testing.T) {
 	t.Parallel()
 	// Each test begins with no idle processor, so that a worker gives nothing away for
-	// that reason. The first look of the watch counts the processors again.
+	// that reason. The first look of the monitor counts the processors again.
 	test := func(name string, f func(t *testing.T, s *System)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				s := NewSystem(Config{})
-				s.watch.processors.Store(0)
+				s.monitor.processors.Store(0)
 				f(t, s)
 				if err := s.Shutdown(t.Context()); err != nil {
 					t.Errorf("Shutdown: %v", err)
@@ -72,8 +72,8 @@ func TestWorker(t *testing.T) {
 		start := time.Now()
 		meet := func() {
 			if here.Add(1) == n+1 {
-				if waited := time.Since(start); waited > 2*watchInterval {
-					t.Errorf("the receivers were held for %v, want at most %v", waited, 2*watchInterval)
+				if waited := time.Since(start); waited > 2*monitorInterval {
+					t.Errorf("the receivers were held for %v, want at most %v", waited, 2*monitorInterval)
 				}
 				close(free)
 			}
@@ -96,7 +96,7 @@ func TestWorker(t *testing.T) {
 		}
 	})
 	test("gives actors to an idle processor", func(t *testing.T, s *System) {
-		s.watch.processors.Store(2)
+		s.monitor.processors.Store(2)
 		met := make(chan int)
 		_ = crowd(t, s, 2, func(i int) {
 			if i == 0 {
@@ -105,7 +105,7 @@ func TestWorker(t *testing.T) {
 		}, func(*worker) {
 			select {
 			case <-met: // the older receiver runs beside this actor
-			case <-time.After(watchInterval / 2):
+			case <-time.After(monitorInterval / 2):
 				t.Error("the older receiver waits although a processor is idle")
 			}
 		}).Tell(0)
@@ -133,10 +133,10 @@ func TestWorker(t *testing.T) {
 			w.more.Store(3)
 			w.turns, w.queued = c.turns, c.queued
 			before := s.goroutines.n.Load()
-			s.watch.mu.Lock()
-			s.watch.relieve(w, 2)
+			s.monitor.mu.Lock()
+			s.monitor.relieve(w, 2)
 			started := s.goroutines.n.Load() - before
-			s.watch.mu.Unlock()
+			s.monitor.mu.Unlock()
 			synctest.Wait()
 			if left := int32(len(w.older)); started != c.workers || ran.Load()+left != 3 || c.workers > 0 && left > 0 {
 				t.Errorf("%s: %d workers started, %d actors ran, %d left; want %d workers for all actors", name, started, ran.Load(), left, c.workers)

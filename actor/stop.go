@@ -10,12 +10,12 @@ import (
 // The end of an actor has four steps:
 //
 //  1. A call of stop, a failure or the parent requests the end. The owner calls
-//     conclude, at once or when the mailbox is empty.
-//  2. conclude calls Stopping and stops the children. Without children it goes on with
-//     step 3. With children the actor is winding: no goroutine runs it, and the last
-//     child to stop starts it again, which calls conclude a second time.
+//     beginStop, at once or when the mailbox is empty.
+//  2. beginStop calls Stopping and stops the children. Without children it goes on with
+//     step 3. With children the actor waits for them: no goroutine runs it, and the last
+//     child to stop starts it again, which calls beginStop a second time.
 //  3. finish empties the mailbox and calls Stopped and Closed.
-//  4. settle reports the end to the askers, the registry or the parent, the watchers
+//  4. notifyStopped reports the end to the askers, the registry or the parent, the watchers
 //     and the callers of Wait.
 //
 // Children have therefore always stopped before their parent. The owner does each step,
@@ -30,12 +30,12 @@ func (a *actor[M]) stop(how uint16, away bool) (kids []node) {
 	a.mu.Lock()
 	a.flags |= how
 	idle := a.flags&busy == 0
-	if a.flags&suspended != 0 && (how == halting || a.ext.health.timer != nil) { // else the parent decides
+	if a.flags&suspended != 0 && (how == halting || a.ext.supervision.timer != nil) { // else the parent decides
 		a.endSuspension(how)
 		idle = true
 	}
 	if how == halting {
-		if a.flags&winding != 0 {
+		if a.flags&waitsForChildren != 0 {
 			kids = a.children()
 		}
 		if a.cur != nil {
@@ -48,7 +48,7 @@ func (a *actor[M]) stop(how uint16, away bool) (kids []node) {
 		return nil
 	}
 	a.flags |= busy
-	elsewhere := a.traits&blocking != 0 || a.hasChildren() || a.flags&renewing != 0
+	elsewhere := a.traits&blocking != 0 || a.hasChildren() || a.flags&restarting != 0
 	var cancel context.CancelCauseFunc
 	if a.flags&halting != 0 {
 		cancel = a.cancelScope()
@@ -59,10 +59,10 @@ func (a *actor[M]) stop(how uint16, away bool) (kids []node) {
 	}
 	switch {
 	case !idle:
-	case elsewhere || away && a.k.can(plain(a.behavior))&atEnd != 0:
+	case elsewhere || away && a.k.capabilitiesOf(unwrap(a.behavior))&atEnd != 0:
 		a.k.sys.start(a)
 	default:
-		a.concludeHere()
+		a.beginStopInline()
 	}
 	return kids
 }
@@ -72,9 +72,9 @@ func (a *actor[M]) stop(how uint16, away bool) (kids []node) {
 // behavior. The caller holds the lock, and becomes the owner.
 func (a *actor[M]) endSuspension(how uint16) {
 	a.flags &^= suspended
-	a.ext.health.timer.Stop()
+	a.ext.supervision.timer.Stop()
 	if how != halting && a.pending() {
-		a.flags |= renewing
+		a.flags |= restarting
 		return
 	}
 	a.flags |= halting // stop the children now, as a restart does: a child may wait for a decision of this actor
@@ -83,20 +83,20 @@ func (a *actor[M]) endSuspension(how uint16) {
 // pending reports whether messages wait in the mailbox or in the stash. The caller is
 // the owner and holds the lock.
 func (a *actor[M]) pending() bool {
-	s, ok := a.behavior.(*shell[M])
+	s, ok := a.behavior.(*wrapper[M])
 	return a.length() > 0 || ok && len(s.stash) > 0
 }
 
-// concludeHere is conclude on the goroutine of a caller. If such calls nest too deep,
+// beginStopInline is beginStop on the goroutine of a caller. If such calls nest too deep,
 // because the end of one actor stops the next, a goroutine does the work instead.
-func (a *actor[M]) concludeHere() {
+func (a *actor[M]) beginStopInline() {
 	g := &a.k.sys.inline[a.shard]
 	if !g.enter() {
 		a.k.sys.start(a)
 		return
 	}
 	defer g.leave() // deferred: the behavior may end the goroutine
-	a.conclude(nil)
+	a.beginStop(nil)
 }
 
 // stop asks one actor to stop. An idle actor may be closed on the goroutine of the
@@ -140,7 +140,7 @@ func (a *actor[M]) stopIfIdle() bool {
 	}
 	a.flags |= busy
 	a.mu.Unlock()
-	if b, asks := plain(a.behavior).(Idler); asks && !a.asksIdle(b) {
+	if b, asks := unwrap(a.behavior).(Idler); asks && !a.asksIdle(b) {
 		return false
 	}
 	a.mu.Lock()
@@ -154,7 +154,7 @@ func (a *actor[M]) stopIfIdle() bool {
 	if a.traits&blocking != 0 {
 		a.k.sys.start(a)
 	} else {
-		a.concludeHere()
+		a.beginStopInline()
 	}
 	return true
 }
@@ -171,22 +171,22 @@ func (a *actor[M]) asksIdle(b Idler) (idle bool) {
 	return idle
 }
 
-// conclude begins the end, or goes on with it when the children have stopped. The
-// caller is the owner, and is no longer the owner when conclude returns.
-func (a *actor[M]) conclude(reason error) {
-	_, wrapped := a.behavior.(*shell[M])
-	simple := reason == nil && !wrapped && a.k.can(a.behavior)&atEnd == 0
+// beginStop begins the end, or goes on with it when the children have stopped. The
+// caller is the owner, and is no longer the owner when beginStop returns.
+func (a *actor[M]) beginStop(reason error) {
+	_, wrapped := a.behavior.(*wrapper[M])
+	simple := reason == nil && !wrapped && a.k.capabilitiesOf(a.behavior)&atEnd == 0
 	a.mu.Lock()
 	if simple && a.bare() {
 		a.flags |= ending
 		a.close()
 		a.mu.Unlock()
-		a.settle(nil, nil)
+		a.notifyStopped(nil, nil)
 		return
 	}
 	again := a.flags&ending != 0
 	if again { // the actor has waited for its children
-		reason = a.ext.health.reason
+		reason = a.ext.supervision.reason
 	}
 	a.flags |= ending
 	var cancel context.CancelCauseFunc
@@ -197,60 +197,60 @@ func (a *actor[M]) conclude(reason error) {
 	if cancel != nil {
 		cancel(ErrStopped)
 	}
-	if b := plain(a.behavior); !again && a.k.can(b)&canStopping != 0 && !a.retired() {
-		a.prepare(b.(Stopping[M]), reason)
+	if b := unwrap(a.behavior); !again && a.k.capabilitiesOf(b)&canStopping != 0 && !a.retired() {
+		a.callStopping(b.(Stopping[M]), reason)
 		return
 	}
-	a.wind(reason)
+	a.stopChildren(reason)
 }
 
 // bare reports whether the end of the actor concerns nothing but itself: it has no
-// messages, senders that wait for room, children, watchers, belongings or failures. The
+// messages, senders that wait for room, children, watchers, resources or failures. The
 // caller is the owner and holds the lock.
 func (a *actor[M]) bare() bool {
 	if a.length() > 0 {
 		return false
 	}
 	x := a.ext
-	return x == nil || len(x.waiting) == 0 && x.family == nil && x.health == nil
+	return x == nil || len(x.waiting) == 0 && x.relations == nil && x.supervision == nil
 }
 
-// prepare calls Stopping and goes on with the end.
-func (a *actor[M]) prepare(b Stopping[M], reason error) {
-	defer a.wind(reason) // deferred: Stopping may end the goroutine
+// callStopping calls Stopping and goes on with the end.
+func (a *actor[M]) callStopping(b Stopping[M], reason error) {
+	defer a.stopChildren(reason) // deferred: Stopping may end the goroutine
 	c := a.k.contexts.Get().(*Context[M])
 	c.a = a
 	a.try(func() { b.Stopping(c, reason) })
 	a.k.release(c)
 }
 
-// wind stops the children, or finishes if there are none.
-func (a *actor[M]) wind(reason error) {
+// stopChildren stops the children, or finishes if there are none.
+func (a *actor[M]) stopChildren(reason error) {
 	a.mu.Lock()
 	if a.hasChildren() {
-		a.outlive(reason) // outlive releases the lock
+		a.waitForChildren(reason) // waitForChildren releases the lock
 		return
 	}
 	a.mu.Unlock()
 	a.finish(reason)
 }
 
-// outlive stops the children and gives up the turn until the last one has stopped. The
-// caller holds the lock; outlive releases it.
-func (a *actor[M]) outlive(reason error) {
+// waitForChildren stops the children and gives up the turn until the last one has stopped. The
+// caller holds the lock; waitForChildren releases it.
+func (a *actor[M]) waitForChildren(reason error) {
 	how := draining
 	if a.flags&halting != 0 || reason != nil {
 		how = halting
 	}
 	kids := a.children()
-	a.flags |= halting | winding
-	a.vitals().reason = reason
-	notices := a.ext.family.notices
-	a.ext.family.notices = nil
+	a.flags |= halting | waitsForChildren
+	a.supervision().reason = reason
+	notices := a.ext.relations.systemMessages
+	a.ext.relations.systemMessages = nil
 	a.mu.Unlock()
 	stopAll(kids, how)
 	for _, n := range notices {
-		if n.what == escalated {
+		if n.kind == escalated {
 			stopAll([]node{n.child}, halting) // its parent will not decide about it any more
 		}
 	}
@@ -260,19 +260,19 @@ func (a *actor[M]) outlive(reason error) {
 // again, so no other goroutine calls the behavior after this.
 func (a *actor[M]) finish(reason error) {
 	undelivered, askers := a.empty()
-	can := a.k.can(plain(a.behavior))
+	can := a.k.capabilitiesOf(unwrap(a.behavior))
 	if can&(canClose|canStopped) != 0 || len(undelivered) > 0 {
-		a.farewell(reason, can, undelivered, askers)
+		a.runStopHooks(reason, can, undelivered, askers)
 		return
 	}
-	a.settle(reason, nil) // there are no undelivered messages, so there are no open asks
+	a.notifyStopped(reason, nil) // there are no undelivered messages, so there are no open asks
 }
 
-// farewell calls Stopped and Closed, or publishes the dead letters, and goes on with
+// runStopHooks calls Stopped and Closed, or publishes the dead letters, and goes on with
 // the end.
-func (a *actor[M]) farewell(reason error, can ability, undelivered []M, askers []asker) {
-	defer a.settle(reason, askers) // deferred: Closed may end the goroutine
-	b := plain(a.behavior)
+func (a *actor[M]) runStopHooks(reason error, can capabilities, undelivered []M, askers []asker) {
+	defer a.notifyStopped(reason, askers) // deferred: Closed may end the goroutine
+	b := unwrap(a.behavior)
 	if can&canClose != 0 {
 		defer a.try(func() { b.(Closed[M]).Closed(reason, undelivered) }) // deferred: Stopped may end the goroutine
 	} else if len(undelivered) > 0 {
@@ -287,7 +287,7 @@ func (a *actor[M]) farewell(reason error, can ability, undelivered []M, askers [
 func (c *core) retired() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ext != nil && c.ext.health != nil && c.ext.health.retired
+	return c.ext != nil && c.ext.supervision != nil && c.ext.supervision.retired
 }
 
 // try calls f. If f panics or ends the goroutine, try reports that as a failure.
@@ -306,8 +306,8 @@ func (a *actor[M]) try(f func()) {
 func (a *actor[M]) empty() (undelivered []M, askers []asker) {
 	stashed := a.stashed()
 	a.mu.Lock()
-	left := a.disown()
-	var void []late[M]
+	left := a.releaseResources()
+	var void []lateMessage[M]
 	defer func() {
 		a.mu.Unlock()
 		left.end(a)
@@ -332,11 +332,11 @@ func (a *actor[M]) close() {
 }
 
 // collect returns the stashed and queued messages, at most n, with the askers that wait
-// for their answers, and the late letters without a message. The caller holds the lock.
-func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers []asker, void []late[M]) {
+// for their answers, and the late messages without a message. The caller holds the lock.
+func (a *actor[M]) collect(stashed []queuedMessage[M], n int) (undelivered []M, askers []asker, void []lateMessage[M]) {
 	undelivered = make([]M, 0, n)
 	add := func(m M, from asker) {
-		if l := lateOf[M](from); l != nil {
+		if l := lateMessageOf[M](from); l != nil {
 			if l.kept() {
 				undelivered = append(undelivered, m)
 			} else {
@@ -366,25 +366,25 @@ func (a *actor[M]) collect(stashed []letter[M], n int) (undelivered []M, askers 
 	return undelivered, askers, void
 }
 
-// settle marks the actor as stopped and reports that to its askers, its parent, its
+// notifyStopped marks the actor as stopped and reports that to its askers, its parent, its
 // watchers and the callers of Wait.
-func (a *actor[M]) settle(reason error, askers []asker) {
+func (a *actor[M]) notifyStopped(reason error, askers []asker) {
 	if len(askers) > 0 {
 		err := &errUndelivered{reason}
 		for _, from := range askers {
 			from.slot.close(from.gen, err)
 		}
 	}
-	last, restarts := a.leave()
+	last, restarts := a.unregister()
 	a.mu.Lock()
 	a.flags |= stopped
 	a.behavior = nil
-	if a.ext == nil && reason == nil && !a.k.sys.heard() {
+	if a.ext == nil && reason == nil && !a.k.sys.hasSubscribers() {
 		a.mu.Unlock()
 	} else {
 		a.announce(reason, last, restarts) // announce releases the lock
 	}
-	a.k.sys.guardian(a.traits).living.unpin()
+	a.k.sys.guardian(a.traits).living.done()
 }
 
 // announce reports the end to the watchers and the listeners. It starts last, which is
@@ -394,22 +394,22 @@ func (a *actor[M]) settle(reason error, askers []asker) {
 func (a *actor[M]) announce(reason error, last node, restarts uint64) {
 	s := a.k.sys
 	if reason != nil {
-		a.vitals().reason = reason
+		a.supervision().reason = reason
 	}
 	var watchers []observer
 	if a.ext != nil {
 		if a.ext.done != nil {
 			close(a.ext.done)
 		}
-		if f := a.ext.family; f != nil {
+		if f := a.ext.relations; f != nil {
 			for _, o := range f.watchers {
 				watchers = append(watchers, o)
 			}
-			f.watchers, f.notices = nil, nil
+			f.watchers, f.systemMessages = nil, nil
 		}
 	}
 	a.mu.Unlock()
-	if s.heard() {
+	if s.hasSubscribers() {
 		s.Publish(StoppedEvent{Actor: Address{a}, Reason: reason})
 	}
 	t := Terminated{Actor: Address{a}, Reason: reason}
@@ -421,8 +421,8 @@ func (a *actor[M]) announce(reason error, last node, restarts uint64) {
 	}
 	if last != nil {
 		s.start(last)
-	} else if p := a.parent(); p != nil && p.base().traits&fosters != 0 {
-		p.order(notice{what: childStopped, terminated: t, restarts: restarts})
+	} else if p := a.parent(); p != nil && p.base().traits&watchesChildren != 0 {
+		p.sendSystem(systemMessage{kind: childStopped, terminated: t, restarts: restarts})
 	}
 }
 

@@ -5,55 +5,55 @@ import (
 	"time"
 )
 
-// StashMaxDefault bounds the messages in a stash.
-const StashMaxDefault = 1024
+// StashMax bounds the messages in a stash.
+const StashMax = 1024
 
-// A shell is a behavior that wraps the user's behavior. An actor has one if it has
+// A wrapper is a behavior that wraps the user's behavior. An actor has one if it has
 // middleware, has called Become, or has a stash or a receive timeout. Any other actor
 // has none, and pays nothing for these features. Only the owner of the actor uses the
-// shell.
-type shell[M any] struct {
-	spawned    Behavior[M] // the behavior whose abilities count
+// wrapper.
+type wrapper[M any] struct {
+	spawned    Behavior[M] // the behavior whose capabilities count
 	current    Behavior[M] // the behavior that handles messages
 	middleware []Middleware
-	stash      []letter[M]
-	idle       *idling[M]
+	stash      []queuedMessage[M]
+	idle       *receiveTimeout[M]
 }
 
-// A letter is a message together with its asker.
-type letter[M any] struct {
+// A queuedMessage is a message together with its asker.
+type queuedMessage[M any] struct {
 	m    M
 	from asker
 }
 
-// An idling is a receive timeout.
-type idling[M any] struct {
+// A receiveTimeout is the state of [Context.ReceiveTimeout].
+type receiveTimeout[M any] struct {
 	after time.Duration
 	m     M
 	last  time.Time // when the last message was handled
 	timer *Timer
 }
 
-// plain returns the behavior that was spawned, or the one made by the last restart.
-func plain[M any](b Behavior[M]) Behavior[M] {
-	if s, ok := b.(*shell[M]); ok {
+// unwrap returns the behavior that was spawned, or the one made by the last restart.
+func unwrap[M any](b Behavior[M]) Behavior[M] {
+	if s, ok := b.(*wrapper[M]); ok {
 		return s.spawned
 	}
 	return b
 }
 
-// shell returns the shell of the actor and allocates it if necessary.
-func (c *Context[M]) shell() *shell[M] {
-	s, ok := c.a.behavior.(*shell[M])
+// wrapper returns the wrapper of the actor and allocates it if necessary.
+func (c *Context[M]) wrapper() *wrapper[M] {
+	s, ok := c.a.behavior.(*wrapper[M])
 	if !ok {
-		s = &shell[M]{spawned: c.a.behavior, current: c.a.behavior}
+		s = &wrapper[M]{spawned: c.a.behavior, current: c.a.behavior}
 		c.a.behavior = s
 	}
 	return s
 }
 
 // Receive hands m to the current behavior, through the middleware.
-func (s *shell[M]) Receive(c *Context[M], m M) {
+func (s *wrapper[M]) Receive(c *Context[M], m M) {
 	receive(c, s.current, s.middleware, m)
 	if s.idle != nil {
 		s.idle.last = time.Now()
@@ -61,33 +61,33 @@ func (s *shell[M]) Receive(c *Context[M], m M) {
 }
 
 // Signal passes a signal on to the spawned behavior.
-func (s *shell[M]) Signal(c *Context[M]) {
+func (s *wrapper[M]) Signal(c *Context[M]) {
 	if b, ok := s.spawned.(Signaled[M]); ok {
 		b.Signal(c)
 	}
 }
 
 // Become makes b handle the messages from the next one on. Only Receive changes: all
-// abilities, such as [Stopping], stay with the behavior that was spawned.
-func (c *Context[M]) Become(b Behavior[M]) { c.shell().current = b }
+// capabilities, such as [Stopping], stay with the behavior that was spawned.
+func (c *Context[M]) Become(b Behavior[M]) { c.wrapper().current = b }
 
 // Unbecome makes the behavior that was spawned handle the messages again.
 func (c *Context[M]) Unbecome() {
-	if s, ok := c.a.behavior.(*shell[M]); ok {
+	if s, ok := c.a.behavior.(*wrapper[M]); ok {
 		s.current = s.spawned
 	}
 }
 
 // Stash puts the message that is being handled aside until [Context.Unstash]. If the
 // message came from an [Ask], the asker goes on waiting. Stash returns [ErrStashFull]
-// if the stash holds [StashMaxDefault] messages. Messages that are in the stash when
+// if the stash holds [StashMax] messages. Messages that are in the stash when
 // the actor stops are the first of the undelivered ones, see [Closed].
 func (c *Context[M]) Stash(m M) error {
-	s := c.shell()
-	if len(s.stash) >= StashMaxDefault {
+	s := c.wrapper()
+	if len(s.stash) >= StashMax {
 		return fmt.Errorf("%w: it holds %d messages", ErrStashFull, len(s.stash))
 	}
-	s.stash = append(s.stash, letter[M]{m, c.takeAsker()})
+	s.stash = append(s.stash, queuedMessage[M]{m, c.takeAsker()})
 	return nil
 }
 
@@ -96,7 +96,7 @@ func (c *Context[M]) Stash(m M) error {
 // than its bound, and accepts no messages until it is below the bound again. A restart
 // does the same for the fresh behavior.
 func (c *Context[M]) Unstash() {
-	s, ok := c.a.behavior.(*shell[M])
+	s, ok := c.a.behavior.(*wrapper[M])
 	if !ok || len(s.stash) == 0 {
 		return
 	}
@@ -105,9 +105,9 @@ func (c *Context[M]) Unstash() {
 	c.a.prepend(stash)
 }
 
-// prepend puts letters before everything that waits. The rest of the current chunk
-// moves to the chain, behind the letters. The caller is the owner.
-func (a *actor[M]) prepend(letters []letter[M]) {
+// prepend puts messages before everything that waits. The rest of the current chunk
+// moves to the chain, behind the messages. The caller is the owner.
+func (a *actor[M]) prepend(letters []queuedMessage[M]) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	head, tail := a.head, a.tail
@@ -135,8 +135,8 @@ func (a *actor[M]) prepend(letters []letter[M]) {
 
 // stashed empties the stash and returns its messages, and stops the receive timeout. It
 // is called at the end of an actor and at a restart.
-func (a *actor[M]) stashed() []letter[M] {
-	s, ok := a.behavior.(*shell[M])
+func (a *actor[M]) stashed() []queuedMessage[M] {
+	s, ok := a.behavior.(*wrapper[M])
 	if !ok {
 		return nil
 	}
@@ -152,7 +152,7 @@ func (a *actor[M]) stashed() []letter[M] {
 // the time d. It replaces an earlier receive timeout. If d is zero or less, it only
 // ends the earlier one. A restart ends it too.
 func (c *Context[M]) ReceiveTimeout(d time.Duration, m M) {
-	s := c.shell()
+	s := c.wrapper()
 	if s.idle != nil {
 		s.idle.timer.Stop()
 		s.idle = nil
@@ -160,19 +160,19 @@ func (c *Context[M]) ReceiveTimeout(d time.Duration, m M) {
 	if d <= 0 {
 		return
 	}
-	s.idle = &idling[M]{after: d, m: m, last: time.Now()}
+	s.idle = &receiveTimeout[M]{after: d, m: m, last: time.Now()}
 	c.a.watchIdle(s.idle, d)
 }
 
 // watchIdle makes the actor check the receive timeout after the time d.
-func (a *actor[M]) watchIdle(i *idling[M], d time.Duration) {
-	i.timer = a.k.sys.after(d, func() { a.order(notice{what: timedOut}) })
+func (a *actor[M]) watchIdle(i *receiveTimeout[M], d time.Duration) {
+	i.timer = a.k.sys.after(d, func() { a.sendSystem(systemMessage{kind: timedOut}) })
 }
 
 // timedOut hands the message to the behavior if the receive timeout is over, else it
 // checks again later. It may come from a timer that was replaced just when it fired.
 func (a *actor[M]) timedOut(c *Context[M]) {
-	s, ok := a.behavior.(*shell[M])
+	s, ok := a.behavior.(*wrapper[M])
 	if !ok || s.idle == nil {
 		return
 	}
