@@ -25,7 +25,7 @@ type export struct {
 
 // Export implements [store.Exporter]. The export holds a read transaction until it is closed.
 // Until then the file does not reuse the pages that commits free, and a commit waits if it
-// needs more address space than [WithInitialMmap] has reserved. The export reads the file
+// needs more address space than [WithInitialMmapBytes] has reserved. The export reads the file
 // page by page, and continues after damaged pages.
 func (l *Log) Export(ctx context.Context) (store.Export, error) {
 	x, err := l.export(ctx)

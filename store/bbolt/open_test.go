@@ -163,7 +163,7 @@ func TestOpen_refuses_wrong_options(t *testing.T) {
 		"too many partitions": bbolt.WithPartitions(store.PartitionsMax + 1),
 		"no clock":            bbolt.WithClock(nil),
 		"no wait":             bbolt.WithLockTimeout(0),
-		"a negative mapping":  bbolt.WithInitialMmap(-1),
+		"a negative mapping":  bbolt.WithInitialMmapBytes(-1),
 	} {
 		if _, err := bbolt.Open(path, o); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("open with %s: got %v, want one that matches %v", name, err, store.ErrInvalid)

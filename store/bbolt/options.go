@@ -9,9 +9,9 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// LockTimeout is the default time that [Open] waits for the lock of the file. It is long
+// lockTimeoutDefault is the time that [Open] waits for the lock of the file. It is long
 // enough for another process to end, and short enough for a person to wait.
-const LockTimeout = time.Second
+const lockTimeoutDefault = time.Second
 
 // An Option changes how [Open] opens a log.
 type Option interface{ apply(*config) }
@@ -34,18 +34,18 @@ func WithClock(now func() time.Time) Option {
 }
 
 // WithLockTimeout sets how long Open waits while another process, or another [Log] of this
-// process, has the file open. The default is [LockTimeout]. The wait is rounded to steps of
+// process, has the file open. The default is one second. The wait is rounded to steps of
 // 50 ms, and Open tries the lock at least once.
 func WithLockTimeout(d time.Duration) Option {
 	return option(func(c *config) { c.lockTimeout = d })
 }
 
-// WithInitialMmap sets the bytes of address space that Open reserves for the file. While the
+// WithInitialMmapBytes sets the bytes of address space that Open reserves for the file. While the
 // file fits into this space, it need not be mapped again. To map it again, a writer must wait
 // for the end of all reads that have begun. The reservation takes no memory and no disk
 // space, but on Windows the file grows to this size at once. The default is 1 GiB, and 0 on
 // Windows and on 32-bit machines.
-func WithInitialMmap(bytes int) Option {
+func WithInitialMmapBytes(bytes int) Option {
 	return option(func(c *config) { c.mmapBytes = bytes })
 }
 
@@ -79,7 +79,7 @@ type config struct {
 }
 
 func newConfig(opts []Option) (*config, error) {
-	c := &config{partitions: 1, now: time.Now, lockTimeout: LockTimeout, residentMax: residentBytesMax}
+	c := &config{partitions: 1, now: time.Now, lockTimeout: lockTimeoutDefault, residentMax: residentBytesMax}
 	if bits.UintSize == 64 && runtime.GOOS != "windows" {
 		c.mmapBytes = 1 << 30
 	}

@@ -25,7 +25,7 @@ import (
 //   - bbolt reads mapped memory, which causes a fault if the file has shrunk.
 //
 // While a read view is open, bbolt does not reuse the pages that commits free, so the file
-// grows with each commit. A commit that needs more address space than WithInitialMmap has
+// grows with each commit. A commit that needs more address space than WithInitialMmapBytes has
 // reserved waits until the view is closed.
 type readView struct {
 	log       *Log

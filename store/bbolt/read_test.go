@@ -14,7 +14,7 @@ import (
 
 func TestRead_that_is_slow_does_not_delay_a_writer_that_maps_the_file_again(t *testing.T) {
 	t.Parallel()
-	l := openNew(t, bbolt.WithInitialMmap(0))
+	l := openNew(t, bbolt.WithInitialMmapBytes(0))
 	interleaved(t, l, 500, book("a"))
 	n := 0
 	for _, err := range l.Scan(t.Context(), store.Query{}) {

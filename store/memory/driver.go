@@ -12,11 +12,11 @@ import (
 //
 //	partitions  number of partitions of the log (1)
 //	shared      true lets many engines use it at once (false)
-func Driver(options ...Option) store.Driver {
+func Driver(opts ...Option) store.Driver {
 	return store.Driver{
 		Schemes: []string{"memory"},
 		Prepare: func(u *store.URI) func(context.Context) (store.Log, error) {
-			all := slices.Clip(options) // append copies
+			all := slices.Clip(opts) // append copies
 			if n := u.Partitions(); n > 0 {
 				all = append(all, WithPartitions(n))
 			}

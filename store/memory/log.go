@@ -96,43 +96,19 @@ type named struct {
 
 func compareNamed(a, b named) int { return strings.Compare(a.name, b.name) }
 
-// An Option changes how [New] makes a log.
-type Option func(*Log)
-
-// WithPartitions gives the log n partitions instead of one. It panics if n is below 1 or
-// above [store.PartitionsMax].
-func WithPartitions(n int) Option {
-	if n < 1 || n > store.PartitionsMax {
-		panic(fmt.Sprintf("memory: %d partitions, a log has 1 to %d", n, store.PartitionsMax))
-	}
-	return func(l *Log) { l.partitions = make([]partition, n) }
-}
-
-// WithClock takes commit times from now instead of [time.Now]. The log calls now once for
-// each group, and never from two goroutines at the same time.
-func WithClock(now func() time.Time) Option {
-	return func(l *Log) { l.clock = now }
-}
-
-// Shared allows several engines to use the log at the same time: Acquire then returns an
-// error matching [errors.ErrUnsupported].
-func Shared() Option {
-	return func(l *Log) { l.shared = true }
-}
-
 // New returns an empty log. Unless an option says otherwise it has one partition, uses the
-// system's clock and is for one engine at a time.
-func New(options ...Option) *Log {
+// system's clock and is for one engine at a time. New panics if an option has a value that is not
+// allowed.
+func New(opts ...Option) *Log {
+	c := newConfig(opts)
 	l := &Log{
-		clock:       time.Now,
-		partitions:  make([]partition, 1),
+		clock:       c.now,
+		shared:      c.shared,
+		partitions:  make([]partition, c.partitions),
 		kinds:       make(map[string]*kind),
 		outbox:      newOutbox(),
 		claims:      make(map[string]*ordered[named]),
 		checkpoints: make(map[checkpointKey][]byte),
-	}
-	for _, o := range options {
-		o(l)
 	}
 	l.info = store.LogInfo{
 		ID:         store.ID(uuid.Must(uuid.NewV7())),

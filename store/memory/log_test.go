@@ -147,10 +147,10 @@ func TestALogCannotHaveAnyNumberOfPartitions(t *testing.T) {
 		func() {
 			defer func() {
 				if recover() == nil {
-					t.Errorf("WithPartitions(%d) does not panic", n)
+					t.Errorf("New with %d partitions does not panic", n)
 				}
 			}()
-			memory.WithPartitions(n)
+			memory.New(memory.WithPartitions(n))
 		}()
 	}
 }

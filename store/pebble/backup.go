@@ -101,7 +101,7 @@ func (l *Log) checkBackup(ctx context.Context, path string, options *admin.Backu
 		files = &throttledFS{FS: files, ctx: ctx, perSecond: options.BytesPerSecondMax, begun: time.Now()}
 	}
 	in := option(func(c *config) { c.files = files })
-	copied, err := Open(path, ReadOnly(), WithCache(backupCacheBytes), WithLogger(l.logger), in)
+	copied, err := Open(path, ReadOnly(), WithCacheBytes(backupCacheBytes), WithLogger(l.logger), in)
 	if err != nil {
 		return nil, err
 	}

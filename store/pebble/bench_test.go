@@ -154,12 +154,12 @@ func layoutE(batch *cockroach.Batch, group []*store.Event) error {
 
 // benchBare is the loop that BenchmarkAppend is compared with.
 func benchBare(b *testing.B, n int, put layout) {
-	cache := cockroach.NewCache(pebble.CacheBytes)
+	cache := cockroach.NewCache(pebble.CacheBytesDefault)
 	defer cache.Unref()
 	o := &cockroach.Options{
 		FormatMajorVersion: cockroach.FormatTableFormatV6, Cache: cache, Logger: quiet{},
-		MemTableSize: pebble.MemTableBytes, MemTableStopWritesThreshold: 4,
-		L0StopWritesThreshold: 20, WALBytesPerSync: pebble.WALBytesPerSync,
+		MemTableSize: pebble.MemTableBytesDefault, MemTableStopWritesThreshold: 4,
+		L0StopWritesThreshold: 20, WALBytesPerSync: pebble.WALBytesPerSyncDefault,
 	}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)

@@ -14,7 +14,7 @@ func TestBrokenLogs(t *testing.T) {
 	left := pebble.NewLeftovers(logsMax * logBytes)
 	path := filepath.Join(t.TempDir(), "log")
 	open := func() (*pebble.Log, error) {
-		return pebble.Open(path, pebble.WithLeftovers(left), pebble.WithMemTable(1<<20), pebble.WithCache(1<<20))
+		return pebble.Open(path, pebble.WithLeftovers(left), pebble.WithMemTableBytes(1<<20), pebble.WithCacheBytes(1<<20))
 	}
 	// A log that is not broken leaves nothing.
 	for range logsMax + 1 {

@@ -15,7 +15,7 @@ import (
 
 // crashOpen has the smallest memtables, so that tables are written too.
 func crashOpen(place string, opts ...pebble.Option) (*pebble.Log, error) {
-	opts = append(opts, pebble.WithPartitions(2), pebble.WithMemTable(1<<20), pebble.WithCache(1<<20))
+	opts = append(opts, pebble.WithPartitions(2), pebble.WithMemTableBytes(1<<20), pebble.WithCacheBytes(1<<20))
 	return pebble.Open(filepath.Join(place, "log"), opts...)
 }
 

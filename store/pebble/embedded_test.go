@@ -14,7 +14,7 @@ func TestEmbeddedSuite(t *testing.T) {
 	t.Parallel()
 	embeddedtest.Run(t, embeddedtest.Store{
 		Open: func(path string, partitions int) (embeddedtest.Log, error) {
-			opts := []pebble.Option{pebble.WithMemTable(4 << 20), pebble.WithCache(4 << 20)}
+			opts := []pebble.Option{pebble.WithMemTableBytes(4 << 20), pebble.WithCacheBytes(4 << 20)}
 			if partitions > 0 {
 				opts = append(opts, pebble.WithPartitions(partitions))
 			}

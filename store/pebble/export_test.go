@@ -14,6 +14,13 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
+// The defaults, for benchmarks that compare the log with an engine of the same settings.
+const (
+	CacheBytesDefault      = cacheBytesDefault
+	MemTableBytesDefault   = memTableBytesDefault
+	WALBytesPerSyncDefault = walBytesPerSyncDefault
+)
+
 // WithFS sets the files that the log is kept in.
 func WithFS(files vfs.FS) Option { return option(func(c *config) { c.files = files }) }
 
@@ -74,7 +81,7 @@ func damageBlob(db *pebble.DB, p store.Position, flip func([]byte)) error {
 func Edit(files vfs.FS, dir string, fn func(*pebble.DB) error) error {
 	l := &Log{path: dir, fs: &gateFS{FS: files}, down: make(chan struct{})}
 	var err error
-	if l.config, err = newConfig([]Option{WithMemTable(memTableBytesMin)}); err != nil {
+	if l.config, err = newConfig([]Option{WithMemTableBytes(memTableBytesMin)}); err != nil {
 		return err
 	}
 	cache := pebble.NewCache(1 << 20)

@@ -42,7 +42,7 @@ func newFiles(t testing.TB) *vfs.MemFS {
 }
 
 func memOptions(files vfs.FS) []pebble.Option {
-	return []pebble.Option{pebble.WithFS(files), pebble.WithMemTable(1 << 20), pebble.WithCache(1 << 20)}
+	return []pebble.Option{pebble.WithFS(files), pebble.WithMemTableBytes(1 << 20), pebble.WithCacheBytes(1 << 20)}
 }
 
 func openIn(t testing.TB, files vfs.FS, opts ...pebble.Option) *pebble.Log {

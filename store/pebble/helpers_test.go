@@ -39,7 +39,7 @@ func receive[T any](t testing.TB, what string, c <-chan T) T {
 func openAt(t testing.TB, path string, opts ...pebble.Option) *pebble.Log {
 	t.Helper()
 	// Many logs are open at once here.
-	opts = append([]pebble.Option{pebble.WithMemTable(4 << 20), pebble.WithCache(4 << 20)}, opts...)
+	opts = append([]pebble.Option{pebble.WithMemTableBytes(4 << 20), pebble.WithCacheBytes(4 << 20)}, opts...)
 	l, err := pebble.Open(path, opts...)
 	if err != nil {
 		t.Fatalf("open: %v", err)

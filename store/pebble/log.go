@@ -8,9 +8,9 @@
 //
 // # Memory
 //
-// A log takes [CacheBytes] for blocks of its tables, and up to four times [MemTableBytes] for
-// entries that are not in a table yet: at most half a gigabyte by default. [WithCache] and
-// [WithMemTable] change these sizes.
+// A log takes 256 MiB for blocks of its tables, and up to four memtables of 64 MiB each for
+// entries that are not in a table yet: at most half a gigabyte by default. [WithCacheBytes] and
+// [WithMemTableBytes] change these sizes.
 //
 // # Damage
 //

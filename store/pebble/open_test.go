@@ -154,9 +154,9 @@ func TestOpen_refuses_wrong_options(t *testing.T) {
 		"no clock":             pebble.WithClock(nil),
 		"no logger":            pebble.WithLogger(nil),
 		"no wait":              pebble.WithLockTimeout(0),
-		"a tiny memtable":      pebble.WithMemTable(1),
-		"a huge memtable":      pebble.WithMemTable(1<<30 + 1),
-		"no cache":             pebble.WithCache(0),
+		"a tiny memtable":      pebble.WithMemTableBytes(1),
+		"a huge memtable":      pebble.WithMemTableBytes(1<<30 + 1),
+		"no cache":             pebble.WithCacheBytes(0),
 		"negative WAL to sync": pebble.WithWALBytesPerSync(-1),
 	} {
 		if _, err := pebble.Open(dir, o); !errors.Is(err, store.ErrInvalid) {

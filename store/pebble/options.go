@@ -13,16 +13,16 @@ import (
 
 // Defaults of the options.
 const (
-	// LockTimeout is the default time that [Open] waits for the lock of the directory. It is
+	// lockTimeoutDefault is the default time that [Open] waits for the lock of the directory. It is
 	// long enough for another process to end, and short enough for a person to wait.
-	LockTimeout = time.Second
-	// MemTableBytes is the default size of a memtable.
-	MemTableBytes = 64 << 20
-	// CacheBytes is the default size of the block cache.
-	CacheBytes = 256 << 20
-	// WALBytesPerSync is the default number of bytes written to the WAL before Pebble asks
+	lockTimeoutDefault = time.Second
+	// memTableBytesDefault is the default size of a memtable.
+	memTableBytesDefault = 64 << 20
+	// cacheBytesDefault is the default size of the block cache.
+	cacheBytesDefault = 256 << 20
+	// walBytesPerSyncDefault is the default number of bytes written to the WAL before Pebble asks
 	// the kernel to begin writing them to disk.
-	WALBytesPerSync = 512 << 10
+	walBytesPerSyncDefault = 512 << 10
 )
 
 // Limits of the options.
@@ -53,7 +53,7 @@ func WithClock(now func() time.Time) Option {
 }
 
 // WithLockTimeout sets how long Open waits while another process, or another [Log] of this
-// process, has the directory open. The default is [LockTimeout]. Open tries the lock every 50
+// process, has the directory open. The default is one second. Open tries the lock every 50
 // ms, and at least once.
 func WithLockTimeout(d time.Duration) Option {
 	return option(func(c *config) { c.lockTimeout = d })
@@ -68,22 +68,22 @@ func WithWALDir(dir string) Option {
 
 // WithWALBytesPerSync sets the number of bytes written to the WAL before Pebble asks the
 // kernel to begin writing them to disk, so that the sync of a large commit has less to do.
-// The default is [WALBytesPerSync]. The value 0 leaves the decision to the kernel.
+// The default is 512 KiB. The value 0 leaves the decision to the kernel.
 func WithWALBytesPerSync(n int) Option {
 	return option(func(c *config) { c.walBytesPerSync = n })
 }
 
-// WithMemTable sets the size of a memtable in bytes, from 1 MiB to 1 GiB. The default is
-// [MemTableBytes]. A memtable holds committed entries, which are also in the WAL, until it is
+// WithMemTableBytes sets the size of a memtable in bytes, from 1 MiB to 1 GiB. The default is
+// 64 MiB. A memtable holds committed entries, which are also in the WAL, until it is
 // full and Pebble writes it to a table. Up to four exist at once if Pebble cannot write the
 // tables fast enough. Small memtables greatly reduce the throughput.
-func WithMemTable(bytes int) Option {
+func WithMemTableBytes(bytes int) Option {
 	return option(func(c *config) { c.memTableBytes = bytes })
 }
 
-// WithCache sets the size of the cache of table blocks in bytes, at least 1 MiB. The default
-// is [CacheBytes].
-func WithCache(bytes int64) Option {
+// WithCacheBytes sets the size of the cache of table blocks in bytes, at least 1 MiB. The default
+// is 256 MiB.
+func WithCacheBytes(bytes int64) Option {
 	return option(func(c *config) { c.cacheBytes = bytes })
 }
 
@@ -141,8 +141,8 @@ type config struct {
 
 func newConfig(opts []Option) (*config, error) {
 	c := &config{
-		partitions: 1, now: time.Now, lockTimeout: LockTimeout,
-		walBytesPerSync: WALBytesPerSync, memTableBytes: MemTableBytes, cacheBytes: CacheBytes, brokenLogs: brokenLogsOfProcess,
+		partitions: 1, now: time.Now, lockTimeout: lockTimeoutDefault,
+		walBytesPerSync: walBytesPerSyncDefault, memTableBytes: memTableBytesDefault, cacheBytes: cacheBytesDefault, brokenLogs: brokenLogsOfProcess,
 		logger: slog.New(slog.DiscardHandler),
 		files:  vfs.Default, sync: pebble.Sync,
 	}

@@ -86,7 +86,7 @@ func openSalvaged(path string, c *config) (l *Log, failure error) {
 		in := option(func(made *config) {
 			made.salvaged, made.partitions, made.partitionsSet = s.salvaged, c.partitions, c.partitionsSet
 		})
-		l, err = Open(s.dir(), ReadOnly(), WithCache(c.cacheBytes), WithLogger(c.logger), in)
+		l, err = Open(s.dir(), ReadOnly(), WithCacheBytes(c.cacheBytes), WithLogger(c.logger), in)
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(scratch))

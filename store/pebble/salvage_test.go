@@ -162,7 +162,7 @@ func tryAll(t *testing.T, dir string) {
 		if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
 			t.Fatal(err)
 		}
-		l, err := pebble.Open(copied, append(opts, pebble.WithMemTable(4<<20), pebble.WithCache(4<<20))...)
+		l, err := pebble.Open(copied, append(opts, pebble.WithMemTableBytes(4<<20), pebble.WithCacheBytes(4<<20))...)
 		if err != nil {
 			continue
 		}

@@ -38,7 +38,7 @@ func TestVerify_finds_every_entry_that_is_taken_away(t *testing.T) {
 			t.Fatal(err)
 		}
 		edit(t, copied, func(db *cockroach.DB) error { return db.Delete(k, cockroach.Sync) })
-		damaged, err := pebble.Open(copied, pebble.WithMemTable(1<<20), pebble.WithCache(1<<20))
+		damaged, err := pebble.Open(copied, pebble.WithMemTableBytes(1<<20), pebble.WithCacheBytes(1<<20))
 		if err != nil {
 			wantIs(t, err, store.ErrCorrupt)
 			continue

@@ -32,7 +32,7 @@ func Driver(options ...Option) store.Driver {
 				all = append(all, WithPoolSize(n))
 			}
 			if !u.Bool("migrate", true) {
-				all = append(all, WithoutMigration())
+				all = append(all, NoMigration())
 			}
 			if u.Bool("read_only", false) {
 				all = append(all, ReadOnly())

@@ -420,7 +420,7 @@ func (m *migrator) users(ctx context.Context) string {
 }
 
 // Grants returns a script that lets an existing role use the log in a schema with
-// [WithoutMigration], but not change or delete events. The role gets no UPDATE, DELETE or
+// [NoMigration], but not change or delete events. The role gets no UPDATE, DELETE or
 // TRUNCATE on the events, and only SELECT on the list of migrations. [Log.DeleteEvents] then
 // returns an error matching [errors.ErrUnsupported]. The owner of the schema must run the
 // script after each migration.

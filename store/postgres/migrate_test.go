@@ -41,7 +41,7 @@ func TestMigrations_go_up_and_down_and_are_listed(t *testing.T) {
 	if err := postgres.ValidateMigrations(ctx, d.URL); !errors.Is(err, store.ErrFormat) {
 		t.Errorf("validate an empty database: got %v, want %v", err, store.ErrFormat)
 	}
-	if _, err := postgres.Open(ctx, d.URL, postgres.WithoutMigration()); !errors.Is(err, store.ErrFormat) {
+	if _, err := postgres.Open(ctx, d.URL, postgres.NoMigration()); !errors.Is(err, store.ErrFormat) {
 		t.Errorf("open without migration: got %v, want %v", err, store.ErrFormat)
 	}
 	for range 2 { // down and up again
@@ -57,7 +57,7 @@ func TestMigrations_go_up_and_down_and_are_listed(t *testing.T) {
 		if n := applied(); n != len(all) {
 			t.Errorf("up: %d of %d are applied", n, len(all))
 		}
-		l, err := postgres.Open(ctx, d.URL, postgres.WithoutMigration())
+		l, err := postgres.Open(ctx, d.URL, postgres.NoMigration())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,7 +179,7 @@ func TestGrants_allow_all_but_changing_events(t *testing.T) {
 	t.Cleanup(func() { d.Exec(t, "DROP OWNED BY "+quoted+"; DROP ROLE "+quoted) })
 	address := strings.Replace(d.URL, "user=postgres", "user="+strings.NewReplacer(" ", "%20", `"`, "%22").Replace(role), 1)
 
-	l, err := postgres.Open(ctx, address, postgres.WithoutMigration())
+	l, err := postgres.Open(ctx, address, postgres.NoMigration())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,10 +351,10 @@ func TestMigrations_say_which_programs_can_use_a_schema(t *testing.T) {
 			}
 		}
 		open("this program, before", true)
-		open("the newer program that must not migrate", false, newer, postgres.WithoutMigration())
+		open("the newer program that must not migrate", false, newer, postgres.NoMigration())
 		open("the newer program", true, newer)
 		open("this program", c.writer <= n)
-		open("this program that must not migrate", c.writer <= n, postgres.WithoutMigration())
+		open("this program that must not migrate", c.writer <= n, postgres.NoMigration())
 		open("this program for reading", c.reader <= n, postgres.ReadOnly())
 		open("the newer program again", true, newer)
 		if err := postgres.MigrateDown(t.Context(), d.URL, 0); !errors.Is(err, store.ErrFormat) {

@@ -24,7 +24,7 @@ const formatVersion = 1
 // size of the pool is set by [WithPoolSize], not by the URL.
 //
 // The error matches [store.ErrFormat] if the schema is newer than this package, if it is
-// older and [WithoutMigration] is given, or if the server is too old or does not use UTF-8.
+// older and [NoMigration] is given, or if the server is too old or does not use UTF-8.
 // It matches [store.ErrInvalid] if the url or the options are wrong or do not fit the log,
 // [store.ErrUnfinished] if an import to the log runs or was aborted, and [store.ErrCorrupt]
 // if the log's description is damaged. Errors of the connection match those of package

@@ -11,10 +11,10 @@ import (
 
 // Defaults of the options.
 const (
-	// Schema is the default schema of a log.
-	Schema = "perdure"
-	// PoolSize is the default for the largest number of connections for reads.
-	PoolSize = 16
+	// schemaDefault is the default schema of a log.
+	schemaDefault = "perdure"
+	// poolSizeDefault is the default for the largest number of connections for reads.
+	poolSizeDefault = 16
 )
 
 // poolSizeMax bounds [WithPoolSize]. A server usually allows a few hundred connections.
@@ -28,7 +28,7 @@ type option func(*config)
 func (o option) apply(c *config) { o(c) }
 
 // WithSchema sets the schema of the log, so that a database can hold many logs. The default
-// is [Schema]. A name consists of lower-case letters, digits and underscores, begins with a
+// is perdure. A name consists of lower-case letters, digits and underscores, begins with a
 // letter or an underscore, and has at most 63 bytes.
 func WithSchema(name string) Option {
 	return option(func(c *config) { c.schema = name })
@@ -50,7 +50,7 @@ func WithClock(now func() time.Time) Option {
 	return option(func(c *config) { c.now = now })
 }
 
-// WithPoolSize sets the largest number of connections for reads. The default is [PoolSize].
+// WithPoolSize sets the largest number of connections for reads. The default is 16.
 // The log has one more connection that commits, and one more each while it announces
 // commits and while it watches for them. It opens connections when it needs them.
 func WithPoolSize(n int) Option {
@@ -63,10 +63,10 @@ func WithLogger(l *slog.Logger) Option {
 	return option(func(c *config) { c.logger = l })
 }
 
-// WithoutMigration makes Open refuse a database whose schema this package would have to
+// NoMigration makes Open refuse a database whose schema this package would have to
 // migrate, with an error matching [store.ErrFormat]. Use it for a role that may not change
 // the schema; see [Grants].
-func WithoutMigration() Option {
+func NoMigration() Option {
 	return option(func(c *config) { c.fixed = true })
 }
 
@@ -110,7 +110,7 @@ type testHooks struct {
 var schemaPattern = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
 func newConfig(opts []Option) (*config, error) {
-	c := &config{schema: Schema, partitions: 1, now: time.Now, poolSize: PoolSize, logger: slog.New(slog.DiscardHandler)}
+	c := &config{schema: schemaDefault, partitions: 1, now: time.Now, poolSize: poolSizeDefault, logger: slog.New(slog.DiscardHandler)}
 	c.testHooks.lockMax, c.testHooks.resolveMax, c.testHooks.readyMax, c.testHooks.attemptMax = lockMax, resolveMax, readyMax, attemptMax
 	c.testHooks.idleMax, c.testHooks.silentMax, c.testHooks.stuckMax, c.testHooks.hearMax = idleMax, silentMax, stuckMax, hearMax
 	c.testHooks.trimEvery, c.testHooks.soloCommitsMin = trimEvery, soloCommitsMin

@@ -72,5 +72,5 @@ func openPostgres(t testing.TB, dir string, _ store.Log) (store.Log, error) {
 
 // openPebble opens a log with little memory, since many are open at the same time.
 func openPebble(_ testing.TB, dir string, _ store.Log) (store.Log, error) {
-	return pebble.Open(filepath.Join(dir, "log"), pebble.WithMemTable(4<<20), pebble.WithCache(4<<20))
+	return pebble.Open(filepath.Join(dir, "log"), pebble.WithMemTableBytes(4<<20), pebble.WithCacheBytes(4<<20))
 }
