@@ -77,7 +77,11 @@ func TestWorker(t *testing.T) {
 				}
 				close(free)
 			}
-			<-free
+			select {
+			case <-free:
+			case <-time.After(100 * monitorInterval): // virtual time
+				t.Error("an actor that blocks still holds others")
+			}
 		}
 		_ = crowd(t, s, n, func(int) { meet() }, func(*worker) { meet() }).Tell(0)
 		<-free
