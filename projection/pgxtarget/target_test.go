@@ -361,7 +361,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 	if _, err := pgxtarget.Open(t.Context(), pool, pgxtarget.Table("a; b")); !errors.Is(err, store.ErrInvalid) {
 		t.Errorf("open with a bad table: got error %v, want %v", err, store.ErrInvalid)
 	}
-	if _, err := pgxtarget.Open(t.Context(), pool); err == nil || !strings.Contains(err.Error(), "which CreateTable would create") {
+	if _, err := pgxtarget.Open(t.Context(), pool); err == nil || !strings.Contains(err.Error(), "option CreateTable creates it") {
 		t.Errorf("open without a table: got error %v, want one that names CreateTable", err)
 	}
 	schema, err := pgxtarget.Schema("public.notes")

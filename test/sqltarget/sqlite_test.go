@@ -171,7 +171,7 @@ func TestSQLiteWithAJournalThatIsRolledBackLosesNothing(t *testing.T) {
 func TestATableThatIsMissingOrAnotherIsNoticedAtOnce(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, "sqlite", sqliteName(filepath.Join(t.TempDir(), "model.db")))
-	if _, err := sqltarget.Open(t.Context(), db, sqltarget.SQLite); err == nil || !strings.Contains(err.Error(), "which CreateTable would create") {
+	if _, err := sqltarget.Open(t.Context(), db, sqltarget.SQLite); err == nil || !strings.Contains(err.Error(), "option CreateTable creates it") {
 		t.Errorf("open without a table: got error %v, want one that names CreateTable", err)
 	}
 	if _, err := db.ExecContext(t.Context(), "CREATE TABLE perdure_notes (id INTEGER)"); err != nil {
