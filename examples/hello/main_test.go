@@ -20,9 +20,9 @@ func Example() {
 	}
 	// Output:
 	// ada: yes, the book is lent to ada
-	// bob: no, it is lent to ada
-	// ada: no, it is lent to ada
-	// bob: no, it is lent to ada
+	// bob: no, failed precondition: it is lent to ada
+	// ada: no, failed precondition: it is lent to ada
+	// bob: no, failed precondition: it is lent to ada
 }
 
 // inEmptyDirectory runs do in a new directory and removes it.
