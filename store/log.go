@@ -16,7 +16,7 @@ import (
 // Many goroutines may call all methods at once. Every error says which operation failed. A damaged
 // record causes an error matching [ErrCorrupt] and never wrong data. If the context of a read
 // ends, the read yields the context's error.
-type Log interface {
+type Log interface { //nolint:interfacebloat // it is composed of small interfaces
 	Catalog
 	Outbox
 	Receipts

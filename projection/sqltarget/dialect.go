@@ -12,7 +12,7 @@ import (
 )
 
 // A Dialect is the kind of the database: [SQLite] or [PostgreSQL].
-type Dialect interface {
+type Dialect interface { //nolint:interfacebloat // callers use none of its methods
 	statements(quoted string) *notetable.Statements
 	options(view bool) *sql.TxOptions
 	// ready prepares a new transaction before do runs.

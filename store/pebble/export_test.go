@@ -71,8 +71,11 @@ func damageBlob(db *pebble.DB, p store.Position, flip func([]byte)) error {
 		}
 		return true
 	})
-	if fault != nil || !found {
-		return fmt.Errorf("blob of position %v: %v", p, fault)
+	if fault != nil {
+		return fmt.Errorf("blob of position %v: %w", p, fault)
+	}
+	if !found {
+		return fmt.Errorf("blob of position %v holds no such event", p)
 	}
 	return db.Set(k, v, pebble.Sync)
 }

@@ -60,8 +60,7 @@ func ReasonOf(err error) (why Reason, ok bool) {
 
 // MessageOf returns the message of a refusal without its code, and the text of another error.
 func MessageOf(err error) string {
-	var refusal *perdure.Error
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*perdure.Error](err); ok {
 		return refusal.Message
 	}
 	return err.Error()

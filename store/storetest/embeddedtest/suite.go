@@ -17,14 +17,8 @@ import (
 )
 
 // A Log is a log in a file or a directory, with hooks for tests.
-type Log interface {
+type Log interface { //nolint:interfacebloat // hooks for tests
 	store.Log
-	store.Pruner
-	store.Outbox
-	store.Receipts
-	store.Claims
-	store.StatsReader
-	store.Exclusive
 
 	// Path returns the path with which the log was opened.
 	Path() string
