@@ -101,7 +101,7 @@ type inFlightCommit struct {
 	joined []*Call // earlier calls of a group that the same batch stores
 	after  calls   // calls that saw its version; the core answers them after it
 	next   *inFlightCommit
-	inbox  *inbox // inbox that counts the batch in its flight, or nil
+	flight *uint8 // count of Entity.groups that includes the batch, or nil
 
 	event   [1]store.Event   // room for a single event, the usual case, without another allocation
 	receipt [1]store.Receipt // receipt of a command that has an idempotency key
@@ -159,21 +159,21 @@ type Entity struct {
 	size               int32 // size of the encoded state in bytes, when it was last measured
 	grown              int32 // bytes of events since then
 	phase              phase
-	retries            uint8 // failed loads since the last good one
-	unknowns           uint8 // loads after commits with an unknown outcome, since the last good commit
-	outcomeUnknown     bool  // a commit with an unknown outcome has invalidated the entity
-	guard              guard // the kind of user code that runs now
-	historyPruned      bool  // the next load cannot find out whether uncertain attempts were stored
-	foreign            bool  // the state includes data that this program does not know completely
-	noticed            bool  // the core has called Notice
+	retries            uint8          // failed loads since the last good one
+	unknowns           uint8          // loads after commits with an unknown outcome, since the last good commit
+	outcomeUnknown     bool           // a commit with an unknown outcome has invalidated the entity
+	guard              guard          // the kind of user code that runs now
+	historyPruned      bool           // the next load cannot find out whether uncertain attempts were stored
+	foreign            bool           // the state includes data that this program does not know completely
+	noticed            bool           // the core has called Notice
+	groups             [sources]uint8 // batches in flight that hold commands of an inbox, by source
 }
 
 // extras holds the fields that most entities do not need.
 type extras struct {
 	redo     calls // calls of failed items; they run again before the waiting ones
 	receipts *receipts
-	callers  inbox  // commands of callers, of a durable-state entity
-	messages inbox  // messages of the outbox to a durable-state entity
+	inboxes  [sources]inbox
 	group    *group // the group that the core decides now
 	exit     []byte // stack of the rule that has ended its goroutine, until Exited
 }
@@ -304,7 +304,7 @@ func (e *Entity) Deliver(c *Call) {
 	e.pending++
 	if e.phase == live && e.waiting.first == nil && int(e.inFlight) < e.opts.Limits.InFlight {
 		if e.mustQueue(c) {
-			e.inboxOf(c).push(c)
+			e.queue(c)
 			return
 		}
 		e.run(c)
@@ -326,8 +326,8 @@ func (e *Entity) CommitsDone(items int) {
 			e.flightLast = nil
 		}
 		e.inFlight--
-		if ic.inbox != nil {
-			ic.inbox.flight--
+		if ic.flight != nil {
+			*ic.flight--
 		}
 		if ic.Failed() {
 			e.undo(ic)
@@ -401,8 +401,7 @@ func (e *Entity) Next() *Call {
 func (e *Entity) Resume() {
 	for e.WantsResume() {
 		for c := e.waiting.first; c != nil && (e.joinsGroups(c) || e.mustQueue(c)); c = e.waiting.first {
-			e.ensureExtras()
-			e.inboxOf(c).push(e.waiting.pop())
+			e.queue(e.waiting.pop())
 		}
 		switch i := e.readyInbox(); {
 		case i != nil:
@@ -482,8 +481,7 @@ func (e *Entity) reload() {
 	e.state, e.version, e.position, e.snapshot = nil, 0, 0, 0
 	e.retries, e.historyPruned, e.foreign = 0, false, false
 	if e.extras != nil {
-		e.extras.redo.append(&e.extras.callers.calls)
-		e.extras.redo.append(&e.extras.messages.calls)
+		e.extras.appendInboxes(&e.extras.redo)
 		e.extras.redo.append(&e.waiting)
 		e.waiting = e.extras.redo
 		e.extras = nil
@@ -534,11 +532,9 @@ func (e *Entity) abandon(s Status, unknown, cause error) {
 		}
 	}
 	e.flight, e.flightLast, e.inFlight = nil, nil, 0
-	x := e.ensureExtras()
-	x.callers.flight, x.messages.flight = 0, 0
-	redo := &x.redo
-	redo.append(&x.callers.calls)
-	redo.append(&x.messages.calls)
+	e.groups = [sources]uint8{}
+	redo := &e.ensureExtras().redo
+	e.extras.appendInboxes(redo)
 	redo.append(&e.waiting)
 	for c := redo.pop(); c != nil; c = redo.pop() {
 		e.fail(c, s, cause)

@@ -44,21 +44,34 @@ const (
 //     call it was, it decides each of them alone.
 type inbox struct {
 	calls
-	flight   int // batches in flight that hold commands of the inbox
 	groupMax int // maximum number of commands in the next group
 }
 
-// inboxOf returns the inbox for a call, or nil if there was no need for one yet.
-func (e *Entity) inboxOf(c *Call) *inbox {
-	switch {
-	case e.extras == nil:
-		return nil
-	case c.OutboxSequence != 0:
-		return &e.extras.messages
-	default:
-		return &e.extras.callers
+// A source is the origin of a call.
+type source uint8
+
+const (
+	fromCaller source = iota
+	fromOutbox
+	sources = 2 // number of sources
+)
+
+func (c *Call) source() source {
+	if c.OutboxSequence != 0 {
+		return fromOutbox
+	}
+	return fromCaller
+}
+
+// appendInboxes moves the calls of all inboxes to the end of a list.
+func (x *extras) appendInboxes(to *calls) {
+	for i := range x.inboxes {
+		to.append(&x.inboxes[i].calls)
 	}
 }
+
+// queue puts a call into its inbox.
+func (e *Entity) queue(c *Call) { e.ensureExtras().inboxes[c.source()].push(c) }
 
 // joinsGroups reports whether a call may be decided in a group, or in turn with groups.
 func (e *Entity) joinsGroups(c *Call) bool {
@@ -73,8 +86,8 @@ func (c *Call) isAlone() bool {
 
 // mustQueue reports whether a new call has to wait in its inbox.
 func (e *Entity) mustQueue(c *Call) bool {
-	i := e.inboxOf(c)
-	return i != nil && (i.first != nil || i.flight >= groupsMax && e.joinsGroups(c))
+	s := c.source()
+	return e.extras != nil && e.extras.inboxes[s].first != nil || e.groups[s] >= groupsMax && e.joinsGroups(c)
 }
 
 // readyInbox returns an inbox whose first call the entity could decide now, or nil.
@@ -82,8 +95,9 @@ func (e *Entity) readyInbox() *inbox {
 	if e.phase != live || e.extras == nil || int(e.inFlight) >= e.opts.Limits.InFlight {
 		return nil
 	}
-	for _, i := range [...]*inbox{&e.extras.callers, &e.extras.messages} {
-		if i.first != nil && (i.flight < groupsMax || !e.joinsGroups(i.first)) {
+	for s := range e.extras.inboxes {
+		i := &e.extras.inboxes[s]
+		if i.first != nil && (e.groups[s] < groupsMax || !e.joinsGroups(i.first)) {
 			return i
 		}
 	}
@@ -118,15 +132,15 @@ func (e *Entity) runInbox(i *inbox) {
 type group struct {
 	e        *Entity
 	inbox    *inbox
-	state    proto.Message // state after the messages decided so far
+	state    proto.Message // state after the commands decided so far
 	commit   *inFlightCommit
 	calls    []*Call // calls decided so far
 	version  store.Version
-	bytes    int // bytes of messages that they put into the outbox
+	bytes    int // bytes of messages that the calls put into the outbox
 	callsMax int // maximum number of commands
 }
 
-// decide decides a message on the state of the group. It returns false if the core has given
+// decide decides a command on the state of the group. It returns false if the core has given
 // the group up.
 func (g *group) decide(c *Call) bool {
 	e := g.e
@@ -174,7 +188,7 @@ func (g *group) decide(c *Call) bool {
 }
 
 // fitsGroup reports whether a decision can be stored together with others: it changes the state,
-// and its batch can fail only because of the version or the message itself.
+// and its batch can fail only because of the version or a message that is gone.
 func (d *Decision) fitsGroup() bool {
 	if !d.Save {
 		return false // its rule may have changed the state all the same
@@ -220,7 +234,7 @@ func (g *group) encode(c *Call, d *Decision) (ok bool) {
 	return true
 }
 
-// giveUp puts the messages of the group back in their order: the decided ones, then the running
+// giveUp puts the calls of the group back in their order: the decided ones, then the running
 // one.
 func (g *group) giveUp() {
 	e := g.e
@@ -239,7 +253,7 @@ func (g *group) giveUp() {
 	e.running, e.extras.group = nil, nil
 }
 
-// submit submits the state after all messages of the group.
+// submit submits the state after all commands of the group.
 func (g *group) submit() {
 	e, ic := g.e, g.commit
 	g.inbox.groupMax = min(2*g.callsMax, groupCallsMax)

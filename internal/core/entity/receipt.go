@@ -282,8 +282,9 @@ func (e *Entity) checkReceipts(c *Call) bool {
 func (e *Entity) putBack(c *Call) {
 	e.running = nil
 	if e.extras != nil {
-		e.extras.callers.append(&e.waiting)
-		e.waiting, e.extras.callers.calls = e.extras.callers.calls, calls{}
+		i := &e.extras.inboxes[fromCaller]
+		i.append(&e.waiting)
+		e.waiting, i.calls = i.calls, calls{}
 	}
 	e.waiting.pushFront(c)
 }

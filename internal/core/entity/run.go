@@ -90,9 +90,8 @@ func (e *Entity) submit(ic *inFlightCommit) {
 	e.flightLast = ic
 	e.inFlight++
 	if e.joinsGroups(ic.call) {
-		e.ensureExtras()
-		ic.inbox = e.inboxOf(ic.call)
-		ic.inbox.flight++
+		ic.flight = &e.groups[ic.call.source()]
+		*ic.flight++
 	}
 	e.running = nil
 	ic.Item.Pipeline = &e.pipeline
