@@ -12,28 +12,14 @@ import (
 
 // Checkpoints implements [store.Checkpoints].
 func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
-	all := []store.Checkpoint{}
-	for b, err := range records(ctx, l, bucketCheckpoint, nil, decodeCheckpoint) {
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, *b)
-	}
-	all, _ = store.SplitCheckpoints(all)
-	return all, nil
+	readers, _, err := storecore.Checkpoints(records(ctx, l, bucketCheckpoint, nil, decodeCheckpoint))
+	return readers, err
 }
 
 // Deleted implements [store.Pruner]. It reads the checkpoints of deletions only.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
-	var all []store.Deletion
-	for b, err := range records(ctx, l, bucketCheckpoint, []byte(store.DeletionPrefix), decodeCheckpoint) {
-		if err != nil {
-			return nil, err
-		}
-		d, _ := store.DeletionOf(*b)
-		all = append(all, d)
-	}
-	return all, nil
+	_, deletions, err := storecore.Checkpoints(records(ctx, l, bucketCheckpoint, []byte(store.DeletionPrefix), decodeCheckpoint))
+	return deletions, err
 }
 
 func decodeCheckpoint(k, record []byte) (*store.Checkpoint, error) {

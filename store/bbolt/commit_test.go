@@ -6,30 +6,15 @@ import (
 	"testing"
 
 	"github.com/perdure/perdure/store"
+	"github.com/perdure/perdure/store/storetest/embeddedtest"
 )
 
 func TestCommit_of_a_group_that_changes_nothing_is_not_written(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 3))
-	before, transactions := read(t, l.Path()), l.Transactions()
-	results, err := l.Commit(t.Context(), []*store.Batch{
-		{Key: book("1"), Expected: 3},
-		happened(book("1"), 1, 1),
-		{Settle: []store.Settlement{{Sequence: 9}}},
-		{Key: book("2"), Cancel: []string{"none"}, Forget: []string{"none"}, Release: []store.Claim{{Space: "s", Value: "v"}}},
-	})
-	if err != nil {
-		t.Fatalf("commit: %v", err)
-	}
-	for i, want := range []error{nil, store.ErrConflict, nil, nil} {
-		if got := results[i].Err; !errors.Is(got, want) {
-			t.Errorf("batch %d: got %v, want %v", i, got, want)
-		}
-	}
-	if got := l.Transactions(); got != transactions {
-		t.Errorf("last transaction: got %d, want still %d", got, transactions)
-	}
+	before := read(t, l.Path())
+	embeddedtest.CommitNothing(t, l)
 	if !bytes.Equal(before, read(t, l.Path())) {
 		t.Errorf("%s has changed", l.Path())
 	}

@@ -3,7 +3,6 @@ package bbolt
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"iter"
 
 	bolt "go.etcd.io/bbolt"
@@ -11,38 +10,19 @@ import (
 	"github.com/perdure/perdure/internal/storecore"
 )
 
-// records yields what decode makes of the records whose keys begin with a
-// prefix, in the order of their keys. What decode returns shares nothing with
-// what it gets.
+// records yields the decoded records of a bucket whose keys begin with a prefix, in the order of
+// their keys. The result of decode must not share memory with its arguments.
 func records[T any](ctx context.Context, l *Log, b bucket, prefix []byte, decode func(k, record []byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		var zero T
-		p := storecore.NewPage()
-		defer p.Release()
 		next := prefix
-		for more := true; more; more = next != nil {
-			err := l.view(ctx, func(tx *bolt.Tx) (err error) {
+		fill := func(p *storecore.Page) (more bool, err error) {
+			err = l.view(ctx, func(tx *bolt.Tx) (err error) {
 				next, err = fillRecords(tx, p, b, prefix, next)
 				return err
 			})
-			if err != nil {
-				yield(zero, fmt.Errorf("read %vs: %w", b, err))
-				return
-			}
-			for _, r := range p.Rows {
-				value, err := decode(p.Key(r), p.Value(r))
-				if err == nil {
-					err = ctx.Err()
-				}
-				if err != nil {
-					yield(zero, fmt.Errorf("read %vs: %w", b, l.locate(err)))
-					return
-				}
-				if !yield(value, nil) {
-					return
-				}
-			}
+			return next != nil, err
 		}
+		storecore.Records(ctx, b.String()+"s", fill, decode, l.locate)(yield)
 	}
 }
 

@@ -5,34 +5,21 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/perdure/perdure/internal/storecore"
 	"github.com/perdure/perdure/store"
 )
 
 // Checkpoints implements [store.Checkpoints].
 func (l *Log) Checkpoints(ctx context.Context) ([]store.Checkpoint, error) {
-	all := []store.Checkpoint{}
-	for b, err := range records(ctx, l, "checkpoints", []byte{byte(bucketCheckpoint)}, decodeCheckpoint) {
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, *b)
-	}
-	all, _ = store.SplitCheckpoints(all)
-	return all, nil
+	readers, _, err := storecore.Checkpoints(records(ctx, l, "checkpoints", []byte{byte(bucketCheckpoint)}, decodeCheckpoint))
+	return readers, err
 }
 
 // Deleted implements [store.Pruner]. It reads only the checkpoints of deletions.
 func (l *Log) Deleted(ctx context.Context) ([]store.Deletion, error) {
-	var all []store.Deletion
 	prefix := append([]byte{byte(bucketCheckpoint)}, store.DeletionPrefix...)
-	for b, err := range records(ctx, l, "deletions", prefix, decodeCheckpoint) {
-		if err != nil {
-			return nil, err
-		}
-		d, _ := store.DeletionOf(*b)
-		all = append(all, d)
-	}
-	return all, nil
+	_, deletions, err := storecore.Checkpoints(records(ctx, l, "deletions", prefix, decodeCheckpoint))
+	return deletions, err
 }
 
 func decodeCheckpoint(k, record []byte) (*store.Checkpoint, error) {

@@ -19,13 +19,7 @@ func (l *Log) Owner(ctx context.Context, c store.Claim) (store.Key, error) {
 		owned, err = readClaim(r, c)
 		return err
 	})
-	if err == nil && owned == nil {
-		err = store.ErrNotFound
-	}
-	if err != nil {
-		return store.Key{}, fmt.Errorf("owner of %q in %q: %w", c.Value, c.Space, err)
-	}
-	return owned.Owner, nil
+	return storecore.Owner(c, owned, err)
 }
 
 // Claims implements [store.Claims]. The iteration may or may not yield claims that are added

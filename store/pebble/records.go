@@ -2,7 +2,6 @@ package pebble
 
 import (
 	"context"
-	"fmt"
 	"iter"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -28,33 +27,15 @@ func (l *Log) record(ctx context.Context, k []byte) (record []byte, err error) {
 // names the records in errors.
 func records[T any](ctx context.Context, l *Log, what string, prefix []byte, decode func(k, record []byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		var zero T
-		p := storecore.NewPage()
-		defer p.Release()
-		end := above(prefix)
-		for next := prefix; next != nil; {
-			err := l.view(ctx, func(r pebble.Reader) (err error) {
+		next, end := prefix, above(prefix)
+		fill := func(p *storecore.Page) (more bool, err error) {
+			err = l.view(ctx, func(r pebble.Reader) (err error) {
 				next, err = fillRecords(r, p, next, end)
 				return err
 			})
-			if err != nil {
-				yield(zero, fmt.Errorf("read %s: %w", what, err))
-				return
-			}
-			for _, r := range p.Rows {
-				value, err := decode(p.Key(r), p.Value(r))
-				if err == nil {
-					err = ctx.Err()
-				}
-				if err != nil {
-					yield(zero, fmt.Errorf("read %s: %w", what, l.locate(err)))
-					return
-				}
-				if !yield(value, nil) {
-					return
-				}
-			}
+			return next != nil, err
 		}
+		storecore.Records(ctx, what, fill, decode, l.locate)(yield)
 	}
 }
 

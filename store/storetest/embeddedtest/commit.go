@@ -190,6 +190,13 @@ func damagedEntityDoesNotStopTheOthers(t *testing.T, s Store) {
 func groupThatChangesNothingIsNotWritten(t *testing.T, s Store) {
 	l := s.openNew(t, 1)
 	Commit(t, l, Happened(Book("1"), 0, 3))
+	CommitNothing(t, l)
+}
+
+// CommitNothing commits a group that changes nothing to a log in which entity 1 has version 3, and
+// fails if a transaction is stored.
+func CommitNothing(t *testing.T, l Log) {
+	t.Helper()
 	transactions := l.Transactions()
 	results, err := l.Commit(t.Context(), []*store.Batch{
 		{Key: Book("1"), Expected: 3},
