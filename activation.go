@@ -11,6 +11,7 @@ import (
 	"github.com/perdure/perdure/actor"
 	"github.com/perdure/perdure/internal/core/commit"
 	"github.com/perdure/perdure/internal/core/entity"
+	"github.com/perdure/perdure/internal/intercept"
 	"github.com/perdure/perdure/store"
 )
 
@@ -140,7 +141,7 @@ func (a *activation) load() {
 	e := a.kind.engine
 	fold := a.core.Load()
 	a.read(func() error {
-		if err := loadInto(e.log, a.core.Key(), fold, nil); err != nil {
+		if err := a.loadState(fold); err != nil {
 			return fmt.Errorf("load: %w", err)
 		}
 		return nil
@@ -152,6 +153,29 @@ func (a *activation) load() {
 		if v := fold.FallbackVersion(); v > 0 && err == nil {
 			a.kind.took(a.core.Key(), v)
 		}
+	})
+}
+
+// loadState reads the entity into a fold, through the interceptors.
+func (a *activation) loadState(fold *entity.Fold) error {
+	e := a.kind.engine
+	if len(e.hooks.load) == 0 {
+		return loadInto(e.log, a.core.Key(), fold, nil)
+	}
+	ctx := context.Background()
+	if ec := a.core.Next(); ec != nil {
+		ctx = context.WithoutCancel(ec.Ctx) // the load serves other calls too
+	}
+	call := &LoadCall{Key: a.core.Key()}
+	return intercept.Around(ctx, e.hooks.load, call, func(context.Context) error {
+		states := 0
+		err := loadInto(e.log, a.core.Key(), fold, func() error {
+			states++
+			return nil
+		})
+		call.Events = max(states-1, 0)
+		call.Version, _ = fold.At()
+		return err
 	})
 }
 

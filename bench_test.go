@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -119,6 +120,40 @@ func BenchmarkMemory(b *testing.B) {
 			return err
 		})
 	})
+}
+
+// BenchmarkInterceptor compares commands without interceptors and with one that only calls next.
+// They take turns, so that a change in the speed of the machine affects both equally.
+func BenchmarkInterceptor(b *testing.B) {
+	const turn = 50_000
+	command := &testv1.Deposit{Amount: 5}
+	var runs []func()
+	for _, list := range [][]perdure.Interceptor{nil, {passing()}} {
+		kind := accounts(perdure.PassivateAfter(0))
+		e, err := perdure.Open(b.Context(), perdure.Config{Store: memory.New(), Kinds: []perdure.AnyKind{kind}, Interceptors: list})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = e.Close(context.Background()) })
+		ref := kind.Ref(e, "1")
+		runs = append(runs, func() {
+			for range turn {
+				if _, err := ref.Do(context.Background(), command); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	took := make([]time.Duration, len(runs))
+	for b.Loop() {
+		for i, run := range runs {
+			start := time.Now()
+			run()
+			took[i] += time.Since(start)
+		}
+	}
+	b.ReportMetric(float64(b.N)*turn/took[0].Seconds(), "plain/s")
+	b.ReportMetric(took[1].Seconds()/took[0].Seconds(), "intercepted/plain")
 }
 
 // BenchmarkIdleEntity measures the memory of a million idle entities that have each had one

@@ -11,6 +11,7 @@ import (
 
 	"github.com/perdure/perdure/internal/core/commit"
 	"github.com/perdure/perdure/internal/guard"
+	"github.com/perdure/perdure/internal/intercept"
 	"github.com/perdure/perdure/store"
 )
 
@@ -121,7 +122,7 @@ func (c *committer) commit(batches []*store.Batch) {
 		defer c.complete(results, err)
 		commit.Observe(c.queue.Group(), results, err, observer{c.engine})
 	}()
-	results, err = commitGroup(c.engine.log, batches)
+	results, err = c.engine.commitGroup(batches)
 }
 
 // complete sets the outcome of the group that was taken.
@@ -138,6 +139,32 @@ func notify(completed []commit.Completed) {
 	for _, s := range completed {
 		s.Pipeline.Owner.ItemsDone(s.Items)
 	}
+}
+
+// commitGroup commits through the interceptors.
+func (e *Engine) commitGroup(batches []*store.Batch) (results []store.Result, err error) {
+	if len(e.hooks.commit) == 0 {
+		return commitGroup(e.log, batches)
+	}
+	var x intercept.Chain[CommitCall]
+	defer func() {
+		v := recover()
+		switch ran, own := x.Ran(); {
+		case ran:
+			err = own
+		case v != nil:
+			err = fmt.Errorf("%w: interceptor: panic: %v\n%s", store.ErrNotStored, v, debug.Stack())
+		case err != nil:
+			err = fmt.Errorf("%w: refused by an interceptor: %w", store.ErrNotStored, ownError(err))
+		}
+	}()
+	call := &CommitCall{Batches: batches}
+	err = x.Run(context.Background(), e.hooks.commit, call, intercept.WorkFunc(func(context.Context) (err error) {
+		results, err = commitGroup(e.log, batches)
+		call.Results = slices.Clone(results)
+		return err
+	}))
+	return results, err
 }
 
 // commitGroup commits, and turns a panic of the store into an error that leaves
@@ -221,7 +248,7 @@ func (e *Engine) commitAlone(i *commit.Item) {
 		}()
 		i.ObserveAlone(results, err, observer{e})
 	}()
-	results, err = commitGroup(e.log, group)
+	results, err = e.commitGroup(group)
 }
 
 // heard sets the store clock to the time of the last stored batch.

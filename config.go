@@ -47,6 +47,10 @@ type Config struct {
 	// Services run from the opening of the engine until it is closed, such as projections.
 	Services []Service
 
+	// Interceptors are around the work of the engine: calls, deliveries, loads, commits,
+	// snapshots and projections. The first one is the outermost.
+	Interceptors []Interceptor
+
 	// Logger is the logger of the engine. Nil discards all records. The engine calls its
 	// handler on a separate goroutine, one record at a time. If the handler is too slow,
 	// records are dropped and counted in [Stats].

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/perdure/perdure/internal/core/entity"
 	"github.com/perdure/perdure/internal/core/outbox"
+	"github.com/perdure/perdure/internal/intercept"
 	"github.com/perdure/perdure/store"
 )
 
@@ -20,7 +22,17 @@ func (d *dispatcher) deliver(r *outbox.Row, wall time.Time) {
 		go d.perform(r)
 		return
 	}
-	d.command(r, wall)
+	m := r.Message
+	message := d.engine.kinds[m.Target.Kind].options.Rules.NewCommand(m.Type)
+	if err := proto.Unmarshal(m.Payload, message); err != nil {
+		go d.failed(r, outbox.Never, fmt.Errorf("decode %s: %w", m.Type, err))
+		return
+	}
+	if len(d.engine.hooks.delivery) > 0 {
+		go d.intercepted(r, message, wall)
+		return
+	}
+	d.command(d.context, r, message, m.Metadata, wall, func(result outbox.Result, err error) { d.delivered(r, result, err) })
 }
 
 // finished passes the result of a delivery to the queue.
@@ -117,45 +129,79 @@ func (d *dispatcher) handle(r *outbox.Row) error {
 		ctx, cancel = context.WithTimeout(ctx, rule.timeout)
 		defer cancel()
 	}
-	return rule.perform(context.WithValue(ctx, deliveryKey{}, &EffectInfo{
+	ctx = context.WithValue(ctx, deliveryKey{}, &EffectInfo{
 		ID: m.ID, Attempt: int(m.Attempts) + 1, Source: m.Source,
 		Causation: m.Metadata.CausationID, Correlation: m.Metadata.Correlation(), Enqueued: m.Time,
 		engine: d.engine,
-	}), message)
+	})
+	if len(d.engine.hooks.delivery) == 0 {
+		return rule.perform(ctx, message)
+	}
+	return intercept.Around(ctx, d.engine.hooks.delivery, deliveryCall(m, message), func(ctx context.Context) error {
+		return rule.perform(ctx, message)
+	})
 }
 
-// command sends a message to the entity that is its target.
-func (d *dispatcher) command(r *outbox.Row, wall time.Time) {
+// command sends a message to the entity that is its target, and calls then with the result.
+func (d *dispatcher) command(ctx context.Context, r *outbox.Row, message proto.Message, metadata store.Metadata, wall time.Time, then func(outbox.Result, error)) {
 	m := r.Message
-	k := d.engine.kinds[m.Target.Kind]
-	message := k.options.Rules.NewCommand(m.Type)
-	if err := proto.Unmarshal(m.Payload, message); err != nil {
-		go d.failed(r, outbox.Never, fmt.Errorf("decode %s: %w", m.Type, err))
-		return
-	}
 	var next *store.Message
 	if m.Every != "" {
 		var err error
 		if next, err = nextTimer(m, wall); err != nil {
-			go d.failed(r, outbox.Retry, err)
+			then(outbox.Retry, err)
 			return
 		}
 	}
-	c := d.engine.newCall(d.context, entity.OpCommand, message, nil)
+	c := d.engine.newCall(ctx, entity.OpCommand, message, nil)
 	c.Next = next
-	c.ID, c.Metadata = m.ID, m.Metadata
+	c.ID, c.Metadata = m.ID, metadata
 	c.OutboxSequence, c.ReplyTo, c.ReplyName = m.Sequence, m.ReplyTo, m.ReplyName
 	c.key = m.Target
-	c.callback = func(c *call) {
-		result, err := commandResult(c)
-		if result == outbox.Gone {
-			d.finished(r, result, nil)
-			return
-		}
-		go d.failed(r, result, err)
+	c.callback = func(c *call) { then(commandResult(c)) }
+	if err := d.engine.send(d.engine.kinds[m.Target.Kind], m.Target.ID, c); err != nil {
+		then(outbox.Later, fmt.Errorf("%s: %w", verbDeliver.of(m.Target), err))
 	}
-	if err := d.engine.send(k, m.Target.ID, c); err != nil {
-		go d.failed(r, outbox.Later, fmt.Errorf("%s: %w", verbDeliver.of(m.Target), err))
+}
+
+// delivered ends the delivery of a message to an entity.
+func (d *dispatcher) delivered(r *outbox.Row, result outbox.Result, err error) {
+	if result == outbox.Gone {
+		d.finished(r, result, nil)
+		return
+	}
+	go d.failed(r, result, err) // the error is user code, and the caller may be the committer
+}
+
+// intercepted delivers a message to an entity through the interceptors. It waits for the result,
+// so it has a goroutine of its own, which the interceptors may end.
+func (d *dispatcher) intercepted(r *outbox.Row, message proto.Message, wall time.Time) {
+	type outcome struct {
+		result outbox.Result
+		err    error
+	}
+	o := outcome{outbox.Retry, errors.New("interceptor called runtime.Goexit")}
+	defer func() {
+		if v := recover(); v != nil && o.result != outbox.Gone {
+			o = outcome{outbox.Retry, fmt.Errorf("interceptor panicked: %v\n%s", v, debug.Stack())}
+		}
+		d.delivered(r, o.result, o.err)
+	}()
+	call := deliveryCall(r.Message, message)
+	var x intercept.Chain[DeliveryCall]
+	err := x.Run(d.context, d.engine.hooks.delivery, call, intercept.WorkFunc(func(ctx context.Context) error {
+		metadata := r.Message.Metadata
+		if call.Metadata != nil {
+			metadata = *call.Metadata
+		}
+		metadata.CausationID, metadata.Values = r.Message.Metadata.CausationID, maps.Clone(metadata.Values)
+		ended := make(chan outcome, 1)
+		d.command(ctx, r, message, metadata, wall, func(result outbox.Result, err error) { ended <- outcome{result, err} })
+		o = <-ended // closing the engine answers the call
+		return o.err
+	}))
+	if ran, _ := x.Ran(); !ran {
+		o = outcome{performResult(err), err}
 	}
 }
 

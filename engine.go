@@ -27,6 +27,7 @@ type Engine struct {
 	log     store.Log
 	instant bool // the log commits synchronously
 	kinds   map[string]*registry
+	hooks   hooks  // interceptors
 	unlock  func() // releases the store
 
 	system    *actor.System
@@ -72,8 +73,12 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err := c.defaults(); err != nil {
 		return nil, fmt.Errorf("open engine: %w", err)
 	}
+	hooks, err := newHooks(c.Interceptors)
+	if err != nil {
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
 	e := &Engine{
-		config: c, log: c.Store,
+		config: c, log: c.Store, hooks: hooks,
 		unlock: func() {}, drained: make(chan struct{}), closed: make(chan struct{}),
 	}
 	e.entities.now.Store(1<<roundBits | 1) // later than neverUsed

@@ -611,12 +611,78 @@ var hooks = map[string]hook{
 	"store.Log.Entities":    {trigger: func(*hooking) error { pass(2 * time.Minute); return nil }},
 	"store.Watcher.Changed": {config: sharedLog, opens: true},
 
+	"Interceptor.Command": {config: intercepts, holds: true, trigger: deposits1},
+	"Interceptor.Query": {config: intercepts, holds: true, trigger: func(h *hooking) error {
+		_, err := h.kind.Ref(h.e, "1").State(h.short())
+		return err
+	}},
+	"Interceptor.Delivery":               {config: intercepts, trigger: enqueues},
+	"Interceptor.Delivery, of a command": {config: intercepts, trigger: func(h *hooking) error { return h.do(note("command")) }},
+	"Interceptor.Load":                   {config: intercepts, spot: true, trigger: deposits1},
+	"Interceptor.Commit":                 {config: intercepts, stalls: true, trigger: deposits1},
+	"Interceptor.Commit, after":          {config: intercepts, stalls: true, silent: true, trigger: deposits1},
+	"Interceptor.Snapshot": {config: intercepts, holds: true, silent: true, trigger: func(h *hooking) error {
+		return errors.Join(deposits1(h), deposits1(h))
+	}},
+
 	"Engine.Events(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Events(h.short(), store.Query{})) }},
 	"Engine.Pending(yield)": {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Pending(h.short())) }},
 	"Engine.Parked(yield)":  {holds: true, silent: true, trigger: func(h *hooking) error { return iterates(h, h.e.Parked(h.short())) }},
 
 	"Engine.UnparkWhere(match)": {holds: true, silent: true, trigger: func(h *hooking) error { return matches(h, h.e.UnparkWhere) }},
 	"Engine.DropWhere(match)":   {holds: true, silent: true, trigger: func(h *hooking) error { return matches(h, h.e.DropWhere) }},
+}
+
+// intercepts adds an interceptor whose functions fail for the hooked kind.
+func intercepts(h *hooking, c *perdure.Config) {
+	i := perdure.Interceptor{
+		Command: func(ctx context.Context, c *perdure.CommandCall, next func(context.Context) error) error {
+			if c.Key.Kind == "hooked" && h.Reached("Interceptor.Command") {
+				return nil
+			}
+			return next(ctx)
+		},
+		Query: func(ctx context.Context, q *perdure.QueryCall, next func(context.Context) error) error {
+			if q.Key.Kind == "hooked" && h.Reached("Interceptor.Query") {
+				return nil
+			}
+			return next(ctx)
+		},
+		Delivery: func(ctx context.Context, d *perdure.DeliveryCall, next func(context.Context) error) error {
+			at := "Interceptor.Delivery"
+			if !d.Target.IsZero() {
+				at += ", of a command"
+			}
+			if d.Source.Kind == "hooked" && h.Reached(at) {
+				return nil
+			}
+			return next(ctx)
+		},
+		Load: func(ctx context.Context, l *perdure.LoadCall, next func(context.Context) error) error {
+			if l.Key.Kind == "hooked" && h.Reached("Interceptor.Load") {
+				return nil
+			}
+			return next(ctx)
+		},
+		Commit: func(ctx context.Context, c *perdure.CommitCall, next func(context.Context) error) error {
+			hooked := c.Batches[0].Key.Kind == "hooked"
+			if hooked && h.Reached("Interceptor.Commit") {
+				return nil
+			}
+			err := next(ctx)
+			if hooked && h.Reached("Interceptor.Commit, after") {
+				return nil
+			}
+			return err
+		},
+		Snapshot: func(ctx context.Context, s *perdure.SnapshotCall, next func(context.Context) error) error {
+			if s.Key.Kind == "hooked" && h.Reached("Interceptor.Snapshot") {
+				return nil
+			}
+			return next(ctx)
+		},
+	}
+	c.Interceptors = []perdure.Interceptor{i}
 }
 
 // matches parks a message and makes the fault happen when the engine asks whether the message

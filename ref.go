@@ -74,12 +74,21 @@ func (r Ref[S]) Tell(ctx context.Context, command proto.Message, options ...Call
 	}
 	c := r.engine.newCall(context.WithoutCancel(ctx), entity.OpCommand, proto.Clone(command), options)
 	c.async, c.owned, c.key = true, true, r.Key()
-	if err := c.prepare(); err != nil {
-		r.engine.release(c)
-		return fmt.Errorf("%s: %w", verbTell.of(r.Key()), err)
+	if len(r.engine.hooks.command) > 0 {
+		_, err := r.engine.intercepted(ctx, r.kind, r.Key(), verbTell, c)
+		return err
 	}
-	if err := r.engine.send(r.kind, r.id, c); err != nil {
-		return fmt.Errorf("%s: %w", verbTell.of(r.Key()), err)
+	return r.engine.tell(r.kind, r.Key(), c)
+}
+
+// tell sends a call and does not wait for its outcome.
+func (e *Engine) tell(k *registry, key store.Key, c *call) error {
+	if err := c.prepare(); err != nil {
+		e.release(c)
+		return fmt.Errorf("%s: %w", verbTell.of(key), err)
+	}
+	if err := e.send(k, key.ID, c); err != nil {
+		return fmt.Errorf("%s: %w", verbTell.of(key), err)
 	}
 	return nil
 }
@@ -144,22 +153,33 @@ func (r Ref[S]) call(ctx context.Context, v verb, m proto.Message, options []Cal
 	}
 	c := e.newCall(ctx, v.op(), m, options)
 	c.WantState = v == verbAsk
+	switch {
+	case c.Op == entity.OpCommand && len(e.hooks.command) > 0:
+		return e.intercepted(ctx, r.kind, r.Key(), v, c)
+	case c.Op != entity.OpCommand && len(e.hooks.query) > 0:
+		return e.interceptedQuery(ctx, r.kind, r.Key(), v, c)
+	}
+	return e.run(ctx, r.kind, r.Key(), v, c)
+}
+
+// run sends a call and waits for its outcome. Without an error, the caller releases the call.
+func (e *Engine) run(ctx context.Context, k *registry, key store.Key, v verb, c *call) (*call, error) {
 	receipt := c.receipt
 	if err := c.prepare(); err != nil {
 		e.release(c)
-		return nil, fmt.Errorf("%s: %w", v.of(r.Key()), err)
+		return nil, fmt.Errorf("%s: %w", v.of(key), err)
 	}
-	if err := e.send(r.kind, r.id, c); err != nil {
-		return nil, fmt.Errorf("%s: %w", v.of(r.Key()), err)
+	if err := e.send(k, key.ID, c); err != nil {
+		return nil, fmt.Errorf("%s: %w", v.of(key), err)
 	}
 	if err := c.wait(ctx); err != nil {
-		return nil, fmt.Errorf("%s: %w", v.of(r.Key()), err)
+		return nil, fmt.Errorf("%s: %w", v.of(key), err)
 	}
 	if receipt != nil {
 		*receipt = Receipt{Version: c.Outcome.Version, Position: c.Outcome.Position}
 	}
 	if c.Outcome.Status != entity.StatusDone {
-		err := c.failure(v, r.Key())
+		err := c.failure(v, key)
 		e.release(c)
 		return nil, err
 	}
@@ -242,10 +262,12 @@ func WithIdempotencyKey(key string) CallOption {
 // as its correlation id. The call copies the values, so the caller may change them after
 // the call has returned. CausationID must be zero: the engine sets it.
 func WithMetadata(m store.Metadata) CallOption {
-	return callOption(func(c *call) {
-		if !m.CausationID.IsZero() {
-			c.invalid = fmt.Errorf("%w: the metadata of a call has a CausationID (leave it zero: the engine sets it)", store.ErrInvalid)
-		}
-		c.Metadata = m
-	})
+	return callOption(func(c *call) { withMetadata(c, m) })
+}
+
+func withMetadata(c *call, m store.Metadata) {
+	if !m.CausationID.IsZero() {
+		c.invalid = fmt.Errorf("%w: the metadata of a call has a CausationID (leave it zero: the engine sets it)", store.ErrInvalid)
+	}
+	c.Metadata = m
 }

@@ -41,7 +41,7 @@ func newRegistry(e *Engine, c *compiler) *registry {
 			Conflicts: e.config.ConflictsMax, LoadRetries: loadRetriesMax, Unknowns: unknownsMax,
 		}},
 	}
-	k.options.Notice = k.unsnapped
+	k.options.Notice, k.options.Snapshot = k.unsnapped, e.snapshotHook()
 	for i := range k.shards {
 		k.shards[i].activations = make(map[string]*activation)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/internal/core/projector"
 	guarded "github.com/perdure/perdure/internal/guard"
+	"github.com/perdure/perdure/internal/intercept"
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/stream"
 )
@@ -39,10 +40,14 @@ type Config struct {
 	Logger *slog.Logger
 	// Clock tells the time and runs timers. Nil is the system clock.
 	Clock perdure.Clock
+	// Interceptors are around each attempt to handle a batch of events: only the field
+	// Projection of each is used.
+	Interceptors []perdure.Interceptor
 
 	follow func(context.Context, store.Query) iter.Seq2[*store.Event, error]
 	limit  []store.Position // if not nil, no event above it is read
 	once   bool             // a caller waits until the notes are written
+	hooks  []intercept.Func[perdure.ProjectionCall]
 }
 
 func (c *Config) defaults() error {
@@ -67,6 +72,11 @@ func (c *Config) defaults() error {
 	}
 	if c.follow == nil && c.Hub != nil {
 		c.follow = c.Hub.Follow
+	}
+	for _, i := range c.Interceptors {
+		if i.Projection != nil {
+			c.hooks = append(c.hooks, i.Projection)
+		}
 	}
 	return nil
 }
@@ -100,7 +110,7 @@ type service []*Runner
 // Serve implements [perdure.Service].
 func (s service) Serve(ctx context.Context, e *perdure.Engine) error {
 	c := e.Config()
-	return Run(ctx, Config{Log: c.Store, Kinds: c.Kinds, Logger: c.Logger, Clock: c.Clock, follow: e.Events}, s...)
+	return Run(ctx, Config{Log: c.Store, Kinds: c.Kinds, Logger: c.Logger, Clock: c.Clock, Interceptors: c.Interceptors, follow: e.Events}, s...)
 }
 
 // prepare checks the configuration and makes the runs.

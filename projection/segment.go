@@ -10,7 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/perdure/perdure"
 	"github.com/perdure/perdure/internal/core/projector"
+	"github.com/perdure/perdure/internal/intercept"
 	"github.com/perdure/perdure/store"
 )
 
@@ -257,13 +259,7 @@ func (e *ownError) Unwrap() error { return e.err }
 
 // try runs one attempt.
 func (l *segment) try(ctx context.Context, a *projector.Attempt) {
-	err := l.run.back.update(ctx, func(t txn) error {
-		if err := l.transaction(ctx, t, a); err != nil {
-			return &ownError{err}
-		}
-		return nil
-	})
-	o := l.outcome(ctx, err)
+	o := l.outcome(ctx, l.attempt(ctx, a))
 	now := l.run.now()
 	l.mu.Lock()
 	if o.Result == projector.Stored {
@@ -290,6 +286,29 @@ func (l *segment) try(ctx context.Context, a *projector.Attempt) {
 		l.run.logger.Warn("projection has parked an entity", "projection", l.run.name, "version", l.run.version,
 			"entity", parked.Key.String(), "from", uint64(parked.Version), "position", parked.Position.String(), "type", parked.Type, "error", parked.Error)
 	}
+}
+
+// attempt runs the transaction of an attempt, through the interceptors if it handles events.
+func (l *segment) attempt(ctx context.Context, a *projector.Attempt) error {
+	update := func(ctx context.Context) error {
+		return l.run.back.update(ctx, func(t txn) error {
+			if err := l.transaction(ctx, t, a); err != nil {
+				return &ownError{err}
+			}
+			return nil
+		})
+	}
+	hooks := l.run.config.hooks
+	if len(hooks) == 0 || len(a.Events) == 0 {
+		return update(ctx)
+	}
+	call := &perdure.ProjectionCall{Name: l.run.name, ModelVersion: l.run.version, Events: a.Events, Replaying: a.Replaying}
+	var x intercept.Chain[perdure.ProjectionCall]
+	err := recoverPanic(func() error { return x.Run(ctx, hooks, call, intercept.WorkFunc(update)) })
+	if ran, own := x.Ran(); ran {
+		return own
+	}
+	return fmt.Errorf("%w: refused by an interceptor: %w", store.ErrNotStored, sound(err))
 }
 
 func (l *segment) transaction(ctx context.Context, t txn, a *projector.Attempt) error {

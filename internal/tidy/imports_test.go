@@ -26,7 +26,7 @@ var floors = [][]room{
 	{"dashboard/...", "otel/...", "cluster/*/...", "store/memory", "store/storetest/...", "store/crashtest/...", "store/bbolt/...", "store/pebble/...", "store/postgres/..."},
 	{"projection/...", "perduretest", "actor/actortest", "stream/streamtest"},
 	{"."},
-	{"internal/kindrules"},
+	{"internal/kindrules", "internal/intercept"},
 	{"internal/core/entity"},
 	{"internal/core/commit", "internal/core/outbox", "internal/core/projector"},
 	{"stream", "cluster", "internal/storecore", "internal/testlog"},

@@ -62,6 +62,9 @@ type Options struct {
 	// Notice is called with the reason when a snapshot is due and cannot be made. It may be
 	// nil.
 	Notice func(store.Key, Notice, error)
+	// Snapshot is called around the making of each snapshot, on behalf of a call. It returns
+	// the result of make, or nil for no snapshot. Nil is a function that only calls make.
+	Snapshot func(c *Call, key store.Key, version store.Version, make func() *store.State) *store.State
 	// StoreTime returns the latest known time of the store's clock, or zero. It is nil if the
 	// only known times are the commit times of the entity.
 	StoreTime func() time.Time

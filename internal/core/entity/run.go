@@ -292,7 +292,7 @@ func (e *Entity) persist(c *Call, d *Decision, state proto.Message) {
 		e.grow(len(b.Events[i].Payload))
 	}
 	if n := e.opts.Rules.SnapshotEvery; n > 0 && len(b.Events) > 0 && uint64(e.version-e.snapshot) >= n {
-		b.Snapshot = e.encodeState(c)
+		b.Snapshot = e.takeSnapshot(c)
 		e.snapshot = e.version // also without a snapshot: the next attempt comes when a snapshot would be due
 	}
 	e.done(c, effects)

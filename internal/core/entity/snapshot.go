@@ -8,6 +8,14 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
+// takeSnapshot returns a snapshot of the state in memory, or nil.
+func (e *Entity) takeSnapshot(c *Call) *store.State {
+	if e.opts.Snapshot == nil {
+		return e.encodeState(c)
+	}
+	return e.opts.Snapshot(c, e.Key(), e.version, func() *store.State { return e.encodeState(c) })
+}
+
 // encodeState returns a snapshot of the state in memory, or nil if none can be made. A missing
 // snapshot only makes the next load slower, so the command is not refused. The shell gets the
 // reason through notice.
