@@ -383,7 +383,7 @@ func TestInterceptorOfStore(t *testing.T) {
 	t.Parallel()
 	testEachStore(t, func(t *testing.T, open func(perdure.Config) *perdure.Engine) {
 		var d diary
-		refuse := "" // what is refused
+		refuse := "" // the work to refuse
 		kind := accounts(perdure.SnapshotEvery(2), perdure.PassivateAfter(time.Minute))
 		e := open(perdure.Config{
 			Kinds: []perdure.AnyKind{kind},
