@@ -9,8 +9,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-// An interceptor decides who may send which command, and stores with each command who has sent
-// it.
+// An interceptor decides who may send which command, and stores the user with each command.
 func ExampleInterceptor() {
 	type userKey struct{}
 	accounts := perdure.EventSourced("account",

@@ -11,7 +11,7 @@ import (
 // cannot be seen from outside: leftover state, and interleavings that are rare in a
 // race.
 
-func TestAWatcherThatStopsIsForgotten(t *testing.T) {
+func TestWatcherThatStopsIsForgotten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSystem(Config{})
@@ -99,7 +99,7 @@ func TestNewsOfAChildOfTheBehaviorBeforeIsDropped(t *testing.T) {
 	})
 }
 
-func TestTheWatchRestsWhileNothingIsHeld(t *testing.T) {
+func TestWatchRestsWhileNothingIsHeld(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSystem(Config{})

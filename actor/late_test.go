@@ -34,7 +34,7 @@ func (c countingContext) AfterFunc(f func()) (stop func() bool) {
 
 // The context of a question may live for as long as the program. It must not keep the
 // asking actor in memory.
-func TestAQuestionThatIsOver(t *testing.T) {
+func TestAskThatIsOver(t *testing.T) {
 	t.Parallel()
 	const (
 		ask = iota
@@ -111,7 +111,7 @@ func TestAQuestionThatIsOver(t *testing.T) {
 }
 
 // An actor may watch an actor of another system, which does not know the first system.
-func TestASystemThatHasShutDownIsToldOfAnEnd(t *testing.T) {
+func TestSystemThatHasShutDownIsToldOfAnEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		watchers := actor.NewSystem(actor.Config{})
@@ -149,7 +149,7 @@ func TestASystemThatHasShutDownIsToldOfAnEnd(t *testing.T) {
 
 // A message of a watch that is pushed out of a mailbox belongs to a behavior that may
 // be replaced at the same time, which only the race detector sees.
-func TestAMessageOfAWatchIsPushedOutDuringARestart(t *testing.T) {
+func TestWatchMessageIsPushedOutDuringARestart(t *testing.T) {
 	t.Parallel()
 	s := actor.NewSystem(actor.Config{Supervision: actor.Strategy{RestartsMax: actor.RestartsMaxMax, Within: 1}})
 	r, err := actor.SpawnFrom(s, "", func() actor.Behavior[int] {

@@ -29,7 +29,7 @@ func TestStartedComesBeforeTheFirstMessage(t *testing.T) {
 	}
 }
 
-func TestAFailureInStartedIsSupervised(t *testing.T) {
+func TestFailureInStartedIsSupervised(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{Supervision: actor.Strategy{RestartsMax: 3}})
 	var log diary
@@ -71,7 +71,7 @@ func (b *clumsy) Stopped(reason error) {
 	}
 }
 
-func TestAFailureAtTheEndDoesNotKeepTheActor(t *testing.T) {
+func TestFailureAtTheEndDoesNotKeepTheActor(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(){"panic": func() { panic("ill") }, "exit": runtime.Goexit} {
 		for _, at := range []string{"stopping", "stopped"} {
@@ -124,7 +124,7 @@ func TestShutdownLeavesNoGoroutineOfTimersOrSubscribers(t *testing.T) {
 	})
 }
 
-func TestAnAddressCanStopAndWait(t *testing.T) {
+func TestAddressCanStopAndWait(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	parent := spawn(t, s, &do{log: new(diary)})

@@ -41,7 +41,7 @@ func TestDropOldestKeepsTheNewest(t *testing.T) {
 	}
 }
 
-func TestTheAskOfADroppedMessageFails(t *testing.T) {
+func TestAskOfADroppedMessageFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
@@ -312,7 +312,7 @@ func TestForwardHandsOnWhoWaits(t *testing.T) {
 	}
 }
 
-func TestATurnFromATreeUnderASchedulerIsRepeatable(t *testing.T) {
+func TestTurnFromATreeUnderASchedulerIsRepeatable(t *testing.T) {
 	t.Parallel()
 	once := func(seed uint64) (order []int) {
 		sched := actortest.NewShuffler(seed)

@@ -38,7 +38,7 @@ func written(log *diary) []string {
 	})
 }
 
-func TestAResultComesAsAMessage(t *testing.T) {
+func TestPipeDeliversTheResultAsAMessage(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		begin func(c *actor.Context[task], log *diary) error
@@ -101,7 +101,7 @@ func TestAResultComesAsAMessage(t *testing.T) {
 	}
 }
 
-func TestStop_in_the_turn_of_a_Pipe_waits_for_its_result(t *testing.T) {
+func TestStopInTheTurnOfAPipeWaitsForItsResult(t *testing.T) {
 	t.Parallel()
 	for name, opts := range map[string][]actor.Option{"inline": nil, "on a goroutine": {actor.InlineNever()}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -129,7 +129,7 @@ func TestStop_in_the_turn_of_a_Pipe_waits_for_its_result(t *testing.T) {
 	}
 }
 
-func TestAResultOfABehaviorBeforeIsDropped(t *testing.T) {
+func TestPipeDropsTheResultOfAnEarlierBehavior(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log diary
@@ -236,7 +236,7 @@ func TestAwaitedResultsHaveABound(t *testing.T) {
 	})
 }
 
-func TestASchedulerMakesTheStepsOfResults(t *testing.T) {
+func TestSchedulerMakesTheStepsOfResults(t *testing.T) {
 	t.Parallel()
 	scheduler := actortest.NewScheduler()
 	s := scheduler.NewSystem(t, actor.Config{})
@@ -313,7 +313,7 @@ func TestActorsThatWaitForEachOtherAreTold(t *testing.T) {
 	}
 }
 
-func TestAnAskThatCanBeAnsweredIsNoCircle(t *testing.T) {
+func TestAskThatCanBeAnsweredIsNoCircle(t *testing.T) {
 	t.Parallel()
 	for name, keeps := range map[string]bool{"a chain": false, "a promise": true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -332,7 +332,7 @@ func TestAnAskThatCanBeAnsweredIsNoCircle(t *testing.T) {
 }
 
 // The asker of a forwarded message does not wait for the actor that it asked.
-func TestAForwardedAskIsNoCircle(t *testing.T) {
+func TestForwardedAskIsNoCircle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})

@@ -219,7 +219,7 @@ func TestWithoutAFunctionARestartIsAStop(t *testing.T) {
 	stopped(t, r)
 }
 
-func TestAFreshBehaviorThatFailsCountsAsAFailure(t *testing.T) {
+func TestBehaviorThatFailsAtItsRestartCountsAsAFailure(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{Supervision: actor.Strategy{RestartsMax: 5}})
 	var log diary
@@ -284,7 +284,7 @@ func siblings(t *testing.T, s *actor.System, out actor.Ref[int], strategy actor.
 	return parent, cells
 }
 
-func TestOneForOneLeavesTheSiblingsAlone(t *testing.T) {
+func TestStrategyOneForOneLeavesTheSiblingsAlone(t *testing.T) {
 	t.Parallel()
 	for then, alive := range map[actor.Directive]bool{actor.Restart: true, actor.Stop: false} {
 		s := newSystem(t, actor.Config{})
@@ -302,7 +302,7 @@ func TestOneForOneLeavesTheSiblingsAlone(t *testing.T) {
 	}
 }
 
-func TestAllForOneConcernsTheSiblings(t *testing.T) {
+func TestStrategyAllForOneConcernsTheSiblings(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, pause := range []time.Duration{0, time.Second} {
@@ -391,7 +391,7 @@ func TestEscalationBelowAGuardianStopsThatActorOnly(t *testing.T) {
 	out.Expect(1)
 }
 
-func TestAnActorThatEscalatesCanBeStopped(t *testing.T) {
+func TestActorThatEscalatesCanBeStopped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})
@@ -412,7 +412,7 @@ func TestAnActorThatEscalatesCanBeStopped(t *testing.T) {
 	})
 }
 
-func TestNobodyIsLeftToDecideAboutAChildOfAnActorThatStops(t *testing.T) {
+func TestChildOfAnActorThatStopsHasNoSupervisor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})
@@ -431,7 +431,7 @@ func TestNobodyIsLeftToDecideAboutAChildOfAnActorThatStops(t *testing.T) {
 	})
 }
 
-func TestAFreshBehaviorHearsNothingOfOldChildren(t *testing.T) {
+func TestBehaviorHearsNothingOfChildrenBeforeItsRestart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})
@@ -459,7 +459,7 @@ func TestAFreshBehaviorHearsNothingOfOldChildren(t *testing.T) {
 	})
 }
 
-func TestAChildThatIsStoppedDoesNotEscalate(t *testing.T) {
+func TestChildThatIsStoppedDoesNotEscalate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})
@@ -534,7 +534,7 @@ func TestPausesDoNotHideRestarts(t *testing.T) {
 	}
 }
 
-func TestARestartStopsCountingWhenTheChildHasWorkedForLong(t *testing.T) {
+func TestRestartStopsCountingWhenTheChildHasWorkedForLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{Supervision: actor.Strategy{
@@ -552,7 +552,7 @@ func TestARestartStopsCountingWhenTheChildHasWorkedForLong(t *testing.T) {
 	})
 }
 
-func TestAStrategyThatCannotBeIsRefused(t *testing.T) {
+func TestStrategyThatIsInvalidIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		strategy actor.Strategy
@@ -573,7 +573,7 @@ func TestAStrategyThatCannotBeIsRefused(t *testing.T) {
 	}
 }
 
-func TestAStopInAPauseNeedsNoFreshBehavior(t *testing.T) {
+func TestStopInAPauseNeedsNoNewBehavior(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := actor.NewSystem(actor.Config{Supervision: actor.Strategy{Backoff: actor.Backoff{Min: time.Hour}}})
@@ -606,7 +606,7 @@ func (*ending) Receive(*actor.Context[int], int) { panic("ill") }
 
 func (b *ending) Closed(reason error, undelivered []int) { b.ends <- closing{reason, undelivered} }
 
-func TestAFailureDuringAStopHasNoPause(t *testing.T) {
+func TestFailureDuringAStopHasNoPause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{Supervision: actor.Strategy{Backoff: actor.Backoff{Min: time.Hour}}})

@@ -100,7 +100,7 @@ func TestBroadcastReachesAllAndJoinsTheErrors(t *testing.T) {
 	probes[2].Expect(1, 2)
 }
 
-func TestARouteToNobodyRefuses(t *testing.T) {
+func TestRouteWithoutMembersRefuses(t *testing.T) {
 	t.Parallel()
 	for name, route := range map[string]actor.Route[int]{
 		"RoundRobin":     actor.RoundRobin[int](),
@@ -113,7 +113,7 @@ func TestARouteToNobodyRefuses(t *testing.T) {
 	}
 }
 
-func TestAPoolIsSpawnedWholeOrNotAtAll(t *testing.T) {
+func TestPoolIsSpawnedWholeOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	fresh := func() actor.Behavior[int] { return newProbe() }

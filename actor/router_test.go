@@ -11,7 +11,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-func TestARouterReplacesItsMembers(t *testing.T) {
+func TestRouterReplacesItsMembers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})
@@ -70,7 +70,7 @@ func TestARouterReplacesItsMembers(t *testing.T) {
 	})
 }
 
-func TestARouterTriesAgainWhenAMemberCannotBeMade(t *testing.T) {
+func TestRouterTriesAgainWhenAMemberCannotBeMade(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})
@@ -96,7 +96,7 @@ func TestARouterTriesAgainWhenAMemberCannotBeMade(t *testing.T) {
 	})
 }
 
-func TestARouterWaitsForRoom(t *testing.T) {
+func TestRouterWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	for name, key := range map[string]func(int) string{"in turn": nil, "by key": func(int) string { return "one" }} {
 		synctest.Test(t, func(t *testing.T) {
@@ -152,7 +152,7 @@ func TestARouterWaitsForRoom(t *testing.T) {
 	}
 }
 
-func TestARouterKeepsKeysTogether(t *testing.T) {
+func TestRouterKeepsKeysTogether(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	r, err := actor.SpawnRouter(s, "keys", 5, func(m request) string { return strconv.Itoa(m.n) }, func() actor.Behavior[request] {

@@ -12,7 +12,7 @@ import (
 	"github.com/perdure/perdure/actor"
 )
 
-func TestTheContextEndsWithTheActor(t *testing.T) {
+func TestContextEndsWithTheActor(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		end  func(s *actor.System, r actor.Ref[task])
@@ -58,7 +58,7 @@ func TestTheContextEndsWithTheActor(t *testing.T) {
 	}
 }
 
-func TestTheContextEndsWithItsBehavior(t *testing.T) {
+func TestContextEndsWithItsBehavior(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})
@@ -169,7 +169,7 @@ func TestTimersBelongToTheBehavior(t *testing.T) {
 	}
 }
 
-func TestATimerFindsRoomInAFullMailbox(t *testing.T) {
+func TestTimerFindsRoomInAFullMailbox(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, log := timing(t, func(c *actor.Context[string], m string) {

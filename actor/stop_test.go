@@ -227,7 +227,7 @@ func (b *chained) Stopped(error) {
 	b.depth.Add(-1)
 }
 
-func TestAChainOfStopsNestsNoDeeperThanItsBound(t *testing.T) {
+func TestStopsInAChainNestNoDeeperThanTheirBound(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	var depth, most atomic.Int32
@@ -244,7 +244,7 @@ func TestAChainOfStopsNestsNoDeeperThanItsBound(t *testing.T) {
 }
 
 // Stopping and walking a deep tree must not need a stack that grows with the depth.
-func TestAChainOfChildrenIsStoppedAndWalkedInALoop(t *testing.T) {
+func TestChildrenInAChainAreStoppedAndWalkedInALoop(t *testing.T) {
 	t.Parallel()
 	const depth = 1000
 	s := newSystem(t, actor.Config{})
@@ -377,7 +377,7 @@ func (*lasting) Receive(*actor.Context[int], int) {}
 
 func (b *lasting) Stopped(error) { <-b.gate }
 
-func TestAChildThatDoesNotEndKeepsNoSibling(t *testing.T) {
+func TestChildThatDoesNotEndKeepsNoSibling(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})

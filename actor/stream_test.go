@@ -62,7 +62,7 @@ func drain[E any](t *testing.T, u *actor.Subscription[E]) (got []string) {
 	}
 }
 
-func TestASlowSubscriberIsToldWhatItMissedInOrder(t *testing.T) {
+func TestSubscriberThatIsSlowIsToldOfLostEventsInOrder(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	u := actor.Subscribe[int](s, 3)
@@ -107,7 +107,7 @@ func TestNextEndsWithItsContextAndAtClose(t *testing.T) {
 	})
 }
 
-func TestAnActorListensWithoutSlowingThePublisher(t *testing.T) {
+func TestListenDoesNotSlowThePublisher(t *testing.T) {
 	t.Parallel()
 	p := gated()
 	s := newSystem(t, actor.Config{})
@@ -138,7 +138,7 @@ func TestAnActorListensWithoutSlowingThePublisher(t *testing.T) {
 	}
 }
 
-func TestAListenerThatPanicsIsClosed(t *testing.T) {
+func TestListenerThatPanicsIsClosed(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	events := actortest.Record[actor.FailedEvent](t, s)
@@ -206,7 +206,7 @@ func TestDeadLettersAndRefusalsArePublished(t *testing.T) {
 	})
 }
 
-func TestEveryEventKnowsHowToLogItself(t *testing.T) {
+func TestEventsKnowHowToLogThemselves(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	r, err := actor.Spawn(s, "ada", newProbe())
@@ -244,7 +244,7 @@ func TestEveryEventKnowsHowToLogItself(t *testing.T) {
 	}
 }
 
-func TestAListenerThatDropsTheOldestHearsOfDeadLettersToo(t *testing.T) {
+func TestListenerThatDropsTheOldestHearsOfDeadLettersToo(t *testing.T) {
 	t.Parallel()
 	bubble(t, "the publisher and the listeners", func(t *testing.T) {
 		s := newSystem(t, actor.Config{})
@@ -303,7 +303,7 @@ func TestListeningEndsWithTheActor(t *testing.T) {
 	})
 }
 
-func TestAnEventIsHeardAfterWhatWasToldBefore(t *testing.T) {
+func TestEventIsHeardAfterEarlierMessages(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	b := gated()

@@ -139,7 +139,7 @@ func (c contextThatAsks) Err() error {
 
 // The waits use the real clock: a goroutine that waits for a lock would stop the clock
 // of a bubble.
-func TestTellWait_holds_no_lock_while_it_asks_its_context(t *testing.T) {
+func TestTellWaitHoldsNoLockWhileItAsksItsContext(t *testing.T) {
 	t.Parallel()
 	p := gated()
 	r := spawn(t, newSystem(t, actor.Config{}), p, actor.MailboxMax(1))
@@ -249,7 +249,7 @@ func TestTellFromATurnReachesItsReceiverThoughTheSenderBlocks(t *testing.T) {
 	})
 }
 
-func TestTheZeroRefIsAStoppedActor(t *testing.T) {
+func TestZeroRefIsAStoppedActor(t *testing.T) {
 	t.Parallel()
 	var r actor.Ref[int]
 	for what, err := range map[string]error{

@@ -152,7 +152,7 @@ func (*dozing) Signal(*actor.Context[int]) { sleepOnly(3 * time.Second) }
 // sleepOnly lets virtual time pass, inside of an actor.
 func sleepOnly(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // in a bubble
 
-func TestNoReceiveTimeoutWhileMessagesWait(t *testing.T) {
+func TestReceiveTimeoutWaitsWhileMessagesWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})

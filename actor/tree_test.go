@@ -185,7 +185,7 @@ func TestStopNowReachesChildrenThatAreStopping(t *testing.T) {
 	})
 }
 
-func TestNothingIsSpawnedBelowAnActorThatStops(t *testing.T) {
+func TestActorThatStopsSpawnsNothing(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	parent := spawn(t, s, &do{log: new(diary)})
@@ -252,7 +252,7 @@ func TestPathsAreUniqueAndLeadToTheActor(t *testing.T) {
 	}
 }
 
-func TestAnAddressGivesBackItsRef(t *testing.T) {
+func TestAddressGivesBackItsRef(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, actor.Config{})
 	r := spawn(t, s, newProbe())
@@ -267,7 +267,7 @@ func TestAnAddressGivesBackItsRef(t *testing.T) {
 	}
 }
 
-func TestWhatServesOthersStopsAfterThem(t *testing.T) {
+func TestServingActorStopsAfterItsUsers(t *testing.T) {
 	t.Parallel()
 	var log diary
 	s := actor.NewSystem(actor.Config{})
@@ -417,7 +417,7 @@ func TestWalkShowsEveryActor(t *testing.T) {
 	}
 }
 
-func TestADeepTreeStopsWithoutNesting(t *testing.T) {
+func TestTreeThatIsDeepStopsWithoutNesting(t *testing.T) {
 	t.Parallel()
 	const depth, nestedMax = 20_000, 100
 	s := actor.NewSystem(actor.Config{})
@@ -463,7 +463,7 @@ func (l *level) Receive(c *actor.Context[int], _ int) { l.next(c) }
 
 func (l *level) Closed(error, []int) { l.closed() }
 
-func TestAWatchEndsWithItsBehavior(t *testing.T) {
+func TestWatchEndsWithItsBehavior(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t, actor.Config{})

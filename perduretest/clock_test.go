@@ -45,7 +45,7 @@ func TestAdvanceRunsWhatIsDueInOrderAtItsTime(t *testing.T) {
 	}
 }
 
-func TestAStoppedFunctionDoesNotRun(t *testing.T) {
+func TestStoppedFunctionDoesNotRun(t *testing.T) {
 	t.Parallel()
 	c := perduretest.NewClock(start)
 	ran := 0
@@ -66,7 +66,7 @@ func TestAStoppedFunctionDoesNotRun(t *testing.T) {
 	}
 }
 
-func TestAFunctionMayEndItsGoroutine(t *testing.T) {
+func TestFunctionMayEndItsGoroutine(t *testing.T) {
 	t.Parallel()
 	c := perduretest.NewClock(start)
 	ran := false
@@ -78,7 +78,7 @@ func TestAFunctionMayEndItsGoroutine(t *testing.T) {
 	}
 }
 
-func TestAClockIsSafeForManyGoroutines(t *testing.T) {
+func TestClockIsSafeForManyGoroutines(t *testing.T) {
 	t.Parallel()
 	const workers, rounds = 8, 200
 	c := perduretest.NewClock(start)

@@ -69,7 +69,7 @@ func outcome(results []store.Result, err error, panicked any) string {
 	return s
 }
 
-func TestAFaultDoesWhatItsNameSays(t *testing.T) {
+func TestFaultDoesWhatItsNameSays(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		fault   perduretest.Fault
@@ -118,7 +118,7 @@ func TestAFaultDoesWhatItsNameSays(t *testing.T) {
 	}
 }
 
-func TestAConflictMeetsChecksAndSavedStatesToo(t *testing.T) {
+func TestConflictMeetsChecksAndSavedStatesToo(t *testing.T) {
 	t.Parallel()
 	log := memory.New()
 	faults := perduretest.NewFaults(log)
@@ -153,7 +153,7 @@ func TestAConflictMeetsChecksAndSavedStatesToo(t *testing.T) {
 	}
 }
 
-func TestADelayEndsWithItsRelease(t *testing.T) {
+func TestDelayEndsWithItsRelease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := memory.New()
@@ -193,7 +193,7 @@ func TestADelayEndsWithItsRelease(t *testing.T) {
 	})
 }
 
-func TestACommitThatIsDelayedTooLongIsNotStored(t *testing.T) {
+func TestCommitThatIsDelayedTooLongIsNotStored(t *testing.T) {
 	t.Parallel()
 	faults := perduretest.NewFaults(memory.New())
 	faults.Next(perduretest.MethodCommit, perduretest.Delay(make(chan struct{})))
@@ -293,7 +293,7 @@ func calls(ctx context.Context, log store.Log) map[perduretest.Method]func() err
 	}
 }
 
-func TestEveryMethodCanFail(t *testing.T) {
+func TestMethodsCanFail(t *testing.T) {
 	t.Parallel()
 	faults := perduretest.NewFaults(memory.New())
 	all := calls(t.Context(), faults.Log())
@@ -324,7 +324,7 @@ func TestEveryMethodCanFail(t *testing.T) {
 	}
 }
 
-func TestALogThatCannotBeHeldSaysSo(t *testing.T) {
+func TestLogThatCannotBeHeldSaysSo(t *testing.T) {
 	t.Parallel()
 	log := perduretest.NewFaults(testlog.Bare(memory.New())).Log()
 	if _, err := log.Acquire(); !errors.Is(err, errors.ErrUnsupported) {
@@ -372,7 +372,7 @@ func TestRandomFaultsAreTheSameForASeed(t *testing.T) {
 	}
 }
 
-func TestAHookSeesTheCall(t *testing.T) {
+func TestHookSeesTheCall(t *testing.T) {
 	t.Parallel()
 	faults := perduretest.NewFaults(memory.New())
 	var seen []string
@@ -394,8 +394,8 @@ func TestAHookSeesTheCall(t *testing.T) {
 	}
 }
 
-// TestAnEngineAnswersTheTruthOverFaults shows the purpose of faults.
-func TestAnEngineAnswersTheTruthOverFaults(t *testing.T) {
+// TestEngineAnswersTheTruthOverFaults shows the purpose of faults.
+func TestEngineAnswersTheTruthOverFaults(t *testing.T) {
 	t.Parallel()
 	log := memory.New()
 	faults := perduretest.NewFaults(log)

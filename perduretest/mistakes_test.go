@@ -19,8 +19,8 @@ type textError struct{ text string }
 
 func (e *textError) Error() string { return e.text }
 
-// TestAScenario makes rules return values that no engine can store or report.
-func TestAScenario(t *testing.T) {
+// TestScenario makes rules return values that no engine can store or report.
+func TestScenario(t *testing.T) {
 	t.Parallel()
 	var noError *textError
 	var noRefusal *perdure.Error

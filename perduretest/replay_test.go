@@ -83,7 +83,7 @@ func lived(t testing.TB) *memory.Log {
 	return l
 }
 
-func TestTheStatesOfAccountsAreWhatTheyWere(t *testing.T) {
+func TestStatesOfAccountsStayTheSame(t *testing.T) {
 	t.Parallel()
 	if *recordAnew {
 		perduretest.RecordReplay(t, replayed(), recording, lived(t), "ada", "bob")
@@ -98,7 +98,7 @@ func guard(t *testing.T, kind *perdure.Kind[*testv1.Account], file string) strin
 	return said
 }
 
-func TestAFoldThatHasChangedIsNoticed(t *testing.T) {
+func TestFoldThatHasChangedIsNoticed(t *testing.T) {
 	t.Parallel()
 	calls := 0
 	for _, c := range []struct {
@@ -228,7 +228,7 @@ type logging struct {
 
 func (l *logging) Logf(format string, args ...any) { l.logged += fmt.Sprintf(format, args...) + "\n" }
 
-func TestAnEventWithoutARuleIsNoticed(t *testing.T) {
+func TestEventWithoutARuleIsNoticed(t *testing.T) {
 	t.Parallel()
 	r := goodRules()
 	kind := perdure.EventSourced("account", perdure.Decide(r.deposit), perdure.Evolve(r.onDeposited))
@@ -237,9 +237,9 @@ func TestAnEventWithoutARuleIsNoticed(t *testing.T) {
 	}
 }
 
-// TestAFieldThatIsGoneIsNoticed records an event with a field that the message does not
+// TestFieldThatIsGoneIsNoticed records an event with a field that the message does not
 // have, like a field that was renamed and got another number.
-func TestAFieldThatIsGoneIsNoticed(t *testing.T) {
+func TestFieldThatIsGoneIsNoticed(t *testing.T) {
 	t.Parallel()
 	l := memory.New()
 	payload := protowire.AppendVarint(protowire.AppendTag(nil, 9, protowire.VarintType), 5)
@@ -290,7 +290,7 @@ func TestStatesAreRecordedAnewWithoutALog(t *testing.T) {
 	}
 }
 
-func TestARecordingOfSomethingElseIsTold(t *testing.T) {
+func TestRecordingOfAnotherTestIsReported(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		"":                                 "unexpected end of JSON input",

@@ -111,7 +111,7 @@ func shelf() *perdure.Kind[*testv1.Account] {
 
 func deposited(amount int64) *testv1.Deposited { return &testv1.Deposited{Amount: amount} }
 
-func TestAScenarioThatHoldsPasses(t *testing.T) {
+func TestScenarioThatHoldsPasses(t *testing.T) {
 	t.Parallel()
 	noon := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 	midnight := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -154,7 +154,7 @@ func TestAScenarioThatHoldsPasses(t *testing.T) {
 	}
 }
 
-func TestAScenarioSeesWhatIsLeftForLater(t *testing.T) {
+func TestScenarioSeesTheSideEffects(t *testing.T) {
 	t.Parallel()
 	perduretest.Given(t, goodRules().kind()).At(start).
 		When(&testv1.Misbehave{}).
@@ -178,7 +178,7 @@ func TestAScenarioSeesWhatIsLeftForLater(t *testing.T) {
 		ThenReleased()
 }
 
-func TestAScenarioOfADurableStateHolds(t *testing.T) {
+func TestScenarioOfADurableStateHolds(t *testing.T) {
 	t.Parallel()
 	perduretest.Given(t, shelf()).
 		When(&testv1.Deposit{Amount: 60}).
@@ -204,7 +204,7 @@ func TestRandomNumbersAreTheSameInEveryRun(t *testing.T) {
 	}
 }
 
-func TestWhatTheCallerChangesLaterChangesNothing(t *testing.T) {
+func TestCallerChangesNothingLater(t *testing.T) {
 	t.Parallel()
 	note := &testv1.Note{Text: "first"}
 	o := perduretest.Given(t, goodRules().kind()).When(&testv1.Annotate{Note: note})
@@ -249,7 +249,7 @@ func failures(t *testing.T, scenario func(r *record)) (said string, fatal bool) 
 	return r.said.String(), r.fatal
 }
 
-func TestAScenarioThatDoesNotHoldFails(t *testing.T) {
+func TestScenarioThatDoesNotHoldFails(t *testing.T) {
 	t.Parallel()
 	good := goodRules().kind()
 	var count atomic.Int64

@@ -18,7 +18,7 @@ import (
 
 var seeds = flag.Int("seeds", 30, "how many times everything fails")
 
-func TestNothingIsSkippedOrDoubledWhateverFails(t *testing.T) {
+func TestRunnerSkipsAndDoublesNothingWhateverFails(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(*seeds) {
 		bubble(t, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestNothingIsSkippedOrDoubledWhateverFails(t *testing.T) {
 	}
 }
 
-func TestATargetThatTearsItsTransactionsIsCaught(t *testing.T) {
+func TestTargetThatTearsItsTransactionsIsCaught(t *testing.T) {
 	t.Parallel()
 	caught := 0
 	for seed := range uint64(20) {

@@ -68,7 +68,7 @@ func TestNotesAreReadBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-func TestEveryDamagedByteOfANoteIsNoticed(t *testing.T) {
+func TestNoteWithADamagedByteIsNoticed(t *testing.T) {
 	t.Parallel()
 	for what, b := range samples() {
 		for i := range b {

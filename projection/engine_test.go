@@ -31,7 +31,7 @@ func closeEngine(t *testing.T, e *perdure.Engine) {
 	}
 }
 
-func TestACallerReadsWhatItHasWritten(t *testing.T) {
+func TestCallerReadsItsOwnWrites(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		g := newTarget()

@@ -51,7 +51,7 @@ func deadOf(t *testing.T, r *projection.Runner) []*projection.DeadLetter {
 	return list
 }
 
-func TestAPoisonEventParksItsEntityAndTheOthersGoOn(t *testing.T) {
+func TestPoisonEventParksItsEntityAndTheOthersGoOn(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -108,7 +108,7 @@ func TestAPoisonEventParksItsEntityAndTheOthersGoOn(t *testing.T) {
 	})
 }
 
-func TestAParkedEntityCanBeSkippedOrDropped(t *testing.T) {
+func TestParkedEntityCanBeSkippedOrDropped(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -188,7 +188,7 @@ func TestSkipLeavesADeadLetterAndStopStops(t *testing.T) {
 	})
 }
 
-func TestTheNumberOfParkedEntitiesIsBounded(t *testing.T) {
+func TestParkedEntitiesAreBounded(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -207,7 +207,7 @@ func TestTheNumberOfParkedEntitiesIsBounded(t *testing.T) {
 	})
 }
 
-func TestATargetThatFailsIsNoEventsFault(t *testing.T) {
+func TestTargetThatFailsIsNoEventsFault(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -241,7 +241,7 @@ func TestATargetThatFailsIsNoEventsFault(t *testing.T) {
 	})
 }
 
-func TestAnUnknownOutcomeIsReadBack(t *testing.T) {
+func TestUnknownOutcomeIsReadBack(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
@@ -269,7 +269,7 @@ func TestAnUnknownOutcomeIsReadBack(t *testing.T) {
 	}
 }
 
-func TestABatchRuleFindsTheEventThatItFailsAt(t *testing.T) {
+func TestBatchRuleFindsTheEventThatFailed(t *testing.T) {
 	t.Parallel()
 	for _, tells := range []bool{true, false} {
 		bubble(t, func(t *testing.T) {
@@ -303,7 +303,7 @@ func TestABatchRuleFindsTheEventThatItFailsAt(t *testing.T) {
 	}
 }
 
-func TestARuleThatEndsItsGoroutineParksItsEntity(t *testing.T) {
+func TestRuleThatEndsItsGoroutineParksItsEntity(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()

@@ -43,7 +43,7 @@ func (l *absentLog) Heads(ctx context.Context) ([]store.Position, error) {
 
 // Each goroutine of a runner waits by the clock of the user. If the clock ends a goroutine,
 // another one takes its place.
-func TestAClockThatEndsAGoroutine(t *testing.T) {
+func TestClockThatEndsAGoroutine(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		d    time.Duration

@@ -188,7 +188,7 @@ func liveBytes() uint64 {
 	return m.HeapAlloc
 }
 
-func TestOneBadEventInAMillionParksOneEntity(t *testing.T) { //nolint:paralleltest // it measures the heap
+func TestParkingOfOneBadEventInAMillion(t *testing.T) { //nolint:paralleltest // it measures the heap
 	if testing.Short() {
 		t.Skip("it handles a million events")
 	}
@@ -197,7 +197,7 @@ func TestOneBadEventInAMillionParksOneEntity(t *testing.T) { //nolint:parallelte
 	}
 }
 
-func TestARunnerThatMakesMoreOfOneBadEventIsCaught(t *testing.T) { //nolint:paralleltest // it measures the heap
+func TestRunnerThatMakesMoreOfOneBadEventIsCaught(t *testing.T) { //nolint:paralleltest // it measures the heap
 	if testing.Short() {
 		t.Skip("it handles many events")
 	}

@@ -24,7 +24,7 @@ func serving(t *testing.T, g *target, name string) (version int) {
 	return version
 }
 
-func TestAVersionIsBuiltBesideTheOtherAndReadersSwitchAtOnce(t *testing.T) {
+func TestVersionIsBuiltBesideTheOtherAndReadersSwitchAtOnce(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -103,7 +103,7 @@ func checkpoints(t *testing.T, log store.Log) []store.Checkpoint {
 	return marks
 }
 
-func TestAVersionCanSwitchByItselfWhenItHasCaughtUp(t *testing.T) {
+func TestVersionCanSwitchByItselfWhenItHasCaughtUp(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 2), newTarget()
@@ -134,7 +134,7 @@ func TestAVersionCanSwitchByItselfWhenItHasCaughtUp(t *testing.T) {
 	})
 }
 
-func TestAResetBeginsAnewAndReplays(t *testing.T) {
+func TestResetBeginsAgainAndReplays(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()

@@ -14,7 +14,7 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-func TestAProjectionCatchesUpAndGoesOn(t *testing.T) {
+func TestProjectionCatchesUpAndGoesOn(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -79,7 +79,7 @@ func TestSegmentsAndPartitionsHandleEveryEventOnce(t *testing.T) {
 	})
 }
 
-func TestTwoRunnersOfOneProjectionNeverDouble(t *testing.T) {
+func TestRunnersOfOneProjectionNeverDouble(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -101,7 +101,7 @@ func TestTwoRunnersOfOneProjectionNeverDouble(t *testing.T) {
 	})
 }
 
-func TestAFilteredPositionIsNoted(t *testing.T) {
+func TestPositionOfFilteredEventsIsNoted(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -205,7 +205,7 @@ func TestMistakesAreNamedAtStart(t *testing.T) {
 	}
 }
 
-func TestADamagedNoteIsAnErrorAndNoPosition(t *testing.T) {
+func TestDamagedNoteIsAnErrorAndNoPosition(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -236,7 +236,7 @@ func TestADamagedNoteIsAnErrorAndNoPosition(t *testing.T) {
 	})
 }
 
-func TestARangeIsRunAndNoMore(t *testing.T) {
+func TestRunRangeRunsTheRangeOnly(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -254,7 +254,7 @@ func TestARangeIsRunAndNoMore(t *testing.T) {
 	})
 }
 
-func TestAHandleWithoutTransactionsIsWrittenAtLeastOnce(t *testing.T) {
+func TestHandleWithoutTransactionsIsWrittenAtLeastOnce(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()
@@ -282,7 +282,7 @@ func TestAHandleWithoutTransactionsIsWrittenAtLeastOnce(t *testing.T) {
 	})
 }
 
-func TestAHubWakesTheRunnersWithoutAPause(t *testing.T) {
+func TestHubWakesTheRunnersWithoutAPause(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		log, g := newLog(t, 1), newTarget()

@@ -14,7 +14,7 @@ func validBatch() *store.Batch {
 	return &store.Batch{Key: store.Key{Kind: "book", ID: "a"}, Events: []store.Event{*fullEvent()}}
 }
 
-func TestAValidBatchIsValid(t *testing.T) {
+func TestBatchIsValid(t *testing.T) {
 	t.Parallel()
 	message := *fullMessage()
 	for name, b := range map[string]*store.Batch{
@@ -41,7 +41,7 @@ func TestAValidBatchIsValid(t *testing.T) {
 	}
 }
 
-func TestAnInvalidBatchIsRefusedWithItsReason(t *testing.T) {
+func TestBatchThatIsInvalidIsRefusedWithItsReason(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("n", store.NameBytesMax+1)
 	invalid, large := store.ErrInvalid, store.ErrTooLarge
@@ -110,7 +110,7 @@ func TestAnInvalidBatchIsRefusedWithItsReason(t *testing.T) {
 	}
 }
 
-func TestABatchKnowsTheVersionAfterIt(t *testing.T) {
+func TestBatchKnowsTheVersionAfterIt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		b    store.Batch
@@ -128,7 +128,7 @@ func TestABatchKnowsTheVersionAfterIt(t *testing.T) {
 	}
 }
 
-func TestABatchThatHoldsNothingIsACheck(t *testing.T) {
+func TestBatchWithoutRecordsIsACheck(t *testing.T) {
 	t.Parallel()
 	check := &store.Batch{Key: validBatch().Key, Expected: 1}
 	if !check.IsCheck() {
@@ -153,7 +153,7 @@ func TestABatchThatHoldsNothingIsACheck(t *testing.T) {
 	}
 }
 
-func TestAQueryMatchesByAllOfItsLists(t *testing.T) {
+func TestQueryMatchesByAllOfItsLists(t *testing.T) {
 	t.Parallel()
 	e := &store.Event{Key: store.Key{Kind: "book", ID: "a"}, Type: "t.A", Tags: []string{"red", "blue"}}
 	for _, c := range []struct {
@@ -177,7 +177,7 @@ func TestAQueryMatchesByAllOfItsLists(t *testing.T) {
 	}
 }
 
-func TestACloneSharesNothing(t *testing.T) {
+func TestCloneSharesNothing(t *testing.T) {
 	t.Parallel()
 	e, s := fullEvent(), fullState()
 	ec, sc := e.Clone(), s.Clone()
@@ -191,7 +191,7 @@ func TestACloneSharesNothing(t *testing.T) {
 	}
 }
 
-func TestTheCorrelationIsTheCauseUnlessGiven(t *testing.T) {
+func TestCorrelationIsTheCauseUnlessGiven(t *testing.T) {
 	t.Parallel()
 	cause := store.ID{1, 2, 3}
 	for _, c := range []struct {

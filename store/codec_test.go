@@ -98,7 +98,7 @@ func decodeAny[R any](decode func([]byte) (*R, error)) func([]byte) (any, error)
 	return func(sealed []byte) (any, error) { return decode(sealed) }
 }
 
-func TestADueTimeThatSortsAsNoneIsDecodedAsNone(t *testing.T) {
+func TestDueTimeThatSortsAsNoneIsDecodedAsNone(t *testing.T) {
 	t.Parallel()
 	for _, due := range []time.Time{time.Unix(0, math.MinInt64), time.Unix(0, 0), {}} {
 		m := fullMessage()
@@ -132,7 +132,7 @@ func TestRecordsAreDecodedAsTheyWereEncoded(t *testing.T) {
 	}
 }
 
-func TestEveryFlippedBitOfARecordIsNoticed(t *testing.T) {
+func TestRecordWithAFlippedBitIsNoticed(t *testing.T) {
 	t.Parallel()
 	for _, r := range records() {
 		for bit := range len(r.sealed) * 8 {
@@ -145,7 +145,7 @@ func TestEveryFlippedBitOfARecordIsNoticed(t *testing.T) {
 	}
 }
 
-func TestEveryShortenedRecordIsNoticed(t *testing.T) {
+func TestRecordThatIsShortenedIsNoticed(t *testing.T) {
 	t.Parallel()
 	for _, r := range records() {
 		for n := range len(r.sealed) {
@@ -178,7 +178,7 @@ func TestSealedNonsenseIsCorrupt(t *testing.T) {
 	}
 }
 
-func TestAnEventWithoutAnEntityIsCorrupt(t *testing.T) {
+func TestEventWithoutAnEntityIsCorrupt(t *testing.T) {
 	t.Parallel()
 	var d store.Decoder
 	e := fullEvent() // the record's entity id must not be confused with it
@@ -229,7 +229,7 @@ func events() map[string]*store.Event {
 	}
 }
 
-func TestAnEventIsReadByTheGeneratedCode(t *testing.T) {
+func TestEventIsReadByTheGeneratedCode(t *testing.T) {
 	t.Parallel()
 	for name, e := range events() {
 		wire, err := store.Unseal(store.AppendEvent(nil, e))
@@ -245,7 +245,7 @@ func TestAnEventIsReadByTheGeneratedCode(t *testing.T) {
 	}
 }
 
-func TestAnEventOfTheGeneratedCodeIsDecoded(t *testing.T) {
+func TestEventOfTheGeneratedCodeIsDecoded(t *testing.T) {
 	t.Parallel()
 	for name, e := range events() {
 		got, err := decodeEvent(sealProto(t, eventProto(e)))
@@ -257,7 +257,7 @@ func TestAnEventOfTheGeneratedCodeIsDecoded(t *testing.T) {
 	}
 }
 
-func TestAStateIsReadByTheGeneratedCode(t *testing.T) {
+func TestStateIsReadByTheGeneratedCode(t *testing.T) {
 	t.Parallel()
 	wire, err := store.Unseal(store.AppendState(nil, fullState()))
 	if err != nil {
@@ -271,7 +271,7 @@ func TestAStateIsReadByTheGeneratedCode(t *testing.T) {
 	}
 }
 
-func TestAStateOfTheGeneratedCodeIsDecoded(t *testing.T) {
+func TestStateOfTheGeneratedCodeIsDecoded(t *testing.T) {
 	t.Parallel()
 	got, err := decodeState(sealProto(t, stateProto(fullState())))
 	if err != nil {
@@ -329,7 +329,7 @@ func TestRecordsAreAppended(t *testing.T) {
 }
 
 // Maps have no order; the stored form has one.
-func TestTheSameEventHasTheSameBytes(t *testing.T) {
+func TestEventEncodesToTheSameBytes(t *testing.T) {
 	t.Parallel()
 	want := store.AppendEvent(nil, fullEvent())
 	for range 20 {
@@ -409,7 +409,7 @@ func TestDecodingEventsAllocatesNothing(t *testing.T) {
 	}
 }
 
-func TestADecoderMeetsMoreNamesThanItRemembers(t *testing.T) {
+func TestDecoderMeetsMoreNamesThanItRemembers(t *testing.T) {
 	t.Parallel()
 	var d store.Decoder
 	var e store.Event
@@ -425,7 +425,7 @@ func TestADecoderMeetsMoreNamesThanItRemembers(t *testing.T) {
 	}
 }
 
-func TestADecodedEventKeepsNothingOfTheOneBefore(t *testing.T) {
+func TestDecodedEventKeepsNothingOfTheOneBefore(t *testing.T) {
 	t.Parallel()
 	var d store.Decoder
 	e := fullEvent()
@@ -443,7 +443,7 @@ func TestADecodedEventKeepsNothingOfTheOneBefore(t *testing.T) {
 }
 
 // Two flipped bits are noticed too, wherever they are: the polynomial is chosen for that.
-func TestEveryTwoFlippedBitsOfAShortRecordAreNoticed(t *testing.T) {
+func TestRecordWithTwoFlippedBitsIsNoticed(t *testing.T) {
 	t.Parallel()
 	sealed := store.Seal([]byte("short"), 0)
 	for i := range len(sealed) * 8 {
@@ -584,9 +584,9 @@ func BenchmarkDecodeMessage(b *testing.B) {
 	}
 }
 
-// TestAReceiptIsTheMessageThatProtobufWrites compares the hand-written encoding with the
+// TestReceiptIsTheMessageThatProtobufWrites compares the hand-written encoding with the
 // generated one.
-func TestAReceiptIsTheMessageThatProtobufWrites(t *testing.T) {
+func TestReceiptIsTheMessageThatProtobufWrites(t *testing.T) {
 	t.Parallel()
 	refused := fullReceipt()
 	refused.Refusal = &store.Refusal{Code: 9, Message: "no", Details: []store.Detail{{Type: "test.v1.Why", Payload: []byte{1}}}}

@@ -151,11 +151,11 @@ func FuzzKey(f *testing.F) {
 	})
 }
 
-// TestNoRecordAllocatesMuchMoreThanItsSize decodes records that grow as much as possible when
+// TestRecordAllocatesLittleMoreThanItsSize decodes records that grow as much as possible when
 // decoded.
 //
 //nolint:paralleltest // it reads how much the process has allocated
-func TestNoRecordAllocatesMuchMoreThanItsSize(t *testing.T) {
+func TestRecordAllocatesLittleMoreThanItsSize(t *testing.T) {
 	repeated := func(n int, piece ...byte) []byte { return bytes.Repeat(piece, n) }
 	inside := func(number protowire.Number, b []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), b)

@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-func TestAPositionIsReadBackFromItsText(t *testing.T) {
+func TestPositionIsReadBackFromItsText(t *testing.T) {
 	t.Parallel()
 	for text, p := range map[string]store.Position{
 		"0":                     0,
@@ -28,7 +28,7 @@ func TestAPositionIsReadBackFromItsText(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoPositionIsRefused(t *testing.T) {
+func TestPositionTextThatIsInvalidIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
 		"", " 1", "1 ", "+1", "-1", "01", "0:1", "00:1", "1:01", "1:", ":1", "1:2:3", "a", "1.5", "4096:1",
@@ -40,7 +40,7 @@ func TestWhatIsNoPositionIsRefused(t *testing.T) {
 	}
 }
 
-func TestAPositionHasItsPartitionAndSequence(t *testing.T) {
+func TestPositionHasItsPartitionAndSequence(t *testing.T) {
 	t.Parallel()
 	for _, partition := range []int{0, 1, 2048, store.PartitionsMax - 1} {
 		for _, sequence := range []uint64{0, 1, 1<<52 - 1} {
@@ -52,7 +52,7 @@ func TestAPositionHasItsPartitionAndSequence(t *testing.T) {
 	}
 }
 
-func TestAPositionThatDoesNotFitPanics(t *testing.T) {
+func TestPositionThatDoesNotFitPanics(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		partition int
@@ -87,7 +87,7 @@ func FuzzParsePosition(f *testing.F) {
 	})
 }
 
-func TestAnIDIsReadBackFromItsText(t *testing.T) {
+func TestIDIsReadBackFromItsText(t *testing.T) {
 	t.Parallel()
 	id := store.ID{0x01, 0x93, 0x45, 0x67, 0x89, 0xab, 0x7c, 0xde, 0x8f, 1, 2, 3, 4, 5, 6, 7}
 	const text = "01934567-89ab-7cde-8f01-020304050607"
@@ -107,7 +107,7 @@ func TestAnIDIsReadBackFromItsText(t *testing.T) {
 	}
 }
 
-func TestAKeyIsValidOrNot(t *testing.T) {
+func TestKeyIsValidOrNot(t *testing.T) {
 	t.Parallel()
 	for _, k := range []store.Key{
 		{Kind: "k", ID: "i"},
@@ -141,7 +141,7 @@ func TestAKeyIsValidOrNot(t *testing.T) {
 }
 
 // An entity must never change its partition, so these numbers must never change.
-func TestThePartitionOfAnEntityNeverChanges(t *testing.T) {
+func TestPartitionOfAnEntityNeverChanges(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		key        store.Key

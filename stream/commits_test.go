@@ -137,7 +137,7 @@ func wantCommits(t *testing.T, what string, got, want []string) {
 	}
 }
 
-func TestACommitOfManyEventsIsWholeAndItsReadersOwn(t *testing.T) {
+func TestCommitOfManyEventsIsWholeAndOwnedByItsReaders(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const events = 1000 // more events than a reader takes in one turn

@@ -61,7 +61,7 @@ func readTo(t *testing.T, hub *stream.Hub, q store.Query, between func(at store.
 // pass advances the clock of a synctest bubble.
 func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // it is the time of the bubble
 
-func TestAReaderIsToldOfDeletedEvents(t *testing.T) {
+func TestReaderIsToldOfDeletedEvents(t *testing.T) {
 	t.Parallel()
 	shelf := store.Key{Kind: "shelf", ID: "s"}
 	run := func(name string, do func(t *testing.T, w *writer)) {
@@ -277,7 +277,7 @@ func TestReadersSurviveALogThatIsAwayForAWhile(t *testing.T) {
 	})
 }
 
-func TestAReaderEndsWhereWaitingDoesNotHelp(t *testing.T) {
+func TestReaderEndsWhereWaitingDoesNotHelp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, end := range []error{store.ErrClosed, store.ErrBroken, store.ErrFormat, store.ErrUnfinished, store.ErrInvalid, &store.CorruptError{What: "event"}} {
@@ -294,7 +294,7 @@ func TestAReaderEndsWhereWaitingDoesNotHelp(t *testing.T) {
 	})
 }
 
-func TestAFailedSaveIsRepeatedWithPauses(t *testing.T) {
+func TestSaveIsRepeatedWithPausesAfterAFailure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -315,7 +315,7 @@ func TestAFailedSaveIsRepeatedWithPauses(t *testing.T) {
 	})
 }
 
-func TestTheFirstPositionIsSavedBeforeTheFirstDelivery(t *testing.T) {
+func TestFirstPositionIsSavedBeforeTheFirstDelivery(t *testing.T) {
 	t.Parallel()
 	for _, fromHead := range []bool{false, true} {
 		for _, outside := range []bool{false, true} {
@@ -379,7 +379,7 @@ func TestCheckpointsElsewhereHoldTheLog(t *testing.T) {
 	})
 }
 
-func TestASubscriptionNoticesThatItsLogWasReplaced(t *testing.T) {
+func TestSubscriptionNoticesThatItsLogWasReplaced(t *testing.T) {
 	t.Parallel()
 	old := newWriter(t, memory.New(), 0)
 	old.write(book("a"), 3)
@@ -426,7 +426,7 @@ func (sealed) Commit(context.Context, []*store.Batch) ([]store.Result, error) {
 	return nil, fmt.Errorf("commit: %w: %w", store.ErrNotStored, errors.ErrUnsupported)
 }
 
-func TestALogThatTakesNoCommitsIsReadAllTheSame(t *testing.T) {
+func TestLogThatTakesNoCommitsIsReadAllTheSame(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)

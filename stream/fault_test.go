@@ -42,10 +42,10 @@ func (w *writer) pruneBelow(hub *stream.Hub, key store.Key, pause time.Duration)
 	}
 }
 
-// TestASubscriptionMissesNothingWhateverFails opens and closes a subscription again
+// TestSubscriptionMissesNothingWhateverFails opens and closes a subscription again
 // and again on a log whose calls fail at random, while events that nothing holds are
 // deleted. In the end each event has been acknowledged.
-func TestASubscriptionMissesNothingWhateverFails(t *testing.T) {
+func TestSubscriptionMissesNothingWhateverFails(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {
@@ -119,10 +119,10 @@ func TestASubscriptionMissesNothingWhateverFails(t *testing.T) {
 	}
 }
 
-// TestALiveReaderMissesNothingUntoldWhateverFails runs a slow reader on an engine whose
+// TestReaderMissesNothingUntoldWhateverFails runs a slow reader on an engine whose
 // log fails at random, also for minutes, while another engine deletes events. The
 // reader reads each event, or gets a notice that it may be missing.
-func TestALiveReaderMissesNothingUntoldWhateverFails(t *testing.T) {
+func TestReaderMissesNothingUntoldWhateverFails(t *testing.T) {
 	t.Parallel()
 	missing := 0
 	for seed := range uint64(25) {

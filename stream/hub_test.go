@@ -154,7 +154,7 @@ func upTo(n int) (numbers []int) {
 	return numbers
 }
 
-func TestAReaderCatchesUpAndThenFollows(t *testing.T) {
+func TestReaderCatchesUpAndThenFollows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -179,7 +179,7 @@ func TestAReaderCatchesUpAndThenFollows(t *testing.T) {
 	})
 }
 
-func TestTheOrderOfPublicationDoesNotMatter(t *testing.T) {
+func TestPublicationsMayComeInAnyOrder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -204,7 +204,7 @@ func TestTheOrderOfPublicationDoesNotMatter(t *testing.T) {
 	})
 }
 
-func TestAnOldPublicationDoesNotTakeTheHeadBack(t *testing.T) {
+func TestPublicationThatIsOldDoesNotTakeTheHeadBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -224,7 +224,7 @@ func TestAnOldPublicationDoesNotTakeTheHeadBack(t *testing.T) {
 	})
 }
 
-func TestAPublisherMayUseItsEventsAgain(t *testing.T) {
+func TestPublisherMayUseItsEventsAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -253,7 +253,7 @@ func TestAPublisherMayUseItsEventsAgain(t *testing.T) {
 	})
 }
 
-func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
+func TestReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const behind = stream.BufferEventsMax + 500
@@ -286,7 +286,7 @@ func TestAReaderThatFallsBehindIsToldAndMissesNothing(t *testing.T) {
 	})
 }
 
-func TestAReaderThatOnlyCatchesUpDoesNotLag(t *testing.T) {
+func TestReaderThatOnlyCatchesUpDoesNotLag(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -304,7 +304,7 @@ func TestAReaderThatOnlyCatchesUpDoesNotLag(t *testing.T) {
 	})
 }
 
-func TestAFilterHoldsForWhatIsStoredAndForWhatComes(t *testing.T) {
+func TestFilterHoldsForStoredAndForNewEvents(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -338,7 +338,7 @@ func TestAFilterHoldsForWhatIsStoredAndForWhatComes(t *testing.T) {
 	})
 }
 
-func TestAReaderEndsWhereItIsToldTo(t *testing.T) {
+func TestReaderEndsAtItsLimit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -365,7 +365,7 @@ func TestAReaderEndsWhereItIsToldTo(t *testing.T) {
 	})
 }
 
-func TestEachPartitionIsFollowedByItself(t *testing.T) {
+func TestPartitionsAreFollowedSeparately(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const partitions, entities = 4, 40
@@ -462,7 +462,7 @@ func (l *brokenLog) Scan(ctx context.Context, q store.Query) iter.Seq2[*store.Ev
 	return func(yield func(*store.Event, error) bool) { yield(nil, l.scan) }
 }
 
-func TestAReaderIsToldWhatTheLogSays(t *testing.T) {
+func TestReaderIsToldTheErrorOfTheLog(t *testing.T) {
 	t.Parallel()
 	errIO := &store.CorruptError{What: "event", Reason: "a bit has flipped"} // waiting cannot cure this error
 	log := &brokenLog{Log: memory.New()}
@@ -491,7 +491,7 @@ func TestAReaderIsToldWhatTheLogSays(t *testing.T) {
 	}
 }
 
-func TestALargeEventIsReadFromTheLog(t *testing.T) {
+func TestEventThatIsLargeIsReadFromTheLog(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)

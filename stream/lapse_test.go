@@ -15,11 +15,11 @@ import (
 	"github.com/perdure/perdure/stream/streamtest"
 )
 
-// TestASubscriptionAtTheBeginningIsToldOfDeletions opens a subscription that has
+// TestSubscriptionAtTheBeginningIsToldOfDeletions opens a subscription that has
 // acknowledged no commit when an operator removes its checkpoint by mistake. Then events
 // that it has not read are deleted below the highest position of an earlier deletion,
 // so that only the time of the record shows the later one.
-func TestASubscriptionAtTheBeginningIsToldOfDeletions(t *testing.T) {
+func TestSubscriptionAtTheBeginningIsToldOfDeletions(t *testing.T) {
 	t.Parallel()
 	for name, acked := range map[string]int{"nothing_is_acknowledged": 0, "something_is_acknowledged": 1} {
 		t.Run(name, func(t *testing.T) {
@@ -63,9 +63,9 @@ func TestASubscriptionAtTheBeginningIsToldOfDeletions(t *testing.T) {
 	}
 }
 
-// TestASubscriptionNeedsNoLogThatTakesCommits opens a subscription whose checkpoints
+// TestSubscriptionNeedsNoLogThatTakesCommits opens a subscription whose checkpoints
 // are not in the log.
-func TestASubscriptionNeedsNoLogThatTakesCommits(t *testing.T) {
+func TestSubscriptionNeedsNoLogThatTakesCommits(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, memory.New(), 0)
 	w.write(book("a"), 3)
@@ -95,7 +95,7 @@ func (u unmarked) Commit(ctx context.Context, group []*store.Batch) ([]store.Res
 	return u.Log.Commit(ctx, group)
 }
 
-func TestALogThatKeepsNoCheckpointsAfterAllCanBePruned(t *testing.T) {
+func TestLogWithoutCheckpointsCanBePruned(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := unmarked{memory.New()}
@@ -139,9 +139,9 @@ func (m *moody) Deleted(ctx context.Context) ([]store.Deletion, error) {
 	return m.Log.Deleted(ctx)
 }
 
-// TestARemovedCheckpointIsSetAgainWhateverFails removes the checkpoint of a subscription,
+// TestCheckpointThatWasRemovedIsSetAgainWhateverFails removes the checkpoint of a subscription,
 // and makes the log fail when the subscription notices that.
-func TestARemovedCheckpointIsSetAgainWhateverFails(t *testing.T) {
+func TestCheckpointThatWasRemovedIsSetAgainWhateverFails(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(m *moody) *atomic.Bool{
 		"the_commit":                func(m *moody) *atomic.Bool { return &m.refuses },

@@ -23,10 +23,10 @@ func (r *refusing) Commit(ctx context.Context, group []*store.Batch) ([]store.Re
 	return r.Log.Commit(ctx, group)
 }
 
-// TestARegistrationThatIsMissingCountsUntilItIsRenewed has a reader that already knows
+// TestRegistrationThatIsMissingCountsUntilItIsRenewed has a reader that already knows
 // of a lapse when its registration is renewed: no registration has held the events that
 // were deleted between the two.
-func TestARegistrationThatIsMissingCountsUntilItIsRenewed(t *testing.T) {
+func TestRegistrationThatIsMissingCountsUntilItIsRenewed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := &refusing{Log: memory.New()}

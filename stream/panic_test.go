@@ -48,7 +48,7 @@ func (l *panickyLog) Deleted(ctx context.Context) ([]store.Deletion, error) {
 
 // A store that panics must not end the process, nor a reader if the call can be
 // repeated.
-func TestALogThatPanics(t *testing.T) {
+func TestLogThatPanics(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(*panickyLog){
 		"in Heads":   func(l *panickyLog) { l.heads.Store(1) },

@@ -10,7 +10,7 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-func TestAPositionIsProvedByTheEventAtIt(t *testing.T) {
+func TestPositionIsProvedByTheEventAtIt(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, memory.New(memory.WithPartitions(2)), 0)
 	key := book("a")

@@ -244,7 +244,7 @@ func TestInstancesThatChangeAtOnceAreAllKept(t *testing.T) {
 	}
 }
 
-func TestAMoveThatLosesItsAnswerIsMadeGoodByTheNext(t *testing.T) {
+func TestMoveWithoutAnAnswerIsMadeGoodByTheNext(t *testing.T) {
 	t.Parallel()
 	log := &doubtful{Log: memory.New()}
 	g := register(t, log, "sums", "a", 0)
@@ -256,7 +256,7 @@ func TestAMoveThatLosesItsAnswerIsMadeGoodByTheNext(t *testing.T) {
 	wantMarks(t, "after the next move", log, "sums@6")
 }
 
-func TestASubscriptionWhoseNameIsRemovedIsFenced(t *testing.T) {
+func TestSubscriptionWhoseNameIsRemovedIsFenced(t *testing.T) {
 	t.Parallel()
 	log := memory.New()
 	checkpoint, _, err := stream.LogCheckpoints(log).Claim(t.Context(), "mails")
@@ -276,7 +276,7 @@ func TestASubscriptionWhoseNameIsRemovedIsFenced(t *testing.T) {
 	wantMarks(t, "after that", log)
 }
 
-func TestASaveThatLosesItsAnswerFencesNobody(t *testing.T) {
+func TestSaveWithoutAnAnswerFencesNoOther(t *testing.T) {
 	t.Parallel()
 	log := &doubtful{Log: memory.New()}
 	checkpoint, _, err := stream.LogCheckpoints(log).Claim(t.Context(), "mails")

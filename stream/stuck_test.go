@@ -14,11 +14,11 @@ import (
 	"github.com/perdure/perdure/stream"
 )
 
-// TestAStuckSubscriberIsToldAndHundredOthersNoticeNothing blocks one of many
+// TestSubscriberThatIsStuckIsToldAndAHundredOthersNoticeNothing blocks one of many
 // subscribers while more events are written than the hub keeps. The clock of the bubble
 // stands still while any goroutine can run: a subscriber that had to wait for the
 // blocked one would not have all events before the clock moves.
-func TestAStuckSubscriberIsToldAndHundredOthersNoticeNothing(t *testing.T) {
+func TestSubscriberThatIsStuckIsToldAndAHundredOthersNoticeNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const others, perCommit = 100, 100

@@ -89,7 +89,7 @@ func (w *writer) saved() store.Position {
 	return 0
 }
 
-func TestThePositionMovesOverAGaplessPrefixOnly(t *testing.T) {
+func TestPositionMovesOverAGaplessPrefixOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -118,7 +118,7 @@ func TestThePositionMovesOverAGaplessPrefixOnly(t *testing.T) {
 	})
 }
 
-func TestThePositionIsSavedLazilyAndOnClose(t *testing.T) {
+func TestPositionIsSavedLazilyAndOnClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -153,7 +153,7 @@ func TestThePositionIsSavedLazilyAndOnClose(t *testing.T) {
 	})
 }
 
-func TestWhatIsAboveTheSavedPositionComesAgain(t *testing.T) {
+func TestSubscriptionRepeatsCommitsAboveTheSavedPosition(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -174,7 +174,7 @@ func TestWhatIsAboveTheSavedPositionComesAgain(t *testing.T) {
 	})
 }
 
-func TestARefusedCommitComesAgainAfterItsDelay(t *testing.T) {
+func TestRefusedCommitComesAgainAfterItsDelay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -207,7 +207,7 @@ func TestARefusedCommitComesAgainAfterItsDelay(t *testing.T) {
 	})
 }
 
-func TestASubscriptionStopsAtACommitThatIsRefusedTooOften(t *testing.T) {
+func TestSubscriptionStopsAtACommitThatIsRefusedTooOften(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -239,7 +239,7 @@ func TestASubscriptionStopsAtACommitThatIsRefusedTooOften(t *testing.T) {
 	})
 }
 
-func TestADeadLetterDecidesOnWhatIsRefusedTooOften(t *testing.T) {
+func TestDeadLetterDecidesAfterTooManyRefusals(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -278,7 +278,7 @@ func TestSkippedCommitsCountAsAcknowledged(t *testing.T) {
 	})
 }
 
-func TestAPanickingDeadLetterLeavesTheSubscriptionUsable(t *testing.T) {
+func TestDeadLetterThatPanicsLeavesTheSubscriptionUsable(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -328,7 +328,7 @@ func TestAckThroughAcknowledgesWhatCameBefore(t *testing.T) {
 	})
 }
 
-func TestWhatIsOpenHasABound(t *testing.T) {
+func TestOpenCommitsHaveABound(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -380,7 +380,7 @@ func TestWithOneOpenCommitRefusedOnesKeepTheirPlace(t *testing.T) {
 	})
 }
 
-func TestThePositionMovesOverWhatIsNotSelected(t *testing.T) {
+func TestPositionMovesOverEventsThatAreNotSelected(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -403,7 +403,7 @@ func TestThePositionMovesOverWhatIsNotSelected(t *testing.T) {
 	})
 }
 
-func TestANewSubscriptionAtTheHeadBeginsThereForGood(t *testing.T) {
+func TestSubscriptionThatBeginsAtTheHeadStaysThere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -418,7 +418,7 @@ func TestANewSubscriptionAtTheHeadBeginsThereForGood(t *testing.T) {
 	})
 }
 
-func TestTheLaterOfTwoSubscriptionsOfOneNameFencesTheEarlier(t *testing.T) {
+func TestSubscriptionFencesAnEarlierOneOfItsName(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -454,7 +454,7 @@ func TestTheLaterOfTwoSubscriptionsOfOneNameFencesTheEarlier(t *testing.T) {
 	})
 }
 
-func TestAClosedSubscriptionTakesNoAcknowledgement(t *testing.T) {
+func TestSubscriptionTakesNoAcknowledgementAfterClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -481,7 +481,7 @@ func TestAClosedSubscriptionTakesNoAcknowledgement(t *testing.T) {
 	})
 }
 
-func TestASubscriptionEndsWithItsHubAndSavesAllTheSame(t *testing.T) {
+func TestSubscriptionEndsWithItsHubAndSavesAllTheSame(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -557,7 +557,7 @@ func (o flakyOne) Save(ctx context.Context, positions []store.Position) error {
 	return o.CheckpointWriter.Save(ctx, positions)
 }
 
-func TestAPositionThatCannotBeSavedIsSavedLater(t *testing.T) {
+func TestPositionThatCannotBeSavedIsSavedLater(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t, memory.New(), 0)
@@ -593,9 +593,9 @@ func TestAPositionThatCannotBeSavedIsSavedLater(t *testing.T) {
 	})
 }
 
-// TestASubscriptionKeepsTheSixPromises runs many workers that take commits, refuse
+// TestSubscriptionKeepsTheSixPromises runs many workers that take commits, refuse
 // some, acknowledge the others in any order, and crash, while other goroutines write.
-func TestASubscriptionKeepsTheSixPromises(t *testing.T) {
+func TestSubscriptionKeepsTheSixPromises(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 3} {
 		for _, c := range []stream.SubscriptionConfig{

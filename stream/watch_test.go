@@ -32,7 +32,7 @@ func (l *watchedLog) change() {
 	l.changed = make(chan struct{})
 }
 
-func TestAReaderIsToldOfCommitsOfOthersByAWatcher(t *testing.T) {
+func TestReaderIsToldOfCommitsOfOthersByAWatcher(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := &watchedLog{Log: memory.New(), changed: make(chan struct{})}

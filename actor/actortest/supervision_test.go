@@ -25,7 +25,7 @@ func (a *account) Receive(c *actor.Context[int], payment int) {
 }
 
 // This is how to test supervision: no sleep, and the same order each time.
-func TestAnAccountIsRestartedAfterAFailure(t *testing.T) {
+func TestAccountIsRestartedAfterAFailure(t *testing.T) {
 	t.Parallel()
 	scheduler := actortest.NewScheduler()
 	s := scheduler.NewSystem(t, actor.Config{})

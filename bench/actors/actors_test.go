@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// TestEveryContenderDoesEveryWork runs each measurement at a small size. A run ends only
+// TestContendersDoEveryWork runs each measurement at a small size. A run ends only
 // when all messages are handled, and fails if an answer is wrong.
-func TestEveryContenderDoesEveryWork(t *testing.T) {
+func TestContendersDoEveryWork(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: it measures")
@@ -38,7 +38,7 @@ func TestEveryContenderDoesEveryWork(t *testing.T) {
 	}
 }
 
-func TestALoadSaysHowManyMessagesEachReceiverGets(t *testing.T) {
+func TestLoadSaysHowManyMessagesEachReceiverGets(t *testing.T) {
 	t.Parallel()
 	for name, order := range map[string]func(parties, int) []uint32{"in turn": inTurn, "at random": atRandom} {
 		l, messages := newLoad(parties{senders: 3, receivers: 100}, order, 50_000)
@@ -65,7 +65,7 @@ func TestALoadSaysHowManyMessagesEachReceiverGets(t *testing.T) {
 	}
 }
 
-func TestALoadEndsWithTheFirstError(t *testing.T) {
+func TestLoadEndsWithTheFirstError(t *testing.T) {
 	t.Parallel()
 	l, _ := newLoad(parties{1, 1}, inTurn, 1)
 	broken := errors.New("broken")
@@ -122,7 +122,7 @@ func TestMeasurementsTakeTurns(t *testing.T) {
 	}
 }
 
-func TestTheTableShowsMediansAndRatios(t *testing.T) {
+func TestTableShowsMediansAndRatios(t *testing.T) {
 	t.Parallel()
 	all := rates{{{9e6, 1e6, 6e6}, {2e6, 3e6, 1e6}, {4e6, 4e6, 4e6}}}
 	var out bytes.Buffer
@@ -138,7 +138,7 @@ func TestTheTableShowsMediansAndRatios(t *testing.T) {
 	}
 }
 
-func TestTheCommandRefusesWhatItCannotDo(t *testing.T) {
+func TestCommandRefusesMistakes(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
 		{"-runs", "0"},
@@ -157,7 +157,7 @@ func TestTheCommandRefusesWhatItCannotDo(t *testing.T) {
 	}
 }
 
-func TestASingleMeasurementPrintsItsRate(t *testing.T) {
+func TestMeasurementThatIsSinglePrintsItsRate(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"-measure", "perdure/ask 1-1"}, &out, io.Discard); err != nil {

@@ -108,7 +108,7 @@ func spoil(t *testing.T, path string) {
 	}
 }
 
-func TestTheCommandsSayWhatTheyDo(t *testing.T) {
+func TestCommandsSayWhatTheyDo(t *testing.T) {
 	t.Parallel()
 	golden(t, "help", mustExecute(t, "help"))
 	for _, name := range []string{"verify", "copy", "salvage", "backup", "digest", "stats", "readers"} {
@@ -116,7 +116,7 @@ func TestTheCommandsSayWhatTheyDo(t *testing.T) {
 	}
 }
 
-func TestAWholeLogIsVerifiedCopiedAndBackedUp(t *testing.T) {
+func TestLogIsVerifiedCopiedAndBackedUp(t *testing.T) {
 	t.Parallel()
 	path := newLog(t)
 	golden(t, "verify", mustExecute(t, "verify", path))
@@ -158,9 +158,9 @@ func TestDamageIsTold(t *testing.T) {
 	}
 }
 
-// TestADamagedLog copies a damaged log and backs it up. The commands must name the faults and
+// TestDamagedLog copies a damaged log and backs it up. The commands must name the faults and
 // must not call the copy or the backup whole.
-func TestADamagedLog(t *testing.T) {
+func TestDamagedLog(t *testing.T) {
 	t.Parallel()
 	path := newLog(t)
 	spoil(t, path)
@@ -211,7 +211,7 @@ func TestSalvage(t *testing.T) {
 	}
 }
 
-func TestAnUnfinishedCopyIsTold(t *testing.T) {
+func TestCopyThatIsUnfinishedIsReported(t *testing.T) {
 	t.Parallel()
 	to := filepath.Join(t.TempDir(), "copy.db")
 	l, err := bbolt.Open(to)
@@ -231,7 +231,7 @@ func TestAnUnfinishedCopyIsTold(t *testing.T) {
 	}
 }
 
-func TestALogThatIsNotThereIsNotCreated(t *testing.T) {
+func TestLogThatDoesNotExistIsNotCreated(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{"verify", "digest", "stats"} {
 		path := filepath.Join(t.TempDir(), "none.db")
@@ -245,7 +245,7 @@ func TestALogThatIsNotThereIsNotCreated(t *testing.T) {
 	}
 }
 
-func TestALogThatIsOpenIsTold(t *testing.T) {
+func TestLogThatIsOpenIsReported(t *testing.T) {
 	t.Parallel()
 	path := newLog(t)
 	l, err := bbolt.Open(path)
@@ -259,7 +259,7 @@ func TestALogThatIsOpenIsTold(t *testing.T) {
 	}
 }
 
-func TestAWrongCallIsTold(t *testing.T) {
+func TestCallThatIsWrongIsReported(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"verify"}, {"copy", "a"}, {"frobnicate"}, {"verify", "--no-such-flag", "a"}} {
 		if _, errs, code := execute(t, args...); code != exitUsage || !strings.Contains(errs, "perdure help") {

@@ -230,7 +230,7 @@ func TestMoneyIsNeitherMadeNorLostByACrashAtAnyStep(t *testing.T) {
 	}
 }
 
-func TestADepositThatIsNotOneWithItsMessageIsCaught(t *testing.T) {
+func TestDepositApartFromItsMessageIsCaught(t *testing.T) {
 	t.Parallel()
 	f := &fate{}
 	if err := inBubble(t, f); err != nil {
@@ -245,7 +245,7 @@ func TestADepositThatIsNotOneWithItsMessageIsCaught(t *testing.T) {
 	t.Errorf("not caught with a crash at any of %d steps", f.steps)
 }
 
-func TestATransferThatTakesTooLongGivesBackWhatItTakes(t *testing.T) {
+func TestTransferThatTakesTooLongGivesTheMoneyBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, log := t.Context(), memory.New()
@@ -344,7 +344,7 @@ func TestInterestIsPaidForEveryMonthAlsoForThoseThatWereMissed(t *testing.T) {
 	})
 }
 
-func TestTheProgramSaysWhatHasHappenedAndSaysItAgain(t *testing.T) {
+func TestProgramPrintsTheSameTwice(t *testing.T) {
 	t.Parallel()
 	uri := "bbolt:" + t.TempDir() + "/bank.db"
 	for _, which := range []string{"first", "second"} {
@@ -363,7 +363,7 @@ func TestTheProgramSaysWhatHasHappenedAndSaysItAgain(t *testing.T) {
 	}
 }
 
-func TestTheProgramSaysWhereItFails(t *testing.T) {
+func TestProgramSaysWhereItFails(t *testing.T) {
 	t.Parallel()
 	if err := run(t.Context(), "nosuch:store", &bytes.Buffer{}); err == nil || !errors.Is(err, store.ErrInvalid) {
 		t.Errorf("a store that is none: got %v, want ErrInvalid", err)

@@ -14,7 +14,7 @@ import (
 	"github.com/perdure/perdure/internal/progress"
 )
 
-func TestAStateIsALineThatSaysHowFarItIs(t *testing.T) {
+func TestProgressStateIsALineThatSaysHowFarItIs(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		state     progress.State
@@ -86,7 +86,7 @@ func half(total int64) progress.State {
 	return progress.State{Unit: "commands", Done: total / 2, Total: total, Elapsed: time.Second}
 }
 
-func TestATellerTellsAtItsPace(t *testing.T) {
+func TestTellerTellsAtItsPace(t *testing.T) {
 	t.Parallel()
 	const (
 		ten    = " 50 %  5 of 10 commands, 5 a second, 1s left"
@@ -138,7 +138,7 @@ func (l *lost) Write([]byte) (int, error) {
 	return 0, errors.New("broken pipe")
 }
 
-func TestAnOutputThatIsLostDoesNotStopTheWork(t *testing.T) {
+func TestOutputThatIsLostDoesNotStopTheWork(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		out := new(lost)
@@ -170,7 +170,7 @@ func TestNumbersAreWrittenForPeople(t *testing.T) {
 	}
 }
 
-func TestAFileIsNoTerminal(t *testing.T) {
+func TestTerminalIsNoFile(t *testing.T) {
 	t.Parallel()
 	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
 	if err != nil {
@@ -182,7 +182,7 @@ func TestAFileIsNoTerminal(t *testing.T) {
 	}
 }
 
-func TestADumbTerminalIsNoneToDrawOn(t *testing.T) { //nolint:paralleltest // it sets the environment
+func TestTerminalThatIsDumbIsNotDrawnOn(t *testing.T) { //nolint:paralleltest // it sets the environment
 	device, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0) // a character device, like a terminal
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-func TestKey_of_an_entity_sorts_as_its_name_and_is_no_prefix(t *testing.T) {
+func TestKeyOfAnEntitySortsAsItsNameAndIsNoPrefix(t *testing.T) {
 	t.Parallel()
 	keys := []store.Key{
 		{Kind: "a", ID: "\x01"},
@@ -51,7 +51,7 @@ func TestKey_of_an_entity_sorts_as_its_name_and_is_no_prefix(t *testing.T) {
 	}
 }
 
-func TestDueKey_sorts_as_times_do(t *testing.T) {
+func TestDueKeySortsAsTimesDo(t *testing.T) {
 	t.Parallel()
 	epoch := time.Unix(0, 0)
 	times := []time.Time{
@@ -91,7 +91,7 @@ func TestDueKey_sorts_as_times_do(t *testing.T) {
 	}
 }
 
-func TestChecksum_notices_every_flipped_bit_and_a_wrong_key(t *testing.T) {
+func TestChecksumNoticesEveryFlippedBitAndAWrongKey(t *testing.T) {
 	t.Parallel()
 	k := []byte("\x02book\x00emma\x00")
 	number := storecore.AppendNumber([]byte("before"), k, 1<<40+7)[len("before"):]

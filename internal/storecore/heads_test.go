@@ -102,7 +102,7 @@ func (c hasty) Put(key store.Key, h storecore.Head) {
 	c[key] = h
 }
 
-func TestHeadCache_forgets_and_never_lies(t *testing.T) {
+func TestHeadCacheForgetsAndNeverLies(t *testing.T) {
 	t.Parallel()
 	if err := checkHeads(new(storecore.HeadCache)); err != nil {
 		t.Error(err)
@@ -121,7 +121,7 @@ func TestHeadCache_forgets_and_never_lies(t *testing.T) {
 	}
 }
 
-func TestOwnKey_shares_nothing_with_the_caller(t *testing.T) {
+func TestOwnKeySharesNothingWithTheCaller(t *testing.T) {
 	t.Parallel()
 	big := strings.Repeat("book/emma", 1000)
 	key := store.Key{Kind: big[:4], ID: big[5:9]}

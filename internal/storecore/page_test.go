@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-func TestPage_keeps_its_own_copy_of_every_row(t *testing.T) {
+func TestPageKeepsItsOwnCopyOfEveryRow(t *testing.T) {
 	t.Parallel()
 	p := storecore.NewPage()
 	defer p.Release()
@@ -42,7 +42,7 @@ func TestPage_keeps_its_own_copy_of_every_row(t *testing.T) {
 	}
 }
 
-func TestPage_is_full_at_one_of_its_bounds(t *testing.T) {
+func TestPageIsFullAtOneOfItsBounds(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name       string
@@ -72,7 +72,7 @@ func TestPage_is_full_at_one_of_its_bounds(t *testing.T) {
 	}
 }
 
-func TestPage_holds_nothing_of_another_reader(t *testing.T) {
+func TestPageHoldsNothingOfAnotherReader(t *testing.T) {
 	t.Parallel()
 	for range 50 { // until the pool returns a used page
 		p := storecore.NewPage()
@@ -89,7 +89,7 @@ func TestPage_holds_nothing_of_another_reader(t *testing.T) {
 	}
 }
 
-func TestPage_that_has_grown_is_not_kept(t *testing.T) {
+func TestPageThatHasGrownIsNotKept(t *testing.T) {
 	t.Parallel()
 	grown := make(map[*storecore.Page]bool) // the map also prevents reuse of the addresses
 	for range 10 {

@@ -19,7 +19,7 @@ import (
 
 var errDisk = errors.New("no space left on device")
 
-func TestQueue_lets_one_caller_commit_and_gives_each_its_result(t *testing.T) {
+func TestQueueLetsOneCallerCommitAndGivesEachItsResult(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const callers, rounds = 32, 30
@@ -59,7 +59,7 @@ func TestQueue_lets_one_caller_commit_and_gives_each_its_result(t *testing.T) {
 	})
 }
 
-func TestQueue_starves_no_caller_and_keeps_none_for_two_transactions(t *testing.T) {
+func TestQueueStarvesNoCallerAndKeepsNoneForTwoTransactions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const each, waiters = 3, 20 // groups per transaction, groups in total
@@ -104,7 +104,7 @@ func TestQueue_starves_no_caller_and_keeps_none_for_two_transactions(t *testing.
 	})
 }
 
-func TestQueue_bounds_a_transaction(t *testing.T) {
+func TestQueueBoundsATransaction(t *testing.T) {
 	t.Parallel()
 	mib := make([]byte, 1<<20-1<<10) // a record has fields besides its payload
 	event := func(n int) []store.Event {
@@ -182,7 +182,7 @@ func TestQueue_bounds_a_transaction(t *testing.T) {
 	}
 }
 
-func TestQueue_refuses_a_group_that_is_too_large(t *testing.T) {
+func TestQueueRefusesAGroupThatIsTooLarge(t *testing.T) {
 	t.Parallel()
 	l := &log{}
 	err := l.put(t.Context(), "large", store.GroupBatchesMax+1)
@@ -195,7 +195,7 @@ func TestQueue_refuses_a_group_that_is_too_large(t *testing.T) {
 	wantIdle(t, l)
 }
 
-func TestQueue_never_commits_a_call_that_has_given_up(t *testing.T) {
+func TestQueueNeverCommitsACallThatHasGivenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := make(gate)
@@ -227,7 +227,7 @@ func TestQueue_never_commits_a_call_that_has_given_up(t *testing.T) {
 	})
 }
 
-func TestQueue_gives_a_taken_call_its_result_after_its_context_has_ended(t *testing.T) {
+func TestQueueGivesATakenCallItsResultAfterItsContextHasEnded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g, stored := make(gate), make(gate)
@@ -273,7 +273,7 @@ func TestQueue_gives_a_taken_call_its_result_after_its_context_has_ended(t *test
 	})
 }
 
-func TestQueue_loses_and_denies_nothing_whenever_a_context_ends(t *testing.T) {
+func TestQueueLosesAndDeniesNothingWheneverAContextEnds(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
@@ -328,7 +328,7 @@ func TestQueue_loses_and_denies_nothing_whenever_a_context_ends(t *testing.T) {
 	}
 }
 
-func TestQueue_refuses_a_wrong_batch_alone(t *testing.T) {
+func TestQueueRefusesAWrongBatchAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := make(gate)
@@ -374,7 +374,7 @@ func TestQueue_refuses_a_wrong_batch_alone(t *testing.T) {
 	})
 }
 
-func TestQueue_continues_after_a_commit_that_panics(t *testing.T) {
+func TestQueueContinuesAfterACommitThatPanics(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string

@@ -45,7 +45,7 @@ func TestProtocolCoresAreReplayable(t *testing.T) {
 	report(t, faults)
 }
 
-func TestWhatCannotBeReplayedIsFound(t *testing.T) {
+func TestReplayFindsCallsThatCannotBeReplayed(t *testing.T) {
 	t.Parallel()
 	const source = `package core
 

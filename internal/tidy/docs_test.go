@@ -38,7 +38,7 @@ func TestExportedNamesAreDocumented(t *testing.T) {
 	report(t, faults)
 }
 
-func TestAMissingDocCommentIsFound(t *testing.T) {
+func TestDocCommentThatIsMissingIsFound(t *testing.T) {
 	t.Parallel()
 	const source = `// Some words about it.
 package shelf

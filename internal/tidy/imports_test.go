@@ -58,7 +58,7 @@ func TestImportsPointDown(t *testing.T) {
 	report(t, faults)
 }
 
-func TestAnImportThatPointsUpIsFound(t *testing.T) {
+func TestImportThatPointsUpIsFound(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		from, imports string

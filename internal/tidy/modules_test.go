@@ -30,7 +30,7 @@ var moduleDirs = []string{
 // workspace, so that the requirements of those programs do not affect the other modules.
 const toolsDir = "tools"
 
-func TestTheWorkspaceHoldsEveryModule(t *testing.T) {
+func TestWorkspaceHoldsEveryModule(t *testing.T) {
 	t.Parallel()
 	want := slices.Clone(moduleDirs)
 
@@ -54,7 +54,7 @@ func TestTheWorkspaceHoldsEveryModule(t *testing.T) {
 	}
 }
 
-func TestAModuleIsNamedAfterItsDirectory(t *testing.T) {
+func TestModuleIsNamedAfterItsDirectory(t *testing.T) {
 	t.Parallel()
 	versions := map[string]string{}
 	for _, f := range files(t, func(name string) bool { return path.Base(name) == "go.mod" || name == "go.work" }) {
@@ -78,13 +78,13 @@ func TestAModuleIsNamedAfterItsDirectory(t *testing.T) {
 	}
 }
 
-func TestTheCoreModuleRequiresLittle(t *testing.T) {
+func TestCoreModuleRequiresLittle(t *testing.T) {
 	t.Parallel()
 	core := files(t, func(name string) bool { return name == "go.mod" })[0]
 	report(t, coreFaults(core.text))
 }
 
-func TestAHeavyRequirementOfTheCoreIsFound(t *testing.T) {
+func TestRequirementOfTheCoreIsFound(t *testing.T) {
 	t.Parallel()
 	const mod = `module github.com/perdure/perdure
 

@@ -81,7 +81,7 @@ func TestPagesNameWhatExists(t *testing.T) {
 	report(t, faults)
 }
 
-func TestAPageThatNamesNothingIsFound(t *testing.T) {
+func TestPageThatNamesNothingIsFound(t *testing.T) {
 	t.Parallel()
 	names := map[string]bool{"TestOne": true}
 	exists := func(name string) bool { return name == "docs/a.md" || name == "b.md" || name == "." }

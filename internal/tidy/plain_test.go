@@ -17,7 +17,7 @@ import (
 	"unicode/utf8"
 )
 
-// lower makes TestTheProseIsPlain write the list of allowed sentences, if the tree has
+// lower makes TestProseIsPlain write the list of allowed sentences, if the tree has
 // fewer of them than the list allows.
 var lower = flag.Bool("lower", false, "lower the numbers of plain.txt to what the tree has")
 
@@ -40,7 +40,7 @@ const commentWidthMax = 100
 // sentences each file may have: those that were there before the rule. The numbers can
 // only go down: a file with fewer sentences than its number is a fault as well, which
 // go test ./internal/tidy -run Plain -lower mends.
-func TestTheProseIsPlain(t *testing.T) {
+func TestProseIsPlain(t *testing.T) {
 	t.Parallel()
 	found := map[string][]string{}
 	var faults []string

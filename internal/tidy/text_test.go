@@ -22,7 +22,7 @@ var stray = []struct {
 	{"a space at the end of the line", regexp.MustCompile(`[ \t]+\r?$`)},
 }
 
-func TestTheTextIsTidy(t *testing.T) {
+func TestTextIsTidy(t *testing.T) {
 	t.Parallel()
 	var faults []string
 	for _, f := range files(t, func(name string) bool {
@@ -33,7 +33,7 @@ func TestTheTextIsTidy(t *testing.T) {
 	report(t, faults)
 }
 
-func TestAStrayTextIsFound(t *testing.T) {
+func TestStrayTextIsFound(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		text string

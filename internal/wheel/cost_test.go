@@ -12,7 +12,7 @@ import (
 // The tests of this file measure the whole process, so they do not run in
 // parallel with others.
 
-func TestATimerTakesLittleMemory(t *testing.T) { //nolint:paralleltest // it measures the whole process
+func TestTimerTakesLittleMemory(t *testing.T) { //nolint:paralleltest // it measures the whole process
 	if got, most := unsafe.Sizeof(wheel.Timer{}), uintptr(48); got > most {
 		t.Errorf("a Timer has %d bytes, want at most %d", got, most)
 	}
@@ -35,7 +35,7 @@ func TestATimerTakesLittleMemory(t *testing.T) { //nolint:paralleltest // it mea
 	}
 }
 
-func TestAWheelThatWaitsHasNoGoroutine(t *testing.T) { //nolint:paralleltest // it measures the whole process
+func TestWheelThatWaitsHasNoGoroutine(t *testing.T) { //nolint:paralleltest // it measures the whole process
 	w := wheel.New()
 	defer w.Close()
 	before := runtime.NumGoroutine()

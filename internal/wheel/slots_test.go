@@ -154,7 +154,7 @@ func TestSlotsAgreeWithASortedList(t *testing.T) {
 	}
 }
 
-func TestATimerMovesDownOnceALevelAtMost(t *testing.T) {
+func TestTimerMovesDownOnceALevelAtMost(t *testing.T) {
 	t.Parallel()
 	var s slots
 	var x Timer
@@ -171,7 +171,7 @@ func TestATimerMovesDownOnceALevelAtMost(t *testing.T) {
 	}
 }
 
-func TestAStepMovesABoundedNumberOfTimers(t *testing.T) {
+func TestStepMovesABoundedNumberOfTimers(t *testing.T) {
 	t.Parallel()
 	const n = 3*cascadeMax + 1
 	var s slots

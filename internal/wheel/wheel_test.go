@@ -34,7 +34,7 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-func TestATimerIsCalledInItsStepAndNotBefore(t *testing.T) {
+func TestTimerIsCalledInItsStepAndNotBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := wheel.New()
@@ -81,7 +81,7 @@ func TestTimersOfOneStepAreCalledInTheirOrder(t *testing.T) {
 	})
 }
 
-func TestADueOrNegativeDelayIsCalledAtOnce(t *testing.T) {
+func TestDelayThatIsDueOrNegativeIsCalledAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := wheel.New()
@@ -98,7 +98,7 @@ func TestADueOrNegativeDelayIsCalledAtOnce(t *testing.T) {
 	})
 }
 
-func TestAnEarlierTimerOvertakesALaterOne(t *testing.T) {
+func TestTimerThatIsEarlierOvertakesALaterOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := wheel.New()
@@ -116,7 +116,7 @@ func TestAnEarlierTimerOvertakesALaterOne(t *testing.T) {
 	})
 }
 
-func TestAStoppedTimerIsNotCalled(t *testing.T) {
+func TestStoppedTimerIsNotCalled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := wheel.New()
@@ -144,7 +144,7 @@ func TestAStoppedTimerIsNotCalled(t *testing.T) {
 	})
 }
 
-func TestATimerThatIsDueCanStillBeStoppedByTheCallBeforeIt(t *testing.T) {
+func TestTimerThatIsDueCanBeStoppedByTheCallBeforeIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := wheel.New()
@@ -214,7 +214,7 @@ func TestCallsOfOneWheelDoNotOverlap(t *testing.T) {
 	}
 }
 
-func TestACallThatEndsItsGoroutineDelaysNobody(t *testing.T) {
+func TestCallThatEndsItsGoroutineDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := wheel.New()
@@ -272,7 +272,7 @@ func TestCloseWaitsForTheCallAndStopsTheRest(t *testing.T) {
 	})
 }
 
-func TestTheZeroTimerDoesNothing(t *testing.T) {
+func TestZeroTimerDoesNothing(t *testing.T) {
 	t.Parallel()
 	var x wheel.Timer
 	if x.Stop() || x.Reset(0) {
@@ -280,10 +280,10 @@ func TestTheZeroTimerDoesNothing(t *testing.T) {
 	}
 }
 
-// TestEveryTimerIsCalledOrStopped makes goroutines schedule, reset and stop the same timers
+// TestTimersAreCalledOrStopped makes goroutines schedule, reset and stop the same timers
 // for a while. Each schedule ends in exactly one way: it is replaced or stopped in time, or
 // its call is made.
-func TestEveryTimerIsCalledOrStopped(t *testing.T) {
+func TestTimersAreCalledOrStopped(t *testing.T) {
 	t.Parallel()
 	const goroutines, rounds, shared = 8, 3000, 16
 	w := wheel.New()

@@ -88,7 +88,7 @@ type opened struct {
 	*file
 }
 
-func TestATargetKeepsThePort(t *testing.T) {
+func TestTargetKeepsThePort(t *testing.T) {
 	t.Parallel()
 	projectiontest.Run(t, func(t testing.TB) projection.Target[*bbolt.Tx] {
 		target, f := open(t)
@@ -119,7 +119,7 @@ func TestATargetKeepsThePort(t *testing.T) {
 	})
 }
 
-func TestACommitThatFailsIsUnknownAndBreaksTheTarget(t *testing.T) {
+func TestCommitThatFailsIsUnknownAndBreaksTheTarget(t *testing.T) {
 	t.Parallel()
 	target, f := open(t)
 	name := f.db.Path()
@@ -153,7 +153,7 @@ func TestACommitThatFailsIsUnknownAndBreaksTheTarget(t *testing.T) {
 	}
 }
 
-func TestTheNotesOfTwoBucketsAreApart(t *testing.T) {
+func TestNotesOfTwoBucketsAreApart(t *testing.T) {
 	t.Parallel()
 	one, f := open(t)
 	two := newTarget(t, f.db, bolttarget.Bucket("others"))
@@ -176,7 +176,7 @@ func TestTheNotesOfTwoBucketsAreApart(t *testing.T) {
 	}
 }
 
-func TestAFileThatIsOpenForReadingCanBeViewed(t *testing.T) {
+func TestFileThatIsOpenForReadingCanBeViewed(t *testing.T) {
 	t.Parallel()
 	for _, fresh := range []bool{true, false} {
 		f := openFile(t, filepath.Join(t.TempDir(), "model.db"))
@@ -216,7 +216,7 @@ func TestAFileThatIsOpenForReadingCanBeViewed(t *testing.T) {
 	}
 }
 
-func TestATargetOfAClosedFileSaysSo(t *testing.T) {
+func TestTargetOfAClosedFileSaysSo(t *testing.T) {
 	t.Parallel()
 	target, f := open(t)
 	if err := f.db.Close(); err != nil {
@@ -242,7 +242,7 @@ func TestDoMustNotEndTheTransaction(t *testing.T) {
 	}
 }
 
-func TestAWaitForAWriterWhoIsNoTargetEndsWithTheContext(t *testing.T) {
+func TestWaitForAWriterThatIsNoTargetEndsWithTheContext(t *testing.T) {
 	t.Parallel()
 	target, f := open(t)
 	other, err := f.db.Begin(true)
@@ -266,7 +266,7 @@ func TestAWaitForAWriterWhoIsNoTargetEndsWithTheContext(t *testing.T) {
 	}
 }
 
-func TestAPanicOfAHandlerIsNotTakenForDamage(t *testing.T) {
+func TestPanicOfAHandlerIsNotTakenForDamage(t *testing.T) {
 	t.Parallel()
 	target, _ := open(t)
 	for what, do := range map[string]func(tx *bbolt.Tx) error{

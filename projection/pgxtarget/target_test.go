@@ -84,7 +84,7 @@ func misuses() []projectiontest.Misuse[*pgxtarget.Tx] {
 	}
 }
 
-func TestATargetKeepsThePort(t *testing.T) {
+func TestTargetKeepsThePort(t *testing.T) {
 	t.Parallel()
 	pgtest.Open(t) // skips the test without a server
 	another := func(t testing.TB, target projection.Target[*pgxtarget.Tx]) projection.Target[*pgxtarget.Tx] {
@@ -108,7 +108,7 @@ func TestATargetKeepsThePort(t *testing.T) {
 	})
 }
 
-func TestAConstraintThatFailsAtTheCommitHasStoredNothing(t *testing.T) {
+func TestConstraintThatFailsAtTheCommitHasStoredNothing(t *testing.T) {
 	t.Parallel()
 	target := open(t, pgtest.Open(t))
 	target.db.Exec(t, "CREATE TABLE late (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")

@@ -16,7 +16,7 @@ type model struct {
 	values memorytarget.Table[string, string]
 }
 
-func TestAMemoryPasses(t *testing.T) {
+func TestMemoryPasses(t *testing.T) {
 	t.Parallel()
 	projectiontest.Run(t, func(t testing.TB) projection.Target[*model] {
 		m, err := memorytarget.New(model{})
@@ -70,7 +70,7 @@ var features = projectiontest.Features[*plainTx]{
 	Faults: []error{errFull}, Failures: []error{errRow},
 }
 
-func TestAPlainTargetPasses(t *testing.T) {
+func TestTargetWithoutOptionsPasses(t *testing.T) {
 	t.Parallel()
 	projectiontest.Run(t, func(testing.TB) projection.Target[*plainTx] { return newPlain(twist{}) }, features)
 }

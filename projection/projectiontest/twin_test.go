@@ -126,7 +126,7 @@ func like(key, prefix []rune) bool {
 	return true
 }
 
-func TestEveryBrokenTwinIsCaught(t *testing.T) {
+func TestBrokenTwinsAreCaught(t *testing.T) {
 	t.Parallel()
 	for _, w := range twins {
 		t.Run(w.name, func(t *testing.T) {
@@ -144,7 +144,7 @@ func TestEveryBrokenTwinIsCaught(t *testing.T) {
 	}
 }
 
-func TestEveryCaseCatchesABrokenTwin(t *testing.T) {
+func TestCasesCatchBrokenTwins(t *testing.T) {
 	t.Parallel()
 	caught := make(map[string]bool)
 	for _, w := range twins {

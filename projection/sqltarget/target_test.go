@@ -147,7 +147,7 @@ func openScript(t *testing.T, d sqltarget.Dialect, options ...sqltarget.Option) 
 	}
 }
 
-func TestAnErrorOfTheCommitIsUnknownUnlessItIsProved(t *testing.T) {
+func TestCommitErrorIsUnknownUnlessItIsProved(t *testing.T) {
 	t.Parallel()
 	const busy, snapshot, locked, full, broken = 5, 5 | 2<<8, 6 | 1<<8, 13, 10
 	for _, c := range []struct {
@@ -191,7 +191,7 @@ func TestAnErrorOfTheCommitIsUnknownUnlessItIsProved(t *testing.T) {
 	}
 }
 
-func TestATransactionThatWasInTheWayIsWaitedForWithPauses(t *testing.T) {
+func TestTransactionOfAnotherIsWaitedForWithPauses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		target, s, done := openScript(t, sqltarget.SQLite)
@@ -221,7 +221,7 @@ func TestATransactionThatWasInTheWayIsWaitedForWithPauses(t *testing.T) {
 	})
 }
 
-func TestAnUpdateOfSQLiteTakesTheLockBeforeItReads(t *testing.T) {
+func TestUpdateOfSQLiteTakesTheLockBeforeItReads(t *testing.T) {
 	t.Parallel()
 	target, s, done := openScript(t, sqltarget.SQLite)
 	defer done()
@@ -237,7 +237,7 @@ func TestAnUpdateOfSQLiteTakesTheLockBeforeItReads(t *testing.T) {
 	}
 }
 
-func TestANoteThatIsNotThereIsHeldInPostgreSQL(t *testing.T) {
+func TestNoteThatDoesNotExistIsLockedInPostgreSQL(t *testing.T) {
 	t.Parallel()
 	target, s, done := openScript(t, sqltarget.PostgreSQL)
 	defer done()

@@ -71,7 +71,7 @@ func (e changedExport) Records(ctx context.Context, s store.RecordKind) iter.Seq
 	}
 }
 
-func TestALogThatCannotBeExportedIsNeitherVerifiedNorCopied(t *testing.T) {
+func TestLogThatCannotBeExportedIsNeitherVerifiedNorCopied(t *testing.T) {
 	t.Parallel()
 	whole, bare := memory.New(), testlog.Bare(memory.New())
 	for what, do := range map[string]func() error{

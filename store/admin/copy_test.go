@@ -17,7 +17,7 @@ import (
 	"github.com/perdure/perdure/store/memory"
 )
 
-func TestACopyThatDiffersIsAnError(t *testing.T) {
+func TestCopyThatDiffersIsAnError(t *testing.T) {
 	t.Parallel()
 	to := &changedLog{Log: memory.New(), change: func(_ store.RecordKind, r store.Record) store.Record {
 		if e, ok := r.(*store.Event); ok && e.Version == 2 {

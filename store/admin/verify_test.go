@@ -105,7 +105,7 @@ func TestVerifyFindsWhatIsInconsistent(t *testing.T) {
 	}
 }
 
-func TestVerify_finds_what_is_ahead_of_the_log(t *testing.T) {
+func TestVerifyFindsWhatIsAheadOfTheLog(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(store.Record) store.Record{
 		"the entity is at version 1": func(r store.Record) store.Record {
@@ -136,7 +136,7 @@ func TestVerify_finds_what_is_ahead_of_the_log(t *testing.T) {
 	}
 }
 
-func TestVerify_finds_a_value_that_is_claimed_twice(t *testing.T) {
+func TestVerifyFindsAValueThatIsClaimedTwice(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*store.Claimed){
 		"by another entity":         func(c *store.Claimed) { c.Claim.Value = "a" },
@@ -198,7 +198,7 @@ func TestVerifyTellsLittleOfMuchDamage(t *testing.T) {
 	}
 }
 
-func TestAllThatIsReadIsTold(t *testing.T) {
+func TestReaderTellsOfEverythingThatItReads(t *testing.T) {
 	t.Parallel()
 	l := filledLog(t, 20, 200)
 	phases := make(map[string]admin.Progress)

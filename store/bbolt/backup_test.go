@@ -60,10 +60,10 @@ func (d *load) end() {
 
 func loadKey(i int) store.Key { return book(fmt.Sprintf("load %d", i)) }
 
-// TestBackup_under_load_holds_exactly_a_prefix takes backups while others commit. A
+// TestBackupUnderLoadHoldsExactlyAPrefix takes backups while others commit. A
 // backup holds all that was acknowledged before it began, nothing that was begun
 // after it had ended, and of each batch all or nothing.
-func TestBackup_under_load_holds_exactly_a_prefix(t *testing.T) {
+func TestBackupUnderLoadHoldsExactlyAPrefix(t *testing.T) {
 	t.Parallel()
 	const entities = 4
 	l := openNew(t, bbolt.WithPartitions(2))
@@ -112,7 +112,7 @@ func TestBackup_under_load_holds_exactly_a_prefix(t *testing.T) {
 	}
 }
 
-func TestVerify_under_load_finds_nothing(t *testing.T) {
+func TestVerifyUnderLoadFindsNothing(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -134,7 +134,7 @@ func openCopy(t testing.TB, l store.Log) *bbolt.Log {
 	return to
 }
 
-func TestBackup_never_overwrites(t *testing.T) {
+func TestBackupNeverOverwrites(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	path := filepath.Join(t.TempDir(), "there")
@@ -146,8 +146,8 @@ func TestBackup_never_overwrites(t *testing.T) {
 	wantIs(t, l.Backup(t.Context(), l.Path(), admin.BackupOptions{}), fs.ErrExist)
 }
 
-// TestBackup_of_a_damaged_log is made, has the rest, and says so.
-func TestBackup_of_a_damaged_log(t *testing.T) {
+// TestBackupOfADamagedLog is made, has the rest, and says so.
+func TestBackupOfADamagedLog(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -174,9 +174,9 @@ func TestBackup_of_a_damaged_log(t *testing.T) {
 	}
 }
 
-// TestBackup_that_fails_leaves_nothing damages what a backup has written, which the check
+// TestBackupThatFailsLeavesNothing damages what a backup has written, which the check
 // of it finds, and breaks one off.
-func TestBackup_that_fails_leaves_nothing(t *testing.T) {
+func TestBackupThatFailsLeavesNothing(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -214,7 +214,7 @@ func TestBackup_that_fails_leaves_nothing(t *testing.T) {
 	}
 }
 
-func TestBackup_reports_its_progress(t *testing.T) {
+func TestBackupReportsItsProgress(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -310,7 +310,7 @@ func TestBackup(t *testing.T) {
 	})
 }
 
-func TestOpen_refuses_an_unfinished_copy(t *testing.T) {
+func TestOpenRefusesAnUnfinishedCopy(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	in, err := l.Import(t.Context(), store.Origin{Heads: []store.Position{2}})
@@ -335,7 +335,7 @@ func TestOpen_refuses_an_unfinished_copy(t *testing.T) {
 	}
 }
 
-func TestBackup_of_a_file_that_has_lost_its_end(t *testing.T) {
+func TestBackupOfAFileThatHasLostItsEnd(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "log.db")
 	l := openAt(t, path)

@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/store/storetest/embeddedtest"
 )
 
-func TestCommit_of_a_group_that_changes_nothing_is_not_written(t *testing.T) {
+func TestCommitOfAGroupThatChangesNothingIsNotWritten(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 3))
@@ -20,7 +20,7 @@ func TestCommit_of_a_group_that_changes_nothing_is_not_written(t *testing.T) {
 	}
 }
 
-func TestCommit_that_fails_breaks_the_log_until_it_is_opened_again(t *testing.T) {
+func TestCommitThatFailsBreaksTheLogUntilItIsOpenedAgain(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 1))

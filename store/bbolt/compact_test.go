@@ -223,7 +223,7 @@ func onlyFile(t *testing.T, path string) {
 }
 
 // An Open that waits for the lock while Compact works gets the new file.
-func TestOpen_takes_the_file_that_has_the_name(t *testing.T) {
+func TestOpenTakesTheFileThatHasTheName(t *testing.T) {
 	t.Parallel()
 	path := pruned(t)
 	l := openAt(t, path)

@@ -72,7 +72,7 @@ func TestMain(m *testing.M) {
 	os.Exit(crashtest.Main(m, crashSubject, unsynced, syncedLate, sureOfErrors))
 }
 
-func TestLog_survives_every_crash(t *testing.T) {
+func TestLogSurvivesEveryCrash(t *testing.T) {
 	t.Parallel()
 	crashtest.Run(t, crashSubject)
 }
@@ -86,19 +86,19 @@ func longOnly(t testing.TB) {
 	}
 }
 
-func TestCrash_catches_a_log_that_does_not_sync(t *testing.T) {
+func TestCrashCatchesALogThatDoesNotSync(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Power(t, unsynced) })
 }
 
-func TestCrash_catches_a_log_that_syncs_after_its_answer(t *testing.T) {
+func TestCrashCatchesALogThatSyncsAfterItsAnswer(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Power(t, syncedLate) })
 }
 
-func TestCrash_catches_a_log_that_is_sure_of_every_error(t *testing.T) {
+func TestCrashCatchesALogThatIsSureOfEveryError(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	crashtest.Catches(t, "batches are stored", func(t testing.TB) { crashtest.IO(t, sureOfErrors) })

@@ -121,11 +121,11 @@ func fillLog(t testing.TB, l *bbolt.Log) (keys []store.Key) {
 	return append(keys, saved)
 }
 
-// TestDamage_of_a_bit_is_an_error_and_never_wrong_data flips one bit of the file at a time. Each
+// TestDamageOfABitIsAnErrorAndNeverWrongData flips one bit of the file at a time. Each
 // read must then return the stored data or an error, and the process must not end. The package
 // documents two exceptions, which only a verification finds: the count of entries in the header of
 // a page, and an element of a page that points to another, intact entry.
-func TestDamage_of_a_bit_is_an_error_and_never_wrong_data(t *testing.T) {
+func TestDamageOfABitIsAnErrorAndNeverWrongData(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	const flips = 200
@@ -269,7 +269,7 @@ func compare(got, want map[string][]string, errs, notFound map[string]error) (wr
 	return wrong
 }
 
-func TestDamage_of_a_file_that_shrinks_is_an_error(t *testing.T) {
+func TestDamageOfAFileThatShrinksIsAnError(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -286,7 +286,7 @@ func TestDamage_of_a_file_that_shrinks_is_an_error(t *testing.T) {
 	_ = l.Close()
 }
 
-func TestClose_of_a_file_that_was_emptied(t *testing.T) {
+func TestCloseOfAFileThatWasEmptied(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -307,7 +307,7 @@ func TestClose_of_a_file_that_was_emptied(t *testing.T) {
 	closeLog(t, openAt(t, l.Path())) // its lock is gone too
 }
 
-func TestDamage_of_a_missing_entry_is_an_error(t *testing.T) {
+func TestDamageOfAMissingEntryIsAnError(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name   string
@@ -334,9 +334,9 @@ func TestDamage_of_a_missing_entry_is_an_error(t *testing.T) {
 	}
 }
 
-// TestScan_goes_on_behind_damage damages the event before a gap of deleted ones: a
+// TestScanGoesOnBehindDamage damages the event before a gap of deleted ones: a
 // reader that passes it gets all that comes later.
-func TestScan_goes_on_behind_damage(t *testing.T) {
+func TestScanGoesOnBehindDamage(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("b"), 0, 1))

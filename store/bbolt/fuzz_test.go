@@ -54,7 +54,7 @@ func smallPage(flags uint16, pairs ...string) []byte {
 	return append(b, data...)
 }
 
-func TestPage_that_is_small_is_intact(t *testing.T) {
+func TestPageThatIsSmallIsIntact(t *testing.T) {
 	t.Parallel()
 	if entries, size, fault := bbolt.ParsePage(smallPage(2, "key", "value", "key2", "")); entries != 2 || size != 12 || fault != nil {
 		t.Errorf("page: got %d entries of %d bytes, %v", entries, size, fault)

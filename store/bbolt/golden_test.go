@@ -18,7 +18,7 @@ var writeGolden = flag.Bool("golden", false, "rewrite the golden data of the pre
 // released.
 var goldenFiles = []string{"testdata/format1.bbolt", "testdata/format2.bbolt"}
 
-func TestGolden_logs_of_every_format_are_read_and_written(t *testing.T) {
+func TestGoldenLogsOfEveryFormatAreReadAndWritten(t *testing.T) {
 	t.Parallel()
 	if *writeGolden {
 		l := openNew(t, options(storetest.GoldenSetup())...)
@@ -41,7 +41,7 @@ func TestGolden_logs_of_every_format_are_read_and_written(t *testing.T) {
 }
 
 // Copies and digests of a log do not depend on its format.
-func TestGolden_logs_of_an_old_format_are_copied_as_they_are(t *testing.T) {
+func TestGoldenLogsOfAnOldFormatAreCopiedAsTheyAre(t *testing.T) {
 	t.Parallel()
 	for _, file := range goldenFiles {
 		to := openNew(t, bbolt.WithPartitions(2))
@@ -52,7 +52,7 @@ func TestGolden_logs_of_an_old_format_are_copied_as_they_are(t *testing.T) {
 	}
 }
 
-func TestGolden_files_are_small(t *testing.T) {
+func TestGoldenFilesAreSmall(t *testing.T) {
 	t.Parallel()
 	for _, file := range goldenFiles {
 		info, err := os.Stat(file)

@@ -19,7 +19,7 @@ import (
 	"github.com/perdure/perdure/store/bbolt"
 )
 
-func TestOpen_makes_a_file_for_its_owner_only(t *testing.T) {
+func TestOpenMakesAFileForItsOwnerOnly(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a file has no such mode there")
@@ -34,7 +34,7 @@ func TestOpen_makes_a_file_for_its_owner_only(t *testing.T) {
 	}
 }
 
-func TestOpen_of_a_file_in_use_is_refused(t *testing.T) {
+func TestOpenOfAFileInUseIsRefused(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	for _, opts := range [][]bbolt.Option{
@@ -51,7 +51,7 @@ func TestOpen_of_a_file_in_use_is_refused(t *testing.T) {
 	closeLog(t, openAt(t, l.Path()))
 }
 
-func TestOpen_refuses_a_file_that_is_not_a_log_and_leaves_it(t *testing.T) {
+func TestOpenRefusesAFileThatIsNotALogAndLeavesIt(t *testing.T) {
 	t.Parallel()
 	foreign := func(t *testing.T, path string, fill func(*bolt.Tx) error) {
 		db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true})
@@ -109,7 +109,7 @@ func TestOpen_refuses_a_file_that_is_not_a_log_and_leaves_it(t *testing.T) {
 	}
 }
 
-func TestOpen_refuses_a_path_that_cannot_be_a_file(t *testing.T) {
+func TestOpenRefusesAPathThatCannotBeAFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	_, err := bbolt.Open(dir)
@@ -129,7 +129,7 @@ func TestOpen_refuses_a_path_that_cannot_be_a_file(t *testing.T) {
 	}
 }
 
-func TestOpen_finishes_a_creation_that_was_broken_off(t *testing.T) {
+func TestOpenFinishesACreationThatWasBrokenOff(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "bare.db")
@@ -141,7 +141,7 @@ func TestOpen_finishes_a_creation_that_was_broken_off(t *testing.T) {
 	wantVersions(t, versions(t, l.Read(t.Context(), book("1"), 0)), span(1, 1))
 }
 
-func TestOpen_refuses_a_log_that_has_lost_everything(t *testing.T) {
+func TestOpenRefusesALogThatHasLostEverything(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 1))
@@ -155,7 +155,7 @@ func TestOpen_refuses_a_log_that_has_lost_everything(t *testing.T) {
 	}
 }
 
-func TestOpen_refuses_wrong_options(t *testing.T) {
+func TestOpenRefusesWrongOptions(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "log.db")
 	for name, o := range map[string]bbolt.Option{
@@ -174,7 +174,7 @@ func TestOpen_refuses_wrong_options(t *testing.T) {
 	}
 }
 
-func TestReadOnly_logs_share_a_file_and_cannot_write(t *testing.T) {
+func TestReadOnlyLogsShareAFileAndCannotWrite(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	b := happened(book("1"), 0, 2)
@@ -200,7 +200,7 @@ func TestReadOnly_logs_share_a_file_and_cannot_write(t *testing.T) {
 	}
 }
 
-func TestOpen_refuses_a_damaged_meta_page(t *testing.T) {
+func TestOpenRefusesADamagedMetaPage(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	for v := range store.Version(4) {
@@ -235,7 +235,7 @@ func read(t testing.TB, path string) []byte {
 	return b
 }
 
-func TestOpen_alone_changes_nothing(t *testing.T) {
+func TestOpenAloneChangesNothing(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -247,7 +247,7 @@ func TestOpen_alone_changes_nothing(t *testing.T) {
 	}
 }
 
-func TestOpen_by_many_at_once_makes_one_log(t *testing.T) {
+func TestOpenByManyAtOnceMakesOneLog(t *testing.T) {
 	t.Parallel()
 	const openers = 8
 	dir := t.TempDir()

@@ -12,7 +12,7 @@ import (
 
 // Long enough that a read takes several pages.
 
-func TestRead_that_is_slow_does_not_delay_a_writer_that_maps_the_file_again(t *testing.T) {
+func TestReadThatIsSlowDoesNotDelayAWriterThatMapsTheFileAgain(t *testing.T) {
 	t.Parallel()
 	l := openNew(t, bbolt.WithInitialMmapBytes(0))
 	interleaved(t, l, 500, book("a"))
@@ -38,7 +38,7 @@ func TestRead_that_is_slow_does_not_delay_a_writer_that_maps_the_file_again(t *t
 	}
 }
 
-func TestRead_waits_for_what_is_not_durable_yet(t *testing.T) {
+func TestReadWaitsForWhatIsNotDurableYet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := openNew(t)
@@ -76,7 +76,7 @@ func TestRead_waits_for_what_is_not_durable_yet(t *testing.T) {
 	})
 }
 
-func TestRead_that_waits_for_a_sync_that_fails_returns_an_error(t *testing.T) {
+func TestReadThatWaitsForASyncThatFailsReturnsAnError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := openNew(t)

@@ -51,7 +51,7 @@ func wantNames(t testing.TB, when string, l store.Receipts, key store.Key, want 
 	}
 }
 
-func TestReceipts_beside_versions_disturb_no_read(t *testing.T) {
+func TestReceiptsBesideVersionsDisturbNoRead(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	keys := []store.Key{book("a"), book("a1"), book("b"), {Kind: "book2", ID: "a"}}
@@ -95,9 +95,9 @@ func TestReceipts_beside_versions_disturb_no_read(t *testing.T) {
 	}
 }
 
-// TestReceipts_are_those_of_a_model does random things with receipts, by names that
+// TestReceiptsAreThoseOfAModel does random things with receipts, by names that
 // all have one of three hashes, and compares with a map.
-func TestReceipts_are_those_of_a_model(t *testing.T) {
+func TestReceiptsAreThoseOfAModel(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	for name, hash := range map[string]func(string) uint64{
@@ -170,9 +170,9 @@ func TestReceipts_are_those_of_a_model(t *testing.T) {
 	}
 }
 
-// TestReceipts_of_a_transaction_that_fails_are_not_cached breaks a transaction off
+// TestReceiptsOfATransactionThatFailsAreNotCached breaks a transaction off
 // after it has changed receipts.
-func TestReceipts_of_a_transaction_that_fails_are_not_cached(t *testing.T) {
+func TestReceiptsOfATransactionThatFailsAreNotCached(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, answered(book("a"), 0, "kept"))
@@ -191,9 +191,9 @@ func TestReceipts_of_a_transaction_that_fails_are_not_cached(t *testing.T) {
 	wantNames(t, "at the end", l, book("a"), "kept", "new")
 }
 
-// TestReceipts_of_an_older_format_are_kept opens a file of format 1, first for reading
+// TestReceiptsOfAnOlderFormatAreKept opens a file of format 1, first for reading
 // alone, and then again and again for writing, each time broken off.
-func TestReceipts_of_an_older_format_are_kept(t *testing.T) {
+func TestReceiptsOfAnOlderFormatAreKept(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	l := openNew(t)
@@ -255,9 +255,9 @@ func TestReceipts_of_an_older_format_are_kept(t *testing.T) {
 	})
 }
 
-// TestReceipts_write_few_pages compares the pages that commits with receipts
+// TestReceiptsWriteFewPages compares the pages that commits with receipts
 // write with those of the same commits without.
-func TestReceipts_write_few_pages(t *testing.T) {
+func TestReceiptsWriteFewPages(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	const entities, group, rounds, history = 300, 100, 40, 150

@@ -68,7 +68,7 @@ func small(t testing.TB, l *bbolt.Log) []byte {
 	return read(t, path)
 }
 
-func TestVerify_of_an_intact_log_finds_no_fault(t *testing.T) {
+func TestVerifyOfAnIntactLogFindsNoFault(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 3} {
 		l := openNew(t, bbolt.WithPartitions(partitions))
@@ -94,11 +94,11 @@ func TestVerify_of_an_intact_log_finds_no_fault(t *testing.T) {
 	}
 }
 
-// TestVerify_finds_every_flipped_bit_of_a_live_record flips one bit at a time in pages that are in
+// TestVerifyFindsEveryFlippedBitOfALiveRecord flips one bit at a time in pages that are in
 // use. A verification must find each flip in a record, in the data that leads searches to it, or
 // in the header of a page. Two exceptions lie outside of records: a key of a branch page that
 // still separates the pages below it, and the space after the last entry of a page.
-func TestVerify_finds_every_flipped_bit_of_a_live_record(t *testing.T) {
+func TestVerifyFindsEveryFlippedBitOfALiveRecord(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	const flips = 200
@@ -128,9 +128,9 @@ func TestVerify_finds_every_flipped_bit_of_a_live_record(t *testing.T) {
 	}
 }
 
-// TestVerify_finds_an_element_that_points_to_another_entry damages where an element of a page
+// TestVerifyFindsAnElementThatPointsToAnotherEntry damages where an element of a page
 // says that its entry is: at another entry of the page, which is sound in itself.
-func TestVerify_finds_an_element_that_points_to_another_entry(t *testing.T) {
+func TestVerifyFindsAnElementThatPointsToAnotherEntry(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	const header, element, damages = 16, 16, 100
@@ -165,9 +165,9 @@ func TestVerify_finds_an_element_that_points_to_another_entry(t *testing.T) {
 	}
 }
 
-// TestVerify_finds_a_page_that_hides_its_last_entries makes the count of entries in every
+// TestVerifyFindsAPageThatHidesItsLastEntries makes the count of entries in every
 // leaf less by one: bbolt then does not see the last entry, whatever it is.
-func TestVerify_finds_a_page_that_hides_its_last_entries(t *testing.T) {
+func TestVerifyFindsAPageThatHidesItsLastEntries(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	l := openNew(t)
@@ -189,7 +189,7 @@ func TestVerify_finds_a_page_that_hides_its_last_entries(t *testing.T) {
 	}
 }
 
-func TestVerify_reports_every_damaged_record(t *testing.T) {
+func TestVerifyReportsEveryDamagedRecord(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	fillLog(t, l)
@@ -220,7 +220,7 @@ func TestVerify_reports_every_damaged_record(t *testing.T) {
 // numberBytes is how long the value of an entry is that holds a number.
 const numberBytes = 12
 
-func TestVerify_finds_an_entry_that_is_gone(t *testing.T) {
+func TestVerifyFindsAnEntryThatIsGone(t *testing.T) {
 	t.Parallel()
 	for _, bucket := range []string{"log", "index", "state", "snapshot", "message", "due", "parked", "timer"} {
 		for _, last := range []bool{false, true} {
@@ -249,7 +249,7 @@ func TestVerify_finds_an_entry_that_is_gone(t *testing.T) {
 	}
 }
 
-func TestSalvage_of_a_log_with_a_damaged_meta_page(t *testing.T) {
+func TestSalvageOfALogWithADamagedMetaPage(t *testing.T) {
 	t.Parallel()
 	for page := range 2 {
 		l := openNew(t)
@@ -280,7 +280,7 @@ func TestSalvage_of_a_log_with_a_damaged_meta_page(t *testing.T) {
 	}
 }
 
-func TestCopy_equals_its_origin(t *testing.T) {
+func TestCopyEqualsItsOrigin(t *testing.T) {
 	t.Parallel()
 	from := openNew(t, bbolt.WithPartitions(3))
 	keys := fillLog(t, from)

@@ -10,7 +10,7 @@
 //
 //	func TestMain(m *testing.M) { os.Exit(crashtest.Main(m, subject)) }
 //
-//	func TestLog_survives_every_crash(t *testing.T) { crashtest.Run(t, subject) }
+//	func TestLogSurvivesEveryCrash(t *testing.T) { crashtest.Run(t, subject) }
 //
 // [Run] runs [Kill], [Power], [IO] and [Rot]. In the first three a child process commits
 // commands of all shapes. It writes each command to a pipe before the commit, and its

@@ -73,7 +73,7 @@ func newDoubled() *doubled {
 	return &doubled{Log: memory.New(), kept: memory.New(), spoil: func(g []*store.Batch) ([]*store.Batch, bool) { return g, false }}
 }
 
-func TestASoundLogIsJudgedSound(t *testing.T) {
+func TestJudgeAcceptsASoundLog(t *testing.T) {
 	t.Parallel()
 	l := newDoubled()
 	h := crashtest.Work(t, l, commandsOfClient)
@@ -90,7 +90,7 @@ func receiptsFit(b *store.Batch) {
 	}
 }
 
-func TestTheJudgeNoticesWhatALogHasDoneWrong(t *testing.T) {
+func TestJudgeNoticesMistakesOfALog(t *testing.T) {
 	t.Parallel()
 	const manyClaims = 50 // nearly all claims of the run
 	var held []*store.Batch
@@ -285,7 +285,7 @@ func (l *liar) Read(ctx context.Context, key store.Key, after store.Version) ite
 	}
 }
 
-func TestTheJudgeNoticesALogThatReadsWrongly(t *testing.T) {
+func TestJudgeNoticesALogThatReadsWrongly(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, want string
@@ -311,7 +311,7 @@ func TestTheJudgeNoticesALogThatReadsWrongly(t *testing.T) {
 	}
 }
 
-func TestACommandInFlightMayBeStoredOrNot(t *testing.T) {
+func TestCommandInFlightMayBeStoredOrNot(t *testing.T) {
 	t.Parallel()
 	const lost = 3 // the last command of each client
 	l := newDoubled()
@@ -334,7 +334,7 @@ func TestACommandInFlightMayBeStoredOrNot(t *testing.T) {
 	wantWrong(t, h.Judge(t, l.Log), "it was read as stored false, now stored is true")
 }
 
-func TestAnEventThatIsWholeIsTheSameBytes(t *testing.T) {
+func TestEventThatIsWholeIsTheSameBytes(t *testing.T) {
 	t.Parallel()
 	log := memory.New()
 	crashtest.Work(t, log, 1)

@@ -54,7 +54,7 @@ func wantGone(t *testing.T, home, at string) {
 	}
 }
 
-func TestTheJanitorCleansUpAfterAProcessThatIsGone(t *testing.T) {
+func TestJanitorCleansUpAfterAProcessThatIsGone(t *testing.T) {
 	t.Parallel()
 	home, leave := crashtest.NewHome(t)
 	at := mountIn(t, home)
@@ -62,7 +62,7 @@ func TestTheJanitorCleansUpAfterAProcessThatIsGone(t *testing.T) {
 	wantGone(t, home, at)
 }
 
-func TestWhatEarlierProcessesHaveLeftIsSwept(t *testing.T) {
+func TestSweepRemovesFilesOfEarlierProcesses(t *testing.T) {
 	t.Parallel()
 	ended := exec.Command("true")
 	if err := ended.Run(); err != nil {

@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	os.Exit(crashtest.Main(m, subjects...))
 }
 
-func TestASoundLogSurvives(t *testing.T) {
+func TestSoundLogSurvives(t *testing.T) {
 	t.Parallel()
 	crashtest.Run(t, soundToy)
 }
@@ -56,7 +56,7 @@ func longOnly(t testing.TB) {
 	}
 }
 
-func TestTheKitCatchesEveryTwin(t *testing.T) {
+func TestKitCatchesEveryTwin(t *testing.T) {
 	t.Parallel()
 	for _, w := range twins {
 		t.Run(w.name, func(t *testing.T) {

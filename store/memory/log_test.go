@@ -39,7 +39,7 @@ func key(n int) store.Key { return store.Key{Kind: "book", ID: fmt.Sprintf("book
 // parallel, so that no other test allocates on the heap that it measures.
 //
 //nolint:paralleltest // other goroutines would be counted too
-func TestAnEntityCostsAtMost200BytesBesideItsRecords(t *testing.T) {
+func TestEntityCostsAtMost200BytesBesideItsRecords(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it is long, and does one thing at a time")
 	}
@@ -69,7 +69,7 @@ func heap() uint64 {
 // Not parallel, because the allocations of other tests would be counted as well.
 //
 //nolint:paralleltest // other goroutines would be counted too
-func TestACommitAllocatesAtMostThreeTimes(t *testing.T) {
+func TestCommitAllocatesAtMostThreeTimes(t *testing.T) {
 	const allocsMax = 3
 	log := memory.New()
 	b := &store.Batch{Key: key(1), Events: []store.Event{event(1)}}
@@ -141,7 +141,7 @@ func TestDeletedEventsGiveTheirMemoryBack(t *testing.T) {
 	runtime.KeepAlive(log)
 }
 
-func TestALogCannotHaveAnyNumberOfPartitions(t *testing.T) {
+func TestLogRefusesABadNumberOfPartitions(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{-1, 0, store.PartitionsMax + 1} {
 		func() {
@@ -155,7 +155,7 @@ func TestALogCannotHaveAnyNumberOfPartitions(t *testing.T) {
 	}
 }
 
-func TestASharedLogCannotBeAcquired(t *testing.T) {
+func TestSharedLogCannotBeAcquired(t *testing.T) {
 	t.Parallel()
 	log := memory.New(memory.Shared())
 	if _, err := log.Acquire(); !errors.Is(err, errors.ErrUnsupported) {
@@ -163,7 +163,7 @@ func TestASharedLogCannotBeAcquired(t *testing.T) {
 	}
 }
 
-func TestAClosedLogCannotBeAcquired(t *testing.T) {
+func TestClosedLogCannotBeAcquired(t *testing.T) {
 	t.Parallel()
 	log := memory.New()
 	if err := log.Close(); err != nil {
@@ -191,7 +191,7 @@ func TestReleasingTwiceReleasesOnce(t *testing.T) {
 	}
 }
 
-func TestTheClockTellsWhenALogWasCreated(t *testing.T) {
+func TestClockTellsWhenALogWasCreated(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2030, 1, 2, 3, 4, 5, 6, time.FixedZone("east", 3600))
 	log := memory.New(memory.WithClock(func() time.Time { return now }))
@@ -204,7 +204,7 @@ func TestTheClockTellsWhenALogWasCreated(t *testing.T) {
 	}
 }
 
-func TestAReopenedLogHoldsWhatTheOldOneHeld(t *testing.T) {
+func TestReopenedLogHoldsTheSameRecords(t *testing.T) {
 	t.Parallel()
 	old := memory.New()
 	release, err := old.Acquire()
@@ -226,7 +226,7 @@ func TestAReopenedLogHoldsWhatTheOldOneHeld(t *testing.T) {
 	}
 }
 
-func TestNothingToCorruptIsAnError(t *testing.T) {
+func TestCorruptOfAnEmptyLogIsAnError(t *testing.T) {
 	t.Parallel()
 	log := memory.New()
 	commit(t, log, &store.Batch{Key: key(1), Events: []store.Event{event(1)}})
@@ -243,7 +243,7 @@ func TestNothingToCorruptIsAnError(t *testing.T) {
 }
 
 // The store must not use the position of a damaged event.
-func TestACorruptEventIsNoticedByDeletionAndBySnapshots(t *testing.T) {
+func TestCorruptEventIsNoticedByDeletionAndBySnapshots(t *testing.T) {
 	t.Parallel()
 	for name, sealed := range map[string]func([]byte){
 		"position": func(b []byte) { b[len(b)-4-9-8] ^= 0xff },
@@ -286,7 +286,7 @@ func TestEventsAndSavedStatesDoNotMix(t *testing.T) {
 	}
 }
 
-func TestAScanThatEndsInAnotherPartitionIsRefused(t *testing.T) {
+func TestScanThatEndsInAnotherPartitionIsRefused(t *testing.T) {
 	t.Parallel()
 	log := memory.New(memory.WithPartitions(2))
 	for _, q := range []store.Query{

@@ -8,7 +8,7 @@ import (
 )
 
 // An ordered set has the same elements as a sorted slice after any operations.
-func TestAnOrderedSetEqualsASortedSlice(t *testing.T) {
+func TestOrderedSetEqualsASortedSlice(t *testing.T) {
 	t.Parallel()
 	const seed, steps, span = 42, 30_000, 3_000
 	random := rand.New(rand.NewPCG(seed, seed))

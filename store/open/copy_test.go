@@ -11,7 +11,7 @@ import (
 )
 
 // A log that is copied to PostgreSQL and back is unchanged.
-func TestALogIsCopiedFromBboltToPostgresAndBack(t *testing.T) {
+func TestCopyFromBboltToPostgresAndBack(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: it starts a server, and does one thing at a time")

@@ -142,7 +142,7 @@ func TestPebbleTakesItsParameters(t *testing.T) {
 	}
 }
 
-func TestThePathOfAURIIsKnownWithoutOpeningIt(t *testing.T) {
+func TestPathOfAURIIsKnownWithoutOpeningIt(t *testing.T) {
 	t.Parallel()
 	for uri, want := range map[string]string{
 		"bbolt:library.db": "library.db", "bbolt:a%20b.db?partitions=2": "a b.db", "a/b.db": "a/b.db",
@@ -158,7 +158,7 @@ func TestThePathOfAURIIsKnownWithoutOpeningIt(t *testing.T) {
 	}
 }
 
-func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
+func TestURIErrorSaysWhichPartIsWrong(t *testing.T) {
 	t.Parallel()
 	for uri, part := range map[string]string{
 		"":                                 "path is empty",
@@ -206,7 +206,7 @@ func TestAWrongURISaysWhichPartIsWrong(t *testing.T) {
 	}
 }
 
-func TestNothingIsOpenedOnceTheContextHasEnded(t *testing.T) {
+func TestOpenOpensNothingOnceTheContextHasEnded(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -77,10 +77,10 @@ func (d *load) end() {
 
 func loadKey(i int) store.Key { return book(fmt.Sprintf("load %d", i)) }
 
-// TestBackup_under_load_holds_exactly_a_prefix takes backups while others commit. A
+// TestBackupUnderLoadHoldsExactlyAPrefix takes backups while others commit. A
 // backup holds all that was acknowledged before it began, nothing that was begun
 // after it had ended, and of each batch all or nothing.
-func TestBackup_under_load_holds_exactly_a_prefix(t *testing.T) {
+func TestBackupUnderLoadHoldsExactlyAPrefix(t *testing.T) {
 	t.Parallel()
 	const entities = 4
 	l := openNew(t, pebble.WithPartitions(2))
@@ -128,7 +128,7 @@ func TestBackup_under_load_holds_exactly_a_prefix(t *testing.T) {
 	}
 }
 
-func TestBackup_never_overwrites(t *testing.T) {
+func TestBackupNeverOverwrites(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	path := filepath.Join(t.TempDir(), "there")
@@ -139,8 +139,8 @@ func TestBackup_never_overwrites(t *testing.T) {
 	wantIs(t, l.Backup(t.Context(), l.Path(), admin.BackupOptions{}), fs.ErrExist)
 }
 
-// TestBackup_of_a_damaged_log is made, has the rest, and says so.
-func TestBackup_of_a_damaged_log(t *testing.T) {
+// TestBackupOfADamagedLog is made, has the rest, and says so.
+func TestBackupOfADamagedLog(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 5))
@@ -167,8 +167,8 @@ func TestBackup_of_a_damaged_log(t *testing.T) {
 	}
 }
 
-// TestBackup_that_fails_leaves_nothing breaks a slow one off.
-func TestBackup_that_fails_leaves_nothing(t *testing.T) {
+// TestBackupThatFailsLeavesNothing breaks a slow one off.
+func TestBackupThatFailsLeavesNothing(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 5))
@@ -185,7 +185,7 @@ func TestBackup_that_fails_leaves_nothing(t *testing.T) {
 	}
 }
 
-func TestOpen_refuses_an_unfinished_copy(t *testing.T) {
+func TestOpenRefusesAnUnfinishedCopy(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	in, err := l.Import(t.Context(), store.Origin{Heads: []store.Position{2}})
@@ -210,9 +210,9 @@ func TestOpen_refuses_an_unfinished_copy(t *testing.T) {
 	}
 }
 
-// TestClose_ends_exports also shows that what an export holds does not
+// TestCloseEndsExports also shows that what an export holds does not
 // keep Pebble from closing.
-func TestClose_ends_exports(t *testing.T) {
+func TestCloseEndsExports(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 1))
@@ -229,8 +229,8 @@ func TestClose_ends_exports(t *testing.T) {
 	}
 }
 
-// TestExport_continues_after_a_damaged_table damages a block of one table of some.
-func TestExport_continues_after_a_damaged_table(t *testing.T) {
+// TestExportContinuesAfterADamagedTable damages a block of one table of some.
+func TestExportContinuesAfterADamagedTable(t *testing.T) {
 	t.Parallel()
 	const each, flushes, tries = 200, 3, 20
 	var l *pebble.Log
@@ -300,7 +300,7 @@ func tablesOf(t testing.TB, dir string) (names []string) {
 
 // The descriptor of a log says how far it had come. A backup of a log without it may lack
 // commits, which nothing can notice.
-func TestBackup_of_a_log_without_its_descriptor(t *testing.T) {
+func TestBackupOfALogWithoutItsDescriptor(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "log")

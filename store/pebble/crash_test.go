@@ -57,7 +57,7 @@ func TestMain(m *testing.M) {
 	os.Exit(crashtest.Main(m, crashSubject, unsynced, sureOfErrors))
 }
 
-func TestLog_survives_every_crash(t *testing.T) {
+func TestLogSurvivesEveryCrash(t *testing.T) {
 	t.Parallel()
 	crashtest.Run(t, crashSubject)
 }
@@ -71,13 +71,13 @@ func longOnly(t testing.TB) {
 	}
 }
 
-func TestCrash_catches_a_log_that_does_not_sync(t *testing.T) {
+func TestCrashCatchesALogThatDoesNotSync(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Power(t, unsynced) })
 }
 
-func TestCrash_catches_a_log_that_is_sure_of_every_error(t *testing.T) {
+func TestCrashCatchesALogThatIsSureOfEveryError(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	crashtest.Catches(t, "batches are stored", func(t testing.TB) { crashtest.IO(t, sureOfErrors) })

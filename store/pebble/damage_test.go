@@ -16,7 +16,7 @@ import (
 	"github.com/perdure/perdure/store/pebble"
 )
 
-func TestDamage_of_a_missing_entry_is_an_error(t *testing.T) {
+func TestDamageOfAMissingEntryIsAnError(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
@@ -49,9 +49,9 @@ func TestDamage_of_a_missing_entry_is_an_error(t *testing.T) {
 	}
 }
 
-// TestOpen_refuses_a_damaged_end_of_the_files damages what Pebble takes for a
+// TestOpenRefusesADamagedEndOfTheFiles damages what Pebble takes for a
 // write that a crash has torn.
-func TestOpen_refuses_a_damaged_end_of_the_files(t *testing.T) {
+func TestOpenRefusesADamagedEndOfTheFiles(t *testing.T) {
 	t.Parallel()
 	files := newFiles(t)
 	l := openIn(t, files)

@@ -132,7 +132,7 @@ func (d tracedDir) Sync() error {
 // A file system may keep the newer of two changes of a directory and lose the
 // older. So the file that a marker names must be there for good before the
 // marker is, and the marker before the one before it is removed.
-func TestMarker_is_created_between_two_syncs_of_its_directory(t *testing.T) {
+func TestMarkerIsCreatedBetweenTwoSyncsOfItsDirectory(t *testing.T) {
 	t.Parallel()
 	traced := &tracedFS{FS: vfs.NewMem()}
 	files := pebble.Fenced(traced)

@@ -256,7 +256,7 @@ func verifyTwice(s *told, files *vfs.MemFS) error {
 	return verify(seen, clone)
 }
 
-func TestCrash_at_any_moment_loses_nothing_acknowledged(t *testing.T) {
+func TestCrashAtAnyMomentLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	for i, err := range crashes(t) {
@@ -267,7 +267,7 @@ func TestCrash_at_any_moment_loses_nothing_acknowledged(t *testing.T) {
 	}
 }
 
-func TestCrash_at_any_moment_catches_a_store_that_does_not_sync(t *testing.T) {
+func TestCrashAtAnyMomentCatchesAStoreThatDoesNotSync(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	if faults := crashes(t, pebble.WithoutSync()); len(faults) == 0 {
@@ -275,9 +275,9 @@ func TestCrash_at_any_moment_catches_a_store_that_does_not_sync(t *testing.T) {
 	}
 }
 
-// TestCommit_tells_the_truth_about_any_file_error lets operation 0, 1, 2, … fail until a run
+// TestCommitTellsTheTruthAboutAnyFileError lets operation 0, 1, 2, … fail until a run
 // is clean.
-func TestCommit_tells_the_truth_about_any_file_error(t *testing.T) {
+func TestCommitTellsTheTruthAboutAnyFileError(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name  string
@@ -333,7 +333,7 @@ func failAt(t testing.TB, i int, errno error, from bool) (failed bool, err error
 	return failed, verify(s, files)
 }
 
-func TestCommit_that_fails_breaks_the_log_until_it_is_opened_again(t *testing.T) {
+func TestCommitThatFailsBreaksTheLogUntilItIsOpenedAgain(t *testing.T) {
 	t.Parallel()
 	files := newFiles(t)
 	var toggle errorfs.Toggle
@@ -366,7 +366,7 @@ func TestCommit_that_fails_breaks_the_log_until_it_is_opened_again(t *testing.T)
 	commit(t, l, happened(book("1"), store.Version(len(got)), 1))
 }
 
-func TestFlush_that_fails_breaks_the_log_and_not_the_process(t *testing.T) {
+func TestFlushThatFailsBreaksTheLogAndNotTheProcess(t *testing.T) {
 	t.Parallel()
 	files := newFiles(t)
 	var toggle errorfs.Toggle
@@ -389,7 +389,7 @@ func TestFlush_that_fails_breaks_the_log_and_not_the_process(t *testing.T) {
 	wantVersions(t, versions(t, l.Read(t.Context(), book("1"), 0)), span(1, 1))
 }
 
-func TestFatal_error_of_Pebble_does_not_end_the_process(t *testing.T) {
+func TestFatalErrorOfPebbleDoesNotEndTheProcess(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 1))
@@ -411,7 +411,7 @@ func TestFatal_error_of_Pebble_does_not_end_the_process(t *testing.T) {
 	}
 }
 
-func TestFatal_error_of_Pebble_is_an_error_of_the_read(t *testing.T) {
+func TestFatalErrorOfPebbleIsAnErrorOfTheRead(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	commit(t, l, happened(book("1"), 0, 1))

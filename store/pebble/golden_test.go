@@ -30,7 +30,7 @@ func openGolden(t testing.TB, dir string, opts ...pebble.Option) *pebble.Log {
 	return openAt(t, path, opts...)
 }
 
-func TestGolden_logs_of_every_format_are_read_and_written(t *testing.T) {
+func TestGoldenLogsOfEveryFormatAreReadAndWritten(t *testing.T) {
 	t.Parallel()
 	if *writeGolden {
 		makeGolden(t, goldenDirs[len(goldenDirs)-1])
@@ -83,7 +83,7 @@ func makeGolden(t *testing.T, dir string) {
 	}
 }
 
-func TestGolden_files_are_small(t *testing.T) {
+func TestGoldenFilesAreSmall(t *testing.T) {
 	t.Parallel()
 	for _, dir := range goldenDirs {
 		bytes := int64(0)

@@ -18,7 +18,7 @@ import (
 	"github.com/perdure/perdure/store/pebble"
 )
 
-func TestOpen_makes_a_directory_for_its_owner_only(t *testing.T) {
+func TestOpenMakesADirectoryForItsOwnerOnly(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a directory has no such mode there")
@@ -33,7 +33,7 @@ func TestOpen_makes_a_directory_for_its_owner_only(t *testing.T) {
 	}
 }
 
-func TestOpen_of_a_directory_in_use_is_refused(t *testing.T) {
+func TestOpenOfADirectoryInUseIsRefused(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	link := filepath.Join(t.TempDir(), "link")
@@ -75,7 +75,7 @@ func tree(t testing.TB, dir string) map[string]string {
 	return all
 }
 
-func TestOpen_refuses_a_directory_that_is_not_a_log_and_leaves_it(t *testing.T) {
+func TestOpenRefusesADirectoryThatIsNotALogAndLeavesIt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
@@ -128,7 +128,7 @@ func (quiet) Infof(string, ...any)         {}
 func (quiet) Errorf(string, ...any)        {}
 func (quiet) Fatalf(f string, args ...any) { panic(f) }
 
-func TestOpen_refuses_a_path_that_cannot_be_a_log(t *testing.T) {
+func TestOpenRefusesAPathThatCannotBeALog(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -145,7 +145,7 @@ func TestOpen_refuses_a_path_that_cannot_be_a_log(t *testing.T) {
 	closeLog(t, openAt(t, empty))
 }
 
-func TestOpen_refuses_wrong_options(t *testing.T) {
+func TestOpenRefusesWrongOptions(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t)
 	for name, o := range map[string]pebble.Option{
@@ -168,7 +168,7 @@ func TestOpen_refuses_wrong_options(t *testing.T) {
 	}
 }
 
-func TestReadOnly_log_cannot_write(t *testing.T) {
+func TestReadOnlyLogCannotWrite(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	b := happened(book("1"), 0, 2)
@@ -204,7 +204,7 @@ func TestReadOnly_log_cannot_write(t *testing.T) {
 	}
 }
 
-func TestOpen_with_a_directory_for_the_WAL(t *testing.T) {
+func TestOpenWithADirectoryForTheWAL(t *testing.T) {
 	t.Parallel()
 	wal := newDir(t)
 	l := openNew(t, pebble.WithWALDir(wal))
@@ -225,7 +225,7 @@ func TestOpen_with_a_directory_for_the_WAL(t *testing.T) {
 	wantVersions(t, versions(t, c.Read(t.Context(), book("1"), 0)), span(1, 1))
 }
 
-func TestClone_is_a_log_of_its_own(t *testing.T) {
+func TestCloneIsALogOfItsOwn(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	for v := range store.Version(20) {
@@ -250,7 +250,7 @@ func TestClone_is_a_log_of_its_own(t *testing.T) {
 	wantVersions(t, versions(t, l.Read(t.Context(), book("2"), 0)), nil)
 }
 
-func TestMetrics_and_messages_of_Pebble(t *testing.T) {
+func TestMetricsAndMessagesOfPebble(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	l := openNew(t, pebble.WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))))

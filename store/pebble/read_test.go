@@ -19,7 +19,7 @@ import (
 // Long enough that a read takes several pages.
 const long = 2500
 
-func TestRead_neither_returns_nor_awaits_what_is_not_durable_yet(t *testing.T) {
+func TestReadNeitherReturnsNorAwaitsWhatIsNotDurableYet(t *testing.T) {
 	t.Parallel()
 	var slow errorfs.Toggle
 	syncing, release := make(chan struct{}), make(chan struct{})
@@ -66,7 +66,7 @@ func TestRead_neither_returns_nor_awaits_what_is_not_durable_yet(t *testing.T) {
 	wantVersions(t, versions(t, l.Load(t.Context(), book("a"), nil)), span(1, 2))
 }
 
-func TestClose_waits_for_reads_and_ends_iterations(t *testing.T) {
+func TestCloseWaitsForReadsAndEndsIterations(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	interleaved(t, l, long, book("a"), book("b"))

@@ -66,7 +66,7 @@ func records(t *testing.T, l store.Log, sorts ...store.RecordKind) map[string]bo
 	return found
 }
 
-func TestSalvage_of_a_whole_log_finds_no_fault(t *testing.T) {
+func TestSalvageOfAWholeLogFindsNoFault(t *testing.T) {
 	t.Parallel()
 	path, _ := richLog(t)
 	l := openAt(t, path, pebble.ReadOnly())
@@ -243,9 +243,9 @@ func TestSalvage(t *testing.T) {
 	}
 }
 
-// TestSalvage_goes_on_behind_damage flips a bit near the beginning of each table: most
+// TestSalvageGoesOnBehindDamage flips a bit near the beginning of each table: most
 // of what comes behind it is there, whether Pebble can open the log or not.
-func TestSalvage_goes_on_behind_damage(t *testing.T) {
+func TestSalvageGoesOnBehindDamage(t *testing.T) {
 	t.Parallel()
 	path, _ := richLog(t)
 	l := openAt(t, path)
@@ -302,9 +302,9 @@ func TestSalvage_goes_on_behind_damage(t *testing.T) {
 	}
 }
 
-// TestSalvage_takes_the_latest_of_each_entry reads tables and write-ahead logs by
+// TestSalvageTakesTheLatestOfEachEntry reads tables and write-ahead logs by
 // themselves, in which entries were replaced and deleted. One of the logs is of long ago.
-func TestSalvage_takes_the_latest_of_each_entry(t *testing.T) {
+func TestSalvageTakesTheLatestOfEachEntry(t *testing.T) {
 	t.Parallel()
 	l := openNew(t)
 	path := l.Path()

@@ -9,9 +9,9 @@ import (
 	"github.com/perdure/perdure/store/pebble"
 )
 
-// TestVerify_finds_every_entry_that_is_taken_away takes the entries of a log away, one
+// TestVerifyFindsEveryEntryThatIsTakenAway takes the entries of a log away, one
 // at a time.
-func TestVerify_finds_every_entry_that_is_taken_away(t *testing.T) {
+func TestVerifyFindsEveryEntryThatIsTakenAway(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	l := openNew(t, pebble.WithPartitions(2))

@@ -80,7 +80,7 @@ func byTurns(t *testing.T, opts ...postgres.Option) (faults []string) {
 	return faults
 }
 
-func TestSpeculation_of_several_logs_is_validated(t *testing.T) {
+func TestSpeculationOfSeveralLogsIsValidated(t *testing.T) {
 	t.Parallel()
 	var ahead, held int
 	for _, fault := range byTurns(t, postgres.WithAhead(func(holds bool) {
@@ -96,15 +96,15 @@ func TestSpeculation_of_several_logs_is_validated(t *testing.T) {
 	}
 }
 
-func TestSpeculation_without_validation_is_caught(t *testing.T) {
+func TestSpeculationWithoutValidationIsCaught(t *testing.T) {
 	t.Parallel()
 	if faults := byTurns(t, postgres.WithoutGuard()); len(faults) == 0 {
 		t.Error("faults of logs without a validation: got none")
 	}
 }
 
-// TestSpeculation_begins_once_a_log_writes_alone counts the transactions that take one round trip.
-func TestSpeculation_begins_once_a_log_writes_alone(t *testing.T) {
+// TestSpeculationBeginsOnceALogWritesAlone counts the transactions that take one round trip.
+func TestSpeculationBeginsOnceALogWritesAlone(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Shared(t), newSchema()}
 	ahead, held := 0, 0

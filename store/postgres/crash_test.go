@@ -110,13 +110,13 @@ func (l tornLog) Commit(ctx context.Context, group []*store.Batch) ([]store.Resu
 	return results, err
 }
 
-func TestLog_survives_every_kill(t *testing.T) {
+func TestLogSurvivesEveryKill(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	crashtest.Kill(t, crashSubject)
 }
 
-func TestCrash_catches_a_log_that_stores_receipts_later(t *testing.T) {
+func TestCrashCatchesALogThatStoresReceiptsLater(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	crashtest.Catches(t, "", func(t testing.TB) { crashtest.Kill(t, torn) })

@@ -211,9 +211,9 @@ func TestReplica(t *testing.T) {
 	})
 }
 
-// TestReplica_that_comes_and_goes promotes the replica at the end. It must have all acknowledged
+// TestReplicaThatComesAndGoes promotes the replica at the end. It must have all acknowledged
 // commits.
-func TestReplica_that_comes_and_goes(t *testing.T) {
+func TestReplicaThatComesAndGoes(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	s := pgtest.Start(t, "fsync = off") // what it loses by a crash is not looked at

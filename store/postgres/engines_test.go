@@ -35,10 +35,10 @@ func senders() *perdure.Kind[*testv1.Account] {
 	)
 }
 
-// TestEngines_on_one_database_act_as_one runs two engines, each with its own log, on the same
+// TestEnginesOnOneDatabaseActAsOne runs two engines, each with its own log, on the same
 // entities. No command may be lost or applied twice, and each message must be delivered once, by
 // either engine.
-func TestEngines_on_one_database_act_as_one(t *testing.T) {
+func TestEnginesOnOneDatabaseActAsOne(t *testing.T) {
 	t.Parallel()
 	const commands = 12
 	ctx := t.Context()

@@ -64,7 +64,7 @@ func dump(t *testing.T, p place) string {
 	return script.String()
 }
 
-func TestGolden_schemas_are_read_and_written(t *testing.T) {
+func TestGoldenSchemasAreReadAndWritten(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	all, err := postgres.Migrations(t.Context(), pgtest.Shared(t).URL, postgres.WithSchema(newSchema()))
@@ -111,7 +111,7 @@ func faults(t *testing.T, l store.Log) string {
 	return ""
 }
 
-func TestVerify_finds_rows_that_differ_from_their_records(t *testing.T) {
+func TestVerifyFindsRowsThatDifferFromTheirRecords(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	db, places := pgtest.Shared(t), &recycler{}
@@ -152,7 +152,7 @@ func TestVerify_finds_rows_that_differ_from_their_records(t *testing.T) {
 }
 
 // The server no longer maintains the index, so rows are missing from it.
-func TestVerify_finds_an_index_that_lacks_a_row(t *testing.T) {
+func TestVerifyFindsAnIndexThatLacksARow(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	for _, index := range []string{"events_version", "events_position", "messages_due"} {
@@ -177,7 +177,7 @@ func TestVerify_finds_an_index_that_lacks_a_row(t *testing.T) {
 	}
 }
 
-func TestImport_excludes_other_writers(t *testing.T) {
+func TestImportExcludesOtherWriters(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	p := place{pgtest.Shared(t), newSchema()}
@@ -217,7 +217,7 @@ func TestImport_excludes_other_writers(t *testing.T) {
 }
 
 // The server ends the session of an import. No record of the import remains.
-func TestImport_whose_connection_is_lost_leaves_only_its_mark(t *testing.T) {
+func TestImportWhoseConnectionIsLostLeavesOnlyItsMark(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	p := place{pgtest.Open(t), newSchema()}
@@ -244,7 +244,7 @@ func TestImport_whose_connection_is_lost_leaves_only_its_mark(t *testing.T) {
 }
 
 // A refused commit uses up the sequence of its message, but stores nothing.
-func TestImport_after_a_refused_commit(t *testing.T) {
+func TestImportAfterARefusedCommit(t *testing.T) {
 	t.Parallel()
 	l := newLog(t)
 	for v := range store.Version(2) {

@@ -55,7 +55,7 @@ func cutEverywhere(t testing.TB, stride int, batch func(k store.Key, expected st
 	return fmt.Errorf("no commit without a cut within %d messages", messagesMax)
 }
 
-func TestCommit_survives_a_connection_cut_anywhere(t *testing.T) {
+func TestCommitSurvivesAConnectionCutAnywhere(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	if err := cutEverywhere(t, 2, rich); err != nil {
@@ -83,7 +83,7 @@ func TestCommit_survives_a_connection_cut_anywhere(t *testing.T) {
 	}
 }
 
-func TestCommit_whose_outcome_cannot_be_found_is_unknown(t *testing.T) {
+func TestCommitWhoseOutcomeCannotBeFoundIsUnknown(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d := pgtest.Open(t)
@@ -125,7 +125,7 @@ func TestCommit_whose_outcome_cannot_be_found_is_unknown(t *testing.T) {
 	}
 }
 
-func TestSession_ended_under_load_loses_and_doubles_nothing(t *testing.T) {
+func TestSessionEndedUnderLoadLosesAndDoublesNothing(t *testing.T) {
 	t.Parallel()
 	const workers, endsMax, stepsMin = 4, 60, 20
 	d := pgtest.Open(t)
@@ -170,7 +170,7 @@ func TestSession_ended_under_load_loses_and_doubles_nothing(t *testing.T) {
 	verify(t, l, clients)
 }
 
-func TestSession_that_is_lost_with_the_lock_is_ended(t *testing.T) {
+func TestSessionThatIsLostWithTheLockIsEnded(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Shared(t), newSchema()}
 	conn := connect(t, at.db)
@@ -193,7 +193,7 @@ func TestSession_that_is_lost_with_the_lock_is_ended(t *testing.T) {
 	verifyDense(t, l, 1)
 }
 
-func TestCommit_behind_a_lock_that_is_never_released_is_not_stored(t *testing.T) {
+func TestCommitBehindALockThatIsNeverReleasedIsNotStored(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Open(t)
 	l, err := postgres.Open(t.Context(), d.URL, postgres.WithBounds(50*time.Millisecond, time.Second))
@@ -220,7 +220,7 @@ func TestCommit_behind_a_lock_that_is_never_released_is_not_stored(t *testing.T)
 	verifyDense(t, l, 1)
 }
 
-func TestCommit_that_the_server_aborts_is_tried_again(t *testing.T) {
+func TestCommitThatTheServerAbortsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	for _, code := range []string{"40001", "40P01"} {
 		d := pgtest.Open(t)
@@ -251,7 +251,7 @@ func TestCommit_that_the_server_aborts_is_tried_again(t *testing.T) {
 	}
 }
 
-func TestLog_continues_after_its_server_has_crashed(t *testing.T) {
+func TestLogContinuesAfterItsServerHasCrashed(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	s := pgtest.Start(t)
@@ -282,7 +282,7 @@ func TestLog_continues_after_its_server_has_crashed(t *testing.T) {
 	verifyDense(t, l, 2)
 }
 
-func TestCommit_on_a_full_disk_is_not_stored(t *testing.T) {
+func TestCommitOnAFullDiskIsNotStored(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d := pgtest.Open(t)
@@ -354,7 +354,7 @@ func chownLike(dir string, like os.FileInfo) error {
 	return os.Chown(dir, int(owner.Uid), int(owner.Gid))
 }
 
-func TestRead_that_is_cancelled_returns_the_error_of_its_context(t *testing.T) {
+func TestReadThatIsCancelledReturnsTheErrorOfItsContext(t *testing.T) {
 	t.Parallel()
 	l := newLog(t)
 	ctx, cancel := context.WithCancel(t.Context())

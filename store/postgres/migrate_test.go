@@ -14,7 +14,7 @@ import (
 	"github.com/perdure/perdure/store/postgres/pgtest"
 )
 
-func TestMigrations_go_up_and_down_and_are_listed(t *testing.T) {
+func TestMigrationsGoUpAndDownAndAreListed(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d, ctx := pgtest.Open(t), t.Context()
@@ -86,7 +86,7 @@ func TestMigrations_go_up_and_down_and_are_listed(t *testing.T) {
 	}
 }
 
-func TestMigrations_refuse_a_schema_that_is_newer_or_changed(t *testing.T) {
+func TestMigrationsRefuseASchemaThatIsNewerOrChanged(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	ctx := t.Context()
@@ -114,7 +114,7 @@ func TestMigrations_refuse_a_schema_that_is_newer_or_changed(t *testing.T) {
 	}
 }
 
-func TestMigrations_that_fail_leave_nothing(t *testing.T) {
+func TestMigrationsThatFailLeaveNothing(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d := pgtest.Open(t)
@@ -132,7 +132,7 @@ func TestMigrations_that_fail_leave_nothing(t *testing.T) {
 	}
 }
 
-func TestOpen_by_many_at_once_makes_one_log(t *testing.T) {
+func TestOpenByManyAtOnceMakesOneLog(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Open(t), newSchema()}
 	var wg sync.WaitGroup
@@ -161,7 +161,7 @@ func TestOpen_by_many_at_once_makes_one_log(t *testing.T) {
 	}
 }
 
-func TestGrants_allow_all_but_changing_events(t *testing.T) {
+func TestGrantsAllowAllButChangingEvents(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d, ctx := pgtest.Open(t), t.Context()
@@ -241,7 +241,7 @@ func TestGrants_allow_all_but_changing_events(t *testing.T) {
 	d.URL = d.Server.URL(d.Name)
 }
 
-func TestOpen_refuses_wrong_options_and_databases(t *testing.T) {
+func TestOpenRefusesWrongOptionsAndDatabases(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d, ctx := pgtest.Open(t), t.Context()
@@ -278,7 +278,7 @@ func TestOpen_refuses_wrong_options_and_databases(t *testing.T) {
 	openAt(t, at) // any number
 }
 
-func TestSettings_that_weaken_durability_are_overruled(t *testing.T) {
+func TestSettingsThatWeakenDurabilityAreOverruled(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d, ctx := pgtest.Open(t), t.Context()
@@ -296,7 +296,7 @@ func TestSettings_that_weaken_durability_are_overruled(t *testing.T) {
 	}
 }
 
-func TestOpen_reports_a_server_that_does_not_sync(t *testing.T) {
+func TestOpenReportsAServerThatDoesNotSync(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d := pgtest.Start(t, "fsync = off").Database(t)
@@ -311,7 +311,7 @@ func TestOpen_reports_a_server_that_does_not_sync(t *testing.T) {
 	}
 }
 
-func TestMigrations_have_recent_times(t *testing.T) {
+func TestMigrationsHaveRecentTimes(t *testing.T) {
 	t.Parallel()
 	l := newLog(t)
 	at := placeOf(l)
@@ -326,10 +326,10 @@ func TestMigrations_have_recent_times(t *testing.T) {
 	}
 }
 
-// TestMigrations_say_which_programs_can_use_a_schema makes a newer program apply a migration that
+// TestMigrationsSayWhichProgramsCanUseASchema makes a newer program apply a migration that
 // this program does not know. This program must be able to open that schema, and the newer one
 // again.
-func TestMigrations_say_which_programs_can_use_a_schema(t *testing.T) {
+func TestMigrationsSayWhichProgramsCanUseASchema(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	known, err := postgres.Migrations(t.Context(), pgtest.Open(t).URL)
@@ -367,8 +367,8 @@ func TestMigrations_say_which_programs_can_use_a_schema(t *testing.T) {
 	}
 }
 
-// TestMigrations_let_readers_pass migrates while an export reads, and reads behind it.
-func TestMigrations_let_readers_pass(t *testing.T) {
+// TestMigrationsLetReadersPass migrates while an export reads, and reads behind it.
+func TestMigrationsLetReadersPass(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	d := pgtest.Open(t)

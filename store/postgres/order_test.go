@@ -175,7 +175,7 @@ func pausedCommits(t *testing.T, r *reader, opts ...postgres.Option) (stored, sk
 	return stored, skipped, doubled
 }
 
-func TestOrder_of_64_paused_writers_lets_readers_skip_nothing(t *testing.T) {
+func TestOrderOf64PausedWritersLetsReadersSkipNothing(t *testing.T) {
 	t.Parallel()
 	stored, skipped, doubled := pausedCommits(t, byPosition())
 	if want := handles + writers*steps; stored != want || skipped+doubled > 0 {
@@ -183,7 +183,7 @@ func TestOrder_of_64_paused_writers_lets_readers_skip_nothing(t *testing.T) {
 	}
 }
 
-func TestOrder_by_a_plain_sequence_is_caught_skipping_events(t *testing.T) {
+func TestOrderByAPlainSequenceIsCaughtSkippingEvents(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	var sequence atomic.Uint64
@@ -195,7 +195,7 @@ func TestOrder_by_a_plain_sequence_is_caught_skipping_events(t *testing.T) {
 	}
 }
 
-func TestOrder_by_timestamps_is_caught_skipping_events(t *testing.T) {
+func TestOrderByTimestampsIsCaughtSkippingEvents(t *testing.T) {
 	t.Parallel()
 	longOnly(t)
 	coarse := func() time.Time { return time.Now().Truncate(time.Hour) } // of two commits most have one time
@@ -209,7 +209,7 @@ func TestOrder_by_timestamps_is_caught_skipping_events(t *testing.T) {
 	}
 }
 
-func TestOrder_of_times_ignores_clocks_that_step(t *testing.T) {
+func TestOrderOfTimesIgnoresClocksThatStep(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Shared(t), newSchema()}
 	now := time.Unix(1_000_000, 0)
@@ -228,7 +228,7 @@ func TestOrder_of_times_ignores_clocks_that_step(t *testing.T) {
 	}
 }
 
-func TestOrder_of_many_logs_on_one_schema_has_no_lost_update(t *testing.T) {
+func TestOrderOfManyLogsOnOneSchemaHasNoLostUpdate(t *testing.T) {
 	t.Parallel()
 	const hot, rounds = 3, 15
 	race := func(opts ...postgres.Option) (acked int, err error) {

@@ -93,7 +93,7 @@ func damage(t testing.TB, p place, record any, flip func([]byte)) {
 	}
 }
 
-func TestScan_finds_tags_of_any_text(t *testing.T) {
+func TestScanFindsTagsOfAnyText(t *testing.T) {
 	t.Parallel()
 	l := newLog(t)
 	tags := []string{`"`, `\`, `a,b`, `{`, `}`, "NULL", " ", "é\n", `\"`, "'"}

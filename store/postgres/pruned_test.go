@@ -9,8 +9,8 @@ import (
 	"github.com/perdure/perdure/store/postgres"
 )
 
-// TestDeletions_during_an_iteration deletes events that an iteration has yet to read.
-func TestDeletions_during_an_iteration(t *testing.T) {
+// TestDeletionsDuringAnIteration deletes events that an iteration has yet to read.
+func TestDeletionsDuringAnIteration(t *testing.T) {
 	t.Parallel()
 	const events, early = 3000, 500
 	fill := func(t *testing.T) (*postgres.Log, store.Key, func()) {

@@ -21,9 +21,9 @@ var awkward = []string{
 	"\n\t", " ", "E'\\''", `\x41`, "a,b", "(a)", "%s", "--", "/*", ";",
 }
 
-// TestStatement_literal_means_its_argument sends arguments as literals, with every setting of the
+// TestStatementLiteralMeansItsArgument sends arguments as literals, with every setting of the
 // session for backslashes, and compares the values that the server reads.
-func TestStatement_literal_means_its_argument(t *testing.T) {
+func TestStatementLiteralMeansItsArgument(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, pgtest.Shared(t))
 	execute := func(sql string, arg any) string { // by a script
@@ -86,10 +86,10 @@ func TestStatement_literal_means_its_argument(t *testing.T) {
 	}
 }
 
-// TestStatement_keeps_awkward_names commits every kind of record with names that have a special
+// TestStatementKeepsAwkwardNames commits every kind of record with names that have a special
 // meaning in a script. It does so in a script, in a transaction that is decided on a read, and in
 // one that is decided from the cache.
-func TestStatement_keeps_awkward_names(t *testing.T) {
+func TestStatementKeepsAwkwardNames(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	held := 0

@@ -23,9 +23,9 @@ func outboxOf(t *testing.T, l *postgres.Log) map[store.ID]bool {
 	return all
 }
 
-// TestSequence_that_is_behind_replaces_nothing sets sequences back, as a logical replication
+// TestSequenceThatIsBehindReplacesNothing sets sequences back, as a logical replication
 // or a restore of tables leaves them.
-func TestSequence_that_is_behind_replaces_nothing(t *testing.T) {
+func TestSequenceThatIsBehindReplacesNothing(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Shared(t), newSchema()}
 	l := openAt(t, at)
@@ -75,8 +75,8 @@ func TestSequence_that_is_behind_replaces_nothing(t *testing.T) {
 	}
 }
 
-// TestReceipts_and_claims_that_come_back adds, in one group, rows whose keys it deletes.
-func TestReceipts_and_claims_that_come_back(t *testing.T) {
+// TestReceiptsAndClaimsThatComeBack adds, in one group, rows whose keys it deletes.
+func TestReceiptsAndClaimsThatComeBack(t *testing.T) {
 	t.Parallel()
 	for _, opts := range [][]postgres.Option{nil, {postgres.WithoutProbation()}} {
 		l := newLog(t, opts...)

@@ -239,8 +239,8 @@ func TestReplacedLog(t *testing.T) {
 	}
 }
 
-// TestLockHolder_that_does_nothing_is_ended holds a transaction open within its commit.
-func TestLockHolder_that_does_nothing_is_ended(t *testing.T) {
+// TestLockHolderThatDoesNothingIsEnded holds a transaction open within its commit.
+func TestLockHolderThatDoesNothingIsEnded(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Open(t)
 	stopped, goOn := make(chan struct{}), make(chan struct{})

@@ -30,7 +30,7 @@ func told(t *testing.T, l *postgres.Log, head store.Position) {
 	}
 }
 
-func TestWatch_announces_commits_of_other_logs(t *testing.T) {
+func TestWatchAnnouncesCommitsOfOtherLogs(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Shared(t), newSchema()}
 	a, b := openAt(t, at), openAt(t, at)
@@ -50,7 +50,7 @@ func TestWatch_announces_commits_of_other_logs(t *testing.T) {
 	}
 }
 
-func TestWatch_listens_again_after_a_lost_connection(t *testing.T) {
+func TestWatchListensAgainAfterALostConnection(t *testing.T) {
 	t.Parallel()
 	at := place{pgtest.Open(t), newSchema()}
 	a, b := openAt(t, at), openAt(t, at)

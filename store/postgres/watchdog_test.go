@@ -514,9 +514,9 @@ func (r *trickle) Read(b []byte) (int, error) {
 	return copy(b, "row\n"), nil
 }
 
-// TestLockHolder_that_sends_slowly_is_not_ended holds the lock by a COPY that takes many times as
+// TestLockHolderThatSendsSlowlyIsNotEnded holds the lock by a COPY that takes many times as
 // long as a holder may be idle.
-func TestLockHolder_that_sends_slowly_is_not_ended(t *testing.T) {
+func TestLockHolderThatSendsSlowlyIsNotEnded(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Open(t)
 	l, err := postgres.Open(t.Context(), d.URL, postgres.WithBounds(200*time.Millisecond, time.Second),

@@ -46,7 +46,7 @@ type handle struct{ *memory.Log }
 
 func (handle) Close() error { return nil }
 
-func TestTheReferenceStorePasses(t *testing.T) {
+func TestReferenceStorePasses(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, openMemory, memoryFeatures)
 }

@@ -479,7 +479,7 @@ var twins = []spoiled{
 	}, []string{"nobody sees a commit that pauses"}},
 }
 
-func TestTheSuiteCatchesBrokenStores(t *testing.T) {
+func TestSuiteCatchesBrokenStores(t *testing.T) {
 	t.Parallel()
 	for _, w := range slices.Concat(twins, wholeTwins) {
 		for _, name := range w.caught {
@@ -506,7 +506,7 @@ func TestTheSuiteCatchesBrokenStores(t *testing.T) {
 }
 
 // The twin without hooks has no fault, so the failures of the others come from their hooks.
-func TestTheWholeTwinPasses(t *testing.T) {
+func TestWholeTwinPasses(t *testing.T) {
 	t.Parallel()
 	checked := make(map[string]bool)
 	for _, w := range slices.Concat(twins, wholeTwins) {

@@ -134,7 +134,7 @@ var promises = []struct {
 	{"checkpointed", streamtest.Checkpointed},
 }
 
-func TestEachBrokenConsumerIsCaught(t *testing.T) {
+func TestBrokenConsumersAreCaught(t *testing.T) {
 	t.Parallel()
 	cases := []struct {
 		name     string
@@ -218,7 +218,7 @@ func TestEachBrokenConsumerIsCaught(t *testing.T) {
 	}
 }
 
-func TestAConsumerThatHasNotBegunKeepsNoPromise(t *testing.T) {
+func TestConsumerThatHasNotBegunKeepsNoPromise(t *testing.T) {
 	t.Parallel()
 	held := streamtest.Held(t, filled(t, 1), stream.Query{})
 	for _, p := range promises {

@@ -60,7 +60,7 @@ func testFiles(t *testing.T, pkg string) string {
 	return all.String()
 }
 
-func TestMutant_with_a_mistake_in_its_header_is_refused(t *testing.T) {
+func TestMutantWithAMistakeInItsHeaderIsRefused(t *testing.T) {
 	t.Parallel()
 	const diff = "--- a/x.go\n+++ b/x.go\n@@ -1 +1 @@\n-a\n+b\n"
 	for text, want := range map[string]string{
@@ -85,7 +85,7 @@ func TestMutant_with_a_mistake_in_its_header_is_refused(t *testing.T) {
 	}
 }
 
-func TestMutant_that_ends_the_process_is_told_from_one_that_does_not_compile(t *testing.T) {
+func TestMutantThatEndsTheProcessIsToldFromOneThatDoesNotCompile(t *testing.T) {
 	t.Parallel()
 	m, err := parse("It breaks.\nPromise: G1\nEnds: the process\nTest: . TestX\n\n--- a/x.go\n+++ b/x.go\n")
 	if err != nil || !m.ends {
@@ -107,7 +107,7 @@ func TestMutant_that_ends_the_process_is_told_from_one_that_does_not_compile(t *
 	}
 }
 
-func TestMutant_that_does_not_apply_is_refused(t *testing.T) {
+func TestMutantThatDoesNotApplyIsRefused(t *testing.T) {
 	t.Parallel()
 	tr := trial{root: t.TempDir()}
 	if err := os.WriteFile(filepath.Join(tr.root, "x.go"), []byte("package x\n\nconst A = 1\n"), 0o600); err != nil {
@@ -129,7 +129,7 @@ func TestMutant_that_does_not_apply_is_refused(t *testing.T) {
 	}
 }
 
-func TestChoose_takes_another_part_every_day(t *testing.T) {
+func TestChooseTakesAnotherPartEveryDay(t *testing.T) {
 	t.Parallel()
 	all := []mutant{{name: "a"}, {name: "b"}, {name: "c"}}
 	seen := make(map[string]int)

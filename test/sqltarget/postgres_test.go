@@ -76,7 +76,7 @@ func TestPostgreSQLKeepsThePort(t *testing.T) {
 
 // Two updates that take two notes in opposite order cause a deadlock. PostgreSQL ends it by
 // failing one of them, and that one runs again.
-func TestADeadlockIsDoneAgain(t *testing.T) {
+func TestDeadlockIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: it starts a server, for what SQLite shows as well")

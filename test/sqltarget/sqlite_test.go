@@ -168,7 +168,7 @@ func TestSQLiteWithAJournalThatIsRolledBackLosesNothing(t *testing.T) {
 	}
 }
 
-func TestATableThatIsMissingOrAnotherIsNoticedAtOnce(t *testing.T) {
+func TestTableThatIsMissingOrAnotherIsNoticedAtOnce(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, "sqlite", sqliteName(filepath.Join(t.TempDir(), "model.db")))
 	if _, err := sqltarget.Open(t.Context(), db, sqltarget.SQLite); err == nil || !strings.Contains(err.Error(), "option CreateTable creates it") {
@@ -192,7 +192,7 @@ func TestATableThatIsMissingOrAnotherIsNoticedAtOnce(t *testing.T) {
 	}
 }
 
-func TestAViewLeavesItsConnectionAsItWas(t *testing.T) {
+func TestViewLeavesItsConnectionAsItWas(t *testing.T) {
 	t.Parallel()
 	target := openTarget(t, "sqlite", sqliteName(filepath.Join(t.TempDir(), "model.db")), sqltarget.SQLite)
 	target.db.SetMaxOpenConns(1)

@@ -14,7 +14,7 @@ var seeds = flag.Int("seeds", 150, "how many worlds are tried")
 // steps is the number of steps of a world.
 const steps = 1400
 
-func TestTheReadModelIsTheFoldOfTheLogWhateverFails(t *testing.T) {
+func TestReadModelIsTheFoldOfTheLogWhateverFails(t *testing.T) {
 	t.Parallel()
 	stats := map[string]int{}
 	for seed := range uint64(*seeds) {

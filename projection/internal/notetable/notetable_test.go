@@ -9,7 +9,7 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-func TestATableNameIsQuoted(t *testing.T) {
+func TestTableNameIsQuoted(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("a", 63)
 	for name, want := range map[string]string{
@@ -21,7 +21,7 @@ func TestATableNameIsQuoted(t *testing.T) {
 	}
 }
 
-func TestABadTableNameIsRefused(t *testing.T) {
+func TestTableNameRefusesABadName(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
 		"", ".", "a.", ".a", "a.b.c", "A", "1a", "a b", `a"b`, "a;", "a\n", "a\x00", "a--", "ä", "a'", strings.Repeat("a", 64), "a." + strings.Repeat("a", 64),

@@ -109,7 +109,7 @@ func steps(t *testing.T, dir, text string) {
 	}
 }
 
-func TestWhatWasNotSyncedIsGoneAfterTheCut(t *testing.T) {
+func TestUnsyncedDataIsGoneAfterTheCut(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: it mounts file systems, and does one thing at a time")
@@ -155,7 +155,7 @@ func TestWhatWasNotSyncedIsGoneAfterTheCut(t *testing.T) {
 	}
 }
 
-func TestTheOperationThatIsNamedFails(t *testing.T) {
+func TestOperationThatIsNamedFails(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		steps string
@@ -188,7 +188,7 @@ func TestTheOperationThatIsNamedFails(t *testing.T) {
 	}
 }
 
-func TestEveryOperationHasAFault(t *testing.T) {
+func TestOperationsHaveFaults(t *testing.T) {
 	t.Parallel()
 	for _, op := range []faultfs.Op{
 		faultfs.OpOpen, faultfs.OpCreate, faultfs.OpRead, faultfs.OpWrite, faultfs.OpSync, faultfs.OpTruncate,

@@ -15,7 +15,7 @@ import (
 
 const childEnv = "PGTEST_CHILD"
 
-func TestEveryTestHasADatabaseOfItsOwnThatSyncs(t *testing.T) {
+func TestDatabaseBelongsToOneTestAndSyncs(t *testing.T) {
 	t.Parallel()
 	a, b := pgtest.Open(t), pgtest.Open(t)
 	a.Exec(t, "CREATE TABLE t (n int)")
@@ -31,7 +31,7 @@ func TestEveryTestHasADatabaseOfItsOwnThatSyncs(t *testing.T) {
 	}
 }
 
-func TestAServerThatIsStoppedAndStartedAgainKeepsItsDatabases(t *testing.T) {
+func TestServerKeepsItsDatabasesOverARestart(t *testing.T) {
 	t.Parallel()
 	skipIfShort(t)
 	s := pgtest.Start(t, "max_connections = 10")
@@ -48,7 +48,7 @@ func TestAServerThatIsStoppedAndStartedAgainKeepsItsDatabases(t *testing.T) {
 	}
 }
 
-// TestChild is what TestNothingIsLeftOfATestProcessThatIsKilled kills.
+// TestChild is what TestProcessThatIsKilledLeavesNothing kills.
 func TestChild(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(childEnv) == "" {
@@ -61,7 +61,7 @@ func TestChild(t *testing.T) {
 	<-t.Context().Done() // never: it is killed
 }
 
-func TestNothingIsLeftOfATestProcessThatIsKilled(t *testing.T) {
+func TestProcessThatIsKilledLeavesNothing(t *testing.T) {
 	t.Parallel()
 	skipIfShort(t)
 	pgtest.Open(t) // or skip
