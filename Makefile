@@ -9,8 +9,8 @@ SHELL := bash
 .NOTPARALLEL:
 
 MODULES := $(shell sed -n '/^use (/,/^)/s/^\t//p' go.work)
-FUZZTIME ?= 8s
-SOAK ?= 45s
+FUZZTIME ?= 4s
+SOAK ?= 30s
 SEEDS ?= 5000
 N ?= all
 KILLS ?= 1000
@@ -23,9 +23,12 @@ TESTFLAGS ?= -timeout 15m
 # slower, and finds what it finds in the others. And those that have none, by rule.
 NORACE := /(internal/(core/(commit|outbox|projector)|tidy)|test/sim|bench(/.*)?|cmd/.*|mutants|examples/hello|examples/library(/library|/notice|/readmodel)?|test/sqltarget|pgxtarget|pgtest|crashtest(/faultfs)?)$$
 
-# The package whose tests take longest. It is named before all others, so that
-# these run beside it and not before it; go test names each package once.
-LONGEST := ./store/pebble
+# The packages whose tests take longest. They are named before all others, so that
+# these run beside them and not before them; go test names each package once. The
+# tests of PostgreSQL wait most of the time, so one package more than there are
+# processors is tested at a time.
+LONGEST := ./store/postgres ./store/pebble
+BESIDE := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 ## test: everything that must hold before a change is accepted, in the order
 ##       of what fails soonest: seconds first, then what needs the heavy tools,
@@ -42,7 +45,7 @@ check: subjects format-check vet modules proto lint
 ##       tests that count allocations)
 .PHONY: test-go
 test-go:
-	go test $(TESTFLAGS) $(LONGEST) work
+	go test $(TESTFLAGS) -p $(BESIDE) $(LONGEST) work
 
 ## test-race: the tests again, in random order, under the race detector, but for
 ##            packages without goroutines of their own (NORACE) and for what does
@@ -86,13 +89,13 @@ crash:
 	for m in store/bbolt store/pebble; do (cd $$m && go test . -run 'Crash|Caught' -timeout 4h \
 		-crash.kills=$(KILLS) -crash.powers=$(POWERS) -crash.rots=$(ROTS) -crash.stride=1); done
 
-## soak: 100,000 entities come and go for SOAK (45s), e.g. make soak SOAK=1h;
+## soak: 100,000 entities come and go for SOAK (30s), e.g. make soak SOAK=1h;
 ##       memory and goroutines must come back
 .PHONY: soak
 soak:
 	go test $(TESTFLAGS) ./test/linearize -run TestMemoryAndGoroutinesComeBack -count=1 -v -soak $(SOAK)
 
-## fuzz: every fuzz target for FUZZTIME (8s), e.g. make fuzz FUZZTIME=10m
+## fuzz: every fuzz target for FUZZTIME (4s), e.g. make fuzz FUZZTIME=10m
 .PHONY: fuzz
 fuzz:
 	.ci/fuzz $(FUZZTIME)
