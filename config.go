@@ -44,7 +44,8 @@ type Config struct {
 	// [Decision.Enqueue] and [Decision.AfterCommit].
 	Effects []EffectRule
 
-	// Services run from the opening of the engine until it is closed, such as projections.
+	// Services run from the opening of the engine until it is closed, such as projections. A
+	// service that ends is started again, see [Service].
 	Services []Service
 
 	// Interceptors are around the work of the engine: calls, deliveries, loads, commits,

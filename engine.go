@@ -555,7 +555,7 @@ type Stats struct {
 	// engine has parked or halted.
 	Delivered, DeliveriesFailed, Parked uint64
 	// TellsFailed counts the commands of [Ref.Tell] that failed or were refused, and
-	// ServicesFailed the services that ended with an error.
+	// ServicesFailed how often a service ended before the engine was closed; see [Service].
 	TellsFailed, ServicesFailed uint64
 	// LogsLost counts the log records that were dropped because the handler of
 	// Config.Logger was too slow.
