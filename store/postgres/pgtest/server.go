@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -75,11 +74,11 @@ func newServer(settings ...string) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cred, err := credential()
+	owner, err := serverAccount()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(parent(cred), "pgtest-")
+	dir, err := os.MkdirTemp(parent(owner), "pgtest-")
 	if err != nil {
 		return nil, err
 	}
@@ -89,15 +88,15 @@ func newServer(settings ...string) (_ *Server, err error) {
 			_ = os.RemoveAll(dir)
 		}
 	}()
-	if cred != nil {
-		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
+	if owner != nil {
+		if err := os.Chown(dir, int(owner.uid), int(owner.gid)); err != nil {
 			return nil, err
 		}
 	}
 	// The first checkpoint syncs the files, so initdb need not.
 	init := exec.Command(filepath.Join(bin, "initdb"), "-D", filepath.Join(dir, "data"), "-U", superuser,
 		"-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	init.Dir, init.SysProcAttr = dir, attributes(cred)
+	init.Dir, init.SysProcAttr = dir, attributes(owner)
 	if out, err := init.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
@@ -117,13 +116,13 @@ func newServer(settings ...string) (_ *Server, err error) {
 // ends.
 func (s *Server) Replica(tb testing.TB, follow bool) *Server {
 	tb.Helper()
-	cred, err := credential()
+	owner, err := serverAccount()
 	if err != nil {
 		tb.Fatalf("replica: %v", err)
 	}
-	dir, err := os.MkdirTemp(parent(cred), "pgtest-") //nolint:usetesting // the user of the server must reach it
-	if err == nil && cred != nil {
-		err = os.Chown(dir, int(cred.Uid), int(cred.Gid))
+	dir, err := os.MkdirTemp(parent(owner), "pgtest-") //nolint:usetesting // the user of the server must reach it
+	if err == nil && owner != nil {
+		err = os.Chown(dir, int(owner.uid), int(owner.gid))
 	}
 	if err != nil {
 		tb.Fatalf("replica: %v", err)
@@ -132,7 +131,7 @@ func (s *Server) Replica(tb testing.TB, follow bool) *Server {
 	tb.Cleanup(r.close)
 	backup := exec.Command(filepath.Join(s.bin, "pg_basebackup"), "-h", s.dir, "-U", superuser,
 		"-D", filepath.Join(dir, "data"), "-X", "stream", "-c", "fast", "--no-sync")
-	backup.Dir, backup.SysProcAttr = dir, attributes(cred)
+	backup.Dir, backup.SysProcAttr = dir, attributes(owner)
 	if out, err := backup.CombinedOutput(); err != nil {
 		tb.Fatalf("pg_basebackup: %v\n%s", err, out)
 	}
@@ -174,12 +173,12 @@ func (s *Server) Log(tb testing.TB) string {
 
 // start starts the server and waits until it answers.
 func (s *Server) start() error {
-	cred, err := credential()
+	owner, err := serverAccount()
 	if err != nil {
 		return err
 	}
 	run := exec.Command("/bin/sh", "-c", supervise, "sh", filepath.Join(s.bin, "postgres"), s.dir)
-	run.Dir, run.SysProcAttr = s.dir, attributes(cred)
+	run.Dir, run.SysProcAttr = s.dir, attributes(owner)
 	pipe, err := run.StdinPipe()
 	if err != nil {
 		return err
@@ -230,12 +229,12 @@ func (s *Server) Restart(tb testing.TB) {
 // Checksums makes a stopped server keep a checksum on each page, including existing pages.
 func (s *Server) Checksums(tb testing.TB) {
 	tb.Helper()
-	cred, err := credential()
+	owner, err := serverAccount()
 	if err != nil {
 		tb.Fatalf("checksums: %v", err)
 	}
 	enable := exec.Command(filepath.Join(s.bin, "pg_checksums"), "--enable", "--no-sync", "-D", filepath.Join(s.dir, "data"))
-	enable.Dir, enable.SysProcAttr = s.dir, attributes(cred)
+	enable.Dir, enable.SysProcAttr = s.dir, attributes(owner)
 	if out, err := enable.CombinedOutput(); err != nil {
 		tb.Fatalf("pg_checksums: %v\n%s", err, out)
 	}
@@ -297,8 +296,13 @@ func binaries() (string, error) {
 	return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return release(a) - release(b) })), nil
 }
 
-// credential returns the user that runs the server, because PostgreSQL refuses to run as root.
-func credential() (*syscall.Credential, error) {
+// An account is a user of the operating system.
+type account struct{ uid, gid uint32 }
+
+// serverAccount returns the account that runs the server if the tests run as root, because
+// PostgreSQL refuses to run as root. It returns nil if the account of the tests runs the server,
+// which is always so on Windows.
+func serverAccount() (*account, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
@@ -315,25 +319,19 @@ func credential() (*syscall.Credential, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+		return &account{uid: uint32(uid), gid: uint32(gid)}, nil
 	}
 	return nil, errors.New("the tests run as root, and there is no user postgres or nobody to run PostgreSQL as")
 }
 
-// attributes puts a process into a session of its own, so that an interrupt from the terminal does
-// not reach it before the tests have ended.
-func attributes(cred *syscall.Credential) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Credential: cred, Setsid: true}
-}
-
 // parent returns the directory for clusters. It is the one for temporary files, unless the server's
 // user cannot enter that one or the path is too long for a socket.
-func parent(cred *syscall.Credential) string {
+func parent(a *account) string {
 	dir := os.TempDir()
 	if len(dir) > socketBytesMax-len("/pgtest-4294967295/.s.PGSQL.5432") {
 		return "/tmp"
 	}
-	for up := dir; cred != nil && up != filepath.Dir(up); up = filepath.Dir(up) {
+	for up := dir; a != nil && up != filepath.Dir(up); up = filepath.Dir(up) {
 		if info, err := os.Stat(up); err != nil || info.Mode().Perm()&1 == 0 {
 			return "/tmp"
 		}
