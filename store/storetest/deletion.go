@@ -98,7 +98,7 @@ var deletionCases = []testCase{
 			x.wantError("a batch that moves a deletion", r.Err, store.ErrInvalid)
 		}
 		want(x, "deletions", x.deleted(), map[string]store.Position{"book": 3})
-		x.wantWhole(x.log)
+		x.wantNoFaults(x.log)
 	}},
 	{name: "deletions outlive the process", needs: []need{durable}, run: func(x *fixture) {
 		threeSnapshots(x)
@@ -114,7 +114,7 @@ var deletionCases = []testCase{
 		want(x, "deletions", y.deletions(), x.deletions())
 		y.deleteEvents(book("a"), 6, all)
 		want(x, "deletions later", y.deleted(), map[string]store.Position{"book": 5})
-		y.wantWhole(y.log)
+		y.wantNoFaults(y.log)
 	}},
 	{name: "a backup has the deletions of the log", needs: []need{backuper}, run: func(x *fixture) {
 		threeSnapshots(x)

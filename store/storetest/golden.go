@@ -65,7 +65,7 @@ func (x *fixture) checkGolden(digests ...string) {
 	if got := x.digest(x.log).String(); !slices.Contains(digests, got) {
 		x.Errorf("digest of the golden data: got %s, want one of %s", got, digests)
 	}
-	x.wantWhole(x.log)
+	x.wantNoFaults(x.log)
 }
 
 // CheckGolden fails unless the log holds everything that an earlier version of its store
@@ -128,5 +128,5 @@ func CheckGolden(t testing.TB, log store.Log) {
 	m := x.halt("m") // the version that has written the data may not have known halted messages
 	want(x, "parked", x.messages(store.MessageQuery{Parked: true}), []*store.Message{m})
 	x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "m", "again", "again", "again", "again", "wake")
-	x.wantWhole(x.log)
+	x.wantNoFaults(x.log)
 }

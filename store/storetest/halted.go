@@ -25,7 +25,7 @@ var haltedCases = []testCase{
 		x.wantMessages("undelivered above it", x.undelivered(store.MessageQuery{After: m.Sequence}), "3", "noon", "later")
 		x.wantMessages("undelivered timers", x.undelivered(store.MessageQuery{AfterDue: noon}), "noon", "later")
 		want(x, "halted among the undelivered", x.undelivered(store.MessageQuery{})[1], m)
-		x.wantWhole(x.log)
+		x.wantNoFaults(x.log)
 	}},
 	{name: "a halted message that is taken up again is where it was", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2"), x.message("3")}})
@@ -35,7 +35,7 @@ var haltedCases = []testCase{
 		x.wantMessages("parked", x.messages(store.MessageQuery{Parked: true}))
 		x.wantMessages("pending", x.messages(store.MessageQuery{}), "1", "2", "3")
 		x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "1", "2", "3")
-		x.wantWhole(x.log)
+		x.wantNoFaults(x.log)
 	}},
 	{name: "a halted message that is removed is gone", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2"), x.message("3")}})
@@ -43,7 +43,7 @@ var haltedCases = []testCase{
 		x.commit(&store.Batch{Settle: []store.Settlement{{Sequence: m.Sequence, Required: true, Conditional: true, IfParked: true}}})
 		x.wantMessages("parked", x.messages(store.MessageQuery{Parked: true}))
 		x.wantMessages("undelivered", x.undelivered(store.MessageQuery{}), "1", "3")
-		x.wantWhole(x.log)
+		x.wantNoFaults(x.log)
 	}},
 	{name: "a halted message that is parked only has left the undelivered", run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2")}})
@@ -105,7 +105,7 @@ var haltedCases = []testCase{
 		y := x.copy()
 		want(x, "undelivered", y.undelivered(store.MessageQuery{}), x.undelivered(store.MessageQuery{}))
 		want(x, "parked", y.messages(store.MessageQuery{Parked: true}), x.messages(store.MessageQuery{Parked: true}))
-		x.wantWhole(y.log)
+		x.wantNoFaults(y.log)
 	}},
 	{name: "a damaged halted message is told in its place", needs: []need{damage}, run: func(x *fixture) {
 		x.commit(&store.Batch{Key: book("a"), Enqueue: []store.Message{x.message("1"), x.message("2"), x.message("3")}})

@@ -1,146 +1,15 @@
 package storetest
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"reflect"
-	"slices"
-	"time"
 
 	"github.com/perdure/perdure/store"
 	"github.com/perdure/perdure/store/admin"
 )
 
-// wholeCases test the methods that export, verify, fill or copy a whole log.
-var wholeCases = []testCase{
-	{name: "an export holds every record in its order", run: func(x *fixture) {
-		fill(x)
-		e := x.export()
-		var events []*store.Event
-		for p := range x.heads() {
-			events = append(events, x.scan(store.Query{After: store.NewPosition(p, 0)})...)
-		}
-		want(x, "events", exported[*store.Event](x, e, store.KindEvent), events)
-		var versions []*store.Event
-		for _, key := range filled {
-			for _, ev := range x.read(key, 0) {
-				versions = append(versions, &store.Event{Key: ev.Key, Version: ev.Version, Position: ev.Position})
-			}
-		}
-		want(x, "versions", exported[*store.Event](x, e, store.KindVersion), versions)
-		var states []*store.State
-		for _, key := range filled {
-			offered, _ := x.load(key, never)
-			slices.Reverse(offered)
-			states = append(states, offered...)
-		}
-		want(x, "states", exported[*store.State](x, e, store.KindState), states)
-		want(x, "heads", e.Origin().Heads, x.heads())
-		x.exportedNames(e)
-		x.wantNoError("close", e.Close())
-	}},
-	{name: "an export of an empty log holds nothing", run: func(x *fixture) {
-		e := x.export()
-		for _, s := range append(store.RecordKinds(), store.KindVersion) {
-			want(x, s.String(), len(exported[store.Record](x, e, s)), 0)
-		}
-		want(x, "origin", e.Origin(), store.Origin{Heads: []store.Position{0}})
-		x.wantNoError("close", e.Close())
-	}},
-	{name: "an export is of one moment", run: func(x *fixture) {
-		x.append(book("a"), 0, "1", "2")
-		e := x.export()
-		x.append(book("a"), 2, "3")
-		x.append(book("b"), 0, "other")
-		want(x, "events", len(exported[*store.Event](x, e, store.KindEvent)), 2)
-		want(x, "versions", len(exported[*store.Event](x, e, store.KindVersion)), 2)
-		want(x, "heads", e.Origin().Heads, []store.Position{2})
-		x.wantNoError("close", e.Close())
-	}},
-	{name: "an export whose context has ended ends with its error", run: func(x *fixture) {
-		x.append(book("a"), 0, "1")
-		e := x.export()
-		ctx, cancel := context.WithCancel(x.ctx)
-		cancel()
-		for _, s := range store.RecordKinds()[:1] {
-			x.wantError(s.String(), first(x, s.String(), e.Records(ctx, s)), context.Canceled)
-		}
-		x.wantNoError("close", e.Close())
-		_, err := x.log.Export(ctx)
-		x.wantError("export", err, context.Canceled)
-	}},
-	{name: "an export goes on behind damaged records", needs: []need{damage}, run: func(x *fixture) {
-		x.append(book("a"), 0, "1", "2", "3", "4")
-		x.damage(x.read(book("a"), 0)[1], flips[1].flip)
-		x.damage(x.read(book("a"), 2)[0], flips[4].flip)
-		e := x.export()
-		var got []string
-		for r, err := range e.Records(x.ctx, store.KindEvent) {
-			if err != nil {
-				x.wantError("a damaged event", err, store.ErrCorrupt)
-				got = append(got, "damaged")
-				continue
-			}
-			got = append(got, string(r.(*store.Event).Payload))
-		}
-		want(x, "events", got, []string{"1", "damaged", "damaged", "4"})
-		x.wantNoError("close", e.Close())
-	}},
-	{name: "a whole log has no faults", run: func(x *fixture) {
-		x.wantWhole(x.log)
-		fill(x)
-		x.wantWhole(x.log)
-		x.deleteEvents(book("a"), 4, all)
-		x.wantWhole(x.log)
-		if x.features.Reopen != nil {
-			x.reopen()
-			x.wantWhole(x.log)
-		}
-	}},
-	{name: "a whole log in many partitions has no faults", needs: []need{partitions}, setup: Setup{Partitions: 3}, run: func(x *fixture) {
-		for i := range 20 {
-			x.append(book(fmt.Sprint(i)), 0, "1", "2")
-		}
-		x.wantWhole(x.log)
-	}},
-	{name: "every damaged record is found", needs: []need{damage}, run: func(x *fixture) {
-		fill(x)
-		records := x.allExported()
-		for i, r := range records {
-			x.damage(r, flips[i%len(flips)].flip)
-			if found := x.verify(x.log).FaultCount; found <= int64(i) {
-				x.Errorf("faults after %d damaged records, the last a %v: got %d", i+1, store.RecordKindOf(r), found)
-			}
-		}
-	}},
-	{name: "nothing that a commit has taken is a fault", run: func(x *fixture) {
-		epoch := x.timer("t", "due in 1970", time.Unix(0, 0))
-		x.commit(&store.Batch{
-			Key: book("a"), Events: x.events("1"), Receipts: []store.Receipt{{Name: "r", Version: 1}}, Enqueue: []store.Message{epoch},
-			// Checkpoints of a reader that follows another log.
-			Checkpoints: []store.Checkpoint{{Name: "b", Position: 9}, {Name: "c", Position: store.NewPosition(100, 0)}},
-		})
-		for what, b := range map[string]*store.Batch{
-			"a receipt of a later version":   {Key: book("a"), Expected: 1, Events: x.events("2"), Receipts: []store.Receipt{{Name: "later", Version: 3}}},
-			"a receipt of no version so far": {Key: book("b"), Receipts: []store.Receipt{{Name: "r", Version: 1}}},
-		} {
-			x.wantError(what, x.try(b).Err, store.ErrInvalid)
-		}
-		want(x, "faults", x.verify(x.log).FaultCount, 0)
-		want(x, "pending messages", len(x.messages(store.MessageQuery{})), 1)
-		after := x.messages(store.MessageQuery{})[0]
-		want(x, "messages behind the last", len(x.messages(store.MessageQuery{AfterDue: after.Due, After: after.Sequence})), 0)
-	}},
-	{name: "equal logs have equal digests and others do not", run: func(x *fixture) {
-		x.append(book("a"), 0, "1")
-		before := x.digest(x.log)
-		want(x, "difference", before.Difference(x.digest(x.log)), "")
-		x.append(book("a"), 1, "2")
-		want(x, "difference", before.Difference(x.digest(x.log)), "1 events and 2")
-	}},
-
+// importCases test that a log is copied into an empty one, and the methods that do so.
+var importCases = []testCase{
 	{name: "a copy has everything as it was", run: func(x *fixture) {
 		fill(x)
 		y := x.copy()
@@ -161,7 +30,7 @@ var wholeCases = []testCase{
 		want(x, "checkpoints", y.checkpoints(), x.checkpoints())
 		want(x, "entities", y.entities("book", ""), x.entities("book", ""))
 		want(x, "counts", y.counts(), x.counts())
-		x.wantWhole(y.log)
+		x.wantNoFaults(y.log)
 	}},
 	{name: "a copy of a damaged log has the rest, and the damage in its place", needs: []need{damage}, run: func(x *fixture) {
 		fill(x)
@@ -212,7 +81,7 @@ var wholeCases = []testCase{
 			q := store.Query{After: store.NewPosition(p, 0)}
 			want(x, "scan", y.scan(q), x.scan(q))
 		}
-		x.wantWhole(y.log)
+		x.wantNoFaults(y.log)
 	}},
 	{name: "a copy goes on where its origin was", run: func(x *fixture) {
 		fill(x)
@@ -231,7 +100,7 @@ var wholeCases = []testCase{
 		if x.features.Reopen != nil {
 			y.reopen()
 		}
-		x.wantWhole(y.log)
+		x.wantNoFaults(y.log)
 	}},
 	{name: "a copy keeps the gaps of deleted events", run: func(x *fixture) {
 		threeSnapshots(x)
@@ -240,9 +109,9 @@ var wholeCases = []testCase{
 		y := x.copy()
 		y.wantTexts("read", y.read(book("a"), 0), "4", "5", "6", "7")
 		want(x, "scan", y.scan(store.Query{}), x.scan(store.Query{}))
-		x.wantWhole(y.log)
+		x.wantNoFaults(y.log)
 		want(x, "deleted later", y.deleteEvents(book("a"), 6, all), 2)
-		x.wantWhole(y.log)
+		x.wantNoFaults(y.log)
 	}},
 	{name: "a log that is not empty cannot be filled", run: func(x *fixture) {
 		x.append(book("a"), 0, "1")
@@ -266,7 +135,7 @@ var wholeCases = []testCase{
 		report, err := admin.Copy(x.ctx, x.log, y.log, nil)
 		x.wantNoError("copy to a log whose commits were all refused", err)
 		want(x, "difference", report.Digest.Difference(x.digest(y.log)), "")
-		y.wantWhole(y.log)
+		y.wantNoFaults(y.log)
 		last := x.messages(store.MessageQuery{})[0].Sequence
 		r := y.commit(&store.Batch{Key: book("b"), Events: y.events("1"), Enqueue: []store.Message{y.message("second")}})
 		if r.Sequence <= last {
@@ -349,139 +218,6 @@ var wholeCases = []testCase{
 	closed("verifier", func(x *fixture, check func(string, error)) {
 		check("verify", x.log.VerifyFiles(x.ctx, func(err error) { x.Errorf("fault of a closed log: %v", err) }))
 	}),
-
-	{name: "a backup holds what the log holds", needs: []need{backuper}, run: func(x *fixture) {
-		fill(x)
-		before := x.digest(x.log)
-		path := filepath.Join(x.TempDir(), "backup")
-		x.wantNoError("backup", admin.Backup(x.ctx, x.log, path, admin.BackupOptions{}))
-		x.append(book("late"), 0, "1")
-		y := x.around(x.features.OpenBackup(x, path, x.setup))
-		want(x, "difference", before.Difference(y.digest(y.log)), "")
-		x.wantWhole(y.log)
-		y.append(book("late"), 0, "1")
-	}},
-	{name: "a backup does not replace what is there", needs: []need{backuper}, run: func(x *fixture) {
-		path := filepath.Join(x.TempDir(), "backup")
-		x.wantNoError("backup", admin.Backup(x.ctx, x.log, path, admin.BackupOptions{}))
-		if err := admin.Backup(x.ctx, x.log, path, admin.BackupOptions{}); err == nil {
-			x.Errorf("a second backup to the same path: got no error")
-		}
-	}},
-}
-
-// filled are the keys that fill uses, sorted.
-var filled = []store.Key{book("a"), book("b"), {Kind: "shelf", ID: "s"}}
-
-// fill stores records of every sort that the log can keep. Golden data begins with them, so
-// fill must not change.
-func fill(x *fixture) {
-	x.Helper()
-	threeSnapshots(x)
-	b := &store.Batch{Key: book("b"), Events: []store.Event{x.event("1", "tag", "tag2")}}
-	b.Events[0].Metadata = store.Metadata{CausationID: x.id(), CorrelationID: "c", TraceParent: "p", Values: map[string]string{"a": "b", "c": ""}}
-	parked := x.message("parked")
-	parked.Parked, parked.Attempts, parked.LastError, parked.Target = true, 3, "no", book("a")
-	b.Enqueue = []store.Message{x.message("m"), parked}
-	x.commit(b)
-	for v := range store.Version(2) {
-		x.commit(&store.Batch{Key: filled[2], Expected: v, Save: x.state(fmt.Sprint("saved ", v+1))})
-	}
-	b = &store.Batch{Key: book("a"), Expected: 7}
-	b.Enqueue = []store.Message{x.timer("t", "wake", noon.Add(time.Hour)), x.message("settled")}
-	b.Receipts = []store.Receipt{
-		{Name: "r", CommandID: x.id(), Fingerprint: []byte("f"), Version: 7, ReplyType: "t", Reply: []byte("yes")},
-		{Name: "no", Refusal: &store.Refusal{Code: 5, Message: "none", Details: []store.Detail{{Type: "t", Payload: []byte("d")}}}},
-	}
-	b.Claim = []store.Claim{ada, {Space: "address", Value: "zoe"}}
-	b.Checkpoints = []store.Checkpoint{{Name: "reader", Position: 5}, {Name: "also", Position: 7}}
-	x.commit(b)
-	x.commit(&store.Batch{Settle: []store.Settlement{{Sequence: 4, Required: true}}})
-}
-
-// exportedNames compares the records that are found by name.
-func (x *fixture) exportedNames(e store.Export) {
-	x.Helper()
-	messages := append(x.messages(store.MessageQuery{}), x.messages(store.MessageQuery{Parked: true})...)
-	slices.SortFunc(messages, func(a, b *store.Message) int { return int(a.Sequence) - int(b.Sequence) })
-	want(x, "messages", exported[*store.Message](x, e, store.KindMessage), messages)
-	want(x, "last sequence", e.Origin().Sequence, 4)
-	var receipts []*store.Receipt
-	for _, key := range filled {
-		receipts = append(receipts, x.receipts(key)...)
-	}
-	want(x, "receipts", exported[*store.Receipt](x, e, store.KindReceipt), receipts)
-	var claims []store.Claimed
-	for _, c := range exported[*store.Claimed](x, e, store.KindClaim) {
-		claims = append(claims, *c)
-	}
-	want(x, "claims", claims, x.claims("address"))
-	var marks []store.Checkpoint
-	for _, m := range exported[*store.Checkpoint](x, e, store.KindCheckpoint) {
-		marks = append(marks, *m)
-	}
-	want(x, "checkpoints", marks, x.checkpoints())
-}
-
-func (x *fixture) export() store.Export {
-	x.Helper()
-	e, err := x.log.Export(x.ctx)
-	x.wantNoError("export", err)
-	return e
-}
-
-// allExported returns copies of all records of the log.
-func (x *fixture) allExported() (records []store.Record) {
-	x.Helper()
-	e := x.export()
-	for _, s := range store.RecordKinds() {
-		records = append(records, exported[store.Record](x, e, s)...)
-	}
-	x.wantNoError("close", e.Close())
-	return records
-}
-
-// exported returns copies of the records of a sort.
-func exported[R store.Record](x *fixture, e store.Export, s store.RecordKind) []R {
-	x.Helper()
-	var records []R
-	for r, err := range e.Records(x.ctx, s) {
-		x.wantNoError(fmt.Sprintf("export of %vs", s), err)
-		switch c := r.(type) {
-		case *store.Event:
-			r = kept(c)
-		case *store.State:
-			r = c.Clone()
-		}
-		record, ok := r.(R)
-		if !ok {
-			x.Fatalf("export of %vs: got a %T, want a %v", s, r, reflect.TypeFor[R]())
-		}
-		records = append(records, record)
-	}
-	return records
-}
-
-func (x *fixture) verify(log store.Log) *admin.Report {
-	x.Helper()
-	report, err := admin.Verify(x.ctx, log, admin.VerifyOptions{})
-	x.wantNoError("verify", err)
-	return report
-}
-
-// wantWhole fails if verification finds a fault in a log.
-func (x *fixture) wantWhole(log store.Log) {
-	x.Helper()
-	for _, fault := range x.verify(log).Faults {
-		x.Errorf("verify: found %v in a whole log", fault)
-	}
-}
-
-func (x *fixture) digest(log store.Log) *admin.Digest {
-	x.Helper()
-	d, err := admin.NewDigest(x.ctx, log, nil)
-	x.wantNoError("digest", err)
-	return d
 }
 
 // another returns a fixture around a new, empty log of the same store.
