@@ -135,7 +135,7 @@ func cases() []testCase {
 		featureCases, commitCases, stateCases, limitCases,
 		readCases, scanCases, positionCases, recordCases,
 		outboxCases, haltedCases, receiptCases, claimCases, checkpointCases,
-		catalogCases, pruneCases, deletionCases, lifeCases, corruptCases, exportCases, backupCases, verifyCases, importCases,
+		catalogCases, pruneCases, deletionCases, lifecycleCases, corruptCases, exportCases, backupCases, verifyCases, importCases,
 		concurrent, modelCases,
 	} {
 		all = append(all, part...)

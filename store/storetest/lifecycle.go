@@ -6,7 +6,8 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-var lifeCases = []testCase{
+// lifecycleCases test how a log is acquired, closed and opened again, and its statistics.
+var lifecycleCases = []testCase{
 	{name: "a closed log takes no commit, for certain", run: func(x *fixture) {
 		x.wantNoError("close", x.log.Close())
 		_, err := x.log.Commit(x.ctx, []*store.Batch{{Key: book("a"), Events: x.events("no")}})

@@ -16,30 +16,30 @@ import (
 	"github.com/perdure/perdure/store"
 )
 
-// A trial is one random sequence of operations, on one log or alternately on two logs that
+// A randomRun is one random sequence of operations, on one log or alternately on two logs that
 // share their storage.
-type trial struct {
+type randomRun struct {
 	x      *fixture
 	m      *model
 	serial int
 }
 
-// A trialTB reports the failures of a fixture to rapid, so that rapid can look for a
+// A randomTB reports the failures of a fixture to rapid, so that rapid can look for a
 // smaller sequence. Cleanups and folders are those of the whole case.
-type trialTB struct {
+type randomTB struct {
 	testing.TB
 	rt *rapid.T
 }
 
-func (t *trialTB) Errorf(format string, args ...any) { t.rt.Errorf(format, args...) }
-func (t *trialTB) Fatalf(format string, args ...any) { t.rt.Fatalf(format, args...) }
-func (t *trialTB) Logf(format string, args ...any)   { t.rt.Logf(format, args...) }
+func (t *randomTB) Errorf(format string, args ...any) { t.rt.Errorf(format, args...) }
+func (t *randomTB) Fatalf(format string, args ...any) { t.rt.Fatalf(format, args...) }
+func (t *randomTB) Logf(format string, args ...any)   { t.rt.Logf(format, args...) }
 
 func runModel(x *fixture, partitions int) {
 	x.Helper()
 	setup := Setup{Partitions: partitions}
 	rapid.Check(x, func(rt *rapid.T) {
-		y := &fixture{TB: &trialTB{x.TB, rt}, open: x.open, features: x.features, setup: setup, log: x.open(x.TB, setup), ctx: x.ctx}
+		y := &fixture{TB: &randomTB{x.TB, rt}, open: x.open, features: x.features, setup: setup, log: x.open(x.TB, setup), ctx: x.ctx}
 		own, other := y.log, store.Log(nil) // the two logs share their storage
 		leave := func() {
 			if y.log = own; other != nil {
@@ -51,7 +51,7 @@ func runModel(x *fixture, partitions int) {
 			leave()
 			_ = own.Close()
 		}()
-		r := &trial{x: y, m: newModel(partitions)}
+		r := &randomRun{x: y, m: newModel(partitions)}
 		actions := map[string]func(*rapid.T){
 			"":                 r.compare,
 			"commit":           r.commit,
@@ -84,7 +84,7 @@ func runModel(x *fixture, partitions int) {
 }
 
 // verify verifies the log, which must have no fault after any sequence.
-func (r *trial) verify(rt *rapid.T) {
+func (r *randomRun) verify(rt *rapid.T) {
 	for _, fault := range r.x.verify(r.x.log).Faults {
 		rt.Fatalf("verify: found %v in a whole log", fault)
 	}
@@ -101,12 +101,12 @@ var (
 	modelOften  = rapid.IntRange(0, 7) // 0 means: make the odd choice
 )
 
-func (r *trial) text() string {
+func (r *randomRun) text() string {
 	r.serial++
 	return fmt.Sprint(r.serial)
 }
 
-func (r *trial) commit(rt *rapid.T) {
+func (r *randomRun) commit(rt *rapid.T) {
 	n := rapid.IntRange(1, 5).Draw(rt, "batches")
 	versions := make(map[store.Key]store.Version) // versions of the entities if the log accepts all batches
 	group := make([]*store.Batch, n)
@@ -125,7 +125,7 @@ func (r *trial) commit(rt *rapid.T) {
 	}
 }
 
-func (r *trial) batch(rt *rapid.T, versions map[store.Key]store.Version) *store.Batch {
+func (r *randomRun) batch(rt *rapid.T, versions map[store.Key]store.Version) *store.Batch {
 	b := &store.Batch{}
 	if modelBools.Draw(rt, "settle") {
 		r.settle(rt, b)
@@ -164,7 +164,7 @@ func (r *trial) batch(rt *rapid.T, versions map[store.Key]store.Version) *store.
 
 // change draws events, a state, a snapshot, messages and timers. An entity of kind shelf is
 // durable-state; the others are event-sourced.
-func (r *trial) change(rt *rapid.T, b *store.Batch) {
+func (r *randomRun) change(rt *rapid.T, b *store.Batch) {
 	if b.Key.Kind == "shelf" {
 		if modelBools.Draw(rt, "save") {
 			b.Save = r.x.state(r.text())
@@ -191,7 +191,7 @@ func (r *trial) change(rt *rapid.T, b *store.Batch) {
 	}
 }
 
-func (r *trial) settle(rt *rapid.T, b *store.Batch) {
+func (r *randomRun) settle(rt *rapid.T, b *store.Batch) {
 	if len(r.m.messages) == 0 {
 		return
 	}
@@ -220,7 +220,7 @@ func (r *trial) settle(rt *rapid.T, b *store.Batch) {
 	b.Settle = append(b.Settle, s)
 }
 
-func (r *trial) deleteEvents(rt *rapid.T) {
+func (r *randomRun) deleteEvents(rt *rapid.T) {
 	key := modelKeys.Draw(rt, "key")
 	below := store.Version(rapid.IntRange(0, int(r.m.entity(key).version)+1).Draw(rt, "below"))
 	through := store.LastPosition(store.PartitionOf(key, len(r.m.log)))
@@ -234,7 +234,7 @@ func (r *trial) deleteEvents(rt *rapid.T) {
 	}
 }
 
-func (r *trial) deleteSnapshots(rt *rapid.T) {
+func (r *randomRun) deleteSnapshots(rt *rapid.T) {
 	key := modelKeys.Draw(rt, "key")
 	below := store.Version(rapid.IntRange(0, int(r.m.entity(key).version)+1).Draw(rt, "below"))
 	n, err := r.x.log.DeleteSnapshots(r.x.ctx, key, below)
@@ -246,7 +246,7 @@ func (r *trial) deleteSnapshots(rt *rapid.T) {
 // ---- comparison of the log with the model
 
 // compare reads everything in the log and compares it with the model.
-func (r *trial) compare(rt *rapid.T) {
+func (r *randomRun) compare(rt *rapid.T) {
 	r.comparePartitions(rt)
 	for _, key := range slices.SortedFunc(maps.Keys(r.m.entities), compareKeys) {
 		r.compareEntity(rt, key)
@@ -277,7 +277,7 @@ func same(rt *rapid.T, what string, got, want any) {
 	}
 }
 
-func (r *trial) comparePartitions(rt *rapid.T) {
+func (r *randomRun) comparePartitions(rt *rapid.T) {
 	heads := r.x.heads()
 	for p, events := range r.m.log {
 		same(rt, "head", heads[p], store.NewPosition(p, uint64(len(events))))
@@ -294,7 +294,7 @@ func (r *trial) comparePartitions(rt *rapid.T) {
 	}
 }
 
-func (r *trial) compareEntity(rt *rapid.T, key store.Key) {
+func (r *randomRun) compareEntity(rt *rapid.T, key store.Key) {
 	e := r.m.entities[key]
 	if r := r.x.try(&store.Batch{Key: key, Expected: e.version}); r.Err != nil {
 		rt.Fatalf("version of %v: got %v, want %d", key, r.Err, e.version)
@@ -326,7 +326,7 @@ func (r *trial) compareEntity(rt *rapid.T, key store.Key) {
 	same(rt, fmt.Sprintf("load %v above %d", key, latest), textsOf(later), wanted)
 }
 
-func (r *trial) compareOutbox(rt *rapid.T) {
+func (r *randomRun) compareOutbox(rt *rapid.T) {
 	for _, parked := range []bool{false, true} {
 		rows := slices.Clone(r.m.messages)
 		rows = slices.DeleteFunc(rows, func(m modelMessage) bool { return m.parked != parked })
@@ -355,7 +355,7 @@ func modelMessages(messages []*store.Message) (rows []modelMessage) {
 	return rows
 }
 
-func (r *trial) compareReceipts(rt *rapid.T) {
+func (r *randomRun) compareReceipts(rt *rapid.T) {
 	got := make(map[[3]string]string)
 	for key := range r.m.entities {
 		for _, c := range r.x.receipts(key) {
@@ -365,7 +365,7 @@ func (r *trial) compareReceipts(rt *rapid.T) {
 	same(rt, "receipts", got, r.m.receipts)
 }
 
-func (r *trial) compareClaims(rt *rapid.T) {
+func (r *randomRun) compareClaims(rt *rapid.T) {
 	got := make(map[store.Claim]store.Key)
 	for _, space := range []string{"s1", "s2"} {
 		for _, c := range r.x.claims(space) {
@@ -375,7 +375,7 @@ func (r *trial) compareClaims(rt *rapid.T) {
 	same(rt, "claims", got, r.m.claims)
 }
 
-func (r *trial) compareCatalog(rt *rapid.T) {
+func (r *randomRun) compareCatalog(rt *rapid.T) {
 	wanted := make(map[store.Key]store.Version)
 	for key, e := range r.m.entities {
 		if e.version > 0 {
