@@ -15,7 +15,7 @@ const checks = "4"
 
 // parallel is the default number of tests that run at the same time. Most of them wait for the
 // server, for a process that is stopped, or for a time-out.
-const parallel = "12"
+const parallel = "4"
 
 func TestMain(m *testing.M) {
 	for name, value := range map[string]string{"rapid.checks": checks, "test.parallel": parallel} {
