@@ -272,13 +272,22 @@ type RuleInfo struct {
 	Version store.Version
 	// CommandID is the id of the command. It is zero in an [Answer] rule.
 	CommandID store.ID
+	// Metadata is that of [WithMetadata], or of the message that carries the command: then its
+	// CausationID is the id of the command that has sent the message. The values must not be
+	// changed.
+	Metadata store.Metadata
 }
 
-// Info returns the entity and the command of the rule that runs with ctx. Outside a rule
-// all fields are zero.
+// Info returns the entity, the command and the metadata of the rule that runs with ctx.
+// Outside a rule all fields are zero.
 func Info(ctx context.Context) RuleInfo {
-	if i := entity.InfoFrom(ctx); i != nil {
-		return RuleInfo{Key: i.Key, Version: i.Version, CommandID: i.Command}
+	i := entity.InfoFrom(ctx)
+	if i == nil {
+		return RuleInfo{}
 	}
-	return RuleInfo{}
+	r := RuleInfo{Key: i.Key, Version: i.Version, CommandID: i.Command}
+	if i.Metadata != nil {
+		r.Metadata = *i.Metadata
+	}
+	return r
 }

@@ -130,8 +130,7 @@ func (d *dispatcher) handle(r *outbox.Row) error {
 		defer cancel()
 	}
 	ctx = context.WithValue(ctx, deliveryKey{}, &EffectInfo{
-		ID: m.ID, Attempt: int(m.Attempts) + 1, Source: m.Source,
-		Causation: m.Metadata.CausationID, Correlation: m.Metadata.Correlation(), Enqueued: m.Time,
+		ID: m.ID, Attempt: int(m.Attempts) + 1, Source: m.Source, Metadata: m.Metadata, Enqueued: m.Time,
 		engine: d.engine,
 	})
 	if len(d.engine.hooks.delivery) == 0 {

@@ -131,11 +131,11 @@ type EffectInfo struct {
 	// Attempt is the number of the attempt, from 1. A message of [Decision.AfterCommit]
 	// has one attempt only.
 	Attempt int
-	// Source is the entity whose command created the message, Causation is the id of that
-	// command, and Correlation is the correlation id of the conversation.
-	Source      store.Key
-	Causation   store.ID
-	Correlation string
+	// Source is the entity whose command created the message.
+	Source store.Key
+	// Metadata is that of the command: its CausationID is the id of the command. The values must
+	// not be changed.
+	Metadata store.Metadata
 	// Enqueued is the time when the message was stored. It is zero for a message of
 	// [Decision.AfterCommit].
 	Enqueued time.Time

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -436,6 +438,32 @@ var verbTexts = [...]string{"", "ask ", "do ", "tell ", "deliver to ", "query ",
 // "ask acc/1".
 func (v verb) of(key store.Key) string { return verbTexts[v] + key.String() }
 
+// handled says which commands or queries a kind has rules for.
+func handled(rules *entity.Rules, op entity.Op) string {
+	var names []string
+	switch {
+	case op == entity.OpQuery:
+		names = typesOf(rules.Answer)
+	case rules.Durable:
+		names = typesOf(rules.Update)
+	default:
+		names = typesOf(rules.Decide)
+	}
+	if len(names) == 0 {
+		return "it has none"
+	}
+	return "it has those for " + strings.Join(names, ", ")
+}
+
+// typesOf returns the names of the messages that rules are for, in order.
+func typesOf[F any](rules map[reflect.Type]F) (names []string) {
+	for t := range rules {
+		names = append(names, messageName(newMessage(t)))
+	}
+	slices.Sort(names)
+	return names
+}
+
 // op returns the operation on the entity.
 func (v verb) op() entity.Op {
 	switch v {
@@ -470,8 +498,9 @@ func (c *call) failure(v verb, key store.Key) error {
 	case entity.StatusWrongVersion:
 		return &VersionError{Key: key, Want: c.IfVersion, Actual: out.Version, verb: v}
 	case entity.StatusUnhandled:
-		return errtext.New(fmt.Sprintf("%s: kind %q has no %s rule for %s", about, key.Kind,
-			v.rule(c.engine.kinds[key.Kind].options.Rules.Durable), messageName(c.Message)), ErrUnhandled)
+		rules := c.engine.kinds[key.Kind].options.Rules
+		return errtext.New(fmt.Sprintf("%s: kind %q has no %s rule for %s (%s)", about, key.Kind,
+			v.rule(rules.Durable), messageName(c.Message), handled(rules, c.Op)), ErrUnhandled)
 	case entity.StatusInvalid:
 		what := "decision of"
 		if c.Op == entity.OpQuery {

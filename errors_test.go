@@ -228,9 +228,9 @@ func TestErrorTexts(t *testing.T) {
 			return do(&testv1.Touch{}, perdure.WithMetadata(store.Metadata{CausationID: store.ID{1}}))
 		}},
 		// the rules
-		{`do account/1: kind "account" has no Decide rule for perdure.test.v1.Note`, func() error { return do(&testv1.Note{}) }},
-		{`ask shelf/1: kind "shelf" has no Update rule for perdure.test.v1.Note`, func() error { _, err := shelf.Ask(ctx, &testv1.Note{}); return err }},
-		{`query account/1: kind "account" has no Answer rule for perdure.test.v1.Touch`, func() error { _, err := perdure.Query[*testv1.Balance](ctx, account, &testv1.Touch{}); return err }},
+		{`do account/1: kind "account" has no Decide rule for perdure.test.v1.Note (it has those for perdure.test.v1.Annotate, perdure.test.v1.Deposit, perdure.test.v1.Misbehave, perdure.test.v1.Open, perdure.test.v1.Touch, perdure.test.v1.Withdraw)`, func() error { return do(&testv1.Note{}) }},
+		{`ask shelf/1: kind "shelf" has no Update rule for perdure.test.v1.Note (it has those for perdure.test.v1.Annotate, perdure.test.v1.Deposit, perdure.test.v1.Touch)`, func() error { _, err := shelf.Ask(ctx, &testv1.Note{}); return err }},
+		{`query account/1: kind "account" has no Answer rule for perdure.test.v1.Touch (it has those for perdure.test.v1.GetBalance, perdure.test.v1.GetNotes)`, func() error { _, err := perdure.Query[*testv1.Balance](ctx, account, &testv1.Touch{}); return err }},
 		{"query account/1: the answer to perdure.test.v1.GetBalance is a *testv1.Balance, not a *testv1.Note", func() error { _, err := perdure.Query[*testv1.Note](ctx, account, &testv1.GetBalance{}); return err }},
 		{"failed precondition: balance is 7", func() error { return do(&testv1.Withdraw{Amount: 8}) }},
 		{"no money", func() error {

@@ -3,8 +3,11 @@ package perdure_test
 import (
 	"context"
 	"errors"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -142,7 +145,7 @@ func TestInfo(t *testing.T) {
 	t.Parallel()
 	t.Run("outside_a_rule_is_zero", func(t *testing.T) {
 		t.Parallel()
-		if got := perdure.Info(t.Context()); got != (perdure.RuleInfo{}) {
+		if got := perdure.Info(t.Context()); !reflect.DeepEqual(got, perdure.RuleInfo{}) {
 			t.Errorf("got %+v", got)
 		}
 	})
@@ -169,8 +172,60 @@ func TestInfo(t *testing.T) {
 		if decided.Key != ref.Key() || decided.Version != 0 || decided.CommandID.IsZero() {
 			t.Errorf("a Decide rule sees %+v", decided)
 		}
-		if want := (perdure.RuleInfo{Key: ref.Key(), Version: 1}); answered != want {
+		if want := (perdure.RuleInfo{Key: ref.Key(), Version: 1}); !reflect.DeepEqual(answered, want) {
 			t.Errorf("an Answer rule sees %+v, want %+v", answered, want)
+		}
+	})
+}
+
+// TestMetadata follows the metadata of a call to its rule, to the rule of the entity that gets a
+// message of it, and to the handler of an effect.
+func TestMetadata(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := store.Metadata{CorrelationID: "talk", TraceParent: "tp", TraceState: "ts", Values: map[string]string{"who": "ada"}}
+		var got diary
+		sees := func(what string, m store.Metadata, cause store.ID) {
+			got.add("%s: %s %s %s %v, caused by the command before: %v", what, m.CorrelationID, m.TraceParent, m.TraceState, m.Values, m.CausationID == cause)
+		}
+		var first, second store.ID
+		receiver := store.Key{Kind: "receiver", ID: "1"}
+		decided := func(ctx context.Context) (*perdure.Decision, error) {
+			info := perdure.Info(ctx)
+			if info.Key == receiver {
+				second = info.CommandID
+				sees("receiver", info.Metadata, first)
+				return perdure.None().Enqueue(&testv1.Note{}), nil
+			}
+			first = info.CommandID
+			sees("sender", info.Metadata, store.ID{})
+			return perdure.None().EnqueueTo(receiver, &testv1.Touch{}), nil
+		}
+		rules := []perdure.Rule[*testv1.Account]{
+			perdure.Decide(func(ctx context.Context, _ *testv1.Account, _ *testv1.Touch) (*perdure.Decision, error) {
+				return decided(ctx)
+			}),
+			perdure.Evolve(onDeposited),
+		}
+		sender := perdure.EventSourced("sender", rules...)
+		e := openConfig(t, perdure.Config{
+			Store: newLog(t), Kinds: []perdure.AnyKind{sender, perdure.EventSourced("receiver", rules...)},
+			Effects: []perdure.EffectRule{perdure.Perform(func(ctx context.Context, _ *testv1.Note) error {
+				sees("effect", perdure.EffectInfoFrom(ctx).Metadata, second)
+				return nil
+			})},
+		})
+		if _, err := sender.Ref(e, "1").Do(t.Context(), &testv1.Touch{}, perdure.WithMetadata(m)); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		want := []string{
+			"sender: talk tp ts map[who:ada], caused by the command before: true",
+			"receiver: talk tp ts map[who:ada], caused by the command before: true",
+			"effect: talk tp ts map[who:ada], caused by the command before: true",
+		}
+		if lines := got.take(); !slices.Equal(lines, want) {
+			t.Errorf("got  %q\nwant %q", lines, want)
 		}
 	})
 }

@@ -197,7 +197,7 @@ func (r *crashing) performEarly(m *store.Message, b *store.Batch) {
 	if !m.Target.IsZero() || proto.Unmarshal(m.Payload, note) != nil {
 		return
 	}
-	r.note(&perdure.EffectInfo{ID: m.ID, Source: b.Key, Causation: m.Metadata.CausationID}, note)
+	r.note(&perdure.EffectInfo{ID: m.ID, Source: b.Key, Metadata: m.Metadata}, note)
 }
 
 // note records that an enqueued message was performed. Its command must be in the log at that
@@ -215,13 +215,13 @@ func (r *crashing) note(d *perdure.EffectInfo, m *testv1.Note) {
 
 func (r *crashing) committed(d *perdure.EffectInfo, text string) {
 	for ev, err := range r.log.Read(context.Background(), d.Source, 0) {
-		if err == nil && ev.Metadata.CausationID == d.Causation {
+		if err == nil && ev.Metadata.CausationID == d.Metadata.CausationID {
 			return
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.failf("%q is performed, and its command %v is not in the log", text, d.Causation)
+	r.failf("%q is performed, and its command %v is not in the log", text, d.Metadata.CausationID)
 }
 
 // effects are the handlers of one process.

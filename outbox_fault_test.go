@@ -212,7 +212,7 @@ func TestSentEffectKnowsItsCause(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, d := range got {
-				if d.Causation != ev.Metadata.CausationID || d.Correlation != "talk" || d.Source != ref.Key() || d.Attempt != 1 || !d.Enqueued.IsZero() {
+				if d.Metadata.CausationID != ev.Metadata.CausationID || d.Metadata.Correlation() != "talk" || d.Source != ref.Key() || d.Attempt != 1 || !d.Enqueued.IsZero() {
 					t.Errorf("got %+v, want what the command %v of %v has caused", d, ev.Metadata.CausationID, ref.Key())
 				}
 			}

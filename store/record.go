@@ -71,6 +71,11 @@ type Metadata struct {
 	Values map[string]string
 }
 
+// IsZero reports whether no field is set.
+func (m *Metadata) IsZero() bool {
+	return m.CausationID.IsZero() && m.CorrelationID == "" && m.TraceParent == "" && m.TraceState == "" && len(m.Values) == 0
+}
+
 // Correlation returns the correlation id, or the text form of the causation id if there is none.
 func (m *Metadata) Correlation() string {
 	if m.CorrelationID == "" && !m.CausationID.IsZero() {

@@ -64,7 +64,7 @@ func busy(ctx context.Context, dir string) (err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
 	engine, err := openBank(ctx, log, perdure.Perform(func(ctx context.Context, _ *bankv1.Notice) error {
 		d := perdure.EffectInfoFrom(ctx)
-		_, err := fmt.Fprintln(file, d.ID, d.Causation)
+		_, err := fmt.Fprintln(file, d.ID, d.Metadata.CausationID)
 		return err
 	}))
 	if err != nil {

@@ -344,6 +344,8 @@ type Info struct {
 	Version store.Version
 	// Command identifies the command.
 	Command store.ID
+	// Metadata is a copy of that of the call. It is nil if the call has none, as most have none.
+	Metadata *store.Metadata
 
 	shell  Shell
 	now    time.Time

@@ -456,7 +456,12 @@ type ruleFunc = func(ctx context.Context, state, command proto.Message) (*Decisi
 
 // info returns the Info for the rule of a call that runs on the state at a version.
 func (e *Entity) info(c *Call, version store.Version) *Info {
-	return &Info{Context: c.Ctx, Key: e.Key(), Version: version, Command: c.ID, shell: e.shell}
+	i := &Info{Context: c.Ctx, Key: e.Key(), Version: version, Command: c.ID, shell: e.shell}
+	if !c.Metadata.IsZero() {
+		m := c.Metadata // the rule may keep its context for longer than the call lasts
+		i.Metadata = &m
+	}
+	return i
 }
 
 // typeName returns the full protobuf name of a message, even if the message's methods panic.
