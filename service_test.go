@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,16 +166,16 @@ func TestServicesAreStartedAgain(t *testing.T) {
 	t.Run("but not for a mistake or Once", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			calls := 0
+			var calls atomic.Int32
 			service := func(err error) perdure.Service {
-				return serviceFunc(func(context.Context, *perdure.Engine) error { calls++; return err })
+				return serviceFunc(func(context.Context, *perdure.Engine) error { calls.Add(1); return err })
 			}
 			mistake := fmt.Errorf("%w: no such table", perdure.ErrInvalid)
 			e := openWith(t, memory.New(), service(mistake), perdure.Once(service(errors.New("no more"))), perdure.Once(service(nil)))
 			pass(time.Hour)
 			s := e.Services()
-			if calls != 3 || s[0].Err != mistake || s[1].Err == nil || s[2].Err != nil { //nolint:errorlint // the error itself
-				t.Errorf("got %d calls and %+v, want one call each", calls, s)
+			if n := calls.Load(); n != 3 || s[0].Err != mistake || s[1].Err == nil || s[2].Err != nil { //nolint:errorlint // the error itself
+				t.Errorf("got %d calls and %+v, want one call each", n, s)
 			}
 			for i := range s {
 				if s[i].Running || s[i].Restarts != 0 || !s[i].Next.IsZero() {
